@@ -1,0 +1,2 @@
+//! Benchmarks: one JSON object a line.
+fn main() {}
