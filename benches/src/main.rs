@@ -1,2 +1,99 @@
-//! Benchmarks: one JSON object a line.
-fn main() {}
+//! What pipewright costs beside what its users would do without it: one JSON object a line, on standard output.
+//!
+//! Everything is measured on the machine it runs on, peers in turn within one run, and told as medians. Figures of two runs
+//! compare only as ratios between peers.
+
+mod figures; // clock, medians, and the lines of the output
+mod memory; // a large parent; the only unsafe
+
+mod flood; // the child of `throughput`
+mod spawn;
+mod throughput;
+
+use std::{
+    env,
+    error::Error,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+const USAGE: &str = "\
+usage: bench <command> [options]
+
+commands:
+  spawn       what starting a process costs, from a small parent and from a huge one
+  throughput  how many messages a second come through
+
+options:
+  --quick      a few small cases, in seconds: shows that it runs, not how fast
+  --workers N  throughput: only this number of workers
+  --bytes N    throughput: only this size of message
+";
+
+/// What the command line asks for beside the command.
+#[derive(Debug, Default)]
+struct Options {
+    quick: bool,
+    workers: Option<usize>,
+    bytes: Option<usize>,
+}
+
+type Done = Result<(), Box<dyn Error + Send + Sync>>;
+
+fn main() -> ExitCode {
+    let mut words = env::args().skip(1);
+    let command = words.next().unwrap_or_default();
+    let words: Vec<String> = words.collect();
+    if command == flood::COMMAND {
+        return end_with(flood::run(&words));
+    }
+    let run: fn(&Options) -> Done = match command.as_str() {
+        "spawn" => spawn::run,
+        "throughput" => throughput::run,
+        "" => return refuse("a command is missing"),
+        other => return refuse(&format!("there is no command `{other}`")),
+    };
+    match options(&words) {
+        Ok(options) => end_with(run(&options)),
+        Err(mistake) => refuse(&mistake),
+    }
+}
+
+fn options(words: &[String]) -> Result<Options, String> {
+    let mut options = Options::default();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let mut number = || {
+            let number = words.next().and_then(|text| text.parse().ok()).filter(|&number| number > 0);
+            number.map(Some).ok_or_else(|| format!("`{word}` needs a number"))
+        };
+        match word.as_str() {
+            "--quick" => options.quick = true,
+            "--workers" => options.workers = number()?,
+            "--bytes" => options.bytes = number()?,
+            other => return Err(format!("there is no option `{other}`")),
+        }
+    }
+    Ok(options)
+}
+
+fn end_with(done: Done) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("bench: {error}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A mistake on the command line.
+fn refuse(mistake: &str) -> ExitCode {
+    say(&format!("bench: {mistake}\n\n{USAGE}"));
+    ExitCode::from(2)
+}
+
+fn say(text: &str) {
+    // Nobody listens: then there is nobody to tell.
+    drop(io::stderr().write_all(text.as_bytes()));
+}

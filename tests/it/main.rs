@@ -1,4 +1,14 @@
 //! Everything the library promises, proven through its public face with real processes.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops at the first surprise")]
+#![expect(clippy::disallowed_methods, reason = "tests start threads, and std's own commands to compare with")]
+#![expect(clippy::items_after_statements, reason = "a figure stands where it is used")]
 
+mod kernel;
+mod support;
+
+mod anonymous;
+mod fanout;
 mod house;
+mod launch;
+mod real_programs;
+mod supervisor;

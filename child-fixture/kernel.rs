@@ -1,0 +1,124 @@
+//! The system calls that a misbehaving child needs.
+#![expect(unsafe_code, reason = "misbehaving is done by hand")]
+
+use std::{os::fd::RawFd, time::Duration};
+
+/// Waits for a signal that ends us.
+pub(crate) fn pause() {
+    // SAFETY: pause(2) takes nothing.
+    unsafe { libc::pause() };
+}
+
+/// Lets time pass without a descriptor to wait for.
+pub(crate) fn wait_for_nothing(time: Duration) {
+    let timeout_ms = i32::try_from(time.as_millis().max(1)).unwrap_or(i32::MAX);
+    // SAFETY: poll(2) of no descriptors reads nothing.
+    unsafe { libc::poll(std::ptr::null_mut(), 0, timeout_ms) };
+}
+
+pub(crate) fn ignore(signal: i32) {
+    // SAFETY: signal(2) with SIG_IGN runs no code of ours.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Moves from its own process group to its parent's.
+pub(crate) fn leave_group() {
+    // SAFETY: getppid(2) takes nothing.
+    let parent = unsafe { libc::getppid() };
+    // SAFETY: getpgid(2) takes a number.
+    let group = unsafe { libc::getpgid(parent) };
+    // SAFETY: setpgid(2) takes two numbers.
+    unsafe { libc::setpgid(0, group) };
+}
+
+/// Dies of a signal, also where Rust's runtime handles it.
+pub(crate) fn raise(signal: i32) {
+    // SAFETY: signal(2) with SIG_DFL runs no code of ours.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // SAFETY: raise(3) takes a number.
+    unsafe { libc::raise(signal) };
+}
+
+/// Forks a grandchild that closes everything but one descriptor and lives on; `alarm` ends it in any case. Returns when it
+/// has closed them.
+pub(crate) fn fork_holding(held: RawFd, session: bool, seconds_max: u32) -> i32 {
+    let mut ready = [-1; 2];
+    // SAFETY: pipe(2) writes two numbers.
+    unsafe { libc::pipe(ready.as_mut_ptr()) };
+    let [hears, says] = ready;
+    // SAFETY: we have one thread, and the child makes only async-signal-safe calls.
+    let pid = unsafe { libc::fork() };
+    if pid != 0 {
+        // SAFETY: close(2) takes a number; from here on only the grandchild holds this end.
+        unsafe { libc::close(says) };
+        let mut byte = 0_u8;
+        // SAFETY: read(2) writes one byte of ours; it gives the end of the pipe, which is all that is wanted.
+        unsafe { libc::read(hears, (&raw mut byte).cast(), 1) };
+        return pid;
+    }
+    if session {
+        // SAFETY: setsid(2) takes nothing.
+        unsafe { libc::setsid() };
+    }
+    for number in 0..256 {
+        if number != held && number != says {
+            // SAFETY: close(2) takes a number; the grandchild uses nothing of what it closes.
+            unsafe { libc::close(number) };
+        }
+    }
+    // SAFETY: as above; last, since it tells that the others are closed.
+    unsafe { libc::close(says) };
+    // SAFETY: alarm(2) takes a number.
+    unsafe { libc::alarm(seconds_max) };
+    loop {
+        pause();
+    }
+}
+
+pub(crate) fn limit(resource: i64) -> (u64, u64) {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let old: *mut libc::rlimit64 = &raw mut limit;
+    // SAFETY: prlimit(2) writes one rlimit; the null pointer sets nothing.
+    unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<libc::rlimit64>(), old) };
+    (limit.rlim_cur, limit.rlim_max)
+}
+
+pub(crate) fn umask() -> u32 {
+    // SAFETY: umask(2) takes a number; it is put back below.
+    let mask = unsafe { libc::umask(0) };
+    // SAFETY: as above.
+    unsafe { libc::umask(mask) };
+    mask
+}
+
+pub(crate) fn nice() -> i32 {
+    // SAFETY: getpriority(2) raw gives 20 minus the nice value, so that it is never negative.
+    let value = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) };
+    20 - i32::try_from(value).unwrap_or_default()
+}
+
+pub(crate) fn process_ids() -> (i32, i32, i32) {
+    // SAFETY: takes nothing.
+    let parent = unsafe { libc::getppid() };
+    // SAFETY: getpgid(2) takes a number.
+    let group = unsafe { libc::getpgid(0) };
+    // SAFETY: getsid(2) takes a number.
+    let session = unsafe { libc::getsid(0) };
+    (parent, group, session)
+}
+
+pub(crate) fn death_signal() -> i32 {
+    let mut signal = 0;
+    // SAFETY: PR_GET_PDEATHSIG writes one number.
+    unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) };
+    signal
+}
+
+/// The descriptor flags and the file status flags.
+pub(crate) fn flags(number: RawFd) -> (i32, i32) {
+    // SAFETY: fcntl(2) F_GETFD takes numbers.
+    let descriptor = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    // SAFETY: fcntl(2) F_GETFL takes numbers.
+    let status = unsafe { libc::fcntl(number, libc::F_GETFL) };
+    (descriptor, status)
+}

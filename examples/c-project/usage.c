@@ -1,0 +1,7 @@
+#include "calc.h"
+#include <stdio.h>
+
+void usage(const char *program)
+{
+    fprintf(stderr, "usage: %s EXPRESSION\n", program);
+}

@@ -1,0 +1,206 @@
+//! How a process ended: facts that every floor speaks of.
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+/// All that is known of a process that has ended.
+///
+/// Its `Display` says how it ended, as a sentence wants it: `exit code 3`, `killed by signal 9 (SIGKILL)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Exit {
+    /// How the process ended.
+    pub status: ExitStatus,
+    /// What the process used; `None` when somebody else reaped it, and its use of the machine is lost.
+    pub usage: Option<Usage>,
+    /// Time from the spawn until the process was reaped.
+    pub duration: Duration,
+    /// The last bytes of its standard error, when the spec captures it; empty otherwise.
+    pub stderr_tail: Box<[u8]>,
+    /// Streams that somebody else still held open after the process had ended and the drain time was over.
+    pub leaks: Vec<Leak>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExitStatus {
+    /// It returned from `main` or called `exit`; the kernel keeps the lowest 8 bits.
+    Code(i32),
+    /// A signal ended it.
+    Signal {
+        /// The number of the signal.
+        signal: i32,
+        /// Whether the kernel also wrote a core dump.
+        core_dumped: bool,
+    },
+    /// It ended, but somebody else in this program waited for it and took the status away (`waitpid(-1)`, or an ignored
+    /// `SIGCHLD`).
+    Unknown,
+}
+
+/// What a process and the descendants it waited for used of the machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Time on a processor in its own code.
+    pub user: Duration,
+    /// Time on a processor in the kernel, on its behalf.
+    pub system: Duration,
+    /// The most memory it held at one time, in bytes.
+    pub max_rss_bytes: u64,
+    /// Page faults that needed no disk.
+    pub minor_faults: u64,
+    /// Page faults that had to wait for a disk.
+    pub major_faults: u64,
+    /// How often it gave up the processor to wait for something.
+    pub voluntary_switches: u64,
+    /// How often the processor was taken from it.
+    pub involuntary_switches: u64,
+}
+
+/// A stream of an ended process that somebody else still holds open: mostly a grandchild left in the background.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Leak {
+    /// Which stream: `messages`, `stdout`, `stderr`.
+    pub stream: Box<str>,
+}
+
+impl Exit {
+    /// Whether the process ended by itself with code 0.
+    pub fn success(&self) -> bool {
+        self.status == ExitStatus::Code(0)
+    }
+
+    /// The exit code, if it ended by itself.
+    pub fn code(&self) -> Option<i32> {
+        match self.status {
+            ExitStatus::Code(code) => Some(code),
+            ExitStatus::Signal { .. } | ExitStatus::Unknown => None,
+        }
+    }
+
+    /// The number of the signal that ended it, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        match self.status {
+            ExitStatus::Signal { signal, .. } => Some(signal),
+            ExitStatus::Code(_) | ExitStatus::Unknown => None,
+        }
+    }
+
+    /// The kept end of its standard error as text; what is not UTF-8 is replaced by `�`.
+    pub fn stderr_text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.stderr_tail)
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.status.fmt(f)
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal { signal, core_dumped } => {
+                write!(f, "killed by signal {signal}")?;
+                if let Some(name) = signal_name(signal) {
+                    write!(f, " ({name})")?;
+                }
+                if core_dumped {
+                    f.write_str(", core dumped")?;
+                }
+                Ok(())
+            }
+            Self::Unknown => f.write_str("ended, but somebody else took its exit status"),
+        }
+    }
+}
+
+impl fmt::Display for Leak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is still held open by another process", self.stream)
+    }
+}
+
+/// Linux on x86-64 and `AArch64` numbers them so. Real-time signals have no names of their own.
+const SIGNALS: [&str; 31] = [
+    "SIGHUP",
+    "SIGINT",
+    "SIGQUIT",
+    "SIGILL",
+    "SIGTRAP",
+    "SIGABRT",
+    "SIGBUS",
+    "SIGFPE",
+    "SIGKILL",
+    "SIGUSR1",
+    "SIGSEGV",
+    "SIGUSR2",
+    "SIGPIPE",
+    "SIGALRM",
+    "SIGTERM",
+    "SIGSTKFLT",
+    "SIGCHLD",
+    "SIGCONT",
+    "SIGSTOP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGXCPU",
+    "SIGXFSZ",
+    "SIGVTALRM",
+    "SIGPROF",
+    "SIGWINCH",
+    "SIGIO",
+    "SIGPWR",
+    "SIGSYS",
+];
+
+fn signal_name(signal: i32) -> Option<&'static str> {
+    let index = usize::try_from(signal).ok()?.checked_sub(1)?;
+    SIGNALS.get(index).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(status: ExitStatus) -> Exit {
+        Exit {
+            status,
+            usage: None,
+            duration: Duration::from_millis(5),
+            stderr_tail: Box::from(*b"bad: \xff"),
+            leaks: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn texts_say_how_it_ended() {
+        let killed = |signal, core_dumped| exit(ExitStatus::Signal { signal, core_dumped }).to_string();
+        assert_eq!(exit(ExitStatus::Code(3)).to_string(), "exit code 3");
+        assert_eq!(killed(11, true), "killed by signal 11 (SIGSEGV), core dumped");
+        assert_eq!(killed(9, false), "killed by signal 9 (SIGKILL)");
+        assert_eq!(killed(31, false), "killed by signal 31 (SIGSYS)");
+        assert_eq!(killed(40, false), "killed by signal 40");
+        assert_eq!(killed(0, false), "killed by signal 0");
+        assert_eq!(killed(i32::MIN, false), format!("killed by signal {}", i32::MIN));
+        assert_eq!(exit(ExitStatus::Unknown).to_string(), "ended, but somebody else took its exit status");
+        assert_eq!(Leak { stream: "stdout".into() }.to_string(), "stdout is still held open by another process");
+    }
+
+    #[test]
+    fn only_code_zero_is_success() {
+        let signal = ExitStatus::Signal { signal: 15, core_dumped: false };
+        let facts = |status| (exit(status).success(), exit(status).code(), exit(status).signal());
+        assert_eq!(facts(ExitStatus::Code(0)), (true, Some(0), None));
+        assert_eq!(facts(ExitStatus::Code(1)), (false, Some(1), None));
+        assert_eq!(facts(signal), (false, None, Some(15)));
+        assert_eq!(facts(ExitStatus::Unknown), (false, None, None));
+        assert_eq!(exit(signal).stderr_text(), "bad: \u{fffd}");
+    }
+}

@@ -1,0 +1,131 @@
+//! The other way: a user's own `std::process::Command`, with hooks nobody can look into, spawned by std; `command-fds` has
+//! it keep the descriptors.
+//!
+//! Only `preserved_fds` is used, never `fd_mappings`: std talks with its child over a socket whose number nobody knows, and
+//! a mapping onto that number overwrites it (docs/gotchas.md, "std's private socket"). So the child's numbers are ours.
+
+use super::{
+    ChildEnds, EnvironmentChange, Group, Plan, SpawnError, SpawnStep, Standard,
+    direct::conduct,
+    plan::{CommandMaker, GrantSpec, number_of},
+    process::Child,
+};
+use crate::sys::{
+    fd,
+    pidfd::{Handover, PidFd},
+};
+use command_fds::CommandFdExt;
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::{Command, Stdio},
+};
+
+/// Above the numbers that shells and old programs use for themselves.
+const LEAST_NUMBER: RawFd = 10;
+
+pub(super) fn start(
+    plan: &Plan,
+    make: &CommandMaker,
+    ends: &ChildEnds,
+    death_signal: Option<i32>,
+) -> Result<Child, SpawnError> {
+    // The user's closure may panic; and so does std, when the program is missing and the host ignores SIGCHLD. Neither may
+    // take the thread that spawns with it.
+    catch_unwind(AssertUnwindSafe(|| run(plan, make(), ends, death_signal))).unwrap_or_else(|_| {
+        Err(SpawnError::failed("the user's Command", SpawnStep::Command, io::Error::other("it panicked")))
+    })
+}
+
+fn run(plan: &Plan, mut command: Command, ends: &ChildEnds, death_signal: Option<i32>) -> Result<Child, SpawnError> {
+    let program: Box<str> = command.get_program().to_string_lossy().into();
+    let failed = |source| SpawnError::failed(program.clone(), SpawnStep::Command, source);
+    let mut kept = Vec::with_capacity(ends.grants.len());
+    for (grant, end) in plan.grants.iter().zip(&ends.grants) {
+        kept.push(numbered(grant, end, &program)?);
+    }
+    let numbers: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+    command.args(plan.arguments(&numbers));
+    change_environment(&mut command, plan, &numbers);
+    if let Some(directory) = &plan.directory {
+        command.current_dir(directory);
+    }
+    let [stdin, stdout, stderr] = &ends.standard;
+    command.stdin(standard(stdin).map_err(failed)?);
+    command.stdout(standard(stdout).map_err(failed)?);
+    command.stderr(standard(stderr).map_err(failed)?);
+    let occupied = occupy_standard_numbers().map_err(failed)?;
+    let handover = Handover::new().map_err(failed)?;
+    conduct(plan, death_signal).add_to(&mut command, &handover);
+    command.preserved_fds(kept);
+    let child = spawn(&mut command).map_err(failed)?;
+    // The command owns the child's ends: while it lives, no reader would see their end.
+    drop(command);
+    drop(occupied);
+    adopt(child, &handover, plan).map_err(failed)
+}
+
+fn standard(stream: &Standard) -> io::Result<Stdio> {
+    match stream {
+        Standard::Own(descriptor) => descriptor.try_clone().map(Stdio::from),
+        Standard::Inherited(_) => Ok(Stdio::inherit()),
+    }
+}
+
+/// In a host that has closed its 0, 1 or 2, the sockets in which std's child and ours report would get these numbers, and the
+/// child's streams would overwrite them: the reports would go into its standard output.
+fn occupy_standard_numbers() -> io::Result<Vec<File>> {
+    let mut occupied = Vec::new();
+    while (0..=2).any(|number| !fd::is_open(number)) {
+        occupied.push(File::open("/dev/null")?);
+    }
+    Ok(occupied)
+}
+
+/// A copy of the end at the number that the child will see.
+fn numbered(grant: &GrantSpec, end: &OwnedFd, program: &str) -> Result<OwnedFd, SpawnError> {
+    let least = grant.number.unwrap_or(LEAST_NUMBER);
+    let copy = fd::duplicate(end.as_raw_fd(), least)
+        .map_err(|source| SpawnError::failed(program, SpawnStep::Descriptors, source))?;
+    match grant.number {
+        Some(number) if copy.as_raw_fd() != number => {
+            let taken = io::Error::from_raw_os_error(libc::EBUSY);
+            Err(SpawnError::failed(program, SpawnStep::Number(number), taken))
+        }
+        _ => Ok(copy),
+    }
+}
+
+fn change_environment(command: &mut Command, plan: &Plan, numbers: &[RawFd]) {
+    for change in &plan.environment {
+        match change {
+            EnvironmentChange::Clear => command.env_clear(),
+            EnvironmentChange::Set(name, value) => command.env(name, value),
+            EnvironmentChange::Remove(name) => command.env_remove(name),
+            EnvironmentChange::Handle { name, grant, template } => {
+                command.env(name, template.fill(number_of(numbers, *grant)))
+            }
+        };
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the place that spawns")]
+fn spawn(command: &mut Command) -> io::Result<std::process::Child> {
+    command.spawn()
+}
+
+/// Holds the new process by a pidfd: the one it has sent, or where it could not, one opened now.
+fn adopt(mut child: std::process::Child, handover: &Handover, plan: &Plan) -> io::Result<Child> {
+    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+    match handover.receive().map_or_else(|| PidFd::open(pid), Ok) {
+        Ok(pidfd) => Ok(Child::new(pid, pidfd, plan.group != Group::Inherit)),
+        Err(error) => {
+            // Not half made: without a pidfd we could not look after it. Its end is awaited, so no zombie stays.
+            drop(child.kill());
+            drop(child.wait());
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The fast way: an image of the plan, handed to `sys::clone`.
+
+use super::{
+    ChildEnds, Ends, EnvironmentChange, GrantSource, Group, Input, Output, ParentEnd, Plan, SpawnError, SpawnStep,
+    Standard, error::step_of, plan::number_of, process::Child,
+};
+use crate::{
+    pipe::anonymous::{self, PipeReader},
+    sys::{
+        clone::{self, Grant, Image, Texts},
+        conduct::{Conduct, GroupChange, ResourceLimit},
+        fd, pidfd,
+    },
+};
+use std::{
+    env,
+    ffi::{CString, OsStr, OsString},
+    fs::{File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
+    path::{Path, PathBuf},
+};
+
+/// Where execvp(3) looks when the environment has no `PATH`.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// Starts a named program.
+pub(super) fn start(
+    plan: &Plan,
+    program: &OsStr,
+    ends: &ChildEnds,
+    death_signal: Option<i32>,
+) -> Result<Child, SpawnError> {
+    let numbers = plan.numbers();
+    let environment = environment(plan, &numbers);
+    let search = search_path(program, &environment);
+    let image = Image {
+        candidates: candidates(program, search.as_deref(), plan.directory.as_deref()),
+        arguments: arguments(plan, program, &numbers),
+        environment: texts(&environment),
+        directory: plan.directory.as_ref().map(|path| c_string(path.clone().into_os_string())),
+        descriptors: descriptors(ends, &numbers),
+        conduct: conduct(plan, death_signal),
+    };
+    let cloned = clone::spawn(&image).map_err(|failure| {
+        let exec = if failure.errno == libc::ENOENT && image.candidates.iter().any(exists) {
+            SpawnStep::Interpreter
+        } else {
+            SpawnStep::Exec(search.as_ref().map(|path| path.to_string_lossy().into()))
+        };
+        let step = step_of(failure, plan.directory.as_deref(), exec);
+        SpawnError::failed(plan.program_name(), step, io::Error::from_raw_os_error(failure.errno))
+    })?;
+    Ok(Child::new(cloned.pid, cloned.pidfd, plan.group != Group::Inherit))
+}
+
+fn exists(file: &CString) -> bool {
+    Path::new(OsStr::from_bytes(file.to_bytes())).exists()
+}
+
+/// Ours with the plan's changes, in their order. Most plans change little, so the names are searched one by one.
+fn environment(plan: &Plan, numbers: &[RawFd]) -> Vec<(OsString, OsString)> {
+    let mut variables: Vec<(OsString, OsString)> = env::vars_os().collect();
+    for change in &plan.environment {
+        match change {
+            EnvironmentChange::Clear => variables.clear(),
+            EnvironmentChange::Set(name, value) => set(&mut variables, name, value.clone()),
+            EnvironmentChange::Remove(name) => variables.retain(|(other, _)| other != name),
+            EnvironmentChange::Handle { name, grant, template } => {
+                set(&mut variables, name, template.fill(number_of(numbers, *grant)));
+            }
+        }
+    }
+    variables
+}
+
+fn set(variables: &mut Vec<(OsString, OsString)>, name: &OsStr, value: OsString) {
+    match variables.iter_mut().find(|(other, _)| other == name) {
+        Some((_, old)) => *old = value,
+        None => variables.push((name.to_owned(), value)),
+    }
+}
+
+/// The `PATH` to search, for a name without a slash: the child's own, as std does.
+fn search_path(program: &OsStr, environment: &[(OsString, OsString)]) -> Option<OsString> {
+    let bare = !program.as_bytes().contains(&b'/');
+    let path = || environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
+    bare.then(|| path().unwrap_or_else(|| DEFAULT_PATH.into()))
+}
+
+/// The files to try. A relative one is meant from where we are, not from the working directory of the child.
+fn candidates(program: &OsStr, search: Option<&OsStr>, directory: Option<&Path>) -> Vec<CString> {
+    let paths: Vec<PathBuf> = match search {
+        Some(search) => env::split_paths(search).map(|entry| entry.join(program)).collect(),
+        None => vec![PathBuf::from(program)],
+    };
+    let here = if directory.is_some() { env::current_dir().unwrap_or_default() } else { PathBuf::new() };
+    paths.into_iter().map(|path| c_string(here.join(path).into_os_string())).collect()
+}
+
+fn descriptors(ends: &ChildEnds, numbers: &[RawFd]) -> Vec<Grant> {
+    let standard = ends.standard.iter().map(AsRawFd::as_raw_fd).zip(0..);
+    let granted = ends.grants.iter().map(AsRawFd::as_raw_fd).zip(numbers.iter().copied());
+    standard.chain(granted).map(|(source, target)| Grant { source, target }).collect()
+}
+
+pub(super) fn conduct(plan: &Plan, death_signal: Option<i32>) -> Conduct {
+    Conduct {
+        group: match plan.group {
+            Group::Own => GroupChange::OwnGroup,
+            Group::Session => GroupChange::OwnSession,
+            Group::Inherit => GroupChange::None,
+        },
+        death_signal: death_signal.map(|signal| (signal, pidfd::own_pid())),
+        limits: plan
+            .limits
+            .iter()
+            .map(|&(limit, value)| ResourceLimit { resource: limit.resource(), soft: value, hard: value })
+            .collect(),
+        nice: plan.nice,
+        umask: plan.umask,
+    }
+}
+
+/// A text that `Plan::check` has found free of zero bytes.
+fn c_string(text: OsString) -> CString {
+    let text = CString::new(text.into_vec());
+    debug_assert!(text.is_ok(), "Plan::check refuses zero bytes");
+    text.unwrap_or_default()
+}
+
+fn arguments(plan: &Plan, program: &OsStr, numbers: &[RawFd]) -> Texts {
+    let mut texts = Texts::default();
+    texts.push(&[program.as_bytes()]);
+    for argument in plan.arguments(numbers) {
+        texts.push(&[argument.as_bytes()]);
+    }
+    texts
+}
+
+fn texts(environment: &[(OsString, OsString)]) -> Texts {
+    let mut texts = Texts::default();
+    for (name, value) in environment {
+        texts.push(&[name.as_bytes(), b"=", value.as_bytes()]);
+    }
+    texts
+}
+
+/// Makes everything the child is to hold, before there is a child: when one cannot be made, nothing is left.
+pub(super) fn make_ends(plan: &Plan) -> Result<(Ends, ChildEnds), SpawnError> {
+    let pipes = |source| SpawnError::failed(plan.program_name(), SpawnStep::Pipes, source);
+    let mut ends = Ends::default();
+    let stdin = match &plan.stdin {
+        Input::Null => Standard::Own(null(plan)?),
+        Input::Inherit => ours(0, plan)?,
+        Input::Pipe => {
+            let (writer, end) = anonymous::to_child().map_err(pipes)?;
+            ends.stdin = Some(writer);
+            Standard::Own(end.into())
+        }
+        Input::File(path) => Standard::Own(open(plan, path, OpenOptions::new().read(true))?),
+        Input::Descriptor(descriptor) => Standard::Own(copy(descriptor.as_fd(), plan)?),
+    };
+    let stdout = output(plan, &plan.stdout, 1, &mut ends.stdout)?;
+    let stderr = output(plan, &plan.stderr, 2, &mut ends.stderr)?;
+    let mut grants = Vec::with_capacity(plan.grants.len());
+    for grant in &plan.grants {
+        grants.push(match &grant.source {
+            GrantSource::FromChild => {
+                let (reader, end) = anonymous::from_child().map_err(pipes)?;
+                ends.pipes.push((grant.name.clone(), ParentEnd::Reader(reader)));
+                OwnedFd::from(end)
+            }
+            GrantSource::ToChild => {
+                let (writer, end) = anonymous::to_child().map_err(pipes)?;
+                ends.pipes.push((grant.name.clone(), ParentEnd::Writer(writer)));
+                OwnedFd::from(end)
+            }
+            GrantSource::Given(descriptor) => copy(descriptor.as_fd(), plan)?,
+        });
+    }
+    Ok((ends, ChildEnds { standard: [stdin, stdout, stderr], grants }))
+}
+
+fn output(plan: &Plan, output: &Output, number: RawFd, end: &mut Option<PipeReader>) -> Result<Standard, SpawnError> {
+    let own = match output {
+        Output::Inherit => return ours(number, plan),
+        Output::Null => null(plan),
+        Output::Lines => {
+            let (reader, child_end) = anonymous::from_child()
+                .map_err(|source| SpawnError::failed(plan.program_name(), SpawnStep::Pipes, source))?;
+            *end = Some(reader);
+            Ok(OwnedFd::from(child_end))
+        }
+        Output::File(path) => open(plan, path, OpenOptions::new().create(true).append(true)),
+        Output::Descriptor(descriptor) => copy(descriptor.as_fd(), plan),
+    };
+    own.map(Standard::Own)
+}
+
+fn null(plan: &Plan) -> Result<OwnedFd, SpawnError> {
+    open(plan, Path::new("/dev/null"), OpenOptions::new().read(true).write(true))
+}
+
+fn open(plan: &Plan, path: &Path, options: &OpenOptions) -> Result<OwnedFd, SpawnError> {
+    let refused = |source| SpawnError::failed(plan.program_name(), SpawnStep::Open(path.into()), source);
+    let file: File = options.open(path).map_err(refused)?;
+    // A file opened by a host that has closed its 0, 1 or 2 gets that number; the child's streams would overwrite it.
+    fd::lift(OwnedFd::from(file), 3).map_err(refused)
+}
+
+/// One of our own standard streams, or the null device where the host has closed it.
+fn ours(number: RawFd, plan: &Plan) -> Result<Standard, SpawnError> {
+    if fd::is_open(number) { Ok(Standard::Inherited(number)) } else { null(plan).map(Standard::Own) }
+}
+
+/// A copy that we own, above the standard numbers and close-on-exec, so that every end can be treated alike.
+fn copy(descriptor: BorrowedFd<'_>, plan: &Plan) -> Result<OwnedFd, SpawnError> {
+    fd::duplicate(descriptor.as_raw_fd(), 3)
+        .map_err(|source| SpawnError::failed(plan.program_name(), SpawnStep::Descriptors, source))
+}

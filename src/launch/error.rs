@@ -1,0 +1,224 @@
+//! Why a worker could not be started: the recipe was wrong, or the system refused a step.
+
+use crate::sys::conduct::{Failure, Step};
+use std::{fmt, io, path::Path};
+
+/// A recipe that can never work, found before anything is started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecError {
+    /// The name of the program is empty.
+    #[error("the program has no name")]
+    NoProgram,
+    /// A [`Pass`](crate::Pass) text without a `{}`.
+    #[error("{text:?} has no place for the handle's number: write {{}} where it belongs")]
+    NoPlace {
+        /// The text as it was given.
+        text: Box<str>,
+    },
+    /// Two handles are to have the same number.
+    #[error("two handles are to be number {number}: each needs its own")]
+    TwoHandles {
+        /// The number that both were given.
+        number: i32,
+    },
+    /// A handle is to have a number that belongs to standard input, output or error, or none at all.
+    #[error("a handle cannot be number {number}: 0, 1 and 2 are set by stdin, stdout and stderr")]
+    StandardNumber {
+        /// The number that was given.
+        number: i32,
+    },
+    /// Two pipes have the same name.
+    #[error("two pipes are named {name:?}")]
+    TwoPipes {
+        /// The name of both; `messages` is the message pipe's.
+        name: Box<str>,
+    },
+    /// The messages are to come from two places.
+    #[error("messages come from one place: a pipe of their own, stdout or stderr")]
+    TwoMessageStreams,
+    /// A text for the kernel with a zero byte in it.
+    #[error("{what} contains a zero byte")]
+    NulByte {
+        /// Which of the recipe's texts.
+        what: &'static str,
+    },
+    /// An environment variable without a name, or with `=` in it.
+    #[error("{name:?} cannot be the name of an environment variable")]
+    BadVariable {
+        /// The name as it was given.
+        name: Box<str>,
+    },
+    /// A size that leaves no room for a single byte, or is beyond what can be counted.
+    #[error("{what} cannot be {bytes} bytes")]
+    BadSize {
+        /// Which size.
+        what: &'static str,
+        /// What it was set to.
+        bytes: usize,
+    },
+    /// A signal number that the kernel does not have.
+    #[error("there is no signal {signal}")]
+    BadSignal {
+        /// The number that was given.
+        signal: i32,
+    },
+}
+
+impl From<SpecError> for io::Error {
+    fn from(error: SpecError) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
+}
+
+/// A worker that was not started. Nothing is left of the attempt: no process, no descriptor.
+///
+/// The kernel's reason is the [`source`](std::error::Error::source), and [`io_error`](Self::io_error).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// The recipe is wrong.
+    #[error("the worker's spec is wrong")]
+    Spec(#[from] SpecError),
+    /// The system refused.
+    #[error("cannot start {program}: {step}")]
+    Failed {
+        /// The program as the spec names it.
+        program: Box<str>,
+        /// What was being done.
+        step: SpawnStep,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The supervisor's threads have ended.
+    #[error("the supervisor has ended")]
+    SupervisorGone,
+}
+
+/// What was being done when a worker could not be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SpawnStep {
+    /// Making its pipes.
+    Pipes,
+    /// Opening a file for its standard input, output or error.
+    Open(Box<Path>),
+    /// Placing a handle at a number that is in use in this process. Only a user's own `Command` has this limit: it keeps the
+    /// parent's numbers.
+    Number(i32),
+    /// Making the process.
+    Clone,
+    /// Moving into its working directory.
+    Directory(Box<Path>),
+    /// Moving its descriptors to their numbers.
+    Descriptors,
+    /// Making its process group or session.
+    Group,
+    /// Asking for a signal at the parent's death.
+    DeathSignal,
+    /// Setting a resource limit.
+    Limit,
+    /// Setting its priority.
+    Nice,
+    /// Finding and running the program; with the search path where it was searched for.
+    Exec(Option<Box<str>>),
+    /// Running a file whose first line names an interpreter that is not there.
+    Interpreter,
+    /// Anything that a user's own `Command` does: std does not tell which step failed.
+    Command,
+}
+
+impl fmt::Display for SpawnStep {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pipes => formatter.write_str("no pipe could be made"),
+            Self::Open(path) => write!(formatter, "{} could not be opened", path.display()),
+            Self::Number(number) => write!(formatter, "number {number} is taken in this process"),
+            Self::Clone => formatter.write_str("no process could be made"),
+            Self::Directory(path) => write!(formatter, "its working directory {} cannot be entered", path.display()),
+            Self::Descriptors => formatter.write_str("its descriptors could not be put at their numbers"),
+            Self::Group => formatter.write_str("its process group could not be made"),
+            Self::DeathSignal => formatter.write_str("it could not be tied to its parent's life"),
+            Self::Limit => formatter.write_str("a resource limit could not be set"),
+            Self::Nice => formatter.write_str("its priority could not be set"),
+            Self::Exec(None) => formatter.write_str("the program cannot be run"),
+            Self::Exec(Some(path)) => write!(formatter, "the program cannot be run (searched in {path})"),
+            Self::Interpreter => formatter.write_str("the interpreter that its first line names is not there"),
+            Self::Command => formatter.write_str("its command failed"),
+        }
+    }
+}
+
+impl SpawnError {
+    pub(super) fn failed(program: impl Into<Box<str>>, step: SpawnStep, source: io::Error) -> Self {
+        Self::Failed { program: program.into(), step, source }
+    }
+
+    /// The kernel's reason, where it was the kernel that refused.
+    pub fn io_error(&self) -> Option<&io::Error> {
+        match self {
+            Self::Failed { source, .. } => Some(source),
+            Self::Spec(_) | Self::SupervisorGone => None,
+        }
+    }
+
+    /// The step that failed, where it was the kernel that refused.
+    pub fn step(&self) -> Option<&SpawnStep> {
+        match self {
+            Self::Failed { step, .. } => Some(step),
+            Self::Spec(_) | Self::SupervisorGone => None,
+        }
+    }
+
+    /// Whether trying again cannot help: the program is not there or cannot be run, or the recipe is wrong. Running out of
+    /// processes, memory or descriptors passes; these do not.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Spec(_) | Self::SupervisorGone => true,
+            Self::Failed { source, .. } => matches!(
+                source.raw_os_error(),
+                Some(
+                    libc::ENOENT
+                        | libc::EACCES
+                        | libc::EPERM
+                        | libc::ENOEXEC
+                        | libc::E2BIG
+                        | libc::ENOTDIR
+                        | libc::EISDIR
+                        | libc::ELOOP
+                        | libc::ENAMETOOLONG
+                        | libc::EINVAL
+                )
+            ),
+        }
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.io_error().is_some_and(|error| error.raw_os_error() == Some(libc::ETXTBSY))
+    }
+}
+
+impl From<SpawnError> for io::Error {
+    fn from(error: SpawnError) -> Self {
+        let kind = match &error {
+            SpawnError::Spec(_) => io::ErrorKind::InvalidInput,
+            SpawnError::Failed { source, .. } => source.kind(),
+            SpawnError::SupervisorGone => io::ErrorKind::BrokenPipe,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// A child's failure in the words of the user's recipe.
+pub(super) fn step_of(failure: Failure, directory: Option<&Path>, exec: SpawnStep) -> SpawnStep {
+    match failure.step {
+        Step::Clone => SpawnStep::Clone,
+        Step::Directory => SpawnStep::Directory(directory.unwrap_or(Path::new(".")).into()),
+        Step::Descriptors => SpawnStep::Descriptors,
+        Step::Group => SpawnStep::Group,
+        Step::DeathSignal => SpawnStep::DeathSignal,
+        Step::Limit => SpawnStep::Limit,
+        Step::Nice => SpawnStep::Nice,
+        Step::Exec => exec,
+    }
+}

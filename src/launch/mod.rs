@@ -1,0 +1,121 @@
+//! A recipe becomes a process, in one of two ways: straight through clone(2), or through a user's own `Command`.
+
+mod command;
+mod direct;
+mod error;
+mod plan;
+mod process;
+
+use crate::pipe::anonymous::{PipeReader, PipeWriter};
+use std::{
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    thread,
+    time::Duration,
+};
+
+pub use error::{SpawnError, SpawnStep, SpecError};
+pub(crate) use plan::{Argument, EnvironmentChange, GrantSource, Plan, Program};
+pub use plan::{Group, Input, Limit, Output, Pass};
+pub use process::Process;
+pub(crate) use process::{Child, exit_status, usage};
+
+/// The name under which the pipe of the messages is granted.
+pub(crate) const MESSAGES: &str = "messages";
+
+/// Our end of a pipe whose other end a child holds.
+#[derive(Debug)]
+pub(crate) enum ParentEnd {
+    Reader(PipeReader),
+    Writer(PipeWriter),
+}
+
+/// Our ends of everything that a child was given.
+#[derive(Debug, Default)]
+pub(crate) struct Ends {
+    pub(crate) stdin: Option<PipeWriter>,
+    pub(crate) stdout: Option<PipeReader>,
+    pub(crate) stderr: Option<PipeReader>,
+    pub(crate) pipes: Vec<(Box<str>, ParentEnd)>,
+}
+
+impl Ends {
+    pub(crate) fn take_reader(&mut self, wanted: &str) -> Option<PipeReader> {
+        let at = self.pipes.iter().position(|(name, end)| &**name == wanted && matches!(end, ParentEnd::Reader(_)))?;
+        match self.pipes.swap_remove(at).1 {
+            ParentEnd::Reader(reader) => Some(reader),
+            ParentEnd::Writer(_) => None,
+        }
+    }
+
+    pub(crate) fn take_writer(&mut self, wanted: &str) -> Option<PipeWriter> {
+        let at = self.pipes.iter().position(|(name, end)| &**name == wanted && matches!(end, ParentEnd::Writer(_)))?;
+        match self.pipes.swap_remove(at).1 {
+            ParentEnd::Reader(_) => None,
+            ParentEnd::Writer(writer) => Some(writer),
+        }
+    }
+}
+
+/// The child's ends, closed on our side when this is dropped, which every launch does before it returns.
+#[derive(Debug)]
+struct ChildEnds {
+    standard: [Standard; 3],
+    /// In the order of the plan's grants.
+    grants: Vec<OwnedFd>,
+}
+
+/// What a child has as one of its standard streams.
+#[derive(Debug)]
+enum Standard {
+    /// Made or copied for it.
+    Own(OwnedFd),
+    /// Our own stream of the same number.
+    Inherited(RawFd),
+}
+
+impl AsRawFd for Standard {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Own(descriptor) => descriptor.as_raw_fd(),
+            Self::Inherited(number) => *number,
+        }
+    }
+}
+
+/// A process and our ends of its pipes.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    pub(crate) child: Child,
+    pub(crate) ends: Ends,
+}
+
+/// Starts one process of a plan that was checked. On an error there is no process and no descriptor left.
+///
+/// The child gets `death_signal` when the calling thread ends.
+pub(crate) fn launch(plan: &Plan, death_signal: Option<i32>) -> Result<Launched, SpawnError> {
+    let (ends, child_ends) = direct::make_ends(plan)?;
+    let child = retry_while_busy(|| match &plan.program {
+        Program::Named(name) => direct::start(plan, name, &child_ends, death_signal),
+        Program::Command(make) => command::start(plan, make, &child_ends, death_signal),
+    })?;
+    Ok(Launched { child, ends })
+}
+
+/// Tries again while the program's file is open for writing (ETXTBSY). That is what happens when another thread forks while
+/// we write a program and then run it: the fork holds our descriptor until its exec. Half a second in all, then the error.
+fn retry_while_busy<T>(mut start: impl FnMut() -> Result<T, SpawnError>) -> Result<T, SpawnError> {
+    const FIRST_PAUSE: Duration = Duration::from_millis(1);
+    const PAUSES: u32 = 9; // 1 + 2 + 4 + ... + 256 ms = 511 ms
+    for pause in 0..PAUSES {
+        match start() {
+            Err(error) if error.is_busy() => pause_for(FIRST_PAUSE * 2_u32.pow(pause)),
+            done => return done,
+        }
+    }
+    start()
+}
+
+#[expect(clippy::disallowed_methods, reason = "nothing tells when the last writer of a file has closed it")]
+fn pause_for(duration: Duration) {
+    thread::sleep(duration);
+}

@@ -1,0 +1,473 @@
+//! What to run and what it is given: a recipe, checked as a whole before anything is started.
+
+use super::SpecError;
+use std::{
+    ffi::{OsStr, OsString},
+    fmt,
+    os::{
+        fd::{OwnedFd, RawFd},
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
+    path::PathBuf,
+    process::Command,
+    sync::Arc,
+};
+
+/// How a handle reaches the worker: where its number is written, and perhaps which number it is.
+///
+/// In a text, `{}` is where the number lands and `{{}}` writes a literal `{}`; everything else stands as it is.
+///
+/// ```
+/// use pipewright::{Pass, WorkerSpec};
+///
+/// WorkerSpec::new("gpg").args(["--batch", "--status-fd"]).messages(Pass::arg("{}"));
+/// WorkerSpec::new("ffmpeg").arg("-progress").messages(Pass::arg("pipe:{}"));
+/// WorkerSpec::new("supervised").messages(Pass::env("NOTIFY_FD"));
+/// WorkerSpec::new("s6-style").messages(Pass::number(3));
+/// ```
+#[doc(alias = "pass_fds")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pass {
+    pub(super) place: Place,
+    pub(super) number: Option<RawFd>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    Argument(OsString),
+    Environment {
+        name: OsString,
+        template: OsString,
+    },
+    /// The program expects the handle at its number and is told nothing.
+    Nowhere,
+}
+
+impl Pass {
+    /// One argument, appended where this call stands among the others: `--messages={}`, `pipe:{}`, or `{}` alone.
+    #[must_use]
+    pub fn arg(template: impl Into<OsString>) -> Self {
+        Self { place: Place::Argument(template.into()), number: None }
+    }
+
+    /// An environment variable whose value is the number.
+    #[must_use]
+    pub fn env(name: impl Into<OsString>) -> Self {
+        Self::env_with(name, "{}")
+    }
+
+    /// An environment variable with the number somewhere in its value.
+    #[must_use]
+    pub fn env_with(name: impl Into<OsString>, template: impl Into<OsString>) -> Self {
+        Self { place: Place::Environment { name: name.into(), template: template.into() }, number: None }
+    }
+
+    /// A fixed number, 3 or above, that the program expects; it is told nothing.
+    #[must_use]
+    pub fn number(number: RawFd) -> Self {
+        Self { place: Place::Nowhere, number: Some(number) }
+    }
+
+    /// Also fixes the number, for a program that is told and yet wants a certain one.
+    #[must_use]
+    pub fn at(mut self, number: RawFd) -> Self {
+        self.number = Some(number);
+        self
+    }
+}
+
+/// A text with the number of a handle in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Template {
+    /// The text between the places; one more than there are places.
+    pieces: Vec<Vec<u8>>,
+}
+
+impl Template {
+    pub(super) fn parse(text: &OsStr) -> Self {
+        let mut pieces = vec![Vec::new()];
+        let mut rest = text.as_bytes();
+        while let Some((&first, after)) = rest.split_first() {
+            if let Some(after) = rest.strip_prefix(b"{{}}") {
+                push(&mut pieces, b"{}");
+                rest = after;
+            } else if let Some(after) = rest.strip_prefix(b"{}") {
+                pieces.push(Vec::new());
+                rest = after;
+            } else {
+                push(&mut pieces, &[first]);
+                rest = after;
+            }
+        }
+        Self { pieces }
+    }
+
+    pub(super) fn names_a_place(&self) -> bool {
+        self.pieces.len() > 1
+    }
+
+    pub(super) fn fill(&self, number: RawFd) -> OsString {
+        OsString::from_vec(self.pieces.join(number.to_string().as_bytes()))
+    }
+}
+
+fn push(pieces: &mut [Vec<u8>], bytes: &[u8]) {
+    if let Some(last) = pieces.last_mut() {
+        last.extend_from_slice(bytes);
+    }
+}
+
+/// What a worker has as its standard input.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub enum Input {
+    /// `/dev/null`: a worker that reads finds the end at once.
+    #[default]
+    Null,
+    /// Ours; `/dev/null` where we have none. In a process group of its own a worker that reads the terminal is stopped.
+    Inherit,
+    /// A pipe whose other end is `take_stdin` of the worker.
+    Pipe,
+    /// A file, opened for reading anew for each incarnation.
+    File(PathBuf),
+    /// A descriptor of yours. All incarnations share it.
+    Descriptor(Arc<OwnedFd>),
+}
+
+/// Where a worker's standard output or standard error goes.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub enum Output {
+    /// Where ours goes; `/dev/null` where we have none.
+    #[default]
+    Inherit,
+    /// `/dev/null`.
+    Null,
+    /// To us, line by line, as [`EventKind::Line`](crate::EventKind::Line). Of standard error the last bytes are kept for
+    /// [`Exit::stderr_tail`](crate::Exit::stderr_tail).
+    Lines,
+    /// Appended to a file, which is made where it does not exist.
+    File(PathBuf),
+    /// A descriptor of yours. All incarnations share it.
+    Descriptor(Arc<OwnedFd>),
+}
+
+/// Whose process group and session a worker belongs to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Group {
+    /// A process group of its own, so that it can be killed with what it started. Ctrl-C in the terminal does not reach it.
+    #[default]
+    Own,
+    /// A session of its own, without a controlling terminal, and so a group of its own too.
+    Session,
+    /// Ours: the terminal's signals reach it, and only the process itself can be killed.
+    Inherit,
+}
+
+/// A limit of setrlimit(2), for [`WorkerSpec::limit`](crate::WorkerSpec::limit).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Limit {
+    /// Seconds of CPU time; then SIGXCPU and SIGKILL.
+    CpuSeconds,
+    /// Bytes of the largest file it may write; then SIGXFSZ.
+    FileBytes,
+    /// Bytes of its stack.
+    StackBytes,
+    /// Bytes of a core dump; 0 for none.
+    CoreBytes,
+    /// One more than the highest descriptor number.
+    OpenFiles,
+    /// Bytes of its address space.
+    AddressSpaceBytes,
+    /// Processes and threads of its user, all together.
+    Processes,
+}
+
+impl Limit {
+    pub(super) fn resource(self) -> libc::c_int {
+        let resource = match self {
+            Self::CpuSeconds => libc::RLIMIT_CPU,
+            Self::FileBytes => libc::RLIMIT_FSIZE,
+            Self::StackBytes => libc::RLIMIT_STACK,
+            Self::CoreBytes => libc::RLIMIT_CORE,
+            Self::OpenFiles => libc::RLIMIT_NOFILE,
+            Self::AddressSpaceBytes => libc::RLIMIT_AS,
+            Self::Processes => libc::RLIMIT_NPROC,
+        };
+        // Unsigned in glibc, signed in musl; the numbers are below 16.
+        libc::c_int::try_from(resource).unwrap_or(-1)
+    }
+}
+
+/// Makes a user's own `Command`, anew for each incarnation.
+pub(crate) type CommandMaker = Arc<dyn Fn() -> Command + Send + Sync>;
+
+/// What is started.
+#[derive(Clone)]
+pub(crate) enum Program {
+    Named(OsString),
+    Command(CommandMaker),
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(name) => name.fmt(formatter),
+            Self::Command(_) => formatter.write_str("a user's Command"),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Argument {
+    Plain(OsString),
+    Handle { grant: usize, template: Template },
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum EnvironmentChange {
+    Clear,
+    Set(OsString, OsString),
+    Remove(OsString),
+    Handle { name: OsString, grant: usize, template: Template },
+}
+
+/// A descriptor that the child gets beside 0, 1 and 2.
+#[derive(Debug, Clone)]
+pub(crate) struct GrantSpec {
+    pub(crate) name: Box<str>,
+    pub(crate) source: GrantSource,
+    pub(crate) number: Option<RawFd>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum GrantSource {
+    /// A pipe in which the child writes.
+    FromChild,
+    /// A pipe in which we write.
+    ToChild,
+    Given(Arc<OwnedFd>),
+}
+
+/// The recipe of one process.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) program: Program,
+    pub(crate) arguments: Vec<Argument>,
+    pub(crate) environment: Vec<EnvironmentChange>,
+    pub(crate) directory: Option<PathBuf>,
+    pub(crate) stdin: Input,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
+    pub(crate) grants: Vec<GrantSpec>,
+    pub(crate) group: Group,
+    pub(crate) limits: Vec<(Limit, u64)>,
+    pub(crate) nice: Option<i32>,
+    pub(crate) umask: Option<u32>,
+    /// The first mistake made while building, told by `check`.
+    pub(crate) mistake: Option<SpecError>,
+}
+
+impl Plan {
+    pub(crate) fn new(program: Program) -> Self {
+        Self {
+            program,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            directory: None,
+            stdin: Input::default(),
+            stdout: Output::default(),
+            stderr: Output::default(),
+            grants: Vec::new(),
+            group: Group::default(),
+            limits: Vec::new(),
+            nice: None,
+            umask: None,
+            mistake: None,
+        }
+    }
+
+    /// Grants a descriptor and writes down where its number is told.
+    pub(crate) fn grant(&mut self, name: &str, source: GrantSource, pass: Pass) {
+        let grant = self.grants.len();
+        let Pass { place, number } = pass;
+        match place {
+            Place::Argument(text) => {
+                let template = self.template(&text);
+                self.arguments.push(Argument::Handle { grant, template });
+            }
+            Place::Environment { name, template } => {
+                let template = self.template(&template);
+                self.environment.push(EnvironmentChange::Handle { name, grant, template });
+            }
+            Place::Nowhere => {}
+        }
+        self.grants.push(GrantSpec { name: name.into(), source, number });
+    }
+
+    fn template(&mut self, text: &OsStr) -> Template {
+        let template = Template::parse(text);
+        if !template.names_a_place() {
+            self.mistake.get_or_insert_with(|| SpecError::NoPlace { text: text.to_string_lossy().into() });
+        }
+        template
+    }
+
+    /// The whole recipe, looked at before anything is started.
+    pub(crate) fn check(&self) -> Result<(), SpecError> {
+        if let Some(mistake) = &self.mistake {
+            return Err(mistake.clone());
+        }
+        if let Program::Named(name) = &self.program {
+            if name.is_empty() {
+                return Err(SpecError::NoProgram);
+            }
+            no_nul("the program", name)?;
+        }
+        for argument in &self.arguments {
+            match argument {
+                Argument::Plain(text) => no_nul("an argument", text)?,
+                Argument::Handle { template, .. } => no_nul("an argument", &template.fill(0))?,
+            }
+        }
+        if let Some(directory) = &self.directory {
+            no_nul("the working directory", directory.as_os_str())?;
+        }
+        self.check_environment()?;
+        self.check_grants()
+    }
+
+    fn check_environment(&self) -> Result<(), SpecError> {
+        for change in &self.environment {
+            let (name, value) = match change {
+                EnvironmentChange::Clear => continue,
+                EnvironmentChange::Set(name, value) => (name, value.clone()),
+                EnvironmentChange::Remove(name) => (name, OsString::new()),
+                EnvironmentChange::Handle { name, template, .. } => (name, template.fill(0)),
+            };
+            // A name may begin with `=`, as std allows; one inside would move the border between name and value.
+            if name.is_empty() || name.as_bytes().iter().skip(1).any(|&byte| byte == b'=') {
+                return Err(SpecError::BadVariable { name: name.to_string_lossy().into() });
+            }
+            no_nul("an environment variable's name", name)?;
+            no_nul("an environment variable", &value)?;
+        }
+        Ok(())
+    }
+
+    fn check_grants(&self) -> Result<(), SpecError> {
+        for (index, grant) in self.grants.iter().enumerate() {
+            if self.grants.iter().take(index).any(|earlier| earlier.name == grant.name) {
+                return Err(SpecError::TwoPipes { name: grant.name.clone() });
+            }
+            let Some(number) = grant.number else { continue };
+            if number < 3 {
+                return Err(SpecError::StandardNumber { number });
+            }
+            if self.grants.iter().take(index).any(|earlier| earlier.number == Some(number)) {
+                return Err(SpecError::TwoHandles { number });
+            }
+        }
+        Ok(())
+    }
+
+    /// What an error calls the program.
+    pub(crate) fn program_name(&self) -> Box<str> {
+        match &self.program {
+            Program::Named(name) => name.to_string_lossy().into(),
+            // Its name is known only once it is made, and the maker may count its calls.
+            Program::Command(_) => "a user's Command".into(),
+        }
+    }
+
+    /// The number of each grant in the child: the fixed ones, and for the others the lowest free ones from 3. Small
+    /// numbers, since `select(2)` ends at 1023 and a shell's `>&9` at one digit.
+    pub(crate) fn numbers(&self) -> Vec<RawFd> {
+        let fixed: Vec<RawFd> = self.grants.iter().filter_map(|grant| grant.number).collect();
+        let mut free = (3..).filter(|number| !fixed.contains(number));
+        self.grants.iter().filter_map(|grant| grant.number.or_else(|| free.next())).collect()
+    }
+
+    pub(crate) fn arguments(&self, numbers: &[RawFd]) -> impl Iterator<Item = OsString> {
+        self.arguments.iter().map(|argument| match argument {
+            Argument::Plain(text) => text.clone(),
+            Argument::Handle { grant, template } => template.fill(number_of(numbers, *grant)),
+        })
+    }
+}
+
+/// The number of a grant; -1, which no program takes for a descriptor, could only come from a hole in this file.
+pub(super) fn number_of(numbers: &[RawFd], grant: usize) -> RawFd {
+    let number = numbers.get(grant).copied();
+    debug_assert!(number.is_some(), "grant {grant} of {numbers:?}");
+    number.unwrap_or(-1)
+}
+
+fn no_nul(what: &'static str, text: &OsStr) -> Result<(), SpecError> {
+    if text.as_bytes().contains(&0) { Err(SpecError::NulByte { what }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn fill(template: &str, number: RawFd) -> String {
+        Template::parse(OsStr::new(template)).fill(number).into_string().unwrap()
+    }
+
+    #[test]
+    fn a_number_lands_where_the_braces_stand() {
+        assert_eq!(fill("--messages={}", 3), "--messages=3");
+        assert_eq!(fill("pipe:{}", 10), "pipe:10");
+        assert_eq!(fill("{}", 7), "7");
+        assert_eq!(fill("{}-{}", 4), "4-4");
+        assert_eq!(fill("{{}}={}", 5), "{}=5");
+        assert_eq!(fill("{\"fd\":{}}", 6), "{\"fd\":6}");
+        assert_eq!(fill("{ } } {", 6), "{ } } {");
+    }
+
+    proptest! {
+        #[test]
+        fn a_doubled_template_is_literal(text in "[a-z{}= ]{0,20}", number in 3..5000) {
+            let doubled = text.replace("{}", "{{}}");
+            let template = Template::parse(OsStr::new(&doubled));
+            // Doubling can form a new `{}` with a brace that stood beside it; only the others are literal for sure.
+            prop_assume!(!text.contains("{{") && !text.contains("}}"));
+            prop_assert!(!template.names_a_place());
+            prop_assert_eq!(template.fill(number).into_string().unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn free_numbers_are_the_lowest_beside_the_fixed_ones() {
+        let mut plan = Plan::new(Program::Named("x".into()));
+        plan.grant("a", GrantSource::FromChild, Pass::arg("{}"));
+        plan.grant("b", GrantSource::FromChild, Pass::number(3));
+        plan.grant("c", GrantSource::ToChild, Pass::env("C"));
+        plan.grant("d", GrantSource::ToChild, Pass::arg("{}").at(5));
+        plan.grant("e", GrantSource::ToChild, Pass::arg("{}"));
+        assert_eq!(plan.check(), Ok(()));
+        assert_eq!(plan.numbers(), [4, 3, 6, 5, 7]);
+    }
+
+    #[test]
+    fn mistakes_are_found_before_anything_starts() {
+        let with = |pass: &[Pass]| {
+            let mut plan = Plan::new(Program::Named("x".into()));
+            for (index, pass) in pass.iter().enumerate() {
+                plan.grant(&index.to_string(), GrantSource::FromChild, pass.clone());
+            }
+            plan.check().unwrap_err()
+        };
+        assert_eq!(with(&[Pass::arg("--fd")]), SpecError::NoPlace { text: "--fd".into() });
+        assert_eq!(with(&[Pass::env_with("X", "{{}}")]), SpecError::NoPlace { text: "{{}}".into() });
+        assert_eq!(with(&[Pass::number(4), Pass::arg("{}").at(4)]), SpecError::TwoHandles { number: 4 });
+        assert_eq!(with(&[Pass::number(2)]), SpecError::StandardNumber { number: 2 });
+        assert_eq!(with(&[Pass::number(-1)]), SpecError::StandardNumber { number: -1 });
+        assert_eq!(with(&[Pass::env("A=B")]), SpecError::BadVariable { name: "A=B".into() });
+        assert_eq!(with(&[Pass::arg("\0{}")]), SpecError::NulByte { what: "an argument" });
+    }
+}

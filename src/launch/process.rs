@@ -1,0 +1,242 @@
+//! One process: signalled without ever hitting another, reaped once.
+
+use super::{Ends, Launched, MESSAGES, pause_for};
+use crate::{
+    exit::{Exit, ExitStatus, Usage},
+    pipe::anonymous::{PipeReader, PipeWriter},
+    sys::{
+        conduct,
+        pidfd::{Ending, PidFd, RawUsage, Reaped, own_pid},
+        poll::{self, Deadline, Interest, Waited},
+    },
+};
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// How long the status is left to a tracer before it is asked for again.
+const TRACER_PAUSE: Duration = Duration::from_millis(5);
+
+/// A child, from its start until it is reaped.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: i32,
+    leads_group: bool,
+    /// Closed when the child is reaped: whoever keeps the handles of a thousand ended workers keeps no descriptors.
+    ///
+    /// A group is signalled only under this lock and while its leader is unreaped: a zombie keeps its number, and so its
+    /// group's number, from being given to somebody else.
+    pidfd: Mutex<Option<PidFd>>,
+}
+
+impl Child {
+    pub(super) fn new(pid: i32, pidfd: PidFd, leads_group: bool) -> Self {
+        Self { pid, leads_group, pidfd: Mutex::new(Some(pidfd)) }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.unsigned_abs()
+    }
+
+    /// Signals the process alone.
+    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        self.with_pidfd(|pidfd| pidfd.signal(signal))
+    }
+
+    /// Signals the process and everything in its group, or the process alone where the group is not its own.
+    pub(crate) fn signal_group(&self, signal: i32) -> io::Result<()> {
+        self.with_pidfd(|pidfd| {
+            if !self.leads_group {
+                return pidfd.signal(signal);
+            }
+            let sent = conduct::signal_group(self.pid, signal);
+            // The leader itself may have moved to another group. To be killed twice does no harm.
+            if sent.is_err() || signal == libc::SIGKILL { pidfd.signal(signal) } else { sent }
+        })
+    }
+
+    /// Does something with the descriptor of the process; ESRCH once it is reaped.
+    pub(crate) fn with_pidfd<T>(&self, run: impl FnOnce(&PidFd) -> io::Result<T>) -> io::Result<T> {
+        self.lock().as_ref().map_or_else(|| Err(io::Error::from_raw_os_error(libc::ESRCH)), run)
+    }
+
+    /// Takes the status of the ended process, once; `None` while it runs, or while somebody who traces it holds the status
+    /// back. What is left of its group is killed first: after this its number may belong to somebody else.
+    pub(crate) fn reap(&self) -> io::Result<Option<Reaped>> {
+        let mut slot = self.lock();
+        let Some(pidfd) = slot.as_ref() else { return Err(io::Error::from_raw_os_error(libc::ESRCH)) };
+        if self.leads_group && has_ended(pidfd, Deadline::after(Duration::ZERO))? {
+            // ESRCH: nobody is left but the leader, a zombie.
+            drop(conduct::signal_group(self.pid, libc::SIGKILL));
+        }
+        let found = pidfd.reap()?;
+        if found.is_some() {
+            *slot = None;
+        }
+        Ok(found)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<PidFd>> {
+        self.pidfd.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether it has ended, after waiting for that until the deadline.
+fn has_ended(pidfd: &PidFd, deadline: Deadline) -> io::Result<bool> {
+    Ok(poll::wait(pidfd.as_fd(), Interest::Readable, deadline)? == Waited::Ready)
+}
+
+pub(crate) fn exit_status(ending: Ending) -> ExitStatus {
+    match ending {
+        Ending::Code(code) => ExitStatus::Code(code),
+        Ending::Signal { signal, core_dumped } => ExitStatus::Signal { signal, core_dumped },
+        Ending::Unknown => ExitStatus::Unknown,
+    }
+}
+
+pub(crate) fn usage(raw: RawUsage) -> Usage {
+    Usage {
+        user: raw.user,
+        system: raw.system,
+        max_rss_bytes: raw.max_rss_bytes,
+        minor_faults: raw.minor_faults,
+        major_faults: raw.major_faults,
+        voluntary_switches: raw.voluntary_switches,
+        involuntary_switches: raw.involuntary_switches,
+    }
+}
+
+/// One process started by hand, with no supervisor: you read its pipes, and you wait for it.
+///
+/// Made by [`WorkerSpec::launch`](crate::WorkerSpec::launch). Dropping it kills the process, with its group where that is its
+/// own, and reaps it: nothing is left behind. In a forked child of the host, dropping it only closes its pipes there.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    ends: Ends,
+    started: Instant,
+    exit: Option<Exit>,
+    owner: i32,
+}
+
+impl Process {
+    pub(crate) fn new(launched: Launched) -> Self {
+        Self { child: launched.child, ends: launched.ends, started: now(), exit: None, owner: own_pid() }
+    }
+
+    /// The process id. It stays this process's own until [`wait`](Self::wait) has returned.
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// Our end of the message pipe, once.
+    pub fn take_messages(&mut self) -> Option<PipeReader> {
+        self.ends.take_reader(MESSAGES)
+    }
+
+    /// Our end of its standard input, where the spec says `Input::Pipe`; once.
+    pub fn take_stdin(&mut self) -> Option<PipeWriter> {
+        self.ends.stdin.take()
+    }
+
+    /// Our end of its standard output, where the spec says `Output::Lines`; once.
+    pub fn take_stdout(&mut self) -> Option<PipeReader> {
+        self.ends.stdout.take()
+    }
+
+    /// Our end of its standard error, where the spec says `Output::Lines`; once.
+    pub fn take_stderr(&mut self) -> Option<PipeReader> {
+        self.ends.stderr.take()
+    }
+
+    /// Our end of the pipe that `pipe_from` named; once.
+    pub fn take_reader(&mut self, name: &str) -> Option<PipeReader> {
+        self.ends.take_reader(name)
+    }
+
+    /// Our end of the pipe that `pipe_to` named; once.
+    pub fn take_writer(&mut self, name: &str) -> Option<PipeWriter> {
+        self.ends.take_writer(name)
+    }
+
+    /// Sends a signal to the process, and never to another that has got its number.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` once it is reaped, `EINVAL` for a number that is no signal, `EPERM` when it has changed its user.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        self.child.signal(signal)
+    }
+
+    /// Sends SIGKILL to the process and what is in its own group.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal).
+    pub fn kill(&self) -> io::Result<()> {
+        self.child.signal_group(libc::SIGKILL)
+    }
+
+    /// Waits for the end, however long. Pipes that are not taken are not read: a process that fills one waits for ever.
+    ///
+    /// # Errors
+    ///
+    /// What poll(2) or waitid(2) say, which is nothing while this value lives.
+    pub fn wait(&mut self) -> io::Result<&Exit> {
+        self.wait_timeout(Duration::MAX)?;
+        self.exit.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ECHILD))
+    }
+
+    /// Waits for the end, at most so long; `None` if it still runs.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn wait_timeout(&mut self, timeout: Duration) -> io::Result<Option<&Exit>> {
+        let deadline = Deadline::after(timeout);
+        while self.exit.is_none() && self.child.with_pidfd(|pidfd| has_ended(pidfd, deadline))? {
+            self.reap()?;
+            if self.exit.is_none() {
+                // Whoever traces it (a debugger, strace) comes first, and the kernel does not tell when it lets go.
+                if deadline.has_passed() {
+                    break;
+                }
+                pause_for(TRACER_PAUSE);
+            }
+        }
+        Ok(self.exit.as_ref())
+    }
+
+    fn reap(&mut self) -> io::Result<()> {
+        if let Some(reaped) = self.child.reap()? {
+            self.exit = Some(Exit {
+                status: exit_status(reaped.ending),
+                usage: reaped.usage.map(usage),
+                duration: now().saturating_duration_since(self.started),
+                stderr_tail: Box::default(),
+                leaks: Vec::new(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        /// Longer than any process takes to die that can die at all; one in uninterruptible sleep is not waited for.
+        const LONGEST_DEATH: Duration = Duration::from_secs(5);
+        if self.exit.is_none() && self.owner == own_pid() {
+            // ESRCH: it has ended already; then there is only the zombie to reap.
+            drop(self.kill());
+            drop(self.wait_timeout(LONGEST_DEATH));
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a blocking face: the duration of a process started by hand")]
+fn now() -> Instant {
+    Instant::now()
+}

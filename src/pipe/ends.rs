@@ -1,0 +1,376 @@
+//! The two ends, as the program that holds one uses it.
+
+use std::{
+    io::{self, Read, Write},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    process::Stdio,
+    time::Duration,
+};
+
+use super::{
+    Direction,
+    handle::{Claim, Handle, HandleError, Standard, claim},
+};
+use crate::sys::{
+    fd::{self, Kind},
+    fifo,
+    poll::{self, Deadline, Interest, Waited},
+    retry,
+};
+
+/// How long [`PipeWriter::wait_drained`] waits before it asks again, at first and at most: the kernel tells nobody when a pipe
+/// runs empty.
+const DRAIN_PAUSE_MIN: Duration = Duration::from_millis(1);
+const DRAIN_PAUSE_MAX: Duration = Duration::from_millis(20);
+
+/// The reading end of a pipe. Dropping it closes it.
+///
+/// [`Read`] is there for `&PipeReader` too: one read is one call of the kernel, and threads may share the end.
+#[derive(Debug)]
+pub struct PipeReader {
+    end: os_pipe::PipeReader,
+    claim: Claim,
+}
+
+impl PipeReader {
+    /// Takes over the reading end that the parent passed on under this number.
+    ///
+    /// It becomes close-on-exec at once, so that no grandchild holds the pipe open. A socket will do, and a pipe opened for
+    /// reading *and* writing too; such a pipe never ends as long as this end itself is open.
+    ///
+    /// # Errors
+    ///
+    /// Says what was found instead; the descriptor is left as it was. A number can be claimed once, and again only after this
+    /// end is dropped and somebody gave the number away anew.
+    #[doc(alias = "AnonymousPipeClientStream")]
+    pub fn inherit(handle: Handle) -> Result<Self, HandleError> {
+        claim(handle, Direction::In, Standard::Refused).map(|(fd, claim)| Self::new(fd, claim))
+    }
+
+    /// As [`inherit`](Self::inherit), and takes 0, 1 and 2 as well.
+    ///
+    /// A pipe that is a standard stream moves to another number, and `/dev/null` takes its place: `std::io::stdin` is at its end
+    /// from then on (after what it has buffered), and children inherit that instead of the pipe.
+    ///
+    /// # Errors
+    ///
+    /// As for `inherit`.
+    pub fn inherit_standard(handle: Handle) -> Result<Self, HandleError> {
+        claim(handle, Direction::In, Standard::Allowed).map(|(fd, claim)| Self::new(fd, claim))
+    }
+
+    /// One more descriptor of the same end, close-on-exec. The end is closed when all of them are.
+    ///
+    /// # Errors
+    ///
+    /// When the process is out of descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.end.try_clone().map(Self::from)
+    }
+
+    /// Reads at most `buf.len()` bytes and waits no longer than `timeout` for the first one. 0 is the end of the file.
+    ///
+    /// No byte is lost when the time is up. Only one of those who share the end may read at a time: if another one takes the
+    /// bytes between the wait and the read, this call blocks until more come.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`](io::ErrorKind::TimedOut), or what `read` fails with.
+    pub fn read_deadline(&self, buf: &mut [u8], timeout: Duration) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        match poll::wait(self.as_fd(), Interest::Readable, Deadline::after(timeout))? {
+            Waited::Ready => retry(|| (&self.end).read(buf)),
+            Waited::TimedOut => Err(io::Error::new(io::ErrorKind::TimedOut, "nothing to read within the timeout")),
+        }
+    }
+
+    /// Bytes that were written and not yet read.
+    ///
+    /// # Errors
+    ///
+    /// None is known for a pipe or a socket.
+    pub fn unread(&self) -> io::Result<usize> {
+        fifo::unread(self.as_fd())
+    }
+
+    /// How many bytes the pipe holds at most. The same at both ends.
+    ///
+    /// # Errors
+    ///
+    /// When the end is a socket.
+    #[doc(alias = "InBufferSize")]
+    pub fn capacity(&self) -> io::Result<usize> {
+        fifo::capacity(self.as_fd())
+    }
+
+    /// Makes the pipe hold at least `bytes`, and returns how many it holds now: the kernel rounds up to pages and powers of two.
+    ///
+    /// # Errors
+    ///
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) above `/proc/sys/fs/pipe-max-size` (1 MiB as a rule) without
+    /// `CAP_SYS_RESOURCE`; [`ResourceBusy`](io::ErrorKind::ResourceBusy) when more than `bytes` are unread; when the end is a
+    /// socket.
+    pub fn set_capacity(&self, bytes: usize) -> io::Result<usize> {
+        fifo::set_capacity(self.as_fd(), bytes)
+    }
+}
+
+/// The writing end of a pipe. Dropping it closes it, and what was written can still be read.
+///
+/// [`Write`] is there for `&PipeWriter` too. Writes of at most 4096 bytes arrive in one piece, also when threads or processes
+/// share the end; longer ones may be mixed with others'. Nothing is buffered here: `flush` has nothing to do.
+#[derive(Debug)]
+pub struct PipeWriter {
+    end: os_pipe::PipeWriter,
+    claim: Claim,
+}
+
+impl PipeWriter {
+    /// Takes over the writing end that the parent passed on under this number.
+    ///
+    /// It becomes close-on-exec at once, so that no grandchild holds the pipe open. A socket will do, and a pipe opened for
+    /// reading *and* writing too; such a pipe never breaks as long as this end itself is open.
+    ///
+    /// # Errors
+    ///
+    /// Says what was found instead; the descriptor is left as it was. A number can be claimed once, and again only after this
+    /// end is dropped and somebody gave the number away anew.
+    #[doc(alias = "AnonymousPipeClientStream")]
+    pub fn inherit(handle: Handle) -> Result<Self, HandleError> {
+        claim(handle, Direction::Out, Standard::Refused).map(|(fd, claim)| Self::new(fd, claim))
+    }
+
+    /// As [`inherit`](Self::inherit), and takes 0, 1 and 2 as well.
+    ///
+    /// A pipe that is a standard stream moves to another number, and `/dev/null` takes its place: what is printed there from
+    /// then on is lost instead of standing between the bytes of the pipe, and children inherit `/dev/null` instead of the pipe.
+    /// Flush what was printed before.
+    ///
+    /// # Errors
+    ///
+    /// As for `inherit`.
+    pub fn inherit_standard(handle: Handle) -> Result<Self, HandleError> {
+        claim(handle, Direction::Out, Standard::Allowed).map(|(fd, claim)| Self::new(fd, claim))
+    }
+
+    /// One more descriptor of the same end, close-on-exec. The end is closed when all of them are.
+    ///
+    /// # Errors
+    ///
+    /// When the process is out of descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.end.try_clone().map(Self::from)
+    }
+
+    /// Writes all of `buf`, in pieces of at most 4096 bytes, and gives up when `timeout` has passed.
+    ///
+    /// It keeps to its time as long as nobody else writes to the same pipe: another writer can fill the room that was there a
+    /// moment ago, and this call then waits until somebody reads.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`] says how many bytes are on their way. It turns into an [`io::Error`] of the kind
+    /// [`TimedOut`](io::ErrorKind::TimedOut) or whatever `write` failed with.
+    pub fn write_all_deadline(&self, buf: &[u8], timeout: Duration) -> Result<(), WriteError> {
+        let deadline = Deadline::after(timeout);
+        let mut written = 0;
+        while let Some(rest) = buf.get(written..).filter(|rest| !rest.is_empty()) {
+            let piece = rest.get(..fifo::ATOMIC_WRITE_BYTES).unwrap_or(rest);
+            match self.write_piece(piece, deadline) {
+                Ok(count) => written += count,
+                Err(source) => return Err(WriteError { written, asked: buf.len(), source }),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_piece(&self, piece: &[u8], deadline: Deadline) -> io::Result<usize> {
+        match poll::wait(self.as_fd(), Interest::Writable, deadline)? {
+            Waited::TimedOut => Err(io::ErrorKind::TimedOut.into()),
+            Waited::Ready => match retry(|| (&self.end).write(piece))? {
+                0 => Err(io::ErrorKind::WriteZero.into()),
+                count => Ok(count),
+            },
+        }
+    }
+
+    /// Bytes that were written and not yet read. 0 says that the other side has read all, not that it has dealt with it.
+    ///
+    /// For a socket it is kernel memory instead of bytes, so that only 0 has a meaning.
+    ///
+    /// # Errors
+    ///
+    /// None is known for a pipe or a socket.
+    pub fn unread(&self) -> io::Result<usize> {
+        match fd::kind(self.end.as_raw_fd())? {
+            Kind::Socket => fifo::unread_by_peer(self.as_fd()),
+            _ => fifo::unread(self.as_fd()),
+        }
+    }
+
+    /// Waits until the other side has read everything.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokenPipe`](io::ErrorKind::BrokenPipe) at once when the reader goes and leaves bytes behind;
+    /// [`TimedOut`](io::ErrorKind::TimedOut). (A socket forgets unread bytes with its reader, so there it counts as drained.)
+    #[doc(alias = "WaitForPipeDrain")]
+    pub fn wait_drained(&self, timeout: Duration) -> io::Result<()> {
+        let deadline = Deadline::after(timeout);
+        let mut pause = DRAIN_PAUSE_MIN;
+        loop {
+            let reader_gone = self.is_broken();
+            // Asked second: a reader that took the last byte and closed in between has drained the pipe.
+            let unread = self.unread()?;
+            if unread == 0 {
+                return Ok(());
+            }
+            if reader_gone {
+                let text = format!("the reader went and left {unread} bytes unread");
+                return Err(io::Error::new(io::ErrorKind::BrokenPipe, text));
+            }
+            if deadline.has_passed() {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{unread} bytes are still unread")));
+            }
+            poll::wait(self.as_fd(), Interest::Hangup, deadline.or(Deadline::after(pause)))?;
+            pause = (pause * 2).min(DRAIN_PAUSE_MAX);
+        }
+    }
+
+    /// Whether every reader is gone, so that a write can only fail. Never blocks.
+    #[doc(alias = "IsConnected")]
+    pub fn is_broken(&self) -> bool {
+        // The kernel cannot fail here except for want of memory, which says nothing about the reader.
+        self.wait_broken(Duration::ZERO).unwrap_or(false)
+    }
+
+    /// Waits until every reader is gone, and returns true; false when the timeout has passed first.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel is out of memory.
+    pub fn wait_broken(&self, timeout: Duration) -> io::Result<bool> {
+        Ok(poll::wait(self.as_fd(), Interest::Hangup, Deadline::after(timeout))? == Waited::Ready)
+    }
+
+    /// How many bytes the pipe holds at most. The same at both ends.
+    ///
+    /// # Errors
+    ///
+    /// When the end is a socket.
+    #[doc(alias = "OutBufferSize")]
+    pub fn capacity(&self) -> io::Result<usize> {
+        fifo::capacity(self.as_fd())
+    }
+
+    /// Makes the pipe hold at least `bytes`, and returns how many it holds now: the kernel rounds up to pages and powers of two.
+    ///
+    /// # Errors
+    ///
+    /// As for [`PipeReader::set_capacity`].
+    pub fn set_capacity(&self, bytes: usize) -> io::Result<usize> {
+        fifo::set_capacity(self.as_fd(), bytes)
+    }
+}
+
+/// Why [`PipeWriter::write_all_deadline`] could not write all, and how far it came.
+#[derive(Debug, thiserror::Error)]
+#[error("{written} of {asked} bytes were written")]
+pub struct WriteError {
+    written: usize,
+    asked: usize,
+    source: io::Error,
+}
+
+impl WriteError {
+    /// How many bytes, from the start, are in the pipe or read already. Go on after them, or the reader sees them twice.
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
+    /// [`TimedOut`](io::ErrorKind::TimedOut), [`BrokenPipe`](io::ErrorKind::BrokenPipe), ...
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+}
+
+impl From<WriteError> for io::Error {
+    /// Keeps the kind; the `WriteError` is the error inside.
+    fn from(error: WriteError) -> Self {
+        Self::new(error.kind(), error)
+    }
+}
+
+/// What both ends are, seen from the standard library.
+macro_rules! descriptor {
+    ($end:ident) => {
+        impl $end {
+            pub(super) fn new(fd: OwnedFd, claim: Claim) -> Self {
+                Self { end: fd.into(), claim }
+            }
+        }
+
+        impl AsFd for $end {
+            fn as_fd(&self) -> BorrowedFd<'_> {
+                self.end.as_fd()
+            }
+        }
+
+        impl From<os_pipe::$end> for $end {
+            fn from(end: os_pipe::$end) -> Self {
+                Self { end, claim: Claim::none() }
+            }
+        }
+
+        impl From<$end> for OwnedFd {
+            /// The number of an inherited end can never be claimed again: see [`ChildEnd`](super::anonymous::ChildEnd)'s conversion.
+            fn from(end: $end) -> Self {
+                end.claim.keep();
+                end.end.into()
+            }
+        }
+
+        impl From<$end> for Stdio {
+            fn from(end: $end) -> Self {
+                Self::from(OwnedFd::from(end))
+            }
+        }
+    };
+}
+
+descriptor!(PipeReader);
+descriptor!(PipeWriter);
+
+impl Read for PipeReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.end.read(buf)
+    }
+}
+
+impl Read for &PipeReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        (&self.end).read(buf)
+    }
+}
+
+impl Write for PipeWriter {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.end.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.end.flush()
+    }
+}
+
+impl Write for &PipeWriter {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        (&self.end).write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&self.end).flush()
+    }
+}

@@ -1,0 +1,379 @@
+//! One process, from its start until it is reaped: when to wait for its last words, when to give them up, when to kill.
+
+use std::time::{Duration, Instant};
+
+/// A stream that we read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StreamId {
+    Messages,
+    Stdout,
+    Stderr,
+}
+
+impl StreamId {
+    pub(crate) const ALL: [Self; 3] = [Self::Messages, Self::Stdout, Self::Stderr];
+
+    /// What a user calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Messages => 0,
+            Self::Stdout => 1,
+            Self::Stderr => 2,
+        }
+    }
+}
+
+/// What the driver has learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// A stream has come to its end: nobody holds its other end any more.
+    StreamEnded(StreamId),
+    /// The process has ended; it is not reaped yet. What it had written was read before this input.
+    Died,
+    /// The process has ended, and yet its status cannot be taken: whoever traces it (a debugger, strace) comes first.
+    Withheld,
+    /// Its end would not be noticed.
+    Unheard,
+    /// The supervisor is going away.
+    Stop,
+    /// The time of `poll_timeout` may have come.
+    Timeout,
+}
+
+/// What the driver is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Ask the process and its group to end: close the pipes to it, SIGTERM.
+    Terminate,
+    /// SIGKILL to the process and its group.
+    Kill,
+    /// Close a stream that somebody else still holds, and tell of a leak.
+    Abandon(StreamId),
+    /// Take the status, tell of the exit. The last output, unless the answer is `Withheld`.
+    Reap,
+    /// Not even SIGKILL has ended it (uninterruptible sleep), as far as anybody knows: tell of an exit all the same. The last
+    /// output.
+    GiveUp,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// From the death of the process to the end of its streams.
+    pub(crate) drain_time: Duration,
+    /// From SIGTERM to SIGKILL.
+    pub(crate) grace_period: Duration,
+    /// From SIGKILL to giving up.
+    pub(crate) longest_death: Duration,
+}
+
+/// How long to leave the status to a tracer before asking again, at first and at most: the kernel does not tell when it lets go.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(256);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    Terminating { kill_at: Due },
+    Killed,
+    Draining { until: Due },
+    Reaping { pause: Duration },
+    Withheld { again_at: Due, pause: Duration },
+    Over,
+}
+
+/// A moment to act at; beyond the end of the clock it is never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Due(Option<Instant>);
+
+impl Due {
+    const NEVER: Self = Self(None);
+
+    fn after(now: Instant, time: Duration) -> Self {
+        Self(now.checked_add(time))
+    }
+
+    fn later(self, time: Duration) -> Self {
+        Self(self.0.and_then(|due| due.checked_add(time)))
+    }
+
+    /// The earlier of the two.
+    fn or(self, other: Self) -> Self {
+        Self(self.0.into_iter().chain(other.0).min())
+    }
+
+    fn has_come(self, now: Instant) -> bool {
+        self.0.is_some_and(|due| now >= due)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Incarnation {
+    state: State,
+    open: [bool; StreamId::ALL.len()],
+    patience: Patience,
+    /// Whoever stops is told how long that takes at most: from then on nothing is waited for beyond this.
+    give_up_at: Due,
+}
+
+impl Incarnation {
+    pub(crate) fn new(streams: impl IntoIterator<Item = StreamId>, patience: Patience) -> Self {
+        let mut open = [false; StreamId::ALL.len()];
+        for stream in streams {
+            set(&mut open, stream, true);
+        }
+        Self { state: State::Running, open, patience, give_up_at: Due::NEVER }
+    }
+
+    /// When to call with `Timeout`, if nothing else happens.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        match self.state {
+            State::Running | State::Reaping { .. } | State::Over => None,
+            State::Terminating { kill_at: due } | State::Draining { until: due } => due.0,
+            State::Killed => self.give_up_at.0,
+            State::Withheld { again_at, .. } => again_at.or(self.give_up_at).0,
+        }
+    }
+
+    pub(crate) fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
+        match (self.state, input) {
+            (State::Running | State::Terminating { .. } | State::Killed, Input::StreamEnded(stream)) => {
+                set(&mut self.open, stream, false);
+                Vec::new()
+            }
+            (State::Draining { .. }, Input::StreamEnded(stream)) => {
+                set(&mut self.open, stream, false);
+                self.reap_when_drained()
+            }
+            (State::Running | State::Terminating { .. } | State::Killed, Input::Died) => {
+                self.state = State::Draining { until: Due::after(now, self.patience.drain_time).or(self.give_up_at) };
+                self.reap_when_drained()
+            }
+            (State::Reaping { pause }, Input::Withheld) => {
+                let again_at = Due::after(now, pause);
+                self.state = State::Withheld { again_at, pause: (pause * 2).min(LAST_PAUSE) };
+                Vec::new()
+            }
+            (State::Running, Input::Stop) => {
+                let kill_at = Due::after(now, self.patience.grace_period);
+                self.state = State::Terminating { kill_at };
+                self.give_up_at = kill_at.later(self.patience.longest_death);
+                vec![Output::Terminate]
+            }
+            (State::Draining { until }, Input::Stop) => {
+                self.give_up_at = Due::after(now, self.patience.grace_period).later(self.patience.longest_death);
+                self.state = State::Draining { until: until.or(self.give_up_at) };
+                Vec::new()
+            }
+            (State::Withheld { .. }, Input::Stop) => {
+                self.give_up_at = self.give_up_at.or(Due::after(now, self.patience.longest_death));
+                Vec::new()
+            }
+            (State::Running | State::Terminating { .. }, Input::Unheard) => self.kill(now),
+            (State::Terminating { kill_at }, Input::Timeout) if kill_at.has_come(now) => self.kill(now),
+            (State::Killed | State::Withheld { .. }, Input::Timeout) if self.give_up_at.has_come(now) => {
+                self.state = State::Over;
+                vec![Output::GiveUp]
+            }
+            (State::Withheld { again_at, pause }, Input::Timeout) if again_at.has_come(now) => {
+                self.state = State::Reaping { pause };
+                vec![Output::Reap]
+            }
+            (State::Draining { until }, Input::Timeout) if until.has_come(now) => self.abandon(),
+            // Too early, or told twice, or after the end.
+            (
+                State::Running | State::Terminating { .. } | State::Killed | State::Withheld { .. },
+                Input::Timeout | Input::Withheld,
+            )
+            | (State::Terminating { .. } | State::Killed, Input::Stop)
+            | (State::Killed, Input::Unheard)
+            | (State::Draining { .. }, Input::Died | Input::Timeout | Input::Withheld | Input::Unheard)
+            | (State::Reaping { .. }, Input::Stop | Input::Timeout)
+            | (State::Reaping { .. } | State::Withheld { .. }, Input::StreamEnded(_) | Input::Died | Input::Unheard)
+            | (
+                State::Over,
+                Input::StreamEnded(_) | Input::Died | Input::Withheld | Input::Unheard | Input::Stop | Input::Timeout,
+            ) => Vec::new(),
+        }
+    }
+
+    fn kill(&mut self, now: Instant) -> Vec<Output> {
+        self.state = State::Killed;
+        self.give_up_at = Due::after(now, self.patience.longest_death);
+        vec![Output::Kill]
+    }
+
+    fn reap_when_drained(&mut self) -> Vec<Output> {
+        if self.open.contains(&true) {
+            return Vec::new();
+        }
+        self.state = State::Reaping { pause: FIRST_PAUSE };
+        vec![Output::Reap]
+    }
+
+    fn abandon(&mut self) -> Vec<Output> {
+        self.state = State::Reaping { pause: FIRST_PAUSE };
+        let open = self.open;
+        let held = StreamId::ALL.into_iter().filter(|stream| open.get(stream.index()) == Some(&true));
+        held.map(Output::Abandon).chain([Output::Reap]).collect()
+    }
+}
+
+fn set(open: &mut [bool; StreamId::ALL.len()], stream: StreamId, value: bool) {
+    if let Some(flag) = open.get_mut(stream.index()) {
+        *flag = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PATIENCE: Patience = Patience {
+        drain_time: Duration::from_millis(200),
+        grace_period: Duration::from_secs(2),
+        longest_death: Duration::from_secs(5),
+    };
+
+    #[expect(clippy::disallowed_methods, reason = "invented time needs one real instant to count from")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn p01_an_exit_waits_for_the_end_of_every_stream() {
+        let t0 = start();
+        let mut one = Incarnation::new([StreamId::Messages, StreamId::Stderr], PATIENCE);
+        assert_eq!(one.handle(Input::Died, t0), []);
+        assert_eq!(one.handle(Input::StreamEnded(StreamId::Messages), t0), []);
+        assert_eq!(one.handle(Input::StreamEnded(StreamId::Stderr), t0), [Output::Reap]);
+        assert_eq!(one.poll_timeout(), None);
+    }
+
+    #[test]
+    fn p01_streams_may_end_long_before_the_process() {
+        let t0 = start();
+        let mut one = Incarnation::new([StreamId::Messages], PATIENCE);
+        assert_eq!(one.handle(Input::StreamEnded(StreamId::Messages), t0), []);
+        assert_eq!(one.poll_timeout(), None, "a process may live without its pipe");
+        assert_eq!(one.handle(Input::Died, t0), [Output::Reap]);
+    }
+
+    #[test]
+    fn p04_a_held_stream_is_given_up_after_the_drain_time() {
+        let t0 = start();
+        let mut one = Incarnation::new(StreamId::ALL, PATIENCE);
+        assert_eq!(one.handle(Input::StreamEnded(StreamId::Stdout), t0), []);
+        assert_eq!(one.handle(Input::Died, t0), []);
+        assert_eq!(one.poll_timeout(), Some(t0 + PATIENCE.drain_time));
+        assert_eq!(one.handle(Input::Timeout, t0 + PATIENCE.drain_time / 2), []);
+        let outputs = one.handle(Input::Timeout, t0 + PATIENCE.drain_time);
+        let expected = [Output::Abandon(StreamId::Messages), Output::Abandon(StreamId::Stderr), Output::Reap];
+        assert_eq!(outputs, expected);
+    }
+
+    #[test]
+    fn p08_stopping_ends_in_a_kill_and_then_in_a_report() {
+        let t0 = start();
+        let mut one = Incarnation::new([], PATIENCE);
+        assert_eq!(one.handle(Input::Stop, t0), [Output::Terminate]);
+        assert_eq!(one.handle(Input::Stop, t0), [], "asked twice");
+        let t1 = t0 + PATIENCE.grace_period;
+        assert_eq!(one.handle(Input::Timeout, t1), [Output::Kill]);
+        assert_eq!(one.handle(Input::Timeout, t1), [], "too early");
+        assert_eq!(one.handle(Input::Timeout, t1 + PATIENCE.longest_death), [Output::GiveUp]);
+        assert_eq!(one.handle(Input::Died, t1 + PATIENCE.longest_death), [], "told already");
+    }
+
+    #[test]
+    fn times_beyond_the_clock_are_for_ever() {
+        let endless = Patience { drain_time: Duration::MAX, grace_period: Duration::MAX, ..PATIENCE };
+        let t0 = start();
+        let mut one = Incarnation::new([StreamId::Messages], endless);
+        assert_eq!(one.handle(Input::Stop, t0), [Output::Terminate]);
+        assert_eq!(one.poll_timeout(), None);
+        assert_eq!(one.handle(Input::Died, t0), []);
+        assert_eq!(one.poll_timeout(), None);
+        assert_eq!(one.handle(Input::StreamEnded(StreamId::Messages), t0), [Output::Reap]);
+    }
+
+    #[test]
+    fn p08_no_drain_time_holds_up_a_stop() {
+        let slow = Patience { drain_time: Duration::MAX, ..PATIENCE };
+        let t0 = start();
+        let bound = t0 + PATIENCE.grace_period + PATIENCE.longest_death;
+        let histories: [&[Input]; 2] = [&[Input::Died, Input::Stop], &[Input::Stop, Input::Died]];
+        for history in histories {
+            let mut one = Incarnation::new([StreamId::Messages], slow);
+            for &input in history {
+                one.handle(input, t0);
+            }
+            assert_eq!(one.poll_timeout(), Some(bound), "{history:?}");
+            assert_eq!(one.handle(Input::Timeout, bound), [Output::Abandon(StreamId::Messages), Output::Reap]);
+        }
+    }
+
+    #[test]
+    fn a_status_that_a_tracer_withholds_is_asked_for_again() {
+        let mut now = start();
+        let mut one = Incarnation::new([], PATIENCE);
+        assert_eq!(one.handle(Input::Died, now), [Output::Reap]);
+        for _ in 0..20 {
+            assert_eq!(one.handle(Input::Withheld, now), []);
+            let due = one.poll_timeout().unwrap();
+            assert!(due > now && due <= now + LAST_PAUSE, "neither a spin nor a long wait");
+            now = due;
+            assert_eq!(one.handle(Input::Timeout, now), [Output::Reap]);
+        }
+        one.handle(Input::Withheld, now);
+        one.handle(Input::Stop, now);
+        assert_eq!(one.handle(Input::Timeout, now + PATIENCE.longest_death), [Output::GiveUp]);
+    }
+
+    #[test]
+    fn one_that_cannot_be_heard_is_killed_and_its_exit_told() {
+        let t0 = start();
+        let mut one = Incarnation::new([], PATIENCE);
+        assert_eq!(one.handle(Input::Unheard, t0), [Output::Kill]);
+        assert_eq!(one.handle(Input::Stop, t0), []);
+        assert_eq!(one.handle(Input::Timeout, t0 + PATIENCE.longest_death), [Output::GiveUp]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_history_ends_once(history in prop::collection::vec((0..7_u8, 0..3000_u64), 0..40)) {
+            let mut now = start();
+            let mut one = Incarnation::new(StreamId::ALL, PATIENCE);
+            let mut outputs = Vec::new();
+            for (input, pause_ms) in history {
+                now += Duration::from_millis(pause_ms);
+                let input = match input {
+                    0 => Input::Died,
+                    1 => Input::Stop,
+                    2 => Input::Timeout,
+                    3 => Input::Unheard,
+                    stream => Input::StreamEnded(StreamId::ALL[usize::from(stream) - 4]),
+                };
+                outputs.extend(one.handle(input, now));
+            }
+            // Whatever came before: stop it, let time pass, and it is over.
+            for input in [Input::Stop, Input::Timeout, Input::Died, Input::Timeout, Input::Timeout] {
+                outputs.extend(one.handle(input, now));
+                now += Duration::from_secs(10);
+            }
+            let ends = outputs.iter().filter(|output| matches!(output, Output::Reap | Output::GiveUp)).count();
+            prop_assert_eq!(ends, 1);
+            prop_assert!(matches!(outputs.last(), Some(Output::Reap | Output::GiveUp)), "the end is last: {:?}", outputs);
+            prop_assert_eq!(one.poll_timeout(), None);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Decisions: facts and the time come in, actions go out. No I/O, no clock, no thread: what happens between a spawn and an
+//! `Exited` can be told, and tested, as a list of inputs with invented times.
+//!
+//! The contract: the driver calls `handle` with every fact in the order it learned them and carries out every output in
+//! order; it calls with `Timeout` when the time of `poll_timeout` has come, and `poll_timeout` may have changed after any
+//! call. A timeout that comes too early changes nothing.
+#![warn(clippy::wildcard_enum_match_arm)]
+
+pub(crate) mod incarnation;
+pub(crate) mod window;

@@ -1,0 +1,318 @@
+//! One living incarnation as the loop sees it: its streams, its window, its last words.
+
+use super::{
+    driver::Arrival,
+    event::{Event, EventKind, FaultEvent, Stream},
+    meter::Meter,
+    spec::{MessageSource, WorkerSpec},
+    worker::WorkerShared,
+};
+use crate::{
+    exit::{Exit, ExitStatus, Leak},
+    launch::{exit_status, usage},
+    pipe::anonymous::PipeReader,
+    policy::{
+        incarnation::{Incarnation, Patience, StreamId},
+        window::{EVENT_BYTES, Levels},
+    },
+    sys::{fd, pidfd::Reaped},
+    wire::{
+        frame::{Batch, Deframer, Fault, Piece, Span},
+        message::{Charge, Chunk, Credit, Line, Message, check},
+    },
+};
+use crossbeam_channel::Sender;
+use std::{
+    io::{self, Read},
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// From SIGKILL to giving up on a process in uninterruptible sleep.
+const LONGEST_DEATH: Duration = Duration::from_secs(5);
+/// The longest line of a captured standard stream, in bytes; a longer one comes in pieces.
+const MAX_LINE: usize = 64 << 10;
+
+/// How many events the room that is kept between reads is for; more than a full pipe of 16-byte messages gives.
+const READY_KEPT: usize = 4096;
+
+/// Where events go. Only the loop sends, so it knows how many were sent, and with the length of the channel how many were
+/// received.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    events: Sender<Event>,
+    sent: u64,
+    batch: Batch,
+    /// The events of a chunk before they are sent; kept for its room.
+    ready: Vec<Event>,
+}
+
+impl Outlet {
+    pub(super) fn new(events: Sender<Event>) -> Self {
+        Self { events, sent: 0, batch: Batch::default(), ready: Vec::new() }
+    }
+
+    pub(super) fn send(&mut self, event: Event) {
+        // The supervisor holds a receiver until this loop has ended.
+        drop(self.events.send(event));
+        self.sent += 1;
+    }
+
+    fn received(&self) -> u64 {
+        self.sent.saturating_sub(self.events.len() as u64)
+    }
+}
+
+/// What the bytes of a stream are.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Messages { check: bool },
+    Lines(Stream),
+}
+
+/// One stream that is read.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) id: StreamId,
+    kind: Kind,
+    pipe: PipeReader,
+    deframer: Deframer,
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) shared: Arc<WorkerShared>,
+    pub(super) incarnation: Incarnation,
+    pub(super) meter: Arc<Meter>,
+    pub(super) paused: bool,
+    started: Instant,
+    streams: [Option<Listener>; StreamId::ALL.len()],
+    /// The number of the last event that carried bytes of this worker.
+    last_sent: u64,
+    tail: Tail,
+    leaks: Vec<Leak>,
+}
+
+impl Live {
+    pub(super) fn new(arrival: Arrival, window: &Arc<Meter>, grace_period: Duration) -> Self {
+        let Arrival { shared, spec, started, messages, stdout, stderr } = arrival;
+        let streams = [
+            messages.map(|pipe| Listener::new(StreamId::Messages, pipe, &spec)),
+            stdout.map(|pipe| Listener::new(StreamId::Stdout, pipe, &spec)),
+            stderr.map(|pipe| Listener::new(StreamId::Stderr, pipe, &spec)),
+        ];
+        let patience = Patience { drain_time: spec.drain_time, grace_period, longest_death: LONGEST_DEATH };
+        let open = streams.iter().flatten().map(|listener| listener.id);
+        Self {
+            shared,
+            incarnation: Incarnation::new(open, patience),
+            meter: Arc::new(Meter::of_worker(spec.window, window)),
+            paused: false,
+            started,
+            streams,
+            last_sent: 0,
+            tail: Tail { bytes: Vec::new(), limit: spec.stderr_tail },
+            leaks: Vec::new(),
+        }
+    }
+
+    pub(super) fn event(&self, kind: EventKind) -> Event {
+        Event { worker: self.shared.id(), incarnation: 1, kind }
+    }
+
+    pub(super) fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.streams.iter().flatten()
+    }
+
+    pub(super) fn close(&mut self, stream: StreamId) -> Option<Listener> {
+        self.streams.get_mut(stream.index())?.take()
+    }
+
+    pub(super) fn levels(&self, outlet: &Outlet) -> Levels {
+        self.meter.levels(self.last_sent > outlet.received(), !outlet.events.is_empty())
+    }
+
+    /// Reads once. True at the end of the stream.
+    pub(super) fn read(&mut self, stream: StreamId, scratch: &mut [u8], outlet: &mut Outlet) -> bool {
+        self.read_some(stream, scratch, outlet).is_some_and(|bytes| bytes == 0)
+    }
+
+    /// Reads what an ended process has left in the stream, and no more than that: somebody it has started may go on writing
+    /// for ever. True when that was the end.
+    pub(super) fn drain(&mut self, stream: StreamId, scratch: &mut [u8], outlet: &mut Outlet) -> bool {
+        let mut left = self.unread(stream);
+        while left > 0 {
+            let most = left.min(scratch.len());
+            let Some(scratch) = scratch.get_mut(..most) else { return false };
+            match self.read_some(stream, scratch, outlet) {
+                None => return false,
+                Some(0) => return true,
+                Some(bytes) => left = left.saturating_sub(bytes),
+            }
+        }
+        // Nothing is left of its own: whatever comes now is the end, or somebody else's.
+        self.unread(stream) == 0 && self.read(stream, scratch, outlet)
+    }
+
+    fn unread(&self, stream: StreamId) -> usize {
+        let listener = self.streams.get(stream.index()).and_then(Option::as_ref);
+        listener.map_or(0, |listener| listener.pipe.unread().unwrap_or(0))
+    }
+
+    /// How many bytes came: `Some(0)` at the end, `None` where there is nothing for now.
+    fn read_some(&mut self, stream: StreamId, scratch: &mut [u8], outlet: &mut Outlet) -> Option<usize> {
+        let listener = self.streams.get_mut(stream.index())?.as_mut()?;
+        let read = match (&listener.pipe).read(scratch) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return None;
+            }
+            // A pipe has no other errors to give. If it had one, nothing more would come.
+            read => read.unwrap_or(0),
+        };
+        let bytes = scratch.get(..read)?;
+        if stream == StreamId::Stderr {
+            self.tail.push(bytes);
+        }
+        if bytes.is_empty() {
+            listener.deframer.finish(&mut outlet.batch);
+        } else {
+            listener.deframer.feed(bytes, &mut outlet.batch);
+        }
+        let kind = listener.kind;
+        self.deliver(kind, outlet);
+        Some(read)
+    }
+
+    /// The stream is given up while somebody still holds it.
+    pub(super) fn abandon(&mut self, stream: StreamId, outlet: &mut Outlet) {
+        self.leaks.push(Leak { stream: stream.name().into() });
+        if let Some(listener) = self.streams.get_mut(stream.index()).and_then(Option::as_mut) {
+            listener.deframer.finish(&mut outlet.batch);
+            let kind = listener.kind;
+            self.deliver(kind, outlet);
+        }
+    }
+
+    /// Sends what the last read has completed. The bytes go out of the window together, so that a chunk's messages can be
+    /// received and dropped while the later ones are still being sent.
+    fn deliver(&mut self, kind: Kind, outlet: &mut Outlet) {
+        let Outlet { events, sent, batch, ready } = outlet;
+        if batch.is_empty() {
+            return;
+        }
+        for piece in batch.drain() {
+            let event = |kind| self.event(kind);
+            // All of a chunk's events are made before the first is sent: see `Message::of`.
+            match piece {
+                Piece::Fault(fault) => ready.push(self.event(self.fault(fault))),
+                Piece::Frames { bytes, spans } => {
+                    let chunk = self.chunk(bytes, spans);
+                    match kind {
+                        Kind::Messages { check: false } => {
+                            ready.extend(Message::of(chunk, spans).map(EventKind::Message).map(event));
+                        }
+                        Kind::Messages { check: true } => {
+                            ready.extend(Message::of(chunk, spans).map(|message| event(self.checked(message))));
+                        }
+                        Kind::Lines(stream) => {
+                            ready.extend(Line::of(chunk, spans).map(|line| event(EventKind::Line { stream, line })));
+                        }
+                    }
+                }
+            }
+            *sent += ready.len() as u64;
+            for event in ready.drain(..) {
+                // The supervisor holds a receiver until this loop has ended.
+                drop(events.send(event));
+            }
+            ready.shrink_to(READY_KEPT);
+        }
+        self.last_sent = *sent;
+    }
+
+    fn chunk(&self, bytes: Vec<u8>, spans: &[Span]) -> Arc<Chunk> {
+        let charge = self.charge(bytes.capacity() + spans.len() * EVENT_BYTES);
+        Chunk::new(bytes, charge)
+    }
+
+    fn charge(&self, bytes: usize) -> Charge {
+        self.meter.take(bytes);
+        Charge::new(bytes, Arc::clone(&self.meter) as Arc<dyn Credit>)
+    }
+
+    fn fault(&self, fault: Fault) -> EventKind {
+        let charge = self.charge(fault.excerpt.len() + size_of::<FaultEvent>() + EVENT_BYTES);
+        EventKind::Fault(Box::new(FaultEvent { fault, _charge: charge }))
+    }
+
+    fn checked(&self, message: Message) -> EventKind {
+        match check(message.as_bytes()) {
+            Ok(()) => EventKind::Message(message),
+            Err(kind) => self.fault(Fault::new(kind, message.len() as u64, message.as_bytes())),
+        }
+    }
+
+    pub(super) fn exit(&mut self, reaped: Option<Reaped>, now: Instant) -> Exit {
+        Exit {
+            status: reaped.map_or(ExitStatus::Unknown, |reaped| exit_status(reaped.ending)),
+            usage: reaped.and_then(|reaped| reaped.usage).map(usage),
+            duration: now.saturating_duration_since(self.started),
+            stderr_tail: self.tail.take(),
+            leaks: std::mem::take(&mut self.leaks),
+        }
+    }
+}
+
+impl Listener {
+    fn new(id: StreamId, pipe: PipeReader, spec: &WorkerSpec) -> Self {
+        let messages = match id {
+            StreamId::Messages => true,
+            StreamId::Stdout => spec.messages == MessageSource::Stdout,
+            StreamId::Stderr => spec.messages == MessageSource::Stderr,
+        };
+        let (kind, deframer) = if messages {
+            (Kind::Messages { check: spec.check_json }, Deframer::new(spec.framing, spec.max_frame))
+        } else {
+            let stream = if id == StreamId::Stdout { Stream::Stdout } else { Stream::Stderr };
+            (Kind::Lines(stream), Deframer::text(MAX_LINE))
+        };
+        // Our end alone: the two ends of a pipe have a description each, so the child's writes still block.
+        drop(fd::set_nonblocking(pipe.as_fd()));
+        Self { id, kind, pipe, deframer }
+    }
+}
+
+/// The last bytes of a stream.
+#[derive(Debug)]
+struct Tail {
+    bytes: Vec<u8>,
+    limit: usize,
+}
+
+impl Tail {
+    fn push(&mut self, bytes: &[u8]) {
+        let from = bytes.len().saturating_sub(self.limit);
+        self.bytes.extend_from_slice(bytes.get(from..).unwrap_or_default());
+        // Cut at twice the limit, so that a flood of short reads does not move the whole tail each time.
+        if self.bytes.len() > self.limit.saturating_mul(2) {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        let surplus = self.bytes.len().saturating_sub(self.limit);
+        self.bytes.drain(..surplus);
+    }
+
+    fn take(&mut self) -> Box<[u8]> {
+        self.cut();
+        std::mem::take(&mut self.bytes).into_boxed_slice()
+    }
+}

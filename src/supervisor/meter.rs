@@ -1,0 +1,82 @@
+//! Counts the bytes that are out, and wakes the loop when enough have come back to one who waits.
+
+use crate::{
+    policy::window::{Levels, Window},
+    sys::epoll::Waker,
+    wire::message::Credit,
+};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+/// The bytes of one worker, or of a whole supervisor, that are in the channel or in the consumer's hands.
+#[derive(Debug)]
+pub(super) struct Meter {
+    window: Window,
+    out: AtomicUsize,
+    /// Somebody is paused and wants to know when there is room again.
+    waiting: AtomicBool,
+    waker: Arc<Waker>,
+    /// The supervisor's meter, in a worker's.
+    whole: Option<Arc<Self>>,
+}
+
+impl Meter {
+    pub(super) fn of_supervisor(window: usize, waker: Arc<Waker>) -> Self {
+        Self {
+            window: Window::new(window),
+            out: AtomicUsize::new(0),
+            waiting: AtomicBool::new(false),
+            waker,
+            whole: None,
+        }
+    }
+
+    pub(super) fn of_worker(window: usize, whole: &Arc<Self>) -> Self {
+        Self { whole: Some(Arc::clone(whole)), ..Self::of_supervisor(window, Arc::clone(&whole.waker)) }
+    }
+
+    /// Bytes go out.
+    pub(super) fn take(&self, bytes: usize) {
+        self.out.fetch_add(bytes, Ordering::SeqCst);
+        if let Some(whole) = &self.whole {
+            whole.take(bytes);
+        }
+    }
+
+    /// Asks for a wake-up. Whoever calls looks at the levels once more afterwards: the bytes may have come back in between.
+    pub(super) fn wait_for_room(&self) {
+        self.waiting.store(true, Ordering::SeqCst);
+        if let Some(whole) = &self.whole {
+            whole.wait_for_room();
+        }
+    }
+
+    pub(super) fn levels(&self, unreceived: bool, any_unreceived: bool) -> Levels {
+        let whole = self.whole.as_deref().unwrap_or(self);
+        Levels {
+            worker: self.window,
+            worker_out: self.out.load(Ordering::SeqCst),
+            supervisor: whole.window,
+            supervisor_out: whole.out.load(Ordering::SeqCst),
+            unreceived,
+            any_unreceived,
+        }
+    }
+}
+
+impl Credit for Meter {
+    fn returned(&self, bytes: usize) {
+        let out = self.out.fetch_sub(bytes, Ordering::SeqCst).saturating_sub(bytes);
+        if self.window.has_room_again(out)
+            && self.waiting.load(Ordering::SeqCst)
+            && self.waiting.swap(false, Ordering::SeqCst)
+        {
+            self.waker.wake();
+        }
+        if let Some(whole) = &self.whole {
+            whole.returned(bytes);
+        }
+    }
+}

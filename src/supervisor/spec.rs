@@ -1,0 +1,352 @@
+//! The recipe of a worker: what to run, what to hand it, how to look after it.
+
+use crate::{
+    launch::{
+        Argument, EnvironmentChange, GrantSource, Group, Input, Limit, MESSAGES, Output, Pass, Plan, Process, Program,
+        SpawnError, SpecError, launch,
+    },
+    wire::frame::Framing,
+};
+use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, process::Command, sync::Arc, time::Duration};
+
+/// The largest message, by default, in bytes.
+const MAX_FRAME: usize = 16 << 20;
+/// How many bytes of a worker's messages may be waiting, by default.
+const WINDOW: usize = 1 << 20;
+/// How long the streams of an ended worker are waited for, by default.
+const DRAIN_TIME: Duration = Duration::from_millis(200);
+/// How much of standard error is kept for the exit, by default, in bytes.
+const STDERR_TAIL: usize = 8 << 10;
+
+/// Where a worker's messages come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MessageSource {
+    Nowhere,
+    Pipe,
+    Stdout,
+    Stderr,
+}
+
+/// Which signal a worker gets when its parent dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DeathSignal {
+    /// SIGKILL from a supervisor; none where a process is started by hand, since the signal comes when the *thread* ends.
+    Unset,
+    Never,
+    Signal(i32),
+}
+
+/// A recipe for a worker, to be used any number of times: cloning it is cheap enough to vary one for each file.
+///
+/// Nothing is looked at before [`check`](Self::check), which every start calls: all mistakes come back as one typed error
+/// before anything is spawned.
+///
+/// ```
+/// use pipewright::{Output, Pass, WorkerSpec};
+///
+/// let compiler = WorkerSpec::new("/usr/lib/build/compile-worker")
+///     .arg("--optimize")
+///     .messages(Pass::arg("--messages={}")) // the number lands where {} stands
+///     .stderr(Output::Lines)
+///     .env("LC_ALL", "C");
+/// let first = compiler.clone().arg("a.c");
+/// assert!(first.check().is_ok());
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a spec is a recipe: hand it to Supervisor::spawn"]
+pub struct WorkerSpec {
+    pub(super) plan: Plan,
+    pub(super) name: Option<Box<str>>,
+    pub(super) messages: MessageSource,
+    pub(super) framing: Framing,
+    pub(super) max_frame: usize,
+    pub(super) check_json: bool,
+    pub(super) pipe_capacity: Option<usize>,
+    pub(super) window: usize,
+    pub(super) drain_time: Duration,
+    pub(super) stderr_tail: usize,
+    death_signal: DeathSignal,
+}
+
+/// What to run.
+impl WorkerSpec {
+    /// A worker that runs a program, searched in the `PATH` that the worker will have if its name holds no slash. A relative
+    /// path is meant from the parent's working directory, also where the worker gets another one.
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self::of(Program::Named(program.into()))
+    }
+
+    /// A worker started by a `Command` of your own, made anew for each incarnation, with everything only std knows about it.
+    ///
+    /// It costs a fork of the parent's address space, since `command-fds` needs a hook between fork and exec: milliseconds in
+    /// a large parent, where [`new`](Self::new) takes the same fraction of one in any. Its handles keep the numbers they have
+    /// in the parent, 10 or above; a fixed number works only while it is free in the parent. Its standard streams are those
+    /// of this spec, whatever the `Command` says.
+    ///
+    /// Descriptors that the `Command` passes on by hooks of its own are closed, as all that this spec does not grant: use
+    /// [`descriptor`](Self::descriptor). The closure runs on the thread that spawns, so it must not wait for another spawn.
+    pub fn from_command(make: impl Fn() -> Command + Send + Sync + 'static) -> Self {
+        Self::of(Program::Command(Arc::new(make)))
+    }
+
+    fn of(program: Program) -> Self {
+        Self {
+            plan: Plan::new(program),
+            name: None,
+            messages: MessageSource::Nowhere,
+            framing: Framing::default(),
+            max_frame: MAX_FRAME,
+            check_json: false,
+            pipe_capacity: None,
+            window: WINDOW,
+            drain_time: DRAIN_TIME,
+            stderr_tail: STDERR_TAIL,
+            death_signal: DeathSignal::Unset,
+        }
+    }
+
+    /// What people call it; by default the name of the program.
+    pub fn name(mut self, name: impl Into<Box<str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Appends an argument, as it is: braces mean nothing here.
+    pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.plan.arguments.push(Argument::Plain(argument.into()));
+        self
+    }
+
+    /// Appends arguments.
+    pub fn args(mut self, arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.plan.arguments.extend(arguments.into_iter().map(|argument| Argument::Plain(argument.into())));
+        self
+    }
+
+    /// Sets an environment variable. The rest is inherited.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.plan.environment.push(EnvironmentChange::Set(name.into(), value.into()));
+        self
+    }
+
+    /// Removes an environment variable.
+    pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
+        self.plan.environment.push(EnvironmentChange::Remove(name.into()));
+        self
+    }
+
+    /// Removes all environment variables that are set so far, inherited ones too.
+    pub fn env_clear(mut self) -> Self {
+        self.plan.environment.push(EnvironmentChange::Clear);
+        self
+    }
+
+    /// The directory it starts in; by default ours.
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.plan.directory = Some(directory.into());
+        self
+    }
+}
+
+/// What it is handed.
+impl WorkerSpec {
+    /// Gives it a pipe of its own for messages. This leaves its standard output to humans.
+    pub fn messages(mut self, pass: Pass) -> Self {
+        self.plan.grant(MESSAGES, GrantSource::FromChild, pass);
+        self.messages_from(MessageSource::Pipe)
+    }
+
+    /// Takes its standard output for its messages: for programs that have nothing else.
+    pub fn messages_on_stdout(mut self) -> Self {
+        self.plan.stdout = Output::Lines;
+        self.messages_from(MessageSource::Stdout)
+    }
+
+    /// Takes its standard error for its messages.
+    pub fn messages_on_stderr(mut self) -> Self {
+        self.plan.stderr = Output::Lines;
+        self.messages_from(MessageSource::Stderr)
+    }
+
+    fn messages_from(mut self, source: MessageSource) -> Self {
+        if self.messages != MessageSource::Nowhere {
+            self.plan.mistake.get_or_insert(SpecError::TwoMessageStreams);
+        }
+        self.messages = source;
+        self
+    }
+
+    /// A pipe in which we write and it reads. Our end is [`Worker::take_writer`](super::Worker::take_writer) of this name.
+    pub fn pipe_to(mut self, name: &str, pass: Pass) -> Self {
+        self.plan.grant(name, GrantSource::ToChild, pass);
+        self
+    }
+
+    /// A pipe in which it writes and we read, as bytes. Our end is [`Worker::take_reader`](super::Worker::take_reader) of
+    /// this name; a supervisor does not read it.
+    pub fn pipe_from(mut self, name: &str, pass: Pass) -> Self {
+        self.plan.grant(name, GrantSource::FromChild, pass);
+        self
+    }
+
+    /// A descriptor of yours: a listening socket, a jobserver's pipe, a file. Every incarnation gets the same one.
+    pub fn descriptor(mut self, descriptor: impl Into<OwnedFd>, pass: Pass) -> Self {
+        let name = format!("descriptor {}", self.plan.grants.len());
+        self.plan.grant(&name, GrantSource::Given(Arc::new(descriptor.into())), pass);
+        self
+    }
+
+    /// Its standard input; by default `/dev/null`.
+    pub fn stdin(mut self, stdin: Input) -> Self {
+        self.plan.stdin = stdin;
+        self
+    }
+
+    /// Its standard output; by default ours.
+    pub fn stdout(mut self, stdout: Output) -> Self {
+        if self.messages == MessageSource::Stdout {
+            self.plan.mistake.get_or_insert(SpecError::TwoMessageStreams);
+        }
+        self.plan.stdout = stdout;
+        self
+    }
+
+    /// Its standard error; by default ours.
+    pub fn stderr(mut self, stderr: Output) -> Self {
+        if self.messages == MessageSource::Stderr {
+            self.plan.mistake.get_or_insert(SpecError::TwoMessageStreams);
+        }
+        self.plan.stderr = stderr;
+        self
+    }
+}
+
+/// How it lives as a process.
+impl WorkerSpec {
+    /// Its process group; by default its own, which is what lets it be killed with all it has started.
+    pub fn group(mut self, group: Group) -> Self {
+        self.plan.group = group;
+        self
+    }
+
+    /// The signal it gets when its parent dies; `None` for none. By default SIGKILL from a supervisor. A process started by
+    /// [`launch`](Self::launch) gets one only where it is set here: the kernel sends it when the *thread* that spawned ends.
+    pub fn death_signal(mut self, signal: Option<i32>) -> Self {
+        self.death_signal = signal.map_or(DeathSignal::Never, DeathSignal::Signal);
+        self
+    }
+
+    /// Sets a resource limit, soft and hard; `u64::MAX` for none.
+    pub fn limit(mut self, limit: Limit, value: u64) -> Self {
+        self.plan.limits.push((limit, value));
+        self
+    }
+
+    /// Its priority, from -20 to 19, where 19 is the most modest.
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.plan.nice = Some(nice);
+        self
+    }
+
+    /// The permissions that files it makes do not get.
+    pub fn umask(mut self, mask: u32) -> Self {
+        self.plan.umask = Some(mask);
+        self
+    }
+}
+
+/// How it is listened to.
+impl WorkerSpec {
+    /// How its messages are told apart; by default one a line.
+    pub fn framing(mut self, framing: Framing) -> Self {
+        self.framing = framing;
+        self
+    }
+
+    /// The largest message in bytes; by default 16 MiB. A longer one is a [`Fault`](crate::Fault), and the next one comes
+    /// through. So much memory can one worker's unfinished message take.
+    pub fn max_frame(mut self, bytes: usize) -> Self {
+        self.max_frame = bytes;
+        self
+    }
+
+    /// Has every message looked through when it arrives, so that what is not JSON is a fault at once and never a
+    /// [`Message`](crate::Message). By default the consumer finds out, in its own time, when it parses.
+    pub fn check_json(mut self) -> Self {
+        self.check_json = true;
+        self
+    }
+
+    /// Asks for a message pipe that holds so many bytes, rounded up by the kernel; by default 64 KiB. Larger ones let a
+    /// worker run further ahead, and count against its user's quota (`/proc/sys/fs/pipe-user-pages-soft`): where the kernel
+    /// refuses, the pipe stays as it is.
+    pub fn pipe_capacity(mut self, bytes: usize) -> Self {
+        self.pipe_capacity = Some(bytes);
+        self
+    }
+
+    /// How many bytes of its messages and lines may be waiting for you before this worker, and only it, is made to wait; by
+    /// default 1 MiB. Each message counts 64 bytes more than it is long.
+    #[doc(alias = "high_water_mark")]
+    pub fn window(mut self, bytes: usize) -> Self {
+        self.window = bytes;
+        self
+    }
+
+    /// How long after its death the end of its streams is waited for, where something that it started holds them open; by
+    /// default 200 ms. Then the stream is closed and told in [`Exit::leaks`](crate::Exit::leaks).
+    #[doc(alias = "WaitDelay")]
+    pub fn drain_time(mut self, time: Duration) -> Self {
+        self.drain_time = time;
+        self
+    }
+
+    /// How many of the last bytes of a captured standard error are kept for the exit; by default 8 KiB.
+    pub fn stderr_tail(mut self, bytes: usize) -> Self {
+        self.stderr_tail = bytes;
+        self
+    }
+}
+
+impl WorkerSpec {
+    /// Looks for mistakes that would make every start fail.
+    ///
+    /// # Errors
+    ///
+    /// The first one found.
+    pub fn check(&self) -> Result<(), SpecError> {
+        self.plan.check()?;
+        for (what, bytes, most) in [
+            ("a window", self.window, usize::MAX),
+            // Places in a chunk are counted in 32 bits.
+            ("the largest message", self.max_frame, 1 << 30),
+        ] {
+            if bytes == 0 || bytes > most {
+                return Err(SpecError::BadSize { what, bytes });
+            }
+        }
+        match self.death_signal {
+            DeathSignal::Signal(signal) if !(1..=64).contains(&signal) => Err(SpecError::BadSignal { signal }),
+            DeathSignal::Signal(_) | DeathSignal::Unset | DeathSignal::Never => Ok(()),
+        }
+    }
+
+    /// Starts one process of this spec by hand, with no supervisor: you read its pipes and wait for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Supervisor::spawn`](super::Supervisor::spawn).
+    pub fn launch(&self) -> Result<Process, SpawnError> {
+        self.check()?;
+        launch(&self.plan, self.death_signal_or(None)).map(Process::new)
+    }
+
+    /// The death signal, `unset` where the spec does not say.
+    pub(super) fn death_signal_or(&self, unset: Option<i32>) -> Option<i32> {
+        match self.death_signal {
+            DeathSignal::Unset => unset,
+            DeathSignal::Never => None,
+            DeathSignal::Signal(signal) => Some(signal),
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! How a child is set up between fork and exec: group, limits, signals, descriptors. Every function of this file is
+//! async-signal-safe: bare system calls, no allocation, no lock. Both ways of spawning use them.
+
+use super::{
+    cvt,
+    pidfd::{self, Handover},
+};
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::{fd::RawFd, unix::process::CommandExt},
+    process::Command,
+    ptr,
+};
+
+/// The step at which a child could not be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Step {
+    Clone = 1,
+    Directory,
+    Descriptors,
+    Group,
+    DeathSignal,
+    Limit,
+    Nice,
+    Exec,
+}
+
+impl Step {
+    const ALL: [Self; 8] = [
+        Self::Clone,
+        Self::Directory,
+        Self::Descriptors,
+        Self::Group,
+        Self::DeathSignal,
+        Self::Limit,
+        Self::Nice,
+        Self::Exec,
+    ];
+
+    pub(crate) fn code(self) -> u8 {
+        self as u8
+    }
+
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|step| step.code() == code)
+    }
+}
+
+/// A step and the kernel's reason.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Failure {
+    pub(crate) step: Step,
+    pub(crate) errno: i32,
+}
+
+impl Failure {
+    pub(crate) fn last(step: Step) -> Self {
+        Self { step, errno: errno() }
+    }
+}
+
+/// Whose group and session the child joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GroupChange {
+    None,
+    OwnGroup,
+    OwnSession,
+}
+
+/// One limit of setrlimit(2): soft and hard.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ResourceLimit {
+    pub(crate) resource: libc::c_int,
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
+}
+
+/// How the child behaves as a process, whatever program it runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Conduct {
+    pub(crate) group: GroupChange,
+    /// The signal that the child gets when the thread that spawned it ends, and that thread's process.
+    pub(crate) death_signal: Option<(libc::c_int, libc::pid_t)>,
+    pub(crate) limits: Vec<ResourceLimit>,
+    pub(crate) nice: Option<i32>,
+    pub(crate) umask: Option<u32>,
+}
+
+impl Conduct {
+    /// Applies everything to the calling process, which is the child. The signal mask is emptied last.
+    pub(crate) fn apply(&self) -> Result<(), Failure> {
+        match self.group {
+            // A hook of the user's own `Command` may have called setsid(2), and a session's leader cannot be asked again: it
+            // leads its group too.
+            // SAFETY: setpgid(2) takes two numbers: this process, a group of its own.
+            GroupChange::OwnGroup if !leads_session() => check(Step::Group, unsafe { libc::setpgid(0, 0) })?,
+            // SAFETY: setsid(2) takes nothing. It fails where a user's own `Command` has made the child a group's leader.
+            GroupChange::OwnSession if !leads_session() => check(Step::Group, unsafe { libc::setsid() })?,
+            GroupChange::None | GroupChange::OwnGroup | GroupChange::OwnSession => {}
+        }
+        if let Some((signal, parent)) = self.death_signal {
+            let signal = libc::c_ulong::from(signal.unsigned_abs());
+            // SAFETY: prctl(2) PR_SET_PDEATHSIG takes a number.
+            check(Step::DeathSignal, unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) })?;
+            // The parent may have died before the line above: then the signal never comes, and we end by ourselves.
+            // SAFETY: getppid(2) takes nothing and cannot fail.
+            if unsafe { libc::getppid() } != parent {
+                return Err(Failure { step: Step::DeathSignal, errno: libc::ESRCH });
+            }
+        }
+        for limit in &self.limits {
+            let value = libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard };
+            // prlimit(2) raw, since the type of `resource` differs between the C libraries.
+            // SAFETY: reads `value`, which outlives the call; the null pointer says that the old value is not wanted.
+            let result = unsafe {
+                libc::syscall(
+                    libc::SYS_prlimit64,
+                    0,
+                    limit.resource,
+                    &raw const value,
+                    ptr::null_mut::<libc::rlimit64>(),
+                )
+            };
+            check(Step::Limit, result)?;
+        }
+        if let Some(nice) = self.nice {
+            // SAFETY: setpriority(2) raw, for the type of `which`: three numbers, 0 meaning this process.
+            check(Step::Nice, unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) })?;
+        }
+        if let Some(umask) = self.umask {
+            // SAFETY: umask(2) takes a number and cannot fail.
+            unsafe { libc::umask(umask) };
+        }
+        set_signal_mask(&empty_signal_set());
+        Ok(())
+    }
+
+    /// Has a `Command` apply this in its child, and mark every other descriptor close-on-exec: what the fast way closes.
+    /// Hooks run in the order they were added, so a later one can still grant descriptors.
+    pub(crate) fn add_to(self, command: &mut Command, handover: &Handover) {
+        let child_end = handover.child_end();
+        let hook = move || {
+            reset_signal_handlers();
+            mark_all_close_on_exec();
+            Handover::send_own(child_end);
+            self.apply().map_err(|failure| io::Error::from_raw_os_error(failure.errno))
+        };
+        // SAFETY: the hook runs between fork and exec and is made of async-signal-safe calls only; an `io::Error` from an
+        // errno does not allocate. `self` is dropped in the parent, with the command.
+        unsafe { command.pre_exec(hook) };
+    }
+}
+
+fn leads_session() -> bool {
+    // SAFETY: getsid(2) takes a number, 0 meaning this process, and cannot fail for that.
+    (unsafe { libc::getsid(0) }) == pidfd::own_pid()
+}
+
+/// The result of a call in the child.
+pub(crate) fn check(step: Step, result: impl Into<i64>) -> Result<(), Failure> {
+    if result.into() == -1 { Err(Failure::last(step)) } else { Ok(()) }
+}
+
+pub(crate) fn errno() -> i32 {
+    // Reads the C library's errno; no allocation.
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+/// All signals back to their default action. exec(2) resets the caught ones but keeps the ignored ones, and until then a
+/// handler of the host must not run in the child.
+pub(crate) fn reset_signal_handlers() {
+    const SIGNALS: libc::c_int = 64;
+    const SET_BYTES: usize = 8;
+    // The kernel's own structure, which has at most so many bytes on our machines; all zero is SIG_DFL without flags.
+    let default = [0_u64; 4];
+    for signal in 1..=SIGNALS {
+        // Raw, since the C library refuses its own two signals, and glibc's posix_spawn(3) leaves them ignored: whoever
+        // started the host may have passed that on. SIGKILL and SIGSTOP are refused and need no reset.
+        // SAFETY: rt_sigaction(2) reads `default`; the null pointer says that the old action is not wanted.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null_mut::<u64>(), SET_BYTES);
+        }
+    }
+}
+
+/// Blocks every signal for this thread; gives the mask from before.
+pub(crate) fn block_all_signals() -> libc::sigset_t {
+    let mut all = MaybeUninit::uninit();
+    // SAFETY: sigfillset(3) initialises the set it is given.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: initialised above.
+    let all = unsafe { all.assume_init() };
+    let mut before = empty_signal_set();
+    // SAFETY: pthread_sigmask(3) reads one set and writes the other, both ours; with a valid `how` it cannot fail.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before) };
+    before
+}
+
+pub(crate) fn set_signal_mask(mask: &libc::sigset_t) {
+    // SAFETY: as above; the null pointer says that the old mask is not wanted.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
+}
+
+fn empty_signal_set() -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset(3) initialises the set it is given.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: initialised above.
+    unsafe { set.assume_init() }
+}
+
+/// A copy of a descriptor at `least` or above.
+pub(crate) fn duplicate_above(descriptor: RawFd, least: RawFd) -> Result<RawFd, ()> {
+    // SAFETY: fcntl(2) F_DUPFD_CLOEXEC takes numbers.
+    let copy = unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, least) };
+    if copy == -1 { Err(()) } else { Ok(copy) }
+}
+
+/// Puts a copy of `source` at the number `target`, to survive exec; where they are the same only the flag is cleared.
+pub(crate) fn place(source: RawFd, target: RawFd) -> Result<(), ()> {
+    let result = if source == target {
+        // SAFETY: fcntl(2) F_SETFD takes numbers.
+        unsafe { libc::fcntl(source, libc::F_SETFD, 0) }
+    } else {
+        // SAFETY: dup2(2) takes two numbers; what was open at `target` in the child is meant to be replaced.
+        unsafe { libc::dup2(source, target) }
+    };
+    if result == -1 { Err(()) } else { Ok(()) }
+}
+
+/// Closes every descriptor but `keep`, which comes sorted.
+pub(crate) fn close_all_but(keep: &(impl Iterator<Item = RawFd> + Clone)) {
+    let mut first = 0;
+    for kept in keep.clone() {
+        if first < kept && close_range(first, kept - 1, 0).is_err() {
+            return close_each_but(keep);
+        }
+        first = kept + 1;
+    }
+    if close_range(first, RawFd::MAX, 0).is_err() {
+        close_each_but(keep);
+    }
+}
+
+fn mark_all_close_on_exec() {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4; // Linux 5.11; musl's headers lack the name
+    if close_range(3, RawFd::MAX, CLOSE_RANGE_CLOEXEC).is_err() {
+        each_open_descriptor(|descriptor| {
+            if descriptor > 2 {
+                // SAFETY: fcntl(2) F_SETFD takes numbers.
+                unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+            }
+        });
+    }
+}
+
+/// `close_range(2)`, Linux 5.9.
+fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> Result<(), ()> {
+    // SAFETY: takes three numbers; in the child no descriptor in the range is ours to keep.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    if result == -1 { Err(()) } else { Ok(()) }
+}
+
+/// What kernels without `close_range` leave us.
+fn close_each_but(keep: &(impl Iterator<Item = RawFd> + Clone)) {
+    each_open_descriptor(|descriptor| {
+        if !keep.clone().any(|kept| kept == descriptor) {
+            close(descriptor);
+        }
+    });
+}
+
+fn close(descriptor: RawFd) {
+    // SAFETY: close(2) takes a number; we are the child, and nobody there owns descriptors but the program to come.
+    unsafe { libc::close(descriptor) };
+}
+
+/// Calls `visit` for every open descriptor: the numbers in /proc/self/fd, or where there is no /proc every possible one.
+fn each_open_descriptor(mut visit: impl FnMut(RawFd)) {
+    // SAFETY: open(2) reads a C string.
+    let directory =
+        unsafe { libc::open(c"/proc/self/fd".as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC) };
+    if directory == -1 {
+        // SAFETY: sysconf(3) takes a number; for this one it is getrlimit(2).
+        let limit = unsafe { libc::sysconf(libc::_SC_OPEN_MAX) };
+        return (0..RawFd::try_from(limit).unwrap_or(1024)).for_each(visit);
+    }
+    let mut entries = [0_u8; 4096];
+    loop {
+        // SAFETY: getdents64(2) writes at most so many bytes into a buffer of that size.
+        let filled = unsafe { libc::syscall(libc::SYS_getdents64, directory, entries.as_mut_ptr(), entries.len()) };
+        let Ok(filled @ 1..) = usize::try_from(filled) else { break };
+        let mut at = 0;
+        // A record is ino u64, off u64, length u16, type u8, then the name with a final NUL.
+        while let Some(&[low, high]) = entries.get(at + 16..at + 18).filter(|_| at < filled) {
+            let length = usize::from(u16::from_ne_bytes([low, high]));
+            let found = entries.get(at + 19..at + length).and_then(number);
+            if let Some(number) = found.filter(|&number| number != directory) {
+                visit(number);
+            }
+            at += length;
+        }
+    }
+    close(directory);
+}
+
+/// The decimal number before the first NUL; `None` for `.` and `..`.
+fn number(name: &[u8]) -> Option<RawFd> {
+    let digits = name.split(|&byte| byte == 0).next()?;
+    let mut value: RawFd = 0;
+    for digit in digits {
+        let digit = digit.checked_sub(b'0').filter(|&digit| digit <= 9)?;
+        value = value.checked_mul(10)?.checked_add(RawFd::from(digit))?;
+    }
+    (!digits.is_empty()).then_some(value)
+}
+
+/// Sends a signal to a whole process group.
+///
+/// The caller makes sure that the group's leader is not reaped yet: that is what keeps the kernel from giving the number to
+/// somebody else.
+pub(crate) fn signal_group(leader: libc::pid_t, signal: libc::c_int) -> io::Result<()> {
+    // kill(2) gives 0 and -1 and our own group a meaning that nobody wants here.
+    if leader <= 1 || leader == pidfd::own_pid() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: kill(2) takes two numbers.
+    cvt(unsafe { libc::kill(-leader, signal) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeSet, fs::File, os::fd::AsRawFd};
+
+    #[test]
+    fn every_step_comes_back_from_its_code() {
+        for step in Step::ALL {
+            assert_eq!(Step::from_code(step.code()), Some(step));
+        }
+        assert_eq!(Step::from_code(0), None, "0 means that nothing failed");
+    }
+
+    #[test]
+    fn the_walk_without_close_range_finds_what_is_open() {
+        let files: Vec<File> = (0..300).map(|_| File::open("/dev/null").unwrap()).collect();
+        let mut found = BTreeSet::new();
+        each_open_descriptor(|descriptor| {
+            found.insert(descriptor);
+        });
+        for file in &files {
+            assert!(found.contains(&file.as_raw_fd()), "{} of {found:?}", file.as_raw_fd());
+        }
+    }
+
+    #[test]
+    fn names_of_descriptors_are_numbers() {
+        assert_eq!(number(b"17\0\0"), Some(17));
+        assert_eq!(number(b"..\0"), None);
+        assert_eq!(number(b"\0"), None);
+        assert_eq!(number(b"99999999999\0"), None);
+    }
+}

@@ -1,0 +1,106 @@
+//! epoll(7), level-triggered, and an eventfd(2) that wakes it.
+
+use super::{cvt, fd, retry};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
+};
+
+/// A set of descriptors to wait for.
+#[derive(Debug)]
+pub(crate) struct Poller(OwnedFd);
+
+/// Room for what one wait reports.
+#[derive(Debug)]
+pub(crate) struct Reports(Vec<libc::epoll_event>);
+
+impl Reports {
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
+        Self(Vec::with_capacity(capacity))
+    }
+
+    /// The tokens of the descriptors that are readable, or whose other side is gone.
+    pub(crate) fn tokens(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().map(|event| event.u64)
+    }
+}
+
+impl Poller {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: epoll_create1(2) takes a flag.
+        let descriptor = cvt(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: just opened for us.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        // In a host that has closed them, 0, 1 and 2 are free; a child that inherits them must not find this.
+        fd::lift(descriptor, 3).map(Self)
+    }
+
+    /// Reports `descriptor` under `token` for as long as it is readable.
+    pub(crate) fn add(&self, descriptor: &impl AsFd, token: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN.cast_unsigned(), u64: token };
+        let descriptor = descriptor.as_fd().as_raw_fd();
+        // SAFETY: epoll_ctl(2) reads `event`; both descriptors are open.
+        cvt(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, descriptor, &raw mut event) }).map(drop)
+    }
+
+    /// Stops reporting. Masking the interest would not do: the kernel always reports a hang-up, and a paused pipe whose
+    /// writer has died would make the loop spin.
+    pub(crate) fn remove(&self, descriptor: &impl AsFd) -> io::Result<()> {
+        let descriptor = descriptor.as_fd().as_raw_fd();
+        // SAFETY: EPOLL_CTL_DEL does not look at the event; both descriptors are open.
+        cvt(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_DEL, descriptor, std::ptr::null_mut()) })
+            .map(drop)
+    }
+
+    /// Waits until something is readable or `timeout` is over; for ever where there is none.
+    pub(crate) fn wait(&self, reports: &mut Reports, timeout: Option<Duration>) -> io::Result<()> {
+        // Rounded up: a timer that is due in 0.3 ms would otherwise be polled for with a timeout of 0, again and again.
+        let timeout_ms = timeout.map_or(-1, |timeout| {
+            let whole = timeout.as_nanos().div_ceil(1_000_000);
+            libc::c_int::try_from(whole).unwrap_or(libc::c_int::MAX)
+        });
+        reports.0.clear();
+        let room = libc::c_int::try_from(reports.0.capacity()).unwrap_or(libc::c_int::MAX);
+        let count = retry(|| {
+            // SAFETY: epoll_wait(2) writes at most `room` events into memory that the vector has reserved for them.
+            cvt(unsafe { libc::epoll_wait(self.0.as_raw_fd(), reports.0.as_mut_ptr(), room, timeout_ms) })
+        })?;
+        // SAFETY: the kernel has initialised so many.
+        unsafe { reports.0.set_len(usize::try_from(count).unwrap_or(0)) };
+        Ok(())
+    }
+}
+
+/// Wakes a [`Poller`] from any thread: a counter in the kernel that is readable while it is not zero.
+#[derive(Debug)]
+pub(crate) struct Waker(OwnedFd);
+
+impl Waker {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: eventfd(2) takes two numbers.
+        let descriptor = cvt(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+        // SAFETY: just opened for us.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        fd::lift(descriptor, 3).map(Self)
+    }
+
+    pub(crate) fn wake(&self) {
+        let one = 1_u64;
+        // SAFETY: write(2) reads eight bytes of ours. It fails only when the counter is full, and then the poller wakes anyway.
+        unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
+    }
+
+    /// Forgets all calls of [`wake`](Self::wake) so far.
+    pub(crate) fn reset(&self) {
+        let mut count = 0_u64;
+        // SAFETY: read(2) writes eight bytes of ours. It fails only when nobody woke us.
+        unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,261 @@
+//! pidfd: a process that cannot be mistaken for another, however often its number is used again. See `pidfd_open(2)`.
+
+use super::{cvt, fd, retry};
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixDatagram,
+    },
+    time::Duration,
+};
+
+/// A descriptor of one process; readable once the process has ended.
+#[derive(Debug)]
+pub(crate) struct PidFd(OwnedFd);
+
+/// How a reaped process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Code(i32),
+    Signal {
+        signal: i32,
+        core_dumped: bool,
+    },
+    /// Somebody else took the status, or the host ignores SIGCHLD, and the kernel is too old to tell it twice.
+    Unknown,
+}
+
+/// What the kernel tells of a process that has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reaped {
+    pub(crate) ending: Ending,
+    /// Nothing where the status was taken by somebody else.
+    pub(crate) usage: Option<RawUsage>,
+}
+
+/// The fields of getrusage(2) that Linux fills in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RawUsage {
+    pub(crate) user: Duration,
+    pub(crate) system: Duration,
+    pub(crate) max_rss_bytes: u64,
+    pub(crate) minor_faults: u64,
+    pub(crate) major_faults: u64,
+    pub(crate) voluntary_switches: u64,
+    pub(crate) involuntary_switches: u64,
+}
+
+impl PidFd {
+    /// Opens a child that is not reaped yet.
+    pub(crate) fn open(pid: libc::pid_t) -> io::Result<Self> {
+        // SAFETY: pidfd_open(2) takes two numbers.
+        let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        let descriptor = cvt(RawFd::try_from(result).unwrap_or(-1))?;
+        // SAFETY: the kernel has just opened it for us, close-on-exec.
+        Ok(Self::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    }
+
+    /// Sends a signal; ESRCH when the process is gone.
+    pub(crate) fn signal(&self, signal: libc::c_int) -> io::Result<()> {
+        let info = std::ptr::null_mut::<libc::siginfo_t>();
+        // SAFETY: pidfd_send_signal(2) with a null siginfo behaves as kill(2); the descriptor is open.
+        let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, info, 0) };
+        cvt(i32::try_from(result).unwrap_or(-1)).map(drop)
+    }
+
+    /// Takes the status of an ended process, or `None` while it runs. Never blocks.
+    pub(crate) fn reap(&self) -> io::Result<Option<Reaped>> {
+        self.waitid(libc::WEXITED | libc::WNOHANG)
+    }
+
+    /// Waits for the end, however long, and takes the status.
+    pub(crate) fn wait_and_reap(&self) -> io::Result<Option<Reaped>> {
+        self.waitid(libc::WEXITED)
+    }
+
+    fn waitid(&self, options: libc::c_int) -> io::Result<Option<Reaped>> {
+        let mut info: MaybeUninit<libc::siginfo_t> = MaybeUninit::zeroed();
+        let mut usage: MaybeUninit<libc::rusage> = MaybeUninit::zeroed();
+        let waited = retry(|| {
+            // The raw call has a fifth argument that the C library hides: the resource use of this child alone.
+            // SAFETY: waitid(2) writes one siginfo and one rusage into memory of that size.
+            let result = unsafe {
+                libc::syscall(
+                    libc::SYS_waitid,
+                    libc::P_PIDFD,
+                    self.0.as_raw_fd(),
+                    info.as_mut_ptr(),
+                    options,
+                    usage.as_mut_ptr(),
+                )
+            };
+            cvt(i32::try_from(result).unwrap_or(-1))
+        });
+        match waited {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
+                return Ok(Some(Reaped { ending: self.status_taken_by_others(), usage: None }));
+            }
+            Err(error) => return Err(error),
+        }
+        // SAFETY: zeroed, then perhaps written by the kernel: both are valid.
+        let info = unsafe { info.assume_init() };
+        // SAFETY: for a siginfo of waitid(2), or one of zeroes, this field is the one in use.
+        let (pid, status) = (unsafe { info.si_pid() }, unsafe { info.si_status() });
+        if pid == 0 {
+            return Ok(None);
+        }
+        // SAFETY: as for `info`.
+        let usage = unsafe { usage.assume_init() };
+        let ending = match info.si_code {
+            libc::CLD_EXITED => Ending::Code(status),
+            code => Ending::Signal { signal: status, core_dumped: code == libc::CLD_DUMPED },
+        };
+        Ok(Some(Reaped { ending, usage: Some(RawUsage::from(&usage)) }))
+    }
+
+    /// `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux 6.15: the wait status, also after somebody else took it.
+    fn status_taken_by_others(&self) -> Ending {
+        const PIDFD_GET_INFO: u64 = 0xC040_FF0B; // _IOWR(0xFF, 11, 64 bytes), linux/pidfd.h
+        const PIDFD_INFO_EXIT: u32 = 1 << 3; // in the lower half of the mask
+        const MASK_WORD: usize = if cfg!(target_endian = "little") { 0 } else { 1 };
+        const EXIT_CODE_WORD: usize = 15; // struct pidfd_info: mask u64, cgroupid u64, 11 numbers of 32 bits, then exit_code
+        let mut info = [0_u32; 16];
+        info[MASK_WORD] = PIDFD_INFO_EXIT;
+        // SAFETY: the ioctl reads and writes the 64 bytes that its number names, and the array has 64.
+        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO as _, info.as_mut_ptr()) };
+        if result == -1 || info[MASK_WORD] & PIDFD_INFO_EXIT == 0 {
+            return Ending::Unknown;
+        }
+        let status = info[EXIT_CODE_WORD].cast_signed();
+        if libc::WIFSIGNALED(status) {
+            Ending::Signal { signal: libc::WTERMSIG(status), core_dumped: libc::WCOREDUMP(status) }
+        } else {
+            Ending::Code(libc::WEXITSTATUS(status))
+        }
+    }
+}
+
+impl From<OwnedFd> for PidFd {
+    /// In a host that has closed them, 0, 1 and 2 are free; a child that inherits them must not find this. Where there is no
+    /// other number left it stays: a process without its pidfd would be worse.
+    fn from(descriptor: OwnedFd) -> Self {
+        let lifted = if descriptor.as_raw_fd() < 3 { fd::duplicate(descriptor.as_raw_fd(), 3).ok() } else { None };
+        Self(lifted.unwrap_or(descriptor))
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<&libc::rusage> for RawUsage {
+    fn from(usage: &libc::rusage) -> Self {
+        let count = |value: libc::c_long| u64::try_from(value).unwrap_or(0);
+        let time = |value: libc::timeval| {
+            Duration::from_secs(u64::try_from(value.tv_sec).unwrap_or(0))
+                + Duration::from_micros(u64::try_from(value.tv_usec).unwrap_or(0))
+        };
+        Self {
+            user: time(usage.ru_utime),
+            system: time(usage.ru_stime),
+            max_rss_bytes: count(usage.ru_maxrss).saturating_mul(1024), // KiB on Linux
+            minor_faults: count(usage.ru_minflt),
+            major_faults: count(usage.ru_majflt),
+            voluntary_switches: count(usage.ru_nvcsw),
+            involuntary_switches: count(usage.ru_nivcsw),
+        }
+    }
+}
+
+/// A way for a forked child to hand its parent a pidfd of itself.
+///
+/// `pidfd_open` by the parent would be too late in a host that ignores SIGCHLD: a child that ended at once is gone, and its
+/// number may be somebody else's.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    parent: UnixDatagram,
+    child: UnixDatagram,
+}
+
+/// One descriptor as ancillary data: cmsg(3) wants the data behind the header, aligned as the header is, and so it lies here.
+#[repr(C)]
+struct Rights {
+    header: libc::cmsghdr,
+    descriptor: RawFd,
+}
+
+impl Handover {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (parent, child) = UnixDatagram::pair()?;
+        parent.set_nonblocking(true)?;
+        Ok(Self { parent, child })
+    }
+
+    /// What the child needs of it.
+    pub(crate) fn child_end(&self) -> RawFd {
+        self.child.as_raw_fd()
+    }
+
+    /// In the child, between fork and exec: async-signal-safe. A failure is for the parent to notice.
+    pub(crate) fn send_own(child_end: RawFd) {
+        // SAFETY: pidfd_open(2) takes two numbers.
+        let own = unsafe { libc::syscall(libc::SYS_pidfd_open, own_pid(), 0) };
+        if let Ok(own @ 0..) = RawFd::try_from(own) {
+            exchange(child_end, own, |socket, message| {
+                // SAFETY: sendmsg(2) reads what `exchange` has put together.
+                unsafe { libc::sendmsg(socket, message, libc::MSG_NOSIGNAL) }
+            });
+        }
+    }
+
+    /// In the parent, once the child runs its program. Nothing where the child could not send.
+    pub(crate) fn receive(&self) -> Option<PidFd> {
+        let received = exchange(self.parent.as_raw_fd(), -1, |socket, message| {
+            // SAFETY: recvmsg(2) writes into what `exchange` has put together.
+            unsafe { libc::recvmsg(socket, message, libc::MSG_CMSG_CLOEXEC) }
+        })?;
+        // SAFETY: the kernel has just opened it for us.
+        (received >= 0).then(|| PidFd::from(unsafe { OwnedFd::from_raw_fd(received) }))
+    }
+}
+
+/// Sends or receives one byte with one descriptor beside it; gives the descriptor that is there afterwards.
+fn exchange(
+    socket: RawFd,
+    descriptor: RawFd,
+    call: impl FnOnce(RawFd, *mut libc::msghdr) -> libc::ssize_t,
+) -> Option<RawFd> {
+    let mut byte = 0_u8;
+    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // SAFETY: all-zero is a valid header, and the C libraries pad it differently.
+    let mut rights = Rights { header: unsafe { std::mem::zeroed() }, descriptor };
+    // Without the padding at the end, which would count as one descriptor more: number 0.
+    rights.header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<RawFd>()) as _;
+    rights.header.cmsg_level = libc::SOL_SOCKET;
+    rights.header.cmsg_type = libc::SCM_RIGHTS;
+    // SAFETY: as above.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut rights).cast();
+    message.msg_controllen = size_of::<Rights>() as _;
+    let moved = call(socket, &raw mut message);
+    (moved == 1 && message.msg_controllen > 0).then_some(rights.descriptor)
+}
+
+/// The pid of this process; not cached, so that it is right in a forked child.
+pub(crate) fn own_pid() -> libc::pid_t {
+    // SAFETY: getpid(2) takes nothing and cannot fail.
+    unsafe { libc::getpid() }
+}
+
+/// Whether this is the thread that runs `main`: it lives as long as its process.
+pub(crate) fn is_main_thread() -> bool {
+    // SAFETY: gettid(2) takes nothing and cannot fail.
+    (unsafe { libc::gettid() }) == own_pid()
+}

@@ -1,0 +1,112 @@
+//! One descriptor, one deadline: for the faces that block.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    time::{Duration, Instant},
+};
+
+use super::cvt;
+
+/// What is waited for. An error or a hangup of the other side ends every wait: poll(2) reports them unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interest {
+    Readable,
+    Writable,
+    /// Nothing but the end of the other side.
+    Hangup,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// What was waited for, or the other side is gone (`POLLHUP` on a reading end or a socket, `POLLERR` on a writing end):
+    /// in both cases a read or a write now answers at once.
+    Ready,
+    TimedOut,
+}
+
+/// A moment to give up at; `Deadline::after(Duration::MAX)` is never.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// A timeout too long for the clock is for ever.
+    pub(crate) fn after(timeout: Duration) -> Self {
+        Self(now().checked_add(timeout))
+    }
+
+    /// The earlier of the two.
+    pub(crate) fn or(self, other: Self) -> Self {
+        match (self.0, other.0) {
+            (Some(one), Some(two)) => Self(Some(one.min(two))),
+            (one, two) => Self(one.or(two)),
+        }
+    }
+
+    pub(crate) fn has_passed(self) -> bool {
+        self.remaining().is_some_and(|left| left.is_zero())
+    }
+
+    fn remaining(self) -> Option<Duration> {
+        self.0.map(|at| at.saturating_duration_since(now()))
+    }
+}
+
+/// Waits until the descriptor is ready or the deadline has passed. A deadline in the past still looks once.
+///
+/// Signals do not end it: it goes on with the time that is left.
+pub(crate) fn wait(fd: BorrowedFd<'_>, interest: Interest, deadline: Deadline) -> io::Result<Waited> {
+    let events = match interest {
+        Interest::Readable => libc::POLLIN,
+        Interest::Writable => libc::POLLOUT,
+        Interest::Hangup => 0,
+    };
+    let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    loop {
+        // SAFETY: poll(2) reads and writes `nfds` structures at the pointer: one, and `asked` is one.
+        let answered = cvt(unsafe { libc::poll(&raw mut asked, 1, timeout_ms(deadline.remaining())) });
+        match answered {
+            Ok(0) if deadline.has_passed() => return Ok(Waited::TimedOut),
+            // 0 before the deadline: it lay further away than `poll` can count.
+            Ok(0) => {}
+            Ok(_) if asked.revents & libc::POLLNVAL != 0 => return Err(io::Error::from_raw_os_error(libc::EBADF)),
+            Ok(_) => return Ok(Waited::Ready),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Rounded up: rounded down, the last part of a millisecond would be spent in a loop of calls with a timeout of 0.
+fn timeout_ms(left: Option<Duration>) -> i32 {
+    let Some(left) = left else { return -1 };
+    i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+}
+
+#[expect(clippy::disallowed_methods, reason = "blocking faces measure real time; this is the one place they ask")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_round_up_and_never_overflow() {
+        assert_eq!(timeout_ms(None), -1);
+        assert_eq!(timeout_ms(Some(Duration::ZERO)), 0);
+        assert_eq!(timeout_ms(Some(Duration::from_nanos(1))), 1);
+        assert_eq!(timeout_ms(Some(Duration::from_millis(7))), 7);
+        assert_eq!(timeout_ms(Some(Duration::from_micros(7_001))), 8);
+        assert_eq!(timeout_ms(Some(Duration::MAX)), i32::MAX);
+    }
+
+    #[test]
+    fn a_timeout_beyond_the_clock_is_for_ever() {
+        assert!(Deadline::after(Duration::MAX).remaining().is_none());
+        let soon = Deadline::after(Duration::from_secs(1));
+        assert!(soon.or(Deadline(None)).remaining().is_some());
+        assert!(Deadline(None).or(soon).remaining().is_some());
+    }
+}

@@ -1,0 +1,344 @@
+//! What a consumer holds: slices of shared chunks, parsed where they are consumed and not in the loop.
+
+use std::{borrow::Cow, fmt, io, str, str::Utf8Error, sync::Arc};
+
+use serde::{Deserialize, de::IgnoredAny};
+
+use super::frame::{FaultKind, Span, readable};
+
+/// One message of a worker: JSON text nobody has parsed yet.
+///
+/// A message is a slice of a chunk it shares with its neighbours; cloning is cheap and copies no bytes. The chunk counts
+/// against its worker's window until the last message in it is dropped, so parse what you need and let the message go.
+#[derive(Clone)]
+pub struct Message {
+    slice: Slice,
+}
+
+/// One line a worker printed on standard output or standard error, without its line end.
+///
+/// Cheap to clone; shares its bytes with its neighbours as [`Message`] does.
+#[derive(Clone)]
+pub struct Line {
+    slice: Slice,
+}
+
+/// A message is not JSON, or not JSON of the wanted type.
+#[derive(Debug, thiserror::Error)]
+#[error("the message is not what was wanted, at byte {offset}: `{excerpt}`")]
+pub struct DecodeError {
+    offset: usize,
+    excerpt: Box<str>,
+    source: DecodeSource,
+}
+
+/// Who is told how many bytes of a window are free again. The driver is, as the lower floor must not know it.
+pub(crate) trait Credit: Send + Sync + fmt::Debug {
+    /// So many bytes are no longer held by the consumer; told on whatever thread let them go. Must not block.
+    fn returned(&self, bytes: usize);
+}
+
+/// Bytes of a window that are out; they return when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    bytes: usize,
+    credit: Arc<dyn Credit>,
+}
+
+/// Bytes shared by the messages that lie in them.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    bytes: Vec<u8>,
+    /// Returns with the last slice.
+    _charge: Charge,
+}
+
+#[derive(Clone)]
+struct Slice {
+    chunk: Arc<Chunk>,
+    span: Span,
+}
+
+// Every message waiting for its consumer is one: half of it is the pointer to the chunk.
+const _: () = assert!(size_of::<Message>() == 16 || size_of::<usize>() != 8);
+const _: () = assert!(size_of::<DecodeError>() <= 64);
+
+/// An excerpt shows so many bytes before the offset, and as many from there on.
+const EXCERPT_SIDE_BYTES: usize = 40;
+
+impl Message {
+    /// The frames of a chunk as messages, in order. Takes one count of the chunk for each but the last, which gets the
+    /// caller's own: collect them before the first is sent, and no consumer fights for that count meanwhile.
+    pub(crate) fn of(chunk: Arc<Chunk>, spans: &[Span]) -> impl Iterator<Item = Self> {
+        slices(chunk, spans).map(|slice| Self { slice })
+    }
+
+    /// The text as bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.slice.bytes()
+    }
+
+    /// The text.
+    ///
+    /// # Errors
+    ///
+    /// When it is not UTF-8.
+    pub fn as_str(&self) -> Result<&str, DecodeError> {
+        str::from_utf8(self.as_bytes()).map_err(|error| DecodeError::utf8(self.as_bytes(), error))
+    }
+
+    /// Parses the message. The value may borrow from it: use `Cow<str>` with `#[serde(borrow)]` for strings, since a `&str`
+    /// cannot hold one that is written with escapes.
+    ///
+    /// # Errors
+    ///
+    /// When the message is not JSON, not UTF-8, or not a `T`. The error says where; the next message is not affected.
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, DecodeError> {
+        let text = self.as_str()?;
+        serde_json::from_str(text).map_err(|error| DecodeError::json(self.as_bytes(), error))
+    }
+
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.as_bytes().len()
+    }
+
+    /// Whether it has none. No framing delivers such a message.
+    pub fn is_empty(&self) -> bool {
+        self.as_bytes().is_empty()
+    }
+}
+
+impl Line {
+    /// The frames of a chunk as lines, in order; as [`Message::of`].
+    pub(crate) fn of(chunk: Arc<Chunk>, spans: &[Span]) -> impl Iterator<Item = Self> {
+        slices(chunk, spans).map(|slice| Self { slice })
+    }
+
+    /// The line as the worker wrote it, without the line feed and a carriage return before it.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.slice.bytes()
+    }
+
+    /// The line as text; what is not UTF-8 is replaced by `�`.
+    pub fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.as_bytes())
+    }
+}
+
+impl Chunk {
+    pub(crate) fn new(bytes: Vec<u8>, charge: Charge) -> Arc<Self> {
+        Arc::new(Self { bytes, _charge: charge })
+    }
+}
+
+impl Charge {
+    /// When it is dropped, `credit` is told of so many bytes.
+    pub(crate) fn new(bytes: usize, credit: Arc<dyn Credit>) -> Self {
+        Self { bytes, credit }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.credit.returned(self.bytes);
+    }
+}
+
+fn slices(chunk: Arc<Chunk>, spans: &[Span]) -> impl Iterator<Item = Slice> {
+    let (last, others) = spans.split_last().map_or((None, spans), |(last, others)| (Some(*last), others));
+    let shared = Arc::clone(&chunk);
+    let others = others.iter().map(move |span| Slice { chunk: Arc::clone(&shared), span: *span });
+    others.chain(last.map(|span| Slice { chunk, span }))
+}
+
+impl Slice {
+    fn bytes(&self) -> &[u8] {
+        let (start, end) = (self.span.start as usize, self.span.end as usize);
+        self.chunk.bytes.get(start..end).unwrap_or_default()
+    }
+}
+
+/// What is wrong with a message, told without keeping what it says. For a spec that wants it checked at once.
+pub(crate) fn check(bytes: &[u8]) -> Result<(), FaultKind> {
+    let text = str::from_utf8(bytes).map_err(|error| FaultKind::NotUtf8 { offset: error.valid_up_to() })?;
+    serde_json::from_str::<IgnoredAny>(text)
+        .map(|_| ())
+        .map_err(|error| FaultKind::NotJson { offset: json_offset(bytes, &error) })
+}
+
+impl DecodeError {
+    /// Where in the message reading stopped, in bytes: at the wrong byte, or behind the value of the wrong type.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// The message around that place, which `[here]` marks: at most 80 bytes of it, with control characters escaped and
+    /// what is not UTF-8 replaced.
+    pub fn excerpt(&self) -> &str {
+        &self.excerpt
+    }
+
+    fn utf8(bytes: &[u8], error: Utf8Error) -> Self {
+        Self::new(bytes, error.valid_up_to(), DecodeSource::Utf8(error))
+    }
+
+    fn json(bytes: &[u8], error: serde_json::Error) -> Self {
+        Self::new(bytes, json_offset(bytes, &error), DecodeSource::Json(error))
+    }
+
+    fn new(bytes: &[u8], offset: usize, source: DecodeSource) -> Self {
+        let start = offset.saturating_sub(EXCERPT_SIDE_BYTES);
+        let end = offset.saturating_add(EXCERPT_SIDE_BYTES).min(bytes.len());
+        let text = |from, to| readable(bytes.get(from..to).unwrap_or_default());
+        let more = |is_cut| if is_cut { "…" } else { "" };
+        let (before, after) = (text(start, offset), text(offset, end));
+        let excerpt = format!("{}{before}[here]{after}{}", more(start > 0), more(end < bytes.len()));
+        Self { offset, excerpt: excerpt.into(), source }
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Message({})", readable(self.as_bytes()))
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Line({})", readable(self.as_bytes()))
+    }
+}
+
+impl AsRef<[u8]> for Message {
+    fn as_ref(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}
+
+impl AsRef<[u8]> for Line {
+    fn as_ref(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}
+
+impl From<DecodeError> for io::Error {
+    fn from(error: DecodeError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum DecodeSource {
+    #[error(transparent)]
+    Utf8(Utf8Error),
+    #[error(transparent)]
+    Json(serde_json::Error),
+}
+
+/// Where parsing stopped. `serde_json` tells lines and columns, both from 1, and column 0 for a line feed.
+fn json_offset(bytes: &[u8], error: &serde_json::Error) -> usize {
+    if error.is_eof() {
+        return bytes.len();
+    }
+    let lines_before = error.line().saturating_sub(1);
+    let line = match lines_before.checked_sub(1) {
+        Some(nth) => memchr::memchr_iter(b'\n', bytes).nth(nth).map_or(0, |end| end.saturating_add(1)),
+        None => 0,
+    };
+    line.saturating_add(error.column().saturating_sub(1)).min(bytes.len())
+}
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test may panic")]
+mod tests {
+    use std::{error::Error as _, sync::atomic::AtomicUsize, sync::atomic::Ordering};
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Purse(AtomicUsize);
+
+    impl Credit for Purse {
+        fn returned(&self, bytes: usize) {
+            self.0.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn message(bytes: &[u8]) -> Message {
+        let end = u32::try_from(bytes.len()).unwrap();
+        let chunk = Chunk::new(bytes.to_vec(), Charge::new(0, Arc::new(Purse::default())));
+        Message::of(chunk, &[Span { start: 0, end }]).next().unwrap()
+    }
+
+    #[test]
+    fn the_charge_returns_when_the_last_slice_goes() {
+        let purse = Arc::new(Purse::default());
+        let chunk = Chunk::new(b"12\n345".to_vec(), Charge::new(99, Arc::<Purse>::clone(&purse)));
+        let spans = [Span { start: 0, end: 2 }, Span { start: 3, end: 6 }];
+        let messages = Message::of(chunk, &spans).collect::<Vec<_>>();
+        assert_eq!(messages.iter().map(Message::as_bytes).collect::<Vec<_>>(), [b"12".as_slice(), b"345"]);
+        assert_eq!(messages.iter().map(Message::len).sum::<usize>(), 5);
+        let kept = messages[1].clone();
+        drop(messages);
+        assert_eq!(purse.0.load(Ordering::Relaxed), 0);
+        drop(kept);
+        assert_eq!(purse.0.load(Ordering::Relaxed), 99);
+    }
+
+    #[test]
+    fn a_chunk_without_slices_returns_at_once() {
+        let purse = Arc::new(Purse::default());
+        assert_eq!(Line::of(Chunk::new(Vec::new(), Charge::new(7, Arc::<Purse>::clone(&purse))), &[]).count(), 0);
+        assert_eq!(purse.0.load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn a_message_is_parsed_where_it_is_consumed() {
+        assert_eq!(message(b"{\"done\": 1}").json::<Value>().unwrap(), json!({"done": 1}));
+        assert_eq!(message(b"\"borrowed\"").json::<&str>().unwrap(), "borrowed");
+        assert_eq!(format!("{:?}", message(b"{\n}")), "Message({\\n})");
+    }
+
+    #[test]
+    fn p16_an_error_shows_the_place() {
+        let error = |bytes: &[u8]| message(bytes).json::<Vec<u32>>().unwrap_err();
+        let place = |bytes: &[u8]| (error(bytes).offset(), error(bytes).excerpt().to_owned());
+        assert_eq!(place(b"[1, x]"), (4, "[1, [here]x]".into()));
+        assert_eq!(place(b"[1,\n\n x]"), (6, "[1,\\n\\n [here]x]".into()));
+        assert_eq!(place(b"[1, "), (4, "[1, [here]".into()));
+        assert_eq!(place(b"[1] 2"), (4, "[1] [here]2".into()));
+        assert_eq!(place(b"[\"\xff\"]"), (2, "[\"[here]\u{fffd}\"]".into()));
+        assert_eq!(place(b""), (0, "[here]".into()));
+        let long = [&[b' '; 100], b"x".as_slice(), &[b'y'; 100]].concat();
+        assert_eq!(place(&long), (100, format!("…{}[here]x{}…", " ".repeat(40), "y".repeat(39))));
+
+        let error = error(b"[1, x]");
+        assert_eq!(error.to_string(), "the message is not what was wanted, at byte 4: `[1, [here]x]`");
+        assert_eq!(error.source().unwrap().to_string(), "expected value at line 1 column 5");
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn check_finds_what_is_no_json() {
+        assert_eq!(check(b" {\"a\": [1.5e3, \"\\u00e9\"]} "), Ok(()));
+        assert_eq!(check(b"{\"a\" 1}"), Err(FaultKind::NotJson { offset: 5 }));
+        assert_eq!(check(b"\"\xc3\""), Err(FaultKind::NotUtf8 { offset: 1 }));
+        assert_eq!(check(&vec![b'['; 100_000]), Err(FaultKind::NotJson { offset: 100_000 }));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..40), text in "[\\[{\"\\n0-9,:é]{0,40}") {
+            for bytes in [bytes.as_slice(), text.as_bytes()] {
+                match message(bytes).json::<Value>() {
+                    Ok(_) => prop_assert_eq!(check(bytes), Ok(())),
+                    Err(error) => prop_assert!(error.offset() <= bytes.len()),
+                }
+            }
+        }
+    }
+}

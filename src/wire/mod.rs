@@ -1,0 +1,15 @@
+//! Bytes to values and back. Pure: bytes come in as slices, and what they mean goes out as values.
+//!
+//! Whatever a child writes passes through here, so nothing on this floor may index past an end or overflow.
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+pub(crate) mod frame; // where one frame ends; caps; faults as values
+
+mod delimited; // frames that end with a byte: lines, NUL
+mod prefixed; // frames that begin with their size: u32, Content-Length
+
+pub(crate) mod message; // what a consumer holds: a slice of a shared chunk
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test may panic")]
+mod tests;

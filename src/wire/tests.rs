@@ -1,0 +1,343 @@
+//! What holds for any bytes, and the corners by name.
+
+use proptest::{collection::vec, prelude::*};
+use serde_json::{Value, json, value::RawValue};
+
+use super::frame::{Batch, Deframer, Fault, FaultKind, Framing, Piece, encode};
+
+const FRAMINGS: [Framing; 4] = [Framing::Lines, Framing::Nul, Framing::Length32, Framing::ContentLength];
+
+#[derive(Debug, PartialEq, Clone)]
+enum Said {
+    Frame(Vec<u8>),
+    Fault(Fault),
+}
+
+fn drain(batch: &mut Batch, said: &mut Vec<Said>) {
+    for piece in batch.drain() {
+        match piece {
+            Piece::Frames { bytes, spans } => {
+                assert!(!spans.is_empty() && spans[0].start == 0);
+                assert_eq!(spans.last().unwrap().end as usize, bytes.len(), "a chunk is as long as its frames need");
+                assert!(spans.windows(2).all(|pair| pair[0].end <= pair[1].start), "{spans:?}");
+                assert_eq!(bytes.capacity(), bytes.len());
+                let frame = |s: &super::frame::Span| Said::Frame(bytes[s.start as usize..s.end as usize].to_vec());
+                said.extend(spans.iter().map(frame));
+            }
+            Piece::Fault(fault) => said.push(Said::Fault(fault)),
+        }
+    }
+    assert!(batch.is_empty());
+}
+
+/// Everything a stream says, read in pieces of these sizes, over and over.
+fn hear(deframer: &mut Deframer, stream: &[u8], reads: &[usize]) -> Vec<Said> {
+    let (mut batch, mut said, mut rest) = (Batch::default(), Vec::new(), stream);
+    for size in reads.iter().cycle() {
+        let (read, later) = rest.split_at((*size).min(rest.len()));
+        deframer.feed(read, &mut batch);
+        drain(&mut batch, &mut said);
+        rest = later;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    deframer.finish(&mut batch);
+    drain(&mut batch, &mut said);
+    said
+}
+
+/// In one read, which must be what it says in single bytes.
+fn say(new: impl Fn() -> Deframer, stream: &[u8]) -> Vec<Said> {
+    let whole = hear(&mut new(), stream, &[stream.len().max(1)]);
+    assert_eq!(whole, hear(&mut new(), stream, &[1]));
+    whole
+}
+
+fn messages(framing: Framing, max: usize, stream: &[u8]) -> Vec<Said> {
+    say(|| Deframer::new(framing, max), stream)
+}
+
+fn frame(bytes: impl AsRef<[u8]>) -> Said {
+    Said::Frame(bytes.as_ref().to_vec())
+}
+
+fn fault(kind: FaultKind, length: u64, excerpt: impl AsRef<[u8]>) -> Said {
+    Said::Fault(Fault { kind, length, excerpt: excerpt.as_ref().into() })
+}
+
+#[test]
+fn lines_lose_their_ends_and_blank_ones_are_skipped() {
+    let said = messages(Framing::Lines, 8, b"1\n\n22\r\n \t \r\n\r\n\r\r\n333\n");
+    assert_eq!(said, [frame("1"), frame("22"), frame("333")]);
+    // A carriage return does not count against the limit, and inside a line it is a byte like any other.
+    assert_eq!(messages(Framing::Lines, 3, b"a\rb\r\nabc\r\n"), [frame("a\rb"), frame("abc")]);
+}
+
+#[test]
+fn p02_a_line_too_long_is_told_once_and_the_next_one_comes() {
+    let kind = FaultKind::TooLong { limit: 3 };
+    let said = messages(Framing::Lines, 3, b"1\nabcd\n22\r\nabc\r\r\n333\nabcdefgh");
+    let expected = [
+        frame("1"),
+        fault(kind, 4, "abcd"),
+        frame("22"),
+        fault(kind, 5, "abc\r\r"),
+        frame("333"),
+        fault(kind, 8, "abcdefgh"),
+    ];
+    assert_eq!(said, expected);
+
+    let kind = FaultKind::TooLong { limit: 1000 };
+    let mut stream = vec![b'x'; 1_000_000];
+    stream.extend_from_slice(b"\n{}\n");
+    let mut deframer = Deframer::new(Framing::Lines, 1000);
+    assert_eq!(hear(&mut deframer, &stream, &[4096]), [fault(kind, 1_000_000, [b'x'; 256]), frame("{}")]);
+}
+
+#[test]
+fn p02_a_frame_cut_off_by_death_is_shown() {
+    let cut = |length, excerpt| fault(FaultKind::CutOff, length, excerpt);
+    assert_eq!(messages(Framing::Lines, 9, b"1\n{\"a\""), [frame("1"), cut(4, "{\"a\"")]);
+    assert_eq!(messages(Framing::Lines, 9, b"1\n \t"), [frame("1")]);
+    assert_eq!(messages(Framing::Nul, 9, b"1\0{"), [frame("1"), cut(1, "{")]);
+    assert_eq!(messages(Framing::Length32, 9, b"\0\0\0\x01a\0\0\0\x05bc"), [frame("a"), cut(2, "bc")]);
+    assert_eq!(messages(Framing::Length32, 9, b"\0\0\0\x01a\0\0"), [frame("a"), cut(2, "\0\0")]);
+    assert_eq!(messages(Framing::ContentLength, 9, b"Content-Length: 5\r\n\r\nab"), [cut(2, "ab")]);
+    assert_eq!(messages(Framing::ContentLength, 9, b"Content-Len"), [cut(11, "Content-Len")]);
+    for framing in FRAMINGS {
+        assert_eq!(messages(framing, 9, b""), []);
+    }
+}
+
+#[test]
+fn nul_frames_may_span_lines() {
+    assert_eq!(messages(Framing::Nul, 9, b"{\n}\0\0\r\0 \0"), [frame("{\n}"), frame("\r"), frame(" ")]);
+}
+
+#[test]
+fn sizes_are_skipped_when_zero_and_not_believed_when_huge() {
+    assert_eq!(messages(Framing::Length32, 3, b"\0\0\0\0\0\0\0\x03abc"), [frame("abc")]);
+    let kind = FaultKind::TooLong { limit: 3 };
+    let said = messages(Framing::Length32, 3, b"\0\0\0\x04abcd\0\0\0\x01e");
+    assert_eq!(said, [fault(kind, 4, "abcd"), frame("e")]);
+    assert_eq!(messages(Framing::Length32, 3, b"\xff\xff\xff\xffabc"), [fault(kind, 3, "abc")]);
+    let said = messages(Framing::ContentLength, 3, format!("Content-Length: {}\n\nabc", u64::MAX).as_bytes());
+    assert_eq!(said, [fault(kind, 3, "abc")]);
+}
+
+#[test]
+fn headers_are_read_with_tolerance() {
+    let stream = b"Content-Length: 2\r\nContent-Type: x; y=z\r\n\r\n{}\r\ncontent-length:1\n\n1CONTENT-LENGTH :  0\r\n\r\nX: y\nContent-Length: 3\n\n[1]\n";
+    assert_eq!(messages(Framing::ContentLength, 9, stream), [frame("{}"), frame("1"), frame("[1]")]);
+}
+
+#[test]
+fn p02_after_a_bad_header_the_next_message_is_found() {
+    let after = b"warm-up\nContent-Lengt\ncontent-lengtH: 1\r\n\r\n1";
+    let long = format!("X: {}\n", "y".repeat(5000));
+    let cases: [(&str, u64); 10] = [
+        ("Debugger attached.\n", 19),
+        ("Content-Length: 1x\r\n", 20),
+        ("Content-Length: +1\r\n", 20),
+        ("Content-Length: -1\r\n", 20),
+        ("Content-Length:\r\n", 17),
+        ("Content-Length: 99999999999999999999\r\n", 38),
+        ("Content-Length: 1\nContent-Length: 2\n", 36),
+        ("Content-Type: x\r\n\r\n", 19),
+        (": 5\n", 4),
+        (&long, 4096),
+    ];
+    for (header, length) in cases {
+        let stream = [header.as_bytes(), after].concat();
+        let excerpt = &header.as_bytes()[..header.len().min(256)];
+        let expected = [fault(FaultKind::BadHeader, length, excerpt), frame("1")];
+        assert_eq!(messages(Framing::ContentLength, 9, &stream), expected, "{header}");
+    }
+}
+
+#[test]
+fn text_loses_nothing() {
+    let text = |max: usize, stream: &str| say(|| Deframer::text(max), stream.as_bytes());
+    assert_eq!(text(9, "a\n\n \r\nb\r\rlast"), [frame("a"), frame(""), frame(" "), frame("b\r\rlast")]);
+    assert_eq!(text(9, "a\nb\r"), [frame("a"), frame("b\r")]);
+    assert_eq!(text(3, "abc\r\nabcd\r\nabcdefgh"), ["abc", "abc", "d", "abc", "def", "gh"].map(frame));
+    // Pieces end between characters.
+    assert_eq!(text(4, "abéé\nab\u{1f600}\n"), ["abé", "é", "ab", "\u{1f600}"].map(frame));
+    assert_eq!(say(|| Deframer::text(0), b"\x80\x80\n"), [frame(b"\x80"), frame(b"\x80")]);
+}
+
+#[test]
+fn p07_memory_is_bounded_and_given_back() {
+    for framing in FRAMINGS {
+        let mut deframer = Deframer::new(framing, 1 << 20);
+        let mut stream = Vec::new();
+        encode(framing, &"x".repeat(1 << 19), &mut stream).unwrap();
+        let said = hear(&mut deframer, &stream, &[1000]);
+        assert!(matches!(&said[..], [Said::Frame(bytes)] if bytes.len() == (1 << 19) + 2));
+        assert!(deframer.held_bytes() <= 8 * 1024, "{framing:?} keeps {}", deframer.held_bytes());
+        let mut batch = Batch::default();
+        for _ in 0..100 {
+            deframer.feed(&vec![b'1'; 1 << 16], &mut batch);
+            assert!(deframer.held_bytes() <= (1 << 20) + 8192, "{framing:?} holds {}", deframer.held_bytes());
+        }
+    }
+}
+
+#[test]
+fn whole_frames_of_a_read_share_one_chunk() {
+    let mut batch = Batch::default();
+    let mut deframer = Deframer::new(Framing::Lines, 100);
+    deframer.feed(b"1\n22\n3", &mut batch);
+    deframer.feed(b"33\n4444\n5\n6", &mut batch);
+    let chunks = batch.drain().map(|piece| match piece {
+        Piece::Frames { bytes, spans } => (String::from_utf8(bytes).unwrap(), spans.len()),
+        Piece::Fault(fault) => panic!("{fault}"),
+    });
+    assert_eq!(chunks.collect::<Vec<_>>(), [("1\n22".into(), 2), ("333".into(), 1), ("4444\n5".into(), 2)]);
+}
+
+#[test]
+fn faults_have_texts() {
+    let text = |kind| Fault::new(kind, 7, b"{\"a\x1b\xff").to_string();
+    assert_eq!(
+        text(FaultKind::CutOff),
+        "the stream ended within a message, after 7 bytes of it: `{\"a\\u{1b}\u{fffd}`"
+    );
+    assert_eq!(
+        text(FaultKind::TooLong { limit: 5 }),
+        "a message of 7 bytes, longer than the 5 allowed: `{\"a\\u{1b}\u{fffd}`"
+    );
+    assert!(text(FaultKind::NotUtf8 { offset: 4 }).starts_with("a message of 7 bytes that is not UTF-8 at byte 4: "));
+    assert!(text(FaultKind::NotJson { offset: 3 }).starts_with("a message of 7 bytes that is not JSON at byte 3: "));
+    assert!(text(FaultKind::BadHeader).starts_with("7 bytes where a Content-Length header should stand: "));
+    assert_eq!(
+        Fault::new(FaultKind::CutOff, 0, b"").to_string(),
+        "the stream ended within a message, after 0 bytes of it"
+    );
+}
+
+#[test]
+fn encode_leaves_nothing_behind_an_error() {
+    let unwritable = std::collections::BTreeMap::from([((1, 2), 3)]);
+    for framing in FRAMINGS {
+        let mut out = b"before".to_vec();
+        assert!(encode(framing, &("begin", &unwritable), &mut out).is_err());
+        assert_eq!(out, b"before");
+    }
+}
+
+/// Bytes that look like something: framing characters, headers, JSON, broken UTF-8.
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    let part = prop_oneof![
+        4 => vec(any::<u8>(), 0..12),
+        4 => "[a-z\\r\\n \\x00]{0,12}".prop_map(String::into_bytes),
+        2 => Just(b"\r\n".to_vec()),
+        2 => (0_u8..20).prop_map(|size| vec![0, 0, 0, size]),
+        2 => (0_u8..20).prop_map(|size| format!("Content-Length: {size}\r\n\r\n").into_bytes()),
+        1 => Just(b"content-length".to_vec()),
+        1 => Just("é\u{1f600}".as_bytes().to_vec()),
+        1 => (0_usize..6000).prop_map(|size| vec![b'x'; size]),
+    ];
+    vec(part, 0..20).prop_map(|parts| parts.concat())
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        // Eighths: serde_json may read other fractions back one last bit off, and that is not our matter.
+        any::<i32>().prop_map(|eighths| Value::from(f64::from(eighths) / 8.0)),
+        any::<String>().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 40, 6, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..6).prop_map(Value::from),
+            vec((any::<String>(), inner), 0..6).prop_map(|fields| fields.into_iter().collect()),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn p02_what_is_said_does_not_depend_on_the_reads(
+        stream in bytes(), max in 0_usize..40, reads in vec(1_usize..50, 1..8),
+    ) {
+        for framing in FRAMINGS {
+            let whole = messages(framing, max, &stream);
+            prop_assert_eq!(hear(&mut Deframer::new(framing, max), &stream, &reads), whole);
+        }
+        let whole = say(|| Deframer::text(max), &stream);
+        prop_assert_eq!(hear(&mut Deframer::text(max), &stream, &reads), whole);
+    }
+
+    #[test]
+    fn p07_a_deframer_holds_no_more_than_a_frame(stream in bytes(), max in 0_usize..40) {
+        let mut batch = Batch::default();
+        for framing in FRAMINGS {
+            let mut deframer = Deframer::new(framing, max);
+            for read in stream.chunks(7) {
+                deframer.feed(read, &mut batch);
+                prop_assert!(deframer.held_bytes() <= 8 * 1024 + 256);
+            }
+        }
+    }
+
+    #[test]
+    fn lines_are_what_a_naive_reader_finds(stream in bytes(), max in 1_usize..40) {
+        let said = messages(Framing::Lines, max, &stream);
+        let (last, lines) = stream.split(|byte| *byte == b'\n').collect::<Vec<_>>().split_last()
+            .map(|(last, lines)| (last.to_vec(), lines.iter().map(|line| line.to_vec()).collect::<Vec<_>>())).unwrap();
+        let strip = |line: &[u8]| line.strip_suffix(b"\r").unwrap_or(line).to_vec();
+        let blank = |line: &[u8]| line.iter().all(|byte| b" \t\r".contains(byte));
+        let excerpt = |line: &[u8]| line[..line.len().min(256)].to_vec();
+        let too_long = |line: &[u8]| fault(FaultKind::TooLong { limit: max }, line.len() as u64, excerpt(line));
+        let mut expected = Vec::new();
+        for line in &lines {
+            let content = strip(line);
+            if content.len() > max { expected.push(too_long(line)) } else if !blank(&content) { expected.push(frame(content)) }
+        }
+        if strip(&last).len() > max {
+            expected.push(too_long(&last));
+        } else if !blank(&last) {
+            expected.push(fault(FaultKind::CutOff, last.len() as u64, excerpt(&last)));
+        }
+        prop_assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn text_is_all_there(stream in "[a-cé\u{1f600}\n]{0,60}", max in 4_usize..12) {
+        let said = say(|| Deframer::text(max), stream.as_bytes());
+        let pieces = said.iter().map(|said| match said {
+            Said::Frame(bytes) => String::from_utf8(bytes.clone()).expect("cut between characters"),
+            Said::Fault(fault) => panic!("{fault}"),
+        });
+        let pieces = pieces.collect::<Vec<_>>();
+        prop_assert!(pieces.iter().all(|piece| piece.len() <= max));
+        prop_assert_eq!(pieces.concat(), stream.replace('\n', ""));
+    }
+
+    #[test]
+    fn what_is_encoded_is_heard(values in vec(value(), 0..8), pretty in any::<bool>(), reads in vec(1_usize..50, 1..8)) {
+        for framing in FRAMINGS {
+            let mut stream = Vec::new();
+            for value in &values {
+                if pretty {
+                    // A raw value keeps the line ends between its tokens.
+                    let text = serde_json::to_string_pretty(value).unwrap().replace('\n', "\r\n");
+                    let raw = RawValue::from_string(text).unwrap();
+                    encode(framing, &raw, &mut stream).unwrap();
+                } else {
+                    encode(framing, value, &mut stream).unwrap();
+                }
+            }
+            let said = hear(&mut Deframer::new(framing, 1 << 20), &stream, &reads);
+            let heard = said.iter().map(|said| match said {
+                Said::Frame(bytes) => serde_json::from_slice(bytes).unwrap(),
+                Said::Fault(fault) => json!(fault.to_string()),
+            });
+            prop_assert_eq!(heard.collect::<Vec<Value>>(), values.clone());
+        }
+    }
+}

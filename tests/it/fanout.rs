@@ -1,0 +1,232 @@
+//! The main job, as its user runs it.
+
+use crate::{
+    kernel,
+    support::{DEADLINE, is_alive, read_to_end, wait_gone},
+};
+use pipewright::{Exit, Output, Process, WorkerSpec};
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::Read,
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt, fs::PermissionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+// Cargo runs no unit tests of an example that is also built to be run; so its pure parts are tested here.
+#[path = "../../examples/fanout/database.rs"]
+#[expect(dead_code, reason = "what reads files is tested through the program")]
+mod database;
+#[path = "../../examples/fanout/diagnostics.rs"]
+mod diagnostics;
+
+/// The example, which `cargo test` builds beside the tests, but `cargo test --test it` leaves as it was.
+fn fanout() -> WorkerSpec {
+    const BUILD: &str = "build it with `cargo build --examples`, or run the whole `cargo test`";
+    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/fanout");
+    assert!(program.exists(), "{} is missing: {BUILD}", program.display());
+    let built = program.metadata().unwrap().modified().unwrap();
+    for source in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/fanout")).unwrap() {
+        let source = source.unwrap();
+        let written = source.metadata().unwrap().modified().unwrap();
+        assert!(written <= built, "{} is older than {}: {BUILD}", program.display(), source.path().display());
+    }
+    WorkerSpec::new(program).stdout(Output::Lines).stderr(Output::Lines)
+}
+
+struct Run {
+    exit: Exit,
+    stdout: String,
+    stderr: String,
+}
+
+fn finish(mut process: Process) -> Run {
+    let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
+    // Neither can fill its pipe: a few lines each.
+    let text = |pipe| String::from_utf8(read_to_end(&pipe)).unwrap();
+    let (stdout, stderr) = (text(stdout), text(stderr));
+    Run { exit: process.wait_timeout(DEADLINE).unwrap().expect("its end").clone(), stdout, stderr }
+}
+
+fn run(spec: &WorkerSpec) -> Run {
+    finish(spec.launch().unwrap())
+}
+
+fn write(directory: &Path, name: &str, text: &str) -> PathBuf {
+    let path = directory.join(name);
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// A compiler that is a shell script.
+fn compiler(directory: &Path, name: &str, script: &str) -> String {
+    let path = write(directory, name, &format!("#!/bin/sh\n{script}\n"));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// A database of files in one directory, each compiled by `cc`.
+fn database(directory: &Path, files: &[(&str, &str)], compiler: &str) -> PathBuf {
+    let entries: Vec<_> = files
+        .iter()
+        .map(|(name, text)| {
+            write(directory, name, text);
+            let object = format!("{}.o", name.trim_end_matches(".c"));
+            serde_json::json!({"directory": directory, "file": name, "arguments": [compiler, "-Wall", "-c", name, "-o", object]})
+        })
+        .collect();
+    write(directory, "compile_commands.json", &serde_json::to_string(&entries).unwrap())
+}
+
+#[test]
+fn it_builds_its_own_project() {
+    let out = tempfile::tempdir().unwrap();
+    let run = run(&fanout().arg("--out").arg(out.path()).args(["--jobs", "2"]));
+    assert!(run.exit.success(), "{}\n{}", run.stdout, run.stderr);
+    assert!(run.stdout.contains("13 compiled, 0 failed, 1 warnings in "), "{}", run.stdout);
+    assert!(run.stdout.contains("warning: unused variable ‘digits’ [-Wunused-variable]"), "{}", run.stdout);
+    assert_eq!(run.stderr.lines().filter(|line| line.contains("/13] ")).count(), 13, "{}", run.stderr);
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), 13);
+}
+
+#[test]
+fn it_stops_at_the_first_failure_unless_told_to_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = [("a.c", "int a = b;\n"), ("b.c", "int b;\n"), ("c.c", "int c;\n"), ("d.c", "int d;\n")];
+    let database = database(directory.path(), &files, "cc");
+    let stopped = run(&fanout().arg(&database).args(["--jobs", "1"]));
+    assert_eq!(stopped.exit.code(), Some(1));
+    assert!(stopped.stdout.contains("3 not compiled\n0 compiled, 1 failed, 0 warnings"), "{}", stopped.stdout);
+    assert!(stopped.stdout.contains("a.c:1:9: error:"), "{}", stopped.stdout);
+    assert!(!directory.path().join("d.o").exists());
+    let went_on = run(&fanout().arg(&database).args(["--jobs", "2", "--keep-going"]));
+    assert_eq!(went_on.exit.code(), Some(1));
+    assert!(went_on.stdout.contains("3 compiled, 1 failed, 0 warnings"), "{}", went_on.stdout);
+    assert!(directory.path().join("d.o").exists());
+}
+
+#[test]
+fn bad_databases_get_one_line_and_exit_code_2() {
+    let directory = tempfile::tempdir().unwrap();
+    for (text, expected) in [
+        (None, "No such file"),
+        (Some("{"), "not a compilation database"),
+        (Some("{\"a\":1}"), "not a compilation database"),
+        (Some("[]"), "there is nothing to compile"),
+        (Some(r#"[{"directory":"/","file":"a.c","command":"cc\n'a"}]"#), "open quote"),
+        (Some(r#"[{"directory":"/no/such/place","file":"a.c","command":"cc -c a.c"}]"#), "/no/such/place"),
+    ] {
+        let path = directory.path().join("database.json");
+        drop(fs::remove_file(&path));
+        if let Some(text) = text {
+            fs::write(&path, text).unwrap();
+        }
+        let run = run(&fanout().arg(&path));
+        assert_eq!(run.exit.code(), Some(2), "{text:?}");
+        assert!(run.stderr.contains(expected) && run.stderr.lines().count() == 1, "{text:?}: {}", run.stderr);
+        assert!(run.stderr.contains("database.json"), "{}", run.stderr);
+    }
+    assert_eq!(run(&fanout().args(["--jobs", "0"])).exit.code(), Some(2));
+    assert_eq!(run(&fanout().arg("--jbos")).exit.code(), Some(2));
+    let not_text = run(&fanout().arg(OsStr::from_bytes(b"\xff.json")));
+    assert_eq!(not_text.exit.code(), Some(2), "{}", not_text.stderr);
+    assert!(not_text.stderr.ends_with("is not UTF-8\n") && not_text.stderr.lines().count() == 1, "{}", not_text.stderr);
+}
+
+#[test]
+fn a_compiler_that_is_missing_is_a_failed_entry() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = run(&fanout().arg(database(directory.path(), &[("a.c", "int a;\n")], "no-such-compiler")));
+    assert_eq!(run.exit.code(), Some(1), "{}", run.stderr);
+    assert!(run.stdout.contains("cannot start no-such-compiler"), "{}", run.stdout);
+}
+
+#[test]
+fn a_compiler_that_fails_without_an_error_is_explained() {
+    let directory = tempfile::tempdir().unwrap();
+    for (script, expected) in [
+        ("echo 'no licence today' >&2; exit 3", "exit code 3\n  no licence today\n"),
+        ("exit 4", "exit code 4\n"),
+        ("kill -SEGV $$", "killed by signal 11 (SIGSEGV)"),
+    ] {
+        let odd = compiler(directory.path(), "odd-cc", script);
+        let run = run(&fanout().arg(database(directory.path(), &[("a.c", "")], &odd)));
+        assert_eq!(run.exit.code(), Some(1), "{script}: {}", run.stderr);
+        assert!(run.stdout.contains(&format!("error: a.c: {odd}: {expected}")), "{script}: {}", run.stdout);
+    }
+}
+
+#[test]
+fn a_compiler_that_knows_no_json_is_asked_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = r#"case "$*" in *-fdiagnostics-format=json*) echo "cc: error: unknown argument: '-fdiagnostics-format=json'" >&2; exit 1;; esac
+echo 'a.c:3:7: warning: old style [-Wold]' >&2"#;
+    let plain = compiler(directory.path(), "plain-cc", script);
+    let run = run(&fanout().arg(database(directory.path(), &[("a.c", "")], &plain)));
+    assert!(run.exit.success(), "{}\n{}", run.stdout, run.stderr);
+    assert!(
+        run.stdout.starts_with("a.c:3:7: warning: old style [-Wold]\n1 compiled, 0 failed, 1 warnings"),
+        "{}",
+        run.stdout
+    );
+}
+
+#[test]
+fn objects_of_one_name_are_both_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let entries: Vec<_> = ["x", "y"]
+        .iter()
+        .map(|part| {
+            fs::create_dir(directory.path().join(part)).unwrap();
+            write(directory.path(), &format!("{part}/a.c"), "int a;\n");
+            let (file, object) = (format!("{part}/a.c"), format!("{part}/a.o"));
+            serde_json::json!({"directory": directory.path(), "file": file, "command": format!("cc -c {file} -o {object}")})
+        })
+        .collect();
+    let database = write(directory.path(), "compile_commands.json", &serde_json::to_string(&entries).unwrap());
+    let out = directory.path().join("out");
+    let run = run(&fanout().arg(database).arg("--out").arg(&out));
+    assert!(run.exit.success(), "{}\n{}", run.stdout, run.stderr);
+    assert!(out.join("x/a.o").exists() && out.join("y/a.o").exists());
+    assert!(!directory.path().join("x/a.o").exists(), "only below --out");
+}
+
+#[test]
+fn an_output_that_nobody_reads_stops_no_compilation() {
+    let out = tempfile::tempdir().unwrap();
+    let mut process = fanout().arg("--out").arg(out.path()).launch().unwrap();
+    drop((process.take_stdout(), process.take_stderr()));
+    let exit = process.wait_timeout(DEADLINE).unwrap().expect("its end").clone();
+    assert!(exit.success(), "{exit}");
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), 13);
+}
+
+#[test]
+fn ctrl_c_leaves_no_compiler_running() {
+    let directory = tempfile::tempdir().unwrap();
+    let told = directory.path().join("pids");
+    assert_eq!(kernel::make_fifo(&told), 0);
+    // Tells its number, and then neither ends by itself nor when it is asked to.
+    let script =
+        "trap '' TERM INT\nmkfifo \"$0.$$\"\necho \"$$\" > \"$(dirname \"$0\")/pids\"\nread -r line < \"$0.$$\"";
+    let slow = compiler(directory.path(), "slow-cc", script);
+    for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
+        let database = database(directory.path(), &[("a.c", "")], &slow);
+        // For both directions, so that opening it waits for nobody.
+        let pipe = OwnedFd::from(File::options().read(true).write(true).open(&told).unwrap());
+        let process = fanout().arg(database).launch().unwrap();
+        assert!(kernel::poll_readable(&pipe, DEADLINE), "no compiler has told its number");
+        let mut text = [0; 32];
+        let length = File::from(pipe).read(&mut text).unwrap();
+        let pid: u32 = String::from_utf8_lossy(&text[..length]).trim().parse().unwrap();
+        assert!(is_alive(pid));
+        process.signal(signal).unwrap();
+        let run = finish(process);
+        assert_eq!(run.exit.code(), Some(code), "{}\n{}", run.stdout, run.stderr);
+        assert!(run.stdout.contains("1 not compiled\n0 compiled, 0 failed, 0 warnings"), "{}", run.stdout);
+        wait_gone(pid);
+    }
+}

@@ -1,0 +1,155 @@
+//! The few system calls that tests need and the library does not show.
+#![expect(unsafe_code, reason = "tests look at the kernel from outside the library")]
+
+use std::{
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
+    time::Duration,
+};
+
+/// A descriptor that is readable once the process has ended; `None` if it is gone.
+pub(crate) fn pidfd_open(pid: u32) -> Option<OwnedFd> {
+    // SAFETY: pidfd_open(2) takes two numbers.
+    let number = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let number = RawFd::try_from(number).ok().filter(|&number| number >= 0)?;
+    // SAFETY: just opened for us.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+pub(crate) fn poll_readable(fd: &OwnedFd, timeout: Duration) -> bool {
+    let mut polled = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let timeout = i32::try_from(timeout.as_millis()).unwrap();
+    // SAFETY: poll(2) reads and writes one pollfd.
+    (unsafe { libc::poll(&raw mut polled, 1, timeout) }) > 0
+}
+
+pub(crate) fn close(number: RawFd) {
+    // SAFETY: the caller's process is its own; nobody else in it uses the number.
+    unsafe { libc::close(number) };
+}
+
+/// A copy without close-on-exec, as a careless library in the host would make it.
+pub(crate) fn leaky_duplicate(number: RawFd) -> RawFd {
+    // SAFETY: dup(2) takes a number.
+    unsafe { libc::dup(number) }
+}
+
+pub(crate) fn ignore_signal(signal: i32) {
+    // SAFETY: signal(2) with SIG_IGN takes two numbers.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Forks; the child runs `then` and ends with its code, without returning to the test harness.
+pub(crate) fn fork(then: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: the child only runs `then` and leaves by _exit(2).
+    match unsafe { libc::fork() } {
+        0 => {
+            let code = then();
+            // SAFETY: _exit(2) never returns.
+            unsafe { libc::_exit(code) }
+        }
+        pid => pid,
+    }
+}
+
+/// The wait status of a child made by [`fork`].
+pub(crate) fn wait(pid: i32) -> i32 {
+    let mut status = 0;
+    // SAFETY: waitpid(2) writes one number.
+    unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    status
+}
+
+pub(crate) fn block_signal(signal: i32) {
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: sigemptyset(3) initialises the set.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: initialised above.
+    unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
+    // SAFETY: pthread_sigmask(3) reads the initialised set.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+}
+
+/// The largest resident set that this process ever had, in bytes.
+pub(crate) fn peak_rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Puts a kept copy back at its number.
+pub(crate) fn restore(copy: RawFd, number: RawFd) {
+    // SAFETY: dup2(2) takes two numbers.
+    unsafe { libc::dup2(copy, number) };
+    close(copy);
+}
+
+pub(crate) fn kill(pid: u32, signal: i32) -> i32 {
+    // SAFETY: kill(2) takes two numbers.
+    unsafe { libc::kill(i32::try_from(pid).unwrap(), signal) }
+}
+
+pub(crate) fn make_fifo(path: &std::path::Path) -> i32 {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+    // SAFETY: mkfifo(3) reads a C string.
+    unsafe { libc::mkfifo(path.as_ptr(), 0o600) }
+}
+
+/// Has every later call of this number fail in every thread of this process and in its children; with `second`, only those
+/// with this second argument.
+pub(crate) fn refuse(call: libc::c_long, second: Option<u32>, errno: i32) {
+    const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS, of struct seccomp_data
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const LOW_HALF: u32 = if cfg!(target_endian = "little") { 0 } else { 4 };
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut filter = vec![
+        step(LOAD, 0, 0, 0),
+        step(JUMP_IF_EQUAL, 0, if second.is_some() { 3 } else { 1 }, u32::try_from(call).unwrap()),
+    ];
+    if let Some(second) = second {
+        filter.extend([step(LOAD, 0, 0, 24 + LOW_HALF), step(JUMP_IF_EQUAL, 0, 1, second)]);
+    }
+    filter.extend([
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno.unsigned_abs()),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]);
+    let program = libc::sock_fprog { len: u16::try_from(filter.len()).unwrap(), filter: filter.as_mut_ptr() };
+    // SAFETY: prctl(2) PR_SET_NO_NEW_PRIVS takes numbers.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    let flags = libc::SECCOMP_FILTER_FLAG_TSYNC;
+    // SAFETY: seccomp(2) reads the program, which outlives the call.
+    let set = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// A hook as many programs have it.
+pub(crate) fn with_session(mut command: Command) -> Command {
+    let hook = || {
+        // SAFETY: setsid(2) takes nothing.
+        unsafe { libc::setsid() };
+        Ok(())
+    };
+    // SAFETY: the hook is one async-signal-safe call.
+    unsafe { command.pre_exec(hook) };
+    command
+}
+
+/// In a forked child: traces a process, says so with a byte, and lets go when a byte comes back.
+pub(crate) fn trace(pid: u32, said: RawFd, answer: RawFd) -> i32 {
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: ptrace(2) PTRACE_SEIZE uses no memory of ours.
+    let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, i32::try_from(pid).unwrap(), nothing, nothing) };
+    if seized != 0 {
+        return 1;
+    }
+    let mut byte = 0_u8;
+    // SAFETY: write(2) reads one byte of ours.
+    unsafe { libc::write(said, (&raw const byte).cast(), 1) };
+    // SAFETY: read(2) writes one byte of ours.
+    unsafe { libc::read(answer, (&raw mut byte).cast(), 1) };
+    0
+}

@@ -1,0 +1,563 @@
+//! Starting: what a child gets, what it does not get, and how a start that fails says so. Everything twice: straight, and
+//! through a user's own `Command`.
+
+use crate::{
+    kernel,
+    support::{DEADLINE, FIXTURE, Story, Way, alone, both_ways, one_message, open_descriptors, read_to_end},
+};
+use pipewright::{Group, Input, Limit, Output, Pass, SpawnError, SpawnStep, SpecError, Supervisor, WorkerSpec};
+use serde_json::Value;
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
+    sync::{Arc, Barrier},
+    thread,
+};
+
+/// The numbers that an `inspect` worker says it has open.
+fn numbers(inspected: &Value) -> BTreeSet<i64> {
+    inspected["fds"].as_array().unwrap().iter().map(|fd| fd["fd"].as_i64().unwrap()).collect()
+}
+
+/// A directory that goes away with the test.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn script(directory: &tempfile::TempDir, name: &str, text: &str) -> std::path::PathBuf {
+    let path = directory.path().join(name);
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+fn errno(error: &SpawnError) -> Option<i32> {
+    error.io_error().and_then(io::Error::raw_os_error)
+}
+
+both_ways! {
+    fn p03_a_child_has_the_standard_streams_and_its_handles(way: Way) {
+        let leaked: Vec<i32> = (0..50).map(|_| kernel::leaky_duplicate(0)).collect();
+        let inspected = one_message(way.fixture("inspect"));
+        leaked.into_iter().for_each(kernel::close);
+        let numbers = numbers(&inspected);
+        assert_eq!(numbers.len(), 4, "{numbers:?} of {inspected}");
+        assert!(numbers.is_superset(&BTreeSet::from([0, 1, 2])), "{numbers:?}");
+        if way == Way::Direct {
+            assert!(numbers.contains(&3), "{numbers:?}");
+        }
+        for fd in inspected["fds"].as_array().unwrap().iter().filter(|fd| fd["fd"].as_i64().unwrap() > 2) {
+            assert_eq!(fd["cloexec"], true, "Parent sets close-on-exec as soon as it has a handle: {fd}");
+        }
+    }
+
+    fn p03_forty_threads_spawn_and_every_child_has_its_own_handle_alone(way: Way) {
+        const THREADS: usize = 40;
+        const EACH: usize = 3;
+        let supervisor = Supervisor::new().unwrap();
+        let start = Barrier::new(THREADS);
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    start.wait();
+                    for _ in 0..EACH {
+                        supervisor.spawn(way.fixture("inspect")).unwrap();
+                    }
+                });
+            }
+        });
+        let mut story = Story::of(supervisor);
+        let mut count = 0;
+        for event in story.rest() {
+            if let pipewright::EventKind::Message(message) = event.kind {
+                let inspected: Value = message.json().unwrap();
+                assert_eq!(numbers(&inspected).len(), 4, "{inspected}");
+                count += 1;
+            }
+        }
+        assert_eq!(count, THREADS * EACH);
+    }
+
+    fn arguments_arrive_as_they_are(way: Way) {
+        let odd = ["", "{}", "{{}}", "a b", "\"quoted\"", "$HOME", "-", "--", "ünï", "*"];
+        let inspected = one_message(way.fixture("inspect").args(odd));
+        let arguments: Vec<&str> = inspected["argv"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
+        assert!(arguments.ends_with(&odd), "{arguments:?}");
+    }
+
+    fn the_environment_is_inherited_and_changed_in_order(way: Way) {
+        let spec = way.fixture("inspect").env("GONE", "1").env_remove("GONE").env("STAYS", "a=b").env_remove("PATH");
+        let inspected = one_message(spec);
+        let environment = &inspected["env"];
+        assert_eq!(environment["STAYS"], "a=b");
+        assert!(environment.get("GONE").is_none(), "{environment}");
+        assert!(environment.get("PATH").is_none(), "{environment}");
+        assert_eq!(environment.get("CARGO_MANIFEST_DIR").is_some(), std::env::var("CARGO_MANIFEST_DIR").is_ok());
+    }
+
+    fn an_environment_can_be_empty(way: Way) {
+        let inspected = one_message(way.fixture("inspect").env("BEFORE", "1").env_clear().env("AFTER", "1"));
+        let names: Vec<&String> = inspected["env"].as_object().unwrap().keys().collect();
+        assert_eq!(names, ["AFTER"]);
+    }
+
+    fn a_handle_can_be_told_in_the_environment(way: Way) {
+        let spec = way.plain("env-worker").messages(Pass::env("PIPEWRIGHT_MESSAGES"));
+        assert!(one_message(spec).is_object());
+    }
+
+    fn a_worker_starts_where_it_is_told(way: Way) {
+        let directory = scratch();
+        let inspected = one_message(way.fixture("inspect").current_dir(directory.path()));
+        assert_eq!(inspected["cwd"], directory.path().to_str().unwrap());
+    }
+
+    fn a_working_directory_that_is_missing_is_named(way: Way) {
+        let error = way.fixture("inspect").current_dir("/no/such/place").launch().unwrap_err();
+        assert_eq!(errno(&error), Some(libc::ENOENT), "{error:?}");
+        if way == Way::Direct {
+            assert_eq!(error.step(), Some(&SpawnStep::Directory(std::path::Path::new("/no/such/place").into())));
+            assert!(error.to_string().contains("/no/such/place"), "{error}");
+        }
+    }
+
+    fn a_program_that_is_missing_is_named(way: Way) {
+        for number in 3..64 {
+            // On this error hangs a story: a handle at the number of std's private socket would swallow it.
+            let spec = way.program("/no/such/program").messages(Pass::number(number));
+            match spec.launch().unwrap_err() {
+                // A user's Command keeps the parent's numbers, so a number that is taken here cannot be had.
+                SpawnError::Failed { step: SpawnStep::Number(taken), .. } if way == Way::Command => {
+                    assert_eq!(taken, number);
+                }
+                error => {
+                    assert_eq!(errno(&error), Some(libc::ENOENT), "{error:?}");
+                    assert!(error.to_string().contains("/no/such/program"), "{error}");
+                    assert!(error.is_permanent());
+                }
+            }
+        }
+    }
+
+    fn a_name_that_is_not_in_the_path_is_named(way: Way) {
+        let error = way.program("no-such-program-anywhere").launch().unwrap_err();
+        assert_eq!(errno(&error), Some(libc::ENOENT));
+        assert!(error.to_string().contains("no-such-program-anywhere"), "{error}");
+    }
+
+    fn a_file_that_may_not_be_run_is_permission_denied(way: Way) {
+        let directory = scratch();
+        let path = script(&directory, "plain", "#!/bin/sh\n");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = way.program(path).launch().unwrap_err();
+        assert_eq!(errno(&error), Some(libc::EACCES), "{error:?}");
+    }
+
+    fn too_many_arguments_are_too_many(way: Way) {
+        let error = way.plain("exit").args((0..40).map(|_| "x".repeat(120 << 10))).launch();
+        // A single argument has a limit of its own, 128 KiB; all together a quarter of the stack limit.
+        let error = error.map(drop).unwrap_err();
+        assert_eq!(errno(&error), Some(libc::E2BIG), "{error:?}");
+        assert!(error.is_permanent());
+    }
+
+    fn a_busy_program_is_tried_again_and_then_told(way: Way) {
+        let directory = scratch();
+        let path = directory.path().join("busy");
+        fs::copy(FIXTURE, &path).unwrap();
+        let writer = OpenOptions::new().append(true).open(&path).unwrap();
+        let error = way.program(&path).arg("exit").launch().unwrap_err();
+        assert_eq!(errno(&error), Some(libc::ETXTBSY), "{error:?}");
+        let start = Arc::new(Barrier::new(2));
+        let closer = thread::spawn({
+            let start = Arc::clone(&start);
+            move || {
+                start.wait();
+                drop(writer);
+            }
+        });
+        start.wait();
+        let mut process = way.program(&path).args(["exit", "--code", "7"]).launch().unwrap();
+        assert_eq!(process.wait().unwrap().code(), Some(7));
+        closer.join().unwrap();
+    }
+
+    fn a_worker_leads_its_own_group_or_session_or_none(way: Way) {
+        let own = one_message(way.fixture("inspect"));
+        assert_eq!(own["pgid"], own["pid"]);
+        assert_ne!(own["sid"], own["pid"]);
+        let session = one_message(way.fixture("inspect").group(Group::Session));
+        assert_eq!(session["sid"], session["pid"]);
+        let inherited = one_message(way.fixture("inspect").group(Group::Inherit));
+        assert_ne!(inherited["pgid"], inherited["pid"]);
+    }
+
+    fn limits_nice_and_umask_are_set(way: Way) {
+        let spec = way.fixture("inspect").limit(Limit::OpenFiles, 123).limit(Limit::CoreBytes, 0).nice(7).umask(0o137);
+        let inspected = one_message(spec);
+        assert_eq!(inspected["limits"]["nofile"], serde_json::json!([123, 123]), "{inspected}");
+        assert_eq!(inspected["limits"]["core"], serde_json::json!([0, 0]), "{inspected}");
+        assert_eq!(inspected["nice"], 7, "{inspected}");
+        assert_eq!(inspected["umask"], 0o137, "{inspected}");
+    }
+
+    fn signals_are_as_in_a_fresh_process(way: Way) {
+        let test = match way {
+            Way::Direct => "launch::direct::signals_are_as_in_a_fresh_process",
+            Way::Command => "launch::command::signals_are_as_in_a_fresh_process",
+        };
+        if !alone(test, |spec| spec) {
+            return;
+        }
+        kernel::ignore_signal(libc::SIGUSR1);
+        kernel::ignore_signal(libc::SIGCHLD);
+        kernel::block_signal(libc::SIGUSR2);
+        let inspected = one_message(way.fixture("inspect"));
+        assert_eq!(inspected["blocked"], 0, "{inspected}");
+        // Rust's own runtime ignores SIGPIPE in the fixture itself.
+        assert_eq!(inspected["ignored"].as_u64().unwrap() & !(1 << (libc::SIGPIPE - 1)), 0, "{inspected}");
+    }
+
+    fn a_supervised_worker_dies_with_its_parent(way: Way) {
+        assert_eq!(one_message(way.fixture("inspect"))["pdeathsig"], libc::SIGKILL);
+        assert_eq!(one_message(way.fixture("inspect").death_signal(None))["pdeathsig"], 0);
+        assert_eq!(one_message(way.fixture("inspect").death_signal(Some(libc::SIGTERM)))["pdeathsig"], libc::SIGTERM);
+    }
+
+    fn several_pipes_either_way(way: Way) {
+        let spec = way
+            .plain("echo-pipe")
+            .pipe_to("in", Pass::arg("--read={}"))
+            .pipe_from("out", Pass::arg("--write={}"));
+        let mut process = spec.launch().unwrap();
+        let (mut input, output) = (process.take_writer("in").unwrap(), process.take_reader("out").unwrap());
+        assert!(process.take_writer("in").is_none(), "an end is given once");
+        assert!(process.take_writer("out").is_none(), "an end is of one direction");
+        input.write_all(b"there and back").unwrap();
+        drop(input);
+        assert_eq!(read_to_end(&output), b"there and back");
+        assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
+    }
+
+    fn standard_streams_go_where_they_are_told(way: Way) {
+        let directory = scratch();
+        let path = directory.path().join("out");
+        for _ in 0..2 {
+            let spec = way.plain("exit").args(["--stdout", "to a file,", "--stderr", "to a pipe"]);
+            let mut process =
+                spec.stdout(Output::File(path.clone())).stderr(Output::Lines).launch().unwrap();
+            assert_eq!(read_to_end(&process.take_stderr().unwrap()).trim_ascii_end(), b"to a pipe");
+            assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap().matches("to a file,").count(), 2, "files are appended to");
+        let given = Arc::new(File::create(directory.path().join("given")).unwrap().into());
+        let spec = way.plain("exit").args(["--stdout", "given"]).stdout(Output::Descriptor(given));
+        assert!(spec.launch().unwrap().wait().unwrap().success());
+        assert_eq!(fs::read_to_string(directory.path().join("given")).unwrap().trim_end(), "given");
+    }
+
+    fn standard_input_can_be_a_file_or_a_pipe(way: Way) {
+        let directory = scratch();
+        let path = directory.path().join("in");
+        fs::write(&path, "from a file\n").unwrap();
+        assert_eq!(one_message(way.fixture("echo").stdin(Input::File(path))), "from a file");
+        let mut process = way.fixture("echo").stdin(Input::Pipe).launch().unwrap();
+        process.take_stdin().unwrap().write_all(b"from a pipe\n").unwrap();
+        assert_eq!(read_to_end(&process.take_messages().unwrap()), b"\"from a pipe\"\n");
+        assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
+    }
+
+    fn a_descriptor_of_ours_can_be_given(way: Way) {
+        let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut process = way.plain("say").descriptor(theirs, Pass::arg("--write={}")).arg("--text=hello").launch().unwrap();
+        let mut heard = [0; 5];
+        ours.set_read_timeout(Some(DEADLINE)).unwrap();
+        ours.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"hello");
+        assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
+    }
+
+    fn nothing_is_left_of_a_start_that_failed(way: Way) {
+        let test = match way {
+            Way::Direct => "launch::direct::nothing_is_left_of_a_start_that_failed",
+            Way::Command => "launch::command::nothing_is_left_of_a_start_that_failed",
+        };
+        if !alone(test, |spec| spec) {
+            return;
+        }
+        let supervisor = Supervisor::new().unwrap();
+        let before = open_descriptors();
+        for _ in 0..20 {
+            let spec = way.program("/no/such/program").messages(Pass::arg("{}")).stdin(Input::Pipe).stderr(Output::Lines);
+            supervisor.spawn(spec.clone()).unwrap_err();
+            supervisor.spawn(spec.stdout(Output::File("/no/such/file".into()))).unwrap_err();
+        }
+        assert_eq!(open_descriptors(), before);
+        let children = fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id())).unwrap();
+        assert_eq!(children, "");
+        assert!(supervisor.events().is_empty(), "{:?}", supervisor.events().recv());
+    }
+
+    fn running_out_of_descriptors_is_an_error_that_passes(way: Way) {
+        let test = match way {
+            Way::Direct => "launch::direct::running_out_of_descriptors_is_an_error_that_passes",
+            Way::Command => "launch::command::running_out_of_descriptors_is_an_error_that_passes",
+        };
+        if !alone(test, |spec| spec.limit(Limit::OpenFiles, 64)) {
+            return;
+        }
+        let at_first = open_descriptors();
+        let mut hoard = Vec::new();
+        while let Ok(file) = File::open("/dev/null") {
+            hoard.push(file);
+        }
+        // With every number free that the start needs but the last one, then one more, and so on: each step fails once.
+        let mut failures = 0;
+        let mut process = loop {
+            match way.fixture("inspect").launch() {
+                Err(error) => {
+                    assert_eq!(errno(&error), Some(libc::EMFILE), "{error:?}");
+                    assert!(!error.is_permanent());
+                    failures += 1;
+                    hoard.pop().unwrap();
+                }
+                Ok(process) => break process,
+            }
+        };
+        assert!(failures > 3, "{failures} steps failed");
+        assert!(!read_to_end(&process.take_messages().unwrap()).is_empty());
+        drop(process);
+        drop(hoard);
+        assert_eq!(open_descriptors(), at_first, "after {failures} failures");
+    }
+
+    fn a_host_without_standard_streams_can_spawn(way: Way) {
+        let test = match way {
+            Way::Direct => "launch::direct::a_host_without_standard_streams_can_spawn",
+            Way::Command => "launch::command::a_host_without_standard_streams_can_spawn",
+        };
+        if !alone(test, |spec| spec) {
+            return;
+        }
+        // Kept elsewhere, so that the harness can still tell how this went.
+        let kept: Vec<i32> = [0, 1, 2].map(kernel::leaky_duplicate).to_vec();
+        [0, 1, 2].into_iter().for_each(kernel::close);
+        let inspected = {
+            let mut story = Story::new();
+            story.supervisor.spawn(way.fixture("inspect").stdin(Input::Inherit)).unwrap();
+            story.json()
+        };
+        for (number, copy) in kept.into_iter().enumerate() {
+            kernel::restore(copy, i32::try_from(number).unwrap());
+        }
+        let streams: Vec<&Value> = inspected["fds"].as_array().unwrap().iter().take(3).collect();
+        assert_eq!(numbers(&inspected).len(), 4, "{inspected}");
+        for stream in streams {
+            assert_eq!(stream["target"], "/dev/null", "{inspected}");
+        }
+    }
+
+    fn a_host_without_standard_streams_hears_of_failures_and_nobody_else_does(way: Way) {
+        let test = match way {
+            Way::Direct => {
+                "launch::direct::a_host_without_standard_streams_hears_of_failures_and_nobody_else_does"
+            }
+            Way::Command => {
+                "launch::command::a_host_without_standard_streams_hears_of_failures_and_nobody_else_does"
+            }
+        };
+        if !alone(test, |spec| spec) {
+            return;
+        }
+        let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let theirs = Arc::new(OwnedFd::from(theirs));
+        let kept: Vec<i32> = [0, 1, 2].map(kernel::leaky_duplicate).to_vec();
+        [0, 1, 2].into_iter().for_each(kernel::close);
+        let outcome = way.program("/no/such/program").launch().map(drop);
+        let said_nothing = way.program("true").stdout(Output::Descriptor(theirs)).launch().map(|mut process| process.wait().is_ok());
+        let still_closed = (0..=2).all(|number| kernel::leaky_duplicate(number) < 0);
+        for (number, copy) in kept.into_iter().enumerate() {
+            kernel::restore(copy, i32::try_from(number).unwrap());
+        }
+        assert_eq!(errno(&outcome.unwrap_err()), Some(libc::ENOENT));
+        assert!(still_closed);
+        assert!(said_nothing.unwrap());
+        let mut heard = Vec::new();
+        ours.read_to_end(&mut heard).unwrap();
+        assert_eq!(heard, b"", "what std and we tell each other goes into nobody's stdout");
+    }
+
+    fn p03_a_kernel_without_close_range_is_no_excuse(way: Way) {
+        let test = match way {
+            Way::Direct => "launch::direct::p03_a_kernel_without_close_range_is_no_excuse",
+            Way::Command => "launch::command::p03_a_kernel_without_close_range_is_no_excuse",
+        };
+        if !alone(test, |spec| spec) {
+            return;
+        }
+        kernel::refuse(libc::SYS_close_range, None, libc::ENOSYS);
+        // More than the walk's buffer holds at once.
+        let leaked: Vec<i32> = (0..500).map(|_| kernel::leaky_duplicate(0)).collect();
+        let inspected = one_message(way.fixture("inspect"));
+        leaked.into_iter().for_each(kernel::close);
+        assert_eq!(numbers(&inspected).len(), 4, "{inspected}");
+    }
+
+    fn p11_a_fork_of_the_host_leaves_a_process_alone(way: Way) {
+        let test = match way {
+            Way::Direct => "launch::direct::p11_a_fork_of_the_host_leaves_a_process_alone",
+            Way::Command => "launch::command::p11_a_fork_of_the_host_leaves_a_process_alone",
+        };
+        if !alone(test, |spec| spec) {
+            return;
+        }
+        let mut process = Some(way.fixture("echo").stdin(Input::Pipe).launch().unwrap());
+        let forked = kernel::fork(|| {
+            drop(process.take());
+            0
+        });
+        assert_eq!(kernel::wait(forked), 0);
+        let mut process = process.unwrap();
+        process.take_stdin().unwrap().write_all(b"still here\n").unwrap();
+        assert_eq!(read_to_end(&process.take_messages().unwrap()), b"\"still here\"\n");
+        assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
+    }
+
+    fn a_host_with_twenty_thousand_descriptors_can_spawn(way: Way) {
+        let test = match way {
+            Way::Direct => "launch::direct::a_host_with_twenty_thousand_descriptors_can_spawn",
+            Way::Command => "launch::command::a_host_with_twenty_thousand_descriptors_can_spawn",
+        };
+        if !alone(test, |spec| spec) {
+            return;
+        }
+        let null = File::open("/dev/null").unwrap();
+        let mut open = 0;
+        while open < 20_000 && kernel::leaky_duplicate(null.as_raw_fd()) >= 0 {
+            open += 1;
+        }
+        // Some room for the test's own.
+        (0..64).for_each(|back| kernel::close(null.as_raw_fd() + open - back));
+        assert!(open > 900, "{open} descriptors");
+        let inspected = one_message(way.fixture("inspect"));
+        assert_eq!(numbers(&inspected).len(), 4, "with {open} open in the host: {inspected}");
+    }
+}
+
+#[test]
+fn handles_land_at_any_numbers() {
+    // Every permutation of places among the numbers that the parent's own ends are likely to have.
+    for rotation in 0..8 {
+        let mut spec = WorkerSpec::new(FIXTURE).arg("inspect").messages(Pass::arg("--messages={}"));
+        let places: Vec<i32> = (0..8).map(|place| 4 + (place * 3 + rotation) % 8).collect();
+        for (place, number) in places.iter().enumerate() {
+            spec = spec.pipe_to(&format!("pipe {place}"), Pass::number(*number));
+        }
+        let inspected = one_message(spec.pipe_from("far", Pass::number(900)));
+        let expected: BTreeSet<i64> = (0..12).chain([900]).collect();
+        assert_eq!(numbers(&inspected), expected);
+    }
+}
+
+#[test]
+fn a_fixed_number_can_be_told_too() {
+    let inspected = one_message(WorkerSpec::new(FIXTURE).arg("inspect").messages(Pass::arg("--messages={}").at(77)));
+    assert!(numbers(&inspected).contains(&77), "{inspected}");
+}
+
+#[test]
+fn any_number_below_the_limit_can_be_had_and_no_other() {
+    if !alone("launch::any_number_below_the_limit_can_be_had_and_no_other", |spec| spec.limit(Limit::OpenFiles, 64)) {
+        return;
+    }
+    let supervisor = Supervisor::new().unwrap();
+    let at = |number| WorkerSpec::new(FIXTURE).arg("inspect").messages(Pass::arg("--messages={}").at(number));
+    for number in [64, i32::MAX] {
+        let error = supervisor.spawn(at(number)).unwrap_err();
+        assert_eq!(error.step(), Some(&SpawnStep::Descriptors), "{error:?}");
+    }
+    supervisor.spawn(at(63).pipe_to("low", Pass::number(4)).pipe_to("lower", Pass::number(3))).unwrap();
+    let inspected = Story::of(supervisor).json();
+    assert_eq!(numbers(&inspected), BTreeSet::from([0, 1, 2, 3, 4, 63]));
+}
+
+#[test]
+fn a_command_whose_hook_makes_a_session_can_be_started() {
+    for group in [Group::Own, Group::Session] {
+        let spec = WorkerSpec::from_command(|| kernel::with_session(std::process::Command::new(FIXTURE)));
+        let inspected = one_message(spec.arg("inspect").messages(Pass::arg("--messages={}")).group(group));
+        assert_eq!(inspected["sid"], inspected["pid"], "{inspected}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_program_is_no_program() {
+    // A user's own Command follows execvp(3), which hands such a file to /bin/sh.
+    let directory = scratch();
+    let error = WorkerSpec::new(script(&directory, "text", "neither ELF nor script")).launch().unwrap_err();
+    assert_eq!(errno(&error), Some(libc::ENOEXEC), "{error:?}");
+    assert!(error.is_permanent());
+}
+
+#[test]
+fn a_script_without_its_interpreter_says_so() {
+    let directory = scratch();
+    let error = WorkerSpec::new(script(&directory, "orphan", "#!/no/such/shell\n")).launch().unwrap_err();
+    assert_eq!(error.step(), Some(&SpawnStep::Interpreter), "{error:?}");
+}
+
+#[test]
+fn the_path_is_searched_as_execvp_does() {
+    let (first, second) = (scratch(), scratch());
+    let denied = script(&first, "tool", "#!/bin/sh\nexit 1\n");
+    fs::set_permissions(&denied, fs::Permissions::from_mode(0o644)).unwrap();
+    script(&second, "tool", "#!/bin/sh\nexit 42\n");
+    let path = format!("/no/such/place:{}:{}", first.path().display(), second.path().display());
+    let mut process = WorkerSpec::new("tool").env("PATH", path).launch().unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(42), "a file that may not be run does not end the search");
+    let only_denied = format!("{}:/no/such/place", first.path().display());
+    let error = WorkerSpec::new("tool").env("PATH", only_denied).launch().unwrap_err();
+    assert_eq!(errno(&error), Some(libc::EACCES), "but it is what is told when nothing else is found");
+}
+
+#[test]
+fn a_relative_program_is_meant_from_here() {
+    let directory = scratch();
+    let here = std::env::current_dir().unwrap();
+    let up: std::path::PathBuf = here.components().skip(1).map(|_| "..").collect();
+    let relative = up.join(script(&directory, "tool", "#!/bin/sh\nexit 5\n").strip_prefix("/").unwrap());
+    let mut process = WorkerSpec::new(relative).current_dir("/").launch().unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(5));
+}
+
+#[test]
+fn mistakes_are_told_before_anything_is_spawned() {
+    let supervisor = Supervisor::new().unwrap();
+    let refused = |spec: WorkerSpec| match supervisor.spawn(spec) {
+        Err(SpawnError::Spec(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    let spec = || WorkerSpec::new("true");
+    assert_eq!(refused(WorkerSpec::new("")), SpecError::NoProgram);
+    assert_eq!(refused(spec().messages(Pass::arg("--fd"))), SpecError::NoPlace { text: "--fd".into() });
+    assert_eq!(
+        refused(spec().messages(Pass::number(5)).pipe_to("x", Pass::arg("{}").at(5))),
+        SpecError::TwoHandles { number: 5 }
+    );
+    assert_eq!(refused(spec().messages(Pass::number(1))), SpecError::StandardNumber { number: 1 });
+    assert_eq!(refused(spec().messages(Pass::env("X")).messages_on_stdout()), SpecError::TwoMessageStreams);
+    assert_eq!(
+        refused(spec().pipe_to("x", Pass::env("X")).pipe_from("x", Pass::env("Y"))),
+        SpecError::TwoPipes { name: "x".into() }
+    );
+    assert_eq!(refused(spec().arg("a\0b")), SpecError::NulByte { what: "an argument" });
+    assert_eq!(refused(spec().env("A=B", "c")), SpecError::BadVariable { name: "A=B".into() });
+    assert_eq!(refused(spec().window(0)), SpecError::BadSize { what: "a window", bytes: 0 });
+    assert_eq!(refused(spec().death_signal(Some(99))), SpecError::BadSignal { signal: 99 });
+    assert!(supervisor.events().is_empty());
+}

@@ -1,0 +1,141 @@
+//! Programs that nobody adapted: each takes a descriptor number on its command line or in its environment, and is a worker.
+//!
+//! They are ignored where they may be missing; continuous integration installs them and runs these tests too.
+
+use crate::support::{DEADLINE, Story, Way, both_ways, read_to_end};
+use pipewright::{EventKind, Input, Output, Pass, WorkerSpec};
+use serde_json::Value;
+use std::{fs, io::Write};
+
+/// All messages of one run, as text, with how it ended.
+fn run(spec: WorkerSpec) -> (Vec<String>, std::sync::Arc<pipewright::Exit>) {
+    let mut story = Story::new();
+    story.supervisor.spawn(spec.stderr(Output::Lines)).unwrap();
+    let (mut messages, mut ended) = (Vec::new(), None);
+    for event in story.rest() {
+        match event.kind {
+            EventKind::Message(message) => messages.push(message.as_str().unwrap().to_owned()),
+            EventKind::Exited(exit) => ended = Some(exit),
+            _ => {}
+        }
+    }
+    (messages, ended.unwrap())
+}
+
+both_ways! {
+    #[ignore = "needs gpg"]
+    fn gpg_tells_its_status(way: Way) {
+        let home = tempfile::tempdir().unwrap();
+        let clear = home.path().join("clear");
+        fs::write(&clear, "attack at dawn").unwrap();
+        let gpg = || way.program("gpg").arg("--homedir").arg(home.path()).args(["--batch", "--no-autostart"]);
+        let spec = gpg()
+            .args(["--pinentry-mode", "loopback", "--status-fd"])
+            .messages(Pass::arg("{}"))
+            .arg("--passphrase-fd")
+            .pipe_to("passphrase", Pass::arg("{}"))
+            .args(["--symmetric", "--output"])
+            .arg(home.path().join("secret"))
+            .arg(&clear);
+        let mut story = Story::new();
+        let worker = story.supervisor.spawn(spec.stdout(Output::Null).stderr(Output::Lines)).unwrap();
+        worker.take_writer("passphrase").unwrap().write_all(b"correct horse\n").unwrap();
+        let first = story.message();
+        assert!(first.as_str().unwrap().starts_with("[GNUPG:] "), "{first:?}");
+        // Without an agent it cannot go on; what it says of that comes through the same pipe, line by line.
+        drop(worker.wait_timeout(DEADLINE).expect("its end"));
+        let told = story.rest();
+        assert!(told.iter().any(|event| matches!(event.kind, EventKind::Exited(_))), "{told:?}");
+        let spec = gpg().args(["--status-fd"]).messages(Pass::arg("{}")).args(["--list-packets"]).arg(&clear);
+        let (messages, exit) = run(spec.stdout(Output::Null));
+        assert!(messages.iter().any(|line| line.starts_with("[GNUPG:] NODATA")), "{messages:?}, {exit}");
+    }
+
+    #[ignore = "needs bubblewrap, and the right to make namespaces"]
+    fn bwrap_tells_its_child_and_its_end_as_json(way: Way) {
+        let spec = way
+            .program("bwrap")
+            .args(["--ro-bind", "/", "/", "--json-status-fd"])
+            .messages(Pass::arg("{}"))
+            .args(["sh", "-c", "exit 7"])
+            .check_json();
+        let (messages, exit) = run(spec);
+        assert_eq!(exit.code(), Some(7), "{}", exit.stderr_text());
+        let told: Vec<Value> = messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+        assert!(told[0]["child-pid"].is_u64(), "{messages:?}");
+        assert_eq!(told.last().unwrap()["exit-code"], 7, "{messages:?}");
+    }
+
+    #[ignore = "needs dpkg and dpkg-deb"]
+    fn dpkg_tells_what_it_does(way: Way) {
+        let scratch = tempfile::tempdir().unwrap();
+        let (tree, root) = (scratch.path().join("tree"), scratch.path().join("root"));
+        fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+        for directory in ["info", "updates", "triggers"] {
+            fs::create_dir_all(root.join("var/lib/dpkg").join(directory)).unwrap();
+        }
+        for file in ["status", "available"] {
+            fs::write(root.join("var/lib/dpkg").join(file), "").unwrap();
+        }
+        let control = "Package: nothing\nVersion: 1\nArchitecture: all\nMaintainer: nobody <n@example.org>\nDescription: -\n";
+        fs::write(tree.join("DEBIAN/control"), control).unwrap();
+        let package = scratch.path().join("nothing.deb");
+        let built = WorkerSpec::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&tree).arg(&package);
+        assert!(built.stdout(Output::Null).launch().unwrap().wait().unwrap().success());
+        let root = format!("--root={}", root.display());
+        let spec = way
+            .program("dpkg")
+            .args([root.as_str(), "--force-not-root", "--force-bad-path", "--log=/dev/null", "--status-fd"])
+            .messages(Pass::arg("{}"))
+            .arg("--install")
+            .arg(&package);
+        let (messages, exit) = run(spec.stdout(Output::Null));
+        assert!(exit.success(), "{exit}: {}", exit.stderr_text());
+        assert!(messages.contains(&"status: nothing: installed".to_owned()), "{messages:?}");
+    }
+
+    #[ignore = "needs valgrind"]
+    fn valgrind_keeps_its_log_out_of_stderr(way: Way) {
+        let spec = way.program("valgrind").messages(Pass::arg("--log-fd={}")).arg("/bin/true");
+        let (messages, exit) = run(spec);
+        assert!(exit.success(), "{exit}: {}", exit.stderr_text());
+        assert!(messages.iter().any(|line| line.contains("ERROR SUMMARY: 0 errors")), "{messages:?}");
+        assert_eq!(exit.stderr_text(), "");
+    }
+
+    #[ignore = "needs openssl"]
+    fn openssl_takes_its_password_from_a_pipe(way: Way) {
+        let seal = |clear: &[u8], password: &[u8], mode: &[&str]| {
+            let spec = way
+                .program("openssl")
+                .args(["enc", "-aes-256-cbc", "-pbkdf2"])
+                .args(mode)
+                .arg("-pass")
+                .pipe_to("password", Pass::arg("fd:{}"))
+                .stdin(Input::Pipe)
+                .stdout(Output::Lines)
+                .stderr(Output::Null);
+            let mut process = spec.launch().unwrap();
+            process.take_writer("password").unwrap().write_all(password).unwrap();
+            process.take_stdin().unwrap().write_all(clear).unwrap();
+            let sealed = read_to_end(&process.take_stdout().unwrap());
+            (sealed, process.wait_timeout(DEADLINE).unwrap().unwrap().success())
+        };
+        let (sealed, _) = seal(b"attack at dawn", b"correct horse\n", &["-e"]);
+        assert_eq!(seal(&sealed, b"correct horse\n", &["-d"]), (b"attack at dawn".to_vec(), true));
+        // Of 256 wrong passwords one gives padding that looks right, and success; never the text.
+        assert_ne!(seal(&sealed, b"wrong horse\n", &["-d"]).0, b"attack at dawn");
+    }
+}
+
+/// It takes a single digit, in its environment; a user's own Command would need our own number of that digit to be free.
+#[test]
+#[ignore = "needs git"]
+fn git_traces_itself_as_json() {
+    let spec = WorkerSpec::new("git").arg("version").messages(Pass::env("GIT_TRACE2_EVENT").at(9)).check_json();
+    let (messages, exit) = run(spec.stdout(Output::Null));
+    assert!(exit.success());
+    let told: Vec<Value> = messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+    assert_eq!(told[0]["event"], "version", "{messages:?}");
+    assert!(told.iter().any(|event| event["event"] == "exit" && event["code"] == 0), "{messages:?}");
+}

@@ -1,0 +1,717 @@
+//! Hearing them all: order, whole messages, windows, ends.
+
+use crate::{
+    kernel,
+    support::{DEADLINE, Story, Way, alone, both_ways, is_alive, open_descriptors, wait_gone},
+};
+use pipewright::{
+    Event, EventKind, ExitStatus, FaultKind, Framing, Group, Input, Output, Pass, Stream, Supervisor, WorkerId,
+    WorkerSpec,
+};
+use serde::Deserialize;
+use serde_json::Value;
+use std::{
+    collections::HashMap,
+    io::{ErrorKind, Read, Write},
+    os::fd::AsRawFd,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Barrier},
+    thread,
+    time::Duration,
+};
+
+#[derive(Debug, Deserialize)]
+struct Numbered {
+    n: u64,
+}
+
+/// Checks that each worker's numbered messages are all there, in order, and that its exit is its last event.
+fn assert_told_in_order(events: &[Event], counts: &HashMap<WorkerId, u64>) {
+    let mut next: HashMap<WorkerId, u64> = HashMap::new();
+    let mut ended: Vec<WorkerId> = Vec::new();
+    for event in events {
+        assert!(!ended.contains(&event.worker), "{event:?} after the exit");
+        match &event.kind {
+            EventKind::Message(message) => {
+                let next = next.entry(event.worker).or_default();
+                assert_eq!(message.json::<Numbered>().unwrap().n, *next, "of {}", event.worker);
+                *next += 1;
+            }
+            EventKind::Exited(_) => ended.push(event.worker),
+            _ => {}
+        }
+    }
+    for (worker, count) in counts {
+        assert_eq!(next.get(worker).copied().unwrap_or(0), *count, "messages of {worker}");
+        assert!(ended.contains(worker), "{worker} has no exit");
+    }
+}
+
+fn flood(way: Way, count: u64, size: usize) -> WorkerSpec {
+    way.fixture("flood").args(["--count", &count.to_string(), "--size", &size.to_string()])
+}
+
+both_ways! {
+    fn p01_what_was_written_before_the_end_comes_before_exited(way: Way) {
+        let mut story = Story::new();
+        let mut counts = HashMap::new();
+        for worker in 0..8 {
+            // More than a pipe holds, and an end at once: with a code, or by a signal in the middle of nothing.
+            let count = 3000 + worker;
+            let worker = story.supervisor.spawn(flood(way, count, 100)).unwrap();
+            counts.insert(worker.id(), count);
+        }
+        let events = story.rest();
+        assert_told_in_order(&events, &counts);
+        assert!(matches!(events.first().unwrap().kind, EventKind::Started { .. }));
+    }
+
+    fn p02_a_message_cut_off_by_death_is_a_fault_with_its_bytes(way: Way) {
+        let mut story = Story::new();
+        story.supervisor.spawn(way.fixture("partial").args(["--signal", "9"])).unwrap();
+        let events = story.rest();
+        let faults: Vec<_> = events
+            .iter()
+            .filter_map(|event| if let EventKind::Fault(fault) = &event.kind { Some(fault) } else { None })
+            .collect();
+        assert_eq!(faults.len(), 1, "{events:?}");
+        assert_eq!(faults[0].kind, FaultKind::CutOff);
+        assert!(!faults[0].excerpt.is_empty());
+        assert!(matches!(&events.last().unwrap().kind, EventKind::Exited(exit) if exit.signal() == Some(9)), "{events:?}");
+    }
+
+    fn p02_garbage_is_told_and_the_stream_goes_on(way: Way) {
+        let mut story = Story::new();
+        story.supervisor.spawn(way.fixture("garbage").args(["--count", "50"]).check_json()).unwrap();
+        let events = story.rest();
+        let faults = events.iter().filter(|event| matches!(event.kind, EventKind::Fault(_))).count();
+        let messages: Vec<_> =
+            events.iter().filter(|event| matches!(event.kind, EventKind::Message(_))).collect();
+        assert!(faults >= 50, "{faults} faults");
+        assert_eq!(messages.len(), 1, "{messages:?}");
+    }
+
+    fn p02_unchecked_garbage_is_found_when_parsed(way: Way) {
+        let mut story = Story::new();
+        story.supervisor.spawn(way.fixture("garbage").args(["--count", "5"])).unwrap();
+        let error = story.message().json::<Value>().unwrap_err();
+        assert!(!error.excerpt().is_empty(), "{error}");
+        let good = story.rest().into_iter().rev().find_map(|event| match event.kind {
+            EventKind::Message(message) => Some(message.json::<Value>().is_ok()),
+            _ => None,
+        });
+        assert_eq!(good, Some(true), "the last message is a good one");
+    }
+
+    fn p02_a_message_that_is_too_long_is_skipped(way: Way) {
+        let mut story = Story::new();
+        story.supervisor.spawn(way.fixture("huge").args(["--size", "300000"]).max_frame(200_000)).unwrap();
+        let events = story.rest();
+        let fault = events
+            .iter()
+            .find_map(|event| if let EventKind::Fault(fault) = &event.kind { Some(fault) } else { None })
+            .unwrap();
+        assert_eq!(fault.kind, FaultKind::TooLong { limit: 200_000 });
+        assert!(fault.length >= 300_000, "{}", fault.length);
+        assert!(fault.excerpt.len() <= 256);
+    }
+
+    fn a_huge_message_comes_whole(way: Way) {
+        let mut story = Story::new();
+        story.supervisor.spawn(way.fixture("huge").args(["--size", "8000000"])).unwrap();
+        let message = story.message();
+        assert!(message.len() >= 8_000_000);
+        drop(message.json::<Value>().unwrap());
+        assert!(story.exit().success());
+    }
+
+    fn many_threads_send_through_one_parent(way: Way) {
+        let mut story = Story::new();
+        let spec = way.fixture("many-writers").args(["--threads", "8", "--count", "200", "--size", "9000"]).check_json();
+        story.supervisor.spawn(spec).unwrap();
+        let events = story.rest();
+        let messages = events.iter().filter(|event| matches!(event.kind, EventKind::Message(_))).count();
+        let faults: Vec<_> = events.iter().filter(|event| matches!(event.kind, EventKind::Fault(_))).collect();
+        assert_eq!((messages, faults.len()), (1600, 0), "{faults:?}");
+    }
+
+    fn messages_can_come_from_the_standard_streams(way: Way) {
+        let mut story = Story::new();
+        let from_stdout = way.plain("flood").args(["--count", "3", "--size", "10", "--stream", "stdout"]);
+        story.supervisor.spawn(from_stdout.messages_on_stdout()).unwrap();
+        let from_stderr = way.plain("flood").args(["--count", "3", "--size", "10", "--stream", "stderr"]);
+        let second = story.supervisor.spawn(from_stderr.messages_on_stderr()).unwrap();
+        let events = story.rest();
+        let counts = HashMap::from([(WorkerId::clone(&events[0].worker), 3), (second.id(), 3)]);
+        assert_told_in_order(&events, &counts);
+    }
+
+    fn captured_lines_are_told_apart_and_the_tail_is_kept(way: Way) {
+        let mut story = Story::new();
+        let spec = way.plain("lines").args(["--stdout", "100", "--stderr", "5000"]);
+        story.supervisor.spawn(spec.stdout(Output::Lines).stderr(Output::Lines).stderr_tail(1000)).unwrap();
+        let (mut out, mut err, mut exit) = (0, 0, None);
+        for event in story.rest() {
+            match event.kind {
+                EventKind::Line { stream: Stream::Stdout, .. } => out += 1,
+                EventKind::Line { stream: Stream::Stderr, .. } => err += 1,
+                EventKind::Exited(ended) => exit = Some(ended),
+                _ => {}
+            }
+        }
+        assert_eq!((out, err), (100, 5000));
+        let exit = exit.unwrap();
+        assert_eq!(exit.stderr_tail.len(), 1000);
+        assert!(exit.stderr_text().trim_end().ends_with("4999"), "{}", exit.stderr_text());
+    }
+
+    fn an_exit_tells_all(way: Way) {
+        let mut story = Story::new();
+        let worker = story.supervisor.spawn(way.fixture("allocate").args(["--mib", "50"])).unwrap();
+        let exit = story.exit();
+        assert!(exit.success());
+        let usage = exit.usage.unwrap();
+        assert!(usage.max_rss_bytes > 50 << 20, "{usage:?}");
+        assert!(exit.duration > Duration::ZERO);
+        assert_eq!(worker.wait(), exit);
+        assert_eq!(worker.wait_timeout(Duration::ZERO), Some(exit));
+        story.supervisor.spawn(way.plain("exit").args(["--code", "7", "--stderr", "why"]).stderr(Output::Lines)).unwrap();
+        let exit = story.exit();
+        assert_eq!((exit.code(), &*exit.stderr_text()), (Some(7), "why\n"));
+    }
+
+    fn every_deadly_signal_is_told(way: Way) {
+        let mut story = Story::new();
+        for signal in [1, 2, 3, 4, 6, 7, 8, 9, 11, 13, 14, 15] {
+            let spec = way.plain("die").args(["--signal", &signal.to_string()]);
+            story.supervisor.spawn(spec.limit(pipewright::Limit::CoreBytes, 0)).unwrap();
+            let exit = story.exit();
+            assert_eq!(exit.status, ExitStatus::Signal { signal, core_dumped: false });
+        }
+    }
+
+    fn p04_a_grandchild_that_holds_the_pipe_is_a_leak_and_delays_nothing(way: Way) {
+        for (hold, session) in [("messages", false), ("messages", true), ("stdout", false), ("stderr", true)] {
+            let mut story = Story::new();
+            let mut spec = way.fixture("grandchild").args(["--hold", hold]);
+            if session {
+                spec = spec.arg("--session");
+            }
+            spec = spec.stdout(Output::Lines).stderr(Output::Lines).drain_time(Duration::from_millis(50));
+            story.supervisor.spawn(spec).unwrap();
+            let grandchild = u32::try_from(story.json()["pid"].as_u64().unwrap()).unwrap();
+            let exit = story.exit();
+            let leaks: Vec<&str> = exit.leaks.iter().map(|leak| &*leak.stream).collect();
+            assert_eq!(leaks, [hold], "session: {session}");
+            if session {
+                assert!(is_alive(grandchild), "out of its group's reach");
+                assert_eq!(kernel::kill(grandchild, libc::SIGKILL), 0);
+            }
+            wait_gone(grandchild);
+        }
+    }
+
+    fn a_worker_may_close_its_pipe_and_live_on(way: Way) {
+        let mut story = Story::new();
+        let worker = story.supervisor.spawn(way.fixture("close-early").stdin(Input::Pipe)).unwrap();
+        drop(story.message());
+        assert_eq!(worker.wait_timeout(Duration::ZERO), None);
+        drop(worker.take_stdin());
+        let exit = story.exit();
+        assert!(exit.success() && exit.leaks.is_empty(), "{exit:?}");
+    }
+
+    fn p10_signals_reach_the_worker_and_then_nobody(way: Way) {
+        let mut story = Story::new();
+        let worker = story.supervisor.spawn(way.fixture("ignore-term")).unwrap();
+        drop(story.message());
+        worker.signal(libc::SIGTERM).unwrap();
+        assert_eq!(worker.wait_timeout(Duration::ZERO), None);
+        assert_eq!(worker.signal(999).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        worker.kill().unwrap();
+        assert_eq!(story.exit().signal(), Some(libc::SIGKILL));
+        assert_eq!(worker.signal(libc::SIGTERM).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        worker.kill().unwrap();
+    }
+
+    fn p08_a_worker_that_left_its_group_is_killed_too(way: Way) {
+        let mut story = Story::new();
+        let worker = story.supervisor.spawn(way.fixture("leave-group")).unwrap();
+        drop(story.message());
+        worker.kill().unwrap();
+        let exit = worker.wait_timeout(DEADLINE).expect("its end");
+        assert_eq!(exit.signal(), Some(libc::SIGKILL));
+    }
+
+    fn durations_and_sizes_without_end_do_no_harm(way: Way) {
+        let endless = Supervisor::builder().grace_period(Duration::MAX).window(usize::MAX).build().unwrap();
+        let mut story = Story::of(endless);
+        let spec = way.fixture("flood").args(["--count", "100", "--size", "100"]).stderr(Output::Lines);
+        story.supervisor.spawn(spec.drain_time(Duration::MAX).stderr_tail(usize::MAX).window(usize::MAX)).unwrap();
+        let spec = way.plain("lines").args(["--stderr", "100"]).stderr(Output::Lines);
+        let second = story.supervisor.spawn(spec.drain_time(Duration::MAX).stderr_tail(usize::MAX)).unwrap();
+        let messages = story.rest().iter().filter(|event| matches!(event.kind, EventKind::Message(_))).count();
+        assert_eq!(messages, 100);
+        assert_eq!(second.wait().stderr_text().lines().count(), 100);
+    }
+
+    fn p08_dropping_ends_everybody_within_a_bound(way: Way) {
+        let supervisor = Supervisor::builder().grace_period(Duration::from_millis(100)).build().unwrap();
+        let polite = supervisor.spawn(way.fixture("hang")).unwrap();
+        let stubborn = supervisor.spawn(way.fixture("ignore-term")).unwrap();
+        let reader = supervisor.spawn(way.fixture("echo").stdin(Input::Pipe)).unwrap();
+        let mut story = Story::of(supervisor);
+        story.message();
+        story.message();
+        let events = story.supervisor.events().clone();
+        drop(story);
+        assert_eq!(polite.wait().signal(), Some(libc::SIGTERM));
+        assert_eq!(stubborn.wait().signal(), Some(libc::SIGKILL));
+        drop(reader.wait());
+        let exits = events.iter().filter(|event| matches!(event.kind, EventKind::Exited(_))).count();
+        assert_eq!(exits, 3, "a receiver that was cloned hears the end, and then that it is the end");
+        for worker in [polite, stubborn, reader] {
+            assert!(!is_alive(worker.pid()));
+        }
+    }
+
+    fn p06_a_slow_consumer_holds_up_one_worker_only(way: Way) {
+        let mut story = Story::new();
+        let flooding = story.supervisor.spawn(flood(way, 100_000, 1000).window(64 << 10)).unwrap();
+        // Keeps a message, so that its window can never be empty again, and receives nothing more of it.
+        let kept = story.find(|event| match event.kind {
+            EventKind::Message(message) if event.worker == flooding.id() => Some(message),
+            _ => None,
+        });
+        let other = story.supervisor.spawn(way.plain("exit").args(["--code", "3"])).unwrap();
+        assert_eq!(other.wait_timeout(DEADLINE).expect("the other one's exit").code(), Some(3));
+        assert!(story.supervisor.events().len() < 1000, "{} events wait", story.supervisor.events().len());
+        drop(kept);
+        let mut received = 1;
+        for event in story.rest() {
+            received += u64::from(matches!(event.kind, EventKind::Message(_)));
+        }
+        assert_eq!(received, 100_000);
+    }
+
+    fn p06_a_consumer_that_keeps_everything_is_not_stalled(way: Way) {
+        let mut story = Story::new();
+        story.supervisor.spawn(flood(way, 20_000, 200).window(16 << 10)).unwrap();
+        let events = story.rest();
+        let kept: Vec<Event> =
+            events.into_iter().filter(|event| matches!(event.kind, EventKind::Message(_))).collect();
+        assert_eq!(kept.len(), 20_000);
+    }
+
+    fn p06_an_exit_does_not_wait_for_a_consumer(way: Way) {
+        let story = Story::new();
+        // More than the window and less than window and pipe together, so the worker can end with nobody receiving.
+        let worker = story.supervisor.spawn(flood(way, 60, 1000).window(4096)).unwrap();
+        assert!(worker.wait_timeout(DEADLINE).expect("its exit").success());
+    }
+
+    fn the_other_framings_arrive_too(way: Way) {
+        for (name, framing) in
+            [("nul", Framing::Nul), ("length32", Framing::Length32), ("content-length", Framing::ContentLength)]
+        {
+            let mut story = Story::new();
+            let worker = story.supervisor.spawn(flood(way, 500, 2000).args(["--framing", name]).framing(framing)).unwrap();
+            assert_told_in_order(&story.rest(), &HashMap::from([(worker.id(), 500)]));
+        }
+    }
+
+    fn a_worker_that_outlives_its_parents_ear_is_told(way: Way) {
+        let directory = tempfile::tempdir().unwrap();
+        let report = directory.path().join("report");
+        let spec = way.fixture("send-after-parent").arg("--report").arg(&report).stdin(Input::Pipe);
+        let mut process = spec.launch().unwrap();
+        drop(process.take_messages());
+        assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
+        let text = std::fs::read_to_string(&report).unwrap();
+        assert!(text.contains("parent"), "{text}");
+    }
+}
+
+#[test]
+fn p07_a_flood_at_a_consumer_that_reads_nothing_stays_bounded() {
+    if !alone("supervisor::p07_a_flood_at_a_consumer_that_reads_nothing_stays_bounded", |spec| spec) {
+        return;
+    }
+    const COUNT: u64 = 256 << 10;
+    const SIZE: usize = 4096; // 1 GiB
+    const BOUND: u64 = 64 << 20;
+    let story = Story::new();
+    let flooding = story.supervisor.spawn(flood(Way::Direct, COUNT, SIZE)).unwrap();
+    // It is stuck once it sleeps in a write; meanwhile the others' events keep coming.
+    for code in 0..20 {
+        let other = story.supervisor.spawn(Way::Direct.plain("exit").args(["--code", &code.to_string()])).unwrap();
+        assert_eq!(other.wait_timeout(DEADLINE).expect("another's exit").code(), Some(code));
+    }
+    assert_eq!(flooding.wait_timeout(Duration::ZERO), None, "nobody reads, so it cannot have ended");
+    let mut next = 0;
+    let exit = loop {
+        let event = story.supervisor.events().recv_timeout(DEADLINE).unwrap();
+        match event.kind {
+            EventKind::Message(message) => {
+                assert_eq!(message.json::<Numbered>().unwrap().n, next);
+                next += 1;
+            }
+            EventKind::Exited(exit) if event.worker == flooding.id() => break exit,
+            _ => {}
+        }
+    };
+    assert_eq!(next, COUNT);
+    assert!(exit.success());
+    assert!(kernel::peak_rss_bytes() < BOUND, "peak of {} bytes", kernel::peak_rss_bytes());
+}
+
+#[test]
+fn p07_small_messages_and_garbage_are_bounded_too() {
+    if !alone("supervisor::p07_small_messages_and_garbage_are_bounded_too", |spec| spec) {
+        return;
+    }
+    let mut story = Story::of(Supervisor::builder().window(8 << 20).build().unwrap());
+    for _ in 0..8 {
+        let script = "while :; do echo 1; echo '{'; done";
+        let spec = WorkerSpec::new("sh").args(["-c", script]).messages_on_stdout().check_json();
+        story.supervisor.spawn(spec).unwrap();
+        story.supervisor.spawn(WorkerSpec::new("yes").messages_on_stdout()).unwrap();
+    }
+    // Every window is used up when the number of waiting events does not grow any more; a received event makes the loop look.
+    let mut before = 0;
+    let mut still = 0;
+    while still < 50 {
+        let waiting = story.supervisor.events().len();
+        // The two are the start and the exit of the worker below.
+        still = if waiting <= before + 2 { still + 1 } else { 0 };
+        before = waiting;
+        let other = story.supervisor.spawn(WorkerSpec::new("true")).unwrap();
+        other.wait_timeout(DEADLINE).expect("another's exit");
+    }
+    assert!(before > 1000, "{before} events wait");
+    assert!(kernel::peak_rss_bytes() < 64 << 20, "peak of {} bytes", kernel::peak_rss_bytes());
+    story.told.clear();
+}
+
+#[test]
+fn p11_a_host_that_ignores_sigchld_gets_its_exits() {
+    if !alone("supervisor::p11_a_host_that_ignores_sigchld_gets_its_exits", |spec| spec) {
+        return;
+    }
+    kernel::ignore_signal(libc::SIGCHLD);
+    for way in [Way::Direct, Way::Command] {
+        let mut story = Story::new();
+        for code in 0..5 {
+            story.supervisor.spawn(way.plain("exit").args(["--code", &code.to_string()])).unwrap();
+            let exit = story.exit();
+            // The kernel tells the status of a child it has reaped itself since Linux 6.15; before that nobody knows.
+            assert!(exit.status == ExitStatus::Code(code) || exit.status == ExitStatus::Unknown, "{exit:?}");
+        }
+        WorkerSpec::new("/no/such/program").launch().unwrap_err();
+    }
+}
+
+#[test]
+fn p11_a_fork_of_the_host_leaves_the_workers_alone() {
+    if !alone("supervisor::p11_a_fork_of_the_host_leaves_the_workers_alone", |spec| spec) {
+        return;
+    }
+    let story = Story::new();
+    let worker = story.supervisor.spawn(Way::Direct.fixture("echo").stdin(Input::Pipe)).unwrap();
+    let mut stdin = worker.take_stdin().unwrap();
+    let mut supervisor = Some(story.supervisor);
+    let forked = kernel::fork(|| {
+        drop(supervisor.take());
+        0
+    });
+    assert_eq!(kernel::wait(forked), 0, "dropping in the fork returns");
+    let mut story = Story::of(supervisor.unwrap());
+    stdin.write_all(b"still here\n").unwrap();
+    assert_eq!(story.json(), "still here");
+    drop(stdin);
+    assert!(story.exit().success());
+}
+
+#[test]
+fn p01_what_a_grandchild_says_to_a_full_window_is_heard_within_the_drain_time() {
+    // Its window is used up and nobody receives, so its stream is not listened to any more when it ends.
+    let script =
+        r#"(read go <&4; echo '"last words"' >&3) & i=0; while [ $i -lt 50 ]; do echo $i >&3; i=$((i+1)); done"#;
+    let mut story = Story::new();
+    let spec = WorkerSpec::new("sh").args(["-c", script]).messages(Pass::number(3)).pipe_to("go", Pass::number(4));
+    let worker = story.supervisor.spawn(spec.window(64).drain_time(Duration::from_secs(2))).unwrap();
+    wait_gone(worker.pid());
+    worker.take_writer("go").unwrap().write_all(b"now\n").unwrap();
+    let exit = worker.wait_timeout(DEADLINE).expect("its exit");
+    assert_eq!(exit.leaks, [], "the end of the stream was there to be read");
+    let mut texts = Vec::new();
+    for event in story.rest() {
+        if let EventKind::Message(message) = event.kind {
+            texts.push(message.as_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(texts.len(), 51);
+    assert_eq!(texts.last().unwrap(), "\"last words\"");
+}
+
+#[test]
+fn an_exit_waits_for_whoever_traces_the_worker() {
+    if !alone("supervisor::an_exit_waits_for_whoever_traces_the_worker", |spec| spec) {
+        return;
+    }
+    let mut story = Story::new();
+    let worker = story.supervisor.spawn(Way::Direct.fixture("hang")).unwrap();
+    drop(story.message());
+    let (mut said, says) = std::io::pipe().unwrap();
+    let (answered, mut answer) = std::io::pipe().unwrap();
+    let tracer = kernel::fork(|| kernel::trace(worker.pid(), says.as_raw_fd(), answered.as_raw_fd()));
+    said.read_exact(&mut [0]).unwrap();
+    worker.kill().unwrap();
+    // Only a tracer knows of this end until it goes; what is waited for here is an event that must not come.
+    let early = story.supervisor.events().recv_timeout(Duration::from_millis(100));
+    assert!(early.is_err(), "{early:?}");
+    answer.write_all(b".").unwrap();
+    assert_eq!(kernel::wait(tracer), 0);
+    assert_eq!(story.exit().signal(), Some(libc::SIGKILL));
+    assert_eq!(
+        std::fs::read_to_string(format!("/proc/{}/stat", worker.pid())).map(drop).map_err(|e| e.kind()),
+        Err(ErrorKind::NotFound)
+    );
+}
+
+#[test]
+fn a_worker_that_the_kernel_does_not_let_us_watch_is_killed_and_told() {
+    if !alone("supervisor::a_worker_that_the_kernel_does_not_let_us_watch_is_killed_and_told", |spec| spec) {
+        return;
+    }
+    let mut story = Story::new();
+    let paused = story.supervisor.spawn(flood(Way::Direct, 100_000, 1000).window(4096)).unwrap();
+    let first = story.message();
+    let other = story.supervisor.spawn(Way::Direct.plain("exit")).unwrap();
+    assert!(other.wait_timeout(DEADLINE).is_some());
+    kernel::refuse(libc::SYS_epoll_ctl, Some(libc::EPOLL_CTL_ADD.unsigned_abs()), libc::ENOSPC);
+    let unwatched = story.supervisor.spawn(Way::Direct.fixture("hang")).unwrap();
+    drop(first);
+    let events = story.rest();
+    assert!(!events.is_empty());
+    for worker in [paused, unwatched] {
+        assert_eq!(worker.wait().signal(), Some(libc::SIGKILL), "{:?}", worker.id());
+    }
+}
+
+#[test]
+fn the_handles_of_ended_workers_hold_no_descriptors() {
+    if !alone("supervisor::the_handles_of_ended_workers_hold_no_descriptors", |spec| spec) {
+        return;
+    }
+    let supervisor = Supervisor::new().unwrap();
+    let before = open_descriptors();
+    let workers: Vec<_> = (0..50)
+        .map(|_| supervisor.spawn(WorkerSpec::new("true").messages(Pass::arg("{}")).stderr(Output::Lines)).unwrap())
+        .collect();
+    for worker in &workers {
+        assert!(worker.wait_timeout(DEADLINE).is_some());
+    }
+    assert_eq!(open_descriptors(), before);
+}
+
+#[test]
+fn p07_many_workers_do_not_each_exceed_the_supervisors_window() {
+    const WORKERS: usize = 40;
+    const WINDOW: usize = 1 << 20;
+    let mut story = Story::of(Supervisor::builder().window(WINDOW).build().unwrap());
+    let workers: Vec<_> =
+        (0..WORKERS).map(|_| story.supervisor.spawn(flood(Way::Direct, 20_000, 1).window(WINDOW)).unwrap()).collect();
+    // Lifecycle events go on, so when this one has ended the loop has been round a few times.
+    for _ in 0..20 {
+        let other = story.supervisor.spawn(Way::Direct.plain("exit")).unwrap();
+        assert!(other.wait_timeout(DEADLINE).is_some());
+    }
+    // Each counts 64 bytes, and the last pipe is read as a whole.
+    let waiting = story.supervisor.events().len();
+    assert!(waiting * 64 < WINDOW + (64 << 10) * 8, "{waiting} events wait");
+    let events = story.rest();
+    assert_told_in_order(&events, &workers.iter().map(|worker| (worker.id(), 20_000)).collect());
+}
+
+#[test]
+fn a_panic_in_the_consumer_ends_every_worker() {
+    let mut worker = None;
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let mut story = Story::new();
+        worker = Some(story.supervisor.spawn(Way::Direct.fixture("hang")).unwrap());
+        drop(story.message());
+        panic!("on purpose");
+    }));
+    outcome.unwrap_err();
+    let worker = worker.unwrap();
+    assert!(worker.wait_timeout(DEADLINE).is_some());
+    assert!(!is_alive(worker.pid()));
+}
+
+#[test]
+fn several_consumers_share_the_events() {
+    let supervisor = Supervisor::new().unwrap();
+    for _ in 0..4 {
+        supervisor.spawn(flood(Way::Direct, 1000, 50)).unwrap();
+    }
+    supervisor.close();
+    let received: usize = thread::scope(|scope| {
+        let consumers: Vec<_> = (0..3)
+            .map(|_| {
+                let events = supervisor.events().clone();
+                scope.spawn(move || events.iter().filter(|event| matches!(event.kind, EventKind::Message(_))).count())
+            })
+            .collect();
+        consumers.into_iter().map(|consumer| consumer.join().unwrap()).sum()
+    });
+    assert_eq!(received, 4000);
+}
+
+#[test]
+fn the_events_are_good_in_a_select() {
+    let supervisor = Supervisor::new().unwrap();
+    supervisor.spawn(Way::Direct.plain("exit")).unwrap();
+    let deadline = crossbeam_channel::after(DEADLINE);
+    loop {
+        crossbeam_channel::select! {
+            recv(supervisor.events()) -> event => {
+                if matches!(event.unwrap().kind, EventKind::Exited(_)) {
+                    break;
+                }
+            }
+            recv(deadline) -> _ => panic!("no exit"),
+        }
+    }
+}
+
+#[test]
+fn a_closed_supervisor_takes_no_more_and_ends_its_events() {
+    let supervisor = Supervisor::new().unwrap();
+    supervisor.spawn(Way::Direct.plain("exit")).unwrap();
+    supervisor.close();
+    assert!(matches!(supervisor.spawn(WorkerSpec::new("true")), Err(pipewright::SpawnError::SupervisorGone)));
+    assert_eq!(supervisor.events().iter().count(), 2, "started, exited, the end");
+}
+
+#[test]
+fn p09_spawning_closing_and_dropping_at_once_loses_nobody() {
+    const THREADS: usize = 4;
+    for round in 0..20 {
+        let supervisor = Arc::new(Supervisor::new().unwrap());
+        let events = supervisor.events().clone();
+        let start = Arc::new(Barrier::new(THREADS + 1));
+        let spawners: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let (supervisor, start) = (Arc::clone(&supervisor), Arc::clone(&start));
+                thread::spawn(move || {
+                    start.wait();
+                    let mut workers = Vec::new();
+                    // Until it is closed; whichever thread comes last drops the supervisor.
+                    while let Ok(worker) = supervisor.spawn(WorkerSpec::new("true")) {
+                        workers.push(worker);
+                    }
+                    workers
+                })
+            })
+            .collect();
+        start.wait();
+        for _ in 0..round {
+            drop(events.recv_timeout(DEADLINE).unwrap());
+        }
+        supervisor.close();
+        drop(supervisor);
+        let workers: Vec<_> = spawners.into_iter().flat_map(|spawner| spawner.join().unwrap()).collect();
+        let rest = events.iter().count();
+        assert_eq!(round + rest, 2 * workers.len(), "started and exited, each");
+        for worker in &workers {
+            assert!(worker.wait_timeout(Duration::ZERO).is_some());
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_after_a_thousand_workers() {
+    if !alone("supervisor::nothing_is_left_after_a_thousand_workers", |spec| spec) {
+        return;
+    }
+    let before = open_descriptors();
+    {
+        let supervisor = Arc::new(Supervisor::new().unwrap());
+        for _ in 0..100 {
+            for _ in 0..10 {
+                let spec = WorkerSpec::new("true").messages(Pass::arg("{}")).stdin(Input::Pipe).stderr(Output::Lines);
+                supervisor.spawn(spec).unwrap();
+            }
+            let exits = supervisor.events().iter().filter(|event| matches!(event.kind, EventKind::Exited(_)));
+            assert_eq!(exits.take(10).count(), 10);
+        }
+    }
+    assert_eq!(open_descriptors(), before);
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().count();
+    assert!(threads <= 3, "{threads} threads: the harness has two");
+    let children = std::fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id())).unwrap();
+    assert_eq!(children, "");
+}
+
+#[test]
+fn p14_idle_workers_cost_nothing() {
+    if !alone("supervisor::p14_idle_workers_cost_nothing", |spec| spec) {
+        return;
+    }
+    const WORKERS: usize = 300;
+    let mut story = Story::new();
+    for _ in 0..WORKERS {
+        story.supervisor.spawn(Way::Direct.fixture("hang")).unwrap();
+    }
+    for _ in 0..WORKERS {
+        story.message();
+    }
+    while story.supervisor.events().try_recv().is_ok() {}
+    let switches = || -> u64 {
+        let threads = std::fs::read_dir("/proc/self/task").unwrap().map(|thread| thread.unwrap().path());
+        let mine = threads.filter(|thread| {
+            std::fs::read_to_string(thread.join("comm")).unwrap_or_default().starts_with("pipewright")
+        });
+        mine.map(|thread| {
+            let status = std::fs::read_to_string(thread.join("status")).unwrap();
+            let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
+            lines.map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum::<u64>()
+        })
+        .sum()
+    };
+    assert!(switches() > 0, "the threads are found by their names");
+    // Time has to pass for nothing to happen in it; what is counted is not the time but the wake-ups. The last of what has
+    // been received may still be being tidied up in the first such while.
+    let is_still = |_| {
+        let before = switches();
+        assert!(story.supervisor.events().recv_timeout(Duration::from_millis(200)).is_err());
+        switches() == before
+    };
+    assert!((0..10).any(is_still), "the threads wake up for nothing");
+}
+
+#[test]
+fn a_group_is_killed_with_its_worker_and_a_session_too() {
+    for group in [Group::Own, Group::Session] {
+        let mut story = Story::new();
+        let script = "sh -c 'echo $$ >&3; exec sleep 1000' & wait";
+        let worker = story
+            .supervisor
+            .spawn(WorkerSpec::new("sh").args(["-c", script]).messages(Pass::number(3)).group(group))
+            .unwrap();
+        let grandchild = story.message().json::<u32>().unwrap();
+        worker.kill().unwrap();
+        assert_eq!(story.exit().signal(), Some(libc::SIGKILL));
+        wait_gone(grandchild);
+    }
+}
+
+#[test]
+fn a_worker_has_a_name() {
+    let supervisor = Supervisor::new().unwrap();
+    let worker = supervisor.spawn(WorkerSpec::new("true")).unwrap();
+    assert_eq!(worker.name(), "true");
+    let worker = supervisor.spawn(WorkerSpec::new("true").name("the honest one")).unwrap();
+    assert_eq!((worker.name(), worker.id().to_string().as_str()), ("the honest one", "#2"));
+}

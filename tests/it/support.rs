@@ -1,0 +1,225 @@
+//! What the tests share: the two ways of starting, waiting with a deadline, and a process of one's own.
+
+use pipewright::{Event, EventKind, Exit, Message, Output, Pass, Supervisor, WorkerSpec};
+use serde_json::Value;
+use std::{ffi::OsString, fs, io::Read, os::fd::RawFd, path::PathBuf, process::Command, sync::Arc, time::Duration};
+
+/// Far longer than anything here takes, also on a loaded machine; a wait that ends with it has failed.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How a worker is started: straight, or through a user's own `Command`. The same tests hold for both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Direct,
+    Command,
+}
+
+impl Way {
+    pub(crate) fn program(self, program: impl Into<OsString>) -> WorkerSpec {
+        let program = program.into();
+        match self {
+            Self::Direct => WorkerSpec::new(program),
+            Self::Command => WorkerSpec::from_command(move || Command::new(&program)),
+        }
+    }
+
+    /// The fixture with its message pipe.
+    pub(crate) fn fixture(self, subcommand: &str) -> WorkerSpec {
+        self.program(FIXTURE).arg(subcommand).messages(Pass::arg("--messages={}"))
+    }
+
+    /// The fixture without one.
+    pub(crate) fn plain(self, subcommand: &str) -> WorkerSpec {
+        self.program(FIXTURE).arg(subcommand)
+    }
+}
+
+pub(crate) const FIXTURE: &str = env!("CARGO_BIN_EXE_child-fixture");
+
+/// Makes of each function two tests: one for each way of starting.
+macro_rules! both_ways {
+    ($($(#[$attribute:meta])* fn $name:ident($way:ident: Way) $body:block)*) => {
+        mod direct {
+            $($(#[$attribute])* #[test] fn $name() { super::$name(crate::support::Way::Direct); })*
+        }
+        mod command {
+            $($(#[$attribute])* #[test] fn $name() { super::$name(crate::support::Way::Command); })*
+        }
+        $(fn $name($way: Way) $body)*
+    };
+}
+pub(crate) use both_ways;
+
+/// A supervisor and all it has told so far, to be shown when something does not come.
+pub(crate) struct Story {
+    pub(crate) supervisor: Supervisor,
+    pub(crate) told: Vec<String>,
+}
+
+impl Story {
+    pub(crate) fn new() -> Self {
+        Self::of(Supervisor::new().unwrap())
+    }
+
+    pub(crate) fn of(supervisor: Supervisor) -> Self {
+        Self { supervisor, told: Vec::new() }
+    }
+
+    #[track_caller]
+    pub(crate) fn next(&mut self) -> Event {
+        match self.supervisor.events().recv_timeout(DEADLINE) {
+            Ok(event) => {
+                self.told.push(shorten(&format!("{event:?}")));
+                event
+            }
+            Err(error) => panic!("{error}; told so far: {:#?}", self.told),
+        }
+    }
+
+    /// The next event that `pick` wants; the others are passed over.
+    #[track_caller]
+    pub(crate) fn find<T>(&mut self, mut pick: impl FnMut(Event) -> Option<T>) -> T {
+        loop {
+            if let Some(found) = pick(self.next()) {
+                return found;
+            }
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn message(&mut self) -> Message {
+        self.find(|event| match event.kind {
+            EventKind::Message(message) => Some(message),
+            _ => None,
+        })
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&mut self) -> Value {
+        self.message().json().unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn exit(&mut self) -> Arc<Exit> {
+        self.find(|event| match event.kind {
+            EventKind::Exited(exit) => Some(exit),
+            _ => None,
+        })
+    }
+
+    /// Everything until all workers have ended.
+    #[track_caller]
+    pub(crate) fn rest(&mut self) -> Vec<Event> {
+        self.supervisor.close();
+        let mut events = Vec::new();
+        loop {
+            match self.supervisor.events().recv_timeout(DEADLINE) {
+                Ok(event) => events.push(event),
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return events,
+                Err(error) => panic!("{error}; told so far: {:#?}", self.told),
+            }
+        }
+    }
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(300).collect()
+}
+
+/// One process and the one message it sends.
+pub(crate) fn one_message(spec: WorkerSpec) -> Value {
+    let mut story = Story::new();
+    story.supervisor.spawn(spec.stderr(Output::Lines)).unwrap();
+    story.json()
+}
+
+/// The numbers that are open in this process, with what stands behind them.
+pub(crate) fn open_descriptors() -> Vec<(RawFd, PathBuf)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd").unwrap() {
+        let entry = entry.unwrap();
+        // The directory being read has gone by the time anybody looks.
+        if let Ok(target) = fs::read_link(entry.path()) {
+            let number = entry.file_name().to_str().unwrap().parse().unwrap();
+            if !target.to_string_lossy().contains("/fd") {
+                found.push((number, target));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Runs a test in a process of its own, where it is alone with its descriptors, limits and signals: the test binary is
+/// started again for this one test. Gives `true` in that process.
+///
+/// `prepare` says how that process is started.
+pub(crate) fn alone(test: &str, prepare: impl FnOnce(WorkerSpec) -> WorkerSpec) -> bool {
+    const ALONE: &str = "PIPEWRIGHT_TEST_ALONE";
+    if std::env::var(ALONE).is_ok_and(|name| name == test) {
+        return true;
+    }
+    let spec = WorkerSpec::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
+        .env(ALONE, test)
+        .stdout(Output::Lines)
+        .stderr(Output::Lines);
+    let mut process = prepare(spec).launch().unwrap();
+    let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
+    let read = |mut pipe: pipewright::pipe::anonymous::PipeReader| {
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            pipe.read_to_end(&mut text).unwrap();
+            String::from_utf8_lossy(&text).into_owned()
+        })
+    };
+    let (stdout, stderr) = (read(stdout), read(stderr));
+    let exit = process.wait_timeout(4 * DEADLINE).unwrap().cloned();
+    drop(process);
+    let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+    let ran_one = stdout.contains("1 passed");
+    assert!(exit.as_ref().is_some_and(Exit::success) && ran_one, "{test} alone: {exit:?}\n{stdout}\n{stderr}");
+    false
+}
+
+/// Reads to the end, and gives up at the deadline.
+#[track_caller]
+pub(crate) fn read_to_end(pipe: &pipewright::pipe::anonymous::PipeReader) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut part = vec![0; 64 << 10];
+    loop {
+        match pipe.read_deadline(&mut part, DEADLINE) {
+            Ok(0) => return all,
+            Ok(bytes) => all.extend_from_slice(&part[..bytes]),
+            Err(error) => panic!("{error} after {} bytes: {}", all.len(), shorten(&String::from_utf8_lossy(&all))),
+        }
+    }
+}
+
+/// Whether a process is there, and not only its zombie.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which stands in parentheses and may contain some.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// Waits for the end of a process that is not ours to wait for.
+#[track_caller]
+pub(crate) fn wait_gone(pid: u32) {
+    let Some(watch) = watch(pid) else { return };
+    let gone = poll_readable(&watch, DEADLINE);
+    assert!(
+        gone || !is_alive(pid),
+        "process {pid} is still there: {:?}",
+        fs::read_to_string(format!("/proc/{pid}/status"))
+    );
+}
+
+/// A pidfd by way of `pidfd_open`, through a crate-free door: `/proc/PID` gives no readiness, so libc is asked.
+fn watch(pid: u32) -> Option<std::os::fd::OwnedFd> {
+    crate::kernel::pidfd_open(pid)
+}
+
+fn poll_readable(fd: &std::os::fd::OwnedFd, timeout: Duration) -> bool {
+    crate::kernel::poll_readable(fd, timeout)
+}
