@@ -1,4 +1,81 @@
-//! Supervisor of worker processes: pipes, messages, lifecycle.
+//! Supervisor of worker processes: pipes, messages, calls.
+//!
+//! A parent starts [workers](Worker) from [specs](WorkerSpec) and hears everything they say, and all that happens to them, as
+//! [events](Event) in one crossbeam channel. A worker sends [messages](Message) through a pipe whose number stands on its command
+//! line, and can be [called](Worker::call) over a named pipe.
+//!
+//! # A build tool
+//!
+//! ```no_run
+//! use pipewright::{EventKind, Pass, Supervisor, WorkerSpec};
+//!
+//! let supervisor = Supervisor::new()?;
+//! let compiler = WorkerSpec::new("./compile-worker").messages(Pass::arg("--messages={}"));
+//! for file in ["a.c", "b.c"] {
+//!     supervisor.spawn(compiler.clone().arg(file))?;
+//! }
+//! supervisor.close(); // no more workers: the events end with the last one
+//! for event in supervisor.events() {
+//!     if let EventKind::Message(message) = event.kind {
+//!         println!("{}: {}", event.worker, message.as_str()?);
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # A test harness
+//!
+//! One process, no supervisor: you read its pipes and wait for it.
+//!
+//! ```
+//! use pipewright::{Output, WorkerSpec};
+//! use std::{io::Read, time::Duration};
+//!
+//! let mut process = WorkerSpec::new("sh").args(["-c", "echo tested; exit 3"]).stdout(Output::Lines).launch()?;
+//! let mut text = String::new();
+//! process.take_stdout().expect("it is captured").read_to_string(&mut text)?;
+//! let exit = process.wait_timeout(Duration::from_secs(10))?.expect("it has ended");
+//! assert_eq!((text.as_str(), exit.code()), ("tested\n", Some(3)));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # A plugin host
+//!
+//! ```no_run
+//! use pipewright::{Pass, Supervisor, WorkerSpec};
+//! use std::time::Duration;
+//!
+//! let supervisor = Supervisor::new()?;
+//! let plugin = supervisor.spawn(WorkerSpec::new("./plugin").control(Pass::env("PIPEWRIGHT_CONTROL")))?;
+//! let formatted: String = plugin.call("format", &"fn main(){}", Duration::from_secs(5))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # In a worker
+//!
+//! ```no_run
+//! let parent = pipewright::Parent::from_args()?;
+//! parent.send(&"started")?;
+//! parent.serve(1, |request| match request.method() {
+//!     "format" => Ok(request.params::<String>().unwrap_or_default()),
+//!     other => Err(pipewright::RemoteError::method_not_found(other)),
+//! });
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What blocks, and what waits
+//!
+//! [`Supervisor::spawn`] returns when the program runs. Receiving an event, [`Worker::wait`] and [`Worker::call`] wait as long as
+//! you say. A worker waits when its [window](WorkerSpec::window) is used up: 1 MiB of its messages are in the channel or in your
+//! hands. Dropping messages gives their bytes back. Whoever keeps what it received, but has received everything, is not stalled.
+//!
+//! # What dropping does
+//!
+//! Dropping a [`Worker`] changes nothing. Dropping the [`Supervisor`] ends all workers, within its grace period and five seconds.
+//! Dropping a [`Process`] kills it. Dropping a [`Request`] answers it with an error, and a [`Call`] cancels it.
+//!
+//! The documents: [architecture](_documentation::architecture), [gotchas](_documentation::gotchas) and
+//! [protocol](_documentation::protocol).
 
 // The floors, bottom to top: a module imports only from those that stand above it in this list.
 mod exit; // how a process ended: facts that every floor speaks of
@@ -19,9 +96,30 @@ mod supervisor; // the parent's side
 
 pub use exit::{Exit, ExitStatus, Leak, Usage};
 pub use launch::{Group, Input, Limit, Output, Pass, Process, SpawnError, SpawnStep, SpecError};
-pub use parent::{Buffered, Parent, ParentError, SendError};
-pub use supervisor::{Builder, Event, EventKind, FaultEvent, Stream, Supervisor, Worker, WorkerId, WorkerSpec};
+pub use parent::{Buffered, Incoming, Parent, ParentError, SendError};
+pub use supervisor::{
+    Builder, Call, CancelCall, Disconnected, Event, EventKind, FaultEvent, Stream, Supervisor, Worker, WorkerId,
+    WorkerSpec,
+};
 pub use wire::{
+    calls::CallError,
     frame::{Fault, FaultKind, Framing},
     message::{DecodeError, Line, Message},
+    request::{Notification, Request},
+    rpc::RemoteError,
 };
+
+/// Documents that are longer than a page of a type.
+pub mod _documentation {
+    #[doc = include_str!("../docs/architecture.md")]
+    pub mod architecture {}
+    #[doc = include_str!("../docs/gotchas.md")]
+    pub mod gotchas {}
+    #[doc = include_str!("../docs/protocol.md")]
+    pub mod protocol {}
+}
+
+/// The programs of the README are compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

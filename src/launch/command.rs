@@ -5,7 +5,7 @@
 //! a mapping onto that number overwrites it (docs/gotchas.md, "std's private socket"). So the child's numbers are ours.
 
 use super::{
-    ChildEnds, EnvironmentChange, Group, Plan, SpawnError, SpawnStep, Standard,
+    ChildEnds, EnvironmentChange, Group, Moment, Plan, SpawnError, SpawnStep, Standard,
     direct::conduct,
     plan::{CommandMaker, GrantSpec, number_of},
     process::Child,
@@ -30,16 +30,16 @@ pub(super) fn start(
     plan: &Plan,
     make: &CommandMaker,
     ends: &ChildEnds,
-    death_signal: Option<i32>,
+    moment: &Moment<'_>,
 ) -> Result<Child, SpawnError> {
     // The user's closure may panic; and so does std, when the program is missing and the host ignores SIGCHLD. Neither may
     // take the thread that spawns with it.
-    catch_unwind(AssertUnwindSafe(|| run(plan, make(), ends, death_signal))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| run(plan, make(), ends, moment))).unwrap_or_else(|_| {
         Err(SpawnError::failed("the user's Command", SpawnStep::Command, io::Error::other("it panicked")))
     })
 }
 
-fn run(plan: &Plan, mut command: Command, ends: &ChildEnds, death_signal: Option<i32>) -> Result<Child, SpawnError> {
+fn run(plan: &Plan, mut command: Command, ends: &ChildEnds, moment: &Moment<'_>) -> Result<Child, SpawnError> {
     let program: Box<str> = command.get_program().to_string_lossy().into();
     let failed = |source| SpawnError::failed(program.clone(), SpawnStep::Command, source);
     let mut kept = Vec::with_capacity(ends.grants.len());
@@ -47,8 +47,8 @@ fn run(plan: &Plan, mut command: Command, ends: &ChildEnds, death_signal: Option
         kept.push(numbered(grant, end, &program)?);
     }
     let numbers: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
-    command.args(plan.arguments(&numbers));
-    change_environment(&mut command, plan, &numbers);
+    command.args(plan.arguments(&numbers, moment.control));
+    change_environment(&mut command, plan, &numbers, moment.control);
     if let Some(directory) = &plan.directory {
         command.current_dir(directory);
     }
@@ -58,7 +58,7 @@ fn run(plan: &Plan, mut command: Command, ends: &ChildEnds, death_signal: Option
     command.stderr(standard(stderr).map_err(failed)?);
     let occupied = occupy_standard_numbers().map_err(failed)?;
     let handover = Handover::new().map_err(failed)?;
-    conduct(plan, death_signal).add_to(&mut command, &handover);
+    conduct(plan, moment.death_signal).add_to(&mut command, &handover);
     command.preserved_fds(kept);
     let child = spawn(&mut command).map_err(failed)?;
     // The command owns the child's ends: while it lives, no reader would see their end.
@@ -98,7 +98,7 @@ fn numbered(grant: &GrantSpec, end: &OwnedFd, program: &str) -> Result<OwnedFd, 
     }
 }
 
-fn change_environment(command: &mut Command, plan: &Plan, numbers: &[RawFd]) {
+fn change_environment(command: &mut Command, plan: &Plan, numbers: &[RawFd], control: &str) {
     for change in &plan.environment {
         match change {
             EnvironmentChange::Clear => command.env_clear(),
@@ -107,6 +107,7 @@ fn change_environment(command: &mut Command, plan: &Plan, numbers: &[RawFd]) {
             EnvironmentChange::Handle { name, grant, template } => {
                 command.env(name, template.fill(number_of(numbers, *grant)))
             }
+            EnvironmentChange::Control { name, template } => command.env(name, template.fill_text(control)),
         };
     }
 }

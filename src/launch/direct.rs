@@ -1,8 +1,8 @@
 //! The fast way: an image of the plan, handed to `sys::clone`.
 
 use super::{
-    ChildEnds, Ends, EnvironmentChange, GrantSource, Group, Input, Output, ParentEnd, Plan, SpawnError, SpawnStep,
-    Standard, error::step_of, plan::number_of, process::Child,
+    ChildEnds, Ends, EnvironmentChange, GrantSource, Group, Input, Moment, Output, ParentEnd, Plan, SpawnError,
+    SpawnStep, Standard, error::step_of, plan::number_of, process::Child,
 };
 use crate::{
     pipe::anonymous::{self, PipeReader},
@@ -28,22 +28,17 @@ use std::{
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// Starts a named program.
-pub(super) fn start(
-    plan: &Plan,
-    program: &OsStr,
-    ends: &ChildEnds,
-    death_signal: Option<i32>,
-) -> Result<Child, SpawnError> {
+pub(super) fn start(plan: &Plan, program: &OsStr, ends: &ChildEnds, moment: &Moment<'_>) -> Result<Child, SpawnError> {
     let numbers = plan.numbers();
-    let environment = environment(plan, &numbers);
+    let environment = environment(plan, &numbers, moment.control);
     let search = search_path(program, &environment);
     let image = Image {
         candidates: candidates(program, search.as_deref(), plan.directory.as_deref()),
-        arguments: arguments(plan, program, &numbers),
+        arguments: arguments(plan, program, &numbers, moment.control),
         environment: texts(&environment),
         directory: plan.directory.as_ref().map(|path| c_string(path.clone().into_os_string())),
         descriptors: descriptors(ends, &numbers),
-        conduct: conduct(plan, death_signal),
+        conduct: conduct(plan, moment.death_signal),
     };
     let cloned = clone::spawn(&image).map_err(|failure| {
         let exec = if failure.errno == libc::ENOENT && image.candidates.iter().any(exists) {
@@ -62,7 +57,7 @@ fn exists(file: &CString) -> bool {
 }
 
 /// Ours with the plan's changes, in their order. Most plans change little, so the names are searched one by one.
-fn environment(plan: &Plan, numbers: &[RawFd]) -> Vec<(OsString, OsString)> {
+fn environment(plan: &Plan, numbers: &[RawFd], control: &str) -> Vec<(OsString, OsString)> {
     let mut variables: Vec<(OsString, OsString)> = env::vars_os().collect();
     for change in &plan.environment {
         match change {
@@ -72,6 +67,7 @@ fn environment(plan: &Plan, numbers: &[RawFd]) -> Vec<(OsString, OsString)> {
             EnvironmentChange::Handle { name, grant, template } => {
                 set(&mut variables, name, template.fill(number_of(numbers, *grant)));
             }
+            EnvironmentChange::Control { name, template } => set(&mut variables, name, template.fill_text(control)),
         }
     }
     variables
@@ -132,10 +128,10 @@ fn c_string(text: OsString) -> CString {
     text.unwrap_or_default()
 }
 
-fn arguments(plan: &Plan, program: &OsStr, numbers: &[RawFd]) -> Texts {
+fn arguments(plan: &Plan, program: &OsStr, numbers: &[RawFd], control: &str) -> Texts {
     let mut texts = Texts::default();
     texts.push(&[program.as_bytes()]);
-    for argument in plan.arguments(numbers) {
+    for argument in plan.arguments(numbers, control) {
         texts.push(&[argument.as_bytes()]);
     }
     texts

@@ -37,6 +37,18 @@ pub enum SpecError {
     /// The messages are to come from two places.
     #[error("messages come from one place: a pipe of their own, stdout or stderr")]
     TwoMessageStreams,
+    /// The address of the control pipe is a text, and has no number.
+    #[error("the control pipe has an address and cannot be number {number}")]
+    ControlNumber {
+        /// The number that was given.
+        number: i32,
+    },
+    /// A process started by hand cannot have a control pipe.
+    #[error("a process started by hand has no control pipe: its server is a supervisor's")]
+    ControlByHand,
+    /// Two places for the address of the control pipe.
+    #[error("the address of the control pipe is told twice")]
+    TwoControls,
     /// A text for the kernel with a zero byte in it.
     #[error("{what} contains a zero byte")]
     NulByte {
@@ -101,6 +113,8 @@ pub enum SpawnError {
 pub enum SpawnStep {
     /// Making its pipes.
     Pipes,
+    /// Starting the server of the control pipe.
+    Control,
     /// Opening a file for its standard input, output or error.
     Open(Box<Path>),
     /// Placing a handle at a number that is in use in this process. Only a user's own `Command` has this limit: it keeps the
@@ -132,6 +146,7 @@ impl fmt::Display for SpawnStep {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pipes => formatter.write_str("no pipe could be made"),
+            Self::Control => formatter.write_str("the server of its control pipe could not be started"),
             Self::Open(path) => write!(formatter, "{} could not be opened", path.display()),
             Self::Number(number) => write!(formatter, "number {number} is taken in this process"),
             Self::Clone => formatter.write_str("no process could be made"),
@@ -150,7 +165,7 @@ impl fmt::Display for SpawnStep {
 }
 
 impl SpawnError {
-    pub(super) fn failed(program: impl Into<Box<str>>, step: SpawnStep, source: io::Error) -> Self {
+    pub(crate) fn failed(program: impl Into<Box<str>>, step: SpawnStep, source: io::Error) -> Self {
         Self::Failed { program: program.into(), step, source }
     }
 

@@ -89,14 +89,35 @@ pub(crate) struct Launched {
     pub(crate) ends: Ends,
 }
 
-/// Starts one process of a plan that was checked. On an error there is no process and no descriptor left.
-///
-/// The child gets `death_signal` when the calling thread ends.
-pub(crate) fn launch(plan: &Plan, death_signal: Option<i32>) -> Result<Launched, SpawnError> {
+/// What differs from one start of a plan to the next.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment<'a> {
+    /// What the child gets when the calling thread ends.
+    pub(crate) death_signal: Option<i32>,
+    /// The address of the control pipe; empty where there is none.
+    pub(crate) control: &'a str,
+}
+
+/// Everything that a child is to hold, before there is a child.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    ends: Ends,
+    child_ends: ChildEnds,
+}
+
+/// Makes the pipes and opens the files. This can block: opening a FIFO waits for its other side. So it is done by whoever wants
+/// the worker, and not by a thread that others wait for.
+pub(crate) fn prepare(plan: &Plan) -> Result<Prepared, SpawnError> {
     let (ends, child_ends) = direct::make_ends(plan)?;
+    Ok(Prepared { ends, child_ends })
+}
+
+/// Starts one process of a plan that was checked. On an error there is no process and no descriptor left.
+pub(crate) fn launch(plan: &Plan, prepared: Prepared, moment: &Moment<'_>) -> Result<Launched, SpawnError> {
+    let Prepared { ends, child_ends } = prepared;
     let child = retry_while_busy(|| match &plan.program {
-        Program::Named(name) => direct::start(plan, name, &child_ends, death_signal),
-        Program::Command(make) => command::start(plan, make, &child_ends, death_signal),
+        Program::Named(name) => direct::start(plan, name, &child_ends, moment),
+        Program::Command(make) => command::start(plan, make, &child_ends, moment),
     })?;
     Ok(Launched { child, ends })
 }

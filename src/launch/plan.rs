@@ -107,7 +107,11 @@ impl Template {
     }
 
     pub(super) fn fill(&self, number: RawFd) -> OsString {
-        OsString::from_vec(self.pieces.join(number.to_string().as_bytes()))
+        self.fill_text(&number.to_string())
+    }
+
+    pub(super) fn fill_text(&self, text: &str) -> OsString {
+        OsString::from_vec(self.pieces.join(text.as_bytes()))
     }
 }
 
@@ -223,7 +227,14 @@ impl fmt::Debug for Program {
 #[derive(Debug, Clone)]
 pub(crate) enum Argument {
     Plain(OsString),
-    Handle { grant: usize, template: Template },
+    Handle {
+        grant: usize,
+        template: Template,
+    },
+    /// The address of the control pipe.
+    Control {
+        template: Template,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -232,6 +243,7 @@ pub(crate) enum EnvironmentChange {
     Set(OsString, OsString),
     Remove(OsString),
     Handle { name: OsString, grant: usize, template: Template },
+    Control { name: OsString, template: Template },
 }
 
 /// A descriptor that the child gets beside 0, 1 and 2.
@@ -307,6 +319,24 @@ impl Plan {
         self.grants.push(GrantSpec { name: name.into(), source, number });
     }
 
+    /// Writes down where the address of the control pipe is told.
+    pub(crate) fn tell_control(&mut self, pass: Pass) {
+        if let Some(number) = pass.number {
+            self.mistake.get_or_insert(SpecError::ControlNumber { number });
+        }
+        match pass.place {
+            Place::Argument(text) => {
+                let template = self.template(&text);
+                self.arguments.push(Argument::Control { template });
+            }
+            Place::Environment { name, template } => {
+                let template = self.template(&template);
+                self.environment.push(EnvironmentChange::Control { name, template });
+            }
+            Place::Nowhere => {}
+        }
+    }
+
     fn template(&mut self, text: &OsStr) -> Template {
         let template = Template::parse(text);
         if !template.names_a_place() {
@@ -329,7 +359,9 @@ impl Plan {
         for argument in &self.arguments {
             match argument {
                 Argument::Plain(text) => no_nul("an argument", text)?,
-                Argument::Handle { template, .. } => no_nul("an argument", &template.fill(0))?,
+                Argument::Handle { template, .. } | Argument::Control { template } => {
+                    no_nul("an argument", &template.fill(0))?;
+                }
             }
         }
         if let Some(directory) = &self.directory {
@@ -345,7 +377,9 @@ impl Plan {
                 EnvironmentChange::Clear => continue,
                 EnvironmentChange::Set(name, value) => (name, value.clone()),
                 EnvironmentChange::Remove(name) => (name, OsString::new()),
-                EnvironmentChange::Handle { name, template, .. } => (name, template.fill(0)),
+                EnvironmentChange::Handle { name, template, .. } | EnvironmentChange::Control { name, template } => {
+                    (name, template.fill(0))
+                }
             };
             // A name may begin with `=`, as std allows; one inside would move the border between name and value.
             if name.is_empty() || name.as_bytes().iter().skip(1).any(|&byte| byte == b'=') {
@@ -390,8 +424,9 @@ impl Plan {
         self.grants.iter().filter_map(|grant| grant.number.or_else(|| free.next())).collect()
     }
 
-    pub(crate) fn arguments(&self, numbers: &[RawFd]) -> impl Iterator<Item = OsString> {
-        self.arguments.iter().map(|argument| match argument {
+    pub(crate) fn arguments(&self, numbers: &[RawFd], control: &str) -> impl Iterator<Item = OsString> {
+        self.arguments.iter().map(move |argument| match argument {
+            Argument::Control { template } => template.fill_text(control),
             Argument::Plain(text) => text.clone(),
             Argument::Handle { grant, template } => template.fill(number_of(numbers, *grant)),
         })

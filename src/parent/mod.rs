@@ -1,4 +1,6 @@
-//! The worker's side: what a child tells its parent.
+//! The worker's side: what a child tells its parent, and what its parent asks.
+
+mod control;
 
 use std::{
     cell::Cell,
@@ -7,22 +9,38 @@ use std::{
     io::{self, Write as _},
     os::unix::ffi::OsStrExt as _,
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
-use serde::Serialize;
+use crossbeam_channel::Receiver;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     pipe::anonymous::{Handle, HandleError, PipeWriter},
-    wire::frame::{Framing, encode},
+    wire::{
+        calls::CallError,
+        frame::{Framing, encode},
+        request::Request,
+        rpc::{Address, RemoteError},
+    },
 };
+use control::Control;
+
+pub use control::Incoming;
 
 /// The argument that names the pipe for messages: `--messages=3`, or `--messages 3`.
 const MESSAGES_ARGUMENT: &str = "--messages";
 
 /// Where the number is looked for when no argument names it.
 const MESSAGES_VARIABLE: &str = "PIPEWRIGHT_MESSAGES";
+
+/// The argument that names the control pipe: `--control=/run/…?key`, or `--control /run/…?key`.
+const CONTROL_ARGUMENT: &str = "--control";
+
+/// Where its address is looked for when no argument names it.
+const CONTROL_VARIABLE: &str = "PIPEWRIGHT_CONTROL";
 
 /// A buffer for one frame that has grown larger is not kept for the next.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
@@ -52,9 +70,10 @@ const KEPT_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Parent {
     /// Outside the lock: it can be asked about the reader while a write waits.
-    end: PipeWriter,
+    end: Option<PipeWriter>,
     turn: Mutex<Turn>,
     framing: Framing,
+    control: Option<Arc<Control>>,
 }
 
 /// Why a program has no [`Parent`].
@@ -84,6 +103,14 @@ pub enum ParentError {
         /// What is wrong with it.
         source: HandleError,
     },
+    /// An address of a control pipe is named, but nobody could be reached there.
+    #[error("cannot reach the parent at the address given as {given}")]
+    NoControl {
+        /// Where the address stands and what it is: `--control=/run/…?key`.
+        given: Box<str>,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// Why a message was not sent.
@@ -96,6 +123,9 @@ pub enum SendError {
     /// The value does not turn into JSON. Nothing was written, and other values can be sent.
     #[error("the message cannot be written as JSON")]
     Encode(#[source] serde_json::Error),
+    /// The parent has given this worker no pipe for messages.
+    #[error("this worker was given no pipe for messages")]
+    NoMessages,
     /// The pipe refused the message.
     #[error("the message could not be written to the parent")]
     Io(#[source] io::Error),
@@ -112,23 +142,28 @@ const _: () = assert!(size_of::<ParentError>() <= 64);
 const _: () = assert!(size_of::<SendError>() <= 16);
 
 impl Parent {
-    /// Takes the pipe that the command line names as `--messages=3` or `--messages 3`, the first of these if there are more,
-    /// and none after `--`; else the one that the environment variable `PIPEWRIGHT_MESSAGES` names.
+    /// Takes what the command line names: the pipe for messages as `--messages=3` or `--messages 3`, and the control pipe as
+    /// `--control=ADDRESS` or `--control ADDRESS`; the first of each if there are more, and none after `--`. What is not named
+    /// there is looked for in the environment variables `PIPEWRIGHT_MESSAGES` and `PIPEWRIGHT_CONTROL`.
     ///
     /// The program's own parser of arguments must let these pass; or it parses the number and calls
-    /// [`from_handle`](Self::from_handle).
+    /// [`from_handle`](Self::from_handle). With a control pipe a thread is started that listens to the parent.
     ///
     /// # Errors
     ///
-    /// [`ParentError::StartedByHand`] when nothing names a pipe: print it, it tells a human what the program is.
+    /// [`ParentError::StartedByHand`] when nothing is named: print it, it tells a human what the program is.
     pub fn from_args() -> Result<Self, ParentError> {
         let mut args = env::args_os();
         let program = args.next();
-        let given = argument(args).or_else(|| variable(MESSAGES_VARIABLE));
-        let Some(given) = given else {
-            return Err(ParentError::StartedByHand { program: program_name(program.as_deref()) });
-        };
-        given.open()
+        let args: Vec<OsString> = args.collect();
+        let named = |name, other| argument(args.iter().cloned(), name).or_else(|| variable(other));
+        let control = named(CONTROL_ARGUMENT, CONTROL_VARIABLE).map(Given::connect).transpose()?;
+        let messages = named(MESSAGES_ARGUMENT, MESSAGES_VARIABLE).map(Given::open).transpose()?;
+        match (messages, control) {
+            (None, None) => Err(ParentError::StartedByHand { program: program_name(program.as_deref()) }),
+            (Some(parent), control) => Ok(Self { control, ..parent }),
+            (None, control) => Ok(Self { end: None, turn: Mutex::default(), framing: Framing::default(), control }),
+        }
     }
 
     /// Takes the pipe whose number an environment variable holds.
@@ -184,13 +219,75 @@ impl Parent {
 
     /// Whether the parent no longer reads messages, so that sending has no use. Never blocks.
     pub fn closed(&self) -> bool {
-        self.end.is_broken()
+        self.end.as_ref().is_some_and(PipeWriter::is_broken)
     }
 
     /// Waits until the parent no longer reads messages. Returns `false` when `timeout` has passed before.
     pub fn wait_closed(&self, timeout: Duration) -> bool {
         // The kernel fails here for want of memory only, which says nothing about the parent.
-        self.end.wait_broken(timeout).unwrap_or(false)
+        self.end.as_ref().is_some_and(|end| end.wait_broken(timeout).unwrap_or(false))
+    }
+
+    /// Asks the parent, and waits for its answer, at most so long. Any number of threads can ask at once; the answers may come
+    /// in any order.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`]: the parent's own error, or why there is no answer.
+    pub fn call<P, R>(&self, method: &str, params: &P, timeout: Duration) -> Result<R, CallError>
+    where
+        P: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
+        self.control()?.call(method, params, timeout)
+    }
+
+    /// Tells the parent something over the control pipe.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be sent. That the parent has read it is not said.
+    pub fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
+        self.control()?.notify(method, params)
+    }
+
+    /// What the parent asks and tells, in one channel. It ends when the parent closes the connection or ends: that is when a
+    /// worker should end too. Without a control pipe it has ended already.
+    pub fn incoming(&self) -> Receiver<Incoming> {
+        // A channel whose sender is dropped here is one that has ended.
+        self.control.as_ref().map_or_else(|| crossbeam_channel::bounded(0).1, |control| control.incoming().clone())
+    }
+
+    /// The parent's requests, one by one, until it closes the connection or ends. Notifications are passed over.
+    pub fn requests(&self) -> impl Iterator<Item = Request> + use<> {
+        self.incoming().into_iter().filter_map(|incoming| match incoming {
+            Incoming::Request(request) => Some(request),
+            Incoming::Notification(_) => None,
+        })
+    }
+
+    /// Answers the parent's requests with a function, on so many threads, until the parent closes the connection or ends.
+    /// With one thread they are answered one at a time, in their order.
+    ///
+    /// A method that the function does not know is for it to refuse: with [`RemoteError::method_not_found`].
+    pub fn serve<R: Serialize>(&self, threads: usize, answer: impl Fn(&Request) -> Result<R, RemoteError> + Sync) {
+        let serve = || {
+            for request in self.requests() {
+                let outcome = answer(&request);
+                // A parent that has gone meanwhile needs no answer, and the next turn ends the loop.
+                drop(control::answer(request, outcome));
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..threads.max(1) {
+                scope.spawn(serve);
+            }
+            serve();
+        });
+    }
+
+    fn control(&self) -> Result<&Control, CallError> {
+        self.control.as_deref().ok_or(CallError::NoControl)
     }
 
     fn take(handle: Handle, given: impl FnOnce() -> String) -> Result<Self, ParentError> {
@@ -200,18 +297,19 @@ impl Parent {
     }
 
     fn new(end: PipeWriter) -> Self {
-        Self { end, turn: Mutex::default(), framing: Framing::default() }
+        Self { end: Some(end), turn: Mutex::default(), framing: Framing::default(), control: None }
     }
 
     /// Writes whole frames.
     fn write(&self, frames: &[u8]) -> Result<(), SendError> {
+        let Some(mut end) = self.end.as_ref() else { return Err(SendError::NoMessages) };
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if turn.is_torn {
             return Err(SendError::Io(io::Error::other("an earlier message was written in part only")));
         }
         let mut rest = frames;
         while !rest.is_empty() {
-            match (&self.end).write(rest) {
+            match end.write(rest) {
                 Ok(count) if count > 0 => rest = rest.get(count..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(SendError::ParentGone),
@@ -278,6 +376,7 @@ impl From<ParentError> for io::Error {
         let kind = match &error {
             ParentError::BadHandle { .. } => io::ErrorKind::InvalidInput,
             ParentError::StartedByHand { .. } | ParentError::NotSet { .. } => io::ErrorKind::NotFound,
+            ParentError::NoControl { source, .. } => source.kind(),
         };
         Self::new(kind, error)
     }
@@ -288,6 +387,7 @@ impl From<SendError> for io::Error {
         let kind = match &error {
             SendError::ParentGone => io::ErrorKind::BrokenPipe,
             SendError::Encode(_) => io::ErrorKind::InvalidInput,
+            SendError::NoMessages => io::ErrorKind::NotConnected,
             SendError::Io(source) => source.kind(),
         };
         Self::new(kind, error)
@@ -312,18 +412,27 @@ impl Given {
     }
 }
 
-/// Finds the handle among the arguments, the program's name not counted.
-fn argument(mut args: impl Iterator<Item = OsString>) -> Option<Given> {
-    let given = |text: &OsStr| Some(Given { place: format!("{MESSAGES_ARGUMENT}="), text: text.to_owned() });
+impl Given {
+    /// Connects to the control pipe.
+    fn connect(self) -> Result<Arc<Control>, ParentError> {
+        let text = self.text.to_string_lossy();
+        let connected = text.parse::<Address>().map_err(io::Error::from).and_then(|address| Control::connect(&address));
+        connected.map_err(|source| ParentError::NoControl { given: format!("`{}{text}`", self.place).into(), source })
+    }
+}
+
+/// Finds an argument of this name, the program's name not counted.
+fn argument(mut args: impl Iterator<Item = OsString>, name: &str) -> Option<Given> {
+    let given = |text: &OsStr| Some(Given { place: format!("{name}="), text: text.to_owned() });
     while let Some(arg) = args.next() {
         if arg == "--" {
             return None;
         }
-        if arg == MESSAGES_ARGUMENT {
+        if arg == name {
             // A last argument without a number is one with an empty number, and the error shows it.
             return given(&args.next().unwrap_or_default());
         }
-        let number = arg.as_bytes().strip_prefix(MESSAGES_ARGUMENT.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
+        let number = arg.as_bytes().strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
         if let Some(number) = number {
             return given(OsStr::from_bytes(number));
         }
@@ -355,7 +464,7 @@ mod tests {
     }
 
     fn found(args: &[&str]) -> Option<String> {
-        argument(args.iter().map(OsString::from)).map(|given| given.text.into_string().unwrap())
+        argument(args.iter().map(OsString::from), MESSAGES_ARGUMENT).map(|given| given.text.into_string().unwrap())
     }
 
     #[test]
@@ -374,7 +483,9 @@ mod tests {
                     it does nothing when started by hand";
         assert_eq!(by_hand.to_string(), text);
         assert_eq!(&*program_name(None), "this program");
-        let bad = |args: &[&str]| argument(args.iter().map(OsString::from)).unwrap().open().unwrap_err().to_string();
+        let bad = |args: &[&str]| {
+            argument(args.iter().map(OsString::from), MESSAGES_ARGUMENT).unwrap().open().unwrap_err().to_string()
+        };
         assert_eq!(bad(&["--messages=x"]), "cannot send messages through the handle given as `--messages=x`");
         let unset = Parent::from_env("PIPEWRIGHT_TEST_NEVER_SET").unwrap_err();
         assert_eq!(io::Error::from(unset).kind(), io::ErrorKind::NotFound);
@@ -386,7 +497,7 @@ mod tests {
         let parent = Arc::new(parent);
         let long = "x".repeat(10_000);
         let mut heard = String::new();
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             for sender in [0, 1, 2] {
                 let (parent, long) = (Arc::clone(&parent), &long);
                 scope.spawn(move || (0..50).for_each(|n| parent.send(&(sender, n, long)).unwrap()));

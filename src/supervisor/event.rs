@@ -6,6 +6,7 @@ use crate::{
     wire::{
         frame::Fault,
         message::{Charge, Line, Message},
+        request::{Notification, Request},
     },
 };
 use std::{ops::Deref, sync::Arc};
@@ -46,6 +47,14 @@ pub enum EventKind {
     /// Something came through its message stream that is not a message: cut off by its death, too long, not JSON. The stream
     /// goes on behind it.
     Fault(Box<FaultEvent>),
+    /// It has connected to its control pipe. What was sent to it before goes out now.
+    Connected,
+    /// Its control connection is missing, or has ended, while nobody asked for that.
+    Disconnected(Disconnected),
+    /// It asks something over control, and waits for the answer.
+    Request(Request),
+    /// It tells something over control.
+    Notification(Notification),
     /// Its process has ended and is reaped, and everything it wrote has been told.
     Exited(Arc<Exit>),
 }
@@ -63,6 +72,18 @@ impl Deref for FaultEvent {
     fn deref(&self) -> &Fault {
         &self.fault
     }
+}
+
+/// Why a worker has no control connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Disconnected {
+    /// It has not connected in the time that its spec gives it.
+    NeverConnected,
+    /// Its process has ended before it had connected; its exit is about to be told.
+    DiedFirst,
+    /// It has closed the connection, and lives on.
+    Closed,
 }
 
 /// A standard stream of a worker.

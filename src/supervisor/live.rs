@@ -4,6 +4,7 @@ use super::{
     driver::Arrival,
     event::{Event, EventKind, FaultEvent, Stream},
     meter::Meter,
+    session::Session,
     spec::{MessageSource, WorkerSpec},
     worker::WorkerShared,
 };
@@ -59,6 +60,15 @@ impl Outlet {
         self.sent += 1;
     }
 
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// The levels of a worker's meter, whose last event was the one of this number.
+    pub(super) fn levels(&self, meter: &Meter, last_sent: u64) -> Levels {
+        meter.levels(last_sent > self.received(), !self.events.is_empty())
+    }
+
     fn received(&self) -> u64 {
         self.sent.saturating_sub(self.events.len() as u64)
     }
@@ -92,6 +102,9 @@ pub(super) struct Live {
     pub(super) incarnation: Incarnation,
     pub(super) meter: Arc<Meter>,
     pub(super) paused: bool,
+    /// Its control connection, while there is one.
+    pub(super) session: Option<Session>,
+    pub(super) max_frame: usize,
     started: Instant,
     streams: [Option<Listener>; StreamId::ALL.len()],
     /// The number of the last event that carried bytes of this worker.
@@ -102,7 +115,7 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new(arrival: Arrival, window: &Arc<Meter>, grace_period: Duration) -> Self {
-        let Arrival { shared, spec, started, messages, stdout, stderr } = arrival;
+        let Arrival { shared, spec, started, messages, stdout, stderr, key: _ } = arrival;
         let streams = [
             messages.map(|pipe| Listener::new(StreamId::Messages, pipe, &spec)),
             stdout.map(|pipe| Listener::new(StreamId::Stdout, pipe, &spec)),
@@ -115,6 +128,8 @@ impl Live {
             incarnation: Incarnation::new(open, patience),
             meter: Arc::new(Meter::of_worker(spec.window, window)),
             paused: false,
+            session: None,
+            max_frame: spec.max_frame,
             started,
             streams,
             last_sent: 0,
@@ -136,7 +151,7 @@ impl Live {
     }
 
     pub(super) fn levels(&self, outlet: &Outlet) -> Levels {
-        self.meter.levels(self.last_sent > outlet.received(), !outlet.events.is_empty())
+        outlet.levels(&self.meter, self.last_sent)
     }
 
     /// Reads once. True at the end of the stream.

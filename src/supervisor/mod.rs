@@ -1,20 +1,23 @@
 //! The parent's side: starts workers, hears them all in one channel, ends them.
 
+mod control;
 mod driver;
 mod event;
+mod link;
 mod live;
 mod meter;
+mod session;
 mod spawner;
 mod spec;
 mod worker;
 
 use crate::{
-    launch::SpawnError,
+    launch::{self, SpawnError},
     sys::{epoll::Waker, pidfd},
 };
 use crossbeam_channel::{Receiver, Sender};
 use driver::{Command, Driver, Mailbox, Parts};
-use spawner::Job;
+use spawner::{Job, Starter};
 use std::{
     io, mem,
     sync::{
@@ -25,7 +28,8 @@ use std::{
     time::Duration,
 };
 
-pub use event::{Event, EventKind, FaultEvent, Stream};
+pub use event::{Disconnected, Event, EventKind, FaultEvent, Stream};
+pub use link::{Call, CancelCall};
 pub use spec::WorkerSpec;
 pub use worker::{Worker, WorkerId};
 
@@ -69,6 +73,7 @@ pub struct Supervisor {
     /// `None` once closed.
     jobs: Mutex<Option<Sender<Job>>>,
     mailbox: Mailbox,
+    starter: Arc<Starter>,
     last_id: AtomicU64,
     threads: Vec<JoinHandle<()>>,
     owner: i32,
@@ -104,11 +109,12 @@ impl Supervisor {
         let id = WorkerId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
         // Held until the worker is with the loop: the spawner, and then the loop, take this for one that may still come.
         let jobs = self.jobs().clone().ok_or(SpawnError::SupervisorGone)?;
-        if spawner::may_spawn_here(&spec) {
-            return spawner::spawn_here(id, spec, &self.mailbox);
+        let prepared = launch::prepare(&spec.plan)?;
+        if Starter::may_start_here(&spec) {
+            return self.starter.start_here(id, spec, prepared);
         }
         let (answer, answered) = crossbeam_channel::bounded(1);
-        jobs.send(Job { id, spec, answer }).map_err(|_| SpawnError::SupervisorGone)?;
+        jobs.send(Job { id, spec, prepared, answer }).map_err(|_| SpawnError::SupervisorGone)?;
         drop(jobs);
         answered.recv().map_err(|_| SpawnError::SupervisorGone)?
     }
@@ -153,7 +159,9 @@ impl Supervisor {
     fn forget(&mut self) {
         let (commands, _) = crossbeam_channel::bounded(0);
         let waker = Arc::clone(&self.mailbox.waker);
-        mem::forget(mem::replace(&mut self.mailbox, Mailbox { commands, waker }));
+        let mailbox = Mailbox { commands, waker };
+        mem::forget(mem::replace(&mut self.starter, Arc::new(Starter::new(mailbox.clone()))));
+        mem::forget(mem::replace(&mut self.mailbox, mailbox));
         mem::forget(mem::replace(&mut self.events, crossbeam_channel::never()));
         mem::forget(mem::replace(&mut self.jobs, Mutex::new(None)));
         mem::forget(mem::take(&mut self.threads));
@@ -201,12 +209,14 @@ impl Builder {
             Parts { commands: inbox, events: told, waker, window: self.window, grace_period: self.grace_period };
         let driver = Driver::new(parts)?;
         // The spawner first: if the second thread cannot be had, dropping `done` and `jobs` ends the first.
-        let spawner = spawner::start(jobs_taken, mailbox.clone(), all_done)?;
+        let starter = Arc::new(Starter::new(mailbox.clone()));
+        let spawner = spawner::start(jobs_taken, Arc::clone(&starter), all_done)?;
         let driver = driver.start(done)?;
         Ok(Supervisor {
             events,
             jobs: Mutex::new(Some(jobs)),
             mailbox,
+            starter,
             last_id: AtomicU64::new(0),
             threads: vec![driver, spawner],
             owner: pidfd::own_pid(),

@@ -2,8 +2,8 @@
 
 use crate::{
     launch::{
-        Argument, EnvironmentChange, GrantSource, Group, Input, Limit, MESSAGES, Output, Pass, Plan, Process, Program,
-        SpawnError, SpecError, launch,
+        Argument, EnvironmentChange, GrantSource, Group, Input, Limit, MESSAGES, Moment, Output, Pass, Plan, Process,
+        Program, SpawnError, SpecError, launch, prepare,
     },
     wire::frame::Framing,
 };
@@ -17,6 +17,9 @@ const WINDOW: usize = 1 << 20;
 const DRAIN_TIME: Duration = Duration::from_millis(200);
 /// How much of standard error is kept for the exit, by default, in bytes.
 const STDERR_TAIL: usize = 8 << 10;
+
+/// How long a worker has to connect to its control pipe, by default.
+const CONNECT_TIME: Duration = Duration::from_secs(10);
 
 /// Where a worker's messages come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +68,8 @@ pub struct WorkerSpec {
     pub(super) window: usize,
     pub(super) drain_time: Duration,
     pub(super) stderr_tail: usize,
+    pub(super) has_control: bool,
+    pub(super) connect_time: Duration,
     death_signal: DeathSignal,
 }
 
@@ -101,6 +106,8 @@ impl WorkerSpec {
             window: WINDOW,
             drain_time: DRAIN_TIME,
             stderr_tail: STDERR_TAIL,
+            has_control: false,
+            connect_time: CONNECT_TIME,
             death_signal: DeathSignal::Unset,
         }
     }
@@ -173,6 +180,24 @@ impl WorkerSpec {
             self.plan.mistake.get_or_insert(SpecError::TwoMessageStreams);
         }
         self.messages = source;
+        self
+    }
+
+    /// Gives it a control pipe, for calls both ways: its address lands at the `{}`, as in `Pass::arg("--control={}")` or
+    /// `Pass::env("PIPEWRIGHT_CONTROL")`, which is where [`Parent::from_args`](crate::Parent::from_args) looks.
+    pub fn control(mut self, pass: Pass) -> Self {
+        if self.has_control {
+            self.plan.mistake.get_or_insert(SpecError::TwoControls);
+        }
+        self.has_control = true;
+        self.plan.tell_control(pass);
+        self
+    }
+
+    /// How long it has to connect to its control pipe before that is told, as
+    /// [`NeverConnected`](crate::Disconnected::NeverConnected); by default 10 s.
+    pub fn connect_time(mut self, time: Duration) -> Self {
+        self.connect_time = time;
         self
     }
 
@@ -338,7 +363,11 @@ impl WorkerSpec {
     /// As [`Supervisor::spawn`](super::Supervisor::spawn).
     pub fn launch(&self) -> Result<Process, SpawnError> {
         self.check()?;
-        launch(&self.plan, self.death_signal_or(None)).map(Process::new)
+        if self.has_control {
+            return Err(SpecError::ControlByHand.into());
+        }
+        launch(&self.plan, prepare(&self.plan)?, &Moment { death_signal: self.death_signal_or(None), control: "" })
+            .map(Process::new)
     }
 
     /// The death signal, `unset` where the spec does not say.

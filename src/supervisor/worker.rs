@@ -1,10 +1,13 @@
 //! The parent's handle of a worker.
 
+use super::link::{Call, Link};
 use crate::{
     exit::Exit,
-    launch::{Child, Ends},
+    launch::{Child, Ends, Launched},
     pipe::anonymous::{PipeReader, PipeWriter},
+    wire::calls::CallError,
 };
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt, io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -36,11 +39,36 @@ pub(super) struct WorkerShared {
     ends: Mutex<Ends>,
     exit: Mutex<Option<Arc<Exit>>>,
     exited: Condvar,
+    /// Where the spec gives it a control pipe.
+    link: Option<Arc<Link>>,
 }
 
 impl WorkerShared {
-    pub(super) fn new(id: WorkerId, name: Box<str>, child: Child, ends: Ends) -> Self {
-        Self { id, name, child, ends: Mutex::new(ends), exit: Mutex::new(None), exited: Condvar::new() }
+    pub(super) fn new(
+        id: WorkerId,
+        name: Box<str>,
+        Launched { child, ends }: Launched,
+        link: Option<Arc<Link>>,
+    ) -> Self {
+        Self { id, name, child, ends: Mutex::new(ends), exit: Mutex::new(None), exited: Condvar::new(), link }
+    }
+
+    pub(super) fn link(&self) -> Option<&Arc<Link>> {
+        self.link.as_ref()
+    }
+
+    pub(super) fn awaits_control(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.is_awaited())
+    }
+
+    /// Sends what waits on control. True if something still waits.
+    pub(super) fn flush_link(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.flush())
+    }
+
+    /// Ends all calls. True if the link was not closed before.
+    pub(super) fn close_link(&self, exit: Option<&Arc<Exit>>) -> bool {
+        self.link.as_ref().is_some_and(|link| link.close(exit))
     }
 
     pub(super) fn id(&self) -> WorkerId {
@@ -137,6 +165,40 @@ impl Worker {
             exit = self.shared.exited.wait_timeout(exit, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         exit.clone()
+    }
+
+    /// Asks it over control and waits for its answer, at most so long. Any number of threads can ask at once, and the answers
+    /// may come in any order. Before the worker has connected the question waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`]: the worker's own error, or why there is no answer: [`WorkerGone`](CallError::WorkerGone) with its exit
+    /// when it ends first.
+    pub fn call<P, R>(&self, method: &str, params: &P, timeout: Duration) -> Result<R, CallError>
+    where
+        P: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
+        self.start_call(method, params)?.wait(timeout)
+    }
+
+    /// Asks it over control; the answer is waited for later, or the call is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// When the question cannot be sent: never waits for a worker that does not read, but is [`Full`](CallError::Full) when a
+    /// mebibyte waits already.
+    pub fn start_call<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<Call, CallError> {
+        self.shared.link.as_ref().ok_or(CallError::NoControl)?.call(method, params)
+    }
+
+    /// Tells it something over control.
+    ///
+    /// # Errors
+    ///
+    /// As [`start_call`](Self::start_call). That it has read it is not said.
+    pub fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
+        self.shared.link.as_ref().ok_or(CallError::NoControl)?.notify(method, params)
     }
 
     /// Our end of its standard input, where the spec says [`Input::Pipe`](crate::Input::Pipe); once.

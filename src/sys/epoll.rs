@@ -3,9 +3,13 @@
 use super::{cvt, fd, retry};
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
     time::Duration,
 };
+
+/// Where the loop's own descriptors live: not at 0 to 2, which a host may have closed and a child may inherit, and above the
+/// small numbers at which programs expect their handles, which a user's own `Command` can give only while they are free here.
+const OUT_OF_THE_WAY: RawFd = 10;
 
 /// A set of descriptors to wait for.
 #[derive(Debug)]
@@ -32,8 +36,7 @@ impl Poller {
         let descriptor = cvt(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: just opened for us.
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        // In a host that has closed them, 0, 1 and 2 are free; a child that inherits them must not find this.
-        fd::lift(descriptor, 3).map(Self)
+        fd::lift(descriptor, OUT_OF_THE_WAY).map(Self)
     }
 
     /// Reports `descriptor` under `token` for as long as it is readable.
@@ -42,6 +45,15 @@ impl Poller {
         let descriptor = descriptor.as_fd().as_raw_fd();
         // SAFETY: epoll_ctl(2) reads `event`; both descriptors are open.
         cvt(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, descriptor, &raw mut event) }).map(drop)
+    }
+
+    /// Reports a descriptor that was added also while it can be written to, or no longer.
+    pub(crate) fn watch_writes(&self, descriptor: &impl AsFd, token: u64, wanted: bool) -> io::Result<()> {
+        let writes = if wanted { libc::EPOLLOUT } else { 0 };
+        let mut event = libc::epoll_event { events: (libc::EPOLLIN | writes).cast_unsigned(), u64: token };
+        let descriptor = descriptor.as_fd().as_raw_fd();
+        // SAFETY: epoll_ctl(2) reads `event`; both descriptors are open.
+        cvt(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_MOD, descriptor, &raw mut event) }).map(drop)
     }
 
     /// Stops reporting. Masking the interest would not do: the kernel always reports a hang-up, and a paused pipe whose

@@ -6,14 +6,25 @@ pub(crate) mod conduct;
 pub(crate) mod epoll;
 pub(crate) mod fd;
 pub(crate) mod fifo;
+pub(crate) mod identity;
+pub(crate) mod inotify;
+pub(crate) mod lock;
 pub(crate) mod pidfd;
 pub(crate) mod poll;
+pub(crate) mod random;
+pub(crate) mod socket;
+pub(crate) mod wake;
 
 use std::io;
 
 /// Turns the kernel's -1 into the error it means.
 pub(crate) fn cvt(result: i32) -> io::Result<i32> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// As [`cvt`], for calls that count bytes.
+pub(crate) fn cvt_size(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
 /// Calls again as long as a signal interrupts.

@@ -47,7 +47,7 @@ impl Deadline {
         self.remaining().is_some_and(|left| left.is_zero())
     }
 
-    fn remaining(self) -> Option<Duration> {
+    pub(super) fn remaining(self) -> Option<Duration> {
         self.0.map(|at| at.saturating_duration_since(now()))
     }
 }
@@ -78,7 +78,7 @@ pub(crate) fn wait(fd: BorrowedFd<'_>, interest: Interest, deadline: Deadline) -
 }
 
 /// Rounded up: rounded down, the last part of a millisecond would be spent in a loop of calls with a timeout of 0.
-fn timeout_ms(left: Option<Duration>) -> i32 {
+pub(super) fn timeout_ms(left: Option<Duration>) -> i32 {
     let Some(left) = left else { return -1 };
     i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
 }

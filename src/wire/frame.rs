@@ -69,6 +69,8 @@ pub enum FaultKind {
     },
     /// What stands where a `Content-Length` header should, is none.
     BadHeader,
+    /// A line on the control connection is not JSON-RPC 2.0, or answers what nobody has asked.
+    NotRpc,
 }
 
 /// The most bytes a [`Fault`] shows.
@@ -341,6 +343,7 @@ impl fmt::Display for Fault {
             FaultKind::NotJson { offset } => {
                 write!(f, "a message of {length} bytes that is not JSON at byte {offset}")?;
             }
+            FaultKind::NotRpc => write!(f, "a line of {length} bytes that is not JSON-RPC 2.0")?,
             FaultKind::BadHeader => write!(f, "{length} bytes where a Content-Length header should stand")?,
         }
         if self.excerpt.is_empty() {

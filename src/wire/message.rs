@@ -94,8 +94,7 @@ impl Message {
     ///
     /// When the message is not JSON, not UTF-8, or not a `T`. The error says where; the next message is not affected.
     pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, DecodeError> {
-        let text = self.as_str()?;
-        serde_json::from_str(text).map_err(|error| DecodeError::json(self.as_bytes(), error))
+        decode(self.as_str()?)
     }
 
     /// How many bytes it has.
@@ -157,6 +156,11 @@ impl Slice {
         let (start, end) = (self.span.start as usize, self.span.end as usize);
         self.chunk.bytes.get(start..end).unwrap_or_default()
     }
+}
+
+/// Parses JSON text that is not a message of its own.
+pub(crate) fn decode<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, DecodeError> {
+    serde_json::from_str(text).map_err(|error| DecodeError::json(text.as_bytes(), error))
 }
 
 /// What is wrong with a message, told without keeping what it says. For a spec that wants it checked at once.

@@ -13,3 +13,9 @@ pub(crate) mod message; // what a consumer holds: a slice of a shared chunk
 #[cfg(test)]
 #[expect(clippy::indexing_slicing, reason = "a test may panic")]
 mod tests;
+
+pub(crate) mod rpc; // JSON-RPC 2.0 values
+
+pub(crate) mod calls; // which call waits for which answer; CallError
+
+pub(crate) mod request; // a request of the other side, to be answered

@@ -7,8 +7,10 @@ mod kernel;
 mod support;
 
 mod anonymous;
+mod control;
 mod fanout;
 mod house;
 mod launch;
+mod named;
 mod real_programs;
 mod supervisor;

@@ -715,3 +715,22 @@ fn a_worker_has_a_name() {
     let worker = supervisor.spawn(WorkerSpec::new("true").name("the honest one")).unwrap();
     assert_eq!((worker.name(), worker.id().to_string().as_str()), ("the honest one", "#2"));
 }
+
+#[test]
+fn p06_opening_a_fifo_holds_up_nobody_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("fifo");
+    assert_eq!(kernel::make_fifo(&fifo), 0);
+    let supervisor = Supervisor::new().unwrap();
+    thread::scope(|scope| {
+        let opening = scope.spawn(|| {
+            let spec = Way::Direct.plain("exit").args(["--stdout", "through the fifo"]);
+            supervisor.spawn(spec.stdout(Output::File(fifo.clone()))).unwrap()
+        });
+        // Spawned from a thread that is not the main one, as the other, which waits for somebody to read.
+        let other = supervisor.spawn(Way::Direct.plain("exit")).unwrap();
+        assert!(other.wait_timeout(DEADLINE).expect("its exit").success());
+        assert_eq!(std::fs::read_to_string(&fifo).unwrap(), "through the fifo\n");
+        assert!(opening.join().unwrap().wait_timeout(DEADLINE).expect("its exit").success());
+    });
+}

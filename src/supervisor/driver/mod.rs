@@ -1,7 +1,11 @@
 //! The loop thread: kernel events become inputs, outputs become system calls. It decides nothing and waits for nobody.
 
+mod control;
+
 use super::{
-    event::{Event, EventKind},
+    WorkerId,
+    control::Control,
+    event::{Disconnected, Event, EventKind},
     live::{Live, Outlet},
     meter::Meter,
     spec::WorkerSpec,
@@ -9,7 +13,7 @@ use super::{
 };
 use crate::{
     exit::Exit,
-    pipe::anonymous::PipeReader,
+    pipe::{anonymous::PipeReader, named},
     policy::incarnation::{Input, Output, StreamId},
     sys::{
         conduct,
@@ -19,7 +23,7 @@ use crate::{
 use crossbeam_channel::{Receiver, Sender};
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{BinaryHeap, HashMap},
     io, mem,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -35,12 +39,14 @@ const REPORTS: usize = 256;
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(128);
 
-const WAKER: u64 = u64::MAX;
-
 /// What the loop is told.
 #[derive(Debug)]
 pub(super) enum Command {
     Arrive(Box<Arrival>),
+    /// The control server has been started.
+    Listen(Box<named::Listener>),
+    /// Something waits for this worker's control connection.
+    Flush(WorkerId),
     /// Nobody will come any more: end when everybody has gone.
     Close,
     /// End everybody.
@@ -52,6 +58,8 @@ pub(super) enum Command {
 pub(super) struct Arrival {
     pub(super) shared: Arc<WorkerShared>,
     pub(super) spec: WorkerSpec,
+    /// What it will show when it connects.
+    pub(super) key: Option<String>,
     pub(super) started: Instant,
     pub(super) messages: Option<PipeReader>,
     pub(super) stdout: Option<PipeReader>,
@@ -80,26 +88,74 @@ struct Slot {
     live: Option<Box<Live>>,
 }
 
-/// Who a kernel report is about: the slot, its occupant's count, and the stream or the process itself.
+/// The place of one incarnation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+pub(super) struct Place {
     slot: usize,
     occupant: u32,
 }
 
-const PROCESS: u64 = 3;
+/// Who a kernel report is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Waker,
+    /// The control server.
+    Door,
+    /// Somebody who has connected to it and has not said yet who it is.
+    Visitor(u64),
+    Process(Place),
+    Stream(Place, StreamId),
+    Control(Place),
+}
 
-impl Place {
-    fn token(self, stream: Option<StreamId>) -> u64 {
-        let part = stream.map_or(PROCESS, |stream| stream.index() as u64);
-        (self.slot as u64) << 34 | u64::from(self.occupant) << 2 | part
+impl Target {
+    const PARTS: u64 = 8;
+    const PROCESS: u64 = 3;
+    const CONTROL: u64 = 4;
+    const OTHER: u64 = 7;
+
+    /// The lowest three bits say what it is, the others whose.
+    fn token(self) -> u64 {
+        let of = |place: Place, part: u64| (place.slot as u64) << 35 | u64::from(place.occupant) << 3 | part;
+        match self {
+            Self::Waker => Self::OTHER,
+            Self::Door => Self::PARTS | Self::OTHER,
+            Self::Visitor(visitor) => (visitor + 2) << 3 | Self::OTHER,
+            Self::Process(place) => of(place, Self::PROCESS),
+            Self::Stream(place, stream) => of(place, stream.index() as u64),
+            Self::Control(place) => of(place, Self::CONTROL),
+        }
     }
 
-    fn of_token(token: u64) -> (Self, Option<StreamId>) {
-        let stream = StreamId::ALL.into_iter().find(|stream| stream.index() as u64 == token & 3);
-        let occupant = u32::try_from(token >> 2 & u64::from(u32::MAX)).unwrap_or_default();
-        (Self { slot: (token >> 34) as usize, occupant }, stream)
+    fn of_token(token: u64) -> Self {
+        let rest = token >> 3;
+        let occupant = u32::try_from(rest & u64::from(u32::MAX)).unwrap_or_default();
+        let place = Place { slot: (token >> 35) as usize, occupant };
+        match token % Self::PARTS {
+            Self::OTHER => match rest {
+                0 => Self::Waker,
+                1 => Self::Door,
+                visitor => Self::Visitor(visitor - 2),
+            },
+            Self::CONTROL => Self::Control(place),
+            part => match StreamId::ALL.into_iter().find(|stream| stream.index() as u64 == part) {
+                Some(stream) => Self::Stream(place, stream),
+                None => Self::Process(place),
+            },
+        }
     }
+}
+
+/// Whose time has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Incarnation(Place),
+    /// It should have connected to control by now.
+    Connect(Place),
+    /// Its control connection has ended a while ago.
+    Disconnect(Place),
+    /// It should have said by now who it is.
+    Visitor(u64),
 }
 
 #[derive(Debug)]
@@ -114,12 +170,17 @@ pub(super) struct Driver {
     free: Vec<usize>,
     living: usize,
     /// Earliest first; entries of those who have changed their mind are skipped when they come up.
-    timers: BinaryHeap<Reverse<(Instant, Place)>>,
+    timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     paused: Vec<Place>,
     next_look: Duration,
     closed: bool,
     stopping: bool,
     scratch: Vec<u8>,
+    control: Option<Control>,
+    /// Where the workers with control are.
+    places: HashMap<WorkerId, Place>,
+    /// Those whose control connection is not read for now.
+    silent: Vec<Place>,
 }
 
 /// What a driver is made of.
@@ -136,7 +197,7 @@ impl Driver {
     pub(super) fn new(parts: Parts) -> io::Result<Self> {
         let Parts { commands, events, waker, window, grace_period } = parts;
         let poller = Poller::new()?;
-        poller.add(&*waker, WAKER)?;
+        poller.add(&*waker, Target::Waker.token())?;
         Ok(Self {
             poller,
             window: Arc::new(Meter::of_supervisor(window, Arc::clone(&waker))),
@@ -153,6 +214,9 @@ impl Driver {
             closed: false,
             stopping: false,
             scratch: vec![0; READ_BYTES],
+            control: None,
+            places: HashMap::new(),
+            silent: Vec::new(),
         })
     }
 
@@ -175,46 +239,46 @@ impl Driver {
                 return;
             }
             for token in reports.tokens() {
-                if token == WAKER {
-                    self.waker.reset();
-                } else {
-                    self.ready(token);
-                }
+                self.ready(Target::of_token(token));
             }
             while let Ok(command) = self.commands.try_recv() {
                 self.obey(command);
             }
             self.resume();
+            self.hear_again();
             self.run_timers();
         }
     }
 
     fn timeout(&self) -> Option<Duration> {
         let timer = self.timers.peek().map(|Reverse((due, _))| due.saturating_duration_since(now()));
-        let look = (!self.paused.is_empty()).then_some(self.next_look);
+        let look = (!self.paused.is_empty() || !self.silent.is_empty()).then_some(self.next_look);
         timer.into_iter().chain(look).min()
     }
 
     fn obey(&mut self, command: Command) {
         match command {
             Command::Arrive(arrival) => self.arrive(*arrival),
+            Command::Listen(listener) => self.listen(*listener),
+            Command::Flush(worker) => self.flush(worker),
             Command::Close => self.closed = true,
             Command::Stop => {
                 // Not closed yet: one that was answered for may still be on its way here.
                 self.stopping = true;
-                for place in self.places() {
+                for place in self.occupied() {
                     self.input(place, Input::Stop);
                 }
             }
         }
     }
 
-    fn places(&self) -> Vec<Place> {
+    fn occupied(&self) -> Vec<Place> {
         let occupied = self.slots.iter().enumerate().filter(|(_, slot)| slot.live.is_some());
         occupied.map(|(index, slot)| Place { slot: index, occupant: slot.occupants }).collect()
     }
 
-    fn arrive(&mut self, arrival: Arrival) {
+    fn arrive(&mut self, mut arrival: Arrival) {
+        let (key, connect_time) = (arrival.key.take(), arrival.spec.connect_time);
         let live = Box::new(Live::new(arrival, &self.window, self.grace_period));
         self.outlet.send(live.event(EventKind::Started { pid: live.shared.child().pid() }));
         let index = self.free.pop().unwrap_or_else(|| {
@@ -227,6 +291,9 @@ impl Driver {
         slot.live = Some(live);
         self.living += 1;
         self.watch(place);
+        if let Some(key) = key {
+            self.expect(place, key, connect_time);
+        }
         if self.stopping {
             self.input(place, Input::Stop);
         }
@@ -235,7 +302,7 @@ impl Driver {
     fn watch(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         // epoll_ctl(2) can run out of memory or of the user's watches. A worker that cannot be heard must not live on unheard.
-        let watched = live.shared.child().with_pidfd(|pidfd| self.poller.add(pidfd, place.token(None)));
+        let watched = live.shared.child().with_pidfd(|pidfd| self.poller.add(pidfd, Target::Process(place).token()));
         if watched.is_err() {
             self.input(place, Input::Unheard);
         } else {
@@ -243,11 +310,14 @@ impl Driver {
         }
     }
 
-    fn ready(&mut self, token: u64) {
-        let (place, stream) = Place::of_token(token);
-        match stream {
-            Some(stream) => self.read(place, stream),
-            None => self.died(place),
+    fn ready(&mut self, target: Target) {
+        match target {
+            Target::Waker => self.waker.reset(),
+            Target::Door => self.knock(),
+            Target::Visitor(visitor) => self.visit(visitor),
+            Target::Process(place) => self.died(place),
+            Target::Stream(place, stream) => self.read(place, stream),
+            Target::Control(place) => self.talk(place),
         }
     }
 
@@ -310,6 +380,7 @@ impl Driver {
     fn died(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         drop(live.shared.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
+        self.last_talk(place);
         for stream in StreamId::ALL {
             let Some(live) = live_at(&mut self.slots, place) else { return };
             if live.drain(stream, &mut self.scratch, &mut self.outlet) {
@@ -327,7 +398,7 @@ impl Driver {
         let outputs = live.incarnation.handle(input, now);
         let after = live.incarnation.poll_timeout();
         if let Some(due) = after.filter(|_| after != before) {
-            self.timers.push(Reverse((due, place)));
+            self.timers.push(Reverse((due, Timer::Incarnation(place))));
         }
         for output in outputs {
             self.perform(place, output);
@@ -380,25 +451,32 @@ impl Driver {
         self.free.push(place.slot);
         self.living -= 1;
         let exit = Arc::new(exit);
+        // Before the event: whoever hears of the exit finds that no call waits any more.
+        live.shared.close_link(Some(&exit));
         self.outlet.send(live.event(EventKind::Exited(Arc::clone(&exit))));
         // After the event: whoever has waited for the exit finds it in the channel.
         live.shared.set_exit(exit);
     }
 
     fn run_timers(&mut self) {
-        while let Some(&Reverse((due, place))) = self.timers.peek() {
+        while let Some(&Reverse((due, timer))) = self.timers.peek() {
             if due > now() {
                 return;
             }
             self.timers.pop();
-            self.input(place, Input::Timeout);
+            match timer {
+                Timer::Incarnation(place) => self.input(place, Input::Timeout),
+                Timer::Connect(place) => self.miss(place),
+                Timer::Disconnect(place) => self.disconnect(place, Disconnected::Closed),
+                Timer::Visitor(visitor) => self.put_out(visitor),
+            }
         }
     }
 }
 
 /// Has a worker's streams reported. If the kernel refuses, its death still is: it is killed rather than left unheard.
 fn listen(poller: &Poller, live: &Live, place: Place) {
-    if live.listeners().any(|listener| poller.add(listener, place.token(Some(listener.id))).is_err()) {
+    if live.listeners().any(|listener| poller.add(listener, Target::Stream(place, listener.id).token()).is_err()) {
         // ESRCH: it has ended already.
         drop(live.shared.child().signal_group(libc::SIGKILL));
     }

@@ -1,0 +1,155 @@
+//! The other end of a named pipe, in a process of its own: it can be killed, or run as another user.
+
+use std::{
+    error::Error,
+    fs,
+    io::{self, BufRead, BufReader, Read, Write},
+    time::Duration,
+};
+
+use pipewright::pipe::{
+    Direction,
+    name::PipeName,
+    named::{AcceptError, Access, ConnectOptions, ImpersonationLevel, Listener, ListenerOptions, Stream},
+};
+
+/// No wait is longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs `named-...` with its arguments and returns the exit code; `None` for a subcommand that is not one of these.
+pub(crate) fn run(arguments: &[String]) -> Option<u8> {
+    let texts: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match texts.as_slice() {
+        ["named-serve", name] => serve(name),
+        ["named-as-client", name] => as_client(name),
+        ["named-starved", name] => starved(name),
+        ["named-hammer", name] => hammer(name),
+        ["named-client", name, level] => client(name, level),
+        ["named-ping-pong", inward, outward] => ping_pong(inward, outward),
+        _ => return None,
+    };
+    match done {
+        Ok(()) => Some(0),
+        Err(error) => {
+            drop(writeln!(io::stdout(), "error: {error}"));
+            Some(1)
+        }
+    }
+}
+
+fn say(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}")?;
+    stdout.flush()
+}
+
+/// Listens until stdin ends.
+fn serve(name: &str) -> Result<(), Box<dyn Error>> {
+    let _listener = Listener::bind(&PipeName::new(name)?)?;
+    say("listening")?;
+    io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+/// Tries to act as the first client.
+fn as_client(name: &str) -> Result<(), Box<dyn Error>> {
+    let listener = ListenerOptions::new().access(Access::Anyone).listen(&PipeName::new(name)?)?;
+    say("listening")?;
+    let stream = listener.accept_deadline(PATIENCE)?;
+    let mut ran = false;
+    match stream.run_as_client(|| ran = true) {
+        Ok(()) => say("it ran")?,
+        Err(error) => say(&format!("{error}; ran: {ran}"))?,
+    }
+    Ok(())
+}
+
+/// Has no descriptor to accept with, until a line comes in.
+fn starved(name: &str) -> Result<(), Box<dyn Error>> {
+    let listener = Listener::bind(&PipeName::new(name)?)?;
+    // A wait needs none, but std opens one for each of these.
+    rlimit(64)?;
+    let mut hoard = Vec::new();
+    while let Ok(file) = fs::File::open("/dev/null") {
+        hoard.push(file);
+    }
+    say("listening")?;
+    let before = cpu_time();
+    let answer = listener.accept_deadline(Duration::from_millis(500));
+    let used = cpu_time().saturating_sub(before);
+    let starved = matches!(answer, Err(AcceptError::TimedOut)) && used < Duration::from_millis(50);
+    say(if starved { "starved" } else { "not starved" })?;
+    std::thread::scope(|scope| {
+        let accepting = scope.spawn(|| listener.accept_deadline(PATIENCE));
+        io::stdin().read_line(&mut String::new())?;
+        hoard.clear();
+        let mut stream = accepting.join().map_err(|_| io::Error::other("panic"))??;
+        stream.write_all(&[1])
+    })?;
+    Ok(())
+}
+
+fn rlimit(files: libc::rlim_t) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: files, rlim_max: files };
+    #[expect(unsafe_code, reason = "std has no limits")]
+    // SAFETY: setrlimit(2) reads one structure.
+    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    #[expect(unsafe_code, reason = "std has no CPU clock")]
+    // SAFETY: clock_gettime(2) writes one structure.
+    unsafe {
+        libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time)
+    };
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Connects and disconnects until it is killed, or the server has ended.
+fn hammer(name: &str) -> Result<(), Box<dyn Error>> {
+    let name = PipeName::new(name)?;
+    let options = ConnectOptions::new().handshake(ImpersonationLevel::Identification).fail_if_absent();
+    let mut echo = [0; 8];
+    say("hammering")?;
+    loop {
+        let mut stream = options.connect(&name, PATIENCE)?;
+        stream.write_all(&u64::MAX.to_be_bytes())?;
+        stream.read_exact(&mut echo)?;
+    }
+}
+
+/// Connects, says so, and stays until the server ends the stream.
+fn client(name: &str, level: &str) -> Result<(), Box<dyn Error>> {
+    let options = ConnectOptions::new().server(Access::Anyone);
+    let options = match level {
+        "plain" => options,
+        "anonymous" => options.handshake(ImpersonationLevel::Anonymous),
+        "identification" => options.handshake(ImpersonationLevel::Identification),
+        "impersonation" => options.handshake(ImpersonationLevel::Impersonation),
+        "current-user" => options.server(Access::CurrentUser),
+        other => return Err(format!("no level {other:?}").into()),
+    };
+    let mut stream = options.connect(&PipeName::new(name)?, PATIENCE)?;
+    let groups = fs::read_to_string("/proc/self/status")?;
+    let groups = groups.lines().find(|line| line.starts_with("Groups:")).unwrap_or_default();
+    say(&format!("connected {groups}"))?;
+    stream.read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+/// Answers each line on one one-way pipe with one on the other.
+fn ping_pong(inward: &str, outward: &str) -> Result<(), Box<dyn Error>> {
+    let connect = |name: &str, direction| -> Result<Stream, Box<dyn Error>> {
+        Ok(ConnectOptions::new().direction(direction).connect(&PipeName::new(name)?, PATIENCE)?)
+    };
+    let reader = BufReader::new(connect(inward, Direction::In)?);
+    let mut writer = connect(outward, Direction::Out)?;
+    for line in reader.lines() {
+        writeln!(writer, "pong {}", line?)?;
+    }
+    Ok(())
+}

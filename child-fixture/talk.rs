@@ -1,0 +1,104 @@
+//! Workers that talk over control, well or badly.
+
+use crate::{Options, Outcome, kernel};
+use pipewright::{Parent, RemoteError, Request};
+use serde_json::{Value, json};
+use std::{
+    collections::HashSet,
+    io::{self, Read},
+    sync::{Condvar, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Answers `add`, `echo`, `fail`, `wait` until `release`, and `until cancelled`, on `--threads N`.
+pub(crate) fn serve(options: &Options) -> Outcome {
+    let parent = Parent::from_args()?;
+    let released = (Mutex::new(HashSet::<String>::new()), Condvar::new());
+    let threads = options.number_or("threads", 1)?;
+    let answer = |request: &Request| -> Result<Value, RemoteError> {
+        let bad = |error: pipewright::DecodeError| RemoteError::new(-32602, error.to_string());
+        match request.method() {
+            "add" => Ok(request.params::<Vec<i64>>().map_err(bad)?.iter().sum::<i64>().into()),
+            "echo" => request.params().map_err(bad),
+            "fail" => {
+                let params: Value = request.params().map_err(bad)?;
+                let code = params["code"].as_i64().unwrap_or(-1);
+                Err(RemoteError::new(code, "as you wish")
+                    .with_data(&params)
+                    .unwrap_or_else(|_| RemoteError::new(0, "")))
+            }
+            "wait" => {
+                let line: String = request.params().map_err(bad)?;
+                let lines = released.0.lock().unwrap_or_else(PoisonError::into_inner);
+                drop(released.1.wait_timeout_while(lines, PATIENCE, |lines| !lines.contains(&line)));
+                Ok(line.into())
+            }
+            "release" => {
+                released.0.lock().unwrap_or_else(PoisonError::into_inner).insert(request.params().map_err(bad)?);
+                released.1.notify_all();
+                Ok(Value::Null)
+            }
+            "until cancelled" => {
+                while !request.is_cancelled() {
+                    kernel::wait_for_nothing(Duration::from_millis(10));
+                }
+                Ok(Value::Null)
+            }
+            "drop" => Err(RemoteError::new(-32603, "not answered")),
+            other => Err(RemoteError::method_not_found(other)),
+        }
+    };
+    parent.serve(threads, answer);
+    Ok(())
+}
+
+/// Asks from three threads at once, prints the answers, and says that it is done.
+pub(crate) fn ask() -> Outcome {
+    let parent = Parent::from_args()?;
+    thread::scope(|scope| {
+        for n in 0..3 {
+            let parent = &parent;
+            scope.spawn(move || match parent.call::<_, String>("may I", &n, PATIENCE) {
+                Ok(answer) => println!("{n}: {answer}"),
+                Err(pipewright::CallError::Remote(error)) => println!("{n}: {error}"),
+                Err(error) => println!("{n}: {error}"),
+            });
+        }
+    });
+    parent.notify("state", "done")?;
+    Ok(())
+}
+
+/// Connects, closes, and lives on until the end of standard input.
+pub(crate) fn hang_up() -> Outcome {
+    drop(Parent::from_args()?);
+    io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+/// Connects by hand and never reads.
+pub(crate) fn deaf() -> Outcome {
+    let address = std::env::args().find_map(|argument| argument.strip_prefix("--control=").map(str::to_owned));
+    let address = address.ok_or("--control is missing")?;
+    let (path, key) = address.rsplit_once('?').ok_or("no key")?;
+    let mut socket = std::os::unix::net::UnixStream::connect(path)?;
+    let hello = json!({"jsonrpc": "2.0", "method": "hello", "params": {"key": key}});
+    io::Write::write_all(&mut socket, format!("{hello}\n").as_bytes())?;
+    io::stdin().read_to_end(&mut Vec::new())?;
+    drop(socket);
+    Ok(())
+}
+
+/// `--count N --size BYTES`: numbered notifications.
+pub(crate) fn notify_flood(options: &Options) -> Outcome {
+    let parent = Parent::from_args()?;
+    let pad = "x".repeat(options.number("size")?);
+    for n in 0..options.number("count")? {
+        let n: u64 = n;
+        parent.notify("flood", &(n, &pad))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,443 @@
+//! The client's side of a name.
+#![expect(single_use_lifetimes, reason = "`impl Into<Wait<'_>>` is not stable Rust yet")]
+
+use std::{
+    fs,
+    io::{self, IoSlice},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileTypeExt,
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    Direction, PipeMode,
+    handshake::{self, Answer, Fault, Hello, Reply},
+    name::{NameError, PipeName, Place},
+    peer::{Access, ImpersonationLevel},
+    publish::connect_path,
+    stream::{Stream, Terms},
+    wait::{Begun, Wait, Woken},
+};
+use crate::sys::{
+    identity,
+    inotify::Appearances,
+    poll::Interest,
+    socket::{self, Address, SocketType},
+};
+
+/// How long a client sleeps in the kernel for a place in a full backlog before it looks whether it was cancelled.
+const BACKLOG_WAIT: Duration = Duration::from_millis(20);
+
+/// How long it waits before it tries again where nothing tells it when to, at first and at most: a server that is bound but
+/// does not listen yet, a name that is abstract, a user who has too many inotify instances.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// Even where the kernel tells of new names: a directory on a network is changed by others, too.
+const WATCH_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Connects with the defaults of [`ConnectOptions`], and waits for the server to appear.
+///
+/// # Errors
+///
+/// [`ConnectError`].
+pub fn connect<'a>(name: &PipeName, wait: impl Into<Wait<'a>>) -> Result<Stream, ConnectError> {
+    ConnectOptions::new().connect(name, wait)
+}
+
+/// How to connect. The defaults: bytes, both ways, to a server of the current user, waiting for it to appear, no handshake.
+#[doc(alias = "NamedPipeClientStream")]
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    mode: PipeMode,
+    direction: Direction,
+    server: Access,
+    absent: Absent,
+    handshake: Option<ImpersonationLevel>,
+    out_buffer: Option<usize>,
+    frame_bytes_max: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absent {
+    Wait,
+    Fail,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self {
+            mode: PipeMode::Byte,
+            direction: Direction::InOut,
+            server: Access::CurrentUser,
+            absent: Absent::Wait,
+            handshake: None,
+            out_buffer: None,
+            frame_bytes_max: super::named::FRAME_BYTES,
+        }
+    }
+}
+
+impl ConnectOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the pipe carries; the server's mode.
+    #[must_use]
+    pub const fn mode(mut self, mode: PipeMode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Which way the client's end goes.
+    #[must_use]
+    pub const fn direction(mut self, direction: Direction) -> Self {
+        self.direction = direction;
+        self
+    }
+
+    /// Who the server may be. Names outside the private directory can be squatted by other users: widen this only for a server
+    /// that you know to run as somebody else.
+    #[must_use]
+    pub const fn server(mut self, access: Access) -> Self {
+        self.server = access;
+        self
+    }
+
+    /// Fails at once when nobody listens, instead of waiting for a server to appear. A server that is busy is waited for.
+    #[must_use]
+    pub const fn fail_if_absent(mut self) -> Self {
+        self.absent = Absent::Fail;
+        self
+    }
+
+    /// Introduces us to a server that asks for it ([`ListenerOptions::handshake`](super::named::ListenerOptions::handshake)),
+    /// and lets it do so much with our identity. `connect` then returns when the server has accepted us.
+    #[must_use]
+    pub const fn handshake(mut self, level: ImpersonationLevel) -> Self {
+        self.handshake = Some(level);
+        self
+    }
+
+    /// What [`Stream::set_out_buffer`] is called with.
+    #[must_use]
+    pub const fn out_buffer(mut self, bytes: usize) -> Self {
+        self.out_buffer = Some(bytes);
+        self
+    }
+
+    /// The longest message of [`PipeMode::Framed`] in bytes, sent or received. Without a call: 16 MiB.
+    #[must_use]
+    pub const fn max_message(mut self, bytes: usize) -> Self {
+        self.frame_bytes_max = bytes;
+        self
+    }
+
+    /// Connects. The time counts from here, for everything together.
+    ///
+    /// Without a handshake, being connected means standing in the server's backlog: what is written now is kept for it.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`].
+    #[doc(alias = "Connect")]
+    pub fn connect<'a>(&self, name: &PipeName, wait: impl Into<Wait<'a>>) -> Result<Stream, ConnectError> {
+        let begun = Begun::now(wait.into());
+        name.prepare_directory().map_err(ConnectError::Name)?;
+        let mut awaited = Awaited { name, watch: None, pause: RETRY_PAUSE_MIN };
+        loop {
+            if begun.is_cancelled()? {
+                return Err(ConnectError::Cancelled);
+            }
+            match self.try_once(name, &begun)? {
+                Tried::Connected(stream) => return Ok(stream),
+                Tried::Absent(_) if self.absent == Absent::Fail => {
+                    return Err(ConnectError::NoServer { path: name.text() });
+                }
+                // The watch must be older than the look, or a server that comes in between is missed.
+                Tried::Absent(absence) if awaited.begin(absence)? => {}
+                Tried::Absent(absence) if !begun.has_passed() => awaited.wait(absence, &begun)?,
+                Tried::Absent(_) => return Err(ConnectError::NoServer { path: name.text() }),
+                Tried::Busy if begun.has_passed() => return Err(ConnectError::Busy { path: name.text() }),
+                Tried::Busy => {}
+            }
+        }
+    }
+
+    fn try_once(&self, name: &PipeName, begun: &Begun<'_>) -> Result<Tried, ConnectError> {
+        let kind = self.mode.socket_type();
+        let socket = socket::new(kind)?;
+        if kind == SocketType::Messages {
+            socket::receive_credentials(socket.as_fd())?;
+        }
+        if let Some(bytes) = self.out_buffer {
+            socket::set_send_buffer(socket.as_fd(), bytes)?;
+        }
+        socket::set_send_timeout(socket.as_fd(), BACKLOG_WAIT)?;
+        let connected = match name.place() {
+            Place::Private(path) | Place::Path(path) => connect_path(&socket, path),
+            Place::Abstract(text) => socket::connect(socket.as_fd(), &Address::abstract_name(text)?),
+        };
+        if let Err(error) = connected {
+            return self.not_connected(name, error);
+        }
+        socket::set_send_timeout(socket.as_fd(), Duration::ZERO)?;
+        if !self.server.allows(socket.as_fd(), identity::effective_uid())? {
+            let uid = socket::peer_credentials(socket.as_fd())?.uid;
+            return Err(ConnectError::WrongServer { path: name.text(), uid });
+        }
+        if let Some(level) = self.handshake
+            && let Some(instead) = self.shake_hands(&socket, level, name, begun)?
+        {
+            return Ok(instead);
+        }
+        let terms =
+            Terms { mode: self.mode, direction: self.direction, level: None, frame_bytes_max: self.frame_bytes_max };
+        let stream = Stream::new(socket, terms, None);
+        stream.close_unused_direction();
+        Ok(Tried::Connected(stream))
+    }
+
+    fn not_connected(&self, name: &PipeName, error: io::Error) -> Result<Tried, ConnectError> {
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => Ok(Tried::Absent(Absence::NoName)),
+            Some(libc::ECONNREFUSED) => match name.path().map(fs::symlink_metadata) {
+                Some(Ok(found)) if !found.file_type().is_socket() && !found.is_symlink() => {
+                    Err(ConnectError::NotASocket { path: name.text() })
+                }
+                _ => Ok(Tried::Absent(Absence::NobodyListens)),
+            },
+            Some(libc::EAGAIN) => Ok(Tried::Busy),
+            Some(libc::EACCES | libc::EPERM) => Err(ConnectError::Denied { path: name.text() }),
+            Some(libc::EPROTOTYPE) => Err(ConnectError::WrongMode { ours: self.mode, theirs: None }),
+            _ => Err(ConnectError::Os(error)),
+        }
+    }
+
+    /// `None` once the server has accepted us.
+    fn shake_hands(
+        &self,
+        socket: &OwnedFd,
+        level: ImpersonationLevel,
+        name: &PipeName,
+        begun: &Begun<'_>,
+    ) -> Result<Option<Tried>, ConnectError> {
+        let hello = Hello { mode: self.mode, direction: self.direction, level };
+        match socket::send(socket.as_fd(), &[IoSlice::new(&hello.to_bytes())], &[]) {
+            // 16 bytes always fit into a new socket.
+            Ok(_) => {}
+            // It may have answered before it closed.
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let (mut heard, mut at) = ([0_u8; handshake::BYTES], 0);
+        while at < heard.len() {
+            match socket::receive(socket.as_fd(), &mut heard[at..]) {
+                // It ended, or put us out without a word: as if there were none. The next try, after a pause, will show.
+                Ok(0) => return Ok(Some(Tried::Absent(Absence::NobodyListens))),
+                Ok(count) => at += count,
+                // In the message mode, before the answer of a server that has gone on already; once.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    match begun.wait(&[(socket.as_fd(), Interest::Readable)])? {
+                        Woken::Ready(_) => {}
+                        Woken::TimedOut => return Err(ConnectError::Busy { path: name.text() }),
+                        Woken::Cancelled => return Err(ConnectError::Cancelled),
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.understand(Reply::parse(heard), name).map(|()| None)
+    }
+
+    fn understand(&self, reply: Result<Reply, Fault>, name: &PipeName) -> Result<(), ConnectError> {
+        let reply = match reply {
+            Err(Fault::NotOurs) => return Err(ConnectError::NotOurs { path: name.text() }),
+            Err(Fault::Version(theirs)) => {
+                return Err(ConnectError::WrongVersion { ours: handshake::VERSION, theirs });
+            }
+            Ok(reply) => reply,
+        };
+        match reply.answer {
+            Answer::Accepted => Ok(()),
+            Answer::WrongVersion => {
+                Err(ConnectError::WrongVersion { ours: handshake::VERSION, theirs: handshake::VERSION })
+            }
+            Answer::WrongMode => Err(ConnectError::WrongMode { ours: self.mode, theirs: Some(reply.mode) }),
+            Answer::WrongDirection => {
+                Err(ConnectError::WrongDirection { ours: self.direction, theirs: reply.direction })
+            }
+            Answer::NotAllowed => Err(ConnectError::Denied { path: name.text() }),
+        }
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+enum Tried {
+    Connected(Stream),
+    Absent(Absence),
+    /// The backlog is full.
+    Busy,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Absence {
+    /// Its appearance will be told.
+    NoName,
+    /// A dead server's file, or a server that will listen in a moment, which nobody tells.
+    NobodyListens,
+}
+
+/// A server that is waited for.
+struct Awaited<'a> {
+    name: &'a PipeName,
+    watch: Option<(PathBuf, Appearances)>,
+    pause: Duration,
+}
+
+impl Awaited<'_> {
+    /// Begins to watch. True says: look again before waiting.
+    fn begin(&mut self, absence: Absence) -> Result<bool, ConnectError> {
+        if self.watch.is_some() || absence == Absence::NobodyListens {
+            return Ok(false);
+        }
+        let Some(directory) = self.name.path().and_then(existing_ancestor) else { return Ok(false) };
+        match Appearances::in_directory(directory) {
+            Ok(watch) => self.watch = Some((directory.to_owned(), watch)),
+            Err(error) => match error.raw_os_error() {
+                // Too many watches of this user, a directory that we may not read, or one that has just gone: pauses will do.
+                Some(libc::EMFILE | libc::ENOSPC | libc::EACCES | libc::ENOENT | libc::ENOTDIR) => {}
+                _ => return Err(error.into()),
+            },
+        }
+        Ok(self.watch.is_some())
+    }
+
+    fn wait(&mut self, absence: Absence, begun: &Begun<'_>) -> Result<(), ConnectError> {
+        let told = self.watch.as_ref().map(|(_, watch)| (watch.as_fd(), Interest::Readable));
+        let longest = if told.is_some() && absence == Absence::NoName { WATCH_PAUSE_MAX } else { self.pause };
+        self.pause = (self.pause * 2).min(RETRY_PAUSE_MAX);
+        if begun.wait_at_most(told.as_slice(), longest)? == Woken::Cancelled {
+            return Err(ConnectError::Cancelled);
+        }
+        if let Some((directory, watch)) = &self.watch {
+            watch.forget()?;
+            // A directory on the way has appeared, or gone: watch another one.
+            if self.name.path().and_then(existing_ancestor) != Some(directory.as_path()) {
+                self.watch = None;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The directory of the name, or the closest one above it that exists: there the missing part of the path will appear.
+fn existing_ancestor(path: &Path) -> Option<&Path> {
+    path.ancestors().skip(1).find(|directory| directory.is_dir())
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The directory of the private names cannot be used.
+    #[error("the directory of private pipes cannot be used")]
+    Name(#[source] NameError),
+    /// Nobody listens there: at once if that was asked for, else until the time was up.
+    #[error("no server listens on {}", path.display())]
+    NoServer {
+        /// Where.
+        path: Box<Path>,
+    },
+    /// A server is there and has not accepted us within the time; its backlog is full, or all its instances are busy.
+    #[error("the server on {} is busy", path.display())]
+    Busy {
+        /// Where.
+        path: Box<Path>,
+    },
+    /// The call was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// The path has something else.
+    #[error("{} is not a socket", path.display())]
+    NotASocket {
+        /// Where.
+        path: Box<Path>,
+    },
+    /// We may not connect: the file's mode says so, or the server.
+    #[error("access to the server on {} was denied", path.display())]
+    Denied {
+        /// Where.
+        path: Box<Path>,
+    },
+    /// The server is not who it may be: see [`ConnectOptions::server`].
+    #[error("the server on {} runs as user {uid}, who is not trusted here", path.display())]
+    WrongServer {
+        /// Where.
+        path: Box<Path>,
+        /// Who it is.
+        uid: u32,
+    },
+    /// The server's pipe carries something else; what, only a handshake tells.
+    #[error("this end is for a {ours} pipe, and the server's is {}", theirs.map_or_else(|| "not".into(), |mode| format!("a {mode} pipe")))]
+    WrongMode {
+        /// Ours.
+        ours: PipeMode,
+        /// The server's.
+        theirs: Option<PipeMode>,
+    },
+    /// The ends do not fit: what one side writes, the other must read.
+    #[error("this end is for {ours}, and the server's is for {theirs}")]
+    WrongDirection {
+        /// Ours.
+        ours: Direction,
+        /// The server's.
+        theirs: Direction,
+    },
+    /// The server's handshake is of another version.
+    #[error("the server's handshake has version {theirs}, and ours {ours}")]
+    WrongVersion {
+        /// Ours.
+        ours: u8,
+        /// The server's.
+        theirs: u8,
+    },
+    /// The server does not speak our handshake.
+    #[error("the server on {} does not speak this library's handshake; connect without it", path.display())]
+    NotOurs {
+        /// Where.
+        path: Box<Path>,
+    },
+    /// The system refused.
+    #[error("cannot connect")]
+    Os(#[from] io::Error),
+}
+
+impl From<ConnectError> for io::Error {
+    fn from(error: ConnectError) -> Self {
+        let kind = match &error {
+            ConnectError::NoServer { .. } => io::ErrorKind::NotFound,
+            ConnectError::Busy { .. } => io::ErrorKind::TimedOut,
+            ConnectError::Cancelled => return super::Cancelled.into(),
+            ConnectError::Name(_) | ConnectError::Denied { .. } | ConnectError::WrongServer { .. } => {
+                io::ErrorKind::PermissionDenied
+            }
+            ConnectError::NotASocket { .. }
+            | ConnectError::WrongMode { .. }
+            | ConnectError::WrongDirection { .. }
+            | ConnectError::WrongVersion { .. }
+            | ConnectError::NotOurs { .. } => io::ErrorKind::InvalidInput,
+            ConnectError::Os(source) => source.kind(),
+        };
+        Self::new(kind, error)
+    }
+}

@@ -1,0 +1,177 @@
+//! Who of the clients in the backlog comes in.
+
+use std::{
+    io::{self, IoSlice},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use super::{
+    Direction, PipeMode,
+    handshake::{self, Answer, Fault, Hello, Reply},
+    peer::{Access, ImpersonationLevel},
+};
+use crate::sys::{poll::Deadline, socket};
+
+/// How long a client may take for its first 16 bytes. It sends them at once, so a client that has not is stuck or not ours.
+const HELLO_WAIT: Duration = Duration::from_secs(5);
+
+/// How many clients may be about to introduce themselves. The others wait in the backlog.
+pub(super) const STRANGERS_MAX: usize = 256;
+
+/// Whether clients introduce themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Greeting {
+    None,
+    Handshake,
+}
+
+/// What a client must be and say to come in.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) mode: PipeMode,
+    pub(super) direction: Direction,
+    pub(super) access: Access,
+    pub(super) greeting: Greeting,
+    pub(super) out_buffer: Option<usize>,
+    pub(super) our_uid: u32,
+    pub(super) tally: Tally,
+}
+
+/// A client that has not introduced itself yet.
+#[derive(Debug)]
+pub(super) struct Stranger {
+    pub(super) socket: OwnedFd,
+    heard: Vec<u8>,
+    pub(super) until: Deadline,
+}
+
+/// A client that may become a stream.
+pub(super) struct Admitted {
+    pub(super) socket: OwnedFd,
+    pub(super) level: Option<ImpersonationLevel>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) accepted: AtomicU64,
+    refused: AtomicU64,
+    pub(super) vanished: AtomicU64,
+}
+
+/// How many clients a [`Listener`](super::named::Listener) has met. Each client that got as far as being looked at is in one of the three.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Returned by `accept`.
+    pub accepted: u64,
+    /// Put out: not allowed in, of another mode, direction or version, or not speaking our handshake at all.
+    pub refused: u64,
+    /// Gone before they were accepted. Without a handshake such a client is accepted, and its stream is at its end.
+    pub vanished: u64,
+}
+
+impl Tally {
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            accepted: self.accepted.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            vanished: self.vanished.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Door {
+    /// What is to be done with a client from the backlog.
+    pub(super) fn admit(&self, client: OwnedFd, strangers: &mut Vec<Stranger>) -> io::Result<Option<Admitted>> {
+        if !self.access.allows(client.as_fd(), self.our_uid)? {
+            self.refuse(client.as_fd(), Answer::NotAllowed);
+            return Ok(None);
+        }
+        if let Some(bytes) = self.out_buffer {
+            socket::set_send_buffer(client.as_fd(), bytes)?;
+        }
+        if self.mode == PipeMode::Message {
+            socket::receive_credentials(client.as_fd())?;
+        }
+        if self.greeting == Greeting::Handshake {
+            strangers.push(Stranger { socket: client, heard: Vec::new(), until: Deadline::after(HELLO_WAIT) });
+            return Ok(None);
+        }
+        Ok(Some(Admitted { socket: client, level: None }))
+    }
+
+    /// Hears what the strangers say, and answers the first one that says the right thing.
+    pub(super) fn hear(&self, strangers: &mut Vec<Stranger>) -> Option<Admitted> {
+        let mut at = 0;
+        while let Some(stranger) = strangers.get_mut(at) {
+            match stranger.listen() {
+                Heard::Nothing if stranger.until.has_passed() => {
+                    self.tally.refused.fetch_add(1, Ordering::Relaxed);
+                    drop(strangers.swap_remove(at));
+                }
+                Heard::Nothing => at += 1,
+                Heard::End => {
+                    self.tally.vanished.fetch_add(1, Ordering::Relaxed);
+                    drop(strangers.swap_remove(at));
+                }
+                Heard::Hello(hello) => {
+                    let client = strangers.swap_remove(at).socket;
+                    if let Some(admitted) = self.answer(client, hello) {
+                        return Some(admitted);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn answer(&self, client: OwnedFd, hello: Result<Hello, Fault>) -> Option<Admitted> {
+        let Some(reply) = handshake::answer(hello, self.mode, self.direction) else {
+            self.tally.refused.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
+        if reply.answer != Answer::Accepted {
+            self.refuse(client.as_fd(), reply.answer);
+            return None;
+        }
+        // After this answer the client counts itself as accepted: nothing may fail any more.
+        if socket::send(client.as_fd(), &[IoSlice::new(&reply.to_bytes())], &[]).is_err() {
+            self.tally.vanished.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Admitted { socket: client, level: hello.ok().map(|hello| hello.level) })
+    }
+
+    fn refuse(&self, client: BorrowedFd<'_>, answer: Answer) {
+        self.tally.refused.fetch_add(1, Ordering::Relaxed);
+        if self.greeting == Greeting::Handshake {
+            let reply = Reply { answer, mode: self.mode, direction: self.direction };
+            // 16 bytes always fit into a new socket; if the client is gone it does not need the answer.
+            drop(socket::send(client, &[IoSlice::new(&reply.to_bytes())], &[]));
+        }
+    }
+}
+
+enum Heard {
+    Nothing,
+    End,
+    Hello(Result<Hello, Fault>),
+}
+
+impl Stranger {
+    fn listen(&mut self) -> Heard {
+        let mut buffer = [0; handshake::BYTES];
+        let room = handshake::BYTES - self.heard.len();
+        match socket::receive(self.socket.as_fd(), &mut buffer[..room]) {
+            Ok(count @ 1..) => self.heard.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
+            Ok(0) | Err(_) => return Heard::End,
+        }
+        match self.heard.first_chunk() {
+            Some(hello) => Heard::Hello(Hello::parse(*hello)),
+            None => Heard::Nothing,
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! A stream for those who only know `Read` and `Write`, and cut in two.
+
+use std::{
+    io::{self, Read, Write},
+    net::Shutdown,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use super::{Direction, stream::Stream, wait::Wait};
+use crate::sys::socket;
+
+/// The reading half of a [`Stream`]. Dropping it makes the other side's writes fail.
+#[derive(Debug)]
+pub struct ReadHalf(Stream);
+
+/// The writing half of a [`Stream`]. Dropping it tells the other side that no more will come.
+#[derive(Debug)]
+pub struct WriteHalf(Stream);
+
+impl ReadHalf {
+    pub(super) const fn new(stream: Stream) -> Self {
+        Self(stream)
+    }
+
+    /// The whole stream, for what is not reading.
+    pub const fn as_stream(&self) -> &Stream {
+        &self.0
+    }
+}
+
+impl WriteHalf {
+    pub(super) const fn new(stream: Stream) -> Self {
+        Self(stream)
+    }
+
+    /// The whole stream, for what is not writing.
+    pub const fn as_stream(&self) -> &Stream {
+        &self.0
+    }
+}
+
+impl Drop for ReadHalf {
+    fn drop(&mut self) {
+        // Fails only when the other side is gone already.
+        drop(socket::shutdown(self.0.socket(), Shutdown::Read));
+    }
+}
+
+impl Drop for WriteHalf {
+    fn drop(&mut self) {
+        // Fails only when the other side is gone already.
+        drop(socket::shutdown(self.0.socket(), Shutdown::Write));
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket()
+    }
+}
+
+macro_rules! read {
+    ($($reader:ty),*) => {$(
+        impl Read for $reader {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                self.as_stream().read_deadline(buf, Wait::forever())
+            }
+        }
+    )*};
+}
+
+macro_rules! write {
+    ($($writer:ty),*) => {$(
+        impl Write for $writer {
+            fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+                self.as_stream().write_deadline(buf, Wait::forever())
+            }
+
+            /// Nothing is kept back here, and nothing is waited for. Fails where a write is bound to fail.
+            fn flush(&mut self) -> io::Result<()> {
+                let stream = self.as_stream();
+                stream.check(Direction::writes)?;
+                if socket::is_hung_up(stream.socket())? { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+            }
+        }
+    )*};
+}
+
+read!(Stream, &Stream, ReadHalf, &ReadHalf);
+write!(Stream, &Stream, WriteHalf, &WriteHalf);

@@ -1,0 +1,225 @@
+//! What two ends of ours tell each other before the first byte, as values.
+//!
+//! The client sends a [`Hello`] as soon as it is connected, the server a [`Reply`] when somebody accepts it. Both have 16 bytes
+//! and begin alike: 8 bytes of magic, the version, then one byte each.
+//!
+//! | byte | hello | reply |
+//! |---|---|---|
+//! | 0..8 | `pipewrt` and NUL | the same |
+//! | 8 | version, 1 | version, 1 |
+//! | 9 | mode: 0 byte, 1 message, 2 framed | answer: 0 accepted, 1 version, 2 mode, 3 direction, 4 not allowed |
+//! | 10 | direction of the client: 1 in, 2 out, 3 both | the server's mode |
+//! | 11 | level: 0 anonymous, 1 identification, 2 impersonation | the server's direction |
+//! | 12..16 | 0 | 0 |
+
+use super::{Direction, PipeMode, peer::ImpersonationLevel};
+
+pub(super) const BYTES: usize = 16;
+pub(super) const VERSION: u8 = 1;
+const MAGIC: [u8; 8] = *b"pipewrt\0";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hello {
+    pub(super) mode: PipeMode,
+    pub(super) direction: Direction,
+    pub(super) level: ImpersonationLevel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Accepted,
+    WrongVersion,
+    WrongMode,
+    WrongDirection,
+    NotAllowed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) answer: Answer,
+    pub(super) mode: PipeMode,
+    pub(super) direction: Direction,
+}
+
+/// What came cannot be a handshake of ours, or is one of another version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    NotOurs,
+    Version(u8),
+}
+
+impl Hello {
+    pub(super) fn to_bytes(self) -> [u8; BYTES] {
+        let level = match self.level {
+            ImpersonationLevel::Anonymous => 0,
+            ImpersonationLevel::Identification => 1,
+            ImpersonationLevel::Impersonation => 2,
+        };
+        bytes([mode_number(self.mode), direction_number(self.direction), level])
+    }
+
+    pub(super) fn parse(bytes: [u8; BYTES]) -> Result<Self, Fault> {
+        let [mode, direction, level] = fields(bytes)?;
+        let level = match level {
+            0 => ImpersonationLevel::Anonymous,
+            1 => ImpersonationLevel::Identification,
+            2 => ImpersonationLevel::Impersonation,
+            _ => return Err(Fault::NotOurs),
+        };
+        Ok(Self { mode: mode_of(mode)?, direction: direction_of(direction)?, level })
+    }
+}
+
+impl Reply {
+    pub(super) fn to_bytes(self) -> [u8; BYTES] {
+        let answer = match self.answer {
+            Answer::Accepted => 0,
+            Answer::WrongVersion => 1,
+            Answer::WrongMode => 2,
+            Answer::WrongDirection => 3,
+            Answer::NotAllowed => 4,
+        };
+        bytes([answer, mode_number(self.mode), direction_number(self.direction)])
+    }
+
+    pub(super) fn parse(bytes: [u8; BYTES]) -> Result<Self, Fault> {
+        let [answer, mode, direction] = fields(bytes)?;
+        let answer = match answer {
+            0 => Answer::Accepted,
+            1 => Answer::WrongVersion,
+            2 => Answer::WrongMode,
+            3 => Answer::WrongDirection,
+            4 => Answer::NotAllowed,
+            _ => return Err(Fault::NotOurs),
+        };
+        Ok(Self { answer, mode: mode_of(mode)?, direction: direction_of(direction)? })
+    }
+}
+
+/// What a server of this mode and direction says to a client. Whatever the client wants to do, the server must allow; a server
+/// that goes both ways also takes a client that goes one way.
+pub(super) fn answer(hello: Result<Hello, Fault>, mode: PipeMode, direction: Direction) -> Option<Reply> {
+    let answer = match hello {
+        Err(Fault::NotOurs) => return None,
+        Err(Fault::Version(_)) => Answer::WrongVersion,
+        Ok(hello) if hello.mode != mode => Answer::WrongMode,
+        Ok(hello)
+            if (hello.direction.reads() && !direction.writes()) || (hello.direction.writes() && !direction.reads()) =>
+        {
+            Answer::WrongDirection
+        }
+        Ok(_) => Answer::Accepted,
+    };
+    Some(Reply { answer, mode, direction })
+}
+
+fn bytes(fields: [u8; 3]) -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
+    let values = MAGIC.into_iter().chain([VERSION]).chain(fields);
+    for (slot, value) in bytes.iter_mut().zip(values) {
+        *slot = value;
+    }
+    bytes
+}
+
+fn fields(bytes: [u8; BYTES]) -> Result<[u8; 3], Fault> {
+    let [magic @ .., version, first, second, third, _, _, _, _] = bytes;
+    if magic != MAGIC {
+        return Err(Fault::NotOurs);
+    }
+    if version != VERSION {
+        return Err(Fault::Version(version));
+    }
+    Ok([first, second, third])
+}
+
+const fn mode_number(mode: PipeMode) -> u8 {
+    match mode {
+        PipeMode::Byte => 0,
+        PipeMode::Message => 1,
+        PipeMode::Framed => 2,
+    }
+}
+
+const fn mode_of(number: u8) -> Result<PipeMode, Fault> {
+    match number {
+        0 => Ok(PipeMode::Byte),
+        1 => Ok(PipeMode::Message),
+        2 => Ok(PipeMode::Framed),
+        _ => Err(Fault::NotOurs),
+    }
+}
+
+const fn direction_number(direction: Direction) -> u8 {
+    match direction {
+        Direction::In => 1,
+        Direction::Out => 2,
+        Direction::InOut => 3,
+    }
+}
+
+const fn direction_of(number: u8) -> Result<Direction, Fault> {
+    match number {
+        1 => Ok(Direction::In),
+        2 => Ok(Direction::Out),
+        3 => Ok(Direction::InOut),
+        _ => Err(Fault::NotOurs),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODES: [PipeMode; 3] = [PipeMode::Byte, PipeMode::Message, PipeMode::Framed];
+    const DIRECTIONS: [Direction; 3] = [Direction::In, Direction::Out, Direction::InOut];
+
+    #[test]
+    fn what_is_said_is_understood() {
+        for mode in MODES {
+            for direction in DIRECTIONS {
+                for level in [
+                    ImpersonationLevel::Anonymous,
+                    ImpersonationLevel::Identification,
+                    ImpersonationLevel::Impersonation,
+                ] {
+                    let hello = Hello { mode, direction, level };
+                    assert_eq!(Hello::parse(hello.to_bytes()), Ok(hello));
+                }
+                for answer in [
+                    Answer::Accepted,
+                    Answer::WrongVersion,
+                    Answer::WrongMode,
+                    Answer::WrongDirection,
+                    Answer::NotAllowed,
+                ] {
+                    let reply = Reply { answer, mode, direction };
+                    assert_eq!(Reply::parse(reply.to_bytes()), Ok(reply));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_stranger_and_another_version_are_told_apart() {
+        assert_eq!(Hello::parse(*b"GET / HTTP/1.1\r\n"), Err(Fault::NotOurs));
+        let mut other =
+            Hello { mode: PipeMode::Byte, direction: Direction::In, level: ImpersonationLevel::Anonymous }.to_bytes();
+        other[8] = 9;
+        assert_eq!(Hello::parse(other), Err(Fault::Version(9)));
+        other[8] = VERSION;
+        other[9] = 7;
+        assert_eq!(Hello::parse(other), Err(Fault::NotOurs));
+    }
+
+    #[test]
+    fn directions_fit_when_the_server_allows_all_that_the_client_wants() {
+        let fits = |client, server| {
+            let hello = Hello { mode: PipeMode::Byte, direction: client, level: ImpersonationLevel::Anonymous };
+            answer(Ok(hello), PipeMode::Byte, server).unwrap().answer == Answer::Accepted
+        };
+        let table = DIRECTIONS.map(|client| DIRECTIONS.map(|server| fits(client, server)));
+        //                      server: In     Out    InOut
+        assert_eq!(table, [[false, true, true], [true, false, true], [false, false, true]]);
+    }
+}

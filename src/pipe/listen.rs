@@ -1,0 +1,462 @@
+//! The server's side of a name: who comes in, how many, and when.
+#![expect(single_use_lifetimes, reason = "`impl Into<Wait<'_>>` is not stable Rust yet")]
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    Direction, PipeMode,
+    door::{Admitted, Counts, Door, Greeting, STRANGERS_MAX, Stranger, Tally},
+    name::PipeName,
+    peer::Access,
+    publish::{self, ListenError, Publication},
+    stream::{Stream, Terms, locked},
+    wait::{Begun, Cancelled, Wait, Woken},
+};
+use crate::sys::{
+    identity,
+    poll::{Deadline, Interest},
+    socket::{self, SocketType},
+    wake::{Flag, Places},
+};
+
+/// How long nobody is taken from the backlog when the process or the machine is out of descriptors or memory.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
+
+/// The kernel cuts it down to `/proc/sys/net/core/somaxconn`.
+const BACKLOG: u32 = 4096;
+
+/// How a [`Listener`] listens. The defaults: bytes, both ways, for the current user, any number of clients, no handshake.
+///
+/// ```
+/// use pipewright::pipe::{PipeMode, name::PipeName, named::{ConnectOptions, ListenerOptions}};
+/// use std::time::Duration;
+///
+/// # let directory = std::env::temp_dir().join(format!("pipewright-doc-listen-{}", std::process::id()));
+/// # std::fs::create_dir(&directory)?;
+/// let name = PipeName::new(directory.join("jobs"))?;
+/// let listener = ListenerOptions::new().mode(PipeMode::Message).max_instances(8).listen(&name)?;
+/// let client = ConnectOptions::new().mode(PipeMode::Message).connect(&name, Duration::from_secs(5))?.into_messages()?;
+/// client.send(b"build it")?;
+/// let server = listener.accept()?.into_messages()?;
+/// assert_eq!(server.recv()?.as_deref(), Some(&b"build it"[..]));
+/// # drop(listener);
+/// # std::fs::remove_dir(&directory)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ListenerOptions {
+    mode: PipeMode,
+    direction: Direction,
+    access: Access,
+    greeting: Greeting,
+    max_instances: Option<u32>,
+    backlog: u32,
+    out_buffer: Option<usize>,
+    frame_bytes_max: usize,
+}
+
+impl Default for ListenerOptions {
+    fn default() -> Self {
+        Self {
+            mode: PipeMode::Byte,
+            direction: Direction::InOut,
+            access: Access::CurrentUser,
+            greeting: Greeting::None,
+            max_instances: None,
+            backlog: BACKLOG,
+            out_buffer: None,
+            frame_bytes_max: super::named::FRAME_BYTES,
+        }
+    }
+}
+
+impl ListenerOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the pipe carries.
+    #[must_use]
+    pub const fn mode(mut self, mode: PipeMode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Which way the server's ends go.
+    #[must_use]
+    pub const fn direction(mut self, direction: Direction) -> Self {
+        self.direction = direction;
+        self
+    }
+
+    /// Who may connect.
+    #[must_use]
+    #[doc(alias = "PipeSecurity")]
+    pub const fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Makes clients introduce themselves, and tells them when they are accepted. Only clients that also ask for the handshake
+    /// get in; a plain socket client is put out after 5 seconds.
+    ///
+    /// With it a client that is connected has been accepted, one that comes when all instances are busy waits and gets a typed
+    /// error when its time is up, and ends whose modes or directions do not fit are told so. Without it, a client is connected
+    /// as soon as it is in the backlog, as with any socket.
+    #[must_use]
+    pub const fn handshake(mut self) -> Self {
+        self.greeting = Greeting::Handshake;
+        self
+    }
+
+    /// How many accepted streams may live at once; at least 1. It holds across processes, as a name has one listener.
+    #[must_use]
+    #[doc(alias = "maxNumberOfServerInstances")]
+    pub const fn max_instances(mut self, count: u32) -> Self {
+        self.max_instances = Some(count);
+        self
+    }
+
+    /// How many clients may wait for `accept` before the next ones wait to get that far; the kernel adds one, and cuts it down
+    /// to `/proc/sys/net/core/somaxconn`. Without a call: 4096.
+    #[must_use]
+    pub const fn backlog(mut self, clients: u32) -> Self {
+        self.backlog = clients;
+        self
+    }
+
+    /// What [`Stream::set_out_buffer`] is called with for every stream.
+    #[must_use]
+    #[doc(alias = "OutBufferSize")]
+    pub const fn out_buffer(mut self, bytes: usize) -> Self {
+        self.out_buffer = Some(bytes);
+        self
+    }
+
+    /// The longest message of [`PipeMode::Framed`] in bytes, sent or received. Without a call: 16 MiB.
+    #[must_use]
+    pub const fn max_message(mut self, bytes: usize) -> Self {
+        self.frame_bytes_max = bytes;
+        self
+    }
+
+    /// Takes the name. Clients can connect from now on, before anybody calls `accept`.
+    ///
+    /// The name is published whole: whoever finds it finds a server that listens, with the file mode it shall have. The name
+    /// of a server that has died is taken over; that of a living one, and a file that is no socket, never.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError`].
+    pub fn listen(&self, name: &PipeName) -> Result<Listener, ListenError> {
+        let failed = |source| ListenError::Os { path: name.text(), source };
+        let instances = match self.max_instances {
+            Some(0) => return Err(ListenError::NoInstances),
+            Some(count) => Some(Places::new(count).map_err(failed)?),
+            None => None,
+        };
+        let (stop, turn) = (Flag::new().map_err(failed)?, Places::new(1).map_err(failed)?);
+        let kind = self.mode.socket_type();
+        let prepare = |socket: &OwnedFd| match kind {
+            // Every socket that is accepted has it from this one, for messages that come before the accept, too.
+            SocketType::Messages => socket::receive_credentials(socket.as_fd()),
+            SocketType::Stream => Ok(()),
+        };
+        let (socket, publication) = publish::publish(name, kind, self.access, self.backlog, prepare)?;
+        Ok(Listener {
+            _publication: publication,
+            socket,
+            name: name.clone(),
+            door: Door {
+                mode: self.mode,
+                direction: self.direction,
+                access: self.access,
+                greeting: self.greeting,
+                out_buffer: self.out_buffer,
+                our_uid: identity::effective_uid(),
+                tally: Tally::default(),
+            },
+            frame_bytes_max: self.frame_bytes_max,
+            stop,
+            turn,
+            instances: Arc::new(Instances { places: instances, live: AtomicUsize::new(0) }),
+            strangers: Mutex::default(),
+        })
+    }
+}
+
+/// A server: one name, any number of clients, each an accepted [`Stream`]. Dropping it gives the name back and turns away who
+/// has not been accepted; accepted streams live on.
+#[doc(alias = "NamedPipeServerStream")]
+#[derive(Debug)]
+pub struct Listener {
+    // Dropped first: the name goes while we still listen, so that no client finds a name without a server.
+    _publication: Publication,
+    socket: OwnedFd,
+    name: PipeName,
+    door: Door,
+    frame_bytes_max: usize,
+    stop: Flag,
+    /// One thread at a time takes clients in; the others wait for this and not for a mutex, as it can be polled.
+    turn: Places,
+    instances: Arc<Instances>,
+    strangers: Mutex<Vec<Stranger>>,
+}
+
+#[derive(Debug)]
+struct Instances {
+    places: Option<Places>,
+    live: AtomicUsize,
+}
+
+/// Readable when somebody knocks: for a loop that accepts without waiting, with a deadline of zero.
+impl AsFd for Listener {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// One of the places of a listener. Dropping it makes room for the next client.
+#[derive(Debug)]
+pub(super) struct Instance(Arc<Instances>);
+
+impl Instance {
+    fn new(instances: &Arc<Instances>) -> Self {
+        instances.live.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(instances))
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.0.live.fetch_sub(1, Ordering::Relaxed);
+        if let Some(places) = &self.0.places {
+            places.free();
+        }
+    }
+}
+
+/// Why no client was accepted. None of these ends a server: `accept` can be called again, except after `ShutDown`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// No client, or no free instance, within the time.
+    #[error("no client within the time")]
+    TimedOut,
+    /// The call was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// [`Listener::shutdown`] was called.
+    #[error("the listener was shut down")]
+    ShutDown,
+    /// The kernel failed.
+    #[error("cannot accept a client")]
+    Os(#[from] io::Error),
+}
+
+impl From<AcceptError> for io::Error {
+    fn from(error: AcceptError) -> Self {
+        match error {
+            AcceptError::TimedOut => io::ErrorKind::TimedOut.into(),
+            AcceptError::Cancelled => Cancelled.into(),
+            AcceptError::ShutDown => Self::new(io::ErrorKind::NotConnected, error),
+            AcceptError::Os(source) => source,
+        }
+    }
+}
+
+impl Listener {
+    /// Listens with the defaults of [`ListenerOptions`].
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError`].
+    pub fn bind(name: &PipeName) -> Result<Self, ListenError> {
+        ListenerOptions::new().listen(name)
+    }
+
+    /// The next client, waiting for one as long as it takes. Any number of threads may wait.
+    ///
+    /// A client that is refused, or goes away too early, is passed over and counted. When the process is out of descriptors,
+    /// clients are left in the backlog until there are some again.
+    ///
+    /// # Errors
+    ///
+    /// [`AcceptError::ShutDown`], and [`AcceptError::Os`] when the kernel fails.
+    #[doc(alias = "WaitForConnection")]
+    pub fn accept(&self) -> Result<Stream, AcceptError> {
+        self.accept_deadline(Wait::forever())
+    }
+
+    /// As [`accept`](Self::accept), with an end to waiting. No client is lost by it.
+    ///
+    /// # Errors
+    ///
+    /// As `accept`; [`AcceptError::TimedOut`] and [`AcceptError::Cancelled`].
+    pub fn accept_deadline<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Stream, AcceptError> {
+        let begun = Begun::now(wait.into());
+        let _turn = Turn::take(self, &begun)?;
+        let instance = self.take_instance(&begun)?;
+        let mut strangers = locked(&self.strangers);
+        let mut shortage = false;
+        loop {
+            self.check_running()?;
+            if let Some(stream) = self.door.hear(&mut strangers) {
+                return Ok(self.hand_out(stream, instance));
+            }
+            if !shortage && strangers.len() < STRANGERS_MAX {
+                match socket::accept(self.socket.as_fd()) {
+                    Ok(None) => {}
+                    Ok(Some(client)) => {
+                        match self.door.admit(client, &mut strangers) {
+                            Ok(Some(stream)) => return Ok(self.hand_out(stream, instance)),
+                            Ok(None) => {}
+                            // Nothing is known against the listener.
+                            Err(_) => drop(self.door.tally.vanished.fetch_add(1, Ordering::Relaxed)),
+                        }
+                        continue;
+                    }
+                    Err(error) if is_shortage(&error) => shortage = true,
+                    Err(error) if is_of_one_client(&error) => continue,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let pause = if shortage { SHORTAGE_PAUSE } else { Duration::MAX };
+            self.await_somebody(&strangers, &begun, pause)?;
+            shortage = false;
+        }
+    }
+
+    /// The clients as they come, until [`shutdown`](Self::shutdown). An error does not end it.
+    pub fn incoming(&self) -> Incoming<'_> {
+        Incoming { listener: self }
+    }
+
+    /// Ends every `accept` that waits now or is called later, and turns new clients away. The name is kept until the drop.
+    pub fn shutdown(&self) {
+        self.stop.raise();
+        // A listening socket that is shut down refuses. It cannot fail on a socket that listens.
+        drop(socket::shutdown(self.socket.as_fd(), std::net::Shutdown::Both));
+    }
+
+    /// Where it listens.
+    pub fn name(&self) -> &PipeName {
+        &self.name
+    }
+
+    /// How many accepted streams live: neither dropped, with all clones, nor disconnected.
+    #[doc(alias = "NumberOfServerInstances")]
+    pub fn instances(&self) -> usize {
+        self.instances.live.load(Ordering::Relaxed)
+    }
+
+    /// Whom it has met so far.
+    pub fn counts(&self) -> Counts {
+        self.door.tally.counts()
+    }
+
+    fn check_running(&self) -> Result<(), AcceptError> {
+        if self.stop.is_raised()? { Err(AcceptError::ShutDown) } else { Ok(()) }
+    }
+
+    /// Waits for a place; the stop flag and the switch end it.
+    fn take(&self, places: &Places, begun: &Begun<'_>) -> Result<(), AcceptError> {
+        loop {
+            if begun.is_cancelled()? {
+                return Err(AcceptError::Cancelled);
+            }
+            self.check_running()?;
+            if places.take()? {
+                return Ok(());
+            }
+            match begun.wait(&[(self.stop.as_fd(), Interest::Readable), (places.as_fd(), Interest::Readable)])? {
+                Woken::Ready(_) => {}
+                Woken::TimedOut => return Err(AcceptError::TimedOut),
+                Woken::Cancelled => return Err(AcceptError::Cancelled),
+            }
+        }
+    }
+
+    fn take_instance(&self, begun: &Begun<'_>) -> Result<Instance, AcceptError> {
+        if let Some(places) = &self.instances.places {
+            self.take(places, begun)?;
+        }
+        Ok(Instance::new(&self.instances))
+    }
+
+    fn await_somebody(&self, strangers: &[Stranger], begun: &Begun<'_>, pause: Duration) -> Result<(), AcceptError> {
+        let mut watched = vec![(self.stop.as_fd(), Interest::Readable)];
+        watched.extend(strangers.iter().map(|stranger| (stranger.socket.as_fd(), Interest::Readable)));
+        if pause == Duration::MAX && strangers.len() < STRANGERS_MAX {
+            watched.push((self.socket.as_fd(), Interest::Readable));
+        }
+        let until = strangers.iter().fold(Deadline::after(pause), |until, stranger| until.or(stranger.until));
+        match begun.wait_until(&watched, until)? {
+            Woken::TimedOut if begun.has_passed() => Err(AcceptError::TimedOut),
+            Woken::Cancelled => Err(AcceptError::Cancelled),
+            Woken::Ready(_) | Woken::TimedOut => Ok(()),
+        }
+    }
+
+    fn hand_out(&self, admitted: Admitted, instance: Instance) -> Stream {
+        self.door.tally.accepted.fetch_add(1, Ordering::Relaxed);
+        let terms = Terms {
+            mode: self.door.mode,
+            direction: self.door.direction,
+            level: admitted.level,
+            frame_bytes_max: self.frame_bytes_max,
+        };
+        let stream = Stream::new(admitted.socket, terms, Some(instance));
+        stream.close_unused_direction();
+        stream
+    }
+}
+
+/// The right to take clients in; given back on drop.
+struct Turn<'a>(&'a Listener);
+
+impl<'a> Turn<'a> {
+    fn take(listener: &'a Listener, begun: &Begun<'_>) -> Result<Self, AcceptError> {
+        listener.take(&listener.turn, begun).map(|()| Self(listener))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.turn.free();
+    }
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+fn is_of_one_client(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ECONNABORTED | libc::EPROTO | libc::EPERM))
+}
+
+/// The clients of a [`Listener`] as they come.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    listener: &'a Listener,
+}
+
+impl Iterator for Incoming<'_> {
+    type Item = Result<Stream, AcceptError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.listener.accept() {
+            Err(AcceptError::ShutDown) => None,
+            next => Some(next),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Named pipes: one server, many clients, both ways.
+//!
+//! A [`Listener`] takes a [`PipeName`](super::name::PipeName) and hands out one [`Stream`] for each client; [`connect`] is the
+//! client's side. Both sides have the same type.
+//!
+//! ```
+//! use pipewright::pipe::{name::PipeName, named::{self, Listener}};
+//! use std::{io::{Read, Write}, time::Duration};
+//!
+//! # let directory = std::env::temp_dir().join(format!("pipewright-doc-named-{}", std::process::id()));
+//! # std::fs::create_dir(&directory)?;
+//! let name = PipeName::new(directory.join("greeter"))?;
+//! let listener = Listener::bind(&name)?;
+//! let mut client = named::connect(&name, Duration::from_secs(5))?;
+//! client.write_all(b"who are you?")?;
+//!
+//! let server = listener.accept()?;
+//! let mut question = [0; 12];
+//! (&server).read_exact(&mut question)?;
+//! assert_eq!(server.peer()?.pid(), Some(std::process::id()));
+//! # drop(listener);
+//! # std::fs::remove_dir(&directory)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The nouns: a [`Listener`] is a name that is ours; a [`Stream`] is one connection; a [`MessageStream`] is a stream that keeps
+//! messages whole; a [`Peer`] is who is at the other end; a [`Wait`](super::Wait) says how long a call may block, and a
+//! [`Cancel`](super::Cancel) ends it from another thread.
+//!
+//! A named pipe is a local socket (unix(7)), not a FIFO: any program that can open one can be the other side, of
+//! [`PipeMode::Byte`](super::PipeMode::Byte) without knowing anything of this library. Two ends of this library can ask for a
+//! handshake, and then know exactly where they stand: see [`ListenerOptions::handshake`].
+//!
+//! Who blocks: `accept`, `connect`, reads, writes and `wait_drained`, each with a form that has a deadline. Nothing is ever closed
+//! under a call that waits: [`Listener::shutdown`] and [`Stream::disconnect`] wake it.
+
+pub use super::{
+    connect::{ConnectError, ConnectOptions, connect},
+    door::Counts,
+    halves::{ReadHalf, WriteHalf},
+    impersonate::{ImpersonateError, run_as_client},
+    listen::{AcceptError, Incoming, Listener, ListenerOptions},
+    message::{MessageError, MessageStream, Parcel},
+    peer::{Access, ImpersonationLevel, Peer, PeerError},
+    publish::ListenError,
+    stream::{DrainError, Stream},
+};
+
+/// The longest message of a framed pipe in bytes, unless told otherwise.
+pub(super) const FRAME_BYTES: usize = 16 * 1024 * 1024;

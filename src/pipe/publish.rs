@@ -1,0 +1,272 @@
+//! A name is taken, taken over from the dead, and given back: never from the living, and never a file that is not ours.
+
+use std::{
+    fs::{self, File, Permissions},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileTypeExt, MetadataExt, PermissionsExt, chown},
+        },
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    name::{NameError, PipeName, Place},
+    peer::Access,
+};
+use crate::sys::{
+    lock,
+    socket::{self, Address, SocketType},
+};
+
+/// How long a probe waits for a place in the backlog of what may be a living server: if it must wait, the server lives.
+const PROBE_WAIT: Duration = Duration::from_millis(1);
+
+/// How often a lock file may vanish under us, because its server ends just now, before we give up.
+const LOCK_TRIES: u32 = 100;
+
+/// Why a name cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// The directory of the private names cannot be used.
+    #[error("the directory of private pipes cannot be used")]
+    Name(#[source] NameError),
+    /// A server of that name lives, here or in another process; or one is just starting or ending.
+    #[error("{} is in use: another server listens there", path.display())]
+    InUse {
+        /// Where.
+        path: Box<Path>,
+    },
+    /// Something else has that path. It is left as it is.
+    #[error("{} exists and is not a socket", path.display())]
+    NotASocket {
+        /// Where.
+        path: Box<Path>,
+    },
+    /// A limit of no instances at all.
+    #[error("max_instances must be at least 1")]
+    NoInstances,
+    /// Others shall come in, but the name lives in a directory that only we may enter.
+    #[error("others cannot reach {}: its directory is private; give an absolute path", path.display())]
+    Unreachable {
+        /// Where.
+        path: Box<Path>,
+    },
+    /// The system refused.
+    #[error("cannot listen on {}", path.display())]
+    Os {
+        /// Where.
+        path: Box<Path>,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl From<ListenError> for io::Error {
+    fn from(error: ListenError) -> Self {
+        let kind = match &error {
+            ListenError::InUse { .. } => io::ErrorKind::AddrInUse,
+            ListenError::NotASocket { .. } => io::ErrorKind::AlreadyExists,
+            ListenError::NoInstances | ListenError::Unreachable { .. } => io::ErrorKind::InvalidInput,
+            ListenError::Os { source, .. } => source.kind(),
+            ListenError::Name(_) => io::ErrorKind::PermissionDenied,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// A name that is ours. Dropping it gives the name back.
+#[derive(Debug)]
+pub(super) struct Publication {
+    /// None for an abstract name.
+    _held: Option<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    path: PathBuf,
+    /// Device and inode of our socket's file.
+    file: (u64, u64),
+    lock_path: PathBuf,
+    /// Locked as long as we live, whatever kills us: nobody needs to ask a living server whether it lives.
+    _lock: File,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // The lock is still held, so nobody of ours can have taken the name since we look.
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file) {
+            drop(fs::remove_file(&self.path));
+        }
+        // Whoever opened the lock file before this finds that it is not the one with that name any more, and opens again.
+        drop(fs::remove_file(&self.lock_path));
+    }
+}
+
+/// Puts a listening socket under the name.
+pub(super) fn publish(
+    name: &PipeName,
+    kind: SocketType,
+    access: Access,
+    backlog: u32,
+    prepare: impl FnOnce(&OwnedFd) -> io::Result<()>,
+) -> Result<(OwnedFd, Publication), ListenError> {
+    let failed = |source| ListenError::Os { path: name.text(), source };
+    name.prepare_directory().map_err(ListenError::Name)?;
+    let socket = socket::new(kind).map_err(failed)?;
+    prepare(&socket).map_err(failed)?;
+    let path = match name.place() {
+        Place::Private(_) if access != Access::CurrentUser => {
+            return Err(ListenError::Unreachable { path: name.text() });
+        }
+        Place::Private(path) | Place::Path(path) => path,
+        Place::Abstract(text) => {
+            let address = Address::abstract_name(text).map_err(failed)?;
+            let bound = socket::bind(socket.as_fd(), &address);
+            return match bound.and_then(|()| socket::listen(socket.as_fd(), backlog)) {
+                Ok(()) => Ok((socket, Publication { _held: None })),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(ListenError::InUse { path: name.text() }),
+                Err(error) => Err(failed(error)),
+            };
+        }
+    };
+    let lock_path = beside(path, &[b".", file_name(path), b".lock"]);
+    let lock = take_lock(path, &lock_path)?;
+    let mut held = Held { path: path.clone(), file: (0, 0), lock_path, _lock: lock };
+    held.file = place(&socket, path, access, backlog)?;
+    Ok((socket, Publication { _held: Some(held) }))
+}
+
+/// Binds and opens up a hidden name, and only then links the real one to it: who finds the real name finds a server that
+/// listens, with the mode it shall have.
+fn place(socket: &OwnedFd, path: &Path, access: Access, backlog: u32) -> Result<(u64, u64), ListenError> {
+    let failed = |source| ListenError::Os { path: path.into(), source };
+    // One hidden name for each name, so that a server killed between here and the link leaves no heap of them behind.
+    let hidden = Hidden::new(beside(path, &[format!(".pw-{:016x}.new", hash(file_name(path))).as_bytes()]))?;
+    // chmod after bind would leave a moment with the umask's mode; chmod before it can only take rights away.
+    socket::set_file_mode(socket.as_fd(), 0o600).map_err(failed)?;
+    with_address(&hidden.0, |address| socket::bind(socket.as_fd(), address)).map_err(failed)?;
+    if let Access::Group(gid) = access {
+        chown(&hidden.0, None, Some(gid)).map_err(failed)?;
+    }
+    fs::set_permissions(&hidden.0, Permissions::from_mode(access.file_mode())).map_err(failed)?;
+    socket::listen(socket.as_fd(), backlog).map_err(failed)?;
+    let file = fs::symlink_metadata(&hidden.0).map_err(failed)?;
+    match fs::hard_link(&hidden.0, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            remove_dead(path)?;
+            match fs::hard_link(&hidden.0, path) {
+                // A server that knows nothing of our locks was quicker.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(ListenError::InUse { path: path.into() });
+                }
+                linked => linked.map_err(failed)?,
+            }
+        }
+        linked => linked.map_err(failed)?,
+    }
+    Ok((file.dev(), file.ino()))
+}
+
+/// The name a socket is bound under before it is published; removed on drop.
+struct Hidden(PathBuf);
+
+impl Hidden {
+    /// Under the lock, what is left there belongs to a server that was killed at a bad moment.
+    fn new(path: PathBuf) -> Result<Self, ListenError> {
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.file_type().is_socket() => match fs::remove_file(&path) {
+                Ok(()) => Ok(Self(path)),
+                Err(source) => Err(ListenError::Os { path: path.into(), source }),
+            },
+            Ok(_) => Err(ListenError::NotASocket { path: path.into() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self(path)),
+            Err(source) => Err(ListenError::Os { path: path.into(), source }),
+        }
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.0));
+    }
+}
+
+fn take_lock(path: &Path, lock_path: &Path) -> Result<File, ListenError> {
+    let failed = |source| ListenError::Os { path: path.into(), source };
+    for _ in 0..LOCK_TRIES {
+        let file = lock::open_lock_file(lock_path).map_err(failed)?;
+        if !lock::try_lock(&file).map_err(failed)? {
+            break;
+        }
+        let ours = file.metadata().map_err(failed)?;
+        // Its server may have ended, and removed it, between the two calls: then the lock is on a file that nobody finds.
+        match fs::symlink_metadata(lock_path) {
+            Ok(found) if (found.dev(), found.ino()) == (ours.dev(), ours.ino()) => return Ok(file),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Err(ListenError::InUse { path: path.into() })
+}
+
+/// Removes the file of a socket that nobody listens on any more. Time out is no proof of death; only the kernel's "refused" is.
+fn remove_dead(path: &Path) -> Result<(), ListenError> {
+    let failed = |source| ListenError::Os { path: path.into(), source };
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {}
+        Ok(_) => return Err(ListenError::NotASocket { path: path.into() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    }
+    // Of whatever type the server there is: a dead one refuses, a living one of another type says so.
+    let probe = socket::new(SocketType::Stream).map_err(failed)?;
+    socket::set_send_timeout(probe.as_fd(), PROBE_WAIT).map_err(failed)?;
+    match connect_path(&probe, path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        _ => Err(ListenError::InUse { path: path.into() }),
+    }
+}
+
+/// Connects to a path of any length: one that does not fit into an address is opened first, and connected to through `/proc`.
+pub(super) fn connect_path(socket: &OwnedFd, path: &Path) -> io::Result<()> {
+    if let Ok(address) = Address::path(path) {
+        return socket::connect(socket.as_fd(), &address);
+    }
+    let file = lock::open_path(path)?;
+    socket::connect(socket.as_fd(), &Address::path(&through_proc(&file))?)
+}
+
+/// Calls with the address of a new file: if the path does not fit, through its directory and `/proc`.
+fn with_address(path: &Path, call: impl FnOnce(&Address) -> io::Result<()>) -> io::Result<()> {
+    if let Ok(address) = Address::path(path) {
+        return call(&address);
+    }
+    let directory = lock::open_path(path.parent().unwrap_or(Path::new("/")))?;
+    call(&Address::path(&through_proc(&directory).join(path.file_name().unwrap_or_default()))?)
+}
+
+fn through_proc(file: &File) -> PathBuf {
+    use std::os::fd::AsRawFd;
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn file_name(path: &Path) -> &[u8] {
+    path.file_name().unwrap_or_default().as_bytes()
+}
+
+fn beside(path: &Path, parts: &[&[u8]]) -> PathBuf {
+    path.with_file_name(std::ffi::OsStr::from_bytes(&parts.concat()))
+}
+
+/// FNV-1a: short, and the same in every version and process, which `std`'s hasher does not promise.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}

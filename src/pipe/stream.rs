@@ -1,0 +1,494 @@
+//! One connection of a named pipe, as bytes.
+#![expect(single_use_lifetimes, reason = "`impl Into<Wait<'_>>` is not stable Rust yet")]
+
+use std::{
+    io::{self, IoSlice},
+    net::Shutdown,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    Direction, PipeMode,
+    halves::{ReadHalf, WriteHalf},
+    listen::Instance,
+    mailbox::{Inbox, Outbox},
+    message::MessageStream,
+    peer::{ImpersonationLevel, Peer, PeerError},
+    wait::{Begun, Wait},
+};
+use crate::sys::{
+    fifo,
+    poll::Interest,
+    socket::{self, SocketType, Take},
+};
+
+/// How long [`Stream::wait_drained`] waits before it asks again, at first and at most: the kernel tells nobody when the other
+/// side has read everything.
+const DRAIN_PAUSE_MIN: Duration = Duration::from_millis(1);
+const DRAIN_PAUSE_MAX: Duration = Duration::from_millis(20);
+
+/// One connection between a client and a server. Both sides have this type.
+///
+/// It is read and written by shared reference too, from any number of threads; a clone is the same stream, and the last of
+/// them closes it. `Read` and `Write` wait as long as it takes; the calls that take a [`Wait`] have a deadline or can be
+/// cancelled, and lose no byte by it. [`disconnect`](Self::disconnect) wakes every one of them.
+///
+/// * A read gives 0 when the other side has closed, again and again, after everything that was sent before. Also when the
+///   other side closed without having read all of ours: that shows in writing, and in [`wait_drained`](Self::wait_drained).
+/// * A write after the other side has closed fails with [`BrokenPipe`](io::ErrorKind::BrokenPipe). `SIGPIPE` is never raised.
+/// * Against the [`direction`](Self::direction), reads and writes fail with [`Unsupported`](io::ErrorKind::Unsupported).
+/// * After `disconnect` they fail with [`NotConnected`](io::ErrorKind::NotConnected).
+/// * In the message modes a write is one message, and reads run through them as if they were one stream of bytes (empty ones
+///   vanish). [`into_messages`](Self::into_messages) gives the face that keeps them whole.
+///
+/// A local socket has no buffer on the reader's side: what is on its way is charged to the writer's
+/// [`out_buffer`](Self::out_buffer).
+#[doc(alias = "NamedPipeServerStream")]
+#[doc(alias = "NamedPipeClientStream")]
+#[derive(Clone, Debug)]
+pub struct Stream {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) socket: OwnedFd,
+    pub(super) terms: Terms,
+    pub(super) inbox: Mutex<Inbox>,
+    pub(super) outbox: Mutex<Outbox>,
+    disconnected: AtomicBool,
+    /// The other side left without having read everything of ours.
+    was_reset: AtomicBool,
+    instance: Mutex<Option<Instance>>,
+}
+
+/// What both sides have agreed on, or believe.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) mode: PipeMode,
+    pub(super) direction: Direction,
+    /// What the client allows; `None` where it was not asked.
+    pub(super) level: Option<ImpersonationLevel>,
+    /// The longest message of a framed stream, in bytes.
+    pub(super) frame_bytes_max: usize,
+}
+
+/// Locks whatever the thread that last held it came to.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Stream {
+    /// Takes a connected local socket, of whatever origin: inherited, from a `socketpair`, from another library. It goes both
+    /// ways, nothing is known of what a client allows, and framed messages may have 16 MiB.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) when it is no local socket of the type that the mode wants;
+    /// [`NotConnected`](io::ErrorKind::NotConnected).
+    pub fn from_descriptor(socket: OwnedFd, mode: PipeMode) -> io::Result<Self> {
+        let wanted = mode.socket_type();
+        let found = match socket::socket_type(socket.as_fd()) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => None,
+            other => other?,
+        };
+        if found != Some(wanted) {
+            let text = format!("not a local socket for a {mode} pipe");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        socket::check_connected(socket.as_fd())?;
+        if wanted == SocketType::Messages {
+            socket::receive_credentials(socket.as_fd())?;
+        }
+        let terms =
+            Terms { mode, direction: Direction::InOut, level: None, frame_bytes_max: super::named::FRAME_BYTES };
+        Ok(Self::new(socket, terms, None))
+    }
+
+    pub(super) fn new(socket: OwnedFd, terms: Terms, instance: Option<Instance>) -> Self {
+        let inner = Inner {
+            socket,
+            terms,
+            inbox: Mutex::default(),
+            outbox: Mutex::default(),
+            disconnected: AtomicBool::new(false),
+            was_reset: AtomicBool::new(false),
+            instance: Mutex::new(instance),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Ends, at the socket, the direction that this end does not have, so that the other side notices.
+    pub(super) fn close_unused_direction(&self) {
+        let how = match self.direction() {
+            Direction::In => Shutdown::Write,
+            Direction::Out => Shutdown::Read,
+            Direction::InOut => return,
+        };
+        // Fails only when the other side is gone already, and then reads and writes will tell.
+        drop(socket::shutdown(self.socket(), how));
+    }
+
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.inner.socket.as_fd()
+    }
+
+    pub(super) const fn as_stream(&self) -> &Self {
+        self
+    }
+
+    /// What it carries.
+    #[doc(alias = "TransmissionMode")]
+    pub fn mode(&self) -> PipeMode {
+        self.inner.terms.mode
+    }
+
+    /// Which way this end goes.
+    pub fn direction(&self) -> Direction {
+        self.inner.terms.direction
+    }
+
+    /// The face that keeps messages whole.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a byte pipe: it has no messages.
+    #[doc(alias = "ReadMode")]
+    pub fn into_messages(self) -> io::Result<MessageStream> {
+        match self.mode() {
+            PipeMode::Byte => Err(io::Error::new(io::ErrorKind::InvalidInput, "a byte pipe has no messages")),
+            PipeMode::Message | PipeMode::Framed => Ok(MessageStream::new(self)),
+        }
+    }
+
+    /// One half reads and one writes. Dropping the writing half tells the other side that no more will come; dropping the
+    /// reading half makes its writes fail. Clones made before are not touched by the split, and feel those ends.
+    pub fn split(self) -> (ReadHalf, WriteHalf) {
+        (ReadHalf::new(self.clone()), WriteHalf::new(self))
+    }
+
+    /// Reads what is there, at most `buf.len()` bytes, waiting for the first. 0 is the end.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`](super::Cancelled) inside an error of the kind `Other`.
+    pub fn read_deadline<'a>(&self, buf: &mut [u8], wait: impl Into<Wait<'a>>) -> io::Result<usize> {
+        let begun = Begun::now(wait.into());
+        self.check(Direction::reads)?;
+        if begun.is_cancelled()? {
+            return Err(super::Cancelled.into());
+        }
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            match self.try_read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    begun.wait(&[(self.socket(), Interest::Readable)])?.into_io()?;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.mode() != PipeMode::Byte {
+            return self.try_read_through_messages(buf);
+        }
+        self.at_reset(socket::receive(self.socket(), buf), 0)
+    }
+
+    /// A reset is remembered, and stands for the end of what can be read.
+    pub(super) fn at_reset<T>(&self, answer: io::Result<T>, end: T) -> io::Result<T> {
+        match answer {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                self.inner.was_reset.store(true, Ordering::Relaxed);
+                Ok(end)
+            }
+            other => other,
+        }
+    }
+
+    /// Writes some of `buf`, waiting until there is room; in a message mode all of it, as one message. No bytes are no message.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_deadline`](Self::read_deadline), and [`BrokenPipe`](io::ErrorKind::BrokenPipe). In a message mode
+    /// [`MessageError`](super::named::MessageError) inside an error of the fitting kind.
+    pub fn write_deadline<'a>(&self, buf: &[u8], wait: impl Into<Wait<'a>>) -> io::Result<usize> {
+        let begun = Begun::now(wait.into());
+        self.check(Direction::writes)?;
+        if begun.is_cancelled()? {
+            return Err(super::Cancelled.into());
+        }
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        match self.mode() {
+            PipeMode::Byte => self.write_bytes(buf, &[], &begun),
+            PipeMode::Message | PipeMode::Framed => {
+                self.send_whole(buf, &[], &begun).map(|()| buf.len()).map_err(Into::into)
+            }
+        }
+    }
+
+    fn write_bytes(&self, buf: &[u8], descriptors: &[BorrowedFd<'_>], begun: &Begun<'_>) -> io::Result<usize> {
+        loop {
+            match socket::send(self.socket(), &[IoSlice::new(buf)], descriptors) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    begun.wait(&[(self.socket(), Interest::Writable)])?.into_io()?;
+                }
+                // What is left of the reset, for the first call after it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    self.inner.was_reset.store(true, Ordering::Relaxed);
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Writes some of `buf`, at least one byte, and sends copies of descriptors along with the first of them (at most 253).
+    /// The other side must ask for them; if it does not, they are closed unseen.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_deadline`](Self::write_deadline); [`InvalidInput`](io::ErrorKind::InvalidInput) without a byte to go with or
+    /// with too many descriptors; [`Unsupported`](io::ErrorKind::Unsupported) unless this is a byte pipe
+    /// ([`MessageStream`] has its own).
+    #[doc(alias = "SCM_RIGHTS")]
+    pub fn write_descriptors<'a>(
+        &self,
+        buf: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+        wait: impl Into<Wait<'a>>,
+    ) -> io::Result<usize> {
+        let begun = Begun::now(wait.into());
+        self.check(Direction::writes)?;
+        if buf.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        match self.mode() {
+            PipeMode::Byte => self.write_bytes(buf, descriptors, &begun),
+            PipeMode::Message | PipeMode::Framed => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// As [`read_deadline`](Self::read_deadline), and takes the descriptors that came along with these bytes. They are
+    /// close-on-exec. What they are is for the caller to find out before using them.
+    ///
+    /// # Errors
+    ///
+    /// As `read_deadline`; [`Unsupported`](io::ErrorKind::Unsupported) unless this is a byte pipe.
+    pub fn read_descriptors<'a>(&self, buf: &mut [u8], wait: impl Into<Wait<'a>>) -> io::Result<(usize, Vec<OwnedFd>)> {
+        let begun = Begun::now(wait.into());
+        self.check(Direction::reads)?;
+        if self.mode() != PipeMode::Byte {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        if buf.is_empty() {
+            return Ok((0, Vec::new()));
+        }
+        loop {
+            let got = socket::receive_message(self.socket(), buf, Take::Descriptors);
+            match self.at_reset(got.map(|got| (got.bytes, got.descriptors)), (0, Vec::new())) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    begun.wait(&[(self.socket(), Interest::Readable)])?.into_io()?;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    pub(super) fn check(&self, allowed: fn(Direction) -> bool) -> io::Result<()> {
+        let direction = self.direction();
+        if !allowed(direction) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("this end of the pipe is for {direction}")));
+        }
+        self.check_here()
+    }
+
+    fn check_here(&self) -> io::Result<()> {
+        if self.inner.disconnected.load(Ordering::Acquire) {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the stream was disconnected on this side"));
+        }
+        Ok(())
+    }
+
+    /// Whether the other side is there. Tells the truth also when it went without a word, and with data still to be read; never
+    /// blocks.
+    ///
+    /// A side that only ended its writing is still there, except at an end that only reads: there is nothing left for it.
+    pub fn is_connected(&self) -> bool {
+        // The kernel cannot fail here except for want of memory, which says nothing about the other side.
+        self.check_here().is_ok() && !socket::is_hung_up(self.socket()).unwrap_or(false)
+    }
+
+    /// Waits until the other side has read everything; whether it has dealt with it, only an answer can tell. (At the end of a
+    /// tunnel, "the other side" is the tunnel.)
+    ///
+    /// # Errors
+    ///
+    /// [`DrainError`]: at once when the other side goes and leaves something unread.
+    #[doc(alias = "WaitForPipeDrain")]
+    pub fn wait_drained<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<(), DrainError> {
+        self.drain(&Begun::now(wait.into()))
+    }
+
+    fn drain(&self, begun: &Begun<'_>) -> Result<(), DrainError> {
+        self.check(Direction::writes)?;
+        let mut pause = DRAIN_PAUSE_MIN;
+        loop {
+            if begun.is_cancelled()? {
+                return Err(DrainError::Cancelled);
+            }
+            let all_sent = self.push_outbox();
+            // Asked first: a side that leaves lets the error be known before it throws away what it has not read.
+            let unread = fifo::unread_by_peer(self.socket())?;
+            if socket::take_error(self.socket())?.is_some() {
+                self.inner.was_reset.store(true, Ordering::Relaxed);
+            }
+            match all_sent {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(DrainError::PeerGone),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.into()),
+                Ok(()) if unread == 0 => {
+                    let reset = self.inner.was_reset.load(Ordering::Relaxed);
+                    return if reset { Err(DrainError::PeerGone) } else { self.check_here().map_err(DrainError::Os) };
+                }
+                _ => {}
+            }
+            if begun.has_passed() {
+                return Err(DrainError::TimedOut);
+            }
+            begun.wait_at_most(&[], pause)?;
+            pause = (pause * 2).min(DRAIN_PAUSE_MAX);
+        }
+    }
+
+    /// Ends the connection for every clone of this stream, now, and wakes whoever waits in a call on it. What was written stays
+    /// readable for the other side, which then finds the end. At a server this makes room for the next client.
+    ///
+    /// # Errors
+    ///
+    /// [`NotConnected`](io::ErrorKind::NotConnected) the second time.
+    #[doc(alias = "Disconnect")]
+    pub fn disconnect(&self) -> io::Result<()> {
+        if self.inner.disconnected.swap(true, Ordering::AcqRel) {
+            return self.check_here();
+        }
+        // Fails only when the other side is gone already.
+        drop(socket::shutdown(self.socket(), Shutdown::Both));
+        drop(locked(&self.inner.instance).take());
+        Ok(())
+    }
+
+    /// Disconnects as soon as the other side has read everything. When it has not in time, the stream stays connected.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait_drained`](Self::wait_drained).
+    pub fn disconnect_drained<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<(), DrainError> {
+        self.drain(&Begun::now(wait.into()))?;
+        self.disconnect().map_err(DrainError::Os)
+    }
+
+    /// Who is at the other end.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError::Anonymous`] when the client did not want that to be asked.
+    pub fn peer(&self) -> Result<Peer, PeerError> {
+        if self.inner.terms.level == Some(ImpersonationLevel::Anonymous) {
+            return Err(PeerError::Anonymous);
+        }
+        self.check_here().map_err(|_| PeerError::Disconnected)?;
+        Peer::of(self.socket()).map_err(PeerError::Os)
+    }
+
+    /// What the client allows its server. `None` without a handshake, and at the client's own end: nothing was said, and
+    /// nothing is held back (as on Windows for a plain `CreateFile`).
+    pub fn level(&self) -> Option<ImpersonationLevel> {
+        self.inner.terms.level
+    }
+
+    /// Bytes of kernel memory that may be on their way to the other side, as the kernel really counts. Every write takes some
+    /// hundred more than it has bytes.
+    ///
+    /// # Errors
+    ///
+    /// None is known.
+    #[doc(alias = "OutBufferSize")]
+    pub fn out_buffer(&self) -> io::Result<usize> {
+        socket::send_buffer(self.socket())
+    }
+
+    /// Asks for so many bytes, and returns what it became: the kernel doubles the number, to pay for its own needs, and allows
+    /// those without `CAP_NET_ADMIN` no more than twice `/proc/sys/net/core/wmem_max`. Also raises the limit of a message.
+    ///
+    /// # Errors
+    ///
+    /// None is known.
+    pub fn set_out_buffer(&self, bytes: usize) -> io::Result<usize> {
+        socket::set_send_buffer(self.socket(), bytes)?;
+        self.out_buffer()
+    }
+
+    /// The socket, close-on-exec, to be given to a child or to another library. If other clones live it is a copy, and the
+    /// stream goes on as long as any of them. What a message mode has read ahead is lost, and it does not count as one of a
+    /// server's instances any more.
+    ///
+    /// # Errors
+    ///
+    /// When a copy is needed and the process is out of descriptors.
+    #[doc(alias = "SafePipeHandle")]
+    pub fn into_descriptor(self) -> io::Result<OwnedFd> {
+        match Arc::try_unwrap(self.inner) {
+            Ok(inner) => Ok(inner.socket),
+            Err(shared) => shared.socket.try_clone(),
+        }
+    }
+}
+
+impl PipeMode {
+    pub(super) const fn socket_type(self) -> SocketType {
+        match self {
+            Self::Byte | Self::Framed => SocketType::Stream,
+            Self::Message => SocketType::Messages,
+        }
+    }
+}
+
+/// Why not everything has been read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DrainError {
+    /// The other side is gone and left something unread.
+    #[error("the other side went without reading everything")]
+    PeerGone,
+    /// It still has something to read.
+    #[error("the other side has not read everything within the time")]
+    TimedOut,
+    /// The call was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// The stream only reads, or was disconnected on this side; or the kernel failed.
+    #[error("cannot tell whether the other side has read everything")]
+    Os(#[from] io::Error),
+}
+
+impl From<DrainError> for io::Error {
+    fn from(error: DrainError) -> Self {
+        let kind = match &error {
+            DrainError::PeerGone => io::ErrorKind::BrokenPipe,
+            DrainError::TimedOut => io::ErrorKind::TimedOut,
+            DrainError::Cancelled => io::ErrorKind::Other,
+            DrainError::Os(source) => source.kind(),
+        };
+        Self::new(kind, error)
+    }
+}

@@ -1,0 +1,187 @@
+//! How long a call may block, and who may end it sooner.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::sys::{
+    poll::{Deadline, Interest},
+    wake::{self, Flag},
+};
+
+/// Ends blocked calls of any thread: those that wait now, and those that are begun later.
+///
+/// Clones are the same switch. It stays on for good; calls that shall not be bothered any more get a new one. One descriptor.
+///
+/// ```
+/// use pipewright::pipe::{Cancel, name::PipeName, named::{AcceptError, Listener}};
+///
+/// # let directory = std::env::temp_dir().join(format!("pipewright-doc-cancel-{}", std::process::id()));
+/// # std::fs::create_dir(&directory)?;
+/// let listener = Listener::bind(&PipeName::new(directory.join("build"))?)?;
+/// let cancel = Cancel::new()?;
+/// cancel.cancel();
+/// assert!(matches!(listener.accept_deadline(&cancel), Err(AcceptError::Cancelled)));
+/// # drop(listener);
+/// # std::fs::remove_dir(&directory)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[doc(alias = "CancellationToken")]
+#[derive(Clone, Debug)]
+pub struct Cancel(Arc<Flag>);
+
+impl Cancel {
+    /// A switch that is off.
+    ///
+    /// # Errors
+    ///
+    /// When the process is out of descriptors.
+    pub fn new() -> io::Result<Self> {
+        Flag::new().map(|flag| Self(Arc::new(flag)))
+    }
+
+    /// Turns it on: every call that was given it ends with an error of its kind that says so.
+    pub fn cancel(&self) {
+        self.0.raise();
+    }
+
+    /// Whether it is on.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel is out of memory.
+    pub fn is_cancelled(&self) -> io::Result<bool> {
+        self.0.is_raised()
+    }
+}
+
+/// What ends a blocking call if nothing else does: a time, a [`Cancel`], both or neither.
+///
+/// Calls take `impl Into<Wait>`, so that a [`Duration`] or a `&Cancel` will do.
+///
+/// ```
+/// use pipewright::pipe::{Cancel, Wait};
+/// use std::time::Duration;
+///
+/// let cancel = Cancel::new()?;
+/// let either = Wait::at_most(Duration::from_secs(5)).or(&cancel);
+/// # let _ = (either, Wait::forever());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Wait<'a> {
+    timeout: Duration,
+    cancel: Option<&'a Cancel>,
+}
+
+impl<'a> Wait<'a> {
+    /// As long as it takes.
+    pub const fn forever() -> Self {
+        Self::at_most(Duration::MAX)
+    }
+
+    /// Counted from the start of the call. Zero looks once and does not wait.
+    pub const fn at_most(timeout: Duration) -> Self {
+        Self { timeout, cancel: None }
+    }
+
+    /// Also until the switch is turned on.
+    #[must_use]
+    pub const fn or(self, cancel: &'a Cancel) -> Self {
+        Self { cancel: Some(cancel), ..self }
+    }
+}
+
+impl From<Duration> for Wait<'_> {
+    fn from(timeout: Duration) -> Self {
+        Self::at_most(timeout)
+    }
+}
+
+impl<'a> From<&'a Cancel> for Wait<'a> {
+    fn from(cancel: &'a Cancel) -> Self {
+        Self::forever().or(cancel)
+    }
+}
+
+/// The error inside an [`io::Error`] of the kind [`Other`](io::ErrorKind::Other) from a read or write that a [`Cancel`] ended.
+///
+/// Not of the kind `Interrupted`: `read_exact` and its like would begin anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cancelled")]
+#[non_exhaustive]
+pub struct Cancelled;
+
+impl From<Cancelled> for io::Error {
+    fn from(cancelled: Cancelled) -> Self {
+        Self::other(cancelled)
+    }
+}
+
+/// Why a wait has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Woken {
+    /// The descriptor at this place of the list is ready.
+    Ready(usize),
+    TimedOut,
+    Cancelled,
+}
+
+impl Woken {
+    /// For the calls that end with an [`io::Error`].
+    pub(super) fn into_io(self) -> io::Result<usize> {
+        match self {
+            Self::Ready(at) => Ok(at),
+            Self::TimedOut => Err(io::ErrorKind::TimedOut.into()),
+            Self::Cancelled => Err(Cancelled.into()),
+        }
+    }
+}
+
+/// A [`Wait`] that has begun.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun<'a> {
+    deadline: Deadline,
+    cancel: Option<&'a Cancel>,
+}
+
+impl<'a> Begun<'a> {
+    pub(super) fn now(wait: Wait<'a>) -> Self {
+        Self { deadline: Deadline::after(wait.timeout), cancel: wait.cancel }
+    }
+
+    /// Already cancelled? Asked before anything is done, so that a cancelled call does nothing.
+    pub(super) fn is_cancelled(&self) -> io::Result<bool> {
+        self.cancel.map_or(Ok(false), Cancel::is_cancelled)
+    }
+
+    pub(super) fn has_passed(&self) -> bool {
+        self.deadline.has_passed()
+    }
+
+    /// Waits for the first of the descriptors.
+    pub(super) fn wait(&self, watched: &[(BorrowedFd<'_>, Interest)]) -> io::Result<Woken> {
+        self.wait_until(watched, self.deadline)
+    }
+
+    /// As [`wait`](Self::wait), and no longer than `pause`; whether it was the pause that ended, only
+    /// [`has_passed`](Self::has_passed) tells.
+    pub(super) fn wait_at_most(&self, watched: &[(BorrowedFd<'_>, Interest)], pause: Duration) -> io::Result<Woken> {
+        self.wait_until(watched, self.deadline.or(Deadline::after(pause)))
+    }
+
+    pub(super) fn wait_until(&self, watched: &[(BorrowedFd<'_>, Interest)], until: Deadline) -> io::Result<Woken> {
+        // The switch stands first, so that it wins over a descriptor that is always ready.
+        let switch = self.cancel.map(|cancel| (cancel.0.as_fd(), Interest::Readable));
+        let all: Vec<_> = switch.into_iter().chain(watched.iter().copied()).collect();
+        let before = usize::from(switch.is_some());
+        Ok(match wake::wait_any(&all, self.deadline.or(until))? {
+            None => Woken::TimedOut,
+            Some(at) if at < before => Woken::Cancelled,
+            Some(at) => Woken::Ready(at - before),
+        })
+    }
+}

@@ -1,0 +1,169 @@
+//! The named-pipe server to which all workers connect, and who has not said yet which worker it is.
+//!
+//! An address is the server's path and a key of one incarnation. Whoever connects shows a key first; whoever shows none in
+//! time, a wrong one, or too much else, is put out. So it does not matter what else a user's processes try.
+
+use super::driver::Place;
+use crate::{
+    pipe::{name::PipeName, named::Listener},
+    sys::{random, socket},
+    wire::rpc::{self, Address, HELLO, Hello, Packet},
+};
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+/// How long a visitor has to show its key.
+pub(super) const HELLO_TIME: Duration = Duration::from_secs(10);
+/// The longest first line of a visitor, in bytes.
+const HELLO_BYTES: usize = 4096;
+/// How many visitors may be unknown at once; the next ones wait in the backlog.
+const VISITORS: usize = 64;
+
+/// Starts the server. The name is this process's own, in a directory that only its user may enter.
+pub(super) fn listen() -> io::Result<(Listener, String)> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("control-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let name = PipeName::new(name).map_err(io::Error::from)?;
+    let path = name.path().and_then(|path| path.to_str()).ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
+    Ok((Listener::bind(&name).map_err(io::Error::from)?, path))
+}
+
+/// The address of a new incarnation.
+pub(super) fn address(path: &str) -> io::Result<Address> {
+    let key = u128::from_ne_bytes(random::bytes()?);
+    Ok(Address { path: path.to_owned(), key: format!("{key:032x}") })
+}
+
+/// Somebody who has connected.
+#[derive(Debug)]
+struct Visitor {
+    socket: OwnedFd,
+    said: Vec<u8>,
+    /// What it has shown, where nobody of that key is there yet: the start of a worker may be told after its first line.
+    key: Option<String>,
+}
+
+/// Somebody who is known now, and what it has said behind its key.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) place: Place,
+    pub(super) socket: OwnedFd,
+    pub(super) said: Vec<u8>,
+}
+
+/// What has come of a visitor.
+#[derive(Debug)]
+pub(super) enum Visit {
+    GoesOn,
+    /// It has shown a key of somebody whose start has not been told yet. What it says next stays in its socket until then, its
+    /// end too.
+    Waits,
+    /// Put out, or gone by itself.
+    Over,
+    Known(Known),
+}
+
+/// The loop's side of the server.
+#[derive(Debug)]
+pub(super) struct Control {
+    listener: Listener,
+    visitors: HashMap<u64, Visitor>,
+    last_visitor: u64,
+    /// Who is expected, by key.
+    expected: HashMap<String, Place>,
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Control {
+    pub(super) fn new(listener: Listener) -> Self {
+        Self { listener, visitors: HashMap::new(), last_visitor: 0, expected: HashMap::new() }
+    }
+
+    /// Takes one in, if there is one and room for one. A visitor that was refused, or has gone, is passed over by the listener.
+    pub(super) fn accept(&mut self) -> Option<u64> {
+        if self.visitors.len() >= VISITORS {
+            return None;
+        }
+        // An error of the kernel's leaves them in the backlog, and the door is reported again.
+        let socket = self.listener.accept_deadline(Duration::ZERO).ok()?.into_descriptor().ok()?;
+        self.last_visitor += 1;
+        self.visitors.insert(self.last_visitor, Visitor { socket, said: Vec::new(), key: None });
+        Some(self.last_visitor)
+    }
+
+    pub(super) fn visitor(&self, visitor: u64) -> Option<BorrowedFd<'_>> {
+        self.visitors.get(&visitor).map(|visitor| visitor.socket.as_fd())
+    }
+
+    /// A worker was started. It may have connected already.
+    pub(super) fn expect(&mut self, key: String, place: Place) -> Option<Known> {
+        let early = self.visitors.iter().find(|(_, visitor)| visitor.key.as_deref() == Some(&key)).map(|(id, _)| *id);
+        let Some(Visitor { socket, said, .. }) = early.and_then(|id| self.visitors.remove(&id)) else {
+            self.expected.insert(key, place);
+            return None;
+        };
+        Some(Known { place, socket, said })
+    }
+
+    /// Nobody of this place is expected any more.
+    pub(super) fn forget(&mut self, place: Place) {
+        self.expected.retain(|_, other| *other != place);
+    }
+
+    /// A visitor has had its time.
+    pub(super) fn put_out(&mut self, visitor: u64) {
+        self.visitors.remove(&visitor);
+    }
+
+    /// A visitor has said something, or has gone.
+    pub(super) fn hear(&mut self, id: u64) -> Visit {
+        let Some(visitor) = self.visitors.get_mut(&id) else { return Visit::Over };
+        let mut part = [0; HELLO_BYTES];
+        let room = HELLO_BYTES.saturating_sub(visitor.said.len());
+        let read = match part.get_mut(..room) {
+            Some(part) if room > 0 => socket::receive(visitor.socket.as_fd(), part),
+            // A whole kilobyte without a key, or more behind a key than anybody says before it is known.
+            _ => Ok(0),
+        };
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Visit::GoesOn,
+            Ok(bytes @ 1..) => visitor.said.extend_from_slice(part.get(..bytes).unwrap_or_default()),
+            Ok(_) | Err(_) => return self.end(id),
+        }
+        let Some(end) = memchr::memchr(b'\n', &visitor.said) else { return Visit::GoesOn };
+        let Some(key) = key(visitor.said.get(..end).unwrap_or_default()) else { return self.end(id) };
+        visitor.said.drain(..=end);
+        let Some(place) = self.expected.remove(&key) else {
+            visitor.key = Some(key);
+            return Visit::Waits;
+        };
+        let Some(Visitor { socket, said, .. }) = self.visitors.remove(&id) else { return Visit::Over };
+        Visit::Known(Known { place, socket, said })
+    }
+
+    fn end(&mut self, id: u64) -> Visit {
+        self.visitors.remove(&id);
+        Visit::Over
+    }
+}
+
+/// The key in a first line.
+fn key(line: &[u8]) -> Option<String> {
+    match rpc::parse(line).ok()? {
+        Packet::Notification { method, params: Some(params) } if method == HELLO => {
+            serde_json::from_str::<Hello>(params.get()).ok().map(|hello| hello.key)
+        }
+        Packet::Notification { .. } | Packet::Request { .. } | Packet::Response { .. } => None,
+    }
+}

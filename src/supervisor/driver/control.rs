@@ -1,0 +1,219 @@
+//! The control server in the loop: visitors come in, show whose they are, and talk.
+
+use super::{Driver, Place, Target, Timer, live_at, now};
+use crate::{
+    pipe::named::Listener,
+    supervisor::{
+        control::{Control, HELLO_TIME, Known, Visit},
+        event::{Disconnected, EventKind},
+        live::Live,
+        session::Session,
+    },
+};
+use std::{cmp::Reverse, mem, os::fd::AsFd, time::Duration};
+
+/// How long a connection's end is taken for the worker's own, which is about to be told: its calls end with its exit then. The
+/// kernel closes a dying process's connections before it tells of the death, and a loaded machine can take its time between.
+const END_TIME: Duration = Duration::from_secs(1);
+/// The most that is read of a worker's last words on control, in reads.
+const LAST_READS: usize = 64;
+
+impl Driver {
+    pub(super) fn listen(&mut self, listener: Listener) {
+        let control = Control::new(listener);
+        // Refused for want of memory; then nobody can connect, and each worker's time to do so runs out.
+        drop(self.poller.add(&control, Target::Door.token()));
+        self.control = Some(control);
+    }
+
+    /// A worker with a control pipe has been started.
+    pub(super) fn expect(&mut self, place: Place, key: String, connect_time: Duration) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        self.places.insert(live.shared.id(), place);
+        if let Some(due) = now().checked_add(connect_time) {
+            self.timers.push(Reverse((due, Timer::Connect(place))));
+        }
+        let early = self.control.as_mut().and_then(|control| control.expect(key, place));
+        if let Some(known) = early {
+            drop(self.poller.remove(&known.socket));
+            self.connect(known);
+        }
+    }
+
+    pub(super) fn knock(&mut self) {
+        let Some(control) = &mut self.control else { return };
+        while let Some(visitor) = control.accept() {
+            if let Some(socket) = control.visitor(visitor) {
+                drop(self.poller.add(&socket, Target::Visitor(visitor).token()));
+            }
+            if let Some(due) = now().checked_add(HELLO_TIME) {
+                self.timers.push(Reverse((due, Timer::Visitor(visitor))));
+            }
+        }
+    }
+
+    pub(super) fn visit(&mut self, visitor: u64) {
+        match self.control.as_mut().map(|control| control.hear(visitor)) {
+            Some(Visit::Known(known)) => {
+                drop(self.poller.remove(&known.socket));
+                self.connect(known);
+                // There is room for the next one.
+                self.knock();
+            }
+            Some(Visit::Over) => self.knock(),
+            Some(Visit::Waits) => {
+                if let Some(socket) = self.control.as_ref().and_then(|control| control.visitor(visitor)) {
+                    drop(self.poller.remove(&socket));
+                }
+            }
+            Some(Visit::GoesOn) | None => {}
+        }
+    }
+
+    pub(super) fn put_out(&mut self, visitor: u64) {
+        if let Some(control) = &mut self.control {
+            control.put_out(visitor);
+        }
+        self.knock();
+    }
+
+    fn connect(&mut self, known: Known) {
+        let Known { place, socket, said } = known;
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(link) = live.shared.link() else { return };
+        let mut session = Session::new(socket, link, &self.window, live.max_frame);
+        let added = self.poller.add(&session, Target::Control(place).token());
+        if session.is_writing {
+            drop(self.poller.watch_writes(&session, Target::Control(place).token(), true));
+        }
+        self.outlet.send(live.event(EventKind::Connected));
+        if !said.is_empty() {
+            session.hear(&said, |kind| live.event(kind), &mut self.outlet);
+        }
+        live.session = Some(session);
+        if added.is_err() {
+            self.disconnect(place, Disconnected::Closed);
+        }
+    }
+
+    /// The worker has said something, or has room for more.
+    pub(super) fn talk(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(mut session) = live.session.take() else { return };
+        if session.is_writing && !live.shared.flush_link() {
+            session.is_writing = false;
+            drop(self.poller.watch_writes(&session, Target::Control(place).token(), false));
+        }
+        if session.levels(&self.outlet).must_pause() {
+            drop(self.poller.remove(&session));
+            session.is_paused = true;
+            live.session = Some(session);
+            self.silent.push(place);
+            return;
+        }
+        let ended = session.read(&mut self.scratch, |kind| live.event(kind), &mut self.outlet);
+        if ended {
+            drop(self.poller.remove(&session));
+            // Dropped only with the timer: the link still holds the socket, and its calls wait for the exit.
+            if let Some(due) = now().checked_add(END_TIME) {
+                self.timers.push(Reverse((due, Timer::Disconnect(place))));
+            }
+        } else {
+            live.session = Some(session);
+        }
+    }
+
+    /// Goes on with those whose requests have been received.
+    pub(super) fn hear_again(&mut self) {
+        let mut silent = mem::take(&mut self.silent);
+        silent.retain(|&place| {
+            let Some(session) = live_at(&mut self.slots, place).and_then(|live| live.session.as_mut()) else {
+                return false;
+            };
+            session.wait_for_room();
+            if !session.levels(&self.outlet).may_resume() {
+                return true;
+            }
+            session.is_paused = false;
+            drop(self.poller.add(session, Target::Control(place).token()));
+            if session.is_writing {
+                drop(self.poller.watch_writes(session, Target::Control(place).token(), true));
+            }
+            false
+        });
+        self.silent = silent;
+    }
+
+    /// A caller has left something that the socket did not take.
+    pub(super) fn flush(&mut self, worker: crate::supervisor::WorkerId) {
+        let Some(&place) = self.places.get(&worker) else { return };
+        let Some(session) = live_at(&mut self.slots, place).and_then(|live| live.session.as_mut()) else { return };
+        session.is_writing = true;
+        if !session.is_paused {
+            drop(self.poller.watch_writes(session, Target::Control(place).token(), true));
+        }
+    }
+
+    /// It has not connected in time.
+    pub(super) fn miss(&mut self, place: Place) {
+        let is_missing = live_at(&mut self.slots, place).is_some_and(|live| live.awaits_control());
+        if is_missing {
+            self.forget_control(place);
+            self.disconnect(place, Disconnected::NeverConnected);
+        }
+    }
+
+    /// Its connection has ended a while ago, and it lives.
+    pub(super) fn disconnect(&mut self, place: Place, why: Disconnected) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if let Some(session) = live.session.take() {
+            drop(self.poller.remove(&session));
+        }
+        // Its death is about to be told, and ends its calls with its exit.
+        if live.shared.child().with_pidfd(|pidfd| Ok(has_something(pidfd.as_fd()))).unwrap_or(true) {
+            return;
+        }
+        if live.shared.close_link(None) {
+            self.outlet.send(live.event(EventKind::Disconnected(why)));
+        }
+    }
+
+    /// The worker has ended: what it said last on control is read, and nobody is expected any more.
+    pub(super) fn last_talk(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if live.awaits_control() {
+            self.outlet.send(live.event(EventKind::Disconnected(Disconnected::DiedFirst)));
+        }
+        if let Some(mut session) = live.session.take() {
+            drop(self.poller.remove(&session));
+            for _ in 0..LAST_READS {
+                let unread = session.as_fd();
+                if !has_something(unread) || session.read(&mut self.scratch, |kind| live.event(kind), &mut self.outlet)
+                {
+                    break;
+                }
+            }
+        }
+        self.forget_control(place);
+    }
+
+    fn forget_control(&mut self, place: Place) {
+        if let Some(control) = &mut self.control {
+            control.forget(place);
+        }
+        if let Some(live) = live_at(&mut self.slots, place) {
+            self.places.remove(&live.shared.id());
+        }
+    }
+}
+
+fn has_something(socket: std::os::fd::BorrowedFd<'_>) -> bool {
+    use crate::sys::poll::{self, Deadline, Interest, Waited};
+    poll::wait(socket, Interest::Readable, Deadline::after(Duration::ZERO)).is_ok_and(|waited| waited == Waited::Ready)
+}
+
+impl Live {
+    fn awaits_control(&self) -> bool {
+        self.session.is_none() && self.shared.awaits_control()
+    }
+}

@@ -1,0 +1,209 @@
+//! Whose rights a thread has: all ids of one thread, taken one way, and what that does to the process.
+//!
+//! glibc's `setuid` and its sisters change every thread. The kernel's own calls change the calling thread only, so these go
+//! straight to the kernel.
+
+use std::{
+    ffi::CStr,
+    io,
+    os::raw::c_long,
+    sync::{Mutex, PoisonError},
+};
+
+use super::cvt;
+
+/// Everything that decides what a thread may do, apart from capabilities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ids {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Sorted, without doubles.
+    pub(crate) groups: Vec<u32>,
+}
+
+impl Ids {
+    pub(crate) fn new(uid: u32, gid: u32, mut groups: Vec<u32>) -> Self {
+        groups.sort_unstable();
+        groups.dedup();
+        Self { uid, gid, groups }
+    }
+}
+
+/// The ids the kernel looks at when this thread opens a file.
+pub(crate) fn effective_uid() -> u32 {
+    // SAFETY: geteuid(2) cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// What stands for an id that has no number in our user namespace, as `user_namespaces(7)` tells.
+pub(crate) fn overflow_ids() -> (u32, u32) {
+    let read = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+    (read("/proc/sys/kernel/overflowuid").unwrap_or(65_534), read("/proc/sys/kernel/overflowgid").unwrap_or(65_534))
+}
+
+/// Gives the calling thread these ids for good: groups, then all three group ids, then all three user ids, then no
+/// capability. What is right already is left alone, so that equal ids need no privilege.
+///
+/// Meant for a thread that ends soon. On failure the thread may have some of the ids: it must end, too.
+pub(crate) fn become_for_good(ids: &Ids) -> io::Result<()> {
+    let unchanged_root = ids.uid == 0 && user_ids()? == [0; 3];
+    if groups()? != ids.groups {
+        let pointer = ids.groups.as_ptr();
+        // SAFETY: setgroups(2) reads as many ids as it is told, and the vector has them.
+        cvt_long(unsafe { libc::syscall(SYS_SETGROUPS, ids.groups.len(), pointer) })?;
+    }
+    if group_ids()? != [ids.gid; 3] {
+        // SAFETY: setresgid(2) takes three numbers.
+        cvt_long(unsafe { libc::syscall(SYS_SETRESGID, ids.gid, ids.gid, ids.gid) })?;
+    }
+    if user_ids()? != [ids.uid; 3] {
+        // SAFETY: setresuid(2) takes three numbers.
+        cvt_long(unsafe { libc::syscall(SYS_SETRESUID, ids.uid, ids.uid, ids.uid) })?;
+    }
+    // A server that is not root but has CAP_SETUID would keep all its capabilities: the kernel's rule is about uid 0 only. Root
+    // that serves root stays what it is.
+    if !unchanged_root {
+        drop_capabilities()?;
+    }
+    if are(ids)? { Ok(()) } else { Err(io::Error::other("the kernel accepted the ids, and shows others")) }
+}
+
+/// Whether the calling thread has these ids already, all of them.
+pub(crate) fn are(ids: &Ids) -> io::Result<bool> {
+    Ok(user_ids()? == [ids.uid; 3] && group_ids()? == [ids.gid; 3] && groups()? == ids.groups)
+}
+
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+/// Permitted, effective and inheritable; the ambient ones go with the permitted ones.
+fn drop_capabilities() -> io::Result<()> {
+    let header = CapabilityHeader { version: 0x2008_0522, pid: 0 }; // _LINUX_CAPABILITY_VERSION_3, this thread
+    let none = [0_u32; 6];
+    // SAFETY: capset(2) reads a header and, for version 3, two structures of three u32 each.
+    cvt_long(unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) }).map(drop)
+}
+
+// On 32-bit x86 and ARM the plain numbers take 16-bit ids.
+#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+const SYS_SETGROUPS: c_long = libc::SYS_setgroups;
+#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+const SYS_SETRESGID: c_long = libc::SYS_setresgid;
+#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+const SYS_SETRESUID: c_long = libc::SYS_setresuid;
+#[cfg(any(target_arch = "x86", target_arch = "arm"))]
+const SYS_SETGROUPS: c_long = libc::SYS_setgroups32;
+#[cfg(any(target_arch = "x86", target_arch = "arm"))]
+const SYS_SETRESGID: c_long = libc::SYS_setresgid32;
+#[cfg(any(target_arch = "x86", target_arch = "arm"))]
+const SYS_SETRESUID: c_long = libc::SYS_setresuid32;
+
+fn cvt_long(result: c_long) -> io::Result<c_long> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn user_ids() -> io::Result<[u32; 3]> {
+    let [mut real, mut effective, mut saved] = [0; 3];
+    // SAFETY: getresuid(2) writes three ids.
+    cvt(unsafe { libc::getresuid(&raw mut real, &raw mut effective, &raw mut saved) })?;
+    Ok([real, effective, saved])
+}
+
+fn group_ids() -> io::Result<[u32; 3]> {
+    let [mut real, mut effective, mut saved] = [0; 3];
+    // SAFETY: getresgid(2) writes three ids.
+    cvt(unsafe { libc::getresgid(&raw mut real, &raw mut effective, &raw mut saved) })?;
+    Ok([real, effective, saved])
+}
+
+/// Sorted, without doubles.
+fn groups() -> io::Result<Vec<u32>> {
+    // SAFETY: getgroups(2) with a size of 0 writes nothing and counts.
+    let count = cvt(unsafe { libc::getgroups(0, std::ptr::null_mut()) })?;
+    let mut groups = vec![0; usize::try_from(count).unwrap_or(0)];
+    // SAFETY: getgroups(2) writes at most `count` ids, and the vector has room for them.
+    let count = cvt(unsafe { libc::getgroups(count, groups.as_mut_ptr()) })?;
+    groups.truncate(usize::try_from(count).unwrap_or(0));
+    Ok(Ids::new(0, 0, groups).groups)
+}
+
+/// How many threads have foreign ids now, and the flag that the process had before the first of them.
+static UNDUMPABLE: Mutex<(usize, i32)> = Mutex::new((0, 0));
+
+/// While one of these lives nobody without privilege may trace this process or read its memory.
+///
+/// A thread that takes a client's ids is, for ptrace(2), the client's: without this the client could attach to it and, as
+/// threads share their memory, own the whole server. The kernel clears the flag by itself when the ids change, and never sets
+/// it again: the last of these does, and must be dropped after its thread has ended.
+#[derive(Debug)]
+pub(crate) struct Undumpable(());
+
+impl Undumpable {
+    pub(crate) fn enter() -> io::Result<Self> {
+        let mut state = UNDUMPABLE.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.0 == 0 {
+            // SAFETY: PR_GET_DUMPABLE takes no argument.
+            state.1 = cvt(unsafe { libc::prctl(libc::PR_GET_DUMPABLE) })?;
+            // SAFETY: PR_SET_DUMPABLE takes a number.
+            cvt(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })?;
+        }
+        state.0 += 1;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Undumpable {
+    fn drop(&mut self) {
+        let mut state = UNDUMPABLE.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 -= 1;
+        // 2 (only root may read a dump) cannot be set; the kernel has made it of /proc/sys/fs/suid_dumpable, and 0 is stricter.
+        if state.0 == 0 && state.1 == 1 {
+            // SAFETY: PR_SET_DUMPABLE takes a number; 1 is always allowed.
+            unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
+        }
+    }
+}
+
+/// The number of the calling thread.
+pub(crate) fn thread_id() -> i32 {
+    // SAFETY: gettid(2) cannot fail.
+    let id = unsafe { libc::syscall(libc::SYS_gettid) };
+    i32::try_from(id).unwrap_or(i32::MAX)
+}
+
+/// Whether the kernel has forgotten a thread of this process. Joining a thread comes a moment before that.
+pub(crate) fn thread_has_ended(id: i32) -> bool {
+    let process = c_long::from(std::process::id().cast_signed());
+    // SAFETY: tgkill(2) takes numbers; signal 0 only asks.
+    unsafe { libc::syscall(libc::SYS_tgkill, process, c_long::from(id), 0) == -1 }
+}
+
+/// The name that belongs to a user id, as the system's user database has it. May ask a network service and wait for it.
+pub(crate) fn user_name(uid: u32) -> io::Result<Option<String>> {
+    let mut text = vec![0_u8; 1024];
+    loop {
+        let mut entry = std::mem::MaybeUninit::<libc::passwd>::uninit();
+        let mut found = std::ptr::null_mut();
+        let (buffer, length) = (text.as_mut_ptr().cast(), text.len());
+        // SAFETY: getpwuid_r(3) writes the entry, at most `length` bytes of text, and one pointer.
+        let code = unsafe { libc::getpwuid_r(uid, entry.as_mut_ptr(), buffer, length, &raw mut found) };
+        match code {
+            0 if found.is_null() => return Ok(None),
+            0 => {
+                // SAFETY: a non-null `found` points at `entry`, which is filled.
+                let entry = unsafe { entry.assume_init() };
+                // SAFETY: `pw_name` ends in NUL and lies in `text`, which still lives.
+                let name = unsafe { CStr::from_ptr(entry.pw_name) };
+                return Ok(Some(name.to_string_lossy().into_owned()));
+            }
+            libc::ERANGE if length < 1 << 20 => text.resize(length * 2, 0),
+            libc::EINTR => {}
+            // getpwuid_r(3) lists what systems answer for "no such user".
+            libc::ENOENT | libc::ESRCH | libc::EBADF | libc::EPERM => return Ok(None),
+            code => return Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+}

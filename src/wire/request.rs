@@ -1,0 +1,158 @@
+//! A request of the other side, to be answered now or later, on any thread.
+
+use super::{
+    calls::CallError,
+    message::{Charge, DecodeError, decode},
+    rpc::{self, RemoteError, RequestId},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+/// Where lines for the other side are put. Must not block for long.
+pub(crate) trait Post: Send + Sync + fmt::Debug {
+    /// Takes one whole line.
+    fn post(&self, line: Vec<u8>) -> Result<(), CallError>;
+
+    /// A request has been answered: it can be cancelled no more.
+    fn answered(&self, id: &str);
+}
+
+/// A request of the other side. It must be answered: one that is dropped answers with an error by itself.
+#[derive(Debug)]
+#[must_use = "a request that is dropped answers with an error"]
+pub struct Request {
+    id: RequestId,
+    method: String,
+    params: Option<Box<RawValue>>,
+    post: Arc<dyn Post>,
+    cancelled: Arc<AtomicBool>,
+    is_answered: bool,
+    _charge: Option<Charge>,
+}
+
+/// A notification of the other side: nobody waits for an answer.
+#[derive(Debug)]
+pub struct Notification {
+    pub(crate) method: String,
+    pub(crate) params: Option<Box<RawValue>>,
+    pub(crate) _charge: Option<Charge>,
+}
+
+impl Notification {
+    /// What it is about.
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// Its parameters. Those that were left out read as `null`.
+    ///
+    /// # Errors
+    ///
+    /// When they are not a `T`.
+    pub fn params<'a, T: Deserialize<'a>>(&'a self) -> Result<T, DecodeError> {
+        decode(text(self.params.as_deref()))
+    }
+}
+
+impl Request {
+    pub(crate) fn new(
+        id: RequestId,
+        (method, params): (String, Option<Box<RawValue>>),
+        post: Arc<dyn Post>,
+        cancelled: Arc<AtomicBool>,
+        charge: Option<Charge>,
+    ) -> Self {
+        Self { id, method, params, post, cancelled, is_answered: false, _charge: charge }
+    }
+
+    /// What is wanted.
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// Its parameters. Those that were left out read as `null`.
+    ///
+    /// # Errors
+    ///
+    /// When they are not a `T`.
+    pub fn params<'a, T: Deserialize<'a>>(&'a self) -> Result<T, DecodeError> {
+        decode(text(self.params.as_deref()))
+    }
+
+    /// Whether nobody waits for the answer any more: the caller has given up, or the connection has ended. Long work looks
+    /// here now and then.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Answers with a result.
+    ///
+    /// # Errors
+    ///
+    /// When the result does not turn into JSON, which the other side is then told, or it cannot be sent any more.
+    pub fn reply<R: Serialize + ?Sized>(mut self, result: &R) -> Result<(), CallError> {
+        match rpc::response(&self.id, result) {
+            Ok(line) => self.answer(line),
+            Err(error) => {
+                let told = RemoteError::new(rpc::INTERNAL_ERROR, "the result cannot be written as JSON");
+                self.answer_error(&told)?;
+                Err(CallError::Encode(error))
+            }
+        }
+    }
+
+    /// Answers with an error.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be sent any more.
+    pub fn refuse(mut self, error: &RemoteError) -> Result<(), CallError> {
+        self.answer_error(error)
+    }
+
+    /// Answers that there is no such method.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be sent any more.
+    pub fn refuse_unknown(mut self) -> Result<(), CallError> {
+        self.answer_error(&RemoteError::method_not_found(&self.method))
+    }
+
+    fn answer_error(&mut self, error: &RemoteError) -> Result<(), CallError> {
+        let line = rpc::refusal(&self.id, error).map_err(CallError::Encode)?;
+        self.answer(line)
+    }
+
+    fn answer(&mut self, line: Vec<u8>) -> Result<(), CallError> {
+        self.is_answered = true;
+        self.post.answered(self.id.text());
+        self.post.post(line)
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if self.is_answered {
+            return;
+        }
+        let error = if self.is_cancelled() {
+            RemoteError::new(rpc::REQUEST_CANCELLED, "the request was cancelled")
+        } else {
+            RemoteError::new(rpc::INTERNAL_ERROR, "the request was dropped without an answer")
+        };
+        // A connection that is gone needs no answer.
+        drop(self.answer_error(&error));
+    }
+}
+
+fn text(params: Option<&RawValue>) -> &str {
+    params.map_or("null", RawValue::get)
+}

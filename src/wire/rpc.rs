@@ -1,0 +1,304 @@
+//! JSON-RPC 2.0, one object a line: requests, notifications and responses as values, and the address at which a worker finds
+//! its parent. The specification: <https://www.jsonrpc.org/specification>.
+
+use super::frame::{Framing, encode};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::{borrow::Cow, fmt, str::FromStr};
+
+/// The method that the library answers by itself, on either side, with `null`.
+pub(crate) const PING: &str = "ping";
+/// The first notification of a worker: it shows its key.
+pub(crate) const HELLO: &str = "hello";
+/// The notification that takes a request back, as in the Language Server Protocol.
+pub(crate) const CANCEL: &str = "$/cancelRequest";
+
+pub(crate) const METHOD_NOT_FOUND: i64 = -32601;
+pub(crate) const INTERNAL_ERROR: i64 = -32603;
+/// Of the Language Server Protocol: a request that was taken back.
+pub(crate) const REQUEST_CANCELLED: i64 = -32800;
+
+/// What the other side answered instead of a result: the `error` object of JSON-RPC 2.0.
+#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
+#[error("{message} (code {code})")]
+#[non_exhaustive]
+pub struct RemoteError {
+    /// What kind of error; -32768 to -32000 are JSON-RPC's own.
+    pub code: i64,
+    /// One sentence.
+    pub message: String,
+    /// Anything more, as the method defines it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Box<RawValue>>,
+}
+
+impl RemoteError {
+    /// An error of a method's own; codes of -32000 and below are JSON-RPC's.
+    pub fn new(code: i64, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), data: None }
+    }
+
+    /// The error of JSON-RPC 2.0 for a method that nobody knows.
+    pub fn method_not_found(method: &str) -> Self {
+        Self::new(METHOD_NOT_FOUND, format!("there is no method {method:?}"))
+    }
+
+    /// Adds data.
+    ///
+    /// # Errors
+    ///
+    /// When it does not turn into JSON.
+    pub fn with_data(mut self, data: &impl Serialize) -> Result<Self, serde_json::Error> {
+        self.data = Some(serde_json::value::to_raw_value(data)?);
+        Ok(self)
+    }
+}
+
+/// The name of a request: whatever JSON its sender chose, to be sent back as it is.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(Box<RawValue>);
+
+impl RequestId {
+    pub(crate) fn text(&self) -> &str {
+        self.0.get()
+    }
+}
+
+/// One line, understood.
+#[derive(Debug)]
+pub(crate) enum Packet {
+    Request {
+        id: RequestId,
+        method: String,
+        params: Option<Box<RawValue>>,
+    },
+    Notification {
+        method: String,
+        params: Option<Box<RawValue>>,
+    },
+    /// To a request of ours, which are numbered.
+    Response {
+        id: u64,
+        outcome: Result<Box<RawValue>, RemoteError>,
+    },
+}
+
+/// A line that is no JSON-RPC 2.0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NotRpc {
+    pub(crate) reason: &'static str,
+}
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(borrow, default)]
+    jsonrpc: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    method: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
+    #[serde(default)]
+    error: Option<RemoteError>,
+}
+
+/// Understands one line.
+pub(crate) fn parse(line: &[u8]) -> Result<Packet, NotRpc> {
+    let not = |reason| NotRpc { reason };
+    let line: Line<'_> = serde_json::from_slice(line).map_err(|_| not("not a JSON object of JSON-RPC"))?;
+    if line.jsonrpc.as_deref() != Some("2.0") {
+        return Err(not("`jsonrpc` is not \"2.0\""));
+    }
+    let params = line.params.map(ToOwned::to_owned);
+    match (line.method, line.id) {
+        (Some(method), Some(id)) => {
+            if id.get().starts_with(['{', '[', 't', 'f']) {
+                return Err(not("`id` is neither a number nor a string"));
+            }
+            Ok(Packet::Request { id: RequestId(id.to_owned()), method: method.into_owned(), params })
+        }
+        (Some(method), None) => Ok(Packet::Notification { method: method.into_owned(), params }),
+        (None, Some(id)) => {
+            let id = id.get().parse().map_err(|_| not("a response to a request that nobody made"))?;
+            let outcome = match (line.result, line.error) {
+                (_, Some(error)) => Err(error),
+                (Some(result), None) => Ok(result.to_owned()),
+                // `"result": null` and none at all read the same; JSON-RPC requires one of the two members.
+                (None, None) => Ok(RawValue::NULL.to_owned()),
+            };
+            Ok(Packet::Response { id, outcome })
+        }
+        (None, None) => Err(not("neither `method` nor `id`")),
+    }
+}
+
+#[derive(Serialize)]
+struct Outgoing<'a, P: ?Sized, R: ?Sized> {
+    jsonrpc: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    params: Option<&'a P>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a R>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a RemoteError>,
+}
+
+impl<P: ?Sized, R: ?Sized> Outgoing<'_, P, R> {
+    const EMPTY: Self = Self { jsonrpc: "2.0", id: None, method: None, params: None, result: None, error: None };
+}
+
+fn line<P: Serialize + ?Sized, R: Serialize + ?Sized>(
+    outgoing: &Outgoing<'_, P, R>,
+) -> Result<Vec<u8>, serde_json::Error> {
+    let mut line = Vec::with_capacity(128);
+    encode(Framing::Lines, outgoing, &mut line)?;
+    Ok(line)
+}
+
+/// A request as a line.
+pub(crate) fn request<P: Serialize + ?Sized>(id: u64, method: &str, params: &P) -> Result<Vec<u8>, serde_json::Error> {
+    let id = serde_json::value::to_raw_value(&id)?;
+    line::<P, ()>(&Outgoing { id: Some(&id), method: Some(method), params: Some(params), ..Outgoing::EMPTY })
+}
+
+/// A notification as a line.
+pub(crate) fn notification<P: Serialize + ?Sized>(method: &str, params: &P) -> Result<Vec<u8>, serde_json::Error> {
+    line::<P, ()>(&Outgoing { method: Some(method), params: Some(params), ..Outgoing::EMPTY })
+}
+
+/// A good answer as a line.
+pub(crate) fn response<R: Serialize + ?Sized>(id: &RequestId, result: &R) -> Result<Vec<u8>, serde_json::Error> {
+    line::<(), R>(&Outgoing { id: Some(&id.0), result: Some(result), ..Outgoing::EMPTY })
+}
+
+/// A bad answer as a line.
+pub(crate) fn refusal(id: &RequestId, error: &RemoteError) -> Result<Vec<u8>, serde_json::Error> {
+    line::<(), ()>(&Outgoing { id: Some(&id.0), error: Some(error), ..Outgoing::EMPTY })
+}
+
+/// The parameters of [`CANCEL`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Cancel {
+    pub(crate) id: Box<RawValue>,
+}
+
+/// The parameters of [`HELLO`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) key: String,
+}
+
+/// Where a worker finds its parent's control pipe, and the key that says which incarnation of which worker it is:
+/// `/run/user/1000/pipewright/1234-0/control?4f1d…`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) path: String,
+    pub(crate) key: String,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}?{}", self.path, self.key)
+    }
+}
+
+impl FromStr for Address {
+    type Err = NotRpc;
+
+    fn from_str(text: &str) -> Result<Self, NotRpc> {
+        let (path, key) = text.rsplit_once('?').ok_or(NotRpc { reason: "no `?` between the path and the key" })?;
+        if !path.starts_with('/') || key.is_empty() {
+            return Err(NotRpc { reason: "not an absolute path and a key" });
+        }
+        Ok(Self { path: path.to_owned(), key: key.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn round_trip(line: Result<Vec<u8>, serde_json::Error>) -> Packet {
+        let line = line.unwrap();
+        let (end, text) = line.split_last().unwrap();
+        assert_eq!(*end, b'\n');
+        assert!(!text.contains(&b'\n'), "one object a line");
+        parse(text).unwrap()
+    }
+
+    #[test]
+    fn requests_and_notifications_come_through() {
+        match round_trip(request(7, "build", &json!({"file": "a\nb"}))) {
+            Packet::Request { id, method, params } => {
+                assert_eq!((id.text(), method.as_str()), ("7", "build"));
+                assert_eq!(serde_json::from_str::<Value>(params.unwrap().get()).unwrap(), json!({"file": "a\nb"}));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(
+            matches!(round_trip(notification("tick", &[1])), Packet::Notification { method, .. } if method == "tick")
+        );
+    }
+
+    #[test]
+    fn answers_go_back_under_the_id_they_came_with() {
+        let Packet::Request { id, .. } = parse(br#"{"jsonrpc":"2.0","id":"a-1","method":"m"}"#).unwrap() else {
+            panic!()
+        };
+        let text = String::from_utf8(response(&id, &1).unwrap()).unwrap();
+        assert_eq!(text, "{\"jsonrpc\":\"2.0\",\"id\":\"a-1\",\"result\":1}\n");
+        let text = String::from_utf8(refusal(&id, &RemoteError::new(5, "no")).unwrap()).unwrap();
+        assert_eq!(text, "{\"jsonrpc\":\"2.0\",\"id\":\"a-1\",\"error\":{\"code\":5,\"message\":\"no\"}}\n");
+        for (line, expected) in [
+            (r#"{"jsonrpc":"2.0","id":3,"result":null}"#, "null"),
+            (r#"{"jsonrpc":"2.0","id":3,"result":{"x":[1]}}"#, r#"{"x":[1]}"#),
+        ] {
+            let Packet::Response { id: 3, outcome: Ok(result) } = parse(line.as_bytes()).unwrap() else {
+                panic!("{line}")
+            };
+            assert_eq!(result.get(), expected);
+        }
+        let line = br#"{"jsonrpc":"2.0","id":3,"error":{"code":-1,"message":"x","data":[2]}}"#;
+        let Packet::Response { id: 3, outcome: Err(error) } = parse(line).unwrap() else { panic!() };
+        assert_eq!((error.code, error.data.unwrap().get()), (-1, "[2]"));
+    }
+
+    #[test]
+    fn everything_else_is_told() {
+        for line in [
+            "",
+            "1",
+            "[]",
+            "{}",
+            r#"{"jsonrpc":"1.0","method":"x"}"#,
+            r#"{"jsonrpc":"2.0"}"#,
+            r#"{"jsonrpc":"2.0","id":{},"method":"x"}"#,
+            r#"{"jsonrpc":"2.0","id":"not ours","result":1}"#,
+            r#"{"jsonrpc":"2.0","method":1}"#,
+        ] {
+            parse(line.as_bytes()).unwrap_err();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered(line in prop::collection::vec(any::<u8>(), 0..200)) {
+            drop(parse(&line));
+        }
+
+        #[test]
+        fn addresses_come_through(path in "/[a-z?/ ]{1,30}", key in "[0-9a-f]{1,32}") {
+            let address = Address { path, key };
+            prop_assert_eq!(address.to_string().parse::<Address>().unwrap(), address);
+        }
+    }
+}

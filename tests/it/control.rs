@@ -1,0 +1,319 @@
+//! Control: calls both ways over the named pipe.
+
+use crate::support::{DEADLINE, Story, Way, both_ways, is_alive};
+use pipewright::{
+    CallError, Disconnected, Event, EventKind, FaultKind, Input, Output, Pass, Request, Supervisor, Worker, WorkerSpec,
+};
+use serde_json::{Value, json};
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    thread,
+    time::Duration,
+};
+
+fn serving(way: Way) -> WorkerSpec {
+    way.plain("serve").control(Pass::arg("--control={}")).stderr(Output::Lines)
+}
+
+fn started(way: Way) -> (Story, Worker) {
+    let story = Story::new();
+    let worker = story.supervisor.spawn(serving(way)).unwrap();
+    (story, worker)
+}
+
+fn request(event: Event) -> Option<Request> {
+    match event.kind {
+        EventKind::Request(request) => Some(request),
+        _ => None,
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is handed to `find`")]
+fn disconnected(event: Event) -> Option<Disconnected> {
+    match event.kind {
+        EventKind::Disconnected(why) => Some(why),
+        _ => None,
+    }
+}
+
+both_ways! {
+    fn a_worker_answers(way: Way) {
+        let (mut story, worker) = started(way);
+        let sum: i64 = worker.call("add", &[1, 2, 3], DEADLINE).unwrap();
+        assert_eq!(sum, 6);
+        // The library itself answers this one.
+        worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
+        let told = worker.call::<_, Value>("echo", &json!({"text": "a\nb", "n": [1, null]}), DEADLINE).unwrap();
+        assert_eq!(told, json!({"text": "a\nb", "n": [1, null]}));
+        story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+    }
+
+    fn errors_come_back_as_they_are(way: Way) {
+        let (_story, worker) = started(way);
+        match worker.call::<_, Value>("fail", &json!({"code": 42}), DEADLINE).unwrap_err() {
+            CallError::Remote(error) => {
+                assert_eq!((error.code, error.message.as_str()), (42, "as you wish"));
+                assert_eq!(error.data.as_ref().unwrap().get(), r#"{"code":42}"#);
+            }
+            error => panic!("{error:?}"),
+        }
+        match worker.call::<_, Value>("no such method", &(), DEADLINE).unwrap_err() {
+            CallError::Remote(error) => assert_eq!(error.code, -32601),
+            error => panic!("{error:?}"),
+        }
+        match worker.call::<_, Value>("drop", &(), DEADLINE).unwrap_err() {
+            CallError::Remote(error) => assert_eq!(error.code, -32603),
+            error => panic!("{error:?}"),
+        }
+        match worker.call::<_, u8>("echo", &"text", DEADLINE).unwrap_err() {
+            CallError::NotUnderstood(error) => assert!(error.excerpt().contains("text"), "{error}"),
+            error => panic!("{error:?}"),
+        }
+        let unwritable = std::collections::BTreeMap::from([((1, 2), 3)]);
+        assert!(matches!(worker.call::<_, Value>("echo", &unwritable, DEADLINE), Err(CallError::Encode(_))));
+    }
+
+    fn forty_threads_call_at_once_and_each_gets_its_own_answer(way: Way) {
+        let (_story, worker) = started(way);
+        thread::scope(|scope| {
+            for thread in 0..40 {
+                let worker = &worker;
+                scope.spawn(move || {
+                    for n in 0..25 {
+                        let answer: (u32, u32) = worker.call("echo", &(thread, n), DEADLINE).unwrap();
+                        assert_eq!(answer, (thread, n));
+                    }
+                });
+            }
+        });
+    }
+
+    fn answers_may_come_in_any_order(way: Way) {
+        let story = Story::new();
+        let worker = story.supervisor.spawn(serving(way).args(["--threads", "2"])).unwrap();
+        let slow = worker.start_call("wait", &"the line").unwrap();
+        assert_eq!(worker.call::<_, i64>("add", &[1], DEADLINE).unwrap(), 1, "it overtakes");
+        worker.call::<_, ()>("release", &"the line", DEADLINE).unwrap();
+        assert_eq!(slow.wait::<String>(DEADLINE).unwrap(), "the line");
+    }
+
+    fn p15_a_call_ends_in_time_and_the_worker_is_told(way: Way) {
+        let (_story, worker) = started(way);
+        let error = worker.call::<_, Value>("until cancelled", &(), Duration::from_millis(20)).unwrap_err();
+        assert!(matches!(error, CallError::TimedOut), "{error:?}");
+        // It serves one at a time, so this one comes through only because the first was given up.
+        assert_eq!(worker.call::<_, i64>("add", &[2], DEADLINE).unwrap(), 2);
+    }
+
+    fn a_call_can_be_cancelled_from_another_thread(way: Way) {
+        let (_story, worker) = started(way);
+        let call = worker.start_call("until cancelled", &()).unwrap();
+        let cancel = call.canceller();
+        let canceller = thread::spawn(move || cancel.cancel());
+        assert!(matches!(call.wait::<Value>(DEADLINE), Err(CallError::Cancelled)));
+        canceller.join().unwrap();
+        assert_eq!(worker.call::<_, i64>("add", &[3], DEADLINE).unwrap(), 3);
+        drop(worker.start_call("until cancelled", &()).unwrap());
+        assert_eq!(worker.call::<_, i64>("add", &[4], DEADLINE).unwrap(), 4, "dropping cancels too");
+    }
+
+    fn p15_calls_end_when_the_worker_does_with_its_exit(way: Way) {
+        let (mut story, worker) = started(way);
+        let calls: Vec<_> = (0..10).map(|_| worker.start_call("until cancelled", &()).unwrap()).collect();
+        worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
+        worker.kill().unwrap();
+        for call in calls {
+            match call.wait::<Value>(DEADLINE).unwrap_err() {
+                CallError::WorkerGone(Some(exit)) => assert_eq!(exit.signal(), Some(9)),
+                error => panic!("{error:?}"),
+            }
+        }
+        assert!(matches!(worker.call::<_, Value>("ping", &(), DEADLINE), Err(CallError::WorkerGone(Some(_)))));
+        assert!(matches!(worker.notify("x", &()), Err(CallError::WorkerGone(Some(_)))));
+        assert_eq!(story.exit().signal(), Some(9));
+    }
+
+    fn a_worker_asks_and_is_answered_now_or_later(way: Way) {
+        let mut story = Story::new();
+        let spec = way.plain("ask").control(Pass::env("PIPEWRIGHT_CONTROL")).stdout(Output::Lines);
+        let worker = story.supervisor.spawn(spec.stderr(Output::Lines)).unwrap();
+        // It asks from three threads at once. They are answered in the opposite order, the last by being dropped.
+        let mut requests: Vec<Request> = (0..3).map(|_| story.find(request)).collect();
+        requests.sort_by_key(|request| request.params::<u32>().unwrap());
+        assert!(requests.iter().all(|request| request.method() == "may I" && !request.is_cancelled()));
+        let first = requests.remove(0);
+        drop(requests.pop());
+        requests.pop().unwrap().refuse(&pipewright::RemoteError::new(7, "no")).unwrap();
+        first.reply(&"yes").unwrap();
+        let (mut lines, mut notified) = (Vec::new(), None);
+        for event in story.rest() {
+            match event.kind {
+                EventKind::Line { line, .. } => lines.push(line.text().into_owned()),
+                EventKind::Notification(told) => notified = Some(told.params::<String>().unwrap()),
+                EventKind::Exited(exit) => assert!(exit.success(), "{exit}: {}", exit.stderr_text()),
+                _ => {}
+            }
+        }
+        lines.sort();
+        assert_eq!(lines, ["0: yes", "1: no (code 7)", "2: the request was dropped without an answer (code -32603)"]);
+        assert_eq!(notified.as_deref(), Some("done"));
+        drop(worker);
+    }
+
+    fn a_worker_that_never_connects_is_told(way: Way) {
+        let mut story = Story::new();
+        let spec = way.plain("hang").control(Pass::env("PIPEWRIGHT_CONTROL")).connect_time(Duration::from_millis(30));
+        let worker = story.supervisor.spawn(spec).unwrap();
+        let call = worker.start_call("ping", &()).unwrap();
+        assert_eq!(story.find(disconnected), Disconnected::NeverConnected);
+        assert!(matches!(call.wait::<Value>(DEADLINE), Err(CallError::WorkerGone(None))));
+        assert!(is_alive(worker.pid()));
+    }
+
+    fn a_worker_that_dies_first_is_told(way: Way) {
+        let mut story = Story::new();
+        let worker = story.supervisor.spawn(way.plain("exit").control(Pass::env("PIPEWRIGHT_CONTROL"))).unwrap();
+        let error = worker.call::<_, Value>("ping", &(), DEADLINE).unwrap_err();
+        assert!(matches!(error, CallError::WorkerGone(Some(_))), "{error:?}");
+        assert_eq!(story.find(disconnected), Disconnected::DiedFirst);
+        assert!(story.exit().success());
+    }
+
+    fn a_worker_may_hang_up_and_live_on(way: Way) {
+        let mut story = Story::new();
+        let spec = way.plain("hang-up").control(Pass::arg("--control={}")).stdin(Input::Pipe);
+        let worker = story.supervisor.spawn(spec).unwrap();
+        assert_eq!(story.find(disconnected), Disconnected::Closed);
+        assert!(matches!(worker.call::<_, Value>("x", &(), DEADLINE), Err(CallError::WorkerGone(None))));
+        drop(worker.take_stdin());
+        assert!(story.exit().success());
+    }
+
+    fn p12_strangers_are_put_out(way: Way) {
+        let mut story = Story::new();
+        let spec = way.fixture("control-address").control(Pass::arg("--control={}")).stdin(Input::Pipe);
+        let worker = story.supervisor.spawn(spec).unwrap();
+        let address = story.json().as_str().unwrap().to_owned();
+        let (path, key) = address.rsplit_once('?').unwrap();
+        let hello = |key: &str| format!("{}\n", json!({"jsonrpc": "2.0", "method": "hello", "params": {"key": key}}));
+        let is_put_out = |said: &[u8]| {
+            let mut stranger = UnixStream::connect(path).unwrap();
+            stranger.set_read_timeout(Some(DEADLINE)).unwrap();
+            // It may be put out while it is still speaking.
+            drop(stranger.write_all(said));
+            stranger.read(&mut [0; 16]).map_or(true, |bytes| bytes == 0)
+        };
+        assert!(is_put_out(b"GET / HTTP/1.1\n"));
+        assert!(is_put_out(&[b'x'; 10_000]));
+        assert!(is_put_out(b"{\"jsonrpc\":\"2.0\",\"method\":\"hello\"}\n"));
+        // The right key lets in once, whoever has it; Python and Node do just this.
+        let mut socket = UnixStream::connect(path).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket.write_all(hello(key).as_bytes()).unwrap();
+        socket.write_all(b"not json\n{\"jsonrpc\":\"2.0\",\"id\":\"q\",\"method\":\"ping\"}\n").unwrap();
+        let mut answer = [0; 64];
+        let bytes = socket.read(&mut answer).unwrap();
+        assert_eq!(&answer[..bytes], b"{\"jsonrpc\":\"2.0\",\"id\":\"q\",\"result\":null}\n");
+        let fault = story.find(|event| match event.kind {
+            EventKind::Fault(fault) => Some(fault.kind),
+            _ => None,
+        });
+        assert_eq!(fault, FaultKind::NotRpc);
+        drop(worker.take_stdin());
+        assert!(story.exit().success());
+    }
+
+    fn p07_a_worker_that_does_not_read_gets_a_bounded_queue(way: Way) {
+        let mut story = Story::new();
+        let spec = way.plain("deaf").control(Pass::arg("--control={}")).stdin(Input::Pipe);
+        let worker = story.supervisor.spawn(spec).unwrap();
+        story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+        let text = "x".repeat(10_000);
+        let error = (0..10_000).find_map(|_| worker.notify("hear me", &text).err()).expect("a limit");
+        assert!(matches!(error, CallError::Full { queued } if queued > 900_000), "{error:?}");
+        let other = story.supervisor.spawn(serving(way)).unwrap();
+        assert_eq!(other.call::<_, i64>("add", &[1], DEADLINE).unwrap(), 1, "nobody else waits");
+    }
+
+    fn p07_a_flood_of_notifications_is_bounded_and_complete(way: Way) {
+        const COUNT: u64 = 20_000;
+        let mut story = Story::new();
+        let spec = way.plain("notify-flood").control(Pass::arg("--control={}")).args(["--count", &COUNT.to_string()]);
+        let worker = story.supervisor.spawn(spec.arg("--size").arg("1000")).unwrap();
+        let other = story.supervisor.spawn(way.plain("exit")).unwrap();
+        other.wait_timeout(DEADLINE).expect("its exit");
+        assert_eq!(worker.wait_timeout(Duration::ZERO), None, "nobody receives, so it cannot have ended");
+        assert!(story.supervisor.events().len() < 5000, "{} wait", story.supervisor.events().len());
+        let mut next = 0;
+        while next < COUNT {
+            let n = story.find(|event| match event.kind {
+                EventKind::Notification(told) => Some(told.params::<(u64, String)>().unwrap().0),
+                _ => None,
+            });
+            assert_eq!(n, next);
+            next += 1;
+        }
+    }
+}
+
+#[test]
+fn a_thousand_workers_answer_and_two_hundred_die_at_once() {
+    const WORKERS: usize = 1000;
+    let story = Story::new();
+    let supervisor = &story.supervisor;
+    let workers: Vec<Worker> =
+        (0..WORKERS).map(|_| supervisor.spawn(serving(Way::Direct).stderr(Output::Null)).unwrap()).collect();
+    for (n, worker) in workers.iter().enumerate() {
+        assert_eq!(worker.call::<_, usize>("add", &[n, 1], 4 * DEADLINE).unwrap(), n + 1);
+    }
+    let calls: Vec<_> = workers.iter().map(|worker| worker.start_call("until cancelled", &()).unwrap()).collect();
+    for worker in workers.iter().step_by(5) {
+        worker.kill().unwrap();
+    }
+    for (n, call) in calls.into_iter().enumerate() {
+        if n % 5 == 0 {
+            match call.wait::<Value>(DEADLINE).unwrap_err() {
+                CallError::WorkerGone(Some(exit)) => assert_eq!(exit.signal(), Some(9)),
+                error => panic!("{n}: {error:?}"),
+            }
+        }
+    }
+    for (n, worker) in workers.iter().enumerate().filter(|(n, _)| n % 5 != 0) {
+        assert_eq!(worker.call::<_, usize>("add", &[n, 2], 4 * DEADLINE).unwrap(), n + 2);
+    }
+}
+
+#[test]
+fn a_python_worker_needs_no_library() {
+    const WORKER: &str = r#"
+import json, os, socket
+path, key = os.environ["PIPEWRIGHT_CONTROL"].rsplit("?", 1)
+control = socket.socket(socket.AF_UNIX)
+control.connect(path)
+lines = control.makefile("rw")
+def say(**message):
+    print(json.dumps({"jsonrpc": "2.0", **message}), file=lines, flush=True)
+say(method="hello", params={"key": key})
+for line in lines:
+    request = json.loads(line)
+    if request.get("method") == "add":
+        say(id=request["id"], result=sum(request["params"]))
+    elif "id" in request:
+        say(id=request["id"], error={"code": -32601, "message": "there is no such method"})
+"#;
+    let story = Story::new();
+    let spec = WorkerSpec::new("python3").args(["-c", WORKER]).control(Pass::env("PIPEWRIGHT_CONTROL"));
+    let worker = story.supervisor.spawn(spec).unwrap();
+    assert_eq!(worker.call::<_, i64>("add", &[20, 22], DEADLINE).unwrap(), 42);
+    assert!(matches!(worker.call::<_, i64>("subtract", &(), DEADLINE), Err(CallError::Remote(_))));
+}
+
+#[test]
+fn without_a_control_pipe_there_are_no_calls() {
+    let supervisor = Supervisor::new().unwrap();
+    let worker = supervisor.spawn(Way::Direct.plain("hang")).unwrap();
+    assert!(matches!(worker.call::<_, Value>("ping", &(), DEADLINE), Err(CallError::NoControl)));
+    let by_hand = serving(Way::Direct).launch().unwrap_err();
+    assert!(by_hand.to_string().contains("spec is wrong"), "{by_hand:?}");
+}

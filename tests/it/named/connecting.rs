@@ -1,0 +1,386 @@
+//! Connecting, waiting, giving up.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixDatagram, UnixListener, UnixStream},
+        },
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use pipewright::pipe::{
+    Cancel, Direction, PipeMode, Wait,
+    named::{AcceptError, ConnectError, ConnectOptions, ListenError, Listener, ListenerOptions, Stream, connect},
+};
+
+use super::{A_WHILE, PATIENCE, Pair, Place, byte, meet, put, shaking};
+
+#[test]
+fn s24_a_limit_of_no_instances_is_refused() {
+    let place = Place::new();
+    let error = ListenerOptions::new().max_instances(0).listen(&place.name("one")).unwrap_err();
+    assert!(matches!(error, ListenError::NoInstances), "{error}");
+    for limit in [1, 254, 255, u32::MAX - 1] {
+        ListenerOptions::new().max_instances(limit).listen(&place.name("one")).unwrap();
+    }
+}
+
+#[test]
+fn s25_s36_what_is_not_a_connected_socket_is_refused() {
+    let place = Place::new();
+    let kind = |socket: OwnedFd, mode| Stream::from_descriptor(socket, mode).unwrap_err().kind();
+    let file = File::create(place.path("file")).unwrap();
+    assert_eq!(kind(file.into(), PipeMode::Byte), io::ErrorKind::InvalidInput);
+    let (datagram, _other) = UnixDatagram::pair().unwrap();
+    assert_eq!(kind(datagram.into(), PipeMode::Byte), io::ErrorKind::InvalidInput);
+    let (stream, _other) = UnixStream::pair().unwrap();
+    assert_eq!(kind(stream.into(), PipeMode::Message), io::ErrorKind::InvalidInput);
+    let listener = UnixListener::bind(place.path("listener")).unwrap();
+    assert_eq!(kind(listener.into(), PipeMode::Byte), io::ErrorKind::NotConnected);
+}
+
+#[test]
+fn s38_a_name_without_a_server_times_out() {
+    let place = Place::new();
+    for timeout in [60, 91, 92].map(Duration::from_millis) {
+        let start = Instant::now();
+        let error = connect(&place.name("nobody"), timeout).unwrap_err();
+        assert!(matches!(error, ConnectError::NoServer { .. }), "{error}");
+        assert!(start.elapsed() >= timeout, "{:?} of {timeout:?}", start.elapsed());
+    }
+    let start = Instant::now();
+    let error = ConnectOptions::new().fail_if_absent().connect(&place.name("nobody"), PATIENCE).unwrap_err();
+    assert!(matches!(error, ConnectError::NoServer { .. }), "{error}");
+    assert!(start.elapsed() < PATIENCE, "at once, it was asked");
+    assert!(error.to_string().contains("/nobody"), "{error}");
+}
+
+#[test]
+fn s38_a_dead_servers_name_times_out_too() {
+    let place = Place::new();
+    drop(UnixListener::bind(place.path("dead")).unwrap());
+    let error = connect(&place.name("dead"), A_WHILE).unwrap_err();
+    assert!(matches!(error, ConnectError::NoServer { .. }), "{error}");
+}
+
+#[test]
+fn s39_s43_connecting_can_be_cancelled() {
+    let place = Place::new();
+    let cancel = Cancel::new().unwrap();
+    let busy = Listener::bind(&place.name("busy")).unwrap();
+    thread::scope(|scope| {
+        let pending = scope.spawn(|| connect(&place.name("nobody"), &cancel));
+        let shaken = scope.spawn(|| shaking().1.connect(busy.name(), &cancel));
+        // The second one is in the backlog for certain once the listener has it.
+        let _backlog = busy.accept_deadline(PATIENCE).unwrap();
+        cancel.cancel();
+        assert!(matches!(pending.join().unwrap(), Err(ConnectError::Cancelled)));
+        assert!(matches!(shaken.join().unwrap(), Err(ConnectError::Cancelled)));
+    });
+    let _server = Listener::bind(&place.name("there")).unwrap();
+    let error = connect(&place.name("there"), &cancel).unwrap_err();
+    assert!(matches!(error, ConnectError::Cancelled), "already cancelled, though a server is there: {error}");
+}
+
+/// CPU time of the calling thread.
+fn thread_time() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+#[test]
+fn s40_waiting_for_a_server_costs_nothing() {
+    let place = Place::new();
+    // A missing name, a missing directory, and a dead server's file, of which nobody tells when it comes to life.
+    drop(UnixListener::bind(place.path("dead")).unwrap());
+    for name in ["nobody", "no/such/directory", "dead"] {
+        let before = thread_time();
+        connect(&place.name(name), Duration::from_millis(500)).unwrap_err();
+        let used = thread_time().checked_sub(before).unwrap();
+        assert!(used < Duration::from_millis(20), "{used:?} of CPU for 500 ms of waiting for {name}");
+    }
+}
+
+#[test]
+fn a_client_waits_for_its_server_to_appear() {
+    let place = Place::new();
+    for name in ["late", "late/in/a/directory"] {
+        let name = place.name(name);
+        let listener = thread::scope(|scope| {
+            let client = scope.spawn(|| connect(&name, PATIENCE).map(drop));
+            assert!(!client.is_finished());
+            fs::create_dir_all(name.path().unwrap().parent().unwrap()).unwrap();
+            let listener = Listener::bind(&name).unwrap();
+            client.join().unwrap().unwrap();
+            listener
+        });
+        drop(listener);
+    }
+}
+
+#[test]
+fn a_client_waits_for_a_dead_server_to_come_back() {
+    let place = Place::new();
+    drop(UnixListener::bind(place.path("one")).unwrap());
+    thread::scope(|scope| {
+        let client = scope.spawn(|| connect(&place.name("one"), PATIENCE).map(drop));
+        let listener = Listener::bind(&place.name("one")).unwrap();
+        client.join().unwrap().unwrap();
+        drop(listener);
+    });
+}
+
+#[test]
+fn s42_a_second_client_of_a_busy_server_times_out() {
+    let place = Place::new();
+    let (options, client) = shaking();
+    let listener = options.max_instances(1).listen(&place.name("one")).unwrap();
+    let (first, _client) = meet(&listener, &client);
+    thread::scope(|scope| {
+        let second = scope.spawn(|| client.connect(listener.name(), A_WHILE));
+        assert!(matches!(listener.accept_deadline(A_WHILE), Err(AcceptError::TimedOut)));
+        let error = second.join().unwrap().unwrap_err();
+        assert!(matches!(error, ConnectError::Busy { .. }), "{error}");
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::TimedOut);
+    });
+    drop(first);
+    meet(&listener, &client);
+    assert_eq!(listener.counts().accepted, 2);
+    assert_eq!(listener.counts().vanished, 1, "the one that gave up");
+}
+
+#[test]
+fn s42_nobody_accepts_and_the_backlog_is_full() {
+    let place = Place::new();
+    let listener = ListenerOptions::new().backlog(1).listen(&place.name("one")).unwrap();
+    // listen(n) admits n + 1.
+    let _waiting = [connect(listener.name(), PATIENCE).unwrap(), connect(listener.name(), PATIENCE).unwrap()];
+    let start = Instant::now();
+    let error = connect(listener.name(), A_WHILE).unwrap_err();
+    assert!(matches!(error, ConnectError::Busy { .. }), "{error}");
+    assert!(start.elapsed() >= A_WHILE);
+    let cancel = Cancel::new().unwrap();
+    thread::scope(|scope| {
+        let cancelled = scope.spawn(|| connect(listener.name(), &cancel));
+        let patient = scope.spawn(|| connect(listener.name(), PATIENCE));
+        cancel.cancel();
+        assert!(matches!(cancelled.join().unwrap(), Err(ConnectError::Cancelled)));
+        drop(listener.accept_deadline(PATIENCE).unwrap());
+        patient.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn s44_ends_whose_directions_do_not_fit_are_refused() {
+    use Direction::{In, InOut, Out};
+    for (server, client, fits) in [
+        (Out, Out, false),
+        (In, In, false),
+        (In, InOut, false),
+        (Out, InOut, false),
+        (In, Out, true),
+        (Out, In, true),
+        (InOut, In, true),
+        (InOut, Out, true),
+    ] {
+        let place = Place::new();
+        let (listening, connecting) = shaking();
+        let listener = listening.direction(server).listen(&place.name("one")).unwrap();
+        thread::scope(|scope| {
+            let accepted = scope.spawn(|| listener.accept());
+            let connected = connecting.direction(client).connect(listener.name(), PATIENCE);
+            if fits {
+                connected.unwrap();
+            } else {
+                let error = connected.unwrap_err();
+                let ConnectError::WrongDirection { ours, theirs } = error else { panic!("{error}") };
+                assert_eq!((ours, theirs), (client, server));
+                assert_eq!((listener.counts().refused, listener.counts().accepted), (1, 0));
+                listener.shutdown();
+            }
+            assert_eq!(accepted.join().unwrap().is_ok(), fits, "{server} {client}");
+        });
+    }
+}
+
+#[test]
+fn modes_that_do_not_fit_are_refused() {
+    let place = Place::new();
+    let name = place.name("one");
+    // Message and byte: also without a handshake, by the type of the socket.
+    let listener = ListenerOptions::new().mode(PipeMode::Message).listen(&name).unwrap();
+    let error = connect(&name, PATIENCE).unwrap_err();
+    assert!(matches!(error, ConnectError::WrongMode { ours: PipeMode::Byte, theirs: None }), "{error}");
+    drop(listener);
+    let (listening, connecting) = shaking();
+    let listener = listening.mode(PipeMode::Framed).listen(&name).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| listener.accept());
+        let error = connecting.connect(&name, PATIENCE).unwrap_err();
+        assert!(matches!(error, ConnectError::WrongMode { theirs: Some(PipeMode::Framed), .. }), "{error}");
+        listener.shutdown();
+    });
+}
+
+#[test]
+fn versions_that_do_not_fit_are_refused() {
+    use std::io::{Read, Write};
+    let place = Place::new();
+    let (listening, connecting) = shaking();
+    let listener = listening.listen(&place.name("ours")).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| listener.accept());
+        let mut other = UnixStream::connect(place.path("ours")).unwrap();
+        other.write_all(b"pipewrt\0\x09\x00\x03\x01\0\0\0\0").unwrap();
+        let mut answer = Vec::new();
+        other.read_to_end(&mut answer).unwrap();
+        assert_eq!(&answer[..10], b"pipewrt\0\x01\x01", "version 1 says: wrong version");
+        listener.shutdown();
+    });
+    // And a server of another version, or of another kind.
+    for (says, version) in [(b"pipewrt\0\x09\x01\x00\x03\0\0\0\0", Some(9)), (b"220 mail ready\r\n", None)] {
+        let foreign = UnixListener::bind(place.path("theirs")).unwrap();
+        thread::scope(|scope| {
+            let client = scope.spawn(|| connecting.connect(&place.name("theirs"), PATIENCE));
+            let (mut accepted, _) = foreign.accept().unwrap();
+            accepted.write_all(says).unwrap();
+            match (client.join().unwrap(), version) {
+                (Err(ConnectError::WrongVersion { ours: 1, theirs }), Some(version)) => assert_eq!(theirs, version),
+                (Err(ConnectError::NotOurs { .. }), None) => {}
+                (other, _) => panic!("{other:?}"),
+            }
+        });
+        fs::remove_file(place.path("theirs")).unwrap();
+    }
+}
+
+#[test]
+fn s45_accepting_can_be_cancelled() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name("one")).unwrap();
+    let cancel = Cancel::new().unwrap();
+    thread::scope(|scope| {
+        // One of them has its turn, the others wait for theirs.
+        let waiting: Vec<_> = (0..3).map(|_| scope.spawn(|| listener.accept_deadline(&cancel))).collect();
+        cancel.cancel();
+        for one in waiting {
+            assert!(matches!(one.join().unwrap(), Err(AcceptError::Cancelled)));
+        }
+    });
+    let _client = connect(listener.name(), PATIENCE).unwrap();
+    assert!(matches!(listener.accept_deadline(&cancel), Err(AcceptError::Cancelled)), "though a client waits");
+    listener.accept_deadline(PATIENCE).unwrap();
+}
+
+#[test]
+fn accepting_has_a_deadline() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name("one")).unwrap();
+    let start = Instant::now();
+    assert!(matches!(listener.accept_deadline(A_WHILE), Err(AcceptError::TimedOut)));
+    assert!(start.elapsed() >= A_WHILE);
+    let cancel = Cancel::new().unwrap();
+    let either = Wait::at_most(Duration::ZERO).or(&cancel);
+    assert!(matches!(listener.accept_deadline(either), Err(AcceptError::TimedOut)));
+}
+
+#[test]
+fn s47_client_may_connect_before_the_server_waits() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name("one")).unwrap();
+    let mut client = connect(listener.name(), PATIENCE).unwrap();
+    put(&mut client, 7);
+    let mut server = listener.accept_deadline(PATIENCE).unwrap();
+    assert_eq!(byte(&mut server), 7);
+}
+
+#[test]
+fn s47_also_with_a_handshake_that_waits_for_the_accept() {
+    let place = Place::new();
+    let (listening, connecting) = shaking();
+    let listener = listening.listen(&place.name("one")).unwrap();
+    thread::scope(|scope| {
+        let client = scope.spawn(|| connecting.connect(listener.name(), PATIENCE));
+        assert!(matches!(connecting.connect(listener.name(), A_WHILE), Err(ConnectError::Busy { .. })));
+        assert!(!client.is_finished(), "connected means accepted");
+        listener.accept_deadline(PATIENCE).unwrap();
+        client.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn s48_client_and_server_meet_in_either_order() {
+    for mode in [PipeMode::Byte, PipeMode::Message, PipeMode::Framed] {
+        for (server, client) in [(ListenerOptions::new(), ConnectOptions::new()), shaking()] {
+            let Pair { mut server, mut client, .. } = Pair::with(&server.mode(mode), &client.mode(mode));
+            put(&mut client, 1);
+            assert_eq!(byte(&mut server), 1);
+            put(&mut server, 2);
+            assert_eq!(byte(&mut client), 2);
+        }
+    }
+}
+
+#[test]
+fn s49_connecting_needs_nobody_who_accepts() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name("one")).unwrap();
+    let clients: Vec<_> = (0..20).map(|_| connect(listener.name(), PATIENCE).unwrap()).collect();
+    assert!(clients.iter().all(Stream::is_connected));
+    drop(listener);
+    assert!(clients.iter().all(|client| !client.is_connected()), "turned away when the listener went");
+}
+
+#[test]
+fn a_client_that_waits_for_the_handshake_outlives_its_server() {
+    let place = Place::new();
+    let (listening, connecting) = shaking();
+    let old = listening.listen(&place.name("one")).unwrap();
+    thread::scope(|scope| {
+        let client = scope.spawn(|| connecting.connect(&place.name("one"), PATIENCE));
+        // It stands in the old server's backlog when that ends.
+        let plain = UnixStream::connect(place.path("one")).unwrap();
+        drop(old);
+        drop(plain);
+        let new = listening.listen(&place.name("one")).unwrap();
+        new.accept_deadline(PATIENCE).unwrap();
+        client.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_client_that_says_nothing_does_not_hold_up_the_others() {
+    let place = Place::new();
+    let (listening, connecting) = shaking();
+    let listener = listening.listen(&place.name("one")).unwrap();
+    let _silent: Vec<_> = (0..10).map(|_| UnixStream::connect(place.path("one")).unwrap()).collect();
+    let _torn: Vec<_> = (0..10)
+        .map(|_| {
+            let mut torn = UnixStream::connect(place.path("one")).unwrap();
+            io::Write::write_all(&mut torn, b"pipew").unwrap();
+            torn
+        })
+        .collect();
+    let start = Instant::now();
+    meet(&listener, &connecting);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(listener.counts().accepted, 1);
+}
+
+#[test]
+fn a_file_that_we_may_not_use_is_denied() {
+    if super::is_root() {
+        eprintln!("skipped: root may use every file");
+        return;
+    }
+    let place = Place::new();
+    let _listener = Listener::bind(&place.name("one")).unwrap();
+    fs::set_permissions(place.path("one"), fs::Permissions::from_mode(0o000)).unwrap();
+    assert!(matches!(connect(&place.name("one"), PATIENCE), Err(ConnectError::Denied { .. })));
+}

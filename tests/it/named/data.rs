@@ -1,0 +1,448 @@
+//! Bytes go through whole and in order, and calls end when they shall.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use pipewright::pipe::{
+    Cancel, Cancelled, Direction, PipeMode,
+    named::{ConnectOptions, DrainError, Listener, ListenerOptions, Stream, connect},
+};
+
+use super::{
+    A_WHILE, PATIENCE, Pair, Place, Program, meet, pattern, read_exactly, read_to_end, text, until, write_all,
+};
+
+const MODES: [PipeMode; 3] = [PipeMode::Byte, PipeMode::Message, PipeMode::Framed];
+
+#[test]
+fn s69_s70_s76_bytes_arrive_whole_and_in_order() {
+    for mode in MODES {
+        for size in [0, 1, 42, 1024, 4095, 4096, 10 << 10, 1 << 20, 10 << 20] {
+            let Pair { server, mut client, .. } = Pair::new(mode);
+            let data = pattern(size);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    client.flush().unwrap();
+                    // Messages have a limit; bytes have none.
+                    for piece in data.chunks(if mode == PipeMode::Message { 100_000 } else { usize::MAX }) {
+                        write_all(&client, piece);
+                    }
+                    drop(client);
+                });
+                assert!(read_to_end(&server) == data, "{mode}, {size} bytes");
+            });
+        }
+    }
+}
+
+#[test]
+fn s71_a_read_never_returns_more_than_was_written() {
+    let Pair { server, client, .. } = Pair::bytes();
+    let mut buffer = [0; 1024];
+    let (mut written, mut read) = (0, 0);
+    for round in 0..5_u8 {
+        write_all(&client, &[round; 512]);
+        written += 512;
+        read += server.read_deadline(&mut buffer, PATIENCE).unwrap();
+        assert!(read <= written);
+    }
+    read_exactly(&server, written - read);
+}
+
+#[test]
+fn s72_s73_reads_and_writes_of_nothing_do_nothing() {
+    for mode in MODES {
+        let Pair { mut server, mut client, .. } = Pair::new(mode);
+        assert_eq!(server.read(&mut []).unwrap(), 0);
+        assert_eq!(server.read(&mut []).unwrap(), 0);
+        for piece in ["", "hello", "", "world", ""] {
+            assert_eq!(client.write(piece.as_bytes()).unwrap(), piece.len());
+        }
+        drop(client);
+        assert_eq!(server.read(&mut []).unwrap(), 0);
+        assert_eq!(read_to_end(&server), b"helloworld", "{mode}");
+    }
+}
+
+#[test]
+fn s77_twenty_pairs_at_once() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name("one")).unwrap();
+    let data = pattern(10 << 10);
+    thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| {
+                let client = connect(listener.name(), PATIENCE).unwrap();
+                write_all(&client, &data);
+            });
+            scope.spawn(|| assert!(read_to_end(&listener.accept_deadline(PATIENCE).unwrap()) == data));
+        }
+    });
+}
+
+#[test]
+fn s78_both_directions_at_once_do_not_mix() {
+    for mode in MODES {
+        let Pair { server, client, .. } = Pair::new(mode);
+        let end = Instant::now() + Duration::from_millis(300);
+        let pump = |stream: &Stream, value: u8| {
+            while Instant::now() < end {
+                write_all(stream, &[value; 3000]);
+            }
+            write_all(stream, &[0]);
+        };
+        let drain = |stream: &Stream, value: u8| {
+            let mut buffer = [0; 5000];
+            loop {
+                let count = stream.read_deadline(&mut buffer, PATIENCE).unwrap();
+                let last = buffer[..count].iter().position(|byte| *byte != value);
+                if let Some(at) = last {
+                    assert_eq!((at, buffer[at]), (count - 1, 0), "{mode}");
+                    return;
+                }
+                assert!(count > 0, "the end came early");
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| pump(&server, 1));
+            scope.spawn(|| pump(&client, 2));
+            scope.spawn(|| drain(&server, 2));
+            drain(&client, 1);
+        });
+    }
+}
+
+#[test]
+fn s79_chains_of_writes_and_reads() {
+    for mode in MODES {
+        for (count, write, read) in [(5000, 1, 1), (500, 21, 18), (500, 18, 21), (5, 128_000, 64_000)] {
+            let Pair { server, client, .. } = Pair::new(mode);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    for _ in 0..count {
+                        write_all(&client, &pattern(write));
+                    }
+                    drop(client);
+                });
+                let (mut all, mut buffer) = (0, vec![0; read]);
+                loop {
+                    match server.read_deadline(&mut buffer, PATIENCE).unwrap() {
+                        0 => break,
+                        got => all += got,
+                    }
+                }
+                assert_eq!(all, count * write, "{mode}");
+            });
+        }
+    }
+}
+
+#[test]
+fn s80_flush_never_waits() {
+    let Pair { mut server, client, .. } = Pair::bytes();
+    while server.write_deadline(&[0; 4096], Duration::ZERO).is_ok() {}
+    server.flush().unwrap();
+    drop(client);
+}
+
+#[test]
+fn s81_the_end_comes_after_the_data_and_stays() {
+    for mode in MODES {
+        let Pair { mut server, mut client, .. } = Pair::new(mode);
+        client.write_all(b"rest").unwrap();
+        drop(client);
+        assert_eq!(read_exactly(&server, 4), b"rest");
+        for _ in 0..3 {
+            assert_eq!(server.read(&mut [0]).unwrap(), 0, "{mode}");
+        }
+    }
+}
+
+#[test]
+fn s81_also_when_the_other_side_had_not_read_everything() {
+    for mode in MODES {
+        let Pair { mut server, mut client, .. } = Pair::new(mode);
+        server.write_all(b"never read").unwrap();
+        client.write_all(b"one").unwrap();
+        client.write_all(b"two").unwrap();
+        drop(client);
+        assert_eq!(read_to_end(&server), b"onetwo", "{mode}: a reset loses nothing");
+        assert_eq!(server.read(&mut [0]).unwrap(), 0);
+        assert_eq!(server.write(&[0]).unwrap_err().kind(), ErrorKind::BrokenPipe, "{mode}");
+    }
+}
+
+#[test]
+fn s82_a_pending_read_ends_when_the_writer_goes() {
+    for mode in MODES {
+        let Pair { server, client, .. } = Pair::new(mode);
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| server.read_deadline(&mut [0], PATIENCE));
+            drop(client);
+            assert_eq!(reader.join().unwrap().unwrap(), 0);
+        });
+    }
+}
+
+#[test]
+fn s83_writes_fail_at_once_when_the_reader_is_gone() {
+    for mode in MODES {
+        let Pair { mut server, client, .. } = Pair::new(mode);
+        drop(client);
+        assert_eq!(server.write(&[0]).unwrap_err().kind(), ErrorKind::BrokenPipe, "{mode}");
+        assert_eq!(server.flush().unwrap_err().kind(), ErrorKind::BrokenPipe, "{mode}");
+    }
+}
+
+#[test]
+fn s84_a_pending_write_fails_when_the_reader_goes() {
+    for mode in MODES {
+        let Pair { server, client, .. } = Pair::new(mode);
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                loop {
+                    if let Err(error) = server.write_deadline(&vec![0; 50_000], PATIENCE) {
+                        return error.kind();
+                    }
+                }
+            });
+            until("the pipe is full", || server.write_deadline(&vec![0; 50_000], Duration::ZERO).is_err());
+            drop(client);
+            assert_eq!(writer.join().unwrap(), ErrorKind::BrokenPipe, "{mode}");
+        });
+    }
+}
+
+#[test]
+fn s85_a_clone_and_a_stream_made_from_the_descriptor_work_as_the_original() {
+    let Pair { server, client, .. } = Pair::bytes();
+    let copy = server.clone();
+    write_all(&client, b"ab");
+    assert_eq!(read_exactly(&copy, 1), b"a");
+    drop(server);
+    let again = Stream::from_descriptor(copy.into_descriptor().unwrap(), PipeMode::Byte).unwrap();
+    assert_eq!(read_exactly(&again, 1), b"b");
+    write_all(&again, b"c");
+    assert_eq!(read_exactly(&client, 1), b"c");
+}
+
+fn is_cancelled(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.downcast_ref::<Cancelled>().is_some())
+}
+
+#[test]
+fn s86_what_is_cancelled_already_does_nothing() {
+    for mode in MODES {
+        let Pair { server, client, .. } = Pair::new(mode);
+        let cancel = Cancel::new().unwrap();
+        cancel.cancel();
+        write_all(&client, b"x");
+        assert!(is_cancelled(&server.read_deadline(&mut [0], &cancel).unwrap_err()));
+        assert!(is_cancelled(&client.write_deadline(b"y", &cancel).unwrap_err()), "{mode}");
+        drop(client);
+        assert_eq!(read_to_end(&server), b"x", "{mode}");
+    }
+}
+
+#[test]
+fn s87_a_pending_read_can_be_cancelled_and_loses_nothing() {
+    for mode in MODES {
+        for pause in [Duration::ZERO, A_WHILE] {
+            let Pair { server, client, .. } = Pair::new(mode);
+            let cancel = Cancel::new().unwrap();
+            thread::scope(|scope| {
+                let reader = scope.spawn(|| server.read_deadline(&mut [0; 8], &cancel));
+                // Nothing is there to read: this only waits.
+                client.read_deadline(&mut [0], pause).unwrap_err();
+                cancel.cancel();
+                assert!(is_cancelled(&reader.join().unwrap().unwrap_err()));
+            });
+            write_all(&client, b"after");
+            assert_eq!(read_exactly(&server, 5), b"after", "{mode}");
+        }
+    }
+}
+
+#[test]
+fn s88_a_pending_write_can_be_cancelled() {
+    for mode in MODES {
+        let Pair { server, client, .. } = Pair::new(mode);
+        let cancel = Cancel::new().unwrap();
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                loop {
+                    if let Err(error) = server.write_deadline(&vec![0; 50_000], &cancel) {
+                        return error;
+                    }
+                }
+            });
+            until("the pipe is full", || server.write_deadline(&vec![0; 50_000], Duration::ZERO).is_err());
+            cancel.cancel();
+            let error = writer.join().unwrap();
+            // Part of a frame may be on its way, and that is said instead.
+            assert!(
+                is_cancelled(&error) || (mode == PipeMode::Framed && error.kind() == ErrorKind::TimedOut),
+                "{error}"
+            );
+        });
+        assert!(client.is_connected());
+    }
+}
+
+#[test]
+fn reads_and_writes_have_deadlines() {
+    for mode in MODES {
+        let Pair { server, client, .. } = Pair::new(mode);
+        let start = Instant::now();
+        assert_eq!(server.read_deadline(&mut [0], A_WHILE).unwrap_err().kind(), ErrorKind::TimedOut);
+        assert!(start.elapsed() >= A_WHILE);
+        while client.write_deadline(&[0; 4096], Duration::ZERO).is_ok() {}
+        let start = Instant::now();
+        assert_eq!(client.write_deadline(&[0; 4096], A_WHILE).unwrap_err().kind(), ErrorKind::TimedOut);
+        assert!(start.elapsed() >= A_WHILE);
+    }
+}
+
+#[test]
+fn s107_a_connected_end_can_be_given_to_a_child() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name("one")).unwrap();
+    let (server, client) = meet(&listener, &ConnectOptions::new());
+    let end: OwnedFd = client.into_descriptor().unwrap();
+    let mut child = std::process::Command::new("echo").arg("four").stdout(Stdio::from(end)).spawn().unwrap();
+    assert_eq!(read_to_end(&server), b"four\n", "and the end comes, since nobody here holds the other side");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn s108_ping_pong_across_processes() {
+    use std::io::BufRead;
+    let place = Place::new();
+    let listen = |name, direction| ListenerOptions::new().direction(direction).listen(&place.name(name)).unwrap();
+    let (there, back) = (listen("there", Direction::Out), listen("back", Direction::In));
+    let _child = Program::fixture(&["named-ping-pong", text(&place.path("there")), text(&place.path("back"))]);
+    let mut writer = there.accept_deadline(PATIENCE).unwrap();
+    let reader = back.accept_deadline(PATIENCE).unwrap();
+    let mut lines = io::BufReader::new(&reader).lines();
+    for number in 0..10 {
+        writeln!(writer, "{number}").unwrap();
+        assert_eq!(lines.next().unwrap().unwrap(), format!("pong {number}"));
+    }
+    drop(writer);
+    assert!(lines.next().is_none());
+}
+
+#[test]
+fn s109_buffer_sizes_are_set_and_told_as_they_are() {
+    let Pair { server, client, .. } =
+        Pair::with(&ListenerOptions::new().out_buffer(50_000), &ConnectOptions::new().out_buffer(60_000));
+    assert_eq!(server.out_buffer().unwrap(), 100_000, "the kernel doubles it");
+    assert_eq!(client.out_buffer().unwrap(), 120_000);
+    assert_eq!(client.set_out_buffer(10_000).unwrap(), 20_000);
+    // And it is so.
+    let mut sent = 0;
+    while let Ok(count) = client.write_deadline(&[0; 1000], Duration::ZERO) {
+        sent += count;
+    }
+    assert!((5_000..20_000).contains(&sent), "{sent}");
+}
+
+#[test]
+fn s110_wait_drained_returns_once_everything_is_read() {
+    for mode in MODES {
+        let Pair { server, client, .. } = Pair::new(mode);
+        server.wait_drained(Duration::ZERO).unwrap();
+        write_all(&server, &[0; 1000]);
+        assert!(matches!(server.wait_drained(A_WHILE), Err(DrainError::TimedOut)), "{mode}");
+        thread::scope(|scope| {
+            let drained = scope.spawn(|| server.wait_drained(PATIENCE));
+            read_exactly(&client, 999);
+            if mode == PipeMode::Byte {
+                assert!(matches!(server.wait_drained(A_WHILE), Err(DrainError::TimedOut)), "one byte is left");
+            }
+            read_exactly(&client, 1);
+            drained.join().unwrap().unwrap();
+        });
+        let cancel = Cancel::new().unwrap();
+        cancel.cancel();
+        write_all(&server, &[0]);
+        assert!(matches!(server.wait_drained(&cancel), Err(DrainError::Cancelled)));
+    }
+}
+
+#[test]
+fn s110_a_side_that_goes_without_reading_has_not_drained() {
+    for mode in MODES {
+        let Pair { server, client, .. } = Pair::new(mode);
+        write_all(&server, b"never read");
+        thread::scope(|scope| {
+            let drained = scope.spawn(|| server.wait_drained(PATIENCE));
+            drop(client);
+            assert!(matches!(drained.join().unwrap(), Err(DrainError::PeerGone)), "{mode}");
+        });
+        // Also for who asks later, and after having read the end.
+        assert_eq!(read_to_end(&server), b"");
+        assert!(matches!(server.wait_drained(PATIENCE), Err(DrainError::PeerGone)), "{mode}");
+    }
+    let Pair { server, client, .. } = Pair::bytes();
+    write_all(&server, b"read");
+    read_exactly(&client, 4);
+    drop(client);
+    server.wait_drained(PATIENCE).unwrap();
+}
+
+#[test]
+fn disconnect_after_draining() {
+    let Pair { server, client, listener, .. } = Pair::bytes();
+    write_all(&server, b"important");
+    assert!(matches!(server.disconnect_drained(A_WHILE), Err(DrainError::TimedOut)));
+    assert_eq!((server.is_connected(), listener.instances()), (true, 1));
+    thread::scope(|scope| {
+        let disconnected = scope.spawn(|| server.disconnect_drained(PATIENCE));
+        assert_eq!(read_exactly(&client, 9), b"important");
+        disconnected.join().unwrap().unwrap();
+    });
+    assert_eq!(read_to_end(&client), b"");
+    assert_eq!(listener.instances(), 0);
+}
+
+#[test]
+fn descriptors_pass_when_both_sides_want_it() {
+    let Pair { server, client, .. } = Pair::bytes();
+    let (near, far) = UnixStream::pair().unwrap();
+    client.write_descriptors(b"here", &[far.as_fd(), far.as_fd()], PATIENCE).unwrap();
+    drop(far);
+    let mut buffer = [0; 10];
+    let (count, descriptors) = server.read_descriptors(&mut buffer, PATIENCE).unwrap();
+    assert_eq!((&buffer[..count], descriptors.len()), (&b"here"[..], 2));
+    let mut passed = UnixStream::from(descriptors.into_iter().next().unwrap());
+    passed.write_all(b"through").unwrap();
+    drop(passed);
+    let mut text = String::new();
+    (&near).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "through");
+    let error = client.write_descriptors(b"", &[near.as_fd()], PATIENCE).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let error = client.write_descriptors(b"x", &vec![near.as_fd(); 254], PATIENCE).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn uninvited_descriptors_are_closed() {
+    let Pair { server, client, .. } = Pair::bytes();
+    let (near, far) = UnixStream::pair().unwrap();
+    client.write_descriptors(b"x", &[far.as_fd()], PATIENCE).unwrap();
+    drop(far);
+    assert_eq!(read_exactly(&server, 1), b"x");
+    // The only other holder of the far end was the message.
+    near.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!((&near).read(&mut [0]).unwrap(), 0);
+}

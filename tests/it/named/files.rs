@@ -1,0 +1,289 @@
+//! Names and socket files.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt, symlink},
+        net::{UnixListener, UnixStream},
+    },
+    path::Path,
+    sync::Barrier,
+    thread,
+};
+
+use pipewright::pipe::{
+    name::{NameError, PipeName},
+    named::{Access, ConnectError, ConnectOptions, ListenError, Listener, ListenerOptions},
+};
+
+use super::{PATIENCE, Place, Program, meet, text};
+
+#[test]
+fn s21_s31_an_empty_name_is_refused() {
+    assert!(matches!(PipeName::new(""), Err(NameError::Empty)));
+    assert!(matches!(PipeName::dotnet(""), Err(NameError::Empty)));
+    assert!(matches!(PipeName::abstract_name(""), Err(NameError::Empty)));
+}
+
+#[test]
+fn s22_the_name_anonymous_is_reserved() {
+    for name in ["anonymous", "ANONYMOUS", "Anonymous"] {
+        assert!(matches!(PipeName::new(name), Err(NameError::Reserved)), "{name}");
+        assert!(matches!(PipeName::dotnet(name), Err(NameError::Reserved)), "{name}");
+    }
+    PipeName::new("anonymous2").unwrap();
+}
+
+#[test]
+fn s33_bad_names_are_refused_when_made_with_the_reason() {
+    let refusal = |name: &str| PipeName::new(name).unwrap_err();
+    assert!(matches!(refusal("a/b"), NameError::Slash));
+    assert!(matches!(refusal("a\0b"), NameError::Nul));
+    assert!(matches!(refusal("/tmp/a\0b"), NameError::Nul));
+    assert!(matches!(refusal("/tmp/a/"), NameError::Directory { .. }));
+    assert!(matches!(refusal("/"), NameError::Directory { .. }));
+    assert!(matches!(refusal("/tmp/.."), NameError::Directory { .. }));
+    assert!(matches!(refusal(".lock"), NameError::Hidden));
+    assert!(matches!(refusal(&"x".repeat(250)), NameError::TooLong { bytes: 250, limit: 249 }));
+    assert!(matches!(PipeName::dotnet("a/b"), Err(NameError::Slash)));
+    assert_eq!(io::Error::from(refusal("a/b")).kind(), io::ErrorKind::InvalidInput);
+}
+
+#[test]
+fn a_name_tells_where_it_lives() {
+    assert_eq!(PipeName::new("/some/where").unwrap().path(), Some(Path::new("/some/where")));
+    let dotnet = PipeName::dotnet("x").unwrap();
+    assert_eq!(dotnet.path(), Some(std::env::temp_dir().join("CoreFxPipe_x").as_path()));
+    let private = PipeName::new("build-7").unwrap().to_string();
+    assert!(private.ends_with("/build-7") && private.contains("pipewright"), "{private}");
+    assert_eq!(PipeName::abstract_name("x").unwrap().to_string(), "@x");
+}
+
+#[test]
+fn a_plain_name_lives_in_a_private_directory() {
+    // In a child: the environment of this process is not ours to change.
+    let place = Place::new();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_child-fixture"));
+    let mut server = Program::start(command.args(["named-serve", "plain"]).env("XDG_RUNTIME_DIR", &place.0));
+    assert_eq!(server.line(), "listening");
+    let directory = place.path("pipewright");
+    assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o7777, 0o700);
+    UnixStream::connect(directory.join("plain")).unwrap();
+    assert_eq!(server.finish(), 0);
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o770)).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_child-fixture"));
+    let mut server = Program::start(command.args(["named-serve", "plain"]).env("XDG_RUNTIME_DIR", &place.0));
+    assert_eq!(server.line(), "error: the directory of private pipes cannot be used");
+}
+
+#[test]
+fn s29_s52_a_second_server_of_a_name_is_refused() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name("one")).unwrap();
+    let error = Listener::bind(&place.name("one")).unwrap_err();
+    assert!(matches!(error, ListenError::InUse { .. }), "{error}");
+    assert_eq!(io::Error::from(error).kind(), io::ErrorKind::AddrInUse);
+    // Nobody was disturbed: the one that was refused is not among the first one's clients.
+    let (_server, _client) = meet(&listener, &ConnectOptions::new());
+    assert_eq!(listener.counts().accepted, 1);
+}
+
+#[test]
+fn s29_also_across_processes() {
+    let place = Place::new();
+    let mut server = Program::fixture(&["named-serve", text(&place.path("one"))]);
+    assert_eq!(server.line(), "listening");
+    assert!(matches!(Listener::bind(&place.name("one")), Err(ListenError::InUse { .. })));
+    assert_eq!(server.finish(), 0);
+    Listener::bind(&place.name("one")).unwrap();
+}
+
+#[test]
+fn s30_a_second_server_with_another_direction_is_refused() {
+    let place = Place::new();
+    let _listener = Listener::bind(&place.name("one")).unwrap();
+    let other = ListenerOptions::new().direction(pipewright::pipe::Direction::In).listen(&place.name("one"));
+    assert!(matches!(other, Err(ListenError::InUse { .. })));
+}
+
+#[test]
+fn s55_a_name_can_be_used_again_with_another_limit() {
+    let place = Place::new();
+    drop(ListenerOptions::new().max_instances(1).listen(&place.name("one")).unwrap());
+    let listener = ListenerOptions::new().max_instances(2).listen(&place.name("one")).unwrap();
+    let _first = meet(&listener, &ConnectOptions::new());
+    let _second = meet(&listener, &ConnectOptions::new());
+    assert_eq!(listener.instances(), 2);
+}
+
+#[test]
+fn s103_the_socket_file_has_the_mode_it_shall_have() {
+    let place = Place::new();
+    for (access, mode) in [(Access::CurrentUser, 0o600), (Access::Anyone, 0o666)] {
+        let _listener = ListenerOptions::new().access(access).listen(&place.name("one")).unwrap();
+        assert_eq!(fs::metadata(place.path("one")).unwrap().permissions().mode() & 0o7777, mode, "{access:?}");
+    }
+}
+
+#[test]
+fn s104_plain_sockets_can_be_the_other_side() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name("ours")).unwrap();
+    let mut plain = UnixStream::connect(place.path("ours")).unwrap();
+    let mut server = listener.accept_deadline(PATIENCE).unwrap();
+    plain.write_all(b"ping").unwrap();
+    assert_eq!(super::read_exactly(&server, 4), b"ping");
+    server.write_all(b"pong").unwrap();
+    let mut answer = [0; 4];
+    plain.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"pong");
+
+    let listener = UnixListener::bind(place.path("plain")).unwrap();
+    let mut client = pipewright::pipe::named::connect(&place.name("plain"), PATIENCE).unwrap();
+    let (mut plain, _) = listener.accept().unwrap();
+    client.write_all(b"ping").unwrap();
+    plain.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"ping");
+}
+
+#[test]
+fn s105_the_file_lives_as_long_as_the_server() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name("one")).unwrap();
+    assert!(fs::symlink_metadata(place.path("one")).unwrap().file_type().is_socket());
+    assert_eq!(place.files(), [".one.lock", "one"]);
+    drop(listener);
+    assert_eq!(place.files(), [""; 0]);
+}
+
+#[test]
+fn s106_paths_longer_than_a_socket_address_work() {
+    let place = Place::new();
+    let deep = place.0.join("d".repeat(120)).join("e".repeat(120));
+    fs::create_dir_all(&deep).unwrap();
+    for length in [1, 107, 108, 249] {
+        let path = deep.join("n".repeat(length));
+        let name = PipeName::new(&path).unwrap();
+        let listener = Listener::bind(&name).unwrap();
+        let (server, mut client) = meet(&listener, &ConnectOptions::new());
+        client.write_all(b"long").unwrap();
+        assert_eq!(super::read_exactly(&server, 4), b"long");
+        assert!(matches!(Listener::bind(&name), Err(ListenError::InUse { .. })), "{length}");
+        drop(listener);
+        assert!(!path.exists());
+    }
+    assert_eq!(fs::read_dir(&deep).unwrap().count(), 0);
+}
+
+#[test]
+fn s106_every_length_around_the_limit_works() {
+    let place = Place::new();
+    let base = text(&place.0).len() + 1;
+    for total in 100..116 {
+        let listener = Listener::bind(&place.name(&"n".repeat(total - base))).unwrap();
+        meet(&listener, &ConnectOptions::new());
+    }
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_never_deleted() {
+    let place = Place::new();
+    fs::write(place.path("file"), "precious").unwrap();
+    assert!(matches!(Listener::bind(&place.name("file")), Err(ListenError::NotASocket { .. })));
+    assert_eq!(fs::read_to_string(place.path("file")).unwrap(), "precious");
+    let error = pipewright::pipe::named::connect(&place.name("file"), PATIENCE).unwrap_err();
+    assert!(matches!(error, ConnectError::NotASocket { .. }), "{error}");
+
+    fs::create_dir(place.path("directory")).unwrap();
+    assert!(matches!(Listener::bind(&place.name("directory")), Err(ListenError::NotASocket { .. })));
+    symlink(place.path("file"), place.path("link")).unwrap();
+    assert!(matches!(Listener::bind(&place.name("link")), Err(ListenError::NotASocket { .. })));
+    assert_eq!(place.files(), ["directory", "file", "link"]);
+}
+
+#[test]
+fn a_living_server_of_another_library_is_never_displaced() {
+    let place = Place::new();
+    let plain = UnixListener::bind(place.path("plain")).unwrap();
+    assert!(matches!(Listener::bind(&place.name("plain")), Err(ListenError::InUse { .. })));
+    UnixStream::connect(place.path("plain")).unwrap();
+    drop(plain);
+    // It left its file behind.
+    let listener = Listener::bind(&place.name("plain")).unwrap();
+    meet(&listener, &ConnectOptions::new());
+}
+
+#[test]
+fn a_dead_servers_name_is_taken_over() {
+    let place = Place::new();
+    let mut server = Program::fixture(&["named-serve", text(&place.path("one"))]);
+    assert_eq!(server.line(), "listening");
+    server.kill();
+    assert_eq!(place.files(), [".one.lock", "one"], "SIGKILL leaves the files");
+    let listener = Listener::bind(&place.name("one")).unwrap();
+    meet(&listener, &ConnectOptions::new());
+    drop(listener);
+    assert_eq!(place.files(), [""; 0]);
+}
+
+#[test]
+fn of_many_starters_at_once_exactly_one_becomes_the_server() {
+    let place = Place::new();
+    for round in 0..50 {
+        // Every other round finds the file of a dead server.
+        if round % 2 == 0 {
+            drop(UnixListener::bind(place.path("one")).unwrap());
+        }
+        let start = Barrier::new(8);
+        let servers: Vec<_> = thread::scope(|scope| {
+            let starters: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        start.wait();
+                        Listener::bind(&place.name("one"))
+                    })
+                })
+                .collect();
+            starters.into_iter().map(|starter| starter.join().unwrap()).collect()
+        });
+        let won = servers.iter().filter(|server| server.is_ok()).count();
+        assert_eq!(won, 1, "round {round}: {servers:?}");
+        assert!(
+            servers.iter().filter_map(|server| server.as_ref().err()).all(|e| matches!(e, ListenError::InUse { .. }))
+        );
+        drop(servers);
+        assert_eq!(place.files(), [""; 0]);
+    }
+}
+
+#[test]
+fn drop_removes_only_what_is_ours() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name("one")).unwrap();
+    fs::remove_file(place.path("one")).unwrap();
+    File::create(place.path("one")).unwrap();
+    drop(listener);
+    assert_eq!(place.files(), ["one"]);
+}
+
+#[test]
+fn others_cannot_be_let_into_a_private_directory() {
+    let name = PipeName::new(format!("private-{}", std::process::id())).unwrap();
+    let error = ListenerOptions::new().access(Access::Anyone).listen(&name).unwrap_err();
+    assert!(matches!(error, ListenError::Unreachable { .. }), "{error}");
+}
+
+#[test]
+fn an_abstract_name_works_and_vanishes_with_its_server() {
+    let name = PipeName::abstract_name(format!("pipewright-test-{}", std::process::id())).unwrap();
+    let listener = Listener::bind(&name).unwrap();
+    assert!(matches!(Listener::bind(&name), Err(ListenError::InUse { .. })));
+    meet(&listener, &ConnectOptions::new());
+    drop(listener);
+    drop(Listener::bind(&name).unwrap());
+    let error = ConnectOptions::new().fail_if_absent().connect(&name, PATIENCE).unwrap_err();
+    assert!(matches!(error, ConnectError::NoServer { .. }), "{error}");
+}

@@ -1,0 +1,393 @@
+//! Who is at the other end, and acting as it. What needs another user needs root, and says so when it is skipped.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read},
+    os::{
+        fd::AsRawFd,
+        unix::{
+            fs::{PermissionsExt, chown},
+            process::CommandExt,
+        },
+    },
+    path::PathBuf,
+    process::Command,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    thread,
+};
+
+use pipewright::pipe::{
+    Direction,
+    name::PipeName,
+    named::{
+        Access, ConnectError, ConnectOptions, ImpersonateError, ImpersonationLevel, Listener, ListenerOptions,
+        PeerError, Stream, connect, run_as_client,
+    },
+};
+
+use super::{A_WHILE, PATIENCE, Pair, Place, Program, is_root, meet, shaking, text};
+
+/// A user without a name, and a group that it only has as a supplementary one.
+const STRANGER: u32 = 65_500;
+const CLUB: u32 = 65_501;
+
+/// `true` where there is no other user to be had.
+#[expect(clippy::print_stderr, reason = "who runs the tests should know")]
+fn skipped() -> bool {
+    let skip = !is_root();
+    if skip {
+        eprintln!("skipped: to run a client as another user one must be root");
+    }
+    skip
+}
+
+/// Acting as somebody else shows in the whole process, and some of these tests look at that.
+fn alone() -> MutexGuard<'static, ()> {
+    static WHOLE_PROCESS: Mutex<()> = Mutex::new(());
+    WHOLE_PROCESS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The fixture, where another user can reach it.
+fn reachable_fixture() -> &'static PathBuf {
+    static PLACE: OnceLock<PathBuf> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let path = std::env::temp_dir().join(format!("pipewright-named-fixture-{}", std::process::id()));
+        fs::copy(env!("CARGO_BIN_EXE_child-fixture"), &path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    })
+}
+
+/// A client that runs as another user, with a supplementary group.
+fn stranger(name: &PipeName, level: &str) -> Program {
+    let mut command = Command::new("setpriv");
+    let ids = [format!("--reuid={STRANGER}"), format!("--regid={STRANGER}"), format!("--groups={CLUB}")];
+    command.args(ids).arg(reachable_fixture()).args(["named-client", text(name.path().unwrap()), level]);
+    Program::start(command.process_group(0))
+}
+
+fn accept_stranger(listener: &Listener, level: &str) -> (Stream, Program) {
+    let client = stranger(listener.name(), level);
+    let stream = listener.accept_deadline(PATIENCE).unwrap();
+    (stream, client)
+}
+
+fn open_to_all(place: &Place) -> Listener {
+    ListenerOptions::new().access(Access::Anyone).listen(&place.name("open")).unwrap()
+}
+
+#[test]
+fn s97_the_same_user_gets_in_whatever_the_two_sides_ask() {
+    let place = Place::new();
+    for server in [Access::CurrentUser, Access::Anyone] {
+        for client in [Access::CurrentUser, Access::Anyone] {
+            for (one, other) in [(Direction::In, Direction::Out), (Direction::InOut, Direction::InOut)] {
+                let listener = ListenerOptions::new().access(server).direction(one).listen(&place.name("one")).unwrap();
+                meet(&listener, &ConnectOptions::new().server(client).direction(other));
+            }
+        }
+    }
+}
+
+#[test]
+fn s97_many_servers_on_many_threads() {
+    let place = Place::new();
+    thread::scope(|scope| {
+        for number in 0..20 {
+            let place = &place;
+            scope.spawn(move || {
+                let listener = Listener::bind(&place.name(&format!("server-{number}"))).unwrap();
+                meet(&listener, &ConnectOptions::new());
+            });
+        }
+    });
+}
+
+#[test]
+fn s98_other_users_are_refused_and_the_accepting_goes_on() {
+    if skipped() {
+        return;
+    }
+    let place = Place::new();
+    // The file's mode keeps them out already; here somebody has opened it.
+    let listener = Listener::bind(&place.name("ours")).unwrap();
+    let mut kept_out = stranger(listener.name(), "plain");
+    assert!(kept_out.line().contains("denied"));
+    fs::set_permissions(place.path("ours"), fs::Permissions::from_mode(0o666)).unwrap();
+    thread::scope(|scope| {
+        let accepted = scope.spawn(|| listener.accept_deadline(PATIENCE));
+        let mut refused = stranger(listener.name(), "plain");
+        assert!(refused.line().starts_with("connected"), "it stands in the backlog");
+        assert_eq!(refused.finish(), 0, "and then at the end of its stream");
+        let _client = connect(listener.name(), PATIENCE).unwrap();
+        assert_eq!(accepted.join().unwrap().unwrap().peer().unwrap().uid(), 0);
+    });
+    assert_eq!((listener.counts().accepted, listener.counts().refused), (1, 1));
+
+    // With a handshake it is told why.
+    let (listening, _) = shaking();
+    let listener = listening.listen(&place.name("shaking")).unwrap();
+    fs::set_permissions(place.path("shaking"), fs::Permissions::from_mode(0o666)).unwrap();
+    let mut refused = stranger(listener.name(), "identification");
+    listener.accept_deadline(A_WHILE * 10).unwrap_err();
+    assert!(refused.line().contains("denied"));
+    assert_eq!(listener.counts().refused, 1);
+}
+
+#[test]
+fn s98_a_client_refuses_the_server_of_another_user() {
+    if skipped() {
+        return;
+    }
+    let place = Place::new();
+    let listener = open_to_all(&place);
+    let mut client = stranger(listener.name(), "current-user");
+    assert!(client.line().contains("runs as user 0, who is not trusted here"));
+    // And root the server of a user: a directory of the user's, and its server in there.
+    fs::create_dir(place.path("theirs")).unwrap();
+    chown(place.path("theirs"), Some(STRANGER), Some(STRANGER)).unwrap();
+    let mut command = Command::new(reachable_fixture());
+    let path = place.path("theirs/server");
+    let mut server = Program::start(command.args(["named-serve", text(&path)]).uid(STRANGER).gid(STRANGER));
+    assert_eq!(server.line(), "listening");
+    let error = connect(&place.name("theirs/server"), PATIENCE).unwrap_err();
+    assert!(matches!(error, ConnectError::WrongServer { uid: STRANGER, .. }), "{error}");
+    ConnectOptions::new().server(Access::Anyone).connect(&place.name("theirs/server"), PATIENCE).unwrap();
+}
+
+#[test]
+fn a_group_gets_in() {
+    if skipped() {
+        return;
+    }
+    let place = Place::new();
+    let listener = ListenerOptions::new().access(Access::Group(CLUB)).listen(&place.name("club")).unwrap();
+    let found = fs::metadata(place.path("club")).unwrap();
+    assert_eq!(found.permissions().mode() & 0o7777, 0o660);
+    assert_eq!(std::os::unix::fs::MetadataExt::gid(&found), CLUB);
+    let (stream, mut client) = accept_stranger(&listener, "plain");
+    assert_eq!(client.line(), format!("connected Groups:\t{CLUB}"));
+    assert_eq!(stream.peer().unwrap().uid(), STRANGER);
+    drop(listener);
+    // Not in this group.
+    let listener = ListenerOptions::new().access(Access::Group(1)).listen(&place.name("club")).unwrap();
+    assert!(stranger(listener.name(), "plain").line().contains("denied"));
+}
+
+#[test]
+fn s99_the_other_side_is_known_by_all_its_ids() {
+    let Pair { server, client, .. } = Pair::bytes();
+    for end in [&server, &client] {
+        let peer = end.peer().unwrap();
+        assert_eq!(peer.pid(), Some(std::process::id()));
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        assert!(status.contains(&format!("Uid:\t{0}\t{0}", peer.uid())));
+        assert!(status.contains(&format!("Gid:\t{0}\t{0}", peer.gid())));
+        assert!(peer.pidfd().is_some_and(|pidfd| pidfd.as_raw_fd() > 2));
+        if is_root() {
+            assert_eq!(peer.user_name().unwrap().as_deref(), Some("root"));
+        }
+    }
+}
+
+#[test]
+fn s99_also_another_user_and_its_groups() {
+    if skipped() {
+        return;
+    }
+    let place = Place::new();
+    let listener = open_to_all(&place);
+    let (stream, client) = accept_stranger(&listener, "plain");
+    let peer = stream.peer().unwrap();
+    assert_eq!((peer.uid(), peer.gid(), peer.groups()), (STRANGER, STRANGER, &[CLUB][..]));
+    assert_eq!(peer.pid(), Some(client.child.id()));
+    assert_eq!(peer.user_name().unwrap(), None, "it has no name");
+}
+
+#[test]
+fn s100_an_anonymous_client_is_not_asked_about() {
+    for level in [ImpersonationLevel::Anonymous, ImpersonationLevel::Identification, ImpersonationLevel::Impersonation]
+    {
+        let pair = Pair::with(&ListenerOptions::new().handshake(), &ConnectOptions::new().handshake(level));
+        assert_eq!(pair.server.level(), Some(level));
+        match pair.server.peer() {
+            Err(PeerError::Anonymous) => assert_eq!(level, ImpersonationLevel::Anonymous),
+            other => assert_eq!(other.unwrap().pid(), Some(std::process::id())),
+        }
+        pair.client.peer().unwrap();
+    }
+}
+
+fn own_status(name: &str) -> String {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+    status.lines().find(|line| line.starts_with(name)).unwrap().replace('\t', " ")
+}
+
+#[test]
+fn s101_the_closure_runs_with_all_ids_of_the_client_and_nobody_else_does() {
+    if skipped() {
+        return;
+    }
+    let _alone = alone();
+    let place = Place::new();
+    let listener = open_to_all(&place);
+    let (stream, _client) = accept_stranger(&listener, "impersonation");
+    let (stream_2, _client_2) = accept_stranger(&listener, "plain");
+    drop(stream);
+    let before = (own_status("Uid"), own_status("Gid"), own_status("Groups"), own_status("CapEff"), dumpable());
+    let inside = run_as_client(&stream_2, || {
+        let others = fs::read_dir("/proc/self/task").map(|tasks| {
+            tasks
+                .filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
+                .filter(|status| status.contains("Uid:\t0\t0\t0\t0"))
+                .count()
+        });
+        let ids = ["Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapAmb"].map(own_status);
+        (ids, others.is_ok_and(|count| count > 0), dumpable())
+    })
+    .unwrap();
+    let uid = STRANGER;
+    let none = "0000000000000000";
+    assert_eq!(
+        inside.0,
+        [
+            format!("Uid: {uid} {uid} {uid} {uid}"),
+            format!("Gid: {uid} {uid} {uid} {uid}"),
+            format!("Groups: {CLUB} "),
+            format!("CapInh: {none}"),
+            format!("CapPrm: {none}"),
+            format!("CapEff: {none}"),
+            format!("CapAmb: {none}"),
+        ]
+    );
+    assert!(inside.1, "the host's other threads are root still");
+    assert_eq!(inside.2, 0, "or the client could trace the thread, and own the server");
+    let after = (own_status("Uid"), own_status("Gid"), own_status("Groups"), own_status("CapEff"), dumpable());
+    assert_eq!(before, after);
+}
+
+/// 1: the process may be dumped and traced by its own user.
+fn dumpable() -> i32 {
+    #[expect(unsafe_code, reason = "std has no prctl")]
+    // SAFETY: PR_GET_DUMPABLE takes no argument.
+    unsafe {
+        libc::prctl(libc::PR_GET_DUMPABLE)
+    }
+}
+
+#[test]
+fn s101_the_clients_files_open_and_roots_do_not() {
+    if skipped() {
+        return;
+    }
+    let _alone = alone();
+    let place = Place::new();
+    let write = |name: &str, owner: u32, group: u32, mode| {
+        fs::write(place.path(name), name).unwrap();
+        fs::set_permissions(place.path(name), fs::Permissions::from_mode(mode)).unwrap();
+        chown(place.path(name), Some(owner), Some(group)).unwrap();
+        place.path(name)
+    };
+    let theirs = write("theirs", STRANGER, STRANGER, 0o600);
+    let clubs = write("clubs", 0, CLUB, 0o640);
+    let roots = write("roots", 0, 0, 0o600);
+    let roots_group = write("roots-group", 0, 0, 0o640);
+    let (listening, _) = shaking();
+    let listener = listening.access(Access::Anyone).listen(&place.name("open")).unwrap();
+    let (stream, _client) = accept_stranger(&listener, "impersonation");
+    let read = |path: &PathBuf| stream.run_as_client(|| fs::read_to_string(path)).unwrap();
+    assert_eq!(read(&theirs).unwrap(), "theirs");
+    assert_eq!(read(&clubs).unwrap(), "clubs");
+    assert_eq!(read(&roots).unwrap_err().kind(), ErrorKind::PermissionDenied);
+    assert_eq!(read(&roots_group).unwrap_err().kind(), ErrorKind::PermissionDenied, "not by root's group either");
+    let shell = stream.run_as_client(|| Command::new("sh").args(["-c", "id -u; id -G"]).output()).unwrap().unwrap();
+    assert_eq!(String::from_utf8(shell.stdout).unwrap(), format!("{STRANGER}\n{STRANGER} {CLUB}\n"));
+    assert!(fs::read_to_string(&roots).is_ok(), "we are root as before");
+}
+
+#[test]
+fn s102_the_library_obeys_what_the_client_allows() {
+    for (level, runs) in [
+        (ImpersonationLevel::Anonymous, false),
+        (ImpersonationLevel::Identification, false),
+        (ImpersonationLevel::Impersonation, true),
+    ] {
+        let pair = Pair::with(&ListenerOptions::new().handshake(), &ConnectOptions::new().handshake(level));
+        let mut ran = false;
+        let outcome = pair.server.run_as_client(|| ran = true);
+        assert_eq!((outcome.is_ok(), ran), (runs, runs), "{level:?}");
+        if let Err(error) = outcome {
+            assert!(matches!(error, ImpersonateError::NotAllowed { allowed } if allowed == level), "{error}");
+        }
+    }
+}
+
+#[test]
+fn results_and_panics_come_back_and_equal_ids_need_no_privilege() {
+    let Pair { server, .. } = Pair::bytes();
+    let borrowed = String::from("borrowed");
+    assert_eq!(server.run_as_client(|| borrowed.len()).unwrap(), 8);
+    let name = server.run_as_client(|| thread::current().name().map(str::to_owned)).unwrap();
+    assert_ne!(name.as_deref(), thread::current().name(), "a thread of its own");
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| server.run_as_client(|| panic!("inside"))));
+    assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"inside"));
+}
+
+#[test]
+fn without_privilege_nothing_runs() {
+    if skipped() {
+        return;
+    }
+    let place = Place::new();
+    fs::create_dir(place.path("theirs")).unwrap();
+    chown(place.path("theirs"), Some(STRANGER), Some(STRANGER)).unwrap();
+    let path = place.path("theirs/server");
+    let mut command = Command::new(reachable_fixture());
+    let mut server = Program::start(command.args(["named-as-client", text(&path)]).uid(STRANGER).gid(STRANGER));
+    assert_eq!(server.line(), "listening");
+    let mut client =
+        ConnectOptions::new().server(Access::Anyone).connect(&place.name("theirs/server"), PATIENCE).unwrap();
+    assert_eq!(server.line(), "no privilege to act as user 0; CAP_SETUID and CAP_SETGID are needed; ran: false");
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn ids_that_are_not_mapped_are_refused() {
+    if skipped() {
+        return;
+    }
+    let place = Place::new();
+    let listener = open_to_all(&place);
+    let mut command = Command::new(reachable_fixture());
+    command.args(["named-client", text(&place.path("open")), "plain"]).uid(65_534).gid(STRANGER);
+    let _client = Program::start(&mut command);
+    let stream = listener.accept_deadline(PATIENCE).unwrap();
+    let mut ran = false;
+    let error = stream.run_as_client(|| ran = true).unwrap_err();
+    assert!(matches!(error, ImpersonateError::Unmapped { id } if id.get() == 65_534), "{error}");
+    assert!(!ran);
+}
+
+#[test]
+fn many_run_at_once_and_the_process_is_as_before() {
+    if skipped() {
+        return;
+    }
+    let _alone = alone();
+    let place = Place::new();
+    let listener = open_to_all(&place);
+    let (stream, _client) = accept_stranger(&listener, "plain");
+    let before = dumpable();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let (uid, inside) = stream.run_as_client(|| (own_status("Uid"), dumpable())).unwrap();
+                    assert_eq!((uid, inside), (format!("Uid: {STRANGER} {STRANGER} {STRANGER} {STRANGER}"), 0));
+                }
+            });
+        }
+    });
+    assert_eq!(dumpable(), before);
+    assert_eq!(own_status("Uid"), "Uid: 0 0 0 0");
+}

@@ -1,0 +1,286 @@
+//! Several clients, and the states that a stream goes through.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    thread,
+    time::{Duration, Instant},
+};
+
+use pipewright::pipe::{
+    Direction, PipeMode,
+    named::{AcceptError, ConnectOptions, DrainError, Listener, ListenerOptions, PeerError, connect},
+};
+
+use super::{A_WHILE, PATIENCE, Pair, Place, byte, meet, put, shaking, until};
+
+#[test]
+fn s50_one_instance_serves_clients_one_after_the_other() {
+    for count in [1, 3] {
+        let place = Place::new();
+        let listener = ListenerOptions::new().max_instances(1).listen(&place.name("one")).unwrap();
+        let clients: Vec<_> = (0..count).map(|_| connect(listener.name(), PATIENCE).unwrap()).collect();
+        for (number, mut client) in (0..).zip(clients) {
+            let mut server = listener.accept_deadline(PATIENCE).unwrap();
+            assert!(matches!(listener.accept_deadline(Duration::ZERO), Err(AcceptError::TimedOut)));
+            put(&mut server, number);
+            assert_eq!(byte(&mut client), number);
+            put(&mut client, number + 1);
+            assert_eq!(byte(&mut server), number + 1);
+            server.disconnect().unwrap();
+            assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        }
+    }
+}
+
+#[test]
+fn s51_instances_serve_clients_at_once() {
+    for (instances, clients) in [(1, 1), (1, 4), (4, 1), (4, 4)] {
+        let place = Place::new();
+        let listener = ListenerOptions::new().max_instances(instances).listen(&place.name("one")).unwrap();
+        thread::scope(|scope| {
+            for _ in 0..instances {
+                scope.spawn(|| {
+                    for server in listener.incoming() {
+                        let mut server = server.unwrap();
+                        let got = byte(&mut server);
+                        put(&mut server, got);
+                    }
+                });
+            }
+            let clients: Vec<_> = (0..clients)
+                .map(|number| {
+                    let name = listener.name();
+                    scope.spawn(move || {
+                        let mut client = connect(name, PATIENCE).unwrap();
+                        put(&mut client, number);
+                        assert_eq!(byte(&mut client), number);
+                    })
+                })
+                .collect();
+            for client in clients {
+                client.join().unwrap();
+            }
+            listener.shutdown();
+        });
+        assert_eq!(listener.counts().accepted, u64::from(clients));
+        assert_eq!(listener.instances(), 0);
+    }
+}
+
+#[test]
+fn s56_instances_without_a_limit() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name("one")).unwrap();
+    let pairs: Vec<_> = (0..5).map(|_| meet(&listener, &ConnectOptions::new())).collect();
+    assert_eq!(listener.instances(), 5);
+    drop(pairs);
+    assert_eq!(listener.instances(), 0);
+}
+
+#[test]
+fn s57_of_two_threads_that_wait_one_gives_up_and_the_other_gets_the_client() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name("one")).unwrap();
+    thread::scope(|scope| {
+        let patient = scope.spawn(|| listener.accept_deadline(PATIENCE));
+        assert!(matches!(listener.accept_deadline(A_WHILE), Err(AcceptError::TimedOut)));
+        let _client = connect(listener.name(), PATIENCE).unwrap();
+        patient.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn s58_the_number_of_instances_is_known() {
+    let place = Place::new();
+    let listener = ListenerOptions::new().max_instances(3).listen(&place.name("one")).unwrap();
+    let (server, _client) = meet(&listener, &ConnectOptions::new());
+    let copy = server.clone();
+    assert_eq!(listener.instances(), 1, "a clone is the same instance");
+    drop(server);
+    assert_eq!(listener.instances(), 1);
+    copy.disconnect().unwrap();
+    assert_eq!(listener.instances(), 0, "disconnected");
+}
+
+#[test]
+fn shutdown_wakes_everybody_and_turns_new_clients_away() {
+    let place = Place::new();
+    let (listening, connecting) = shaking();
+    for options in [ListenerOptions::new(), listening.max_instances(1)] {
+        let listener = options.listen(&place.name("one")).unwrap();
+        thread::scope(|scope| {
+            let waiting: Vec<_> = (0..3).map(|_| scope.spawn(|| listener.accept())).collect();
+            listener.shutdown();
+            for one in waiting {
+                assert!(matches!(one.join().unwrap(), Err(AcceptError::ShutDown)));
+            }
+        });
+        assert!(listener.incoming().next().is_none());
+        assert!(matches!(listener.accept_deadline(PATIENCE), Err(AcceptError::ShutDown)));
+        connecting.clone().fail_if_absent().connect(listener.name(), PATIENCE).unwrap_err();
+    }
+}
+
+#[test]
+fn clients_that_vanish_do_not_end_the_accepting() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name("plain")).unwrap();
+    for _ in 0..5 {
+        drop(connect(listener.name(), PATIENCE).unwrap());
+    }
+    let mut talker = connect(listener.name(), PATIENCE).unwrap();
+    put(&mut talker, 9);
+    drop(talker);
+    for _ in 0..5 {
+        assert_eq!(listener.accept_deadline(PATIENCE).unwrap().read(&mut [0]).unwrap(), 0);
+    }
+    assert_eq!(byte(&mut listener.accept_deadline(PATIENCE).unwrap()), 9, "what it said before it went");
+
+    let (listening, connecting) = shaking();
+    let listener = listening.listen(&place.name("shaking")).unwrap();
+    for _ in 0..5 {
+        drop(UnixStream::connect(place.path("shaking")).unwrap());
+        let mut stranger = UnixStream::connect(place.path("shaking")).unwrap();
+        stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    }
+    meet(&listener, &connecting);
+    let counts = listener.counts();
+    assert_eq!((counts.accepted, counts.refused, counts.vanished), (1, 5, 5));
+}
+
+#[test]
+fn s61_after_disconnect_nothing_works_on_this_side() {
+    let Pair { mut server, listener, client, _place } = Pair::bytes();
+    server.disconnect().unwrap();
+    let kind = |result: io::Result<()>| result.unwrap_err().kind();
+    assert_eq!(kind(server.disconnect()), ErrorKind::NotConnected);
+    assert_eq!(kind(server.read(&mut [0]).map(drop)), ErrorKind::NotConnected);
+    assert_eq!(kind(server.write(&[0]).map(drop)), ErrorKind::NotConnected);
+    assert_eq!(kind(server.flush()), ErrorKind::NotConnected);
+    assert!(matches!(server.peer(), Err(PeerError::Disconnected)));
+    assert!(matches!(server.wait_drained(PATIENCE), Err(DrainError::Os(_))));
+    assert!(!server.is_connected() && !client.is_connected());
+    // And the next client can come.
+    meet(&listener, &ConnectOptions::new());
+}
+
+#[test]
+fn s62_after_the_servers_disconnect_the_client_reads_the_end_and_cannot_write() {
+    let Pair { mut server, mut client, .. } = Pair::bytes();
+    server.write_all(b"last").unwrap();
+    server.disconnect().unwrap();
+    assert_eq!(super::read_exactly(&client, 4), b"last");
+    for _ in 0..3 {
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    }
+    assert_eq!(client.write(&[0]).unwrap_err().kind(), ErrorKind::BrokenPipe);
+    assert_eq!(client.flush().unwrap_err().kind(), ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn s64_a_server_whose_client_is_gone_knows_it() {
+    let Pair { server, client, listener, _place } = Pair::bytes();
+    assert!(server.is_connected());
+    drop(client);
+    assert!(!server.is_connected());
+    assert_eq!(server.peer().unwrap().pid(), Some(std::process::id()), "and still knows who it was");
+    meet(&listener, &ConnectOptions::new());
+}
+
+#[test]
+fn is_connected_tells_the_truth_while_there_is_still_something_to_read() {
+    for mode in [PipeMode::Byte, PipeMode::Message, PipeMode::Framed] {
+        let Pair { server, mut client, .. } = Pair::new(mode);
+        client.write_all(b"unread").unwrap();
+        drop(client);
+        assert!(!server.is_connected());
+        assert_eq!(super::read_to_end(&server), b"unread");
+    }
+}
+
+#[test]
+fn a_side_that_only_ended_its_writing_is_still_there() {
+    let Pair { server, client, .. } = Pair::bytes();
+    let plain = UnixStream::from(client.into_descriptor().unwrap());
+    plain.shutdown(Shutdown::Write).unwrap();
+    assert!(server.is_connected());
+    assert_eq!(super::read_to_end(&server), b"");
+    super::write_all(&server, b"still");
+    assert_eq!(
+        super::read_exactly(&super::Stream::from_descriptor(plain.into(), PipeMode::Byte).unwrap(), 5),
+        b"still"
+    );
+}
+
+#[test]
+fn s67_ends_go_one_way() {
+    let listening = ListenerOptions::new().direction(Direction::Out);
+    let connecting = ConnectOptions::new().direction(Direction::In);
+    let Pair { mut server, mut client, .. } = Pair::with(&listening, &connecting);
+    let kind = |result: io::Result<()>| result.unwrap_err().kind();
+    assert_eq!(kind(server.read(&mut [0]).map(drop)), ErrorKind::Unsupported);
+    assert_eq!(kind(server.read(&mut []).map(drop)), ErrorKind::Unsupported);
+    assert_eq!(kind(client.write(&[0]).map(drop)), ErrorKind::Unsupported);
+    assert_eq!(kind(client.flush()), ErrorKind::Unsupported);
+    assert!(
+        matches!(client.wait_drained(PATIENCE), Err(DrainError::Os(error)) if error.kind() == ErrorKind::Unsupported)
+    );
+    put(&mut server, 3);
+    assert_eq!(byte(&mut client), 3);
+    assert!(server.is_connected() && client.is_connected());
+    drop(server);
+    assert!(!client.is_connected());
+}
+
+#[test]
+fn disconnect_wakes_whoever_waits_in_a_read_or_a_write() {
+    for mode in [PipeMode::Byte, PipeMode::Message, PipeMode::Framed] {
+        let Pair { server, client, .. } = Pair::new(mode);
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| (&server).read(&mut [0]));
+            let writer = scope.spawn(|| {
+                loop {
+                    if let Err(error) = (&server).write(&[0; 4096]) {
+                        return error.kind();
+                    }
+                }
+            });
+            // It waits once nothing fits any more: then nobody else can send either.
+            until("the pipe is full", || server.write_deadline(&[0], Duration::ZERO).is_err());
+            server.disconnect().unwrap();
+            assert_eq!(reader.join().unwrap().unwrap_or(0), 0);
+            let kind = writer.join().unwrap();
+            assert!(matches!(kind, ErrorKind::BrokenPipe | ErrorKind::NotConnected), "{kind}");
+        });
+        drop(client);
+    }
+}
+
+#[test]
+fn dropping_a_half_ends_its_direction_only() {
+    let Pair { server, mut client, .. } = Pair::bytes();
+    let (mut reader, mut writer) = server.split();
+    writer.write_all(b"all").unwrap();
+    drop(writer);
+    assert_eq!(super::read_to_end(&client), b"all");
+    client.write_all(b"answer").unwrap();
+    let mut answer = [0; 6];
+    reader.read_exact(&mut answer).unwrap();
+    drop(reader);
+    assert_eq!(client.write(b"more").unwrap_err().kind(), ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn out_of_descriptors_does_not_spin_and_loses_no_client() {
+    // In a process of its own, as the limit is the process's.
+    let place = Place::new();
+    let mut server = super::Program::fixture(&["named-starved", super::text(&place.path("one"))]);
+    assert_eq!(server.line(), "listening");
+    let mut client = connect(&place.name("one"), PATIENCE).unwrap();
+    assert_eq!(server.line(), "starved", "nobody was accepted in half a second, and no time was used");
+    let start = Instant::now();
+    writeln!(server.child.stdin.as_mut().unwrap()).unwrap();
+    assert_eq!(byte(&mut client), 1, "accepted after {:?}", start.elapsed());
+}

@@ -1,0 +1,373 @@
+//! Whole messages: by the kernel, and framed.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    os::{fd::AsFd, unix::net::UnixStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use pipewright::pipe::{
+    Cancel, Direction, PipeMode,
+    named::{ConnectOptions, ListenerOptions, MessageError, MessageStream, Stream},
+};
+
+use super::{A_WHILE, PATIENCE, Pair, Place, meet, pattern, recv};
+
+const MODES: [PipeMode; 2] = [PipeMode::Message, PipeMode::Framed];
+
+fn read(stream: &MessageStream, size: usize) -> (Vec<u8>, bool) {
+    let mut buffer = vec![0; size];
+    let count = stream.read_deadline(&mut buffer, PATIENCE).unwrap();
+    buffer.truncate(count);
+    (buffer, stream.is_message_complete())
+}
+
+#[test]
+fn s89_messages_keep_their_borders() {
+    for mode in MODES {
+        let (server, client) = Pair::messages(mode);
+        for message in [&b"four"[..], b"to", b"more"] {
+            client.send(message).unwrap();
+        }
+        for message in [&b"four"[..], b"to", b"more"] {
+            assert_eq!(read(&server, 100), (message.to_vec(), true), "{mode}");
+        }
+    }
+}
+
+#[test]
+fn s90_a_read_that_is_one_byte_short() {
+    for mode in MODES {
+        let (server, client) = Pair::messages(mode);
+        client.send(b"12345").unwrap();
+        client.send(b"next").unwrap();
+        assert_eq!(read(&server, 4), (b"1234".to_vec(), false), "{mode}");
+        assert_eq!(read(&server, 100), (b"5".to_vec(), true));
+        assert_eq!(read(&server, 4), (b"next".to_vec(), true), "exactly as long as the buffer");
+    }
+}
+
+#[test]
+fn s91_a_message_in_three_reads() {
+    for mode in MODES {
+        let (server, client) = Pair::messages(mode);
+        client.send(b"12345").unwrap();
+        assert_eq!(read(&server, 2), (b"12".to_vec(), false), "{mode}");
+        assert_eq!(read(&server, 2), (b"34".to_vec(), false));
+        assert_eq!(read(&server, 2), (b"5".to_vec(), true));
+        client.send(b"in part, then whole").unwrap();
+        assert_eq!(read(&server, 2), (b"in".to_vec(), false));
+        assert_eq!(recv(&server).unwrap(), b" part, then whole");
+    }
+}
+
+#[test]
+fn s92_from_the_server_to_the_client_too_one_way_or_both() {
+    for mode in MODES {
+        for (server, client) in [(Direction::Out, Direction::In), (Direction::InOut, Direction::InOut)] {
+            let Pair { server, client, .. } = Pair::with(
+                &ListenerOptions::new().mode(mode).direction(server),
+                &ConnectOptions::new().mode(mode).direction(client),
+            );
+            let (server, client) = (server.into_messages().unwrap(), client.into_messages().unwrap());
+            server.send(b"12345").unwrap();
+            assert_eq!(read(&client, 2), (b"12".to_vec(), false), "{mode}");
+            assert_eq!(read(&client, 3), (b"345".to_vec(), true));
+        }
+    }
+}
+
+#[test]
+fn s93_a_byte_pipe_has_no_messages() {
+    let Pair { server, .. } = Pair::bytes();
+    assert_eq!(server.into_messages().unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn an_empty_message_is_not_the_end() {
+    for mode in MODES {
+        let (server, client) = Pair::messages(mode);
+        client.send(b"").unwrap();
+        client.send(b"").unwrap();
+        client.send(b"x").unwrap();
+        client.send(b"").unwrap();
+        assert_eq!(recv(&server).as_deref(), Some(&b""[..]), "{mode}");
+        assert_eq!((read(&server, 10), server.is_at_end()), ((b"".to_vec(), true), false));
+        assert_eq!(recv(&server).as_deref(), Some(&b"x"[..]));
+        drop(client);
+        assert_eq!(recv(&server).as_deref(), Some(&b""[..]), "{mode}");
+        assert_eq!(recv(&server), None);
+        assert_eq!((read(&server, 10), server.is_at_end()), ((b"".to_vec(), true), true));
+        assert_eq!(recv(&server), None);
+    }
+}
+
+#[test]
+fn an_empty_message_sent_before_the_accept_is_not_the_end() {
+    let place = Place::new();
+    let listener = ListenerOptions::new().mode(PipeMode::Message).listen(&place.name("one")).unwrap();
+    let options = ConnectOptions::new().mode(PipeMode::Message);
+    let client = options.connect(listener.name(), PATIENCE).unwrap().into_messages().unwrap();
+    client.send(b"").unwrap();
+    drop(client);
+    let server = listener.accept_deadline(PATIENCE).unwrap().into_messages().unwrap();
+    assert_eq!(recv(&server).as_deref(), Some(&b""[..]));
+    assert_eq!(recv(&server), None);
+}
+
+#[test]
+fn a_reset_comes_before_messages_and_loses_none() {
+    for mode in MODES {
+        let (server, client) = Pair::messages(mode);
+        server.send(b"never read").unwrap();
+        for number in 0..5_u8 {
+            client.send(&[number]).unwrap();
+        }
+        client.send(b"").unwrap();
+        drop(client);
+        for number in 0..5_u8 {
+            assert_eq!(recv(&server).unwrap(), [number], "{mode}");
+        }
+        assert_eq!(recv(&server).unwrap(), b"");
+        assert_eq!(recv(&server), None);
+        assert!(matches!(server.send(b"x"), Err(MessageError::PeerGone)), "{mode}");
+    }
+}
+
+#[test]
+fn the_longest_message_goes_through_and_one_more_byte_is_refused() {
+    for mode in MODES {
+        let Pair { server, client, .. } =
+            Pair::with(&ListenerOptions::new().mode(mode), &ConnectOptions::new().mode(mode).max_message(300_000));
+        let (server, client) = (server.into_messages().unwrap(), client.into_messages().unwrap());
+        let limit = client.limit().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let error = client.send(&vec![1; limit + 1]).unwrap_err();
+                let MessageError::TooLarge { bytes, limit: told } = error else { panic!("{error}") };
+                assert_eq!((bytes, told), (limit + 1, limit), "{mode}");
+                client.send(&pattern(limit)).unwrap();
+            });
+            assert!(recv(&server).unwrap() == pattern(limit), "{mode}: and nothing of the refused one");
+        });
+    }
+}
+
+#[test]
+fn the_limit_of_messages_can_be_raised() {
+    let (server, client) = Pair::messages(PipeMode::Message);
+    let before = client.limit().unwrap();
+    let buffer = client.as_stream().set_out_buffer(1 << 20).unwrap();
+    assert_eq!((buffer, client.limit().unwrap()), (2 << 20, (2 << 20) - 32));
+    assert!(before < 1 << 20);
+    thread::scope(|scope| {
+        scope.spawn(|| client.send(&pattern(1 << 20)).unwrap());
+        assert!(recv(&server).unwrap() == pattern(1 << 20));
+    });
+    // As far as the kernel finds memory in one piece.
+    client.as_stream().set_out_buffer(64 << 20).unwrap();
+    let limit = client.limit().unwrap();
+    assert!(limit <= 4 << 20);
+    assert!(matches!(client.send(&vec![0; 8 << 20]), Err(MessageError::TooLarge { .. })));
+}
+
+#[test]
+fn a_framed_message_of_16_mib() {
+    let (server, client) = Pair::messages(PipeMode::Framed);
+    let limit = client.limit().unwrap();
+    assert_eq!(limit, 16 << 20);
+    thread::scope(|scope| {
+        scope.spawn(|| client.send(&pattern(limit)).unwrap());
+        assert!(recv(&server).unwrap() == pattern(limit));
+    });
+}
+
+#[test]
+fn a_frame_that_is_announced_too_long_ends_the_stream_and_costs_nothing() {
+    let Pair { server, mut client, .. } = framed_against_plain();
+    let server = server.into_messages().unwrap();
+    client.write_all(&u32::MAX.to_be_bytes()).unwrap();
+    let error = server.recv_deadline(PATIENCE).unwrap_err();
+    assert!(matches!(error, MessageError::TooLarge { bytes: 0xffff_ffff, .. }), "{error}");
+    assert_eq!(recv(&server), None);
+}
+
+/// The client's end is one of bytes.
+fn framed_against_plain() -> Pair {
+    Pair::with(&ListenerOptions::new().mode(PipeMode::Framed), &ConnectOptions::new())
+}
+
+#[test]
+fn a_frame_in_single_bytes_and_one_that_is_cut_off() {
+    let Pair { server, mut client, .. } = framed_against_plain();
+    let server = server.into_messages().unwrap();
+    for byte in *b"\0\0\0\x03abc\0\0\0\x05de" {
+        assert!(matches!(server.recv_deadline(Duration::ZERO), Ok(Some(_)) | Err(MessageError::TimedOut)) || byte == 0);
+        client.write_all(&[byte]).unwrap();
+        if byte == b'c' {
+            assert_eq!(recv(&server).unwrap(), b"abc");
+        }
+    }
+    drop(client);
+    let error = server.recv_deadline(PATIENCE).unwrap_err();
+    assert!(matches!(error, MessageError::CutOff { missing: 3 }), "{error}");
+    assert_eq!(io::Error::from(error).kind(), ErrorKind::UnexpectedEof);
+    assert_eq!(recv(&server), None);
+}
+
+#[test]
+fn writers_never_mix() {
+    for mode in MODES {
+        let (server, client) = Pair::messages(mode);
+        thread::scope(|scope| {
+            for writer in 1..=8_u8 {
+                let client = &client;
+                scope.spawn(move || {
+                    for round in 0..50 {
+                        client.send_deadline(&vec![writer; 1 + round * 997], PATIENCE).unwrap();
+                    }
+                });
+            }
+            let mut counts = [0; 9];
+            for _ in 0..8 * 50 {
+                let message = recv(&server).unwrap();
+                assert!(message.iter().all(|byte| *byte == message[0]), "{mode}: mixed");
+                assert_eq!(message.len(), 1 + counts[usize::from(message[0])] * 997, "{mode}: order");
+                counts[usize::from(message[0])] += 1;
+            }
+        });
+    }
+}
+
+#[test]
+fn many_readers_share_the_messages() {
+    for mode in MODES {
+        let (server, client) = Pair::messages(mode);
+        let (server, seen) = (&server, std::sync::Mutex::new(Vec::new()));
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while let Some(message) = recv(server) {
+                        seen.lock().unwrap().push(u32::from_be_bytes(message[..4].try_into().unwrap()));
+                    }
+                });
+            }
+            for number in 0..500_u32 {
+                client.send(&number.to_be_bytes().repeat(100)).unwrap();
+            }
+            drop(client);
+        });
+        let mut seen = seen.into_inner().unwrap();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..500).collect::<Vec<_>>(), "{mode}");
+    }
+}
+
+#[test]
+fn deadlines_and_cancelling() {
+    for mode in MODES {
+        let (server, client) = Pair::messages(mode);
+        assert!(matches!(server.recv_deadline(A_WHILE), Err(MessageError::TimedOut)));
+        let cancel = Cancel::new().unwrap();
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| server.recv_deadline(&cancel));
+            cancel.cancel();
+            assert!(matches!(reader.join().unwrap(), Err(MessageError::Cancelled)));
+        });
+        assert!(matches!(client.send_deadline(b"x", &cancel), Err(MessageError::Cancelled)));
+        client.send(b"y").unwrap();
+        assert_eq!(recv(&server).unwrap(), b"y", "{mode}: nothing was sent, and nothing lost");
+    }
+}
+
+#[test]
+fn a_frame_that_is_not_finished_in_time_is_finished_later() {
+    let (server, client) = Pair::messages(PipeMode::Framed);
+    let long = pattern(5 << 20);
+    let error = client.send_deadline(&long, A_WHILE).unwrap_err();
+    assert!(matches!(error, MessageError::Unfinished), "{error}");
+    // The way is not free, so that nothing of the next one is sent.
+    assert!(matches!(client.send_deadline(b"next", A_WHILE), Err(MessageError::TimedOut)));
+    assert!(matches!(client.flush(A_WHILE), Err(MessageError::Unfinished)));
+    thread::scope(|scope| {
+        let server = &server;
+        let reader = scope.spawn(move || (recv(server), recv(server)));
+        client.flush(PATIENCE).unwrap();
+        client.send(b"next").unwrap();
+        let (first, second) = reader.join().unwrap();
+        assert!(first.unwrap() == long);
+        assert_eq!(second.unwrap(), b"next");
+    });
+}
+
+#[test]
+fn bytes_of_a_message_pipe() {
+    for mode in MODES {
+        let Pair { server, mut client, .. } = Pair::new(mode);
+        client.write_all(b"one").unwrap();
+        client.write_all(b"two").unwrap();
+        assert_eq!(super::read_exactly(&server, 2), b"on");
+        assert_eq!(super::read_exactly(&server, 4), b"etwo", "{mode}");
+        let error = client.write(&vec![0; 32 << 20]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+}
+
+#[test]
+fn descriptors_go_with_their_message() {
+    let (server, client) = Pair::messages(PipeMode::Message);
+    let (near, far) = UnixStream::pair().unwrap();
+    client.send_descriptors(b"uninvited", &[far.as_fd()], PATIENCE).unwrap();
+    client.send_descriptors(b"", &[far.as_fd()], PATIENCE).unwrap();
+    client.send(b"none").unwrap();
+    drop(far);
+    assert_eq!(recv(&server).unwrap(), b"uninvited");
+    let parcel = server.recv_descriptors(PATIENCE).unwrap().unwrap();
+    assert_eq!((parcel.bytes.len(), parcel.descriptors.len()), (0, 1), "also with an empty message");
+    assert_eq!(server.recv_descriptors(PATIENCE).unwrap().unwrap().descriptors.len(), 0);
+    near.set_read_timeout(Some(PATIENCE)).unwrap();
+    drop(parcel);
+    assert_eq!((&near).read(&mut [0]).unwrap(), 0, "nobody else holds it: the uninvited copy was closed");
+
+    let (_server, client) = Pair::messages(PipeMode::Framed);
+    let error = client.send_descriptors(b"x", &[near.as_fd()], PATIENCE).unwrap_err();
+    assert!(matches!(&error, MessageError::Os(inner) if inner.kind() == ErrorKind::Unsupported), "{error}");
+}
+
+#[test]
+fn a_pair_of_any_origin() {
+    let (one, other) = UnixStream::pair().unwrap();
+    let one = Stream::from_descriptor(one.into(), PipeMode::Framed).unwrap().into_messages().unwrap();
+    let other = Stream::from_descriptor(other.into(), PipeMode::Framed).unwrap().into_messages().unwrap();
+    one.send(b"hello").unwrap();
+    assert_eq!(recv(&other).unwrap(), b"hello");
+}
+
+#[test]
+fn a_full_pipe_makes_the_sender_wait_and_not_spin() {
+    for mode in MODES {
+        let (server, client) = Pair::messages(mode);
+        let stop = Arc::new(AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    client.send_deadline(&[0; 1000], PATIENCE).unwrap();
+                }
+                client.send_deadline(b"last", PATIENCE).unwrap();
+            });
+            for _ in 0..1000 {
+                assert_eq!(recv(&server).unwrap().len(), 1000);
+            }
+            stop.store(true, Ordering::Relaxed);
+            while recv(&server).unwrap() != b"last" {}
+        });
+    }
+    let place = Place::new();
+    let listener = ListenerOptions::new().mode(PipeMode::Message).listen(&place.name("one")).unwrap();
+    meet(&listener, &ConnectOptions::new().mode(PipeMode::Message));
+}

@@ -1,0 +1,256 @@
+//! Named pipes, first against what the tests of .NET's `System.IO.Pipes` assert (`sNN_...` is statement NN of a list made from
+//! them; also those that .NET only keeps on Windows), then against what only this library promises.
+//!
+//! Statements that have no test here:
+//!
+//! | statement | reason |
+//! |---|---|
+//! | 1-20 | anonymous pipes |
+//! | 23 directions, modes, option bits, negative sizes | types |
+//! | 25, 36 null and invalid handles | types: `OwnedFd`; what is not a socket is in `s25` |
+//! | 26 the handle of a server without a client | types: there is no stream before there is a client |
+//! | 27 a server from a disposed or bound handle | types: an `OwnedFd` is open |
+//! | 28 -1 instances means 255 | here no limit means no limit |
+//! | 32 unknown enum values | types |
+//! | 34 access rights of a client | Windows' access control lists |
+//! | 35 the host's own name as server | another machine is reached by a tunnel, not by a name |
+//! | 37 timeouts out of range | types: `Duration`; the longest one is for ever |
+//! | 41, 63 connecting a connected client, or accepting into a connected server | types: each call makes a new stream |
+//! | 46 cancelling from outside (`CancelIoEx`) | one way to cancel, in `s39`, `s45` and `s87` |
+//! | 53, 54 each instance names its own limit | one listener has one limit |
+//! | 57 one of two waiting instances is disposed | one listener; its waiting threads are in `s57` |
+//! | 59, 60 reading and writing before there is a connection | types: there is no stream yet |
+//! | 65, 66 using and disposing what is disposed | types; what `disconnect` leaves is in `s61` |
+//! | 68 length, position, seek | types: no `Seek` |
+//! | 74, 75 offsets, argument checks | types: slices |
+//! | 94 read mode without the right to set attributes | Windows' access control lists |
+//! | 95 message mode is not supported on Unix | it is: 89-93 |
+//! | 96 `is_message_complete` of a byte pipe | types: only `MessageStream` has it |
+//!
+//! "(types)" means that no program that breaks the statement compiles.
+#![expect(clippy::disallowed_methods, reason = "tests start threads and programs, and read the clock")]
+
+mod connecting;
+mod crowd;
+mod data;
+mod files;
+mod identity;
+mod instances;
+mod messages;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use pipewright::pipe::{
+    PipeMode,
+    name::PipeName,
+    named::{ConnectOptions, ImpersonationLevel, Listener, ListenerOptions, MessageStream, Stream},
+};
+
+/// No wait of these tests is longer, however slow the machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long something must not happen.
+const A_WHILE: Duration = Duration::from_millis(90);
+
+/// A directory of the test's own, that everybody may enter, and is removed with its sockets.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("pipewright-named-{}-{number}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn name(&self, name: &str) -> PipeName {
+        PipeName::new(self.path(name)).unwrap()
+    }
+
+    /// What is left in it.
+    fn files(&self) -> Vec<String> {
+        let mut files: Vec<String> =
+            fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        files.sort();
+        files
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// Both ends of one connection. Dropping it drops the listener last.
+struct Pair {
+    server: Stream,
+    client: Stream,
+    listener: Listener,
+    _place: Place,
+}
+
+impl Pair {
+    fn new(mode: PipeMode) -> Self {
+        Self::with(&ListenerOptions::new().mode(mode), &ConnectOptions::new().mode(mode))
+    }
+
+    fn bytes() -> Self {
+        Self::new(PipeMode::Byte)
+    }
+
+    fn with(server: &ListenerOptions, client: &ConnectOptions) -> Self {
+        let place = Place::new();
+        let name = place.name("pair");
+        let listener = server.listen(&name).unwrap();
+        let (server, client) = meet(&listener, client);
+        Self { server, client, listener, _place: place }
+    }
+
+    /// As messages: the server's end, the client's end.
+    fn messages(mode: PipeMode) -> (MessageStream, MessageStream) {
+        let Self { server, client, .. } = Self::new(mode);
+        (server.into_messages().unwrap(), client.into_messages().unwrap())
+    }
+}
+
+/// Accepts while it connects.
+fn meet(listener: &Listener, client: &ConnectOptions) -> (Stream, Stream) {
+    thread::scope(|scope| {
+        let server = scope.spawn(|| listener.accept_deadline(PATIENCE));
+        let client = client.connect(listener.name(), PATIENCE);
+        (server.join().unwrap().unwrap(), client.unwrap())
+    })
+}
+
+fn shaking() -> (ListenerOptions, ConnectOptions) {
+    let client = ConnectOptions::new().handshake(ImpersonationLevel::Identification);
+    (ListenerOptions::new().handshake(), client)
+}
+
+fn read_exactly(stream: &Stream, count: usize) -> Vec<u8> {
+    let mut all = vec![0; count];
+    let mut have = 0;
+    while have < count {
+        let got = stream.read_deadline(&mut all[have..], PATIENCE).unwrap();
+        assert!(got > 0, "end of stream after {have} of {count} bytes");
+        have += got;
+    }
+    all
+}
+
+fn read_to_end(stream: &Stream) -> Vec<u8> {
+    let (mut all, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
+    loop {
+        match stream.read_deadline(&mut piece, PATIENCE).unwrap() {
+            0 => return all,
+            count => all.extend_from_slice(&piece[..count]),
+        }
+    }
+}
+
+fn write_all(stream: &Stream, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        bytes = &bytes[stream.write_deadline(bytes, PATIENCE).unwrap()..];
+    }
+}
+
+fn recv(stream: &MessageStream) -> Option<Vec<u8>> {
+    stream.recv_deadline(PATIENCE).unwrap()
+}
+
+/// Bytes that repeat only after 251.
+fn pattern(count: usize) -> Vec<u8> {
+    (0..count).map(|at| u8::try_from(at % 251).unwrap()).collect()
+}
+
+/// Waits for a state that no descriptor tells of, by asking again and again.
+#[track_caller]
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        thread::yield_now();
+    }
+}
+
+fn open_descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+fn is_root() -> bool {
+    fs::read_to_string("/proc/self/status").unwrap().lines().any(|line| line.starts_with("Uid:\t0\t0\t0"))
+}
+
+/// A program that is killed when the test ends.
+struct Program {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Program {
+    fn fixture(arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_child-fixture"));
+        command.args(arguments);
+        Self::start(&mut command)
+    }
+
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Self { child, stdout }
+    }
+
+    /// The next line it prints; empty at the end. (The program has a deadline for all it does.)
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Ends its stdin, and waits for it.
+    fn finish(&mut self) -> i32 {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn byte(stream: &mut Stream) -> u8 {
+    let mut byte = [0];
+    stream.read_exact(&mut byte).unwrap();
+    byte[0]
+}
+
+fn put(stream: &mut Stream, byte: u8) {
+    stream.write_all(&[byte]).unwrap();
+}
