@@ -557,8 +557,8 @@ mod tests {
         assert!(!parent.closed());
         assert!(!parent.wait_closed(Duration::from_millis(1)));
         drop(reader);
-        assert!(parent.closed());
         assert!(parent.wait_closed(Duration::from_secs(60)));
+        assert!(parent.closed());
         let error = parent.send(&json!({"done": 1})).unwrap_err();
         assert!(matches!(error, SendError::ParentGone));
         assert_eq!(io::Error::from(error).kind(), io::ErrorKind::BrokenPipe);

@@ -23,7 +23,7 @@ pub(super) const HELLO_TIME: Duration = Duration::from_secs(10);
 /// The longest first line of a visitor, in bytes.
 const HELLO_BYTES: usize = 4096;
 /// How many visitors may be unknown at once; the next ones wait in the backlog.
-const VISITORS: usize = 64;
+const VISITORS: usize = 256;
 
 /// Starts the server. The name is this process's own, in a directory that only its user may enter.
 pub(super) fn listen() -> io::Result<(Listener, String)> {
@@ -95,7 +95,7 @@ impl Control {
         if self.visitors.len() >= VISITORS {
             return None;
         }
-        // An error of the kernel's leaves them in the backlog, and the door is reported again.
+        // An error of the kernel's (no descriptors) leaves them in the backlog.
         let socket = self.listener.accept_deadline(Duration::ZERO).ok()?.into_descriptor().ok()?;
         self.last_visitor += 1;
         self.visitors.insert(self.last_visitor, Visitor { socket, said: Vec::new(), key: None });

@@ -285,6 +285,7 @@ fn a_thousand_workers_answer_and_two_hundred_die_at_once() {
 }
 
 #[test]
+#[ignore = "needs python3"]
 fn a_python_worker_needs_no_library() {
     const WORKER: &str = r#"
 import json, os, socket

@@ -15,6 +15,8 @@ use std::{cmp::Reverse, mem, os::fd::AsFd, time::Duration};
 /// How long a connection's end is taken for the worker's own, which is about to be told: its calls end with its exit then. The
 /// kernel closes a dying process's connections before it tells of the death, and a loaded machine can take its time between.
 const END_TIME: Duration = Duration::from_secs(1);
+/// How long nobody is let in after somebody knocked who could not be.
+const DOOR_PAUSE: Duration = Duration::from_millis(50);
 /// The most that is read of a worker's last words on control, in reads.
 const LAST_READS: usize = 64;
 
@@ -42,13 +44,28 @@ impl Driver {
 
     pub(super) fn knock(&mut self) {
         let Some(control) = &mut self.control else { return };
+        let mut came = false;
         while let Some(visitor) = control.accept() {
+            came = true;
             if let Some(socket) = control.visitor(visitor) {
                 drop(self.poller.add(&socket, Target::Visitor(visitor).token()));
             }
             if let Some(due) = now().checked_add(HELLO_TIME) {
                 self.timers.push(Reverse((due, Timer::Visitor(visitor))));
             }
+        }
+        if !came {
+            // Too many visitors, or no descriptors: reported as it is, the door would make the loop spin.
+            drop(self.poller.remove(control));
+            if let Some(due) = now().checked_add(DOOR_PAUSE) {
+                self.timers.push(Reverse((due, Timer::Door)));
+            }
+        }
+    }
+
+    pub(super) fn open_door(&mut self) {
+        if let Some(control) = &self.control {
+            drop(self.poller.add(control, Target::Door.token()));
         }
     }
 
@@ -57,16 +74,13 @@ impl Driver {
             Some(Visit::Known(known)) => {
                 drop(self.poller.remove(&known.socket));
                 self.connect(known);
-                // There is room for the next one.
-                self.knock();
             }
-            Some(Visit::Over) => self.knock(),
             Some(Visit::Waits) => {
                 if let Some(socket) = self.control.as_ref().and_then(|control| control.visitor(visitor)) {
                     drop(self.poller.remove(&socket));
                 }
             }
-            Some(Visit::GoesOn) | None => {}
+            Some(Visit::GoesOn | Visit::Over) | None => {}
         }
     }
 
@@ -74,7 +88,6 @@ impl Driver {
         if let Some(control) = &mut self.control {
             control.put_out(visitor);
         }
-        self.knock();
     }
 
     fn connect(&mut self, known: Known) {

@@ -156,6 +156,8 @@ enum Timer {
     Disconnect(Place),
     /// It should have said by now who it is.
     Visitor(u64),
+    /// The door has been shut for a while.
+    Door,
 }
 
 #[derive(Debug)]
@@ -469,6 +471,7 @@ impl Driver {
                 Timer::Connect(place) => self.miss(place),
                 Timer::Disconnect(place) => self.disconnect(place, Disconnected::Closed),
                 Timer::Visitor(visitor) => self.put_out(visitor),
+                Timer::Door => self.open_door(),
             }
         }
     }

@@ -17,7 +17,8 @@ use pipewright::pipe::{
 };
 
 use super::{
-    A_WHILE, PATIENCE, Pair, Place, Program, meet, pattern, read_exactly, read_to_end, text, until, write_all,
+    A_WHILE, PATIENCE, Pair, Place, Program, close, meet, pattern, read_exactly, read_to_end, text, until,
+    until_cancelled, write_all,
 };
 
 const MODES: [PipeMode; 3] = [PipeMode::Byte, PipeMode::Message, PipeMode::Framed];
@@ -196,7 +197,7 @@ fn s82_a_pending_read_ends_when_the_writer_goes() {
 fn s83_writes_fail_at_once_when_the_reader_is_gone() {
     for mode in MODES {
         let Pair { mut server, client, .. } = Pair::new(mode);
-        drop(client);
+        close(client, &server);
         assert_eq!(server.write(&[0]).unwrap_err().kind(), ErrorKind::BrokenPipe, "{mode}");
         assert_eq!(server.flush().unwrap_err().kind(), ErrorKind::BrokenPipe, "{mode}");
     }
@@ -245,8 +246,8 @@ fn s86_what_is_cancelled_already_does_nothing() {
         let cancel = Cancel::new().unwrap();
         cancel.cancel();
         write_all(&client, b"x");
-        assert!(is_cancelled(&server.read_deadline(&mut [0], &cancel).unwrap_err()));
-        assert!(is_cancelled(&client.write_deadline(b"y", &cancel).unwrap_err()), "{mode}");
+        assert!(is_cancelled(&server.read_deadline(&mut [0], until_cancelled(&cancel)).unwrap_err()));
+        assert!(is_cancelled(&client.write_deadline(b"y", until_cancelled(&cancel)).unwrap_err()), "{mode}");
         drop(client);
         assert_eq!(read_to_end(&server), b"x", "{mode}");
     }
@@ -259,7 +260,7 @@ fn s87_a_pending_read_can_be_cancelled_and_loses_nothing() {
             let Pair { server, client, .. } = Pair::new(mode);
             let cancel = Cancel::new().unwrap();
             thread::scope(|scope| {
-                let reader = scope.spawn(|| server.read_deadline(&mut [0; 8], &cancel));
+                let reader = scope.spawn(|| server.read_deadline(&mut [0; 8], until_cancelled(&cancel)));
                 // Nothing is there to read: this only waits.
                 client.read_deadline(&mut [0], pause).unwrap_err();
                 cancel.cancel();
@@ -279,7 +280,7 @@ fn s88_a_pending_write_can_be_cancelled() {
         thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 loop {
-                    if let Err(error) = server.write_deadline(&vec![0; 50_000], &cancel) {
+                    if let Err(error) = server.write_deadline(&vec![0; 50_000], until_cancelled(&cancel)) {
                         return error;
                     }
                 }
@@ -374,7 +375,7 @@ fn s110_wait_drained_returns_once_everything_is_read() {
         let cancel = Cancel::new().unwrap();
         cancel.cancel();
         write_all(&server, &[0]);
-        assert!(matches!(server.wait_drained(&cancel), Err(DrainError::Cancelled)));
+        assert!(matches!(server.wait_drained(until_cancelled(&cancel)), Err(DrainError::Cancelled)));
     }
 }
 

@@ -17,7 +17,7 @@ use pipewright::pipe::{
     named::{Access, ConnectError, ConnectOptions, ListenError, Listener, ListenerOptions},
 };
 
-use super::{PATIENCE, Place, Program, meet, text};
+use super::{PATIENCE, Place, Program, dead_server, meet, text, until};
 
 #[test]
 fn s21_s31_an_empty_name_is_refused() {
@@ -211,6 +211,7 @@ fn a_living_server_of_another_library_is_never_displaced() {
     assert!(matches!(Listener::bind(&place.name("plain")), Err(ListenError::InUse { .. })));
     UnixStream::connect(place.path("plain")).unwrap();
     drop(plain);
+    until("nobody listens", || UnixStream::connect(place.path("plain")).is_err());
     // It left its file behind.
     let listener = Listener::bind(&place.name("plain")).unwrap();
     meet(&listener, &ConnectOptions::new());
@@ -235,7 +236,7 @@ fn of_many_starters_at_once_exactly_one_becomes_the_server() {
     for round in 0..50 {
         // Every other round finds the file of a dead server.
         if round % 2 == 0 {
-            drop(UnixListener::bind(place.path("one")).unwrap());
+            dead_server(&place.path("one"));
         }
         let start = Barrier::new(8);
         let servers: Vec<_> = thread::scope(|scope| {

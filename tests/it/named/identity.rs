@@ -10,9 +10,9 @@ use std::{
             process::CommandExt,
         },
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
 };
 
@@ -48,21 +48,27 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 /// The fixture, where another user can reach it.
-fn reachable_fixture() -> &'static PathBuf {
-    static PLACE: OnceLock<PathBuf> = OnceLock::new();
-    PLACE.get_or_init(|| {
-        let path = std::env::temp_dir().join(format!("pipewright-named-fixture-{}", std::process::id()));
-        fs::copy(env!("CARGO_BIN_EXE_child-fixture"), &path).unwrap();
+fn reachable_fixture(directory: &Path) -> PathBuf {
+    let path = directory.join("fixture");
+    if !path.exists() {
+        // Not by us: a program that another test starts at this moment would hold the file open for writing until its exec,
+        // and then this one cannot be run ("text file busy").
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_child-fixture")).arg(&path).status();
+        assert!(copied.unwrap().success());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        path
-    })
+    }
+    path
 }
 
 /// A client that runs as another user, with a supplementary group.
 fn stranger(name: &PipeName, level: &str) -> Program {
     let mut command = Command::new("setpriv");
     let ids = [format!("--reuid={STRANGER}"), format!("--regid={STRANGER}"), format!("--groups={CLUB}")];
-    command.args(ids).arg(reachable_fixture()).args(["named-client", text(name.path().unwrap()), level]);
+    command.args(ids).arg(reachable_fixture(name.path().unwrap().parent().unwrap())).args([
+        "named-client",
+        text(name.path().unwrap()),
+        level,
+    ]);
     Program::start(command.process_group(0))
 }
 
@@ -146,7 +152,7 @@ fn s98_a_client_refuses_the_server_of_another_user() {
     // And root the server of a user: a directory of the user's, and its server in there.
     fs::create_dir(place.path("theirs")).unwrap();
     chown(place.path("theirs"), Some(STRANGER), Some(STRANGER)).unwrap();
-    let mut command = Command::new(reachable_fixture());
+    let mut command = Command::new(reachable_fixture(&place.0));
     let path = place.path("theirs/server");
     let mut server = Program::start(command.args(["named-serve", text(&path)]).uid(STRANGER).gid(STRANGER));
     assert_eq!(server.line(), "listening");
@@ -342,7 +348,7 @@ fn without_privilege_nothing_runs() {
     fs::create_dir(place.path("theirs")).unwrap();
     chown(place.path("theirs"), Some(STRANGER), Some(STRANGER)).unwrap();
     let path = place.path("theirs/server");
-    let mut command = Command::new(reachable_fixture());
+    let mut command = Command::new(reachable_fixture(&place.0));
     let mut server = Program::start(command.args(["named-as-client", text(&path)]).uid(STRANGER).gid(STRANGER));
     assert_eq!(server.line(), "listening");
     let mut client =
@@ -358,7 +364,7 @@ fn ids_that_are_not_mapped_are_refused() {
     }
     let place = Place::new();
     let listener = open_to_all(&place);
-    let mut command = Command::new(reachable_fixture());
+    let mut command = Command::new(reachable_fixture(&place.0));
     command.args(["named-client", text(&place.path("open")), "plain"]).uid(65_534).gid(STRANGER);
     let _client = Program::start(&mut command);
     let stream = listener.accept_deadline(PATIENCE).unwrap();

@@ -13,7 +13,7 @@ use pipewright::pipe::{
     named::{AcceptError, ConnectOptions, DrainError, Listener, ListenerOptions, PeerError, connect},
 };
 
-use super::{A_WHILE, PATIENCE, Pair, Place, byte, meet, put, shaking, until};
+use super::{A_WHILE, PATIENCE, Pair, Place, byte, close, meet, put, shaking, until};
 
 #[test]
 fn s50_one_instance_serves_clients_one_after_the_other() {
@@ -111,7 +111,7 @@ fn shutdown_wakes_everybody_and_turns_new_clients_away() {
     for options in [ListenerOptions::new(), listening.max_instances(1)] {
         let listener = options.listen(&place.name("one")).unwrap();
         thread::scope(|scope| {
-            let waiting: Vec<_> = (0..3).map(|_| scope.spawn(|| listener.accept())).collect();
+            let waiting: Vec<_> = (0..3).map(|_| scope.spawn(|| listener.accept_deadline(PATIENCE))).collect();
             listener.shutdown();
             for one in waiting {
                 assert!(matches!(one.join().unwrap(), Err(AcceptError::ShutDown)));
@@ -183,8 +183,7 @@ fn s62_after_the_servers_disconnect_the_client_reads_the_end_and_cannot_write() 
 fn s64_a_server_whose_client_is_gone_knows_it() {
     let Pair { server, client, listener, _place } = Pair::bytes();
     assert!(server.is_connected());
-    drop(client);
-    assert!(!server.is_connected());
+    close(client, &server);
     assert_eq!(server.peer().unwrap().pid(), Some(std::process::id()), "and still knows who it was");
     meet(&listener, &ConnectOptions::new());
 }
@@ -194,8 +193,7 @@ fn is_connected_tells_the_truth_while_there_is_still_something_to_read() {
     for mode in [PipeMode::Byte, PipeMode::Message, PipeMode::Framed] {
         let Pair { server, mut client, .. } = Pair::new(mode);
         client.write_all(b"unread").unwrap();
-        drop(client);
-        assert!(!server.is_connected());
+        close(client, &server);
         assert_eq!(super::read_to_end(&server), b"unread");
     }
 }
@@ -230,8 +228,20 @@ fn s67_ends_go_one_way() {
     put(&mut server, 3);
     assert_eq!(byte(&mut client), 3);
     assert!(server.is_connected() && client.is_connected());
+    close(server, &client);
+}
+
+#[test]
+fn s67_the_other_side_notices_the_direction_that_is_missing_also_without_a_handshake() {
+    let Pair { mut client, server, .. } =
+        Pair::with(&ListenerOptions::new().direction(Direction::In), &ConnectOptions::new());
+    assert_eq!(client.read_deadline(&mut [0], PATIENCE).unwrap(), 0, "nothing can ever come");
+    put(&mut client, 1);
     drop(server);
-    assert!(!client.is_connected());
+    let Pair { mut client, server, .. } =
+        Pair::with(&ListenerOptions::new().direction(Direction::Out), &ConnectOptions::new());
+    assert_eq!(client.write(&[0]).unwrap_err().kind(), ErrorKind::BrokenPipe, "nobody can ever read it");
+    drop(server);
 }
 
 #[test]

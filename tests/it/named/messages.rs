@@ -16,7 +16,7 @@ use pipewright::pipe::{
     named::{ConnectOptions, ListenerOptions, MessageError, MessageStream, Stream},
 };
 
-use super::{A_WHILE, PATIENCE, Pair, Place, meet, pattern, recv};
+use super::{A_WHILE, PATIENCE, Pair, Place, meet, pattern, recv, until_cancelled};
 
 const MODES: [PipeMode; 2] = [PipeMode::Message, PipeMode::Framed];
 
@@ -32,7 +32,7 @@ fn s89_messages_keep_their_borders() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
         for message in [&b"four"[..], b"to", b"more"] {
-            client.send(message).unwrap();
+            client.send_deadline(message, PATIENCE).unwrap();
         }
         for message in [&b"four"[..], b"to", b"more"] {
             assert_eq!(read(&server, 100), (message.to_vec(), true), "{mode}");
@@ -44,8 +44,8 @@ fn s89_messages_keep_their_borders() {
 fn s90_a_read_that_is_one_byte_short() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
-        client.send(b"12345").unwrap();
-        client.send(b"next").unwrap();
+        client.send_deadline(b"12345", PATIENCE).unwrap();
+        client.send_deadline(b"next", PATIENCE).unwrap();
         assert_eq!(read(&server, 4), (b"1234".to_vec(), false), "{mode}");
         assert_eq!(read(&server, 100), (b"5".to_vec(), true));
         assert_eq!(read(&server, 4), (b"next".to_vec(), true), "exactly as long as the buffer");
@@ -56,11 +56,11 @@ fn s90_a_read_that_is_one_byte_short() {
 fn s91_a_message_in_three_reads() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
-        client.send(b"12345").unwrap();
+        client.send_deadline(b"12345", PATIENCE).unwrap();
         assert_eq!(read(&server, 2), (b"12".to_vec(), false), "{mode}");
         assert_eq!(read(&server, 2), (b"34".to_vec(), false));
         assert_eq!(read(&server, 2), (b"5".to_vec(), true));
-        client.send(b"in part, then whole").unwrap();
+        client.send_deadline(b"in part, then whole", PATIENCE).unwrap();
         assert_eq!(read(&server, 2), (b"in".to_vec(), false));
         assert_eq!(recv(&server).unwrap(), b" part, then whole");
     }
@@ -75,7 +75,7 @@ fn s92_from_the_server_to_the_client_too_one_way_or_both() {
                 &ConnectOptions::new().mode(mode).direction(client),
             );
             let (server, client) = (server.into_messages().unwrap(), client.into_messages().unwrap());
-            server.send(b"12345").unwrap();
+            server.send_deadline(b"12345", PATIENCE).unwrap();
             assert_eq!(read(&client, 2), (b"12".to_vec(), false), "{mode}");
             assert_eq!(read(&client, 3), (b"345".to_vec(), true));
         }
@@ -92,10 +92,10 @@ fn s93_a_byte_pipe_has_no_messages() {
 fn an_empty_message_is_not_the_end() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
-        client.send(b"").unwrap();
-        client.send(b"").unwrap();
-        client.send(b"x").unwrap();
-        client.send(b"").unwrap();
+        client.send_deadline(b"", PATIENCE).unwrap();
+        client.send_deadline(b"", PATIENCE).unwrap();
+        client.send_deadline(b"x", PATIENCE).unwrap();
+        client.send_deadline(b"", PATIENCE).unwrap();
         assert_eq!(recv(&server).as_deref(), Some(&b""[..]), "{mode}");
         assert_eq!((read(&server, 10), server.is_at_end()), ((b"".to_vec(), true), false));
         assert_eq!(recv(&server).as_deref(), Some(&b"x"[..]));
@@ -113,7 +113,7 @@ fn an_empty_message_sent_before_the_accept_is_not_the_end() {
     let listener = ListenerOptions::new().mode(PipeMode::Message).listen(&place.name("one")).unwrap();
     let options = ConnectOptions::new().mode(PipeMode::Message);
     let client = options.connect(listener.name(), PATIENCE).unwrap().into_messages().unwrap();
-    client.send(b"").unwrap();
+    client.send_deadline(b"", PATIENCE).unwrap();
     drop(client);
     let server = listener.accept_deadline(PATIENCE).unwrap().into_messages().unwrap();
     assert_eq!(recv(&server).as_deref(), Some(&b""[..]));
@@ -124,18 +124,18 @@ fn an_empty_message_sent_before_the_accept_is_not_the_end() {
 fn a_reset_comes_before_messages_and_loses_none() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
-        server.send(b"never read").unwrap();
+        server.send_deadline(b"never read", PATIENCE).unwrap();
         for number in 0..5_u8 {
-            client.send(&[number]).unwrap();
+            client.send_deadline(&[number], PATIENCE).unwrap();
         }
-        client.send(b"").unwrap();
+        client.send_deadline(b"", PATIENCE).unwrap();
         drop(client);
         for number in 0..5_u8 {
             assert_eq!(recv(&server).unwrap(), [number], "{mode}");
         }
         assert_eq!(recv(&server).unwrap(), b"");
         assert_eq!(recv(&server), None);
-        assert!(matches!(server.send(b"x"), Err(MessageError::PeerGone)), "{mode}");
+        assert!(matches!(server.send_deadline(b"x", PATIENCE), Err(MessageError::PeerGone)), "{mode}");
     }
 }
 
@@ -148,10 +148,10 @@ fn the_longest_message_goes_through_and_one_more_byte_is_refused() {
         let limit = client.limit().unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
-                let error = client.send(&vec![1; limit + 1]).unwrap_err();
+                let error = client.send_deadline(&vec![1; limit + 1], PATIENCE).unwrap_err();
                 let MessageError::TooLarge { bytes, limit: told } = error else { panic!("{error}") };
                 assert_eq!((bytes, told), (limit + 1, limit), "{mode}");
-                client.send(&pattern(limit)).unwrap();
+                client.send_deadline(&pattern(limit), PATIENCE).unwrap();
             });
             assert!(recv(&server).unwrap() == pattern(limit), "{mode}: and nothing of the refused one");
         });
@@ -166,14 +166,14 @@ fn the_limit_of_messages_can_be_raised() {
     assert_eq!((buffer, client.limit().unwrap()), (2 << 20, (2 << 20) - 32));
     assert!(before < 1 << 20);
     thread::scope(|scope| {
-        scope.spawn(|| client.send(&pattern(1 << 20)).unwrap());
+        scope.spawn(|| client.send_deadline(&pattern(1 << 20), PATIENCE).unwrap());
         assert!(recv(&server).unwrap() == pattern(1 << 20));
     });
     // As far as the kernel finds memory in one piece.
     client.as_stream().set_out_buffer(64 << 20).unwrap();
     let limit = client.limit().unwrap();
     assert!(limit <= 4 << 20);
-    assert!(matches!(client.send(&vec![0; 8 << 20]), Err(MessageError::TooLarge { .. })));
+    assert!(matches!(client.send_deadline(&vec![0; 8 << 20], PATIENCE), Err(MessageError::TooLarge { .. })));
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn a_framed_message_of_16_mib() {
     let limit = client.limit().unwrap();
     assert_eq!(limit, 16 << 20);
     thread::scope(|scope| {
-        scope.spawn(|| client.send(&pattern(limit)).unwrap());
+        scope.spawn(|| client.send_deadline(&pattern(limit), PATIENCE).unwrap());
         assert!(recv(&server).unwrap() == pattern(limit));
     });
 }
@@ -258,7 +258,7 @@ fn many_readers_share_the_messages() {
                 });
             }
             for number in 0..500_u32 {
-                client.send(&number.to_be_bytes().repeat(100)).unwrap();
+                client.send_deadline(&number.to_be_bytes().repeat(100), PATIENCE).unwrap();
             }
             drop(client);
         });
@@ -275,12 +275,12 @@ fn deadlines_and_cancelling() {
         assert!(matches!(server.recv_deadline(A_WHILE), Err(MessageError::TimedOut)));
         let cancel = Cancel::new().unwrap();
         thread::scope(|scope| {
-            let reader = scope.spawn(|| server.recv_deadline(&cancel));
+            let reader = scope.spawn(|| server.recv_deadline(until_cancelled(&cancel)));
             cancel.cancel();
             assert!(matches!(reader.join().unwrap(), Err(MessageError::Cancelled)));
         });
-        assert!(matches!(client.send_deadline(b"x", &cancel), Err(MessageError::Cancelled)));
-        client.send(b"y").unwrap();
+        assert!(matches!(client.send_deadline(b"x", until_cancelled(&cancel)), Err(MessageError::Cancelled)));
+        client.send_deadline(b"y", PATIENCE).unwrap();
         assert_eq!(recv(&server).unwrap(), b"y", "{mode}: nothing was sent, and nothing lost");
     }
 }
@@ -298,7 +298,7 @@ fn a_frame_that_is_not_finished_in_time_is_finished_later() {
         let server = &server;
         let reader = scope.spawn(move || (recv(server), recv(server)));
         client.flush(PATIENCE).unwrap();
-        client.send(b"next").unwrap();
+        client.send_deadline(b"next", PATIENCE).unwrap();
         let (first, second) = reader.join().unwrap();
         assert!(first.unwrap() == long);
         assert_eq!(second.unwrap(), b"next");
@@ -324,7 +324,7 @@ fn descriptors_go_with_their_message() {
     let (near, far) = UnixStream::pair().unwrap();
     client.send_descriptors(b"uninvited", &[far.as_fd()], PATIENCE).unwrap();
     client.send_descriptors(b"", &[far.as_fd()], PATIENCE).unwrap();
-    client.send(b"none").unwrap();
+    client.send_deadline(b"none", PATIENCE).unwrap();
     drop(far);
     assert_eq!(recv(&server).unwrap(), b"uninvited");
     let parcel = server.recv_descriptors(PATIENCE).unwrap().unwrap();
@@ -345,7 +345,7 @@ fn a_pair_of_any_origin() {
     let one = Stream::from_descriptor(one.into(), PipeMode::Framed).unwrap().into_messages().unwrap();
     let other = Stream::from_descriptor(other.into(), PipeMode::Framed).unwrap().into_messages().unwrap();
     one.send(b"hello").unwrap();
-    assert_eq!(recv(&other).unwrap(), b"hello");
+    assert_eq!(other.recv().unwrap().unwrap(), b"hello");
 }
 
 #[test]

@@ -41,7 +41,10 @@ mod messages;
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -50,7 +53,7 @@ use std::{
 };
 
 use pipewright::pipe::{
-    PipeMode,
+    Cancel, PipeMode, Wait,
     name::PipeName,
     named::{ConnectOptions, ImpersonationLevel, Listener, ListenerOptions, MessageStream, Stream},
 };
@@ -186,6 +189,24 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         thread::yield_now();
     }
+}
+
+/// Until it is cancelled, and no longer than a test may take.
+fn until_cancelled(cancel: &Cancel) -> Wait<'_> {
+    Wait::at_most(PATIENCE).or(cancel)
+}
+
+/// Drops one end and waits until the other one knows. Elsewhere in this process another test may be starting a program at this
+/// moment: between fork and exec the program holds a copy of everything, and keeps the socket open a moment longer.
+fn close(end: Stream, other: &Stream) {
+    drop(end);
+    until("the other side is gone", || !other.is_connected());
+}
+
+/// The file of a server that has died; for certain, as with [`close`].
+fn dead_server(path: &Path) {
+    drop(UnixListener::bind(path).unwrap());
+    until("nobody listens", || UnixStream::connect(path).is_err());
 }
 
 fn open_descriptors() -> usize {
