@@ -10,15 +10,16 @@
 //!
 //! | peer | starts with | given to the child | reaped by |
 //! |---|---|---|---|
-//! | `pipewright` | `Supervisor::spawn`, its thread hop included | a message pipe | the `Exited` event |
+//! | `pipewright` | `Supervisor::spawn`, on the main thread | a message pipe | the `Exited` event |
 //! | `pipewright-launch` | `WorkerSpec::launch` | a message pipe | `Process::wait` |
 //! | `std` | `std::process::Command` | nothing | `Child::wait` |
 //! | `command-fds` | `std::process::Command` with `preserved_fds`; the pipe is made within the call | a pipe | `Child::wait` |
 //! | `tokio` | `tokio::process::Command` on a current-thread runtime | nothing | `Child::wait` |
 //!
 //! Limits: `std` and `tokio` pass no descriptor, which is what keeps them on the C library's `posix_spawn`; with one they fork
-//! like `command-fds`. The parent's size is ballast of ordinary 4 KiB pages in one mapping; see `memory`. After each fork of a
-//! large parent its own pages fault once more when written, so one start that is not measured follows.
+//! like `command-fds`. The parent's size is ballast of ordinary 4 KiB pages in one mapping; see `memory`. The peer that forks
+//! runs after the others and not among them: each fork write-protects the parent's whole memory, and whoever starts a child next
+//! would pay for the faults.
 
 use crate::{
     Done, Options,
@@ -45,7 +46,7 @@ const PASSES: usize = 3;
 struct Case {
     parent_rss_mib: usize,
     rounds: usize,
-    /// The peers that copy the page tables run only every so many rounds: they take a thousand times as long.
+    /// The peer that copies the page tables runs only every so many rounds: it takes a thousand times as long.
     fork_every: usize,
 }
 
@@ -71,12 +72,9 @@ enum Peer {
 }
 
 const PEERS: [Peer; 5] = [Peer::Pipewright, Peer::PipewrightLaunch, Peer::Std, Peer::CommandFds, Peer::Tokio];
-
-impl Peer {
-    fn forks(self) -> bool {
-        self == Self::CommandFds
-    }
-}
+/// Those whose child shares the parent's memory until it execs.
+const SHARING: [Peer; 4] = [Peer::Pipewright, Peer::PipewrightLaunch, Peer::Std, Peer::Tokio];
+const FORKING: Peer = Peer::CommandFds;
 
 /// A start: when it began, when the call returned, when the child was reaped.
 struct Start {
@@ -118,14 +116,13 @@ pub(crate) fn run(options: &Options) -> Done {
             bench.start(Peer::Std)?;
             // In another order each time: what a start leaves behind, busy processors and cold caches, falls on its successor.
             for round in 0..case.rounds / PASSES {
-                let in_turn = (0..PEERS.len()).map(|turn| PEERS[(round + turn * (1 + round % 4)) % PEERS.len()]);
-                let due = in_turn.filter(|peer| !peer.forks() || round % case.fork_every == 0);
-                for peer in due {
+                for turn in 0..SHARING.len() {
+                    let peer = SHARING[(round + turn * (1 + round % 3)) % SHARING.len()];
                     samples.push((case.parent_rss_mib, peer, bench.start(peer)?));
-                    if peer.forks() {
-                        bench.start(Peer::Std)?;
-                    }
                 }
+            }
+            for _ in 0..(case.rounds / PASSES).div_ceil(case.fork_every) {
+                samples.push((case.parent_rss_mib, FORKING, bench.start(FORKING)?));
             }
         }
     }
