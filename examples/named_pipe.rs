@@ -4,33 +4,53 @@
 //! named_pipe serve NAME [--messages] [--max N]     what one client says, all the others hear
 //! named_pipe serve NAME --as-client FILE           each client gets FILE, if the client may read it
 //! named_pipe connect NAME [--messages]             stdin goes there, what comes from there to stdout
+//! named_pipe connect ssh://USER@HOST/NAME          the same, on another machine
 //! ```
 //!
-//! NAME is a plain name or an absolute path. For clients of other users, give a path that they can reach.
+//! NAME is a plain name or an absolute path (`ssh://host//run/jobs`). For clients of other users, give a path that they can
+//! reach; a client that comes through ssh is the user it logged in as.
 use std::{
     error::Error,
     fs,
     io::{self, BufRead, Write},
-    sync::{Mutex, PoisonError},
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
 
-use pipewright::pipe::{
-    PipeMode,
-    name::PipeName,
-    named::{Access, ConnectOptions, ImpersonationLevel, ListenerOptions, MessageStream, Stream},
+use pipewright::{
+    Tunnel,
+    pipe::{
+        PipeMode,
+        name::PipeName,
+        named::{Access, ConnectOptions, ImpersonationLevel, ListenerOptions, MessageStream},
+    },
 };
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-const USAGE: &str =
-    "usage: named_pipe serve NAME [--messages] [--max N] [--as-client FILE] | named_pipe connect NAME [--messages]";
+const USAGE: &str = "usage: named_pipe serve NAME [--messages] [--max N] [--as-client FILE] | named_pipe connect [ssh://USER@HOST/]NAME [--messages]";
 
 /// A file goes to its client in one message.
 const FILE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-fn main() -> Outcome {
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    let Err(error) = run() else { return ExitCode::SUCCESS };
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    // There is nobody else to tell.
+    drop(writeln!(io::stderr(), "named_pipe: {text}"));
+    ExitCode::FAILURE
+}
+
+fn run() -> Outcome {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (mut mode, mut max, mut file) = (PipeMode::Framed, None, None);
     let (verb, name, mut flags) = match arguments.as_slice() {
@@ -52,16 +72,21 @@ fn main() -> Outcome {
     match (verb, file) {
         ("serve", Some(file)) => serve_file(&options.access(Access::Anyone), &PipeName::new(name)?, file),
         ("serve", None) => chat(&options, &PipeName::new(name)?),
-        ("connect", _) => talk(&open(name, mode)?.into_messages()?),
+        ("connect", _) => connect(name, mode),
         _ => Err(USAGE.into()),
     }
 }
 
-/// Where the other side is: so far on this machine.
-fn open(place: &str, mode: PipeMode) -> Result<Stream, Box<dyn Error>> {
+/// Where the other side is: on this machine, or at the end of a tunnel that lives as long as the talk.
+fn connect(place: &str, mode: PipeMode) -> Outcome {
     // The client asks to be served with its own rights, by whoever serves there.
     let options = ConnectOptions::new().mode(mode).server(Access::Anyone).handshake(ImpersonationLevel::Impersonation);
-    Ok(options.connect(&PipeName::new(place)?, Duration::from_secs(10))?)
+    let Some(elsewhere) = place.strip_prefix("ssh://") else {
+        return talk(options.connect(&PipeName::new(place)?, PATIENCE)?.into_messages()?);
+    };
+    let (machine, name) = elsewhere.split_once('/').ok_or(USAGE)?;
+    let tunnel = Tunnel::ssh(format!("ssh://{machine}"))?;
+    talk(tunnel.connect_with(&options, name, PATIENCE)?.into_messages()?)
 }
 
 /// Everything that a client says goes to all others.
@@ -117,23 +142,22 @@ fn serve_file(options: &ListenerOptions, name: &PipeName, file: &str) -> Outcome
 }
 
 /// Until the other side ends.
-#[expect(clippy::exit, reason = "a thread that reads stdin cannot be woken")]
-fn talk(stream: &MessageStream) -> Outcome {
-    thread::scope(|scope| {
-        thread::Builder::new().spawn_scoped(scope, move || {
-            for line in io::stdin().lock().lines() {
-                match line {
-                    Ok(line) if stream.send(line.as_bytes()).is_ok() => {}
-                    _ => break,
-                }
+fn talk(stream: MessageStream) -> Outcome {
+    let stream = Arc::new(stream);
+    let speaker = Arc::clone(&stream);
+    // Not waited for: stdin may never end, and a thread that reads it cannot be woken. It goes with the process.
+    thread::Builder::new().spawn(move || {
+        for line in io::stdin().lock().lines() {
+            match line {
+                Ok(line) if speaker.send(line.as_bytes()).is_ok() => {}
+                _ => break,
             }
-        })?;
-        while let Some(message) = stream.recv()? {
-            let mut stdout = io::stdout().lock();
-            stdout.write_all(&message)?;
-            stdout.write_all(b"\n")?;
         }
-        // Stdin may never end: the process does.
-        std::process::exit(0)
-    })
+    })?;
+    while let Some(message) = stream.recv()? {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(&message)?;
+        stdout.write_all(b"\n")?;
+    }
+    Ok(())
 }

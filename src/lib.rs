@@ -72,7 +72,7 @@
 //! # What dropping does
 //!
 //! Dropping a [`Worker`] changes nothing. Dropping the [`Supervisor`] ends all workers, within its grace period and five seconds.
-//! Dropping a [`Process`] kills it. Dropping a [`Request`] answers it with an error, and a [`Call`] cancels it.
+//! Dropping a [`Process`] kills it, and dropping a [`Tunnel`] ends its ssh. Dropping a [`Request`] answers it with an error, and a [`Call`] cancels it.
 //!
 //! The documents: [architecture](_documentation::architecture), [gotchas](_documentation::gotchas) and
 //! [protocol](_documentation::protocol).
@@ -95,7 +95,9 @@ mod launch; // a recipe becomes a process
 mod supervisor; // the parent's side
 
 pub use exit::{Exit, ExitStatus, Leak, Usage};
-pub use launch::{Group, Input, Limit, Output, Pass, Process, SpawnError, SpawnStep, SpecError};
+pub use launch::{
+    Group, Input, Limit, Output, Pass, Process, SpawnError, SpawnStep, SpecError, Tunnel, TunnelBuilder, TunnelError,
+};
 pub use parent::{Buffered, Incoming, Parent, ParentError, SendError};
 pub use supervisor::{
     Builder, Call, CancelCall, Disconnected, Event, EventKind, FaultEvent, Stream, Supervisor, Worker, WorkerId,

@@ -5,6 +5,7 @@ mod direct;
 mod error;
 mod plan;
 mod process;
+mod tunnel;
 
 use crate::pipe::anonymous::{PipeReader, PipeWriter};
 use std::{
@@ -18,6 +19,7 @@ pub(crate) use plan::{Argument, EnvironmentChange, GrantSource, Plan, Program};
 pub use plan::{Group, Input, Limit, Output, Pass};
 pub use process::Process;
 pub(crate) use process::{Child, exit_status, usage};
+pub use tunnel::{Tunnel, TunnelBuilder, TunnelError};
 
 /// The name under which the pipe of the messages is granted.
 pub(crate) const MESSAGES: &str = "messages";

@@ -12,7 +12,7 @@ use crate::{
 };
 use std::{
     io,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -208,6 +208,11 @@ impl Process {
             }
         }
         Ok(self.exit.as_ref())
+    }
+
+    /// A descriptor that is readable once the process has ended: to wait for that and for other things too.
+    pub(super) fn end(&self) -> io::Result<OwnedFd> {
+        self.child.with_pidfd(|pidfd| pidfd.as_fd().try_clone_to_owned())
     }
 
     fn reap(&mut self) -> io::Result<()> {

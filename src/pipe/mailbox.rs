@@ -166,8 +166,11 @@ impl Stream {
             let got = self.at_reset(socket::receive(self.socket(), room), 0);
             inbox.frame.truncate(have + got.as_ref().copied().unwrap_or(0));
             match got {
-                Ok(0) if have == 0 => return Ok(None),
-                Ok(0) => return Err(MessageError::CutOff { missing: wanted - have }),
+                Ok(0) if have == 0 => return self.check_carrier().map(|()| None).map_err(Into::into),
+                Ok(0) => {
+                    self.check_carrier()?;
+                    return Err(MessageError::CutOff { missing: wanted - have });
+                }
                 Ok(_) => {}
                 Err(error) => return Err(MessageError::from(error)),
             }
@@ -244,7 +247,7 @@ impl Stream {
                 Ok(None) => return Ok(()),
                 Ok(Some(number)) => break number,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(self.with_reason(error).into()),
             }
             drop(outbox);
             self.await_room(begun)?;
@@ -276,7 +279,7 @@ impl Stream {
             match self.push(&mut outbox) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(self.with_reason(error).into()),
             }
             drop(outbox);
             match self.await_room(begun) {

@@ -12,6 +12,7 @@ mod handle;
 pub mod name;
 pub mod named;
 
+mod carrier;
 mod connect;
 mod door;
 mod halves;
@@ -25,6 +26,7 @@ mod publish;
 mod stream;
 mod wait;
 
+pub(crate) use carrier::Carrier;
 pub use wait::{Cancel, Cancelled, Wait};
 
 use std::fmt;

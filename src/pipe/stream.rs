@@ -6,14 +6,14 @@ use std::{
     net::Shutdown,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use super::{
-    Direction, PipeMode,
+    Carrier, Direction, PipeMode,
     halves::{ReadHalf, WriteHalf},
     listen::Instance,
     mailbox::{Inbox, Outbox},
@@ -65,6 +65,7 @@ pub(super) struct Inner {
     /// The other side left without having read everything of ours.
     was_reset: AtomicBool,
     instance: Mutex<Option<Instance>>,
+    pub(super) carrier: OnceLock<Arc<dyn Carrier>>,
 }
 
 /// What both sides have agreed on, or believe.
@@ -119,6 +120,7 @@ impl Stream {
             disconnected: AtomicBool::new(false),
             was_reset: AtomicBool::new(false),
             instance: Mutex::new(instance),
+            carrier: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -200,7 +202,10 @@ impl Stream {
         if self.mode() != PipeMode::Byte {
             return self.try_read_through_messages(buf);
         }
-        self.at_reset(socket::receive(self.socket(), buf), 0)
+        match self.at_reset(socket::receive(self.socket(), buf), 0) {
+            Ok(0) => self.check_carrier().map(|()| 0),
+            other => other,
+        }
     }
 
     /// A reset is remembered, and stands for the end of what can be read.
@@ -246,9 +251,9 @@ impl Stream {
                 // What is left of the reset, for the first call after it.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                     self.inner.was_reset.store(true, Ordering::Relaxed);
-                    return Err(io::ErrorKind::BrokenPipe.into());
+                    return Err(self.with_reason(io::ErrorKind::BrokenPipe.into()));
                 }
-                done => return done,
+                done => return done.map_err(|error| self.with_reason(error)),
             }
         }
     }

@@ -47,7 +47,8 @@ impl Deadline {
         self.remaining().is_some_and(|left| left.is_zero())
     }
 
-    pub(super) fn remaining(self) -> Option<Duration> {
+    /// `None` is for ever.
+    pub(crate) fn remaining(self) -> Option<Duration> {
         self.0.map(|at| at.saturating_duration_since(now()))
     }
 }

@@ -14,3 +14,4 @@ mod launch;
 mod named;
 mod real_programs;
 mod supervisor;
+mod tunnel;

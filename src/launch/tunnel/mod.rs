@@ -1,0 +1,388 @@
+//! Named pipes of another machine, through the system's ssh.
+
+mod error;
+mod far;
+mod mux;
+mod ssh;
+
+use self::{far::Far, mux::Absent, ssh::Ssh};
+use super::{Argument, Plan, Program};
+use crate::{
+    exit::Exit,
+    pipe::{
+        Cancel, Wait,
+        name::{NameError, PipeName},
+        named::{ConnectError, ConnectOptions, Stream},
+    },
+    sys::{fifo, pidfd::own_pid, poll::Deadline, random, socket},
+};
+use crossbeam_channel::{Receiver, Sender};
+use std::{
+    ffi::{OsStr, OsString},
+    fs, io,
+    os::{fd::AsFd, unix::fs::DirBuilderExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+pub use error::TunnelError;
+
+/// How long a tunnel may take to open, by default.
+const OPEN_TIME: Duration = Duration::from_secs(30);
+
+/// How long ssh has to stop listening for a connection that has been made.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+
+/// The longest directory for our sockets: ssh makes its control socket under a name that is 17 bytes longer first, and the
+/// kernel takes [`socket::PATH_BYTES_MAX`].
+const DIRECTORY_BYTES_MAX: usize = 48;
+const _: () =
+    assert!(DIRECTORY_BYTES_MAX + "/pipewright-ssh-0123456789abcdef/control".len() + 17 < socket::PATH_BYTES_MAX);
+
+/// What stands here wins over every configuration.
+const OPTIONS: [&str; 13] = [
+    "BatchMode=yes",
+    "StrictHostKeyChecking=yes",
+    "PasswordAuthentication=no",
+    "KbdInteractiveAuthentication=no",
+    "ControlPersist=no",      // it would go into the background, out of our sight
+    "LogLevel=INFO",          // its last words, and why a connection was refused
+    "ServerAliveInterval=15", // a machine that has vanished is noticed after a minute
+    "ServerAliveCountMax=3",
+    "ClearAllForwardings=yes",
+    "ForwardAgent=no",
+    "ForwardX11=no",
+    "PermitLocalCommand=no",
+    "StreamLocalBindMask=0177",
+];
+
+/// A way to the named pipes of another machine: one `ssh`, and any number of connections over it.
+///
+/// It is the system's OpenSSH client (6.7 or later on both sides), with the user's configuration, agent and jump hosts. It is
+/// never asked for a password, and never goes to a machine whose key it does not know. What this needs on the other machine:
+/// a login with a POSIX `sh`, and stream forwarding allowed (`AllowStreamLocalForwarding`, which is the default); nothing of
+/// ours.
+///
+/// The server there sees a process of the user that ssh logged in as: that is its `peer()`, and `run_as_client` acts with the
+/// rights of that user. The client's own `peer()` is our ssh. What the two ends lose by not being on one machine: messages of
+/// [`PipeMode::Message`](crate::pipe::PipeMode::Message) ([`Framed`](crate::pipe::PipeMode::Framed) goes through), passed
+/// descriptors, and `wait_drained` tells what ssh has read.
+///
+/// When ssh ends, every stream ends with [`TunnelError::Ended`] in its error. Dropping the tunnel ends ssh.
+///
+/// ```no_run
+/// use pipewright::Tunnel;
+/// use std::{io::{Read, Write}, time::Duration};
+///
+/// let tunnel = Tunnel::ssh("builder@farm-7")?;
+/// let mut stream = tunnel.connect("jobs", Duration::from_secs(5))?;
+/// stream.write_all(b"how many?\n")?;
+/// let mut answer = String::new();
+/// stream.read_to_string(&mut answer)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "dropping a tunnel ends it"]
+pub struct Tunnel {
+    // Dropped in this order: first who uses ssh, then ssh, then the directory.
+    /// A place for one: whoever takes the shell out and puts it back has its turn.
+    far: (Sender<Far>, Receiver<Far>),
+    ssh: Ssh,
+    private: PrivateDirectory,
+    far_directory: PathBuf,
+    count: AtomicU64,
+}
+
+/// How to open a [`Tunnel`]; [`Tunnel::builder`] makes it.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing before open()"]
+pub struct TunnelBuilder {
+    destination: String,
+    config: Option<PathBuf>,
+    port: Option<u16>,
+    identity: Option<PathBuf>,
+    open_time: Duration,
+}
+
+impl TunnelBuilder {
+    /// A configuration file in place of the user's and the system's (`ssh -F`).
+    pub fn config(mut self, file: impl Into<PathBuf>) -> Self {
+        self.config = Some(file.into());
+        self
+    }
+
+    /// The port (`ssh -p`).
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// A file with a private key, to be tried beside those of the configuration (`ssh -i`).
+    pub fn identity(mut self, file: impl Into<PathBuf>) -> Self {
+        self.identity = Some(file.into());
+        self
+    }
+
+    /// How long opening may take, with the login; by default 30 s.
+    pub fn open_time(mut self, time: Duration) -> Self {
+        self.open_time = time;
+        self
+    }
+
+    /// Logs in.
+    ///
+    /// # Errors
+    ///
+    /// [`TunnelError`]; nothing is left of the attempt.
+    pub fn open(&self) -> Result<Tunnel, TunnelError> {
+        check_destination(&self.destination)?;
+        let private = PrivateDirectory::new()?;
+        let control = PipeName::new(private.0.join("control"))?;
+        let deadline = Deadline::after(self.open_time);
+        let ssh = Ssh::start(self.plan(&private.0.join("control")), control)?;
+        let until = Until { deadline, ended: &ssh.shared.ended };
+        // The control socket appears when ssh has logged in.
+        mux::greet(&ssh.shared.control, Absent::Wait, &until).map_err(|error| ssh.shared.explain(error))?;
+        let far = Far::ask(&private.0.join("control"), &until).map_err(|error| match error {
+            TunnelError::Os(error) => ssh.shared.explain(error),
+            other => other,
+        })?;
+        let far_directory = far.directory.clone();
+        let (put, take) = crossbeam_channel::bounded(1);
+        // There is room for one.
+        drop(put.try_send(far));
+        Ok(Tunnel { far: (put, take), ssh, private, far_directory, count: AtomicU64::new(0) })
+    }
+
+    fn plan(&self, control: &Path) -> Plan {
+        let mut plan = Plan::new(Program::Named("ssh".into()));
+        let mut arguments: Vec<OsString> = Vec::new();
+        if let Some(config) = &self.config {
+            arguments.extend(["-F".into(), config.into()]);
+        }
+        if let Some(port) = self.port {
+            arguments.extend(["-p".into(), port.to_string().into()]);
+        }
+        if let Some(identity) = &self.identity {
+            arguments.extend(["-i".into(), identity.into()]);
+        }
+        arguments.extend(OPTIONS.iter().flat_map(|option| ["-o".into(), (*option).into()]));
+        arguments.extend(["-M", "-N", "-T", "-S"].map(OsString::from));
+        arguments.extend([control.into(), "--".into(), self.destination.clone().into()]);
+        plan.arguments = arguments.into_iter().map(Argument::Plain).collect();
+        plan
+    }
+}
+
+impl Tunnel {
+    /// Logs in at `host`, `user@host` or `ssh://user@host:port`, as `ssh` would.
+    ///
+    /// # Errors
+    ///
+    /// [`TunnelError`].
+    pub fn ssh(destination: impl Into<String>) -> Result<Self, TunnelError> {
+        Self::builder(destination).open()
+    }
+
+    /// To say more about how.
+    pub fn builder(destination: impl Into<String>) -> TunnelBuilder {
+        TunnelBuilder {
+            destination: destination.into(),
+            config: None,
+            port: None,
+            identity: None,
+            open_time: OPEN_TIME,
+        }
+    }
+
+    /// Connects to a named pipe of the other machine. A plain name is looked for where [`PipeName::new`] would put it there,
+    /// for the user that ssh logged in as; an absolute path is used as it is, up to 107 bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`TunnelError::NotReached`] when nobody listens there: a server that is not there yet is not waited for.
+    pub fn connect(&self, name: impl AsRef<OsStr>, timeout: Duration) -> Result<Stream, TunnelError> {
+        self.connect_with(&ConnectOptions::new(), name, timeout)
+    }
+
+    /// As [`connect`](Self::connect), with options: framed messages, a direction, a handshake. Who the server may be is
+    /// not checked, since it is on the other machine.
+    ///
+    /// # Errors
+    ///
+    /// As `connect`, and [`TunnelError::Connect`].
+    pub fn connect_with(
+        &self,
+        options: &ConnectOptions,
+        name: impl AsRef<OsStr>,
+        timeout: Duration,
+    ) -> Result<Stream, TunnelError> {
+        let shared = &self.ssh.shared;
+        let until = shared.until(timeout);
+        let there = self.path_there(name.as_ref())?;
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let forward = Forward { tunnel: self, here: self.private.0.join(number.to_string()), there };
+        mux::open_forward(&shared.control, &forward.here, &forward.there, &until).map_err(|error| match error {
+            TunnelError::Os(error) => shared.explain(error),
+            other => other,
+        })?;
+        let not_reached = || TunnelError::NotReached { path: forward.there.clone().into(), said: shared.last_words() };
+        let here = PipeName::new(&forward.here)?;
+        let stream = options.clone().fail_if_absent().connect(&here, until.wait()).map_err(|error| match error {
+            ConnectError::NoServer { .. } => {
+                shared.exit_if_ending().map_or_else(not_reached, |exit| TunnelError::Ended { exit })
+            }
+            ConnectError::Busy { .. } | ConnectError::Cancelled | ConnectError::Os(_) => shared.explain(error.into()),
+            other => TunnelError::Connect(other),
+        })?;
+        self.settle(&until).map_err(|error| shared.explain(error))?;
+        if !stream.is_connected() && fifo::unread(stream.as_fd())? == 0 {
+            return Err(not_reached());
+        }
+        stream.set_carrier(Arc::clone(shared) as _);
+        Ok(stream)
+    }
+
+    /// Returns when it is known what has become of a connection that was made to ssh before.
+    ///
+    /// ssh tells nobody that a connection has got through, it only closes one that has not. So: when it says hello, it has
+    /// accepted the connection and has sent its request; when the far side's shell answers to what is sent after that, the
+    /// answer to the request has come, too; when ssh says hello again, it has acted on that.
+    fn settle(&self, until: &Until<'_>) -> io::Result<()> {
+        let control = &self.ssh.shared.control;
+        mux::greet(control, Absent::Fail, until)?;
+        let (put, take) = &self.far;
+        let mut far = take.recv_timeout(until.remaining()).map_err(|_| io::ErrorKind::TimedOut)?;
+        let answered = far.round_trip(until);
+        // There is room for one, and it is this one's place.
+        drop(put.try_send(far));
+        answered?;
+        mux::greet(control, Absent::Fail, until).map(drop)
+    }
+
+    fn path_there(&self, name: &OsStr) -> Result<PathBuf, NameError> {
+        // The same rules as here, whatever directory comes out.
+        PipeName::new(name)?;
+        // An absolute path replaces the directory.
+        let path = self.far_directory.join(name);
+        let bytes = path.as_os_str().len();
+        if bytes > socket::PATH_BYTES_MAX {
+            return Err(NameError::TooLong { bytes, limit: socket::PATH_BYTES_MAX });
+        }
+        Ok(path)
+    }
+
+    /// How ssh has ended; `None` while it runs.
+    pub fn exit(&self) -> Option<Arc<Exit>> {
+        self.ssh.shared.exit()
+    }
+
+    /// The last of what ssh has said, at most 8 KiB.
+    pub fn last_words(&self) -> String {
+        self.ssh.shared.last_words().into()
+    }
+
+    /// The process id of ssh.
+    pub fn pid(&self) -> u32 {
+        self.ssh.shared.pid()
+    }
+}
+
+/// A place where ssh listens for one connection; after that it is of no use.
+struct Forward<'a> {
+    tunnel: &'a Tunnel,
+    here: PathBuf,
+    there: PathBuf,
+}
+
+impl Drop for Forward<'_> {
+    fn drop(&mut self) {
+        let shared = &self.tunnel.ssh.shared;
+        // When ssh has ended nobody listens any more.
+        drop(mux::close_forward(&shared.control, &self.here, &self.there, &shared.until(CLOSE_TIME)));
+        drop(fs::remove_file(&self.here));
+    }
+}
+
+/// A deadline, and the end of ssh if that comes first.
+#[derive(Clone, Copy, Debug)]
+struct Until<'a> {
+    deadline: Deadline,
+    ended: &'a Cancel,
+}
+
+impl Until<'_> {
+    fn wait(&self) -> Wait<'_> {
+        Wait::at_most(self.remaining()).or(self.ended)
+    }
+
+    fn remaining(&self) -> Duration {
+        self.deadline.remaining().unwrap_or(Duration::MAX)
+    }
+}
+
+/// For the sockets between ssh and us. Nobody else may enter.
+#[derive(Debug)]
+struct PrivateDirectory(PathBuf, i32);
+
+impl PrivateDirectory {
+    fn new() -> io::Result<Self> {
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let parent = runtime
+            .filter(|path| path.is_absolute() && path.is_dir() && path.as_os_str().len() <= DIRECTORY_BYTES_MAX)
+            .unwrap_or_else(|| "/tmp".into());
+        let path = parent.join(format!("pipewright-ssh-{:016x}", u64::from_ne_bytes(random::bytes()?)));
+        // It fails if anything is there.
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path, own_pid()))
+    }
+}
+
+impl Drop for PrivateDirectory {
+    fn drop(&mut self) {
+        if self.1 == own_pid() {
+            drop(fs::remove_dir_all(&self.0));
+        }
+    }
+}
+
+/// ssh takes options among its arguments, and its configuration may put the names into a shell's command line (`ProxyCommand`).
+fn check_destination(destination: &str) -> Result<(), TunnelError> {
+    const FOR_SHELLS: &str = "'\"`$\\;&<>|(){}";
+    let refused = |found| Err(TunnelError::Destination { destination: destination.into(), found });
+    let bare = destination.strip_prefix("ssh://").unwrap_or(destination);
+    let (user, host) = bare.rsplit_once('@').map_or((None, bare), |(user, host)| (Some(user), host));
+    if host.is_empty() {
+        return refused("it names no machine");
+    }
+    if destination.starts_with('-') || host.starts_with('-') || user.is_some_and(|user| user.starts_with('-')) {
+        return refused("it begins with a '-', as options do");
+    }
+    if destination.chars().any(|c| c.is_control() || c.is_whitespace() || FOR_SHELLS.contains(c)) {
+        return refused("it has a character that a shell could take for its own");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_is_data() {
+        for good in ["host", "user@host", "ssh://user@host:2222", "user@[::1]", "DOMAIN@user@host", "a-b.c_d"] {
+            check_destination(good).unwrap();
+        }
+        for bad in
+            ["", "user@", "ssh://", "-oProxyCommand=x", "user@-x", "ssh://-x", "-u@host", "a b", "$(x)", "a\nb", "a;b"]
+        {
+            let error = check_destination(bad).unwrap_err();
+            assert!(matches!(error, TunnelError::Destination { .. }), "{bad:?}: {error}");
+        }
+        assert!(size_of::<TunnelError>() <= 64);
+    }
+}

@@ -1,0 +1,231 @@
+//! The ssh process that carries a tunnel: started by a thread of its own, and heard until its end.
+
+use super::{
+    TunnelError, Until,
+    mux::{self, Absent},
+};
+use crate::{
+    exit::{Exit, ExitStatus},
+    launch::{Moment, Output, Plan, Process, launch, prepare},
+    pipe::{Cancel, Carrier, anonymous::PipeReader, name::PipeName},
+    sys::{
+        pidfd::own_pid,
+        poll::{Deadline, Interest},
+        wake::{self, Flag},
+    },
+};
+use std::{
+    io, mem,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+/// How much of what ssh says is kept: its last words are a few lines.
+const WORDS_BYTES: usize = 8 << 10;
+
+/// How long ssh has to end after it was asked to.
+const GRACE_PERIOD: Duration = Duration::from_secs(2);
+
+/// How long a process takes to die at most that can die at all.
+const LONGEST_DEATH: Duration = Duration::from_secs(5);
+
+/// How long an ssh that works takes at most to say hello.
+const HELLO_TIME: Duration = Duration::from_secs(2);
+
+/// The running ssh. Dropping this ends it.
+#[derive(Debug)]
+pub(super) struct Ssh {
+    pub(super) shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    owner: i32,
+}
+
+/// What streams know of it, also when the tunnel is gone.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pid: u32,
+    pub(super) control: PipeName,
+    /// Ends whatever waits for ssh when ssh has ended.
+    pub(super) ended: Cancel,
+    stop: Flag,
+    stderr: Mutex<Heard>,
+    exit: Mutex<Option<Arc<Exit>>>,
+    exit_told: Condvar,
+}
+
+#[derive(Debug)]
+struct Heard {
+    /// `None` after its end.
+    pipe: Option<PipeReader>,
+    last: Vec<u8>,
+}
+
+impl Ssh {
+    pub(super) fn start(mut plan: Plan, control: PipeName) -> Result<Self, TunnelError> {
+        plan.stderr = Output::Lines;
+        plan.check().map_err(crate::launch::SpawnError::from)?;
+        let (started, start) = crossbeam_channel::bounded(1);
+        // The signal at the parent's death comes when the thread ends that has spawned: this one outlives ssh.
+        let thread =
+            thread::Builder::new().name("pipewright-ssh".into()).spawn(move || match begin(&plan, control) {
+                Ok((process, end, shared)) => {
+                    drop(started.send(Ok(Arc::clone(&shared))));
+                    shared.live(process, &end);
+                }
+                Err(error) => drop(started.send(Err(error))),
+            })?;
+        let shared = start.recv().map_err(|_| io::Error::other("the thread that starts ssh has ended"))??;
+        Ok(Self { shared, thread: Some(thread), owner: own_pid() })
+    }
+}
+
+fn begin(plan: &Plan, control: PipeName) -> Result<(Process, OwnedFd, Arc<Shared>), TunnelError> {
+    let moment = Moment { death_signal: Some(libc::SIGTERM), control: "" };
+    let (ended, stop) = (Cancel::new()?, Flag::new()?);
+    let mut process = Process::new(launch(plan, prepare(plan)?, &moment)?);
+    let end = process.end()?;
+    let stderr = Mutex::new(Heard { pipe: process.take_stderr(), last: Vec::new() });
+    let shared =
+        Shared { pid: process.pid(), control, ended, stop, stderr, exit: Mutex::default(), exit_told: Condvar::new() };
+    Ok((process, end, Arc::new(shared)))
+}
+
+impl Drop for Ssh {
+    fn drop(&mut self) {
+        // In a forked child of the host there is no such thread, and ssh is the parent's.
+        if self.owner != own_pid() {
+            return;
+        }
+        self.shared.stop.raise();
+        if let Some(thread) = self.thread.take() {
+            // It does not panic.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Hears ssh until it ends or shall end, and sees to it that it has.
+    fn live(&self, mut process: Process, end: &OwnedFd) {
+        // A copy, so that nobody who wants to hear ssh's words waits for this thread.
+        let mut stderr = self.heard().pipe.as_ref().and_then(|pipe| pipe.try_clone().ok());
+        loop {
+            let mut watched = vec![(self.stop.as_fd(), Interest::Readable), (end.as_fd(), Interest::Readable)];
+            watched.extend(stderr.as_ref().map(|pipe| (pipe.as_fd(), Interest::Readable)));
+            match wake::wait_any(&watched, Deadline::after(Duration::MAX)) {
+                Ok(Some(0)) => {
+                    // Fails when it has ended already.
+                    drop(process.signal(libc::SIGTERM));
+                    drop(process.wait_timeout(GRACE_PERIOD));
+                    break;
+                }
+                Ok(Some(2)) => {
+                    if !self.hear() {
+                        stderr = None;
+                    }
+                }
+                _ => break,
+            }
+        }
+        drop(process.kill());
+        let exit = process.wait_timeout(LONGEST_DEATH).ok().flatten().cloned();
+        self.hear();
+        let mut exit = exit.unwrap_or_else(unknown);
+        exit.stderr_tail = mem::take(&mut self.heard().last).into();
+        *self.lock_exit() = Some(Arc::new(exit));
+        self.exit_told.notify_all();
+        self.ended.cancel();
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.stderr.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_exit(&self) -> MutexGuard<'_, Option<Arc<Exit>>> {
+        self.exit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what ssh has said up to now; false after the end.
+    fn hear(&self) -> bool {
+        let mut heard = self.heard();
+        let mut part = [0; 1024];
+        while let Some(pipe) = &heard.pipe {
+            match pipe.read_deadline(&mut part, Duration::ZERO) {
+                Ok(0) => heard.pipe = None,
+                Ok(bytes) => {
+                    heard.last.extend_from_slice(part.get(..bytes).unwrap_or_default());
+                    let surplus = heard.last.len().saturating_sub(WORDS_BYTES);
+                    heard.last.drain(..surplus);
+                }
+                Err(_) => break,
+            }
+        }
+        heard.pipe.is_some()
+    }
+
+    /// The last of what ssh has said.
+    pub(super) fn last_words(&self) -> Box<str> {
+        if let Some(exit) = self.exit() {
+            return exit.stderr_text().into();
+        }
+        self.hear();
+        String::from_utf8_lossy(&self.heard().last).into()
+    }
+
+    pub(super) fn exit(&self) -> Option<Arc<Exit>> {
+        self.lock_exit().clone()
+    }
+
+    /// Whether ssh has ended or is about to. A connection ends a moment before its process does, so the process is spoken to:
+    /// one that still answers has not closed everything. One that is stopped cannot be told from one that is busy.
+    pub(super) fn exit_if_ending(&self) -> Option<Arc<Exit>> {
+        if let Some(exit) = self.exit() {
+            return Some(exit);
+        }
+        match mux::greet(&self.control, Absent::Fail, &self.until(HELLO_TIME)) {
+            Ok(_) => return None,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return None,
+            Err(_) => {}
+        }
+        let exit = self.lock_exit();
+        let waited = self.exit_told.wait_timeout_while(exit, LONGEST_DEATH, |exit| exit.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    pub(super) fn until(&self, timeout: Duration) -> Until<'_> {
+        Until { deadline: Deadline::after(timeout), ended: &self.ended }
+    }
+
+    /// An error of a call that goes to ssh, and its reason where ssh is at its end.
+    pub(super) fn explain(&self, error: io::Error) -> TunnelError {
+        if error.kind() == io::ErrorKind::TimedOut {
+            return TunnelError::TimedOut { said: self.last_words() };
+        }
+        match self.exit_if_ending() {
+            Some(exit) => TunnelError::Ended { exit },
+            None => TunnelError::Os(error),
+        }
+    }
+}
+
+impl Carrier for Shared {
+    fn ended(&self) -> Option<io::Error> {
+        self.exit_if_ending().map(|exit| TunnelError::Ended { exit }.into())
+    }
+}
+
+fn unknown() -> Exit {
+    Exit {
+        status: ExitStatus::Unknown,
+        usage: None,
+        duration: Duration::ZERO,
+        stderr_tail: Box::default(),
+        leaks: Vec::new(),
+    }
+}

@@ -1,0 +1,475 @@
+//! Named pipes through ssh, against an `sshd` of our own on a loopback port, with throw-away keys and a throw-away user.
+
+use crate::{
+    kernel,
+    support::{DEADLINE, read_to_end, wait_gone},
+};
+use pipewright::{
+    Exit, Input, Output, Process, Tunnel, TunnelBuilder, TunnelError, WorkerSpec,
+    pipe::{
+        PipeMode,
+        name::PipeName,
+        named::{Access, ConnectOptions, ImpersonationLevel, Listener, ListenerOptions, Stream},
+    },
+};
+use std::{
+    fs, io,
+    io::{Read, Write},
+    net::TcpListener,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+/// The user database has one lock, and those who find it taken give up.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// A user of this machine until it is dropped, also by a panic.
+struct User {
+    name: String,
+    uid: u32,
+}
+
+impl User {
+    fn new(home: &Path) -> Self {
+        let mut user = Self { name: format!("pipewright{}", std::process::id()), uid: u32::MAX };
+        run(Command::new("useradd")
+            .args(["--no-create-home", "--shell", "/bin/sh", "--home-dir"])
+            .arg(home)
+            .arg(&user.name));
+        // Neither a password that fits nor a locked account, which sshd refuses.
+        run(Command::new("usermod").args(["--password", "*", &user.name]));
+        user.uid = run(Command::new("id").args(["-u", &user.name])).trim().parse().unwrap();
+        user
+    }
+}
+
+impl User {
+    /// Ends its processes: sessions of sshd, which are in no group of ours.
+    fn end_processes(&self) {
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+            let uid =
+                status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
+            if uid == Some(self.uid) {
+                kernel::kill(pid, libc::SIGKILL);
+            }
+        }
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.end_processes();
+        drop(fs::remove_dir_all(format!("/tmp/pipewright-{}", self.uid)));
+        // Forced: a process of the user may not have noticed yet that its sshd is gone.
+        drop(Command::new("userdel").args(["--force", &self.name]).output());
+    }
+}
+
+/// An sshd, its keys and its user.
+struct Sshd {
+    process: Option<Process>,
+    port: u16,
+    user: User,
+    place: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Sshd {
+    fn start() -> Self {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = tempfile::Builder::new().prefix("pipewright-sshd-").tempdir_in("/tmp").unwrap();
+        // The user must get to the pipes in it.
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir_all("/run/sshd").unwrap();
+        let user = User::new(place.path());
+        for key in ["host_key", "user_key"] {
+            run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(place.path().join(key)));
+        }
+        fs::rename(place.path().join("user_key.pub"), place.path().join("authorized_keys")).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let host_key = fs::read_to_string(place.path().join("host_key.pub")).unwrap();
+        fs::write(place.path().join("known_hosts"), format!("[127.0.0.1]:{port} {host_key}")).unwrap();
+        let known = place.path().join("known_hosts");
+        let config = format!("UserKnownHostsFile {}\nGlobalKnownHostsFile none\nIdentitiesOnly yes\n", known.display());
+        fs::write(place.path().join("ssh_config"), config).unwrap();
+        let config = format!(
+            "ListenAddress 127.0.0.1:{port}\nHostKey {0}/host_key\nAuthorizedKeysFile {0}/authorized_keys\nPidFile none\n\
+             UsePAM no\nStrictModes no\nPasswordAuthentication no\nUseDNS no\nLogLevel INFO\n",
+            place.path().display()
+        );
+        fs::write(place.path().join("sshd_config"), config).unwrap();
+        let mut sshd = Self { process: None, port, user, place, _turn: turn };
+        sshd.process = Some(sshd.launch());
+        sshd
+    }
+
+    fn launch(&self) -> Process {
+        let spec = WorkerSpec::new("/usr/sbin/sshd").args(["-D", "-e", "-f"]).arg(self.path("sshd_config"));
+        let mut process = spec.stderr(Output::Lines).launch().unwrap();
+        let log = process.take_stderr().unwrap();
+        let (mut said, mut part) = (Vec::new(), [0; 1024]);
+        while !String::from_utf8_lossy(&said).contains("Server listening") {
+            let bytes = log.read_deadline(&mut part, DEADLINE).unwrap();
+            assert!(bytes > 0, "sshd: {}", String::from_utf8_lossy(&said));
+            said.extend_from_slice(&part[..bytes]);
+        }
+        // Until the last of its processes has ended.
+        thread::spawn(move || io::copy(&mut { log }, &mut io::sink()));
+        process
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.place.path().join(file)
+    }
+
+    fn builder(&self) -> TunnelBuilder {
+        Tunnel::builder(format!("{}@127.0.0.1", self.user.name))
+            .port(self.port)
+            .config(self.path("ssh_config"))
+            .identity(self.path("user_key"))
+            .open_time(DEADLINE)
+    }
+
+    fn tunnel(&self) -> Tunnel {
+        self.builder().open().unwrap()
+    }
+
+    fn server(&self, file: &str, options: &ListenerOptions) -> (PathBuf, Listener) {
+        let path = self.path(file);
+        let listener = options.clone().access(Access::Anyone).listen(&PipeName::new(&path).unwrap()).unwrap();
+        (path, listener)
+    }
+}
+
+#[track_caller]
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn expect(stream: &Stream, wanted: &[u8]) {
+    let mut have = Vec::new();
+    while have.len() < wanted.len() {
+        let mut part = vec![0; wanted.len() - have.len()];
+        let bytes = stream.read_deadline(&mut part, DEADLINE).unwrap();
+        assert!(bytes > 0, "the end after {have:?}");
+        have.extend_from_slice(&part[..bytes]);
+    }
+    assert_eq!(have, wanted);
+}
+
+/// The typed error inside one of a stream.
+#[track_caller]
+fn ended(error: &io::Error) -> &Exit {
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted, "{error:?}");
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(TunnelError::Ended { exit }) => exit,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Where a tunnel keeps its sockets, as its ssh was told.
+fn private_directory(tunnel: &Tunnel) -> PathBuf {
+    let told = fs::read_to_string(format!("/proc/{}/cmdline", tunnel.pid())).unwrap();
+    let control = told.split('\0').skip_while(|argument| *argument != "-S").nth(1).unwrap();
+    Path::new(control).parent().unwrap().to_owned()
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+#[ignore = "needs root and sshd"]
+fn tunnel_streams_are_streams_and_the_server_knows_its_client() {
+    let sshd = Sshd::start();
+    let tunnel = sshd.tunnel();
+    let (path, listener) = sshd.server("pipe", &ListenerOptions::new());
+    fs::write(sshd.path("theirs"), "the user's").unwrap();
+    chown(sshd.path("theirs"), Some(sshd.user.uid), None).unwrap();
+    fs::write(sshd.path("roots"), "root's").unwrap();
+    for file in ["theirs", "roots"] {
+        fs::set_permissions(sshd.path(file), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    let client = tunnel.connect(&path, DEADLINE).unwrap();
+    (&client).write_all(b"hello").unwrap();
+    let server = listener.accept_deadline(DEADLINE).unwrap();
+    expect(&server, b"hello");
+    let peer = server.peer().unwrap();
+    assert_eq!(peer.uid(), sshd.user.uid);
+    assert_eq!(peer.user_name().unwrap().as_deref(), Some(&*sshd.user.name));
+    assert_eq!(server.run_as_client(|| fs::read(sshd.path("theirs"))).unwrap().unwrap(), b"the user's");
+    let refused = server.run_as_client(|| fs::read(sshd.path("roots"))).unwrap().unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+
+    // An end of the other side is an end, and not ssh's.
+    (&server).write_all(b"bye").unwrap();
+    drop(server);
+    expect(&client, b"bye");
+    assert_eq!(client.read_deadline(&mut [0; 8], DEADLINE).unwrap(), 0);
+    assert!(tunnel.exit().is_none());
+}
+
+#[test]
+#[ignore = "needs root and sshd"]
+fn tunnel_carries_many_connections_at_once() {
+    const CLIENTS: usize = 12;
+    let sshd = Sshd::start();
+    let tunnel = sshd.tunnel();
+    let (path, listener) = sshd.server("a: 100%d ${HOME} [pipe]", &ListenerOptions::new());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let streams: Vec<_> = (0..CLIENTS).map(|_| listener.accept_deadline(DEADLINE).unwrap()).collect();
+            for stream in &streams {
+                let mut number = [0; 2];
+                let mut stream = stream;
+                stream.read_exact(&mut number).unwrap();
+                stream.write_all(&number.repeat(100_000)).unwrap();
+            }
+        });
+        for number in 10..10 + CLIENTS {
+            let (tunnel, path) = (&tunnel, &path);
+            scope.spawn(move || {
+                let stream = tunnel.connect(path, DEADLINE).unwrap();
+                let text = number.to_string();
+                (&stream).write_all(text.as_bytes()).unwrap();
+                expect(&stream, &text.as_bytes().repeat(100_000));
+                assert_eq!(stream.read_deadline(&mut [0; 1], DEADLINE).unwrap(), 0);
+            });
+        }
+    });
+    let left = files(&private_directory(&tunnel));
+    assert_eq!(left.len(), 1, "only the control socket: {left:?}");
+}
+
+#[test]
+#[ignore = "needs root and sshd"]
+fn tunnel_messages_are_framed_and_a_handshake_goes_through() {
+    let sshd = Sshd::start();
+    let tunnel = sshd.tunnel();
+    let (path, listener) = sshd.server("pipe", &ListenerOptions::new().mode(PipeMode::Framed).handshake());
+    let long = vec![b'x'; 3 << 20];
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let server = listener.accept_deadline(DEADLINE).unwrap();
+            assert_eq!(server.level(), Some(ImpersonationLevel::Impersonation));
+            let server = server.into_messages().unwrap();
+            while let Some(message) = server.recv_deadline(DEADLINE).unwrap() {
+                server.send_deadline(&message, DEADLINE).unwrap();
+            }
+        });
+        let options = ConnectOptions::new().mode(PipeMode::Framed).handshake(ImpersonationLevel::Impersonation);
+        let client = tunnel.connect_with(&options, &path, DEADLINE).unwrap().into_messages().unwrap();
+        for message in [&b""[..], b"short", &long] {
+            client.send_deadline(message, DEADLINE).unwrap();
+            assert_eq!(client.recv_deadline(DEADLINE).unwrap().as_deref(), Some(message));
+        }
+    });
+    let messages = ConnectOptions::new().mode(PipeMode::Message);
+    assert!(matches!(tunnel.connect_with(&messages, &path, DEADLINE), Err(TunnelError::Connect(_))));
+}
+
+#[test]
+#[ignore = "needs root and sshd"]
+fn tunnel_names_are_resolved_on_the_other_machine() {
+    let sshd = Sshd::start();
+    let tunnel = sshd.tunnel();
+    let directory = PathBuf::from(format!("/tmp/pipewright-{}", sshd.user.uid));
+    fs::create_dir(&directory).unwrap();
+    chown(&directory, Some(sshd.user.uid), None).unwrap();
+    let name = PipeName::new(directory.join("jobs")).unwrap();
+    let listener = ListenerOptions::new().access(Access::Anyone).listen(&name).unwrap();
+    let client = tunnel.connect("jobs", DEADLINE).unwrap();
+    (&client).write_all(b"x").unwrap();
+    expect(&listener.accept_deadline(DEADLINE).unwrap(), b"x");
+    assert!(matches!(tunnel.connect("a/b", DEADLINE), Err(TunnelError::Name(_))));
+    assert!(matches!(tunnel.connect(format!("/{}", "x".repeat(107)), DEADLINE), Err(TunnelError::Name(_))));
+}
+
+#[test]
+#[ignore = "needs root and sshd"]
+fn tunnel_to_a_missing_name_says_so_with_sshs_words() {
+    let sshd = Sshd::start();
+    let tunnel = sshd.tunnel();
+    fs::write(sshd.path("no-socket"), "").unwrap();
+    for round in 0..20 {
+        let missing = sshd.path(if round % 2 == 0 { "missing" } else { "no-socket" });
+        let shaking = ConnectOptions::new().handshake(ImpersonationLevel::Identification);
+        let options = if round % 3 == 0 { shaking } else { ConnectOptions::new() };
+        match tunnel.connect_with(&options, &missing, DEADLINE) {
+            Err(TunnelError::NotReached { path, said }) => {
+                assert_eq!(*path, *missing);
+                assert!(said.contains("open failed"), "{said}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let (path, _listener) = sshd.server("here", &ListenerOptions::new());
+    drop(tunnel.connect(path, DEADLINE).unwrap());
+}
+
+#[test]
+#[ignore = "needs root and sshd"]
+fn tunnel_streams_end_with_sshs_last_words() {
+    let sshd = Sshd::start();
+    let (path, listener) = sshd.server("pipe", &ListenerOptions::new());
+    let (framed_path, framed_listener) = sshd.server("framed", &ListenerOptions::new().mode(PipeMode::Framed));
+    for killed in [true, false] {
+        let tunnel = sshd.tunnel();
+        let streams: Vec<_> = (0..3).map(|_| tunnel.connect(&path, DEADLINE).unwrap()).collect();
+        let framed = ConnectOptions::new().mode(PipeMode::Framed);
+        let framed = tunnel.connect_with(&framed, &framed_path, DEADLINE).unwrap().into_messages().unwrap();
+        let servers: Vec<_> = streams.iter().map(|_| listener.accept_deadline(DEADLINE).unwrap()).collect();
+        let server = framed_listener.accept_deadline(DEADLINE).unwrap();
+        thread::scope(|scope| {
+            let readers: Vec<_> = streams
+                .iter()
+                .map(|stream| scope.spawn(|| stream.read_deadline(&mut [0; 8], DEADLINE).unwrap_err()))
+                .collect();
+            if killed {
+                assert_eq!(kernel::kill(tunnel.pid(), libc::SIGKILL), 0);
+            } else {
+                sshd.user.end_processes();
+            }
+            for reader in readers {
+                let error = reader.join().unwrap();
+                let exit = ended(&error);
+                if killed {
+                    assert_eq!(exit.signal(), Some(libc::SIGKILL), "{exit:?}");
+                } else {
+                    assert_eq!(exit.code(), Some(255), "{exit:?}");
+                    let words = exit.stderr_text();
+                    assert!(words.contains("closed") || words.contains("reset"), "{words:?}");
+                    assert!(error.to_string().contains("ssh has ended (exit code 255): "), "{error}");
+                }
+            }
+        });
+        let failed = io::Error::from(framed.recv_deadline(DEADLINE).unwrap_err());
+        let source = std::error::Error::source(failed.get_ref().unwrap()).unwrap();
+        ended(source.downcast_ref().unwrap());
+        ended(&streams[0].write_deadline(b"x", DEADLINE).unwrap_err());
+        assert!(matches!(tunnel.connect(&path, DEADLINE), Err(TunnelError::Ended { .. })));
+        assert!(tunnel.exit().is_some());
+        drop((servers, server));
+    }
+}
+
+#[test]
+#[ignore = "needs root and sshd"]
+fn tunnel_refuses_strange_hosts_and_passwords() {
+    let sshd = Sshd::start();
+    let words = |builder: &TunnelBuilder| match builder.open() {
+        Err(TunnelError::Ended { exit }) => exit.stderr_text().into_owned(),
+        other => panic!("{other:?}"),
+    };
+    fs::rename(sshd.path("known_hosts"), sshd.path("kept")).unwrap();
+    // Whatever the configuration says.
+    let config = fs::read_to_string(sshd.path("ssh_config")).unwrap() + "StrictHostKeyChecking no\nLogLevel QUIET\n";
+    fs::write(sshd.path("ssh_config"), config).unwrap();
+    assert!(words(&sshd.builder()).contains("Host key verification failed"));
+    assert!(!sshd.path("known_hosts").exists());
+    fs::rename(sshd.path("kept"), sshd.path("known_hosts")).unwrap();
+
+    fs::write(sshd.path("authorized_keys"), "").unwrap();
+    assert!(words(&sshd.builder()).contains("Permission denied"));
+}
+
+#[test]
+#[ignore = "needs root and sshd"]
+fn tunnel_leaves_nothing_when_it_is_dropped() {
+    let sshd = Sshd::start();
+    let (path, listener) = sshd.server("pipe", &ListenerOptions::new());
+    let tunnel = sshd.tunnel();
+    let (pid, directory) = (tunnel.pid(), private_directory(&tunnel));
+    assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o7777, 0o700);
+    let stream = tunnel.connect(path, DEADLINE).unwrap();
+    let server = listener.accept_deadline(DEADLINE).unwrap();
+    drop(tunnel);
+    assert!(!directory.exists());
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "reaped");
+    let control = directory.to_str().unwrap();
+    let left = run(Command::new("ps").args(["-eo", "args"]));
+    assert!(!left.contains(control), "{left}");
+    ended(&stream.read_deadline(&mut [0; 8], DEADLINE).unwrap_err());
+    assert_eq!(server.read_deadline(&mut [0; 8], DEADLINE).unwrap(), 0);
+}
+
+#[test]
+#[ignore = "needs root and sshd"]
+fn tunnel_gives_up_in_time_on_an_ssh_that_hangs() {
+    let sshd = Sshd::start();
+    let (path, _listener) = sshd.server("pipe", &ListenerOptions::new());
+    let tunnel = sshd.tunnel();
+    let pid = tunnel.pid();
+    assert_eq!(kernel::kill(pid, libc::SIGSTOP), 0);
+    let failed = tunnel.connect(path, Duration::from_millis(50));
+    assert!(matches!(failed, Err(TunnelError::TimedOut { .. })), "{failed:?}");
+    drop(tunnel);
+    wait_gone(pid);
+}
+
+/// The example, which `cargo test` builds beside the tests.
+#[test]
+#[ignore = "needs root and sshd"]
+fn tunnel_example_connects_to_another_machine() {
+    let sshd = Sshd::start();
+    let (path, listener) = sshd.server("pipe", &ListenerOptions::new().mode(PipeMode::Framed).handshake());
+    fs::write(sshd.path("theirs"), "the user's").unwrap();
+    chown(sshd.path("theirs"), Some(sshd.user.uid), None).unwrap();
+    fs::set_permissions(sshd.path("theirs"), fs::Permissions::from_mode(0o600)).unwrap();
+    // The keys stand in no configuration that ssh finds by itself.
+    fs::create_dir(sshd.path("bin")).unwrap();
+    let place = sshd.place.path().display();
+    let script = format!("#!/bin/sh\nexec /usr/bin/ssh -F {place}/ssh_config -i {place}/user_key \"$@\"\n");
+    fs::write(sshd.path("bin/ssh"), script).unwrap();
+    fs::set_permissions(sshd.path("bin/ssh"), fs::Permissions::from_mode(0o755)).unwrap();
+
+    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/named_pipe");
+    assert!(program.exists(), "build it with `cargo build --examples`, or run the whole `cargo test`");
+    let address = format!("ssh://{}@127.0.0.1:{}/{}", sshd.user.name, sshd.port, path.display());
+    let path = format!("{}:{}", sshd.path("bin").display(), std::env::var("PATH").unwrap());
+    let spec = WorkerSpec::new(program).args(["connect", &address]).env("PATH", path);
+    let spec = spec.stdin(Input::Pipe).stdout(Output::Lines).stderr(Output::Lines);
+    for killed in [false, true] {
+        let mut process = spec.launch().unwrap();
+        // Kept, so that the end of its input is not what ends it.
+        let stdin = process.take_stdin().unwrap();
+        let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
+        let client = listener.accept_deadline(DEADLINE).unwrap();
+        assert_eq!(client.peer().unwrap().uid(), sshd.user.uid);
+        let text = client.run_as_client(|| fs::read(sshd.path("theirs"))).unwrap().unwrap();
+        let client = client.into_messages().unwrap();
+        client.send_deadline(&text, DEADLINE).unwrap();
+        let mut line = [0; 11];
+        (&stdout).read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"the user's\n");
+        if killed {
+            sshd.user.end_processes();
+        }
+        drop(client);
+        let exit = process.wait_timeout(DEADLINE).unwrap().cloned().expect("it ends");
+        let said = String::from_utf8(read_to_end(&stderr)).unwrap();
+        assert_eq!(exit.code(), Some(i32::from(killed)), "{said}");
+        assert_eq!(said.contains("ssh has ended (exit code 255)"), killed, "{said}");
+        drop(stdin);
+    }
+}
+
+#[test]
+fn tunnel_to_an_option_is_refused_before_anything_starts() {
+    for destination in ["-oProxyCommand=touch /tmp/x", "user@-x", "", "$(id)@host"] {
+        match Tunnel::ssh(destination) {
+            Err(TunnelError::Destination { .. }) => {}
+            other => panic!("{destination:?}: {other:?}"),
+        }
+    }
+}
