@@ -6,7 +6,9 @@
 mod figures; // clock, medians, and the lines of the output
 mod memory; // a large parent; the only unsafe
 
+mod call;
 mod flood; // the child of `throughput`
+mod pipes;
 mod spawn;
 mod throughput;
 
@@ -23,6 +25,8 @@ usage: bench <command> [options]
 commands:
   spawn       what starting a process costs, from a small parent and from a huge one
   throughput  how many messages a second come through
+  pipes       how fast each kind of pipe is
+  call        what a question and its answer cost
 
 options:
   --quick      a few small cases, in seconds: shows that it runs, not how fast
@@ -47,9 +51,14 @@ fn main() -> ExitCode {
     if command == flood::COMMAND {
         return end_with(flood::run(&words));
     }
+    if command == call::COMMAND {
+        return end_with(call::serve(&words));
+    }
     let run: fn(&Options) -> Done = match command.as_str() {
         "spawn" => spawn::run,
         "throughput" => throughput::run,
+        "pipes" => pipes::run,
+        "call" => call::run,
         "" => return refuse("a command is missing"),
         other => return refuse(&format!("there is no command `{other}`")),
     };

@@ -1,0 +1,184 @@
+//! What a question to another process and its answer cost, one at a time, with 100 bytes each way.
+//!
+//! | peer | the other process |
+//! |---|---|
+//! | `raw` | reads from a socket and writes back what it read: the limit |
+//! | `json` | as `raw`, line by line, each parsed and written with `serde_json` on both sides |
+//! | `pipewright` | `worker.call`, answered by `Parent::serve` on one thread |
+//! | `ipc-channel` | a pair of its channels |
+//!
+//! All four processes live through the whole run; they are asked in turn, a hundred questions at a time.
+
+use crate::{
+    Done, Options,
+    figures::{now, ratio, tell},
+};
+use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
+use pipewright::{Input, Parent, Pass, Process, Request, Supervisor, Worker, WorkerSpec};
+use serde::Serialize;
+use serde_json::Value;
+use std::{
+    env,
+    error::Error,
+    io::{self, BufRead, BufReader, Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::Arc,
+    time::Duration,
+};
+
+/// What the bench is started with to be the other process.
+pub(crate) const COMMAND: &str = "call-child";
+
+const PEERS: [&str; 4] = ["raw", "json", "pipewright", "ipc-channel"];
+const BLOCK: usize = 100;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Serialize)]
+struct Line {
+    bench: &'static str,
+    peer: &'static str,
+    us_p50: f64,
+    us_p99: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Verdict {
+    bench: &'static str,
+    pipewright_over_raw: f64,
+    pipewright_over_ipc_channel: f64,
+}
+
+type Failed = Box<dyn Error + Send + Sync>;
+
+pub(crate) fn run(options: &Options) -> Done {
+    let blocks = if options.quick { 3 } else { 50 };
+    let mut others = Others::new()?;
+    let mut samples = vec![Vec::new(); PEERS.len()];
+    for block in 0..=blocks {
+        for (peer, samples) in PEERS.iter().zip(&mut samples) {
+            for _ in 0..BLOCK {
+                let began = now();
+                others.ask(peer)?;
+                // The first block warms up.
+                if block > 0 {
+                    samples.push((now() - began).as_secs_f64() * 1e6);
+                }
+            }
+        }
+    }
+    let mut middles = Vec::new();
+    for (peer, mut samples) in PEERS.into_iter().zip(samples) {
+        samples.sort_by(f64::total_cmp);
+        let at =
+            |part: usize| samples.get(samples.len() * part / 100).map_or(f64::NAN, |us| (us * 10.0).round() / 10.0);
+        tell(&Line { bench: "call", peer, us_p50: at(50), us_p99: at(99) })?;
+        middles.push(at(50));
+    }
+    let of = |wanted: &str| PEERS.iter().position(|peer| *peer == wanted).map_or(f64::NAN, |place| middles[place]);
+    Ok(tell(&Verdict {
+        bench: "call-verdict",
+        pipewright_over_raw: ratio(of("pipewright"), of("raw")),
+        pipewright_over_ipc_channel: ratio(of("pipewright"), of("ipc-channel")),
+    })?)
+}
+
+/// The other processes, and our ends.
+struct Others {
+    raw: UnixStream,
+    json: BufReader<UnixStream>,
+    worker: Worker,
+    asks: IpcSender<String>,
+    answers: IpcReceiver<String>,
+    question: String,
+    _supervisor: Supervisor,
+    _processes: Vec<Process>,
+}
+
+impl Others {
+    fn new() -> Result<Self, Failed> {
+        let mut processes = Vec::new();
+        let mut on_socket = |peer: &str| -> Result<UnixStream, Failed> {
+            let (ours, theirs) = UnixStream::pair()?;
+            processes.push(child(peer)?.stdin(Input::Descriptor(Arc::new(OwnedFd::from(theirs)))).launch()?);
+            Ok(ours)
+        };
+        let (raw, json) = (on_socket("raw")?, BufReader::new(on_socket("json")?));
+        let supervisor = Supervisor::new()?;
+        let worker = supervisor.spawn(child("pipewright")?.control(Pass::env("PIPEWRIGHT_CONTROL")))?;
+        let (server, name) = IpcOneShotServer::<(IpcSender<String>, IpcReceiver<String>)>::new()?;
+        processes.push(child("ipc-channel")?.arg(name).launch()?);
+        let (_, (asks, answers)) = server.accept()?;
+        let question = "x".repeat(98);
+        Ok(Self { raw, json, worker, asks, answers, question, _supervisor: supervisor, _processes: processes })
+    }
+
+    fn ask(&mut self, peer: &str) -> Done {
+        match peer {
+            "raw" => {
+                let mut answer = [0; 100];
+                self.raw.write_all(&answer)?;
+                self.raw.read_exact(&mut answer)?;
+            }
+            "json" => {
+                let mut line = serde_json::to_string(&self.question)?;
+                line.push('\n');
+                self.json.get_mut().write_all(line.as_bytes())?;
+                line.clear();
+                self.json.read_line(&mut line)?;
+                check(&serde_json::from_str::<String>(&line)?, &self.question)?;
+            }
+            "pipewright" => check(&self.worker.call::<_, String>("echo", &self.question, PATIENCE)?, &self.question)?,
+            _ => {
+                self.asks.send(self.question.clone())?;
+                check(&self.answers.recv()?, &self.question)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check(answer: &str, question: &str) -> Done {
+    if answer == question { Ok(()) } else { Err("another answer came back".into()) }
+}
+
+fn child(peer: &str) -> Result<WorkerSpec, Failed> {
+    Ok(WorkerSpec::new(env::current_exe()?).args([COMMAND, peer]))
+}
+
+/// The other process.
+pub(crate) fn serve(words: &[String]) -> Done {
+    match words.first().map(String::as_str) {
+        Some("raw") => {
+            let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+            let mut bytes = [0; 100];
+            while socket.read_exact(&mut bytes).is_ok() {
+                socket.write_all(&bytes)?;
+            }
+        }
+        Some("json") => {
+            let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+            for line in BufReader::new(&socket).lines() {
+                let mut answer = serde_json::to_string(&serde_json::from_str::<String>(&line?)?)?;
+                answer.push('\n');
+                (&socket).write_all(answer.as_bytes())?;
+            }
+        }
+        Some("pipewright") => Parent::from_args()?.serve(1, |request: &Request| {
+            request.params::<Value>().map_err(|error| pipewright::RemoteError::new(-32602, error.to_string()))
+        }),
+        Some("ipc-channel") => {
+            let (asks, questions) = ipc::channel::<String>()?;
+            let (answers, heard) = ipc::channel::<String>()?;
+            let server = words.get(1).ok_or("the server's name is missing")?;
+            IpcSender::connect(server.clone())?.send((asks, heard))?;
+            while let Ok(question) = questions.recv() {
+                answers.send(question)?;
+            }
+        }
+        other => return Err(format!("there is no peer {other:?}").into()),
+    }
+    Ok(())
+}
