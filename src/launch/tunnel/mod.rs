@@ -78,7 +78,7 @@ const OPTIONS: [&str; 13] = [
 /// use pipewright::Tunnel;
 /// use std::{io::{Read, Write}, time::Duration};
 ///
-/// let tunnel = Tunnel::ssh("builder@farm-7")?;
+/// let tunnel = Tunnel::ssh("builder@host-7")?;
 /// let mut stream = tunnel.connect("jobs", Duration::from_secs(5))?;
 /// stream.write_all(b"how many?\n")?;
 /// let mut answer = String::new();
