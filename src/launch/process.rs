@@ -68,7 +68,7 @@ impl Child {
     pub(crate) fn reap(&self) -> io::Result<Option<Reaped>> {
         let mut slot = self.lock();
         let Some(pidfd) = slot.as_ref() else { return Err(io::Error::from_raw_os_error(libc::ESRCH)) };
-        if self.leads_group && has_ended(pidfd, Deadline::after(Duration::ZERO))? {
+        if self.leads_group && poll::is_readable(pidfd.as_fd())? {
             // ESRCH: nobody is left but the leader, a zombie.
             drop(conduct::signal_group(self.pid, libc::SIGKILL));
         }

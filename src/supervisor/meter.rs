@@ -2,7 +2,7 @@
 
 use crate::{
     policy::window::{Levels, Window},
-    sys::epoll::Waker,
+    sys::wake::Waker,
     wire::message::Credit,
 };
 use std::sync::{

@@ -13,7 +13,7 @@ mod worker;
 
 use crate::{
     launch::{self, SpawnError},
-    sys::{epoll::Waker, pidfd},
+    sys::{pidfd, wake::Waker},
 };
 use crossbeam_channel::{Receiver, Sender};
 use driver::{Command, Driver, Mailbox, Parts};

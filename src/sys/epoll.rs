@@ -1,15 +1,11 @@
-//! epoll(7), level-triggered, and an eventfd(2) that wakes it.
+//! epoll(7), level-triggered.
 
 use super::{cvt, fd, retry};
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     time::Duration,
 };
-
-/// Where the loop's own descriptors live: not at 0 to 2, which a host may have closed and a child may inherit, and above the
-/// small numbers at which programs expect their handles, which a user's own `Command` can give only while they are free here.
-const OUT_OF_THE_WAY: RawFd = 10;
 
 /// A set of descriptors to wait for.
 #[derive(Debug)]
@@ -36,7 +32,7 @@ impl Poller {
         let descriptor = cvt(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: just opened for us.
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        fd::lift(descriptor, OUT_OF_THE_WAY).map(Self)
+        fd::lift(descriptor, fd::OUT_OF_THE_WAY).map(Self)
     }
 
     /// Reports `descriptor` under `token` for as long as it is readable.
@@ -81,38 +77,5 @@ impl Poller {
         // SAFETY: the kernel has initialised so many.
         unsafe { reports.0.set_len(usize::try_from(count).unwrap_or(0)) };
         Ok(())
-    }
-}
-
-/// Wakes a [`Poller`] from any thread: a counter in the kernel that is readable while it is not zero.
-#[derive(Debug)]
-pub(crate) struct Waker(OwnedFd);
-
-impl Waker {
-    pub(crate) fn new() -> io::Result<Self> {
-        // SAFETY: eventfd(2) takes two numbers.
-        let descriptor = cvt(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-        // SAFETY: just opened for us.
-        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        fd::lift(descriptor, 3).map(Self)
-    }
-
-    pub(crate) fn wake(&self) {
-        let one = 1_u64;
-        // SAFETY: write(2) reads eight bytes of ours. It fails only when the counter is full, and then the poller wakes anyway.
-        unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
-    }
-
-    /// Forgets all calls of [`wake`](Self::wake) so far.
-    pub(crate) fn reset(&self) {
-        let mut count = 0_u64;
-        // SAFETY: read(2) writes eight bytes of ours. It fails only when nobody woke us.
-        unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
-    }
-}
-
-impl AsFd for Waker {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }

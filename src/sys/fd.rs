@@ -7,6 +7,10 @@ use std::{
 
 use super::cvt;
 
+/// Where the loop's own descriptors live: not at 0 to 2, which a host may have closed and a child may inherit, and above the
+/// small numbers at which programs expect their handles, which a user's own `Command` can give only while they are free here.
+pub(crate) const OUT_OF_THE_WAY: RawFd = 10;
+
 /// What stands behind a descriptor, as `fstat` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

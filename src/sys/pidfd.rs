@@ -1,8 +1,11 @@
 //! pidfd: a process that cannot be mistaken for another, however often its number is used again. See `pidfd_open(2)`.
 
-use super::{cvt, fd, retry};
+use super::{
+    cvt, fd, retry,
+    socket::{self, Take},
+};
 use std::{
-    io,
+    io::{self, IoSlice},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
@@ -182,17 +185,9 @@ pub(crate) struct Handover {
     child: UnixDatagram,
 }
 
-/// One descriptor as ancillary data: cmsg(3) wants the data behind the header, aligned as the header is, and so it lies here.
-#[repr(C)]
-struct Rights {
-    header: libc::cmsghdr,
-    descriptor: RawFd,
-}
-
 impl Handover {
     pub(crate) fn new() -> io::Result<Self> {
         let (parent, child) = UnixDatagram::pair()?;
-        parent.set_nonblocking(true)?;
         Ok(Self { parent, child })
     }
 
@@ -206,46 +201,19 @@ impl Handover {
         // SAFETY: pidfd_open(2) takes two numbers.
         let own = unsafe { libc::syscall(libc::SYS_pidfd_open, own_pid(), 0) };
         if let Ok(own @ 0..) = RawFd::try_from(own) {
-            exchange(child_end, own, |socket, message| {
-                // SAFETY: sendmsg(2) reads what `exchange` has put together.
-                unsafe { libc::sendmsg(socket, message, libc::MSG_NOSIGNAL) }
-            });
+            // SAFETY: just opened, and in the child nobody closes it; exec does.
+            let own = unsafe { BorrowedFd::borrow_raw(own) };
+            // SAFETY: the forked child has the parent's descriptors, this one among them, until exec.
+            let child_end = unsafe { BorrowedFd::borrow_raw(child_end) };
+            drop(socket::send(child_end, &[IoSlice::new(&[0])], &[own]));
         }
     }
 
     /// In the parent, once the child runs its program. Nothing where the child could not send.
     pub(crate) fn receive(&self) -> Option<PidFd> {
-        let received = exchange(self.parent.as_raw_fd(), -1, |socket, message| {
-            // SAFETY: recvmsg(2) writes into what `exchange` has put together.
-            unsafe { libc::recvmsg(socket, message, libc::MSG_CMSG_CLOEXEC) }
-        })?;
-        // SAFETY: the kernel has just opened it for us.
-        (received >= 0).then(|| PidFd::from(unsafe { OwnedFd::from_raw_fd(received) }))
+        let received = socket::receive_message(self.parent.as_fd(), &mut [0], Take::Descriptors).ok()?;
+        received.descriptors.into_iter().next().map(PidFd::from)
     }
-}
-
-/// Sends or receives one byte with one descriptor beside it; gives the descriptor that is there afterwards.
-fn exchange(
-    socket: RawFd,
-    descriptor: RawFd,
-    call: impl FnOnce(RawFd, *mut libc::msghdr) -> libc::ssize_t,
-) -> Option<RawFd> {
-    let mut byte = 0_u8;
-    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
-    // SAFETY: all-zero is a valid header, and the C libraries pad it differently.
-    let mut rights = Rights { header: unsafe { std::mem::zeroed() }, descriptor };
-    // Without the padding at the end, which would count as one descriptor more: number 0.
-    rights.header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<RawFd>()) as _;
-    rights.header.cmsg_level = libc::SOL_SOCKET;
-    rights.header.cmsg_type = libc::SCM_RIGHTS;
-    // SAFETY: as above.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = (&raw mut rights).cast();
-    message.msg_controllen = size_of::<Rights>() as _;
-    let moved = call(socket, &raw mut message);
-    (moved == 1 && message.msg_controllen > 0).then_some(rights.descriptor)
 }
 
 /// The pid of this process; not cached, so that it is right in a forked child.

@@ -78,6 +78,11 @@ pub(crate) fn wait(fd: BorrowedFd<'_>, interest: Interest, deadline: Deadline) -
     }
 }
 
+/// Whether there is something to read now, the end of the other side included; never waits.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(wait(fd, Interest::Readable, Deadline::after(Duration::ZERO))? == Waited::Ready)
+}
+
 /// Rounded up: rounded down, the last part of a millisecond would be spent in a loop of calls with a timeout of 0.
 pub(super) fn timeout_ms(left: Option<Duration>) -> i32 {
     let Some(left) = left else { return -1 };

@@ -363,7 +363,10 @@ impl Control {
         let first = unsafe { libc::CMSG_FIRSTHDR(&raw const *message) };
         // SAFETY: CMSG_LEN(3) only counts.
         let length = unsafe { libc::CMSG_LEN(bytes) };
-        let mut head = libc::cmsghdr { cmsg_len: 0, cmsg_level: libc::SOL_SOCKET, cmsg_type: libc::SCM_RIGHTS };
+        // SAFETY: all zero is a valid header; the C libraries pad it differently.
+        let mut head: libc::cmsghdr = unsafe { std::mem::zeroed() };
+        (head.cmsg_level, head.cmsg_type) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
+        // Without the padding at the end, which would count as one descriptor more: number 0.
         head.cmsg_len = length as _;
         // SAFETY: `first` is the aligned start of the buffer.
         unsafe { first.write(head) };

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     cvt, fd,
-    poll::{Deadline, Interest, timeout_ms},
+    poll::{self, Deadline, Interest, timeout_ms},
 };
 
 /// A flag that can be polled: readable from [`raise`](Flag::raise) on, for everybody and for ever.
@@ -24,11 +24,37 @@ impl Flag {
     }
 
     pub(crate) fn is_raised(&self) -> io::Result<bool> {
-        Ok(wait_any(&[(self.0.as_fd(), Interest::Readable)], Deadline::after(std::time::Duration::ZERO))?.is_some())
+        poll::is_readable(self.0.as_fd())
     }
 }
 
 impl AsFd for Flag {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Wakes a loop from any thread: readable from [`wake`](Waker::wake) until [`reset`](Waker::reset).
+#[derive(Debug)]
+pub(crate) struct Waker(OwnedFd);
+
+impl Waker {
+    pub(crate) fn new() -> io::Result<Self> {
+        fd::lift(eventfd(0, 0)?, fd::OUT_OF_THE_WAY).map(Self)
+    }
+
+    pub(crate) fn wake(&self) {
+        add_one(&self.0);
+    }
+
+    /// Forgets all calls of [`wake`](Self::wake) so far.
+    pub(crate) fn reset(&self) {
+        // Fails only when nobody woke us.
+        drop(take(&self.0));
+    }
+}
+
+impl AsFd for Waker {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -45,11 +71,8 @@ impl Places {
 
     /// Takes one if one is free; never waits.
     pub(crate) fn take(&self) -> io::Result<bool> {
-        let mut count = 0_u64;
-        // SAFETY: read(2) writes at most the eight bytes that `count` has.
-        let answer = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
-        match super::cvt_size(answer) {
-            Ok(_) => Ok(true),
+        match take(&self.0) {
+            Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
         }
@@ -80,6 +103,13 @@ fn add_one(eventfd: &OwnedFd) {
     let one = 1_u64;
     // SAFETY: write(2) reads eight bytes of ours. It fails only when the counter is full, and then it is readable anyway.
     unsafe { libc::write(eventfd.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
+}
+
+/// Takes one from a semaphore, and all from any other.
+fn take(eventfd: &OwnedFd) -> io::Result<()> {
+    let mut count = 0_u64;
+    // SAFETY: read(2) writes at most the eight bytes that `count` has.
+    super::cvt_size(unsafe { libc::read(eventfd.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) }).map(drop)
 }
 
 /// Waits until one of the descriptors is ready and tells the first such one's place in the list, or `None` when the deadline

@@ -9,6 +9,7 @@ use crate::{
         live::Live,
         session::Session,
     },
+    sys::poll,
 };
 use std::{cmp::Reverse, mem, os::fd::AsFd, time::Duration};
 
@@ -183,7 +184,7 @@ impl Driver {
             drop(self.poller.remove(&session));
         }
         // Its death is about to be told, and ends its calls with its exit.
-        if live.shared.child().with_pidfd(|pidfd| Ok(has_something(pidfd.as_fd()))).unwrap_or(true) {
+        if live.shared.child().with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).unwrap_or(true) {
             return;
         }
         if live.shared.close_link(None) {
@@ -200,9 +201,8 @@ impl Driver {
         if let Some(mut session) = live.session.take() {
             drop(self.poller.remove(&session));
             for _ in 0..LAST_READS {
-                let unread = session.as_fd();
-                if !has_something(unread) || session.read(&mut self.scratch, |kind| live.event(kind), &mut self.outlet)
-                {
+                let has_more = poll::is_readable(session.as_fd()).unwrap_or(false);
+                if !has_more || session.read(&mut self.scratch, |kind| live.event(kind), &mut self.outlet) {
                     break;
                 }
             }
@@ -218,11 +218,6 @@ impl Driver {
             self.places.remove(&live.shared.id());
         }
     }
-}
-
-fn has_something(socket: std::os::fd::BorrowedFd<'_>) -> bool {
-    use crate::sys::poll::{self, Deadline, Interest, Waited};
-    poll::wait(socket, Interest::Readable, Deadline::after(Duration::ZERO)).is_ok_and(|waited| waited == Waited::Ready)
 }
 
 impl Live {

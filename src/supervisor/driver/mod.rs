@@ -17,7 +17,8 @@ use crate::{
     policy::incarnation::{Input, Output, StreamId},
     sys::{
         conduct,
-        epoll::{Poller, Reports, Waker},
+        epoll::{Poller, Reports},
+        wake::Waker,
     },
 };
 use crossbeam_channel::{Receiver, Sender};
