@@ -16,6 +16,8 @@ pub(crate) fn everything() -> Result<Value, Box<dyn Error>> {
         "cwd": env::current_dir()?,
         "umask": kernel::umask(),
         "nice": kernel::nice(),
+        "io_priority": kernel::io_priority(),
+        "processors": line(&status, "Cpus_allowed_list:").trim(),
         "pid": process::id(),
         "ppid": parent,
         "pgid": group,

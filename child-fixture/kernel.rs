@@ -91,6 +91,12 @@ pub(crate) fn umask() -> u32 {
     mask
 }
 
+/// As `ioprio_get(2)` tells it.
+pub(crate) fn io_priority() -> libc::c_long {
+    // SAFETY: ioprio_get(2) takes two numbers: a process, this one.
+    unsafe { libc::syscall(libc::SYS_ioprio_get, 1, 0) }
+}
+
 pub(crate) fn nice() -> i32 {
     // SAFETY: getpriority(2) raw gives 20 minus the nice value, so that it is never negative.
     let value = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) };

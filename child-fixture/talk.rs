@@ -13,7 +13,7 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Answers `add`, `echo`, `fail`, `wait` until `release`, and `until cancelled`, on `--threads N`.
+/// Answers `add`, `echo`, `fail`, `wait` until `release`, `ask back`, and `until cancelled`, on `--threads N`.
 pub(crate) fn serve(options: &Options) -> Outcome {
     let parent = Parent::from_args()?;
     let released = (Mutex::new(HashSet::<String>::new()), Condvar::new());
@@ -47,6 +47,12 @@ pub(crate) fn serve(options: &Options) -> Outcome {
                 }
                 Ok(Value::Null)
             }
+            // A worker that itself asks before it answers, and tells something in between.
+            "ask back" => {
+                let question: Value = request.params().map_err(bad)?;
+                parent.notify("asking", &question).map_err(|error| RemoteError::new(1, error.to_string()))?;
+                parent.call("back", &question, PATIENCE).map_err(|error| RemoteError::new(1, error.to_string()))
+            }
             "drop" => Err(RemoteError::new(-32603, "not answered")),
             other => Err(RemoteError::method_not_found(other)),
         }
@@ -69,6 +75,34 @@ pub(crate) fn ask() -> Outcome {
         }
     });
     parent.notify("state", "done")?;
+    Ok(())
+}
+
+/// `--say TEXT` with commas for line ends: tells that by `sd_notify(3)`, and lives until its input ends.
+pub(crate) fn notify(options: &Options) -> Outcome {
+    use std::os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixDatagram},
+    };
+    let address = std::env::var("NOTIFY_SOCKET")?;
+    let address = SocketAddr::from_abstract_name(address.strip_prefix('@').ok_or("not an abstract name")?)?;
+    let text = options.get("say").ok_or("--say is missing")?.replace(',', "\n");
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    for _ in 0..options.number_or("times", 1)? {
+        socket.send(text.as_bytes())?;
+    }
+    io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+/// `--ms N`: when it is asked to end it asks for more time, and takes it.
+pub(crate) fn slow_end(options: &Options) -> Outcome {
+    let parent = Parent::from_args()?;
+    while parent.incoming().recv().is_ok() {}
+    let time = Duration::from_millis(options.number("ms")?);
+    parent.extend(2 * time)?;
+    kernel::wait_for_nothing(time);
     Ok(())
 }
 

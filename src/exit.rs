@@ -18,6 +18,10 @@ pub struct Exit {
     pub stderr_tail: Box<[u8]>,
     /// Streams that somebody else still held open after the process had ended and the drain time was over.
     pub leaks: Vec<Leak>,
+    /// The kernel has killed one of its tree since the tree's [memory limit](crate::TreeLimit) was reached.
+    pub oom_killed: bool,
+    /// What it had started and left running. Each was killed, and has ended unless the kernel would not let it.
+    pub survivors: Vec<Survivor>,
 }
 
 /// How a process ended.
@@ -33,6 +37,11 @@ pub enum ExitStatus {
         /// Whether the kernel also wrote a core dump.
         core_dumped: bool,
     },
+    /// It did not end: SIGKILL was sent, and after 5 s it was still there, most likely in an uninterruptible sleep in the
+    /// kernel. It is given up; what it held is its own.
+    Stuck,
+    /// It was never started: a member of a group that was stopped, or of which what it waits for has failed.
+    NeverStarted,
     /// It ended, but somebody else in this program waited for it and took the status away (`waitpid(-1)`, or an ignored
     /// `SIGCHLD`).
     Unknown,
@@ -66,7 +75,32 @@ pub struct Leak {
     pub stream: Box<str>,
 }
 
+/// A process that a worker had started, directly or not, and that outlived it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Survivor {
+    /// Its process id.
+    pub pid: u32,
+    /// Its command line, words separated by spaces, at most 256 bytes of it.
+    pub command: Box<str>,
+    /// Which of the worker's streams it still held open: `messages`, `stdout`, `stderr`.
+    pub holds: Vec<Box<str>>,
+}
+
 impl Exit {
+    /// Of a worker that has never run.
+    pub(crate) fn never_started() -> Self {
+        Self {
+            status: ExitStatus::NeverStarted,
+            usage: None,
+            duration: Duration::ZERO,
+            stderr_tail: Box::default(),
+            leaks: Vec::new(),
+            oom_killed: false,
+            survivors: Vec::new(),
+        }
+    }
+
     /// Whether the process ended by itself with code 0.
     pub fn success(&self) -> bool {
         self.status == ExitStatus::Code(0)
@@ -76,7 +110,7 @@ impl Exit {
     pub fn code(&self) -> Option<i32> {
         match self.status {
             ExitStatus::Code(code) => Some(code),
-            ExitStatus::Signal { .. } | ExitStatus::Unknown => None,
+            ExitStatus::Signal { .. } | ExitStatus::Stuck | ExitStatus::NeverStarted | ExitStatus::Unknown => None,
         }
     }
 
@@ -84,7 +118,7 @@ impl Exit {
     pub fn signal(&self) -> Option<i32> {
         match self.status {
             ExitStatus::Signal { signal, .. } => Some(signal),
-            ExitStatus::Code(_) | ExitStatus::Unknown => None,
+            ExitStatus::Code(_) | ExitStatus::Stuck | ExitStatus::NeverStarted | ExitStatus::Unknown => None,
         }
     }
 
@@ -114,8 +148,20 @@ impl fmt::Display for ExitStatus {
                 }
                 Ok(())
             }
+            Self::Stuck => f.write_str("still there after SIGKILL"),
+            Self::NeverStarted => f.write_str("never started"),
             Self::Unknown => f.write_str("ended, but somebody else took its exit status"),
         }
+    }
+}
+
+impl fmt::Display for Survivor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} ({}) was left running", self.pid, self.command)?;
+        if !self.holds.is_empty() {
+            write!(f, ", with {} open", self.holds.join(" and "))?;
+        }
+        Ok(())
     }
 }
 
@@ -176,6 +222,8 @@ mod tests {
             duration: Duration::from_millis(5),
             stderr_tail: Box::from(*b"bad: \xff"),
             leaks: Vec::new(),
+            oom_killed: false,
+            survivors: Vec::new(),
         }
     }
 
@@ -190,6 +238,8 @@ mod tests {
         assert_eq!(killed(0, false), "killed by signal 0");
         assert_eq!(killed(i32::MIN, false), format!("killed by signal {}", i32::MIN));
         assert_eq!(exit(ExitStatus::Unknown).to_string(), "ended, but somebody else took its exit status");
+        let survivor = Survivor { pid: 7, command: "sleep 9".into(), holds: vec!["stdout".into(), "stderr".into()] };
+        assert_eq!(survivor.to_string(), "process 7 (sleep 9) was left running, with stdout and stderr open");
         assert_eq!(Leak { stream: "stdout".into() }.to_string(), "stdout is still held open by another process");
     }
 

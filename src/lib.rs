@@ -71,7 +71,8 @@
 //!
 //! # What dropping does
 //!
-//! Dropping a [`Worker`] changes nothing. Dropping the [`Supervisor`] ends all workers, within its grace period and five seconds.
+//! Dropping a [`Worker`] changes nothing. Dropping the [`Supervisor`] ends all workers with all they have started, within its grace
+//! period and five seconds; [`shutdown`](Supervisor::shutdown) does so too, and tells how. When its process is killed, so are they.
 //! Dropping a [`Process`] kills it, and dropping a [`Tunnel`] ends its ssh. Dropping a [`Request`] answers it with an error, and a [`Call`] cancels it.
 //!
 //! The documents: [architecture](_documentation::architecture), [gotchas](_documentation::gotchas) and
@@ -94,14 +95,22 @@ mod launch; // a recipe becomes a process
 
 mod supervisor; // the parent's side
 
-pub use exit::{Exit, ExitStatus, Leak, Usage};
+pub use exit::{Exit, ExitStatus, Leak, Survivor, Usage};
 pub use launch::{
-    Group, Input, Limit, Output, Pass, Process, SpawnError, SpawnStep, SpecError, Tunnel, TunnelBuilder, TunnelError,
+    Group, Input, IoPriority, Limit, Output, Pass, Process, SpawnError, SpawnStep, SpecError, TreeLimit, Tunnel,
+    TunnelBuilder, TunnelError,
 };
 pub use parent::{Buffered, Incoming, Parent, ParentError, SendError};
+pub use policy::{
+    group::{AutoShutdown, Strategy, When},
+    restart::{Backoff, GaveUp, Intensity, Restart, RestartPolicy},
+    stop::{StopPolicy, StopStep},
+    watchdog::Watchdog,
+};
 pub use supervisor::{
-    Builder, Call, CancelCall, Disconnected, Event, EventKind, FaultEvent, Stream, Supervisor, Worker, WorkerId,
-    WorkerSpec,
+    Builder, Call, CancelCall, Containment, Disconnected, Ended, Event, EventKind, FaultEvent, GroupError, GroupId,
+    GroupPolicy, NotReady, Ready, ShutdownReport, Status, Stream, Supervisor, TerminalSignals, Worker, WorkerGroup,
+    WorkerId, WorkerSpec, WorkerState, WorkerStatus,
 };
 pub use wire::{
     calls::CallError,

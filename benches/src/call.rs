@@ -7,7 +7,9 @@
 //! | `pipewright` | `worker.call`, answered by `Parent::serve` on one thread |
 //! | `ipc-channel` | a pair of its channels |
 //!
-//! All four processes live through the whole run; they are asked in turn, a hundred questions at a time.
+//! All four processes live through the whole run; they are asked in turn, a hundred questions at a time. Where the scheduler puts
+//! them decides more than anything else (waking another core costs tens of microseconds), so both cases are measured: all on one
+//! core, and the asker on another core than those who answer.
 
 use crate::{
     Done, Options,
@@ -26,6 +28,7 @@ use std::{
         unix::net::UnixStream,
     },
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -39,6 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Serialize)]
 struct Line {
     bench: &'static str,
+    cores: usize,
     peer: &'static str,
     us_p50: f64,
     us_p99: f64,
@@ -47,6 +51,7 @@ struct Line {
 #[derive(Debug, Serialize)]
 struct Verdict {
     bench: &'static str,
+    cores: usize,
     pipewright_over_raw: f64,
     pipewright_over_ipc_channel: f64,
 }
@@ -54,8 +59,23 @@ struct Verdict {
 type Failed = Box<dyn Error + Send + Sync>;
 
 pub(crate) fn run(options: &Options) -> Done {
+    let cores = thread::available_parallelism()?.get().min(2);
+    for cores in 1..=cores {
+        let mut asker = child("ask")?.arg(cores.to_string()).processors([0]);
+        if options.quick {
+            asker = asker.arg("--quick");
+        }
+        let exit = asker.launch()?.wait()?.clone();
+        if !exit.success() {
+            return Err(format!("the one who asks: {exit}").into());
+        }
+    }
+    Ok(())
+}
+
+fn measure(cores: usize, options: &Options) -> Done {
     let blocks = if options.quick { 3 } else { 50 };
-    let mut others = Others::new()?;
+    let mut others = Others::new(cores)?;
     let mut samples = vec![Vec::new(); PEERS.len()];
     for block in 0..=blocks {
         for (peer, samples) in PEERS.iter().zip(&mut samples) {
@@ -74,12 +94,13 @@ pub(crate) fn run(options: &Options) -> Done {
         samples.sort_by(f64::total_cmp);
         let at =
             |part: usize| samples.get(samples.len() * part / 100).map_or(f64::NAN, |us| (us * 10.0).round() / 10.0);
-        tell(&Line { bench: "call", peer, us_p50: at(50), us_p99: at(99) })?;
+        tell(&Line { bench: "call", cores, peer, us_p50: at(50), us_p99: at(99) })?;
         middles.push(at(50));
     }
     let of = |wanted: &str| PEERS.iter().position(|peer| *peer == wanted).map_or(f64::NAN, |place| middles[place]);
     Ok(tell(&Verdict {
         bench: "call-verdict",
+        cores,
         pipewright_over_raw: ratio(of("pipewright"), of("raw")),
         pipewright_over_ipc_channel: ratio(of("pipewright"), of("ipc-channel")),
     })?)
@@ -98,7 +119,8 @@ struct Others {
 }
 
 impl Others {
-    fn new() -> Result<Self, Failed> {
+    fn new(cores: usize) -> Result<Self, Failed> {
+        let child = |peer: &str| Ok::<_, Failed>(child(peer)?.processors([cores - 1]));
         let mut processes = Vec::new();
         let mut on_socket = |peer: &str| -> Result<UnixStream, Failed> {
             let (ours, theirs) = UnixStream::pair()?;
@@ -151,6 +173,11 @@ fn child(peer: &str) -> Result<WorkerSpec, Failed> {
 /// The other process.
 pub(crate) fn serve(words: &[String]) -> Done {
     match words.first().map(String::as_str) {
+        Some("ask") => {
+            let quick = words.iter().any(|word| word == "--quick");
+            let cores = words.get(1).and_then(|cores| cores.parse().ok()).ok_or("the number of cores is missing")?;
+            measure(cores, &Options { quick, ..Options::default() })?;
+        }
         Some("raw") => {
             let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
             let mut bytes = [0; 100];

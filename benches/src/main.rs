@@ -7,6 +7,7 @@ mod figures; // clock, medians, and the lines of the output
 mod memory; // a large parent; the only unsafe
 
 mod call;
+mod churn;
 mod flood; // the child of `throughput`
 mod pipes;
 mod spawn;
@@ -27,6 +28,7 @@ commands:
   throughput  how many messages a second come through
   pipes       how fast each kind of pipe is
   call        what a question and its answer cost
+  churn       what a worker costs that ends at once and comes back, a hundred thousand times
 
 options:
   --quick      a few small cases, in seconds: shows that it runs, not how fast
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         "throughput" => throughput::run,
         "pipes" => pipes::run,
         "call" => call::run,
+        "churn" => churn::run,
         "" => return refuse("a command is missing"),
         other => return refuse(&format!("there is no command `{other}`")),
     };

@@ -1,8 +1,8 @@
 //! The fast way: an image of the plan, handed to `sys::clone`.
 
 use super::{
-    ChildEnds, Ends, EnvironmentChange, GrantSource, Group, Input, Moment, Output, ParentEnd, Plan, SpawnError,
-    SpawnStep, Standard, error::step_of, plan::number_of, process::Child,
+    ChildEnds, Ends, EnvironmentChange, GrantSource, Group, Input, IoPriority, Moment, Output, ParentEnd, Plan,
+    SpawnError, SpawnStep, Standard, error::step_of, marked, plan::number_of, process::Child,
 };
 use crate::{
     pipe::anonymous::{self, PipeReader},
@@ -30,7 +30,13 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 /// Starts a named program.
 pub(super) fn start(plan: &Plan, program: &OsStr, ends: &ChildEnds, moment: &Moment<'_>) -> Result<Child, SpawnError> {
     let numbers = plan.numbers();
-    let environment = environment(plan, &numbers, moment.control);
+    let mut environment = environment(plan, &numbers, moment.control);
+    if let Some((name, value)) = moment.mark {
+        set(&mut environment, OsStr::new(name), marked(name, value));
+    }
+    for (name, value) in moment.variables {
+        set(&mut environment, OsStr::new(name), value.into());
+    }
     let search = search_path(program, &environment);
     let image = Image {
         candidates: candidates(program, search.as_deref(), plan.directory.as_deref()),
@@ -39,6 +45,7 @@ pub(super) fn start(plan: &Plan, program: &OsStr, ends: &ChildEnds, moment: &Mom
         directory: plan.directory.as_ref().map(|path| c_string(path.clone().into_os_string())),
         descriptors: descriptors(ends, &numbers),
         conduct: conduct(plan, moment.death_signal),
+        cgroup: moment.cgroup.map(|directory| directory.as_raw_fd()),
     };
     let cloned = clone::spawn(&image).map_err(|failure| {
         let exec = if failure.errno == libc::ENOENT && image.candidates.iter().any(exists) {
@@ -117,6 +124,8 @@ pub(super) fn conduct(plan: &Plan, death_signal: Option<i32>) -> Conduct {
             .map(|&(limit, value)| ResourceLimit { resource: limit.resource(), soft: value, hard: value })
             .collect(),
         nice: plan.nice,
+        io_priority: plan.io_priority.map(IoPriority::number),
+        processors: plan.processors.clone(),
         umask: plan.umask,
     }
 }

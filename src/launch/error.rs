@@ -69,6 +69,32 @@ pub enum SpecError {
         /// What it was set to.
         bytes: usize,
     },
+    /// A processor number beyond what any kernel has.
+    #[error("there is no processor {number}")]
+    BadProcessor {
+        /// The number that was given.
+        number: usize,
+    },
+    /// A level of I/O priority beyond 7.
+    #[error("there is no I/O priority of level {level}: 0 to 7")]
+    BadIoPriority {
+        /// The level that was given.
+        level: u8,
+    },
+    /// A regular expression that is none.
+    #[error("{pattern:?} is not a regular expression")]
+    BadPattern {
+        /// As it was given.
+        pattern: Box<str>,
+    },
+    /// Two settings that cannot work together.
+    #[error("`{}` and `{}` do not fit each other: {reason}", .settings[0], .settings[1])]
+    Conflict {
+        /// Which.
+        settings: [&'static str; 2],
+        /// Why not, and what to do.
+        reason: Box<str>,
+    },
     /// A signal number that the kernel does not have.
     #[error("there is no signal {signal}")]
     BadSignal {
@@ -115,6 +141,11 @@ pub enum SpawnStep {
     Pipes,
     /// Starting the server of the control pipe.
     Control,
+    /// Making the socket for its `sd_notify`.
+    Notify,
+    /// Starting `/bin/sh`, the process that guards the supervisor's trees. On a machine without one only workers that may
+    /// [survive](crate::WorkerSpec::survive_parent) can be started.
+    Guard,
     /// Opening a file for its standard input, output or error.
     Open(Box<Path>),
     /// Placing a handle at a number that is in use in this process. Only a user's own `Command` has this limit: it keeps the
@@ -122,6 +153,10 @@ pub enum SpawnStep {
     Number(i32),
     /// Making the process.
     Clone,
+    /// Making the process in its cgroup.
+    Cgroup,
+    /// Limiting its tree, for which it needs a cgroup and the controllers in it.
+    TreeLimit,
     /// Moving into its working directory.
     Directory(Box<Path>),
     /// Moving its descriptors to their numbers.
@@ -134,6 +169,10 @@ pub enum SpawnStep {
     Limit,
     /// Setting its priority.
     Nice,
+    /// Setting its I/O priority.
+    IoPriority,
+    /// Binding it to processors.
+    Processors,
     /// Finding and running the program; with the search path where it was searched for.
     Exec(Option<Box<str>>),
     /// Running a file whose first line names an interpreter that is not there.
@@ -147,15 +186,21 @@ impl fmt::Display for SpawnStep {
         match self {
             Self::Pipes => formatter.write_str("no pipe could be made"),
             Self::Control => formatter.write_str("the server of its control pipe could not be started"),
+            Self::Notify => formatter.write_str("the socket for its sd_notify could not be made"),
+            Self::Guard => formatter.write_str("the process that would guard its tree could not be started"),
             Self::Open(path) => write!(formatter, "{} could not be opened", path.display()),
             Self::Number(number) => write!(formatter, "number {number} is taken in this process"),
             Self::Clone => formatter.write_str("no process could be made"),
+            Self::TreeLimit => formatter.write_str("its tree cannot be limited"),
+            Self::Cgroup => formatter.write_str("no process could be made in its cgroup"),
             Self::Directory(path) => write!(formatter, "its working directory {} cannot be entered", path.display()),
             Self::Descriptors => formatter.write_str("its descriptors could not be put at their numbers"),
             Self::Group => formatter.write_str("its process group could not be made"),
             Self::DeathSignal => formatter.write_str("it could not be tied to its parent's life"),
             Self::Limit => formatter.write_str("a resource limit could not be set"),
             Self::Nice => formatter.write_str("its priority could not be set"),
+            Self::IoPriority => formatter.write_str("its I/O priority could not be set"),
+            Self::Processors => formatter.write_str("it could not be bound to its processors"),
             Self::Exec(None) => formatter.write_str("the program cannot be run"),
             Self::Exec(Some(path)) => write!(formatter, "the program cannot be run (searched in {path})"),
             Self::Interpreter => formatter.write_str("the interpreter that its first line names is not there"),
@@ -208,6 +253,11 @@ impl SpawnError {
         }
     }
 
+    /// Of the process that guards all trees.
+    pub(crate) fn guard(source: io::Error) -> Self {
+        Self::failed("/bin/sh", SpawnStep::Guard, source)
+    }
+
     pub(super) fn is_busy(&self) -> bool {
         self.io_error().is_some_and(|error| error.raw_os_error() == Some(libc::ETXTBSY))
     }
@@ -228,12 +278,15 @@ impl From<SpawnError> for io::Error {
 pub(super) fn step_of(failure: Failure, directory: Option<&Path>, exec: SpawnStep) -> SpawnStep {
     match failure.step {
         Step::Clone => SpawnStep::Clone,
+        Step::Cgroup => SpawnStep::Cgroup,
         Step::Directory => SpawnStep::Directory(directory.unwrap_or(Path::new(".")).into()),
         Step::Descriptors => SpawnStep::Descriptors,
         Step::Group => SpawnStep::Group,
         Step::DeathSignal => SpawnStep::DeathSignal,
         Step::Limit => SpawnStep::Limit,
         Step::Nice => SpawnStep::Nice,
+        Step::IoPriority => SpawnStep::IoPriority,
+        Step::Processors => SpawnStep::Processors,
         Step::Exec => exec,
     }
 }

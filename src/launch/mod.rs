@@ -3,20 +3,24 @@
 mod command;
 mod direct;
 mod error;
+mod limits;
 mod plan;
 mod process;
 mod tunnel;
 
 use crate::pipe::anonymous::{PipeReader, PipeWriter};
 use std::{
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    env,
+    ffi::OsString,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
     thread,
     time::Duration,
 };
 
 pub use error::{SpawnError, SpawnStep, SpecError};
+pub use limits::{IoPriority, Limit, TreeLimit};
 pub(crate) use plan::{Argument, EnvironmentChange, GrantSource, Plan, Program};
-pub use plan::{Group, Input, Limit, Output, Pass};
+pub use plan::{Group, Input, Output, Pass};
 pub use process::Process;
 pub(crate) use process::{Child, exit_status, usage};
 pub use tunnel::{Tunnel, TunnelBuilder, TunnelError};
@@ -41,6 +45,11 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
+    /// Whether there is one in which we write.
+    pub(crate) fn reach_child(&self) -> bool {
+        self.stdin.is_some() || self.pipes.iter().any(|(_, end)| matches!(end, ParentEnd::Writer(_)))
+    }
+
     pub(crate) fn take_reader(&mut self, wanted: &str) -> Option<PipeReader> {
         let at = self.pipes.iter().position(|(name, end)| &**name == wanted && matches!(end, ParentEnd::Reader(_)))?;
         match self.pipes.swap_remove(at).1 {
@@ -89,6 +98,8 @@ impl AsRawFd for Standard {
 pub(crate) struct Launched {
     pub(crate) child: Child,
     pub(crate) ends: Ends,
+    /// It was born in the cgroup that was wanted.
+    pub(crate) in_cgroup: bool,
 }
 
 /// What differs from one start of a plan to the next.
@@ -98,6 +109,22 @@ pub(crate) struct Moment<'a> {
     pub(crate) death_signal: Option<i32>,
     /// The address of the control pipe; empty where there is none.
     pub(crate) control: &'a str,
+    /// A variable to set beside the plan's, whatever those say.
+    pub(crate) mark: Option<(&'a str, &'a str)>,
+    /// More of them, as they are.
+    pub(crate) variables: &'a [(&'static str, String)],
+    /// The cgroup it is born in, by its directory; only the fast way can do that. Where it fails, `SpawnStep::Cgroup` tells.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+}
+
+/// The value of a mark: behind one of the same name that we have ourselves.
+fn marked(name: &str, value: &str) -> OsString {
+    let mut whole = env::var_os(name).unwrap_or_default();
+    if !whole.is_empty() {
+        whole.push(":");
+    }
+    whole.push(value);
+    whole
 }
 
 /// Everything that a child is to hold, before there is a child.
@@ -117,11 +144,21 @@ pub(crate) fn prepare(plan: &Plan) -> Result<Prepared, SpawnError> {
 /// Starts one process of a plan that was checked. On an error there is no process and no descriptor left.
 pub(crate) fn launch(plan: &Plan, prepared: Prepared, moment: &Moment<'_>) -> Result<Launched, SpawnError> {
     let Prepared { ends, child_ends } = prepared;
-    let child = retry_while_busy(|| match &plan.program {
-        Program::Named(name) => direct::start(plan, name, &child_ends, moment),
-        Program::Command(make) => command::start(plan, make, &child_ends, moment),
-    })?;
-    Ok(Launched { child, ends })
+    let start = |moment: &Moment<'_>| {
+        retry_while_busy(|| match &plan.program {
+            Program::Named(name) => direct::start(plan, name, &child_ends, moment),
+            Program::Command(make) => command::start(plan, make, &child_ends, moment),
+        })
+    };
+    let in_cgroup = moment.cgroup.is_some() && matches!(plan.program, Program::Named(_));
+    match start(moment) {
+        // A kernel or a sandbox that does not know how, or a cgroup that somebody has taken away: then without.
+        Err(SpawnError::Failed { step: SpawnStep::Cgroup, .. }) => {
+            let child = start(&Moment { cgroup: None, ..*moment })?;
+            Ok(Launched { child, ends, in_cgroup: false })
+        }
+        started => Ok(Launched { child: started?, ends, in_cgroup }),
+    }
 }
 
 /// Tries again while the program's file is open for writing (ETXTBSY). That is what happens when another thread forks while

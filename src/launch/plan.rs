@@ -1,6 +1,6 @@
 //! What to run and what it is given: a recipe, checked as a whole before anything is started.
 
-use super::SpecError;
+use super::{IoPriority, Limit, SpecError};
 use std::{
     ffi::{OsStr, OsString},
     fmt,
@@ -169,42 +169,6 @@ pub enum Group {
     Inherit,
 }
 
-/// A limit of setrlimit(2), for [`WorkerSpec::limit`](crate::WorkerSpec::limit).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Limit {
-    /// Seconds of CPU time; then SIGXCPU and SIGKILL.
-    CpuSeconds,
-    /// Bytes of the largest file it may write; then SIGXFSZ.
-    FileBytes,
-    /// Bytes of its stack.
-    StackBytes,
-    /// Bytes of a core dump; 0 for none.
-    CoreBytes,
-    /// One more than the highest descriptor number.
-    OpenFiles,
-    /// Bytes of its address space.
-    AddressSpaceBytes,
-    /// Processes and threads of its user, all together.
-    Processes,
-}
-
-impl Limit {
-    pub(super) fn resource(self) -> libc::c_int {
-        let resource = match self {
-            Self::CpuSeconds => libc::RLIMIT_CPU,
-            Self::FileBytes => libc::RLIMIT_FSIZE,
-            Self::StackBytes => libc::RLIMIT_STACK,
-            Self::CoreBytes => libc::RLIMIT_CORE,
-            Self::OpenFiles => libc::RLIMIT_NOFILE,
-            Self::AddressSpaceBytes => libc::RLIMIT_AS,
-            Self::Processes => libc::RLIMIT_NPROC,
-        };
-        // Unsigned in glibc, signed in musl; the numbers are below 16.
-        libc::c_int::try_from(resource).unwrap_or(-1)
-    }
-}
-
 /// Makes a user's own `Command`, anew for each incarnation.
 pub(crate) type CommandMaker = Arc<dyn Fn() -> Command + Send + Sync>;
 
@@ -277,6 +241,9 @@ pub(crate) struct Plan {
     pub(crate) group: Group,
     pub(crate) limits: Vec<(Limit, u64)>,
     pub(crate) nice: Option<i32>,
+    pub(crate) io_priority: Option<IoPriority>,
+    /// A bit for each processor; empty for all.
+    pub(crate) processors: Vec<libc::c_ulong>,
     pub(crate) umask: Option<u32>,
     /// The first mistake made while building, told by `check`.
     pub(crate) mistake: Option<SpecError>,
@@ -296,8 +263,27 @@ impl Plan {
             group: Group::default(),
             limits: Vec::new(),
             nice: None,
+            io_priority: None,
+            processors: Vec::new(),
             umask: None,
             mistake: None,
+        }
+    }
+
+    /// Allows a processor, by its number from 0.
+    pub(crate) fn allow_processor(&mut self, number: usize) {
+        const BITS: usize = libc::c_ulong::BITS as usize;
+        /// What the kernel can be built for at most (`NR_CPUS`).
+        const PROCESSORS: usize = 8192;
+        if number >= PROCESSORS {
+            self.mistake.get_or_insert(SpecError::BadProcessor { number });
+            return;
+        }
+        if self.processors.len() <= number / BITS {
+            self.processors.resize(number / BITS + 1, 0);
+        }
+        if let Some(word) = self.processors.get_mut(number / BITS) {
+            *word |= 1 << (number % BITS);
         }
     }
 
@@ -366,6 +352,9 @@ impl Plan {
         }
         if let Some(directory) = &self.directory {
             no_nul("the working directory", directory.as_os_str())?;
+        }
+        if let Some(level) = self.io_priority.map(IoPriority::level).filter(|level| *level > 7) {
+            return Err(SpecError::BadIoPriority { level });
         }
         self.check_environment()?;
         self.check_grants()

@@ -41,6 +41,11 @@ impl Child {
         self.pid.unsigned_abs()
     }
 
+    /// Whether its group is its own.
+    pub(crate) fn leads_group(&self) -> bool {
+        self.leads_group
+    }
+
     /// Signals the process alone.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
         self.with_pidfd(|pidfd| pidfd.signal(signal))
@@ -61,6 +66,11 @@ impl Child {
     /// Does something with the descriptor of the process; ESRCH once it is reaped.
     pub(crate) fn with_pidfd<T>(&self, run: impl FnOnce(&PidFd) -> io::Result<T>) -> io::Result<T> {
         self.lock().as_ref().map_or_else(|| Err(io::Error::from_raw_os_error(libc::ESRCH)), run)
+    }
+
+    /// Whether it has not ended, as far as can be known.
+    pub(crate) fn is_running(&self) -> bool {
+        self.with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).is_ok_and(|has_ended| !has_ended)
     }
 
     /// Takes the status of the ended process, once; `None` while it runs, or while somebody who traces it holds the status
@@ -223,6 +233,8 @@ impl Process {
                 duration: now().saturating_duration_since(self.started),
                 stderr_tail: Box::default(),
                 leaks: Vec::new(),
+                oom_killed: false,
+                survivors: Vec::new(),
             });
         }
         Ok(())

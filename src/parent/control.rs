@@ -1,27 +1,30 @@
 //! The worker's side of control: one connection to the parent, calls both ways.
+//!
+//! A thread listens, and puts what comes into a channel. A worker that serves on one thread needs no such way round: that
+//! thread reads, and the listener stands by for when it is in a request for long.
 
 use crate::{
     pipe::{
+        Wait,
         name::PipeName,
-        named::{self, ReadHalf, WriteHalf},
+        named::{self, ReadHalf, Stream, WriteHalf},
     },
     wire::{
-        calls::{CallError, Calls},
+        calls::{CallError, Calls, Requests},
         frame::{Batch, Deframer, Framing, Piece},
         message::decode,
         request::{Notification, Post, Request},
-        rpc::{self, Address, CANCEL, Cancel, HELLO, Hello, PING, Packet, RemoteError},
+        rpc::{self, Address, CANCEL, HELLO, Hello, PING, Packet, RemoteError, SHUTDOWN},
     },
 };
 use crossbeam_channel::{Receiver, Sender};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use std::{
-    collections::HashMap,
     io::{self, Read, Write},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -32,6 +35,9 @@ const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// The longest line of the parent's, in bytes.
 const MAX_LINE: usize = 64 << 20;
 const READ_BYTES: usize = 64 << 10;
+/// How long the thread that serves may be in a request before the listener listens for it: so late may a cancellation or a
+/// `ping` be, twice over.
+const TICK: Duration = Duration::from_millis(10);
 
 type Answer = Result<Box<RawValue>, CallError>;
 
@@ -45,32 +51,74 @@ pub enum Incoming {
     Notification(Notification),
 }
 
-/// A worker's link to its parent. A thread reads; whoever writes waits for the socket itself.
+/// A worker's link to its parent. Whoever writes waits for the socket itself.
 #[derive(Debug)]
 pub(super) struct Control {
     writer: Mutex<WriteHalf>,
+    reading: Mutex<Reading>,
     shared: Mutex<Shared>,
+    /// Wakes the listener that stands by.
+    stand_by: Condvar,
+    is_asleep: AtomicBool,
+    /// Odd while the one thread that serves is in a request.
+    turns: AtomicU64,
     incoming: Receiver<Incoming>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     calls: Calls<Sender<Answer>>,
-    requests: HashMap<String, Arc<AtomicBool>>,
+    requests: Requests,
     is_closed: bool,
+    servers: Servers,
+}
+
+/// How many threads serve.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Servers {
+    #[default]
+    None,
+    One,
+    /// Then none of them reads: it would keep its requests to itself. For good, since some may be waiting for the listener.
+    Many,
+}
+
+/// Had by whoever reads.
+#[derive(Debug)]
+struct Reading {
+    reader: ReadHalf,
+    deframer: Deframer,
+    batch: Batch,
+    scratch: Vec<u8>,
+    /// `None` once the parent wants nothing more.
+    heard: Option<Sender<Incoming>>,
+    is_over: bool,
 }
 
 impl Control {
     pub(super) fn connect(address: &Address) -> io::Result<Arc<Self>> {
         let name = PipeName::new(&address.path).map_err(io::Error::from)?;
         let stream = named::connect(&name, CONNECT_TIME).map_err(io::Error::from)?;
+        let watched = stream.clone();
         let (reader, mut writer) = stream.split();
         let hello = rpc::notification(HELLO, &Hello { key: address.key.clone() }).map_err(io::Error::other)?;
         writer.write_all(&hello)?;
         let (heard, incoming) = crossbeam_channel::unbounded();
-        let control = Arc::new(Self { writer: Mutex::new(writer), shared: Mutex::default(), incoming });
+        let deframer = Deframer::new(Framing::Lines, MAX_LINE);
+        let scratch = vec![0; READ_BYTES];
+        let reading =
+            Reading { reader, deframer, batch: Batch::default(), scratch, heard: Some(heard), is_over: false };
+        let control = Arc::new(Self {
+            writer: Mutex::new(writer),
+            reading: Mutex::new(reading),
+            shared: Mutex::default(),
+            stand_by: Condvar::new(),
+            is_asleep: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
+            incoming,
+        });
         let weak = Arc::downgrade(&control);
-        thread::Builder::new().name("pipewright-control".into()).spawn(move || listen(reader, &weak, &heard))?;
+        thread::Builder::new().name("pipewright-control".into()).spawn(move || listen(&watched, &weak))?;
         Ok(control)
     }
 
@@ -80,6 +128,70 @@ impl Control {
 
     pub(super) fn incoming(&self) -> &Receiver<Incoming> {
         &self.incoming
+    }
+
+    /// The parent's requests, one by one, on this thread, until it wants nothing more.
+    pub(super) fn serve(self: &Arc<Self>, mut answer: impl FnMut(Request)) {
+        let serving = Serving::begin(self);
+        let mut ready = Vec::new();
+        let mut goes_on = true;
+        while goes_on && serving.reads_itself() {
+            goes_on = self.read(Wait::forever(), |incoming| ready.push(incoming));
+            // What the listener has heard while this thread was in a request came before.
+            let heard = self.incoming.try_iter();
+            for request in heard.chain(ready.drain(..)).filter_map(Incoming::into_request) {
+                serving.enter();
+                answer(request);
+                serving.leave();
+            }
+        }
+        drop(serving);
+        self.incoming.iter().filter_map(Incoming::into_request).for_each(answer);
+    }
+
+    /// Reads once, or not at all where it would wait and the listener has heard something already. False where nothing more
+    /// will be heard: the connection has ended, or the parent has asked for the end.
+    fn read(self: &Arc<Self>, wait: Wait<'_>, mut hear: impl FnMut(Incoming)) -> bool {
+        let mut reading = self.reading();
+        if wait.is_forever() && (!self.incoming.is_empty() || reading.heard.is_none()) {
+            return reading.heard.is_some();
+        }
+        let Reading { reader, deframer, batch, scratch, heard, is_over } = &mut *reading;
+        let read =
+            if wait.is_forever() { reader.read(scratch) } else { reader.as_stream().read_deadline(scratch, wait) };
+        let bytes = match read {
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::TimedOut) => return true,
+            read => scratch.get(..read.unwrap_or(0)).unwrap_or_default(),
+        };
+        if bytes.is_empty() {
+            (*heard, *is_over) = (None, true);
+            drop(reading);
+            self.close();
+            return false;
+        }
+        let mut hear = |incoming: Incoming| {
+            let is_last = incoming.is_shutdown();
+            if heard.is_some() {
+                hear(incoming);
+            }
+            // What comes behind it is dropped, and a request so answers with an error by itself.
+            if is_last {
+                *heard = None;
+            }
+        };
+        if let Some(line) = deframer.whole_line(bytes) {
+            self.hear(line, &mut hear);
+            return heard.is_some();
+        }
+        deframer.feed(bytes, batch);
+        for piece in batch.drain() {
+            // A fault is a line that no request can be answered for: the parent of this library sends none.
+            let Piece::Frames { bytes, spans } = piece else { continue };
+            for span in spans {
+                self.hear(bytes.get(span.start as usize..span.end as usize).unwrap_or_default(), &mut hear);
+            }
+        }
+        heard.is_some()
     }
 
     pub(super) fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
@@ -99,16 +211,18 @@ impl Control {
             }
             shared.calls.begin(answered)
         };
+        // Somebody has to read the answer, and whoever serves may be in a request: this one.
+        self.stand_by.notify_all();
         let sent = rpc::request(id, method, params).map_err(CallError::Encode).and_then(|line| self.post(line));
         if let Err(error) = sent {
             self.shared().calls.end(id);
             return Err(error);
         }
         let Ok(answer) = answer.recv_timeout(timeout) else {
-            let gave_up = self.shared().calls.end(id).and_then(|_| serde_json::value::to_raw_value(&id).ok());
-            if let Some(id) = gave_up {
+            let gave_up = self.shared().calls.end(id).is_some();
+            if gave_up {
                 // If it cannot be sent, the answer will be passed over.
-                drop(self.notify(CANCEL, &Cancel { id }));
+                drop(rpc::cancellation(id).map_err(CallError::Encode).and_then(|line| self.post(line)));
             }
             return Err(CallError::TimedOut);
         };
@@ -119,9 +233,8 @@ impl Control {
     fn close(&self) {
         let mut shared = self.shared();
         shared.is_closed = true;
-        for (_, cancelled) in shared.requests.drain() {
-            cancelled.store(true, Ordering::Relaxed);
-        }
+        self.stand_by.notify_all();
+        shared.requests.cancel_all();
         let waiting: Vec<_> = shared.calls.end_all().collect();
         drop(shared);
         for caller in waiting {
@@ -130,34 +243,133 @@ impl Control {
         }
     }
 
-    fn hear(self: &Arc<Self>, packet: Packet, heard: &Sender<Incoming>) {
-        match packet {
-            Packet::Response { id, outcome } => {
+    /// The listener's turn. False where the connection has ended.
+    fn read_for_all(self: &Arc<Self>) -> bool {
+        let heard = self.reading().heard.clone();
+        // The channel keeps them all: its receiver is in `self`. Answers are read also when nothing else is wanted any more.
+        self.read(Wait::at_most(Duration::ZERO), |incoming| {
+            if let Some(heard) = &heard {
+                drop(heard.send(incoming));
+            }
+        });
+        !self.reading().is_over
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear(self: &Arc<Self>, line: &[u8], hear: &mut impl FnMut(Incoming)) {
+        match rpc::parse(line) {
+            Ok(Packet::Response { id, outcome }) => {
                 if let Some(caller) = self.shared().calls.end(id) {
                     drop(caller.try_send(outcome.map_err(|error| CallError::Remote(Box::new(error)))));
                 }
             }
-            Packet::Request { id, method, .. } if method == PING => {
+            Ok(Packet::Request { id, method, .. }) if method == PING => {
                 drop(rpc::response(&id, &()).map_err(CallError::Encode).and_then(|line| self.post(line)));
             }
-            Packet::Request { id, method, params } => {
-                let cancelled = Arc::new(AtomicBool::new(false));
-                self.shared().requests.insert(id.text().to_owned(), Arc::clone(&cancelled));
+            Ok(Packet::Request { id, method, params }) => {
+                let cancelled = self.shared().requests.begin(id.text());
                 let post = Arc::clone(self) as Arc<dyn Post>;
-                let request = Request::new(id, (method, params), post, cancelled, None);
-                // The receiver is in `self`.
-                drop(heard.send(Incoming::Request(request)));
+                hear(Incoming::Request(Request::new(id, (method, params), post, cancelled, None)));
             }
-            Packet::Notification { method, params } if method == CANCEL => {
-                let cancel = params.and_then(|params| serde_json::from_str::<Cancel>(params.get()).ok());
-                if let Some(cancelled) = cancel.and_then(|cancel| self.shared().requests.get(cancel.id.get()).cloned())
-                {
-                    cancelled.store(true, Ordering::Relaxed);
+            Ok(Packet::Notification { method, params }) if method == CANCEL => {
+                if let Some(id) = rpc::cancelled(params.as_deref()) {
+                    self.shared().requests.cancel(id.text());
                 }
             }
-            Packet::Notification { method, params } => {
-                drop(heard.send(Incoming::Notification(Notification { method, params, _charge: None })));
+            Ok(Packet::Notification { method, params }) => {
+                hear(Incoming::Notification(Notification { method, params, _charge: None }));
             }
+            // No request that could be answered: the parent of this library sends none such.
+            Err(_) => {}
+        }
+    }
+
+    /// Whether the one thread that serves reads, so that nobody else needs to.
+    fn is_read(shared: &Shared) -> bool {
+        shared.servers == Servers::One && shared.calls.is_empty() && !shared.is_closed
+    }
+
+    fn is_in_request(&self) -> bool {
+        self.turns.load(Ordering::SeqCst) % 2 == 1
+    }
+
+    /// Waits until somebody else has to listen: nobody serves, or the one that serves is in a request for more than a tick, or
+    /// somebody waits for an answer.
+    fn stand_by(&self) {
+        let mut shared = self.shared();
+        let mut before = self.turns.load(Ordering::SeqCst);
+        while Self::is_read(&shared) {
+            let turns = self.turns.load(Ordering::SeqCst);
+            if turns != before {
+                before = turns;
+            } else if self.is_in_request() {
+                return;
+            } else {
+                // Nothing has come for a tick. The next request wakes us, and those that follow it soon do not have to.
+                self.is_asleep.store(true, Ordering::SeqCst);
+                while Self::is_read(&shared) && self.turns.load(Ordering::SeqCst) == turns {
+                    shared = self.stand_by.wait(shared).unwrap_or_else(PoisonError::into_inner);
+                }
+                self.is_asleep.store(false, Ordering::SeqCst);
+                continue;
+            }
+            shared = self.stand_by.wait_timeout(shared, TICK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// While a thread serves.
+struct Serving<'a>(&'a Control);
+
+impl<'a> Serving<'a> {
+    fn begin(control: &'a Control) -> Self {
+        let mut shared = control.shared();
+        shared.servers = if shared.servers == Servers::None { Servers::One } else { Servers::Many };
+        drop(shared);
+        control.stand_by.notify_all();
+        Self(control)
+    }
+
+    fn reads_itself(&self) -> bool {
+        self.0.shared().servers == Servers::One
+    }
+
+    fn enter(&self) {
+        self.0.turns.fetch_add(1, Ordering::SeqCst);
+        if self.0.is_asleep.load(Ordering::SeqCst) {
+            drop(self.0.shared());
+            self.0.stand_by.notify_all();
+        }
+    }
+
+    fn leave(&self) {
+        self.0.turns.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        let mut shared = self.0.shared();
+        if shared.servers == Servers::One {
+            shared.servers = Servers::None;
+        }
+        drop(shared);
+        self.0.stand_by.notify_all();
+    }
+}
+
+impl Incoming {
+    fn is_shutdown(&self) -> bool {
+        matches!(self, Self::Notification(told) if told.method == SHUTDOWN)
+    }
+
+    fn into_request(self) -> Option<Request> {
+        match self {
+            Self::Request(request) => Some(request),
+            Self::Notification(_) => None,
         }
     }
 }
@@ -172,34 +384,21 @@ impl Post for Control {
     }
 
     fn answered(&self, id: &str) {
-        self.shared().requests.remove(id);
+        self.shared().requests.end(id);
     }
 }
 
-/// The reading thread: ends with the connection, or when nobody holds the link any more and the parent says something.
-fn listen(mut reader: ReadHalf, control: &Weak<Control>, heard: &Sender<Incoming>) {
-    let mut deframer = Deframer::new(Framing::Lines, MAX_LINE);
-    let mut batch = Batch::default();
-    let mut scratch = vec![0; READ_BYTES];
+/// The listener: ends with the connection, or when nobody holds the link any more.
+fn listen(watched: &Stream, control: &Weak<Control>) {
     loop {
-        let read = match reader.read(&mut scratch) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            read => read.unwrap_or(0),
-        };
+        // Fails for want of memory only; then it is asked again.
+        let waited = watched.wait_readable();
         let Some(control) = control.upgrade() else { return };
-        if read == 0 {
-            return control.close();
-        }
-        deframer.feed(scratch.get(..read).unwrap_or_default(), &mut batch);
-        for piece in batch.drain() {
-            // A fault is a line that no request can be answered for: the parent of this library sends none.
-            let Piece::Frames { bytes, spans } = piece else { continue };
-            for span in spans {
-                let line = bytes.get(span.start as usize..span.end as usize).unwrap_or_default();
-                if let Ok(packet) = rpc::parse(line) {
-                    control.hear(packet, heard);
-                }
-            }
+        let is_read = Control::is_read(&control.shared()) && !control.is_in_request();
+        if waited.is_err() || is_read {
+            control.stand_by();
+        } else if !control.read_for_all() {
+            return;
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::{
         calls::CallError,
         frame::{Framing, encode},
         request::Request,
-        rpc::{Address, RemoteError},
+        rpc::{self, Address, RemoteError},
     },
 };
 use control::Control;
@@ -251,14 +251,26 @@ impl Parent {
         self.control()?.notify(method, params)
     }
 
-    /// What the parent asks and tells, in one channel. It ends when the parent closes the connection or ends: that is when a
-    /// worker should end too. Without a control pipe it has ended already.
+    /// Asks for more time, from now: to become ready, or, once the parent has asked for the end, to end. The parent gives a minute
+    /// in all for the latter.
+    ///
+    /// # Errors
+    ///
+    /// As [`notify`](Self::notify).
+    #[doc(alias = "EXTEND_TIMEOUT_USEC")]
+    pub fn extend(&self, time: Duration) -> Result<(), CallError> {
+        self.notify(rpc::EXTEND, &rpc::Extend { ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) })
+    }
+
+    /// What the parent asks and tells, in one channel. It ends when the parent closes the connection, ends, or has told
+    /// `shutdown`, which is the last thing in it: that is when a worker should end too. Without a control pipe it has ended already.
     pub fn incoming(&self) -> Receiver<Incoming> {
         // A channel whose sender is dropped here is one that has ended.
         self.control.as_ref().map_or_else(|| crossbeam_channel::bounded(0).1, |control| control.incoming().clone())
     }
 
-    /// The parent's requests, one by one, until it closes the connection or ends. Notifications are passed over.
+    /// The parent's requests, one by one, until it wants the worker to end (see [`incoming`](Self::incoming)). Notifications are
+    /// passed over.
     pub fn requests(&self) -> impl Iterator<Item = Request> + use<> {
         self.incoming().into_iter().filter_map(|incoming| match incoming {
             Incoming::Request(request) => Some(request),
@@ -266,20 +278,23 @@ impl Parent {
         })
     }
 
-    /// Answers the parent's requests with a function, on so many threads, until the parent closes the connection or ends.
-    /// With one thread they are answered one at a time, in their order.
+    /// Answers the parent's requests with a function, on so many threads, until it wants the worker to end: it has told
+    /// `shutdown`, closed the connection, or ended. Return from `main` then. With one thread they are answered one at a time, in their order.
     ///
     /// A method that the function does not know is for it to refuse: with [`RemoteError::method_not_found`].
     pub fn serve<R: Serialize>(&self, threads: usize, answer: impl Fn(&Request) -> Result<R, RemoteError> + Sync) {
-        let serve = || {
-            for request in self.requests() {
-                let outcome = answer(&request);
-                // A parent that has gone meanwhile needs no answer, and the next turn ends the loop.
-                drop(control::answer(request, outcome));
-            }
+        let Some(control) = &self.control else { return };
+        let answer = |request: Request| {
+            let outcome = answer(&request);
+            // A parent that has gone meanwhile needs no answer, and the next turn ends the loop.
+            drop(control::answer(request, outcome));
         };
+        if threads <= 1 {
+            return control.serve(answer);
+        }
+        let serve = || self.requests().for_each(&answer);
         thread::scope(|scope| {
-            for _ in 1..threads.max(1) {
+            for _ in 1..threads {
                 scope.spawn(serve);
             }
             serve();

@@ -6,8 +6,12 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
-use super::{Direction, stream::Stream, wait::Wait};
-use crate::sys::socket;
+use super::{
+    Direction, PipeMode,
+    stream::Stream,
+    wait::{Begun, Wait},
+};
+use crate::sys::{poll::Interest, socket};
 
 /// The reading half of a [`Stream`]. Dropping it makes the other side's writes fail.
 #[derive(Debug)]
@@ -59,11 +63,32 @@ impl AsFd for Stream {
     }
 }
 
+impl Stream {
+    /// Waits until there is something to read, the end included.
+    pub(crate) fn wait_readable(&self) -> io::Result<()> {
+        Begun::now(Wait::forever()).wait(&[(self.socket(), Interest::Readable)]).map(drop)
+    }
+
+    /// As `read_deadline` for ever, and in one system call where there is nothing yet: bytes only, and not on a socket that its
+    /// owner has made non-blocking.
+    fn read_patiently(&self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.mode() == PipeMode::Byte && !buf.is_empty() {
+            self.check(Direction::reads)?;
+            match self.at_reset(socket::receive_waiting(self.socket(), buf), 0) {
+                Ok(bytes @ 1..) => return Ok(bytes),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        self.read_deadline(buf, Wait::forever())
+    }
+}
+
 macro_rules! read {
     ($($reader:ty),*) => {$(
         impl Read for $reader {
             fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-                self.as_stream().read_deadline(buf, Wait::forever())
+                self.as_stream().read_patiently(buf)
             }
         }
     )*};

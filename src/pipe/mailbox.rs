@@ -131,7 +131,7 @@ impl Stream {
 
     fn try_next_packet(&self, take: Take) -> Result<Next, MessageError> {
         // A reset comes before the messages that are still queued, once; after it they can be received.
-        let ends = || Received { bytes: 0, has_sender: false, descriptors: Vec::new() };
+        let ends = || Received { bytes: 0, sender: None, descriptors: Vec::new() };
         let receive = |buf: &mut [u8], take| {
             let first = socket::receive_message(self.socket(), buf, take);
             let was_reset = first.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset);
@@ -139,7 +139,7 @@ impl Stream {
             if was_reset { self.at_reset(socket::receive_message(self.socket(), buf, take), ends()) } else { first }
         };
         let seen = receive(&mut [], Take::Peek)?;
-        if seen.bytes == 0 && !seen.has_sender {
+        if seen.bytes == 0 && seen.sender.is_none() {
             return Ok(None);
         }
         let mut message = vec![0; seen.bytes];

@@ -88,6 +88,10 @@ impl<'a> Wait<'a> {
         Self { timeout, cancel: None }
     }
 
+    pub(crate) fn is_forever(&self) -> bool {
+        self.timeout == Duration::MAX && self.cancel.is_none()
+    }
+
     /// Also until the switch is turned on.
     #[must_use]
     pub const fn or(self, cancel: &'a Cancel) -> Self {

@@ -42,18 +42,31 @@ pub(crate) enum Input {
     Withheld,
     /// Its end would not be noticed.
     Unheard,
-    /// The supervisor is going away.
-    Stop,
+    /// About its stop.
+    Ask(Ask),
     /// The time of `poll_timeout` may have come.
     Timeout,
+}
+
+/// What is wanted of one that is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// It shall end. Told again, it shall end sooner.
+    Stop,
+    /// It shall end, and be killed in so long at the latest.
+    StopWithin(Duration),
+    /// The present rung of the ladder had nothing to do.
+    NothingDone,
+    /// It asks for more time to end.
+    Extend(Duration),
 }
 
 /// What the driver is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Output {
-    /// Ask the process and its group to end: close the pipes to it, SIGTERM.
-    Terminate,
-    /// SIGKILL to the process and its group.
+    /// Take the steps of this rung of the stop ladder.
+    Climb(usize),
+    /// SIGKILL to the process and its tree.
     Kill,
     /// Close a stream that somebody else still holds, and tell of a leak.
     Abandon(StreamId),
@@ -65,12 +78,14 @@ pub(crate) enum Output {
 }
 
 /// How long things may take.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Patience {
     /// From the death of the process to the end of its streams.
     pub(crate) drain_time: Duration,
-    /// From SIGTERM to SIGKILL.
-    pub(crate) grace_period: Duration,
+    /// From each rung of the stop ladder to the next; after the last one comes SIGKILL.
+    pub(crate) grace_periods: Vec<Duration>,
+    /// How much longer a worker can make its stop by asking.
+    pub(crate) longest_extension: Duration,
     /// From SIGKILL to giving up.
     pub(crate) longest_death: Duration,
 }
@@ -82,7 +97,7 @@ const LAST_PAUSE: Duration = Duration::from_millis(256);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Running,
-    Terminating { kill_at: Due },
+    Stopping { rung: usize, until: Due },
     Killed,
     Draining { until: Due },
     Reaping { pause: Duration },
@@ -120,6 +135,10 @@ pub(crate) struct Incarnation {
     state: State,
     open: [bool; StreamId::ALL.len()],
     patience: Patience,
+    /// No rung of the ladder lasts beyond this.
+    kill_at: Due,
+    /// What is left of the longest extension.
+    extension: Duration,
     /// Whoever stops is told how long that takes at most: from then on nothing is waited for beyond this.
     give_up_at: Due,
 }
@@ -130,14 +149,15 @@ impl Incarnation {
         for stream in streams {
             set(&mut open, stream, true);
         }
-        Self { state: State::Running, open, patience, give_up_at: Due::NEVER }
+        let extension = patience.longest_extension;
+        Self { state: State::Running, open, patience, kill_at: Due::NEVER, extension, give_up_at: Due::NEVER }
     }
 
     /// When to call with `Timeout`, if nothing else happens.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
             State::Running | State::Reaping { .. } | State::Over => None,
-            State::Terminating { kill_at: due } | State::Draining { until: due } => due.0,
+            State::Stopping { until: due, .. } | State::Draining { until: due } => due.0,
             State::Killed => self.give_up_at.0,
             State::Withheld { again_at, .. } => again_at.or(self.give_up_at).0,
         }
@@ -145,7 +165,7 @@ impl Incarnation {
 
     pub(crate) fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
         match (self.state, input) {
-            (State::Running | State::Terminating { .. } | State::Killed, Input::StreamEnded(stream)) => {
+            (State::Running | State::Stopping { .. } | State::Killed, Input::StreamEnded(stream)) => {
                 set(&mut self.open, stream, false);
                 Vec::new()
             }
@@ -153,7 +173,7 @@ impl Incarnation {
                 set(&mut self.open, stream, false);
                 self.reap_when_drained()
             }
-            (State::Running | State::Terminating { .. } | State::Killed, Input::Died) => {
+            (State::Running | State::Stopping { .. } | State::Killed, Input::Died) => {
                 self.state = State::Draining { until: Due::after(now, self.patience.drain_time).or(self.give_up_at) };
                 self.reap_when_drained()
             }
@@ -162,23 +182,9 @@ impl Incarnation {
                 self.state = State::Withheld { again_at, pause: (pause * 2).min(LAST_PAUSE) };
                 Vec::new()
             }
-            (State::Running, Input::Stop) => {
-                let kill_at = Due::after(now, self.patience.grace_period);
-                self.state = State::Terminating { kill_at };
-                self.give_up_at = kill_at.later(self.patience.longest_death);
-                vec![Output::Terminate]
-            }
-            (State::Draining { until }, Input::Stop) => {
-                self.give_up_at = Due::after(now, self.patience.grace_period).later(self.patience.longest_death);
-                self.state = State::Draining { until: until.or(self.give_up_at) };
-                Vec::new()
-            }
-            (State::Withheld { .. }, Input::Stop) => {
-                self.give_up_at = self.give_up_at.or(Due::after(now, self.patience.longest_death));
-                Vec::new()
-            }
-            (State::Running | State::Terminating { .. }, Input::Unheard) => self.kill(now),
-            (State::Terminating { kill_at }, Input::Timeout) if kill_at.has_come(now) => self.kill(now),
+            (_, Input::Ask(ask)) => self.asked(ask, now),
+            (State::Stopping { rung, until }, Input::Timeout) if until.has_come(now) => self.climb(rung + 1, now),
+            (State::Running | State::Stopping { .. }, Input::Unheard) => self.kill(now),
             (State::Killed | State::Withheld { .. }, Input::Timeout) if self.give_up_at.has_come(now) => {
                 self.state = State::Over;
                 vec![Output::GiveUp]
@@ -190,19 +196,86 @@ impl Incarnation {
             (State::Draining { until }, Input::Timeout) if until.has_come(now) => self.abandon(),
             // Too early, or told twice, or after the end.
             (
-                State::Running | State::Terminating { .. } | State::Killed | State::Withheld { .. },
+                State::Running | State::Stopping { .. } | State::Killed | State::Withheld { .. },
                 Input::Timeout | Input::Withheld,
             )
-            | (State::Terminating { .. } | State::Killed, Input::Stop)
             | (State::Killed, Input::Unheard)
             | (State::Draining { .. }, Input::Died | Input::Timeout | Input::Withheld | Input::Unheard)
-            | (State::Reaping { .. }, Input::Stop | Input::Timeout)
+            | (State::Reaping { .. }, Input::Timeout)
             | (State::Reaping { .. } | State::Withheld { .. }, Input::StreamEnded(_) | Input::Died | Input::Unheard)
+            | (State::Over, Input::StreamEnded(_) | Input::Died | Input::Withheld | Input::Unheard | Input::Timeout) => {
+                Vec::new()
+            }
+        }
+    }
+
+    fn asked(&mut self, ask: Ask, now: Instant) -> Vec<Output> {
+        match (self.state, ask) {
+            (State::Running, Ask::Stop) => self.climb(0, now),
+            (State::Running, Ask::StopWithin(time)) => {
+                self.kill_at = Due::after(now, time);
+                self.climb(0, now)
+            }
+            (State::Stopping { rung, until }, Ask::StopWithin(time)) => {
+                self.kill_at = self.kill_at.or(Due::after(now, time));
+                self.state = State::Stopping { rung, until: until.or(self.kill_at) };
+                Vec::new()
+            }
+            (State::Stopping { rung, .. }, Ask::Stop | Ask::NothingDone) => self.climb(rung + 1, now),
+            (State::Stopping { rung, until }, Ask::Extend(time)) => {
+                let time = time.min(self.extension);
+                self.extension -= time;
+                self.give_up_at = self.give_up_at.later(time);
+                self.state = State::Stopping { rung, until: until.later(time).or(self.kill_at) };
+                Vec::new()
+            }
+            (State::Draining { until }, Ask::Stop) => {
+                self.state =
+                    State::Draining { until: until.or(self.give_up_after(Due::after(now, self.longest_stop()))) };
+                Vec::new()
+            }
+            (State::Draining { until }, Ask::StopWithin(time)) => {
+                self.state = State::Draining { until: until.or(self.give_up_after(Due::after(now, time))) };
+                Vec::new()
+            }
+            (State::Withheld { .. }, Ask::Stop | Ask::StopWithin(_)) => {
+                self.give_up_at = self.give_up_at.or(Due::after(now, self.patience.longest_death));
+                Vec::new()
+            }
+            // Nothing can be hurried, or there is nothing to hurry.
+            (State::Killed | State::Reaping { .. } | State::Over, Ask::Stop | Ask::StopWithin(_))
             | (
-                State::Over,
-                Input::StreamEnded(_) | Input::Died | Input::Withheld | Input::Unheard | Input::Stop | Input::Timeout,
+                State::Running
+                | State::Killed
+                | State::Draining { .. }
+                | State::Reaping { .. }
+                | State::Withheld { .. }
+                | State::Over,
+                Ask::NothingDone | Ask::Extend(_),
             ) => Vec::new(),
         }
+    }
+
+    /// The next rung of the ladder, or its end.
+    fn climb(&mut self, rung: usize, now: Instant) -> Vec<Output> {
+        let Some(&grace_period) = self.patience.grace_periods.get(rung) else { return self.kill(now) };
+        let until = Due::after(now, grace_period).or(self.kill_at);
+        self.state = State::Stopping { rung, until };
+        // Before it is known how long the rest of the ladder takes: the time of all of it.
+        let rest = self.patience.grace_periods.get(rung + 1..).unwrap_or_default();
+        let rest = rest.iter().fold(Duration::ZERO, |sum, period| sum.saturating_add(*period));
+        self.give_up_after(until.later(rest).or(self.kill_at));
+        vec![Output::Climb(rung)]
+    }
+
+    /// From the first rung to SIGKILL.
+    fn longest_stop(&self) -> Duration {
+        self.patience.grace_periods.iter().fold(Duration::ZERO, |sum, period| sum.saturating_add(*period))
+    }
+
+    fn give_up_after(&mut self, killed_at: Due) -> Due {
+        self.give_up_at = killed_at.later(self.patience.longest_death);
+        self.give_up_at
     }
 
     fn kill(&mut self, now: Instant) -> Vec<Output> {
@@ -238,11 +311,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PATIENCE: Patience = Patience {
-        drain_time: Duration::from_millis(200),
-        grace_period: Duration::from_secs(2),
-        longest_death: Duration::from_secs(5),
-    };
+    const DRAIN_TIME: Duration = Duration::from_millis(200);
+    const GRACE_PERIOD: Duration = Duration::from_secs(2);
+    const LONGEST_DEATH: Duration = Duration::from_secs(5);
+
+    fn patience() -> Patience {
+        Patience {
+            drain_time: DRAIN_TIME,
+            grace_periods: vec![GRACE_PERIOD],
+            longest_extension: Duration::from_secs(3),
+            longest_death: LONGEST_DEATH,
+        }
+    }
 
     #[expect(clippy::disallowed_methods, reason = "invented time needs one real instant to count from")]
     fn start() -> Instant {
@@ -252,7 +332,7 @@ mod tests {
     #[test]
     fn p01_an_exit_waits_for_the_end_of_every_stream() {
         let t0 = start();
-        let mut one = Incarnation::new([StreamId::Messages, StreamId::Stderr], PATIENCE);
+        let mut one = Incarnation::new([StreamId::Messages, StreamId::Stderr], patience());
         assert_eq!(one.handle(Input::Died, t0), []);
         assert_eq!(one.handle(Input::StreamEnded(StreamId::Messages), t0), []);
         assert_eq!(one.handle(Input::StreamEnded(StreamId::Stderr), t0), [Output::Reap]);
@@ -262,7 +342,7 @@ mod tests {
     #[test]
     fn p01_streams_may_end_long_before_the_process() {
         let t0 = start();
-        let mut one = Incarnation::new([StreamId::Messages], PATIENCE);
+        let mut one = Incarnation::new([StreamId::Messages], patience());
         assert_eq!(one.handle(Input::StreamEnded(StreamId::Messages), t0), []);
         assert_eq!(one.poll_timeout(), None, "a process may live without its pipe");
         assert_eq!(one.handle(Input::Died, t0), [Output::Reap]);
@@ -271,12 +351,12 @@ mod tests {
     #[test]
     fn p04_a_held_stream_is_given_up_after_the_drain_time() {
         let t0 = start();
-        let mut one = Incarnation::new(StreamId::ALL, PATIENCE);
+        let mut one = Incarnation::new(StreamId::ALL, patience());
         assert_eq!(one.handle(Input::StreamEnded(StreamId::Stdout), t0), []);
         assert_eq!(one.handle(Input::Died, t0), []);
-        assert_eq!(one.poll_timeout(), Some(t0 + PATIENCE.drain_time));
-        assert_eq!(one.handle(Input::Timeout, t0 + PATIENCE.drain_time / 2), []);
-        let outputs = one.handle(Input::Timeout, t0 + PATIENCE.drain_time);
+        assert_eq!(one.poll_timeout(), Some(t0 + DRAIN_TIME));
+        assert_eq!(one.handle(Input::Timeout, t0 + DRAIN_TIME / 2), []);
+        let outputs = one.handle(Input::Timeout, t0 + DRAIN_TIME);
         let expected = [Output::Abandon(StreamId::Messages), Output::Abandon(StreamId::Stderr), Output::Reap];
         assert_eq!(outputs, expected);
     }
@@ -284,22 +364,21 @@ mod tests {
     #[test]
     fn p08_stopping_ends_in_a_kill_and_then_in_a_report() {
         let t0 = start();
-        let mut one = Incarnation::new([], PATIENCE);
-        assert_eq!(one.handle(Input::Stop, t0), [Output::Terminate]);
-        assert_eq!(one.handle(Input::Stop, t0), [], "asked twice");
-        let t1 = t0 + PATIENCE.grace_period;
+        let mut one = Incarnation::new([], patience());
+        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), [Output::Climb(0)]);
+        let t1 = t0 + GRACE_PERIOD;
         assert_eq!(one.handle(Input::Timeout, t1), [Output::Kill]);
         assert_eq!(one.handle(Input::Timeout, t1), [], "too early");
-        assert_eq!(one.handle(Input::Timeout, t1 + PATIENCE.longest_death), [Output::GiveUp]);
-        assert_eq!(one.handle(Input::Died, t1 + PATIENCE.longest_death), [], "told already");
+        assert_eq!(one.handle(Input::Timeout, t1 + LONGEST_DEATH), [Output::GiveUp]);
+        assert_eq!(one.handle(Input::Died, t1 + LONGEST_DEATH), [], "told already");
     }
 
     #[test]
     fn times_beyond_the_clock_are_for_ever() {
-        let endless = Patience { drain_time: Duration::MAX, grace_period: Duration::MAX, ..PATIENCE };
+        let endless = Patience { drain_time: Duration::MAX, grace_periods: vec![Duration::MAX], ..patience() };
         let t0 = start();
         let mut one = Incarnation::new([StreamId::Messages], endless);
-        assert_eq!(one.handle(Input::Stop, t0), [Output::Terminate]);
+        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), [Output::Climb(0)]);
         assert_eq!(one.poll_timeout(), None);
         assert_eq!(one.handle(Input::Died, t0), []);
         assert_eq!(one.poll_timeout(), None);
@@ -308,12 +387,12 @@ mod tests {
 
     #[test]
     fn p08_no_drain_time_holds_up_a_stop() {
-        let slow = Patience { drain_time: Duration::MAX, ..PATIENCE };
+        let slow = Patience { drain_time: Duration::MAX, ..patience() };
         let t0 = start();
-        let bound = t0 + PATIENCE.grace_period + PATIENCE.longest_death;
-        let histories: [&[Input]; 2] = [&[Input::Died, Input::Stop], &[Input::Stop, Input::Died]];
+        let bound = t0 + GRACE_PERIOD + LONGEST_DEATH;
+        let histories: [&[Input]; 2] = [&[Input::Died, Input::Ask(Ask::Stop)], &[Input::Ask(Ask::Stop), Input::Died]];
         for history in histories {
-            let mut one = Incarnation::new([StreamId::Messages], slow);
+            let mut one = Incarnation::new([StreamId::Messages], slow.clone());
             for &input in history {
                 one.handle(input, t0);
             }
@@ -325,7 +404,7 @@ mod tests {
     #[test]
     fn a_status_that_a_tracer_withholds_is_asked_for_again() {
         let mut now = start();
-        let mut one = Incarnation::new([], PATIENCE);
+        let mut one = Incarnation::new([], patience());
         assert_eq!(one.handle(Input::Died, now), [Output::Reap]);
         for _ in 0..20 {
             assert_eq!(one.handle(Input::Withheld, now), []);
@@ -335,38 +414,77 @@ mod tests {
             assert_eq!(one.handle(Input::Timeout, now), [Output::Reap]);
         }
         one.handle(Input::Withheld, now);
-        one.handle(Input::Stop, now);
-        assert_eq!(one.handle(Input::Timeout, now + PATIENCE.longest_death), [Output::GiveUp]);
+        one.handle(Input::Ask(Ask::Stop), now);
+        assert_eq!(one.handle(Input::Timeout, now + LONGEST_DEATH), [Output::GiveUp]);
     }
 
     #[test]
     fn one_that_cannot_be_heard_is_killed_and_its_exit_told() {
         let t0 = start();
-        let mut one = Incarnation::new([], PATIENCE);
+        let mut one = Incarnation::new([], patience());
         assert_eq!(one.handle(Input::Unheard, t0), [Output::Kill]);
-        assert_eq!(one.handle(Input::Stop, t0), []);
-        assert_eq!(one.handle(Input::Timeout, t0 + PATIENCE.longest_death), [Output::GiveUp]);
+        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), []);
+        assert_eq!(one.handle(Input::Timeout, t0 + LONGEST_DEATH), [Output::GiveUp]);
+    }
+
+    #[test]
+    fn p08_a_second_stop_goes_to_the_next_rung() {
+        let t0 = start();
+        let ladder = Patience { grace_periods: vec![GRACE_PERIOD, GRACE_PERIOD], ..patience() };
+        let mut one = Incarnation::new([], ladder);
+        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), [Output::Climb(0)]);
+        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), [Output::Climb(1)]);
+        assert_eq!(one.poll_timeout(), Some(t0 + GRACE_PERIOD));
+        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), [Output::Kill]);
+        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), []);
+    }
+
+    #[test]
+    fn p08_a_rung_with_nothing_to_do_takes_no_time() {
+        let t0 = start();
+        let mut one = Incarnation::new([], patience());
+        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), [Output::Climb(0)]);
+        assert_eq!(one.handle(Input::Ask(Ask::NothingDone), t0), [Output::Kill]);
+    }
+
+    #[test]
+    fn p08_a_worker_gets_more_time_within_a_cap_and_never_beyond_a_deadline() {
+        let t0 = start();
+        let mut one = Incarnation::new([], patience());
+        one.handle(Input::Ask(Ask::Stop), t0);
+        one.handle(Input::Ask(Ask::Extend(Duration::from_secs(2))), t0);
+        assert_eq!(one.poll_timeout(), Some(t0 + GRACE_PERIOD + Duration::from_secs(2)));
+        one.handle(Input::Ask(Ask::Extend(Duration::from_secs(2))), t0);
+        assert_eq!(one.poll_timeout(), Some(t0 + GRACE_PERIOD + Duration::from_secs(3)), "the cap");
+        one.handle(Input::Ask(Ask::StopWithin(Duration::from_secs(1))), t0);
+        assert_eq!(one.poll_timeout(), Some(t0 + Duration::from_secs(1)));
+        let mut two = Incarnation::new([], patience());
+        assert_eq!(two.handle(Input::Ask(Ask::StopWithin(Duration::from_millis(1))), t0), [Output::Climb(0)]);
+        assert_eq!(two.handle(Input::Timeout, t0 + Duration::from_millis(1)), [Output::Kill]);
     }
 
     proptest! {
         #[test]
-        fn any_history_ends_once(history in prop::collection::vec((0..7_u8, 0..3000_u64), 0..40)) {
+        fn any_history_ends_once(history in prop::collection::vec((0..10_u8, 0..3000_u64), 0..40)) {
             let mut now = start();
-            let mut one = Incarnation::new(StreamId::ALL, PATIENCE);
+            let mut one = Incarnation::new(StreamId::ALL, patience());
             let mut outputs = Vec::new();
             for (input, pause_ms) in history {
                 now += Duration::from_millis(pause_ms);
                 let input = match input {
                     0 => Input::Died,
-                    1 => Input::Stop,
+                    1 => Input::Ask(Ask::Stop),
                     2 => Input::Timeout,
                     3 => Input::Unheard,
-                    stream => Input::StreamEnded(StreamId::ALL[usize::from(stream) - 4]),
+                    4 => Input::Ask(Ask::StopWithin(Duration::from_millis(pause_ms))),
+                    5 => Input::Ask(Ask::NothingDone),
+                    6 => Input::Ask(Ask::Extend(Duration::from_millis(pause_ms))),
+                    stream => Input::StreamEnded(StreamId::ALL[usize::from(stream) - 7]),
                 };
                 outputs.extend(one.handle(input, now));
             }
             // Whatever came before: stop it, let time pass, and it is over.
-            for input in [Input::Stop, Input::Timeout, Input::Died, Input::Timeout, Input::Timeout] {
+            for input in [Input::Ask(Ask::Stop), Input::Timeout, Input::Died, Input::Timeout, Input::Timeout] {
                 outputs.extend(one.handle(input, now));
                 now += Duration::from_secs(10);
             }

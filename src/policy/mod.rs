@@ -6,5 +6,32 @@
 //! call. A timeout that comes too early changes nothing.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub(crate) mod due;
+pub(crate) mod group;
 pub(crate) mod incarnation;
+pub(crate) mod members;
+mod order;
+pub(crate) mod readiness;
+pub(crate) mod restart;
+pub(crate) mod stop;
+mod strategy;
+pub(crate) mod watchdog;
 pub(crate) mod window;
+
+#[cfg(test)]
+mod group_examples;
+#[cfg(test)]
+mod group_sim;
+
+/// Two settings that cannot work together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Conflict {
+    pub(crate) settings: [&'static str; 2],
+    pub(crate) reason: Box<str>,
+}
+
+impl Conflict {
+    pub(crate) fn new(settings: [&'static str; 2], reason: impl Into<Box<str>>) -> Self {
+        Self { settings, reason: reason.into() }
+    }
+}

@@ -1,15 +1,17 @@
 //! What a supervisor tells.
 
-use super::WorkerId;
+use super::{WorkerId, group::GroupId};
 use crate::{
     exit::Exit,
+    launch::SpawnError,
+    policy::restart::GaveUp,
     wire::{
         frame::Fault,
         message::{Charge, Line, Message},
         request::{Notification, Request},
     },
 };
-use std::{ops::Deref, sync::Arc};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 /// Something that happened to a worker, or that it said.
 ///
@@ -55,8 +57,46 @@ pub enum EventKind {
     Request(Request),
     /// It tells something over control.
     Notification(Notification),
+    /// It is ready for work, as its [`Ready`](crate::Ready) wants it.
+    Ready {
+        /// From its start.
+        after: Duration,
+    },
+    /// It has not become ready, and is stopped unless it has ended already.
+    NotReady(NotReady),
+    /// It tells what it is doing, by `sd_notify`; at most 1 KiB of it. While one such event is not received, later ones are only in
+    /// [`WorkerStatus::status`](crate::WorkerStatus::status).
+    Status(Box<str>),
+    /// It tells that it is about to end, by `sd_notify`.
+    Stopping,
+    /// Its [`Watchdog`](crate::Watchdog) has heard nothing of it for most of the period.
+    Silent {
+        /// From the last sign of life.
+        silent_for: Duration,
+    },
+    /// Its watchdog has heard nothing of it for the whole period: it is stopped.
+    Unresponsive,
     /// Its process has ended and is reaped, and everything it wrote has been told.
     Exited(Arc<Exit>),
+    /// It is not started, since this other member of a group, which it waits for, has failed.
+    DependencyFailed {
+        /// The other.
+        on: WorkerId,
+    },
+    /// A group has been restarted too often, or one of it has given up whom it cannot be without: all of it is stopped. The
+    /// worker of this event is the one whose end led to it.
+    GroupGaveUp(GroupId),
+    /// Nobody of a group is left: it was stopped, or has ended. The worker of this event is the last one that ended.
+    GroupEnded(GroupId),
+    /// After `Exited`: its next incarnation is started after so long.
+    Restarting {
+        /// From now.
+        after: Duration,
+    },
+    /// The next incarnation could not be started.
+    NotStarted(Arc<SpawnError>),
+    /// After `Exited`: it will not be started again, though its policy would have it so.
+    GaveUp(GaveUp),
 }
 
 /// A [`Fault`]. It counts against its worker's window until it is dropped, so that a flood of garbage cannot fill the parent.
@@ -72,6 +112,27 @@ impl Deref for FaultEvent {
     fn deref(&self) -> &Fault {
         &self.fault
     }
+}
+
+/// Why a worker is not ready. Times count from its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotReady {
+    /// Not in time.
+    TimedOut {
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// It closed the descriptor on which a newline was waited for.
+    Closed {
+        /// When.
+        after: Duration,
+    },
+    /// It ended first; its exit is about to be told.
+    Died {
+        /// When.
+        after: Duration,
+    },
 }
 
 /// Why a worker has no control connection.

@@ -4,19 +4,28 @@ use super::{
     driver::Arrival,
     event::{Event, EventKind, FaultEvent, Stream},
     meter::Meter,
+    notify::NotifySocket,
+    pen::Cell,
+    prober::Prober,
+    ready::Ready,
     session::Session,
     spec::{MessageSource, WorkerSpec},
-    worker::WorkerShared,
+    worker::{Present, WorkerShared},
 };
 use crate::{
-    exit::{Exit, ExitStatus, Leak},
+    exit::{Exit, ExitStatus, Leak, Survivor},
     launch::{exit_status, usage},
     pipe::anonymous::PipeReader,
     policy::{
         incarnation::{Incarnation, Patience, StreamId},
+        readiness::{Mark, Readiness},
+        watchdog::{Life, Vigil},
         window::{EVENT_BYTES, Levels},
     },
-    sys::{fd, pidfd::Reaped},
+    sys::{
+        fd,
+        pidfd::{PidFd, Reaped},
+    },
     wire::{
         frame::{Batch, Deframer, Fault, Piece, Span},
         message::{Charge, Chunk, Credit, Line, Message, check},
@@ -31,7 +40,9 @@ use std::{
 };
 
 /// From SIGKILL to giving up on a process in uninterruptible sleep.
-const LONGEST_DEATH: Duration = Duration::from_secs(5);
+pub(super) const LONGEST_DEATH: Duration = Duration::from_secs(5);
+/// How much longer a worker can make its stop by asking for it.
+const LONGEST_EXTENSION: Duration = Duration::from_secs(60);
 /// The longest line of a captured standard stream, in bytes; a longer one comes in pieces.
 const MAX_LINE: usize = 64 << 10;
 
@@ -60,6 +71,11 @@ impl Outlet {
         self.sent += 1;
     }
 
+    /// How many events nobody has received yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.events.len()
+    }
+
     pub(super) fn sent(&self) -> u64 {
         self.sent
     }
@@ -69,7 +85,7 @@ impl Outlet {
         meter.levels(last_sent > self.received(), !self.events.is_empty())
     }
 
-    fn received(&self) -> u64 {
+    pub(super) fn received(&self) -> u64 {
         self.sent.saturating_sub(self.events.len() as u64)
     }
 }
@@ -96,16 +112,61 @@ impl AsFd for Listener {
     }
 }
 
+/// Whether it is ready, and whether it still lives.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    /// Until it is ready, or cannot be any more.
+    pub(super) readiness: Option<Readiness>,
+    pub(super) prober: Option<Prober>,
+    /// The pipe on which a newline is waited for.
+    pub(super) bell: Option<PipeReader>,
+    /// Where it tells how it is, by `sd_notify`.
+    pub(super) notices: Option<NotifySocket>,
+    /// What it has told last of what it is doing, and the number of the last event that told so.
+    pub(super) status: Option<Box<str>>,
+    pub(super) last_told: u64,
+    /// It has told that it is about to end.
+    pub(super) is_stopping: bool,
+    pub(super) vigil: Option<Vigil>,
+    /// For when the loop has been told to look.
+    pub(super) timer: Option<Instant>,
+    /// Something of what was read has made it ready.
+    pub(super) shown: Option<Mark>,
+    /// We end it, since it did not become ready or gave no sign of life.
+    pub(super) is_unhealthy: bool,
+}
+
+/// Waiting for the end of those who have outlived a worker.
+#[derive(Debug, Default)]
+pub(super) struct Burial {
+    pub(super) waited_for: Vec<PidFd>,
+    pub(super) rounds: u32,
+    pub(super) until: Option<Instant>,
+}
+
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) shared: Arc<WorkerShared>,
+    pub(super) present: Arc<Present>,
+    pub(super) spec: Arc<WorkerSpec>,
     pub(super) incarnation: Incarnation,
     pub(super) meter: Arc<Meter>,
     pub(super) paused: bool,
     /// Its control connection, while there is one.
     pub(super) session: Option<Session>,
     pub(super) max_frame: usize,
-    started: Instant,
+    pub(super) started: Instant,
+    /// It has sent something since this was looked at.
+    has_spoken: bool,
+    pub(super) last_message: Option<Instant>,
+    /// How many processes had been started when it was.
+    pub(super) born: u64,
+    pub(super) health: Health,
+    /// While those are waited for who have outlived it.
+    pub(super) burial: Option<Burial>,
+    pub(super) survivors: Vec<Survivor>,
+    /// The pipes that were given up, by their inodes.
+    abandoned: Vec<(u64, &'static str)>,
     streams: [Option<Listener>; StreamId::ALL.len()],
     /// The number of the last event that carried bytes of this worker.
     last_sent: u64,
@@ -114,36 +175,59 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(arrival: Arrival, window: &Arc<Meter>, grace_period: Duration) -> Self {
-        let Arrival { shared, spec, started, messages, stdout, stderr, key: _ } = arrival;
+    pub(super) fn new(arrival: Arrival, window: &Arc<Meter>) -> Self {
+        let Arrival { shared, present, spec, started, born, messages, stdout, stderr, bell, notices, key: _ } = arrival;
         let streams = [
             messages.map(|pipe| Listener::new(StreamId::Messages, pipe, &spec)),
             stdout.map(|pipe| Listener::new(StreamId::Stdout, pipe, &spec)),
             stderr.map(|pipe| Listener::new(StreamId::Stderr, pipe, &spec)),
         ];
-        let patience = Patience { drain_time: spec.drain_time, grace_period, longest_death: LONGEST_DEATH };
+        let patience = Patience {
+            drain_time: spec.drain_time,
+            grace_periods: spec.stop.rungs().iter().map(|rung| rung.grace_period).collect(),
+            longest_extension: LONGEST_EXTENSION,
+            longest_death: LONGEST_DEATH,
+        };
         let open = streams.iter().flatten().map(|listener| listener.id);
         Self {
             shared,
+            present,
             incarnation: Incarnation::new(open, patience),
             meter: Arc::new(Meter::of_worker(spec.window, window)),
             paused: false,
             session: None,
             max_frame: spec.max_frame,
             started,
+            has_spoken: false,
+            last_message: None,
+            born,
+            health: Health { bell, notices, ..Health::default() },
+            burial: None,
+            survivors: Vec::new(),
+            abandoned: Vec::new(),
             streams,
             last_sent: 0,
             tail: Tail { bytes: Vec::new(), limit: spec.stderr_tail },
+            spec,
             leaks: Vec::new(),
         }
     }
 
     pub(super) fn event(&self, kind: EventKind) -> Event {
-        Event { worker: self.shared.id(), incarnation: 1, kind }
+        Event { worker: self.shared.id(), incarnation: self.present.number(), kind }
     }
 
     pub(super) fn listeners(&self) -> impl Iterator<Item = &Listener> {
         self.streams.iter().flatten()
+    }
+
+    /// The pipes that may be held by others, by their inodes.
+    pub(super) fn pipes(&self) -> Vec<(u64, &'static str)> {
+        let open = self.streams.iter().flatten().filter_map(|one| Some((fd::inode(one.as_fd()).ok()?, one.id.name())));
+        let mut pipes: Vec<_> = open.chain(self.abandoned.iter().copied()).collect();
+        pipes.sort_unstable();
+        pipes.dedup();
+        pipes
     }
 
     pub(super) fn close(&mut self, stream: StreamId) -> Option<Listener> {
@@ -157,6 +241,15 @@ impl Live {
     /// Reads once. True at the end of the stream.
     pub(super) fn read(&mut self, stream: StreamId, scratch: &mut [u8], outlet: &mut Outlet) -> bool {
         self.read_some(stream, scratch, outlet).is_some_and(|bytes| bytes == 0)
+    }
+
+    /// What it has sent is noted as a sign of life.
+    pub(super) fn note_messages(&mut self, now: impl FnOnce() -> Instant) {
+        if std::mem::take(&mut self.has_spoken) {
+            let now = now();
+            self.last_message = Some(now);
+            self.alive(Life::Messages, now);
+        }
     }
 
     /// Reads what an ended process has left in the stream, and no more than that: somebody it has started may go on writing
@@ -202,12 +295,16 @@ impl Live {
         }
         let kind = listener.kind;
         self.deliver(kind, outlet);
+        if let (Kind::Messages { .. }, 1..) = (kind, read) {
+            self.has_spoken = true;
+        }
         Some(read)
     }
 
     /// The stream is given up while somebody still holds it.
     pub(super) fn abandon(&mut self, stream: StreamId, outlet: &mut Outlet) {
         self.leaks.push(Leak { stream: stream.name().into() });
+        self.abandoned = self.pipes();
         if let Some(listener) = self.streams.get_mut(stream.index()).and_then(Option::as_mut) {
             listener.deframer.finish(&mut outlet.batch);
             let kind = listener.kind;
@@ -242,6 +339,10 @@ impl Live {
                     }
                 }
             }
+            if self.health.readiness.is_some() {
+                let shown = ready.iter().any(|event| self.shows_readiness(&event.kind));
+                self.health.shown = self.spec.ready.as_ref().filter(|_| shown).map(Ready::mark).or(self.health.shown);
+            }
             *sent += ready.len() as u64;
             for event in ready.drain(..) {
                 // The supervisor holds a receiver until this loop has ended.
@@ -250,6 +351,14 @@ impl Live {
             ready.shrink_to(READY_KEPT);
         }
         self.last_sent = *sent;
+    }
+
+    fn shows_readiness(&self, kind: &EventKind) -> bool {
+        match (&self.spec.ready, kind) {
+            (Some(ready), EventKind::Message(message)) => ready.is_message(message),
+            (Some(ready), EventKind::Line { line, .. }) => ready.is_line(line),
+            _ => false,
+        }
     }
 
     fn chunk(&self, bytes: Vec<u8>, spans: &[Span]) -> Arc<Chunk> {
@@ -281,6 +390,8 @@ impl Live {
             duration: now.saturating_duration_since(self.started),
             stderr_tail: self.tail.take(),
             leaks: std::mem::take(&mut self.leaks),
+            oom_killed: self.present.with_cell(Cell::oom_killed).unwrap_or(false),
+            survivors: std::mem::take(&mut self.survivors),
         }
     }
 }

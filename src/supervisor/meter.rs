@@ -46,6 +46,11 @@ impl Meter {
     }
 
     /// Asks for a wake-up. Whoever calls looks at the levels once more afterwards: the bytes may have come back in between.
+    /// How many bytes are out.
+    pub(super) fn used(&self) -> usize {
+        self.out.load(Ordering::Relaxed)
+    }
+
     pub(super) fn wait_for_room(&self) {
         self.waiting.store(true, Ordering::SeqCst);
         if let Some(whole) = &self.whole {

@@ -1,14 +1,28 @@
 //! The parent's side: starts workers, hears them all in one channel, ends them.
 
+mod call;
+mod check;
+mod clock;
 mod control;
 mod driver;
 mod event;
+mod group;
+mod kept;
 mod link;
 mod live;
 mod meter;
+mod notify;
+mod pen;
+mod prober;
+mod reading;
+mod ready;
+mod sentinel;
 mod session;
 mod spawner;
 mod spec;
+mod status;
+mod terminal;
+mod tree;
 mod worker;
 
 use crate::{
@@ -25,23 +39,31 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-pub use event::{Disconnected, Event, EventKind, FaultEvent, Stream};
-pub use link::{Call, CancelCall};
+pub use call::{Call, CancelCall};
+pub use event::{Disconnected, Event, EventKind, FaultEvent, NotReady, Stream};
+pub use group::{GroupError, GroupId, GroupPolicy, WorkerGroup};
+pub use pen::Containment;
+pub use ready::Ready;
 pub use spec::WorkerSpec;
+pub use status::{Ended, ShutdownReport, Status, WorkerState, WorkerStatus};
+pub use terminal::TerminalSignals;
 pub use worker::{Worker, WorkerId};
 
 /// How many bytes of all workers' messages may be waiting, by default.
 const WINDOW: usize = 32 << 20;
+/// How much longer than it was given a shutdown waits: for the deaths of those that were killed, and for being told.
+const LAST_WAIT: Duration = Duration::from_secs(6);
 /// How long workers have to end by themselves when their supervisor is dropped, by default.
 const GRACE_PERIOD: Duration = Duration::from_secs(2);
 
 /// Starts workers and tells what happens to them, in one channel.
 ///
 /// It runs two threads, for any number of workers: one that spawns, and one that does all the reading and waiting. Neither
-/// takes a signal, and nothing of the host is changed: no handler, no `waitpid(-1)`, no environment.
+/// takes a signal, and nothing of the host is changed: no handler, no `waitpid(-1)`, no environment. With the first worker one small
+/// shell is started, which ends all trees if this process is killed.
 ///
 /// ```no_run
 /// use pipewright::{EventKind, Pass, Supervisor, WorkerSpec};
@@ -63,8 +85,8 @@ const GRACE_PERIOD: Duration = Duration::from_secs(2);
 ///
 /// # Dropping
 ///
-/// Dropping it ends every worker: their pipes are closed and they get SIGTERM, after the grace period SIGKILL, each with its
-/// whole group where that is its own; and the threads are joined. It takes the grace period and five seconds at the most.
+/// Dropping it ends every worker for good, each by its [stop ladder](WorkerSpec::stop), and after the grace period by SIGKILL, with all
+/// it has started; and the threads are joined. It takes the grace period and five seconds at the most.
 /// Receivers cloned from [`events`](Self::events) still give what was told until then. In a forked child of the host,
 /// dropping it does nothing: the workers are the parent's.
 #[derive(Debug)]
@@ -73,8 +95,9 @@ pub struct Supervisor {
     /// `None` once closed.
     jobs: Mutex<Option<Sender<Job>>>,
     mailbox: Mailbox,
-    starter: Arc<Starter>,
-    last_id: AtomicU64,
+    /// `None` in a fork of the host, once dropped.
+    starter: Option<Arc<Starter>>,
+    last_id: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
     owner: i32,
 }
@@ -111,7 +134,7 @@ impl Supervisor {
         let jobs = self.jobs().clone().ok_or(SpawnError::SupervisorGone)?;
         let prepared = launch::prepare(&spec.plan)?;
         if Starter::may_start_here(&spec) {
-            return self.starter.start_here(id, spec, prepared);
+            return self.starter.as_ref().ok_or(SpawnError::SupervisorGone)?.start_here(id, spec, prepared);
         }
         let (answer, answered) = crossbeam_channel::bounded(1);
         jobs.send(Job { id, spec, prepared, answer }).map_err(|_| SpawnError::SupervisorGone)?;
@@ -131,6 +154,70 @@ impl Supervisor {
     /// Takes no more workers. When the last one has ended the event channel ends too.
     pub fn close(&self) {
         self.jobs().take();
+    }
+
+    /// A group of workers that start after one another, stop in reverse, and are restarted together as a [`Strategy`](crate::Strategy) or a whole
+    /// [`GroupPolicy`] says.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError::Refused`] where it is significant: there is no group around it. [`GroupError::SupervisorGone`].
+    pub fn group(&self, policy: impl Into<GroupPolicy>) -> Result<WorkerGroup, GroupError> {
+        WorkerGroup::add_to(None, policy.into(), &self.mailbox, &self.last_id)
+    }
+
+    /// How everybody is. Asks the loop, which answers between two looks at the kernel.
+    pub fn status(&self) -> Status {
+        self.ask(Command::Report).unwrap_or_default()
+    }
+
+    /// Ends every worker that is there now for good, each by its own [stop ladder](WorkerSpec::stop), and returns at once. Called
+    /// again, it goes to the next rung of each ladder. Workers that are started later live.
+    pub fn stop_all(&self) {
+        drop(self.ask(|answer| Command::StopAll(None, answer)));
+    }
+
+    /// Takes no more workers, ends all, and waits for that: each by its stop ladder, but killed after `within` in any case. What
+    /// survives even that is not waited for longer than five seconds more.
+    ///
+    /// The events go on being told: a worker whose window is used up is killed rather than heard, unless somebody receives.
+    pub fn shutdown(&self, within: Duration) -> ShutdownReport {
+        self.close();
+        let began = now();
+        let everybody = self.ask(|answer| Command::StopAll(Some(within), answer)).unwrap_or_default();
+        let deadline = began.checked_add(within.saturating_add(LAST_WAIT));
+        let mut workers: Vec<Ended> = everybody
+            .iter()
+            .map(|shared| {
+                let ended = shared.ended(deadline);
+                let at = ended.as_ref().map_or_else(now, |(_, at)| *at);
+                let (worker, name) = (shared.id(), shared.name().into());
+                Ended { worker, name, exit: ended.map(|(exit, _)| exit), took: at.saturating_duration_since(began) }
+            })
+            .collect();
+        workers.sort_by_key(|ended| std::cmp::Reverse(ended.took));
+        ShutdownReport { workers }
+    }
+
+    /// Has Ctrl-C and Ctrl-Z do what people expect, for as long as the value lives that this gives. The handlers of SIGINT, SIGTERM
+    /// and SIGTSTP are the process's own affair, so nothing is done unless this is called.
+    ///
+    /// * SIGINT or SIGTERM: all workers are stopped, each by its ladder. The second one kills them at once. New ones can still be
+    ///   started: call [`close`](Self::close) where the events are to end.
+    /// * SIGTSTP: the workers are stopped, then this process; when it goes on they do, and no deadline has come nearer meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When no descriptor or thread can be had.
+    pub fn terminal_signals(&self) -> io::Result<TerminalSignals> {
+        TerminalSignals::listen(self.mailbox.clone())
+    }
+
+    /// Asks the loop; nothing where it has ended.
+    fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Command) -> Option<T> {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        self.mailbox.send(question(answer));
+        answered.recv().ok()
     }
 
     fn jobs(&self) -> MutexGuard<'_, Option<Sender<Job>>> {
@@ -160,7 +247,7 @@ impl Supervisor {
         let (commands, _) = crossbeam_channel::bounded(0);
         let waker = Arc::clone(&self.mailbox.waker);
         let mailbox = Mailbox { commands, waker };
-        mem::forget(mem::replace(&mut self.starter, Arc::new(Starter::new(mailbox.clone()))));
+        mem::forget(self.starter.take());
         mem::forget(mem::replace(&mut self.mailbox, mailbox));
         mem::forget(mem::replace(&mut self.events, crossbeam_channel::never()));
         mem::forget(mem::replace(&mut self.jobs, Mutex::new(None)));
@@ -203,23 +290,34 @@ impl Builder {
         let (commands, inbox) = crossbeam_channel::unbounded();
         let (told, events) = crossbeam_channel::unbounded();
         let (jobs, jobs_taken) = crossbeam_channel::unbounded();
-        let (done, all_done) = crossbeam_channel::bounded(0);
+        let (again, to_restart) = crossbeam_channel::unbounded();
         let mailbox = Mailbox { commands, waker: Arc::clone(&waker) };
-        let parts =
-            Parts { commands: inbox, events: told, waker, window: self.window, grace_period: self.grace_period };
-        let driver = Driver::new(parts)?;
-        // The spawner first: if the second thread cannot be had, dropping `done` and `jobs` ends the first.
-        let starter = Arc::new(Starter::new(mailbox.clone()));
-        let spawner = spawner::start(jobs_taken, Arc::clone(&starter), all_done)?;
-        let driver = driver.start(done)?;
+        let starter = Arc::new(Starter::new(mailbox.clone())?);
+        let driver = Driver::new(Parts {
+            commands: inbox,
+            events: told,
+            mailbox: mailbox.clone(),
+            window: self.window,
+            grace_period: self.grace_period,
+            again,
+            starter: Arc::clone(&starter),
+        })?;
+        // The spawner first: if the second thread cannot be had, dropping `driver` and `jobs` ends the first.
+        let spawner = spawner::start(jobs_taken, Arc::clone(&starter), to_restart)?;
+        let driver = driver.start()?;
         Ok(Supervisor {
             events,
             jobs: Mutex::new(Some(jobs)),
             mailbox,
-            starter,
-            last_id: AtomicU64::new(0),
+            starter: Some(starter),
+            last_id: Arc::new(AtomicU64::new(0)),
             threads: vec![driver, spawner],
             owner: pidfd::own_pid(),
         })
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a blocking face: how long a shutdown took")]
+fn now() -> Instant {
+    Instant::now()
 }

@@ -2,25 +2,27 @@
 
 use super::{
     event::{Event, EventKind, FaultEvent},
-    link::Link,
+    link::{Connection, Link},
     live::Outlet,
     meter::Meter,
+    reading::{Heard, Reading},
 };
 use crate::{
     policy::window::{EVENT_BYTES, Levels},
     sys::socket,
     wire::{
         calls::CallError,
-        frame::{Batch, Deframer, Fault, FaultKind, Framing, Piece},
+        frame::Fault,
         message::{Charge, Credit},
         request::{Notification, Post, Request},
-        rpc::{self, CANCEL, Cancel, PING, Packet},
+        rpc::{self, CANCEL, EXTEND, PING, Packet},
     },
 };
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     sync::Arc,
+    time::Duration,
 };
 
 /// How many bytes of a worker's requests and notifications may be in the channel, or unanswered. Beyond it the worker's control
@@ -29,37 +31,50 @@ const CONTROL_WINDOW: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Session {
-    socket: Arc<OwnedFd>,
-    deframer: Deframer,
+    connection: Arc<Connection>,
     link: Arc<Link>,
     meter: Arc<Meter>,
-    batch: Batch,
     last_sent: u64,
-    pub(super) is_paused: bool,
-    pub(super) is_writing: bool,
+    /// Kept from everybody, while too much is in the channel.
+    held: Option<Box<Reading>>,
+    /// It has asked for so much more time.
+    pub(super) extension: Option<Duration>,
 }
 
 impl AsFd for Session {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.connection.as_fd()
     }
 }
 
 impl Session {
-    /// The worker has connected; `said` came behind its key.
-    pub(super) fn new(socket: OwnedFd, link: &Arc<Link>, window: &Arc<Meter>, max_frame: usize) -> Self {
-        let socket = Arc::new(socket);
-        let is_writing = link.open(Arc::clone(&socket));
-        Self {
-            socket,
-            deframer: Deframer::new(Framing::Lines, max_frame),
-            link: Arc::clone(link),
-            meter: Arc::new(Meter::of_worker(CONTROL_WINDOW, window)),
-            batch: Batch::default(),
-            last_sent: 0,
-            is_paused: false,
-            is_writing,
+    pub(super) fn new(connection: Arc<Connection>, link: &Arc<Link>, window: &Arc<Meter>) -> Self {
+        let meter = Arc::new(Meter::of_worker(CONTROL_WINDOW, window));
+        Self { connection, link: Arc::clone(link), meter, last_sent: 0, held: None, extension: None }
+    }
+
+    /// Reads no more. False if a caller reads, who will not read on when something else than its answer comes.
+    pub(super) fn pause(&mut self) -> bool {
+        self.held = self.link.take_reading();
+        self.held.is_some()
+    }
+
+    /// Reads on, once the loop watches the connection again.
+    pub(super) fn resume(&mut self) {
+        if let Some(reading) = self.held.take() {
+            self.link.give_reading(reading);
         }
+        self.link.watch();
+    }
+
+    /// Sends what waits for the worker to read.
+    pub(super) fn flush(&self) {
+        self.link.flush();
+    }
+
+    /// Sends callers back that read.
+    pub(super) fn recall(&self) {
+        self.link.recall_reading();
     }
 
     pub(super) fn levels(&self, outlet: &Outlet) -> Levels {
@@ -72,36 +87,44 @@ impl Session {
 
     /// Reads once. True at the end of the connection.
     pub(super) fn read(&mut self, scratch: &mut [u8], about: impl Fn(EventKind) -> Event, outlet: &mut Outlet) -> bool {
-        let bytes = match socket::receive(self.socket.as_fd(), scratch) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-            read => read.unwrap_or(0),
+        // One that is paused has the end of its worker read all the same.
+        let Some(mut reading) = self.held.take().or_else(|| self.link.take_reading()) else { return false };
+        for heard in std::mem::take(&mut reading.unheard) {
+            self.hear(heard, &about, outlet);
+        }
+        let read = socket::receive(self.as_fd(), scratch);
+        let is_over = match read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            read => {
+                let bytes = read.unwrap_or(0);
+                let bytes = scratch.get(..bytes).unwrap_or_default();
+                if !bytes.is_empty() {
+                    self.link.note_heard();
+                }
+                reading.understand(bytes, |heard, _| self.hear(heard, &about, outlet));
+                bytes.is_empty()
+            }
         };
-        self.hear(scratch.get(..bytes).unwrap_or_default(), about, outlet);
-        bytes == 0
+        self.link.give_reading(reading);
+        is_over
     }
 
-    /// Understands what was read; nothing is the end.
-    pub(super) fn hear(&mut self, bytes: &[u8], about: impl Fn(EventKind) -> Event, outlet: &mut Outlet) {
-        let mut batch = std::mem::take(&mut self.batch);
-        if bytes.is_empty() {
-            self.deframer.finish(&mut batch);
-        } else {
-            self.deframer.feed(bytes, &mut batch);
+    /// What came behind the worker's key.
+    pub(super) fn hear_first(&mut self, said: &[u8], about: impl Fn(EventKind) -> Event, outlet: &mut Outlet) {
+        if let Some(mut reading) = self.link.take_reading() {
+            reading.understand(said, |heard, _| self.hear(heard, &about, outlet));
+            self.link.give_reading(reading);
         }
-        for piece in batch.drain() {
-            match piece {
-                Piece::Fault(fault) => self.tell(about(self.fault(fault)), outlet),
-                Piece::Frames { bytes, spans } => {
-                    for span in spans {
-                        let line = bytes.get(span.start as usize..span.end as usize).unwrap_or_default();
-                        if let Some(kind) = self.line(line) {
-                            self.tell(about(kind), outlet);
-                        }
-                    }
-                }
-            }
+    }
+
+    fn hear(&mut self, heard: Heard, about: &impl Fn(EventKind) -> Event, outlet: &mut Outlet) {
+        let kind = match heard {
+            Heard::Packet(packet, length) => self.packet(packet, length),
+            Heard::Fault(fault) => Some(self.fault(fault)),
+        };
+        if let Some(kind) = kind {
+            self.tell(about(kind), outlet);
         }
-        self.batch = batch;
     }
 
     fn tell(&mut self, event: Event, outlet: &mut Outlet) {
@@ -110,35 +133,37 @@ impl Session {
     }
 
     /// One line: answered here, or to be told.
-    fn line(&self, line: &[u8]) -> Option<EventKind> {
-        match rpc::parse(line) {
-            Ok(Packet::Response { id, outcome }) => {
+    fn packet(&mut self, packet: Packet, length: usize) -> Option<EventKind> {
+        match packet {
+            Packet::Response { id, outcome } => {
                 // Nobody waits any more for an answer that comes too late.
                 self.link.answer(id, outcome);
                 None
             }
-            Ok(Packet::Request { id, method, .. }) if method == PING => {
+            Packet::Request { id, method, .. } if method == PING => {
                 // A worker that does not read its answers loses only those.
                 drop(rpc::response(&id, &()).map_err(CallError::Encode).and_then(|line| self.link.post(line)));
                 None
             }
-            Ok(Packet::Request { id, method, params }) => {
+            Packet::Request { id, method, params } => {
                 let cancelled = self.link.request(id.text());
                 let post = Arc::clone(&self.link) as Arc<dyn Post>;
-                let charge = Some(self.charge(line.len()));
+                let charge = Some(self.charge(length));
                 Some(EventKind::Request(Request::new(id, (method, params), post, cancelled, charge)))
             }
-            Ok(Packet::Notification { method, params }) if method == CANCEL => {
-                let cancel = params.and_then(|params| serde_json::from_str::<Cancel>(params.get()).ok());
-                if let Some(cancel) = cancel {
-                    self.link.cancel_request(cancel.id.get());
+            Packet::Notification { method, params } if method == CANCEL => {
+                if let Some(id) = rpc::cancelled(params.as_deref()) {
+                    self.link.cancel_request(id.text());
                 }
                 None
             }
-            Ok(Packet::Notification { method, params }) => {
-                Some(EventKind::Notification(Notification { method, params, _charge: Some(self.charge(line.len())) }))
+            Packet::Notification { method, params } if method == EXTEND => {
+                self.extension = rpc::extension(params.as_deref());
+                None
             }
-            Err(_) => Some(self.fault(Fault::new(FaultKind::NotRpc, line.len() as u64, line))),
+            Packet::Notification { method, params } => {
+                Some(EventKind::Notification(Notification { method, params, _charge: Some(self.charge(length)) }))
+            }
         }
     }
 

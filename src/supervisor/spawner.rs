@@ -6,20 +6,30 @@
 
 use super::{
     control,
-    driver::{Arrival, Command, Mailbox},
+    driver::{Again, Arrival, Command, Mailbox},
     link::Link,
+    notify::NotifySocket,
+    pen::Pen,
+    ready::{BELL, Ready},
+    sentinel::Sentinel,
     spec::{MessageSource, WorkerSpec},
-    worker::{Worker, WorkerId, WorkerShared},
+    tree::{self, Token},
+    worker::{Mark, Present, Worker, WorkerId, WorkerShared},
 };
 use crate::{
-    launch::{Ends, MESSAGES, Moment, Prepared, SpawnError, SpawnStep, launch},
-    sys::{conduct, pidfd},
+    launch::{Ends, MESSAGES, Moment, Prepared, Program, SpawnError, SpawnStep, launch, prepare},
+    policy::watchdog::Life,
+    sys::{conduct, pidfd, random},
     wire::rpc::Address,
 };
 use crossbeam_channel::{Receiver, Sender};
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    os::fd::AsFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Instant,
 };
@@ -37,26 +47,24 @@ pub(super) struct Job {
 }
 
 /// Runs until nobody can send a job any more, and then until the loop is done.
-pub(super) fn start(jobs: Receiver<Job>, starter: Arc<Starter>, all_done: Receiver<()>) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(jobs: Receiver<Job>, starter: Arc<Starter>, again: Receiver<Again>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("pipewright-spawn".into()).spawn(move || {
         // The host's signals belong to the host's threads.
         conduct::block_all_signals();
-        let closing = Closing(starter);
-        for Job { id, spec, prepared, answer } in jobs {
-            let (worker, arrival) = match closing.0.start(id, spec, prepared) {
-                Ok((worker, arrival)) => (Ok(worker), Some(arrival)),
-                Err(error) => (Err(error), None),
-            };
-            // A caller always waits for its answer, unless it was killed together with everything else. It is answered before
-            // the loop is told, so that it does not wait for the loop's wake-up too.
-            drop(answer.send(worker));
-            if let Some(arrival) = arrival {
-                closing.0.mailbox.send(Command::Arrive(arrival));
+        let closing = Closing(Arc::clone(&starter));
+        loop {
+            crossbeam_channel::select! {
+                recv(jobs) -> job => match job {
+                    Ok(job) => starter.serve(job),
+                    Err(_closed) => break,
+                },
+                // Not before all jobs are done: the loop holds its side until then.
+                recv(again) -> job => if let Ok(job) = job { starter.start_again(job) },
             }
         }
         drop(closing);
-        // Ends with an error when the loop drops its side. To end earlier would kill every worker: see above.
-        let Err(_all_gone) = all_done.recv() else { return };
+        // Ends when the loop does. To end earlier would kill every worker: see above.
+        again.iter().for_each(|job| starter.start_again(job));
     })
 }
 
@@ -75,16 +83,65 @@ pub(super) struct Starter {
     mailbox: Mailbox,
     /// Where the control server is, once a worker has needed one.
     control_path: Mutex<Option<String>>,
+    /// 128 random bits that are in the environment of every process of every tree.
+    run: Box<str>,
+    sentinel: Sentinel,
+    pen: Arc<Pen>,
+    /// How many processes were started.
+    started: AtomicU64,
 }
 
 impl Starter {
-    pub(super) fn new(mailbox: Mailbox) -> Self {
-        Self { mailbox, control_path: Mutex::new(None) }
+    pub(super) fn new(mailbox: Mailbox) -> io::Result<Self> {
+        let run: Box<str> = format!("{:032x}", u128::from_ne_bytes(random::bytes()?)).into();
+        let pen = Arc::new(Pen::default());
+        let sentinel = Sentinel::new(&run, &pen)?;
+        Ok(Self { mailbox, control_path: Mutex::new(None), run, sentinel, pen, started: AtomicU64::new(0) })
+    }
+
+    /// How many processes were started so far, those that failed included.
+    pub(super) fn started(&self) -> u64 {
+        self.started.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn pen(&self) -> &Pen {
+        &self.pen
+    }
+
+    pub(super) fn sentinel(&self) -> &Sentinel {
+        &self.sentinel
     }
 
     /// Whether the calling thread may be the parent of a worker.
     pub(super) fn may_start_here(spec: &WorkerSpec) -> bool {
         spec.death_signal_or(DEATH_SIGNAL).is_none() || pidfd::is_main_thread()
+    }
+
+    fn serve(&self, job: Job) {
+        let Job { id, spec, prepared, answer } = job;
+        let (worker, arrival) = match self.start(id, spec, prepared) {
+            Ok((worker, arrival)) => (Ok(worker), Some(arrival)),
+            Err(error) => (Err(error), None),
+        };
+        // Before the answer: whatever the caller then wants of its worker must not come to the loop before the worker does.
+        if let Some(arrival) = arrival {
+            self.mailbox.put(Command::Arrive(arrival));
+        }
+        // A caller always waits for its answer, unless it was killed together with everything else. It is answered before the
+        // loop is woken, so that it does not wait for that too.
+        drop(answer.send(worker));
+        self.mailbox.waker.wake();
+    }
+
+    fn start_again(&self, again: Again) {
+        let Again { shared, spec } = again;
+        let number = shared.incarnation() + 1;
+        let id = shared.id();
+        let started = prepare(&spec.plan).and_then(|prepared| self.incarnate(id, &spec, prepared, number));
+        self.mailbox.send(match started {
+            Ok(begun) => Command::Arrive(begun.arrival(shared, spec)),
+            Err(error) => Command::NotStarted(id, error),
+        });
     }
 
     /// Starts a worker on the calling thread.
@@ -95,19 +152,61 @@ impl Starter {
     }
 
     fn start(&self, id: WorkerId, spec: WorkerSpec, prepared: Prepared) -> Result<(Worker, Box<Arrival>), SpawnError> {
-        let address = if spec.has_control { Some(self.address(&spec)?) } else { None };
-        let control = address.as_ref().map(ToString::to_string).unwrap_or_default();
-        let moment = Moment { death_signal: spec.death_signal_or(DEATH_SIGNAL), control: &control };
-        let mut launched = launch(&spec.plan, prepared, &moment)?;
-        let started = now();
-        let (messages, stdout, stderr) = listen_to(&spec, &mut launched.ends);
+        let begun = self.incarnate(id, &spec, prepared, 1)?;
         let name = spec.name.clone().unwrap_or_else(|| spec.plan.program_name());
-        let link = address.is_some().then(|| Arc::new(Link::new(self.mailbox.clone(), id)));
-        let shared = Arc::new(WorkerShared::new(id, name, launched, link));
+        let shared = Arc::new(WorkerShared::new(id, name, self.mailbox.clone(), Some(Arc::clone(&begun.present))));
         let worker = Worker { shared: Arc::clone(&shared) };
-        let key = address.map(|address| address.key);
-        let arrival = Box::new(Arrival { shared, spec, key, started, messages, stdout, stderr });
-        Ok((worker, arrival))
+        Ok((worker, begun.arrival(shared, Arc::new(spec))))
+    }
+
+    fn incarnate(&self, id: WorkerId, spec: &WorkerSpec, prepared: Prepared, number: u32) -> Result<Begun, SpawnError> {
+        let address = if spec.has_control { Some(self.address(spec)?) } else { None };
+        let control = address.as_ref().map(ToString::to_string).unwrap_or_default();
+        let token = Token::new(&self.run, id, number, spec.survives);
+        if !spec.survives {
+            self.sentinel.stand()?;
+        }
+        // A user's own `Command` is not born in one, and one that may survive us is not killed with ours.
+        let may_be_held = matches!(spec.plan.program, Program::Named(_)) && !spec.survives;
+        let cell = match may_be_held {
+            true if !spec.tree_limits.is_empty() => {
+                Some(self.pen.take_limited(&spec.tree_limits).map_err(|error| {
+                    let source = io::Error::new(io::ErrorKind::Unsupported, error);
+                    SpawnError::failed(spec.plan.program_name(), SpawnStep::TreeLimit, source)
+                })?)
+            }
+            true => self.pen.take(),
+            false => None,
+        };
+        let (notices, variables) = listen_to_notices(spec)?;
+        let directory = cell.as_ref().and_then(|cell| cell.cgroup.open().ok());
+        let moment = Moment {
+            cgroup: directory.as_ref().map(AsFd::as_fd),
+            death_signal: spec.death_signal_or(DEATH_SIGNAL),
+            control: &control,
+            variables: &variables,
+            mark: Some((tree::VARIABLE, token.as_str())),
+        };
+        let launched = launch(&spec.plan, prepared, &moment);
+        let in_cgroup = launched.as_ref().is_ok_and(|launched| launched.in_cgroup);
+        let cell = match cell {
+            Some(cell) if !in_cgroup => {
+                self.pen.give_back(cell);
+                None
+            }
+            cell => cell,
+        };
+        let mut launched = launched?;
+        let born = self.started.fetch_add(1, Ordering::Relaxed) + 1;
+        let started = now();
+        let leads = launched.child.leads_group() && !spec.survives;
+        let guarded = if leads { self.sentinel.enter(launched.child.pid()) } else { None };
+        let streams = listen_to(spec, &mut launched.ends);
+        let bell = launched.ends.take_reader(BELL);
+        let link = address.is_some().then(|| Arc::new(Link::new(self.mailbox.clone(), id)));
+        let present =
+            Arc::new(Present::new(number, launched, link, Mark { token, guarded: guarded.into(), cell: cell.into() }));
+        Ok(Begun { present, key: address.map(|address| address.key), started, born, streams, bell, notices })
     }
 
     /// The address of a new incarnation; with the first one the server is started.
@@ -123,6 +222,41 @@ impl Starter {
         made.map_err(|source| SpawnError::failed(spec.plan.program_name(), SpawnStep::Control, source))
     }
 }
+
+/// A process that runs.
+struct Begun {
+    present: Arc<Present>,
+    key: Option<String>,
+    started: Instant,
+    born: u64,
+    streams: (Pipe, Pipe, Pipe),
+    bell: Pipe,
+    notices: Option<NotifySocket>,
+}
+
+impl Begun {
+    fn arrival(self, shared: Arc<WorkerShared>, spec: Arc<WorkerSpec>) -> Box<Arrival> {
+        let Self { present, key, started, born, streams: (messages, stdout, stderr), bell, notices } = self;
+        Box::new(Arrival { shared, present, spec, key, started, born, messages, stdout, stderr, bell, notices })
+    }
+}
+
+/// The socket for `sd_notify(3)`, where the spec has a use for it, and what the worker is told about it.
+fn listen_to_notices(spec: &WorkerSpec) -> Result<(Option<NotifySocket>, Variables), SpawnError> {
+    let period = spec.watchdog.filter(|watchdog| watchdog.life() == Life::Notify).map(|watchdog| watchdog.period());
+    if period.is_none() && !spec.ready.as_ref().is_some_and(Ready::is_by_notice) {
+        return Ok((None, Vec::new()));
+    }
+    let failed = |source| SpawnError::failed(spec.plan.program_name(), SpawnStep::Notify, source);
+    let (socket, address) = NotifySocket::bind().map_err(failed)?;
+    let mut variables = vec![("NOTIFY_SOCKET", address)];
+    if let Some(period) = period {
+        variables.push(("WATCHDOG_USEC", period.as_micros().to_string()));
+    }
+    Ok((Some(socket), variables))
+}
+
+type Variables = Vec<(&'static str, String)>;
 
 type Pipe = Option<crate::pipe::anonymous::PipeReader>;
 

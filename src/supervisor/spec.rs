@@ -1,10 +1,15 @@
 //! The recipe of a worker: what to run, what to hand it, how to look after it.
 
+use super::{
+    ready::{BELL, Ready, Wanted},
+    worker::{Worker, WorkerId},
+};
 use crate::{
     launch::{
-        Argument, EnvironmentChange, GrantSource, Group, Input, Limit, MESSAGES, Moment, Output, Pass, Plan, Process,
-        Program, SpawnError, SpecError, launch, prepare,
+        Argument, EnvironmentChange, GrantSource, Group, Input, IoPriority, Limit, MESSAGES, Moment, Output, Pass,
+        Plan, Process, Program, SpawnError, SpecError, TreeLimit, launch, prepare,
     },
+    policy::{group::When, restart::RestartPolicy, stop::StopPolicy, watchdog::Watchdog},
     wire::frame::Framing,
 };
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, process::Command, sync::Arc, time::Duration};
@@ -32,7 +37,7 @@ pub(super) enum MessageSource {
 
 /// Which signal a worker gets when its parent dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum DeathSignal {
+pub(super) enum DeathSignal {
     /// SIGKILL from a supervisor; none where a process is started by hand, since the signal comes when the *thread* ends.
     Unset,
     Never,
@@ -57,6 +62,7 @@ enum DeathSignal {
 /// ```
 #[derive(Debug, Clone)]
 #[must_use = "a spec is a recipe: hand it to Supervisor::spawn"]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, and nobody passes two of them on")]
 pub struct WorkerSpec {
     pub(super) plan: Plan,
     pub(super) name: Option<Box<str>>,
@@ -70,7 +76,16 @@ pub struct WorkerSpec {
     pub(super) stderr_tail: usize,
     pub(super) has_control: bool,
     pub(super) connect_time: Duration,
-    death_signal: DeathSignal,
+    pub(super) death_signal: DeathSignal,
+    pub(super) restart: RestartPolicy,
+    pub(super) stop: StopPolicy,
+    pub(super) survives: bool,
+    pub(super) ready: Option<Ready>,
+    pub(super) watchdog: Option<Watchdog>,
+    pub(super) is_significant: bool,
+    pub(super) tree_limits: Vec<TreeLimit>,
+    /// What it waits for, in a group.
+    pub(super) after: Vec<(WorkerId, When)>,
 }
 
 /// What to run.
@@ -109,6 +124,14 @@ impl WorkerSpec {
             has_control: false,
             connect_time: CONNECT_TIME,
             death_signal: DeathSignal::Unset,
+            restart: RestartPolicy::default(),
+            stop: StopPolicy::default(),
+            survives: false,
+            ready: None,
+            watchdog: None,
+            is_significant: false,
+            tree_limits: Vec::new(),
+            after: Vec::new(),
         }
     }
 
@@ -267,15 +290,96 @@ impl WorkerSpec {
         self
     }
 
+    /// Limits it together with all it starts. It needs a cgroup (v2) of its own and the controller in it: for a supervisor that runs
+    /// as root, or in a subtree that was delegated to it, with no process but in its leaves. Elsewhere the start fails and says
+    /// why. Not for [`from_command`](Self::from_command) and [`survive_parent`](Self::survive_parent).
+    pub fn tree_limit(mut self, limit: TreeLimit) -> Self {
+        self.tree_limits.push(limit);
+        self
+    }
+
     /// Its priority, from -20 to 19, where 19 is the most modest.
     pub fn nice(mut self, nice: i32) -> Self {
         self.plan.nice = Some(nice);
         self
     }
 
+    /// Whose disk requests come first.
+    pub fn io_priority(mut self, priority: IoPriority) -> Self {
+        self.plan.io_priority = Some(priority);
+        self
+    }
+
+    /// The processors it may run on, by their numbers from 0; by default those that we may. Called again, it adds more.
+    #[doc(alias = "affinity")]
+    #[doc(alias = "cpuset")]
+    pub fn processors(mut self, numbers: impl IntoIterator<Item = usize>) -> Self {
+        for number in numbers {
+            self.plan.allow_processor(number);
+        }
+        self
+    }
+
     /// The permissions that files it makes do not get.
     pub fn umask(mut self, mask: u32) -> Self {
         self.plan.umask = Some(mask);
+        self
+    }
+}
+
+/// How it is kept alive, and how it is ended.
+impl WorkerSpec {
+    /// When it is started again after it has ended by itself: a [`Restart`](crate::Restart), or a [`RestartPolicy`] with backoff,
+    /// intensity and causes; by default never.
+    ///
+    /// Each incarnation begins anew: new pipes, a new control address, the same descriptors of yours. What can never start (the
+    /// program is gone, or may not be run) is not tried again.
+    pub fn restart(mut self, policy: impl Into<RestartPolicy>) -> Self {
+        self.restart = policy.into();
+        self
+    }
+
+    /// What makes it ready for work, and how long it has for that; by default it is ready when it runs.
+    pub fn ready(mut self, ready: Ready) -> Self {
+        if let Wanted::Newline(pass) = &ready.wanted {
+            self.plan.grant(BELL, GrantSource::FromChild, pass.clone());
+        }
+        self.ready = Some(ready);
+        self
+    }
+
+    /// In a [group](crate::WorkerGroup): it starts only when this other member, of the same or of another group, is as far as that.
+    #[doc(alias = "depends_on")]
+    pub fn after(mut self, other: &Worker, when: When) -> Self {
+        self.after.push((other.id(), when));
+        self
+    }
+
+    /// In a [group](crate::WorkerGroup) that [ends by itself](crate::GroupPolicy::auto_shutdown): its end counts for that.
+    pub fn significant(mut self) -> Self {
+        self.is_significant = true;
+        self
+    }
+
+    /// Which signs of life it must give once it is ready, and how often; by default none.
+    pub fn watchdog(mut self, watchdog: Watchdog) -> Self {
+        self.watchdog = Some(watchdog);
+        self
+    }
+
+    /// How it is ended when that is wanted; by default control `shutdown` and closed pipes, 1 s, SIGTERM, 5 s, SIGKILL.
+    #[doc(alias = "KillMode")]
+    pub fn stop(mut self, policy: StopPolicy) -> Self {
+        self.stop = policy;
+        self
+    }
+}
+
+impl WorkerSpec {
+    /// Lets it live on, with all it has started, when the process of its supervisor is killed. Dropping the supervisor ends it
+    /// all the same.
+    pub fn survive_parent(mut self) -> Self {
+        self.survives = true;
         self
     }
 }
@@ -334,28 +438,6 @@ impl WorkerSpec {
 }
 
 impl WorkerSpec {
-    /// Looks for mistakes that would make every start fail.
-    ///
-    /// # Errors
-    ///
-    /// The first one found.
-    pub fn check(&self) -> Result<(), SpecError> {
-        self.plan.check()?;
-        for (what, bytes, most) in [
-            ("a window", self.window, usize::MAX),
-            // Places in a chunk are counted in 32 bits.
-            ("the largest message", self.max_frame, 1 << 30),
-        ] {
-            if bytes == 0 || bytes > most {
-                return Err(SpecError::BadSize { what, bytes });
-            }
-        }
-        match self.death_signal {
-            DeathSignal::Signal(signal) if !(1..=64).contains(&signal) => Err(SpecError::BadSignal { signal }),
-            DeathSignal::Signal(_) | DeathSignal::Unset | DeathSignal::Never => Ok(()),
-        }
-    }
-
     /// Starts one process of this spec by hand, with no supervisor: you read its pipes and wait for it.
     ///
     /// # Errors
@@ -366,14 +448,15 @@ impl WorkerSpec {
         if self.has_control {
             return Err(SpecError::ControlByHand.into());
         }
-        launch(&self.plan, prepare(&self.plan)?, &Moment { death_signal: self.death_signal_or(None), control: "" })
-            .map(Process::new)
+        let moment =
+            Moment { death_signal: self.death_signal_or(None), control: "", mark: None, variables: &[], cgroup: None };
+        launch(&self.plan, prepare(&self.plan)?, &moment).map(Process::new)
     }
 
     /// The death signal, `unset` where the spec does not say.
     pub(super) fn death_signal_or(&self, unset: Option<i32>) -> Option<i32> {
         match self.death_signal {
-            DeathSignal::Unset => unset,
+            DeathSignal::Unset => unset.filter(|_| !self.survives),
             DeathSignal::Never => None,
             DeathSignal::Signal(signal) => Some(signal),
         }

@@ -1,21 +1,32 @@
 //! The parent's handle of a worker.
 
-use super::link::{Call, Link};
+use super::{
+    call::{Call, understand},
+    driver::{Action, Command, Mailbox},
+    link::Link,
+    pen::{Cell, Containment},
+    spawner::Starter,
+    tree::Token,
+};
 use crate::{
     exit::Exit,
     launch::{Child, Ends, Launched},
     pipe::anonymous::{PipeReader, PipeWriter},
+    sys::cgroup::Frozen,
     wire::calls::CallError,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt, io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 /// The name of a worker in events: unique within its supervisor, never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct WorkerId(pub(super) u64);
 
 impl fmt::Display for WorkerId {
@@ -30,27 +41,210 @@ pub struct Worker {
     pub(super) shared: Arc<WorkerShared>,
 }
 
-/// What the handles and the loop know together.
+/// What the handles and the loop know together of a worker.
 #[derive(Debug)]
 pub(super) struct WorkerShared {
     id: WorkerId,
     name: Box<str>,
+    mailbox: Mailbox,
+    standing: Mutex<Standing>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Standing {
+    /// The present incarnation, or the last one; none where it has not been started yet, as a member of a group.
+    present: Option<Arc<Present>>,
+    /// How the last incarnation ended, and when, once there will be no other.
+    ended: Option<(Arc<Exit>, Instant)>,
+}
+
+/// One incarnation, as the handles and the loop know it together.
+#[derive(Debug)]
+pub(super) struct Present {
+    number: u32,
     child: Child,
     ends: Mutex<Ends>,
-    exit: Mutex<Option<Arc<Exit>>>,
-    exited: Condvar,
     /// Where the spec gives it a control pipe.
     link: Option<Arc<Link>>,
+    mark: Mark,
+    is_ready: AtomicBool,
+    is_frozen: AtomicBool,
+}
+
+/// By what its tree is recognised.
+#[derive(Debug)]
+pub(super) struct Mark {
+    pub(super) token: Token,
+    /// Its place in the guard's list.
+    pub(super) guarded: Mutex<Option<u32>>,
+    /// The cgroup it lives in.
+    pub(super) cell: Mutex<Option<Cell>>,
 }
 
 impl WorkerShared {
-    pub(super) fn new(
-        id: WorkerId,
-        name: Box<str>,
-        Launched { child, ends }: Launched,
-        link: Option<Arc<Link>>,
-    ) -> Self {
-        Self { id, name, child, ends: Mutex::new(ends), exit: Mutex::new(None), exited: Condvar::new(), link }
+    pub(super) fn new(id: WorkerId, name: Box<str>, mailbox: Mailbox, present: Option<Arc<Present>>) -> Self {
+        Self { id, name, mailbox, standing: Mutex::new(Standing { present, ended: None }), changed: Condvar::new() }
+    }
+
+    pub(super) fn id(&self) -> WorkerId {
+        self.id
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn present(&self) -> Option<Arc<Present>> {
+        lock(&self.standing).present.clone()
+    }
+
+    /// The number of the present incarnation, or of the last; 0 before the first.
+    pub(super) fn incarnation(&self) -> u32 {
+        lock(&self.standing).present.as_ref().map_or(0, |present| present.number)
+    }
+
+    fn child<T>(&self, run: impl FnOnce(&Child) -> io::Result<T>) -> io::Result<T> {
+        let present = self.present().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+        run(&present.child)
+    }
+
+    /// The control link of the present incarnation.
+    fn link(&self) -> Result<Arc<Link>, CallError> {
+        let present = self.present().ok_or(CallError::WorkerGone(None))?;
+        present.link.clone().ok_or(CallError::NoControl)
+    }
+
+    /// The next incarnation has started.
+    pub(super) fn begin(&self, present: &Arc<Present>) {
+        let mut standing = lock(&self.standing);
+        standing.present = Some(Arc::clone(present));
+        // A member of a group may run again after it has ended.
+        standing.ended = None;
+        drop(standing);
+        self.changed.notify_all();
+    }
+
+    /// Something of it is different: whoever waits for that looks again.
+    pub(super) fn tell_change(&self) {
+        drop(lock(&self.standing));
+        self.changed.notify_all();
+    }
+
+    /// There will be no other incarnation.
+    pub(super) fn end(&self, exit: Arc<Exit>) {
+        lock(&self.standing).ended = Some((exit, now()));
+        self.changed.notify_all();
+    }
+
+    /// How it ended for good, and when; waits for that until then.
+    pub(super) fn ended(&self, deadline: Option<Instant>) -> Option<(Arc<Exit>, Instant)> {
+        self.wait_until(deadline, |_| false);
+        lock(&self.standing).ended.clone()
+    }
+
+    /// Waits until it has ended for good, or `is_over` says so; `None` at the deadline.
+    fn wait_until(&self, deadline: Option<Instant>, is_over: impl Fn(&Present) -> bool) -> Waited {
+        let mut standing = lock(&self.standing);
+        loop {
+            if let Some((exit, _)) = &standing.ended {
+                return Waited::Ended(Arc::clone(exit));
+            }
+            if standing.present.as_deref().is_some_and(&is_over) {
+                return Waited::Met;
+            }
+            // A timeout beyond the end of time is for ever.
+            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now()));
+            if left.is_zero() {
+                return Waited::TimedOut;
+            }
+            standing = self.changed.wait_timeout(standing, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// What a wait for a worker has come to.
+enum Waited {
+    Ended(Arc<Exit>),
+    Met,
+    TimedOut,
+}
+
+impl Present {
+    pub(super) fn new(number: u32, launched: Launched, link: Option<Arc<Link>>, mark: Mark) -> Self {
+        let Launched { child, ends, in_cgroup: _ } = launched;
+        Self {
+            number,
+            child,
+            ends: Mutex::new(ends),
+            link,
+            mark,
+            is_ready: AtomicBool::new(false),
+            is_frozen: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn set_ready(&self) {
+        self.is_ready.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Acquire)
+    }
+
+    pub(super) fn token(&self) -> &Token {
+        &self.mark.token
+    }
+
+    /// Something about its cgroup; nothing where it has none.
+    pub(super) fn with_cell<T>(&self, run: impl FnOnce(&Cell) -> T) -> Option<T> {
+        lock(&self.mark.cell).as_ref().map(run)
+    }
+
+    /// Its cgroup is for others.
+    pub(super) fn leave_cell(&self, starter: &Starter) {
+        if let Some(cell) = lock(&self.mark.cell).take() {
+            starter.pen().give_back(cell);
+        }
+    }
+
+    /// Stopped by its user, with its tree.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.is_frozen.load(Ordering::Relaxed)
+    }
+
+    /// One that shall end has to hear of it.
+    pub(super) fn thaw(&self) {
+        if self.is_frozen.swap(false, Ordering::Relaxed) {
+            // Fails where its cgroup has been taken away.
+            drop(self.with_cell(|cell| cell.cgroup.freeze(Frozen::No)));
+        }
+    }
+
+    fn containment(&self) -> Containment {
+        if lock(&self.mark.cell).is_some() {
+            Containment::Cgroup
+        } else if self.child.leads_group() {
+            Containment::Group
+        } else {
+            Containment::Process
+        }
+    }
+
+    /// The guard forgets its group.
+    pub(super) fn leave_guard(&self, starter: &Starter) {
+        if let Some(place) = lock(&self.mark.guarded).take() {
+            starter.sentinel().leave(place);
+        }
+    }
+
+    /// Which of the worker's processes it is, counted from 1.
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(super) fn child(&self) -> &Child {
+        &self.child
     }
 
     pub(super) fn link(&self) -> Option<&Arc<Link>> {
@@ -61,32 +255,18 @@ impl WorkerShared {
         self.link.as_ref().is_some_and(|link| link.is_awaited())
     }
 
-    /// Sends what waits on control. True if something still waits.
-    pub(super) fn flush_link(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.flush())
-    }
-
     /// Ends all calls. True if the link was not closed before.
     pub(super) fn close_link(&self, exit: Option<&Arc<Exit>>) -> bool {
         self.link.as_ref().is_some_and(|link| link.close(exit))
     }
 
-    pub(super) fn id(&self) -> WorkerId {
-        self.id
-    }
-
-    pub(super) fn child(&self) -> &Child {
-        &self.child
-    }
-
-    pub(super) fn set_exit(&self, exit: Arc<Exit>) {
-        *lock(&self.exit) = Some(exit);
-        self.exited.notify_all();
-    }
-
-    /// Closes the pipes to the child that nobody has taken: the polite way to say that there is no more work.
-    pub(super) fn close_pipes(&self) {
-        *lock(&self.ends) = Ends::default();
+    /// Closes the pipes to the child that nobody has taken: the polite way to say that there is no more work. False if there
+    /// were none.
+    pub(super) fn close_pipes(&self) -> bool {
+        let mut ends = lock(&self.ends);
+        let were_some = ends.reach_child();
+        *ends = Ends::default();
+        were_some
     }
 }
 
@@ -101,10 +281,15 @@ impl Worker {
         &self.shared.name
     }
 
-    /// Its process id. Good for showing; to signal it use [`signal`](Self::signal), which never hits another process that
+    /// Its process id; 0 where it has not been started yet, as a member of a group. Good for showing; to signal it use [`signal`](Self::signal), which never hits another process that
     /// has got the number since.
     pub fn pid(&self) -> u32 {
-        self.shared.child.pid()
+        self.shared.present().map_or(0, |present| present.child.pid())
+    }
+
+    /// How strongly what it starts is held together with it; nothing while it has no process.
+    pub fn containment(&self) -> Option<Containment> {
+        self.shared.present().filter(|present| present.child.is_running()).map(|present| present.containment())
     }
 
     /// Sends a signal to its process, by the number that `libc` or `kill -l` give.
@@ -113,7 +298,7 @@ impl Worker {
     ///
     /// `ESRCH` once it has ended and is reaped, `EINVAL` for a number that is no signal, `EPERM` when it changed its user.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        self.shared.child.signal(signal)
+        self.shared.child(|child| child.signal(signal))
     }
 
     /// Sends a signal to its process and everything in its group, where that is its own.
@@ -122,7 +307,35 @@ impl Worker {
     ///
     /// As [`signal`](Self::signal).
     pub fn signal_group(&self, signal: i32) -> io::Result<()> {
-        self.shared.child.signal_group(signal)
+        self.shared.child(|child| child.signal_group(signal))
+    }
+
+    /// Stops it and all it has started, until [`thaw`](Self::thaw): by its cgroup where it has one, else by SIGSTOP to its group.
+    /// A watchdog does not take that for silence; a stop goes on all the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal).
+    pub fn freeze(&self) -> io::Result<()> {
+        self.set_frozen(Frozen::Yes, libc::SIGSTOP)
+    }
+
+    /// Has it go on.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal).
+    pub fn thaw(&self) -> io::Result<()> {
+        self.set_frozen(Frozen::No, libc::SIGCONT)
+    }
+
+    fn set_frozen(&self, frozen: Frozen, signal: i32) -> io::Result<()> {
+        let present = self.shared.present().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+        present.is_frozen.store(frozen == Frozen::Yes, Ordering::Relaxed);
+        match present.with_cell(|cell| cell.cgroup.freeze(frozen)) {
+            Some(done) => done.map_err(io::Error::other),
+            None => present.child.signal_group(signal),
+        }
     }
 
     /// Kills its process, and everything in its group where that is its own, with SIGKILL. That it has ended is told by
@@ -132,39 +345,70 @@ impl Worker {
     ///
     /// `EPERM` when it changed its user.
     pub fn kill(&self) -> io::Result<()> {
-        match self.shared.child.signal_group(libc::SIGKILL) {
+        match self.shared.child(|child| child.signal_group(libc::SIGKILL)) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             done => done,
         }
     }
 
-    /// Waits until it has ended and its last event is in the channel.
+    /// Waits until it has ended for good and its last event is in the channel; a restart is no end.
     ///
     /// A worker whose window is used up cannot end while it has more to say: wait on another thread than the one that
     /// receives, or receive until [`Exited`](crate::EventKind::Exited) instead.
     pub fn wait(&self) -> Arc<Exit> {
-        let mut exit = lock(&self.shared.exit);
         loop {
-            if let Some(exit) = &*exit {
-                return Arc::clone(exit);
+            if let Waited::Ended(exit) = self.shared.wait_until(None, |_| false) {
+                return exit;
             }
-            exit = self.shared.exited.wait(exit).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// As [`wait`](Self::wait), at most so long; `None` if it still runs.
+    /// As [`wait`](Self::wait), at most so long; `None` if it still runs, or will run again.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<Arc<Exit>> {
-        let deadline = now().checked_add(timeout);
-        let mut exit = lock(&self.shared.exit);
-        while exit.is_none() {
-            // A timeout beyond the end of time is for ever.
-            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now()));
-            if left.is_zero() {
-                break;
-            }
-            exit = self.shared.exited.wait_timeout(exit, left).unwrap_or_else(PoisonError::into_inner).0;
+        match self.shared.wait_until(now().checked_add(timeout), |_| false) {
+            Waited::Ended(exit) => Some(exit),
+            Waited::Met | Waited::TimedOut => None,
         }
-        exit.clone()
+    }
+
+    /// Ends it for good, by its [stop ladder](crate::WorkerSpec::stop). Returns at once; [`wait`](Self::wait) tells when it is
+    /// over, and [`Exited`](crate::EventKind::Exited). Called again it goes to the next rung of the ladder at once. One that
+    /// has ended is no error; one that waits for its restart is not started again.
+    pub fn stop(&self) {
+        self.shared.mailbox.send(Command::Act(self.shared.id, Action::Stop));
+    }
+
+    /// As [`stop`](Self::stop), and it is killed after so long, whatever its ladder says.
+    pub fn stop_within(&self, time: Duration) {
+        self.shared.mailbox.send(Command::Act(self.shared.id, Action::StopWithin(time)));
+    }
+
+    /// Has it begin anew: ends the present incarnation by the stop ladder, and starts the next one when that one's tree is gone,
+    /// whatever its [restart policy](crate::WorkerSpec::restart) says and without counting as one of its restarts. A worker that
+    /// has ended for good stays ended.
+    pub fn restart(&self) {
+        self.shared.mailbox.send(Command::Act(self.shared.id, Action::Restart));
+    }
+
+    /// Waits until its present incarnation is ready, or the next one: at once where its spec does not say what it takes. False
+    /// when the time is over before, or when it has ended for good.
+    pub fn wait_ready(&self, timeout: Duration) -> bool {
+        matches!(self.shared.wait_until(now().checked_add(timeout), Present::is_ready), Waited::Met)
+    }
+
+    /// Which of its processes runs, or ran last, counted from 1.
+    pub fn incarnation(&self) -> u32 {
+        self.shared.incarnation()
+    }
+
+    /// Waits until an incarnation of at least this number has started. False when the time is over before, or when it has ended
+    /// for good.
+    pub fn wait_incarnation(&self, number: u32, timeout: Duration) -> bool {
+        match self.shared.wait_until(now().checked_add(timeout), |present| present.number >= number) {
+            Waited::Ended(_) => self.incarnation() >= number,
+            Waited::Met => true,
+            Waited::TimedOut => false,
+        }
     }
 
     /// Asks it over control and waits for its answer, at most so long. Any number of threads can ask at once, and the answers
@@ -179,7 +423,7 @@ impl Worker {
         P: Serialize + ?Sized,
         R: DeserializeOwned,
     {
-        self.start_call(method, params)?.wait(timeout)
+        understand(&self.shared.link()?.ask(method, params, timeout)?)
     }
 
     /// Asks it over control; the answer is waited for later, or the call is cancelled.
@@ -189,7 +433,7 @@ impl Worker {
     /// When the question cannot be sent: never waits for a worker that does not read, but is [`Full`](CallError::Full) when a
     /// mebibyte waits already.
     pub fn start_call<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<Call, CallError> {
-        self.shared.link.as_ref().ok_or(CallError::NoControl)?.call(method, params)
+        self.shared.link()?.call(method, params)
     }
 
     /// Tells it something over control.
@@ -198,22 +442,22 @@ impl Worker {
     ///
     /// As [`start_call`](Self::start_call). That it has read it is not said.
     pub fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
-        self.shared.link.as_ref().ok_or(CallError::NoControl)?.notify(method, params)
+        self.shared.link()?.notify(method, params)
     }
 
     /// Our end of its standard input, where the spec says [`Input::Pipe`](crate::Input::Pipe); once.
     pub fn take_stdin(&self) -> Option<PipeWriter> {
-        lock(&self.shared.ends).stdin.take()
+        lock(&self.shared.present()?.ends).stdin.take()
     }
 
     /// Our end of the pipe that [`pipe_to`](crate::WorkerSpec::pipe_to) named; once.
     pub fn take_writer(&self, name: &str) -> Option<PipeWriter> {
-        lock(&self.shared.ends).take_writer(name)
+        lock(&self.shared.present()?.ends).take_writer(name)
     }
 
     /// Our end of the pipe that [`pipe_from`](crate::WorkerSpec::pipe_from) named; once. The supervisor does not read it.
     pub fn take_reader(&self, name: &str) -> Option<PipeReader> {
-        lock(&self.shared.ends).take_reader(name)
+        lock(&self.shared.present()?.ends).take_reader(name)
     }
 }
 

@@ -5,7 +5,11 @@
 //! library state. What went wrong is written into memory that both see; no pipe is needed to tell it.
 
 use super::conduct::{self, Conduct, Failure, Step};
-use super::{cvt, pidfd::PidFd};
+use super::{
+    clone3::{self, StackRange},
+    cvt,
+    pidfd::PidFd,
+};
 use std::{
     ffi::{CStr, CString},
     io,
@@ -28,6 +32,8 @@ pub(crate) struct Image {
     /// Which of our descriptors the child gets, at which of its numbers. Everything else is closed.
     pub(crate) descriptors: Vec<Grant>,
     pub(crate) conduct: Conduct,
+    /// Our descriptor of the directory of the cgroup that the child is born in; ours where there is none.
+    pub(crate) cgroup: Option<RawFd>,
 }
 
 /// Texts for execve(2), one behind the other in one piece of memory: an allocation for each would cost more than the rest
@@ -108,6 +114,10 @@ impl Stack {
         // Multiples of 16 from a page boundary keep the alignment that both ABIs ask for.
         self.base.wrapping_byte_add(GUARD_BYTES + STACK_BYTES)
     }
+
+    fn lowest(&self) -> *mut libc::c_void {
+        self.base.wrapping_byte_add(GUARD_BYTES)
+    }
 }
 
 impl Drop for Stack {
@@ -136,9 +146,10 @@ struct Order<'a> {
     failed_errno: AtomicI32,
 }
 
-/// Starts the image. When it fails no process is left.
+/// Starts the image. When it fails no process is left. After a failure in `Step::Cgroup` the same image without its cgroup
+/// may do.
 pub(crate) fn spawn(image: &Image) -> Result<Cloned, Failure> {
-    let failed = |error: io::Error| Failure { step: Step::Clone, errno: error.raw_os_error().unwrap_or(0) };
+    let failed = |error: io::Error| failure_of_clone(image, error.raw_os_error().unwrap_or(0));
     let stack = Stack::take().map_err(failed)?;
     let mut order = Order {
         image,
@@ -165,7 +176,26 @@ pub(crate) fn spawn(image: &Image) -> Result<Cloned, Failure> {
     }
 }
 
+/// What the kernel says when it has no room for one more process it would say without the cgroup too (though the cgroup's own
+/// limit is told in the same way); everything else is about the cgroup.
+fn failure_of_clone(image: &Image, errno: i32) -> Failure {
+    let is_full = matches!(errno, libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE);
+    Failure { step: if image.cgroup.is_none() || is_full { Step::Clone } else { Step::Cgroup }, errno }
+}
+
 fn clone(order: &mut Order<'_>, stack: &Stack) -> io::Result<Cloned> {
+    match order.image.cgroup {
+        None => clone_here(order, stack),
+        Some(cgroup) => {
+            let range = StackRange { base: stack.lowest(), bytes: STACK_BYTES };
+            // SAFETY: as in `clone_here`; `spawn` has blocked every signal, and `child` ends in exec or _exit(2).
+            let cloned = unsafe { clone3::spawn_into(cgroup, range, child, ptr::from_mut(order).cast()) };
+            cloned.map(|(pid, pidfd)| Cloned { pid, pidfd })
+        }
+    }
+}
+
+fn clone_here(order: &mut Order<'_>, stack: &Stack) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
     let order: *mut libc::c_void = ptr::from_mut(order).cast();

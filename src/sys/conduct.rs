@@ -24,11 +24,14 @@ pub(crate) enum Step {
     DeathSignal,
     Limit,
     Nice,
+    IoPriority,
+    Processors,
     Exec,
+    Cgroup,
 }
 
 impl Step {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 11] = [
         Self::Clone,
         Self::Directory,
         Self::Descriptors,
@@ -36,7 +39,10 @@ impl Step {
         Self::DeathSignal,
         Self::Limit,
         Self::Nice,
+        Self::IoPriority,
+        Self::Processors,
         Self::Exec,
+        Self::Cgroup,
     ];
 
     pub(crate) fn code(self) -> u8 {
@@ -85,6 +91,10 @@ pub(crate) struct Conduct {
     pub(crate) death_signal: Option<(libc::c_int, libc::pid_t)>,
     pub(crate) limits: Vec<ResourceLimit>,
     pub(crate) nice: Option<i32>,
+    /// As `ioprio_set(2)` takes it: a class in the highest bits, a level in the lowest.
+    pub(crate) io_priority: Option<i32>,
+    /// A bit for each processor, as `sched_setaffinity(2)` takes them; empty for all.
+    pub(crate) processors: Vec<libc::c_ulong>,
     pub(crate) umask: Option<u32>,
 }
 
@@ -128,6 +138,18 @@ impl Conduct {
         if let Some(nice) = self.nice {
             // SAFETY: setpriority(2) raw, for the type of `which`: three numbers, 0 meaning this process.
             check(Step::Nice, unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) })?;
+        }
+        if let Some(priority) = self.io_priority {
+            const IOPRIO_WHO_PROCESS: libc::c_int = 1; // linux/ioprio.h
+            // SAFETY: ioprio_set(2) takes three numbers, 0 meaning this thread, the only one.
+            let set = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) };
+            check(Step::IoPriority, set)?;
+        }
+        if !self.processors.is_empty() {
+            let bytes = size_of_val(self.processors.as_slice());
+            // SAFETY: sched_setaffinity(2) reads `bytes` bytes at the pointer, which the vector has; 0 means this thread.
+            let set = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, self.processors.as_ptr()) };
+            check(Step::Processors, set)?;
         }
         if let Some(umask) = self.umask {
             // SAFETY: umask(2) takes a number and cannot fail.

@@ -11,6 +11,13 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Poller(OwnedFd);
 
+/// What of a descriptor is to be reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Interests {
+    pub(crate) reads: bool,
+    pub(crate) writes: bool,
+}
+
 /// Room for what one wait reports.
 #[derive(Debug)]
 pub(crate) struct Reports(Vec<libc::epoll_event>);
@@ -43,10 +50,12 @@ impl Poller {
         cvt(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, descriptor, &raw mut event) }).map(drop)
     }
 
-    /// Reports a descriptor that was added also while it can be written to, or no longer.
-    pub(crate) fn watch_writes(&self, descriptor: &impl AsFd, token: u64, wanted: bool) -> io::Result<()> {
-        let writes = if wanted { libc::EPOLLOUT } else { 0 };
-        let mut event = libc::epoll_event { events: (libc::EPOLLIN | writes).cast_unsigned(), u64: token };
+    /// Reports a descriptor that was added while it is readable, while it is writable, both or neither. The hang-up of the
+    /// other side is reported all the same.
+    pub(crate) fn watch(&self, descriptor: &impl AsFd, token: u64, interests: Interests) -> io::Result<()> {
+        let reads = if interests.reads { libc::EPOLLIN } else { 0 };
+        let writes = if interests.writes { libc::EPOLLOUT } else { 0 };
+        let mut event = libc::epoll_event { events: (reads | writes).cast_unsigned(), u64: token };
         let descriptor = descriptor.as_fd().as_raw_fd();
         // SAFETY: epoll_ctl(2) reads `event`; both descriptors are open.
         cvt(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_MOD, descriptor, &raw mut event) }).map(drop)

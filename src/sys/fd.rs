@@ -148,3 +148,17 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: fcntl(2): F_SETFL takes an int and no pointer.
     cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
 }
+/// The size of a page of memory, in bytes.
+pub(crate) fn page_bytes() -> u64 {
+    // SAFETY: sysconf(3) takes a number.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+/// The number of the file behind a descriptor, within its file system.
+pub(crate) fn inode(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: all zero is a `struct stat`.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: fstat(2) writes one structure.
+    cvt(unsafe { libc::fstat(descriptor.as_raw_fd(), &raw mut stat) })?;
+    Ok(stat.st_ino)
+}

@@ -1,7 +1,9 @@
 //! The kernel, one facility a file, each behind a safe face: `OwnedFd`, `io::Result`, `Duration`. Knows no workers.
 #![expect(unsafe_code, reason = "the only room with the key")]
 
+pub(crate) mod cgroup;
 pub(crate) mod clone;
+mod clone3;
 pub(crate) mod conduct;
 pub(crate) mod epoll;
 pub(crate) mod fd;
@@ -9,8 +11,10 @@ pub(crate) mod fifo;
 pub(crate) mod identity;
 pub(crate) mod inotify;
 pub(crate) mod lock;
+pub(crate) mod memfile;
 pub(crate) mod pidfd;
 pub(crate) mod poll;
+pub(crate) mod proc;
 pub(crate) mod random;
 pub(crate) mod socket;
 pub(crate) mod wake;

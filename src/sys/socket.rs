@@ -126,11 +126,19 @@ pub(crate) fn set_file_mode(socket: BorrowedFd<'_>, mode: u32) -> io::Result<()>
 
 /// How long a blocking `connect` or send waits; zero is for ever.
 pub(crate) fn set_send_timeout(socket: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
-    let value = libc::timeval {
+    set_option(socket, libc::SO_SNDTIMEO, &timeval(timeout))
+}
+
+/// How long [`receive_waiting`] waits; zero is for ever.
+pub(crate) fn set_receive_timeout(socket: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+    set_option(socket, libc::SO_RCVTIMEO, &timeval(timeout))
+}
+
+fn timeval(timeout: Duration) -> libc::timeval {
+    libc::timeval {
         tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_usec: libc::suseconds_t::from(timeout.subsec_micros().cast_signed()),
-    };
-    set_option(socket, libc::SO_SNDTIMEO, &value)
+    }
 }
 
 /// Every message that is received from now on brings its sender's ids: an empty one then differs from the end of the stream.
@@ -281,6 +289,14 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<u
     retry(|| cvt_size(unsafe { libc::recv(socket.as_raw_fd(), pointer, length, libc::MSG_DONTWAIT) }))
 }
 
+/// Reads what is there, and waits for the first of it, as long as [`set_receive_timeout`] said; then it is `WouldBlock`, as
+/// also on a socket that its owner has made non-blocking.
+pub(crate) fn receive_waiting(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let (pointer, length) = (buffer.as_mut_ptr().cast(), buffer.len());
+    // SAFETY: recv(2) writes at most `length` bytes to the buffer.
+    retry(|| cvt_size(unsafe { libc::recv(socket.as_raw_fd(), pointer, length, 0) }))
+}
+
 /// Sends the pieces as one, and never waits. Never raises SIGPIPE. The descriptors go with the first byte; at most 253.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
@@ -289,6 +305,9 @@ pub(crate) fn send(
 ) -> io::Result<usize> {
     if descriptors.len() > DESCRIPTORS_MAX {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    if let ([piece], []) = (pieces, descriptors) {
+        return send_one(socket, piece);
     }
     let mut control = Control::empty();
     let mut message = header(pieces.as_ptr().cast::<libc::iovec>().cast_mut(), pieces.len());
@@ -301,13 +320,20 @@ pub(crate) fn send(
     retry(|| cvt_size(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) }))
 }
 
+/// What most calls are: the kernel has half as much to copy and to check.
+fn send_one(socket: BorrowedFd<'_>, piece: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: send(2) reads `len` bytes of the piece.
+    retry(|| cvt_size(unsafe { libc::send(socket.as_raw_fd(), piece.as_ptr().cast(), piece.len(), flags) }))
+}
+
 /// What a call of [`receive_message`] brought.
 #[derive(Debug)]
 pub(crate) struct Received {
     /// All of the message, also where the buffer was shorter; 0 for an empty message and for the end of the stream.
     pub(crate) bytes: usize,
-    /// There was a message: an empty one has a sender, the end of the stream has none. Needs [`receive_credentials`].
-    pub(crate) has_sender: bool,
+    /// Whoever sent it: an empty message has a sender, the end of the stream has none. Needs [`receive_credentials`].
+    pub(crate) sender: Option<Credentials>,
     /// Close-on-exec; empty unless asked for.
     pub(crate) descriptors: Vec<OwnedFd>,
 }
@@ -337,8 +363,8 @@ pub(crate) fn receive_message(socket: BorrowedFd<'_>, buffer: &mut [u8], take: T
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC | libc::MSG_TRUNC | peek;
     // SAFETY: recvmsg(2) writes to the one piece and to the control buffer, at most as much as their lengths say.
     let bytes = retry(|| cvt_size(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) }))?;
-    let (has_sender, descriptors) = read_control(&message)?;
-    Ok(Received { bytes, has_sender, descriptors })
+    let (sender, descriptors) = read_control(&message)?;
+    Ok(Received { bytes, sender, descriptors })
 }
 
 const DESCRIPTORS_MAX: usize = 253; // SCM_MAX_FD
@@ -386,15 +412,23 @@ fn header(pieces: *mut libc::iovec, count: usize) -> libc::msghdr {
 }
 
 /// Takes all descriptors into ownership, so that none is lost whatever else is in there.
-fn read_control(message: &libc::msghdr) -> io::Result<(bool, Vec<OwnedFd>)> {
-    let (mut has_sender, mut descriptors) = (false, Vec::new());
+fn read_control(message: &libc::msghdr) -> io::Result<(Option<Credentials>, Vec<OwnedFd>)> {
+    let (mut sender, mut descriptors) = (None, Vec::new());
     // SAFETY: recvmsg filled the control buffer and its length.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
     while !next.is_null() {
         // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give null or a whole header within the buffer.
         let head = unsafe { next.read() };
         match (head.cmsg_level, head.cmsg_type) {
-            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => has_sender = true,
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
+                // SAFETY: the data follows its header within the buffer, and a header of this kind has a whole `struct ucred`.
+                let data = unsafe { libc::CMSG_DATA(next) };
+                #[expect(clippy::cast_ptr_alignment, reason = "it is read unaligned")]
+                let data = data.cast::<libc::ucred>();
+                // SAFETY: as above; it need not be aligned.
+                let raw = unsafe { data.read_unaligned() };
+                sender = Some(Credentials { pid: raw.pid, uid: raw.uid, gid: raw.gid });
+            }
             (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
                 // SAFETY: CMSG_LEN(3) only counts.
                 let before = unsafe { libc::CMSG_LEN(0) } as usize;
@@ -417,5 +451,5 @@ fn read_control(message: &libc::msghdr) -> io::Result<(bool, Vec<OwnedFd>)> {
     }
     // In a host that has closed them, 0, 1 and 2 are free.
     let descriptors = descriptors.into_iter().map(|one| fd::lift(one, 3)).collect::<io::Result<_>>()?;
-    Ok((has_sender, descriptors))
+    Ok((sender, descriptors))
 }

@@ -5,7 +5,14 @@ use super::{
     rpc::{NotRpc, RemoteError},
 };
 use crate::exit::Exit;
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 /// Calls that wait for their answers. `W` is whatever wakes the caller.
 #[derive(Debug)]
@@ -21,11 +28,27 @@ impl<W> Default for Calls<W> {
 }
 
 impl<W> Calls<W> {
-    /// A new call; gives its id.
-    pub(crate) fn begin(&mut self, waiter: W) -> u64 {
+    /// The id of a new call, never given again.
+    pub(crate) fn next_id(&mut self) -> u64 {
         self.last_id = self.last_id.wrapping_add(1);
-        self.waiting.insert(self.last_id, waiter);
         self.last_id
+    }
+
+    /// A call of this id waits for its answer from now on.
+    pub(crate) fn wait(&mut self, id: u64, waiter: W) {
+        self.waiting.insert(id, waiter);
+    }
+
+    /// A new call that waits; gives its id.
+    pub(crate) fn begin(&mut self, waiter: W) -> u64 {
+        let id = self.next_id();
+        self.wait(id, waiter);
+        id
+    }
+
+    /// Whether nobody waits for an answer.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     /// A call has ended, by its answer or because its caller gave up. Nothing if it had ended before.
@@ -36,6 +59,39 @@ impl<W> Calls<W> {
     /// The connection has ended, and with it every call.
     pub(crate) fn end_all(&mut self) -> impl Iterator<Item = W> {
         std::mem::take(&mut self.waiting).into_values()
+    }
+}
+
+/// The other side's requests that are not answered yet, by their ids as they came: each with the flag that says whether it was
+/// cancelled.
+#[derive(Debug, Default)]
+pub(crate) struct Requests(HashMap<String, Arc<AtomicBool>>);
+
+impl Requests {
+    /// A new one; gives its flag.
+    pub(crate) fn begin(&mut self, id: &str) -> Arc<AtomicBool> {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        self.0.insert(id.to_owned(), Arc::clone(&cancelled));
+        cancelled
+    }
+
+    /// It is taken back. Nothing if it was answered before.
+    pub(crate) fn cancel(&self, id: &str) {
+        if let Some(cancelled) = self.0.get(id) {
+            cancelled.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// It is answered.
+    pub(crate) fn end(&mut self, id: &str) {
+        self.0.remove(id);
+    }
+
+    /// The connection has ended: nobody waits for any of them.
+    pub(crate) fn cancel_all(&mut self) {
+        for (_, cancelled) in self.0.drain() {
+            cancelled.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -109,6 +165,19 @@ const _: () = assert!(size_of::<CallError>() <= 64);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_is_cancelled_until_it_is_answered() {
+        let mut requests = Requests::default();
+        let [first, second, third] = ["1", "\"a\"", "3"].map(|id| requests.begin(id));
+        requests.cancel("\"a\"");
+        requests.cancel("99");
+        requests.end("1");
+        requests.cancel("1");
+        assert_eq!([&first, &second, &third].map(|flag| flag.load(Ordering::Relaxed)), [false, true, false]);
+        requests.cancel_all();
+        assert!(third.load(Ordering::Relaxed) && !first.load(Ordering::Relaxed));
+    }
 
     #[test]
     fn a_call_ends_once() {

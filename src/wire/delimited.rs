@@ -63,6 +63,14 @@ impl Delimited {
         self.collect(rest, cuts);
     }
 
+    /// `read` without its line end, if it is one whole message and nothing waits before it.
+    pub(super) fn whole_line<'a>(&self, read: &'a [u8]) -> Option<&'a [u8]> {
+        let (b'\n', line) = read.split_last()? else { return None };
+        let is_one = self.rule == Rule::Lines && self.tail.is_empty() && memchr::memchr(b'\n', line).is_none();
+        let line = self.content(line);
+        (is_one && line.len() <= self.max && !self.is_blank(line)).then_some(line)
+    }
+
     pub(super) fn finish(&mut self, cuts: &mut Cuts<'_>) {
         if self.tail.is_empty() {
             return;

@@ -126,6 +126,14 @@ impl Deframer {
         }
     }
 
+    /// What was read, if it is just one whole line: the usual case of a conversation, which needs no copy.
+    pub(crate) fn whole_line<'a>(&self, read: &'a [u8]) -> Option<&'a [u8]> {
+        match &self.cutter {
+            Cutter::Delimited(delimited) => delimited.whole_line(read),
+            Cutter::Prefixed(_) => None,
+        }
+    }
+
     /// The stream has ended: adds what is to say of an unfinished frame. The deframer is as new afterwards.
     pub(crate) fn finish(&mut self, batch: &mut Batch) {
         let mut cuts = Cuts::new(&[], batch);

@@ -14,6 +14,8 @@ pub(crate) mod message; // what a consumer holds: a slice of a shared chunk
 #[expect(clippy::indexing_slicing, reason = "a test may panic")]
 mod tests;
 
+pub(crate) mod notify; // sd_notify: what a daemon tells of itself
+
 pub(crate) mod rpc; // JSON-RPC 2.0 values
 
 pub(crate) mod calls; // which call waits for which answer; CallError

@@ -4,7 +4,7 @@
 use super::frame::{Framing, encode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
 /// The method that the library answers by itself, on either side, with `null`.
 pub(crate) const PING: &str = "ping";
@@ -12,6 +12,11 @@ pub(crate) const PING: &str = "ping";
 pub(crate) const HELLO: &str = "hello";
 /// The notification that takes a request back, as in the Language Server Protocol.
 pub(crate) const CANCEL: &str = "$/cancelRequest";
+
+/// The notification by which a worker asks for more time to become ready, or to end.
+pub(crate) const EXTEND: &str = "$/extend";
+/// The notification by which a parent asks its worker to end.
+pub(crate) const SHUTDOWN: &str = "shutdown";
 
 pub(crate) const METHOD_NOT_FOUND: i64 = -32601;
 pub(crate) const INTERNAL_ERROR: i64 = -32603;
@@ -139,7 +144,7 @@ pub(crate) fn parse(line: &[u8]) -> Result<Packet, NotRpc> {
 struct Outgoing<'a, P: ?Sized, R: ?Sized> {
     jsonrpc: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a RawValue>,
+    id: Option<OutgoingId<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -150,6 +155,14 @@ struct Outgoing<'a, P: ?Sized, R: ?Sized> {
     error: Option<&'a RemoteError>,
 }
 
+/// Of a request of ours, or of one that came.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum OutgoingId<'a> {
+    Ours(u64),
+    Theirs(&'a RawValue),
+}
+
 impl<P: ?Sized, R: ?Sized> Outgoing<'_, P, R> {
     const EMPTY: Self = Self { jsonrpc: "2.0", id: None, method: None, params: None, result: None, error: None };
 }
@@ -157,15 +170,15 @@ impl<P: ?Sized, R: ?Sized> Outgoing<'_, P, R> {
 fn line<P: Serialize + ?Sized, R: Serialize + ?Sized>(
     outgoing: &Outgoing<'_, P, R>,
 ) -> Result<Vec<u8>, serde_json::Error> {
-    let mut line = Vec::with_capacity(128);
+    let mut line = Vec::with_capacity(256);
     encode(Framing::Lines, outgoing, &mut line)?;
     Ok(line)
 }
 
 /// A request as a line.
 pub(crate) fn request<P: Serialize + ?Sized>(id: u64, method: &str, params: &P) -> Result<Vec<u8>, serde_json::Error> {
-    let id = serde_json::value::to_raw_value(&id)?;
-    line::<P, ()>(&Outgoing { id: Some(&id), method: Some(method), params: Some(params), ..Outgoing::EMPTY })
+    let id = Some(OutgoingId::Ours(id));
+    line::<P, ()>(&Outgoing { id, method: Some(method), params: Some(params), ..Outgoing::EMPTY })
 }
 
 /// A notification as a line.
@@ -173,20 +186,43 @@ pub(crate) fn notification<P: Serialize + ?Sized>(method: &str, params: &P) -> R
     line::<P, ()>(&Outgoing { method: Some(method), params: Some(params), ..Outgoing::EMPTY })
 }
 
+/// The notification that takes a request of ours back, as a line.
+pub(crate) fn cancellation(id: u64) -> Result<Vec<u8>, serde_json::Error> {
+    notification(CANCEL, &Cancel { id: serde_json::value::to_raw_value(&id)? })
+}
+
+/// Which request the other side takes back, from the parameters of [`CANCEL`].
+pub(crate) fn cancelled(params: Option<&RawValue>) -> Option<RequestId> {
+    let cancel = serde_json::from_str::<Cancel>(params?.get()).ok()?;
+    Some(RequestId(cancel.id))
+}
+
 /// A good answer as a line.
 pub(crate) fn response<R: Serialize + ?Sized>(id: &RequestId, result: &R) -> Result<Vec<u8>, serde_json::Error> {
-    line::<(), R>(&Outgoing { id: Some(&id.0), result: Some(result), ..Outgoing::EMPTY })
+    line::<(), R>(&Outgoing { id: Some(OutgoingId::Theirs(&id.0)), result: Some(result), ..Outgoing::EMPTY })
 }
 
 /// A bad answer as a line.
 pub(crate) fn refusal(id: &RequestId, error: &RemoteError) -> Result<Vec<u8>, serde_json::Error> {
-    line::<(), ()>(&Outgoing { id: Some(&id.0), error: Some(error), ..Outgoing::EMPTY })
+    line::<(), ()>(&Outgoing { id: Some(OutgoingId::Theirs(&id.0)), error: Some(error), ..Outgoing::EMPTY })
 }
 
 /// The parameters of [`CANCEL`].
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Cancel {
-    pub(crate) id: Box<RawValue>,
+struct Cancel {
+    id: Box<RawValue>,
+}
+
+/// The parameters of [`EXTEND`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Extend {
+    /// From now.
+    pub(crate) ms: u64,
+}
+
+/// How much more time the other side asks for, from the parameters of [`EXTEND`].
+pub(crate) fn extension(params: Option<&RawValue>) -> Option<Duration> {
+    serde_json::from_str::<Extend>(params?.get()).ok().map(|extend| Duration::from_millis(extend.ms))
 }
 
 /// The parameters of [`HELLO`].

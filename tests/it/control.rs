@@ -134,6 +134,53 @@ both_ways! {
         assert_eq!(story.exit().signal(), Some(9));
     }
 
+    fn p15_a_caller_that_reads_for_itself_hears_of_the_death(way: Way) {
+        let (mut story, worker) = started(way);
+        thread::scope(|scope| {
+            let call = scope.spawn(|| worker.call::<_, Value>("until cancelled", &(), DEADLINE));
+            // Heard while that caller waits, or before: both end the same way.
+            worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
+            worker.kill().unwrap();
+            match call.join().unwrap().unwrap_err() {
+                CallError::WorkerGone(Some(exit)) => assert_eq!(exit.signal(), Some(9)),
+                error => panic!("{error:?}"),
+            }
+        });
+        assert_eq!(story.exit().signal(), Some(9));
+    }
+
+    fn what_a_worker_says_during_a_call_is_told(way: Way) {
+        const CALLS: u32 = 50;
+        let (mut story, worker) = started(way);
+        thread::scope(|scope| {
+            let caller = scope.spawn(|| {
+                for n in 0..CALLS {
+                    assert_eq!(worker.call::<_, u32>("ask back", &n, DEADLINE).unwrap(), n + 1);
+                }
+            });
+            for n in 0..CALLS {
+                let told = story.find(|event| match event.kind {
+                    EventKind::Notification(told) => Some(told.params::<u32>().unwrap()),
+                    _ => None,
+                });
+                let request = story.find(request);
+                assert_eq!((told, request.params::<u32>().unwrap()), (n, n));
+                request.reply(&(n + 1)).unwrap();
+            }
+            caller.join().unwrap();
+        });
+    }
+
+    fn a_worker_in_a_long_request_still_answers_a_ping(way: Way) {
+        let (_story, worker) = started(way);
+        let long = worker.start_call("until cancelled", &()).unwrap();
+        for _ in 0..20 {
+            worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
+        }
+        drop(long);
+        assert_eq!(worker.call::<_, i64>("add", &[5], DEADLINE).unwrap(), 5);
+    }
+
     fn a_worker_asks_and_is_answered_now_or_later(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("ask").control(Pass::env("PIPEWRIGHT_CONTROL")).stdout(Output::Lines);

@@ -3,9 +3,11 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, FIXTURE, Story, Way, alone, both_ways, one_message, open_descriptors, read_to_end},
+    support::{DEADLINE, FIXTURE, Story, Way, alone, both_ways, guarded, one_message, open_descriptors, read_to_end},
 };
-use pipewright::{Group, Input, Limit, Output, Pass, SpawnError, SpawnStep, SpecError, Supervisor, WorkerSpec};
+use pipewright::{
+    Group, Input, IoPriority, Limit, Output, Pass, SpawnError, SpawnStep, SpecError, Supervisor, WorkerSpec,
+};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
@@ -103,7 +105,7 @@ both_ways! {
     fn an_environment_can_be_empty(way: Way) {
         let inspected = one_message(way.fixture("inspect").env("BEFORE", "1").env_clear().env("AFTER", "1"));
         let names: Vec<&String> = inspected["env"].as_object().unwrap().keys().collect();
-        assert_eq!(names, ["AFTER"]);
+        assert_eq!(names, ["AFTER", "PIPEWRIGHT_TREE"], "and the token by which its tree is recognised");
     }
 
     fn a_handle_can_be_told_in_the_environment(way: Way) {
@@ -199,11 +201,14 @@ both_ways! {
 
     fn limits_nice_and_umask_are_set(way: Way) {
         let spec = way.fixture("inspect").limit(Limit::OpenFiles, 123).limit(Limit::CoreBytes, 0).nice(7).umask(0o137);
+        let spec = spec.io_priority(IoPriority::BestEffort(6)).processors([0]);
         let inspected = one_message(spec);
         assert_eq!(inspected["limits"]["nofile"], serde_json::json!([123, 123]), "{inspected}");
         assert_eq!(inspected["limits"]["core"], serde_json::json!([0, 0]), "{inspected}");
         assert_eq!(inspected["nice"], 7, "{inspected}");
         assert_eq!(inspected["umask"], 0o137, "{inspected}");
+        assert_eq!(inspected["io_priority"], 2 << 13 | 6, "the class, then the level: {inspected}");
+        assert_eq!(inspected["processors"], "0", "{inspected}");
     }
 
     fn signals_are_as_in_a_fresh_process(way: Way) {
@@ -290,16 +295,15 @@ both_ways! {
         if !alone(test, |spec| spec) {
             return;
         }
-        let supervisor = Supervisor::new().unwrap();
-        let before = open_descriptors();
+        let supervisor = guarded();
+        let children = || fs::read_to_string(format!("/proc/self/task/{0}/children", std::process::id())).unwrap();
+        let before = (open_descriptors(), children());
         for _ in 0..20 {
             let spec = way.program("/no/such/program").messages(Pass::arg("{}")).stdin(Input::Pipe).stderr(Output::Lines);
             supervisor.spawn(spec.clone()).unwrap_err();
             supervisor.spawn(spec.stdout(Output::File("/no/such/file".into()))).unwrap_err();
         }
-        assert_eq!(open_descriptors(), before);
-        let children = fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id())).unwrap();
-        assert_eq!(children, "");
+        assert_eq!((open_descriptors(), children()), before);
         assert!(supervisor.events().is_empty(), "{:?}", supervisor.events().recv());
     }
 
@@ -559,5 +563,7 @@ fn mistakes_are_told_before_anything_is_spawned() {
     assert_eq!(refused(spec().env("A=B", "c")), SpecError::BadVariable { name: "A=B".into() });
     assert_eq!(refused(spec().window(0)), SpecError::BadSize { what: "a window", bytes: 0 });
     assert_eq!(refused(spec().death_signal(Some(99))), SpecError::BadSignal { signal: 99 });
+    assert_eq!(refused(spec().io_priority(IoPriority::RealTime(8))), SpecError::BadIoPriority { level: 8 });
+    assert_eq!(refused(spec().processors([0, 9999])), SpecError::BadProcessor { number: 9999 });
     assert!(supervisor.events().is_empty());
 }

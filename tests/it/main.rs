@@ -7,11 +7,18 @@ mod kernel;
 mod support;
 
 mod anonymous;
+mod chaos;
 mod control;
 mod fanout;
+mod groups;
+mod guard;
+mod health;
 mod house;
+mod keep_alive;
 mod launch;
 mod named;
 mod real_programs;
+mod supervision;
 mod supervisor;
+mod tree;
 mod tunnel;

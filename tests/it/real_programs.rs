@@ -3,7 +3,10 @@
 //! They are ignored where they may be missing; continuous integration installs them and runs these tests too.
 
 use crate::support::{DEADLINE, Story, Way, both_ways, read_to_end};
-use pipewright::{EventKind, Input, Output, Pass, WorkerSpec};
+use pipewright::{
+    Backoff, EventKind, GaveUp, Input, Intensity, Output, Pass, Ready, Restart, RestartPolicy, StopPolicy, StopStep,
+    WorkerSpec,
+};
 use serde_json::Value;
 use std::{fs, io::Write};
 
@@ -138,4 +141,60 @@ fn git_traces_itself_as_json() {
     let told: Vec<Value> = messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
     assert_eq!(told[0]["event"], "version", "{messages:?}");
     assert!(told.iter().any(|event| event["event"] == "exit" && event["code"] == 0), "{messages:?}");
+}
+
+#[test]
+#[ignore = "needs redis-server"]
+fn redis_becomes_ready_by_sd_notify() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut story = Story::new();
+    let spec = WorkerSpec::new("redis-server")
+        .args(["--supervised", "systemd", "--port", "0", "--save", "", "--unixsocket"])
+        .arg(directory.path().join("redis.sock"))
+        .current_dir(directory.path())
+        .stdout(Output::Lines)
+        .ready(Ready::notify());
+    let worker = story.supervisor.spawn(spec).unwrap();
+    assert!(worker.wait_ready(DEADLINE), "{:?}", story.rest());
+    story.find(|event| matches!(event.kind, EventKind::Status(_)).then_some(()));
+    worker.stop();
+    assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
+}
+
+#[test]
+#[ignore = "needs python3"]
+fn a_server_whose_port_is_taken_gives_up_and_says_why() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let mut story = Story::new();
+    let policy = RestartPolicy::from(Restart::OnFailure)
+        .backoff(Backoff::constant(std::time::Duration::from_millis(1)))
+        .intensity(Intensity::new(1, DEADLINE));
+    let spec = WorkerSpec::new("python3").args(["-m", "http.server", "--bind", "127.0.0.1", &port]);
+    let spec = spec.stdout(Output::Lines).stderr(Output::Lines).restart(policy);
+    let worker = story.supervisor.spawn(spec.ready(Ready::line("Serving HTTP"))).unwrap();
+    story.find(|event| matches!(event.kind, EventKind::GaveUp(GaveUp::TooOften)).then_some(()));
+    let exit = worker.wait_timeout(DEADLINE).expect("its end");
+    assert!(exit.stderr_text().contains("Address already in use"), "{exit}: {}", exit.stderr_text());
+    assert_eq!(worker.incarnation(), 2);
+}
+
+#[test]
+fn a_script_that_leaves_children_in_the_background_is_stopped_as_a_whole() {
+    let mut story = Story::new();
+    let script = "trap '' TERM; for n in 1 2 3; do (trap '' TERM; sh -c 'echo $$; exec sleep 1000') & done; wait";
+    let stop = StopPolicy::kill().then([StopStep::SignalGroup(libc::SIGTERM)], std::time::Duration::from_millis(50));
+    let spec = WorkerSpec::new("sh").args(["-c", script]).stdout(Output::Lines).stop(stop);
+    let worker = story.supervisor.spawn(spec).unwrap();
+    let children: Vec<u32> = (0..3)
+        .map(|_| {
+            story.find(|event| match event.kind {
+                EventKind::Line { line, .. } => Some(line.text().parse().unwrap()),
+                _ => None,
+            })
+        })
+        .collect();
+    worker.stop();
+    assert_eq!(worker.wait_timeout(DEADLINE).expect("its end").signal(), Some(libc::SIGKILL));
+    assert!(children.iter().all(|child| !crate::support::is_alive(*child)));
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, Story, Way, alone, both_ways, is_alive, open_descriptors, wait_gone},
+    support::{DEADLINE, Story, Way, alone, both_ways, guarded, is_alive, open_descriptors, wait_gone},
 };
 use pipewright::{
     Event, EventKind, ExitStatus, FaultKind, Framing, Group, Input, Output, Pass, Stream, Supervisor, WorkerId,
@@ -203,11 +203,11 @@ both_ways! {
             let exit = story.exit();
             let leaks: Vec<&str> = exit.leaks.iter().map(|leak| &*leak.stream).collect();
             assert_eq!(leaks, [hold], "session: {session}");
-            if session {
-                assert!(is_alive(grandchild), "out of its group's reach");
-                assert_eq!(kernel::kill(grandchild, libc::SIGKILL), 0);
-            }
-            wait_gone(grandchild);
+            let [survivor] = exit.survivors.as_slice() else { panic!("{exit:?}") };
+            assert_eq!(survivor.pid, grandchild);
+            assert!(survivor.command.contains("child-fixture"), "{survivor}");
+            assert!(survivor.holds.iter().any(|held| **held == *hold), "{survivor}, session: {session}");
+            assert!(!is_alive(grandchild), "it ends before its worker's exit is told");
         }
     }
 
@@ -504,7 +504,7 @@ fn the_handles_of_ended_workers_hold_no_descriptors() {
     if !alone("supervisor::the_handles_of_ended_workers_hold_no_descriptors", |spec| spec) {
         return;
     }
-    let supervisor = Supervisor::new().unwrap();
+    let supervisor = guarded();
     let before = open_descriptors();
     let workers: Vec<_> = (0..50)
         .map(|_| supervisor.spawn(WorkerSpec::new("true").messages(Pass::arg("{}")).stderr(Output::Lines)).unwrap())

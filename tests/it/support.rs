@@ -133,6 +133,15 @@ pub(crate) fn one_message(spec: WorkerSpec) -> Value {
     story.json()
 }
 
+/// A supervisor whose guard stands: that comes with the first worker, and stays.
+pub(crate) fn guarded() -> Supervisor {
+    let supervisor = Supervisor::new().unwrap();
+    let first = supervisor.spawn(WorkerSpec::new("true")).unwrap();
+    first.wait_timeout(DEADLINE).expect("its end");
+    while supervisor.events().try_recv().is_ok() {}
+    supervisor
+}
+
 /// The numbers that are open in this process, with what stands behind them.
 pub(crate) fn open_descriptors() -> Vec<(RawFd, PathBuf)> {
     let mut found = Vec::new();

@@ -82,7 +82,7 @@ impl Ssh {
 }
 
 fn begin(plan: &Plan, control: PipeName) -> Result<(Process, OwnedFd, Arc<Shared>), TunnelError> {
-    let moment = Moment { death_signal: Some(libc::SIGTERM), control: "" };
+    let moment = Moment { death_signal: Some(libc::SIGTERM), control: "", mark: None, variables: &[], cgroup: None };
     let (ended, stop) = (Cancel::new()?, Flag::new()?);
     let mut process = Process::new(launch(plan, prepare(plan)?, &moment)?);
     let end = process.end()?;
@@ -227,5 +227,7 @@ fn unknown() -> Exit {
         duration: Duration::ZERO,
         stderr_tail: Box::default(),
         leaks: Vec::new(),
+        oom_killed: false,
+        survivors: Vec::new(),
     }
 }

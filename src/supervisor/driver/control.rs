@@ -1,17 +1,23 @@
 //! The control server in the loop: visitors come in, show whose they are, and talk.
 
-use super::{Driver, Place, Target, Timer, live_at, now};
+use super::{
+    Driver,
+    place::{Place, Target, Timer, live_at},
+};
 use crate::{
     pipe::named::Listener,
+    policy::readiness::{Mark, Sign},
     supervisor::{
         control::{Control, HELLO_TIME, Known, Visit},
         event::{Disconnected, EventKind},
+        kept::Kept,
+        link::Connection,
         live::Live,
         session::Session,
     },
     sys::poll,
 };
-use std::{cmp::Reverse, mem, os::fd::AsFd, time::Duration};
+use std::{cmp::Reverse, mem, os::fd::AsFd, sync::Arc, time::Duration};
 
 /// How long a connection's end is taken for the worker's own, which is about to be told: its calls end with its exit then. The
 /// kernel closes a dying process's connections before it tells of the death, and a loaded machine can take its time between.
@@ -31,9 +37,7 @@ impl Driver {
 
     /// A worker with a control pipe has been started.
     pub(super) fn expect(&mut self, place: Place, key: String, connect_time: Duration) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
-        self.places.insert(live.shared.id(), place);
-        if let Some(due) = now().checked_add(connect_time) {
+        if let Some(due) = self.clock.now().checked_add(connect_time) {
             self.timers.push(Reverse((due, Timer::Connect(place))));
         }
         let early = self.control.as_mut().and_then(|control| control.expect(key, place));
@@ -51,14 +55,14 @@ impl Driver {
             if let Some(socket) = control.visitor(visitor) {
                 drop(self.poller.add(&socket, Target::Visitor(visitor).token()));
             }
-            if let Some(due) = now().checked_add(HELLO_TIME) {
+            if let Some(due) = self.clock.now().checked_add(HELLO_TIME) {
                 self.timers.push(Reverse((due, Timer::Visitor(visitor))));
             }
         }
         if !came {
             // Too many visitors, or no descriptors: reported as it is, the door would make the loop spin.
             drop(self.poller.remove(control));
-            if let Some(due) = now().checked_add(DOOR_PAUSE) {
+            if let Some(due) = self.clock.now().checked_add(DOOR_PAUSE) {
                 self.timers.push(Reverse((due, Timer::Door)));
             }
         }
@@ -94,17 +98,18 @@ impl Driver {
     fn connect(&mut self, known: Known) {
         let Known { place, socket, said } = known;
         let Some(live) = live_at(&mut self.slots, place) else { return };
-        let Some(link) = live.shared.link() else { return };
-        let mut session = Session::new(socket, link, &self.window, live.max_frame);
-        let added = self.poller.add(&session, Target::Control(place).token());
-        if session.is_writing {
-            drop(self.poller.watch_writes(&session, Target::Control(place).token(), true));
-        }
+        let Some(link) = live.present.link() else { return };
+        let token = Target::Control(place).token();
+        let connection = Arc::new(Connection { socket, poller: Arc::clone(&self.poller), token });
+        let added = self.poller.add(&connection, token);
+        let mut session = Session::new(Arc::clone(&connection), link, &self.window);
+        link.open(&connection, live.max_frame);
         self.outlet.send(live.event(EventKind::Connected));
         if !said.is_empty() {
-            session.hear(&said, |kind| live.event(kind), &mut self.outlet);
+            session.hear_first(&said, |kind| live.event(kind), &mut self.outlet);
         }
         live.session = Some(session);
+        self.see(place, Sign::Shown(Mark::Connected));
         if added.is_err() {
             self.disconnect(place, Disconnected::Closed);
         }
@@ -114,57 +119,52 @@ impl Driver {
     pub(super) fn talk(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         let Some(mut session) = live.session.take() else { return };
-        if session.is_writing && !live.shared.flush_link() {
-            session.is_writing = false;
-            drop(self.poller.watch_writes(&session, Target::Control(place).token(), false));
-        }
-        if session.levels(&self.outlet).must_pause() {
+        session.flush();
+        if session.levels(&self.outlet).must_pause() && session.pause() {
             drop(self.poller.remove(&session));
-            session.is_paused = true;
             live.session = Some(session);
             self.silent.push(place);
             return;
         }
         let ended = session.read(&mut self.scratch, |kind| live.event(kind), &mut self.outlet);
+        live.notice_control(self.clock.now());
+        let extension = session.extension.take();
         if ended {
             drop(self.poller.remove(&session));
             // Dropped only with the timer: the link still holds the socket, and its calls wait for the exit.
-            if let Some(due) = now().checked_add(END_TIME) {
+            if let Some(due) = self.clock.now().checked_add(END_TIME) {
                 self.timers.push(Reverse((due, Timer::Disconnect(place))));
             }
         } else {
             live.session = Some(session);
         }
+        if let Some(time) = extension {
+            self.extend(place, time);
+        }
     }
 
     /// Goes on with those whose requests have been received.
     pub(super) fn hear_again(&mut self) {
-        let mut silent = mem::take(&mut self.silent);
-        silent.retain(|&place| {
-            let Some(session) = live_at(&mut self.slots, place).and_then(|live| live.session.as_mut()) else {
-                return false;
-            };
+        let silent = mem::take(&mut self.silent);
+        for place in silent {
+            let Some(live) = live_at(&mut self.slots, place) else { continue };
+            let Some(session) = live.session.as_mut() else { continue };
             session.wait_for_room();
             if !session.levels(&self.outlet).may_resume() {
-                return true;
+                self.silent.push(place);
+                continue;
             }
-            session.is_paused = false;
             drop(self.poller.add(session, Target::Control(place).token()));
-            if session.is_writing {
-                drop(self.poller.watch_writes(session, Target::Control(place).token(), true));
-            }
-            false
-        });
-        self.silent = silent;
+            session.resume();
+            // What a caller has read is not reported by the kernel any more.
+            self.talk(place);
+        }
     }
 
-    /// A caller has left something that the socket did not take.
-    pub(super) fn flush(&mut self, worker: crate::supervisor::WorkerId) {
-        let Some(&place) = self.places.get(&worker) else { return };
-        let Some(session) = live_at(&mut self.slots, place).and_then(|live| live.session.as_mut()) else { return };
-        session.is_writing = true;
-        if !session.is_paused {
-            drop(self.poller.watch_writes(session, Target::Control(place).token(), true));
+    /// A caller has read something that is for us.
+    pub(super) fn hear_of(&mut self, worker: crate::supervisor::WorkerId) {
+        if let Some(place) = self.kept.get(&worker).and_then(Kept::place) {
+            self.talk(place);
         }
     }
 
@@ -184,10 +184,10 @@ impl Driver {
             drop(self.poller.remove(&session));
         }
         // Its death is about to be told, and ends its calls with its exit.
-        if live.shared.child().with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).unwrap_or(true) {
+        if live.present.child().with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).unwrap_or(true) {
             return;
         }
-        if live.shared.close_link(None) {
+        if live.present.close_link(None) {
             self.outlet.send(live.event(EventKind::Disconnected(why)));
         }
     }
@@ -200,9 +200,11 @@ impl Driver {
         }
         if let Some(mut session) = live.session.take() {
             drop(self.poller.remove(&session));
+            session.recall();
             for _ in 0..LAST_READS {
-                let has_more = poll::is_readable(session.as_fd()).unwrap_or(false);
-                if !has_more || session.read(&mut self.scratch, |kind| live.event(kind), &mut self.outlet) {
+                // At first whatever the kernel says: a caller may have read something that nobody has told yet.
+                let is_over = session.read(&mut self.scratch, |kind| live.event(kind), &mut self.outlet);
+                if is_over || !poll::is_readable(session.as_fd()).unwrap_or(false) {
                     break;
                 }
             }
@@ -214,14 +216,11 @@ impl Driver {
         if let Some(control) = &mut self.control {
             control.forget(place);
         }
-        if let Some(live) = live_at(&mut self.slots, place) {
-            self.places.remove(&live.shared.id());
-        }
     }
 }
 
 impl Live {
     fn awaits_control(&self) -> bool {
-        self.session.is_none() && self.shared.awaits_control()
+        self.session.is_none() && self.present.awaits_control()
     }
 }

@@ -1,35 +1,56 @@
 //! The loop thread: kernel events become inputs, outputs become system calls. It decides nothing and waits for nobody.
 
+mod burial;
 mod control;
+mod groups;
+mod health;
+mod keep;
+mod life;
+mod place;
+mod report;
+mod streams;
 
 use super::{
     WorkerId,
+    clock::Clock,
     control::Control,
-    event::{Disconnected, Event, EventKind},
-    live::{Live, Outlet},
+    event::{Disconnected, Event},
+    kept::Kept,
+    live::Outlet,
     meter::Meter,
+    notify::NotifySocket,
+    spawner::Starter,
     spec::WorkerSpec,
-    worker::WorkerShared,
+    status::Status,
+    tree::Search,
+    worker::{Present, WorkerShared},
 };
 use crate::{
-    exit::Exit,
+    launch::SpawnError,
     pipe::{anonymous::PipeReader, named},
-    policy::incarnation::{Input, Output, StreamId},
+    policy::{group::Groups, incarnation::Input, members},
     sys::{
         conduct,
         epoll::{Poller, Reports},
+        random,
         wake::Waker,
     },
 };
 use crossbeam_channel::{Receiver, Sender};
+use keep::Left;
+use place::{Slot, Target, Timer};
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-    io, mem,
+    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
+    io,
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
+
+pub(super) use groups::GroupCommand;
+pub(super) use keep::Action;
+pub(super) use place::Place;
 
 /// The most that is read from one stream before the others have their turn. Four times the usual pipe.
 const READ_BYTES: usize = 256 << 10;
@@ -44,10 +65,25 @@ const LAST_LOOK: Duration = Duration::from_millis(128);
 #[derive(Debug)]
 pub(super) enum Command {
     Arrive(Box<Arrival>),
+    /// The next incarnation of this worker could not be started.
+    NotStarted(WorkerId, SpawnError),
+    /// What made this incarnation of a worker ready was asked for and found.
+    Reached(WorkerId, u32),
+    /// What its user wants of a worker.
+    Act(WorkerId, Action),
     /// The control server has been started.
     Listen(Box<named::Listener>),
-    /// Something waits for this worker's control connection.
-    Flush(WorkerId),
+    /// A caller has read something of this worker that is for the loop.
+    Talk(WorkerId),
+    /// About groups.
+    Group(GroupCommand),
+    /// How is everybody?
+    Report(Sender<Status>),
+    /// Everybody is to end, by their ladders; within so long where that is said. Gives those who are there.
+    StopAll(Option<Duration>, Sender<Vec<Arc<WorkerShared>>>),
+    /// The program is stopped by its user, with everybody, or goes on.
+    Freeze(Sender<()>),
+    Thaw,
     /// Nobody will come any more: end when everybody has gone.
     Close,
     /// End everybody.
@@ -58,13 +94,27 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) struct Arrival {
     pub(super) shared: Arc<WorkerShared>,
-    pub(super) spec: WorkerSpec,
+    pub(super) present: Arc<Present>,
+    pub(super) spec: Arc<WorkerSpec>,
     /// What it will show when it connects.
     pub(super) key: Option<String>,
     pub(super) started: Instant,
+    /// How many processes the starter had started by then, this one counted.
+    pub(super) born: u64,
     pub(super) messages: Option<PipeReader>,
     pub(super) stdout: Option<PipeReader>,
     pub(super) stderr: Option<PipeReader>,
+    /// On which it tells that it is ready.
+    pub(super) bell: Option<PipeReader>,
+    /// To which it tells how it is.
+    pub(super) notices: Option<NotifySocket>,
+}
+
+/// A worker to be started again.
+#[derive(Debug)]
+pub(super) struct Again {
+    pub(super) shared: Arc<WorkerShared>,
+    pub(super) spec: Arc<WorkerSpec>,
 }
 
 /// Where commands for the loop are put.
@@ -76,102 +126,41 @@ pub(super) struct Mailbox {
 
 impl Mailbox {
     pub(super) fn send(&self, command: Command) {
-        // The loop outlives every mailbox: it ends only after Close and the last exit, or after Stop.
-        drop(self.commands.send(command));
+        self.put(command);
         self.waker.wake();
     }
-}
 
-/// A place for one incarnation. The count tells a late report about a former occupant from one about the present one.
-#[derive(Debug, Default)]
-struct Slot {
-    occupants: u32,
-    live: Option<Box<Live>>,
-}
-
-/// The place of one incarnation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    slot: usize,
-    occupant: u32,
-}
-
-/// Who a kernel report is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Target {
-    Waker,
-    /// The control server.
-    Door,
-    /// Somebody who has connected to it and has not said yet who it is.
-    Visitor(u64),
-    Process(Place),
-    Stream(Place, StreamId),
-    Control(Place),
-}
-
-impl Target {
-    const PARTS: u64 = 8;
-    const PROCESS: u64 = 3;
-    const CONTROL: u64 = 4;
-    const OTHER: u64 = 7;
-
-    /// The lowest three bits say what it is, the others whose.
-    fn token(self) -> u64 {
-        let of = |place: Place, part: u64| (place.slot as u64) << 35 | u64::from(place.occupant) << 3 | part;
-        match self {
-            Self::Waker => Self::OTHER,
-            Self::Door => Self::PARTS | Self::OTHER,
-            Self::Visitor(visitor) => (visitor + 2) << 3 | Self::OTHER,
-            Self::Process(place) => of(place, Self::PROCESS),
-            Self::Stream(place, stream) => of(place, stream.index() as u64),
-            Self::Control(place) => of(place, Self::CONTROL),
-        }
+    /// For a loop that will be woken.
+    pub(super) fn put(&self, command: Command) {
+        // A loop that has ended has no workers: there is nothing to do for it.
+        drop(self.commands.send(command));
     }
-
-    fn of_token(token: u64) -> Self {
-        let rest = token >> 3;
-        let occupant = u32::try_from(rest & u64::from(u32::MAX)).unwrap_or_default();
-        let place = Place { slot: (token >> 35) as usize, occupant };
-        match token % Self::PARTS {
-            Self::OTHER => match rest {
-                0 => Self::Waker,
-                1 => Self::Door,
-                visitor => Self::Visitor(visitor - 2),
-            },
-            Self::CONTROL => Self::Control(place),
-            part => match StreamId::ALL.into_iter().find(|stream| stream.index() as u64 == part) {
-                Some(stream) => Self::Stream(place, stream),
-                None => Self::Process(place),
-            },
-        }
-    }
-}
-
-/// Whose time has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
-    Incarnation(Place),
-    /// It should have connected to control by now.
-    Connect(Place),
-    /// Its control connection has ended a while ago.
-    Disconnect(Place),
-    /// It should have said by now who it is.
-    Visitor(u64),
-    /// The door has been shut for a while.
-    Door,
 }
 
 #[derive(Debug)]
 pub(super) struct Driver {
-    poller: Poller,
-    waker: Arc<Waker>,
+    poller: Arc<Poller>,
+    mailbox: Mailbox,
     commands: Receiver<Command>,
     outlet: Outlet,
     window: Arc<Meter>,
     grace_period: Duration,
     slots: Vec<Slot>,
     free: Vec<usize>,
-    living: usize,
+    /// Those who live or will live again.
+    kept: HashMap<WorkerId, Kept>,
+    seed: u64,
+    groups: Groups,
+    /// What the groups are still to be told.
+    for_groups: VecDeque<members::Input>,
+    /// Whose end was the last of a member.
+    cause: WorkerId,
+    again: Sender<Again>,
+    starter: Arc<Starter>,
+    search: Search,
+    /// The processes of those who live.
+    own: HashSet<i32>,
+    clock: Clock,
     /// Earliest first; entries of those who have changed their mind are skipped when they come up.
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     paused: Vec<Place>,
@@ -180,8 +169,6 @@ pub(super) struct Driver {
     stopping: bool,
     scratch: Vec<u8>,
     control: Option<Control>,
-    /// Where the workers with control are.
-    places: HashMap<WorkerId, Place>,
     /// Those whose control connection is not read for now.
     silent: Vec<Place>,
 }
@@ -191,26 +178,37 @@ pub(super) struct Driver {
 pub(super) struct Parts {
     pub(super) commands: Receiver<Command>,
     pub(super) events: Sender<Event>,
-    pub(super) waker: Arc<Waker>,
+    pub(super) mailbox: Mailbox,
     pub(super) window: usize,
     pub(super) grace_period: Duration,
+    pub(super) again: Sender<Again>,
+    pub(super) starter: Arc<Starter>,
 }
 
 impl Driver {
     pub(super) fn new(parts: Parts) -> io::Result<Self> {
-        let Parts { commands, events, waker, window, grace_period } = parts;
-        let poller = Poller::new()?;
-        poller.add(&*waker, Target::Waker.token())?;
+        let Parts { commands, events, mailbox, window, grace_period, again, starter } = parts;
+        let poller = Arc::new(Poller::new()?);
+        poller.add(&*mailbox.waker, Target::Waker.token())?;
         Ok(Self {
             poller,
-            window: Arc::new(Meter::of_supervisor(window, Arc::clone(&waker))),
-            waker,
+            window: Arc::new(Meter::of_supervisor(window, Arc::clone(&mailbox.waker))),
+            mailbox,
             commands,
             outlet: Outlet::new(events),
             grace_period,
             slots: Vec::new(),
             free: Vec::new(),
-            living: 0,
+            kept: HashMap::new(),
+            groups: groups::no_groups(),
+            for_groups: VecDeque::new(),
+            cause: WorkerId(0),
+            seed: u64::from_ne_bytes(random::bytes()?),
+            again,
+            starter,
+            search: Search::new(),
+            own: HashSet::new(),
+            clock: Clock::default(),
             timers: BinaryHeap::new(),
             paused: Vec::new(),
             next_look: FIRST_LOOK,
@@ -218,23 +216,21 @@ impl Driver {
             stopping: false,
             scratch: vec![0; READ_BYTES],
             control: None,
-            places: HashMap::new(),
             silent: Vec::new(),
         })
     }
 
-    /// Runs until everybody has gone. `_done` is dropped at the end, which is how the spawner learns that it may go too.
-    pub(super) fn start(mut self, done: Sender<()>) -> io::Result<JoinHandle<()>> {
+    /// Runs until everybody has gone. Its end is how the spawner learns that it may go too.
+    pub(super) fn start(mut self) -> io::Result<JoinHandle<()>> {
         thread::Builder::new().name("pipewright-loop".into()).spawn(move || {
             conduct::block_all_signals();
             self.run();
-            drop(done);
         })
     }
 
     fn run(&mut self) {
         let mut reports = Reports::with_capacity(REPORTS);
-        while !(self.closed && self.living == 0) {
+        while !self.is_over() {
             let timeout = self.timeout();
             if self.poller.wait(&mut reports, timeout).is_err() {
                 // epoll_wait(2) fails only for arguments that cannot be: a poller that is none, a buffer that is none.
@@ -254,7 +250,10 @@ impl Driver {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let timer = self.timers.peek().map(|Reverse((due, _))| due.saturating_duration_since(now()));
+        if self.clock.stands_still() {
+            return None;
+        }
+        let timer = self.timers.peek().map(|Reverse((due, _))| due.saturating_duration_since(self.clock.now()));
         let look = (!self.paused.is_empty() || !self.silent.is_empty()).then_some(self.next_look);
         timer.into_iter().chain(look).min()
     }
@@ -262,213 +261,56 @@ impl Driver {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Arrive(arrival) => self.arrive(*arrival),
+            Command::NotStarted(worker, error) => self.left(worker, Left::NotStarted(error)),
+            Command::Reached(worker, incarnation) => self.reached(worker, incarnation),
+            Command::Act(worker, action) => self.act(worker, action),
             Command::Listen(listener) => self.listen(*listener),
-            Command::Flush(worker) => self.flush(worker),
+            Command::Talk(worker) => self.hear_of(worker),
+            Command::Group(command) => self.obey_group(command),
+            // Whoever has asked and gone gets no answer.
+            Command::Report(answer) => drop(answer.send(self.report())),
+            Command::StopAll(within, answer) => drop(answer.send(self.stop_all(within))),
+            Command::Freeze(done) => {
+                self.freeze();
+                // Whoever has asked waits for the end of the channel as well.
+                drop(done);
+            }
+            Command::Thaw => self.thaw(),
             Command::Close => self.closed = true,
             Command::Stop => {
                 // Not closed yet: one that was answered for may still be on its way here.
                 self.stopping = true;
-                for place in self.occupied() {
-                    self.input(place, Input::Stop);
-                }
+                self.end_everybody();
             }
-        }
-    }
-
-    fn occupied(&self) -> Vec<Place> {
-        let occupied = self.slots.iter().enumerate().filter(|(_, slot)| slot.live.is_some());
-        occupied.map(|(index, slot)| Place { slot: index, occupant: slot.occupants }).collect()
-    }
-
-    fn arrive(&mut self, mut arrival: Arrival) {
-        let (key, connect_time) = (arrival.key.take(), arrival.spec.connect_time);
-        let live = Box::new(Live::new(arrival, &self.window, self.grace_period));
-        self.outlet.send(live.event(EventKind::Started { pid: live.shared.child().pid() }));
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot::default());
-            self.slots.len() - 1
-        });
-        let Some(slot) = self.slots.get_mut(index) else { return };
-        slot.occupants = slot.occupants.wrapping_add(1);
-        let place = Place { slot: index, occupant: slot.occupants };
-        slot.live = Some(live);
-        self.living += 1;
-        self.watch(place);
-        if let Some(key) = key {
-            self.expect(place, key, connect_time);
-        }
-        if self.stopping {
-            self.input(place, Input::Stop);
-        }
-    }
-
-    fn watch(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
-        // epoll_ctl(2) can run out of memory or of the user's watches. A worker that cannot be heard must not live on unheard.
-        let watched = live.shared.child().with_pidfd(|pidfd| self.poller.add(pidfd, Target::Process(place).token()));
-        if watched.is_err() {
-            self.input(place, Input::Unheard);
-        } else {
-            listen(&self.poller, live, place);
         }
     }
 
     fn ready(&mut self, target: Target) {
         match target {
-            Target::Waker => self.waker.reset(),
+            Target::Waker => self.mailbox.waker.reset(),
             Target::Door => self.knock(),
             Target::Visitor(visitor) => self.visit(visitor),
             Target::Process(place) => self.died(place),
             Target::Stream(place, stream) => self.read(place, stream),
             Target::Control(place) => self.talk(place),
+            Target::Survivor(place) => self.buried(place),
+            Target::Bell(place) => self.ring(place),
+            Target::Notices(place) => self.notice(place),
         }
-    }
-
-    fn read(&mut self, place: Place, stream: StreamId) {
-        // Before the read and not after it: otherwise each of a thousand workers could read once past their supervisor's window.
-        self.pause_if_used_up(place);
-        let Some(live) = live_at(&mut self.slots, place).filter(|live| !live.paused) else { return };
-        if live.read(stream, &mut self.scratch, &mut self.outlet) {
-            self.forget_stream(place, stream);
-            self.input(place, Input::StreamEnded(stream));
-        }
-    }
-
-    /// Takes a stream out of the poller and closes it.
-    fn forget_stream(&mut self, place: Place, stream: StreamId) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
-        if let Some(listener) = live.close(stream) {
-            // Closing alone would not do: a fork of the host can hold the same description, and it would be reported for ever.
-            drop(self.poller.remove(&listener));
-        }
-    }
-
-    fn pause_if_used_up(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
-        if live.paused || !live.levels(&self.outlet).must_pause() {
-            return;
-        }
-        for listener in live.listeners() {
-            drop(self.poller.remove(listener));
-        }
-        live.paused = true;
-        self.paused.push(place);
-        self.next_look = FIRST_LOOK;
-    }
-
-    /// Goes on with whoever has room again.
-    fn resume(&mut self) {
-        if self.paused.is_empty() {
-            return;
-        }
-        let before = self.paused.len();
-        let mut paused = mem::take(&mut self.paused);
-        paused.retain(|&place| {
-            let Some(live) = live_at(&mut self.slots, place) else { return false };
-            // First ask to be woken, then look: bytes that come back in between are seen by one or the other.
-            live.meter.wait_for_room();
-            if !live.levels(&self.outlet).may_resume() {
-                return true;
-            }
-            live.paused = false;
-            listen(&self.poller, live, place);
-            false
-        });
-        self.paused = paused;
-        self.next_look = if self.paused.len() < before { FIRST_LOOK } else { (self.next_look * 2).min(LAST_LOOK) };
-    }
-
-    /// The process has ended. What it had written is read now, whatever its window says: it is no more than its pipes hold,
-    /// and its exit must not wait for a slow consumer.
-    fn died(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
-        drop(live.shared.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
-        self.last_talk(place);
-        for stream in StreamId::ALL {
-            let Some(live) = live_at(&mut self.slots, place) else { return };
-            if live.drain(stream, &mut self.scratch, &mut self.outlet) {
-                self.forget_stream(place, stream);
-                self.input(place, Input::StreamEnded(stream));
-            }
-        }
-        self.input(place, Input::Died);
-    }
-
-    fn input(&mut self, place: Place, input: Input) {
-        let now = now();
-        let Some(live) = live_at(&mut self.slots, place) else { return };
-        let before = live.incarnation.poll_timeout();
-        let outputs = live.incarnation.handle(input, now);
-        let after = live.incarnation.poll_timeout();
-        if let Some(due) = after.filter(|_| after != before) {
-            self.timers.push(Reverse((due, Timer::Incarnation(place))));
-        }
-        for output in outputs {
-            self.perform(place, output);
-        }
-    }
-
-    fn perform(&mut self, place: Place, output: Output) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
-        match output {
-            Output::Terminate => {
-                live.shared.close_pipes();
-                // ESRCH: it has ended, and its report is on the way. A stopped one gets its SIGTERM only when it goes on.
-                drop(live.shared.child().signal_group(libc::SIGTERM));
-                drop(live.shared.child().signal_group(libc::SIGCONT));
-            }
-            Output::Kill => drop(live.shared.child().signal_group(libc::SIGKILL)),
-            Output::Abandon(stream) => {
-                // A paused stream was not listened to since the worker's death, so its end may have come unseen.
-                if !live.drain(stream, &mut self.scratch, &mut self.outlet) {
-                    live.abandon(stream, &mut self.outlet);
-                }
-                self.forget_stream(place, stream);
-            }
-            Output::Reap => match live.shared.child().reap() {
-                Ok(None) => self.input(place, Input::Withheld),
-                reaped => {
-                    let exit = live.exit(reaped.ok().flatten(), now());
-                    self.leave(place, exit);
-                }
-            },
-            Output::GiveUp => {
-                drop(live.shared.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
-                for stream in StreamId::ALL {
-                    let Some(live) = live_at(&mut self.slots, place) else { return };
-                    live.drain(stream, &mut self.scratch, &mut self.outlet);
-                    self.forget_stream(place, stream);
-                }
-                let Some(live) = live_at(&mut self.slots, place) else { return };
-                // It may have ended after all, if it is one whose end could not be heard.
-                let reaped = live.shared.child().reap().ok().flatten();
-                let exit = live.exit(reaped, now());
-                self.leave(place, exit);
-            }
-        }
-    }
-
-    /// The last event of an incarnation; then its place is free.
-    fn leave(&mut self, place: Place, exit: Exit) {
-        let Some(live) = self.slots.get_mut(place.slot).and_then(|slot| slot.live.take()) else { return };
-        self.free.push(place.slot);
-        self.living -= 1;
-        let exit = Arc::new(exit);
-        // Before the event: whoever hears of the exit finds that no call waits any more.
-        live.shared.close_link(Some(&exit));
-        self.outlet.send(live.event(EventKind::Exited(Arc::clone(&exit))));
-        // After the event: whoever has waited for the exit finds it in the channel.
-        live.shared.set_exit(exit);
     }
 
     fn run_timers(&mut self) {
         while let Some(&Reverse((due, timer))) = self.timers.peek() {
-            if due > now() {
+            if due > self.clock.now() {
                 return;
             }
             self.timers.pop();
             match timer {
                 Timer::Incarnation(place) => self.input(place, Input::Timeout),
+                Timer::Health(place) => self.check_health(place),
+                Timer::Bury(place) => self.bury_in_time(place),
+                Timer::Force => self.force(),
+                Timer::Restart(worker) => self.restart(worker),
                 Timer::Connect(place) => self.miss(place),
                 Timer::Disconnect(place) => self.disconnect(place, Disconnected::Closed),
                 Timer::Visitor(visitor) => self.put_out(visitor),
@@ -476,22 +318,4 @@ impl Driver {
             }
         }
     }
-}
-
-/// Has a worker's streams reported. If the kernel refuses, its death still is: it is killed rather than left unheard.
-fn listen(poller: &Poller, live: &Live, place: Place) {
-    if live.listeners().any(|listener| poller.add(listener, Target::Stream(place, listener.id).token()).is_err()) {
-        // ESRCH: it has ended already.
-        drop(live.shared.child().signal_group(libc::SIGKILL));
-    }
-}
-
-/// The incarnation that a report is about, if it is still there.
-fn live_at(slots: &mut [Slot], place: Place) -> Option<&mut Live> {
-    slots.get_mut(place.slot).filter(|slot| slot.occupants == place.occupant)?.live.as_deref_mut()
-}
-
-#[expect(clippy::disallowed_methods, reason = "the loop's clock")]
-fn now() -> Instant {
-    Instant::now()
 }

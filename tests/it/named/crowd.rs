@@ -15,9 +15,9 @@ use pipewright::pipe::{
     named::{AcceptError, ImpersonationLevel, Stream},
 };
 
-use crate::support::alone;
+use crate::support::{alone, open_descriptors};
 
-use super::{ConnectOptions, ListenerOptions, PATIENCE, Place, Program, open_descriptors, text};
+use super::{ConnectOptions, ListenerOptions, PATIENCE, Place, Program, text};
 
 const THREADS: u64 = 40;
 const ROUNDS: u64 = 250;

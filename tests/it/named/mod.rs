@@ -209,10 +209,6 @@ fn dead_server(path: &Path) {
     until("nobody listens", || UnixStream::connect(path).is_err());
 }
 
-fn open_descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 fn is_root() -> bool {
     fs::read_to_string("/proc/self/status").unwrap().lines().any(|line| line.starts_with("Uid:\t0\t0\t0"))
 }

@@ -1,0 +1,59 @@
+//! A host of its own: it supervises trees until somebody kills it.
+
+use crate::{Options, Outcome};
+use pipewright::{Backoff, Group, Intensity, Restart, RestartPolicy, Supervisor, WorkerSpec};
+use std::{io::Write, process::Command, time::Duration};
+
+/// Three deep, one branch in a session of its own, streams closed, as daemons are.
+const TREE: &str = "setsid sh -c 'sleep 1000 </dev/null >/dev/null 2>&1 & exec sleep 1000' & (sleep 1000; :) & wait";
+/// Leaves a daemon behind and ends, again and again.
+const CRASH: &str = "setsid sh -c 'sleep 1000 </dev/null >/dev/null 2>&1 & exec sleep 1000' & exit 1";
+
+/// `--level own|session|inherit|command|survive`: says `up` when everybody has been started for the first time.
+pub(crate) fn run(options: &Options) -> Outcome {
+    let level = options.get("level").unwrap_or("own").to_owned();
+    let spec = |script: &'static str| {
+        let spec = match level.as_str() {
+            "command" => WorkerSpec::from_command(move || {
+                let mut command = Command::new("/bin/sh");
+                command.args(["-c", script]);
+                command
+            }),
+            _ => WorkerSpec::new("/bin/sh").args(["-c", script]),
+        };
+        let group = match level.as_str() {
+            "session" => Group::Session,
+            "inherit" => Group::Inherit,
+            _ => Group::Own,
+        };
+        let policy = RestartPolicy::from(Restart::Always)
+            .backoff(Backoff::constant(Duration::from_millis(1)))
+            .intensity(Intensity::unlimited());
+        let spec = spec.group(group).restart(policy);
+        if level == "survive" { spec.survive_parent() } else { spec }
+    };
+    let supervisor = Supervisor::new()?;
+    for _ in 0..3 {
+        supervisor.spawn(spec(TREE))?;
+        supervisor.spawn(spec(CRASH))?;
+    }
+    println!("up");
+    std::io::stdout().flush()?;
+    for event in supervisor.events() {
+        drop(event);
+    }
+    Ok(())
+}
+
+/// A host that leaves the terminal's signals to its supervisor. Says `up PID`, and at the end how its worker ended.
+pub(crate) fn terminal(options: &Options) -> Outcome {
+    let supervisor = Supervisor::new()?;
+    let _signals = supervisor.terminal_signals()?;
+    let script = options.get("script").unwrap_or("exec sleep 1000").to_owned();
+    let worker = supervisor.spawn(WorkerSpec::new("/bin/sh").args(["-c".to_owned(), script]))?;
+    supervisor.close();
+    println!("up {}", worker.pid());
+    std::io::stdout().flush()?;
+    println!("{}", worker.wait());
+    Ok(())
+}

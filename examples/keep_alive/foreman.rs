@@ -1,0 +1,298 @@
+//! Has that run which the file wants, and tells what happens.
+
+use crate::{
+    explain,
+    file::Plan,
+    recipe::Recipe,
+    table::{Row, Table},
+};
+use pipewright::{
+    Event, EventKind, Exit, GaveUp, GroupError, GroupPolicy, NotReady, Restart, Status, Supervisor, Worker,
+    WorkerGroup, WorkerState,
+};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+/// How many of a failed worker's last words are repeated.
+const LAST_WORDS: usize = 3;
+
+pub(crate) struct Foreman<'a> {
+    supervisor: &'a Supervisor,
+    group: WorkerGroup,
+    plan: Plan,
+    /// Each behind those that it comes after.
+    members: Vec<Member>,
+    table: Table,
+    /// Somebody wants all of it to end.
+    is_stopping: Arc<AtomicBool>,
+    has_told_stop: bool,
+    is_done: bool,
+}
+
+struct Member {
+    name: String,
+    recipe: Recipe,
+    worker: Worker,
+    /// The file does not want it any more, or not so.
+    leaves: bool,
+    has_failed: bool,
+    /// Its end, as long as it is not known what comes of it.
+    ended: Option<Arc<Exit>>,
+    last_line: String,
+}
+
+impl<'a> Foreman<'a> {
+    pub(crate) fn new(
+        supervisor: &'a Supervisor,
+        plan: Plan,
+        table: Table,
+        is_stopping: Arc<AtomicBool>,
+    ) -> Result<Self, GroupError> {
+        let group = supervisor.group(GroupPolicy::default())?;
+        let mut foreman = Self {
+            supervisor,
+            group,
+            plan,
+            members: Vec::new(),
+            table,
+            is_stopping,
+            has_told_stop: false,
+            is_done: false,
+        };
+        foreman.hire()?;
+        Ok(foreman)
+    }
+
+    /// Nobody is left to run.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// True if all is well: they were to end, or have done what they had to.
+    pub(crate) fn close(self) -> bool {
+        self.table.close();
+        self.is_stopping() || !self.members.iter().any(|member| member.has_failed)
+    }
+
+    /// Once, however it is noticed: the first that has ended of it may be heard of before the signal is.
+    pub(crate) fn tell_stop(&mut self) {
+        if self.is_stopping() && !self.has_told_stop {
+            self.has_told_stop = true;
+            self.note("stopping all; once more to kill them");
+        }
+    }
+
+    pub(crate) fn hear(&mut self, event: Event) -> Result<(), GroupError> {
+        if self.tell(event) { self.catch_up() } else { Ok(()) }
+    }
+
+    /// Another file.
+    pub(crate) fn follow(&mut self, plan: Plan) -> Result<(), GroupError> {
+        self.plan = plan;
+        self.note("the file is read again");
+        self.dismiss()?;
+        self.catch_up()
+    }
+
+    pub(crate) fn note(&self, text: &str) {
+        self.table.note(&format!("keep_alive: {text}"));
+    }
+
+    pub(crate) fn complain(&self, text: &str) {
+        self.table.complain(text);
+    }
+
+    pub(crate) fn show(&self) {
+        if self.table.is_live() {
+            self.show_as(&self.supervisor.status());
+        }
+    }
+
+    fn show_as(&self, status: &Status) {
+        let rows = self.members.iter().map(|Member { name, worker, has_failed, last_line, .. }| {
+            let status = status.workers.iter().find(|status| status.worker == worker.id());
+            Row { name, has_failed: *has_failed, status, last_line }
+        });
+        self.table.show(&rows.collect::<Vec<_>>());
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::SeqCst)
+    }
+
+    /// Looks at how everybody is, after something has happened.
+    ///
+    /// No event says that a worker will not come back, since that is what its policy says: the snapshot shows it. Whatever had
+    /// been told before the snapshot is heard before anything is concluded from it.
+    fn catch_up(&mut self) -> Result<(), GroupError> {
+        let mut is_news = true;
+        while is_news {
+            let status = self.supervisor.status();
+            is_news = false;
+            for event in self.supervisor.events().try_iter().take(status.events_waiting) {
+                is_news |= self.tell(event);
+            }
+            self.conclude(&status)?;
+        }
+        Ok(())
+    }
+
+    fn conclude(&mut self, status: &Status) -> Result<(), GroupError> {
+        self.tell_ends();
+        let known: HashSet<_> = status.workers.iter().map(|status| status.worker).collect();
+        self.members.retain(|member| !member.leaves || known.contains(&member.worker.id()));
+        let is_hiring = !self.is_stopping() && self.hire()?;
+        let is_over = status.workers.iter().all(|status| status.state == WorkerState::Ended);
+        self.is_done =
+            is_over && !is_hiring && (self.is_stopping() || !self.members.iter().any(|member| member.leaves));
+        self.show_as(status);
+        Ok(())
+    }
+
+    /// Takes leave of those whom the file does not want, or not so. Whoever comes after them goes too, and comes back with them.
+    fn dismiss(&mut self) -> Result<(), GroupError> {
+        let mut going: HashSet<String> = HashSet::new();
+        for member in self.members.iter().filter(|member| !member.leaves) {
+            let wanted = self.plan.workers.iter().find(|(name, _)| *name == member.name).map(|(_, recipe)| recipe);
+            let why = if wanted.is_none() {
+                "is gone from the file, and is stopped".to_owned()
+            } else if wanted != Some(&member.recipe) {
+                "has changed, and is restarted".to_owned()
+            } else if let Some(first) = member.recipe.after.0.keys().find(|name| going.contains(*name)) {
+                format!("comes after {first}, and is restarted with it")
+            } else {
+                continue;
+            };
+            self.table.note(&format!("{}: {why}", member.name));
+            going.insert(member.name.clone());
+        }
+        for member in self.members.iter_mut().rev().filter(|member| going.contains(&member.name) && !member.leaves) {
+            self.group.remove(&member.worker)?;
+            member.leaves = true;
+        }
+        Ok(())
+    }
+
+    /// Adds those who are missing, once all who had to leave are gone: a new one may want the port of an old one. True if there
+    /// were some.
+    fn hire(&mut self) -> Result<bool, GroupError> {
+        if self.members.iter().any(|member| member.leaves) {
+            return Ok(false);
+        }
+        let before = self.members.len();
+        for (name, recipe) in &self.plan.workers {
+            if self.members.iter().any(|member| member.name == *name) {
+                continue;
+            }
+            let mut spec = recipe.spec(name);
+            for member in &self.members {
+                if let Some(stage) = recipe.after.0.get(&member.name) {
+                    spec = spec.after(&member.worker, (*stage).into());
+                }
+            }
+            self.members.push(Member {
+                name: name.clone(),
+                recipe: recipe.clone(),
+                worker: self.group.add(spec)?,
+                leaves: false,
+                has_failed: false,
+                ended: None,
+                last_line: String::new(),
+            });
+        }
+        Ok(self.members.len() > before)
+    }
+
+    /// Of whose end nothing has come. What comes of an end is the next that is told, if anything is.
+    fn tell_ends(&mut self) {
+        for member in &mut self.members {
+            if let Some(exit) = member.ended.take() {
+                self.table.note(&format!("{}: {exit}", member.name));
+            }
+        }
+    }
+
+    /// True if it can change what is to be done.
+    fn tell(&mut self, event: Event) -> bool {
+        self.tell_stop();
+        if !matches!(event.kind, EventKind::Restarting { .. } | EventKind::GaveUp(_)) {
+            self.tell_ends();
+        }
+        let name_of_other = match event.kind {
+            EventKind::DependencyFailed { on } => self.members.iter().find(|member| member.worker.id() == on),
+            _ => None,
+        };
+        let name_of_other = name_of_other.map(|other| other.name.clone()).unwrap_or_default();
+        // Those of a group come with the worker that was the last to end, which may be one that has been forgotten.
+        let Some(member) = self.members.iter_mut().find(|member| member.worker.id() == event.worker) else {
+            return true;
+        };
+        let name = &member.name;
+        let note = |text: &str| self.table.note(&format!("{name}: {text}"));
+        match event.kind {
+            EventKind::Line { line, .. } => {
+                self.table.note(&format!("{name} | {}", line.text()));
+                member.last_line = line.text().into_owned();
+                return false;
+            }
+            EventKind::Started { pid } => {
+                member.has_failed = false;
+                note(&format!("started (pid {pid})"));
+            }
+            EventKind::Ready { after } => note(&format!("ready after {}", show(after))),
+            EventKind::NotReady(NotReady::TimedOut { waited }) => note(&format!("not ready after {}", show(waited))),
+            EventKind::NotReady(_) => note("will never be ready"),
+            EventKind::NotStarted(error) => note(&explain(&*error)),
+            EventKind::DependencyFailed { .. } => {
+                member.has_failed = true;
+                note(&format!("not started, since {name_of_other} has failed"));
+            }
+            EventKind::Exited(exit) => {
+                for survivor in &exit.survivors {
+                    note(&format!("{survivor}, and was killed"));
+                }
+                member.has_failed =
+                    member.recipe.comes_back() == Restart::Never && member.recipe.is_failure(exit.code());
+                member.ended = Some(exit);
+            }
+            EventKind::Restarting { after } => {
+                let exit = member.ended.take().map(|exit| format!("{exit}, ")).unwrap_or_default();
+                note(&format!("{exit}again in {}", show(after)));
+            }
+            EventKind::GaveUp(why) => {
+                member.has_failed = true;
+                let exit = member.ended.take();
+                let how = exit.as_ref().map(|exit| format!("{exit}, ")).unwrap_or_default();
+                note(&format!("{how}given up: {}", reason(why)));
+                let words = exit.as_ref().map(|exit| exit.stderr_text()).unwrap_or_default();
+                let words: Vec<_> = words.lines().collect();
+                for line in words.iter().skip(words.len().saturating_sub(LAST_WORDS)) {
+                    note(&format!("  {line}"));
+                }
+            }
+            _ => {}
+        }
+        true
+    }
+}
+
+fn reason(why: GaveUp) -> &'static str {
+    match why {
+        GaveUp::TooOften => "it was restarted too often",
+        GaveUp::FatalCode => "another try has no use, as its exit code says",
+        GaveUp::CannotStart => "it cannot be started",
+        _ => "for a reason of its own",
+    }
+}
+
+/// No user wants nanoseconds.
+fn show(time: Duration) -> String {
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    humantime::format_duration(Duration::from_millis(millis)).to_string()
+}

@@ -1,0 +1,475 @@
+//! Workers that belong together: groups in groups, who starts after whom, who is restarted with whom.
+//!
+//! Here stands what is declared; `members` and `strategy` decide. A group is a member of its parent group in all that follows: it can be
+//! restarted, be significant, and fail. The words and the rules are OTP's, except where a comment says otherwise.
+use super::{
+    members::Output,
+    order::{Order, Towards},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+/// Who is restarted when one of a group is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Strategy {
+    /// It alone.
+    #[default]
+    OneForOne,
+    /// All of them: the others are stopped, and when all are gone all are started.
+    OneForAll,
+    /// It, and those that start after it.
+    RestForOne,
+}
+
+/// Whether a group ends by itself when its significant members have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum AutoShutdown {
+    /// It does not.
+    #[default]
+    Never,
+    /// When one of them has ended.
+    AnySignificant,
+    /// When the last of them has ended.
+    AllSignificant,
+}
+
+/// What a worker that starts after another waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+#[doc(alias = "depends_on")]
+pub enum When {
+    /// The other runs, or has run and ended with success.
+    Started,
+    /// The other is ready, or was before it ended with success.
+    Ready,
+    /// The other has ended with success.
+    #[doc(alias = "completed_successfully")]
+    Exited,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct MemberId(pub(crate) u64);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct GroupId(pub(crate) u64);
+
+/// What a group consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Node {
+    Member(MemberId),
+    Group(GroupId),
+}
+
+/// When one is started again. For a worker this is its restart policy, and each end of it comes with a verdict; for a group,
+/// giving up is failure and an automatic shutdown is success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lifetime {
+    /// Never, also not with its siblings; only when a user says so.
+    Temporary,
+    /// After a failure, and with its siblings.
+    Transient,
+    /// Always.
+    Permanent,
+}
+
+/// What one is to the group it is in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Role {
+    pub(crate) lifetime: Lifetime,
+    pub(crate) significant: bool,
+}
+
+/// How many restarts a group bears: those that take siblings along, and those of whole groups in it. A worker restarted
+/// alone is bounded by its own intensity. More, and the group gives up.
+///
+/// There is no "unlimited", since restarts of a group have no backoff. It costs 16 bytes for each restart it allows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GroupIntensity {
+    pub(crate) restarts: u32,
+    pub(crate) period: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GroupSettings {
+    pub(crate) strategy: Strategy,
+    pub(crate) auto_shutdown: AutoShutdown,
+    pub(crate) intensity: GroupIntensity,
+}
+
+/// Why a declaration, or a removal, is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum GroupError {
+    #[error("{0:?} is significant and permanent: it would never end for good, so it cannot end its group")]
+    SignificantPermanent(Node),
+    #[error("{node:?} is significant, and {group:?} never shuts down by itself: set its automatic shutdown")]
+    SignificantInVain { node: Node, group: GroupId },
+    /// Each waits for the next, and the last for the first.
+    #[error("they wait for each other in a circle: {members:?}")]
+    Circle { members: Box<[MemberId]> },
+    #[error("{member:?} waits for the end of {on:?}, which is permanent and never ends for good")]
+    NeverExits { member: MemberId, on: MemberId },
+    #[error("there is no {0:?}, or it is being removed")]
+    Unknown(Node),
+    #[error("there is a {0:?} already")]
+    Taken(Node),
+    #[error("{member:?} cannot be removed, {by:?} waits for it: remove that one first")]
+    StillNeeded { member: MemberId, by: MemberId },
+    #[error("the outermost group cannot be removed")]
+    Root,
+}
+
+/// Groups in groups and their members, and where each of them stands in its life.
+#[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "groups and members are the two words of this floor")]
+pub(crate) struct Groups {
+    pub(super) root: GroupId,
+    pub(super) groups: BTreeMap<GroupId, Group>,
+    pub(super) members: BTreeMap<MemberId, Member>,
+    pub(super) order: Order,
+    pub(super) removals: Vec<Node>,
+    pub(super) work: Work,
+    next_place: u64,
+}
+
+/// What one input has set going, and is not yet decided.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    pub(super) stops: VecDeque<MemberId>,
+    pub(super) groups: VecDeque<GroupId>,
+    pub(super) starts: VecDeque<MemberId>,
+    pub(super) outputs: Vec<Output>,
+}
+
+#[derive(Debug)]
+pub(super) struct Group {
+    /// None for the root.
+    pub(super) parent: Option<GroupId>,
+    place: u64,
+    pub(super) role: Role,
+    pub(super) settings: GroupSettings,
+    /// In the order of declaration.
+    pub(super) children: BTreeMap<u64, Node>,
+    pub(super) phase: Phase,
+    /// How many members, also in groups within, have a process or are about to.
+    pub(super) alive: usize,
+    pub(super) restarts: VecDeque<Instant>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Rest(Rest),
+    Up,
+    /// These are being stopped, to be started when none is left; `pending` are those not seen to be gone.
+    Restarting {
+        set: BTreeSet<Node>,
+        pending: Vec<Node>,
+    },
+    Ending {
+        then: Rest,
+    },
+}
+
+/// How a group that does not run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// It starts with its parent.
+    Idle,
+    /// A user has stopped it, and only a user starts it.
+    Stopped,
+    /// It has ended by itself.
+    Over { success: bool },
+    /// It is temporary, and was ended with its siblings.
+    Retired,
+}
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) group: GroupId,
+    place: u64,
+    pub(super) role: Role,
+    pub(super) state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Down(Down),
+    /// It is to start as soon as what it waits for is there.
+    Waiting(Attempt),
+    /// To be started, but nothing has been heard of that.
+    Starting,
+    Running {
+        ready: bool,
+    },
+    /// It is to end; `told` once those that need it are gone.
+    Leaving {
+        told: bool,
+        ready: bool,
+        then: Then,
+    },
+}
+
+/// Whether the start comes after an end of its own that asks for a backoff.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    Fresh,
+    Again,
+}
+
+/// How a member without a process stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Down {
+    /// It starts with its group.
+    New(Attempt),
+    /// A user has stopped it, and only a user starts it. In OTP a sibling's restart would.
+    Stopped,
+    /// It has ended for good.
+    Over { success: bool, was_ready: bool },
+    /// It has given up, or what it waits for has, or its group has ended for good.
+    Lost,
+}
+
+/// What becomes of a member that is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    WithGroup,
+    Stopped,
+    Start,
+}
+
+impl State {
+    #[cfg(test)]
+    pub(super) fn is_alive(self) -> bool {
+        match self {
+            Self::Starting | Self::Running { .. } | Self::Leaving { .. } => true,
+            Self::Down(_) | Self::Waiting(_) => false,
+        }
+    }
+}
+
+/// What is declared. It may be at any time; nothing starts before `Input::Start` of it, or a start of its
+/// group.
+impl Groups {
+    /// The outermost group, which is up from the beginning.
+    pub(crate) fn new(root: GroupId, settings: GroupSettings) -> Self {
+        let role = Role { lifetime: Lifetime::Temporary, significant: false };
+        let group = Group { phase: Phase::Up, ..Group::new(None, 0, role, settings) };
+        Self {
+            root,
+            groups: BTreeMap::from([(root, group)]),
+            members: BTreeMap::new(),
+            order: Order::default(),
+            removals: Vec::new(),
+            work: Work::default(),
+            next_place: 0,
+        }
+    }
+
+    /// # Errors
+    ///
+    /// When its significance makes no sense, `parent` is not there, or `group` is.
+    pub(crate) fn add_group(
+        &mut self,
+        group: GroupId,
+        parent: GroupId,
+        role: Role,
+        settings: GroupSettings,
+    ) -> Result<(), GroupError> {
+        if self.groups.contains_key(&group) {
+            return Err(GroupError::Taken(Node::Group(group)));
+        }
+        let place = self.take_place(Node::Group(group), parent, role)?;
+        self.groups.insert(group, Group::new(Some(parent), place, role, settings));
+        Ok(())
+    }
+
+    /// # Errors
+    ///
+    /// As `add_group`.
+    pub(crate) fn add_member(&mut self, member: MemberId, group: GroupId, role: Role) -> Result<(), GroupError> {
+        if self.members.contains_key(&member) {
+            return Err(GroupError::Taken(Node::Member(member)));
+        }
+        let place = self.take_place(Node::Member(member), group, role)?;
+        let state = State::Down(Down::New(Attempt::Fresh));
+        self.members.insert(member, Member { group, place, role, state });
+        Ok(())
+    }
+
+    /// Has a member start only when another, of any group, is as far as `when` says. Running ones go on as they are.
+    ///
+    /// # Errors
+    ///
+    /// When they would wait for each other, or for ever.
+    pub(crate) fn after(&mut self, member: MemberId, on: MemberId, when: When) -> Result<(), GroupError> {
+        self.known(Node::Member(member))?;
+        self.known(Node::Member(on))?;
+        let is_permanent = self.members.get(&on).is_some_and(|on| on.role.lifetime == Lifetime::Permanent);
+        if is_permanent && when == When::Exited {
+            return Err(GroupError::NeverExits { member, on });
+        }
+        self.order.link(member, on, when).map_err(|members| GroupError::Circle { members })
+    }
+
+    /// Whether `Input::Remove` of it would be heard.
+    ///
+    /// # Errors
+    ///
+    /// When somebody waits for it, or for one of its members.
+    pub(crate) fn check_removal(&self, node: Node) -> Result<(), GroupError> {
+        self.known(node)?;
+        if node == Node::Group(self.root) {
+            return Err(GroupError::Root);
+        }
+        let leaving: BTreeSet<_> = self.members_under(node).into_iter().collect();
+        for &member in &leaving {
+            let stays = |by: &MemberId| !leaving.contains(by) && !self.is_being_removed(Node::Member(*by));
+            if let Some(by) = self.order.needed_by(member).find(stays) {
+                return Err(GroupError::StillNeeded { member, by });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it has ended, and nothing that is under way starts it again.
+    pub(crate) fn is_over(&self, member: MemberId) -> bool {
+        match self.members.get(&member).map(|member| member.state) {
+            Some(State::Down(Down::New(_))) => self
+                .groups_of(Node::Member(member))
+                .iter()
+                .any(|group| self.groups.get(group).is_some_and(|group| matches!(group.phase, Phase::Rest(_)))),
+            Some(State::Down(Down::Stopped | Down::Over { .. } | Down::Lost)) | None => true,
+            Some(State::Waiting(_) | State::Starting | State::Running { .. } | State::Leaving { .. }) => false,
+        }
+    }
+
+    /// Whether it has no process and none is about to start: an `Input::Stop` of it would find nothing to do.
+    pub(crate) fn is_at_rest(&self, node: Node) -> bool {
+        match node {
+            Node::Member(member) => {
+                self.members.get(&member).is_none_or(|member| matches!(member.state, State::Down(_)))
+            }
+            Node::Group(group) => self.groups.get(&group).is_none_or(|group| matches!(group.phase, Phase::Rest(_))),
+        }
+    }
+
+    fn take_place(&mut self, node: Node, group: GroupId, role: Role) -> Result<u64, GroupError> {
+        self.known(Node::Group(group))?;
+        let Some(parent) = self.groups.get_mut(&group) else { return Err(GroupError::Unknown(Node::Group(group))) };
+        if role.significant && role.lifetime == Lifetime::Permanent {
+            return Err(GroupError::SignificantPermanent(node));
+        }
+        if role.significant && parent.settings.auto_shutdown == AutoShutdown::Never {
+            return Err(GroupError::SignificantInVain { node, group });
+        }
+        let place = self.next_place;
+        self.next_place += 1;
+        parent.children.insert(place, node);
+        Ok(place)
+    }
+
+    fn known(&self, node: Node) -> Result<(), GroupError> {
+        let is_there = match node {
+            Node::Member(member) => self.members.contains_key(&member),
+            Node::Group(group) => self.groups.contains_key(&group),
+        };
+        if is_there && !self.is_being_removed(node) { Ok(()) } else { Err(GroupError::Unknown(node)) }
+    }
+}
+
+/// How they stand to each other.
+impl Groups {
+    pub(super) fn parent(&self, node: Node) -> Option<GroupId> {
+        match node {
+            Node::Member(member) => self.members.get(&member).map(|member| member.group),
+            Node::Group(group) => self.groups.get(&group).and_then(|group| group.parent),
+        }
+    }
+
+    pub(super) fn role(&self, node: Node) -> Option<Role> {
+        match node {
+            Node::Member(member) => self.members.get(&member).map(|member| member.role),
+            Node::Group(group) => self.groups.get(&group).map(|group| group.role),
+        }
+    }
+
+    /// The groups it is in, from the innermost.
+    pub(super) fn groups_of(&self, node: Node) -> Vec<GroupId> {
+        std::iter::successors(self.parent(node), |group| self.parent(Node::Group(*group))).collect()
+    }
+
+    /// In the order of declaration.
+    pub(super) fn children(&self, group: GroupId) -> Vec<Node> {
+        self.groups.get(&group).map(|group| group.children.values().copied().collect()).unwrap_or_default()
+    }
+
+    pub(super) fn members_under(&self, node: Node) -> Vec<MemberId> {
+        match node {
+            Node::Member(member) => vec![member],
+            Node::Group(group) => {
+                self.children(group).into_iter().flat_map(|child| self.members_under(child)).collect()
+            }
+        }
+    }
+
+    pub(super) fn is_being_removed(&self, node: Node) -> bool {
+        !self.removals.is_empty()
+            && (self.removals.contains(&node)
+                || self.groups_of(node).into_iter().any(|group| self.removals.contains(&Node::Group(group))))
+    }
+
+    /// Whom a rest-for-one restart takes along: the one that is to be restarted, those declared after it, and whoever waits
+    /// for one of these; but nobody for whom it waits itself.
+    pub(super) fn rest(&self, group: GroupId, cause: Node) -> BTreeSet<Node> {
+        let before = self.lift(group, &self.order.reach(self.members_under(cause), Towards::Needed));
+        let after = self.children(group).into_iter().skip_while(|child| *child != cause);
+        let mut set: BTreeSet<_> = after.filter(|child| *child == cause || !before.contains(child)).collect();
+        let members = set.iter().flat_map(|child| self.members_under(*child));
+        let needing = self.lift(group, &self.order.reach(members, Towards::Needing));
+        set.extend(needing.difference(&before));
+        set
+    }
+
+    /// The children of a group in which these members are.
+    fn lift(&self, group: GroupId, members: &BTreeSet<MemberId>) -> BTreeSet<Node> {
+        let child = |member: &MemberId| {
+            let up = |node: &Node| self.parent(*node).map(Node::Group);
+            std::iter::successors(Some(Node::Member(*member)), up).find(|node| self.parent(*node) == Some(group))
+        };
+        members.iter().filter_map(child).collect()
+    }
+
+    pub(super) fn forget(&mut self, node: Node) {
+        let place = match node {
+            Node::Member(member) => {
+                self.order.forget(member);
+                self.members.remove(&member).map(|member| (Some(member.group), member.place))
+            }
+            Node::Group(group) => self.groups.remove(&group).map(|group| (group.parent, group.place)),
+        };
+        if let Some((Some(parent), place)) = place
+            && let Some(parent) = self.groups.get_mut(&parent)
+        {
+            parent.children.remove(&place);
+        }
+    }
+}
+
+impl Group {
+    fn new(parent: Option<GroupId>, place: u64, role: Role, settings: GroupSettings) -> Self {
+        Self {
+            parent,
+            place,
+            role,
+            settings,
+            children: BTreeMap::new(),
+            phase: Phase::Rest(Rest::Idle),
+            alive: 0,
+            restarts: VecDeque::new(),
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Groups in an invented world: what they promise, in any history.
+
+use super::{
+    due::start,
+    group::{
+        AutoShutdown, Down, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node, Phase, Role,
+        State, Strategy, When,
+    },
+    group_examples::{PERIOD, PERMANENT, ROOT, TRANSIENT, crashed, done, gave_up},
+    members::{Input, Outlook, Output, Verdict},
+    order::Towards,
+};
+use proptest::prelude::*;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// What the world knows of a member, apart from `Groups`.
+#[derive(Debug, Default, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "facts, each true or not, apart from the states they are to check")]
+struct Fact {
+    alive: bool,
+    started: bool,
+    ready: bool,
+    told: bool,
+    /// Its last life ended with success, and what it was then.
+    succeeded: bool,
+    was_ready: bool,
+    starts_allowed: u32,
+    after: BTreeMap<MemberId, When>,
+}
+
+struct World {
+    groups: Groups,
+    facts: BTreeMap<MemberId, Fact>,
+    restarts: BTreeMap<GroupId, Vec<Instant>>,
+    next_id: u64,
+    now: Instant,
+}
+
+impl World {
+    fn new(bytes: &[u8]) -> Self {
+        let mut byte = bytes.iter().copied().cycle();
+        let mut next = move || byte.next().unwrap();
+        let mut settings = || GroupSettings {
+            strategy: [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne][usize::from(next() % 3)],
+            auto_shutdown: [AutoShutdown::Never, AutoShutdown::AnySignificant, AutoShutdown::AllSignificant]
+                [usize::from(next() % 3)],
+            intensity: GroupIntensity { restarts: u32::from(next() % 5), period: PERIOD },
+        };
+        let mut groups = Groups::new(ROOT, settings());
+        for group in 1..4 {
+            let settings = settings();
+            let parent = GroupId(u64::from(bytes[usize::try_from(group).unwrap()]) % group);
+            let added = groups.add_group(GroupId(group), parent, role(bytes[5]), settings);
+            if added.is_err() {
+                groups.add_group(GroupId(group), parent, PERMANENT, settings).unwrap();
+            }
+        }
+        let (facts, restarts) = (BTreeMap::new(), BTreeMap::new());
+        let mut world = Self { groups, facts, restarts, next_id: 0, now: start() };
+        for byte in bytes.iter().take(9) {
+            world.add(*byte);
+        }
+        for pair in bytes.chunks_exact(3) {
+            world.link(pair[0], pair[1], pair[2]);
+        }
+        world
+    }
+
+    fn add(&mut self, byte: u8) {
+        let (id, group) = (MemberId(self.next_id), GroupId(u64::from(byte / 16) % 4));
+        let added = self.groups.add_member(id, group, role(byte)).is_ok()
+            || self.groups.add_member(id, group, TRANSIENT).is_ok();
+        if added {
+            self.next_id += 1;
+            self.facts.insert(id, Fact { starts_allowed: 1, ..Fact::default() });
+        }
+    }
+
+    fn link(&mut self, member: u8, on: u8, when: u8) {
+        let ids = self.next_id.max(1);
+        let (member, on) = (MemberId(u64::from(member) % ids), MemberId(u64::from(on) % ids));
+        let when = [When::Started, When::Ready, When::Exited][usize::from(when % 3)];
+        if self.groups.after(member, on, when).is_ok() {
+            self.facts.get_mut(&member).unwrap().after.insert(on, when);
+        }
+    }
+
+    fn pick(&self, byte: u8, wanted: impl Fn(&Fact) -> bool) -> Option<MemberId> {
+        let found: Vec<_> = self.facts.iter().filter(|(_, fact)| wanted(fact)).map(|(id, _)| *id).collect();
+        (!found.is_empty()).then(|| found[usize::from(byte) % found.len()])
+    }
+
+    fn node(&self, byte: u8) -> Node {
+        if byte.is_multiple_of(4) {
+            return Node::Group(GroupId(u64::from(byte / 4) % 4));
+        }
+        self.pick(byte / 4, |_| true).map_or(Node::Group(ROOT), Node::Member)
+    }
+
+    fn end_of(&self, member: MemberId, byte: u8) -> Input {
+        let success = byte.is_multiple_of(2);
+        let verdict = match self.groups.role(Node::Member(member)).unwrap().lifetime {
+            Lifetime::Temporary => Verdict::Finished,
+            Lifetime::Transient if success => Verdict::Finished,
+            Lifetime::Transient | Lifetime::Permanent if byte & 6 == 0 => Verdict::GaveUp,
+            Lifetime::Transient | Lifetime::Permanent => Verdict::Again,
+        };
+        Input::Ended { member, success, verdict }
+    }
+
+    /// One step of the world; `None` if there is nobody to take it.
+    fn input(&mut self, step: u8, byte: u8) -> Option<Input> {
+        Some(match step % 16 {
+            0..=2 => Input::Started(self.pick(byte, |fact| fact.alive && !fact.started)?),
+            3 | 4 => Input::Ready(self.pick(byte, |fact| fact.started && !fact.ready)?),
+            5..=7 => self.end_of(self.pick(byte, |fact| fact.alive && !fact.told)?, byte.wrapping_add(step / 16)),
+            8..=10 => self.end_of(self.pick(byte, |fact| fact.told)?, byte.wrapping_add(step / 16)),
+            11 => Input::Stop(self.node(byte)),
+            12 => Input::Start(self.node(byte)),
+            13 => Input::Restart(self.node(byte)),
+            14 if byte < 40 => Input::Remove(self.node(step ^ byte.wrapping_mul(7))),
+            14 => {
+                self.add(byte);
+                self.link(u8::try_from(self.next_id.saturating_sub(1) % 256).unwrap(), byte, step / 16);
+                Input::Start(Node::Member(MemberId(self.next_id.saturating_sub(1))))
+            }
+            // Told late, or twice.
+            _ => [Input::Started, Input::Ready, done, crashed, gave_up][usize::from(step / 16 % 5)](
+                self.pick(byte, |fact| !fact.alive)?,
+            ),
+        })
+    }
+
+    fn step(&mut self, input: Input) -> Vec<Output> {
+        let counted = self.before(input);
+        let outputs = self.groups.handle(input, self.now);
+        for output in &outputs {
+            self.see(*output, input);
+        }
+        if let Some(group) = counted
+            && !outputs.contains(&Output::GroupGaveUp(group))
+        {
+            self.count(group);
+        }
+        self.check(input);
+        outputs
+    }
+
+    /// Takes note of what is told; the group, if this is an end that makes it restart siblings.
+    fn before(&mut self, input: Input) -> Option<GroupId> {
+        match input {
+            Input::Start(node) | Input::Restart(node) => {
+                for member in self.groups.members_under(node) {
+                    if let Some(fact) = self.facts.get_mut(&member) {
+                        fact.starts_allowed += 1;
+                    }
+                }
+            }
+            Input::Started(member) | Input::Ready(member) => {
+                let fact = self.facts.get_mut(&member).unwrap();
+                fact.started |= fact.alive;
+                fact.ready |= fact.alive && input == Input::Ready(member);
+            }
+            Input::Ended { member, success, verdict } => {
+                let fact = self.facts.get_mut(&member).unwrap();
+                if fact.alive {
+                    let own = !matches!(self.groups.members[&member].state, State::Leaving { .. });
+                    (fact.succeeded, fact.was_ready) = (success, fact.ready);
+                    (fact.alive, fact.started, fact.ready, fact.told) = (false, false, false, false);
+                    let group = self.groups.parent(Node::Member(member)).unwrap();
+                    let strategy = self.groups.groups[&group].settings.strategy;
+                    return (own && verdict == Verdict::Again && strategy != Strategy::OneForOne).then_some(group);
+                }
+            }
+            Input::Stop(_) | Input::StopAll | Input::Remove(_) => {}
+        }
+        None
+    }
+
+    fn count(&mut self, group: GroupId) {
+        let intensity = self.groups.groups[&group].settings.intensity;
+        let restarts = self.restarts.entry(group).or_default();
+        restarts.push(self.now);
+        let recent = restarts.iter().filter(|at| self.now.saturating_duration_since(**at) < intensity.period).count();
+        assert!(recent <= usize::try_from(intensity.restarts).unwrap(), "{group:?}: {recent} of {intensity:?}");
+    }
+
+    fn see(&mut self, output: Output, input: Input) {
+        match output {
+            Output::Start(member) | Output::Restart(member) => {
+                for (on, when) in &self.facts[&member].after {
+                    // Whom others wait for is not removed before them.
+                    let on = &self.facts[on];
+                    let is_met = match when {
+                        When::Started => on.started || !on.alive && on.succeeded,
+                        When::Ready => on.ready || !on.alive && on.succeeded && on.was_ready,
+                        When::Exited => !on.alive && on.succeeded,
+                    };
+                    assert!(is_met, "{output:?} at {input:?} without {on:?}");
+                }
+                let fact = self.facts.get_mut(&member).unwrap();
+                assert!(!fact.alive, "{output:?} at {input:?} while it runs");
+                fact.alive = true;
+                if self.groups.role(Node::Member(member)).unwrap().lifetime == Lifetime::Temporary {
+                    assert_eq!(output, Output::Start(member));
+                    assert!(fact.starts_allowed > 0, "{output:?} at {input:?}, for which no user has asked");
+                    fact.starts_allowed = 0;
+                }
+            }
+            Output::Stop(member) => {
+                let needing = self.groups.order.reach([member], Towards::Needing);
+                let is_leaving = |other: &MemberId| self.facts[other].told && self.facts[other].alive;
+                assert!(!needing.iter().any(is_leaving), "{output:?} at {input:?} before those that need it");
+                let fact = self.facts.get_mut(&member).unwrap();
+                assert!(fact.alive && !fact.told, "{output:?} at {input:?}: {fact:?}");
+                fact.told = true;
+            }
+            Output::DependencyFailed { member, .. } => assert!(!self.facts[&member].alive),
+            Output::GroupGaveUp(_) | Output::Removed(Node::Group(_)) => {}
+            Output::GroupEnded(group) => drop(self.restarts.remove(&group)),
+            Output::Removed(Node::Member(member)) => {
+                let fact = self.facts.remove(&member).unwrap();
+                assert!(!fact.alive);
+                for (other, _) in self.facts.iter().filter(|(_, fact)| fact.after.contains_key(&member)) {
+                    let other = Node::Member(*other);
+                    let leaves = self.groups.role(other).is_none() || self.groups.is_being_removed(other);
+                    assert!(leaves, "{member:?} is gone, and {other:?} waits for it");
+                }
+            }
+        }
+    }
+
+    /// What must hold between any two inputs: the books agree, and nobody waits for nothing.
+    fn check(&self, input: Input) {
+        let groups = &self.groups;
+        for (id, member) in &groups.members {
+            assert_eq!(member.state.is_alive(), self.facts[id].alive, "{id:?} at {input:?}: {member:?}");
+            match member.state {
+                State::Waiting(_) => {
+                    assert!(groups.is_open(Node::Member(*id)), "{id:?} at {input:?} waits in a stopped group");
+                    let outlooks: Vec<_> =
+                        groups.order.after(*id).iter().map(|on| groups.outlook(on.0, on.1)).collect();
+                    let waits = outlooks.contains(&Outlook::Pending) && !outlooks.contains(&Outlook::Hopeless);
+                    assert!(waits, "{id:?} at {input:?}: {outlooks:?}");
+                }
+                State::Leaving { told: false, .. } => {
+                    let needing = groups.order.reach([*id], Towards::Needing);
+                    let leaves = |other| matches!(groups.members[other].state, State::Leaving { .. });
+                    assert!(needing.iter().any(leaves), "{id:?} at {input:?} is not told to stop");
+                }
+                State::Down(Down::New(_)) => {
+                    assert!(
+                        !groups.is_open(Node::Member(*id))
+                            || groups.is_being_removed(Node::Member(*id))
+                            || self.is_unasked(*id),
+                        "{id:?} at {input:?} is forgotten"
+                    );
+                }
+                State::Down(_) | State::Starting | State::Running { .. } | State::Leaving { told: true, .. } => {}
+            }
+        }
+        for (id, group) in &groups.groups {
+            let alive = groups.members_under(Node::Group(*id)).iter().filter(|member| self.facts[member].alive).count();
+            assert_eq!(group.alive, alive, "{id:?} at {input:?}: {group:?}");
+            match &group.phase {
+                Phase::Up => {}
+                Phase::Rest(_) => assert_eq!(alive, 0, "{id:?} at {input:?}"),
+                Phase::Ending { .. } => assert!(alive > 0, "{id:?} at {input:?} never ends"),
+                Phase::Restarting { set, pending } => {
+                    assert!(pending.iter().any(|node| !groups.is_at_rest(*node)), "{id:?} at {input:?} never starts");
+                    let is_quiet = |node: &Node| match node {
+                        Node::Member(member) => !matches!(
+                            groups.members[member].state,
+                            State::Starting | State::Running { .. } | State::Waiting(_)
+                        ),
+                        Node::Group(group) => groups.groups[group].phase != Phase::Up,
+                    };
+                    assert!(
+                        set.iter().filter(|node| groups.role(**node).is_some()).all(is_quiet),
+                        "{id:?} at {input:?}: {set:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Declared, but `Start` was not heard yet.
+    fn is_unasked(&self, member: MemberId) -> bool {
+        self.facts[&member].starts_allowed == 1
+    }
+}
+
+fn role(byte: u8) -> Role {
+    let lifetime = [Lifetime::Temporary, Lifetime::Transient, Lifetime::Permanent][usize::from(byte % 3)];
+    Role { lifetime, significant: byte & 4 == 0 && lifetime != Lifetime::Permanent }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn p08_p13_any_history_keeps_order_and_bounds_and_ends(
+        shape in prop::collection::vec(any::<u8>(), 12..40),
+        history in prop::collection::vec((any::<u8>(), any::<u8>(), 0..4000_u64), 0..120),
+        ends in prop::collection::vec(any::<u8>(), 64),
+    ) {
+        let mut world = World::new(&shape);
+        world.step(Input::Start(Node::Group(ROOT)));
+        for (step, byte, pause_ms) in history {
+            world.now += Duration::from_millis(pause_ms);
+            if let Some(input) = world.input(step, byte) {
+                world.step(input);
+            }
+        }
+        // Whatever came before: after a stop of all, all end, in reverse, and nothing starts.
+        let mut outputs = world.step(Input::StopAll);
+        for byte in ends.iter().cycle() {
+            if !world.facts.values().any(|fact| fact.alive) {
+                break;
+            }
+            let member = world.pick(*byte, |fact| fact.told).expect("somebody alive has been told to stop");
+            let before = outputs.len();
+            outputs.extend(world.step(world.end_of(member, *byte)));
+            for output in &outputs[before..] {
+                if let Output::Stop(member) = output {
+                    let needing = world.groups.order.reach([*member], Towards::Needing);
+                    prop_assert!(needing.iter().all(|other| !world.facts[other].alive), "{member:?} before {needing:?}");
+                }
+            }
+        }
+        let is_start = |output: &&Output| matches!(output, Output::Start(_) | Output::Restart(_));
+        prop_assert_eq!(outputs.iter().find(is_start), None);
+        prop_assert_eq!(outputs.iter().filter(|output| **output == Output::GroupEnded(ROOT)).count(), 1);
+        prop_assert!(world.groups.is_at_rest(Node::Group(ROOT)));
+    }
+}

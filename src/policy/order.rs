@@ -1,0 +1,107 @@
+//! Who waits for whom: the dependencies between members, without circles.
+
+use super::group::{MemberId, When};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where to look from a member: at what it needs, or at those who need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Towards {
+    Needed,
+    Needing,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    nodes: BTreeMap<MemberId, Links>,
+}
+
+#[derive(Debug, Default)]
+struct Links {
+    after: Vec<(MemberId, When)>,
+    needed_by: BTreeSet<MemberId>,
+}
+
+impl Order {
+    /// What a member waits for.
+    pub(super) fn after(&self, member: MemberId) -> &[(MemberId, When)] {
+        self.nodes.get(&member).map_or(&[], |links| &links.after)
+    }
+
+    /// Who waits for it, directly.
+    pub(super) fn needed_by(&self, member: MemberId) -> impl Iterator<Item = MemberId> {
+        self.nodes.get(&member).into_iter().flat_map(|links| links.needed_by.iter().copied())
+    }
+
+    /// Everybody who is reached from these, over any number of steps; these themselves only where one reaches another.
+    ///
+    /// Steps lead through members that have ended, since an application that waits for a migration which needed the database
+    /// needs the database too.
+    pub(super) fn reach(&self, from: impl IntoIterator<Item = MemberId>, towards: Towards) -> BTreeSet<MemberId> {
+        let mut reached = BTreeSet::new();
+        let mut todo: Vec<_> = from.into_iter().collect();
+        while let Some(member) = todo.pop() {
+            todo.extend(self.step(member, towards).into_iter().filter(|next| reached.insert(*next)));
+        }
+        reached
+    }
+
+    /// Says that one waits for another; what both said before about the same two is replaced.
+    ///
+    /// # Errors
+    ///
+    /// The circle that this would close: each waits for the next, and the last for the first.
+    pub(super) fn link(&mut self, member: MemberId, on: MemberId, when: When) -> Result<(), Box<[MemberId]>> {
+        if let Some(circle) = self.path(on, member) {
+            return Err(circle);
+        }
+        let after = &mut self.nodes.entry(member).or_default().after;
+        after.retain(|(other, _)| *other != on);
+        after.push((on, when));
+        self.nodes.entry(on).or_default().needed_by.insert(member);
+        Ok(())
+    }
+
+    pub(super) fn forget(&mut self, member: MemberId) {
+        let Some(links) = self.nodes.remove(&member) else { return };
+        for (on, _) in links.after {
+            if let Some(needed) = self.nodes.get_mut(&on) {
+                needed.needed_by.remove(&member);
+            }
+        }
+        for needing in links.needed_by {
+            if let Some(needing) = self.nodes.get_mut(&needing) {
+                needing.after.retain(|(on, _)| *on != member);
+            }
+        }
+    }
+
+    fn step(&self, member: MemberId, towards: Towards) -> Vec<MemberId> {
+        match towards {
+            Towards::Needed => self.after(member).iter().map(|(on, _)| *on).collect(),
+            Towards::Needing => self.needed_by(member).collect(),
+        }
+    }
+
+    /// How one needs another: `to`, which would wait for `from`, first.
+    fn path(&self, from: MemberId, to: MemberId) -> Option<Box<[MemberId]>> {
+        let mut came_from = BTreeMap::new();
+        let mut todo = vec![from];
+        while let Some(member) = todo.pop() {
+            if member == to {
+                // Backwards from `to` over those that led to it: the last one is `from`.
+                let mut path: Vec<_> = std::iter::successors(Some(to), |at| came_from.get(at).copied()).collect();
+                if let Some((_, rest)) = path.split_first_mut() {
+                    rest.reverse();
+                }
+                return Some(path.into());
+            }
+            for next in self.step(member, Towards::Needed) {
+                if next != from && !came_from.contains_key(&next) {
+                    came_from.insert(next, member);
+                    todo.push(next);
+                }
+            }
+        }
+        None
+    }
+}

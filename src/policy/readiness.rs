@@ -1,0 +1,214 @@
+//! Whether a worker that was started is ready for work, and how long to wait for it.
+
+use super::due::Deadline;
+use std::time::{Duration, Instant};
+
+/// What a worker is to show before it counts as ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// It runs.
+    Started,
+    /// It has connected to its control pipe.
+    Connected,
+    /// It has sent the message that was waited for.
+    Message,
+    /// It has written the line that was waited for.
+    Line,
+    /// It has written a newline to the descriptor that it was granted for this, as s6 has it.
+    Newline,
+    /// It has sent `READY=1` to its notify socket.
+    Notified,
+    /// Its address takes connections.
+    Reached,
+    /// The user's own check was content.
+    Checked,
+}
+
+/// What was observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sign {
+    Shown(Mark),
+    /// The descriptor for the newline is at its end. Behind a newline that means nothing.
+    DescriptorClosed,
+    /// The process has ended.
+    Died,
+}
+
+/// How the wait ended. Times are counted from the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Became {
+        after: Duration,
+    },
+    /// Not in time.
+    Missed {
+        waited: Duration,
+    },
+    /// It closed the descriptor without a newline, and so can never become ready.
+    Closed {
+        after: Duration,
+    },
+    /// It ended first.
+    Died {
+        after: Duration,
+    },
+}
+
+/// The wait of one incarnation. It has one outcome, and then nothing more to say.
+#[derive(Debug)]
+pub(crate) struct Readiness {
+    wanted: Mark,
+    started: Instant,
+    /// None when it is over.
+    deadline: Option<Deadline>,
+}
+
+impl Readiness {
+    pub(crate) fn new(wanted: Mark, within: Duration, started: Instant) -> Self {
+        Self { wanted, started, deadline: Some(Deadline::after(started, within)) }
+    }
+
+    pub(crate) fn see(&mut self, sign: Sign, now: Instant) -> Option<Outcome> {
+        match sign {
+            Sign::Shown(mark) if mark == self.wanted => self.end(now, |after| Outcome::Became { after }),
+            Sign::DescriptorClosed if self.wanted == Mark::Newline => self.end(now, |after| Outcome::Closed { after }),
+            Sign::Died => self.end(now, |after| Outcome::Died { after }),
+            Sign::Shown(_) | Sign::DescriptorClosed => None,
+        }
+    }
+
+    /// The time of `poll_timeout` may have come. What the worker has shown by now must be seen first: a late loop is not its
+    /// fault.
+    pub(crate) fn timeout(&mut self, now: Instant) -> Option<Outcome> {
+        if self.deadline?.has_come(now) { self.end(now, |waited| Outcome::Missed { waited }) } else { None }
+    }
+
+    /// When to call `timeout`, if nothing else happens.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.deadline?.poll_timeout()
+    }
+
+    /// The worker asks for so much time from now (`EXTEND_TIMEOUT_USEC`), as often as it likes: as long as it keeps asking it
+    /// is alive, and whoever wants a bound sets a limit on the whole run.
+    pub(crate) fn extend(&mut self, by: Duration, now: Instant) {
+        if let Some(deadline) = &mut self.deadline {
+            deadline.leave_at_least(now, by);
+        }
+    }
+
+    /// Whether there was an outcome.
+    #[cfg(test)]
+    pub(crate) fn is_over(&self) -> bool {
+        self.deadline.is_none()
+    }
+
+    fn end(&mut self, now: Instant, outcome: impl FnOnce(Duration) -> Outcome) -> Option<Outcome> {
+        self.deadline.take()?;
+        Some(outcome(now.saturating_duration_since(self.started)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::due::start;
+    use proptest::prelude::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MARKS: [Mark; 8] = [
+        Mark::Started,
+        Mark::Connected,
+        Mark::Message,
+        Mark::Line,
+        Mark::Newline,
+        Mark::Notified,
+        Mark::Reached,
+        Mark::Checked,
+    ];
+
+    #[test]
+    fn only_the_wanted_sign_makes_it_ready() {
+        let t0 = start();
+        for wanted in MARKS {
+            let mut one = Readiness::new(wanted, 9 * SECOND, t0);
+            for other in MARKS.into_iter().filter(|&mark| mark != wanted) {
+                assert_eq!(one.see(Sign::Shown(other), t0 + SECOND), None, "{other:?} for {wanted:?}");
+            }
+            assert_eq!(one.poll_timeout(), Some(t0 + 9 * SECOND));
+            let became = Some(Outcome::Became { after: 2 * SECOND });
+            assert_eq!(one.see(Sign::Shown(wanted), t0 + 2 * SECOND), became);
+            assert_eq!((one.poll_timeout(), one.is_over()), (None, true));
+            for sign in [Sign::Shown(wanted), Sign::DescriptorClosed, Sign::Died] {
+                assert_eq!(one.see(sign, t0 + 3 * SECOND), None, "told once: READY=1 may come twice");
+            }
+        }
+    }
+
+    #[test]
+    fn p15_readiness_has_a_deadline() {
+        let t0 = start();
+        let mut one = Readiness::new(Mark::Notified, 3 * SECOND, t0);
+        assert_eq!(one.timeout(t0 + 2 * SECOND), None);
+        assert_eq!(one.timeout(t0 + 4 * SECOND), Some(Outcome::Missed { waited: 4 * SECOND }));
+        assert_eq!(one.timeout(t0 + 5 * SECOND), None);
+        assert_eq!(one.see(Sign::Shown(Mark::Notified), t0 + 5 * SECOND), None, "too late");
+    }
+
+    #[test]
+    fn p15_a_closed_descriptor_without_a_newline_is_never_ready() {
+        let t0 = start();
+        let mut one = Readiness::new(Mark::Newline, 3 * SECOND, t0);
+        assert_eq!(one.see(Sign::DescriptorClosed, t0 + SECOND), Some(Outcome::Closed { after: SECOND }));
+        let mut other = Readiness::new(Mark::Line, 3 * SECOND, t0);
+        assert_eq!(other.see(Sign::DescriptorClosed, t0), None, "nobody waits for that descriptor");
+    }
+
+    #[test]
+    fn p15_one_that_dies_first_ends_the_wait() {
+        let t0 = start();
+        let mut one = Readiness::new(Mark::Reached, Duration::MAX, t0);
+        assert_eq!(one.poll_timeout(), None, "a time beyond the clock is for ever");
+        assert_eq!(one.see(Sign::Died, t0 + SECOND), Some(Outcome::Died { after: SECOND }));
+        assert!(one.is_over());
+    }
+
+    #[test]
+    fn p15_a_worker_gets_the_time_it_asks_for() {
+        let t0 = start();
+        let mut one = Readiness::new(Mark::Notified, 3 * SECOND, t0);
+        one.extend(SECOND, t0 + SECOND);
+        assert_eq!(one.poll_timeout(), Some(t0 + 3 * SECOND), "two are left");
+        one.extend(9 * SECOND, t0 + SECOND);
+        assert_eq!(one.poll_timeout(), Some(t0 + 10 * SECOND));
+        one.see(Sign::Shown(Mark::Notified), t0 + 2 * SECOND);
+        one.extend(9 * SECOND, t0 + 3 * SECOND);
+        assert_eq!(one.poll_timeout(), None, "nothing to prolong");
+    }
+
+    proptest! {
+        #[test]
+        fn p15_any_history_has_one_outcome(
+            wanted in 0..8_usize,
+            history in prop::collection::vec((0..11_usize, 0..3000_u64), 0..40),
+        ) {
+            let t0 = start();
+            let mut one = Readiness::new(MARKS[wanted], 5 * SECOND, t0);
+            let (mut now, mut outcomes) = (t0, Vec::new());
+            let rest = [(10, 100_000)];
+            for (event, pause_ms) in history.into_iter().chain(rest) {
+                now += Duration::from_millis(pause_ms);
+                match event {
+                    8 => outcomes.extend(one.see(Sign::DescriptorClosed, now)),
+                    9 => outcomes.extend(one.see(Sign::Died, now)),
+                    10 => outcomes.extend(one.timeout(now)),
+                    shown => outcomes.extend(one.see(Sign::Shown(MARKS[shown]), now)),
+                }
+                prop_assert_eq!(one.is_over(), outcomes.len() == 1);
+                if one.is_over() {
+                    prop_assert_eq!(one.poll_timeout(), None);
+                }
+            }
+            prop_assert_eq!(outcomes.len(), 1, "{:?}", outcomes);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! A call that is under way, in the hands of whoever waits for its answer.
+
+use super::link::{Answer, Link};
+use crate::{
+    sys::poll::Deadline,
+    wire::{calls::CallError, message::decode},
+};
+use crossbeam_channel::{Receiver, Sender};
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use std::{sync::Arc, time::Duration};
+
+/// The result of a call, as the caller wants it.
+pub(super) fn understand<R: DeserializeOwned>(result: &RawValue) -> Result<R, CallError> {
+    decode(result.get()).map_err(|error| CallError::NotUnderstood(Box::new(error)))
+}
+
+/// A call that is under way: [`Worker::start_call`](crate::Worker::start_call). Dropping it cancels it.
+#[derive(Debug)]
+#[must_use = "a call that is dropped is cancelled"]
+pub struct Call {
+    pub(super) link: Arc<Link>,
+    pub(super) id: u64,
+    pub(super) answer: Receiver<Answer>,
+    pub(super) answered: Sender<Answer>,
+}
+
+/// Ends a [`Call`] from another thread.
+#[derive(Debug, Clone)]
+pub struct CancelCall {
+    answered: Sender<Answer>,
+}
+
+impl CancelCall {
+    /// Ends the call with [`CallError::Cancelled`], unless it has its answer already; the worker is told.
+    pub fn cancel(&self) {
+        drop(self.answered.try_send(Err(CallError::Cancelled)));
+    }
+}
+
+impl Call {
+    /// Waits for the result, at most so long.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`]: the worker's own error, or why there is no answer.
+    pub fn wait<R: DeserializeOwned>(self, timeout: Duration) -> Result<R, CallError> {
+        understand(&self.answer_until(Deadline::after(timeout))?)
+    }
+
+    pub(super) fn answer_until(&self, deadline: Deadline) -> Answer {
+        // Longer than any clock counts is for ever.
+        let left = deadline.remaining().unwrap_or(Duration::MAX);
+        self.answer.recv_timeout(left).unwrap_or(Err(CallError::TimedOut))
+    }
+
+    /// A way to cancel it from elsewhere.
+    pub fn canceller(&self) -> CancelCall {
+        CancelCall { answered: self.answered.clone() }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        // Does nothing once it is answered.
+        self.link.give_up(self.id);
+    }
+}

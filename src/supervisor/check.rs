@@ -1,0 +1,94 @@
+//! Mistakes of a spec, found before anything is started.
+
+use super::{
+    ready::Wanted,
+    spec::{DeathSignal, MessageSource, WorkerSpec},
+};
+use crate::{
+    launch::{Output, Program, SpecError},
+    policy::{Conflict, watchdog::Life},
+};
+
+fn refused(conflict: Conflict) -> SpecError {
+    SpecError::Conflict { settings: conflict.settings, reason: conflict.reason }
+}
+
+impl WorkerSpec {
+    /// Looks for mistakes that would make every start fail.
+    ///
+    /// # Errors
+    ///
+    /// The first one found.
+    pub fn check(&self) -> Result<(), SpecError> {
+        let only_in_groups = [("after", !self.after.is_empty()), ("significant", self.is_significant)];
+        if let Some((setting, _)) = only_in_groups.into_iter().find(|(_, is_set)| *is_set) {
+            let reason = "it has a meaning only for a member of a group: add it by `WorkerGroup::add`".into();
+            return Err(SpecError::Conflict { settings: [setting, "spawn"], reason });
+        }
+        self.check_member()
+    }
+
+    /// As [`check`](Self::check), for a member of a group.
+    pub(super) fn check_member(&self) -> Result<(), SpecError> {
+        self.plan.check()?;
+        for (what, bytes, most) in [
+            ("a window", self.window, usize::MAX),
+            // Places in a chunk are counted in 32 bits.
+            ("the largest message", self.max_frame, 1 << 30),
+        ] {
+            if bytes == 0 || bytes > most {
+                return Err(SpecError::BadSize { what, bytes });
+            }
+        }
+        self.restart.check().map_err(refused)?;
+        self.check_health()?;
+        let is_ours = matches!(self.plan.program, Program::Named(_)) && !self.survives;
+        if !self.tree_limits.is_empty() && !is_ours {
+            let other = if self.survives { "survive_parent" } else { "from_command" };
+            let reason = "it is not started in a cgroup of ours, and so cannot be limited with its tree".into();
+            return Err(SpecError::Conflict { settings: ["tree_limit", other], reason });
+        }
+        if let Some(signal) = self.stop.bad_signal() {
+            return Err(SpecError::BadSignal { signal });
+        }
+        match self.death_signal {
+            DeathSignal::Signal(signal) if !(1..=64).contains(&signal) => Err(SpecError::BadSignal { signal }),
+            DeathSignal::Signal(_) | DeathSignal::Unset | DeathSignal::Never => Ok(()),
+        }
+    }
+
+    fn check_health(&self) -> Result<(), SpecError> {
+        let missing = |settings, reason: &str| Err(SpecError::Conflict { settings, reason: reason.into() });
+        if let Some(ready) = &self.ready {
+            ready.check_spec()?;
+            let reads_lines =
+                [&self.plan.stdout, &self.plan.stderr].iter().any(|output| matches!(output, Output::Lines));
+            match ready.wanted {
+                Wanted::Control if !self.has_control => {
+                    return missing(["ready", "control"], "readiness by control needs a control pipe");
+                }
+                Wanted::Message(_) if self.messages == MessageSource::Nowhere => {
+                    return missing(["ready", "messages"], "readiness by a message needs messages");
+                }
+                Wanted::Line(..) if !reads_lines => {
+                    let reason = "readiness by a line needs a captured stream: `stdout(Output::Lines)` or `stderr(..)`";
+                    return missing(["ready", "stdout"], reason);
+                }
+                _ => {}
+            }
+        }
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.check().map_err(refused)?;
+            match watchdog.life() {
+                Life::Ping if !self.has_control => {
+                    return missing(["watchdog", "control"], "a watchdog that pings needs a control pipe");
+                }
+                Life::Messages if self.messages == MessageSource::Nowhere => {
+                    return missing(["watchdog", "messages"], "a watchdog of messages needs messages");
+                }
+                Life::Ping | Life::Messages | Life::Notify => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! The end of a tree: who has outlived a worker is found, named, killed, and waited for; only then the worker is reaped.
+
+use super::{
+    Driver,
+    place::{Place, Target, Timer, live_at},
+};
+use crate::{
+    supervisor::{
+        live::{Burial, LONGEST_DEATH},
+        pen::Cell,
+        tree::{self, Ancestor, Found},
+    },
+    sys::{
+        pidfd::PidFd,
+        poll,
+        proc::{self, Carrier},
+    },
+};
+use std::{cmp::Reverse, os::fd::AsFd};
+
+/// How often descendants are looked for before those that keep coming are left to be told.
+const ROUNDS: u32 = 100;
+
+impl Driver {
+    /// The worker has ended, and its streams have. Takes its status as soon as nobody of its tree is left.
+    pub(super) fn bury(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if let Some(found) = live.present.with_cell(inhabitants) {
+            return if found.is_empty() { self.reap(place) } else { self.mourn(place, found) };
+        }
+        let now_is = self.clock.now();
+        let ancestor = Ancestor {
+            pid: live.present.child().pid().cast_signed(),
+            token: live.present.token().clone(),
+            lived: now_is.saturating_duration_since(live.started),
+            started_since: self.starter.started().saturating_sub(live.born),
+        };
+        match self.search.descendants(&ancestor, &self.own, || self.clock.now()) {
+            Found::These(found) if found.is_empty() => self.reap(place),
+            Found::These(found) => self.mourn(place, found),
+            Found::NotBefore(due) => self.timers.push(Reverse((due, Timer::Bury(place)))),
+        }
+    }
+
+    /// Names survivors, kills them, and waits for their end.
+    fn mourn(&mut self, place: Place, found: Vec<Carrier>) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let pipes = live.pipes();
+        let burial = live.burial.get_or_insert_with(Burial::default);
+        for carrier in &found {
+            if !live.survivors.iter().any(|known| known.pid == carrier.pid.unsigned_abs()) {
+                live.survivors.push(tree::survivor(carrier, &pipes));
+            }
+        }
+        burial.rounds += 1;
+        if burial.rounds == 1
+            && let Some(due) = self.clock.now().checked_add(LONGEST_DEATH)
+        {
+            burial.until = Some(due);
+            self.timers.push(Reverse((due, Timer::Bury(place))));
+        }
+        live.present.with_cell(Cell::kill);
+        drop(live.present.child().signal_group(libc::SIGKILL));
+        for carrier in found {
+            drop(carrier.pidfd.signal(libc::SIGKILL));
+            if self.poller.add(&carrier.pidfd, Target::Survivor(place).token()).is_ok() {
+                burial.waited_for.push(carrier.pidfd);
+            }
+        }
+        if burial.waited_for.is_empty() {
+            // Not one could be watched, for want of memory.
+            self.reap(place);
+        }
+    }
+
+    /// A survivor has ended. When all have it is looked again: they may have started others before.
+    pub(super) fn buried(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(burial) = &mut live.burial else { return };
+        let (gone, left): (Vec<PidFd>, Vec<PidFd>) =
+            burial.waited_for.drain(..).partition(|pidfd| poll::is_readable(pidfd.as_fd()).unwrap_or(true));
+        for pidfd in gone {
+            drop(self.poller.remove(&pidfd));
+        }
+        burial.waited_for = left;
+        if burial.waited_for.is_empty() {
+            if burial.rounds < ROUNDS { self.bury(place) } else { self.reap(place) }
+        }
+    }
+
+    /// It is time to look again, or to give up those that do not die.
+    pub(super) fn bury_in_time(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        match &mut live.burial {
+            None => self.bury(place),
+            Some(burial) if burial.until.is_some_and(|until| until <= self.clock.now()) => {
+                for pidfd in burial.waited_for.drain(..) {
+                    drop(self.poller.remove(&pidfd));
+                }
+                self.reap(place);
+            }
+            Some(burial) if burial.waited_for.is_empty() => self.bury(place),
+            Some(_) => {}
+        }
+    }
+
+    /// SIGKILL to the whole tree, while the worker lives: what has thrown away its environment is found by its parents.
+    pub(super) fn kill_tree(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let pid = live.present.child().pid().cast_signed();
+        let descendants: Vec<(i32, PidFd)> =
+            proc::descendants(pid).into_iter().filter_map(|pid| Some((pid, PidFd::open(pid).ok()?))).collect();
+        // Whoever is still among them was it also when its descriptor was opened.
+        let still = if descendants.is_empty() { Vec::new() } else { proc::descendants(pid) };
+        // The worker first: with its children gone it might end by itself, and be told so.
+        live.present.with_cell(Cell::kill);
+        drop(live.present.child().signal_group(libc::SIGKILL));
+        for (_, pidfd) in descendants.iter().filter(|(pid, _)| still.contains(pid)) {
+            drop(pidfd.signal(libc::SIGKILL));
+        }
+    }
+}
+
+/// Who lives in a cgroup: zombies do not.
+fn inhabitants(cell: &Cell) -> Vec<Carrier> {
+    if !cell.is_populated() {
+        return Vec::new();
+    }
+    let listed = |cell: &Cell| cell.cgroup.processes().unwrap_or_default();
+    let held: Vec<Carrier> = listed(cell).into_iter().filter_map(proc::hold).collect();
+    // Listed again with the pidfds held: whoever is in both lists is the one that is held.
+    let still = listed(cell);
+    held.into_iter().filter(|carrier| still.contains(&carrier.pid)).collect()
+}

@@ -1,0 +1,281 @@
+//! Groups in the loop: what happens to their members goes in, who starts and who stops comes out.
+
+use super::{Action, Driver, keep::next_seed};
+use crate::{
+    exit::Exit,
+    policy::{
+        group::{
+            AutoShutdown, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node, Role, Strategy,
+        },
+        incarnation::{Ask, Input as Fact},
+        members::{Input, Output, Verdict},
+        restart::{Cause, Restart, Verdict as Own},
+    },
+    supervisor::{
+        WorkerId,
+        event::{Event, EventKind},
+        group::{self, GroupError, GroupPolicy},
+        kept::{Kept, Standing, Wish},
+        spec::WorkerSpec,
+        worker::WorkerShared,
+    },
+};
+use crossbeam_channel::Sender;
+use std::{sync::Arc, time::Duration};
+
+/// What is wanted of groups.
+#[derive(Debug)]
+pub(in super::super) enum GroupCommand {
+    Add {
+        group: group::GroupId,
+        parent: Option<group::GroupId>,
+        policy: GroupPolicy,
+        answer: Sender<Result<(), GroupError>>,
+    },
+    AddWorker {
+        group: group::GroupId,
+        shared: Arc<WorkerShared>,
+        spec: Arc<WorkerSpec>,
+        answer: Sender<Result<(), GroupError>>,
+    },
+    Remove {
+        worker: WorkerId,
+        answer: Sender<Result<(), GroupError>>,
+    },
+    Start(group::GroupId),
+    Stop(group::GroupId),
+    Restart(group::GroupId),
+}
+
+/// Around all groups; it only holds them together.
+const ROOT: GroupId = GroupId(0);
+
+pub(super) fn no_groups() -> Groups {
+    let intensity = GroupIntensity { restarts: 0, period: Duration::ZERO };
+    Groups::new(ROOT, GroupSettings { strategy: Strategy::OneForOne, auto_shutdown: AutoShutdown::Never, intensity })
+}
+
+fn member(worker: WorkerId) -> MemberId {
+    MemberId(worker.0)
+}
+
+fn lifetime(restart: Restart) -> Lifetime {
+    match restart {
+        Restart::Never => Lifetime::Temporary,
+        Restart::OnFailure => Lifetime::Transient,
+        Restart::Always => Lifetime::Permanent,
+    }
+}
+
+impl Driver {
+    pub(super) fn obey_group(&mut self, command: GroupCommand) {
+        match command {
+            GroupCommand::Add { group, parent, policy, answer } => {
+                let (group, parent) = (GroupId(group.0), parent.map_or(ROOT, |parent| GroupId(parent.0)));
+                let role = Role { lifetime: lifetime(policy.restart), significant: policy.significant };
+                let added = self.groups.add_group(group, parent, role, policy.settings());
+                if added.is_ok() {
+                    self.tell_groups(Input::Start(Node::Group(group)));
+                }
+                // Whoever has asked and gone hears nothing.
+                drop(answer.send(added.map_err(GroupError::from)));
+            }
+            GroupCommand::AddWorker { group, shared, spec, answer } => {
+                let added = self.add_member(GroupId(group.0), &shared, &spec);
+                let is_added = added.is_ok();
+                drop(answer.send(added));
+                if is_added {
+                    self.tell_groups(Input::Start(Node::Member(member(shared.id()))));
+                }
+            }
+            GroupCommand::Remove { worker, answer } => {
+                let node = Node::Member(member(worker));
+                let may = self.groups.check_removal(node).map_err(GroupError::from);
+                let is_removed = may.is_ok();
+                drop(answer.send(may));
+                if is_removed {
+                    self.tell_groups(Input::Remove(node));
+                }
+            }
+            GroupCommand::Start(group) => self.tell_groups(Input::Start(Node::Group(GroupId(group.0)))),
+            GroupCommand::Stop(group) => self.tell_groups(Input::Stop(Node::Group(GroupId(group.0)))),
+            GroupCommand::Restart(group) => self.tell_groups(Input::Restart(Node::Group(GroupId(group.0)))),
+        }
+    }
+
+    fn add_member(
+        &mut self,
+        group: GroupId,
+        shared: &Arc<WorkerShared>,
+        spec: &Arc<WorkerSpec>,
+    ) -> Result<(), GroupError> {
+        if self.closed || self.stopping {
+            return Err(GroupError::SupervisorGone);
+        }
+        let id = member(shared.id());
+        let role = Role { lifetime: lifetime(spec.restart.when()), significant: spec.is_significant };
+        self.groups.add_member(id, group, role)?;
+        for &(on, when) in &spec.after {
+            if let Err(error) = self.groups.after(id, member(on), when) {
+                // It has not been started, so it is forgotten at once.
+                self.groups.handle(Input::Remove(Node::Member(id)), self.clock.now());
+                return Err(error.into());
+            }
+        }
+        let seed = next_seed(&mut self.seed, shared.id());
+        let mut kept = Kept::new(shared, spec, Standing::Rests, seed);
+        kept.is_member = true;
+        self.kept.insert(shared.id(), kept);
+        Ok(())
+    }
+
+    /// Its user wants something of a member.
+    pub(super) fn act_member(&mut self, worker: WorkerId, action: Action) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let node = Node::Member(member(worker));
+        match (kept.standing, action) {
+            // Already on its way down: its own ladder goes on faster, of which its group need not hear.
+            (Standing::Lives(place), Action::Stop) if kept.wish == Wish::End => self.input(place, Fact::Ask(Ask::Stop)),
+            (Standing::Lives(place), Action::StopWithin(time)) if kept.wish == Wish::End => {
+                self.input(place, Fact::Ask(Ask::StopWithin(time)));
+            }
+            (_, Action::Restart) => self.tell_groups(Input::Restart(node)),
+            (_, Action::Stop | Action::StopWithin(_)) => self.tell_groups(Input::Stop(node)),
+        }
+    }
+
+    /// Everybody in groups ends, in their order.
+    pub(super) fn stop_groups(&mut self) {
+        if self.kept.values().any(|kept| kept.is_member) {
+            self.tell_groups(Input::StopAll);
+        }
+    }
+
+    /// Whoever should have ended is killed.
+    pub(super) fn force(&mut self) {
+        let late: Vec<_> = self.kept.values().filter(|kept| kept.wish == Wish::End).filter_map(Kept::place).collect();
+        for place in late {
+            self.input(place, Fact::Ask(Ask::StopWithin(Duration::ZERO)));
+        }
+    }
+
+    /// A member runs; it may be ready with that.
+    pub(super) fn member_started(&mut self, worker: WorkerId) {
+        if self.is_member(worker) {
+            self.tell_groups(Input::Started(member(worker)));
+        }
+    }
+
+    pub(super) fn member_ready(&mut self, worker: WorkerId) {
+        if self.is_member(worker) {
+            self.tell_groups(Input::Ready(member(worker)));
+        }
+    }
+
+    fn is_member(&self, worker: WorkerId) -> bool {
+        self.kept.get(&worker).is_some_and(|kept| kept.is_member)
+    }
+
+    /// An incarnation of a member has ended, with its tree, or could not begin.
+    pub(super) fn left_member(&mut self, worker: WorkerId, cause: Cause) {
+        let now = self.clock.now();
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let success = match cause {
+            Cause::Ended { status, .. } => kept.spec.restart.is_success(status),
+            Cause::Unhealthy | Cause::NotStarted | Cause::CannotStart => false,
+        };
+        kept.standing = Standing::Rests;
+        let verdict = match kept.verdict(cause, now) {
+            Own::Again { after } => {
+                kept.backoff = after;
+                Verdict::Again
+            }
+            Own::Finished => Verdict::Finished,
+            Own::GivenUp(why) => {
+                let incarnation = kept.shared.incarnation();
+                self.outlet.send(Event { worker, incarnation, kind: EventKind::GaveUp(why) });
+                Verdict::GaveUp
+            }
+        };
+        self.cause = worker;
+        self.tell_groups(Input::Ended { member: member(worker), success, verdict });
+    }
+
+    /// What one input brings about may be an input itself: that has its turn when all of this one's outputs are done.
+    fn tell_groups(&mut self, input: Input) {
+        self.for_groups.push_back(input);
+        if self.for_groups.len() > 1 {
+            return;
+        }
+        while let Some(&input) = self.for_groups.front() {
+            for output in self.groups.handle(input, self.clock.now()) {
+                self.do_for_group(output);
+            }
+            self.for_groups.pop_front();
+        }
+        self.let_rest();
+    }
+
+    fn do_for_group(&mut self, output: Output) {
+        match output {
+            Output::Start(MemberId(id)) => {
+                self.wish_well(WorkerId(id));
+                self.start_again(WorkerId(id));
+            }
+            Output::Restart(MemberId(id)) => {
+                let worker = WorkerId(id);
+                self.wish_well(worker);
+                let Some(kept) = self.kept.get(&worker) else { return };
+                let (after, incarnation) = (kept.backoff, kept.shared.incarnation());
+                self.outlet.send(Event { worker, incarnation, kind: EventKind::Restarting { after } });
+                self.wait_for_restart(worker, after);
+            }
+            Output::Stop(MemberId(id)) => self.stop_member(WorkerId(id)),
+            Output::DependencyFailed { member: MemberId(id), on: MemberId(on) } => {
+                self.tell(WorkerId(id), EventKind::DependencyFailed { on: WorkerId(on) });
+            }
+            Output::GroupGaveUp(GroupId(id)) => self.tell(self.cause, EventKind::GroupGaveUp(group::GroupId(id))),
+            Output::GroupEnded(GroupId(id)) => self.tell(self.cause, EventKind::GroupEnded(group::GroupId(id))),
+            Output::Removed(Node::Member(MemberId(id))) => self.end(WorkerId(id)),
+            Output::Removed(Node::Group(_)) => {}
+        }
+    }
+
+    /// It is to run.
+    fn wish_well(&mut self, worker: WorkerId) {
+        if let Some(kept) = self.kept.get_mut(&worker) {
+            kept.wish = Wish::Policy;
+            kept.is_resting = false;
+        }
+    }
+
+    fn stop_member(&mut self, worker: WorkerId) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        kept.wish = Wish::End;
+        match kept.standing {
+            Standing::Lives(place) => self.input(place, Fact::Ask(Ask::Stop)),
+            // When it has started it is seen that nobody wants it.
+            Standing::Starts => {}
+            Standing::Waits(_) | Standing::Rests => {
+                kept.standing = Standing::Rests;
+                self.tell_groups(Input::Ended { member: member(worker), success: false, verdict: Verdict::Finished });
+            }
+        }
+    }
+
+    fn tell(&mut self, worker: WorkerId, kind: EventKind) {
+        let incarnation = self.kept.get(&worker).map_or(0, |kept| kept.shared.incarnation());
+        self.outlet.send(Event { worker, incarnation, kind });
+    }
+
+    /// Those whom their group does not want to run have ended, until it does.
+    fn let_rest(&mut self) {
+        for kept in self.kept.values_mut().filter(|kept| kept.is_member && !kept.is_resting) {
+            if kept.standing == Standing::Rests && self.groups.is_over(member(kept.shared.id())) {
+                kept.is_resting = true;
+                let exit = kept.last.clone().unwrap_or_else(|| Arc::new(Exit::never_started()));
+                kept.shared.end(exit);
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Whether workers are ready, and whether they still live: what was seen of them goes in, what is to be done is done.
+
+use super::{
+    Driver,
+    place::{Place, Timer, live_at},
+};
+use crate::{
+    policy::{
+        incarnation::{Ask, Input},
+        readiness::{Mark, Outcome, Readiness, Sign},
+        watchdog::{Act, Life, Vigil},
+    },
+    supervisor::{
+        WorkerId,
+        event::{EventKind, NotReady},
+        kept::Kept,
+        live::Live,
+        notify::NotifySocket,
+        prober::Prober,
+        ready::Ready,
+    },
+    sys::proc,
+    wire::notify::Notice,
+};
+use std::{
+    cmp::Reverse,
+    io::Read,
+    time::{Duration, Instant},
+};
+
+/// How many datagrams of one worker are heard before the others have their turn.
+const NOTICES: usize = 64;
+
+impl Driver {
+    /// A worker has been started: from now on its readiness is waited for, or its life is watched.
+    pub(super) fn attend(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(ready) = &live.spec.ready else { return self.watch_life(place) };
+        let wait = Readiness::new(ready.mark(), ready.within, live.started);
+        if let Some(probe) = ready.probe() {
+            let (worker, incarnation) = (live.shared.id(), live.present.number());
+            // Without a thread nobody asks, and its time runs out.
+            live.health.prober = Prober::start(probe.clone(), self.mailbox.clone(), worker, incarnation).ok();
+        }
+        live.health.readiness = Some(wait);
+        self.see(place, Sign::Shown(Mark::Started));
+        self.set_health_timer(place);
+    }
+
+    fn watch_life(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        live.present.set_ready();
+        live.shared.tell_change();
+        live.health.vigil = live.spec.watchdog.map(|watchdog| Vigil::new(watchdog, self.clock.now()));
+        let worker = live.shared.id();
+        self.set_health_timer(place);
+        self.member_ready(worker);
+    }
+
+    /// Something was observed that may make it ready, or keep it from ever being so.
+    pub(super) fn see(&mut self, place: Place, sign: Sign) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(readiness) = &mut live.health.readiness else { return };
+        let outcome = readiness.see(sign, self.clock.now());
+        self.conclude(place, outcome);
+    }
+
+    fn conclude(&mut self, place: Place, outcome: Option<Outcome>) {
+        let (Some(outcome), Some(live)) = (outcome, live_at(&mut self.slots, place)) else { return };
+        live.health.readiness = None;
+        live.health.prober = None;
+        let why = match outcome {
+            Outcome::Became { after } => {
+                self.outlet.send(live.event(EventKind::Ready { after }));
+                return self.watch_life(place);
+            }
+            Outcome::Missed { waited } => NotReady::TimedOut { waited },
+            Outcome::Closed { after } => NotReady::Closed { after },
+            Outcome::Died { after } => NotReady::Died { after },
+        };
+        self.outlet.send(live.event(EventKind::NotReady(why)));
+        if !matches!(why, NotReady::Died { .. }) {
+            live.health.is_unhealthy = true;
+            self.input(place, Input::Ask(Ask::Stop));
+        }
+    }
+
+    /// What was read of it has shown something.
+    pub(super) fn look_at_signs(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if let Some(mark) = live.health.shown.take() {
+            self.see(place, Sign::Shown(mark));
+        }
+    }
+
+    /// A prober has come through.
+    pub(super) fn reached(&mut self, worker: WorkerId, incarnation: u32) {
+        let Some(place) = self.kept.get(&worker).and_then(Kept::place) else { return };
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let mark = live.spec.ready.as_ref().map(Ready::mark);
+        if let (true, Some(mark)) = (live.present.number() == incarnation, mark) {
+            self.see(place, Sign::Shown(mark));
+        }
+    }
+
+    /// The pipe for the newline has something, or has ended.
+    pub(super) fn ring(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(bell) = &live.health.bell else { return };
+        let mut part = [0; 256];
+        let mut bell_reader = bell;
+        let sign = match bell_reader.read(&mut part) {
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {
+                return;
+            }
+            Ok(bytes @ 1..) if !part.iter().take(bytes).any(|byte| *byte == b'\n') => return,
+            Ok(1..) => Sign::Shown(Mark::Newline),
+            Ok(_) | Err(_) => Sign::DescriptorClosed,
+        };
+        drop(self.poller.remove(bell));
+        live.health.bell = None;
+        self.see(place, sign);
+    }
+
+    /// It asks for more time, to become ready or to end.
+    pub(super) fn extend(&mut self, place: Place, time: Duration) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if let Some(readiness) = &mut live.health.readiness {
+            readiness.extend(time, self.clock.now());
+            self.set_health_timer(place);
+        }
+        self.input(place, Input::Ask(Ask::Extend(time)));
+    }
+
+    /// It has told how it is.
+    pub(super) fn notice(&mut self, place: Place) {
+        for _ in 0..NOTICES {
+            let Some(live) = live_at(&mut self.slots, place) else { return };
+            let Some(notices) = live.health.notices.as_ref().and_then(NotifySocket::receive) else { return };
+            for notice in notices {
+                self.hear_notice(place, notice);
+            }
+        }
+    }
+
+    fn hear_notice(&mut self, place: Place, notice: Notice) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        match notice {
+            Notice::Ready => self.see(place, Sign::Shown(Mark::Notified)),
+            Notice::Status(text) => {
+                // A flood of them must not fill the channel: the last one is always in `Supervisor::status`.
+                if self.outlet.received() >= live.health.last_told {
+                    self.outlet.send(live.event(EventKind::Status(text.clone())));
+                    live.health.last_told = self.outlet.sent();
+                }
+                live.health.status = Some(text);
+            }
+            Notice::Stopping => {
+                if !std::mem::replace(&mut live.health.is_stopping, true) {
+                    self.outlet.send(live.event(EventKind::Stopping));
+                }
+            }
+            Notice::Alive => live.alive(Life::Notify, self.clock.now()),
+            Notice::Trigger if live.health.vigil.is_some() => self.do_act(place, Act::StopLadder),
+            Notice::Trigger => {}
+            Notice::Extend(time) => self.extend(place, time),
+        }
+    }
+
+    /// Time for the wait, or for the watchdog.
+    pub(super) fn check_health(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if live.health.timer.is_some_and(|due| due > self.clock.now()) {
+            return;
+        }
+        live.health.timer = None;
+        if let Some(readiness) = &mut live.health.readiness {
+            let outcome = readiness.timeout(self.clock.now());
+            self.conclude(place, outcome);
+        }
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        live.notice_control(self.clock.now());
+        let is_stopped =
+            live.present.is_frozen() || proc::usage(live.present.child().pid()).is_some_and(|usage| usage.is_stopped);
+        let acts = match &mut live.health.vigil {
+            Some(vigil) => vigil.timeout(self.clock.now(), Duration::ZERO, is_stopped),
+            None => Vec::new(),
+        };
+        for act in acts {
+            self.do_act(place, act);
+        }
+        self.set_health_timer(place);
+    }
+
+    fn do_act(&mut self, place: Place, act: Act) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        match act {
+            Act::Ping => {
+                if let Some(link) = live.present.link() {
+                    link.ping();
+                }
+            }
+            Act::TellSilent { since } => {
+                let silent_for = self.clock.now().saturating_duration_since(since);
+                self.outlet.send(live.event(EventKind::Silent { silent_for }));
+            }
+            // ESRCH: it has ended, and its report is on the way.
+            Act::AskForStack(signal) => drop(live.present.child().signal(signal)),
+            Act::StopLadder => {
+                self.outlet.send(live.event(EventKind::Unresponsive));
+                live.health.is_unhealthy = true;
+                self.input(place, Input::Ask(Ask::Stop));
+            }
+        }
+    }
+
+    pub(super) fn set_health_timer(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let readiness = live.health.readiness.as_ref().and_then(Readiness::poll_timeout);
+        let vigil = live.health.vigil.as_ref().and_then(Vigil::poll_timeout);
+        let Some(due) = readiness.into_iter().chain(vigil).min() else { return };
+        // One that comes too early is set anew: a flood of signs must not fill the table.
+        if live.health.timer.is_none_or(|set| due < set) {
+            live.health.timer = Some(due);
+            self.timers.push(Reverse((due, Timer::Health(place))));
+        }
+    }
+}
+
+impl Live {
+    /// What was read of control since this was looked at last is a sign of life.
+    pub(in crate::supervisor) fn notice_control(&mut self, now: Instant) {
+        if self.health.vigil.is_some() && self.present.link().is_some_and(|link| link.was_heard()) {
+            self.alive(Life::Ping, now);
+        }
+    }
+
+    /// A sign of life, if it is the kind that is waited for.
+    pub(in crate::supervisor) fn alive(&mut self, life: Life, now: Instant) {
+        if let (Some(vigil), Some(watchdog)) = (&mut self.health.vigil, &self.spec.watchdog)
+            && watchdog.life() == life
+        {
+            vigil.alive(now);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Workers across their incarnations in the loop: what becomes of one that has ended, and what its user wants of it.
+
+use super::{
+    Again, Driver,
+    place::{Place, Timer},
+};
+use crate::{
+    exit::Exit,
+    launch::SpawnError,
+    policy::{
+        incarnation::{Ask, Input},
+        restart::{Cause, Verdict},
+    },
+    supervisor::{
+        WorkerId,
+        event::{Event, EventKind},
+        kept::{Kept, Standing, Wish},
+        spec::WorkerSpec,
+        worker::WorkerShared,
+    },
+};
+use std::{cmp::Reverse, collections::hash_map::Entry, sync::Arc, time::Duration};
+
+/// What its user wants of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Action {
+    Stop,
+    StopWithin(Duration),
+    Restart,
+}
+
+/// Why a worker has no incarnation just now.
+pub(super) enum Left {
+    Ended {
+        exit: Arc<Exit>,
+        /// We have ended it ourselves, and nobody had asked for that.
+        unhealthy: bool,
+    },
+    NotStarted(SpawnError),
+}
+
+impl Driver {
+    /// An incarnation has begun. False if nobody wants it any more.
+    pub(super) fn keep(&mut self, shared: &Arc<WorkerShared>, spec: &Arc<WorkerSpec>, place: Place) -> bool {
+        match self.kept.entry(shared.id()) {
+            Entry::Vacant(vacant) => {
+                let seed = next_seed(&mut self.seed, shared.id());
+                vacant.insert(Kept::new(shared, spec, Standing::Lives(place), seed));
+                true
+            }
+            Entry::Occupied(mut occupied) => {
+                let kept = occupied.get_mut();
+                kept.standing = Standing::Lives(place);
+                kept.wish == Wish::Policy
+            }
+        }
+    }
+
+    pub(super) fn act(&mut self, worker: WorkerId, action: Action) {
+        // One that has ended for good has ended.
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        if kept.is_member {
+            return self.act_member(worker, action);
+        }
+        match action {
+            Action::Restart if kept.wish == Wish::End => return,
+            Action::Restart => kept.wish = Wish::Again,
+            Action::Stop | Action::StopWithin(_) => kept.wish = Wish::End,
+        }
+        match (kept.standing, action) {
+            (Standing::Lives(place), Action::StopWithin(time)) => {
+                self.input(place, Input::Ask(Ask::StopWithin(time)));
+            }
+            (Standing::Lives(place), Action::Stop | Action::Restart) => self.input(place, Input::Ask(Ask::Stop)),
+            (Standing::Waits(_), Action::Restart) => {
+                kept.wish = Wish::Policy;
+                self.start_again(worker);
+            }
+            (Standing::Waits(_), Action::Stop | Action::StopWithin(_)) => self.end(worker),
+            // When it has started it is seen that nobody wants it, or that this is the new beginning that was wanted.
+            (Standing::Starts, Action::Restart) => kept.wish = Wish::Policy,
+            (Standing::Starts | Standing::Rests, Action::Stop | Action::StopWithin(_))
+            | (Standing::Rests, Action::Restart) => {}
+        }
+    }
+
+    /// The supervisor goes: everybody ends, and nobody comes back.
+    pub(super) fn end_everybody(&mut self) {
+        let everybody: Vec<WorkerId> = self.kept.keys().copied().collect();
+        for worker in everybody {
+            // Groups have nothing to say any more.
+            let rests = self.kept.get_mut(&worker).is_some_and(|kept| {
+                kept.is_member = false;
+                kept.standing == Standing::Rests
+            });
+            if rests {
+                self.end(worker);
+            }
+            self.act(worker, Action::StopWithin(self.grace_period));
+        }
+    }
+
+    /// An incarnation has ended, or could not begin: what now?
+    pub(super) fn left(&mut self, worker: WorkerId, left: Left) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let cause = match left {
+            Left::Ended { exit, unhealthy } => {
+                let ended = Cause::Ended { status: exit.status, ran: exit.duration };
+                let cause = if unhealthy { Cause::Unhealthy } else { ended };
+                kept.last = Some(exit);
+                cause
+            }
+            Left::NotStarted(error) => {
+                let cause = if error.is_permanent() { Cause::CannotStart } else { Cause::NotStarted };
+                let number = kept.shared.incarnation();
+                let kind = EventKind::NotStarted(Arc::new(error));
+                self.outlet.send(Event { worker, incarnation: number + 1, kind });
+                cause
+            }
+        };
+        if kept.is_member {
+            return self.left_member(worker, cause);
+        }
+        let verdict = if self.stopping { Verdict::Finished } else { kept.verdict(cause, self.clock.now()) };
+        let number = kept.shared.incarnation();
+        match verdict {
+            Verdict::Finished => self.end(worker),
+            Verdict::GivenUp(why) => {
+                self.outlet.send(Event { worker, incarnation: number, kind: EventKind::GaveUp(why) });
+                self.end(worker);
+            }
+            Verdict::Again { after } => {
+                self.outlet.send(Event { worker, incarnation: number, kind: EventKind::Restarting { after } });
+                // A pause beyond the clock is for ever: until somebody calls `restart`, or `stop`.
+                self.wait_for_restart(worker, after);
+            }
+        }
+    }
+
+    pub(super) fn wait_for_restart(&mut self, worker: WorkerId, after: Duration) {
+        let (Some(kept), Some(due)) = (self.kept.get_mut(&worker), self.clock.now().checked_add(after)) else { return };
+        kept.standing = Standing::Waits(due);
+        self.timers.push(Reverse((due, Timer::Restart(worker))));
+    }
+
+    /// The time for a restart has come, unless something has come between.
+    pub(super) fn restart(&mut self, worker: WorkerId) {
+        if self
+            .kept
+            .get(&worker)
+            .is_some_and(|kept| matches!(kept.standing, Standing::Waits(due) if due <= self.clock.now()))
+        {
+            self.start_again(worker);
+        }
+    }
+
+    pub(super) fn start_again(&mut self, worker: WorkerId) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        kept.standing = Standing::Starts;
+        kept.is_resting = false;
+        kept.restarts += u32::from(kept.shared.incarnation() > 0);
+        let (shared, spec) = (Arc::clone(&kept.shared), Arc::clone(&kept.spec));
+        // The spawner lives as long as this sender.
+        drop(self.again.send(Again { shared, spec }));
+    }
+
+    /// It will not come back.
+    pub(super) fn end(&mut self, worker: WorkerId) {
+        let Some(kept) = self.kept.remove(&worker) else { return };
+        // After its last event: whoever has waited for the exit finds it in the channel.
+        kept.shared.end(kept.last.unwrap_or_else(|| Arc::new(Exit::never_started())));
+    }
+
+    /// Nobody lives and nobody will.
+    pub(super) fn is_over(&self) -> bool {
+        self.closed && self.kept.values().all(|kept| kept.is_resting)
+    }
+}
+
+/// Workers of one supervisor must not draw the same pauses.
+pub(super) fn next_seed(seed: &mut u64, worker: WorkerId) -> u64 {
+    *seed = seed.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(worker.0);
+    *seed
+}

@@ -1,0 +1,196 @@
+//! One incarnation in the loop, from its start to its exit.
+
+use super::{
+    Arrival, Driver,
+    keep::Left,
+    place::{Place, Slot, Target, Timer, live_at},
+    streams::listen,
+};
+use crate::{
+    exit::{Exit, ExitStatus},
+    policy::{
+        incarnation::{Ask, Input, Output, StreamId},
+        readiness::Sign,
+        stop::StopStep,
+    },
+    supervisor::{event::EventKind, live::Live},
+};
+use std::{cmp::Reverse, sync::Arc};
+
+impl Driver {
+    pub(super) fn arrive(&mut self, mut arrival: Arrival) {
+        // By the loop's clock, which may be behind.
+        arrival.started = arrival.started.min(self.clock.now());
+        let (key, connect_time) = (arrival.key.take(), arrival.spec.connect_time);
+        let (shared, spec) = (Arc::clone(&arrival.shared), Arc::clone(&arrival.spec));
+        let live = Box::new(Live::new(arrival, &self.window));
+        self.outlet.send(live.event(EventKind::Started { pid: live.present.child().pid() }));
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() - 1
+        });
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.occupants = slot.occupants.wrapping_add(1);
+        let place = Place { slot: index, occupant: slot.occupants };
+        shared.begin(&live.present);
+        self.own.insert(live.present.child().pid().cast_signed());
+        slot.live = Some(live);
+        let is_wanted = self.keep(&shared, &spec, place);
+        self.watch(place);
+        self.member_started(shared.id());
+        // Before it is expected: it may have connected already, and that may be what makes it ready.
+        self.attend(place);
+        if let Some(key) = key {
+            self.expect(place, key, connect_time);
+        }
+        if self.stopping {
+            self.input(place, Input::Ask(Ask::StopWithin(self.grace_period)));
+        } else if !is_wanted {
+            self.input(place, Input::Ask(Ask::Stop));
+        }
+    }
+
+    fn watch(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        // epoll_ctl(2) can run out of memory or of the user's watches. A worker that cannot be heard must not live on unheard.
+        let watched = live.present.child().with_pidfd(|pidfd| self.poller.add(pidfd, Target::Process(place).token()));
+        if watched.is_err() {
+            self.input(place, Input::Unheard);
+        } else {
+            listen(&self.poller, live, place);
+            if let Some(bell) = &live.health.bell {
+                // Refused for want of memory: then its time to become ready runs out.
+                drop(self.poller.add(bell, Target::Bell(place).token()));
+            }
+            if let Some(notices) = &live.health.notices {
+                drop(self.poller.add(notices, Target::Notices(place).token()));
+            }
+        }
+    }
+
+    /// The process has ended. What it had written is read now, whatever its window says: it is no more than its pipes hold,
+    /// and its exit must not wait for a slow consumer.
+    pub(super) fn died(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        drop(live.present.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
+        self.last_talk(place);
+        for stream in StreamId::ALL {
+            let Some(live) = live_at(&mut self.slots, place) else { return };
+            if live.drain(stream, &mut self.scratch, &mut self.outlet) {
+                self.forget_stream(place, stream);
+                self.input(place, Input::StreamEnded(stream));
+            }
+        }
+        self.notice(place);
+        self.look_at_signs(place);
+        self.see(place, Sign::Died);
+        self.input(place, Input::Died);
+    }
+
+    pub(super) fn input(&mut self, place: Place, input: Input) {
+        let now = self.clock.now();
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let before = live.incarnation.poll_timeout();
+        let outputs = live.incarnation.handle(input, now);
+        let after = live.incarnation.poll_timeout();
+        if let Some(due) = after.filter(|_| after != before) {
+            self.timers.push(Reverse((due, Timer::Incarnation(place))));
+        }
+        for output in outputs {
+            self.perform(place, output);
+        }
+    }
+
+    fn perform(&mut self, place: Place, output: Output) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        match output {
+            Output::Climb(rung) => {
+                if !live.climb(rung) {
+                    self.input(place, Input::Ask(Ask::NothingDone));
+                }
+            }
+            Output::Kill => self.kill_tree(place),
+            Output::Abandon(stream) => {
+                // A paused stream was not listened to since the worker's death, so its end may have come unseen.
+                if !live.drain(stream, &mut self.scratch, &mut self.outlet) {
+                    live.abandon(stream, &mut self.outlet);
+                }
+                self.forget_stream(place, stream);
+            }
+            Output::Reap => self.bury(place),
+            Output::GiveUp => {
+                drop(live.present.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
+                for stream in StreamId::ALL {
+                    let Some(live) = live_at(&mut self.slots, place) else { return };
+                    live.drain(stream, &mut self.scratch, &mut self.outlet);
+                    self.forget_stream(place, stream);
+                }
+                let Some(live) = live_at(&mut self.slots, place) else { return };
+                // It may have ended after all, if it is one whose end could not be heard.
+                let reaped = live.present.child().reap().ok().flatten();
+                let mut exit = live.exit(reaped, self.clock.now());
+                if reaped.is_none() && live.present.child().is_running() {
+                    exit.status = ExitStatus::Stuck;
+                }
+                self.leave(place, exit);
+            }
+        }
+    }
+
+    /// Takes the status of one whose tree has ended.
+    pub(super) fn reap(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        // Before the kernel gives its number to somebody else.
+        live.present.leave_guard(&self.starter);
+        match live.present.child().reap() {
+            Ok(None) => self.input(place, Input::Withheld),
+            reaped => {
+                let exit = live.exit(reaped.ok().flatten(), self.clock.now());
+                self.leave(place, exit);
+            }
+        }
+    }
+
+    /// The last event of an incarnation; then its place is free.
+    fn leave(&mut self, place: Place, exit: Exit) {
+        let Some(live) = self.slots.get_mut(place.slot).and_then(|slot| slot.live.take()) else { return };
+        self.free.push(place.slot);
+        live.present.leave_guard(&self.starter);
+        live.present.leave_cell(&self.starter);
+        self.own.remove(&live.present.child().pid().cast_signed());
+        let exit = Arc::new(exit);
+        // Before the event: whoever hears of the exit finds that no call waits any more.
+        live.present.close_link(Some(&exit));
+        self.outlet.send(live.event(EventKind::Exited(Arc::clone(&exit))));
+        if let Some(bell) = &live.health.bell {
+            drop(self.poller.remove(bell));
+        }
+        if let Some(notices) = &live.health.notices {
+            drop(self.poller.remove(notices));
+        }
+        self.left(live.shared.id(), Left::Ended { exit, unhealthy: live.health.is_unhealthy });
+    }
+}
+
+impl Live {
+    /// Takes the steps of a rung of the stop ladder. False if there was nothing to do.
+    fn climb(&self, rung: usize) -> bool {
+        self.present.thaw();
+        let steps = self.spec.stop.rungs().get(rung).map(|rung| rung.steps.as_slice()).unwrap_or_default();
+        // Every one of them, also after the first that had something to do.
+        steps.iter().filter(|step| self.step(step)).count() > 0
+    }
+
+    fn step(&self, step: &StopStep) -> bool {
+        let child = self.present.child();
+        // ESRCH: it has ended, and its report is on the way. A stopped one gets its signal only when it goes on.
+        match step {
+            StopStep::ClosePipes => self.present.close_pipes(),
+            StopStep::Notify(method) => self.present.link().is_some_and(|link| link.tell(method)),
+            StopStep::Signal(signal) => child.signal(*signal).and_then(|()| child.signal(libc::SIGCONT)).is_ok(),
+            StopStep::SignalGroup(signal) => {
+                child.signal_group(*signal).and_then(|()| child.signal_group(libc::SIGCONT)).is_ok()
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What the loop knows of everybody, and what is done with everybody at once.
+
+use super::{
+    Action, Driver,
+    place::{Timer, live_at},
+};
+use crate::{
+    supervisor::{
+        WorkerId,
+        kept::{Kept, Wish},
+        live::Live,
+        status::{Status, WorkerState, WorkerStatus},
+        worker::WorkerShared,
+    },
+    sys::proc,
+};
+use std::{
+    cmp::Reverse,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+impl Driver {
+    pub(super) fn report(&mut self) -> Status {
+        let now = self.clock.now();
+        let mut workers: Vec<WorkerStatus> = Vec::with_capacity(self.kept.len());
+        for kept in self.kept.values() {
+            let live = kept.place().and_then(|place| live_at(&mut self.slots, place));
+            workers.push(status(kept, live.as_deref(), now));
+        }
+        workers.sort_unstable_by_key(|status| status.worker);
+        Status { workers, events_waiting: self.outlet.waiting() }
+    }
+
+    /// Everybody is to end for good. Gives those who were there.
+    pub(super) fn stop_all(&mut self, within: Option<Duration>) -> Vec<Arc<WorkerShared>> {
+        let everybody: Vec<_> =
+            self.kept.values().filter(|kept| !kept.is_resting).map(|kept| Arc::clone(&kept.shared)).collect();
+        let action = within.map_or(Action::Stop, Action::StopWithin);
+        for shared in &everybody {
+            // Members end in their groups' order, and are killed where that takes too long. Those that are ending already end
+            // faster.
+            let waits = self.kept.get(&shared.id()).is_some_and(|kept| kept.is_member && kept.wish != Wish::End);
+            if !waits {
+                self.act(shared.id(), action);
+            }
+        }
+        self.stop_groups();
+        if let Some(due) = within.and_then(|within| self.clock.now().checked_add(within)) {
+            self.timers.push(Reverse((due, Timer::Force)));
+        }
+        everybody
+    }
+
+    /// The user has stopped the program: its workers are stopped with it, and the clock.
+    pub(super) fn freeze(&mut self) {
+        self.clock.stop();
+        self.signal_everybody(libc::SIGSTOP);
+    }
+
+    pub(super) fn thaw(&mut self) {
+        self.signal_everybody(libc::SIGCONT);
+        self.clock.go_on();
+    }
+
+    fn signal_everybody(&mut self, signal: i32) {
+        let everybody: Vec<WorkerId> = self.kept.keys().copied().collect();
+        for worker in everybody {
+            let Some(place) = self.kept.get(&worker).and_then(Kept::place) else { continue };
+            if let Some(live) = live_at(&mut self.slots, place) {
+                // ESRCH: it has ended.
+                drop(live.present.child().signal_group(signal));
+            }
+        }
+    }
+}
+
+fn status(kept: &Kept, live: Option<&Live>, now: Instant) -> WorkerStatus {
+    let usage = live.and_then(|live| proc::usage(live.present.child().pid()));
+    let state = match live {
+        None if kept.is_resting => WorkerState::Ended,
+        None => WorkerState::Waiting,
+        Some(_) if kept.wish != Wish::Policy => WorkerState::Stopping,
+        Some(live) if live.health.is_unhealthy => WorkerState::Stopping,
+        Some(live) if !live.present.is_ready() => WorkerState::Starting,
+        Some(_) => WorkerState::Running,
+    };
+    WorkerStatus {
+        worker: kept.shared.id(),
+        name: kept.shared.name().into(),
+        state,
+        incarnation: kept.shared.incarnation(),
+        pid: live.map(|live| live.present.child().pid()),
+        uptime: live.map(|live| now.saturating_duration_since(live.started)),
+        restarts: kept.restarts,
+        window_used: live.map_or(0, |live| live.meter.used()),
+        window: kept.spec.window,
+        is_paused: live.is_some_and(|live| live.paused),
+        control_queue: live.and_then(|live| live.present.link()).map_or(0, |link| link.queued()),
+        last_message: live.and_then(|live| live.last_message).map(|at| now.saturating_duration_since(at)),
+        status: live.and_then(|live| live.health.status.clone()),
+        cpu: usage.map(|usage| usage.cpu),
+        rss_bytes: usage.map(|usage| usage.resident_bytes),
+    }
+}

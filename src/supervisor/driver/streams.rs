@@ -1,0 +1,81 @@
+//! The workers' streams in the loop: read, paused while too much is out, read again.
+
+use super::{
+    Driver, FIRST_LOOK, LAST_LOOK,
+    place::{Place, Target, live_at},
+};
+use crate::{
+    policy::incarnation::{Input, StreamId},
+    supervisor::live::Live,
+    sys::epoll::Poller,
+};
+use std::mem;
+
+impl Driver {
+    pub(super) fn read(&mut self, place: Place, stream: StreamId) {
+        // Before the read and not after it: otherwise each of a thousand workers could read once past their supervisor's window.
+        self.pause_if_used_up(place);
+        let Some(live) = live_at(&mut self.slots, place).filter(|live| !live.paused) else { return };
+        let has_ended = live.read(stream, &mut self.scratch, &mut self.outlet);
+        live.note_messages(|| self.clock.now());
+        if live.health.shown.is_some() {
+            self.look_at_signs(place);
+        }
+        if has_ended {
+            self.forget_stream(place, stream);
+            self.input(place, Input::StreamEnded(stream));
+        }
+    }
+
+    /// Takes a stream out of the poller and closes it.
+    pub(super) fn forget_stream(&mut self, place: Place, stream: StreamId) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if let Some(listener) = live.close(stream) {
+            // Closing alone would not do: a fork of the host can hold the same description, and it would be reported for ever.
+            drop(self.poller.remove(&listener));
+        }
+    }
+
+    fn pause_if_used_up(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if live.paused || !live.levels(&self.outlet).must_pause() {
+            return;
+        }
+        for listener in live.listeners() {
+            drop(self.poller.remove(listener));
+        }
+        live.paused = true;
+        self.paused.push(place);
+        self.next_look = FIRST_LOOK;
+    }
+
+    /// Goes on with whoever has room again.
+    pub(super) fn resume(&mut self) {
+        if self.paused.is_empty() {
+            return;
+        }
+        let before = self.paused.len();
+        let mut paused = mem::take(&mut self.paused);
+        paused.retain(|&place| {
+            let Some(live) = live_at(&mut self.slots, place) else { return false };
+            // First ask to be woken, then look: bytes that come back in between are seen by one or the other.
+            live.meter.wait_for_room();
+            if !live.levels(&self.outlet).may_resume() {
+                return true;
+            }
+            live.paused = false;
+            listen(&self.poller, live, place);
+            false
+        });
+        self.paused = paused;
+        self.next_look = if self.paused.len() < before { FIRST_LOOK } else { (self.next_look * 2).min(LAST_LOOK) };
+    }
+}
+
+/// Has a worker's streams reported. If the kernel refuses, its death still is: it is killed rather than left unheard.
+pub(super) fn listen(poller: &Poller, live: &Live, place: Place) {
+    if live.listeners().any(|listener| poller.add(listener, Target::Stream(place, listener.id).token()).is_err()) {
+        // ESRCH: it has ended already.
+        drop(live.present.child().signal_group(libc::SIGKILL));
+    }
+}

@@ -1,0 +1,234 @@
+//! Workers that belong together: who starts after whom, and who is restarted with whom.
+
+use super::{
+    driver::{Command, GroupCommand, Mailbox},
+    spec::WorkerSpec,
+    worker::{Worker, WorkerId, WorkerShared},
+};
+use crate::{
+    launch::SpecError,
+    policy::{
+        group::{self, AutoShutdown, GroupIntensity, GroupSettings, Strategy},
+        restart::Restart,
+    },
+};
+use crossbeam_channel::Sender;
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// The name of a group in events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub(super) u64);
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "group #{}", self.0)
+    }
+}
+
+/// How a [`WorkerGroup`] is kept alive.
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub struct GroupPolicy {
+    strategy: Strategy,
+    auto_shutdown: AutoShutdown,
+    restarts: u32,
+    period: Duration,
+    pub(super) restart: Restart,
+    pub(super) significant: bool,
+}
+
+impl Default for GroupPolicy {
+    /// One for one; gives up after 5 restarts within 30 s; ended for good then.
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::default(),
+            auto_shutdown: AutoShutdown::default(),
+            restarts: 5,
+            period: Duration::from_secs(30),
+            restart: Restart::Never,
+            significant: false,
+        }
+    }
+}
+
+impl From<Strategy> for GroupPolicy {
+    fn from(strategy: Strategy) -> Self {
+        Self { strategy, ..Self::default() }
+    }
+}
+
+impl GroupPolicy {
+    /// How many restarts within which time the group bears: those that take others along, and those of whole groups in it. With
+    /// one more it gives up: all of it is stopped, and the group around it takes that for its failure. A worker that comes back
+    /// alone is bounded by its own [`Intensity`](crate::Intensity).
+    pub fn intensity(mut self, restarts: u32, period: Duration) -> Self {
+        (self.restarts, self.period) = (restarts, period);
+        self
+    }
+
+    /// Whether it ends by itself when its [significant](WorkerSpec::significant) members have.
+    pub fn auto_shutdown(mut self, when: AutoShutdown) -> Self {
+        self.auto_shutdown = when;
+        self
+    }
+
+    /// When the group around it starts it again after it has given up, or ended by itself; by default never.
+    pub fn restart(mut self, when: Restart) -> Self {
+        self.restart = when;
+        self
+    }
+
+    /// Its end counts for the automatic shutdown of the group around it.
+    pub fn significant(mut self) -> Self {
+        self.significant = true;
+        self
+    }
+
+    pub(super) fn settings(&self) -> GroupSettings {
+        let intensity = GroupIntensity { restarts: self.restarts, period: self.period };
+        GroupSettings { strategy: self.strategy, auto_shutdown: self.auto_shutdown, intensity }
+    }
+}
+
+/// Why a group or a worker was not added.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GroupError {
+    /// The worker's spec is wrong.
+    #[error("the worker's spec is wrong")]
+    Spec(#[from] SpecError),
+    /// It makes no sense in this group: it is significant but would never end, or nobody looks whether it does; it waits for
+    /// somebody who waits for it, who never ends, or who is in no group.
+    #[error("it cannot be in this group: {reason}")]
+    Refused {
+        /// Which rule it breaks, naming workers and groups by their ids.
+        reason: Box<str>,
+    },
+    /// The supervisor takes no more workers.
+    #[error("the supervisor takes no more workers")]
+    SupervisorGone,
+}
+
+impl From<group::GroupError> for GroupError {
+    fn from(error: group::GroupError) -> Self {
+        Self::Refused { reason: error.to_string().into() }
+    }
+}
+
+impl From<GroupError> for io::Error {
+    fn from(error: GroupError) -> Self {
+        let kind = match &error {
+            GroupError::Spec(_) | GroupError::Refused { .. } => io::ErrorKind::InvalidInput,
+            GroupError::SupervisorGone => io::ErrorKind::BrokenPipe,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Workers that belong together, as their parent holds them: from [`Supervisor::group`](super::Supervisor::group). Cheap to clone;
+/// dropping it changes nothing.
+///
+/// Members start in the order in which they were added, each as soon as what it [waits for](WorkerSpec::after) is there, and stop
+/// in the reverse order. Who is restarted with whom is the group's [`Strategy`].
+///
+/// ```no_run
+/// use pipewright::{Ready, Restart, Strategy, Supervisor, When, WorkerSpec};
+///
+/// let supervisor = Supervisor::new()?;
+/// let group = supervisor.group(Strategy::RestForOne)?;
+/// let database = WorkerSpec::new("database").ready(Ready::connect_tcp("127.0.0.1:5432")).restart(Restart::Always);
+/// let database = group.add(database)?;
+/// group.add(WorkerSpec::new("web").restart(Restart::Always).after(&database, When::Ready))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+#[doc(alias = "supervisor")]
+pub struct WorkerGroup {
+    id: GroupId,
+    mailbox: Mailbox,
+    last_id: Arc<AtomicU64>,
+}
+
+impl WorkerGroup {
+    pub(super) fn add_to(
+        parent: Option<GroupId>,
+        policy: GroupPolicy,
+        mailbox: &Mailbox,
+        last_id: &Arc<AtomicU64>,
+    ) -> Result<Self, GroupError> {
+        let group = Self { id: GroupId(next(last_id)), mailbox: mailbox.clone(), last_id: Arc::clone(last_id) };
+        group.ask(|answer| GroupCommand::Add { group: group.id, parent, policy, answer })?;
+        Ok(group)
+    }
+
+    /// Its name in events.
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// A group within this one.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError::Refused`] where it is significant and that makes no sense.
+    pub fn group(&self, policy: impl Into<GroupPolicy>) -> Result<Self, GroupError> {
+        Self::add_to(Some(self.id), policy.into(), &self.mailbox, &self.last_id)
+    }
+
+    /// Adds a worker. It is started when what it waits for is there and its group runs; that it could not be started is an
+    /// [event](crate::EventKind::NotStarted).
+    ///
+    /// # Errors
+    ///
+    /// A mistake in the spec, or [`GroupError::Refused`].
+    pub fn add(&self, spec: WorkerSpec) -> Result<Worker, GroupError> {
+        spec.check_member()?;
+        let name = spec.name.clone().unwrap_or_else(|| spec.plan.program_name());
+        let shared = Arc::new(WorkerShared::new(WorkerId(next(&self.last_id)), name, self.mailbox.clone(), None));
+        let (ours, spec) = (Arc::clone(&shared), Arc::new(spec));
+        self.ask(|answer| GroupCommand::AddWorker { group: self.id, shared, spec, answer })?;
+        Ok(Worker { shared: ours })
+    }
+
+    /// Forgets a worker of this group or of one within it: it is stopped before, and ends for good.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError::Refused`] where another member waits for it, or it is in no group.
+    pub fn remove(&self, worker: &Worker) -> Result<(), GroupError> {
+        self.ask(|answer| GroupCommand::Remove { worker: worker.id(), answer })
+    }
+
+    /// Starts it again, with all in it, after [`stop`](Self::stop) or after it has ended.
+    pub fn start(&self) {
+        self.mailbox.send(Command::Group(GroupCommand::Start(self.id)));
+    }
+
+    /// Ends all in it, in reverse order; only [`start`](Self::start) or [`restart`](Self::restart) brings them back. Returns at
+    /// once; the end is told by [`GroupEnded`](crate::EventKind::GroupEnded).
+    pub fn stop(&self) {
+        self.mailbox.send(Command::Group(GroupCommand::Stop(self.id)));
+    }
+
+    /// Ends all in it and starts it again.
+    pub fn restart(&self) {
+        self.mailbox.send(Command::Group(GroupCommand::Restart(self.id)));
+    }
+
+    fn ask(&self, command: impl FnOnce(Sender<Result<(), GroupError>>) -> GroupCommand) -> Result<(), GroupError> {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        self.mailbox.send(Command::Group(command(answer)));
+        answered.recv().unwrap_or(Err(GroupError::SupervisorGone))
+    }
+}
+
+fn next(last_id: &AtomicU64) -> u64 {
+    last_id.fetch_add(1, Ordering::Relaxed) + 1
+}

@@ -1,0 +1,89 @@
+//! One worker across its incarnations, as the loop sees it.
+
+use super::{driver::Place, spec::WorkerSpec, worker::WorkerShared};
+use crate::{
+    exit::Exit,
+    policy::restart::{Cause, Restarts, Verdict},
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// What its user wants of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// What the policy says.
+    Policy,
+    /// To begin anew.
+    Again,
+    /// To end.
+    End,
+}
+
+/// Where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Lives(Place),
+    /// It is started again then, unless that has changed.
+    Waits(Instant),
+    /// The spawner has it.
+    Starts,
+    /// A member of a group that is not to run just now.
+    Rests,
+}
+
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) shared: Arc<WorkerShared>,
+    pub(super) spec: Arc<WorkerSpec>,
+    pub(super) standing: Standing,
+    pub(super) wish: Wish,
+    /// How many times it was started again.
+    pub(super) restarts: u32,
+    policy: Restarts,
+    /// How its last incarnation ended.
+    pub(super) last: Option<Arc<Exit>>,
+    /// Its group says when it starts.
+    pub(super) is_member: bool,
+    /// It is told to have ended, until its group wants it again.
+    pub(super) is_resting: bool,
+    /// How long to wait if its group has it come back.
+    pub(super) backoff: Duration,
+}
+
+impl Kept {
+    pub(super) fn new(shared: &Arc<WorkerShared>, spec: &Arc<WorkerSpec>, standing: Standing, seed: u64) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            spec: Arc::clone(spec),
+            standing,
+            wish: Wish::Policy,
+            restarts: 0,
+            policy: Restarts::new(spec.restart.clone(), seed),
+            last: None,
+            is_member: false,
+            is_resting: false,
+            backoff: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn place(&self) -> Option<Place> {
+        match self.standing {
+            Standing::Lives(place) => Some(place),
+            Standing::Waits(_) | Standing::Starts | Standing::Rests => None,
+        }
+    }
+
+    /// What becomes of it now that an incarnation has ended, or could not begin.
+    pub(super) fn verdict(&mut self, cause: Cause, now: Instant) -> Verdict {
+        match self.wish {
+            Wish::Policy => self.policy.decide(cause, now),
+            Wish::End => Verdict::Finished,
+            Wish::Again => {
+                self.wish = Wish::Policy;
+                Verdict::Again { after: Duration::ZERO }
+            }
+        }
+    }
+}

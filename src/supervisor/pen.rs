@@ -1,0 +1,170 @@
+//! The cgroups that workers live in, where we may make some: what is started there does not get out.
+
+use crate::{
+    launch::TreeLimit,
+    sys::cgroup::{Cgroup, CgroupError, Site},
+};
+use std::{
+    fs,
+    path::PathBuf,
+    process,
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
+
+/// How many empty ones are kept for the next workers: to make and remove one costs more than the rest of a start.
+const SPARE: usize = 64;
+
+/// How strongly a worker's descendants are held together, from [`Worker::containment`](crate::Worker::containment). The strongest
+/// that is to be had is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Containment {
+    /// A cgroup of its own, which nobody leaves: all of it ends with the worker, whatever it does. For a supervisor that may make
+    /// cgroups (v2) below its own: root, or who has got a subtree delegated.
+    Cgroup,
+    /// A process group of its own, and the token in the environment.
+    Group,
+    /// The token alone: it shares our process group.
+    Process,
+}
+
+/// One supervisor's cgroup, in which its workers' lie.
+#[derive(Debug, Default)]
+pub(super) struct Pen {
+    /// Made when it is needed first; nothing where we may not.
+    home: OnceLock<Option<Cgroup>>,
+    spare: Mutex<Vec<Cell>>,
+    made: AtomicU32,
+}
+
+/// The cgroup of one incarnation.
+#[derive(Debug)]
+pub(super) struct Cell {
+    pub(super) cgroup: Cgroup,
+    /// It has limits of its own, and is nobody else's afterwards.
+    is_limited: bool,
+    /// It was killed as a whole. Whoever is born into such a cgroup is killed at once, however long ago that was: the kernel
+    /// (6.18) takes it for a fork that was under way (docs/gotchas.md, "A cgroup that was killed").
+    was_killed: AtomicBool,
+}
+
+impl Cell {
+    /// SIGKILL to all who live in it.
+    pub(super) fn kill(&self) {
+        self.was_killed.store(true, Ordering::Relaxed);
+        // Fails where it has been taken away, and then nobody is in it.
+        drop(self.cgroup.kill());
+    }
+
+    fn may_be_used_again(&self) -> bool {
+        !self.is_limited && !self.was_killed.load(Ordering::Relaxed) && !self.is_populated()
+    }
+
+    /// Whether the kernel has killed one of its inhabitants for want of memory. Asked only where a limit was set: elsewhere the
+    /// figure is not this worker's.
+    pub(super) fn oom_killed(&self) -> bool {
+        self.is_limited && self.cgroup.oom_kills().is_ok_and(|kills| kills > 0)
+    }
+
+    /// Whether somebody lives in it.
+    pub(super) fn is_populated(&self) -> bool {
+        self.cgroup.is_populated().unwrap_or(true)
+    }
+}
+
+impl Pen {
+    fn home(&self) -> Option<&Cgroup> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let make = || {
+            let name = format!("pipewright-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            let site = Site::find().ok()?;
+            // Of a host that was killed in the moment between making its own and starting its guard.
+            site.clean(is_left_over);
+            site.create(&name).ok()
+        };
+        self.home.get_or_init(make).as_ref()
+    }
+
+    /// Asks once more, for the reason.
+    fn why_not() -> CgroupError {
+        let name = format!("pipewright-{}-refused", process::id());
+        match Site::find().and_then(|site| site.create(&name)) {
+            Err(error) => error,
+            Ok(made) => {
+                drop(made.remove());
+                CgroupError::BadName { name: name.into() }
+            }
+        }
+    }
+
+    /// Where it is, to be killed as a whole.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        self.home().map(|home| home.path().to_owned())
+    }
+
+    /// An empty one; nothing where there are none for us.
+    pub(super) fn take(&self) -> Option<Cell> {
+        let spare = lock(&self.spare).pop();
+        spare.or_else(|| self.make(self.home()?).ok())
+    }
+
+    /// One of its own for a worker that is limited.
+    pub(super) fn take_limited(&self, limits: &[TreeLimit]) -> Result<Cell, CgroupError> {
+        let Some(home) = self.home() else { return Err(Self::why_not()) };
+        let mut cell = self.make(home)?;
+        cell.is_limited = true;
+        let limited = limits.iter().try_for_each(|limit| match *limit {
+            TreeLimit::MemoryBytes(bytes) => cell.cgroup.set_memory_max(bytes),
+            TreeLimit::Millicores(millicores) => cell.cgroup.set_cpu_max(millicores),
+            TreeLimit::Processes(count) => cell.cgroup.set_pids_max(count),
+        });
+        match limited {
+            Ok(()) => Ok(cell),
+            Err(error) => {
+                drop(cell.cgroup.remove());
+                Err(error)
+            }
+        }
+    }
+
+    fn make(&self, home: &Cgroup) -> Result<Cell, CgroupError> {
+        let cgroup = home.create(&self.made.fetch_add(1, Ordering::Relaxed).to_string())?;
+        Ok(Cell { cgroup, is_limited: false, was_killed: AtomicBool::new(false) })
+    }
+
+    /// Its worker has ended.
+    pub(super) fn give_back(&self, cell: Cell) {
+        let mut spare = lock(&self.spare);
+        if spare.len() < SPARE && cell.may_be_used_again() {
+            spare.push(cell);
+        } else {
+            // Refused where a process that does not die is in it; then it stays, and so does the supervisor's own.
+            drop(cell.cgroup.remove());
+        }
+    }
+}
+
+impl Drop for Pen {
+    fn drop(&mut self) {
+        for cell in lock(&self.spare).drain(..) {
+            drop(cell.cgroup.remove());
+        }
+        if let Some(Some(home)) = self.home.get() {
+            // With whatever is still in it, where nobody lives.
+            drop(home.remove());
+        }
+    }
+}
+
+/// Whether a cgroup's name is that of a supervisor whose process is gone.
+fn is_left_over(name: &str) -> bool {
+    let owner = name.strip_prefix("pipewright-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+    owner.is_some_and(|pid| !fs::exists(format!("/proc/{pid}")).unwrap_or(true))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

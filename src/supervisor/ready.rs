@@ -1,0 +1,201 @@
+//! What makes a worker ready for work.
+
+use crate::{
+    launch::{Pass, SpecError},
+    policy::readiness::Mark,
+    wire::message::{Line, Message},
+};
+use regex_lite::Regex;
+use std::{
+    fmt,
+    net::{TcpStream, ToSocketAddrs},
+    os::unix::net::UnixStream,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+/// How long a worker has to become ready, by default.
+const READY_TIME: Duration = Duration::from_secs(30);
+/// How long one attempt to connect may take.
+const CONNECT_TIME: Duration = Duration::from_secs(1);
+/// The pipe on which readiness is told by a newline.
+pub(super) const BELL: &str = "readiness";
+
+/// When a worker counts as ready, for [`WorkerSpec::ready`](crate::WorkerSpec::ready). It is told as
+/// [`EventKind::Ready`](crate::EventKind::Ready). One that is not ready [in time](Self::within) is stopped, and started again where
+/// its restart policy says so.
+///
+/// ```
+/// use pipewright::{Ready, WorkerSpec};
+/// use std::time::Duration;
+///
+/// WorkerSpec::new("redis-server").args(["--supervised", "systemd"]).ready(Ready::notify());
+/// WorkerSpec::new("web").ready(Ready::line("listening on port [0-9]+").within(Duration::from_secs(5)));
+/// WorkerSpec::new("postgres").ready(Ready::connect_tcp("127.0.0.1:5432"));
+/// ```
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Ready {
+    pub(super) wanted: Wanted,
+    pub(super) within: Duration,
+}
+
+#[derive(Clone)]
+pub(super) enum Wanted {
+    Started,
+    Control,
+    Message(Arc<dyn Fn(&Message) -> bool + Send + Sync>),
+    Line(Box<str>, Option<Regex>),
+    Newline(Pass),
+    Notify,
+    Probe(Probe),
+}
+
+/// What is tried again and again.
+#[derive(Clone)]
+pub(super) enum Probe {
+    Tcp(Box<str>),
+    Unix(PathBuf),
+    Check(Arc<dyn Fn() -> bool + Send + Sync>),
+}
+
+impl Ready {
+    fn new(wanted: Wanted) -> Self {
+        Self { wanted, within: READY_TIME }
+    }
+
+    /// As soon as its program runs.
+    pub fn started() -> Self {
+        Self::new(Wanted::Started)
+    }
+
+    /// When it has connected to its control pipe.
+    pub fn control() -> Self {
+        Self::new(Wanted::Control)
+    }
+
+    /// When it sends a message that `is_it` accepts. Called in the supervisor's loop: be quick.
+    pub fn message(is_it: impl Fn(&Message) -> bool + Send + Sync + 'static) -> Self {
+        Self::new(Wanted::Message(Arc::new(is_it)))
+    }
+
+    /// When a line of its captured standard output or error matches a regular expression, in the syntax of the crate
+    /// [`regex-lite`](https://docs.rs/regex-lite).
+    pub fn line(pattern: &str) -> Self {
+        Self::new(Wanted::Line(pattern.into(), Regex::new(pattern).ok()))
+    }
+
+    /// When it writes a newline to a descriptor that it gets for this, as programs for s6 do. Closing it before is no readiness.
+    #[doc(alias = "notification-fd")]
+    pub fn newline(pass: Pass) -> Self {
+        Self::new(Wanted::Newline(pass))
+    }
+
+    /// When it tells so by `sd_notify`: it finds the socket in `NOTIFY_SOCKET`.
+    #[doc(alias = "sd_notify")]
+    pub fn notify() -> Self {
+        Self::new(Wanted::Notify)
+    }
+
+    /// When somebody accepts connections at this TCP address: `host:port`.
+    pub fn connect_tcp(address: impl Into<Box<str>>) -> Self {
+        Self::new(Wanted::Probe(Probe::Tcp(address.into())))
+    }
+
+    /// When somebody accepts connections at this socket file.
+    pub fn connect_unix(path: impl Into<PathBuf>) -> Self {
+        Self::new(Wanted::Probe(Probe::Unix(path.into())))
+    }
+
+    /// When this says so. It is called on a thread of its own, again and again, with pauses of 10 ms at first and 500 ms at last.
+    pub fn check(is_ready: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self::new(Wanted::Probe(Probe::Check(Arc::new(is_ready))))
+    }
+
+    /// How long it has, from its start; by default 30 s.
+    pub fn within(mut self, time: Duration) -> Self {
+        self.within = time;
+        self
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        match &self.wanted {
+            Wanted::Started => Mark::Started,
+            Wanted::Control => Mark::Connected,
+            Wanted::Message(_) => Mark::Message,
+            Wanted::Line(..) => Mark::Line,
+            Wanted::Newline(_) => Mark::Newline,
+            Wanted::Notify => Mark::Notified,
+            Wanted::Probe(Probe::Tcp(_) | Probe::Unix(_)) => Mark::Reached,
+            Wanted::Probe(Probe::Check(_)) => Mark::Checked,
+        }
+    }
+
+    pub(super) fn probe(&self) -> Option<&Probe> {
+        match &self.wanted {
+            Wanted::Probe(probe) => Some(probe),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_by_notice(&self) -> bool {
+        matches!(self.wanted, Wanted::Notify)
+    }
+
+    pub(super) fn is_message(&self, message: &Message) -> bool {
+        match &self.wanted {
+            Wanted::Message(is_it) => unharmed(|| is_it(message)),
+            _ => false,
+        }
+    }
+
+    pub(super) fn is_line(&self, line: &Line) -> bool {
+        match &self.wanted {
+            Wanted::Line(_, Some(pattern)) => pattern.is_match(&line.text()),
+            _ => false,
+        }
+    }
+
+    pub(super) fn check_spec(&self) -> Result<(), SpecError> {
+        match &self.wanted {
+            Wanted::Line(pattern, None) => Err(SpecError::BadPattern { pattern: pattern.clone() }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Probe {
+    pub(super) fn try_once(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.to_socket_addrs().is_ok_and(|mut addresses| {
+                addresses.any(|address| TcpStream::connect_timeout(&address, CONNECT_TIME).is_ok())
+            }),
+            // A local socket answers at once, or has no room for another.
+            Self::Unix(path) => UnixStream::connect(path).is_ok(),
+            Self::Check(is_ready) => unharmed(|| is_ready()),
+        }
+    }
+}
+
+/// A panic of the user's is a no: it has been printed, and everybody else's workers live on.
+fn unharmed(ask: impl FnOnce() -> bool) -> bool {
+    catch_unwind(AssertUnwindSafe(ask)).unwrap_or(false)
+}
+
+impl fmt::Debug for Wanted {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started => formatter.write_str("started"),
+            Self::Control => formatter.write_str("control"),
+            Self::Message(_) => formatter.write_str("a message"),
+            Self::Line(pattern, _) => write!(formatter, "a line like {pattern:?}"),
+            Self::Newline(pass) => write!(formatter, "a newline on {pass:?}"),
+            Self::Notify => formatter.write_str("sd_notify"),
+            Self::Probe(Probe::Tcp(address)) => write!(formatter, "connections at {address}"),
+            Self::Probe(Probe::Unix(path)) => write!(formatter, "connections at {}", path.display()),
+            Self::Probe(Probe::Check(_)) => formatter.write_str("a check"),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What a supervisor looks like at one moment.
+
+use super::WorkerId;
+use crate::exit::Exit;
+use serde::{Serialize, Serializer};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// A snapshot of a [`Supervisor`](super::Supervisor): from [`status`](super::Supervisor::status), and good for printing as JSON.
+/// Times are in seconds there.
+#[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// Every worker that lives or will live again, in the order of their ids.
+    pub workers: Vec<WorkerStatus>,
+    /// How many events wait in the channel.
+    pub events_waiting: usize,
+}
+
+/// One worker in a [`Status`].
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// Its name in events.
+    pub worker: WorkerId,
+    /// What people call it.
+    pub name: Box<str>,
+    /// What it is doing.
+    pub state: WorkerState,
+    /// Which of its processes, counted from 1: the present one or the last.
+    pub incarnation: u32,
+    /// Of its process, where it has one.
+    pub pid: Option<u32>,
+    /// How long its process runs.
+    #[serde(serialize_with = "seconds")]
+    pub uptime: Option<Duration>,
+    /// How many times it was started again.
+    pub restarts: u32,
+    /// How many bytes of its messages and lines are in the channel or in your hands, and how many may be.
+    pub window_used: usize,
+    /// See [`WorkerSpec::window`](super::WorkerSpec::window).
+    pub window: usize,
+    /// It is made to wait, since its window is used up.
+    pub is_paused: bool,
+    /// How many bytes of calls and notifications wait for it to read.
+    pub control_queue: usize,
+    /// How long ago it sent a message.
+    #[serde(serialize_with = "seconds")]
+    pub last_message: Option<Duration>,
+    /// What it has told last of what it is doing, by `sd_notify`.
+    pub status: Option<Box<str>>,
+    /// The processor time of its process, without what it has started.
+    #[serde(serialize_with = "seconds")]
+    pub cpu: Option<Duration>,
+    /// The memory of its process, in bytes.
+    pub rss_bytes: Option<u64>,
+}
+
+/// What a worker is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum WorkerState {
+    /// It runs, and is not [ready](super::WorkerSpec::ready) yet.
+    Starting,
+    /// It runs, and is ready.
+    Running,
+    /// It runs and shall end.
+    Stopping,
+    /// It has ended, and is started again after its backoff; or it waits for what its group starts before it.
+    Waiting,
+    /// A member of a group that does not run, and will not unless its group wants it.
+    Ended,
+}
+
+impl fmt::Display for WorkerState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Waiting => "waiting",
+            Self::Ended => "ended",
+        })
+    }
+}
+
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs_f64()).serialize(serializer)
+}
+
+/// How a [`shutdown`](super::Supervisor::shutdown) went.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// Everybody who was there, slowest first.
+    pub workers: Vec<Ended>,
+}
+
+/// One worker in a [`ShutdownReport`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Ended {
+    /// Its name in events.
+    pub worker: WorkerId,
+    /// What people call it.
+    pub name: Box<str>,
+    /// How it ended; `None` where it did not in time.
+    pub exit: Option<Arc<Exit>>,
+    /// How long it took, or was waited for.
+    pub took: Duration,
+}
+
+impl ShutdownReport {
+    /// Whoever has not ended, not even by SIGKILL.
+    pub fn blocked(&self) -> impl Iterator<Item = &Ended> {
+        self.workers.iter().filter(|ended| !ended.has_ended())
+    }
+}
+
+impl Ended {
+    fn has_ended(&self) -> bool {
+        self.exit.as_ref().is_some_and(|exit| exit.status != crate::exit::ExitStatus::Stuck)
+    }
+}
+
+impl fmt::Display for ShutdownReport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Ended { worker, name, exit, took } in &self.workers {
+            match exit {
+                Some(exit) => writeln!(formatter, "{name} ({worker}): {exit}, after {took:.1?}")?,
+                None => writeln!(formatter, "{name} ({worker}): still there after {took:.1?}")?,
+            }
+        }
+        Ok(())
+    }
+}

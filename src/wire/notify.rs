@@ -1,0 +1,88 @@
+//! `sd_notify(3)`: what a daemon tells of itself, as lines of `KEY=value` in one datagram.
+
+use std::time::Duration;
+
+/// The longest status that is told, in bytes.
+const STATUS_BYTES: usize = 1024;
+
+/// One thing that was told. What is unknown, or makes no sense, is passed over, as the protocol wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Notice {
+    Ready,
+    Stopping,
+    /// What it is doing, for people.
+    Status(Box<str>),
+    /// It lives.
+    Alive,
+    /// It says itself that it does not work any more.
+    Trigger,
+    /// It wants so much time, from now, to become ready or to end.
+    Extend(Duration),
+}
+
+/// What a datagram says, in its order.
+pub(crate) fn parse(datagram: &[u8]) -> impl Iterator<Item = Notice> {
+    datagram.split(|byte| *byte == b'\n').filter_map(notice)
+}
+
+fn notice(line: &[u8]) -> Option<Notice> {
+    let at = line.iter().position(|byte| *byte == b'=')?;
+    let (key, value) = line.split_at_checked(at)?;
+    let value = value.strip_prefix(b"=")?;
+    match (key, value) {
+        (b"READY", b"1") => Some(Notice::Ready),
+        (b"STOPPING", b"1") => Some(Notice::Stopping),
+        (b"WATCHDOG", b"1") => Some(Notice::Alive),
+        (b"WATCHDOG", b"trigger") => Some(Notice::Trigger),
+        (b"STATUS", text) => {
+            let text = text.get(..STATUS_BYTES).unwrap_or(text);
+            Some(Notice::Status(String::from_utf8_lossy(text).into()))
+        }
+        (b"EXTEND_TIMEOUT_USEC", text) => {
+            let us = str::from_utf8(text).ok()?.trim().parse().ok()?;
+            Some(Notice::Extend(Duration::from_micros(us)))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn all(datagram: &[u8]) -> Vec<Notice> {
+        parse(datagram).collect()
+    }
+
+    #[test]
+    fn what_systemd_notify_sends_is_understood() {
+        assert_eq!(all(b"READY=1\nSTATUS=hello world"), [Notice::Ready, Notice::Status("hello world".into())]);
+        assert_eq!(all(b"STATUS=a=b\n"), [Notice::Status("a=b".into())]);
+        let more = b"STOPPING=1\nWATCHDOG=1\nWATCHDOG=trigger\nEXTEND_TIMEOUT_USEC=2500000\n";
+        let extend = Notice::Extend(Duration::from_millis(2500));
+        assert_eq!(all(more), [Notice::Stopping, Notice::Alive, Notice::Trigger, extend]);
+    }
+
+    #[test]
+    fn what_is_unknown_is_passed_over() {
+        let odd: [&[u8]; 8] =
+            [b"", b"\n\n", b"READY", b"READY=0", b"X_MINE=1", b"BARRIER=1", b"EXTEND_TIMEOUT_USEC=-1", b"=READY=1"];
+        for datagram in odd {
+            assert_eq!(all(datagram), [], "{}", String::from_utf8_lossy(datagram));
+        }
+        assert_eq!(all(b"X=1\nREADY=1"), [Notice::Ready]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_notices_or_nothing(datagram in prop::collection::vec(any::<u8>(), 0..3000)) {
+            for notice in all(&datagram) {
+                if let Notice::Status(text) = notice {
+                    // A byte that is no text becomes a character of three.
+                    prop_assert!(text.len() <= 3 * STATUS_BYTES);
+                }
+            }
+        }
+    }
+}

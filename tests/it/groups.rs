@@ -1,0 +1,208 @@
+//! Groups of workers: order, strategies, and who gives up for whom.
+
+use crate::support::{DEADLINE, Story, Way, both_ways};
+use pipewright::{
+    AutoShutdown, Backoff, Event, EventKind, ExitStatus, GroupError, GroupPolicy, Input, Output, Ready, Restart,
+    RestartPolicy, Strategy, Supervisor, When, Worker, WorkerGroup, WorkerSpec, WorkerState,
+};
+use std::time::Duration;
+
+/// Lives until its input ends, and ends with this code.
+fn until_told(way: Way, code: i32) -> WorkerSpec {
+    way.program("/bin/sh").args(["-c", &format!("echo up; cat; exit {code}")]).stdin(Input::Pipe).stdout(Output::Lines)
+}
+
+fn always(spec: WorkerSpec) -> WorkerSpec {
+    spec.restart(RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_millis(1))))
+}
+
+fn group(story: &Story, policy: impl Into<GroupPolicy>) -> WorkerGroup {
+    story.supervisor.group(policy).unwrap()
+}
+
+/// Waits until this incarnation of a worker has started.
+#[track_caller]
+fn started(story: &mut Story, worker: &Worker, incarnation: u32) {
+    story.find(|event| {
+        let is_it = event.worker == worker.id() && event.incarnation == incarnation;
+        (is_it && matches!(event.kind, EventKind::Started { .. })).then_some(())
+    });
+}
+
+/// Who started and ended, in order, by their names.
+fn outline(events: &[Event], workers: &[&Worker]) -> Vec<String> {
+    let name =
+        |event: &Event| workers.iter().find(|worker| worker.id() == event.worker).map_or("?", |worker| worker.name());
+    events
+        .iter()
+        .filter_map(|event| match &event.kind {
+            EventKind::Started { .. } => Some(format!("{} starts", name(event))),
+            EventKind::Exited(_) => Some(format!("{} ends", name(event))),
+            EventKind::DependencyFailed { .. } => Some(format!("{} waits in vain", name(event))),
+            EventKind::GroupGaveUp(_) => Some("gave up".into()),
+            EventKind::GroupEnded(_) => Some("ended".into()),
+            _ => None,
+        })
+        .collect()
+}
+
+both_ways! {
+    fn p09_members_start_in_order_and_stop_in_reverse(way: Way) {
+        let mut story = Story::new();
+        let group = group(&story, Strategy::OneForOne);
+        let database = until_told(way, 0).name("database").ready(Ready::line("up"));
+        let database = group.add(database).unwrap();
+        let cache = group.add(until_told(way, 0).name("cache").after(&database, When::Started)).unwrap();
+        let web = until_told(way, 0).name("web").after(&database, When::Ready).after(&cache, When::Ready);
+        let web = group.add(web).unwrap();
+        assert!(web.wait_ready(DEADLINE));
+        group.stop();
+        for worker in [&web, &cache, &database] {
+            assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
+        }
+        let events = story.rest();
+        let outline = outline(&events, &[&database, &cache, &web]);
+        let expected =
+            ["database starts", "cache starts", "web starts", "web ends", "cache ends", "database ends", "ended"];
+        assert_eq!(outline, expected);
+    }
+
+    fn p13_one_for_all_restarts_all(way: Way) {
+        let mut story = Story::new();
+        let group = group(&story, Strategy::OneForAll);
+        let first = group.add(always(until_told(way, 0)).name("first")).unwrap();
+        let second = group.add(always(until_told(way, 0)).name("second")).unwrap();
+        started(&mut story, &second, 1);
+        drop(first.take_stdin());
+        started(&mut story, &first, 2);
+        assert!(second.wait_incarnation(2, DEADLINE), "{:?}", story.told);
+    }
+
+    fn p13_rest_for_one_restarts_those_after_it(way: Way) {
+        let mut story = Story::new();
+        let group = group(&story, Strategy::RestForOne);
+        let [first, second, third] =
+            ["first", "second", "third"].map(|name| group.add(always(until_told(way, 0)).name(name)).unwrap());
+        started(&mut story, &third, 1);
+        drop(second.take_stdin());
+        assert!(second.wait_incarnation(2, DEADLINE) && third.wait_incarnation(2, DEADLINE), "{:?}", story.told);
+        assert_eq!(first.incarnation(), 1);
+    }
+
+    fn p13_a_group_that_restarts_too_often_gives_up(way: Way) {
+        let mut story = Story::new();
+        let policy = GroupPolicy::from(Strategy::OneForAll).intensity(1, DEADLINE);
+        let group = group(&story, policy);
+        let crashing = group.add(always(way.program("/bin/false")).name("crashing")).unwrap();
+        let steady = group.add(always(until_told(way, 0)).name("steady")).unwrap();
+        story.find(|event| matches!(event.kind, EventKind::GroupGaveUp(id) if id == group.id()).then_some(()));
+        assert_eq!(crashing.wait_timeout(DEADLINE).expect("its end").code(), Some(1));
+        steady.wait_timeout(DEADLINE).expect("its end");
+        story.find(|event| matches!(event.kind, EventKind::GroupEnded(id) if id == group.id()).then_some(()));
+        let states: Vec<_> = story.supervisor.status().workers.iter().map(|worker| worker.state).collect();
+        assert_eq!(states, [WorkerState::Ended; 2]);
+    }
+
+    fn who_waits_for_one_that_fails_is_told(way: Way) {
+        let mut story = Story::new();
+        let group = group(&story, Strategy::OneForOne);
+        let migration = group.add(way.program("/bin/false").name("migration")).unwrap();
+        let web = group.add(until_told(way, 0).name("web").after(&migration, When::Exited)).unwrap();
+        let on = story.find(|event| match event.kind {
+            EventKind::DependencyFailed { on } => Some((event.worker, on)),
+            _ => None,
+        });
+        assert_eq!(on, (web.id(), migration.id()));
+        let exit = web.wait_timeout(DEADLINE).expect("its end");
+        assert_eq!((exit.status, web.pid(), web.incarnation()), (ExitStatus::NeverStarted, 0, 0));
+        assert!(story.rest().iter().all(|event| event.worker != web.id()));
+    }
+
+    fn a_significant_member_ends_its_group(way: Way) {
+        let mut story = Story::new();
+        let group = group(&story, GroupPolicy::default().auto_shutdown(AutoShutdown::AnySignificant));
+        let steady = group.add(always(until_told(way, 0)).name("steady")).unwrap();
+        let job = group.add(until_told(way, 0).name("job").significant()).unwrap();
+        started(&mut story, &job, 1);
+        drop(job.take_stdin());
+        assert!(steady.wait_timeout(DEADLINE).expect("its end").success());
+        story.find(|event| matches!(event.kind, EventKind::GroupEnded(_)).then_some(()));
+    }
+
+    fn a_group_within_is_restarted_as_one(way: Way) {
+        let mut story = Story::new();
+        let outer = group(&story, Strategy::OneForOne);
+        let inner = GroupPolicy::from(Strategy::OneForAll).intensity(0, DEADLINE).restart(Restart::Always);
+        let inner = outer.group(inner).unwrap();
+        let first = inner.add(always(until_told(way, 3))).unwrap();
+        let second = inner.add(always(until_told(way, 0))).unwrap();
+        started(&mut story, &second, 1);
+        drop(first.take_stdin());
+        // It bears no restart, so it gives up, and the group around it starts it anew.
+        story.find(|event| matches!(event.kind, EventKind::GroupGaveUp(id) if id == inner.id()).then_some(()));
+        assert!(first.wait_incarnation(2, DEADLINE) && second.wait_incarnation(2, DEADLINE), "{:?}", story.told);
+    }
+
+    fn members_come_and_go_while_it_runs(way: Way) {
+        let story = Story::new();
+        let group = group(&story, Strategy::OneForOne);
+        let first = group.add(always(until_told(way, 0))).unwrap();
+        assert!(first.wait_ready(DEADLINE));
+        let second = group.add(until_told(way, 0).after(&first, When::Ready)).unwrap();
+        assert!(second.wait_ready(DEADLINE));
+        assert!(matches!(group.remove(&first), Err(GroupError::Refused { .. })), "the second waits for it");
+        group.remove(&second).unwrap();
+        assert!(second.wait_timeout(DEADLINE).expect("its end").success());
+        group.remove(&first).unwrap();
+        assert!(first.wait_timeout(DEADLINE).expect("its end").success());
+        assert_eq!(story.supervisor.status().workers.len(), 0);
+        first.stop();
+    }
+
+    fn p09_a_dropped_supervisor_ends_its_groups(way: Way) {
+        let story = Story::new();
+        let group = group(&story, Strategy::OneForAll);
+        let first = group.add(always(until_told(way, 0))).unwrap();
+        let second = group.add(always(until_told(way, 0)).after(&first, When::Ready)).unwrap();
+        assert!(second.wait_ready(DEADLINE));
+        drop(story);
+        for worker in [first, second] {
+            worker.wait_timeout(Duration::ZERO).expect("its end");
+            assert!(!crate::support::is_alive(worker.pid()));
+        }
+        assert!(matches!(group.add(WorkerSpec::new("true")), Err(GroupError::SupervisorGone)));
+    }
+
+    fn p08_a_shutdown_ends_groups_in_their_order_and_in_time(way: Way) {
+        let mut story = Story::new();
+        let group = group(&story, Strategy::OneForOne);
+        let first = group.add(until_told(way, 0).name("first")).unwrap();
+        let stubborn = way.fixture("ignore-term").name("stubborn").after(&first, When::Ready);
+        let stubborn = group.add(stubborn).unwrap();
+        story.message();
+        let report = story.supervisor.shutdown(Duration::from_millis(300));
+        assert_eq!(report.blocked().count(), 0, "{report}");
+        assert_eq!(stubborn.wait().signal(), Some(libc::SIGKILL), "{report}");
+        let events = story.rest();
+        let outline = outline(&events, &[&first, &stubborn]);
+        assert_eq!(outline.first().map(String::as_str), Some("stubborn ends"), "{outline:?}");
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let supervisor = Supervisor::new().unwrap();
+    let group = supervisor.group(GroupPolicy::default()).unwrap();
+    let refused = |spec: WorkerSpec| match group.add(spec) {
+        Err(GroupError::Refused { reason }) => reason,
+        other => panic!("{other:?}"),
+    };
+    let hanging = || WorkerSpec::new("sleep").arg("1000");
+    let first = group.add(hanging().restart(Restart::Always)).unwrap();
+    assert!(refused(hanging().significant()).contains("automatic shutdown"));
+    assert!(refused(hanging().after(&first, When::Exited)).contains("never ends"));
+    let alone = supervisor.spawn(hanging()).unwrap();
+    assert!(refused(hanging().after(&alone, When::Ready)).contains("there is no"));
+    assert!(supervisor.spawn(hanging().after(&first, When::Ready)).is_err(), "only in a group");
+    assert!(supervisor.group(GroupPolicy::default().significant()).is_err());
+}

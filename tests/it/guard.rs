@@ -1,0 +1,257 @@
+//! Promise 9 when the host is killed: nobody of any tree is left within a second.
+
+use crate::support::{DEADLINE, FIXTURE, is_alive, wait_gone};
+use pipewright::{Group, Output, Process, WorkerSpec};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    time::{Duration, Instant},
+};
+
+/// What the host's whole offspring carries, and nobody else.
+const MARK: &str = "PIPEWRIGHT_TEST_HOST";
+
+/// A host that supervises trees, and the mark of its offspring.
+struct Host {
+    process: Process,
+    mark: String,
+}
+
+impl Host {
+    fn start(level: &str, number: u64) -> Self {
+        let mark = format!("{MARK}={}-{level}-{number}", std::process::id());
+        let (name, value) = mark.split_once('=').unwrap();
+        // Its group is not killed with it: that would be us who clean up.
+        let spec = WorkerSpec::new(FIXTURE).args(["host", "--level", level]).env(name, value).group(Group::Inherit);
+        Self { process: spec.stdout(Output::Lines).stderr(Output::Null).launch().unwrap(), mark }
+    }
+
+    fn is_up(&mut self) {
+        let mut line = String::new();
+        BufReader::new(self.process.take_stdout().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "up\n");
+    }
+
+    /// The children of its threads that are guards.
+    fn guards(&self) -> Vec<u32> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.process.pid())).unwrap();
+        let lists =
+            threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default());
+        let children: Vec<u32> = lists
+            .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+            .collect();
+        children.into_iter().filter(|pid| command_line(*pid).contains("pipewright-guard")).collect()
+    }
+
+    fn kill(&mut self) {
+        self.process.signal(libc::SIGKILL).unwrap();
+        self.process.wait().unwrap();
+    }
+
+    fn offspring(&self) -> Vec<u32> {
+        carriers(&self.mark)
+    }
+
+    /// Waits for the end of all, and tells how long it took.
+    #[track_caller]
+    fn wait_nobody(&self) -> Duration {
+        let began = now();
+        loop {
+            let left = self.offspring();
+            if left.is_empty() {
+                return now() - began;
+            }
+            for pid in left {
+                wait_gone(pid);
+            }
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the promise is about real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn command_line(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ")
+}
+
+/// The living processes that have this in their environment.
+fn carriers(mark: &str) -> Vec<u32> {
+    let pids =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) && is_alive(*pid)
+    })
+    .collect()
+}
+
+/// Kills hosts at random moments of their lives.
+fn kill_at_random(level: &str, rounds: u64, seed: u64) {
+    let mut chance = seed;
+    for round in 0..rounds {
+        let mut host = Host::start(level, round);
+        // xorshift64, https://www.jstatsoft.org/article/view/v008i14
+        chance ^= chance << 13;
+        chance ^= chance >> 7;
+        chance ^= chance << 17;
+        let after = Duration::from_micros(chance % 60_000);
+        assert_eq!(host.process.wait_timeout(after).unwrap(), None, "it ended by itself");
+        let guards = host.guards();
+        host.kill();
+        let took = host.wait_nobody();
+        // A second is promised; how much of it other tests and a slow machine take is not in our hands.
+        assert!(
+            took < 4 * Duration::from_secs(1),
+            "{level}, seed {seed}, round {round}, killed after {after:?}: {took:?}"
+        );
+        for guard in guards {
+            wait_gone(guard);
+        }
+    }
+}
+
+#[test]
+fn p09_a_killed_host_leaves_nobody() {
+    for level in ["own", "session", "inherit", "command"] {
+        let mut host = Host::start(level, 1_000_000);
+        host.is_up();
+        let guards = host.guards();
+        assert_eq!(guards.len(), 1, "one guard for all workers");
+        assert!(host.offspring().len() > 3, "{:?}", host.offspring());
+        let cgroup = format!("/pipewright-{}-0", host.process.pid());
+        host.kill();
+        host.wait_nobody();
+        wait_gone(guards[0]);
+        for line in
+            fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|line| line.contains(" - cgroup2 "))
+        {
+            let mount = line.split(' ').nth(4).unwrap();
+            assert!(!fs::exists(format!("{mount}{cgroup}")).unwrap(), "{mount}{cgroup}");
+        }
+    }
+}
+
+#[test]
+fn p09_who_asked_to_survive_its_parent_does() {
+    let mut host = Host::start("survive", 3_000_000);
+    host.is_up();
+    let guards = host.guards();
+    assert!(guards.is_empty(), "there is nobody to guard");
+    let before = host.offspring();
+    host.kill();
+    let mut after = host.offspring();
+    after.retain(|pid| before.contains(pid));
+    assert!(!after.is_empty(), "{before:?}");
+    // A script among them may be about to start another one, so they are looked for until there are none.
+    loop {
+        let left = host.offspring();
+        if left.is_empty() {
+            break;
+        }
+        for &pid in &left {
+            crate::kernel::kill(pid, libc::SIGKILL);
+        }
+        left.into_iter().for_each(wait_gone);
+    }
+}
+
+#[test]
+fn p09_a_killed_guard_is_replaced_and_its_list_is_kept() {
+    let mut host = Host::start("own", 2_000_000);
+    host.is_up();
+    let first = host.guards()[0];
+    assert_eq!(crate::kernel::kill(first, libc::SIGKILL), 0);
+    wait_gone(first);
+    // The crashing workers come back all the time, and with the next of them a guard.
+    let until = now() + DEADLINE;
+    while host.guards().is_empty() {
+        assert!(now() < until, "no new guard");
+    }
+    host.kill();
+    host.wait_nobody();
+}
+
+/// A host that has its supervisor listen to the terminal's signals, the process id of its worker, and what it says.
+fn terminal_host(script: &str) -> (Process, u32, BufReader<pipewright::pipe::anonymous::PipeReader>) {
+    let spec = WorkerSpec::new(FIXTURE).args(["terminal-host", "--script", script]).stdout(Output::Lines);
+    let mut process = spec.launch().unwrap();
+    let mut lines = BufReader::new(process.take_stdout().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    let worker = line.trim().strip_prefix("up ").and_then(|pid| pid.parse().ok());
+    (process, worker.unwrap_or_else(|| panic!("{line:?}")), lines)
+}
+
+/// Waits until a process is in this state: the letter of `proc_pid_stat(5)`.
+#[track_caller]
+fn wait_state(pid: u32, wanted: char) {
+    let until = now() + DEADLINE;
+    loop {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(wanted)) {
+            return;
+        }
+        assert!(now() < until, "{stat}");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_everybody_politely_and_the_second_at_once() {
+    let (mut process, _, mut lines) = terminal_host("exec sleep 1000");
+    process.signal(libc::SIGINT).unwrap();
+    let mut last = String::new();
+    lines.read_line(&mut last).unwrap();
+    assert_eq!(last, "killed by signal 15 (SIGTERM)\n");
+    assert!(process.wait().unwrap().success());
+    let (mut process, worker, mut lines) = terminal_host("trap '' TERM; echo up >&2; while :; do sleep 1000; done");
+    // Before the trap is set, the first SIGTERM would be enough.
+    wait_ignores(worker, libc::SIGTERM);
+    process.signal(libc::SIGINT).unwrap();
+    assert_eq!(process.wait_timeout(Duration::from_millis(100)).unwrap(), None);
+    process.signal(libc::SIGINT).unwrap();
+    last.clear();
+    lines.read_line(&mut last).unwrap();
+    assert_eq!(last, "killed by signal 9 (SIGKILL)\n");
+    assert!(process.wait().unwrap().success());
+}
+
+#[track_caller]
+fn wait_ignores(pid: u32, signal: i32) {
+    let until = now() + DEADLINE;
+    loop {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+        if u64::from_str_radix(ignored, 16).unwrap() >> (signal - 1) & 1 == 1 {
+            return;
+        }
+        assert!(now() < until, "{status}");
+    }
+}
+
+#[test]
+fn ctrl_z_stops_everybody_and_fg_goes_on() {
+    let (mut process, worker, mut lines) = terminal_host("exec sleep 1000");
+    process.signal(libc::SIGTSTP).unwrap();
+    wait_state(process.pid(), 'T');
+    wait_state(worker, 'T');
+    process.signal(libc::SIGCONT).unwrap();
+    wait_state(worker, 'S');
+    process.signal(libc::SIGINT).unwrap();
+    let mut last = String::new();
+    lines.read_line(&mut last).unwrap();
+    assert_eq!(last, "killed by signal 15 (SIGTERM)\n");
+    assert!(process.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn p09_hosts_killed_at_300_moments_leave_nobody() {
+    let seed = u64::from(std::process::id()) << 32 | 0x9E37_79B9;
+    println!("seed {seed}");
+    for level in ["own", "session", "inherit", "command"] {
+        kill_at_random(level, 75, seed);
+    }
+}

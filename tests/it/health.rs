@@ -1,0 +1,231 @@
+//! Readiness and watchdogs.
+
+use crate::support::{DEADLINE, Story, Way, both_ways};
+use pipewright::{
+    Backoff, EventKind, Input, NotReady, Output, Pass, Ready, Restart, RestartPolicy, SpawnError, SpecError, Watchdog,
+    WorkerSpec,
+};
+use std::{
+    os::unix::net::UnixListener,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+fn shell(way: Way, script: &str) -> WorkerSpec {
+    // Not every `sh` takes a descriptor number of two digits.
+    way.program("bash").args(["-c", script]).stdin(Input::Pipe)
+}
+
+/// Starts it, waits until it is ready, and for its end when its input ends.
+#[track_caller]
+fn becomes_ready(spec: WorkerSpec) {
+    let mut story = Story::new();
+    let worker = story.supervisor.spawn(spec).unwrap();
+    assert!(worker.wait_ready(DEADLINE), "{:?}", story.rest());
+    story.find(|event| match event.kind {
+        EventKind::Ready { .. } => Some(()),
+        EventKind::Exited(exit) => panic!("{exit}"),
+        _ => None,
+    });
+    drop(worker.take_stdin());
+    assert!(story.exit().success());
+}
+
+#[track_caller]
+fn never_ready(spec: WorkerSpec) -> (NotReady, Story) {
+    let mut story = Story::new();
+    let worker = story.supervisor.spawn(spec).unwrap();
+    let why = story.find(|event| match event.kind {
+        EventKind::NotReady(why) => Some(why),
+        EventKind::Ready { .. } => panic!("it is ready"),
+        _ => None,
+    });
+    assert!(!worker.wait_ready(DEADLINE));
+    (why, story)
+}
+
+both_ways! {
+    fn a_line_makes_ready(way: Way) {
+        let spec = shell(way, "echo starting; echo listening on port 80; cat").stdout(Output::Lines);
+        becomes_ready(spec.ready(Ready::line("^listening on port [0-9]+$")));
+    }
+
+    fn a_message_makes_ready(way: Way) {
+        let spec = shell(way, r#"echo '{"n":1}' >&$1; echo '{"n":2}' >&$1; cat"#).arg("sh").messages(Pass::arg("{}"));
+        becomes_ready(spec.ready(Ready::message(|message| message.as_str().is_ok_and(|text| text.contains('2')))));
+    }
+
+    fn a_newline_on_its_descriptor_makes_ready(way: Way) {
+        // It says something else before, and closes it after.
+        let spec = shell(way, "printf well >&$1; echo >&$1; eval \"exec $1>&-\"; cat").arg("sh");
+        becomes_ready(spec.ready(Ready::newline(Pass::arg("{}"))));
+    }
+
+    fn a_descriptor_closed_without_a_newline_is_never_ready(way: Way) {
+        let spec = shell(way, "printf well >&$1; eval \"exec $1>&-\"; cat").arg("sh");
+        let (why, mut story) = never_ready(spec.ready(Ready::newline(Pass::arg("{}"))));
+        assert!(matches!(why, NotReady::Closed { .. }), "{why:?}");
+        // Its input ends by the first rung of the stop ladder.
+        assert!(story.exit().success());
+    }
+
+    fn control_makes_ready(way: Way) {
+        let spec = way.plain("serve").control(Pass::arg("--control={}"));
+        let mut story = Story::new();
+        let worker = story.supervisor.spawn(spec.ready(Ready::control())).unwrap();
+        assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
+        story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
+    }
+
+    fn sd_notify_makes_ready(way: Way) {
+        let spec = way.plain("notify").args(["--say", "X_UNKNOWN=1,STATUS=warming up,READY=1"]).stdin(Input::Pipe);
+        becomes_ready(spec.ready(Ready::notify()));
+    }
+
+    fn p07_a_flood_of_statuses_is_bounded_and_the_last_one_is_kept(way: Way) {
+        let mut story = Story::new();
+        let spec = way.plain("notify").args(["--say", "STATUS=busy,READY=1,STATUS=idle", "--times", "20000"]);
+        let worker = story.supervisor.spawn(spec.stdin(Input::Pipe).ready(Ready::notify())).unwrap();
+        assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
+        let status = story.supervisor.status();
+        assert!(matches!(status.workers[0].status.as_deref(), Some("idle" | "busy")), "{status:?}");
+        drop(worker.take_stdin());
+        worker.wait_timeout(DEADLINE).expect("its end");
+        assert!(story.supervisor.events().len() < 20, "{} wait", story.supervisor.events().len());
+        let told = story.find(|event| match event.kind {
+            EventKind::Status(text) => Some(text),
+            _ => None,
+        });
+        assert_eq!(&*told, "busy");
+    }
+
+    fn who_triggers_its_own_watchdog_is_ended(way: Way) {
+        let mut story = Story::new();
+        let spec = way.plain("notify").args(["--say", "WATCHDOG=1,WATCHDOG=trigger"]).stdin(Input::Pipe);
+        story.supervisor.spawn(spec.watchdog(Watchdog::notify(DEADLINE))).unwrap();
+        story.find(|event| matches!(event.kind, EventKind::Unresponsive).then_some(()));
+        story.exit();
+    }
+
+    fn an_open_socket_makes_ready(way: Way) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let mut story = Story::new();
+        let worker = story.supervisor.spawn(shell(way, "cat").ready(Ready::connect_unix(&path))).unwrap();
+        assert!(!worker.wait_ready(Duration::ZERO));
+        let listener = UnixListener::bind(&path).unwrap();
+        assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
+        drop(listener);
+        story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
+    }
+
+    fn a_check_makes_ready_and_may_panic(way: Way) {
+        let is_ready = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&is_ready);
+        let check = Ready::check(move || if asked.load(Ordering::Relaxed) { true } else { panic!("not yet") });
+        let mut story = Story::new();
+        let worker = story.supervisor.spawn(shell(way, "cat").ready(check)).unwrap();
+        assert!(!worker.wait_ready(Duration::from_millis(30)));
+        is_ready.store(true, Ordering::Relaxed);
+        assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
+        story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
+    }
+
+    fn who_is_not_ready_in_time_is_stopped_and_comes_back(way: Way) {
+        let mut story = Story::new();
+        let policy = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
+        let ready = Ready::line("never").within(Duration::from_millis(30));
+        let spec = shell(way, "cat").stdout(Output::Lines).ready(ready).restart(policy);
+        story.supervisor.spawn(spec).unwrap();
+        for incarnation in 1..=2 {
+            let why = story.find(|event| match event.kind {
+                EventKind::NotReady(why) if event.incarnation == incarnation => Some(why),
+                _ => None,
+            });
+            assert!(matches!(why, NotReady::TimedOut { waited } if waited >= Duration::from_millis(30)), "{why:?}");
+            // It ended with success, and yet it is a failure.
+            assert!(story.exit().success());
+            story.find(|event| matches!(event.kind, EventKind::Restarting { .. }).then_some(()));
+        }
+    }
+
+    fn who_dies_before_it_is_ready_is_told(way: Way) {
+        let spec = shell(way, "echo no such port >&2; exit 3").stderr(Output::Lines).ready(Ready::line("listening"));
+        let (why, mut story) = never_ready(spec);
+        assert!(matches!(why, NotReady::Died { .. }), "{why:?}");
+        let exit = story.exit();
+        assert_eq!((exit.code(), &*exit.stderr_text()), (Some(3), "no such port\n"));
+    }
+
+    fn who_does_not_answer_a_ping_is_told_asked_for_a_stack_and_ended(way: Way) {
+        let mut story = Story::new();
+        let watchdog = Watchdog::ping(Duration::from_millis(60)).stack_signal(libc::SIGABRT);
+        let spec = way.plain("deaf").control(Pass::arg("--control={}")).stdin(Input::Pipe).watchdog(watchdog);
+        story.supervisor.spawn(spec).unwrap();
+        let silent_for = story.find(|event| match event.kind {
+            EventKind::Silent { silent_for } => Some(silent_for),
+            EventKind::Unresponsive => panic!("punished before it was told"),
+            _ => None,
+        });
+        assert!(silent_for >= Duration::from_millis(30), "{silent_for:?}");
+        assert_eq!(story.exit().signal(), Some(libc::SIGABRT));
+    }
+
+    fn who_answers_pings_lives(way: Way) {
+        let mut story = Story::new();
+        let spec = way.plain("serve").control(Pass::arg("--control={}"));
+        let worker = story.supervisor.spawn(spec.watchdog(Watchdog::ping(Duration::from_millis(400)))).unwrap();
+        assert_eq!(worker.wait_timeout(Duration::from_millis(1200)), None);
+        worker.stop();
+        for event in story.rest() {
+            assert!(!matches!(event.kind, EventKind::Unresponsive), "{:?}", story.told);
+        }
+    }
+
+    fn who_sends_no_messages_is_ended(way: Way) {
+        let mut story = Story::new();
+        let spec = way.fixture("echo").stdin(Input::Pipe).watchdog(Watchdog::messages(Duration::from_millis(60)));
+        story.supervisor.spawn(spec).unwrap();
+        story.find(|event| matches!(event.kind, EventKind::Unresponsive).then_some(()));
+        story.exit();
+    }
+
+    fn a_stopped_worker_is_not_silent(way: Way) {
+        let mut story = Story::new();
+        let spec = way.plain("deaf").control(Pass::arg("--control={}")).stdin(Input::Pipe);
+        let worker = story.supervisor.spawn(spec.watchdog(Watchdog::ping(Duration::from_millis(60)))).unwrap();
+        worker.signal(libc::SIGSTOP).unwrap();
+        assert_eq!(worker.wait_timeout(Duration::from_millis(300)), None, "its period begins anew");
+        while let Ok(event) = story.supervisor.events().try_recv() {
+            assert!(!matches!(event.kind, EventKind::Silent { .. } | EventKind::Unresponsive), "{event:?}");
+        }
+        worker.signal(libc::SIGCONT).unwrap();
+        story.find(|event| matches!(event.kind, EventKind::Unresponsive).then_some(()));
+    }
+}
+
+#[test]
+fn what_cannot_be_observed_is_refused() {
+    let story = Story::new();
+    let refused = |spec: WorkerSpec| match story.supervisor.spawn(spec) {
+        Err(SpawnError::Spec(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    let spec = || WorkerSpec::new("true");
+    let conflict = |spec| match refused(spec) {
+        SpecError::Conflict { settings, .. } => settings,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(conflict(spec().ready(Ready::control())), ["ready", "control"]);
+    assert_eq!(conflict(spec().ready(Ready::message(|_| true))), ["ready", "messages"]);
+    assert_eq!(conflict(spec().ready(Ready::line("x"))), ["ready", "stdout"]);
+    assert_eq!(conflict(spec().watchdog(Watchdog::ping(DEADLINE))), ["watchdog", "control"]);
+    assert_eq!(conflict(spec().watchdog(Watchdog::messages(DEADLINE))), ["watchdog", "messages"]);
+    let shorter = Watchdog::ping(DEADLINE).ping_after(2 * DEADLINE);
+    assert_eq!(conflict(spec().control(Pass::env("C")).watchdog(shorter)), ["watchdog", "ping_after"]);
+    let bad = refused(spec().stdout(Output::Lines).ready(Ready::line("(")));
+    assert_eq!(bad, SpecError::BadPattern { pattern: "(".into() });
+}

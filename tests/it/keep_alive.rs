@@ -1,0 +1,353 @@
+//! The small foreman, as its user runs it.
+
+use crate::support::{DEADLINE, is_alive, read_to_end, wait_gone};
+use pipewright::{Exit, Input, Output, Process, WorkerSpec, pipe::anonymous::PipeReader};
+use std::{
+    fs,
+    io::Write,
+    net::TcpListener,
+    path::{Path, PathBuf},
+};
+
+// Cargo runs no unit tests of an example that is also built to be run; so its pure parts are tested here.
+#[path = "../../examples/keep_alive/recipe.rs"]
+#[expect(dead_code, reason = "what starts workers is tested through the program")]
+mod recipe;
+#[path = "../../examples/keep_alive/file.rs"]
+#[expect(dead_code, reason = "what reads files is tested through the program")]
+mod file;
+
+/// The example, which `cargo test` builds beside the tests, but `cargo test --test it` leaves as it was.
+fn keep_alive() -> PathBuf {
+    const BUILD: &str = "build it with `cargo build --examples`, or run the whole `cargo test`";
+    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/keep_alive");
+    assert!(program.exists(), "{} is missing: {BUILD}", program.display());
+    let built = program.metadata().unwrap().modified().unwrap();
+    for source in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/keep_alive")).unwrap() {
+        let source = source.unwrap();
+        let written = source.metadata().unwrap().modified().unwrap();
+        assert!(written <= built, "{} is older than {}: {BUILD}", program.display(), source.path().display());
+    }
+    program
+}
+
+/// A foreman at work, and what it has said so far.
+struct Foreman {
+    directory: tempfile::TempDir,
+    process: Process,
+    stdout: Said,
+    stderr: Said,
+}
+
+/// A stream, line by line.
+struct Said {
+    pipe: PipeReader,
+    rest: Vec<u8>,
+    lines: Vec<String>,
+}
+
+impl Said {
+    fn new(pipe: PipeReader) -> Self {
+        Self { pipe, rest: Vec::new(), lines: Vec::new() }
+    }
+
+    #[track_caller]
+    fn next(&mut self) -> &str {
+        let mut part = [0; 4096];
+        let end = loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                break end;
+            }
+            match self.pipe.read_deadline(&mut part, DEADLINE) {
+                Ok(0) => panic!("it has ended; said so far: {:#?}", self.lines),
+                Ok(bytes) => self.rest.extend_from_slice(&part[..bytes]),
+                Err(error) => panic!("{error}; said so far: {:#?}", self.lines),
+            }
+        };
+        let line: Vec<u8> = self.rest.drain(..=end).collect();
+        self.lines.push(String::from_utf8_lossy(&line).trim_end().to_owned());
+        self.lines.last().unwrap()
+    }
+
+    /// The next line that begins so; the others are passed over.
+    #[track_caller]
+    fn find(&mut self, start: &str) -> String {
+        loop {
+            let line = self.next();
+            if line.starts_with(start) {
+                return line.to_owned();
+            }
+        }
+    }
+
+    /// The next lines that begin so, in any order.
+    #[track_caller]
+    fn find_all<const N: usize>(&mut self, starts: [&str; N]) {
+        let mut missing = starts.to_vec();
+        while !missing.is_empty() {
+            let line = self.next();
+            missing.retain(|start| !line.starts_with(start));
+        }
+    }
+
+    /// The process id that a worker's last start has told.
+    #[track_caller]
+    fn pid(&self, name: &str) -> u32 {
+        let start = format!("{name}: started (pid ");
+        let line = self.lines.iter().rfind(|line| line.starts_with(&start)).expect("its start");
+        line.rsplit(' ').next().unwrap().trim_end_matches(')').parse().unwrap()
+    }
+
+    /// Everything, from its first line on.
+    #[track_caller]
+    fn all(mut self) -> Vec<String> {
+        self.rest.extend(read_to_end(&self.pipe));
+        let rest = String::from_utf8_lossy(&self.rest).into_owned();
+        self.lines.into_iter().chain(rest.lines().map(str::to_owned)).collect()
+    }
+}
+
+impl Foreman {
+    fn new(file: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("workers.toml"), file).unwrap();
+        let spec = WorkerSpec::new(keep_alive()).arg("workers.toml").current_dir(directory.path());
+        let mut process = spec.stdout(Output::Lines).stderr(Output::Lines).launch().unwrap();
+        let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
+        Self { directory, process, stdout: Said::new(stdout), stderr: Said::new(stderr) }
+    }
+
+    fn reload(&self, file: &str) {
+        fs::write(self.directory.path().join("workers.toml"), file).unwrap();
+        self.process.signal(libc::SIGHUP).unwrap();
+    }
+
+    /// How it ended, and all that it has said.
+    #[track_caller]
+    fn finish(mut self) -> (Exit, Vec<String>, Vec<String>) {
+        let (stdout, stderr) = (self.stdout.all(), self.stderr.all());
+        (self.process.wait_timeout(DEADLINE).unwrap().expect("its end").clone(), stdout, stderr)
+    }
+}
+
+/// Where each of these lines stands; they must be there.
+#[track_caller]
+fn places(lines: &[String], starts: &[&str]) -> Vec<usize> {
+    let place = |start: &&str| lines.iter().position(|line| line.starts_with(start));
+    starts.iter().map(|start| place(start).unwrap_or_else(|| panic!("no {start:?} in {lines:#?}"))).collect()
+}
+
+const HANG: &str = "exec sleep 1000";
+
+#[test]
+fn workers_start_in_order_and_stop_in_reverse() {
+    let mut foreman = Foreman::new(&format!(
+        r#"
+        [workers.web]
+        command = ["sh", "-c", "echo with $COLOUR; {HANG}"]
+        after = {{ database = "ready", migration = "exited" }}
+        env = {{ COLOUR = "blue" }}
+        [workers.migration]
+        command = ["sh", "-c", "exit 77"]
+        restart = {{ when = "on-failure", success_codes = [77] }}
+        after = ["database"]
+        [workers.database]
+        command = ["sh", "-c", "ulimit -n; echo listening; {HANG}"]
+        ready = {{ line = "^listening$", within = "20s" }}
+        stop = [{{ signal = "QUIT", wait = "20s" }}]
+        limits = {{ open_files = 77, nice = 1 }}
+        "#
+    ));
+    foreman.stdout.find("web | with blue");
+    foreman.process.signal(libc::SIGTERM).unwrap();
+    let (exit, lines, stderr) = foreman.finish();
+    assert!(exit.success() && stderr.is_empty(), "{exit}: {lines:#?}, {stderr:#?}");
+    let places = places(
+        &lines,
+        &[
+            "database: started (pid ",
+            "database | 77",
+            "database: ready after ",
+            "migration: started",
+            "migration: exit code 77",
+            "web: started",
+            "keep_alive: stopping all",
+            "database: killed by signal 3 (SIGQUIT)",
+        ],
+    );
+    assert!(places.is_sorted(), "{lines:#?}");
+    let ends: Vec<_> = lines.iter().filter(|line| line.contains(": killed by")).collect();
+    assert_eq!(ends, ["web: killed by signal 15 (SIGTERM)", "database: killed by signal 3 (SIGQUIT)"]);
+}
+
+#[test]
+fn a_file_read_again_changes_only_what_has_changed() {
+    let worker = |name: &str, more: &str| format!("[workers.{name}]\ncommand = ['sleep', '1000']\n{more}\n");
+    let old = [worker("same", ""), worker("changed", ""), worker("behind", "after = ['changed']"), worker("old", "")];
+    let mut foreman = Foreman::new(&old.concat());
+    foreman.stdout.find_all(["same: started", "changed: started", "behind: started", "old: started"]);
+    let [same, changed, gone] = ["same", "changed", "old"].map(|name| foreman.stdout.pid(name));
+    foreman.reload("[workers.same]\ncommand = 'sleep'\n");
+    let complaint =
+        "keep_alive: workers.toml:2: worker `same`, `command`: invalid type: string \"sleep\", expected a sequence";
+    assert!(foreman.stderr.next().starts_with(complaint), "{:#?}", foreman.stderr.lines);
+    assert!([same, changed, gone].into_iter().all(is_alive), "the old file stays");
+    let new = [
+        worker("new", "after = ['changed', 'same']"),
+        worker("changed", "env = { A = '1' }"),
+        worker("same", ""),
+        worker("behind", "after = ['changed']"),
+    ];
+    foreman.reload(&new.concat());
+    // These two come after it, in any order.
+    foreman.stdout.find("changed: started");
+    assert_ne!(foreman.stdout.pid("changed"), changed);
+    foreman.stdout.find_all(["new: started", "behind: started"]);
+    wait_gone(gone);
+    assert!(is_alive(same));
+    foreman.process.signal(libc::SIGINT).unwrap();
+    let (exit, lines, _) = foreman.finish();
+    assert!(exit.success(), "{exit}: {lines:#?}");
+    let count = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
+    assert_eq!([count("same: started"), count("behind: started"), count("old: started")], [1, 2, 1], "{lines:#?}");
+    places(
+        &lines,
+        &[
+            "changed: has changed, and is restarted",
+            "behind: comes after changed, and is restarted with it",
+            "old: is gone from the file, and is stopped",
+        ],
+    );
+}
+
+#[test]
+fn bad_files_get_one_line_and_exit_code_2() {
+    for (file, expected) in [
+        ("[workers.web]\ncommand = [1]", "workers.toml:2: worker `web`, `command`: "),
+        (
+            "[workers.web]\ncommand = ['x']\nrestrat = 'always'",
+            "workers.toml:3: worker `web`, `restrat`: unknown field",
+        ),
+        (
+            "[workers.web]\ncommand = ['x']\nafter = ['db']",
+            "workers.toml:3: worker `web`, `after`: there is no worker `db`",
+        ),
+        (
+            "[workers.a]\ncommand = ['x']\nafter = ['a']",
+            "workers.toml:3: worker `a`, `after`: they wait for each other",
+        ),
+        ("[workers.a\n", "workers.toml:1: "),
+        ("", "workers.toml: there are no workers in it"),
+    ] {
+        let (exit, stdout, stderr) = Foreman::new(file).finish();
+        assert_eq!(exit.code(), Some(2), "{file}: {stderr:#?}");
+        assert!(stdout.is_empty() && stderr.len() == 1, "{file}: {stdout:#?}, {stderr:#?}");
+        assert!(stderr[0].starts_with(&format!("keep_alive: {expected}")), "{file}: {stderr:#?}");
+    }
+    let mut missing = WorkerSpec::new(keep_alive()).arg("no-such-file").stderr(Output::Lines).launch().unwrap();
+    let stderr = Said::new(missing.take_stderr().unwrap()).all();
+    assert!(stderr.len() == 1 && stderr[0].starts_with("keep_alive: no-such-file: No such file"), "{stderr:#?}");
+    assert_eq!(missing.wait().unwrap().code(), Some(2));
+}
+
+#[test]
+fn ctrl_c_leaves_nobody_and_the_second_one_is_at_once() {
+    let mut foreman = Foreman::new(
+        r#"
+        [workers.stubborn]
+        command = ["sh", "-c", "trap '' TERM; echo here; while :; do sleep 1000; done"]
+        ready = { line = "here" }
+        stop = [{ signal = "TERM", wait = "1h" }]
+        [workers.polite]
+        command = ["sh", "-c", "sleep 1000 & echo $!; wait"]
+        after = ["stubborn"]
+        [workers.hopeless]
+        command = ["no-such-program"]
+        restart = "always"
+        "#,
+    );
+    foreman.stdout.find_all(["polite | ", "hopeless: given up"]);
+    let told = foreman.stdout.lines.iter().find_map(|line| line.strip_prefix("polite | "));
+    let grandchild: u32 = told.unwrap().parse().unwrap();
+    foreman.process.signal(libc::SIGINT).unwrap();
+    foreman.stdout.find("polite: killed by signal 15");
+    wait_gone(grandchild);
+    foreman.process.signal(libc::SIGINT).unwrap();
+    let (exit, lines, stderr) = foreman.finish();
+    assert!(exit.success(), "somebody had failed, but all were to end: {exit}, {lines:#?}, {stderr:#?}");
+    places(&lines, &["stubborn: killed by signal 9", "hopeless: given up: it cannot be started"]);
+    for line in &lines {
+        if let Some((_, pid)) = line.split_once(": started (pid ") {
+            wait_gone(pid.trim_end_matches(')').parse().unwrap());
+        }
+    }
+}
+
+#[test]
+fn it_ends_with_1_when_somebody_has_failed_and_nobody_is_left() {
+    let (exit, lines, stderr) = Foreman::new(
+        r#"
+        [workers.crashing]
+        command = ["sh", "-c", "echo 'no licence today' >&2; exit 3"]
+        restart = { when = "on-failure", first = "1ms", restarts = 2 }
+        [workers.behind]
+        command = ["sleep", "1000"]
+        after = { crashing = "exited" }
+        [workers.done]
+        command = ["true"]
+        "#,
+    )
+    .finish();
+    assert_eq!(exit.code(), Some(1), "{lines:#?}, {stderr:#?}");
+    let again = lines.iter().filter(|line| line.starts_with("crashing: exit code 3, again in ")).count();
+    assert_eq!(again, 2, "{lines:#?}");
+    let end = [
+        "crashing: exit code 3, given up: it was restarted too often",
+        "crashing:   no licence today",
+        "behind: not started, since crashing has failed",
+    ];
+    assert!(places(&lines, &end).is_sorted(), "{lines:#?}");
+    let (exit, lines, _) = Foreman::new("[workers.done]\ncommand = ['true']").finish();
+    assert!(exit.success(), "{exit}: {lines:#?}");
+}
+
+#[test]
+#[ignore = "needs python3"]
+fn a_program_started_twice_on_one_port_gives_up_and_says_why() {
+    const LISTEN: &str =
+        "import socket, sys, time; place = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(1000)";
+    // Free until a moment ago.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let worker = |name: &str, more: &str| {
+        format!(
+            "[workers.{name}]\ncommand = ['python3', '-c', \"{LISTEN}\", '{port}']\nrestart = {{ when = 'always', first = '1ms', restarts = 1 }}\n{more}\n"
+        )
+    };
+    let first = worker("first", &format!("ready = {{ connect = '127.0.0.1:{port}' }}"));
+    let mut foreman = Foreman::new(&(first + &worker("second", "after = ['first']")));
+    foreman.stdout.find("second: exit code 1, given up: it was restarted too often");
+    let why = foreman.stdout.find("second:   OSError");
+    assert!(why.contains("Address already in use"), "{why}");
+    foreman.process.signal(libc::SIGINT).unwrap();
+    let (exit, lines, _) = foreman.finish();
+    assert!(exit.success(), "{exit}: {lines:#?}");
+}
+
+#[test]
+#[ignore = "needs script, of util-linux"]
+fn in_a_terminal_it_shows_a_table() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("workers.toml");
+    fs::write(&file, "[workers.web]\ncommand = ['sh', '-c', 'echo hello; exec sleep 1000']").unwrap();
+    let command = format!("{} {}", keep_alive().display(), file.display());
+    let spec = WorkerSpec::new("script").args(["-q", "-e", "-c", &command, "/dev/null"]);
+    let mut process = spec.stdin(Input::Pipe).stdout(Output::Lines).launch().unwrap();
+    let mut stdout = Said::new(process.take_stdout().unwrap());
+    // The terminal ends its lines with both.
+    while !(stdout.next().contains("web") && stdout.lines.last().unwrap().contains("hello")) {}
+    let mut keyboard = process.take_stdin().unwrap();
+    keyboard.write_all(b"\x03").unwrap();
+    let all = stdout.all().join("\n");
+    assert!(all.contains("worker           state") && all.contains("keep_alive: stopping all"), "{all}");
+    assert!(process.wait_timeout(DEADLINE).unwrap().expect("its end").success(), "{all}");
+}

@@ -1,0 +1,225 @@
+//! Restarts and stops: promises 8 and 13, and what a worker's life looks like in events.
+
+use crate::support::{DEADLINE, Story, Way, both_ways, is_alive};
+use pipewright::{
+    Backoff, Event, EventKind, GaveUp, Input, Intensity, Output, Pass, Ready, Restart, RestartPolicy, SpawnError,
+    SpecError, StopPolicy, StopStep, WorkerSpec, WorkerState,
+};
+use std::{fs, time::Duration};
+
+const SHORT: Duration = Duration::from_millis(1);
+
+fn shell(way: Way, script: &str) -> WorkerSpec {
+    way.program("/bin/sh").args(["-c", script])
+}
+
+fn at_once(restart: Restart) -> RestartPolicy {
+    RestartPolicy::from(restart).backoff(Backoff::constant(SHORT))
+}
+
+/// The kinds, without what is different each time.
+fn outline(events: &[Event]) -> Vec<String> {
+    let kind = |event: &Event| match &event.kind {
+        EventKind::Started { .. } => "started".into(),
+        EventKind::Exited(exit) => exit.to_string(),
+        EventKind::Restarting { .. } => "restarting".into(),
+        EventKind::GaveUp(why) => format!("{why:?}"),
+        EventKind::NotStarted(error) => format!("{error}"),
+        other => format!("{other:?}"),
+    };
+    events.iter().map(|event| format!("{}: {}", event.incarnation, kind(event))).collect()
+}
+
+both_ways! {
+    fn p13_a_worker_that_fails_comes_back_until_it_succeeds(way: Way) {
+        let mut story = Story::new();
+        let state = tempfile::NamedTempFile::new().unwrap();
+        // Fails twice: it counts its lives in a file.
+        let script = format!("echo >> {0}; exit $((3 - $(wc -l < {0})))", state.path().display());
+        let worker = story.supervisor.spawn(shell(way, &script).restart(at_once(Restart::OnFailure))).unwrap();
+        let events = story.rest();
+        assert_eq!(outline(&events), [
+            "1: started", "1: exit code 2", "1: restarting",
+            "2: started", "2: exit code 1", "2: restarting",
+            "3: started", "3: exit code 0",
+        ]);
+        assert!(worker.wait().success());
+        assert_eq!(worker.incarnation(), 3);
+    }
+
+    fn p13_a_worker_that_fails_too_often_gives_up(way: Way) {
+        let mut story = Story::new();
+        let policy = at_once(Restart::Always).intensity(Intensity::new(2, Duration::from_secs(60)));
+        let worker = story.supervisor.spawn(shell(way, "echo why >&2; exit 9").stderr(Output::Lines).restart(policy)).unwrap();
+        let events = story.rest();
+        let ends: Vec<_> = outline(&events).into_iter().filter(|line| !line.contains("Line")).collect();
+        assert_eq!(ends, [
+            "1: started", "1: exit code 9", "1: restarting", "2: started", "2: exit code 9", "2: restarting",
+            "3: started", "3: exit code 9", "3: TooOften",
+        ]);
+        assert_eq!(worker.wait().stderr_text(), "why\n");
+    }
+
+    fn p13_a_fatal_code_ends_it_at_once(way: Way) {
+        let mut story = Story::new();
+        let policy = at_once(Restart::Always).fatal_codes([125]);
+        story.supervisor.spawn(shell(way, "exit 125").restart(policy)).unwrap();
+        assert_eq!(outline(&story.rest()), ["1: started", "1: exit code 125", "1: FatalCode"]);
+    }
+
+    fn p13_what_cannot_start_again_is_not_tried_again(way: Way) {
+        let mut story = Story::new();
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("program");
+        fs::copy("/bin/cat", &program).unwrap();
+        let spec = way.program(&program).stdin(Input::Pipe).restart(at_once(Restart::Always));
+        let worker = story.supervisor.spawn(spec).unwrap();
+        // Its first life ends with its input, and by then its program is gone.
+        fs::remove_file(&program).unwrap();
+        drop(worker.take_stdin());
+        let events = story.rest();
+        let error = events.iter().find_map(|event| match &event.kind {
+            EventKind::NotStarted(error) => Some(error),
+            _ => None,
+        });
+        assert!(matches!(error.map(|error| &**error), Some(SpawnError::Failed { .. })), "{events:#?}");
+        assert!(matches!(events.last().map(|event| &event.kind), Some(EventKind::GaveUp(GaveUp::CannotStart))));
+        assert!(worker.wait().success());
+    }
+
+    fn a_worker_begins_anew_when_asked(way: Way) {
+        let mut story = Story::new();
+        let spec = way.plain("serve").control(Pass::arg("--control={}"));
+        let worker = story.supervisor.spawn(spec).unwrap();
+        let first = worker.pid();
+        assert_eq!(worker.call::<_, i64>("add", &[1, 2], DEADLINE).unwrap(), 3);
+        worker.restart();
+        assert!(worker.wait_incarnation(2, DEADLINE), "{:?}", story.told);
+        assert_ne!(worker.pid(), first);
+        assert_eq!(worker.call::<_, i64>("add", &[3, 4], DEADLINE).unwrap(), 7);
+        // The default ladder begins with the notification `shutdown`, upon which this worker ends by itself.
+        worker.stop();
+        assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
+        let outline: Vec<_> = outline(&story.rest()).into_iter().filter(|line| !line.contains("onnected")).collect();
+        assert_eq!(outline, [
+            "1: started", "1: exit code 0", "1: restarting", "2: started", "2: exit code 0",
+        ]);
+    }
+
+    fn p08_the_ladder_is_climbed_rung_by_rung(way: Way) {
+        let story = Story::new();
+        let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], SHORT).then([StopStep::ClosePipes], SHORT);
+        let spec = way.fixture("ignore-term").stdin(Input::Pipe).stop(stop);
+        let worker = ready(story, spec);
+        worker.1.stop();
+        assert_eq!(worker.1.wait_timeout(DEADLINE).expect("its end").signal(), Some(libc::SIGKILL));
+    }
+
+    fn p08_a_second_stop_is_faster(way: Way) {
+        let endless = Duration::from_secs(3600);
+        let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], endless);
+        let worker = ready(Story::new(), way.fixture("ignore-term").stop(stop));
+        worker.1.stop();
+        assert_eq!(worker.1.wait_timeout(10 * SHORT), None, "it ignores SIGTERM");
+        worker.1.stop();
+        assert_eq!(worker.1.wait_timeout(DEADLINE).expect("its end").signal(), Some(libc::SIGKILL));
+        worker.1.stop();
+    }
+
+    fn a_stopped_worker_does_not_come_back(way: Way) {
+        let mut story = Story::new();
+        let hanging = story.supervisor.spawn(way.plain("hang").restart(at_once(Restart::Always))).unwrap();
+        hanging.stop();
+        let slow = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_secs(3600)));
+        let slow = slow.intensity(Intensity::unlimited());
+        let waiting = story.supervisor.spawn(shell(way, "exit 1").restart(slow)).unwrap();
+        story.find(|event| matches!(event.kind, EventKind::Restarting { .. }).then_some(()));
+        assert_eq!(waiting.wait_timeout(Duration::ZERO), None, "it waits for its restart");
+        waiting.stop();
+        assert_eq!(waiting.wait_timeout(DEADLINE).expect("its end").code(), Some(1));
+        assert_eq!(hanging.wait_timeout(DEADLINE).expect("its end").signal(), Some(libc::SIGTERM));
+        story.rest();
+    }
+
+    fn p08_a_worker_gets_the_time_that_it_asks_for(way: Way) {
+        let mut story = Story::new();
+        let stop = StopPolicy::kill().then([StopStep::Notify("shutdown".into())], Duration::from_millis(200));
+        let spec = way.plain("slow-end").control(Pass::arg("--control={}")).args(["--ms", "600"]).stop(stop);
+        let worker = story.supervisor.spawn(spec).unwrap();
+        story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+        worker.stop();
+        let exit = worker.wait_timeout(DEADLINE).expect("its end");
+        assert!(exit.success(), "{exit}");
+    }
+
+    fn p16_a_shutdown_reports_who_ended_how_and_who_was_slow(way: Way) {
+        let mut story = Story::new();
+        let polite = story.supervisor.spawn(way.plain("serve").control(Pass::arg("--control={}")).name("polite")).unwrap();
+        let stubborn = story.supervisor.spawn(way.fixture("ignore-term").name("stubborn")).unwrap();
+        story.message();
+        polite.call::<_, ()>("ping", &(), DEADLINE).unwrap();
+        let report = story.supervisor.shutdown(Duration::from_millis(400));
+        let [slow, fast] = report.workers.as_slice() else { panic!("{report}") };
+        assert_eq!((slow.worker, &*slow.name, fast.worker), (stubborn.id(), "stubborn", polite.id()));
+        assert_eq!(slow.exit.as_ref().and_then(|exit| exit.signal()), Some(libc::SIGKILL), "{report}");
+        assert!(fast.exit.as_ref().is_some_and(|exit| exit.success()), "{report}");
+        assert!(slow.took >= Duration::from_millis(400) && report.blocked().count() == 0, "{report}");
+        assert!(story.supervisor.spawn(way.plain("exit")).is_err(), "it takes no more workers");
+        story.rest();
+    }
+
+    fn p16_a_status_tells_how_everybody_is(way: Way) {
+        let mut story = Story::new();
+        let serving = way.plain("serve").control(Pass::arg("--control={}")).name("serving");
+        let serving = story.supervisor.spawn(serving.ready(Ready::control())).unwrap();
+        assert!(serving.wait_ready(DEADLINE));
+        let speaking = story.supervisor.spawn(way.fixture("ignore-term").name("speaking").window(4096)).unwrap();
+        story.message();
+        let slow = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_secs(3600)));
+        let slow = slow.intensity(Intensity::unlimited());
+        let waiting = story.supervisor.spawn(shell(way, "exit 1").restart(slow)).unwrap();
+        story.find(|event| matches!(event.kind, EventKind::Restarting { .. }).then_some(()));
+        let status = story.supervisor.status();
+        let states: Vec<_> = status.workers.iter().map(|one| (one.worker, one.state)).collect();
+        assert_eq!(states, [
+            (serving.id(), WorkerState::Running), (speaking.id(), WorkerState::Running), (waiting.id(), WorkerState::Waiting),
+        ]);
+        let [first, second, third] = status.workers.as_slice() else { panic!("{status:?}") };
+        assert_eq!((&*first.name, first.pid, first.incarnation), ("serving", Some(serving.pid()), 1));
+        assert!(first.rss_bytes.is_some_and(|bytes| bytes > 100_000) && first.uptime.is_some(), "{first:?}");
+        assert!(second.last_message.is_some() && second.window == 4096, "{second:?}");
+        assert_eq!((third.pid, third.uptime, third.last_message), (None, None, None));
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!(json["workers"][2]["state"], "waiting", "{json}");
+        assert!(json["workers"][0]["uptime"].is_f64(), "{json}");
+    }
+
+    fn p09_a_dropped_supervisor_restarts_nobody(way: Way) {
+        let story = Story::new();
+        let worker = story.supervisor.spawn(way.plain("hang").restart(at_once(Restart::Always))).unwrap();
+        drop(story);
+        assert!(!is_alive(worker.pid()));
+        assert_eq!(worker.wait_timeout(Duration::ZERO).expect("its end").signal(), Some(libc::SIGTERM));
+    }
+}
+
+/// Starts a worker and waits for its first message.
+fn ready(mut story: Story, spec: WorkerSpec) -> (Story, pipewright::Worker) {
+    let worker = story.supervisor.spawn(spec).unwrap();
+    story.message();
+    (story, worker)
+}
+
+#[test]
+fn settings_that_cannot_work_together_are_refused() {
+    let story = Story::new();
+    let slow = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_secs(10)));
+    let error = story.supervisor.spawn(WorkerSpec::new("true").restart(slow)).unwrap_err();
+    let SpawnError::Spec(SpecError::Conflict { settings, .. }) = &error else { panic!("{error:?}") };
+    assert_eq!(settings, &["intensity", "backoff"]);
+    let text = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    assert!(text.contains("`intensity`") && text.contains("50s") && text.contains("30s"), "{text}");
+    let bad = StopPolicy::kill().then([StopStep::Signal(65)], Duration::ZERO);
+    let error = story.supervisor.spawn(WorkerSpec::new("true").stop(bad)).unwrap_err();
+    assert!(matches!(error, SpawnError::Spec(SpecError::BadSignal { signal: 65 })), "{error:?}");
+}

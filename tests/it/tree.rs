@@ -1,0 +1,154 @@
+//! What a worker has started ends with it, at each level of containment; and limits on all of it.
+
+use crate::support::{DEADLINE, Story, Way, both_ways, is_alive, wait_gone};
+use pipewright::{
+    Containment, EventKind, Group, Output, Pass, SpawnError, SpawnStep, SpecError, TreeLimit, Worker, WorkerSpec,
+};
+use std::{fs, time::Duration};
+
+/// Tells the pids of a daemon of its own session, streams closed, and of a child; then it lives or ends.
+const DAEMON: &str = r"
+setsid sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000 </dev/null >/dev/null 2>&1' sh $1 &
+sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000 </dev/null >/dev/null 2>&1' sh $1 &
+";
+
+fn daemons(way: Way, then: &str) -> WorkerSpec {
+    let script = format!("{DAEMON}{then}");
+    way.program("/bin/sh").args(["-c", &script, "sh"]).messages(Pass::arg("{}")).drain_time(Duration::from_millis(20))
+}
+
+/// The next two pids that are told.
+#[track_caller]
+fn two(story: &mut Story) -> [u32; 2] {
+    [(); 2].map(|()| u32::try_from(story.json().as_u64().unwrap()).unwrap())
+}
+
+fn may_make_cgroups() -> bool {
+    let name = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mount = name
+        .lines()
+        .find(|line| line.contains(" - cgroup2 "))
+        .and_then(|line| line.split(' ').nth(4).map(str::to_owned));
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned();
+    let Some(mount) = mount else { return false };
+    let probe = format!("{mount}{own}/pipewright-test-{}", std::process::id());
+    fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).is_ok()
+}
+
+both_ways! {
+    fn p09_daemons_end_with_their_worker_and_are_named(way: Way) {
+        let mut story = Story::new();
+        story.supervisor.spawn(daemons(way, "exit 0")).unwrap();
+        let daemons = two(&mut story);
+        let exit = story.exit();
+        assert!(exit.success(), "{exit}");
+        for daemon in daemons {
+            assert!(!is_alive(daemon), "its end comes before the exit is told");
+            let survivor = exit.survivors.iter().find(|survivor| survivor.pid == daemon);
+            assert!(survivor.is_some_and(|survivor| &*survivor.command == "sleep 1000"), "{exit:?}");
+        }
+    }
+
+    fn p09_daemons_end_when_their_worker_is_killed_or_stopped(way: Way) {
+        let ends: [fn(&Worker); 2] = [|worker| worker.kill().unwrap(), Worker::stop];
+        for end in ends {
+            let mut story = Story::new();
+            let worker = story.supervisor.spawn(daemons(way, "exec sleep 1000")).unwrap();
+            let daemons = two(&mut story);
+            end(&worker);
+            story.exit();
+            assert!(daemons.iter().all(|daemon| !is_alive(*daemon)));
+        }
+    }
+
+    fn p09_without_a_group_of_its_own_they_end_too(way: Way) {
+        let mut story = Story::new();
+        story.supervisor.spawn(daemons(way, "exit 0").group(Group::Inherit)).unwrap();
+        let daemons = two(&mut story);
+        assert!(story.exit().success());
+        assert!(daemons.iter().all(|daemon| !is_alive(*daemon)));
+    }
+
+    fn p09_who_threw_its_environment_away_is_found_by_its_parents(way: Way) {
+        let mut story = Story::new();
+        let script = "setsid env -i sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000 >/dev/null' sh $1 & wait";
+        let spec = way.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}"));
+        let worker = story.supervisor.spawn(spec.stop(pipewright::StopPolicy::kill())).unwrap();
+        let daemon = u32::try_from(story.json().as_u64().unwrap()).unwrap();
+        worker.stop();
+        story.exit();
+        wait_gone(daemon);
+    }
+
+    fn a_frozen_worker_does_nothing_and_can_be_stopped(way: Way) {
+        let mut story = Story::new();
+        let spec = way.program("/bin/sh").args(["-c", "while :; do echo; done"]).stdout(Output::Lines);
+        let worker = story.supervisor.spawn(spec).unwrap();
+        let line = |event: pipewright::Event| matches!(event.kind, EventKind::Line { .. }).then_some(());
+        story.find(line);
+        worker.freeze().unwrap();
+        // What it had written comes, and then nothing more.
+        while story.supervisor.events().recv_timeout(Duration::from_millis(200)).is_ok() {}
+        worker.thaw().unwrap();
+        story.find(line);
+        worker.freeze().unwrap();
+        worker.stop();
+        let exit = loop {
+            if let EventKind::Exited(exit) = story.next().kind {
+                break exit;
+            }
+        };
+        assert_eq!(exit.signal(), Some(libc::SIGTERM));
+    }
+}
+
+#[test]
+fn the_strongest_containment_is_chosen_and_told() {
+    let story = Story::new();
+    let containment = |spec: WorkerSpec| story.supervisor.spawn(spec.arg("hang")).unwrap().containment().unwrap();
+    let expected = if may_make_cgroups() { Containment::Cgroup } else { Containment::Group };
+    assert_eq!(containment(Way::Direct.program(crate::support::FIXTURE)), expected);
+    // Whoever starts it by a `Command` of their own, or lets it survive, has the process group.
+    assert_eq!(containment(Way::Command.program(crate::support::FIXTURE)), Containment::Group);
+    assert_eq!(containment(WorkerSpec::new(crate::support::FIXTURE).survive_parent()), Containment::Group);
+    assert_eq!(containment(Way::Command.program(crate::support::FIXTURE).group(Group::Inherit)), Containment::Process);
+}
+
+#[test]
+fn no_cgroup_is_left() {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let story = Story::new();
+    let worker = story.supervisor.spawn(Way::Direct.plain("hang")).unwrap();
+    let of_worker = fs::read_to_string(format!("/proc/{}/cgroup", worker.pid())).unwrap();
+    let unified = |text: &str| text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned);
+    let mount = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mount = mount.lines().find(|line| line.contains(" - cgroup2 ")).and_then(|line| line.split(' ').nth(4));
+    drop(story);
+    worker.wait_timeout(DEADLINE).expect("its end");
+    if let (Some(mount), Some(path)) = (mount, unified(&of_worker)) {
+        let is_own = Some(&path) == unified(&own).as_ref();
+        assert!(is_own || !fs::exists(format!("{mount}{path}")).unwrap(), "{mount}{path}");
+    }
+}
+
+#[test]
+fn a_limit_that_cannot_be_set_is_told() {
+    let story = Story::new();
+    // Where the controller is to be had the worker starts, and is limited: then there is nothing to refuse.
+    match story.supervisor.spawn(WorkerSpec::new("true").tree_limit(TreeLimit::MemoryBytes(64 << 20))) {
+        Ok(worker) => assert_eq!(worker.containment().unwrap_or(Containment::Cgroup), Containment::Cgroup),
+        Err(SpawnError::Failed { step, source, .. }) => {
+            assert_eq!(step, SpawnStep::TreeLimit);
+            let reason = source.to_string();
+            assert!(reason.contains("cgroup"), "{reason}");
+        }
+        Err(other) => panic!("{other:?}"),
+    }
+    let refused = |spec: WorkerSpec| match story.supervisor.spawn(spec.tree_limit(TreeLimit::Processes(9))) {
+        Err(SpawnError::Spec(SpecError::Conflict { settings, .. })) => settings,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(WorkerSpec::new("true").survive_parent()), ["tree_limit", "survive_parent"]);
+    assert_eq!(refused(Way::Command.program("true")), ["tree_limit", "from_command"]);
+}
