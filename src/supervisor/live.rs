@@ -10,6 +10,7 @@ use super::{
     ready::Ready,
     session::Session,
     spec::{MessageSource, WorkerSpec},
+    tree::Sought,
     worker::{Present, WorkerShared},
 };
 use crate::{
@@ -139,6 +140,7 @@ pub(super) struct Health {
 /// Waiting for the end of those who have outlived a worker.
 #[derive(Debug, Default)]
 pub(super) struct Burial {
+    pub(super) sought: Sought,
     pub(super) waited_for: Vec<PidFd>,
     pub(super) rounds: u32,
     pub(super) until: Option<Instant>,
@@ -159,8 +161,8 @@ pub(super) struct Live {
     /// It has sent something since this was looked at.
     has_spoken: bool,
     pub(super) last_message: Option<Instant>,
-    /// How many processes had been started when it was.
-    pub(super) born: u64,
+    /// Of the processes we have started at most so many, itself included, have no higher number.
+    pub(super) starts_before: u64,
     pub(super) health: Health,
     /// While those are waited for who have outlived it.
     pub(super) burial: Option<Burial>,
@@ -176,7 +178,8 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new(arrival: Arrival, window: &Arc<Meter>) -> Self {
-        let Arrival { shared, present, spec, started, born, messages, stdout, stderr, bell, notices, key: _ } = arrival;
+        let Arrival { shared, present, spec, started, starts_before, messages, stdout, stderr, bell, notices, key: _ } =
+            arrival;
         let streams = [
             messages.map(|pipe| Listener::new(StreamId::Messages, pipe, &spec)),
             stdout.map(|pipe| Listener::new(StreamId::Stdout, pipe, &spec)),
@@ -200,7 +203,7 @@ impl Live {
             started,
             has_spoken: false,
             last_message: None,
-            born,
+            starts_before,
             health: Health { bell, notices, ..Health::default() },
             burial: None,
             survivors: Vec::new(),

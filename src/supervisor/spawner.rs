@@ -87,7 +87,9 @@ pub(super) struct Starter {
     run: Box<str>,
     sentinel: Sentinel,
     pen: Arc<Pen>,
-    /// How many processes were started.
+    /// How many processes are being started or were.
+    begun: AtomicU64,
+    /// How many were.
     started: AtomicU64,
 }
 
@@ -96,12 +98,21 @@ impl Starter {
         let run: Box<str> = format!("{:032x}", u128::from_ne_bytes(random::bytes()?)).into();
         let pen = Arc::new(Pen::default());
         let sentinel = Sentinel::new(&run, &pen)?;
-        Ok(Self { mailbox, control_path: Mutex::new(None), run, sentinel, pen, started: AtomicU64::new(0) })
+        Ok(Self {
+            mailbox,
+            control_path: Mutex::new(None),
+            run,
+            sentinel,
+            pen,
+            begun: AtomicU64::new(0),
+            started: AtomicU64::new(0),
+        })
     }
 
-    /// How many processes were started so far, those that failed included.
+    /// How many processes were started so far. Less what `begun` was at some moment: at most how many of them have a number
+    /// that was given after that.
     pub(super) fn started(&self) -> u64 {
-        self.started.load(Ordering::Relaxed)
+        self.started.load(Ordering::SeqCst)
     }
 
     pub(super) fn pen(&self) -> &Pen {
@@ -187,7 +198,14 @@ impl Starter {
             variables: &variables,
             mark: Some((tree::VARIABLE, token.as_str())),
         };
+        self.begun.fetch_add(1, Ordering::SeqCst);
         let launched = launch(&spec.plan, prepared, &moment);
+        match &launched {
+            Ok(_) => self.started.fetch_add(1, Ordering::SeqCst),
+            Err(_) => self.begun.fetch_sub(1, Ordering::SeqCst),
+        };
+        // Those that another thread is about to start are counted: their numbers may be lower than this one's.
+        let starts_before = self.begun.load(Ordering::SeqCst);
         let in_cgroup = launched.as_ref().is_ok_and(|launched| launched.in_cgroup);
         let cell = match cell {
             Some(cell) if !in_cgroup => {
@@ -197,7 +215,6 @@ impl Starter {
             cell => cell,
         };
         let mut launched = launched?;
-        let born = self.started.fetch_add(1, Ordering::Relaxed) + 1;
         let started = now();
         let leads = launched.child.leads_group() && !spec.survives;
         let guarded = if leads { self.sentinel.enter(launched.child.pid()) } else { None };
@@ -206,7 +223,7 @@ impl Starter {
         let link = address.is_some().then(|| Arc::new(Link::new(self.mailbox.clone(), id)));
         let present =
             Arc::new(Present::new(number, launched, link, Mark { token, guarded: guarded.into(), cell: cell.into() }));
-        Ok(Begun { present, key: address.map(|address| address.key), started, born, streams, bell, notices })
+        Ok(Begun { present, key: address.map(|address| address.key), started, starts_before, streams, bell, notices })
     }
 
     /// The address of a new incarnation; with the first one the server is started.
@@ -228,7 +245,7 @@ struct Begun {
     present: Arc<Present>,
     key: Option<String>,
     started: Instant,
-    born: u64,
+    starts_before: u64,
     streams: (Pipe, Pipe, Pipe),
     bell: Pipe,
     notices: Option<NotifySocket>,
@@ -236,8 +253,20 @@ struct Begun {
 
 impl Begun {
     fn arrival(self, shared: Arc<WorkerShared>, spec: Arc<WorkerSpec>) -> Box<Arrival> {
-        let Self { present, key, started, born, streams: (messages, stdout, stderr), bell, notices } = self;
-        Box::new(Arrival { shared, present, spec, key, started, born, messages, stdout, stderr, bell, notices })
+        let Self { present, key, started, starts_before, streams: (messages, stdout, stderr), bell, notices } = self;
+        Box::new(Arrival {
+            shared,
+            present,
+            spec,
+            key,
+            started,
+            starts_before,
+            messages,
+            stdout,
+            stderr,
+            bell,
+            notices,
+        })
     }
 }
 

@@ -12,11 +12,12 @@ use crate::{
     exit::Survivor,
     sys::{
         pidfd,
-        proc::{self, Carrier},
+        proc::{self, Eyes, Held, Sight},
     },
 };
 use std::{
     collections::HashSet,
+    mem,
     time::{Duration, Instant},
 };
 
@@ -26,6 +27,12 @@ pub(super) const VARIABLE: &str = "PIPEWRIGHT_TREE";
 const PROBES: i32 = 256;
 /// How many processes a machine can start in a second, generously: so long no number comes twice.
 const STARTS_PER_SECOND: i32 = 50_000;
+/// How often everybody is looked at for one worker, on a machine that starts others faster than they can be looked at.
+const ROUNDS: u32 = 4;
+/// How soon those are looked at again who were in the middle of an exec, and how often: an exec that takes longer than a second
+/// is from a disk that hangs.
+const EXEC_TIME: Duration = Duration::from_millis(1);
+const WAITS: u32 = 1000;
 
 /// What an incarnation is recognised by. Ends with a dot, so that the first worker's is not the beginning of the tenth's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,12 +52,14 @@ impl Token {
 
 /// Whose descendants are looked for.
 #[derive(Debug)]
-pub(super) struct Ancestor {
+pub(super) struct Ancestor<'a> {
     pub(super) pid: i32,
-    pub(super) token: Token,
+    pub(super) token: &'a Token,
     pub(super) lived: Duration,
-    /// How many processes we have started since, this one not counted.
+    /// At most how many processes we have started since.
     pub(super) started_since: u64,
+    /// They cannot be any.
+    pub(super) others: &'a HashSet<i32>,
 }
 
 /// Looks for descendants, and does so no more often than is good for the loop.
@@ -60,55 +69,113 @@ pub(super) struct Search {
     first_wrap: Duration,
     /// When all processes may be looked at again.
     next: Option<Instant>,
+    eyes: Eyes,
+}
+
+/// How far the search for one worker's descendants has come.
+#[derive(Debug, Default)]
+pub(super) struct Sought {
+    /// Whoever was there when this number was the last one has been looked at.
+    up_to: Option<i32>,
+    found: Vec<Held>,
+    /// In the middle of an exec when they were looked at.
+    hidden: Vec<i32>,
+    waits: u32,
+    /// How often everybody was looked at.
+    rounds: u32,
+}
+
+impl Sought {
+    fn found(&mut self) -> Option<Found> {
+        (!self.found.is_empty()).then(|| Found::These(mem::take(&mut self.found)))
+    }
 }
 
 /// What a search has come to.
 #[derive(Debug)]
 pub(super) enum Found {
-    These(Vec<Carrier>),
-    /// All processes have to be looked at, and were a moment ago.
+    These(Vec<Held>),
+    /// All processes have to be looked at, and were a moment ago; or somebody is in the middle of an exec.
     NotBefore(Instant),
+}
+
+/// Whose turn it is to be looked at.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    Nobody,
+    From(i32),
+    Everybody,
 }
 
 impl Search {
     pub(super) fn new() -> Self {
         let seconds = f64::from(proc::highest_number()) / f64::from(STARTS_PER_SECOND);
-        Self { first_wrap: Duration::from_secs_f64(seconds), next: None }
+        Self { first_wrap: Duration::from_secs_f64(seconds), next: None, eyes: Eyes::new() }
     }
 
-    /// The living descendants of one that has ended, or is about to be killed. `own` are processes that cannot be any.
-    pub(super) fn descendants(&mut self, of: &Ancestor, own: &HashSet<i32>, now: impl Fn() -> Instant) -> Found {
-        let token = of.token.as_str().as_bytes();
-        if let (Ok(last), true) = (proc::last_number(), of.lived < self.first_wrap) {
-            let given = i64::from(last) - i64::from(of.pid);
-            if (0..=i64::try_from(of.started_since).unwrap_or(i64::MAX)).contains(&given) {
-                return Found::These(Vec::new());
+    /// The living descendants of one that has ended.
+    pub(super) fn descendants(&mut self, of: &Ancestor<'_>, sought: &mut Sought, now: impl Fn() -> Instant) -> Found {
+        let hidden = mem::take(&mut sought.hidden);
+        self.look(of, hidden, sought);
+        loop {
+            // Read before anybody is looked at. Whoever is started meanwhile has a higher one, and the next turn: so nobody
+            // escapes whose parent ends before that is looked at.
+            let last = proc::last_number().ok();
+            match self.turn(of, sought, last) {
+                Turn::Nobody => break,
+                Turn::From(first) => self.look(of, first..=last.unwrap_or(first), sought),
+                Turn::Everybody => {
+                    let began = now();
+                    if let Some(next) = self.next.filter(|next| began < *next) {
+                        return sought.found().unwrap_or(Found::NotBefore(next));
+                    }
+                    self.look(of, proc::all().unwrap_or_default(), sought);
+                    sought.rounds += 1;
+                    // At most a quarter of the loop's time.
+                    let ended = now();
+                    self.next = ended.checked_add((ended - began) * 3);
+                }
             }
-            if (0..=i64::from(PROBES)).contains(&given) {
-                return Found::These(carriers(of.pid.saturating_add(1)..=last, token, own));
-            }
+            sought.up_to = last;
         }
-        let began = now();
-        if let Some(next) = self.next.filter(|next| began < *next) {
-            return Found::NotBefore(next);
+        if let Some(found) = sought.found() {
+            return found;
         }
-        let all = proc::all().unwrap_or_default();
-        let found = carriers(all, token, own);
-        // At most a quarter of the loop's time.
-        let ended = now();
-        self.next = ended.checked_add((ended - began) * 3);
-        Found::These(found)
+        let soon = now().checked_add(EXEC_TIME).filter(|_| !sought.hidden.is_empty() && sought.waits < WAITS);
+        sought.waits += 1;
+        soon.map_or_else(|| Found::These(Vec::new()), Found::NotBefore)
     }
-}
 
-fn carriers(pids: impl IntoIterator<Item = i32>, token: &[u8], own: &HashSet<i32>) -> Vec<Carrier> {
-    let ours = pidfd::own_pid();
-    let strangers = pids.into_iter().filter(|pid| *pid != ours && !own.contains(pid));
-    strangers.filter_map(|pid| proc::carrier(pid, token)).collect()
+    fn look(&mut self, of: &Ancestor<'_>, pids: impl IntoIterator<Item = i32>, sought: &mut Sought) {
+        let ours = pidfd::own_pid();
+        for pid in pids.into_iter().filter(|pid| *pid != ours && !of.others.contains(pid)) {
+            match self.eyes.look(pid, of.token.as_str().as_bytes()) {
+                Sight::Carrier(held) => sought.found.push(held),
+                Sight::NotYet => sought.hidden.push(pid),
+                Sight::Stranger => {}
+            }
+        }
+    }
+
+    /// `last` is the number that was given last.
+    fn turn(&self, of: &Ancestor<'_>, sought: &Sought, last: Option<i32>) -> Turn {
+        let (after, own) = match sought.up_to {
+            Some(up_to) => (up_to, 0),
+            None if of.lived < self.first_wrap => (of.pid, i64::try_from(of.started_since).unwrap_or(i64::MAX)),
+            None => return Turn::Everybody,
+        };
+        let given = last.map(|last| i64::from(last) - i64::from(after));
+        match given {
+            Some(given) if (0..=own).contains(&given) => Turn::Nobody,
+            _ if sought.rounds >= ROUNDS => Turn::Nobody,
+            Some(given) if (0..=i64::from(PROBES)).contains(&given) => Turn::From(after.saturating_add(1)),
+            _ => Turn::Everybody,
+        }
+    }
 }
 
 /// What is told of a descendant that has outlived its worker. `pipes` are ours, by their inodes.
-pub(super) fn survivor(carrier: &Carrier, pipes: &[(u64, &'static str)]) -> Survivor {
+pub(super) fn survivor(carrier: &Held, pipes: &[(u64, &'static str)]) -> Survivor {
     let held = proc::held_inodes(carrier.pid);
     let mut holds: Vec<Box<str>> =
         pipes.iter().filter(|(inode, _)| held.contains(inode)).map(|(_, name)| Box::from(*name)).collect();

@@ -15,6 +15,8 @@ use std::{
 const COMMAND_BYTES: u64 = 256;
 /// The largest environment that is looked through, in bytes: more than the kernel allows a program by default.
 const ENVIRONMENT_BYTES: u64 = 4 << 20;
+/// More than all but the strangest have.
+const ONE_READ_BYTES: usize = 256 << 10;
 
 /// All processes of our namespace that we may see, ourselves included.
 pub(crate) fn all() -> io::Result<Vec<i32>> {
@@ -37,35 +39,110 @@ pub(crate) fn highest_number() -> i32 {
 /// `USER_HZ`: the same on every machine that Linux runs on today.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// A process that carries a token in its environment, held so that no other can be taken for it.
+/// A process, held so that no other can be taken for it.
 #[derive(Debug)]
-pub(crate) struct Carrier {
+pub(crate) struct Held {
     pub(crate) pid: i32,
     pub(crate) pidfd: PidFd,
 }
 
-/// The process of this number, whichever that is.
-pub(crate) fn hold(pid: i32) -> Option<Carrier> {
-    PidFd::open(pid).ok().map(|pidfd| Carrier { pid, pidfd })
-}
-
-/// The process of this number, if its environment contains `token`. Not a zombie: those have none. Nor one that has become
-/// another user's: that may not be looked at.
-pub(crate) fn carrier(pid: i32, token: &[u8]) -> Option<Carrier> {
-    if !carries(pid, token) {
-        return None;
+/// Holds all that are listed: it is listed again with the pidfds open, and whoever is in both lists is the one that is held.
+pub(crate) fn hold(list: impl Fn() -> Vec<i32>) -> Vec<Held> {
+    let open = |pid| PidFd::open(pid).ok().map(|pidfd| Held { pid, pidfd });
+    let mut held: Vec<Held> = list().into_iter().filter_map(open).collect();
+    if !held.is_empty() {
+        let still = list();
+        held.retain(|process| still.contains(&process.pid));
     }
-    // The number may have changed hands before it was opened: so look again.
-    let pidfd = PidFd::open(pid).ok()?;
-    carries(pid, token).then_some(Carrier { pid, pidfd })
+    held
 }
 
-fn carries(pid: i32, token: &[u8]) -> bool {
-    let Ok(file) = fs::File::open(format!("/proc/{pid}/environ")) else { return false };
-    let mut environment = Vec::new();
+/// Whether a token is in the environment of a process.
+#[derive(Debug)]
+pub(crate) enum Sight {
+    Carrier(Held),
+    /// It is in the middle of an exec, in which it shows no environment. It forks nobody meanwhile.
+    NotYet,
+    /// Or a zombie: those have none. Or one that has become another user's: that may not be looked at.
+    Stranger,
+}
+
+/// Looks at environments, one after the other.
+#[derive(Debug)]
+pub(crate) struct Eyes {
+    bytes: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Environment {
+    Has,
+    Lacks,
+    Hides,
+}
+
+impl Eyes {
+    pub(crate) fn new() -> Self {
+        Self { bytes: vec![0; ONE_READ_BYTES] }
+    }
+
+    pub(crate) fn look(&mut self, pid: i32, token: &[u8]) -> Sight {
+        match self.environment(pid, token) {
+            Environment::Hides => return Sight::NotYet,
+            Environment::Lacks => return Sight::Stranger,
+            Environment::Has => {}
+        }
+        // The number may have changed hands before it was opened: so look again.
+        let Ok(pidfd) = PidFd::open(pid) else { return Sight::Stranger };
+        match self.environment(pid, token) {
+            Environment::Has => Sight::Carrier(Held { pid, pidfd }),
+            Environment::Hides => Sight::NotYet,
+            Environment::Lacks => Sight::Stranger,
+        }
+    }
+
+    fn environment(&mut self, pid: i32, token: &[u8]) -> Environment {
+        let Ok(mut file) = fs::File::open(format!("/proc/{pid}/environ")) else { return Environment::Lacks };
+        // All of it at once: the file is the memory that the process had when it was opened, and between two reads an exec
+        // can take that away. Then the second one finds the end.
+        let read = file.read(&mut self.bytes).unwrap_or(0);
+        let bytes = self.bytes.get(..read).unwrap_or_default();
+        if memchr::memmem::find(bytes, token).is_some() {
+            return Environment::Has;
+        }
+        let hides = if read == 0 {
+            fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| has_an_environment(&stat).unwrap_or(false))
+        } else if read == ONE_READ_BYTES {
+            return rest(file, bytes, token);
+        } else {
+            false
+        };
+        if hides { Environment::Hides } else { Environment::Lacks }
+    }
+}
+
+/// The rest of one that did not come whole in one read.
+fn rest(file: fs::File, bytes: &[u8], token: &[u8]) -> Environment {
+    let mut bytes = bytes.to_vec();
     // What was read before an error is looked at.
-    drop(file.take(ENVIRONMENT_BYTES).read_to_end(&mut environment));
-    memchr::memmem::find(&environment, token).is_some()
+    drop(file.take(ENVIRONMENT_BYTES).read_to_end(&mut bytes));
+    match (memchr::memmem::find(&bytes, token), bytes.last()) {
+        (Some(_), _) => Environment::Has,
+        (None, Some(0)) => Environment::Lacks,
+        (None, _) => Environment::Hides,
+    }
+}
+
+/// From `/proc/PID/stat`: the process has one, or will have one when its exec is through. Until then it has no code
+/// (`load_elf_binary` in `fs/binfmt_elf.c` sets that after the environment), and the end of its environment is not where it will be.
+fn has_an_environment(text: &str) -> Option<bool> {
+    /// include/linux/sched.h
+    const PF_KTHREAD: u64 = 0x0020_0000;
+    let fields = stat_fields(text)?;
+    let number = |position: usize| fields.get(position - FIRST_FIELD)?.parse::<u64>().ok();
+    // Threads of the kernel and zombies have no memory, and so no environment either.
+    let has_memory = !matches!(fields.first(), Some(&"Z" | &"X")) && number(9)? & PF_KTHREAD == 0;
+    let (start_code, env_start, env_end) = (number(26)?, number(50)?, number(51)?);
+    Some(has_memory && (start_code == 0 || env_start != env_end))
 }
 
 /// What it was started with, words separated by spaces; its name in brackets where it has no arguments. Cut after 256 bytes.
@@ -102,12 +179,18 @@ pub(crate) fn usage(pid: u32) -> Option<Use> {
     stat(&fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?)
 }
 
+/// `proc_pid_stat(5)` counts from 1, and the state is number 3.
+const FIRST_FIELD: usize = 3;
+
 /// The fields of `/proc/PID/stat` behind the name, which stands in parentheses and may contain some.
-fn stat(text: &str) -> Option<Use> {
+fn stat_fields(text: &str) -> Option<Vec<&str>> {
     let (_, rest) = text.rsplit_once(") ")?;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    // proc_pid_stat(5) counts from 1, and the state is number 3.
-    let number = |position: usize| fields.get(position - 3).and_then(|field| field.parse::<u64>().ok());
+    Some(rest.split_whitespace().collect())
+}
+
+fn stat(text: &str) -> Option<Use> {
+    let fields = stat_fields(text)?;
+    let number = |position: usize| fields.get(position - FIRST_FIELD)?.parse::<u64>().ok();
     let is_stopped = matches!(fields.first(), Some(&"T" | &"t"));
     let ticks = number(14)?.saturating_add(number(15)?);
     let resident_bytes = number(24)?.saturating_mul(fd::page_bytes());
@@ -155,6 +238,27 @@ mod tests {
         assert!(last_number().unwrap() > 0 && highest_number() >= 301);
         assert!(!command_line(own).is_empty());
         assert!(usage(own.unsigned_abs()).is_some_and(|usage| usage.resident_bytes > 0));
-        assert!(carrier(own, b"no such thing in any environment").is_none());
+        assert!(matches!(Eyes::new().look(own, b"no such thing in any environment"), Sight::Stranger));
+        let held = hold(|| vec![own, i32::MAX]);
+        assert_eq!(held.iter().map(|process| process.pid).collect::<Vec<_>>(), [own]);
+    }
+
+    #[test]
+    fn one_that_becomes_another_program_has_no_environment_yet() {
+        let line = |state: &str, flags: u64, start_code: u64, environment: (u64, u64)| {
+            let ones = |count: usize| vec!["1"; count].join(" ");
+            // Numbers 4 to 8, 10 to 25, and 27 to 49.
+            let (start, end) = environment;
+            format!("17 (a) b) {state} {} {flags} {} {start_code} {} {start} {end} 0", ones(5), ones(16), ones(23))
+        };
+        assert_eq!(has_an_environment(&line("R", 4_194_304, 0, (0, 0))), Some(true), "in the middle of an exec");
+        assert_eq!(has_an_environment(&line("R", 4_194_304, 0, (4096, 4096))), Some(true), "a moment later");
+        assert_eq!(has_an_environment(&line("R", 4_194_304, 64, (4096, 5000))), Some(true), "through");
+        assert_eq!(has_an_environment(&line("R", 4_194_304, 64, (4096, 4096))), Some(false), "it was given none");
+        assert_eq!(has_an_environment(&line("Z", 4_194_308, 0, (0, 0))), Some(false), "a zombie");
+        assert_eq!(has_an_environment(&line("I", 69_238_880, 0, (0, 0))), Some(false), "of the kernel");
+        assert_eq!(has_an_environment("17 (a) R 1"), None);
+        let own = fs::read_to_string("/proc/self/stat").unwrap();
+        assert_eq!(has_an_environment(&own), Some(true));
     }
 }

@@ -1,13 +1,12 @@
 //! Fifty workers that behave as badly as they can, killed, stopped and begun anew at random, and a consumer that is now and then slow.
 
-use crate::support::{DEADLINE, FIXTURE, alone, guarded, is_alive, open_descriptors, wait_gone};
+use crate::support::{Chance, DEADLINE, FIXTURE, alone, carriers, children, guarded, open_descriptors, wait_gone};
 use pipewright::{
     Backoff, Event, EventKind, Input, Intensity, Pass, Restart, RestartPolicy, StopPolicy, StopStep, Supervisor,
     Worker, WorkerId, WorkerSpec,
 };
 use std::{
     collections::HashMap,
-    fs,
     time::{Duration, Instant},
 };
 
@@ -19,22 +18,6 @@ const MARK: &str = "PIPEWRIGHT_TEST_CHAOS";
 #[expect(clippy::disallowed_methods, reason = "chaos for so long")]
 fn now() -> Instant {
     Instant::now()
-}
-
-/// xorshift64, <https://www.jstatsoft.org/article/view/v008i14>.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-
-    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[usize::try_from(self.below(choices.len() as u64)).unwrap()]
-    }
 }
 
 /// What is known of an incarnation.
@@ -146,23 +129,6 @@ fn act(supervisor: &Supervisor, workers: &mut [Worker], chance: &mut Chance, mar
     }
 }
 
-fn carriers(mark: &str) -> Vec<u32> {
-    let mark = format!("{MARK}={mark}");
-    let pids =
-        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) && is_alive(*pid)
-    })
-    .collect()
-}
-
-fn children() -> Vec<String> {
-    let threads = fs::read_dir("/proc/self/task").unwrap();
-    let lists = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default());
-    lists.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
-}
-
 /// Gives a line about how much there was of it.
 fn chaos(time: Duration, seed: u64) -> String {
     let mark = format!("{}-{seed}", std::process::id());
@@ -191,8 +157,8 @@ fn chaos(time: Duration, seed: u64) -> String {
     let summary = format!("seed {seed}: {} incarnations, {} messages", ledger.lives.len(), ledger.messages);
     assert!(ledger.lives.len() > 2 * WORKERS && ledger.messages > 1000, "it was chaos");
     assert_eq!(open_descriptors(), descriptors, "seed {seed}");
-    assert_eq!(children(), [""; 0], "seed {seed}: no zombie");
-    for pid in carriers(&mark) {
+    assert_eq!(children(std::process::id()), [0; 0], "seed {seed}: no zombie");
+    for pid in carriers(MARK, &mark) {
         // Whatever is still there has been killed, and is on its way.
         wait_gone(pid);
     }

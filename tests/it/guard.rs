@@ -1,6 +1,6 @@
 //! Promise 9 when the host is killed: nobody of any tree is left within a second.
 
-use crate::support::{DEADLINE, FIXTURE, is_alive, wait_gone};
+use crate::support::{Chance, DEADLINE, FIXTURE, carriers, cgroup2_mount, children, wait_gone};
 use pipewright::{Group, Output, Process, WorkerSpec};
 use std::{
     fs,
@@ -19,10 +19,9 @@ struct Host {
 
 impl Host {
     fn start(level: &str, number: u64) -> Self {
-        let mark = format!("{MARK}={}-{level}-{number}", std::process::id());
-        let (name, value) = mark.split_once('=').unwrap();
+        let mark = format!("{}-{level}-{number}", std::process::id());
         // Its group is not killed with it: that would be us who clean up.
-        let spec = WorkerSpec::new(FIXTURE).args(["host", "--level", level]).env(name, value).group(Group::Inherit);
+        let spec = WorkerSpec::new(FIXTURE).args(["host", "--level", level]).env(MARK, &mark).group(Group::Inherit);
         Self { process: spec.stdout(Output::Lines).stderr(Output::Null).launch().unwrap(), mark }
     }
 
@@ -34,12 +33,7 @@ impl Host {
 
     /// The children of its threads that are guards.
     fn guards(&self) -> Vec<u32> {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.process.pid())).unwrap();
-        let lists =
-            threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default());
-        let children: Vec<u32> = lists
-            .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
-            .collect();
+        let children = children(self.process.pid());
         children.into_iter().filter(|pid| command_line(*pid).contains("pipewright-guard")).collect()
     }
 
@@ -49,7 +43,7 @@ impl Host {
     }
 
     fn offspring(&self) -> Vec<u32> {
-        carriers(&self.mark)
+        carriers(MARK, &self.mark)
     }
 
     /// Waits for the end of all, and tells how long it took.
@@ -77,27 +71,12 @@ fn command_line(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ")
 }
 
-/// The living processes that have this in their environment.
-fn carriers(mark: &str) -> Vec<u32> {
-    let pids =
-        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) && is_alive(*pid)
-    })
-    .collect()
-}
-
 /// Kills hosts at random moments of their lives.
 fn kill_at_random(level: &str, rounds: u64, seed: u64) {
-    let mut chance = seed;
+    let mut chance = Chance(seed);
     for round in 0..rounds {
         let mut host = Host::start(level, round);
-        // xorshift64, https://www.jstatsoft.org/article/view/v008i14
-        chance ^= chance << 13;
-        chance ^= chance >> 7;
-        chance ^= chance << 17;
-        let after = Duration::from_micros(chance % 60_000);
+        let after = Duration::from_micros(chance.below(60_000));
         assert_eq!(host.process.wait_timeout(after).unwrap(), None, "it ended by itself");
         let guards = host.guards();
         host.kill();
@@ -125,10 +104,7 @@ fn p09_a_killed_host_leaves_nobody() {
         host.kill();
         host.wait_nobody();
         wait_gone(guards[0]);
-        for line in
-            fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|line| line.contains(" - cgroup2 "))
-        {
-            let mount = line.split(' ').nth(4).unwrap();
+        if let Some(mount) = cgroup2_mount() {
             assert!(!fs::exists(format!("{mount}{cgroup}")).unwrap(), "{mount}{cgroup}");
         }
     }

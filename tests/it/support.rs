@@ -212,6 +212,51 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
+/// The living processes that have this variable in their environment, with this value.
+pub(crate) fn carriers(name: &str, value: &str) -> Vec<u32> {
+    let mark = format!("{name}={value}");
+    let pids =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        // All of it at once: between two reads an exec may take it away.
+        let mut environment = vec![0; 256 << 10];
+        let read = fs::File::open(format!("/proc/{pid}/environ")).and_then(|mut file| file.read(&mut environment));
+        environment.truncate(read.unwrap_or(0));
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) && is_alive(*pid)
+    })
+    .collect()
+}
+
+/// The children of all threads of a process.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let lists = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+/// xorshift64, <https://www.jstatsoft.org/article/view/v008i14>: what a seed of our own makes of chance. Not zero.
+pub(crate) struct Chance(pub(crate) u64);
+
+impl Chance {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    pub(crate) fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[usize::try_from(self.below(choices.len() as u64)).unwrap()]
+    }
+}
+
+/// Where cgroup v2 is mounted, if it is.
+pub(crate) fn cgroup2_mount() -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    line.split(' ').nth(4).map(str::to_owned)
+}
+
 /// Waits for the end of a process that is not ours to wait for.
 #[track_caller]
 pub(crate) fn wait_gone(pid: u32) {

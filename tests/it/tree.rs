@@ -1,6 +1,8 @@
 //! What a worker has started ends with it, at each level of containment; and limits on all of it.
 
-use crate::support::{DEADLINE, Story, Way, both_ways, is_alive, wait_gone};
+use crate::support::{
+    Chance, DEADLINE, FIXTURE, Story, Way, alone, both_ways, carriers, cgroup2_mount, is_alive, wait_gone,
+};
 use pipewright::{
     Containment, EventKind, Group, Output, Pass, SpawnError, SpawnStep, SpecError, TreeLimit, Worker, WorkerSpec,
 };
@@ -24,14 +26,9 @@ fn two(story: &mut Story) -> [u32; 2] {
 }
 
 fn may_make_cgroups() -> bool {
-    let name = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mount = name
-        .lines()
-        .find(|line| line.contains(" - cgroup2 "))
-        .and_then(|line| line.split(' ').nth(4).map(str::to_owned));
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned();
-    let Some(mount) = mount else { return false };
+    let Some(mount) = cgroup2_mount() else { return false };
     let probe = format!("{mount}{own}/pipewright-test-{}", std::process::id());
     fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).is_ok()
 }
@@ -103,16 +100,42 @@ both_ways! {
     }
 }
 
+/// Daemons of workers that end while they become other programs, twenty at a time.
+fn daemons_at_every_moment(rounds: u64) {
+    const MARK: &str = "PIPEWRIGHT_TEST_DAEMONS";
+    let mark = std::process::id().to_string();
+    let mut chance = Chance(u64::from(std::process::id()) << 20 | 1);
+    let mut story = Story::new();
+    let spec = |count: u64| {
+        let spec = Way::Command.fixture("chaos").args(["--kind", "daemons", "--count"]).arg(count.to_string());
+        spec.env(MARK, &mark).drain_time(Duration::from_millis(20))
+    };
+    for _ in 0..rounds {
+        let workers: Vec<_> = (0..20).map(|_| story.supervisor.spawn(spec(chance.below(300))).unwrap()).collect();
+        for _ in &workers {
+            story.exit();
+        }
+        assert_eq!(carriers(MARK, &mark), [0; 0]);
+    }
+}
+
+#[test]
+fn p09_who_is_in_the_middle_of_an_exec_ends_too() {
+    if alone("tree::p09_who_is_in_the_middle_of_an_exec_ends_too", |spec| spec) {
+        daemons_at_every_moment(20);
+    }
+}
+
 #[test]
 fn the_strongest_containment_is_chosen_and_told() {
     let story = Story::new();
     let containment = |spec: WorkerSpec| story.supervisor.spawn(spec.arg("hang")).unwrap().containment().unwrap();
     let expected = if may_make_cgroups() { Containment::Cgroup } else { Containment::Group };
-    assert_eq!(containment(Way::Direct.program(crate::support::FIXTURE)), expected);
+    assert_eq!(containment(Way::Direct.program(FIXTURE)), expected);
     // Whoever starts it by a `Command` of their own, or lets it survive, has the process group.
-    assert_eq!(containment(Way::Command.program(crate::support::FIXTURE)), Containment::Group);
-    assert_eq!(containment(WorkerSpec::new(crate::support::FIXTURE).survive_parent()), Containment::Group);
-    assert_eq!(containment(Way::Command.program(crate::support::FIXTURE).group(Group::Inherit)), Containment::Process);
+    assert_eq!(containment(Way::Command.program(FIXTURE)), Containment::Group);
+    assert_eq!(containment(WorkerSpec::new(FIXTURE).survive_parent()), Containment::Group);
+    assert_eq!(containment(Way::Command.program(FIXTURE).group(Group::Inherit)), Containment::Process);
 }
 
 #[test]
@@ -122,11 +145,9 @@ fn no_cgroup_is_left() {
     let worker = story.supervisor.spawn(Way::Direct.plain("hang")).unwrap();
     let of_worker = fs::read_to_string(format!("/proc/{}/cgroup", worker.pid())).unwrap();
     let unified = |text: &str| text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned);
-    let mount = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mount = mount.lines().find(|line| line.contains(" - cgroup2 ")).and_then(|line| line.split(' ').nth(4));
     drop(story);
     worker.wait_timeout(DEADLINE).expect("its end");
-    if let (Some(mount), Some(path)) = (mount, unified(&of_worker)) {
+    if let (Some(mount), Some(path)) = (cgroup2_mount(), unified(&of_worker)) {
         let is_own = Some(&path) == unified(&own).as_ref();
         assert!(is_own || !fs::exists(format!("{mount}{path}")).unwrap(), "{mount}{path}");
     }

@@ -6,14 +6,14 @@ use super::{
 };
 use crate::{
     supervisor::{
-        live::{Burial, LONGEST_DEATH},
+        live::LONGEST_DEATH,
         pen::Cell,
-        tree::{self, Ancestor, Found},
+        tree::{self, Ancestor, Found, Sought},
     },
     sys::{
         pidfd::PidFd,
         poll,
-        proc::{self, Carrier},
+        proc::{self, Held},
     },
 };
 use std::{cmp::Reverse, os::fd::AsFd};
@@ -28,14 +28,15 @@ impl Driver {
         if let Some(found) = live.present.with_cell(inhabitants) {
             return if found.is_empty() { self.reap(place) } else { self.mourn(place, found) };
         }
-        let now_is = self.clock.now();
         let ancestor = Ancestor {
             pid: live.present.child().pid().cast_signed(),
-            token: live.present.token().clone(),
-            lived: now_is.saturating_duration_since(live.started),
-            started_since: self.starter.started().saturating_sub(live.born),
+            token: live.present.token(),
+            lived: self.clock.now().saturating_duration_since(live.started),
+            started_since: self.starter.started().saturating_sub(live.starts_before),
+            others: &self.own,
         };
-        match self.search.descendants(&ancestor, &self.own, || self.clock.now()) {
+        let sought = &mut live.burial.get_or_insert_default().sought;
+        match self.search.descendants(&ancestor, sought, || self.clock.now()) {
             Found::These(found) if found.is_empty() => self.reap(place),
             Found::These(found) => self.mourn(place, found),
             Found::NotBefore(due) => self.timers.push(Reverse((due, Timer::Bury(place)))),
@@ -43,10 +44,12 @@ impl Driver {
     }
 
     /// Names survivors, kills them, and waits for their end.
-    fn mourn(&mut self, place: Place, found: Vec<Carrier>) {
+    fn mourn(&mut self, place: Place, found: Vec<Held>) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         let pipes = live.pipes();
-        let burial = live.burial.get_or_insert_with(Burial::default);
+        let burial = live.burial.get_or_insert_default();
+        // Those who are killed now may have started others before.
+        burial.sought = Sought::default();
         for carrier in &found {
             if !live.survivors.iter().any(|known| known.pid == carrier.pid.unsigned_abs()) {
                 live.survivors.push(tree::survivor(carrier, &pipes));
@@ -73,7 +76,7 @@ impl Driver {
         }
     }
 
-    /// A survivor has ended. When all have it is looked again: they may have started others before.
+    /// A survivor has ended. When all have it is looked again.
     pub(super) fn buried(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         let Some(burial) = &mut live.burial else { return };
@@ -108,27 +111,20 @@ impl Driver {
     pub(super) fn kill_tree(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         let pid = live.present.child().pid().cast_signed();
-        let descendants: Vec<(i32, PidFd)> =
-            proc::descendants(pid).into_iter().filter_map(|pid| Some((pid, PidFd::open(pid).ok()?))).collect();
-        // Whoever is still among them was it also when its descriptor was opened.
-        let still = if descendants.is_empty() { Vec::new() } else { proc::descendants(pid) };
+        let descendants = proc::hold(|| proc::descendants(pid));
         // The worker first: with its children gone it might end by itself, and be told so.
         live.present.with_cell(Cell::kill);
         drop(live.present.child().signal_group(libc::SIGKILL));
-        for (_, pidfd) in descendants.iter().filter(|(pid, _)| still.contains(pid)) {
-            drop(pidfd.signal(libc::SIGKILL));
+        for descendant in descendants {
+            drop(descendant.pidfd.signal(libc::SIGKILL));
         }
     }
 }
 
 /// Who lives in a cgroup: zombies do not.
-fn inhabitants(cell: &Cell) -> Vec<Carrier> {
+fn inhabitants(cell: &Cell) -> Vec<Held> {
     if !cell.is_populated() {
         return Vec::new();
     }
-    let listed = |cell: &Cell| cell.cgroup.processes().unwrap_or_default();
-    let held: Vec<Carrier> = listed(cell).into_iter().filter_map(proc::hold).collect();
-    // Listed again with the pidfds held: whoever is in both lists is the one that is held.
-    let still = listed(cell);
-    held.into_iter().filter(|carrier| still.contains(&carrier.pid)).collect()
+    proc::hold(|| cell.cgroup.processes().unwrap_or_default())
 }

@@ -100,7 +100,7 @@ pub(super) struct Arrival {
     pub(super) key: Option<String>,
     pub(super) started: Instant,
     /// How many processes the starter had started by then, this one counted.
-    pub(super) born: u64,
+    pub(super) starts_before: u64,
     pub(super) messages: Option<PipeReader>,
     pub(super) stdout: Option<PipeReader>,
     pub(super) stderr: Option<PipeReader>,

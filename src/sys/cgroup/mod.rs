@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{fd, pidfd::PidFd};
+use super::{fd, proc};
 pub(crate) use site::Site;
 
 /// How deep cgroups that a worker has made in its own are followed.
@@ -156,18 +156,11 @@ impl Cgroup {
     fn kill_each(&self) -> Result<(), CgroupError> {
         const ROUNDS_MAX: u32 = 16;
         for _ in 0..ROUNDS_MAX {
-            let before = self.processes()?;
-            let held: Vec<(libc::pid_t, PidFd)> =
-                before.into_iter().filter_map(|pid| Some((pid, PidFd::open(pid).ok()?))).collect();
-            // Listed again with the pidfds held: whoever is in both lists is the one that is held.
-            let listed = self.processes()?;
-            if listed.is_empty() {
+            if self.processes()?.is_empty() {
                 break;
             }
-            for (pid, process) in &held {
-                if listed.contains(pid) {
-                    drop(process.signal(libc::SIGKILL));
-                }
+            for process in proc::hold(|| self.processes().unwrap_or_default()) {
+                drop(process.pidfd.signal(libc::SIGKILL));
             }
         }
         Ok(())
