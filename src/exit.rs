@@ -88,10 +88,10 @@ pub struct Survivor {
 }
 
 impl Exit {
-    /// Of a worker that has never run.
-    pub(crate) fn never_started() -> Self {
+    /// Of one of which nothing else is known.
+    pub(crate) fn of(status: ExitStatus) -> Self {
         Self {
-            status: ExitStatus::NeverStarted,
+            status,
             usage: None,
             duration: Duration::ZERO,
             stderr_tail: Box::default(),
@@ -216,15 +216,7 @@ mod tests {
     use super::*;
 
     fn exit(status: ExitStatus) -> Exit {
-        Exit {
-            status,
-            usage: None,
-            duration: Duration::from_millis(5),
-            stderr_tail: Box::from(*b"bad: \xff"),
-            leaks: Vec::new(),
-            oom_killed: false,
-            survivors: Vec::new(),
-        }
+        Exit { duration: Duration::from_millis(5), stderr_tail: Box::from(*b"bad: \xff"), ..Exit::of(status) }
     }
 
     #[test]

@@ -7,7 +7,6 @@
 use super::{
     ChildEnds, EnvironmentChange, Group, Moment, Plan, SpawnError, SpawnStep, Standard,
     direct::conduct,
-    marked,
     plan::{CommandMaker, GrantSpec, number_of},
     process::Child,
 };
@@ -50,9 +49,6 @@ fn run(plan: &Plan, mut command: Command, ends: &ChildEnds, moment: &Moment<'_>)
     let numbers: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
     command.args(plan.arguments(&numbers, moment.control));
     change_environment(&mut command, plan, &numbers, moment.control);
-    if let Some((name, value)) = moment.mark {
-        command.env(name, marked(name, value));
-    }
     command.envs(moment.variables.iter().map(|(name, value)| (*name, value)));
     if let Some(directory) = &plan.directory {
         command.current_dir(directory);

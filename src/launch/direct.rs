@@ -2,7 +2,7 @@
 
 use super::{
     ChildEnds, Ends, EnvironmentChange, GrantSource, Group, Input, IoPriority, Moment, Output, ParentEnd, Plan,
-    SpawnError, SpawnStep, Standard, error::step_of, marked, plan::number_of, process::Child,
+    SpawnError, SpawnStep, Standard, error::step_of, plan::number_of, process::Child,
 };
 use crate::{
     pipe::anonymous::{self, PipeReader},
@@ -31,9 +31,6 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 pub(super) fn start(plan: &Plan, program: &OsStr, ends: &ChildEnds, moment: &Moment<'_>) -> Result<Child, SpawnError> {
     let numbers = plan.numbers();
     let mut environment = environment(plan, &numbers, moment.control);
-    if let Some((name, value)) = moment.mark {
-        set(&mut environment, OsStr::new(name), marked(name, value));
-    }
     for (name, value) in moment.variables {
         set(&mut environment, OsStr::new(name), value.into());
     }

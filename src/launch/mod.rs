@@ -10,7 +10,6 @@ mod tunnel;
 
 use crate::pipe::anonymous::{PipeReader, PipeWriter};
 use std::{
-    env,
     ffi::OsString,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
     thread,
@@ -103,28 +102,16 @@ pub(crate) struct Launched {
 }
 
 /// What differs from one start of a plan to the next.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Moment<'a> {
     /// What the child gets when the calling thread ends.
     pub(crate) death_signal: Option<i32>,
     /// The address of the control pipe; empty where there is none.
     pub(crate) control: &'a str,
-    /// A variable to set beside the plan's, whatever those say.
-    pub(crate) mark: Option<(&'a str, &'a str)>,
-    /// More of them, as they are.
-    pub(crate) variables: &'a [(&'static str, String)],
+    /// To set beside the plan's variables, whatever those say.
+    pub(crate) variables: &'a [(&'static str, OsString)],
     /// The cgroup it is born in, by its directory; only the fast way can do that. Where it fails, `SpawnStep::Cgroup` tells.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
-}
-
-/// The value of a mark: behind one of the same name that we have ourselves.
-fn marked(name: &str, value: &str) -> OsString {
-    let mut whole = env::var_os(name).unwrap_or_default();
-    if !whole.is_empty() {
-        whole.push(":");
-    }
-    whole.push(value);
-    whole
 }
 
 /// Everything that a child is to hold, before there is a child.

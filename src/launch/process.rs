@@ -228,13 +228,9 @@ impl Process {
     fn reap(&mut self) -> io::Result<()> {
         if let Some(reaped) = self.child.reap()? {
             self.exit = Some(Exit {
-                status: exit_status(reaped.ending),
                 usage: reaped.usage.map(usage),
                 duration: now().saturating_duration_since(self.started),
-                stderr_tail: Box::default(),
-                leaks: Vec::new(),
-                oom_killed: false,
-                survivors: Vec::new(),
+                ..Exit::of(exit_status(reaped.ending))
             });
         }
         Ok(())

@@ -31,6 +31,16 @@ impl Deadline {
         self.0.is_some_and(|due| now >= due)
     }
 
+    /// So much later.
+    pub(crate) fn later(self, time: Duration) -> Self {
+        Self(self.0.and_then(|due| due.checked_add(time)))
+    }
+
+    /// The earlier of the two.
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self(self.0.into_iter().chain(other.0).min())
+    }
+
     /// Moves it so far that at least `time` from now is left.
     pub(crate) fn leave_at_least(&mut self, now: Instant, time: Duration) {
         if let Some(due) = self.0 {

@@ -1,5 +1,6 @@
 //! One process, from its start until it is reaped: when to wait for its last words, when to give them up, when to kill.
 
+use super::due::Deadline;
 use std::time::{Duration, Instant};
 
 /// A stream that we read.
@@ -97,37 +98,12 @@ const LAST_PAUSE: Duration = Duration::from_millis(256);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Running,
-    Stopping { rung: usize, until: Due },
+    Stopping { rung: usize, until: Deadline },
     Killed,
-    Draining { until: Due },
+    Draining { until: Deadline },
     Reaping { pause: Duration },
-    Withheld { again_at: Due, pause: Duration },
+    Withheld { again_at: Deadline, pause: Duration },
     Over,
-}
-
-/// A moment to act at; beyond the end of the clock it is never.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Due(Option<Instant>);
-
-impl Due {
-    const NEVER: Self = Self(None);
-
-    fn after(now: Instant, time: Duration) -> Self {
-        Self(now.checked_add(time))
-    }
-
-    fn later(self, time: Duration) -> Self {
-        Self(self.0.and_then(|due| due.checked_add(time)))
-    }
-
-    /// The earlier of the two.
-    fn or(self, other: Self) -> Self {
-        Self(self.0.into_iter().chain(other.0).min())
-    }
-
-    fn has_come(self, now: Instant) -> bool {
-        self.0.is_some_and(|due| now >= due)
-    }
 }
 
 #[derive(Debug)]
@@ -136,11 +112,11 @@ pub(crate) struct Incarnation {
     open: [bool; StreamId::ALL.len()],
     patience: Patience,
     /// No rung of the ladder lasts beyond this.
-    kill_at: Due,
+    kill_at: Deadline,
     /// What is left of the longest extension.
     extension: Duration,
     /// Whoever stops is told how long that takes at most: from then on nothing is waited for beyond this.
-    give_up_at: Due,
+    give_up_at: Deadline,
 }
 
 impl Incarnation {
@@ -150,16 +126,16 @@ impl Incarnation {
             set(&mut open, stream, true);
         }
         let extension = patience.longest_extension;
-        Self { state: State::Running, open, patience, kill_at: Due::NEVER, extension, give_up_at: Due::NEVER }
+        Self { state: State::Running, open, patience, kill_at: Deadline::NEVER, extension, give_up_at: Deadline::NEVER }
     }
 
     /// When to call with `Timeout`, if nothing else happens.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
             State::Running | State::Reaping { .. } | State::Over => None,
-            State::Stopping { until: due, .. } | State::Draining { until: due } => due.0,
-            State::Killed => self.give_up_at.0,
-            State::Withheld { again_at, .. } => again_at.or(self.give_up_at).0,
+            State::Stopping { until: due, .. } | State::Draining { until: due } => due.poll_timeout(),
+            State::Killed => self.give_up_at.poll_timeout(),
+            State::Withheld { again_at, .. } => again_at.or(self.give_up_at).poll_timeout(),
         }
     }
 
@@ -174,11 +150,12 @@ impl Incarnation {
                 self.reap_when_drained()
             }
             (State::Running | State::Stopping { .. } | State::Killed, Input::Died) => {
-                self.state = State::Draining { until: Due::after(now, self.patience.drain_time).or(self.give_up_at) };
+                self.state =
+                    State::Draining { until: Deadline::after(now, self.patience.drain_time).or(self.give_up_at) };
                 self.reap_when_drained()
             }
             (State::Reaping { pause }, Input::Withheld) => {
-                let again_at = Due::after(now, pause);
+                let again_at = Deadline::after(now, pause);
                 self.state = State::Withheld { again_at, pause: (pause * 2).min(LAST_PAUSE) };
                 Vec::new()
             }
@@ -213,11 +190,11 @@ impl Incarnation {
         match (self.state, ask) {
             (State::Running, Ask::Stop) => self.climb(0, now),
             (State::Running, Ask::StopWithin(time)) => {
-                self.kill_at = Due::after(now, time);
+                self.kill_at = Deadline::after(now, time);
                 self.climb(0, now)
             }
             (State::Stopping { rung, until }, Ask::StopWithin(time)) => {
-                self.kill_at = self.kill_at.or(Due::after(now, time));
+                self.kill_at = self.kill_at.or(Deadline::after(now, time));
                 self.state = State::Stopping { rung, until: until.or(self.kill_at) };
                 Vec::new()
             }
@@ -231,15 +208,15 @@ impl Incarnation {
             }
             (State::Draining { until }, Ask::Stop) => {
                 self.state =
-                    State::Draining { until: until.or(self.give_up_after(Due::after(now, self.longest_stop()))) };
+                    State::Draining { until: until.or(self.give_up_after(Deadline::after(now, self.longest_stop()))) };
                 Vec::new()
             }
             (State::Draining { until }, Ask::StopWithin(time)) => {
-                self.state = State::Draining { until: until.or(self.give_up_after(Due::after(now, time))) };
+                self.state = State::Draining { until: until.or(self.give_up_after(Deadline::after(now, time))) };
                 Vec::new()
             }
             (State::Withheld { .. }, Ask::Stop | Ask::StopWithin(_)) => {
-                self.give_up_at = self.give_up_at.or(Due::after(now, self.patience.longest_death));
+                self.give_up_at = self.give_up_at.or(Deadline::after(now, self.patience.longest_death));
                 Vec::new()
             }
             // Nothing can be hurried, or there is nothing to hurry.
@@ -259,7 +236,7 @@ impl Incarnation {
     /// The next rung of the ladder, or its end.
     fn climb(&mut self, rung: usize, now: Instant) -> Vec<Output> {
         let Some(&grace_period) = self.patience.grace_periods.get(rung) else { return self.kill(now) };
-        let until = Due::after(now, grace_period).or(self.kill_at);
+        let until = Deadline::after(now, grace_period).or(self.kill_at);
         self.state = State::Stopping { rung, until };
         // Before it is known how long the rest of the ladder takes: the time of all of it.
         let rest = self.patience.grace_periods.get(rung + 1..).unwrap_or_default();
@@ -273,14 +250,14 @@ impl Incarnation {
         self.patience.grace_periods.iter().fold(Duration::ZERO, |sum, period| sum.saturating_add(*period))
     }
 
-    fn give_up_after(&mut self, killed_at: Due) -> Due {
+    fn give_up_after(&mut self, killed_at: Deadline) -> Deadline {
         self.give_up_at = killed_at.later(self.patience.longest_death);
         self.give_up_at
     }
 
     fn kill(&mut self, now: Instant) -> Vec<Output> {
         self.state = State::Killed;
-        self.give_up_at = Due::after(now, self.patience.longest_death);
+        self.give_up_at = Deadline::after(now, self.patience.longest_death);
         vec![Output::Kill]
     }
 
@@ -308,7 +285,7 @@ fn set(open: &mut [bool; StreamId::ALL.len()], stream: StreamId, value: bool) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::due::start, *};
     use proptest::prelude::*;
 
     const DRAIN_TIME: Duration = Duration::from_millis(200);
@@ -322,11 +299,6 @@ mod tests {
             longest_extension: Duration::from_secs(3),
             longest_death: LONGEST_DEATH,
         }
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "invented time needs one real instant to count from")]
-    fn start() -> Instant {
-        Instant::now()
     }
 
     #[test]

@@ -336,7 +336,7 @@ impl Restarts {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::due::start, *};
     use proptest::prelude::*;
 
     const CRASH: Cause =
@@ -344,11 +344,6 @@ mod tests {
 
     fn code(code: i32) -> Cause {
         Cause::Ended { status: ExitStatus::Code(code), ran: Duration::from_millis(1) }
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "invented time needs one real instant to count from")]
-    fn start() -> Instant {
-        Instant::now()
     }
 
     fn decide(policy: impl Into<RestartPolicy>, cause: Cause) -> Verdict {

@@ -2,7 +2,7 @@
 
 use super::{driver::Place, spec::WorkerSpec, worker::WorkerShared};
 use crate::{
-    exit::Exit,
+    exit::{Exit, ExitStatus},
     policy::restart::{Cause, Restarts, Verdict},
 };
 use std::{
@@ -66,6 +66,11 @@ impl Kept {
             is_resting: false,
             backoff: Duration::ZERO,
         }
+    }
+
+    /// How its last incarnation has ended.
+    pub(super) fn last_exit(&self) -> Arc<Exit> {
+        self.last.clone().unwrap_or_else(|| Arc::new(Exit::of(ExitStatus::NeverStarted)))
     }
 
     pub(super) fn place(&self) -> Option<Place> {

@@ -8,6 +8,7 @@ use super::{
     WorkerId,
     call::Call,
     driver::{Command, Mailbox},
+    lock,
     reading::{Heard, Reading},
 };
 use crate::{
@@ -119,7 +120,7 @@ impl Link {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// The worker has connected, and the loop watches its socket already.

@@ -156,7 +156,6 @@ pub(super) struct Live {
     pub(super) paused: bool,
     /// Its control connection, while there is one.
     pub(super) session: Option<Session>,
-    pub(super) max_frame: usize,
     pub(super) started: Instant,
     /// It has sent something since this was looked at.
     has_spoken: bool,
@@ -199,7 +198,6 @@ impl Live {
             meter: Arc::new(Meter::of_worker(spec.window, window)),
             paused: false,
             session: None,
-            max_frame: spec.max_frame,
             started,
             has_spoken: false,
             last_message: None,

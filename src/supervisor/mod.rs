@@ -29,6 +29,7 @@ use crate::{
     launch::{self, SpawnError},
     sys::{pidfd, wake::Waker},
 };
+use clock::now;
 use crossbeam_channel::{Receiver, Sender};
 use driver::{Command, Driver, Mailbox, Parts};
 use spawner::{Job, Starter};
@@ -39,7 +40,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 pub use call::{Call, CancelCall};
@@ -221,7 +222,7 @@ impl Supervisor {
     }
 
     fn jobs(&self) -> MutexGuard<'_, Option<Sender<Job>>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.jobs)
     }
 }
 
@@ -317,7 +318,7 @@ impl Builder {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a blocking face: how long a shutdown took")]
-fn now() -> Instant {
-    Instant::now()
+/// What a panic of another thread has left is used as it is: each of these is whole between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

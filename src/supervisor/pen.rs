@@ -1,5 +1,6 @@
 //! The cgroups that workers live in, where we may make some: what is started there does not get out.
 
+use super::lock;
 use crate::{
     launch::TreeLimit,
     sys::cgroup::{Cgroup, CgroupError, Site},
@@ -9,7 +10,7 @@ use std::{
     path::PathBuf,
     process,
     sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError,
+        Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
@@ -163,8 +164,4 @@ impl Drop for Pen {
 fn is_left_over(name: &str) -> bool {
     let owner = name.strip_prefix("pipewright-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
     owner.is_some_and(|pid| !fs::exists(format!("/proc/{pid}")).unwrap_or(true))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,14 +9,14 @@
 use crate::{
     launch::{Group, Input, Output, Pass, Process, SpawnError},
     pipe::anonymous::PipeWriter,
-    supervisor::{pen::Pen, spec::WorkerSpec},
+    supervisor::{lock, pen::Pen, spec::WorkerSpec},
     sys::memfile,
 };
 use std::{
     fs::File,
     io,
     os::{fd::OwnedFd, unix::fs::FileExt},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -167,8 +167,4 @@ impl Sentinel {
     fn write(&self, place: u32, entry: [u8; ENTRY_BYTES]) -> io::Result<()> {
         self.list.write_all_at(&entry, u64::from(place) * ENTRY_BYTES as u64)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,15 +5,17 @@
 //! longer than the start. For every other caller there is a thread that only spawns and outlives all workers.
 
 use super::{
+    clock::now,
     control,
     driver::{Again, Arrival, Command, Mailbox},
     link::Link,
+    lock,
     notify::NotifySocket,
     pen::Pen,
     ready::{BELL, Ready},
     sentinel::Sentinel,
     spec::{MessageSource, WorkerSpec},
-    tree::{self, Token},
+    tree::Token,
     worker::{Mark, Present, Worker, WorkerId, WorkerShared},
 };
 use crate::{
@@ -24,10 +26,11 @@ use crate::{
 };
 use crossbeam_channel::{Receiver, Sender};
 use std::{
+    ffi::OsString,
     io,
     os::fd::AsFd,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
@@ -189,14 +192,14 @@ impl Starter {
             true => self.pen.take(),
             false => None,
         };
-        let (notices, variables) = listen_to_notices(spec)?;
+        let (notices, mut variables) = listen_to_notices(spec)?;
+        variables.push(token.variable());
         let directory = cell.as_ref().and_then(|cell| cell.cgroup.open().ok());
         let moment = Moment {
             cgroup: directory.as_ref().map(AsFd::as_fd),
             death_signal: spec.death_signal_or(DEATH_SIGNAL),
             control: &control,
             variables: &variables,
-            mark: Some((tree::VARIABLE, token.as_str())),
         };
         self.begun.fetch_add(1, Ordering::SeqCst);
         let launched = launch(&spec.plan, prepared, &moment);
@@ -228,7 +231,7 @@ impl Starter {
 
     /// The address of a new incarnation; with the first one the server is started.
     fn address(&self, spec: &WorkerSpec) -> Result<Address, SpawnError> {
-        let mut path = self.control_path.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut path = lock(&self.control_path);
         let made = match &*path {
             Some(path) => control::address(path),
             None => control::listen().and_then(|(listener, at)| {
@@ -278,14 +281,14 @@ fn listen_to_notices(spec: &WorkerSpec) -> Result<(Option<NotifySocket>, Variabl
     }
     let failed = |source| SpawnError::failed(spec.plan.program_name(), SpawnStep::Notify, source);
     let (socket, address) = NotifySocket::bind().map_err(failed)?;
-    let mut variables = vec![("NOTIFY_SOCKET", address)];
+    let mut variables = vec![("NOTIFY_SOCKET", address.into())];
     if let Some(period) = period {
-        variables.push(("WATCHDOG_USEC", period.as_micros().to_string()));
+        variables.push(("WATCHDOG_USEC", period.as_micros().to_string().into()));
     }
     Ok((Some(socket), variables))
 }
 
-type Variables = Vec<(&'static str, String)>;
+type Variables = Vec<(&'static str, OsString)>;
 
 type Pipe = Option<crate::pipe::anonymous::PipeReader>;
 
@@ -297,9 +300,4 @@ fn listen_to(spec: &WorkerSpec, ends: &mut Ends) -> (Pipe, Pipe, Pipe) {
         drop(messages.set_capacity(capacity));
     }
     (messages, ends.stdout.take(), ends.stderr.take())
-}
-
-#[expect(clippy::disallowed_methods, reason = "the start of an incarnation is where its process begins")]
-fn now() -> Instant {
-    Instant::now()
 }

@@ -448,8 +448,7 @@ impl WorkerSpec {
         if self.has_control {
             return Err(SpecError::ControlByHand.into());
         }
-        let moment =
-            Moment { death_signal: self.death_signal_or(None), control: "", mark: None, variables: &[], cgroup: None };
+        let moment = Moment { death_signal: self.death_signal_or(None), ..Moment::default() };
         launch(&self.plan, prepare(&self.plan)?, &moment).map(Process::new)
     }
 

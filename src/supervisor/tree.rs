@@ -17,12 +17,14 @@ use crate::{
 };
 use std::{
     collections::HashSet,
+    env,
+    ffi::OsString,
     mem,
     time::{Duration, Instant},
 };
 
 /// The variable that carries the tokens: ours behind those of supervisors further up, separated by colons.
-pub(super) const VARIABLE: &str = "PIPEWRIGHT_TREE";
+const VARIABLE: &str = "PIPEWRIGHT_TREE";
 /// How many numbers are looked at one by one, before it is quicker to ask which processes there are.
 const PROBES: i32 = 256;
 /// How many processes a machine can start in a second, generously: so long no number comes twice.
@@ -47,6 +49,16 @@ impl Token {
 
     pub(super) fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What a process has in its environment: this one behind those that we have ourselves.
+    pub(super) fn variable(&self) -> (&'static str, OsString) {
+        let mut all = env::var_os(VARIABLE).unwrap_or_default();
+        if !all.is_empty() {
+            all.push(":");
+        }
+        all.push(self.as_str());
+        (VARIABLE, all)
     }
 }
 

@@ -2,8 +2,10 @@
 
 use super::{
     call::{Call, understand},
+    clock::now,
     driver::{Action, Command, Mailbox},
     link::Link,
+    lock,
     pen::{Cell, Containment},
     spawner::Starter,
     tree::Token,
@@ -19,7 +21,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt, io,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -459,13 +461,4 @@ impl Worker {
     pub fn take_reader(&self, name: &str) -> Option<PipeReader> {
         lock(&self.shared.present()?.ends).take_reader(name)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[expect(clippy::disallowed_methods, reason = "a blocking face with a deadline")]
-fn now() -> Instant {
-    Instant::now()
 }

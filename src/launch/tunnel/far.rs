@@ -47,11 +47,7 @@ impl Far {
                 .map(Argument::Plain),
         );
         (plan.stdin, plan.stdout, plan.stderr) = (Input::Pipe, Output::Lines, Output::Lines);
-        let mut process = Process::new(launch(
-            &plan,
-            prepare(&plan)?,
-            &Moment { death_signal: None, control: "", mark: None, variables: &[], cgroup: None },
-        )?);
+        let mut process = Process::new(launch(&plan, prepare(&plan)?, &Moment::default())?);
         let (Some(input), Some(output)) = (process.take_stdin(), process.take_stdout()) else {
             return Err(io::Error::other("a process without the pipes that were asked for").into());
         };

@@ -82,7 +82,7 @@ impl Ssh {
 }
 
 fn begin(plan: &Plan, control: PipeName) -> Result<(Process, OwnedFd, Arc<Shared>), TunnelError> {
-    let moment = Moment { death_signal: Some(libc::SIGTERM), control: "", mark: None, variables: &[], cgroup: None };
+    let moment = Moment { death_signal: Some(libc::SIGTERM), ..Moment::default() };
     let (ended, stop) = (Cancel::new()?, Flag::new()?);
     let mut process = Process::new(launch(plan, prepare(plan)?, &moment)?);
     let end = process.end()?;
@@ -136,7 +136,7 @@ impl Shared {
         drop(process.kill());
         let exit = process.wait_timeout(LONGEST_DEATH).ok().flatten().cloned();
         self.hear();
-        let mut exit = exit.unwrap_or_else(unknown);
+        let mut exit = exit.unwrap_or_else(|| Exit::of(ExitStatus::Unknown));
         exit.stderr_tail = mem::take(&mut self.heard().last).into();
         *self.lock_exit() = Some(Arc::new(exit));
         self.exit_told.notify_all();
@@ -217,17 +217,5 @@ impl Shared {
 impl Carrier for Shared {
     fn ended(&self) -> Option<io::Error> {
         self.exit_if_ending().map(|exit| TunnelError::Ended { exit }.into())
-    }
-}
-
-fn unknown() -> Exit {
-    Exit {
-        status: ExitStatus::Unknown,
-        usage: None,
-        duration: Duration::ZERO,
-        stderr_tail: Box::default(),
-        leaks: Vec::new(),
-        oom_killed: false,
-        survivors: Vec::new(),
     }
 }

@@ -16,7 +16,7 @@ use crate::{
         proc::{self, Held},
     },
 };
-use std::{cmp::Reverse, os::fd::AsFd};
+use std::os::fd::AsFd;
 
 /// How often descendants are looked for before those that keep coming are left to be told.
 const ROUNDS: u32 = 100;
@@ -39,7 +39,7 @@ impl Driver {
         match self.search.descendants(&ancestor, sought, || self.clock.now()) {
             Found::These(found) if found.is_empty() => self.reap(place),
             Found::These(found) => self.mourn(place, found),
-            Found::NotBefore(due) => self.timers.push(Reverse((due, Timer::Bury(place)))),
+            Found::NotBefore(due) => self.set_timer(due, Timer::Bury(place)),
         }
     }
 
@@ -56,11 +56,9 @@ impl Driver {
             }
         }
         burial.rounds += 1;
-        if burial.rounds == 1
-            && let Some(due) = self.clock.now().checked_add(LONGEST_DEATH)
-        {
-            burial.until = Some(due);
-            self.timers.push(Reverse((due, Timer::Bury(place))));
+        let is_first = burial.rounds == 1;
+        if is_first {
+            burial.until = self.clock.now().checked_add(LONGEST_DEATH);
         }
         live.present.with_cell(Cell::kill);
         drop(live.present.child().signal_group(libc::SIGKILL));
@@ -72,7 +70,10 @@ impl Driver {
         }
         if burial.waited_for.is_empty() {
             // Not one could be watched, for want of memory.
-            self.reap(place);
+            return self.reap(place);
+        }
+        if is_first {
+            self.set_timer_after(LONGEST_DEATH, Timer::Bury(place));
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
     },
     sys::poll,
 };
-use std::{cmp::Reverse, mem, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{mem, os::fd::AsFd, sync::Arc, time::Duration};
 
 /// How long a connection's end is taken for the worker's own, which is about to be told: its calls end with its exit then. The
 /// kernel closes a dying process's connections before it tells of the death, and a loaded machine can take its time between.
@@ -37,9 +37,7 @@ impl Driver {
 
     /// A worker with a control pipe has been started.
     pub(super) fn expect(&mut self, place: Place, key: String, connect_time: Duration) {
-        if let Some(due) = self.clock.now().checked_add(connect_time) {
-            self.timers.push(Reverse((due, Timer::Connect(place))));
-        }
+        self.set_timer_after(connect_time, Timer::Connect(place));
         let early = self.control.as_mut().and_then(|control| control.expect(key, place));
         if let Some(known) = early {
             drop(self.poller.remove(&known.socket));
@@ -48,23 +46,20 @@ impl Driver {
     }
 
     pub(super) fn knock(&mut self) {
-        let Some(control) = &mut self.control else { return };
         let mut came = false;
-        while let Some(visitor) = control.accept() {
+        while let Some(control) = &mut self.control
+            && let Some(visitor) = control.accept()
+        {
             came = true;
             if let Some(socket) = control.visitor(visitor) {
                 drop(self.poller.add(&socket, Target::Visitor(visitor).token()));
             }
-            if let Some(due) = self.clock.now().checked_add(HELLO_TIME) {
-                self.timers.push(Reverse((due, Timer::Visitor(visitor))));
-            }
+            self.set_timer_after(HELLO_TIME, Timer::Visitor(visitor));
         }
-        if !came {
+        if !came && let Some(control) = &self.control {
             // Too many visitors, or no descriptors: reported as it is, the door would make the loop spin.
             drop(self.poller.remove(control));
-            if let Some(due) = self.clock.now().checked_add(DOOR_PAUSE) {
-                self.timers.push(Reverse((due, Timer::Door)));
-            }
+            self.set_timer_after(DOOR_PAUSE, Timer::Door);
         }
     }
 
@@ -103,7 +98,7 @@ impl Driver {
         let connection = Arc::new(Connection { socket, poller: Arc::clone(&self.poller), token });
         let added = self.poller.add(&connection, token);
         let mut session = Session::new(Arc::clone(&connection), link, &self.window);
-        link.open(&connection, live.max_frame);
+        link.open(&connection, live.spec.max_frame);
         self.outlet.send(live.event(EventKind::Connected));
         if !said.is_empty() {
             session.hear_first(&said, |kind| live.event(kind), &mut self.outlet);
@@ -132,9 +127,7 @@ impl Driver {
         if ended {
             drop(self.poller.remove(&session));
             // Dropped only with the timer: the link still holds the socket, and its calls wait for the exit.
-            if let Some(due) = self.clock.now().checked_add(END_TIME) {
-                self.timers.push(Reverse((due, Timer::Disconnect(place))));
-            }
+            self.set_timer_after(END_TIME, Timer::Disconnect(place));
         } else {
             live.session = Some(session);
         }

@@ -2,7 +2,6 @@
 
 use super::{Action, Driver, keep::next_seed};
 use crate::{
-    exit::Exit,
     policy::{
         group::{
             AutoShutdown, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node, Role, Strategy,
@@ -192,8 +191,7 @@ impl Driver {
             }
             Own::Finished => Verdict::Finished,
             Own::GivenUp(why) => {
-                let incarnation = kept.shared.incarnation();
-                self.outlet.send(Event { worker, incarnation, kind: EventKind::GaveUp(why) });
+                self.tell(worker, EventKind::GaveUp(why));
                 Verdict::GaveUp
             }
         };
@@ -226,8 +224,8 @@ impl Driver {
                 let worker = WorkerId(id);
                 self.wish_well(worker);
                 let Some(kept) = self.kept.get(&worker) else { return };
-                let (after, incarnation) = (kept.backoff, kept.shared.incarnation());
-                self.outlet.send(Event { worker, incarnation, kind: EventKind::Restarting { after } });
+                let after = kept.backoff;
+                self.tell(worker, EventKind::Restarting { after });
                 self.wait_for_restart(worker, after);
             }
             Output::Stop(MemberId(id)) => self.stop_member(WorkerId(id)),
@@ -263,7 +261,7 @@ impl Driver {
         }
     }
 
-    fn tell(&mut self, worker: WorkerId, kind: EventKind) {
+    pub(super) fn tell(&mut self, worker: WorkerId, kind: EventKind) {
         let incarnation = self.kept.get(&worker).map_or(0, |kept| kept.shared.incarnation());
         self.outlet.send(Event { worker, incarnation, kind });
     }
@@ -273,8 +271,7 @@ impl Driver {
         for kept in self.kept.values_mut().filter(|kept| kept.is_member && !kept.is_resting) {
             if kept.standing == Standing::Rests && self.groups.is_over(member(kept.shared.id())) {
                 kept.is_resting = true;
-                let exit = kept.last.clone().unwrap_or_else(|| Arc::new(Exit::never_started()));
-                kept.shared.end(exit);
+                kept.shared.end(kept.last_exit());
             }
         }
     }

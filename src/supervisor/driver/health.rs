@@ -23,7 +23,6 @@ use crate::{
     wire::notify::Notice,
 };
 use std::{
-    cmp::Reverse,
     io::Read,
     time::{Duration, Instant},
 };
@@ -180,14 +179,12 @@ impl Driver {
         }
         let Some(live) = live_at(&mut self.slots, place) else { return };
         live.notice_control(self.clock.now());
-        let is_stopped =
-            live.present.is_frozen() || proc::usage(live.present.child().pid()).is_some_and(|usage| usage.is_stopped);
-        let acts = match &mut live.health.vigil {
-            Some(vigil) => vigil.timeout(self.clock.now(), Duration::ZERO, is_stopped),
-            None => Vec::new(),
-        };
-        for act in acts {
-            self.do_act(place, act);
+        if let Some(vigil) = &mut live.health.vigil {
+            let usage = || proc::usage(live.present.child().pid());
+            let is_stopped = live.present.is_frozen() || usage().is_some_and(|usage| usage.is_stopped);
+            for act in vigil.timeout(self.clock.now(), Duration::ZERO, is_stopped) {
+                self.do_act(place, act);
+            }
         }
         self.set_health_timer(place);
     }
@@ -222,7 +219,7 @@ impl Driver {
         // One that comes too early is set anew: a flood of signs must not fill the table.
         if live.health.timer.is_none_or(|set| due < set) {
             live.health.timer = Some(due);
-            self.timers.push(Reverse((due, Timer::Health(place))));
+            self.set_timer(due, Timer::Health(place));
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
         worker::WorkerShared,
     },
 };
-use std::{cmp::Reverse, collections::hash_map::Entry, sync::Arc, time::Duration};
+use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
 
 /// What its user wants of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,15 +122,14 @@ impl Driver {
             return self.left_member(worker, cause);
         }
         let verdict = if self.stopping { Verdict::Finished } else { kept.verdict(cause, self.clock.now()) };
-        let number = kept.shared.incarnation();
         match verdict {
             Verdict::Finished => self.end(worker),
             Verdict::GivenUp(why) => {
-                self.outlet.send(Event { worker, incarnation: number, kind: EventKind::GaveUp(why) });
+                self.tell(worker, EventKind::GaveUp(why));
                 self.end(worker);
             }
             Verdict::Again { after } => {
-                self.outlet.send(Event { worker, incarnation: number, kind: EventKind::Restarting { after } });
+                self.tell(worker, EventKind::Restarting { after });
                 // A pause beyond the clock is for ever: until somebody calls `restart`, or `stop`.
                 self.wait_for_restart(worker, after);
             }
@@ -140,7 +139,7 @@ impl Driver {
     pub(super) fn wait_for_restart(&mut self, worker: WorkerId, after: Duration) {
         let (Some(kept), Some(due)) = (self.kept.get_mut(&worker), self.clock.now().checked_add(after)) else { return };
         kept.standing = Standing::Waits(due);
-        self.timers.push(Reverse((due, Timer::Restart(worker))));
+        self.set_timer(due, Timer::Restart(worker));
     }
 
     /// The time for a restart has come, unless something has come between.
@@ -168,7 +167,7 @@ impl Driver {
     pub(super) fn end(&mut self, worker: WorkerId) {
         let Some(kept) = self.kept.remove(&worker) else { return };
         // After its last event: whoever has waited for the exit finds it in the channel.
-        kept.shared.end(kept.last.unwrap_or_else(|| Arc::new(Exit::never_started())));
+        kept.shared.end(kept.last_exit());
     }
 
     /// Nobody lives and nobody will.

@@ -15,7 +15,7 @@ use crate::{
     },
     supervisor::{event::EventKind, live::Live},
 };
-use std::{cmp::Reverse, sync::Arc};
+use std::sync::Arc;
 
 impl Driver {
     pub(super) fn arrive(&mut self, mut arrival: Arrival) {
@@ -94,7 +94,7 @@ impl Driver {
         let outputs = live.incarnation.handle(input, now);
         let after = live.incarnation.poll_timeout();
         if let Some(due) = after.filter(|_| after != before) {
-            self.timers.push(Reverse((due, Timer::Incarnation(place))));
+            self.set_timer(due, Timer::Incarnation(place));
         }
         for output in outputs {
             self.perform(place, output);

@@ -299,6 +299,17 @@ impl Driver {
         }
     }
 
+    fn set_timer(&mut self, due: Instant, timer: Timer) {
+        self.timers.push(Reverse((due, timer)));
+    }
+
+    /// Beyond the end of the clock is never.
+    fn set_timer_after(&mut self, time: Duration, timer: Timer) {
+        if let Some(due) = self.clock.now().checked_add(time) {
+            self.set_timer(due, timer);
+        }
+    }
+
     fn run_timers(&mut self) {
         while let Some(&Reverse((due, timer))) = self.timers.peek() {
             if due > self.clock.now() {

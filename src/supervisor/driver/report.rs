@@ -15,7 +15,6 @@ use crate::{
     sys::proc,
 };
 use std::{
-    cmp::Reverse,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -46,8 +45,8 @@ impl Driver {
             }
         }
         self.stop_groups();
-        if let Some(due) = within.and_then(|within| self.clock.now().checked_add(within)) {
-            self.timers.push(Reverse((due, Timer::Force)));
+        if let Some(within) = within {
+            self.set_timer_after(within, Timer::Force);
         }
         everybody
     }
