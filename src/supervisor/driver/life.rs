@@ -24,6 +24,8 @@ impl Driver {
         let (key, connect_time) = (arrival.key.take(), arrival.spec.connect_time);
         let (shared, spec) = (Arc::clone(&arrival.shared), Arc::clone(&arrival.spec));
         let live = Box::new(Live::new(arrival, &self.window));
+        // Before the event: whoever hears of the start finds this incarnation behind the worker's handle.
+        shared.begin(&live.present);
         self.outlet.send(live.event(EventKind::Started { pid: live.present.child().pid() }));
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
@@ -32,7 +34,6 @@ impl Driver {
         let Some(slot) = self.slots.get_mut(index) else { return };
         slot.occupants = slot.occupants.wrapping_add(1);
         let place = Place { slot: index, occupant: slot.occupants };
-        shared.begin(&live.present);
         self.own.insert(live.present.child().pid().cast_signed());
         slot.live = Some(live);
         let is_wanted = self.keep(&shared, &spec, place);
