@@ -213,6 +213,11 @@ mod tests {
             "[workers.web]\ncommand = ['x']\noutput = 'null'\nready = { line = 'x' }",
         ),
         (3, "worker `web`, `limits`: invalid type", "[workers.web]\ncommand = ['x']\nlimits = { nice = 'very' }"),
+        (
+            3,
+            "worker `web`, `limits`: `time_limit` and `ready` do not fit",
+            "[workers.web]\ncommand = ['x']\nlimits = { run_time = '1s' }\nready = { notify = true }",
+        ),
         (3, "worker `web`, `output`: \"file\" is none of", "[workers.web]\ncommand = ['x']\noutput = 'file'"),
         (3, "worker `web`, `env`: \"A=B\" cannot be the name", "[workers.web]\ncommand = ['x']\nenv = { 'A=B' = '1' }"),
         (3, "worker `web`, `after`: there is no worker `db`", "[workers.web]\ncommand = ['x']\nafter = ['db']"),

@@ -246,8 +246,12 @@ impl<'a> Foreman<'a> {
                 note(&format!("started (pid {pid})"));
             }
             EventKind::Ready { after } => note(&format!("ready after {}", show(after))),
-            EventKind::NotReady(NotReady::TimedOut { waited }) => note(&format!("not ready after {}", show(waited))),
-            EventKind::NotReady(_) => note("will never be ready"),
+            EventKind::Slow { waited } => note(&format!("still not ready after {}", show(waited))),
+            EventKind::NotReady { why: NotReady::TimedOut { waited }, .. } => {
+                note(&format!("not ready after {}", show(waited)));
+            }
+            EventKind::NotReady { .. } => note("will never be ready"),
+            EventKind::TimedOut { after } => note(&format!("stopped after {}, its time limit", show(after))),
             EventKind::NotStarted(error) => note(&explain(&*error)),
             EventKind::DependencyFailed { .. } => {
                 member.has_failed = true;
@@ -285,6 +289,7 @@ impl<'a> Foreman<'a> {
 fn reason(why: GaveUp) -> &'static str {
     match why {
         GaveUp::TooOften => "it was restarted too often",
+        GaveUp::FatalSignal => "another try has no use after this signal",
         GaveUp::FatalCode => "another try has no use, as its exit code says",
         GaveUp::CannotStart => "it cannot be started",
         _ => "for a reason of its own",

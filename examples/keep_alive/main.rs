@@ -9,7 +9,7 @@
 //! command = ["postgres", "-D", "data"]
 //! ready = { connect = "127.0.0.1:5432", within = "20s" } # or { line = "listening" }, { notify = true }
 //! stop = [{ signal = "INT", wait = "10s" }] # and then SIGKILL
-//! limits = { open_files = 1000, nice = 5 }
+//! limits = { open_files = 1000, nice = 5, run_time = "24h" }
 //!
 //! [workers.migration]
 //! command = ["./migrate"] # once

@@ -74,8 +74,8 @@ impl Recipe {
 /// The key that the user has to look at.
 fn key_of(error: &SpecError) -> &'static str {
     match error {
+        SpecError::Conflict { settings: ["tree_limit" | "time_limit", _], .. } => "limits",
         SpecError::Conflict { settings: ["ready", _] | [_, "ready"], .. } | SpecError::BadPattern { .. } => "ready",
-        SpecError::Conflict { settings: ["tree_limit", _], .. } => "limits",
         SpecError::Conflict { .. } => "restart",
         SpecError::BadVariable { .. } => "env",
         _ => "command",
@@ -262,6 +262,7 @@ struct Limits {
     open_files: Option<u64>,
     address_space_bytes: Option<u64>,
     nice: Option<i32>,
+    run_time: Option<Time>,
     tree_memory_bytes: Option<u64>,
     tree_millicores: Option<u32>,
     tree_processes: Option<u32>,
@@ -279,6 +280,7 @@ impl Limits {
         ] {
             spec = value.into_iter().fold(spec, |spec, value| spec.limit(limit, value));
         }
+        spec = self.run_time.iter().fold(spec, |spec, time| spec.time_limit(time.0));
         let memory = self.tree_memory_bytes.map(TreeLimit::MemoryBytes);
         let cores = self.tree_millicores.map(TreeLimit::Millicores);
         let processes = self.tree_processes.map(TreeLimit::Processes);

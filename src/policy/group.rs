@@ -98,6 +98,8 @@ pub(crate) struct GroupSettings {
     pub(crate) strategy: Strategy,
     pub(crate) auto_shutdown: AutoShutdown,
     pub(crate) intensity: GroupIntensity,
+    /// From the beginning of its end; whoever is left then is killed.
+    pub(crate) stop_within: Option<Duration>,
 }
 
 /// Why a declaration, or a removal, is refused.
@@ -121,6 +123,8 @@ pub(crate) enum GroupError {
     StillNeeded { member: MemberId, by: MemberId },
     #[error("the outermost group cannot be removed")]
     Root,
+    #[error("its end may take {within:?} (stop_within), and that of {outer:?} around it no longer than {limit:?}")]
+    LongerEnd { within: Duration, outer: GroupId, limit: Duration },
 }
 
 /// Groups in groups and their members, and where each of them stands in its life.
@@ -282,6 +286,11 @@ impl Groups {
         if self.groups.contains_key(&group) {
             return Err(GroupError::Taken(Node::Group(group)));
         }
+        if let (Some(within), Some(limit)) = (settings.stop_within, self.stop_within(parent))
+            && within > limit
+        {
+            return Err(GroupError::LongerEnd { within, outer: parent, limit });
+        }
         let place = self.take_place(Node::Group(group), parent, role)?;
         self.groups.insert(group, Group::new(Some(parent), place, role, settings));
         Ok(())
@@ -333,6 +342,13 @@ impl Groups {
             }
         }
         Ok(())
+    }
+
+    /// How long the end of what is in this group may take, as it and those around it say.
+    pub(crate) fn stop_within(&self, group: GroupId) -> Option<Duration> {
+        let around = self.groups_of(Node::Group(group));
+        let settings = [group].into_iter().chain(around).filter_map(|group| self.groups.get(&group));
+        settings.filter_map(|group| group.settings.stop_within).min()
     }
 
     /// Whether it has ended, and nothing that is under way starts it again.
@@ -407,7 +423,7 @@ impl Groups {
         self.groups.get(&group).map(|group| group.children.values().copied().collect()).unwrap_or_default()
     }
 
-    pub(super) fn members_under(&self, node: Node) -> Vec<MemberId> {
+    pub(crate) fn members_under(&self, node: Node) -> Vec<MemberId> {
         match node {
             Node::Member(member) => vec![member],
             Node::Group(group) => {

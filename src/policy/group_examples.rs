@@ -17,8 +17,12 @@ const B: MemberId = MemberId(2);
 const C: MemberId = MemberId(3);
 pub(super) const PERIOD: Duration = Duration::from_secs(10);
 const INTENSITY: GroupIntensity = GroupIntensity { restarts: 2, period: PERIOD };
-const SETTINGS: GroupSettings =
-    GroupSettings { strategy: Strategy::OneForOne, auto_shutdown: AutoShutdown::Never, intensity: INTENSITY };
+const SETTINGS: GroupSettings = GroupSettings {
+    strategy: Strategy::OneForOne,
+    auto_shutdown: AutoShutdown::Never,
+    intensity: INTENSITY,
+    stop_within: None,
+};
 pub(super) const PERMANENT: Role = Role { lifetime: Lifetime::Permanent, significant: false };
 pub(super) const TRANSIENT: Role = Role { lifetime: Lifetime::Transient, significant: false };
 const TEMPORARY: Role = Role { lifetime: Lifetime::Temporary, significant: false };
@@ -395,6 +399,21 @@ fn one_added_during_a_restart_starts_in_its_turn() {
     groups.add_member(C, ROOT, PERMANENT).unwrap();
     assert_eq!(groups.handle(Input::Start(Node::Member(C)), t0), []);
     assert_eq!(groups.handle(done(B), t0), [Output::Restart(A), Output::Start(B), Output::Start(C)]);
+}
+
+#[test]
+fn the_end_of_a_group_is_limited_from_its_first_order_to_end() {
+    let t0 = start();
+    let mut groups = root(SETTINGS, &[(A, PERMANENT)]);
+    let limited = GroupSettings { stop_within: Some(PERIOD), ..SETTINGS };
+    groups.add_group(INNER, ROOT, PERMANENT, limited).unwrap();
+    groups.add_member(B, INNER, PERMANENT).unwrap();
+    assert_eq!((groups.stop_within(INNER), groups.stop_within(ROOT)), (Some(PERIOD), None));
+    run_all(&mut groups, t0);
+    let ends = Output::GroupEnds { group: INNER, within: PERIOD };
+    assert_eq!(groups.handle(Input::Stop(Node::Group(INNER)), t0), [ends, Output::Stop(B)]);
+    assert_eq!(groups.handle(Input::Stop(Node::Group(INNER)), t0), [], "asked again, it has no more time than it had");
+    assert_eq!(groups.handle(done(B), t0), [Output::GroupEnded(INNER)]);
 }
 
 #[test]

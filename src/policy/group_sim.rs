@@ -12,7 +12,7 @@ use super::{
 };
 use proptest::prelude::*;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -35,6 +35,8 @@ struct World {
     groups: Groups,
     facts: BTreeMap<MemberId, Fact>,
     restarts: BTreeMap<GroupId, Vec<Instant>>,
+    /// Those whose end is limited and has been begun and not told.
+    ending: BTreeSet<GroupId>,
     next_id: u64,
     now: Instant,
 }
@@ -48,6 +50,7 @@ impl World {
             auto_shutdown: [AutoShutdown::Never, AutoShutdown::AnySignificant, AutoShutdown::AllSignificant]
                 [usize::from(next() % 3)],
             intensity: GroupIntensity { restarts: u32::from(next() % 5), period: PERIOD },
+            stop_within: next().is_multiple_of(2).then_some(PERIOD),
         };
         let mut groups = Groups::new(ROOT, settings());
         for group in 1..4 {
@@ -59,7 +62,7 @@ impl World {
             }
         }
         let (facts, restarts) = (BTreeMap::new(), BTreeMap::new());
-        let mut world = Self { groups, facts, restarts, next_id: 0, now: start() };
+        let mut world = Self { groups, facts, restarts, ending: BTreeSet::new(), next_id: 0, now: start() };
         for byte in bytes.iter().take(9) {
             world.add(*byte);
         }
@@ -219,8 +222,15 @@ impl World {
                 fact.told = true;
             }
             Output::DependencyFailed { member, .. } => assert!(!self.facts[&member].alive),
+            Output::GroupEnds { group, within } => {
+                assert_eq!(within, PERIOD);
+                assert!(self.ending.insert(group), "{output:?} at {input:?}, and it ends already");
+            }
             Output::GroupGaveUp(_) | Output::Removed(Node::Group(_)) => {}
-            Output::GroupEnded(group) => drop(self.restarts.remove(&group)),
+            Output::GroupEnded(group) => {
+                self.ending.remove(&group);
+                self.restarts.remove(&group);
+            }
             Output::Removed(Node::Member(member)) => {
                 let fact = self.facts.remove(&member).unwrap();
                 assert!(!fact.alive);
@@ -265,6 +275,8 @@ impl World {
         for (id, group) in &groups.groups {
             let alive = groups.members_under(Node::Group(*id)).iter().filter(|member| self.facts[member].alive).count();
             assert_eq!(group.alive, alive, "{id:?} at {input:?}: {group:?}");
+            let is_limited = matches!(group.phase, Phase::Ending { .. }) && group.settings.stop_within.is_some();
+            assert_eq!(self.ending.contains(id), is_limited, "{id:?} at {input:?}: {group:?}");
             match &group.phase {
                 Phase::Up => {}
                 Phase::Rest(_) => assert_eq!(alive, 0, "{id:?} at {input:?}"),

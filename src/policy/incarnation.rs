@@ -129,6 +129,11 @@ impl Incarnation {
         Self { state: State::Running, open, patience, kill_at: Deadline::NEVER, extension, give_up_at: Deadline::NEVER }
     }
 
+    /// Whether it has not ended, and nobody has it end.
+    pub(crate) fn is_running(&self) -> bool {
+        self.state == State::Running
+    }
+
     /// When to call with `Timeout`, if nothing else happens.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         match self.state {

@@ -7,7 +7,7 @@ use super::{
     group::{Attempt, Down, Group, GroupId, Groups, Lifetime, Member, MemberId, Node, Phase, Rest, State, Then, When},
     order::Towards,
 };
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What the driver has learned, or a user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub(crate) enum Output {
     /// Too many restarts, or one that it cannot be without has given up. All of it is being stopped; its parent takes this
     /// for its failure, and at the root only the user is left to be told.
     GroupGaveUp(GroupId),
+    /// It ends; within so long, where that is set.
+    GroupEnds { group: GroupId, within: Duration },
     /// None of its members is left: it was stopped, or has ended. It may be started again right after.
     GroupEnded(GroupId),
     /// Forgotten: its id may be used anew.

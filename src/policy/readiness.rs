@@ -34,9 +34,13 @@ pub(crate) enum Sign {
     Died,
 }
 
-/// How the wait ended. Times are counted from the start.
+/// What the wait has come to. Times are counted from the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
+    /// Most of its time is over, and the wait goes on. Told once, and always before it is missed.
+    Slow {
+        waited: Duration,
+    },
     Became {
         after: Duration,
     },
@@ -54,18 +58,26 @@ pub(crate) enum Outcome {
     },
 }
 
-/// The wait of one incarnation. It has one outcome, and then nothing more to say.
+/// The wait of one incarnation. It has one outcome that ends it, and then nothing more to say.
 #[derive(Debug)]
 pub(crate) struct Readiness {
     wanted: Mark,
     started: Instant,
+    /// When it is told as slow; never again once it was.
+    warning: Deadline,
     /// None when it is over.
     deadline: Option<Deadline>,
 }
 
+/// After which part of its time a worker is slow: as for a watchdog's silence.
+fn most_of(time: Duration) -> Duration {
+    time.saturating_sub(time / 4)
+}
+
 impl Readiness {
     pub(crate) fn new(wanted: Mark, within: Duration, started: Instant) -> Self {
-        Self { wanted, started, deadline: Some(Deadline::after(started, within)) }
+        let warning = Deadline::after(started, most_of(within));
+        Self { wanted, started, warning, deadline: Some(Deadline::after(started, within)) }
     }
 
     pub(crate) fn see(&mut self, sign: Sign, now: Instant) -> Option<Outcome> {
@@ -80,12 +92,18 @@ impl Readiness {
     /// The time of `poll_timeout` may have come. What the worker has shown by now must be seen first: a late loop is not its
     /// fault.
     pub(crate) fn timeout(&mut self, now: Instant) -> Option<Outcome> {
-        if self.deadline?.has_come(now) { self.end(now, |waited| Outcome::Missed { waited }) } else { None }
+        let deadline = self.deadline?;
+        if self.warning.has_come(now) {
+            // One that is late itself tells both, one after the other.
+            self.warning.clear();
+            return Some(Outcome::Slow { waited: now.saturating_duration_since(self.started) });
+        }
+        if deadline.has_come(now) { self.end(now, |waited| Outcome::Missed { waited }) } else { None }
     }
 
     /// When to call `timeout`, if nothing else happens.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.deadline?.poll_timeout()
+        self.warning.or(self.deadline?).poll_timeout()
     }
 
     /// The worker asks for so much time from now (`EXTEND_TIMEOUT_USEC`), as often as it likes: as long as it keeps asking it
@@ -93,6 +111,7 @@ impl Readiness {
     pub(crate) fn extend(&mut self, by: Duration, now: Instant) {
         if let Some(deadline) = &mut self.deadline {
             deadline.leave_at_least(now, by);
+            self.warning.leave_at_least(now, most_of(by));
         }
     }
 
@@ -134,7 +153,7 @@ mod tests {
             for other in MARKS.into_iter().filter(|&mark| mark != wanted) {
                 assert_eq!(one.see(Sign::Shown(other), t0 + SECOND), None, "{other:?} for {wanted:?}");
             }
-            assert_eq!(one.poll_timeout(), Some(t0 + 9 * SECOND));
+            assert_eq!(one.poll_timeout(), Some(t0 + 9 * SECOND * 3 / 4));
             let became = Some(Outcome::Became { after: 2 * SECOND });
             assert_eq!(one.see(Sign::Shown(wanted), t0 + 2 * SECOND), became);
             assert_eq!((one.poll_timeout(), one.is_over()), (None, true));
@@ -147,11 +166,24 @@ mod tests {
     #[test]
     fn p15_readiness_has_a_deadline() {
         let t0 = start();
-        let mut one = Readiness::new(Mark::Notified, 3 * SECOND, t0);
+        let mut one = Readiness::new(Mark::Notified, 4 * SECOND, t0);
         assert_eq!(one.timeout(t0 + 2 * SECOND), None);
+        assert_eq!(one.poll_timeout(), Some(t0 + 3 * SECOND));
+        assert_eq!(one.timeout(t0 + 3 * SECOND), Some(Outcome::Slow { waited: 3 * SECOND }));
+        assert_eq!((one.timeout(t0 + 3 * SECOND), one.poll_timeout()), (None, Some(t0 + 4 * SECOND)), "told once");
         assert_eq!(one.timeout(t0 + 4 * SECOND), Some(Outcome::Missed { waited: 4 * SECOND }));
         assert_eq!(one.timeout(t0 + 5 * SECOND), None);
         assert_eq!(one.see(Sign::Shown(Mark::Notified), t0 + 5 * SECOND), None, "too late");
+    }
+
+    #[test]
+    fn one_whose_wait_was_overslept_is_told_as_slow_before_it_is_missed() {
+        let t0 = start();
+        let mut one = Readiness::new(Mark::Notified, 4 * SECOND, t0);
+        let late = t0 + 9 * SECOND;
+        assert_eq!(one.timeout(late), Some(Outcome::Slow { waited: 9 * SECOND }));
+        assert!(one.poll_timeout().is_some_and(|due| due <= late), "at once again");
+        assert_eq!(one.timeout(late), Some(Outcome::Missed { waited: 9 * SECOND }));
     }
 
     #[test]
@@ -175,13 +207,17 @@ mod tests {
     #[test]
     fn p15_a_worker_gets_the_time_it_asks_for() {
         let t0 = start();
-        let mut one = Readiness::new(Mark::Notified, 3 * SECOND, t0);
+        let mut one = Readiness::new(Mark::Notified, 4 * SECOND, t0);
         one.extend(SECOND, t0 + SECOND);
-        assert_eq!(one.poll_timeout(), Some(t0 + 3 * SECOND), "two are left");
-        one.extend(9 * SECOND, t0 + SECOND);
-        assert_eq!(one.poll_timeout(), Some(t0 + 10 * SECOND));
-        one.see(Sign::Shown(Mark::Notified), t0 + 2 * SECOND);
-        one.extend(9 * SECOND, t0 + 3 * SECOND);
+        assert_eq!(one.poll_timeout(), Some(t0 + 3 * SECOND), "two are left until it is slow");
+        one.extend(8 * SECOND, t0 + SECOND);
+        assert_eq!(one.poll_timeout(), Some(t0 + 7 * SECOND), "slow after most of what it asked for");
+        assert_eq!(one.timeout(t0 + 7 * SECOND), Some(Outcome::Slow { waited: 7 * SECOND }));
+        assert_eq!(one.poll_timeout(), Some(t0 + 9 * SECOND));
+        one.extend(8 * SECOND, t0 + 8 * SECOND);
+        assert_eq!(one.poll_timeout(), Some(t0 + 16 * SECOND), "told as slow already");
+        one.see(Sign::Shown(Mark::Notified), t0 + 9 * SECOND);
+        one.extend(9 * SECOND, t0 + 9 * SECOND);
         assert_eq!(one.poll_timeout(), None, "nothing to prolong");
     }
 
@@ -193,14 +229,17 @@ mod tests {
         ) {
             let t0 = start();
             let mut one = Readiness::new(MARKS[wanted], 5 * SECOND, t0);
-            let (mut now, mut outcomes) = (t0, Vec::new());
-            let rest = [(10, 100_000)];
+            let (mut now, mut outcomes, mut slow) = (t0, Vec::new(), 0);
+            let rest = [(10, 100_000), (10, 0)];
             for (event, pause_ms) in history.into_iter().chain(rest) {
                 now += Duration::from_millis(pause_ms);
                 match event {
                     8 => outcomes.extend(one.see(Sign::DescriptorClosed, now)),
                     9 => outcomes.extend(one.see(Sign::Died, now)),
-                    10 => outcomes.extend(one.timeout(now)),
+                    10 => match one.timeout(now) {
+                        Some(Outcome::Slow { .. }) => slow += usize::from(outcomes.is_empty()),
+                        outcome => outcomes.extend(outcome),
+                    },
                     shown => outcomes.extend(one.see(Sign::Shown(MARKS[shown]), now)),
                 }
                 prop_assert_eq!(one.is_over(), outcomes.len() == 1);
@@ -209,6 +248,8 @@ mod tests {
                 }
             }
             prop_assert_eq!(outcomes.len(), 1, "{:?}", outcomes);
+            let was_missed = matches!(outcomes[0], Outcome::Missed { .. });
+            prop_assert!(slow <= 1 && (slow == 1 || !was_missed), "told as slow {} times, {:?}", slow, outcomes);
         }
     }
 }

@@ -136,7 +136,9 @@ pub struct RestartPolicy {
     success_codes: Vec<i32>,
     success_signals: Vec<i32>,
     fatal_codes: Vec<i32>,
+    fatal_signals: Vec<i32>,
     forced_codes: Vec<i32>,
+    forced_signals: Vec<i32>,
     backoff: Backoff,
     intensity: Intensity,
 }
@@ -168,10 +170,22 @@ impl RestartPolicy {
         self
     }
 
+    /// Signals after which it is never started again when they end it.
+    pub fn fatal_signals(mut self, signals: impl IntoIterator<Item = i32>) -> Self {
+        self.fatal_signals.extend(signals);
+        self
+    }
+
     /// Exit codes after which it is started again whatever the [`Restart`] says.
     #[doc(alias = "RestartForceExitStatus")]
     pub fn forced_codes(mut self, codes: impl IntoIterator<Item = i32>) -> Self {
         self.forced_codes.extend(codes);
+        self
+    }
+
+    /// Signals after which it is started again, when they end it, whatever the [`Restart`] says.
+    pub fn forced_signals(mut self, signals: impl IntoIterator<Item = i32>) -> Self {
+        self.forced_signals.extend(signals);
         self
     }
 
@@ -194,16 +208,29 @@ impl RestartPolicy {
 
     /// Whether this end is a success.
     pub(crate) fn is_success(&self, status: ExitStatus) -> bool {
-        match status {
-            ExitStatus::Code(code) => code == 0 || self.success_codes.contains(&code),
-            ExitStatus::Signal { signal, .. } => self.success_signals.contains(&signal),
-            ExitStatus::Stuck | ExitStatus::NeverStarted | ExitStatus::Unknown => false,
-        }
+        status == ExitStatus::Code(0) || is_among(status, &self.success_codes, &self.success_signals)
+    }
+
+    fn is_fatal(&self, status: ExitStatus) -> bool {
+        is_among(status, &self.fatal_codes, &self.fatal_signals)
+    }
+
+    fn is_forced(&self, status: ExitStatus) -> bool {
+        is_among(status, &self.forced_codes, &self.forced_signals)
+    }
+
+    /// Whether there is any end after which it would be started again.
+    fn comes_back(&self) -> bool {
+        self.when != Restart::Never || !self.forced_codes.is_empty() || !self.forced_signals.is_empty()
     }
 
     /// Looks for settings that cannot work together.
     pub(crate) fn check(&self) -> Result<(), Conflict> {
         let Self { backoff, intensity, .. } = self;
+        let lists = [&self.success_signals, &self.fatal_signals, &self.forced_signals];
+        if let Some(signal) = lists.into_iter().flatten().find(|signal| !(1..=64).contains(*signal)) {
+            return Err(Conflict::new(["restart", "signals"], format!("there is no signal {signal}")));
+        }
         if !(0.0..=1.0).contains(&backoff.jitter) {
             return Err(Conflict::new(["backoff", "jitter"], format!("{} is not from 0 to 1", backoff.jitter)));
         }
@@ -214,7 +241,10 @@ impl RestartPolicy {
         if let Some(code) = self.fatal_codes.iter().find(|code| self.forced_codes.contains(code)) {
             return Err(Conflict::new(["fatal_codes", "forced_codes"], format!("exit code {code} is in both")));
         }
-        if self.when == Restart::Never && self.forced_codes.is_empty() || *intensity == Intensity::unlimited() {
+        if let Some(signal) = self.fatal_signals.iter().find(|signal| self.forced_signals.contains(signal)) {
+            return Err(Conflict::new(["fatal_signals", "forced_signals"], format!("signal {signal} is in both")));
+        }
+        if !self.comes_back() || *intensity == Intensity::unlimited() {
             return Ok(());
         }
         let least = backoff.least(intensity.restarts);
@@ -230,6 +260,14 @@ impl RestartPolicy {
     }
 }
 
+fn is_among(status: ExitStatus, codes: &[i32], signals: &[i32]) -> bool {
+    match status {
+        ExitStatus::Code(code) => codes.contains(&code),
+        ExitStatus::Signal { signal, .. } => signals.contains(&signal),
+        ExitStatus::Stuck | ExitStatus::NeverStarted | ExitStatus::Unknown => false,
+    }
+}
+
 /// Why a worker is not started again, though its policy would have it so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -238,6 +276,8 @@ pub enum GaveUp {
     TooOften,
     /// It ended with one of the [`fatal_codes`](RestartPolicy::fatal_codes).
     FatalCode,
+    /// It was ended by one of the [`fatal_signals`](RestartPolicy::fatal_signals).
+    FatalSignal,
     /// It cannot be started at all: its program is gone, or may not be run.
     CannotStart,
 }
@@ -247,8 +287,8 @@ pub enum GaveUp {
 pub(crate) enum Cause {
     /// It ended by itself, after so long.
     Ended { status: ExitStatus, ran: Duration },
-    /// We ended it because it did not become ready, or gave no sign of life.
-    Unhealthy,
+    /// We ended it, after so long, because it did not become ready, gave no sign of life, or had had its time.
+    Unhealthy { ran: Duration },
     /// It could not be started, for a reason that may pass.
     NotStarted,
     /// It can never be started.
@@ -281,22 +321,23 @@ impl Restarts {
 
     pub(crate) fn decide(&mut self, cause: Cause, now: Instant) -> Verdict {
         let is_wanted = match cause {
-            Cause::Ended { status: ExitStatus::Code(code), .. } if self.policy.fatal_codes.contains(&code) => {
-                return Verdict::GivenUp(GaveUp::FatalCode);
+            Cause::Ended { status, .. } if self.policy.is_fatal(status) => {
+                let by_code = matches!(status, ExitStatus::Code(_));
+                return Verdict::GivenUp(if by_code { GaveUp::FatalCode } else { GaveUp::FatalSignal });
             }
-            Cause::Ended { status: ExitStatus::Code(code), .. } if self.policy.forced_codes.contains(&code) => true,
+            Cause::Ended { status, .. } if self.policy.is_forced(status) => true,
             Cause::Ended { status, .. } => match self.policy.when {
                 Restart::Never => false,
                 Restart::OnFailure => !self.policy.is_success(status),
                 Restart::Always => true,
             },
-            Cause::Unhealthy | Cause::NotStarted => self.policy.when != Restart::Never,
+            Cause::Unhealthy { .. } | Cause::NotStarted => self.policy.when != Restart::Never,
             Cause::CannotStart => return Verdict::GivenUp(GaveUp::CannotStart),
         };
         if !is_wanted {
             return Verdict::Finished;
         }
-        if let Cause::Ended { ran, .. } = cause
+        if let Cause::Ended { ran, .. } | Cause::Unhealthy { ran } = cause
             && ran >= self.policy.backoff.stable_after
         {
             self.in_a_row = 0;
@@ -342,6 +383,8 @@ mod tests {
     const CRASH: Cause =
         Cause::Ended { status: ExitStatus::Signal { signal: 11, core_dumped: false }, ran: Duration::from_millis(1) };
 
+    const UNHEALTHY: Cause = Cause::Unhealthy { ran: Duration::from_millis(1) };
+
     fn code(code: i32) -> Cause {
         Cause::Ended { status: ExitStatus::Code(code), ran: Duration::from_millis(1) }
     }
@@ -361,7 +404,7 @@ mod tests {
         {
             assert_eq!(is_again(decide(restart, code(0))), after_success, "{restart:?}");
             assert_eq!(is_again(decide(restart, CRASH)), after_crash, "{restart:?}");
-            assert_eq!(is_again(decide(restart, Cause::Unhealthy)), after_crash, "{restart:?}");
+            assert_eq!(is_again(decide(restart, UNHEALTHY)), after_crash, "{restart:?}");
         }
     }
 
@@ -373,6 +416,10 @@ mod tests {
         assert_eq!(decide(policy.clone(), CRASH), Verdict::Finished);
         assert_eq!(decide(policy.clone(), code(125)), Verdict::GivenUp(GaveUp::FatalCode));
         assert!(is_again(decide(policy.clone(), code(0))));
+        let policy_of_signals = RestartPolicy::from(Restart::Never).forced_signals([11]);
+        assert!(is_again(decide(policy_of_signals, CRASH)));
+        let policy_of_signals = RestartPolicy::from(Restart::Always).fatal_signals([11]);
+        assert_eq!(decide(policy_of_signals, CRASH), Verdict::GivenUp(GaveUp::FatalSignal));
         assert_eq!(decide(Restart::Always, Cause::CannotStart), Verdict::GivenUp(GaveUp::CannotStart));
         assert_eq!(decide(Restart::Never, Cause::NotStarted), Verdict::Finished);
         assert!(is_again(decide(policy, Cause::NotStarted)));
@@ -391,6 +438,8 @@ mod tests {
         assert_eq!([pause(CRASH), pause(CRASH), pause(CRASH), pause(CRASH)], [1, 2, 4, 4]);
         let stable = Cause::Ended { status: ExitStatus::Code(1), ran: Duration::from_secs(60) };
         assert_eq!([pause(stable), pause(CRASH)], [1, 2]);
+        let hung_after_a_day = Cause::Unhealthy { ran: Duration::from_secs(86_400) };
+        assert_eq!([pause(hung_after_a_day), pause(UNHEALTHY)], [1, 2]);
     }
 
     #[test]
@@ -423,6 +472,12 @@ mod tests {
         assert_eq!(settings(always().backoff(Backoff::default().jitter(1.5))), ["backoff", "jitter"]);
         assert_eq!(settings(always().backoff(Backoff::default().jitter(f64::NAN))), ["backoff", "jitter"]);
         assert_eq!(settings(always().fatal_codes([1, 2]).forced_codes([2])), ["fatal_codes", "forced_codes"]);
+        let both = always().fatal_signals([9]).forced_signals([9]);
+        assert_eq!(settings(both), ["fatal_signals", "forced_signals"]);
+        assert_eq!(settings(always().success_signals([65])), ["restart", "signals"]);
+        let never = RestartPolicy::from(Restart::Never).backoff(Backoff::constant(Duration::from_secs(10)));
+        assert_eq!(never.check(), Ok(()), "its intensity does not matter");
+        assert_eq!(settings(never.forced_signals([11])), ["intensity", "backoff"], "and now it does");
     }
 
     proptest! {

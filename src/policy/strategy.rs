@@ -95,6 +95,10 @@ impl Groups {
 
     pub(super) fn end_group(&mut self, id: GroupId, then: Rest) {
         let Some(group) = self.groups.get_mut(&id) else { return };
+        let ends_already = matches!(group.phase, Phase::Ending { .. });
+        if let (Some(within), false) = (group.settings.stop_within, ends_already) {
+            self.work.outputs.push(Output::GroupEnds { group: id, within });
+        }
         group.phase = Phase::Ending { then };
         self.take_down_children(id);
         self.work.groups.push_back(id);

@@ -77,6 +77,15 @@ impl WorkerSpec {
                 _ => {}
             }
         }
+        if self.time_limit.is_some_and(|limit| limit.is_zero()) {
+            return missing(["time_limit", "spawn"], "it would be stopped at once");
+        }
+        if let (Some(limit), Some(ready)) = (self.time_limit, &self.ready)
+            && limit <= ready.within
+        {
+            let reason = format!("it has {:?} to become ready, and is stopped after {limit:?}", ready.within);
+            return missing(["time_limit", "ready"], &reason);
+        }
         if let Some(watchdog) = &self.watchdog {
             watchdog.check().map_err(refused)?;
             match watchdog.life() {

@@ -62,8 +62,19 @@ pub enum EventKind {
         /// From its start.
         after: Duration,
     },
+    /// Three quarters of the time in which it has to become [ready](crate::Ready) are over.
+    Slow {
+        /// From its start.
+        waited: Duration,
+    },
     /// It has not become ready, and is stopped unless it has ended already.
-    NotReady(NotReady),
+    NotReady {
+        /// Why.
+        why: NotReady,
+        /// What it said last: the end of all it wrote to its messages and captured streams, at most 1 KiB, as text; where it wrote
+        /// nothing, its last status by `sd_notify`.
+        last_words: Box<str>,
+    },
     /// It tells what it is doing, by `sd_notify`; at most 1 KiB of it. While one such event is not received, later ones are only in
     /// [`WorkerStatus::status`](crate::WorkerStatus::status).
     Status(Box<str>),
@@ -76,6 +87,11 @@ pub enum EventKind {
     },
     /// Its watchdog has heard nothing of it for the whole period: it is stopped.
     Unresponsive,
+    /// It has run as long as its [time limit](crate::WorkerSpec::time_limit) lets it: it is stopped.
+    TimedOut {
+        /// From its start.
+        after: Duration,
+    },
     /// Its process has ended and is reaped, and everything it wrote has been told.
     Exited(Arc<Exit>),
     /// It is not started, since this other member of a group, which it waits for, has failed.

@@ -1,8 +1,10 @@
 //! Workers that belong together: who starts after whom, and who is restarted with whom.
 
 use super::{
+    clock::now,
     driver::{Command, GroupCommand, Mailbox},
     spec::WorkerSpec,
+    stopping::{Restarting, Stopping},
     worker::{Worker, WorkerId, WorkerShared},
 };
 use crate::{
@@ -40,6 +42,7 @@ pub struct GroupPolicy {
     auto_shutdown: AutoShutdown,
     restarts: u32,
     period: Duration,
+    stop_within: Option<Duration>,
     pub(super) restart: Restart,
     pub(super) significant: bool,
 }
@@ -52,6 +55,7 @@ impl Default for GroupPolicy {
             auto_shutdown: AutoShutdown::default(),
             restarts: 5,
             period: Duration::from_secs(30),
+            stop_within: None,
             restart: Restart::Never,
             significant: false,
         }
@@ -79,6 +83,13 @@ impl GroupPolicy {
         self
     }
 
+    /// How long its end may take, from when it is stopped or gives up: whoever of it is left then is killed. By default as long as
+    /// the stop ladders of those who wait for one another. A member whose ladder alone is longer is refused.
+    pub fn stop_within(mut self, time: Duration) -> Self {
+        self.stop_within = Some(time);
+        self
+    }
+
     /// When the group around it starts it again after it has given up, or ended by itself; by default never.
     pub fn restart(mut self, when: Restart) -> Self {
         self.restart = when;
@@ -93,7 +104,8 @@ impl GroupPolicy {
 
     pub(super) fn settings(&self) -> GroupSettings {
         let intensity = GroupIntensity { restarts: self.restarts, period: self.period };
-        GroupSettings { strategy: self.strategy, auto_shutdown: self.auto_shutdown, intensity }
+        let Self { strategy, auto_shutdown, stop_within, .. } = *self;
+        GroupSettings { strategy, auto_shutdown, intensity, stop_within }
     }
 }
 
@@ -206,26 +218,34 @@ impl WorkerGroup {
         self.ask(|answer| GroupCommand::Remove { worker: worker.id(), answer })
     }
 
-    /// Starts it again, with all in it, after [`stop`](Self::stop) or after it has ended.
-    pub fn start(&self) {
-        self.mailbox.send(Command::Group(GroupCommand::Start(self.id)));
+    /// Starts it again, with all in it, after [`stop`](Self::stop) or after it has ended. Gives what can be waited for: those who
+    /// come back with that.
+    pub fn start(&self) -> Restarting {
+        self.put(|answer| GroupCommand::Start(self.id, answer)).unwrap_or_default()
     }
 
-    /// Ends all in it, in reverse order; only [`start`](Self::start) or [`restart`](Self::restart) brings them back. Returns at
-    /// once; the end is told by [`GroupEnded`](crate::EventKind::GroupEnded).
-    pub fn stop(&self) {
-        self.mailbox.send(Command::Group(GroupCommand::Stop(self.id)));
+    /// Ends all in it, in reverse order; only [`start`](Self::start) or [`restart`](Self::restart) brings them back. Does not wait
+    /// for it, but gives what can be waited for; [`GroupEnded`](crate::EventKind::GroupEnded) tells too when it is over.
+    pub fn stop(&self) -> Stopping {
+        let began = now();
+        Stopping::new(self.put(|answer| GroupCommand::Stop(self.id, answer)).unwrap_or_default(), began)
     }
 
-    /// Ends all in it and starts it again.
-    pub fn restart(&self) {
-        self.mailbox.send(Command::Group(GroupCommand::Restart(self.id)));
+    /// Ends all in it and starts it again. Gives what can be waited for: all but those with [`Restart::Never`], whom nothing but
+    /// their user starts a second time.
+    pub fn restart(&self) -> Restarting {
+        self.put(|answer| GroupCommand::Restart(self.id, answer)).unwrap_or_default()
     }
 
     fn ask(&self, command: impl FnOnce(Sender<Result<(), GroupError>>) -> GroupCommand) -> Result<(), GroupError> {
+        self.put(command).unwrap_or(Err(GroupError::SupervisorGone))
+    }
+
+    /// Nothing where the loop has ended.
+    fn put<T>(&self, command: impl FnOnce(Sender<T>) -> GroupCommand) -> Option<T> {
         let (answer, answered) = crossbeam_channel::bounded(1);
         self.mailbox.send(Command::Group(command(answer)));
-        answered.recv().unwrap_or(Err(GroupError::SupervisorGone))
+        answered.recv().ok()
     }
 }
 

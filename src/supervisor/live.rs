@@ -47,6 +47,9 @@ const LONGEST_EXTENSION: Duration = Duration::from_secs(60);
 /// The longest line of a captured standard stream, in bytes; a longer one comes in pieces.
 const MAX_LINE: usize = 64 << 10;
 
+/// How much of what a worker said is told when it does not become ready, in bytes.
+const LAST_WORDS: usize = 1 << 10;
+
 /// How many events the room that is kept between reads is for; more than a full pipe of 16-byte messages gives.
 const READY_KEPT: usize = 4096;
 
@@ -133,7 +136,7 @@ pub(super) struct Health {
     pub(super) timer: Option<Instant>,
     /// Something of what was read has made it ready.
     pub(super) shown: Option<Mark>,
-    /// We end it, since it did not become ready or gave no sign of life.
+    /// We end it, since it did not become ready, gave no sign of life, or has had its time.
     pub(super) is_unhealthy: bool,
 }
 
@@ -172,6 +175,8 @@ pub(super) struct Live {
     /// The number of the last event that carried bytes of this worker.
     last_sent: u64,
     tail: Tail,
+    /// Of everything that is read, until it is ready.
+    last_words: Tail,
     leaks: Vec<Leak>,
 }
 
@@ -208,7 +213,8 @@ impl Live {
             abandoned: Vec::new(),
             streams,
             last_sent: 0,
-            tail: Tail { bytes: Vec::new(), limit: spec.stderr_tail },
+            tail: Tail::of(spec.stderr_tail),
+            last_words: Tail::of(LAST_WORDS),
             spec,
             leaks: Vec::new(),
         }
@@ -288,6 +294,9 @@ impl Live {
         let bytes = scratch.get(..read)?;
         if stream == StreamId::Stderr {
             self.tail.push(bytes);
+        }
+        if self.health.readiness.is_some() {
+            self.last_words.push(bytes);
         }
         if bytes.is_empty() {
             listener.deframer.finish(&mut outlet.batch);
@@ -384,6 +393,15 @@ impl Live {
         }
     }
 
+    /// What it said last, before it was ready.
+    pub(super) fn take_last_words(&mut self) -> Box<str> {
+        let words = self.last_words.take();
+        match &self.health.status {
+            Some(status) if words.is_empty() => status.clone(),
+            _ => String::from_utf8_lossy(&words).into(),
+        }
+    }
+
     pub(super) fn exit(&mut self, reaped: Option<Reaped>, now: Instant) -> Exit {
         Exit {
             status: reaped.map_or(ExitStatus::Unknown, |reaped| exit_status(reaped.ending)),
@@ -424,6 +442,10 @@ struct Tail {
 }
 
 impl Tail {
+    fn of(limit: usize) -> Self {
+        Self { bytes: Vec::new(), limit }
+    }
+
     fn push(&mut self, bytes: &[u8]) {
         let from = bytes.len().saturating_sub(self.limit);
         self.bytes.extend_from_slice(bytes.get(from..).unwrap_or_default());

@@ -21,6 +21,7 @@ mod session;
 mod spawner;
 mod spec;
 mod status;
+mod stopping;
 mod terminal;
 mod tree;
 mod worker;
@@ -49,7 +50,8 @@ pub use group::{GroupError, GroupId, GroupPolicy, WorkerGroup};
 pub use pen::Containment;
 pub use ready::Ready;
 pub use spec::WorkerSpec;
-pub use status::{Ended, ShutdownReport, Status, WorkerState, WorkerStatus};
+pub use status::{Status, WorkerState, WorkerStatus};
+pub use stopping::{Ended, Restarting, StopReport, Stopping};
 pub use terminal::TerminalSignals;
 pub use worker::{Worker, WorkerId};
 
@@ -172,32 +174,24 @@ impl Supervisor {
         self.ask(Command::Report).unwrap_or_default()
     }
 
-    /// Ends every worker that is there now for good, each by its own [stop ladder](WorkerSpec::stop), and returns at once. Called
-    /// again, it goes to the next rung of each ladder. Workers that are started later live.
-    pub fn stop_all(&self) {
-        drop(self.ask(|answer| Command::StopAll(None, answer)));
+    /// Ends every worker that is there now for good, each by its own [stop ladder](WorkerSpec::stop), and returns at once, with
+    /// what can be waited for. Called again, it goes to the next rung of each ladder. Workers that are started later live.
+    pub fn stop_all(&self) -> Stopping {
+        self.stop_everybody(None)
+    }
+
+    fn stop_everybody(&self, within: Option<Duration>) -> Stopping {
+        let began = now();
+        Stopping::new(self.ask(|answer| Command::StopAll(within, answer)).unwrap_or_default(), began)
     }
 
     /// Takes no more workers, ends all, and waits for that: each by its stop ladder, but killed after `within` in any case. What
     /// survives even that is not waited for longer than five seconds more.
     ///
     /// The events go on being told: a worker whose window is used up is killed rather than heard, unless somebody receives.
-    pub fn shutdown(&self, within: Duration) -> ShutdownReport {
+    pub fn shutdown(&self, within: Duration) -> StopReport {
         self.close();
-        let began = now();
-        let everybody = self.ask(|answer| Command::StopAll(Some(within), answer)).unwrap_or_default();
-        let deadline = began.checked_add(within.saturating_add(LAST_WAIT));
-        let mut workers: Vec<Ended> = everybody
-            .iter()
-            .map(|shared| {
-                let ended = shared.ended(deadline);
-                let at = ended.as_ref().map_or_else(now, |(_, at)| *at);
-                let (worker, name) = (shared.id(), shared.name().into());
-                Ended { worker, name, exit: ended.map(|(exit, _)| exit), took: at.saturating_duration_since(began) }
-            })
-            .collect();
-        workers.sort_by_key(|ended| std::cmp::Reverse(ended.took));
-        ShutdownReport { workers }
+        self.stop_everybody(Some(within)).wait(within.saturating_add(LAST_WAIT))
     }
 
     /// Has Ctrl-C and Ctrl-Z do what people expect, for as long as the value lives that this gives. The handlers of SIGINT, SIGTERM

@@ -82,6 +82,7 @@ pub struct WorkerSpec {
     pub(super) survives: bool,
     pub(super) ready: Option<Ready>,
     pub(super) watchdog: Option<Watchdog>,
+    pub(super) time_limit: Option<Duration>,
     pub(super) is_significant: bool,
     pub(super) tree_limits: Vec<TreeLimit>,
     /// What it waits for, in a group.
@@ -129,6 +130,7 @@ impl WorkerSpec {
             survives: false,
             ready: None,
             watchdog: None,
+            time_limit: None,
             is_significant: false,
             tree_limits: Vec::new(),
             after: Vec::new(),
@@ -364,6 +366,16 @@ impl WorkerSpec {
     /// Which signs of life it must give once it is ready, and how often; by default none.
     pub fn watchdog(mut self, watchdog: Watchdog) -> Self {
         self.watchdog = Some(watchdog);
+        self
+    }
+
+    /// How long each of its processes may run; by default for ever. Then that is told, as
+    /// [`TimedOut`](crate::EventKind::TimedOut), and it is stopped; for its restart policy that is a failure, however it ends.
+    /// Wall-clock time, but for what the whole program is [stopped by its user](crate::Supervisor::terminal_signals).
+    #[doc(alias = "RuntimeMaxSec")]
+    #[doc(alias = "timeout")]
+    pub fn time_limit(mut self, time: Duration) -> Self {
+        self.time_limit = Some(time);
         self
     }
 

@@ -1,9 +1,8 @@
 //! What a supervisor looks like at one moment.
 
 use super::WorkerId;
-use crate::exit::Exit;
 use serde::{Serialize, Serializer};
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 /// A snapshot of a [`Supervisor`](super::Supervisor): from [`status`](super::Supervisor::status), and good for printing as JSON.
 /// Times are in seconds there.
@@ -87,51 +86,4 @@ impl fmt::Display for WorkerState {
 #[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
 fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     time.map(|time| time.as_secs_f64()).serialize(serializer)
-}
-
-/// How a [`shutdown`](super::Supervisor::shutdown) went.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct ShutdownReport {
-    /// Everybody who was there, slowest first.
-    pub workers: Vec<Ended>,
-}
-
-/// One worker in a [`ShutdownReport`].
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Ended {
-    /// Its name in events.
-    pub worker: WorkerId,
-    /// What people call it.
-    pub name: Box<str>,
-    /// How it ended; `None` where it did not in time.
-    pub exit: Option<Arc<Exit>>,
-    /// How long it took, or was waited for.
-    pub took: Duration,
-}
-
-impl ShutdownReport {
-    /// Whoever has not ended, not even by SIGKILL.
-    pub fn blocked(&self) -> impl Iterator<Item = &Ended> {
-        self.workers.iter().filter(|ended| !ended.has_ended())
-    }
-}
-
-impl Ended {
-    fn has_ended(&self) -> bool {
-        self.exit.as_ref().is_some_and(|exit| exit.status != crate::exit::ExitStatus::Stuck)
-    }
-}
-
-impl fmt::Display for ShutdownReport {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Ended { worker, name, exit, took } in &self.workers {
-            match exit {
-                Some(exit) => writeln!(formatter, "{name} ({worker}): {exit}, after {took:.1?}")?,
-                None => writeln!(formatter, "{name} ({worker}): still there after {took:.1?}")?,
-            }
-        }
-        Ok(())
-    }
 }

@@ -8,6 +8,7 @@ use super::{
     lock,
     pen::{Cell, Containment},
     spawner::Starter,
+    stopping::{Restarting, Stopping},
     tree::Token,
 };
 use crate::{
@@ -121,7 +122,6 @@ impl WorkerShared {
     pub(super) fn begin(&self, present: &Arc<Present>) {
         let mut standing = lock(&self.standing);
         standing.present = Some(Arc::clone(present));
-        // A member of a group may run again after it has ended.
         standing.ended = None;
         drop(standing);
         self.changed.notify_all();
@@ -133,10 +133,20 @@ impl WorkerShared {
         self.changed.notify_all();
     }
 
+    /// A member of a group that has ended is to run again.
+    pub(super) fn wake(&self) {
+        lock(&self.standing).ended = None;
+    }
+
     /// There will be no other incarnation.
     pub(super) fn end(&self, exit: Arc<Exit>) {
         lock(&self.standing).ended = Some((exit, now()));
         self.changed.notify_all();
+    }
+
+    /// Waits until its present incarnation, or a later one, is as wanted. False at the deadline, or when it has ended for good.
+    pub(super) fn is_met(&self, deadline: Option<Instant>, is_it: impl Fn(&Present) -> bool) -> bool {
+        matches!(self.wait_until(deadline, is_it), Waited::Met)
     }
 
     /// How it ended for good, and when; waits for that until then.
@@ -373,29 +383,37 @@ impl Worker {
         }
     }
 
-    /// Ends it for good, by its [stop ladder](crate::WorkerSpec::stop). Returns at once; [`wait`](Self::wait) tells when it is
-    /// over, and [`Exited`](crate::EventKind::Exited). Called again it goes to the next rung of the ladder at once. One that
-    /// has ended is no error; one that waits for its restart is not started again.
-    pub fn stop(&self) {
-        self.shared.mailbox.send(Command::Act(self.shared.id, Action::Stop));
+    /// Ends it for good, by its [stop ladder](crate::WorkerSpec::stop). Returns at once, with what can be waited for;
+    /// [`Exited`](crate::EventKind::Exited) tells too when it is over. Called again it goes to the next rung of the ladder at once.
+    /// One that has ended is no error; one that waits for its restart is not started again.
+    pub fn stop(&self) -> Stopping {
+        self.end(Action::Stop)
     }
 
     /// As [`stop`](Self::stop), and it is killed after so long, whatever its ladder says.
-    pub fn stop_within(&self, time: Duration) {
-        self.shared.mailbox.send(Command::Act(self.shared.id, Action::StopWithin(time)));
+    pub fn stop_within(&self, time: Duration) -> Stopping {
+        self.end(Action::StopWithin(time))
+    }
+
+    fn end(&self, action: Action) -> Stopping {
+        let began = now();
+        self.shared.mailbox.send(Command::Act(self.shared.id, action));
+        Stopping::new(vec![Arc::clone(&self.shared)], began)
     }
 
     /// Has it begin anew: ends the present incarnation by the stop ladder, and starts the next one when that one's tree is gone,
     /// whatever its [restart policy](crate::WorkerSpec::restart) says and without counting as one of its restarts. A worker that
-    /// has ended for good stays ended.
-    pub fn restart(&self) {
+    /// has ended for good stays ended. Returns at once, with what can be waited for.
+    pub fn restart(&self) -> Restarting {
+        let restarting = Restarting::new([(Arc::clone(&self.shared), self.incarnation())]);
         self.shared.mailbox.send(Command::Act(self.shared.id, Action::Restart));
+        restarting
     }
 
     /// Waits until its present incarnation is ready, or the next one: at once where its spec does not say what it takes. False
     /// when the time is over before, or when it has ended for good.
     pub fn wait_ready(&self, timeout: Duration) -> bool {
-        matches!(self.shared.wait_until(now().checked_add(timeout), Present::is_ready), Waited::Met)
+        self.shared.is_met(now().checked_add(timeout), Present::is_ready)
     }
 
     /// Which of its processes runs, or ran last, counted from 1.

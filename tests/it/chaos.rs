@@ -119,7 +119,7 @@ fn act(supervisor: &Supervisor, workers: &mut [Worker], chance: &mut Chance, mar
     match chance.below(8) {
         0..=2 => drop(workers[at].kill()),
         3 => drop(workers[at].signal(libc::SIGTERM)),
-        4 => workers[at].restart(),
+        4 => drop(workers[at].restart()),
         5 => drop(workers[at].start_call("any", &())),
         6 => drop(workers[at].take_stdin()),
         _ => {

@@ -3,7 +3,8 @@
 use crate::support::{DEADLINE, Story, Way, both_ways};
 use pipewright::{
     AutoShutdown, Backoff, Event, EventKind, ExitStatus, GroupError, GroupPolicy, Input, Output, Ready, Restart,
-    RestartPolicy, Strategy, Supervisor, When, Worker, WorkerGroup, WorkerSpec, WorkerState,
+    RestartPolicy, SpecError, StopPolicy, StopStep, Strategy, Supervisor, When, Worker, WorkerGroup, WorkerSpec,
+    WorkerState,
 };
 use std::time::Duration;
 
@@ -159,6 +160,39 @@ both_ways! {
         first.stop();
     }
 
+    fn p08_the_end_of_a_group_takes_no_longer_than_it_may(way: Way) {
+        let mut story = Story::new();
+        let group = group(&story, GroupPolicy::default().stop_within(Duration::from_secs(3)));
+        let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(2));
+        let deaf = || always(way.fixture("ignore-term").stop(stop.clone()).ready(Ready::message(|_| true)));
+        let first = group.add(deaf()).unwrap();
+        // Three ladders one after the other would take six seconds, and nobody holds out against what comes after three.
+        let second = group.add(deaf().after(&first, When::Ready)).unwrap();
+        let third = group.add(deaf().after(&second, When::Ready)).unwrap();
+        assert!(third.wait_ready(DEADLINE), "{:?}", story.told);
+        let report = group.stop().wait(DEADLINE);
+        assert_eq!((report.workers.len(), report.blocked().count()), (3, 0), "{report}");
+        let forced = |ended: &pipewright::Ended| ended.exit.as_ref().unwrap().signal() == Some(libc::SIGKILL);
+        assert!(report.workers.iter().all(forced), "{report}");
+        assert!(report.workers[0].took < Duration::from_secs(6), "{report}");
+        story.find(|event| matches!(event.kind, EventKind::GroupEnded(id) if id == group.id()).then_some(()));
+        assert!(group.start().wait(DEADLINE), "its time begins anew with its next end");
+        assert_eq!(third.incarnation(), 2);
+    }
+
+    fn a_group_begins_anew_and_is_waited_for(way: Way) {
+        let story = Story::new();
+        let group = group(&story, Strategy::OneForOne);
+        let [first, second] =
+            ["first", "second"].map(|name| group.add(always(until_told(way, 0)).name(name).ready(Ready::line("up"))).unwrap());
+        assert!(first.wait_ready(DEADLINE) && second.wait_ready(DEADLINE));
+        assert!(group.restart().wait(DEADLINE), "{:?}", story.supervisor.status());
+        assert_eq!((first.incarnation(), second.incarnation()), (2, 2));
+        let report = group.stop().wait(DEADLINE);
+        assert!(report.workers.iter().all(|ended| ended.exit.as_ref().is_some_and(|exit| exit.success())), "{report}");
+        assert!(group.stop().wait(DEADLINE).workers.is_empty(), "nobody is left to end");
+    }
+
     fn p09_a_dropped_supervisor_ends_its_groups(way: Way) {
         let story = Story::new();
         let group = group(&story, Strategy::OneForAll);
@@ -205,4 +239,27 @@ fn what_makes_no_sense_is_refused() {
     assert!(refused(hanging().after(&alone, When::Ready)).contains("there is no"));
     assert!(supervisor.spawn(hanging().after(&first, When::Ready)).is_err(), "only in a group");
     assert!(supervisor.group(GroupPolicy::default().significant()).is_err());
+}
+
+#[test]
+fn a_ladder_longer_than_its_group_has_is_refused() {
+    let supervisor = Supervisor::new().unwrap();
+    let short = GroupPolicy::default().stop_within(Duration::from_secs(1));
+    let group = supervisor.group(short).unwrap();
+    let within = group.group(GroupPolicy::default()).unwrap();
+    let ladder = StopPolicy::kill().then([StopStep::ClosePipes], Duration::from_secs(2));
+    for group in [&group, &within] {
+        match group.add(WorkerSpec::new("true").stop(ladder.clone())) {
+            Err(GroupError::Spec(SpecError::Conflict { settings, reason })) => {
+                assert_eq!(settings, ["stop", "stop_within"]);
+                assert!(reason.contains("2s") && reason.contains("1s"), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    match within.group(GroupPolicy::default().stop_within(Duration::from_secs(3))) {
+        Err(GroupError::Refused { reason }) => assert!(reason.contains("3s") && reason.contains("1s"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    group.add(WorkerSpec::new("true").stop(StopPolicy::kill())).unwrap();
 }

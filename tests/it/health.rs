@@ -35,16 +35,16 @@ fn becomes_ready(spec: WorkerSpec) {
 }
 
 #[track_caller]
-fn never_ready(spec: WorkerSpec) -> (NotReady, Story) {
+fn never_ready(spec: WorkerSpec) -> (NotReady, Box<str>, Story) {
     let mut story = Story::new();
     let worker = story.supervisor.spawn(spec).unwrap();
     let why = story.find(|event| match event.kind {
-        EventKind::NotReady(why) => Some(why),
+        EventKind::NotReady { why, last_words } => Some((why, last_words)),
         EventKind::Ready { .. } => panic!("it is ready"),
         _ => None,
     });
     assert!(!worker.wait_ready(DEADLINE));
-    (why, story)
+    (why.0, why.1, story)
 }
 
 both_ways! {
@@ -66,7 +66,7 @@ both_ways! {
 
     fn a_descriptor_closed_without_a_newline_is_never_ready(way: Way) {
         let spec = shell(way, "printf well >&$1; eval \"exec $1>&-\"; cat").arg("sh");
-        let (why, mut story) = never_ready(spec.ready(Ready::newline(Pass::arg("{}"))));
+        let (why, _, mut story) = never_ready(spec.ready(Ready::newline(Pass::arg("{}"))));
         assert!(matches!(why, NotReady::Closed { .. }), "{why:?}");
         // Its input ends by the first rung of the stop ladder.
         assert!(story.exit().success());
@@ -137,15 +137,22 @@ both_ways! {
     fn who_is_not_ready_in_time_is_stopped_and_comes_back(way: Way) {
         let mut story = Story::new();
         let policy = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
-        let ready = Ready::line("never").within(Duration::from_millis(30));
-        let spec = shell(way, "cat").stdout(Output::Lines).ready(ready).restart(policy);
-        story.supervisor.spawn(spec).unwrap();
+        let ready = Ready::line("never").within(Duration::from_millis(400));
+        let spec = shell(way, "echo one; printf two >&2; cat").stdout(Output::Lines).stderr(Output::Lines);
+        story.supervisor.spawn(spec.ready(ready).restart(policy)).unwrap();
         for incarnation in 1..=2 {
-            let why = story.find(|event| match event.kind {
-                EventKind::NotReady(why) if event.incarnation == incarnation => Some(why),
+            let slow_after = story.find(|event| match event.kind {
+                EventKind::Slow { waited } if event.incarnation == incarnation => Some(waited),
+                EventKind::NotReady { .. } => panic!("punished before it was told"),
                 _ => None,
             });
-            assert!(matches!(why, NotReady::TimedOut { waited } if waited >= Duration::from_millis(30)), "{why:?}");
+            assert!(slow_after >= Duration::from_millis(300), "{slow_after:?}");
+            let (why, last_words) = story.find(|event| match event.kind {
+                EventKind::NotReady { why, last_words } if event.incarnation == incarnation => Some((why, last_words)),
+                _ => None,
+            });
+            assert!(matches!(why, NotReady::TimedOut { waited } if waited >= Duration::from_millis(400)), "{why:?}");
+            assert!(["one\ntwo", "twoone\n"].contains(&&*last_words), "{last_words:?}");
             // It ended with success, and yet it is a failure.
             assert!(story.exit().success());
             story.find(|event| matches!(event.kind, EventKind::Restarting { .. }).then_some(()));
@@ -154,10 +161,34 @@ both_ways! {
 
     fn who_dies_before_it_is_ready_is_told(way: Way) {
         let spec = shell(way, "echo no such port >&2; exit 3").stderr(Output::Lines).ready(Ready::line("listening"));
-        let (why, mut story) = never_ready(spec);
+        let (why, last_words, mut story) = never_ready(spec);
         assert!(matches!(why, NotReady::Died { .. }), "{why:?}");
+        assert_eq!(&*last_words, "no such port\n");
         let exit = story.exit();
         assert_eq!((exit.code(), &*exit.stderr_text()), (Some(3), "no such port\n"));
+    }
+
+    fn who_has_had_its_time_is_stopped_and_comes_back(way: Way) {
+        let mut story = Story::new();
+        let policy = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
+        let limit = Duration::from_millis(50);
+        story.supervisor.spawn(shell(way, "cat").time_limit(limit).restart(policy)).unwrap();
+        for incarnation in 1..=2 {
+            let after = story.find(|event| match event.kind {
+                EventKind::TimedOut { after } if event.incarnation == incarnation => Some(after),
+                EventKind::Exited(exit) => panic!("{exit} before its time"),
+                _ => None,
+            });
+            assert!(after >= limit, "{after:?}");
+            assert!(story.exit().success(), "by the first rung of its ladder");
+        }
+    }
+
+    fn who_ends_in_time_is_not_told_to_have_had_it(way: Way) {
+        let mut story = Story::new();
+        story.supervisor.spawn(shell(way, "exit 0").time_limit(DEADLINE)).unwrap();
+        let events = story.rest();
+        assert!(!events.iter().any(|event| matches!(event.kind, EventKind::TimedOut { .. })), "{events:?}");
     }
 
     fn who_does_not_answer_a_ping_is_told_asked_for_a_stack_and_ended(way: Way) {
@@ -226,6 +257,9 @@ fn what_cannot_be_observed_is_refused() {
     assert_eq!(conflict(spec().watchdog(Watchdog::messages(DEADLINE))), ["watchdog", "messages"]);
     let shorter = Watchdog::ping(DEADLINE).ping_after(2 * DEADLINE);
     assert_eq!(conflict(spec().control(Pass::env("C")).watchdog(shorter)), ["watchdog", "ping_after"]);
+    let brief = spec().stdout(Output::Lines).ready(Ready::line("x").within(DEADLINE)).time_limit(DEADLINE);
+    assert_eq!(conflict(brief), ["time_limit", "ready"]);
+    assert_eq!(conflict(spec().time_limit(Duration::ZERO)), ["time_limit", "spawn"]);
     let bad = refused(spec().stdout(Output::Lines).ready(Ready::line("(")));
     assert_eq!(bad, SpecError::BadPattern { pattern: "(".into() });
 }

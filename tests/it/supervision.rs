@@ -93,13 +93,14 @@ both_ways! {
         let worker = story.supervisor.spawn(spec).unwrap();
         let first = worker.pid();
         assert_eq!(worker.call::<_, i64>("add", &[1, 2], DEADLINE).unwrap(), 3);
-        worker.restart();
-        assert!(worker.wait_incarnation(2, DEADLINE), "{:?}", story.told);
+        assert!(worker.restart().wait(DEADLINE), "{:?}", story.told);
+        assert_eq!(worker.incarnation(), 2);
         assert_ne!(worker.pid(), first);
         assert_eq!(worker.call::<_, i64>("add", &[3, 4], DEADLINE).unwrap(), 7);
         // The default ladder begins with the notification `shutdown`, upon which this worker ends by itself.
-        worker.stop();
-        assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
+        let report = worker.stop().wait(DEADLINE);
+        assert!(matches!(&*report.workers, [ended] if ended.exit.as_ref().unwrap().success()), "{report}");
+        assert!(!worker.restart().wait(DEADLINE), "it has ended for good");
         let outline: Vec<_> = outline(&story.rest()).into_iter().filter(|line| !line.contains("onnected")).collect();
         assert_eq!(outline, [
             "1: started", "1: exit code 0", "1: restarting", "2: started", "2: exit code 0",
@@ -119,8 +120,8 @@ both_ways! {
         let endless = Duration::from_secs(3600);
         let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], endless);
         let worker = ready(Story::new(), way.fixture("ignore-term").stop(stop));
-        worker.1.stop();
-        assert_eq!(worker.1.wait_timeout(10 * SHORT), None, "it ignores SIGTERM");
+        let stopping = worker.1.stop();
+        assert_eq!(stopping.wait(10 * SHORT).blocked().count(), 1, "it ignores SIGTERM");
         worker.1.stop();
         assert_eq!(worker.1.wait_timeout(DEADLINE).expect("its end").signal(), Some(libc::SIGKILL));
         worker.1.stop();

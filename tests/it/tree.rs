@@ -48,7 +48,7 @@ both_ways! {
     }
 
     fn p09_daemons_end_when_their_worker_is_killed_or_stopped(way: Way) {
-        let ends: [fn(&Worker); 2] = [|worker| worker.kill().unwrap(), Worker::stop];
+        let ends: [fn(&Worker); 2] = [|worker| worker.kill().unwrap(), |worker| drop(worker.stop())];
         for end in ends {
             let mut story = Story::new();
             let worker = story.supervisor.spawn(daemons(way, "exec sleep 1000")).unwrap();

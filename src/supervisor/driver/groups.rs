@@ -1,7 +1,12 @@
 //! Groups in the loop: what happens to their members goes in, who starts and who stops comes out.
 
-use super::{Action, Driver, keep::next_seed};
+use super::{
+    Action, Driver,
+    keep::next_seed,
+    place::{Place, Timer},
+};
 use crate::{
+    launch::SpecError,
     policy::{
         group::{
             AutoShutdown, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node, Role, Strategy,
@@ -16,11 +21,12 @@ use crate::{
         group::{self, GroupError, GroupPolicy},
         kept::{Kept, Standing, Wish},
         spec::WorkerSpec,
+        stopping::Restarting,
         worker::WorkerShared,
     },
 };
 use crossbeam_channel::Sender;
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// What is wanted of groups.
 #[derive(Debug)]
@@ -41,9 +47,12 @@ pub(in super::super) enum GroupCommand {
         worker: WorkerId,
         answer: Sender<Result<(), GroupError>>,
     },
-    Start(group::GroupId),
-    Stop(group::GroupId),
-    Restart(group::GroupId),
+    /// Gives those who are to begin anew.
+    Start(group::GroupId, Sender<Restarting>),
+    /// Gives those who are to end.
+    Stop(group::GroupId, Sender<Vec<Arc<WorkerShared>>>),
+    /// As `Start`.
+    Restart(group::GroupId, Sender<Restarting>),
 }
 
 /// Around all groups; it only holds them together.
@@ -51,7 +60,8 @@ const ROOT: GroupId = GroupId(0);
 
 pub(super) fn no_groups() -> Groups {
     let intensity = GroupIntensity { restarts: 0, period: Duration::ZERO };
-    Groups::new(ROOT, GroupSettings { strategy: Strategy::OneForOne, auto_shutdown: AutoShutdown::Never, intensity })
+    let (strategy, auto_shutdown) = (Strategy::OneForOne, AutoShutdown::Never);
+    Groups::new(ROOT, GroupSettings { strategy, auto_shutdown, intensity, stop_within: None })
 }
 
 fn member(worker: WorkerId) -> MemberId {
@@ -96,10 +106,36 @@ impl Driver {
                     self.tell_groups(Input::Remove(node));
                 }
             }
-            GroupCommand::Start(group) => self.tell_groups(Input::Start(Node::Group(GroupId(group.0)))),
-            GroupCommand::Stop(group) => self.tell_groups(Input::Stop(Node::Group(GroupId(group.0)))),
-            GroupCommand::Restart(group) => self.tell_groups(Input::Restart(Node::Group(GroupId(group.0)))),
+            GroupCommand::Start(group, answer) => self.begin_anew(Input::Start, group, &answer),
+            GroupCommand::Stop(group, answer) => {
+                let node = Node::Group(GroupId(group.0));
+                let running = self.members(node).filter(|kept| !kept.is_resting);
+                // Whoever has asked and gone gets no answer.
+                drop(answer.send(running.map(|kept| Arc::clone(&kept.shared)).collect()));
+                self.tell_groups(Input::Stop(node));
+            }
+            GroupCommand::Restart(group, answer) => self.begin_anew(Input::Restart, group, &answer),
         }
+    }
+
+    fn members(&self, node: Node) -> impl Iterator<Item = &Kept> {
+        self.groups.members_under(node).into_iter().filter_map(|MemberId(id)| self.kept.get(&WorkerId(id)))
+    }
+
+    /// Answers with those who come back: of a start those who rested, of a restart all of them.
+    fn begin_anew(&mut self, input: impl FnOnce(Node) -> Input, group: group::GroupId, answer: &Sender<Restarting>) {
+        let node = Node::Group(GroupId(group.0));
+        let input = input(node);
+        let is_start = matches!(input, Input::Start(_));
+        let before: BTreeMap<_, _> = (self.members(node))
+            .filter(|kept| kept.is_resting || !is_start)
+            .map(|kept| (kept.shared.id(), kept.shared.incarnation()))
+            .collect();
+        self.tell_groups(input);
+        let comes_back = |kept: &&Kept| !kept.is_resting && kept.spec.restart.when() != Restart::Never;
+        let anew = self.members(node).filter(comes_back);
+        let anew = anew.filter_map(|kept| Some((Arc::clone(&kept.shared), *before.get(&kept.shared.id())?)));
+        drop(answer.send(Restarting::new(anew)));
     }
 
     fn add_member(
@@ -112,6 +148,12 @@ impl Driver {
             return Err(GroupError::SupervisorGone);
         }
         let id = member(shared.id());
+        let (ladder, within) = (spec.stop.longest(), self.groups.stop_within(group));
+        if let Some(within) = within.filter(|within| *within < ladder) {
+            let reason =
+                format!("its stop ladder takes {ladder:?}, and its group's end no longer than {within:?}").into();
+            return Err(SpecError::Conflict { settings: ["stop", "stop_within"], reason }.into());
+        }
         let role = Role { lifetime: lifetime(spec.restart.when()), significant: spec.is_significant };
         self.groups.add_member(id, group, role)?;
         for &(on, when) in &spec.after {
@@ -152,7 +194,22 @@ impl Driver {
 
     /// Whoever should have ended is killed.
     pub(super) fn force(&mut self) {
-        let late: Vec<_> = self.kept.values().filter(|kept| kept.wish == Wish::End).filter_map(Kept::place).collect();
+        let late = self.kept.values().filter(|kept| kept.wish == Wish::End).filter_map(Kept::place).collect();
+        self.kill_at_once(late);
+    }
+
+    /// A group's end has had its time.
+    pub(super) fn force_group(&mut self, group: GroupId) {
+        if self.ending.get(&group).is_none_or(|due| *due > self.clock.now()) {
+            return;
+        }
+        self.ending.remove(&group);
+        // Those that still wait for others to end before them get no ladder any more.
+        let late = self.members(Node::Group(group)).filter_map(Kept::place).collect();
+        self.kill_at_once(late);
+    }
+
+    fn kill_at_once(&mut self, late: Vec<Place>) {
         for place in late {
             self.input(place, Fact::Ask(Ask::StopWithin(Duration::ZERO)));
         }
@@ -181,7 +238,7 @@ impl Driver {
         let Some(kept) = self.kept.get_mut(&worker) else { return };
         let success = match cause {
             Cause::Ended { status, .. } => kept.spec.restart.is_success(status),
-            Cause::Unhealthy | Cause::NotStarted | Cause::CannotStart => false,
+            Cause::Unhealthy { .. } | Cause::NotStarted | Cause::CannotStart => false,
         };
         kept.standing = Standing::Rests;
         let verdict = match kept.verdict(cause, now) {
@@ -233,7 +290,16 @@ impl Driver {
                 self.tell(WorkerId(id), EventKind::DependencyFailed { on: WorkerId(on) });
             }
             Output::GroupGaveUp(GroupId(id)) => self.tell(self.cause, EventKind::GroupGaveUp(group::GroupId(id))),
-            Output::GroupEnded(GroupId(id)) => self.tell(self.cause, EventKind::GroupEnded(group::GroupId(id))),
+            Output::GroupEnds { group, within } => {
+                if let Some(due) = self.clock.now().checked_add(within) {
+                    self.ending.insert(group, due);
+                    self.set_timer(due, Timer::Group(group));
+                }
+            }
+            Output::GroupEnded(GroupId(id)) => {
+                self.ending.remove(&GroupId(id));
+                self.tell(self.cause, EventKind::GroupEnded(group::GroupId(id)));
+            }
             Output::Removed(Node::Member(MemberId(id))) => self.end(WorkerId(id)),
             Output::Removed(Node::Group(_)) => {}
         }
@@ -244,6 +310,7 @@ impl Driver {
         if let Some(kept) = self.kept.get_mut(&worker) {
             kept.wish = Wish::Policy;
             kept.is_resting = false;
+            kept.shared.wake();
         }
     }
 
@@ -268,11 +335,14 @@ impl Driver {
 
     /// Those whom their group does not want to run have ended, until it does.
     fn let_rest(&mut self) {
-        for kept in self.kept.values_mut().filter(|kept| kept.is_member && !kept.is_resting) {
-            if kept.standing == Standing::Rests && self.groups.is_over(member(kept.shared.id())) {
-                kept.is_resting = true;
+        for kept in self.kept.values_mut().filter(|kept| kept.is_member && kept.standing == Standing::Rests) {
+            let is_over = self.groups.is_over(member(kept.shared.id()));
+            if is_over && !kept.is_resting {
                 kept.shared.end(kept.last_exit());
+            } else if !is_over && kept.is_resting {
+                kept.shared.wake();
             }
+            kept.is_resting = is_over;
         }
     }
 }

@@ -66,21 +66,42 @@ impl Driver {
 
     fn conclude(&mut self, place: Place, outcome: Option<Outcome>) {
         let (Some(outcome), Some(live)) = (outcome, live_at(&mut self.slots, place)) else { return };
+        if let Outcome::Slow { waited } = outcome {
+            return self.outlet.send(live.event(EventKind::Slow { waited }));
+        }
         live.health.readiness = None;
         live.health.prober = None;
+        let last_words = live.take_last_words();
         let why = match outcome {
             Outcome::Became { after } => {
                 self.outlet.send(live.event(EventKind::Ready { after }));
                 return self.watch_life(place);
             }
-            Outcome::Missed { waited } => NotReady::TimedOut { waited },
+            Outcome::Slow { waited } | Outcome::Missed { waited } => NotReady::TimedOut { waited },
             Outcome::Closed { after } => NotReady::Closed { after },
             Outcome::Died { after } => NotReady::Died { after },
         };
-        self.outlet.send(live.event(EventKind::NotReady(why)));
+        self.outlet.send(live.event(EventKind::NotReady { why, last_words }));
         if !matches!(why, NotReady::Died { .. }) {
+            self.put_down(place);
+        }
+    }
+
+    /// We end it, though nobody has asked for that.
+    fn put_down(&mut self, place: Place) {
+        if let Some(live) = live_at(&mut self.slots, place) {
             live.health.is_unhealthy = true;
             self.input(place, Input::Ask(Ask::Stop));
+        }
+    }
+
+    /// It has run as long as it may. One that is on its way down already has its own time.
+    pub(super) fn end_its_time(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if live.incarnation.is_running() {
+            let after = self.clock.now().saturating_duration_since(live.started);
+            self.outlet.send(live.event(EventKind::TimedOut { after }));
+            self.put_down(place);
         }
     }
 
@@ -205,8 +226,7 @@ impl Driver {
             Act::AskForStack(signal) => drop(live.present.child().signal(signal)),
             Act::StopLadder => {
                 self.outlet.send(live.event(EventKind::Unresponsive));
-                live.health.is_unhealthy = true;
-                self.input(place, Input::Ask(Ask::Stop));
+                self.put_down(place);
             }
         }
     }

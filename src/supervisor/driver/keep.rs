@@ -105,8 +105,8 @@ impl Driver {
         let Some(kept) = self.kept.get_mut(&worker) else { return };
         let cause = match left {
             Left::Ended { exit, unhealthy } => {
-                let ended = Cause::Ended { status: exit.status, ran: exit.duration };
-                let cause = if unhealthy { Cause::Unhealthy } else { ended };
+                let (status, ran) = (exit.status, exit.duration);
+                let cause = if unhealthy { Cause::Unhealthy { ran } } else { Cause::Ended { status, ran } };
                 kept.last = Some(exit);
                 cause
             }
@@ -156,7 +156,6 @@ impl Driver {
     pub(super) fn start_again(&mut self, worker: WorkerId) {
         let Some(kept) = self.kept.get_mut(&worker) else { return };
         kept.standing = Standing::Starts;
-        kept.is_resting = false;
         kept.restarts += u32::from(kept.shared.incarnation() > 0);
         let (shared, spec) = (Arc::clone(&kept.shared), Arc::clone(&kept.spec));
         // The spawner lives as long as this sender.

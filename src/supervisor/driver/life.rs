@@ -38,6 +38,9 @@ impl Driver {
         slot.live = Some(live);
         let is_wanted = self.keep(&shared, &spec, place);
         self.watch(place);
+        if let Some(limit) = spec.time_limit {
+            self.set_timer_after(limit, Timer::TimeLimit(place));
+        }
         self.member_started(shared.id());
         // Before it is expected: it may have connected already, and that may be what makes it ready.
         self.attend(place);

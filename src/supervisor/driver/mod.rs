@@ -28,7 +28,11 @@ use super::{
 use crate::{
     launch::SpawnError,
     pipe::{anonymous::PipeReader, named},
-    policy::{group::Groups, incarnation::Input, members},
+    policy::{
+        group::{GroupId, Groups},
+        incarnation::Input,
+        members,
+    },
     sys::{
         conduct,
         epoll::{Poller, Reports},
@@ -153,6 +157,8 @@ pub(super) struct Driver {
     groups: Groups,
     /// What the groups are still to be told.
     for_groups: VecDeque<members::Input>,
+    /// Groups whose end has a deadline.
+    ending: HashMap<GroupId, Instant>,
     /// Whose end was the last of a member.
     cause: WorkerId,
     again: Sender<Again>,
@@ -202,6 +208,7 @@ impl Driver {
             kept: HashMap::new(),
             groups: groups::no_groups(),
             for_groups: VecDeque::new(),
+            ending: HashMap::new(),
             cause: WorkerId(0),
             seed: u64::from_ne_bytes(random::bytes()?),
             again,
@@ -319,8 +326,10 @@ impl Driver {
             match timer {
                 Timer::Incarnation(place) => self.input(place, Input::Timeout),
                 Timer::Health(place) => self.check_health(place),
+                Timer::TimeLimit(place) => self.end_its_time(place),
                 Timer::Bury(place) => self.bury_in_time(place),
                 Timer::Force => self.force(),
+                Timer::Group(group) => self.force_group(group),
                 Timer::Restart(worker) => self.restart(worker),
                 Timer::Connect(place) => self.miss(place),
                 Timer::Disconnect(place) => self.disconnect(place, Disconnected::Closed),

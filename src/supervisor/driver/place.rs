@@ -1,7 +1,7 @@
 //! Where incarnations live in the loop, and how the kernel's reports and the timers name them.
 
 use super::super::{WorkerId, live::Live};
-use crate::policy::incarnation::StreamId;
+use crate::policy::{group::GroupId, incarnation::StreamId};
 
 /// A place for one incarnation. The count tells a late report about a former occupant from one about the present one.
 #[derive(Debug, Default)]
@@ -89,10 +89,14 @@ pub(super) enum Timer {
     Incarnation(Place),
     /// It should be ready by now, or have given a sign of life.
     Health(Place),
+    /// It has run as long as it may.
+    TimeLimit(Place),
     /// Its tree is to be looked at again.
     Bury(Place),
     /// Whoever should have ended by now is killed.
     Force,
+    /// The same, in one group.
+    Group(GroupId),
     /// It is to be started again.
     Restart(WorkerId),
     /// It should have connected to control by now.

@@ -1,0 +1,117 @@
+//! What stops and restarts have begun, to be waited for, and what has come of it.
+
+use super::{
+    WorkerId,
+    clock::now,
+    worker::{Present, WorkerShared},
+};
+use crate::exit::{Exit, ExitStatus};
+use std::{
+    cmp::Reverse,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Workers that are ending: from [`Worker::stop`](super::Worker::stop), [`Supervisor::stop_all`](super::Supervisor::stop_all) and
+/// [`WorkerGroup::stop`](super::WorkerGroup::stop). Dropping it changes nothing: they end all the same.
+#[derive(Debug, Clone)]
+pub struct Stopping {
+    workers: Vec<Arc<WorkerShared>>,
+    began: Instant,
+}
+
+impl Stopping {
+    pub(super) fn new(workers: Vec<Arc<WorkerShared>>, began: Instant) -> Self {
+        Self { workers, began }
+    }
+
+    /// Waits until all of them have ended for good, at most so long from now, and tells how each has.
+    ///
+    /// A worker whose window is used up cannot end while it has more to say, until it is killed: wait on another thread than the
+    /// one that receives, or receive until [`Exited`](crate::EventKind::Exited) instead.
+    pub fn wait(&self, timeout: Duration) -> StopReport {
+        // Beyond the end of the clock is for ever.
+        let deadline = now().checked_add(timeout);
+        let ended = |shared: &Arc<WorkerShared>| {
+            let ended = shared.ended(deadline);
+            let at = ended.as_ref().map_or_else(now, |(_, at)| *at);
+            let (worker, name) = (shared.id(), shared.name().into());
+            Ended { worker, name, exit: ended.map(|(exit, _)| exit), took: at.saturating_duration_since(self.began) }
+        };
+        let mut workers: Vec<Ended> = self.workers.iter().map(ended).collect();
+        workers.sort_by_key(|ended| Reverse(ended.took));
+        StopReport { workers }
+    }
+}
+
+/// Workers that begin anew: from [`Worker::restart`](super::Worker::restart), [`WorkerGroup::start`](super::WorkerGroup::start) and
+/// [`WorkerGroup::restart`](super::WorkerGroup::restart). Dropping it changes nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Restarting {
+    /// Each with the number of its last incarnation before.
+    workers: Vec<(Arc<WorkerShared>, u32)>,
+}
+
+impl Restarting {
+    pub(super) fn new(workers: impl IntoIterator<Item = (Arc<WorkerShared>, u32)>) -> Self {
+        Self { workers: workers.into_iter().collect() }
+    }
+
+    /// Waits until a later incarnation of each is ready, at most so long from now. False when the time is over before, or when one
+    /// of them has ended for good.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let deadline = now().checked_add(timeout);
+        self.workers.iter().all(|(shared, number)| {
+            let is_it = |present: &Present| present.number() > *number && present.is_ready();
+            shared.is_met(deadline, is_it)
+        })
+    }
+}
+
+/// How a stop went: from [`Stopping::wait`] and [`Supervisor::shutdown`](super::Supervisor::shutdown).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StopReport {
+    /// Everybody who was there, slowest first.
+    pub workers: Vec<Ended>,
+}
+
+/// One worker in a [`StopReport`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Ended {
+    /// Its name in events.
+    pub worker: WorkerId,
+    /// What people call it.
+    pub name: Box<str>,
+    /// How it ended; `None` where it did not in time.
+    pub exit: Option<Arc<Exit>>,
+    /// How long it took, or was waited for.
+    pub took: Duration,
+}
+
+impl StopReport {
+    /// Whoever has not ended, not even by SIGKILL.
+    pub fn blocked(&self) -> impl Iterator<Item = &Ended> {
+        self.workers.iter().filter(|ended| !ended.has_ended())
+    }
+}
+
+impl Ended {
+    fn has_ended(&self) -> bool {
+        self.exit.as_ref().is_some_and(|exit| exit.status != ExitStatus::Stuck)
+    }
+}
+
+impl fmt::Display for StopReport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Ended { worker, name, exit, took } in &self.workers {
+            match exit {
+                Some(exit) => writeln!(formatter, "{name} ({worker}): {exit}, after {took:.1?}")?,
+                None => writeln!(formatter, "{name} ({worker}): still there after {took:.1?}")?,
+            }
+        }
+        Ok(())
+    }
+}
