@@ -263,7 +263,7 @@ impl Control {
         match rpc::parse(line) {
             Ok(Packet::Response { id, outcome }) => {
                 if let Some(caller) = self.shared().calls.end(id) {
-                    drop(caller.try_send(outcome.map_err(|error| CallError::Remote(Box::new(error)))));
+                    drop(caller.try_send(outcome.map_err(CallError::from)));
                 }
             }
             Ok(Packet::Request { id, method, .. }) if method == PING => {

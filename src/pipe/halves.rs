@@ -76,7 +76,9 @@ impl Stream {
             self.check(Direction::reads)?;
             match self.at_reset(socket::receive_waiting(self.socket(), buf), 0) {
                 Ok(bytes @ 1..) => return Ok(bytes),
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                    return Err(error);
+                }
                 Ok(_) | Err(_) => {}
             }
         }

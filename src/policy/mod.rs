@@ -6,6 +6,7 @@
 //! call. A timeout that comes too early changes nothing.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub(crate) mod burst;
 pub(crate) mod due;
 pub(crate) mod group;
 pub(crate) mod incarnation;

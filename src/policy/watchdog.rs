@@ -215,7 +215,7 @@ impl Vigil {
     }
 
     /// A silence is over, or was not the worker's fault.
-    fn excuse(&mut self, now: Instant) {
+    pub(crate) fn excuse(&mut self, now: Instant) {
         match self.state {
             State::Resting { .. } | State::Waiting { .. } | State::Silent { .. } => {
                 self.state = self.watchdog.fresh(now);
@@ -230,14 +230,15 @@ impl Vigil {
     }
 
     /// The time of `poll_timeout` may have come. What the worker has said by now must be told first. `loop_was_late` is by how
-    /// much our loop, or the machine, has overslept since it last listened; `is_stopped` is whether the process is stopped.
-    pub(crate) fn timeout(&mut self, now: Instant, loop_was_late: Duration, is_stopped: bool) -> Vec<Act> {
+    /// much our loop, or the machine, has overslept since it last listened; `is_excused` is whether the process is stopped, or
+    /// nobody listens to it now.
+    pub(crate) fn timeout(&mut self, now: Instant, loop_was_late: Duration, is_excused: bool) -> Vec<Act> {
         let Some(due) = self.armed.poll_timeout().filter(|&due| now >= due) else { return Vec::new() };
         if self.state == State::Dumping {
             return vec![self.stop()];
         }
         let late = loop_was_late.max(now.saturating_duration_since(due));
-        if is_stopped || late > self.watchdog.period / Self::LATE {
+        if is_excused || late > self.watchdog.period / Self::LATE {
             self.state = self.watchdog.fresh(now);
         }
         let mut acts = Vec::new();

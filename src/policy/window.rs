@@ -32,6 +32,8 @@ pub(crate) struct Levels {
     pub(crate) worker_out: usize,
     pub(crate) supervisor: Window,
     pub(crate) supervisor_out: usize,
+    /// So little of this worker may be out whatever others have out.
+    pub(crate) share: usize,
     /// Something of this worker's is still in the channel. A consumer that keeps what it received but has emptied the
     /// channel is not stalled: it could wait for ever for bytes that only it could free.
     pub(crate) unreceived: bool,
@@ -43,13 +45,15 @@ impl Levels {
     /// Whether this worker's streams are not to be read for now.
     pub(crate) fn must_pause(&self) -> bool {
         self.worker.is_used_up(self.worker_out) && self.unreceived
-            || self.supervisor.is_used_up(self.supervisor_out) && self.any_unreceived
+            || self.supervisor.is_used_up(self.supervisor_out) && self.any_unreceived && self.worker_out >= self.share
     }
 
     /// Whether a paused worker's streams are to be read again.
     pub(crate) fn may_resume(&self) -> bool {
         (self.worker.has_room_again(self.worker_out) || !self.unreceived)
-            && (self.supervisor.has_room_again(self.supervisor_out) || !self.any_unreceived)
+            && (self.supervisor.has_room_again(self.supervisor_out)
+                || !self.any_unreceived
+                || self.worker_out < self.share / 2)
     }
 }
 
@@ -60,7 +64,7 @@ mod tests {
 
     fn levels(worker_out: usize, supervisor_out: usize, unreceived: bool) -> Levels {
         let (worker, supervisor) = (Window::new(100), Window::new(1000));
-        Levels { worker, worker_out, supervisor, supervisor_out, unreceived, any_unreceived: unreceived }
+        Levels { worker, worker_out, supervisor, supervisor_out, share: 0, unreceived, any_unreceived: unreceived }
     }
 
     #[test]
@@ -87,10 +91,22 @@ mod tests {
         assert!(levels(5000, 5000, false).may_resume());
     }
 
+    #[test]
+    fn p06_a_share_is_heard_whatever_others_have_out() {
+        let shared = |out| Levels { share: 10, ..levels(out, 2000, true) };
+        assert!(!shared(9).must_pause() && shared(10).must_pause());
+        assert!(!shared(5).may_resume() && shared(4).may_resume());
+        assert!(Levels { share: 10, ..levels(100, 100, true) }.must_pause(), "and no more than its own window");
+    }
+
     proptest! {
         #[test]
-        fn never_both(limit in 1..500_usize, out in 0..1000_usize, total in 0..1000_usize, unreceived: bool, others: bool) {
+        fn never_both(
+            limit in 1..500_usize, share in 0..500_usize, out in 0..1000_usize, total in 0..1000_usize,
+            unreceived: bool, others: bool,
+        ) {
             let levels = Levels {
+                share,
                 worker: Window::new(limit), worker_out: out,
                 supervisor: Window::new(limit), supervisor_out: total, unreceived,
                 any_unreceived: unreceived || others,

@@ -64,7 +64,7 @@ pub(super) enum Visit {
     /// It has shown a key of somebody whose start has not been told yet. What it says next stays in its socket until then, its
     /// end too.
     Waits,
-    /// Put out, or gone by itself.
+    /// To be put out, or gone by itself.
     Over,
     Known(Known),
 }
@@ -122,8 +122,8 @@ impl Control {
     }
 
     /// A visitor has had its time.
-    pub(super) fn put_out(&mut self, visitor: u64) {
-        self.visitors.remove(&visitor);
+    pub(super) fn put_out(&mut self, visitor: u64) -> Option<OwnedFd> {
+        self.visitors.remove(&visitor).map(|visitor| visitor.socket)
     }
 
     /// A visitor has said something, or has gone.
@@ -139,10 +139,10 @@ impl Control {
         match read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Visit::GoesOn,
             Ok(bytes @ 1..) => visitor.said.extend_from_slice(part.get(..bytes).unwrap_or_default()),
-            Ok(_) | Err(_) => return self.end(id),
+            Ok(_) | Err(_) => return Visit::Over,
         }
         let Some(end) = memchr::memchr(b'\n', &visitor.said) else { return Visit::GoesOn };
-        let Some(key) = key(visitor.said.get(..end).unwrap_or_default()) else { return self.end(id) };
+        let Some(key) = key(visitor.said.get(..end).unwrap_or_default()) else { return Visit::Over };
         visitor.said.drain(..=end);
         let Some(place) = self.expected.remove(&key) else {
             visitor.key = Some(key);
@@ -150,11 +150,6 @@ impl Control {
         };
         let Some(Visitor { socket, said, .. }) = self.visitors.remove(&id) else { return Visit::Over };
         Visit::Known(Known { place, socket, said })
-    }
-
-    fn end(&mut self, id: u64) -> Visit {
-        self.visitors.remove(&id);
-        Visit::Over
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Meter {
     waker: Arc<Waker>,
     /// The supervisor's meter, in a worker's.
     whole: Option<Arc<Self>>,
+    /// What others cannot take away.
+    share: usize,
 }
 
 impl Meter {
@@ -30,11 +32,17 @@ impl Meter {
             waiting: AtomicBool::new(false),
             waker,
             whole: None,
+            share: 0,
         }
     }
 
     pub(super) fn of_worker(window: usize, whole: &Arc<Self>) -> Self {
         Self { whole: Some(Arc::clone(whole)), ..Self::of_supervisor(window, Arc::clone(&whole.waker)) }
+    }
+
+    /// So many bytes it may have out whatever others have out.
+    pub(super) fn with_share(self, share: usize) -> Self {
+        Self { share, ..self }
     }
 
     /// Bytes go out.
@@ -45,12 +53,12 @@ impl Meter {
         }
     }
 
-    /// Asks for a wake-up. Whoever calls looks at the levels once more afterwards: the bytes may have come back in between.
     /// How many bytes are out.
     pub(super) fn used(&self) -> usize {
         self.out.load(Ordering::Relaxed)
     }
 
+    /// Asks for a wake-up. Whoever calls looks at the levels once more afterwards: the bytes may have come back in between.
     pub(super) fn wait_for_room(&self) {
         self.waiting.store(true, Ordering::SeqCst);
         if let Some(whole) = &self.whole {
@@ -65,6 +73,7 @@ impl Meter {
             worker_out: self.out.load(Ordering::SeqCst),
             supervisor: whole.window,
             supervisor_out: whole.out.load(Ordering::SeqCst),
+            share: self.share,
             unreceived,
             any_unreceived,
         }

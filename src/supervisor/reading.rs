@@ -31,9 +31,21 @@ pub(super) enum Heard {
 }
 
 impl Reading {
-    pub(super) fn new(max_frame: usize) -> Self {
+    fn new(max_frame: usize) -> Self {
         let deframer = Deframer::new(Framing::Lines, max_frame);
         Self { deframer, batch: Batch::default(), unheard: Vec::new(), scratch: Vec::new() }
+    }
+
+    /// With what was read already; nobody has been asked anything yet.
+    pub(super) fn begun(max_frame: usize, said: &[u8]) -> Self {
+        let mut reading = Self::new(max_frame);
+        if !said.is_empty() {
+            reading.understand(said, |heard, line, unheard| {
+                let is_answer = matches!(heard, Heard::Packet(Packet::Response { .. }, _));
+                unheard.push(if is_answer { Heard::Fault(not_rpc(line)) } else { heard });
+            });
+        }
+        reading
     }
 
     pub(super) fn take_scratch(&mut self) -> Vec<u8> {
@@ -46,11 +58,11 @@ impl Reading {
         self.scratch = scratch;
     }
 
-    /// Understands what was read; no bytes are the end of the connection.
-    pub(super) fn understand(&mut self, bytes: &[u8], mut hear: impl FnMut(Heard, &mut Vec<Heard>)) {
+    /// Understands what was read, each line with its bytes; no bytes are the end of the connection.
+    pub(super) fn understand(&mut self, bytes: &[u8], mut hear: impl FnMut(Heard, &[u8], &mut Vec<Heard>)) {
         let Self { deframer, batch, unheard, scratch: _ } = self;
         if let Some(line) = deframer.whole_line(bytes) {
-            return hear(heard(line), unheard);
+            return hear(heard(line), line, unheard);
         }
         if bytes.is_empty() {
             deframer.finish(batch);
@@ -59,11 +71,11 @@ impl Reading {
         }
         for piece in batch.drain() {
             match piece {
-                Piece::Fault(fault) => hear(Heard::Fault(fault), unheard),
+                Piece::Fault(fault) => hear(Heard::Fault(fault), &[], unheard),
                 Piece::Frames { bytes, spans } => {
                     for span in spans {
                         let line = bytes.get(span.start as usize..span.end as usize).unwrap_or_default();
-                        hear(heard(line), unheard);
+                        hear(heard(line), line, unheard);
                     }
                 }
             }
@@ -74,6 +86,11 @@ impl Reading {
 fn heard(line: &[u8]) -> Heard {
     match rpc::parse(line) {
         Ok(packet) => Heard::Packet(packet, line.len()),
-        Err(_) => Heard::Fault(Fault::new(FaultKind::NotRpc, line.len() as u64, line)),
+        Err(_) => Heard::Fault(not_rpc(line)),
     }
+}
+
+/// A line that is no JSON-RPC, or answers what nobody has asked.
+pub(super) fn not_rpc(line: &[u8]) -> Fault {
+    Fault::new(FaultKind::NotRpc, line.len() as u64, line)
 }

@@ -5,7 +5,7 @@ use super::{
     link::{Connection, Link},
     live::Outlet,
     meter::Meter,
-    reading::{Heard, Reading},
+    reading::{Heard, Reading, not_rpc},
 };
 use crate::{
     policy::window::{EVENT_BYTES, Levels},
@@ -28,6 +28,9 @@ use std::{
 /// How many bytes of a worker's requests and notifications may be in the channel, or unanswered. Beyond it the worker's control
 /// connection is not read, and that is the one case in which answers wait for a consumer.
 const CONTROL_WINDOW: usize = 1 << 20;
+/// How many of them may be there when its supervisor's window is used up: what others say must not keep back answers to whoever
+/// could make room for them.
+const CONTROL_SHARE: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -49,22 +52,32 @@ impl AsFd for Session {
 
 impl Session {
     pub(super) fn new(connection: Arc<Connection>, link: &Arc<Link>, window: &Arc<Meter>) -> Self {
-        let meter = Arc::new(Meter::of_worker(CONTROL_WINDOW, window));
+        let meter = Arc::new(Meter::of_worker(CONTROL_WINDOW, window).with_share(CONTROL_SHARE));
         Self { connection, link: Arc::clone(link), meter, last_sent: 0, held: None, extension: None }
     }
 
     /// Reads no more. False if a caller reads, who will not read on when something else than its answer comes.
     pub(super) fn pause(&mut self) -> bool {
-        self.held = self.link.take_reading();
+        if self.held.is_none() {
+            self.held = self.link.pause();
+        }
+        self.is_paused()
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
         self.held.is_some()
     }
 
-    /// Reads on, once the loop watches the connection again.
+    /// Reads on.
     pub(super) fn resume(&mut self) {
         if let Some(reading) = self.held.take() {
-            self.link.give_reading(reading);
+            self.link.resume(reading);
         }
-        self.link.watch();
+    }
+
+    /// Something of a paused connection was reported.
+    pub(super) fn stir(&self) {
+        self.link.stir();
     }
 
     /// Sends what waits for the worker to read.
@@ -90,7 +103,7 @@ impl Session {
         // One that is paused has the end of its worker read all the same.
         let Some(mut reading) = self.held.take().or_else(|| self.link.take_reading()) else { return false };
         for heard in std::mem::take(&mut reading.unheard) {
-            self.hear(heard, &about, outlet);
+            self.hear(heard, &[], &about, outlet);
         }
         let read = socket::receive(self.as_fd(), scratch);
         let is_over = match read {
@@ -101,7 +114,7 @@ impl Session {
                 if !bytes.is_empty() {
                     self.link.note_heard();
                 }
-                reading.understand(bytes, |heard, _| self.hear(heard, &about, outlet));
+                reading.understand(bytes, |heard, line, _| self.hear(heard, line, &about, outlet));
                 bytes.is_empty()
             }
         };
@@ -109,17 +122,10 @@ impl Session {
         is_over
     }
 
-    /// What came behind the worker's key.
-    pub(super) fn hear_first(&mut self, said: &[u8], about: impl Fn(EventKind) -> Event, outlet: &mut Outlet) {
-        if let Some(mut reading) = self.link.take_reading() {
-            reading.understand(said, |heard, _| self.hear(heard, &about, outlet));
-            self.link.give_reading(reading);
-        }
-    }
-
-    fn hear(&mut self, heard: Heard, about: &impl Fn(EventKind) -> Event, outlet: &mut Outlet) {
+    /// What has come, and its line where that was read just now.
+    fn hear(&mut self, heard: Heard, line: &[u8], about: &impl Fn(EventKind) -> Event, outlet: &mut Outlet) {
         let kind = match heard {
-            Heard::Packet(packet, length) => self.packet(packet, length),
+            Heard::Packet(packet, length) => self.packet(packet, length, line),
             Heard::Fault(fault) => Some(self.fault(fault)),
         };
         if let Some(kind) = kind {
@@ -133,12 +139,11 @@ impl Session {
     }
 
     /// One line: answered here, or to be told.
-    fn packet(&mut self, packet: Packet, length: usize) -> Option<EventKind> {
+    fn packet(&mut self, packet: Packet, length: usize, line: &[u8]) -> Option<EventKind> {
         match packet {
             Packet::Response { id, outcome } => {
-                // Nobody waits any more for an answer that comes too late.
-                self.link.answer(id, outcome);
-                None
+                let was_asked = self.link.answer(id, outcome);
+                (!was_asked).then(|| self.fault(not_rpc(line)))
             }
             Packet::Request { id, method, .. } if method == PING => {
                 // A worker that does not read its answers loses only those.

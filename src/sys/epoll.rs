@@ -18,6 +18,11 @@ pub(crate) struct Interests {
     pub(crate) writes: bool,
 }
 
+impl Interests {
+    /// What [`Poller::add`] asks for.
+    pub(crate) const READS: Self = Self { reads: true, writes: false };
+}
+
 /// Room for what one wait reports.
 #[derive(Debug)]
 pub(crate) struct Reports(Vec<libc::epoll_event>);

@@ -290,11 +290,11 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<u
 }
 
 /// Reads what is there, and waits for the first of it, as long as [`set_receive_timeout`] said; then it is `WouldBlock`, as
-/// also on a socket that its owner has made non-blocking.
+/// also on a socket that its owner has made non-blocking. A signal ends it: the kernel would count from the beginning again.
 pub(crate) fn receive_waiting(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let (pointer, length) = (buffer.as_mut_ptr().cast(), buffer.len());
     // SAFETY: recv(2) writes at most `length` bytes to the buffer.
-    retry(|| cvt_size(unsafe { libc::recv(socket.as_raw_fd(), pointer, length, 0) }))
+    cvt_size(unsafe { libc::recv(socket.as_raw_fd(), pointer, length, 0) })
 }
 
 /// Sends the pieces as one, and never waits. Never raises SIGPIPE. The descriptors go with the first byte; at most 253.

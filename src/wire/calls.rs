@@ -2,7 +2,7 @@
 
 use super::{
     message::DecodeError,
-    rpc::{NotRpc, RemoteError},
+    rpc::{NotRpc, Refusal, RemoteError},
 };
 use crate::exit::Exit;
 use std::{
@@ -44,6 +44,11 @@ impl<W> Calls<W> {
         let id = self.next_id();
         self.wait(id, waiter);
         id
+    }
+
+    /// Whether this id was given once.
+    pub(crate) fn has_been(&self, id: u64) -> bool {
+        (1..=self.last_id).contains(&id)
     }
 
     /// Whether nobody waits for an answer.
@@ -138,6 +143,15 @@ fn ending(exit: Option<&Exit>) -> String {
     exit.map(|exit| format!(": {exit}")).unwrap_or_default()
 }
 
+impl From<Refusal> for CallError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Told(error) => Self::Remote(Box::new(error)),
+            Refusal::NotUnderstood(error) => Self::NotUnderstood(Box::new(error)),
+        }
+    }
+}
+
 impl From<CallError> for io::Error {
     fn from(error: CallError) -> Self {
         let kind = match &error {
@@ -187,6 +201,7 @@ mod tests {
         assert_eq!(calls.end(second), Some('b'));
         assert_eq!(calls.end(second), None, "an answer that comes twice");
         assert_eq!(calls.end(99), None, "an answer to no call");
+        assert_eq!([0, first, second, 99].map(|id| calls.has_been(id)), [false, true, true, false]);
         let third = calls.begin('c');
         assert!(third > second, "no id is used again");
         assert_eq!(calls.end_all().collect::<Vec<_>>(), ['a', 'c']);

@@ -1,7 +1,10 @@
 //! JSON-RPC 2.0, one object a line: requests, notifications and responses as values, and the address at which a worker finds
 //! its parent. The specification: <https://www.jsonrpc.org/specification>.
 
-use super::frame::{Framing, encode};
+use super::{
+    frame::{Framing, encode},
+    message::{DecodeError, decode},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
@@ -84,8 +87,16 @@ pub(crate) enum Packet {
     /// To a request of ours, which are numbered.
     Response {
         id: u64,
-        outcome: Result<Box<RawValue>, RemoteError>,
+        outcome: Result<Box<RawValue>, Refusal>,
     },
+}
+
+/// What a response has instead of a result.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    Told(RemoteError),
+    /// Its `error` is not what JSON-RPC 2.0 says: the call it answers ends all the same.
+    NotUnderstood(DecodeError),
 }
 
 /// A line that is no JSON-RPC 2.0.
@@ -106,8 +117,8 @@ struct Line<'a> {
     params: Option<&'a RawValue>,
     #[serde(borrow, default)]
     result: Option<&'a RawValue>,
-    #[serde(default)]
-    error: Option<RemoteError>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
 }
 
 /// Understands one line.
@@ -129,7 +140,7 @@ pub(crate) fn parse(line: &[u8]) -> Result<Packet, NotRpc> {
         (None, Some(id)) => {
             let id = id.get().parse().map_err(|_| not("a response to a request that nobody made"))?;
             let outcome = match (line.result, line.error) {
-                (_, Some(error)) => Err(error),
+                (_, Some(error)) => Err(decode(error.get()).map_or_else(Refusal::NotUnderstood, Refusal::Told)),
                 (Some(result), None) => Ok(result.to_owned()),
                 // `"result": null` and none at all read the same; JSON-RPC requires one of the two members.
                 (None, None) => Ok(RawValue::NULL.to_owned()),
@@ -304,8 +315,13 @@ mod tests {
             assert_eq!(result.get(), expected);
         }
         let line = br#"{"jsonrpc":"2.0","id":3,"error":{"code":-1,"message":"x","data":[2]}}"#;
-        let Packet::Response { id: 3, outcome: Err(error) } = parse(line).unwrap() else { panic!() };
+        let Packet::Response { id: 3, outcome: Err(Refusal::Told(error)) } = parse(line).unwrap() else { panic!() };
         assert_eq!((error.code, error.data.unwrap().get()), (-1, "[2]"));
+        let line = br#"{"jsonrpc":"2.0","id":3,"error":"no"}"#;
+        let Packet::Response { id: 3, outcome: Err(Refusal::NotUnderstood(error)) } = parse(line).unwrap() else {
+            panic!()
+        };
+        assert!(error.excerpt().contains("no"), "{error}");
     }
 
     #[test]

@@ -1,18 +1,23 @@
 //! The control server in the loop: visitors come in, show whose they are, and talk.
 
 use super::{
-    Driver,
+    Driver, FIRST_LOOK,
     place::{Place, Target, Timer, live_at},
 };
 use crate::{
     pipe::named::Listener,
-    policy::readiness::{Mark, Sign},
+    policy::{
+        burst,
+        readiness::{Mark, Sign},
+        watchdog::Life,
+    },
     supervisor::{
         control::{Control, HELLO_TIME, Known, Visit},
         event::{Disconnected, EventKind},
         kept::Kept,
         link::Connection,
         live::Live,
+        reading::Reading,
         session::Session,
     },
     sys::poll,
@@ -80,13 +85,15 @@ impl Driver {
                     drop(self.poller.remove(&socket));
                 }
             }
-            Some(Visit::GoesOn | Visit::Over) | None => {}
+            Some(Visit::Over) => self.put_out(visitor),
+            Some(Visit::GoesOn) | None => {}
         }
     }
 
     pub(super) fn put_out(&mut self, visitor: u64) {
-        if let Some(control) = &mut self.control {
-            control.put_out(visitor);
+        if let Some(socket) = self.control.as_mut().and_then(|control| control.put_out(visitor)) {
+            // Not left to its closing: a fork of the host can hold the same description, and it would be reported for ever.
+            drop(self.poller.remove(&socket));
         }
     }
 
@@ -97,16 +104,14 @@ impl Driver {
         let token = Target::Control(place).token();
         let connection = Arc::new(Connection { socket, poller: Arc::clone(&self.poller), token });
         let added = self.poller.add(&connection, token);
-        let mut session = Session::new(Arc::clone(&connection), link, &self.window);
-        link.open(&connection, live.spec.max_frame);
+        link.open(&connection, Reading::begun(live.spec.max_frame, &said));
+        live.session = Some(Session::new(connection, link, &self.window));
         self.outlet.send(live.event(EventKind::Connected));
-        if !said.is_empty() {
-            session.hear_first(&said, |kind| live.event(kind), &mut self.outlet);
-        }
-        live.session = Some(session);
         self.see(place, Sign::Shown(Mark::Connected));
         if added.is_err() {
             self.disconnect(place, Disconnected::Closed);
+        } else if !said.is_empty() {
+            self.talk(place);
         }
     }
 
@@ -114,11 +119,16 @@ impl Driver {
     pub(super) fn talk(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         let Some(mut session) = live.session.take() else { return };
+        if session.is_paused() {
+            session.stir();
+            live.session = Some(session);
+            return;
+        }
         session.flush();
         if session.levels(&self.outlet).must_pause() && session.pause() {
-            drop(self.poller.remove(&session));
             live.session = Some(session);
             self.silent.push(place);
+            self.next_look = FIRST_LOOK;
             return;
         }
         let ended = session.read(&mut self.scratch, |kind| live.event(kind), &mut self.outlet);
@@ -138,8 +148,7 @@ impl Driver {
 
     /// Goes on with those whose requests have been received.
     pub(super) fn hear_again(&mut self) {
-        let silent = mem::take(&mut self.silent);
-        for place in silent {
+        for place in mem::take(&mut self.silent) {
             let Some(live) = live_at(&mut self.slots, place) else { continue };
             let Some(session) = live.session.as_mut() else { continue };
             session.wait_for_room();
@@ -147,8 +156,8 @@ impl Driver {
                 self.silent.push(place);
                 continue;
             }
-            drop(self.poller.add(session, Target::Control(place).token()));
             session.resume();
+            live.excuse(Life::Ping, self.clock.now());
             // What a caller has read is not reported by the kernel any more.
             self.talk(place);
         }
@@ -156,8 +165,18 @@ impl Driver {
 
     /// A caller has read something that is for us.
     pub(super) fn hear_of(&mut self, worker: crate::supervisor::WorkerId) {
-        if let Some(place) = self.kept.get(&worker).and_then(Kept::place) {
+        let Some(place) = self.kept.get(&worker).and_then(Kept::place) else { return };
+        let session = live_at(&mut self.slots, place).and_then(|live| live.session.as_ref());
+        if session.is_some_and(|session| !session.is_paused()) {
             self.talk(place);
+        }
+    }
+
+    /// Callers ask it one thing after the other, and read for themselves: whether they still do is looked at now and then.
+    pub(super) fn let_call(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if live.present.link().is_some_and(|link| link.goes_on_calling()) {
+            self.set_timer_after(burst::LOOK, Timer::Burst(place));
         }
     }
 

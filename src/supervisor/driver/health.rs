@@ -200,10 +200,11 @@ impl Driver {
         }
         let Some(live) = live_at(&mut self.slots, place) else { return };
         live.notice_control(self.clock.now());
+        let hears = live.hears_of_life();
         if let Some(vigil) = &mut live.health.vigil {
             let usage = || proc::usage(live.present.child().pid());
-            let is_stopped = live.present.is_frozen() || usage().is_some_and(|usage| usage.is_stopped);
-            for act in vigil.timeout(self.clock.now(), Duration::ZERO, is_stopped) {
+            let is_excused = !hears || live.present.is_frozen() || usage().is_some_and(|usage| usage.is_stopped);
+            for act in vigil.timeout(self.clock.now(), Duration::ZERO, is_excused) {
                 self.do_act(place, act);
             }
         }
@@ -249,6 +250,24 @@ impl Live {
     pub(in crate::supervisor) fn notice_control(&mut self, now: Instant) {
         if self.health.vigil.is_some() && self.present.link().is_some_and(|link| link.was_heard()) {
             self.alive(Life::Ping, now);
+        }
+    }
+
+    /// Whether a sign of life would be heard: nothing is read while the consumer has too much to receive already.
+    fn hears_of_life(&self) -> bool {
+        match self.spec.watchdog.map(|watchdog| watchdog.life()) {
+            Some(Life::Ping) => self.session.as_ref().is_none_or(|session| !session.is_paused()),
+            Some(Life::Messages) => !self.paused,
+            Some(Life::Notify) | None => true,
+        }
+    }
+
+    /// Its silence up to now was not its own: nobody listened.
+    pub(in crate::supervisor) fn excuse(&mut self, life: Life, now: Instant) {
+        if let (Some(vigil), Some(watchdog)) = (&mut self.health.vigil, &self.spec.watchdog)
+            && watchdog.life() == life
+        {
+            vigil.excuse(now);
         }
     }
 

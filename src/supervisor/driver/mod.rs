@@ -79,6 +79,8 @@ pub(super) enum Command {
     Listen(Box<named::Listener>),
     /// A caller has read something of this worker that is for the loop.
     Talk(WorkerId),
+    /// Callers ask this worker one thing after the other.
+    Burst(WorkerId),
     /// About groups.
     Group(GroupCommand),
     /// How is everybody?
@@ -251,7 +253,6 @@ impl Driver {
                 self.obey(command);
             }
             self.resume();
-            self.hear_again();
             self.run_timers();
         }
     }
@@ -273,6 +274,11 @@ impl Driver {
             Command::Act(worker, action) => self.act(worker, action),
             Command::Listen(listener) => self.listen(*listener),
             Command::Talk(worker) => self.hear_of(worker),
+            Command::Burst(worker) => {
+                if let Some(place) = self.kept.get(&worker).and_then(Kept::place) {
+                    self.let_call(place);
+                }
+            }
             Command::Group(command) => self.obey_group(command),
             // Whoever has asked and gone gets no answer.
             Command::Report(answer) => drop(answer.send(self.report())),
@@ -335,6 +341,7 @@ impl Driver {
                 Timer::Disconnect(place) => self.disconnect(place, Disconnected::Closed),
                 Timer::Visitor(visitor) => self.put_out(visitor),
                 Timer::Door => self.open_door(),
+                Timer::Burst(place) => self.let_call(place),
             }
         }
     }

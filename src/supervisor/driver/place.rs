@@ -107,6 +107,8 @@ pub(super) enum Timer {
     Visitor(u64),
     /// The door has been shut for a while.
     Door,
+    /// Callers ask a worker one thing after the other.
+    Burst(Place),
 }
 
 /// The incarnation that a report is about, if it is still there.

@@ -5,7 +5,10 @@ use super::{
     place::{Place, Target, live_at},
 };
 use crate::{
-    policy::incarnation::{Input, StreamId},
+    policy::{
+        incarnation::{Input, StreamId},
+        watchdog::Life,
+    },
     supervisor::live::Live,
     sys::epoll::Poller,
 };
@@ -51,10 +54,18 @@ impl Driver {
 
     /// Goes on with whoever has room again.
     pub(super) fn resume(&mut self) {
-        if self.paused.is_empty() {
+        let before = self.paused.len() + self.silent.len();
+        if before == 0 {
             return;
         }
-        let before = self.paused.len();
+        self.read_again();
+        self.hear_again();
+        let has_resumed = self.paused.len() + self.silent.len() < before;
+        self.next_look = if has_resumed { FIRST_LOOK } else { (self.next_look * 2).min(LAST_LOOK) };
+    }
+
+    fn read_again(&mut self) {
+        let now = self.clock.now();
         let mut paused = mem::take(&mut self.paused);
         paused.retain(|&place| {
             let Some(live) = live_at(&mut self.slots, place) else { return false };
@@ -64,11 +75,11 @@ impl Driver {
                 return true;
             }
             live.paused = false;
+            live.excuse(Life::Messages, now);
             listen(&self.poller, live, place);
             false
         });
         self.paused = paused;
-        self.next_look = if self.paused.len() < before { FIRST_LOOK } else { (self.next_look * 2).min(LAST_LOOK) };
     }
 }
 

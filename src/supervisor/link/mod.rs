@@ -4,31 +4,27 @@
 //! take waits here, up to a limit, and the loop sends it when the worker has read. The loop reads, unless a caller that waits
 //! for its answer does.
 
-use super::{
-    WorkerId,
-    call::Call,
-    driver::{Command, Mailbox},
-    lock,
-    reading::{Heard, Reading},
-};
+mod loan;
+
+use super::{WorkerId, call::Call, driver::Mailbox, lock, reading::Reading};
 use crate::{
     exit::Exit,
+    policy::burst::Burst,
     sys::{
         epoll::{Interests, Poller},
-        poll::Deadline,
         socket,
     },
     wire::{
         calls::{CallError, Calls, Requests},
         request::Post,
-        rpc::{self, PING, Packet, RemoteError},
+        rpc::{self, PING, Refusal},
     },
 };
 use crossbeam_channel::Sender;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::{
-    io,
+    io, mem,
     net::Shutdown,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
@@ -62,11 +58,12 @@ struct State {
     calls: Calls<Sender<Answer>>,
     /// The worker's requests that are not answered yet.
     requests: Requests,
-    /// Nothing while somebody reads.
-    reading: Option<Box<Reading>>,
-    is_lent: bool,
+    reader: Reader,
     is_recalled: bool,
+    burst: Burst,
     wants_writes: bool,
+    /// What the loop's epoll was told last; nothing where it does not have the socket.
+    watched: Option<Interests>,
     /// What the socket was told last; zero is for ever.
     receive_timeout: Duration,
 }
@@ -77,6 +74,18 @@ enum Socket {
     Open(Arc<Connection>),
     /// With how the worker ended, once that is known.
     Closed(Option<Arc<Exit>>),
+}
+
+/// Who has the reading.
+#[derive(Debug)]
+enum Reader {
+    /// Whoever wants to read takes it.
+    Nobody(Box<Reading>),
+    /// It reads now, or waits for the worker to connect.
+    Loop,
+    /// It keeps everybody from reading.
+    Paused,
+    Caller,
 }
 
 /// A worker's socket, and where the loop watches it.
@@ -100,10 +109,11 @@ impl Link {
             queue: Vec::new(),
             calls: Calls::default(),
             requests: Requests::default(),
-            reading: None,
-            is_lent: false,
+            reader: Reader::Loop,
             is_recalled: false,
+            burst: Burst::default(),
             wants_writes: false,
+            watched: None,
             receive_timeout: Duration::ZERO,
         };
         Self {
@@ -123,11 +133,12 @@ impl Link {
         lock(&self.state)
     }
 
-    /// The worker has connected, and the loop watches its socket already.
-    pub(super) fn open(&self, connection: &Arc<Connection>, max_frame: usize) {
+    /// The worker has connected. The loop watches its socket already, and has with the reading what came behind its key.
+    pub(super) fn open(&self, connection: &Arc<Connection>, reading: Reading) {
         let mut state = self.lock();
         state.socket = Socket::Open(Arc::clone(connection));
-        state.reading = Some(Box::new(Reading::new(max_frame)));
+        state.reader = Reader::Nobody(Box::new(reading));
+        state.watched = Some(Interests::READS);
         state.flush_or_watch();
     }
 
@@ -136,29 +147,56 @@ impl Link {
         self.lock().flush_or_watch();
     }
 
-    /// The loop begins to read, or to keep everybody from reading. Nothing if a caller reads.
+    /// The loop begins to read. Nothing if a caller reads.
     pub(super) fn take_reading(&self) -> Option<Box<Reading>> {
-        self.lock().reading.take()
+        self.lock().take(Reader::Loop)
     }
 
     /// The loop has read.
     pub(super) fn give_reading(&self, reading: Box<Reading>) {
-        self.lock().reading = Some(reading);
+        self.lock().reader = Reader::Nobody(reading);
+    }
+
+    /// The loop keeps everybody from reading. Nothing if a caller reads.
+    pub(super) fn pause(&self) -> Option<Box<Reading>> {
+        let mut state = self.lock();
+        let reading = state.take(Reader::Paused)?;
+        state.watch();
+        Some(reading)
+    }
+
+    /// Something was reported of a paused connection: it takes what waits for it, or else its other side is gone, which the
+    /// kernel would report for ever.
+    pub(super) fn stir(&self) {
+        let mut state = self.lock();
+        if state.wants_writes {
+            state.flush_or_watch();
+        } else if let Socket::Open(connection) = &state.socket {
+            drop(connection.poller.remove(connection));
+            state.watched = None;
+        }
+    }
+
+    /// Everybody may read again.
+    pub(super) fn resume(&self, reading: Box<Reading>) {
+        let mut state = self.lock();
+        state.reader = Reader::Nobody(reading);
+        if let (Socket::Open(connection), None) = (&state.socket, state.watched)
+            && connection.poller.add(connection, connection.token).is_ok()
+        {
+            state.watched = Some(Interests::READS);
+        }
+        state.watch();
     }
 
     /// The worker has ended: a caller that still reads is sent back. It has to do no more than to put down what it has read.
     pub(super) fn recall_reading(&self) {
         let mut state = self.lock();
         state.is_recalled = true;
-        while state.is_lent {
+        while state.is_lent() {
             state.wake_reader();
             state = self.given_back.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-    }
-
-    /// Has the loop watch the socket anew, after a time in which it did not.
-    pub(super) fn watch(&self) {
-        self.lock().watch();
     }
 
     /// The connection has ended, or the worker has: every call ends. True if it was not closed before.
@@ -178,11 +216,16 @@ impl Link {
         !was_closed
     }
 
-    /// An answer of the worker's. False if nobody had asked, or nobody waits any more.
-    pub(super) fn answer(&self, id: u64, outcome: Result<Box<RawValue>, RemoteError>) -> bool {
-        let caller = self.lock().calls.end(id);
-        let outcome = outcome.map_err(|error| CallError::Remote(Box::new(error)));
-        caller.is_some_and(|caller| caller.try_send(outcome).is_ok())
+    /// An answer of the worker's. False if nobody has ever asked that; one that comes too late is passed over.
+    pub(super) fn answer(&self, id: u64, outcome: Result<Box<RawValue>, Refusal>) -> bool {
+        let mut state = self.lock();
+        let (caller, was_asked) = (state.calls.end(id), state.calls.has_been(id));
+        drop(state);
+        if let Some(caller) = caller {
+            // It may have been cancelled in this moment.
+            drop(caller.try_send(outcome.map_err(CallError::from)));
+        }
+        was_asked
     }
 
     /// Notes a request of the worker's; gives the flag that says when it is cancelled.
@@ -244,107 +287,6 @@ impl Link {
         sent.map(|()| call)
     }
 
-    /// Asks, and waits for the answer. Where nobody else reads, the caller does.
-    pub(super) fn ask<P: Serialize + ?Sized>(
-        self: &Arc<Self>,
-        method: &str,
-        params: &P,
-        timeout: Duration,
-    ) -> Result<Box<RawValue>, CallError> {
-        let deadline = Deadline::after(timeout);
-        let id = self.lock().calls.next_id();
-        let line = rpc::request(id, method, params).map_err(CallError::Encode)?;
-        let call = match self.borrow_reading(line, timeout)? {
-            Ok(loan) => match self.read_answer(loan, id, deadline) {
-                Ok(answer) => return answer,
-                Err(call) => call,
-            },
-            Err(line) => self.send_call(id, line)?,
-        };
-        call.answer_until(deadline)
-    }
-
-    /// Sends a line and takes the reading, so that the loop never hears of the answer; gives the line back, unsent, if somebody
-    /// else reads.
-    fn borrow_reading(&self, line: Vec<u8>, timeout: Duration) -> Result<Result<Loan, Vec<u8>>, CallError> {
-        let mut state = self.lock();
-        let Socket::Open(connection) = &state.socket else { return Ok(Err(line)) };
-        let connection = Arc::clone(connection);
-        let is_free = !state.is_recalled && state.queue.is_empty() && !timeout.is_zero();
-        let Some(reading) = state.reading.take_if(|reading| is_free && reading.unheard.is_empty()) else {
-            return Ok(Err(line));
-        };
-        state.is_lent = true;
-        state.set_receive_timeout(&connection, timeout);
-        state.queue = line;
-        state.watch();
-        match state.flush() {
-            Ok(all) => {
-                if !all {
-                    state.wants_writes = true;
-                    state.watch();
-                }
-                Ok(Ok(Loan { reading, connection }))
-            }
-            Err(error) => {
-                drop(state);
-                self.return_reading(reading, |_| ());
-                Err(CallError::Io(error))
-            }
-        }
-    }
-
-    /// Reads until the answer to this call has come; or something for the loop, or the end, and then goes on as a [`Call`].
-    fn read_answer(self: &Arc<Self>, loan: Loan, own: u64, deadline: Deadline) -> Result<Answer, Call> {
-        let Loan { mut reading, connection } = loan;
-        let mut answer = None;
-        let mut scratch = reading.take_scratch();
-        while answer.is_none() && reading.unheard.is_empty() {
-            match socket::receive_waiting(connection.as_fd(), &mut scratch) {
-                Ok(bytes @ 1..) => {
-                    self.note_heard();
-                    reading.understand(scratch.get(..bytes).unwrap_or_default(), |heard, unheard| match heard {
-                        Heard::Packet(Packet::Response { id, outcome }, _) if id == own => {
-                            answer = Some(outcome.map_err(|error| CallError::Remote(Box::new(error))));
-                        }
-                        Heard::Packet(Packet::Response { id, outcome }, _) => drop(self.answer(id, outcome)),
-                        other => unheard.push(other),
-                    });
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !deadline.has_passed() => {
-                    self.lock().set_receive_timeout(&connection, deadline.remaining().unwrap_or(Duration::MAX));
-                }
-                // The end of the connection, or of the patience: both are for others to tell.
-                Ok(_) | Err(_) => break,
-            }
-        }
-        reading.put_scratch(scratch);
-        match answer {
-            Some(answer) => {
-                self.return_reading(reading, |_| ());
-                Ok(answer)
-            }
-            None => Err(self.return_reading(reading, |state| self.begin(state, own))),
-        }
-    }
-
-    fn return_reading<T>(&self, reading: Box<Reading>, then: impl FnOnce(&mut State) -> T) -> T {
-        let is_unheard = !reading.unheard.is_empty();
-        let mut state = self.lock();
-        let done = then(&mut state);
-        state.reading = Some(reading);
-        state.is_lent = false;
-        state.watch();
-        let is_recalled = state.is_recalled;
-        drop(state);
-        if is_recalled {
-            self.given_back.notify_all();
-        } else if is_unheard {
-            self.mailbox.send(Command::Talk(self.worker));
-        }
-        done
-    }
-
     /// A call that waits for others to read its answer.
     fn begin(self: &Arc<Self>, state: &mut State, id: u64) -> Call {
         let (answered, answer) = crossbeam_channel::bounded(1);
@@ -352,6 +294,9 @@ impl Link {
             drop(answered.try_send(Err(CallError::WorkerGone(exit.clone()))));
         } else {
             state.calls.wait(id, answered.clone());
+            // The loop reads its answer.
+            state.burst.end();
+            state.watch();
         }
         Call { link: Arc::clone(self), id, answer, answered }
     }
@@ -375,17 +320,12 @@ impl Post for Link {
         if queued > 0 && queued + line.len() > QUEUE_BYTES {
             return Err(CallError::Full { queued });
         }
-        if queued == 0 {
-            state.queue = line;
-        } else {
+        if queued > 0 {
+            // What waits already waits for the loop, which knows of it.
             state.queue.extend_from_slice(&line);
+            return Ok(());
         }
-        // What waited already waits for the loop, which knows of it.
-        if queued == 0 && matches!(state.socket, Socket::Open(_)) && !state.flush().map_err(CallError::Io)? {
-            state.wants_writes = true;
-            state.watch();
-        }
-        Ok(())
+        state.send(line).map_err(CallError::Io)
     }
 
     fn answered(&self, id: &str) {
@@ -394,26 +334,41 @@ impl Post for Link {
 }
 
 impl State {
-    fn flush_or_watch(&mut self) {
-        // A connection that fails is noticed by whoever reads it.
-        let waits = self.flush().is_ok_and(|all| !all);
-        if waits != self.wants_writes {
-            self.wants_writes = waits;
-            self.watch();
+    fn take(&mut self, by: Reader) -> Option<Box<Reading>> {
+        match mem::replace(&mut self.reader, by) {
+            Reader::Nobody(reading) => Some(reading),
+            other => {
+                self.reader = other;
+                None
+            }
         }
     }
 
-    /// Has the loop told of what is to be told. Where the loop does not watch the socket for now, that changes nothing.
-    fn watch(&self) {
-        if let Socket::Open(connection) = &self.socket {
-            let interests = Interests { reads: !self.is_lent, writes: self.wants_writes };
-            drop(connection.poller.watch(connection, connection.token, interests));
+    fn is_lent(&self) -> bool {
+        matches!(self.reader, Reader::Caller)
+    }
+
+    fn flush_or_watch(&mut self) {
+        // What fails now for want of memory is tried again when the loop comes round.
+        self.wants_writes = !self.flush().unwrap_or(false);
+        self.watch();
+    }
+
+    /// Has the loop told of what is to be told.
+    fn watch(&mut self) {
+        let reads = matches!(self.reader, Reader::Nobody(_) | Reader::Loop) && !self.burst.is_on();
+        let interests = Interests { reads, writes: self.wants_writes };
+        if let (Socket::Open(connection), Some(watched)) = (&self.socket, &mut self.watched)
+            && *watched != interests
+            && connection.poller.watch(connection, connection.token, interests).is_ok()
+        {
+            *watched = interests;
         }
     }
 
     /// A caller that waits in a read gets what is there, and then the end.
     fn wake_reader(&self) {
-        if let (Socket::Open(connection), true) = (&self.socket, self.is_lent) {
+        if let (Socket::Open(connection), true) = (&self.socket, self.is_lent()) {
             // Fails only when the other side is gone, and then nobody waits.
             drop(socket::shutdown(connection.as_fd(), Shutdown::Read));
         }
@@ -427,7 +382,24 @@ impl State {
         }
     }
 
-    /// Sends as much as the socket takes. True if that was all.
+    /// Sends a line before which nothing waits. An error has sent nothing of it.
+    fn send(&mut self, line: Vec<u8>) -> io::Result<()> {
+        let length = line.len();
+        self.queue = line;
+        match self.flush() {
+            Ok(all) => self.wants_writes = !all,
+            Err(error) if self.queue.len() == length => {
+                self.queue = Vec::new();
+                return Err(error);
+            }
+            // Begun, it has to be ended.
+            Err(_) => self.wants_writes = true,
+        }
+        self.watch();
+        Ok(())
+    }
+
+    /// Sends as much as the socket takes. True if nothing is left that could be sent now.
     fn flush(&mut self) -> io::Result<bool> {
         let Socket::Open(socket) = &self.socket else { return Ok(true) };
         let mut sent = 0;
@@ -439,9 +411,9 @@ impl State {
             match socket::send(socket.as_fd(), &[io::IoSlice::new(rest)], &[]) {
                 Ok(bytes) => sent += bytes,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(false),
-                // The loop reads what the worker said last, and then its end.
+                // Nobody will read it. The loop reads what the worker said last, and then its end.
                 Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
-                    break Ok(true);
+                    sent = self.queue.len();
                 }
                 Err(error) => break Err(error),
             }
@@ -453,10 +425,4 @@ impl State {
         }
         outcome
     }
-}
-
-/// The reading, in the hands of a caller.
-struct Loan {
-    reading: Box<Reading>,
-    connection: Arc<Connection>,
 }
