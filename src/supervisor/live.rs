@@ -241,6 +241,10 @@ impl Live {
         self.streams.get_mut(stream.index())?.take()
     }
 
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused || self.session.as_ref().is_some_and(Session::is_paused)
+    }
+
     pub(super) fn levels(&self, outlet: &Outlet) -> Levels {
         outlet.levels(&self.meter, self.last_sent)
     }

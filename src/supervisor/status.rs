@@ -38,7 +38,7 @@ pub struct WorkerStatus {
     pub window_used: usize,
     /// See [`WorkerSpec::window`](super::WorkerSpec::window).
     pub window: usize,
-    /// It is made to wait, since its window is used up.
+    /// It is made to wait, since its window is used up, or what it says on control is not received.
     pub is_paused: bool,
     /// How many bytes of calls and notifications wait for it to read.
     pub control_queue: usize,

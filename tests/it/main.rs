@@ -7,6 +7,7 @@ mod kernel;
 mod support;
 
 mod anonymous;
+mod answers;
 mod chaos;
 mod control;
 mod fanout;

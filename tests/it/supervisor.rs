@@ -2,7 +2,7 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, Story, Way, alone, both_ways, guarded, is_alive, open_descriptors, wait_gone},
+    support::{DEADLINE, Story, Way, alone, both_ways, guarded, is_alive, open_descriptors, switches, wait_gone},
 };
 use pipewright::{
     Event, EventKind, ExitStatus, FaultKind, Framing, Group, Input, Output, Pass, Stream, Supervisor, WorkerId,
@@ -668,18 +668,6 @@ fn p14_idle_workers_cost_nothing() {
         story.message();
     }
     while story.supervisor.events().try_recv().is_ok() {}
-    let switches = || -> u64 {
-        let threads = std::fs::read_dir("/proc/self/task").unwrap().map(|thread| thread.unwrap().path());
-        let mine = threads.filter(|thread| {
-            std::fs::read_to_string(thread.join("comm")).unwrap_or_default().starts_with("pipewright")
-        });
-        mine.map(|thread| {
-            let status = std::fs::read_to_string(thread.join("status")).unwrap();
-            let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
-            lines.map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum::<u64>()
-        })
-        .sum()
-    };
     assert!(switches() > 0, "the threads are found by their names");
     // Time has to pass for nothing to happen in it; what is counted is not the time but the wake-ups. The last of what has
     // been received may still be being tidied up in the first such while.

@@ -234,6 +234,19 @@ pub(crate) fn children(pid: u32) -> Vec<u32> {
     lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
+/// How often the library's threads of this process have slept or been made to wait.
+pub(crate) fn switches() -> u64 {
+    let threads = fs::read_dir("/proc/self/task").unwrap().map(|thread| thread.unwrap().path());
+    let mine =
+        threads.filter(|thread| fs::read_to_string(thread.join("comm")).unwrap_or_default().starts_with("pipewright"));
+    mine.map(|thread| {
+        let status = fs::read_to_string(thread.join("status")).unwrap();
+        let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
+        lines.map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum::<u64>()
+    })
+    .sum()
+}
+
 /// xorshift64, <https://www.jstatsoft.org/article/view/v008i14>: what a seed of our own makes of chance. Not zero.
 pub(crate) struct Chance(pub(crate) u64);
 

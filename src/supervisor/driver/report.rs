@@ -94,7 +94,7 @@ fn status(kept: &Kept, live: Option<&Live>, now: Instant) -> WorkerStatus {
         restarts: kept.restarts,
         window_used: live.map_or(0, |live| live.meter.used()),
         window: kept.spec.window,
-        is_paused: live.is_some_and(|live| live.paused),
+        is_paused: live.is_some_and(Live::is_paused),
         control_queue: live.and_then(|live| live.present.link()).map_or(0, |link| link.queued()),
         last_message: live.and_then(|live| live.last_message).map(|at| now.saturating_duration_since(at)),
         status: live.and_then(|live| live.health.status.clone()),

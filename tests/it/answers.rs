@@ -1,0 +1,247 @@
+//! Calls while something else goes on: a consumer that receives nothing, a worker that says too much. The test is the worker, at
+//! the other end of the socket.
+
+use crate::support::{DEADLINE, FIXTURE, Story, Way, alone, switches};
+use pipewright::{CallError, EventKind, FaultKind, Input, Pass, Supervisor, Watchdog, Worker, WorkerSpec};
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+/// More than a control connection may have in the channel.
+const TOO_MUCH: usize = 2 << 20;
+
+/// One that hands its address to the test, and lives until its input ends.
+fn absent() -> WorkerSpec {
+    Way::Direct.fixture("control-address").control(Pass::arg("--control={}")).stdin(Input::Pipe)
+}
+
+/// Starts it; gives its address.
+fn spawn(story: &mut Story, spec: WorkerSpec) -> (Worker, String) {
+    let worker = story.supervisor.spawn(spec).unwrap();
+    let address = story.json().as_str().unwrap().to_owned();
+    (worker, address)
+}
+
+fn hello(address: &str) -> (UnixStream, String) {
+    let (path, key) = address.rsplit_once('?').unwrap();
+    let socket = UnixStream::connect(path).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.set_write_timeout(Some(DEADLINE)).unwrap();
+    (socket, format!("{}\n", json!({"jsonrpc": "2.0", "method": "hello", "params": {"key": key}})))
+}
+
+fn connected(story: &mut Story, spec: WorkerSpec) -> (Worker, UnixStream) {
+    let (worker, address) = spawn(story, spec);
+    let (mut socket, hello) = hello(&address);
+    socket.write_all(hello.as_bytes()).unwrap();
+    story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+    (worker, socket)
+}
+
+fn note(text: &str) -> String {
+    format!("{}\n", json!({"jsonrpc": "2.0", "method": "note", "params": text}))
+}
+
+/// Answers every request with its own parameters, until the connection ends.
+fn echo(socket: &UnixStream) {
+    let mut writer = socket.try_clone().unwrap();
+    for line in BufReader::new(socket).lines() {
+        let Ok(line) = line else { return };
+        let request: Value = serde_json::from_str(&line).unwrap();
+        if let Some(id) = request.get("id") {
+            let answer = json!({"jsonrpc": "2.0", "id": id, "result": request["params"]});
+            if writeln!(writer, "{answer}").is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until this worker is not read any more.
+#[track_caller]
+fn paused(supervisor: &Supervisor, worker: &Worker) {
+    let (_keep, never) = crossbeam_channel::bounded::<()>(0);
+    for _ in 0..DEADLINE.as_millis() {
+        let status = supervisor.status();
+        if status.workers.iter().any(|status| status.worker == worker.id() && status.is_paused) {
+            return;
+        }
+        assert!(never.recv_timeout(Duration::from_millis(1)).is_err());
+    }
+    panic!("it is still read: {:#?}", supervisor.status());
+}
+
+#[test]
+fn p06_answers_wait_for_nobody_elses_consumer() {
+    let mut story = Story::of(Supervisor::builder().window(256 << 10).build().unwrap());
+    let (worker, mut socket) = connected(&mut story, absent());
+    let flood = WorkerSpec::new(FIXTURE)
+        .args(["flood", "--count", "1000", "--size", "1000"])
+        .messages(Pass::arg("--messages={}"));
+    let flooding = story.supervisor.spawn(flood).unwrap();
+    paused(&story.supervisor, &flooding);
+    // From here on nobody receives, and the window of all is used up.
+    socket.write_all(note("in the channel").as_bytes()).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| echo(&socket));
+        for n in 0..100 {
+            assert_eq!(worker.call::<_, u32>("echo", &n, DEADLINE).unwrap(), n);
+        }
+        drop(worker.kill());
+        socket.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+    let notes = story.rest().into_iter().filter(|event| matches!(event.kind, EventKind::Notification(_)));
+    assert_eq!(notes.count(), 1);
+}
+
+#[test]
+fn p06_a_worker_that_nobody_listens_to_is_not_found_dead() {
+    let mut story = Story::new();
+    let watched = absent().watchdog(Watchdog::ping(Duration::from_millis(100)));
+    let (worker, socket) = connected(&mut story, watched);
+    let text = note(&"x".repeat(10_000));
+    thread::scope(|scope| {
+        scope.spawn(|| echo(&socket));
+        let flooder = scope.spawn(|| {
+            for _ in 0..TOO_MUCH / text.len() {
+                (&socket).write_all(text.as_bytes()).unwrap();
+            }
+        });
+        paused(&story.supervisor, &worker);
+        assert_eq!(
+            worker.wait_timeout(Duration::from_secs(1)),
+            None,
+            "ten times its period, and nobody reads its answers"
+        );
+        for _ in 0..TOO_MUCH / text.len() {
+            let told = story.find(|event| match event.kind {
+                EventKind::Unresponsive | EventKind::Silent { .. } => Some(false),
+                EventKind::Notification(_) => Some(true),
+                _ => None,
+            });
+            assert!(told, "{:?}", story.told);
+        }
+        flooder.join().unwrap();
+        assert!(worker.call::<_, bool>("echo", &true, DEADLINE).unwrap());
+        socket.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+}
+
+#[test]
+fn p06_what_is_told_to_a_worker_comes_through_while_nobody_listens_to_it() {
+    const LINES: usize = 60;
+    let mut story = Story::new();
+    let (worker, socket) = connected(&mut story, absent());
+    let text = note(&"x".repeat(10_000));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // Fails when the test has seen enough.
+            while (&socket).write_all(text.as_bytes()).is_ok() {}
+        });
+        paused(&story.supervisor, &worker);
+        // More than the socket takes at once.
+        let text = "y".repeat(10_000);
+        for _ in 0..LINES {
+            worker.notify("listen", &text).unwrap();
+        }
+        let lines = BufReader::new(&socket).lines();
+        assert_eq!(lines.take(LINES).filter(|line| line.as_ref().unwrap().contains("listen")).count(), LINES);
+        socket.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+}
+
+#[test]
+fn p15_a_call_ends_in_time_whatever_else_the_worker_says() {
+    let mut story = Story::new();
+    let (worker, mut socket) = connected(&mut story, absent());
+    assert!(matches!(worker.call::<_, Value>("first", &(), Duration::from_millis(10)), Err(CallError::TimedOut)));
+    thread::scope(|scope| {
+        let (stop, stopped) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            // The late answer to the first call, again and again: nobody wants it, and it is no event.
+            let late = format!("{}\n", json!({"jsonrpc": "2.0", "id": 1, "result": null}));
+            while stopped.recv_timeout(Duration::from_millis(5)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                socket.write_all(late.as_bytes()).unwrap();
+            }
+        });
+        let (ended, end) = mpsc::channel();
+        let worker = &worker;
+        scope.spawn(move || ended.send(worker.call::<_, Value>("second", &(), Duration::from_millis(100))).unwrap());
+        let outcome = end.recv_timeout(DEADLINE);
+        drop(stop);
+        assert!(matches!(outcome, Ok(Err(CallError::TimedOut))), "{outcome:?}");
+    });
+}
+
+#[test]
+fn what_stands_behind_the_key_is_heard_whoever_calls_just_then() {
+    let mut story = Story::new();
+    for _ in 0..30 {
+        let (worker, address) = spawn(&mut story, absent());
+        let (mut socket, hello) = hello(&address);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let call = || worker.call::<_, Value>("x", &(), Duration::from_micros(1));
+                while matches!(call(), Err(CallError::TimedOut)) {}
+            });
+            socket.write_all((hello + &note("behind the key")).as_bytes()).unwrap();
+            let told = story.find(|event| match event.kind {
+                EventKind::Notification(told) => Some(told.params::<String>().unwrap()),
+                _ => None,
+            });
+            assert_eq!(told, "behind the key");
+            scope.spawn(|| echo(&socket));
+            worker.call::<_, Value>("x", &(), DEADLINE).unwrap();
+            worker.kill().unwrap();
+            socket.shutdown(std::net::Shutdown::Both).unwrap();
+        });
+    }
+}
+
+#[test]
+fn p16_an_answer_that_is_none_is_told() {
+    let mut story = Story::new();
+    let (worker, mut socket) = connected(&mut story, absent());
+    thread::scope(|scope| {
+        let call = scope.spawn(|| worker.call::<_, Value>("x", &(), DEADLINE));
+        let mut line = String::new();
+        BufReader::new(socket.try_clone().unwrap()).read_line(&mut line).unwrap();
+        let id = &serde_json::from_str::<Value>(&line).unwrap()["id"];
+        socket.write_all(format!("{}\n", json!({"jsonrpc": "2.0", "id": id, "error": "no"})).as_bytes()).unwrap();
+        let error = call.join().unwrap().unwrap_err();
+        assert!(matches!(&error, CallError::NotUnderstood(why) if why.excerpt().contains("no")), "{error:?}");
+    });
+    for answer in [r#"{"jsonrpc":"2.0","id":99,"result":1}"#, r#"{"jsonrpc":"2.0","id":"mine","result":1}"#] {
+        socket.write_all(format!("{answer}\n").as_bytes()).unwrap();
+        let fault = story.find(|event| match event.kind {
+            EventKind::Fault(fault) => Some(fault),
+            _ => None,
+        });
+        assert_eq!((fault.kind, &*fault.excerpt), (FaultKind::NotRpc, answer.as_bytes()));
+    }
+}
+
+#[test]
+fn p14_a_worker_that_waits_for_its_consumer_costs_little() {
+    if !alone("answers::p14_a_worker_that_waits_for_its_consumer_costs_little", |spec| spec) {
+        return;
+    }
+    let mut story = Story::new();
+    let (worker, socket) = connected(&mut story, absent());
+    let text = note(&"x".repeat(10_000));
+    thread::scope(|scope| {
+        scope.spawn(|| while (&socket).write_all(text.as_bytes()).is_ok() {});
+        paused(&story.supervisor, &worker);
+        // The looks get rarer, up to one in 128 ms.
+        let before = switches();
+        assert_eq!(worker.wait_timeout(Duration::from_secs(2)), None);
+        let looks = switches() - before;
+        assert!(looks < 200, "{looks} wake-ups in two seconds");
+        socket.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+}
