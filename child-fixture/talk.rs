@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 use std::{
     collections::HashSet,
     io::{self, Read},
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -76,6 +79,28 @@ pub(crate) fn ask() -> Outcome {
     });
     parent.notify("state", "done")?;
     Ok(())
+}
+
+/// Tells more and more on one thread, and asks on another, until a question ends in its time though nothing comes through.
+#[expect(clippy::exit, reason = "its other thread waits for ever")]
+pub(crate) fn ask_in_flood() -> Outcome {
+    let parent = Parent::from_args()?;
+    let told = AtomicU64::new(0);
+    let text = "x".repeat(10_000);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while parent.notify("flood", &text).is_ok() {
+                told.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        loop {
+            let before = told.load(Ordering::SeqCst);
+            let outcome = parent.call::<_, Value>("anybody?", &(), Duration::from_millis(200));
+            if told.load(Ordering::SeqCst) == before {
+                std::process::exit(i32::from(!matches!(outcome, Err(pipewright::CallError::TimedOut))));
+            }
+        }
+    })
 }
 
 /// `--say TEXT` with commas for line ends: tells that by `sd_notify(3)`, and lives until its input ends.

@@ -3,11 +3,12 @@
 //! A thread listens, and puts what comes into a channel. A worker that serves on one thread needs no such way round: that
 //! thread reads, and the listener stands by for when it is in a request for long.
 
+use super::writer::Writer;
 use crate::{
     pipe::{
-        Wait,
+        Begun, Wait,
         name::PipeName,
-        named::{self, ReadHalf, Stream, WriteHalf},
+        named::{self, ReadHalf, Stream},
     },
     wire::{
         calls::{CallError, Calls, Requests},
@@ -21,7 +22,7 @@ use crossbeam_channel::{Receiver, Sender};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use std::{
-    io::{self, Read, Write},
+    io::{self, Read},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -54,7 +55,7 @@ pub enum Incoming {
 /// A worker's link to its parent. Whoever writes waits for the socket itself.
 #[derive(Debug)]
 pub(super) struct Control {
-    writer: Mutex<WriteHalf>,
+    writer: Writer,
     reading: Mutex<Reading>,
     shared: Mutex<Shared>,
     /// Wakes the listener that stands by.
@@ -100,16 +101,17 @@ impl Control {
         let name = PipeName::new(&address.path).map_err(io::Error::from)?;
         let stream = named::connect(&name, CONNECT_TIME).map_err(io::Error::from)?;
         let watched = stream.clone();
-        let (reader, mut writer) = stream.split();
+        let (reader, writer) = stream.split();
         let hello = rpc::notification(HELLO, &Hello { key: address.key.clone() }).map_err(io::Error::other)?;
-        writer.write_all(&hello)?;
+        let writer = Writer::new(writer);
+        writer.write(&hello, &Begun::now(Wait::at_most(CONNECT_TIME)))?;
         let (heard, incoming) = crossbeam_channel::unbounded();
         let deframer = Deframer::new(Framing::Lines, MAX_LINE);
         let scratch = vec![0; READ_BYTES];
         let reading =
             Reading { reader, deframer, batch: Batch::default(), scratch, heard: Some(heard), is_over: false };
         let control = Arc::new(Self {
-            writer: Mutex::new(writer),
+            writer,
             reading: Mutex::new(reading),
             shared: Mutex::default(),
             stand_by: Condvar::new(),
@@ -140,9 +142,8 @@ impl Control {
             // What the listener has heard while this thread was in a request came before.
             let heard = self.incoming.try_iter();
             for request in heard.chain(ready.drain(..)).filter_map(Incoming::into_request) {
-                serving.enter();
+                let _turn = serving.enter();
                 answer(request);
-                serving.leave();
             }
         }
         drop(serving);
@@ -213,20 +214,36 @@ impl Control {
         };
         // Somebody has to read the answer, and whoever serves may be in a request: this one.
         self.stand_by.notify_all();
-        let sent = rpc::request(id, method, params).map_err(CallError::Encode).and_then(|line| self.post(line));
+        let begun = Begun::now(Wait::at_most(timeout));
+        let sent =
+            rpc::request(id, method, params).map_err(CallError::Encode).and_then(|line| self.send(&line, &begun));
         if let Err(error) = sent {
             self.shared().calls.end(id);
             return Err(error);
         }
-        let Ok(answer) = answer.recv_timeout(timeout) else {
+        let Ok(answer) = answer.recv_timeout(begun.remaining()) else {
             let gave_up = self.shared().calls.end(id).is_some();
             if gave_up {
                 // If it cannot be sent, the answer will be passed over.
-                drop(rpc::cancellation(id).map_err(CallError::Encode).and_then(|line| self.post(line)));
+                self.send_if_possible(rpc::cancellation(id));
             }
             return Err(CallError::TimedOut);
         };
         decode(answer?.get()).map_err(|error| CallError::NotUnderstood(Box::new(error)))
+    }
+
+    fn send(&self, line: &[u8], begun: &Begun<'_>) -> Result<(), CallError> {
+        self.writer.write(line, begun).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => CallError::ParentGone,
+            io::ErrorKind::TimedOut => CallError::TimedOut,
+            _ => CallError::Io(error),
+        })
+    }
+
+    fn send_if_possible(&self, line: serde_json::Result<Vec<u8>>) {
+        if let Ok(line) = line {
+            drop(self.writer.write(&line, &Begun::now(Wait::at_most(Duration::ZERO))));
+        }
     }
 
     /// The parent has closed the connection, or has ended.
@@ -267,7 +284,8 @@ impl Control {
                 }
             }
             Ok(Packet::Request { id, method, .. }) if method == PING => {
-                drop(rpc::response(&id, &()).map_err(CallError::Encode).and_then(|line| self.post(line)));
+                // Whoever reads must not wait for the parent to do so; it asks again.
+                self.send_if_possible(rpc::response(&id, &()));
             }
             Ok(Packet::Request { id, method, params }) => {
                 let cancelled = self.shared().requests.begin(id.text());
@@ -337,15 +355,21 @@ impl<'a> Serving<'a> {
         self.0.shared().servers == Servers::One
     }
 
-    fn enter(&self) {
+    fn enter(&self) -> Turn<'_> {
         self.0.turns.fetch_add(1, Ordering::SeqCst);
         if self.0.is_asleep.load(Ordering::SeqCst) {
             drop(self.0.shared());
             self.0.stand_by.notify_all();
         }
+        Turn(self.0)
     }
+}
 
-    fn leave(&self) {
+/// While the one thread that serves is in a request, which may panic.
+struct Turn<'a>(&'a Control);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
         self.0.turns.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -376,11 +400,7 @@ impl Incoming {
 
 impl Post for Control {
     fn post(&self, line: Vec<u8>) -> Result<(), CallError> {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.write_all(&line).map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => CallError::ParentGone,
-            _ => CallError::Io(error),
-        })
+        self.send(&line, &Begun::now(Wait::forever()))
     }
 
     fn answered(&self, id: &str) {

@@ -1,6 +1,7 @@
 //! The worker's side: what a child tells its parent, and what its parent asks.
 
 mod control;
+mod writer;
 
 use std::{
     cell::Cell,

@@ -27,6 +27,7 @@ mod stream;
 mod wait;
 
 pub(crate) use carrier::Carrier;
+pub(crate) use wait::Begun;
 pub use wait::{Cancel, Cancelled, Wait};
 
 use std::fmt;

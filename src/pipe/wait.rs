@@ -147,14 +147,19 @@ impl Woken {
 
 /// A [`Wait`] that has begun.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Begun<'a> {
+pub(crate) struct Begun<'a> {
     deadline: Deadline,
     cancel: Option<&'a Cancel>,
 }
 
 impl<'a> Begun<'a> {
-    pub(super) fn now(wait: Wait<'a>) -> Self {
+    pub(crate) fn now(wait: Wait<'a>) -> Self {
         Self { deadline: Deadline::after(wait.timeout), cancel: wait.cancel }
+    }
+
+    /// What is left of its time.
+    pub(crate) fn remaining(&self) -> Duration {
+        self.deadline.remaining().unwrap_or(Duration::MAX)
     }
 
     /// Already cancelled? Asked before anything is done, so that a cancelled call does nothing.

@@ -179,6 +179,14 @@ fn p15_a_call_ends_in_time_whatever_else_the_worker_says() {
 }
 
 #[test]
+fn p15_a_workers_call_ends_in_time_though_nobody_listens() {
+    let story = Story::new();
+    let worker = story.supervisor.spawn(Way::Direct.plain("ask-in-flood").control(Pass::arg("--control={}"))).unwrap();
+    // Nobody receives what it tells.
+    assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
+}
+
+#[test]
 fn what_stands_behind_the_key_is_heard_whoever_calls_just_then() {
     let mut story = Story::new();
     for _ in 0..30 {
