@@ -229,7 +229,7 @@ impl Parent {
         self.end.as_ref().is_some_and(|end| end.wait_broken(timeout).unwrap_or(false))
     }
 
-    /// Asks the parent, and waits for its answer, at most so long. Any number of threads can ask at once; the answers may come
+    /// Asks the parent, and waits for its answer, at most so long, the writing included. Any number of threads can ask at once; the answers may come
     /// in any order.
     ///
     /// # Errors
@@ -243,7 +243,8 @@ impl Parent {
         self.control()?.call(method, params, timeout)
     }
 
-    /// Tells the parent something over the control pipe.
+    /// Tells the parent something over the control pipe. Waits while the parent does not read: that is when its program does not
+    /// receive what this worker tells.
     ///
     /// # Errors
     ///
@@ -280,7 +281,8 @@ impl Parent {
     }
 
     /// Answers the parent's requests with a function, on so many threads, until it wants the worker to end: it has told
-    /// `shutdown`, closed the connection, or ended. Return from `main` then. With one thread they are answered one at a time, in their order.
+    /// `shutdown`, closed the connection, or ended. Return from `main` then. With one thread they are answered one at a time, in their
+    /// order. Requests that wait for a thread wait in this process's memory.
     ///
     /// A method that the function does not know is for it to refuse: with [`RemoteError::method_not_found`].
     pub fn serve<R: Serialize>(&self, threads: usize, answer: impl Fn(&Request) -> Result<R, RemoteError> + Sync) {
