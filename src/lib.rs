@@ -75,6 +75,22 @@
 //! period and five seconds; [`shutdown`](Supervisor::shutdown) does so too, and tells how. When its process is killed, so are they.
 //! Dropping a [`Process`] kills it, and dropping a [`Tunnel`] ends its ssh. Dropping a [`Request`] answers it with an error, and a [`Call`] cancels it.
 //!
+//! # Features
+//!
+//! `tracing`, off by default, tells [tracing](https://docs.rs/tracing) what happens, all of it under the target `pipewright`. Each
+//! incarnation is a span `worker` with the fields `id`, `name`, `incarnation` and `pid`, and each [event](EventKind) of it is one in
+//! that span, told just before it is sent. What fails is a warning, giving up an error, starts, readiness and restarts are
+//! information; an exit is a warning unless it succeeded or the worker was being stopped, and an error where the worker is
+//! [stuck](ExitStatus::Stuck). The rungs of a stop ladder are at `DEBUG`, and so is each call when it has ended: its `method`, its
+//! `outcome`, and how long it `took_us`, in the span of its caller. Times are numbers: `after_ms`, `duration_ms`.
+//!
+//! What a worker says is told at `TRACE` alone, and by its length: it may hold secrets, and so may what it is asked and answers, its
+//! arguments and its environment. Of control the names of the methods are told.
+//!
+//! Subscribers run on the supervisor's loop, where only the global one is heard: a slow one delays all workers, and a panic of it ends
+//! the loop. It may use a [`Worker`] that it holds, but must not wait there: not for an answer, an end or a
+//! [status](Supervisor::status), and not for whoever receives the events.
+//!
 //! The documents: [architecture](_documentation::architecture), [gotchas](_documentation::gotchas) and
 //! [protocol](_documentation::protocol).
 

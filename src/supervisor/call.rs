@@ -1,6 +1,9 @@
 //! A call that is under way, in the hands of whoever waits for its answer.
 
-use super::link::{Answer, Link};
+use super::{
+    link::{Answer, Link},
+    trace::Asked,
+};
 use crate::{
     sys::poll::Deadline,
     wire::{calls::CallError, message::decode},
@@ -23,6 +26,7 @@ pub struct Call {
     pub(super) id: u64,
     pub(super) answer: Receiver<Answer>,
     pub(super) answered: Sender<Answer>,
+    pub(super) asked: Asked,
 }
 
 /// Ends a [`Call`] from another thread.
@@ -44,8 +48,10 @@ impl Call {
     /// # Errors
     ///
     /// [`CallError`]: the worker's own error, or why there is no answer.
-    pub fn wait<R: DeserializeOwned>(self, timeout: Duration) -> Result<R, CallError> {
-        understand(&self.answer_until(Deadline::after(timeout))?)
+    pub fn wait<R: DeserializeOwned>(mut self, timeout: Duration) -> Result<R, CallError> {
+        let result = self.answer_until(Deadline::after(timeout)).and_then(|answer| understand(&answer));
+        self.asked.end(result.as_ref().err());
+        result
     }
 
     pub(super) fn answer_until(&self, deadline: Deadline) -> Answer {
@@ -62,6 +68,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        self.asked.end(Some(&CallError::Cancelled));
         // Does nothing once it is answered.
         self.link.give_up(self.id);
     }

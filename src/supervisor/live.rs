@@ -10,6 +10,7 @@ use super::{
     ready::Ready,
     session::Session,
     spec::{MessageSource, WorkerSpec},
+    trace::Trace,
     tree::Sought,
     worker::{Present, WorkerShared},
 };
@@ -62,14 +63,16 @@ pub(super) struct Outlet {
     batch: Batch,
     /// The events of a chunk before they are sent; kept for its room.
     ready: Vec<Event>,
+    pub(super) trace: Trace,
 }
 
 impl Outlet {
     pub(super) fn new(events: Sender<Event>) -> Self {
-        Self { events, sent: 0, batch: Batch::default(), ready: Vec::new() }
+        Self { events, sent: 0, batch: Batch::default(), ready: Vec::new(), trace: Trace::default() }
     }
 
     pub(super) fn send(&mut self, event: Event) {
+        self.trace.tell(&event);
         // The supervisor holds a receiver until this loop has ended.
         drop(self.events.send(event));
         self.sent += 1;
@@ -329,7 +332,7 @@ impl Live {
     /// Sends what the last read has completed. The bytes go out of the window together, so that a chunk's messages can be
     /// received and dropped while the later ones are still being sent.
     fn deliver(&mut self, kind: Kind, outlet: &mut Outlet) {
-        let Outlet { events, sent, batch, ready } = outlet;
+        let Outlet { events, sent, batch, ready, trace } = outlet;
         if batch.is_empty() {
             return;
         }
@@ -359,6 +362,7 @@ impl Live {
             }
             *sent += ready.len() as u64;
             for event in ready.drain(..) {
+                trace.tell(&event);
                 // The supervisor holds a receiver until this loop has ended.
                 drop(events.send(event));
             }

@@ -23,6 +23,7 @@ mod spec;
 mod status;
 mod stopping;
 mod terminal;
+mod trace;
 mod tree;
 mod worker;
 

@@ -9,6 +9,7 @@ use super::{
     pen::{Cell, Containment},
     spawner::Starter,
     stopping::{Restarting, Stopping},
+    trace::Asked,
     tree::Token,
 };
 use crate::{
@@ -443,7 +444,11 @@ impl Worker {
         P: Serialize + ?Sized,
         R: DeserializeOwned,
     {
-        understand(&self.shared.link()?.ask(method, params, timeout)?)
+        let mut asked = Asked::begin(self.shared.id, method);
+        let answer = self.shared.link().and_then(|link| link.ask(method, params, timeout));
+        let result = answer.and_then(|answer| understand(&answer));
+        asked.end(result.as_ref().err());
+        result
     }
 
     /// Asks it over control; the answer is waited for later, or the call is cancelled.
@@ -453,7 +458,11 @@ impl Worker {
     /// When the question cannot be sent: never waits for a worker that does not read, but is [`Full`](CallError::Full) when a
     /// mebibyte waits already.
     pub fn start_call<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<Call, CallError> {
-        self.shared.link()?.call(method, params)
+        let mut asked = Asked::begin(self.shared.id, method);
+        let call = self.shared.link().and_then(|link| link.call(method, params));
+        let mut call = call.inspect_err(|error| asked.end(Some(error)))?;
+        call.asked = asked;
+        Ok(call)
     }
 
     /// Tells it something over control.

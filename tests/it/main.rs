@@ -21,5 +21,7 @@ mod named;
 mod real_programs;
 mod supervision;
 mod supervisor;
+#[cfg(feature = "tracing")]
+mod trace;
 mod tree;
 mod tunnel;

@@ -167,6 +167,7 @@ impl Driver {
         let mut kept = Kept::new(shared, spec, Standing::Rests, seed);
         kept.is_member = true;
         self.kept.insert(shared.id(), kept);
+        self.outlet.trace.meet(shared);
         Ok(())
     }
 

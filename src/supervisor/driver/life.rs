@@ -26,6 +26,7 @@ impl Driver {
         let live = Box::new(Live::new(arrival, &self.window));
         // Before the event: whoever hears of the start finds this incarnation behind the worker's handle.
         shared.begin(&live.present);
+        self.outlet.trace.begin(&shared, &live.present);
         self.outlet.send(live.event(EventKind::Started { pid: live.present.child().pid() }));
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
@@ -109,11 +110,15 @@ impl Driver {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         match output {
             Output::Climb(rung) => {
+                self.outlet.trace.climb(live.shared.id(), rung, &live.spec.stop);
                 if !live.climb(rung) {
                     self.input(place, Input::Ask(Ask::NothingDone));
                 }
             }
-            Output::Kill => self.kill_tree(place),
+            Output::Kill => {
+                self.outlet.trace.kill(live.shared.id());
+                self.kill_tree(place);
+            }
             Output::Abandon(stream) => {
                 // A paused stream was not listened to since the worker's death, so its end may have come unseen.
                 if !live.drain(stream, &mut self.scratch, &mut self.outlet) {
@@ -173,6 +178,7 @@ impl Driver {
             drop(self.poller.remove(notices));
         }
         self.left(live.shared.id(), Left::Ended { exit, unhealthy: live.health.is_unhealthy });
+        self.outlet.trace.leave(live.shared.id());
     }
 }
 

@@ -6,7 +6,7 @@
 
 mod loan;
 
-use super::{WorkerId, call::Call, driver::Mailbox, lock, reading::Reading};
+use super::{WorkerId, call::Call, driver::Mailbox, lock, reading::Reading, trace::Asked};
 use crate::{
     exit::Exit,
     policy::burst::Burst,
@@ -298,7 +298,7 @@ impl Link {
             state.burst.end();
             state.watch();
         }
-        Call { link: Arc::clone(self), id, answer, answered }
+        Call { link: Arc::clone(self), id, answer, answered, asked: Asked::default() }
     }
 
     pub(super) fn give_up(&self, id: u64) {
