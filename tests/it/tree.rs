@@ -4,7 +4,7 @@ use crate::support::{
     Chance, DEADLINE, FIXTURE, Story, Way, alone, both_ways, carriers, cgroup2_mount, is_alive, wait_gone,
 };
 use pipewright::{
-    Containment, EventKind, Group, Output, Pass, SpawnError, SpawnStep, SpecError, TreeLimit, Worker, WorkerSpec,
+    Containment, EventKind, Group, Input, Output, Pass, SpawnError, SpawnStep, SpecError, TreeLimit, Worker, WorkerSpec,
 };
 use std::{fs, time::Duration};
 
@@ -17,6 +17,11 @@ sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000 </dev/null >/dev/null 2>&1' sh
 fn daemons(way: Way, then: &str) -> WorkerSpec {
     let script = format!("{DAEMON}{then}");
     way.program("/bin/sh").args(["-c", &script, "sh"]).messages(Pass::arg("{}")).drain_time(Duration::from_millis(20))
+}
+
+/// Ends by itself when its input does: by then its daemons have told who they are.
+fn until_told(way: Way) -> WorkerSpec {
+    daemons(way, "read -r _; exit 0").stdin(Input::Pipe)
 }
 
 /// The next two pids that are told.
@@ -36,8 +41,9 @@ fn may_make_cgroups() -> bool {
 both_ways! {
     fn p09_daemons_end_with_their_worker_and_are_named(way: Way) {
         let mut story = Story::new();
-        story.supervisor.spawn(daemons(way, "exit 0")).unwrap();
+        let worker = story.supervisor.spawn(until_told(way)).unwrap();
         let daemons = two(&mut story);
+        drop(worker.take_stdin());
         let exit = story.exit();
         assert!(exit.success(), "{exit}");
         for daemon in daemons {
@@ -61,8 +67,9 @@ both_ways! {
 
     fn p09_without_a_group_of_its_own_they_end_too(way: Way) {
         let mut story = Story::new();
-        story.supervisor.spawn(daemons(way, "exit 0").group(Group::Inherit)).unwrap();
+        let worker = story.supervisor.spawn(until_told(way).group(Group::Inherit)).unwrap();
         let daemons = two(&mut story);
+        drop(worker.take_stdin());
         assert!(story.exit().success());
         assert!(daemons.iter().all(|daemon| !is_alive(*daemon)));
     }
