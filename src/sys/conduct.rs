@@ -110,6 +110,11 @@ impl Conduct {
             GroupChange::OwnSession if !leads_session() => check(Step::Group, unsafe { libc::setsid() })?,
             GroupChange::None | GroupChange::OwnGroup | GroupChange::OwnSession => {}
         }
+        if self.group != GroupChange::None {
+            // A Ctrl-Z of a moment ago would stop it as soon as it unblocks its signals, before its exec, and no SIGCONT to the
+            // group that it has left would ever reach it.
+            discard_pending_signals();
+        }
         if let Some((signal, parent)) = self.death_signal {
             let signal = libc::c_ulong::from(signal.unsigned_abs());
             // SAFETY: prctl(2) PR_SET_PDEATHSIG takes a number.
@@ -203,6 +208,28 @@ pub(crate) fn reset_signal_handlers() {
         // SAFETY: rt_sigaction(2) reads `default`; the null pointer says that the old action is not wanted.
         unsafe {
             libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null_mut::<u64>(), SET_BYTES);
+        }
+    }
+}
+
+/// What was sent to this process, or to a group of which it was one, and is blocked still.
+fn discard_pending_signals() {
+    const SET_BYTES: usize = 8;
+    let (all, at_once) = (u64::MAX, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    loop {
+        // Raw: the C library leaves its own two signals out.
+        // SAFETY: rt_sigtimedwait(2) reads the set and the time; the null pointer says that no details are wanted.
+        let signal = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigtimedwait,
+                &raw const all,
+                ptr::null_mut::<u8>(),
+                &raw const at_once,
+                SET_BYTES,
+            )
+        };
+        if signal <= 0 {
+            return;
         }
     }
 }

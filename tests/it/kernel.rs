@@ -92,6 +92,12 @@ pub(crate) fn kill(pid: u32, signal: i32) -> i32 {
     unsafe { libc::kill(i32::try_from(pid).unwrap(), signal) }
 }
 
+/// Sends a signal to a whole process group.
+pub(crate) fn kill_group(leader: u32, signal: i32) -> i32 {
+    // SAFETY: kill(2) takes two numbers.
+    unsafe { libc::kill(-leader.cast_signed(), signal) }
+}
+
 pub(crate) fn make_fifo(path: &std::path::Path) -> i32 {
     let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
     // SAFETY: mkfifo(3) reads a C string.

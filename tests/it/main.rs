@@ -21,6 +21,7 @@ mod named;
 mod real_programs;
 mod supervision;
 mod supervisor;
+mod terminal;
 #[cfg(feature = "tracing")]
 mod trace;
 mod tree;
