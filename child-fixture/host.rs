@@ -45,15 +45,30 @@ pub(crate) fn run(options: &Options) -> Outcome {
     Ok(())
 }
 
-/// A host that leaves the terminal's signals to its supervisor. Says `up PID`, and at the end how its worker ended.
+/// A host that leaves the terminal's signals to its supervisors. Says `up PID`, and at the end how its worker ended. With
+/// `--frozen`, a second worker is frozen, and named too; with `--twice`, there is a second supervisor.
 pub(crate) fn terminal(options: &Options) -> Outcome {
     let supervisor = Supervisor::new()?;
     let _signals = supervisor.terminal_signals()?;
     let script = options.get("script").unwrap_or("exec sleep 1000").to_owned();
     let worker = supervisor.spawn(WorkerSpec::new("/bin/sh").args(["-c".to_owned(), script]))?;
-    supervisor.close();
-    println!("up {}", worker.pid());
+    let other = Supervisor::new()?;
+    let _others = if options.has("twice") { Some(other.terminal_signals()?) } else { None };
+    let mut up = format!("up {}", worker.pid());
+    if options.has("frozen") {
+        // Without a cgroup of its own, whose freezing the kernel keeps apart from signals.
+        let frozen = supervisor.spawn(WorkerSpec::from_command(|| {
+            let mut command = Command::new("sleep");
+            command.arg("1000");
+            command
+        }))?;
+        frozen.freeze()?;
+        up.push_str(&format!(" {}", frozen.pid()));
+    }
+    println!("{up}");
     std::io::stdout().flush()?;
+    // They end with the last worker after the first Ctrl-C: nobody has closed anything here.
+    supervisor.events().iter().for_each(drop);
     println!("{}", worker.wait());
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! a mapping onto that number overwrites it (docs/gotchas.md, "std's private socket"). So the child's numbers are ours.
 
 use super::{
-    ChildEnds, EnvironmentChange, Group, Moment, Plan, SpawnError, SpawnStep, Standard,
+    ChildEnds, EnvironmentChange, Group, Moment, OF_SERVICES, Plan, SpawnError, SpawnStep, Standard,
     direct::conduct,
     plan::{CommandMaker, GrantSpec, number_of},
     process::Child,
@@ -48,6 +48,7 @@ fn run(plan: &Plan, mut command: Command, ends: &ChildEnds, moment: &Moment<'_>)
     }
     let numbers: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
     command.args(plan.arguments(&numbers, moment.control));
+    forget_service(&mut command);
     change_environment(&mut command, plan, &numbers, moment.control);
     command.envs(moment.variables.iter().map(|(name, value)| (*name, value)));
     if let Some(directory) = &plan.directory {
@@ -96,6 +97,15 @@ fn numbered(grant: &GrantSpec, end: &OwnedFd, program: &str) -> Result<OwnedFd, 
             Err(SpawnError::failed(program, SpawnStep::Number(number), taken))
         }
         _ => Ok(copy),
+    }
+}
+
+/// What the user has not set by intent.
+fn forget_service(command: &mut Command) {
+    for name in OF_SERVICES {
+        if !command.get_envs().any(|(set, _)| set == name) {
+            command.env_remove(name);
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The fast way: an image of the plan, handed to `sys::clone`.
 
 use super::{
-    ChildEnds, Ends, EnvironmentChange, GrantSource, Group, Input, IoPriority, Moment, Output, ParentEnd, Plan,
-    SpawnError, SpawnStep, Standard, error::step_of, plan::number_of, process::Child,
+    ChildEnds, Ends, EnvironmentChange, GrantSource, Group, Input, IoPriority, Moment, OF_SERVICES, Output, ParentEnd,
+    Plan, SpawnError, SpawnStep, Standard, error::step_of, plan::number_of, process::Child,
 };
 use crate::{
     pipe::anonymous::{self, PipeReader},
@@ -62,7 +62,8 @@ fn exists(file: &CString) -> bool {
 
 /// Ours with the plan's changes, in their order. Most plans change little, so the names are searched one by one.
 fn environment(plan: &Plan, numbers: &[RawFd], control: &str) -> Vec<(OsString, OsString)> {
-    let mut variables: Vec<(OsString, OsString)> = env::vars_os().collect();
+    let ours = env::vars_os().filter(|(name, _)| !OF_SERVICES.iter().any(|of_services| name == of_services));
+    let mut variables: Vec<(OsString, OsString)> = ours.collect();
     for change in &plan.environment {
         match change {
             EnvironmentChange::Clear => variables.clear(),

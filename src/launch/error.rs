@@ -17,10 +17,14 @@ pub enum SpecError {
         text: Box<str>,
     },
     /// Two handles are to have the same number.
-    #[error("two handles are to be number {number}: each needs its own")]
+    #[error("{first:?} and {second:?} are both to be number {number}: each handle needs its own")]
     TwoHandles {
         /// The number that both were given.
         number: i32,
+        /// The name of the one; `messages` is the message pipe's.
+        first: Box<str>,
+        /// The name of the other.
+        second: Box<str>,
     },
     /// A handle is to have a number that belongs to standard input, output or error, or none at all.
     #[error("a handle cannot be number {number}: 0, 1 and 2 are set by stdin, stdout and stderr")]
@@ -74,6 +78,12 @@ pub enum SpecError {
     BadProcessor {
         /// The number that was given.
         number: usize,
+    },
+    /// A nice value that there is not.
+    #[error("there is no nice value {nice}: -20 to 19")]
+    BadNice {
+        /// The value that was given.
+        nice: i32,
     },
     /// A level of I/O priority beyond 7.
     #[error("there is no I/O priority of level {level}: 0 to 7")]
@@ -230,14 +240,14 @@ impl SpawnError {
         }
     }
 
-    /// Whether trying again cannot help: the program is not there or cannot be run, or the recipe is wrong. Running out of
-    /// processes, memory or descriptors passes; these do not.
+    /// Whether trying again cannot help: the program is not there or cannot be run, the recipe is wrong, or a limit is not to be
+    /// had. Running out of processes, memory or descriptors passes; these do not.
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Spec(_) | Self::SupervisorGone => true,
-            Self::Failed { source, .. } => matches!(
-                source.raw_os_error(),
-                Some(
+            Self::Failed { source, .. } => match source.raw_os_error() {
+                Some(errno) => matches!(
+                    errno,
                     libc::ENOENT
                         | libc::EACCES
                         | libc::EPERM
@@ -248,8 +258,16 @@ impl SpawnError {
                         | libc::ELOOP
                         | libc::ENAMETOOLONG
                         | libc::EINVAL
-                )
-            ),
+                ),
+                // A limit that is not to be had here; a text with a zero byte in it.
+                None => matches!(
+                    source.kind(),
+                    io::ErrorKind::Unsupported
+                        | io::ErrorKind::InvalidInput
+                        | io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::ReadOnlyFilesystem
+                ),
+            },
         }
     }
 

@@ -27,6 +27,11 @@ pub use tunnel::{Tunnel, TunnelBuilder, TunnelError};
 /// The name under which the pipe of the messages is granted.
 pub(crate) const MESSAGES: &str = "messages";
 
+/// What a service manager tells a process about itself: `sd_notify(3)`, `sd_watchdog_enabled(3)`, `sd_listen_fds(3)`. It is not
+/// meant for what that process starts, which would answer in its place.
+const OF_SERVICES: [&str; 7] =
+    ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
+
 /// Our end of a pipe whose other end a child holds.
 #[derive(Debug)]
 pub(crate) enum ParentEnd {

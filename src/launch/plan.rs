@@ -353,6 +353,9 @@ impl Plan {
         if let Some(directory) = &self.directory {
             no_nul("the working directory", directory.as_os_str())?;
         }
+        if let Some(nice) = self.nice.filter(|nice| !(-20..=19).contains(nice)) {
+            return Err(SpecError::BadNice { nice });
+        }
         if let Some(level) = self.io_priority.map(IoPriority::level).filter(|level| *level > 7) {
             return Err(SpecError::BadIoPriority { level });
         }
@@ -377,6 +380,31 @@ impl Plan {
             no_nul("an environment variable's name", name)?;
             no_nul("an environment variable", &value)?;
         }
+        self.check_lost_variables()
+    }
+
+    /// A variable that says where a handle is must still say so when the process starts.
+    fn check_lost_variables(&self) -> Result<(), SpecError> {
+        let changes = self.environment.iter().enumerate();
+        let told = changes.filter_map(|(at, change)| match change {
+            EnvironmentChange::Handle { name, .. } | EnvironmentChange::Control { name, .. } => Some((at, name)),
+            EnvironmentChange::Clear | EnvironmentChange::Set(..) | EnvironmentChange::Remove(_) => None,
+        });
+        for (at, told) in told {
+            let lost = self.environment.iter().skip(at + 1).find_map(|change| match change {
+                EnvironmentChange::Clear => Some("env_clear"),
+                EnvironmentChange::Set(name, _) if name == told => Some("env"),
+                EnvironmentChange::Remove(name) if name == told => Some("env_remove"),
+                EnvironmentChange::Handle { name, .. } | EnvironmentChange::Control { name, .. } if name == told => {
+                    Some("Pass::env")
+                }
+                _ => None,
+            });
+            if let Some(setting) = lost {
+                let reason = format!("{} says where a handle is, and is changed after that", told.display()).into();
+                return Err(SpecError::Conflict { settings: ["Pass::env", setting], reason });
+            }
+        }
         Ok(())
     }
 
@@ -389,8 +417,9 @@ impl Plan {
             if number < 3 {
                 return Err(SpecError::StandardNumber { number });
             }
-            if self.grants.iter().take(index).any(|earlier| earlier.number == Some(number)) {
-                return Err(SpecError::TwoHandles { number });
+            if let Some(earlier) = self.grants.iter().take(index).find(|earlier| earlier.number == Some(number)) {
+                let (first, second) = (earlier.name.clone(), grant.name.clone());
+                return Err(SpecError::TwoHandles { number, first, second });
             }
         }
         Ok(())
@@ -488,7 +517,10 @@ mod tests {
         };
         assert_eq!(with(&[Pass::arg("--fd")]), SpecError::NoPlace { text: "--fd".into() });
         assert_eq!(with(&[Pass::env_with("X", "{{}}")]), SpecError::NoPlace { text: "{{}}".into() });
-        assert_eq!(with(&[Pass::number(4), Pass::arg("{}").at(4)]), SpecError::TwoHandles { number: 4 });
+        assert_eq!(
+            with(&[Pass::number(4), Pass::arg("{}").at(4)]),
+            SpecError::TwoHandles { number: 4, first: "a".into(), second: "b".into() }
+        );
         assert_eq!(with(&[Pass::number(2)]), SpecError::StandardNumber { number: 2 });
         assert_eq!(with(&[Pass::number(-1)]), SpecError::StandardNumber { number: -1 });
         assert_eq!(with(&[Pass::env("A=B")]), SpecError::BadVariable { name: "A=B".into() });

@@ -18,7 +18,7 @@ pub(crate) enum Input {
     Stop(Node),
     /// A user wants it to end and start again, it alone.
     Restart(Node),
-    /// `Stop` of the outermost group.
+    /// `Stop` of everything in the outermost group, which stays open for what comes later.
     StopAll,
     /// A user wants it to be forgotten; it is stopped before.
     Remove(Node),
@@ -81,7 +81,11 @@ impl Groups {
                     self.start(node);
                 }
             }
-            Input::StopAll => self.stop(Node::Group(self.root), Then::Stopped),
+            Input::StopAll => {
+                for child in self.children(self.root).into_iter().rev() {
+                    self.stop(child, Then::Stopped);
+                }
+            }
             Input::Remove(node) => {
                 if self.check_removal(node).is_ok() {
                     self.stop(node, Then::Stopped);

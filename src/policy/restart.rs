@@ -231,6 +231,15 @@ impl RestartPolicy {
         if let Some(signal) = lists.into_iter().flatten().find(|signal| !(1..=64).contains(*signal)) {
             return Err(Conflict::new(["restart", "signals"], format!("there is no signal {signal}")));
         }
+        let codes = [&self.success_codes, &self.fatal_codes, &self.forced_codes];
+        if let Some(code) = codes.into_iter().flatten().find(|code| !(0..=255).contains(*code)) {
+            return Err(Conflict::new(["restart", "codes"], format!("no program can exit with code {code}: 0 to 255")));
+        }
+        if intensity.period.is_zero() && *intensity != Intensity::unlimited() {
+            let reason =
+                "within no time there are never too many restarts: give it a period, or use `Intensity::unlimited()`";
+            return Err(Conflict::new(["intensity", "period"], reason));
+        }
         if !(0.0..=1.0).contains(&backoff.jitter) {
             return Err(Conflict::new(["backoff", "jitter"], format!("{} is not from 0 to 1", backoff.jitter)));
         }

@@ -28,6 +28,9 @@ pub(crate) struct Rung {
 /// A rung that has nothing to do (no pipes to close, nobody on control) takes no time. A second [`stop`](crate::Worker::stop)
 /// goes to the next rung at once.
 ///
+/// The ladder is for the worker's own process. When that has ended, on whichever rung, the rest of its tree gets SIGKILL: a child
+/// that is to end in peace has to be waited for by the worker.
+///
 /// ```
 /// use pipewright::{StopPolicy, StopStep, WorkerSpec};
 /// use std::time::Duration;

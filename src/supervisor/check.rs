@@ -61,8 +61,9 @@ impl WorkerSpec {
         let missing = |settings, reason: &str| Err(SpecError::Conflict { settings, reason: reason.into() });
         if let Some(ready) = &self.ready {
             ready.check_spec()?;
+            let streams = [(&self.plan.stdout, MessageSource::Stdout), (&self.plan.stderr, MessageSource::Stderr)];
             let reads_lines =
-                [&self.plan.stdout, &self.plan.stderr].iter().any(|output| matches!(output, Output::Lines));
+                streams.iter().any(|(output, source)| matches!(output, Output::Lines) && self.messages != *source);
             match ready.wanted {
                 Wanted::Control if !self.has_control => {
                     return missing(["ready", "control"], "readiness by control needs a control pipe");

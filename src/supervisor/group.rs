@@ -90,7 +90,8 @@ impl GroupPolicy {
         self
     }
 
-    /// When the group around it starts it again after it has given up, or ended by itself; by default never.
+    /// When the group around it starts it again after it has given up, or ended by itself; by default never. There must be a group
+    /// around it, whose intensity bounds that.
     pub fn restart(mut self, when: Restart) -> Self {
         self.restart = when;
         self
@@ -175,6 +176,10 @@ impl WorkerGroup {
         mailbox: &Mailbox,
         last_id: &Arc<AtomicU64>,
     ) -> Result<Self, GroupError> {
+        if policy.period.is_zero() {
+            let reason = "within no time there are never too many restarts: give its intensity a period".into();
+            return Err(GroupError::Refused { reason });
+        }
         let group = Self { id: GroupId(next(last_id)), mailbox: mailbox.clone(), last_id: Arc::clone(last_id) };
         group.ask(|answer| GroupCommand::Add { group: group.id, parent, policy, answer })?;
         Ok(group)
@@ -189,7 +194,7 @@ impl WorkerGroup {
     ///
     /// # Errors
     ///
-    /// [`GroupError::Refused`] where it is significant and that makes no sense.
+    /// [`GroupError::Refused`] where it is significant and that makes no sense, or its intensity has no period.
     pub fn group(&self, policy: impl Into<GroupPolicy>) -> Result<Self, GroupError> {
         Self::add_to(Some(self.id), policy.into(), &self.mailbox, &self.last_id)
     }
@@ -216,6 +221,19 @@ impl WorkerGroup {
     /// [`GroupError::Refused`] where another member waits for it, or it is in no group.
     pub fn remove(&self, worker: &Worker) -> Result<(), GroupError> {
         self.ask(|answer| GroupCommand::Remove { worker: worker.id(), answer })
+    }
+
+    /// Forgets all of it, also the groups in it: everybody is stopped before, and ends for good. Gives what can be waited for. What
+    /// is added to it from then on is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError::Refused`] where a member of another group waits for one of its own.
+    pub fn dissolve(&self) -> Result<Stopping, GroupError> {
+        let began = now();
+        let ended =
+            self.put(|answer| GroupCommand::Dissolve(self.id, answer)).unwrap_or(Err(GroupError::SupervisorGone));
+        ended.map(|workers| Stopping::new(workers, began))
     }
 
     /// Starts it again, with all in it, after [`stop`](Self::stop) or after it has ended. Gives what can be waited for: those who

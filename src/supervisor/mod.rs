@@ -33,7 +33,7 @@ use crate::{
 };
 use clock::now;
 use crossbeam_channel::{Receiver, Sender};
-use driver::{Command, Driver, Mailbox, Parts};
+use driver::{Command, Driver, Mailbox, Parts, StopAll};
 use spawner::{Job, Starter};
 use std::{
     io, mem,
@@ -97,7 +97,7 @@ const GRACE_PERIOD: Duration = Duration::from_secs(2);
 pub struct Supervisor {
     events: Receiver<Event>,
     /// `None` once closed.
-    jobs: Mutex<Option<Sender<Job>>>,
+    jobs: Arc<Jobs>,
     mailbox: Mailbox,
     /// `None` in a fork of the host, once dropped.
     starter: Option<Arc<Starter>>,
@@ -165,7 +165,8 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// [`GroupError::Refused`] where it is significant: there is no group around it. [`GroupError::SupervisorGone`].
+    /// [`GroupError::Refused`] where it is significant, or to be restarted: there is no group around it.
+    /// [`GroupError::SupervisorGone`].
     pub fn group(&self, policy: impl Into<GroupPolicy>) -> Result<WorkerGroup, GroupError> {
         WorkerGroup::add_to(None, policy.into(), &self.mailbox, &self.last_id)
     }
@@ -178,12 +179,12 @@ impl Supervisor {
     /// Ends every worker that is there now for good, each by its own [stop ladder](WorkerSpec::stop), and returns at once, with
     /// what can be waited for. Called again, it goes to the next rung of each ladder. Workers that are started later live.
     pub fn stop_all(&self) -> Stopping {
-        self.stop_everybody(None)
+        self.stop_everybody(StopAll::Present)
     }
 
-    fn stop_everybody(&self, within: Option<Duration>) -> Stopping {
+    fn stop_everybody(&self, wanted: StopAll) -> Stopping {
         let began = now();
-        Stopping::new(self.ask(|answer| Command::StopAll(within, answer)).unwrap_or_default(), began)
+        Stopping::new(self.ask(|answer| Command::StopAll(wanted, answer)).unwrap_or_default(), began)
     }
 
     /// Takes no more workers, ends all, and waits for that: each by its stop ladder, but killed after `within` in any case. What
@@ -192,21 +193,24 @@ impl Supervisor {
     /// The events go on being told: a worker whose window is used up is killed rather than heard, unless somebody receives.
     pub fn shutdown(&self, within: Duration) -> StopReport {
         self.close();
-        self.stop_everybody(Some(within)).wait(within.saturating_add(LAST_WAIT))
+        self.stop_everybody(StopAll::Within(within)).wait(within.saturating_add(LAST_WAIT))
     }
 
     /// Has Ctrl-C and Ctrl-Z do what people expect, for as long as the value lives that this gives. The handlers of SIGINT, SIGTERM
     /// and SIGTSTP are the process's own affair, so nothing is done unless this is called.
     ///
-    /// * SIGINT or SIGTERM: all workers are stopped, each by its ladder. The second one kills them at once. New ones can still be
-    ///   started: call [`close`](Self::close) where the events are to end.
-    /// * SIGTSTP: the workers are stopped, then this process; when it goes on they do, and no deadline has come nearer meanwhile.
+    /// * SIGINT or SIGTERM: no more workers are taken, as after [`close`](Self::close), and all are stopped, each by its ladder; the
+    ///   events end with the last one. The second one kills them at once.
+    /// * SIGTSTP: the workers are stopped, then this process; when it goes on they do, and no deadline of theirs has come nearer
+    ///   meanwhile. Those of your own calls have.
+    ///
+    /// Any number of supervisors can ask for it.
     ///
     /// # Errors
     ///
     /// When no descriptor or thread can be had.
     pub fn terminal_signals(&self) -> io::Result<TerminalSignals> {
-        TerminalSignals::listen(self.mailbox.clone())
+        TerminalSignals::listen(self.mailbox.clone(), Arc::clone(&self.jobs))
     }
 
     /// Asks the loop; nothing where it has ended.
@@ -246,7 +250,7 @@ impl Supervisor {
         mem::forget(self.starter.take());
         mem::forget(mem::replace(&mut self.mailbox, mailbox));
         mem::forget(mem::replace(&mut self.events, crossbeam_channel::never()));
-        mem::forget(mem::replace(&mut self.jobs, Mutex::new(None)));
+        mem::forget(mem::replace(&mut self.jobs, Arc::new(Mutex::new(None))));
         mem::forget(mem::take(&mut self.threads));
     }
 }
@@ -303,7 +307,7 @@ impl Builder {
         let driver = driver.start()?;
         Ok(Supervisor {
             events,
-            jobs: Mutex::new(Some(jobs)),
+            jobs: Arc::new(Mutex::new(Some(jobs))),
             mailbox,
             starter: Some(starter),
             last_id: Arc::new(AtomicU64::new(0)),
@@ -312,6 +316,9 @@ impl Builder {
         })
     }
 }
+
+/// Where new workers are handed in; `None` once closed.
+type Jobs = Mutex<Option<Sender<Job>>>;
 
 /// What a panic of another thread has left is used as it is: each of these is whole between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

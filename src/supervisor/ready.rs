@@ -159,11 +159,28 @@ impl Ready {
     }
 
     pub(super) fn check_spec(&self) -> Result<(), SpecError> {
+        if self.within.is_zero() {
+            return refuse("within", "it has no time at all to become ready");
+        }
         match &self.wanted {
             Wanted::Line(pattern, None) => Err(SpecError::BadPattern { pattern: pattern.clone() }),
+            Wanted::Probe(Probe::Tcp(address)) if !is_host_and_port(address) => {
+                refuse("connect_tcp", format!("{address:?} is not `host:port`"))
+            }
             _ => Ok(()),
         }
     }
+}
+
+fn refuse(setting: &'static str, reason: impl Into<Box<str>>) -> Result<(), SpecError> {
+    Err(SpecError::Conflict { settings: ["ready", setting], reason: reason.into() })
+}
+
+/// Whether the name can be found is for later.
+fn is_host_and_port(address: &str) -> bool {
+    address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
 }
 
 impl Probe {

@@ -185,7 +185,7 @@ impl Starter {
         let cell = match may_be_held {
             true if !spec.tree_limits.is_empty() => {
                 Some(self.pen.take_limited(&spec.tree_limits).map_err(|error| {
-                    let source = io::Error::new(io::ErrorKind::Unsupported, error);
+                    let source = io::Error::new(error.kind(), error);
                     SpawnError::failed(spec.plan.program_name(), SpawnStep::TreeLimit, source)
                 })?)
             }

@@ -193,6 +193,40 @@ both_ways! {
         assert!(group.stop().wait(DEADLINE).workers.is_empty(), "nobody is left to end");
     }
 
+    fn everybody_is_stopped_and_others_come_later(way: Way) {
+        let story = Story::new();
+        let first = group(&story, Strategy::OneForOne);
+        let steady = first.add(always(until_told(way, 0))).unwrap();
+        let alone = story.supervisor.spawn(until_told(way, 0)).unwrap();
+        assert!(steady.wait_incarnation(1, DEADLINE));
+        let report = story.supervisor.stop_all().wait(DEADLINE);
+        assert_eq!((report.workers.len(), report.blocked().count()), (2, 0), "{report}");
+        assert!(alone.wait_timeout(DEADLINE).is_some());
+        let later = group(&story, Strategy::OneForOne).add(always(until_told(way, 0))).unwrap();
+        assert!(later.wait_incarnation(1, DEADLINE), "{:?}", story.supervisor.status());
+        assert!(first.start().wait(DEADLINE) && steady.incarnation() == 2);
+    }
+
+    fn a_group_is_dissolved_with_all_in_it(way: Way) {
+        let mut story = Story::new();
+        let outer = group(&story, Strategy::OneForAll);
+        let inner = outer.group(Strategy::OneForOne).unwrap();
+        let steady = inner.add(always(until_told(way, 0))).unwrap();
+        let needing = outer.add(always(until_told(way, 0)).after(&steady, When::Started)).unwrap();
+        assert!(needing.wait_incarnation(1, DEADLINE));
+        assert!(matches!(inner.dissolve(), Err(GroupError::Refused { .. })), "one outside waits for one of it");
+        outer.remove(&needing).unwrap();
+        needing.wait_timeout(DEADLINE).expect("its end");
+        let report = inner.dissolve().unwrap().wait(DEADLINE);
+        assert!(report.workers.len() == 1 && report.blocked().count() == 0, "{report}");
+        story.find(|event| matches!(event.kind, EventKind::GroupEnded(id) if id == inner.id()).then_some(()));
+        assert!(matches!(inner.add(until_told(way, 0)), Err(GroupError::Refused { .. })), "it is not there any more");
+        assert!(inner.start().wait(DEADLINE) && !steady.restart().wait(DEADLINE));
+        let states: Vec<_> = story.supervisor.status().workers.iter().map(|worker| worker.state).collect();
+        assert_eq!(states, [], "nobody is kept");
+        assert!(outer.add(always(until_told(way, 0))).unwrap().wait_incarnation(1, DEADLINE), "the rest goes on");
+    }
+
     fn p09_a_dropped_supervisor_ends_its_groups(way: Way) {
         let story = Story::new();
         let group = group(&story, Strategy::OneForAll);
@@ -239,6 +273,10 @@ fn what_makes_no_sense_is_refused() {
     assert!(refused(hanging().after(&alone, When::Ready)).contains("there is no"));
     assert!(supervisor.spawn(hanging().after(&first, When::Ready)).is_err(), "only in a group");
     assert!(supervisor.group(GroupPolicy::default().significant()).is_err());
+    for policy in [GroupPolicy::default().restart(Restart::Always), GroupPolicy::default().intensity(3, Duration::ZERO)]
+    {
+        assert!(matches!(supervisor.group(policy), Err(GroupError::Refused { .. })), "{policy:?}");
+    }
 }
 
 #[test]

@@ -260,6 +260,12 @@ fn what_cannot_be_observed_is_refused() {
     let brief = spec().stdout(Output::Lines).ready(Ready::line("x").within(DEADLINE)).time_limit(DEADLINE);
     assert_eq!(conflict(brief), ["time_limit", "ready"]);
     assert_eq!(conflict(spec().time_limit(Duration::ZERO)), ["time_limit", "spawn"]);
+    let taken = spec().messages_on_stdout().ready(Ready::line("x"));
+    assert_eq!(conflict(taken), ["ready", "stdout"], "its lines are messages");
+    assert_eq!(conflict(spec().ready(Ready::notify().within(Duration::ZERO))), ["ready", "within"]);
+    for address in ["nonsense", ":80", "localhost:", "localhost:http", "localhost:0"] {
+        assert_eq!(conflict(spec().ready(Ready::connect_tcp(address))), ["ready", "connect_tcp"], "{address}");
+    }
     let bad = refused(spec().stdout(Output::Lines).ready(Ready::line("(")));
     assert_eq!(bad, SpecError::BadPattern { pattern: "(".into() });
 }

@@ -551,7 +551,7 @@ fn mistakes_are_told_before_anything_is_spawned() {
     assert_eq!(refused(spec().messages(Pass::arg("--fd"))), SpecError::NoPlace { text: "--fd".into() });
     assert_eq!(
         refused(spec().messages(Pass::number(5)).pipe_to("x", Pass::arg("{}").at(5))),
-        SpecError::TwoHandles { number: 5 }
+        SpecError::TwoHandles { number: 5, first: "messages".into(), second: "x".into() }
     );
     assert_eq!(refused(spec().messages(Pass::number(1))), SpecError::StandardNumber { number: 1 });
     assert_eq!(refused(spec().messages(Pass::env("X")).messages_on_stdout()), SpecError::TwoMessageStreams);

@@ -1,6 +1,6 @@
 //! Restarts and stops: promises 8 and 13, and what a worker's life looks like in events.
 
-use crate::support::{DEADLINE, Story, Way, both_ways, is_alive};
+use crate::support::{DEADLINE, Story, Way, alone, both_ways, is_alive};
 use pipewright::{
     Backoff, Event, EventKind, GaveUp, Input, Intensity, Output, Pass, Ready, Restart, RestartPolicy, SpawnError,
     SpecError, StopPolicy, StopStep, WorkerSpec, WorkerState,
@@ -204,6 +204,28 @@ both_ways! {
     }
 }
 
+#[test]
+fn what_a_service_manager_tells_its_service_is_not_for_workers() {
+    const NAMES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "LISTEN_FDS"];
+    let of_a_service = |spec: WorkerSpec| NAMES.into_iter().fold(spec, |spec, name| spec.env(name, "1"));
+    if !alone("supervision::what_a_service_manager_tells_its_service_is_not_for_workers", of_a_service) {
+        return;
+    }
+    assert!(NAMES.into_iter().all(|name| std::env::var(name).is_ok_and(|value| value == "1")));
+    for way in [Way::Direct, Way::Command] {
+        let mut story = Story::new();
+        let spec = way.program("env").stdout(Output::Lines);
+        story.supervisor.spawn(spec.clone()).unwrap();
+        story.supervisor.spawn(spec.env("LISTEN_FDS", "2")).unwrap();
+        let lines = story.rest().into_iter().filter_map(|event| match event.kind {
+            EventKind::Line { line, .. } => Some(line.text().into_owned()),
+            _ => None,
+        });
+        let told: Vec<_> = lines.filter(|line| NAMES.into_iter().any(|name| line.starts_with(name))).collect();
+        assert_eq!(told, ["LISTEN_FDS=2"], "only what was set by intent, {way:?}");
+    }
+}
+
 /// Starts a worker and waits for its first message.
 fn ready(mut story: Story, spec: WorkerSpec) -> (Story, pipewright::Worker) {
     let worker = story.supervisor.spawn(spec).unwrap();
@@ -220,6 +242,20 @@ fn settings_that_cannot_work_together_are_refused() {
     assert_eq!(settings, &["intensity", "backoff"]);
     let text = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     assert!(text.contains("`intensity`") && text.contains("50s") && text.contains("30s"), "{text}");
+    let conflict = |spec: WorkerSpec| match story.supervisor.spawn(spec) {
+        Err(SpawnError::Spec(SpecError::Conflict { settings, .. })) => settings,
+        other => panic!("{other:?}"),
+    };
+    let restart = |policy: RestartPolicy| WorkerSpec::new("true").restart(policy);
+    let never_enough = at_once(Restart::Always).intensity(Intensity::new(3, Duration::ZERO));
+    assert_eq!(conflict(restart(never_enough)), ["intensity", "period"]);
+    assert_eq!(conflict(restart(at_once(Restart::Always).fatal_codes([300]))), ["restart", "codes"]);
+    let told = WorkerSpec::new("true").messages(Pass::env("WHERE"));
+    assert_eq!(conflict(told.clone().env_clear()), ["Pass::env", "env_clear"]);
+    assert_eq!(conflict(told.clone().env("WHERE", "there")), ["Pass::env", "env"]);
+    assert_eq!(conflict(told.pipe_from("other", Pass::env("WHERE"))), ["Pass::env", "Pass::env"]);
+    let error = story.supervisor.spawn(WorkerSpec::new("true").nice(20)).unwrap_err();
+    assert!(matches!(error, SpawnError::Spec(SpecError::BadNice { nice: 20 })), "{error:?}");
     let bad = StopPolicy::kill().then([StopStep::Signal(65)], Duration::ZERO);
     let error = story.supervisor.spawn(WorkerSpec::new("true").stop(bad)).unwrap_err();
     assert!(matches!(error, SpawnError::Spec(SpecError::BadSignal { signal: 65 })), "{error:?}");

@@ -4,7 +4,7 @@ use crate::{
     kernel,
     support::{Chance, DEADLINE, FIXTURE, carriers, children, wait_gone},
 };
-use pipewright::{Output, WorkerSpec};
+use pipewright::{Output, Process, WorkerSpec, pipe::anonymous::PipeReader};
 use std::{
     fs,
     io::{BufRead, BufReader},
@@ -15,6 +15,66 @@ use std::{
 fn is_stopped(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+}
+
+/// Waits until it is stopped, or until it goes on.
+#[track_caller]
+fn wait_stopped(pid: u32, wanted: bool) {
+    let (_keep, never) = crossbeam_channel::bounded::<()>(0);
+    for _ in 0..DEADLINE.as_millis() {
+        if is_stopped(pid) == wanted {
+            return;
+        }
+        assert!(never.recv_timeout(Duration::from_millis(1)).is_err());
+    }
+    panic!("{}", fs::read_to_string(format!("/proc/{pid}/stat")).unwrap());
+}
+
+/// A host that has its supervisors listen to the terminal's signals, the process ids it tells, and what it says.
+fn host(option: &str) -> (Process, Vec<u32>, BufReader<PipeReader>) {
+    let spec = WorkerSpec::new(FIXTURE).args(["terminal-host", option]).stdout(Output::Lines);
+    let mut process = spec.launch().unwrap();
+    let mut lines = BufReader::new(process.take_stdout().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    let pids = line.strip_prefix("up ").unwrap_or_else(|| panic!("{line:?}")).split_whitespace();
+    (process, pids.map(|pid| pid.parse().unwrap()).collect(), lines)
+}
+
+#[track_caller]
+fn ends_at_ctrl_c(mut process: Process, mut lines: BufReader<PipeReader>) {
+    process.signal(libc::SIGINT).unwrap();
+    let mut last = String::new();
+    lines.read_line(&mut last).unwrap();
+    assert_eq!(last, "killed by signal 15 (SIGTERM)\n");
+    assert!(process.wait().unwrap().success());
+}
+
+#[test]
+fn a_worker_that_was_frozen_stays_so_when_everybody_goes_on() {
+    let (process, pids, lines) = host("--frozen");
+    let [worker, frozen] = *pids else { panic!("{pids:?}") };
+    wait_stopped(frozen, true);
+    process.signal(libc::SIGTSTP).unwrap();
+    wait_stopped(process.pid(), true);
+    assert!(is_stopped(worker));
+    process.signal(libc::SIGCONT).unwrap();
+    wait_stopped(worker, false);
+    assert!(is_stopped(frozen));
+    ends_at_ctrl_c(process, lines);
+}
+
+#[test]
+fn two_supervisors_stop_and_go_on_as_one() {
+    for _ in 0..5 {
+        let (process, pids, lines) = host("--twice");
+        process.signal(libc::SIGTSTP).unwrap();
+        wait_stopped(process.pid(), true);
+        process.signal(libc::SIGCONT).unwrap();
+        wait_stopped(pids[0], false);
+        // Another stop would come before this is heard.
+        ends_at_ctrl_c(process, lines);
+    }
 }
 
 #[test]

@@ -51,6 +51,8 @@ pub(in super::super) enum GroupCommand {
     Start(group::GroupId, Sender<Restarting>),
     /// Gives those who are to end.
     Stop(group::GroupId, Sender<Vec<Arc<WorkerShared>>>),
+    /// As `Stop`, and for good.
+    Dissolve(group::GroupId, Sender<Result<Vec<Arc<WorkerShared>>, GroupError>>),
     /// As `Start`.
     Restart(group::GroupId, Sender<Restarting>),
 }
@@ -79,6 +81,11 @@ fn lifetime(restart: Restart) -> Lifetime {
 impl Driver {
     pub(super) fn obey_group(&mut self, command: GroupCommand) {
         match command {
+            GroupCommand::Add { parent: None, policy, answer, .. } if policy.restart != Restart::Never => {
+                let reason =
+                    "there is no group around it that could restart it: put it into one, whose intensity bounds that";
+                drop(answer.send(Err(GroupError::Refused { reason: reason.into() })));
+            }
             GroupCommand::Add { group, parent, policy, answer } => {
                 let (group, parent) = (GroupId(group.0), parent.map_or(ROOT, |parent| GroupId(parent.0)));
                 let role = Role { lifetime: lifetime(policy.restart), significant: policy.significant };
@@ -109,13 +116,25 @@ impl Driver {
             GroupCommand::Start(group, answer) => self.begin_anew(Input::Start, group, &answer),
             GroupCommand::Stop(group, answer) => {
                 let node = Node::Group(GroupId(group.0));
-                let running = self.members(node).filter(|kept| !kept.is_resting);
                 // Whoever has asked and gone gets no answer.
-                drop(answer.send(running.map(|kept| Arc::clone(&kept.shared)).collect()));
+                drop(answer.send(self.running(node)));
                 self.tell_groups(Input::Stop(node));
+            }
+            GroupCommand::Dissolve(group, answer) => {
+                let node = Node::Group(GroupId(group.0));
+                let may = self.groups.check_removal(node).map_err(GroupError::from);
+                let is_removed = may.is_ok();
+                drop(answer.send(may.map(|()| self.running(node))));
+                if is_removed {
+                    self.tell_groups(Input::Remove(node));
+                }
             }
             GroupCommand::Restart(group, answer) => self.begin_anew(Input::Restart, group, &answer),
         }
+    }
+
+    fn running(&self, node: Node) -> Vec<Arc<WorkerShared>> {
+        self.members(node).filter(|kept| !kept.is_resting).map(|kept| Arc::clone(&kept.shared)).collect()
     }
 
     fn members(&self, node: Node) -> impl Iterator<Item = &Kept> {
@@ -144,7 +163,7 @@ impl Driver {
         shared: &Arc<WorkerShared>,
         spec: &Arc<WorkerSpec>,
     ) -> Result<(), GroupError> {
-        if self.closed || self.stopping {
+        if self.closed || self.last_call.is_some() {
             return Err(GroupError::SupervisorGone);
         }
         let id = member(shared.id());

@@ -121,7 +121,7 @@ impl Driver {
         if kept.is_member {
             return self.left_member(worker, cause);
         }
-        let verdict = if self.stopping { Verdict::Finished } else { kept.verdict(cause, self.clock.now()) };
+        let verdict = if self.is_ending { Verdict::Finished } else { kept.verdict(cause, self.clock.now()) };
         match verdict {
             Verdict::Finished => self.end(worker),
             Verdict::GivenUp(why) => {

@@ -48,8 +48,8 @@ impl Driver {
         if let Some(key) = key {
             self.expect(place, key, connect_time);
         }
-        if self.stopping {
-            self.input(place, Input::Ask(Ask::StopWithin(self.grace_period)));
+        if let Some(action) = self.last_call {
+            self.act(shared.id(), action);
         } else if !is_wanted {
             self.input(place, Input::Ask(Ask::Stop));
         }

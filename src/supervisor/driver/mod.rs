@@ -85,8 +85,8 @@ pub(super) enum Command {
     Group(GroupCommand),
     /// How is everybody?
     Report(Sender<Status>),
-    /// Everybody is to end, by their ladders; within so long where that is said. Gives those who are there.
-    StopAll(Option<Duration>, Sender<Vec<Arc<WorkerShared>>>),
+    /// Everybody is to end. Gives those who are there.
+    StopAll(StopAll, Sender<Vec<Arc<WorkerShared>>>),
     /// The program is stopped by its user, with everybody, or goes on.
     Freeze(Sender<()>),
     Thaw,
@@ -94,6 +94,17 @@ pub(super) enum Command {
     Close,
     /// End everybody.
     Stop,
+}
+
+/// Who is to end, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StopAll {
+    /// Who is there, by the ladders.
+    Present,
+    /// Also who is still on the way here.
+    ForGood,
+    /// The same, and in so much time.
+    Within(Duration),
 }
 
 /// A process that has just been started.
@@ -174,7 +185,10 @@ pub(super) struct Driver {
     paused: Vec<Place>,
     next_look: Duration,
     closed: bool,
-    stopping: bool,
+    /// What whoever still comes has to do.
+    last_call: Option<Action>,
+    /// Nobody comes back.
+    is_ending: bool,
     scratch: Vec<u8>,
     control: Option<Control>,
     /// Those whose control connection is not read for now.
@@ -222,7 +236,8 @@ impl Driver {
             paused: Vec::new(),
             next_look: FIRST_LOOK,
             closed: false,
-            stopping: false,
+            last_call: None,
+            is_ending: false,
             scratch: vec![0; READ_BYTES],
             control: None,
             silent: Vec::new(),
@@ -282,7 +297,7 @@ impl Driver {
             Command::Group(command) => self.obey_group(command),
             // Whoever has asked and gone gets no answer.
             Command::Report(answer) => drop(answer.send(self.report())),
-            Command::StopAll(within, answer) => drop(answer.send(self.stop_all(within))),
+            Command::StopAll(wanted, answer) => drop(answer.send(self.stop_all(wanted))),
             Command::Freeze(done) => {
                 self.freeze();
                 // Whoever has asked waits for the end of the channel as well.
@@ -292,7 +307,8 @@ impl Driver {
             Command::Close => self.closed = true,
             Command::Stop => {
                 // Not closed yet: one that was answered for may still be on its way here.
-                self.stopping = true;
+                self.last_call = Some(Action::StopWithin(self.grace_period));
+                self.is_ending = true;
                 self.end_everybody();
             }
         }

@@ -1,7 +1,7 @@
 //! What the loop knows of everybody, and what is done with everybody at once.
 
 use super::{
-    Action, Driver,
+    Action, Driver, StopAll,
     place::{Timer, live_at},
 };
 use crate::{
@@ -14,10 +14,7 @@ use crate::{
     },
     sys::proc,
 };
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 impl Driver {
     pub(super) fn report(&mut self) -> Status {
@@ -32,10 +29,16 @@ impl Driver {
     }
 
     /// Everybody is to end for good. Gives those who were there.
-    pub(super) fn stop_all(&mut self, within: Option<Duration>) -> Vec<Arc<WorkerShared>> {
+    pub(super) fn stop_all(&mut self, wanted: StopAll) -> Vec<Arc<WorkerShared>> {
         let everybody: Vec<_> =
             self.kept.values().filter(|kept| !kept.is_resting).map(|kept| Arc::clone(&kept.shared)).collect();
-        let action = within.map_or(Action::Stop, Action::StopWithin);
+        let action = match wanted {
+            StopAll::Present | StopAll::ForGood => Action::Stop,
+            StopAll::Within(time) => Action::StopWithin(time),
+        };
+        if wanted != StopAll::Present {
+            self.last_call = Some(action);
+        }
         for shared in &everybody {
             // Members end in their groups' order, and are killed where that takes too long. Those that are ending already end
             // faster.
@@ -45,8 +48,8 @@ impl Driver {
             }
         }
         self.stop_groups();
-        if let Some(within) = within {
-            self.set_timer_after(within, Timer::Force);
+        if let StopAll::Within(time) = wanted {
+            self.set_timer_after(time, Timer::Force);
         }
         everybody
     }
@@ -66,7 +69,10 @@ impl Driver {
         let everybody: Vec<WorkerId> = self.kept.keys().copied().collect();
         for worker in everybody {
             let Some(place) = self.kept.get(&worker).and_then(Kept::place) else { continue };
-            if let Some(live) = live_at(&mut self.slots, place) {
+            if let Some(live) = live_at(&mut self.slots, place)
+                // Its user wants it to stand still, whatever else goes on.
+                && !live.present.is_frozen()
+            {
                 // ESRCH: it has ended.
                 drop(live.present.child().signal_group(signal));
             }

@@ -40,6 +40,17 @@ pub(crate) enum CgroupError {
     Controller { controller: Controller, reason: NoController },
 }
 
+impl CgroupError {
+    /// `Unsupported` is what trying again does not change.
+    pub(crate) fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Absent(_) | Self::Controller { .. } => io::ErrorKind::Unsupported,
+            Self::BadName { .. } => io::ErrorKind::InvalidInput,
+            Self::Refused { source, .. } => source.kind(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Absence {
     #[error("/proc is not mounted")]
