@@ -54,7 +54,7 @@ pub(crate) fn terminal(options: &Options) -> Outcome {
     let worker = supervisor.spawn(WorkerSpec::new("/bin/sh").args(["-c".to_owned(), script]))?;
     let other = Supervisor::new()?;
     let _others = if options.has("twice") { Some(other.terminal_signals()?) } else { None };
-    let mut up = format!("up {}", worker.pid());
+    let mut up = vec![worker.pid()];
     if options.has("frozen") {
         // Without a cgroup of its own, whose freezing the kernel keeps apart from signals.
         let frozen = supervisor.spawn(WorkerSpec::from_command(|| {
@@ -63,9 +63,9 @@ pub(crate) fn terminal(options: &Options) -> Outcome {
             command
         }))?;
         frozen.freeze()?;
-        up.push_str(&format!(" {}", frozen.pid()));
+        up.push(frozen.pid());
     }
-    println!("{up}");
+    println!("up {}", up.iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
     std::io::stdout().flush()?;
     // They end with the last worker after the first Ctrl-C: nobody has closed anything here.
     supervisor.events().iter().for_each(drop);
