@@ -3,6 +3,7 @@
 use std::{
     io::{self, IoSlice},
     os::fd::BorrowedFd,
+    sync::atomic::Ordering,
 };
 
 use super::{
@@ -209,7 +210,7 @@ impl Stream {
             };
         }
         loop {
-            match socket::send(self.socket(), &[IoSlice::new(message)], descriptors) {
+            match self.send_some(&[IoSlice::new(message)], descriptors) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.await_room(begun)?,
                 // The kernel says ENOBUFS where it has the room but not in one piece.
@@ -257,7 +258,7 @@ impl Stream {
 
     /// Sends what fits, and leaves the rest, if there is one, in the outbox under a number.
     fn begin_frame(&self, outbox: &mut Outbox, head: [u8; HEAD_BYTES], message: &[u8]) -> io::Result<Option<u64>> {
-        let sent = socket::send(self.socket(), &[IoSlice::new(&head), IoSlice::new(message)], &[])?;
+        let sent = self.send_some(&[IoSlice::new(&head), IoSlice::new(message)], &[])?;
         if sent == HEAD_BYTES + message.len() {
             return Ok(None);
         }
@@ -296,10 +297,12 @@ impl Stream {
     /// Sends the rest, without waiting: all of it, or `WouldBlock`.
     fn push(&self, outbox: &mut Outbox) -> io::Result<()> {
         while let Some(rest) = outbox.rest.get(outbox.sent..).filter(|rest| !rest.is_empty()) {
-            match socket::send(self.socket(), &[IoSlice::new(rest)], &[]) {
+            match self.send_some(&[IoSlice::new(rest)], &[]) {
                 Ok(sent) => outbox.sent += sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
                 Err(error) => {
+                    // Nobody will read this rest.
+                    self.inner.was_reset.store(true, Ordering::Relaxed);
                     *outbox = Outbox { number: outbox.number, ..Outbox::default() };
                     return Err(error);
                 }

@@ -15,6 +15,7 @@ pub mod named;
 mod carrier;
 mod connect;
 mod door;
+mod drain;
 mod halves;
 mod handshake;
 mod impersonate;

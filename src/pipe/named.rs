@@ -37,13 +37,14 @@
 pub use super::{
     connect::{ConnectError, ConnectOptions, connect},
     door::Counts,
+    drain::DrainError,
     halves::{ReadHalf, WriteHalf},
     impersonate::{ImpersonateError, run_as_client},
     listen::{AcceptError, Incoming, Listener, ListenerOptions},
     message::{MessageError, MessageStream, Parcel},
     peer::{Access, ImpersonationLevel, Peer, PeerError},
     publish::ListenError,
-    stream::{DrainError, Stream},
+    stream::Stream,
 };
 
 /// The longest message of a framed pipe in bytes, unless told otherwise.

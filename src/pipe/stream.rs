@@ -9,7 +9,6 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use super::{
@@ -22,15 +21,9 @@ use super::{
     wait::{Begun, Wait},
 };
 use crate::sys::{
-    fifo,
     poll::Interest,
     socket::{self, SocketType, Take},
 };
-
-/// How long [`Stream::wait_drained`] waits before it asks again, at first and at most: the kernel tells nobody when the other
-/// side has read everything.
-const DRAIN_PAUSE_MIN: Duration = Duration::from_millis(1);
-const DRAIN_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// One connection between a client and a server. Both sides have this type.
 ///
@@ -63,7 +56,7 @@ pub(super) struct Inner {
     pub(super) outbox: Mutex<Outbox>,
     disconnected: AtomicBool,
     /// The other side left without having read everything of ours.
-    was_reset: AtomicBool,
+    pub(super) was_reset: AtomicBool,
     instance: Mutex<Option<Instance>>,
     pub(super) carrier: OnceLock<Arc<dyn Carrier>>,
 }
@@ -244,17 +237,23 @@ impl Stream {
 
     fn write_bytes(&self, buf: &[u8], descriptors: &[BorrowedFd<'_>], begun: &Begun<'_>) -> io::Result<usize> {
         loop {
-            match socket::send(self.socket(), &[IoSlice::new(buf)], descriptors) {
+            match self.send_some(&[IoSlice::new(buf)], descriptors) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     begun.wait(&[(self.socket(), Interest::Writable)])?.into_io()?;
                 }
-                // What is left of the reset, for the first call after it.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    self.inner.was_reset.store(true, Ordering::Relaxed);
-                    return Err(self.with_reason(io::ErrorKind::BrokenPipe.into()));
-                }
                 done => return done.map_err(|error| self.with_reason(error)),
             }
+        }
+    }
+
+    /// Sends what there is room for. What is left of a reset comes with the first call after it, and is remembered.
+    pub(super) fn send_some(&self, pieces: &[IoSlice<'_>], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        match socket::send(self.socket(), pieces, descriptors) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                self.inner.was_reset.store(true, Ordering::Relaxed);
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            done => done,
         }
     }
 
@@ -318,7 +317,7 @@ impl Stream {
         self.check_here()
     }
 
-    fn check_here(&self) -> io::Result<()> {
+    pub(super) fn check_here(&self) -> io::Result<()> {
         if self.inner.disconnected.load(Ordering::Acquire) {
             return Err(io::Error::new(io::ErrorKind::NotConnected, "the stream was disconnected on this side"));
         }
@@ -332,47 +331,6 @@ impl Stream {
     pub fn is_connected(&self) -> bool {
         // The kernel cannot fail here except for want of memory, which says nothing about the other side.
         self.check_here().is_ok() && !socket::is_hung_up(self.socket()).unwrap_or(false)
-    }
-
-    /// Waits until the other side has read everything; whether it has dealt with it, only an answer can tell. (At the end of a
-    /// tunnel, "the other side" is the tunnel.)
-    ///
-    /// # Errors
-    ///
-    /// [`DrainError`]: at once when the other side goes and leaves something unread.
-    #[doc(alias = "WaitForPipeDrain")]
-    pub fn wait_drained<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<(), DrainError> {
-        self.drain(&Begun::now(wait.into()))
-    }
-
-    fn drain(&self, begun: &Begun<'_>) -> Result<(), DrainError> {
-        self.check(Direction::writes)?;
-        let mut pause = DRAIN_PAUSE_MIN;
-        loop {
-            if begun.is_cancelled()? {
-                return Err(DrainError::Cancelled);
-            }
-            let all_sent = self.push_outbox();
-            // Asked first: a side that leaves lets the error be known before it throws away what it has not read.
-            let unread = fifo::unread_by_peer(self.socket())?;
-            if socket::take_error(self.socket())?.is_some() {
-                self.inner.was_reset.store(true, Ordering::Relaxed);
-            }
-            match all_sent {
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(DrainError::PeerGone),
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.into()),
-                Ok(()) if unread == 0 => {
-                    let reset = self.inner.was_reset.load(Ordering::Relaxed);
-                    return if reset { Err(DrainError::PeerGone) } else { self.check_here().map_err(DrainError::Os) };
-                }
-                _ => {}
-            }
-            if begun.has_passed() {
-                return Err(DrainError::TimedOut);
-            }
-            begun.wait_at_most(&[], pause)?;
-            pause = (pause * 2).min(DRAIN_PAUSE_MAX);
-        }
     }
 
     /// Ends the connection for every clone of this stream, now, and wakes whoever waits in a call on it. What was written stays
@@ -390,16 +348,6 @@ impl Stream {
         drop(socket::shutdown(self.socket(), Shutdown::Both));
         drop(locked(&self.inner.instance).take());
         Ok(())
-    }
-
-    /// Disconnects as soon as the other side has read everything. When it has not in time, the stream stays connected.
-    ///
-    /// # Errors
-    ///
-    /// As [`wait_drained`](Self::wait_drained).
-    pub fn disconnect_drained<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<(), DrainError> {
-        self.drain(&Begun::now(wait.into()))?;
-        self.disconnect().map_err(DrainError::Os)
     }
 
     /// Who is at the other end.
@@ -465,35 +413,5 @@ impl PipeMode {
             Self::Byte | Self::Framed => SocketType::Stream,
             Self::Message => SocketType::Messages,
         }
-    }
-}
-
-/// Why not everything has been read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DrainError {
-    /// The other side is gone and left something unread.
-    #[error("the other side went without reading everything")]
-    PeerGone,
-    /// It still has something to read.
-    #[error("the other side has not read everything within the time")]
-    TimedOut,
-    /// The call was cancelled.
-    #[error("cancelled")]
-    Cancelled,
-    /// The stream only reads, or was disconnected on this side; or the kernel failed.
-    #[error("cannot tell whether the other side has read everything")]
-    Os(#[from] io::Error),
-}
-
-impl From<DrainError> for io::Error {
-    fn from(error: DrainError) -> Self {
-        let kind = match &error {
-            DrainError::PeerGone => io::ErrorKind::BrokenPipe,
-            DrainError::TimedOut => io::ErrorKind::TimedOut,
-            DrainError::Cancelled => io::ErrorKind::Other,
-            DrainError::Os(source) => source.kind(),
-        };
-        Self::new(kind, error)
     }
 }

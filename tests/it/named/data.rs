@@ -13,15 +13,13 @@ use std::{
 
 use pipewright::pipe::{
     Cancel, Cancelled, Direction, PipeMode,
-    named::{ConnectOptions, DrainError, Listener, ListenerOptions, Stream, connect},
+    named::{ConnectOptions, Listener, ListenerOptions, Stream, connect},
 };
 
 use super::{
-    A_WHILE, PATIENCE, Pair, Place, Program, close, meet, pattern, read_exactly, read_to_end, text, until,
+    A_WHILE, MODES, PATIENCE, Pair, Place, Program, close, meet, pattern, read_exactly, read_to_end, text, until,
     until_cancelled, write_all,
 };
-
-const MODES: [PipeMode; 3] = [PipeMode::Byte, PipeMode::Message, PipeMode::Framed];
 
 #[test]
 fn s69_s70_s76_bytes_arrive_whole_and_in_order() {
@@ -354,65 +352,6 @@ fn s109_buffer_sizes_are_set_and_told_as_they_are() {
         sent += count;
     }
     assert!((5_000..20_000).contains(&sent), "{sent}");
-}
-
-#[test]
-fn s110_wait_drained_returns_once_everything_is_read() {
-    for mode in MODES {
-        let Pair { server, client, .. } = Pair::new(mode);
-        server.wait_drained(Duration::ZERO).unwrap();
-        write_all(&server, &[0; 1000]);
-        assert!(matches!(server.wait_drained(A_WHILE), Err(DrainError::TimedOut)), "{mode}");
-        thread::scope(|scope| {
-            let drained = scope.spawn(|| server.wait_drained(PATIENCE));
-            read_exactly(&client, 999);
-            if mode == PipeMode::Byte {
-                assert!(matches!(server.wait_drained(A_WHILE), Err(DrainError::TimedOut)), "one byte is left");
-            }
-            read_exactly(&client, 1);
-            drained.join().unwrap().unwrap();
-        });
-        let cancel = Cancel::new().unwrap();
-        cancel.cancel();
-        write_all(&server, &[0]);
-        assert!(matches!(server.wait_drained(until_cancelled(&cancel)), Err(DrainError::Cancelled)));
-    }
-}
-
-#[test]
-fn s110_a_side_that_goes_without_reading_has_not_drained() {
-    for mode in MODES {
-        let Pair { server, client, .. } = Pair::new(mode);
-        write_all(&server, b"never read");
-        thread::scope(|scope| {
-            let drained = scope.spawn(|| server.wait_drained(PATIENCE));
-            drop(client);
-            assert!(matches!(drained.join().unwrap(), Err(DrainError::PeerGone)), "{mode}");
-        });
-        // Also for who asks later, and after having read the end.
-        assert_eq!(read_to_end(&server), b"");
-        assert!(matches!(server.wait_drained(PATIENCE), Err(DrainError::PeerGone)), "{mode}");
-    }
-    let Pair { server, client, .. } = Pair::bytes();
-    write_all(&server, b"read");
-    read_exactly(&client, 4);
-    drop(client);
-    server.wait_drained(PATIENCE).unwrap();
-}
-
-#[test]
-fn disconnect_after_draining() {
-    let Pair { server, client, listener, .. } = Pair::bytes();
-    write_all(&server, b"important");
-    assert!(matches!(server.disconnect_drained(A_WHILE), Err(DrainError::TimedOut)));
-    assert_eq!((server.is_connected(), listener.instances()), (true, 1));
-    thread::scope(|scope| {
-        let disconnected = scope.spawn(|| server.disconnect_drained(PATIENCE));
-        assert_eq!(read_exactly(&client, 9), b"important");
-        disconnected.join().unwrap().unwrap();
-    });
-    assert_eq!(read_to_end(&client), b"");
-    assert_eq!(listener.instances(), 0);
 }
 
 #[test]

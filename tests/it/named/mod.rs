@@ -33,6 +33,7 @@
 mod connecting;
 mod crowd;
 mod data;
+mod draining;
 mod files;
 mod identity;
 mod instances;
@@ -62,6 +63,8 @@ use pipewright::pipe::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long something must not happen.
 const A_WHILE: Duration = Duration::from_millis(90);
+
+const MODES: [PipeMode; 3] = [PipeMode::Byte, PipeMode::Message, PipeMode::Framed];
 
 /// A directory of the test's own, that everybody may enter, and is removed with its sockets.
 struct Place(PathBuf);

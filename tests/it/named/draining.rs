@@ -1,0 +1,102 @@
+//! Whether the other side has read everything.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    os::unix::net::UnixStream,
+    thread,
+    time::Duration,
+};
+
+use pipewright::pipe::{Cancel, PipeMode, named::DrainError};
+
+use super::{A_WHILE, MODES, PATIENCE, Pair, close, read_exactly, read_to_end, until, until_cancelled, write_all};
+
+#[test]
+fn s110_wait_drained_returns_once_everything_is_read() {
+    for mode in MODES {
+        let Pair { server, client, .. } = Pair::new(mode);
+        server.wait_drained(Duration::ZERO).unwrap();
+        write_all(&server, &[0; 1000]);
+        assert!(matches!(server.wait_drained(A_WHILE), Err(DrainError::TimedOut)), "{mode}");
+        thread::scope(|scope| {
+            let drained = scope.spawn(|| server.wait_drained(PATIENCE));
+            read_exactly(&client, 999);
+            if mode == PipeMode::Byte {
+                assert!(matches!(server.wait_drained(A_WHILE), Err(DrainError::TimedOut)), "one byte is left");
+            }
+            read_exactly(&client, 1);
+            drained.join().unwrap().unwrap();
+        });
+        let cancel = Cancel::new().unwrap();
+        cancel.cancel();
+        write_all(&server, &[0]);
+        assert!(matches!(server.wait_drained(until_cancelled(&cancel)), Err(DrainError::Cancelled)));
+    }
+}
+
+#[test]
+fn s110_a_side_that_goes_without_reading_has_not_drained() {
+    for mode in MODES {
+        let Pair { server, client, .. } = Pair::new(mode);
+        write_all(&server, b"never read");
+        thread::scope(|scope| {
+            let drained = scope.spawn(|| server.wait_drained(PATIENCE));
+            drop(client);
+            assert!(matches!(drained.join().unwrap(), Err(DrainError::PeerGone)), "{mode}");
+        });
+        // Also for who asks later, and after having read the end.
+        assert_eq!(read_to_end(&server), b"");
+        assert!(matches!(server.wait_drained(PATIENCE), Err(DrainError::PeerGone)), "{mode}");
+    }
+    let Pair { server, client, .. } = Pair::bytes();
+    write_all(&server, b"read");
+    read_exactly(&client, 4);
+    drop(client);
+    server.wait_drained(PATIENCE).unwrap();
+}
+
+#[test]
+fn s110_nor_for_who_has_failed_to_write_in_between() {
+    for mode in MODES {
+        let Pair { mut server, client, .. } = Pair::new(mode);
+        write_all(&server, b"never read");
+        close(client, &server);
+        // The kernel tells of the reset once, and this call hears it.
+        assert_eq!(server.write(b"more").unwrap_err().kind(), ErrorKind::BrokenPipe, "{mode}");
+        for _ in 0..2 {
+            assert!(matches!(server.wait_drained(PATIENCE), Err(DrainError::PeerGone)), "{mode}");
+        }
+    }
+}
+
+#[test]
+fn s110_the_rest_of_a_frame_that_nobody_will_read_is_not_drained() {
+    let Pair { server, client, .. } = Pair::new(PipeMode::Framed);
+    // More than the kernel takes: its end waits here.
+    let long = vec![0; 4 << 20];
+    server.write_deadline(&long, Duration::ZERO).unwrap_err();
+    let plain = UnixStream::from(client.into_descriptor().unwrap());
+    plain.set_nonblocking(true).unwrap();
+    while (&plain).read(&mut [0; 4096]).is_ok() {}
+    // It has read everything that has left, and goes.
+    drop(plain);
+    until("the other side is gone", || !server.is_connected());
+    for _ in 0..2 {
+        assert!(matches!(server.wait_drained(PATIENCE), Err(DrainError::PeerGone)));
+    }
+}
+
+#[test]
+fn disconnect_after_draining() {
+    let Pair { server, client, listener, .. } = Pair::bytes();
+    write_all(&server, b"important");
+    assert!(matches!(server.disconnect_drained(A_WHILE), Err(DrainError::TimedOut)));
+    assert_eq!((server.is_connected(), listener.instances()), (true, 1));
+    thread::scope(|scope| {
+        let disconnected = scope.spawn(|| server.disconnect_drained(PATIENCE));
+        assert_eq!(read_exactly(&client, 9), b"important");
+        disconnected.join().unwrap().unwrap();
+    });
+    assert_eq!(read_to_end(&client), b"");
+    assert_eq!(listener.instances(), 0);
+}
