@@ -145,6 +145,15 @@ impl Stream {
         }
         let mut message = vec![0; seen.bytes];
         let got = receive(&mut message, take)?;
+        if got.bytes == 0 && got.sender.is_none() {
+            return Ok(None);
+        }
+        // Another one than was looked at, where another stream, here or in another process, reads from the same socket.
+        if let Some(lost @ 1..) = got.bytes.checked_sub(message.len()) {
+            let text = format!("somebody else reads from this socket, too; {lost} bytes of a message are lost");
+            return Err(MessageError::Os(io::Error::new(io::ErrorKind::InvalidData, text)));
+        }
+        message.truncate(got.bytes);
         Ok(Some(Parcel { bytes: message, descriptors: got.descriptors }))
     }
 

@@ -81,6 +81,9 @@ impl Stream {
     /// Takes a connected local socket, of whatever origin: inherited, from a `socketpair`, from another library. It goes both
     /// ways, nothing is known of what a client allows, and framed messages may have 16 MiB.
     ///
+    /// Only one stream should read from a socket. In the message mode a second one can make this one lose the end of a message,
+    /// which is then an error.
+    ///
     /// # Errors
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) when it is no local socket of the type that the mode wants;

@@ -269,6 +269,40 @@ fn many_readers_share_the_messages() {
 }
 
 #[test]
+fn streams_over_the_same_socket_never_hand_out_a_message_as_another_one() {
+    const ROUNDS: usize = 20_000;
+    let Pair { server, client, .. } = Pair::new(PipeMode::Message);
+    // It knows nothing of the first one's lock, as one in another process would not.
+    let copy = Stream::from_descriptor(server.as_fd().try_clone_to_owned().unwrap(), PipeMode::Message).unwrap();
+    let client = client.into_messages().unwrap();
+    let wrong = |message: &[u8]| message.len() != usize::from(message[0]) || message.iter().any(|b| *b != message[0]);
+    thread::scope(|scope| {
+        let readers = [server, copy].map(|stream| {
+            let stream = stream.into_messages().unwrap();
+            scope.spawn(move || {
+                let mut count = 0;
+                loop {
+                    match stream.recv_deadline(PATIENCE) {
+                        Ok(None) => return count,
+                        Ok(Some(message)) => assert!(!wrong(&message), "{message:?}"),
+                        // The other one took the message that this one had looked at, and this one is longer.
+                        Err(MessageError::Os(error)) => assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}"),
+                        Err(error) => panic!("{error}"),
+                    }
+                    count += 1;
+                }
+            })
+        });
+        for round in 0..ROUNDS {
+            client.send_deadline(if round % 2 == 0 { &[1] } else { &[200; 200] }, PATIENCE).unwrap();
+        }
+        drop(client);
+        let all: usize = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+        assert_eq!(all, ROUNDS, "each is told of once");
+    });
+}
+
+#[test]
 fn deadlines_and_cancelling() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
