@@ -1,31 +1,69 @@
 //! What a stream asks when it ends: whether the other side has ended, or only what carries the stream.
 
-use std::{fmt, io, sync::Arc};
+use std::{
+    fmt, io,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use super::stream::Stream;
+use super::{
+    stream::Stream,
+    wait::{Begun, Woken},
+};
+use crate::sys::poll::Interest;
 
-/// Something between the two ends that can fail on its own, as a tunnel does.
+/// Something between the two ends that can fail on its own, as a tunnel does. One for each stream.
 pub(crate) trait Carrier: fmt::Debug + Send + Sync {
-    /// Why it has ended; `None` while it works. Asked only when a stream has ended, so it may take a moment.
-    fn ended(&self) -> Option<io::Error>;
+    /// Why it has ended; `None` while it works. Asked only when a stream has ended. It may take a moment, and no longer than
+    /// the call: an answer that is late is there for the next call.
+    fn ended(&self, begun: &Begun<'_>) -> io::Result<Option<io::Error>>;
+}
+
+/// What a stream knows of its carrier.
+#[derive(Debug, Default)]
+pub(super) struct Carried {
+    carrier: OnceLock<Arc<dyn Carrier>>,
+    /// The end of what can be read was found.
+    is_at_end: AtomicBool,
+    /// The carrier has outlived that: the end is the other side's.
+    is_others_end: AtomicBool,
 }
 
 impl Stream {
     /// From now on this stream ends with its carrier's reason if that is what has ended. The first carrier stays.
     pub(crate) fn set_carrier(&self, carrier: Arc<dyn Carrier>) {
-        drop(self.inner.carrier.set(carrier));
+        drop(self.inner.carried.carrier.set(carrier));
     }
 
-    /// At the end of what can be read: whether that is the other side's end.
-    pub(super) fn check_carrier(&self) -> io::Result<()> {
-        self.inner.carrier.get().and_then(|carrier| carrier.ended()).map_or(Ok(()), Err)
-    }
-
-    /// A failure to write, with the carrier's reason where it has one.
-    pub(super) fn with_reason(&self, error: io::Error) -> io::Error {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.check_carrier().err().unwrap_or(error),
-            _ => error,
+    /// At the end of what can be read. `WouldBlock` until it is known whose end that is, which
+    /// [`await_input`](Self::await_input) finds out.
+    pub(super) fn check_end(&self) -> io::Result<()> {
+        let carried = &self.inner.carried;
+        if carried.carrier.get().is_none() || carried.is_others_end.load(Ordering::Acquire) {
+            return Ok(());
         }
+        carried.is_at_end.store(true, Ordering::Release);
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Waits for something to read; at the end, for the carrier's word.
+    pub(super) fn await_input(&self, begun: &Begun<'_>) -> io::Result<()> {
+        let carried = &self.inner.carried;
+        let Some(carrier) = carried.carrier.get().filter(|_| carried.is_at_end.load(Ordering::Acquire)) else {
+            return begun.wait(&[(self.socket(), Interest::Readable)]).and_then(Woken::into_io).map(drop);
+        };
+        if let Some(reason) = carrier.ended(begun)? {
+            return Err(reason);
+        }
+        carried.is_others_end.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// A failure to write, with the carrier's reason where it has one and tells it in time.
+    pub(super) fn with_reason(&self, error: io::Error, begun: &Begun<'_>) -> io::Error {
+        let carrier = self.inner.carried.carrier.get().filter(|_| error.kind() == io::ErrorKind::BrokenPipe);
+        carrier.and_then(|carrier| carrier.ended(begun).ok().flatten()).unwrap_or(error)
     }
 }

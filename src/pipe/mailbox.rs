@@ -70,15 +70,7 @@ impl Stream {
                 done => return done,
             }
             drop(inbox);
-            self.await_message(begun)?;
-        }
-    }
-
-    pub(super) fn await_message(&self, begun: &Begun<'_>) -> Result<(), MessageError> {
-        match begun.wait(&[(self.socket(), Interest::Readable)])? {
-            Woken::Ready(_) => Ok(()),
-            Woken::TimedOut => Err(MessageError::TimedOut),
-            Woken::Cancelled => Err(MessageError::Cancelled),
+            self.await_input(begun)?;
         }
     }
 
@@ -176,10 +168,9 @@ impl Stream {
             let got = self.at_reset(socket::receive(self.socket(), room), 0);
             inbox.frame.truncate(have + got.as_ref().copied().unwrap_or(0));
             match got {
-                Ok(0) if have == 0 => return self.check_carrier().map(|()| None).map_err(Into::into),
                 Ok(0) => {
-                    self.check_carrier()?;
-                    return Err(MessageError::CutOff { missing: wanted - have });
+                    self.check_end()?;
+                    return if have == 0 { Ok(None) } else { Err(MessageError::CutOff { missing: wanted - have }) };
                 }
                 Ok(_) => {}
                 Err(error) => return Err(MessageError::from(error)),
@@ -257,7 +248,10 @@ impl Stream {
                 Ok(None) => return Ok(()),
                 Ok(Some(number)) => break number,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(self.with_reason(error).into()),
+                Err(error) => {
+                    drop(outbox);
+                    return Err(self.with_reason(error, begun).into());
+                }
             }
             drop(outbox);
             self.await_room(begun)?;
@@ -289,7 +283,10 @@ impl Stream {
             match self.push(&mut outbox) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(self.with_reason(error).into()),
+                Err(error) => {
+                    drop(outbox);
+                    return Err(self.with_reason(error, begun).into());
+                }
             }
             drop(outbox);
             match self.await_room(begun) {

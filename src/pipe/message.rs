@@ -232,7 +232,7 @@ impl MessageStream {
                     self.is_message_complete.store(part.is_complete, Ordering::Release);
                     return Ok(part.bytes);
                 }
-                Ok(None) => self.stream.await_message(&begun)?,
+                Ok(None) => self.stream.await_input(&begun)?,
                 Err(error) => return Err(error),
             }
         }

@@ -164,6 +164,9 @@ pub enum NameError {
     /// A plain name only; such names belong to the files that a server keeps beside its socket.
     #[error("the name begins with a '.'; such names are kept for lock files")]
     Hidden,
+    /// Only of a pipe on another machine: no part of a command there or here shall take it for an option.
+    #[error("the name begins with a '-', as options do; give an absolute path")]
+    Dash,
     /// Longer than a file name or a path can be.
     #[error("the name has {bytes} bytes, {limit} at most")]
     TooLong {

@@ -6,13 +6,14 @@ use std::{
     net::Shutdown,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use super::{
-    Carrier, Direction, PipeMode,
+    Direction, PipeMode,
+    carrier::Carried,
     halves::{ReadHalf, WriteHalf},
     listen::Instance,
     mailbox::{Inbox, Outbox},
@@ -58,7 +59,7 @@ pub(super) struct Inner {
     /// The other side left without having read everything of ours.
     pub(super) was_reset: AtomicBool,
     instance: Mutex<Option<Instance>>,
-    pub(super) carrier: OnceLock<Arc<dyn Carrier>>,
+    pub(super) carried: Carried,
 }
 
 /// What both sides have agreed on, or believe.
@@ -116,7 +117,7 @@ impl Stream {
             disconnected: AtomicBool::new(false),
             was_reset: AtomicBool::new(false),
             instance: Mutex::new(instance),
-            carrier: OnceLock::new(),
+            carried: Carried::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -186,9 +187,7 @@ impl Stream {
         }
         loop {
             match self.try_read(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    begun.wait(&[(self.socket(), Interest::Readable)])?.into_io()?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.await_input(&begun)?,
                 done => return done,
             }
         }
@@ -199,7 +198,7 @@ impl Stream {
             return self.try_read_through_messages(buf);
         }
         match self.at_reset(socket::receive(self.socket(), buf), 0) {
-            Ok(0) => self.check_carrier().map(|()| 0),
+            Ok(0) => self.check_end().map(|()| 0),
             other => other,
         }
     }
@@ -244,7 +243,7 @@ impl Stream {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     begun.wait(&[(self.socket(), Interest::Writable)])?.into_io()?;
                 }
-                done => return done.map_err(|error| self.with_reason(error)),
+                done => return done.map_err(|error| self.with_reason(error, begun)),
             }
         }
     }
@@ -303,10 +302,12 @@ impl Stream {
         }
         loop {
             let got = socket::receive_message(self.socket(), buf, Take::Descriptors);
-            match self.at_reset(got.map(|got| (got.bytes, got.descriptors)), (0, Vec::new())) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    begun.wait(&[(self.socket(), Interest::Readable)])?.into_io()?;
-                }
+            let got = match self.at_reset(got.map(|got| (got.bytes, got.descriptors)), (0, Vec::new())) {
+                Ok((0, _)) => self.check_end().map(|()| (0, Vec::new())),
+                other => other,
+            };
+            match got {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.await_input(&begun)?,
                 done => return done,
             }
         }

@@ -48,6 +48,15 @@ impl Cancel {
         self.0.raise();
     }
 
+    /// Waits until it is on, and gives false when `begun` ends first by its time.
+    pub(crate) fn wait(&self, begun: &Begun<'_>) -> io::Result<bool> {
+        match begun.wait(&[(self.0.as_fd(), Interest::Readable)])? {
+            Woken::Ready(_) => Ok(true),
+            Woken::TimedOut => Ok(false),
+            Woken::Cancelled => Err(Cancelled.into()),
+        }
+    }
+
     /// Whether it is on.
     ///
     /// # Errors
@@ -160,6 +169,16 @@ impl<'a> Begun<'a> {
     /// What is left of its time.
     pub(crate) fn remaining(&self) -> Duration {
         self.deadline.remaining().unwrap_or(Duration::MAX)
+    }
+
+    /// The same, and no longer than until then.
+    pub(crate) fn no_later_than(self, deadline: Deadline) -> Self {
+        Self { deadline: self.deadline.or(deadline), ..self }
+    }
+
+    /// What is left of it, for another call.
+    pub(crate) fn rest(&self) -> Wait<'a> {
+        Wait { timeout: self.remaining(), cancel: self.cancel }
     }
 
     /// Already cancelled? Asked before anything is done, so that a cancelled call does nothing.

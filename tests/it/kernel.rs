@@ -3,7 +3,7 @@
 
 use std::{
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::process::CommandExt,
     },
     process::Command,
@@ -21,6 +21,14 @@ pub(crate) fn pidfd_open(pid: u32) -> Option<OwnedFd> {
 
 pub(crate) fn poll_readable(fd: &OwnedFd, timeout: Duration) -> bool {
     let mut polled = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let timeout = i32::try_from(timeout.as_millis()).unwrap();
+    // SAFETY: poll(2) reads and writes one pollfd.
+    (unsafe { libc::poll(&raw mut polled, 1, timeout) }) > 0
+}
+
+/// Waits until the other side of a socket has ended its writing, whatever there is to read before that.
+pub(crate) fn poll_end(fd: &impl AsFd, timeout: Duration) -> bool {
+    let mut polled = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
     let timeout = i32::try_from(timeout.as_millis()).unwrap();
     // SAFETY: poll(2) reads and writes one pollfd.
     (unsafe { libc::poll(&raw mut polled, 1, timeout) }) > 0

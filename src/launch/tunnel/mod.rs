@@ -10,7 +10,7 @@ use super::{Argument, Plan, Program};
 use crate::{
     exit::Exit,
     pipe::{
-        Cancel, Wait,
+        Begun, Cancel, Wait,
         name::{NameError, PipeName},
         named::{ConnectError, ConnectOptions, Stream},
     },
@@ -20,7 +20,10 @@ use crossbeam_channel::{Receiver, Sender};
 use std::{
     ffi::{OsStr, OsString},
     fs, io,
-    os::{fd::AsFd, unix::fs::DirBuilderExt},
+    os::{
+        fd::AsFd,
+        unix::{ffi::OsStrExt, fs::DirBuilderExt},
+    },
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -146,9 +149,9 @@ impl TunnelBuilder {
         let ssh = Ssh::start(self.plan(&private.0.join("control")), control)?;
         let until = Until { deadline, ended: &ssh.shared.ended };
         // The control socket appears when ssh has logged in.
-        mux::greet(&ssh.shared.control, Absent::Wait, &until).map_err(|error| ssh.shared.explain(error))?;
+        mux::greet(&ssh.shared.control, Absent::Wait, &until).map_err(|error| ssh.shared.explain(error, &until))?;
         let far = Far::ask(&private.0.join("control"), &until).map_err(|error| match error {
-            TunnelError::Os(error) => ssh.shared.explain(error),
+            TunnelError::Os(error) => ssh.shared.explain(error, &until),
             other => other,
         })?;
         let far_directory = far.directory.clone();
@@ -200,7 +203,7 @@ impl Tunnel {
     }
 
     /// Connects to a named pipe of the other machine. A plain name is looked for where [`PipeName::new`] would put it there,
-    /// for the user that ssh logged in as; an absolute path is used as it is, up to 107 bytes.
+    /// for the user that ssh logged in as, and must not begin with a `-`; an absolute path is used as it is, up to 107 bytes.
     ///
     /// # Errors
     ///
@@ -227,23 +230,27 @@ impl Tunnel {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let forward = Forward { tunnel: self, here: self.private.0.join(number.to_string()), there };
         mux::open_forward(&shared.control, &forward.here, &forward.there, &until).map_err(|error| match error {
-            TunnelError::Os(error) => shared.explain(error),
+            TunnelError::Os(error) => shared.explain(error, &until),
             other => other,
         })?;
         let not_reached = || TunnelError::NotReached { path: forward.there.clone().into(), said: shared.last_words() };
         let here = PipeName::new(&forward.here)?;
         let stream = options.clone().fail_if_absent().connect(&here, until.wait()).map_err(|error| match error {
-            ConnectError::NoServer { .. } => {
-                shared.exit_if_ending().map_or_else(not_reached, |exit| TunnelError::Ended { exit })
+            ConnectError::NoServer { .. } => match shared.exit_if_ending(&until.begun()) {
+                Ok(Some(exit)) => TunnelError::Ended { exit },
+                Ok(None) => not_reached(),
+                Err(_) => TunnelError::TimedOut { said: shared.last_words() },
+            },
+            ConnectError::Busy { .. } | ConnectError::Cancelled | ConnectError::Os(_) => {
+                shared.explain(error.into(), &until)
             }
-            ConnectError::Busy { .. } | ConnectError::Cancelled | ConnectError::Os(_) => shared.explain(error.into()),
             other => TunnelError::Connect(other),
         })?;
-        self.settle(&until).map_err(|error| shared.explain(error))?;
+        self.settle(&until).map_err(|error| shared.explain(error, &until))?;
         if !stream.is_connected() && fifo::unread(stream.as_fd())? == 0 {
             return Err(not_reached());
         }
-        stream.set_carrier(Arc::clone(shared) as _);
+        stream.set_carrier(Arc::new(ssh::Carried::by(shared)));
         Ok(stream)
     }
 
@@ -265,8 +272,7 @@ impl Tunnel {
     }
 
     fn path_there(&self, name: &OsStr) -> Result<PathBuf, NameError> {
-        // The same rules as here, whatever directory comes out.
-        PipeName::new(name)?;
+        check_name(name)?;
         // An absolute path replaces the directory.
         let path = self.far_directory.join(name);
         let bytes = path.as_os_str().len();
@@ -320,6 +326,11 @@ impl Until<'_> {
         Wait::at_most(self.remaining()).or(self.ended)
     }
 
+    /// Without the end of ssh: to find out about that very end.
+    fn begun(&self) -> Begun<'_> {
+        Begun::now(Wait::at_most(self.remaining()))
+    }
+
     fn remaining(&self) -> Duration {
         self.deadline.remaining().unwrap_or(Duration::MAX)
     }
@@ -368,9 +379,28 @@ fn check_destination(destination: &str) -> Result<(), TunnelError> {
     Ok(())
 }
 
+/// The same rules as here, whatever directory comes out there; and no options.
+fn check_name(name: &OsStr) -> Result<(), NameError> {
+    if name.as_bytes().starts_with(b"-") {
+        return Err(NameError::Dash);
+    }
+    PipeName::new(name).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_no_option() {
+        for good in ["jobs", "a-b", "/run/-jobs"] {
+            check_name(good.as_ref()).unwrap();
+        }
+        for bad in ["-jobs", "-", "-oProxyCommand=x"] {
+            assert!(matches!(check_name(bad.as_ref()), Err(NameError::Dash)), "{bad}");
+        }
+        assert!(matches!(check_name("a/b".as_ref()), Err(NameError::Slash)));
+    }
 
     #[test]
     fn a_destination_is_data() {

@@ -5,7 +5,7 @@
 
 use super::{TunnelError, Until};
 use crate::pipe::{
-    PipeMode,
+    PipeMode, Wait,
     name::PipeName,
     named::{ConnectOptions, MessageStream},
 };
@@ -31,17 +31,27 @@ pub(super) enum Absent {
 
 /// Says hello, and hears it: whoever answers has gone once through its loop since it was asked.
 pub(super) fn greet(control: &PipeName, absent: Absent, until: &Until<'_>) -> io::Result<MessageStream> {
+    let stream = knock(control, absent, until.wait())?;
+    hear_hello(&stream, until.wait())?;
+    stream.send_deadline(&packet(&[HELLO, VERSION]), until.wait())?;
+    Ok(stream)
+}
+
+/// Begins to greet: ssh says hello to whoever is connected.
+pub(super) fn knock(control: &PipeName, absent: Absent, wait: Wait<'_>) -> io::Result<MessageStream> {
     let mut options = ConnectOptions::new().mode(PipeMode::Framed).max_message(PACKET_BYTES_MAX);
     if absent == Absent::Fail {
         options = options.fail_if_absent();
     }
-    let stream = options.connect(control, until.wait())?.into_messages()?;
-    let hello = receive(&stream, until)?;
+    options.connect(control, wait)?.into_messages()
+}
+
+pub(super) fn hear_hello(stream: &MessageStream, wait: Wait<'_>) -> io::Result<()> {
+    let hello = receive(stream, wait)?;
     if number(&hello, 0) != Some(HELLO) || number(&hello, 1) != Some(VERSION) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "ssh speaks another version of its control protocol"));
     }
-    stream.send_deadline(&packet(&[HELLO, VERSION]), until.wait())?;
-    Ok(stream)
+    Ok(())
 }
 
 /// Has ssh listen on one path for connections to another one on the far side.
@@ -77,11 +87,11 @@ fn ask(control: &PipeName, request: u32, here: &Path, there: &Path, until: &Unti
         bytes.extend(PATH_PORT.to_be_bytes());
     }
     stream.send_deadline(&bytes, until.wait())?;
-    receive(&stream, until)
+    receive(&stream, until.wait())
 }
 
-fn receive(stream: &MessageStream, until: &Until<'_>) -> io::Result<Vec<u8>> {
-    stream.recv_deadline(until.wait())?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+fn receive(stream: &MessageStream, wait: Wait<'_>) -> io::Result<Vec<u8>> {
+    stream.recv_deadline(wait)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 fn packet(numbers: &[u32]) -> Vec<u8> {

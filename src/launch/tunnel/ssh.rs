@@ -7,7 +7,7 @@ use super::{
 use crate::{
     exit::{Exit, ExitStatus},
     launch::{Moment, Output, Plan, Process, launch, prepare},
-    pipe::{Cancel, Carrier, anonymous::PipeReader, name::PipeName},
+    pipe::{Begun, Cancel, Cancelled, Carrier, anonymous::PipeReader, name::PipeName, named::MessageStream},
     sys::{
         pidfd::own_pid,
         poll::{Deadline, Interest},
@@ -17,7 +17,7 @@ use crate::{
 use std::{
     io, mem,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -52,7 +52,6 @@ pub(super) struct Shared {
     stop: Flag,
     stderr: Mutex<Heard>,
     exit: Mutex<Option<Arc<Exit>>>,
-    exit_told: Condvar,
 }
 
 #[derive(Debug)]
@@ -87,8 +86,7 @@ fn begin(plan: &Plan, control: PipeName) -> Result<(Process, OwnedFd, Arc<Shared
     let mut process = Process::new(launch(plan, prepare(plan)?, &moment)?);
     let end = process.end()?;
     let stderr = Mutex::new(Heard { pipe: process.take_stderr(), last: Vec::new() });
-    let shared =
-        Shared { pid: process.pid(), control, ended, stop, stderr, exit: Mutex::default(), exit_told: Condvar::new() };
+    let shared = Shared { pid: process.pid(), control, ended, stop, stderr, exit: Mutex::default() };
     Ok((process, end, Arc::new(shared)))
 }
 
@@ -139,7 +137,6 @@ impl Shared {
         let mut exit = exit.unwrap_or_else(|| Exit::of(ExitStatus::Unknown));
         exit.stderr_tail = mem::take(&mut self.heard().last).into();
         *self.lock_exit() = Some(Arc::new(exit));
-        self.exit_told.notify_all();
         self.ended.cancel();
     }
 
@@ -182,20 +179,43 @@ impl Shared {
         self.lock_exit().clone()
     }
 
-    /// Whether ssh has ended or is about to. A connection ends a moment before its process does, so the process is spoken to:
-    /// one that still answers has not closed everything. One that is stopped cannot be told from one that is busy.
-    pub(super) fn exit_if_ending(&self) -> Option<Arc<Exit>> {
-        if let Some(exit) = self.exit() {
-            return Some(exit);
+    /// Whether ssh has ended or is about to, as far as `begun` has the time to find out.
+    pub(super) fn exit_if_ending(&self, begun: &Begun<'_>) -> io::Result<Option<Arc<Exit>>> {
+        self.answer(&mut None, begun)
+    }
+
+    /// The answer to a question that may have been begun by an earlier call. When the time is up first, the question stays.
+    fn answer(&self, asked: &mut Option<Question>, begun: &Begun<'_>) -> io::Result<Option<Arc<Exit>>> {
+        loop {
+            if let Some(exit) = self.exit() {
+                return Ok(Some(exit));
+            }
+            match asked {
+                None => *asked = Some(Question::Greeting { hello: None, until: Deadline::after(HELLO_TIME) }),
+                Some(Question::Greeting { hello, until }) => {
+                    let wait = begun.no_later_than(*until).rest();
+                    let heard = match hello {
+                        Some(hello) => mux::hear_hello(hello, wait).map(|()| true),
+                        None => {
+                            mux::knock(&self.control, Absent::Fail, wait).map(|new| hello.insert(new)).map(|_| false)
+                        }
+                    };
+                    match heard {
+                        Ok(true) => return Ok(None),
+                        Ok(false) => {}
+                        // One that is stopped cannot be told from one that is busy.
+                        Err(error) if error.kind() == io::ErrorKind::TimedOut && until.has_passed() => return Ok(None),
+                        Err(error) if is_up_to_the_caller(&error) => return Err(error),
+                        Err(_) => *asked = Some(Question::Ending(Deadline::after(LONGEST_DEATH))),
+                    }
+                }
+                Some(Question::Ending(until)) => {
+                    if !self.ended.wait(&begun.no_later_than(*until))? {
+                        return if until.has_passed() { Ok(None) } else { Err(io::ErrorKind::TimedOut.into()) };
+                    }
+                }
+            }
         }
-        match mux::greet(&self.control, Absent::Fail, &self.until(HELLO_TIME)) {
-            Ok(_) => return None,
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => return None,
-            Err(_) => {}
-        }
-        let exit = self.lock_exit();
-        let waited = self.exit_told.wait_timeout_while(exit, LONGEST_DEATH, |exit| exit.is_none());
-        waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     pub(super) fn until(&self, timeout: Duration) -> Until<'_> {
@@ -203,19 +223,59 @@ impl Shared {
     }
 
     /// An error of a call that goes to ssh, and its reason where ssh is at its end.
-    pub(super) fn explain(&self, error: io::Error) -> TunnelError {
+    pub(super) fn explain(&self, error: io::Error, until: &Until<'_>) -> TunnelError {
         if error.kind() == io::ErrorKind::TimedOut {
             return TunnelError::TimedOut { said: self.last_words() };
         }
-        match self.exit_if_ending() {
-            Some(exit) => TunnelError::Ended { exit },
-            None => TunnelError::Os(error),
+        match self.exit_if_ending(&until.begun()) {
+            Ok(Some(exit)) => TunnelError::Ended { exit },
+            Ok(None) => TunnelError::Os(error),
+            Err(_) => TunnelError::TimedOut { said: self.last_words() },
         }
     }
 }
 
-impl Carrier for Shared {
-    fn ended(&self) -> Option<io::Error> {
-        self.exit_if_ending().map(|exit| TunnelError::Ended { exit }.into())
+/// What is asked about an ssh when something that it carries has ended. A connection ends a moment before its process does,
+/// so the process is spoken to: one that still answers has not closed everything.
+#[derive(Debug)]
+enum Question {
+    /// It has to say hello, and one that works has done so by then.
+    Greeting { hello: Option<MessageStream>, until: Deadline },
+    /// It does not answer any more; by then it is dead.
+    Ending(Deadline),
+}
+
+/// The call's time is up, or it was cancelled: that says nothing about ssh.
+fn is_up_to_the_caller(error: &io::Error) -> bool {
+    let is_cancelled = error.get_ref().is_some_and(|inner| inner.downcast_ref::<Cancelled>().is_some());
+    is_cancelled || error.kind() == io::ErrorKind::TimedOut
+}
+
+/// One stream's view of the ssh that carries it.
+#[derive(Debug)]
+pub(super) struct Carried {
+    shared: Arc<Shared>,
+    asked: Mutex<Option<Question>>,
+}
+
+impl Carried {
+    pub(super) fn by(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared), asked: Mutex::default() }
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Option<Question>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Carrier for Carried {
+    fn ended(&self, begun: &Begun<'_>) -> io::Result<Option<io::Error>> {
+        // Taken out, so that nobody waits for the lock while this one waits for ssh.
+        let mut asked = self.asked().take();
+        let answer = self.shared.answer(&mut asked, begun);
+        if answer.is_err() {
+            *self.asked() = asked;
+        }
+        Ok(answer?.map(|exit| TunnelError::Ended { exit }.into()))
     }
 }

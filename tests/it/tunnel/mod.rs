@@ -1,158 +1,32 @@
 //! Named pipes through ssh, against an `sshd` of our own on a loopback port, with throw-away keys and a throw-away user.
 
+mod sshd;
+
+use self::sshd::{Sshd, run};
 use crate::{
     kernel,
     support::{DEADLINE, read_to_end, wait_gone},
 };
 use pipewright::{
-    Exit, Input, Output, Process, Tunnel, TunnelBuilder, TunnelError, WorkerSpec,
+    Exit, Input, Output, Tunnel, TunnelBuilder, TunnelError, WorkerSpec,
     pipe::{
-        PipeMode,
-        name::PipeName,
-        named::{Access, ConnectOptions, ImpersonationLevel, Listener, ListenerOptions, Stream},
+        Cancel, PipeMode, Wait,
+        name::{NameError, PipeName},
+        named::{Access, ConnectOptions, ImpersonationLevel, ListenerOptions, MessageError, Stream},
     },
 };
 use std::{
     fs, io,
     io::{Read, Write},
-    net::TcpListener,
-    os::unix::fs::{PermissionsExt, chown},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
     process::Command,
-    sync::{Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
-
-/// The user database has one lock, and those who find it taken give up.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-/// A user of this machine until it is dropped, also by a panic.
-struct User {
-    name: String,
-    uid: u32,
-}
-
-impl User {
-    fn new(home: &Path) -> Self {
-        let mut user = Self { name: format!("pipewright{}", std::process::id()), uid: u32::MAX };
-        run(Command::new("useradd")
-            .args(["--no-create-home", "--shell", "/bin/sh", "--home-dir"])
-            .arg(home)
-            .arg(&user.name));
-        // Neither a password that fits nor a locked account, which sshd refuses.
-        run(Command::new("usermod").args(["--password", "*", &user.name]));
-        user.uid = run(Command::new("id").args(["-u", &user.name])).trim().parse().unwrap();
-        user
-    }
-}
-
-impl User {
-    /// Ends its processes: sessions of sshd, which are in no group of ours.
-    fn end_processes(&self) {
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-            let uid =
-                status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
-            if uid == Some(self.uid) {
-                kernel::kill(pid, libc::SIGKILL);
-            }
-        }
-    }
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        self.end_processes();
-        drop(fs::remove_dir_all(format!("/tmp/pipewright-{}", self.uid)));
-        // Forced: a process of the user may not have noticed yet that its sshd is gone.
-        drop(Command::new("userdel").args(["--force", &self.name]).output());
-    }
-}
-
-/// An sshd, its keys and its user.
-struct Sshd {
-    process: Option<Process>,
-    port: u16,
-    user: User,
-    place: tempfile::TempDir,
-    _turn: MutexGuard<'static, ()>,
-}
-
-impl Sshd {
-    fn start() -> Self {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = tempfile::Builder::new().prefix("pipewright-sshd-").tempdir_in("/tmp").unwrap();
-        // The user must get to the pipes in it.
-        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::create_dir_all("/run/sshd").unwrap();
-        let user = User::new(place.path());
-        for key in ["host_key", "user_key"] {
-            run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(place.path().join(key)));
-        }
-        fs::rename(place.path().join("user_key.pub"), place.path().join("authorized_keys")).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let host_key = fs::read_to_string(place.path().join("host_key.pub")).unwrap();
-        fs::write(place.path().join("known_hosts"), format!("[127.0.0.1]:{port} {host_key}")).unwrap();
-        let known = place.path().join("known_hosts");
-        let config = format!("UserKnownHostsFile {}\nGlobalKnownHostsFile none\nIdentitiesOnly yes\n", known.display());
-        fs::write(place.path().join("ssh_config"), config).unwrap();
-        let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {0}/host_key\nAuthorizedKeysFile {0}/authorized_keys\nPidFile none\n\
-             UsePAM no\nStrictModes no\nPasswordAuthentication no\nUseDNS no\nLogLevel INFO\n",
-            place.path().display()
-        );
-        fs::write(place.path().join("sshd_config"), config).unwrap();
-        let mut sshd = Self { process: None, port, user, place, _turn: turn };
-        sshd.process = Some(sshd.launch());
-        sshd
-    }
-
-    fn launch(&self) -> Process {
-        let spec = WorkerSpec::new("/usr/sbin/sshd").args(["-D", "-e", "-f"]).arg(self.path("sshd_config"));
-        let mut process = spec.stderr(Output::Lines).launch().unwrap();
-        let log = process.take_stderr().unwrap();
-        let (mut said, mut part) = (Vec::new(), [0; 1024]);
-        while !String::from_utf8_lossy(&said).contains("Server listening") {
-            let bytes = log.read_deadline(&mut part, DEADLINE).unwrap();
-            assert!(bytes > 0, "sshd: {}", String::from_utf8_lossy(&said));
-            said.extend_from_slice(&part[..bytes]);
-        }
-        // Until the last of its processes has ended.
-        thread::spawn(move || io::copy(&mut { log }, &mut io::sink()));
-        process
-    }
-
-    fn path(&self, file: &str) -> PathBuf {
-        self.place.path().join(file)
-    }
-
-    fn builder(&self) -> TunnelBuilder {
-        Tunnel::builder(format!("{}@127.0.0.1", self.user.name))
-            .port(self.port)
-            .config(self.path("ssh_config"))
-            .identity(self.path("user_key"))
-            .open_time(DEADLINE)
-    }
-
-    fn tunnel(&self) -> Tunnel {
-        self.builder().open().unwrap()
-    }
-
-    fn server(&self, file: &str, options: &ListenerOptions) -> (PathBuf, Listener) {
-        let path = self.path(file);
-        let listener = options.clone().access(Access::Anyone).listen(&PipeName::new(&path).unwrap()).unwrap();
-        (path, listener)
-    }
-}
-
-#[track_caller]
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
 
 #[track_caller]
 fn expect(stream: &Stream, wanted: &[u8]) {
@@ -291,7 +165,10 @@ fn tunnel_names_are_resolved_on_the_other_machine() {
     let client = tunnel.connect("jobs", DEADLINE).unwrap();
     (&client).write_all(b"x").unwrap();
     expect(&listener.accept_deadline(DEADLINE).unwrap(), b"x");
-    assert!(matches!(tunnel.connect("a/b", DEADLINE), Err(TunnelError::Name(_))));
+    assert!(matches!(tunnel.connect("a/b", DEADLINE), Err(TunnelError::Name(NameError::Slash))));
+    for option in ["-jobs", "-oProxyCommand=x"] {
+        assert!(matches!(tunnel.connect(option, DEADLINE), Err(TunnelError::Name(NameError::Dash))), "{option}");
+    }
     assert!(matches!(tunnel.connect(format!("/{}", "x".repeat(107)), DEADLINE), Err(TunnelError::Name(_))));
 }
 
@@ -415,6 +292,50 @@ fn tunnel_gives_up_in_time_on_an_ssh_that_hangs() {
     assert!(matches!(failed, Err(TunnelError::TimedOut { .. })), "{failed:?}");
     drop(tunnel);
     wait_gone(pid);
+}
+
+#[test]
+#[ignore = "needs root and sshd"]
+fn tunnel_streams_keep_to_their_time_also_at_the_end_of_an_ssh_that_hangs() {
+    let sshd = Sshd::start();
+    let (path, listener) = sshd.server("pipe", &ListenerOptions::new());
+    let (framed_path, framed_listener) = sshd.server("framed", &ListenerOptions::new().mode(PipeMode::Framed));
+    let tunnel = sshd.tunnel();
+    let framed = ConnectOptions::new().mode(PipeMode::Framed);
+    let streams = [(); 2].map(|()| tunnel.connect(&path, DEADLINE).unwrap());
+    let cut = tunnel.connect_with(&framed, &framed_path, DEADLINE).unwrap();
+    for _ in &streams {
+        drop(listener.accept_deadline(DEADLINE).unwrap());
+    }
+    let server = framed_listener.accept_deadline(DEADLINE).unwrap();
+    drop(UnixStream::from(server.into_descriptor().unwrap()).write_all(b"\0\0\0\x05ab"));
+    // The ends have come through. From now on ssh answers nobody.
+    for stream in streams.iter().chain([&cut]) {
+        assert!(kernel::poll_end(stream, DEADLINE));
+    }
+    assert_eq!(kernel::kill(tunnel.pid(), libc::SIGSTOP), 0);
+    let (cut, cancel) = (cut.into_messages().unwrap(), Cancel::new().unwrap());
+    cancel.cancel();
+    for wait in [Wait::at_most(Duration::ZERO), Wait::at_most(Duration::from_millis(20))] {
+        assert_eq!(streams[0].read_deadline(&mut [0; 8], wait).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(matches!(cut.recv_deadline(wait), Err(MessageError::TimedOut)));
+    }
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| streams[1].read_deadline(&mut [0; 8], DEADLINE));
+        assert!(matches!(cut.recv_deadline(&cancel), Err(MessageError::Cancelled)));
+        assert_eq!(kernel::kill(tunnel.pid(), libc::SIGCONT), 0);
+        assert_eq!(waiting.join().unwrap().unwrap(), 0);
+    });
+    // Who asks without waiting gets to know it, too.
+    let start = Instant::now();
+    while let Err(error) = streams[0].read_deadline(&mut [0; 8], Duration::ZERO) {
+        assert!(error.kind() == io::ErrorKind::TimedOut && start.elapsed() < DEADLINE, "{error}");
+    }
+    assert!(matches!(cut.recv_deadline(DEADLINE), Err(MessageError::CutOff { missing: 3 })));
+    // And it stays the other side's end, whatever becomes of ssh; what is written does not get there.
+    drop(tunnel);
+    assert_eq!(streams[0].read_deadline(&mut [0; 8], DEADLINE).unwrap(), 0);
+    ended(&streams[0].write_deadline(b"x", DEADLINE).unwrap_err());
 }
 
 /// The example, which `cargo test` builds beside the tests.
