@@ -12,13 +12,16 @@ use super::{
     handshake::{self, Answer, Fault, Hello, Reply},
     peer::{Access, ImpersonationLevel},
 };
-use crate::sys::{poll::Deadline, socket};
+use crate::sys::{epoll::Poller, poll::Deadline, socket};
 
 /// How long a client may take for its first 16 bytes. It sends them at once, so a client that has not is stuck or not ours.
 const HELLO_WAIT: Duration = Duration::from_secs(5);
 
 /// How many clients may be about to introduce themselves. The others wait in the backlog.
 pub(super) const STRANGERS_MAX: usize = 256;
+
+/// Under which the poller of a door reports; nobody asks it which it was.
+const ANY_TOKEN: u64 = 0;
 
 /// Whether clients introduce themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub(super) struct Door {
     pub(super) out_buffer: Option<usize>,
     pub(super) our_uid: u32,
     pub(super) tally: Tally,
+    /// With a handshake: who knocks, and who is half-way in.
+    pub(super) moves: Option<Poller>,
 }
 
 /// A client that has not introduced itself yet.
@@ -83,6 +88,16 @@ impl Tally {
 }
 
 impl Door {
+    /// What shows that somebody moves at a door where clients introduce themselves: the listening socket alone would not.
+    pub(super) fn moves(greeting: Greeting, listening: &OwnedFd) -> io::Result<Option<Poller>> {
+        if greeting == Greeting::None {
+            return Ok(None);
+        }
+        let moves = Poller::new()?;
+        moves.add(listening, ANY_TOKEN)?;
+        Ok(Some(moves))
+    }
+
     /// What is to be done with a client from the backlog.
     pub(super) fn admit(&self, client: OwnedFd, strangers: &mut Vec<Stranger>) -> io::Result<Option<Admitted>> {
         if !self.access.allows(client.as_fd(), self.our_uid)? {
@@ -96,6 +111,9 @@ impl Door {
             socket::receive_credentials(client.as_fd())?;
         }
         if self.greeting == Greeting::Handshake {
+            if let Some(moves) = &self.moves {
+                moves.add(&client, ANY_TOKEN)?;
+            }
             strangers.push(Stranger { socket: client, heard: Vec::new(), until: Deadline::after(HELLO_WAIT) });
             return Ok(None);
         }
@@ -109,15 +127,15 @@ impl Door {
             match stranger.listen() {
                 Heard::Nothing if stranger.until.has_passed() => {
                     self.tally.refused.fetch_add(1, Ordering::Relaxed);
-                    drop(strangers.swap_remove(at));
+                    drop(self.take_out(strangers, at));
                 }
                 Heard::Nothing => at += 1,
                 Heard::End => {
                     self.tally.vanished.fetch_add(1, Ordering::Relaxed);
-                    drop(strangers.swap_remove(at));
+                    drop(self.take_out(strangers, at));
                 }
                 Heard::Hello(hello) => {
-                    let client = strangers.swap_remove(at).socket;
+                    let client = self.take_out(strangers, at);
                     if let Some(admitted) = self.answer(client, hello) {
                         return Some(admitted);
                     }
@@ -125,6 +143,15 @@ impl Door {
             }
         }
         None
+    }
+
+    fn take_out(&self, strangers: &mut Vec<Stranger>, at: usize) -> OwnedFd {
+        let client = strangers.swap_remove(at).socket;
+        if let Some(moves) = &self.moves {
+            // Also where it is closed next: a program that is just being started may hold a copy. It was added, so it is there.
+            drop(moves.remove(&client));
+        }
+        client
     }
 
     fn answer(&self, client: OwnedFd, hello: Result<Hello, Fault>) -> Option<Admitted> {

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -172,6 +172,7 @@ impl ListenerOptions {
             SocketType::Stream => Ok(()),
         };
         let (socket, publication) = publish::publish(name, kind, self.access, self.backlog, prepare)?;
+        let moves = Door::moves(self.greeting, &socket).map_err(failed)?;
         Ok(Listener {
             _publication: publication,
             socket,
@@ -184,6 +185,7 @@ impl ListenerOptions {
                 out_buffer: self.out_buffer,
                 our_uid: identity::effective_uid(),
                 tally: Tally::default(),
+                moves,
             },
             frame_bytes_max: self.frame_bytes_max,
             stop,
@@ -218,10 +220,16 @@ struct Instances {
     live: AtomicUsize,
 }
 
-/// Readable when somebody knocks: for a loop that accepts without waiting, with a deadline of zero.
+/// For a loop of one's own, and for nothing but waiting: readable when there may be something to accept. Then call
+/// [`accept_deadline`](Listener::accept_deadline) with a time of zero until it gives [`AcceptError::TimedOut`], which it may do
+/// at once.
+///
+/// It becomes readable when a client knocks, when one that is half-way in its handshake goes on or leaves, and when the listener
+/// is shut down. It stays readable as long as a client knocks who cannot be let in yet: while all instances are busy, while the
+/// process is out of descriptors, and while 256 others are half-way in.
 impl AsFd for Listener {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.socket.as_fd()
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.door.moves.as_ref().map_or(self.socket.as_fd(), AsFd::as_fd)
     }
 }
 
@@ -327,7 +335,11 @@ impl Listener {
                     }
                     Err(error) if is_shortage(&error) => shortage = true,
                     Err(error) if is_of_one_client(&error) => continue,
-                    Err(error) => return Err(error.into()),
+                    Err(error) => {
+                        // Shut down since it was checked: then the kernel refuses.
+                        self.check_running()?;
+                        return Err(error.into());
+                    }
                 }
             }
             let pause = if shortage { SHORTAGE_PAUSE } else { Duration::MAX };

@@ -3,7 +3,7 @@
 use super::{cvt, fd, retry};
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     time::Duration,
 };
 
@@ -91,5 +91,12 @@ impl Poller {
         // SAFETY: the kernel has initialised so many.
         unsafe { reports.0.set_len(usize::try_from(count).unwrap_or(0)) };
         Ok(())
+    }
+}
+
+/// Readable while something in it is.
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

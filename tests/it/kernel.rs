@@ -19,8 +19,8 @@ pub(crate) fn pidfd_open(pid: u32) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-pub(crate) fn poll_readable(fd: &OwnedFd, timeout: Duration) -> bool {
-    let mut polled = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+pub(crate) fn poll_readable(fd: &impl AsFd, timeout: Duration) -> bool {
+    let mut polled = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let timeout = i32::try_from(timeout.as_millis()).unwrap();
     // SAFETY: poll(2) reads and writes one pollfd.
     (unsafe { libc::poll(&raw mut polled, 1, timeout) }) > 0

@@ -13,6 +13,8 @@ use pipewright::pipe::{
     named::{AcceptError, ConnectOptions, DrainError, Listener, ListenerOptions, PeerError, connect},
 };
 
+use crate::kernel;
+
 use super::{A_WHILE, PATIENCE, Pair, Place, byte, close, meet, put, shaking, until};
 
 #[test]
@@ -121,6 +123,72 @@ fn shutdown_wakes_everybody_and_turns_new_clients_away() {
         assert!(matches!(listener.accept_deadline(PATIENCE), Err(AcceptError::ShutDown)));
         connecting.clone().fail_if_absent().connect(listener.name(), PATIENCE).unwrap_err();
     }
+}
+
+#[test]
+fn shutdown_is_told_as_shutdown_to_whoever_is_just_accepting() {
+    let place = Place::new();
+    for _ in 0..200 {
+        let listener = Listener::bind(&place.name("one")).unwrap();
+        thread::scope(|scope| {
+            // Never waiting, it is nearly always between two looks.
+            let busy: Vec<_> = (0..3)
+                .map(|_| {
+                    scope.spawn(|| {
+                        loop {
+                            match listener.accept_deadline(Duration::ZERO) {
+                                Err(AcceptError::TimedOut) => {}
+                                other => return other,
+                            }
+                        }
+                    })
+                })
+                .collect();
+            until("somebody is accepting", || connect(listener.name(), PATIENCE).is_ok());
+            listener.shutdown();
+            for one in busy {
+                let ended = one.join().unwrap();
+                assert!(matches!(ended, Ok(_) | Err(AcceptError::ShutDown)), "{ended:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_loop_of_ones_own_hears_of_every_client() {
+    const HELLO: &[u8] = b"pipewrt\0\x01\x00\x03\x01\0\0\0\0";
+    let place = Place::new();
+    let (listening, _) = shaking();
+    let listener = listening.listen(&place.name("one")).unwrap();
+    let readable = |timeout| kernel::poll_readable(&listener, timeout);
+    let nobody = || matches!(listener.accept_deadline(Duration::ZERO), Err(AcceptError::TimedOut));
+    assert!(!readable(Duration::ZERO));
+    // It knocks, and takes its time for the rest.
+    let mut slow = UnixStream::connect(place.path("one")).unwrap();
+    assert!(readable(PATIENCE) && nobody() && !readable(Duration::ZERO));
+    slow.write_all(&HELLO[..5]).unwrap();
+    assert!(readable(PATIENCE) && nobody() && !readable(Duration::ZERO));
+    slow.write_all(&HELLO[5..]).unwrap();
+    assert!(readable(PATIENCE));
+    let _server = listener.accept_deadline(Duration::ZERO).unwrap();
+    slow.write_all(b"for the server").unwrap();
+    assert!(!readable(Duration::ZERO), "that one is in");
+    // It leaves half-way.
+    let leaving = UnixStream::connect(place.path("one")).unwrap();
+    assert!(readable(PATIENCE) && nobody() && !readable(Duration::ZERO));
+    drop(leaving);
+    assert!(readable(PATIENCE) && nobody() && !readable(Duration::ZERO));
+    assert_eq!(listener.counts().vanished, 1);
+    listener.shutdown();
+    assert!(readable(PATIENCE));
+
+    let listener = Listener::bind(&place.name("plain")).unwrap();
+    let readable = |timeout| kernel::poll_readable(&listener, timeout);
+    assert!(!readable(Duration::ZERO));
+    let _client = connect(listener.name(), PATIENCE).unwrap();
+    assert!(readable(PATIENCE));
+    let _server = listener.accept_deadline(Duration::ZERO).unwrap();
+    assert!(!readable(Duration::ZERO));
 }
 
 #[test]
