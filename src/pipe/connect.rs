@@ -6,7 +6,7 @@ use std::{
     io::{self, IoSlice},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::FileTypeExt,
+        unix::fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -31,12 +31,13 @@ use crate::sys::{
 /// How long a client sleeps in the kernel for a place in a full backlog before it looks whether it was cancelled.
 const BACKLOG_WAIT: Duration = Duration::from_millis(20);
 
-/// How long it waits before it tries again where nothing tells it when to, at first and at most: a server that is bound but
-/// does not listen yet, a name that is abstract, a user who has too many inotify instances.
+/// How long it waits before it tries again where nothing tells it when to, at first and at most: a name that is abstract, a
+/// user who has too many inotify instances.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(50);
 
-/// Even where the kernel tells of new names: a directory on a network is changed by others, too.
+/// Even where the kernel tells of new names: a directory on a network is changed by others, too, and nobody tells when a server
+/// begins to listen that has made its name before that.
 const WATCH_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Connects with the defaults of [`ConnectOptions`], and waits for the server to appear.
@@ -149,7 +150,7 @@ impl ConnectOptions {
     pub fn connect<'a>(&self, name: &PipeName, wait: impl Into<Wait<'a>>) -> Result<Stream, ConnectError> {
         let begun = Begun::now(wait.into());
         name.prepare_directory().map_err(ConnectError::Name)?;
-        let mut awaited = Awaited { name, watch: None, pause: RETRY_PAUSE_MIN };
+        let mut awaited = Awaited::new(name);
         loop {
             if begun.is_cancelled()? {
                 return Err(ConnectError::Cancelled);
@@ -160,7 +161,7 @@ impl ConnectOptions {
                     return Err(ConnectError::NoServer { path: name.text() });
                 }
                 // The watch must be older than the look, or a server that comes in between is missed.
-                Tried::Absent(absence) if awaited.begin(absence)? => {}
+                Tried::Absent(_) if awaited.begin()? => {}
                 Tried::Absent(absence) if !begun.has_passed() => awaited.wait(absence, &begun)?,
                 Tried::Absent(_) => return Err(ConnectError::NoServer { path: name.text() }),
                 Tried::Busy if begun.has_passed() => return Err(ConnectError::Busy { path: name.text() }),
@@ -293,7 +294,7 @@ enum Tried {
 enum Absence {
     /// Its appearance will be told.
     NoName,
-    /// A dead server's file, or a server that will listen in a moment, which nobody tells.
+    /// A dead server's file: a new server's will be told. Or a server that will listen in a moment, which nobody tells.
     NobodyListens,
 }
 
@@ -302,12 +303,21 @@ struct Awaited<'a> {
     name: &'a PipeName,
     watch: Option<(PathBuf, Appearances)>,
     pause: Duration,
+    /// The socket that nobody listened on when it was last tried.
+    file: Option<FileMark>,
 }
 
-impl Awaited<'_> {
+/// What tells a file from the next one of that name, also if that gets its inode.
+type FileMark = (u64, u64, i64, i64);
+
+impl<'a> Awaited<'a> {
+    const fn new(name: &'a PipeName) -> Self {
+        Self { name, watch: None, pause: RETRY_PAUSE_MIN, file: None }
+    }
+
     /// Begins to watch. True says: look again before waiting.
-    fn begin(&mut self, absence: Absence) -> Result<bool, ConnectError> {
-        if self.watch.is_some() || absence == Absence::NobodyListens {
+    fn begin(&mut self) -> Result<bool, ConnectError> {
+        if self.watch.is_some() {
             return Ok(false);
         }
         let Some(directory) = self.name.path().and_then(existing_ancestor) else { return Ok(false) };
@@ -323,9 +333,12 @@ impl Awaited<'_> {
     }
 
     fn wait(&mut self, absence: Absence, begun: &Begun<'_>) -> Result<(), ConnectError> {
+        let longest = match (absence, self.watch.is_some()) {
+            (Absence::NoName, true) => WATCH_PAUSE_MAX,
+            (Absence::NobodyListens, true) => self.pause_for_file(WATCH_PAUSE_MAX),
+            (_, false) => self.pause_for_file(RETRY_PAUSE_MAX),
+        };
         let told = self.watch.as_ref().map(|(_, watch)| (watch.as_fd(), Interest::Readable));
-        let longest = if told.is_some() && absence == Absence::NoName { WATCH_PAUSE_MAX } else { self.pause };
-        self.pause = (self.pause * 2).min(RETRY_PAUSE_MAX);
         if begun.wait_at_most(told.as_slice(), longest)? == Woken::Cancelled {
             return Err(ConnectError::Cancelled);
         }
@@ -337,6 +350,19 @@ impl Awaited<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Doubles while the file stays the same, so that no more time is lost than has passed. A new file's server is about to
+    /// listen.
+    fn pause_for_file(&mut self, longest: Duration) -> Duration {
+        let found = self.name.path().and_then(|path| fs::symlink_metadata(path).ok());
+        let mark = found.map(|found| (found.dev(), found.ino(), found.ctime(), found.ctime_nsec()));
+        if mark != self.file {
+            (self.file, self.pause) = (mark, RETRY_PAUSE_MIN);
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(longest);
+        pause
     }
 }
 

@@ -336,7 +336,7 @@ impl Listener {
                     Err(error) if is_shortage(&error) => shortage = true,
                     Err(error) if is_of_one_client(&error) => continue,
                     Err(error) => {
-                        // Shut down since it was checked: then the kernel refuses.
+                        // Shut down since it was checked: whatever the kernel says of that, it is no failure.
                         self.check_running()?;
                         return Err(error.into());
                     }

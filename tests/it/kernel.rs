@@ -34,6 +34,37 @@ pub(crate) fn poll_end(fd: &impl AsFd, timeout: Duration) -> bool {
     (unsafe { libc::poll(&raw mut polled, 1, timeout) }) > 0
 }
 
+/// CPU time of the calling thread.
+pub(crate) fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime(2) writes one structure.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
+}
+
+/// A local socket that has its name and does not listen.
+pub(crate) fn bind_only(path: &std::path::Path) -> OwnedFd {
+    // SAFETY: socket(2) takes numbers.
+    let number = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    assert!(number >= 0);
+    // SAFETY: just opened for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(number) };
+    let family = libc::sa_family_t::try_from(libc::AF_UNIX).unwrap();
+    let mut address = libc::sockaddr_un { sun_family: family, sun_path: [0; 108] };
+    for (slot, byte) in address.sun_path.iter_mut().zip(path.as_os_str().as_encoded_bytes()) {
+        *slot = libc::c_char::from_ne_bytes([*byte]);
+    }
+    let length = libc::socklen_t::try_from(size_of_val(&address)).unwrap();
+    // SAFETY: bind(2) reads as many bytes as the structure has.
+    assert_eq!(unsafe { libc::bind(number, (&raw const address).cast(), length) }, 0);
+    socket
+}
+
+pub(crate) fn listen(socket: &OwnedFd) {
+    // SAFETY: listen(2) takes two numbers.
+    assert_eq!(unsafe { libc::listen(socket.as_raw_fd(), 8) }, 0);
+}
+
 pub(crate) fn close(number: RawFd) {
     // SAFETY: the caller's process is its own; nobody else in it uses the number.
     unsafe { libc::close(number) };

@@ -19,6 +19,8 @@ use pipewright::pipe::{
     named::{AcceptError, ConnectError, ConnectOptions, ListenError, Listener, ListenerOptions, Stream, connect},
 };
 
+use crate::kernel;
+
 use super::{A_WHILE, PATIENCE, Pair, Place, byte, dead_server, meet, put, shaking, until, until_cancelled};
 
 #[test]
@@ -88,22 +90,24 @@ fn s39_s43_connecting_can_be_cancelled() {
     assert!(matches!(error, ConnectError::Cancelled), "already cancelled, though a server is there: {error}");
 }
 
-/// CPU time of the calling thread.
-fn thread_time() -> Duration {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+/// How often the calling thread has gone to sleep in the kernel.
+fn thread_sleeps() -> u32 {
+    let text = fs::read_to_string("/proc/thread-self/status").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+    line.trim().parse().unwrap()
 }
 
 #[test]
 fn s40_waiting_for_a_server_costs_nothing() {
     let place = Place::new();
-    // A missing name, a missing directory, and a dead server's file, of which nobody tells when it comes to life.
+    // A missing name, a missing directory, and a dead server's file.
     dead_server(&place.path("dead"));
-    for name in ["nobody", "no/such/directory", "dead"] {
-        let before = thread_time();
-        connect(&place.name(name), Duration::from_millis(500)).unwrap_err();
-        let used = thread_time().checked_sub(before).unwrap();
-        assert!(used < Duration::from_millis(20), "{used:?} of CPU for 500 ms of waiting for {name}");
+    for (name, looks) in [("nobody", 3), ("no/such/directory", 3), ("dead", 14)] {
+        let (time, sleeps) = (kernel::thread_time(), thread_sleeps());
+        connect(&place.name(name), Duration::from_secs(1)).unwrap_err();
+        let (time, sleeps) = (kernel::thread_time().checked_sub(time).unwrap(), thread_sleeps() - sleeps);
+        assert!(time < Duration::from_millis(20), "{time:?} of CPU for 1 s of waiting for {name}");
+        assert!(sleeps <= looks, "looked {sleeps} times in 1 s for {name}");
     }
 }
 
@@ -129,10 +133,31 @@ fn a_client_waits_for_a_dead_server_to_come_back() {
     let place = Place::new();
     dead_server(&place.path("one"));
     thread::scope(|scope| {
-        let client = scope.spawn(|| connect(&place.name("one"), PATIENCE).map(drop));
+        let client = scope.spawn(|| connect(&place.name("one"), PATIENCE).map(|_| Instant::now()));
+        // Until the client looks of its own accord every second or two only.
+        connect(&place.name("one"), Duration::from_millis(1100)).unwrap_err();
+        let start = Instant::now();
         let listener = Listener::bind(&place.name("one")).unwrap();
-        client.join().unwrap().unwrap();
+        let connected = client.join().unwrap().unwrap();
+        assert!(connected.duration_since(start) < Duration::from_millis(500), "it was woken");
         drop(listener);
+    });
+}
+
+#[test]
+fn a_client_waits_for_a_server_that_is_bound_and_does_not_listen_yet() {
+    let place = Place::new();
+    dead_server(&place.path("one"));
+    thread::scope(|scope| {
+        let client = scope.spawn(|| connect(&place.name("one"), PATIENCE).map(|_| Instant::now()));
+        connect(&place.name("one"), Duration::from_millis(1100)).unwrap_err();
+        fs::remove_file(place.path("one")).unwrap();
+        let bound = kernel::bind_only(&place.path("one"));
+        connect(&place.name("one"), A_WHILE).unwrap_err();
+        let start = Instant::now();
+        kernel::listen(&bound);
+        let connected = client.join().unwrap().unwrap();
+        assert!(connected.duration_since(start) < Duration::from_millis(500), "it looked often at the new file");
     });
 }
 
