@@ -133,7 +133,11 @@ fn client(name: &str, level: &str) -> Result<(), Box<dyn Error>> {
         "current-user" => options.server(Access::CurrentUser),
         other => return Err(format!("no level {other:?}").into()),
     };
-    let mut stream = options.connect(&PipeName::new(name)?, PATIENCE)?;
+    let name = match name.strip_prefix('@') {
+        Some(name) => PipeName::abstract_name(name)?,
+        None => PipeName::new(name)?,
+    };
+    let mut stream = options.connect(&name, PATIENCE)?;
     let groups = fs::read_to_string("/proc/self/status")?;
     let groups = groups.lines().find(|line| line.starts_with("Groups:")).unwrap_or_default();
     say(&format!("connected {groups}"))?;

@@ -34,6 +34,26 @@ pub(crate) fn poll_end(fd: &impl AsFd, timeout: Duration) -> bool {
     (unsafe { libc::poll(&raw mut polled, 1, timeout) }) > 0
 }
 
+/// For the options that set one number.
+pub(crate) fn prctl(option: i32, value: i32) {
+    // SAFETY: the caller's option takes a number.
+    assert_eq!(unsafe { libc::prctl(option, value, 0, 0, 0) }, 0);
+}
+
+/// 1: the process may be dumped and traced by its own user.
+pub(crate) fn dumpable() -> i32 {
+    // SAFETY: PR_GET_DUMPABLE takes no argument.
+    unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }
+}
+
+/// The signal that comes when the parent dies; the kernel forgets it where the ids of a thread change.
+pub(crate) fn death_signal() -> i32 {
+    let mut signal = 0;
+    // SAFETY: PR_GET_PDEATHSIG writes one int.
+    unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) };
+    signal
+}
+
 /// CPU time of the calling thread.
 pub(crate) fn thread_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -64,19 +64,26 @@ fn a_name_tells_where_it_lives() {
 fn a_plain_name_lives_in_a_private_directory() {
     // In a child: the environment of this process is not ours to change.
     let place = Place::new();
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_child-fixture"));
-    let mut server = Program::start(command.args(["named-serve", "plain"]).env("XDG_RUNTIME_DIR", &place.0));
+    let start = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_child-fixture"));
+        Program::start(command.args(arguments).env("XDG_RUNTIME_DIR", &place.0))
+    };
+    let mut server = start(&["named-serve", "plain"]);
     assert_eq!(server.line(), "listening");
     let directory = place.path("pipewright");
     assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o7777, 0o700);
     UnixStream::connect(directory.join("plain")).unwrap();
+    // A client finds it by its plain name.
+    let mut client = start(&["named-client", "plain", "current-user"]);
+    assert!(client.line().starts_with("connected"));
     assert_eq!(server.finish(), 0);
+    assert_eq!(client.finish(), 0, "at the end of its stream");
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
 
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o770)).unwrap();
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_child-fixture"));
-    let mut server = Program::start(command.args(["named-serve", "plain"]).env("XDG_RUNTIME_DIR", &place.0));
-    assert_eq!(server.line(), "error: the directory of private pipes cannot be used");
+    for arguments in [&["named-serve", "plain"][..], &["named-client", "plain", "plain"]] {
+        assert_eq!(start(arguments).line(), "error: the directory of private pipes cannot be used");
+    }
 }
 
 #[test]

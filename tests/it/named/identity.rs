@@ -20,12 +20,14 @@ use pipewright::pipe::{
     Direction,
     name::PipeName,
     named::{
-        Access, ConnectError, ConnectOptions, ImpersonateError, ImpersonationLevel, Listener, ListenerOptions,
-        PeerError, Stream, connect, run_as_client,
+        AcceptError, Access, ConnectError, ConnectOptions, ImpersonateError, ImpersonationLevel, Listener,
+        ListenerOptions, PeerError, Stream, connect, run_as_client,
     },
 };
 
-use super::{A_WHILE, PATIENCE, Pair, Place, Program, is_root, meet, shaking, text};
+use crate::kernel;
+
+use super::{PATIENCE, Pair, Place, Program, is_root, meet, shaking, text};
 
 /// A user without a name, and a group that it only has as a supplementary one.
 const STRANGER: u32 = 65_500;
@@ -62,13 +64,15 @@ fn reachable_fixture(directory: &Path) -> PathBuf {
 
 /// A client that runs as another user, with a supplementary group.
 fn stranger(name: &PipeName, level: &str) -> Program {
+    let path = name.path().unwrap();
+    client_of([STRANGER, STRANGER, CLUB], path.parent().unwrap(), &[text(path), level])
+}
+
+/// A client with this user, group and supplementary group; its program is run from `directory`.
+fn client_of([user, group, supplementary]: [u32; 3], directory: &Path, arguments: &[&str]) -> Program {
     let mut command = Command::new("setpriv");
-    let ids = [format!("--reuid={STRANGER}"), format!("--regid={STRANGER}"), format!("--groups={CLUB}")];
-    command.args(ids).arg(reachable_fixture(name.path().unwrap().parent().unwrap())).args([
-        "named-client",
-        text(name.path().unwrap()),
-        level,
-    ]);
+    let ids = [format!("--reuid={user}"), format!("--regid={group}"), format!("--groups={supplementary}")];
+    command.args(ids).arg(reachable_fixture(directory)).arg("named-client").args(arguments);
     Program::start(command.process_group(0))
 }
 
@@ -134,10 +138,37 @@ fn s98_other_users_are_refused_and_the_accepting_goes_on() {
     let (listening, _) = shaking();
     let listener = listening.listen(&place.name("shaking")).unwrap();
     fs::set_permissions(place.path("shaking"), fs::Permissions::from_mode(0o666)).unwrap();
-    let mut refused = stranger(listener.name(), "identification");
-    listener.accept_deadline(A_WHILE * 10).unwrap_err();
-    assert!(refused.line().contains("denied"));
-    assert_eq!(listener.counts().refused, 1);
+    thread::scope(|scope| {
+        let accepting = scope.spawn(|| listener.accept_deadline(PATIENCE));
+        let mut refused = stranger(listener.name(), "identification");
+        assert!(refused.line().contains("denied"));
+        listener.shutdown();
+        assert!(matches!(accepting.join().unwrap(), Err(AcceptError::ShutDown)));
+    });
+    assert_eq!((listener.counts().accepted, listener.counts().refused), (0, 1));
+}
+
+#[test]
+fn s98_also_where_no_file_keeps_other_users_out() {
+    if skipped() {
+        return;
+    }
+    let place = Place::new();
+    let name = format!("pipewright-test-{}", place.0.display());
+    let listener = Listener::bind(&PipeName::abstract_name(&name).unwrap()).unwrap();
+    let connect_as = |user, level| client_of([user, user, CLUB], &place.0, &[&format!("@{name}"), level]);
+    thread::scope(|scope| {
+        let accepting = scope.spawn(|| listener.accept_deadline(PATIENCE));
+        let mut refused = connect_as(STRANGER, "plain");
+        assert!(refused.line().starts_with("connected"), "it stands in the backlog");
+        assert_eq!(refused.finish(), 0, "and then at the end of its stream");
+        let mut let_in = connect_as(0, "current-user");
+        assert_eq!(accepting.join().unwrap().unwrap().peer().unwrap().pid(), Some(let_in.child.id()));
+        assert!(let_in.line().starts_with("connected"));
+    });
+    assert_eq!((listener.counts().accepted, listener.counts().refused), (1, 1));
+    // And the other way round: the name may have been taken by somebody else.
+    assert!(connect_as(STRANGER, "current-user").line().contains("runs as user 0, who is not trusted here"));
 }
 
 #[test]
@@ -240,7 +271,7 @@ fn s101_the_closure_runs_with_all_ids_of_the_client_and_nobody_else_does() {
     let (stream, _client) = accept_stranger(&listener, "impersonation");
     let (stream_2, _client_2) = accept_stranger(&listener, "plain");
     drop(stream);
-    let before = (own_status("Uid"), own_status("Gid"), own_status("Groups"), own_status("CapEff"), dumpable());
+    let before = (own_status("Uid"), own_status("Gid"), own_status("Groups"), own_status("CapEff"), kernel::dumpable());
     let inside = run_as_client(&stream_2, || {
         let others = fs::read_dir("/proc/self/task").map(|tasks| {
             tasks
@@ -249,7 +280,7 @@ fn s101_the_closure_runs_with_all_ids_of_the_client_and_nobody_else_does() {
                 .count()
         });
         let ids = ["Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapAmb"].map(own_status);
-        (ids, others.is_ok_and(|count| count > 0), dumpable())
+        (ids, others.is_ok_and(|count| count > 0), kernel::dumpable())
     })
     .unwrap();
     let uid = STRANGER;
@@ -268,17 +299,8 @@ fn s101_the_closure_runs_with_all_ids_of_the_client_and_nobody_else_does() {
     );
     assert!(inside.1, "the host's other threads are root still");
     assert_eq!(inside.2, 0, "or the client could trace the thread, and own the server");
-    let after = (own_status("Uid"), own_status("Gid"), own_status("Groups"), own_status("CapEff"), dumpable());
+    let after = (own_status("Uid"), own_status("Gid"), own_status("Groups"), own_status("CapEff"), kernel::dumpable());
     assert_eq!(before, after);
-}
-
-/// 1: the process may be dumped and traced by its own user.
-fn dumpable() -> i32 {
-    #[expect(unsafe_code, reason = "std has no prctl")]
-    // SAFETY: PR_GET_DUMPABLE takes no argument.
-    unsafe {
-        libc::prctl(libc::PR_GET_DUMPABLE)
-    }
 }
 
 #[test]
@@ -362,16 +384,39 @@ fn ids_that_are_not_mapped_are_refused() {
     if skipped() {
         return;
     }
+    const UNMAPPED: u32 = 65_534;
     let place = Place::new();
     let listener = open_to_all(&place);
-    let mut command = Command::new(reachable_fixture(&place.0));
-    command.args(["named-client", text(&place.path("open")), "plain"]).uid(65_534).gid(STRANGER);
-    let _client = Program::start(&mut command);
-    let stream = listener.accept_deadline(PATIENCE).unwrap();
-    let mut ran = false;
-    let error = stream.run_as_client(|| ran = true).unwrap_err();
-    assert!(matches!(error, ImpersonateError::Unmapped { id } if id.get() == 65_534), "{error}");
-    assert!(!ran);
+    for ids in [[UNMAPPED, STRANGER, CLUB], [STRANGER, UNMAPPED, CLUB], [STRANGER, STRANGER, UNMAPPED]] {
+        let _client = client_of(ids, &place.0, &[text(&place.path("open")), "plain"]);
+        let stream = listener.accept_deadline(PATIENCE).unwrap();
+        let mut ran = false;
+        let error = stream.run_as_client(|| ran = true).unwrap_err();
+        assert!(matches!(error, ImpersonateError::Unmapped { id } if id.get() == UNMAPPED), "{ids:?}: {error}");
+        assert!(!ran, "{ids:?}");
+    }
+}
+
+#[test]
+fn the_hosts_death_signal_and_dumpable_flag_stay() {
+    if skipped() {
+        return;
+    }
+    if !crate::support::alone("named::identity::the_hosts_death_signal_and_dumpable_flag_stay", |spec| spec) {
+        return;
+    }
+    let place = Place::new();
+    let listener = open_to_all(&place);
+    let (stream, _client) = accept_stranger(&listener, "plain");
+    for (dump, signal) in [(1, libc::SIGTERM), (0, libc::SIGUSR1)] {
+        kernel::prctl(libc::PR_SET_DUMPABLE, dump);
+        kernel::prctl(libc::PR_SET_PDEATHSIG, signal);
+        let ids = own_status("Uid");
+        let inside = stream.run_as_client(|| (own_status("Uid"), kernel::death_signal(), kernel::dumpable())).unwrap();
+        assert_ne!(inside.0, ids);
+        assert_eq!((inside.1, inside.2), (0, 0));
+        assert_eq!((own_status("Uid"), kernel::death_signal(), kernel::dumpable()), (ids, signal, dump));
+    }
 }
 
 #[test]
@@ -383,17 +428,17 @@ fn many_run_at_once_and_the_process_is_as_before() {
     let place = Place::new();
     let listener = open_to_all(&place);
     let (stream, _client) = accept_stranger(&listener, "plain");
-    let before = dumpable();
+    let before = kernel::dumpable();
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..50 {
-                    let (uid, inside) = stream.run_as_client(|| (own_status("Uid"), dumpable())).unwrap();
+                    let (uid, inside) = stream.run_as_client(|| (own_status("Uid"), kernel::dumpable())).unwrap();
                     assert_eq!((uid, inside), (format!("Uid: {STRANGER} {STRANGER} {STRANGER} {STRANGER}"), 0));
                 }
             });
         }
     });
-    assert_eq!(dumpable(), before);
+    assert_eq!(kernel::dumpable(), before);
     assert_eq!(own_status("Uid"), "Uid: 0 0 0 0");
 }
