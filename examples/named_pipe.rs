@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! named_pipe serve NAME [--messages] [--max N]     what one client says, all the others hear
-//! named_pipe serve NAME --as-client FILE           each client gets FILE, if the client may read it
+//! named_pipe serve NAME --as-client FILE           each client gets FILE in one message, if the client may read it
 //! named_pipe connect NAME [--messages]             stdin goes there, what comes from there to stdout
 //! named_pipe connect ssh://USER@HOST/NAME          the same, on another machine
 //! ```
@@ -14,7 +14,7 @@ use std::{
     fs,
     io::{self, BufRead, Write},
     process::ExitCode,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -24,16 +24,13 @@ use pipewright::{
     pipe::{
         PipeMode,
         name::PipeName,
-        named::{Access, ConnectOptions, ImpersonationLevel, ListenerOptions, MessageStream},
+        named::{Access, ConnectOptions, ImpersonationLevel, ListenerOptions, MessageError, MessageStream, Stream},
     },
 };
 
 type Outcome = Result<(), Box<dyn Error>>;
 
 const USAGE: &str = "usage: named_pipe serve NAME [--messages] [--max N] [--as-client FILE] | named_pipe connect [ssh://USER@HOST/]NAME [--messages]";
-
-/// A file goes to its client in one message.
-const FILE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -92,33 +89,70 @@ fn connect(place: &str, mode: PipeMode) -> Outcome {
 /// Everything that a client says goes to all others.
 fn chat(options: &ListenerOptions, name: &PipeName) -> Outcome {
     let listener = options.listen(name)?;
-    let guests: Mutex<Vec<(usize, MessageStream)>> = Mutex::default();
-    let tell = |from: usize, text: &[u8]| {
-        let mut guests = guests.lock().unwrap_or_else(PoisonError::into_inner);
-        // A guest who does not listen is not waited for, and one who has left is forgotten.
-        guests
-            .retain(|(number, guest)| *number == from || guest.send_deadline(text, Duration::from_millis(100)).is_ok());
-    };
+    let guests = Guests::default();
     writeln!(io::stderr(), "listening on {name}")?;
     thread::scope(|scope| {
         for (number, stream) in listener.incoming().enumerate() {
-            let (stream, tell) = (stream?, &tell);
-            let speaker = stream.clone().into_messages()?;
-            let who = stream.peer()?;
-            let who = format!("{}/{number}", who.user_name()?.unwrap_or_else(|| who.uid().to_string()));
-            guests.lock().unwrap_or_else(PoisonError::into_inner).push((number, stream.into_messages()?));
-            thread::Builder::new().spawn_scoped(scope, move || {
-                tell(number, format!("{who} came in").as_bytes());
-                while let Ok(Some(text)) = speaker.recv() {
-                    tell(number, &[who.as_bytes(), b": ", &text].concat());
+            // One that does not get in keeps nobody else out.
+            let guest = stream.map_err(Into::into).and_then(|stream| guests.enter(number, stream));
+            match guest {
+                Ok((who, speaker)) => {
+                    let guests = &guests;
+                    thread::Builder::new().spawn_scoped(scope, move || guests.host(number, &who, &speaker))?;
                 }
-                // Both ends of this guest go: the one here, and the one among the guests.
-                drop(speaker.as_stream().disconnect());
-                tell(number, format!("{who} has left").as_bytes());
-            })?;
+                Err(error) => writeln!(io::stderr(), "guest {number} did not get in: {error}")?,
+            }
         }
         Ok(())
     })
+}
+
+#[derive(Default)]
+struct Guests(Mutex<Vec<(usize, MessageStream)>>);
+
+impl Guests {
+    /// Who it is, and what it will say.
+    fn enter(&self, number: usize, stream: Stream) -> Result<(String, MessageStream), Box<dyn Error>> {
+        let speaker = stream.clone().into_messages()?;
+        // Fails for one who wants to stay unknown.
+        let who = stream.peer()?;
+        let who = format!("{}/{number}", who.user_name()?.unwrap_or_else(|| who.uid().to_string()));
+        self.tell(number, format!("{who} came in").as_bytes());
+        self.list().push((number, stream.into_messages()?));
+        Ok((who, speaker))
+    }
+
+    /// As long as the guest stays.
+    fn host(&self, number: usize, who: &str, speaker: &MessageStream) {
+        while let Ok(Some(text)) = speaker.recv() {
+            self.tell(number, &[who.as_bytes(), b": ", &text].concat());
+        }
+        self.list().retain(|(guest, _)| *guest != number);
+        self.tell(number, format!("{who} has left").as_bytes());
+        // Makes room for the next one. Fails where the guest was put out.
+        drop(speaker.as_stream().disconnect());
+    }
+
+    /// To all but one. A guest who does not listen is not waited for: it is put out, and its host hears of it.
+    fn tell(&self, from: usize, text: &[u8]) {
+        self.list().retain(|(number, guest)| {
+            if *number == from {
+                return true;
+            }
+            match guest.send_deadline(text, Duration::from_millis(100)) {
+                // A speech that is too long is nobody else's fault.
+                Ok(()) | Err(MessageError::TooLarge { .. }) => true,
+                Err(_) => {
+                    drop(guest.as_stream().disconnect());
+                    false
+                }
+            }
+        });
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<(usize, MessageStream)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Each client gets the file, or the reason why it may not have it.
@@ -126,19 +160,28 @@ fn serve_file(options: &ListenerOptions, name: &PipeName, file: &str) -> Outcome
     let listener = options.listen(name)?;
     writeln!(io::stderr(), "listening on {name}")?;
     for stream in listener.incoming() {
-        let stream = stream?;
-        let answer = match stream.run_as_client(|| fs::read(file)) {
-            Ok(Ok(bytes)) if bytes.len() > FILE_BYTES_MAX => b"the file is too long".to_vec(),
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(error)) => format!("{file}: {error}").into_bytes(),
-            Err(error) => error.to_string().into_bytes(),
-        };
-        let client = stream.into_messages()?;
-        if let Err(error) = client.send_deadline(&answer, Duration::from_secs(5)) {
+        let sent = stream.map_err(Into::into).and_then(|stream| send_file(stream, file));
+        if let Err(error) = sent {
             writeln!(io::stderr(), "a client went without its answer: {error}")?;
         }
     }
     Ok(())
+}
+
+fn send_file(stream: Stream, file: &str) -> Outcome {
+    let answer = stream.run_as_client(|| fs::read(file));
+    let client = stream.into_messages()?;
+    // The kernel's own messages are short, framed ones are long.
+    let limit = client.limit()?;
+    let answer = match answer {
+        Ok(Ok(bytes)) if bytes.len() > limit => {
+            format!("{file}: {} bytes, and a message of this pipe has {limit} at most", bytes.len()).into_bytes()
+        }
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(error)) => format!("{file}: {error}").into_bytes(),
+        Err(error) => format!("{file}: {error}").into_bytes(),
+    };
+    Ok(client.send_deadline(&answer, Duration::from_secs(5))?)
 }
 
 /// Until the other side ends.
@@ -148,9 +191,11 @@ fn talk(stream: MessageStream) -> Outcome {
     // Not waited for: stdin may never end, and a thread that reads it cannot be woken. It goes with the process.
     thread::Builder::new().spawn(move || {
         for line in io::stdin().lock().lines() {
-            match line {
-                Ok(line) if speaker.send(line.as_bytes()).is_ok() => {}
-                _ => break,
+            let Ok(line) = line else { break };
+            match speaker.send(line.as_bytes()) {
+                Ok(()) => {}
+                Err(error @ MessageError::TooLarge { .. }) => drop(writeln!(io::stderr(), "named_pipe: {error}")),
+                Err(_) => break,
             }
         }
     })?;

@@ -30,12 +30,12 @@ use crate::kernel;
 use super::{PATIENCE, Pair, Place, Program, is_root, meet, shaking, text};
 
 /// A user without a name, and a group that it only has as a supplementary one.
-const STRANGER: u32 = 65_500;
+pub(super) const STRANGER: u32 = 65_500;
 const CLUB: u32 = 65_501;
 
 /// `true` where there is no other user to be had.
 #[expect(clippy::print_stderr, reason = "who runs the tests should know")]
-fn skipped() -> bool {
+pub(super) fn skipped() -> bool {
     let skip = !is_root();
     if skip {
         eprintln!("skipped: to run a client as another user one must be root");
@@ -51,15 +51,7 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// The fixture, where another user can reach it.
 fn reachable_fixture(directory: &Path) -> PathBuf {
-    let path = directory.join("fixture");
-    if !path.exists() {
-        // Not by us: a program that another test starts at this moment would hold the file open for writing until its exec,
-        // and then this one cannot be run ("text file busy").
-        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_child-fixture")).arg(&path).status();
-        assert!(copied.unwrap().success());
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    path
+    super::reachable(Path::new(env!("CARGO_BIN_EXE_child-fixture")), directory)
 }
 
 /// A client that runs as another user, with a supplementary group.

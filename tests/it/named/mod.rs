@@ -34,6 +34,7 @@ mod connecting;
 mod crowd;
 mod data;
 mod draining;
+mod example;
 mod files;
 mod identity;
 mod instances;
@@ -214,6 +215,18 @@ fn dead_server(path: &Path) {
 
 fn is_root() -> bool {
     fs::read_to_string("/proc/self/status").unwrap().lines().any(|line| line.starts_with("Uid:\t0\t0\t0"))
+}
+
+/// A program, where another user can reach it.
+fn reachable(program: &Path, directory: &Path) -> PathBuf {
+    let path = directory.join(program.file_name().unwrap());
+    if !path.exists() {
+        // Not by us: a program that another test starts at this moment would hold the file open for writing until its exec,
+        // and then this one cannot be run ("text file busy").
+        assert!(Command::new("cp").arg(program).arg(&path).status().unwrap().success());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    path
 }
 
 /// A program that is killed when the test ends.
