@@ -43,6 +43,12 @@ fn say(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
+fn mark(mark: u8) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(&[mark])?;
+    stdout.flush()
+}
+
 /// Listens until stdin ends.
 fn serve(name: &str) -> Result<(), Box<dyn Error>> {
     let _listener = Listener::bind(&PipeName::new(name)?)?;
@@ -109,14 +115,17 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// Connects and disconnects until it is killed, or the server has ended.
+/// Connects and disconnects until it is killed, or the server has ended. Says `k` when it is about to knock, and `i` when it is
+/// in.
 fn hammer(name: &str) -> Result<(), Box<dyn Error>> {
     let name = PipeName::new(name)?;
     let options = ConnectOptions::new().handshake(ImpersonationLevel::Identification).fail_if_absent();
     let mut echo = [0; 8];
     say("hammering")?;
     loop {
+        mark(b'k')?;
         let mut stream = options.connect(&name, PATIENCE)?;
+        mark(b'i')?;
         stream.write_all(&u64::MAX.to_be_bytes())?;
         stream.read_exact(&mut echo)?;
     }

@@ -2,72 +2,99 @@
 
 use std::{
     io::{Read, Write},
+    os::unix::net::UnixStream,
     sync::{
         Barrier,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
 };
 
 use pipewright::pipe::{
     name::PipeName,
-    named::{AcceptError, ImpersonationLevel, Stream},
+    named::{ImpersonationLevel, Listener, Stream},
 };
 
 use crate::support::{alone, open_descriptors};
 
-use super::{ConnectOptions, ListenerOptions, PATIENCE, Place, Program, text};
+use super::{ConnectOptions, ListenerOptions, PATIENCE, Place, Program, text, until};
 
 const THREADS: u64 = 40;
 const ROUNDS: u64 = 250;
+const CLIENTS: u64 = THREADS * ROUNDS;
+/// One in so many rounds somebody else knocks, and leaves before it is let in.
+const QUITTER_EVERY: u64 = 10;
+const QUITTERS: u64 = CLIENTS / QUITTER_EVERY;
 const KILLERS: u64 = 3;
 /// What clients that may be killed call themselves.
 const HAMMER: u64 = u64::MAX;
 
 #[test]
-fn ten_thousand_connects_from_forty_threads_while_clients_are_killed() {
+fn ten_thousand_connects_from_forty_threads_are_counted_exactly() {
     // In a process of its own the descriptors are only ours.
-    if alone("named::crowd::ten_thousand_connects_from_forty_threads_while_clients_are_killed", |spec| spec) {
-        the_crowd();
+    if alone("named::crowd::ten_thousand_connects_from_forty_threads_are_counted_exactly", |spec| spec) {
+        let crowd = the_crowd(0);
+        assert_eq!((crowd.accepted, crowd.vanished), (CLIENTS + 1, QUITTERS));
     }
 }
 
-fn the_crowd() {
+#[test]
+fn ten_thousand_connects_from_forty_threads_while_clients_are_killed() {
+    if alone("named::crowd::ten_thousand_connects_from_forty_threads_while_clients_are_killed", |spec| spec) {
+        let Crowd { accepted, vanished, dead } = the_crowd(KILLERS);
+        assert!(dead.killed > 10, "{dead:?}");
+        // The only ones of whom one side alone knows: each that was killed may have been about to come in.
+        let under_way = dead.knocked - dead.came_in;
+        let unaware = accepted.checked_sub(CLIENTS + 1 + dead.came_in).expect("whoever came in was accepted");
+        let vanished = vanished.checked_sub(QUITTERS).expect("whoever left before that has vanished");
+        assert!(under_way <= dead.killed, "{dead:?}");
+        assert!(unaware + vanished <= under_way, "{unaware} and {vanished} of {dead:?}");
+    }
+}
+
+/// What the listener has counted, and what is known of those who were killed.
+struct Crowd {
+    accepted: u64,
+    vanished: u64,
+    dead: Dead,
+}
+
+#[derive(Debug, Default)]
+struct Dead {
+    killed: u64,
+    knocked: u64,
+    came_in: u64,
+}
+
+fn the_crowd(killers: u64) -> Crowd {
     let place = Place::new();
     let before = open_descriptors();
     let listener = ListenerOptions::new().handshake().listen(&place.name("crowd")).unwrap();
-    let (seen, killed, served) = (Tally::default(), AtomicU64::new(0), AtomicU64::new(0));
-    let (start, done) = (Barrier::new(usize::try_from(THREADS + KILLERS).unwrap()), AtomicBool::new(false));
-    thread::scope(|scope| {
-        let servers: Vec<_> = (0..4)
-            .map(|_| {
-                scope.spawn(|| {
-                    loop {
-                        match listener.accept() {
-                            Ok(stream) => serve(&stream, &seen, &served),
-                            Err(AcceptError::ShutDown) => return,
-                            Err(error) => panic!("{error}"),
-                        }
-                    }
-                })
-            })
-            .collect();
+    let alone = open_descriptors();
+    let (seen, served) = (Tally::default(), AtomicU64::new(0));
+    let (start, done) = (Barrier::new(usize::try_from(THREADS + killers).unwrap()), AtomicBool::new(false));
+    let dead = thread::scope(|scope| {
+        let servers = [(); 4].map(|()| scope.spawn(|| serve_all(&listener, &seen, &served)));
         let clients: Vec<_> = (0..THREADS)
             .map(|thread| {
                 let (start, name) = (&start, listener.name());
                 scope.spawn(move || {
                     start.wait();
-                    (thread * ROUNDS..(thread + 1) * ROUNDS).for_each(|number| visit(name, number));
+                    for number in thread * ROUNDS..(thread + 1) * ROUNDS {
+                        visit(name, number);
+                        if number.is_multiple_of(QUITTER_EVERY) {
+                            quit(name, number);
+                        }
+                    }
                 })
             })
             .collect();
-        let killers: Vec<_> = (0..KILLERS)
+        let killers: Vec<_> = (0..killers)
             .map(|seed| {
-                let (start, done, killed, path) = (&start, &done, &killed, place.path("crowd"));
+                let (start, done, path) = (&start, &done, place.path("crowd"));
                 scope.spawn(move || {
                     start.wait();
-                    kill_clients(text(&path), seed, done, killed);
+                    kill_clients(text(&path), seed, done)
                 })
             })
             .collect();
@@ -75,33 +102,47 @@ fn the_crowd() {
             client.join().unwrap();
         }
         done.store(true, Ordering::Relaxed);
+        let mut dead = Dead::default();
         for killer in killers {
-            killer.join().unwrap();
+            let more = killer.join().unwrap();
+            dead.killed += more.killed;
+            dead.knocked += more.knocked;
+            dead.came_in += more.came_in;
         }
-        // What the dead left in the backlog is looked at, too.
-        loop {
-            match listener.accept_deadline(Duration::ZERO) {
-                Ok(stream) => serve(&stream, &seen, &served),
-                Err(AcceptError::TimedOut) => break,
-                Err(error) => panic!("{error}"),
-            }
-        }
+        // When the last one is in, everybody before it has at least been seen.
+        visit(listener.name(), CLIENTS);
+        until("nobody is half-way in", || open_descriptors() == alone);
         listener.shutdown();
         for server in servers {
             server.join().unwrap();
         }
+        dead
     });
     let numbers = seen.0.into_inner().unwrap();
-    assert_eq!(numbers.len() as u64, THREADS * ROUNDS, "each client was served");
+    assert_eq!(numbers.len() as u64, CLIENTS + 1, "each client was served");
     assert!(numbers.iter().all(|count| *count == 1), "and once");
-    let (counts, killed) = (listener.counts(), killed.into_inner());
+    let counts = listener.counts();
     assert_eq!(counts.accepted, served.into_inner(), "each that was counted was handed out");
     assert_eq!(counts.refused, 0);
     assert_eq!(listener.instances(), 0);
-    assert!(killed > 10, "{killed}");
     drop(listener);
     assert_eq!(open_descriptors(), before, "no descriptor is left");
     assert_eq!(place.files(), [""; 0]);
+    Crowd { accepted: counts.accepted, vanished: counts.vanished, dead }
+}
+
+fn serve_all(listener: &Listener, seen: &Tally, served: &AtomicU64) {
+    for stream in listener.incoming() {
+        serve(&stream.unwrap(), seen, served);
+    }
+}
+
+/// Knocks, says nothing or half of what is wanted, and goes.
+fn quit(name: &PipeName, number: u64) {
+    let mut stream = UnixStream::connect(name.path().unwrap()).unwrap();
+    if number.is_multiple_of(2 * QUITTER_EVERY) {
+        stream.write_all(b"pipewrt").unwrap();
+    }
 }
 
 /// Comes in, says its number, hears it again, and goes.
@@ -115,8 +156,9 @@ fn visit(name: &PipeName, number: u64) {
 }
 
 /// Starts processes that come and go all the time, and kills each at a random moment.
-fn kill_clients(path: &str, seed: u64, done: &AtomicBool, killed: &AtomicU64) {
+fn kill_clients(path: &str, seed: u64, done: &AtomicBool) -> Dead {
     let mut random = seed + 0x9e37_79b9_7f4a_7c15;
+    let mut dead = Dead::default();
     while !done.load(Ordering::Relaxed) {
         let mut victim = Program::fixture(&["named-hammer", path]);
         assert_eq!(victim.line(), "hammering");
@@ -126,15 +168,21 @@ fn kill_clients(path: &str, seed: u64, done: &AtomicBool, killed: &AtomicU64) {
             std::hint::spin_loop();
         }
         victim.kill();
-        killed.fetch_add(1, Ordering::Relaxed);
+        dead.killed += 1;
+        let mut marks = Vec::new();
+        victim.stdout.read_to_end(&mut marks).unwrap();
+        for mark in marks {
+            *(if mark == b'k' { &mut dead.knocked } else { &mut dead.came_in }) += 1;
+        }
     }
+    dead
 }
 
 struct Tally(std::sync::Mutex<Vec<u8>>);
 
 impl Default for Tally {
     fn default() -> Self {
-        Self(std::sync::Mutex::new(vec![0; usize::try_from(THREADS * ROUNDS).unwrap()]))
+        Self(std::sync::Mutex::new(vec![0; usize::try_from(CLIENTS + 1).unwrap()]))
     }
 }
 
