@@ -4,11 +4,13 @@ use std::{
     error::Error,
     fs,
     io::{self, BufRead, BufReader, Read, Write},
+    os::fd::OwnedFd,
     time::Duration,
 };
 
 use pipewright::pipe::{
-    Direction,
+    Direction, PipeMode,
+    anonymous::PipeWriter,
     name::PipeName,
     named::{AcceptError, Access, ConnectOptions, ImpersonationLevel, Listener, ListenerOptions, Stream},
 };
@@ -25,6 +27,7 @@ pub(crate) fn run(arguments: &[String]) -> Option<u8> {
         ["named-starved", name] => starved(name),
         ["named-hammer", name] => hammer(name),
         ["named-client", name, level] => client(name, level),
+        ["named-inherited", mode, handle] => inherited(mode, handle),
         ["named-ping-pong", inward, outward] => ping_pong(inward, outward),
         _ => return None,
     };
@@ -164,5 +167,17 @@ fn ping_pong(inward: &str, outward: &str) -> Result<(), Box<dyn Error>> {
     for line in reader.lines() {
         writeln!(writer, "pong {}", line?)?;
     }
+    Ok(())
+}
+
+/// Takes over a connected end, and gives back five bytes as capital letters.
+fn inherited(mode: &str, handle: &str) -> Result<(), Box<dyn Error>> {
+    let modes = [PipeMode::Byte, PipeMode::Message, PipeMode::Framed];
+    let mode = modes.into_iter().find(|known| known.to_string() == mode).ok_or("no mode")?;
+    let end = OwnedFd::from(PipeWriter::inherit(handle.parse()?)?);
+    let mut stream = Stream::from_descriptor(end, mode)?;
+    let mut letters = [0; 5];
+    stream.read_exact(&mut letters)?;
+    stream.write_all(&letters.to_ascii_uppercase())?;
     Ok(())
 }

@@ -21,7 +21,7 @@ use pipewright::pipe::{
 
 use crate::kernel;
 
-use super::{A_WHILE, PATIENCE, Pair, Place, byte, dead_server, meet, put, shaking, until, until_cancelled};
+use super::{A_WHILE, PATIENCE, Pair, Place, byte, dead_server, meet, plain, put, shaking, until, until_cancelled};
 
 #[test]
 fn s24_a_limit_of_no_instances_is_refused() {
@@ -261,7 +261,7 @@ fn versions_that_do_not_fit_are_refused() {
     let listener = listening.listen(&place.name("ours")).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| listener.accept_deadline(PATIENCE));
-        let mut other = UnixStream::connect(place.path("ours")).unwrap();
+        let mut other = plain(&place.path("ours"));
         other.write_all(b"pipewrt\0\x09\x00\x03\x01\0\0\0\0").unwrap();
         let mut answer = Vec::new();
         other.read_to_end(&mut answer).unwrap();
@@ -323,10 +323,10 @@ fn accepting_has_a_deadline() {
 fn s47_client_may_connect_before_the_server_waits() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
-    let mut client = connect(listener.name(), PATIENCE).unwrap();
-    put(&mut client, 7);
-    let mut server = listener.accept_deadline(PATIENCE).unwrap();
-    assert_eq!(byte(&mut server), 7);
+    let client = connect(listener.name(), PATIENCE).unwrap();
+    put(&client, 7);
+    let server = listener.accept_deadline(PATIENCE).unwrap();
+    assert_eq!(byte(&server), 7);
 }
 
 #[test]
@@ -347,11 +347,11 @@ fn s47_also_with_a_handshake_that_waits_for_the_accept() {
 fn s48_client_and_server_meet_in_either_order() {
     for mode in [PipeMode::Byte, PipeMode::Message, PipeMode::Framed] {
         for (server, client) in [(ListenerOptions::new(), ConnectOptions::new()), shaking()] {
-            let Pair { mut server, mut client, .. } = Pair::with(&server.mode(mode), &client.mode(mode));
-            put(&mut client, 1);
-            assert_eq!(byte(&mut server), 1);
-            put(&mut server, 2);
-            assert_eq!(byte(&mut client), 2);
+            let Pair { server, client, .. } = Pair::with(&server.mode(mode), &client.mode(mode));
+            put(&client, 1);
+            assert_eq!(byte(&server), 1);
+            put(&server, 2);
+            assert_eq!(byte(&client), 2);
         }
     }
 }

@@ -15,9 +15,9 @@ use pipewright::pipe::{
     named::{ImpersonationLevel, Listener, Stream},
 };
 
-use crate::support::{alone, open_descriptors};
+use crate::support::{alone, open_descriptors, read_to_end};
 
-use super::{ConnectOptions, ListenerOptions, PATIENCE, Place, Program, text, until};
+use super::{ConnectOptions, ListenerOptions, PATIENCE, Place, Program, read_exactly, text, until, write_all};
 
 const THREADS: u64 = 40;
 const ROUNDS: u64 = 250;
@@ -148,11 +148,9 @@ fn quit(name: &PipeName, number: u64) {
 /// Comes in, says its number, hears it again, and goes.
 fn visit(name: &PipeName, number: u64) {
     let connect = ConnectOptions::new().handshake(ImpersonationLevel::Identification);
-    let mut stream = connect.connect(name, PATIENCE).unwrap();
-    stream.write_all(&number.to_be_bytes()).unwrap();
-    let mut echo = [0; 8];
-    stream.read_exact(&mut echo).unwrap();
-    assert_eq!(u64::from_be_bytes(echo), number);
+    let stream = connect.connect(name, PATIENCE).unwrap();
+    write_all(&stream, &number.to_be_bytes());
+    assert_eq!(read_exactly(&stream, 8), number.to_be_bytes());
 }
 
 /// Starts processes that come and go all the time, and kills each at a random moment.
@@ -169,9 +167,7 @@ fn kill_clients(path: &str, seed: u64, done: &AtomicBool) -> Dead {
         }
         victim.kill();
         dead.killed += 1;
-        let mut marks = Vec::new();
-        victim.stdout.read_to_end(&mut marks).unwrap();
-        for mark in marks {
+        for mark in read_to_end(&victim.stdout) {
             *(if mark == b'k' { &mut dead.knocked } else { &mut dead.came_in }) += 1;
         }
     }

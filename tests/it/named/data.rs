@@ -2,22 +2,23 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
-    process::Stdio,
+    os::{fd::AsFd, unix::net::UnixStream},
     thread,
     time::{Duration, Instant},
 };
 
-use pipewright::pipe::{
-    Cancel, Cancelled, Direction, PipeMode,
-    named::{ConnectOptions, Listener, ListenerOptions, Stream, connect},
+use pipewright::{
+    Pass, WorkerSpec,
+    pipe::{
+        Cancel, Cancelled, Direction, PipeMode, Wait,
+        named::{ConnectOptions, Listener, ListenerOptions, Stream, connect},
+    },
 };
 
+use crate::support::FIXTURE;
+
 use super::{
-    A_WHILE, MODES, PATIENCE, Pair, Place, Program, close, meet, pattern, read_exactly, read_to_end, text, until,
+    A_WHILE, MODES, PATIENCE, Pair, Place, Program, close, pattern, read_exactly, read_to_end, text, until,
     until_cancelled, write_all,
 };
 
@@ -46,14 +47,18 @@ fn s69_s70_s76_bytes_arrive_whole_and_in_order() {
 fn s71_a_read_never_returns_more_than_was_written() {
     let Pair { server, client, .. } = Pair::bytes();
     let mut buffer = [0; 1024];
-    let (mut written, mut read) = (0, 0);
+    let (mut written, mut read) = (Vec::new(), Vec::new());
     for round in 0..5_u8 {
-        write_all(&client, &[round; 512]);
-        written += 512;
-        read += server.read_deadline(&mut buffer, PATIENCE).unwrap();
-        assert!(read <= written);
+        let message: Vec<u8> = pattern(512).iter().map(|byte| byte ^ round).collect();
+        write_all(&client, &message);
+        written.extend(message);
+        let count = server.read_deadline(&mut buffer, PATIENCE).unwrap();
+        read.extend_from_slice(&buffer[..count]);
+        assert!(written.starts_with(&read), "after {round} more");
     }
-    read_exactly(&server, written - read);
+    read.extend(read_exactly(&server, written.len() - read.len()));
+    assert!(read == written);
+    assert_eq!(server.read_deadline(&mut buffer, Duration::ZERO).unwrap_err().kind(), ErrorKind::TimedOut);
 }
 
 #[test]
@@ -89,57 +94,49 @@ fn s77_twenty_pairs_at_once() {
 
 #[test]
 fn s78_both_directions_at_once_do_not_mix() {
+    // Far more than both buffers hold, in pieces that fit neither into a message's nor into a buffer's length.
+    const BYTES: usize = 4 << 20;
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
-        let end = Instant::now() + Duration::from_millis(300);
-        let pump = |stream: &Stream, value: u8| {
-            while Instant::now() < end {
-                write_all(stream, &[value; 3000]);
-            }
-            write_all(stream, &[0]);
-        };
-        let drain = |stream: &Stream, value: u8| {
-            let mut buffer = [0; 5000];
-            loop {
-                let count = stream.read_deadline(&mut buffer, PATIENCE).unwrap();
-                let last = buffer[..count].iter().position(|byte| *byte != value);
-                if let Some(at) = last {
-                    assert_eq!((at, buffer[at]), (count - 1, 0), "{mode}");
-                    return;
-                }
-                assert!(count > 0, "the end came early");
-            }
-        };
+        let down = pattern(BYTES);
+        let up: Vec<u8> = down.iter().map(|byte| byte ^ 0xff).collect();
+        let pump = |stream: &Stream, data: &[u8]| data.chunks(3000).for_each(|piece| write_all(stream, piece));
         thread::scope(|scope| {
-            scope.spawn(|| pump(&server, 1));
-            scope.spawn(|| pump(&client, 2));
-            scope.spawn(|| drain(&server, 2));
-            drain(&client, 1);
+            scope.spawn(|| pump(&server, &down));
+            scope.spawn(|| pump(&client, &up));
+            scope.spawn(|| assert!(read_exactly(&server, BYTES) == up, "{mode}"));
+            assert!(read_exactly(&client, BYTES) == down, "{mode}");
         });
     }
 }
 
 #[test]
 fn s79_chains_of_writes_and_reads() {
+    let token = Cancel::new().unwrap();
     for mode in MODES {
         for (count, write, read) in [(5000, 1, 1), (500, 21, 18), (500, 18, 21), (5, 128_000, 64_000)] {
-            let Pair { server, client, .. } = Pair::new(mode);
-            thread::scope(|scope| {
-                scope.spawn(|| {
-                    for _ in 0..count {
-                        write_all(&client, &pattern(write));
+            for wait in [Wait::at_most(PATIENCE), until_cancelled(&token)] {
+                let Pair { server, client, .. } = Pair::new(mode);
+                let data = pattern(count * write);
+                thread::scope(|scope| {
+                    scope.spawn(|| {
+                        for mut piece in data.chunks(write) {
+                            while !piece.is_empty() {
+                                piece = &piece[client.write_deadline(piece, wait).unwrap()..];
+                            }
+                        }
+                        drop(client);
+                    });
+                    let (mut all, mut buffer) = (Vec::new(), vec![0; read]);
+                    loop {
+                        match server.read_deadline(&mut buffer, wait).unwrap() {
+                            0 => break,
+                            got => all.extend_from_slice(&buffer[..got]),
+                        }
                     }
-                    drop(client);
+                    assert!(all == data, "{mode}: {} of {} bytes", all.len(), data.len());
                 });
-                let (mut all, mut buffer) = (0, vec![0; read]);
-                loop {
-                    match server.read_deadline(&mut buffer, PATIENCE).unwrap() {
-                        0 => break,
-                        got => all += got,
-                    }
-                }
-                assert_eq!(all, count * write, "{mode}");
-            });
+            }
         }
     }
 }
@@ -311,32 +308,34 @@ fn reads_and_writes_have_deadlines() {
 }
 
 #[test]
-fn s107_a_connected_end_can_be_given_to_a_child() {
-    let place = Place::new();
-    let listener = Listener::bind(&place.name("one")).unwrap();
-    let (server, client) = meet(&listener, &ConnectOptions::new());
-    let end: OwnedFd = client.into_descriptor().unwrap();
-    let mut child = std::process::Command::new("echo").arg("four").stdout(Stdio::from(end)).spawn().unwrap();
-    assert_eq!(read_to_end(&server), b"four\n", "and the end comes, since nobody here holds the other side");
-    assert!(child.wait().unwrap().success());
+fn s107_a_connected_end_can_be_given_to_a_child_by_its_number() {
+    for mode in MODES {
+        let Pair { server, client, .. } = Pair::new(mode);
+        let end = client.into_descriptor().unwrap();
+        let spec = WorkerSpec::new(FIXTURE).args(["named-inherited", &mode.to_string()]);
+        let mut child = spec.descriptor(end, Pass::arg("{}")).launch().unwrap();
+        // The recipe with our copy of the end went with that call.
+        write_all(&server, b"ready");
+        assert_eq!(read_exactly(&server, 5), b"READY", "{mode}");
+        assert_eq!(read_to_end(&server), b"", "and the end comes, since nobody here holds the other side");
+        assert!(child.wait_timeout(PATIENCE).unwrap().expect("its end").success());
+    }
 }
 
 #[test]
 fn s108_ping_pong_across_processes() {
-    use std::io::BufRead;
     let place = Place::new();
     let listen = |name, direction| ListenerOptions::new().direction(direction).listen(&place.name(name)).unwrap();
     let (there, back) = (listen("there", Direction::Out), listen("back", Direction::In));
     let _child = Program::fixture(&["named-ping-pong", text(&place.path("there")), text(&place.path("back"))]);
-    let mut writer = there.accept_deadline(PATIENCE).unwrap();
+    let writer = there.accept_deadline(PATIENCE).unwrap();
     let reader = back.accept_deadline(PATIENCE).unwrap();
-    let mut lines = io::BufReader::new(&reader).lines();
     for number in 0..10 {
-        writeln!(writer, "{number}").unwrap();
-        assert_eq!(lines.next().unwrap().unwrap(), format!("pong {number}"));
+        write_all(&writer, format!("{number}\n").as_bytes());
+        assert_eq!(read_exactly(&reader, 7), format!("pong {number}\n").as_bytes());
     }
     drop(writer);
-    assert!(lines.next().is_none());
+    assert_eq!(read_to_end(&reader), b"");
 }
 
 #[test]
@@ -367,6 +366,7 @@ fn descriptors_pass_when_both_sides_want_it() {
     passed.write_all(b"through").unwrap();
     drop(passed);
     let mut text = String::new();
+    near.set_read_timeout(Some(PATIENCE)).unwrap();
     (&near).read_to_string(&mut text).unwrap();
     assert_eq!(text, "through");
     let error = client.write_descriptors(b"", &[near.as_fd()], PATIENCE).unwrap_err();

@@ -25,7 +25,7 @@ use crate::support::read_to_end;
 use super::{
     A_WHILE, PATIENCE, Place,
     identity::{STRANGER, skipped},
-    is_root, reachable, read_to_end as read_stream, text, until,
+    is_root, line, reachable, read_to_end as read_stream, text, until,
 };
 
 /// The example, which `cargo test` builds beside the tests, but `cargo test --test it` leaves as it was.
@@ -94,20 +94,6 @@ impl Running {
 
     fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.process.pid())).unwrap().count()
-    }
-}
-
-#[track_caller]
-fn line(pipe: &PipeReader) -> String {
-    let mut said = Vec::new();
-    loop {
-        let mut byte = [0];
-        let bytes = pipe.read_deadline(&mut byte, PATIENCE).unwrap();
-        assert_eq!(bytes, 1, "the end after {:?}", String::from_utf8_lossy(&said));
-        if byte == *b"\n" {
-            return String::from_utf8(said).unwrap();
-        }
-        said.push(byte[0]);
     }
 }
 

@@ -139,7 +139,7 @@ fn s103_the_socket_file_has_the_mode_it_shall_have() {
 fn s104_plain_sockets_can_be_the_other_side() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("ours")).unwrap();
-    let mut plain = UnixStream::connect(place.path("ours")).unwrap();
+    let mut plain = super::plain(&place.path("ours"));
     let mut server = listener.accept_deadline(PATIENCE).unwrap();
     plain.write_all(b"ping").unwrap();
     assert_eq!(super::read_exactly(&server, 4), b"ping");
@@ -151,6 +151,7 @@ fn s104_plain_sockets_can_be_the_other_side() {
     let listener = UnixListener::bind(place.path("plain")).unwrap();
     let mut client = pipewright::pipe::named::connect(&place.name("plain"), PATIENCE).unwrap();
     let (mut plain, _) = listener.accept().unwrap();
+    plain.set_read_timeout(Some(PATIENCE)).unwrap();
     client.write_all(b"ping").unwrap();
     plain.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"ping");

@@ -24,12 +24,12 @@ fn s50_one_instance_serves_clients_one_after_the_other() {
         let listener = ListenerOptions::new().max_instances(1).listen(&place.name("one")).unwrap();
         let clients: Vec<_> = (0..count).map(|_| connect(listener.name(), PATIENCE).unwrap()).collect();
         for (number, mut client) in (0..).zip(clients) {
-            let mut server = listener.accept_deadline(PATIENCE).unwrap();
+            let server = listener.accept_deadline(PATIENCE).unwrap();
             assert!(matches!(listener.accept_deadline(Duration::ZERO), Err(AcceptError::TimedOut)));
-            put(&mut server, number);
-            assert_eq!(byte(&mut client), number);
-            put(&mut client, number + 1);
-            assert_eq!(byte(&mut server), number + 1);
+            put(&server, number);
+            assert_eq!(byte(&client), number);
+            put(&client, number + 1);
+            assert_eq!(byte(&server), number + 1);
             server.disconnect().unwrap();
             assert_eq!(client.read(&mut [0]).unwrap(), 0);
         }
@@ -45,9 +45,9 @@ fn s51_instances_serve_clients_at_once() {
             for _ in 0..instances {
                 scope.spawn(|| {
                     for server in listener.incoming() {
-                        let mut server = server.unwrap();
-                        let got = byte(&mut server);
-                        put(&mut server, got);
+                        let server = server.unwrap();
+                        let got = byte(&server);
+                        put(&server, got);
                     }
                 });
             }
@@ -55,9 +55,9 @@ fn s51_instances_serve_clients_at_once() {
                 .map(|number| {
                     let name = listener.name();
                     scope.spawn(move || {
-                        let mut client = connect(name, PATIENCE).unwrap();
-                        put(&mut client, number);
-                        assert_eq!(byte(&mut client), number);
+                        let client = connect(name, PATIENCE).unwrap();
+                        put(&client, number);
+                        assert_eq!(byte(&client), number);
                     })
                 })
                 .collect();
@@ -198,13 +198,13 @@ fn clients_that_vanish_do_not_end_the_accepting() {
     for _ in 0..5 {
         drop(connect(listener.name(), PATIENCE).unwrap());
     }
-    let mut talker = connect(listener.name(), PATIENCE).unwrap();
-    put(&mut talker, 9);
+    let talker = connect(listener.name(), PATIENCE).unwrap();
+    put(&talker, 9);
     drop(talker);
     for _ in 0..5 {
         assert_eq!(listener.accept_deadline(PATIENCE).unwrap().read(&mut [0]).unwrap(), 0);
     }
-    assert_eq!(byte(&mut listener.accept_deadline(PATIENCE).unwrap()), 9, "what it said before it went");
+    assert_eq!(byte(&listener.accept_deadline(PATIENCE).unwrap()), 9, "what it said before it went");
 
     let (listening, connecting) = shaking();
     let listener = listening.listen(&place.name("shaking")).unwrap();
@@ -293,18 +293,18 @@ fn s67_ends_go_one_way() {
     assert!(
         matches!(client.wait_drained(PATIENCE), Err(DrainError::Os(error)) if error.kind() == ErrorKind::Unsupported)
     );
-    put(&mut server, 3);
-    assert_eq!(byte(&mut client), 3);
+    put(&server, 3);
+    assert_eq!(byte(&client), 3);
     assert!(server.is_connected() && client.is_connected());
     close(server, &client);
 }
 
 #[test]
 fn s67_the_other_side_notices_the_direction_that_is_missing_also_without_a_handshake() {
-    let Pair { mut client, server, .. } =
+    let Pair { client, server, .. } =
         Pair::with(&ListenerOptions::new().direction(Direction::In), &ConnectOptions::new());
     assert_eq!(client.read_deadline(&mut [0], PATIENCE).unwrap(), 0, "nothing can ever come");
-    put(&mut client, 1);
+    put(&client, 1);
     drop(server);
     let Pair { mut client, server, .. } =
         Pair::with(&ListenerOptions::new().direction(Direction::Out), &ConnectOptions::new());
@@ -356,9 +356,9 @@ fn out_of_descriptors_does_not_spin_and_loses_no_client() {
     let place = Place::new();
     let mut server = super::Program::fixture(&["named-starved", super::text(&place.path("one"))]);
     assert_eq!(server.line(), "listening");
-    let mut client = connect(&place.name("one"), PATIENCE).unwrap();
+    let client = connect(&place.name("one"), PATIENCE).unwrap();
     assert_eq!(server.line(), "starved", "nobody was accepted in half a second, and no time was used");
     let start = Instant::now();
     writeln!(server.child.stdin.as_mut().unwrap()).unwrap();
-    assert_eq!(byte(&mut client), 1, "accepted after {:?}", start.elapsed());
+    assert_eq!(byte(&client), 1, "accepted after {:?}", start.elapsed());
 }

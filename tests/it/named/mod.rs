@@ -7,6 +7,7 @@
 //! |---|---|
 //! | 1-20 | anonymous pipes |
 //! | 23 directions, modes, option bits, negative sizes | types |
+//! | 24 -2 and 255 as limits | types: `u32`; 255 is a limit like any other |
 //! | 25, 36 null and invalid handles | types: `OwnedFd`; what is not a socket is in `s25` |
 //! | 26 the handle of a server without a client | types: there is no stream before there is a client |
 //! | 27 a server from a disposed or bound handle | types: an `OwnedFd` is open |
@@ -42,13 +43,15 @@ mod messages;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    os::unix::{
-        fs::PermissionsExt,
-        net::{UnixListener, UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -56,12 +59,13 @@ use std::{
 
 use pipewright::pipe::{
     Cancel, PipeMode, Wait,
+    anonymous::PipeReader,
     name::PipeName,
     named::{ConnectOptions, ImpersonationLevel, Listener, ListenerOptions, MessageStream, Stream},
 };
 
-/// No wait of these tests is longer, however slow the machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::{kernel, support::DEADLINE as PATIENCE};
+
 /// How long something must not happen.
 const A_WHILE: Duration = Duration::from_millis(90);
 
@@ -149,6 +153,7 @@ fn shaking() -> (ListenerOptions, ConnectOptions) {
     (ListenerOptions::new().handshake(), client)
 }
 
+#[track_caller]
 fn read_exactly(stream: &Stream, count: usize) -> Vec<u8> {
     let mut all = vec![0; count];
     let mut have = 0;
@@ -160,6 +165,7 @@ fn read_exactly(stream: &Stream, count: usize) -> Vec<u8> {
     all
 }
 
+#[track_caller]
 fn read_to_end(stream: &Stream) -> Vec<u8> {
     let (mut all, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
     loop {
@@ -170,12 +176,14 @@ fn read_to_end(stream: &Stream) -> Vec<u8> {
     }
 }
 
+#[track_caller]
 fn write_all(stream: &Stream, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         bytes = &bytes[stream.write_deadline(bytes, PATIENCE).unwrap()..];
     }
 }
 
+#[track_caller]
 fn recv(stream: &MessageStream) -> Option<Vec<u8>> {
     stream.recv_deadline(PATIENCE).unwrap()
 }
@@ -232,7 +240,7 @@ fn reachable(program: &Path, directory: &Path) -> PathBuf {
 /// A program that is killed when the test ends.
 struct Program {
     child: Child,
-    stdout: BufReader<ChildStdout>,
+    stdout: PipeReader,
 }
 
 impl Program {
@@ -244,27 +252,45 @@ impl Program {
 
     fn start(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self { child, stdout }
+        let stdout = os_pipe::PipeReader::from(OwnedFd::from(child.stdout.take().unwrap()));
+        Self { child, stdout: stdout.into() }
     }
 
-    /// The next line it prints; empty at the end. (The program has a deadline for all it does.)
+    /// The next line it prints; empty at the end.
+    #[track_caller]
     fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
+        line(&self.stdout).trim_end().to_owned()
     }
 
     fn kill(&mut self) {
         self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.wait();
     }
 
     /// Ends its stdin, and waits for it.
+    #[track_caller]
     fn finish(&mut self) -> i32 {
         drop(self.child.stdin.take());
+        self.wait()
+    }
+
+    #[track_caller]
+    fn wait(&mut self) -> i32 {
+        // Not reaped yet, so the number is still its own.
+        let end = kernel::pidfd_open(self.child.id()).unwrap();
+        assert!(kernel::poll_readable(&end, PATIENCE), "process {} goes on", self.child.id());
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
+}
+
+/// The next line in a pipe, and not a byte more; what there is of it at the end.
+#[track_caller]
+fn line(pipe: &PipeReader) -> String {
+    let (mut said, mut byte) = (Vec::new(), [0]);
+    while pipe.read_deadline(&mut byte, PATIENCE).unwrap() == 1 && byte != *b"\n" {
+        said.push(byte[0]);
+    }
+    String::from_utf8(said).unwrap()
 }
 
 impl Drop for Program {
@@ -278,12 +304,18 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn byte(stream: &mut Stream) -> u8 {
-    let mut byte = [0];
-    stream.read_exact(&mut byte).unwrap();
-    byte[0]
+#[track_caller]
+fn byte(stream: &Stream) -> u8 {
+    read_exactly(stream, 1)[0]
 }
 
-fn put(stream: &mut Stream, byte: u8) {
-    stream.write_all(&[byte]).unwrap();
+fn put(stream: &Stream, byte: u8) {
+    write_all(stream, &[byte]);
+}
+
+/// A local socket as any program has it, whose reads have a deadline, too.
+fn plain(path: &Path) -> UnixStream {
+    let plain = UnixStream::connect(path).unwrap();
+    plain.set_read_timeout(Some(PATIENCE)).unwrap();
+    plain
 }
