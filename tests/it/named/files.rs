@@ -184,6 +184,10 @@ fn s106_paths_longer_than_a_socket_address_work() {
         assert!(!path.exists());
     }
     assert_eq!(fs::read_dir(&deep).unwrap().count(), 0);
+    // Up to what the kernel takes for any path.
+    let path = |bytes: usize| format!("/{}x", "d/".repeat(bytes / 2 - 1));
+    PipeName::new(path(4094)).unwrap();
+    assert!(matches!(PipeName::new(path(4096)), Err(NameError::TooLong { bytes: 4096, limit: 4095 })));
 }
 
 #[test]

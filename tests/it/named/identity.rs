@@ -172,6 +172,11 @@ fn s98_a_client_refuses_the_server_of_another_user() {
     let listener = open_to_all(&place);
     let mut client = stranger(listener.name(), "current-user");
     assert!(client.line().contains("runs as user 0, who is not trusted here"));
+    drop(listener);
+    // Where neither side minds, they meet.
+    let listener = open_to_all(&place);
+    let (stream, mut client) = accept_stranger(&listener, "plain");
+    assert!(client.line().starts_with("connected") && stream.is_connected());
     // And root the server of a user: a directory of the user's, and its server in there.
     fs::create_dir(place.path("theirs")).unwrap();
     chown(place.path("theirs"), Some(STRANGER), Some(STRANGER)).unwrap();

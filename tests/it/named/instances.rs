@@ -10,7 +10,7 @@ use std::{
 
 use pipewright::pipe::{
     Direction, PipeMode,
-    named::{AcceptError, ConnectOptions, DrainError, Listener, ListenerOptions, PeerError, connect},
+    named::{AcceptError, Access, ConnectOptions, DrainError, Listener, ListenerOptions, PeerError, connect},
 };
 
 use crate::kernel;
@@ -74,11 +74,13 @@ fn s51_instances_serve_clients_at_once() {
 #[test]
 fn s56_instances_without_a_limit() {
     let place = Place::new();
-    let listener = Listener::bind(&place.name("one")).unwrap();
-    let pairs: Vec<_> = (0..5).map(|_| meet(&listener, &ConnectOptions::new())).collect();
-    assert_eq!(listener.instances(), 5);
-    drop(pairs);
-    assert_eq!(listener.instances(), 0);
+    for access in [Access::CurrentUser, Access::Anyone] {
+        let listener = ListenerOptions::new().access(access).listen(&place.name("one")).unwrap();
+        let pairs: Vec<_> = (0..5).map(|_| meet(&listener, &ConnectOptions::new().server(access))).collect();
+        assert_eq!(listener.instances(), 5);
+        drop(pairs);
+        assert_eq!(listener.instances(), 0);
+    }
 }
 
 #[test]
