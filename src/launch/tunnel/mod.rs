@@ -19,14 +19,14 @@ use crate::{
 use crossbeam_channel::{Receiver, Sender};
 use std::{
     ffi::{OsStr, OsString},
-    fs, io,
+    fs, io, mem,
     os::{
         fd::AsFd,
         unix::{ffi::OsStrExt, fs::DirBuilderExt},
     },
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -37,7 +37,7 @@ pub use error::TunnelError;
 /// How long a tunnel may take to open, by default.
 const OPEN_TIME: Duration = Duration::from_secs(30);
 
-/// How long ssh has to stop listening for a connection that has been made.
+/// How long a call waits at most for ssh to stop listening for a connection that has been made.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 
 /// The longest directory for our sockets: ssh makes its control socket under a name that is 17 bytes longer first, and the
@@ -98,6 +98,8 @@ pub struct Tunnel {
     private: PrivateDirectory,
     far_directory: PathBuf,
     count: AtomicU64,
+    /// Where ssh still listens and shall not, because it did not answer in time: here, and there.
+    open_forwards: Mutex<Vec<(PathBuf, PathBuf)>>,
 }
 
 /// How to open a [`Tunnel`]; [`Tunnel::builder`] makes it.
@@ -158,7 +160,8 @@ impl TunnelBuilder {
         let (put, take) = crossbeam_channel::bounded(1);
         // There is room for one.
         drop(put.try_send(far));
-        Ok(Tunnel { far: (put, take), ssh, private, far_directory, count: AtomicU64::new(0) })
+        let (count, open_forwards) = (AtomicU64::new(0), Mutex::default());
+        Ok(Tunnel { far: (put, take), ssh, private, far_directory, count, open_forwards })
     }
 
     fn plan(&self, control: &Path) -> Plan {
@@ -228,7 +231,7 @@ impl Tunnel {
         let until = shared.until(timeout);
         let there = self.path_there(name.as_ref())?;
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let forward = Forward { tunnel: self, here: self.private.0.join(number.to_string()), there };
+        let forward = Forward { tunnel: self, until, here: self.private.0.join(number.to_string()), there };
         mux::open_forward(&shared.control, &forward.here, &forward.there, &until).map_err(|error| match error {
             TunnelError::Os(error) => shared.explain(error, &until),
             other => other,
@@ -271,6 +274,10 @@ impl Tunnel {
         mux::greet(control, Absent::Fail, until).map(drop)
     }
 
+    fn open_forwards(&self) -> MutexGuard<'_, Vec<(PathBuf, PathBuf)>> {
+        self.open_forwards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn path_there(&self, name: &OsStr) -> Result<PathBuf, NameError> {
         check_name(name)?;
         // An absolute path replaces the directory.
@@ -301,16 +308,26 @@ impl Tunnel {
 /// A place where ssh listens for one connection; after that it is of no use.
 struct Forward<'a> {
     tunnel: &'a Tunnel,
+    until: Until<'a>,
     here: PathBuf,
     there: PathBuf,
 }
 
 impl Drop for Forward<'_> {
+    /// Closes it as far as the call has time for that, and those for which earlier calls had none.
     fn drop(&mut self) {
-        let shared = &self.tunnel.ssh.shared;
-        // When ssh has ended nobody listens any more.
-        drop(mux::close_forward(&shared.control, &self.here, &self.there, &shared.until(CLOSE_TIME)));
         drop(fs::remove_file(&self.here));
+        let mut open = mem::take(&mut *self.tunnel.open_forwards());
+        open.push((mem::take(&mut self.here), mem::take(&mut self.there)));
+        let until = Until { deadline: self.until.deadline.or(Deadline::after(CLOSE_TIME)), ..self.until };
+        while let Some((here, there)) = open.last() {
+            match mux::close_forward(&self.tunnel.ssh.shared.control, here, there, &until) {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => break,
+                // Closed, or ssh has ended, and nobody listens any more.
+                Ok(()) | Err(_) => drop(open.pop()),
+            }
+        }
+        self.tunnel.open_forwards().append(&mut open);
     }
 }
 

@@ -284,12 +284,29 @@ fn tunnel_leaves_nothing_when_it_is_dropped() {
 #[ignore = "needs root and sshd"]
 fn tunnel_gives_up_in_time_on_an_ssh_that_hangs() {
     let sshd = Sshd::start();
-    let (path, _listener) = sshd.server("pipe", &ListenerOptions::new());
+    let (path, listener) = sshd.server("pipe", &ListenerOptions::new());
     let tunnel = sshd.tunnel();
     let pid = tunnel.pid();
+    let descriptors = || fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let before = descriptors();
+    for _ in 0..3 {
+        assert_eq!(kernel::kill(pid, libc::SIGSTOP), 0);
+        let start = Instant::now();
+        let failed = tunnel.connect(&path, Duration::from_millis(50));
+        assert!(matches!(failed, Err(TunnelError::TimedOut { .. })), "{failed:?}");
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}, and it had 50 ms", start.elapsed());
+        // When it has come to, it is made to forget what nobody had the time for.
+        assert_eq!(kernel::kill(pid, libc::SIGCONT), 0);
+        let client = tunnel.connect(&path, DEADLINE).unwrap();
+        drop((client, listener.accept_deadline(DEADLINE).unwrap()));
+        let start = Instant::now();
+        while descriptors() > before {
+            assert!(start.elapsed() < DEADLINE, "{before} descriptors, and now {}", descriptors());
+            thread::yield_now();
+        }
+        assert_eq!(files(&private_directory(&tunnel)).len(), 1, "only the control socket");
+    }
     assert_eq!(kernel::kill(pid, libc::SIGSTOP), 0);
-    let failed = tunnel.connect(path, Duration::from_millis(50));
-    assert!(matches!(failed, Err(TunnelError::TimedOut { .. })), "{failed:?}");
     drop(tunnel);
     wait_gone(pid);
 }
