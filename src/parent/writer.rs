@@ -1,6 +1,6 @@
 //! Whole lines to the parent, from many threads, each of which waits no longer than it wants.
 
-use crate::pipe::{Begun, Wait, named::WriteHalf};
+use crate::pipe::{Begun, named::WriteHalf};
 use std::{
     io,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -84,7 +84,7 @@ impl Pen {
     fn write_some(&self, bytes: &[u8], begun: &Begun<'_>) -> (usize, io::Result<()>) {
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            match self.half.as_stream().write_deadline(rest, Wait::at_most(begun.remaining())) {
+            match self.half.as_stream().write_deadline(rest, begun.rest()) {
                 Ok(bytes) => written += bytes,
                 Err(error) => return (written, Err(error)),
             }
