@@ -2,7 +2,7 @@
 
 use super::{
     ChildEnds, Ends, EnvironmentChange, GrantSource, Group, Input, IoPriority, Moment, OF_SERVICES, Output, ParentEnd,
-    Plan, SpawnError, SpawnStep, Standard, error::step_of, plan::number_of, process::Child,
+    Patience, Plan, SpawnError, SpawnStep, Standard, error::step_of, plan::number_of, process::Child,
 };
 use crate::{
     pipe::anonymous::{self, PipeReader},
@@ -19,7 +19,10 @@ use std::{
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-        unix::ffi::{OsStrExt, OsStringExt},
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            fs::OpenOptionsExt,
+        },
     },
     path::{Path, PathBuf},
 };
@@ -153,7 +156,7 @@ fn texts(environment: &[(OsString, OsString)]) -> Texts {
 }
 
 /// Makes everything the child is to hold, before there is a child: when one cannot be made, nothing is left.
-pub(super) fn make_ends(plan: &Plan) -> Result<(Ends, ChildEnds), SpawnError> {
+pub(super) fn make_ends(plan: &Plan, patience: Patience) -> Result<(Ends, ChildEnds), SpawnError> {
     let pipes = |source| SpawnError::failed(plan.program_name(), SpawnStep::Pipes, source);
     let mut ends = Ends::default();
     let stdin = match &plan.stdin {
@@ -164,11 +167,11 @@ pub(super) fn make_ends(plan: &Plan) -> Result<(Ends, ChildEnds), SpawnError> {
             ends.stdin = Some(writer);
             Standard::Own(end.into())
         }
-        Input::File(path) => Standard::Own(open(plan, path, OpenOptions::new().read(true))?),
+        Input::File(path) => Standard::Own(open(plan, path, OpenOptions::new().read(true), patience)?),
         Input::Descriptor(descriptor) => Standard::Own(copy(descriptor.as_fd(), plan)?),
     };
-    let stdout = output(plan, &plan.stdout, 1, &mut ends.stdout)?;
-    let stderr = output(plan, &plan.stderr, 2, &mut ends.stderr)?;
+    let stdout = output(plan, &plan.stdout, 1, &mut ends.stdout, patience)?;
+    let stderr = output(plan, &plan.stderr, 2, &mut ends.stderr, patience)?;
     let mut grants = Vec::with_capacity(plan.grants.len());
     for grant in &plan.grants {
         grants.push(match &grant.source {
@@ -188,7 +191,13 @@ pub(super) fn make_ends(plan: &Plan) -> Result<(Ends, ChildEnds), SpawnError> {
     Ok((ends, ChildEnds { standard: [stdin, stdout, stderr], grants }))
 }
 
-fn output(plan: &Plan, output: &Output, number: RawFd, end: &mut Option<PipeReader>) -> Result<Standard, SpawnError> {
+fn output(
+    plan: &Plan,
+    output: &Output,
+    number: RawFd,
+    end: &mut Option<PipeReader>,
+    patience: Patience,
+) -> Result<Standard, SpawnError> {
     let own = match output {
         Output::Inherit => return ours(number, plan),
         Output::Null => null(plan),
@@ -198,19 +207,26 @@ fn output(plan: &Plan, output: &Output, number: RawFd, end: &mut Option<PipeRead
             *end = Some(reader);
             Ok(OwnedFd::from(child_end))
         }
-        Output::File(path) => open(plan, path, OpenOptions::new().create(true).append(true)),
+        Output::File(path) => open(plan, path, OpenOptions::new().create(true).append(true), patience),
         Output::Descriptor(descriptor) => copy(descriptor.as_fd(), plan),
     };
     own.map(Standard::Own)
 }
 
 fn null(plan: &Plan) -> Result<OwnedFd, SpawnError> {
-    open(plan, Path::new("/dev/null"), OpenOptions::new().read(true).write(true))
+    open(plan, Path::new("/dev/null"), OpenOptions::new().read(true).write(true), Patience::None)
 }
 
-fn open(plan: &Plan, path: &Path, options: &OpenOptions) -> Result<OwnedFd, SpawnError> {
+fn open(plan: &Plan, path: &Path, options: &mut OpenOptions, patience: Patience) -> Result<OwnedFd, SpawnError> {
     let refused = |source| SpawnError::failed(plan.program_name(), SpawnStep::Open(path.into()), source);
-    let file: File = options.open(path).map_err(refused)?;
+    let opened = match patience {
+        Patience::ForOpens => options.open(path),
+        Patience::None => options.custom_flags(libc::O_NONBLOCK).open(path).and_then(|file| {
+            fd::set_blocking(file.as_fd())?;
+            Ok(file)
+        }),
+    };
+    let file: File = opened.map_err(refused)?;
     // A file opened by a host that has closed its 0, 1 or 2 gets that number; the child's streams would overwrite it.
     fd::lift(OwnedFd::from(file), 3).map_err(refused)
 }

@@ -32,6 +32,15 @@ pub(crate) const MESSAGES: &str = "messages";
 const OF_SERVICES: [&str; 7] =
     ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
 
+/// How long a start may wait for what is not ours: to open a FIFO waits for its other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Its caller waits, and nobody else.
+    ForOpens,
+    /// Others would wait too.
+    None,
+}
+
 /// Our end of a pipe whose other end a child holds.
 #[derive(Debug)]
 pub(crate) enum ParentEnd {
@@ -52,6 +61,12 @@ impl Ends {
     /// Whether there is one in which we write.
     pub(crate) fn reach_child(&self) -> bool {
         self.stdin.is_some() || self.pipes.iter().any(|(_, end)| matches!(end, ParentEnd::Writer(_)))
+    }
+
+    /// What the child has said stays to be read.
+    pub(crate) fn close_writers(&mut self) {
+        self.stdin = None;
+        self.pipes.retain(|(_, end)| matches!(end, ParentEnd::Reader(_)));
     }
 
     pub(crate) fn take_reader(&mut self, wanted: &str) -> Option<PipeReader> {
@@ -128,8 +143,8 @@ pub(crate) struct Prepared {
 
 /// Makes the pipes and opens the files. This can block: opening a FIFO waits for its other side. So it is done by whoever wants
 /// the worker, and not by a thread that others wait for.
-pub(crate) fn prepare(plan: &Plan) -> Result<Prepared, SpawnError> {
-    let (ends, child_ends) = direct::make_ends(plan)?;
+pub(crate) fn prepare(plan: &Plan, patience: Patience) -> Result<Prepared, SpawnError> {
+    let (ends, child_ends) = direct::make_ends(plan, patience)?;
     Ok(Prepared { ends, child_ends })
 }
 

@@ -132,7 +132,8 @@ pub enum Input {
     Inherit,
     /// A pipe whose other end is `take_stdin` of the worker.
     Pipe,
-    /// A file, opened for reading anew for each incarnation.
+    /// A file, opened for reading anew for each incarnation. Where it is a FIFO, `spawn` waits for somebody who writes into it; a
+    /// restart and a member of a group do not wait, and see its end at once where nobody does.
     File(PathBuf),
     /// A descriptor of yours. All incarnations share it.
     Descriptor(Arc<OwnedFd>),
@@ -150,7 +151,8 @@ pub enum Output {
     /// To us, line by line, as [`EventKind::Line`](crate::EventKind::Line). Of standard error the last bytes are kept for
     /// [`Exit::stderr_tail`](crate::Exit::stderr_tail).
     Lines,
-    /// Appended to a file, which is made where it does not exist.
+    /// Appended to a file, which is made where it does not exist. Where it is a FIFO, `spawn` waits for somebody who reads it; a
+    /// restart and a member of a group do not wait, and fail (`ENXIO`) where nobody does.
     File(PathBuf),
     /// A descriptor of yours. All incarnations share it.
     Descriptor(Arc<OwnedFd>),
@@ -519,7 +521,7 @@ mod tests {
         assert_eq!(with(&[Pass::env_with("X", "{{}}")]), SpecError::NoPlace { text: "{{}}".into() });
         assert_eq!(
             with(&[Pass::number(4), Pass::arg("{}").at(4)]),
-            SpecError::TwoHandles { number: 4, first: "a".into(), second: "b".into() }
+            SpecError::TwoHandles { number: 4, first: "0".into(), second: "1".into() }
         );
         assert_eq!(with(&[Pass::number(2)]), SpecError::StandardNumber { number: 2 });
         assert_eq!(with(&[Pass::number(-1)]), SpecError::StandardNumber { number: -1 });

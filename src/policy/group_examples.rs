@@ -234,10 +234,18 @@ fn p08_stopping_goes_in_reverse_through_what_has_ended() {
     assert_eq!(groups.handle(Input::Ready(database), t0), [Output::Start(migration)]);
     assert_eq!(groups.handle(Input::Started(migration), t0), []);
     assert_eq!(groups.handle(done(migration), t0), [Output::Start(application)]);
-    assert_eq!(groups.handle(Input::StopAll, t0), [Output::Stop(application)], "the database is needed still");
+    assert_eq!(
+        groups.handle(Input::Stop(Node::Group(ROOT)), t0),
+        [Output::Stop(application)],
+        "the database is needed still"
+    );
     assert_eq!(groups.handle(failed(application), t0), [Output::Stop(database)]);
     assert_eq!(groups.handle(crashed(database), t0), [Output::GroupEnded(ROOT)]);
-    assert_eq!(groups.handle(Input::StopAll, t0), [Output::GroupEnded(ROOT)], "whoever asks is answered");
+    assert_eq!(
+        groups.handle(Input::Stop(Node::Group(ROOT)), t0),
+        [Output::GroupEnded(ROOT)],
+        "whoever asks is answered"
+    );
     assert_eq!(groups.handle(Input::Start(Node::Member(database)), t0), [], "the group is stopped");
     assert_eq!(groups.handle(Input::Start(Node::Group(ROOT)), t0), [Output::Start(database)]);
 }
@@ -249,8 +257,23 @@ fn p08_stopping_calls_off_what_waits_and_what_restarts() {
     groups.after(C, B, When::Ready).unwrap();
     groups.handle(Input::Start(Node::Group(ROOT)), t0);
     assert_eq!(groups.handle(crashed(A), t0), [Output::Stop(B)], "a start that has not happened is called off");
-    assert_eq!(groups.handle(Input::StopAll, t0), []);
+    assert_eq!(groups.handle(Input::Stop(Node::Group(ROOT)), t0), []);
     assert_eq!(groups.handle(failed(B), t0), [Output::GroupEnded(ROOT)]);
+}
+
+#[test]
+fn what_comes_after_all_were_stopped_starts() {
+    let t0 = start();
+    let mut groups = root(SETTINGS, &[(A, PERMANENT)]);
+    groups.add_group(INNER, ROOT, PERMANENT, SETTINGS).unwrap();
+    groups.add_member(B, INNER, PERMANENT).unwrap();
+    run_all(&mut groups, t0);
+    assert_eq!(groups.handle(Input::StopAll, t0), [Output::Stop(B), Output::Stop(A)]);
+    assert_eq!(groups.handle(done(A), t0), []);
+    assert_eq!(groups.handle(done(B), t0), [Output::GroupEnded(INNER)]);
+    groups.add_member(C, ROOT, PERMANENT).unwrap();
+    assert_eq!(groups.handle(Input::Start(Node::Member(C)), t0), [Output::Start(C)]);
+    assert_eq!(groups.handle(Input::Start(Node::Group(INNER)), t0), [Output::Start(B)]);
 }
 
 #[test]

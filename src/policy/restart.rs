@@ -220,7 +220,7 @@ impl RestartPolicy {
     }
 
     /// Whether there is any end after which it would be started again.
-    fn comes_back(&self) -> bool {
+    pub(crate) fn comes_back(&self) -> bool {
         self.when != Restart::Never || !self.forced_codes.is_empty() || !self.forced_signals.is_empty()
     }
 

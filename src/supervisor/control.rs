@@ -102,6 +102,11 @@ impl Control {
         Some(self.last_visitor)
     }
 
+    /// Who has not said yet who it is.
+    pub(super) fn visitors(&self) -> Vec<u64> {
+        self.visitors.iter().filter(|(_, visitor)| visitor.key.is_none()).map(|(id, _)| *id).collect()
+    }
+
     pub(super) fn visitor(&self, visitor: u64) -> Option<BorrowedFd<'_>> {
         self.visitors.get(&visitor).map(|visitor| visitor.socket.as_fd())
     }

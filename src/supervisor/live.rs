@@ -210,7 +210,7 @@ impl Live {
             has_spoken: false,
             last_message: None,
             starts_before,
-            health: Health { bell, notices, ..Health::default() },
+            health: Health { bell: bell.inspect(never_wait), notices, ..Health::default() },
             burial: None,
             survivors: Vec::new(),
             abandoned: Vec::new(),
@@ -436,10 +436,15 @@ impl Listener {
             let stream = if id == StreamId::Stdout { Stream::Stdout } else { Stream::Stderr };
             (Kind::Lines(stream), Deframer::text(MAX_LINE))
         };
-        // Our end alone: the two ends of a pipe have a description each, so the child's writes still block.
-        drop(fd::set_nonblocking(pipe.as_fd()));
+        never_wait(&pipe);
         Self { id, kind, pipe, deframer }
     }
+}
+
+/// Our end alone: the two ends of a pipe have a description each, so the child's writes still block.
+fn never_wait(pipe: &PipeReader) {
+    // Refused for no descriptor that is open.
+    drop(fd::set_nonblocking(pipe.as_fd()));
 }
 
 /// The last bytes of a stream.

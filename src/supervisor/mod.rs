@@ -28,7 +28,7 @@ mod tree;
 mod worker;
 
 use crate::{
-    launch::{self, SpawnError},
+    launch::{self, Patience, SpawnError},
     sys::{pidfd, wake::Waker},
 };
 use clock::now;
@@ -136,7 +136,7 @@ impl Supervisor {
         let id = WorkerId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
         // Held until the worker is with the loop: the spawner, and then the loop, take this for one that may still come.
         let jobs = self.jobs().clone().ok_or(SpawnError::SupervisorGone)?;
-        let prepared = launch::prepare(&spec.plan)?;
+        let prepared = launch::prepare(&spec.plan, Patience::ForOpens)?;
         if Starter::may_start_here(&spec) {
             return self.starter.as_ref().ok_or(SpawnError::SupervisorGone)?.start_here(id, spec, prepared);
         }

@@ -3,7 +3,7 @@
 use super::lock;
 use crate::{
     launch::TreeLimit,
-    sys::cgroup::{Cgroup, CgroupError, Site},
+    sys::cgroup::{Cgroup, CgroupError, Frozen, Site},
 };
 use std::{
     fs,
@@ -50,6 +50,8 @@ pub(super) struct Cell {
     /// It was killed as a whole. Whoever is born into such a cgroup is killed at once, however long ago that was: the kernel
     /// (6.18) takes it for a fork that was under way (docs/gotchas.md, "A cgroup that was killed").
     was_killed: AtomicBool,
+    /// Whoever is born into one that still is stands still before its first instruction, and with it whoever started it.
+    was_frozen: AtomicBool,
 }
 
 impl Cell {
@@ -60,8 +62,20 @@ impl Cell {
         drop(self.cgroup.kill());
     }
 
+    /// Stops all who live in it, or has them go on.
+    pub(super) fn freeze(&self, frozen: Frozen) -> Result<(), CgroupError> {
+        self.was_frozen.store(true, Ordering::Relaxed);
+        self.cgroup.freeze(frozen)
+    }
+
     fn may_be_used_again(&self) -> bool {
-        !self.is_limited && !self.was_killed.load(Ordering::Relaxed) && !self.is_populated()
+        let was = |what: &AtomicBool| what.load(Ordering::Relaxed);
+        !self.is_limited && !was(&self.was_killed) && !was(&self.was_frozen) && !self.is_populated()
+    }
+
+    /// Refused where a process that does not die is in it; then it stays, and so does the supervisor's own.
+    pub(super) fn discard(self) {
+        drop(self.cgroup.remove());
     }
 
     /// Whether the kernel has killed one of its inhabitants for want of memory. Asked only where a limit was set: elsewhere the
@@ -133,7 +147,8 @@ impl Pen {
 
     fn make(&self, home: &Cgroup) -> Result<Cell, CgroupError> {
         let cgroup = home.create(&self.made.fetch_add(1, Ordering::Relaxed).to_string())?;
-        Ok(Cell { cgroup, is_limited: false, was_killed: AtomicBool::new(false) })
+        let (was_killed, was_frozen) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Cell { cgroup, is_limited: false, was_killed, was_frozen })
     }
 
     /// Its worker has ended.
@@ -142,8 +157,8 @@ impl Pen {
         if spare.len() < SPARE && cell.may_be_used_again() {
             spare.push(cell);
         } else {
-            // Refused where a process that does not die is in it; then it stays, and so does the supervisor's own.
-            drop(cell.cgroup.remove());
+            drop(spare);
+            cell.discard();
         }
     }
 }

@@ -140,6 +140,10 @@ impl Ready {
         }
     }
 
+    pub(super) fn is_by_control(&self) -> bool {
+        matches!(self.wanted, Wanted::Control)
+    }
+
     pub(super) fn is_by_notice(&self) -> bool {
         matches!(self.wanted, Wanted::Notify)
     }

@@ -19,7 +19,7 @@ use super::{
     worker::{Mark, Present, Worker, WorkerId, WorkerShared},
 };
 use crate::{
-    launch::{Ends, MESSAGES, Moment, Prepared, Program, SpawnError, SpawnStep, launch, prepare},
+    launch::{Ends, MESSAGES, Moment, Patience, Prepared, Program, SpawnError, SpawnStep, launch, prepare},
     policy::watchdog::Life,
     sys::{conduct, pidfd, random},
     wire::rpc::Address,
@@ -126,9 +126,9 @@ impl Starter {
         &self.sentinel
     }
 
-    /// Whether the calling thread may be the parent of a worker.
+    /// Whether the calling thread may be the parent of a worker, and of the guard that comes with it.
     pub(super) fn may_start_here(spec: &WorkerSpec) -> bool {
-        spec.death_signal_or(DEATH_SIGNAL).is_none() || pidfd::is_main_thread()
+        pidfd::is_main_thread() || spec.survives && spec.death_signal_or(DEATH_SIGNAL).is_none()
     }
 
     fn serve(&self, job: Job) {
@@ -151,7 +151,8 @@ impl Starter {
         let Again { shared, spec } = again;
         let number = shared.incarnation() + 1;
         let id = shared.id();
-        let started = prepare(&spec.plan).and_then(|prepared| self.incarnate(id, &spec, prepared, number));
+        let started =
+            prepare(&spec.plan, Patience::None).and_then(|prepared| self.incarnate(id, &spec, prepared, number));
         self.mailbox.send(match started {
             Ok(begun) => Command::Arrive(begun.arrival(shared, spec)),
             Err(error) => Command::NotStarted(id, error),
@@ -212,7 +213,12 @@ impl Starter {
         let in_cgroup = launched.as_ref().is_ok_and(|launched| launched.in_cgroup);
         let cell = match cell {
             Some(cell) if !in_cgroup => {
-                self.pen.give_back(cell);
+                // Nobody is born into it for a reason of its own: a process in it has changed it.
+                if launched.is_ok() {
+                    cell.discard();
+                } else {
+                    self.pen.give_back(cell);
+                }
                 None
             }
             cell => cell,

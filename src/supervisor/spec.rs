@@ -7,7 +7,7 @@ use super::{
 use crate::{
     launch::{
         Argument, EnvironmentChange, GrantSource, Group, Input, IoPriority, Limit, MESSAGES, Moment, Output, Pass,
-        Plan, Process, Program, SpawnError, SpecError, TreeLimit, launch, prepare,
+        Patience, Plan, Process, Program, SpawnError, SpecError, TreeLimit, launch, prepare,
     },
     policy::{group::When, restart::RestartPolicy, stop::StopPolicy, watchdog::Watchdog},
     wire::frame::Framing,
@@ -220,7 +220,8 @@ impl WorkerSpec {
     }
 
     /// How long it has to connect to its control pipe before that is told, as
-    /// [`NeverConnected`](crate::Disconnected::NeverConnected); by default 10 s.
+    /// [`NeverConnected`](crate::Disconnected::NeverConnected); by default 10 s. Where that is what makes it ready, not less than it
+    /// has for [becoming ready](Ready::within).
     pub fn connect_time(mut self, time: Duration) -> Self {
         self.connect_time = time;
         self
@@ -461,7 +462,12 @@ impl WorkerSpec {
             return Err(SpecError::ControlByHand.into());
         }
         let moment = Moment { death_signal: self.death_signal_or(None), ..Moment::default() };
-        launch(&self.plan, prepare(&self.plan)?, &moment).map(Process::new)
+        launch(&self.plan, prepare(&self.plan, Patience::ForOpens)?, &moment).map(Process::new)
+    }
+
+    pub(super) fn time_to_connect(&self) -> Duration {
+        let to_be_ready = self.ready.as_ref().filter(|ready| ready.is_by_control()).map(|ready| ready.within);
+        self.connect_time.max(to_be_ready.unwrap_or_default())
     }
 
     /// The death signal, `unset` where the spec does not say.

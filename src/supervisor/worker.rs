@@ -229,8 +229,15 @@ impl Present {
     /// One that shall end has to hear of it.
     pub(super) fn thaw(&self) {
         if self.is_frozen.swap(false, Ordering::Relaxed) {
-            // Fails where its cgroup has been taken away.
-            drop(self.with_cell(|cell| cell.cgroup.freeze(Frozen::No)));
+            // Fails where its cgroup has been taken away, and where it has ended.
+            drop(self.freeze(Frozen::No));
+        }
+    }
+
+    fn freeze(&self, frozen: Frozen) -> io::Result<()> {
+        match self.with_cell(|cell| cell.freeze(frozen)) {
+            Some(done) => done.map_err(io::Error::other),
+            None => self.child.signal_group(if frozen == Frozen::Yes { libc::SIGSTOP } else { libc::SIGCONT }),
         }
     }
 
@@ -278,7 +285,7 @@ impl Present {
     pub(super) fn close_pipes(&self) -> bool {
         let mut ends = lock(&self.ends);
         let were_some = ends.reach_child();
-        *ends = Ends::default();
+        ends.close_writers();
         were_some
     }
 }
@@ -324,31 +331,28 @@ impl Worker {
     }
 
     /// Stops it and all it has started, until [`thaw`](Self::thaw): by its cgroup where it has one, else by SIGSTOP to its group.
-    /// A watchdog does not take that for silence; a stop goes on all the same.
+    /// A watchdog does not take that for silence; a stop goes on all the same, and has it go on.
     ///
     /// # Errors
     ///
-    /// As [`signal`](Self::signal).
+    /// As [`signal`](Self::signal); of the kind [`Other`](io::ErrorKind::Other) where its cgroup refuses.
     pub fn freeze(&self) -> io::Result<()> {
-        self.set_frozen(Frozen::Yes, libc::SIGSTOP)
+        self.set_frozen(Frozen::Yes)
     }
 
     /// Has it go on.
     ///
     /// # Errors
     ///
-    /// As [`signal`](Self::signal).
+    /// As [`freeze`](Self::freeze).
     pub fn thaw(&self) -> io::Result<()> {
-        self.set_frozen(Frozen::No, libc::SIGCONT)
+        self.set_frozen(Frozen::No)
     }
 
-    fn set_frozen(&self, frozen: Frozen, signal: i32) -> io::Result<()> {
+    fn set_frozen(&self, frozen: Frozen) -> io::Result<()> {
         let present = self.shared.present().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
         present.is_frozen.store(frozen == Frozen::Yes, Ordering::Relaxed);
-        match present.with_cell(|cell| cell.cgroup.freeze(frozen)) {
-            Some(done) => done.map_err(io::Error::other),
-            None => present.child.signal_group(signal),
-        }
+        present.freeze(frozen)
     }
 
     /// Kills its process, and everything in its group where that is its own, with SIGKILL. That it has ended is told by

@@ -1,6 +1,6 @@
 //! epoll(7), level-triggered.
 
-use super::{cvt, fd, retry};
+use super::{cvt, fd};
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
@@ -75,7 +75,8 @@ impl Poller {
             .map(drop)
     }
 
-    /// Waits until something is readable or `timeout` is over; for ever where there is none.
+    /// Waits until something is readable or `timeout` is over; for ever where there is none. A signal ends it too, or that the
+    /// process was stopped: how much of the time is left is for the caller to say.
     pub(crate) fn wait(&self, reports: &mut Reports, timeout: Option<Duration>) -> io::Result<()> {
         // Rounded up: a timer that is due in 0.3 ms would otherwise be polled for with a timeout of 0, again and again.
         let timeout_ms = timeout.map_or(-1, |timeout| {
@@ -84,10 +85,12 @@ impl Poller {
         });
         reports.0.clear();
         let room = libc::c_int::try_from(reports.0.capacity()).unwrap_or(libc::c_int::MAX);
-        let count = retry(|| {
-            // SAFETY: epoll_wait(2) writes at most `room` events into memory that the vector has reserved for them.
-            cvt(unsafe { libc::epoll_wait(self.0.as_raw_fd(), reports.0.as_mut_ptr(), room, timeout_ms) })
-        })?;
+        // SAFETY: epoll_wait(2) writes at most `room` events into memory that the vector has reserved for them.
+        let waited = cvt(unsafe { libc::epoll_wait(self.0.as_raw_fd(), reports.0.as_mut_ptr(), room, timeout_ms) });
+        let count = match waited {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            waited => waited?,
+        };
         // SAFETY: the kernel has initialised so many.
         unsafe { reports.0.set_len(usize::try_from(count).unwrap_or(0)) };
         Ok(())

@@ -148,6 +148,14 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: fcntl(2): F_SETFL takes an int and no pointer.
     cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
 }
+
+/// A read or write that finds nothing to do waits from now on, for everyone as above.
+pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = status_flags(fd.as_raw_fd())? & !libc::O_NONBLOCK;
+    // SAFETY: fcntl(2): F_SETFL takes an int and no pointer.
+    cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
+}
+
 /// The size of a page of memory, in bytes.
 pub(crate) fn page_bytes() -> u64 {
     // SAFETY: sysconf(3) takes a number.

@@ -2,7 +2,7 @@
 
 use super::{TunnelError, Until};
 use crate::{
-    launch::{Argument, Input, Moment, Output, Plan, Process, Program, launch, prepare},
+    launch::{Argument, Input, Moment, Output, Patience, Plan, Process, Program, launch, prepare},
     pipe::anonymous::{PipeReader, PipeWriter},
 };
 use std::{
@@ -47,7 +47,7 @@ impl Far {
                 .map(Argument::Plain),
         );
         (plan.stdin, plan.stdout, plan.stderr) = (Input::Pipe, Output::Lines, Output::Lines);
-        let mut process = Process::new(launch(&plan, prepare(&plan)?, &Moment::default())?);
+        let mut process = Process::new(launch(&plan, prepare(&plan, Patience::None)?, &Moment::default())?);
         let (Some(input), Some(output)) = (process.take_stdin(), process.take_stdout()) else {
             return Err(io::Error::other("a process without the pipes that were asked for").into());
         };

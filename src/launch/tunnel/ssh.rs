@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     exit::{Exit, ExitStatus},
-    launch::{Moment, Output, Plan, Process, launch, prepare},
+    launch::{Moment, Output, Patience, Plan, Process, launch, prepare},
     pipe::{Begun, Cancel, Cancelled, Carrier, anonymous::PipeReader, name::PipeName, named::MessageStream},
     sys::{
         pidfd::own_pid,
@@ -83,7 +83,7 @@ impl Ssh {
 fn begin(plan: &Plan, control: PipeName) -> Result<(Process, OwnedFd, Arc<Shared>), TunnelError> {
     let moment = Moment { death_signal: Some(libc::SIGTERM), ..Moment::default() };
     let (ended, stop) = (Cancel::new()?, Flag::new()?);
-    let mut process = Process::new(launch(plan, prepare(plan)?, &moment)?);
+    let mut process = Process::new(launch(plan, prepare(plan, Patience::None)?, &moment)?);
     let end = process.end()?;
     let stderr = Mutex::new(Heard { pipe: process.take_stderr(), last: Vec::new() });
     let shared = Shared { pid: process.pid(), control, ended, stop, stderr, exit: Mutex::default() };

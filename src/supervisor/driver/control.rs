@@ -51,6 +51,17 @@ impl Driver {
     }
 
     pub(super) fn knock(&mut self) {
+        if !self.let_in()
+            && let Some(control) = &self.control
+        {
+            // Too many visitors, or no descriptors: reported as it is, the door would make the loop spin.
+            drop(self.poller.remove(control));
+            self.set_timer_after(DOOR_PAUSE, Timer::Door);
+        }
+    }
+
+    /// False if nobody came.
+    fn let_in(&mut self) -> bool {
         let mut came = false;
         while let Some(control) = &mut self.control
             && let Some(visitor) = control.accept()
@@ -61,10 +72,14 @@ impl Driver {
             }
             self.set_timer_after(HELLO_TIME, Timer::Visitor(visitor));
         }
-        if !came && let Some(control) = &self.control {
-            // Too many visitors, or no descriptors: reported as it is, the door would make the loop spin.
-            drop(self.poller.remove(control));
-            self.set_timer_after(DOOR_PAUSE, Timer::Door);
+        came
+    }
+
+    /// Somebody who was expected has ended: it may stand before the door, or in it, with something to say.
+    pub(super) fn hear_the_door(&mut self) {
+        self.let_in();
+        for visitor in self.control.as_ref().map(Control::visitors).unwrap_or_default() {
+            self.visit(visitor);
         }
     }
 
@@ -232,7 +247,7 @@ impl Driver {
 }
 
 impl Live {
-    fn awaits_control(&self) -> bool {
+    pub(super) fn awaits_control(&self) -> bool {
         self.session.is_none() && self.present.awaits_control()
     }
 }

@@ -133,7 +133,8 @@ impl Driver {
         }
     }
 
-    fn running(&self, node: Node) -> Vec<Arc<WorkerShared>> {
+    fn running(&mut self, node: Node) -> Vec<Arc<WorkerShared>> {
+        self.let_rest();
         self.members(node).filter(|kept| !kept.is_resting).map(|kept| Arc::clone(&kept.shared)).collect()
     }
 
@@ -146,11 +147,13 @@ impl Driver {
         let node = Node::Group(GroupId(group.0));
         let input = input(node);
         let is_start = matches!(input, Input::Start(_));
+        self.let_rest();
         let before: BTreeMap<_, _> = (self.members(node))
             .filter(|kept| kept.is_resting || !is_start)
             .map(|kept| (kept.shared.id(), kept.shared.incarnation()))
             .collect();
         self.tell_groups(input);
+        self.let_rest();
         let comes_back = |kept: &&Kept| !kept.is_resting && kept.spec.restart.when() != Restart::Never;
         let anew = self.members(node).filter(comes_back);
         let anew = anew.filter_map(|kept| Some((Arc::clone(&kept.shared), *before.get(&kept.shared.id())?)));
@@ -172,6 +175,10 @@ impl Driver {
             let reason =
                 format!("its stop ladder takes {ladder:?}, and its group's end no longer than {within:?}").into();
             return Err(SpecError::Conflict { settings: ["stop", "stop_within"], reason }.into());
+        }
+        if spec.restart.when() == Restart::Never && spec.restart.comes_back() {
+            let reason = "some exits force its restart, and a member with `Restart::Never` is not restarted".into();
+            return Err(GroupError::Refused { reason });
         }
         let role = Role { lifetime: lifetime(spec.restart.when()), significant: spec.is_significant };
         self.groups.add_member(id, group, role)?;
@@ -201,7 +208,17 @@ impl Driver {
                 self.input(place, Fact::Ask(Ask::StopWithin(time)));
             }
             (_, Action::Restart) => self.tell_groups(Input::Restart(node)),
-            (_, Action::Stop | Action::StopWithin(_)) => self.tell_groups(Input::Stop(node)),
+            (_, Action::Stop) => self.tell_groups(Input::Stop(node)),
+            (standing, Action::StopWithin(time)) => {
+                self.tell_groups(Input::Stop(node));
+                let Standing::Lives(place) = standing else { return };
+                if self.kept.get(&worker).is_some_and(|kept| kept.wish == Wish::End) {
+                    self.input(place, Fact::Ask(Ask::StopWithin(time)));
+                } else {
+                    // It is told when those that need it have ended, and is killed in time all the same.
+                    self.set_timer_after(time, Timer::ForceOne(place));
+                }
+            }
         }
     }
 
@@ -212,10 +229,15 @@ impl Driver {
         }
     }
 
-    /// Whoever should have ended is killed.
+    /// Everybody should have ended, also those who wait for others to end before them.
     pub(super) fn force(&mut self) {
-        let late = self.kept.values().filter(|kept| kept.wish == Wish::End).filter_map(Kept::place).collect();
+        let late = self.kept.values().filter_map(Kept::place).collect();
         self.kill_at_once(late);
+    }
+
+    /// One should have ended.
+    pub(super) fn force_one(&mut self, place: Place) {
+        self.kill_at_once(vec![place]);
     }
 
     /// A group's end has had its time.
@@ -288,7 +310,7 @@ impl Driver {
             }
             self.for_groups.pop_front();
         }
-        self.let_rest();
+        self.has_told_groups = true;
     }
 
     fn do_for_group(&mut self, output: Output) {
@@ -353,8 +375,11 @@ impl Driver {
         self.outlet.send(Event { worker, incarnation, kind });
     }
 
-    /// Those whom their group does not want to run have ended, until it does.
-    fn let_rest(&mut self) {
+    /// Those whom their group does not want to run have ended, until it does. Once for all that one turn of the loop brings.
+    pub(super) fn let_rest(&mut self) {
+        if !std::mem::take(&mut self.has_told_groups) {
+            return;
+        }
         for kept in self.kept.values_mut().filter(|kept| kept.is_member && kept.standing == Standing::Rests) {
             let is_over = self.groups.is_over(member(kept.shared.id()));
             if is_over && !kept.is_resting {

@@ -23,12 +23,14 @@ use crate::{
     wire::notify::Notice,
 };
 use std::{
-    io::Read,
+    io::{self, Read},
     time::{Duration, Instant},
 };
 
 /// How many datagrams of one worker are heard before the others have their turn.
 const NOTICES: usize = 64;
+/// The most that is read of an ended worker's readiness pipe, in reads: more than a pipe holds.
+const LAST_RINGS: usize = 1 << 10;
 
 impl Driver {
     /// A worker has been started: from now on its readiness is waited for, or its life is watched.
@@ -87,15 +89,15 @@ impl Driver {
         }
     }
 
-    /// We end it, though nobody has asked for that.
+    /// We end it, though nobody has asked for that. One that is on its way down already has its own time.
     fn put_down(&mut self, place: Place) {
-        if let Some(live) = live_at(&mut self.slots, place) {
+        if let Some(live) = live_at(&mut self.slots, place).filter(|live| live.incarnation.is_running()) {
             live.health.is_unhealthy = true;
             self.input(place, Input::Ask(Ask::Stop));
         }
     }
 
-    /// It has run as long as it may. One that is on its way down already has its own time.
+    /// It has run as long as it may.
     pub(super) fn end_its_time(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         if live.incarnation.is_running() {
@@ -123,23 +125,32 @@ impl Driver {
         }
     }
 
-    /// The pipe for the newline has something, or has ended.
-    pub(super) fn ring(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
-        let Some(bell) = &live.health.bell else { return };
+    /// The pipe for the newline has something, or has ended. False where there was nothing more to read.
+    pub(super) fn ring(&mut self, place: Place) -> bool {
+        let Some(live) = live_at(&mut self.slots, place) else { return false };
+        let Some(bell) = &live.health.bell else { return false };
         let mut part = [0; 256];
         let mut bell_reader = bell;
         let sign = match bell_reader.read(&mut part) {
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {
-                return;
-            }
-            Ok(bytes @ 1..) if !part.iter().take(bytes).any(|byte| *byte == b'\n') => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
+            Ok(bytes @ 1..) if !part.iter().take(bytes).any(|byte| *byte == b'\n') => return true,
             Ok(1..) => Sign::Shown(Mark::Newline),
             Ok(_) | Err(_) => Sign::DescriptorClosed,
         };
         drop(self.poller.remove(bell));
         live.health.bell = None;
         self.see(place, sign);
+        false
+    }
+
+    /// The worker has ended: what it has written there before is read. What others go on writing is not waited for.
+    pub(super) fn ring_out(&mut self, place: Place) {
+        for _ in 0..LAST_RINGS {
+            if !self.ring(place) {
+                return;
+            }
+        }
     }
 
     /// It asks for more time, to become ready or to end.
@@ -181,7 +192,9 @@ impl Driver {
                 }
             }
             Notice::Alive => live.alive(Life::Notify, self.clock.now()),
-            Notice::Trigger if live.health.vigil.is_some() => self.do_act(place, Act::StopLadder),
+            Notice::Trigger if live.health.vigil.is_some() && live.incarnation.is_running() => {
+                self.do_act(place, Act::StopLadder);
+            }
             Notice::Trigger => {}
             Notice::Extend(time) => self.extend(place, time),
         }
@@ -194,6 +207,10 @@ impl Driver {
             return;
         }
         live.health.timer = None;
+        if !live.incarnation.is_running() {
+            // It has ended, or is about to: from here on its stop ladder says how long anything may take.
+            return;
+        }
         if let Some(readiness) = &mut live.health.readiness {
             let outcome = readiness.timeout(self.clock.now());
             self.conclude(place, outcome);

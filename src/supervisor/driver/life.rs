@@ -13,7 +13,7 @@ use crate::{
         readiness::Sign,
         stop::StopStep,
     },
-    supervisor::{event::EventKind, live::Live},
+    supervisor::{event::EventKind, live::Live, worker::Present},
 };
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ impl Driver {
     pub(super) fn arrive(&mut self, mut arrival: Arrival) {
         // By the loop's clock, which may be behind.
         arrival.started = arrival.started.min(self.clock.now());
-        let (key, connect_time) = (arrival.key.take(), arrival.spec.connect_time);
+        let (key, connect_time) = (arrival.key.take(), arrival.spec.time_to_connect());
         let (shared, spec) = (Arc::clone(&arrival.shared), Arc::clone(&arrival.spec));
         let live = Box::new(Live::new(arrival, &self.window));
         // Before the event: whoever hears of the start finds this incarnation behind the worker's handle.
@@ -78,6 +78,9 @@ impl Driver {
     pub(super) fn died(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         drop(live.present.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
+        if live.awaits_control() {
+            self.hear_the_door();
+        }
         self.last_talk(place);
         for stream in StreamId::ALL {
             let Some(live) = live_at(&mut self.slots, place) else { return };
@@ -87,6 +90,7 @@ impl Driver {
             }
         }
         self.notice(place);
+        self.ring_out(place);
         self.look_at_signs(place);
         self.see(place, Sign::Died);
         self.input(place, Input::Died);
@@ -140,10 +144,30 @@ impl Driver {
                 let mut exit = live.exit(reaped, self.clock.now());
                 if reaped.is_none() && live.present.child().is_running() {
                     exit.status = ExitStatus::Stuck;
+                    let present = Arc::clone(&live.present);
+                    self.wait_for_stuck(present);
                 }
                 self.leave(place, exit);
             }
         }
+    }
+
+    /// It may end one day.
+    fn wait_for_stuck(&mut self, present: Arc<Present>) {
+        let number = self.stuck.keys().max().map_or(0, |last| last + 1);
+        // Refused for want of memory: then it stays a zombie as long as we live.
+        let token = Target::Stuck(number).token();
+        if present.child().with_pidfd(|pidfd| self.poller.add(pidfd, token)).is_ok() {
+            self.stuck.insert(number, present);
+        }
+    }
+
+    /// One that was told as stuck has ended.
+    pub(super) fn reap_late(&mut self, number: u64) {
+        let Some(present) = self.stuck.remove(&number) else { return };
+        drop(present.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
+        // Its end was told long ago.
+        drop(present.child().reap());
     }
 
     /// Takes the status of one whose tree has ended.
@@ -166,6 +190,8 @@ impl Driver {
         self.free.push(place.slot);
         live.present.leave_guard(&self.starter);
         live.present.leave_cell(&self.starter);
+        // Whoever holds the handle of an ended worker holds no more of it than what it has said.
+        live.present.close_pipes();
         self.own.remove(&live.present.child().pid().cast_signed());
         let exit = Arc::new(exit);
         // Before the event: whoever hears of the exit finds that no call waits any more.

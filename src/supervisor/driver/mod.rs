@@ -170,6 +170,7 @@ pub(super) struct Driver {
     groups: Groups,
     /// What the groups are still to be told.
     for_groups: VecDeque<members::Input>,
+    has_told_groups: bool,
     /// Groups whose end has a deadline.
     ending: HashMap<GroupId, Instant>,
     /// Whose end was the last of a member.
@@ -193,6 +194,8 @@ pub(super) struct Driver {
     control: Option<Control>,
     /// Those whose control connection is not read for now.
     silent: Vec<Place>,
+    /// Those that were told as stuck: they are reaped when they end after all.
+    stuck: HashMap<u64, Arc<Present>>,
 }
 
 /// What a driver is made of.
@@ -224,6 +227,7 @@ impl Driver {
             kept: HashMap::new(),
             groups: groups::no_groups(),
             for_groups: VecDeque::new(),
+            has_told_groups: false,
             ending: HashMap::new(),
             cause: WorkerId(0),
             seed: u64::from_ne_bytes(random::bytes()?),
@@ -241,6 +245,7 @@ impl Driver {
             scratch: vec![0; READ_BYTES],
             control: None,
             silent: Vec::new(),
+            stuck: HashMap::new(),
         })
     }
 
@@ -269,6 +274,7 @@ impl Driver {
             }
             self.resume();
             self.run_timers();
+            self.let_rest();
         }
     }
 
@@ -323,8 +329,11 @@ impl Driver {
             Target::Stream(place, stream) => self.read(place, stream),
             Target::Control(place) => self.talk(place),
             Target::Survivor(place) => self.buried(place),
-            Target::Bell(place) => self.ring(place),
+            Target::Bell(place) => {
+                self.ring(place);
+            }
             Target::Notices(place) => self.notice(place),
+            Target::Stuck(number) => self.reap_late(number),
         }
     }
 
@@ -351,6 +360,7 @@ impl Driver {
                 Timer::TimeLimit(place) => self.end_its_time(place),
                 Timer::Bury(place) => self.bury_in_time(place),
                 Timer::Force => self.force(),
+                Timer::ForceOne(place) => self.force_one(place),
                 Timer::Group(group) => self.force_group(group),
                 Timer::Restart(worker) => self.restart(worker),
                 Timer::Connect(place) => self.miss(place),

@@ -34,6 +34,8 @@ pub(super) enum Target {
     Bell(Place),
     /// The socket to which it tells how it is.
     Notices(Place),
+    /// One that was told as stuck.
+    Stuck(u64),
 }
 
 impl Target {
@@ -43,6 +45,7 @@ impl Target {
     const SURVIVOR: u64 = 5;
     const BELL: u64 = 6;
     const NOTICES: u64 = 7;
+    const STUCK: u64 = 8;
     const OTHER: u64 = 15;
 
     /// The lowest four bits say what it is, the others whose.
@@ -58,6 +61,7 @@ impl Target {
             Self::Survivor(place) => of(place, Self::SURVIVOR),
             Self::Bell(place) => of(place, Self::BELL),
             Self::Notices(place) => of(place, Self::NOTICES),
+            Self::Stuck(number) => number << 4 | Self::STUCK,
         }
     }
 
@@ -75,6 +79,7 @@ impl Target {
             Self::SURVIVOR => Self::Survivor(place),
             Self::BELL => Self::Bell(place),
             Self::NOTICES => Self::Notices(place),
+            Self::STUCK => Self::Stuck(rest),
             part => match StreamId::ALL.into_iter().find(|stream| stream.index() as u64 == part) {
                 Some(stream) => Self::Stream(place, stream),
                 None => Self::Process(place),
@@ -95,6 +100,8 @@ pub(super) enum Timer {
     Bury(Place),
     /// Whoever should have ended by now is killed.
     Force,
+    /// The same, of one.
+    ForceOne(Place),
     /// The same, in one group.
     Group(GroupId),
     /// It is to be started again.
@@ -130,7 +137,7 @@ mod tests {
                 Target::Notices(place),
             ];
             let streams = StreamId::ALL.map(|stream| Target::Stream(place, stream));
-            let others = [Target::Waker, Target::Door, Target::Visitor(visitor)];
+            let others = [Target::Waker, Target::Door, Target::Visitor(visitor), Target::Stuck(visitor)];
             for target in of_place.into_iter().chain(streams).chain(others) {
                 prop_assert_eq!(Target::of_token(target.token()), target);
             }
