@@ -9,12 +9,13 @@ const TREE: &str = "setsid sh -c 'sleep 1000 </dev/null >/dev/null 2>&1 & exec s
 /// Leaves a daemon behind and ends, again and again.
 const CRASH: &str = "setsid sh -c 'sleep 1000 </dev/null >/dev/null 2>&1 & exec sleep 1000' & exit 1";
 
-/// `--level own|session|inherit|command|survive`: says `up` when everybody has been started for the first time.
+/// `--level own|session|inherit|command|process|survive`: says `up` and how its workers are contained when everybody has been
+/// started for the first time.
 pub(crate) fn run(options: &Options) -> Outcome {
     let level = options.get("level").unwrap_or("own").to_owned();
     let spec = |script: &'static str| {
         let spec = match level.as_str() {
-            "command" => WorkerSpec::from_command(move || {
+            "command" | "process" => WorkerSpec::from_command(move || {
                 let mut command = Command::new("/bin/sh");
                 command.args(["-c", script]);
                 command
@@ -23,7 +24,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
         };
         let group = match level.as_str() {
             "session" => Group::Session,
-            "inherit" => Group::Inherit,
+            "inherit" | "process" => Group::Inherit,
             _ => Group::Own,
         };
         let policy = RestartPolicy::from(Restart::Always)
@@ -33,11 +34,12 @@ pub(crate) fn run(options: &Options) -> Outcome {
         if level == "survive" { spec.survive_parent() } else { spec }
     };
     let supervisor = Supervisor::new()?;
+    let mut contained = None;
     for _ in 0..3 {
-        supervisor.spawn(spec(TREE))?;
+        contained = supervisor.spawn(spec(TREE))?.containment();
         supervisor.spawn(spec(CRASH))?;
     }
-    println!("up");
+    println!("up {contained:?}");
     std::io::stdout().flush()?;
     for event in supervisor.events() {
         drop(event);

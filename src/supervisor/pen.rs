@@ -3,7 +3,10 @@
 use super::lock;
 use crate::{
     launch::TreeLimit,
-    sys::cgroup::{Cgroup, CgroupError, Frozen, Site},
+    sys::{
+        cgroup::{Cgroup, CgroupError, Frozen, Site},
+        random,
+    },
 };
 use std::{
     fs,
@@ -35,10 +38,20 @@ pub enum Containment {
 /// One supervisor's cgroup, in which its workers' lie.
 #[derive(Debug, Default)]
 pub(super) struct Pen {
+    /// Where it is to be; nothing where there are no cgroups.
+    place: OnceLock<Option<Place>>,
     /// Made when it is needed first; nothing where we may not.
     home: OnceLock<Option<Cgroup>>,
     spare: Mutex<Vec<Cell>>,
     made: AtomicU32,
+}
+
+/// A cgroup that may not have been made yet.
+#[derive(Debug)]
+struct Place {
+    site: Site,
+    /// Nobody else's, not even of one that has our number in another namespace: the guard kills what is there.
+    name: String,
 }
 
 /// The cgroup of one incarnation.
@@ -91,14 +104,21 @@ impl Cell {
 }
 
 impl Pen {
-    fn home(&self) -> Option<&Cgroup> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let make = || {
-            let name = format!("pipewright-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    fn place(&self) -> Option<&Place> {
+        let find = || {
             let site = Site::find().ok()?;
-            // Of a host that was killed in the moment between making its own and starting its guard.
+            let random = u64::from_ne_bytes(random::bytes().ok()?);
+            Some(Place { site, name: format!("pipewright-{}-{random:016x}", process::id()) })
+        };
+        self.place.get_or_init(find).as_ref()
+    }
+
+    fn home(&self) -> Option<&Cgroup> {
+        let make = || {
+            let Place { site, name } = self.place()?;
+            // Of a host that was killed together with its guard.
             site.clean(is_left_over);
-            site.create(&name).ok()
+            site.create(name).ok()
         };
         self.home.get_or_init(make).as_ref()
     }
@@ -115,9 +135,9 @@ impl Pen {
         }
     }
 
-    /// Where it is, to be killed as a whole.
+    /// Where it is or will be, to be killed as a whole. It is made later: whoever is to remove it is there before it is.
     pub(super) fn path(&self) -> Option<PathBuf> {
-        self.home().map(|home| home.path().to_owned())
+        self.place().map(|Place { site, name }| site.path_of(name))
     }
 
     /// An empty one; nothing where there are none for us.

@@ -22,8 +22,10 @@ use std::{
 
 /// `$1` is the token, `$2` the supervisor's cgroup, if it has one. POSIX shell, `grep`, `tr`, `rmdir` and `sleep`.
 ///
-/// One `grep` looks through everybody in a few milliseconds. Busybox's does not look behind the first zero byte, and a process in
-/// the middle of an exec shows no environment; so everybody is looked at once more, one by one, which takes a hundred times as long.
+/// One `grep` looks through everybody in a few milliseconds, but a process in the middle of an exec shows no environment. So it is
+/// looked until several looks in turn have found nobody, and nobody was in an exec (no command line either) from one to the next.
+/// Busybox's `grep` does not look behind the first zero byte; there everybody is looked at one by one, which takes a hundred times
+/// as long.
 const SCRIPT: &str = r#"
 run=$1
 cgroup=$2
@@ -32,6 +34,15 @@ carriers() {
     grep -lsF -e "$run." /proc/[0-9]*/environ | while read -r file; do
         file=${file%/environ}
         echo "${file#/proc/}"
+    done
+}
+sees_behind_zeros() {
+    printf 'a\0b' | grep -qsF b
+}
+in_exec() {
+    grep -LsF -e '' /proc/[0-9]*/environ | while read -r file; do
+        process=${file%/environ}
+        [ -e "$process/exe" ] && grep -LsF -e '' "$process/cmdline"
     done
 }
 carriers_one_by_one() {
@@ -47,7 +58,26 @@ hunt() {
         found=$($1)
         [ -n "$found" ] || return
         kill -9 $found
+        quiet=0
         rounds=$((rounds + 1))
+    done
+}
+hunt_until_quiet() {
+    before=
+    quiet=0
+    turns=0
+    while [ $quiet -lt 4 ] && [ $turns -lt 100 ]; do
+        hunt carriers
+        quiet=$((quiet + 1))
+        now=" $(echo $(in_exec)) "
+        for process in $now; do
+            case $before in
+            *" $process "*) quiet=0 ;;
+            esac
+        done
+        before=$now
+        [ $quiet -gt 0 ] || sleep 0.01
+        turns=$((turns + 1))
     done
 }
 sweep() {
@@ -57,7 +87,11 @@ sweep() {
         [ -n "$group" ] && kill -9 -- "-$group"
     done <&3
     hunt carriers
-    hunt carriers_one_by_one
+    if sees_behind_zeros; then
+        hunt_until_quiet
+    else
+        hunt carriers_one_by_one
+    fi
     rounds=0
     while [ -n "$cgroup" ] && [ -d "$cgroup" ] && [ $rounds -lt 50 ]; do
         rmdir "$cgroup"/*/ "$cgroup" || sleep 0.05

@@ -1,10 +1,15 @@
 //! Promise 9 when the host is killed: nobody of any tree is left within a second.
 
-use crate::support::{Chance, DEADLINE, FIXTURE, carriers, cgroup2_mount, children, wait_gone};
+use crate::support::{Chance, DEADLINE, FIXTURE, carriers, cgroups_of, children, may_make_cgroups, wait_gone};
 use pipewright::{Group, Output, Process, WorkerSpec};
 use std::{
-    fs,
+    fmt, fs,
     io::{BufRead, BufReader},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -25,10 +30,10 @@ impl Host {
         Self { process: spec.stdout(Output::Lines).stderr(Output::Null).launch().unwrap(), mark }
     }
 
-    fn is_up(&mut self) {
+    fn is_up(&mut self, contained: &str) {
         let mut line = String::new();
         BufReader::new(self.process.take_stdout().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "up\n");
+        assert_eq!(line, format!("up Some({contained})\n"));
     }
 
     /// The children of its threads that are guards.
@@ -46,18 +51,27 @@ impl Host {
         carriers(MARK, &self.mark)
     }
 
-    /// Waits for the end of all, and tells how long it took.
     #[track_caller]
-    fn wait_nobody(&self) -> Duration {
-        let began = now();
+    fn wait_nobody(&self) {
         loop {
             let left = self.offspring();
             if left.is_empty() {
-                return now() - began;
+                return;
             }
-            for pid in left {
-                wait_gone(pid);
+            left.into_iter().for_each(wait_gone);
+        }
+    }
+
+    /// A guard that had just begun is not among those who were seen, and the cgroup is the last thing that it removes.
+    #[track_caller]
+    fn wait_no_cgroup(&self) {
+        let until = now() + DEADLINE;
+        loop {
+            let left = cgroups_of(self.process.pid());
+            if left.is_empty() {
+                return;
             }
+            assert!(now() < until, "{left:?}");
         }
     }
 }
@@ -71,49 +85,113 @@ fn command_line(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ")
 }
 
-/// Kills hosts at random moments of their lives.
-fn kill_at_random(level: &str, rounds: u64, seed: u64) {
-    let mut chance = Chance(seed);
-    for round in 0..rounds {
-        let mut host = Host::start(level, round);
-        let after = Duration::from_micros(chance.below(60_000));
-        assert_eq!(host.process.wait_timeout(after).unwrap(), None, "it ended by itself");
-        let guards = host.guards();
-        host.kill();
-        let took = host.wait_nobody();
-        // A second is promised; how much of it other tests and a slow machine take is not in our hands.
-        assert!(
-            took < 4 * Duration::from_secs(1),
-            "{level}, seed {seed}, round {round}, killed after {after:?}: {took:?}"
-        );
-        for guard in guards {
-            wait_gone(guard);
-        }
+/// Keeps every core busy until it is dropped.
+struct Load {
+    is_over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    fn new() -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let cores = thread::available_parallelism().unwrap().get();
+        let spin = || {
+            let is_over = Arc::clone(&is_over);
+            thread::spawn(move || while !is_over.load(Ordering::Relaxed) {})
+        };
+        let threads = (0..cores).map(|_| spin()).collect();
+        Self { is_over, threads }
     }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+    }
+}
+
+/// How long many of the same took.
+struct Figures(Vec<Duration>);
+
+impl fmt::Display for Figures {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sorted = self.0.clone();
+        sorted.sort();
+        let at = |percent| sorted[(sorted.len() - 1) * percent / 100];
+        write!(formatter, "p50 {:.0?}, p99 {:.0?}, max {:.0?}", at(50), at(99), at(100))
+    }
+}
+
+/// Promised: so long after its host nothing is left.
+const PROMISED: Duration = Duration::from_secs(1);
+/// What a machine that others use too may make of it, one time in a hundred.
+const WITH_NOISE: Duration = Duration::from_secs(4);
+
+/// Kills hosts at random moments of their lives, on a machine that is busy: before anything of theirs runs, while they start
+/// their workers, and while some of these are started again and again. Three deep are the trees, with daemons among them.
+///
+/// Gives a line about each level.
+fn kill_at_random(rounds: u64) -> String {
+    let seed = u64::from(std::process::id()) << 32 | 0x9E37_79B9;
+    let _load = Load::new();
+    let levels = ["own", "command", "process"].map(|level| {
+        let mut chance = Chance(seed);
+        let (mut trees, mut all) = (Figures(Vec::new()), Figures(Vec::new()));
+        for round in 0..rounds {
+            // A host has started its workers after some 20 ms.
+            let longest = chance.one_of(&[30_000, 120_000]);
+            let after = Duration::from_micros(chance.below(longest));
+            let (nobody, nothing) = kill_one(level, round, after);
+            trees.0.push(nobody);
+            all.0.push(nothing);
+        }
+        let told = format!("{level}, seed {seed}: nobody left after {trees}; nothing left after {all}");
+        let late = all.0.iter().filter(|time| **time >= PROMISED).count();
+        assert!(late <= all.0.len().div_ceil(100) && all.0.iter().max() < Some(&WITH_NOISE), "{told}; {late} late");
+        told
+    });
+    levels.join("\n")
+}
+
+/// How long after the kill nobody of the trees was left, and how long after it nothing was.
+fn kill_one(level: &str, round: u64, after: Duration) -> (Duration, Duration) {
+    let mut host = Host::start(level, round);
+    assert_eq!(host.process.wait_timeout(after).unwrap(), None, "it ended by itself");
+    let guards = host.guards();
+    let began = now();
+    host.kill();
+    host.wait_nobody();
+    let nobody = now() - began;
+    guards.into_iter().for_each(wait_gone);
+    host.wait_no_cgroup();
+    // Somebody who was in the middle of an exec was not seen the first time.
+    host.wait_nobody();
+    (nobody, now() - began)
 }
 
 #[test]
 fn p09_a_killed_host_leaves_nobody() {
-    for level in ["own", "session", "inherit", "command"] {
+    let held = if may_make_cgroups() { "Cgroup" } else { "Group" };
+    let levels = [("own", held), ("session", held), ("inherit", held), ("command", "Group"), ("process", "Process")];
+    for (level, contained) in levels {
         let mut host = Host::start(level, 1_000_000);
-        host.is_up();
+        host.is_up(contained);
         let guards = host.guards();
         assert_eq!(guards.len(), 1, "one guard for all workers");
         assert!(host.offspring().len() > 3, "{:?}", host.offspring());
-        let cgroup = format!("/pipewright-{}-0", host.process.pid());
+        assert_eq!(cgroups_of(host.process.pid()).is_empty(), contained != "Cgroup");
         host.kill();
         host.wait_nobody();
         wait_gone(guards[0]);
-        if let Some(mount) = cgroup2_mount() {
-            assert!(!fs::exists(format!("{mount}{cgroup}")).unwrap(), "{mount}{cgroup}");
-        }
+        assert_eq!(cgroups_of(host.process.pid()), [""; 0]);
     }
 }
 
 #[test]
 fn p09_who_asked_to_survive_its_parent_does() {
     let mut host = Host::start("survive", 3_000_000);
-    host.is_up();
+    host.is_up("Group");
     let guards = host.guards();
     assert!(guards.is_empty(), "there is nobody to guard");
     let before = host.offspring();
@@ -137,7 +215,7 @@ fn p09_who_asked_to_survive_its_parent_does() {
 #[test]
 fn p09_a_killed_guard_is_replaced_and_its_list_is_kept() {
     let mut host = Host::start("own", 2_000_000);
-    host.is_up();
+    host.is_up(if may_make_cgroups() { "Cgroup" } else { "Group" });
     let first = host.guards()[0];
     assert_eq!(crate::kernel::kill(first, libc::SIGKILL), 0);
     wait_gone(first);
@@ -223,11 +301,12 @@ fn ctrl_z_stops_everybody_and_fg_goes_on() {
 }
 
 #[test]
-#[ignore = "takes a minute"]
-fn p09_hosts_killed_at_300_moments_leave_nobody() {
-    let seed = u64::from(std::process::id()) << 32 | 0x9E37_79B9;
-    println!("seed {seed}");
-    for level in ["own", "session", "inherit", "command"] {
-        kill_at_random(level, 75, seed);
-    }
+fn p09_hosts_killed_at_random_moments_under_load_leave_nothing() {
+    println!("{}", kill_at_random(10));
+}
+
+#[test]
+#[ignore = "takes two minutes"]
+fn p09_hosts_killed_at_300_moments_of_each_level_leave_nothing() {
+    println!("{}", kill_at_random(300));
 }

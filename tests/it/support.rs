@@ -270,6 +270,33 @@ pub(crate) fn cgroup2_mount() -> Option<String> {
     line.split(' ').nth(4).map(str::to_owned)
 }
 
+/// The cgroups that supervisors in a process have made, wherever they are.
+pub(crate) fn cgroups_of(pid: u32) -> Vec<String> {
+    let name = format!("pipewright-{pid}-");
+    let mut found = Vec::new();
+    let mut below = Vec::from_iter(cgroup2_mount());
+    while let Some(directory) = below.pop() {
+        // Others are made and removed meanwhile.
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let path = entry.path().into_os_string().into_string().unwrap();
+                let is_one = entry.file_name().to_str().unwrap().starts_with(&name);
+                if is_one { found.push(path) } else { below.push(path) }
+            }
+        }
+    }
+    found
+}
+
+/// Whether a supervisor of ours holds its workers in cgroups.
+pub(crate) fn may_make_cgroups() -> bool {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned();
+    let Some(mount) = cgroup2_mount() else { return false };
+    let probe = format!("{mount}{own}/pipewright-test-{}", std::process::id());
+    fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).is_ok()
+}
+
 /// Waits for the end of a process that is not ours to wait for.
 #[track_caller]
 pub(crate) fn wait_gone(pid: u32) {

@@ -1,7 +1,8 @@
 //! What a worker has started ends with it, at each level of containment; and limits on all of it.
 
 use crate::support::{
-    Chance, DEADLINE, FIXTURE, Story, Way, alone, both_ways, carriers, cgroup2_mount, is_alive, wait_gone,
+    Chance, DEADLINE, FIXTURE, Story, Way, alone, both_ways, carriers, cgroup2_mount, is_alive, may_make_cgroups,
+    wait_gone,
 };
 use pipewright::{
     Containment, EventKind, Group, Input, Output, Pass, SpawnError, SpawnStep, SpecError, TreeLimit, Worker, WorkerSpec,
@@ -28,14 +29,6 @@ fn until_told(way: Way) -> WorkerSpec {
 #[track_caller]
 fn two(story: &mut Story) -> [u32; 2] {
     [(); 2].map(|()| u32::try_from(story.json().as_u64().unwrap()).unwrap())
-}
-
-fn may_make_cgroups() -> bool {
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned();
-    let Some(mount) = cgroup2_mount() else { return false };
-    let probe = format!("{mount}{own}/pipewright-test-{}", std::process::id());
-    fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).is_ok()
 }
 
 both_ways! {

@@ -146,10 +146,6 @@ impl Cgroup {
         Self::make(&self.site, &self.path, name)
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// What a process is born into: see `Image::cgroup`.
     pub(crate) fn open(&self) -> Result<OwnedFd, CgroupError> {
         open_directory(&self.path).map_err(|source| refused(Act::Open, &self.path, source))

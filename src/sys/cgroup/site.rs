@@ -37,6 +37,11 @@ impl Site {
         }
     }
 
+    /// Where `create` makes the one of this name.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
     /// Makes a cgroup below our own.
     pub(crate) fn create(&self, name: &str) -> Result<Cgroup, CgroupError> {
         Cgroup::make(&self.path, &self.path, name)
