@@ -1,49 +1,64 @@
 //! Workers of mixed behaviour for the chaos test: which one is the seed's choice.
 
-use crate::{Options, Outcome, kernel};
+use crate::{Options, Outcome, kernel, talk};
 use pipewright::Parent;
 use std::{
     env,
     error::Error,
+    fs::{File, OpenOptions},
     io::{self, Read},
+    os::unix::fs::FileExt,
+    path::Path,
     process,
     time::Duration,
 };
 
-/// Numbers its messages from 0; then it behaves as `--kind` says.
+/// Numbers its messages from 0, each with so many bytes behind its number as `--pad` says; then it behaves as `--kind` says.
+///
+/// How many it has written it notes in a file of its worker's in the directory `--tally`, eight bytes for each incarnation.
 pub(crate) fn run(options: &Options) -> Result<u8, Box<dyn Error>> {
-    let parent = Parent::from_args()?;
+    let mut parent = Teller::new(options)?;
     let count: u64 = options.number("count")?;
     match options.get("kind") {
         Some("crash") => {
-            say(&parent, count);
+            parent.say(count);
             return Ok(3);
         }
         Some("abort") => {
-            say(&parent, count);
+            parent.say(count);
             process::abort();
         }
         Some("hang") => {
-            say(&parent, count);
+            parent.say(count);
             kernel::wait_for_nothing(Duration::from_secs(1000));
         }
         Some("stubborn") => {
             kernel::ignore(libc::SIGTERM);
-            say(&parent, count);
+            parent.say(count);
             kernel::wait_for_nothing(Duration::from_secs(1000));
         }
-        Some("flood") => say(&parent, u64::MAX),
+        Some("flood") => parent.say(u64::MAX),
         Some("daemons") => {
             daemon()?;
-            say(&parent, count);
+            parent.say(count);
             return Ok(4);
         }
+        Some("leak") => {
+            kernel::fork_holding(options.handle("messages")?.number(), true, 1000);
+            parent.say(count);
+            return Ok(5);
+        }
+        Some("notice") => {
+            parent.say(count / 2);
+            talk::tell("READY=1", 1)?;
+            parent.say(count);
+        }
         Some("serve") => {
-            say(&parent, count);
-            parent.serve(1, |request| Ok(request.method().len()));
+            parent.say(count);
+            parent.parent.serve(1, |request| Ok(request.method().len()));
         }
         Some("input") => {
-            say(&parent, count);
+            parent.say(count);
             io::stdin().read_to_end(&mut Vec::new())?;
         }
         other => return Err(format!("--kind {other:?}").into()),
@@ -51,11 +66,38 @@ pub(crate) fn run(options: &Options) -> Result<u8, Box<dyn Error>> {
     Ok(0)
 }
 
-fn say(parent: &Parent, count: u64) {
-    for n in 0..count {
-        // The parent may end it in the middle.
-        if parent.send(&n).is_err() {
-            break;
+/// Says numbers, and notes how many of them are in the pipe.
+struct Teller {
+    parent: Parent,
+    pad: String,
+    said: u64,
+    tally: File,
+    incarnation: u64,
+}
+
+impl Teller {
+    fn new(options: &Options) -> Result<Self, Box<dyn Error>> {
+        // RUN.WORKER.INCARNATION. behind those of supervisors further up.
+        let token = env::var("PIPEWRIGHT_TREE")?;
+        let mut parts = token.rsplit(':').next().unwrap_or_default().split('.').skip(1);
+        let worker = parts.next().ok_or("no worker")?;
+        let incarnation = parts.next().ok_or("no incarnation")?.parse()?;
+        let path = Path::new(options.get("tally").ok_or("--tally is missing")?).join(worker);
+        let tally = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        let pad = "x".repeat(options.number("pad")?);
+        Ok(Self { parent: Parent::from_args()?, pad, said: 0, tally, incarnation })
+    }
+
+    /// Until so many have been said in all.
+    fn say(&mut self, count: u64) {
+        while self.said < count {
+            // The parent may end it in the middle.
+            if self.parent.send(&(self.said, &self.pad)).is_err() {
+                break;
+            }
+            self.said += 1;
+            // The file is there, and one number long: this does not fail.
+            drop(self.tally.write_all_at(&self.said.to_ne_bytes(), self.incarnation * 8));
         }
     }
 }

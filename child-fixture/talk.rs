@@ -105,19 +105,24 @@ pub(crate) fn ask_in_flood() -> Outcome {
 
 /// `--say TEXT` with commas for line ends: tells that by `sd_notify(3)`, and lives until its input ends.
 pub(crate) fn notify(options: &Options) -> Outcome {
+    tell(&options.get("say").ok_or("--say is missing")?.replace(',', "\n"), options.number_or("times", 1)?)?;
+    io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+/// Tells this so many times by `sd_notify(3)`.
+pub(crate) fn tell(text: &str, times: u32) -> Outcome {
     use std::os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixDatagram},
     };
     let address = std::env::var("NOTIFY_SOCKET")?;
     let address = SocketAddr::from_abstract_name(address.strip_prefix('@').ok_or("not an abstract name")?)?;
-    let text = options.get("say").ok_or("--say is missing")?.replace(',', "\n");
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(&address)?;
-    for _ in 0..options.number_or("times", 1)? {
+    for _ in 0..times {
         socket.send(text.as_bytes())?;
     }
-    io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }
 

@@ -1,17 +1,27 @@
 //! Fifty workers that behave as badly as they can, killed, stopped and begun anew at random, and a consumer that is now and then slow.
 
-use crate::support::{Chance, DEADLINE, FIXTURE, alone, carriers, children, guarded, open_descriptors, wait_gone};
+use crate::support::{
+    Chance, DEADLINE, FIXTURE, alone, carriers, cgroups_of, children, guarded, may_make_cgroups, open_descriptors,
+    wait_gone,
+};
 use pipewright::{
-    Backoff, Event, EventKind, Input, Intensity, Pass, Restart, RestartPolicy, StopPolicy, StopStep, Supervisor,
+    Backoff, Event, EventKind, Input, Intensity, Pass, Ready, Restart, RestartPolicy, StopPolicy, StopStep, Supervisor,
     Worker, WorkerId, WorkerSpec,
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    env, fs,
+    os::fd::RawFd,
+    path::{Path, PathBuf},
+    process,
     time::{Duration, Instant},
 };
+use tempfile::TempDir;
 
 const WORKERS: usize = 50;
-const KINDS: [&str; 7] = ["crash", "abort", "hang", "stubborn", "daemons", "serve", "input"];
+const KINDS: [&str; 9] = ["crash", "abort", "hang", "stubborn", "daemons", "leak", "notice", "serve", "input"];
+/// How many bytes stand behind a message's number. A write of the longest is cut off where the worker is killed while its pipe is full.
+const PADS: [&str; 3] = ["0", "100", "10000"];
 /// What every process of this run has in its environment.
 const MARK: &str = "PIPEWRIGHT_TEST_CHAOS";
 
@@ -52,7 +62,7 @@ impl Ledger {
             }
             EventKind::Message(message) => {
                 assert!(life.started && !life.exited && !life.torn, "{event:?}: {life:?}");
-                assert_eq!(message.json::<u64>().unwrap(), life.messages, "{event:?}");
+                assert_eq!(message.json::<(u64, &str)>().unwrap().0, life.messages, "{event:?}");
                 life.messages += 1;
                 self.messages += 1;
             }
@@ -68,9 +78,72 @@ impl Ledger {
             _ => assert!(life.started && !life.exited, "{event:?}: {life:?}"),
         }
     }
+
+    /// Everything that was wholly written has come, and whoever has written has lived and ended.
+    #[track_caller]
+    fn compare(&self, written: &BTreeMap<(u64, u32), u64>) {
+        let lives: BTreeMap<_, _> =
+            self.lives.iter().map(|((worker, number), life)| ((id(*worker), *number), life)).collect();
+        for (key, life) in &lives {
+            assert!(life.started && life.exited, "{key:?}: {life:?}");
+            // One more where it was killed between the write and its note.
+            let noted = written.get(key).copied().unwrap_or(0);
+            assert!(life.messages == noted || life.messages == noted + 1, "{key:?}: {life:?}, {noted} written");
+        }
+        for key in written.keys() {
+            assert!(lives.contains_key(key), "{key:?} has written, and was never told of");
+        }
+    }
 }
 
-fn spec(chance: &mut Chance, mark: &str) -> WorkerSpec {
+/// Where this process and all of its workers keep their files: a directory of their own.
+struct Place {
+    directory: PathBuf,
+    /// What every process of this run has in its environment.
+    mark: String,
+}
+
+impl Place {
+    fn tally(&self) -> PathBuf {
+        self.directory.join("tally")
+    }
+
+    /// The files, also those that are sockets, but for the tally.
+    fn files(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut below = vec![self.directory.clone()];
+        while let Some(directory) = below.pop() {
+            let inside = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
+            for path in inside.filter(|path| *path != self.tally()) {
+                if path.is_dir() { below.push(path) } else { found.push(path) }
+            }
+        }
+        found
+    }
+}
+
+/// The number in `#7`.
+fn id(worker: WorkerId) -> u64 {
+    worker.to_string().trim_start_matches('#').parse().unwrap()
+}
+
+/// How many messages each incarnation has noted as written, by its worker and its number.
+fn written(tally: &Path) -> BTreeMap<(u64, u32), u64> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(tally).unwrap() {
+        let entry = entry.unwrap();
+        let worker = entry.file_name().to_str().unwrap().parse().unwrap();
+        let counts = fs::read(entry.path()).unwrap();
+        for (number, count) in (0..).zip(counts.as_chunks::<8>().0) {
+            if u64::from_ne_bytes(*count) > 0 {
+                all.insert((worker, number), u64::from_ne_bytes(*count));
+            }
+        }
+    }
+    all
+}
+
+fn spec(chance: &mut Chance, place: &Place) -> WorkerSpec {
     let policy = RestartPolicy::from(Restart::Always)
         .backoff(Backoff::new(Duration::from_millis(1), Duration::from_millis(20)))
         .intensity(Intensity::unlimited());
@@ -80,15 +153,17 @@ fn spec(chance: &mut Chance, mark: &str) -> WorkerSpec {
     // One that floods keeps the consumer busy: two or three of them are enough.
     let kind = if chance.below(20) == 0 { "flood" } else { chance.one_of(&KINDS) };
     let spec = if chance.below(4) == 0 {
-        WorkerSpec::from_command(|| std::process::Command::new(FIXTURE))
+        WorkerSpec::from_command(|| process::Command::new(FIXTURE))
     } else {
         WorkerSpec::new(FIXTURE)
     };
     let spec = spec
-        .args(["chaos", "--kind", kind, "--count"])
+        .args(["chaos", "--kind", kind, "--pad", chance.one_of(&PADS), "--count"])
         .arg(chance.below(300).to_string())
+        .arg("--tally")
+        .arg(place.tally())
         .messages(Pass::arg("--messages={}"))
-        .env(MARK, mark)
+        .env(MARK, &place.mark)
         .window(64 << 10)
         .drain_time(Duration::from_millis(50))
         .restart(policy)
@@ -96,6 +171,7 @@ fn spec(chance: &mut Chance, mark: &str) -> WorkerSpec {
     match kind {
         "serve" => spec.control(Pass::arg("--control={}")),
         "input" => spec.stdin(Input::Pipe),
+        "notice" => spec.ready(Ready::notify()),
         _ => spec,
     }
 }
@@ -114,7 +190,7 @@ fn receive(supervisor: &Supervisor, ledger: &mut Ledger, time: Duration, is_slow
     }
 }
 
-fn act(supervisor: &Supervisor, workers: &mut [Worker], chance: &mut Chance, mark: &str) {
+fn act(supervisor: &Supervisor, workers: &mut [Worker], chance: &mut Chance, place: &Place) {
     let at = usize::try_from(chance.below(WORKERS as u64)).unwrap();
     match chance.below(8) {
         0..=2 => drop(workers[at].kill()),
@@ -124,58 +200,80 @@ fn act(supervisor: &Supervisor, workers: &mut [Worker], chance: &mut Chance, mar
         6 => drop(workers[at].take_stdin()),
         _ => {
             workers[at].stop();
-            workers[at] = supervisor.spawn(spec(chance, mark)).unwrap();
+            workers[at] = supervisor.spawn(spec(chance, place)).unwrap();
         }
     }
 }
 
 /// Gives a line about how much there was of it.
 fn chaos(time: Duration, seed: u64) -> String {
-    let mark = format!("{}-{seed}", std::process::id());
+    let pid = process::id();
+    let place = Place { directory: env::var_os("XDG_RUNTIME_DIR").unwrap().into(), mark: format!("{pid}-{seed}") };
+    fs::create_dir(place.tally()).unwrap();
     let descriptors = open_descriptors();
     let mut chance = Chance(seed);
     let mut ledger = Ledger::default();
     // Its guard and control server come with the first workers, and go with it.
     let supervisor = guarded();
-    let mut workers: Vec<Worker> = (0..WORKERS).map(|_| supervisor.spawn(spec(&mut chance, &mark)).unwrap()).collect();
+    let mut workers: Vec<Worker> = (0..WORKERS).map(|_| supervisor.spawn(spec(&mut chance, &place)).unwrap()).collect();
     let until = now() + time;
     while now() < until {
-        act(&supervisor, &mut workers, &mut chance, &mark);
+        act(&supervisor, &mut workers, &mut chance, &place);
         let pause = Duration::from_micros(chance.below(20_000));
         let is_slow = chance.below(50) == 0;
         receive(&supervisor, &mut ledger, if is_slow { 5 * pause } else { pause }, is_slow);
     }
+    assert_eq!(cgroups_of(pid).is_empty(), !may_make_cgroups(), "there is one to be left");
+    assert_eq!(place.files().len(), 2, "there are some to be left: {:?}", place.files());
     let report = supervisor.shutdown(DEADLINE);
-    assert_eq!(report.blocked().count(), 0, "seed {seed}: {report}");
+    assert_eq!(report.blocked().count(), 0, "{report}");
     for event in supervisor.events() {
         ledger.note(&event);
     }
     drop((supervisor, workers));
-    for (key, life) in &ledger.lives {
-        assert!(life.started && life.exited, "seed {seed}: {key:?}: {life:?}");
-    }
-    let summary = format!("seed {seed}: {} incarnations, {} messages", ledger.lives.len(), ledger.messages);
+    ledger.compare(&written(&place.tally()));
+    let summary = format!("{} incarnations, {} messages", ledger.lives.len(), ledger.messages);
     assert!(ledger.lives.len() > 2 * WORKERS && ledger.messages > 1000, "it was chaos");
-    assert_eq!(open_descriptors(), descriptors, "seed {seed}");
-    assert_eq!(children(std::process::id()), [0; 0], "seed {seed}: no zombie");
-    for pid in carriers(MARK, &mark) {
+    leaves_nothing(&place, &descriptors);
+    summary
+}
+
+#[track_caller]
+fn leaves_nothing(place: &Place, descriptors: &[(RawFd, PathBuf)]) {
+    assert_eq!(open_descriptors(), descriptors);
+    assert_eq!(children(process::id()), [0; 0], "no zombie");
+    for pid in carriers(MARK, &place.mark) {
         // Whatever is still there has been killed, and is on its way.
         wait_gone(pid);
     }
-    summary
+    assert_eq!(cgroups_of(process::id()), [""; 0]);
+    assert_eq!(place.files(), [""; 0].map(PathBuf::from));
+}
+
+/// Has a process keep its files in a directory of its own.
+fn at_a_place(spec: WorkerSpec, place: &mut Option<TempDir>) -> WorkerSpec {
+    let place = place.insert(tempfile::tempdir().unwrap()).path();
+    spec.env("XDG_RUNTIME_DIR", place).env("TMPDIR", place)
 }
 
 #[test]
 fn p01_p02_p08_p09_chaos_leaves_nothing_and_loses_nothing() {
-    if alone("chaos::p01_p02_p08_p09_chaos_leaves_nothing_and_loses_nothing", |spec| spec) {
-        println!("{}", chaos(Duration::from_secs(4), u64::from(std::process::id()) << 20 | 1));
+    let mut place = None;
+    let prepare = |spec| at_a_place(spec, &mut place);
+    if alone("chaos::p01_p02_p08_p09_chaos_leaves_nothing_and_loses_nothing", prepare) {
+        let seed = u64::from(process::id()) << 20 | 1;
+        println!("seed {seed}");
+        println!("{}", chaos(Duration::from_secs(4), seed));
     }
 }
 
 #[test]
 #[ignore = "takes a minute"]
 fn a_minute_of_chaos() {
-    if alone("chaos::a_minute_of_chaos", |spec| spec) {
-        println!("{}", chaos(Duration::from_secs(60), u64::from(std::process::id()) << 20 | 3));
+    let mut place = None;
+    if alone("chaos::a_minute_of_chaos", |spec| at_a_place(spec, &mut place)) {
+        let seed = u64::from(process::id()) << 20 | 3;
+        println!("seed {seed}");
+        println!("{}", chaos(Duration::from_secs(60), seed));
     }
 }
