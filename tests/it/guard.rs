@@ -118,8 +118,8 @@ impl fmt::Display for Figures {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut sorted = self.0.clone();
         sorted.sort();
-        let at = |percent| sorted[(sorted.len() - 1) * percent / 100];
-        write!(formatter, "p50 {:.0?}, p99 {:.0?}, max {:.0?}", at(50), at(99), at(100))
+        let at = |percent: usize| sorted[(sorted.len() - 1) * percent / 100].as_millis();
+        write!(formatter, "p50 {} ms, p99 {} ms, max {} ms", at(50), at(99), at(100))
     }
 }
 
