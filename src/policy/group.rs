@@ -147,6 +147,8 @@ pub(super) struct Work {
     pub(super) groups: VecDeque<GroupId>,
     pub(super) starts: VecDeque<MemberId>,
     pub(super) outputs: Vec<Output>,
+    /// Of whom `is_over` may say something else than before.
+    pub(super) touched: BTreeSet<MemberId>,
 }
 
 #[derive(Debug)]
@@ -349,6 +351,11 @@ impl Groups {
         let around = self.groups_of(Node::Group(group));
         let settings = [group].into_iter().chain(around).filter_map(|group| self.groups.get(&group));
         settings.filter_map(|group| group.settings.stop_within).min()
+    }
+
+    /// Those of whom [`is_over`](Self::is_over) may say something else than when this was asked last.
+    pub(crate) fn take_touched(&mut self) -> BTreeSet<MemberId> {
+        std::mem::take(&mut self.work.touched)
     }
 
     /// Whether it has ended, and nothing that is under way starts it again.

@@ -21,6 +21,7 @@ use std::{
 #[expect(clippy::struct_excessive_bools, reason = "facts, each true or not, apart from the states they are to check")]
 struct Fact {
     alive: bool,
+    over: bool,
     started: bool,
     ready: bool,
     told: bool,
@@ -78,7 +79,8 @@ impl World {
             || self.groups.add_member(id, group, TRANSIENT).is_ok();
         if added {
             self.next_id += 1;
-            self.facts.insert(id, Fact { starts_allowed: 1, ..Fact::default() });
+            let over = self.groups.is_over(id);
+            self.facts.insert(id, Fact { starts_allowed: 1, over, ..Fact::default() });
         }
     }
 
@@ -149,7 +151,18 @@ impl World {
             self.count(group);
         }
         self.check(input);
+        self.check_touched(input);
         outputs
+    }
+
+    /// Who is over, or is not any more, is told of: the driver looks at nobody else.
+    fn check_touched(&mut self, input: Input) {
+        let touched = self.groups.take_touched();
+        for (id, fact) in &mut self.facts {
+            let is_over = self.groups.is_over(*id);
+            assert!(fact.over == is_over || touched.contains(id), "{id:?} at {input:?}: {is_over}");
+            fact.over = is_over;
+        }
     }
 
     /// Takes note of what is told; the group, if this is an end that makes it restart siblings.

@@ -235,6 +235,7 @@ impl Groups {
             }
         };
         member.state = State::Down(down);
+        self.work.touched.insert(id);
         let groups = self.groups_of(Node::Member(id));
         for group in &groups {
             if let Some(group) = self.groups.get_mut(group) {
@@ -334,6 +335,7 @@ impl Groups {
     pub(super) fn set_state(&mut self, id: MemberId, change: impl FnOnce(State, Lifetime) -> State) {
         if let Some(member) = self.members.get_mut(&id) {
             member.state = change(member.state, member.role.lifetime);
+            self.work.touched.insert(id);
         }
     }
 }

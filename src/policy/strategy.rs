@@ -194,6 +194,7 @@ impl Groups {
     fn group_ended(&mut self, id: GroupId, then: Rest, now: Instant) {
         self.work.outputs.push(Output::GroupEnded(id));
         let node = Node::Group(id);
+        self.work.touched.extend(self.members_under(node));
         let (Some(role), parent) = (self.role(node), self.parent(node)) else { return };
         match then {
             Rest::Idle if self.is_open(node) => self.begin(node),

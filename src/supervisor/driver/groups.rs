@@ -133,8 +133,7 @@ impl Driver {
         }
     }
 
-    fn running(&mut self, node: Node) -> Vec<Arc<WorkerShared>> {
-        self.let_rest();
+    fn running(&self, node: Node) -> Vec<Arc<WorkerShared>> {
         self.members(node).filter(|kept| !kept.is_resting).map(|kept| Arc::clone(&kept.shared)).collect()
     }
 
@@ -147,13 +146,11 @@ impl Driver {
         let node = Node::Group(GroupId(group.0));
         let input = input(node);
         let is_start = matches!(input, Input::Start(_));
-        self.let_rest();
         let before: BTreeMap<_, _> = (self.members(node))
             .filter(|kept| kept.is_resting || !is_start)
             .map(|kept| (kept.shared.id(), kept.shared.incarnation()))
             .collect();
         self.tell_groups(input);
-        self.let_rest();
         let comes_back = |kept: &&Kept| !kept.is_resting && kept.spec.restart.when() != Restart::Never;
         let anew = self.members(node).filter(comes_back);
         let anew = anew.filter_map(|kept| Some((Arc::clone(&kept.shared), *before.get(&kept.shared.id())?)));
@@ -310,7 +307,7 @@ impl Driver {
             }
             self.for_groups.pop_front();
         }
-        self.has_told_groups = true;
+        self.let_rest();
     }
 
     fn do_for_group(&mut self, output: Output) {
@@ -375,13 +372,14 @@ impl Driver {
         self.outlet.send(Event { worker, incarnation, kind });
     }
 
-    /// Those whom their group does not want to run have ended, until it does. Once for all that one turn of the loop brings.
-    pub(super) fn let_rest(&mut self) {
-        if !std::mem::take(&mut self.has_told_groups) {
-            return;
-        }
-        for kept in self.kept.values_mut().filter(|kept| kept.is_member && kept.standing == Standing::Rests) {
-            let is_over = self.groups.is_over(member(kept.shared.id()));
+    /// Those whom their group does not want to run have ended, until it does.
+    fn let_rest(&mut self) {
+        for id in self.groups.take_touched() {
+            let Some(kept) = self.kept.get_mut(&WorkerId(id.0)) else { continue };
+            if !kept.is_member || kept.standing != Standing::Rests {
+                continue;
+            }
+            let is_over = self.groups.is_over(id);
             if is_over && !kept.is_resting {
                 kept.shared.end(kept.last_exit());
             } else if !is_over && kept.is_resting {

@@ -170,7 +170,6 @@ pub(super) struct Driver {
     groups: Groups,
     /// What the groups are still to be told.
     for_groups: VecDeque<members::Input>,
-    has_told_groups: bool,
     /// Groups whose end has a deadline.
     ending: HashMap<GroupId, Instant>,
     /// Whose end was the last of a member.
@@ -227,7 +226,6 @@ impl Driver {
             kept: HashMap::new(),
             groups: groups::no_groups(),
             for_groups: VecDeque::new(),
-            has_told_groups: false,
             ending: HashMap::new(),
             cause: WorkerId(0),
             seed: u64::from_ne_bytes(random::bytes()?),
@@ -274,7 +272,6 @@ impl Driver {
             }
             self.resume();
             self.run_timers();
-            self.let_rest();
         }
     }
 
