@@ -189,7 +189,8 @@ impl Drop for Pen {
             drop(cell.cgroup.remove());
         }
         if let Some(Some(home)) = self.home.get() {
-            // With whatever is still in it, where nobody lives.
+            // Somebody is left there only where he could not be reached before. What is still in it goes with it.
+            drop(home.kill());
             drop(home.remove());
         }
     }

@@ -61,7 +61,8 @@ pub(crate) fn hold(list: impl Fn() -> Vec<i32>) -> Vec<Held> {
 #[derive(Debug)]
 pub(crate) enum Sight {
     Carrier(Held),
-    /// It is in the middle of an exec, in which it shows no environment. It forks nobody meanwhile.
+    /// It cannot be told now: it is in the middle of an exec, in which it shows no environment (and forks nobody), or we have no
+    /// descriptor left to look with.
     NotYet,
     /// Or a zombie: those have none. Or one that has become another user's: that may not be looked at.
     Stranger,
@@ -71,62 +72,86 @@ pub(crate) enum Sight {
 #[derive(Debug)]
 pub(crate) struct Eyes {
     bytes: Vec<u8>,
+    /// There was no descriptor, or no memory, to look with.
+    pub(crate) was_short: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Environment {
-    Has,
+/// What is looked for in an environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Environment<T> {
+    Has(T),
     Lacks,
     Hides,
 }
 
 impl Eyes {
     pub(crate) fn new() -> Self {
-        Self { bytes: vec![0; ONE_READ_BYTES] }
+        Self { bytes: vec![0; ONE_READ_BYTES], was_short: false }
     }
 
     pub(crate) fn look(&mut self, pid: i32, token: &[u8]) -> Sight {
-        match self.environment(pid, token) {
+        let has = |bytes: &[u8]| memchr::memmem::find(bytes, token).map(|_| ());
+        match self.find(pid, has) {
             Environment::Hides => return Sight::NotYet,
             Environment::Lacks => return Sight::Stranger,
-            Environment::Has => {}
+            Environment::Has(()) => {}
         }
         // The number may have changed hands before it was opened: so look again.
-        let Ok(pidfd) = PidFd::open(pid) else { return Sight::Stranger };
-        match self.environment(pid, token) {
-            Environment::Has => Sight::Carrier(Held { pid, pidfd }),
+        let pidfd = match PidFd::open(pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) if is_want(&error) => {
+                self.was_short = true;
+                return Sight::NotYet;
+            }
+            Err(_) => return Sight::Stranger,
+        };
+        match self.find(pid, has) {
+            Environment::Has(()) => Sight::Carrier(Held { pid, pidfd }),
             Environment::Hides => Sight::NotYet,
             Environment::Lacks => Sight::Stranger,
         }
     }
 
-    fn environment(&mut self, pid: i32, token: &[u8]) -> Environment {
-        let Ok(mut file) = fs::File::open(format!("/proc/{pid}/environ")) else { return Environment::Lacks };
+    /// Looks for something in the environment of a process.
+    pub(crate) fn find<T>(&mut self, pid: i32, find: impl Fn(&[u8]) -> Option<T>) -> Environment<T> {
+        let mut file = match fs::File::open(format!("/proc/{pid}/environ")) {
+            Ok(file) => file,
+            Err(error) if is_want(&error) => {
+                self.was_short = true;
+                return Environment::Hides;
+            }
+            Err(_) => return Environment::Lacks,
+        };
         // All of it at once: the file is the memory that the process had when it was opened, and between two reads an exec
         // can take that away. Then the second one finds the end.
         let read = file.read(&mut self.bytes).unwrap_or(0);
         let bytes = self.bytes.get(..read).unwrap_or_default();
-        if memchr::memmem::find(bytes, token).is_some() {
-            return Environment::Has;
+        if read == ONE_READ_BYTES {
+            return find_in_all(file, bytes, find);
         }
-        let hides = if read == 0 {
-            fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| has_an_environment(&stat).unwrap_or(false))
-        } else if read == ONE_READ_BYTES {
-            return rest(file, bytes, token);
-        } else {
-            false
+        if let Some(found) = find(bytes) {
+            return Environment::Has(found);
+        }
+        let hides = || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+            stat.map_or_else(|error| is_want(&error), |stat| has_an_environment(&stat).unwrap_or(false))
         };
-        if hides { Environment::Hides } else { Environment::Lacks }
+        if read == 0 && hides() { Environment::Hides } else { Environment::Lacks }
     }
 }
 
-/// The rest of one that did not come whole in one read.
-fn rest(file: fs::File, bytes: &[u8], token: &[u8]) -> Environment {
+/// Whether it is for want of descriptors or memory that we cannot look: that passes.
+fn is_want(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+}
+
+/// In one that did not come whole in one read.
+fn find_in_all<T>(file: fs::File, bytes: &[u8], find: impl Fn(&[u8]) -> Option<T>) -> Environment<T> {
     let mut bytes = bytes.to_vec();
     // What was read before an error is looked at.
     drop(file.take(ENVIRONMENT_BYTES).read_to_end(&mut bytes));
-    match (memchr::memmem::find(&bytes, token), bytes.last()) {
-        (Some(_), _) => Environment::Has,
+    match (find(&bytes), bytes.last()) {
+        (Some(found), _) => Environment::Has(found),
         (None, Some(0)) => Environment::Lacks,
         (None, _) => Environment::Hides,
     }

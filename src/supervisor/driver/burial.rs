@@ -16,17 +16,31 @@ use crate::{
         proc::{self, Held},
     },
 };
-use std::os::fd::AsFd;
+use std::{os::fd::AsFd, time::Duration};
 
 /// How often descendants are looked for before those that keep coming are left to be told.
 const ROUNDS: u32 = 100;
+/// How many descriptors are kept for the end of a tree: to look, and to hold a few whom to kill.
+const RESERVE: usize = 8;
+/// How soon it is looked again where nobody could be held.
+const AGAIN: Duration = Duration::from_millis(10);
 
 impl Driver {
     /// The worker has ended, and its streams have. Takes its status as soon as nobody of its tree is left.
     pub(super) fn bury(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
-        if let Some(found) = live.present.with_cell(inhabitants) {
-            return if found.is_empty() { self.reap(place) } else { self.mourn(place, found) };
+        if let Some((is_populated, found)) = live.present.with_cell(inhabitants) {
+            if !is_populated {
+                return self.reap(place);
+            }
+            let found = if found.is_empty() {
+                self.reserve.clear();
+                live.present.with_cell(inhabitants).map(|(_, found)| found).unwrap_or_default()
+            } else {
+                found
+            };
+            self.mourn(place, found);
+            return self.keep_reserve();
         }
         let ancestor = Ancestor {
             pid: live.present.child().pid().cast_signed(),
@@ -36,10 +50,24 @@ impl Driver {
             others: &self.own,
         };
         let sought = &mut live.burial.get_or_insert_default().sought;
-        match self.search.descendants(&ancestor, sought, || self.clock.now()) {
+        let mut found = self.search.descendants(&ancestor, sought, || self.clock.now());
+        if self.search.was_short() {
+            self.reserve.clear();
+            found = self.search.descendants(&ancestor, sought, || self.clock.now());
+        }
+        match found {
             Found::These(found) if found.is_empty() => self.reap(place),
             Found::These(found) => self.mourn(place, found),
             Found::NotBefore(due) => self.set_timer(due, Timer::Bury(place)),
+        }
+        self.keep_reserve();
+    }
+
+    /// A host that has used up its descriptors must not keep us from ending what its workers have started.
+    pub(super) fn keep_reserve(&mut self) {
+        while self.reserve.len() < RESERVE {
+            let Ok(descriptor) = self.poller.as_fd().try_clone_to_owned() else { return };
+            self.reserve.push(descriptor);
         }
     }
 
@@ -69,8 +97,8 @@ impl Driver {
             }
         }
         if burial.waited_for.is_empty() {
-            // Not one could be watched, for want of memory.
-            return self.reap(place);
+            // Not one could be held or watched, for want of descriptors or memory.
+            self.set_timer_after(AGAIN, Timer::Bury(place));
         }
         if is_first {
             self.set_timer_after(LONGEST_DEATH, Timer::Bury(place));
@@ -122,10 +150,9 @@ impl Driver {
     }
 }
 
-/// Who lives in a cgroup: zombies do not.
-fn inhabitants(cell: &Cell) -> Vec<Held> {
-    if !cell.is_populated() {
-        return Vec::new();
-    }
-    proc::hold(|| cell.cgroup.processes().unwrap_or_default())
+/// Whether somebody lives in a cgroup, and who: zombies do not.
+fn inhabitants(cell: &Cell) -> (bool, Vec<Held>) {
+    let is_populated = cell.is_populated();
+    let held = if is_populated { proc::hold(|| cell.cgroup.processes().unwrap_or_default()) } else { Vec::new() };
+    (is_populated, held)
 }

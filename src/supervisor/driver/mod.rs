@@ -47,6 +47,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, HashSet, VecDeque},
     io,
+    os::fd::OwnedFd,
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -177,6 +178,8 @@ pub(super) struct Driver {
     again: Sender<Again>,
     starter: Arc<Starter>,
     search: Search,
+    /// Of no use but to be closed when there are none left.
+    reserve: Vec<OwnedFd>,
     /// The processes of those who live.
     own: HashSet<i32>,
     clock: Clock,
@@ -232,6 +235,7 @@ impl Driver {
             again,
             starter,
             search: Search::new(),
+            reserve: Vec::new(),
             own: HashSet::new(),
             clock: Clock::default(),
             timers: BinaryHeap::new(),
@@ -256,6 +260,7 @@ impl Driver {
     }
 
     fn run(&mut self) {
+        self.keep_reserve();
         let mut reports = Reports::with_capacity(REPORTS);
         while !self.is_over() {
             let timeout = self.timeout();
