@@ -12,6 +12,7 @@ use pipewright::{
 };
 use std::{
     collections::HashSet,
+    iter,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -41,6 +42,7 @@ struct Member {
     worker: Worker,
     /// The file does not want it any more, or not so.
     leaves: bool,
+    /// It did not do what it had to, and unless it is tried again that stays so.
     has_failed: bool,
     /// Its end, as long as it is not known what comes of it.
     ended: Option<Arc<Exit>>,
@@ -233,57 +235,76 @@ impl<'a> Foreman<'a> {
         let Some(member) = self.members.iter_mut().find(|member| member.worker.id() == event.worker) else {
             return true;
         };
-        let name = &member.name;
-        let note = |text: &str| self.table.note(&format!("{name}: {text}"));
-        match event.kind {
-            EventKind::Line { line, .. } => {
-                self.table.note(&format!("{name} | {}", line.text()));
-                member.last_line = line.text().into_owned();
-                return false;
-            }
-            EventKind::Started { pid } => {
-                member.has_failed = false;
-                note(&format!("started (pid {pid})"));
-            }
-            EventKind::Ready { after } => note(&format!("ready after {}", show(after))),
-            EventKind::Slow { waited } => note(&format!("still not ready after {}", show(waited))),
-            EventKind::NotReady { why: NotReady::TimedOut { waited }, .. } => {
-                note(&format!("not ready after {}", show(waited)));
-            }
-            EventKind::NotReady { .. } => note("will never be ready"),
-            EventKind::TimedOut { after } => note(&format!("stopped after {}, its time limit", show(after))),
-            EventKind::NotStarted(error) => note(&explain(&*error)),
-            EventKind::DependencyFailed { .. } => {
-                member.has_failed = true;
-                note(&format!("not started, since {name_of_other} has failed"));
-            }
-            EventKind::Exited(exit) => {
-                for survivor in &exit.survivors {
-                    note(&format!("{survivor}, and was killed"));
-                }
-                member.has_failed =
-                    member.recipe.comes_back() == Restart::Never && member.recipe.is_failure(exit.code());
-                member.ended = Some(exit);
-            }
-            EventKind::Restarting { after } => {
-                let exit = member.ended.take().map(|exit| format!("{exit}, ")).unwrap_or_default();
-                note(&format!("{exit}again in {}", show(after)));
-            }
-            EventKind::GaveUp(why) => {
-                member.has_failed = true;
-                let exit = member.ended.take();
-                let how = exit.as_ref().map(|exit| format!("{exit}, ")).unwrap_or_default();
-                note(&format!("{how}given up: {}", reason(why)));
-                let words = exit.as_ref().map(|exit| exit.stderr_text()).unwrap_or_default();
-                let words: Vec<_> = words.lines().collect();
-                for line in words.iter().skip(words.len().saturating_sub(LAST_WORDS)) {
-                    note(&format!("  {line}"));
-                }
-            }
-            _ => {}
+        if let EventKind::Line { line, .. } = &event.kind {
+            self.table.note(&format!("{} | {}", member.name, line.text()));
+            member.last_line = line.text().into_owned();
+            return false;
+        }
+        for text in member.hear(event.kind, &name_of_other) {
+            self.table.note(&format!("{}: {text}", member.name));
         }
         true
     }
+}
+
+impl Member {
+    /// What there is to be told of it, a line each.
+    fn hear(&mut self, event: EventKind, name_of_other: &str) -> Vec<String> {
+        match event {
+            EventKind::Started { pid } => {
+                self.has_failed = false;
+                vec![format!("started (pid {pid})")]
+            }
+            EventKind::Ready { after } => vec![format!("ready after {}", show(after))],
+            EventKind::Slow { waited } => vec![format!("still not ready after {}", show(waited))],
+            EventKind::NotReady { why, .. } => {
+                // However it ends.
+                self.has_failed = true;
+                vec![match why {
+                    NotReady::TimedOut { waited } => format!("not ready after {}", show(waited)),
+                    _ => "will never be ready".to_owned(),
+                }]
+            }
+            EventKind::TimedOut { after } => {
+                self.has_failed = true;
+                vec![format!("stopped after {}, its time limit", show(after))]
+            }
+            EventKind::NotStarted(error) => {
+                self.has_failed = true;
+                vec![explain(&*error)]
+            }
+            EventKind::DependencyFailed { .. } => {
+                self.has_failed = true;
+                vec![format!("not started, since {name_of_other} has failed")]
+            }
+            EventKind::Exited(exit) => {
+                self.has_failed |= self.recipe.comes_back() == Restart::Never && self.recipe.is_failure(exit.code());
+                let lines = exit.survivors.iter().map(|survivor| format!("{survivor}, and was killed")).collect();
+                self.ended = Some(exit);
+                lines
+            }
+            EventKind::Restarting { after } => {
+                self.has_failed = false;
+                let exit = self.ended.take().map(|exit| format!("{exit}, ")).unwrap_or_default();
+                vec![format!("{exit}again in {}", show(after))]
+            }
+            EventKind::GaveUp(why) => {
+                self.has_failed = true;
+                let exit = self.ended.take();
+                let how = exit.as_ref().map(|exit| format!("{exit}, ")).unwrap_or_default();
+                let words = exit.as_ref().map(|exit| exit.stderr_text()).unwrap_or_default();
+                iter::once(format!("{how}given up: {}", reason(why))).chain(last_words(&words)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The last lines of them.
+fn last_words(text: &str) -> impl Iterator<Item = String> {
+    let lines: Vec<_> = text.lines().collect();
+    let start = lines.len().saturating_sub(LAST_WORDS);
+    lines.into_iter().skip(start).map(|line| format!("  {line}"))
 }
 
 fn reason(why: GaveUp) -> &'static str {

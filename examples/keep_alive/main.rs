@@ -38,7 +38,8 @@
 //! whoever comes after them; the others are left alone. While the file is wrong the old one stays.
 //!
 //! The exit code is 0 if everybody was stopped or has done its work, 1 if nobody is left to run and somebody has failed, 2 if the
-//! command line or the file is wrong.
+//! command line or the file is wrong. Whoever was not started, was never ready or ran past its time has failed, however it ended,
+//! unless it came back and did well.
 #![expect(clippy::print_stderr, reason = "a command line tool talks")]
 
 mod recipe; // one worker, as the file has it; what the library makes of it

@@ -6,6 +6,7 @@ use std::{
     fs,
     io::Write,
     net::TcpListener,
+    os::unix::net::UnixListener,
     path::{Path, PathBuf},
 };
 
@@ -309,6 +310,50 @@ fn it_ends_with_1_when_somebody_has_failed_and_nobody_is_left() {
     assert!(places(&lines, &end).is_sorted(), "{lines:#?}");
     let (exit, lines, _) = Foreman::new("[workers.done]\ncommand = ['true']").finish();
     assert!(exit.success(), "{exit}: {lines:#?}");
+}
+
+#[test]
+fn whoever_did_not_start_or_was_not_ready_or_ran_too_long_has_failed_whatever_its_exit_code() {
+    let directory = tempfile::tempdir().unwrap();
+    // To open it fails, with a reason that could pass.
+    let socket = directory.path().join("socket");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let at_its_ease = r#"command = ["sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"]"#;
+    for (worker, expected) in [
+        (format!("command = ['true']\noutput = {{ file = '{}' }}", socket.display()), "bad: cannot start true: "),
+        (
+            "command = ['true']\noutput = { file = 'no-such-directory/log' }".into(),
+            "bad: given up: it cannot be started",
+        ),
+        ("command = ['true']\nready = { line = 'here' }".into(), "bad: will never be ready"),
+        ("command = ['true']\nrestart = 'on-failure'\nready = { line = 'here' }".into(), "bad: will never be ready"),
+        (format!("{at_its_ease}\nready = {{ line = 'here', within = '300ms' }}"), "bad: not ready after "),
+        (format!("{at_its_ease}\nlimits = {{ run_time = '300ms' }}"), "bad: stopped after "),
+    ] {
+        let (exit, lines, stderr) = Foreman::new(&format!("[workers.bad]\n{worker}\n")).finish();
+        assert_eq!(exit.code(), Some(1), "{worker}: {lines:#?}, {stderr:#?}");
+        places(&lines, &[expected]);
+    }
+}
+
+#[test]
+fn whoever_comes_back_well_has_not_failed() {
+    let (exit, lines, stderr) = Foreman::new(
+        r#"
+        [workers.second]
+        command = ["sh", "-c", "test -e mark && exec echo here; touch mark; exit 3"]
+        ready = { line = "here" }
+        restart = { when = "on-failure", first = "1ms" }
+        [workers.behind]
+        command = ["true"]
+        after = { second = "exited" }
+        "#,
+    )
+    .finish();
+    assert!(exit.success() && stderr.is_empty(), "{exit}: {lines:#?}, {stderr:#?}");
+    let story =
+        ["second: will never be ready", "second: exit code 3, again in ", "second: ready", "second: exit code 0"];
+    assert!(places(&lines, &story).is_sorted(), "{lines:#?}");
 }
 
 #[test]
