@@ -257,13 +257,14 @@ impl Member {
             }
             EventKind::Ready { after } => vec![format!("ready after {}", show(after))],
             EventKind::Slow { waited } => vec![format!("still not ready after {}", show(waited))],
-            EventKind::NotReady { why, .. } => {
+            EventKind::NotReady { why, last_words: words } => {
                 // However it ends.
                 self.has_failed = true;
-                vec![match why {
+                let how = match why {
                     NotReady::TimedOut { waited } => format!("not ready after {}", show(waited)),
                     _ => "will never be ready".to_owned(),
-                }]
+                };
+                iter::once(how).chain(last_words(&words)).collect()
             }
             EventKind::TimedOut { after } => {
                 self.has_failed = true;

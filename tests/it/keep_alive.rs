@@ -357,6 +357,21 @@ fn whoever_comes_back_well_has_not_failed() {
 }
 
 #[test]
+fn whoever_is_not_ready_is_told_with_its_last_words() {
+    let (exit, lines, stderr) = Foreman::new(
+        r#"
+        [workers.web]
+        command = ["sh", "-c", "for word in one two three 'no licence'; do echo $word; done"]
+        ready = { line = "here" }
+        "#,
+    )
+    .finish();
+    assert_eq!(exit.code(), Some(1), "{lines:#?}, {stderr:#?}");
+    let start = places(&lines, &["web: will never be ready"])[0];
+    assert_eq!(lines[start + 1..start + 4], ["web:   two", "web:   three", "web:   no licence"], "{lines:#?}");
+}
+
+#[test]
 #[ignore = "needs python3"]
 fn a_program_started_twice_on_one_port_gives_up_and_says_why() {
     const LISTEN: &str =
