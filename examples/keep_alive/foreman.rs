@@ -181,15 +181,13 @@ impl<'a> Foreman<'a> {
         Ok(())
     }
 
-    /// Adds those who are missing, once all who had to leave are gone: a new one may want the port of an old one. True if there
-    /// were some.
+    /// Adds those who are missing. Whoever takes the place of one that still leaves waits until that is gone, and so does whoever
+    /// comes after such a one. True if there were some.
     fn hire(&mut self) -> Result<bool, GroupError> {
-        if self.members.iter().any(|member| member.leaves) {
-            return Ok(false);
-        }
         let before = self.members.len();
         for (name, recipe) in &self.plan.workers {
-            if self.members.iter().any(|member| member.name == *name) {
+            let is_there = |on: &String| self.members.iter().any(|member| member.name == *on && !member.leaves);
+            if self.members.iter().any(|member| member.name == *name) || !recipe.after.0.keys().all(is_there) {
                 continue;
             }
             let mut spec = recipe.spec(name);

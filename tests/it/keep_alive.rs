@@ -1,6 +1,9 @@
 //! The small foreman, as its user runs it.
 
-use crate::support::{DEADLINE, is_alive, read_to_end, wait_gone};
+use crate::{
+    kernel,
+    support::{DEADLINE, is_alive, read_to_end, wait_gone},
+};
 use pipewright::{Exit, Input, Output, Process, WorkerSpec, pipe::anonymous::PipeReader};
 use std::{
     fs,
@@ -219,6 +222,33 @@ fn a_file_read_again_changes_only_what_has_changed() {
             "old: is gone from the file, and is stopped",
         ],
     );
+}
+
+#[test]
+fn one_that_takes_long_to_leave_holds_up_only_those_who_need_its_place() {
+    let worker = |name: &str, more: &str| format!("[workers.{name}]\ncommand = ['sleep', '1000']\n{more}\n");
+    let stubborn = r#"
+        [workers.stubborn]
+        command = ["sh", "-c", "trap '' TERM; echo here; while :; do sleep 1000; done"]
+        ready = { line = "here" }
+        stop = [{ signal = "TERM", wait = "1h" }]
+        "#;
+    let mut foreman = Foreman::new(&(stubborn.to_owned() + &worker("same", "")));
+    foreman.stdout.find_all(["stubborn: ready", "same: started"]);
+    let leaver = foreman.stdout.pid("stubborn");
+    foreman.reload(&(worker("same", "") + &worker("new", "after = ['same']")));
+    foreman.stdout.find("new: started");
+    let again = [worker("stubborn", ""), worker("behind", "after = ['stubborn']"), worker("newer", "")];
+    foreman.reload(&again.concat());
+    foreman.stdout.find_all(["newer: started", "new: killed", "same: killed"]);
+    assert_eq!(kernel::kill(leaver, libc::SIGKILL), 0, "it is still there");
+    foreman.stdout.find("behind: started");
+    foreman.process.signal(libc::SIGTERM).unwrap();
+    let (exit, lines, stderr) = foreman.finish();
+    assert!(exit.success() && stderr.is_empty(), "{exit}: {lines:#?}, {stderr:#?}");
+    let end = places(&lines, &["stubborn: killed by signal 9"])[0];
+    assert!(places(&lines[end..], &["stubborn: started", "behind: started"]).is_sorted(), "{lines:#?}");
+    assert!(!lines[..end].iter().any(|line| line.starts_with("behind: started")), "{lines:#?}");
 }
 
 #[test]
