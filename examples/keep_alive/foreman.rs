@@ -13,6 +13,7 @@ use pipewright::{
 use std::{
     collections::HashSet,
     iter,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -94,8 +95,24 @@ impl<'a> Foreman<'a> {
         if self.tell(event) { self.catch_up() } else { Ok(()) }
     }
 
-    /// Another file.
-    pub(crate) fn follow(&mut self, plan: Plan) -> Result<(), GroupError> {
+    /// The user wants the file to be read again.
+    pub(crate) fn reload(&mut self, path: &Path) -> Result<(), GroupError> {
+        if self.is_stopping() {
+            self.note("all are being stopped, so the file is not read again");
+            return Ok(());
+        }
+        match Plan::load(path) {
+            Ok(plan) => self.follow(plan),
+            Err(error) => {
+                self.table.complain(&format!("{error}; the old file stays"));
+                Ok(())
+            }
+        }
+    }
+
+    fn follow(&mut self, plan: Plan) -> Result<(), GroupError> {
+        // Whoever has failed until now is tried again.
+        self.catch_up()?;
         self.plan = plan;
         self.note("the file is read again");
         self.dismiss()?;
@@ -104,10 +121,6 @@ impl<'a> Foreman<'a> {
 
     pub(crate) fn note(&self, text: &str) {
         self.table.note(&format!("keep_alive: {text}"));
-    }
-
-    pub(crate) fn complain(&self, text: &str) {
-        self.table.complain(text);
     }
 
     pub(crate) fn show(&self) {
@@ -157,7 +170,8 @@ impl<'a> Foreman<'a> {
         Ok(())
     }
 
-    /// Takes leave of those whom the file does not want, or not so. Whoever comes after them goes too, and comes back with them.
+    /// Takes leave of those whom the file does not want, or not so, and of those who have failed for good: a user who has mended what
+    /// they lacked has no other way to say so. Whoever comes after them goes too, and comes back with them.
     fn dismiss(&mut self) -> Result<(), GroupError> {
         let mut going: HashSet<String> = HashSet::new();
         for member in self.members.iter().filter(|member| !member.leaves) {
@@ -168,6 +182,8 @@ impl<'a> Foreman<'a> {
                 "has changed, and is restarted".to_owned()
             } else if let Some(first) = member.recipe.after.0.keys().find(|name| going.contains(*name)) {
                 format!("comes after {first}, and is restarted with it")
+            } else if member.has_failed && member.worker.wait_timeout(Duration::ZERO).is_some() {
+                "has failed, and is tried again".to_owned()
             } else {
                 continue;
             };

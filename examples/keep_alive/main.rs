@@ -35,8 +35,9 @@
 //! In a terminal it shows a table of all workers, elsewhere a line for each thing that happens. Ctrl-C stops all of them, each by
 //! its own ladder, in the reverse of their order; the second one kills. Ctrl-Z stops them with us. SIGHUP has the file read again:
 //! workers that are new are started, those that are gone from it are stopped, and those that have changed are restarted, with
-//! whoever comes after them; the others are left alone. One that takes long to stop holds up only those who take its place or come
-//! after it. While the file is wrong the old one stays.
+//! whoever comes after them; those that have failed for good are tried again, with whoever comes after them; the others are left
+//! alone. One that takes long to stop holds up only those who take its place or come after it. While the file is wrong the old one
+//! stays.
 //!
 //! The exit code is 0 if everybody was stopped or has done its work, 1 if nobody is left to run and somebody has failed, 2 if the
 //! command line or the file is wrong. Whoever was not started, was never ready or ran past its time has failed, however it ended,
@@ -109,10 +110,7 @@ fn run(plan: Plan, path: &Path) -> Result<bool, Box<dyn Error>> {
         crossbeam_channel::select! {
             recv(supervisor.events()) -> event => foreman.hear(event?)?,
             recv(signals) -> signal => match signal? {
-                SIGHUP => match Plan::load(path) {
-                    Ok(plan) => foreman.follow(plan)?,
-                    Err(error) => foreman.complain(&format!("{error}; the old file stays")),
-                },
+                SIGHUP => foreman.reload(path)?,
                 _ => foreman.tell_stop(),
             },
             recv(ticks) -> _ => foreman.show(),

@@ -252,6 +252,45 @@ fn one_that_takes_long_to_leave_holds_up_only_those_who_need_its_place() {
 }
 
 #[test]
+fn a_file_read_again_has_those_tried_again_that_have_failed() {
+    let file = r#"
+        [workers.same]
+        command = ["sleep", "1000"]
+        [workers.done]
+        command = ["true"]
+        [workers.hopeless]
+        command = ["sh", "-c", "test -e licence || exit 3"]
+        restart = { when = "on-failure", first = "1ms", restarts = 1 }
+        [workers.behind]
+        command = ["sleep", "1000"]
+        after = { hopeless = "exited", done = "exited" }
+        [workers.once]
+        command = ["test", "-e", "licence"]
+        "#;
+    let mut foreman = Foreman::new(file);
+    foreman.stdout.find_all([
+        "hopeless: exit code 3, given up",
+        "behind: not started, since hopeless has failed",
+        "once: exit code 1",
+        "done: exit code 0",
+        "same: started",
+    ]);
+    let same = foreman.stdout.pid("same");
+    fs::write(foreman.directory.path().join("licence"), "").unwrap();
+    foreman.reload(file);
+    foreman.stdout.find("keep_alive: the file is read again");
+    foreman.stdout.find_all(["hopeless: started", "behind: started", "once: exit code 0"]);
+    assert!(is_alive(same));
+    foreman.process.signal(libc::SIGTERM).unwrap();
+    let (exit, lines, stderr) = foreman.finish();
+    assert!(exit.success() && stderr.is_empty(), "{exit}: {lines:#?}, {stderr:#?}");
+    let told = ["hopeless: has failed, and is tried again", "behind: comes after hopeless, and is restarted with it"];
+    places(&lines, &told);
+    let count = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
+    assert_eq!([count("same: started"), count("done: started"), count("once: started")], [1, 1, 2], "{lines:#?}");
+}
+
+#[test]
 fn bad_files_get_one_line_and_exit_code_2() {
     for (file, expected) in [
         ("[workers.web]\ncommand = [1]", "workers.toml:2: worker `web`, `command`: "),
