@@ -222,6 +222,10 @@ impl<'a> Foreman<'a> {
                 last_line: String::new(),
             });
         }
+        if self.is_stopping() {
+            // Whoever came after all were told to stop has not heard of it.
+            self.members.iter().skip(before).for_each(|member| drop(member.worker.stop()));
+        }
         Ok(self.members.len() > before)
     }
 

@@ -291,6 +291,87 @@ fn a_file_read_again_has_those_tried_again_that_have_failed() {
 }
 
 #[test]
+fn while_the_file_is_wrong_the_old_state_stays() {
+    let good = "[workers.same]\ncommand = ['sleep', '1000']\n";
+    let mut foreman = Foreman::new(good);
+    foreman.stdout.find("same: started");
+    let same = foreman.stdout.pid("same");
+    for (file, expected) in [
+        ("", "workers.toml: there are no workers in it"),
+        (
+            "[workers.same]\ncommand = ['x']\nafter = ['other']\n[workers.other]\ncommand = ['x']\nafter = ['same']",
+            "workers.toml:3: worker `same`, `after`: they wait for each other: `same` for `other` for `same`",
+        ),
+        ("[workers.same]\ncommand = ['x']\ncommand = ['y']", "workers.toml:3: "),
+        ("[workers.same]\ncommand = ['x']\n[workers.same]\ncommand = ['x']", "workers.toml:3: "),
+    ] {
+        foreman.reload(file);
+        let line = foreman.stderr.next();
+        assert!(
+            line.starts_with(&format!("keep_alive: {expected}")) && line.ends_with("; the old file stays"),
+            "{line}"
+        );
+    }
+    let file = foreman.directory.path().join("workers.toml");
+    fs::remove_file(&file).unwrap();
+    foreman.process.signal(libc::SIGHUP).unwrap();
+    let line = foreman.stderr.next();
+    assert!(
+        line.starts_with("keep_alive: workers.toml: No such file") && line.ends_with("the old file stays"),
+        "{line}"
+    );
+    foreman.reload(good);
+    foreman.stdout.find("keep_alive: the file is read again");
+    assert!(is_alive(same));
+    foreman.process.signal(libc::SIGTERM).unwrap();
+    let (exit, lines, stderr) = foreman.finish();
+    assert!(exit.success(), "{exit}: {lines:#?}, {stderr:#?}");
+    assert_eq!((lines.len(), stderr.len()), (4, 5), "{lines:#?}, {stderr:#?}");
+}
+
+#[test]
+fn a_program_that_is_gone_ends_only_its_worker() {
+    let worker = |name: &str, program: &str| format!("[workers.{name}]\ncommand = ['{program}', '1000']\n");
+    let mut foreman = Foreman::new(&(worker("same", "sleep") + &worker("changed", "sleep")));
+    foreman.stdout.find_all(["same: started", "changed: started"]);
+    let [same, changed] = ["same", "changed"].map(|name| foreman.stdout.pid(name));
+    foreman.reload(&(worker("same", "sleep") + &worker("changed", "no-such-program")));
+    foreman.stdout.find("changed: cannot start no-such-program: ");
+    foreman.stdout.find("changed: given up: it cannot be started");
+    wait_gone(changed);
+    foreman.reload(&(worker("same", "sleep") + &worker("changed", "sleep")));
+    foreman.stdout.find("changed: started");
+    assert!(is_alive(same));
+    foreman.process.signal(libc::SIGTERM).unwrap();
+    let (exit, lines, stderr) = foreman.finish();
+    assert!(exit.success() && stderr.is_empty(), "{exit}: {lines:#?}, {stderr:#?}");
+}
+
+#[test]
+fn a_file_read_again_while_all_are_being_stopped_changes_nothing() {
+    let mut foreman = Foreman::new(
+        r#"
+        [workers.stubborn]
+        command = ["sh", "-c", "trap '' TERM; echo here; while :; do sleep 1000; done"]
+        ready = { line = "here" }
+        stop = [{ signal = "TERM", wait = "1h" }]
+        "#,
+    );
+    foreman.stdout.find("stubborn: ready");
+    let stubborn = foreman.stdout.pid("stubborn");
+    foreman.process.signal(libc::SIGTERM).unwrap();
+    foreman.stdout.find("keep_alive: stopping all");
+    foreman.reload("[workers.new]\ncommand = ['sleep', '1000']\n");
+    foreman.stdout.find("keep_alive: all are being stopped, so the file is not read again");
+    assert!(is_alive(stubborn), "nor is anybody stopped sooner");
+    foreman.process.signal(libc::SIGTERM).unwrap();
+    let (exit, lines, stderr) = foreman.finish();
+    assert!(exit.success() && stderr.is_empty(), "{exit}: {lines:#?}, {stderr:#?}");
+    places(&lines, &["stubborn: killed by signal 9"]);
+    assert!(!lines.iter().any(|line| line.starts_with("new: ")), "{lines:#?}");
+}
+
+#[test]
 fn bad_files_get_one_line_and_exit_code_2() {
     for (file, expected) in [
         ("[workers.web]\ncommand = [1]", "workers.toml:2: worker `web`, `command`: "),
