@@ -1,0 +1,195 @@
+//! The file is read again.
+
+use super::{Foreman, places};
+use crate::{
+    kernel,
+    support::{is_alive, wait_gone},
+};
+use std::fs;
+
+#[test]
+fn a_file_read_again_changes_only_what_has_changed() {
+    let worker = |name: &str, more: &str| format!("[workers.{name}]\ncommand = ['sleep', '1000']\n{more}\n");
+    let old = [worker("same", ""), worker("changed", ""), worker("behind", "after = ['changed']"), worker("old", "")];
+    let mut foreman = Foreman::new(&old.concat());
+    foreman.stdout.find_all(["same: started", "changed: started", "behind: started", "old: started"]);
+    let [same, changed, gone] = ["same", "changed", "old"].map(|name| foreman.stdout.pid(name));
+    foreman.reload("[workers.same]\ncommand = 'sleep'\n");
+    let complaint =
+        "keep_alive: workers.toml:2: worker `same`, `command`: invalid type: string \"sleep\", expected a sequence";
+    assert!(foreman.stderr.next().starts_with(complaint), "{:#?}", foreman.stderr.lines);
+    assert!([same, changed, gone].into_iter().all(is_alive), "the old file stays");
+    let new = [
+        worker("new", "after = ['changed', 'same']"),
+        worker("changed", "env = { A = '1' }"),
+        worker("same", ""),
+        worker("behind", "after = ['changed']"),
+    ];
+    foreman.reload(&new.concat());
+    // These two come after it, in any order.
+    foreman.stdout.find("changed: started");
+    assert_ne!(foreman.stdout.pid("changed"), changed);
+    foreman.stdout.find_all(["new: started", "behind: started"]);
+    wait_gone(gone);
+    assert!(is_alive(same));
+    foreman.process.signal(libc::SIGINT).unwrap();
+    let (exit, lines, _) = foreman.finish();
+    assert!(exit.success(), "{exit}: {lines:#?}");
+    let count = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
+    assert_eq!([count("same: started"), count("behind: started"), count("old: started")], [1, 2, 1], "{lines:#?}");
+    places(
+        &lines,
+        &[
+            "changed: has changed, and is restarted",
+            "behind: comes after changed, and is restarted with it",
+            "old: is gone from the file, and is stopped",
+        ],
+    );
+}
+
+#[test]
+fn one_that_takes_long_to_leave_holds_up_only_those_who_need_its_place() {
+    let worker = |name: &str, more: &str| format!("[workers.{name}]\ncommand = ['sleep', '1000']\n{more}\n");
+    let stubborn = r#"
+        [workers.stubborn]
+        command = ["sh", "-c", "trap '' TERM; echo here; while :; do sleep 1000; done"]
+        ready = { line = "here" }
+        stop = [{ signal = "TERM", wait = "1h" }]
+        "#;
+    let mut foreman = Foreman::new(&(stubborn.to_owned() + &worker("same", "")));
+    foreman.stdout.find_all(["stubborn: ready", "same: started"]);
+    let leaver = foreman.stdout.pid("stubborn");
+    foreman.reload(&(worker("same", "") + &worker("new", "after = ['same']")));
+    foreman.stdout.find("new: started");
+    let again = [worker("stubborn", ""), worker("behind", "after = ['stubborn']"), worker("newer", "")];
+    foreman.reload(&again.concat());
+    foreman.stdout.find_all(["newer: started", "new: killed", "same: killed"]);
+    assert_eq!(kernel::kill(leaver, libc::SIGKILL), 0, "it is still there");
+    foreman.stdout.find("behind: started");
+    foreman.process.signal(libc::SIGTERM).unwrap();
+    let (exit, lines, stderr) = foreman.finish();
+    assert!(exit.success() && stderr.is_empty(), "{exit}: {lines:#?}, {stderr:#?}");
+    let end = places(&lines, &["stubborn: killed by signal 9"])[0];
+    assert!(places(&lines[end..], &["stubborn: started", "behind: started"]).is_sorted(), "{lines:#?}");
+    assert!(!lines[..end].iter().any(|line| line.starts_with("behind: started")), "{lines:#?}");
+}
+
+#[test]
+fn a_file_read_again_has_those_tried_again_that_have_failed() {
+    let file = r#"
+        [workers.same]
+        command = ["sleep", "1000"]
+        [workers.done]
+        command = ["true"]
+        [workers.hopeless]
+        command = ["sh", "-c", "test -e licence || exit 3"]
+        restart = { when = "on-failure", first = "1ms", restarts = 1 }
+        [workers.behind]
+        command = ["sleep", "1000"]
+        after = { hopeless = "exited", done = "exited" }
+        [workers.once]
+        command = ["test", "-e", "licence"]
+        "#;
+    let mut foreman = Foreman::new(file);
+    foreman.stdout.find_all([
+        "hopeless: exit code 3, given up",
+        "behind: not started, since hopeless has failed",
+        "once: exit code 1",
+        "done: exit code 0",
+        "same: started",
+    ]);
+    let same = foreman.stdout.pid("same");
+    fs::write(foreman.directory.path().join("licence"), "").unwrap();
+    foreman.reload(file);
+    foreman.stdout.find("keep_alive: the file is read again");
+    foreman.stdout.find_all(["hopeless: started", "behind: started", "once: exit code 0"]);
+    assert!(is_alive(same));
+    foreman.process.signal(libc::SIGTERM).unwrap();
+    let (exit, lines, stderr) = foreman.finish();
+    assert!(exit.success() && stderr.is_empty(), "{exit}: {lines:#?}, {stderr:#?}");
+    let told = ["hopeless: has failed, and is tried again", "behind: comes after hopeless, and is restarted with it"];
+    places(&lines, &told);
+    let count = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
+    assert_eq!([count("same: started"), count("done: started"), count("once: started")], [1, 1, 2], "{lines:#?}");
+}
+
+#[test]
+fn while_the_file_is_wrong_the_old_state_stays() {
+    let good = "[workers.same]\ncommand = ['sleep', '1000']\n";
+    let mut foreman = Foreman::new(good);
+    foreman.stdout.find("same: started");
+    let same = foreman.stdout.pid("same");
+    for (file, expected) in [
+        ("", "workers.toml: there are no workers in it"),
+        (
+            "[workers.same]\ncommand = ['x']\nafter = ['other']\n[workers.other]\ncommand = ['x']\nafter = ['same']",
+            "workers.toml:3: worker `same`, `after`: they wait for each other: `same` for `other` for `same`",
+        ),
+        ("[workers.same]\ncommand = ['x']\ncommand = ['y']", "workers.toml:3: "),
+        ("[workers.same]\ncommand = ['x']\n[workers.same]\ncommand = ['x']", "workers.toml:3: "),
+    ] {
+        foreman.reload(file);
+        let line = foreman.stderr.next();
+        assert!(
+            line.starts_with(&format!("keep_alive: {expected}")) && line.ends_with("; the old file stays"),
+            "{line}"
+        );
+    }
+    let file = foreman.directory.path().join("workers.toml");
+    fs::remove_file(&file).unwrap();
+    foreman.process.signal(libc::SIGHUP).unwrap();
+    let line = foreman.stderr.next();
+    assert!(
+        line.starts_with("keep_alive: workers.toml: No such file") && line.ends_with("the old file stays"),
+        "{line}"
+    );
+    foreman.reload(good);
+    foreman.stdout.find("keep_alive: the file is read again");
+    assert!(is_alive(same));
+    foreman.process.signal(libc::SIGTERM).unwrap();
+    let (exit, lines, stderr) = foreman.finish();
+    assert!(exit.success(), "{exit}: {lines:#?}, {stderr:#?}");
+    assert_eq!((lines.len(), stderr.len()), (4, 5), "{lines:#?}, {stderr:#?}");
+}
+
+#[test]
+fn a_program_that_is_gone_ends_only_its_worker() {
+    let worker = |name: &str, program: &str| format!("[workers.{name}]\ncommand = ['{program}', '1000']\n");
+    let mut foreman = Foreman::new(&(worker("same", "sleep") + &worker("changed", "sleep")));
+    foreman.stdout.find_all(["same: started", "changed: started"]);
+    let [same, changed] = ["same", "changed"].map(|name| foreman.stdout.pid(name));
+    foreman.reload(&(worker("same", "sleep") + &worker("changed", "no-such-program")));
+    foreman.stdout.find("changed: cannot start no-such-program: ");
+    foreman.stdout.find("changed: given up: it cannot be started");
+    wait_gone(changed);
+    foreman.reload(&(worker("same", "sleep") + &worker("changed", "sleep")));
+    foreman.stdout.find("changed: started");
+    assert!(is_alive(same));
+    foreman.process.signal(libc::SIGTERM).unwrap();
+    let (exit, lines, stderr) = foreman.finish();
+    assert!(exit.success() && stderr.is_empty(), "{exit}: {lines:#?}, {stderr:#?}");
+}
+
+#[test]
+fn a_file_read_again_while_all_are_being_stopped_changes_nothing() {
+    let mut foreman = Foreman::new(
+        r#"
+        [workers.stubborn]
+        command = ["sh", "-c", "trap '' TERM; echo here; while :; do sleep 1000; done"]
+        ready = { line = "here" }
+        stop = [{ signal = "TERM", wait = "1h" }]
+        "#,
+    );
+    foreman.stdout.find("stubborn: ready");
+    let stubborn = foreman.stdout.pid("stubborn");
+    foreman.process.signal(libc::SIGTERM).unwrap();
+    foreman.stdout.find("keep_alive: stopping all");
+    foreman.reload("[workers.new]\ncommand = ['sleep', '1000']\n");
+    foreman.stdout.find("keep_alive: all are being stopped, so the file is not read again");
+    assert!(is_alive(stubborn), "nor is anybody stopped sooner");
+    foreman.process.signal(libc::SIGTERM).unwrap();
+    let (exit, lines, stderr) = foreman.finish();
+    assert!(exit.success() && stderr.is_empty(), "{exit}: {lines:#?}, {stderr:#?}");
+    places(&lines, &["stubborn: killed by signal 9"]);
+    assert!(!lines.iter().any(|line| line.starts_with("new: ")), "{lines:#?}");
+}
