@@ -1,13 +1,12 @@
 //! The file: which workers there are, and in which order they come. What is wrong with it is one line that says where.
 
-use super::recipe::{Recipe, Stage};
-use pipewright::Restart;
-use serde::Deserialize;
-use std::{fs, path::Path};
-use toml::{
-    Spanned,
-    de::{DeTable, DeValue, Error, ValueDeserializer},
+use super::{
+    recipe::{Recipe, Stage},
+    value::{self, Value, Wrong},
 };
+use pipewright::Restart;
+use std::{fs, path::Path};
+use toml::de::{DeTable, DeValue, Error};
 
 /// What the file wants.
 #[derive(Debug)]
@@ -19,137 +18,120 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn load(path: &Path) -> Result<Self, String> {
         let name = path.display();
-        let text = fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
-        Self::parse(&text).map_err(|wrong| match wrong.at {
-            Some(offset) => format!("{name}:{}: {}", line(&text, offset), wrong.what),
-            None => format!("{name}: {}", wrong.what),
+        let bytes = fs::read(path).map_err(|error| format!("{name}: {error}"))?;
+        Self::parse(&bytes).map_err(|Wrong { at, key: _, what }| match at {
+            Some(offset) => format!("{name}:{}: {what}", line(&bytes, offset)),
+            None => format!("{name}: {what}"),
         })
     }
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        let file = DeTable::parse(text).map_err(|error| Wrong::of(&error, ""))?;
-        let mut entries = Vec::new();
-        for (key, value) in file.into_inner() {
-            match (&**key.get_ref(), value.into_inner()) {
-                ("workers", DeValue::Table(workers)) => entries.extend(workers),
-                ("workers", _) => return Err(Wrong::new(key.span().start, "`workers` is no table")),
+    fn parse(bytes: &[u8]) -> Result<Self, Wrong> {
+        let text = str::from_utf8(bytes).map_err(|error| Wrong::at(error.valid_up_to(), "this is not UTF-8"))?;
+        let file = DeTable::parse(text).map_err(|error| no_toml(text, &error))?.into_inner();
+        let mut workers = None;
+        for (key, value) in &file {
+            match (&**key.get_ref(), value.get_ref()) {
+                ("workers", DeValue::Table(table)) => workers = Some(table),
+                ("workers", _) => return Err(Wrong::at(key.span().start, "`workers` is no table")),
                 (other, _) => {
-                    return Err(Wrong::new(key.span().start, &format!("there is no key `{other}`, only `workers`")));
+                    let what = format!("there is no key `{}`, only `workers`", other.escape_debug());
+                    return Err(Wrong::at(key.span().start, what));
                 }
             }
         }
-        entries.sort_by_key(|(name, _)| name.span().start);
-        let entries = entries.into_iter().map(|(name, value)| Entry::read(name.into_inner().into(), value));
-        let entries: Vec<Entry> = entries.collect::<Result<_, _>>()?;
+        let entries = workers.map(value::entries).unwrap_or_default();
+        let entries =
+            entries.into_iter().map(|(name, value)| Entry::read(name, value)).collect::<Result<Vec<_>, _>>()?;
         if entries.is_empty() {
-            return Err(Wrong { at: None, what: "there are no workers in it".into() });
+            return Err(nowhere("there are no workers in it"));
         }
         in_order(entries)
     }
 }
 
-/// What is wrong, and where, in bytes from the beginning.
-#[derive(Debug)]
-struct Wrong {
-    at: Option<usize>,
-    what: String,
-}
-
-impl Wrong {
-    fn new(at: usize, what: &str) -> Self {
-        // Some of what serde says has several lines.
-        Self { at: Some(at), what: what.split_whitespace().collect::<Vec<_>>().join(" ") }
-    }
-
-    fn of(error: &Error, whose: &str) -> Self {
-        let wrong = Self::new(0, &format!("{whose}{}", error.message()));
-        Self { at: error.span().map(|span| span.start), ..wrong }
+fn no_toml(text: &str, error: &Error) -> Wrong {
+    let what = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+    let Some(place) = error.span() else { return nowhere(&what) };
+    let start = place.start;
+    match text.get(place) {
+        // It does not say which.
+        Some(key) if what == "duplicate key" => Wrong::at(start, format!("`{}` is there twice", key.escape_debug())),
+        _ => Wrong::at(start, what),
     }
 }
 
-/// Of everything in a value: a table's own place is no more than its header.
-fn end(value: &Spanned<DeValue<'_>>) -> usize {
-    let inner = value.get_ref().as_table().into_iter().flat_map(DeTable::values).map(end);
-    inner.fold(value.span().end, usize::max)
+/// About no place of the file.
+fn nowhere(what: &str) -> Wrong {
+    Wrong { at: None, ..Wrong::at(0, what) }
 }
 
 /// Counted from 1.
-fn line(text: &str, offset: usize) -> usize {
-    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+fn line(text: &[u8], offset: usize) -> usize {
+    text.iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
 }
 
-/// A worker with where its keys stand.
-struct Entry {
-    name: String,
+/// A worker with its place.
+struct Entry<'a> {
+    name: &'a str,
     recipe: Recipe,
-    places: Vec<(String, usize)>,
+    value: &'a Value<'a>,
 }
 
-impl Entry {
-    fn read(name: String, value: Spanned<DeValue<'_>>) -> Result<Self, Wrong> {
-        let start = value.span().start;
+impl<'a> Entry<'a> {
+    fn read(name: &'a str, value: &'a Value<'a>) -> Result<Self, Wrong> {
         if name.is_empty() || name.contains(char::is_control) {
-            return Err(Wrong::new(start, &format!("{name:?} is no name for a worker")));
+            return Err(Wrong::with(value, format!("{name:?} is no name for a worker")));
         }
-        let table: &[_] = match value.get_ref() {
-            DeValue::Table(table) => &table.iter().collect::<Vec<_>>(),
-            _ => return Err(Wrong::new(start, &format!("worker `{name}` is no table"))),
-        };
-        let reaches: Vec<_> = table.iter().map(|(key, value)| (key.span().start, end(value))).collect();
-        let places: Vec<_> = table.iter().map(|(key, _)| (key.get_ref().to_string(), key.span().start)).collect();
-        let recipe = Recipe::deserialize(ValueDeserializer::from(value)).map_err(|error| {
-            let at = error.span().map(|span| span.start);
-            let is_there = |&(from, to): &(usize, usize)| at.is_some_and(|at| (from..to).contains(&at));
-            let key = reaches.iter().position(is_there).and_then(|index| places.get(index));
-            let key = key.map(|(key, _)| format!(", `{key}`")).unwrap_or_default();
-            Wrong::of(&error, &format!("worker `{name}`{key}: "))
-        })?;
-        let entry = Self { name, recipe, places };
-        entry.recipe.check().map_err(|(key, what)| entry.wrong(key, &what))?;
-        Ok(entry)
+        let recipe = Recipe::read(value).map_err(|wrong| about(name, wrong))?;
+        Ok(Self { name, recipe, value })
     }
 
-    /// Something about one of its keys.
-    fn wrong(&self, key: &str, what: &str) -> Wrong {
-        let place = |key: &str| self.places.iter().find(|(name, _)| name == key).map(|(_, at)| *at);
-        let wrong = Wrong::new(0, &format!("worker `{}`, `{key}`: {what}", self.name));
-        Wrong { at: place(key).or_else(|| self.places.first().map(|(_, at)| *at)), ..wrong }
+    /// Something about whom it comes after.
+    fn wrong_order(&self, what: &str) -> Wrong {
+        about(self.name, Wrong::at(value::place(self.value, "after"), what).within("after"))
     }
+}
+
+/// Says whose it is.
+fn about(name: &str, Wrong { at, key, what }: Wrong) -> Wrong {
+    let key = if key.is_empty() { key } else { format!(", `{}`", key.escape_debug()) };
+    Wrong { at, key: String::new(), what: format!("worker `{name}`{key}: {what}").into() }
 }
 
 /// Puts each behind those that it comes after.
-fn in_order(mut entries: Vec<Entry>) -> Result<Plan, Wrong> {
+fn in_order(mut entries: Vec<Entry<'_>>) -> Result<Plan, Wrong> {
     for entry in &entries {
         for (other, stage) in &entry.recipe.after.0 {
-            let Some(on) = entries.iter().find(|entry| entry.name == *other) else {
-                return Err(entry.wrong("after", &format!("there is no worker `{other}`")));
+            let Some(on) = entries.iter().find(|entry| entry.name == other) else {
+                return Err(entry.wrong_order(&format!("there is no worker `{other}`")));
             };
             if *stage == Stage::Exited && on.recipe.comes_back() == Restart::Always {
-                return Err(entry.wrong("after", &format!("`{other}` is always restarted, so it never ends")));
+                return Err(entry.wrong_order(&format!("`{other}` is always restarted, so it never ends")));
             }
         }
     }
     let mut workers: Vec<(String, Recipe)> = Vec::new();
     while !entries.is_empty() {
-        let is_free = |entry: &Entry| entry.recipe.after.0.keys().all(|on| workers.iter().any(|(name, _)| name == on));
+        let is_free =
+            |entry: &Entry<'_>| entry.recipe.after.0.keys().all(|on| workers.iter().any(|(name, _)| name == on));
         let Some(index) = entries.iter().position(is_free) else { return Err(circle(&entries)) };
         let Entry { name, recipe, .. } = entries.remove(index);
-        workers.push((name, recipe));
+        workers.push((name.to_owned(), recipe));
     }
     Ok(Plan { workers })
 }
 
 /// Among these, each waits for another.
-fn circle(entries: &[Entry]) -> Wrong {
-    let mut path: Vec<&Entry> = entries.first().into_iter().collect();
+fn circle(entries: &[Entry<'_>]) -> Wrong {
+    let mut path: Vec<&Entry<'_>> = entries.first().into_iter().collect();
     loop {
         let last = path.last().copied();
-        let next = entries.iter().find(|entry| last.is_some_and(|last| last.recipe.after.0.contains_key(&entry.name)));
-        let Some(next) = next else { return Wrong { at: None, what: "workers wait for each other".into() } };
+        let next = entries.iter().find(|entry| last.is_some_and(|last| last.recipe.after.0.contains_key(entry.name)));
+        let Some(next) = next else { return nowhere("workers wait for each other") };
         if let Some(start) = path.iter().position(|entry| entry.name == next.name) {
             let names: Vec<_> =
                 path.iter().skip(start).chain([&next]).map(|entry| format!("`{}`", entry.name)).collect();
-            return next.wrong("after", &format!("they wait for each other: {}", names.join(" for ")));
+            return next.wrong_order(&format!("they wait for each other: {}", names.join(" for ")));
         }
         path.push(next);
     }
@@ -162,7 +144,7 @@ mod tests {
     #[test]
     fn workers_come_behind_those_they_wait_for() {
         let plan = Plan::parse(
-            r#"[workers]
+            br#"[workers]
             web = { command = ["web"], after = { db = "started", migrate = "exited" } }
             log = { command = ["log"] }
             migrate = { command = ["migrate"], after = ["db"] }
@@ -174,77 +156,120 @@ mod tests {
     }
 
     /// The line, a part of what is said, and the file.
-    const WRONG: &[(usize, &str, &str)] = &[
+    const WRONG_FILES: &[(usize, &str, &str)] = &[
         (1, "unclosed table", "[workers.web\ncommand = 1"),
         (0, "there are no workers", ""),
-        (1, "no key `worker`", "[worker.web]\ncommand = ['x']"),
+        (0, "there are no workers", "[workers]"),
+        (1, "no key `worker`, only `workers`", "[worker.web]\ncommand = ['x']"),
         (1, "`workers` is no table", "workers = 1"),
-        (1, "worker `web` is no table", "workers.web = 1"),
-        (2, "worker `web`, `comand`: unknown field `comand`", "[workers.web]\ncomand = ['x']"),
-        (1, "worker `web`: missing field `command`", "[workers.web]\n"),
-        (2, "worker `web`, `command`: it names no program", "[workers.web]\ncommand = []"),
-        (2, "worker `web`, `command`: invalid type: string", "[workers.web]\ncommand = 'x'"),
-        (3, "worker `web`, `restart`: \"some\" is none of", "[workers.web]\ncommand = ['x']\nrestart = 'some'"),
+        (1, "worker `web`: there is a whole number where a table belongs", "workers.web = 1"),
+        (1, "\"a\\nb\" is no name", "[workers.\"a\\nb\"]\ncommand = ['x']"),
+        (1, "worker `web`: `command` is missing", "[workers.web]\n"),
+        (3, "`command` is there twice", "[workers.web]\ncommand = ['x']\ncommand = ['y']"),
+        (4, "`web` is there twice", "[workers.web]\ncommand = ['x']\n\n[workers.web]\ncommand = ['x']"),
         (
-            4,
-            "worker `web`, `restart`: unknown field `frist`",
-            "[workers.web]\ncommand = ['x']\n[workers.web.restart]\nfrist = '1s'",
-        ),
-        (
-            3,
-            "worker `web`, `restart`: `intensity` and `backoff` do not fit",
-            "[workers.web]\ncommand = ['x']\nrestart = { when = 'always', first = '20s' }",
-        ),
-        (
-            3,
-            "worker `web`, `stop`: there is no signal \"TREM\"",
-            "[workers.web]\ncommand = ['x']\nstop = [{ signal = 'TREM', wait = '1s' }]",
-        ),
-        (
-            3,
-            "worker `web`, `stop`: \"1\" is no time",
-            "[workers.web]\ncommand = ['x']\nstop = [{ signal = 'TERM', wait = '1' }]",
-        ),
-        (3, "worker `web`, `ready`: it needs one of", "[workers.web]\ncommand = ['x']\nready = { within = '1s' }"),
-        (3, "worker `web`, `ready`: \"(\" is not a regular", "[workers.web]\ncommand = ['x']\nready = { line = '(' }"),
-        (
-            4,
-            "worker `web`, `ready`: a `line` is seen",
-            "[workers.web]\ncommand = ['x']\noutput = 'null'\nready = { line = 'x' }",
-        ),
-        (3, "worker `web`, `limits`: invalid type", "[workers.web]\ncommand = ['x']\nlimits = { nice = 'very' }"),
-        (
-            3,
-            "worker `web`, `limits`: `time_limit` and `ready` do not fit",
-            "[workers.web]\ncommand = ['x']\nlimits = { run_time = '1s' }\nready = { notify = true }",
-        ),
-        (3, "worker `web`, `output`: \"file\" is none of", "[workers.web]\ncommand = ['x']\noutput = 'file'"),
-        (3, "worker `web`, `env`: \"A=B\" cannot be the name", "[workers.web]\ncommand = ['x']\nenv = { 'A=B' = '1' }"),
-        (3, "worker `web`, `after`: there is no worker `db`", "[workers.web]\ncommand = ['x']\nafter = ['db']"),
-        (
-            3,
-            "worker `web`, `after`: they wait for each other: `web` for `web`",
-            "[workers.web]\ncommand = ['x']\nafter = ['web']",
-        ),
-        (
-            3,
-            "`a` for `b` for `a`",
-            "[workers]\nc = { command = ['x'], after = ['a'] }\na = { command = ['x'], after = ['b'] }\nb = { command = ['x'], after = ['a'] }",
+            2,
+            "worker `web`, `comand`: there is no such key, only `command`, `restart`, ",
+            "[workers.web]\ncomand = ['x']\nzzz = 1",
         ),
         (
             2,
             "`db` is always restarted",
             "[workers]\nweb = { command = ['x'], after = { db = 'exited' } }\ndb = { command = ['x'], restart = 'always' }",
         ),
-        (1, "\"a\\nb\" is no name", "[workers.\"a\\nb\"]\ncommand = ['x']"),
+        (
+            3,
+            "`a` for `b` for `a`",
+            "[workers]\nc = { command = ['x'], after = ['a'] }\na = { command = ['x'], after = ['b'] }\nb = { command = ['x'], after = ['a'] }",
+        ),
     ];
+
+    /// Which key of a worker, a part of what is said of it, and what stands in the second line and those after it.
+    const WRONG_KEYS: &[(&str, &str, &str)] = &[
+        ("command", "it names no program", "command = []"),
+        ("command", "there is a text where a list of texts, as [\"program\", \"argument\"], belongs", "command = 'x'"),
+        ("command", "there is a whole number where a text in quotes belongs", "command = ['x', 1]"),
+        ("command", "no program can be told a zero byte", "command = [\"x\\u0000\"]"),
+        ("restart", "\"some\" is none of \"never\", \"on-failure\", \"always\"", "restart = 'some'"),
+        ("restart", "there is `true` where \"never\", \"on-failure\", \"always\" or a table belongs", "restart = true"),
+        ("restart", "`when` is missing", "restart = { first = '1s' }"),
+        ("restart", "make `period` longer", "restart = { when = 'always', first = '20s' }"),
+        ("restart.frist", "there is no such key, only `when`, ", "restart = { when = 'always', frist = '1s' }"),
+        ("restart.first", "is longer than the longest", "restart = { when = 'always', first = '40s' }"),
+        (
+            "restart.restarts",
+            "-1 is too much or too little, it has to be from 0 on",
+            "restart = { when = 'always', restarts = -1 }",
+        ),
+        (
+            "restart.fatal_codes",
+            "256 is too much or too little, it has to be from 0 to 255",
+            "restart = { when = 'always', fatal_codes = [1, 256] }",
+        ),
+        ("stop", "there is a text where a list of tables belongs", "stop = 'TERM'"),
+        ("stop", "there is a text where a table, as { signal = \"TERM\", wait = \"5s\" }, belongs", "stop = ['TERM']"),
+        ("stop", "`wait` is missing", "stop = [{ signal = 'TERM' }]"),
+        ("stop.signal", "there is no signal \"TREM\"", "stop = [{ signal = 'TREM', wait = '1s' }]"),
+        ("stop.wait", "\"1\" is no time, as \"10s\" is", "stop = [{ signal = 'SIGTERM', wait = '1' }]"),
+        (
+            "stop.wait",
+            "there is a whole number where a text in quotes belongs",
+            "stop = [{ signal = 'TERM', wait = 1 }]",
+        ),
+        ("ready", "there is `true` where a table belongs", "ready = true"),
+        ("ready", "it needs one of", "ready = { within = '1s' }"),
+        ("ready", "it needs one of", "ready = { line = 'x', notify = true }"),
+        ("ready.notify", "there is `false` where `true` belongs", "ready = { notify = false }"),
+        ("ready.line", "\"(\" is not a regular", "ready = { line = '(' }"),
+        ("ready.line", "seen only where `output` is \"show\"", "ready = { line = 'x' }\noutput = 'null'"),
+        ("limits.nice", "there is a text where a whole number from -20 to 19 belongs", "limits = { nice = 'very' }"),
+        ("limits.open_files", "there is a number with a point where", "limits = { open_files = 1.5 }"),
+        ("limits.cpu_seconds", "-1 is too much or too little, it has to be from 0 on", "limits = { cpu_seconds = -1 }"),
+        ("limits.tree_processes", "it has to be from 0 on", "limits = { tree_processes = 4294967296 }"),
+        ("limits.run_time", "to become ready", "limits = { run_time = '1s' }\nready = { notify = true }"),
+        ("limits.run_time", "it would be stopped at once", "limits = { run_time = '0s' }"),
+        ("output", "\"file\" is not \"show\", \"inherit\", \"null\" or { file = \"..\" }", "output = 'file'"),
+        ("output.path", "there is no such key, only `file`", "output = { path = 'x' }"),
+        ("dir", "there is a date where a text in quotes belongs", "dir = 2020-01-01"),
+        ("env", "there is a list where a table of texts belongs", "env = ['A=1']"),
+        ("env.PORT", "there is a whole number where a text in quotes belongs", "env = { PORT = 80 }"),
+        ("env", "\"A=B\" cannot be the name", "env = { 'A=B' = '1' }"),
+        ("after", "there is no worker `db`", "after = ['db']"),
+        ("after", "they wait for each other: `web` for `web`", "after = ['web']"),
+        ("after.db", "\"up\" is none of \"started\", \"ready\", \"exited\"", "after = { db = 'up' }"),
+        ("after", "there is a text where a list of names, or a table as { name = \"ready\" }, belongs", "after = 'db'"),
+    ];
+
+    #[track_caller]
+    fn assert_wrong(text: &str, line_number: usize, expected: [&str; 2]) {
+        let wrong = Plan::parse(text.as_bytes()).unwrap_err();
+        assert!(
+            expected.iter().all(|part| wrong.what.contains(part)) && !wrong.what.contains('\n'),
+            "{text}: {wrong:?}"
+        );
+        assert_eq!(wrong.at.map_or(0, |at| line(text.as_bytes(), at)), line_number, "{text}: {wrong:?}");
+        let foreign = ["invalid type", "invalid value", "expected a", "struct", "i128", "u64", "Duration"];
+        assert!(foreign.iter().all(|word| !wrong.what.contains(word)), "{wrong:?}");
+    }
 
     #[test]
     fn what_is_wrong_is_told_with_its_place() {
-        for &(line_number, expected, text) in WRONG {
-            let wrong = Plan::parse(text).unwrap_err();
-            assert!(wrong.what.contains(expected) && !wrong.what.contains('\n'), "{text}: {wrong:?}");
-            assert_eq!(wrong.at.map_or(0, |at| line(text, at)), line_number, "{text}: {wrong:?}");
+        for &(line_number, expected, text) in WRONG_FILES {
+            assert_wrong(text, line_number, [expected, ""]);
         }
+        for &(key, expected, text) in WRONG_KEYS {
+            let command = if key == "command" { "" } else { "command = ['x']\n" };
+            let text = format!("{command}{text}").replacen('\n', "\n\n", 1);
+            let line_number = if key == "command" { 2 } else { 4 };
+            assert_wrong(
+                &format!("[workers.web]\n{text}"),
+                line_number,
+                [&format!("worker `web`, `{key}`: "), expected],
+            );
+        }
+        let section = "[workers.web]\ncommand = ['x']\n[workers.web.restart]\nwhen = 'always'\ncap = [\n'1s']";
+        assert_wrong(section, 5, ["worker `web`, `restart.cap`: ", "there is a list where"]);
+        let wrong = Plan::parse(b"[workers.web]\n\xff").unwrap_err();
+        assert_eq!((wrong.at, &*wrong.what), (Some(14), "this is not UTF-8"));
     }
 }

@@ -44,6 +44,7 @@
 //! unless it came back and did well.
 #![expect(clippy::print_stderr, reason = "a command line tool talks")]
 
+mod value; // values of the file, and what is wrong with one
 mod recipe; // one worker, as the file has it; what the library makes of it
 mod file; // reads the file, and says in one line what is wrong with it
 mod table; // what the user sees

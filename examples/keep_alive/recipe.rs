@@ -1,38 +1,48 @@
 //! One worker, as the file has it, and the spec that the library makes of it.
 
+use super::value::{Keys, Value, Wrong, list, number, parsed, place, table, text, word};
 use pipewright::{
     Backoff, Intensity, Limit, Output, Ready, Restart, RestartPolicy, SpecError, StopPolicy, StopStep, TreeLimit, When,
     WorkerSpec,
 };
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
-};
-use std::{collections::BTreeMap, fmt, marker::PhantomData, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// Everything that the file says about a worker. Two that are equal need no restart.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Recipe {
     command: Command,
-    #[serde(default, deserialize_with = "text_or_table")]
     restart: Restarting,
     ready: Option<Readiness>,
     stop: Option<Vec<Step>>,
-    #[serde(default)]
     pub(crate) after: After,
-    #[serde(default)]
     limits: Limits,
-    #[serde(default)]
     env: BTreeMap<String, String>,
     dir: Option<PathBuf>,
-    #[serde(default, deserialize_with = "text_or_table")]
     output: Destination,
 }
 
 impl Recipe {
+    pub(crate) fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        let known = ["command", "restart", "ready", "stop", "after", "limits", "env", "dir", "output"];
+        let keys = Keys::of(value, "a table", &known)?;
+        let owned = |value| text(value).map(str::to_owned);
+        let recipe = Self {
+            command: keys.need("command", Command::read)?,
+            restart: keys.get("restart", Restarting::read)?.unwrap_or_default(),
+            ready: keys.get("ready", Readiness::read)?,
+            stop: keys.get("stop", |steps| list(steps, "a list of tables", Step::read))?,
+            after: keys.get("after", After::read)?.unwrap_or_default(),
+            limits: keys.get("limits", Limits::read)?.unwrap_or_default(),
+            env: keys.get("env", |variables| table(variables, "a table of texts", owned))?.unwrap_or_default(),
+            dir: keys.get("dir", text)?.map(PathBuf::from),
+            output: keys.get("output", Destination::read)?.unwrap_or_default(),
+        };
+        recipe.check().map_err(|(key, what)| Wrong::at(place(value, key), what).within(key))?;
+        Ok(recipe)
+    }
+
     pub(crate) fn comes_back(&self) -> Restart {
-        self.restart.when.into()
+        self.restart.when
     }
 
     /// Whether it is a failure that it has ended so.
@@ -41,11 +51,11 @@ impl Recipe {
     }
 
     /// What no single key shows: which key it is, and what is wrong with it.
-    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.ready.as_ref().is_some_and(Readiness::reads_lines) && self.output != Destination::Show {
-            return Err(("ready", "a `line` is seen only where `output` is \"show\"".into()));
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        if matches!(self.ready, Some(Readiness { sign: Sign::Line(_), .. })) && self.output != Destination::Show {
+            return Err(("ready.line", "a line is seen only where `output` is \"show\"".into()));
         }
-        self.spec("").check().map_err(|error| (key_of(&error), error.to_string()))
+        self.spec("").check().map_err(|error| explain(&error))
     }
 
     /// Without those that it comes after, which are not there yet when the file is read.
@@ -57,8 +67,7 @@ impl Recipe {
         }
         if let Some(steps) = stop {
             let ladder = StopPolicy::kill();
-            let climb =
-                |ladder: StopPolicy, step: &Step| ladder.then([StopStep::SignalGroup(step.signal.0)], step.wait.0);
+            let climb = |ladder: StopPolicy, step: &Step| ladder.then([StopStep::SignalGroup(step.signal)], step.wait);
             spec = spec.stop(steps.iter().fold(ladder, climb));
         }
         for (name, value) in env {
@@ -71,99 +80,92 @@ impl Recipe {
     }
 }
 
-/// The key that the user has to look at.
-fn key_of(error: &SpecError) -> &'static str {
+/// The key that the user has to look at, and what is wrong in the file's words, where the library has others.
+fn explain(error: &SpecError) -> (&'static str, String) {
+    let text = error.to_string();
     match error {
-        SpecError::Conflict { settings: ["tree_limit" | "time_limit", _], .. } => "limits",
-        SpecError::Conflict { settings: ["ready", _] | [_, "ready"], .. } | SpecError::BadPattern { .. } => "ready",
-        SpecError::Conflict { .. } => "restart",
-        SpecError::BadVariable { .. } => "env",
-        _ => "command",
+        SpecError::Conflict { settings: ["time_limit", _], reason } => ("limits.run_time", reason.to_string()),
+        SpecError::Conflict { settings: ["backoff", "cap"], reason } => ("restart.first", reason.to_string()),
+        SpecError::Conflict { settings: ["intensity", _], .. } => {
+            let what = "with these pauses there are never more than `restarts` of them within `period`, so it would never \
+                        give up: make `period` longer, or `restarts` or the pauses less";
+            ("restart", what.into())
+        }
+        SpecError::Conflict { .. } => ("restart", text),
+        SpecError::BadPattern { .. } => ("ready.line", text),
+        SpecError::BadVariable { .. } => ("env", text),
+        _ => ("command", text),
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(try_from = "Vec<String>")]
+#[derive(Debug, Clone, PartialEq)]
 struct Command {
     program: String,
     arguments: Vec<String>,
 }
 
-impl TryFrom<Vec<String>> for Command {
-    type Error = &'static str;
-
-    fn try_from(words: Vec<String>) -> Result<Self, Self::Error> {
-        let mut words = words.into_iter();
-        let program = words.next().filter(|program| !program.is_empty());
-        Ok(Self { program: program.ok_or("it names no program")?, arguments: words.collect() })
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Comeback {
-    #[default]
-    Never,
-    OnFailure,
-    Always,
-}
-
-impl From<Comeback> for Restart {
-    fn from(when: Comeback) -> Self {
-        match when {
-            Comeback::Never => Self::Never,
-            Comeback::OnFailure => Self::OnFailure,
-            Comeback::Always => Self::Always,
+impl Command {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        let mut words = list(value, "a list of texts, as [\"program\", \"argument\"],", text)?.into_iter();
+        match words.next() {
+            Some(program) if !program.is_empty() => {
+                Ok(Self { program: program.to_owned(), arguments: words.map(str::to_owned).collect() })
+            }
+            _ => Err(Wrong::with(value, "it names no program")),
         }
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+const WHEN: [(&str, Restart); 3] =
+    [("never", Restart::Never), ("on-failure", Restart::OnFailure), ("always", Restart::Always)];
+
+#[derive(Debug, Clone, PartialEq, Default)]
 struct Restarting {
-    when: Comeback,
-    first: Option<Time>,
-    cap: Option<Time>,
+    when: Restart,
+    first: Option<Duration>,
+    cap: Option<Duration>,
     restarts: Option<u32>,
-    period: Option<Time>,
-    #[serde(default)]
+    period: Option<Duration>,
     success_codes: Vec<i32>,
-    #[serde(default)]
     fatal_codes: Vec<i32>,
 }
 
-impl FromStr for Restarting {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let when = match text {
-            "never" => Comeback::Never,
-            "on-failure" => Comeback::OnFailure,
-            "always" => Comeback::Always,
-            _ => return Err(format!("{text:?} is none of \"never\", \"on-failure\" and \"always\"")),
-        };
-        Ok(Self { when, ..Self::default() })
-    }
-}
-
 impl Restarting {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        let when = |value| parsed(value, |text| word(text, &WHEN));
+        if value.get_ref().is_str() {
+            return Ok(Self { when: when(value)?, ..Self::default() });
+        }
+        let codes = |value| list(value, "a list of exit codes", |code| number(code, 0..=255));
+        let known = ["when", "first", "cap", "restarts", "period", "success_codes", "fatal_codes"];
+        let keys = Keys::of(value, "\"never\", \"on-failure\", \"always\" or a table", &known)?;
+        Ok(Self {
+            when: keys.need("when", when)?,
+            first: keys.get("first", time)?,
+            cap: keys.get("cap", time)?,
+            restarts: keys.get("restarts", |value| number(value, 0..=u32::MAX))?,
+            period: keys.get("period", time)?,
+            success_codes: keys.get("success_codes", codes)?.unwrap_or_default(),
+            fatal_codes: keys.get("fatal_codes", codes)?.unwrap_or_default(),
+        })
+    }
+
     /// What the file does not say is as the library has it.
     fn policy(&self) -> RestartPolicy {
-        let policy = RestartPolicy::from(Restart::from(self.when))
+        let policy = RestartPolicy::from(self.when)
             .success_codes(self.success_codes.iter().copied())
             .fatal_codes(self.fatal_codes.iter().copied());
-        let or = |time: Option<Time>, seconds| time.map_or(Duration::from_secs_f64(seconds), |time| time.0);
+        let or = |time: Option<Duration>, seconds| time.unwrap_or(Duration::from_secs_f64(seconds));
         let (first, cap) = (or(self.first, 0.1), or(self.cap, 30.0));
         let intensity = Intensity::new(self.restarts.unwrap_or(5), or(self.period, 30.0));
         policy.backoff(Backoff::new(first, cap)).intensity(intensity)
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(try_from = "ReadyTable")]
+#[derive(Debug, Clone, PartialEq)]
 struct Readiness {
     sign: Sign,
-    within: Option<Time>,
+    within: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -173,32 +175,21 @@ enum Sign {
     Connect(String),
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ReadyTable {
-    line: Option<String>,
-    notify: Option<bool>,
-    connect: Option<String>,
-    within: Option<Time>,
-}
-
-impl TryFrom<ReadyTable> for Readiness {
-    type Error = &'static str;
-
-    fn try_from(table: ReadyTable) -> Result<Self, Self::Error> {
-        let sign = match (table.line, table.notify, table.connect) {
-            (Some(pattern), None, None) => Sign::Line(pattern),
-            (None, Some(true), None) => Sign::Notify,
-            (None, None, Some(place)) => Sign::Connect(place),
-            _ => return Err("it needs one of `line`, `notify = true` and `connect`"),
-        };
-        Ok(Self { sign, within: table.within })
-    }
-}
-
 impl Readiness {
-    fn reads_lines(&self) -> bool {
-        matches!(self.sign, Sign::Line(_))
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        let keys = Keys::of(value, "a table", &["line", "notify", "connect", "within"])?;
+        let yes = |value: &Value<'_>| match value.get_ref().as_bool() {
+            Some(true) => Ok(()),
+            _ => Err(Wrong::misplaced(value, "`true`")),
+        };
+        let (line, notify, connect) = (keys.get("line", text)?, keys.get("notify", yes)?, keys.get("connect", text)?);
+        let sign = match (line, notify, connect) {
+            (Some(pattern), None, None) => Sign::Line(pattern.to_owned()),
+            (None, Some(()), None) => Sign::Notify,
+            (None, None, Some(place)) => Sign::Connect(place.to_owned()),
+            _ => return Err(Wrong::with(value, "it needs one of `line`, `notify = true` and `connect`")),
+        };
+        Ok(Self { sign, within: keys.get("within", time)? })
     }
 
     fn ready(&self) -> Ready {
@@ -209,51 +200,43 @@ impl Readiness {
             Sign::Connect(address) => Ready::connect_tcp(address.as_str()),
         };
         match self.within {
-            Some(time) => ready.within(time.0),
+            Some(time) => ready.within(time),
             None => ready,
         }
     }
 }
 
 /// A rung of the stop ladder: to the whole group, since a shell does not pass signals on.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 struct Step {
-    signal: Signal,
-    wait: Time,
+    signal: i32,
+    wait: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(try_from = "String")]
-struct Signal(i32);
-
-impl TryFrom<String> for Signal {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let name = format!("SIG{}", text.trim_start_matches("SIG"));
-        let named = |number: &i32| signal_hook::low_level::signal_name(*number) == Some(name.as_str());
-        (1..=64).find(named).map(Self).ok_or_else(|| format!("there is no signal {text:?}"))
+impl Step {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        let keys = Keys::of(value, "a table, as { signal = \"TERM\", wait = \"5s\" },", &["signal", "wait"])?;
+        Ok(Self { signal: keys.need("signal", signal)?, wait: keys.need("wait", time)? })
     }
+}
+
+/// By its name, with or without `SIG`.
+fn signal(value: &Value<'_>) -> Result<i32, Wrong> {
+    parsed(value, |text| {
+        let name = format!("SIG{}", text.trim_start_matches("SIG"));
+        let is_named = |number: &i32| signal_hook::low_level::signal_name(*number) == Some(name.as_str());
+        (1..=64).find(is_named).ok_or_else(|| format!("there is no signal {text:?}, as \"TERM\" is one"))
+    })
 }
 
 /// As `10s`, `1m 30s`, `200ms`.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(try_from = "String")]
-struct Time(Duration);
-
-impl TryFrom<String> for Time {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        humantime::parse_duration(&text)
-            .map(Self)
-            .map_err(|error| format!("{text:?} is no time, as \"10s\" is: {error}"))
-    }
+fn time(value: &Value<'_>) -> Result<Duration, Wrong> {
+    parsed(value, |text| {
+        humantime::parse_duration(text).map_err(|error| format!("{text:?} is no time, as \"10s\" is: {error}"))
+    })
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Default)]
 struct Limits {
     cpu_seconds: Option<u64>,
     file_bytes: Option<u64>,
@@ -262,13 +245,45 @@ struct Limits {
     open_files: Option<u64>,
     address_space_bytes: Option<u64>,
     nice: Option<i32>,
-    run_time: Option<Time>,
+    run_time: Option<Duration>,
     tree_memory_bytes: Option<u64>,
     tree_millicores: Option<u32>,
     tree_processes: Option<u32>,
 }
 
 impl Limits {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        let known = [
+            "cpu_seconds",
+            "file_bytes",
+            "stack_bytes",
+            "core_bytes",
+            "open_files",
+            "address_space_bytes",
+            "nice",
+            "run_time",
+            "tree_memory_bytes",
+            "tree_millicores",
+            "tree_processes",
+        ];
+        let keys = Keys::of(value, "a table", &known)?;
+        let large = |key| keys.get(key, |value| number(value, 0..=u64::MAX));
+        let small = |key| keys.get(key, |value| number(value, 0..=u32::MAX));
+        Ok(Self {
+            cpu_seconds: large("cpu_seconds")?,
+            file_bytes: large("file_bytes")?,
+            stack_bytes: large("stack_bytes")?,
+            core_bytes: large("core_bytes")?,
+            open_files: large("open_files")?,
+            address_space_bytes: large("address_space_bytes")?,
+            nice: keys.get("nice", |value| number(value, -20..=19))?,
+            run_time: keys.get("run_time", time)?,
+            tree_memory_bytes: large("tree_memory_bytes")?,
+            tree_millicores: small("tree_millicores")?,
+            tree_processes: small("tree_processes")?,
+        })
+    }
+
     fn put(&self, mut spec: WorkerSpec) -> WorkerSpec {
         for (limit, value) in [
             (Limit::CpuSeconds, self.cpu_seconds),
@@ -280,7 +295,7 @@ impl Limits {
         ] {
             spec = value.into_iter().fold(spec, |spec, value| spec.limit(limit, value));
         }
-        spec = self.run_time.iter().fold(spec, |spec, time| spec.time_limit(time.0));
+        spec = self.run_time.iter().fold(spec, |spec, time| spec.time_limit(*time));
         let memory = self.tree_memory_bytes.map(TreeLimit::MemoryBytes);
         let cores = self.tree_millicores.map(TreeLimit::Millicores);
         let processes = self.tree_processes.map(TreeLimit::Processes);
@@ -290,8 +305,7 @@ impl Limits {
 }
 
 /// Where its standard output and error go.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Default)]
 enum Destination {
     Inherit,
     #[default]
@@ -300,20 +314,21 @@ enum Destination {
     File(PathBuf),
 }
 
-impl FromStr for Destination {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "inherit" => Ok(Self::Inherit),
-            "show" => Ok(Self::Show),
-            "null" => Ok(Self::Null),
-            _ => Err(format!("{text:?} is none of \"show\", \"inherit\", \"null\" and {{ file = \"..\" }}")),
-        }
-    }
-}
-
 impl Destination {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        const WANTED: &str = "\"show\", \"inherit\", \"null\" or { file = \"..\" }";
+        if value.get_ref().is_str() {
+            return parsed(value, |text| match text {
+                "inherit" => Ok(Self::Inherit),
+                "show" => Ok(Self::Show),
+                "null" => Ok(Self::Null),
+                _ => Err(format!("{text:?} is not {WANTED}")),
+            });
+        }
+        let keys = Keys::of(value, WANTED, &["file"])?;
+        Ok(Self::File(keys.need("file", text)?.into()))
+    }
+
     fn output(&self) -> Output {
         match self {
             Self::Inherit => Output::Inherit,
@@ -328,8 +343,7 @@ impl Destination {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct After(pub(crate) BTreeMap<String, Stage>);
 
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Stage {
     Started,
     Ready,
@@ -346,57 +360,15 @@ impl From<Stage> for When {
     }
 }
 
-impl<'de> Deserialize<'de> for After {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Names;
-
-        impl<'de> Visitor<'de> for Names {
-            type Value = After;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a list of names, or a table as { name = \"ready\" }")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<After, A::Error> {
-                let mut after = After::default();
-                while let Some(name) = list.next_element()? {
-                    after.0.insert(name, Stage::Ready);
-                }
-                Ok(after)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<After, A::Error> {
-                BTreeMap::deserialize(MapAccessDeserializer::new(table)).map(After)
-            }
+impl After {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        const STAGES: [(&str, Stage); 3] =
+            [("started", Stage::Started), ("ready", Stage::Ready), ("exited", Stage::Exited)];
+        const WANTED: &str = "a list of names, or a table as { name = \"ready\" },";
+        if value.get_ref().is_array() {
+            let names = list(value, WANTED, text)?;
+            return Ok(Self(names.into_iter().map(|name| (name.to_owned(), Stage::Ready)).collect()));
         }
-
-        deserializer.deserialize_any(Names)
+        table(value, WANTED, |stage| parsed(stage, |text| word(text, &STAGES))).map(Self)
     }
-}
-
-/// A value that is mostly a word, and sometimes a table.
-fn text_or_table<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + FromStr<Err = String>,
-{
-    struct Either<T>(PhantomData<T>);
-
-    impl<'de, T: Deserialize<'de> + FromStr<Err = String>> Visitor<'de> for Either<T> {
-        type Value = T;
-
-        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("a word or a table")
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-            text.parse().map_err(E::custom)
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<T, A::Error> {
-            T::deserialize(MapAccessDeserializer::new(table))
-        }
-    }
-
-    deserializer.deserialize_any(Either(PhantomData))
 }
