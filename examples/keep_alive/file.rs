@@ -210,6 +210,7 @@ mod tests {
         ("stop", "there is a text where a table, as { signal = \"TERM\", wait = \"5s\" }, belongs", "stop = ['TERM']"),
         ("stop", "`wait` is missing", "stop = [{ signal = 'TERM' }]"),
         ("stop.signal", "there is no signal \"TREM\"", "stop = [{ signal = 'TREM', wait = '1s' }]"),
+        ("stop.signal", "there is no signal \"SIGSIGTERM\"", "stop = [{ signal = 'SIGSIGTERM', wait = '1s' }]"),
         ("stop.wait", "\"1\" is no time, as \"10s\" is", "stop = [{ signal = 'SIGTERM', wait = '1' }]"),
         (
             "stop.wait",

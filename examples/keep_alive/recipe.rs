@@ -223,7 +223,7 @@ impl Step {
 /// By its name, with or without `SIG`.
 fn signal(value: &Value<'_>) -> Result<i32, Wrong> {
     parsed(value, |text| {
-        let name = format!("SIG{}", text.trim_start_matches("SIG"));
+        let name = format!("SIG{}", text.strip_prefix("SIG").unwrap_or(text));
         let is_named = |number: &i32| signal_hook::low_level::signal_name(*number) == Some(name.as_str());
         (1..=64).find(is_named).ok_or_else(|| format!("there is no signal {text:?}, as \"TERM\" is one"))
     })
