@@ -5,7 +5,12 @@ use super::{
     value::{self, Value, Wrong},
 };
 use pipewright::Restart;
-use std::{fs, path::Path};
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
 use toml::de::{DeTable, DeValue, Error};
 
 /// What the file wants.
@@ -18,7 +23,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn load(path: &Path) -> Result<Self, String> {
         let name = path.display();
-        let bytes = fs::read(path).map_err(|error| format!("{name}: {error}"))?;
+        let bytes = read(path).map_err(|error| format!("{name}: {error}"))?;
         Self::parse(&bytes).map_err(|Wrong { at, key: _, what }| match at {
             Some(offset) => format!("{name}:{}: {what}", line(&bytes, offset)),
             None => format!("{name}: {what}"),
@@ -47,6 +52,18 @@ impl Plan {
         }
         in_order(entries)
     }
+}
+
+/// What is no file may have no end, and would not be the same when it is read again.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("this is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    // A pipe that has taken its place since then is not waited for.
+    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn no_toml(text: &str, error: &Error) -> Wrong {

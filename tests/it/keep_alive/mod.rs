@@ -1,6 +1,9 @@
 //! The small foreman, as its user runs it.
 
-use crate::support::{DEADLINE, read_to_end, wait_gone};
+use crate::{
+    kernel,
+    support::{DEADLINE, read_to_end, wait_gone},
+};
 use pipewright::{Exit, Input, Output, Process, WorkerSpec, pipe::anonymous::PipeReader};
 use std::{
     fs,
@@ -208,6 +211,26 @@ fn bad_files_get_one_line_and_exit_code_2() {
         assert_eq!(exit.code(), Some(2), "{file}: {stderr:#?}");
         assert!(stdout.is_empty() && stderr.len() == 1, "{file}: {stdout:#?}, {stderr:#?}");
         assert!(stderr[0].starts_with(&format!("keep_alive: {expected}")), "{file}: {stderr:#?}");
+    }
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("fifo");
+    assert_eq!(kernel::make_fifo(&fifo), 0);
+    for (path, expected) in [
+        (directory.path().join("missing"), "No such file"),
+        (fifo, "this is not a regular file"),
+        (directory.path().to_owned(), "this is not a regular file"),
+        ("/dev/zero".into(), "this is not a regular file"),
+    ] {
+        let spec = WorkerSpec::new(keep_alive()).arg(&path).stderr(Output::Lines);
+        let mut process = spec.launch().unwrap();
+        let stderr = Said::new(process.take_stderr().unwrap()).all();
+        let expected = format!("keep_alive: {}: {expected}", path.display());
+        assert!(stderr.len() == 1 && stderr[0].starts_with(&expected), "{stderr:#?}");
+        assert_eq!(process.wait_timeout(DEADLINE).unwrap().expect("its end").code(), Some(2));
     }
 }
 
