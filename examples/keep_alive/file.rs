@@ -241,7 +241,7 @@ mod tests {
         ("ready.line", "\"(\" is not a regular", "ready = { line = '(' }"),
         ("ready.line", "seen only where `output` is \"show\"", "ready = { line = 'x' }\noutput = 'null'"),
         ("limits.nice", "there is a text where a whole number from -20 to 19 belongs", "limits = { nice = 'very' }"),
-        ("limits.open_files", "there is a number with a point where", "limits = { open_files = 1.5 }"),
+        ("limits.open_files", "there is a number that is not whole where", "limits = { open_files = 1.5 }"),
         ("limits.cpu_seconds", "-1 is too much or too little, it has to be from 0 on", "limits = { cpu_seconds = -1 }"),
         ("limits.tree_processes", "it has to be from 0 on", "limits = { tree_processes = 4294967296 }"),
         ("limits.run_time", "to become ready", "limits = { run_time = '1s' }\nready = { notify = true }"),

@@ -32,7 +32,7 @@ impl Wrong {
         let found = match value.get_ref() {
             DeValue::String(_) => "a text",
             DeValue::Integer(_) => "a whole number",
-            DeValue::Float(_) => "a number with a point",
+            DeValue::Float(_) => "a number that is not whole",
             DeValue::Boolean(true) => "`true`",
             DeValue::Boolean(false) => "`false`",
             DeValue::Datetime(_) => "a date",
