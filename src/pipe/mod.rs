@@ -28,6 +28,7 @@ mod stream;
 mod wait;
 
 pub(crate) use carrier::Carrier;
+pub(crate) use publish::sweep;
 pub(crate) use wait::Begun;
 pub use wait::{Cancel, Cancelled, Wait};
 

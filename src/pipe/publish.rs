@@ -1,6 +1,7 @@
 //! A name is taken, taken over from the dead, and given back: never from the living, and never a file that is not ours.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, Permissions},
     io,
     os::{
@@ -105,6 +106,22 @@ impl Drop for Held {
         }
         // Whoever opened the lock file before this finds that it is not the one with that name any more, and opens again.
         drop(fs::remove_file(&self.lock_path));
+    }
+}
+
+/// Gives back the names of dead servers that lie beside this one and begin so.
+pub(crate) fn sweep(path: &Path, prefix: &str) {
+    let Some(directory) = path.parent() else { return };
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let file = entry.file_name();
+        let server = file.as_bytes().strip_prefix(b".").and_then(|name| name.strip_suffix(b".lock"));
+        let Some(server) = server.filter(|name| name.starts_with(prefix.as_bytes())) else { continue };
+        let (path, lock_path) = (directory.join(OsStr::from_bytes(server)), entry.path());
+        // A living one holds its lock.
+        let Ok(lock) = take_lock(&path, &lock_path) else { continue };
+        if remove_dead(&path).is_ok() {
+            drop(Held { path, file: (0, 0), lock_path, _lock: lock });
+        }
     }
 }
 
@@ -263,7 +280,7 @@ fn file_name(path: &Path) -> &[u8] {
 }
 
 fn beside(path: &Path, parts: &[&[u8]]) -> PathBuf {
-    path.with_file_name(std::ffi::OsStr::from_bytes(&parts.concat()))
+    path.with_file_name(OsStr::from_bytes(&parts.concat()))
 }
 
 /// FNV-1a: short, and the same in every version and process, which `std`'s hasher does not promise.

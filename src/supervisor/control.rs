@@ -5,7 +5,7 @@
 
 use super::driver::Place;
 use crate::{
-    pipe::{name::PipeName, named::Listener},
+    pipe::{self, name::PipeName, named::Listener},
     sys::{random, socket},
     wire::rpc::{self, Address, HELLO, Hello, Packet},
 };
@@ -13,6 +13,7 @@ use std::{
     collections::HashMap,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     process,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -22,16 +23,21 @@ use std::{
 pub(super) const HELLO_TIME: Duration = Duration::from_secs(10);
 /// The longest first line of a visitor, in bytes.
 const HELLO_BYTES: usize = 4096;
+/// What the names of all supervisors' servers begin with.
+const PREFIX: &str = "control-";
 /// How many visitors may be unknown at once; the next ones wait in the backlog.
 const VISITORS: usize = 256;
 
 /// Starts the server. The name is this process's own, in a directory that only its user may enter.
 pub(super) fn listen() -> io::Result<(Listener, String)> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let name = format!("control-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let name = format!("{PREFIX}{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let name = PipeName::new(name).map_err(io::Error::from)?;
     let path = name.path().and_then(|path| path.to_str()).ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
-    Ok((Listener::bind(&name).map_err(io::Error::from)?, path))
+    let listener = Listener::bind(&name).map_err(io::Error::from)?;
+    // Of hosts that were killed.
+    pipe::sweep(Path::new(&path), PREFIX);
+    Ok((listener, path))
 }
 
 /// The address of a new incarnation.

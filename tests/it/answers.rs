@@ -2,7 +2,7 @@
 //! the other end of the socket.
 
 use crate::support::{DEADLINE, FIXTURE, Story, Way, alone, switches};
-use pipewright::{CallError, EventKind, FaultKind, Input, Pass, Supervisor, Watchdog, Worker, WorkerSpec};
+use pipewright::{CallError, EventKind, FaultKind, Input, Output, Pass, Supervisor, Watchdog, Worker, WorkerSpec};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Write},
@@ -252,4 +252,35 @@ fn p14_a_worker_that_waits_for_its_consumer_costs_little() {
         assert!(looks < 200, "{looks} wake-ups in two seconds");
         socket.shutdown(std::net::Shutdown::Both).unwrap();
     });
+}
+
+#[test]
+fn p09_what_killed_hosts_have_left_is_swept_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = directory.path().to_owned();
+    let here = move |spec: WorkerSpec| spec.env("XDG_RUNTIME_DIR", &runtime);
+    if !alone("answers::p09_what_killed_hosts_have_left_is_swept_away", here) {
+        return;
+    }
+    let mut story = Story::new();
+    let mut serving = |name: &str| {
+        let spec = WorkerSpec::new(FIXTURE).args(["named-serve", name]).stdin(Input::Pipe).stdout(Output::Lines);
+        let server = story.supervisor.spawn(spec).unwrap();
+        story.find(|event| matches!(event.kind, EventKind::Line { .. }).then_some(()));
+        server
+    };
+    let [_living, dead] = ["control-1-0", "control-2-0"].map(&mut serving);
+    dead.kill().unwrap();
+    story.exit();
+    let control = story.supervisor.spawn(Way::Direct.plain("serve").control(Pass::arg("--control={}"))).unwrap();
+    control.call::<_, ()>("ping", &(), DEADLINE).unwrap();
+    let names = std::fs::read_dir(std::env::var_os("XDG_RUNTIME_DIR").unwrap()).unwrap();
+    let directory = names.map(|entry| entry.unwrap().path()).find(|path| path.ends_with("pipewright")).unwrap();
+    let names = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let own = format!("control-{}-0", std::process::id());
+    let mut expected = [".control-1-0.lock".into(), "control-1-0".into(), format!(".{own}.lock"), own];
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    expected.sort();
+    assert_eq!(names, expected);
 }
