@@ -62,7 +62,10 @@ pub(super) fn start(jobs: Receiver<Job>, starter: Arc<Starter>, again: Receiver<
                     Err(_closed) => break,
                 },
                 // Not before all jobs are done: the loop holds its side until then.
-                recv(again) -> job => if let Ok(job) = job { starter.start_again(job) },
+                recv(again) -> job => match job {
+                    Ok(job) => starter.start_again(job),
+                    Err(_panicked) => break,
+                },
             }
         }
         drop(closing);

@@ -73,7 +73,8 @@ pub(super) struct Present {
     link: Option<Arc<Link>>,
     mark: Mark,
     is_ready: AtomicBool,
-    is_frozen: AtomicBool,
+    /// Stopped by its user. Changed together with what it says.
+    is_frozen: Mutex<bool>,
 }
 
 /// By what its tree is recognised.
@@ -193,7 +194,7 @@ impl Present {
             link,
             mark,
             is_ready: AtomicBool::new(false),
-            is_frozen: AtomicBool::new(false),
+            is_frozen: Mutex::new(false),
         }
     }
 
@@ -223,18 +224,20 @@ impl Present {
 
     /// Stopped by its user, with its tree.
     pub(super) fn is_frozen(&self) -> bool {
-        self.is_frozen.load(Ordering::Relaxed)
+        *lock(&self.is_frozen)
     }
 
     /// One that shall end has to hear of it.
     pub(super) fn thaw(&self) {
-        if self.is_frozen.swap(false, Ordering::Relaxed) {
+        let mut is_frozen = lock(&self.is_frozen);
+        if *is_frozen {
             // Fails where its cgroup has been taken away, and where it has ended.
-            drop(self.freeze(Frozen::No));
+            drop(self.set_frozen(&mut is_frozen, Frozen::No));
         }
     }
 
-    fn freeze(&self, frozen: Frozen) -> io::Result<()> {
+    fn set_frozen(&self, is_frozen: &mut bool, frozen: Frozen) -> io::Result<()> {
+        *is_frozen = frozen == Frozen::Yes;
         match self.with_cell(|cell| cell.freeze(frozen)) {
             Some(done) => done.map_err(io::Error::other),
             None => self.child.signal_group(if frozen == Frozen::Yes { libc::SIGSTOP } else { libc::SIGCONT }),
@@ -351,8 +354,8 @@ impl Worker {
 
     fn set_frozen(&self, frozen: Frozen) -> io::Result<()> {
         let present = self.shared.present().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
-        present.is_frozen.store(frozen == Frozen::Yes, Ordering::Relaxed);
-        present.freeze(frozen)
+        let mut is_frozen = lock(&present.is_frozen);
+        present.set_frozen(&mut is_frozen, frozen)
     }
 
     /// Kills its process, and everything in its group where that is its own, with SIGKILL. That it has ended is told by

@@ -42,7 +42,7 @@ use crate::{
 };
 use crossbeam_channel::{Receiver, Sender};
 use keep::Left;
-use place::{Slot, Target, Timer};
+use place::{Slot, Target, Timer, live_at};
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, HashSet, VecDeque},
@@ -61,6 +61,8 @@ pub(super) use place::Place;
 const READ_BYTES: usize = 256 << 10;
 /// How many descriptors one look at the kernel can report.
 const REPORTS: usize = 256;
+/// So few timers are never looked through.
+const TIMERS: usize = 1024;
 /// How often, at first and at last, the loop looks whether the consumer has emptied the channel while it keeps what was in it.
 /// Only while somebody is paused: a channel does not tell when something is received.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
@@ -185,6 +187,8 @@ pub(super) struct Driver {
     clock: Clock,
     /// Earliest first; entries of those who have changed their mind are skipped when they come up.
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
+    /// When there are so many it is looked for those that are stale.
+    timers_most: usize,
     paused: Vec<Place>,
     next_look: Duration,
     closed: bool,
@@ -198,6 +202,18 @@ pub(super) struct Driver {
     silent: Vec<Place>,
     /// Those that were told as stuck: they are reaped when they end after all.
     stuck: HashMap<u64, Arc<Present>>,
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Nobody, unless the loop has panicked, in a subscriber or so: then whoever waits for them must not wait for ever.
+        for kept in self.kept.values().filter(|kept| !kept.is_resting) {
+            if let Some(present) = kept.shared.present() {
+                present.close_link(None);
+            }
+            kept.shared.end(kept.last_exit());
+        }
+    }
 }
 
 /// What a driver is made of.
@@ -239,6 +255,7 @@ impl Driver {
             own: HashSet::new(),
             clock: Clock::default(),
             timers: BinaryHeap::new(),
+            timers_most: TIMERS,
             paused: Vec::new(),
             next_look: FIRST_LOOK,
             closed: false,
@@ -340,7 +357,17 @@ impl Driver {
     }
 
     fn set_timer(&mut self, due: Instant, timer: Timer) {
+        if self.timers.len() >= self.timers_most {
+            self.drop_stale_timers();
+        }
         self.timers.push(Reverse((due, timer)));
+    }
+
+    /// Those of incarnations that have ended would stay until they come up: an hour for a time limit of an hour.
+    fn drop_stale_timers(&mut self) {
+        let slots = &mut self.slots;
+        self.timers.retain(|Reverse((_, timer))| timer.place().is_none_or(|place| live_at(slots, place).is_some()));
+        self.timers_most = TIMERS.max(2 * self.timers.len());
     }
 
     /// Beyond the end of the clock is never.

@@ -118,6 +118,23 @@ pub(super) enum Timer {
     Burst(Place),
 }
 
+impl Timer {
+    /// Whose it is, where it is one incarnation's.
+    pub(super) fn place(self) -> Option<Place> {
+        match self {
+            Self::Incarnation(place)
+            | Self::Health(place)
+            | Self::TimeLimit(place)
+            | Self::Bury(place)
+            | Self::ForceOne(place)
+            | Self::Connect(place)
+            | Self::Disconnect(place)
+            | Self::Burst(place) => Some(place),
+            Self::Force | Self::Group(_) | Self::Restart(_) | Self::Visitor(_) | Self::Door => None,
+        }
+    }
+}
+
 /// The incarnation that a report is about, if it is still there.
 pub(super) fn live_at(slots: &mut [Slot], place: Place) -> Option<&mut Live> {
     slots.get_mut(place.slot).filter(|slot| slot.occupants == place.occupant)?.live.as_deref_mut()
