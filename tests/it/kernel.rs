@@ -140,6 +140,30 @@ pub(crate) fn peak_rss_bytes() -> u64 {
 }
 
 /// Puts a kept copy back at its number.
+/// How many pages this process has had to be given so far, its own memory written anew after a fork included.
+pub(crate) fn page_faults() -> u64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: getrusage(2) writes one structure.
+    assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) }, 0);
+    // SAFETY: written above.
+    unsafe { usage.assume_init() }.ru_minflt.unsigned_abs()
+}
+
+/// So many bytes in small pages, all of them there.
+pub(crate) fn small_pages(bytes: usize) -> Vec<u8> {
+    let mut memory: Vec<u8> = Vec::with_capacity(bytes);
+    // SAFETY: madvise(2) is advice, about whole pages within memory that is ours; refused where there are no large pages.
+    unsafe {
+        libc::madvise(
+            memory.as_mut_ptr().map_addr(|at| at.next_multiple_of(4096)).cast(),
+            bytes - 4096,
+            libc::MADV_NOHUGEPAGE,
+        )
+    };
+    memory.resize(bytes, 1);
+    memory
+}
+
 pub(crate) fn restore(copy: RawFd, number: RawFd) {
     // SAFETY: dup2(2) takes two numbers.
     unsafe { libc::dup2(copy, number) };

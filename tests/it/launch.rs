@@ -567,3 +567,28 @@ fn mistakes_are_told_before_anything_is_spawned() {
     assert_eq!(refused(spec().processors([0, 9999])), SpecError::BadProcessor { number: 9999 });
     assert!(supervisor.events().is_empty());
 }
+
+#[test]
+fn p05_a_start_copies_nothing_of_the_parent() {
+    const PAGES: usize = 16 << 10;
+    if !alone("launch::p05_a_start_copies_nothing_of_the_parent", |spec| spec) {
+        return;
+    }
+    let supervisor = guarded();
+    let mut memory = kernel::small_pages(PAGES * 4096);
+    // A fork makes every page of its parent one that has to be given anew when it is written, also long after the exec.
+    let mut pages_given = |way: Way| {
+        let worker = supervisor.spawn(way.plain("exit")).unwrap();
+        assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
+        let before = kernel::page_faults();
+        memory.iter_mut().step_by(4096).for_each(|byte| *byte = byte.wrapping_add(1));
+        kernel::page_faults() - before
+    };
+    let direct = pages_given(Way::Direct);
+    let forked = pages_given(Way::Command);
+    assert!(direct < PAGES as u64 / 8, "{direct} of {PAGES}");
+    assert!(
+        forked > PAGES as u64 / 2,
+        "a user's own `Command` with a hook forks, and so this counts what it should: {forked}"
+    );
+}
