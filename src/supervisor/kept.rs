@@ -48,6 +48,8 @@ pub(super) struct Kept {
     pub(super) is_member: bool,
     /// It is told to have ended, until its group wants it again.
     pub(super) is_resting: bool,
+    /// Its group's end has had its time while it was being started.
+    pub(super) is_overdue: bool,
     /// How long to wait if its group has it come back.
     pub(super) backoff: Duration,
 }
@@ -64,6 +66,7 @@ impl Kept {
             last: None,
             is_member: false,
             is_resting: false,
+            is_overdue: false,
             backoff: Duration::ZERO,
         }
     }

@@ -246,6 +246,11 @@ impl Driver {
         // Those that still wait for others to end before them get no ladder any more.
         let late = self.members(Node::Group(group)).filter_map(Kept::place).collect();
         self.kill_at_once(late);
+        for MemberId(id) in self.groups.members_under(Node::Group(group)) {
+            if let Some(kept) = self.kept.get_mut(&WorkerId(id)) {
+                kept.is_overdue = kept.standing == Standing::Starts;
+            }
+        }
     }
 
     fn kill_at_once(&mut self, late: Vec<Place>) {
@@ -349,6 +354,7 @@ impl Driver {
         if let Some(kept) = self.kept.get_mut(&worker) {
             kept.wish = Wish::Policy;
             kept.is_resting = false;
+            kept.is_overdue = false;
             kept.shared.wake();
         }
     }

@@ -15,7 +15,7 @@ use crate::{
     },
     supervisor::{event::EventKind, live::Live, worker::Present},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 impl Driver {
     pub(super) fn arrive(&mut self, mut arrival: Arrival) {
@@ -51,7 +51,8 @@ impl Driver {
         if let Some(action) = self.last_call {
             self.act(shared.id(), action);
         } else if !is_wanted {
-            self.input(place, Input::Ask(Ask::Stop));
+            let is_overdue = self.kept.get(&shared.id()).is_some_and(|kept| kept.is_overdue);
+            self.input(place, Input::Ask(if is_overdue { Ask::StopWithin(Duration::ZERO) } else { Ask::Stop }));
         }
     }
 
