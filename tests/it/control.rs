@@ -227,6 +227,25 @@ both_ways! {
         assert!(story.exit().success());
     }
 
+    fn what_a_worker_tells_before_it_ends_at_once_is_heard(way: Way) {
+        const WORKERS: usize = 100;
+        let mut story = Story::new();
+        for _ in 0..WORKERS {
+            story.supervisor.spawn(way.plain("tell-and-go").control(Pass::arg("--control={}"))).unwrap();
+        }
+        let (mut connected, mut told) = (0, 0);
+        for event in story.rest() {
+            match event.kind {
+                EventKind::Connected => connected += 1,
+                EventKind::Notification(note) => told += note.params::<usize>().unwrap(),
+                EventKind::Disconnected(why) => assert_ne!(why, Disconnected::DiedFirst),
+                EventKind::Exited(exit) => assert!(exit.success(), "{exit}"),
+                _ => {}
+            }
+        }
+        assert_eq!((connected, told), (WORKERS, WORKERS));
+    }
+
     fn a_worker_may_hang_up_and_live_on(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("hang-up").control(Pass::arg("--control={}")).stdin(Input::Pipe);

@@ -1,12 +1,15 @@
 //! Groups of workers: order, strategies, and who gives up for whom.
 
-use crate::support::{DEADLINE, Story, Way, both_ways};
+use crate::{
+    kernel,
+    support::{DEADLINE, Story, Way, both_ways},
+};
 use pipewright::{
-    AutoShutdown, Backoff, Event, EventKind, ExitStatus, GroupError, GroupPolicy, Input, Output, Ready, Restart,
+    AutoShutdown, Backoff, Ended, Event, EventKind, ExitStatus, GroupError, GroupPolicy, Input, Output, Ready, Restart,
     RestartPolicy, SpecError, StopPolicy, StopStep, Strategy, Supervisor, When, Worker, WorkerGroup, WorkerSpec,
     WorkerState,
 };
-use std::time::Duration;
+use std::{sync::mpsc, thread, time::Duration};
 
 /// Lives until its input ends, and ends with this code.
 fn until_told(way: Way, code: i32) -> WorkerSpec {
@@ -45,6 +48,16 @@ fn outline(events: &[Event], workers: &[&Worker]) -> Vec<String> {
             _ => None,
         })
         .collect()
+}
+
+/// Ready when it ignores SIGTERM; its ladder has no end.
+fn deaf(way: Way) -> WorkerSpec {
+    let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(3600));
+    way.fixture("ignore-term").stop(stop).ready(Ready::message(|_| true))
+}
+
+fn was_killed(ended: &Ended) -> bool {
+    ended.exit.as_ref().is_some_and(|exit| exit.signal() == Some(libc::SIGKILL))
 }
 
 both_ways! {
@@ -172,12 +185,59 @@ both_ways! {
         assert!(third.wait_ready(DEADLINE), "{:?}", story.told);
         let report = group.stop().wait(DEADLINE);
         assert_eq!((report.workers.len(), report.blocked().count()), (3, 0), "{report}");
-        let forced = |ended: &pipewright::Ended| ended.exit.as_ref().unwrap().signal() == Some(libc::SIGKILL);
-        assert!(report.workers.iter().all(forced), "{report}");
+        assert!(report.workers.iter().all(was_killed), "{report}");
         assert!(report.workers[0].took < Duration::from_secs(6), "{report}");
         story.find(|event| matches!(event.kind, EventKind::GroupEnded(id) if id == group.id()).then_some(()));
         assert!(group.start().wait(DEADLINE), "its time begins anew with its next end");
         assert_eq!(third.incarnation(), 2);
+    }
+
+    fn p08_a_shutdown_also_ends_who_waits_for_others_to_end(way: Way) {
+        let mut story = Story::new();
+        let group = group(&story, Strategy::OneForOne);
+        let database = group.add(deaf(way)).unwrap();
+        let web = group.add(deaf(way).after(&database, When::Ready)).unwrap();
+        assert!(web.wait_ready(DEADLINE), "{:?}", story.told);
+        let report = story.supervisor.shutdown(Duration::from_millis(200));
+        assert!(report.workers.len() == 2 && report.workers.iter().all(was_killed), "{report}");
+        story.rest();
+    }
+
+    fn p08_a_member_is_killed_when_its_stop_has_had_its_time(way: Way) {
+        let story = Story::new();
+        let group = group(&story, Strategy::OneForOne);
+        let database = group.add(deaf(way)).unwrap();
+        let web = group.add(deaf(way).after(&database, When::Ready)).unwrap();
+        assert!(web.wait_ready(DEADLINE), "{:?}", story.told);
+        // It would be told only after the other has ended, which does not before its own time is over.
+        let stopping = database.stop_within(Duration::from_millis(100));
+        assert!(stopping.wait(DEADLINE).workers.iter().all(was_killed), "{:?}", story.told);
+        let report = web.stop_within(Duration::from_millis(100)).wait(DEADLINE);
+        assert!(report.workers.iter().all(was_killed), "{report}");
+    }
+
+    fn p06_a_member_that_opens_a_fifo_holds_up_nobody(way: Way) {
+        let directory = tempfile::tempdir().unwrap();
+        let [unwritten, unread] = ["unwritten", "unread"].map(|name| directory.path().join(name));
+        assert_eq!((kernel::make_fifo(&unwritten), kernel::make_fifo(&unread)), (0, 0));
+        let mut story = Story::new();
+        let group = group(&story, Strategy::OneForOne);
+        let reading = group.add(way.program("/bin/cat").stdin(Input::File(unwritten))).unwrap();
+        let writing = group.add(way.plain("exit").stdout(Output::File(unread))).unwrap();
+        let other = group.add(until_told(way, 0)).unwrap();
+        assert!(other.wait_incarnation(1, DEADLINE), "{:?}", story.told);
+        assert!(reading.wait_timeout(DEADLINE).expect("its end").success(), "nobody writes");
+        let error = story.find(|event| match event.kind {
+            EventKind::NotStarted(error) if event.worker == writing.id() => Some(error),
+            _ => None,
+        });
+        assert_eq!(error.io_error().and_then(std::io::Error::raw_os_error), Some(libc::ENXIO), "nobody reads");
+        let (ended, end) = mpsc::channel();
+        thread::spawn(move || {
+            drop(story);
+            ended.send(())
+        });
+        assert_eq!(end.recv_timeout(DEADLINE), Ok(()), "drop");
     }
 
     fn a_group_begins_anew_and_is_waited_for(way: Way) {
@@ -270,6 +330,14 @@ fn what_makes_no_sense_is_refused() {
     let hanging = || WorkerSpec::new("sleep").arg("1000");
     let first = group.add(hanging().restart(Restart::Always)).unwrap();
     assert!(refused(hanging().significant()).contains("automatic shutdown"));
+    let forced = [
+        RestartPolicy::from(Restart::Never).forced_codes([3]),
+        RestartPolicy::from(Restart::Never).forced_signals([libc::SIGHUP]),
+    ];
+    for policy in forced {
+        assert!(refused(hanging().restart(policy)).contains("Restart::Never"));
+    }
+    group.add(hanging().restart(RestartPolicy::from(Restart::OnFailure).forced_codes([3]))).unwrap();
     assert!(refused(hanging().after(&first, When::Exited)).contains("never ends"));
     let alone = supervisor.spawn(hanging()).unwrap();
     assert!(refused(hanging().after(&alone, When::Ready)).contains("there is no"));

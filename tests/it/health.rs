@@ -1,16 +1,21 @@
 //! Readiness and watchdogs.
 
-use crate::support::{DEADLINE, Story, Way, both_ways};
+use crate::{
+    kernel,
+    support::{DEADLINE, Story, Way, both_ways},
+};
 use pipewright::{
-    Backoff, EventKind, Input, NotReady, Output, Pass, Ready, Restart, RestartPolicy, SpawnError, SpecError, Watchdog,
-    WorkerSpec,
+    Backoff, EventKind, Input, NotReady, Output, Pass, Ready, Restart, RestartPolicy, SpawnError, SpecError,
+    StopPolicy, StopStep, Watchdog, WorkerSpec, WorkerState,
 };
 use std::{
     os::unix::net::UnixListener,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
+    thread,
     time::Duration,
 };
 
@@ -45,6 +50,18 @@ fn never_ready(spec: WorkerSpec) -> (NotReady, Box<str>, Story) {
     });
     assert!(!worker.wait_ready(DEADLINE));
     (why.0, why.1, story)
+}
+
+/// For a check: not ready before this is set.
+fn flag() -> (Arc<AtomicBool>, impl Fn() -> bool + Send + Sync + 'static) {
+    let flag = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&flag);
+    (flag, move || asked.load(Ordering::Relaxed))
+}
+
+/// SIGTERM, and then all the time in the world.
+fn endless_stop() -> StopPolicy {
+    StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(3600))
 }
 
 both_ways! {
@@ -235,6 +252,113 @@ both_ways! {
         }
         worker.signal(libc::SIGCONT).unwrap();
         story.find(|event| matches!(event.kind, EventKind::Unresponsive).then_some(()));
+    }
+
+    fn a_watchdog_does_not_cut_the_grace_period_of_a_stop(way: Way) {
+        let mut story = Story::new();
+        let (ready, is_ready) = flag();
+        let spec = way.fixture("ignore-term").stop(endless_stop()).ready(Ready::check(is_ready));
+        let worker = story.supervisor.spawn(spec.watchdog(Watchdog::messages(Duration::from_millis(200)))).unwrap();
+        story.message();
+        // Whoever is frozen is not silent: so the stop comes first, however late we are.
+        worker.freeze().unwrap();
+        ready.store(true, Ordering::Relaxed);
+        assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
+        let report = worker.stop().wait(Duration::from_millis(600));
+        assert_eq!(report.blocked().count(), 1, "{report}");
+        worker.kill().unwrap();
+        let events = story.rest();
+        assert!(!events.iter().any(|event| matches!(event.kind, EventKind::Unresponsive)), "{events:?}");
+    }
+
+    fn a_deadline_of_readiness_does_not_cut_the_grace_period_of_a_stop(way: Way) {
+        let mut within = Duration::from_millis(300);
+        loop {
+            let mut story = Story::new();
+            let spec = way.fixture("ignore-term").stop(endless_stop()).ready(Ready::notify().within(within));
+            let worker = story.supervisor.spawn(spec).unwrap();
+            story.message();
+            let stopping = worker.stop();
+            let state = story.supervisor.status().workers[0].state;
+            let was_late = story.supervisor.events().try_iter().any(|event| matches!(event.kind, EventKind::NotReady { .. }));
+            if was_late {
+                // The deadline came before the stop: it needs a longer one here.
+                within *= 2;
+                continue;
+            }
+            assert_eq!(state, WorkerState::Stopping);
+            let report = stopping.wait(2 * within);
+            assert_eq!(report.blocked().count(), 1, "{report}");
+            worker.kill().unwrap();
+            let events = story.rest();
+            let why = events.iter().find_map(|event| match event.kind {
+                EventKind::NotReady { why, .. } => Some(why),
+                _ => None,
+            });
+            assert!(matches!(why, Some(NotReady::Died { .. })), "{events:?}");
+            return;
+        }
+    }
+
+    fn who_has_ended_is_not_found_silent_while_its_pipe_is_drained(way: Way) {
+        let mut story = Story::new();
+        // It ends right after it has become ready, and its child holds its pipe for longer than its period.
+        let script = "sleep 1000 & echo 1 >/proc/self/fd/$1; exit 0";
+        let spec = shell(way, script).arg("sh").messages(Pass::arg("{}")).drain_time(Duration::from_millis(1200));
+        let spec = spec.ready(Ready::message(|_| true)).watchdog(Watchdog::messages(Duration::from_millis(500)));
+        let policy = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
+        let worker = story.supervisor.spawn(spec.restart(policy)).unwrap();
+        let exit = worker.wait_timeout(DEADLINE).expect("its end");
+        assert!(exit.success() && exit.leaks.len() == 1, "{exit:?}");
+        assert_eq!(worker.incarnation(), 1);
+        let events = story.rest();
+        let is_blamed = |kind: &EventKind| matches!(kind, EventKind::Silent { .. } | EventKind::Unresponsive);
+        assert!(!events.iter().any(|event| is_blamed(&event.kind)), "{events:?}");
+    }
+
+    fn a_newline_at_the_very_end_makes_ready(way: Way) {
+        const WORKERS: usize = 100;
+        let mut story = Story::new();
+        for _ in 0..WORKERS {
+            let spec = way.program("/bin/sh").args(["-c", "echo >/proc/self/fd/$1", "sh"]);
+            story.supervisor.spawn(spec.ready(Ready::newline(Pass::arg("{}")))).unwrap();
+        }
+        let (mut ready, mut not) = (0, 0);
+        for event in story.rest() {
+            match event.kind {
+                EventKind::Ready { .. } => ready += 1,
+                EventKind::NotReady { .. } => not += 1,
+                _ => {}
+            }
+        }
+        assert_eq!((ready, not), (WORKERS, 0));
+    }
+
+    fn p06_who_keeps_a_readiness_pipe_open_holds_up_nobody(way: Way) {
+        let mut story = Story::new();
+        // No newline; the daemon holds both pipes when its parent has ended.
+        let script = "printf well >/proc/self/fd/$2; setsid sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000' sh $1 & exit 0";
+        let spec = shell(way, script).arg("sh").messages(Pass::arg("{}")).ready(Ready::newline(Pass::arg("{}")));
+        let worker = story.supervisor.spawn(spec.drain_time(DEADLINE)).unwrap();
+        let (mut daemon, mut why) = (None, None);
+        while daemon.is_none() || why.is_none() {
+            match story.next().kind {
+                EventKind::Message(pid) => daemon = Some(pid.json().unwrap()),
+                EventKind::NotReady { why: reason, .. } => why = Some(reason),
+                _ => {}
+            }
+        }
+        assert!(matches!(why, Some(NotReady::Died { .. })), "{why:?}");
+        let supervisor = Arc::new(story.supervisor);
+        let (answer, answered) = mpsc::channel();
+        let asked = Arc::clone(&supervisor);
+        thread::spawn(move || answer.send(asked.status().workers.len()));
+        assert_eq!(answered.recv_timeout(DEADLINE), Ok(1));
+        let other = supervisor.spawn(way.plain("exit")).unwrap();
+        assert!(other.wait_timeout(DEADLINE).expect("another's end").success());
+        assert_eq!(worker.wait_timeout(Duration::ZERO), None, "its pipe is held");
+        assert_eq!(kernel::kill(daemon.unwrap(), libc::SIGKILL), 0);
+        assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
     }
 }
 

@@ -507,7 +507,10 @@ fn the_handles_of_ended_workers_hold_no_descriptors() {
     let supervisor = guarded();
     let before = open_descriptors();
     let workers: Vec<_> = (0..50)
-        .map(|_| supervisor.spawn(WorkerSpec::new("true").messages(Pass::arg("{}")).stderr(Output::Lines)).unwrap())
+        .map(|_| {
+            let spec = WorkerSpec::new("true").messages(Pass::arg("{}")).stderr(Output::Lines);
+            supervisor.spawn(spec.stdin(Input::Pipe).pipe_to("more", Pass::arg("{}"))).unwrap()
+        })
         .collect();
     for worker in &workers {
         assert!(worker.wait_timeout(DEADLINE).is_some());

@@ -5,9 +5,16 @@ use crate::support::{
     wait_gone,
 };
 use pipewright::{
-    Containment, EventKind, Group, Input, Output, Pass, SpawnError, SpawnStep, SpecError, TreeLimit, Worker, WorkerSpec,
+    Containment, EventKind, Group, Input, Output, Pass, SpawnError, SpawnStep, SpecError, StopPolicy, StopStep,
+    Supervisor, TreeLimit, Worker, WorkerSpec,
 };
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 /// Tells the pids of a daemon of its own session, streams closed, and of a child; then it lives or ends.
 const DAEMON: &str = r"
@@ -71,7 +78,7 @@ both_ways! {
         let mut story = Story::new();
         let script = "setsid env -i sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000 >/dev/null' sh $1 & wait";
         let spec = way.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}"));
-        let worker = story.supervisor.spawn(spec.stop(pipewright::StopPolicy::kill())).unwrap();
+        let worker = story.supervisor.spawn(spec.stop(StopPolicy::kill())).unwrap();
         let daemon = u32::try_from(story.json().as_u64().unwrap()).unwrap();
         worker.stop();
         story.exit();
@@ -97,6 +104,30 @@ both_ways! {
             }
         };
         assert_eq!(exit.signal(), Some(libc::SIGTERM));
+    }
+
+    fn who_was_killed_frozen_is_followed_by_others(way: Way) {
+        let supervisor = Arc::new(Supervisor::new().unwrap());
+        for _ in 0..3 {
+            let worker = supervisor.spawn(way.program("sleep").arg("1000")).unwrap();
+            worker.freeze().unwrap();
+            worker.kill().unwrap();
+            assert_eq!(worker.wait_timeout(DEADLINE).expect("its end").signal(), Some(libc::SIGKILL));
+            let (started, start) = mpsc::channel();
+            let spawner = Arc::clone(&supervisor);
+            thread::spawn(move || started.send(spawner.spawn(way.program("true"))));
+            let next = start.recv_timeout(DEADLINE).expect("the next start").unwrap();
+            assert!(next.wait_timeout(DEADLINE).expect("its end").success());
+        }
+    }
+
+    fn a_frozen_worker_hears_of_every_rung(way: Way) {
+        let story = Story::new();
+        let stop = StopPolicy::kill().then([StopStep::ClosePipes], Duration::from_secs(3600));
+        let worker = story.supervisor.spawn(way.program("cat").stdin(Input::Pipe).stop(stop)).unwrap();
+        worker.freeze().unwrap();
+        worker.stop();
+        assert!(worker.wait_timeout(DEADLINE).expect("its end").success(), "its input has ended");
     }
 }
 
@@ -172,4 +203,22 @@ fn a_limit_that_cannot_be_set_is_told() {
     };
     assert_eq!(refused(WorkerSpec::new("true").survive_parent()), ["tree_limit", "survive_parent"]);
     assert_eq!(refused(Way::Command.program("true")), ["tree_limit", "from_command"]);
+}
+
+#[test]
+fn who_took_its_cgroup_away_takes_it_from_nobody_else() {
+    // It moves to the root of the hierarchy, which only root may.
+    let mount = cgroup2_mount().filter(|_| may_make_cgroups() && fs::metadata("/proc/self").unwrap().uid() == 0);
+    let Some(mount) = mount else { return };
+    let story = Story::new();
+    let hanging = || story.supervisor.spawn(Way::Direct.plain("hang")).unwrap();
+    assert_eq!(hanging().containment(), Some(Containment::Cgroup));
+    let script = "own=$(sed -n s/^0:://p /proc/self/cgroup); echo $$ >$1/cgroup.procs; rmdir $1$own";
+    let leaving = story.supervisor.spawn(Way::Direct.program("/bin/sh").args(["-c", script, "sh", &mount])).unwrap();
+    assert!(leaving.wait_timeout(DEADLINE).expect("its end").success());
+    // One may be meant for the place that is not there any more; that is noticed, and it is held by its group.
+    hanging();
+    for _ in 0..3 {
+        assert_eq!(hanging().containment(), Some(Containment::Cgroup));
+    }
 }
