@@ -1,7 +1,7 @@
 //! A host of its own: it supervises trees until somebody kills it.
 
 use crate::{Options, Outcome};
-use pipewright::{Backoff, Group, Intensity, Restart, RestartPolicy, Supervisor, WorkerSpec};
+use pipewright::{Backoff, EventKind, Group, Intensity, Restart, RestartPolicy, Supervisor, WorkerSpec};
 use std::{io::Write, process::Command, time::Duration};
 
 /// Three deep, one branch in a session of its own, streams closed, as daemons are.
@@ -48,12 +48,17 @@ pub(crate) fn run(options: &Options) -> Outcome {
 }
 
 /// A host that leaves the terminal's signals to its supervisors. Says `up PID`, and at the end how its worker ended. With
-/// `--frozen`, a second worker is frozen, and named too; with `--twice`, there is a second supervisor.
+/// `--frozen`, a second worker is frozen, and named too; with `--twice`, there is a second supervisor; with `--time-limit-ms N` it
+/// says when its worker has had that time.
 pub(crate) fn terminal(options: &Options) -> Outcome {
     let supervisor = Supervisor::new()?;
     let _signals = supervisor.terminal_signals()?;
     let script = options.get("script").unwrap_or("exec sleep 1000").to_owned();
-    let worker = supervisor.spawn(WorkerSpec::new("/bin/sh").args(["-c".to_owned(), script]))?;
+    let mut spec = WorkerSpec::new("/bin/sh").args(["-c".to_owned(), script]);
+    if options.get("time-limit-ms").is_some() {
+        spec = spec.time_limit(Duration::from_millis(options.number("time-limit-ms")?));
+    }
+    let worker = supervisor.spawn(spec)?;
     let other = Supervisor::new()?;
     let _others = if options.has("twice") { Some(other.terminal_signals()?) } else { None };
     let mut up = vec![worker.pid()];
@@ -70,7 +75,12 @@ pub(crate) fn terminal(options: &Options) -> Outcome {
     println!("up {}", up.iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
     std::io::stdout().flush()?;
     // They end with the last worker after the first Ctrl-C: nobody has closed anything here.
-    supervisor.events().iter().for_each(drop);
+    for event in supervisor.events() {
+        if let EventKind::TimedOut { after } = event.kind {
+            println!("had {} ms", after.as_millis());
+            std::io::stdout().flush()?;
+        }
+    }
     println!("{}", worker.wait());
     Ok(())
 }

@@ -1,10 +1,13 @@
 //! Promise 9 when the host is killed: nobody of any tree is left within a second.
 
-use crate::support::{Chance, DEADLINE, FIXTURE, carriers, cgroups_of, children, may_make_cgroups, wait_gone};
-use pipewright::{Group, Output, Process, WorkerSpec};
+use crate::support::{
+    Chance, DEADLINE, FIXTURE, Story, Way, carriers, cgroups_of, children, may_make_cgroups, wait_gone,
+};
+use pipewright::{Group, Input, Output, Process, Worker, WorkerSpec};
 use std::{
     fmt, fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -226,6 +229,40 @@ fn p09_a_killed_guard_is_replaced_and_its_list_is_kept() {
     }
     host.kill();
     host.wait_nobody();
+}
+
+/// Starts a worker on a thread of its own, and waits until there is nothing left of the thread.
+fn spawned_on_a_passing_thread(story: &mut Story, spec: WorkerSpec) -> Worker {
+    let (worker, path) = thread::scope(|scope| {
+        let passing = scope.spawn(|| {
+            let worker = story.supervisor.spawn(spec.stdin(Input::Pipe)).unwrap();
+            (worker, fs::read_link("/proc/thread-self").unwrap())
+        });
+        passing.join().unwrap()
+    });
+    let until = now() + DEADLINE;
+    while fs::exists(Path::new("/proc").join(&path)).unwrap() {
+        assert!(now() < until, "{path:?} is still there");
+    }
+    worker
+}
+
+#[test]
+fn p09_a_thread_that_ends_takes_nobody_along() {
+    let echo = || Way::Direct.fixture("echo");
+    for specs in [[echo().death_signal(None), echo()], [echo(), echo().death_signal(None)]] {
+        let mut story = Story::new();
+        let workers = specs.map(|spec| spawned_on_a_passing_thread(&mut story, spec));
+        // What is waited for here is an end that must not come.
+        assert_eq!(workers[0].wait_timeout(Duration::from_millis(200)), None, "{:?}", story.told);
+        for worker in &workers {
+            let mut stdin = worker.take_stdin().unwrap();
+            stdin.write_all(b"still here\n").unwrap();
+            assert_eq!(story.json(), "still here");
+            drop(stdin);
+            assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
+        }
+    }
 }
 
 /// A host that has its supervisor listen to the terminal's signals, the process id of its worker, and what it says.

@@ -8,7 +8,9 @@ use pipewright::{Output, Process, WorkerSpec, pipe::anonymous::PipeReader};
 use std::{
     fs,
     io::{BufRead, BufReader},
-    time::Duration,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
 };
 
 /// Whether it is stopped, by the letter of `proc_pid_stat(5)`.
@@ -75,6 +77,57 @@ fn two_supervisors_stop_and_go_on_as_one() {
         // Another stop would come before this is heard.
         ends_at_ctrl_c(process, lines);
     }
+}
+
+/// How long its worker ran until its time was over, as the host tells it.
+fn had(line: &str) -> Duration {
+    let ms = line.strip_prefix("had ").and_then(|line| line.strip_suffix(" ms\n"));
+    Duration::from_millis(ms.unwrap_or_else(|| panic!("{line:?}")).parse().unwrap())
+}
+
+#[test]
+fn p15_deadlines_stand_still_while_everybody_is_stopped() {
+    const LIMIT: Duration = Duration::from_millis(600);
+    let began = Instant::now();
+    let (process, _, mut lines) = host("--time-limit-ms=600");
+    process.signal(libc::SIGTSTP).unwrap();
+    wait_stopped(process.pid(), true);
+    let ran_at_most = began.elapsed();
+    // Time has to pass that does not count.
+    let (_keep, never) = crossbeam_channel::bounded::<()>(0);
+    assert!(never.recv_timeout(LIMIT).is_err());
+    let went_on = Instant::now();
+    process.signal(libc::SIGCONT).unwrap();
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert!(had(&line) >= LIMIT, "{line}");
+    let (ran_then, left) = (went_on.elapsed(), LIMIT.saturating_sub(ran_at_most));
+    assert!(ran_then >= left, "{ran_then:?} after it went on, when {left:?} were left");
+    ends_at_ctrl_c(process, lines);
+}
+
+#[test]
+fn p15_deadlines_are_kept_by_a_host_that_is_stopped_again_and_again() {
+    let (process, _, mut lines) = host("--time-limit-ms=300");
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        tell.send((line, lines))
+    });
+    let until = Instant::now() + DEADLINE / 3;
+    // Each time its wait ends early, and must not begin anew.
+    let (line, lines) = loop {
+        assert!(Instant::now() < until, "its time is not over");
+        process.signal(libc::SIGSTOP).unwrap();
+        wait_stopped(process.pid(), true);
+        process.signal(libc::SIGCONT).unwrap();
+        if let Ok(told) = told.recv_timeout(Duration::from_millis(20)) {
+            break told;
+        }
+    };
+    assert!(had(&line) >= Duration::from_millis(300), "{line}");
+    ends_at_ctrl_c(process, lines);
 }
 
 #[test]
