@@ -242,7 +242,7 @@ fn spawned_on_a_passing_thread(story: &mut Story, spec: WorkerSpec) -> Worker {
     });
     let until = now() + DEADLINE;
     while fs::exists(Path::new("/proc").join(&path)).unwrap() {
-        assert!(now() < until, "{path:?} is still there");
+        assert!(now() < until, "{} is still there", path.display());
     }
     worker
 }

@@ -3,7 +3,7 @@
 
 use std::{
     os::{
-        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::process::CommandExt,
     },
     process::Command,
@@ -83,6 +83,35 @@ pub(crate) fn bind_only(path: &std::path::Path) -> OwnedFd {
 pub(crate) fn listen(socket: &OwnedFd) {
     // SAFETY: listen(2) takes two numbers.
     assert_eq!(unsafe { libc::listen(socket.as_raw_fd(), 8) }, 0);
+}
+
+/// Sends one datagram with descriptors, by `SCM_RIGHTS`.
+pub(crate) fn send_descriptors(socket: &impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+    #[repr(C)]
+    struct Control {
+        header: libc::cmsghdr,
+        numbers: [RawFd; 253],
+    }
+    let mut numbers = [-1; 253];
+    for (slot, descriptor) in numbers.iter_mut().zip(descriptors) {
+        *slot = descriptor.as_raw_fd();
+    }
+    let length = size_of::<libc::cmsghdr>() + size_of_val(descriptors);
+    let header = libc::cmsghdr { cmsg_len: length, cmsg_level: libc::SOL_SOCKET, cmsg_type: libc::SCM_RIGHTS };
+    let mut control = Control { header, numbers };
+    let mut piece = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let message = libc::msghdr {
+        msg_name: std::ptr::null_mut(),
+        msg_namelen: 0,
+        msg_iov: &raw mut piece,
+        msg_iovlen: 1,
+        msg_control: (&raw mut control).cast(),
+        msg_controllen: length,
+        msg_flags: 0,
+    };
+    // SAFETY: sendmsg(2) reads the bytes, and as much of the control buffer as `length` says.
+    let sent = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, 0) };
+    assert_eq!(usize::try_from(sent), Ok(bytes.len()), "{}", std::io::Error::last_os_error());
 }
 
 pub(crate) fn close(number: RawFd) {

@@ -113,7 +113,7 @@ fn p15_deadlines_are_kept_by_a_host_that_is_stopped_again_and_again() {
     thread::spawn(move || {
         let mut line = String::new();
         lines.read_line(&mut line).unwrap();
-        tell.send((line, lines))
+        tell.send((line, lines)).unwrap();
     });
     let until = Instant::now() + DEADLINE / 3;
     // Each time its wait ends early, and must not begin anew.

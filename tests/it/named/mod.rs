@@ -247,12 +247,12 @@ fn dead_server(path: &Path) {
     until("nobody listens", || UnixStream::connect(path).is_err());
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     fs::read_to_string("/proc/self/status").unwrap().lines().any(|line| line.starts_with("Uid:\t0\t0\t0"))
 }
 
 /// A program, where another user can reach it.
-fn reachable(program: &Path, directory: &Path) -> PathBuf {
+pub(crate) fn reachable(program: &Path, directory: &Path) -> PathBuf {
     let path = directory.join(program.file_name().unwrap());
     if !path.exists() {
         // Not by us: a program that another test starts at this moment would hold the file open for writing until its exec,
