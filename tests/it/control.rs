@@ -1,13 +1,14 @@
 //! Control: calls both ways over the named pipe.
 
-use crate::support::{DEADLINE, Story, Way, both_ways, is_alive};
+use crate::support::{DEADLINE, Story, Way, alone, both_ways, is_alive};
 use pipewright::{
     CallError, Disconnected, Event, EventKind, FaultKind, Input, Output, Pass, Request, Supervisor, Worker, WorkerSpec,
 };
 use serde_json::{Value, json};
 use std::{
+    fs,
     io::{Read, Write},
-    os::unix::net::UnixStream,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
     thread,
     time::Duration,
 };
@@ -374,6 +375,39 @@ for line in lines:
     let worker = story.supervisor.spawn(spec).unwrap();
     assert_eq!(worker.call::<_, i64>("add", &[20, 22], DEADLINE).unwrap(), 42);
     assert!(matches!(worker.call::<_, i64>("subtract", &(), DEADLINE), Err(CallError::Remote(_))));
+}
+
+/// One call, each way.
+fn is_served() {
+    for way in [Way::Direct, Way::Command] {
+        let (story, worker) = started(way);
+        assert_eq!(worker.call::<_, i64>("add", &[20, 22], DEADLINE).unwrap(), 42);
+        drop(story);
+        assert!(worker.wait_timeout(Duration::ZERO).is_some());
+    }
+}
+
+#[test]
+fn p11_a_host_with_a_blank_environment_is_served() {
+    if alone("control::p11_a_host_with_a_blank_environment_is_served", WorkerSpec::env_clear) {
+        let names: Vec<_> = std::env::vars_os().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), 1, "only what says which test it is: {names:?}");
+        is_served();
+    }
+}
+
+#[test]
+fn p11_a_host_with_a_long_runtime_directory_is_served() {
+    // Longer than the address of a socket.
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = directory.path().join("x".repeat(150 - directory.path().as_os_str().len()));
+    fs::create_dir(&runtime).unwrap();
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).unwrap();
+    let prepare = |spec: WorkerSpec| spec.env("XDG_RUNTIME_DIR", &runtime);
+    if alone("control::p11_a_host_with_a_long_runtime_directory_is_served", prepare) {
+        assert!(std::env::var("XDG_RUNTIME_DIR").unwrap().len() > 150);
+        is_served();
+    }
 }
 
 #[test]

@@ -5,9 +5,9 @@ use crate::{
     support::{DEADLINE, Story, Way, both_ways},
 };
 use pipewright::{
-    AutoShutdown, Backoff, Ended, Event, EventKind, ExitStatus, GroupError, GroupPolicy, Input, Output, Ready, Restart,
-    RestartPolicy, SpecError, StopPolicy, StopStep, Strategy, Supervisor, When, Worker, WorkerGroup, WorkerSpec,
-    WorkerState,
+    AutoShutdown, Backoff, Ended, Event, EventKind, ExitStatus, GaveUp, GroupError, GroupPolicy, Input, Output, Ready,
+    Restart, RestartPolicy, SpecError, StopPolicy, StopStep, Strategy, Supervisor, When, Worker, WorkerGroup,
+    WorkerSpec, WorkerState,
 };
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -141,6 +141,50 @@ both_ways! {
         drop(job.take_stdin());
         assert!(steady.wait_timeout(DEADLINE).expect("its end").success());
         story.find(|event| matches!(event.kind, EventKind::GroupEnded(_)).then_some(()));
+    }
+
+    fn the_last_significant_member_ends_its_group(way: Way) {
+        let mut story = Story::new();
+        let group = group(&story, GroupPolicy::default().auto_shutdown(AutoShutdown::AllSignificant));
+        let steady = group.add(always(until_told(way, 0)).ready(Ready::line("up"))).unwrap();
+        let [first, last] = ["first", "last"].map(|name| {
+            let spec = until_told(way, 0).name(name).significant().after(&steady, When::Ready);
+            group.add(spec.ready(Ready::line("up"))).unwrap()
+        });
+        assert!(first.wait_ready(DEADLINE) && last.wait_ready(DEADLINE), "{:?}", story.told);
+        drop(first.take_stdin());
+        assert!(first.wait_timeout(DEADLINE).expect("its end").success());
+        // Asked after its end was dealt with: the group goes on.
+        let states: Vec<_> = story.supervisor.status().workers.iter().map(|worker| worker.state).collect();
+        assert_eq!(states, [WorkerState::Running, WorkerState::Ended, WorkerState::Running]);
+        drop(last.take_stdin());
+        assert!(steady.wait_timeout(DEADLINE).expect("its end").success());
+        story.find(|event| matches!(event.kind, EventKind::GroupEnded(id) if id == group.id()).then_some(()));
+    }
+
+    fn p13_a_member_that_gives_up_takes_its_group_along(way: Way) {
+        for (strategy, takes_along) in [(Strategy::OneForAll, true), (Strategy::OneForOne, false)] {
+            let mut story = Story::new();
+            let group = group(&story, GroupPolicy::from(strategy).intensity(9, DEADLINE));
+            let steady = group.add(always(until_told(way, 0)).ready(Ready::line("up"))).unwrap();
+            let policy = RestartPolicy::from(Restart::Always).fatal_codes([3]);
+            let fatal = group.add(until_told(way, 3).restart(policy).after(&steady, When::Ready)).unwrap();
+            started(&mut story, &fatal, 1);
+            drop(fatal.take_stdin());
+            let why = story.find(|event| match event.kind {
+                EventKind::GaveUp(why) if event.worker == fatal.id() => Some(why),
+                _ => None,
+            });
+            assert_eq!(why, GaveUp::FatalCode);
+            if takes_along {
+                story.find(|event| matches!(event.kind, EventKind::GroupGaveUp(id) if id == group.id()).then_some(()));
+                assert!(steady.wait_timeout(DEADLINE).expect("its end").success());
+            } else {
+                assert!(fatal.wait_timeout(DEADLINE).is_some());
+                let states: Vec<_> = story.supervisor.status().workers.iter().map(|worker| worker.state).collect();
+                assert_eq!(states, [WorkerState::Running, WorkerState::Ended]);
+            }
+        }
     }
 
     fn a_group_within_is_restarted_as_one(way: Way) {

@@ -9,6 +9,7 @@ use pipewright::{
     StopPolicy, StopStep, Watchdog, WorkerSpec, WorkerState,
 };
 use std::{
+    net::TcpListener,
     os::unix::net::UnixListener,
     sync::{
         Arc,
@@ -68,6 +69,15 @@ both_ways! {
     fn a_line_makes_ready(way: Way) {
         let spec = shell(way, "echo starting; echo listening on port 80; cat").stdout(Output::Lines);
         becomes_ready(spec.ready(Ready::line("^listening on port [0-9]+$")));
+    }
+
+    fn a_line_on_standard_error_makes_ready(way: Way) {
+        let spec = shell(way, "echo up >&2; cat").stdout(Output::Lines).stderr(Output::Lines);
+        becomes_ready(spec.ready(Ready::line("^up$")));
+    }
+
+    fn a_start_makes_ready(way: Way) {
+        becomes_ready(shell(way, "cat").ready(Ready::started()));
     }
 
     fn a_message_makes_ready(way: Way) {
@@ -137,6 +147,13 @@ both_ways! {
         assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
         drop(listener);
         story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
+    }
+
+    fn an_open_port_makes_ready(way: Way) {
+        let listener = TcpListener::bind("localhost:0").unwrap();
+        let address = format!("localhost:{}", listener.local_addr().unwrap().port());
+        becomes_ready(shell(way, "cat").ready(Ready::connect_tcp(address)));
+        listener.accept().expect("somebody has come");
     }
 
     fn a_check_makes_ready_and_may_panic(way: Way) {

@@ -211,6 +211,34 @@ both_ways! {
         assert_eq!(inspected["processors"], "0", "{inspected}");
     }
 
+    fn a_processor_that_there_is_not_is_told(way: Way) {
+        match way.plain("exit").processors([999]).launch() {
+            Err(SpawnError::Failed { step, source, .. }) => {
+                // std does not tell which step of a `Command` failed.
+                let expected = if way == Way::Direct { SpawnStep::Processors } else { SpawnStep::Command };
+                assert_eq!((step, source.raw_os_error()), (expected, Some(libc::EINVAL)));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn many_threads_start_workers_at_once(way: Way) {
+        const THREADS: usize = 250;
+        let supervisor = Supervisor::new().unwrap();
+        let start = Barrier::new(THREADS);
+        thread::scope(|scope| {
+            for code in 0..THREADS {
+                let (supervisor, start) = (&supervisor, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    let worker = supervisor.spawn(way.plain("exit").args(["--code", &code.to_string()])).unwrap();
+                    let exit = worker.wait_timeout(DEADLINE).expect("its end");
+                    assert_eq!(exit.code(), i32::try_from(code).ok());
+                });
+            }
+        });
+    }
+
     fn signals_are_as_in_a_fresh_process(way: Way) {
         let test = match way {
             Way::Direct => "launch::direct::signals_are_as_in_a_fresh_process",

@@ -5,7 +5,10 @@ use pipewright::{
     Backoff, Event, EventKind, GaveUp, Input, Intensity, Output, Pass, Ready, Restart, RestartPolicy, SpawnError,
     SpecError, StopPolicy, StopStep, WorkerSpec, WorkerState,
 };
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 const SHORT: Duration = Duration::from_millis(1);
 
@@ -193,6 +196,49 @@ both_ways! {
         let json = serde_json::to_value(&status).unwrap();
         assert_eq!(json["workers"][2]["state"], "waiting", "{json}");
         assert!(json["workers"][0]["uptime"].is_f64(), "{json}");
+    }
+
+    fn p16_a_status_counts(way: Way) {
+        let mut story = Story::new();
+        let policy = at_once(Restart::OnFailure);
+        // Fails twice, says something then, and keeps a processor busy.
+        let state = tempfile::NamedTempFile::new().unwrap();
+        let script = "echo >>$2; [ $(wc -l <$2) = 3 ] || exit 1; echo '\"0123456789\"' >/proc/self/fd/$1; while :; do :; done";
+        let spec = shell(way, script).arg("sh").messages(Pass::arg("{}")).arg(state.path()).restart(policy);
+        story.supervisor.spawn(spec).unwrap();
+        let message = story.message();
+        let own = |story: &Story| story.supervisor.status().workers.remove(0);
+        let status = own(&story);
+        assert_eq!((status.restarts, status.incarnation), (2, 3), "{status:?}");
+        assert_eq!(status.window_used, message.as_str().unwrap().len() + 64, "as `WorkerSpec::window` counts");
+        drop(message);
+        assert_eq!(own(&story).window_used, 0);
+        let until = Instant::now() + DEADLINE;
+        while own(&story).cpu.expect("its time") < Duration::from_millis(20) {
+            assert!(Instant::now() < until, "{:?}", own(&story));
+        }
+        assert!(own(&story).cpu <= own(&story).uptime);
+    }
+
+    fn p16_a_status_tells_what_waits(way: Way) {
+        let mut story = Story::new();
+        let deaf = way.plain("deaf").control(Pass::arg("--control={}")).stdin(Input::Pipe);
+        let deaf = story.supervisor.spawn(deaf).unwrap();
+        story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+        assert_eq!(story.supervisor.status().workers[0].control_queue, 0);
+        // More than a socket takes.
+        let text = "x".repeat(100 << 10);
+        for _ in 0..8 {
+            deaf.notify("listen", &text).unwrap();
+        }
+        let queue = story.supervisor.status().workers[0].control_queue;
+        assert!(queue > 100 << 10 && queue < 9 * (100 << 10), "{queue}");
+        for _ in 0..3 {
+            story.supervisor.spawn(way.plain("exit")).unwrap().wait_timeout(DEADLINE).expect("its end");
+        }
+        assert_eq!(story.supervisor.status().events_waiting, 6, "three started, three ended");
+        assert_eq!(story.supervisor.events().try_iter().count(), 6);
+        assert_eq!(story.supervisor.status().events_waiting, 0);
     }
 
     fn p09_a_dropped_supervisor_restarts_nobody(way: Way) {

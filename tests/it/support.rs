@@ -170,10 +170,9 @@ pub(crate) fn alone(test: &str, prepare: impl FnOnce(WorkerSpec) -> WorkerSpec) 
     }
     let spec = WorkerSpec::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
-        .env(ALONE, test)
         .stdout(Output::Lines)
         .stderr(Output::Lines);
-    let mut process = prepare(spec).launch().unwrap();
+    let mut process = prepare(spec).env(ALONE, test).launch().unwrap();
     let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
     let read = |mut pipe: pipewright::pipe::anonymous::PipeReader| {
         std::thread::spawn(move || {

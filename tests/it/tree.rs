@@ -106,6 +106,36 @@ both_ways! {
         assert_eq!(exit.signal(), Some(libc::SIGTERM));
     }
 
+    fn p09_the_ladder_is_for_the_worker_and_not_for_its_tree(way: Way) {
+        let mut story = Story::new();
+        // The member ignores what ends its parent.
+        let script = "trap 'exit 0' TERM; $0 ignore-term --messages=$1 & wait";
+        let spec = way.program("/bin/sh").args(["-c", script, FIXTURE]).messages(Pass::arg("{}"));
+        let stop = StopPolicy::kill().then([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_secs(3600));
+        let worker = story.supervisor.spawn(spec.stop(stop).drain_time(Duration::from_millis(20))).unwrap();
+        story.message();
+        worker.stop();
+        let exit = worker.wait_timeout(DEADLINE).expect("its end");
+        assert!(exit.success(), "{exit}");
+        let [survivor] = exit.survivors.as_slice() else { panic!("{exit:?}") };
+        assert!(survivor.command.contains("ignore-term") && !is_alive(survivor.pid), "{survivor:?}");
+        assert_eq!(survivor.holds, ["messages".into()]);
+    }
+
+    fn a_signal_to_the_group_reaches_all_of_it(way: Way) {
+        let mut story = Story::new();
+        let member = "trap 'echo 3 >/proc/self/fd/$1; exit' USR1; echo 1 >/proc/self/fd/$1; sleep 1000 & wait";
+        let script = format!("trap 'echo 2 >/proc/self/fd/$1' USR1; ({member}) & while ! wait; do :; done");
+        let spec = way.program("/bin/sh").args(["-c", &script, "sh"]).messages(Pass::arg("{}"));
+        let worker = story.supervisor.spawn(spec).unwrap();
+        assert_eq!(story.json(), 1);
+        worker.signal_group(libc::SIGUSR1).unwrap();
+        let mut told = [story.json(), story.json()].map(|number| number.as_u64());
+        told.sort_unstable();
+        assert_eq!(told, [Some(2), Some(3)]);
+        assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
+    }
+
     fn who_was_killed_frozen_is_followed_by_others(way: Way) {
         let supervisor = Arc::new(Supervisor::new().unwrap());
         for _ in 0..3 {
@@ -220,5 +250,20 @@ fn who_took_its_cgroup_away_takes_it_from_nobody_else() {
     hanging();
     for _ in 0..3 {
         assert_eq!(hanging().containment(), Some(Containment::Cgroup));
+    }
+}
+
+#[test]
+fn a_tree_that_wants_too_much_memory_is_killed_and_that_is_told() {
+    let story = Story::new();
+    let spec = Way::Direct.plain("allocate").args(["--mib", "256"]).tree_limit(TreeLimit::MemoryBytes(32 << 20));
+    match story.supervisor.spawn(spec) {
+        Ok(worker) => {
+            let exit = worker.wait_timeout(DEADLINE).expect("its end");
+            assert!(exit.oom_killed && exit.signal() == Some(libc::SIGKILL), "{exit:?}");
+        }
+        // The controller is not to be had here: `a_limit_that_cannot_be_set_is_told`.
+        Err(SpawnError::Failed { step: SpawnStep::TreeLimit, .. }) => {}
+        Err(other) => panic!("{other:?}"),
     }
 }
