@@ -2,7 +2,7 @@
 //! the other end of the socket.
 
 use crate::support::{DEADLINE, FIXTURE, Story, Way, alone, switches};
-use pipewright::{CallError, EventKind, FaultKind, Input, Output, Pass, Supervisor, Watchdog, Worker, WorkerSpec};
+use pipewright::{CallError, EventKind, FaultKind, Input, Output, Pass, Ready, Supervisor, Watchdog, Worker, WorkerSpec};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Write},
@@ -209,6 +209,21 @@ fn what_stands_behind_the_key_is_heard_whoever_calls_just_then() {
             socket.shutdown(std::net::Shutdown::Both).unwrap();
         });
     }
+}
+
+#[test]
+fn who_is_ready_when_it_connects_has_that_time_for_it() {
+    let mut story = Story::new();
+    let spec = absent().connect_time(Duration::from_millis(20)).ready(Ready::control().within(DEADLINE));
+    let (worker, address) = spawn(&mut story, spec);
+    assert!(!worker.wait_ready(Duration::from_millis(100)));
+    let (mut socket, hello) = hello(&address);
+    socket.write_all(hello.as_bytes()).unwrap();
+    story.find(|event| match event.kind {
+        EventKind::Disconnected(why) => panic!("{why:?}"),
+        EventKind::Ready { .. } => Some(()),
+        _ => None,
+    });
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::{
     named::{is_root, reachable},
     support::{DEADLINE, FIXTURE, Story, Way, both_ways},
 };
-use pipewright::{EventKind, NotReady, Ready, Watchdog, Worker, WorkerSpec, WorkerState};
+use pipewright::{EventKind, NotReady, Ready, StopPolicy, StopStep, Watchdog, Worker, WorkerSpec, WorkerState};
 use std::{
     fs,
     io::Read,
@@ -136,6 +136,22 @@ both_ways! {
         }
         let kinds = until_status(&mut story, &teller, "over");
         assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::Unresponsive)), "{kinds:?}");
+    }
+
+    fn who_triggers_its_watchdog_during_a_stop_keeps_its_grace_period(way: Way) {
+        let mut story = Story::new();
+        let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(3600));
+        let spec = way.fixture("ignore-term").watchdog(Watchdog::notify(DEADLINE)).stop(stop);
+        let (worker, teller) = spawn(&story, spec);
+        story.message();
+        let stopping = worker.stop();
+        assert_eq!(story.supervisor.status().workers[0].state, WorkerState::Stopping);
+        teller.send(b"WATCHDOG=trigger").unwrap();
+        let kinds = until_status(&mut story, &teller, "over");
+        assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::Unresponsive)), "{kinds:?}");
+        let report = stopping.wait(Duration::from_millis(100));
+        assert_eq!(report.blocked().count(), 1, "{report}");
+        worker.kill().unwrap();
     }
 
     fn that_it_is_about_to_end_is_told_once(way: Way) {

@@ -1,12 +1,15 @@
 //! Restarts and stops: promises 8 and 13, and what a worker's life looks like in events.
 
-use crate::support::{DEADLINE, Story, Way, alone, both_ways, is_alive};
+use crate::{
+    kernel,
+    support::{DEADLINE, Story, Way, alone, both_ways, is_alive, read_to_end},
+};
 use pipewright::{
     Backoff, Event, EventKind, GaveUp, Input, Intensity, Output, Pass, Ready, Restart, RestartPolicy, SpawnError,
     SpecError, StopPolicy, StopStep, WorkerSpec, WorkerState,
 };
 use std::{
-    fs,
+    fs::{self, OpenOptions},
     time::{Duration, Instant},
 };
 
@@ -88,6 +91,35 @@ both_ways! {
         assert!(matches!(error.map(|error| &**error), Some(SpawnError::Failed { .. })), "{events:#?}");
         assert!(matches!(events.last().map(|event| &event.kind), Some(EventKind::GaveUp(GaveUp::CannotStart))));
         assert!(worker.wait().success());
+    }
+
+    fn p06_a_restart_that_opens_a_fifo_waits_for_nobody(way: Way) {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        assert_eq!(kernel::make_fifo(&fifo), 0);
+        // Both of its ends: whoever opens it now does not wait.
+        let held = || OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+        let story = Story::new();
+        let policy = at_once(Restart::Always).intensity(Intensity::new(1, DEADLINE));
+        let writer = held();
+        let spec = way.program("/bin/cat").stdin(Input::File(fifo.clone())).restart(policy);
+        let worker = story.supervisor.spawn(spec).unwrap();
+        drop(writer);
+        // Its second life begins though nobody writes, and so ends at once.
+        let exit = worker.wait_timeout(DEADLINE);
+        let incarnation = worker.incarnation();
+        // Lets go whoever waits all the same, and with that the end of this test.
+        drop(held());
+        assert!(exit.is_some_and(|exit| exit.success()));
+        assert_eq!(incarnation, 2);
+    }
+
+    fn what_an_ended_worker_has_said_can_still_be_read(way: Way) {
+        let story = Story::new();
+        let spec = way.plain("say").args(["--text", "last words"]).pipe_from("said", Pass::arg("--write={}"));
+        let worker = story.supervisor.spawn(spec).unwrap();
+        assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
+        assert_eq!(read_to_end(&worker.take_reader("said").unwrap()), b"last words");
     }
 
     fn a_worker_begins_anew_when_asked(way: Way) {
