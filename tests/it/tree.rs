@@ -5,15 +5,15 @@ use crate::support::{
     wait_gone,
 };
 use pipewright::{
-    Containment, EventKind, Group, Input, Output, Pass, SpawnError, SpawnStep, SpecError, StopPolicy, StopStep,
-    Supervisor, TreeLimit, Worker, WorkerSpec,
+    Containment, EventKind, ExitStatus, Group, Input, Output, Pass, SpawnError, SpawnStep, SpecError, StopPolicy,
+    StopStep, Supervisor, TreeLimit, Worker, WorkerSpec,
 };
 use std::{
     fs,
     os::unix::fs::MetadataExt,
     sync::{Arc, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Tells the pids of a daemon of its own session, streams closed, and of a child; then it lives or ends.
@@ -266,4 +266,30 @@ fn a_tree_that_wants_too_much_memory_is_killed_and_that_is_told() {
         Err(SpawnError::Failed { step: SpawnStep::TreeLimit, .. }) => {}
         Err(other) => panic!("{other:?}"),
     }
+}
+
+#[test]
+#[ignore = "takes six seconds, and needs root and the freezer of cgroup v1"]
+fn who_was_told_as_stuck_is_reaped_when_it_ends_after_all() {
+    // One that stands still in it does not even hear SIGKILL.
+    let freezer = format!("/sys/fs/cgroup/freezer/pipewright-test-{}", std::process::id());
+    fs::create_dir(&freezer).unwrap();
+    let story = Story::new();
+    let worker = story.supervisor.spawn(Way::Direct.plain("hang").stop(StopPolicy::kill())).unwrap();
+    fs::write(format!("{freezer}/cgroup.procs"), worker.pid().to_string()).unwrap();
+    let until = Instant::now() + DEADLINE;
+    let wait = |is_over: &dyn Fn() -> bool| {
+        while !is_over() {
+            assert!(Instant::now() < until, "{:?}", fs::read_to_string(format!("{freezer}/freezer.state")));
+        }
+    };
+    let state = format!("{freezer}/freezer.state");
+    fs::write(&state, "FROZEN").unwrap();
+    wait(&|| fs::read_to_string(&state).unwrap().trim() == "FROZEN");
+    let report = worker.stop().wait(DEADLINE);
+    assert_eq!(report.workers[0].exit.as_ref().map(|exit| exit.status), Some(ExitStatus::Stuck), "{report}");
+    fs::write(&state, "THAWED").unwrap();
+    // Not a zombie either, though we hold its handle.
+    wait(&|| !fs::exists(format!("/proc/{}", worker.pid())).unwrap());
+    fs::remove_dir(&freezer).unwrap();
 }
