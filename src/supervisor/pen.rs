@@ -83,7 +83,7 @@ impl Cell {
 
     fn may_be_used_again(&self) -> bool {
         let was = |what: &AtomicBool| what.load(Ordering::Relaxed);
-        !self.is_limited && !was(&self.was_killed) && !was(&self.was_frozen) && !self.is_populated()
+        !self.is_limited && !was(&self.was_killed) && !was(&self.was_frozen) && self.cgroup.is_deserted()
     }
 
     /// Refused where a process that does not die is in it; then it stays, and so does the supervisor's own.

@@ -137,6 +137,20 @@ pub(super) enum Found {
     NotBefore(Instant),
 }
 
+impl Found {
+    /// What two searches have come to, one after the other.
+    pub(super) fn and(self, later: Self) -> Self {
+        match (self, later) {
+            (Self::These(mut found), Self::These(more)) => {
+                found.extend(more);
+                Self::These(found)
+            }
+            (Self::These(found), Self::NotBefore(_)) if !found.is_empty() => Self::These(found),
+            (Self::These(_) | Self::NotBefore(_), later) => later,
+        }
+    }
+}
+
 /// Whose turn it is to be looked at.
 #[derive(Debug, PartialEq, Eq)]
 enum Turn {
@@ -153,7 +167,7 @@ impl Search {
     }
 
     /// Whether there were too few descriptors to look with. Told once, and then it may be looked again at once.
-    pub(super) fn was_short(&mut self) -> bool {
+    pub(super) fn take_shortage(&mut self) -> bool {
         let was_short = mem::take(&mut self.eyes.was_short);
         if was_short {
             self.next = None;

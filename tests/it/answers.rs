@@ -2,7 +2,9 @@
 //! the other end of the socket.
 
 use crate::support::{DEADLINE, FIXTURE, Story, Way, alone, switches};
-use pipewright::{CallError, EventKind, FaultKind, Input, Output, Pass, Ready, Supervisor, Watchdog, Worker, WorkerSpec};
+use pipewright::{
+    CallError, EventKind, FaultKind, Input, Output, Pass, Ready, Supervisor, Watchdog, Worker, WorkerSpec,
+};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Write},

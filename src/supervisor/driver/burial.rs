@@ -51,9 +51,11 @@ impl Driver {
         };
         let sought = &mut live.burial.get_or_insert_default().sought;
         let mut found = self.search.descendants(&ancestor, sought, || self.clock.now());
-        if self.search.was_short() {
+        if self.search.take_shortage() {
             self.reserve.clear();
-            found = self.search.descendants(&ancestor, sought, || self.clock.now());
+            found = found.and(self.search.descendants(&ancestor, sought, || self.clock.now()));
+            // Whoever cannot be seen even so is looked for again.
+            self.search.take_shortage();
         }
         match found {
             Found::These(found) if found.is_empty() => self.reap(place),

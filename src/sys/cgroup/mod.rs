@@ -184,6 +184,12 @@ impl Cgroup {
         value.ok_or_else(|| refused(Act::Read, &path, io::ErrorKind::InvalidData.into()))
     }
 
+    /// Whether it is there, and nobody lives in it.
+    pub(crate) fn is_deserted(&self) -> bool {
+        let text = fs::read_to_string(self.path.join("cgroup.events"));
+        text.is_ok_and(|text| value_of(&text, "populated") == Some(0))
+    }
+
     /// Stops or continues everything in it. Comes into effect a moment later.
     pub(crate) fn freeze(&self, frozen: Frozen) -> Result<(), CgroupError> {
         let text = match frozen {
