@@ -1,20 +1,20 @@
 //! How a process ended: facts that every floor speaks of.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, error::Error, fmt, time::Duration};
 
 /// All that is known of a process that has ended.
 ///
 /// Its `Display` says how it ended, as a sentence wants it: `exit code 3`, `killed by signal 9 (SIGKILL)`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Exit {
     /// How the process ended.
     pub status: ExitStatus,
     /// What the process used; `None` when somebody else reaped it, and its use of the machine is lost.
     pub usage: Option<Usage>,
-    /// Time from the spawn until the process was reaped.
+    /// Time from the return of the spawn until the process was reaped: a short life can be shorter here than its processor time.
     pub duration: Duration,
-    /// The last bytes of its standard error, when the spec captures it; empty otherwise.
+    /// The last bytes of its standard error, when a supervisor captures it; empty otherwise, and for a process started by hand.
     pub stderr_tail: Box<[u8]>,
     /// Streams that somebody else still held open after the process had ended and the drain time was over.
     pub leaks: Vec<Leak>,
@@ -22,6 +22,33 @@ pub struct Exit {
     pub oom_killed: bool,
     /// What it had started and left running. Each was killed, and has ended unless the kernel would not let it.
     pub survivors: Vec<Survivor>,
+}
+
+impl fmt::Debug for Exit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { status, usage, duration, stderr_tail: _, leaks, oom_killed, survivors } = self;
+        formatter
+            .debug_struct("Exit")
+            .field("status", status)
+            .field("usage", usage)
+            .field("duration", duration)
+            .field("stderr_tail", &self.stderr_text())
+            .field("leaks", leaks)
+            .field("oom_killed", oom_killed)
+            .field("survivors", survivors)
+            .finish()
+    }
+}
+
+/// An error with all that it comes from, in one line.
+pub(crate) fn explain(error: &dyn Error, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(formatter, "{error}")?;
+    let mut source = error.source();
+    while let Some(error) = source {
+        write!(formatter, ": {error}")?;
+        source = error.source();
+    }
+    Ok(())
 }
 
 /// How a process ended.

@@ -1,5 +1,6 @@
 //! Why a worker could not be started: the recipe was wrong, or the system refused a step.
 
+use crate::exit::explain;
 use crate::sys::conduct::{Failure, Step};
 use std::{fmt, io, path::Path};
 
@@ -122,7 +123,7 @@ impl From<SpecError> for io::Error {
 /// A worker that was not started. Nothing is left of the attempt: no process, no descriptor.
 ///
 /// The kernel's reason is the [`source`](std::error::Error::source), and [`io_error`](Self::io_error).
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SpawnError {
     /// The recipe is wrong.
@@ -138,9 +139,16 @@ pub enum SpawnError {
         /// The kernel's reason.
         source: io::Error,
     },
-    /// The supervisor's threads have ended.
-    #[error("the supervisor has ended")]
+    /// The supervisor was closed, or its threads have ended.
+    #[error("the supervisor takes no more workers: it was closed, or has ended")]
     SupervisorGone,
+}
+
+/// What a program that fails shows its user: all of it in one line, with what it comes from.
+impl fmt::Debug for SpawnError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        explain(self, formatter)
+    }
 }
 
 /// What was being done when a worker could not be started.

@@ -7,8 +7,10 @@ use std::{
     cell::Cell,
     env,
     ffi::{OsStr, OsString},
+    fmt,
     io::{self, Write as _},
     os::unix::ffi::OsStrExt as _,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -22,6 +24,7 @@ use crate::{
     pipe::anonymous::{Handle, HandleError, PipeWriter},
     wire::{
         calls::CallError,
+        explain,
         frame::{Framing, encode},
         request::Request,
         rpc::{self, Address, RemoteError},
@@ -77,8 +80,15 @@ pub struct Parent {
     control: Option<Arc<Control>>,
 }
 
+/// What a program that fails shows its user: all of it in one line, with what it comes from.
+impl fmt::Debug for ParentError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        explain(self, formatter)
+    }
+}
+
 /// Why a program has no [`Parent`].
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ParentError {
     /// Neither the arguments nor the environment name a pipe: most likely a human started the worker.
@@ -284,11 +294,13 @@ impl Parent {
     /// `shutdown`, closed the connection, or ended. Return from `main` then. With one thread they are answered one at a time, in their
     /// order. Requests that wait for a thread wait in this process's memory.
     ///
-    /// A method that the function does not know is for it to refuse: with [`RemoteError::method_not_found`].
+    /// A method that the function does not know is for it to refuse: with [`RemoteError::method_not_found`]. A panic of the function
+    /// is answered with an error, and the next request is served.
     pub fn serve<R: Serialize>(&self, threads: usize, answer: impl Fn(&Request) -> Result<R, RemoteError> + Sync) {
         let Some(control) = &self.control else { return };
         let answer = |request: Request| {
-            let outcome = answer(&request);
+            let outcome = catch_unwind(AssertUnwindSafe(|| answer(&request)))
+                .unwrap_or_else(|_| Err(RemoteError::new(rpc::INTERNAL_ERROR, "the method panicked")));
             // A parent that has gone meanwhile needs no answer, and the next turn ends the loop.
             drop(control::answer(request, outcome));
         };

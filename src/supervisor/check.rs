@@ -79,12 +79,16 @@ impl WorkerSpec {
             }
         }
         if self.time_limit.is_some_and(|limit| limit.is_zero()) {
-            return missing(["time_limit", "spawn"], "it would be stopped at once");
+            return missing(["time_limit", "spawn"], "it cannot be zero: it would be stopped at once");
         }
         if let (Some(limit), Some(ready)) = (self.time_limit, &self.ready)
             && limit <= ready.within
         {
-            let reason = format!("it has {:?} to become ready, and is stopped after {limit:?}", ready.within);
+            let within = ready.within;
+            let reason = format!(
+                "it has {within:?} to become ready (`Ready::within`; 30 s by default), and is stopped after {limit:?}: shorten the \
+                 one, or lengthen the other"
+            );
             return missing(["time_limit", "ready"], &reason);
         }
         if let Some(watchdog) = &self.watchdog {

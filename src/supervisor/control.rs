@@ -5,7 +5,11 @@
 
 use super::driver::Place;
 use crate::{
-    pipe::{self, name::PipeName, named::Listener},
+    pipe::{
+        self,
+        name::PipeName,
+        named::{AcceptError, Listener},
+    },
     sys::{random, socket},
     wire::rpc::{self, Address, HELLO, Hello, Packet},
 };
@@ -96,16 +100,21 @@ impl Control {
         Self { listener, visitors: HashMap::new(), last_visitor: 0, expected: HashMap::new() }
     }
 
-    /// Takes one in, if there is one and room for one. A visitor that was refused, or has gone, is passed over by the listener.
-    pub(super) fn accept(&mut self) -> Option<u64> {
+    /// Takes one in, if there is one. An error where there is no room for one: too many visitors, or no descriptors, which leaves
+    /// them in the backlog. A visitor that was refused, or has gone, is passed over by the listener.
+    pub(super) fn accept(&mut self) -> Result<Option<u64>, ()> {
         if self.visitors.len() >= VISITORS {
-            return None;
+            return Err(());
         }
-        // An error of the kernel's (no descriptors) leaves them in the backlog.
-        let socket = self.listener.accept_deadline(Duration::ZERO).ok()?.into_descriptor().ok()?;
+        let stream = match self.listener.accept_deadline(Duration::ZERO) {
+            Ok(stream) => stream,
+            Err(AcceptError::TimedOut) => return Ok(None),
+            Err(_) => return Err(()),
+        };
+        let socket = stream.into_descriptor().map_err(drop)?;
         self.last_visitor += 1;
         self.visitors.insert(self.last_visitor, Visitor { socket, said: Vec::new(), key: None });
-        Some(self.last_visitor)
+        Ok(Some(self.last_visitor))
     }
 
     /// Who has not said yet who it is.
@@ -140,6 +149,10 @@ impl Control {
     /// A visitor has said something, or has gone.
     pub(super) fn hear(&mut self, id: u64) -> Visit {
         let Some(visitor) = self.visitors.get_mut(&id) else { return Visit::Over };
+        if visitor.key.is_some() {
+            // What it says next is for later, though it was reported in the same moment as its key.
+            return Visit::GoesOn;
+        }
         let mut part = [0; HELLO_BYTES];
         let room = HELLO_BYTES.saturating_sub(visitor.said.len());
         let read = match part.get_mut(..room) {

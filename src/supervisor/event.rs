@@ -11,7 +11,7 @@ use crate::{
         request::{Notification, Request},
     },
 };
-use std::{ops::Deref, sync::Arc, time::Duration};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 /// Something that happened to a worker, or that it said.
 ///
@@ -46,8 +46,8 @@ pub enum EventKind {
         /// The line, without its end.
         line: Line,
     },
-    /// Something came through its message stream that is not a message: cut off by its death, too long, not JSON. The stream
-    /// goes on behind it.
+    /// Something came through its message stream that is not a message: cut off by its death, too long, or, with
+    /// [`check_json`](crate::WorkerSpec::check_json), not JSON. The stream goes on behind it.
     Fault(Box<FaultEvent>),
     /// It has connected to its control pipe. What was sent to it before goes out now.
     Connected,
@@ -116,10 +116,15 @@ pub enum EventKind {
 }
 
 /// A [`Fault`]. It counts against its worker's window until it is dropped, so that a flood of garbage cannot fill the parent.
-#[derive(Debug)]
 pub struct FaultEvent {
     pub(super) fault: Fault,
     pub(super) _charge: Charge,
+}
+
+impl fmt::Debug for FaultEvent {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fault.fmt(formatter)
+    }
 }
 
 impl Deref for FaultEvent {

@@ -8,6 +8,7 @@ use super::{
     worker::{Worker, WorkerId, WorkerShared},
 };
 use crate::{
+    exit::explain,
     launch::SpecError,
     policy::{
         group::{self, AutoShutdown, GroupIntensity, GroupSettings, Strategy},
@@ -111,7 +112,7 @@ impl GroupPolicy {
 }
 
 /// Why a group or a worker was not added.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum GroupError {
     /// The worker's spec is wrong.
@@ -127,6 +128,13 @@ pub enum GroupError {
     /// The supervisor takes no more workers.
     #[error("the supervisor takes no more workers")]
     SupervisorGone,
+}
+
+/// What a program that fails shows its user: all of it in one line, with what it comes from.
+impl fmt::Debug for GroupError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        explain(self, formatter)
+    }
 }
 
 impl From<group::GroupError> for GroupError {

@@ -271,7 +271,8 @@ impl Builder {
         self
     }
 
-    /// How long workers have to end by themselves, after SIGTERM, when the supervisor is dropped; by default 2 s.
+    /// How long workers have in all when the supervisor is dropped, from the first rung of their stop ladders to SIGKILL; by
+    /// default 2 s, which cuts the default ladder of 6 s short.
     pub fn grace_period(mut self, period: Duration) -> Self {
         self.grace_period = period;
         self

@@ -94,7 +94,8 @@ sweep() {
     fi
     rounds=0
     while [ -n "$cgroup" ] && [ -d "$cgroup" ] && [ $rounds -lt 50 ]; do
-        rmdir "$cgroup"/*/ "$cgroup" || sleep 0.05
+        rmdir "$cgroup"/*/*/*/*/*/ "$cgroup"/*/*/*/*/ "$cgroup"/*/*/*/ "$cgroup"/*/*/ "$cgroup"/*/ "$cgroup"
+        [ -d "$cgroup" ] && sleep 0.05
         rounds=$((rounds + 1))
     done
     exit 0

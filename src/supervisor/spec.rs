@@ -451,15 +451,28 @@ impl WorkerSpec {
 }
 
 impl WorkerSpec {
-    /// Starts one process of this spec by hand, with no supervisor: you read its pipes and wait for it.
+    /// Starts one process of this spec by hand, with no supervisor: you read its pipes and wait for it. To read a pipe to its end
+    /// has no deadline, and a grandchild may keep it open: use `read_deadline`, or a supervisor.
     ///
     /// # Errors
     ///
-    /// As [`Supervisor::spawn`](super::Supervisor::spawn).
+    /// As [`Supervisor::spawn`](super::Supervisor::spawn), and [`SpecError::Conflict`] for what only a supervisor does.
     pub fn launch(&self) -> Result<Process, SpawnError> {
         self.check()?;
         if self.has_control {
             return Err(SpecError::ControlByHand.into());
+        }
+        let of_supervisors = [
+            ("tree_limit", !self.tree_limits.is_empty()),
+            ("time_limit", self.time_limit.is_some()),
+            ("restart", self.restart.comes_back()),
+            ("ready", self.ready.is_some()),
+            ("watchdog", self.watchdog.is_some()),
+            ("survive_parent", self.survives),
+        ];
+        if let Some((setting, _)) = of_supervisors.into_iter().find(|(_, is_set)| *is_set) {
+            let reason = "a process started by hand is not looked after: spawn it from a supervisor".into();
+            return Err(SpecError::Conflict { settings: [setting, "launch"], reason }.into());
         }
         let moment = Moment { death_signal: self.death_signal_or(None), ..Moment::default() };
         launch(&self.plan, prepare(&self.plan, Patience::ForOpens)?, &moment).map(Process::new)

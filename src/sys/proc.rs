@@ -132,11 +132,17 @@ impl Eyes {
         if let Some(found) = find(bytes) {
             return Environment::Has(found);
         }
-        let hides = || {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
-            stat.map_or_else(|error| is_want(&error), |stat| has_an_environment(&stat).unwrap_or(false))
+        if read > 0 {
+            return Environment::Lacks;
+        }
+        let hides = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(stat) => has_an_environment(&stat).unwrap_or(false),
+            Err(error) => {
+                self.was_short |= is_want(&error);
+                is_want(&error)
+            }
         };
-        if read == 0 && hides() { Environment::Hides } else { Environment::Lacks }
+        if hides { Environment::Hides } else { Environment::Lacks }
     }
 }
 

@@ -4,10 +4,10 @@ use super::{
     message::DecodeError,
     rpc::{NotRpc, Refusal, RemoteError},
 };
-use crate::exit::Exit;
+use crate::exit::{Exit, explain};
 use std::{
     collections::{BTreeMap, HashMap},
-    io,
+    fmt, io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -101,7 +101,7 @@ impl Requests {
 }
 
 /// Why a call has no result.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
     /// The other side answered with an error.
@@ -137,6 +137,13 @@ pub enum CallError {
     /// The connection failed.
     #[error("the control pipe failed")]
     Io(#[source] io::Error),
+}
+
+/// What a program that fails shows its user: all of it in one line, with what it comes from.
+impl fmt::Debug for CallError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        explain(self, formatter)
+    }
 }
 
 fn ending(exit: Option<&Exit>) -> String {

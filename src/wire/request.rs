@@ -25,7 +25,6 @@ pub(crate) trait Post: Send + Sync + fmt::Debug {
 }
 
 /// A request of the other side. It must be answered: one that is dropped answers with an error by itself.
-#[derive(Debug)]
 #[must_use = "a request that is dropped answers with an error"]
 pub struct Request {
     id: RequestId,
@@ -35,6 +34,18 @@ pub struct Request {
     cancelled: Arc<AtomicBool>,
     is_answered: bool,
     _charge: Option<Charge>,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, method, params, .. } = self;
+        formatter
+            .debug_struct("Request")
+            .field("id", id)
+            .field("method", method)
+            .field("params", params)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A notification of the other side: nobody waits for an answer.

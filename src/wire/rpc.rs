@@ -183,8 +183,15 @@ fn line<P: Serialize + ?Sized, R: Serialize + ?Sized>(
 ) -> Result<Vec<u8>, serde_json::Error> {
     let mut line = Vec::with_capacity(256);
     encode(Framing::Lines, outgoing, &mut line)?;
+    if line.ends_with(NO_PARAMS) {
+        line.truncate(line.len().saturating_sub(NO_PARAMS.len()));
+        line.extend_from_slice(b"}\n");
+    }
     Ok(line)
 }
+
+/// The end of a line whose parameters are none: JSON-RPC wants an array, an object, or nothing at all. They stand last.
+const NO_PARAMS: &[u8] = b",\"params\":null}\n";
 
 /// A request as a line.
 pub(crate) fn request<P: Serialize + ?Sized>(id: u64, method: &str, params: &P) -> Result<Vec<u8>, serde_json::Error> {
@@ -294,6 +301,10 @@ mod tests {
         assert!(
             matches!(round_trip(notification("tick", &[1])), Packet::Notification { method, .. } if method == "tick")
         );
+        let bare = String::from_utf8(request(7, "ping", &()).unwrap()).unwrap();
+        assert_eq!(bare, "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"ping\"}\n");
+        let within = String::from_utf8(notification("tick", &json!({"params": null})).unwrap()).unwrap();
+        assert!(within.ends_with(",\"params\":{\"params\":null}}\n"), "{within}");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use std::{mem, os::fd::AsFd, sync::Arc, time::Duration};
 
 /// How long a connection's end is taken for the worker's own, which is about to be told: its calls end with its exit then. The
 /// kernel closes a dying process's connections before it tells of the death, and a loaded machine can take its time between.
-const END_TIME: Duration = Duration::from_secs(1);
+pub(super) const END_TIME: Duration = Duration::from_secs(1);
 /// How long nobody is let in after somebody knocked who could not be.
 const DOOR_PAUSE: Duration = Duration::from_millis(50);
 /// The most that is read of a worker's last words on control, in reads.
@@ -54,29 +54,31 @@ impl Driver {
         if !self.let_in()
             && let Some(control) = &self.control
         {
-            // Too many visitors, or no descriptors: reported as it is, the door would make the loop spin.
+            // Reported as it is, the door would make the loop spin.
             drop(self.poller.remove(control));
             self.set_timer_after(DOOR_PAUSE, Timer::Door);
         }
     }
 
-    /// False if nobody came.
+    /// All who stand before the door. False if some have to stay there.
     fn let_in(&mut self) -> bool {
-        let mut came = false;
-        while let Some(control) = &mut self.control
-            && let Some(visitor) = control.accept()
-        {
-            came = true;
+        while let Some(control) = &mut self.control {
+            let visitor = match control.accept() {
+                Ok(Some(visitor)) => visitor,
+                Ok(None) => return true,
+                Err(()) => return false,
+            };
             if let Some(socket) = control.visitor(visitor) {
                 drop(self.poller.add(&socket, Target::Visitor(visitor).token()));
             }
             self.set_timer_after(HELLO_TIME, Timer::Visitor(visitor));
         }
-        came
+        true
     }
 
     /// Somebody who was expected has ended: it may stand before the door, or in it, with something to say.
     pub(super) fn hear_the_door(&mut self) {
+        // Whoever has to stay there is let in later, and heard too late.
         self.let_in();
         for visitor in self.control.as_ref().map(Control::visitors).unwrap_or_default() {
             self.visit(visitor);

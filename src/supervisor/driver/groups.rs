@@ -204,6 +204,8 @@ impl Driver {
             (Standing::Lives(place), Action::StopWithin(time)) if kept.wish == Wish::End => {
                 self.input(place, Fact::Ask(Ask::StopWithin(time)));
             }
+            // One that has ended stays so until it is started.
+            (_, Action::Restart) if kept.is_resting => {}
             (_, Action::Restart) => self.tell_groups(Input::Restart(node)),
             (_, Action::Stop) => self.tell_groups(Input::Stop(node)),
             (standing, Action::StopWithin(time)) => {

@@ -2,6 +2,7 @@
 
 use super::{
     Driver,
+    control::END_TIME,
     place::{Place, Timer, live_at},
 };
 use crate::{
@@ -135,13 +136,21 @@ impl Driver {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
             Ok(bytes @ 1..) if !part.iter().take(bytes).any(|byte| *byte == b'\n') => return true,
-            Ok(1..) => Sign::Shown(Mark::Newline),
-            Ok(_) | Err(_) => Sign::DescriptorClosed,
+            Ok(1..) => Some(Sign::Shown(Mark::Newline)),
+            Ok(_) | Err(_) => None,
         };
         drop(self.poller.remove(bell));
         live.health.bell = None;
-        self.see(place, sign);
+        match sign {
+            Some(sign) => self.see(place, sign),
+            None => self.set_timer_after(END_TIME, Timer::Bell(place)),
+        }
         false
+    }
+
+    /// The pipe for the newline has ended a while ago, and it lives.
+    pub(super) fn miss_bell(&mut self, place: Place) {
+        self.see(place, Sign::DescriptorClosed);
     }
 
     /// The worker has ended: what it has written there before is read. What others go on writing is not waited for.

@@ -21,6 +21,9 @@ use crate::{
 };
 use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
 
+/// The longest that a restart is put off: thirty years.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
 /// What its user wants of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Action {
@@ -137,7 +140,9 @@ impl Driver {
     }
 
     pub(super) fn wait_for_restart(&mut self, worker: WorkerId, after: Duration) {
-        let (Some(kept), Some(due)) = (self.kept.get_mut(&worker), self.clock.now().checked_add(after)) else { return };
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        // Beyond the clock is beyond the life of any process.
+        let Some(due) = self.clock.now().checked_add(after.min(LONGEST_PAUSE)) else { return };
         kept.standing = Standing::Waits(due);
         self.set_timer(due, Timer::Restart(worker));
     }

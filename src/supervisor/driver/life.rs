@@ -1,7 +1,7 @@
 //! One incarnation in the loop, from its start to its exit.
 
 use super::{
-    Arrival, Driver,
+    Action, Arrival, Driver, LastCall,
     keep::Left,
     place::{Place, Slot, Target, Timer, live_at},
     streams::listen,
@@ -48,8 +48,9 @@ impl Driver {
         if let Some(key) = key {
             self.expect(place, key, connect_time);
         }
-        if let Some(action) = self.last_call {
-            self.act(shared.id(), action);
+        if let Some(LastCall { until }) = self.last_call {
+            let left = until.map(|until| until.saturating_duration_since(self.clock.now()));
+            self.act(shared.id(), left.map_or(Action::Stop, Action::StopWithin));
         } else if !is_wanted {
             let is_overdue = self.kept.get(&shared.id()).is_some_and(|kept| kept.is_overdue);
             self.input(place, Input::Ask(if is_overdue { Ask::StopWithin(Duration::ZERO) } else { Ask::Stop }));

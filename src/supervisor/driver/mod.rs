@@ -99,6 +99,12 @@ pub(super) enum Command {
     Stop,
 }
 
+/// What whoever still comes has to do: to end, by then where that is said.
+#[derive(Debug, Clone, Copy)]
+struct LastCall {
+    until: Option<Instant>,
+}
+
 /// Who is to end, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StopAll {
@@ -192,8 +198,8 @@ pub(super) struct Driver {
     paused: Vec<Place>,
     next_look: Duration,
     closed: bool,
-    /// What whoever still comes has to do.
-    last_call: Option<Action>,
+    /// Once all were told to end for good.
+    last_call: Option<LastCall>,
     /// Nobody comes back.
     is_ending: bool,
     scratch: Vec<u8>,
@@ -332,7 +338,7 @@ impl Driver {
             Command::Close => self.closed = true,
             Command::Stop => {
                 // Not closed yet: one that was answered for may still be on its way here.
-                self.last_call = Some(Action::StopWithin(self.grace_period));
+                self.last_call = Some(LastCall { until: self.clock.now().checked_add(self.grace_period) });
                 self.is_ending = true;
                 self.end_everybody();
             }
@@ -397,6 +403,7 @@ impl Driver {
                 Timer::Visitor(visitor) => self.put_out(visitor),
                 Timer::Door => self.open_door(),
                 Timer::Burst(place) => self.let_call(place),
+                Timer::Bell(place) => self.miss_bell(place),
             }
         }
     }

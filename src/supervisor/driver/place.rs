@@ -116,6 +116,8 @@ pub(super) enum Timer {
     Door,
     /// Callers ask a worker one thing after the other.
     Burst(Place),
+    /// The pipe on which it should have told that it is ready has ended.
+    Bell(Place),
 }
 
 impl Timer {
@@ -129,7 +131,8 @@ impl Timer {
             | Self::ForceOne(place)
             | Self::Connect(place)
             | Self::Disconnect(place)
-            | Self::Burst(place) => Some(place),
+            | Self::Burst(place)
+            | Self::Bell(place) => Some(place),
             Self::Force | Self::Group(_) | Self::Restart(_) | Self::Visitor(_) | Self::Door => None,
         }
     }

@@ -1,7 +1,7 @@
 //! What the loop knows of everybody, and what is done with everybody at once.
 
 use super::{
-    Action, Driver, StopAll,
+    Action, Driver, LastCall, StopAll,
     place::{Timer, live_at},
 };
 use crate::{
@@ -37,7 +37,11 @@ impl Driver {
             StopAll::Within(time) => Action::StopWithin(time),
         };
         if wanted != StopAll::Present {
-            self.last_call = Some(action);
+            let until = match wanted {
+                StopAll::Within(time) => self.clock.now().checked_add(time),
+                StopAll::Present | StopAll::ForGood => None,
+            };
+            self.last_call = Some(LastCall { until });
         }
         for shared in &everybody {
             // Members end in their groups' order, and are killed where that takes too long. Those that are ending already end

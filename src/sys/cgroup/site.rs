@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Absence, Cgroup, CgroupError};
+use super::{Absence, Cgroup, CgroupError, subtree};
 
 /// Our own cgroup as a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,11 +28,10 @@ impl Site {
     pub(crate) fn clean(&self, is_stale: impl Fn(&str) -> bool) {
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             if entry.file_name().to_str().is_some_and(&is_stale) {
-                for inner in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
-                    // The kernel refuses where somebody is in it, and for its files.
-                    drop(fs::remove_dir(inner.path()));
+                // With those that its workers have made. The kernel refuses where somebody is in one.
+                for path in subtree(&entry.path()).iter().rev() {
+                    drop(fs::remove_dir(path));
                 }
-                drop(fs::remove_dir(entry.path()));
             }
         }
     }
