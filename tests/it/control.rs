@@ -67,6 +67,10 @@ both_ways! {
             CallError::Remote(error) => assert_eq!(error.code, -32603),
             error => panic!("{error:?}"),
         }
+        match worker.call::<_, Value>("panic", &(), DEADLINE).unwrap_err() {
+            CallError::Remote(error) => assert_eq!((error.code, &*error.message), (-32603, "the method panicked")),
+            error => panic!("{error:?}"),
+        }
         match worker.call::<_, u8>("echo", &"text", DEADLINE).unwrap_err() {
             CallError::NotUnderstood(error) => assert!(error.excerpt().contains("text"), "{error}"),
             error => panic!("{error:?}"),

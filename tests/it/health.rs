@@ -380,6 +380,17 @@ both_ways! {
 }
 
 #[test]
+fn who_ends_well_before_its_newline_has_ended_well() {
+    let mut story = Story::new();
+    let spec = WorkerSpec::new("true").ready(Ready::newline(Pass::number(3))).restart(Restart::OnFailure);
+    story.supervisor.spawn(spec).unwrap();
+    let events = story.rest();
+    let died = events.iter().any(|event| matches!(event.kind, EventKind::NotReady { why: NotReady::Died { .. }, .. }));
+    let exits = events.iter().filter(|event| matches!(event.kind, EventKind::Exited(_))).count();
+    assert!(died && exits == 1, "{events:#?}");
+}
+
+#[test]
 fn what_cannot_be_observed_is_refused() {
     let story = Story::new();
     let refused = |spec: WorkerSpec| match story.supervisor.spawn(spec) {

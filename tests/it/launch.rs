@@ -620,3 +620,30 @@ fn p05_a_start_copies_nothing_of_the_parent() {
         "a user's own `Command` with a hook forks, and so this counts what it should: {forked}"
     );
 }
+
+#[test]
+fn what_only_a_supervisor_does_is_refused_by_hand() {
+    let spec = || WorkerSpec::new("true");
+    for (setting, spec) in [
+        ("tree_limit", spec().tree_limit(pipewright::TreeLimit::Processes(3))),
+        ("time_limit", spec().time_limit(DEADLINE)),
+        ("restart", spec().restart(pipewright::Restart::OnFailure)),
+        ("ready", spec().ready(pipewright::Ready::notify())),
+        ("watchdog", spec().watchdog(pipewright::Watchdog::notify(DEADLINE))),
+        ("survive_parent", spec().survive_parent()),
+    ] {
+        match spec.launch() {
+            Err(SpawnError::Spec(SpecError::Conflict { settings, .. })) => assert_eq!(settings, [setting, "launch"]),
+            other => panic!("{setting}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn p16_an_error_tells_all_to_whoever_prints_it_as_main_does() {
+    let error = WorkerSpec::new("./no-such-program").launch().unwrap_err();
+    let told = format!("{error:?}");
+    assert!(told.contains("no-such-program") && told.contains("No such file") && !told.contains("Failed {"), "{told}");
+    let error = WorkerSpec::new("").launch().unwrap_err();
+    assert_eq!(format!("{error:?}"), "the worker's spec is wrong: the program has no name");
+}
