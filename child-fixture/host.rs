@@ -52,7 +52,13 @@ pub(crate) fn run(options: &Options) -> Outcome {
 /// says when its worker has had that time.
 pub(crate) fn terminal(options: &Options) -> Outcome {
     let supervisor = Supervisor::new()?;
-    let _signals = supervisor.terminal_signals()?;
+    let signals = supervisor.terminal_signals()?;
+    if options.has("no-more") {
+        drop(signals);
+        println!("up {}", std::process::id());
+        std::io::stdout().flush()?;
+        supervisor.events().iter().for_each(drop);
+    }
     let script = options.get("script").unwrap_or("exec sleep 1000").to_owned();
     let mut spec = WorkerSpec::new("/bin/sh").args(["-c".to_owned(), script]);
     if options.get("time-limit-ms").is_some() {

@@ -10,31 +10,34 @@ use super::{
 use crate::sys::{conduct, pidfd};
 use signal_hook::{
     consts::{SIGINT, SIGTERM, SIGTSTP},
-    iterator::{Handle, Signals},
+    iterator::Signals,
     low_level::emulate_default_handler,
 };
 use std::{
     io,
     sync::{Arc, Mutex},
-    thread::{self, JoinHandle},
+    thread,
     time::Duration,
 };
 
 /// What [`Supervisor::terminal_signals`](super::Supervisor::terminal_signals) gives. Dropping it ends the listening; when the last
-/// one of the process is dropped the signals are ignored, since nobody can know what they were for before.
+/// one of the process is dropped the signals do again what they did before.
 #[derive(Debug)]
 pub struct TerminalSignals {
     number: u64,
     owner: i32,
 }
 
-static LISTENING: Mutex<Listening> = Mutex::new(Listening { supervisors: Vec::new(), last_number: 0, thread: None });
+const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGTSTP];
+
+static LISTENING: Mutex<Listening> = Mutex::new(Listening { supervisors: Vec::new(), last_number: 0, owner: 0 });
 
 struct Listening {
     supervisors: Vec<Listener>,
     last_number: u64,
-    /// As long as there are any.
-    thread: Option<(Handle, JoinHandle<()>)>,
+    /// The process whose thread listens, for good: a handler cannot be taken back, so somebody has to do what would be done
+    /// without it.
+    owner: i32,
 }
 
 struct Listener {
@@ -47,21 +50,33 @@ struct Listener {
 impl TerminalSignals {
     pub(super) fn listen(mailbox: Mailbox, jobs: Arc<Jobs>) -> io::Result<Self> {
         let mut listening = lock(&LISTENING);
-        if listening.thread.is_none() {
-            let mut signals = Signals::new([SIGINT, SIGTERM, SIGTSTP])?;
-            let handle = signals.handle();
-            let thread = thread::Builder::new().name("pipewright-signals".into()).spawn(move || {
+        let owner = pidfd::own_pid();
+        if listening.owner != owner {
+            // The host's own handlers go on being called, also when nobody listens here.
+            let defaults: Vec<i32> =
+                SIGNALS.into_iter().filter(|signal| conduct::has_default_action(*signal)).collect();
+            let mut signals = Signals::new(SIGNALS)?;
+            thread::Builder::new().name("pipewright-signals".into()).spawn(move || {
                 conduct::block_all_signals();
-                signals
-                    .forever()
-                    .for_each(|signal| if signal == SIGTSTP { stop_with_everybody() } else { end_everybody() });
+                signals.forever().for_each(|signal| hear(signal, &defaults));
             })?;
-            listening.thread = Some((handle, thread));
+            *listening = Listening { supervisors: Vec::new(), last_number: 0, owner };
         }
         listening.last_number += 1;
         let number = listening.last_number;
         listening.supervisors.push(Listener { number, mailbox, jobs, was_asked: false });
-        Ok(Self { number, owner: pidfd::own_pid() })
+        Ok(Self { number, owner })
+    }
+}
+
+fn hear(signal: i32, defaults: &[i32]) {
+    let is_wanted = !lock(&LISTENING).supervisors.is_empty();
+    match signal {
+        SIGTSTP if is_wanted => stop_with_everybody(),
+        _ if is_wanted => end_everybody(),
+        // It fails only for signals that there are not.
+        _ if defaults.contains(&signal) => drop(emulate_default_handler(signal)),
+        _ => {}
     }
 }
 
@@ -101,14 +116,6 @@ impl Drop for TerminalSignals {
             // A fork of the host: the thread is not here.
             return;
         }
-        let mut listening = lock(&LISTENING);
-        listening.supervisors.retain(|one| one.number != self.number);
-        let thread = if listening.supervisors.is_empty() { listening.thread.take() } else { None };
-        drop(listening);
-        if let Some((handle, thread)) = thread {
-            handle.close();
-            // A panic of ours has been printed by then.
-            drop(thread.join());
-        }
+        lock(&LISTENING).supervisors.retain(|one| one.number != self.number);
     }
 }

@@ -212,6 +212,15 @@ pub(crate) fn reset_signal_handlers() {
     }
 }
 
+/// Whether nobody of this process has said what is to be done at this signal.
+pub(crate) fn has_default_action(signal: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: sigaction(2) writes one structure; the null pointer says that nothing is to be changed.
+    let asked = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: written, where it did not fail.
+    asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_DFL
+}
+
 /// What was sent to this process, or to a group of which it was one, and is blocked still.
 fn discard_pending_signals() {
     const SET_BYTES: usize = 8;

@@ -67,6 +67,17 @@ fn a_worker_that_was_frozen_stays_so_when_everybody_goes_on() {
 }
 
 #[test]
+fn p11_when_nobody_listens_any_more_ctrl_c_and_ctrl_z_do_what_they_did() {
+    let (mut process, _, _lines) = host("--no-more");
+    process.signal(libc::SIGTSTP).unwrap();
+    wait_stopped(process.pid(), true);
+    process.signal(libc::SIGCONT).unwrap();
+    wait_stopped(process.pid(), false);
+    process.signal(libc::SIGINT).unwrap();
+    assert_eq!(process.wait_timeout(DEADLINE).unwrap().expect("its end").signal(), Some(libc::SIGINT));
+}
+
+#[test]
 fn two_supervisors_stop_and_go_on_as_one() {
     for _ in 0..5 {
         let (process, pids, lines) = host("--twice");
