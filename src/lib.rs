@@ -25,7 +25,8 @@
 //!
 //! # A test harness
 //!
-//! One process, no supervisor: you read its pipes and wait for it.
+//! One process, no supervisor: you read its pipes and wait for it. A child that may hang, or leave others behind that hold its
+//! pipes, wants `read_deadline` here, or a supervisor.
 //!
 //! ```
 //! use pipewright::{Output, WorkerSpec};
@@ -72,8 +73,10 @@
 //! # What dropping does
 //!
 //! Dropping a [`Worker`] changes nothing. Dropping the [`Supervisor`] ends all workers with all they have started, within its grace
-//! period and five seconds; [`shutdown`](Supervisor::shutdown) does so too, and tells how. When its process is killed, so are they.
-//! Dropping a [`Process`] kills it, and dropping a [`Tunnel`] ends its ssh. Dropping a [`Request`] answers it with an error, and a [`Call`] cancels it.
+//! period (2 s, which cuts the default stop ladder short) and five seconds; [`shutdown`](Supervisor::shutdown) does so too, and
+//! tells how. When its process is killed, so are they.
+//! Dropping a [`Process`] kills it, and dropping a [`Tunnel`] ends its ssh. Dropping a [`Request`] answers it with an error, and a
+//! [`Call`] cancels it.
 //!
 //! # Features
 //!

@@ -130,7 +130,8 @@ impl Supervisor {
     /// # Errors
     ///
     /// [`SpawnError`]: a mistake in the spec, or the step that the kernel refused and why. Nothing is left of the attempt: no
-    /// process, no descriptor, no event.
+    /// process, no descriptor, no event. Each worker costs one descriptor and one for each pipe: with the usual limit of 1024 some
+    /// 300 workers fit.
     pub fn spawn(&self, spec: WorkerSpec) -> Result<Worker, SpawnError> {
         spec.check()?;
         let id = WorkerId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
@@ -160,8 +161,8 @@ impl Supervisor {
         self.jobs().take();
     }
 
-    /// A group of workers that start after one another, stop in reverse, and are restarted together as a [`Strategy`](crate::Strategy) or a whole
-    /// [`GroupPolicy`] says.
+    /// A group of workers that start after one another, stop in reverse, and are restarted together as a
+    /// [`Strategy`](crate::Strategy) or a whole [`GroupPolicy`] says.
     ///
     /// # Errors
     ///

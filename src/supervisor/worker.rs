@@ -304,8 +304,8 @@ impl Worker {
         &self.shared.name
     }
 
-    /// Its process id; 0 where it has not been started yet, as a member of a group. Good for showing; to signal it use [`signal`](Self::signal), which never hits another process that
-    /// has got the number since.
+    /// Its process id; 0 where it has not been started yet, as a member of a group. Good for showing; to signal it use
+    /// [`signal`](Self::signal), which never hits another process that has got the number since.
     pub fn pid(&self) -> u32 {
         self.shared.present().map_or(0, |present| present.child.pid())
     }

@@ -369,7 +369,11 @@ def say(**message):
 say(method="hello", params={"key": key})
 for line in lines:
     request = json.loads(line)
-    if request.get("method") == "add":
+    if request.get("method") == "shutdown":
+        break
+    elif request.get("method") == "ping":
+        say(id=request["id"], result=None)
+    elif request.get("method") == "add":
         say(id=request["id"], result=sum(request["params"]))
     elif "id" in request:
         say(id=request["id"], error={"code": -32601, "message": "there is no such method"})
@@ -379,6 +383,8 @@ for line in lines:
     let worker = story.supervisor.spawn(spec).unwrap();
     assert_eq!(worker.call::<_, i64>("add", &[20, 22], DEADLINE).unwrap(), 42);
     assert!(matches!(worker.call::<_, i64>("subtract", &(), DEADLINE), Err(CallError::Remote(_))));
+    worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
+    assert!(worker.stop().wait(DEADLINE).workers[0].exit.as_ref().unwrap().success(), "it ends when it is asked to");
 }
 
 /// One call, each way.
