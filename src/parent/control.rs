@@ -219,6 +219,8 @@ impl Control {
             rpc::request(id, method, params).map_err(CallError::Encode).and_then(|line| self.send(&line, &begun));
         if let Err(error) = sent {
             self.shared().calls.end(id);
+            // A part of it may be on its way, and the rest goes before the next line: this one, if it can.
+            self.send_if_possible(rpc::cancellation(id));
             return Err(error);
         }
         let Ok(answer) = answer.recv_timeout(begun.remaining()) else {

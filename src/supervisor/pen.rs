@@ -10,6 +10,7 @@ use crate::{
 };
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     process,
     sync::{
@@ -108,7 +109,7 @@ impl Pen {
         let find = || {
             let site = Site::find().ok()?;
             let random = u64::from_ne_bytes(random::bytes().ok()?);
-            Some(Place { site, name: format!("pipewright-{}-{random:016x}", process::id()) })
+            Some(Place { site, name: format!("pipewright-{}-{:x}-{random:016x}", process::id(), namespace()) })
         };
         self.place.get_or_init(find).as_ref()
     }
@@ -196,8 +197,17 @@ impl Drop for Pen {
     }
 }
 
-/// Whether a cgroup's name is that of a supervisor whose process is gone.
+/// Whether a cgroup's name is that of a supervisor whose process is gone. That of a process whose numbers are not ours cannot be
+/// told to be.
 fn is_left_over(name: &str) -> bool {
-    let owner = name.strip_prefix("pipewright-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-    owner.is_some_and(|pid| !fs::exists(format!("/proc/{pid}")).unwrap_or(true))
+    let Some(rest) = name.strip_prefix("pipewright-") else { return false };
+    let mut parts = rest.split('-');
+    let (owner, whose) = (parts.next().and_then(|pid| pid.parse::<u32>().ok()), parts.next());
+    let is_ours = whose.and_then(|whose| u64::from_str_radix(whose, 16).ok()) == Some(namespace());
+    is_ours && owner.is_some_and(|pid| !fs::exists(format!("/proc/{pid}")).unwrap_or(true))
+}
+
+/// In which namespace our process has its number: `pid_namespaces(7)`.
+fn namespace() -> u64 {
+    fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino())
 }
