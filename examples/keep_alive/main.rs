@@ -109,7 +109,11 @@ fn run(plan: Plan, path: &Path) -> Result<bool, Box<dyn Error>> {
     let mut foreman = Foreman::new(&supervisor, plan, table, is_stopping)?;
     while !foreman.is_done() {
         crossbeam_channel::select! {
-            recv(supervisor.events()) -> event => foreman.hear(event?)?,
+            recv(supervisor.events()) -> event => match event {
+                Ok(event) => foreman.hear(event)?,
+                // Everybody was stopped, and has ended.
+                Err(_) => break,
+            },
             recv(signals) -> signal => match signal? {
                 SIGHUP => foreman.reload(path)?,
                 _ => foreman.tell_stop(),

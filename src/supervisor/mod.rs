@@ -174,7 +174,9 @@ impl Supervisor {
 
     /// How everybody is. Asks the loop, which answers between two looks at the kernel.
     pub fn status(&self) -> Status {
-        self.ask(Command::Report).unwrap_or_default()
+        // A loop that has ended has nobody, and may have told what nobody has received yet.
+        let nobody = || Status { workers: Vec::new(), events_waiting: self.events.len() };
+        self.ask(Command::Report).unwrap_or_else(nobody)
     }
 
     /// Ends every worker that is there now for good, each by its own [stop ladder](WorkerSpec::stop), and returns at once, with

@@ -312,6 +312,25 @@ fn ready(mut story: Story, spec: WorkerSpec) -> (Story, pipewright::Worker) {
 }
 
 #[test]
+fn p16_a_status_counts_what_waits_also_when_everybody_has_gone() {
+    let supervisor = pipewright::Supervisor::new().unwrap();
+    let worker = supervisor.spawn(WorkerSpec::new("true")).unwrap();
+    supervisor.close();
+    worker.wait_timeout(DEADLINE).expect("its end");
+    let (_keep, never) = crossbeam_channel::bounded::<()>(0);
+    for _ in 0..DEADLINE.as_millis() {
+        let status = supervisor.status();
+        // Started, and Exited: both before the end of the wait.
+        assert_eq!(status.events_waiting, 2, "{status:?}");
+        if status.workers.is_empty() {
+            return;
+        }
+        assert!(never.recv_timeout(Duration::from_millis(1)).is_err());
+    }
+    panic!("{:?}", supervisor.status());
+}
+
+#[test]
 fn settings_that_cannot_work_together_are_refused() {
     let story = Story::new();
     let slow = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_secs(10)));
