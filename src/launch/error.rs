@@ -1,7 +1,9 @@
 //! Why a worker could not be started: the recipe was wrong, or the system refused a step.
 
-use crate::exit::explain;
-use crate::sys::conduct::{Failure, Step};
+use crate::{
+    exit::explain,
+    sys::conduct::{Failure, Step},
+};
 use std::{fmt, io, path::Path};
 
 /// A recipe that can never work, found before anything is started.

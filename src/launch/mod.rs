@@ -141,8 +141,8 @@ pub(crate) struct Prepared {
     child_ends: ChildEnds,
 }
 
-/// Makes the pipes and opens the files. This can block: opening a FIFO waits for its other side. So it is done by whoever wants
-/// the worker, and not by a thread that others wait for.
+/// Makes the pipes and opens the files. To open a FIFO can block: where there is patience for that it is done by whoever wants the
+/// worker, and not by a thread that others wait for.
 pub(crate) fn prepare(plan: &Plan, patience: Patience) -> Result<Prepared, SpawnError> {
     let (ends, child_ends) = direct::make_ends(plan, patience)?;
     Ok(Prepared { ends, child_ends })

@@ -80,13 +80,6 @@ pub struct Parent {
     control: Option<Arc<Control>>,
 }
 
-/// What a program that fails shows its user: all of it in one line, with what it comes from.
-impl fmt::Debug for ParentError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        explain(self, formatter)
-    }
-}
-
 /// Why a program has no [`Parent`].
 #[derive(thiserror::Error)]
 #[non_exhaustive]
@@ -122,6 +115,13 @@ pub enum ParentError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// What a program that fails shows its user: all of it in one line, with what it comes from.
+impl fmt::Debug for ParentError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        explain(self, formatter)
+    }
 }
 
 /// Why a message was not sent.
@@ -239,8 +239,8 @@ impl Parent {
         self.end.as_ref().is_some_and(|end| end.wait_broken(timeout).unwrap_or(false))
     }
 
-    /// Asks the parent, and waits for its answer, at most so long, the writing included. Any number of threads can ask at once; the answers may come
-    /// in any order.
+    /// Asks the parent, and waits for its answer, at most so long, the writing included. Any number of threads can ask at once; the
+    /// answers may come in any order.
     ///
     /// # Errors
     ///

@@ -188,6 +188,11 @@ impl WorkerGroup {
             let reason = "within no time there are never too many restarts: give its intensity a period".into();
             return Err(GroupError::Refused { reason });
         }
+        if parent.is_none() && policy.restart != Restart::Never {
+            let reason =
+                "there is no group around it that could restart it: put it into one, whose intensity bounds that";
+            return Err(GroupError::Refused { reason: reason.into() });
+        }
         let group = Self { id: GroupId(next(last_id)), mailbox: mailbox.clone(), last_id: Arc::clone(last_id) };
         group.ask(|answer| GroupCommand::Add { group: group.id, parent, policy, answer })?;
         Ok(group)

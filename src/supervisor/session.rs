@@ -58,9 +58,7 @@ impl Session {
 
     /// Reads no more. False if a caller reads, who will not read on when something else than its answer comes.
     pub(super) fn pause(&mut self) -> bool {
-        if self.held.is_none() {
-            self.held = self.link.pause();
-        }
+        self.held = self.link.pause();
         self.is_paused()
     }
 

@@ -229,14 +229,14 @@ impl Present {
 
     /// One that shall end has to hear of it.
     pub(super) fn thaw(&self) {
-        let mut is_frozen = lock(&self.is_frozen);
-        if *is_frozen {
+        if self.is_frozen() {
             // Fails where its cgroup has been taken away, and where it has ended.
-            drop(self.set_frozen(&mut is_frozen, Frozen::No));
+            drop(self.set_frozen(Frozen::No));
         }
     }
 
-    fn set_frozen(&self, is_frozen: &mut bool, frozen: Frozen) -> io::Result<()> {
+    fn set_frozen(&self, frozen: Frozen) -> io::Result<()> {
+        let mut is_frozen = lock(&self.is_frozen);
         *is_frozen = frozen == Frozen::Yes;
         match self.with_cell(|cell| cell.freeze(frozen)) {
             Some(done) => done.map_err(io::Error::other),
@@ -354,8 +354,7 @@ impl Worker {
 
     fn set_frozen(&self, frozen: Frozen) -> io::Result<()> {
         let present = self.shared.present().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
-        let mut is_frozen = lock(&present.is_frozen);
-        present.set_frozen(&mut is_frozen, frozen)
+        present.set_frozen(frozen)
     }
 
     /// Kills its process, and everything in its group where that is its own, with SIGKILL. That it has ended is told by

@@ -99,10 +99,7 @@ impl Eyes {
         // The number may have changed hands before it was opened: so look again.
         let pidfd = match PidFd::open(pid) {
             Ok(pidfd) => pidfd,
-            Err(error) if is_want(&error) => {
-                self.was_short = true;
-                return Sight::NotYet;
-            }
+            Err(error) if self.notes_want(&error) => return Sight::NotYet,
             Err(_) => return Sight::Stranger,
         };
         match self.find(pid, has) {
@@ -116,10 +113,7 @@ impl Eyes {
     pub(crate) fn find<T>(&mut self, pid: i32, find: impl Fn(&[u8]) -> Option<T>) -> Environment<T> {
         let mut file = match fs::File::open(format!("/proc/{pid}/environ")) {
             Ok(file) => file,
-            Err(error) if is_want(&error) => {
-                self.was_short = true;
-                return Environment::Hides;
-            }
+            Err(error) if self.notes_want(&error) => return Environment::Hides,
             Err(_) => return Environment::Lacks,
         };
         // All of it at once: the file is the memory that the process had when it was opened, and between two reads an exec
@@ -137,18 +131,17 @@ impl Eyes {
         }
         let hides = match fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => has_an_environment(&stat).unwrap_or(false),
-            Err(error) => {
-                self.was_short |= is_want(&error);
-                is_want(&error)
-            }
+            Err(error) => self.notes_want(&error),
         };
         if hides { Environment::Hides } else { Environment::Lacks }
     }
-}
 
-/// Whether it is for want of descriptors or memory that we cannot look: that passes.
-fn is_want(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+    /// Whether it is for want of descriptors or memory that we cannot look: that passes.
+    fn notes_want(&mut self, error: &io::Error) -> bool {
+        let is_want = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM));
+        self.was_short |= is_want;
+        is_want
+    }
 }
 
 /// In one that did not come whole in one read.

@@ -29,16 +29,15 @@ impl Driver {
     /// The worker has ended, and its streams have. Takes its status as soon as nobody of its tree is left.
     pub(super) fn bury(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
-        if let Some((is_populated, found)) = live.present.with_cell(inhabitants) {
+        if let Some(is_populated) = live.present.with_cell(Cell::is_populated) {
             if !is_populated {
                 return self.reap(place);
             }
-            let found = if found.is_empty() {
+            let mut found = live.present.with_cell(inhabitants).unwrap_or_default();
+            if found.is_empty() {
                 self.reserve.clear();
-                live.present.with_cell(inhabitants).map(|(_, found)| found).unwrap_or_default()
-            } else {
-                found
-            };
+                found = live.present.with_cell(inhabitants).unwrap_or_default();
+            }
             self.mourn(place, found);
             return self.keep_reserve();
         }
@@ -152,9 +151,7 @@ impl Driver {
     }
 }
 
-/// Whether somebody lives in a cgroup, and who: zombies do not.
-fn inhabitants(cell: &Cell) -> (bool, Vec<Held>) {
-    let is_populated = cell.is_populated();
-    let held = if is_populated { proc::hold(|| cell.cgroup.processes().unwrap_or_default()) } else { Vec::new() };
-    (is_populated, held)
+/// Who lives in a cgroup: zombies do not.
+fn inhabitants(cell: &Cell) -> Vec<Held> {
+    proc::hold(|| cell.cgroup.processes().unwrap_or_default())
 }

@@ -81,11 +81,6 @@ fn lifetime(restart: Restart) -> Lifetime {
 impl Driver {
     pub(super) fn obey_group(&mut self, command: GroupCommand) {
         match command {
-            GroupCommand::Add { parent: None, policy, answer, .. } if policy.restart != Restart::Never => {
-                let reason =
-                    "there is no group around it that could restart it: put it into one, whose intensity bounds that";
-                drop(answer.send(Err(GroupError::Refused { reason: reason.into() })));
-            }
             GroupCommand::Add { group, parent, policy, answer } => {
                 let (group, parent) = (GroupId(group.0), parent.map_or(ROOT, |parent| GroupId(parent.0)));
                 let role = Role { lifetime: lifetime(policy.restart), significant: policy.significant };
@@ -234,11 +229,6 @@ impl Driver {
         self.kill_at_once(late);
     }
 
-    /// One should have ended.
-    pub(super) fn force_one(&mut self, place: Place) {
-        self.kill_at_once(vec![place]);
-    }
-
     /// A group's end has had its time.
     pub(super) fn force_group(&mut self, group: GroupId) {
         if self.ending.get(&group).is_none_or(|due| *due > self.clock.now()) {
@@ -255,7 +245,7 @@ impl Driver {
         }
     }
 
-    fn kill_at_once(&mut self, late: Vec<Place>) {
+    pub(super) fn kill_at_once(&mut self, late: Vec<Place>) {
         for place in late {
             self.input(place, Fact::Ask(Ask::StopWithin(Duration::ZERO)));
         }
@@ -355,9 +345,7 @@ impl Driver {
     fn wish_well(&mut self, worker: WorkerId) {
         if let Some(kept) = self.kept.get_mut(&worker) {
             kept.wish = Wish::Policy;
-            kept.is_resting = false;
             kept.is_overdue = false;
-            kept.shared.wake();
         }
     }
 
@@ -384,16 +372,16 @@ impl Driver {
     fn let_rest(&mut self) {
         for id in self.groups.take_touched() {
             let Some(kept) = self.kept.get_mut(&WorkerId(id.0)) else { continue };
-            if !kept.is_member || kept.standing != Standing::Rests {
+            if !kept.is_member {
                 continue;
             }
-            let is_over = self.groups.is_over(id);
-            if is_over && !kept.is_resting {
-                kept.shared.end(kept.last_exit());
-            } else if !is_over && kept.is_resting {
-                kept.shared.wake();
+            let rests = kept.standing == Standing::Rests && self.groups.is_over(id);
+            match (rests, kept.is_resting) {
+                (true, false) => kept.shared.end(kept.last_exit()),
+                (false, true) => kept.shared.wake(),
+                (true, true) | (false, false) => {}
             }
-            kept.is_resting = is_over;
+            kept.is_resting = rests;
         }
     }
 }

@@ -69,21 +69,18 @@ impl Driver {
 
     fn conclude(&mut self, place: Place, outcome: Option<Outcome>) {
         let (Some(outcome), Some(live)) = (outcome, live_at(&mut self.slots, place)) else { return };
-        if let Outcome::Slow { waited } = outcome {
-            return self.outlet.send(live.event(EventKind::Slow { waited }));
-        }
-        live.health.readiness = None;
-        live.health.prober = None;
-        let last_words = live.take_last_words();
         let why = match outcome {
+            Outcome::Slow { waited } => return self.outlet.send(live.event(EventKind::Slow { waited })),
             Outcome::Became { after } => {
+                live.end_wait();
                 self.outlet.send(live.event(EventKind::Ready { after }));
                 return self.watch_life(place);
             }
-            Outcome::Slow { waited } | Outcome::Missed { waited } => NotReady::TimedOut { waited },
+            Outcome::Missed { waited } => NotReady::TimedOut { waited },
             Outcome::Closed { after } => NotReady::Closed { after },
             Outcome::Died { after } => NotReady::Died { after },
         };
+        let last_words = live.end_wait();
         self.outlet.send(live.event(EventKind::NotReady { why, last_words }));
         if !matches!(why, NotReady::Died { .. }) {
             self.put_down(place);
@@ -277,6 +274,13 @@ impl Live {
         if self.health.vigil.is_some() && self.present.link().is_some_and(|link| link.was_heard()) {
             self.alive(Life::Ping, now);
         }
+    }
+
+    /// It is ready, or will not be. Gives what it said last.
+    fn end_wait(&mut self) -> Box<str> {
+        self.health.readiness = None;
+        self.health.prober = None;
+        self.take_last_words()
     }
 
     /// Whether a sign of life would be heard: nothing is read while the consumer has too much to receive already.

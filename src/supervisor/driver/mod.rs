@@ -395,7 +395,7 @@ impl Driver {
                 Timer::TimeLimit(place) => self.end_its_time(place),
                 Timer::Bury(place) => self.bury_in_time(place),
                 Timer::Force => self.force(),
-                Timer::ForceOne(place) => self.force_one(place),
+                Timer::ForceOne(place) => self.kill_at_once(vec![place]),
                 Timer::Group(group) => self.force_group(group),
                 Timer::Restart(worker) => self.restart(worker),
                 Timer::Connect(place) => self.miss(place),

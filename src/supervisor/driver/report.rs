@@ -32,15 +32,13 @@ impl Driver {
     pub(super) fn stop_all(&mut self, wanted: StopAll) -> Vec<Arc<WorkerShared>> {
         let everybody: Vec<_> =
             self.kept.values().filter(|kept| !kept.is_resting).map(|kept| Arc::clone(&kept.shared)).collect();
-        let action = match wanted {
-            StopAll::Present | StopAll::ForGood => Action::Stop,
-            StopAll::Within(time) => Action::StopWithin(time),
+        let within = match wanted {
+            StopAll::Present | StopAll::ForGood => None,
+            StopAll::Within(time) => Some(time),
         };
+        let action = within.map_or(Action::Stop, Action::StopWithin);
         if wanted != StopAll::Present {
-            let until = match wanted {
-                StopAll::Within(time) => self.clock.now().checked_add(time),
-                StopAll::Present | StopAll::ForGood => None,
-            };
+            let until = within.and_then(|time| self.clock.now().checked_add(time));
             self.last_call = Some(LastCall { until });
         }
         for shared in &everybody {
@@ -52,7 +50,7 @@ impl Driver {
             }
         }
         self.stop_groups();
-        if let StopAll::Within(time) = wanted {
+        if let Some(time) = within {
             self.set_timer_after(time, Timer::Force);
         }
         everybody

@@ -19,6 +19,9 @@ const DEEPEST: u32 = 16;
 /// The period over which `cpu.max` counts; the kernel's own default.
 const CPU_PERIOD_US: u64 = 100_000;
 
+/// Where the kernel says whether anybody lives in a cgroup.
+const EVENTS: &str = "cgroup.events";
+
 /// Why there is no cgroup.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CgroupError {
@@ -175,19 +178,20 @@ impl Cgroup {
 
     /// Whether a process that has not ended is in it or below it. One that is removed has nobody in it.
     pub(crate) fn is_populated(&self) -> Result<bool, CgroupError> {
-        let path = self.path.join("cgroup.events");
-        let text = match fs::read_to_string(&path) {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT)) => return Ok(false),
-            read => read.map_err(|source| refused(Act::Read, &path, source))?,
-        };
-        let value = value_of(&text, "populated").map(|value| value != 0);
-        value.ok_or_else(|| refused(Act::Read, &path, io::ErrorKind::InvalidData.into()))
+        match self.read_populated() {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT)) => Ok(false),
+            read => read.map_err(|source| refused(Act::Read, &self.path.join(EVENTS), source)),
+        }
     }
 
     /// Whether it is there, and nobody lives in it.
     pub(crate) fn is_deserted(&self) -> bool {
-        let text = fs::read_to_string(self.path.join("cgroup.events"));
-        text.is_ok_and(|text| value_of(&text, "populated") == Some(0))
+        self.read_populated().is_ok_and(|is_populated| !is_populated)
+    }
+
+    fn read_populated(&self) -> io::Result<bool> {
+        let text = fs::read_to_string(self.path.join(EVENTS))?;
+        value_of(&text, "populated").map(|value| value != 0).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Stops or continues everything in it. Comes into effect a moment later.
