@@ -1,7 +1,7 @@
 //! Calls while something else goes on: a consumer that receives nothing, a worker that says too much. The test is the worker, at
 //! the other end of the socket.
 
-use crate::support::{DEADLINE, FIXTURE, Story, Way, alone, switches};
+use crate::support::{DEADLINE, FIXTURE, Story, Way, alone, comes_true, switches};
 use pipewright::{
     CallError, EventKind, FaultKind, Input, Output, Pass, Ready, Supervisor, Watchdog, Worker, WorkerSpec,
 };
@@ -67,15 +67,11 @@ fn echo(socket: &UnixStream) {
 /// Waits until this worker is not read any more.
 #[track_caller]
 fn paused(supervisor: &Supervisor, worker: &Worker) {
-    let (_keep, never) = crossbeam_channel::bounded::<()>(0);
-    for _ in 0..DEADLINE.as_millis() {
-        let status = supervisor.status();
-        if status.workers.iter().any(|status| status.worker == worker.id() && status.is_paused) {
-            return;
-        }
-        assert!(never.recv_timeout(Duration::from_millis(1)).is_err());
-    }
-    panic!("it is still read: {:#?}", supervisor.status());
+    let is_paused = || {
+        let workers = supervisor.status().workers;
+        workers.iter().any(|status| status.worker == worker.id() && status.is_paused)
+    };
+    assert!(comes_true(is_paused), "it is still read: {:#?}", supervisor.status());
 }
 
 #[test]

@@ -296,6 +296,12 @@ pub(crate) fn may_make_cgroups() -> bool {
     fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).is_ok()
 }
 
+/// Asks again and again, where nothing tells. False if it is not so at the deadline.
+pub(crate) fn comes_true(mut is_so: impl FnMut() -> bool) -> bool {
+    let (_keep, never) = crossbeam_channel::bounded::<()>(0);
+    (0..DEADLINE.as_millis()).any(|_| is_so() || never.recv_timeout(Duration::from_millis(1)).is_ok())
+}
+
 /// Waits for the end of a process that is not ours to wait for.
 #[track_caller]
 pub(crate) fn wait_gone(pid: u32) {

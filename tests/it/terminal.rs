@@ -2,7 +2,7 @@
 
 use crate::{
     kernel,
-    support::{Chance, DEADLINE, FIXTURE, carriers, children, wait_gone},
+    support::{Chance, DEADLINE, FIXTURE, carriers, children, comes_true, wait_gone},
 };
 use pipewright::{Output, Process, WorkerSpec, pipe::anonymous::PipeReader};
 use std::{
@@ -13,28 +13,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Whether it is stopped, by the letter of `proc_pid_stat(5)`.
-fn is_stopped(pid: u32) -> bool {
+/// Whether it is in this state: the letter of `proc_pid_stat(5)`.
+fn is_in_state(pid: u32, wanted: char) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(wanted))
 }
 
-/// Waits until it is stopped, or until it goes on.
 #[track_caller]
-fn wait_stopped(pid: u32, wanted: bool) {
-    let (_keep, never) = crossbeam_channel::bounded::<()>(0);
-    for _ in 0..DEADLINE.as_millis() {
-        if is_stopped(pid) == wanted {
-            return;
-        }
-        assert!(never.recv_timeout(Duration::from_millis(1)).is_err());
-    }
-    panic!("{}", fs::read_to_string(format!("/proc/{pid}/stat")).unwrap());
+fn wait_state(pid: u32, wanted: char) {
+    assert!(comes_true(|| is_in_state(pid, wanted)), "{:?}", fs::read_to_string(format!("/proc/{pid}/stat")));
+}
+
+#[track_caller]
+fn wait_ignores(pid: u32, signal: i32) {
+    let status = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let ignores = || {
+        let status = status();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+        u64::from_str_radix(ignored, 16).unwrap() >> (signal - 1) & 1 == 1
+    };
+    assert!(comes_true(ignores), "{}", status());
 }
 
 /// A host that has its supervisors listen to the terminal's signals, the process ids it tells, and what it says.
-fn host(option: &str) -> (Process, Vec<u32>, BufReader<PipeReader>) {
-    let spec = WorkerSpec::new(FIXTURE).args(["terminal-host", option]).stdout(Output::Lines);
+fn host(options: &[&str]) -> (Process, Vec<u32>, BufReader<PipeReader>) {
+    let spec = WorkerSpec::new(FIXTURE).arg("terminal-host").args(options.iter().copied()).stdout(Output::Lines);
     let mut process = spec.launch().unwrap();
     let mut lines = BufReader::new(process.take_stdout().unwrap());
     let mut line = String::new();
@@ -44,35 +47,63 @@ fn host(option: &str) -> (Process, Vec<u32>, BufReader<PipeReader>) {
 }
 
 #[track_caller]
-fn ends_at_ctrl_c(mut process: Process, mut lines: BufReader<PipeReader>) {
+fn ends_at_ctrl_c(process: Process, lines: BufReader<PipeReader>) {
+    ends_at_ctrl_c_by(process, lines, "killed by signal 15 (SIGTERM)\n");
+}
+
+#[track_caller]
+fn ends_at_ctrl_c_by(mut process: Process, mut lines: BufReader<PipeReader>, end: &str) {
     process.signal(libc::SIGINT).unwrap();
     let mut last = String::new();
     lines.read_line(&mut last).unwrap();
-    assert_eq!(last, "killed by signal 15 (SIGTERM)\n");
+    assert_eq!(last, end);
     assert!(process.wait().unwrap().success());
 }
 
 #[test]
-fn a_worker_that_was_frozen_stays_so_when_everybody_goes_on() {
-    let (process, pids, lines) = host("--frozen");
-    let [worker, frozen] = *pids else { panic!("{pids:?}") };
-    wait_stopped(frozen, true);
+fn ctrl_c_ends_everybody_politely_and_the_second_at_once() {
+    let (process, _, lines) = host(&[]);
+    ends_at_ctrl_c(process, lines);
+    let (mut process, pids, lines) = host(&["--script", "trap '' TERM; echo up >&2; while :; do sleep 1000; done"]);
+    // Before the trap is set, the first SIGTERM would be enough.
+    wait_ignores(pids[0], libc::SIGTERM);
+    process.signal(libc::SIGINT).unwrap();
+    assert_eq!(process.wait_timeout(Duration::from_millis(100)).unwrap(), None);
+    ends_at_ctrl_c_by(process, lines, "killed by signal 9 (SIGKILL)\n");
+}
+
+#[test]
+fn ctrl_z_stops_everybody_and_fg_goes_on() {
+    let (process, pids, lines) = host(&[]);
     process.signal(libc::SIGTSTP).unwrap();
-    wait_stopped(process.pid(), true);
-    assert!(is_stopped(worker));
+    wait_state(process.pid(), 'T');
+    wait_state(pids[0], 'T');
     process.signal(libc::SIGCONT).unwrap();
-    wait_stopped(worker, false);
-    assert!(is_stopped(frozen));
+    wait_state(pids[0], 'S');
+    ends_at_ctrl_c(process, lines);
+}
+
+#[test]
+fn a_worker_that_was_frozen_stays_so_when_everybody_goes_on() {
+    let (process, pids, lines) = host(&["--frozen"]);
+    let [worker, frozen] = *pids else { panic!("{pids:?}") };
+    wait_state(frozen, 'T');
+    process.signal(libc::SIGTSTP).unwrap();
+    wait_state(process.pid(), 'T');
+    assert!(is_in_state(worker, 'T'));
+    process.signal(libc::SIGCONT).unwrap();
+    wait_state(worker, 'S');
+    assert!(is_in_state(frozen, 'T'));
     ends_at_ctrl_c(process, lines);
 }
 
 #[test]
 fn p11_when_nobody_listens_any_more_ctrl_c_and_ctrl_z_do_what_they_did() {
-    let (mut process, _, _lines) = host("--no-more");
+    let (mut process, _, _lines) = host(&["--no-more"]);
     process.signal(libc::SIGTSTP).unwrap();
-    wait_stopped(process.pid(), true);
+    wait_state(process.pid(), 'T');
     process.signal(libc::SIGCONT).unwrap();
-    wait_stopped(process.pid(), false);
+    wait_state(process.pid(), 'S');
     process.signal(libc::SIGINT).unwrap();
     assert_eq!(process.wait_timeout(DEADLINE).unwrap().expect("its end").signal(), Some(libc::SIGINT));
 }
@@ -80,11 +111,11 @@ fn p11_when_nobody_listens_any_more_ctrl_c_and_ctrl_z_do_what_they_did() {
 #[test]
 fn two_supervisors_stop_and_go_on_as_one() {
     for _ in 0..5 {
-        let (process, pids, lines) = host("--twice");
+        let (process, pids, lines) = host(&["--twice"]);
         process.signal(libc::SIGTSTP).unwrap();
-        wait_stopped(process.pid(), true);
+        wait_state(process.pid(), 'T');
         process.signal(libc::SIGCONT).unwrap();
-        wait_stopped(pids[0], false);
+        wait_state(pids[0], 'S');
         // Another stop would come before this is heard.
         ends_at_ctrl_c(process, lines);
     }
@@ -100,9 +131,9 @@ fn had(line: &str) -> Duration {
 fn p15_deadlines_stand_still_while_everybody_is_stopped() {
     const LIMIT: Duration = Duration::from_millis(600);
     let began = Instant::now();
-    let (process, _, mut lines) = host("--time-limit-ms=600");
+    let (process, _, mut lines) = host(&["--time-limit-ms=600"]);
     process.signal(libc::SIGTSTP).unwrap();
-    wait_stopped(process.pid(), true);
+    wait_state(process.pid(), 'T');
     let ran_at_most = began.elapsed();
     // Time has to pass that does not count.
     let (_keep, never) = crossbeam_channel::bounded::<()>(0);
@@ -119,7 +150,7 @@ fn p15_deadlines_stand_still_while_everybody_is_stopped() {
 
 #[test]
 fn p15_deadlines_are_kept_by_a_host_that_is_stopped_again_and_again() {
-    let (process, _, mut lines) = host("--time-limit-ms=300");
+    let (process, _, mut lines) = host(&["--time-limit-ms=300"]);
     let (tell, told) = mpsc::channel();
     thread::spawn(move || {
         let mut line = String::new();
@@ -131,7 +162,7 @@ fn p15_deadlines_are_kept_by_a_host_that_is_stopped_again_and_again() {
     let (line, lines) = loop {
         assert!(Instant::now() < until, "its time is not over");
         process.signal(libc::SIGSTOP).unwrap();
-        wait_stopped(process.pid(), true);
+        wait_state(process.pid(), 'T');
         process.signal(libc::SIGCONT).unwrap();
         if let Ok(told) = told.recv_timeout(Duration::from_millis(20)) {
             break told;
@@ -161,14 +192,9 @@ fn p11_ctrl_z_during_a_start_stops_nobody_for_good() {
         assert_eq!(kernel::kill_group(host.pid(), libc::SIGCONT), 0);
         pause(Duration::from_micros(chance.below(1500)));
     }
-    let mut stopped = Vec::new();
-    for _ in 0..DEADLINE.as_millis() {
-        stopped = children(host.pid()).into_iter().filter(|pid| is_stopped(*pid)).collect();
-        if stopped.is_empty() {
-            break;
-        }
-        pause(Duration::from_millis(1));
-    }
+    let stopped = || -> Vec<u32> { children(host.pid()).into_iter().filter(|pid| is_in_state(*pid, 'T')).collect() };
+    comes_true(|| stopped().is_empty());
+    let stopped = stopped();
     host.kill().unwrap();
     host.wait().unwrap();
     for pid in carriers(MARK, &mark) {
