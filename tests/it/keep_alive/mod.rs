@@ -382,8 +382,9 @@ fn in_a_terminal_it_shows_a_table() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("workers.toml");
     fs::write(&file, "[workers.web]\ncommand = ['sh', '-c', 'echo hello; exec sleep 1000']").unwrap();
-    let command = format!("{} {}", keep_alive().display(), file.display());
-    let spec = WorkerSpec::new("script").args(["-q", "-e", "-c", &command, "/dev/null"]);
+    // Not every shell gives its place to its last command, and one that stays would itself end of Ctrl-C.
+    let command = format!("exec {} {}", keep_alive().display(), file.display());
+    let spec = WorkerSpec::new("script").args(["-q", "-e", "-c", &command, "/dev/null"]).env("SHELL", "/bin/sh");
     let mut process = spec.stdin(Input::Pipe).stdout(Output::Lines).launch().unwrap();
     let mut stdout = Said::new(process.take_stdout().unwrap());
     // The terminal ends its lines with both.
@@ -392,5 +393,6 @@ fn in_a_terminal_it_shows_a_table() {
     keyboard.write_all(b"\x03").unwrap();
     let all = stdout.all().join("\n");
     assert!(all.contains("worker           state") && all.contains("keep_alive: stopping all"), "{all}");
-    assert!(process.wait_timeout(DEADLINE).unwrap().expect("its end").success(), "{all}");
+    let exit = process.wait_timeout(DEADLINE).unwrap().expect("its end");
+    assert!(exit.success(), "{exit}: {all}");
 }
