@@ -34,7 +34,8 @@ fn fanout() -> WorkerSpec {
         let written = source.metadata().unwrap().modified().unwrap();
         assert!(written <= built, "{} is older than {}: {BUILD}", program.display(), source.path().display());
     }
-    WorkerSpec::new(program).stdout(Output::Lines).stderr(Output::Lines)
+    // Compilers speak the user's language, and quote as that does.
+    WorkerSpec::new(program).env("LC_ALL", "C").stdout(Output::Lines).stderr(Output::Lines)
 }
 
 struct Run {
@@ -87,7 +88,7 @@ fn it_builds_its_own_project() {
     let run = run(&fanout().arg("--out").arg(out.path()).args(["--jobs", "2"]));
     assert!(run.exit.success(), "{}\n{}", run.stdout, run.stderr);
     assert!(run.stdout.contains("13 compiled, 0 failed, 1 warnings in "), "{}", run.stdout);
-    assert!(run.stdout.contains("warning: unused variable ‘digits’ [-Wunused-variable]"), "{}", run.stdout);
+    assert!(run.stdout.contains("warning: unused variable 'digits' [-Wunused-variable]"), "{}", run.stdout);
     assert_eq!(run.stderr.lines().filter(|line| line.contains("/13] ")).count(), 13, "{}", run.stderr);
     assert_eq!(fs::read_dir(out.path()).unwrap().count(), 13);
 }
