@@ -384,7 +384,8 @@ fn in_a_terminal_it_shows_a_table() {
     fs::write(&file, "[workers.web]\ncommand = ['sh', '-c', 'echo hello; exec sleep 1000']").unwrap();
     // Not every shell gives its place to its last command, and one that stays would itself end of Ctrl-C.
     let command = format!("exec {} {}", keep_alive().display(), file.display());
-    let spec = WorkerSpec::new("script").args(["-q", "-e", "-c", &command, "/dev/null"]).env("SHELL", "/bin/sh");
+    let spec = WorkerSpec::new("script").args(["-q", "-e", "-c", &command, "/dev/null"]);
+    let spec = spec.env("SHELL", "/bin/sh").env("TERM", "xterm");
     let mut process = spec.stdin(Input::Pipe).stdout(Output::Lines).launch().unwrap();
     let mut stdout = Said::new(process.take_stdout().unwrap());
     // The terminal ends its lines with both.
