@@ -2,7 +2,7 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, is_alive, read_to_end, wait_gone},
+    support::{DEADLINE, example, is_alive, read_to_end, wait_gone},
 };
 use pipewright::{Exit, Output, Process, WorkerSpec};
 use std::{
@@ -23,19 +23,9 @@ mod database;
 #[path = "../../examples/fanout/diagnostics.rs"]
 mod diagnostics;
 
-/// The example, which `cargo test` builds beside the tests, but `cargo test --test it` leaves as it was.
 fn fanout() -> WorkerSpec {
-    const BUILD: &str = "build it with `cargo build --examples`, or run the whole `cargo test`";
-    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/fanout");
-    assert!(program.exists(), "{} is missing: {BUILD}", program.display());
-    let built = program.metadata().unwrap().modified().unwrap();
-    for source in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/fanout")).unwrap() {
-        let source = source.unwrap();
-        let written = source.metadata().unwrap().modified().unwrap();
-        assert!(written <= built, "{} is older than {}: {BUILD}", program.display(), source.path().display());
-    }
     // Compilers speak the user's language, and quote as that does.
-    WorkerSpec::new(program).env("LC_ALL", "C").stdout(Output::Lines).stderr(Output::Lines)
+    WorkerSpec::new(example("fanout")).env("LC_ALL", "C").stdout(Output::Lines).stderr(Output::Lines)
 }
 
 struct Run {

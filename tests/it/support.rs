@@ -2,7 +2,16 @@
 
 use pipewright::{Event, EventKind, Exit, Message, Output, Pass, Supervisor, WorkerSpec};
 use serde_json::Value;
-use std::{ffi::OsString, fs, io::Read, os::fd::RawFd, path::PathBuf, process::Command, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString,
+    fs,
+    io::Read,
+    os::fd::RawFd,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 /// Far longer than anything here takes, also on a loaded machine; a wait that ends with it has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -35,6 +44,29 @@ impl Way {
 }
 
 pub(crate) const FIXTURE: &str = env!("CARGO_BIN_EXE_child-fixture");
+
+/// An example's program, which `cargo test` builds beside the tests, but `cargo test --test it` leaves as it was.
+#[track_caller]
+pub(crate) fn example(name: &str) -> PathBuf {
+    const BUILD: &str = "build it with `cargo build --examples`, or run the whole `cargo test`";
+    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples").join(name);
+    let built = program.metadata().unwrap_or_else(|error| panic!("{}: {error}: {BUILD}", program.display()));
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let sources: Vec<_> = match fs::read_dir(examples.join(name)) {
+        Ok(entries) => entries.map(|entry| entry.unwrap().path()).collect(),
+        Err(_) => vec![examples.join(format!("{name}.rs"))],
+    };
+    for source in sources {
+        let written = source.metadata().unwrap().modified().unwrap();
+        assert!(
+            written <= built.modified().unwrap(),
+            "{} is older than {}: {BUILD}",
+            program.display(),
+            source.display()
+        );
+    }
+    program
+}
 
 /// Makes of each function two tests: one for each way of starting.
 macro_rules! both_ways {

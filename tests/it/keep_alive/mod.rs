@@ -2,16 +2,10 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, read_to_end, wait_gone},
+    support::{DEADLINE, example, read_to_end, wait_gone},
 };
 use pipewright::{Exit, Input, Output, Process, WorkerSpec, pipe::anonymous::PipeReader};
-use std::{
-    fs,
-    io::Write,
-    net::TcpListener,
-    os::unix::net::UnixListener,
-    path::{Path, PathBuf},
-};
+use std::{fs, io::Write, net::TcpListener, os::unix::net::UnixListener};
 
 // Cargo runs no unit tests of an example that is also built to be run; so its pure parts are tested here.
 #[path = "../../../examples/keep_alive/value.rs"]
@@ -24,20 +18,6 @@ mod recipe;
 mod file;
 
 mod reload; // the file is read again
-
-/// The example, which `cargo test` builds beside the tests, but `cargo test --test it` leaves as it was.
-fn keep_alive() -> PathBuf {
-    const BUILD: &str = "build it with `cargo build --examples`, or run the whole `cargo test`";
-    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/keep_alive");
-    assert!(program.exists(), "{} is missing: {BUILD}", program.display());
-    let built = program.metadata().unwrap().modified().unwrap();
-    for source in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/keep_alive")).unwrap() {
-        let source = source.unwrap();
-        let written = source.metadata().unwrap().modified().unwrap();
-        assert!(written <= built, "{} is older than {}: {BUILD}", program.display(), source.path().display());
-    }
-    program
-}
 
 /// A foreman at work, and what it has said so far.
 struct Foreman {
@@ -119,7 +99,7 @@ impl Foreman {
     fn new(file: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("workers.toml"), file).unwrap();
-        let spec = WorkerSpec::new(keep_alive()).arg("workers.toml").current_dir(directory.path());
+        let spec = WorkerSpec::new(example("keep_alive")).arg("workers.toml").current_dir(directory.path());
         let mut process = spec.stdout(Output::Lines).stderr(Output::Lines).launch().unwrap();
         let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
         Self { directory, process, stdout: Said::new(stdout), stderr: Said::new(stderr) }
@@ -225,7 +205,7 @@ fn what_is_no_regular_file_is_refused_at_once() {
         (directory.path().to_owned(), "this is not a regular file"),
         ("/dev/zero".into(), "this is not a regular file"),
     ] {
-        let spec = WorkerSpec::new(keep_alive()).arg(&path).stderr(Output::Lines);
+        let spec = WorkerSpec::new(example("keep_alive")).arg(&path).stderr(Output::Lines);
         let mut process = spec.launch().unwrap();
         let stderr = Said::new(process.take_stderr().unwrap()).all();
         let expected = format!("keep_alive: {}: {expected}", path.display());
@@ -383,7 +363,7 @@ fn in_a_terminal_it_shows_a_table() {
     let file = directory.path().join("workers.toml");
     fs::write(&file, "[workers.web]\ncommand = ['sh', '-c', 'echo hello; exec sleep 1000']").unwrap();
     // Not every shell gives its place to its last command, and one that stays would itself end of Ctrl-C.
-    let command = format!("exec {} {}", keep_alive().display(), file.display());
+    let command = format!("exec {} {}", example("keep_alive").display(), file.display());
     let spec = WorkerSpec::new("script").args(["-q", "-e", "-c", &command, "/dev/null"]);
     let spec = spec.env("SHELL", "/bin/sh").env("TERM", "xterm");
     let mut process = spec.stdin(Input::Pipe).stdout(Output::Lines).launch().unwrap();

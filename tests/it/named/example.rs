@@ -7,7 +7,6 @@ use std::{
         fs::{PermissionsExt, chown},
         net::UnixStream,
     },
-    path::{Path, PathBuf},
     thread,
 };
 
@@ -20,24 +19,13 @@ use pipewright::{
     },
 };
 
-use crate::support::read_to_end;
+use crate::support::{example, read_to_end};
 
 use super::{
     A_WHILE, PATIENCE, Place,
     identity::{STRANGER, skipped},
     is_root, line, reachable, read_to_end as read_stream, text, until,
 };
-
-/// The example, which `cargo test` builds beside the tests, but `cargo test --test it` leaves as it was.
-fn program() -> PathBuf {
-    const BUILD: &str = "build it with `cargo build --examples`, or run the whole `cargo test`";
-    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/named_pipe");
-    assert!(program.exists(), "{} is missing: {BUILD}", program.display());
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/named_pipe.rs");
-    let time = |path: &Path| path.metadata().unwrap().modified().unwrap();
-    assert!(time(&source) <= time(&program), "{} is older than its source: {BUILD}", program.display());
-    program
-}
 
 /// The example at work; killed when the test ends.
 struct Running {
@@ -49,7 +37,7 @@ struct Running {
 
 impl Running {
     fn start(arguments: &[&str]) -> Self {
-        Self::of(WorkerSpec::new(program()).args(arguments))
+        Self::of(WorkerSpec::new(example("named_pipe")).args(arguments))
     }
 
     fn of(spec: WorkerSpec) -> Self {
@@ -274,7 +262,10 @@ fn a_client_gets_only_what_it_may_read() {
     let ask = || {
         let client = WorkerSpec::new("setpriv");
         let client = client.args([format!("--reuid={STRANGER}"), format!("--regid={STRANGER}")]).arg("--clear-groups");
-        Running::of(client.arg(reachable(&program(), &place.0)).args(["connect", text(&place.path("pipe"))])).line()
+        Running::of(
+            client.arg(reachable(&example("named_pipe"), &place.0)).args(["connect", text(&place.path("pipe"))]),
+        )
+        .line()
     };
     for (owner, readable) in [(0, false), (STRANGER, true)] {
         chown(&file, Some(owner), Some(owner)).unwrap();

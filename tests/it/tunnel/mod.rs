@@ -5,7 +5,7 @@ mod sshd;
 use self::sshd::{Sshd, run};
 use crate::{
     kernel,
-    support::{DEADLINE, read_to_end, wait_gone},
+    support::{DEADLINE, example, read_to_end, wait_gone},
 };
 use pipewright::{
     Exit, Input, Output, Tunnel, TunnelBuilder, TunnelError, WorkerSpec,
@@ -371,11 +371,9 @@ fn tunnel_example_connects_to_another_machine() {
     fs::write(sshd.path("bin/ssh"), script).unwrap();
     fs::set_permissions(sshd.path("bin/ssh"), fs::Permissions::from_mode(0o755)).unwrap();
 
-    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/named_pipe");
-    assert!(program.exists(), "build it with `cargo build --examples`, or run the whole `cargo test`");
     let address = format!("ssh://{}@127.0.0.1:{}/{}", sshd.user.name, sshd.port, path.display());
     let path = format!("{}:{}", sshd.path("bin").display(), std::env::var("PATH").unwrap());
-    let spec = WorkerSpec::new(program).args(["connect", &address]).env("PATH", path);
+    let spec = WorkerSpec::new(example("named_pipe")).args(["connect", &address]).env("PATH", path);
     let spec = spec.stdin(Input::Pipe).stdout(Output::Lines).stderr(Output::Lines);
     for killed in [false, true] {
         let mut process = spec.launch().unwrap();
