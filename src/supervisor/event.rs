@@ -1,6 +1,6 @@
 //! What a supervisor tells.
 
-use super::{WorkerId, group::GroupId};
+use super::{WorkerId, group::GroupId, worker::WorkerShared};
 use crate::{
     exit::Exit,
     launch::SpawnError,
@@ -17,7 +17,6 @@ use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 ///
 /// Of one incarnation, [`Started`](EventKind::Started) is the first event and [`Exited`](EventKind::Exited) the last, and
 /// what it wrote comes in the order it was written, stream by stream.
-#[derive(Debug)]
 #[non_exhaustive]
 pub struct Event {
     /// The worker.
@@ -26,6 +25,32 @@ pub struct Event {
     pub incarnation: u32,
     /// What happened.
     pub kind: EventKind,
+    /// So that it is found as long as this is held; not for messages and lines, of which there are many.
+    _holds: Option<Arc<WorkerShared>>,
+}
+
+impl Event {
+    pub(super) fn of(shared: &Arc<WorkerShared>, incarnation: u32, kind: EventKind) -> Self {
+        let is_frequent = matches!(kind, EventKind::Message(_) | EventKind::Line { .. });
+        Self { worker: shared.id(), incarnation, _holds: (!is_frequent).then(|| Arc::clone(shared)), kind }
+    }
+
+    /// Of a group, whose last worker has been forgotten.
+    pub(super) fn of_the_gone(worker: WorkerId, kind: EventKind) -> Self {
+        Self { worker, incarnation: 0, kind, _holds: None }
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { worker, incarnation, kind, _holds: _ } = self;
+        formatter
+            .debug_struct("Event")
+            .field("worker", worker)
+            .field("incarnation", incarnation)
+            .field("kind", kind)
+            .finish()
+    }
 }
 
 /// What happened.

@@ -3,9 +3,10 @@
 use super::{
     clock::now,
     driver::{Command, GroupCommand, Mailbox},
+    roster::Roster,
     spec::WorkerSpec,
     stopping::{Restarting, Stopping},
-    worker::{Worker, WorkerId, WorkerShared},
+    worker::{Worker, WorkerId},
 };
 use crate::{
     exit::explain,
@@ -16,14 +17,7 @@ use crate::{
     },
 };
 use crossbeam_channel::Sender;
-use std::{
-    fmt, io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 /// The name of a group in events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -174,7 +168,7 @@ impl From<GroupError> for io::Error {
 pub struct WorkerGroup {
     id: GroupId,
     mailbox: Mailbox,
-    last_id: Arc<AtomicU64>,
+    roster: Arc<Roster>,
 }
 
 impl WorkerGroup {
@@ -182,7 +176,7 @@ impl WorkerGroup {
         parent: Option<GroupId>,
         policy: GroupPolicy,
         mailbox: &Mailbox,
-        last_id: &Arc<AtomicU64>,
+        roster: &Arc<Roster>,
     ) -> Result<Self, GroupError> {
         if policy.period.is_zero() {
             let reason = "within no time there are never too many restarts: give its intensity a period".into();
@@ -193,7 +187,7 @@ impl WorkerGroup {
                 "there is no group around it that could restart it: put it into one, whose intensity bounds that";
             return Err(GroupError::Refused { reason: reason.into() });
         }
-        let group = Self { id: GroupId(next(last_id)), mailbox: mailbox.clone(), last_id: Arc::clone(last_id) };
+        let group = Self { id: GroupId(roster.next_id()), mailbox: mailbox.clone(), roster: Arc::clone(roster) };
         group.ask(|answer| GroupCommand::Add { group: group.id, parent, policy, answer })?;
         Ok(group)
     }
@@ -209,7 +203,7 @@ impl WorkerGroup {
     ///
     /// [`GroupError::Refused`] where it is significant and that makes no sense, or its intensity has no period.
     pub fn group(&self, policy: impl Into<GroupPolicy>) -> Result<Self, GroupError> {
-        Self::add_to(Some(self.id), policy.into(), &self.mailbox, &self.last_id)
+        Self::add_to(Some(self.id), policy.into(), &self.mailbox, &self.roster)
     }
 
     /// Adds a worker. It is started when what it waits for is there and its group runs; that it could not be started is an
@@ -220,8 +214,7 @@ impl WorkerGroup {
     /// A mistake in the spec, or [`GroupError::Refused`].
     pub fn add(&self, spec: WorkerSpec) -> Result<Worker, GroupError> {
         spec.check_member()?;
-        let name = spec.name.clone().unwrap_or_else(|| spec.plan.program_name());
-        let shared = Arc::new(WorkerShared::new(WorkerId(next(&self.last_id)), name, self.mailbox.clone(), None));
+        let shared = self.roster.enter(WorkerId(self.roster.next_id()), &spec, self.mailbox.clone(), None);
         let (ours, spec) = (Arc::clone(&shared), Arc::new(spec));
         self.ask(|answer| GroupCommand::AddWorker { group: self.id, shared, spec, answer })?;
         Ok(Worker { shared: ours })
@@ -278,8 +271,4 @@ impl WorkerGroup {
         self.mailbox.send(Command::Group(command(answer)));
         answered.recv().ok()
     }
-}
-
-fn next(last_id: &AtomicU64) -> u64 {
-    last_id.fetch_add(1, Ordering::Relaxed) + 1
 }

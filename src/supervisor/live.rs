@@ -224,7 +224,7 @@ impl Live {
     }
 
     pub(super) fn event(&self, kind: EventKind) -> Event {
-        Event { worker: self.shared.id(), incarnation: self.present.number(), kind }
+        Event::of(&self.shared, self.present.number(), kind)
     }
 
     pub(super) fn listeners(&self) -> impl Iterator<Item = &Listener> {

@@ -16,6 +16,7 @@ mod pen;
 mod prober;
 mod reading;
 mod ready;
+mod roster;
 mod sentinel;
 mod session;
 mod spawner;
@@ -34,13 +35,11 @@ use crate::{
 use clock::now;
 use crossbeam_channel::{Receiver, Sender};
 use driver::{Command, Driver, Mailbox, Parts, StopAll};
+use roster::Roster;
 use spawner::{Job, Starter};
 use std::{
     io, mem,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
@@ -101,7 +100,7 @@ pub struct Supervisor {
     mailbox: Mailbox,
     /// `None` in a fork of the host, once dropped.
     starter: Option<Arc<Starter>>,
-    last_id: Arc<AtomicU64>,
+    roster: Arc<Roster>,
     threads: Vec<JoinHandle<()>>,
     owner: i32,
 }
@@ -134,7 +133,7 @@ impl Supervisor {
     /// 300 workers fit.
     pub fn spawn(&self, spec: WorkerSpec) -> Result<Worker, SpawnError> {
         spec.check()?;
-        let id = WorkerId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
+        let id = WorkerId(self.roster.next_id());
         // Held until the worker is with the loop: the spawner, and then the loop, take this for one that may still come.
         let jobs = self.jobs().clone().ok_or(SpawnError::SupervisorGone)?;
         let prepared = launch::prepare(&spec.plan, Patience::ForOpens)?;
@@ -156,6 +155,23 @@ impl Supervisor {
         &self.events
     }
 
+    /// The worker of an event. It is found as long as it may say or do anything, and then as long as somebody holds it, or an event
+    /// of it that is no message and no line: so for whoever looks it up at its last event, also where `spawn` has not returned yet
+    /// on another thread.
+    ///
+    /// ```no_run
+    /// # let supervisor = pipewright::Supervisor::new()?;
+    /// for event in supervisor.events() {
+    ///     if let Some(worker) = supervisor.worker(event.worker) {
+    ///         println!("{}: {:?}", worker.name(), event.kind);
+    ///     }
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn worker(&self, id: WorkerId) -> Option<Worker> {
+        self.roster.find(id)
+    }
+
     /// Takes no more workers. When the last one has ended the event channel ends too.
     pub fn close(&self) {
         self.jobs().take();
@@ -169,7 +185,7 @@ impl Supervisor {
     /// [`GroupError::Refused`] where it is significant, or to be restarted: there is no group around it.
     /// [`GroupError::SupervisorGone`].
     pub fn group(&self, policy: impl Into<GroupPolicy>) -> Result<WorkerGroup, GroupError> {
-        WorkerGroup::add_to(None, policy.into(), &self.mailbox, &self.last_id)
+        WorkerGroup::add_to(None, policy.into(), &self.mailbox, &self.roster)
     }
 
     /// How everybody is. Asks the loop, which answers between two looks at the kernel.
@@ -296,7 +312,8 @@ impl Builder {
         let (jobs, jobs_taken) = crossbeam_channel::unbounded();
         let (again, to_restart) = crossbeam_channel::unbounded();
         let mailbox = Mailbox { commands, waker: Arc::clone(&waker) };
-        let starter = Arc::new(Starter::new(mailbox.clone())?);
+        let roster = Arc::new(Roster::default());
+        let starter = Arc::new(Starter::new(mailbox.clone(), Arc::clone(&roster))?);
         let driver = Driver::new(Parts {
             commands: inbox,
             events: told,
@@ -314,7 +331,7 @@ impl Builder {
             jobs: Arc::new(Mutex::new(Some(jobs))),
             mailbox,
             starter: Some(starter),
-            last_id: Arc::new(AtomicU64::new(0)),
+            roster,
             threads: vec![driver, spawner],
             owner: pidfd::own_pid(),
         })

@@ -13,6 +13,7 @@ use super::{
     notify::NotifySocket,
     pen::Pen,
     ready::{BELL, Ready},
+    roster::Roster,
     sentinel::Sentinel,
     spec::{MessageSource, WorkerSpec},
     tree::Token,
@@ -87,6 +88,7 @@ impl Drop for Closing {
 #[derive(Debug)]
 pub(super) struct Starter {
     mailbox: Mailbox,
+    roster: Arc<Roster>,
     /// Where the control server is, once a worker has needed one.
     control_path: Mutex<Option<String>>,
     /// 128 random bits that are in the environment of every process of every tree.
@@ -100,12 +102,13 @@ pub(super) struct Starter {
 }
 
 impl Starter {
-    pub(super) fn new(mailbox: Mailbox) -> io::Result<Self> {
+    pub(super) fn new(mailbox: Mailbox, roster: Arc<Roster>) -> io::Result<Self> {
         let run: Box<str> = format!("{:032x}", u128::from_ne_bytes(random::bytes()?)).into();
         let pen = Arc::new(Pen::default());
         let sentinel = Sentinel::new(&run, &pen)?;
         Ok(Self {
             mailbox,
+            roster,
             control_path: Mutex::new(None),
             run,
             sentinel,
@@ -171,8 +174,7 @@ impl Starter {
 
     fn start(&self, id: WorkerId, spec: WorkerSpec, prepared: Prepared) -> Result<(Worker, Box<Arrival>), SpawnError> {
         let begun = self.incarnate(id, &spec, prepared, 1)?;
-        let name = spec.name.clone().unwrap_or_else(|| spec.plan.program_name());
-        let shared = Arc::new(WorkerShared::new(id, name, self.mailbox.clone(), Some(Arc::clone(&begun.present))));
+        let shared = self.roster.enter(id, &spec, self.mailbox.clone(), Some(Arc::clone(&begun.present)));
         let worker = Worker { shared: Arc::clone(&shared) };
         Ok((worker, begun.arrival(shared, Arc::new(spec))))
     }

@@ -2,11 +2,13 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, Story, Way, alone, both_ways, guarded, is_alive, open_descriptors, switches, wait_gone},
+    support::{
+        DEADLINE, Story, Way, alone, both_ways, comes_true, guarded, is_alive, open_descriptors, switches, wait_gone,
+    },
 };
 use pipewright::{
-    Event, EventKind, ExitStatus, FaultKind, Framing, Group, Input, Output, Pass, Stream, Supervisor, WorkerId,
-    WorkerSpec,
+    Backoff, Event, EventKind, ExitStatus, FaultKind, Framing, Group, Input, Intensity, Output, Pass, Restart,
+    RestartPolicy, Stream, Supervisor, WorkerId, WorkerSpec,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -705,6 +707,43 @@ fn a_worker_has_a_name() {
     assert_eq!(worker.name(), "true");
     let worker = supervisor.spawn(WorkerSpec::new("true").name("the honest one")).unwrap();
     assert_eq!((worker.name(), worker.id().to_string().as_str()), ("the honest one", "#2"));
+}
+
+#[test]
+fn the_worker_of_an_event_is_found_from_its_first_event_to_its_last() {
+    const WORKERS: usize = 200;
+    let supervisor = Supervisor::new().unwrap();
+    let mut last_events = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..WORKERS {
+                let spec = WorkerSpec::new("sh").args(["-c", "echo a; echo b >&3; exit 1"]).messages(Pass::number(3));
+                let spec = spec.stdout(Output::Lines).name(format!("number {number}"));
+                let once = Intensity::new(1, DEADLINE);
+                let again =
+                    RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
+                drop(supervisor.spawn(spec.restart(again.intensity(once))).unwrap());
+            }
+            supervisor.close();
+        });
+        for event in supervisor.events() {
+            let worker = supervisor.worker(event.worker).unwrap_or_else(|| panic!("nobody has told {event:?}"));
+            assert_eq!(
+                worker.name(),
+                format!("number {}", event.worker.to_string()[1..].parse::<usize>().unwrap() - 1)
+            );
+            if matches!(event.kind, EventKind::GaveUp(_)) {
+                last_events.push(event);
+            }
+        }
+    });
+    assert_eq!(last_events.len(), WORKERS);
+    for event in last_events {
+        let id = event.worker;
+        assert!(supervisor.worker(id).unwrap().wait_timeout(DEADLINE).is_some());
+        drop(event);
+        assert!(comes_true(|| supervisor.worker(id).is_none()), "{id}");
+    }
 }
 
 #[test]

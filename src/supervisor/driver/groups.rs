@@ -364,8 +364,10 @@ impl Driver {
     }
 
     pub(super) fn tell(&mut self, worker: WorkerId, kind: EventKind) {
-        let incarnation = self.kept.get(&worker).map_or(0, |kept| kept.shared.incarnation());
-        self.outlet.send(Event { worker, incarnation, kind });
+        self.outlet.send(match self.kept.get(&worker) {
+            Some(Kept { shared, .. }) => Event::of(shared, shared.incarnation(), kind),
+            None => Event::of_the_gone(worker, kind),
+        });
     }
 
     /// Those whom their group does not want to run have ended, until it does.

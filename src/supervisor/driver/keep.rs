@@ -117,7 +117,7 @@ impl Driver {
                 let cause = if error.is_permanent() { Cause::CannotStart } else { Cause::NotStarted };
                 let number = kept.shared.incarnation();
                 let kind = EventKind::NotStarted(Arc::new(error));
-                self.outlet.send(Event { worker, incarnation: number + 1, kind });
+                self.outlet.send(Event::of(&kept.shared, number + 1, kind));
                 cause
             }
         };

@@ -1,0 +1,71 @@
+//! Who is who: gives workers and groups their numbers, and finds a worker by its own.
+
+use super::{
+    driver::Mailbox,
+    lock,
+    spec::WorkerSpec,
+    worker::{Present, Worker, WorkerId, WorkerShared},
+};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Below this many it is not looked for those that are gone.
+const FEW: usize = 64;
+
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    last_id: AtomicU64,
+    workers: Mutex<Entries>,
+}
+
+/// Nobody is kept by standing here: the loop keeps who may run again, handles and events whom they are about.
+#[derive(Debug, Default)]
+struct Entries {
+    entries: HashMap<WorkerId, Weak<WorkerShared>>,
+    /// How many there were when it was last looked for those that are gone.
+    were_there: usize,
+}
+
+impl Roster {
+    /// A number for a worker or a group, which no other gets.
+    pub(super) fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Before anything is told of it.
+    pub(super) fn enter(
+        &self,
+        id: WorkerId,
+        spec: &WorkerSpec,
+        mailbox: Mailbox,
+        present: Option<Arc<Present>>,
+    ) -> Arc<WorkerShared> {
+        let name = spec.name.clone().unwrap_or_else(|| spec.plan.program_name());
+        let shared = Arc::new(WorkerShared::new(id, name, mailbox, present));
+        let mut workers = lock(&self.workers);
+        workers.entries.insert(id, Arc::downgrade(&shared));
+        workers.forget_the_gone();
+        shared
+    }
+
+    pub(super) fn find(&self, id: WorkerId) -> Option<Worker> {
+        let shared = lock(&self.workers).entries.get(&id)?.upgrade()?;
+        Some(Worker { shared })
+    }
+}
+
+impl Entries {
+    /// Each time there are twice as many as after the last time: a few steps for each that comes, and never more than half for
+    /// nothing.
+    fn forget_the_gone(&mut self) {
+        if self.entries.len() > FEW.max(2 * self.were_there) {
+            self.entries.retain(|_, shared| shared.strong_count() > 0);
+            self.were_there = self.entries.len();
+        }
+    }
+}
