@@ -240,7 +240,11 @@ impl Incarnation {
 
     /// The next rung of the ladder, or its end.
     fn climb(&mut self, rung: usize, now: Instant) -> Vec<Output> {
-        let Some(&grace_period) = self.patience.grace_periods.get(rung) else { return self.kill(now) };
+        // A rung that began when the time for all of them is over would end at the moment that has just come.
+        let may_last = !self.kill_at.has_come(now);
+        let Some(&grace_period) = self.patience.grace_periods.get(rung).filter(|_| may_last) else {
+            return self.kill(now);
+        };
         let until = Deadline::after(now, grace_period).or(self.kill_at);
         self.state = State::Stopping { rung, until };
         // Before it is known how long the rest of the ladder takes: the time of all of it.
@@ -438,6 +442,35 @@ mod tests {
         let mut two = Incarnation::new([], patience());
         assert_eq!(two.handle(Input::Ask(Ask::StopWithin(Duration::from_millis(1))), t0), [Output::Climb(0)]);
         assert_eq!(two.handle(Input::Timeout, t0 + Duration::from_millis(1)), [Output::Kill]);
+    }
+
+    /// As the driver does it: it is told of a moment once, and only of one that is new.
+    fn end_by_time_alone(one: &mut Incarnation) -> Vec<(Instant, Output)> {
+        let mut told = Vec::new();
+        while let Some(due) = one.poll_timeout() {
+            told.extend(one.handle(Input::Timeout, due).into_iter().map(|output| (due, output)));
+            assert_ne!(one.poll_timeout(), Some(due), "nobody would be told of it again: {told:?}");
+        }
+        told
+    }
+
+    #[test]
+    fn p08_no_rung_outlasts_the_time_that_a_stop_may_take() {
+        let t0 = start();
+        let [first, second] = [GRACE_PERIOD / 2, GRACE_PERIOD * 2].map(|time| t0 + time);
+        let ladder = Patience { grace_periods: vec![GRACE_PERIOD; 3], ..patience() };
+        let stopped = |asks: &[Ask]| {
+            let mut one = Incarnation::new([], ladder.clone());
+            let told: Vec<Output> = asks.iter().flat_map(|&ask| one.handle(Input::Ask(ask), t0)).collect();
+            (told, end_by_time_alone(&mut one))
+        };
+        let within = |due: Instant| Ask::StopWithin(due - t0);
+        let killed_at = |due| [(due, Output::Kill), (due + LONGEST_DEATH, Output::GiveUp)];
+        assert_eq!(stopped(&[within(first)]), (vec![Output::Climb(0)], killed_at(first).to_vec()));
+        assert_eq!(stopped(&[Ask::Stop, within(first)]), (vec![Output::Climb(0)], killed_at(first).to_vec()));
+        let late = [(t0 + GRACE_PERIOD, Output::Climb(1))].into_iter().chain(killed_at(second)).collect();
+        assert_eq!(stopped(&[within(second)]), (vec![Output::Climb(0)], late), "when the second rung ends");
+        assert_eq!(stopped(&[within(t0)]).0, [Output::Kill], "there is no time for a rung");
     }
 
     proptest! {

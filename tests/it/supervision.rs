@@ -6,7 +6,7 @@ use crate::{
 };
 use pipewright::{
     Backoff, Event, EventKind, GaveUp, Input, Intensity, Output, Pass, Ready, Restart, RestartPolicy, SpawnError,
-    SpecError, StopPolicy, StopStep, WorkerSpec, WorkerState,
+    SpecError, StopPolicy, StopReport, StopStep, Supervisor, Worker, WorkerSpec, WorkerState,
 };
 use std::{
     fs::{self, OpenOptions},
@@ -162,6 +162,26 @@ both_ways! {
         worker.1.stop();
     }
 
+    fn p08_a_stop_kills_in_its_time_on_whatever_rung(way: Way) {
+        let stops: [fn(&Story, &Worker) -> StopReport; 4] = [
+            |_, worker| worker.stop_within(Duration::from_millis(50)).wait(DEADLINE),
+            |_, worker| worker.stop_within(Duration::ZERO).wait(DEADLINE),
+            |_, worker| [worker.stop(), worker.stop_within(Duration::from_millis(50))][1].wait(DEADLINE),
+            |story, _| story.supervisor.shutdown(Duration::from_millis(50)),
+        ];
+        for stop in stops {
+            // Its standard input can be closed: the first rung has something to do, and lasts a second.
+            let (story, worker) = ready(Story::new(), way.fixture("ignore-term").stdin(Input::Pipe));
+            let report = stop(&story, &worker);
+            assert_eq!(report.blocked().count(), 0, "{report}");
+            assert!(report.workers[0].took < Duration::from_millis(900), "{report}");
+        }
+        let supervisor = Supervisor::builder().grace_period(Duration::from_millis(50)).build().unwrap();
+        let (story, worker) = ready(Story::of(supervisor), way.fixture("ignore-term").stdin(Input::Pipe));
+        drop(story);
+        assert_eq!(worker.wait_timeout(Duration::ZERO).expect("its end").signal(), Some(libc::SIGKILL));
+    }
+
     fn a_stopped_worker_does_not_come_back(way: Way) {
         let mut story = Story::new();
         let hanging = story.supervisor.spawn(way.plain("hang").restart(at_once(Restart::Always))).unwrap();
@@ -305,7 +325,7 @@ fn what_a_service_manager_tells_its_service_is_not_for_workers() {
 }
 
 /// Starts a worker and waits for its first message.
-fn ready(mut story: Story, spec: WorkerSpec) -> (Story, pipewright::Worker) {
+fn ready(mut story: Story, spec: WorkerSpec) -> (Story, Worker) {
     let worker = story.supervisor.spawn(spec).unwrap();
     story.message();
     (story, worker)
@@ -313,7 +333,7 @@ fn ready(mut story: Story, spec: WorkerSpec) -> (Story, pipewright::Worker) {
 
 #[test]
 fn p16_a_status_counts_what_waits_also_when_everybody_has_gone() {
-    let supervisor = pipewright::Supervisor::new().unwrap();
+    let supervisor = Supervisor::new().unwrap();
     let worker = supervisor.spawn(WorkerSpec::new("true")).unwrap();
     supervisor.close();
     worker.wait_timeout(DEADLINE).expect("its end");
