@@ -1,6 +1,6 @@
 //! One worker across its incarnations, as the loop sees it.
 
-use super::{driver::Place, spec::WorkerSpec, worker::WorkerShared};
+use super::{clock::now, driver::Place, spec::WorkerSpec, worker::WorkerShared};
 use crate::{
     exit::{Exit, ExitStatus},
     policy::restart::{Cause, Restarts, Verdict},
@@ -42,8 +42,8 @@ pub(super) struct Kept {
     /// How many times it was started again.
     pub(super) restarts: u32,
     policy: Restarts,
-    /// How its last incarnation ended.
-    pub(super) last: Option<Arc<Exit>>,
+    /// How its last incarnation ended, and when.
+    pub(super) last: Option<(Arc<Exit>, Instant)>,
     /// Its group says when it starts.
     pub(super) is_member: bool,
     /// It is told to have ended, until its group wants it again.
@@ -71,9 +71,9 @@ impl Kept {
         }
     }
 
-    /// How its last incarnation has ended.
-    pub(super) fn last_exit(&self) -> Arc<Exit> {
-        self.last.clone().unwrap_or_else(|| Arc::new(Exit::of(ExitStatus::NeverStarted)))
+    /// How its last incarnation has ended, and when: its group's end may come much later.
+    pub(super) fn last_exit(&self) -> (Arc<Exit>, Instant) {
+        self.last.clone().unwrap_or_else(|| (Arc::new(Exit::of(ExitStatus::NeverStarted)), now()))
     }
 
     pub(super) fn place(&self) -> Option<Place> {

@@ -141,8 +141,8 @@ impl WorkerShared {
     }
 
     /// There will be no other incarnation.
-    pub(super) fn end(&self, exit: Arc<Exit>) {
-        lock(&self.standing).ended = Some((exit, now()));
+    pub(super) fn end(&self, last: (Arc<Exit>, Instant)) {
+        lock(&self.standing).ended = Some(last);
         self.changed.notify_all();
     }
 

@@ -236,6 +236,20 @@ both_ways! {
         assert_eq!(third.incarnation(), 2);
     }
 
+    fn p16_a_report_tells_when_each_member_has_ended(way: Way) {
+        let story = Story::new();
+        let group = group(&story, Strategy::OneForOne);
+        let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(1));
+        let fast = group.add(way.plain("hang").restart(Restart::OnFailure)).unwrap();
+        let slow = way.fixture("ignore-term").ready(Ready::message(|_| true)).stop(stop).restart(Restart::Always);
+        let slow = group.add(slow).unwrap();
+        assert!(fast.wait_ready(DEADLINE) && slow.wait_ready(DEADLINE), "{:?}", story.told);
+        let report = group.stop().wait(DEADLINE);
+        let [first, second] = report.workers.as_slice() else { panic!("{report}") };
+        assert_eq!((first.worker, second.worker), (slow.id(), fast.id()), "{report}");
+        assert!(first.took > second.took + Duration::from_millis(300), "{report}");
+    }
+
     fn p08_a_shutdown_also_ends_who_waits_for_others_to_end(way: Way) {
         let mut story = Story::new();
         let group = group(&story, Strategy::OneForOne);

@@ -13,6 +13,7 @@ use crate::{
     },
     supervisor::{
         WorkerId,
+        clock::now,
         event::{Event, EventKind},
         kept::{Kept, Standing, Wish},
         spec::WorkerSpec,
@@ -110,7 +111,7 @@ impl Driver {
             Left::Ended { exit, unhealthy } => {
                 let (status, ran) = (exit.status, exit.duration);
                 let cause = if unhealthy { Cause::Unhealthy { ran } } else { Cause::Ended { status, ran } };
-                kept.last = Some(exit);
+                kept.last = Some((exit, now()));
                 cause
             }
             Left::NotStarted(error) => {
