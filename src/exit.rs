@@ -51,6 +51,18 @@ pub(crate) fn explain(error: &dyn Error, formatter: &mut fmt::Formatter<'_>) -> 
     Ok(())
 }
 
+/// Has an error show the same where a program ends with it, by `Debug`.
+macro_rules! explains_itself {
+    ($error:ty) => {
+        /// What a program that fails shows its user: all of it in one line, with what it comes from.
+        impl std::fmt::Debug for $error {
+            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                $crate::exit::explain(self, formatter)
+            }
+        }
+    };
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

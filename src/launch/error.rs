@@ -1,13 +1,10 @@
 //! Why a worker could not be started: the recipe was wrong, or the system refused a step.
 
-use crate::{
-    exit::explain,
-    sys::conduct::{Failure, Step},
-};
+use crate::sys::conduct::{Failure, Step};
 use std::{fmt, io, path::Path};
 
 /// A recipe that can never work, found before anything is started.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecError {
     /// The name of the program is empty.
@@ -116,6 +113,8 @@ pub enum SpecError {
     },
 }
 
+explains_itself!(SpecError);
+
 impl From<SpecError> for io::Error {
     fn from(error: SpecError) -> Self {
         Self::new(io::ErrorKind::InvalidInput, error)
@@ -146,12 +145,7 @@ pub enum SpawnError {
     SupervisorGone,
 }
 
-/// What a program that fails shows its user: all of it in one line, with what it comes from.
-impl fmt::Debug for SpawnError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        explain(self, formatter)
-    }
-}
+explains_itself!(SpawnError);
 
 /// What was being done when a worker could not be started.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,6 @@ use std::{
     cell::Cell,
     env,
     ffi::{OsStr, OsString},
-    fmt,
     io::{self, Write as _},
     os::unix::ffi::OsStrExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -24,7 +23,6 @@ use crate::{
     pipe::anonymous::{Handle, HandleError, PipeWriter},
     wire::{
         calls::CallError,
-        explain,
         frame::{Framing, encode},
         request::Request,
         rpc::{self, Address, RemoteError},
@@ -117,15 +115,10 @@ pub enum ParentError {
     },
 }
 
-/// What a program that fails shows its user: all of it in one line, with what it comes from.
-impl fmt::Debug for ParentError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        explain(self, formatter)
-    }
-}
+explains_itself!(ParentError);
 
 /// Why a message was not sent.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
     /// The parent has ended or no longer reads. Nothing can be sent any more: most workers end here.
@@ -141,6 +134,8 @@ pub enum SendError {
     #[error("the message could not be written to the parent")]
     Io(#[source] io::Error),
 }
+
+explains_itself!(SendError);
 
 /// Held while frames are written, so that nobody's bytes come between.
 #[derive(Debug, Default)]

@@ -372,7 +372,7 @@ fn existing_ancestor(path: &Path) -> Option<&Path> {
 }
 
 /// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The directory of the private names cannot be used.
@@ -447,6 +447,8 @@ pub enum ConnectError {
     #[error("cannot connect")]
     Os(#[from] io::Error),
 }
+
+explains_itself!(ConnectError);
 
 impl From<ConnectError> for io::Error {
     fn from(error: ConnectError) -> Self {

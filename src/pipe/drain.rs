@@ -69,7 +69,7 @@ impl Stream {
 }
 
 /// Why not everything has been read.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum DrainError {
     /// The other side is gone and left something unread.
@@ -85,6 +85,8 @@ pub enum DrainError {
     #[error("cannot tell whether the other side has read everything")]
     Os(#[from] io::Error),
 }
+
+explains_itself!(DrainError);
 
 impl From<DrainError> for io::Error {
     fn from(error: DrainError) -> Self {

@@ -276,13 +276,15 @@ impl PipeWriter {
 }
 
 /// Why [`PipeWriter::write_all_deadline`] could not write all, and how far it came.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("{written} of {asked} bytes were written")]
 pub struct WriteError {
     written: usize,
     asked: usize,
     source: io::Error,
 }
+
+explains_itself!(WriteError);
 
 impl WriteError {
     /// How many bytes, from the start, are in the pipe or read already. Go on after them, or the reader sees them twice.

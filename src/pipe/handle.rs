@@ -80,7 +80,7 @@ impl TryFrom<RawFd> for Handle {
 }
 
 /// Why a handle could not become an end of a pipe. Nothing was closed or changed.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum HandleError {
     /// The text is not a handle's.
@@ -141,6 +141,8 @@ pub enum HandleError {
         source: io::Error,
     },
 }
+
+explains_itself!(HandleError);
 
 impl From<HandleError> for io::Error {
     fn from(error: HandleError) -> Self {

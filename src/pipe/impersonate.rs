@@ -15,7 +15,7 @@ use super::{
 use crate::sys::identity::{self, Ids, Undumpable};
 
 /// Why a closure did not run with the client's rights. It was not called at all.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ImpersonateError {
     /// The client does not allow it.
@@ -43,6 +43,8 @@ pub enum ImpersonateError {
     #[error("cannot take the client's ids")]
     Os(#[from] io::Error),
 }
+
+explains_itself!(ImpersonateError);
 
 impl From<ImpersonateError> for io::Error {
     fn from(error: ImpersonateError) -> Self {

@@ -254,7 +254,7 @@ impl Drop for Instance {
 }
 
 /// Why no client was accepted. None of these ends a server: `accept` can be called again, except after `ShutDown`.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum AcceptError {
     /// No client, or no free instance, within the time.
@@ -270,6 +270,8 @@ pub enum AcceptError {
     #[error("cannot accept a client")]
     Os(#[from] io::Error),
 }
+
+explains_itself!(AcceptError);
 
 impl From<AcceptError> for io::Error {
     fn from(error: AcceptError) -> Self {

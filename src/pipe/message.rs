@@ -45,7 +45,7 @@ impl Parcel {
 }
 
 /// Why a message was not sent or received.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
     /// Longer than the pipe carries. Nothing of it was sent; or, of a framed stream, the other side announces it, and nothing
@@ -80,6 +80,8 @@ pub enum MessageError {
     #[error("cannot send or receive")]
     Os(#[source] io::Error),
 }
+
+explains_itself!(MessageError);
 
 impl From<io::Error> for MessageError {
     fn from(error: io::Error) -> Self {

@@ -140,7 +140,7 @@ impl fmt::Display for PipeName {
 }
 
 /// Why a name cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
     /// No text at all.
@@ -192,6 +192,8 @@ pub enum NameError {
         source: io::Error,
     },
 }
+
+explains_itself!(NameError);
 
 impl From<NameError> for io::Error {
     fn from(error: NameError) -> Self {

@@ -124,7 +124,7 @@ impl Peer {
 }
 
 /// Why [`Stream::peer`](super::named::Stream::peer) does not tell.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerError {
     /// The client said so when it connected.
@@ -137,3 +137,5 @@ pub enum PeerError {
     #[error("cannot ask the kernel who the other side is")]
     Os(#[from] io::Error),
 }
+
+explains_itself!(PeerError);

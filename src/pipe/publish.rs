@@ -31,7 +31,7 @@ const PROBE_WAIT: Duration = Duration::from_millis(1);
 const LOCK_TRIES: u32 = 100;
 
 /// Why a name cannot be listened on.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
     /// The directory of the private names cannot be used.
@@ -67,6 +67,8 @@ pub enum ListenError {
         source: io::Error,
     },
 }
+
+explains_itself!(ListenError);
 
 impl From<ListenError> for io::Error {
     fn from(error: ListenError) -> Self {

@@ -9,7 +9,6 @@ use super::{
     worker::{Worker, WorkerId},
 };
 use crate::{
-    exit::explain,
     launch::SpecError,
     policy::{
         group::{self, AutoShutdown, GroupIntensity, GroupSettings, Strategy},
@@ -124,12 +123,7 @@ pub enum GroupError {
     SupervisorGone,
 }
 
-/// What a program that fails shows its user: all of it in one line, with what it comes from.
-impl fmt::Debug for GroupError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        explain(self, formatter)
-    }
-}
+explains_itself!(GroupError);
 
 impl From<group::GroupError> for GroupError {
     fn from(error: group::GroupError) -> Self {

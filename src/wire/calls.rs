@@ -4,10 +4,10 @@ use super::{
     message::DecodeError,
     rpc::{NotRpc, Refusal, RemoteError},
 };
-use crate::exit::{Exit, explain};
+use crate::exit::Exit;
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt, io,
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -139,12 +139,7 @@ pub enum CallError {
     Io(#[source] io::Error),
 }
 
-/// What a program that fails shows its user: all of it in one line, with what it comes from.
-impl fmt::Debug for CallError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        explain(self, formatter)
-    }
-}
+explains_itself!(CallError);
 
 fn ending(exit: Option<&Exit>) -> String {
     exit.map(|exit| format!(": {exit}")).unwrap_or_default()

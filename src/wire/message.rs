@@ -24,13 +24,15 @@ pub struct Line {
 }
 
 /// A message is not JSON, or not JSON of the wanted type.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("the message is not what was wanted, at byte {offset}: `{excerpt}`")]
 pub struct DecodeError {
     offset: usize,
     excerpt: Box<str>,
     source: DecodeSource,
 }
+
+explains_itself!(DecodeError);
 
 /// Who is told how many bytes of a window are free again. The driver is, as the lower floor must not know it.
 pub(crate) trait Credit: Send + Sync + fmt::Debug {

@@ -21,5 +21,3 @@ pub(crate) mod rpc; // JSON-RPC 2.0 values
 pub(crate) mod calls; // which call waits for which answer; CallError
 
 pub(crate) mod request; // a request of the other side, to be answered
-
-pub(crate) use crate::exit::explain;

@@ -11,7 +11,7 @@ use std::{io, path::Path, sync::Arc};
 ///
 /// Reads and writes of a tunnel's stream give [`Ended`](Self::Ended) inside an [`io::Error`] of the kind
 /// [`ConnectionAborted`](io::ErrorKind::ConnectionAborted).
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum TunnelError {
     /// Not the name of a machine. Nothing was started.
@@ -67,6 +67,8 @@ pub enum TunnelError {
     #[error("cannot use the tunnel")]
     Os(#[from] io::Error),
 }
+
+explains_itself!(TunnelError);
 
 impl From<TunnelError> for io::Error {
     fn from(error: TunnelError) -> Self {
