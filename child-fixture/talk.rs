@@ -22,25 +22,24 @@ pub(crate) fn serve(options: &Options) -> Outcome {
     let released = (Mutex::new(HashSet::<String>::new()), Condvar::new());
     let threads = options.number_or("threads", 1)?;
     let answer = |request: &Request| -> Result<Value, RemoteError> {
-        let bad = |error: pipewright::DecodeError| RemoteError::new(-32602, error.to_string());
         match request.method() {
-            "add" => Ok(request.params::<Vec<i64>>().map_err(bad)?.iter().sum::<i64>().into()),
-            "echo" => request.params().map_err(bad),
+            "add" => Ok(request.params::<Vec<i64>>()?.iter().sum::<i64>().into()),
+            "echo" => Ok(request.params()?),
             "fail" => {
-                let params: Value = request.params().map_err(bad)?;
+                let params: Value = request.params()?;
                 let code = params["code"].as_i64().unwrap_or(-1);
                 Err(RemoteError::new(code, "as you wish")
                     .with_data(&params)
                     .unwrap_or_else(|_| RemoteError::new(0, "")))
             }
             "wait" => {
-                let line: String = request.params().map_err(bad)?;
+                let line: String = request.params()?;
                 let lines = released.0.lock().unwrap_or_else(PoisonError::into_inner);
                 drop(released.1.wait_timeout_while(lines, PATIENCE, |lines| !lines.contains(&line)));
                 Ok(line.into())
             }
             "release" => {
-                released.0.lock().unwrap_or_else(PoisonError::into_inner).insert(request.params().map_err(bad)?);
+                released.0.lock().unwrap_or_else(PoisonError::into_inner).insert(request.params()?);
                 released.1.notify_all();
                 Ok(Value::Null)
             }
@@ -52,7 +51,7 @@ pub(crate) fn serve(options: &Options) -> Outcome {
             }
             // A worker that itself asks before it answers, and tells something in between.
             "ask back" => {
-                let question: Value = request.params().map_err(bad)?;
+                let question: Value = request.params()?;
                 parent.notify("asking", &question).map_err(|error| RemoteError::new(1, error.to_string()))?;
                 parent.call("back", &question, PATIENCE).map_err(|error| RemoteError::new(1, error.to_string()))
             }

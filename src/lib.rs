@@ -58,7 +58,7 @@
 //! let parent = pipewright::Parent::from_args()?;
 //! parent.send(&"started")?;
 //! parent.serve(1, |request| match request.method() {
-//!     "format" => Ok(request.params::<String>().unwrap_or_default()),
+//!     "format" => Ok(request.params::<String>()?), // what is no string is the caller's error
 //!     other => Err(pipewright::RemoteError::method_not_found(other)),
 //! });
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -12,10 +12,10 @@ use crate::{
     },
     wire::{
         calls::{CallError, Calls, Requests},
-        frame::{Batch, Deframer, Framing, Piece},
+        frame::{Batch, Deframer, Fault, Framing, Piece},
         message::decode,
         request::{Notification, Post, Request},
-        rpc::{self, Address, CANCEL, HELLO, Hello, PING, Packet, RemoteError, SHUTDOWN},
+        rpc::{self, Address, CANCEL, HELLO, Hello, PING, Packet, Refusal, RemoteError, SHUTDOWN, TooLong},
     },
 };
 use crossbeam_channel::{Receiver, Sender};
@@ -186,10 +186,13 @@ impl Control {
         }
         deframer.feed(bytes, batch);
         for piece in batch.drain() {
-            // A fault is a line that no request can be answered for: the parent of this library sends none.
-            let Piece::Frames { bytes, spans } = piece else { continue };
-            for span in spans {
-                self.hear(bytes.get(span.start as usize..span.end as usize).unwrap_or_default(), &mut hear);
+            match piece {
+                Piece::Fault(fault) => self.answer_too_long(&fault),
+                Piece::Frames { bytes, spans } => {
+                    for span in spans {
+                        self.hear(bytes.get(span.start as usize..span.end as usize).unwrap_or_default(), &mut hear);
+                    }
+                }
             }
         }
         heard.is_some()
@@ -280,11 +283,7 @@ impl Control {
 
     fn hear(self: &Arc<Self>, line: &[u8], hear: &mut impl FnMut(Incoming)) {
         match rpc::parse(line) {
-            Ok(Packet::Response { id, outcome }) => {
-                if let Some(caller) = self.shared().calls.end(id) {
-                    drop(caller.try_send(outcome.map_err(CallError::from)));
-                }
-            }
+            Ok(Packet::Response { id, outcome }) => self.end_call(id, outcome),
             Ok(Packet::Request { id, method, .. }) if method == PING => {
                 // Whoever reads must not wait for the parent to do so; it asks again.
                 self.send_if_possible(rpc::response(&id, &()));
@@ -304,6 +303,23 @@ impl Control {
             }
             // No request that could be answered: the parent of this library sends none such.
             Err(_) => {}
+        }
+    }
+
+    /// Whoever waits for a line that was too long is told so, instead of waiting out its time.
+    fn answer_too_long(&self, fault: &Fault) {
+        match rpc::too_long(fault) {
+            Some(TooLong::Response(id, refusal)) => self.end_call(id, Err(refusal)),
+            // Whoever reads must not wait for the parent to do so.
+            Some(TooLong::Request(id, error)) => self.send_if_possible(rpc::refusal(&id, &error)),
+            None => {}
+        }
+    }
+
+    /// An answer of the parent's; one that comes too late is passed over.
+    fn end_call(&self, id: u64, outcome: Result<Box<RawValue>, Refusal>) {
+        if let Some(caller) = self.shared().calls.end(id) {
+            drop(caller.try_send(outcome.map_err(CallError::from)));
         }
     }
 

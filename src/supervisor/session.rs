@@ -15,7 +15,7 @@ use crate::{
         frame::Fault,
         message::{Charge, Credit},
         request::{Notification, Post, Request},
-        rpc::{self, CANCEL, EXTEND, PING, Packet},
+        rpc::{self, CANCEL, EXTEND, PING, Packet, TooLong},
     },
 };
 use std::{
@@ -124,7 +124,10 @@ impl Session {
     fn hear(&mut self, heard: Heard, line: &[u8], about: &impl Fn(EventKind) -> Event, outlet: &mut Outlet) {
         let kind = match heard {
             Heard::Packet(packet, length) => self.packet(packet, length, line),
-            Heard::Fault(fault) => Some(self.fault(fault)),
+            Heard::Fault(fault) => {
+                self.answer_too_long(&fault);
+                Some(self.fault(fault))
+            }
         };
         if let Some(kind) = kind {
             self.tell(about(kind), outlet);
@@ -167,6 +170,20 @@ impl Session {
             Packet::Notification { method, params } => {
                 Some(EventKind::Notification(Notification { method, params, _charge: Some(self.charge(length)) }))
             }
+        }
+    }
+
+    /// Whoever waits for a line that was too long is told so, instead of waiting out its time.
+    fn answer_too_long(&self, fault: &Fault) {
+        match rpc::too_long(fault) {
+            Some(TooLong::Response(id, refusal)) => {
+                self.link.answer(id, Err(refusal));
+            }
+            Some(TooLong::Request(id, error)) => {
+                // A worker that does not read its answers loses only those.
+                drop(rpc::refusal(&id, &error).map_err(CallError::Encode).and_then(|line| self.link.post(line)));
+            }
+            None => {}
         }
     }
 

@@ -189,7 +189,7 @@ impl DecodeError {
         Self::new(bytes, error.valid_up_to(), DecodeSource::Utf8(error))
     }
 
-    fn json(bytes: &[u8], error: serde_json::Error) -> Self {
+    pub(super) fn json(bytes: &[u8], error: serde_json::Error) -> Self {
         Self::new(bytes, json_offset(bytes, &error), DecodeSource::Json(error))
     }
 

@@ -2,10 +2,13 @@
 //! its parent. The specification: <https://www.jsonrpc.org/specification>.
 
 use super::{
-    frame::{Framing, encode},
+    frame::{Fault, FaultKind, Framing, encode},
     message::{DecodeError, decode},
 };
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer as _, Serialize,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
@@ -21,7 +24,9 @@ pub(crate) const EXTEND: &str = "$/extend";
 /// The notification by which a parent asks its worker to end.
 pub(crate) const SHUTDOWN: &str = "shutdown";
 
+pub(crate) const INVALID_REQUEST: i64 = -32600;
 pub(crate) const METHOD_NOT_FOUND: i64 = -32601;
+pub(crate) const INVALID_PARAMS: i64 = -32602;
 pub(crate) const INTERNAL_ERROR: i64 = -32603;
 /// Of the Language Server Protocol: a request that was taken back.
 pub(crate) const REQUEST_CANCELLED: i64 = -32800;
@@ -59,6 +64,14 @@ impl RemoteError {
     pub fn with_data(mut self, data: &impl Serialize) -> Result<Self, serde_json::Error> {
         self.data = Some(serde_json::value::to_raw_value(data)?);
         Ok(self)
+    }
+}
+
+/// The error of JSON-RPC 2.0 for parameters that a method does not understand: what `?` makes of
+/// [`Request::params`](crate::Request::params).
+impl From<DecodeError> for RemoteError {
+    fn from(error: DecodeError) -> Self {
+        Self::new(INVALID_PARAMS, format!("{error:?}"))
     }
 }
 
@@ -148,6 +161,60 @@ pub(crate) fn parse(line: &[u8]) -> Result<Packet, NotRpc> {
             Ok(Packet::Response { id, outcome })
         }
         (None, None) => Err(not("neither `method` nor `id`")),
+    }
+}
+
+/// A line that was too long to be kept, as far as its beginning tells: whoever waits for it, or for its answer, need not wait on.
+#[derive(Debug)]
+pub(crate) enum TooLong {
+    Request(RequestId, RemoteError),
+    Response(u64, Refusal),
+}
+
+/// What a fault stands for, if it is a request or a response whose `id` comes before what made it long.
+pub(crate) fn too_long(fault: &Fault) -> Option<TooLong> {
+    let FaultKind::TooLong { limit } = fault.kind else { return None };
+    let mut head = Head::default();
+    // It fails where the line is cut.
+    drop(serde_json::Deserializer::from_slice(&fault.excerpt).deserialize_map(&mut head));
+    let id = head.id?;
+    let text = format!("a line of {} bytes, longer than the {limit} allowed", fault.length);
+    if head.is_request {
+        return Some(TooLong::Request(RequestId(id), RemoteError::new(INVALID_REQUEST, text)));
+    }
+    let refusal = Refusal::NotUnderstood(DecodeError::json(&fault.excerpt, serde::de::Error::custom(text)));
+    Some(TooLong::Response(id.get().parse().ok()?, refusal))
+}
+
+/// The members of a line that come before its long one.
+#[derive(Default)]
+struct Head {
+    id: Option<Box<RawValue>>,
+    is_request: bool,
+}
+
+impl<'de> Visitor<'de> for &mut Head {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let mut id = None;
+        while let Some(name) = members.next_key::<String>()? {
+            // Something follows it, so it is whole.
+            self.id = id.take().or(self.id.take());
+            match name.as_str() {
+                "id" => id = Some(members.next_value()?),
+                name => {
+                    // Known before its value, which may be the long one.
+                    self.is_request |= name == "method" || name == "params";
+                    members.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -333,6 +400,38 @@ mod tests {
             panic!()
         };
         assert!(error.excerpt().contains("no"), "{error}");
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_known_by_its_beginning() {
+        let beginning = |text: &str| {
+            let mut fault = Fault::new(FaultKind::TooLong { limit: 9 }, 70, text.as_bytes());
+            let told = too_long(&fault);
+            fault.kind = FaultKind::CutOff;
+            assert!(too_long(&fault).is_none(), "nobody waits for it any more");
+            told
+        };
+        for text in [r#"{"jsonrpc":"2.0","id":7,"result":"xx"#, r#"{ "id" : 7, "error": {"code": 1, "message": "xé"#] {
+            let Some(TooLong::Response(7, Refusal::NotUnderstood(error))) = beginning(text) else { panic!("{text}") };
+            assert!(format!("{error:?}").ends_with(": a line of 70 bytes, longer than the 9 allowed"), "{error:?}");
+        }
+        for text in [r#"{"jsonrpc":"2.0","id":"a","method":"m","params":["#, r#"{"method":"m","id":"a","params":"x"#] {
+            let Some(TooLong::Request(id, error)) = beginning(text) else { panic!("{text}") };
+            assert_eq!((id.text(), error.code), ("\"a\"", INVALID_REQUEST));
+        }
+        for text in
+            ["", "{", "[7", r#"{"id":7"#, r#"{"result":"xx","id"#, r#"{"method":"m","params":{"id":7,"x"#, "\u{1}"]
+        {
+            assert!(beginning(text).is_none(), "{text}");
+        }
+        assert!(beginning(r#"{"id":"not ours","result":"xx"#).is_none());
+    }
+
+    #[test]
+    fn parameters_that_are_not_understood_are_an_error_of_the_caller() {
+        let error = RemoteError::from(decode::<u32>("\"x\"").unwrap_err());
+        assert_eq!(error.code, -32602);
+        assert!(error.message.contains("expected u32"), "{error}");
     }
 
     #[test]

@@ -248,6 +248,33 @@ fn p16_an_answer_that_is_none_is_told() {
 }
 
 #[test]
+fn p15_nobody_waits_for_a_line_that_was_too_long() {
+    let mut story = Story::new();
+    let (worker, mut socket) = connected(&mut story, absent().max_frame(1000));
+    let long = "x".repeat(2000);
+    let question = json!({"jsonrpc": "2.0", "id": 5, "method": "long", "params": long});
+    socket.write_all(format!("{question}\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    BufReader::new(&socket).read_line(&mut answer).unwrap();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(5), &json!(-32600)), "{answer}");
+    thread::scope(|scope| {
+        scope.spawn(|| echo(&socket));
+        let error = worker.call::<_, String>("echo", &long, DEADLINE).unwrap_err();
+        assert!(matches!(error, CallError::NotUnderstood(_)), "{error:?}");
+        assert_eq!(worker.call::<_, u32>("echo", &1, DEADLINE).unwrap(), 1, "what comes after it");
+        socket.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+    for _ in 0..2 {
+        let fault = |event: pipewright::Event| match event.kind {
+            EventKind::Fault(fault) => Some(fault.kind),
+            _ => None,
+        };
+        assert_eq!(story.find(fault), FaultKind::TooLong { limit: 1000 });
+    }
+}
+
+#[test]
 fn p14_a_worker_that_waits_for_its_consumer_costs_little() {
     if !alone("answers::p14_a_worker_that_waits_for_its_consumer_costs_little", |spec| spec) {
         return;
