@@ -94,7 +94,8 @@ pub struct Usage {
     pub user: Duration,
     /// Time on a processor in the kernel, on its behalf.
     pub system: Duration,
-    /// The most memory it held at one time, in bytes.
+    /// The most memory it held at one time, in bytes. The kernel counts from before its exec: never less than what *we* held when
+    /// it was started, however it was.
     pub max_rss_bytes: u64,
     /// Page faults that needed no disk.
     pub minor_faults: u64,

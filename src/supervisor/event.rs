@@ -68,7 +68,7 @@ pub enum EventKind {
     Line {
         /// To which.
         stream: Stream,
-        /// The line, without its end.
+        /// The line, without its end. One that is longer than 64 KiB comes in pieces of that length, each as a line.
         line: Line,
     },
     /// Something came through its message stream that is not a message: cut off by its death, too long, or, with
