@@ -219,7 +219,8 @@ impl Supervisor {
     /// and SIGTSTP are the process's own affair, so nothing is done unless this is called.
     ///
     /// * SIGINT or SIGTERM: no more workers are taken, as after [`close`](Self::close), and all are stopped, each by its ladder; the
-    ///   events end with the last one. The second one kills them at once.
+    ///   events end with the last one. The second one kills them at once, unless it follows within 50 ms: what passes a Ctrl-C on, or
+    ///   signals a whole group, often sends the first one twice.
     /// * SIGTSTP: the workers are stopped, then this process; when it goes on they do, and no deadline of theirs has come nearer
     ///   meanwhile. Those of your own calls have.
     ///

@@ -4,6 +4,7 @@
 
 use super::{
     Jobs,
+    clock::now,
     driver::{Command, Mailbox, StopAll},
     lock,
 };
@@ -17,7 +18,7 @@ use std::{
     io,
     sync::{Arc, Mutex},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// What [`Supervisor::terminal_signals`](super::Supervisor::terminal_signals) gives. Dropping it ends the listening; when the last
@@ -27,6 +28,10 @@ pub struct TerminalSignals {
     number: u64,
     owner: i32,
 }
+
+/// So soon after the first signal a second one is no second wish: `timeout(1)` signals the process and then its group, and whoever
+/// passes Ctrl-C on to a child tells it what the terminal has told it already.
+const SAME_WISH: Duration = Duration::from_millis(50);
 
 const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGTSTP];
 
@@ -44,7 +49,8 @@ struct Listener {
     number: u64,
     mailbox: Mailbox,
     jobs: Arc<Jobs>,
-    was_asked: bool,
+    /// When it was asked for the end.
+    asked: Option<Instant>,
 }
 
 impl TerminalSignals {
@@ -64,7 +70,7 @@ impl TerminalSignals {
         }
         listening.last_number += 1;
         let number = listening.last_number;
-        listening.supervisors.push(Listener { number, mailbox, jobs, was_asked: false });
+        listening.supervisors.push(Listener { number, mailbox, jobs, asked: None });
         Ok(Self { number, owner })
     }
 }
@@ -82,10 +88,15 @@ fn hear(signal: i32, defaults: &[i32]) {
 
 /// By their ladders, or at once where that was asked for already; and nobody comes any more.
 fn end_everybody() {
-    for Listener { mailbox, jobs, was_asked, .. } in &mut lock(&LISTENING).supervisors {
+    let now = now();
+    for Listener { mailbox, jobs, asked, .. } in &mut lock(&LISTENING).supervisors {
         lock(jobs).take();
-        let wanted = if *was_asked { StopAll::Within(Duration::ZERO) } else { StopAll::ForGood };
-        *was_asked = true;
+        let wanted = match asked {
+            Some(first) if now.saturating_duration_since(*first) < SAME_WISH => continue,
+            Some(_) => StopAll::Within(Duration::ZERO),
+            None => StopAll::ForGood,
+        };
+        asked.get_or_insert(now);
         ask(mailbox, |answer| Command::StopAll(wanted, answer));
     }
 }

@@ -26,13 +26,19 @@ fn wait_state(pid: u32, wanted: char) {
 
 #[track_caller]
 fn wait_ignores(pid: u32, signal: i32) {
+    wait_mask(pid, "SigIgn:", signal);
+}
+
+/// Until the signal is in this line of `proc_pid_status(5)`.
+#[track_caller]
+fn wait_mask(pid: u32, mask: &str, signal: i32) {
     let status = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let ignores = || {
+    let is_in = || {
         let status = status();
-        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
-        u64::from_str_radix(ignored, 16).unwrap() >> (signal - 1) & 1 == 1
+        let found = status.lines().find_map(|line| line.strip_prefix(mask)).unwrap().trim();
+        u64::from_str_radix(found, 16).unwrap() >> (signal - 1) & 1 == 1
     };
-    assert!(comes_true(ignores), "{}", status());
+    assert!(comes_true(is_in), "{}", status());
 }
 
 /// A host that has its supervisors listen to the terminal's signals, the process ids it tells, and what it says.
@@ -70,6 +76,15 @@ fn ctrl_c_ends_everybody_politely_and_the_second_at_once() {
     process.signal(libc::SIGINT).unwrap();
     assert_eq!(process.wait_timeout(Duration::from_millis(100)).unwrap(), None);
     ends_at_ctrl_c_by(process, lines, "killed by signal 9 (SIGKILL)\n");
+}
+
+#[test]
+fn a_signal_that_comes_twice_is_one_wish() {
+    let (process, pids, lines) = host(&["--script", "trap 'sleep 0.3; exit 7' TERM; while :; do sleep 0.1; done"]);
+    wait_mask(pids[0], "SigCgt:", libc::SIGTERM);
+    // As timeout(1) does it, and here the two are not taken for one by the kernel.
+    process.signal(libc::SIGTERM).unwrap();
+    ends_at_ctrl_c_by(process, lines, "exit code 7\n");
 }
 
 #[test]
