@@ -7,8 +7,8 @@ use crate::{
     table::{Row, Table},
 };
 use pipewright::{
-    Event, EventKind, Exit, GaveUp, GroupError, GroupPolicy, NotReady, Restart, Status, Supervisor, Worker,
-    WorkerGroup, WorkerState,
+    Event, EventKind, Exit, GroupError, GroupPolicy, NotReady, Restart, Status, Supervisor, Worker, WorkerGroup,
+    WorkerState,
 };
 use std::{
     collections::HashSet,
@@ -312,7 +312,7 @@ impl Member {
                 let exit = self.ended.take();
                 let how = exit.as_ref().map(|exit| format!("{exit}, ")).unwrap_or_default();
                 let words = exit.as_ref().map(|exit| exit.stderr_text()).unwrap_or_default();
-                iter::once(format!("{how}given up: {}", reason(why))).chain(last_words(&words)).collect()
+                iter::once(format!("{how}given up: {why}")).chain(last_words(&words)).collect()
             }
             _ => Vec::new(),
         }
@@ -324,16 +324,6 @@ fn last_words(text: &str) -> impl Iterator<Item = String> {
     let lines: Vec<_> = text.lines().collect();
     let start = lines.len().saturating_sub(LAST_WORDS);
     lines.into_iter().skip(start).map(|line| format!("  {line}"))
-}
-
-fn reason(why: GaveUp) -> &'static str {
-    match why {
-        GaveUp::TooOften => "it was restarted too often",
-        GaveUp::FatalSignal => "another try has no use after this signal",
-        GaveUp::FatalCode => "another try has no use, as its exit code says",
-        GaveUp::CannotStart => "it cannot be started",
-        _ => "for a reason of its own",
-    }
 }
 
 /// No user wants nanoseconds.

@@ -4,6 +4,7 @@ use super::Conflict;
 use crate::exit::ExitStatus;
 use std::{
     collections::VecDeque,
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -289,6 +290,17 @@ pub enum GaveUp {
     FatalSignal,
     /// It cannot be started at all: its program is gone, or may not be run.
     CannotStart,
+}
+
+impl fmt::Display for GaveUp {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::TooOften => "it was restarted too often",
+            Self::FatalCode => "another try has no use, as its exit code says",
+            Self::FatalSignal => "another try has no use after this signal",
+            Self::CannotStart => "it cannot be started",
+        })
+    }
 }
 
 /// How an incarnation has come to its end, or was none.

@@ -148,7 +148,13 @@ pub struct FaultEvent {
 
 impl fmt::Debug for FaultEvent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.fault.fmt(formatter)
+        fmt::Debug::fmt(&self.fault, formatter)
+    }
+}
+
+impl fmt::Display for FaultEvent {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.fault, formatter)
     }
 }
 
@@ -181,6 +187,18 @@ pub enum NotReady {
     },
 }
 
+impl fmt::Display for NotReady {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut { waited } => write!(formatter, "not ready after {waited:.1?}"),
+            Self::Closed { after } => {
+                write!(formatter, "it closed its readiness pipe without a newline, after {after:.1?}")
+            }
+            Self::Died { after } => write!(formatter, "it ended before it was ready, after {after:.1?}"),
+        }
+    }
+}
+
 /// Why a worker has no control connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -193,6 +211,25 @@ pub enum Disconnected {
     Closed,
 }
 
+impl fmt::Display for Disconnected {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::NeverConnected => "it has not connected to its control pipe in time",
+            Self::DiedFirst => "it ended before it had connected to its control pipe",
+            Self::Closed => "it has closed its control connection",
+        })
+    }
+}
+
+impl fmt::Display for Stream {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        })
+    }
+}
+
 /// A standard stream of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -201,4 +238,24 @@ pub enum Stream {
     Stdout,
     /// Standard error.
     Stderr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::frame::FaultKind;
+
+    #[test]
+    fn reasons_are_sentences() {
+        let after = Duration::from_millis(1500);
+        assert_eq!(NotReady::TimedOut { waited: after }.to_string(), "not ready after 1.5s");
+        assert_eq!(NotReady::Died { after }.to_string(), "it ended before it was ready, after 1.5s");
+        assert_eq!(Disconnected::Closed.to_string(), "it has closed its control connection");
+        assert_eq!(
+            (Stream::Stdout.to_string(), GaveUp::TooOften.to_string()),
+            ("stdout".into(), "it was restarted too often".into())
+        );
+        let fault = Fault::new(FaultKind::NotRpc, 3, b"a\xffb");
+        assert_eq!(fault.to_string(), "a line of 3 bytes that is not JSON-RPC 2.0: `a\u{fffd}b`");
+    }
 }
