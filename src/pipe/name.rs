@@ -68,6 +68,14 @@ impl PipeName {
         Ok(Self { place: Place::Private(path) })
     }
 
+    /// A plain name in the directory that serves where the variable is not set: for a server that tells its clients where it is,
+    /// and whose user's own directory cannot be used.
+    pub(crate) fn in_tmp(name: impl AsRef<OsStr>) -> Result<Self, NameError> {
+        check_plain(name.as_ref())?;
+        let path = checked_path(directory_in_tmp().join(name.as_ref()))?;
+        Ok(Self { place: Place::Private(path) })
+    }
+
     /// The path where .NET's `NamedPipeServerStream` of this name listens on Unix: `$TMPDIR` or `/tmp`, then `CoreFxPipe_` and
     /// the name; an absolute path is itself. .NET only knows byte pipes, and no handshake.
     ///
@@ -244,8 +252,12 @@ fn checked_path(path: PathBuf) -> Result<PathBuf, NameError> {
 fn private_directory() -> PathBuf {
     match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
         Some(runtime) if runtime.is_absolute() => runtime.join("pipewright"),
-        _ => PathBuf::from(format!("/tmp/pipewright-{}", identity::effective_uid())),
+        _ => directory_in_tmp(),
     }
+}
+
+fn directory_in_tmp() -> PathBuf {
+    PathBuf::from(format!("/tmp/pipewright-{}", identity::effective_uid()))
 }
 
 /// In `/tmp` anybody may have been there first: with a link to a place of theirs, or with a directory that they may write to.

@@ -7,7 +7,7 @@ use super::driver::Place;
 use crate::{
     pipe::{
         self,
-        name::PipeName,
+        name::{NameError, PipeName},
         named::{AcceptError, Listener},
     },
     sys::{random, socket},
@@ -15,7 +15,7 @@ use crate::{
 };
 use std::{
     collections::HashMap,
-    io,
+    io, mem,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     process,
@@ -33,12 +33,19 @@ const PREFIX: &str = "control-";
 const VISITORS: usize = 256;
 
 /// Starts the server. The name is this process's own, in a directory that only its user may enter.
+///
+/// `XDG_RUNTIME_DIR` may name a directory that is not there, or is somebody else's: after `su`, or when its user has logged out.
+/// Workers are told where the server is, so it can be elsewhere.
 pub(super) fn listen() -> io::Result<(Listener, String)> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("{PREFIX}{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let name = PipeName::new(name).map_err(io::Error::from)?;
+    let at = |name: Result<PipeName, NameError>| listen_at(&name.map_err(io::Error::from)?);
+    at(PipeName::new(&name)).or_else(|error| at(PipeName::in_tmp(&name)).map_err(|_| error))
+}
+
+fn listen_at(name: &PipeName) -> io::Result<(Listener, String)> {
     let path = name.path().and_then(|path| path.to_str()).ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
-    let listener = Listener::bind(&name).map_err(io::Error::from)?;
+    let listener = Listener::bind(name).map_err(io::Error::from)?;
     // Of hosts that were killed.
     pipe::sweep(Path::new(&path), PREFIX);
     Ok((listener, path))
@@ -98,6 +105,11 @@ impl AsFd for Control {
 impl Control {
     pub(super) fn new(listener: Listener) -> Self {
         Self { listener, visitors: HashMap::new(), last_visitor: 0, expected: HashMap::new() }
+    }
+
+    /// Another server in place of one whose name is gone. Gives that back.
+    pub(super) fn move_to(&mut self, listener: Listener) -> Listener {
+        mem::replace(&mut self.listener, listener)
     }
 
     /// Takes one in, if there is one. An error where there is no room for one: too many visitors, or no descriptors, which leaves

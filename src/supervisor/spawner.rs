@@ -28,7 +28,7 @@ use crate::{
 use crossbeam_channel::{Receiver, Sender};
 use std::{
     ffi::OsString,
-    io,
+    fs, io,
     os::fd::AsFd,
     sync::{
         Arc, Mutex,
@@ -240,10 +240,11 @@ impl Starter {
         Ok(Begun { present, key: address.map(|address| address.key), started, starts_before, streams, bell, notices })
     }
 
-    /// The address of a new incarnation; with the first one the server is started.
+    /// The address of a new incarnation. The server is started with the first one, and anew where its name is gone: a user's
+    /// runtime directory goes when they log out.
     fn address(&self, spec: &WorkerSpec) -> Result<Address, SpawnError> {
         let mut path = lock(&self.control_path);
-        let made = match &*path {
+        let made = match path.as_ref().filter(|path| fs::symlink_metadata(path).is_ok()) {
             Some(path) => control::address(path),
             None => control::listen().and_then(|(listener, at)| {
                 self.mailbox.send(Command::Listen(Box::new(listener)));

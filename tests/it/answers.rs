@@ -295,6 +295,32 @@ fn p14_a_worker_that_waits_for_its_consumer_costs_little() {
 }
 
 #[test]
+fn workers_connect_wherever_the_runtime_directory_is_or_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = directory.path().join("runtime");
+    let place = runtime.clone();
+    let here = move |spec: WorkerSpec| spec.env("XDG_RUNTIME_DIR", &place);
+    if !alone("answers::workers_connect_wherever_the_runtime_directory_is_or_was", here) {
+        return;
+    }
+    let runtime = std::path::PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR").unwrap());
+    let story = Story::new();
+    let spec = || Way::Direct.plain("serve").control(Pass::arg("--control={}"));
+    let answers = |worker: &Worker| assert_eq!(worker.call::<_, u32>("echo", &1, DEADLINE).unwrap(), 1);
+    let first = story.supervisor.spawn(spec()).unwrap();
+    answers(&first);
+    assert!(!runtime.exists(), "it was never there");
+    let supervisor = Supervisor::new().unwrap();
+    std::fs::create_dir(&runtime).unwrap();
+    let second = supervisor.spawn(spec().ready(Ready::control())).unwrap();
+    answers(&second);
+    // Its user has logged out.
+    std::fs::remove_dir_all(&runtime).unwrap();
+    assert!(second.restart().wait(DEADLINE), "{:#?}", supervisor.status());
+    answers(&second);
+}
+
+#[test]
 fn p09_what_killed_hosts_have_left_is_swept_away() {
     let directory = tempfile::tempdir().unwrap();
     let runtime = directory.path().to_owned();

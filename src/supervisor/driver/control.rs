@@ -34,10 +34,17 @@ const LAST_READS: usize = 64;
 
 impl Driver {
     pub(super) fn listen(&mut self, listener: Listener) {
-        let control = Control::new(listener);
+        // Whoever has come to the old door is let in before it is gone.
+        self.let_in();
+        match &mut self.control {
+            Some(control) => {
+                let old = control.move_to(listener);
+                drop(self.poller.remove(&old));
+            }
+            none => *none = Some(Control::new(listener)),
+        }
         // Refused for want of memory; then nobody can connect, and each worker's time to do so runs out.
-        drop(self.poller.add(&control, Target::Door.token()));
-        self.control = Some(control);
+        self.open_door();
     }
 
     /// A worker with a control pipe has been started.
