@@ -51,7 +51,9 @@ pub(super) fn start(plan: &Plan, program: &OsStr, ends: &ChildEnds, moment: &Mom
         let exec = if failure.errno == libc::ENOENT && image.candidates.iter().any(exists) {
             SpawnStep::Interpreter
         } else {
-            SpawnStep::Exec(search.as_ref().map(|path| path.to_string_lossy().into()))
+            // One that was found, and whose arguments are too long, need not be looked for.
+            let search = search.as_ref().filter(|_| failure.errno != libc::E2BIG);
+            SpawnStep::Exec(search.map(|path| path.to_string_lossy().into()))
         };
         let step = step_of(failure, plan.directory.as_deref(), exec);
         SpawnError::failed(plan.program_name(), step, io::Error::from_raw_os_error(failure.errno))

@@ -384,7 +384,8 @@ pub enum ConnectError {
         /// Where.
         path: Box<Path>,
     },
-    /// A server is there and has not accepted us within the time; its backlog is full, or all its instances are busy.
+    /// A server is there and has not accepted us within the time: its backlog is full, all its instances are busy, or we asked for
+    /// a handshake, and it knows of none and waits for us to speak.
     #[error("the server on {} is busy", path.display())]
     Busy {
         /// Where.

@@ -76,7 +76,8 @@ impl Ready {
         Self::new(Wanted::Control)
     }
 
-    /// When it sends a message that `is_it` accepts. Called in the supervisor's loop: be quick.
+    /// When it sends a message that `is_it` accepts. Called in the supervisor's loop: be quick, and wait for nothing that the loop has
+    /// to do, such as a call's answer or a [status](crate::Supervisor::status).
     pub fn message(is_it: impl Fn(&Message) -> bool + Send + Sync + 'static) -> Self {
         Self::new(Wanted::Message(Arc::new(is_it)))
     }
