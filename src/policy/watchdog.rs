@@ -85,7 +85,8 @@ impl Watchdog {
     /// How long a stack may take, by default. Core dumps of large processes are slow.
     const STACK_GRACE: Duration = Duration::from_secs(5);
 
-    /// A worker with a control pipe, pinged when it has been silent for half of the period; it has the other half to answer.
+    /// A worker with a control pipe, pinged when it has been silent for half of the period; it has the other half to answer. That
+    /// begins when it has connected, or has had its [time for that](crate::WorkerSpec::connect_time).
     /// An answer is given by the library's own serving, so a worker is found dead when none of its serving threads is free.
     pub fn ping(period: Duration) -> Self {
         Self::new(Life::Ping, period)

@@ -2,13 +2,14 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, Story, Way, both_ways},
+    support::{DEADLINE, FIXTURE, Story, Way, both_ways},
 };
 use pipewright::{
     Backoff, EventKind, Input, NotReady, Output, Pass, Ready, Restart, RestartPolicy, SpawnError, SpecError,
     StopPolicy, StopStep, Watchdog, WorkerSpec, WorkerState,
 };
 use std::{
+    io::Write,
     net::TcpListener,
     os::unix::net::UnixListener,
     sync::{
@@ -269,6 +270,22 @@ both_ways! {
         }
         worker.signal(libc::SIGCONT).unwrap();
         story.find(|event| matches!(event.kind, EventKind::Unresponsive).then_some(()));
+    }
+
+    fn nobody_is_pinged_before_it_has_connected(way: Way) {
+        let mut story = Story::new();
+        let script = "read; exec \"$@\"";
+        let spec = shell(way, script).args(["bash", FIXTURE, "serve"]).control(Pass::arg("--control={}"));
+        let worker = story.supervisor.spawn(spec.watchdog(Watchdog::ping(Duration::from_millis(400)))).unwrap();
+        let mut stdin = worker.take_stdin().unwrap();
+        assert_eq!(worker.wait_timeout(Duration::from_millis(1200)), None, "three times its period");
+        stdin.write_all(b"\n").unwrap();
+        assert_eq!(worker.call::<_, u32>("echo", &1, DEADLINE).unwrap(), 1);
+        story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+        assert!(!story.told.iter().any(|told| told.contains("Silent")), "{:?}", story.told);
+        let never = shell(way, "read").control(Pass::arg("--control={}")).connect_time(Duration::from_millis(100));
+        let never = story.supervisor.spawn(never.watchdog(Watchdog::ping(Duration::from_millis(100)))).unwrap();
+        assert!(never.wait_timeout(DEADLINE).is_some(), "it has had its time to connect: {:?}", story.told);
     }
 
     fn a_watchdog_does_not_cut_the_grace_period_of_a_stop(way: Way) {

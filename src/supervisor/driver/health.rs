@@ -283,10 +283,13 @@ impl Live {
         self.take_last_words()
     }
 
-    /// Whether a sign of life would be heard: nothing is read while the consumer has too much to receive already.
+    /// Whether a sign of life would be heard: nothing is read while the consumer has too much to receive already, and nobody can
+    /// answer a ping before it has connected, for which it has a time of its own.
     fn hears_of_life(&self) -> bool {
         match self.spec.watchdog.map(|watchdog| watchdog.life()) {
-            Some(Life::Ping) => self.session.as_ref().is_none_or(|session| !session.is_paused()),
+            Some(Life::Ping) => {
+                !self.awaits_control() && self.session.as_ref().is_none_or(|session| !session.is_paused())
+            }
             Some(Life::Messages) => !self.paused,
             Some(Life::Notify) | None => true,
         }
