@@ -45,7 +45,7 @@ pub(super) fn start(plan: &Plan, program: &OsStr, ends: &ChildEnds, moment: &Mom
         directory: plan.directory.as_ref().map(|path| c_string(path.clone().into_os_string())),
         descriptors: descriptors(ends, &numbers),
         conduct: conduct(plan, moment.death_signal),
-        cgroup: moment.cgroup.map(|directory| directory.as_raw_fd()),
+        cgroup: moment.birthplace.directory().map(|directory| directory.as_raw_fd()),
     };
     let cloned = clone::spawn(&image).map_err(|failure| {
         let exec = if failure.errno == libc::ENOENT && image.candidates.iter().any(exists) {

@@ -71,7 +71,8 @@ impl IoPriority {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TreeLimit {
-    /// Bytes of memory; beyond that the kernel kills one of them, which [`Exit::oom_killed`](crate::Exit::oom_killed) tells.
+    /// Bytes of memory; beyond that the kernel kills one of them, which [`Exit::oom_killed`](crate::Exit::oom_killed) tells. None of
+    /// it is swapped out.
     #[doc(alias = "MemoryMax")]
     MemoryBytes(u64),
     /// Processor time, in thousandths of one processor; at least 10.

@@ -130,8 +130,28 @@ pub(crate) struct Moment<'a> {
     pub(crate) control: &'a str,
     /// To set beside the plan's variables, whatever those say.
     pub(crate) variables: &'a [(&'static str, OsString)],
-    /// The cgroup it is born in, by its directory; only the fast way can do that. Where it fails, `SpawnStep::Cgroup` tells.
-    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    pub(crate) birthplace: Birthplace<'a>,
+}
+
+/// The cgroup that a process is born in, by its directory; only the fast way can do that.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Birthplace<'a> {
+    /// Ours.
+    #[default]
+    Here,
+    /// This one, or ours where that fails.
+    Rather(BorrowedFd<'a>),
+    /// This one, which has limits, or none. `SpawnStep::Cgroup` tells when it fails.
+    Only(BorrowedFd<'a>),
+}
+
+impl<'a> Birthplace<'a> {
+    fn directory(self) -> Option<BorrowedFd<'a>> {
+        match self {
+            Self::Here => None,
+            Self::Rather(directory) | Self::Only(directory) => Some(directory),
+        }
+    }
 }
 
 /// Everything that a child is to hold, before there is a child.
@@ -157,11 +177,13 @@ pub(crate) fn launch(plan: &Plan, prepared: Prepared, moment: &Moment<'_>) -> Re
             Program::Command(make) => command::start(plan, make, &child_ends, moment),
         })
     };
-    let in_cgroup = moment.cgroup.is_some() && matches!(plan.program, Program::Named(_));
+    let in_cgroup = moment.birthplace.directory().is_some() && matches!(plan.program, Program::Named(_));
     match start(moment) {
         // A kernel or a sandbox that does not know how, or a cgroup that somebody has taken away: then without.
-        Err(SpawnError::Failed { step: SpawnStep::Cgroup, .. }) => {
-            let child = start(&Moment { cgroup: None, ..*moment })?;
+        Err(SpawnError::Failed { step: SpawnStep::Cgroup, .. })
+            if matches!(moment.birthplace, Birthplace::Rather(_)) =>
+        {
+            let child = start(&Moment { birthplace: Birthplace::Here, ..*moment })?;
             Ok(Launched { child, ends, in_cgroup: false })
         }
         started => Ok(Launched { child: started?, ends, in_cgroup }),

@@ -28,7 +28,7 @@ const SPARE: usize = 64;
 #[non_exhaustive]
 pub enum Containment {
     /// A cgroup of its own, which nobody leaves: all of it ends with the worker, whatever it does. For a supervisor that may make
-    /// cgroups (v2) below its own: root, or who has got a subtree delegated.
+    /// cgroups (v2) beside or below its own: root, or who has got a subtree delegated.
     Cgroup,
     /// A process group of its own, and the token in the environment.
     Group,

@@ -11,7 +11,7 @@ use super::{
     link::Link,
     lock,
     notify::NotifySocket,
-    pen::Pen,
+    pen::{Cell, Pen},
     ready::{BELL, Ready},
     roster::Roster,
     sentinel::Sentinel,
@@ -20,7 +20,7 @@ use super::{
     worker::{Mark, Present, Worker, WorkerId, WorkerShared},
 };
 use crate::{
-    launch::{Ends, MESSAGES, Moment, Patience, Prepared, Program, SpawnError, SpawnStep, launch, prepare},
+    launch::{Birthplace, Ends, MESSAGES, Moment, Patience, Prepared, Program, SpawnError, SpawnStep, launch, prepare},
     policy::watchdog::Life,
     sys::{conduct, pidfd, random},
     wire::rpc::Address,
@@ -29,7 +29,7 @@ use crossbeam_channel::{Receiver, Sender};
 use std::{
     ffi::OsString,
     fs, io,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -186,23 +186,15 @@ impl Starter {
         if !spec.survives {
             self.sentinel.stand()?;
         }
-        // A user's own `Command` is not born in one, and one that may survive us is not killed with ours.
-        let may_be_held = matches!(spec.plan.program, Program::Named(_)) && !spec.survives;
-        let cell = match may_be_held {
-            true if !spec.tree_limits.is_empty() => {
-                Some(self.pen.take_limited(&spec.tree_limits).map_err(|error| {
-                    let source = io::Error::new(error.kind(), error);
-                    SpawnError::failed(spec.plan.program_name(), SpawnStep::TreeLimit, source)
-                })?)
-            }
-            true => self.pen.take(),
-            false => None,
-        };
         let (notices, mut variables) = listen_to_notices(spec)?;
         variables.push(token.variable());
-        let directory = cell.as_ref().and_then(|cell| cell.cgroup.open().ok());
+        let (cell, directory) = self.cell_for(spec)?.unzip();
         let moment = Moment {
-            cgroup: directory.as_ref().map(AsFd::as_fd),
+            birthplace: match &directory {
+                Some(directory) if spec.tree_limits.is_empty() => Birthplace::Rather(directory.as_fd()),
+                Some(directory) => Birthplace::Only(directory.as_fd()),
+                None => Birthplace::Here,
+            },
             death_signal: spec.death_signal_or(DEATH_SIGNAL),
             control: &control,
             variables: &variables,
@@ -238,6 +230,35 @@ impl Starter {
         let present =
             Arc::new(Present::new(number, launched, link, Mark { token, guarded: guarded.into(), cell: cell.into() }));
         Ok(Begun { present, key: address.map(|address| address.key), started, starts_before, streams, bell, notices })
+    }
+
+    /// Where a new incarnation is to live, if that is a cgroup of ours.
+    fn cell_for(&self, spec: &WorkerSpec) -> Result<Option<(Cell, OwnedFd)>, SpawnError> {
+        // A user's own `Command` is not born in one, and one that may survive us is not killed with ours.
+        let may_be_held = matches!(spec.plan.program, Program::Named(_)) && !spec.survives;
+        let is_limited = !spec.tree_limits.is_empty();
+        let cell = match may_be_held {
+            true if is_limited => Some(self.pen.take_limited(&spec.tree_limits)),
+            true => self.pen.take().map(Ok),
+            false => None,
+        };
+        let opened = cell.map(|cell| {
+            let cell = cell?;
+            match cell.cgroup.open() {
+                Ok(directory) => Ok((cell, directory)),
+                Err(error) => {
+                    cell.discard();
+                    Err(error)
+                }
+            }
+        });
+        match opened.transpose() {
+            Err(error) if is_limited => {
+                let source = io::Error::new(error.kind(), error);
+                Err(SpawnError::failed(spec.plan.program_name(), SpawnStep::TreeLimit, source))
+            }
+            opened => Ok(opened.unwrap_or(None)),
+        }
     }
 
     /// The address of a new incarnation. The server is started with the first one, and anew where its name is gone: a user's

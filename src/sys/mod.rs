@@ -18,6 +18,7 @@ pub(crate) mod proc;
 pub(crate) mod random;
 pub(crate) mod socket;
 pub(crate) mod wake;
+pub(crate) mod xattr;
 
 use std::io;
 

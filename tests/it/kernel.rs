@@ -2,10 +2,13 @@
 #![expect(unsafe_code, reason = "tests look at the kernel from outside the library")]
 
 use std::{
+    ffi::{CStr, CString},
+    io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-        unix::process::CommandExt,
+        unix::{ffi::OsStrExt, process::CommandExt},
     },
+    path::Path,
     process::Command,
     time::Duration,
 };
@@ -63,7 +66,7 @@ pub(crate) fn thread_time() -> Duration {
 }
 
 /// A local socket that has its name and does not listen.
-pub(crate) fn bind_only(path: &std::path::Path) -> OwnedFd {
+pub(crate) fn bind_only(path: &Path) -> OwnedFd {
     // SAFETY: socket(2) takes numbers.
     let number = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
     assert!(number >= 0);
@@ -111,7 +114,7 @@ pub(crate) fn send_descriptors(socket: &impl AsFd, bytes: &[u8], descriptors: &[
     };
     // SAFETY: sendmsg(2) reads the bytes, and as much of the control buffer as `length` says.
     let sent = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, 0) };
-    assert_eq!(usize::try_from(sent), Ok(bytes.len()), "{}", std::io::Error::last_os_error());
+    assert_eq!(usize::try_from(sent), Ok(bytes.len()), "{}", io::Error::last_os_error());
 }
 
 pub(crate) fn close(number: RawFd) {
@@ -210,8 +213,8 @@ pub(crate) fn kill_group(leader: u32, signal: i32) -> i32 {
     unsafe { libc::kill(-leader.cast_signed(), signal) }
 }
 
-pub(crate) fn make_fifo(path: &std::path::Path) -> i32 {
-    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+pub(crate) fn make_fifo(path: &Path) -> i32 {
+    let path = CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
     // SAFETY: mkfifo(3) reads a C string.
     unsafe { libc::mkfifo(path.as_ptr(), 0o600) }
 }
@@ -241,7 +244,7 @@ pub(crate) fn refuse(call: libc::c_long, second: Option<u32>, errno: i32) {
     let flags = libc::SECCOMP_FILTER_FLAG_TSYNC;
     // SAFETY: seccomp(2) reads the program, which outlives the call.
     let set = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
-    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
 }
 
 /// A hook as many programs have it.
@@ -270,4 +273,12 @@ pub(crate) fn trace(pid: u32, said: RawFd, answer: RawFd) -> i32 {
     // SAFETY: read(2) writes one byte of ours.
     unsafe { libc::read(answer, (&raw mut byte).cast(), 1) };
     0
+}
+
+/// Notes something on a file, as `setfattr` does.
+pub(crate) fn note(path: &Path, name: &CStr, value: &[u8]) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: setxattr(2) reads two strings that end in a zero byte, and as many bytes as it is told, which `value` has.
+    let result = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -17,6 +17,7 @@ mod health;
 mod house;
 mod keep_alive;
 mod launch;
+mod limits;
 mod named;
 mod notify;
 mod real_programs;

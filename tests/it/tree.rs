@@ -1,4 +1,4 @@
-//! What a worker has started ends with it, at each level of containment; and limits on all of it.
+//! What a worker has started ends with it, at each level of containment.
 
 use crate::support::{
     Chance, DEADLINE, FIXTURE, Story, Way, alone, both_ways, carriers, cgroup2_mount, is_alive, may_make_cgroups,
@@ -248,21 +248,6 @@ fn who_took_its_cgroup_away_takes_it_from_nobody_else() {
     assert!(leaving.wait_timeout(DEADLINE).expect("its end").success());
     for _ in 0..3 {
         assert_eq!(hanging().containment(), Some(Containment::Cgroup));
-    }
-}
-
-#[test]
-fn a_tree_that_wants_too_much_memory_is_killed_and_that_is_told() {
-    let story = Story::new();
-    let spec = Way::Direct.plain("allocate").args(["--mib", "256"]).tree_limit(TreeLimit::MemoryBytes(32 << 20));
-    match story.supervisor.spawn(spec) {
-        Ok(worker) => {
-            let exit = worker.wait_timeout(DEADLINE).expect("its end");
-            assert!(exit.oom_killed && exit.signal() == Some(libc::SIGKILL), "{exit:?}");
-        }
-        // The controller is not to be had here: `a_limit_that_cannot_be_set_is_told`.
-        Err(SpawnError::Failed { step: SpawnStep::TreeLimit, .. }) => {}
-        Err(other) => panic!("{other:?}"),
     }
 }
 

@@ -88,7 +88,10 @@ pub(crate) enum NoController {
     #[error("it is not delegated to our cgroup, or cgroup v1 has it")]
     NotDelegated,
     /// The rule of "no internal processes": who gives a controller to its children must not have processes itself.
-    #[error("our own cgroup has processes in it, this one first: start it in a cgroup below the delegated one")]
+    #[error(
+        "our own cgroup has processes in it, this one first: start it in a cgroup below the one that is delegated to it \
+         (systemd: Delegate=yes, DelegateSubgroup=main)"
+    )]
     Occupied,
     #[error("we may not pass it on to our children")]
     NotPermitted,
@@ -128,7 +131,7 @@ impl std::fmt::Display for Controller {
 /// `remove`.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
-    /// Our own cgroup, from which controllers are passed down.
+    /// From where controllers are passed down: see `Site`.
     site: PathBuf,
     path: PathBuf,
 }
@@ -217,9 +220,16 @@ impl Cgroup {
         Ok(found)
     }
 
-    /// The most memory that all of it together may use; beyond that the kernel kills one of them.
+    /// The most memory that all of it together may use; beyond that the kernel kills one of them. Nothing of it is swapped out:
+    /// it would use as much again of the swap before that, slowly.
     pub(crate) fn set_memory_max(&self, bytes: u64) -> Result<(), CgroupError> {
-        self.set_limit(Controller::Memory, "memory.max", &bytes.to_string())
+        self.set_limit(Controller::Memory, "memory.max", &bytes.to_string())?;
+        let path = self.path.join("memory.swap.max");
+        match write(&path, "0") {
+            // A kernel that cannot swap, or does not count what it swaps.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done.map_err(|source| refused(Act::SetLimit, &path, source)),
+        }
     }
 
     /// The most CPU time, in thousandths of one core; at least 10.
@@ -241,24 +251,11 @@ impl Cgroup {
         write(&path, value).map_err(|source| refused(Act::SetLimit, &path, source))
     }
 
-    /// Passes a controller down, from our own cgroup to this one's parent.
+    /// Passes a controller down, from where our cgroups lie to this one's parent.
     fn enable(&self, controller: Controller) -> Result<(), CgroupError> {
-        let missing = |reason| CgroupError::Controller { controller, reason };
         let way: Vec<&Path> = self.path.ancestors().skip(1).take_while(|path| path.starts_with(&self.site)).collect();
-        for parent in way.into_iter().rev() {
-            let offered = fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
-            if !offered.split_whitespace().any(|name| name == controller.name()) {
-                return Err(missing(NoController::NotDelegated));
-            }
-            write(&parent.join("cgroup.subtree_control"), &format!("+{}", controller.name())).map_err(|error| {
-                missing(match error.raw_os_error() {
-                    Some(libc::EBUSY) => NoController::Occupied,
-                    Some(libc::EACCES | libc::EPERM | libc::EROFS) => NoController::NotPermitted,
-                    _ => NoController::NotDelegated,
-                })
-            })?;
-        }
-        Ok(())
+        let passed = way.into_iter().rev().try_for_each(|parent| pass_down(parent, controller));
+        passed.map_err(|reason| CgroupError::Controller { controller, reason })
     }
 
     /// How often the kernel has killed one of them because the memory limit, its own or one above, was reached.
@@ -303,6 +300,41 @@ pub(crate) enum Frozen {
 /// The number behind a key in one of the files that have a key and a number on each line.
 fn value_of(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// Gives a controller to a cgroup's children.
+fn pass_down(parent: &Path, controller: Controller) -> Result<(), NoController> {
+    let control = parent.join("cgroup.subtree_control");
+    let names = |path: &Path| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.split_whitespace().any(|name| name == controller.name())
+    };
+    if !names(&parent.join("cgroup.controllers")) {
+        return Err(NoController::NotDelegated);
+    }
+    // The kernel would give some controllers to the children of one that has processes, but as threads of it: nobody could be born
+    // in any of them any more.
+    if !is_whole(parent) && has_processes(parent) {
+        return Err(NoController::Occupied);
+    }
+    if names(&control) {
+        return Ok(());
+    }
+    write(&control, &format!("+{}", controller.name())).map_err(|error| match error.raw_os_error() {
+        Some(libc::EBUSY) => NoController::Occupied,
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => NoController::NotPermitted,
+        _ => NoController::NotDelegated,
+    })
+}
+
+/// Whether it is the root of the whole hierarchy, which may have processes and pass controllers on all the same.
+fn is_whole(path: &Path) -> bool {
+    !path.join("cgroup.type").exists()
+}
+
+/// Whether somebody is in it, apart from those who are below it.
+fn has_processes(path: &Path) -> bool {
+    fs::read_to_string(path.join("cgroup.procs")).is_ok_and(|text| !text.is_empty())
 }
 
 /// A directory and all directories in it, each before those that are in it.

@@ -1,15 +1,23 @@
-//! Where cgroups of ours may be made: below our own, as the mounts show it.
+//! Where cgroups of ours may be made, as the mounts show it: beside our own in one that was delegated to us, else below our own.
+//!
+//! Below our own none can have limits: a cgroup that has processes passes no controllers on ("no internal processes",
+//! cgroups(7)). Whoever is to set limits is therefore started in a leaf of what was delegated to it, as systemd's
+//! `DelegateSubgroup=` does.
 
 use std::{
-    ffi::OsStr,
-    fs,
-    os::unix::ffi::OsStrExt,
+    ffi::{CStr, OsStr},
+    fs::{self, OpenOptions},
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
-use super::{Absence, Cgroup, CgroupError, subtree};
+use super::{Absence, Cgroup, CgroupError, has_processes, is_whole, subtree};
+use crate::sys::{identity, xattr};
 
-/// Our own cgroup as a directory.
+/// Marks of systemd on what it has delegated. The second is the older one, and only root sees it.
+const MARKS: [&CStr; 2] = [c"user.delegate", c"trusted.delegate"];
+
+/// The directory in which our cgroups lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Site {
     path: PathBuf,
@@ -20,11 +28,13 @@ impl Site {
     pub(crate) fn find() -> Result<Self, CgroupError> {
         let read = |path| fs::read(path).map_err(|_| CgroupError::Absent(Absence::NoProc));
         let places = places(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?);
-        let path = places.map_err(CgroupError::Absent)?.into_iter().find(|path| path.join("cgroup.procs").exists());
-        path.map(|path| Self { path }).ok_or(CgroupError::Absent(Absence::OutOfSight))
+        let path = places.map_err(CgroupError::Absent)?.into_iter().find(|path| is_cgroup(path));
+        let own = path.ok_or(CgroupError::Absent(Absence::OutOfSight))?;
+        let above = own.parent().filter(|above| is_delegated(above) && is_free(above));
+        Ok(Self { path: above.map_or_else(|| own.clone(), Path::to_owned) })
     }
 
-    /// Removes those cgroups below our own that nobody is in and `is_stale` wants away, by their names.
+    /// Removes those cgroups here that nobody is in and `is_stale` wants away, by their names.
     pub(crate) fn clean(&self, is_stale: impl Fn(&str) -> bool) {
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             if entry.file_name().to_str().is_some_and(&is_stale) {
@@ -41,10 +51,34 @@ impl Site {
         self.path.join(name)
     }
 
-    /// Makes a cgroup below our own.
+    /// Makes a cgroup.
     pub(crate) fn create(&self, name: &str) -> Result<Cgroup, CgroupError> {
         Cgroup::make(&self.path, &self.path, name)
     }
+}
+
+/// Whether a cgroup was handed to us to be divided. That root may write everywhere does not say so: what is in a cgroup of somebody
+/// else's, a service manager's slice, would escape the limits and the end of the service that we are.
+fn is_delegated(path: &Path) -> bool {
+    let is_marked = || MARKS.iter().any(|mark| xattr::get(path, mark).is_some_and(|value| value == b"1"));
+    // The kernel's own two forms (cgroup-v2, "Delegation"): a cgroup namespace begins with it, or it belongs to us, and what is
+    // above it does not.
+    let Some(above) = path.parent() else { return false };
+    let begins_what_we_see = || !is_cgroup(above) && !is_whole(path);
+    let owner = |path: &Path| fs::metadata(path).map(|metadata| metadata.uid()).ok();
+    let ours = identity::effective_uid();
+    let is_ours = || ours != 0 && owner(path) == Some(ours) && is_cgroup(above) && owner(above) != Some(ours);
+    is_cgroup(path) && (is_marked() || begins_what_we_see() || is_ours())
+}
+
+/// Whether we may move processes about in it and pass controllers on.
+fn is_free(path: &Path) -> bool {
+    let may_write = |file| OpenOptions::new().write(true).open(path.join(file)).is_ok();
+    may_write("cgroup.procs") && may_write("cgroup.subtree_control") && !has_processes(path)
+}
+
+fn is_cgroup(path: &Path) -> bool {
+    path.join("cgroup.procs").exists()
 }
 
 /// A mount of the cgroup2 file system.

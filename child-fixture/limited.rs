@@ -1,0 +1,60 @@
+//! A host that limits a worker's tree, and tells what became of it.
+
+use crate::{Options, Outcome};
+use pipewright::{Input, Supervisor, TreeLimit, Worker, WorkerSpec};
+use serde_json::{Map, Value, json};
+use std::{fs, path::Path};
+
+const FILES: [&str; 4] = ["memory.max", "memory.swap.max", "cpu.max", "pids.max"];
+
+/// `[--memory-bytes N] [--millicores N] [--processes N] --script TEXT`: a line of JSON about the shell that runs the script once it
+/// has a line feed on its standard input, and about another worker after it.
+pub(crate) fn run(options: &Options) -> Outcome {
+    let script = options.get("script").unwrap_or_default();
+    let mut spec = WorkerSpec::new("/bin/sh").args(["-c", &format!("read -r _; {script}")]).stdin(Input::Pipe);
+    if options.get("memory-bytes").is_some() {
+        spec = spec.tree_limit(TreeLimit::MemoryBytes(options.number("memory-bytes")?));
+    }
+    if options.get("millicores").is_some() {
+        spec = spec.tree_limit(TreeLimit::Millicores(options.number("millicores")?));
+    }
+    if options.get("processes").is_some() {
+        spec = spec.tree_limit(TreeLimit::Processes(options.number("processes")?));
+    }
+    let supervisor = Supervisor::new()?;
+    let mut told = match supervisor.spawn(spec) {
+        Ok(worker) => ending(&worker)?,
+        Err(error) => json!({
+            "step": error.step().map(|step| format!("{step:?}")),
+            "kind": error.io_error().map(|error| format!("{:?}", error.kind())),
+            "reason": error.io_error().map(ToString::to_string),
+        }),
+    };
+    let next = supervisor.spawn(WorkerSpec::new("cat").stdin(Input::Pipe))?;
+    told["next"] = json!(format!("{:?}", next.containment()));
+    println!("{told}");
+    Ok(())
+}
+
+fn ending(worker: &Worker) -> Result<Value, Box<dyn std::error::Error>> {
+    let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", worker.pid()))?;
+    let cgroup = cgroup.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned();
+    let directory = Path::new("/sys/fs/cgroup").join(cgroup.trim_start_matches('/'));
+    let read = |file: &&str| {
+        let text = fs::read_to_string(directory.join(file)).ok()?;
+        Some(((*file).to_owned(), Value::from(text.trim())))
+    };
+    let files: Map<String, Value> = FILES.iter().filter_map(read).collect();
+    let contained = format!("{:?}", worker.containment());
+    let mut stdin = worker.take_stdin().ok_or("no standard input")?;
+    std::io::Write::write_all(&mut stdin, b"\n")?;
+    let exit = worker.wait();
+    Ok(json!({
+        "cgroup": cgroup,
+        "contained": contained,
+        "files": files,
+        "code": exit.code(),
+        "signal": exit.signal(),
+        "oom_killed": exit.oom_killed,
+    }))
+}
