@@ -20,24 +20,34 @@ use std::{
     time::Duration,
 };
 
-/// `$1` is the token, `$2` the supervisor's cgroup, if it has one. POSIX shell, `grep`, `tr`, `rmdir` and `sleep`.
+/// `$1` is the token, `$2` the supervisor's cgroup, if it has one. POSIX shell, `head`, `grep`, `tr`, `rmdir` and `sleep`.
 ///
-/// One `grep` looks through everybody in a few milliseconds, but a process in the middle of an exec shows no environment. So it is
-/// looked until several looks in turn have found nobody, and nobody was in an exec (no command line either) from one to the next.
-/// Busybox's `grep` does not look behind the first zero byte; there everybody is looked at one by one, which takes a hundred times
-/// as long.
+/// One pipeline looks through everybody in a few milliseconds: `head` says which file is whose, and not every `grep` (Busybox's does
+/// not) looks behind a zero byte. A line of its form may also stand in an environment, to point at somebody else, so whoever is found
+/// is looked at alone before the kill. A process in the middle of an exec shows no environment: so it is looked until several looks in turn have
+/// found nobody, and nobody was in an exec (no command line either) from one to the next.
 const SCRIPT: &str = r#"
 run=$1
 cgroup=$2
 trap '' HUP INT QUIT TERM TSTP TTIN TTOU PIPE USR1 USR2
-carriers() {
-    grep -lsF -e "$run." /proc/[0-9]*/environ | while read -r file; do
-        file=${file%/environ}
-        echo "${file#/proc/}"
+kill_carriers() {
+    head -n 1000000 /dev/null /proc/[0-9]*/environ | tr '\0' '\n' | grep -F -e '==> /proc/' -e "$run." | while read -r line; do
+        case $line in
+        '==> /proc/'*) process=${line#==> /proc/}; process=${process%%/*} ;;
+        *) is_carrier && kill -9 "$process" && echo "$process" ;;
+        esac
     done
 }
-sees_behind_zeros() {
-    printf 'a\0b' | grep -qsF b
+is_carrier() {
+    tries=0
+    while [ $tries -lt 20 ] && [ -e "/proc/$process/exe" ]; do
+        case $(tr '\0' '\n' <"/proc/$process/environ") in
+        *"$run."*) return 0 ;;
+        ?*) return 1 ;;
+        esac
+        tries=$((tries + 1))
+    done
+    return 1
 }
 in_exec() {
     grep -LsF -e '' /proc/[0-9]*/environ | while read -r file; do
@@ -45,19 +55,10 @@ in_exec() {
         [ -e "$process/exe" ] && grep -LsF -e '' "$process/cmdline"
     done
 }
-carriers_one_by_one() {
-    for file in /proc/[0-9]*/environ; do
-        case $(tr '\0' '\n' <"$file") in
-        *"$run."*) file=${file%/environ}; echo "${file#/proc/}" ;;
-        esac
-    done
-}
 hunt() {
     rounds=0
     while [ $rounds -lt 1000 ]; do
-        found=$($1)
-        [ -n "$found" ] || return
-        kill -9 $found
+        [ -n "$(kill_carriers)" ] || return
         quiet=0
         rounds=$((rounds + 1))
     done
@@ -67,7 +68,7 @@ hunt_until_quiet() {
     quiet=0
     turns=0
     while [ $quiet -lt 4 ] && [ $turns -lt 100 ]; do
-        hunt carriers
+        hunt
         quiet=$((quiet + 1))
         now=" $(echo $(in_exec)) "
         for process in $now; do
@@ -86,12 +87,7 @@ sweep() {
     while read -r group; do
         [ -n "$group" ] && kill -9 -- "-$group"
     done <&3
-    hunt carriers
-    if sees_behind_zeros; then
-        hunt_until_quiet
-    else
-        hunt carriers_one_by_one
-    fi
+    hunt_until_quiet
     rounds=0
     while [ -n "$cgroup" ] && [ -d "$cgroup" ] && [ $rounds -lt 50 ]; do
         rmdir "$cgroup"/*/*/*/*/*/ "$cgroup"/*/*/*/*/ "$cgroup"/*/*/*/ "$cgroup"/*/*/ "$cgroup"/*/ "$cgroup"
@@ -201,5 +197,54 @@ impl Sentinel {
 
     fn write(&self, place: u32, entry: [u8; ENTRY_BYTES]) -> io::Result<()> {
         self.list.write_all_at(&entry, u64::from(place) * ENTRY_BYTES as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{supervisor::tree::VARIABLE, sys::random};
+    use std::{os::unix::fs::symlink, path::Path};
+
+    /// Becomes the same program again and again.
+    const CHAMELEON: &str = "exec sh -c \"$0\" \"$0\"";
+    /// How long the one who was killed may take.
+    const PATIENCE: Duration = Duration::from_secs(1);
+
+    /// Ten who carry a run's token; then its guard, with this shell and tools from this path, finds its input ended.
+    fn nobody_escapes(shell: &[&str], path: &Path) {
+        let run = format!("{:016x}", u64::from_ne_bytes(random::bytes().unwrap()));
+        let chameleon = WorkerSpec::new("sh").args(["-c", CHAMELEON, CHAMELEON]).env(VARIABLE, format!("{run}.1.1."));
+        let mut all: Vec<Process> = (0..10).map(|_| chameleon.launch().unwrap()).collect();
+        let no_groups = format!("exec 3</dev/null\n{SCRIPT}");
+        let guard = WorkerSpec::new(shell[0]).args(&shell[1..]).args(["-c", &no_groups, "pipewright-guard", &run, ""]);
+        let guard = guard.env_clear().env("PATH", path).stdout(Output::Null).stderr(Output::Null);
+        assert!(guard.launch().unwrap().wait().unwrap().success());
+        let escaped =
+            all.iter_mut().filter_map(|one| one.wait_timeout(PATIENCE).unwrap().is_none().then_some(one.pid()));
+        assert_eq!(escaped.collect::<Vec<_>>(), [0; 0], "{shell:?}");
+    }
+
+    #[test]
+    fn who_execs_all_the_time_does_not_escape() {
+        for _ in 0..5 {
+            nobody_escapes(&["/bin/sh"], Path::new(PATH));
+        }
+    }
+
+    #[test]
+    fn who_execs_all_the_time_does_not_escape_from_busybox() {
+        let busybox = Path::new("/bin/busybox");
+        if !busybox.exists() {
+            eprintln!("skipped: there is no Busybox here");
+            return;
+        }
+        let tools = tempfile::tempdir().unwrap();
+        for tool in ["grep", "head", "rmdir", "sleep", "tr"] {
+            symlink(busybox, tools.path().join(tool)).unwrap();
+        }
+        for _ in 0..5 {
+            nobody_escapes(&["/bin/busybox", "sh"], tools.path());
+        }
     }
 }

@@ -25,7 +25,7 @@ use std::{
 };
 
 /// The variable that carries the tokens: ours behind those of supervisors further up, separated by colons.
-const VARIABLE: &str = "PIPEWRIGHT_TREE";
+pub(super) const VARIABLE: &str = "PIPEWRIGHT_TREE";
 /// How many numbers are looked at one by one, before it is quicker to ask which processes there are.
 const PROBES: i32 = 256;
 /// How many processes a machine can start in a second, generously: so long no number comes twice.
