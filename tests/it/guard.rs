@@ -178,8 +178,9 @@ fn kill_one(level: &str, round: u64, after: Duration) -> (Duration, Duration) {
 
 #[test]
 fn p09_a_killed_host_leaves_nobody() {
-    let held = if may_make_cgroups() { "Cgroup" } else { "Group" };
-    let levels = [("own", held), ("session", held), ("inherit", held), ("command", "Group"), ("process", "Process")];
+    let or_cgroup = |otherwise| if may_make_cgroups() { "Cgroup" } else { otherwise };
+    let held = [("own", or_cgroup("Group")), ("session", or_cgroup("Group")), ("inherit", or_cgroup("Process"))];
+    let levels = held.into_iter().chain([("command", "Group"), ("process", "Process")]);
     for (level, contained) in levels {
         let mut host = Host::start(level, 1_000_000);
         host.is_up(contained);

@@ -55,6 +55,11 @@ impl Subtree {
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let path = mount.join(format!("pipewright-test-limits-{}-{number}", std::process::id()));
         fs::create_dir_all(path.join("leaf")).unwrap();
+        if to == To::NobodyButRoot {
+            // As its manager does: it may be had for the asking.
+            let passed = CONTROLLERS.map(|controller| format!("+{controller}")).join(" ");
+            fs::write(path.join("cgroup.subtree_control"), passed).unwrap();
+        }
         if to == To::Root {
             kernel::note(&path, c"user.delegate", b"1")
                 .or_else(|_| kernel::note(&path, c"trusted.delegate", b"1"))
@@ -200,6 +205,7 @@ fn root_limits_nobody_in_a_subtree_that_was_not_delegated() {
     for limit in ROOMY {
         let told = subtree.host(At::Leaf, &[limit]);
         assert_eq!((&told["step"], &told["kind"]), (&json!("TreeLimit"), &json!("Unsupported")), "{told}");
+        assert!(told["reason"].as_str().unwrap().contains("processes in it"), "{told}");
         assert_eq!(told["next"], "Some(Cgroup)", "{told}");
     }
 }

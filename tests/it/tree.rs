@@ -1,8 +1,8 @@
 //! What a worker has started ends with it, at each level of containment.
 
 use crate::support::{
-    Chance, DEADLINE, FIXTURE, Story, Way, alone, both_ways, carriers, cgroup2_mount, is_alive, may_make_cgroups,
-    wait_gone,
+    Chance, DEADLINE, FIXTURE, Story, Way, alone, both_ways, carriers, cgroup2_mount, comes_true, is_alive,
+    may_make_cgroups, wait_gone,
 };
 use pipewright::{
     Containment, EventKind, ExitStatus, Group, Input, Output, Pass, SpawnError, SpawnStep, SpecError, StopPolicy,
@@ -43,6 +43,9 @@ both_ways! {
         let mut story = Story::new();
         let worker = story.supervisor.spawn(until_told(way)).unwrap();
         let daemons = two(&mut story);
+        // They told it before they became what they are.
+        let is_asleep = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap().starts_with(b"sleep");
+        assert!(comes_true(|| daemons.iter().all(is_asleep)));
         drop(worker.take_stdin());
         let exit = story.exit();
         assert!(exit.success(), "{exit}");
