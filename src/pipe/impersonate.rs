@@ -129,8 +129,8 @@ pub fn run_as_client<T: Send>(stream: &Stream, call: impl FnOnce() -> T + Send) 
 
 fn refuse_unmapped(peer: &Peer) -> Result<(), ImpersonateError> {
     let (uid, gid) = identity::overflow_ids();
-    let unmapped = (peer.uid() == uid).then_some(uid);
-    let unmapped = unmapped.or((peer.gid() == gid || peer.groups().contains(&gid)).then_some(gid));
+    let unmapped = uid.filter(|uid| peer.uid() == *uid);
+    let unmapped = unmapped.or(gid.filter(|gid| peer.gid() == *gid || peer.groups().contains(gid)));
     match unmapped.and_then(NonZero::new) {
         Some(id) => Err(ImpersonateError::Unmapped { id }),
         None => Ok(()),

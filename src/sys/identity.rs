@@ -35,10 +35,19 @@ pub(crate) fn effective_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// What stands for an id that has no number in our user namespace, as `user_namespaces(7)` tells.
-pub(crate) fn overflow_ids() -> (u32, u32) {
-    let read = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
-    (read("/proc/sys/kernel/overflowuid").unwrap_or(65_534), read("/proc/sys/kernel/overflowgid").unwrap_or(65_534))
+/// The user and the group id that stand for all that have no number in our user namespace, as `user_namespaces(7)` tells; none
+/// where every id has one: there they are ids as any others, Debian's `nobody` and `nogroup`.
+pub(crate) fn overflow_ids() -> (Option<u32>, Option<u32>) {
+    let read = |path: String| std::fs::read_to_string(path).ok();
+    let overflow = |kind: &str| {
+        let map = read(format!("/proc/self/{kind}_map"));
+        if map.is_some_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"])) {
+            return None;
+        }
+        let id = read(format!("/proc/sys/kernel/overflow{kind}")).and_then(|text| text.trim().parse().ok());
+        Some(id.unwrap_or(65_534))
+    };
+    (overflow("uid"), overflow("gid"))
 }
 
 /// Gives the calling thread these ids for good: groups, then all three group ids, then all three user ids, then no

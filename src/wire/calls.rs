@@ -159,12 +159,12 @@ impl From<CallError> for io::Error {
         let kind = match &error {
             CallError::TimedOut => io::ErrorKind::TimedOut,
             CallError::WorkerGone(_) | CallError::ParentGone => io::ErrorKind::BrokenPipe,
-            CallError::Cancelled => io::ErrorKind::Interrupted,
             CallError::NoControl => io::ErrorKind::NotConnected,
             CallError::Full { .. } => io::ErrorKind::WouldBlock,
             CallError::Encode(_) | CallError::NotUnderstood(_) => io::ErrorKind::InvalidData,
             CallError::Io(source) => source.kind(),
-            CallError::Remote(_) => io::ErrorKind::Other,
+            // Not `Interrupted`, after which whoever reads or writes tries again.
+            CallError::Remote(_) | CallError::Cancelled => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }
