@@ -4,9 +4,9 @@
 use crate::{
     kernel,
     named::{is_root, reachable},
-    support::{DEADLINE, FIXTURE, cgroup2_mount, comes_true, read_to_end},
+    support::{DEADLINE, FIXTURE, alone, cgroup2_mount, comes_true, read_to_end},
 };
-use pipewright::{Output, WorkerSpec};
+use pipewright::{Containment, Output, SpawnStep, Supervisor, TreeLimit, WorkerSpec};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -219,4 +219,24 @@ fn a_user_without_a_subtree_is_told() {
         assert!(told["reason"].as_str().unwrap().contains("cgroup"), "{told}");
         assert_eq!(told["next"], "Some(Group)", "{told}");
     }
+}
+
+#[test]
+fn who_cannot_be_born_in_its_cgroup_is_not_started_without_its_limit() {
+    const TEST: &str = "limits::who_cannot_be_born_in_its_cgroup_is_not_started_without_its_limit";
+    const LEAF: &str = "PIPEWRIGHT_TEST_LEAF";
+    let Some(leaf) = std::env::var_os(LEAF).map(PathBuf::from) else {
+        if let Some(subtree) = Subtree::new(To::Root) {
+            alone(TEST, |spec| spec.env(LEAF, subtree.path.join("leaf")));
+        }
+        return;
+    };
+    fs::write(leaf.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    // A sandbox that knows nothing of it.
+    kernel::refuse(libc::SYS_clone3, None, libc::ENOSYS);
+    let supervisor = Supervisor::new().unwrap();
+    let hanging = || WorkerSpec::new(FIXTURE).arg("hang");
+    let refused = supervisor.spawn(hanging().tree_limit(TreeLimit::Processes(9))).unwrap_err();
+    assert_eq!(refused.step(), Some(&SpawnStep::Cgroup), "{refused:?}");
+    assert_eq!(supervisor.spawn(hanging()).unwrap().containment(), Some(Containment::Group));
 }
