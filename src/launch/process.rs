@@ -89,6 +89,21 @@ impl Child {
         Ok(found)
     }
 
+    /// Waits for the end and takes the status, once; `None` at the deadline.
+    pub(crate) fn reap_until(&self, deadline: Deadline) -> io::Result<Option<Reaped>> {
+        while self.with_pidfd(|pidfd| has_ended(pidfd, deadline))? {
+            if let Some(reaped) = self.reap()? {
+                return Ok(Some(reaped));
+            }
+            // Whoever traces it (a debugger, strace) comes first, and the kernel does not tell when it lets go.
+            if deadline.has_passed() {
+                break;
+            }
+            pause_for(TRACER_PAUSE);
+        }
+        Ok(None)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<PidFd>> {
         self.pidfd.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -206,16 +221,14 @@ impl Process {
     ///
     /// As [`wait`](Self::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> io::Result<Option<&Exit>> {
-        let deadline = Deadline::after(timeout);
-        while self.exit.is_none() && self.child.with_pidfd(|pidfd| has_ended(pidfd, deadline))? {
-            self.reap()?;
-            if self.exit.is_none() {
-                // Whoever traces it (a debugger, strace) comes first, and the kernel does not tell when it lets go.
-                if deadline.has_passed() {
-                    break;
-                }
-                pause_for(TRACER_PAUSE);
-            }
+        if self.exit.is_none()
+            && let Some(reaped) = self.child.reap_until(Deadline::after(timeout))?
+        {
+            self.exit = Some(Exit {
+                usage: reaped.usage.map(usage),
+                duration: now().saturating_duration_since(self.started),
+                ..Exit::of(exit_status(reaped.ending))
+            });
         }
         Ok(self.exit.as_ref())
     }
@@ -223,17 +236,6 @@ impl Process {
     /// A descriptor that is readable once the process has ended: to wait for that and for other things too.
     pub(super) fn end(&self) -> io::Result<OwnedFd> {
         self.child.with_pidfd(|pidfd| pidfd.as_fd().try_clone_to_owned())
-    }
-
-    fn reap(&mut self) -> io::Result<()> {
-        if let Some(reaped) = self.child.reap()? {
-            self.exit = Some(Exit {
-                usage: reaped.usage.map(usage),
-                duration: now().saturating_duration_since(self.started),
-                ..Exit::of(exit_status(reaped.ending))
-            });
-        }
-        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ mod link;
 mod live;
 mod meter;
 mod notify;
+mod orphans;
 mod pen;
 mod prober;
 mod reading;

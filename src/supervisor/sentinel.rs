@@ -130,7 +130,8 @@ struct Places {
 #[derive(Debug)]
 struct Guard {
     process: Process,
-    _pipe: PipeWriter,
+    /// Its end is what the shell waits for.
+    pipe: PipeWriter,
 }
 
 impl Sentinel {
@@ -152,6 +153,17 @@ impl Sentinel {
         Ok(())
     }
 
+    /// Has a guard do now what it is there for, and waits for that, at most so long.
+    pub(super) fn sweep(&self, within: Duration) {
+        // The last one may have swept before these were started. Refused for want of memory or descriptors.
+        drop(self.stand());
+        let Some(Guard { mut process, pipe }) = lock(&self.guard).take() else { return };
+        // It sees the end of the pipe, or has the signal where a fork of the host holds our end too.
+        drop(pipe);
+        drop(process.signal(libc::SIGURG));
+        drop(process.wait_timeout(within));
+    }
+
     fn start(&self) -> Result<Guard, SpawnError> {
         let list = self.list.try_clone().map(OwnedFd::from).map_err(SpawnError::guard)?;
         let spec = WorkerSpec::new("/bin/sh")
@@ -170,7 +182,7 @@ impl Sentinel {
             .death_signal(Some(libc::SIGURG));
         let mut process = spec.launch()?;
         let pipe = process.take_stdin().ok_or_else(|| SpawnError::guard(io::ErrorKind::BrokenPipe.into()))?;
-        Ok(Guard { process, _pipe: pipe })
+        Ok(Guard { process, pipe })
     }
 
     /// A group is to be killed with us. Gives its place in the list.

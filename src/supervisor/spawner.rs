@@ -95,6 +95,9 @@ pub(super) struct Starter {
     run: Box<str>,
     sentinel: Sentinel,
     pen: Arc<Pen>,
+    /// The loop has ended: nobody would look after whoever is started. Held while the loop is handed a worker, so that it has ended
+    /// before or finds it.
+    is_abandoned: Mutex<bool>,
     /// How many processes are being started or were.
     begun: AtomicU64,
     /// How many were.
@@ -113,6 +116,7 @@ impl Starter {
             run,
             sentinel,
             pen,
+            is_abandoned: Mutex::new(false),
             begun: AtomicU64::new(0),
             started: AtomicU64::new(0),
         })
@@ -139,14 +143,9 @@ impl Starter {
 
     fn serve(&self, job: Job) {
         let Job { id, spec, prepared, answer } = job;
-        let (worker, arrival) = match self.start(id, spec, prepared) {
-            Ok((worker, arrival)) => (Ok(worker), Some(arrival)),
-            Err(error) => (Err(error), None),
-        };
-        // Before the answer: whatever the caller then wants of its worker must not come to the loop before the worker does.
-        if let Some(arrival) = arrival {
-            self.mailbox.put(Command::Arrive(arrival));
-        }
+        // Handed over before the answer: whatever the caller then wants of its worker must not come to the loop before the worker
+        // does.
+        let worker = self.start(id, spec, prepared);
         // A caller always waits for its answer, unless it was killed together with everything else. It is answered before the
         // loop is woken, so that it does not wait for that too.
         drop(answer.send(worker));
@@ -159,27 +158,50 @@ impl Starter {
         let id = shared.id();
         let started =
             prepare(&spec.plan, Patience::None).and_then(|prepared| self.incarnate(id, &spec, prepared, number));
-        self.mailbox.send(match started {
-            Ok(begun) => Command::Arrive(begun.arrival(shared, spec)),
-            Err(error) => Command::NotStarted(id, error),
-        });
+        match started {
+            // Where the loop has ended its end was told already.
+            Ok(begun) => drop(self.hand_over(begun.arrival(shared, spec))),
+            Err(error) => self.mailbox.put(Command::NotStarted(id, error)),
+        }
+        self.mailbox.waker.wake();
     }
 
     /// Starts a worker on the calling thread.
     pub(super) fn start_here(&self, id: WorkerId, spec: WorkerSpec, prepared: Prepared) -> Result<Worker, SpawnError> {
-        let (worker, arrival) = self.start(id, spec, prepared)?;
-        self.mailbox.send(Command::Arrive(arrival));
+        let worker = self.start(id, spec, prepared)?;
+        self.mailbox.waker.wake();
         Ok(worker)
     }
 
-    fn start(&self, id: WorkerId, spec: WorkerSpec, prepared: Prepared) -> Result<(Worker, Box<Arrival>), SpawnError> {
+    /// Nobody takes what is handed over from now on.
+    pub(super) fn abandon(&self) {
+        *lock(&self.is_abandoned) = true;
+    }
+
+    /// Puts a worker into the hands of the loop, which is to be woken; ends it where there is no loop any more.
+    fn hand_over(&self, arrival: Box<Arrival>) -> Result<(), SpawnError> {
+        let is_abandoned = lock(&self.is_abandoned);
+        if *is_abandoned {
+            drop(is_abandoned);
+            self.end_newcomer(&arrival.shared, &arrival.present);
+            return Err(SpawnError::SupervisorGone);
+        }
+        self.mailbox.put(Command::Arrive(arrival));
+        Ok(())
+    }
+
+    fn start(&self, id: WorkerId, spec: WorkerSpec, prepared: Prepared) -> Result<Worker, SpawnError> {
         let begun = self.incarnate(id, &spec, prepared, 1)?;
         let shared = self.roster.enter(id, &spec, self.mailbox.clone(), Some(Arc::clone(&begun.present)));
         let worker = Worker { shared: Arc::clone(&shared) };
-        Ok((worker, begun.arrival(shared, Arc::new(spec))))
+        self.hand_over(begun.arrival(shared, Arc::new(spec)))?;
+        Ok(worker)
     }
 
     fn incarnate(&self, id: WorkerId, spec: &WorkerSpec, prepared: Prepared, number: u32) -> Result<Begun, SpawnError> {
+        if *lock(&self.is_abandoned) {
+            return Err(SpawnError::SupervisorGone);
+        }
         let address = if spec.has_control { Some(self.address(spec)?) } else { None };
         let control = address.as_ref().map(ToString::to_string).unwrap_or_default();
         let token = Token::new(&self.run, id, number, spec.survives);

@@ -18,6 +18,7 @@ mod house;
 mod keep_alive;
 mod launch;
 mod limits;
+mod loop_end;
 mod named;
 mod notify;
 mod real_programs;

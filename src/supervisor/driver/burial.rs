@@ -136,19 +136,6 @@ impl Driver {
             Some(_) => {}
         }
     }
-
-    /// SIGKILL to the whole tree, while the worker lives: what has thrown away its environment is found by its parents.
-    pub(super) fn kill_tree(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
-        let pid = live.present.child().pid().cast_signed();
-        let descendants = proc::hold(|| proc::descendants(pid));
-        // The worker first: with its children gone it might end by itself, and be told so.
-        live.present.with_cell(Cell::kill);
-        drop(live.present.child().signal_group(libc::SIGKILL));
-        for descendant in descendants {
-            drop(descendant.pidfd.signal(libc::SIGKILL));
-        }
-    }
 }
 
 /// Who lives in a cgroup: zombies do not.

@@ -123,7 +123,7 @@ impl Driver {
             }
             Output::Kill => {
                 self.outlet.trace.kill(live.shared.id());
-                self.kill_tree(place);
+                live.present.kill_tree();
             }
             Output::Abandon(stream) => {
                 // A paused stream was not listened to since the worker's death, so its end may have come unseen.

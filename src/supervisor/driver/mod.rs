@@ -1,5 +1,6 @@
 //! The loop thread: kernel events become inputs, outputs become system calls. It decides nothing and waits for nobody.
 
+mod abandon;
 mod burial;
 mod control;
 mod groups;
@@ -208,18 +209,6 @@ pub(super) struct Driver {
     silent: Vec<Place>,
     /// Those that were told as stuck: they are reaped when they end after all.
     stuck: HashMap<u64, Arc<Present>>,
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        // Nobody, unless the loop has panicked, in a subscriber or so: then whoever waits for them must not wait for ever.
-        for kept in self.kept.values().filter(|kept| !kept.is_resting) {
-            if let Some(present) = kept.shared.present() {
-                present.close_link(None);
-            }
-            kept.shared.end(kept.last_exit());
-        }
-    }
 }
 
 /// What a driver is made of.

@@ -1,0 +1,86 @@
+//! The end of the loop. Usually nobody is left by then; where it comes first, by a panic of ours or since the kernel refuses to
+//! wait, whoever is left ends with it, and is told.
+
+use super::{Command, Driver};
+use crate::{
+    exit::ExitStatus,
+    supervisor::{event::EventKind, live::Live},
+};
+use std::{mem, sync::Arc};
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.starter.abandon();
+        // Whoever asks something from now on finds that nobody hears, and whoever has asked already gets no answer.
+        let commands = mem::replace(&mut self.commands, crossbeam_channel::never());
+        for command in commands.try_iter() {
+            if let Command::Arrive(arrival) = command {
+                self.starter.end_newcomer(&arrival.shared, &arrival.present);
+            }
+        }
+        drop(commands);
+        self.end_those_who_live();
+        for kept in self.kept.values().filter(|kept| !kept.is_resting) {
+            kept.shared.end(kept.last_exit());
+        }
+    }
+}
+
+impl Driver {
+    fn end_those_who_live(&mut self) {
+        let lives: Vec<Box<Live>> = self.slots.iter_mut().filter_map(|slot| slot.live.take()).collect();
+        let orphans: Vec<_> = lives.iter().map(|live| Arc::clone(&live.present)).collect();
+        for (mut live, reaped) in lives.into_iter().zip(self.starter.end_orphans(&orphans)) {
+            let mut exit = live.exit(reaped, self.clock.now());
+            if reaped.is_none() {
+                exit.status = ExitStatus::Stuck;
+            }
+            let exit = Arc::new(exit);
+            live.present.close_link(Some(&exit));
+            self.outlet.send(live.event(EventKind::Exited(Arc::clone(&exit))));
+            if let Some(kept) = self.kept.get_mut(&live.shared.id()) {
+                kept.last = Some(exit);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Mailbox, Parts};
+    use super::*;
+    use crate::{
+        launch::{self, Patience},
+        supervisor::{WorkerId, WorkerSpec, spawner::Starter},
+        sys::wake::Waker,
+    };
+    use std::time::Duration;
+
+    #[test]
+    fn one_that_was_handed_over_and_not_taken_ends() {
+        let (commands, inbox) = crossbeam_channel::unbounded();
+        let (told, events) = crossbeam_channel::unbounded();
+        let (again, _to_restart) = crossbeam_channel::unbounded();
+        let mailbox = Mailbox { commands, waker: Arc::new(Waker::new().unwrap()) };
+        let starter = Arc::new(Starter::new(mailbox.clone()).unwrap());
+        let (window, grace_period) = (1 << 20, Duration::ZERO);
+        let parts = Parts {
+            commands: inbox,
+            events: told,
+            mailbox,
+            window,
+            grace_period,
+            again,
+            starter: Arc::clone(&starter),
+        };
+        let driver = Driver::new(parts).unwrap();
+        let spec = WorkerSpec::new("sleep").arg("1000");
+        let prepared = launch::prepare(&spec.plan, Patience::None).unwrap();
+        let worker = starter.start_here(WorkerId(1), spec, prepared).unwrap();
+        drop(driver);
+        let exit = worker.wait_timeout(Duration::ZERO).expect("its end");
+        assert_eq!(exit.status, ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });
+        assert!(worker.signal(0).is_err(), "it is reaped");
+        assert_eq!(events.len(), 0, "its start was not told either");
+    }
+}

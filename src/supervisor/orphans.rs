@@ -1,0 +1,61 @@
+//! Whom nobody looks after any more: the loop has ended, for whatever reason, and with it end the trees of all its workers.
+
+use super::{
+    live::LONGEST_DEATH,
+    pen::Cell,
+    spawner::Starter,
+    worker::{Present, WorkerShared},
+};
+use crate::{
+    exit::{Exit, ExitStatus},
+    launch::exit_status,
+    sys::{pidfd::Reaped, poll::Deadline, proc},
+};
+use std::sync::Arc;
+
+impl Present {
+    /// SIGKILL to the whole tree, while the worker lives: what has thrown away its environment is found by its parents.
+    pub(super) fn kill_tree(&self) {
+        let pid = self.child().pid().cast_signed();
+        let descendants = proc::hold(|| proc::descendants(pid));
+        // The worker first: with its children gone it might end by itself, and be told so.
+        self.with_cell(Cell::kill);
+        drop(self.child().signal_group(libc::SIGKILL));
+        for descendant in descendants {
+            drop(descendant.pidfd.signal(libc::SIGKILL));
+        }
+    }
+}
+
+impl Starter {
+    /// Ends these with all they have started, as the guard does when we are killed, and gives what the kernel tells of the end
+    /// of each; nothing of one that does not die in time.
+    pub(super) fn end_orphans(&self, orphans: &[Arc<Present>]) -> Vec<Option<Reaped>> {
+        for present in orphans {
+            present.kill_tree();
+        }
+        if !orphans.is_empty() {
+            // Whoever has left its family is found by its token.
+            self.sentinel().sweep(LONGEST_DEATH);
+        }
+        let deadline = Deadline::after(LONGEST_DEATH);
+        let reap = |present: &Arc<Present>| {
+            // Before the kernel gives its number to somebody else.
+            present.leave_guard(self);
+            let reaped = present.child().reap_until(deadline).ok().flatten();
+            present.leave_cell(self);
+            present.close_pipes();
+            reaped
+        };
+        orphans.iter().map(reap).collect()
+    }
+
+    /// The same of one that the loop has never seen; whoever holds its handle is told.
+    pub(super) fn end_newcomer(&self, shared: &WorkerShared, present: &Arc<Present>) {
+        let reaped = self.end_orphans(std::slice::from_ref(present)).pop().flatten();
+        let status = reaped.map_or(ExitStatus::Stuck, |reaped| exit_status(reaped.ending));
+        let exit = Arc::new(Exit::of(status));
+        present.close_link(Some(&exit));
+        shared.end(exit);
+    }
+}
