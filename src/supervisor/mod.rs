@@ -7,6 +7,7 @@ mod control;
 mod driver;
 mod event;
 mod group;
+mod guest;
 mod kept;
 mod link;
 mod live;

@@ -1,5 +1,6 @@
 //! What makes a worker ready for work.
 
+use super::guest::unharmed;
 use crate::{
     launch::{Pass, SpecError},
     policy::readiness::Mark,
@@ -10,7 +11,6 @@ use std::{
     fmt,
     net::{TcpStream, ToSocketAddrs},
     os::unix::net::UnixStream,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -77,7 +77,8 @@ impl Ready {
     }
 
     /// When it sends a message that `is_it` accepts. Called in the supervisor's loop: be quick, and wait for nothing that the loop has
-    /// to do, such as a call's answer or a [status](crate::Supervisor::status).
+    /// to do, such as a call's answer or a [status](crate::Supervisor::status). A panic in it is a no, and is told by the panic hook
+    /// alone.
     pub fn message(is_it: impl Fn(&Message) -> bool + Send + Sync + 'static) -> Self {
         Self::new(Wanted::Message(Arc::new(is_it)))
     }
@@ -110,7 +111,8 @@ impl Ready {
         Self::new(Wanted::Probe(Probe::Unix(path.into())))
     }
 
-    /// When this says so. It is called on a thread of its own, again and again, with pauses of 10 ms at first and 500 ms at last.
+    /// When this says so. It is called on a thread of its own, again and again, with pauses of 10 ms at first and 500 ms at last. A
+    /// panic in it is a no, and is told by the panic hook alone.
     pub fn check(is_ready: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self::new(Wanted::Probe(Probe::Check(Arc::new(is_ready))))
     }
@@ -151,7 +153,7 @@ impl Ready {
 
     pub(super) fn is_message(&self, message: &Message) -> bool {
         match &self.wanted {
-            Wanted::Message(is_it) => unharmed(|| is_it(message)),
+            Wanted::Message(is_it) => unharmed(|| is_it(message)).unwrap_or(false),
             _ => false,
         }
     }
@@ -196,14 +198,9 @@ impl Probe {
             }),
             // A local socket answers at once, or has no room for another.
             Self::Unix(path) => UnixStream::connect(path).is_ok(),
-            Self::Check(is_ready) => unharmed(|| is_ready()),
+            Self::Check(is_ready) => unharmed(|| is_ready()).unwrap_or(false),
         }
     }
-}
-
-/// A panic of the user's is a no: it has been printed, and everybody else's workers live on.
-fn unharmed(ask: impl FnOnce() -> bool) -> bool {
-    catch_unwind(AssertUnwindSafe(ask)).unwrap_or(false)
 }
 
 impl fmt::Debug for Wanted {

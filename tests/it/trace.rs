@@ -11,7 +11,7 @@ use std::{
     error::Error,
     fmt::Debug,
     fs,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 use tracing::{
@@ -420,4 +420,76 @@ fn nothing_is_different_where_nobody_listens() {
     story.supervisor.spawn(crasher()).unwrap();
     let events = story.rest();
     assert!(matches!(events.last().map(|event| &event.kind), Some(EventKind::GaveUp(_))), "{events:#?}");
+}
+
+/// Panics whatever it is told, also while a panic of its own is under way; counts how often.
+struct Hothead(Mutex<u32>);
+
+impl Hothead {
+    fn flare_up(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        panic!("on purpose");
+    }
+
+    fn count(&self) -> u32 {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Subscriber for Hothead {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, attributes: &Attributes<'_>) -> Id {
+        // Some spans come into being, so that they can be cloned and closed.
+        if self.count().is_multiple_of(2) {
+            self.flare_up();
+        }
+        attributes.record(&mut Fields::default());
+        Id::from_u64(1)
+    }
+
+    fn event(&self, _: &Event<'_>) {
+        self.flare_up();
+    }
+
+    fn clone_span(&self, id: &Id) -> Id {
+        id.clone()
+    }
+
+    fn try_close(&self, _: Id) -> bool {
+        self.flare_up();
+        true
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+#[test]
+fn a_subscriber_that_panics_harms_nobody() {
+    if !alone("trace::a_subscriber_that_panics_harms_nobody", |spec| spec) {
+        return;
+    }
+    let hothead = Arc::new(Hothead(Mutex::default()));
+    set_global_default(Arc::clone(&hothead)).unwrap();
+    let mut story = Story::new();
+    let spec = WorkerSpec::new(FIXTURE).arg("serve").control(Pass::arg("--control={}")).restart(Restart::Always);
+    let worker = story.supervisor.spawn(spec).unwrap();
+    story.supervisor.spawn(crasher()).unwrap();
+    assert_eq!(worker.call::<_, i64>("add", &[1, 2], DEADLINE).unwrap(), 3);
+    drop(worker.start_call("until cancelled", &()).unwrap());
+    assert!(worker.restart().wait(DEADLINE), "{:#?}", story.told);
+    story.find(|event| matches!(event.kind, EventKind::GaveUp(_)).then_some(()));
+    assert_eq!(worker.call::<_, i64>("add", &[3, 4], DEADLINE).unwrap(), 7);
+    assert_eq!(story.supervisor.status().workers.len(), 1);
+    let before = hothead.count();
+    assert!(worker.stop().wait(DEADLINE).blocked().next().is_none());
+    let told = story.rest();
+    let ends = told.iter().filter(|event| event.worker == worker.id() && matches!(event.kind, EventKind::Exited(_)));
+    assert!(ends.count() > 0, "{told:#?}");
+    assert!(before > 10 && hothead.count() > before, "it goes on being told: {before}, {}", hothead.count());
 }

@@ -9,6 +9,7 @@ use crate::{
         WorkerId,
         clock::now,
         event::{Event, EventKind},
+        guest::unharmed,
         worker::{Present, WorkerShared},
     },
     wire::calls::CallError,
@@ -16,6 +17,7 @@ use crate::{
 use std::{
     collections::HashMap,
     error::Error,
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -48,9 +50,21 @@ struct Known {
 struct Life {
     incarnation: u32,
     pid: u32,
-    span: Span,
+    span: Told,
     /// It is on its stop ladder: however it ends now, that is no surprise.
     is_ending: bool,
+}
+
+/// A span. That it ends, or that there is one handle less of it, is told to the subscriber, which may panic: as it has just done,
+/// perhaps, since spans are dropped also where its panic unwinds.
+#[derive(Debug)]
+struct Told(Span);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let span = mem::replace(&mut self.0, Span::none());
+        unharmed(|| drop(span));
+    }
 }
 
 impl Trace {
@@ -61,7 +75,7 @@ impl Trace {
 
     pub(in crate::supervisor) fn begin(&mut self, shared: &Arc<WorkerShared>, present: &Present) {
         let (incarnation, pid) = (present.number(), present.child().pid());
-        let life = Some(Life { incarnation, pid, span: Span::none(), is_ending: false });
+        let life = Some(Life { incarnation, pid, span: Told(Span::none()), is_ending: false });
         self.known.insert(shared.id(), Known { shared: Arc::clone(shared), life });
     }
 
@@ -77,10 +91,14 @@ impl Trace {
     }
 
     pub(in crate::supervisor) fn tell(&mut self, event: &Event) {
+        unharmed(|| self.note(event));
+    }
+
+    fn note(&mut self, event: &Event) {
         if is_talk(&event.kind) && !enabled!(target: TARGET, Level::TRACE) {
             return;
         }
-        let span = &self.span(event.worker, event.incarnation);
+        let Told(span) = &self.span(event.worker, event.incarnation);
         match &event.kind {
             EventKind::Started { .. } => note!(INFO, span, "started"),
             EventKind::Message(message) => note!(TRACE, span, bytes = message.len(), "message"),
@@ -115,20 +133,24 @@ impl Trace {
 
     /// The loop takes it to this rung of its stop ladder.
     pub(in crate::supervisor) fn climb(&mut self, worker: WorkerId, rung: usize, stop: &StopPolicy) {
-        let span = &self.ending(worker);
-        let Some(Rung { steps, grace_period }) = stop.rungs().get(rung) else { return };
-        note!(DEBUG, span, rung, ?steps, grace_period_ms = ms(*grace_period), "stop ladder");
+        unharmed(|| {
+            let Told(span) = &self.ending(worker);
+            let Some(Rung { steps, grace_period }) = stop.rungs().get(rung) else { return };
+            note!(DEBUG, span, rung, ?steps, grace_period_ms = ms(*grace_period), "stop ladder");
+        });
     }
 
     /// The loop sends SIGKILL to its tree.
     pub(in crate::supervisor) fn kill(&mut self, worker: WorkerId) {
-        let span = &self.ending(worker);
-        note!(DEBUG, span, "kill");
+        unharmed(|| {
+            let Told(span) = &self.ending(worker);
+            note!(DEBUG, span, "kill");
+        });
     }
 
     /// Notes that we end it; gives its span.
-    fn ending(&mut self, worker: WorkerId) -> Span {
-        let Some(life) = self.life(worker) else { return Span::none() };
+    fn ending(&mut self, worker: WorkerId) -> Told {
+        let Some(life) = self.life(worker) else { return Told(Span::none()) };
         life.is_ending = true;
         let incarnation = life.incarnation;
         self.span(worker, incarnation)
@@ -142,7 +164,7 @@ impl Trace {
         self.known.get_mut(&worker)?.life.as_mut()
     }
 
-    fn span(&mut self, worker: WorkerId, incarnation: u32) -> Span {
+    fn span(&mut self, worker: WorkerId, incarnation: u32) -> Told {
         let Some(Known { shared, life }) = self.known.get_mut(&worker) else {
             return worker_span(worker, None, incarnation, None);
         };
@@ -150,10 +172,10 @@ impl Trace {
         match life {
             Some(life) if life.incarnation == incarnation => {
                 // A subscriber may have come since it started.
-                if life.span.is_disabled() {
+                if life.span.0.is_disabled() {
                     life.span = worker_span(worker, name, incarnation, Some(life.pid));
                 }
-                life.span.clone()
+                Told(life.span.0.clone())
             }
             Some(_) | None => worker_span(worker, name, incarnation, None),
         }
@@ -161,8 +183,8 @@ impl Trace {
 }
 
 /// At the highest level: whoever hears of a failure alone is to know whose it is.
-fn worker_span(worker: WorkerId, name: Option<&str>, incarnation: u32, pid: Option<u32>) -> Span {
-    error_span!(target: TARGET, parent: None, "worker", id = worker.0, name, incarnation, pid)
+fn worker_span(worker: WorkerId, name: Option<&str>, incarnation: u32, pid: Option<u32>) -> Told {
+    Told(error_span!(target: TARGET, parent: None, "worker", id = worker.0, name, incarnation, pid))
 }
 
 /// What there may be many of.
@@ -221,8 +243,8 @@ struct Question {
 
 impl Asked {
     pub(in crate::supervisor) fn begin(worker: WorkerId, method: &str) -> Self {
-        let is_heard = enabled!(target: TARGET, Level::DEBUG);
-        Self(is_heard.then(|| Box::new(Question { worker, method: method.into(), began: now() })))
+        let is_heard = unharmed(|| enabled!(target: TARGET, Level::DEBUG));
+        Self(is_heard.unwrap_or(false).then(|| Box::new(Question { worker, method: method.into(), began: now() })))
     }
 
     /// It has ended, by an error where there is one. Told once.
@@ -231,7 +253,10 @@ impl Asked {
         let Question { worker, method, began } = *question;
         let took_us = u64::try_from(now().saturating_duration_since(began).as_micros()).unwrap_or(u64::MAX);
         // In whatever span its caller is.
-        event!(target: TARGET, Level::DEBUG, worker = worker.0, method = &*method, took_us, outcome = outcome(error), "call");
+        unharmed(|| {
+            let (worker, method, outcome) = (worker.0, &*method, outcome(error));
+            event!(target: TARGET, Level::DEBUG, worker, method, took_us, outcome, "call");
+        });
     }
 }
 
