@@ -247,7 +247,7 @@ impl Control {
 
     fn send_if_possible(&self, line: serde_json::Result<Vec<u8>>) {
         if let Ok(line) = line {
-            drop(self.writer.write(&line, &Begun::now(Wait::at_most(Duration::ZERO))));
+            self.writer.write_at_once(&line);
         }
     }
 

@@ -1,10 +1,14 @@
 //! Whole lines to the parent, from many threads, each of which waits no longer than it wants.
 
-use crate::pipe::{Begun, named::WriteHalf};
+use crate::pipe::{Begun, Wait, named::WriteHalf};
 use std::{
-    io,
+    io, mem,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
+
+/// How much is left for whoever writes; more than that waits for no parent that reads.
+const LEFT_BYTES: usize = 64 << 10;
 
 /// The writing side of control.
 #[derive(Debug)]
@@ -18,6 +22,8 @@ struct Gate {
     /// Nothing while somebody writes.
     pen: Option<Pen>,
     waiting: usize,
+    /// Whole lines for whoever writes now, to be written when he is done.
+    left: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -30,21 +36,46 @@ struct Pen {
 impl Writer {
     pub(super) fn new(half: WriteHalf) -> Self {
         let pen = Some(Pen { half, rest: Vec::new() });
-        Self { gate: Mutex::new(Gate { pen, waiting: 0 }), is_free: Condvar::new() }
+        Self { gate: Mutex::new(Gate { pen, waiting: 0, left: Vec::new() }), is_free: Condvar::new() }
     }
 
     /// Writes a line. At [`TimedOut`](io::ErrorKind::TimedOut) the other side will see all of it or nothing.
     pub(super) fn write(&self, line: &[u8], begun: &Begun<'_>) -> io::Result<()> {
         let mut pen = self.take(begun)?;
         let written = pen.write(line, begun);
+        self.put(pen);
+        written
+    }
+
+    /// Writes a line if that goes without waiting. Somebody who writes just now need not be stuck: the parent may have his line
+    /// already, and answers it, before he has laid down the pen. So the line is left for him.
+    pub(super) fn write_at_once(&self, line: &[u8]) {
         let mut gate = self.lock();
+        match gate.pen.take() {
+            Some(mut pen) => {
+                drop(gate);
+                pen.write_at_once(line);
+                self.put(pen);
+            }
+            None if gate.left.len() < LEFT_BYTES => gate.left.extend_from_slice(line),
+            None => {}
+        }
+    }
+
+    fn put(&self, mut pen: Pen) {
+        let mut gate = self.lock();
+        while !gate.left.is_empty() {
+            let left = mem::take(&mut gate.left);
+            drop(gate);
+            pen.write_at_once(&left);
+            gate = self.lock();
+        }
         gate.pen = Some(pen);
         let is_wanted = gate.waiting > 0;
         drop(gate);
         if is_wanted {
             self.is_free.notify_one();
         }
-        written
     }
 
     fn take(&self, begun: &Begun<'_>) -> io::Result<Pen> {
@@ -69,6 +100,11 @@ impl Writer {
 }
 
 impl Pen {
+    fn write_at_once(&mut self, lines: &[u8]) {
+        // A parent that does not read has to do without.
+        drop(self.write(lines, &Begun::now(Wait::at_most(Duration::ZERO))));
+    }
+
     fn write(&mut self, line: &[u8], begun: &Begun<'_>) -> io::Result<()> {
         let (written, outcome) = self.write_some(&self.rest, begun);
         self.rest.drain(..written);
@@ -90,5 +126,39 @@ impl Pen {
             }
         }
         (written, Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipe::{
+        name::PipeName,
+        named::{ConnectOptions, Listener},
+    };
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn what_comes_while_somebody_writes_is_written_when_he_is_done() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = PipeName::new(directory.path().join("writer")).unwrap();
+        let listener = Listener::bind(&name).unwrap();
+        let client = ConnectOptions::new().connect(&name, DEADLINE).unwrap();
+        let (_reader, half) = client.split();
+        let server = listener.accept().unwrap();
+        let writer = Writer::new(half);
+        let mut pen = writer.take(&Begun::now(Wait::forever())).unwrap();
+        pen.write(b"answer\n", &Begun::now(Wait::forever())).unwrap();
+        writer.write_at_once(b"pong\n");
+        writer.put(pen);
+        writer.write_at_once(b"more\n");
+        let mut said = Vec::new();
+        while said.len() < b"answer\npong\nmore\n".len() {
+            let mut part = [0; 64];
+            let bytes = server.read_deadline(&mut part, DEADLINE).unwrap();
+            said.extend_from_slice(&part[..bytes]);
+        }
+        assert_eq!(String::from_utf8(said).unwrap(), "answer\npong\nmore\n");
     }
 }
