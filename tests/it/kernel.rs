@@ -117,6 +117,17 @@ pub(crate) fn send_descriptors(socket: &impl AsFd, bytes: &[u8], descriptors: &[
     assert_eq!(usize::try_from(sent), Ok(bytes.len()), "{}", io::Error::last_os_error());
 }
 
+/// To close the last descriptor of a socket waits so long for its data to be read.
+pub(crate) fn linger(socket: &impl AsFd, seconds: i32) {
+    let linger = libc::linger { l_onoff: 1, l_linger: seconds };
+    let length = libc::socklen_t::try_from(size_of_val(&linger)).unwrap();
+    let number = socket.as_fd().as_raw_fd();
+    // SAFETY: setsockopt(2) reads one structure of that length.
+    let set =
+        unsafe { libc::setsockopt(number, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), length) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
 pub(crate) fn close(number: RawFd) {
     // SAFETY: the caller's process is its own; nobody else in it uses the number.
     unsafe { libc::close(number) };

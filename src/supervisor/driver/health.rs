@@ -173,11 +173,20 @@ impl Driver {
     pub(super) fn notice(&mut self, place: Place) {
         for _ in 0..NOTICES {
             let Some(live) = live_at(&mut self.slots, place) else { return };
+            if live.health.notices.as_ref().is_some_and(NotifySocket::is_clogged) {
+                return self.forget_notices(place);
+            }
             let Some(notices) = live.health.notices.as_ref().and_then(NotifySocket::receive) else { return };
             for notice in notices {
                 self.hear_notice(place, notice);
             }
         }
+    }
+
+    fn forget_notices(&mut self, place: Place) {
+        let Some(notices) = live_at(&mut self.slots, place).and_then(|live| live.health.notices.take()) else { return };
+        drop(self.poller.remove(&notices));
+        notices.close();
     }
 
     fn hear_notice(&mut self, place: Place, notice: Notice) {

@@ -188,7 +188,7 @@ impl Driver {
 
     /// The last event of an incarnation; then its place is free.
     fn leave(&mut self, place: Place, exit: Exit) {
-        let Some(live) = self.slots.get_mut(place.slot).and_then(|slot| slot.live.take()) else { return };
+        let Some(mut live) = self.slots.get_mut(place.slot).and_then(|slot| slot.live.take()) else { return };
         self.free.push(place.slot);
         live.present.leave_guard(&self.starter);
         live.present.leave_cell(&self.starter);
@@ -202,8 +202,9 @@ impl Driver {
         if let Some(bell) = &live.health.bell {
             drop(self.poller.remove(bell));
         }
-        if let Some(notices) = &live.health.notices {
-            drop(self.poller.remove(notices));
+        if let Some(notices) = live.health.notices.take() {
+            drop(self.poller.remove(&notices));
+            notices.close();
         }
         self.left(live.shared.id(), Left::Ended { exit, unhealthy: live.health.is_unhealthy });
         self.outlet.trace.leave(live.shared.id());
