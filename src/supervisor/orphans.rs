@@ -1,6 +1,7 @@
 //! Whom nobody looks after any more: the loop has ended, for whatever reason, and with it end the trees of all its workers.
 
 use super::{
+    clock::now,
     live::LONGEST_DEATH,
     pen::Cell,
     spawner::Starter,
@@ -56,6 +57,6 @@ impl Starter {
         let status = reaped.map_or(ExitStatus::Stuck, |reaped| exit_status(reaped.ending));
         let exit = Arc::new(Exit::of(status));
         present.close_link(Some(&exit));
-        shared.end(exit);
+        shared.end((exit, now()));
     }
 }

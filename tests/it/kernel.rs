@@ -125,7 +125,7 @@ pub(crate) fn linger(socket: &impl AsFd, seconds: i32) {
     // SAFETY: setsockopt(2) reads one structure of that length.
     let set =
         unsafe { libc::setsockopt(number, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), length) };
-    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
 }
 
 pub(crate) fn close(number: RawFd) {

@@ -4,7 +4,7 @@
 use super::{Command, Driver};
 use crate::{
     exit::ExitStatus,
-    supervisor::{event::EventKind, live::Live},
+    supervisor::{clock::now, event::EventKind, live::Live},
 };
 use std::{mem, sync::Arc};
 
@@ -39,7 +39,7 @@ impl Driver {
             live.present.close_link(Some(&exit));
             self.outlet.send(live.event(EventKind::Exited(Arc::clone(&exit))));
             if let Some(kept) = self.kept.get_mut(&live.shared.id()) {
-                kept.last = Some(exit);
+                kept.last = Some((exit, now()));
             }
         }
     }
@@ -62,7 +62,7 @@ mod tests {
         let (told, events) = crossbeam_channel::unbounded();
         let (again, _to_restart) = crossbeam_channel::unbounded();
         let mailbox = Mailbox { commands, waker: Arc::new(Waker::new().unwrap()) };
-        let starter = Arc::new(Starter::new(mailbox.clone()).unwrap());
+        let starter = Arc::new(Starter::new(mailbox.clone(), Arc::default()).unwrap());
         let (window, grace_period) = (1 << 20, Duration::ZERO);
         let parts = Parts {
             commands: inbox,
