@@ -15,6 +15,7 @@ use signal_hook::{
     low_level::emulate_default_handler,
 };
 use std::{
+    collections::VecDeque,
     io,
     sync::{Arc, Mutex},
     thread,
@@ -61,10 +62,10 @@ impl TerminalSignals {
             // The host's own handlers go on being called, also when nobody listens here.
             let defaults: Vec<i32> =
                 SIGNALS.into_iter().filter(|signal| conduct::has_default_action(*signal)).collect();
-            let mut signals = Signals::new(SIGNALS)?;
+            let signals = Signals::new(SIGNALS)?;
             thread::Builder::new().name("pipewright-signals".into()).spawn(move || {
                 conduct::block_all_signals();
-                signals.forever().for_each(|signal| hear(signal, &defaults));
+                Ear { signals, defaults }.hear_all();
             })?;
             *listening = Listening { supervisors: Vec::new(), last_number: 0, owner };
         }
@@ -75,14 +76,54 @@ impl TerminalSignals {
     }
 }
 
-fn hear(signal: i32, defaults: &[i32]) {
-    let is_wanted = !lock(&LISTENING).supervisors.is_empty();
-    match signal {
-        SIGTSTP if is_wanted => stop_with_everybody(),
-        _ if is_wanted => end_everybody(),
-        // It fails only for signals that there are not.
-        _ if defaults.contains(&signal) => drop(emulate_default_handler(signal)),
-        _ => {}
+/// The thread that listens.
+struct Ear {
+    signals: Signals,
+    /// Nobody else of this process has said what is to be done at these.
+    defaults: Vec<i32>,
+}
+
+impl Ear {
+    fn hear_all(mut self) {
+        loop {
+            let mut heard: VecDeque<i32> = self.signals.wait().collect();
+            while let Some(signal) = heard.pop_front() {
+                heard.extend(self.hear(signal));
+            }
+        }
+    }
+
+    /// Gives what else was heard meanwhile.
+    fn hear(&mut self, signal: i32) -> Vec<i32> {
+        let is_wanted = !lock(&LISTENING).supervisors.is_empty();
+        match signal {
+            SIGTSTP if is_wanted => return self.stop_with_everybody(),
+            _ if is_wanted => end_everybody(),
+            SIGTSTP if self.defaults.contains(&signal) => return self.stop(),
+            // It fails only for signals that there are not.
+            _ if self.defaults.contains(&signal) => drop(emulate_default_handler(signal)),
+            _ => {}
+        }
+        Vec::new()
+    }
+
+    /// First the workers, then we; and the other way round.
+    fn stop_with_everybody(&mut self) -> Vec<i32> {
+        let mailboxes: Vec<Mailbox> = lock(&LISTENING).supervisors.iter().map(|one| one.mailbox.clone()).collect();
+        for mailbox in &mailboxes {
+            ask(mailbox, Command::Freeze);
+        }
+        let others = self.stop();
+        for mailbox in &mailboxes {
+            mailbox.send(Command::Thaw);
+        }
+        others
+    }
+
+    /// Whoever was impatient and has typed Ctrl-Z twice meant one stop (docs/gotchas.md, "Ctrl-Z where there is no shell").
+    fn stop(&mut self) -> Vec<i32> {
+        conduct::stop_by(SIGTSTP);
+        self.signals.pending().filter(|signal| *signal != SIGTSTP).collect()
     }
 }
 
@@ -98,19 +139,6 @@ fn end_everybody() {
         };
         asked.get_or_insert(now);
         ask(mailbox, |answer| Command::StopAll(wanted, answer));
-    }
-}
-
-/// First the workers, then we; and the other way round.
-fn stop_with_everybody() {
-    let mailboxes: Vec<Mailbox> = lock(&LISTENING).supervisors.iter().map(|one| one.mailbox.clone()).collect();
-    for mailbox in &mailboxes {
-        ask(mailbox, Command::Freeze);
-    }
-    // Returns when somebody has us go on. It fails only for signals that there are not.
-    drop(emulate_default_handler(SIGTSTP));
-    for mailbox in &mailboxes {
-        mailbox.send(Command::Thaw);
     }
 }
 

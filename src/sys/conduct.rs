@@ -221,6 +221,31 @@ pub(crate) fn has_default_action(signal: libc::c_int) -> bool {
     asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_DFL
 }
 
+/// Does what the kernel would do at a signal that stops if nobody had caught it. The process is stopped, and this returns when
+/// somebody has it go on; or it is not, in a group that has no shell above it, where nobody ever would.
+pub(crate) fn stop_by(signal: libc::c_int) {
+    let mut only_it = empty_signal_set();
+    // SAFETY: sigaddset(3) changes an initialised set.
+    unsafe { libc::sigaddset(&raw mut only_it, signal) };
+    let mut mask = empty_signal_set();
+    // SAFETY: pthread_sigmask(3) reads one set and writes the other, both ours; with a valid `how` it cannot fail.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const only_it, &raw mut mask) };
+    // Before the action is the default: another one may come then and stop the process first. Who has it go on takes back all
+    // that are pending, and so this one.
+    // SAFETY: raise(3) takes a number; the signal goes to this thread, which has blocked it.
+    unsafe { libc::raise(signal) };
+    let (default, mut before) = (MaybeUninit::<libc::sigaction>::zeroed(), MaybeUninit::<libc::sigaction>::uninit());
+    // SAFETY: sigaction(2) reads one structure, all zero for SIG_DFL without flags and mask, and writes the other; it fails only for
+    // signals that there are not.
+    unsafe { libc::sigaction(signal, default.as_ptr(), before.as_mut_ptr()) };
+    // What is pending is taken before this returns.
+    // SAFETY: as above; the null pointer says that the old mask is not wanted.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only_it, ptr::null_mut()) };
+    set_signal_mask(&mask);
+    // SAFETY: as above, with what was written there; the null pointer says that the old action is not wanted.
+    unsafe { libc::sigaction(signal, before.as_ptr(), ptr::null_mut()) };
+}
+
 /// What was sent to this process, or to a group of which it was one, and is blocked still.
 fn discard_pending_signals() {
     const SET_BYTES: usize = 8;
