@@ -32,6 +32,8 @@ const PROBES: i32 = 256;
 const STARTS_PER_SECOND: i32 = 50_000;
 /// How often everybody is looked at for one worker, on a machine that starts others faster than they can be looked at.
 const ROUNDS: u32 = 4;
+/// How often it is looked for those that were forked while others were stopped.
+const STOPS: u32 = 16;
 /// How soon those are looked at again who were in the middle of an exec, and how often: an exec that takes longer than a second
 /// is from a disk that hangs.
 const EXEC_TIME: Duration = Duration::from_millis(1);
@@ -258,6 +260,26 @@ impl Search {
                 Sight::Stranger => {}
             }
         }
+    }
+
+    /// Stops those of a running worker's tree that are listed, and gives them: they are to go on with it.
+    pub(super) fn stop(&mut self, token: &Token, list: impl Fn() -> Vec<i32>) -> Vec<Held> {
+        let mut stopped: Vec<Held> = Vec::new();
+        // Whoever is stopped forks no more, so the last look finds nobody new.
+        for _ in 0..STOPS {
+            let known: HashSet<i32> = stopped.iter().map(|held| held.pid).collect();
+            for pid in list().into_iter().filter(|pid| !known.contains(pid)) {
+                if let Sight::Carrier(held) = self.eyes.look(pid, token.as_str().as_bytes()) {
+                    // ESRCH: it has ended.
+                    drop(held.pidfd.signal(libc::SIGSTOP));
+                    stopped.push(held);
+                }
+            }
+            if stopped.len() == known.len() {
+                break;
+            }
+        }
+        stopped
     }
 
     /// `last` is the number that was given last.

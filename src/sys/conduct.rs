@@ -413,6 +413,12 @@ pub(crate) fn signal_group(leader: libc::pid_t, signal: libc::c_int) -> io::Resu
     cvt(unsafe { libc::kill(-leader, signal) }).map(drop)
 }
 
+/// Whether it is there and in this group.
+pub(crate) fn is_in_group(pid: libc::pid_t, leader: libc::pid_t) -> bool {
+    // SAFETY: getpgid(2) takes a number.
+    (unsafe { libc::getpgid(pid) }) == leader
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

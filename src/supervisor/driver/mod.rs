@@ -37,6 +37,7 @@ use crate::{
     sys::{
         conduct,
         epoll::{Poller, Reports},
+        proc::Held,
         random,
         wake::Waker,
     },
@@ -192,6 +193,8 @@ pub(super) struct Driver {
     /// The processes of those who live.
     own: HashSet<i32>,
     clock: Clock,
+    /// Whoever has left his worker's group and is stopped with everybody.
+    away: Vec<Held>,
     /// Earliest first; entries of those who have changed their mind are skipped when they come up.
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     /// When there are so many it is looked for those that are stale.
@@ -249,6 +252,7 @@ impl Driver {
             reserve: Vec::new(),
             own: HashSet::new(),
             clock: Clock::default(),
+            away: Vec::new(),
             timers: BinaryHeap::new(),
             timers_most: TIMERS,
             paused: Vec::new(),

@@ -12,7 +12,7 @@ use crate::{
         status::{Status, WorkerState, WorkerStatus},
         worker::WorkerShared,
     },
-    sys::proc,
+    sys::{conduct, proc},
 };
 use std::{sync::Arc, time::Instant};
 
@@ -64,6 +64,10 @@ impl Driver {
 
     pub(super) fn thaw(&mut self) {
         self.signal_everybody(libc::SIGCONT);
+        for held in self.away.drain(..) {
+            // ESRCH: it has ended.
+            drop(held.pidfd.signal(libc::SIGCONT));
+        }
         self.clock.go_on();
     }
 
@@ -77,8 +81,24 @@ impl Driver {
             {
                 // ESRCH: it has ended.
                 drop(live.present.child().signal_group(signal));
+                if signal == libc::SIGSTOP {
+                    let stopped = self.search.stop(live.present.token(), || live.away());
+                    self.away.extend(stopped);
+                }
             }
         }
+    }
+}
+
+impl Live {
+    /// Whoever is not in its group, and would not hear what that is told: all of its cgroup, where it has one, or whose parents have
+    /// not ended.
+    fn away(&self) -> Vec<i32> {
+        let pid = self.present.child().pid().cast_signed();
+        let inhabitants = self.present.with_cell(|cell| cell.cgroup.processes().unwrap_or_default());
+        let mut tree = inhabitants.unwrap_or_else(|| proc::descendants(pid));
+        tree.retain(|other| !conduct::is_in_group(*other, pid));
+        tree
     }
 }
 
