@@ -1,8 +1,11 @@
 //! A host of its own: it supervises trees until somebody kills it.
 
 use crate::{Options, Outcome};
-use pipewright::{Backoff, EventKind, Group, Intensity, Restart, RestartPolicy, Supervisor, WorkerSpec};
-use std::{io::Write, process::Command, time::Duration};
+use pipewright::{
+    Backoff, EventKind, Group, Input, Intensity, Output, Ready, Restart, RestartPolicy, StopPolicy, StopStep,
+    Supervisor, Watchdog, WorkerSpec,
+};
+use std::{error::Error, io::Write, process::Command, time::Duration};
 
 /// Three deep, one branch in a session of its own, streams closed, as daemons are.
 const TREE: &str = "setsid sh -c 'sleep 1000 </dev/null >/dev/null 2>&1 & exec sleep 1000' & (sleep 1000; :) & wait";
@@ -39,32 +42,26 @@ pub(crate) fn run(options: &Options) -> Outcome {
         contained = supervisor.spawn(spec(TREE))?.containment();
         supervisor.spawn(spec(CRASH))?;
     }
-    println!("up {contained:?}");
-    std::io::stdout().flush()?;
+    say(&format!("up {contained:?}"))?;
     for event in supervisor.events() {
         drop(event);
     }
     Ok(())
 }
 
-/// A host that leaves the terminal's signals to its supervisors. Says `up PID`, and at the end how its worker ended. With
-/// `--frozen`, a second worker is frozen, and named too; with `--twice`, there is a second supervisor; with `--time-limit-ms N` it
-/// says when its worker has had that time.
-pub(crate) fn terminal(options: &Options) -> Outcome {
+/// A host that leaves the terminal's signals to its supervisors. Says `up PID`, and at the end how its worker ended; ends with
+/// `--code N`. With `--frozen`, a second worker is frozen, and named too; with `--twice`, there is a second supervisor; with
+/// `--time-limit-ms N` it says when its worker has had that time. `--deadlines-ms N` gives it three more workers, which are not
+/// ready, give no sign of life, and do not end in that time: it says when each of them is found out.
+pub(crate) fn terminal(options: &Options) -> Result<u8, Box<dyn Error>> {
     let supervisor = Supervisor::new()?;
     let signals = supervisor.terminal_signals()?;
     if options.has("no-more") {
         drop(signals);
-        println!("up {}", std::process::id());
-        std::io::stdout().flush()?;
+        say(&format!("up {}", std::process::id()))?;
         supervisor.events().iter().for_each(drop);
     }
-    let script = options.get("script").unwrap_or("exec sleep 1000").to_owned();
-    let mut spec = WorkerSpec::new("/bin/sh").args(["-c".to_owned(), script]);
-    if options.get("time-limit-ms").is_some() {
-        spec = spec.time_limit(Duration::from_millis(options.number("time-limit-ms")?));
-    }
-    let worker = supervisor.spawn(spec)?;
+    let worker = supervisor.spawn(terminal_worker(options)?)?;
     let other = Supervisor::new()?;
     let _others = if options.has("twice") { Some(other.terminal_signals()?) } else { None };
     let mut up = vec![worker.pid()];
@@ -78,15 +75,59 @@ pub(crate) fn terminal(options: &Options) -> Outcome {
         frozen.freeze()?;
         up.push(frozen.pid());
     }
-    println!("up {}", up.iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
-    std::io::stdout().flush()?;
-    // They end with the last worker after the first Ctrl-C: nobody has closed anything here.
-    for event in supervisor.events() {
-        if let EventKind::TimedOut { after } = event.kind {
-            println!("had {} ms", after.as_millis());
-            std::io::stdout().flush()?;
+    if options.get("deadlines-ms").is_some() {
+        for spec in overdue(Duration::from_millis(options.number("deadlines-ms")?)) {
+            up.push(supervisor.spawn(spec)?.pid());
         }
     }
-    println!("{}", worker.wait());
-    Ok(())
+    say(&format!("up {}", up.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")))?;
+    // They end with the last worker after the first Ctrl-C: nobody has closed anything here.
+    for event in supervisor.events() {
+        match event.kind {
+            EventKind::TimedOut { after } => say(&format!("had {} ms", after.as_millis()))?,
+            EventKind::NotReady { .. } => say("not ready")?,
+            EventKind::Unresponsive => say("unresponsive")?,
+            _ => {}
+        }
+    }
+    say(&worker.wait().to_string())?;
+    options.number_or("code", 0)
+}
+
+/// `[--script SCRIPT] [--time-limit-ms N] [--grace-ms N] [--group own|session|inherit] [--keyboard]`, the last for one that reads
+/// what is typed.
+fn terminal_worker(options: &Options) -> Result<WorkerSpec, Box<dyn Error>> {
+    let script = options.get("script").unwrap_or("exec sleep 1000").to_owned();
+    let mut spec = WorkerSpec::new("/bin/sh").args(["-c".to_owned(), script]).group(match options.get("group") {
+        None | Some("own") => Group::Own,
+        Some("session") => Group::Session,
+        Some("inherit") => Group::Inherit,
+        Some(other) => return Err(format!("there is no group {other:?}").into()),
+    });
+    if options.get("time-limit-ms").is_some() {
+        spec = spec.time_limit(Duration::from_millis(options.number("time-limit-ms")?));
+    }
+    if options.get("grace-ms").is_some() {
+        let grace_period = Duration::from_millis(options.number("grace-ms")?);
+        // Twice: one that is only asked to end sooner is not killed yet.
+        let ask = [StopStep::SignalGroup(libc::SIGTERM)];
+        spec = spec.stop(StopPolicy::kill().then(ask.clone(), grace_period).then(ask, grace_period));
+    }
+    Ok(if options.has("keyboard") { spec.stdin(Input::Inherit) } else { spec })
+}
+
+/// One for each deadline that a worker can miss by itself.
+fn overdue(deadline: Duration) -> [WorkerSpec; 3] {
+    let idle = || WorkerSpec::new("sleep").arg("1000");
+    [
+        idle().stdout(Output::Lines).ready(Ready::line("never").within(deadline)),
+        idle().watchdog(Watchdog::notify(deadline)),
+        idle().time_limit(deadline),
+    ]
+}
+
+fn say(line: &str) -> Outcome {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    Ok(stdout.flush()?)
 }

@@ -1,7 +1,7 @@
 //! Promise 9 when the host is killed: nobody of any tree is left within a second.
 
 use crate::support::{
-    Chance, DEADLINE, FIXTURE, Story, Way, carriers, cgroups_of, children, may_make_cgroups, wait_gone,
+    Chance, DEADLINE, FIXTURE, Story, Way, carriers, cgroups_of, children, comes_true, may_make_cgroups, wait_gone,
 };
 use pipewright::{Group, Input, Output, Process, Worker, WorkerSpec};
 use std::{
@@ -39,10 +39,8 @@ impl Host {
         assert_eq!(line, format!("up Some({contained})\n"));
     }
 
-    /// The children of its threads that are guards.
     fn guards(&self) -> Vec<u32> {
-        let children = children(self.process.pid());
-        children.into_iter().filter(|pid| command_line(*pid).contains("pipewright-guard")).collect()
+        guards_of(self.process.pid())
     }
 
     fn kill(&mut self) {
@@ -77,6 +75,19 @@ impl Host {
             assert!(now() < until, "{left:?}");
         }
     }
+}
+
+/// The children of a host's threads that are guards.
+fn guards_of(host: u32) -> Vec<u32> {
+    children(host).into_iter().filter(|pid| command_line(*pid).contains("pipewright-guard")).collect()
+}
+
+/// The guard of a host that has started a worker. Its start may have returned in the middle of its exec, when it has no command line
+/// yet.
+#[track_caller]
+pub(crate) fn guard_of(host: u32) -> u32 {
+    assert!(comes_true(|| !guards_of(host).is_empty()), "no guard among {:?}", children(host));
+    guards_of(host)[0]
 }
 
 #[expect(clippy::disallowed_methods, reason = "the promise is about real time")]
@@ -184,13 +195,13 @@ fn p09_a_killed_host_leaves_nobody() {
     for (level, contained) in levels {
         let mut host = Host::start(level, 1_000_000);
         host.is_up(contained);
-        let guards = host.guards();
-        assert_eq!(guards.len(), 1, "one guard for all workers");
+        let guard = guard_of(host.process.pid());
+        assert_eq!(host.guards(), [guard], "one guard for all workers");
         assert!(host.offspring().len() > 3, "{:?}", host.offspring());
         assert_eq!(cgroups_of(host.process.pid()).is_empty(), contained != "Cgroup");
         host.kill();
         host.wait_nobody();
-        wait_gone(guards[0]);
+        wait_gone(guard);
         assert_eq!(cgroups_of(host.process.pid()), [""; 0]);
     }
 }
@@ -223,7 +234,7 @@ fn p09_who_asked_to_survive_its_parent_does() {
 fn p09_a_killed_guard_is_replaced_and_its_list_is_kept() {
     let mut host = Host::start("own", 2_000_000);
     host.is_up(if may_make_cgroups() { "Cgroup" } else { "Group" });
-    let first = host.guards()[0];
+    let first = guard_of(host.process.pid());
     assert_eq!(crate::kernel::kill(first, libc::SIGKILL), 0);
     wait_gone(first);
     // The crashing workers come back all the time, and with the next of them a guard.

@@ -3,12 +3,14 @@
 
 use std::{
     ffi::{CStr, CString},
+    fs::File,
     io,
+    mem::MaybeUninit,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-        unix::{ffi::OsStrExt, process::CommandExt},
+        unix::{ffi::OsStrExt, fs::OpenOptionsExt, process::CommandExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -166,7 +168,7 @@ pub(crate) fn wait(pid: i32) -> i32 {
 }
 
 pub(crate) fn block_signal(signal: i32) {
-    let mut set = std::mem::MaybeUninit::uninit();
+    let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset(3) initialises the set.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
     // SAFETY: initialised above.
@@ -185,7 +187,7 @@ pub(crate) fn peak_rss_bytes() -> u64 {
 /// Puts a kept copy back at its number.
 /// How many pages this process has had to be given so far, its own memory written anew after a fork included.
 pub(crate) fn page_faults() -> u64 {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
+    let mut usage = MaybeUninit::<libc::rusage>::uninit();
     // SAFETY: getrusage(2) writes one structure.
     assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) }, 0);
     // SAFETY: written above.
@@ -292,4 +294,37 @@ pub(crate) fn note(path: &Path, name: &CStr, value: &[u8]) -> io::Result<()> {
     // SAFETY: setxattr(2) reads two strings that end in a zero byte, and as many bytes as it is told, which `value` has.
     let result = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A new terminal: the side of whoever types, and where its programs find it.
+pub(crate) fn open_terminal() -> (File, PathBuf) {
+    // As posix_openpt(3), and no program that is started meanwhile keeps it.
+    let window = File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/ptmx").unwrap();
+    let (unlocked, mut number) = (0, 0_u32);
+    // SAFETY: ioctl_tty(2) TIOCSPTLCK reads one int.
+    assert_eq!(unsafe { libc::ioctl(window.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) }, 0);
+    // SAFETY: ioctl_tty(2) TIOCGPTN writes one int.
+    assert_eq!(unsafe { libc::ioctl(window.as_raw_fd(), libc::TIOCGPTN, &raw mut number) }, 0);
+    (window, format!("/dev/pts/{number}").into())
+}
+
+/// Sets one of a terminal's local modes, as `stty` does.
+pub(crate) fn set_local_mode(window: &File, mode: libc::tcflag_t) {
+    let mut modes = MaybeUninit::<libc::termios>::uninit();
+    // SAFETY: tcgetattr(3) writes one structure.
+    assert_eq!(unsafe { libc::tcgetattr(window.as_raw_fd(), modes.as_mut_ptr()) }, 0);
+    // SAFETY: written above.
+    let mut modes = unsafe { modes.assume_init() };
+    modes.c_lflag |= mode;
+    // SAFETY: tcsetattr(3) reads one structure.
+    assert_eq!(unsafe { libc::tcsetattr(window.as_raw_fd(), libc::TCSANOW, &raw const modes) }, 0);
+}
+
+/// The process group that has the terminal.
+pub(crate) fn foreground(window: &File) -> u32 {
+    let mut group = 0_u32;
+    // Raw, since tcgetpgrp(3) has been given other types.
+    // SAFETY: ioctl_tty(2) TIOCGPGRP writes one int.
+    assert_eq!(unsafe { libc::ioctl(window.as_raw_fd(), libc::TIOCGPGRP, &raw mut group) }, 0);
+    group
 }

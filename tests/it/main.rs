@@ -21,6 +21,7 @@ mod limits;
 mod loop_end;
 mod named;
 mod notify;
+mod pseudo_terminal;
 mod real_programs;
 mod supervision;
 mod supervisor;

@@ -14,13 +14,13 @@ use std::{
 };
 
 /// Whether it is in this state: the letter of `proc_pid_stat(5)`.
-fn is_in_state(pid: u32, wanted: char) -> bool {
+pub(crate) fn is_in_state(pid: u32, wanted: char) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(wanted))
 }
 
 #[track_caller]
-fn wait_state(pid: u32, wanted: char) {
+pub(crate) fn wait_state(pid: u32, wanted: char) {
     assert!(comes_true(|| is_in_state(pid, wanted)), "{:?}", fs::read_to_string(format!("/proc/{pid}/stat")));
 }
 
