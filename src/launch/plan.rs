@@ -128,7 +128,9 @@ pub enum Input {
     /// `/dev/null`: a worker that reads finds the end at once.
     #[default]
     Null,
-    /// Ours; `/dev/null` where we have none. In a process group of its own a worker that reads the terminal is stopped.
+    /// Ours; `/dev/null` where we have none. Where that is a terminal, a worker that reads it in a process group of its own, the
+    /// default, is stopped by SIGTTIN, and nobody is told: give it [`Group::Inherit`] or [`Group::Session`]
+    /// ([gotchas](crate::_documentation::gotchas), "The terminal is for one group").
     Inherit,
     /// A pipe whose other end is `take_stdin` of the worker.
     Pipe,
@@ -143,7 +145,8 @@ pub enum Input {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum Output {
-    /// Where ours goes; `/dev/null` where we have none.
+    /// Where ours goes; `/dev/null` where we have none. A terminal with `stty tostop` stops a worker that writes to it in a process
+    /// group of its own, the default, as [`Input::Inherit`] does one that reads.
     #[default]
     Inherit,
     /// `/dev/null`.
@@ -162,12 +165,14 @@ pub enum Output {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Group {
-    /// A process group of its own, so that it can be killed with what it started. Ctrl-C in the terminal does not reach it.
+    /// A process group of its own, so that it can be killed with what it started. Ctrl-C in the terminal does not reach it, and
+    /// when it reads the terminal it is stopped: see [`Input::Inherit`].
     #[default]
     Own,
-    /// A session of its own, without a controlling terminal, and so a group of its own too.
+    /// A session of its own, without a controlling terminal, and so a group of its own too. A terminal that it inherits it reads
+    /// and writes unhindered, beside us; it cannot open `/dev/tty`.
     Session,
-    /// Ours: the terminal's signals reach it, and only the process itself can be killed.
+    /// Ours: it has the terminal when we have it, the terminal's signals reach it, and only the process itself can be killed.
     Inherit,
 }
 
