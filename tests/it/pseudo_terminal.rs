@@ -322,7 +322,9 @@ fn an_impatient_ctrl_z_stops_once() {
         terminal.type_in(CTRL_Z);
         wait_state(job.host, 'T');
         terminal.wait_foreground(job.shell.pid());
-        job.is_taken_up(&mut terminal);
+        // So soon that somebody who was just being forked may stand still (docs/gotchas.md, "SIGCONT right after SIGSTOP").
+        terminal.type_in("fg\n");
+        terminal.wait_foreground(job.host);
         // Another stop would come before this.
         job.ends_at_ctrl_c(&mut terminal, "exit code 3");
         job.again(&mut terminal, "");
