@@ -1,6 +1,6 @@
 //! What the tests share: the two ways of starting, waiting with a deadline, and a process of one's own.
 
-use pipewright::{Event, EventKind, Exit, Message, Output, Pass, Supervisor, WorkerSpec};
+use pipewright::{Event, EventKind, Exit, Message, Output, Pass, Process, Supervisor, WorkerSpec};
 use serde_json::Value;
 use std::{
     ffi::OsString,
@@ -81,6 +81,19 @@ macro_rules! both_ways {
     };
 }
 pub(crate) use both_ways;
+
+/// Signals it until it ends, as an impatient user does: a second signal that comes too soon is taken for the first.
+#[track_caller]
+pub(crate) fn insist(process: &mut Process, signal: i32) {
+    const PAUSE: Duration = Duration::from_millis(60);
+    for _ in 0..DEADLINE.as_millis() / PAUSE.as_millis() {
+        process.signal(signal).unwrap();
+        if process.wait_timeout(PAUSE).unwrap().is_some() {
+            return;
+        }
+    }
+    panic!("{} runs still", process.pid());
+}
 
 /// A supervisor and all it has told so far, to be shown when something does not come.
 pub(crate) struct Story {

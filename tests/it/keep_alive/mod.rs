@@ -2,10 +2,10 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, example, read_to_end, wait_gone},
+    support::{DEADLINE, example, insist, read_to_end, wait_gone},
 };
 use pipewright::{Exit, Input, Output, Process, WorkerSpec, pipe::anonymous::PipeReader};
-use std::{fs, io::Write, net::TcpListener, os::unix::net::UnixListener, time::Duration};
+use std::{fs, io::Write, net::TcpListener, os::unix::net::UnixListener};
 
 // Cargo runs no unit tests of an example that is also built to be run; so its pure parts are tested here.
 #[path = "../../../examples/keep_alive/value.rs"]
@@ -103,12 +103,6 @@ impl Foreman {
         let mut process = spec.stdout(Output::Lines).stderr(Output::Lines).launch().unwrap();
         let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
         Self { directory, process, stdout: Said::new(stdout), stderr: Said::new(stderr) }
-    }
-
-    /// Has those killed who were asked to end: sooner, a second signal would be taken for the first.
-    fn insist(&mut self, signal: i32) {
-        assert_eq!(self.process.wait_timeout(Duration::from_millis(60)).unwrap(), None);
-        self.process.signal(signal).unwrap();
     }
 
     fn reload(&self, file: &str) {
@@ -242,7 +236,7 @@ fn ctrl_c_leaves_nobody_and_the_second_one_is_at_once() {
     foreman.process.signal(libc::SIGINT).unwrap();
     foreman.stdout.find("polite: killed by signal 15");
     wait_gone(grandchild);
-    foreman.insist(libc::SIGINT);
+    insist(&mut foreman.process, libc::SIGINT);
     let (exit, lines, stderr) = foreman.finish();
     assert!(exit.success(), "somebody had failed, but all were to end: {exit}, {lines:#?}, {stderr:#?}");
     places(&lines, &["stubborn: killed by signal 9", "hopeless: given up: it cannot be started"]);

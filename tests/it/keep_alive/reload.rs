@@ -3,7 +3,7 @@
 use super::{Foreman, places};
 use crate::{
     kernel,
-    support::{is_alive, wait_gone},
+    support::{insist, is_alive, wait_gone},
 };
 use std::fs;
 
@@ -187,7 +187,7 @@ fn a_file_read_again_while_all_are_being_stopped_changes_nothing() {
     foreman.reload("[workers.new]\ncommand = ['sleep', '1000']\n");
     foreman.stdout.find("keep_alive: all are being stopped, so the file is not read again");
     assert!(is_alive(stubborn), "nor is anybody stopped sooner");
-    foreman.insist(libc::SIGTERM);
+    insist(&mut foreman.process, libc::SIGTERM);
     let (exit, lines, stderr) = foreman.finish();
     assert!(exit.success() && stderr.is_empty(), "{exit}: {lines:#?}, {stderr:#?}");
     places(&lines, &["stubborn: killed by signal 9"]);
