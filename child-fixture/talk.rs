@@ -5,7 +5,7 @@ use pipewright::{Parent, RemoteError, Request};
 use serde_json::{Value, json};
 use std::{
     collections::HashSet,
-    io::{self, Read},
+    io::{self, BufRead, Read},
     sync::{
         Condvar, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -145,15 +145,34 @@ pub(crate) fn hang_up() -> Outcome {
 
 /// Connects by hand and never reads.
 pub(crate) fn deaf() -> Outcome {
+    let socket = connect()?;
+    io::stdin().read_to_end(&mut Vec::new())?;
+    drop(socket);
+    Ok(())
+}
+
+/// Connects by hand, says no more when it is told to end, and waits until that is said of the other side too.
+pub(crate) fn half_close() -> Outcome {
+    let socket = connect()?;
+    let mut lines = io::BufReader::new(&socket).lines();
+    let asked = lines.next().ok_or("nobody asks for anything")??;
+    socket.shutdown(std::net::Shutdown::Write)?;
+    let rest: Vec<_> = lines.collect::<Result<_, _>>()?;
+    if asked.contains("shutdown") && rest.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{asked}, and then {rest:?}").into())
+    }
+}
+
+fn connect() -> Result<std::os::unix::net::UnixStream, Box<dyn std::error::Error>> {
     let address = std::env::args().find_map(|argument| argument.strip_prefix("--control=").map(str::to_owned));
     let address = address.ok_or("--control is missing")?;
     let (path, key) = address.rsplit_once('?').ok_or("no key")?;
     let mut socket = std::os::unix::net::UnixStream::connect(path)?;
     let hello = json!({"jsonrpc": "2.0", "method": "hello", "params": {"key": key}});
     io::Write::write_all(&mut socket, format!("{hello}\n").as_bytes())?;
-    io::stdin().read_to_end(&mut Vec::new())?;
-    drop(socket);
-    Ok(())
+    Ok(socket)
 }
 
 /// `--count N --size BYTES`: numbered notifications.

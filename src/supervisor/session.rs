@@ -73,6 +73,10 @@ impl Session {
         }
     }
 
+    pub(super) fn hang_up(&self) {
+        self.link.hang_up();
+    }
+
     /// Something of a paused connection was reported.
     pub(super) fn stir(&self) {
         self.link.stir();

@@ -92,6 +92,10 @@ impl Requests {
         self.0.remove(id);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The connection has ended: nobody waits for any of them.
     pub(crate) fn cancel_all(&mut self) {
         for (_, cancelled) in self.0.drain() {

@@ -2,7 +2,8 @@
 
 use crate::support::{DEADLINE, Story, Way, alone, both_ways, is_alive};
 use pipewright::{
-    CallError, Disconnected, Event, EventKind, FaultKind, Input, Output, Pass, Request, Supervisor, Worker, WorkerSpec,
+    CallError, Disconnected, Event, EventKind, FaultKind, Input, Output, Pass, Request, StopPolicy, StopStep,
+    Supervisor, Worker, WorkerSpec,
 };
 use serde_json::{Value, json};
 use std::{
@@ -251,6 +252,18 @@ both_ways! {
         assert_eq!((connected, told), (WORKERS, WORKERS));
     }
 
+    fn a_worker_that_closes_its_side_hears_the_end_of_ours(way: Way) {
+        let mut story = Story::new();
+        let ladder = StopPolicy::kill().then([StopStep::Notify("shutdown".into())], DEADLINE);
+        let spec = way.plain("half-close").control(Pass::arg("--control={}")).stop(ladder);
+        let worker = story.supervisor.spawn(spec).unwrap();
+        story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+        let report = worker.stop().wait(DEADLINE);
+        assert!(report.workers[0].exit.as_ref().unwrap().success(), "{report}");
+        let disconnected: Vec<_> = story.rest().into_iter().filter_map(disconnected).collect();
+        assert_eq!(disconnected, [], "it was not waited for whether it had died");
+    }
+
     fn a_worker_may_hang_up_and_live_on(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("hang-up").control(Pass::arg("--control={}")).stdin(Input::Pipe);
@@ -355,36 +368,40 @@ fn a_thousand_workers_answer_and_two_hundred_die_at_once() {
     }
 }
 
-#[test]
-#[ignore = "needs python3"]
-fn a_python_worker_needs_no_library() {
-    const WORKER: &str = r#"
-import json, os, socket
-path, key = os.environ["PIPEWRIGHT_CONTROL"].rsplit("?", 1)
-control = socket.socket(socket.AF_UNIX)
-control.connect(path)
-lines = control.makefile("rw")
-def say(**message):
-    print(json.dumps({"jsonrpc": "2.0", **message}), file=lines, flush=True)
-say(method="hello", params={"key": key})
-for line in lines:
-    request = json.loads(line)
-    if request.get("method") == "shutdown":
-        break
-    elif request.get("method") == "ping":
-        say(id=request["id"], result=None)
-    elif request.get("method") == "add":
-        say(id=request["id"], result=sum(request["params"]))
-    elif "id" in request:
-        say(id=request["id"], error={"code": -32601, "message": "there is no such method"})
-"#;
+/// The one example in this language that takes its control pipe from its environment.
+fn worker_of(document: &str, language: &str) -> String {
+    let examples = document.split("```").filter_map(|block| block.strip_prefix(language));
+    let mut workers = examples.filter(|example| example.contains("PIPEWRIGHT_CONTROL"));
+    workers.next().expect("an example").to_owned()
+}
+
+fn a_worker_without_our_library_works(interpreter: [&str; 2], worker: &str) {
     let story = Story::new();
-    let spec = WorkerSpec::new("python3").args(["-c", WORKER]).control(Pass::env("PIPEWRIGHT_CONTROL"));
-    let worker = story.supervisor.spawn(spec).unwrap();
+    let spec = WorkerSpec::new(interpreter[0]).args([interpreter[1], worker]);
+    let worker = story.supervisor.spawn(spec.control(Pass::env("PIPEWRIGHT_CONTROL"))).unwrap();
     assert_eq!(worker.call::<_, i64>("add", &[20, 22], DEADLINE).unwrap(), 42);
     assert!(matches!(worker.call::<_, i64>("subtract", &(), DEADLINE), Err(CallError::Remote(_))));
     worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
-    assert!(worker.stop().wait(DEADLINE).workers[0].exit.as_ref().unwrap().success(), "it ends when it is asked to");
+    let report = worker.stop().wait(DEADLINE);
+    assert!(report.workers[0].exit.as_ref().unwrap().success(), "it ends when it is asked to: {report}");
+}
+
+#[test]
+#[ignore = "needs python3"]
+fn the_python_worker_of_the_readme_works() {
+    a_worker_without_our_library_works(["python3", "-c"], &worker_of(include_str!("../../README.md"), "python\n"));
+}
+
+#[test]
+#[ignore = "needs node"]
+fn the_node_worker_of_the_protocol_works() {
+    let worker = worker_of(include_str!("../../docs/protocol.md"), "js\n");
+    a_worker_without_our_library_works(["node", "-e"], &worker);
+    let story = Story::new();
+    let spec = WorkerSpec::new("node").args(["-e", &worker]).control(Pass::env("PIPEWRIGHT_CONTROL"));
+    let worker = story.supervisor.spawn(spec).unwrap();
+    let [one, other] = ["ends a line in JavaScript: \u{2028}", ", but not one of the protocol: \u{2029}"];
+    assert_eq!(worker.call::<_, String>("add", &[one, other], DEADLINE).unwrap(), format!("{one}{other}"));
 }
 
 /// One call, each way.

@@ -160,6 +160,7 @@ impl Driver {
         let extension = session.extension.take();
         if ended {
             drop(self.poller.remove(&session));
+            session.hang_up();
             // Dropped only with the timer: the link still holds the socket, and its calls wait for the exit.
             self.set_timer_after(END_TIME, Timer::Disconnect(place));
         } else {

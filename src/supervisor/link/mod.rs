@@ -199,6 +199,17 @@ impl Link {
         }
     }
 
+    /// The worker says nothing any more. Unless it waits for something of ours it hears that we have nothing more to say either: it
+    /// may be waiting for that, as Node does.
+    pub(super) fn hang_up(&self) {
+        let state = self.lock();
+        if let (Socket::Open(connection), true, true) =
+            (&state.socket, state.queue.is_empty(), state.requests.is_empty())
+        {
+            drop(socket::shutdown(connection.as_fd(), Shutdown::Write));
+        }
+    }
+
     /// The connection has ended, or the worker has: every call ends. True if it was not closed before.
     pub(super) fn close(&self, exit: Option<&Arc<Exit>>) -> bool {
         let mut state = self.lock();
