@@ -18,8 +18,13 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use std::{io, os::fd::AsFd, sync::Arc, time::Duration};
 
-/// The reading, in the hands of a caller.
-struct Loan {
+/// The reading, in the hands of a caller. It comes back whatever the caller comes to: the loop may be waiting for it.
+struct Loan<'a> {
+    link: &'a Link,
+    lent: Option<Lent>,
+}
+
+struct Lent {
     reading: Box<Reading>,
     connection: Arc<Connection>,
 }
@@ -55,7 +60,9 @@ impl Link {
 
     /// Sends a line and takes the reading, so that the loop never hears of the answer; gives the line back, unsent, if somebody
     /// else reads.
-    fn borrow_reading(&self, line: Vec<u8>, timeout: Duration) -> Result<Result<Loan, Vec<u8>>, CallError> {
+    fn borrow_reading(&self, line: Vec<u8>, timeout: Duration) -> Result<Result<Loan<'_>, Vec<u8>>, CallError> {
+        // Dropped after the lock, which it takes.
+        let mut loan = Loan { link: self, lent: None };
         let mut state = self.lock();
         let Socket::Open(connection) = &state.socket else { return Ok(Err(line)) };
         let connection = Arc::clone(connection);
@@ -64,25 +71,25 @@ impl Link {
             return Ok(Err(line));
         }
         let Some(reading) = state.take(Reader::Caller) else { return Ok(Err(line)) };
-        state.set_receive_timeout(&connection, timeout);
+        let lent = loan.lent.insert(Lent { reading, connection });
+        state.set_receive_timeout(&lent.connection, timeout);
         let is_burst = state.calls.is_empty() && state.burst.call(now());
         let sent = state.send(line);
         drop(state);
         if is_burst {
             self.mailbox.send(Command::Burst(self.worker));
         }
-        match sent {
-            Ok(()) => Ok(Ok(Loan { reading, connection })),
-            Err(error) => {
-                self.return_reading(reading, |_| ());
-                Err(CallError::Io(error))
-            }
-        }
+        sent.map(|()| Ok(loan)).map_err(CallError::Io)
     }
 
     /// Reads until the answer to this call has come; or something for the loop, or the end, and then goes on as a [`Call`].
-    fn read_answer(self: &Arc<Self>, loan: Loan, own: u64, deadline: Deadline) -> Result<Answer, Call> {
-        let Loan { mut reading, connection } = loan;
+    fn read_answer(self: &Arc<Self>, mut loan: Loan<'_>, own: u64, deadline: Deadline) -> Result<Answer, Call> {
+        let answer = loan.lent.as_mut().and_then(|lent| self.read_until(lent, own, deadline));
+        answer.ok_or_else(|| loan.give_back(|state| self.begin(state, own)))
+    }
+
+    fn read_until(&self, lent: &mut Lent, own: u64, deadline: Deadline) -> Option<Answer> {
+        let Lent { reading, connection } = lent;
         let mut answer = None;
         let mut scratch = reading.take_scratch();
         while answer.is_none() && reading.unheard.is_empty() {
@@ -110,33 +117,40 @@ impl Link {
                 // Whatever else has come, the kernel counts anew with each read.
                 match deadline.remaining() {
                     Some(Duration::ZERO) => break,
-                    left => self.lock().set_receive_timeout(&connection, left.unwrap_or(Duration::MAX)),
+                    left => self.lock().set_receive_timeout(connection, left.unwrap_or(Duration::MAX)),
                 }
             }
         }
         reading.put_scratch(scratch);
-        match answer {
-            Some(answer) => {
-                self.return_reading(reading, |_| ());
-                Ok(answer)
-            }
-            None => Err(self.return_reading(reading, |state| self.begin(state, own))),
-        }
+        answer
     }
+}
 
-    fn return_reading<T>(&self, reading: Box<Reading>, then: impl FnOnce(&mut State) -> T) -> T {
-        let is_unheard = !reading.unheard.is_empty();
-        let mut state = self.lock();
+impl Loan<'_> {
+    fn give_back<T>(&mut self, then: impl FnOnce(&mut State) -> T) -> T {
+        let Self { link, lent } = self;
+        let is_unheard = lent.as_ref().is_some_and(|lent| !lent.reading.unheard.is_empty());
+        let mut state = link.lock();
         let done = then(&mut state);
-        state.reader = Reader::Nobody(reading);
+        if let Some(Lent { reading, .. }) = lent.take() {
+            state.reader = Reader::Nobody(reading);
+        }
         state.watch();
         let is_recalled = state.is_recalled;
         drop(state);
         if is_recalled {
-            self.given_back.notify_all();
+            link.given_back.notify_all();
         } else if is_unheard {
-            self.mailbox.send(Command::Talk(self.worker));
+            link.mailbox.send(Command::Talk(link.worker));
         }
         done
+    }
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        if self.lent.is_some() {
+            self.give_back(|_| ());
+        }
     }
 }
