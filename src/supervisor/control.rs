@@ -10,13 +10,16 @@ use crate::{
         name::{NameError, PipeName},
         named::{AcceptError, Listener},
     },
-    sys::{random, socket},
+    sys::{
+        bare::{self, BareStream},
+        closing, random,
+    },
     wire::rpc::{self, Address, HELLO, Hello, Packet},
 };
 use std::{
     collections::HashMap,
     io, mem,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     path::Path,
     process,
     sync::atomic::{AtomicU32, Ordering},
@@ -46,6 +49,8 @@ pub(super) fn listen() -> io::Result<(Listener, String)> {
 fn listen_at(name: &PipeName) -> io::Result<(Listener, String)> {
     let path = name.path().and_then(|path| path.to_str()).ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
     let listener = Listener::bind(name).map_err(io::Error::from)?;
+    // Where the kernel cannot (before 6.16), or somebody has come already, they are looked for.
+    drop(bare::refuse_descriptors(listener.as_fd()));
     // Of hosts that were killed.
     pipe::sweep(Path::new(&path), PREFIX);
     Ok((listener, path))
@@ -60,7 +65,7 @@ pub(super) fn address(path: &str) -> io::Result<Address> {
 /// Somebody who has connected.
 #[derive(Debug)]
 struct Visitor {
-    socket: OwnedFd,
+    socket: BareStream,
     said: Vec<u8>,
     /// What it has shown, where nobody of that key is there yet: the start of a worker may be told after its first line.
     key: Option<String>,
@@ -70,7 +75,7 @@ struct Visitor {
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) place: Place,
-    pub(super) socket: OwnedFd,
+    pub(super) socket: BareStream,
     pub(super) said: Vec<u8>,
 }
 
@@ -112,10 +117,10 @@ impl Control {
         mem::replace(&mut self.listener, listener)
     }
 
-    /// Takes one in, if there is one. An error where there is no room for one: too many visitors, or no descriptors, which leaves
-    /// them in the backlog. A visitor that was refused, or has gone, is passed over by the listener.
+    /// Takes one in, if there is one. An error where there is no room for one: too many visitors, or too many who do not close, or
+    /// no descriptors, which leaves them in the backlog. A visitor that was refused, or has gone, is passed over by the listener.
     pub(super) fn accept(&mut self) -> Result<Option<u64>, ()> {
-        if self.visitors.len() >= VISITORS {
+        if self.visitors.len() >= VISITORS || closing::is_clogged() {
             return Err(());
         }
         let stream = match self.listener.accept_deadline(Duration::ZERO) {
@@ -123,7 +128,7 @@ impl Control {
             Err(AcceptError::TimedOut) => return Ok(None),
             Err(_) => return Err(()),
         };
-        let socket = stream.into_descriptor().map_err(drop)?;
+        let socket = stream.into_descriptor().and_then(BareStream::new).map_err(drop)?;
         self.last_visitor += 1;
         self.visitors.insert(self.last_visitor, Visitor { socket, said: Vec::new(), key: None });
         Ok(Some(self.last_visitor))
@@ -154,7 +159,7 @@ impl Control {
     }
 
     /// A visitor has had its time.
-    pub(super) fn put_out(&mut self, visitor: u64) -> Option<OwnedFd> {
+    pub(super) fn put_out(&mut self, visitor: u64) -> Option<BareStream> {
         self.visitors.remove(&visitor).map(|visitor| visitor.socket)
     }
 
@@ -168,7 +173,7 @@ impl Control {
         let mut part = [0; HELLO_BYTES];
         let room = HELLO_BYTES.saturating_sub(visitor.said.len());
         let read = match part.get_mut(..room) {
-            Some(part) if room > 0 => socket::receive(visitor.socket.as_fd(), part),
+            Some(part) if room > 0 => visitor.socket.receive(part),
             // A whole kilobyte without a key, or more behind a key than anybody says before it is known.
             _ => Ok(0),
         };

@@ -207,7 +207,7 @@ pub enum Disconnected {
     NeverConnected,
     /// Its process has ended before it had connected; its exit is about to be told.
     DiedFirst,
-    /// It has closed the connection, and lives on.
+    /// It has closed the connection, or sent descriptors over it, and lives on.
     Closed,
 }
 

@@ -5,7 +5,8 @@
 
 use crate::{
     sys::{
-        conduct, fd, identity, poll, random,
+        closing::{self, ClosedElsewhere},
+        fd, identity, random,
         socket::{self, Take},
     },
     wire::notify::{self, Notice},
@@ -18,7 +19,6 @@ use std::{
         unix::net::{SocketAddr, UnixDatagram},
     },
     sync::Arc,
-    thread,
 };
 
 /// The longest datagram that is looked at; what is longer is cut.
@@ -28,7 +28,7 @@ const CLOSERS: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct NotifySocket {
-    socket: OwnedFd,
+    socket: ClosedElsewhere,
     /// One for itself, and one for each thread that closes.
     closers: Arc<()>,
 }
@@ -46,7 +46,7 @@ impl NotifySocket {
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
         let socket = fd::lift(OwnedFd::from(socket), fd::OUT_OF_THE_WAY)?;
         socket::receive_credentials(socket.as_fd())?;
-        Ok((Self { socket, closers: Arc::default() }, format!("@{name}")))
+        Ok((Self { socket: ClosedElsewhere::new(socket), closers: Arc::default() }, format!("@{name}")))
     }
 
     /// What the next datagram says; `None` where there is none for now. Only its own user and root are heard.
@@ -67,26 +67,10 @@ impl NotifySocket {
         Arc::strong_count(&self.closers) > CLOSERS
     }
 
-    /// What nobody has read has to be closed too.
-    pub(super) fn close(self) {
-        if poll::is_readable(self.as_fd()).unwrap_or(true) {
-            elsewhere(self);
-        }
-    }
-
     fn close_elsewhere(&self, descriptors: Vec<OwnedFd>) {
         if !descriptors.is_empty() {
             // In this order: it counts until they are closed.
-            elsewhere((descriptors, Arc::clone(&self.closers)));
+            closing::elsewhere((descriptors, Arc::clone(&self.closers)));
         }
     }
-}
-
-/// Drops something on a thread of its own; here where none is to be had.
-fn elsewhere(what: impl Send + 'static) {
-    let close = move || {
-        conduct::block_all_signals();
-        drop(what);
-    };
-    drop(thread::Builder::new().name("pipewright-close".into()).spawn(close));
 }

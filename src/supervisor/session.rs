@@ -9,7 +9,6 @@ use super::{
 };
 use crate::{
     policy::window::{EVENT_BYTES, Levels},
-    sys::socket,
     wire::{
         calls::CallError,
         frame::Fault,
@@ -107,7 +106,7 @@ impl Session {
         for heard in std::mem::take(&mut reading.unheard) {
             self.hear(heard, &[], &about, outlet);
         }
-        let read = socket::receive(self.as_fd(), scratch);
+        let read = self.connection.socket.receive(scratch);
         let is_over = match read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
             read => {

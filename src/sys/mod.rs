@@ -1,9 +1,11 @@
 //! The kernel, one facility a file, each behind a safe face: `OwnedFd`, `io::Result`, `Duration`. Knows no workers.
 #![expect(unsafe_code, reason = "the only room with the key")]
 
+pub(crate) mod bare;
 pub(crate) mod cgroup;
 pub(crate) mod clone;
 mod clone3;
+pub(crate) mod closing;
 pub(crate) mod conduct;
 pub(crate) mod epoll;
 pub(crate) mod fd;

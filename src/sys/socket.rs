@@ -249,14 +249,14 @@ pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> 
     }
 }
 
-fn set_option<T: Copy>(socket: BorrowedFd<'_>, option: i32, value: &T) -> io::Result<()> {
+pub(super) fn set_option<T: Copy>(socket: BorrowedFd<'_>, option: i32, value: &T) -> io::Result<()> {
     let (pointer, length) = (std::ptr::from_ref(value).cast(), size_of::<T>() as libc::socklen_t);
     // SAFETY: setsockopt(2) reads `length` bytes, the size of `value`.
     cvt(unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, pointer, length) }).map(drop)
 }
 
 /// `T` must be a type of which any bytes are a value: the callers use integers and structures of integers.
-fn get_option<T: Copy>(socket: BorrowedFd<'_>, option: i32, value: &mut T) -> io::Result<()> {
+pub(super) fn get_option<T: Copy>(socket: BorrowedFd<'_>, option: i32, value: &mut T) -> io::Result<()> {
     let mut length = size_of::<T>() as libc::socklen_t;
     let pointer = std::ptr::from_mut(value).cast();
     // SAFETY: getsockopt(2) writes at most `length` bytes, the size of `value`, and one length.
@@ -295,6 +295,37 @@ pub(crate) fn receive_waiting(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::
     let (pointer, length) = (buffer.as_mut_ptr().cast(), buffer.len());
     // SAFETY: recv(2) writes at most `length` bytes to the buffer.
     cvt_size(unsafe { libc::recv(socket.as_raw_fd(), pointer, length, 0) })
+}
+
+/// How much of a message [`receive`] would read, which stays there; `None` if more came along than a sender, which has room where
+/// a socket has [`receive_credentials`].
+pub(super) fn look(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> io::Result<Option<usize>> {
+    let seen = peek(socket, buffer, wait, 0)?;
+    let mut has_sender = 0_i32;
+    if seen.is_none() && get_option(socket, libc::SO_PASSCRED, &mut has_sender).is_ok() && has_sender != 0 {
+        return peek(socket, buffer, Wait::No, SENDER_BYTES);
+    }
+    Ok(seen)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    No,
+    /// As [`receive_waiting`] does.
+    AsTold,
+}
+
+/// `None` if more came along than there is room for. The kernel looks no further than to the first bytes with descriptors.
+pub(super) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait, room: usize) -> io::Result<Option<usize>> {
+    let mut control = Control::empty();
+    let mut piece = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut message = header(&raw mut piece, 1);
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = room.min(SENDER_BYTES) as _;
+    let flags = libc::MSG_PEEK | if wait == Wait::No { libc::MSG_DONTWAIT } else { 0 };
+    // SAFETY: recvmsg(2) writes to the one piece and to the control buffer, at most as much as their lengths say.
+    let bytes = cvt_size(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })?;
+    Ok((message.msg_flags & libc::MSG_CTRUNC == 0).then_some(bytes))
 }
 
 /// Sends the pieces as one, and never waits. Never raises SIGPIPE. The descriptors go with the first byte; at most 253.

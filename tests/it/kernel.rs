@@ -4,8 +4,9 @@
 use std::{
     ffi::{CStr, CString},
     fs::File,
-    io,
+    io::{self, Write},
     mem::MaybeUninit,
+    net::{TcpListener, TcpStream},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::{ffi::OsStrExt, fs::OpenOptionsExt, process::CommandExt},
@@ -92,6 +93,16 @@ pub(crate) fn listen(socket: &OwnedFd) {
 
 /// Sends one datagram with descriptors, by `SCM_RIGHTS`.
 pub(crate) fn send_descriptors(socket: &impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+    try_send_descriptors(socket, bytes, descriptors, 0).unwrap();
+}
+
+/// As that, with flags for sendmsg(2), and it may be refused.
+pub(crate) fn try_send_descriptors(
+    socket: &impl AsFd,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    flags: i32,
+) -> io::Result<()> {
     #[repr(C)]
     struct Control {
         header: libc::cmsghdr,
@@ -115,12 +126,26 @@ pub(crate) fn send_descriptors(socket: &impl AsFd, bytes: &[u8], descriptors: &[
         msg_flags: 0,
     };
     // SAFETY: sendmsg(2) reads the bytes, and as much of the control buffer as `length` says.
-    let sent = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, 0) };
-    assert_eq!(usize::try_from(sent), Ok(bytes.len()), "{}", io::Error::last_os_error());
+    let sent = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, flags) };
+    let sent = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
+    assert_eq!(sent, bytes.len());
+    Ok(())
+}
+
+/// A connection whose data nobody reads, so that to close its end waits 40 seconds: longer than any test. The other end, and it.
+pub(crate) fn lingering() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let reader = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut writer, _) = listener.accept().unwrap();
+    writer.set_nonblocking(true).unwrap();
+    let bytes = vec![0; 64 << 10];
+    while writer.write(&bytes).is_ok() {}
+    linger(&writer, 40);
+    (reader, writer)
 }
 
 /// To close the last descriptor of a socket waits so long for its data to be read.
-pub(crate) fn linger(socket: &impl AsFd, seconds: i32) {
+fn linger(socket: &impl AsFd, seconds: i32) {
     let linger = libc::linger { l_onoff: 1, l_linger: seconds };
     let length = libc::socklen_t::try_from(size_of_val(&linger)).unwrap();
     let number = socket.as_fd().as_raw_fd();
@@ -232,9 +257,9 @@ pub(crate) fn make_fifo(path: &Path) -> i32 {
     unsafe { libc::mkfifo(path.as_ptr(), 0o600) }
 }
 
-/// Has every later call of this number fail in every thread of this process and in its children; with `second`, only those
-/// with this second argument.
-pub(crate) fn refuse(call: libc::c_long, second: Option<u32>, errno: i32) {
+/// Has every later call of this number fail in every thread of this process and in its children; or only those that have at
+/// this place, counted from 0, this argument.
+pub(crate) fn refuse(call: libc::c_long, argument: Option<(u32, u32)>, errno: i32) {
     const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS, of struct seccomp_data
     const JUMP_IF_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
@@ -242,10 +267,10 @@ pub(crate) fn refuse(call: libc::c_long, second: Option<u32>, errno: i32) {
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut filter = vec![
         step(LOAD, 0, 0, 0),
-        step(JUMP_IF_EQUAL, 0, if second.is_some() { 3 } else { 1 }, u32::try_from(call).unwrap()),
+        step(JUMP_IF_EQUAL, 0, if argument.is_some() { 3 } else { 1 }, u32::try_from(call).unwrap()),
     ];
-    if let Some(second) = second {
-        filter.extend([step(LOAD, 0, 0, 24 + LOW_HALF), step(JUMP_IF_EQUAL, 0, 1, second)]);
+    if let Some((place, value)) = argument {
+        filter.extend([step(LOAD, 0, 0, 16 + 8 * place + LOW_HALF), step(JUMP_IF_EQUAL, 0, 1, value)]);
     }
     filter.extend([
         step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno.unsigned_abs()),

@@ -23,6 +23,7 @@ mod named;
 mod notify;
 mod pseudo_terminal;
 mod real_programs;
+mod smuggling;
 mod supervision;
 mod supervisor;
 mod terminal;

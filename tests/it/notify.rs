@@ -3,13 +3,12 @@
 use crate::{
     kernel,
     named::{is_root, reachable},
-    support::{DEADLINE, FIXTURE, Story, Way, both_ways},
+    support::{DEADLINE, FIXTURE, Story, Way, both_ways, hold_up},
 };
 use pipewright::{EventKind, NotReady, Ready, StopPolicy, StopStep, Watchdog, Worker, WorkerSpec, WorkerState};
 use std::{
     fs,
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    io::Read,
     os::{
         fd::{AsFd, BorrowedFd},
         linux::net::SocketAddrExt,
@@ -212,29 +211,13 @@ both_ways! {
     }
 }
 
-/// A connection whose data nobody reads, so that to close its end waits, and the other end.
-fn lingering(listener: &TcpListener) -> (TcpStream, TcpStream) {
-    let reader = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (mut writer, _) = listener.accept().unwrap();
-    writer.set_nonblocking(true).unwrap();
-    let bytes = vec![0; 64 << 10];
-    while writer.write(&bytes).is_ok() {}
-    kernel::linger(&writer, 40);
-    (reader, writer)
-}
-
 #[test]
 fn p06_descriptors_that_do_not_close_hold_nobody_up() {
     let mut story = Story::new();
     let (worker, teller) = spawn(&story, waiting(Way::Direct));
-    let (_reader, writer) = lingering(&TcpListener::bind("127.0.0.1:0").unwrap());
+    let (_reader, writer) = kernel::lingering();
     // The loop is held up until nobody but itself can be the last to close.
-    let (is_held, held) = crossbeam_channel::bounded(1);
-    let (release, released) = crossbeam_channel::bounded(1);
-    let hold_up = Ready::message(move |_| is_held.send(()).is_ok() && released.recv_timeout(DEADLINE).is_ok());
-    let other = WorkerSpec::new("echo").arg("{}").messages_on_stdout().ready(hold_up);
-    let other = story.supervisor.spawn(other).unwrap();
-    held.recv_timeout(DEADLINE).unwrap();
+    let (other, release) = hold_up(&story);
     kernel::send_descriptors(&teller, b"STATUS=took it", &[writer.as_fd()]);
     drop(writer);
     release.send(()).unwrap();

@@ -491,7 +491,7 @@ fn a_worker_that_the_kernel_does_not_let_us_watch_is_killed_and_told() {
     let first = story.message();
     let other = story.supervisor.spawn(Way::Direct.plain("exit")).unwrap();
     assert!(other.wait_timeout(DEADLINE).is_some());
-    kernel::refuse(libc::SYS_epoll_ctl, Some(libc::EPOLL_CTL_ADD.unsigned_abs()), libc::ENOSPC);
+    kernel::refuse(libc::SYS_epoll_ctl, Some((1, libc::EPOLL_CTL_ADD.unsigned_abs())), libc::ENOSPC);
     let unwatched = story.supervisor.spawn(Way::Direct.fixture("hang")).unwrap();
     drop(first);
     let events = story.rest();

@@ -1,6 +1,7 @@
 //! What the tests share: the two ways of starting, waiting with a deadline, and a process of one's own.
 
-use pipewright::{Event, EventKind, Exit, Message, Output, Pass, Process, Supervisor, WorkerSpec};
+use crossbeam_channel::Sender;
+use pipewright::{Event, EventKind, Exit, Message, Output, Pass, Process, Ready, Supervisor, Worker, WorkerSpec};
 use serde_json::Value;
 use std::{
     ffi::OsString,
@@ -202,6 +203,18 @@ pub(crate) fn open_descriptors() -> Vec<(RawFd, PathBuf)> {
     }
     found.sort();
     found
+}
+
+/// Holds the supervisor's loop up until something is sent; the worker by whom that is done ends then.
+#[track_caller]
+pub(crate) fn hold_up(story: &Story) -> (Worker, Sender<()>) {
+    let (is_held, held) = crossbeam_channel::bounded(1);
+    let (release, released) = crossbeam_channel::bounded(1);
+    let wait = Ready::message(move |_| is_held.send(()).is_ok() && released.recv_timeout(DEADLINE).is_ok());
+    let spec = WorkerSpec::new("echo").arg("{}").messages_on_stdout().ready(wait);
+    let worker = story.supervisor.spawn(spec).unwrap();
+    held.recv_timeout(DEADLINE).unwrap();
+    (worker, release)
 }
 
 /// Runs a test in a process of its own, where it is alone with its descriptors, limits and signals: the test binary is

@@ -186,7 +186,6 @@ impl Driver {
     fn forget_notices(&mut self, place: Place) {
         let Some(notices) = live_at(&mut self.slots, place).and_then(|live| live.health.notices.take()) else { return };
         drop(self.poller.remove(&notices));
-        notices.close();
     }
 
     fn hear_notice(&mut self, place: Place, notice: Notice) {

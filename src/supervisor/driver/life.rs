@@ -204,7 +204,6 @@ impl Driver {
         }
         if let Some(notices) = live.health.notices.take() {
             drop(self.poller.remove(&notices));
-            notices.close();
         }
         self.left(live.shared.id(), Left::Ended { exit, unhealthy: live.health.is_unhealthy });
         self.outlet.trace.leave(live.shared.id());

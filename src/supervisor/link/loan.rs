@@ -8,7 +8,7 @@ use crate::{
         driver::Command,
         reading::{Heard, Reading, not_rpc},
     },
-    sys::{poll::Deadline, socket},
+    sys::poll::Deadline,
     wire::{
         calls::CallError,
         rpc::{self, Packet},
@@ -16,7 +16,7 @@ use crate::{
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::{io, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 /// The reading, in the hands of a caller. It comes back whatever the caller comes to: the loop may be waiting for it.
 struct Loan<'a> {
@@ -93,7 +93,7 @@ impl Link {
         let mut answer = None;
         let mut scratch = reading.take_scratch();
         while answer.is_none() && reading.unheard.is_empty() {
-            match socket::receive_waiting(connection.as_fd(), &mut scratch) {
+            match connection.socket.receive_waiting(&mut scratch) {
                 Ok(bytes @ 1..) => {
                     self.note_heard();
                     let bytes = scratch.get(..bytes).unwrap_or_default();

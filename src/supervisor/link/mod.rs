@@ -11,6 +11,7 @@ use crate::{
     exit::Exit,
     policy::burst::Burst,
     sys::{
+        bare::BareStream,
         epoll::{Interests, Poller},
         socket,
     },
@@ -26,7 +27,7 @@ use serde_json::value::RawValue;
 use std::{
     io, mem,
     net::Shutdown,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -91,7 +92,7 @@ enum Reader {
 /// A worker's socket, and where the loop watches it.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) socket: OwnedFd,
+    pub(super) socket: BareStream,
     pub(super) poller: Arc<Poller>,
     pub(super) token: u64,
 }

@@ -1,0 +1,110 @@
+//! A thread for what may not close at once (docs/gotchas.md, "To close can wait").
+
+use std::{
+    mem::ManuallyDrop,
+    net::Shutdown,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use super::{
+    conduct,
+    socket::{self, Wait},
+};
+
+/// How many threads may be closing before nobody new is let in who could make it more.
+const CLOSERS: usize = 256;
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+/// Drops something on a thread of its own; here where none is to be had.
+pub(crate) fn elsewhere(what: impl Send + 'static) {
+    // In this order: it counts until it is dropped.
+    let closing = (what, UnderWay::new());
+    let close = move || {
+        conduct::block_all_signals();
+        drop(closing);
+    };
+    drop(thread::Builder::new().name("pipewright-close".into()).spawn(close));
+}
+
+/// Too much does not close: whoever lets strangers in waits with that.
+pub(crate) fn is_clogged() -> bool {
+    UNDER_WAY.load(Ordering::Relaxed) >= CLOSERS
+}
+
+struct UnderWay;
+
+impl UnderWay {
+    fn new() -> Self {
+        UNDER_WAY.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A socket in which others may have left descriptors that nobody has taken: unless it is empty it is closed elsewhere.
+#[derive(Debug)]
+pub(crate) struct ClosedElsewhere(ManuallyDrop<OwnedFd>);
+
+impl ClosedElsewhere {
+    pub(crate) const fn new(socket: OwnedFd) -> Self {
+        Self(ManuallyDrop::new(socket))
+    }
+
+    pub(crate) fn into_descriptor(self) -> OwnedFd {
+        let mut kept = ManuallyDrop::new(self);
+        // SAFETY: `kept` is not dropped, so nobody else takes it.
+        unsafe { ManuallyDrop::take(&mut kept.0) }
+    }
+}
+
+impl Drop for ClosedElsewhere {
+    fn drop(&mut self) {
+        // SAFETY: this is the end of it; `into_descriptor`, the other one that takes it, does not come here.
+        let socket = unsafe { ManuallyDrop::take(&mut self.0) };
+        // Nobody can send any more. Fails where the other side is gone, and nobody could.
+        drop(socket::shutdown(socket.as_fd(), Shutdown::Read));
+        if !is_empty(socket.as_fd()) {
+            elsewhere(socket);
+        }
+    }
+}
+
+/// Whether nothing is there that nobody has read, nor anybody whom nobody has accepted.
+fn is_empty(socket: BorrowedFd<'_>) -> bool {
+    match socket::peek(socket, &mut [0], Wait::No, 0) {
+        // An empty datagram would look like the end; but those who take datagrams take their senders, for whom there is no room.
+        Ok(seen) => seen == Some(0),
+        Err(error) => match error.raw_os_error() {
+            // No datagram.
+            Some(libc::EAGAIN) => true,
+            // It listens.
+            Some(libc::EINVAL) => is_left_by_all(socket),
+            _ => false,
+        },
+    }
+}
+
+/// Those who stand before the door are closed one by one.
+fn is_left_by_all(listener: BorrowedFd<'_>) -> bool {
+    loop {
+        match socket::accept(listener) {
+            Ok(Some(client)) => drop(ClosedElsewhere::new(client)),
+            Ok(None) => return true,
+            // As it is shut down; anything else is a shortage.
+            Err(error) => return error.raw_os_error() == Some(libc::EINVAL),
+        }
+    }
+}
+
+impl AsFd for ClosedElsewhere {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
