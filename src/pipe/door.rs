@@ -12,7 +12,7 @@ use super::{
     handshake::{self, Answer, Fault, Hello, Reply},
     peer::{Access, ImpersonationLevel},
 };
-use crate::sys::{epoll::Poller, poll::Deadline, socket};
+use crate::sys::{bare::BareStream, epoll::Poller, poll::Deadline, socket};
 
 /// How long a client may take for its first 16 bytes. It sends them at once, so a client that has not is stuck or not ours.
 const HELLO_WAIT: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ pub(super) struct Door {
 /// A client that has not introduced itself yet.
 #[derive(Debug)]
 pub(super) struct Stranger {
-    pub(super) socket: OwnedFd,
+    pub(super) socket: BareStream,
     heard: Vec<u8>,
     pub(super) until: Deadline,
 }
@@ -99,7 +99,7 @@ impl Door {
     }
 
     /// What is to be done with a client from the backlog.
-    pub(super) fn admit(&self, client: OwnedFd, strangers: &mut Vec<Stranger>) -> io::Result<Option<Admitted>> {
+    pub(super) fn admit(&self, client: BareStream, strangers: &mut Vec<Stranger>) -> io::Result<Option<Admitted>> {
         if !self.access.allows(client.as_fd(), self.our_uid)? {
             self.refuse(client.as_fd(), Answer::NotAllowed);
             return Ok(None);
@@ -117,7 +117,7 @@ impl Door {
             strangers.push(Stranger { socket: client, heard: Vec::new(), until: Deadline::after(HELLO_WAIT) });
             return Ok(None);
         }
-        Ok(Some(Admitted { socket: client, level: None }))
+        Ok(Some(Admitted { socket: client.into_descriptor(), level: None }))
     }
 
     /// Hears what the strangers say, and answers the first one that says the right thing.
@@ -145,7 +145,7 @@ impl Door {
         None
     }
 
-    fn take_out(&self, strangers: &mut Vec<Stranger>, at: usize) -> OwnedFd {
+    fn take_out(&self, strangers: &mut Vec<Stranger>, at: usize) -> BareStream {
         let client = strangers.swap_remove(at).socket;
         if let Some(moves) = &self.moves {
             // Also where it is closed next: a program that is just being started may hold a copy. It was added, so it is there.
@@ -154,7 +154,7 @@ impl Door {
         client
     }
 
-    fn answer(&self, client: OwnedFd, hello: Result<Hello, Fault>) -> Option<Admitted> {
+    fn answer(&self, client: BareStream, hello: Result<Hello, Fault>) -> Option<Admitted> {
         let Some(reply) = handshake::answer(hello, self.mode, self.direction) else {
             self.tally.refused.fetch_add(1, Ordering::Relaxed);
             return None;
@@ -168,7 +168,7 @@ impl Door {
             self.tally.vanished.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        Some(Admitted { socket: client, level: hello.ok().map(|hello| hello.level) })
+        Some(Admitted { socket: client.into_descriptor(), level: hello.ok().map(|hello| hello.level) })
     }
 
     fn refuse(&self, client: BorrowedFd<'_>, answer: Answer) {
@@ -191,9 +191,11 @@ impl Stranger {
     fn listen(&mut self) -> Heard {
         let mut buffer = [0; handshake::BYTES];
         let room = handshake::BYTES - self.heard.len();
-        match socket::receive(self.socket.as_fd(), &mut buffer[..room]) {
+        match self.socket.receive(&mut buffer[..room]) {
             Ok(count @ 1..) => self.heard.extend_from_slice(&buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
+            // Descriptors; nobody is asked for them here.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Heard::Hello(Err(Fault::NotOurs)),
             Ok(0) | Err(_) => return Heard::End,
         }
         match self.heard.first_chunk() {

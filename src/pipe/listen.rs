@@ -21,13 +21,16 @@ use super::{
     wait::{Begun, Cancelled, Wait, Woken},
 };
 use crate::sys::{
+    bare::BareStream,
+    closing::{self, ClosedElsewhere},
     identity,
     poll::{Deadline, Interest},
     socket::{self, SocketType},
     wake::{Flag, Places},
 };
 
-/// How long nobody is taken from the backlog when the process or the machine is out of descriptors or memory.
+/// How long nobody is taken from the backlog when the process or the machine is out of descriptors or memory, or too many of
+/// those who were put out do not close.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 
 /// The kernel cuts it down to `/proc/sys/net/core/somaxconn`.
@@ -175,7 +178,7 @@ impl ListenerOptions {
         let moves = Door::moves(self.greeting, &socket).map_err(failed)?;
         Ok(Listener {
             _publication: publication,
-            socket,
+            socket: ClosedElsewhere::new(socket),
             name: name.clone(),
             door: Door {
                 mode: self.mode,
@@ -203,7 +206,7 @@ impl ListenerOptions {
 pub struct Listener {
     // Dropped first: the name goes while we still listen, so that no client finds a name without a server.
     _publication: Publication,
-    socket: OwnedFd,
+    socket: ClosedElsewhere,
     name: PipeName,
     door: Door,
     frame_bytes_max: usize,
@@ -320,6 +323,7 @@ impl Listener {
         let mut shortage = false;
         loop {
             self.check_running()?;
+            shortage |= closing::is_clogged();
             if let Some(stream) = self.door.hear(&mut strangers) {
                 return Ok(self.hand_out(stream, instance));
             }
@@ -327,7 +331,7 @@ impl Listener {
                 match socket::accept(self.socket.as_fd()) {
                     Ok(None) => {}
                     Ok(Some(client)) => {
-                        match self.door.admit(client, &mut strangers) {
+                        match BareStream::new(client).and_then(|client| self.door.admit(client, &mut strangers)) {
                             Ok(Some(stream)) => return Ok(self.hand_out(stream, instance)),
                             Ok(None) => {}
                             // Nothing is known against the listener.

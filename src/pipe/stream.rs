@@ -40,6 +40,9 @@ use crate::sys::{
 /// * In the message modes a write is one message, and reads run through them as if they were one stream of bytes (empty ones
 ///   vanish). [`into_messages`](Self::into_messages) gives the face that keeps them whole.
 ///
+/// Descriptors that came along and that nobody asked for are closed by the read that passes them, or by the drop. That can take
+/// as long as their sender likes (`docs/gotchas.md`, "To close can wait").
+///
 /// A local socket has no buffer on the reader's side: what is on its way is charged to the writer's
 /// [`out_buffer`](Self::out_buffer).
 #[doc(alias = "NamedPipeServerStream")]

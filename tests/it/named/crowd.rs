@@ -2,12 +2,14 @@
 
 use std::{
     io::{Read, Write},
-    os::unix::net::UnixStream,
+    net::TcpStream,
+    os::{fd::AsFd, unix::net::UnixStream},
     sync::{
         Barrier,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::Instant,
 };
 
 use pipewright::pipe::{
@@ -15,9 +17,14 @@ use pipewright::pipe::{
     named::{ImpersonationLevel, Listener, Stream},
 };
 
-use crate::support::{alone, open_descriptors, read_to_end};
+use crate::{
+    kernel,
+    support::{alone, open_descriptors, read_to_end},
+};
 
-use super::{ConnectOptions, ListenerOptions, PATIENCE, Place, Program, read_exactly, text, until, write_all};
+use super::{
+    ConnectOptions, ListenerOptions, PATIENCE, Place, Program, meet, read_exactly, shaking, text, until, write_all,
+};
 
 const THREADS: u64 = 40;
 const ROUNDS: u64 = 250;
@@ -195,4 +202,31 @@ fn serve(mut stream: &Stream, seen: &Tally, served: &AtomicU64) {
     }
     // A client that was killed does not need the answer.
     drop(stream.write_all(&number.to_be_bytes()));
+}
+
+/// Sends the last descriptor of a socket that takes longer to close than any test.
+fn smuggle(name: &PipeName, before: &[u8], flags: i32) -> (UnixStream, TcpStream) {
+    let mut client = UnixStream::connect(name.path().unwrap()).unwrap();
+    client.write_all(before).unwrap();
+    let (reader, writer) = kernel::lingering();
+    kernel::try_send_descriptors(&client, b"x", &[writer.as_fd()], flags).unwrap();
+    client.write_all(b"y").unwrap();
+    (client, reader)
+}
+
+#[test]
+fn descriptors_that_strangers_bring_hold_nobody_up() {
+    let began = Instant::now();
+    let place = Place::new();
+    let (server, client) = shaking();
+    let listener = server.listen(&place.name("door")).unwrap();
+    let held = [(0, 0), (0, libc::MSG_OOB), (16, 0), (16, libc::MSG_OOB)]
+        .map(|(before, flags)| smuggle(listener.name(), &vec![b'?'; before], flags));
+    let (_server, _client) = meet(&listener, &client);
+    assert_eq!(listener.counts().refused, 4);
+    // Whoever stands before the door then.
+    let last = smuggle(listener.name(), b"", 0);
+    drop(listener);
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    drop((held, last));
 }
