@@ -30,7 +30,7 @@ pub struct TerminalSignals {
     owner: i32,
 }
 
-/// So soon after the first signal a second one is no second wish: `timeout(1)` signals the process and then its group, and whoever
+/// So soon after what a signal wants was done the next one is no other wish: `timeout(1)` signals the process and then its group, and whoever
 /// passes Ctrl-C on to a child tells it what the terminal has told it already.
 const SAME_WISH: Duration = Duration::from_millis(50);
 
@@ -50,8 +50,7 @@ struct Listener {
     number: u64,
     mailbox: Mailbox,
     jobs: Arc<Jobs>,
-    /// When it was asked for the end.
-    asked: Option<Instant>,
+    was_asked: bool,
 }
 
 impl TerminalSignals {
@@ -65,13 +64,13 @@ impl TerminalSignals {
             let signals = Signals::new(SIGNALS)?;
             thread::Builder::new().name("pipewright-signals".into()).spawn(move || {
                 conduct::block_all_signals();
-                Ear { signals, defaults }.hear_all();
+                Ear { signals, defaults, obeyed: None }.hear_all();
             })?;
             *listening = Listening { supervisors: Vec::new(), last_number: 0, owner };
         }
         listening.last_number += 1;
         let number = listening.last_number;
-        listening.supervisors.push(Listener { number, mailbox, jobs, asked: None });
+        listening.supervisors.push(Listener { number, mailbox, jobs, was_asked: false });
         Ok(Self { number, owner })
     }
 }
@@ -81,6 +80,8 @@ struct Ear {
     signals: Signals,
     /// Nobody else of this process has said what is to be done at these.
     defaults: Vec<i32>,
+    /// When everybody had been told to end.
+    obeyed: Option<Instant>,
 }
 
 impl Ear {
@@ -98,13 +99,28 @@ impl Ear {
         let is_wanted = !lock(&LISTENING).supervisors.is_empty();
         match signal {
             SIGTSTP if is_wanted => return self.stop_with_everybody(),
-            _ if is_wanted => end_everybody(),
+            _ if is_wanted => self.end_everybody(),
             SIGTSTP if self.defaults.contains(&signal) => return self.stop(),
             // It fails only for signals that there are not.
             _ if self.defaults.contains(&signal) => drop(emulate_default_handler(signal)),
             _ => {}
         }
         Vec::new()
+    }
+
+    /// By their ladders, or at once where that was asked for already; and nobody comes any more.
+    fn end_everybody(&mut self) {
+        if self.obeyed.is_some_and(|at| now().saturating_duration_since(at) < SAME_WISH) {
+            return;
+        }
+        for Listener { mailbox, jobs, was_asked, .. } in &mut lock(&LISTENING).supervisors {
+            lock(jobs).take();
+            let wanted = if *was_asked { StopAll::Within(Duration::ZERO) } else { StopAll::ForGood };
+            *was_asked = true;
+            ask(mailbox, |answer| Command::StopAll(wanted, answer));
+        }
+        // Not when it was heard: a loop that has much to do lets us wait, and the second signal has come meanwhile.
+        self.obeyed = Some(now());
     }
 
     /// First the workers, then we; and the other way round.
@@ -124,21 +140,6 @@ impl Ear {
     fn stop(&mut self) -> Vec<i32> {
         conduct::stop_by(SIGTSTP);
         self.signals.pending().filter(|signal| *signal != SIGTSTP).collect()
-    }
-}
-
-/// By their ladders, or at once where that was asked for already; and nobody comes any more.
-fn end_everybody() {
-    let now = now();
-    for Listener { mailbox, jobs, asked, .. } in &mut lock(&LISTENING).supervisors {
-        lock(jobs).take();
-        let wanted = match asked {
-            Some(first) if now.saturating_duration_since(*first) < SAME_WISH => continue,
-            Some(_) => StopAll::Within(Duration::ZERO),
-            None => StopAll::ForGood,
-        };
-        asked.get_or_insert(now);
-        ask(mailbox, |answer| Command::StopAll(wanted, answer));
     }
 }
 

@@ -60,12 +60,12 @@ fn ends_at_ctrl_c(process: Process, lines: BufReader<PipeReader>) {
 #[track_caller]
 fn ends_at_ctrl_c_by(process: Process, lines: BufReader<PipeReader>, end: &str) {
     process.signal(libc::SIGINT).unwrap();
-    ended(process, lines, end);
+    ends_by(process, lines, end);
 }
 
 /// It says this and ends well.
 #[track_caller]
-fn ended(mut process: Process, mut lines: BufReader<PipeReader>, end: &str) {
+fn ends_by(mut process: Process, mut lines: BufReader<PipeReader>, end: &str) {
     let mut last = String::new();
     lines.read_line(&mut last).unwrap();
     assert_eq!(last, end);
@@ -81,16 +81,20 @@ fn ctrl_c_ends_everybody_politely_and_the_second_at_once() {
     wait_ignores(pids[0], libc::SIGTERM);
     process.signal(libc::SIGINT).unwrap();
     insist(&mut process, libc::SIGINT);
-    ended(process, lines, "killed by signal 9 (SIGKILL)\n");
+    ends_by(process, lines, "killed by signal 9 (SIGKILL)\n");
 }
 
 #[test]
 fn a_signal_that_comes_twice_is_one_wish() {
     let (process, pids, lines) = host(&["--script", "trap 'sleep 0.3; exit 7' TERM; while :; do sleep 0.1; done"]);
     wait_mask(pids[0], "SigCgt:", libc::SIGTERM);
-    // As timeout(1) does it, and here the two are not taken for one by the kernel.
-    process.signal(libc::SIGTERM).unwrap();
-    ends_at_ctrl_c_by(process, lines, "exit code 7\n");
+    // As timeout(1) does it; here the two come at the same moment, and are not taken for one by the kernel.
+    process.signal(libc::SIGSTOP).unwrap();
+    wait_state(process.pid(), 'T');
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGCONT] {
+        process.signal(signal).unwrap();
+    }
+    ends_by(process, lines, "exit code 7\n");
 }
 
 #[test]
