@@ -5,6 +5,7 @@
 use super::{
     members::Output,
     order::{Order, Towards},
+    refusal::GroupError,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -100,31 +101,6 @@ pub(crate) struct GroupSettings {
     pub(crate) intensity: GroupIntensity,
     /// From the beginning of its end; whoever is left then is killed.
     pub(crate) stop_within: Option<Duration>,
-}
-
-/// Why a declaration, or a removal, is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub(crate) enum GroupError {
-    #[error("{0:?} is significant and permanent: it would never end for good, so it cannot end its group")]
-    SignificantPermanent(Node),
-    #[error("{node:?} is significant, and {group:?} never shuts down by itself: set its automatic shutdown")]
-    SignificantInVain { node: Node, group: GroupId },
-    /// Each waits for the next, and the last for the first.
-    #[error("they wait for each other in a circle: {members:?}")]
-    Circle { members: Box<[MemberId]> },
-    #[error("{member:?} waits for the end of {on:?}, which is permanent and never ends for good")]
-    NeverExits { member: MemberId, on: MemberId },
-    #[error("there is no {0:?}, or it is being removed")]
-    Unknown(Node),
-    #[error("there is a {0:?} already")]
-    Taken(Node),
-    #[error("{member:?} cannot be removed, {by:?} waits for it: remove that one first")]
-    StillNeeded { member: MemberId, by: MemberId },
-    #[error("the outermost group cannot be removed")]
-    Root,
-    #[error("its end may take {within:?} (stop_within), and that of {outer:?} around it no longer than {limit:?}")]
-    LongerEnd { within: Duration, outer: GroupId, limit: Duration },
 }
 
 /// Groups in groups and their members, and where each of them stands in its life.

@@ -3,10 +3,10 @@
 use super::{
     due::start,
     group::{
-        AutoShutdown, GroupError, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node, Role,
-        Strategy, When,
+        AutoShutdown, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node, Role, Strategy, When,
     },
     members::{Input, Output, Verdict},
+    refusal::GroupError,
 };
 use std::time::{Duration, Instant};
 

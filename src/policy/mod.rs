@@ -13,6 +13,7 @@ pub(crate) mod incarnation;
 pub(crate) mod members;
 mod order;
 pub(crate) mod readiness;
+pub(crate) mod refusal;
 pub(crate) mod restart;
 pub(crate) mod stop;
 mod strategy;

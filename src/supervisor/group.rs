@@ -11,7 +11,8 @@ use super::{
 use crate::{
     launch::SpecError,
     policy::{
-        group::{self, AutoShutdown, GroupIntensity, GroupSettings, Strategy},
+        group::{AutoShutdown, GroupIntensity, GroupSettings, Strategy},
+        refusal,
         restart::Restart,
     },
 };
@@ -125,8 +126,8 @@ pub enum GroupError {
 
 explains_itself!(GroupError);
 
-impl From<group::GroupError> for GroupError {
-    fn from(error: group::GroupError) -> Self {
+impl From<refusal::GroupError> for GroupError {
+    fn from(error: refusal::GroupError) -> Self {
         Self::Refused { reason: error.to_string().into() }
     }
 }
