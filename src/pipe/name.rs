@@ -53,7 +53,8 @@ impl PipeName {
     /// `/tmp/pipewright-<uid>/` where the variable is not set to an absolute path. The environment is read here and not again.
     ///
     /// The private directory is made (0700) by whoever needs it first, server or client, and refused unless it is a directory
-    /// of this user that nobody else may enter.
+    /// of this user that nobody else may enter. Root makes none in another user's directory, as
+    /// `XDG_RUNTIME_DIR` names it after `su`: that user could not use it.
     ///
     /// # Errors
     ///
@@ -263,12 +264,18 @@ fn directory_in_tmp() -> PathBuf {
 /// In `/tmp` anybody may have been there first: with a link to a place of theirs, or with a directory that they may write to.
 fn ensure_private(directory: &Path) -> Result<(), NameError> {
     let failed = |source| NameError::Os { path: directory.into(), source };
+    let refused = |found: &str| Err(NameError::NotPrivate { path: directory.into(), found: found.into() });
+    let us = identity::effective_uid();
+    // Root may write everywhere: what it makes there would keep its owner from making his own.
+    let above = directory.parent().filter(|_| us == 0).and_then(|above| fs::metadata(above).ok());
+    if let Some(above) = above.filter(|above| above.uid() != us && above.mode() & libc::S_ISVTX == 0) {
+        return refused(&format!("it would be in a directory of the user {}, and we are root", above.uid()));
+    }
     match DirBuilder::new().mode(0o700).create(directory) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(source) => return Err(failed(source)),
     }
-    let refused = |found: &str| Err(NameError::NotPrivate { path: directory.into(), found: found.into() });
     let opened = match lock::open_directory(directory) {
         Ok(opened) => opened.metadata().map_err(failed)?,
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
@@ -277,7 +284,6 @@ fn ensure_private(directory: &Path) -> Result<(), NameError> {
         }
         Err(source) => return Err(failed(source)),
     };
-    let us = identity::effective_uid();
     if opened.uid() != us {
         return refused(&format!("it belongs to the user {}, and we are {us}", opened.uid()));
     }
@@ -290,6 +296,7 @@ fn ensure_private(directory: &Path) -> Result<(), NameError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
 
     #[test]
     fn a_directory_that_others_prepared_is_refused() {
@@ -311,6 +318,11 @@ mod tests {
             DirBuilder::new().mode(0o700).create(base.join("theirs")).unwrap();
             std::os::unix::fs::chown(base.join("theirs"), Some(65_500), None).unwrap();
             assert!(refusal(&base.join("theirs")).contains("it belongs to the user 65500"));
+            let in_theirs = base.join("theirs").join("ours");
+            assert!(refusal(&in_theirs).ends_with("it would be in a directory of the user 65500, and we are root"));
+            assert!(!in_theirs.exists());
+            fs::set_permissions(base.join("theirs"), Permissions::from_mode(0o1777)).unwrap();
+            ensure_private(&in_theirs).unwrap();
         }
         fs::remove_dir_all(&base).unwrap();
     }
