@@ -91,9 +91,9 @@
 //! arguments and its environment. Of control the names of the methods are told.
 //!
 //! Subscribers run on the supervisor's loop, where only the global one is heard: a slow one delays all workers. A panic of it is
-//! told by the panic hook and goes no further: workers are looked after, and the next thing is told, as if nothing had been. It
-//! may use a [`Worker`] that it holds, but must not wait there: not for an answer, an end or a [status](Supervisor::status), and
-//! not for whoever receives the events.
+//! told by the panic hook and goes no further: workers are looked after, and the next thing is told, as if nothing had been. It may
+//! use a [`Worker`] that it holds, but must not wait there: not for an answer, an end or a [status](Supervisor::status), and not
+//! for whoever receives the events.
 //!
 //! The documents: [architecture](_documentation::architecture), [gotchas](_documentation::gotchas) and
 //! [protocol](_documentation::protocol).

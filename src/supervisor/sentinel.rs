@@ -22,10 +22,10 @@ use std::{
 
 /// `$1` is the token, `$2` the supervisor's cgroup, if it has one. POSIX shell, `head`, `grep`, `tr`, `rmdir` and `sleep`.
 ///
-/// One pipeline looks through everybody in a few milliseconds: `head` says which file is whose, and not every `grep` (Busybox's does
-/// not) looks behind a zero byte. A line of its form may also stand in an environment, to point at somebody else, so whoever is found
-/// is looked at alone before the kill. A process in the middle of an exec shows no environment: so it is looked until several looks in turn have
-/// found nobody, and nobody was in an exec (no command line either) from one to the next.
+/// One pipeline looks through everybody in a few milliseconds: `head` says which file is whose, and not every `grep` (Busybox's
+/// does not) looks behind a zero byte. A line of its form may also stand in an environment, to point at somebody else, so whoever
+/// is found is looked at alone before the kill. A process in the middle of an exec shows no environment: so it is looked until
+/// several looks in turn have found nobody, and nobody was in an exec (no command line either) from one to the next.
 const SCRIPT: &str = r#"
 run=$1
 cgroup=$2

@@ -294,8 +294,9 @@ impl WorkerSpec {
     }
 
     /// Limits it together with all it starts. It needs a cgroup (v2) of its own and the controller in it: for a supervisor whose
-    /// process is in a leaf of a subtree that was delegated to it, as by systemd's `Delegate=yes` and `DelegateSubgroup=main`, to its
-    /// user, or to its container. Elsewhere the start fails and says why. Not for [`from_command`](Self::from_command) and [`survive_parent`](Self::survive_parent).
+    /// process is in a leaf of a subtree that was delegated to it, as by systemd's `Delegate=yes` and `DelegateSubgroup=main`, to
+    /// its user, or to its container. Elsewhere the start fails and says why. Not for [`from_command`](Self::from_command) and
+    /// [`survive_parent`](Self::survive_parent).
     pub fn tree_limit(mut self, limit: TreeLimit) -> Self {
         self.tree_limits.push(limit);
         self

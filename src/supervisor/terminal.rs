@@ -30,8 +30,8 @@ pub struct TerminalSignals {
     owner: i32,
 }
 
-/// So soon after what a signal wants was done the next one is no other wish: `timeout(1)` signals the process and then its group, and whoever
-/// passes Ctrl-C on to a child tells it what the terminal has told it already.
+/// So soon after what a signal wants was done the next one is no other wish: `timeout(1)` signals the process and then its group,
+/// and whoever passes Ctrl-C on to a child tells it what the terminal has told it already.
 const SAME_WISH: Duration = Duration::from_millis(50);
 
 const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGTSTP];

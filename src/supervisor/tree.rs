@@ -262,7 +262,8 @@ impl Search {
         }
     }
 
-    /// Stops those of a running worker's tree that are listed, and gives them: they are to go on with it.
+    /// Stops those of a running worker's tree that are listed, and gives them: they are to go on with it. Whoever does not carry the
+    /// token goes on all the time: the guard of a supervisor that the worker is must not stand still when that is killed.
     pub(super) fn stop(&mut self, token: &Token, list: impl Fn() -> Vec<i32>) -> Vec<Held> {
         let mut stopped: Vec<Held> = Vec::new();
         // Whoever is stopped forks no more, so the last look finds nobody new.
