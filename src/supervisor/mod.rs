@@ -224,10 +224,10 @@ impl Supervisor {
     ///   events end with the last one. The second one kills them at once, unless it follows within 50 ms: what passes a Ctrl-C on, or
     ///   signals a whole group, often sends the first one twice.
     /// * SIGTSTP: the workers are stopped with all they have started, then this process; when it goes on they do, and no deadline of
-    ///   theirs has come nearer meanwhile. Those of your own calls have. Without a [cgroup](crate::Containment) whoever has left a
-    ///   worker's group and lost his parent goes on all the time. Where there is no shell above this process that could have it go on,
-    ///   as for the first program of a container's terminal, nobody is stopped for longer than a moment: the kernel spares such a
-    ///   program.
+    ///   theirs has come nearer meanwhile. Those of your own calls have. Of those who have left a worker's group some go on all the
+    ///   time: whoever has thrown away its environment, and without a [cgroup](crate::Containment) whoever has lost its parent. Where
+    ///   there is no shell above this process that could have it go on, as for the first program of a container's terminal, nobody is
+    ///   stopped for longer than a moment: the kernel spares such a program.
     ///
     /// SIGHUP, when the terminal's window is closed, does what it did: by default it ends this process at once, and with it all trees.
     ///
