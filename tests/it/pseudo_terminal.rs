@@ -268,7 +268,7 @@ fn ctrl_c_reaches_the_host_alone_and_ends_everybody_politely() {
 #[test]
 fn the_second_ctrl_c_ends_everybody_at_once() {
     let mut terminal = Terminal::open();
-    let mut host = terminal.start(&["--code=7", "--grace-ms=3600000", "--script", STUBBORN]);
+    let host = terminal.start(&["--code=7", "--grace-ms=3600000", "--script", STUBBORN]);
     terminal.wait_for("well");
     terminal.type_in(CTRL_C);
     terminal.wait_for("asked");
