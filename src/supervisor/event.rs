@@ -127,7 +127,8 @@ pub enum EventKind {
     /// A group has been restarted too often, or one of it has given up whom it cannot be without: all of it is stopped. The
     /// worker of this event is the one whose end led to it.
     GroupGaveUp(GroupId),
-    /// Nobody of a group is left: it was stopped, or has ended. The worker of this event is the last one that ended.
+    /// Nobody of a group is left: it was stopped, or has ended. The worker of this event is the last one that ended, and means nothing
+    /// where nobody has run in this group.
     GroupEnded(GroupId),
     /// After `Exited`: its next incarnation is started after so long.
     Restarting {

@@ -16,7 +16,7 @@ use signal_hook::{
 };
 use std::{
     collections::VecDeque,
-    io,
+    io, mem,
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
@@ -113,11 +113,15 @@ impl Ear {
         if self.obeyed.is_some_and(|at| now().saturating_duration_since(at) < SAME_WISH) {
             return;
         }
-        for Listener { mailbox, jobs, was_asked, .. } in &mut lock(&LISTENING).supervisors {
-            lock(jobs).take();
-            let wanted = if *was_asked { StopAll::Within(Duration::ZERO) } else { StopAll::ForGood };
-            *was_asked = true;
-            ask(mailbox, |answer| Command::StopAll(wanted, answer));
+        let note = |one: &mut Listener| {
+            lock(&one.jobs).take();
+            (one.mailbox.clone(), mem::replace(&mut one.was_asked, true))
+        };
+        let noted: Vec<_> = lock(&LISTENING).supervisors.iter_mut().map(note).collect();
+        // Without the lock: a user's code on a loop may drop what it listens with.
+        for (mailbox, was_asked) in noted {
+            let wanted = if was_asked { StopAll::Within(Duration::ZERO) } else { StopAll::ForGood };
+            ask(&mailbox, |answer| Command::StopAll(wanted, answer));
         }
         // Not when it was heard: a loop that has much to do lets us wait, and the second signal has come meanwhile.
         self.obeyed = Some(now());
