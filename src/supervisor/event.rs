@@ -13,6 +13,9 @@ use crate::{
 };
 use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
+// Every message waiting for its consumer is one: what is rare and large is boxed.
+const _: () = assert!(size_of::<Event>() <= 64);
+
 /// Something that happened to a worker, or that it said.
 ///
 /// Of one incarnation, [`Started`](EventKind::Started) is the first event and [`Exited`](EventKind::Exited) the last, and
@@ -79,9 +82,9 @@ pub enum EventKind {
     /// Its control connection is missing, or has ended, while nobody asked for that.
     Disconnected(Disconnected),
     /// It asks something over control, and waits for the answer.
-    Request(Request),
+    Request(Box<Request>),
     /// It tells something over control.
-    Notification(Notification),
+    Notification(Box<Notification>),
     /// It is ready for work, as its [`Ready`](crate::Ready) wants it.
     Ready {
         /// From its start.

@@ -158,7 +158,7 @@ impl Session {
                 let cancelled = self.link.request(id.text());
                 let post = Arc::clone(&self.link) as Arc<dyn Post>;
                 let charge = Some(self.charge(length));
-                Some(EventKind::Request(Request::new(id, (method, params), post, cancelled, charge)))
+                Some(EventKind::Request(Box::new(Request::new(id, (method, params), post, cancelled, charge))))
             }
             Packet::Notification { method, params } if method == CANCEL => {
                 if let Some(id) = rpc::cancelled(params.as_deref()) {
@@ -171,7 +171,8 @@ impl Session {
                 None
             }
             Packet::Notification { method, params } => {
-                Some(EventKind::Notification(Notification { method, params, _charge: Some(self.charge(length)) }))
+                let told = Notification { method, params, _charge: Some(self.charge(length)) };
+                Some(EventKind::Notification(Box::new(told)))
             }
         }
     }

@@ -26,7 +26,7 @@ fn started(way: Way) -> (Story, Worker) {
 
 fn request(event: Event) -> Option<Request> {
     match event.kind {
-        EventKind::Request(request) => Some(request),
+        EventKind::Request(request) => Some(*request),
         _ => None,
     }
 }
