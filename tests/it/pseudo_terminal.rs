@@ -111,6 +111,15 @@ impl Terminal {
         self.wait_for_any(&[wanted]);
     }
 
+    /// Until all of a [`TREE`] are there, and what they are to be: who is in the middle of an exec has no environment, and is not
+    /// known to belong to it.
+    #[track_caller]
+    fn wait_tree(&mut self) {
+        self.wait_for("away ");
+        let sleeps = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+        assert!(comes_true(|| self.crowd.all().iter().filter(|pid| sleeps(pid)).count() == 2), "{}", self.crowd);
+    }
+
     /// False at the end, which a terminal tells by an error.
     fn read(&mut self) -> bool {
         let mut part = [0; 4096];
@@ -288,7 +297,7 @@ fn p15_ctrl_z_stops_everybody_with_their_deadlines_until_fg() {
     let began = now();
     let mut terminal = Terminal::open();
     let job = terminal.start_job(&format!("--deadlines-ms {}", LIMIT.as_millis()), TREE);
-    terminal.wait_for("away ");
+    terminal.wait_tree();
     job.is_put_aside(&mut terminal);
     let ran_at_most = began.elapsed();
     // Time has to pass that does not count.
@@ -383,7 +392,7 @@ fn ctrl_z_stops_nobody_whom_nobody_could_have_go_on() {
 fn p09_a_closed_window_leaves_nobody() {
     let mut terminal = Terminal::open();
     let mut host = terminal.start(&["--script", TREE]);
-    terminal.wait_for("away ");
+    terminal.wait_tree();
     let guard = guard_of(host.pid());
     let crowd = terminal.close();
     assert_eq!(host.wait_timeout(DEADLINE).unwrap().expect("its end").signal(), Some(libc::SIGHUP));
@@ -397,7 +406,7 @@ fn p09_the_closed_window_of_a_shell_leaves_nobody_of_its_job() {
     for is_put_aside in [false, true] {
         let mut terminal = Terminal::open();
         let job = terminal.start_job("", TREE);
-        terminal.wait_for("away ");
+        terminal.wait_tree();
         let guard = guard_of(job.host);
         if is_put_aside {
             terminal.type_in(CTRL_Z);
