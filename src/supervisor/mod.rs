@@ -226,9 +226,8 @@ impl Supervisor {
     /// * SIGTSTP: the workers are stopped with all they have started, then this process; when it goes on they do, and no deadline of
     ///   theirs has come nearer meanwhile. Those of your own calls have. Of those who have left a worker's group some go on all the
     ///   time: whoever has thrown away its environment or is in the middle of an exec, and without a [cgroup](crate::Containment) whoever
-    ///   has lost its parent. Where
-    ///   there is no shell above this process that could have it go on, as for the first program of a container's terminal, nobody is
-    ///   stopped for longer than a moment: the kernel spares such a program.
+    ///   has lost its parent. Where there is no shell above this process that could have it go on, as for the first program of a
+    ///   container's terminal, nobody is stopped for longer than a moment: the kernel spares such a program.
     ///
     /// SIGHUP, when the terminal's window is closed, does what it did: by default it ends this process at once, and with it all trees.
     ///
