@@ -2,6 +2,7 @@
 
 use crate::support::{
     Chance, DEADLINE, FIXTURE, Story, Way, carriers, cgroups_of, children, comes_true, may_make_cgroups, wait_gone,
+    wait_nobody,
 };
 use pipewright::{Group, Input, Output, Process, Worker, WorkerSpec};
 use std::{
@@ -54,13 +55,7 @@ impl Host {
 
     #[track_caller]
     fn wait_nobody(&self) {
-        loop {
-            let left = self.offspring();
-            if left.is_empty() {
-                return;
-            }
-            left.into_iter().for_each(wait_gone);
-        }
+        wait_nobody(|| self.offspring());
     }
 
     /// A guard that had just begun is not among those who were seen, and the cgroup is the last thing that it removes.

@@ -186,15 +186,21 @@ fn a_tree_has_no_more_processes_than_it_may() {
     assert_eq!(told["oom_killed"], false, "{told}");
 }
 
+/// The limit is, for this kind of reason, and how the next worker is contained.
+#[track_caller]
+fn is_refused(told: &Value, [kind, reason, next]: [&str; 3], to: To) {
+    assert_eq!((&told["step"], &told["kind"]), (&json!("TreeLimit"), &json!(kind)), "{to:?}: {told}");
+    assert!(told["reason"].as_str().unwrap().contains(reason), "{to:?}: {told}");
+    assert_eq!(told["next"], next, "{to:?}: {told}");
+}
+
 #[test]
 fn a_host_that_is_not_in_a_leaf_is_told_and_its_other_workers_are_contained() {
     for to in [To::Root, To::User, To::Container] {
         let Some(subtree) = Subtree::new(to) else { return };
         for limit in ROOMY {
             let told = subtree.host(At::Itself, &[limit]);
-            assert_eq!((&told["step"], &told["kind"]), (&json!("TreeLimit"), &json!("Unsupported")), "{to:?}: {told}");
-            assert!(told["reason"].as_str().unwrap().contains("processes in it"), "{to:?}: {told}");
-            assert_eq!(told["next"], "Some(Cgroup)", "{to:?}: {told}");
+            is_refused(&told, ["Unsupported", "processes in it", "Some(Cgroup)"], to);
         }
     }
 }
@@ -204,9 +210,7 @@ fn root_limits_nobody_in_a_subtree_that_was_not_delegated() {
     let Some(subtree) = Subtree::new(To::NobodyButRoot) else { return };
     for limit in ROOMY {
         let told = subtree.host(At::Leaf, &[limit]);
-        assert_eq!((&told["step"], &told["kind"]), (&json!("TreeLimit"), &json!("Unsupported")), "{told}");
-        assert!(told["reason"].as_str().unwrap().contains("processes in it"), "{told}");
-        assert_eq!(told["next"], "Some(Cgroup)", "{told}");
+        is_refused(&told, ["Unsupported", "processes in it", "Some(Cgroup)"], To::NobodyButRoot);
     }
 }
 
@@ -215,9 +219,7 @@ fn a_user_without_a_subtree_is_told() {
     let Some(subtree) = Subtree::new(To::Nobody) else { return };
     for limit in ROOMY {
         let told = subtree.host(At::Leaf, &[limit]);
-        assert_eq!((&told["step"], &told["kind"]), (&json!("TreeLimit"), &json!("PermissionDenied")), "{told}");
-        assert!(told["reason"].as_str().unwrap().contains("cgroup"), "{told}");
-        assert_eq!(told["next"], "Some(Group)", "{told}");
+        is_refused(&told, ["PermissionDenied", "cgroup", "Some(Group)"], To::Nobody);
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     guard::guard_of,
     kernel,
-    support::{Chance, DEADLINE, FIXTURE, carriers, cgroups_of, comes_true, wait_gone},
+    support::{Chance, DEADLINE, FIXTURE, carriers, cgroups_of, comes_true, wait_gone, wait_nobody},
     terminal::{is_in_state, wait_state},
 };
 use pipewright::{Group, Process, WorkerSpec};
@@ -236,13 +236,7 @@ impl Crowd {
 
     #[track_caller]
     fn wait_nobody(&self) {
-        loop {
-            let left = self.all();
-            if left.is_empty() {
-                return;
-            }
-            left.into_iter().for_each(wait_gone);
-        }
+        wait_nobody(|| self.all());
     }
 }
 
@@ -267,6 +261,12 @@ fn let_pass(time: Duration) {
 
 #[test]
 fn ctrl_c_reaches_the_host_alone_and_ends_everybody_politely() {
+    shows_and_ends_politely();
+}
+
+/// A worker that writes to the terminal, and Ctrl-C.
+#[track_caller]
+fn shows_and_ends_politely() {
     let mut terminal = Terminal::open();
     let host = terminal.start(&["--code=7", "--script", POLITE]);
     terminal.wait_for("well");
@@ -431,11 +431,7 @@ fn a_worker_in_a_group_of_its_own_that_reads_the_terminal_is_stopped_until_it_en
 
 #[test]
 fn a_worker_in_a_group_of_its_own_writes_to_the_terminal_unless_that_stops_it() {
-    let mut terminal = Terminal::open();
-    let host = terminal.start(&["--code=7", "--script", POLITE]);
-    terminal.wait_for("well");
-    terminal.type_in(CTRL_C);
-    terminal.ends(host, "exit code 3");
+    shows_and_ends_politely();
 
     let mut terminal = Terminal::open();
     kernel::set_local_mode(&terminal.window, libc::TOSTOP);

@@ -83,6 +83,18 @@ macro_rules! both_ways {
 }
 pub(crate) use both_ways;
 
+/// Waits until none of these is left, nor whoever they have started meanwhile.
+#[track_caller]
+pub(crate) fn wait_nobody(list: impl Fn() -> Vec<u32>) {
+    loop {
+        let left = list();
+        if left.is_empty() {
+            return;
+        }
+        left.into_iter().for_each(wait_gone);
+    }
+}
+
 /// Signals it until it ends, as an impatient user does: a second signal that comes too soon is taken for the first.
 #[track_caller]
 pub(crate) fn insist(process: &mut Process, signal: i32) {
