@@ -131,7 +131,7 @@ pub use policy::{
 pub use supervisor::{
     Builder, Call, CancelCall, Containment, Disconnected, Ended, Event, EventKind, FaultEvent, GroupError, GroupId,
     GroupPolicy, NotReady, Ready, Restarting, Status, StopReport, Stopping, Stream, Supervisor, TerminalSignals,
-    Worker, WorkerGroup, WorkerId, WorkerSpec, WorkerState, WorkerStatus,
+    Warning, Worker, WorkerGroup, WorkerId, WorkerSpec, WorkerState, WorkerStatus,
 };
 pub use wire::{
     calls::CallError,

@@ -1,6 +1,6 @@
 //! What a supervisor tells.
 
-use super::{WorkerId, group::GroupId, worker::WorkerShared};
+use super::{WorkerId, group::GroupId, warning::Warning, worker::WorkerShared};
 use crate::{
     exit::Exit,
     launch::SpawnError,
@@ -36,6 +36,11 @@ impl Event {
     pub(super) fn of(shared: &Arc<WorkerShared>, incarnation: u32, kind: EventKind) -> Self {
         let is_frequent = matches!(kind, EventKind::Message(_) | EventKind::Line { .. });
         Self { worker: shared.id(), incarnation, _holds: (!is_frequent).then(|| Arc::clone(shared)), kind }
+    }
+
+    /// About the supervisor itself.
+    pub(super) fn warning(warning: Warning) -> Self {
+        Self::of_the_gone(WorkerId::SUPERVISOR, EventKind::Warning(Box::new(warning)))
     }
 
     /// Of a group, whose last worker has been forgotten.
@@ -142,6 +147,8 @@ pub enum EventKind {
     NotStarted(Arc<SpawnError>),
     /// After `Exited`: it will not be started again, though its policy would have it so.
     GaveUp(GaveUp),
+    /// A fault that concerns the supervisor and not one worker; the event's `worker` is [`WorkerId::SUPERVISOR`].
+    Warning(Box<Warning>),
 }
 
 /// A [`Fault`]. It counts against its worker's window until it is dropped, so that a flood of garbage cannot fill the parent.

@@ -28,6 +28,7 @@ mod stopping;
 mod terminal;
 mod trace;
 mod tree;
+mod warning;
 mod worker;
 
 use crate::{
@@ -55,6 +56,7 @@ pub use spec::WorkerSpec;
 pub use status::{Status, WorkerState, WorkerStatus};
 pub use stopping::{Ended, Restarting, StopReport, Stopping};
 pub use terminal::TerminalSignals;
+pub use warning::Warning;
 pub use worker::{Worker, WorkerId};
 
 /// How many bytes of all workers' messages may be waiting, by default.

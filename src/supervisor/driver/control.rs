@@ -13,16 +13,17 @@ use crate::{
     },
     supervisor::{
         control::{Control, HELLO_TIME, Known, Visit},
-        event::{Disconnected, EventKind},
+        event::{Disconnected, Event, EventKind},
         kept::Kept,
         link::Connection,
         live::Live,
         reading::Reading,
         session::Session,
+        warning::Warning,
     },
     sys::poll,
 };
-use std::{mem, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{io, mem, os::fd::AsFd, sync::Arc, time::Duration};
 
 /// How long a connection's end is taken for the worker's own, which is about to be told: its calls end with its exit then. The
 /// kernel closes a dying process's connections before it tells of the death, and a loaded machine can take its time between.
@@ -43,7 +44,6 @@ impl Driver {
             }
             none => *none = Some(Control::new(listener)),
         }
-        // Refused for want of memory; then nobody can connect, and each worker's time to do so runs out.
         self.open_door();
     }
 
@@ -92,9 +92,21 @@ impl Driver {
         }
     }
 
+    /// Watches the control socket. `epoll_ctl(2)` can fail for want of memory or watches, which passes: it is tried again.
     pub(super) fn open_door(&mut self) {
-        if let Some(control) = &self.control {
-            drop(self.poller.add(control, Target::Door.token()));
+        let Some(control) = &self.control else { return };
+        let watched = match self.poller.add(control, Target::Door.token()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            watched => watched,
+        };
+        if watched.is_err() {
+            self.set_timer_after(DOOR_PAUSE, Timer::Door);
+        }
+        let had_failed = mem::replace(&mut self.control_failed, watched.is_err());
+        if let Err(error) = watched
+            && !had_failed
+        {
+            self.outlet.send(Event::warning(Warning::ControlUnavailable { error }));
         }
     }
 

@@ -208,6 +208,8 @@ pub(super) struct Driver {
     is_ending: bool,
     scratch: Vec<u8>,
     control: Option<Control>,
+    /// The control socket could not be watched, and a warning of that was sent.
+    control_failed: bool,
     /// Those whose control connection is not read for now.
     silent: Vec<Place>,
     /// Those that were told as stuck: they are reaped when they end after all.
@@ -262,6 +264,7 @@ impl Driver {
             is_ending: false,
             scratch: vec![0; READ_BYTES],
             control: None,
+            control_failed: false,
             silent: Vec::new(),
             stuck: HashMap::new(),
         })

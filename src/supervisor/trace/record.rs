@@ -128,6 +128,7 @@ impl Trace {
                 note!(WARN, span, error, "not started");
             }
             EventKind::GaveUp(why) => note!(ERROR, span, ?why, "gave up"),
+            EventKind::Warning(warning) => note!(WARN, span, %warning, "warning"),
         }
     }
 
