@@ -8,6 +8,7 @@ mod driver;
 mod event;
 mod group;
 mod guest;
+mod id;
 mod kept;
 mod link;
 mod live;
@@ -50,6 +51,7 @@ use std::{
 pub use call::{Call, CancelCall};
 pub use event::{Disconnected, Event, EventKind, FaultEvent, NotReady, Stream};
 pub use group::{GroupError, GroupId, GroupPolicy, WorkerGroup};
+pub use id::WorkerId;
 pub use pen::Containment;
 pub use ready::Ready;
 pub use spec::WorkerSpec;
@@ -57,7 +59,7 @@ pub use status::{Status, WorkerState, WorkerStatus};
 pub use stopping::{Ended, Restarting, StopReport, Stopping};
 pub use terminal::TerminalSignals;
 pub use warning::Warning;
-pub use worker::{Worker, WorkerId};
+pub use worker::Worker;
 
 /// How many bytes of all workers' messages may be waiting, by default.
 const WINDOW: usize = 32 << 20;

@@ -1,5 +1,6 @@
 //! The parent's handle of a worker.
 
+pub(super) use super::id::WorkerId;
 use super::{
     call::{Call, understand},
     clock::now,
@@ -21,28 +22,13 @@ use crate::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    fmt, io,
+    io,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
-
-/// The name of a worker in events: unique within its supervisor, never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct WorkerId(pub(super) u64);
-
-impl WorkerId {
-    /// In events about the supervisor itself ([`EventKind::Warning`](crate::EventKind::Warning)). No worker has this id.
-    pub const SUPERVISOR: Self = Self(0);
-}
-
-impl fmt::Display for WorkerId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "#{}", self.0)
-    }
-}
 
 /// A worker, as its parent holds it: cheap to clone, and good on any thread. Dropping it changes nothing.
 #[derive(Debug, Clone)]
