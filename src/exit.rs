@@ -1,6 +1,12 @@
 //! How a process ended: facts that every floor speaks of.
 
-use std::{borrow::Cow, error::Error, fmt, time::Duration};
+use crate::text::{OneLine, printable};
+use std::{
+    borrow::Cow,
+    error::Error,
+    fmt::{self, Write},
+    time::Duration,
+};
 
 /// All that is known of a process that has ended.
 ///
@@ -32,7 +38,7 @@ impl fmt::Debug for Exit {
             .field("status", status)
             .field("usage", usage)
             .field("duration", duration)
-            .field("stderr_tail", &self.stderr_text())
+            .field("stderr_tail", &String::from_utf8_lossy(&self.stderr_tail))
             .field("leaks", leaks)
             .field("oom_killed", oom_killed)
             .field("survivors", survivors)
@@ -40,12 +46,13 @@ impl fmt::Debug for Exit {
     }
 }
 
-/// An error with all that it comes from, in one line.
+/// An error with all that it comes from, in one line. The sources may quote foreign text, as those of serde do.
 pub(crate) fn explain(error: &dyn Error, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(formatter, "{error}")?;
+    let mut line = OneLine(formatter);
+    write!(line, "{error}")?;
     let mut source = error.source();
     while let Some(error) = source {
-        write!(formatter, ": {error}")?;
+        write!(line, ": {error}")?;
         source = error.source();
     }
     Ok(())
@@ -121,7 +128,7 @@ pub struct Leak {
 pub struct Survivor {
     /// Its process id.
     pub pid: u32,
-    /// Its command line, words separated by spaces, at most 256 bytes of it.
+    /// Its command line, words separated by spaces, at most 256 bytes of it, [printable](crate::printable).
     pub command: Box<str>,
     /// Which of the worker's streams it still held open: `messages`, `stdout`, `stderr`.
     pub holds: Vec<Box<str>>,
@@ -162,9 +169,11 @@ impl Exit {
         }
     }
 
-    /// The kept end of its standard error as text; what is not UTF-8 is replaced by `�`.
+    /// The kept end of its standard error as [printable](crate::printable) lines. Line feeds and tabs stay; other control
+    /// characters, colours too, are escaped, and what is not UTF-8 is replaced by `�`.
+    /// [`stderr_tail`](Self::stderr_tail) has the bytes as they were written.
     pub fn stderr_text(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(&self.stderr_tail)
+        printable(&self.stderr_tail).lines().to_string().into()
     }
 }
 
@@ -197,7 +206,7 @@ impl fmt::Display for ExitStatus {
 
 impl fmt::Display for Survivor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} ({}) was left running", self.pid, self.command)?;
+        write!(f, "process {} ({}) was left running", self.pid, printable(&*self.command))?;
         if !self.holds.is_empty() {
             write!(f, ", with {} open", self.holds.join(" and "))?;
         }
@@ -270,6 +279,8 @@ mod tests {
         assert_eq!(killed(0, false), "killed by signal 0");
         assert_eq!(killed(i32::MIN, false), format!("killed by signal {}", i32::MIN));
         assert_eq!(exit(ExitStatus::Unknown).to_string(), "ended, but somebody else took its exit status");
+        let hostile = Survivor { pid: 7, command: "\x1b[2J\nroot# ".into(), holds: Vec::new() };
+        assert_eq!(hostile.to_string(), "process 7 (\\u{1b}[2J\\nroot# ) was left running");
         let survivor = Survivor { pid: 7, command: "sleep 9".into(), holds: vec!["stdout".into(), "stderr".into()] };
         assert_eq!(survivor.to_string(), "process 7 (sleep 9) was left running, with stdout and stderr open");
         assert_eq!(Leak { stream: "stdout".into() }.to_string(), "stdout is still held open by another process");

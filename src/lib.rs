@@ -99,6 +99,8 @@
 //! [protocol](_documentation::protocol).
 
 // The floors, bottom to top: a module imports only from those that stand above it in this list.
+mod text; // foreign text made safe to show
+
 #[macro_use] // `explains_itself`
 mod exit; // how a process ended: facts that every floor speaks of
 
@@ -133,6 +135,7 @@ pub use supervisor::{
     GroupPolicy, NotReady, Ready, Restarting, Status, StopReport, Stopping, Stream, Supervisor, TerminalSignals,
     Warning, Worker, WorkerGroup, WorkerId, WorkerSpec, WorkerState, WorkerStatus,
 };
+pub use text::{Printable, printable};
 pub use wire::{
     calls::CallError,
     frame::{Fault, FaultKind, Framing},

@@ -1,6 +1,9 @@
 //! Why a worker could not be started: the recipe was wrong, or the system refused a step.
 
-use crate::sys::conduct::{Failure, Step};
+use crate::{
+    sys::conduct::{Failure, Step},
+    text::{printable, printable_path},
+};
 use std::{fmt, io, path::Path};
 
 /// A recipe that can never work, found before anything is started.
@@ -131,7 +134,7 @@ pub enum SpawnError {
     #[error("the worker's spec is wrong")]
     Spec(#[from] SpecError),
     /// The system refused.
-    #[error("cannot start {program}: {step}")]
+    #[error("cannot start {}: {step}", printable(&**program))]
     Failed {
         /// The program as the spec names it.
         program: Box<str>,
@@ -202,12 +205,14 @@ impl fmt::Display for SpawnStep {
             Self::Control => formatter.write_str("the server of its control pipe could not be started"),
             Self::Notify => formatter.write_str("the socket for its sd_notify could not be made"),
             Self::Guard => formatter.write_str("the process that would guard its tree could not be started"),
-            Self::Open(path) => write!(formatter, "{} could not be opened", path.display()),
+            Self::Open(path) => write!(formatter, "{} could not be opened", printable_path(path)),
             Self::Number(number) => write!(formatter, "number {number} is taken in this process"),
             Self::Clone => formatter.write_str("no process could be made"),
             Self::TreeLimit => formatter.write_str("its tree cannot be limited"),
             Self::Cgroup => formatter.write_str("no process could be made in its cgroup"),
-            Self::Directory(path) => write!(formatter, "its working directory {} cannot be entered", path.display()),
+            Self::Directory(path) => {
+                write!(formatter, "its working directory {} cannot be entered", printable_path(path))
+            }
             Self::Descriptors => formatter.write_str("its descriptors could not be put at their numbers"),
             Self::Group => formatter.write_str("its process group could not be made"),
             Self::DeathSignal => formatter.write_str("it could not be tied to its parent's life"),

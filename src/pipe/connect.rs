@@ -21,11 +21,14 @@ use super::{
     stream::{Stream, Terms},
     wait::{Begun, Wait, Woken},
 };
-use crate::sys::{
-    identity,
-    inotify::Appearances,
-    poll::Interest,
-    socket::{self, Address, SocketType},
+use crate::{
+    sys::{
+        identity,
+        inotify::Appearances,
+        poll::Interest,
+        socket::{self, Address, SocketType},
+    },
+    text::printable_path,
 };
 
 /// How long a client sleeps in the kernel for a place in a full backlog before it looks whether it was cancelled.
@@ -379,14 +382,14 @@ pub enum ConnectError {
     #[error("the directory of private pipes cannot be used")]
     Name(#[source] NameError),
     /// Nobody listens there: at once if that was asked for, else until the time was up.
-    #[error("no server listens on {}", path.display())]
+    #[error("no server listens on {}", printable_path(path))]
     NoServer {
         /// Where.
         path: Box<Path>,
     },
     /// A server is there and has not accepted us within the time: its backlog is full, all its instances are busy, or we asked for
     /// a handshake, and it knows of none and waits for us to speak.
-    #[error("the server on {} is busy", path.display())]
+    #[error("the server on {} is busy", printable_path(path))]
     Busy {
         /// Where.
         path: Box<Path>,
@@ -395,19 +398,19 @@ pub enum ConnectError {
     #[error("cancelled")]
     Cancelled,
     /// The path has something else.
-    #[error("{} is not a socket", path.display())]
+    #[error("{} is not a socket", printable_path(path))]
     NotASocket {
         /// Where.
         path: Box<Path>,
     },
     /// We may not connect: the file's mode says so, or the server.
-    #[error("access to the server on {} was denied", path.display())]
+    #[error("access to the server on {} was denied", printable_path(path))]
     Denied {
         /// Where.
         path: Box<Path>,
     },
     /// The server is not who it may be: see [`ConnectOptions::server`].
-    #[error("the server on {} runs as user {uid}, who is not trusted here", path.display())]
+    #[error("the server on {} runs as user {uid}, who is not trusted here", printable_path(path))]
     WrongServer {
         /// Where.
         path: Box<Path>,
@@ -439,7 +442,7 @@ pub enum ConnectError {
         theirs: u8,
     },
     /// The server does not speak our handshake.
-    #[error("the server on {} does not speak this library's handshake; connect without it", path.display())]
+    #[error("the server on {} does not speak this library's handshake; connect without it", printable_path(path))]
     NotOurs {
         /// Where.
         path: Box<Path>,

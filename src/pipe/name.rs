@@ -12,7 +12,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::sys::{identity, lock, socket};
+use crate::{
+    sys::{identity, lock, socket},
+    text::printable_path,
+};
 
 /// The longest last part of a name in bytes: a file name holds 255, and the lock file beside the socket takes six more.
 const FILE_NAME_BYTES_MAX: usize = 249;
@@ -127,7 +130,10 @@ impl PipeName {
 
     /// The path, for error texts.
     pub(super) fn text(&self) -> Box<Path> {
-        PathBuf::from(self.to_string()).into_boxed_path()
+        match &self.place {
+            Place::Private(path) | Place::Path(path) => path.clone().into_boxed_path(),
+            Place::Abstract(_) => PathBuf::from(self.to_string()).into_boxed_path(),
+        }
     }
 
     /// Makes the private directory if the name lives there, and checks it.
@@ -165,7 +171,7 @@ pub enum NameError {
     #[error("the name has a '/' in it; give an absolute path, or a plain name")]
     Slash,
     /// `/`, or a path that ends in `/`, `/.` or `/..`: a directory, not a name.
-    #[error("{} is the path of a directory, not of a pipe", path.display())]
+    #[error("{} is the path of a directory, not of a pipe", printable_path(path))]
     Directory {
         /// The path.
         path: Box<Path>,
@@ -185,7 +191,7 @@ pub enum NameError {
         limit: usize,
     },
     /// The directory of the private names is not ours alone. Nothing in it can be trusted.
-    #[error("{} cannot hold private pipes: {found}", path.display())]
+    #[error("{} cannot hold private pipes: {found}", printable_path(path))]
     NotPrivate {
         /// The directory.
         path: Box<Path>,
@@ -193,7 +199,7 @@ pub enum NameError {
         found: Box<str>,
     },
     /// The directory of the private names cannot be made or looked at.
-    #[error("cannot make or open the directory {}", path.display())]
+    #[error("cannot make or open the directory {}", printable_path(path))]
     Os {
         /// The directory.
         path: Box<Path>,

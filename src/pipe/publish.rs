@@ -19,9 +19,12 @@ use super::{
     name::{NameError, PipeName, Place},
     peer::Access,
 };
-use crate::sys::{
-    lock,
-    socket::{self, Address, SocketType},
+use crate::{
+    sys::{
+        lock,
+        socket::{self, Address, SocketType},
+    },
+    text::printable_path,
 };
 
 /// How long a probe waits for a place in the backlog of what may be a living server: if it must wait, the server lives.
@@ -38,13 +41,13 @@ pub enum ListenError {
     #[error("the directory of private pipes cannot be used")]
     Name(#[source] NameError),
     /// A server of that name lives, here or in another process; or one is just starting or ending.
-    #[error("{} is in use: another server listens there", path.display())]
+    #[error("{} is in use: another server listens there", printable_path(path))]
     InUse {
         /// Where.
         path: Box<Path>,
     },
     /// Something else has that path. It is left as it is.
-    #[error("{} exists and is not a socket", path.display())]
+    #[error("{} exists and is not a socket", printable_path(path))]
     NotASocket {
         /// Where.
         path: Box<Path>,
@@ -53,13 +56,13 @@ pub enum ListenError {
     #[error("max_instances must be at least 1")]
     NoInstances,
     /// Others shall come in, but the name lives in a directory that only we may enter.
-    #[error("others cannot reach {}: its directory is private; give an absolute path", path.display())]
+    #[error("others cannot reach {}: its directory is private; give an absolute path", printable_path(path))]
     Unreachable {
         /// Where.
         path: Box<Path>,
     },
     /// The system refused.
-    #[error("cannot listen on {}", path.display())]
+    #[error("cannot listen on {}", printable_path(path))]
     Os {
         /// Where.
         path: Box<Path>,

@@ -104,11 +104,11 @@ pub enum EventKind {
     NotReady {
         /// Why.
         why: NotReady,
-        /// What it said last: the end of all it wrote to its messages and captured streams, at most 1 KiB, as text; where it wrote
-        /// nothing, its last status by `sd_notify`.
+        /// What it said last: the end of all it wrote to its messages and captured streams, at most 1 KiB, as
+        /// [printable](crate::printable) lines; where it wrote nothing, its last status by `sd_notify`.
         last_words: Box<str>,
     },
-    /// It tells what it is doing, by `sd_notify`; at most 1 KiB of it. While one such event is not received, later ones are only in
+    /// It tells what it is doing, by `sd_notify`; at most 1 KiB of it, [printable](crate::printable). While one such event is not received, later ones are only in
     /// [`WorkerStatus::status`](crate::WorkerStatus::status).
     Status(Box<str>),
     /// It tells that it is about to end, by `sd_notify`.

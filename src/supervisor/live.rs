@@ -28,6 +28,7 @@ use crate::{
         fd,
         pidfd::{PidFd, Reaped},
     },
+    text::printable,
     wire::{
         frame::{Batch, Deframer, Fault, Piece, Span},
         message::{Charge, Chunk, Credit, Line, Message, check},
@@ -406,7 +407,7 @@ impl Live {
         let words = self.last_words.take();
         match &self.health.status {
             Some(status) if words.is_empty() => status.clone(),
-            _ => String::from_utf8_lossy(&words).into(),
+            _ => printable(&words).lines().to_string().into(),
         }
     }
 

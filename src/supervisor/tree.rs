@@ -15,6 +15,7 @@ use crate::{
         pidfd,
         proc::{self, Environment, Eyes, Held, Sight},
     },
+    text::printable,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -316,7 +317,8 @@ pub(super) fn survivor(carrier: &Held, pipes: &[(u64, &'static str)]) -> Survivo
     let mut holds: Vec<Box<str>> =
         pipes.iter().filter(|(inode, _)| held.contains(inode)).map(|(_, name)| Box::from(*name)).collect();
     holds.dedup();
-    Survivor { pid: carrier.pid.unsigned_abs(), command: proc::command_line(carrier.pid).into(), holds }
+    let command = printable(&proc::command_line(carrier.pid)).to_string();
+    Survivor { pid: carrier.pid.unsigned_abs(), command: command.into(), holds }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use memchr::memchr2;
 use serde::{Serialize, ser::Error as _};
 
 use super::{delimited::Delimited, prefixed::Prefixed};
+use crate::text::printable;
 
 /// How messages are told apart on a pipe.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -357,17 +358,8 @@ impl fmt::Display for Fault {
         if self.excerpt.is_empty() {
             return Ok(());
         }
-        write!(f, ": `{}`", readable(&self.excerpt))
+        write!(f, ": `{}`", printable(&self.excerpt))
     }
-}
-
-/// Bytes as text for a human's terminal: lossy, and with control characters escaped.
-pub(super) fn readable(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for c in String::from_utf8_lossy(bytes).chars() {
-        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
-    }
-    text
 }
 
 /// Appends `value` to `out` as one whole frame. After an error `out` is as it was.

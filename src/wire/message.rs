@@ -4,7 +4,8 @@ use std::{borrow::Cow, fmt, io, str, str::Utf8Error, sync::Arc};
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::frame::{FaultKind, Span, readable};
+use super::frame::{FaultKind, Span};
+use crate::text::printable;
 
 /// One message of a worker: JSON text nobody has parsed yet.
 ///
@@ -121,7 +122,7 @@ impl Line {
         self.slice.bytes()
     }
 
-    /// The line as text; what is not UTF-8 is replaced by `�`.
+    /// The line as text; what is not UTF-8 is replaced by `�`. It may hold control characters: see [`printable`](crate::printable).
     pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.as_bytes())
     }
@@ -196,7 +197,7 @@ impl DecodeError {
     fn new(bytes: &[u8], offset: usize, source: DecodeSource) -> Self {
         let start = offset.saturating_sub(EXCERPT_SIDE_BYTES);
         let end = offset.saturating_add(EXCERPT_SIDE_BYTES).min(bytes.len());
-        let text = |from, to| readable(bytes.get(from..to).unwrap_or_default());
+        let text = |from: usize, to: usize| printable(bytes.get(from..to).unwrap_or_default());
         let more = |is_cut| if is_cut { "…" } else { "" };
         let (before, after) = (text(start, offset), text(offset, end));
         let excerpt = format!("{}{before}[here]{after}{}", more(start > 0), more(end < bytes.len()));
@@ -206,13 +207,13 @@ impl DecodeError {
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Message({})", readable(self.as_bytes()))
+        write!(f, "Message({})", printable(self.as_bytes()))
     }
 }
 
 impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Line({})", readable(self.as_bytes()))
+        write!(f, "Line({})", printable(self.as_bytes()))
     }
 }
 
@@ -238,7 +239,8 @@ impl From<DecodeError> for io::Error {
 enum DecodeSource {
     #[error(transparent)]
     Utf8(Utf8Error),
-    #[error(transparent)]
+    /// It may quote the message.
+    #[error("{}", printable(&.0.to_string()))]
     Json(serde_json::Error),
 }
 

@@ -1,5 +1,6 @@
 //! `sd_notify(3)`: what a daemon tells of itself, as lines of `KEY=value` in one datagram.
 
+use crate::text::printable;
 use std::time::Duration;
 
 /// The longest status that is told, in bytes.
@@ -36,7 +37,7 @@ fn notice(line: &[u8]) -> Option<Notice> {
         (b"WATCHDOG", b"trigger") => Some(Notice::Trigger),
         (b"STATUS", text) => {
             let text = text.get(..STATUS_BYTES).unwrap_or(text);
-            Some(Notice::Status(String::from_utf8_lossy(text).into()))
+            Some(Notice::Status(printable(text).to_string().into()))
         }
         (b"EXTEND_TIMEOUT_USEC", text) => {
             let us = str::from_utf8(text).ok()?.trim().parse().ok()?;
@@ -59,6 +60,7 @@ mod tests {
     fn what_systemd_notify_sends_is_understood() {
         assert_eq!(all(b"READY=1\nSTATUS=hello world"), [Notice::Ready, Notice::Status("hello world".into())]);
         assert_eq!(all(b"STATUS=a=b\n"), [Notice::Status("a=b".into())]);
+        assert_eq!(all(b"STATUS=\x1b[2Ja\rb"), [Notice::Status("\\u{1b}[2Ja\\rb".into())]);
         let more = b"STOPPING=1\nWATCHDOG=1\nWATCHDOG=trigger\nEXTEND_TIMEOUT_USEC=2500000\n";
         let extend = Notice::Extend(Duration::from_millis(2500));
         assert_eq!(all(more), [Notice::Stopping, Notice::Alive, Notice::Trigger, extend]);
@@ -79,8 +81,8 @@ mod tests {
         fn any_bytes_are_notices_or_nothing(datagram in prop::collection::vec(any::<u8>(), 0..3000)) {
             for notice in all(&datagram) {
                 if let Notice::Status(text) = notice {
-                    // A byte that is no text becomes a character of three.
-                    prop_assert!(text.len() <= 3 * STATUS_BYTES);
+                    // A control character becomes an escape of six.
+                    prop_assert!(text.len() <= 6 * STATUS_BYTES);
                 }
             }
         }

@@ -5,6 +5,7 @@ use super::{
     frame::{Fault, FaultKind, Framing, encode},
     message::{DecodeError, decode},
 };
+use crate::text::printable;
 use serde::{
     Deserialize, Deserializer as _, Serialize,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -33,7 +34,7 @@ pub(crate) const REQUEST_CANCELLED: i64 = -32800;
 
 /// What the other side answered instead of a result: the `error` object of JSON-RPC 2.0.
 #[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
-#[error("{message} (code {code})")]
+#[error("{} (code {code})", printable(message))]
 #[non_exhaustive]
 pub struct RemoteError {
     /// What kind of error; -32768 to -32000 are JSON-RPC's own.

@@ -11,6 +11,7 @@ mod answers;
 mod chaos;
 mod control;
 mod fanout;
+mod foreign_text;
 mod groups;
 mod guard;
 mod health;

@@ -4,6 +4,7 @@ use crate::{
     exit::Exit,
     launch::SpawnError,
     pipe::{name::NameError, named::ConnectError},
+    text::printable_path,
 };
 use std::{io, path::Path, sync::Arc};
 
@@ -41,7 +42,7 @@ pub enum TunnelError {
         said: Box<str>,
     },
     /// The other machine has no server there, or does not let us reach it.
-    #[error("no connection to {} on the other machine; ssh said: {}", path.display(), last_line(said))]
+    #[error("no connection to {} on the other machine; ssh said: {}", printable_path(path), last_line(said))]
     NotReached {
         /// The path there.
         path: Box<Path>,

@@ -4,6 +4,7 @@ use super::{TunnelError, Until};
 use crate::{
     launch::{Argument, Input, Moment, Output, Patience, Plan, Process, Program, launch, prepare},
     pipe::anonymous::{PipeReader, PipeWriter},
+    text::printable,
 };
 use std::{
     ffi::OsString,
@@ -104,7 +105,7 @@ impl Far {
                 break;
             }
         }
-        String::from_utf8_lossy(&said).into()
+        printable(&said).lines().to_string().into()
     }
 }
 

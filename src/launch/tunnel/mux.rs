@@ -4,10 +4,13 @@
 //! in a path. The packets are those of our own framed pipes: each after its length.
 
 use super::{TunnelError, Until};
-use crate::pipe::{
-    PipeMode, Wait,
-    name::PipeName,
-    named::{ConnectOptions, MessageStream},
+use crate::{
+    pipe::{
+        PipeMode, Wait,
+        name::PipeName,
+        named::{ConnectOptions, MessageStream},
+    },
+    text::printable,
 };
 use std::{io, os::unix::ffi::OsStrExt, path::Path};
 
@@ -66,7 +69,7 @@ pub(super) fn open_forward(
         return Ok(());
     }
     // Type, request, length of the text, text.
-    let reason = String::from_utf8_lossy(answer.get(12..).unwrap_or_default()).into();
+    let reason = printable(answer.get(12..).unwrap_or_default()).to_string().into();
     Err(TunnelError::Refused { reason })
 }
 

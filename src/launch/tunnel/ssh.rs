@@ -13,6 +13,7 @@ use crate::{
         poll::{Deadline, Interest},
         wake::{self, Flag},
     },
+    text::printable,
 };
 use std::{
     io, mem,
@@ -172,7 +173,7 @@ impl Shared {
             return exit.stderr_text().into();
         }
         self.hear();
-        String::from_utf8_lossy(&self.heard().last).into()
+        printable(&self.heard().last).lines().to_string().into()
     }
 
     pub(super) fn exit(&self) -> Option<Arc<Exit>> {
