@@ -222,6 +222,8 @@ impl Starter {
             variables: &variables,
         };
         self.begun.fetch_add(1, Ordering::SeqCst);
+        // Taken before the process exists: its processor time can then never exceed its uptime.
+        let started = now();
         let launched = launch(&spec.plan, prepared, &moment);
         match &launched {
             Ok(_) => self.started.fetch_add(1, Ordering::SeqCst),
@@ -243,7 +245,6 @@ impl Starter {
             cell => cell,
         };
         let mut launched = launched?;
-        let started = now();
         let leads = launched.child.leads_group() && !spec.survives;
         let guarded = if leads { self.sentinel.enter(launched.child.pid()) } else { None };
         let streams = listen_to(spec, &mut launched.ends);

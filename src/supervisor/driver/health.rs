@@ -38,7 +38,8 @@ impl Driver {
     pub(super) fn attend(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         let Some(ready) = &live.spec.ready else { return self.watch_life(place) };
-        let wait = Readiness::new(ready.mark(), ready.within, live.started);
+        // Counted from now and not from `live.started`: an exec that took long must not use up the time to become ready.
+        let wait = Readiness::new(ready.mark(), ready.within, self.clock.now());
         if let Some(probe) = ready.probe() {
             let (worker, incarnation) = (live.shared.id(), live.present.number());
             // Without a thread nobody asks, and its time runs out.
