@@ -1,123 +1,219 @@
-//! The JSON compilation database: what CMake, Meson and Bear write.
+//! The JSON compilation database, as CMake, Meson, Ninja and Bear write it.
 //!
-//! Format: <https://clang.llvm.org/docs/JSONCompilationDatabase.html>.
+//! Format: <https://clang.llvm.org/docs/JSONCompilationDatabase.html>. Paths and commands are bytes: a file name need not be UTF-8.
 
-use serde::{Deserialize, Serialize};
+use super::command::{self, Command};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, Visitor},
+};
 use std::{
     collections::HashSet,
     error::Error,
-    fs,
+    ffi::{OsStr, OsString},
+    fmt, fs,
+    os::unix::ffi::OsStringExt,
     path::{Component, Path, PathBuf},
 };
 
-/// One compilation, ready to be run.
+/// One compilation, ready to be run. Strings are `OsString`, whose JSON form keeps bytes that are not UTF-8.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Entry {
-    pub(crate) directory: PathBuf,
-    pub(crate) file: PathBuf,
+    /// Absolute.
+    pub(crate) directory: OsString,
+    /// As the database names it; for an entry without a file, its output.
+    pub(crate) file: OsString,
     /// The compiler and its arguments, with where the object goes.
-    pub(crate) arguments: Vec<String>,
-    /// The object file, absolute.
-    pub(crate) output: PathBuf,
+    pub(crate) arguments: Vec<OsString>,
+    /// What it makes, absolute; `None` where that is not known.
+    pub(crate) output: Option<OsString>,
+    /// What is compiled, absolute, so that it can be compared with what other entries make.
+    pub(crate) input: OsString,
+}
+
+impl Entry {
+    /// Whether this entry has to wait for `other`, which stands before it in the database: both make the same file, or `other`
+    /// makes what this one reads.
+    pub(crate) fn waits_for(&self, other: &Self) -> bool {
+        other.output.as_ref().is_some_and(|made| *made == self.input || self.output.as_ref() == Some(made))
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct Database {
     pub(crate) entries: Vec<Entry>,
+    pub(crate) bad: Vec<BadEntry>,
+}
+
+/// An entry that cannot be run.
+#[derive(Debug)]
+pub(crate) struct BadEntry {
+    /// Counted from 1.
+    number: usize,
+    name: OsString,
+    reason: String,
+}
+
+impl fmt::Display for BadEntry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number, name, reason } = self;
+        write!(formatter, "entry {number} ({}): {reason}", Path::new(name).display())
+    }
 }
 
 /// An entry as it stands in the file.
 #[derive(Debug, Deserialize)]
 struct Raw {
-    directory: PathBuf,
-    file: PathBuf,
-    arguments: Option<Vec<String>>,
-    command: Option<String>,
-    output: Option<PathBuf>,
+    directory: Option<Text>,
+    file: Option<Text>,
+    arguments: Option<Vec<Text>>,
+    command: Option<Text>,
+    output: Option<Text>,
+}
+
+/// A JSON string whose bytes need not be UTF-8.
+#[derive(Debug)]
+struct Text(OsString);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Text;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(text.into()))
+            }
+
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Text, E> {
+                Ok(Text(OsString::from_vec(bytes.to_vec())))
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
+    }
 }
 
 impl Database {
     /// The database that the command line names, or the example's own.
     pub(crate) fn load(path: Option<&Path>, out: Option<&Path>) -> Result<Self, Box<dyn Error>> {
         if let Some(path) = path {
-            let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-            let text = fs::read_to_string(path).map_err(|error| named(&error))?;
-            return Self::parse(&text, out).map_err(|error| named(&error).into());
+            let named = |error: &dyn fmt::Display| format!("{}: {error}", path.display());
+            let text = fs::read(path).map_err(|error| named(&error))?;
+            // A relative `directory` is relative to where the database lies, as clang's tools read it.
+            let folder = std::path::absolute(path)?;
+            let folder = folder.parent().unwrap_or(Path::new("/"));
+            return Self::parse(&text, folder, out).map_err(|error| named(&error).into());
         }
         // Beside the program, so that `cargo clean` removes it.
         let beside = || Some(std::env::current_exe().ok()?.ancestors().nth(2)?.join("fanout-objects"));
         let out = out.map(Path::to_path_buf).or_else(beside).ok_or("there is no place for the objects: give --out")?;
-        Self::of(own_project()?, Some(&out))
+        Self::of(own_project()?, Path::new("/"), Some(&out))
     }
 
-    fn parse(text: &str, out: Option<&Path>) -> Result<Self, Box<dyn Error>> {
-        Self::of(serde_json::from_str(text).map_err(|error| format!("not a compilation database: {error}"))?, out)
+    pub(crate) fn parse(text: &[u8], folder: &Path, out: Option<&Path>) -> Result<Self, Box<dyn Error>> {
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        let raw = serde_json::from_slice(text).map_err(|error| format!("not a compilation database: {error}"))?;
+        Self::of(raw, folder, out)
     }
 
-    fn of(raw: Vec<Raw>, out: Option<&Path>) -> Result<Self, Box<dyn Error>> {
-        let mut entries = raw.into_iter().map(Entry::of).collect::<Result<Vec<_>, _>>()?;
+    fn of(raw: Vec<Raw>, folder: &Path, out: Option<&Path>) -> Result<Self, Box<dyn Error>> {
+        if raw.is_empty() {
+            return Err("there is nothing to compile".into());
+        }
+        let (mut entries, mut bad) = (Vec::new(), Vec::new());
+        for (index, raw) in raw.into_iter().enumerate() {
+            let name =
+                |text: &Option<Text>| text.as_ref().map(|Text(text)| text.clone()).filter(|text| !text.is_empty());
+            let name = name(&raw.file).or_else(|| name(&raw.output)).unwrap_or_else(|| "no file".into());
+            match Entry::of(raw, folder, out.is_some()) {
+                Ok(entry) => entries.push(entry),
+                Err(reason) => bad.push(BadEntry { number: index + 1, name, reason }),
+            }
+        }
         if let Some(out) = out {
             redirect(&mut entries, &std::path::absolute(out)?);
         }
-        if entries.is_empty() {
-            return Err("there is nothing to compile".into());
-        }
-        Ok(Self { entries })
+        Ok(Self { entries, bad })
     }
 }
 
 impl Entry {
-    fn of(raw: Raw) -> Result<Self, Box<dyn Error>> {
+    fn of(raw: Raw, folder: &Path, is_redirected: bool) -> Result<Self, String> {
         let Raw { directory, file, arguments, command, output } = raw;
-        let name = file.display();
-        let arguments = match (arguments, command) {
-            (Some(arguments), _) => arguments,
-            (None, Some(command)) => {
-                shlex::split(&command).ok_or_else(|| format!("{name}: the command has an open quote: {command:?}"))?
-            }
-            (None, None) => return Err(format!("{name}: neither `arguments` nor `command`").into()),
-        };
-        if arguments.is_empty() {
-            return Err(format!("{name}: the command is empty").into());
-        }
+        let Text(directory) = directory.ok_or("`directory` is missing")?;
+        let directory = folder.join(directory);
         if !directory.is_dir() {
-            return Err(format!("{name}: there is no directory {}", directory.display()).into());
+            return Err(format!("there is no directory {}", directory.display()));
         }
-        let directory = std::path::absolute(directory)?;
-        let named = output_argument(&arguments).map(PathBuf::from).or(output);
-        // What a compiler does that is told nothing.
-        let output = named.unwrap_or_else(|| Path::new(file.file_name().unwrap_or_default()).with_extension("o"));
-        let output = directory.join(output);
-        Ok(Self { directory, file, arguments, output })
+        let command = match (arguments, command) {
+            (Some(arguments), _) => Command::Words(arguments.into_iter().map(|Text(text)| text).collect()),
+            (None, Some(Text(command))) => Command::parse(&command)?,
+            (None, None) => return Err("neither `arguments` nor `command`".into()),
+        };
+        let file = file.map(|Text(file)| file).unwrap_or_default();
+        let output = output.map(|Text(output)| output);
+        let (mut arguments, named) = match command {
+            Command::Words(words) => {
+                let named = command::output(&words).map(OsStr::to_owned);
+                (words, named)
+            }
+            Command::Shell(_) if is_redirected => {
+                return Err("its command needs a shell, so --out cannot say where the object goes".into());
+            }
+            Command::Shell(line) => {
+                (vec!["/bin/sh".into(), "-c".into(), line], Some(output.clone().unwrap_or_default()))
+            }
+        };
+        let Some(compiler) = arguments.first_mut().filter(|compiler| !compiler.is_empty()) else {
+            return Err("the command is empty".into());
+        };
+        // As the shell finds it after `cd directory`.
+        if compiler.as_encoded_bytes().contains(&b'/') {
+            *compiler = directory.join(&*compiler).into();
+        }
+        // The last is what a compiler does that is given no `-o`.
+        let by_default = || Path::new(&file).file_name().map(|name| Path::new(name).with_extension("o").into());
+        let output = named.or_else(|| output.clone()).or_else(by_default).filter(|output| !output.is_empty());
+        Ok(Self {
+            output: output.map(|output| normal(&directory.join(output)).into()),
+            input: normal(&directory.join(&file)).into(),
+            file: if file.is_empty() { "no file".into() } else { file },
+            directory: directory.into(),
+            arguments,
+        })
     }
 }
 
-/// The operand of `-o`.
-fn output_argument(arguments: &[String]) -> Option<&str> {
-    let at = arguments.iter().rposition(|argument| argument.starts_with("-o"))?;
-    match arguments.get(at)?.strip_prefix("-o")? {
-        "" => arguments.get(at + 1).map(String::as_str),
-        attached => Some(attached),
+/// Without `.` and `..`, by name alone: good for comparing two names of one build, not for opening.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(normal.pop()),
+            Component::CurDir => {}
+            part => normal.push(part),
+        }
     }
-}
-
-/// Puts options among the others: what stands behind `--` would be taken for a file.
-pub(crate) fn add_options(arguments: &mut Vec<String>, options: impl IntoIterator<Item = String>) {
-    let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
-    drop(arguments.splice(end..end, options));
+    normal
 }
 
 /// Sends every object below `out`, where it keeps its place among the others: two files of one name do not meet.
 fn redirect(entries: &mut [Entry], out: &Path) {
-    let Some(mut common) = entries.first().and_then(|entry| entry.output.parent()).map(Path::to_path_buf) else {
-        return;
-    };
-    for entry in &*entries {
-        while !entry.output.starts_with(&common) && common.pop() {}
+    let outputs =
+        |entries: &[Entry]| entries.iter().filter_map(|entry| entry.output.as_ref().map(PathBuf::from)).collect();
+    let outputs: Vec<PathBuf> = outputs(entries);
+    let Some(mut common) = outputs.first().and_then(|output| output.parent()).map(Path::to_path_buf) else { return };
+    for output in &outputs {
+        while !output.starts_with(&common) && common.pop() {}
     }
     let mut taken = HashSet::new();
     for entry in entries {
-        let below = entry.output.strip_prefix(&common).unwrap_or(&entry.output);
+        let Some(before) = entry.output.as_ref().map(Path::new) else { continue };
+        let below = before.strip_prefix(&common).unwrap_or(before);
         // `..` must not lead out of the directory again.
         let below: PathBuf = below.components().filter(|part| matches!(part, Component::Normal(_))).collect();
         let mut output = out.join(&below);
@@ -127,33 +223,31 @@ fn redirect(entries: &mut [Entry], out: &Path) {
             copy += 1;
             output = out.join(below.with_extension(format!("{copy}.o")));
         }
-        if let Some(at) = entry.arguments.iter().rposition(|argument| argument.starts_with("-o")) {
-            let attached = entry.arguments.get(at).is_some_and(|argument| argument.len() > 2);
-            entry.arguments.drain(at..entry.arguments.len().min(if attached { at + 1 } else { at + 2 }));
-        }
-        add_options(&mut entry.arguments, ["-o".to_owned(), output.to_string_lossy().into_owned()]);
-        entry.output = output;
+        command::redirect(&mut entry.arguments, output.as_os_str());
+        entry.output = Some(output.into());
     }
 }
 
 /// The C project beside this example.
 fn own_project() -> Result<Vec<Raw>, Box<dyn Error>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/c-project");
-    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
     let mut files: Vec<PathBuf> = fs::read_dir(&directory)
         .map_err(|error| format!("{}: {error}", directory.display()))?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "c"))
         .collect();
     files.sort();
-    let raw = |file: PathBuf| Raw {
-        arguments: Some(
-            [&compiler, "-std=c11", "-O2", "-Wall", "-Wextra", "-c", &file.to_string_lossy()].map(str::to_owned).into(),
-        ),
-        directory: directory.clone(),
-        file,
-        command: None,
-        output: None,
+    let raw = |file: PathBuf| {
+        let options = ["-std=c11", "-O2", "-Wall", "-Wextra", "-c"].map(OsString::from);
+        let words = [compiler.clone()].into_iter().chain(options).chain([file.clone().into()]);
+        Raw {
+            arguments: Some(words.map(Text).collect()),
+            directory: Some(Text(directory.clone().into())),
+            file: Some(Text(file.into())),
+            command: None,
+            output: None,
+        }
     };
     Ok(files.into_iter().map(raw).collect())
 }
@@ -161,56 +255,127 @@ fn own_project() -> Result<Vec<Raw>, Box<dyn Error>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStrExt;
 
-    fn parse(text: &str, out: Option<&str>) -> Result<Vec<Entry>, String> {
-        Database::parse(text, out.map(Path::new)).map(|database| database.entries).map_err(|error| error.to_string())
+    fn load(text: &[u8], out: Option<&str>) -> Database {
+        Database::parse(text, Path::new("/tmp"), out.map(Path::new)).unwrap()
+    }
+
+    fn entries(text: &str, out: Option<&str>) -> Vec<Entry> {
+        let Database { entries, bad } = load(text.as_bytes(), out);
+        assert!(bad.is_empty(), "{bad:?}");
+        entries
+    }
+
+    fn words(entry: &Entry) -> Vec<&str> {
+        entry.arguments.iter().map(|word| word.to_str().unwrap()).collect()
+    }
+
+    fn output(entry: &Entry) -> &str {
+        entry.output.as_ref().unwrap().to_str().unwrap()
     }
 
     #[test]
     fn both_forms_of_an_entry() {
-        let entries = parse(
+        let entries = entries(
             r#"[{"directory":"/","file":"a.c","command":"cc -DX='a b' -c a.c -o o/a.o"},
                 {"directory":"/tmp","file":"b.c","arguments":["cc","-c","b.c","-oc/b.o"],"extra":1},
                 {"directory":"/tmp","file":"d/c.c","arguments":["cc","-c","d/c.c"]}]"#,
             None,
-        )
-        .unwrap();
-        assert_eq!(entries[0].arguments, ["cc", "-DX=a b", "-c", "a.c", "-o", "o/a.o"]);
-        assert_eq!(entries[0].output, Path::new("/o/a.o"));
-        assert_eq!(entries[1].output, Path::new("/tmp/c/b.o"));
-        assert_eq!(entries[2].output, Path::new("/tmp/c.o"));
+        );
+        assert_eq!(words(&entries[0]), ["cc", "-DX=a b", "-c", "a.c", "-o", "o/a.o"]);
+        assert_eq!(output(&entries[0]), "/o/a.o");
+        assert_eq!(output(&entries[1]), "/tmp/c/b.o");
+        assert_eq!(output(&entries[2]), "/tmp/c.o");
+    }
+
+    #[test]
+    fn relative_directories_and_compilers_are_found_from_the_database() {
+        let entries = entries(
+            r#"[{"directory":".","file":"../a.c","command":"../tc/gcc -c ../a.c -o x/../a.o"},
+                {"directory":"/usr","file":"a.o","command":"gcc a.o -o liba.so && :","output":"liba.so"}]"#,
+            None,
+        );
+        assert_eq!(words(&entries[0])[0], "/tmp/./../tc/gcc");
+        assert_eq!((output(&entries[0]), entries[0].input.to_str().unwrap()), ("/tmp/a.o", "/a.c"));
+        assert_eq!(words(&entries[1]), ["/bin/sh", "-c", "gcc a.o -o liba.so && :"]);
+        assert_eq!(output(&entries[1]), "/usr/liba.so");
+    }
+
+    #[test]
+    fn an_entry_waits_for_what_it_reads_and_for_its_twin() {
+        let entries = entries(
+            r#"[{"directory":"/tmp","file":"a.c","command":"cc -DV=1 -c a.c -o a.o"},
+                {"directory":"/tmp","file":"a.c","command":"cc -DV=2 -c a.c -o ./a.o"},
+                {"directory":"/tmp","file":"a.o","command":"cc a.o -o a"},
+                {"directory":"/tmp","file":"b.c","command":"cc b.c -o b.o"}]"#,
+            None,
+        );
+        let waits = |later: usize, earlier: usize| entries[later].waits_for(&entries[earlier]);
+        assert!(waits(1, 0) && waits(2, 0) && waits(2, 1));
+        assert!(!waits(3, 0) && !waits(3, 2));
+    }
+
+    #[test]
+    fn names_need_not_be_utf8() {
+        let text =
+            b"[{\"directory\":\"/tmp\",\"file\":\"\xe9.c\",\"command\":\"cc -c \xe9.c -o \xe9.o\",\"x\":\"\xe9\"}]";
+        let Database { entries, bad } = load(text, None);
+        assert!(bad.is_empty(), "{bad:?}");
+        let json = serde_json::to_vec(&entries[0]).unwrap();
+        let entry: Entry = serde_json::from_slice(&json).unwrap();
+        assert_eq!(entry.output.unwrap().as_bytes(), b"/tmp/\xe9.o");
+        assert_eq!(entry.arguments[2].as_bytes(), b"\xe9.c");
     }
 
     #[test]
     fn objects_of_one_name_do_not_meet() {
-        let entries = parse(
+        let found = entries(
             r#"[{"directory":"/tmp","file":"x/a.c","arguments":["cc","-c","x/a.c","-o","x/a.o"]},
                 {"directory":"/tmp","file":"y/a.c","arguments":["cc","-c","y/a.c","-oy/a.o"]},
                 {"directory":"/tmp","file":"y/a.c","arguments":["cc","-g","-c","y/a.c","-oy/a.o"]}]"#,
             Some("/out"),
-        )
-        .unwrap();
-        let outputs: Vec<_> = entries.iter().map(|entry| entry.output.to_str().unwrap()).collect();
+        );
+        let outputs: Vec<_> = found.iter().map(output).collect();
         assert_eq!(outputs, ["/out/x/a.o", "/out/y/a.o", "/out/y/a.2.o"]);
-        assert_eq!(entries[1].arguments, ["cc", "-c", "y/a.c", "-o", "/out/y/a.o"]);
+        assert_eq!(words(&found[1]), ["cc", "-c", "y/a.c", "-o", "/out/y/a.o"]);
         let text = r#"[{"directory":"/","file":"a.c","arguments":["cc","-c","-o","a.o","--","a.c"]}]"#;
-        assert_eq!(parse(text, Some("/out")).unwrap()[0].arguments, ["cc", "-c", "-o", "/out/a.o", "--", "a.c"]);
+        assert_eq!(words(&entries(text, Some("/out"))[0]), ["cc", "-c", "-o", "/out/a.o", "--", "a.c"]);
     }
 
     #[test]
-    fn bad_databases_are_told_in_one_line() {
+    fn what_is_no_database_is_refused_in_one_line() {
         for (text, expected) in [
             ("[", "not a compilation database"),
             ("{}", "not a compilation database"),
+            (r#"[{"directory":1}]"#, "not a compilation database: invalid type: integer `1`, expected a string"),
             ("[]", "there is nothing to compile"),
-            (r#"[{"file":"a.c"}]"#, "missing field `directory`"),
-            (r#"[{"directory":"/","file":"a.c"}]"#, "neither `arguments` nor `command`"),
-            (r#"[{"directory":"/","file":"a.c","arguments":[]}]"#, "the command is empty"),
-            (r#"[{"directory":"/","file":"a.c","command":"cc\n'a"}]"#, "open quote"),
-            (r#"[{"directory":"/no/such","file":"a.c","command":"cc"}]"#, "there is no directory /no/such"),
         ] {
-            let error = parse(text, None).unwrap_err();
+            let error = Database::parse(text.as_bytes(), Path::new("/"), None).unwrap_err().to_string();
             assert!(error.contains(expected) && !error.contains('\n'), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_bad_entry_is_reported_and_the_others_are_kept() {
+        const GOOD: &str = r#"{"directory":"/","file":"b.c","command":"cc -c b.c"}"#;
+        for (text, expected) in [
+            (r#"{"file":"a.c"}"#, "entry 1 (a.c): `directory` is missing"),
+            (r#"{"directory":"/","file":"a.c"}"#, "entry 1 (a.c): neither `arguments` nor `command`"),
+            (r#"{"directory":"/","file":"a.c","arguments":[]}"#, "entry 1 (a.c): the command is empty"),
+            (r#"{"directory":"/","command":"","file":"","output":"all"}"#, "entry 1 (all): the command is empty"),
+            (r#"{"directory":"/","file":"a.c","command":"cc\n'a"}"#, "entry 1 (a.c): the command has an open quote"),
+            (
+                r#"{"directory":"/no/such","file":"a.c","command":"cc"}"#,
+                "entry 1 (a.c): there is no directory /no/such",
+            ),
+        ] {
+            let Database { entries, bad } = load(format!("[{text},{GOOD}]").as_bytes(), None);
+            assert_eq!((entries.len(), bad.len()), (1, 1), "{text}");
+            let line = bad[0].to_string();
+            assert!(line.starts_with(expected) && !line.contains('\n'), "{text}: {line}");
+        }
+        let shell = load(br#"[{"directory":"/","file":"a.c","command":"cc -c a.c && :"}]"#, Some("/out"));
+        assert!(shell.bad[0].to_string().contains("needs a shell"), "{:?}", shell.bad);
     }
 }

@@ -66,28 +66,41 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// GCC's JSON where a line is some, plain text otherwise. What is neither explains the line before it, and is passed over.
-pub(crate) fn parse(output: &str) -> Vec<Diagnostic> {
-    let mut found: Vec<Diagnostic> = Vec::new();
+/// What a compiler printed on standard error, in its order.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Told {
+    Diagnostic(Diagnostic),
+    /// Lines that are none: source lines with carets, include chains, notes of a wrapper.
+    Text(String),
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Diagnostic(diagnostic) => diagnostic.fmt(formatter),
+            Self::Text(text) => formatter.write_str(text),
+        }
+    }
+}
+
+/// GCC's JSON where a line is some, plain text otherwise.
+pub(crate) fn parse(output: &str) -> Vec<Told> {
+    let mut found = Vec::new();
     for line in output.lines() {
         if let Ok(told) = serde_json::from_str::<Vec<Gcc>>(line) {
             for one in told {
                 one.flatten(&mut found);
             }
-        } else if let Some(diagnostic) = plain(line) {
-            found.push(diagnostic);
+        } else {
+            found.push(plain(line).map_or_else(|| Told::Text(line.to_owned()), Told::Diagnostic));
         }
     }
     found
 }
 
-/// The last lines that a compiler printed, for one that told no error in a form we know.
-pub(crate) fn last_words(output: &str) -> Vec<&str> {
-    const LINES_MAX: usize = 10;
-    let is_text = |line: &&str| !line.trim().is_empty() && serde_json::from_str::<Vec<Gcc>>(line).is_err();
-    let mut last: Vec<&str> = output.lines().rev().filter(is_text).take(LINES_MAX).collect();
-    last.reverse();
-    last
+/// Whether a line is GCC's JSON.
+pub(crate) fn has_json(output: &str) -> bool {
+    output.lines().any(|line| serde_json::from_str::<Vec<Gcc>>(line).is_ok())
 }
 
 /// `-fdiagnostics-format=json`, see the GCC manual, "Options to Control Diagnostic Messages Formatting".
@@ -117,27 +130,34 @@ struct GccPlace {
 }
 
 impl Gcc {
-    fn flatten(self, found: &mut Vec<Diagnostic>) {
+    fn flatten(self, found: &mut Vec<Told>) {
         let place = self.locations.into_iter().next().map(|location| Place {
             file: location.caret.file,
             line: location.caret.line,
             column: location.caret.column,
         });
         let severity = Severity::parse(&self.kind).unwrap_or(Severity::Note);
-        found.push(Diagnostic { severity, message: self.message, place, option: self.option });
+        found.push(Told::Diagnostic(Diagnostic { severity, message: self.message, place, option: self.option }));
         for child in self.children {
             child.flatten(found);
         }
     }
 }
 
-/// `file:line:column: severity: text [-Woption]`, with or without the column, or `tool: severity: text`.
+/// `file:line:column: severity: text [-Woption]`, with or without the column, `tool: severity: text`, as `as` writes it with a
+/// capital, or `severity: text` and `error[E0425]: text`, as rustc does.
 fn plain(line: &str) -> Option<Diagnostic> {
-    let (before, severity, message) = [": fatal error: ", ": error: ", ": warning: ", ": note: ", ": remark: "]
+    const MARKS: [&str; 7] = ["fatal error", "error", "Error", "warning", "Warning", "note", "remark"];
+    let (before, severity, message) = MARKS
         .into_iter()
         .filter_map(|mark| {
-            let (before, message) = line.split_once(mark)?;
-            Some((before, Severity::parse(mark.trim_matches([':', ' ']))?, message))
+            let severity = Severity::parse(&mark.to_ascii_lowercase())?;
+            if let Some((before, message)) = line.split_once(&format!(": {mark}: ")) {
+                return Some((before, severity, message));
+            }
+            let rest = line.strip_prefix(mark)?;
+            let rest = rest.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(rest, |(_, rest)| rest);
+            Some(("", severity, rest.strip_prefix(": ")?))
         })
         .min_by_key(|(before, ..)| before.len())?;
     let (message, option) = match message.strip_suffix(']').and_then(|rest| rest.rsplit_once(" [-")) {
@@ -183,29 +203,31 @@ mod tests {
     #[test]
     fn plain_text() {
         let output = "In file included from b.h:1:\nsrc/a.c:10:5: error: expected ';': got 'x'\n   10 |  x\n      |  ^\n\
-                      a.c:7: warning: old style [-Wold]\nclang: error: unknown argument: '-fdiagnostics-format=json'\n";
+                      a.c:7: warning: old style [-Wold]\nclang: error: unknown argument: '-fdiagnostics-format=json'\n\
+                      s.s:3: Error: no such instruction\nwarning: unused variable: `x`\nerror[E0425]: no `y`\n";
         let texts: Vec<String> = parse(output).iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,
             [
+                "In file included from b.h:1:",
                 "src/a.c:10:5: error: expected ';': got 'x'",
+                "   10 |  x",
+                "      |  ^",
                 "a.c:7:1: warning: old style [-Wold]",
                 "error: unknown argument: '-fdiagnostics-format=json'",
+                "s.s:3:1: error: no such instruction",
+                "warning: unused variable: `x`",
+                "error: no `y`",
             ]
         );
+        assert_eq!(parse(output).iter().filter(|told| matches!(told, Told::Text(_))).count(), 3);
     }
 
     #[test]
-    fn last_words_are_the_last_that_a_person_can_read() {
-        let output: String = (0..12).map(|n| format!("line {n}\n\n")).chain(["[]\n".to_owned()]).collect();
-        let last = last_words(&output);
-        assert_eq!((last.len(), last.first(), last.last()), (10, Some(&"line 2"), Some(&"line 11")));
+    fn anything_else_is_text() {
+        assert_eq!(parse("[]\nnot: a diagnostic\n"), [Told::Text("not: a diagnostic".into())]);
+        assert!(has_json("x\n[]\n") && !has_json("[1,2]\nx\n"));
         let told = Diagnostic::error_in(Path::new("a.c"), "cc: exit code 3").to_string();
         assert_eq!(told, "error: a.c: cc: exit code 3");
-    }
-
-    #[test]
-    fn anything_else_is_passed_over() {
-        assert_eq!(parse("[]\nnot: a diagnostic\n\n[1,2]\n"), []);
     }
 }

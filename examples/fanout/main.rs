@@ -10,11 +10,12 @@
 //!
 //! The exit code is 0 if everything was compiled, 1 if something was not, 2 if the command line or the database is wrong, 130
 //! after Ctrl-C and 143 after SIGTERM, which leave no compiler running.
-#![expect(clippy::print_stderr, reason = "a command line tool talks")]
 
+mod command; // a command line: words or shell, and what its options say
 mod compile; // the worker's side: runs one compiler
 mod database; // reads compile_commands.json
 mod diagnostics; // what compilers print, as data
+mod output; // writes lines to our own stdout and stderr
 mod report; // what the user sees
 
 use compile::{Finished, Told, explain};
@@ -23,7 +24,15 @@ use database::{Database, Entry};
 use pipewright::{EventKind, Input, Output, Pass, Supervisor, Worker, WorkerId, WorkerSpec};
 use report::Report;
 use std::{
-    collections::HashMap, error::Error, ffi::OsString, io, path::PathBuf, process::ExitCode, thread, time::Duration,
+    collections::HashMap,
+    error::Error,
+    ffi::{OsStr, OsString},
+    io,
+    os::unix::ffi::OsStrExt,
+    path::PathBuf,
+    process::ExitCode,
+    thread,
+    time::Duration,
 };
 
 const USAGE: &str = "usage: fanout [compile_commands.json] [--jobs N] [--keep-going] [--out DIR]";
@@ -36,19 +45,34 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == WORKER) {
         return compile::main();
     }
-    let build = Options::parse(std::env::args_os().skip(1))
-        .and_then(|options| Ok((Database::load(options.database.as_deref(), options.out.as_deref())?, options)));
+    let options = match Options::parse(std::env::args_os().skip(1)) {
+        Ok(Options { help: true, .. }) => {
+            output::say(USAGE);
+            return ExitCode::SUCCESS;
+        }
+        options => options,
+    };
+    let build =
+        options.and_then(|options| Ok((Database::load(options.database.as_deref(), options.out.as_deref())?, options)));
     let (database, options) = match build {
         Ok(build) => build,
         Err(error) => {
-            eprintln!("fanout: {error}");
+            output::complain(&error);
             return ExitCode::from(2);
         }
     };
-    match run(database.entries, &options) {
+    let name =
+        options.database.as_deref().map_or_else(|| "the example's project".into(), |path| path.to_string_lossy());
+    for bad in &database.bad {
+        output::complain(&format_args!("{name}: {bad}"));
+    }
+    if database.entries.is_empty() {
+        return ExitCode::from(2);
+    }
+    match run(database, &options) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("fanout: {error}");
+            output::complain(&error);
             ExitCode::FAILURE
         }
     }
@@ -60,27 +84,30 @@ struct Options {
     jobs: usize,
     keep_going: bool,
     out: Option<PathBuf>,
+    help: bool,
+}
+
+fn jobs_of(text: &OsStr) -> Result<usize, Box<dyn Error>> {
+    let jobs = text.to_str().and_then(|text| text.parse().ok()).filter(|&jobs: &usize| jobs > 0);
+    jobs.ok_or_else(|| format!("--jobs {} is not a number above 0", text.display()).into())
 }
 
 impl Options {
     fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Self, Box<dyn Error>> {
-        // All that we are told travels to the workers as JSON, which holds nothing but UTF-8.
-        let texts: Result<Vec<String>, OsString> = arguments.map(OsString::into_string).collect();
-        let mut arguments = texts.map_err(|argument| format!("{} is not UTF-8", argument.display()))?.into_iter();
+        let mut arguments = arguments;
         let jobs = thread::available_parallelism().map_or(1, usize::from);
-        let mut options = Self { database: None, jobs, keep_going: false, out: None };
+        let mut options = Self { database: None, jobs, keep_going: false, out: None, help: false };
         while let Some(argument) = arguments.next() {
-            let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value; {USAGE}"));
-            match argument.as_str() {
-                "--jobs" | "-j" => {
-                    let text = value()?;
-                    let jobs = text.parse().ok().filter(|&jobs: &usize| jobs > 0);
-                    options.jobs = jobs.ok_or_else(|| format!("--jobs {text:?} is not a number above 0"))?;
-                }
-                "--keep-going" | "-k" => options.keep_going = true,
-                "--out" => options.out = Some(value()?.into()),
-                "--help" | "-h" => return Err(USAGE.into()),
-                _ if argument.starts_with('-') => return Err(format!("there is no option {argument}; {USAGE}").into()),
+            let shown = argument.display();
+            let mut value = || arguments.next().ok_or_else(|| format!("{shown} needs a value; {USAGE}"));
+            match argument.as_bytes() {
+                b"--jobs" | b"-j" => options.jobs = jobs_of(&value()?)?,
+                // As make takes it.
+                [b'-', b'j', jobs @ ..] if !jobs.is_empty() => options.jobs = jobs_of(OsStr::from_bytes(jobs))?,
+                b"--keep-going" | b"-k" => options.keep_going = true,
+                b"--out" => options.out = Some(value()?.into()),
+                b"--help" | b"-h" => options.help = true,
+                [b'-', _, ..] => return Err(format!("there is no option {shown}; {USAGE}").into()),
                 _ if options.database.is_some() => return Err(format!("one database at a time; {USAGE}").into()),
                 _ => options.database = Some(argument.into()),
             }
@@ -99,25 +126,26 @@ struct Job {
 /// Everything that is to be done, is being done and was done.
 struct Build<'a> {
     supervisor: &'a Supervisor,
-    waiting: std::vec::IntoIter<Entry>,
+    /// In the order of the database.
+    waiting: Vec<Entry>,
+    jobs: usize,
     running: HashMap<WorkerId, Job>,
     report: Report,
     keep_going: bool,
 }
 
-fn run(entries: Vec<Entry>, options: &Options) -> Result<u8, Box<dyn Error>> {
+fn run(database: Database, options: &Options) -> Result<u8, Box<dyn Error>> {
     let interrupts = interrupts()?;
     let supervisor = Supervisor::builder().grace_period(Duration::from_millis(500)).build()?;
     let mut build = Build {
         supervisor: &supervisor,
-        report: Report::new(entries.len()),
-        waiting: entries.into_iter(),
+        report: Report::new(database.entries.len(), database.bad.len()),
+        waiting: database.entries,
+        jobs: options.jobs,
         running: HashMap::new(),
         keep_going: options.keep_going,
     };
-    for _ in 0..options.jobs.min(build.waiting.len()) {
-        build.start_next();
-    }
+    build.start_more();
     while !build.running.is_empty() {
         crossbeam_channel::select! {
             recv(supervisor.events()) -> event => build.hear(event?),
@@ -126,7 +154,7 @@ fn run(entries: Vec<Entry>, options: &Options) -> Result<u8, Box<dyn Error>> {
                 let report = build.report;
                 drop(supervisor);
                 report.close();
-                eprintln!("fanout: interrupted; no compiler is left running");
+                output::complain(&"interrupted; no compiler is left running");
                 // As a shell tells it: 130 for SIGINT, 143 for SIGTERM.
                 return Ok(u8::try_from(128 + signal?)?);
             }
@@ -136,18 +164,28 @@ fn run(entries: Vec<Entry>, options: &Options) -> Result<u8, Box<dyn Error>> {
 }
 
 impl Build<'_> {
-    /// Starts one more, if there is one, and no failure speaks against it.
-    fn start_next(&mut self) {
-        while self.keep_going || !self.report.has_failures() {
-            let Some(entry) = self.waiting.next() else { return };
+    /// Starts as many as may run at once, until a failure stops the build.
+    fn start_more(&mut self) {
+        while self.running.len() < self.jobs && (self.keep_going || !self.report.has_failures()) {
+            let Some(entry) = self.next() else { return };
             match self.start(&entry) {
                 Ok(worker) => {
                     self.running.insert(worker.id(), Job { entry, finished: None, _worker: worker });
-                    return;
                 }
                 Err(error) => self.report.not_started(&entry, &explain(&*error)),
             }
         }
+    }
+
+    /// The first entry that waits for none of those before it.
+    fn next(&mut self) -> Option<Entry> {
+        let is_free = |index: &usize| {
+            let (earlier, rest) = self.waiting.split_at(*index);
+            let mut unfinished = earlier.iter().chain(self.running.values().map(|job| &job.entry));
+            rest.first().is_some_and(|entry| unfinished.all(|other| !entry.waits_for(other)))
+        };
+        let index = (0..self.waiting.len()).find(is_free)?;
+        Some(self.waiting.remove(index))
     }
 
     fn start(&self, entry: &Entry) -> Result<Worker, Box<dyn Error>> {
@@ -174,8 +212,9 @@ impl Build<'_> {
         let Some(job) = self.running.get_mut(&event.worker) else { return };
         match event.kind {
             EventKind::Message(message) => match message.json() {
-                Ok(Told::Started { .. }) => self.report.started(&job.entry),
+                Ok(Told::Started) => self.report.started(&job.entry),
                 Ok(Told::Diagnostic(diagnostic)) => self.report.diagnostic(event.worker, &diagnostic),
+                Ok(Told::Text(text)) => self.report.note(event.worker, text),
                 Ok(Told::Finished(finished)) => job.finished = Some(finished),
                 Err(error) => self.report.note(event.worker, format!("{}: {error}", job.entry.file.display())),
             },
@@ -190,7 +229,7 @@ impl Build<'_> {
                         None => self.report.lost(event.worker, &entry, &exit),
                     }
                 }
-                self.start_next();
+                self.start_more();
             }
             _ => {}
         }

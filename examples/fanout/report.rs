@@ -4,13 +4,14 @@ use crate::{
     compile::Finished,
     database::Entry,
     diagnostics::{Diagnostic, Severity},
+    output,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use pipewright::{Exit, WorkerId};
 use std::{
     collections::VecDeque,
-    io::{self, IsTerminal, Write},
-    path::PathBuf,
+    ffi::OsString,
+    io::{self, IsTerminal},
     time::Instant,
 };
 
@@ -20,8 +21,9 @@ pub(crate) struct Report {
     total: usize,
     compiled: usize,
     failed: usize,
+    bad: usize,
     warnings: usize,
-    times: Vec<(PathBuf, Finished)>,
+    times: Vec<(OsString, Finished)>,
     floor: Floor,
 }
 
@@ -68,7 +70,8 @@ impl Floor {
 }
 
 impl Report {
-    pub(crate) fn new(total: usize) -> Self {
+    /// Of so many entries, and so many that cannot be run.
+    pub(crate) fn new(total: usize, bad: usize) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {wide_msg}");
             ProgressBar::new(total as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
@@ -79,6 +82,7 @@ impl Report {
             total,
             compiled: 0,
             failed: 0,
+            bad,
             warnings: 0,
             times: Vec::new(),
             floor: Floor::default(),
@@ -144,14 +148,14 @@ impl Report {
                     bar.println(line);
                 }
             }
-            None => write_line(io::stderr(), &line),
+            None => output::write_line(io::stderr(), &line),
         }
     }
 
     fn print(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| write_line(io::stdout(), text)),
-            None => write_line(io::stdout(), text),
+            Some(bar) => bar.suspend(|| output::say(text)),
+            None => output::say(text),
         }
     }
 
@@ -161,24 +165,19 @@ impl Report {
             bar.finish_and_clear();
         }
         let seconds = now().saturating_duration_since(self.started).as_secs_f64();
-        let Self { compiled, failed, warnings, total, .. } = self;
+        let Self { compiled, failed, bad, warnings, total, .. } = self;
         if compiled + failed < total {
             self.print(&format!("{} not compiled", total - compiled - failed));
         }
+        let failed = failed + bad;
         self.print(&format!("{compiled} compiled, {failed} failed, {warnings} warnings in {seconds:.2} s"));
         self.times.sort_by_key(|(_, finished)| std::cmp::Reverse(finished.wall));
         for (file, Finished { wall, cpu, peak_bytes, .. }) in self.times.iter().take(5) {
             let (wall, cpu, mib) = (wall.as_secs_f64(), cpu.as_secs_f64(), peak_bytes >> 20);
             self.print(&format!("  {wall:>7.3} s wall  {cpu:>7.3} s cpu  {mib:>5} MiB  {}", file.display()));
         }
-        compiled == total
+        compiled == total && bad == 0
     }
-}
-
-/// Whoever closes our output (`| head`) wants to hear no more; what is being compiled is finished all the same, where
-/// `println!` would panic.
-fn write_line(mut stream: impl Write, text: &str) {
-    drop(writeln!(stream, "{text}"));
 }
 
 #[expect(clippy::disallowed_methods, reason = "the user wants to know how long it took")]

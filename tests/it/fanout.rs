@@ -2,7 +2,7 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, example, is_alive, read_to_end, wait_gone},
+    support::{DEADLINE, example, is_alive, read_to_end, shorten, wait_gone},
 };
 use pipewright::{Exit, Output, Process, WorkerSpec};
 use std::{
@@ -11,12 +11,15 @@ use std::{
     io::Read,
     os::{
         fd::OwnedFd,
-        unix::{ffi::OsStrExt, fs::PermissionsExt},
+        unix::{ffi::OsStrExt, fs::PermissionsExt, net::UnixStream},
     },
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 // Cargo runs no unit tests of an example that is also built to be run; so its pure parts are tested here.
+#[path = "../../examples/fanout/command.rs"]
+mod command;
 #[path = "../../examples/fanout/database.rs"]
 #[expect(dead_code, reason = "what reads files is tested through the program")]
 mod database;
@@ -124,7 +127,9 @@ fn bad_databases_get_one_line_and_exit_code_2() {
     assert_eq!(run(&fanout().arg("--jbos")).exit.code(), Some(2));
     let not_text = run(&fanout().arg(OsStr::from_bytes(b"\xff.json")));
     assert_eq!(not_text.exit.code(), Some(2), "{}", not_text.stderr);
-    assert!(not_text.stderr.ends_with("is not UTF-8\n") && not_text.stderr.lines().count() == 1, "{}", not_text.stderr);
+    assert!(not_text.stderr.contains("No such file") && not_text.stderr.lines().count() == 1, "{}", not_text.stderr);
+    let help = run(&fanout().arg("--help"));
+    assert!(help.exit.success() && help.stdout.starts_with("usage: fanout "), "{}\n{}", help.stdout, help.stderr);
 }
 
 #[test]
@@ -220,4 +225,151 @@ fn ctrl_c_leaves_no_compiler_running() {
         assert!(run.stdout.contains("1 not compiled\n0 compiled, 0 failed, 0 warnings"), "{}", run.stdout);
         wait_gone(pid);
     }
+}
+
+/// A database of one entry for each command, all in one directory.
+fn commands(directory: &Path, commands: &[&str]) -> PathBuf {
+    let entry = |command| serde_json::json!({"directory": directory, "file": "a.c", "command": command});
+    let entries: Vec<_> = commands.iter().map(entry).collect();
+    write(directory, "a.c", "int a = V;\n");
+    write(directory, "compile_commands.json", &serde_json::to_string(&entries).unwrap())
+}
+
+#[test]
+fn a_compiler_with_a_relative_path_is_found_from_its_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let (build, tools) = (directory.path().join("build"), directory.path().join("tools"));
+    fs::create_dir_all(&build).unwrap();
+    fs::create_dir_all(&tools).unwrap();
+    compiler(&tools, "gcc", "echo 'a.c:1:1: warning: the right one' >&2");
+    // What the caller's directory would lead to.
+    let (caller, wrong) = (directory.path().join("x/caller"), directory.path().join("x/tools"));
+    fs::create_dir_all(&caller).unwrap();
+    fs::create_dir_all(&wrong).unwrap();
+    compiler(&wrong, "gcc", "exit 1");
+    let entry = serde_json::json!([{"directory": ".", "file": "a.c", "command": "../tools/gcc -c a.c"}]);
+    let database = write(&build, "compile_commands.json", &entry.to_string());
+    let run = run(&fanout().arg(database).current_dir(&caller));
+    assert!(run.exit.success(), "{}\n{}", run.stdout, run.stderr);
+    assert!(run.stdout.contains("the right one"), "{}", run.stdout);
+}
+
+#[test]
+fn all_that_a_compiler_prints_is_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = "echo 'copied to the output'\necho 'a.c:1:2: warning: odd' >&2\necho '    1 | a' >&2";
+    let chatty = compiler(directory.path(), "chatty", script);
+    let run = run(&fanout().arg(database(directory.path(), &[("a.c", "")], &chatty)));
+    assert!(run.exit.success(), "{}\n{}", run.stdout, run.stderr);
+    let expected = "copied to the output\na.c:1:2: warning: odd\n    1 | a\n1 compiled, 0 failed, 1 warnings";
+    assert!(run.stdout.starts_with(expected), "{}", run.stdout);
+}
+
+#[test]
+fn a_compiler_that_fails_with_our_option_is_run_without() {
+    let directory = tempfile::tempdir().unwrap();
+    // Called as GCC is, and as strict as rustc about what it does not know.
+    let script = "for a; do case $a in -f*) echo \"error: Unrecognized option: 'f'\" >&2; exit 1;; esac; done";
+    let strict = compiler(directory.path(), "strict-gcc", script);
+    let run = run(&fanout().arg(database(directory.path(), &[("a.c", "")], &strict)));
+    assert!(run.exit.success(), "{}\n{}", run.stdout, run.stderr);
+}
+
+#[test]
+fn entries_with_one_output_run_one_after_the_other() {
+    let directory = tempfile::tempdir().unwrap();
+    // Fails where another one is at work on the same output.
+    let script = "mkdir lock || exit 1\nfor i in 1 2 3 4 5 6 7 8 9; do cc -c a.c -DV=\"$1\" -o a.o; done\nrmdir lock";
+    let slow = compiler(directory.path(), "slow", script);
+    let lines: Vec<String> = (1..4).map(|value| format!("{slow} {value} -o a.o")).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let run = run(&fanout().arg(commands(directory.path(), &lines)).args(["-j4", "-k"]));
+    assert!(run.exit.success() && run.stdout.contains("3 compiled"), "{}\n{}", run.stdout, run.stderr);
+}
+
+#[test]
+fn an_entry_waits_for_the_one_that_makes_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let entries = serde_json::json!([
+        {"directory": directory.path(), "file": "a.c", "command": "cc -DV=1 -c a.c -o a.o"},
+        {"directory": directory.path(), "file": "a.o", "command": ": && cc a.o -shared -o liba.so && :", "output": "liba.so"},
+    ]);
+    write(directory.path(), "a.c", "int a = V;\n");
+    let database = write(directory.path(), "compile_commands.json", &entries.to_string());
+    let run = run(&fanout().arg(database).arg("-j2"));
+    assert!(run.exit.success(), "{}\n{}", run.stdout, run.stderr);
+    assert!(directory.path().join("liba.so").exists());
+}
+
+#[test]
+fn directories_of_dependency_files_are_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let line = "cc -DV=1 -MT a.o -MD -MP -MF .deps/a.Tpo -c -o a.o a.c";
+    let database = commands(directory.path(), &[line]);
+    let here = run(&fanout().arg(&database));
+    assert!(here.exit.success() && directory.path().join(".deps/a.Tpo").exists(), "{}", here.stdout);
+    fs::remove_dir_all(directory.path().join(".deps")).unwrap();
+    let out = directory.path().join("out");
+    let elsewhere = run(&fanout().arg(&database).arg("--out").arg(&out));
+    assert!(elsewhere.exit.success() && out.join("a.o.d").exists(), "{}", elsewhere.stdout);
+    assert!(!directory.path().join(".deps").exists(), "only below --out");
+}
+
+#[test]
+fn bad_entries_are_reported_one_by_one_and_the_others_compiled() {
+    let directory = tempfile::tempdir().unwrap();
+    let entries = serde_json::json!([
+        {"directory": directory.path(), "file": "a.c", "command": "cc -DV=1 -c a.c"},
+        {"directory": directory.path(), "file": "", "command": "", "output": "all"},
+        {"directory": "/no/such/place", "file": "b.c", "command": "cc -c b.c"},
+        {"directory": directory.path(), "file": "x", "command": "cd / && true"},
+    ]);
+    write(directory.path(), "a.c", "int a = V;\n");
+    let run = run(&fanout().arg(write(directory.path(), "database.json", &entries.to_string())));
+    assert_eq!(run.exit.code(), Some(1), "{}\n{}", run.stdout, run.stderr);
+    assert!(run.stderr.contains("database.json: entry 2 (all): the command is empty\n"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("database.json: entry 3 (b.c): there is no directory /no/such/place\n"),
+        "{}",
+        run.stderr
+    );
+    assert!(run.stdout.contains("2 compiled, 2 failed, "), "{}", run.stdout);
+    assert!(directory.path().join("a.o").exists());
+}
+
+#[test]
+fn names_that_are_not_utf8_are_compiled() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join(OsStr::from_bytes(b"\xe9.c")), "int a;\n").unwrap();
+    let mut text = format!("[{{\"directory\":{:?},\"file\":\"", directory.path()).into_bytes();
+    text.extend(b"\xe9.c\",\"command\":\"cc -c \xe9.c -o \xe9.o\"}]");
+    let database = directory.path().join(OsStr::from_bytes(b"\xff.json"));
+    fs::write(&database, text).unwrap();
+    let run = run(&fanout().arg(&database));
+    assert!(run.exit.success(), "{}\n{}", run.stdout, run.stderr);
+    assert!(directory.path().join(OsStr::from_bytes(b"\xe9.o")).exists());
+}
+
+#[test]
+fn p02_nothing_is_lost_on_a_standard_output_that_does_not_block() {
+    const LINES: usize = 3000;
+    let directory = tempfile::tempdir().unwrap();
+    // More than a socket holds.
+    let text = "x".repeat(400);
+    let script = format!("i=0; while [ $i -lt {LINES} ]; do echo \"a.c:1:1: warning: {text}\" >&2; i=$((i + 1)); done");
+    let chatty = compiler(directory.path(), "chatty", &script);
+    let (mut reader, writer) = UnixStream::pair().unwrap();
+    writer.set_nonblocking(true).unwrap();
+    reader.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut command = Command::new(example("fanout"));
+    command
+        .arg(database(directory.path(), &[("a.c", "")], &chatty))
+        .stdout(OwnedFd::from(writer))
+        .stderr(Stdio::null());
+    let mut process = command.spawn().unwrap();
+    drop(command);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert!(process.wait().unwrap().success());
+    assert_eq!(text.matches("a.c:1:1: warning: xxx").count(), LINES, "{}", shorten(&text));
 }

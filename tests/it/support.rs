@@ -180,7 +180,7 @@ impl Story {
     }
 }
 
-fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     text.chars().take(300).collect()
 }
 
