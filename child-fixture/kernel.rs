@@ -21,6 +21,11 @@ pub(crate) fn ignore(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
+pub(crate) fn default(signal: i32) {
+    // SAFETY: signal(2) with SIG_DFL runs no code of ours.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
 /// Moves from its own process group to its parent's.
 pub(crate) fn leave_group() {
     // SAFETY: getppid(2) takes nothing.

@@ -15,7 +15,7 @@ use crate::sys::{
     fd::{self, Kind},
     fifo,
     poll::{self, Deadline, Interest, Waited},
-    retry,
+    retry, write,
 };
 
 /// How long [`PipeWriter::wait_drained`] waits before it asks again, at first and at most: the kernel tells nobody when a pipe
@@ -189,7 +189,7 @@ impl PipeWriter {
     fn write_piece(&self, piece: &[u8], deadline: Deadline) -> io::Result<usize> {
         match poll::wait(self.as_fd(), Interest::Writable, deadline)? {
             Waited::TimedOut => Err(io::ErrorKind::TimedOut.into()),
-            Waited::Ready => match retry(|| (&self.end).write(piece))? {
+            Waited::Ready => match retry(|| write::write(self.as_fd(), piece))? {
                 0 => Err(io::ErrorKind::WriteZero.into()),
                 count => Ok(count),
             },
@@ -357,22 +357,24 @@ impl Read for &PipeReader {
     }
 }
 
+/// A write whose readers are all gone fails with [`BrokenPipe`](io::ErrorKind::BrokenPipe). No SIGPIPE is raised, also in a
+/// program that has that signal at its default.
 impl Write for PipeWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.end.write(buf)
+        write::write(self.as_fd(), buf)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.end.flush()
+        Ok(())
     }
 }
 
 impl Write for &PipeWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        (&self.end).write(buf)
+        write::write(self.as_fd(), buf)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        (&self.end).flush()
+        Ok(())
     }
 }

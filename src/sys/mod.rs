@@ -20,6 +20,7 @@ pub(crate) mod proc;
 pub(crate) mod random;
 pub(crate) mod socket;
 pub(crate) mod wake;
+pub(crate) mod write;
 pub(crate) mod xattr;
 
 use std::io;

@@ -30,9 +30,13 @@ use std::{
     time::Duration,
 };
 
-use pipewright::pipe::{
-    Direction,
-    anonymous::{self, Handle, HandleError, PipeReader, PipeWriter},
+use crate::support::{DEADLINE, FIXTURE};
+use pipewright::{
+    Output, WorkerSpec,
+    pipe::{
+        Direction,
+        anonymous::{self, Handle, HandleError, PipeReader, PipeWriter},
+    },
 };
 use proptest::prelude::*;
 
@@ -755,4 +759,17 @@ fn p03_a_child_gets_the_end_it_was_granted_and_no_other() {
     assert!(!list.contains(ours.to_str().unwrap()), "{list}");
     assert_eq!(list.matches(theirs.to_str().unwrap()).count(), 1, "{list}");
     assert!(list.contains(&format!(" {handle} -> {}", theirs.display())), "{list}");
+}
+
+/// In a process of its own: the tests' own ignores SIGPIPE, as all programs of std do.
+#[test]
+fn p11_a_write_without_readers_is_an_error_where_sigpipe_is_at_its_default() {
+    let host = WorkerSpec::new(FIXTURE).arg("broken-pipes").stdout(Output::Lines);
+    let mut process = host.launch().unwrap();
+    let mut said = String::new();
+    process.take_stdout().unwrap().read_to_string(&mut said).unwrap();
+    let exit = process.wait_timeout(DEADLINE).unwrap().expect("it ends").clone();
+    assert!(exit.success(), "{exit} after {said:?}");
+    let ways = ["write", "write_all_deadline", "send", "stream", "call"];
+    assert_eq!(said, ways.map(|way| format!("{way}: Err(BrokenPipe)\n")).concat());
 }

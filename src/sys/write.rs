@@ -1,0 +1,195 @@
+//! A write that never raises SIGPIPE, whatever the disposition of the host is: std ignores the signal in a Rust program, but a
+//! host in another language, a program with `#[unix_sigpipe = "sig_dfl"]`, or one that resets it keeps the default, which is to die.
+
+use super::{cvt_size, retry};
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsRawFd, BorrowedFd},
+    ptr,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// `RWF_NOSIGNAL` of `linux/fs.h`, since Linux 6.18.
+const NO_SIGNAL: libc::c_int = 0x100;
+/// The position of a pipe or a socket.
+const NO_POSITION: libc::c_long = -1;
+
+/// False once the kernel has said that it does not know [`NO_SIGNAL`].
+static KERNEL_CAN: AtomicBool = AtomicBool::new(true);
+
+/// As write(2), for a pipe or a socket. Where every reader is gone it fails with `EPIPE`, and no signal is raised.
+pub(crate) fn write(end: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    if KERNEL_CAN.load(Ordering::Relaxed) {
+        match write_without_signal(end, bytes) {
+            // Unknown flag, unknown call (an old sandbox says EPERM too): a fact about this kernel, and it costs two cheap calls
+            // a write if it was not.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EPERM | libc::EINVAL)
+                ) =>
+            {
+                KERNEL_CAN.store(false, Ordering::Relaxed);
+            }
+            done => return done,
+        }
+    }
+    write_with_signal_blocked(end, bytes)
+}
+
+fn write_without_signal(end: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let piece = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: pwritev2(2), raw since musl's wrapper refuses flags that it does not know: reads one iovec and the bytes that it
+    // describes, which outlive the call. Both halves of the position are -1.
+    let written = unsafe {
+        libc::syscall(
+            libc::SYS_pwritev2,
+            end.as_raw_fd(),
+            &raw const piece,
+            1_usize,
+            NO_POSITION,
+            NO_POSITION,
+            NO_SIGNAL,
+        )
+    };
+    // `ssize_t` and `long` have the same width on Linux.
+    cvt_size(isize::try_from(written).unwrap_or(-1))
+}
+
+/// The signal of a failed write is sent to the thread that wrote: it waits, blocked, and is taken away, unless one was there before.
+fn write_with_signal_blocked(end: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let pipe_signal = only_sigpipe();
+    let before = change_mask(libc::SIG_BLOCK, &pipe_signal);
+    // Where it was not blocked, none can have been pending.
+    let was_pending = contains_sigpipe(&before) && contains_sigpipe(&pending());
+    // SAFETY: write(2) reads `len` bytes of the slice.
+    let written = cvt_size(unsafe { libc::write(end.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) });
+    if !was_pending && written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        take_pending(&pipe_signal);
+    }
+    change_mask(libc::SIG_SETMASK, &before);
+    written
+}
+
+fn take_pending(signals: &libc::sigset_t) {
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: sigtimedwait(2) reads the set and the time; a null pointer says that the details are not wanted. EAGAIN means that
+    // there is none: a sandbox wrote in our place.
+    drop(retry(|| super::cvt(unsafe { libc::sigtimedwait(signals, ptr::null_mut(), &raw const now) })));
+}
+
+fn only_sigpipe() -> libc::sigset_t {
+    let mut set = empty();
+    // SAFETY: sigaddset(3) changes a set that was initialised; SIGPIPE is a signal.
+    unsafe { libc::sigaddset(&raw mut set, libc::SIGPIPE) };
+    set
+}
+
+fn empty() -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset(3) initialises the set.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: initialised by the line above, which cannot fail.
+    unsafe { set.assume_init() }
+}
+
+fn contains_sigpipe(set: &libc::sigset_t) -> bool {
+    // SAFETY: sigismember(3) reads a set that was initialised.
+    unsafe { libc::sigismember(set, libc::SIGPIPE) == 1 }
+}
+
+/// What is blocked and waits, of this thread and of its process.
+fn pending() -> libc::sigset_t {
+    let mut set = empty();
+    // SAFETY: sigpending(2) writes one set.
+    unsafe { libc::sigpending(&raw mut set) };
+    set
+}
+
+/// Changes the calling thread's signal mask, and returns the old one.
+fn change_mask(how: libc::c_int, set: &libc::sigset_t) -> libc::sigset_t {
+    let mut old = empty();
+    // SAFETY: pthread_sigmask(3) reads one set and writes the other; it fails only for another `how` than the two used here.
+    unsafe { libc::pthread_sigmask(how, set, &raw mut old) };
+    old
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::{AsFd, OwnedFd};
+
+    /// The writing ends of a pipe and of a socket whose other sides are closed.
+    fn broken() -> [OwnedFd; 2] {
+        let (reader, writer) = os_pipe::pipe().unwrap();
+        let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        drop((reader, other));
+        [writer.into(), one.into()]
+    }
+
+    /// A signal that is blocked stays pending even where its disposition is to ignore it, so that it shows here.
+    fn with_sigpipe_blocked(test: impl FnOnce() + Send) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                change_mask(libc::SIG_BLOCK, &only_sigpipe());
+                test();
+            });
+        });
+    }
+
+    fn raise_sigpipe() {
+        // SAFETY: pthread_self(3) takes nothing.
+        let thread = unsafe { libc::pthread_self() };
+        // SAFETY: pthread_kill(3) takes two numbers; the thread is this one.
+        assert_eq!(unsafe { libc::pthread_kill(thread, libc::SIGPIPE) }, 0);
+    }
+
+    #[test]
+    fn p11_a_broken_pipe_is_an_error_and_no_signal() {
+        with_sigpipe_blocked(|| {
+            for end in &broken() {
+                for write in [write, write_with_signal_blocked] {
+                    assert_eq!(write(end.as_fd(), b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+                    assert!(!contains_sigpipe(&pending()));
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn p11_a_signal_of_the_hosts_stays_pending() {
+        with_sigpipe_blocked(|| {
+            raise_sigpipe();
+            for end in &broken() {
+                for write in [write, write_with_signal_blocked] {
+                    assert_eq!(write(end.as_fd(), b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+                    assert!(contains_sigpipe(&pending()));
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn p11_the_signal_mask_is_what_it_was() {
+        let before = change_mask(libc::SIG_BLOCK, &empty());
+        let (mut reader, writer) = os_pipe::pipe().unwrap();
+        assert_eq!(write_with_signal_blocked(writer.as_fd(), b"ab").unwrap(), 2);
+        assert_eq!(write(writer.as_fd(), b"cd").unwrap(), 2);
+        drop(writer);
+        let mut read = String::new();
+        io::Read::read_to_string(&mut reader, &mut read).unwrap();
+        assert_eq!(read, "abcd");
+        let after = change_mask(libc::SIG_BLOCK, &empty());
+        assert_eq!(contains_sigpipe(&before), contains_sigpipe(&after));
+    }
+
+    #[test]
+    fn a_kernel_that_knows_the_flag_needs_one_call() {
+        let (_reader, writer) = os_pipe::pipe().unwrap();
+        match write_without_signal(writer.as_fd(), b"x") {
+            Ok(written) => assert_eq!(written, 1),
+            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP)),
+        }
+    }
+}
