@@ -136,8 +136,6 @@ pub(super) struct Health {
     /// It has told that it is about to end.
     pub(super) is_stopping: bool,
     pub(super) vigil: Option<Vigil>,
-    /// For when the loop has been told to look.
-    pub(super) timer: Option<Instant>,
     /// Something of what was read has made it ready.
     pub(super) shown: Option<Mark>,
     /// We end it, since it did not become ready, gave no sign of life, or has had its time.

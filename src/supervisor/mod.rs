@@ -27,6 +27,7 @@ mod spec;
 mod status;
 mod stopping;
 mod terminal;
+mod timers;
 mod trace;
 mod tree;
 mod warning;

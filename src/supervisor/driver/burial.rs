@@ -102,7 +102,7 @@ impl Driver {
             self.set_timer_after(AGAIN, Timer::Bury(place));
         }
         if is_first {
-            self.set_timer_after(LONGEST_DEATH, Timer::Bury(place));
+            self.set_timer_after(LONGEST_DEATH, Timer::BuryEnd(place));
         }
     }
 

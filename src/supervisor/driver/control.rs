@@ -113,6 +113,7 @@ impl Driver {
     pub(super) fn visit(&mut self, visitor: u64) {
         match self.control.as_mut().map(|control| control.hear(visitor)) {
             Some(Visit::Known(known)) => {
+                self.timers.cancel(Timer::Visitor(visitor));
                 drop(self.poller.remove(&known.socket));
                 self.connect(known);
             }
@@ -127,6 +128,7 @@ impl Driver {
     }
 
     pub(super) fn put_out(&mut self, visitor: u64) {
+        self.timers.cancel(Timer::Visitor(visitor));
         if let Some(socket) = self.control.as_mut().and_then(|control| control.put_out(visitor)) {
             // Not left to its closing: a fork of the host can hold the same description, and it would be reported for ever.
             drop(self.poller.remove(&socket));
@@ -137,6 +139,7 @@ impl Driver {
         let Known { place, socket, said } = known;
         let Some(live) = live_at(&mut self.slots, place) else { return };
         let Some(link) = live.present.link() else { return };
+        self.timers.cancel(Timer::Connect(place));
         let token = Target::Control(place).token();
         let connection = Arc::new(Connection { socket, poller: Arc::clone(&self.poller), token });
         let added = self.poller.add(&connection, token);

@@ -231,10 +231,6 @@ impl Driver {
 
     /// A group's end has had its time.
     pub(super) fn force_group(&mut self, group: GroupId) {
-        if self.ending.get(&group).is_none_or(|due| *due > self.clock.now()) {
-            return;
-        }
-        self.ending.remove(&group);
         // Those that still wait for others to end before them get no ladder any more.
         let late = self.members(Node::Group(group)).filter_map(Kept::place).collect();
         self.kill_at_once(late);
@@ -326,14 +322,9 @@ impl Driver {
                 self.tell(WorkerId(id), EventKind::DependencyFailed { on: WorkerId(on) });
             }
             Output::GroupGaveUp(GroupId(id)) => self.tell(self.cause, EventKind::GroupGaveUp(group::GroupId(id))),
-            Output::GroupEnds { group, within } => {
-                if let Some(due) = self.clock.now().checked_add(within) {
-                    self.ending.insert(group, due);
-                    self.set_timer(due, Timer::Group(group));
-                }
-            }
+            Output::GroupEnds { group, within } => self.set_timer_after(within, Timer::Group(group)),
             Output::GroupEnded(GroupId(id)) => {
-                self.ending.remove(&GroupId(id));
+                self.timers.cancel(Timer::Group(GroupId(id)));
                 self.tell(self.cause, EventKind::GroupEnded(group::GroupId(id)));
             }
             Output::Removed(Node::Member(MemberId(id))) => self.end(WorkerId(id)),

@@ -218,10 +218,6 @@ impl Driver {
     /// Time for the wait, or for the watchdog.
     pub(super) fn check_health(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
-        if live.health.timer.is_some_and(|due| due > self.clock.now()) {
-            return;
-        }
-        live.health.timer = None;
         if !live.incarnation.is_running() {
             // It has ended, or is about to: from here on its stop ladder says how long anything may take.
             return;
@@ -268,11 +264,9 @@ impl Driver {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         let readiness = live.health.readiness.as_ref().and_then(Readiness::poll_timeout);
         let vigil = live.health.vigil.as_ref().and_then(Vigil::poll_timeout);
-        let Some(due) = readiness.into_iter().chain(vigil).min() else { return };
-        // One that comes too early is set anew: a flood of signs must not fill the table.
-        if live.health.timer.is_none_or(|set| due < set) {
-            live.health.timer = Some(due);
-            self.set_timer(due, Timer::Health(place));
+        match readiness.into_iter().chain(vigil).min() {
+            Some(due) => self.set_timer(due, Timer::Health(place)),
+            None => self.timers.cancel(Timer::Health(place)),
         }
     }
 }

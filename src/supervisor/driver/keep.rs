@@ -171,6 +171,7 @@ impl Driver {
     /// It will not come back.
     pub(super) fn end(&mut self, worker: WorkerId) {
         let Some(kept) = self.kept.remove(&worker) else { return };
+        self.timers.cancel(Timer::Restart(worker));
         self.outlet.trace.forget(worker);
         // After its last event: whoever has waited for the exit finds it in the channel.
         kept.shared.end(kept.last_exit());

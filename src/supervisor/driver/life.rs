@@ -104,8 +104,10 @@ impl Driver {
         let before = live.incarnation.poll_timeout();
         let outputs = live.incarnation.handle(input, now);
         let after = live.incarnation.poll_timeout();
-        if let Some(due) = after.filter(|_| after != before) {
-            self.set_timer(due, Timer::Incarnation(place));
+        match after {
+            _ if after == before => {}
+            Some(due) => self.set_timer(due, Timer::Incarnation(place)),
+            None => self.timers.cancel(Timer::Incarnation(place)),
         }
         for output in outputs {
             self.perform(place, output);
@@ -190,6 +192,9 @@ impl Driver {
     fn leave(&mut self, place: Place, exit: Exit) {
         let Some(mut live) = self.slots.get_mut(place.slot).and_then(|slot| slot.live.take()) else { return };
         self.free.push(place.slot);
+        for timer in Timer::of(place) {
+            self.timers.cancel(timer);
+        }
         live.present.leave_guard(&self.starter);
         live.present.leave_cell(&self.starter);
         // Whoever holds the handle of an ended worker holds no more of it than what it has said.

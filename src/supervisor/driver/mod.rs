@@ -23,17 +23,14 @@ use super::{
     spawner::Starter,
     spec::WorkerSpec,
     status::Status,
+    timers::TimerQueue,
     tree::Search,
     worker::{Present, WorkerShared},
 };
 use crate::{
     launch::SpawnError,
     pipe::{anonymous::PipeReader, named},
-    policy::{
-        group::{GroupId, Groups},
-        incarnation::Input,
-        members,
-    },
+    policy::{group::Groups, incarnation::Input, members},
     sys::{
         conduct,
         epoll::{Poller, Reports},
@@ -44,10 +41,9 @@ use crate::{
 };
 use crossbeam_channel::{Receiver, Sender};
 use keep::Left;
-use place::{Slot, Target, Timer, live_at};
+use place::{Slot, Target, Timer};
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     io,
     os::fd::OwnedFd,
     sync::Arc,
@@ -63,7 +59,7 @@ pub(super) use place::Place;
 const READ_BYTES: usize = 256 << 10;
 /// How many descriptors one look at the kernel can report.
 const REPORTS: usize = 256;
-/// So few timers are never looked through.
+/// How many timers are run before the loop looks at the kernel again.
 const TIMERS: usize = 1024;
 /// How often, at first and at last, the loop looks whether the consumer has emptied the channel while it keeps what was in it.
 /// Only while somebody is paused: a channel does not tell when something is received.
@@ -181,8 +177,6 @@ pub(super) struct Driver {
     groups: Groups,
     /// What the groups are still to be told.
     for_groups: VecDeque<members::Input>,
-    /// Groups whose end has a deadline.
-    ending: HashMap<GroupId, Instant>,
     /// Whose end was the last of a member.
     cause: WorkerId,
     again: Sender<Again>,
@@ -195,10 +189,7 @@ pub(super) struct Driver {
     clock: Clock,
     /// Whoever has left his worker's group and is stopped with everybody.
     away: Vec<Held>,
-    /// Earliest first; entries of those who have changed their mind are skipped when they come up.
-    timers: BinaryHeap<Reverse<(Instant, Timer)>>,
-    /// When there are so many it is looked for those that are stale.
-    timers_most: usize,
+    timers: TimerQueue<Timer>,
     paused: Vec<Place>,
     next_look: Duration,
     closed: bool,
@@ -245,7 +236,6 @@ impl Driver {
             kept: HashMap::new(),
             groups: groups::no_groups(),
             for_groups: VecDeque::new(),
-            ending: HashMap::new(),
             cause: WorkerId(0),
             seed: u64::from_ne_bytes(random::bytes()?),
             again,
@@ -255,8 +245,7 @@ impl Driver {
             own: HashSet::new(),
             clock: Clock::default(),
             away: Vec::new(),
-            timers: BinaryHeap::new(),
-            timers_most: TIMERS,
+            timers: TimerQueue::new(),
             paused: Vec::new(),
             next_look: FIRST_LOOK,
             closed: false,
@@ -303,7 +292,7 @@ impl Driver {
         if self.clock.stands_still() {
             return None;
         }
-        let timer = self.timers.peek().map(|Reverse((due, _))| due.saturating_duration_since(self.clock.now()));
+        let timer = self.timers.next().map(|due| due.saturating_duration_since(self.clock.now()));
         let look = (!self.paused.is_empty() || !self.silent.is_empty()).then_some(self.next_look);
         timer.into_iter().chain(look).min()
     }
@@ -358,18 +347,9 @@ impl Driver {
         }
     }
 
+    /// Sets this timer, or moves it where it is set already.
     fn set_timer(&mut self, due: Instant, timer: Timer) {
-        if self.timers.len() >= self.timers_most {
-            self.drop_stale_timers();
-        }
-        self.timers.push(Reverse((due, timer)));
-    }
-
-    /// Those of incarnations that have ended would stay until they come up: an hour for a time limit of an hour.
-    fn drop_stale_timers(&mut self) {
-        let slots = &mut self.slots;
-        self.timers.retain(|Reverse((_, timer))| timer.place().is_none_or(|place| live_at(slots, place).is_some()));
-        self.timers_most = TIMERS.max(2 * self.timers.len());
+        self.timers.set(timer, due);
     }
 
     /// Beyond the end of the clock is never.
@@ -380,16 +360,15 @@ impl Driver {
     }
 
     fn run_timers(&mut self) {
-        while let Some(&Reverse((due, timer))) = self.timers.peek() {
-            if due > self.clock.now() {
-                return;
-            }
-            self.timers.pop();
+        // What comes due while these are run, and what is beyond a turn's share, has its turn after the next look at the kernel.
+        let now = self.clock.now();
+        for _ in 0..TIMERS {
+            let Some(timer) = self.timers.take_due(now) else { return };
             match timer {
                 Timer::Incarnation(place) => self.input(place, Input::Timeout),
                 Timer::Health(place) => self.check_health(place),
                 Timer::TimeLimit(place) => self.end_its_time(place),
-                Timer::Bury(place) => self.bury_in_time(place),
+                Timer::Bury(place) | Timer::BuryEnd(place) => self.bury_in_time(place),
                 Timer::Force => self.force(),
                 Timer::ForceOne(place) => self.kill_at_once(vec![place]),
                 Timer::Group(group) => self.force_group(group),

@@ -11,7 +11,7 @@ pub(super) struct Slot {
 }
 
 /// The place of one incarnation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in super::super) struct Place {
     pub(super) slot: usize,
     pub(super) occupant: u32,
@@ -88,8 +88,8 @@ impl Target {
     }
 }
 
-/// Whose time has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What a timer is for. Each is set once at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Timer {
     Incarnation(Place),
     /// It should be ready by now, or have given a sign of life.
@@ -98,6 +98,8 @@ pub(super) enum Timer {
     TimeLimit(Place),
     /// Its tree is to be looked at again.
     Bury(Place),
+    /// What is left of its tree is not waited for any longer.
+    BuryEnd(Place),
     /// Whoever should have ended by now is killed.
     Force,
     /// The same, of one.
@@ -121,20 +123,20 @@ pub(super) enum Timer {
 }
 
 impl Timer {
-    /// Whose it is, where it is one incarnation's.
-    pub(super) fn place(self) -> Option<Place> {
-        match self {
-            Self::Incarnation(place)
-            | Self::Health(place)
-            | Self::TimeLimit(place)
-            | Self::Bury(place)
-            | Self::ForceOne(place)
-            | Self::Connect(place)
-            | Self::Disconnect(place)
-            | Self::Burst(place)
-            | Self::Bell(place) => Some(place),
-            Self::Force | Self::Group(_) | Self::Restart(_) | Self::Visitor(_) | Self::Door => None,
-        }
+    /// All timers of one incarnation.
+    pub(super) fn of(place: Place) -> [Self; 10] {
+        [
+            Self::Incarnation(place),
+            Self::Health(place),
+            Self::TimeLimit(place),
+            Self::Bury(place),
+            Self::BuryEnd(place),
+            Self::ForceOne(place),
+            Self::Connect(place),
+            Self::Disconnect(place),
+            Self::Burst(place),
+            Self::Bell(place),
+        ]
     }
 }
 
