@@ -20,86 +20,8 @@ use std::{
     time::Duration,
 };
 
-/// `$1` is the token, `$2` the supervisor's cgroup, if it has one. POSIX shell, `head`, `grep`, `tr`, `rmdir` and `sleep`.
-///
-/// One pipeline looks through everybody in a few milliseconds: `head` says which file is whose, and not every `grep` (Busybox's
-/// does not) looks behind a zero byte. A line of its form may also stand in an environment, to point at somebody else, so whoever
-/// is found is looked at alone before the kill. A process in the middle of an exec shows no environment: so it is looked until
-/// several looks in turn have found nobody, and nobody was in an exec (no command line either) from one to the next.
-const SCRIPT: &str = r#"
-run=$1
-cgroup=$2
-trap '' HUP INT QUIT TERM TSTP TTIN TTOU PIPE USR1 USR2
-kill_carriers() {
-    head -n 1000000 /dev/null /proc/[0-9]*/environ | tr '\0' '\n' | grep -F -e '==> /proc/' -e "$run." | while read -r line; do
-        case $line in
-        '==> /proc/'*) process=${line#==> /proc/}; process=${process%%/*} ;;
-        *) is_carrier && kill -9 "$process" && echo "$process" ;;
-        esac
-    done
-}
-is_carrier() {
-    tries=0
-    while [ $tries -lt 20 ] && [ -e "/proc/$process/exe" ]; do
-        case $(tr '\0' '\n' <"/proc/$process/environ") in
-        *"$run."*) return 0 ;;
-        ?*) return 1 ;;
-        esac
-        tries=$((tries + 1))
-    done
-    return 1
-}
-in_exec() {
-    grep -LsF -e '' /proc/[0-9]*/environ | while read -r file; do
-        process=${file%/environ}
-        [ -e "$process/exe" ] && grep -LsF -e '' "$process/cmdline"
-    done
-}
-hunt() {
-    rounds=0
-    while [ $rounds -lt 1000 ]; do
-        [ -n "$(kill_carriers)" ] || return
-        quiet=0
-        rounds=$((rounds + 1))
-    done
-}
-hunt_until_quiet() {
-    before=
-    quiet=0
-    turns=0
-    while [ $quiet -lt 4 ] && [ $turns -lt 100 ]; do
-        hunt
-        quiet=$((quiet + 1))
-        now=" $(echo $(in_exec)) "
-        for process in $now; do
-            case $before in
-            *" $process "*) quiet=0 ;;
-            esac
-        done
-        before=$now
-        [ $quiet -gt 0 ] || sleep 0.01
-        turns=$((turns + 1))
-    done
-}
-sweep() {
-    trap '' URG
-    [ -n "$cgroup" ] && echo 1 >"$cgroup/cgroup.kill"
-    while read -r group; do
-        [ -n "$group" ] && kill -9 -- "-$group"
-    done <&3
-    hunt_until_quiet
-    rounds=0
-    while [ -n "$cgroup" ] && [ -d "$cgroup" ] && [ $rounds -lt 50 ]; do
-        rmdir "$cgroup"/*/*/*/*/*/ "$cgroup"/*/*/*/*/ "$cgroup"/*/*/*/ "$cgroup"/*/*/ "$cgroup"/*/ "$cgroup"
-        [ -d "$cgroup" ] && sleep 0.05
-        rounds=$((rounds + 1))
-    done
-    exit 0
-}
-trap sweep URG
-read -r never
-sweep
-"#;
+/// What the shell runs.
+const SCRIPT: &str = include_str!("guard.sh");
 
 /// Where the shell's utilities are.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -216,47 +138,116 @@ impl Sentinel {
 mod tests {
     use super::*;
     use crate::{supervisor::tree::VARIABLE, sys::random};
-    use std::{os::unix::fs::symlink, path::Path};
+    use std::{
+        os::unix::fs::symlink,
+        path::{Path, PathBuf},
+    };
+    use tempfile::TempDir;
 
     /// Becomes the same program again and again.
-    const CHAMELEON: &str = "exec sh -c \"$0\" \"$0\"";
-    /// How long the one who was killed may take.
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const EXECS: &str = "exec sh -c \"$0\" \"$0\"";
+    /// One member runs without an environment, and so does the leader after its exec.
+    const EMPTY_ENVIRONMENTS: &str = "env -i sleep 1000 & echo up; exec env -i sleep 1000";
+    /// The time that a killed process may take to end.
+    const PATIENCE: Duration = Duration::from_secs(5);
 
-    /// Ten who carry a run's token; then its guard, with this shell and tools from this path, finds its input ended.
-    fn nobody_escapes(shell: &[&str], path: &Path) {
-        let run = format!("{:016x}", u64::from_ne_bytes(random::bytes().unwrap()));
-        let chameleon = WorkerSpec::new("sh").args(["-c", CHAMELEON, CHAMELEON]).env(VARIABLE, format!("{run}.1.1."));
-        let mut all: Vec<Process> = (0..10).map(|_| chameleon.launch().unwrap()).collect();
-        let no_groups = format!("exec 3</dev/null\n{SCRIPT}");
-        let guard = WorkerSpec::new(shell[0]).args(&shell[1..]).args(["-c", &no_groups, "pipewright-guard", &run, ""]);
-        let guard = guard.env_clear().env("PATH", path).stdout(Output::Null).stderr(Output::Null);
-        assert!(guard.launch().unwrap().wait().unwrap().success());
-        let escaped =
-            all.iter_mut().filter_map(|one| one.wait_timeout(PATIENCE).unwrap().is_none().then_some(one.pid()));
-        assert_eq!(escaped.collect::<Vec<_>>(), [0; 0], "{shell:?}");
+    /// A shell and where it finds its tools.
+    struct Shell {
+        words: Vec<PathBuf>,
+        path: PathBuf,
+        _tools: Option<TempDir>,
+    }
+
+    impl Shell {
+        /// `None`, and a line that says so, where the shell is not installed.
+        fn find(name: &str) -> Option<Self> {
+            let directories = PATH.split(':').map(Path::new);
+            let Some(program) = directories.map(|directory| directory.join(name)).find(|file| file.exists()) else {
+                eprintln!("skipped: {name} is not installed");
+                return None;
+            };
+            if name != "busybox" {
+                return Some(Self { words: vec![program], path: PATH.into(), _tools: None });
+            }
+            let tools = tempfile::tempdir().unwrap();
+            for tool in ["grep", "head", "rmdir", "sleep", "tr"] {
+                symlink(&program, tools.path().join(tool)).unwrap();
+            }
+            Some(Self { words: vec![program, "sh".into()], path: tools.path().into(), _tools: Some(tools) })
+        }
+
+        /// Runs the guard of a host that has ended already, with these groups.
+        fn guard(&self, run: &str, groups: &str) {
+            let list = memfile::new(c"groups").unwrap();
+            list.write_all_at(groups.as_bytes(), 0).unwrap();
+            let guard = WorkerSpec::new(&self.words[0]).args(&self.words[1..]);
+            let guard = guard.args(["-c", SCRIPT, "pipewright-guard", run, ""]).env_clear().env("PATH", &self.path);
+            let guard = guard.descriptor(OwnedFd::from(list), Pass::number(LIST));
+            let guard = guard.stdout(Output::Null).stderr(Output::Null).group(Group::Session);
+            assert!(guard.launch().unwrap().wait().unwrap().success());
+        }
+    }
+
+    fn token() -> String {
+        format!("{:016x}", u64::from_ne_bytes(random::bytes().unwrap()))
+    }
+
+    fn kills_descendants_during_exec(shell: &str) {
+        let Some(shell) = Shell::find(shell) else { return };
+        for _ in 0..5 {
+            let run = token();
+            let execs = WorkerSpec::new("sh").args(["-c", EXECS, EXECS]).env(VARIABLE, format!("{run}.1.1."));
+            let mut all: Vec<Process> = (0..10).map(|_| execs.launch().unwrap()).collect();
+            shell.guard(&run, "");
+            let left =
+                all.iter_mut().filter_map(|one| one.wait_timeout(PATIENCE).unwrap().is_none().then_some(one.pid()));
+            assert_eq!(left.collect::<Vec<_>>(), [0; 0], "{:?}", shell.words);
+        }
+    }
+
+    fn kills_groups_without_environment(shell: &str) {
+        let Some(shell) = Shell::find(shell) else { return };
+        let spec = WorkerSpec::new("sh").args(["-c", EMPTY_ENVIRONMENTS]).stdout(Output::Lines);
+        let [mut left, mut right] = [(); 2].map(|()| spec.launch().unwrap());
+        let streams = [left.take_stdout().unwrap(), right.take_stdout().unwrap()];
+        for stream in &streams {
+            assert_eq!(stream.read_deadline(&mut [0; 8], PATIENCE).unwrap(), 3);
+        }
+        shell.guard(&token(), &format!("{:11}\n           \n{}\n", left.pid(), right.pid()));
+        for (stream, leader) in streams.iter().zip([&mut left, &mut right]) {
+            // Its end comes when no process of the group is left.
+            assert_eq!(stream.read_deadline(&mut [0; 8], PATIENCE).unwrap(), 0, "{:?}", shell.words);
+            assert_eq!(leader.wait().unwrap().signal(), Some(libc::SIGKILL));
+        }
     }
 
     #[test]
-    fn who_execs_all_the_time_does_not_escape() {
-        for _ in 0..5 {
-            nobody_escapes(&["/bin/sh"], Path::new(PATH));
-        }
+    fn p09_dash_kills_descendants_during_exec() {
+        kills_descendants_during_exec("dash");
     }
 
     #[test]
-    fn who_execs_all_the_time_does_not_escape_from_busybox() {
-        let busybox = Path::new("/bin/busybox");
-        if !busybox.exists() {
-            eprintln!("skipped: there is no Busybox here");
-            return;
-        }
-        let tools = tempfile::tempdir().unwrap();
-        for tool in ["grep", "head", "rmdir", "sleep", "tr"] {
-            symlink(busybox, tools.path().join(tool)).unwrap();
-        }
-        for _ in 0..5 {
-            nobody_escapes(&["/bin/busybox", "sh"], tools.path());
-        }
+    fn p09_bash_kills_descendants_during_exec() {
+        kills_descendants_during_exec("bash");
+    }
+
+    #[test]
+    fn p09_busybox_kills_descendants_during_exec() {
+        kills_descendants_during_exec("busybox");
+    }
+
+    #[test]
+    fn p09_dash_kills_groups_without_environment() {
+        kills_groups_without_environment("dash");
+    }
+
+    #[test]
+    fn p09_bash_kills_groups_without_environment() {
+        kills_groups_without_environment("bash");
+    }
+
+    #[test]
+    fn p09_busybox_kills_groups_without_environment() {
+        kills_groups_without_environment("busybox");
     }
 }
