@@ -26,13 +26,21 @@ pub struct Exit {
     pub leaks: Vec<Leak>,
     /// The kernel has killed one of its tree since the tree's [memory limit](crate::TreeLimit) was reached.
     pub oom_killed: bool,
-    /// What it had started and left running. Each was killed, and has ended unless the kernel would not let it.
+    /// Processes of its tree that outlived it, as [`WorkerSpec::survivors`](crate::WorkerSpec::survivors) says: killed (the default)
+    /// or only reported. [`Survivor::alive`] tells which of them were still running when the exit was reported.
     pub survivors: Vec<Survivor>,
+    /// How many processes could not be attributed: they have the worker's real uid, started no earlier than it, belong to no other
+    /// known worker, and neither their environment nor their descriptors could be read. Each of them may be a survivor that was
+    /// not found. `Some(0)`: every candidate was inspected.
+    ///
+    /// `None`: unknown. `/proc` is missing or mounted with `hidepid`, the inspection did not end in time, or none was made:
+    /// [`Survivors::Leave`](crate::Survivors::Leave), a process started by hand, and one that did not end.
+    pub uninspected: Option<u32>,
 }
 
 impl fmt::Debug for Exit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { status, usage, duration, stderr_tail: _, leaks, oom_killed, survivors } = self;
+        let Self { status, usage, duration, stderr_tail: _, leaks, oom_killed, survivors, uninspected } = self;
         formatter
             .debug_struct("Exit")
             .field("status", status)
@@ -42,6 +50,7 @@ impl fmt::Debug for Exit {
             .field("leaks", leaks)
             .field("oom_killed", oom_killed)
             .field("survivors", survivors)
+            .field("uninspected", uninspected)
             .finish()
     }
 }
@@ -86,6 +95,9 @@ pub enum ExitStatus {
     /// It did not end: SIGKILL was sent, and after 5 s it was still there, most likely in an uninterruptible sleep in the
     /// kernel. It is given up; what it held is its own.
     Stuck,
+    /// It did not end: the kernel refused SIGKILL with `EPERM`, since the process runs as another user by now (a setuid program,
+    /// sudo). It is given up after 5 s, and is reaped when it ends.
+    KillRefused,
     /// It was never started: a member of a group that was stopped, or of which what it waits for has failed.
     NeverStarted,
     /// It ended, but somebody else in this program waited for it and took the status away (`waitpid(-1)`, or an ignored
@@ -132,6 +144,9 @@ pub struct Survivor {
     pub command: Box<str>,
     /// Which of the worker's streams it still held open: `messages`, `stdout`, `stderr`.
     pub holds: Vec<Box<str>>,
+    /// Whether it was running when the exit was reported: its spec leaves it alive, or SIGKILL was refused (`EPERM`) or has not
+    /// ended it within 5 s.
+    pub alive: bool,
 }
 
 impl Exit {
@@ -145,6 +160,7 @@ impl Exit {
             leaks: Vec::new(),
             oom_killed: false,
             survivors: Vec::new(),
+            uninspected: None,
         }
     }
 
@@ -157,7 +173,11 @@ impl Exit {
     pub fn code(&self) -> Option<i32> {
         match self.status {
             ExitStatus::Code(code) => Some(code),
-            ExitStatus::Signal { .. } | ExitStatus::Stuck | ExitStatus::NeverStarted | ExitStatus::Unknown => None,
+            ExitStatus::Signal { .. }
+            | ExitStatus::Stuck
+            | ExitStatus::KillRefused
+            | ExitStatus::NeverStarted
+            | ExitStatus::Unknown => None,
         }
     }
 
@@ -165,7 +185,11 @@ impl Exit {
     pub fn signal(&self) -> Option<i32> {
         match self.status {
             ExitStatus::Signal { signal, .. } => Some(signal),
-            ExitStatus::Code(_) | ExitStatus::Stuck | ExitStatus::NeverStarted | ExitStatus::Unknown => None,
+            ExitStatus::Code(_)
+            | ExitStatus::Stuck
+            | ExitStatus::KillRefused
+            | ExitStatus::NeverStarted
+            | ExitStatus::Unknown => None,
         }
     }
 
@@ -179,7 +203,12 @@ impl Exit {
 
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.status.fmt(f)
+        self.status.fmt(f)?;
+        match self.uninspected {
+            None | Some(0) => Ok(()),
+            Some(1) => f.write_str(", 1 process could not be inspected"),
+            Some(count) => write!(f, ", {count} processes could not be inspected"),
+        }
     }
 }
 
@@ -198,6 +227,7 @@ impl fmt::Display for ExitStatus {
                 Ok(())
             }
             Self::Stuck => f.write_str("still there after SIGKILL"),
+            Self::KillRefused => f.write_str("still there: SIGKILL was refused (EPERM)"),
             Self::NeverStarted => f.write_str("never started"),
             Self::Unknown => f.write_str("ended, but somebody else took its exit status"),
         }
@@ -278,10 +308,17 @@ mod tests {
         assert_eq!(killed(40, false), "killed by signal 40");
         assert_eq!(killed(0, false), "killed by signal 0");
         assert_eq!(killed(i32::MIN, false), format!("killed by signal {}", i32::MIN));
+        assert_eq!(exit(ExitStatus::KillRefused).to_string(), "still there: SIGKILL was refused (EPERM)");
+        let uninspected = |count| Exit { uninspected: count, ..exit(ExitStatus::Code(0)) }.to_string();
+        assert_eq!(uninspected(None), "exit code 0");
+        assert_eq!(uninspected(Some(0)), "exit code 0");
+        assert_eq!(uninspected(Some(1)), "exit code 0, 1 process could not be inspected");
+        assert_eq!(uninspected(Some(2)), "exit code 0, 2 processes could not be inspected");
         assert_eq!(exit(ExitStatus::Unknown).to_string(), "ended, but somebody else took its exit status");
-        let hostile = Survivor { pid: 7, command: "\x1b[2J\nroot# ".into(), holds: Vec::new() };
+        let hostile = Survivor { pid: 7, command: "\x1b[2J\nroot# ".into(), holds: Vec::new(), alive: false };
         assert_eq!(hostile.to_string(), "process 7 (\\u{1b}[2J\\nroot# ) was left running");
-        let survivor = Survivor { pid: 7, command: "sleep 9".into(), holds: vec!["stdout".into(), "stderr".into()] };
+        let survivor =
+            Survivor { pid: 7, command: "sleep 9".into(), holds: vec!["stdout".into(), "stderr".into()], alive: false };
         assert_eq!(survivor.to_string(), "process 7 (sleep 9) was left running, with stdout and stderr open");
         assert_eq!(Leak { stream: "stdout".into() }.to_string(), "stdout is still held open by another process");
     }

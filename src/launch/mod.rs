@@ -21,7 +21,7 @@ pub use limits::{IoPriority, Limit, TreeLimit};
 pub(crate) use plan::{Argument, EnvironmentChange, GrantSource, Plan, Program};
 pub use plan::{Group, Input, Output, Pass};
 pub use process::Process;
-pub(crate) use process::{Child, exit_status, usage};
+pub(crate) use process::{Child, Rest, exit_status, usage};
 pub use tunnel::{Tunnel, TunnelBuilder, TunnelError};
 
 /// The name under which the pipe of the messages is granted.

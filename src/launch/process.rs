@@ -5,7 +5,6 @@ use crate::{
     exit::{Exit, ExitStatus, Usage},
     pipe::anonymous::{PipeReader, PipeWriter},
     sys::{
-        conduct,
         pidfd::{Ending, PidFd, RawUsage, Reaped, own_pid},
         poll::{self, Deadline, Interest, Waited},
     },
@@ -20,6 +19,13 @@ use std::{
 /// How long the status is left to a tracer before it is asked for again.
 const TRACER_PAUSE: Duration = Duration::from_millis(5);
 
+/// What becomes of the other members of a child's own group when the child is reaped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    Kill,
+    Leave,
+}
+
 /// A child, from its start until it is reaped.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -27,8 +33,8 @@ pub(crate) struct Child {
     leads_group: bool,
     /// Closed when the child is reaped: whoever keeps the handles of a thousand ended workers keeps no descriptors.
     ///
-    /// A group is signalled only under this lock and while its leader is unreaped: a zombie keeps its number, and so its
-    /// group's number, from being given to somebody else.
+    /// A group is signalled through this descriptor only: by its number, it could be another one when a part of the host has
+    /// reaped the leader (`waitpid(-1)`, an ignored SIGCHLD).
     pidfd: Mutex<Option<PidFd>>,
 }
 
@@ -57,7 +63,7 @@ impl Child {
             if !self.leads_group {
                 return pidfd.signal(signal);
             }
-            let sent = conduct::signal_group(self.pid, signal);
+            let sent = pidfd.signal_group(signal);
             // The leader itself may have moved to another group. To be killed twice does no harm.
             if sent.is_err() || signal == libc::SIGKILL { pidfd.signal(signal) } else { sent }
         })
@@ -73,14 +79,13 @@ impl Child {
         self.with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).is_ok_and(|has_ended| !has_ended)
     }
 
-    /// Takes the status of the ended process, once; `None` while it runs, or while somebody who traces it holds the status
-    /// back. What is left of its group is killed first: after this its number may belong to somebody else.
-    pub(crate) fn reap(&self) -> io::Result<Option<Reaped>> {
+    /// Takes the status of the ended process, once; `None` while it runs, or while a tracer holds the status back.
+    pub(crate) fn reap(&self, rest: Rest) -> io::Result<Option<Reaped>> {
         let mut slot = self.lock();
         let Some(pidfd) = slot.as_ref() else { return Err(io::Error::from_raw_os_error(libc::ESRCH)) };
-        if self.leads_group && poll::is_readable(pidfd.as_fd())? {
-            // ESRCH: nobody is left but the leader, a zombie.
-            drop(conduct::signal_group(self.pid, libc::SIGKILL));
+        if rest == Rest::Kill && self.leads_group && poll::is_readable(pidfd.as_fd())? {
+            // ESRCH: nothing is left of it.
+            drop(pidfd.signal_group(libc::SIGKILL));
         }
         let found = pidfd.reap()?;
         if found.is_some() {
@@ -92,7 +97,7 @@ impl Child {
     /// Waits for the end and takes the status, once; `None` at the deadline.
     pub(crate) fn reap_until(&self, deadline: Deadline) -> io::Result<Option<Reaped>> {
         while self.with_pidfd(|pidfd| has_ended(pidfd, deadline))? {
-            if let Some(reaped) = self.reap()? {
+            if let Some(reaped) = self.reap(Rest::Kill)? {
                 return Ok(Some(reaped));
             }
             // Whoever traces it (a debugger, strace) comes first, and the kernel does not tell when it lets go.

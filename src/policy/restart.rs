@@ -274,7 +274,7 @@ fn is_among(status: ExitStatus, codes: &[i32], signals: &[i32]) -> bool {
     match status {
         ExitStatus::Code(code) => codes.contains(&code),
         ExitStatus::Signal { signal, .. } => signals.contains(&signal),
-        ExitStatus::Stuck | ExitStatus::NeverStarted | ExitStatus::Unknown => false,
+        ExitStatus::Stuck | ExitStatus::KillRefused | ExitStatus::NeverStarted | ExitStatus::Unknown => false,
     }
 }
 

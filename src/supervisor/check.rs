@@ -3,6 +3,7 @@
 use super::{
     ready::Wanted,
     spec::{DeathSignal, MessageSource, WorkerSpec},
+    survivors::Survivors,
 };
 use crate::{
     launch::{Output, Program, SpecError},
@@ -42,9 +43,13 @@ impl WorkerSpec {
         }
         self.restart.check().map_err(refused)?;
         self.check_health()?;
-        let is_ours = matches!(self.plan.program, Program::Named(_)) && !self.survives;
+        let is_ours = matches!(self.plan.program, Program::Named(_)) && self.ends_as_a_whole();
         if !self.tree_limits.is_empty() && !is_ours {
-            let other = if self.survives { "survive_parent" } else { "from_command" };
+            let other = match (self.survives, self.survivors) {
+                (true, _) => "survive_parent",
+                (false, Survivors::Report | Survivors::Leave) => "survivors",
+                (false, Survivors::Kill) => "from_command",
+            };
             let reason = "it is not started in a cgroup of ours, and so cannot be limited with its tree".into();
             return Err(SpecError::Conflict { settings: ["tree_limit", other], reason });
         }

@@ -24,10 +24,7 @@ use crate::{
         watchdog::{Life, Vigil},
         window::{EVENT_BYTES, Levels},
     },
-    sys::{
-        fd,
-        pidfd::{PidFd, Reaped},
-    },
+    sys::{fd, pidfd::Reaped, proc::Held},
     text::printable,
     wire::{
         frame::{Batch, Deframer, Fault, Piece, Span},
@@ -146,7 +143,7 @@ pub(super) struct Health {
 #[derive(Debug, Default)]
 pub(super) struct Burial {
     pub(super) sought: Sought,
-    pub(super) waited_for: Vec<PidFd>,
+    pub(super) waited_for: Vec<Held>,
     pub(super) rounds: u32,
     pub(super) until: Option<Instant>,
 }
@@ -171,6 +168,8 @@ pub(super) struct Live {
     /// While those are waited for who have outlived it.
     pub(super) burial: Option<Burial>,
     pub(super) survivors: Vec<Survivor>,
+    /// It is stopped or killed by its supervisor.
+    pub(super) is_being_ended: bool,
     /// The pipes that were given up, by their inodes.
     abandoned: Vec<(u64, &'static str)>,
     streams: [Option<Listener>; StreamId::ALL.len()],
@@ -212,6 +211,7 @@ impl Live {
             health: Health { bell: bell.inspect(never_wait), notices, ..Health::default() },
             burial: None,
             survivors: Vec::new(),
+            is_being_ended: false,
             abandoned: Vec::new(),
             streams,
             last_sent: 0,
@@ -418,6 +418,7 @@ impl Live {
             leaks: std::mem::take(&mut self.leaks),
             oom_killed: self.present.with_cell(Cell::oom_killed).unwrap_or(false),
             survivors: std::mem::take(&mut self.survivors),
+            uninspected: None,
         }
     }
 }

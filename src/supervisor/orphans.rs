@@ -5,6 +5,7 @@ use super::{
     live::LONGEST_DEATH,
     pen::Cell,
     spawner::Starter,
+    survivors::Survivors,
     worker::{Present, WorkerShared},
 };
 use crate::{
@@ -18,7 +19,8 @@ impl Present {
     /// SIGKILL to the whole tree, while the worker lives: what has thrown away its environment is found by its parents.
     pub(super) fn kill_tree(&self) {
         let pid = self.child().pid().cast_signed();
-        let descendants = proc::hold(|| proc::descendants(pid));
+        let is_whole = self.survivors() == Survivors::Kill;
+        let descendants = if is_whole { proc::hold(|| proc::descendants(pid)) } else { Vec::new() };
         // The worker first: with its children gone it might end by itself, and be told so.
         self.with_cell(Cell::kill);
         drop(self.child().signal_group(libc::SIGKILL));

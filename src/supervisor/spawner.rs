@@ -204,7 +204,7 @@ impl Starter {
         }
         let address = if spec.has_control { Some(self.address(spec)?) } else { None };
         let control = address.as_ref().map(ToString::to_string).unwrap_or_default();
-        let token = Token::new(&self.run, id, number, spec.survives);
+        let token = Token::new(&self.run, id, number, !spec.ends_as_a_whole());
         if !spec.survives {
             self.sentinel.stand()?;
         }
@@ -250,15 +250,15 @@ impl Starter {
         let streams = listen_to(spec, &mut launched.ends);
         let bell = launched.ends.take_reader(BELL);
         let link = address.is_some().then(|| Arc::new(Link::new(self.mailbox.clone(), id)));
-        let present =
-            Arc::new(Present::new(number, launched, link, Mark { token, guarded: guarded.into(), cell: cell.into() }));
+        let mark = Mark { token, guarded: guarded.into(), cell: cell.into(), survivors: spec.survivors };
+        let present = Arc::new(Present::new(number, launched, link, mark));
         Ok(Begun { present, key: address.map(|address| address.key), started, starts_before, streams, bell, notices })
     }
 
     /// Where a new incarnation is to live, if that is a cgroup of ours.
     fn cell_for(&self, spec: &WorkerSpec) -> Result<Option<(Cell, OwnedFd)>, SpawnError> {
         // A user's own `Command` is not born in one, and one that may survive us is not killed with ours.
-        let may_be_held = matches!(spec.plan.program, Program::Named(_)) && !spec.survives;
+        let may_be_held = matches!(spec.plan.program, Program::Named(_)) && spec.ends_as_a_whole();
         let is_limited = !spec.tree_limits.is_empty();
         let cell = match may_be_held {
             true if is_limited => Some(self.pen.take_limited(&spec.tree_limits)),

@@ -2,6 +2,7 @@
 
 use super::{
     ready::{BELL, Ready, Wanted},
+    survivors::Survivors,
     worker::{Worker, WorkerId},
 };
 use crate::{
@@ -80,6 +81,7 @@ pub struct WorkerSpec {
     pub(super) restart: RestartPolicy,
     pub(super) stop: StopPolicy,
     pub(super) survives: bool,
+    pub(super) survivors: Survivors,
     pub(super) ready: Option<Ready>,
     pub(super) watchdog: Option<Watchdog>,
     pub(super) time_limit: Option<Duration>,
@@ -128,6 +130,7 @@ impl WorkerSpec {
             restart: RestartPolicy::default(),
             stop: StopPolicy::default(),
             survives: false,
+            survivors: Survivors::Kill,
             ready: None,
             watchdog: None,
             time_limit: None,
@@ -389,15 +392,6 @@ impl WorkerSpec {
     }
 }
 
-impl WorkerSpec {
-    /// Lets it live on, with all it has started, when the process of its supervisor is killed. Dropping the supervisor ends it
-    /// all the same.
-    pub fn survive_parent(mut self) -> Self {
-        self.survives = true;
-        self
-    }
-}
-
 /// How it is listened to.
 impl WorkerSpec {
     /// How its messages are told apart; by default one a line.
@@ -470,6 +464,7 @@ impl WorkerSpec {
             ("ready", self.ready.is_some()),
             ("watchdog", self.watchdog.is_some()),
             ("survive_parent", self.survives),
+            ("survivors", self.survivors != Survivors::Kill),
         ];
         if let Some((setting, _)) = of_supervisors.into_iter().find(|(_, is_set)| *is_set) {
             let reason = "a process started by hand is not looked after: spawn it from a supervisor".into();

@@ -100,7 +100,7 @@ impl StopReport {
 
 impl Ended {
     fn has_ended(&self) -> bool {
-        self.exit.as_ref().is_some_and(|exit| exit.status != ExitStatus::Stuck)
+        self.exit.as_ref().is_some_and(|exit| !matches!(exit.status, ExitStatus::Stuck | ExitStatus::KillRefused))
     }
 }
 

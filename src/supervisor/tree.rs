@@ -47,9 +47,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(super) struct Token(Box<str>);
 
 impl Token {
-    /// The guard looks for the run and a dot: it does not find the tree of one that may survive us.
-    pub(super) fn new(run: &str, worker: WorkerId, incarnation: u32, survives: bool) -> Self {
-        let apart = if survives { "-" } else { "" };
+    /// The guard looks for the run and a dot: with `outlives_us` it does not find the processes of this tree.
+    pub(super) fn new(run: &str, worker: WorkerId, incarnation: u32, outlives_us: bool) -> Self {
+        let apart = if outlives_us { "-" } else { "" };
         Self(format!("{run}{apart}.{}.{incarnation}.", worker.0).into())
     }
 
@@ -318,7 +318,7 @@ pub(super) fn survivor(carrier: &Held, pipes: &[(u64, &'static str)]) -> Survivo
         pipes.iter().filter(|(inode, _)| held.contains(inode)).map(|(_, name)| Box::from(*name)).collect();
     holds.dedup();
     let command = printable(&proc::command_line(carrier.pid)).to_string();
-    Survivor { pid: carrier.pid.unsigned_abs(), command: command.into(), holds }
+    Survivor { pid: carrier.pid.unsigned_abs(), command: command.into(), holds, alive: true }
 }
 
 #[cfg(test)]

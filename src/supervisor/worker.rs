@@ -10,6 +10,7 @@ use super::{
     pen::{Cell, Containment},
     spawner::Starter,
     stopping::{Restarting, Stopping},
+    survivors::Survivors,
     trace::Asked,
     tree::Token,
 };
@@ -76,6 +77,8 @@ pub(super) struct Mark {
     pub(super) guarded: Mutex<Option<u32>>,
     /// The cgroup it lives in.
     pub(super) cell: Mutex<Option<Cell>>,
+    /// Whether descendants that have left its group are killed with it.
+    pub(super) survivors: Survivors,
 }
 
 impl WorkerShared {
@@ -199,6 +202,10 @@ impl Present {
 
     pub(super) fn token(&self) -> &Token {
         &self.mark.token
+    }
+
+    pub(super) fn survivors(&self) -> Survivors {
+        self.mark.survivors
     }
 
     /// Something about its cgroup; nothing where it has none.

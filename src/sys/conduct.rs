@@ -1,10 +1,7 @@
 //! How a child is set up between fork and exec: group, limits, signals, descriptors. Every function of this file is
 //! async-signal-safe: bare system calls, no allocation, no lock. Both ways of spawning use them.
 
-use super::{
-    cvt,
-    pidfd::{self, Handover},
-};
+use super::pidfd::{self, Handover};
 use std::{
     io,
     mem::MaybeUninit,
@@ -398,19 +395,6 @@ fn number(name: &[u8]) -> Option<RawFd> {
         value = value.checked_mul(10)?.checked_add(RawFd::from(digit))?;
     }
     (!digits.is_empty()).then_some(value)
-}
-
-/// Sends a signal to a whole process group.
-///
-/// The caller makes sure that the group's leader is not reaped yet: that is what keeps the kernel from giving the number to
-/// somebody else.
-pub(crate) fn signal_group(leader: libc::pid_t, signal: libc::c_int) -> io::Result<()> {
-    // kill(2) gives 0 and -1 and our own group a meaning that nobody wants here.
-    if leader <= 1 || leader == pidfd::own_pid() {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
-    // SAFETY: kill(2) takes two numbers.
-    cvt(unsafe { libc::kill(-leader, signal) }).map(drop)
 }
 
 /// Whether it is there and in this group.

@@ -5,6 +5,7 @@ use super::{
     socket::{self, Take},
 };
 use std::{
+    fs,
     io::{self, IoSlice},
     mem::MaybeUninit,
     os::{
@@ -62,10 +63,37 @@ impl PidFd {
 
     /// Sends a signal; ESRCH when the process is gone.
     pub(crate) fn signal(&self, signal: libc::c_int) -> io::Result<()> {
-        let info = std::ptr::null_mut::<libc::siginfo_t>();
-        // SAFETY: pidfd_send_signal(2) with a null siginfo behaves as kill(2); the descriptor is open.
-        let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, info, 0) };
-        cvt(i32::try_from(result).unwrap_or(-1)).map(drop)
+        match send(self.0.as_raw_fd(), signal, 0) {
+            Err(error) if is_send_denied(&error) => kill(self.number()?, signal),
+            sent => sent,
+        }
+    }
+
+    /// Sends a signal to the process group that this process leads; ESRCH when it leads none.
+    ///
+    /// The kernel (Linux 6.9) keeps the group's identity in the descriptor: it finds the group also when its leader was reaped, and
+    /// never another one. Before that, the group is signalled by its number, while the leader is not reaped.
+    pub(crate) fn signal_group(&self, signal: libc::c_int) -> io::Result<()> {
+        const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2; // linux/pidfd.h
+        match send(self.0.as_raw_fd(), signal, PIDFD_SIGNAL_PROCESS_GROUP) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) || is_send_denied(&error) => {
+                let leader = self.number()?;
+                // kill(2) gives -1 and our own group a meaning of their own.
+                if leader <= 1 || leader == own_pid() {
+                    return Err(io::Error::from_raw_os_error(libc::EINVAL));
+                }
+                kill(-leader, signal)
+            }
+            sent => sent,
+        }
+    }
+
+    /// The number of the process; ESRCH once it is reaped, by whatever part of this program. Until then the number is its own.
+    fn number(&self) -> io::Result<libc::pid_t> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
+        let number = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+        // -1: reaped (pidfd_show_fdinfo in kernel/fork.c). 0: in a pid namespace that this process does not see.
+        number.filter(|number| *number > 0).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
     }
 
     /// Takes the status of an ended process, or `None` while it runs. Never blocks.
@@ -139,6 +167,43 @@ impl PidFd {
             Ending::Code(libc::WEXITSTATUS(status))
         }
     }
+}
+
+fn send(descriptor: RawFd, signal: libc::c_int, flags: libc::c_uint) -> io::Result<()> {
+    let info = std::ptr::null_mut::<libc::siginfo_t>();
+    // SAFETY: pidfd_send_signal(2) with a null siginfo behaves as kill(2); a descriptor that is not open is refused.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, descriptor, signal, info, flags) };
+    cvt(i32::try_from(result).unwrap_or(-1)).map(drop)
+}
+
+/// Sends a signal by number: the caller knows that the number is still this process's, or this group's.
+pub(crate) fn kill(number: libc::pid_t, signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: kill(2) takes two numbers.
+    cvt(unsafe { libc::kill(number, signal) }).map(drop)
+}
+
+/// Whether a seccomp filter (older container profiles) or a kernel before 5.3 denies `pidfd_open`. It is asked again each time: no
+/// answer is kept, since a filter can be added at any time.
+#[expect(dead_code, reason = "used by the next step")]
+pub(crate) fn is_open_denied() -> bool {
+    // The kernel itself refuses this number with EINVAL.
+    PidFd::open(-1).is_err_and(|error| is_denial(&error))
+}
+
+/// The same of `pidfd_send_signal`.
+pub(crate) fn is_send_denied_at_all() -> bool {
+    // The kernel itself refuses this descriptor with EBADF.
+    send(-1, 0, 0).is_err_and(|error| is_denial(&error))
+}
+
+/// Whether a refused signal was refused by a filter, and not since the process belongs to another user.
+fn is_send_denied(error: &io::Error) -> bool {
+    is_denial(error) && is_send_denied_at_all()
+}
+
+/// What seccomp filters answer, as container runtimes write them: their default errno, or that of a call that does not exist.
+fn is_denial(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS))
 }
 
 impl From<OwnedFd> for PidFd {

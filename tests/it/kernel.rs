@@ -46,6 +46,12 @@ pub(crate) fn prctl(option: i32, value: i32) {
     assert_eq!(unsafe { libc::prctl(option, value, 0, 0, 0) }, 0);
 }
 
+/// Its process group; `None` if it is gone.
+pub(crate) fn group_of(pid: u32) -> Option<u32> {
+    // SAFETY: getpgid(2) takes a number.
+    u32::try_from(unsafe { libc::getpgid(pid.cast_signed()) }).ok()
+}
+
 /// 1: the process may be dumped and traced by its own user.
 pub(crate) fn dumpable() -> i32 {
     // SAFETY: PR_GET_DUMPABLE takes no argument.

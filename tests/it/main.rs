@@ -27,6 +27,7 @@ mod real_programs;
 mod smuggling;
 mod supervision;
 mod supervisor;
+mod survivors;
 mod terminal;
 #[cfg(feature = "tracing")]
 mod trace;

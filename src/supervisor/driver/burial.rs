@@ -8,10 +8,10 @@ use crate::{
     supervisor::{
         live::LONGEST_DEATH,
         pen::Cell,
+        survivors::Survivors,
         tree::{self, Ancestor, Found, Sought},
     },
     sys::{
-        pidfd::PidFd,
         poll,
         proc::{self, Held},
     },
@@ -31,7 +31,7 @@ impl Driver {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         if let Some(is_populated) = live.present.with_cell(Cell::is_populated) {
             if !is_populated {
-                return self.reap(place);
+                return self.reap_alone(place);
             }
             let mut found = live.present.with_cell(inhabitants).unwrap_or_default();
             if found.is_empty() {
@@ -40,6 +40,9 @@ impl Driver {
             }
             self.mourn(place, found);
             return self.keep_reserve();
+        }
+        if live.spec.survivors == Survivors::Leave {
+            return self.reap(place);
         }
         let ancestor = Ancestor {
             pid: live.present.child().pid().cast_signed(),
@@ -57,7 +60,14 @@ impl Driver {
             self.search.take_shortage();
         }
         match found {
+            Found::These(found) if found.is_empty() && live.spec.survivors == Survivors::Kill => self.reap_alone(place),
             Found::These(found) if found.is_empty() => self.reap(place),
+            Found::These(found) if live.spec.survivors == Survivors::Report => {
+                let pipes = live.pipes();
+                live.survivors.extend(found.iter().map(|held| tree::survivor(held, &pipes)));
+                // What was found so far is not found again.
+                self.set_timer(self.clock.now(), Timer::Bury(place));
+            }
             Found::These(found) => self.mourn(place, found),
             Found::NotBefore(due) => self.set_timer(due, Timer::Bury(place)),
         }
@@ -94,7 +104,7 @@ impl Driver {
         for carrier in found {
             drop(carrier.pidfd.signal(libc::SIGKILL));
             if self.poller.add(&carrier.pidfd, Target::Survivor(place).token()).is_ok() {
-                burial.waited_for.push(carrier.pidfd);
+                burial.waited_for.push(carrier);
             }
         }
         if burial.waited_for.is_empty() {
@@ -106,14 +116,29 @@ impl Driver {
         }
     }
 
+    /// Takes the status of one of whose tree nothing is left.
+    fn reap_alone(&mut self, place: Place) {
+        if let Some(live) = live_at(&mut self.slots, place) {
+            for survivor in &mut live.survivors {
+                survivor.alive = false;
+            }
+        }
+        self.reap(place);
+    }
+
     /// A survivor has ended. When all have it is looked again.
     pub(super) fn buried(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         let Some(burial) = &mut live.burial else { return };
-        let (gone, left): (Vec<PidFd>, Vec<PidFd>) =
-            burial.waited_for.drain(..).partition(|pidfd| poll::is_readable(pidfd.as_fd()).unwrap_or(true));
-        for pidfd in gone {
+        let (gone, left): (Vec<Held>, Vec<Held>) =
+            burial.waited_for.drain(..).partition(|held| poll::is_readable(held.pidfd.as_fd()).unwrap_or(true));
+        for Held { pid, pidfd } in gone {
+            for survivor in live.survivors.iter_mut().filter(|survivor| survivor.pid == pid.unsigned_abs()) {
+                survivor.alive = false;
+            }
             drop(self.poller.remove(&pidfd));
+            // As process 1, or as a subreaper (prctl(2)), the host is the parent of those whose own have ended. ECHILD: it is not.
+            drop(pidfd.reap());
         }
         burial.waited_for = left;
         if burial.waited_for.is_empty() {
@@ -127,8 +152,8 @@ impl Driver {
         match &mut live.burial {
             None => self.bury(place),
             Some(burial) if burial.until.is_some_and(|until| until <= self.clock.now()) => {
-                for pidfd in burial.waited_for.drain(..) {
-                    drop(self.poller.remove(&pidfd));
+                for held in burial.waited_for.drain(..) {
+                    drop(self.poller.remove(&held.pidfd));
                 }
                 self.reap(place);
             }

@@ -8,12 +8,13 @@ use super::{
 };
 use crate::{
     exit::{Exit, ExitStatus},
+    launch::Rest,
     policy::{
         incarnation::{Ask, Input, Output, StreamId},
         readiness::Sign,
         stop::StopStep,
     },
-    supervisor::{event::EventKind, live::Live, worker::Present},
+    supervisor::{event::EventKind, live::Live, survivors::Survivors, worker::Present},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -118,12 +119,14 @@ impl Driver {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         match output {
             Output::Climb(rung) => {
+                live.is_being_ended = true;
                 self.outlet.trace.climb(live.shared.id(), rung, &live.spec.stop);
                 if !live.climb(rung) {
                     self.input(place, Input::Ask(Ask::NothingDone));
                 }
             }
             Output::Kill => {
+                live.is_being_ended = true;
                 self.outlet.trace.kill(live.shared.id());
                 live.present.kill_tree();
             }
@@ -144,7 +147,7 @@ impl Driver {
                 }
                 let Some(live) = live_at(&mut self.slots, place) else { return };
                 // It may have ended after all, if it is one whose end could not be heard.
-                let reaped = live.present.child().reap().ok().flatten();
+                let reaped = live.present.child().reap(live.rest()).ok().flatten();
                 let mut exit = live.exit(reaped, self.clock.now());
                 if reaped.is_none() && live.present.child().is_running() {
                     exit.status = ExitStatus::Stuck;
@@ -171,7 +174,7 @@ impl Driver {
         let Some(present) = self.stuck.remove(&number) else { return };
         drop(present.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
         // Its end was told long ago.
-        drop(present.child().reap());
+        drop(present.child().reap(Rest::Kill));
     }
 
     /// Takes the status of one whose tree has ended.
@@ -179,7 +182,7 @@ impl Driver {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         // Before the kernel gives its number to somebody else.
         live.present.leave_guard(&self.starter);
-        match live.present.child().reap() {
+        match live.present.child().reap(live.rest()) {
             Ok(None) => self.input(place, Input::Withheld),
             reaped => {
                 let exit = live.exit(reaped.ok().flatten(), self.clock.now());
@@ -216,6 +219,11 @@ impl Driver {
 }
 
 impl Live {
+    /// What becomes of its group. One that leaves its survivors alive when it ends by itself takes its group along when it is ended.
+    fn rest(&self) -> Rest {
+        if self.is_being_ended || self.spec.survivors == Survivors::Kill { Rest::Kill } else { Rest::Leave }
+    }
+
     /// Takes the steps of a rung of the stop ladder. False if there was nothing to do.
     fn climb(&self, rung: usize) -> bool {
         self.present.thaw();

@@ -204,6 +204,9 @@ fn exited(span: &Span, exit: &Exit, is_expected: bool) {
     if !exit.leaks.is_empty() || !exit.survivors.is_empty() {
         note!(WARN, span, leaks = exit.leaks.len(), survivors = exit.survivors.len(), "left something behind");
     }
+    if let Some(count @ 1..) = exit.uninspected {
+        note!(WARN, span, uninspected = count, "processes could not be inspected");
+    }
     macro_rules! exited {
         ($level:ident) => {
             note!(
@@ -218,7 +221,7 @@ fn exited(span: &Span, exit: &Exit, is_expected: bool) {
             )
         };
     }
-    if exit.status == ExitStatus::Stuck {
+    if matches!(exit.status, ExitStatus::Stuck | ExitStatus::KillRefused) {
         exited!(ERROR);
     } else if exit.success() || is_expected {
         exited!(INFO);
