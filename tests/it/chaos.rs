@@ -217,7 +217,10 @@ fn chaos(time: Duration, seed: u64) -> String {
     let supervisor = guarded();
     let mut workers: Vec<Worker> = (0..WORKERS).map(|_| supervisor.spawn(spec(&mut chance, &place)).unwrap()).collect();
     let until = now() + time;
-    while now() < until {
+    // On a loaded machine it takes longer until there was enough of it.
+    let latest = until + DEADLINE;
+    let is_enough = |ledger: &Ledger| ledger.lives.len() > 2 * WORKERS && ledger.messages > 1000;
+    while now() < until || (!is_enough(&ledger) && now() < latest) {
         act(&supervisor, &mut workers, &mut chance, &place);
         let pause = Duration::from_micros(chance.below(20_000));
         let is_slow = chance.below(50) == 0;
@@ -233,7 +236,7 @@ fn chaos(time: Duration, seed: u64) -> String {
     drop((supervisor, workers));
     ledger.compare(&written(&place.tally()));
     let summary = format!("{} incarnations, {} messages", ledger.lives.len(), ledger.messages);
-    assert!(ledger.lives.len() > 2 * WORKERS && ledger.messages > 1000, "it was chaos");
+    assert!(is_enough(&ledger), "{summary}: not much of a chaos");
     leaves_nothing(&place, &descriptors);
     summary
 }
@@ -263,7 +266,7 @@ fn p01_p02_p08_p09_chaos_leaves_nothing_and_loses_nothing() {
     if alone("chaos::p01_p02_p08_p09_chaos_leaves_nothing_and_loses_nothing", prepare) {
         let seed = u64::from(process::id()) << 20 | 1;
         println!("seed {seed}");
-        println!("{}", chaos(Duration::from_secs(4), seed));
+        println!("{}", chaos(Duration::from_secs(2), seed));
     }
 }
 

@@ -218,22 +218,26 @@ both_ways! {
     }
 
     fn p08_the_end_of_a_group_takes_no_longer_than_it_may(way: Way) {
+        const MEMBERS: u32 = 10;
+        const LADDER: Duration = Duration::from_millis(400);
         let mut story = Story::new();
-        let group = group(&story, GroupPolicy::default().stop_within(Duration::from_secs(3)));
-        let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(2));
+        let group = group(&story, GroupPolicy::default().stop_within(Duration::from_millis(500)));
+        let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], LADDER);
         let deaf = || always(way.fixture("ignore-term").stop(stop.clone()).ready(Ready::message(|_| true)));
-        let first = group.add(deaf()).unwrap();
-        // Three ladders one after the other would take six seconds, and nobody holds out against what comes after three.
-        let second = group.add(deaf().after(&first, When::Ready)).unwrap();
-        let third = group.add(deaf().after(&second, When::Ready)).unwrap();
-        assert!(third.wait_ready(DEADLINE), "{:?}", story.told);
+        let mut last = group.add(deaf()).unwrap();
+        for _ in 1..MEMBERS {
+            last = group.add(deaf().after(&last, When::Ready)).unwrap();
+        }
+        assert!(last.wait_ready(DEADLINE), "{:?}", story.told);
+        // One ladder after the other would take four seconds; what is left is killed when the time of the group is over.
         let report = group.stop().wait(DEADLINE);
-        assert_eq!((report.workers.len(), report.blocked().count()), (3, 0), "{report}");
+        assert_eq!((report.workers.len(), report.blocked().count()), (10, 0), "{report}");
         assert!(report.workers.iter().all(was_killed), "{report}");
-        assert!(report.workers[0].took < Duration::from_secs(6), "{report}");
+        assert!(report.workers[0].took < MEMBERS * LADDER, "{report}");
         story.find(|event| matches!(event.kind, EventKind::GroupEnded(id) if id == group.id()).then_some(()));
         assert!(group.start().wait(DEADLINE), "its time begins anew with its next end");
-        assert_eq!(third.incarnation(), 2);
+        assert_eq!(last.incarnation(), 2);
+        story.supervisor.shutdown(Duration::ZERO);
     }
 
     fn p16_a_report_tells_when_each_member_has_ended(way: Way) {

@@ -277,7 +277,7 @@ fn p09_a_thread_that_ends_takes_nobody_along() {
 
 #[test]
 fn p09_hosts_killed_at_random_moments_under_load_leave_nothing() {
-    println!("{}", kill_at_random(10));
+    println!("{}", kill_at_random(6));
 }
 
 #[test]

@@ -351,7 +351,7 @@ both_ways! {
     }
 
     fn a_newline_at_the_very_end_makes_ready(way: Way) {
-        const WORKERS: usize = 100;
+        const WORKERS: usize = 40;
         let mut story = Story::new();
         for _ in 0..WORKERS {
             let spec = way.program("/bin/sh").args(["-c", "echo >/proc/self/fd/$1", "sh"]);

@@ -315,7 +315,7 @@ fn p15_ctrl_z_stops_everybody_with_their_deadlines_until_fg() {
 
 #[test]
 fn p15_ctrl_z_stops_a_stop_ladder_too() {
-    const GRACE: Duration = Duration::from_millis(900);
+    const GRACE: Duration = Duration::from_millis(500);
     let mut terminal = Terminal::open();
     let job = terminal.start_job(&format!("--grace-ms {}", GRACE.as_millis()), STUBBORN);
     terminal.wait_for("well");

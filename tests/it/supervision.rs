@@ -229,7 +229,7 @@ both_ways! {
         let serving = way.plain("serve").control(Pass::arg("--control={}")).name("serving");
         let serving = story.supervisor.spawn(serving.ready(Ready::control())).unwrap();
         assert!(serving.wait_ready(DEADLINE));
-        let speaking = story.supervisor.spawn(way.fixture("ignore-term").name("speaking").window(4096)).unwrap();
+        let speaking = story.supervisor.spawn(way.fixture("ignore-term").stop(StopPolicy::kill()).name("speaking").window(4096)).unwrap();
         story.message();
         let slow = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_secs(3600)));
         let slow = slow.intensity(Intensity::unlimited());

@@ -279,7 +279,7 @@ both_ways! {
 
     fn p06_a_slow_consumer_holds_up_one_worker_only(way: Way) {
         let mut story = Story::new();
-        let flooding = story.supervisor.spawn(flood(way, 100_000, 1000).window(64 << 10)).unwrap();
+        let flooding = story.supervisor.spawn(flood(way, 20_000, 1000).window(64 << 10)).unwrap();
         // Keeps a message, so that its window can never be empty again, and receives nothing more of it.
         let kept = story.find(|event| match event.kind {
             EventKind::Message(message) if event.worker == flooding.id() => Some(message),
@@ -293,7 +293,7 @@ both_ways! {
         for event in story.rest() {
             received += u64::from(matches!(event.kind, EventKind::Message(_)));
         }
-        assert_eq!(received, 100_000);
+        assert_eq!(received, 20_000);
     }
 
     fn p06_a_consumer_that_keeps_everything_is_not_stalled(way: Way) {
@@ -452,7 +452,7 @@ fn p01_what_a_grandchild_says_to_a_full_window_is_heard_within_the_drain_time() 
         r#"(read go <&4; echo '"last words"' >&3) & i=0; while [ $i -lt 50 ]; do echo $i >&3; i=$((i+1)); done"#;
     let mut story = Story::new();
     let spec = WorkerSpec::new("sh").args(["-c", script]).messages(Pass::number(3)).pipe_to("go", Pass::number(4));
-    let worker = story.supervisor.spawn(spec.window(64).drain_time(Duration::from_secs(2))).unwrap();
+    let worker = story.supervisor.spawn(spec.window(64).drain_time(Duration::from_secs(1))).unwrap();
     wait_gone(worker.pid());
     worker.take_writer("go").unwrap().write_all(b"now\n").unwrap();
     let exit = worker.wait_timeout(DEADLINE).expect("its exit");
@@ -537,7 +537,7 @@ fn p07_many_workers_do_not_each_exceed_the_supervisors_window() {
     const WINDOW: usize = 1 << 20;
     let mut story = Story::of(Supervisor::builder().window(WINDOW).build().unwrap());
     let workers: Vec<_> =
-        (0..WORKERS).map(|_| story.supervisor.spawn(flood(Way::Direct, 20_000, 1).window(WINDOW)).unwrap()).collect();
+        (0..WORKERS).map(|_| story.supervisor.spawn(flood(Way::Direct, 4000, 1).window(WINDOW)).unwrap()).collect();
     // Lifecycle events go on, so when this one has ended the loop has been round a few times.
     for _ in 0..20 {
         let other = story.supervisor.spawn(Way::Direct.plain("exit")).unwrap();
@@ -547,7 +547,7 @@ fn p07_many_workers_do_not_each_exceed_the_supervisors_window() {
     let waiting = story.supervisor.events().len();
     assert!(waiting * 64 < WINDOW + (64 << 10) * 8, "{waiting} events wait");
     let events = story.rest();
-    assert_told_in_order(&events, &workers.iter().map(|worker| (worker.id(), 20_000)).collect());
+    assert_told_in_order(&events, &workers.iter().map(|worker| (worker.id(), 4000)).collect());
 }
 
 #[test]

@@ -382,7 +382,7 @@ fn a_pair_of_any_origin() {
 
 #[test]
 fn whoever_waits_for_room_or_for_a_message_does_not_spin() {
-    const WAITED: Duration = Duration::from_millis(500);
+    const WAITED: Duration = Duration::from_millis(200);
     const USED_MAX: Duration = Duration::from_millis(20);
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
