@@ -64,8 +64,9 @@
 //!
 //! Reading blocks while the pipe is empty, writing while it is full (64 KiB unless
 //! [`set_capacity`](PipeWriter::set_capacity) was called). [`PipeReader::read_deadline`] and
-//! [`PipeWriter::write_all_deadline`] give up in time. None of them sets `O_NONBLOCK`: that flag is shared with everyone who
-//! holds a copy of the end, also in other processes.
+//! [`PipeWriter::write_all_deadline`] give up after a [`Duration`](std::time::Duration), or when another thread turns on a
+//! [`Cancel`](super::Cancel). None of them sets `O_NONBLOCK`: that flag is shared with everyone who holds a copy of the end, also
+//! in other processes.
 
 use std::{
     io,

@@ -1,4 +1,5 @@
 //! The two ends, as the program that holds one uses it.
+#![expect(single_use_lifetimes, reason = "`impl Into<Wait<'_>>` is not stable Rust yet")]
 
 use std::{
     io::{self, Read, Write},
@@ -8,13 +9,14 @@ use std::{
 };
 
 use super::{
-    Direction,
+    Cancelled, Direction,
     handle::{Claim, Handle, HandleError, Standard, claim},
+    wait::{Begun, Wait, Woken},
 };
 use crate::sys::{
     fd::{self, Kind},
     fifo,
-    poll::{self, Deadline, Interest, Waited},
+    poll::Interest,
     retry, write,
 };
 
@@ -68,21 +70,23 @@ impl PipeReader {
         self.end.try_clone().map(Self::from)
     }
 
-    /// Reads at most `buf.len()` bytes and waits no longer than `timeout` for the first one. 0 is the end of the file.
+    /// Reads at most `buf.len()` bytes and waits for the first one as `wait` says: a [`Duration`], a
+    /// [`Cancel`](super::Cancel), or both. 0 is the end of the file.
     ///
-    /// No byte is lost when the time is up. Only one of those who share the end may read at a time: if another one takes the
+    /// No byte is lost when the time is up or the call is cancelled. Only one of those who share the end may read at a time: if another one takes the
     /// bytes between the wait and the read, this call blocks until more come.
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](io::ErrorKind::TimedOut), or what `read` fails with.
-    pub fn read_deadline(&self, buf: &mut [u8], timeout: Duration) -> io::Result<usize> {
+    /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`] inside an error of the kind `Other`; what `read` fails with.
+    pub fn read_deadline<'a>(&self, buf: &mut [u8], wait: impl Into<Wait<'a>>) -> io::Result<usize> {
         if buf.is_empty() {
             return Ok(0);
         }
-        match poll::wait(self.as_fd(), Interest::Readable, Deadline::after(timeout))? {
-            Waited::Ready => retry(|| (&self.end).read(buf)),
-            Waited::TimedOut => Err(io::Error::new(io::ErrorKind::TimedOut, "nothing to read within the timeout")),
+        match Begun::now(wait.into()).wait_for(self.as_fd(), Interest::Readable)? {
+            Woken::Ready(_) => retry(|| (&self.end).read(buf)),
+            Woken::TimedOut => Err(io::Error::new(io::ErrorKind::TimedOut, "nothing to read within the timeout")),
+            Woken::Cancelled => Err(Cancelled.into()),
         }
     }
 
@@ -164,7 +168,8 @@ impl PipeWriter {
         self.end.try_clone().map(Self::from)
     }
 
-    /// Writes all of `buf`, in pieces of at most 4096 bytes, and gives up when `timeout` has passed.
+    /// Writes all of `buf`, in pieces of at most 4096 bytes, and gives up when `wait` ends: a [`Duration`] for all of it, a
+    /// [`Cancel`](super::Cancel), or both.
     ///
     /// It keeps to its time as long as nobody else writes to the same pipe: another writer can fill the room that was there a
     /// moment ago, and this call then waits until somebody reads.
@@ -173,27 +178,13 @@ impl PipeWriter {
     ///
     /// [`WriteError`] says how many bytes are on their way. It turns into an [`io::Error`] of the kind
     /// [`TimedOut`](io::ErrorKind::TimedOut) or whatever `write` failed with.
-    pub fn write_all_deadline(&self, buf: &[u8], timeout: Duration) -> Result<(), WriteError> {
-        let deadline = Deadline::after(timeout);
-        let mut written = 0;
-        while let Some(rest) = buf.get(written..).filter(|rest| !rest.is_empty()) {
+    pub fn write_all_deadline<'a>(&self, buf: &[u8], wait: impl Into<Wait<'a>>) -> Result<(), WriteError> {
+        let begun = Begun::now(wait.into());
+        write_all(buf, |rest| {
             let piece = rest.get(..fifo::ATOMIC_WRITE_BYTES).unwrap_or(rest);
-            match self.write_piece(piece, deadline) {
-                Ok(count) => written += count,
-                Err(source) => return Err(WriteError { written, asked: buf.len(), source }),
-            }
-        }
-        Ok(())
-    }
-
-    fn write_piece(&self, piece: &[u8], deadline: Deadline) -> io::Result<usize> {
-        match poll::wait(self.as_fd(), Interest::Writable, deadline)? {
-            Waited::TimedOut => Err(io::ErrorKind::TimedOut.into()),
-            Waited::Ready => match retry(|| write::write(self.as_fd(), piece))? {
-                0 => Err(io::ErrorKind::WriteZero.into()),
-                count => Ok(count),
-            },
-        }
+            begun.wait_for(self.as_fd(), Interest::Writable)?.into_io()?;
+            retry(|| write::write(self.as_fd(), piece))
+        })
     }
 
     /// Bytes that were written and not yet read. 0 says that the other side has read all, not that it has dealt with it.
@@ -215,12 +206,16 @@ impl PipeWriter {
     /// # Errors
     ///
     /// [`BrokenPipe`](io::ErrorKind::BrokenPipe) at once when the reader goes and leaves bytes behind;
-    /// [`TimedOut`](io::ErrorKind::TimedOut). (A socket forgets unread bytes with its reader, so there it counts as drained.)
+    /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`] inside an error of the kind `Other`. (A socket forgets unread bytes
+    /// with its reader, so there it counts as drained.)
     #[doc(alias = "WaitForPipeDrain")]
-    pub fn wait_drained(&self, timeout: Duration) -> io::Result<()> {
-        let deadline = Deadline::after(timeout);
+    pub fn wait_drained<'a>(&self, wait: impl Into<Wait<'a>>) -> io::Result<()> {
+        let begun = Begun::now(wait.into());
         let mut pause = DRAIN_PAUSE_MIN;
         loop {
+            if begun.is_cancelled()? {
+                return Err(Cancelled.into());
+            }
             let reader_gone = self.is_broken();
             // Asked second: a reader that took the last byte and closed in between has drained the pipe.
             let unread = self.unread()?;
@@ -231,10 +226,10 @@ impl PipeWriter {
                 let text = format!("the reader went and left {unread} bytes unread");
                 return Err(io::Error::new(io::ErrorKind::BrokenPipe, text));
             }
-            if deadline.has_passed() {
+            if begun.has_passed() {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{unread} bytes are still unread")));
             }
-            poll::wait(self.as_fd(), Interest::Hangup, deadline.or(Deadline::after(pause)))?;
+            begun.wait_at_most(&[(self.as_fd(), Interest::Hangup)], pause)?;
             pause = (pause * 2).min(DRAIN_PAUSE_MAX);
         }
     }
@@ -250,9 +245,13 @@ impl PipeWriter {
     ///
     /// # Errors
     ///
-    /// When the kernel is out of memory.
-    pub fn wait_broken(&self, timeout: Duration) -> io::Result<bool> {
-        Ok(poll::wait(self.as_fd(), Interest::Hangup, Deadline::after(timeout))? == Waited::Ready)
+    /// [`Cancelled`] inside an error of the kind `Other`; when the kernel is out of memory.
+    pub fn wait_broken<'a>(&self, wait: impl Into<Wait<'a>>) -> io::Result<bool> {
+        match Begun::now(wait.into()).wait_for(self.as_fd(), Interest::Hangup)? {
+            Woken::Ready(_) => Ok(true),
+            Woken::TimedOut => Ok(false),
+            Woken::Cancelled => Err(Cancelled.into()),
+        }
     }
 
     /// How many bytes the pipe holds at most. The same at both ends.
@@ -275,7 +274,25 @@ impl PipeWriter {
     }
 }
 
-/// Why [`PipeWriter::write_all_deadline`] could not write all, and how far it came.
+/// Calls `write` until all is written. The error says how far it came.
+pub(super) fn write_all(buf: &[u8], mut write: impl FnMut(&[u8]) -> io::Result<usize>) -> Result<(), WriteError> {
+    let mut written = 0;
+    while let Some(rest) = buf.get(written..).filter(|rest| !rest.is_empty()) {
+        let source = match write(rest) {
+            Ok(0) => io::ErrorKind::WriteZero.into(),
+            Ok(count) => {
+                written += count;
+                continue;
+            }
+            Err(source) => source,
+        };
+        return Err(WriteError::new(written, buf.len(), source));
+    }
+    Ok(())
+}
+
+/// Why `write_all_deadline` of a [`PipeWriter`] or of a named pipe's [`Stream`](super::named::Stream) could not write all, and
+/// how far it came.
 #[derive(thiserror::Error)]
 #[error("{written} of {asked} bytes were written")]
 pub struct WriteError {
@@ -287,14 +304,23 @@ pub struct WriteError {
 explains_itself!(WriteError);
 
 impl WriteError {
+    pub(super) fn new(written: usize, asked: usize, source: io::Error) -> Self {
+        Self { written, asked, source }
+    }
+
     /// How many bytes, from the start, are in the pipe or read already. Go on after them, or the reader sees them twice.
     pub fn written(&self) -> usize {
         self.written
     }
 
-    /// [`TimedOut`](io::ErrorKind::TimedOut), [`BrokenPipe`](io::ErrorKind::BrokenPipe), ...
+    /// [`TimedOut`](io::ErrorKind::TimedOut), [`BrokenPipe`](io::ErrorKind::BrokenPipe), `Other` for a cancelled call, ...
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()
+    }
+
+    /// Whether a [`Cancel`](super::Cancel) ended the call.
+    pub fn is_cancelled(&self) -> bool {
+        super::wait::is_cancelled(&self.source)
     }
 }
 

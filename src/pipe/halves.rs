@@ -103,11 +103,13 @@ macro_rules! write {
                 self.as_stream().write_deadline(buf, Wait::forever())
             }
 
-            /// Nothing is kept back here, and nothing is waited for. Fails where a write is bound to fail.
+            /// Nothing is kept back here, and nothing is waited for. Fails with
+            /// [`BrokenPipe`](io::ErrorKind::BrokenPipe) after a write that did. That the other side has closed is no
+            /// failure as long as nothing more is written: it may have read everything.
             fn flush(&mut self) -> io::Result<()> {
                 let stream = self.as_stream();
                 stream.check(Direction::writes)?;
-                if socket::is_hung_up(stream.socket())? { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+                if stream.has_failed() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
             }
         }
     )*};

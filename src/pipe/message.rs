@@ -10,7 +10,7 @@ use std::{
 use super::{
     Direction,
     stream::{Stream, locked},
-    wait::{Begun, Cancelled, Wait},
+    wait::{Begun, Cancelled, Wait, is_cancelled},
 };
 use crate::sys::socket::Take;
 
@@ -92,10 +92,6 @@ impl From<io::Error> for MessageError {
             _ => Self::Os(error),
         }
     }
-}
-
-fn is_cancelled(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.downcast_ref::<Cancelled>().is_some())
 }
 
 impl From<MessageError> for io::Error {

@@ -38,6 +38,7 @@ pub use super::{
     connect::{ConnectError, ConnectOptions, connect},
     door::Counts,
     drain::DrainError,
+    ends::WriteError,
     halves::{ReadHalf, WriteHalf},
     impersonate::{ImpersonateError, run_as_client},
     listen::{AcceptError, Incoming, Listener, ListenerOptions},

@@ -14,10 +14,11 @@ use std::{
 use super::{
     Direction, PipeMode,
     carrier::Carried,
+    ends::{self, WriteError},
     halves::{ReadHalf, WriteHalf},
     listen::Instance,
     mailbox::{Inbox, Outbox},
-    message::MessageStream,
+    message::{MessageError, MessageStream},
     peer::{ImpersonationLevel, Peer, PeerError},
     wait::{Begun, Wait},
 };
@@ -61,6 +62,8 @@ pub(super) struct Inner {
     disconnected: AtomicBool,
     /// The other side left without having read everything of ours.
     pub(super) was_reset: AtomicBool,
+    /// A write found the other side gone.
+    pub(super) has_failed: AtomicBool,
     instance: Mutex<Option<Instance>>,
     pub(super) carried: Carried,
 }
@@ -119,6 +122,7 @@ impl Stream {
             outbox: Mutex::default(),
             disconnected: AtomicBool::new(false),
             was_reset: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
             instance: Mutex::new(instance),
             carried: Carried::default(),
         };
@@ -240,6 +244,26 @@ impl Stream {
         }
     }
 
+    /// Writes all of `buf`, and gives up when `wait` ends; it counts for all of it together. In a message mode `buf` is one
+    /// message. Bytes of other threads that write to the same stream may stand between those of a long `buf`.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`] says how many bytes are on their way. In a message mode that is none of them, or all where the beginning was
+    /// sent: the rest then goes out before the next message, as with
+    /// [`MessageError::Unfinished`](super::named::MessageError::Unfinished).
+    pub fn write_all_deadline<'a>(&self, buf: &[u8], wait: impl Into<Wait<'a>>) -> Result<(), WriteError> {
+        let begun = Begun::now(wait.into());
+        if self.mode() == PipeMode::Byte {
+            return ends::write_all(buf, |rest| self.write_deadline(rest, begun.rest()));
+        }
+        self.write_deadline(buf, begun.rest()).map(drop).map_err(|source| {
+            let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<MessageError>());
+            let written = if matches!(inner, Some(MessageError::Unfinished)) { buf.len() } else { 0 };
+            WriteError::new(written, buf.len(), source)
+        })
+    }
+
     fn write_bytes(&self, buf: &[u8], descriptors: &[BorrowedFd<'_>], begun: &Begun<'_>) -> io::Result<usize> {
         loop {
             match self.send_some(&[IoSlice::new(buf)], descriptors) {
@@ -256,10 +280,19 @@ impl Stream {
         match socket::send(self.socket(), pieces, descriptors) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 self.inner.was_reset.store(true, Ordering::Relaxed);
+                self.inner.has_failed.store(true, Ordering::Relaxed);
                 Err(io::ErrorKind::BrokenPipe.into())
+            }
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.inner.has_failed.store(true, Ordering::Relaxed);
+                Err(error)
             }
             done => done,
         }
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.inner.has_failed.load(Ordering::Relaxed)
     }
 
     /// Writes some of `buf`, at least one byte, and sends copies of descriptors along with the first of them (at most 253).

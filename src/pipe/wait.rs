@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::sys::{
-    poll::{Deadline, Interest},
+    poll::{self, Deadline, Interest, Waited},
     wake::{self, Flag},
 };
 
@@ -134,6 +134,10 @@ impl From<Cancelled> for io::Error {
     }
 }
 
+pub(super) fn is_cancelled(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.downcast_ref::<Cancelled>().is_some())
+}
+
 /// Why a wait has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Woken {
@@ -188,6 +192,17 @@ impl<'a> Begun<'a> {
 
     pub(super) fn has_passed(&self) -> bool {
         self.deadline.has_passed()
+    }
+
+    /// Waits for one descriptor. A single poll(2) without an allocation where nothing can cancel.
+    pub(super) fn wait_for(&self, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<Woken> {
+        if self.cancel.is_some() {
+            return self.wait(&[(fd, interest)]);
+        }
+        Ok(match poll::wait(fd, interest, self.deadline)? {
+            Waited::Ready => Woken::Ready(0),
+            Waited::TimedOut => Woken::TimedOut,
+        })
     }
 
     /// Waits for the first of the descriptors.

@@ -17,7 +17,7 @@
 //! | 74, 75 offsets, argument checks | types: slices |
 //! | 78 duplex for two seconds | an anonymous pipe goes one way |
 //! | 85 clones of a named pipe | named pipes; clones of anonymous ends are statement 13 |
-//! | 88 cancel of a pending write | named pipes; here `write_all_deadline` covers it |
+//! | 88 cancel of a pending write | `p15_cancel_ends_pending_reads_writes_and_waits_and_loses_nothing` |
 #![expect(clippy::disallowed_methods, reason = "the tests drive std's Command themselves")]
 
 use std::{
@@ -34,7 +34,7 @@ use crate::support::{DEADLINE, FIXTURE};
 use pipewright::{
     Output, WorkerSpec,
     pipe::{
-        Direction,
+        Cancel, Cancelled, Direction, Wait,
         anonymous::{self, Handle, HandleError, PipeReader, PipeWriter},
     },
 };
@@ -533,6 +533,50 @@ fn a_write_that_timed_out_tells_how_far_it_came() {
         scope.spawn(move || writer.write_all_deadline(&rest, PATIENCE).unwrap());
         assert_eq!(read_to_end(&reader), sent);
     });
+}
+
+#[test]
+fn p15_cancel_ends_pending_reads_writes_and_waits_and_loses_nothing() {
+    let is_cancelled =
+        |error: &io::Error| error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Cancelled>);
+    for cancel_first in [true, false] {
+        let (reader, writer) = pair();
+        let (other_reader, _other_writer) = pair();
+        let data = pattern(writer.capacity().unwrap() + 1);
+        let cancel = Cancel::new().unwrap();
+        if cancel_first {
+            cancel.cancel();
+        }
+        let wait = Wait::at_most(PATIENCE).or(&cancel);
+        let written = thread::scope(|scope| {
+            let read = scope.spawn(|| other_reader.read_deadline(&mut [0], wait).unwrap_err());
+            let write = scope.spawn(|| writer.write_all_deadline(&data, wait).unwrap_err());
+            let full = if cancel_first { 0 } else { data.len() - 1 };
+            within_reach("the writes", || reader.unread().unwrap() == full);
+            if cancel_first {
+                // Something is to be read and to be drained.
+                writer.write_all_deadline(b"x", PATIENCE).unwrap();
+            }
+            let drain = scope.spawn(|| writer.wait_drained(wait).unwrap_err());
+            let broken = scope.spawn(|| writer.wait_broken(wait).unwrap_err());
+            cancel.cancel();
+            for error in [read, drain, broken].map(|thread| thread.join().unwrap()) {
+                assert!(is_cancelled(&error), "{error:?}");
+            }
+            let error = write.join().unwrap();
+            assert!(error.is_cancelled(), "{error:?}");
+            assert_eq!(error.written(), full);
+            error.written()
+        });
+        let left = if cancel_first { b"x".to_vec() } else { data[..written].to_vec() };
+        assert_eq!(read_exactly(&reader, left.len()), left);
+    }
+}
+
+/// Looks again and again.
+#[track_caller]
+fn within_reach(what: &str, is_so: impl FnMut() -> bool) {
+    assert!(crate::support::comes_true(is_so), "not within the deadline: {what}");
 }
 
 // What only this library promises.

@@ -199,6 +199,65 @@ fn s83_writes_fail_at_once_when_the_reader_is_gone() {
 }
 
 #[test]
+fn p16_flush_to_a_reader_that_read_all_and_closed_succeeds() {
+    for mode in MODES {
+        let Pair { server, mut client, .. } = Pair::new(mode);
+        client.write_all(b"served").unwrap();
+        assert_eq!(read_exactly(&server, 6), b"served");
+        close(server, &client);
+        client.flush().unwrap_or_else(|error| panic!("{mode}: {error}"));
+        assert_eq!(client.write(b"more").unwrap_err().kind(), ErrorKind::BrokenPipe, "{mode}");
+        assert_eq!(client.flush().unwrap_err().kind(), ErrorKind::BrokenPipe, "{mode}: a write has failed");
+    }
+}
+
+#[test]
+fn p15_write_all_deadline_that_times_out_says_how_much_is_on_its_way() {
+    let data = pattern(4 << 20);
+    let Pair { server, client, .. } = Pair::bytes();
+    let error = client.write_all_deadline(&data, Duration::from_millis(1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    let written = error.written();
+    assert!((1..data.len()).contains(&written), "{written}");
+    let cancel = Cancel::new().unwrap();
+    cancel.cancel();
+    let error = client.write_all_deadline(&data[written..], until_cancelled(&cancel)).unwrap_err();
+    assert!(error.is_cancelled() && error.written() == 0, "{error:?}");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            client.write_all_deadline(&data[written..], PATIENCE).unwrap();
+            drop(client);
+        });
+        assert!(read_to_end(&server) == data);
+    });
+}
+
+#[test]
+fn p15_write_all_deadline_of_a_message_is_all_or_nothing() {
+    for mode in [PipeMode::Message, PipeMode::Framed] {
+        let Pair { server, client, .. } = Pair::new(mode);
+        let message = pattern(100_000);
+        let mut sent = 0;
+        let error = loop {
+            match client.write_all_deadline(&message, Duration::ZERO) {
+                Ok(()) => sent += message.len(),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{mode}");
+        assert!([0, message.len()].contains(&error.written()), "{mode}: {error}");
+        let rest = &message[error.written()..];
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                client.write_all_deadline(rest, PATIENCE).unwrap();
+                client.into_messages().unwrap().flush(PATIENCE).unwrap();
+            });
+            assert_eq!(read_to_end(&server).len(), sent + message.len(), "{mode}");
+        });
+    }
+}
+
+#[test]
 fn s84_a_pending_write_fails_when_the_reader_goes() {
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
