@@ -4,11 +4,13 @@ use crate::{
     explain,
     file::Plan,
     recipe::Recipe,
-    table::{Row, Table},
+    screen::{Screen, Text, open_log},
+    table::{Row, table},
 };
+use crossbeam_channel::Receiver;
 use pipewright::{
     Event, EventKind, Exit, GroupError, GroupPolicy, NotReady, Restart, Status, Supervisor, Worker, WorkerGroup,
-    WorkerState,
+    WorkerSpec, WorkerState, printable,
 };
 use std::{
     collections::HashSet,
@@ -18,7 +20,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How many of a failed worker's last words are repeated.
@@ -30,7 +32,7 @@ pub(crate) struct Foreman<'a> {
     plan: Plan,
     /// Each behind those that it comes after.
     members: Vec<Member>,
-    table: Table,
+    screen: Screen,
     /// Somebody wants all of it to end.
     is_stopping: Arc<AtomicBool>,
     has_told_stop: bool,
@@ -41,6 +43,8 @@ struct Member {
     name: String,
     recipe: Recipe,
     worker: Worker,
+    /// The file that its lines go to; none for the screen.
+    log: Option<Arc<Path>>,
     /// The file does not want it any more, or not so.
     leaves: bool,
     /// It did not do what it had to, and unless it is tried again that stays so.
@@ -54,7 +58,7 @@ impl<'a> Foreman<'a> {
     pub(crate) fn new(
         supervisor: &'a Supervisor,
         plan: Plan,
-        table: Table,
+        screen: Screen,
         is_stopping: Arc<AtomicBool>,
     ) -> Result<Self, GroupError> {
         let group = supervisor.group(GroupPolicy::default())?;
@@ -63,7 +67,7 @@ impl<'a> Foreman<'a> {
             group,
             plan,
             members: Vec::new(),
-            table,
+            screen,
             is_stopping,
             has_told_stop: false,
             is_done: false,
@@ -79,8 +83,43 @@ impl<'a> Foreman<'a> {
 
     /// True if all is well: they were to end, or have done what they had to.
     pub(crate) fn close(self) -> bool {
-        self.table.close();
-        self.is_stopping() || !self.members.iter().any(|member| member.has_failed)
+        let is_well = self.is_stopping() || !self.members.iter().any(|member| member.has_failed);
+        self.screen.close();
+        is_well
+    }
+
+    /// What is to be heard next: nothing while what was heard could not be written, so that workers wait for our reader.
+    pub(crate) fn events(&self) -> Receiver<Event> {
+        if self.screen.is_behind() { crossbeam_channel::never() } else { self.supervisor.events().clone() }
+    }
+
+    /// Reports that the screen has room again: time for [`advance`](Self::advance).
+    pub(crate) fn progress(&self) -> Receiver<()> {
+        self.screen.progress()
+    }
+
+    pub(crate) fn advance(&mut self) {
+        self.screen.advance();
+    }
+
+    /// Reports that all are to end, and that nothing of what is told of it is read.
+    pub(crate) fn patience(&self) -> Receiver<Instant> {
+        let is_stuck = self.is_stopping() && self.screen.is_behind();
+        if is_stuck { crossbeam_channel::at(self.screen.patience_ends()) } else { crossbeam_channel::never() }
+    }
+
+    pub(crate) fn give_up_screen(&mut self) {
+        self.screen.give_up();
+    }
+
+    /// The terminal is gone: all are to end as after SIGTERM.
+    pub(crate) fn hang_up(&mut self) {
+        if !self.is_stopping.swap(true, Ordering::SeqCst) {
+            self.note("the terminal is gone");
+            self.supervisor.close();
+            drop(self.supervisor.stop_all());
+        }
+        self.tell_stop();
     }
 
     /// Once, however it is noticed: the first that has ended of it may be heard of before the signal is.
@@ -104,37 +143,48 @@ impl<'a> Foreman<'a> {
         match Plan::load(path) {
             Ok(plan) => self.follow(plan),
             Err(error) => {
-                self.table.complain(&format!("{error}; the old file stays"));
+                self.screen.write(Text::Complaint(format!("keep_alive: {error}; the old file stays")));
                 Ok(())
             }
         }
     }
 
     fn follow(&mut self, plan: Plan) -> Result<(), GroupError> {
-        // Whoever has failed until now is tried again.
+        // Those that have failed until now are tried again.
         self.catch_up()?;
         self.plan = plan;
+        self.screen.write(Text::Reopen);
         self.note("the file is read again");
         self.dismiss()?;
         self.catch_up()
     }
 
-    pub(crate) fn note(&self, text: &str) {
-        self.table.note(&format!("keep_alive: {text}"));
+    pub(crate) fn note(&mut self, text: &str) {
+        self.screen.write(Text::Line(format!("keep_alive: {text}")));
     }
 
-    pub(crate) fn show(&self) {
-        if self.table.is_live() {
+    /// Something about a worker.
+    fn note_of(&mut self, name: &str, text: &str) {
+        self.screen.write(Text::Line(format!("{}: {}", printable(name), printable(text))));
+    }
+
+    pub(crate) fn show(&mut self) {
+        if self.screen.is_live() {
             self.show_as(&self.supervisor.status());
         }
     }
 
-    fn show_as(&self, status: &Status) {
+    fn show_as(&mut self, status: &Status) {
+        // The next one will do.
+        if !self.screen.is_live() || self.screen.is_behind() {
+            return;
+        }
         let rows = self.members.iter().map(|Member { name, worker, has_failed, last_line, .. }| {
             let status = status.workers.iter().find(|status| status.worker == worker.id());
             Row { name, has_failed: *has_failed, status, last_line }
         });
-        self.table.show(&rows.collect::<Vec<_>>());
+        let text = table(&rows.collect::<Vec<_>>());
+        self.screen.write(Text::Table(text));
     }
 
     fn is_stopping(&self) -> bool {
@@ -174,6 +224,7 @@ impl<'a> Foreman<'a> {
     /// they lacked has no other way to say so. Whoever comes after them goes too, and comes back with them.
     fn dismiss(&mut self) -> Result<(), GroupError> {
         let mut going: HashSet<String> = HashSet::new();
+        let mut notes = Vec::new();
         for member in self.members.iter().filter(|member| !member.leaves) {
             let wanted = self.plan.workers.iter().find(|(name, _)| *name == member.name).map(|(_, recipe)| recipe);
             let why = if wanted.is_none() {
@@ -187,8 +238,11 @@ impl<'a> Foreman<'a> {
             } else {
                 continue;
             };
-            self.table.note(&format!("{}: {why}", member.name));
             going.insert(member.name.clone());
+            notes.push((member.name.clone(), why));
+        }
+        for (name, why) in notes {
+            self.note_of(&name, &why);
         }
         for member in self.members.iter_mut().rev().filter(|member| going.contains(&member.name) && !member.leaves) {
             self.group.remove(&member.worker)?;
@@ -197,16 +251,21 @@ impl<'a> Foreman<'a> {
         Ok(())
     }
 
-    /// Adds those who are missing. Whoever takes the place of one that still leaves waits until that is gone, and so does whoever
-    /// comes after such a one. True if there were some.
+    /// Adds those that are missing, once those that are gone from the file have ended: a worker with a new name may need the port
+    /// of the old one. Those that take the place of one that still leaves wait until that has ended, and so do those that come after
+    /// such a one. True if some were added.
     fn hire(&mut self) -> Result<bool, GroupError> {
+        let is_wanted = |name: &String| self.plan.workers.iter().any(|(wanted, _)| wanted == name);
+        if self.members.iter().any(|member| member.leaves && !is_wanted(&member.name)) {
+            return Ok(false);
+        }
         let before = self.members.len();
         for (name, recipe) in &self.plan.workers {
             let is_there = |on: &String| self.members.iter().any(|member| member.name == *on && !member.leaves);
             if self.members.iter().any(|member| member.name == *name) || !recipe.after.0.keys().all(is_there) {
                 continue;
             }
-            let mut spec = recipe.spec(name);
+            let (mut spec, log) = logged(recipe, name);
             for member in &self.members {
                 if let Some(stage) = recipe.after.0.get(&member.name) {
                     spec = spec.after(&member.worker, (*stage).into());
@@ -216,6 +275,7 @@ impl<'a> Foreman<'a> {
                 name: name.clone(),
                 recipe: recipe.clone(),
                 worker: self.group.add(spec)?,
+                log,
                 leaves: false,
                 has_failed: false,
                 ended: None,
@@ -223,7 +283,7 @@ impl<'a> Foreman<'a> {
             });
         }
         if self.is_stopping() {
-            // Whoever came after all were told to stop has not heard of it.
+            // Those that came after all were told to stop have not heard of it.
             self.members.iter().skip(before).for_each(|member| drop(member.worker.stop()));
         }
         Ok(self.members.len() > before)
@@ -231,10 +291,10 @@ impl<'a> Foreman<'a> {
 
     /// Of whose end nothing has come. What comes of an end is the next that is told, if anything is.
     fn tell_ends(&mut self) {
-        for member in &mut self.members {
-            if let Some(exit) = member.ended.take() {
-                self.table.note(&format!("{}: {exit}", member.name));
-            }
+        let ended = |member: &mut Member| Some((member.name.clone(), member.ended.take()?));
+        let ends: Vec<_> = self.members.iter_mut().filter_map(ended).collect();
+        for (name, exit) in ends {
+            self.note_of(&name, &exit.to_string());
         }
     }
 
@@ -243,6 +303,10 @@ impl<'a> Foreman<'a> {
         self.tell_stop();
         if !matches!(event.kind, EventKind::Restarting { .. } | EventKind::GaveUp(_)) {
             self.tell_ends();
+        }
+        if let EventKind::Warning(warning) = &event.kind {
+            self.note(&warning.to_string());
+            return false;
         }
         let name_of_other = match event.kind {
             EventKind::DependencyFailed { on } => self.members.iter().find(|member| member.worker.id() == on),
@@ -253,15 +317,28 @@ impl<'a> Foreman<'a> {
         let Some(member) = self.members.iter_mut().find(|member| member.worker.id() == event.worker) else {
             return true;
         };
+        let name = member.name.clone();
         if let EventKind::Line { line, .. } = &event.kind {
-            self.table.note(&format!("{} | {}", member.name, line.text()));
-            member.last_line = line.text().into_owned();
+            let text = printable(line.as_bytes()).lines().to_string();
+            member.last_line.clone_from(&text);
+            let text = format!("{} | {text}", printable(&name));
+            let text = member.log.clone().map_or(Text::Line(text.clone()), |path| Text::Log(path, text));
+            self.screen.write(text);
             return false;
         }
         for text in member.hear(event.kind, &name_of_other) {
-            self.table.note(&format!("{}: {text}", member.name));
+            self.note_of(&name, &text);
         }
         true
+    }
+}
+
+/// A worker's spec, and the log file that its lines go to through us. A file that cannot be opened is left to the library: it fails
+/// to start the worker, says why, and tries again.
+fn logged(recipe: &Recipe, name: &str) -> (WorkerSpec, Option<Arc<Path>>) {
+    match recipe.log() {
+        Some(path) if open_log(path).is_err() => (recipe.without_log().spec(name), None),
+        log => (recipe.spec(name), log.map(Arc::from)),
     }
 }
 

@@ -1,11 +1,15 @@
 //! One worker, as the file has it, and the spec that the library makes of it.
 
-use super::value::{Keys, Value, Wrong, list, number, parsed, place, table, text, word};
+use super::value::{Keys, Value, Wrong, flag, list, number, parsed, place, table, text, word};
 use pipewright::{
     Backoff, Intensity, Limit, Output, Ready, Restart, RestartPolicy, SpecError, StopPolicy, StopStep, TreeLimit, When,
     WorkerSpec,
 };
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Everything that the file says about a worker. Two that are equal need no restart.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +45,22 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// The log file that its lines go to, each with the time and its name.
+    pub(crate) fn log(&self) -> Option<&Path> {
+        match &self.output {
+            Destination::Log(path) => Some(path),
+            Destination::Inherit | Destination::Show | Destination::Null | Destination::Raw(_) => None,
+        }
+    }
+
+    /// The same worker, writing straight into its log file.
+    pub(crate) fn without_log(&self) -> Self {
+        match self.log() {
+            Some(path) => Self { output: Destination::Raw(path.to_owned()), ready: None, ..self.clone() },
+            None => self.clone(),
+        }
+    }
+
     pub(crate) fn comes_back(&self) -> Restart {
         self.restart.when
     }
@@ -52,8 +72,12 @@ impl Recipe {
 
     /// What no single key shows: which key it is, and what is wrong with it.
     fn check(&self) -> Result<(), (&'static str, String)> {
-        if matches!(self.ready, Some(Readiness { sign: Sign::Line(_), .. })) && self.output != Destination::Show {
-            return Err(("ready.line", "a line is seen only where `output` is \"show\"".into()));
+        let is_seen = matches!(self.output, Destination::Show | Destination::Log(_));
+        if matches!(self.ready, Some(Readiness { sign: Sign::Line(_), .. })) && !is_seen {
+            return Err((
+                "ready.line",
+                "a line is seen only where `output` is \"show\" or a file that is not `raw`".into(),
+            ));
         }
         self.spec("").check().map_err(|error| explain(&error))
     }
@@ -85,6 +109,12 @@ fn explain(error: &SpecError) -> (&'static str, String) {
     let text = error.to_string();
     match error {
         SpecError::Conflict { settings: ["time_limit", _], reason } => ("limits.run_time", reason.to_string()),
+        SpecError::Conflict { settings: ["ready", "within"], reason } => ("ready.within", reason.to_string()),
+        SpecError::Conflict { settings: ["ready", "connect_tcp" | "connect_unix"], reason } => {
+            ("ready.connect", reason.to_string())
+        }
+        SpecError::Conflict { settings: ["ready", _], reason } => ("ready", reason.to_string()),
+        SpecError::Conflict { settings: ["tree_limit", _], reason } => ("limits", reason.to_string()),
         SpecError::Conflict { settings: ["backoff", "cap"], reason } => ("restart.first", reason.to_string()),
         SpecError::Conflict { settings: ["intensity", _], .. } => {
             let what = "with these pauses there are never more than `restarts` of them within `period`, so it would never \
@@ -311,7 +341,10 @@ enum Destination {
     #[default]
     Show,
     Null,
-    File(PathBuf),
+    /// Through us, line by line.
+    Log(PathBuf),
+    /// Straight into the file.
+    Raw(PathBuf),
 }
 
 impl Destination {
@@ -325,16 +358,17 @@ impl Destination {
                 _ => Err(format!("{text:?} is not {WANTED}")),
             });
         }
-        let keys = Keys::of(value, WANTED, &["file"])?;
-        Ok(Self::File(keys.need("file", text)?.into()))
+        let keys = Keys::of(value, WANTED, &["file", "raw"])?;
+        let path = keys.need("file", text)?.into();
+        Ok(if keys.get("raw", flag)?.unwrap_or(false) { Self::Raw(path) } else { Self::Log(path) })
     }
 
     fn output(&self) -> Output {
         match self {
             Self::Inherit => Output::Inherit,
-            Self::Show => Output::Lines,
+            Self::Show | Self::Log(_) => Output::Lines,
             Self::Null => Output::Null,
-            Self::File(path) => Output::File(path.clone()),
+            Self::Raw(path) => Output::File(path.clone()),
         }
     }
 }

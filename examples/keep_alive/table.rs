@@ -1,19 +1,10 @@
-//! What the user sees: a live table below the lines in a terminal, the lines alone elsewhere.
+//! The table of all workers, as text that fits a terminal of 80 columns.
 
-use crossbeam_channel::Receiver;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pipewright::WorkerStatus;
-use std::{
-    io::{self, IsTerminal, Write},
-    time::{Duration, Instant},
-};
+use pipewright::{WorkerStatus, printable};
+use std::time::Duration;
 
-const REFRESH: Duration = Duration::from_millis(500);
-const LAST_LINE_CHARS: usize = 40;
-
-pub(crate) struct Table {
-    bar: Option<ProgressBar>,
-}
+const NAME_CHARS: usize = 16;
+const LAST_LINE_CHARS: usize = 22;
 
 /// One worker.
 pub(crate) struct Row<'a> {
@@ -23,66 +14,61 @@ pub(crate) struct Row<'a> {
     pub(crate) last_line: &'a str,
 }
 
-impl Table {
-    pub(crate) fn new() -> Self {
-        let bar = io::stdout().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()).with_style(style)
-        });
-        Self { bar }
+pub(crate) fn table(rows: &[Row<'_>]) -> String {
+    let mut text =
+        format!("{:<NAME_CHARS$} {:<9} {:>8} {:>8} {:>8}  last line", "worker", "state", "pid", "uptime", "restarts");
+    for Row { name, has_failed, status, last_line } in rows {
+        let state = status.map_or_else(|| "ended".to_owned(), |status| status.state.to_string());
+        let state = if *has_failed { "failed".into() } else { state };
+        let pid = status.and_then(|status| status.pid).map(|pid| pid.to_string()).unwrap_or_default();
+        let uptime = status.and_then(|status| status.uptime).map(short).unwrap_or_default();
+        let restarts = status.map_or(0, |status| status.restarts);
+        let (name, line) = (cut(name, NAME_CHARS), cut(last_line, LAST_LINE_CHARS));
+        let row = format!("\n{name:<NAME_CHARS$} {state:<9} {pid:>8} {uptime:>8} {restarts:>8}  {line}");
+        text.push_str(&row);
     }
+    text
+}
 
-    /// When it wants to be shown again.
-    pub(crate) fn ticks(&self) -> Receiver<Instant> {
-        if self.is_live() { crossbeam_channel::tick(REFRESH) } else { crossbeam_channel::never() }
+/// As much of a text as there is room for, safe to show.
+fn cut(text: &str, room: usize) -> String {
+    let text = printable(text).to_string();
+    if text.chars().count() <= room {
+        return text;
     }
+    text.chars().take(room - 1).chain(['…']).collect()
+}
 
-    pub(crate) fn is_live(&self) -> bool {
-        self.bar.is_some()
-    }
-
-    pub(crate) fn show(&self, rows: &[Row<'_>]) {
-        let Some(bar) = &self.bar else { return };
-        let mut text =
-            format!("{:<16} {:<9} {:>8} {:>10} {:>8}  last line", "worker", "state", "pid", "uptime", "restarts");
-        for Row { name, has_failed, status, last_line } in rows {
-            let state = status.map_or_else(|| "ended".to_owned(), |status| status.state.to_string());
-            let state = if *has_failed { "failed".into() } else { state };
-            let pid = status.and_then(|status| status.pid).map(|pid| pid.to_string()).unwrap_or_default();
-            let uptime = status.and_then(|status| status.uptime).map(|uptime| Duration::from_secs(uptime.as_secs()));
-            let uptime = uptime.map(|uptime| humantime::format_duration(uptime).to_string()).unwrap_or_default();
-            let restarts = status.map_or(0, |status| status.restarts);
-            let line: String = last_line.chars().filter(|char| !char.is_control()).take(LAST_LINE_CHARS).collect();
-            let row = format!("\n{name:<16} {state:<9} {pid:>8} {uptime:>10} {restarts:>8}  {line}");
-            text.push_str(&row);
-        }
-        bar.set_message(text);
-        bar.tick();
-    }
-
-    pub(crate) fn note(&self, text: &str) {
-        self.apart(|| write_line(io::stdout(), text));
-    }
-
-    pub(crate) fn complain(&self, text: &str) {
-        self.apart(|| write_line(io::stderr(), &format!("keep_alive: {text}")));
-    }
-
-    pub(crate) fn close(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-
-    fn apart(&self, print: impl FnOnce()) {
-        match &self.bar {
-            Some(bar) => bar.suspend(print),
-            None => print(),
-        }
+/// In at most 8 characters: `59s`, `59m 59s`, `23h 59m`, `999d 23h`.
+fn short(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, _, _) => format!("{hours}h {}m", minutes % 60),
+        (0..1000, ..) => format!("{days}d {}h", hours % 24),
+        _ => format!("{days}d"),
     }
 }
 
-/// Whoever closes our output wants to hear no more; the workers are looked after all the same, where `println!` would panic.
-fn write_line(mut stream: impl Write, text: &str) {
-    drop(writeln!(stream, "{text}"));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_fits_80_columns() {
+        let row = Row { name: &"n".repeat(300), has_failed: true, status: None, last_line: &"\u{1b}[2Jx".repeat(99) };
+        let text = table(&[row]);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(!text.contains('\u{1b}') && text.contains("nnnnnnnnnnnnnnn… failed"), "{text}");
+    }
+
+    #[test]
+    fn times_are_short() {
+        let cases = [(0, "0s"), (59, "59s"), (3599, "59m 59s"), (86399, "23h 59m"), (86_399_999, "999d 23h")];
+        for (seconds, expected) in cases {
+            assert_eq!(short(Duration::from_secs(seconds)), expected);
+        }
+    }
 }

@@ -107,6 +107,10 @@ pub(crate) fn parsed<T>(value: &Value<'_>, parse: impl FnOnce(&str) -> Result<T,
     parse(text(value)?).map_err(|what| Wrong::with(value, what))
 }
 
+pub(crate) fn flag(value: &Value<'_>) -> Result<bool, Wrong> {
+    value.get_ref().as_bool().ok_or_else(|| Wrong::misplaced(value, "`true` or `false`"))
+}
+
 /// One of these words.
 pub(crate) fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     let known = || words.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");

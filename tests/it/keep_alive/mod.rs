@@ -16,8 +16,11 @@ mod recipe;
 #[path = "../../../examples/keep_alive/file.rs"]
 #[expect(dead_code, reason = "what reads files is tested through the program")]
 mod file;
+#[path = "../../../examples/keep_alive/table.rs"]
+mod table;
 
 mod reload; // the file is read again
+mod screen; // what is written, and what becomes of it
 
 /// A foreman at work, and what it has said so far.
 struct Foreman {
