@@ -1,6 +1,6 @@
 //! Workers that talk over control, well or badly.
 
-use crate::{Options, Outcome, kernel};
+use crate::{Options, Outcome, inspect, kernel};
 use pipewright::{Parent, RemoteError, Request};
 use serde_json::{Value, json};
 use std::{
@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Answers `add`, `echo`, `fail`, `wait` until `release`, `ask back`, and `until cancelled`, on `--threads N`.
 pub(crate) fn serve(options: &Options) -> Outcome {
     let parent = Parent::from_args()?;
+    if options.has("inspect") {
+        parent.send(&inspect::everything()?)?;
+    }
     let released = (Mutex::new(HashSet::<String>::new()), Condvar::new());
     let threads = options.number_or("threads", 1)?;
     let answer = |request: &Request| -> Result<Value, RemoteError> {
@@ -166,8 +169,8 @@ pub(crate) fn half_close() -> Outcome {
 }
 
 fn connect() -> Result<std::os::unix::net::UnixStream, Box<dyn std::error::Error>> {
-    let address = std::env::args().find_map(|argument| argument.strip_prefix("--control=").map(str::to_owned));
-    let address = address.ok_or("--control is missing")?;
+    let address =
+        control_address(std::env::args().find_map(|argument| argument.strip_prefix("--control=").map(str::to_owned)))?;
     let (path, key) = address.rsplit_once('?').ok_or("no key")?;
     let mut socket = std::os::unix::net::UnixStream::connect(path)?;
     let hello = json!({"jsonrpc": "2.0", "method": "hello", "params": {"key": key}});
@@ -184,4 +187,10 @@ pub(crate) fn notify_flood(options: &Options) -> Outcome {
         parent.notify("flood", &(n, &pad))?;
     }
     Ok(())
+}
+
+/// `PATH?KEY`, of the path that is an argument and the key that is in the environment.
+pub(crate) fn control_address(path: Option<String>) -> Result<String, Box<dyn std::error::Error>> {
+    let path = path.ok_or("--control is missing")?;
+    Ok(format!("{path}?{}", std::env::var("PIPEWRIGHT_CONTROL_KEY")?))
 }

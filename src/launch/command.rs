@@ -5,8 +5,9 @@
 //! a mapping onto that number overwrites it (docs/gotchas.md, "std's private socket"). So the child's numbers are ours.
 
 use super::{
-    ChildEnds, EnvironmentChange, Group, Moment, OF_SERVICES, Plan, SpawnError, SpawnStep, Standard,
+    ChildEnds, EnvironmentChange, Group, Moment, Plan, SpawnError, SpawnStep, Standard,
     direct::conduct,
+    inherit::{self, Fate},
     plan::{CommandMaker, GrantSpec, number_of},
     process::Child,
 };
@@ -16,6 +17,8 @@ use crate::sys::{
 };
 use command_fds::CommandFdExt;
 use std::{
+    env,
+    ffi::OsStr,
     fs::File,
     io,
     os::fd::{AsRawFd, OwnedFd, RawFd},
@@ -47,9 +50,10 @@ fn run(plan: &Plan, mut command: Command, ends: &ChildEnds, moment: &Moment<'_>)
         kept.push(numbered(grant, end, &program)?);
     }
     let numbers: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
-    command.args(plan.arguments(&numbers, moment.control));
-    forget_service(&mut command);
+    command.args(plan.arguments(&numbers, moment.control_path));
+    inherit_environment(&mut command);
     change_environment(&mut command, plan, &numbers, moment.control);
+    command.envs(plan.names_of_handles());
     command.envs(moment.variables.iter().map(|(name, value)| (*name, value)));
     if let Some(directory) = &plan.directory {
         command.current_dir(directory);
@@ -100,11 +104,22 @@ fn numbered(grant: &GrantSpec, end: &OwnedFd, program: &str) -> Result<OwnedFd, 
     }
 }
 
-/// What the user has not set by intent.
-fn forget_service(command: &mut Command) {
-    for name in OF_SERVICES {
-        if !command.get_envs().any(|(set, _)| set == name) {
-            command.env_remove(name);
+/// Removes what is not inherited, as far as the user has not set it by intent.
+fn inherit_environment(command: &mut Command) {
+    let is_set = |command: &Command, name: &OsStr| command.get_envs().any(|(set, _)| set == name);
+    let handles = env::var_os(inherit::HANDLES);
+    // A `Command` does not tell whether its environment was cleared; but only where it was not, it notes what is to be removed.
+    command.env_remove(inherit::HANDLES);
+    let is_cleared = !is_set(command, OsStr::new(inherit::HANDLES));
+    if is_cleared {
+        return;
+    }
+    for (name, value) in env::vars_os() {
+        match inherit::fate(&name, &value, handles.as_deref()) {
+            Fate::Inherited => {}
+            _ if is_set(command, &name) => {}
+            Fate::Changed(value) => drop(command.env(name, value)),
+            Fate::Removed => drop(command.env_remove(name)),
         }
     }
 }

@@ -1,8 +1,12 @@
 //! The fast way: an image of the plan, handed to `sys::clone`.
 
 use super::{
-    ChildEnds, Ends, EnvironmentChange, GrantSource, Group, Input, IoPriority, Moment, OF_SERVICES, Output, ParentEnd,
-    Patience, Plan, SpawnError, SpawnStep, Standard, error::step_of, plan::number_of, process::Child,
+    ChildEnds, Ends, EnvironmentChange, GrantSource, Group, Input, IoPriority, Moment, Output, ParentEnd, Patience,
+    Plan, SpawnError, SpawnStep, Standard,
+    error::step_of,
+    inherit::{self, Fate},
+    plan::number_of,
+    process::Child,
 };
 use crate::{
     pipe::anonymous::{self, PipeReader},
@@ -33,14 +37,11 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 /// Starts a named program.
 pub(super) fn start(plan: &Plan, program: &OsStr, ends: &ChildEnds, moment: &Moment<'_>) -> Result<Child, SpawnError> {
     let numbers = plan.numbers();
-    let mut environment = environment(plan, &numbers, moment.control);
-    for (name, value) in moment.variables {
-        set(&mut environment, OsStr::new(name), value.into());
-    }
+    let environment = environment(plan, &numbers, moment);
     let search = search_path(program, &environment);
     let image = Image {
         candidates: candidates(program, search.as_deref(), plan.directory.as_deref()),
-        arguments: arguments(plan, program, &numbers, moment.control),
+        arguments: arguments(plan, program, &numbers, moment.control_path),
         environment: texts(&environment),
         directory: plan.directory.as_ref().map(|path| c_string(path.clone().into_os_string())),
         descriptors: descriptors(ends, &numbers),
@@ -65,10 +66,15 @@ fn exists(file: &CString) -> bool {
     Path::new(OsStr::from_bytes(file.to_bytes())).exists()
 }
 
-/// Ours with the plan's changes, in their order. Most plans change little, so the names are searched one by one.
-fn environment(plan: &Plan, numbers: &[RawFd], control: &str) -> Vec<(OsString, OsString)> {
-    let ours = env::vars_os().filter(|(name, _)| !OF_SERVICES.iter().any(|of_services| name == of_services));
-    let mut variables: Vec<(OsString, OsString)> = ours.collect();
+/// What is inherited, with the plan's changes in their order. Most plans change little, so the names are searched one by one.
+fn environment(plan: &Plan, numbers: &[RawFd], moment: &Moment<'_>) -> Vec<(OsString, OsString)> {
+    let handles = env::var_os(inherit::HANDLES);
+    let inherited = env::vars_os().filter_map(|(name, value)| match inherit::fate(&name, &value, handles.as_deref()) {
+        Fate::Inherited => Some((name, value)),
+        Fate::Changed(value) => Some((name, value)),
+        Fate::Removed => None,
+    });
+    let mut variables: Vec<(OsString, OsString)> = inherited.collect();
     for change in &plan.environment {
         match change {
             EnvironmentChange::Clear => variables.clear(),
@@ -77,17 +83,21 @@ fn environment(plan: &Plan, numbers: &[RawFd], control: &str) -> Vec<(OsString, 
             EnvironmentChange::Handle { name, grant, template } => {
                 set(&mut variables, name, template.fill(number_of(numbers, *grant)));
             }
-            EnvironmentChange::Control { name, template } => set(&mut variables, name, template.fill_text(control)),
+            EnvironmentChange::Control { name, template } => {
+                set(&mut variables, name, template.fill_text(moment.control));
+            }
         }
+    }
+    for (name, value) in plan.names_of_handles().into_iter().chain(moment.variables.iter().cloned()) {
+        set(&mut variables, OsStr::new(name), value);
     }
     variables
 }
 
+/// A host can have a variable more than once in its environment; the child then has it once.
 fn set(variables: &mut Vec<(OsString, OsString)>, name: &OsStr, value: OsString) {
-    match variables.iter_mut().find(|(other, _)| other == name) {
-        Some((_, old)) => *old = value,
-        None => variables.push((name.to_owned(), value)),
-    }
+    variables.retain(|(other, _)| other != name);
+    variables.push((name.to_owned(), value));
 }
 
 /// The `PATH` to search, for a name without a slash: the child's own, as std does.
@@ -140,10 +150,10 @@ fn c_string(text: OsString) -> CString {
     text.unwrap_or_default()
 }
 
-fn arguments(plan: &Plan, program: &OsStr, numbers: &[RawFd], control: &str) -> Texts {
+fn arguments(plan: &Plan, program: &OsStr, numbers: &[RawFd], control_path: &str) -> Texts {
     let mut texts = Texts::default();
     texts.push(&[program.as_bytes()]);
-    for argument in plan.arguments(numbers, control) {
+    for argument in plan.arguments(numbers, control_path) {
         texts.push(&[argument.as_bytes()]);
     }
     texts
@@ -242,4 +252,17 @@ fn ours(number: RawFd, plan: &Plan) -> Result<Standard, SpawnError> {
 fn copy(descriptor: BorrowedFd<'_>, plan: &Plan) -> Result<OwnedFd, SpawnError> {
     fd::duplicate(descriptor.as_raw_fd(), 3)
         .map_err(|source| SpawnError::failed(plan.program_name(), SpawnStep::Descriptors, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_that_the_host_has_twice_can_be_set_once() {
+        let pair = |(name, value): (&str, &str)| (OsString::from(name), OsString::from(value));
+        let mut variables: Vec<_> = [("DUP", "1"), ("A", "1"), ("DUP", "2")].map(pair).into();
+        set(&mut variables, OsStr::new("DUP"), "3".into());
+        assert_eq!(variables, [("A", "1"), ("DUP", "3")].map(pair));
+    }
 }

@@ -3,6 +3,7 @@
 mod command;
 mod direct;
 mod error;
+mod inherit;
 mod limits;
 mod plan;
 mod process;
@@ -26,11 +27,6 @@ pub use tunnel::{Tunnel, TunnelBuilder, TunnelError};
 
 /// The name under which the pipe of the messages is granted.
 pub(crate) const MESSAGES: &str = "messages";
-
-/// What a service manager tells a process about itself: `sd_notify(3)`, `sd_watchdog_enabled(3)`, `sd_listen_fds(3)`. It is not
-/// meant for what that process starts, which would answer in its place.
-const OF_SERVICES: [&str; 7] =
-    ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
 
 /// How long a start may wait for what is not ours: to open a FIFO waits for its other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +122,9 @@ pub(crate) struct Launched {
 pub(crate) struct Moment<'a> {
     /// What the child gets when the calling thread ends.
     pub(crate) death_signal: Option<i32>,
-    /// The address of the control pipe; empty where there is none.
+    /// The path of the control pipe, for the arguments; empty where there is none.
+    pub(crate) control_path: &'a str,
+    /// Its path with the worker's key, for the environment.
     pub(crate) control: &'a str,
     /// To set beside the plan's variables, whatever those say.
     pub(crate) variables: &'a [(&'static str, OsString)],

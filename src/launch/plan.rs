@@ -1,6 +1,6 @@
 //! What to run and what it is given: a recipe, checked as a whole before anything is started.
 
-use super::{IoPriority, Limit, SpecError};
+use super::{IoPriority, Limit, SpecError, inherit};
 use std::{
     ffi::{OsStr, OsString},
     fmt,
@@ -449,12 +449,29 @@ impl Plan {
         self.grants.iter().filter_map(|grant| grant.number.or_else(|| free.next())).collect()
     }
 
-    pub(crate) fn arguments(&self, numbers: &[RawFd], control: &str) -> impl Iterator<Item = OsString> {
+    /// An argument list can be read by every user of the machine, so that of the control pipe only the path is in it.
+    pub(crate) fn arguments(&self, numbers: &[RawFd], control_path: &str) -> impl Iterator<Item = OsString> {
         self.arguments.iter().map(move |argument| match argument {
-            Argument::Control { template } => template.fill_text(control),
+            Argument::Control { template } => template.fill_text(control_path),
             Argument::Plain(text) => text.clone(),
             Argument::Handle { grant, template } => template.fill(number_of(numbers, *grant)),
         })
+    }
+}
+
+/// What tells the child, and a supervisor in it, where its handles are.
+impl Plan {
+    /// Whether the path of the control pipe is an argument, so that its key has to be told elsewhere.
+    pub(crate) fn tells_control_in_arguments(&self) -> bool {
+        self.arguments.iter().any(|argument| matches!(argument, Argument::Control { .. }))
+    }
+
+    pub(super) fn names_of_handles(&self) -> Option<(&'static str, OsString)> {
+        let names = self.environment.iter().filter_map(|change| match change {
+            EnvironmentChange::Handle { name, .. } | EnvironmentChange::Control { name, .. } => Some(name.as_os_str()),
+            EnvironmentChange::Clear | EnvironmentChange::Set(..) | EnvironmentChange::Remove(_) => None,
+        });
+        inherit::handles(&names.collect::<Vec<_>>()).map(|names| (inherit::HANDLES, names))
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
         calls::CallError,
         frame::{Framing, encode},
         request::Request,
-        rpc::{self, Address, RemoteError},
+        rpc::{self, Address, KEY_VARIABLE, RemoteError},
     },
 };
 use control::Control;
@@ -38,10 +38,10 @@ const MESSAGES_ARGUMENT: &str = "--messages";
 /// Where the number is looked for when no argument names it.
 const MESSAGES_VARIABLE: &str = "PIPEWRIGHT_MESSAGES";
 
-/// The argument that names the control pipe: `--control=/run/…?key`, or `--control /run/…?key`.
+/// The argument that names the control pipe: `--control=/run/…`, or `--control /run/…`; its key is in the environment.
 const CONTROL_ARGUMENT: &str = "--control";
 
-/// Where its address is looked for when no argument names it.
+/// Where its address, with the key, is looked for when no argument names it.
 const CONTROL_VARIABLE: &str = "PIPEWRIGHT_CONTROL";
 
 /// A buffer for one frame that has grown larger is not kept for the next.
@@ -108,7 +108,7 @@ pub enum ParentError {
     /// An address of a control pipe is named, but nobody could be reached there.
     #[error("cannot reach the parent at the address given as {given}")]
     NoControl {
-        /// Where the address stands and what it is: `--control=/run/…?key`.
+        /// Where the address stands and its path, without the key: `--control=/run/…`.
         given: Box<str>,
         /// Why.
         source: io::Error,
@@ -149,8 +149,9 @@ const _: () = assert!(size_of::<SendError>() <= 16);
 
 impl Parent {
     /// Takes what the command line names: the pipe for messages as `--messages=3` or `--messages 3`, and the control pipe as
-    /// `--control=ADDRESS` or `--control ADDRESS`; the first of each if there are more, and none after `--`. What is not named
-    /// there is looked for in the environment variables `PIPEWRIGHT_MESSAGES` and `PIPEWRIGHT_CONTROL`.
+    /// `--control=PATH` or `--control PATH`, with its key in `PIPEWRIGHT_CONTROL_KEY`; the first of each if there are more, and
+    /// none after `--`. What is not named there is looked for in the environment variables `PIPEWRIGHT_MESSAGES` and
+    /// `PIPEWRIGHT_CONTROL` (`PATH?KEY`).
     ///
     /// The program's own parser of arguments must let these pass; or it parses the number and calls
     /// [`from_handle`](Self::from_handle). With a control pipe a thread is started that listens to the parent.
@@ -162,9 +163,13 @@ impl Parent {
         let mut args = env::args_os();
         let program = args.next();
         let args: Vec<OsString> = args.collect();
-        let named = |name, other| argument(args.iter().cloned(), name).or_else(|| variable(other));
-        let control = named(CONTROL_ARGUMENT, CONTROL_VARIABLE).map(Given::connect).transpose()?;
-        let messages = named(MESSAGES_ARGUMENT, MESSAGES_VARIABLE).map(Given::open).transpose()?;
+        let key = env::var(KEY_VARIABLE).ok();
+        let control = match argument(args.iter().cloned(), CONTROL_ARGUMENT) {
+            Some(path) => Some(path.connect(key.as_deref())?),
+            None => variable(CONTROL_VARIABLE).map(|address| address.connect(None)).transpose()?,
+        };
+        let messages = argument(args.iter().cloned(), MESSAGES_ARGUMENT).or_else(|| variable(MESSAGES_VARIABLE));
+        let messages = messages.map(Given::open).transpose()?;
         match (messages, control) {
             (None, None) => Err(ParentError::StartedByHand { program: program_name(program.as_deref()) }),
             (Some(parent), control) => Ok(Self { control, ..parent }),
@@ -438,11 +443,20 @@ impl Given {
 }
 
 impl Given {
-    /// Connects to the control pipe.
-    fn connect(self) -> Result<Arc<Control>, ParentError> {
+    /// Connects to the control pipe. Without a key of its own the text ends with one, behind a `?`.
+    fn connect(self, key: Option<&str>) -> Result<Arc<Control>, ParentError> {
         let text = self.text.to_string_lossy();
-        let connected = text.parse::<Address>().map_err(io::Error::from).and_then(|address| Control::connect(&address));
-        connected.map_err(|source| ParentError::NoControl { given: format!("`{}{text}`", self.place).into(), source })
+        let address = match key {
+            Some(key) => Address::new(&text, key),
+            None => text.parse::<Address>(),
+        };
+        let connected = address.map_err(io::Error::from).and_then(|address| Control::connect(&address));
+        connected.map_err(|source| {
+            // What is no path may be a key.
+            let path = Some(&*text).filter(|text| text.starts_with('/')).unwrap_or("…");
+            let path = path.rsplit_once('?').map_or(path, |(path, _)| path);
+            ParentError::NoControl { given: format!("`{}{path}`", self.place).into(), source }
+        })
     }
 }
 
@@ -514,6 +528,23 @@ mod tests {
         assert_eq!(bad(&["--messages=x"]), "cannot send messages through the handle given as `--messages=x`");
         let unset = Parent::from_env("PIPEWRIGHT_TEST_NEVER_SET").unwrap_err();
         assert_eq!(io::Error::from(unset).kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn p12_an_error_names_the_path_of_a_control_pipe_and_not_its_key() {
+        let error = |text: &str, key: Option<&str>| {
+            let given = argument([OsString::from(text)].into_iter(), CONTROL_ARGUMENT).unwrap();
+            let error = given.connect(key).unwrap_err();
+            format!("{error} {error:?}")
+        };
+        // Too long for a socket, so that it is refused at once.
+        let argument = format!("--control=/{}", "x".repeat(4096));
+        for (text, key) in [(format!("{argument}?secret"), None), (argument.clone(), Some("secret"))] {
+            let text = error(&text, key);
+            assert!(text.contains(&format!("`{argument}`")) && !text.contains("secret"), "{text}");
+        }
+        let text = error("--control=secret", None);
+        assert!(text.contains("--control=") && !text.contains("secret"), "{text}");
     }
 
     #[test]

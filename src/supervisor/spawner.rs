@@ -23,7 +23,7 @@ use crate::{
     launch::{Birthplace, Ends, MESSAGES, Moment, Patience, Prepared, Program, SpawnError, SpawnStep, launch, prepare},
     policy::watchdog::Life,
     sys::{conduct, pidfd, random},
-    wire::rpc::Address,
+    wire::rpc::{Address, KEY_VARIABLE},
 };
 use crossbeam_channel::{Receiver, Sender};
 use std::{
@@ -210,6 +210,9 @@ impl Starter {
         }
         let (notices, mut variables) = listen_to_notices(spec)?;
         variables.push(token.variable());
+        if let Some(address) = address.as_ref().filter(|_| spec.plan.tells_control_in_arguments()) {
+            variables.push((KEY_VARIABLE, address.key.clone().into()));
+        }
         let (cell, directory) = self.cell_for(spec)?.unzip();
         let moment = Moment {
             birthplace: match &directory {
@@ -218,6 +221,7 @@ impl Starter {
                 None => Birthplace::Here,
             },
             death_signal: spec.death_signal_or(DEATH_SIGNAL),
+            control_path: address.as_ref().map_or("", |address| &address.path),
             control: &control,
             variables: &variables,
         };

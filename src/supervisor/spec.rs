@@ -158,7 +158,9 @@ impl WorkerSpec {
         self
     }
 
-    /// Sets an environment variable. The rest is inherited.
+    /// Sets an environment variable. The rest is inherited, but for variables that name descriptors of the host, such as
+    /// `LISTEN_FDS`, `NODE_CHANNEL_FD`, or the jobserver in `MAKEFLAGS` ([list](crate::_documentation::protocol), "Variables that are
+    /// removed"); what is set here is set whatever its name.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.plan.environment.push(EnvironmentChange::Set(name.into(), value.into()));
         self
@@ -212,7 +214,8 @@ impl WorkerSpec {
     }
 
     /// Gives it a control pipe, for calls both ways: its address lands at the `{}`, as in `Pass::arg("--control={}")` or
-    /// `Pass::env("PIPEWRIGHT_CONTROL")`, which is where [`Parent::from_args`](crate::Parent::from_args) looks.
+    /// `Pass::env("PIPEWRIGHT_CONTROL")`, which is where [`Parent::from_args`](crate::Parent::from_args) looks. In an argument it is the
+    /// path alone, and the key is in the variable `PIPEWRIGHT_CONTROL_KEY`; in the environment it is `PATH?KEY`.
     pub fn control(mut self, pass: Pass) -> Self {
         if self.has_control {
             self.plan.mistake.get_or_insert(SpecError::TwoControls);

@@ -317,9 +317,13 @@ pub(crate) struct Hello {
     pub(crate) key: String,
 }
 
+/// Where a worker whose arguments name the path of its control pipe finds the key. An argument list can be read by every user of the
+/// machine, an environment by its owner only.
+pub(crate) const KEY_VARIABLE: &str = "PIPEWRIGHT_CONTROL_KEY";
+
 /// Where a worker finds its parent's control pipe, and the key that says which incarnation of which worker it is:
 /// `/run/user/1000/pipewright/1234-0/control?4f1d…`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) path: String,
     pub(crate) key: String,
@@ -331,11 +335,24 @@ impl fmt::Display for Address {
     }
 }
 
+/// Without the key, which is a secret.
+impl fmt::Debug for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Address").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
 impl FromStr for Address {
     type Err = NotRpc;
 
     fn from_str(text: &str) -> Result<Self, NotRpc> {
         let (path, key) = text.rsplit_once('?').ok_or(NotRpc { reason: "no `?` between the path and the key" })?;
+        Self::new(path, key)
+    }
+}
+
+impl Address {
+    pub(crate) fn new(path: &str, key: &str) -> Result<Self, NotRpc> {
         if !path.starts_with('/') || key.is_empty() {
             return Err(NotRpc { reason: "not an absolute path and a key" });
         }

@@ -16,6 +16,7 @@ mod groups;
 mod guard;
 mod health;
 mod house;
+mod inheritance;
 mod keep_alive;
 mod launch;
 mod limits;

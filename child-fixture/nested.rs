@@ -1,0 +1,64 @@
+//! Hosts that are workers, or children of `make` or Node, themselves.
+
+use crate::{Options, Outcome};
+use pipewright::{EventKind, Parent, Pass, Supervisor, WorkerSpec};
+use serde_json::{Value, json};
+use std::{
+    env,
+    error::Error,
+    io::{self, Write},
+    process::Command,
+};
+
+/// `--depth N`: sends its depth with the names of its environment variables, then has a worker of its own do so, down to depth 0,
+/// and passes on what that says. Its pipe is named by a variable `LEVEL_N`.
+pub(crate) fn level(options: &Options) -> Outcome {
+    let depth: u32 = options.number("depth")?;
+    let parent = Parent::from_env(&format!("LEVEL_{depth}"))?;
+    let names: Vec<String> = env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+    parent.send(&json!({"depth": depth, "names": names}))?;
+    let Some(below) = depth.checked_sub(1) else { return Ok(()) };
+    let supervisor = Supervisor::new()?;
+    let fixture = env::current_exe()?;
+    let spec = match options.get("way") {
+        Some("command") => WorkerSpec::from_command(move || Command::new(&fixture)).args(["level", "--way", "command"]),
+        _ => WorkerSpec::new(fixture).arg("level"),
+    };
+    let spec = spec.args(["--depth", &below.to_string()]).messages(Pass::env(format!("LEVEL_{below}")));
+    supervisor.spawn(spec)?;
+    for message in messages(supervisor) {
+        parent.send(&message?)?;
+    }
+    Ok(())
+}
+
+/// `[--input TEXT] -- PROGRAM ARGUMENT...`: a worker that reads from descriptor 3 and sends messages to 4, which are printed.
+pub(crate) fn run_worker(options: &Options) -> Outcome {
+    let supervisor = Supervisor::new()?;
+    let mut words = options.0.iter().skip_while(|word| *word != "--").skip(1);
+    let program = words.next().ok_or("there is no program")?;
+    let spec = WorkerSpec::new(program).args(words).pipe_to("input", Pass::number(3)).messages(Pass::number(4));
+    let worker = supervisor.spawn(spec)?;
+    let mut input = worker.take_writer("input").ok_or("there is no input")?;
+    input.write_all(options.get("input").unwrap_or_default().as_bytes())?;
+    drop(input);
+    for message in messages(supervisor) {
+        println!("{}", message?);
+    }
+    println!("{}", worker.wait());
+    Ok(io::stdout().flush()?)
+}
+
+/// All messages of its workers; what was damaged is an error.
+fn messages(supervisor: Supervisor) -> impl Iterator<Item = Result<Value, Box<dyn Error>>> {
+    supervisor.close();
+    let events = supervisor.events().clone();
+    events.into_iter().filter_map(move |event| {
+        let _held = &supervisor;
+        match event.kind {
+            EventKind::Message(message) => Some(message.json().map_err(Box::from)),
+            EventKind::Fault(fault) => Some(Err(format!("{fault:?}").into())),
+            _ => None,
+        }
+    })
+}

@@ -1,0 +1,256 @@
+//! Which of the host's environment variables a child inherits.
+//!
+//! A child has descriptors 0, 1, 2 and those that it was granted. A variable that names another one points at nothing there, or at
+//! a descriptor with another purpose: a `make` that takes a worker's message pipe for its jobserver writes tokens into it, and a
+//! Node program takes it for its IPC channel and aborts. Such variables are not inherited. What a spec or a user's own `Command`
+//! sets by intent is set. `docs/protocol.md`, "Variables that are removed", lists them.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+};
+
+/// What begins so is set by a supervisor for one worker, and names a descriptor or an address.
+const PREFIX: &str = "PIPEWRIGHT_";
+
+/// The exception: to whose tree a process belongs, which its descendants inherit.
+const TREE: &str = "PIPEWRIGHT_TREE";
+
+/// Lists the variables outside of [`PREFIX`] that name a handle of this child, separated by `:`, so that a supervisor inside the
+/// child does not let its own workers inherit them.
+pub(super) const HANDLES: &str = "PIPEWRIGHT_HANDLES";
+
+const SEPARATOR: char = ':';
+
+/// Each names descriptors, or belongs to a protocol that is spoken over one or with the process itself.
+const NAMES: [&str; 18] = [
+    // Node's child_process.fork and cluster.fork.
+    "NODE_CHANNEL_FD",
+    "NODE_CHANNEL_SERIALIZATION_MODE",
+    "NODE_UNIQUE_ID",
+    // systemd's sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3), and the descriptor store.
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PIDFDID",
+    "FDSTORE",
+    // Listening sockets from others: Upstart, Perl's Server::Starter, gunicorn, unicorn.
+    "UPSTART_FDS",
+    "SERVER_STARTER_PORT",
+    "GUNICORN_FD",
+    "UNICORN_FD",
+    // A connection: to a Wayland compositor, to an MPI process manager.
+    "WAYLAND_SOCKET",
+    "PMI_FD",
+    // Where bash writes its trace.
+    "BASH_XTRACEFD",
+];
+
+/// As [`NAMES`], numbered or several: einhorn, puma, s6-fdholder.
+const FAMILIES: [&str; 4] = ["EINHORN_FD", "EINHORN_SOCK_FD", "PUMA_INHERIT_", "S6_FD"];
+
+/// Options of `make`, and of what imitates it, that may name a jobserver.
+const MAKE_FLAGS: [&str; 4] = ["MAKEFLAGS", "MFLAGS", "CARGO_MAKEFLAGS", "GNUMAKEFLAGS"];
+
+/// Git writes its traces to the descriptor of this number where a variable of this family is one digit above 2.
+const GIT_TRACE: &str = "GIT_TRACE";
+
+/// What becomes of one variable of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fate {
+    Inherited,
+    Changed(OsString),
+    Removed,
+}
+
+/// What becomes of a variable of the host in a child that does not set it. `handles` is the host's own [`HANDLES`].
+pub(super) fn fate(name: &OsStr, value: &OsStr, handles: Option<&OsStr>) -> Fate {
+    let (bytes, value) = (name.as_bytes(), value.as_bytes());
+    let begins = |prefix: &str| bytes.starts_with(prefix.as_bytes());
+    let is_listed = || {
+        let listed = handles.map(OsStr::as_bytes).unwrap_or_default();
+        listed.split(|&byte| byte == SEPARATOR as u8).any(|other| other == bytes)
+    };
+    if MAKE_FLAGS.iter().any(|flags| name == *flags) {
+        return match without_jobserver(value) {
+            None => Fate::Inherited,
+            Some(rest) if rest.is_empty() => Fate::Removed,
+            Some(rest) => Fate::Changed(OsString::from_vec(rest)),
+        };
+    }
+    let is_removed = (begins(PREFIX) && name != TREE)
+        || NAMES.iter().any(|removed| name == *removed)
+        || FAMILIES.iter().any(|family| begins(family))
+        || (begins(GIT_TRACE) && matches!(value, [b'3'..=b'9']))
+        || is_listed();
+    if is_removed { Fate::Removed } else { Fate::Inherited }
+}
+
+/// The value of [`HANDLES`] for a child that finds its handles under these names; `None` where the prefix tells them.
+pub(super) fn handles(names: &[&OsStr]) -> Option<OsString> {
+    let names = names.iter().map(|name| name.as_bytes());
+    let others: Vec<&[u8]> = names.filter(|name| !name.starts_with(PREFIX.as_bytes())).collect();
+    (!others.is_empty()).then(|| OsString::from_vec(others.join(&(SEPARATOR as u8))))
+}
+
+/// Options of `make` without those that name a jobserver; `None` where there are none. Everything else stays, blanks too.
+///
+/// `-jN` stays: a `make` that finds it has N slots of its own. A bare `-j`, which stands beside the words of older versions and of
+/// cargo, goes with them: alone it would mean any number of jobs. Behind `--` stand definitions of variables, not options.
+fn without_jobserver(flags: &[u8]) -> Option<Vec<u8>> {
+    let pieces = pieces(flags);
+    let end = pieces.iter().position(|piece| word(piece) == b"--").unwrap_or(pieces.len());
+    let (options, definitions) = pieces.split_at_checked(end)?;
+    if !options.iter().any(|piece| is_jobserver(word(piece))) {
+        return None;
+    }
+    let is_number = |piece: &&[u8]| word(piece).first().is_some_and(u8::is_ascii_digit);
+    let kept = options.iter().enumerate().filter(|(at, piece)| {
+        let is_bare = matches!(word(piece), b"-j" | b"--jobs") && !options.get(at + 1).is_some_and(&is_number);
+        !is_bare && !is_jobserver(word(piece))
+    });
+    let rest: Vec<u8> = kept.map(|(_, piece)| *piece).chain(definitions.iter().copied()).flatten().copied().collect();
+    Some(if rest.iter().all(|&byte| is_blank(byte)) { Vec::new() } else { rest })
+}
+
+fn is_jobserver(word: &[u8]) -> bool {
+    [&b"--jobserver-auth="[..], b"--jobserver-fds="].iter().any(|option| word.starts_with(option))
+}
+
+fn is_blank(byte: u8) -> bool {
+    byte == b' ' || byte == b'\t'
+}
+
+/// The text in pieces, each a word with the blanks before it; the last one may be blanks alone. A backslash takes the meaning of the
+/// byte behind it, as `make` writes a blank inside of a word.
+fn pieces(text: &[u8]) -> Vec<&[u8]> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let mut length = rest.iter().take_while(|byte| is_blank(**byte)).count();
+        while let Some(&byte) = rest.get(length).filter(|byte| !is_blank(**byte)) {
+            length += if byte == b'\\' { 2 } else { 1 };
+        }
+        let (piece, others) = rest.split_at_checked(length).unwrap_or((rest, &[]));
+        pieces.push(piece);
+        rest = others;
+    }
+    pieces
+}
+
+fn word(piece: &[u8]) -> &[u8] {
+    let blanks = piece.iter().take_while(|byte| is_blank(**byte)).count();
+    piece.get(blanks..).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn of(name: &str, value: &str) -> Fate {
+        fate(OsStr::new(name), OsStr::new(value), Some(OsStr::new("MY_FD:OTHER")))
+    }
+
+    fn flags(value: &str) -> Option<String> {
+        without_jobserver(value.as_bytes()).map(|rest| String::from_utf8(rest).unwrap())
+    }
+
+    #[test]
+    fn p03_variables_that_name_descriptors_are_removed() {
+        let ours = ["PIPEWRIGHT_MESSAGES", "PIPEWRIGHT_CONTROL", "PIPEWRIGHT_CONTROL_KEY", HANDLES, "MY_FD", "OTHER"];
+        let numbered = ["EINHORN_FD_0", "EINHORN_FD_COUNT", "EINHORN_SOCK_FD", "PUMA_INHERIT_0", "S6_FD#", "S6_FD_0"];
+        for name in ours.into_iter().chain(NAMES).chain(numbered) {
+            assert_eq!(of(name, "3"), Fate::Removed, "{name}");
+        }
+        for name in
+            ["PIPEWRIGHT_TREE", "PATH", "MY", "MY_FD2", "NODE_OPTIONS", "LISTEN_ADDRESS", "GIT_DIR", "MAKELEVEL"]
+        {
+            assert_eq!(of(name, "3"), Fate::Inherited, "{name}");
+        }
+        assert_eq!(fate(OsStr::new("MY_FD"), OsStr::new("3"), None), Fate::Inherited);
+    }
+
+    #[test]
+    fn p03_a_trace_of_git_to_a_descriptor_is_removed() {
+        for (value, expected) in
+            [("3", Fate::Removed), ("9", Fate::Removed), ("2", Fate::Inherited), ("1", Fate::Inherited)]
+        {
+            assert_eq!(of("GIT_TRACE", value), expected);
+            assert_eq!(of("GIT_TRACE2_EVENT", value), expected);
+        }
+        assert_eq!(of("GIT_TRACE", "/tmp/3"), Fate::Inherited);
+    }
+
+    #[test]
+    fn p03_a_jobserver_is_removed_and_other_flags_stay() {
+        for (given, expected) in [
+            (" -j3 --jobserver-auth=3,4", Some(" -j3")),
+            ("k -j3 --jobserver-auth=fifo:/tmp/GMfifo17", Some("k -j3")),
+            ("w --jobserver-fds=3,4 -j -- CC=gcc", Some("w -- CC=gcc")),
+            ("-j --jobserver-fds=3,4 --jobserver-auth=3,4", Some("")),
+            ("--jobserver-auth=3,4 -j 4", Some(" -j 4")),
+            (
+                "rk -j3 --jobserver-auth=3,4 --sync-mutex=fnm:/tmp/GM1 -- A=b\\ --jobserver-auth=c",
+                Some("rk -j3 --sync-mutex=fnm:/tmp/GM1 -- A=b\\ --jobserver-auth=c"),
+            ),
+            ("-I a\\ --jobserver-auth=3,4", None),
+            ("-- A=b --jobserver-auth=3,4", None),
+            ("-j --jobserver-style=pipe", None),
+            ("", None),
+            ("\\", None),
+        ] {
+            assert_eq!(flags(given).as_deref(), expected, "{given:?}");
+        }
+        for name in MAKE_FLAGS {
+            assert_eq!(of(name, "k --jobserver-auth=3,4"), Fate::Changed("k".into()), "{name}");
+            assert_eq!(of(name, "-j --jobserver-auth=3,4"), Fate::Removed, "{name}");
+            assert_eq!(of(name, "-j"), Fate::Inherited, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_names_of_handles_are_told_where_the_prefix_does_not() {
+        assert_eq!(handles(&["PIPEWRIGHT_MESSAGES"].map(OsStr::new)), None);
+        assert_eq!(handles(&["A", "PIPEWRIGHT_CONTROL", "B"].map(OsStr::new)), Some("A:B".into()));
+    }
+
+    /// Words as `make` writes them; those of the jobserver among them.
+    fn any_flags() -> impl Strategy<Value = Vec<String>> {
+        let word = prop_oneof![
+            Just("--jobserver-auth=3,4".to_owned()),
+            Just("--jobserver-auth=fifo:/tmp/a\\ b".to_owned()),
+            Just("--jobserver-fds=10,11".to_owned()),
+            Just("-j3".to_owned()),
+            Just("--".to_owned()),
+            "[a-zA-Z=/-]([a-z]|\\\\ ){0,5}",
+        ];
+        proptest::collection::vec(word, 0..8)
+    }
+
+    proptest! {
+        #[test]
+        fn p03_only_words_of_a_jobserver_are_removed(words in any_flags(), blanks in "[ \t]{1,3}") {
+            let text = words.join(&blanks);
+            let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+            let is_kept = |(at, word): (usize, &String)| (at >= end || !word.starts_with("--jobserver-")).then(|| word.clone());
+            let expected: Vec<String> = words.iter().enumerate().filter_map(is_kept).collect();
+            match without_jobserver(text.as_bytes()) {
+                None => prop_assert_eq!(expected, words),
+                Some(rest) => {
+                    let rest = String::from_utf8(rest).unwrap();
+                    prop_assert_eq!(rest.trim_start_matches([' ', '\t']), expected.join(&blanks));
+                    prop_assert_eq!(without_jobserver(rest.as_bytes()), None);
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_cut_into_pieces_without_loss(text: Vec<u8>) {
+            prop_assert_eq!(pieces(&text).concat(), text);
+        }
+    }
+}
