@@ -25,20 +25,30 @@
 //!
 //! # A test harness
 //!
-//! One process, no supervisor: you read its pipes and wait for it. A child that may hang, or leave others behind that hold its
-//! pipes, wants `read_deadline` here, or a supervisor.
+//! Each test is a worker with a time limit: one that hangs is ended with all that it has started, and one that leaves a descendant
+//! behind that holds its output delays nothing.
 //!
 //! ```
-//! use pipewright::{Output, WorkerSpec};
-//! use std::{io::Read, time::Duration};
+//! use pipewright::{EventKind, Output, Supervisor, WorkerSpec};
+//! use std::time::Duration;
 //!
-//! let mut process = WorkerSpec::new("sh").args(["-c", "echo tested; exit 3"]).stdout(Output::Lines).launch()?;
-//! let mut text = String::new();
-//! process.take_stdout().expect("it is captured").read_to_string(&mut text)?;
-//! let exit = process.wait_timeout(Duration::from_secs(10))?.expect("it has ended");
-//! assert_eq!((text.as_str(), exit.code()), ("tested\n", Some(3)));
+//! let supervisor = Supervisor::new()?;
+//! let test = WorkerSpec::new("sh").args(["-c", "echo tested; exit 3"]);
+//! supervisor.spawn(test.stdout(Output::Lines).stderr(Output::Lines).time_limit(Duration::from_secs(10)))?;
+//! supervisor.close(); // no more workers: the events end with the last one
+//! let (mut text, mut code) = (String::new(), None);
+//! for event in supervisor.events() {
+//!     match event.kind {
+//!         EventKind::Line { line, .. } => text.push_str(&line.text()),
+//!         EventKind::Exited(exit) => code = exit.code(),
+//!         _ => {}
+//!     }
+//! }
+//! assert_eq!((text.as_str(), code), ("tested", Some(3)));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! One process without a supervisor is [`WorkerSpec::launch`]: you read its pipes, with deadlines, and wait for it.
 //!
 //! # A plugin host
 //!

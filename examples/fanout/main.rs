@@ -21,7 +21,7 @@ mod report; // what the user sees
 use compile::{Finished, Told, explain};
 use crossbeam_channel::Receiver;
 use database::{Database, Entry};
-use pipewright::{EventKind, Input, Output, Pass, Supervisor, Worker, WorkerId, WorkerSpec};
+use pipewright::{EventKind, Input, Output, Pass, Supervisor, Survivors, Worker, WorkerId, WorkerSpec};
 use report::Report;
 use std::{
     collections::HashMap,
@@ -194,7 +194,9 @@ impl Build<'_> {
             .messages(Pass::arg("--messages={}"))
             .name(entry.file.to_string_lossy())
             .stdin(Input::Pipe)
-            .stderr(Output::Lines);
+            .stderr(Output::Lines)
+            // What a compiler leaves running on purpose, as sccache's server, is for the next compilation.
+            .survivors(Survivors::Report);
         let text = serde_json::to_vec(entry)?;
         let worker = self.supervisor.spawn(spec)?;
         // Through a pipe, whose end is the end of the entry: with the whole entry on it, a command line can be longer than the

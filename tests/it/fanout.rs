@@ -255,6 +255,27 @@ fn a_compiler_with_a_relative_path_is_found_from_its_directory() {
 }
 
 #[test]
+fn a_daemon_of_a_wrapper_delays_no_build_and_lives_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let told = directory.path().join("pids");
+    assert_eq!(kernel::make_fifo(&told), 0);
+    let pipe = OwnedFd::from(File::options().read(true).write(true).open(&told).unwrap());
+    // As sccache on its first call: the server keeps the standard error that it inherited.
+    let script = "setsid sh -c 'echo $$ >\"$(dirname \"$0\")/pids\"; exec sleep 1000' \"$0\" </dev/null >/dev/null &\nexec cc \"$@\"";
+    let wrapper = compiler(directory.path(), "wrapper", script);
+    let run = run(&fanout().arg(database(directory.path(), &[("a.c", "int a;\n"), ("b.c", "int b;\n")], &wrapper)));
+    assert!(run.exit.success(), "{}\n{}", run.stdout, run.stderr);
+    assert!(kernel::poll_readable(&pipe, DEADLINE), "no daemon has told its number");
+    let mut text = [0; 32];
+    let length = File::from(pipe).read(&mut text).unwrap();
+    for pid in String::from_utf8_lossy(&text[..length]).lines() {
+        let pid: u32 = pid.parse().unwrap();
+        assert!(is_alive(pid), "the daemon {pid} was killed");
+        kernel::kill(pid, libc::SIGKILL);
+    }
+}
+
+#[test]
 fn all_that_a_compiler_prints_is_shown() {
     let directory = tempfile::tempdir().unwrap();
     let script = "echo 'copied to the output'\necho 'a.c:1:2: warning: odd' >&2\necho '    1 | a' >&2";

@@ -24,6 +24,7 @@ mod loop_end;
 mod named;
 mod notify;
 mod pseudo_terminal;
+mod readme;
 mod real_programs;
 mod smuggling;
 mod supervision;

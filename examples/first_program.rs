@@ -1,0 +1,31 @@
+//! The README's first program: workers that send messages.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it shows what happens")]
+
+use pipewright::{EventKind, Output, Pass, Supervisor, WorkerSpec};
+
+#[derive(serde::Deserialize)]
+struct Progress {
+    done: u32,
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let supervisor = Supervisor::new()?;
+    let worker = WorkerSpec::new("./compile-worker")
+        .messages(Pass::arg("--messages={}")) // the number of the pipe replaces {}
+        .stderr(Output::Lines); // standard error comes line by line, and its end with the exit
+    for file in ["a.c", "b.c"] {
+        supervisor.spawn(worker.clone().arg(file))?;
+    }
+    supervisor.close(); // no more workers: the events end with the last one
+    for event in supervisor.events() {
+        match event.kind {
+            EventKind::Message(message) => match message.json::<Progress>() {
+                Ok(Progress { done }) => println!("{}: {done} done", event.worker),
+                Err(error) => eprintln!("{}: {error}", event.worker),
+            },
+            EventKind::Exited(exit) if !exit.success() => eprintln!("{}: {exit}\n{}", event.worker, exit.stderr_text()),
+            _ => {}
+        }
+    }
+    Ok(())
+}

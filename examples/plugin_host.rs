@@ -1,0 +1,32 @@
+//! The README's third program: a plugin that is kept alive.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it shows what happens")]
+
+use pipewright::{EventKind, Output, Pass, Ready, Restart, Supervisor, Watchdog, WorkerSpec};
+use std::time::Duration;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let supervisor = Supervisor::new()?;
+    let _signals = supervisor.terminal_signals()?; // Ctrl-C stops all workers, the second one kills them
+    let spec = WorkerSpec::new("./plugin")
+        .control(Pass::env("PIPEWRIGHT_CONTROL"))
+        .stderr(Output::Lines)
+        .ready(Ready::control().within(Duration::from_secs(5)))
+        .watchdog(Watchdog::ping(Duration::from_secs(30)))
+        .restart(Restart::OnFailure); // after 100 ms, 200 ms, … 30 s; gives up after 5 restarts within 30 s
+    let plugin = supervisor.spawn(spec)?;
+    supervisor.close(); // no more workers: the events end when the plugin will not run again
+    if plugin.wait_ready(Duration::from_secs(5))
+        && let Err(error) = plugin.notify("greet", &["hello"])
+    {
+        eprintln!("{}: {error}", plugin.name());
+    }
+    for event in supervisor.events() {
+        match event.kind {
+            EventKind::Exited(exit) => eprintln!("{}: {exit}: {}", event.worker, exit.stderr_text()),
+            EventKind::GaveUp(reason) => eprintln!("{}: {reason}", event.worker),
+            _ => {}
+        }
+    }
+    print!("{}", supervisor.stop_all().wait(Duration::from_secs(10))); // what still runs: how each worker ended, slowest first
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! The programs of the README, run with workers that misbehave.
+
+use crate::{
+    kernel,
+    support::{DEADLINE, Story, example, read_to_end, wait_gone},
+};
+use pipewright::{EventKind, Output, Process, WorkerSpec};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+
+#[test]
+fn the_readme_shows_the_programs_that_are_tested() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    for name in ["first_program.rs", "plugin_host.rs"] {
+        let program = fs::read_to_string(root.join("examples").join(name)).unwrap();
+        let code = &program[program.find("use pipewright").unwrap()..];
+        assert!(readme.contains(&format!("```rust,no_run\n{code}```")), "the README shows another {name}");
+    }
+}
+
+/// Starts a program of the README where its worker is this shell script.
+fn start(program: &str, worker: &str, script: &str) -> (tempfile::TempDir, Process) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(worker);
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let spec = WorkerSpec::new(example(program)).current_dir(directory.path());
+    (directory, spec.stdout(Output::Lines).stderr(Output::Lines).launch().unwrap())
+}
+
+/// Its code and all it has printed.
+#[track_caller]
+fn finish(mut process: Process) -> (Option<i32>, String) {
+    let streams = [process.take_stdout().unwrap(), process.take_stderr().unwrap()];
+    let text: Vec<u8> = streams.iter().flat_map(read_to_end).collect();
+    let exit = process.wait_timeout(DEADLINE).unwrap().expect("its end");
+    (exit.code(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn p15_the_plugin_host_ends_with_its_plugin() {
+    for (script, expected) in [
+        ("exit 0", "#1: exit code 0"),
+        ("echo 'no licence' >&2; exit 0", "#1: exit code 0: no licence"),
+        // Neither connects nor ends by itself.
+        ("sleep 0.2 & exit 0", "#1: exit code 0"),
+    ] {
+        let (_directory, process) = start("plugin_host", "plugin", script);
+        let (code, text) = finish(process);
+        assert!(code == Some(0) && text.contains(expected), "{script}: {code:?}: {text}");
+    }
+}
+
+#[test]
+fn p15_the_plugin_host_stops_a_plugin_that_hangs() {
+    let (directory, process) =
+        start("plugin_host", "plugin", "while :; do [ -p pid ] && break; done; echo $$ >pid; exec sleep 1000");
+    // It is not ready within five seconds, and would be restarted until it is given up; Ctrl-C ends it before.
+    let fifo = directory.path().join("pid");
+    assert_eq!(kernel::make_fifo(&fifo), 0);
+    let pipe = fs::File::options().read(true).write(true).open(fifo).unwrap();
+    assert!(kernel::poll_readable(&pipe, DEADLINE), "the plugin has not started");
+    let mut pid = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(pipe), &mut pid).unwrap();
+    process.signal(libc::SIGINT).unwrap();
+    let (code, text) = finish(process);
+    assert!(code == Some(0) && text.contains("#1: killed by signal"), "{code:?}: {text}");
+    wait_gone(pid.trim().parse().unwrap());
+}
+
+#[test]
+fn p02_the_first_program_goes_on_after_garbage() {
+    let script = "h=${1#--messages=}\ncase $2 in a.c) echo '{\"done\": \"no\"}' >&$h; echo '{\"done\": 7}' >&$h ;; *) echo broken >&2; exit 3 ;; esac";
+    let (_directory, process) = start("first_program", "compile-worker", script);
+    let (code, text) = finish(process);
+    assert_eq!(code, Some(0), "{text}");
+    for expected in ["#1: 7 done", "at byte 12", "#2: exit code 3\nbroken"] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+}
+
+#[test]
+fn p15_a_harness_ends_a_test_that_hangs_and_one_that_leaves_a_daemon() {
+    let mut story = Story::new();
+    for script in ["echo tested; sleep 1000", "echo tested; setsid sleep 1000 & exit 3"] {
+        let test = WorkerSpec::new("sh").args(["-c", script]).time_limit(Duration::from_millis(300));
+        story.supervisor.spawn(test.stdout(Output::Lines).stderr(Output::Lines)).unwrap();
+    }
+    story.supervisor.close();
+    let (mut lines, mut exits) = (0, 0);
+    while exits < 2 {
+        story.find(|event| match &event.kind {
+            EventKind::Line { line, .. } => {
+                lines += u32::from(line.text() == "tested");
+                Some(())
+            }
+            EventKind::Exited(_) => {
+                exits += 1;
+                Some(())
+            }
+            _ => None,
+        });
+    }
+    assert_eq!(lines, 2, "{:#?}", story.told);
+}
