@@ -11,19 +11,29 @@ use super::{
     stream::Stream,
     wait::{Begun, Wait},
 };
-use crate::sys::{poll::Interest, socket};
+use crate::sys::{pidfd::own_pid, poll::Interest, socket};
 
 /// The reading half of a [`Stream`]. Dropping it makes the other side's writes fail.
 #[derive(Debug)]
-pub struct ReadHalf(Stream);
+pub struct ReadHalf(Stream, Owner);
 
 /// The writing half of a [`Stream`]. Dropping it tells the other side that no more will come.
 #[derive(Debug)]
-pub struct WriteHalf(Stream);
+pub struct WriteHalf(Stream, Owner);
+
+/// The process that has split the stream. Its forks have copies of the half, whose drop must not end the connection for it.
+#[derive(Debug)]
+struct Owner(i32);
+
+impl Owner {
+    fn is_us(&self) -> bool {
+        self.0 == own_pid()
+    }
+}
 
 impl ReadHalf {
-    pub(super) const fn new(stream: Stream) -> Self {
-        Self(stream)
+    pub(super) fn new(stream: Stream) -> Self {
+        Self(stream, Owner(own_pid()))
     }
 
     /// The whole stream, for what is not reading.
@@ -33,8 +43,8 @@ impl ReadHalf {
 }
 
 impl WriteHalf {
-    pub(super) const fn new(stream: Stream) -> Self {
-        Self(stream)
+    pub(super) fn new(stream: Stream) -> Self {
+        Self(stream, Owner(own_pid()))
     }
 
     /// The whole stream, for what is not writing.
@@ -45,15 +55,19 @@ impl WriteHalf {
 
 impl Drop for ReadHalf {
     fn drop(&mut self) {
-        // Fails only when the other side is gone already.
-        drop(socket::shutdown(self.0.socket(), Shutdown::Read));
+        if self.1.is_us() {
+            // Fails only when the other side is gone already.
+            drop(socket::shutdown(self.0.socket(), Shutdown::Read));
+        }
     }
 }
 
 impl Drop for WriteHalf {
     fn drop(&mut self) {
-        // Fails only when the other side is gone already.
-        drop(socket::shutdown(self.0.socket(), Shutdown::Write));
+        if self.1.is_us() {
+            // Fails only when the other side is gone already.
+            drop(socket::shutdown(self.0.socket(), Shutdown::Write));
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use crate::sys::{
     bare::BareStream,
     closing::{self, ClosedElsewhere},
     identity,
+    pidfd::own_pid,
     poll::{Deadline, Interest},
     socket::{self, SocketType},
     wake::{Flag, Places},
@@ -238,19 +239,23 @@ impl AsFd for Listener {
 
 /// One of the places of a listener. Dropping it makes room for the next client.
 #[derive(Debug)]
-pub(super) struct Instance(Arc<Instances>);
+pub(super) struct Instance {
+    all: Arc<Instances>,
+    /// The process that has accepted the client. A fork of it shares the count of free places.
+    owner: i32,
+}
 
 impl Instance {
     fn new(instances: &Arc<Instances>) -> Self {
         instances.live.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(instances))
+        Self { all: Arc::clone(instances), owner: own_pid() }
     }
 }
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        self.0.live.fetch_sub(1, Ordering::Relaxed);
-        if let Some(places) = &self.0.places {
+        self.all.live.fetch_sub(1, Ordering::Relaxed);
+        if let Some(places) = self.all.places.as_ref().filter(|_| self.owner == own_pid()) {
             places.free();
         }
     }

@@ -53,7 +53,8 @@ pub(super) enum Place {
 
 impl PipeName {
     /// An absolute path is used as it is. A plain name lives in the user's own directory: `$XDG_RUNTIME_DIR/pipewright/`, or
-    /// `/tmp/pipewright-<uid>/` where the variable is not set to an absolute path. The environment is read here and not again.
+    /// `/tmp/pipewright-<uid>/` where the variable is not set to an absolute path. `TMPDIR` has no say: server and clients often
+    /// differ in it, and would not find each other. The environment is read here and not again.
     ///
     /// The private directory is made (0700) by whoever needs it first, server or client, and refused unless it is a directory
     /// of this user that nobody else may enter. Root makes none in another user's directory, as
@@ -80,21 +81,35 @@ impl PipeName {
         Ok(Self { place: Place::Private(path) })
     }
 
-    /// The path where .NET's `NamedPipeServerStream` of this name listens on Unix: `$TMPDIR` or `/tmp`, then `CoreFxPipe_` and
-    /// the name; an absolute path is itself. .NET only knows byte pipes, and no handshake.
+    /// The path where .NET's `NamedPipeServerStream` of this name listens on Unix: `$TMPDIR`, or `/tmp` where that is not set or
+    /// empty, then `CoreFxPipe_` and the name; an absolute path is itself. A relative `TMPDIR` is meant from the working directory
+    /// of this moment. The path has at most 107 bytes, as .NET opens no longer one. .NET only knows byte pipes, and no handshake.
+    ///
+    /// A .NET server deletes whatever socket has its path before it binds, also that of a living server. So it takes the name of
+    /// a [`Listener`](super::named::Listener) without an error on either side: the listener is not found any more, and does not
+    /// remove the other server's socket when it is dropped. A `Listener` never takes the name of a living .NET server.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new).
+    /// As [`new`](Self::new), except that a name may begin with a `.`; [`NameError::TooLong`] from 108 bytes on.
     pub fn dotnet(name: impl AsRef<OsStr>) -> Result<Self, NameError> {
         let name = name.as_ref();
-        if name.as_bytes().first() == Some(&b'/') {
-            return Self::new(name);
+        let path = if name.as_bytes().first() == Some(&b'/') {
+            PathBuf::from(name)
+        } else {
+            check_file_name(name)?;
+            let mut file = OsString::from("CoreFxPipe_");
+            file.push(name);
+            let directory = std::env::var_os("TMPDIR").filter(|directory| !directory.is_empty());
+            PathBuf::from(directory.unwrap_or_else(|| "/tmp".into())).join(file)
+        };
+        let failed = |source| NameError::Os { path: path.as_path().into(), source };
+        let path = if path.is_absolute() { path.clone() } else { std::path::absolute(&path).map_err(failed)? };
+        let path = checked_path(path)?;
+        match path.as_os_str().len() {
+            bytes if bytes > socket::PATH_BYTES_MAX => Err(NameError::TooLong { bytes, limit: socket::PATH_BYTES_MAX }),
+            _ => Ok(Self { place: Place::Path(path) }),
         }
-        check_plain(name)?;
-        let mut file = OsString::from("CoreFxPipe_");
-        file.push(name);
-        checked_path(std::env::temp_dir().join(file)).map(|path| Self { place: Place::Path(path) })
     }
 
     /// A name in Linux' abstract namespace: no file, nothing to clean up, gone with its server.
@@ -191,7 +206,10 @@ pub enum NameError {
         limit: usize,
     },
     /// The directory of the private names is not ours alone. Nothing in it can be trusted.
-    #[error("{} cannot hold private pipes: {found}", printable_path(path))]
+    #[error(
+        "{} cannot hold private pipes: {found}; set XDG_RUNTIME_DIR, or give an absolute path",
+        printable_path(path)
+    )]
     NotPrivate {
         /// The directory.
         path: Box<Path>,
@@ -222,6 +240,11 @@ impl From<NameError> for io::Error {
 }
 
 fn check_plain(name: &OsStr) -> Result<(), NameError> {
+    check_file_name(name)?;
+    if name.as_bytes().starts_with(b".") { Err(NameError::Hidden) } else { Ok(()) }
+}
+
+fn check_file_name(name: &OsStr) -> Result<(), NameError> {
     let bytes = name.as_bytes();
     if bytes.is_empty() {
         return Err(NameError::Empty);
@@ -231,9 +254,6 @@ fn check_plain(name: &OsStr) -> Result<(), NameError> {
     }
     if bytes.eq_ignore_ascii_case(b"anonymous") {
         return Err(NameError::Reserved);
-    }
-    if bytes.starts_with(b".") {
-        return Err(NameError::Hidden);
     }
     Ok(())
 }
@@ -315,9 +335,9 @@ mod tests {
         ensure_private(&base.join("fresh")).unwrap();
 
         std::os::unix::fs::symlink(base.join("fresh"), base.join("link")).unwrap();
-        assert!(refusal(&base.join("link")).ends_with("it is a symbolic link"));
+        assert!(refusal(&base.join("link")).contains("pipes: it is a symbolic link;"));
         fs::write(base.join("file"), "").unwrap();
-        assert!(refusal(&base.join("file")).ends_with("it is not a directory"));
+        assert!(refusal(&base.join("file")).contains("pipes: it is not a directory;"));
         DirBuilder::new().mode(0o750).create(base.join("open")).unwrap();
         assert!(refusal(&base.join("open")).contains("its mode is 0750"));
         if identity::effective_uid() == 0 {
@@ -325,7 +345,9 @@ mod tests {
             std::os::unix::fs::chown(base.join("theirs"), Some(65_500), None).unwrap();
             assert!(refusal(&base.join("theirs")).contains("it belongs to the user 65500"));
             let in_theirs = base.join("theirs").join("ours");
-            assert!(refusal(&in_theirs).ends_with("it would be in a directory of the user 65500, and we are root"));
+            assert!(
+                refusal(&in_theirs).contains("pipes: it would be in a directory of the user 65500, and we are root;")
+            );
             assert!(!in_theirs.exists());
             fs::set_permissions(base.join("theirs"), Permissions::from_mode(0o1777)).unwrap();
             ensure_private(&in_theirs).unwrap();

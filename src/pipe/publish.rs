@@ -9,10 +9,10 @@ use std::{
         unix::{
             ffi::OsStrExt,
             fs::{FileTypeExt, MetadataExt, PermissionsExt, chown},
+            net::UnixDatagram,
         },
     },
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use super::{
@@ -22,13 +22,11 @@ use super::{
 use crate::{
     sys::{
         lock,
+        pidfd::own_pid,
         socket::{self, Address, SocketType},
     },
     text::printable_path,
 };
-
-/// How long a probe waits for a place in the backlog of what may be a living server: if it must wait, the server lives.
-const PROBE_WAIT: Duration = Duration::from_millis(1);
 
 /// How often a lock file may vanish under us, because its server ends just now, before we give up.
 const LOCK_TRIES: u32 = 100;
@@ -52,6 +50,17 @@ pub enum ListenError {
         /// Where.
         path: Box<Path>,
     },
+    /// The lock file beside the socket, which says whether a server lives, cannot be opened. Another user may have made it, where
+    /// several may write to the directory: then the name cannot be taken before that file is removed.
+    #[error("cannot open the lock file {}{}: {source}", printable_path(lock), owned_by(*owner))]
+    LockFile {
+        /// The lock file: `.NAME.lock` beside the socket.
+        lock: Box<Path>,
+        /// The user it belongs to; `None` where it is not there or cannot be looked at.
+        owner: Option<u32>,
+        /// The kernel's reason.
+        source: io::Error,
+    },
     /// A limit of no instances at all.
     #[error("max_instances must be at least 1")]
     NoInstances,
@@ -73,13 +82,17 @@ pub enum ListenError {
 
 explains_itself!(ListenError);
 
+fn owned_by(owner: Option<u32>) -> String {
+    owner.map(|uid| format!(", which belongs to user {uid}")).unwrap_or_default()
+}
+
 impl From<ListenError> for io::Error {
     fn from(error: ListenError) -> Self {
         let kind = match &error {
             ListenError::InUse { .. } => io::ErrorKind::AddrInUse,
             ListenError::NotASocket { .. } => io::ErrorKind::AlreadyExists,
             ListenError::NoInstances | ListenError::Unreachable { .. } => io::ErrorKind::InvalidInput,
-            ListenError::Os { source, .. } => source.kind(),
+            ListenError::Os { source, .. } | ListenError::LockFile { source, .. } => source.kind(),
             ListenError::Name(_) => io::ErrorKind::PermissionDenied,
         };
         Self::new(kind, error)
@@ -101,10 +114,15 @@ struct Held {
     lock_path: PathBuf,
     /// Locked as long as we live, whatever kills us: nobody needs to ask a living server whether it lives.
     _lock: File,
+    /// The process that took the name. A fork of it has a copy, whose drop must not take the name away.
+    owner: i32,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
+        if self.owner != own_pid() {
+            return;
+        }
         // The lock is still held, so nobody of ours can have taken the name since we look.
         if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file) {
             drop(fs::remove_file(&self.path));
@@ -125,7 +143,7 @@ pub(crate) fn sweep(path: &Path, prefix: &str) {
         // A living one holds its lock.
         let Ok(lock) = take_lock(&path, &lock_path) else { continue };
         if remove_dead(&path).is_ok() {
-            drop(Held { path, file: (0, 0), lock_path, _lock: lock });
+            drop(Held { path, file: (0, 0), lock_path, _lock: lock, owner: own_pid() });
         }
     }
 }
@@ -159,7 +177,7 @@ pub(super) fn publish(
     };
     let lock_path = beside(path, &[b".", file_name(path), b".lock"]);
     let lock = take_lock(path, &lock_path)?;
-    let mut held = Held { path: path.clone(), file: (0, 0), lock_path, _lock: lock };
+    let mut held = Held { path: path.clone(), file: (0, 0), lock_path, _lock: lock, owner: own_pid() };
     held.file = place(&socket, path, access, backlog)?;
     Ok((socket, Publication { _held: Some(held) }))
 }
@@ -222,7 +240,11 @@ impl Drop for Hidden {
 fn take_lock(path: &Path, lock_path: &Path) -> Result<File, ListenError> {
     let failed = |source| ListenError::Os { path: path.into(), source };
     for _ in 0..LOCK_TRIES {
-        let file = lock::open_lock_file(lock_path).map_err(failed)?;
+        let file = lock::open_lock_file(lock_path).map_err(|source| ListenError::LockFile {
+            lock: lock_path.into(),
+            owner: fs::symlink_metadata(lock_path).ok().map(|found| found.uid()),
+            source,
+        })?;
         if !lock::try_lock(&file).map_err(failed)? {
             break;
         }
@@ -238,7 +260,7 @@ fn take_lock(path: &Path, lock_path: &Path) -> Result<File, ListenError> {
     Err(ListenError::InUse { path: path.into() })
 }
 
-/// Removes the file of a socket that nobody listens on any more. Time out is no proof of death; only the kernel's "refused" is.
+/// Removes the file of a socket whose server is dead. Only the kernel's "refused" proves that.
 fn remove_dead(path: &Path) -> Result<(), ListenError> {
     let failed = |source| ListenError::Os { path: path.into(), source };
     match fs::symlink_metadata(path) {
@@ -247,9 +269,10 @@ fn remove_dead(path: &Path) -> Result<(), ListenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
     }
-    // Of whatever type the server there is: a dead one refuses, a living one of another type says so.
-    let probe = socket::new(SocketType::Stream).map_err(failed)?;
-    socket::set_send_timeout(probe.as_fd(), PROBE_WAIT).map_err(failed)?;
+    // The probe is of a type that no server of ours has. The kernel finds out whether any socket is bound to the file, then that
+    // the types differ (EPROTOTYPE), and only then whether the socket listens. So the server never sees the probe, and one that has
+    // bound its socket and does not listen yet counts as alive.
+    let probe = OwnedFd::from(UnixDatagram::unbound().map_err(failed)?);
     match connect_path(&probe, path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

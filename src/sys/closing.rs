@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     conduct,
+    pidfd::own_pid,
     socket::{self, Wait},
 };
 
@@ -50,24 +51,31 @@ impl Drop for UnderWay {
 
 /// A socket in which others may have left descriptors that nobody has taken: unless it is empty it is closed elsewhere.
 #[derive(Debug)]
-pub(crate) struct ClosedElsewhere(ManuallyDrop<OwnedFd>);
+pub(crate) struct ClosedElsewhere {
+    socket: ManuallyDrop<OwnedFd>,
+    /// A fork of this process has a copy. Shut down there, the socket would end here too.
+    owner: libc::pid_t,
+}
 
 impl ClosedElsewhere {
-    pub(crate) const fn new(socket: OwnedFd) -> Self {
-        Self(ManuallyDrop::new(socket))
+    pub(crate) fn new(socket: OwnedFd) -> Self {
+        Self { socket: ManuallyDrop::new(socket), owner: own_pid() }
     }
 
     pub(crate) fn into_descriptor(self) -> OwnedFd {
         let mut kept = ManuallyDrop::new(self);
         // SAFETY: `kept` is not dropped, so nobody else takes it.
-        unsafe { ManuallyDrop::take(&mut kept.0) }
+        unsafe { ManuallyDrop::take(&mut kept.socket) }
     }
 }
 
 impl Drop for ClosedElsewhere {
     fn drop(&mut self) {
         // SAFETY: this is the end of it; `into_descriptor`, the other one that takes it, does not come here.
-        let socket = unsafe { ManuallyDrop::take(&mut self.0) };
+        let socket = unsafe { ManuallyDrop::take(&mut self.socket) };
+        if self.owner != own_pid() {
+            return;
+        }
         // Nobody can send any more. Fails where the other side is gone, and nobody could.
         drop(socket::shutdown(socket.as_fd(), Shutdown::Read));
         if !is_empty(socket.as_fd()) {
@@ -105,6 +113,6 @@ fn is_left_by_all(listener: BorrowedFd<'_>) -> bool {
 
 impl AsFd for ClosedElsewhere {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }

@@ -41,6 +41,7 @@ mod files;
 mod identity;
 mod instances;
 mod messages;
+mod names;
 
 use std::{
     collections::BTreeSet,
