@@ -149,7 +149,7 @@ pub use text::{Printable, printable};
 pub use wire::{
     calls::CallError,
     frame::{Fault, FaultKind, Framing},
-    message::{DecodeError, Line, Message},
+    message::{DecodeError, Line, LineEnding, Message},
     request::{Notification, Request},
     rpc::RemoteError,
 };

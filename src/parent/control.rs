@@ -180,7 +180,7 @@ impl Control {
                 *heard = None;
             }
         };
-        if let Some(line) = deframer.whole_line(bytes) {
+        if let Some((line, _)) = deframer.whole_line(bytes) {
             self.hear(line, &mut hear);
             return heard.is_some();
         }
@@ -188,9 +188,9 @@ impl Control {
         for piece in batch.drain() {
             match piece {
                 Piece::Fault(fault) => self.answer_too_long(&fault),
-                Piece::Frames { bytes, spans } => {
+                Piece::Frames { bytes, spans, offset: _ } => {
                     for span in spans {
-                        self.hear(bytes.get(span.start as usize..span.end as usize).unwrap_or_default(), &mut hear);
+                        self.hear(span.of(&bytes), &mut hear);
                     }
                 }
             }

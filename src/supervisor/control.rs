@@ -14,7 +14,10 @@ use crate::{
         bare::{self, BareStream},
         closing, random,
     },
-    wire::rpc::{self, Address, HELLO, Hello, Packet},
+    wire::{
+        frame::BYTE_ORDER_MARK,
+        rpc::{self, Address, HELLO, Hello, Packet},
+    },
 };
 use std::{
     collections::HashMap,
@@ -67,6 +70,8 @@ pub(super) fn address(path: &str) -> io::Result<Address> {
 struct Visitor {
     socket: BareStream,
     said: Vec<u8>,
+    /// The length of its first line, once that was taken out of `said`.
+    hello_bytes: u64,
     /// What it has shown, where nobody of that key is there yet: the start of a worker may be told after its first line.
     key: Option<String>,
 }
@@ -77,6 +82,8 @@ pub(super) struct Known {
     pub(super) place: Place,
     pub(super) socket: BareStream,
     pub(super) said: Vec<u8>,
+    /// How many bytes came before `said`.
+    pub(super) hello_bytes: u64,
 }
 
 /// What has come of a visitor.
@@ -130,7 +137,7 @@ impl Control {
         };
         let socket = stream.into_descriptor().and_then(BareStream::new).map_err(drop)?;
         self.last_visitor += 1;
-        self.visitors.insert(self.last_visitor, Visitor { socket, said: Vec::new(), key: None });
+        self.visitors.insert(self.last_visitor, Visitor { socket, said: Vec::new(), hello_bytes: 0, key: None });
         Ok(Some(self.last_visitor))
     }
 
@@ -146,11 +153,11 @@ impl Control {
     /// A worker was started. It may have connected already.
     pub(super) fn expect(&mut self, key: String, place: Place) -> Option<Known> {
         let early = self.visitors.iter().find(|(_, visitor)| visitor.key.as_deref() == Some(&key)).map(|(id, _)| *id);
-        let Some(Visitor { socket, said, .. }) = early.and_then(|id| self.visitors.remove(&id)) else {
+        let Some(Visitor { socket, said, hello_bytes, .. }) = early.and_then(|id| self.visitors.remove(&id)) else {
             self.expected.insert(key, place);
             return None;
         };
-        Some(Known { place, socket, said })
+        Some(Known { place, socket, said, hello_bytes })
     }
 
     /// Nobody of this place is expected any more.
@@ -185,17 +192,19 @@ impl Control {
         let Some(end) = memchr::memchr(b'\n', &visitor.said) else { return Visit::GoesOn };
         let Some(key) = key(visitor.said.get(..end).unwrap_or_default()) else { return Visit::Over };
         visitor.said.drain(..=end);
+        visitor.hello_bytes = end as u64 + 1;
         let Some(place) = self.expected.remove(&key) else {
             visitor.key = Some(key);
             return Visit::Waits;
         };
-        let Some(Visitor { socket, said, .. }) = self.visitors.remove(&id) else { return Visit::Over };
-        Visit::Known(Known { place, socket, said })
+        let Some(Visitor { socket, said, hello_bytes, .. }) = self.visitors.remove(&id) else { return Visit::Over };
+        Visit::Known(Known { place, socket, said, hello_bytes })
     }
 }
 
 /// The key in a first line.
 fn key(line: &[u8]) -> Option<String> {
+    let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
     match rpc::parse(line).ok()? {
         Packet::Notification { method, params: Some(params) } if method == HELLO => {
             serde_json::from_str::<Hello>(params.get()).ok().map(|hello| hello.key)

@@ -76,11 +76,12 @@ pub enum EventKind {
     Line {
         /// To which.
         stream: Stream,
-        /// The line, without its end. One that is longer than 64 KiB comes in pieces of that length, each as a line.
+        /// The line, without its [ending](Line::ending). One that is longer than 64 KiB comes in pieces of that length, each as a
+        /// line that [is partial](Line::is_partial).
         line: Line,
     },
-    /// Something came through its message stream that is not a message: cut off by its death, too long, or, with
-    /// [`check_json`](crate::WorkerSpec::check_json), not JSON. The stream goes on behind it.
+    /// Something came through its message stream that is not a message: cut off by its death, torn, too long, or, with
+    /// [`check_json`](crate::WorkerSpec::check_json) or a framing that announces sizes, not JSON. The stream goes on behind it.
     Fault(Box<FaultEvent>),
     /// It has connected to its control pipe. What was sent to it before goes out now.
     Connected,
@@ -266,7 +267,7 @@ mod tests {
             (Stream::Stdout.to_string(), GaveUp::TooOften.to_string()),
             ("stdout".into(), "it was restarted too often".into())
         );
-        let fault = Fault::new(FaultKind::NotRpc, 3, b"a\xffb");
-        assert_eq!(fault.to_string(), "a line of 3 bytes that is not JSON-RPC 2.0: `a\u{fffd}b`");
+        let fault = Fault::new(FaultKind::NotRpc, 40, 3, b"a\xffb");
+        assert_eq!(fault.to_string(), "a line of 3 bytes that is not JSON-RPC 2.0, at offset 40: `a\u{fffd}b`");
     }
 }

@@ -340,14 +340,17 @@ impl Live {
             // All of a chunk's events are made before the first is sent: see `Message::of`.
             match piece {
                 Piece::Fault(fault) => ready.push(self.event(self.fault(fault))),
-                Piece::Frames { bytes, spans } => {
+                Piece::Frames { bytes, offset, spans } => {
                     let chunk = self.chunk(bytes, spans);
                     match kind {
                         Kind::Messages { check: false } => {
                             ready.extend(Message::of(chunk, spans).map(EventKind::Message).map(event));
                         }
                         Kind::Messages { check: true } => {
-                            ready.extend(Message::of(chunk, spans).map(|message| event(self.checked(message))));
+                            let messages = Message::of(chunk, spans).zip(spans);
+                            let checked =
+                                messages.map(|(message, span)| self.checked(message, offset + span.start() as u64));
+                            ready.extend(checked.map(event));
                         }
                         Kind::Lines(stream) => {
                             ready.extend(Line::of(chunk, spans).map(|line| event(EventKind::Line { stream, line })));
@@ -393,10 +396,11 @@ impl Live {
         EventKind::Fault(Box::new(FaultEvent { fault, _charge: charge }))
     }
 
-    fn checked(&self, message: Message) -> EventKind {
+    /// A message, if it is one; it began at this place in the stream.
+    fn checked(&self, message: Message, offset: u64) -> EventKind {
         match check(message.as_bytes()) {
             Ok(()) => EventKind::Message(message),
-            Err(kind) => self.fault(Fault::new(kind, message.len() as u64, message.as_bytes())),
+            Err(kind) => self.fault(Fault::new(kind, offset, message.len() as u64, message.as_bytes())),
         }
     }
 
@@ -431,7 +435,8 @@ impl Listener {
             StreamId::Stderr => spec.messages == MessageSource::Stderr,
         };
         let (kind, deframer) = if messages {
-            (Kind::Messages { check: spec.check_json }, Deframer::new(spec.framing, spec.max_frame))
+            let check = spec.check_json || spec.framing.announces_sizes();
+            (Kind::Messages { check }, Deframer::new(spec.framing, spec.max_frame))
         } else {
             let stream = if id == StreamId::Stdout { Stream::Stdout } else { Stream::Stderr };
             (Kind::Lines(stream), Deframer::text(MAX_LINE))

@@ -30,19 +30,39 @@ pub(super) enum Heard {
     Fault(Fault),
 }
 
-impl Reading {
-    fn new(max_frame: usize) -> Self {
-        let deframer = Deframer::new(Framing::Lines, max_frame);
-        Self { deframer, batch: Batch::default(), unheard: Vec::new(), scratch: Vec::new() }
+/// The bytes of a line, and where it begins in the connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RawLine<'a> {
+    bytes: &'a [u8],
+    offset: u64,
+}
+
+impl RawLine<'_> {
+    /// No bytes: for lines whose bytes are not kept, since no fault can come of them any more.
+    pub(super) const NONE: RawLine<'static> = RawLine { bytes: &[], offset: 0 };
+
+    fn heard(self) -> Heard {
+        match rpc::parse(self.bytes) {
+            Ok(packet) => Heard::Packet(packet, self.bytes.len()),
+            Err(_) => Heard::Fault(self.not_rpc()),
+        }
     }
 
-    /// With what was read already; nobody has been asked anything yet.
-    pub(super) fn begun(max_frame: usize, said: &[u8]) -> Self {
-        let mut reading = Self::new(max_frame);
+    /// A line that is no JSON-RPC, or answers no open request.
+    pub(super) fn not_rpc(self) -> Fault {
+        Fault::new(FaultKind::NotRpc, self.offset, self.bytes.len() as u64, self.bytes)
+    }
+}
+
+impl Reading {
+    /// With the bytes that were read behind the first `position`; no request was sent before them.
+    pub(super) fn begun(max_frame: usize, said: &[u8], position: u64) -> Self {
+        let deframer = Deframer::new(Framing::Lines, max_frame).starting_at(position);
+        let mut reading = Self { deframer, batch: Batch::default(), unheard: Vec::new(), scratch: Vec::new() };
         if !said.is_empty() {
             reading.understand(said, |heard, line, unheard| {
                 let is_answer = matches!(heard, Heard::Packet(Packet::Response { .. }, _));
-                unheard.push(if is_answer { Heard::Fault(not_rpc(line)) } else { heard });
+                unheard.push(if is_answer { Heard::Fault(line.not_rpc()) } else { heard });
             });
         }
         reading
@@ -59,10 +79,11 @@ impl Reading {
     }
 
     /// Understands what was read, each line with its bytes; no bytes are the end of the connection.
-    pub(super) fn understand(&mut self, bytes: &[u8], mut hear: impl FnMut(Heard, &[u8], &mut Vec<Heard>)) {
+    pub(super) fn understand(&mut self, bytes: &[u8], mut hear: impl FnMut(Heard, RawLine<'_>, &mut Vec<Heard>)) {
         let Self { deframer, batch, unheard, scratch: _ } = self;
-        if let Some(line) = deframer.whole_line(bytes) {
-            return hear(heard(line), line, unheard);
+        if let Some((bytes, offset)) = deframer.whole_line(bytes) {
+            let line = RawLine { bytes, offset };
+            return hear(line.heard(), line, unheard);
         }
         if bytes.is_empty() {
             deframer.finish(batch);
@@ -71,26 +92,14 @@ impl Reading {
         }
         for piece in batch.drain() {
             match piece {
-                Piece::Fault(fault) => hear(Heard::Fault(fault), &[], unheard),
-                Piece::Frames { bytes, spans } => {
+                Piece::Fault(fault) => hear(Heard::Fault(fault), RawLine::NONE, unheard),
+                Piece::Frames { bytes, offset, spans } => {
                     for span in spans {
-                        let line = bytes.get(span.start as usize..span.end as usize).unwrap_or_default();
-                        hear(heard(line), line, unheard);
+                        let line = RawLine { bytes: span.of(&bytes), offset: offset + span.start() as u64 };
+                        hear(line.heard(), line, unheard);
                     }
                 }
             }
         }
     }
-}
-
-fn heard(line: &[u8]) -> Heard {
-    match rpc::parse(line) {
-        Ok(packet) => Heard::Packet(packet, line.len()),
-        Err(_) => Heard::Fault(not_rpc(line)),
-    }
-}
-
-/// A line that is no JSON-RPC, or answers what nobody has asked.
-pub(super) fn not_rpc(line: &[u8]) -> Fault {
-    Fault::new(FaultKind::NotRpc, line.len() as u64, line)
 }

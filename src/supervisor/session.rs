@@ -5,7 +5,7 @@ use super::{
     link::{Connection, Link},
     live::Outlet,
     meter::Meter,
-    reading::{Heard, Reading, not_rpc},
+    reading::{Heard, RawLine, Reading},
 };
 use crate::{
     policy::window::{EVENT_BYTES, Levels},
@@ -104,7 +104,7 @@ impl Session {
         // One that is paused has the end of its worker read all the same.
         let Some(mut reading) = self.held.take().or_else(|| self.link.take_reading()) else { return false };
         for heard in std::mem::take(&mut reading.unheard) {
-            self.hear(heard, &[], &about, outlet);
+            self.hear(heard, RawLine::NONE, &about, outlet);
         }
         let read = self.connection.socket.receive(scratch);
         let is_over = match read {
@@ -124,7 +124,7 @@ impl Session {
     }
 
     /// What has come, and its line where that was read just now.
-    fn hear(&mut self, heard: Heard, line: &[u8], about: &impl Fn(EventKind) -> Event, outlet: &mut Outlet) {
+    fn hear(&mut self, heard: Heard, line: RawLine<'_>, about: &impl Fn(EventKind) -> Event, outlet: &mut Outlet) {
         let kind = match heard {
             Heard::Packet(packet, length) => self.packet(packet, length, line),
             Heard::Fault(fault) => {
@@ -143,11 +143,11 @@ impl Session {
     }
 
     /// One line: answered here, or to be told.
-    fn packet(&mut self, packet: Packet, length: usize, line: &[u8]) -> Option<EventKind> {
+    fn packet(&mut self, packet: Packet, length: usize, line: RawLine<'_>) -> Option<EventKind> {
         match packet {
             Packet::Response { id, outcome } => {
                 let was_asked = self.link.answer(id, outcome);
-                (!was_asked).then(|| self.fault(not_rpc(line)))
+                (!was_asked).then(|| self.fault(line.not_rpc()))
             }
             Packet::Request { id, method, .. } if method == PING => {
                 // A worker that does not read its answers loses only those.

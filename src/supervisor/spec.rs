@@ -403,8 +403,8 @@ impl WorkerSpec {
         self
     }
 
-    /// The largest message in bytes; by default 16 MiB. A longer one is a [`Fault`](crate::Fault), and the next one comes
-    /// through. So much memory can one worker's unfinished message take.
+    /// The largest message in bytes; by default 16 MiB, at most 1 GiB. A longer one is skipped and reported as a
+    /// [`Fault`](crate::Fault) as soon as its length is known; a host that does not want to go on then stops the worker. So much memory can one worker's unfinished message take.
     pub fn max_frame(mut self, bytes: usize) -> Self {
         self.max_frame = bytes;
         self

@@ -1,196 +1,116 @@
 //! Frames that end with a byte.
 
+use std::{mem, ops::Range};
+
 use memchr::memchr_iter;
 
-use super::frame::{Cuts, FaultKind, Tail};
+use super::frame::{BYTE_ORDER_MARK, Cuts, FaultKind, Tail};
 
 /// Cuts at each delimiter.
 #[derive(Debug)]
 pub(super) struct Delimited {
-    rule: Rule,
+    /// One message a line; otherwise each ends with a zero byte.
+    is_lines: bool,
     /// The longest frame, in bytes.
     max: usize,
     pub(super) tail: Tail,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rule {
-    /// Messages, one a line.
-    Lines,
-    /// Messages, each ended by a zero byte.
-    Nul,
-    /// What a program prints: every byte counts.
-    Text,
+    /// Inside a frame that is too long, which was reported.
+    skips: bool,
 }
 
 impl Delimited {
     pub(super) fn lines(max: usize) -> Self {
-        Self::new(Rule::Lines, max)
+        // One byte more than a frame may have, for the carriage return before a line feed.
+        Self { is_lines: true, max, tail: Tail::new(max.saturating_add(1)), skips: false }
     }
 
     pub(super) fn nul(max: usize) -> Self {
-        Self::new(Rule::Nul, max)
-    }
-
-    pub(super) fn text(max: usize) -> Self {
-        Self::new(Rule::Text, max)
-    }
-
-    fn new(rule: Rule, max: usize) -> Self {
-        // One byte more than a frame may have, for the carriage return before a line feed; text is cut when it has one more.
-        let keep = max.saturating_add(if rule == Rule::Text { 2 } else { 1 });
-        Self { rule, max, tail: Tail::new(keep) }
+        Self { is_lines: false, max, tail: Tail::new(max), skips: false }
     }
 
     pub(super) fn feed(&mut self, read: &[u8], cuts: &mut Cuts<'_>) {
-        let delimiter = if self.rule == Rule::Nul { 0 } else { b'\n' };
+        let delimiter = if self.is_lines { b'\n' } else { 0 };
         let mut start = 0_usize;
         for end in memchr_iter(delimiter, read) {
             let frame = read.get(start..end).unwrap_or_default();
-            if self.tail.is_empty() {
-                self.whole(start, frame, cuts);
+            if mem::take(&mut self.skips) || !self.fits(start, frame, cuts) {
+                self.skips = false;
+            } else if self.tail.is_empty() {
+                let content = self.content(frame);
+                if !self.is_blank(frame.get(content.clone()).unwrap_or_default()) {
+                    cuts.frame(start.saturating_add(content.start), start.saturating_add(content.end));
+                }
             } else {
-                self.collect(frame, cuts);
-                self.complete(cuts);
+                self.tail.push(frame);
+                self.complete(end, cuts);
             }
             start = end.saturating_add(1);
         }
-        let mut rest = read.get(start..).unwrap_or_default();
-        if self.rule == Rule::Text && self.tail.is_empty() {
-            let done = self.text_pieces(start, rest, self.max.saturating_add(1), cuts);
-            rest = rest.get(done..).unwrap_or_default();
+        let rest = read.get(start..).unwrap_or_default();
+        if !self.skips && self.fits(start, rest, cuts) {
+            self.tail.push(rest);
         }
-        self.collect(rest, cuts);
     }
 
     /// `read` without its line end, if it is one whole message and nothing waits before it.
     pub(super) fn whole_line<'a>(&self, read: &'a [u8]) -> Option<&'a [u8]> {
         let (b'\n', line) = read.split_last()? else { return None };
-        let is_one = self.rule == Rule::Lines && self.tail.is_empty() && memchr::memchr(b'\n', line).is_none();
-        let line = self.content(line);
+        let is_one = self.is_lines && self.tail.is_empty() && !self.skips && memchr::memchr(b'\n', line).is_none();
+        let line = line.get(self.content(line))?;
         (is_one && line.len() <= self.max && !self.is_blank(line)).then_some(line)
     }
 
     pub(super) fn finish(&mut self, cuts: &mut Cuts<'_>) {
-        if self.tail.is_empty() {
-            return;
-        }
-        if self.rule == Rule::Text {
-            return self.text_end(self.tail.bytes().len(), cuts);
-        }
-        let (bytes, seen) = (self.tail.bytes(), self.tail.seen());
-        if self.is_too_long(bytes) {
-            cuts.fault(FaultKind::TooLong { limit: self.max }, seen, bytes);
-        } else if !self.is_blank(bytes) {
-            cuts.fault(FaultKind::CutOff, seen, bytes);
-        }
-        self.tail.clear();
-    }
-
-    /// A frame whose first and last byte lie in this read.
-    #[inline]
-    fn whole(&self, start: usize, frame: &[u8], cuts: &mut Cuts<'_>) {
-        let content = self.content(frame);
-        if self.rule == Rule::Text {
-            let done = self.text_pieces(start, content, self.max, cuts);
-            cuts.frame(start.saturating_add(done), start.saturating_add(content.len()));
-        } else if content.len() > self.max {
-            cuts.fault(FaultKind::TooLong { limit: self.max }, frame.len() as u64, frame);
-        } else if !self.is_blank(content) {
-            cuts.frame(start, start.saturating_add(content.len()));
-        }
-    }
-
-    /// The frame in the tail has met its delimiter.
-    fn complete(&mut self, cuts: &mut Cuts<'_>) {
         let bytes = self.tail.bytes();
-        let length = self.content(bytes).len();
-        if self.rule == Rule::Text {
-            self.text_end(length, cuts);
-        } else if self.is_too_long(bytes) {
-            cuts.fault(FaultKind::TooLong { limit: self.max }, self.tail.seen(), bytes);
-            self.tail.clear();
-        } else if self.is_blank(bytes) {
-            self.tail.clear();
-        } else {
-            cuts.own(self.tail.take(length));
-        }
-    }
-
-    /// Adds bytes of an unfinished frame to the tail.
-    fn collect(&mut self, mut bytes: &[u8], cuts: &mut Cuts<'_>) {
-        if self.rule == Rule::Text {
-            loop {
-                let room = self.max.saturating_add(2).saturating_sub(self.tail.bytes().len());
-                let Some((head, rest)) = bytes.split_at_checked(room) else { break };
-                self.tail.push(head);
-                self.text_piece(self.piece(self.tail.bytes()), cuts);
-                bytes = rest;
-            }
-        }
-        self.tail.push(bytes);
-    }
-
-    /// Cuts pieces off a line until what is left has at most `left_max` bytes. Says how many bytes were cut off.
-    fn text_pieces(&self, start: usize, line: &[u8], left_max: usize, cuts: &mut Cuts<'_>) -> usize {
-        let mut done = 0_usize;
-        loop {
-            let rest = line.get(done..).unwrap_or_default();
-            if rest.len() <= left_max {
-                return done;
-            }
-            let next = done.saturating_add(self.piece(rest));
-            cuts.frame(start.saturating_add(done), start.saturating_add(next));
-            done = next;
-        }
-    }
-
-    /// The line in the tail ends after `length` bytes, which are at most one more than fit.
-    fn text_end(&mut self, length: usize, cuts: &mut Cuts<'_>) {
-        let first = self.piece(self.tail.bytes().get(..length).unwrap_or_default());
-        self.text_piece(first, cuts);
-        let second = length.saturating_sub(first);
-        if second > 0 {
-            cuts.own(self.tail.take(second));
+        let end = cuts.offset(0);
+        if !self.is_blank(bytes.get(self.content(bytes)).unwrap_or_default()) {
+            cuts.damage(FaultKind::CutOff, (end.saturating_sub(bytes.len() as u64), end), bytes);
         }
         self.tail.clear();
+        self.skips = false;
     }
 
-    /// The first `length` bytes of the tail are a piece; the few others stay.
-    fn text_piece(&mut self, length: usize, cuts: &mut Cuts<'_>) {
-        let rest = self.tail.bytes().get(length..).unwrap_or_default().to_vec();
-        cuts.own(self.tail.take(length));
-        self.tail.push(&rest);
+    /// Whether the frame in the tail is not too long with these bytes. One that is gets reported, and skipped.
+    fn fits(&mut self, at: usize, bytes: &[u8], cuts: &mut Cuts<'_>) -> bool {
+        let before = self.tail.bytes();
+        let Some(known) = self.too_long(before, bytes) else { return true };
+        let start = cuts.offset(at).saturating_sub(before.len() as u64);
+        let kind = FaultKind::TooLong { limit: self.max };
+        cuts.damage(kind, (start, start.saturating_add(known as u64)), before);
+        self.tail.clear();
+        self.skips = true;
+        false
     }
 
-    /// How long the first piece of a line is: all of it, or as many whole characters as fit.
-    fn piece(&self, line: &[u8]) -> usize {
-        if line.len() <= self.max {
-            return line.len();
+    /// How many bytes of a frame show that it is too long.
+    fn too_long(&self, before: &[u8], bytes: &[u8]) -> Option<usize> {
+        let length = before.len().saturating_add(bytes.len());
+        let extra = before.get(self.max).or_else(|| bytes.get(self.max.checked_sub(before.len())?))?;
+        // A carriage return belongs to the line end, if it is the last byte.
+        let known = self.max.saturating_add(if self.is_lines && *extra == b'\r' { 2 } else { 1 });
+        (known <= length).then_some(known)
+    }
+
+    /// The frame in the tail has met its delimiter, at this place.
+    fn complete(&mut self, end: usize, cuts: &mut Cuts<'_>) {
+        let bytes = self.tail.bytes();
+        let content = self.content(bytes);
+        if self.is_blank(bytes.get(content.clone()).unwrap_or_default()) {
+            return self.tail.clear();
         }
-        let is_inside = |at: &usize| line.get(*at).is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000);
-        let back = (0..4).map(|back| self.max.saturating_sub(back)).find(|at| !is_inside(at));
-        back.filter(|at| *at > 0).unwrap_or(self.max)
+        let start = cuts.offset(end).saturating_sub(bytes.len() as u64);
+        let offset = start.saturating_add(content.start as u64);
+        cuts.own(self.tail.take(content), offset);
     }
 
-    /// The frame without the carriage return of its line end.
-    fn content<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
-        match frame {
-            [content @ .., b'\r'] if self.rule != Rule::Nul => content,
-            _ => frame,
-        }
+    /// The frame without a byte order mark, and without the carriage return of its line end.
+    fn content(&self, frame: &[u8]) -> Range<usize> {
+        let start = if frame.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+        let has_return = self.is_lines && frame.ends_with(b"\r");
+        start..frame.len().saturating_sub(usize::from(has_return))
     }
 
-    /// Whether the frame in the tail, of which these bytes are kept, is too long.
-    fn is_too_long(&self, kept: &[u8]) -> bool {
-        !self.tail.is_whole() || self.content(kept).len() > self.max
-    }
-
-    fn is_blank(&self, frame: &[u8]) -> bool {
-        match self.rule {
-            Rule::Lines => frame.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r')),
-            Rule::Nul => frame.is_empty(),
-            Rule::Text => false,
-        }
+    fn is_blank(&self, content: &[u8]) -> bool {
+        content.is_empty() || self.is_lines && content.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r'))
     }
 }

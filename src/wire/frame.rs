@@ -4,15 +4,21 @@
 //! share one copy of that stretch of the read: one allocation and one `memcpy` for thousands of messages. Only a frame that
 //! began in an earlier read is collected on its own.
 
-use std::{fmt, io::Write as _};
+use std::{io::Write as _, ops::Range};
 
 use memchr::memchr2;
 use serde::{Serialize, ser::Error as _};
 
-use super::{delimited::Delimited, prefixed::Prefixed};
-use crate::text::printable;
+use super::{
+    content_length::ContentLength, delimited::Delimited, fault::EXCERPT_BYTES_MAX, length32::Length32,
+    message::LineEnding, prefixed::Prefixed, text::Text,
+};
+
+pub use super::fault::{Fault, FaultKind};
 
 /// How messages are told apart on a pipe.
+///
+/// With every framing a byte order mark before a frame is skipped: some writers begin a stream with one, or each message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Framing {
@@ -25,122 +31,112 @@ pub enum Framing {
     /// A zero byte after each value; the value may span lines. Empty frames are skipped.
     Nul,
     /// Four bytes, the size of the value as a big-endian number, then the value. A size of zero is skipped.
+    ///
+    /// Damaged bytes end where the next size begins. It is recognized by its first byte, which is zero: JSON and printed text
+    /// have no zero bytes. So reading goes on after any damage without zero bytes, unless the next value has 16 MiB or more.
     Length32,
     /// `Content-Length: 17`, a blank line, then the value: what language servers and debug adapters speak.
     ///
-    /// Other header lines are tolerated, and so is a bare line feed as line end. A header section has at most 4 KiB. After a
-    /// [`FaultKind::BadHeader`] reading goes on at the next line that starts with `Content-Length`.
+    /// Other header lines are tolerated if their names begin with `Content-` or `X-`, and so is a bare line feed as line end. A
+    /// header section has at most 4 KiB. Damaged bytes end at the next `Content-Length: 17` with a line end, wherever it stands:
+    /// in the middle of a line or of a value as well, since no JSON contains it.
+    ///
+    /// With this framing and with [`Length32`](Self::Length32) the supervisor checks that each value is JSON, as with
+    /// [`check_json`](crate::WorkerSpec::check_json): a size that is too small shows in nothing else.
     #[doc(alias = "lsp")]
     ContentLength,
 }
 
-/// Bytes on a message pipe that are no message. The stream goes on after them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Fault {
-    /// What is wrong.
-    pub kind: FaultKind,
-    /// How many bytes of the frame were seen, its line end or header not counted; of the header for
-    /// [`FaultKind::BadHeader`], or when the frame is cut off there.
-    pub length: u64,
-    /// The first of these bytes, 256 at most.
-    pub excerpt: Box<[u8]>,
-}
-
-/// What is wrong with the bytes of a [`Fault`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FaultKind {
-    /// The stream ended in the middle of a frame: the worker was killed while it wrote, or never flushed.
-    CutOff,
-    /// The frame is longer than the limit, in bytes; it was skipped. Told once, when its end was seen.
-    TooLong {
-        /// The longest frame allowed, in bytes.
-        limit: usize,
-    },
-    /// The frame is not UTF-8.
-    NotUtf8 {
-        /// Where in the frame, in bytes.
-        offset: usize,
-    },
-    /// The frame is not JSON.
-    NotJson {
-        /// Where in the frame, in bytes.
-        offset: usize,
-    },
-    /// What stands where a `Content-Length` header should, is none.
-    BadHeader,
-    /// A line on the control connection is not JSON-RPC 2.0, or answers what nobody has asked.
-    NotRpc,
-}
-
-/// The most bytes a [`Fault`] shows.
-const EXCERPT_BYTES_MAX: usize = 256;
-
-/// Frames are held as `u32` ranges of their chunk; no cap can be higher than what they can name.
-const FRAME_BYTES_MAX: usize = 0x7fff_0000;
+/// Frames are held as 30-bit ranges of their chunk; no cap can be higher than what they can name.
+const FRAME_BYTES_MAX: usize = 0x3fff_0000;
 
 /// A buffer larger than this is given away or given back after use, so that ten thousand idle workers hold little.
 const KEPT_BYTES_MAX: usize = 8 * 1024;
+
+impl Framing {
+    /// Whether a frame says how long it is. If that is wrong, the frame is not JSON.
+    pub(crate) const fn announces_sizes(self) -> bool {
+        matches!(self, Self::Length32 | Self::ContentLength)
+    }
+}
+
+/// What some writers put before their first byte, or before each message: U+FEFF in UTF-8.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Cuts a stream of bytes into frames, whatever pieces it arrives in.
 #[derive(Debug)]
 pub(crate) struct Deframer {
     cutter: Cutter,
+    /// How many bytes of the stream were read.
+    position: u64,
 }
 
 #[derive(Debug)]
 enum Cutter {
     Delimited(Delimited),
-    Prefixed(Prefixed),
+    Text(Text),
+    Length32(Prefixed<Length32>),
+    ContentLength(Prefixed<ContentLength>),
 }
 
 impl Deframer {
     /// For messages: frames longer than `max_frame` bytes become faults.
     pub(crate) fn new(framing: Framing, max_frame: usize) -> Self {
-        let max_frame = max_frame.min(FRAME_BYTES_MAX);
+        let max = max_frame.min(FRAME_BYTES_MAX);
         let cutter = match framing {
-            Framing::Lines => Cutter::Delimited(Delimited::lines(max_frame)),
-            Framing::Nul => Cutter::Delimited(Delimited::nul(max_frame)),
-            Framing::Length32 => Cutter::Prefixed(Prefixed::length32(max_frame)),
-            Framing::ContentLength => Cutter::Prefixed(Prefixed::content_length(max_frame)),
+            Framing::Lines => Cutter::Delimited(Delimited::lines(max)),
+            Framing::Nul => Cutter::Delimited(Delimited::nul(max)),
+            Framing::Length32 => Cutter::Length32(Prefixed::new(Length32::new(max), max)),
+            Framing::ContentLength => Cutter::ContentLength(Prefixed::new(ContentLength::default(), max)),
         };
-        Self { cutter }
+        Self { cutter, position: 0 }
     }
 
     /// For captured output, of which nothing may be lost: blank lines are lines, a line longer than `max_line` bytes comes in
     /// pieces, and an unfinished last line is a line. Never gives a fault.
     pub(crate) fn text(max_line: usize) -> Self {
-        Self { cutter: Cutter::Delimited(Delimited::text(max_line.clamp(1, FRAME_BYTES_MAX))) }
+        Self { cutter: Cutter::Text(Text::new(max_line.clamp(1, FRAME_BYTES_MAX))), position: 0 }
+    }
+
+    /// Counts offsets from `position` on: so many bytes of the stream were read elsewhere.
+    pub(crate) fn starting_at(mut self, position: u64) -> Self {
+        self.position = position;
+        self
     }
 
     /// Adds to `batch` what `read` completes, in the order of the stream. Each byte is looked at once, however the stream is
     /// cut into reads.
     pub(crate) fn feed(&mut self, read: &[u8], batch: &mut Batch) {
         for part in read.chunks(FRAME_BYTES_MAX) {
-            let mut cuts = Cuts::new(part, batch);
+            let mut cuts = Cuts::new(part, self.position, batch);
             match &mut self.cutter {
                 Cutter::Delimited(delimited) => delimited.feed(part, &mut cuts),
-                Cutter::Prefixed(prefixed) => prefixed.feed(part, &mut cuts),
+                Cutter::Text(text) => text.feed(part, &mut cuts),
+                Cutter::Length32(prefixed) => prefixed.feed(part, &mut cuts),
+                Cutter::ContentLength(prefixed) => prefixed.feed(part, &mut cuts),
             }
             cuts.close();
+            self.position = self.position.saturating_add(part.len() as u64);
         }
     }
 
-    /// What was read, if it is just one whole line: the usual case of a conversation, which needs no copy.
-    pub(crate) fn whole_line<'a>(&self, read: &'a [u8]) -> Option<&'a [u8]> {
-        match &self.cutter {
-            Cutter::Delimited(delimited) => delimited.whole_line(read),
-            Cutter::Prefixed(_) => None,
-        }
+    /// What was read, if it is just one whole line, and its offset: the usual case of a conversation, which needs no copy.
+    pub(crate) fn whole_line<'a>(&mut self, read: &'a [u8]) -> Option<(&'a [u8], u64)> {
+        let Cutter::Delimited(delimited) = &self.cutter else { return None };
+        let line = delimited.whole_line(read)?;
+        let offset = self.position;
+        self.position = self.position.saturating_add(read.len() as u64);
+        Some((line, offset))
     }
 
-    /// The stream has ended: adds what is to say of an unfinished frame. The deframer is as new afterwards.
+    /// The stream has ended: adds what is to say of an unfinished frame.
     pub(crate) fn finish(&mut self, batch: &mut Batch) {
-        let mut cuts = Cuts::new(&[], batch);
+        let mut cuts = Cuts::new(&[], self.position, batch);
         match &mut self.cutter {
             Cutter::Delimited(delimited) => delimited.finish(&mut cuts),
-            Cutter::Prefixed(prefixed) => prefixed.finish(&mut cuts),
+            Cutter::Text(text) => text.finish(&mut cuts),
+            Cutter::Length32(prefixed) => prefixed.finish(&mut cuts),
+            Cutter::ContentLength(prefixed) => prefixed.finish(&mut cuts),
         }
     }
 }
@@ -155,24 +151,65 @@ pub(crate) struct Batch {
 
 #[derive(Debug)]
 enum Item {
-    Chunk { bytes: Vec<u8>, spans: std::ops::Range<usize> },
+    Chunk { bytes: Vec<u8>, offset: u64, spans: Range<usize> },
     Fault(Fault),
 }
 
 /// A part of a [`Batch`].
 #[derive(Debug)]
 pub(crate) enum Piece<'a> {
-    /// Bytes of their own, and the frames that lie in them: never none, never overlapping, in order.
-    Frames { bytes: Vec<u8>, spans: &'a [Span] },
+    /// Bytes of their own, where in the stream they began, and the frames that lie in them: never none, never overlapping, in
+    /// order.
+    Frames { bytes: Vec<u8>, offset: u64, spans: &'a [Span] },
     /// Bytes that are no frame.
     Fault(Fault),
 }
 
-/// Where a frame lies in its chunk. Half the size of a `Range<usize>`, since every message waiting for its consumer has one.
+/// Where a frame lies in its chunk, and for a line how it ends. Half the size of a `Range<usize>`, since every message waiting
+/// for its consumer has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
-    pub(crate) start: u32,
-    pub(crate) end: u32,
+    /// The two highest bits are the higher bits of the line's ending.
+    start: u32,
+    /// The two highest bits are the lower bits of it.
+    end: u32,
+}
+
+const PLACE_BITS: u32 = 30;
+const PLACE: u32 = (1 << PLACE_BITS) - 1;
+const _: () = assert!(FRAME_BYTES_MAX <= PLACE as usize);
+
+impl Span {
+    /// Both numbers are at most [`FRAME_BYTES_MAX`], the longest part of a read and the longest frame.
+    #[inline]
+    pub(crate) fn new(start: usize, end: usize) -> Self {
+        let narrow = |number| u32::try_from(number).unwrap_or(PLACE).min(PLACE);
+        Self { start: narrow(start), end: narrow(end) }
+    }
+
+    fn of_line(start: usize, end: usize, ending: LineEnding) -> Self {
+        let Self { start, end } = Self::new(start, end);
+        let code = ending.code();
+        Self { start: start | (code >> 2) << PLACE_BITS, end: end | (code & 3) << PLACE_BITS }
+    }
+
+    pub(crate) fn start(self) -> usize {
+        (self.start & PLACE) as usize
+    }
+
+    fn end(self) -> usize {
+        (self.end & PLACE) as usize
+    }
+
+    /// Its bytes in the chunk.
+    #[inline]
+    pub(crate) fn of(self, chunk: &[u8]) -> &[u8] {
+        chunk.get(self.start()..self.end()).unwrap_or_default()
+    }
+
+    pub(crate) fn ending(self) -> LineEnding {
+        LineEnding::of_code((self.start >> PLACE_BITS) << 2 | self.end >> PLACE_BITS)
+    }
 }
 
 impl Batch {
@@ -185,7 +222,9 @@ impl Batch {
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Piece<'_>> {
         let Self { items, spans } = self;
         items.drain(..).map(|item| match item {
-            Item::Chunk { bytes, spans: range } => Piece::Frames { bytes, spans: spans.get(range).unwrap_or_default() },
+            Item::Chunk { bytes, offset, spans: range } => {
+                Piece::Frames { bytes, offset, spans: spans.get(range).unwrap_or_default() }
+            }
             Item::Fault(fault) => Piece::Fault(fault),
         })
     }
@@ -194,6 +233,8 @@ impl Batch {
 /// Collects the cuts of one read: frames that follow each other become one chunk.
 pub(super) struct Cuts<'a> {
     read: &'a [u8],
+    /// Where in the stream `read` begins.
+    position: u64,
     batch: &'a mut Batch,
     /// Where the open chunk begins and ends in `read`; it is open while it has spans.
     start: usize,
@@ -202,163 +243,135 @@ pub(super) struct Cuts<'a> {
 }
 
 impl<'a> Cuts<'a> {
-    fn new(read: &'a [u8], batch: &'a mut Batch) -> Self {
+    fn new(read: &'a [u8], position: u64, batch: &'a mut Batch) -> Self {
         if batch.items.is_empty() {
             batch.spans.clear();
         }
         let first_span = batch.spans.len();
-        Self { read, batch, start: 0, end: 0, first_span }
+        Self { read, position, batch, start: 0, end: 0, first_span }
+    }
+
+    /// The place in the stream of a place in this read.
+    pub(super) fn offset(&self, at: usize) -> u64 {
+        self.position.saturating_add(at as u64)
     }
 
     /// A frame that lies whole in this read.
     #[inline]
     pub(super) fn frame(&mut self, start: usize, end: usize) {
+        self.line(start, end, LineEnding::None);
+    }
+
+    /// A line that lies whole in this read.
+    #[inline]
+    pub(super) fn line(&mut self, start: usize, end: usize, ending: LineEnding) {
         if self.batch.spans.len() == self.first_span {
             self.start = start;
         }
         self.end = end;
-        self.batch.spans.push(span(start.saturating_sub(self.start), end.saturating_sub(self.start)));
+        let (start, end) = (start.saturating_sub(self.start), end.saturating_sub(self.start));
+        self.batch.spans.push(Span::of_line(start, end, ending));
     }
 
-    /// A frame that began in an earlier read.
-    pub(super) fn own(&mut self, bytes: Vec<u8>) {
+    /// A frame that began in an earlier read, at this place in the stream.
+    pub(super) fn own(&mut self, bytes: Vec<u8>, offset: u64) {
+        self.own_line(bytes, offset, LineEnding::None);
+    }
+
+    /// A line that began in an earlier read.
+    pub(super) fn own_line(&mut self, bytes: Vec<u8>, offset: u64, ending: LineEnding) {
         self.close();
         let end = bytes.len();
-        self.batch.spans.push(span(0, end));
-        self.push_chunk(bytes);
+        self.batch.spans.push(Span::of_line(0, end, ending));
+        self.push_chunk(bytes, offset);
     }
 
-    pub(super) fn fault(&mut self, kind: FaultKind, length: u64, begin: &[u8]) {
+    pub(super) fn fault(&mut self, fault: Fault) {
         self.close();
-        self.batch.items.push(Item::Fault(Fault::new(kind, length, begin)));
+        self.batch.items.push(Item::Fault(fault));
+    }
+
+    /// A fault of the bytes from `offset` to `end`, of which `before` came in earlier reads.
+    pub(super) fn damage(&mut self, kind: FaultKind, (offset, end): (u64, u64), before: &[u8]) {
+        let length = end.saturating_sub(offset);
+        let excerpt = self.excerpt(offset, end, before);
+        self.fault(Fault::new(kind, offset, length, &excerpt));
+    }
+
+    /// The bytes of the stream from `offset` to `end`, at most as many as a fault shows. The first of them that came in earlier
+    /// reads are `before`, or the first few of them.
+    pub(super) fn excerpt(&self, offset: u64, end: u64, before: &[u8]) -> Vec<u8> {
+        let place = |offset: u64| usize::try_from(offset.saturating_sub(self.position)).unwrap_or(usize::MAX);
+        let (start, end) = (place(offset), place(end).min(self.read.len()));
+        let early = usize::try_from(self.position.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let before = before.get(..early).unwrap_or(before);
+        let here = if before.len() == early { self.read.get(start..end).unwrap_or_default() } else { &[] };
+        before.iter().chain(here).take(EXCERPT_BYTES_MAX).copied().collect()
     }
 
     fn close(&mut self) {
         if self.batch.spans.len() > self.first_span {
             let bytes = self.read.get(self.start..self.end).unwrap_or_default().to_vec();
-            self.push_chunk(bytes);
+            self.push_chunk(bytes, self.offset(self.start));
         }
     }
 
-    fn push_chunk(&mut self, bytes: Vec<u8>) {
+    fn push_chunk(&mut self, bytes: Vec<u8>, offset: u64) {
         let spans = self.first_span..self.batch.spans.len();
         self.first_span = spans.end;
-        self.batch.items.push(Item::Chunk { bytes, spans });
+        self.batch.items.push(Item::Chunk { bytes, offset, spans });
     }
 }
 
-/// Both numbers are at most [`FRAME_BYTES_MAX`], the longest part of a read and the longest frame.
-#[inline]
-fn span(start: usize, end: usize) -> Span {
-    let narrow = |number| u32::try_from(number).unwrap_or(u32::MAX);
-    Span { start: narrow(start), end: narrow(end) }
-}
-
-/// What has come of a frame that is not whole yet.
+/// The bytes of a frame that is not whole yet.
 #[derive(Debug)]
 pub(super) struct Tail {
     bytes: Vec<u8>,
-    seen: u64,
-    /// The frame is kept up to this size; of a longer one only the excerpt.
-    keep: usize,
+    /// How many bytes there can be at most.
+    most: usize,
 }
 
 impl Tail {
-    pub(super) fn new(keep: usize) -> Self {
-        Self { bytes: Vec::new(), seen: 0, keep }
+    pub(super) fn new(most: usize) -> Self {
+        Self { bytes: Vec::new(), most }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.seen == 0
+        self.bytes.is_empty()
     }
 
-    /// How many bytes of the frame have come, kept or not.
-    pub(super) fn seen(&self) -> u64 {
-        self.seen
-    }
-
-    /// The bytes kept: all, or the first few of a frame that is too long.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    pub(super) fn is_whole(&self) -> bool {
-        self.seen <= self.keep as u64
-    }
-
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        self.seen = self.seen.saturating_add(bytes.len() as u64);
         let needed = self.bytes.len().saturating_add(bytes.len());
-        if self.is_whole() {
-            // Doubles like any `Vec`, but not past what can ever be needed.
-            if needed > self.bytes.capacity() {
-                let room = self.bytes.capacity().saturating_mul(2).min(self.keep).max(needed);
-                self.bytes.reserve_exact(room.saturating_sub(self.bytes.len()));
-            }
-            self.bytes.extend_from_slice(bytes);
-        } else {
-            let missing = EXCERPT_BYTES_MAX.saturating_sub(self.bytes.len());
-            self.bytes.extend_from_slice(bytes.get(..missing).unwrap_or(bytes));
-            self.bytes.truncate(EXCERPT_BYTES_MAX);
-            self.bytes.shrink_to(KEPT_BYTES_MAX);
+        // Doubles like any `Vec`, but not past what can ever be needed.
+        if needed > self.bytes.capacity() {
+            let room = self.bytes.capacity().saturating_mul(2).min(self.most).max(needed);
+            self.bytes.reserve_exact(room.saturating_sub(self.bytes.len()));
         }
+        self.bytes.extend_from_slice(bytes);
     }
 
-    /// Takes the first `length` bytes kept as a chunk of their own and forgets the rest. A small buffer is copied, to be
-    /// used again; a large one is given away.
-    pub(super) fn take(&mut self, length: usize) -> Vec<u8> {
-        self.seen = 0;
-        self.bytes.truncate(length);
+    /// Takes these bytes as a chunk of their own and forgets the rest. A small buffer is copied, to be used again; a large one is
+    /// given away.
+    pub(super) fn take(&mut self, range: Range<usize>) -> Vec<u8> {
+        self.bytes.truncate(range.end);
         if self.bytes.capacity() > KEPT_BYTES_MAX {
             let mut bytes = std::mem::take(&mut self.bytes);
+            bytes.drain(..range.start.min(bytes.len()));
             bytes.shrink_to_fit();
             return bytes;
         }
-        let bytes = self.bytes.clone();
+        let bytes = self.bytes.get(range.start..).unwrap_or_default().to_vec();
         self.bytes.clear();
         bytes
     }
 
     pub(super) fn clear(&mut self) {
-        self.seen = 0;
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES_MAX);
-    }
-
-    /// Forgets all and begins a frame of which up to `keep` bytes are kept.
-    pub(super) fn restart(&mut self, keep: usize) {
-        self.clear();
-        self.keep = keep;
-    }
-}
-
-impl Fault {
-    /// A fault of a frame of `length` bytes which begins so.
-    pub(crate) fn new(kind: FaultKind, length: u64, begin: &[u8]) -> Self {
-        let excerpt = begin.get(..EXCERPT_BYTES_MAX).unwrap_or(begin);
-        Self { kind, length, excerpt: excerpt.into() }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let length = self.length;
-        match self.kind {
-            FaultKind::CutOff => write!(f, "the stream ended within a message, after {length} bytes of it")?,
-            FaultKind::TooLong { limit } => write!(f, "a message of {length} bytes, longer than the {limit} allowed")?,
-            FaultKind::NotUtf8 { offset } => {
-                write!(f, "a message of {length} bytes that is not UTF-8 at byte {offset}")?;
-            }
-            FaultKind::NotJson { offset } => {
-                write!(f, "a message of {length} bytes that is not JSON at byte {offset}")?;
-            }
-            FaultKind::NotRpc => write!(f, "a line of {length} bytes that is not JSON-RPC 2.0")?,
-            FaultKind::BadHeader => write!(f, "{length} bytes where a Content-Length header should stand")?,
-        }
-        if self.excerpt.is_empty() {
-            return Ok(());
-        }
-        write!(f, ": `{}`", printable(&self.excerpt))
     }
 }
 
@@ -423,9 +436,12 @@ fn encode_from<T: Serialize + ?Sized>(
 impl Deframer {
     /// The memory an unfinished frame occupies, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
-        match &self.cutter {
-            Cutter::Delimited(delimited) => delimited.tail.bytes.capacity(),
-            Cutter::Prefixed(prefixed) => prefixed.tail.bytes.capacity(),
-        }
+        let tail = match &self.cutter {
+            Cutter::Delimited(delimited) => &delimited.tail,
+            Cutter::Text(text) => &text.tail,
+            Cutter::Length32(prefixed) => &prefixed.tail,
+            Cutter::ContentLength(prefixed) => &prefixed.tail,
+        };
+        tail.bytes.capacity()
     }
 }

@@ -18,10 +18,64 @@ pub struct Message {
 
 /// One line a worker printed on standard output or standard error, without its line end.
 ///
+/// Lines end at a line feed, at a carriage return (programs that overwrite a line to show progress write one), or at both. With
+/// [`ending`](Self::ending) nothing is lost: all lines of a stream with their endings, one after the other, are what the worker
+/// wrote, byte for byte.
+///
 /// Cheap to clone; shares its bytes with its neighbours as [`Message`] does.
 #[derive(Clone)]
 pub struct Line {
     slice: Slice,
+}
+
+/// What ended a [`Line`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LineEnding {
+    /// `\n`.
+    LineFeed,
+    /// `\r\n`.
+    CarriageReturnLineFeed,
+    /// `\r` alone.
+    CarriageReturn,
+    /// Nothing: the line is longer than 64 KiB, and goes on in the next [`Line`] of its stream. Such pieces end between
+    /// characters.
+    Partial,
+    /// Nothing: the stream has ended, or was given up.
+    None,
+}
+
+impl LineEnding {
+    /// The bytes that the worker wrote.
+    pub const fn as_bytes(self) -> &'static [u8] {
+        match self {
+            Self::LineFeed => b"\n",
+            Self::CarriageReturnLineFeed => b"\r\n",
+            Self::CarriageReturn => b"\r",
+            Self::Partial | Self::None => b"",
+        }
+    }
+
+    /// As three bits; zero for frames that are no lines.
+    pub(super) const fn code(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::LineFeed => 1,
+            Self::CarriageReturnLineFeed => 2,
+            Self::CarriageReturn => 3,
+            Self::Partial => 4,
+        }
+    }
+
+    pub(super) const fn of_code(code: u32) -> Self {
+        match code {
+            1 => Self::LineFeed,
+            2 => Self::CarriageReturnLineFeed,
+            3 => Self::CarriageReturn,
+            4 => Self::Partial,
+            _ => Self::None,
+        }
+    }
 }
 
 /// A message is not JSON, or not JSON of the wanted type.
@@ -117,9 +171,19 @@ impl Line {
         slices(chunk, spans).map(|slice| Self { slice })
     }
 
-    /// The line as the worker wrote it, without the line feed and a carriage return before it.
+    /// The line as the worker wrote it, without its [`ending`](Self::ending).
     pub fn as_bytes(&self) -> &[u8] {
         self.slice.bytes()
+    }
+
+    /// What ended it.
+    pub fn ending(&self) -> LineEnding {
+        self.slice.span.ending()
+    }
+
+    /// Whether the line goes on in the next [`Line`] of its stream, as it is longer than 64 KiB.
+    pub fn is_partial(&self) -> bool {
+        self.ending() == LineEnding::Partial
     }
 
     /// The line as text; what is not UTF-8 is replaced by `�`. It may hold control characters: see [`printable`](crate::printable).
@@ -156,8 +220,7 @@ fn slices(chunk: Arc<Chunk>, spans: &[Span]) -> impl Iterator<Item = Slice> {
 
 impl Slice {
     fn bytes(&self) -> &[u8] {
-        let (start, end) = (self.span.start as usize, self.span.end as usize);
-        self.chunk.bytes.get(start..end).unwrap_or_default()
+        self.span.of(&self.chunk.bytes)
     }
 }
 
@@ -277,16 +340,15 @@ mod tests {
     }
 
     fn message(bytes: &[u8]) -> Message {
-        let end = u32::try_from(bytes.len()).unwrap();
         let chunk = Chunk::new(bytes.to_vec(), Charge::new(0, Arc::new(Purse::default())));
-        Message::of(chunk, &[Span { start: 0, end }]).next().unwrap()
+        Message::of(chunk, &[Span::new(0, bytes.len())]).next().unwrap()
     }
 
     #[test]
     fn the_charge_returns_when_the_last_slice_goes() {
         let purse = Arc::new(Purse::default());
         let chunk = Chunk::new(b"12\n345".to_vec(), Charge::new(99, Arc::<Purse>::clone(&purse)));
-        let spans = [Span { start: 0, end: 2 }, Span { start: 3, end: 6 }];
+        let spans = [Span::new(0, 2), Span::new(3, 6)];
         let messages = Message::of(chunk, &spans).collect::<Vec<_>>();
         assert_eq!(messages.iter().map(Message::as_bytes).collect::<Vec<_>>(), [b"12".as_slice(), b"345"]);
         assert_eq!(messages.iter().map(Message::len).sum::<usize>(), 5);

@@ -3,15 +3,21 @@
 //! Whatever a child writes passes through here, so nothing on this floor may index past an end or overflow.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-pub(crate) mod frame; // where one frame ends; caps; faults as values
+mod fault; // damage in a stream, as a value
+
+pub(crate) mod frame; // where one frame ends; caps
 
 mod delimited; // frames that end with a byte: lines, NUL
-mod prefixed; // frames that begin with their size: u32, Content-Length
+mod text; // captured output, of which nothing may be lost
+
+mod prefixed; // frames that begin with their size
+mod content_length; // headers `Content-Length: N`
+mod length32; // headers of four bytes
 
 pub(crate) mod message; // what a consumer holds: a slice of a shared chunk
 
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, reason = "a test may panic")]
+#[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "a test may panic")]
 mod tests;
 
 pub(crate) mod notify; // sd_notify: what a daemon tells of itself

@@ -1,264 +1,219 @@
 //! Frames that begin with their size.
+//!
+//! A header is looked for everywhere, also inside values: neither framing has headers that can stand in JSON. So a wrong size is
+//! noticed, and reading goes on, where the next header begins.
 
-use memchr::memchr;
+use std::fmt;
 
-use super::frame::{Cuts, FaultKind, Tail};
+use super::frame::{Cuts, Fault, FaultKind, Tail};
 
-/// The longest header section of [`Framing::ContentLength`](super::frame::Framing::ContentLength), in bytes.
-const HEADER_BYTES_MAX: usize = 4096;
+/// Reads headers of one kind, and recognizes them among other bytes. What it says does not depend on how the stream is cut into
+/// reads; `at` is the offset in the stream of the first of `bytes`.
+pub(super) trait Headers: fmt::Debug {
+    /// Reads on in a header, which may have been found by [`seek`](Self::seek). Says how many bytes it took.
+    fn read(&mut self, bytes: &[u8], at: u64) -> (usize, Header);
 
-const CONTENT_LENGTH: &[u8] = b"content-length";
+    /// Looks for a header among bytes that should have none. Says how many bytes it took; [`read`](Self::read) goes on there.
+    /// After a header that was read is [done](Self::done), nothing is left of it here.
+    fn seek(&mut self, bytes: &[u8], at: u64) -> Option<usize>;
+
+    /// The header was read: a value follows, in which no other may stand.
+    fn done(&mut self);
+
+    /// What was read is no size, though it can be read as one: the next header may begin in it.
+    fn disbelieve(&mut self) -> bool;
+
+    /// Whether the last bytes that [`seek`](Self::seek) saw can be the beginning of a header.
+    fn is_begun(&self) -> bool;
+
+    /// Where the header that is read, or was found, begins.
+    fn start(&self) -> u64;
+
+    /// Its first bytes, as far as they are kept for a fault.
+    fn text(&self) -> &[u8];
+
+    /// Forgets everything.
+    fn reset(&mut self);
+}
+
+/// What has come of a header.
+#[derive(Debug)]
+pub(super) enum Header {
+    /// More bytes are needed.
+    Open,
+    /// It is whole, and the value has this size.
+    Size(u64),
+    /// There is none. [`Headers::seek`] goes on.
+    Bad,
+    /// The bytes before another header, which begins at [`Headers::start`]. They began at `start`, with `text`.
+    Damage { start: u64, text: Vec<u8> },
+}
 
 /// Reads a size, then as many bytes.
 #[derive(Debug)]
-pub(super) struct Prefixed {
-    head: Head,
-    /// The size of the frame that has begun; `None` between frames and within a header.
-    size: Option<u64>,
+pub(super) struct Prefixed<H> {
+    headers: H,
+    state: State,
     /// The longest frame, in bytes.
     max: usize,
+    /// Where the frame whose value is read begins.
+    start: u64,
     pub(super) tail: Tail,
 }
 
-#[derive(Debug)]
-enum Head {
-    Length32(Vec<u8>),
-    ContentLength(Section),
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Header,
+    /// Within the value of a frame of this size. The tail has what there is of it.
+    Value {
+        size: u64,
+    },
+    /// Within a value that is too long, which was reported; so many bytes of it are missing.
+    Skipping {
+        left: u64,
+    },
+    /// Within damage that was reported.
+    Lost,
 }
 
-/// What a header came to.
-enum Outcome {
-    /// More bytes are needed.
-    Open,
-    Size(u64),
-    /// These bytes are no header.
-    Bad(Vec<u8>),
-}
-
-impl Prefixed {
-    pub(super) fn length32(max: usize) -> Self {
-        Self::new(Head::Length32(Vec::new()), max)
-    }
-
-    pub(super) fn content_length(max: usize) -> Self {
-        Self::new(Head::ContentLength(Section::default()), max)
-    }
-
-    fn new(head: Head, max: usize) -> Self {
-        Self { head, size: None, max, tail: Tail::new(max) }
+impl<H: Headers> Prefixed<H> {
+    pub(super) fn new(headers: H, max: usize) -> Self {
+        Self { headers, state: State::Header, max, start: 0, tail: Tail::new(max) }
     }
 
     pub(super) fn feed(&mut self, read: &[u8], cuts: &mut Cuts<'_>) {
         let mut at = 0_usize;
         while let Some(rest) = read.get(at..).filter(|rest| !rest.is_empty()) {
-            let used = match self.size {
-                None => self.begin(rest, cuts),
-                Some(size) => self.go_on(size, at, rest, cuts),
+            let used = match self.state {
+                State::Header => self.header(at, rest, cuts),
+                State::Value { size } => self.value(size, at, rest, cuts),
+                State::Skipping { left } => self.skip(left, at, rest, cuts),
+                State::Lost => self.seek(at, rest, cuts),
             };
             at = at.saturating_add(used);
         }
     }
 
     pub(super) fn finish(&mut self, cuts: &mut Cuts<'_>) {
-        if let Some(size) = self.size.take() {
-            let kind = if self.fits(size) { FaultKind::CutOff } else { FaultKind::TooLong { limit: self.max } };
-            cuts.fault(kind, self.tail.seen(), self.tail.bytes());
-            self.tail.clear();
-        } else {
-            let header = self.head.take();
-            let is_blank = matches!(self.head, Head::ContentLength(_)) && header.trim_ascii().is_empty();
-            if !header.is_empty() && !is_blank {
-                cuts.fault(FaultKind::CutOff, header.len() as u64, &header);
+        let end = cuts.offset(0);
+        match self.state {
+            State::Header if !self.headers.text().is_empty() => {
+                cuts.damage(FaultKind::CutOff, (self.headers.start(), end), self.headers.text());
             }
+            State::Value { .. } => {
+                let bytes = self.tail.bytes();
+                cuts.fault(Fault::new(FaultKind::CutOff, self.start, bytes.len() as u64, bytes));
+            }
+            State::Header | State::Skipping { .. } | State::Lost => {}
         }
+        self.headers.reset();
+        self.state = State::Header;
+        self.tail.clear();
     }
 
     /// Reads a header. Says how many bytes it took.
-    fn begin(&mut self, rest: &[u8], cuts: &mut Cuts<'_>) -> usize {
-        let (used, outcome) = self.head.feed(rest);
-        match outcome {
-            // No bytes are not JSON; they are passed over like a blank line.
-            Outcome::Open | Outcome::Size(0) => {}
-            Outcome::Size(size) => {
-                self.size = Some(size);
-                // Of a frame that is too long only the excerpt is kept.
-                self.tail.restart(if self.fits(size) { self.max } else { 0 });
+    fn header(&mut self, at: usize, rest: &[u8], cuts: &mut Cuts<'_>) -> usize {
+        let (used, header) = self.headers.read(rest, cuts.offset(at));
+        match header {
+            Header::Open => used,
+            Header::Size(size) => used.saturating_add(self.begin(
+                size,
+                at.saturating_add(used),
+                rest.get(used..).unwrap_or_default(),
+                cuts,
+            )),
+            Header::Bad => {
+                let (start, text) = (self.headers.start(), self.headers.text().to_vec());
+                let (more, end) = self.lose(at.saturating_add(used), rest.get(used..).unwrap_or_default(), cuts);
+                cuts.damage(FaultKind::BadHeader, (start, end), &text);
+                used.saturating_add(more)
             }
-            Outcome::Bad(header) => cuts.fault(FaultKind::BadHeader, header.len() as u64, &header),
+            Header::Damage { start, text } => {
+                cuts.damage(FaultKind::BadHeader, (start, self.headers.start()), &text);
+                used
+            }
         }
+    }
+
+    /// A value of this size begins. Says how many bytes of it were taken.
+    fn begin(&mut self, size: u64, at: usize, rest: &[u8], cuts: &mut Cuts<'_>) -> usize {
+        self.start = self.headers.start();
+        if size <= self.max as u64 {
+            // No bytes are not JSON; they are passed over like a blank line.
+            if size > 0 {
+                self.state = State::Value { size };
+            }
+            self.headers.done();
+            return 0;
+        }
+        let text = self.headers.text().to_vec();
+        let (used, end) = if self.headers.disbelieve() {
+            self.lose(at, rest, cuts)
+        } else {
+            self.headers.done();
+            self.state = State::Skipping { left: size };
+            (0, cuts.offset(at).saturating_add(size))
+        };
+        let excerpt = cuts.excerpt(self.start, end, &text);
+        cuts.fault(Fault::new(FaultKind::TooLong { limit: self.max }, self.start, size, &excerpt));
         used
     }
 
-    /// Reads of a frame what is here of it. Says how many bytes it took.
-    fn go_on(&mut self, size: u64, at: usize, rest: &[u8], cuts: &mut Cuts<'_>) -> usize {
-        let missing = usize::try_from(size.saturating_sub(self.tail.seen())).unwrap_or(usize::MAX);
-        let Some(end) = rest.get(..missing) else {
-            self.tail.push(rest);
-            return rest.len();
-        };
-        self.size = None;
-        if !self.fits(size) {
-            self.tail.push(end);
-            cuts.fault(FaultKind::TooLong { limit: self.max }, size, self.tail.bytes());
+    /// Damage has begun. Looks for the next header, and says how many bytes that took, and where the damage ends that is here.
+    fn lose(&mut self, at: usize, rest: &[u8], cuts: &Cuts<'_>) -> (usize, u64) {
+        let used = self.seek(at, rest, cuts);
+        let is_found = matches!(self.state, State::Header);
+        (used, if is_found { self.headers.start() } else { cuts.offset(at.saturating_add(used)) })
+    }
+
+    /// Reads of a value what is here of it. Says how many bytes it took.
+    fn value(&mut self, size: u64, at: usize, rest: &[u8], cuts: &mut Cuts<'_>) -> usize {
+        let held = self.tail.bytes().len();
+        let missing = usize::try_from(size).unwrap_or(usize::MAX).saturating_sub(held);
+        let part = rest.get(..missing).unwrap_or(rest);
+        let begin = cuts.offset(at).saturating_sub(held as u64);
+        let found = self.headers.seek(part, cuts.offset(at));
+        let is_whole = part.len() == missing;
+        if found.is_some() || is_whole && self.headers.is_begun() {
+            let length = self.headers.start().saturating_sub(begin);
+            let excerpt = cuts.excerpt(begin, self.headers.start(), self.tail.bytes());
+            cuts.fault(Fault::new(FaultKind::Torn { size }, self.start, length, &excerpt));
             self.tail.clear();
-        } else if self.tail.is_empty() {
-            cuts.frame(at, at.saturating_add(missing));
+            self.state = if found.is_some() { State::Header } else { State::Lost };
+        } else if !is_whole {
+            self.tail.push(part);
         } else {
-            self.tail.push(end);
-            cuts.own(self.tail.take(self.max));
-        }
-        missing
-    }
-
-    fn fits(&self, size: u64) -> bool {
-        size <= self.max as u64
-    }
-}
-
-impl Head {
-    fn feed(&mut self, rest: &[u8]) -> (usize, Outcome) {
-        match self {
-            Self::Length32(bytes) => {
-                let missing = 4_usize.saturating_sub(bytes.len());
-                let head = rest.get(..missing).unwrap_or(rest);
-                bytes.extend_from_slice(head);
-                let Ok(size) = <[u8; 4]>::try_from(bytes.as_slice()) else { return (head.len(), Outcome::Open) };
-                bytes.clear();
-                (head.len(), Outcome::Size(u32::from_be_bytes(size).into()))
-            }
-            Self::ContentLength(section) => section.feed(rest),
-        }
-    }
-
-    /// What there is of an unfinished header. The next is as the first.
-    fn take(&mut self) -> Vec<u8> {
-        match self {
-            Self::Length32(bytes) => std::mem::take(bytes),
-            Self::ContentLength(section) => {
-                let section = std::mem::take(section);
-                if section.state == State::Reading { section.bytes } else { Vec::new() }
+            self.state = State::Header;
+            if held == 0 {
+                cuts.frame(at, at.saturating_add(missing));
+            } else {
+                self.tail.push(part);
+                cuts.own(self.tail.take(0..self.max), begin);
             }
         }
+        found.unwrap_or(part.len())
     }
-}
 
-/// A header section that is being read.
-#[derive(Debug, Default)]
-struct Section {
-    state: State,
-    /// While reading: the section so far. While seeking: the begin of the line, no longer than the name sought.
-    bytes: Vec<u8>,
-    /// Where in `bytes` the last line begins.
-    line: usize,
-    length: Option<u64>,
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-enum State {
-    #[default]
-    Reading,
-    /// After a bad header, at the begin of a line: is it the one we seek?
-    Seeking,
-    /// After a bad header, in a line that is not the one.
-    Skipping,
-}
-
-impl Section {
-    /// Takes at most one line.
-    fn feed(&mut self, rest: &[u8]) -> (usize, Outcome) {
-        match self.state {
-            State::Reading => self.read(rest),
-            State::Seeking => (self.seek(rest), Outcome::Open),
-            State::Skipping => (self.skip(rest), Outcome::Open),
+    /// Passes over a value that is too long. Says how many bytes it took.
+    fn skip(&mut self, left: u64, at: usize, rest: &[u8], cuts: &Cuts<'_>) -> usize {
+        let part = usize::try_from(left).ok().and_then(|left| rest.get(..left)).unwrap_or(rest);
+        if let Some(used) = self.headers.seek(part, cuts.offset(at)) {
+            self.state = State::Header;
+            return used;
         }
-    }
-
-    fn read(&mut self, rest: &[u8]) -> (usize, Outcome) {
-        let room = HEADER_BYTES_MAX.saturating_sub(self.bytes.len());
-        // Looks no further than the section may reach: what follows can be a body of megabytes.
-        let head = rest.get(..room).unwrap_or(rest);
-        let Some(end) = memchr(b'\n', head) else {
-            self.bytes.extend_from_slice(head);
-            if head.len() == rest.len() {
-                return (head.len(), Outcome::Open);
-            }
-            return (head.len(), self.bad(State::Skipping));
+        let left = left.saturating_sub(part.len() as u64);
+        self.state = match left {
+            0 if self.headers.is_begun() => State::Lost,
+            0 => State::Header,
+            left => State::Skipping { left },
         };
-        let (head, used) = (head.get(..=end).unwrap_or_default(), end.saturating_add(1));
-        self.bytes.extend_from_slice(head);
-        (used, self.line())
+        part.len()
     }
 
-    /// A line of the section is whole.
-    fn line(&mut self) -> Outcome {
-        let line = self.bytes.get(self.line..).unwrap_or_default().trim_ascii_end();
-        if line.is_empty() {
-            if self.line == 0 {
-                // A blank line before the headers: some writers end their bodies with one.
-                self.bytes.clear();
-                return Outcome::Open;
-            }
-            let Some(length) = self.length.take() else { return self.bad(State::Seeking) };
-            self.restart(State::Reading);
-            return Outcome::Size(length);
-        }
-        let colon = memchr(b':', line).filter(|colon| *colon > 0);
-        let Some((name, value)) = colon.and_then(|colon| line.split_at_checked(colon)) else {
-            return self.bad(State::Seeking);
-        };
-        if name.trim_ascii().eq_ignore_ascii_case(CONTENT_LENGTH) {
-            let length = value.split_first().and_then(|(_, digits)| parse(digits.trim_ascii()));
-            if length.is_none() || self.length.is_some_and(|earlier| Some(earlier) != length) {
-                return self.bad(State::Seeking);
-            }
-            self.length = length;
-        }
-        self.line = self.bytes.len();
-        Outcome::Open
+    /// Looks for the next header. Says how many bytes it took.
+    fn seek(&mut self, at: usize, rest: &[u8], cuts: &Cuts<'_>) -> usize {
+        let found = self.headers.seek(rest, cuts.offset(at));
+        self.state = if found.is_some() { State::Header } else { State::Lost };
+        found.unwrap_or(rest.len())
     }
-
-    /// Looks at the first bytes of a line.
-    fn seek(&mut self, rest: &[u8]) -> usize {
-        let missing = CONTENT_LENGTH.len().saturating_sub(self.bytes.len());
-        let head = rest.get(..missing).unwrap_or(rest);
-        if let Some(end) = memchr(b'\n', head) {
-            self.bytes.clear();
-            return end.saturating_add(1);
-        }
-        self.bytes.extend_from_slice(head);
-        if self.bytes.eq_ignore_ascii_case(CONTENT_LENGTH) {
-            self.state = State::Reading;
-        } else if self.bytes.len() == CONTENT_LENGTH.len() {
-            self.restart(State::Skipping);
-        }
-        head.len()
-    }
-
-    fn skip(&mut self, rest: &[u8]) -> usize {
-        let Some(end) = memchr(b'\n', rest) else { return rest.len() };
-        self.restart(State::Seeking);
-        end.saturating_add(1)
-    }
-
-    fn bad(&mut self, state: State) -> Outcome {
-        let bytes = std::mem::take(&mut self.bytes);
-        self.restart(state);
-        Outcome::Bad(bytes)
-    }
-
-    /// Keeps the room of `bytes`, which is never much.
-    fn restart(&mut self, state: State) {
-        self.state = state;
-        self.bytes.clear();
-        self.line = 0;
-        self.length = None;
-    }
-}
-
-/// Digits only: `str::parse` would also take a plus sign.
-fn parse(digits: &[u8]) -> Option<u64> {
-    if !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
 }

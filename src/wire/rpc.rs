@@ -179,7 +179,7 @@ pub(crate) fn too_long(fault: &Fault) -> Option<TooLong> {
     // It fails where the line is cut.
     drop(serde_json::Deserializer::from_slice(&fault.excerpt).deserialize_map(&mut head));
     let id = head.id?;
-    let text = format!("a line of {} bytes, longer than the {limit} allowed", fault.length);
+    let text = format!("a line longer than the {limit} bytes allowed");
     if head.is_request {
         return Some(TooLong::Request(RequestId(id), RemoteError::new(INVALID_REQUEST, text)));
     }
@@ -423,7 +423,7 @@ mod tests {
     #[test]
     fn a_line_that_is_too_long_is_known_by_its_beginning() {
         let beginning = |text: &str| {
-            let mut fault = Fault::new(FaultKind::TooLong { limit: 9 }, 70, text.as_bytes());
+            let mut fault = Fault::new(FaultKind::TooLong { limit: 9 }, 0, 70, text.as_bytes());
             let told = too_long(&fault);
             fault.kind = FaultKind::CutOff;
             assert!(too_long(&fault).is_none(), "nobody waits for it any more");
@@ -431,7 +431,7 @@ mod tests {
         };
         for text in [r#"{"jsonrpc":"2.0","id":7,"result":"xx"#, r#"{ "id" : 7, "error": {"code": 1, "message": "xé"#] {
             let Some(TooLong::Response(7, Refusal::NotUnderstood(error))) = beginning(text) else { panic!("{text}") };
-            assert!(format!("{error:?}").ends_with(": a line of 70 bytes, longer than the 9 allowed"), "{error:?}");
+            assert!(format!("{error:?}").ends_with(": a line longer than the 9 bytes allowed"), "{error:?}");
         }
         for text in [r#"{"jsonrpc":"2.0","id":"a","method":"m","params":["#, r#"{"method":"m","id":"a","params":"x"#] {
             let Some(TooLong::Request(id, error)) = beginning(text) else { panic!("{text}") };

@@ -35,3 +35,4 @@ mod terminal;
 mod trace;
 mod tree;
 mod tunnel;
+mod wire;

@@ -136,14 +136,14 @@ impl Driver {
     }
 
     fn connect(&mut self, known: Known) {
-        let Known { place, socket, said } = known;
+        let Known { place, socket, said, hello_bytes } = known;
         let Some(live) = live_at(&mut self.slots, place) else { return };
         let Some(link) = live.present.link() else { return };
         self.timers.cancel(Timer::Connect(place));
         let token = Target::Control(place).token();
         let connection = Arc::new(Connection { socket, poller: Arc::clone(&self.poller), token });
         let added = self.poller.add(&connection, token);
-        link.open(&connection, Reading::begun(live.spec.max_frame, &said));
+        link.open(&connection, Reading::begun(live.spec.max_frame, &said, hello_bytes));
         live.session = Some(Session::new(connection, link, &self.window));
         self.outlet.send(live.event(EventKind::Connected));
         self.see(place, Sign::Shown(Mark::Connected));

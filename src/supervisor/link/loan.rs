@@ -6,7 +6,7 @@ use crate::{
         call::Call,
         clock::now,
         driver::Command,
-        reading::{Heard, Reading, not_rpc},
+        reading::{Heard, Reading},
     },
     sys::poll::Deadline,
     wire::{
@@ -103,7 +103,7 @@ impl Link {
                         }
                         Heard::Packet(Packet::Response { id, outcome }, _) => {
                             if !self.answer(id, outcome) {
-                                unheard.push(Heard::Fault(not_rpc(line)));
+                                unheard.push(Heard::Fault(line.not_rpc()));
                             }
                         }
                         other => unheard.push(other),

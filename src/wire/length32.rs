@@ -1,0 +1,125 @@
+//! Headers of four bytes: the size as a big-endian number.
+
+use memchr::memchr;
+
+use super::{
+    frame::BYTE_ORDER_MARK,
+    prefixed::{Header, Headers},
+};
+
+const BYTES: usize = 4;
+
+/// Reads sizes. Among other bytes a size is recognized by its first byte, which is zero below 16 MiB, and by the first byte of
+/// the value behind it.
+#[derive(Debug)]
+pub(super) struct Length32 {
+    /// The largest size that is looked for.
+    max: usize,
+    /// Where the size in `bytes` begins.
+    start: u64,
+    /// The size, as far as it was read or found.
+    bytes: Vec<u8>,
+    /// While a size is looked for: the last bytes, from a zero on.
+    window: Vec<u8>,
+}
+
+impl Length32 {
+    pub(super) fn new(max: usize) -> Self {
+        Self { max, start: 0, bytes: Vec::with_capacity(BYTES), window: Vec::with_capacity(BYTES) }
+    }
+
+    /// Whether the window is a size, if this byte follows.
+    fn is_size(&self, next: u8) -> bool {
+        let fits = (1..=self.max as u64).contains(&u64::from(number(&self.window)));
+        fits && matches!(next, b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n')
+    }
+
+    fn slide(&mut self) {
+        let zero = self.window.iter().skip(1).position(|byte| *byte == 0);
+        self.window.drain(..zero.map_or(self.window.len(), |zero| zero.saturating_add(1)));
+    }
+}
+
+impl Headers for Length32 {
+    fn read(&mut self, bytes: &[u8], at: u64) -> (usize, Header) {
+        if self.bytes.is_empty() {
+            self.start = at;
+        }
+        let missing = BYTES.saturating_sub(self.bytes.len());
+        let part = bytes.get(..missing).unwrap_or(bytes);
+        self.bytes.extend_from_slice(part);
+        if self.bytes.len() < BYTES {
+            return (part.len(), Header::Open);
+        }
+        if self.bytes.starts_with(BYTE_ORDER_MARK) {
+            self.bytes.drain(..BYTE_ORDER_MARK.len());
+            self.start = self.start.saturating_add(BYTE_ORDER_MARK.len() as u64);
+            return (part.len(), Header::Open);
+        }
+        (part.len(), Header::Size(number(&self.bytes).into()))
+    }
+
+    fn seek(&mut self, bytes: &[u8], at: u64) -> Option<usize> {
+        let mut next = 0_usize;
+        while let Some(rest) = bytes.get(next..).filter(|rest| !rest.is_empty()) {
+            if self.window.is_empty() {
+                next = next.saturating_add(memchr(0, rest)?);
+            }
+            let byte = bytes.get(next).copied()?;
+            let offset = at.saturating_add(next as u64);
+            if self.window.len() == BYTES {
+                if self.is_size(byte) {
+                    self.start = offset.saturating_sub(BYTES as u64);
+                    std::mem::swap(&mut self.bytes, &mut self.window);
+                    self.window.clear();
+                    return Some(next);
+                }
+                self.slide();
+            }
+            if byte == 0 || !self.window.is_empty() {
+                self.window.push(byte);
+                self.start = offset.saturating_add(1).saturating_sub(self.window.len() as u64);
+            }
+            next = next.saturating_add(1);
+        }
+        None
+    }
+
+    fn done(&mut self) {
+        self.bytes.clear();
+        self.window.clear();
+    }
+
+    fn disbelieve(&mut self) -> bool {
+        // Of a size that is a number, and not text, this byte is zero, or a control character.
+        let is_text = self.bytes.first().is_some_and(|first| *first >= b' ' || first.is_ascii_whitespace());
+        if is_text {
+            let later: Vec<u8> = self.bytes.drain(..).skip(1).collect();
+            let start = self.start;
+            self.window.clear();
+            // Fewer bytes than a size has, so none is found yet.
+            self.seek(&later, start.saturating_add(1));
+        }
+        is_text
+    }
+
+    fn is_begun(&self) -> bool {
+        !self.window.is_empty()
+    }
+
+    fn start(&self) -> u64 {
+        self.start
+    }
+
+    fn text(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn reset(&mut self) {
+        self.done();
+    }
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0, |number, byte| (number << 8) | u32::from(*byte))
+}

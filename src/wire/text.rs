@@ -1,0 +1,122 @@
+//! Captured output, of which nothing may be lost: lines with the ends that they had.
+
+use std::mem;
+
+use memchr::memchr2;
+
+use super::{
+    frame::{Cuts, Tail},
+    message::LineEnding,
+};
+
+/// Cuts at each line feed, and at each carriage return: with the latter, programs overwrite what shows their progress.
+#[derive(Debug)]
+pub(super) struct Text {
+    /// The longest line, in bytes. A longer one comes in pieces.
+    max: usize,
+    pub(super) tail: Tail,
+    /// The line in the tail has met a carriage return. The next byte shows whether a line feed belongs to it.
+    has_return: bool,
+}
+
+impl Text {
+    pub(super) fn new(max: usize) -> Self {
+        Self { max, tail: Tail::new(max), has_return: false }
+    }
+
+    pub(super) fn feed(&mut self, read: &[u8], cuts: &mut Cuts<'_>) {
+        let mut start = 0_usize;
+        if let (Some(first), true) = (read.first(), mem::take(&mut self.has_return)) {
+            let is_feed = *first == b'\n';
+            let ending = if is_feed { LineEnding::CarriageReturnLineFeed } else { LineEnding::CarriageReturn };
+            // The carriage return is the byte before this read.
+            let end = cuts.offset(0).saturating_sub(1);
+            self.end(end, ending, cuts);
+            start = usize::from(is_feed);
+        }
+        while let Some(rest) = read.get(start..).filter(|rest| !rest.is_empty()) {
+            let Some(length) = memchr2(b'\n', b'\r', rest) else { return self.collect(start, rest, cuts) };
+            let end = start.saturating_add(length);
+            let line = rest.get(..length).unwrap_or_default();
+            let ending = match rest.get(length..).unwrap_or_default() {
+                [b'\n', ..] => LineEnding::LineFeed,
+                [_, b'\n', ..] => LineEnding::CarriageReturnLineFeed,
+                [_, _, ..] => LineEnding::CarriageReturn,
+                _ => {
+                    self.has_return = true;
+                    return self.collect(start, line, cuts);
+                }
+            };
+            if self.tail.is_empty() {
+                let last = self.pieces(start, line, cuts);
+                cuts.line(last, end, ending);
+            } else {
+                self.collect(start, line, cuts);
+                self.end(cuts.offset(end), ending, cuts);
+            }
+            start = end.saturating_add(ending.as_bytes().len());
+        }
+    }
+
+    pub(super) fn finish(&mut self, cuts: &mut Cuts<'_>) {
+        let end = cuts.offset(0);
+        if mem::take(&mut self.has_return) {
+            self.end(end.saturating_sub(1), LineEnding::CarriageReturn, cuts);
+        } else if !self.tail.is_empty() {
+            self.end(end, LineEnding::None, cuts);
+        }
+    }
+
+    /// The line in the tail ends, at this place in the stream.
+    fn end(&mut self, end: u64, ending: LineEnding, cuts: &mut Cuts<'_>) {
+        let length = self.tail.bytes().len();
+        cuts.own_line(self.tail.take(0..length), end.saturating_sub(length as u64), ending);
+    }
+
+    /// Adds bytes of an unfinished line to the tail.
+    fn collect(&mut self, at: usize, bytes: &[u8], cuts: &mut Cuts<'_>) {
+        let mut done = 0_usize;
+        loop {
+            let rest = bytes.get(done..).unwrap_or_default();
+            let held = self.tail.bytes().len();
+            let Some((head, _)) =
+                rest.split_at_checked(self.max.saturating_sub(held)).filter(|(_, rest)| !rest.is_empty())
+            else {
+                return self.tail.push(rest);
+            };
+            // The byte after these is one too many.
+            let next = rest.get(head.len()).copied();
+            self.tail.push(head);
+            let offset = cuts.offset(at.saturating_add(done)).saturating_sub(held as u64);
+            let first = piece(self.tail.bytes(), next);
+            let kept = self.tail.bytes().get(first..).unwrap_or_default().to_vec();
+            cuts.own_line(self.tail.take(0..first), offset, LineEnding::Partial);
+            self.tail.push(&kept);
+            done = done.saturating_add(head.len());
+        }
+    }
+
+    /// Cuts pieces off a line until what is left is not too long. Says where in the read that begins.
+    fn pieces(&self, start: usize, line: &[u8], cuts: &mut Cuts<'_>) -> usize {
+        let mut done = 0_usize;
+        while let Some(rest) = line.get(done..).filter(|rest| rest.len() > self.max) {
+            let (head, next) =
+                rest.split_at_checked(self.max).map_or((rest, None), |(head, rest)| (head, rest.first()));
+            let end = done.saturating_add(piece(head, next.copied()));
+            cuts.line(start.saturating_add(done), start.saturating_add(end), LineEnding::Partial);
+            done = end;
+        }
+        start.saturating_add(done)
+    }
+}
+
+/// How long a piece of these bytes is, if `next` follows them: all of them, or one character less if `next` is within one.
+fn piece(bytes: &[u8], next: Option<u8>) -> usize {
+    let is_inside = |byte: &u8| *byte & 0b1100_0000 == 0b1000_0000;
+    if next.is_none_or(|next| !is_inside(&next)) {
+        return bytes.len();
+    }
+    let back = bytes.iter().rev().take(3).position(|byte| !is_inside(byte)).map(|inside| inside.saturating_add(1));
+    let cut = back.and_then(|back| bytes.len().checked_sub(back));
+    cut.filter(|cut| *cut > 0).unwrap_or(bytes.len())
+}

@@ -1,0 +1,157 @@
+//! Bytes on the wire that are not what they should be.
+
+use crate::support::{DEADLINE, Story};
+use pipewright::{
+    EventKind, FaultKind, Framing, Input, LineEnding, Output, Worker, WorkerSpec, pipe::anonymous::PipeWriter,
+};
+use serde_json::{Value, json};
+use std::io::Write;
+
+/// A worker whose messages are what is written to it.
+fn echo(story: &Story, framing: Framing) -> (Worker, PipeWriter) {
+    let spec = WorkerSpec::new("cat").stdin(Input::Pipe).messages_on_stdout().framing(framing).max_frame(1000);
+    let worker = story.supervisor.spawn(spec).unwrap();
+    let writer = worker.take_stdin().unwrap();
+    (worker, writer)
+}
+
+fn frame(framing: Framing, body: &str) -> Vec<u8> {
+    let head = match framing {
+        Framing::Length32 => u32::try_from(body.len()).unwrap().to_be_bytes().to_vec(),
+        Framing::ContentLength => format!("Content-Length: {}\r\n\r\n", body.len()).into_bytes(),
+        _ => Vec::new(),
+    };
+    let end: &[u8] = match framing {
+        Framing::Lines => b"\n",
+        Framing::Nul => b"\0",
+        _ => b"",
+    };
+    [&head, body.as_bytes(), end].concat()
+}
+
+/// The messages, and of each fault kind and offset.
+fn told(story: &mut Story) -> (Vec<Value>, Vec<(FaultKind, u64)>) {
+    let (mut messages, mut faults) = (Vec::new(), Vec::new());
+    for event in story.rest() {
+        match event.kind {
+            EventKind::Message(message) => messages.push(message.json().unwrap()),
+            EventKind::Fault(fault) => faults.push((fault.kind, fault.offset)),
+            _ => {}
+        }
+    }
+    (messages, faults)
+}
+
+#[test]
+fn p02_damage_costs_no_message_behind_it() {
+    let short = frame(Framing::ContentLength, "{\"label\":\"caf\u{e9}\"}");
+    let short = String::from_utf8(short).unwrap().replace("17", "16").into_bytes();
+    let cases: [(Framing, Vec<u8>); 9] = [
+        (Framing::ContentLength, b"debug: starting".to_vec()),
+        (Framing::ContentLength, b"debug starting\n".to_vec()),
+        (Framing::ContentLength, b"Content-Length: x\r\n\r\n{\"n\":333}".to_vec()),
+        (Framing::ContentLength, b"{\"n\":333}".to_vec()),
+        (Framing::ContentLength, b"Content-Length: 20\r\n\r\n{\"n\":333}".to_vec()),
+        (Framing::ContentLength, short),
+        (Framing::Length32, b"Warning: deprecated\n".to_vec()),
+        (Framing::Length32, b"\0\0\0\x30{\"n\":333}".to_vec()),
+        (Framing::Length32, b"\0\0\0\x08{\"n\":333}".to_vec()),
+    ];
+    for (framing, damage) in cases {
+        let mut story = Story::new();
+        let (_worker, mut writer) = echo(&story, framing);
+        let mut stream = frame(framing, "{\"n\":0}");
+        let (begin, end) = (stream.len() as u64, (stream.len() + damage.len()) as u64);
+        stream.extend_from_slice(&damage);
+        (1..200).for_each(|n| stream.extend_from_slice(&frame(framing, &format!("{{\"n\":{n}}}"))));
+        writer.write_all(&stream).unwrap();
+        drop(writer);
+        let (messages, faults) = told(&mut story);
+        let shown = String::from_utf8_lossy(&damage);
+        assert_eq!(messages, (0..200).map(|n| json!({ "n": n })).collect::<Vec<_>>(), "{framing:?} {shown}");
+        assert!(!faults.is_empty(), "{framing:?} {shown}");
+        assert!(faults.iter().all(|(_, offset)| (begin..end).contains(offset)), "{faults:?} {framing:?} {shown}");
+    }
+}
+
+#[test]
+fn p02_a_frame_that_is_too_long_is_reported_at_its_header() {
+    for (framing, stream) in [
+        (Framing::Length32, 5000_u32.to_be_bytes().to_vec()),
+        (Framing::Length32, b"Warning: deprecated\n".to_vec()),
+        (Framing::ContentLength, b"Content-Length: 5000\r\n\r\n".to_vec()),
+        (Framing::Lines, vec![b'1'; 1001]),
+        (Framing::Nul, vec![b'1'; 1001]),
+    ] {
+        let mut story = Story::new();
+        // The stream stays open, and nothing follows.
+        let (worker, mut writer) = echo(&story, framing);
+        writer.write_all(&stream).unwrap();
+        let (kind, length) = story.find(|event| match event.kind {
+            EventKind::Fault(fault) => Some((fault.kind, fault.length)),
+            _ => None,
+        });
+        assert_eq!(kind, FaultKind::TooLong { limit: 1000 }, "{framing:?}");
+        assert!(length > 1000, "{framing:?}: {length}");
+        drop(writer);
+        assert!(worker.wait_timeout(DEADLINE).unwrap().success());
+        let (messages, faults) = told(&mut story);
+        assert_eq!((messages.len(), faults), (0, Vec::new()), "{framing:?}: it is reported once");
+    }
+}
+
+#[test]
+fn p02_a_byte_order_mark_before_the_first_message_is_skipped() {
+    for framing in [Framing::Lines, Framing::Nul, Framing::Length32, Framing::ContentLength] {
+        let mut story = Story::new();
+        let (_worker, mut writer) = echo(&story, framing);
+        writer.write_all(b"\xef\xbb\xbf").unwrap();
+        writer.write_all(&frame(framing, "{\"n\":0}")).unwrap();
+        drop(writer);
+        assert_eq!(told(&mut story), (vec![json!({"n": 0})], Vec::new()), "{framing:?}");
+    }
+}
+
+#[test]
+fn p02_output_with_its_line_endings_is_what_was_written() {
+    let long = vec![b'x'; 150_000];
+    let outputs: [&[u8]; 6] =
+        [b"a\nb", b"a\nb\n", b"x\r\ny\r\n", b"10 %\r20 %\r30 %\r\ndone\n", b"\n\r\r\n\n\r", &long];
+    for output in outputs {
+        let mut story = Story::new();
+        let worker = story.supervisor.spawn(WorkerSpec::new("cat").stdin(Input::Pipe).stdout(Output::Lines)).unwrap();
+        let mut writer = worker.take_stdin().unwrap();
+        writer.write_all(output).unwrap();
+        drop(writer);
+        let mut rebuilt = Vec::new();
+        for event in story.rest() {
+            if let EventKind::Line { line, .. } = event.kind {
+                assert_eq!(line.is_partial(), line.ending() == LineEnding::Partial);
+                rebuilt.extend_from_slice(line.as_bytes());
+                rebuilt.extend_from_slice(line.ending().as_bytes());
+            }
+        }
+        assert!(
+            rebuilt == output,
+            "{} of {} bytes: {}",
+            rebuilt.len(),
+            output.len(),
+            String::from_utf8_lossy(&output[..9.min(output.len())])
+        );
+    }
+}
+
+#[test]
+fn p01_progress_is_delivered_while_its_line_goes_on() {
+    let mut story = Story::new();
+    let worker = story.supervisor.spawn(WorkerSpec::new("cat").stdin(Input::Pipe).stdout(Output::Lines)).unwrap();
+    let mut writer = worker.take_stdin().unwrap();
+    writer.write_all(b"\r10 %\r20 %").unwrap();
+    for expected in ["", "10 %"] {
+        let line = story.find(|event| if let EventKind::Line { line, .. } = event.kind { Some(line) } else { None });
+        assert_eq!((&*line.text(), line.ending()), (expected, LineEnding::CarriageReturn));
+    }
+    drop(writer);
+    let line = story.find(|event| if let EventKind::Line { line, .. } = event.kind { Some(line) } else { None });
+    assert_eq!((&*line.text(), line.ending()), ("20 %", LineEnding::None));
+}
