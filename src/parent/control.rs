@@ -11,7 +11,7 @@ use crate::{
         named::{self, ReadHalf, Stream},
     },
     wire::{
-        calls::{CallError, Calls, Requests},
+        calls::{Answered, CallError, Calls, Requests},
         frame::{Batch, Deframer, Fault, Framing, Piece},
         message::decode,
         request::{Notification, Post, Request},
@@ -221,13 +221,13 @@ impl Control {
         let sent =
             rpc::request(id, method, params).map_err(CallError::Encode).and_then(|line| self.send(&line, &begun));
         if let Err(error) = sent {
-            self.shared().calls.end(id);
+            self.shared().calls.give_up(id);
             // A part of it may be on its way, and the rest goes before the next line: this one, if it can.
             self.send_if_possible(rpc::cancellation(id));
             return Err(error);
         }
         let Ok(answer) = answer.recv_timeout(begun.remaining()) else {
-            let gave_up = self.shared().calls.end(id).is_some();
+            let gave_up = self.shared().calls.give_up(id).is_some();
             if gave_up {
                 // If it cannot be sent, the answer will be passed over.
                 self.send_if_possible(rpc::cancellation(id));
@@ -284,6 +284,10 @@ impl Control {
     fn hear(self: &Arc<Self>, line: &[u8], hear: &mut impl FnMut(Incoming)) {
         match rpc::parse(line) {
             Ok(Packet::Response { id, outcome }) => self.end_call(id, outcome),
+            Ok(Packet::Refused(refusal)) => {
+                let answered = self.shared().calls.answer_only();
+                Self::end(answered, Err(refusal));
+            }
             Ok(Packet::Request { id, method, .. }) if method == PING => {
                 // Whoever reads must not wait for the parent to do so; it asks again.
                 self.send_if_possible(rpc::response(&id, &()));
@@ -318,7 +322,12 @@ impl Control {
 
     /// An answer of the parent's; one that comes too late is passed over.
     fn end_call(&self, id: u64, outcome: Result<Box<RawValue>, Refusal>) {
-        if let Some(caller) = self.shared().calls.end(id) {
+        let answered = self.shared().calls.answer(id);
+        Self::end(answered, outcome);
+    }
+
+    fn end(answered: Answered<Sender<Answer>>, outcome: Result<Box<RawValue>, Refusal>) {
+        if let Answered::Call(caller) = answered {
             drop(caller.try_send(outcome.map_err(CallError::from)));
         }
     }

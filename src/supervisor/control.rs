@@ -209,6 +209,6 @@ fn key(line: &[u8]) -> Option<String> {
         Packet::Notification { method, params: Some(params) } if method == HELLO => {
             serde_json::from_str::<Hello>(params.get()).ok().map(|hello| hello.key)
         }
-        Packet::Notification { .. } | Packet::Request { .. } | Packet::Response { .. } => None,
+        Packet::Notification { .. } | Packet::Request { .. } | Packet::Response { .. } | Packet::Refused(_) => None,
     }
 }

@@ -61,7 +61,7 @@ impl Reading {
         let mut reading = Self { deframer, batch: Batch::default(), unheard: Vec::new(), scratch: Vec::new() };
         if !said.is_empty() {
             reading.understand(said, |heard, line, unheard| {
-                let is_answer = matches!(heard, Heard::Packet(Packet::Response { .. }, _));
+                let is_answer = matches!(heard, Heard::Packet(Packet::Response { .. } | Packet::Refused(_), _));
                 unheard.push(if is_answer { Heard::Fault(line.not_rpc()) } else { heard });
             });
         }

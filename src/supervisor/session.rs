@@ -149,6 +149,10 @@ impl Session {
                 let was_asked = self.link.answer(id, outcome);
                 (!was_asked).then(|| self.fault(line.not_rpc()))
             }
+            Packet::Refused(refusal) => {
+                let was_asked = self.link.refuse_only(refusal);
+                (!was_asked).then(|| self.fault(line.not_rpc()))
+            }
             Packet::Request { id, method, .. } if method == PING => {
                 // A worker that does not read its answers loses only those.
                 drop(rpc::response(&id, &()).map_err(CallError::Encode).and_then(|line| self.link.post(line)));

@@ -2,11 +2,12 @@
 
 use super::{
     message::DecodeError,
-    rpc::{NotRpc, Refusal, RemoteError},
+    rpc::{NotRpc, Refusal, RemoteError, whole_number},
 };
 use crate::exit::Exit;
 use std::{
-    collections::{BTreeMap, HashMap},
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     sync::{
         Arc,
@@ -19,11 +20,27 @@ use std::{
 pub(crate) struct Calls<W> {
     last_id: u64,
     waiting: BTreeMap<u64, W>,
+    /// Sent requests whose answers may come and have no waiting caller: it gave up, or there was none.
+    unheeded: BTreeSet<u64>,
+}
+
+/// The most late answers that are expected; beyond that those to the oldest requests count as answers to no request.
+const UNHEEDED_MAX: usize = 1024;
+
+/// What an answer belongs to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Answered<W> {
+    /// A call that waits for it.
+    Call(W),
+    /// A request whose answer has no waiting caller.
+    Unheeded,
+    /// No open request: there was none of this id, or it has its answer already. The first one counts.
+    Nothing,
 }
 
 impl<W> Default for Calls<W> {
     fn default() -> Self {
-        Self { last_id: 0, waiting: BTreeMap::new() }
+        Self { last_id: 0, waiting: BTreeMap::new(), unheeded: BTreeSet::new() }
     }
 }
 
@@ -46,19 +63,51 @@ impl<W> Calls<W> {
         id
     }
 
-    /// Whether this id was given once.
-    pub(crate) fn has_been(&self, id: u64) -> bool {
-        (1..=self.last_id).contains(&id)
+    /// The answer to this id may come, and has no waiting caller.
+    pub(crate) fn expect_unheeded(&mut self, id: u64) {
+        if self.unheeded.len() >= UNHEEDED_MAX {
+            self.unheeded.pop_first();
+        }
+        self.unheeded.insert(id);
     }
 
-    /// Whether nobody waits for an answer.
+    /// Whether no caller waits for an answer.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// A call has ended, by its answer or because its caller gave up. Nothing if it had ended before.
-    pub(crate) fn end(&mut self, id: u64) -> Option<W> {
-        self.waiting.remove(&id)
+    /// An answer has come.
+    pub(crate) fn answer(&mut self, id: u64) -> Answered<W> {
+        match self.waiting.remove(&id) {
+            Some(waiter) => Answered::Call(waiter),
+            None if self.unheeded.remove(&id) => Answered::Unheeded,
+            None => Answered::Nothing,
+        }
+    }
+
+    /// An answer without an id has come: the other side did not understand a request. It is taken for that of the call that
+    /// waits, if just one does.
+    pub(crate) fn answer_only(&mut self) -> Answered<W> {
+        if self.waiting.len() > 1 {
+            return Answered::Nothing;
+        }
+        match self.waiting.pop_first() {
+            Some((_, waiter)) => Answered::Call(waiter),
+            None if self.unheeded.pop_first().is_some() => Answered::Unheeded,
+            None => Answered::Nothing,
+        }
+    }
+
+    /// The caller of a request that was sent has given up. Nothing if it had its answer.
+    pub(crate) fn give_up(&mut self, id: u64) -> Option<W> {
+        let waiter = self.waiting.remove(&id)?;
+        self.expect_unheeded(id);
+        Some(waiter)
+    }
+
+    /// A request was not sent after all.
+    pub(crate) fn withdraw(&mut self, id: u64) {
+        self.waiting.remove(&id);
     }
 
     /// The connection has ended, and with it every call.
@@ -68,7 +117,7 @@ impl<W> Calls<W> {
 }
 
 /// The other side's requests that are not answered yet, by their ids as they came: each with the flag that says whether it was
-/// cancelled.
+/// cancelled. Numbers are the same however they are written.
 #[derive(Debug, Default)]
 pub(crate) struct Requests(HashMap<String, Arc<AtomicBool>>);
 
@@ -76,20 +125,20 @@ impl Requests {
     /// A new one; gives its flag.
     pub(crate) fn begin(&mut self, id: &str) -> Arc<AtomicBool> {
         let cancelled = Arc::new(AtomicBool::new(false));
-        self.0.insert(id.to_owned(), Arc::clone(&cancelled));
+        self.0.insert(key(id).into_owned(), Arc::clone(&cancelled));
         cancelled
     }
 
     /// It is taken back. Nothing if it was answered before.
     pub(crate) fn cancel(&self, id: &str) {
-        if let Some(cancelled) = self.0.get(id) {
+        if let Some(cancelled) = self.0.get(&*key(id)) {
             cancelled.store(true, Ordering::Relaxed);
         }
     }
 
     /// It is answered.
     pub(crate) fn end(&mut self, id: &str) {
-        self.0.remove(id);
+        self.0.remove(&*key(id));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -102,6 +151,11 @@ impl Requests {
             cancelled.store(true, Ordering::Relaxed);
         }
     }
+}
+
+/// An id, whole numbers in their shortest form.
+fn key(id: &str) -> Cow<'_, str> {
+    if id.starts_with('"') { id.into() } else { whole_number(id).map_or(id.into(), |id| id.to_string().into()) }
 }
 
 /// Why a call has no result.
@@ -200,17 +254,48 @@ mod tests {
     }
 
     #[test]
-    fn a_call_ends_once() {
+    fn p02_the_first_answer_counts() {
         let mut calls = Calls::default();
         let (first, second) = (calls.begin('a'), calls.begin('b'));
-        assert_ne!(first, second);
-        assert_eq!(calls.end(second), Some('b'));
-        assert_eq!(calls.end(second), None, "an answer that comes twice");
-        assert_eq!(calls.end(99), None, "an answer to no call");
-        assert_eq!([0, first, second, 99].map(|id| calls.has_been(id)), [false, true, true, false]);
+        assert_eq!(calls.answer_only(), Answered::Nothing, "it can belong to either");
+        assert_eq!(calls.answer(second), Answered::Call('b'));
+        assert_eq!(calls.answer(second), Answered::Nothing, "an answer that comes twice");
+        assert_eq!(calls.answer(99), Answered::Nothing, "an answer to no call");
         let third = calls.begin('c');
         assert!(third > second, "no id is used again");
-        assert_eq!(calls.end_all().collect::<Vec<_>>(), ['a', 'c']);
-        assert_eq!(calls.end(first), None);
+        assert_eq!(calls.give_up(third), Some('c'));
+        assert_eq!((calls.answer(third), calls.answer(third)), (Answered::Unheeded, Answered::Nothing));
+        assert_eq!(calls.answer_only(), Answered::Call('a'));
+        assert_eq!((calls.answer(first), calls.answer_only()), (Answered::Nothing, Answered::Nothing));
+        let late = calls.begin('l');
+        calls.give_up(late);
+        assert_eq!((calls.answer_only(), calls.answer_only()), (Answered::Unheeded, Answered::Nothing));
+        let [fourth, fifth] = ['d', 'e'].map(|caller| calls.begin(caller));
+        calls.withdraw(fourth);
+        assert_eq!(calls.answer(fourth), Answered::Nothing);
+        assert_eq!(calls.end_all().collect::<Vec<_>>(), ['e']);
+        assert_eq!(calls.answer(fifth), Answered::Nothing);
+    }
+
+    #[test]
+    fn p07_late_answers_are_expected_within_bounds() {
+        let mut calls: Calls<()> = Calls::default();
+        for _ in 0..3 * UNHEEDED_MAX {
+            let id = calls.begin(());
+            calls.give_up(id);
+        }
+        assert_eq!(calls.unheeded.len(), UNHEEDED_MAX);
+        assert_eq!(calls.answer(calls.last_id), Answered::Unheeded);
+    }
+
+    #[test]
+    fn p02_numerically_equal_ids_are_one_request() {
+        let mut requests = Requests::default();
+        let [number, text] = ["7.0", "\"7\""].map(|id| requests.begin(id));
+        requests.cancel("7");
+        assert_eq!([&number, &text].map(|flag| flag.load(Ordering::Relaxed)), [true, false]);
+        requests.end("70e-1");
+        requests.end("\"7\"");
+        assert!(requests.is_empty());
     }
 }

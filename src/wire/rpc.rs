@@ -103,6 +103,8 @@ pub(crate) enum Packet {
         id: u64,
         outcome: Result<Box<RawValue>, Refusal>,
     },
+    /// To a request of ours that the other side did not understand, or whose id it did not see: an error whose id is null.
+    Refused(Refusal),
 }
 
 /// What a response has instead of a result.
@@ -152,17 +154,44 @@ pub(crate) fn parse(line: &[u8]) -> Result<Packet, NotRpc> {
         }
         (Some(method), None) => Ok(Packet::Notification { method: method.into_owned(), params }),
         (None, Some(id)) => {
-            let id = id.get().parse().map_err(|_| not("a response to a request that nobody made"))?;
+            let id = own_id(id.get()).ok_or_else(|| not("a response to a request that was not made"))?;
             let outcome = match (line.result, line.error) {
-                (_, Some(error)) => Err(decode(error.get()).map_or_else(Refusal::NotUnderstood, Refusal::Told)),
+                (_, Some(error)) => Err(refused(error)),
                 (Some(result), None) => Ok(result.to_owned()),
                 // `"result": null` and none at all read the same; JSON-RPC requires one of the two members.
                 (None, None) => Ok(RawValue::NULL.to_owned()),
             };
             Ok(Packet::Response { id, outcome })
         }
-        (None, None) => Err(not("neither `method` nor `id`")),
+        (None, None) => {
+            line.error.map(|error| Packet::Refused(refused(error))).ok_or_else(|| not("neither `method` nor `id`"))
+        }
     }
+}
+
+fn refused(error: &RawValue) -> Refusal {
+    decode(error.get()).map_or_else(Refusal::NotUnderstood, Refusal::Told)
+}
+
+/// The id of a request of ours, as it came back: a whole number, or as a string.
+fn own_id(text: &str) -> Option<u64> {
+    match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
+        Some(_) => None,
+        None => whole_number(text),
+    }
+}
+
+/// A JSON number that is whole, however it is written: `7`, `7.0` and `7e0` are one number.
+pub(super) fn whole_number(text: &str) -> Option<u64> {
+    // Up to here, every whole number is one of f64.
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    text.parse().ok().or_else(|| {
+        let number: f64 = text.parse().ok()?;
+        let is_whole = number.fract() == 0.0 && (0.0..=EXACT_MAX).contains(&number);
+        // Written without a fraction, it can be parsed as what it is.
+        is_whole.then(|| format!("{number:.0}").parse().ok())?
+    })
 }
 
 /// A line that was too long to be kept, as far as its beginning tells: whoever waits for it, or for its answer, need not wait on.
@@ -184,7 +213,7 @@ pub(crate) fn too_long(fault: &Fault) -> Option<TooLong> {
         return Some(TooLong::Request(RequestId(id), RemoteError::new(INVALID_REQUEST, text)));
     }
     let refusal = Refusal::NotUnderstood(DecodeError::json(&fault.excerpt, serde::de::Error::custom(text)));
-    Some(TooLong::Response(id.get().parse().ok()?, refusal))
+    Some(TooLong::Response(own_id(id.get())?, refusal))
 }
 
 /// The members of a line that come before its long one.
@@ -418,6 +447,23 @@ mod tests {
             panic!()
         };
         assert!(error.excerpt().contains("no"), "{error}");
+    }
+
+    #[test]
+    fn p15_ids_of_other_writers_are_recognized() {
+        let id = |id: &str| match parse(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":1}}"#).as_bytes()) {
+            Ok(Packet::Response { id, .. }) => Some(id),
+            Err(_) => None,
+            other => panic!("{other:?}"),
+        };
+        for same in ["7", "7.0", "7e0", "70e-1", "\"7\""] {
+            assert_eq!(id(same), Some(7), "{same}");
+        }
+        for other in ["7.5", "-7", "\"7.0\"", "\"+7\"", "\"\"", "1e300", "[7]", "true"] {
+            assert_eq!(id(other), None, "{other}");
+        }
+        let line = br#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error"}}"#;
+        assert!(matches!(parse(line), Ok(Packet::Refused(Refusal::Told(error))) if error.code == -32700));
     }
 
     #[test]

@@ -248,6 +248,56 @@ fn p16_an_answer_that_is_none_is_told() {
 }
 
 #[test]
+fn p15_answers_of_other_writers_end_their_calls() {
+    let mut story = Story::new();
+    let (worker, socket) = connected(&mut story, absent());
+    let mut lines = BufReader::new(socket.try_clone().unwrap()).lines();
+    let mut ask = |answer: fn(&Value) -> String| {
+        thread::scope(|scope| {
+            let call = scope.spawn(|| worker.call::<_, Value>("x", &[1], DEADLINE));
+            let request: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+            (&socket).write_all(answer(&request["id"]).as_bytes()).unwrap();
+            call.join().unwrap()
+        })
+    };
+    let forms: [fn(&Value) -> String; 3] = [
+        |id| format!("{{\"jsonrpc\":\"2.0\",\"id\":{id}.0,\"result\":1}}\n"),
+        |id| format!("{{\"jsonrpc\":\"2.0\",\"id\":{id}e0,\"result\":1}}\n"),
+        |id| format!("{{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"result\":1}}\n"),
+    ];
+    for form in forms {
+        assert_eq!(ask(form).unwrap(), json!(1));
+    }
+    let nameless = |_: &Value| {
+        "{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32700,\"message\":\"Parse error\"}}\n".to_owned()
+    };
+    let error = ask(nameless).unwrap_err();
+    assert!(matches!(&error, CallError::Remote(error) if error.code == -32700), "{error:?}");
+    // Of two answers the first counts, and the second is a fault.
+    let twice = |id: &Value| {
+        let answer = |result| format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":\"{result}\"}}\n");
+        answer("first") + &answer("second")
+    };
+    assert_eq!(ask(twice).unwrap(), json!("first"));
+    let fault = story.find(|event| match event.kind {
+        EventKind::Fault(fault) => Some(fault),
+        _ => None,
+    });
+    assert_eq!(fault.kind, FaultKind::NotRpc);
+    assert!(String::from_utf8_lossy(&fault.excerpt).contains("second"), "{fault}");
+}
+
+#[test]
+fn p02_a_byte_order_mark_before_the_hello_is_skipped() {
+    let mut story = Story::new();
+    let (worker, address) = spawn(&mut story, absent());
+    let (mut socket, hello) = hello(&address);
+    socket.write_all(format!("\u{feff}{hello}").as_bytes()).unwrap();
+    story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+    drop(worker);
+}
+
+#[test]
 fn p15_nobody_waits_for_a_line_that_was_too_long() {
     let mut story = Story::new();
     let (worker, mut socket) = connected(&mut story, absent().max_frame(1000));

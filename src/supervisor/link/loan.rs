@@ -98,11 +98,18 @@ impl Link {
                     self.note_heard();
                     let bytes = scratch.get(..bytes).unwrap_or_default();
                     reading.understand(bytes, |heard, line, unheard| match heard {
-                        Heard::Packet(Packet::Response { id, outcome }, _) if id == own => {
+                        Heard::Packet(Packet::Response { id, outcome }, _) if id == own && answer.is_none() => {
                             answer = Some(outcome.map_err(CallError::from));
                         }
                         Heard::Packet(Packet::Response { id, outcome }, _) => {
                             if !self.answer(id, outcome) {
+                                unheard.push(Heard::Fault(line.not_rpc()));
+                            }
+                        }
+                        Heard::Packet(Packet::Refused(refusal), _) => {
+                            if answer.is_none() && self.is_only_caller() {
+                                answer = Some(Err(CallError::from(refusal)));
+                            } else {
                                 unheard.push(Heard::Fault(line.not_rpc()));
                             }
                         }

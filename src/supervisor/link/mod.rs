@@ -16,7 +16,7 @@ use crate::{
         socket,
     },
     wire::{
-        calls::{CallError, Calls, Requests},
+        calls::{Answered, CallError, Calls, Requests},
         request::Post,
         rpc::{self, PING, Refusal},
     },
@@ -228,16 +228,33 @@ impl Link {
         !was_closed
     }
 
-    /// An answer of the worker's. False if nobody has ever asked that; one that comes too late is passed over.
+    /// An answer of the worker's. False if it belongs to no open request; one that comes too late is passed over.
     pub(super) fn answer(&self, id: u64, outcome: Result<Box<RawValue>, Refusal>) -> bool {
-        let mut state = self.lock();
-        let (caller, was_asked) = (state.calls.end(id), state.calls.has_been(id));
-        drop(state);
-        if let Some(caller) = caller {
-            // It may have been cancelled in this moment.
-            drop(caller.try_send(outcome.map_err(CallError::from)));
+        let answered = self.lock().calls.answer(id);
+        Self::end_call(answered, outcome)
+    }
+
+    /// An error whose id is null. False if more than one request is open, or none.
+    pub(super) fn refuse_only(&self, refusal: Refusal) -> bool {
+        let answered = self.lock().calls.answer_only();
+        Self::end_call(answered, Err(refusal))
+    }
+
+    fn end_call(answered: Answered<Sender<Answer>>, outcome: Result<Box<RawValue>, Refusal>) -> bool {
+        match answered {
+            Answered::Call(caller) => {
+                // It may have been cancelled in this moment.
+                drop(caller.try_send(outcome.map_err(CallError::from)));
+                true
+            }
+            Answered::Unheeded => true,
+            Answered::Nothing => false,
         }
-        was_asked
+    }
+
+    /// Whether no call is open but that of the caller that reads.
+    fn is_only_caller(&self) -> bool {
+        self.lock().calls.is_empty()
     }
 
     /// Notes a request of the worker's; gives the flag that says when it is cancelled.
@@ -253,7 +270,12 @@ impl Link {
     /// Asks the worker for a sign of life. Whether something has come back is told by
     /// [`was_heard`](Self::was_heard).
     pub(super) fn ping(&self) {
-        let id = self.lock().calls.next_id();
+        let id = {
+            let mut state = self.lock();
+            let id = state.calls.next_id();
+            state.calls.expect_unheeded(id);
+            id
+        };
         // Where that cannot be sent nothing comes back, and that is what is watched for.
         drop(rpc::request(id, PING, &()).map_err(CallError::Encode).and_then(|line| self.post(line)));
     }
@@ -294,7 +316,7 @@ impl Link {
         let sent = self.post(line);
         if sent.is_err() {
             // Nothing was asked, so there is nothing to take back.
-            self.lock().calls.end(id);
+            self.lock().calls.withdraw(id);
         }
         sent.map(|()| call)
     }
@@ -314,7 +336,7 @@ impl Link {
     }
 
     pub(super) fn give_up(&self, id: u64) {
-        if self.lock().calls.end(id).is_some() {
+        if self.lock().calls.give_up(id).is_some() {
             // The worker is told, so that it can stop working on it. If that cannot be sent, its answer will be passed over.
             drop(rpc::cancellation(id).map_err(CallError::Encode).and_then(|line| self.post(line)));
         }
