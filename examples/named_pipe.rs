@@ -11,8 +11,10 @@
 //! reach; a client that comes through ssh is the user it logged in as.
 use std::{
     error::Error,
+    fmt::Display,
     fs,
-    io::{self, BufRead, Write},
+    io::{self, BufRead, IsTerminal},
+    os::fd::AsFd,
     process::ExitCode,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -23,9 +25,11 @@ use pipewright::{
     Tunnel,
     pipe::{
         PipeMode,
+        anonymous::PipeWriter,
         name::PipeName,
         named::{Access, ConnectOptions, ImpersonationLevel, ListenerOptions, MessageError, MessageStream, Stream},
     },
+    printable,
 };
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -42,8 +46,7 @@ fn main() -> ExitCode {
         text = format!("{text}: {error}");
         cause = error.source();
     }
-    // There is nobody else to tell.
-    drop(writeln!(io::stderr(), "named_pipe: {text}"));
+    complain(&format_args!("named_pipe: {text}"));
     ExitCode::FAILURE
 }
 
@@ -90,7 +93,7 @@ fn connect(place: &str, mode: PipeMode) -> Outcome {
 fn chat(options: &ListenerOptions, name: &PipeName) -> Outcome {
     let listener = options.listen(name)?;
     let guests = Guests::default();
-    writeln!(io::stderr(), "listening on {name}")?;
+    complain(&format_args!("listening on {name}"));
     thread::scope(|scope| {
         for (number, stream) in listener.incoming().enumerate() {
             // One that does not get in keeps nobody else out.
@@ -100,7 +103,7 @@ fn chat(options: &ListenerOptions, name: &PipeName) -> Outcome {
                     let guests = &guests;
                     thread::Builder::new().spawn_scoped(scope, move || guests.host(number, &who, &speaker))?;
                 }
-                Err(error) => writeln!(io::stderr(), "guest {number} did not get in: {error}")?,
+                Err(error) => complain(&format_args!("guest {number} did not get in: {error}")),
             }
         }
         Ok(())
@@ -158,11 +161,11 @@ impl Guests {
 /// Each client gets the file, or the reason why it may not have it.
 fn serve_file(options: &ListenerOptions, name: &PipeName, file: &str) -> Outcome {
     let listener = options.listen(name)?;
-    writeln!(io::stderr(), "listening on {name}")?;
+    complain(&format_args!("listening on {name}"));
     for stream in listener.incoming() {
         let sent = stream.map_err(Into::into).and_then(|stream| send_file(stream, file));
         if let Err(error) = sent {
-            writeln!(io::stderr(), "a client went without its answer: {error}")?;
+            complain(&format_args!("a client went without its answer: {error}"));
         }
     }
     Ok(())
@@ -194,15 +197,27 @@ fn talk(stream: MessageStream) -> Outcome {
             let Ok(line) = line else { break };
             match speaker.send(line.as_bytes()) {
                 Ok(()) => {}
-                Err(error @ MessageError::TooLarge { .. }) => drop(writeln!(io::stderr(), "named_pipe: {error}")),
+                Err(error @ MessageError::TooLarge { .. }) => complain(&format_args!("named_pipe: {error}")),
                 Err(_) => break,
             }
         }
     })?;
+    let is_terminal = io::stdout().is_terminal();
     while let Some(message) = stream.recv()? {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(&message)?;
-        stdout.write_all(b"\n")?;
+        // What another user says must not control the terminal.
+        let line = if is_terminal { printable(&message).lines().to_string().into_bytes() } else { message };
+        write_line(io::stdout(), &line)?;
     }
     Ok(())
+}
+
+/// Tells the user something on standard error; serving goes on where that is closed.
+fn complain(what: &dyn Display) {
+    drop(write_line(io::stderr(), what.to_string().as_bytes()));
+}
+
+/// Also where another process has made the descriptor non-blocking: then it is waited for instead of losing the line.
+fn write_line(stream: impl AsFd, line: &[u8]) -> io::Result<()> {
+    let writer = PipeWriter::from(os_pipe::PipeWriter::from(stream.as_fd().try_clone_to_owned()?));
+    Ok(writer.write_all_deadline(&[line, b"\n"].concat(), Duration::MAX)?)
 }
