@@ -12,7 +12,7 @@ use super::{
     process::Child,
 };
 use crate::sys::{
-    fd,
+    closing, fd,
     pidfd::{Handover, PidFd},
 };
 use command_fds::CommandFdExt;
@@ -37,7 +37,9 @@ pub(super) fn start(
 ) -> Result<Child, SpawnError> {
     // The user's closure may panic; and so does std, when the program is missing and the host ignores SIGCHLD. Neither may
     // take the thread that spawns with it.
-    catch_unwind(AssertUnwindSafe(|| run(plan, make(), ends, moment))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| run(plan, make(), ends, moment))).unwrap_or_else(|payload| {
+        // It can be anything, also something that panics or blocks when it is dropped.
+        closing::release(payload);
         Err(SpawnError::failed("the user's Command", SpawnStep::Command, io::Error::other("it panicked")))
     })
 }

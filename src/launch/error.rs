@@ -285,7 +285,8 @@ impl SpawnError {
         Self::failed("/bin/sh", SpawnStep::Guard, source)
     }
 
-    pub(super) fn is_busy(&self) -> bool {
+    /// The program's file is open for writing.
+    pub(crate) fn is_busy(&self) -> bool {
         self.io_error().is_some_and(|error| error.raw_os_error() == Some(libc::ETXTBSY))
     }
 }

@@ -166,43 +166,65 @@ pub(crate) fn prepare(plan: &Plan, patience: Patience) -> Result<Prepared, Spawn
     Ok(Prepared { ends, child_ends })
 }
 
-/// Starts one process of a plan that was checked. On an error there is no process and no descriptor left.
+/// Starts one process of a plan that was checked. On an error there is no process and no descriptor left. Waits while the program's
+/// file is busy, up to the sum of [`busy_pause`].
 pub(crate) fn launch(plan: &Plan, prepared: Prepared, moment: &Moment<'_>) -> Result<Launched, SpawnError> {
-    let Prepared { ends, child_ends } = prepared;
-    let start = |moment: &Moment<'_>| {
-        retry_while_busy(|| match &plan.program {
-            Program::Named(name) => direct::start(plan, name, &child_ends, moment),
-            Program::Command(make) => command::start(plan, make, &child_ends, moment),
-        })
-    };
-    let in_cgroup = moment.birthplace.directory().is_some() && matches!(plan.program, Program::Named(_));
-    match start(moment) {
-        // A kernel or a sandbox that does not know how, or a cgroup that somebody has taken away: then without.
-        Err(SpawnError::Failed { step: SpawnStep::Cgroup, .. })
-            if matches!(moment.birthplace, Birthplace::Rather(_)) =>
-        {
-            let child = start(&Moment { birthplace: Birthplace::Here, ..*moment })?;
-            Ok(Launched { child, ends, in_cgroup: false })
-        }
-        started => Ok(Launched { child: started?, ends, in_cgroup }),
-    }
-}
-
-/// Tries again while the program's file is open for writing (ETXTBSY). That is what happens when another thread forks while
-/// we write a program and then run it: the fork holds our descriptor until its exec. Half a second in all, then the error.
-fn retry_while_busy<T>(mut start: impl FnMut() -> Result<T, SpawnError>) -> Result<T, SpawnError> {
-    const FIRST_PAUSE: Duration = Duration::from_millis(1);
-    const PAUSES: u32 = 9; // 1 + 2 + 4 + ... + 256 ms = 511 ms
-    for pause in 0..PAUSES {
-        match start() {
-            Err(error) if error.is_busy() => pause_for(FIRST_PAUSE * 2_u32.pow(pause)),
+    let mut prepared = Some(prepared);
+    for attempt in 0.. {
+        match launch_once(plan, &mut prepared, moment) {
+            Err(error)
+                if error.is_busy()
+                    && let Some(pause) = busy_pause(attempt) =>
+            {
+                pause_for(pause);
+            }
             done => return done,
         }
     }
-    start()
+    Err(SpawnError::SupervisorGone)
+}
+
+/// As [`launch`], without waiting. Where the program is busy, what was prepared stays for the next attempt.
+pub(crate) fn launch_once(
+    plan: &Plan,
+    prepared: &mut Option<Prepared>,
+    moment: &Moment<'_>,
+) -> Result<Launched, SpawnError> {
+    let Some(Prepared { ends, child_ends }) = prepared.take() else { return Err(SpawnError::SupervisorGone) };
+    let start = |moment: &Moment<'_>| match &plan.program {
+        Program::Named(name) => direct::start(plan, name, &child_ends, moment),
+        Program::Command(make) => command::start(plan, make, &child_ends, moment),
+    };
+    let mut in_cgroup = moment.birthplace.directory().is_some() && matches!(plan.program, Program::Named(_));
+    let mut started = start(moment);
+    // A kernel or a sandbox that does not know how, or a cgroup that was removed: then without.
+    if matches!(started, Err(SpawnError::Failed { step: SpawnStep::Cgroup, .. }))
+        && matches!(moment.birthplace, Birthplace::Rather(_))
+    {
+        in_cgroup = false;
+        started = start(&Moment { birthplace: Birthplace::Here, ..*moment });
+    }
+    match started {
+        Ok(child) => Ok(Launched { child, ends, in_cgroup }),
+        Err(error) => {
+            if error.is_busy() {
+                *prepared = Some(Prepared { ends, child_ends });
+            }
+            Err(error)
+        }
+    }
+}
+
+/// How long to wait before another attempt, after so many attempts that found the program's file open for writing (ETXTBSY). That
+/// happens when another thread forks while the host writes a program and then runs it: the fork holds the host's descriptor until
+/// its exec. Half a second in all, then the error is final.
+pub(crate) fn busy_pause(attempts: u32) -> Option<Duration> {
+    const FIRST_PAUSE: Duration = Duration::from_millis(1);
+    const PAUSES: u32 = 9; // 1 + 2 + 4 + ... + 256 ms = 511 ms
+    (attempts < PAUSES).then(|| FIRST_PAUSE * 2_u32.pow(attempts))
 }
 
 #[expect(clippy::disallowed_methods, reason = "nothing tells when the last writer of a file has closed it")]
-fn pause_for(duration: Duration) {
+pub(crate) fn pause_for(duration: Duration) {
     thread::sleep(duration);
 }

@@ -277,6 +277,15 @@ impl Plan {
         }
     }
 
+    /// Whether closures or descriptors of the host's are in it.
+    pub(crate) fn holds_foreign(&self) -> bool {
+        matches!(self.program, Program::Command(_))
+            || matches!(self.stdin, Input::Descriptor(_))
+            || matches!(self.stdout, Output::Descriptor(_))
+            || matches!(self.stderr, Output::Descriptor(_))
+            || self.grants.iter().any(|grant| matches!(grant.source, GrantSource::Given(_)))
+    }
+
     /// Allows a processor, by its number from 0.
     pub(crate) fn allow_processor(&mut self, number: usize) {
         const BITS: usize = libc::c_ulong::BITS as usize;

@@ -2,7 +2,7 @@
 
 use super::{
     clock::now,
-    driver::{Command, GroupCommand, Mailbox},
+    driver::{Command, GroupCommand, Mailbox, Unanswered},
     roster::Roster,
     spec::WorkerSpec,
     stopping::{Restarting, Stopping},
@@ -122,6 +122,19 @@ pub enum GroupError {
     /// The supervisor takes no more workers.
     #[error("the supervisor takes no more workers")]
     SupervisorGone,
+    /// The supervisor's event loop has not answered within 5 s, as in a process that is not run. Whether it does what was asked is not
+    /// known.
+    #[error("the supervisor's event loop has not answered within 5 s")]
+    Unanswered,
+}
+
+impl From<Unanswered> for GroupError {
+    fn from(why: Unanswered) -> Self {
+        match why {
+            Unanswered::LoopGone => Self::SupervisorGone,
+            Unanswered::Late => Self::Unanswered,
+        }
+    }
 }
 
 explains_itself!(GroupError);
@@ -137,6 +150,7 @@ impl From<GroupError> for io::Error {
         let kind = match &error {
             GroupError::Spec(_) | GroupError::Refused { .. } => io::ErrorKind::InvalidInput,
             GroupError::SupervisorGone => io::ErrorKind::BrokenPipe,
+            GroupError::Unanswered => io::ErrorKind::TimedOut,
         };
         Self::new(kind, error)
     }
@@ -210,7 +224,7 @@ impl WorkerGroup {
     pub fn add(&self, spec: WorkerSpec) -> Result<Worker, GroupError> {
         spec.check_member()?;
         let shared = self.roster.enter(WorkerId(self.roster.next_id()), &spec, self.mailbox.clone(), None);
-        let (ours, spec) = (Arc::clone(&shared), Arc::new(spec));
+        let (ours, spec) = (Arc::clone(&shared), Arc::new(crate::sys::closing::Released::new(spec)));
         self.ask(|answer| GroupCommand::AddWorker { group: self.id, shared, spec, answer })?;
         Ok(Worker { shared: ours })
     }
@@ -232,38 +246,37 @@ impl WorkerGroup {
     /// [`GroupError::Refused`] where a member of another group waits for one of its own.
     pub fn dissolve(&self) -> Result<Stopping, GroupError> {
         let began = now();
-        let ended =
-            self.put(|answer| GroupCommand::Dissolve(self.id, answer)).unwrap_or(Err(GroupError::SupervisorGone));
+        let ended = self.put(|answer| GroupCommand::Dissolve(self.id, answer))?;
         ended.map(|workers| Stopping::new(workers, began))
     }
 
     /// Starts it again, with all in it, after [`stop`](Self::stop) or after it has ended. Gives what can be waited for: those who
     /// come back with that.
     pub fn start(&self) -> Restarting {
-        self.put(|answer| GroupCommand::Start(self.id, answer)).unwrap_or_default()
+        self.put(|answer| GroupCommand::Start(self.id, answer)).unwrap_or_else(Restarting::unanswered)
     }
 
     /// Ends all in it, in reverse order; only [`start`](Self::start) or [`restart`](Self::restart) brings them back. Does not wait
     /// for it, but gives what can be waited for; [`GroupEnded`](crate::EventKind::GroupEnded) tells too when it is over.
     pub fn stop(&self) -> Stopping {
         let began = now();
-        Stopping::new(self.put(|answer| GroupCommand::Stop(self.id, answer)).unwrap_or_default(), began)
+        match self.put(|answer| GroupCommand::Stop(self.id, answer)) {
+            Ok(workers) => Stopping::new(workers, began),
+            Err(why) => Stopping::unanswered(why, began),
+        }
     }
 
     /// Ends all in it and starts it again. Gives what can be waited for: all but those with [`Restart::Never`], whom nothing but
     /// their user starts a second time.
     pub fn restart(&self) -> Restarting {
-        self.put(|answer| GroupCommand::Restart(self.id, answer)).unwrap_or_default()
+        self.put(|answer| GroupCommand::Restart(self.id, answer)).unwrap_or_else(Restarting::unanswered)
     }
 
     fn ask(&self, command: impl FnOnce(Sender<Result<(), GroupError>>) -> GroupCommand) -> Result<(), GroupError> {
-        self.put(command).unwrap_or(Err(GroupError::SupervisorGone))
+        self.put(command)?
     }
 
-    /// Nothing where the loop has ended.
-    fn put<T>(&self, command: impl FnOnce(Sender<T>) -> GroupCommand) -> Option<T> {
-        let (answer, answered) = crossbeam_channel::bounded(1);
-        self.mailbox.send(Command::Group(command(answer)));
-        answered.recv().ok()
+    fn put<T>(&self, command: impl FnOnce(Sender<T>) -> GroupCommand) -> Result<T, Unanswered> {
+        self.mailbox.ask(|answer| Command::Group(command(answer)))
     }
 }

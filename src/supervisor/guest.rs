@@ -1,26 +1,26 @@
 //! What a user has given us to call on a thread of ours: a panic in it is his own affair, and everybody else's workers live on.
 
+use super::{ready::Ready, spec::WorkerSpec};
+use crate::sys::closing::{self, MayBlock, Released};
 use std::{
-    mem,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 
-/// What a user's code gives; nothing where it panics. The panic hook has told of that by then.
-pub(super) fn unharmed<T>(run: impl FnOnce() -> T) -> Option<T> {
-    let payload = match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(done) => return Some(done),
-        Err(payload) => payload,
-    };
-    // It can be anything, also something that panics when it is dropped. What that leaves is left alone.
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        forget(payload);
+/// A spec as the supervisor keeps it. Its last owner can be the loop or a spawner thread, and what the host has put into it, closures
+/// and descriptors, is dropped elsewhere.
+pub(super) type SharedSpec = Arc<Released<WorkerSpec>>;
+
+impl MayBlock for WorkerSpec {
+    fn may_block(&self) -> bool {
+        self.plan.holds_foreign() || self.ready.as_ref().is_some_and(Ready::holds_closure)
     }
-    None
 }
 
-#[expect(clippy::mem_forget, reason = "to drop it would be to ask for the next panic")]
-fn forget<T>(payload: T) {
-    mem::forget(payload);
+/// What a user's code gives; nothing where it panics. The panic hook has told of that by then. What it panicked with can be anything,
+/// also something that panics or blocks when it is dropped: that is done elsewhere.
+pub(super) fn unharmed<T>(run: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(closing::release).ok()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! One worker across its incarnations, as the loop sees it.
 
-use super::{clock::now, driver::Place, spec::WorkerSpec, worker::WorkerShared};
+use super::{clock::now, driver::Place, guest::SharedSpec, worker::WorkerShared};
 use crate::{
     exit::{Exit, ExitStatus},
     policy::restart::{Cause, Restarts, Verdict},
@@ -36,7 +36,7 @@ pub(super) enum Standing {
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) shared: Arc<WorkerShared>,
-    pub(super) spec: Arc<WorkerSpec>,
+    pub(super) spec: SharedSpec,
     pub(super) standing: Standing,
     pub(super) wish: Wish,
     /// How many times it was started again.
@@ -55,7 +55,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    pub(super) fn new(shared: &Arc<WorkerShared>, spec: &Arc<WorkerSpec>, standing: Standing, seed: u64) -> Self {
+    pub(super) fn new(shared: &Arc<WorkerShared>, spec: &SharedSpec, standing: Standing, seed: u64) -> Self {
         Self {
             shared: Arc::clone(shared),
             spec: Arc::clone(spec),

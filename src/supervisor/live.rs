@@ -3,6 +3,7 @@
 use super::{
     driver::Arrival,
     event::{Event, EventKind, FaultEvent, Stream},
+    guest::SharedSpec,
     meter::Meter,
     notify::NotifySocket,
     pen::Cell,
@@ -152,7 +153,7 @@ pub(super) struct Burial {
 pub(super) struct Live {
     pub(super) shared: Arc<WorkerShared>,
     pub(super) present: Arc<Present>,
-    pub(super) spec: Arc<WorkerSpec>,
+    pub(super) spec: SharedSpec,
     pub(super) incarnation: Incarnation,
     pub(super) meter: Arc<Meter>,
     pub(super) paused: bool,

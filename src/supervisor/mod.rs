@@ -12,6 +12,7 @@ mod id;
 mod kept;
 mod link;
 mod live;
+mod mark;
 mod meter;
 mod notify;
 mod orphans;
@@ -24,6 +25,7 @@ mod sentinel;
 mod session;
 mod spawner;
 mod spec;
+mod starts;
 mod status;
 mod stopping;
 mod survivors;
@@ -36,17 +38,17 @@ mod worker;
 
 use crate::{
     launch::{self, Patience, SpawnError},
-    sys::{pidfd, wake::Waker},
+    sys::{closing::Released, pidfd, wake::Waker},
 };
 use clock::now;
-use crossbeam_channel::{Receiver, Sender};
-use driver::{Command, Driver, Mailbox, Parts, StopAll};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use driver::{Command, Driver, Mailbox, Parts, StopAll, Unanswered};
 use roster::Roster;
-use spawner::{Job, Starter};
+use spawner::Starter;
 use std::{
     io, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -68,13 +70,15 @@ pub use worker::Worker;
 const WINDOW: usize = 32 << 20;
 /// How much longer than it was given a shutdown waits: for the deaths of those that were killed, and for being told.
 const LAST_WAIT: Duration = Duration::from_secs(6);
+/// How long a start that is under way when everything else has ended is waited for, before it is left to undo itself.
+const LAST_START: Duration = Duration::from_millis(500);
 /// How long workers have to end by themselves when their supervisor is dropped, by default.
 const GRACE_PERIOD: Duration = Duration::from_secs(2);
 
 /// Starts workers and tells what happens to them, in one channel.
 ///
-/// It runs two threads, for any number of workers: one that spawns, and one that does all the reading and waiting. Neither
-/// takes a signal, and nothing of the host is changed: no handler, no `waitpid(-1)`, no environment. With the first worker one small
+/// It runs two threads, for any number of workers: one that spawns, and one that does all the reading and waiting. While a start hangs
+/// there is one more ([`Status::spawner_threads`]). None of them takes a signal, and nothing of the host is changed: no handler, no `waitpid(-1)`, no environment. With the first worker one small
 /// shell is started, which ends all trees if this process is killed.
 ///
 /// ```no_run
@@ -98,20 +102,30 @@ const GRACE_PERIOD: Duration = Duration::from_secs(2);
 /// # Dropping
 ///
 /// Dropping it ends every worker for good, each by its [stop ladder](WorkerSpec::stop), and after the grace period by SIGKILL, with all
-/// it has started; and the threads are joined. It takes the grace period and five seconds at the most.
+/// it has started; and the threads are joined. It takes the grace period and six seconds at the most: a start that hangs longer is left
+/// to a thread that undoes it. On a thread of the supervisor itself, as in a closure of a spec, it does the same without waiting.
 /// Receivers cloned from [`events`](Self::events) still give what was told until then. In a forked child of the host,
 /// dropping it does nothing: the workers are the parent's.
 #[derive(Debug)]
 pub struct Supervisor {
     events: Receiver<Event>,
-    /// `None` once closed.
-    jobs: Arc<Jobs>,
     mailbox: Mailbox,
     /// `None` in a fork of the host, once dropped.
     starter: Option<Arc<Starter>>,
     roster: Arc<Roster>,
-    threads: Vec<JoinHandle<()>>,
+    /// `None` in a fork of the host, and once dropped.
+    driver: Option<Loop>,
+    /// How long workers have in all when it is dropped.
+    grace_period: Duration,
     owner: i32,
+}
+
+/// The thread of the event loop.
+#[derive(Debug)]
+struct Loop {
+    thread: JoinHandle<()>,
+    /// Disconnected when it has ended.
+    ended: Receiver<()>,
 }
 
 impl Supervisor {
@@ -143,16 +157,18 @@ impl Supervisor {
     pub fn spawn(&self, spec: WorkerSpec) -> Result<Worker, SpawnError> {
         spec.check()?;
         let id = WorkerId(self.roster.next_id());
-        // Held until the worker is with the loop: the spawner, and then the loop, take this for one that may still come.
-        let jobs = self.jobs().clone().ok_or(SpawnError::SupervisorGone)?;
+        let starter = self.starter.as_ref().ok_or(SpawnError::SupervisorGone)?;
+        // Held until the loop has the worker: until then the loop goes on.
+        let permit = starter.starts().permit().ok_or(SpawnError::SupervisorGone)?;
         let prepared = launch::prepare(&spec.plan, Patience::ForOpens)?;
-        if Starter::may_start_here(&spec) {
-            return self.starter.as_ref().ok_or(SpawnError::SupervisorGone)?.start_here(id, spec, prepared);
+        let may_start_here = Starter::may_start_here(&spec);
+        let spec = Arc::new(Released::new(spec));
+        if may_start_here {
+            let started = starter.start_here(id, spec, prepared);
+            drop(permit);
+            return started;
         }
-        let (answer, answered) = crossbeam_channel::bounded(1);
-        jobs.send(Job { id, spec, prepared, answer }).map_err(|_| SpawnError::SupervisorGone)?;
-        drop(jobs);
-        answered.recv().map_err(|_| SpawnError::SupervisorGone)?
+        Starter::start_elsewhere(starter, id, spec, (prepared, permit))
     }
 
     /// Everything that happens, in one crossbeam channel: good in `select!`, and to be cloned for several consumers, each of
@@ -183,7 +199,9 @@ impl Supervisor {
 
     /// Takes no more workers. When the last one has ended the event channel ends too.
     pub fn close(&self) {
-        self.jobs().take();
+        if let Some(starter) = &self.starter {
+            starter.starts().close();
+        }
     }
 
     /// A group of workers that start after one another, stop in reverse, and are restarted together as a
@@ -197,11 +215,16 @@ impl Supervisor {
         WorkerGroup::add_to(None, policy.into(), &self.mailbox, &self.roster)
     }
 
-    /// How everybody is. Asks the loop, which answers between two looks at the kernel.
+    /// How everybody is. Asks the loop, which answers between two looks at the kernel. Waits 5 s for that at most, and then gives a
+    /// status that is [not complete](Status::is_complete).
     pub fn status(&self) -> Status {
-        // A loop that has ended has nobody, and may have told what nobody has received yet.
-        let nobody = || Status { workers: Vec::new(), events_waiting: self.events.len() };
-        self.ask(Command::Report).unwrap_or_else(nobody)
+        self.mailbox.ask(Command::Report).unwrap_or_else(|why| Status {
+            workers: Vec::new(),
+            // A loop that has ended may have sent what is not received yet.
+            events_waiting: self.events.len(),
+            spawner_threads: self.starter.as_ref().map_or(0, |starter| starter.starts().threads()),
+            is_complete: why == Unanswered::LoopGone,
+        })
     }
 
     /// Ends every worker that is there now for good, each by its own [stop ladder](WorkerSpec::stop), and returns at once, with
@@ -212,7 +235,12 @@ impl Supervisor {
 
     fn stop_everybody(&self, wanted: StopAll) -> Stopping {
         let began = now();
-        Stopping::new(self.ask(|answer| Command::StopAll(wanted, answer)).unwrap_or_default(), began)
+        let stopping = self.mailbox.ask(|answer| Command::StopAll(wanted, answer)).unwrap_or_else(|why| match why {
+            Unanswered::LoopGone => Vec::new(),
+            // It will read that later: the workers that are known end then.
+            Unanswered::Late => self.roster.all(),
+        });
+        Stopping::new(stopping, began)
     }
 
     /// Takes no more workers, ends all, and waits for that: each by its stop ladder, but killed after `within` in any case. What
@@ -221,7 +249,9 @@ impl Supervisor {
     /// The events go on being told: a worker whose window is used up is killed rather than heard, unless somebody receives.
     pub fn shutdown(&self, within: Duration) -> StopReport {
         self.close();
-        self.stop_everybody(StopAll::Within(within)).wait(within.saturating_add(LAST_WAIT))
+        let (began, timeout) = (now(), within.saturating_add(LAST_WAIT));
+        let stopping = self.stop_everybody(StopAll::Within(within));
+        stopping.wait(timeout.saturating_sub(now().saturating_duration_since(began)))
     }
 
     /// Has Ctrl-C and Ctrl-Z do what people expect, for as long as the value lives that this gives. The handlers of SIGINT, SIGTERM
@@ -244,18 +274,8 @@ impl Supervisor {
     ///
     /// When no descriptor or thread can be had.
     pub fn terminal_signals(&self) -> io::Result<TerminalSignals> {
-        TerminalSignals::listen(self.mailbox.clone(), Arc::clone(&self.jobs))
-    }
-
-    /// Asks the loop; nothing where it has ended.
-    fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Command) -> Option<T> {
-        let (answer, answered) = crossbeam_channel::bounded(1);
-        self.mailbox.send(question(answer));
-        answered.recv().ok()
-    }
-
-    fn jobs(&self) -> MutexGuard<'_, Option<Sender<Job>>> {
-        lock(&self.jobs)
+        let starts = self.starter.as_ref().map(|starter| Arc::clone(starter.starts()));
+        TerminalSignals::listen(self.mailbox.clone(), starts.ok_or(io::ErrorKind::BrokenPipe)?)
     }
 }
 
@@ -268,9 +288,17 @@ impl Drop for Supervisor {
         }
         self.close();
         self.mailbox.send(Command::Stop);
-        for thread in self.threads.drain(..) {
+        let (Some(driver), Some(starter)) = (self.driver.take(), self.starter.take()) else { return };
+        let here = thread::current().id();
+        if driver.thread.thread().id() == here || starter.starts().is_thread(here) {
+            // Dropped by the host's own code on a thread of this supervisor, which cannot wait for itself: all ends without a wait.
+            return;
+        }
+        let timeout = self.grace_period.saturating_add(LAST_WAIT);
+        if driver.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected) {
             // A panic of ours has been printed by then; the host need not suffer a second one.
-            drop(thread.join());
+            drop(driver.thread.join());
+            starter.starts().wait_end(LAST_START);
         }
     }
 }
@@ -284,8 +312,7 @@ impl Supervisor {
         mem::forget(self.starter.take());
         mem::forget(mem::replace(&mut self.mailbox, mailbox));
         mem::forget(mem::replace(&mut self.events, crossbeam_channel::never()));
-        mem::forget(mem::replace(&mut self.jobs, Arc::new(Mutex::new(None))));
-        mem::forget(mem::take(&mut self.threads));
+        mem::forget(self.driver.take());
     }
 }
 
@@ -324,8 +351,7 @@ impl Builder {
         let waker = Arc::new(Waker::new()?);
         let (commands, inbox) = crossbeam_channel::unbounded();
         let (told, events) = crossbeam_channel::unbounded();
-        let (jobs, jobs_taken) = crossbeam_channel::unbounded();
-        let (again, to_restart) = crossbeam_channel::unbounded();
+        let (running, ended) = crossbeam_channel::bounded(0);
         let mailbox = Mailbox { commands, waker: Arc::clone(&waker) };
         let roster = Arc::new(Roster::default());
         let starter = Arc::new(Starter::new(mailbox.clone(), Arc::clone(&roster))?);
@@ -335,26 +361,22 @@ impl Builder {
             mailbox: mailbox.clone(),
             window: self.window,
             grace_period: self.grace_period,
-            again,
             starter: Arc::clone(&starter),
         })?;
-        // The spawner first: if the second thread cannot be had, dropping `driver` and `jobs` ends the first.
-        let spawner = spawner::start(jobs_taken, Arc::clone(&starter), to_restart)?;
-        let driver = driver.start()?;
+        // First the thread that starts workers: if the second one cannot be had, dropping `driver` ends the first.
+        starter.starts().begin(|number| spawner::thread(&starter, number))?;
+        let thread = driver.start(running)?;
         Ok(Supervisor {
             events,
-            jobs: Arc::new(Mutex::new(Some(jobs))),
             mailbox,
             starter: Some(starter),
             roster,
-            threads: vec![driver, spawner],
+            driver: Some(Loop { thread, ended }),
+            grace_period: self.grace_period,
             owner: pidfd::own_pid(),
         })
     }
 }
-
-/// Where new workers are handed in; `None` once closed.
-type Jobs = Mutex<Option<Sender<Job>>>;
 
 /// What a panic of another thread has left is used as it is: each of these is whole between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -41,16 +41,28 @@ impl Starter {
             // Whoever has left its family is found by its token.
             self.sentinel().sweep(LONGEST_DEATH);
         }
+        self.reap_killed(orphans)
+    }
+
+    fn reap_killed(&self, orphans: &[Arc<Present>]) -> Vec<Option<Reaped>> {
         let deadline = Deadline::after(LONGEST_DEATH);
         let reap = |present: &Arc<Present>| {
             // Before the kernel gives its number to somebody else.
             present.leave_guard(self);
             let reaped = present.child().reap_until(deadline).ok().flatten();
             present.leave_cell(self);
+            present.untie();
             present.close_pipes();
             reaped
         };
         orphans.iter().map(reap).collect()
+    }
+
+    /// Ends a new process whose worker was stopped while it was started. It has just reached its program.
+    pub(super) fn undo(&self, present: &Arc<Present>) {
+        present.kill_tree();
+        self.reap_killed(std::slice::from_ref(present));
+        present.close_link(None);
     }
 
     /// The same of one that the loop has never seen; whoever holds its handle is told.

@@ -143,6 +143,11 @@ impl Ready {
         }
     }
 
+    /// Whether the host's own code is in it.
+    pub(super) fn holds_closure(&self) -> bool {
+        matches!(self.wanted, Wanted::Message(_) | Wanted::Probe(Probe::Check(_)))
+    }
+
     pub(super) fn is_by_control(&self) -> bool {
         matches!(self.wanted, Wanted::Control)
     }

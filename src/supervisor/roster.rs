@@ -53,6 +53,11 @@ impl Roster {
         shared
     }
 
+    /// All that may still do anything.
+    pub(super) fn all(&self) -> Vec<Arc<WorkerShared>> {
+        lock(&self.workers).entries.values().filter_map(Weak::upgrade).collect()
+    }
+
     pub(super) fn find(&self, id: WorkerId) -> Option<Worker> {
         let shared = lock(&self.workers).entries.get(&id)?.upgrade()?;
         Some(Worker { shared })

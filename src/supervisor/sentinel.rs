@@ -63,8 +63,8 @@ impl Sentinel {
     }
 
     /// Starts the shell, unless it runs. To be called on a thread that lives as long as workers may: the end of this thread is
-    /// for the shell the end of the process.
-    pub(super) fn stand(&self) -> Result<(), SpawnError> {
+    /// for the shell the end of the process. True if it was started now.
+    pub(super) fn stand(&self) -> Result<bool, SpawnError> {
         let mut guard = lock(&self.guard);
         let runs = guard
             .as_mut()
@@ -72,7 +72,7 @@ impl Sentinel {
         if !runs {
             *guard = Some(self.start()?);
         }
-        Ok(())
+        Ok(!runs)
     }
 
     /// Has a guard do now what it is there for, and waits for that, at most so long.

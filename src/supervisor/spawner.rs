@@ -7,25 +7,31 @@
 use super::{
     clock::now,
     control,
-    driver::{Again, Arrival, Command, Mailbox},
+    driver::{Arrival, Command, Mailbox},
+    guest::{SharedSpec, unharmed},
     link::Link,
     lock,
+    mark::Mark,
     notify::NotifySocket,
     pen::{Cell, Pen},
     ready::{BELL, Ready},
     roster::Roster,
     sentinel::Sentinel,
     spec::{MessageSource, WorkerSpec},
+    starts::{Handed, PATIENCE, Permit, Purpose, Start, Starts, Tie},
     tree::Token,
-    worker::{Mark, Present, Worker, WorkerId, WorkerShared},
+    worker::{Present, Worker, WorkerId, WorkerShared},
 };
 use crate::{
-    launch::{Birthplace, Ends, MESSAGES, Moment, Patience, Prepared, Program, SpawnError, SpawnStep, launch, prepare},
+    launch::{
+        Birthplace, Ends, MESSAGES, Moment, Patience, Prepared, Program, SpawnError, SpawnStep, busy_pause,
+        launch_once, pause_for, prepare,
+    },
     policy::watchdog::Life,
     sys::{conduct, pidfd, random},
     wire::rpc::{Address, KEY_VARIABLE},
 };
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::RecvTimeoutError;
 use std::{
     ffi::OsString,
     fs, io,
@@ -41,46 +47,29 @@ use std::{
 /// What a worker gets when its parent dies, where its spec does not say.
 const DEATH_SIGNAL: Option<i32> = Some(libc::SIGKILL);
 
-/// One worker to start.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) id: WorkerId,
-    pub(super) spec: WorkerSpec,
-    pub(super) prepared: Prepared,
-    pub(super) answer: Sender<Result<Worker, SpawnError>>,
-}
-
-/// Runs until nobody can send a job any more, and then until the loop is done.
-pub(super) fn start(jobs: Receiver<Job>, starter: Arc<Starter>, again: Receiver<Again>) -> io::Result<JoinHandle<()>> {
+/// Has one more thread serve the queue of starts.
+pub(super) fn thread(starter: &Arc<Starter>, number: u64) -> io::Result<JoinHandle<()>> {
+    let starter = Arc::clone(starter);
     thread::Builder::new().name("pipewright-spawn".into()).spawn(move || {
         // The host's signals belong to the host's threads.
         conduct::block_all_signals();
-        let closing = Closing(Arc::clone(&starter));
-        loop {
-            crossbeam_channel::select! {
-                recv(jobs) -> job => match job {
-                    Ok(job) => starter.serve(job),
-                    Err(_closed) => break,
-                },
-                // Not before all jobs are done: the loop holds its side until then.
-                recv(again) -> job => match job {
-                    Ok(job) => starter.start_again(job),
-                    Err(_panicked) => break,
-                },
-            }
+        let leaving = Leaving { starter, number };
+        while let Some(start) = leaving.starter.starts.next(number) {
+            leaving.starter.serve(number, start);
+            leaving.starter.starts.done(number);
         }
-        drop(closing);
-        // Ends when the loop does. To end earlier would kill every worker: see above.
-        again.iter().for_each(|job| starter.start_again(job));
     })
 }
 
-/// Tells the loop that nobody will come any more: after the last arrival, and also when this thread panics.
-struct Closing(Arc<Starter>);
+/// Notes the end of a spawner thread, also when it panics.
+struct Leaving {
+    starter: Arc<Starter>,
+    number: u64,
+}
 
-impl Drop for Closing {
+impl Drop for Leaving {
     fn drop(&mut self) {
-        self.0.mailbox.send(Command::Close);
+        self.starter.starts.leave(self.number);
     }
 }
 
@@ -95,9 +84,9 @@ pub(super) struct Starter {
     run: Box<str>,
     sentinel: Sentinel,
     pen: Arc<Pen>,
-    /// The loop has ended: nobody would look after whoever is started. Held while the loop is handed a worker, so that it has ended
-    /// before or finds it.
-    is_abandoned: Mutex<bool>,
+    starts: Arc<Starts>,
+    /// The guard gets a signal when the thread that started it ends.
+    guard_tie: Mutex<Option<Tie>>,
     /// How many processes are being started or were.
     begun: AtomicU64,
     /// How many were.
@@ -109,6 +98,7 @@ impl Starter {
         let run: Box<str> = format!("{:032x}", u128::from_ne_bytes(random::bytes()?)).into();
         let pen = Arc::new(Pen::default());
         let sentinel = Sentinel::new(&run, &pen)?;
+        let starts = Starts::new(mailbox.clone());
         Ok(Self {
             mailbox,
             roster,
@@ -116,7 +106,8 @@ impl Starter {
             run,
             sentinel,
             pen,
-            is_abandoned: Mutex::new(false),
+            starts,
+            guard_tie: Mutex::new(None),
             begun: AtomicU64::new(0),
             started: AtomicU64::new(0),
         })
@@ -141,72 +132,162 @@ impl Starter {
         pidfd::is_main_thread() || spec.survives && spec.death_signal_or(DEATH_SIGNAL).is_none()
     }
 
-    fn serve(&self, job: Job) {
-        let Job { id, spec, prepared, answer } = job;
-        // Handed over before the answer: whatever the caller then wants of its worker must not come to the loop before the worker
-        // does.
-        let worker = self.start(id, spec, prepared);
-        // A caller always waits for its answer, unless it was killed together with everything else. It is answered before the
-        // loop is woken, so that it does not wait for that too.
-        drop(answer.send(worker));
-        self.mailbox.waker.wake();
+    pub(super) fn starts(&self) -> &Arc<Starts> {
+        &self.starts
     }
 
-    fn start_again(&self, again: Again) {
-        let Again { shared, spec } = again;
-        let number = shared.incarnation() + 1;
-        let id = shared.id();
-        let started =
-            prepare(&spec.plan, Patience::None).and_then(|prepared| self.incarnate(id, &spec, prepared, number));
-        match started {
-            // Where the loop has ended its end was told already.
-            Ok(begun) => drop(self.hand_over(begun.arrival(shared, spec))),
-            Err(error) => self.mailbox.put(Command::NotStarted(id, error)),
+    /// Has another thread take over the queue where all others hang. True while starts wait.
+    pub(super) fn relieve(this: &Arc<Self>) -> bool {
+        this.starts.relieve(|number| thread(this, number))
+    }
+
+    /// Queues the start of a new worker, and waits for what comes of it.
+    pub(super) fn start_elsewhere(
+        this: &Arc<Self>,
+        id: WorkerId,
+        spec: SharedSpec,
+        (prepared, permit): (Prepared, Permit),
+    ) -> Result<Worker, SpawnError> {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let purpose = Purpose::First { answer, _permit: permit };
+        this.starts.push(Start { id, spec, purpose, prepared: Some(prepared), attempts: 0, due: None });
+        loop {
+            match answered.recv_timeout(PATIENCE) {
+                Ok(outcome) => return outcome,
+                Err(RecvTimeoutError::Disconnected) => return Err(SpawnError::SupervisorGone),
+                Err(RecvTimeoutError::Timeout) => Self::relieve(this),
+            };
         }
-        self.mailbox.waker.wake();
     }
 
-    /// Starts a worker on the calling thread.
-    pub(super) fn start_here(&self, id: WorkerId, spec: WorkerSpec, prepared: Prepared) -> Result<Worker, SpawnError> {
-        let worker = self.start(id, spec, prepared)?;
-        self.mailbox.waker.wake();
+    /// Queues the next incarnation of a worker.
+    pub(super) fn start_again(&self, shared: Arc<WorkerShared>, spec: SharedSpec) {
+        let (id, purpose) = (shared.id(), Purpose::Again(shared));
+        self.starts.push(Start { id, spec, purpose, prepared: None, attempts: 0, due: None });
+    }
+
+    /// Makes one attempt at a start, on the spawner thread of this number.
+    fn serve(&self, number: u64, mut start: Start) {
+        let (spec, count) = (
+            Arc::clone(&start.spec),
+            match &start.purpose {
+                Purpose::First { .. } => 1,
+                Purpose::Again(shared) => shared.incarnation() + 1,
+            },
+        );
+        let prepared = &mut start.prepared;
+        let begun = unharmed(|| {
+            if prepared.is_none() {
+                *prepared = Some(prepare(&spec.plan, Patience::None)?);
+            }
+            self.incarnate(start.id, &spec, prepared, (count, Some(number)))
+        });
+        match begun {
+            Some(Err(error))
+                if error.is_busy()
+                    && let Some(pause) = busy_pause(start.attempts) =>
+            {
+                start.attempts += 1;
+                start.due = now().checked_add(pause);
+                self.starts.put_back(number, start);
+            }
+            Some(begun) => self.conclude(number, start, begun),
+            None => {
+                let source = io::Error::other("a library thread panicked");
+                let error = SpawnError::failed(spec.plan.program_name(), SpawnStep::Command, source);
+                self.conclude(number, start, Err(error));
+            }
+        }
+    }
+
+    /// Hands what has come of a start to the loop, and to the caller that waits for it.
+    fn conclude(&self, number: u64, start: Start, begun: Result<Begun, SpawnError>) {
+        let Start { id, spec, purpose, prepared: _, attempts: _, due: _ } = start;
+        match (purpose, begun) {
+            (Purpose::First { answer, _permit }, begun) => {
+                // Handed over before the answer: whatever the caller then wants of its worker must not come to the loop before the
+                // worker does. A caller always waits for its answer, unless it was killed together with everything else. It is
+                // answered before the loop is woken, so that it does not wait for that too.
+                drop(answer.send(begun.and_then(|begun| self.enter(id, spec, begun, Some(number)))));
+            }
+            (Purpose::Again(shared), Ok(begun)) => {
+                // Where the loop has ended its end was told already.
+                drop(self.hand_over(begun.arrival(shared, spec), Some(number)));
+            }
+            (Purpose::Again(_), Err(error)) => {
+                // Where it was cancelled, or the loop has ended, nothing waits for it.
+                let _: Handed = self.starts.hand_over(Some(number), || Command::NotStarted(id, error));
+            }
+        }
+        self.starts.wake_loop();
+    }
+
+    /// Starts a worker on the calling thread. Only that waits where the start blocks, or the program is busy.
+    pub(super) fn start_here(&self, id: WorkerId, spec: SharedSpec, prepared: Prepared) -> Result<Worker, SpawnError> {
+        let mut prepared = Some(prepared);
+        let mut attempts = 0;
+        let begun = loop {
+            match self.incarnate(id, &spec, &mut prepared, (1, None)) {
+                Err(error)
+                    if error.is_busy()
+                        && let Some(pause) = busy_pause(attempts) =>
+                {
+                    attempts += 1;
+                    pause_for(pause);
+                }
+                begun => break begun?,
+            }
+        };
+        let worker = self.enter(id, spec, begun, None)?;
+        self.starts.wake_loop();
         Ok(worker)
     }
 
     /// Nobody takes what is handed over from now on.
     pub(super) fn abandon(&self) {
-        *lock(&self.is_abandoned) = true;
+        self.starts.end();
     }
 
-    /// Puts a worker into the hands of the loop, which is to be woken; ends it where there is no loop any more.
-    fn hand_over(&self, arrival: Box<Arrival>) -> Result<(), SpawnError> {
-        let is_abandoned = lock(&self.is_abandoned);
-        if *is_abandoned {
-            drop(is_abandoned);
-            self.end_newcomer(&arrival.shared, &arrival.present);
-            return Err(SpawnError::SupervisorGone);
+    /// Puts a worker into the hands of the loop, which is to be woken; ends it where there is no loop any more, or it is not wanted.
+    fn hand_over(&self, arrival: Box<Arrival>, thread: Option<u64>) -> Result<(), SpawnError> {
+        let (shared, present) = (Arc::clone(&arrival.shared), Arc::clone(&arrival.present));
+        match self.starts.hand_over(thread, || Command::Arrive(arrival)) {
+            Handed::Over => Ok(()),
+            Handed::Cancelled => {
+                self.undo(&present);
+                Ok(())
+            }
+            Handed::LoopGone => {
+                self.end_newcomer(&shared, &present);
+                Err(SpawnError::SupervisorGone)
+            }
         }
-        self.mailbox.put(Command::Arrive(arrival));
-        Ok(())
     }
 
-    fn start(&self, id: WorkerId, spec: WorkerSpec, prepared: Prepared) -> Result<Worker, SpawnError> {
-        let begun = self.incarnate(id, &spec, prepared, 1)?;
+    /// A new worker's first incarnation runs.
+    fn enter(&self, id: WorkerId, spec: SharedSpec, begun: Begun, thread: Option<u64>) -> Result<Worker, SpawnError> {
         let shared = self.roster.enter(id, &spec, self.mailbox.clone(), Some(Arc::clone(&begun.present)));
         let worker = Worker { shared: Arc::clone(&shared) };
-        self.hand_over(begun.arrival(shared, Arc::new(spec)))?;
+        self.hand_over(begun.arrival(shared, spec), thread)?;
         Ok(worker)
     }
 
-    fn incarnate(&self, id: WorkerId, spec: &WorkerSpec, prepared: Prepared, number: u32) -> Result<Begun, SpawnError> {
-        if *lock(&self.is_abandoned) {
+    /// Starts one incarnation, of this number, on the calling thread, which is a spawner thread of that number or the main thread.
+    fn incarnate(
+        &self,
+        id: WorkerId,
+        spec: &WorkerSpec,
+        prepared: &mut Option<Prepared>,
+        (number, thread): (u32, Option<u64>),
+    ) -> Result<Begun, SpawnError> {
+        if self.starts.is_over() {
             return Err(SpawnError::SupervisorGone);
         }
         let address = if spec.has_control { Some(self.address(spec)?) } else { None };
         let control = address.as_ref().map(ToString::to_string).unwrap_or_default();
         let token = Token::new(&self.run, id, number, !spec.ends_as_a_whole());
         if !spec.survives {
-            self.sentinel.stand()?;
+            self.stand_guard(thread)?;
         }
         let (notices, mut variables) = listen_to_notices(spec)?;
         variables.push(token.variable());
@@ -228,7 +309,7 @@ impl Starter {
         self.begun.fetch_add(1, Ordering::SeqCst);
         // Taken before the process exists: its processor time can then never exceed its uptime.
         let started = now();
-        let launched = launch(&spec.plan, prepared, &moment);
+        let launched = launch_once(&spec.plan, prepared, &moment);
         match &launched {
             Ok(_) => self.started.fetch_add(1, Ordering::SeqCst),
             Err(_) => self.begun.fetch_sub(1, Ordering::SeqCst),
@@ -254,9 +335,21 @@ impl Starter {
         let streams = listen_to(spec, &mut launched.ends);
         let bell = launched.ends.take_reader(BELL);
         let link = address.is_some().then(|| Arc::new(Link::new(self.mailbox.clone(), id)));
-        let mark = Mark { token, guarded: guarded.into(), cell: cell.into(), survivors: spec.survivors };
+        let tie = thread.filter(|_| moment.death_signal.is_some()).and_then(|thread| self.starts.tie(thread));
+        let (guarded, cell, tie) = (guarded.into(), cell.into(), tie.into());
+        let mark = Mark { token, guarded, cell, survivors: spec.survivors, tie };
         let present = Arc::new(Present::new(number, launched, link, mark));
         Ok(Begun { present, key: address.map(|address| address.key), started, starts_before, streams, bell, notices })
+    }
+
+    /// Has a guard, and keeps the thread that started it: that thread's end is for the guard the end of the process.
+    fn stand_guard(&self, thread: Option<u64>) -> Result<(), SpawnError> {
+        if self.sentinel.stand()? {
+            let tie = thread.and_then(|thread| self.starts.tie(thread));
+            let before = std::mem::replace(&mut *lock(&self.guard_tie), tie);
+            drop(before);
+        }
+        Ok(())
     }
 
     /// Where a new incarnation is to live, if that is a cgroup of ours.
@@ -315,7 +408,7 @@ struct Begun {
 }
 
 impl Begun {
-    fn arrival(self, shared: Arc<WorkerShared>, spec: Arc<WorkerSpec>) -> Box<Arrival> {
+    fn arrival(self, shared: Arc<WorkerShared>, spec: SharedSpec) -> Box<Arrival> {
         let Self { present, key, started, starts_before, streams: (messages, stdout, stderr), bell, notices } = self;
         Box::new(Arrival {
             shared,

@@ -13,6 +13,11 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// How many events wait in the channel.
     pub events_waiting: usize,
+    /// How many threads start workers. Usually one; another one begins when a start takes longer than 50 ms, and stays as long as one
+    /// of its workers lives, since the kernel signals a worker when the thread that started it ends.
+    pub spawner_threads: usize,
+    /// False where the event loop has not answered within 5 s, as in a process that is not run: then no worker is listed.
+    pub is_complete: bool,
 }
 
 /// One worker in a [`Status`].

@@ -3,6 +3,7 @@
 use super::{
     WorkerId,
     clock::now,
+    driver::Unanswered,
     worker::{Present, WorkerShared},
 };
 use crate::exit::{Exit, ExitStatus};
@@ -19,11 +20,17 @@ use std::{
 pub struct Stopping {
     workers: Vec<Arc<WorkerShared>>,
     began: Instant,
+    is_complete: bool,
 }
 
 impl Stopping {
     pub(super) fn new(workers: Vec<Arc<WorkerShared>>, began: Instant) -> Self {
-        Self { workers, began }
+        Self { workers, began, is_complete: true }
+    }
+
+    /// Which workers end is not known, unless there are none.
+    pub(super) fn unanswered(why: Unanswered, began: Instant) -> Self {
+        Self { workers: Vec::new(), began, is_complete: why == Unanswered::LoopGone }
     }
 
     /// Waits until all of them have ended for good, at most so long from now, and tells how each has.
@@ -41,7 +48,7 @@ impl Stopping {
         };
         let mut workers: Vec<Ended> = self.workers.iter().map(ended).collect();
         workers.sort_by_key(|ended| Reverse(ended.took));
-        StopReport { workers }
+        StopReport { workers, is_complete: self.is_complete }
     }
 }
 
@@ -51,21 +58,29 @@ impl Stopping {
 pub struct Restarting {
     /// Each with the number of its last incarnation before.
     workers: Vec<(Arc<WorkerShared>, u32)>,
+    /// The loop has not said which workers begin anew.
+    is_unanswered: bool,
 }
 
 impl Restarting {
     pub(super) fn new(workers: impl IntoIterator<Item = (Arc<WorkerShared>, u32)>) -> Self {
-        Self { workers: workers.into_iter().collect() }
+        Self { workers: workers.into_iter().collect(), is_unanswered: false }
+    }
+
+    /// Which workers begin anew is not known, unless there are none.
+    pub(super) fn unanswered(why: Unanswered) -> Self {
+        Self { workers: Vec::new(), is_unanswered: why == Unanswered::Late }
     }
 
     /// Waits until a later incarnation of each is ready, at most so long from now. False when the time is over before, or when one
-    /// of them has ended for good.
+    /// of them has ended for good, and where the event loop has not said within 5 s which workers these are.
     pub fn wait(&self, timeout: Duration) -> bool {
         let deadline = now().checked_add(timeout);
-        self.workers.iter().all(|(shared, number)| {
-            let is_it = |present: &Present| present.number() > *number && present.is_ready();
-            shared.is_met(deadline, is_it)
-        })
+        !self.is_unanswered
+            && self.workers.iter().all(|(shared, number)| {
+                let is_it = |present: &Present| present.number() > *number && present.is_ready();
+                shared.is_met(deadline, is_it)
+            })
     }
 }
 
@@ -75,6 +90,8 @@ impl Restarting {
 pub struct StopReport {
     /// Everybody who was there, slowest first.
     pub workers: Vec<Ended>,
+    /// False where the event loop has not said within 5 s which workers end.
+    pub is_complete: bool,
 }
 
 /// One worker in a [`StopReport`].

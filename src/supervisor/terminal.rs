@@ -3,10 +3,10 @@
 //! One thread listens for all supervisors of the process: two that each stopped the process would need two to go on.
 
 use super::{
-    Jobs,
     clock::now,
     driver::{Command, Mailbox, StopAll},
     lock,
+    starts::Starts,
 };
 use crate::sys::{conduct, pidfd};
 use signal_hook::{
@@ -49,12 +49,12 @@ struct Listening {
 struct Listener {
     number: u64,
     mailbox: Mailbox,
-    jobs: Arc<Jobs>,
+    starts: Arc<Starts>,
     was_asked: bool,
 }
 
 impl TerminalSignals {
-    pub(super) fn listen(mailbox: Mailbox, jobs: Arc<Jobs>) -> io::Result<Self> {
+    pub(super) fn listen(mailbox: Mailbox, starts: Arc<Starts>) -> io::Result<Self> {
         let mut listening = lock(&LISTENING);
         let owner = pidfd::own_pid();
         if listening.owner != owner {
@@ -70,7 +70,7 @@ impl TerminalSignals {
         }
         listening.last_number += 1;
         let number = listening.last_number;
-        listening.supervisors.push(Listener { number, mailbox, jobs, was_asked: false });
+        listening.supervisors.push(Listener { number, mailbox, starts, was_asked: false });
         Ok(Self { number, owner })
     }
 }
@@ -114,14 +114,15 @@ impl Ear {
             return;
         }
         let note = |one: &mut Listener| {
-            lock(&one.jobs).take();
+            one.starts.close();
             (one.mailbox.clone(), mem::replace(&mut one.was_asked, true))
         };
         let noted: Vec<_> = lock(&LISTENING).supervisors.iter_mut().map(note).collect();
         // Without the lock: a user's code on a loop may drop what it listens with.
         for (mailbox, was_asked) in noted {
             let wanted = if was_asked { StopAll::Within(Duration::ZERO) } else { StopAll::ForGood };
-            ask(&mailbox, |answer| Command::StopAll(wanted, answer));
+            // Fails where the loop has ended, or is not run: then it is done when it is.
+            drop(mailbox.ask(|answer| Command::StopAll(wanted, answer)));
         }
         // Not when it was heard: a loop that has much to do lets us wait, and the second signal has come meanwhile.
         self.obeyed = Some(now());
@@ -131,7 +132,8 @@ impl Ear {
     fn stop_with_everybody(&mut self) -> Vec<i32> {
         let mailboxes: Vec<Mailbox> = lock(&LISTENING).supervisors.iter().map(|one| one.mailbox.clone()).collect();
         for mailbox in &mailboxes {
-            ask(mailbox, Command::Freeze);
+            // There is no answer but the end of the wait.
+            mailbox.ask(Command::Freeze).unwrap_or_default();
         }
         let others = self.stop();
         for mailbox in &mailboxes {
@@ -145,13 +147,6 @@ impl Ear {
         conduct::stop_by(SIGTSTP);
         self.signals.pending().filter(|signal| *signal != SIGTSTP).collect()
     }
-}
-
-/// Waits until the loop has done it, or has ended.
-fn ask<T>(mailbox: &Mailbox, command: impl FnOnce(crossbeam_channel::Sender<T>) -> Command) {
-    let (answer, answered) = crossbeam_channel::bounded(1);
-    mailbox.send(command(answer));
-    drop(answered.recv());
 }
 
 impl Drop for TerminalSignals {

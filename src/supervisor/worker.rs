@@ -7,6 +7,7 @@ use super::{
     driver::{Action, Command, Mailbox},
     link::Link,
     lock,
+    mark::Mark,
     pen::{Cell, Containment},
     spawner::Starter,
     stopping::{Restarting, Stopping},
@@ -67,18 +68,6 @@ pub(super) struct Present {
     is_ready: AtomicBool,
     /// Stopped by its user. Changed together with what it says.
     is_frozen: Mutex<bool>,
-}
-
-/// By what its tree is recognised.
-#[derive(Debug)]
-pub(super) struct Mark {
-    pub(super) token: Token,
-    /// Its place in the guard's list.
-    pub(super) guarded: Mutex<Option<u32>>,
-    /// The cgroup it lives in.
-    pub(super) cell: Mutex<Option<Cell>>,
-    /// Whether descendants that have left its group are killed with it.
-    pub(super) survivors: Survivors,
 }
 
 impl WorkerShared {
@@ -211,6 +200,12 @@ impl Present {
     /// Something about its cgroup; nothing where it has none.
     pub(super) fn with_cell<T>(&self, run: impl FnOnce(&Cell) -> T) -> Option<T> {
         lock(&self.mark.cell).as_ref().map(run)
+    }
+
+    /// It is reaped: the thread that started it may end.
+    pub(super) fn untie(&self) {
+        let tie = lock(&self.mark.tie).take();
+        drop(tie);
     }
 
     /// Its cgroup is for others.

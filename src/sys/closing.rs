@@ -1,10 +1,16 @@
 //! A thread for what may not close at once (docs/gotchas.md, "To close can wait").
 
 use std::{
-    mem::ManuallyDrop,
+    fmt,
+    mem::{self, ManuallyDrop},
     net::Shutdown,
+    ops::Deref,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::atomic::{AtomicUsize, Ordering},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -16,6 +22,8 @@ use super::{
 
 /// How many threads may be closing before nobody new is let in who could make it more.
 const CLOSERS: usize = 256;
+/// How often what a panic left may panic when it is dropped, before it is leaked.
+const NESTED_PANICS: u32 = 4;
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
 /// Drops something on a thread of its own; here where none is to be had.
@@ -27,6 +35,80 @@ pub(crate) fn elsewhere(what: impl Send + 'static) {
         drop(closing);
     };
     drop(thread::Builder::new().name("pipewright-close".into()).spawn(close));
+}
+
+/// Values that wait for a thread which drops them.
+static RELEASED: Mutex<Vec<Box<dyn Send>>> = Mutex::new(Vec::new());
+
+/// Drops a value whose end may block or panic, on a thread of its own. The panic ends there; the panic hook has reported it by
+/// then. Where no thread can be had, the value waits for the next one.
+pub(crate) fn release(value: impl Send + 'static) {
+    let released = || RELEASED.lock().unwrap_or_else(PoisonError::into_inner);
+    released().push(Box::new(value));
+    let drop_all = move || {
+        conduct::block_all_signals();
+        // Each is taken out before it is dropped: its own code may come here again.
+        while let Some(value) = { released().pop() } {
+            contain(|| drop(value));
+        }
+    };
+    drop(thread::Builder::new().name("pipewright-drop".into()).spawn(drop_all));
+}
+
+/// Runs code that is not ours, where a panic ends. What it panicked with can panic again when it is dropped.
+fn contain(run: impl FnOnce()) {
+    let mut caught = catch_unwind(AssertUnwindSafe(run));
+    for _ in 0..NESTED_PANICS {
+        let Err(payload) = caught else { return };
+        caught = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+    }
+    if let Err(payload) = caught {
+        leak(payload);
+    }
+}
+
+#[expect(clippy::mem_forget, reason = "each attempt to drop it has panicked")]
+fn leak<T>(payload: T) {
+    mem::forget(payload);
+}
+
+/// A value that may hold something of the host's.
+pub(crate) trait MayBlock: Send + 'static {
+    /// Whether its end runs code, or closes descriptors, that are not ours.
+    fn may_block(&self) -> bool;
+}
+
+/// A value that is dropped by [`release`] where its end may block or panic, whoever drops it.
+pub(crate) struct Released<T: MayBlock>(ManuallyDrop<T>);
+
+impl<T: MayBlock> Released<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(ManuallyDrop::new(value))
+    }
+}
+
+impl<T: MayBlock> Deref for Released<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: MayBlock> Drop for Released<T> {
+    fn drop(&mut self) {
+        // SAFETY: this is the end of it, and nothing else takes the value out.
+        let value = unsafe { ManuallyDrop::take(&mut self.0) };
+        if value.may_block() {
+            release(value);
+        }
+    }
+}
+
+impl<T: MayBlock + fmt::Debug> fmt::Debug for Released<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        T::fmt(self, formatter)
+    }
 }
 
 /// Too much does not close: whoever lets strangers in waits with that.

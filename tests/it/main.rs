@@ -27,6 +27,7 @@ mod pseudo_terminal;
 mod readme;
 mod real_programs;
 mod smuggling;
+mod starts;
 mod supervision;
 mod supervisor;
 mod survivors;

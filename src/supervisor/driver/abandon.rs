@@ -52,7 +52,7 @@ mod tests {
     use crate::{
         launch::{self, Patience},
         supervisor::{WorkerId, WorkerSpec, spawner::Starter},
-        sys::wake::Waker,
+        sys::{closing::Released, wake::Waker},
     };
     use std::time::Duration;
 
@@ -60,23 +60,15 @@ mod tests {
     fn one_that_was_handed_over_and_not_taken_ends() {
         let (commands, inbox) = crossbeam_channel::unbounded();
         let (told, events) = crossbeam_channel::unbounded();
-        let (again, _to_restart) = crossbeam_channel::unbounded();
         let mailbox = Mailbox { commands, waker: Arc::new(Waker::new().unwrap()) };
         let starter = Arc::new(Starter::new(mailbox.clone(), Arc::default()).unwrap());
         let (window, grace_period) = (1 << 20, Duration::ZERO);
-        let parts = Parts {
-            commands: inbox,
-            events: told,
-            mailbox,
-            window,
-            grace_period,
-            again,
-            starter: Arc::clone(&starter),
-        };
+        let parts =
+            Parts { commands: inbox, events: told, mailbox, window, grace_period, starter: Arc::clone(&starter) };
         let driver = Driver::new(parts).unwrap();
         let spec = WorkerSpec::new("sleep").arg("1000");
         let prepared = launch::prepare(&spec.plan, Patience::None).unwrap();
-        let worker = starter.start_here(WorkerId(1), spec, prepared).unwrap();
+        let worker = starter.start_here(WorkerId(1), Arc::new(Released::new(spec)), prepared).unwrap();
         drop(driver);
         let exit = worker.wait_timeout(Duration::ZERO).expect("its end");
         assert_eq!(exit.status, ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });

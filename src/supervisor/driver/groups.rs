@@ -19,8 +19,8 @@ use crate::{
         WorkerId,
         event::{Event, EventKind},
         group::{self, GroupError, GroupPolicy},
+        guest::SharedSpec,
         kept::{Kept, Standing, Wish},
-        spec::WorkerSpec,
         stopping::Restarting,
         worker::WorkerShared,
     },
@@ -40,7 +40,7 @@ pub(in super::super) enum GroupCommand {
     AddWorker {
         group: group::GroupId,
         shared: Arc<WorkerShared>,
-        spec: Arc<WorkerSpec>,
+        spec: SharedSpec,
         answer: Sender<Result<(), GroupError>>,
     },
     Remove {
@@ -152,12 +152,7 @@ impl Driver {
         drop(answer.send(Restarting::new(anew)));
     }
 
-    fn add_member(
-        &mut self,
-        group: GroupId,
-        shared: &Arc<WorkerShared>,
-        spec: &Arc<WorkerSpec>,
-    ) -> Result<(), GroupError> {
+    fn add_member(&mut self, group: GroupId, shared: &Arc<WorkerShared>, spec: &SharedSpec) -> Result<(), GroupError> {
         if self.closed || self.last_call.is_some() {
             return Err(GroupError::SupervisorGone);
         }
@@ -345,9 +340,9 @@ impl Driver {
         kept.wish = Wish::End;
         match kept.standing {
             Standing::Lives(place) => self.input(place, Fact::Ask(Ask::Stop)),
-            // When it has started it is seen that nobody wants it.
-            Standing::Starts => {}
-            Standing::Waits(_) | Standing::Rests => {
+            // It has arrived by now, and ends when that command is read.
+            Standing::Starts if !self.starter.starts().cancel(worker) => {}
+            Standing::Starts | Standing::Waits(_) | Standing::Rests => {
                 kept.standing = Standing::Rests;
                 self.tell_groups(Input::Ended { member: member(worker), success: false, verdict: Verdict::Finished });
             }

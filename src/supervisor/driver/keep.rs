@@ -1,7 +1,7 @@
 //! Workers across their incarnations in the loop: what becomes of one that has ended, and what its user wants of it.
 
 use super::{
-    Again, Driver,
+    Driver,
     place::{Place, Timer},
 };
 use crate::{
@@ -15,8 +15,10 @@ use crate::{
         WorkerId,
         clock::now,
         event::{Event, EventKind},
+        guest::SharedSpec,
         kept::{Kept, Standing, Wish},
-        spec::WorkerSpec,
+        spawner::Starter,
+        starts,
         worker::WorkerShared,
     },
 };
@@ -45,7 +47,7 @@ pub(super) enum Left {
 
 impl Driver {
     /// An incarnation has begun. False if nobody wants it any more.
-    pub(super) fn keep(&mut self, shared: &Arc<WorkerShared>, spec: &Arc<WorkerSpec>, place: Place) -> bool {
+    pub(super) fn keep(&mut self, shared: &Arc<WorkerShared>, spec: &SharedSpec, place: Place) -> bool {
         match self.kept.entry(shared.id()) {
             Entry::Vacant(vacant) => {
                 let seed = next_seed(&mut self.seed, shared.id());
@@ -81,10 +83,15 @@ impl Driver {
                 self.start_again(worker);
             }
             (Standing::Waits(_), Action::Stop | Action::StopWithin(_)) => self.end(worker),
-            // When it has started it is seen that nobody wants it, or that this is the new beginning that was wanted.
+            // It is the new beginning that is wanted.
             (Standing::Starts, Action::Restart) => kept.wish = Wish::Policy,
-            (Standing::Starts | Standing::Rests, Action::Stop | Action::StopWithin(_))
-            | (Standing::Rests, Action::Restart) => {}
+            (Standing::Starts, Action::Stop | Action::StopWithin(_)) => {
+                // Otherwise it has arrived by now, and ends when that command is read.
+                if self.starter.starts().cancel(worker) {
+                    self.end(worker);
+                }
+            }
+            (Standing::Rests, Action::Restart | Action::Stop | Action::StopWithin(_)) => {}
         }
     }
 
@@ -164,8 +171,15 @@ impl Driver {
         kept.standing = Standing::Starts;
         kept.restarts += u32::from(kept.shared.incarnation() > 0);
         let (shared, spec) = (Arc::clone(&kept.shared), Arc::clone(&kept.spec));
-        // The spawner lives as long as this sender.
-        drop(self.again.send(Again { shared, spec }));
+        self.starter.start_again(shared, spec);
+        self.set_timer_after(starts::PATIENCE, Timer::Starts);
+    }
+
+    /// Starts wait for threads that may hang in others.
+    pub(super) fn relieve_starts(&mut self) {
+        if Starter::relieve(&self.starter) {
+            self.set_timer_after(starts::PATIENCE, Timer::Starts);
+        }
     }
 
     /// It will not come back.

@@ -200,6 +200,7 @@ impl Driver {
         }
         live.present.leave_guard(&self.starter);
         live.present.leave_cell(&self.starter);
+        live.present.untie();
         // Whoever holds the handle of an ended worker holds no more of it than what it has said.
         live.present.close_pipes();
         self.own.remove(&live.present.child().pid().cast_signed());

@@ -16,12 +16,12 @@ use super::{
     clock::Clock,
     control::Control,
     event::{Disconnected, Event},
+    guest::SharedSpec,
     kept::Kept,
     live::Outlet,
     meter::Meter,
     notify::NotifySocket,
     spawner::Starter,
-    spec::WorkerSpec,
     status::Status,
     timers::TimerQueue,
     tree::Search,
@@ -39,7 +39,7 @@ use crate::{
         wake::Waker,
     },
 };
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use keep::Left;
 use place::{Slot, Target, Timer};
 use std::{
@@ -57,6 +57,8 @@ pub(super) use place::Place;
 
 /// The most that is read from one stream before the others have their turn. Four times the usual pipe.
 const READ_BYTES: usize = 256 << 10;
+/// How long callers wait for an answer of the loop.
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// How many descriptors one look at the kernel can report.
 const REPORTS: usize = 256;
 /// How many timers are run before the loop looks at the kernel again.
@@ -119,7 +121,7 @@ pub(super) enum StopAll {
 pub(super) struct Arrival {
     pub(super) shared: Arc<WorkerShared>,
     pub(super) present: Arc<Present>,
-    pub(super) spec: Arc<WorkerSpec>,
+    pub(super) spec: SharedSpec,
     /// What it will show when it connects.
     pub(super) key: Option<String>,
     pub(super) started: Instant,
@@ -134,11 +136,13 @@ pub(super) struct Arrival {
     pub(super) notices: Option<NotifySocket>,
 }
 
-/// A worker to be started again.
-#[derive(Debug)]
-pub(super) struct Again {
-    pub(super) shared: Arc<WorkerShared>,
-    pub(super) spec: Arc<WorkerSpec>,
+/// Why the loop has not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unanswered {
+    /// It has ended, and has no workers.
+    LoopGone,
+    /// Not in time. What was asked for may be done later.
+    Late,
 }
 
 /// Where commands for the loop are put.
@@ -152,6 +156,17 @@ impl Mailbox {
     pub(super) fn send(&self, command: Command) {
         self.put(command);
         self.waker.wake();
+    }
+
+    /// Asks the loop, and waits for its answer. The loop answers between two looks at the kernel; [`ANSWER_TIME`] is for one that is
+    /// not run at all.
+    pub(super) fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Command) -> Result<T, Unanswered> {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        self.send(question(answer));
+        answered.recv_timeout(ANSWER_TIME).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => Unanswered::LoopGone,
+            RecvTimeoutError::Timeout => Unanswered::Late,
+        })
     }
 
     /// For a loop that will be woken.
@@ -179,7 +194,6 @@ pub(super) struct Driver {
     for_groups: VecDeque<members::Input>,
     /// Whose end was the last of a member.
     cause: WorkerId,
-    again: Sender<Again>,
     starter: Arc<Starter>,
     search: Search,
     /// Of no use but to be closed when there are none left.
@@ -215,13 +229,12 @@ pub(super) struct Parts {
     pub(super) mailbox: Mailbox,
     pub(super) window: usize,
     pub(super) grace_period: Duration,
-    pub(super) again: Sender<Again>,
     pub(super) starter: Arc<Starter>,
 }
 
 impl Driver {
     pub(super) fn new(parts: Parts) -> io::Result<Self> {
-        let Parts { commands, events, mailbox, window, grace_period, again, starter } = parts;
+        let Parts { commands, events, mailbox, window, grace_period, starter } = parts;
         let poller = Arc::new(Poller::new()?);
         poller.add(&*mailbox.waker, Target::Waker.token())?;
         Ok(Self {
@@ -238,7 +251,6 @@ impl Driver {
             for_groups: VecDeque::new(),
             cause: WorkerId(0),
             seed: u64::from_ne_bytes(random::bytes()?),
-            again,
             starter,
             search: Search::new(),
             reserve: Vec::new(),
@@ -259,11 +271,13 @@ impl Driver {
         })
     }
 
-    /// Runs until everybody has gone. Its end is how the spawner learns that it may go too.
-    pub(super) fn start(mut self) -> io::Result<JoinHandle<()>> {
+    /// Runs until everybody has gone. `ended` is dropped then.
+    pub(super) fn start(mut self, ended: Sender<()>) -> io::Result<JoinHandle<()>> {
         thread::Builder::new().name("pipewright-loop".into()).spawn(move || {
             conduct::block_all_signals();
             self.run();
+            drop(self);
+            drop(ended);
         })
     }
 
@@ -373,6 +387,7 @@ impl Driver {
                 Timer::ForceOne(place) => self.kill_at_once(vec![place]),
                 Timer::Group(group) => self.force_group(group),
                 Timer::Restart(worker) => self.restart(worker),
+                Timer::Starts => self.relieve_starts(),
                 Timer::Connect(place) => self.miss(place),
                 Timer::Disconnect(place) => self.disconnect(place, Disconnected::Closed),
                 Timer::Visitor(visitor) => self.put_out(visitor),

@@ -108,6 +108,8 @@ pub(super) enum Timer {
     Group(GroupId),
     /// It is to be started again.
     Restart(WorkerId),
+    /// Starts wait, and those before them may hang.
+    Starts,
     /// It should have connected to control by now.
     Connect(Place),
     /// Its control connection has ended a while ago.

@@ -25,7 +25,12 @@ impl Driver {
             workers.push(status(kept, live.as_deref(), now));
         }
         workers.sort_unstable_by_key(|status| status.worker);
-        Status { workers, events_waiting: self.outlet.waiting() }
+        Status {
+            workers,
+            events_waiting: self.outlet.waiting(),
+            spawner_threads: self.starter.starts().threads(),
+            is_complete: true,
+        }
     }
 
     /// Everybody is to end for good. Gives those who were there.
