@@ -1,7 +1,7 @@
 //! The system calls that a misbehaving child needs.
 #![expect(unsafe_code, reason = "misbehaving is done by hand")]
 
-use std::{os::fd::RawFd, time::Duration};
+use std::{io, os::fd::RawFd, time::Duration};
 
 /// Waits for a signal that ends us.
 pub(crate) fn pause() {
@@ -132,4 +132,17 @@ pub(crate) fn flags(number: RawFd) -> (i32, i32) {
     // SAFETY: fcntl(2) F_GETFL takes numbers.
     let status = unsafe { libc::fcntl(number, libc::F_GETFL) };
     (descriptor, status)
+}
+
+/// Leaves room for small allocations, and none for the stack of a thread.
+pub(crate) fn allow_no_more_memory() -> io::Result<()> {
+    let pages = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: u64 = pages.split(' ').next().and_then(|pages| pages.parse().ok()).unwrap_or(u64::MAX >> 20);
+    let limit = pages * 4096 + (1 << 20);
+    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: setrlimit(2) reads the structure, which outlives the call.
+    match unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -24,6 +24,9 @@ pub(crate) fn serve(options: &Options) -> Outcome {
     }
     let released = (Mutex::new(HashSet::<String>::new()), Condvar::new());
     let threads = options.number_or("threads", 1)?;
+    if options.has("no-more-memory") {
+        kernel::allow_no_more_memory()?;
+    }
     let answer = |request: &Request| -> Result<Value, RemoteError> {
         match request.method() {
             "add" => Ok(request.params::<Vec<i64>>()?.iter().sum::<i64>().into()),

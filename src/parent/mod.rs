@@ -290,7 +290,7 @@ impl Parent {
         })
     }
 
-    /// Answers the parent's requests with a function, on so many threads, until it wants the worker to end: it has told
+    /// Answers the parent's requests with a function, on so many threads, or as many as the system allows, until it wants the worker to end: it has told
     /// `shutdown`, closed the connection, or ended. Return from `main` then. With one thread they are answered one at a time, in their
     /// order. Requests that wait for a thread wait in this process's memory.
     ///
@@ -310,7 +310,10 @@ impl Parent {
         let serve = || self.requests().for_each(&answer);
         thread::scope(|scope| {
             for _ in 1..threads {
-                scope.spawn(serve);
+                // Where no thread can be created, those that there are serve.
+                if thread::Builder::new().spawn_scoped(scope, serve).is_err() {
+                    break;
+                }
             }
             serve();
         });
@@ -490,7 +493,7 @@ fn program_name(first: Option<&OsStr>) -> Box<str> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read as _, sync::Arc};
+    use std::{io::Read as _, os::fd::AsFd as _, sync::Arc};
 
     use serde_json::json;
 
@@ -568,6 +571,24 @@ mod tests {
             next[sender] += 1;
         }
         assert_eq!(next, [50, 50, 50]);
+    }
+
+    #[test]
+    fn p02_sends_whole_messages_through_a_pipe_that_others_set_to_nonblocking() {
+        let (parent, mut reader) = link();
+        crate::sys::fd::set_nonblocking(parent.end.as_ref().unwrap().as_fd()).unwrap();
+        crate::sys::fd::set_nonblocking(reader.as_fd()).unwrap();
+        let long = "x".repeat(300_000);
+        let mut heard = String::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..10).for_each(|n| parent.send(&(n, &long)).unwrap());
+                drop(parent);
+            });
+            reader.read_to_string(&mut heard).unwrap();
+        });
+        let numbers = heard.lines().map(|line| serde_json::from_str::<(u32, &str)>(line).unwrap().0);
+        assert_eq!(numbers.collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
     }
 
     #[test]

@@ -83,11 +83,25 @@ impl PipeReader {
         if buf.is_empty() {
             return Ok(0);
         }
-        match Begun::now(wait.into()).wait_for(self.as_fd(), Interest::Readable)? {
-            Woken::Ready(_) => retry(|| (&self.end).read(buf)),
-            Woken::TimedOut => Err(io::Error::new(io::ErrorKind::TimedOut, "nothing to read within the timeout")),
-            Woken::Cancelled => Err(Cancelled.into()),
+        let begun = Begun::now(wait.into());
+        loop {
+            match begun.wait_for(self.as_fd(), Interest::Readable)? {
+                Woken::Ready(_) => match retry(|| self.read_once(buf)) {
+                    // `O_NONBLOCK` is set, and another reader took the bytes.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    done => return done,
+                },
+                Woken::TimedOut => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing to read within the timeout"));
+                }
+                Woken::Cancelled => return Err(Cancelled.into()),
+            }
         }
+    }
+
+    /// Reads once. [`WouldBlock`](io::ErrorKind::WouldBlock) where `O_NONBLOCK` is set and there is nothing.
+    pub(crate) fn read_once(&self, buf: &mut [u8]) -> io::Result<usize> {
+        (&self.end).read(buf)
     }
 
     /// Bytes that were written and not yet read.
@@ -182,8 +196,14 @@ impl PipeWriter {
         let begun = Begun::now(wait.into());
         write_all(buf, |rest| {
             let piece = rest.get(..fifo::ATOMIC_WRITE_BYTES).unwrap_or(rest);
-            begun.wait_for(self.as_fd(), Interest::Writable)?.into_io()?;
-            retry(|| write::write(self.as_fd(), piece))
+            loop {
+                begun.wait_for(self.as_fd(), Interest::Writable)?.into_io()?;
+                match retry(|| write::write(self.as_fd(), piece)) {
+                    // `O_NONBLOCK` is set, and another writer took the room.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    done => return done,
+                }
+            }
         })
     }
 
@@ -371,23 +391,38 @@ macro_rules! descriptor {
 descriptor!(PipeReader);
 descriptor!(PipeWriter);
 
+/// Repeats a call on an end that another process has set to `O_NONBLOCK`, which all that share the pipe then have: these faces
+/// wait all the same.
+fn waiting<T>(end: BorrowedFd<'_>, interest: Interest, mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Begun::now(Wait::forever()).wait_for(end, interest)?;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// A read waits also where `O_NONBLOCK` is set: another process that shares the pipe can have set it.
 impl Read for PipeReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.end.read(buf)
+        (&*self).read(buf)
     }
 }
 
 impl Read for &PipeReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        (&self.end).read(buf)
+        waiting(self.as_fd(), Interest::Readable, || self.read_once(buf))
     }
 }
 
 /// A write whose readers are all gone fails with [`BrokenPipe`](io::ErrorKind::BrokenPipe). No SIGPIPE is raised, also in a
-/// program that has that signal at its default.
+/// program that has that signal at its default. It waits also where `O_NONBLOCK` is set: another process that shares the pipe
+/// can have set it.
 impl Write for PipeWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        write::write(self.as_fd(), buf)
+        (&*self).write(buf)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -397,7 +432,7 @@ impl Write for PipeWriter {
 
 impl Write for &PipeWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        write::write(self.as_fd(), buf)
+        waiting(self.as_fd(), Interest::Writable, || write::write(self.as_fd(), buf))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use super::{
@@ -23,9 +24,13 @@ use super::{
     wait::{Begun, Wait},
 };
 use crate::sys::{
+    is_shortage,
     poll::Interest,
     socket::{self, SocketType, Take},
 };
+
+/// How long a call that the kernel refused for want of memory waits before it tries again.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(5);
 
 /// One connection between a client and a server. Both sides have this type.
 ///
@@ -195,6 +200,9 @@ impl Stream {
         loop {
             match self.try_read(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.await_input(&begun)?,
+                Err(error) if is_shortage(&error) && !begun.has_passed() => {
+                    begun.wait_at_most(&[], SHORTAGE_PAUSE)?;
+                }
                 done => return done,
             }
         }
@@ -269,6 +277,9 @@ impl Stream {
             match self.send_some(&[IoSlice::new(buf)], descriptors) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     begun.wait(&[(self.socket(), Interest::Writable)])?.into_io()?;
+                }
+                Err(error) if is_shortage(&error) && !begun.has_passed() => {
+                    begun.wait_at_most(&[], SHORTAGE_PAUSE)?;
                 }
                 done => return done.map_err(|error| self.with_reason(error, begun)),
             }

@@ -12,7 +12,7 @@ use crate::{
     },
     sys::{
         bare::{self, BareStream},
-        closing, random,
+        closing, is_transient, random,
     },
     wire::{
         frame::BYTE_ORDER_MARK,
@@ -185,7 +185,7 @@ impl Control {
             _ => Ok(0),
         };
         match read {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Visit::GoesOn,
+            Err(error) if is_transient(&error) => return Visit::GoesOn,
             Ok(bytes @ 1..) => visitor.said.extend_from_slice(part.get(..bytes).unwrap_or_default()),
             Ok(_) | Err(_) => return Visit::Over,
         }

@@ -25,7 +25,7 @@ use crate::{
         watchdog::{Life, Vigil},
         window::{EVENT_BYTES, Levels},
     },
-    sys::{fd, pidfd::Reaped, proc::Held},
+    sys::{fd, is_transient, pidfd::Reaped, proc::Held},
     text::printable,
     wire::{
         frame::{Batch, Deframer, Fault, Piece, Span},
@@ -34,7 +34,6 @@ use crate::{
 };
 use crossbeam_channel::Sender;
 use std::{
-    io::{self, Read},
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     time::{Duration, Instant},
@@ -291,10 +290,8 @@ impl Live {
     /// How many bytes came: `Some(0)` at the end, `None` where there is nothing for now.
     fn read_some(&mut self, stream: StreamId, scratch: &mut [u8], outlet: &mut Outlet) -> Option<usize> {
         let listener = self.streams.get_mut(stream.index())?.as_mut()?;
-        let read = match (&listener.pipe).read(scratch) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                return None;
-            }
+        let read = match listener.pipe.read_once(scratch) {
+            Err(error) if is_transient(&error) => return None,
             // A pipe has no other errors to give. If it had one, nothing more would come.
             read => read.unwrap_or(0),
         };

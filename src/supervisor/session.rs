@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     policy::window::{EVENT_BYTES, Levels},
+    sys::is_transient,
     wire::{
         calls::CallError,
         frame::Fault,
@@ -18,7 +19,6 @@ use crate::{
     },
 };
 use std::{
-    io,
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     time::Duration,
@@ -108,7 +108,7 @@ impl Session {
         }
         let read = self.connection.socket.receive(scratch);
         let is_over = match read {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) if is_transient(&error) => false,
             read => {
                 let bytes = read.unwrap_or(0);
                 let bytes = scratch.get(..bytes).unwrap_or_default();

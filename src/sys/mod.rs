@@ -35,6 +35,16 @@ pub(crate) fn cvt_size(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
+/// Whether the kernel has refused a call for want of memory, which says nothing about the descriptor and passes.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS))
+}
+
+/// Whether a call on a descriptor that is watched can succeed when it is tried again.
+pub(crate) fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) || is_shortage(error)
+}
+
 /// Calls again as long as a signal interrupts.
 pub(crate) fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {

@@ -1,8 +1,8 @@
 //! Bytes on the wire that are not what they should be.
 
-use crate::support::{DEADLINE, Story};
+use crate::support::{DEADLINE, Story, Way};
 use pipewright::{
-    EventKind, FaultKind, Framing, Input, LineEnding, Output, Worker, WorkerSpec, pipe::anonymous::PipeWriter,
+    EventKind, FaultKind, Framing, Input, LineEnding, Output, Pass, Worker, WorkerSpec, pipe::anonymous::PipeWriter,
 };
 use serde_json::{Value, json};
 use std::io::Write;
@@ -154,4 +154,15 @@ fn p01_progress_is_delivered_while_its_line_goes_on() {
     drop(writer);
     let line = story.find(|event| if let EventKind::Line { line, .. } = event.kind { Some(line) } else { None });
     assert_eq!((&*line.text(), line.ending()), ("20 %", LineEnding::None));
+}
+
+#[test]
+fn p15_serves_on_fewer_threads_where_none_can_be_created() {
+    let mut story = Story::new();
+    let spec =
+        Way::Direct.plain("serve").control(Pass::arg("--control={}")).args(["--threads", "8", "--no-more-memory"]);
+    let worker = story.supervisor.spawn(spec).unwrap();
+    assert_eq!(worker.call::<_, i64>("add", &[20, 22], DEADLINE).unwrap(), 42);
+    worker.stop();
+    assert!(story.exit().success());
 }

@@ -20,11 +20,11 @@ use crate::{
         prober::Prober,
         ready::Ready,
     },
-    sys::proc,
+    sys::{is_transient, proc},
     wire::notify::Notice,
 };
 use std::{
-    io::{self, Read},
+    io,
     time::{Duration, Instant},
 };
 
@@ -129,10 +129,9 @@ impl Driver {
         let Some(live) = live_at(&mut self.slots, place) else { return false };
         let Some(bell) = &live.health.bell else { return false };
         let mut part = [0; 256];
-        let mut bell_reader = bell;
-        let sign = match bell_reader.read(&mut part) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+        let sign = match bell.read_once(&mut part) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
+            Err(error) if is_transient(&error) => return false,
             Ok(bytes @ 1..) if !part.iter().take(bytes).any(|byte| *byte == b'\n') => return true,
             Ok(1..) => Some(Sign::Shown(Mark::Newline)),
             Ok(_) | Err(_) => None,

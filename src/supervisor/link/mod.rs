@@ -13,7 +13,7 @@ use crate::{
     sys::{
         bare::BareStream,
         epoll::{Interests, Poller},
-        socket,
+        is_transient, socket,
     },
     wire::{
         calls::{Answered, CallError, Calls, Requests},
@@ -444,7 +444,8 @@ impl State {
             }
             match socket::send(socket.as_fd(), &[io::IoSlice::new(rest)], &[]) {
                 Ok(bytes) => sent += bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(false),
+                // The loop tries again: at once after a shortage of memory, which passes.
+                Err(error) if is_transient(&error) => break Ok(false),
                 // Nobody will read it. The loop reads what the worker said last, and then its end.
                 Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                     sent = self.queue.len();
