@@ -124,12 +124,24 @@ impl Drop for Held {
             return;
         }
         // The lock is still held, so nobody of ours can have taken the name since we look.
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file) {
-            drop(fs::remove_file(&self.path));
+        if with_patience(|| fs::symlink_metadata(&self.path)).is_ok_and(|found| (found.dev(), found.ino()) == self.file)
+        {
+            drop(with_patience(|| fs::remove_file(&self.path)));
         }
         // Whoever opened the lock file before this finds that it is not the one with that name any more, and opens again.
-        drop(fs::remove_file(&self.lock_path));
+        drop(with_patience(|| fs::remove_file(&self.lock_path)));
     }
+}
+
+/// Tries a clean-up three times, which the kernel may refuse for want of memory: there is no caller to try it again.
+fn with_patience<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..2 {
+        match call() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {}
+            done => return done,
+        }
+    }
+    call()
 }
 
 /// Gives back the names of dead servers that lie beside this one and begin so.
@@ -233,7 +245,7 @@ impl Hidden {
 
 impl Drop for Hidden {
     fn drop(&mut self) {
-        drop(fs::remove_file(&self.0));
+        drop(with_patience(|| fs::remove_file(&self.0)));
     }
 }
 

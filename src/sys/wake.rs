@@ -101,8 +101,12 @@ fn eventfd(start: u32, flags: i32) -> io::Result<OwnedFd> {
 
 fn add_one(eventfd: &OwnedFd) {
     let one = 1_u64;
-    // SAFETY: write(2) reads eight bytes of ours. It fails only when the counter is full, and then it is readable anyway.
-    unsafe { libc::write(eventfd.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
+    let add = || {
+        // SAFETY: write(2) reads eight bytes of ours.
+        super::cvt_size(unsafe { libc::write(eventfd.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) })
+    };
+    // A lost wake-up would be a wait without end. Otherwise it fails only when the counter is full: it is readable anyway then.
+    while add().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {}
 }
 
 /// Takes one from a semaphore, and all from any other.

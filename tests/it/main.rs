@@ -17,6 +17,7 @@ mod guard;
 mod health;
 mod house;
 mod inheritance;
+mod injection;
 mod keep_alive;
 mod launch;
 mod limits;

@@ -234,6 +234,11 @@ pub(crate) fn hold_up(story: &Story) -> (Worker, Sender<()>) {
 ///
 /// `prepare` says how that process is started.
 pub(crate) fn alone(test: &str, prepare: impl FnOnce(WorkerSpec) -> WorkerSpec) -> bool {
+    alone_within(test, 4 * DEADLINE, prepare)
+}
+
+/// As [`alone`], for what takes up to `time`.
+pub(crate) fn alone_within(test: &str, time: Duration, prepare: impl FnOnce(WorkerSpec) -> WorkerSpec) -> bool {
     const ALONE: &str = "PIPEWRIGHT_TEST_ALONE";
     if std::env::var(ALONE).is_ok_and(|name| name == test) {
         return true;
@@ -252,7 +257,7 @@ pub(crate) fn alone(test: &str, prepare: impl FnOnce(WorkerSpec) -> WorkerSpec) 
         })
     };
     let (stdout, stderr) = (read(stdout), read(stderr));
-    let exit = process.wait_timeout(4 * DEADLINE).unwrap().cloned();
+    let exit = process.wait_timeout(time).unwrap().cloned();
     drop(process);
     let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
     let ran_one = stdout.contains("1 passed");

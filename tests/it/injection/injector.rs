@@ -1,0 +1,197 @@
+//! Makes one chosen system call of this process fail, whoever makes it: the library, std, the C library, or bare assembler.
+//!
+//! The kernel stops each watched call and asks a thread of this process what to do with it (`seccomp_unotify(2)`). That thread
+//! counts it and lets it continue, or gives it an error instead. So no change of the library's system-call layer can escape.
+#![expect(unsafe_code, reason = "the filter and its notifications are the kernel's interface")]
+
+use super::calls::{CALLS, Call};
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+/// Which of the calls fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Fault {
+    /// Its place in `CALLS`.
+    pub(super) call: usize,
+    pub(super) errno: i32,
+    /// Counted from 1, from the moment of arming.
+    pub(super) occurrence: u32,
+}
+
+impl Fault {
+    pub(super) fn describe(&self) -> String {
+        let error = io::Error::from_raw_os_error(self.errno);
+        format!("{} #{} fails with {error}", CALLS[self.call].name, self.occurrence)
+    }
+}
+
+const NONE: usize = usize::MAX;
+/// How often each was made since arming. A fixed size, since the thread that counts must not allocate: the caller that waits for
+/// it may hold the allocator's lock.
+static COUNTS: [AtomicU32; 128] = [const { AtomicU32::new(0) }; 128];
+static CALL: AtomicUsize = AtomicUsize::new(NONE);
+static ERRNO: AtomicI32 = AtomicI32::new(0);
+static OCCURRENCE: AtomicU32 = AtomicU32::new(0);
+static IS_ARMED: AtomicBool = AtomicBool::new(false);
+static HAS_FIRED: AtomicBool = AtomicBool::new(false);
+/// The executable of this process: a child that shows it has not executed another one yet.
+static OWN_EXECUTABLE: OnceLock<Path> = OnceLock::new();
+
+/// From now on counts, and has this call fail.
+pub(super) fn arm(fault: Option<Fault>) {
+    for count in &COUNTS {
+        count.store(0, SeqCst);
+    }
+    HAS_FIRED.store(false, SeqCst);
+    CALL.store(fault.map_or(NONE, |fault| fault.call), SeqCst);
+    ERRNO.store(fault.map_or(0, |fault| fault.errno), SeqCst);
+    OCCURRENCE.store(fault.map_or(0, |fault| fault.occurrence), SeqCst);
+    IS_ARMED.store(true, SeqCst);
+}
+
+pub(super) fn disarm() {
+    IS_ARMED.store(false, SeqCst);
+}
+
+/// Runs what belongs to the test alone: no call counts, and none fails.
+pub(super) fn aside<T>(run: impl FnOnce() -> T) -> T {
+    let was_armed = IS_ARMED.swap(false, SeqCst);
+    let done = run();
+    IS_ARMED.store(was_armed, SeqCst);
+    done
+}
+
+pub(super) fn has_fired() -> bool {
+    HAS_FIRED.load(SeqCst)
+}
+
+pub(super) fn counts() -> Vec<u32> {
+    COUNTS[..CALLS.len()].iter().map(|count| count.load(SeqCst)).collect()
+}
+
+/// Has the calls of this thread watched, and of all threads and processes that it starts, for good.
+pub(super) fn watch() -> io::Result<()> {
+    assert!(CALLS.len() <= COUNTS.len());
+    OWN_EXECUTABLE.get_or_init(|| executable(c"/proc/self/exe".to_bytes_with_nul()));
+    // Started first: its own calls are not watched, or it would wait for itself.
+    let (give, take) = std::sync::mpsc::channel::<OwnedFd>();
+    std::thread::Builder::new().name("injector".into()).spawn(move || {
+        for listener in take {
+            serve(&listener);
+        }
+    })?;
+    let listener = install()?;
+    give.send(listener).map_err(io::Error::other)
+}
+
+fn install() -> io::Result<OwnedFd> {
+    const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS, of struct seccomp_data
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut numbers: Vec<_> = CALLS.iter().flat_map(|call| call.numbers).collect();
+    numbers.sort();
+    numbers.dedup();
+    let mut filter = vec![step(LOAD, 0, 0, 0)];
+    for (at, number) in numbers.iter().enumerate() {
+        let to_the_end = u8::try_from(numbers.len() - at).unwrap();
+        filter.push(step(JUMP_IF_EQUAL, to_the_end, 0, u32::try_from(**number).unwrap()));
+    }
+    filter.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
+    filter.push(step(RETURN, 0, 0, libc::SECCOMP_RET_USER_NOTIF));
+    let program = libc::sock_fprog { len: u16::try_from(filter.len()).unwrap(), filter: filter.as_mut_ptr() };
+    // SAFETY: prctl(2) PR_SET_NO_NEW_PRIVS takes numbers.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    // SAFETY: seccomp(2) reads the program, which outlives the call.
+    let listener =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    let listener =
+        i32::try_from(listener).ok().filter(|listener| *listener >= 0).ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: the descriptor is new and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(listener) })
+}
+
+fn serve(listener: &OwnedFd) {
+    loop {
+        // SAFETY: all zeroes is a valid value of this structure of numbers.
+        let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel writes one structure.
+        let got = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut asked) };
+        if got != 0 {
+            // A caller that was killed or interrupted meanwhile.
+            continue;
+        }
+        let errno = judge(&asked);
+        let mut answer = libc::seccomp_notif_resp { id: asked.id, val: 0, error: 0, flags: 0 };
+        match errno {
+            Some(errno) => answer.error = -errno,
+            None => answer.flags = u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE).unwrap_or(1),
+        }
+        // SAFETY: the kernel reads one structure. A caller that has gone meanwhile needs no answer.
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };
+    }
+}
+
+/// The error for this call, if it is the chosen one. Allocates nothing and takes no lock.
+fn judge(asked: &libc::seccomp_notif) -> Option<i32> {
+    if !IS_ARMED.load(SeqCst) || !is_ours(asked.pid) {
+        return None;
+    }
+    let (number, arguments) = (i64::from(asked.data.nr), &asked.data.args);
+    let is_it = |call: &Call| call.numbers.contains(&number) && (call.is_meant)(arguments);
+    let call = CALLS.iter().position(is_it)?;
+    let occurrence = COUNTS[call].fetch_add(1, SeqCst) + 1;
+    if call != CALL.load(SeqCst) || occurrence != OCCURRENCE.load(SeqCst) {
+        return None;
+    }
+    HAS_FIRED.store(true, SeqCst);
+    Some(ERRNO.load(SeqCst))
+}
+
+/// Whether a thread belongs to this process, or is a child of it that has not executed its program yet.
+fn is_ours(thread: u32) -> bool {
+    let mut path = [0; 64];
+    write_path(&mut path, b"/proc/self/task/", thread, b"");
+    // SAFETY: faccessat(2) reads a string that ends with a zero.
+    if unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr().cast(), libc::F_OK, 0) } == 0 {
+        return true;
+    }
+    write_path(&mut path, b"/proc/", thread, b"/exe");
+    OWN_EXECUTABLE.get().is_some_and(|own| *own == executable(&path))
+}
+
+type Path = ([u8; 256], usize);
+
+fn executable(link: &[u8]) -> Path {
+    let mut path = [0; 256];
+    // SAFETY: readlink(2) reads a string that ends with a zero, and writes into the array.
+    let bytes = unsafe { libc::readlink(link.as_ptr().cast(), path.as_mut_ptr().cast(), path.len()) };
+    (path, usize::try_from(bytes).unwrap_or(0))
+}
+
+fn write_path(path: &mut [u8; 64], before: &[u8], number: u32, after: &[u8]) {
+    let mut digits = [0; 10];
+    let (mut rest, mut first) = (number, digits.len());
+    while first == digits.len() || rest > 0 {
+        first -= 1;
+        digits[first] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+    }
+    let all = before.iter().chain(&digits[first..]).chain(after).chain(&[0]);
+    for (to, from) in path.iter_mut().zip(all) {
+        *to = *from;
+    }
+}
+
+/// The first field of what clone3(2) is given: its flags. This process asks, so the address is one of ours.
+pub(super) fn clone3_flags(address: u64) -> u64 {
+    // SAFETY: the caller waits in clone3 with a `clone_args` there. A child that makes it shares this memory, or has copied it.
+    unsafe { std::ptr::read_volatile(std::ptr::with_exposed_provenance::<u64>(usize::try_from(address).unwrap_or(0))) }
+}

@@ -1,0 +1,269 @@
+//! Every system call of the library may fail at any moment. Each scenario runs with each of its calls failing once, at each
+//! occurrence, with each error that a machine short of something gives: it ends in time, nothing panics, no message is lost, no
+//! worker is blamed, nothing is left, at most one operation fails with the reason in its error, and the next one works.
+#![expect(clippy::print_stdout, reason = "each run is shown when the test fails")]
+
+mod calls;
+mod injector;
+mod run;
+mod scenarios;
+
+use crate::support::{alone_within, cgroups_of, children, may_make_cgroups, open_descriptors};
+use calls::{CALLS, IN_CGROUPS, Means, means};
+use injector::Fault;
+use pipewright::WorkerSpec;
+use run::Run;
+use scenarios::SCENARIOS;
+use std::{
+    collections::BTreeSet,
+    env, fs, panic,
+    path::{Path, PathBuf},
+    process,
+    sync::{Mutex, PoisonError, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// Longer than a scenario's own deadlines.
+const RUN_TIME: Duration = Duration::from_secs(60);
+
+/// Keeps the process's files in a directory of its own.
+fn at_a_place(spec: WorkerSpec, place: &mut Option<TempDir>) -> WorkerSpec {
+    let place = place.insert(tempfile::tempdir().unwrap()).path();
+    spec.env("XDG_RUNTIME_DIR", place).env("TMPDIR", place)
+}
+
+fn in_a_process_of_its_own(test: &str, time: Duration, body: impl FnOnce()) {
+    let mut place = None;
+    if alone_within(test, time, |spec| at_a_place(spec, &mut place)) {
+        body();
+    }
+}
+
+#[test]
+fn p16_each_call_of_the_library_fails_once_and_the_next_operation_works() {
+    let test = "injection::p16_each_call_of_the_library_fails_once_and_the_next_operation_works";
+    in_a_process_of_its_own(test, Duration::from_secs(120), || {
+        let mut injection = Injection::new();
+        injection.fail_what_happens_once();
+        let counts = injection.count();
+        for call in 0..CALLS.len() {
+            // Where it is made most often.
+            let most = (0..SCENARIOS.len()).max_by_key(|scenario| counts[*scenario][call]).unwrap();
+            if counts[most][call] > 0 {
+                injection.run(most, Some(Fault { call, errno: CALLS[call].errnos[0], occurrence: 1 }));
+            }
+        }
+        injection.end();
+    });
+}
+
+#[test]
+#[ignore = "takes many minutes"]
+fn p16_each_call_of_the_library_fails_at_each_occurrence_with_each_error() {
+    let test = "injection::p16_each_call_of_the_library_fails_at_each_occurrence_with_each_error";
+    in_a_process_of_its_own(test, Duration::from_secs(3600), || {
+        // `PIPEWRIGHT_INJECT="restart epoll_ctl"` runs those alone.
+        let only = env::var("PIPEWRIGHT_INJECT").unwrap_or_default();
+        let mut injection = Injection::new();
+        injection.fail_what_happens_once();
+        let counts = injection.count();
+        for (scenario, counts) in counts.iter().enumerate() {
+            for (call, count) in counts.iter().enumerate() {
+                let name = format!("{} {}", SCENARIOS[scenario].0, CALLS[call].name);
+                if !name.contains(&only) {
+                    continue;
+                }
+                for occurrence in 1..=*count {
+                    for &errno in CALLS[call].errnos {
+                        injection.run(scenario, Some(Fault { call, errno, occurrence }));
+                    }
+                }
+            }
+        }
+        if only.is_empty() { injection.end() } else { injection.report() }
+    });
+}
+
+struct Injection {
+    directory: PathBuf,
+    runs: usize,
+    /// Of `CALLS`, with the errors they have really had.
+    injected: BTreeSet<(usize, i32)>,
+    faults: Vec<String>,
+}
+
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl Injection {
+    fn new() -> Self {
+        panic::set_hook(Box::new(|info| {
+            let thread = thread::current().name().unwrap_or_default().to_owned();
+            println!("{thread}: {info}");
+            PANICS.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{thread}: {info}"));
+        }));
+        injector::watch().expect("seccomp's user notification");
+        let directory = env::var_os("XDG_RUNTIME_DIR").unwrap().into();
+        Self { directory, runs: 0, injected: BTreeSet::new(), faults: Vec::new() }
+    }
+
+    /// A child's stack is kept for the next child.
+    fn fail_what_happens_once(&mut self) {
+        let call = CALLS.iter().position(|call| call.name == "mmap of a stack").unwrap();
+        self.run(0, Some(Fault { call, errno: libc::ENOMEM, occurrence: 1 }));
+    }
+
+    /// How often each scenario makes each call.
+    fn count(&mut self) -> Vec<Vec<u32>> {
+        let counts = (0..SCENARIOS.len()).map(|scenario| {
+            self.run(scenario, None);
+            injector::counts()
+        });
+        let counts = counts.collect();
+        assert!(self.faults.is_empty(), "without a failing call: {:#?}", self.faults);
+        counts
+    }
+
+    fn run(&mut self, scenario: usize, fault: Option<Fault>) {
+        let (name, body) = SCENARIOS[scenario];
+        self.runs += 1;
+        let (descriptors, directory, number) = (open_descriptors(), self.directory.clone(), self.runs);
+        let (done, is_done) = mpsc::channel();
+        let scene = thread::Builder::new().name(name.into()).spawn(move || {
+            let run = Run::new(fault, directory, number);
+            injector::arm(fault);
+            let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| body(&run)));
+            injector::disarm();
+            done.send(outcome.is_ok()).unwrap();
+        });
+        let scene = scene.unwrap();
+        let text = fault.map_or_else(String::new, |fault| fault.describe());
+        let case = format!("{name}: {text}");
+        let began = now();
+        if is_done.recv_timeout(RUN_TIME).is_err() {
+            injector::disarm();
+            println!("{case}: does not end\n{:#?}", self.faults);
+            process::abort();
+        }
+        scene.join().unwrap();
+        if let Some(fault) = fault.filter(|_| injector::has_fired()) {
+            self.injected.insert((fault.call, fault.errno));
+        }
+        println!("RUN {case}: {:?}", began.elapsed());
+        let mut found: Vec<String> = PANICS.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
+        found.extend(self.left(&descriptors));
+        if !found.is_empty() {
+            let found = format!("{case}: {}", found.join("; "));
+            println!("FAULT {found}");
+            self.faults.push(found);
+        }
+    }
+
+    /// What a run has left behind.
+    fn left(&self, descriptors: &[(i32, PathBuf)]) -> Vec<String> {
+        let mut found = Vec::new();
+        let own = process::id();
+        if !soon(|| children(own).is_empty()) {
+            found.push(format!("processes are left: {:?}", children(own)));
+        }
+        if !soon(|| open_descriptors().len() == descriptors.len()) {
+            let all = open_descriptors();
+            let new: Vec<_> = all.iter().filter(|open| !descriptors.contains(open)).collect();
+            found.push(format!("descriptors are left: {new:?}"));
+        }
+        if !soon(|| cgroups_of(own).is_empty()) {
+            found.push(format!("cgroups are left: {:?}", cgroups_of(own)));
+            for cgroup in cgroups_of(own) {
+                drop(fs::remove_dir(cgroup));
+            }
+        }
+        let files = files_below(&self.directory);
+        if !files.is_empty() {
+            found.push(format!("files are left: {files:?}"));
+            for file in files {
+                drop(fs::remove_file(file));
+            }
+        }
+        found
+    }
+
+    fn report(&self) {
+        println!("{} runs, {} pairs of call and error, {} faults", self.runs, self.injected.len(), self.faults.len());
+        assert!(self.faults.is_empty(), "{:#?}", self.faults);
+    }
+
+    fn end(&self) {
+        self.report();
+        let injected: BTreeSet<&str> = self.injected.iter().map(|(call, _)| CALLS[*call].name).collect();
+        for (name, of) in calls_of_the_sources() {
+            let Some(Means::Calls(calls)) = means(&name) else { continue };
+            for call in calls.iter().filter(|call| may_make_cgroups() || !IN_CGROUPS.contains(call)) {
+                assert!(injected.contains(call), "{call}, for {name} ({of}), was never made to fail");
+            }
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a run takes")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Whether this comes true within three seconds.
+fn soon(mut is_so: impl FnMut() -> bool) -> bool {
+    let (_keep, never) = crossbeam_channel::bounded::<()>(0);
+    (0..300).any(|_| is_so() || never.recv_timeout(Duration::from_millis(10)).is_ok())
+}
+
+/// Sockets and lock files; directories may stay.
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_directory { found.extend(files_below(&entry.path())) } else { found.push(entry.path()) }
+    }
+    found
+}
+
+/// The names of all calls that the sources make, each with a file that makes it: the C library's and the kernel's in `sys`, and
+/// what std does for us everywhere.
+fn calls_of_the_sources() -> Vec<(String, String)> {
+    const STARTS: [&str; 9] = [
+        "libc::SYS_",
+        "libc::",
+        "fs::",
+        "File::",
+        "UnixStream::",
+        "UnixListener::",
+        "UnixDatagram::",
+        "os_pipe::",
+        "thread::",
+    ];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = std::collections::BTreeMap::new();
+    for path in files_below(&root) {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let code: Vec<_> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let code = code.join("\n");
+        for start in STARTS {
+            for part in code.split(start).skip(1) {
+                let name: String = part.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                let is_call = start == "libc::SYS_" || part[name.len()..].starts_with('(') || name == "Builder";
+                if is_call && !name.starts_with(char::is_uppercase) || name == "Builder" {
+                    found.insert(name, path.strip_prefix(&root).unwrap().display().to_string());
+                }
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+#[test]
+fn p16_each_call_of_the_sources_is_known_to_the_injection_test() {
+    let found = calls_of_the_sources();
+    assert!(found.len() > 60, "the walk found {found:?}");
+    let unknown: Vec<_> = found.iter().filter(|(name, _)| means(name).is_none()).collect();
+    assert!(unknown.is_empty(), "neither made to fail nor excused in injection/calls.rs: {unknown:?}");
+}

@@ -1,0 +1,278 @@
+//! What a host does with the library, each part with a supervisor of its own. Each runs with one failing call or with none.
+
+use super::{injector, run::Run};
+use crate::support::{DEADLINE, FIXTURE, Way, comes_true};
+use pipewright::{
+    Backoff, Input, IoPriority, Limit, Output, Pass, Ready, Restart, RestartPolicy, StopPolicy, StopStep, Strategy,
+    Supervisor, TreeLimit, When, WorkerSpec,
+    pipe::{
+        PipeMode,
+        name::PipeName,
+        named::{ConnectOptions, ListenerOptions},
+    },
+};
+use std::{
+    io::{Read, Write},
+    sync::OnceLock,
+    thread,
+    time::Duration,
+};
+
+/// A name, and what it does.
+pub(super) type Scenario = (&'static str, fn(&Run));
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    ("start", start),
+    ("command", command),
+    ("input", input),
+    ("output", output),
+    ("control", control),
+    ("restart", restart),
+    ("stop", stop),
+    ("tree", tree),
+    ("drop", dropped),
+    ("group", group),
+    ("readiness", readiness),
+    ("limits", limits),
+    ("pipes", pipes),
+];
+
+/// Long for anything here, and short of what a run may take.
+const SOON: Duration = Duration::from_secs(8);
+
+fn shell(script: &str) -> WorkerSpec {
+    WorkerSpec::new("/bin/sh").args(["-c", script, "sh"])
+}
+
+fn serving() -> WorkerSpec {
+    WorkerSpec::new(FIXTURE).arg("serve").control(Pass::arg("--control={}")).stderr(Output::Lines)
+}
+
+/// All that a child is told to be between clone and exec.
+fn start(run: &Run) {
+    let host = run.host();
+    let spec = WorkerSpec::new("/bin/true").stdin(Input::Pipe).nice(1).umask(0o27).current_dir("/");
+    let spec = spec.limit(Limit::CoreBytes, 0).io_priority(IoPriority::Idle).processors([0]);
+    let spec = spec.pipe_to("more", Pass::number(7)).pipe_capacity(1 << 17).messages(Pass::number(8));
+    for spec in [spec.clone(), spec.group(pipewright::Group::Session)] {
+        let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
+        run.aside(|| drop(worker.take_stdin()));
+        let exit = host.exit(&worker);
+        run.check(exit.success(), || format!("it ended well before: {exit}"));
+        host.supervisor.status();
+    }
+}
+
+fn command(run: &Run) {
+    let host = run.host();
+    let spec = Way::Command.program(FIXTURE).arg("lines").args(["--stdout", "3"]).stdout(Output::Lines);
+    let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
+    let exit = host.exit(&worker);
+    run.check(exit.success(), || format!("it ended well before: {exit}"));
+    run.check(host.seen(&worker).lines == ["out 0", "out 1", "out 2"], || format!("{:?}", host.seen(&worker)));
+}
+
+fn input(run: &Run) {
+    let host = run.host();
+    let spec = WorkerSpec::new("cat").stdin(Input::Pipe).stdout(Output::Lines);
+    let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
+    let mut stdin = worker.take_stdin().unwrap();
+    for line in ["one\n", "two\n", "three\n"] {
+        run.must("write", || stdin.write_all(line.as_bytes()));
+    }
+    drop(stdin);
+    let exit = host.exit(&worker);
+    run.check(exit.success(), || format!("it ended well before: {exit}"));
+    run.check(host.seen(&worker).lines == ["one", "two", "three"], || format!("{:?}", host.seen(&worker)));
+}
+
+fn output(run: &Run) {
+    const COUNT: u64 = 40;
+    let host = run.host();
+    let flood = WorkerSpec::new(FIXTURE).arg("flood").args(["--count", "40", "--size", "3000"]).window(16 << 10);
+    let flood = flood.messages(Pass::arg("--messages={}")).stderr(Output::Lines);
+    let flood = run.must("spawn", || host.supervisor.spawn(flood.clone()));
+    let lines = WorkerSpec::new(FIXTURE).arg("lines").args(["--stdout", "9", "--stderr", "7"]);
+    let lines = lines.stdout(Output::Lines).stderr(Output::Lines);
+    let lines = run.must("spawn", || host.supervisor.spawn(lines.clone()));
+    for worker in [&flood, &lines] {
+        let exit = host.exit(worker);
+        run.check(exit.success(), || format!("it ended well before: {exit}"));
+    }
+    let numbers: Vec<u64> = host.seen(&flood).messages.iter().map(|message| message["n"].as_u64().unwrap()).collect();
+    run.check(numbers.iter().copied().eq(0..COUNT), || format!("all messages in order: {numbers:?}"));
+    let lines = host.seen(&lines).lines;
+    run.check(lines.len() == 16, || format!("all lines: {lines:?}"));
+}
+
+fn control(run: &Run) {
+    let host = run.host();
+    let spec = serving().ready(Ready::control().within(SOON));
+    let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
+    run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(&worker)));
+    for n in 0..3 {
+        let sum = run.must("call", || worker.call::<_, i64>("add", &[n, 40], SOON));
+        run.check(sum == n + 40, || format!("the sum is {sum}"));
+    }
+    let answer = run.must("call back", || worker.call::<_, i64>("ask back", &5, SOON));
+    run.check(answer == 5, || format!("the answer is {answer}"));
+    // More than a socket takes at once.
+    let text = "x".repeat(300_000);
+    let echo = run.must("large call", || worker.call::<_, String>("echo", &text, SOON));
+    run.check(echo == text, || format!("{} bytes came back", echo.len()));
+    let report = worker.stop().wait(SOON);
+    run.check(report.blocked().count() == 0, || format!("it stopped: {report}"));
+    let exit = host.exit(&worker);
+    run.check(exit.success(), || format!("it ended well when it was asked to: {exit}"));
+}
+
+fn restart(run: &Run) {
+    let host = run.host();
+    let tally = run.aside(|| tempfile::NamedTempFile::new().unwrap());
+    let policy = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
+    let spec = shell("echo >>$1; read line <$1; [ $(wc -l <$1) = 3 ]").arg(tally.path()).restart(policy);
+    let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
+    run.check(worker.wait_incarnation(3, SOON), || format!("it came back twice: {:?}", host.seen(&worker)));
+    let exit = host.exit_after(&worker, 3);
+    run.check(exit.success(), || format!("the third time it ended well: {exit}"));
+    let seen = host.seen(&worker);
+    run.check(!seen.others.iter().any(|event| event.contains("GaveUp")), || format!("{seen:?}"));
+    run.check(seen.exits == 3, || format!("three exits, one for each of its lives: {seen:?}"));
+    run.aside(|| drop(tally));
+}
+
+fn stop(run: &Run) {
+    let host = run.host();
+    let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], Duration::from_millis(5));
+    let spec = WorkerSpec::new(FIXTURE).arg("ignore-term").messages(Pass::arg("--messages={}")).stop(stop);
+    let spec = spec.ready(Ready::message(|_| true).within(SOON));
+    let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
+    run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(&worker)));
+    run.must("freeze", || worker.freeze());
+    run.must("thaw", || worker.thaw());
+    let report = worker.stop().wait(SOON);
+    run.check(report.blocked().count() == 0, || format!("it stopped: {report}"));
+    let exit = host.exit(&worker);
+    run.check(exit.signal() == Some(libc::SIGKILL), || format!("it was killed: {exit}"));
+}
+
+const DAEMON: &str = "setsid sleep 1000 </dev/null >/dev/null 2>&1 & sleep 1000 </dev/null >/dev/null 2>&1 & ";
+
+fn tree(run: &Run) {
+    let host = run.host();
+    let spec = shell(&format!("{DAEMON} exit 0")).env(run.mark().0, run.mark().1);
+    let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
+    let exit = host.exit(&worker);
+    run.check(exit.success(), || format!("it ended well before: {exit}"));
+    run.check(comes_true(|| run.marked().is_empty()), || format!("still there: {:?}", run.marked()));
+}
+
+fn dropped(run: &Run) {
+    let host = run.host();
+    let spec = shell(&format!("{DAEMON} echo; wait")).env(run.mark().0, run.mark().1).stdout(Output::Lines);
+    let spec = spec.ready(Ready::line("").within(SOON)).restart(Restart::Always);
+    let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
+    run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(&worker)));
+    drop(host);
+    run.check(comes_true(|| run.marked().is_empty()), || format!("still there: {:?}", run.marked()));
+}
+
+fn group(run: &Run) {
+    let host = run.host();
+    let group = run.must("group", || host.supervisor.group(Strategy::OneForAll));
+    let member = || WorkerSpec::new("sleep").arg("1000").restart(Restart::Always);
+    let first = run.must("add", || group.add(member()));
+    let second = run.must("add", || group.add(member().after(&first, When::Ready)));
+    for worker in [&first, &second] {
+        run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(worker)));
+    }
+    run.must("kill", || first.kill());
+    run.check(second.wait_incarnation(2, SOON), || format!("both came back: {:?}", host.seen(&second)));
+    let report = group.stop().wait(SOON);
+    run.check(report.blocked().count() == 0, || format!("it stopped: {report}"));
+    let ends = || host.all().iter().filter(|event| event.contains("GroupEnded")).count();
+    run.check(comes_true(|| ends() > 0), || format!("its end was reported: {:?}", host.all()));
+    run.check(ends() == 1, || format!("its end was reported once: {:?}", host.all()));
+}
+
+fn readiness(run: &Run) {
+    let host = run.host();
+    let newline = shell("echo >/proc/self/fd/$1; read line").ready(Ready::newline(Pass::arg("{}")).within(SOON));
+    let notify = WorkerSpec::new(FIXTURE).arg("notify").args(["--say", "READY=1"]).ready(Ready::notify().within(SOON));
+    let check = shell("read line").ready(Ready::check(|| true).within(SOON));
+    for spec in [newline, notify, check] {
+        let spec = spec.stdin(Input::Pipe).stderr(Output::Lines);
+        let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
+        let stdin = worker.take_stdin();
+        run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(&worker)));
+        drop(stdin);
+        host.exit(&worker);
+    }
+}
+
+/// Whether workers can be limited here, found out once and without a failing call.
+fn can_limit(run: &Run, spec: &WorkerSpec) -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| run.aside(|| Supervisor::new().unwrap().spawn(spec.clone()).is_ok()))
+}
+
+fn limits(run: &Run) {
+    let spec = WorkerSpec::new("/bin/true").tree_limit(TreeLimit::Processes(10));
+    if can_limit(run, &spec) {
+        let host = run.host();
+        let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
+        let exit = host.exit(&worker);
+        run.check(exit.success(), || format!("it ended well before: {exit}"));
+    }
+}
+
+fn pipes(run: &Run) {
+    let nobody = PipeName::new(run.path("nobody")).unwrap();
+    let missing = pipewright::pipe::named::connect(&nobody, Duration::from_millis(5)).unwrap_err();
+    run.check(injector::has_fired() || missing.to_string().contains("nobody"), || missing.to_string());
+    for (mode, shakes) in [(PipeMode::Byte, false), (PipeMode::Message, true)] {
+        let name = PipeName::new(run.path(&format!("pipe-{shakes}"))).unwrap();
+        let (mut server, mut client) = (ListenerOptions::new().mode(mode), ConnectOptions::new().mode(mode));
+        if shakes {
+            server = server.handshake();
+            client = client.handshake(pipewright::pipe::named::ImpersonationLevel::Identification);
+        }
+        let listener = run.must("listen", || server.listen(&name));
+        thread::scope(|scope| {
+            let serving = run.aside(|| {
+                scope.spawn(|| {
+                    let mut errors = Vec::new();
+                    loop {
+                        match listener.accept_deadline(DEADLINE) {
+                            Ok(mut stream) => {
+                                let mut all = Vec::new();
+                                match stream.read_to_end(&mut all) {
+                                    // What a client gives up after its connect has failed counts for nothing.
+                                    Ok(0) => {}
+                                    Ok(_) => return (Ok(all), errors),
+                                    Err(error) => errors.push(error.to_string()),
+                                }
+                            }
+                            Err(error) if errors.len() < 2 => errors.push(error.to_string()),
+                            Err(error) => return (Err(error.to_string()), errors),
+                        }
+                    }
+                })
+            });
+            let stream = run.must("connect", || client.connect(&name, SOON));
+            run.must("write", || {
+                let mut rest = &b"a message"[..];
+                while !rest.is_empty() {
+                    let written = stream.write_deadline(rest, SOON)?;
+                    rest = &rest[written..];
+                }
+                Ok::<_, std::io::Error>(())
+            });
+            drop(stream);
+            let (got, errors) = run.aside(|| serving.join().unwrap());
+            run.check(got.as_deref() == Ok(b"a message"), || format!("the message arrived: {got:?}, {errors:?}"));
+        });
+        drop(listener);
+        run.check(!name.path().unwrap().exists() || injector::has_fired(), || format!("{name:?} is left"));
+    }
+}
