@@ -6,22 +6,29 @@
 
 use super::{
     ChildEnds, EnvironmentChange, Group, Moment, Plan, SpawnError, SpawnStep, Standard,
-    direct::conduct,
+    direct::{conduct, texts},
     inherit::{self, Fate},
     plan::{CommandMaker, GrantSpec, number_of},
     process::Child,
+    search::Search,
 };
 use crate::sys::{
+    clone::Texts,
     closing, fd,
+    format::Attempt,
     pidfd::{Handover, PidFd},
 };
 use command_fds::CommandFdExt;
 use std::{
+    collections::BTreeMap,
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::File,
-    io,
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    io, iter,
+    os::{
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
     panic::{AssertUnwindSafe, catch_unwind},
     process::{Command, Stdio},
 };
@@ -53,7 +60,7 @@ fn run(plan: &Plan, mut command: Command, ends: &ChildEnds, moment: &Moment<'_>)
     }
     let numbers: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
     command.args(plan.arguments(&numbers, moment.control_path));
-    inherit_environment(&mut command);
+    let is_cleared = inherit_environment(&mut command) || plan.clears_environment();
     change_environment(&mut command, plan, &numbers, moment.control);
     command.envs(plan.names_of_handles());
     command.envs(moment.variables.iter().map(|(name, value)| (*name, value)));
@@ -68,7 +75,8 @@ fn run(plan: &Plan, mut command: Command, ends: &ChildEnds, moment: &Moment<'_>)
     let handover = Handover::new().map_err(failed)?;
     conduct(plan, moment.death_signal).add_to(&mut command, &handover);
     command.preserved_fds(kept);
-    let child = spawn(&mut command).map_err(failed)?;
+    let search = search_first(&mut command, is_cleared);
+    let child = spawn(&mut command).map_err(|source| explained(source, &search, &command, &program))?;
     // The command owns the child's ends: while it lives, no reader would see their end.
     drop(command);
     drop(occupied);
@@ -106,15 +114,53 @@ fn numbered(grant: &GrantSpec, end: &OwnedFd, program: &str) -> Result<OwnedFd, 
     }
 }
 
-/// Removes what is not inherited, as far as the user has not set it by intent.
-fn inherit_environment(command: &mut Command) {
+/// Has the child try the program as the fast way does, before std has it tried by execvp(3).
+fn search_first(command: &mut Command, is_cleared: bool) -> Search {
+    let mut environment: BTreeMap<OsString, OsString> =
+        if is_cleared { BTreeMap::new() } else { env::vars_os().collect() };
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => drop(environment.insert(name.into(), value.into())),
+            None => drop(environment.remove(name)),
+        }
+    }
+    let search = Search::new(command.get_program(), environment.get(OsStr::new("PATH")).cloned());
+    let arguments: Vec<&OsStr> = iter::once(command.get_program()).chain(command.get_args()).collect();
+    let variables = environment.iter().flat_map(|(name, value)| [name.as_os_str(), value]);
+    if arguments.iter().copied().chain(variables).any(|text| text.as_bytes().contains(&0)) {
+        // std refuses such a text, in its own words.
+        return search;
+    }
+    let mut texts_of_arguments = Texts::default();
+    for argument in &arguments {
+        texts_of_arguments.push(&[argument.as_bytes()]);
+    }
+    let environment: Vec<_> = environment.into_iter().collect();
+    Attempt::new(search.candidates.clone(), texts_of_arguments, texts(&environment)).add_to(command);
+    search
+}
+
+/// std does not tell which step failed; some errors can only come from running the program.
+fn explained(source: io::Error, search: &Search, command: &Command, program: &str) -> SpawnError {
+    let errno = source.raw_os_error().unwrap_or(0);
+    match search.explain(errno, command.get_current_dir()) {
+        (step @ SpawnStep::Format, _) => SpawnError::failed(program, step, source),
+        (step, errno) if Some(errno) != source.raw_os_error() => {
+            SpawnError::failed(program, step, io::Error::from_raw_os_error(errno))
+        }
+        _ => SpawnError::failed(program, SpawnStep::Command, source),
+    }
+}
+
+/// Removes what is not inherited, as far as the user has not set it by intent. True where the user has cleared the environment.
+fn inherit_environment(command: &mut Command) -> bool {
     let is_set = |command: &Command, name: &OsStr| command.get_envs().any(|(set, _)| set == name);
     let handles = env::var_os(inherit::HANDLES);
     // A `Command` does not tell whether its environment was cleared; but only where it was not, it notes what is to be removed.
     command.env_remove(inherit::HANDLES);
     let is_cleared = !is_set(command, OsStr::new(inherit::HANDLES));
     if is_cleared {
-        return;
+        return true;
     }
     for (name, value) in env::vars_os() {
         match inherit::fate(&name, &value, handles.as_deref()) {
@@ -124,6 +170,7 @@ fn inherit_environment(command: &mut Command) {
             Fate::Removed => drop(command.env_remove(name)),
         }
     }
+    false
 }
 
 fn change_environment(command: &mut Command, plan: &Plan, numbers: &[RawFd], control: &str) {

@@ -7,12 +7,13 @@ use super::{
     inherit::{self, Fate},
     plan::number_of,
     process::Child,
+    search::Search,
 };
 use crate::{
     pipe::anonymous::{self, PipeReader},
     sys::{
         clone::{self, Grant, Image, Texts},
-        conduct::{Conduct, GroupChange, ResourceLimit},
+        conduct::{Conduct, GroupChange, ResourceLimit, Step},
         fd, pidfd,
     },
 };
@@ -28,19 +29,16 @@ use std::{
             fs::OpenOptionsExt,
         },
     },
-    path::{Path, PathBuf},
+    path::Path,
 };
-
-/// Where execvp(3) looks when the environment has no `PATH`.
-const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// Starts a named program.
 pub(super) fn start(plan: &Plan, program: &OsStr, ends: &ChildEnds, moment: &Moment<'_>) -> Result<Child, SpawnError> {
     let numbers = plan.numbers();
     let environment = environment(plan, &numbers, moment);
-    let search = search_path(program, &environment);
+    let search = Search::new(program, path_of(&environment));
     let image = Image {
-        candidates: candidates(program, search.as_deref(), plan.directory.as_deref()),
+        candidates: search.candidates.clone(),
         arguments: arguments(plan, program, &numbers, moment.control_path),
         environment: texts(&environment),
         directory: plan.directory.as_ref().map(|path| c_string(path.clone().into_os_string())),
@@ -49,21 +47,15 @@ pub(super) fn start(plan: &Plan, program: &OsStr, ends: &ChildEnds, moment: &Mom
         cgroup: moment.birthplace.directory().map(|directory| directory.as_raw_fd()),
     };
     let cloned = clone::spawn(&image).map_err(|failure| {
-        let exec = if failure.errno == libc::ENOENT && image.candidates.iter().any(exists) {
-            SpawnStep::Interpreter
-        } else {
-            // One that was found, and whose arguments are too long, need not be looked for.
-            let search = search.as_ref().filter(|_| failure.errno != libc::E2BIG);
-            SpawnStep::Exec(search.map(|path| path.to_string_lossy().into()))
+        let directory = plan.directory.as_deref();
+        let (exec, errno) = match failure.step {
+            Step::Exec => search.explain(failure.errno, directory),
+            _ => (SpawnStep::Exec(None), failure.errno),
         };
-        let step = step_of(failure, plan.directory.as_deref(), exec);
-        SpawnError::failed(plan.program_name(), step, io::Error::from_raw_os_error(failure.errno))
+        let step = step_of(failure, directory, exec);
+        SpawnError::failed(plan.program_name(), step, io::Error::from_raw_os_error(errno))
     })?;
     Ok(Child::new(cloned.pid, cloned.pidfd, plan.group != Group::Inherit))
-}
-
-fn exists(file: &CString) -> bool {
-    Path::new(OsStr::from_bytes(file.to_bytes())).exists()
 }
 
 /// What is inherited, with the plan's changes in their order. Most plans change little, so the names are searched one by one.
@@ -100,21 +92,8 @@ fn set(variables: &mut Vec<(OsString, OsString)>, name: &OsStr, value: OsString)
     variables.push((name.to_owned(), value));
 }
 
-/// The `PATH` to search, for a name without a slash: the child's own, as std does.
-fn search_path(program: &OsStr, environment: &[(OsString, OsString)]) -> Option<OsString> {
-    let bare = !program.as_bytes().contains(&b'/');
-    let path = || environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
-    bare.then(|| path().unwrap_or_else(|| DEFAULT_PATH.into()))
-}
-
-/// The files to try. A relative one is meant from where we are, not from the working directory of the child.
-fn candidates(program: &OsStr, search: Option<&OsStr>, directory: Option<&Path>) -> Vec<CString> {
-    let paths: Vec<PathBuf> = match search {
-        Some(search) => env::split_paths(search).map(|entry| entry.join(program)).collect(),
-        None => vec![PathBuf::from(program)],
-    };
-    let here = if directory.is_some() { env::current_dir().unwrap_or_default() } else { PathBuf::new() };
-    paths.into_iter().map(|path| c_string(here.join(path).into_os_string())).collect()
+fn path_of(environment: &[(OsString, OsString)]) -> Option<OsString> {
+    environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone())
 }
 
 fn descriptors(ends: &ChildEnds, numbers: &[RawFd]) -> Vec<Grant> {
@@ -159,7 +138,7 @@ fn arguments(plan: &Plan, program: &OsStr, numbers: &[RawFd], control_path: &str
     texts
 }
 
-fn texts(environment: &[(OsString, OsString)]) -> Texts {
+pub(super) fn texts(environment: &[(OsString, OsString)]) -> Texts {
     let mut texts = Texts::default();
     for (name, value) in environment {
         texts.push(&[name.as_bytes(), b"=", value.as_bytes()]);

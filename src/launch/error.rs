@@ -194,6 +194,8 @@ pub enum SpawnStep {
     Exec(Option<Box<str>>),
     /// Running a file whose first line names an interpreter that is not there.
     Interpreter,
+    /// Running a file that the kernel does not run: a script without a `#!` line, an empty file, an executable of another machine.
+    Format,
     /// Anything that a user's own `Command` does: std does not tell which step failed.
     Command,
 }
@@ -223,6 +225,7 @@ impl fmt::Display for SpawnStep {
             Self::Exec(None) => formatter.write_str("the program cannot be run"),
             Self::Exec(Some(path)) => write!(formatter, "the program cannot be run (searched in {path})"),
             Self::Interpreter => formatter.write_str("the interpreter that its first line names is not there"),
+            Self::Format => formatter.write_str("the file has no `#!` line and is not an executable of this machine"),
             Self::Command => formatter.write_str("its command failed"),
         }
     }

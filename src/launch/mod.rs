@@ -7,6 +7,7 @@ mod inherit;
 mod limits;
 mod plan;
 mod process;
+mod search;
 mod tunnel;
 
 use crate::pipe::anonymous::{PipeReader, PipeWriter};

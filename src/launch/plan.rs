@@ -475,6 +475,10 @@ impl Plan {
         self.arguments.iter().any(|argument| matches!(argument, Argument::Control { .. }))
     }
 
+    pub(super) fn clears_environment(&self) -> bool {
+        self.environment.iter().any(|change| matches!(change, EnvironmentChange::Clear))
+    }
+
     pub(super) fn names_of_handles(&self) -> Option<(&'static str, OsString)> {
         let names = self.environment.iter().filter_map(|change| match change {
             EnvironmentChange::Handle { name, .. } | EnvironmentChange::Control { name, .. } => Some(name.as_os_str()),

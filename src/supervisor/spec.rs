@@ -94,7 +94,10 @@ pub struct WorkerSpec {
 /// What to run.
 impl WorkerSpec {
     /// A worker that runs a program, searched in the `PATH` that the worker will have if its name holds no slash. A relative
-    /// path is meant from the parent's working directory, also where the worker gets another one.
+    /// path, and a relative entry of `PATH`, is meant from the worker's own [working directory](Self::current_dir).
+    ///
+    /// A file that the kernel does not run, such as a script without a `#!` line, is refused ([`SpawnStep::Format`](crate::SpawnStep::Format)): no shell is
+    /// started in its place.
     pub fn new(program: impl Into<OsString>) -> Self {
         Self::of(Program::Named(program.into()))
     }
@@ -104,7 +107,7 @@ impl WorkerSpec {
     /// It costs a fork of the parent's address space, since `command-fds` needs a hook between fork and exec: milliseconds in
     /// a large parent, where [`new`](Self::new) takes the same fraction of one in any. Its handles keep the numbers they have
     /// in the parent, 10 or above; a fixed number works only while it is free in the parent. Its standard streams are those
-    /// of this spec, whatever the `Command` says.
+    /// of this spec, whatever the `Command` says. The program is found and refused by the same rules as that of `new`.
     ///
     /// Descriptors that the `Command` passes on by hooks of its own are closed, as all that this spec does not grant: use
     /// [`descriptor`](Self::descriptor). The closure runs on the thread that spawns, so it must not wait for another spawn.

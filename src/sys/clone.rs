@@ -57,7 +57,7 @@ impl Texts {
     }
 
     /// The array that execve(2) takes. It points into this value, which must not be changed as long as it is used.
-    fn pointers(&self) -> Vec<*const libc::c_char> {
+    pub(super) fn pointers(&self) -> Vec<*const libc::c_char> {
         let base = self.bytes.as_ptr();
         self.starts.iter().map(|&start| base.wrapping_add(start).cast()).chain([ptr::null()]).collect()
     }

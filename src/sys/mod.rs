@@ -10,6 +10,7 @@ pub(crate) mod conduct;
 pub(crate) mod epoll;
 pub(crate) mod fd;
 pub(crate) mod fifo;
+pub(crate) mod format;
 pub(crate) mod identity;
 pub(crate) mod inotify;
 pub(crate) mod lock;
