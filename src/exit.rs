@@ -1,12 +1,7 @@
 //! How a process ended: facts that every floor speaks of.
 
-use crate::text::{OneLine, printable};
-use std::{
-    borrow::Cow,
-    error::Error,
-    fmt::{self, Write},
-    time::Duration,
-};
+use crate::text::printable;
+use std::{borrow::Cow, fmt, time::Duration};
 
 /// All that is known of a process that has ended.
 ///
@@ -53,30 +48,6 @@ impl fmt::Debug for Exit {
             .field("uninspected", uninspected)
             .finish()
     }
-}
-
-/// An error with all that it comes from, in one line. The sources may quote foreign text, as those of serde do.
-pub(crate) fn explain(error: &dyn Error, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let mut line = OneLine(formatter);
-    write!(line, "{error}")?;
-    let mut source = error.source();
-    while let Some(error) = source {
-        write!(line, ": {error}")?;
-        source = error.source();
-    }
-    Ok(())
-}
-
-/// Has an error show the same where a program ends with it, by `Debug`.
-macro_rules! explains_itself {
-    ($error:ty) => {
-        /// What a program that fails shows its user: all of it in one line, with what it comes from.
-        impl std::fmt::Debug for $error {
-            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                $crate::exit::explain(self, formatter)
-            }
-        }
-    };
 }
 
 /// How a process ended.

@@ -111,7 +111,6 @@
 // The floors, bottom to top: a module imports only from those that stand above it in this list.
 mod text; // foreign text made safe to show
 
-#[macro_use] // `explains_itself`
 mod exit; // how a process ended: facts that every floor speaks of
 
 mod sys; // the kernel, one facility a file; the only unsafe

@@ -58,15 +58,6 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// Writes what it is given in one line, escaped as by [`printable`]: for errors that quote other errors.
-pub(crate) struct OneLine<'a, 'b>(pub(crate) &'a mut fmt::Formatter<'b>);
-
-impl Write for OneLine<'_, '_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        write_escaped(self.0, text, false)
-    }
-}
-
 fn write_escaped(out: &mut fmt::Formatter<'_>, text: &str, keeps_lines: bool) -> fmt::Result {
     let mut rest = text;
     // Plain stretches are written whole.

@@ -7,7 +7,7 @@ use crate::{
 use std::{fmt, io, path::Path};
 
 /// A recipe that can never work, found before anything is started.
-#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecError {
     /// The name of the program is empty.
@@ -116,8 +116,6 @@ pub enum SpecError {
     },
 }
 
-explains_itself!(SpecError);
-
 impl From<SpecError> for io::Error {
     fn from(error: SpecError) -> Self {
         Self::new(io::ErrorKind::InvalidInput, error)
@@ -127,14 +125,14 @@ impl From<SpecError> for io::Error {
 /// A worker that was not started. Nothing is left of the attempt: no process, no descriptor.
 ///
 /// The kernel's reason is the [`source`](std::error::Error::source), and [`io_error`](Self::io_error).
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpawnError {
     /// The recipe is wrong.
-    #[error("the worker's spec is wrong")]
+    #[error("the worker's spec is wrong: {0}")]
     Spec(#[from] SpecError),
     /// The system refused.
-    #[error("cannot start {}: {step}", printable(&**program))]
+    #[error("failed to start {}: {step}: {source}", printable(&**program))]
     Failed {
         /// The program as the spec names it.
         program: Box<str>,
@@ -147,8 +145,6 @@ pub enum SpawnError {
     #[error("the supervisor takes no more workers: it was closed, or has ended")]
     SupervisorGone,
 }
-
-explains_itself!(SpawnError);
 
 /// What was being done when a worker could not be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -203,28 +199,26 @@ pub enum SpawnStep {
 impl fmt::Display for SpawnStep {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pipes => formatter.write_str("no pipe could be made"),
-            Self::Control => formatter.write_str("the server of its control pipe could not be started"),
-            Self::Notify => formatter.write_str("the socket for its sd_notify could not be made"),
-            Self::Guard => formatter.write_str("the process that would guard its tree could not be started"),
-            Self::Open(path) => write!(formatter, "{} could not be opened", printable_path(path)),
-            Self::Number(number) => write!(formatter, "number {number} is taken in this process"),
-            Self::Clone => formatter.write_str("no process could be made"),
-            Self::TreeLimit => formatter.write_str("its tree cannot be limited"),
-            Self::Cgroup => formatter.write_str("no process could be made in its cgroup"),
-            Self::Directory(path) => {
-                write!(formatter, "its working directory {} cannot be entered", printable_path(path))
-            }
-            Self::Descriptors => formatter.write_str("its descriptors could not be put at their numbers"),
-            Self::Group => formatter.write_str("its process group could not be made"),
-            Self::DeathSignal => formatter.write_str("it could not be tied to its parent's life"),
-            Self::Limit => formatter.write_str("a resource limit could not be set"),
-            Self::Nice => formatter.write_str("its priority could not be set"),
-            Self::IoPriority => formatter.write_str("its I/O priority could not be set"),
-            Self::Processors => formatter.write_str("it could not be bound to its processors"),
-            Self::Exec(None) => formatter.write_str("the program cannot be run"),
-            Self::Exec(Some(path)) => write!(formatter, "the program cannot be run (searched in {path})"),
-            Self::Interpreter => formatter.write_str("the interpreter that its first line names is not there"),
+            Self::Pipes => formatter.write_str("creating its pipes"),
+            Self::Control => formatter.write_str("starting the server of its control pipe"),
+            Self::Notify => formatter.write_str("creating the socket for its sd_notify"),
+            Self::Guard => formatter.write_str("starting the guard of its process tree"),
+            Self::Open(path) => write!(formatter, "opening {}", printable_path(path)),
+            Self::Number(number) => write!(formatter, "descriptor {number} is in use in this process"),
+            Self::Clone => formatter.write_str("clone"),
+            Self::Cgroup => formatter.write_str("clone into its cgroup"),
+            Self::TreeLimit => formatter.write_str("limiting its process tree"),
+            Self::Directory(path) => write!(formatter, "entering its working directory {}", printable_path(path)),
+            Self::Descriptors => formatter.write_str("moving its descriptors to their numbers"),
+            Self::Group => formatter.write_str("creating its process group"),
+            Self::DeathSignal => formatter.write_str("setting the signal for the death of its parent"),
+            Self::Limit => formatter.write_str("setting a resource limit"),
+            Self::Nice => formatter.write_str("setting its priority"),
+            Self::IoPriority => formatter.write_str("setting its I/O priority"),
+            Self::Processors => formatter.write_str("binding it to its processors"),
+            Self::Exec(None) => formatter.write_str("execve"),
+            Self::Exec(Some(path)) => write!(formatter, "execve (searched in {})", printable(&**path)),
+            Self::Interpreter => formatter.write_str("the interpreter that its first line names is missing"),
             Self::Format => formatter.write_str("the file has no `#!` line and is not an executable of this machine"),
             Self::Command => formatter.write_str("its command failed"),
         }

@@ -21,6 +21,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     pipe::anonymous::{Handle, HandleError, PipeWriter},
+    text::printable,
     wire::{
         calls::CallError,
         frame::{Framing, encode},
@@ -79,7 +80,7 @@ pub struct Parent {
 }
 
 /// Why a program has no [`Parent`].
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParentError {
     /// Neither the arguments nor the environment name a pipe: most likely a human started the worker.
@@ -98,7 +99,7 @@ pub enum ParentError {
         name: Box<str>,
     },
     /// A handle is named, but no pipe for messages stands behind it.
-    #[error("cannot send messages through the handle given as {given}")]
+    #[error("cannot send messages through the handle given as {given}: {source}")]
     BadHandle {
         /// Where the handle stands and what it is: `--messages=7`.
         given: Box<str>,
@@ -106,7 +107,7 @@ pub enum ParentError {
         source: HandleError,
     },
     /// An address of a control pipe is named, but nobody could be reached there.
-    #[error("cannot reach the parent at the address given as {given}")]
+    #[error("cannot reach the parent at the address given as {given}: {source}")]
     NoControl {
         /// Where the address stands and its path, without the key: `--control=/run/…`.
         given: Box<str>,
@@ -115,27 +116,23 @@ pub enum ParentError {
     },
 }
 
-explains_itself!(ParentError);
-
 /// Why a message was not sent.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
     /// The parent has ended or no longer reads. Nothing can be sent any more: most workers end here.
     #[error("the parent is gone, or no longer reads messages")]
     ParentGone,
     /// The value does not turn into JSON. Nothing was written, and other values can be sent.
-    #[error("the message cannot be written as JSON")]
+    #[error("the message cannot be written as JSON: {}", printable(&.0.to_string()))]
     Encode(#[source] serde_json::Error),
     /// The parent has given this worker no pipe for messages.
     #[error("this worker was given no pipe for messages")]
     NoMessages,
     /// The pipe refused the message.
-    #[error("the message could not be written to the parent")]
+    #[error("the message could not be written to the parent: {0}")]
     Io(#[source] io::Error),
 }
-
-explains_itself!(SendError);
 
 /// Held while frames are written, so that nobody's bytes come between.
 #[derive(Debug, Default)]
@@ -528,7 +525,8 @@ mod tests {
         let bad = |args: &[&str]| {
             argument(args.iter().map(OsString::from), MESSAGES_ARGUMENT).unwrap().open().unwrap_err().to_string()
         };
-        assert_eq!(bad(&["--messages=x"]), "cannot send messages through the handle given as `--messages=x`");
+        let text = bad(&["--messages=x"]);
+        assert!(text.starts_with("cannot send messages through the handle given as `--messages=x`: "), "{text}");
         let unset = Parent::from_env("PIPEWRIGHT_TEST_NEVER_SET").unwrap_err();
         assert_eq!(io::Error::from(unset).kind(), io::ErrorKind::NotFound);
     }

@@ -375,11 +375,11 @@ fn existing_ancestor(path: &Path) -> Option<&Path> {
 }
 
 /// Why there is no connection.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The directory of the private names cannot be used.
-    #[error("the directory of private pipes cannot be used")]
+    #[error("the directory of private pipes cannot be used: {0}")]
     Name(#[source] NameError),
     /// Nobody listens there: at once if that was asked for, else until the time was up.
     #[error("no server listens on {}", printable_path(path))]
@@ -448,11 +448,9 @@ pub enum ConnectError {
         path: Box<Path>,
     },
     /// The system refused.
-    #[error("cannot connect")]
+    #[error("cannot connect: {0}")]
     Os(#[from] io::Error),
 }
-
-explains_itself!(ConnectError);
 
 impl From<ConnectError> for io::Error {
     fn from(error: ConnectError) -> Self {

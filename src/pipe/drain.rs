@@ -69,7 +69,7 @@ impl Stream {
 }
 
 /// Why not everything has been read.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DrainError {
     /// The other side is gone and left something unread.
@@ -82,11 +82,9 @@ pub enum DrainError {
     #[error("cancelled")]
     Cancelled,
     /// The stream only reads, or was disconnected on this side; or the kernel failed.
-    #[error("cannot tell whether the other side has read everything")]
+    #[error("cannot tell whether the other side has read everything: {0}")]
     Os(#[from] io::Error),
 }
-
-explains_itself!(DrainError);
 
 impl From<DrainError> for io::Error {
     fn from(error: DrainError) -> Self {

@@ -313,15 +313,13 @@ pub(super) fn write_all(buf: &[u8], mut write: impl FnMut(&[u8]) -> io::Result<u
 
 /// Why `write_all_deadline` of a [`PipeWriter`] or of a named pipe's [`Stream`](super::named::Stream) could not write all, and
 /// how far it came.
-#[derive(thiserror::Error)]
-#[error("{written} of {asked} bytes were written")]
+#[derive(Debug, thiserror::Error)]
+#[error("{written} of {asked} bytes were written: {source}")]
 pub struct WriteError {
     written: usize,
     asked: usize,
     source: io::Error,
 }
-
-explains_itself!(WriteError);
 
 impl WriteError {
     pub(super) fn new(written: usize, asked: usize, source: io::Error) -> Self {

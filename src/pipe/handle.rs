@@ -80,7 +80,7 @@ impl TryFrom<RawFd> for Handle {
 }
 
 /// Why a handle could not become an end of a pipe. Nothing was closed or changed.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandleError {
     /// The text is not a handle's.
@@ -133,7 +133,7 @@ pub enum HandleError {
         number: RawFd,
     },
     /// The kernel refused something else.
-    #[error("descriptor {number} could not be taken over")]
+    #[error("descriptor {number} could not be taken over: {source}")]
     Os {
         /// The handle's number.
         number: RawFd,
@@ -141,8 +141,6 @@ pub enum HandleError {
         source: io::Error,
     },
 }
-
-explains_itself!(HandleError);
 
 impl From<HandleError> for io::Error {
     fn from(error: HandleError) -> Self {

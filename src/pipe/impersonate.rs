@@ -15,7 +15,7 @@ use super::{
 use crate::sys::identity::{self, Ids, Undumpable};
 
 /// Why a closure did not run with the client's rights. It was not called at all.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImpersonateError {
     /// The client does not allow it.
@@ -25,7 +25,7 @@ pub enum ImpersonateError {
         allowed: ImpersonationLevel,
     },
     /// Nobody knows who the client is.
-    #[error("cannot tell who the client is")]
+    #[error("cannot tell who the client is: {0}")]
     Peer(#[source] PeerError),
     /// One of the client's ids has no number in our user namespace, so that it looks like the ids of others.
     #[error("the client's id {id} stands for all ids that are not mapped here")]
@@ -40,11 +40,9 @@ pub enum ImpersonateError {
         uid: u32,
     },
     /// The kernel failed, or no thread could be started.
-    #[error("cannot take the client's ids")]
+    #[error("cannot take the client's ids: {0}")]
     Os(#[from] io::Error),
 }
-
-explains_itself!(ImpersonateError);
 
 impl From<ImpersonateError> for io::Error {
     fn from(error: ImpersonateError) -> Self {

@@ -262,7 +262,7 @@ impl Drop for Instance {
 }
 
 /// Why no client was accepted. None of these ends a server: `accept` can be called again, except after `ShutDown`.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AcceptError {
     /// No client, or no free instance, within the time.
@@ -275,11 +275,9 @@ pub enum AcceptError {
     #[error("the listener was shut down")]
     ShutDown,
     /// The kernel failed.
-    #[error("cannot accept a client")]
+    #[error("cannot accept a client: {0}")]
     Os(#[from] io::Error),
 }
-
-explains_itself!(AcceptError);
 
 impl From<AcceptError> for io::Error {
     fn from(error: AcceptError) -> Self {

@@ -45,7 +45,7 @@ impl Parcel {
 }
 
 /// Why a message was not sent or received.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
     /// Longer than the pipe carries. Nothing of it was sent; or, of a framed stream, the other side announces it, and nothing
@@ -77,11 +77,9 @@ pub enum MessageError {
         missing: usize,
     },
     /// The stream does not go that way, or was disconnected on this side; or the kernel failed.
-    #[error("cannot send or receive")]
+    #[error("cannot send or receive: {0}")]
     Os(#[source] io::Error),
 }
-
-explains_itself!(MessageError);
 
 impl From<io::Error> for MessageError {
     fn from(error: io::Error) -> Self {

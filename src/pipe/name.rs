@@ -170,7 +170,7 @@ impl fmt::Display for PipeName {
 }
 
 /// Why a name cannot be used.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
     /// No text at all.
@@ -217,7 +217,7 @@ pub enum NameError {
         found: Box<str>,
     },
     /// The directory of the private names cannot be made or looked at.
-    #[error("cannot make or open the directory {}", printable_path(path))]
+    #[error("cannot make or open the directory {}: {source}", printable_path(path))]
     Os {
         /// The directory.
         path: Box<Path>,
@@ -225,8 +225,6 @@ pub enum NameError {
         source: io::Error,
     },
 }
-
-explains_itself!(NameError);
 
 impl From<NameError> for io::Error {
     fn from(error: NameError) -> Self {

@@ -124,7 +124,7 @@ impl Peer {
 }
 
 /// Why [`Stream::peer`](super::named::Stream::peer) does not tell.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerError {
     /// The client said so when it connected.
@@ -134,8 +134,6 @@ pub enum PeerError {
     #[error("the stream was disconnected on this side")]
     Disconnected,
     /// The system did not tell.
-    #[error("cannot ask the kernel who the other side is")]
+    #[error("cannot ask the kernel who the other side is: {0}")]
     Os(#[from] io::Error),
 }
-
-explains_itself!(PeerError);

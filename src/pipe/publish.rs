@@ -32,11 +32,11 @@ use crate::{
 const LOCK_TRIES: u32 = 100;
 
 /// Why a name cannot be listened on.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
     /// The directory of the private names cannot be used.
-    #[error("the directory of private pipes cannot be used")]
+    #[error("the directory of private pipes cannot be used: {0}")]
     Name(#[source] NameError),
     /// A server of that name lives, here or in another process; or one is just starting or ending.
     #[error("{} is in use: another server listens there", printable_path(path))]
@@ -71,7 +71,7 @@ pub enum ListenError {
         path: Box<Path>,
     },
     /// The system refused.
-    #[error("cannot listen on {}", printable_path(path))]
+    #[error("cannot listen on {}: {source}", printable_path(path))]
     Os {
         /// Where.
         path: Box<Path>,
@@ -79,8 +79,6 @@ pub enum ListenError {
         source: io::Error,
     },
 }
-
-explains_itself!(ListenError);
 
 fn owned_by(owner: Option<u32>) -> String {
     owner.map(|uid| format!(", which belongs to user {uid}")).unwrap_or_default()

@@ -106,11 +106,11 @@ impl GroupPolicy {
 }
 
 /// Why a group or a worker was not added.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GroupError {
     /// The worker's spec is wrong.
-    #[error("the worker's spec is wrong")]
+    #[error("the worker's spec is wrong: {0}")]
     Spec(#[from] SpecError),
     /// It makes no sense in this group: it is significant but would never end, or nobody looks whether it does; it waits for
     /// somebody who waits for it, who never ends, or who is in no group.
@@ -136,8 +136,6 @@ impl From<Unanswered> for GroupError {
         }
     }
 }
-
-explains_itself!(GroupError);
 
 impl From<refusal::GroupError> for GroupError {
     fn from(error: refusal::GroupError) -> Self {

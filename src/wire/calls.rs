@@ -4,7 +4,7 @@ use super::{
     message::DecodeError,
     rpc::{NotRpc, Refusal, RemoteError, whole_number},
 };
-use crate::exit::Exit;
+use crate::{exit::Exit, text::printable};
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -159,11 +159,11 @@ fn key(id: &str) -> Cow<'_, str> {
 }
 
 /// Why a call has no result.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
     /// The other side answered with an error.
-    #[error("the other side refused")]
+    #[error("{0}")]
     Remote(#[source] Box<RemoteError>),
     /// There was no answer in time. The other side was told that nobody waits any more.
     #[error("no answer in time")]
@@ -187,17 +187,15 @@ pub enum CallError {
         queued: usize,
     },
     /// The parameters do not turn into JSON.
-    #[error("the parameters cannot be written as JSON")]
+    #[error("the parameters cannot be written as JSON: {}", printable(&.0.to_string()))]
     Encode(#[source] serde_json::Error),
     /// The result is not what was wanted.
-    #[error("the result was not understood")]
+    #[error("the result was not understood: {0}")]
     NotUnderstood(#[source] Box<DecodeError>),
     /// The connection failed.
-    #[error("the control pipe failed")]
+    #[error("the control pipe failed: {0}")]
     Io(#[source] io::Error),
 }
-
-explains_itself!(CallError);
 
 fn ending(exit: Option<&Exit>) -> String {
     exit.map(|exit| format!(": {exit}")).unwrap_or_default()

@@ -79,15 +79,13 @@ impl LineEnding {
 }
 
 /// A message is not JSON, or not JSON of the wanted type.
-#[derive(thiserror::Error)]
-#[error("the message is not what was wanted, at byte {offset}: `{excerpt}`")]
+#[derive(Debug, thiserror::Error)]
+#[error("the message is not what was wanted, at byte {offset}: `{excerpt}`: {source}")]
 pub struct DecodeError {
     offset: usize,
     excerpt: Box<str>,
     source: DecodeSource,
 }
-
-explains_itself!(DecodeError);
 
 /// Who is told how many bytes of a window are free again. The driver is, as the lower floor must not know it.
 pub(crate) trait Credit: Send + Sync + fmt::Debug {
@@ -387,7 +385,10 @@ mod tests {
         assert_eq!(place(&long), (100, format!("…{}[here]x{}…", " ".repeat(40), "y".repeat(39))));
 
         let error = error(b"[1, x]");
-        assert_eq!(error.to_string(), "the message is not what was wanted, at byte 4: `[1, [here]x]`");
+        assert_eq!(
+            error.to_string(),
+            "the message is not what was wanted, at byte 4: `[1, [here]x]`: expected value at line 1 column 5"
+        );
         assert_eq!(error.source().unwrap().to_string(), "expected value at line 1 column 5");
         assert_eq!(io::Error::from(error).kind(), io::ErrorKind::InvalidData);
     }

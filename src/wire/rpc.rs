@@ -72,7 +72,7 @@ impl RemoteError {
 /// [`Request::params`](crate::Request::params).
 impl From<DecodeError> for RemoteError {
     fn from(error: DecodeError) -> Self {
-        Self::new(INVALID_PARAMS, format!("{error:?}"))
+        Self::new(INVALID_PARAMS, error.to_string())
     }
 }
 
@@ -477,7 +477,7 @@ mod tests {
         };
         for text in [r#"{"jsonrpc":"2.0","id":7,"result":"xx"#, r#"{ "id" : 7, "error": {"code": 1, "message": "xé"#] {
             let Some(TooLong::Response(7, Refusal::NotUnderstood(error))) = beginning(text) else { panic!("{text}") };
-            assert!(format!("{error:?}").ends_with(": a line longer than the 9 bytes allowed"), "{error:?}");
+            assert!(error.to_string().ends_with(": a line longer than the 9 bytes allowed"), "{error}");
         }
         for text in [r#"{"jsonrpc":"2.0","id":"a","method":"m","params":["#, r#"{"method":"m","id":"a","params":"x"#] {
             let Some(TooLong::Request(id, error)) = beginning(text) else { panic!("{text}") };

@@ -522,7 +522,7 @@ fn a_write_that_timed_out_tells_how_far_it_came() {
     let sent = pattern(10_000);
     let error = writer.write_all_deadline(&sent, Duration::from_millis(20)).unwrap_err();
     assert_eq!((error.kind(), error.written()), (ErrorKind::TimedOut, 4096));
-    assert_eq!(error.to_string(), "4096 of 10000 bytes were written");
+    assert_eq!(error.to_string(), "4096 of 10000 bytes were written: timed out");
     let written = error.written();
     let error = io::Error::from(error);
     assert_eq!(error.kind(), ErrorKind::TimedOut);

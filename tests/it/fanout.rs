@@ -137,7 +137,7 @@ fn a_compiler_that_is_missing_is_a_failed_entry() {
     let directory = tempfile::tempdir().unwrap();
     let run = run(&fanout().arg(database(directory.path(), &[("a.c", "int a;\n")], "no-such-compiler")));
     assert_eq!(run.exit.code(), Some(1), "{}", run.stderr);
-    assert!(run.stdout.contains("cannot start no-such-compiler"), "{}", run.stdout);
+    assert!(run.stdout.contains("failed to start no-such-compiler"), "{}", run.stdout);
 }
 
 #[test]

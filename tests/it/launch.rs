@@ -652,10 +652,11 @@ fn what_only_a_supervisor_does_is_refused_by_hand() {
 }
 
 #[test]
-fn p16_an_error_tells_all_to_whoever_prints_it_as_main_does() {
+fn p16_an_error_says_what_which_and_why_in_one_line() {
     let error = WorkerSpec::new("./no-such-program").launch().unwrap_err();
-    let told = format!("{error:?}");
-    assert!(told.contains("no-such-program") && told.contains("No such file") && !told.contains("Failed {"), "{told}");
+    assert_eq!(error.to_string(), "failed to start ./no-such-program: execve: No such file or directory (os error 2)");
+    assert!(format!("{error:?}").starts_with("Failed { program: \"./no-such-program\", step: Exec(None)"), "{error:?}");
     let error = WorkerSpec::new("").launch().unwrap_err();
-    assert_eq!(format!("{error:?}"), "the worker's spec is wrong: the program has no name");
+    assert_eq!(error.to_string(), "the worker's spec is wrong: the program has no name");
+    assert_eq!(format!("{error:?}"), "Spec(NoProgram)");
 }

@@ -290,7 +290,7 @@ fn what_could_not_start_is_told_with_the_reason() {
     assert_eq!(outline[outline.len() - 2..], ["2 WARN not started", "1 ERROR gave up"]);
     let not_started = recorder.the("not started");
     let error = not_started.fields.of("error").as_str().unwrap().to_owned();
-    assert!(error.contains("cannot start") && error.contains(program.to_str().unwrap()), "{error}");
+    assert!(error.contains("failed to start") && error.contains(program.to_str().unwrap()), "{error}");
     let span = &recorder.spans()[not_started.within.unwrap()];
     assert_eq!(json!(span.0), json!({"id": 1, "name": "gone", "incarnation": 2}), "there is no process");
     recorder.check();

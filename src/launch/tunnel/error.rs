@@ -12,7 +12,7 @@ use std::{io, path::Path, sync::Arc};
 ///
 /// Reads and writes of a tunnel's stream give [`Ended`](Self::Ended) inside an [`io::Error`] of the kind
 /// [`ConnectionAborted`](io::ErrorKind::ConnectionAborted).
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TunnelError {
     /// Not the name of a machine. Nothing was started.
@@ -24,10 +24,10 @@ pub enum TunnelError {
         found: &'static str,
     },
     /// Not the name of a pipe.
-    #[error("this cannot be the name of a pipe on another machine")]
+    #[error("this cannot be the name of a pipe on another machine: {0}")]
     Name(#[from] NameError),
     /// The ssh program could not be started.
-    #[error("cannot start the ssh client")]
+    #[error("cannot start the ssh client: {0}")]
     Spawn(#[from] SpawnError),
     /// ssh has ended: it never got there, or it lost the other machine, or somebody ended it.
     #[error("ssh has ended ({exit}): {}", last_line(&exit.stderr_text()))]
@@ -62,14 +62,12 @@ pub enum TunnelError {
         reason: Box<str>,
     },
     /// The connection was made and is not what the options want.
-    #[error("the server on the other machine does not suit")]
+    #[error("the server on the other machine does not suit: {0}")]
     Connect(#[source] ConnectError),
     /// The system refused.
-    #[error("cannot use the tunnel")]
+    #[error("cannot use the tunnel: {0}")]
     Os(#[from] io::Error),
 }
-
-explains_itself!(TunnelError);
 
 impl From<TunnelError> for io::Error {
     fn from(error: TunnelError) -> Self {

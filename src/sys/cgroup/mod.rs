@@ -31,7 +31,7 @@ pub(crate) enum CgroupError {
     #[error("{name:?} cannot be the name of a cgroup")]
     BadName { name: Box<str> },
     /// The kernel refused. `EACCES` and `EROFS`: the subtree is not delegated to us. `EBUSY`: processes are in it.
-    #[error("cgroup {path}: {act} failed")]
+    #[error("cgroup {path}: {act} failed: {source}")]
     Refused {
         act: Act,
         path: Box<str>,

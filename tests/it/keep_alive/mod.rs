@@ -286,7 +286,7 @@ fn whoever_did_not_start_or_was_not_ready_or_ran_too_long_has_failed_whatever_it
     let _listener = UnixListener::bind(&socket).unwrap();
     let at_its_ease = r#"command = ["sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"]"#;
     for (worker, expected) in [
-        (format!("command = ['true']\noutput = {{ file = '{}' }}", socket.display()), "bad: cannot start true: "),
+        (format!("command = ['true']\noutput = {{ file = '{}' }}", socket.display()), "bad: failed to start true: "),
         (
             "command = ['true']\noutput = { file = 'no-such-directory/log' }".into(),
             "bad: given up: it cannot be started",

@@ -159,7 +159,7 @@ fn a_program_that_is_gone_ends_only_its_worker() {
     foreman.stdout.find_all(["same: started", "changed: started"]);
     let [same, changed] = ["same", "changed"].map(|name| foreman.stdout.pid(name));
     foreman.reload(&(worker("same", "sleep") + &worker("changed", "no-such-program")));
-    foreman.stdout.find("changed: cannot start no-such-program: ");
+    foreman.stdout.find("changed: failed to start no-such-program: ");
     foreman.stdout.find("changed: given up: it cannot be started");
     wait_gone(changed);
     foreman.reload(&(worker("same", "sleep") + &worker("changed", "sleep")));
