@@ -109,6 +109,7 @@
 //! [protocol](_documentation::protocol).
 
 // The floors, bottom to top: a module imports only from those that stand above it in this list.
+#[macro_use] // `shown_as`
 mod text; // foreign text made safe to show
 
 mod exit; // how a process ended: facts that every floor speaks of

@@ -6,6 +6,19 @@ use std::{
     path::Path,
 };
 
+/// Shows a type in `{:?}` by what its user knows it by, and nothing of what holds it together: neither locks and channels nor keys,
+/// tokens and values of environment variables.
+macro_rules! shown_as {
+    ($type:ident $(<$lifetime:lifetime>)?, |$this:ident| { $($field:ident: $value:expr),* $(,)? }) => {
+        impl std::fmt::Debug for $type $(<$lifetime>)? {
+            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let $this = self;
+                formatter.debug_struct(stringify!($type))$(.field(stringify!($field), &$value))*.finish()
+            }
+        }
+    };
+}
+
 /// Makes text of another process safe to show: it stays in its line and cannot control a terminal.
 ///
 /// The result displays as UTF-8. Escaped as in Rust (`\n`, `\u{1b}`) are control characters, line and paragraph separators,

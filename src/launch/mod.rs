@@ -5,6 +5,7 @@ mod direct;
 mod error;
 mod inherit;
 mod limits;
+mod pass;
 mod plan;
 mod process;
 mod search;
@@ -20,8 +21,9 @@ use std::{
 
 pub use error::{SpawnError, SpawnStep, SpecError};
 pub use limits::{IoPriority, Limit, TreeLimit};
+pub use pass::Pass;
 pub(crate) use plan::{Argument, EnvironmentChange, GrantSource, Plan, Program};
-pub use plan::{Group, Input, Output, Pass};
+pub use plan::{Group, Input, Output};
 pub use process::Process;
 pub(crate) use process::{Child, Rest, exit_status, usage};
 pub use tunnel::{Tunnel, TunnelBuilder, TunnelError};

@@ -1,125 +1,20 @@
 //! What to run and what it is given: a recipe, checked as a whole before anything is started.
 
-use super::{IoPriority, Limit, SpecError, inherit};
+use super::{
+    IoPriority, Limit, SpecError, inherit,
+    pass::{Pass, Place, Template},
+};
 use std::{
     ffi::{OsStr, OsString},
     fmt,
     os::{
         fd::{OwnedFd, RawFd},
-        unix::ffi::{OsStrExt, OsStringExt},
+        unix::ffi::OsStrExt,
     },
     path::PathBuf,
     process::Command,
     sync::Arc,
 };
-
-/// How a handle reaches the worker: where its number is written, and perhaps which number it is.
-///
-/// In a text, `{}` is where the number lands and `{{}}` writes a literal `{}`; everything else stands as it is.
-///
-/// ```
-/// use pipewright::{Pass, WorkerSpec};
-///
-/// WorkerSpec::new("gpg").args(["--batch", "--status-fd"]).messages(Pass::arg("{}"));
-/// WorkerSpec::new("ffmpeg").arg("-progress").messages(Pass::arg("pipe:{}"));
-/// WorkerSpec::new("supervised").messages(Pass::env("NOTIFY_FD"));
-/// WorkerSpec::new("s6-style").messages(Pass::number(3));
-/// ```
-#[doc(alias = "pass_fds")]
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pass {
-    pub(super) place: Place,
-    pub(super) number: Option<RawFd>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
-    Argument(OsString),
-    Environment {
-        name: OsString,
-        template: OsString,
-    },
-    /// The program expects the handle at its number and is told nothing.
-    Nowhere,
-}
-
-impl Pass {
-    /// One argument, appended where this call stands among the others: `--messages={}`, `pipe:{}`, or `{}` alone.
-    #[must_use]
-    pub fn arg(template: impl Into<OsString>) -> Self {
-        Self { place: Place::Argument(template.into()), number: None }
-    }
-
-    /// An environment variable whose value is the number.
-    #[must_use]
-    pub fn env(name: impl Into<OsString>) -> Self {
-        Self::env_with(name, "{}")
-    }
-
-    /// An environment variable with the number somewhere in its value.
-    #[must_use]
-    pub fn env_with(name: impl Into<OsString>, template: impl Into<OsString>) -> Self {
-        Self { place: Place::Environment { name: name.into(), template: template.into() }, number: None }
-    }
-
-    /// A fixed number, 3 or above, that the program expects; it is told nothing.
-    #[must_use]
-    pub fn number(number: RawFd) -> Self {
-        Self { place: Place::Nowhere, number: Some(number) }
-    }
-
-    /// Also fixes the number, for a program that is told and yet wants a certain one.
-    #[must_use]
-    pub fn at(mut self, number: RawFd) -> Self {
-        self.number = Some(number);
-        self
-    }
-}
-
-/// A text with the number of a handle in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Template {
-    /// The text between the places; one more than there are places.
-    pieces: Vec<Vec<u8>>,
-}
-
-impl Template {
-    pub(super) fn parse(text: &OsStr) -> Self {
-        let mut pieces = vec![Vec::new()];
-        let mut rest = text.as_bytes();
-        while let Some((&first, after)) = rest.split_first() {
-            if let Some(after) = rest.strip_prefix(b"{{}}") {
-                push(&mut pieces, b"{}");
-                rest = after;
-            } else if let Some(after) = rest.strip_prefix(b"{}") {
-                pieces.push(Vec::new());
-                rest = after;
-            } else {
-                push(&mut pieces, &[first]);
-                rest = after;
-            }
-        }
-        Self { pieces }
-    }
-
-    pub(super) fn names_a_place(&self) -> bool {
-        self.pieces.len() > 1
-    }
-
-    pub(super) fn fill(&self, number: RawFd) -> OsString {
-        self.fill_text(&number.to_string())
-    }
-
-    pub(super) fn fill_text(&self, text: &str) -> OsString {
-        OsString::from_vec(self.pieces.join(text.as_bytes()))
-    }
-}
-
-fn push(pieces: &mut [Vec<u8>], bytes: &[u8]) {
-    if let Some(last) = pieces.last_mut() {
-        last.extend_from_slice(bytes);
-    }
-}
 
 /// What a worker has as its standard input.
 #[derive(Debug, Clone, Default)]
@@ -195,7 +90,7 @@ impl fmt::Debug for Program {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) enum Argument {
     Plain(OsString),
     Handle {
@@ -208,7 +103,17 @@ pub(crate) enum Argument {
     },
 }
 
-#[derive(Debug, Clone)]
+/// As its text, with `{}` where something is filled in.
+impl fmt::Debug for Argument {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(text) => text.fmt(formatter),
+            Self::Handle { template, .. } | Self::Control { template } => template.fill_text("{}").fmt(formatter),
+        }
+    }
+}
+
+#[derive(Clone)]
 pub(crate) enum EnvironmentChange {
     Clear,
     Set(OsString, OsString),
@@ -235,7 +140,7 @@ pub(crate) enum GrantSource {
 }
 
 /// The recipe of one process.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) program: Program,
     pub(crate) arguments: Vec<Argument>,
@@ -475,6 +380,18 @@ impl Plan {
         self.arguments.iter().any(|argument| matches!(argument, Argument::Control { .. }))
     }
 
+    /// Of those that the plan sets or removes; the values may be secrets.
+    pub(crate) fn names_of_variables(&self) -> Vec<&OsStr> {
+        let names = self.environment.iter().filter_map(|change| match change {
+            EnvironmentChange::Clear => None,
+            EnvironmentChange::Set(name, _)
+            | EnvironmentChange::Remove(name)
+            | EnvironmentChange::Handle { name, .. }
+            | EnvironmentChange::Control { name, .. } => Some(name.as_os_str()),
+        });
+        names.collect()
+    }
+
     pub(super) fn clears_environment(&self) -> bool {
         self.environment.iter().any(|change| matches!(change, EnvironmentChange::Clear))
     }
@@ -502,34 +419,6 @@ fn no_nul(what: &'static str, text: &OsStr) -> Result<(), SpecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    fn fill(template: &str, number: RawFd) -> String {
-        Template::parse(OsStr::new(template)).fill(number).into_string().unwrap()
-    }
-
-    #[test]
-    fn a_number_lands_where_the_braces_stand() {
-        assert_eq!(fill("--messages={}", 3), "--messages=3");
-        assert_eq!(fill("pipe:{}", 10), "pipe:10");
-        assert_eq!(fill("{}", 7), "7");
-        assert_eq!(fill("{}-{}", 4), "4-4");
-        assert_eq!(fill("{{}}={}", 5), "{}=5");
-        assert_eq!(fill("{\"fd\":{}}", 6), "{\"fd\":6}");
-        assert_eq!(fill("{ } } {", 6), "{ } } {");
-    }
-
-    proptest! {
-        #[test]
-        fn a_doubled_template_is_literal(text in "[a-z{}= ]{0,20}", number in 3..5000) {
-            let doubled = text.replace("{}", "{{}}");
-            let template = Template::parse(OsStr::new(&doubled));
-            // Doubling can form a new `{}` with a brace that stood beside it; only the others are literal for sure.
-            prop_assume!(!text.contains("{{") && !text.contains("}}"));
-            prop_assert!(!template.names_a_place());
-            prop_assert_eq!(template.fill(number).into_string().unwrap(), text);
-        }
-    }
 
     #[test]
     fn free_numbers_are_the_lowest_beside_the_fixed_ones() {

@@ -143,7 +143,6 @@ pub(crate) fn usage(raw: RawUsage) -> Usage {
 ///
 /// Made by [`WorkerSpec::launch`](crate::WorkerSpec::launch). Dropping it kills the process, with its group where that is its
 /// own, and reaps it: nothing is left behind. In a forked child of the host, dropping it only closes its pipes there.
-#[derive(Debug)]
 pub struct Process {
     child: Child,
     ends: Ends,
@@ -151,6 +150,8 @@ pub struct Process {
     exit: Option<Exit>,
     owner: i32,
 }
+
+shown_as!(Process, |process| { pid: process.pid(), exit: process.exit });
 
 impl Process {
     pub(crate) fn new(launched: Launched) -> Self {

@@ -70,7 +70,6 @@ const KEPT_BYTES_MAX: usize = 64 * 1024;
 /// first thing in `main`; the handle is then taken from that registry. This library does not call it: it lays hands on every
 /// descriptor of the process, reads `/proc`, is `unsafe`, and is only right before anything else has opened a file. Only the
 /// program itself can promise that.
-#[derive(Debug)]
 pub struct Parent {
     /// Outside the lock: it can be asked about the reader while a write waits.
     end: Option<PipeWriter>,
@@ -78,6 +77,8 @@ pub struct Parent {
     framing: Framing,
     control: Option<Arc<Control>>,
 }
+
+shown_as!(Parent, |parent| { messages: parent.end, framing: parent.framing, has_control: parent.control.is_some() });
 
 /// Why a program has no [`Parent`].
 #[derive(Debug, thiserror::Error)]
@@ -362,12 +363,13 @@ thread_local! {
 ///
 /// Dropping it writes what it holds and ignores errors: call [`flush`](Self::flush) to hear of them. What a process holds
 /// when it is killed, or ends by [`std::process::exit`], is lost.
-#[derive(Debug)]
 pub struct Buffered<'a> {
     parent: &'a Parent,
     frames: Vec<u8>,
     capacity: usize,
 }
+
+shown_as!(Buffered<'_>, |buffered| { bytes: buffered.frames.len(), capacity: buffered.capacity });
 
 impl Buffered<'_> {
     /// Adds a message, and writes all when they have reached the capacity.

@@ -122,12 +122,13 @@ fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// The end of a pipe that is meant for a child. Dropping it closes it.
 #[doc(alias = "ClientSafePipeHandle")]
 #[must_use = "dropping it closes the child's end"]
-#[derive(Debug)]
 pub struct ChildEnd {
     fd: OwnedFd,
     claim: Claim,
     direction: Direction,
 }
+
+shown_as!(ChildEnd, |end| { number: end.handle().number(), direction: end.direction });
 
 impl ChildEnd {
     fn new(fd: OwnedFd, direction: Direction) -> Self {

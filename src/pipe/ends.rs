@@ -28,11 +28,12 @@ const DRAIN_PAUSE_MAX: Duration = Duration::from_millis(20);
 /// The reading end of a pipe. Dropping it closes it.
 ///
 /// [`Read`] is there for `&PipeReader` too: one read is one call of the kernel, and threads may share the end.
-#[derive(Debug)]
 pub struct PipeReader {
     end: os_pipe::PipeReader,
     claim: Claim,
 }
+
+shown_as!(PipeReader, |reader| { number: reader.end.as_raw_fd() });
 
 impl PipeReader {
     /// Takes over the reading end that the parent passed on under this number.
@@ -139,11 +140,12 @@ impl PipeReader {
 ///
 /// [`Write`] is there for `&PipeWriter` too. Writes of at most 4096 bytes arrive in one piece, also when threads or processes
 /// share the end; longer ones may be mixed with others'. Nothing is buffered here: `flush` has nothing to do.
-#[derive(Debug)]
 pub struct PipeWriter {
     end: os_pipe::PipeWriter,
     claim: Claim,
 }
+
+shown_as!(PipeWriter, |writer| { number: writer.end.as_raw_fd() });
 
 impl PipeWriter {
     /// Takes over the writing end that the parent passed on under this number.

@@ -203,7 +203,6 @@ impl ListenerOptions {
 /// A server: one name, any number of clients, each an accepted [`Stream`]. Dropping it gives the name back and turns away who
 /// has not been accepted; accepted streams live on.
 #[doc(alias = "NamedPipeServerStream")]
-#[derive(Debug)]
 pub struct Listener {
     // Dropped first: the name goes while we still listen, so that no client finds a name without a server.
     _publication: Publication,
@@ -217,6 +216,8 @@ pub struct Listener {
     instances: Arc<Instances>,
     strangers: Mutex<Vec<Stranger>>,
 }
+
+shown_as!(Listener, |listener| { name: listener.name });
 
 #[derive(Debug)]
 struct Instances {

@@ -22,11 +22,12 @@ use crate::sys::socket::Take;
 /// A message can also be read in parts, through [`Read`]: each read stays within one message, and
 /// [`is_message_complete`](Self::is_message_complete) tells whether it reached the message's end. Threads that share a stream
 /// should not read in parts.
-#[derive(Debug)]
 pub struct MessageStream {
     stream: Stream,
     is_message_complete: AtomicBool,
 }
+
+shown_as!(MessageStream, |stream| { stream: stream.stream });
 
 /// A message and the descriptors that came with it.
 #[derive(Debug)]

@@ -64,7 +64,6 @@ pub enum ImpersonationLevel {
 /// Who is at the other end: a client as it was when it connected, a server as it was when it began to listen.
 ///
 /// A socket that was passed on to another process keeps the ids of the process that connected it.
-#[derive(Debug)]
 pub struct Peer {
     uid: u32,
     gid: u32,
@@ -72,6 +71,8 @@ pub struct Peer {
     pid: Option<u32>,
     pidfd: Option<OwnedFd>,
 }
+
+shown_as!(Peer, |peer| { uid: peer.uid, gid: peer.gid, groups: peer.groups, pid: peer.pid });
 
 impl Peer {
     pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {

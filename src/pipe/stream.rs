@@ -53,10 +53,12 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(5);
 /// [`out_buffer`](Self::out_buffer).
 #[doc(alias = "NamedPipeServerStream")]
 #[doc(alias = "NamedPipeClientStream")]
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Stream {
     pub(super) inner: Arc<Inner>,
 }
+
+shown_as!(Stream, |stream| { mode: stream.inner.terms.mode, direction: stream.inner.terms.direction });
 
 #[derive(Debug)]
 pub(super) struct Inner {

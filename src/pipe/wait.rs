@@ -30,8 +30,10 @@ use crate::sys::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[doc(alias = "CancellationToken")]
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Cancel(Arc<Flag>);
+
+shown_as!(Cancel, |cancel| { is_cancelled: cancel.0.is_raised().unwrap_or(false) });
 
 impl Cancel {
     /// A switch that is off.

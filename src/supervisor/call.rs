@@ -19,7 +19,6 @@ pub(super) fn understand<R: DeserializeOwned>(result: &RawValue) -> Result<R, Ca
 }
 
 /// A call that is under way: [`Worker::start_call`](crate::Worker::start_call). Dropping it cancels it.
-#[derive(Debug)]
 #[must_use = "a call that is dropped is cancelled"]
 pub struct Call {
     pub(super) link: Arc<Link>,
@@ -29,11 +28,15 @@ pub struct Call {
     pub(super) asked: Asked,
 }
 
+shown_as!(Call, |call| { id: call.id });
+
 /// Ends a [`Call`] from another thread.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct CancelCall {
     answered: Sender<Answer>,
 }
+
+shown_as!(CancelCall, |cancel| { is_over: cancel.answered.is_full() });
 
 impl CancelCall {
     /// Ends the call with [`CallError::Cancelled`], unless it has its answer already; the worker is told.

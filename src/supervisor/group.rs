@@ -170,13 +170,15 @@ impl From<GroupError> for io::Error {
 /// group.add(WorkerSpec::new("web").restart(Restart::Always).after(&database, When::Ready))?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[doc(alias = "supervisor")]
 pub struct WorkerGroup {
     id: GroupId,
     mailbox: Mailbox,
     roster: Arc<Roster>,
 }
+
+shown_as!(WorkerGroup, |group| { id: group.id.0 });
 
 impl WorkerGroup {
     pub(super) fn add_to(

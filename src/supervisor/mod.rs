@@ -1,5 +1,6 @@
 //! The parent's side: starts workers, hears them all in one channel, ends them.
 
+mod by_hand;
 mod call;
 mod check;
 mod clock;
@@ -106,7 +107,6 @@ const GRACE_PERIOD: Duration = Duration::from_secs(2);
 /// to a thread that undoes it. On a thread of the supervisor itself, as in a closure of a spec, it does the same without waiting.
 /// Receivers cloned from [`events`](Self::events) still give what was told until then. In a forked child of the host,
 /// dropping it does nothing: the workers are the parent's.
-#[derive(Debug)]
 pub struct Supervisor {
     events: Receiver<Event>,
     mailbox: Mailbox,
@@ -119,6 +119,8 @@ pub struct Supervisor {
     grace_period: Duration,
     owner: i32,
 }
+
+shown_as!(Supervisor, |supervisor| { unreceived: supervisor.events.len() });
 
 /// The thread of the event loop.
 #[derive(Debug)]

@@ -16,12 +16,14 @@ use std::{
 
 /// Workers that are ending: from [`Worker::stop`](super::Worker::stop), [`Supervisor::stop_all`](super::Supervisor::stop_all) and
 /// [`WorkerGroup::stop`](super::WorkerGroup::stop). Dropping it changes nothing: they end all the same.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Stopping {
     workers: Vec<Arc<WorkerShared>>,
     began: Instant,
     is_complete: bool,
 }
+
+shown_as!(Stopping, |stopping| { workers: ids(&stopping.workers.iter().collect::<Vec<_>>()) });
 
 impl Stopping {
     pub(super) fn new(workers: Vec<Arc<WorkerShared>>, began: Instant) -> Self {
@@ -54,13 +56,15 @@ impl Stopping {
 
 /// Workers that begin anew: from [`Worker::restart`](super::Worker::restart), [`WorkerGroup::start`](super::WorkerGroup::start) and
 /// [`WorkerGroup::restart`](super::WorkerGroup::restart). Dropping it changes nothing.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Restarting {
     /// Each with the number of its last incarnation before.
     workers: Vec<(Arc<WorkerShared>, u32)>,
     /// The loop has not said which workers begin anew.
     is_unanswered: bool,
 }
+
+shown_as!(Restarting, |restarting| { workers: ids(&restarting.workers.iter().map(|(shared, _)| shared).collect::<Vec<_>>()) });
 
 impl Restarting {
     pub(super) fn new(workers: impl IntoIterator<Item = (Arc<WorkerShared>, u32)>) -> Self {
@@ -131,4 +135,9 @@ impl fmt::Display for StopReport {
         }
         Ok(())
     }
+}
+
+/// The workers' numbers, as `Debug` shows them.
+fn ids(workers: &[&Arc<WorkerShared>]) -> Vec<u64> {
+    workers.iter().map(|shared| shared.id().0).collect()
 }

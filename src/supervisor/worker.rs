@@ -33,10 +33,12 @@ use std::{
 };
 
 /// A worker, as its parent holds it: cheap to clone, and good on any thread. Dropping it changes nothing.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Worker {
     pub(super) shared: Arc<WorkerShared>,
 }
+
+shown_as!(Worker, |worker| { id: worker.id().0, name: worker.name(), pid: worker.pid() });
 
 /// What the handles and the loop know together of a worker.
 #[derive(Debug)]

@@ -36,25 +36,20 @@ pub struct Request {
     _charge: Option<Charge>,
 }
 
-impl fmt::Debug for Request {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, method, params, .. } = self;
-        formatter
-            .debug_struct("Request")
-            .field("id", id)
-            .field("method", method)
-            .field("params", params)
-            .finish_non_exhaustive()
-    }
-}
+shown_as!(Request, |request| {
+    id: request.id.text(),
+    method: request.method,
+    params: text(request.params.as_deref()),
+});
 
 /// A notification of the other side: nobody waits for an answer.
-#[derive(Debug)]
 pub struct Notification {
     pub(crate) method: String,
     pub(crate) params: Option<Box<RawValue>>,
     pub(crate) _charge: Option<Charge>,
 }
+
+shown_as!(Notification, |notification| { method: notification.method, params: text(notification.params.as_deref()) });
 
 impl Notification {
     /// What it is about.

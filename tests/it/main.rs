@@ -27,6 +27,7 @@ mod notify;
 mod pseudo_terminal;
 mod readme;
 mod real_programs;
+mod shown;
 mod smuggling;
 mod starts;
 mod supervision;

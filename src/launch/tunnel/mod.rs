@@ -88,7 +88,6 @@ const OPTIONS: [&str; 13] = [
 /// stream.read_to_string(&mut answer)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 #[must_use = "dropping a tunnel ends it"]
 pub struct Tunnel {
     // Dropped in this order: first who uses ssh, then ssh, then the directory.
@@ -101,6 +100,8 @@ pub struct Tunnel {
     /// Where ssh still listens and shall not, because it did not answer in time: here, and there.
     open_forwards: Mutex<Vec<(PathBuf, PathBuf)>>,
 }
+
+shown_as!(Tunnel, |tunnel| { ssh: tunnel.ssh.shared.pid() });
 
 /// How to open a [`Tunnel`]; [`Tunnel::builder`] makes it.
 #[derive(Clone, Debug)]

@@ -1,0 +1,150 @@
+//! Where the number of a handle is told.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::{
+        fd::RawFd,
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
+};
+
+/// How a handle reaches the worker: where its number is written, and perhaps which number it is.
+///
+/// In a text, `{}` is where the number lands and `{{}}` writes a literal `{}`; everything else stands as it is.
+///
+/// ```
+/// use pipewright::{Pass, WorkerSpec};
+///
+/// WorkerSpec::new("gpg").args(["--batch", "--status-fd"]).messages(Pass::arg("{}"));
+/// WorkerSpec::new("ffmpeg").arg("-progress").messages(Pass::arg("pipe:{}"));
+/// WorkerSpec::new("supervised").messages(Pass::env("NOTIFY_FD"));
+/// WorkerSpec::new("s6-style").messages(Pass::number(3));
+/// ```
+#[doc(alias = "pass_fds")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pass {
+    pub(super) place: Place,
+    pub(super) number: Option<RawFd>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    Argument(OsString),
+    Environment {
+        name: OsString,
+        template: OsString,
+    },
+    /// The program expects the handle at its number and is told nothing.
+    Nowhere,
+}
+
+impl Pass {
+    /// One argument, appended where this call stands among the others: `--messages={}`, `pipe:{}`, or `{}` alone.
+    #[must_use]
+    pub fn arg(template: impl Into<OsString>) -> Self {
+        Self { place: Place::Argument(template.into()), number: None }
+    }
+
+    /// An environment variable whose value is the number.
+    #[must_use]
+    pub fn env(name: impl Into<OsString>) -> Self {
+        Self::env_with(name, "{}")
+    }
+
+    /// An environment variable with the number somewhere in its value.
+    #[must_use]
+    pub fn env_with(name: impl Into<OsString>, template: impl Into<OsString>) -> Self {
+        Self { place: Place::Environment { name: name.into(), template: template.into() }, number: None }
+    }
+
+    /// A fixed number, 3 or above, that the program expects; it is told nothing.
+    #[must_use]
+    pub fn number(number: RawFd) -> Self {
+        Self { place: Place::Nowhere, number: Some(number) }
+    }
+
+    /// Also fixes the number, for a program that is told and yet wants a certain one.
+    #[must_use]
+    pub fn at(mut self, number: RawFd) -> Self {
+        self.number = Some(number);
+        self
+    }
+}
+
+/// A text with the number of a handle in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Template {
+    /// The text between the places; one more than there are places.
+    pieces: Vec<Vec<u8>>,
+}
+
+impl Template {
+    pub(super) fn parse(text: &OsStr) -> Self {
+        let mut pieces = vec![Vec::new()];
+        let mut rest = text.as_bytes();
+        while let Some((&first, after)) = rest.split_first() {
+            if let Some(after) = rest.strip_prefix(b"{{}}") {
+                push(&mut pieces, b"{}");
+                rest = after;
+            } else if let Some(after) = rest.strip_prefix(b"{}") {
+                pieces.push(Vec::new());
+                rest = after;
+            } else {
+                push(&mut pieces, &[first]);
+                rest = after;
+            }
+        }
+        Self { pieces }
+    }
+
+    pub(super) fn names_a_place(&self) -> bool {
+        self.pieces.len() > 1
+    }
+
+    pub(super) fn fill(&self, number: RawFd) -> OsString {
+        self.fill_text(&number.to_string())
+    }
+
+    pub(super) fn fill_text(&self, text: &str) -> OsString {
+        OsString::from_vec(self.pieces.join(text.as_bytes()))
+    }
+}
+
+fn push(pieces: &mut [Vec<u8>], bytes: &[u8]) {
+    if let Some(last) = pieces.last_mut() {
+        last.extend_from_slice(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn fill(template: &str, number: RawFd) -> String {
+        Template::parse(OsStr::new(template)).fill(number).into_string().unwrap()
+    }
+
+    #[test]
+    fn a_number_lands_where_the_braces_stand() {
+        assert_eq!(fill("--messages={}", 3), "--messages=3");
+        assert_eq!(fill("pipe:{}", 10), "pipe:10");
+        assert_eq!(fill("{}", 7), "7");
+        assert_eq!(fill("{}-{}", 4), "4-4");
+        assert_eq!(fill("{{}}={}", 5), "{}=5");
+        assert_eq!(fill("{\"fd\":{}}", 6), "{\"fd\":6}");
+        assert_eq!(fill("{ } } {", 6), "{ } } {");
+    }
+
+    proptest! {
+        #[test]
+        fn a_doubled_template_is_literal(text in "[a-z{}= ]{0,20}", number in 3..5000) {
+            let doubled = text.replace("{}", "{{}}");
+            let template = Template::parse(OsStr::new(&doubled));
+            // Doubling can form a new `{}` with a brace that stood beside it; only the others are literal for sure.
+            prop_assume!(!text.contains("{{") && !text.contains("}}"));
+            prop_assert!(!template.names_a_place());
+            prop_assert_eq!(template.fill(number).into_string().unwrap(), text);
+        }
+    }
+}

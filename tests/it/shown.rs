@@ -1,0 +1,89 @@
+//! What `{:?}` shows of the public types: what a user knows them by, no secrets, and nothing of the library's insides.
+
+use crate::support::{DEADLINE, FIXTURE, Story};
+use pipewright::{
+    EventKind, GroupPolicy, Input, Output, Parent, Pass, Supervisor, WorkerSpec,
+    pipe::{
+        Cancel, Wait, anonymous,
+        name::PipeName,
+        named::{self, ConnectOptions, Listener, ListenerOptions},
+    },
+};
+use std::fmt::Debug;
+
+const SECRET: &str = "hunter2";
+/// Names of types and fields of the library and of std's that hold it together.
+const INSIDES: [&str; 12] = [
+    "Mutex", "poisoned", "Atomic", "Sender", "Receiver", "Mailbox", "Meter", "OwnedFd", "Shared", "(Weak)", "Condvar",
+    "Credit",
+];
+
+struct Shown(Vec<String>);
+
+impl Shown {
+    fn of(&mut self, what: &str, value: &impl Debug) {
+        let text = format!("{value:?}");
+        let insides = INSIDES.into_iter().find(|name| text.contains(name));
+        if text.contains(SECRET) || text.len() > 600 || insides.is_some() {
+            self.0.push(format!("{what} ({insides:?}): {text}"));
+        }
+    }
+}
+
+#[test]
+fn p12_debug_shows_no_secrets_and_no_insides() {
+    let mut shown = Shown(Vec::new());
+    let mut story = Story::new();
+    shown.of("Supervisor", &story.supervisor);
+    shown.of("Builder", &Supervisor::builder());
+    let spec = WorkerSpec::new(FIXTURE)
+        .arg("serve")
+        .arg("--inspect")
+        .env("PASSWORD", SECRET)
+        .messages(Pass::arg("--messages={}"))
+        .control(Pass::env("PIPEWRIGHT_CONTROL"))
+        .stdin(Input::Pipe)
+        .stderr(Output::Lines);
+    shown.of("WorkerSpec", &spec);
+    let worker = story.supervisor.spawn(spec.clone()).unwrap();
+    shown.of("Worker", &worker);
+    shown.of("Call", &worker.start_call("add", &[1, 2]).unwrap());
+    shown.of("Status", &story.supervisor.status());
+    let stopping = worker.stop();
+    shown.of("Stopping", &stopping);
+    for event in story.rest() {
+        // What a worker says is its own: this one tells its environment.
+        if !matches!(event.kind, EventKind::Message(_)) {
+            shown.of("Event", &event);
+        }
+    }
+    let group = Supervisor::new().unwrap();
+    shown.of("WorkerGroup", &group.group(GroupPolicy::default()));
+    let process =
+        WorkerSpec::new("cat").env("PASSWORD", SECRET).stdin(Input::Pipe).stdout(Output::Lines).launch().unwrap();
+    shown.of("Process", &process);
+    let (reader, end) = anonymous::from_child().unwrap();
+    shown.of("PipeReader", &reader);
+    shown.of("ChildEnd", &end);
+    let writer = end.into_writer().unwrap();
+    shown.of("PipeWriter", &writer);
+    let (_reader, end) = anonymous::from_child().unwrap();
+    let parent = Parent::from_handle(end.into_handle()).unwrap();
+    shown.of("Parent", &parent);
+    shown.of("Buffered", &parent.buffered(10));
+    let place = tempfile::tempdir().unwrap();
+    let name = PipeName::new(place.path().join("pipe")).unwrap();
+    shown.of("ListenerOptions", &ListenerOptions::new());
+    shown.of("ConnectOptions", &ConnectOptions::new());
+    let listener = Listener::bind(&name).unwrap();
+    shown.of("Listener", &listener);
+    let stream = named::connect(&name, DEADLINE).unwrap();
+    shown.of("Stream", &stream);
+    shown.of("Peer", &stream.peer().unwrap());
+    shown.of("Wait", &Wait::at_most(DEADLINE));
+    shown.of("Cancel", &Cancel::new().unwrap());
+    let (read, write) = stream.split();
+    shown.of("ReadHalf", &read);
+    shown.of("WriteHalf", &write);
+    assert!(shown.0.is_empty(), "\n{}", shown.0.join("\n\n"));
+}
