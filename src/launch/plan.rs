@@ -11,7 +11,7 @@ use std::{
         fd::{OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::Arc,
 };
@@ -353,6 +353,15 @@ impl Plan {
             // Its name is known only once it is made, and the maker may count its calls.
             Program::Command(_) => "a user's Command".into(),
         }
+    }
+
+    /// What a worker of this plan is called by default.
+    pub(crate) fn file_name(&self) -> Box<str> {
+        let name = match &self.program {
+            Program::Named(name) => Path::new(name).file_name(),
+            Program::Command(_) => None,
+        };
+        name.map_or_else(|| self.program_name(), |name| name.to_string_lossy().into())
     }
 
     /// The number of each grant in the child: the fixed ones, and for the others the lowest free ones from 3. Small

@@ -22,7 +22,25 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! # To another process
+//! # To another process, the short way
+//!
+//! A [`WorkerSpec`](crate::WorkerSpec) makes the pipe, passes its end on, and writes the number on the command line; the child holds
+//! this end and nothing else. [`launch`](crate::WorkerSpec::launch) starts one process; a [`Supervisor`](crate::Supervisor) any number.
+//!
+//! ```
+//! use pipewright::{Pass, WorkerSpec};
+//! use std::io::Read;
+//!
+//! let spec = WorkerSpec::new("bash").args(["-c", "echo hello >&$1", "bash"]).pipe_from("results", Pass::arg("{}"));
+//! let mut process = spec.launch()?;
+//! let mut text = String::new();
+//! process.take_reader("results").expect("it is in the spec").read_to_string(&mut text)?;
+//! assert_eq!(text, "hello\n");
+//! assert!(process.wait()?.success());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # To a child of your own `Command`
 //!
 //! [`ChildEnd::pass_to`] lets a [`Command`] carry the end, and tells the number to write on its command line. Any program that
 //! takes a descriptor number will do; this one is a shell.
@@ -52,6 +70,14 @@
 //! # let argument = "17";
 //! let writer = PipeWriter::inherit(argument.parse()?)?;
 //! # Ok::<(), pipewright::pipe::anonymous::HandleError>(())
+//! ```
+//!
+//! and one in C#, since the handle's text is what .NET expects:
+//!
+//! ```csharp
+//! using var pipe = new AnonymousPipeClientStream(PipeDirection.Out, args[0]);
+//! using var writer = new StreamWriter(pipe);
+//! writer.WriteLine("hello");
 //! ```
 //!
 //! # What ends, and when
@@ -137,7 +163,6 @@ impl ChildEnd {
     }
 
     /// The number of this end *in this process*. The end remains owned by `self`, so nobody here can claim the number.
-    #[doc(alias = "GetClientHandleAsString")]
     pub fn handle(&self) -> Handle {
         Handle::of(&self.fd)
     }
@@ -160,6 +185,7 @@ impl ChildEnd {
     /// # Errors
     ///
     /// When the process is out of descriptors. The end is closed then.
+    #[doc(alias = "GetClientHandleAsString")]
     pub fn pass_to(self, command: &mut Command) -> io::Result<Handle> {
         // The entry of the old number goes with `self.claim`. The new number needs none: nobody here can reach the descriptor
         // inside the `Command`, and being close-on-exec it is never taken for an inherited one.

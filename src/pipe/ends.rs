@@ -2,6 +2,7 @@
 #![expect(single_use_lifetimes, reason = "`impl Into<Wait<'_>>` is not stable Rust yet")]
 
 use std::{
+    fs::File,
     io::{self, Read, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     process::Stdio,
@@ -10,7 +11,7 @@ use std::{
 
 use super::{
     Cancelled, Direction,
-    handle::{Claim, Handle, HandleError, Standard, claim},
+    handle::{Claim, Handle, HandleError, Standard, claim, inspect},
     wait::{Begun, Wait, Woken},
 };
 use crate::sys::{
@@ -353,7 +354,7 @@ impl From<WriteError> for io::Error {
 
 /// What both ends are, seen from the standard library.
 macro_rules! descriptor {
-    ($end:ident) => {
+    ($end:ident, $direction:expr) => {
         impl $end {
             pub(super) fn new(fd: OwnedFd, claim: Claim) -> Self {
                 Self { end: fd.into(), claim }
@@ -369,6 +370,45 @@ macro_rules! descriptor {
         impl From<os_pipe::$end> for $end {
             fn from(end: os_pipe::$end) -> Self {
                 Self { end, claim: Claim::none() }
+            }
+        }
+
+        impl From<std::io::$end> for $end {
+            fn from(end: std::io::$end) -> Self {
+                Self::new(end.into(), Claim::none())
+            }
+        }
+
+        impl TryFrom<OwnedFd> for $end {
+            type Error = HandleError;
+
+            /// Takes a pipe or a socket that is open for this direction; anything else is closed. Whether children inherit it stays
+            /// as it is.
+            fn try_from(descriptor: OwnedFd) -> Result<Self, HandleError> {
+                inspect(descriptor.as_raw_fd(), $direction)?;
+                let claim = Claim::of(&descriptor);
+                Ok(Self::new(descriptor, claim))
+            }
+        }
+
+        impl TryFrom<File> for $end {
+            type Error = HandleError;
+
+            /// As for an `OwnedFd`: an opened FIFO will do, a regular file will not.
+            fn try_from(file: File) -> Result<Self, HandleError> {
+                OwnedFd::from(file).try_into()
+            }
+        }
+
+        impl From<$end> for std::io::$end {
+            fn from(end: $end) -> Self {
+                OwnedFd::from(end).into()
+            }
+        }
+
+        impl From<$end> for File {
+            fn from(end: $end) -> Self {
+                OwnedFd::from(end).into()
             }
         }
 
@@ -388,8 +428,8 @@ macro_rules! descriptor {
     };
 }
 
-descriptor!(PipeReader);
-descriptor!(PipeWriter);
+descriptor!(PipeReader, Direction::In);
+descriptor!(PipeWriter, Direction::Out);
 
 /// Repeats a call on an end that another process has set to `O_NONBLOCK`, which all that share the pipe then have: these faces
 /// wait all the same.

@@ -2,10 +2,14 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fmt,
     fs::OpenOptions,
     io,
-    os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
     str::FromStr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -34,26 +38,62 @@ const EXCERPT_CHARS: usize = 64;
 /// let handle: Handle = "17".parse()?;
 /// assert_eq!(handle.number(), 17);
 /// assert_eq!(format!("--messages={handle}"), "--messages=17");
+/// assert_eq!(std::process::Command::new("worker").arg(handle).get_args().next().unwrap(), "17");
 /// assert!("+17".parse::<Handle>().is_err());
 /// # Ok::<(), pipewright::pipe::anonymous::HandleError>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Handle(RawFd);
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Handle {
+    number: RawFd,
+    /// The number as text, right-aligned, so that it can be lent as an argument.
+    text: [u8; DIGITS_MAX],
+}
+
+/// Of 2147483647.
+const DIGITS_MAX: usize = 10;
 
 impl Handle {
     /// The number, 0 or more.
     pub const fn number(self) -> RawFd {
-        self.0
+        self.number
     }
 
     pub(crate) fn of(fd: &impl AsRawFd) -> Self {
-        Self(fd.as_raw_fd())
+        Self::new(fd.as_raw_fd())
+    }
+
+    fn new(number: RawFd) -> Self {
+        let mut text = [b'0'; DIGITS_MAX];
+        let mut rest = number.unsigned_abs();
+        for digit in text.iter_mut().rev() {
+            *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
+        }
+        Self { number, text }
+    }
+
+    fn digits(&self) -> &[u8] {
+        let zeros = self.text.iter().take(DIGITS_MAX - 1).take_while(|digit| **digit == b'0').count();
+        self.text.get(zeros..).unwrap_or_default()
     }
 }
 
 impl fmt::Display for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        fmt::Display::fmt(&self.number, f)
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Handle").field(&self.number).finish()
+    }
+}
+
+impl AsRef<OsStr> for Handle {
+    /// Its text, as an argument: `command.arg(handle)`.
+    fn as_ref(&self) -> &OsStr {
+        OsStr::from_bytes(self.digits())
     }
 }
 
@@ -64,7 +104,7 @@ impl FromStr for Handle {
         let digits_only = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let leading_zero = text.len() > 1 && text.starts_with('0');
         match text.parse() {
-            Ok(number) if digits_only && !leading_zero => Ok(Self(number)),
+            Ok(number) if digits_only && !leading_zero => Ok(Self::new(number)),
             _ => Err(HandleError::NotANumber { text: text.chars().take(EXCERPT_CHARS).collect() }),
         }
     }
@@ -75,7 +115,11 @@ impl TryFrom<RawFd> for Handle {
 
     /// For a number the two programs agreed on beforehand. Negative numbers are refused.
     fn try_from(number: RawFd) -> Result<Self, HandleError> {
-        if number < 0 { Err(HandleError::NotANumber { text: number.to_string().into() }) } else { Ok(Self(number)) }
+        if number < 0 {
+            Err(HandleError::NotANumber { text: number.to_string().into() })
+        } else {
+            Ok(Self::new(number))
+        }
     }
 }
 
@@ -184,7 +228,7 @@ pub(super) fn claim(handle: Handle, wanted: Direction, standard: Standard) -> Re
 }
 
 /// Whether this number can do what is wanted of it. Looks, and changes nothing: a refused descriptor stays as it was.
-fn inspect(number: RawFd, wanted: Direction) -> Result<(), HandleError> {
+pub(super) fn inspect(number: RawFd, wanted: Direction) -> Result<(), HandleError> {
     if !fd::is_open(number) {
         return Err(HandleError::NotOpen { number });
     }
@@ -297,7 +341,7 @@ impl Claim {
         let mut registry = registry();
         let number = fd.into_raw_fd();
         registry.numbers.insert(number, Owner::Released);
-        Handle(number)
+        Handle::new(number)
     }
 }
 

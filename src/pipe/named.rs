@@ -23,7 +23,36 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The nouns: a [`Listener`] is a name that is ours; a [`Stream`] is one connection; a [`MessageStream`] is a stream that keeps
+//! # With a worker
+//!
+//! A worker that is to be called over such a pipe needs none of this: [`WorkerSpec::control`](crate::WorkerSpec::control) gives it one,
+//! and [`Worker::call`](crate::Worker::call) uses it.
+//!
+//! ```no_run
+//! use pipewright::{Pass, Supervisor, WorkerSpec};
+//! use std::time::Duration;
+//!
+//! let supervisor = Supervisor::new()?;
+//! let plugin = supervisor.spawn(WorkerSpec::new("./plugin").control(Pass::env("PIPEWRIGHT_CONTROL")))?;
+//! let answer: String = plugin.call("greet", &"world", Duration::from_secs(5))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # With a program in C#
+//!
+//! .NET takes an absolute path as the name of a pipe, and puts other names into its own directory:
+//! [`PipeName::dotnet`](super::name::PipeName::dotnet) is that one. A byte pipe without a handshake is what it speaks.
+//!
+//! ```csharp
+//! using var pipe = new NamedPipeClientStream(".", "/run/user/1000/pipewright/greeter", PipeDirection.InOut);
+//! pipe.Connect(5000);
+//! using var writer = new StreamWriter(pipe) { AutoFlush = true };
+//! writer.WriteLine("who are you?");
+//! ```
+//!
+//! # The nouns
+//!
+//! A [`Listener`] is a name that is ours; a [`Stream`] is one connection; a [`MessageStream`] is a stream that keeps
 //! messages whole; a [`Peer`] is who is at the other end; a [`Wait`](super::Wait) says how long a call may block, and a
 //! [`Cancel`](super::Cancel) ends it from another thread.
 //!

@@ -16,7 +16,7 @@ pub(crate) enum GroupError {
     Circle { members: Box<[MemberId]> },
     #[error("{member} waits for the end of {on}, which is permanent and never ends for good")]
     NeverExits { member: MemberId, on: MemberId },
-    #[error("there is no {0}, or it is being removed")]
+    #[error("{}", unknown(*.0))]
     Unknown(Node),
     #[error("{0} is there already")]
     Taken(Node),
@@ -26,6 +26,16 @@ pub(crate) enum GroupError {
     Root,
     #[error("its end may take {within:?} (stop_within), and that of {outer} around it no longer than {limit:?}")]
     LongerEnd { within: Duration, outer: GroupId, limit: Duration },
+}
+
+/// A worker may be there without being a member; a group is there or not.
+fn unknown(node: Node) -> String {
+    match node {
+        Node::Member(worker) => {
+            format!("{worker} is no member of a group, or is being removed; a member is added by `WorkerGroup::add`")
+        }
+        Node::Group(group) => format!("there is no {group}, or it is being removed"),
+    }
 }
 
 /// As users know them.
@@ -59,6 +69,8 @@ mod tests {
         let (member, on) = (MemberId(5), MemberId(7));
         let unknown = GroupError::Unknown(Node::Group(GroupId(3)));
         assert_eq!(unknown.to_string(), "there is no group #3, or it is being removed");
+        let unknown = GroupError::Unknown(Node::Member(member));
+        assert!(unknown.to_string().starts_with("worker #5 is no member of a group, "), "{unknown}");
         let circle = GroupError::Circle { members: [member, on].into() };
         assert_eq!(circle.to_string(), "they wait for each other in a circle: worker #5, worker #7");
         let never = GroupError::NeverExits { member, on };

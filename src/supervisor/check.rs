@@ -41,6 +41,10 @@ impl WorkerSpec {
                 return Err(SpecError::BadSize { what, bytes });
             }
         }
+        if let Some(stream) = self.contradicted_stream() {
+            let reason = "its messages come from there: only `Output::Lines` fits".into();
+            return Err(SpecError::Conflict { settings: [stream.0, stream.1], reason });
+        }
         self.restart.check().map_err(refused)?;
         self.check_health()?;
         let is_ours = matches!(self.plan.program, Program::Named(_)) && self.ends_as_a_whole();
@@ -59,6 +63,17 @@ impl WorkerSpec {
         match self.death_signal {
             DeathSignal::Signal(signal) if !(1..=64).contains(&signal) => Err(SpecError::BadSignal { signal }),
             DeathSignal::Signal(_) | DeathSignal::Unset | DeathSignal::Never => Ok(()),
+        }
+    }
+
+    /// A stream from which messages are wanted and that was sent elsewhere, by the two settings that say so.
+    fn contradicted_stream(&self) -> Option<(&'static str, &'static str)> {
+        let elsewhere =
+            |output: &Option<Output>| output.as_ref().is_some_and(|output| !matches!(output, Output::Lines));
+        match self.messages {
+            MessageSource::Stdout if elsewhere(&self.stdout) => Some(("messages_on_stdout", "stdout")),
+            MessageSource::Stderr if elsewhere(&self.stderr) => Some(("messages_on_stderr", "stderr")),
+            MessageSource::Stdout | MessageSource::Stderr | MessageSource::Pipe | MessageSource::Nowhere => None,
         }
     }
 
@@ -87,6 +102,7 @@ impl WorkerSpec {
             return missing(["time_limit", "spawn"], "it cannot be zero: it would be stopped at once");
         }
         if let (Some(limit), Some(ready)) = (self.time_limit, &self.ready)
+            && !matches!(ready.wanted, Wanted::Started)
             && limit <= ready.within
         {
             let within = ready.within;

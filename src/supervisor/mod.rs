@@ -345,18 +345,22 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// A window of 0 bytes is `InvalidInput`; otherwise when no descriptor, memory or thread can be had.
+    /// A window of 0 bytes is `InvalidInput`; otherwise when no descriptor, memory or thread can be had. The text names the step, and
+    /// the kernel's error is the one inside ([`io::Error::get_ref`]).
     pub fn build(self) -> io::Result<Supervisor> {
         if self.window == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a window cannot be 0 bytes"));
         }
-        let waker = Arc::new(Waker::new()?);
+        let waker = Arc::new(Waker::new().map_err(|error| not_built("creating an eventfd", error))?);
         let (commands, inbox) = crossbeam_channel::unbounded();
         let (told, events) = crossbeam_channel::unbounded();
         let (running, ended) = crossbeam_channel::bounded(0);
         let mailbox = Mailbox { commands, waker: Arc::clone(&waker) };
         let roster = Arc::new(Roster::default());
-        let starter = Arc::new(Starter::new(mailbox.clone(), Arc::clone(&roster))?);
+        let starter = Arc::new(
+            Starter::new(mailbox.clone(), Arc::clone(&roster))
+                .map_err(|error| not_built("setting up the guard", error))?,
+        );
         let driver = Driver::new(Parts {
             commands: inbox,
             events: told,
@@ -364,10 +368,14 @@ impl Builder {
             window: self.window,
             grace_period: self.grace_period,
             starter: Arc::clone(&starter),
-        })?;
+        })
+        .map_err(|error| not_built("setting up epoll", error))?;
         // First the thread that starts workers: if the second one cannot be had, dropping `driver` ends the first.
-        starter.starts().begin(|number| spawner::thread(&starter, number))?;
-        let thread = driver.start(running)?;
+        starter
+            .starts()
+            .begin(|number| spawner::thread(&starter, number))
+            .map_err(|error| not_built("creating the thread that starts workers", error))?;
+        let thread = driver.start(running).map_err(|error| not_built("creating the thread of the event loop", error))?;
         Ok(Supervisor {
             events,
             mailbox,
@@ -378,6 +386,18 @@ impl Builder {
             owner: pidfd::own_pid(),
         })
     }
+}
+
+/// Why there is no supervisor: the step, and the kernel's reason.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to set up a supervisor: {step}: {source}")]
+struct NotBuilt {
+    step: &'static str,
+    source: io::Error,
+}
+
+fn not_built(step: &'static str, source: io::Error) -> io::Error {
+    io::Error::new(source.kind(), NotBuilt { step, source })
 }
 
 /// What a panic of another thread has left is used as it is: each of these is whole between any two statements.

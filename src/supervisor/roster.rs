@@ -45,7 +45,7 @@ impl Roster {
         mailbox: Mailbox,
         present: Option<Arc<Present>>,
     ) -> Arc<WorkerShared> {
-        let name = spec.name.clone().unwrap_or_else(|| spec.plan.program_name());
+        let name = spec.name.clone().unwrap_or_else(|| spec.plan.file_name());
         let shared = Arc::new(WorkerShared::new(id, name, mailbox, present));
         let mut workers = lock(&self.workers);
         workers.entries.insert(id, Arc::downgrade(&shared));

@@ -68,6 +68,10 @@ pub struct WorkerSpec {
     pub(super) plan: Plan,
     pub(super) name: Option<Box<str>>,
     pub(super) messages: MessageSource,
+    /// As it was asked for; `plan.stdout` says what becomes of it.
+    pub(super) stdout: Option<Output>,
+    /// As `stdout`.
+    pub(super) stderr: Option<Output>,
     pub(super) framing: Framing,
     pub(super) max_frame: usize,
     pub(super) check_json: bool,
@@ -128,6 +132,8 @@ impl WorkerSpec {
             plan: Plan::new(program),
             name: None,
             messages: MessageSource::Nowhere,
+            stdout: None,
+            stderr: None,
             framing: Framing::default(),
             max_frame: MAX_FRAME,
             check_json: false,
@@ -151,7 +157,7 @@ impl WorkerSpec {
         }
     }
 
-    /// What people call it; by default the name of the program.
+    /// What people call it; by default the file name of the program.
     pub fn name(mut self, name: impl Into<Box<str>>) -> Self {
         self.name = Some(name.into());
         self
@@ -205,14 +211,12 @@ impl WorkerSpec {
     }
 
     /// Takes its standard output for its messages: for programs that have nothing else.
-    pub fn messages_on_stdout(mut self) -> Self {
-        self.plan.stdout = Output::Lines;
+    pub fn messages_on_stdout(self) -> Self {
         self.messages_from(MessageSource::Stdout)
     }
 
     /// Takes its standard error for its messages.
-    pub fn messages_on_stderr(mut self) -> Self {
-        self.plan.stderr = Output::Lines;
+    pub fn messages_on_stderr(self) -> Self {
         self.messages_from(MessageSource::Stderr)
     }
 
@@ -221,6 +225,17 @@ impl WorkerSpec {
             self.plan.mistake.get_or_insert(SpecError::TwoMessageStreams);
         }
         self.messages = source;
+        self.settle_outputs()
+    }
+
+    /// A stream that carries messages is captured; what was asked for it besides is looked at by `check`, so that the order of the
+    /// calls does not matter.
+    fn settle_outputs(mut self) -> Self {
+        let settled = |is_source, asked: &Option<Output>| {
+            if is_source { Output::Lines } else { asked.clone().unwrap_or_default() }
+        };
+        self.plan.stdout = settled(self.messages == MessageSource::Stdout, &self.stdout);
+        self.plan.stderr = settled(self.messages == MessageSource::Stderr, &self.stderr);
         self
     }
 
@@ -272,20 +287,14 @@ impl WorkerSpec {
 
     /// Its standard output; by default ours.
     pub fn stdout(mut self, stdout: Output) -> Self {
-        if self.messages == MessageSource::Stdout {
-            self.plan.mistake.get_or_insert(SpecError::TwoMessageStreams);
-        }
-        self.plan.stdout = stdout;
-        self
+        self.stdout = Some(stdout);
+        self.settle_outputs()
     }
 
     /// Its standard error; by default ours.
     pub fn stderr(mut self, stderr: Output) -> Self {
-        if self.messages == MessageSource::Stderr {
-            self.plan.mistake.get_or_insert(SpecError::TwoMessageStreams);
-        }
-        self.plan.stderr = stderr;
-        self
+        self.stderr = Some(stderr);
+        self.settle_outputs()
     }
 }
 

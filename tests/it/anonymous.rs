@@ -817,3 +817,39 @@ fn p11_a_write_without_readers_is_an_error_where_sigpipe_is_at_its_default() {
     let ways = ["write", "write_all_deadline", "send", "stream", "call"];
     assert_eq!(said, ways.map(|way| format!("{way}: Err(BrokenPipe)\n")).concat());
 }
+
+#[test]
+fn ends_are_made_of_descriptors_files_and_pipes_of_std() {
+    let (reader, writer) = io::pipe().unwrap();
+    let (mut reader, mut writer) = (PipeReader::from(reader), PipeWriter::from(writer));
+    writer.write_all(b"std").unwrap();
+    drop(writer);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "std");
+
+    let (reader, writer) = io::pipe().unwrap();
+    let reader = PipeReader::try_from(OwnedFd::from(reader)).unwrap();
+    let writer = PipeWriter::try_from(File::from(OwnedFd::from(writer))).unwrap();
+    writer.write_all_deadline(b"file", PATIENCE).unwrap();
+    assert_eq!(read_some(&reader, 10), b"file");
+    let (reader, writer) = (io::PipeReader::from(reader), File::from(writer));
+    let wrong = PipeWriter::try_from(OwnedFd::from(reader)).unwrap_err();
+    assert!(matches!(wrong, HandleError::WrongDirection { .. }), "{wrong}");
+    drop(writer);
+    let regular = PipeWriter::try_from(tempfile::tempfile().unwrap()).unwrap_err();
+    assert!(matches!(regular, HandleError::NotAPipe { .. }), "{regular}");
+}
+
+#[test]
+fn a_handle_is_an_argument() {
+    for number in [0, 7, 10, 100, RawFd::MAX] {
+        let handle = Handle::try_from(number).unwrap();
+        let mut command = Command::new("worker");
+        command.arg(handle);
+        assert_eq!(command.get_args().next().unwrap().to_str(), Some(&*number.to_string()));
+        assert_eq!(format!("{handle:?}"), format!("Handle({number})"));
+    }
+    let number = |number| Handle::try_from(number).unwrap();
+    assert!(number(9) < number(10) && number(100) > number(99));
+}

@@ -433,3 +433,12 @@ fn a_ladder_longer_than_its_group_has_is_refused() {
     }
     group.add(WorkerSpec::new("true").stop(StopPolicy::kill())).unwrap();
 }
+
+#[test]
+fn p16_who_waits_for_a_worker_outside_of_groups_is_told_so() {
+    let supervisor = Supervisor::new().unwrap();
+    let group = supervisor.group(GroupPolicy::default()).unwrap();
+    let outside = supervisor.spawn(WorkerSpec::new("true")).unwrap();
+    let error = group.add(WorkerSpec::new("true").after(&outside, When::Started)).map(drop).unwrap_err();
+    assert!(error.to_string().contains("is no member of a group"), "{error}");
+}

@@ -428,6 +428,7 @@ fn what_cannot_be_observed_is_refused() {
     assert_eq!(conflict(spec().control(Pass::env("C")).watchdog(shorter)), ["watchdog", "ping_after"]);
     let brief = spec().stdout(Output::Lines).ready(Ready::line("x").within(DEADLINE)).time_limit(DEADLINE);
     assert_eq!(conflict(brief), ["time_limit", "ready"]);
+    assert!(spec().ready(Ready::started()).time_limit(Duration::from_secs(1)).check().is_ok(), "it is ready at once");
     assert_eq!(conflict(spec().time_limit(Duration::ZERO)), ["time_limit", "spawn"]);
     let taken = spec().messages_on_stdout().ready(Ready::line("x"));
     assert_eq!(conflict(taken), ["ready", "stdout"], "its lines are messages");

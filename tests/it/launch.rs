@@ -652,6 +652,31 @@ fn what_only_a_supervisor_does_is_refused_by_hand() {
 }
 
 #[test]
+fn where_messages_come_from_can_be_said_in_any_order() {
+    let spec = || WorkerSpec::new("x");
+    let conflict = |spec: WorkerSpec| match spec.check().unwrap_err() {
+        SpecError::Conflict { settings, .. } => settings,
+        other => panic!("{other:?}"),
+    };
+    for output in [Output::Null, Output::Inherit] {
+        let either =
+            [spec().stdout(output.clone()).messages_on_stdout(), spec().messages_on_stdout().stdout(output.clone())];
+        assert_eq!(either.map(conflict), [["messages_on_stdout", "stdout"]; 2]);
+        let either =
+            [spec().stderr(output.clone()).messages_on_stderr(), spec().messages_on_stderr().stderr(output.clone())];
+        assert_eq!(either.map(conflict), [["messages_on_stderr", "stderr"]; 2]);
+    }
+    for fits in [
+        spec().stdout(Output::Lines).messages_on_stdout(),
+        spec().messages_on_stdout().stdout(Output::Lines),
+        spec().messages_on_stdout().stdout(Output::Null).stdout(Output::Lines),
+        spec().messages_on_stderr().stdout(Output::Null),
+    ] {
+        assert_eq!(fits.check(), Ok(()));
+    }
+}
+
+#[test]
 fn p16_an_error_says_what_which_and_why_in_one_line() {
     let error = WorkerSpec::new("./no-such-program").launch().unwrap_err();
     assert_eq!(error.to_string(), "failed to start ./no-such-program: execve: No such file or directory (os error 2)");

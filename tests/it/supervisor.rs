@@ -7,7 +7,7 @@ use crate::{
     },
 };
 use pipewright::{
-    Backoff, Event, EventKind, ExitStatus, FaultKind, Framing, Group, Input, Intensity, Output, Pass, Restart,
+    Backoff, Event, EventKind, ExitStatus, FaultKind, Framing, Group, Input, Intensity, Limit, Output, Pass, Restart,
     RestartPolicy, Stream, Supervisor, WorkerId, WorkerSpec,
 };
 use serde::Deserialize;
@@ -186,7 +186,7 @@ both_ways! {
         let mut story = Story::new();
         for signal in [1, 2, 3, 4, 6, 7, 8, 9, 11, 13, 14, 15] {
             let spec = way.plain("die").args(["--signal", &signal.to_string()]);
-            story.supervisor.spawn(spec.limit(pipewright::Limit::CoreBytes, 0)).unwrap();
+            story.supervisor.spawn(spec.limit(Limit::CoreBytes, 0)).unwrap();
             let exit = story.exit();
             assert_eq!(exit.status, ExitStatus::Signal { signal, core_dumped: false });
         }
@@ -774,4 +774,21 @@ fn p06_opening_a_fifo_holds_up_nobody_else() {
         assert_eq!(std::fs::read_to_string(&fifo).unwrap(), "through the fifo\n");
         assert!(opening.join().unwrap().wait_timeout(DEADLINE).expect("its exit").success());
     });
+}
+
+#[test]
+fn p16_a_supervisor_that_cannot_be_set_up_names_the_step() {
+    let poor = |spec: WorkerSpec| spec.limit(Limit::OpenFiles, 8);
+    if !alone("supervisor::p16_a_supervisor_that_cannot_be_set_up_names_the_step", poor) {
+        return;
+    }
+    let error = Supervisor::new().map(drop).unwrap_err();
+    assert!(error.to_string().starts_with("failed to set up a supervisor: creating an eventfd: "), "{error}");
+}
+
+#[test]
+fn a_worker_is_called_by_the_file_name_of_its_program() {
+    let supervisor = Supervisor::new().unwrap();
+    assert_eq!(supervisor.spawn(WorkerSpec::new("/bin/true")).unwrap().name(), "true");
+    assert_eq!(supervisor.spawn(WorkerSpec::new("true").name("first")).unwrap().name(), "first");
 }
