@@ -375,7 +375,8 @@ impl Builder {
             .starts()
             .begin(|number| spawner::thread(&starter, number))
             .map_err(|error| not_built("creating the thread that starts workers", error))?;
-        let thread = driver.start(running).map_err(|error| not_built("creating the thread of the event loop", error))?;
+        let thread =
+            driver.start(running).map_err(|error| not_built("creating the thread of the event loop", error))?;
         Ok(Supervisor {
             events,
             mailbox,
