@@ -15,7 +15,9 @@ pub struct Exit {
     pub usage: Option<Usage>,
     /// Time from the return of the spawn until the process was reaped: a short life can be shorter here than its processor time.
     pub duration: Duration,
-    /// The last bytes of its standard error, when a supervisor captures it; empty otherwise, and for a process started by hand.
+    /// The first and the last bytes of its standard error, when a supervisor captures it, and between them a line such as
+    /// `[52311 bytes omitted]`; all of it where it is no longer than [`stderr_tail`](crate::WorkerSpec::stderr_tail) allows. Empty
+    /// otherwise, and for a process started by hand.
     pub stderr_tail: Box<[u8]>,
     /// Streams that somebody else still held open after the process had ended and the drain time was over.
     pub leaks: Vec<Leak>,
@@ -164,7 +166,7 @@ impl Exit {
         }
     }
 
-    /// The kept end of its standard error as [printable](crate::printable) lines. Line feeds and tabs stay; other control
+    /// What is kept of its standard error as [printable](crate::printable) lines. Line feeds and tabs stay; other control
     /// characters, colours too, are escaped, and what is not UTF-8 is replaced by `�`.
     /// [`stderr_tail`](Self::stderr_tail) has the bytes as they were written.
     pub fn stderr_text(&self) -> Cow<'_, str> {

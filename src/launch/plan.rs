@@ -47,7 +47,7 @@ pub enum Output {
     /// `/dev/null`.
     Null,
     /// To us, line by line, as [`EventKind::Line`](crate::EventKind::Line); a line longer than 64 KiB comes in pieces of that
-    /// length. Of standard error the last bytes are kept for [`Exit::stderr_tail`](crate::Exit::stderr_tail).
+    /// length. With [`Line::ending`](crate::Line::ending) it is what was written, byte for byte. Of standard error the first and last bytes are kept for [`Exit::stderr_tail`](crate::Exit::stderr_tail).
     Lines,
     /// Appended to a file, which is made where it does not exist. Where it is a FIFO, `spawn` waits for somebody who reads it; a
     /// restart and a member of a group do not wait, and fail (`ENXIO`) where nobody does.

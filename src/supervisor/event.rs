@@ -105,8 +105,8 @@ pub enum EventKind {
     NotReady {
         /// Why.
         why: NotReady,
-        /// What it said last: the end of all it wrote to its messages and captured streams, at most 1 KiB, as
-        /// [printable](crate::printable) lines; where it wrote nothing, its last status by `sd_notify`.
+        /// All it wrote to its messages and captured streams, as [printable](crate::printable) lines; beyond 2 KiB the first and
+        /// the last KiB of it. Where it wrote nothing, its last status by `sd_notify`.
         last_words: Box<str>,
     },
     /// It tells what it is doing, by `sd_notify`; at most 1 KiB of it, [printable](crate::printable). While one such event is not received, later ones are only in

@@ -2,6 +2,7 @@
 
 use super::{
     driver::Arrival,
+    ends::Ends,
     event::{Event, EventKind, FaultEvent, Stream},
     guest::SharedSpec,
     meter::Meter,
@@ -47,7 +48,7 @@ const LONGEST_EXTENSION: Duration = Duration::from_secs(60);
 const MAX_LINE: usize = 64 << 10;
 
 /// How much of what a worker said is told when it does not become ready, in bytes.
-const LAST_WORDS: usize = 1 << 10;
+const LAST_WORDS: usize = 2 << 10;
 
 /// How many events the room that is kept between reads is for; more than a full pipe of 16-byte messages gives.
 const READY_KEPT: usize = 4096;
@@ -175,9 +176,10 @@ pub(super) struct Live {
     streams: [Option<Listener>; StreamId::ALL.len()],
     /// The number of the last event that carried bytes of this worker.
     last_sent: u64,
-    tail: Tail,
+    /// Of its standard error.
+    stderr: Ends,
     /// Of everything that is read, until it is ready.
-    last_words: Tail,
+    last_words: Ends,
     leaks: Vec<Leak>,
 }
 
@@ -215,8 +217,8 @@ impl Live {
             abandoned: Vec::new(),
             streams,
             last_sent: 0,
-            tail: Tail::of(spec.stderr_tail),
-            last_words: Tail::of(LAST_WORDS),
+            stderr: Ends::of(spec.stderr_tail),
+            last_words: Ends::of(LAST_WORDS),
             spec,
             leaks: Vec::new(),
         }
@@ -297,7 +299,7 @@ impl Live {
         };
         let bytes = scratch.get(..read)?;
         if stream == StreamId::Stderr {
-            self.tail.push(bytes);
+            self.stderr.push(bytes);
         }
         if self.health.readiness.is_some() {
             self.last_words.push(bytes);
@@ -416,7 +418,7 @@ impl Live {
             status: reaped.map_or(ExitStatus::Unknown, |reaped| exit_status(reaped.ending)),
             usage: reaped.and_then(|reaped| reaped.usage).map(usage),
             duration: now.saturating_duration_since(self.started),
-            stderr_tail: self.tail.take(),
+            stderr_tail: self.stderr.take(),
             leaks: std::mem::take(&mut self.leaks),
             oom_killed: self.present.with_cell(Cell::oom_killed).unwrap_or(false),
             survivors: std::mem::take(&mut self.survivors),
@@ -448,36 +450,4 @@ impl Listener {
 fn never_wait(pipe: &PipeReader) {
     // Refused for no descriptor that is open.
     drop(fd::set_nonblocking(pipe.as_fd()));
-}
-
-/// The last bytes of a stream.
-#[derive(Debug)]
-struct Tail {
-    bytes: Vec<u8>,
-    limit: usize,
-}
-
-impl Tail {
-    fn of(limit: usize) -> Self {
-        Self { bytes: Vec::new(), limit }
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        let from = bytes.len().saturating_sub(self.limit);
-        self.bytes.extend_from_slice(bytes.get(from..).unwrap_or_default());
-        // Cut at twice the limit, so that a flood of short reads does not move the whole tail each time.
-        if self.bytes.len() > self.limit.saturating_mul(2) {
-            self.cut();
-        }
-    }
-
-    fn cut(&mut self) {
-        let surplus = self.bytes.len().saturating_sub(self.limit);
-        self.bytes.drain(..surplus);
-    }
-
-    fn take(&mut self) -> Box<[u8]> {
-        self.cut();
-        std::mem::take(&mut self.bytes).into_boxed_slice()
-    }
 }

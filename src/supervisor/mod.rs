@@ -6,6 +6,7 @@ mod check;
 mod clock;
 mod control;
 mod driver;
+mod ends;
 mod event;
 mod group;
 mod guest;

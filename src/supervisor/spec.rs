@@ -461,7 +461,9 @@ impl WorkerSpec {
         self
     }
 
-    /// How many of the last bytes of a captured standard error are kept for the exit; by default 8 KiB.
+    /// How many bytes of a captured standard error are kept for the exit; by default 8 KiB. Where more is written, the first KiB
+    /// (half of a limit below 2 KiB) and the last bytes are kept, with a line between them that says how many are missing: some
+    /// programs print the reason of a failure first, others last.
     pub fn stderr_tail(mut self, bytes: usize) -> Self {
         self.stderr_tail = bytes;
         self
