@@ -142,7 +142,7 @@ pub use policy::{
 };
 pub use supervisor::{
     Builder, Call, CancelCall, Containment, Disconnected, Ended, Event, EventKind, FaultEvent, GroupError, GroupId,
-    GroupPolicy, NotReady, Ready, Restarting, Status, StopReport, Stopping, Stream, Supervisor, Survivors,
+    GroupPolicy, HelloFault, NotReady, Ready, Restarting, Status, StopReport, Stopping, Stream, Supervisor, Survivors,
     TerminalSignals, Warning, Worker, WorkerGroup, WorkerId, WorkerSpec, WorkerState, WorkerStatus,
 };
 pub use text::{Printable, printable};

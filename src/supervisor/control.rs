@@ -3,7 +3,12 @@
 //! An address is the server's path and a key of one incarnation. Whoever connects shows a key first; whoever shows none in
 //! time, a wrong one, or too much else, is put out. So it does not matter what else a user's processes try.
 
-use super::driver::Place;
+use super::{
+    driver::Place,
+    hello::{self, HelloFault, Refusals},
+    lock,
+    warning::Warning,
+};
 use crate::{
     pipe::{
         self,
@@ -12,21 +17,24 @@ use crate::{
     },
     sys::{
         bare::{self, BareStream},
-        closing, is_transient, random,
+        closing, is_transient, random, socket,
     },
     wire::{
         frame::BYTE_ORDER_MARK,
-        rpc::{self, Address, HELLO, Hello, Packet},
+        rpc::{self, Address, HELLO, Hello, Packet, RemoteError},
     },
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io, mem,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
     process,
-    sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 /// How long a visitor has to show its key.
@@ -59,10 +67,49 @@ fn listen_at(name: &PipeName) -> io::Result<(Listener, String)> {
     Ok((listener, path))
 }
 
-/// The address of a new incarnation.
-pub(super) fn address(path: &str) -> io::Result<Address> {
-    let key = u128::from_ne_bytes(random::bytes()?);
-    Ok(Address { path: path.to_owned(), key: format!("{key:032x}") })
+/// The keys of incarnations whose start the loop has not heard of: a worker can connect before it does.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Keys(Arc<Mutex<HashSet<String>>>);
+
+impl Keys {
+    /// The address of a new incarnation.
+    pub(super) fn issue(&self, path: &str) -> io::Result<Issued> {
+        let key = u128::from_ne_bytes(random::bytes()?);
+        let address = Address { path: path.to_owned(), key: format!("{key:032x}") };
+        lock(&self.0).insert(address.key.clone());
+        Ok(Issued { address, keys: Some(self.clone()) })
+    }
+
+    fn has(&self, key: &str) -> bool {
+        lock(&self.0).contains(key)
+    }
+
+    fn remove(&self, key: &str) {
+        lock(&self.0).remove(key);
+    }
+}
+
+/// The address of an incarnation that is being started. Its key is void when this is dropped.
+#[derive(Debug)]
+pub(super) struct Issued {
+    pub(super) address: Address,
+    keys: Option<Keys>,
+}
+
+impl Issued {
+    /// The incarnation has started: the loop is about to [expect](Control::expect) this key.
+    pub(super) fn into_key(mut self) -> String {
+        self.keys = None;
+        mem::take(&mut self.address.key)
+    }
+}
+
+impl Drop for Issued {
+    fn drop(&mut self) {
+        if let Some(keys) = &self.keys {
+            keys.remove(&self.address.key);
+        }
+    }
 }
 
 /// Somebody who has connected.
@@ -93,8 +140,9 @@ pub(super) enum Visit {
     /// It has shown a key of somebody whose start has not been told yet. What it says next stays in its socket until then, its
     /// end too.
     Waits,
-    /// To be put out, or gone by itself.
+    /// Gone by itself, without a word.
     Over,
+    Refused(HelloFault),
     Known(Known),
 }
 
@@ -106,6 +154,8 @@ pub(super) struct Control {
     last_visitor: u64,
     /// Who is expected, by key.
     expected: HashMap<String, Place>,
+    keys: Keys,
+    refusals: Refusals,
 }
 
 impl AsFd for Control {
@@ -115,8 +165,9 @@ impl AsFd for Control {
 }
 
 impl Control {
-    pub(super) fn new(listener: Listener) -> Self {
-        Self { listener, visitors: HashMap::new(), last_visitor: 0, expected: HashMap::new() }
+    pub(super) fn new(listener: Listener, keys: Keys) -> Self {
+        let (visitors, expected) = (HashMap::new(), HashMap::new());
+        Self { listener, visitors, last_visitor: 0, expected, keys, refusals: Refusals::default() }
     }
 
     /// Another server in place of one whose name is gone. Gives that back.
@@ -152,6 +203,7 @@ impl Control {
 
     /// A worker was started. It may have connected already.
     pub(super) fn expect(&mut self, key: String, place: Place) -> Option<Known> {
+        self.keys.remove(&key);
         let early = self.visitors.iter().find(|(_, visitor)| visitor.key.as_deref() == Some(&key)).map(|(id, _)| *id);
         let Some(Visitor { socket, said, hello_bytes, .. }) = early.and_then(|id| self.visitors.remove(&id)) else {
             self.expected.insert(key, place);
@@ -170,6 +222,24 @@ impl Control {
         self.visitors.remove(&visitor).map(|visitor| visitor.socket)
     }
 
+    /// Refuses a connection: it gets an error line, unless it does not read. The warning is given where it is to be reported.
+    pub(super) fn refuse(&mut self, visitor: u64, fault: HelloFault, now: Instant, received: u64) -> Option<Warning> {
+        let visitor = self.visitors.get(&visitor)?;
+        let error = RemoteError::new(rpc::INVALID_REQUEST, fault.to_string());
+        if let Ok(line) = rpc::refusal_of_unknown(&error) {
+            drop(socket::send(visitor.socket.as_fd(), &[io::IoSlice::new(&line)], &[]));
+        }
+        let unreported = self.refusals.next(now, received)?;
+        let pid = socket::peer_credentials(visitor.socket.as_fd()).ok().and_then(|peer| u32::try_from(peer.pid).ok());
+        let pid = pid.filter(|pid| *pid > 0);
+        Some(Warning::HelloRefused { fault, pid, excerpt: hello::excerpt(&visitor.said), unreported })
+    }
+
+    /// The warning of a refusal is the event of this number.
+    pub(super) fn refusal_reported_as(&mut self, event: u64) {
+        self.refusals.reported_as(event);
+    }
+
     /// A visitor has said something, or has gone.
     pub(super) fn hear(&mut self, id: u64) -> Visit {
         let Some(visitor) = self.visitors.get_mut(&id) else { return Visit::Over };
@@ -179,18 +249,23 @@ impl Control {
         }
         let mut part = [0; HELLO_BYTES];
         let room = HELLO_BYTES.saturating_sub(visitor.said.len());
-        let read = match part.get_mut(..room) {
-            Some(part) if room > 0 => visitor.socket.receive(part),
-            // A whole kilobyte without a key, or more behind a key than anybody says before it is known.
-            _ => Ok(0),
+        let Some(part) = part.get_mut(..room).filter(|part| !part.is_empty()) else {
+            // As much without a line end, or more behind a key than any client says before it is known.
+            return Visit::Refused(HelloFault::TooLong);
         };
-        match read {
+        match visitor.socket.receive(part) {
             Err(error) if is_transient(&error) => return Visit::GoesOn,
             Ok(bytes @ 1..) => visitor.said.extend_from_slice(part.get(..bytes).unwrap_or_default()),
-            Ok(_) | Err(_) => return Visit::Over,
+            Ok(_) | Err(_) if visitor.said.is_empty() => return Visit::Over,
+            Ok(_) | Err(_) => return Visit::Refused(HelloFault::Closed),
         }
         let Some(end) = memchr::memchr(b'\n', &visitor.said) else { return Visit::GoesOn };
-        let Some(key) = key(visitor.said.get(..end).unwrap_or_default()) else { return Visit::Over };
+        let Some(key) = key(visitor.said.get(..end).unwrap_or_default()) else {
+            return Visit::Refused(HelloFault::NotHello);
+        };
+        if !self.expected.contains_key(&key) && !self.keys.has(&key) {
+            return Visit::Refused(HelloFault::WrongKey);
+        }
         visitor.said.drain(..=end);
         visitor.hello_bytes = end as u64 + 1;
         let Some(place) = self.expected.remove(&key) else {

@@ -10,6 +10,7 @@ mod ends;
 mod event;
 mod group;
 mod guest;
+mod hello;
 mod id;
 mod kept;
 mod link;
@@ -57,6 +58,7 @@ use std::{
 pub use call::{Call, CancelCall};
 pub use event::{Disconnected, Event, EventKind, FaultEvent, NotReady, Stream};
 pub use group::{GroupError, GroupId, GroupPolicy, WorkerGroup};
+pub use hello::HelloFault;
 pub use id::WorkerId;
 pub use pen::Containment;
 pub use ready::Ready;

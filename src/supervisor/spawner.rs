@@ -6,7 +6,7 @@
 
 use super::{
     clock::now,
-    control,
+    control::{self, Issued, Keys},
     driver::{Arrival, Command, Mailbox},
     guest::{SharedSpec, unharmed},
     link::Link,
@@ -29,7 +29,7 @@ use crate::{
     },
     policy::watchdog::Life,
     sys::{conduct, pidfd, random},
-    wire::rpc::{Address, KEY_VARIABLE},
+    wire::rpc::KEY_VARIABLE,
 };
 use crossbeam_channel::RecvTimeoutError;
 use std::{
@@ -80,6 +80,8 @@ pub(super) struct Starter {
     roster: Arc<Roster>,
     /// Where the control server is, once a worker has needed one.
     control_path: Mutex<Option<String>>,
+    /// Of the incarnations that are being started.
+    keys: Keys,
     /// 128 random bits that are in the environment of every process of every tree.
     run: Box<str>,
     sentinel: Sentinel,
@@ -103,6 +105,7 @@ impl Starter {
             mailbox,
             roster,
             control_path: Mutex::new(None),
+            keys: Keys::default(),
             run,
             sentinel,
             pen,
@@ -283,15 +286,16 @@ impl Starter {
         if self.starts.is_over() {
             return Err(SpawnError::SupervisorGone);
         }
-        let address = if spec.has_control { Some(self.address(spec)?) } else { None };
-        let control = address.as_ref().map(ToString::to_string).unwrap_or_default();
+        let issued = if spec.has_control { Some(self.address(spec)?) } else { None };
+        let address = issued.as_ref().map(|issued| &issued.address);
+        let control = address.map(ToString::to_string).unwrap_or_default();
         let token = Token::new(&self.run, id, number, !spec.ends_as_a_whole());
         if !spec.survives {
             self.stand_guard(thread)?;
         }
         let (notices, mut variables) = listen_to_notices(spec)?;
         variables.push(token.variable());
-        if let Some(address) = address.as_ref().filter(|_| spec.plan.tells_control_in_arguments()) {
+        if let Some(address) = address.filter(|_| spec.plan.tells_control_in_arguments()) {
             variables.push((KEY_VARIABLE, address.key.clone().into()));
         }
         let (cell, directory) = self.cell_for(spec)?.unzip();
@@ -302,7 +306,7 @@ impl Starter {
                 None => Birthplace::Here,
             },
             death_signal: spec.death_signal_or(DEATH_SIGNAL),
-            control_path: address.as_ref().map_or("", |address| &address.path),
+            control_path: address.map_or("", |address| &address.path),
             control: &control,
             variables: &variables,
         };
@@ -339,7 +343,7 @@ impl Starter {
         let (guarded, cell, tie) = (guarded.into(), cell.into(), tie.into());
         let mark = Mark { token, guarded, cell, survivors: spec.survivors, tie };
         let present = Arc::new(Present::new(number, launched, link, mark));
-        Ok(Begun { present, key: address.map(|address| address.key), started, starts_before, streams, bell, notices })
+        Ok(Begun { present, key: issued.map(Issued::into_key), started, starts_before, streams, bell, notices })
     }
 
     /// Has a guard, and keeps the thread that started it: that thread's end is for the guard the end of the process.
@@ -383,13 +387,13 @@ impl Starter {
 
     /// The address of a new incarnation. The server is started with the first one, and anew where its name is gone: a user's
     /// runtime directory goes when they log out.
-    fn address(&self, spec: &WorkerSpec) -> Result<Address, SpawnError> {
+    fn address(&self, spec: &WorkerSpec) -> Result<Issued, SpawnError> {
         let mut path = lock(&self.control_path);
         let made = match path.as_ref().filter(|path| fs::symlink_metadata(path).is_ok()) {
-            Some(path) => control::address(path),
+            Some(path) => self.keys.issue(path),
             None => control::listen().and_then(|(listener, at)| {
-                self.mailbox.send(Command::Listen(Box::new(listener)));
-                control::address(path.insert(at))
+                self.mailbox.send(Command::Listen(Box::new((listener, self.keys.clone()))));
+                self.keys.issue(path.insert(at))
             }),
         };
         made.map_err(|source| SpawnError::failed(spec.plan.program_name(), SpawnStep::Control, source))

@@ -1,5 +1,6 @@
 //! Faults of the supervisor's surroundings, reported as events.
 
+use super::hello::HelloFault;
 use std::{fmt, io};
 
 /// A fault that concerns the supervisor as a whole, from [`EventKind::Warning`](super::EventKind::Warning). Supervision continues;
@@ -15,6 +16,18 @@ pub enum Warning {
         /// The kernel's error.
         error: io::Error,
     },
+    /// A connection to the control socket was refused: it got an error line, and was closed. A worker that connects so has no
+    /// control. At most eight of these wait to be received, and come within 10 s.
+    HelloRefused {
+        /// Why.
+        fault: HelloFault,
+        /// The process that connected, where the kernel says it: its id in this pid namespace.
+        pid: Option<u32>,
+        /// The beginning of what was received, [printable](crate::printable), with `...` in place of what may be a key.
+        excerpt: Box<str>,
+        /// How many refusals before this one were not reported.
+        unreported: u64,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -22,6 +35,20 @@ impl fmt::Display for Warning {
         match self {
             Self::ControlUnavailable { error } => {
                 write!(formatter, "failed to watch the control socket for connections, retrying: {error}")
+            }
+            Self::HelloRefused { fault, pid, excerpt, unreported } => {
+                write!(formatter, "refused a connection to the control socket")?;
+                if let Some(pid) = pid {
+                    write!(formatter, " by process {pid}")?;
+                }
+                write!(formatter, ": {fault}")?;
+                if !excerpt.is_empty() {
+                    write!(formatter, ": `{excerpt}`")?;
+                }
+                if *unreported > 0 {
+                    write!(formatter, " ({unreported} earlier refusals were not reported)")?;
+                }
+                Ok(())
             }
         }
     }
@@ -37,6 +64,13 @@ mod tests {
         assert_eq!(
             Warning::ControlUnavailable { error }.to_string(),
             "failed to watch the control socket for connections, retrying: Cannot allocate memory (os error 12)"
+        );
+        let fault = HelloFault::WrongKey;
+        let refused = Warning::HelloRefused { fault, pid: Some(7), excerpt: "GET /".into(), unreported: 2 };
+        assert_eq!(
+            refused.to_string(),
+            "refused a connection to the control socket by process 7: no worker with this key is expected: `GET /` \
+             (2 earlier refusals were not reported)"
         );
     }
 }

@@ -322,6 +322,11 @@ pub(crate) fn refusal(id: &RequestId, error: &RemoteError) -> Result<Vec<u8>, se
     line::<(), ()>(&Outgoing { id: Some(OutgoingId::Theirs(&id.0)), error: Some(error), ..Outgoing::EMPTY })
 }
 
+/// An answer to a line that is no request, or cannot be told from one: an error whose id is null, as a line.
+pub(crate) fn refusal_of_unknown(error: &RemoteError) -> Result<Vec<u8>, serde_json::Error> {
+    line::<(), ()>(&Outgoing { id: Some(OutgoingId::Theirs(RawValue::NULL)), error: Some(error), ..Outgoing::EMPTY })
+}
+
 /// The parameters of [`CANCEL`].
 #[derive(Debug, Serialize, Deserialize)]
 struct Cancel {

@@ -2,8 +2,8 @@
 
 use crate::support::{DEADLINE, Story, Way, alone, both_ways, is_alive};
 use pipewright::{
-    CallError, Disconnected, Event, EventKind, FaultKind, Input, Output, Pass, Request, StopPolicy, StopStep,
-    Supervisor, Worker, WorkerSpec,
+    CallError, Disconnected, Event, EventKind, FaultKind, HelloFault, Input, Output, Pass, Request, StopPolicy,
+    StopStep, Supervisor, Warning, Worker, WorkerSpec,
 };
 use serde_json::{Value, json};
 use std::{
@@ -281,16 +281,30 @@ both_ways! {
         let address = story.json().as_str().unwrap().to_owned();
         let (path, key) = address.rsplit_once('?').unwrap();
         let hello = |key: &str| format!("{}\n", json!({"jsonrpc": "2.0", "method": "hello", "params": {"key": key}}));
-        let is_put_out = |said: &[u8]| {
+        let mut refused = |said: &[u8], fault: HelloFault| {
             let mut stranger = UnixStream::connect(path).unwrap();
+            // Well before it would be put out for its silence.
             stranger.set_read_timeout(Some(DEADLINE)).unwrap();
             // It may be put out while it is still speaking.
             drop(stranger.write_all(said));
-            stranger.read(&mut [0; 16]).map_or(true, |bytes| bytes == 0)
+            let mut answer = String::new();
+            drop(stranger.read_to_string(&mut answer));
+            let answer: Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer:?}"));
+            assert_eq!((&answer["id"], &answer["error"]["code"]), (&Value::Null, &json!(-32600)), "{answer}");
+            let told = story.find(|event| match event.kind {
+                EventKind::Warning(warning) => Some(warning),
+                _ => None,
+            });
+            let Warning::HelloRefused { fault: why, pid, excerpt, .. } = &*told else { panic!("{told}") };
+            assert_eq!((*why, *pid), (fault, Some(std::process::id())), "{told}");
+            assert!(!told.to_string().contains(key), "{told}");
+            excerpt.to_string()
         };
-        assert!(is_put_out(b"GET / HTTP/1.1\n"));
-        assert!(is_put_out(&[b'x'; 10_000]));
-        assert!(is_put_out(b"{\"jsonrpc\":\"2.0\",\"method\":\"hello\"}\n"));
+        assert_eq!(refused(b"GET / HTTP/1.1\n", HelloFault::NotHello), "GET / HTTP/1.1\\n");
+        refused(&[b'x'; 10_000], HelloFault::TooLong);
+        refused(b"{\"jsonrpc\":\"2.0\",\"method\":\"hello\"}\n", HelloFault::NotHello);
+        refused(format!("debug{}", hello(key)).as_bytes(), HelloFault::NotHello);
+        refused(hello("0123456789abcdef").as_bytes(), HelloFault::WrongKey);
         // The right key lets in once, whoever has it; Python and Node do just this.
         let mut socket = UnixStream::connect(path).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();

@@ -12,8 +12,9 @@ use crate::{
         watchdog::Life,
     },
     supervisor::{
-        control::{Control, HELLO_TIME, Known, Visit},
+        control::{Control, HELLO_TIME, Keys, Known, Visit},
         event::{Disconnected, Event, EventKind},
+        hello::HelloFault,
         kept::Kept,
         link::Connection,
         live::Live,
@@ -34,7 +35,7 @@ const DOOR_PAUSE: Duration = Duration::from_millis(50);
 const LAST_READS: usize = 64;
 
 impl Driver {
-    pub(super) fn listen(&mut self, listener: Listener) {
+    pub(super) fn listen(&mut self, listener: Listener, keys: Keys) {
         // Whoever has come to the old door is let in before it is gone.
         self.let_in();
         match &mut self.control {
@@ -42,7 +43,7 @@ impl Driver {
                 let old = control.move_to(listener);
                 drop(self.poller.remove(&old));
             }
-            none => *none = Some(Control::new(listener)),
+            none => *none = Some(Control::new(listener, keys)),
         }
         self.open_door();
     }
@@ -123,8 +124,21 @@ impl Driver {
                 }
             }
             Some(Visit::Over) => self.put_out(visitor),
+            Some(Visit::Refused(fault)) => self.refuse(visitor, fault),
             Some(Visit::GoesOn) | None => {}
         }
+    }
+
+    /// Closes a connection without a hello, and reports it.
+    pub(super) fn refuse(&mut self, visitor: u64, fault: HelloFault) {
+        let (now, received) = (self.clock.now(), self.outlet.received());
+        if let Some(control) = &mut self.control
+            && let Some(warning) = control.refuse(visitor, fault, now, received)
+        {
+            self.outlet.send(Event::warning(warning));
+            control.refusal_reported_as(self.outlet.sent());
+        }
+        self.put_out(visitor);
     }
 
     pub(super) fn put_out(&mut self, visitor: u64) {

@@ -14,9 +14,10 @@ mod streams;
 use super::{
     WorkerId,
     clock::Clock,
-    control::Control,
+    control::{Control, Keys},
     event::{Disconnected, Event},
     guest::SharedSpec,
+    hello::HelloFault,
     kept::Kept,
     live::Outlet,
     meter::Meter,
@@ -79,7 +80,7 @@ pub(super) enum Command {
     /// What its user wants of a worker.
     Act(WorkerId, Action),
     /// The control server has been started.
-    Listen(Box<named::Listener>),
+    Listen(Box<(named::Listener, Keys)>),
     /// A caller has read something of this worker that is for the loop.
     Talk(WorkerId),
     /// Callers ask this worker one thing after the other.
@@ -317,7 +318,7 @@ impl Driver {
             Command::NotStarted(worker, error) => self.left(worker, Left::NotStarted(error)),
             Command::Reached(worker, incarnation) => self.reached(worker, incarnation),
             Command::Act(worker, action) => self.act(worker, action),
-            Command::Listen(listener) => self.listen(*listener),
+            Command::Listen(server) => self.listen(server.0, server.1),
             Command::Talk(worker) => self.hear_of(worker),
             Command::Burst(worker) => {
                 if let Some(place) = self.kept.get(&worker).and_then(Kept::place) {
@@ -390,7 +391,7 @@ impl Driver {
                 Timer::Starts => self.relieve_starts(),
                 Timer::Connect(place) => self.miss(place),
                 Timer::Disconnect(place) => self.disconnect(place, Disconnected::Closed),
-                Timer::Visitor(visitor) => self.put_out(visitor),
+                Timer::Visitor(visitor) => self.refuse(visitor, HelloFault::Late),
                 Timer::Door => self.open_door(),
                 Timer::Burst(place) => self.let_call(place),
                 Timer::Bell(place) => self.miss_bell(place),
