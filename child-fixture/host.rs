@@ -2,10 +2,15 @@
 
 use crate::{Options, Outcome};
 use pipewright::{
-    Backoff, EventKind, Group, Input, Intensity, Output, Ready, Restart, RestartPolicy, StopPolicy, StopStep,
+    Backoff, EventKind, Group, Input, Intensity, Output, Pass, Ready, Restart, RestartPolicy, StopPolicy, StopStep,
     Supervisor, Watchdog, WorkerSpec,
 };
-use std::{error::Error, io::Write, process::Command, time::Duration};
+use std::{
+    error::Error,
+    io::{Read, Write},
+    process::Command,
+    time::Duration,
+};
 
 /// Three deep, one branch in a session of its own, streams closed, as daemons are.
 const TREE: &str = "setsid sh -c 'sleep 1000 </dev/null >/dev/null 2>&1 & exec sleep 1000' & (sleep 1000; :) & wait";
@@ -46,6 +51,17 @@ pub(crate) fn run(options: &Options) -> Outcome {
     for event in supervisor.events() {
         drop(event);
     }
+    Ok(())
+}
+
+/// A host with one worker that has connected for control; says so, and lives until the end of its input.
+pub(crate) fn control() -> Outcome {
+    let supervisor = Supervisor::new()?;
+    let worker = WorkerSpec::new(std::env::current_exe()?).arg("serve").control(Pass::arg("--control={}"));
+    let worker = supervisor.spawn(worker)?;
+    worker.call::<_, ()>("ping", &(), Duration::from_secs(30))?;
+    say("up")?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }
 

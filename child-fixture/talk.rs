@@ -118,14 +118,8 @@ pub(crate) fn notify(options: &Options) -> Outcome {
 
 /// Tells this so many times by `sd_notify(3)`.
 pub(crate) fn tell(text: &str, times: u32) -> Outcome {
-    use std::os::{
-        linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixDatagram},
-    };
-    let address = std::env::var("NOTIFY_SOCKET")?;
-    let address = SocketAddr::from_abstract_name(address.strip_prefix('@').ok_or("not an abstract name")?)?;
-    let socket = UnixDatagram::unbound()?;
-    socket.connect_addr(&address)?;
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    socket.connect(std::env::var("NOTIFY_SOCKET")?)?;
     for _ in 0..times {
         socket.send(text.as_bytes())?;
     }

@@ -8,7 +8,7 @@ use crate::{
     pipe::{
         Begun, Wait,
         name::PipeName,
-        named::{self, ReadHalf, Stream},
+        named::{ConnectOptions, ReadHalf, Stream},
     },
     wire::{
         calls::{Answered, CallError, Calls, Requests},
@@ -99,7 +99,9 @@ struct Reading {
 impl Control {
     pub(super) fn connect(address: &Address) -> io::Result<Arc<Self>> {
         let name = PipeName::new(&address.path).map_err(io::Error::from)?;
-        let stream = named::connect(&name, CONNECT_TIME).map_err(io::Error::from)?;
+        // The parent may run as another user: a worker that was started by sudo, or has given up its privileges.
+        let options = ConnectOptions::new().trust_directory();
+        let stream = options.connect(&name, CONNECT_TIME).map_err(io::Error::from)?;
         let watched = stream.clone();
         let (reader, writer) = stream.split();
         let hello = rpc::notification(HELLO, &Hello { key: address.key.clone() }).map_err(io::Error::other)?;

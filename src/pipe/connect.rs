@@ -59,6 +59,7 @@ pub struct ConnectOptions {
     mode: PipeMode,
     direction: Direction,
     server: Access,
+    trusts_directory: bool,
     absent: Absent,
     handshake: Option<ImpersonationLevel>,
     out_buffer: Option<usize>,
@@ -77,6 +78,7 @@ impl Default for ConnectOptions {
             mode: PipeMode::Byte,
             direction: Direction::InOut,
             server: Access::CurrentUser,
+            trusts_directory: false,
             absent: Absent::Wait,
             handshake: None,
             out_buffer: None,
@@ -110,6 +112,13 @@ impl ConnectOptions {
     #[must_use]
     pub const fn server(mut self, access: Access) -> Self {
         self.server = access;
+        self
+    }
+
+    /// Also trusts a server of the user who owns the directory of the name, if no other user may write to it: who could put
+    /// a socket there could put anything there.
+    pub(crate) const fn trust_directory(mut self) -> Self {
+        self.trusts_directory = true;
         self
     }
 
@@ -193,7 +202,9 @@ impl ConnectOptions {
         socket::set_send_timeout(socket.as_fd(), Duration::ZERO)?;
         if !self.server.allows(socket.as_fd(), identity::effective_uid())? {
             let uid = socket::peer_credentials(socket.as_fd())?.uid;
-            return Err(ConnectError::WrongServer { path: name.text(), uid });
+            if !self.trusts_directory || !is_of_user_alone(name, uid) {
+                return Err(ConnectError::WrongServer { path: name.text(), uid });
+            }
         }
         if let Some(level) = self.handshake
             && let Some(instead) = self.shake_hands(&socket, level, name, begun)?
@@ -367,6 +378,11 @@ impl<'a> Awaited<'a> {
         self.pause = (pause * 2).min(longest);
         pause
     }
+}
+
+fn is_of_user_alone(name: &PipeName, uid: u32) -> bool {
+    let directory = name.path().and_then(Path::parent).and_then(|directory| fs::metadata(directory).ok());
+    directory.is_some_and(|found| found.uid() == uid && found.mode() & 0o022 == 0)
 }
 
 /// The directory of the name, or the closest one above it that exists: there the missing part of the path will appear.

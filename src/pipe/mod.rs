@@ -23,12 +23,13 @@ mod listen;
 mod mailbox;
 mod message;
 mod peer;
+mod private;
 mod publish;
 mod stream;
 mod wait;
 
 pub(crate) use carrier::Carrier;
-pub(crate) use publish::sweep;
+pub(crate) use private::PrivateDirectory;
 pub(crate) use wait::Begun;
 pub use wait::{Cancel, Cancelled, Wait};
 

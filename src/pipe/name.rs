@@ -73,14 +73,6 @@ impl PipeName {
         Ok(Self { place: Place::Private(path) })
     }
 
-    /// A plain name in the directory that serves where the variable is not set: for a server that tells its clients where it is,
-    /// and whose user's own directory cannot be used.
-    pub(crate) fn in_tmp(name: impl AsRef<OsStr>) -> Result<Self, NameError> {
-        check_plain(name.as_ref())?;
-        let path = checked_path(directory_in_tmp().join(name.as_ref()))?;
-        Ok(Self { place: Place::Private(path) })
-    }
-
     /// The path where .NET's `NamedPipeServerStream` of this name listens on Unix: `$TMPDIR`, or `/tmp` where that is not set or
     /// empty, then `CoreFxPipe_` and the name; an absolute path is itself. A relative `TMPDIR` is meant from the working directory
     /// of this moment. The path has at most 107 bytes, as .NET opens no longer one. .NET only knows byte pipes, and no handshake.

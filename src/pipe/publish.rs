@@ -142,22 +142,6 @@ fn with_patience<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     call()
 }
 
-/// Gives back the names of dead servers that lie beside this one and begin so.
-pub(crate) fn sweep(path: &Path, prefix: &str) {
-    let Some(directory) = path.parent() else { return };
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let file = entry.file_name();
-        let server = file.as_bytes().strip_prefix(b".").and_then(|name| name.strip_suffix(b".lock"));
-        let Some(server) = server.filter(|name| name.starts_with(prefix.as_bytes())) else { continue };
-        let (path, lock_path) = (directory.join(OsStr::from_bytes(server)), entry.path());
-        // A living one holds its lock.
-        let Ok(lock) = take_lock(&path, &lock_path) else { continue };
-        if remove_dead(&path).is_ok() {
-            drop(Held { path, file: (0, 0), lock_path, _lock: lock, owner: own_pid() });
-        }
-    }
-}
-
 /// Puts a listening socket under the name.
 pub(super) fn publish(
     name: &PipeName,

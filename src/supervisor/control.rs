@@ -11,13 +11,13 @@ use super::{
 };
 use crate::{
     pipe::{
-        self,
-        name::{NameError, PipeName},
-        named::{AcceptError, Listener},
+        name::PipeName,
+        named::{AcceptError, Access, Listener, ListenerOptions},
     },
     sys::{
         bare::{self, BareStream},
-        closing, is_transient, random, socket,
+        closing, identity, is_transient, random,
+        socket::{self, Credentials},
     },
     wire::{
         frame::BYTE_ORDER_MARK,
@@ -29,11 +29,7 @@ use std::{
     io, mem,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
-    process,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -41,30 +37,53 @@ use std::{
 pub(super) const HELLO_TIME: Duration = Duration::from_secs(10);
 /// The longest first line of a visitor, in bytes.
 const HELLO_BYTES: usize = 4096;
-/// What the names of all supervisors' servers begin with.
-const PREFIX: &str = "control-";
+/// The name of the server's socket in its directory.
+const NAME: &str = "control";
+/// How many connections of users that may not connect are closed in one turn of the loop.
+const REFUSALS: usize = 64;
 /// How many visitors may be unknown at once; the next ones wait in the backlog.
 const VISITORS: usize = 256;
 
-/// Starts the server. The name is this process's own, in a directory that only its user may enter.
-///
-/// `XDG_RUNTIME_DIR` may name a directory that is not there, or is somebody else's: after `su`, or when its user has logged out.
-/// Workers are told where the server is, so it can be elsewhere.
-pub(super) fn listen() -> io::Result<(Listener, String)> {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let name = format!("{PREFIX}{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let at = |name: Result<PipeName, NameError>| listen_at(&name.map_err(io::Error::from)?);
-    at(PipeName::new(&name)).or_else(|error| at(PipeName::in_tmp(&name)).map_err(|_| error))
+/// The server in the loop, and the users apart from ours whose processes may connect.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) listener: Listener,
+    pub(super) admitted: Admitted,
+    /// Of the incarnations that are being started.
+    pub(super) keys: Keys,
 }
 
-fn listen_at(name: &PipeName) -> io::Result<(Listener, String)> {
-    let path = name.path().and_then(|path| path.to_str()).ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
-    let listener = Listener::bind(name).map_err(io::Error::from)?;
+/// Users that may connect apart from our own. Shared by the starter, which adds them before their workers start, and the loop.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Admitted(Arc<Mutex<Vec<u32>>>);
+
+impl Admitted {
+    pub(super) fn add(&self, uid: u32) {
+        let mut all = lock(&self.0);
+        if !all.contains(&uid) {
+            all.push(uid);
+        }
+    }
+
+    pub(super) fn others(&self) -> Vec<u32> {
+        let us = identity::effective_uid();
+        lock(&self.0).iter().copied().filter(|uid| *uid != us).collect()
+    }
+
+    fn allows(&self, uid: u32) -> bool {
+        uid == identity::effective_uid() || lock(&self.0).contains(&uid)
+    }
+}
+
+/// Starts the server in a directory that only its user may enter. Who connects is looked at here and not by the listener, since
+/// workers may run as other users.
+pub(super) fn listen(directory: &Path) -> io::Result<(Listener, String)> {
+    let path = directory.join(NAME);
+    let name = PipeName::new(&path).map_err(io::Error::from)?;
+    let listener = ListenerOptions::new().access(Access::Anyone).listen(&name).map_err(io::Error::from)?;
     // Where the kernel cannot (before 6.16), or somebody has come already, they are looked for.
     drop(bare::refuse_descriptors(listener.as_fd()));
-    // Of hosts that were killed.
-    pipe::sweep(Path::new(&path), PREFIX);
-    Ok((listener, path))
+    Ok((listener, path.into_os_string().into_string().map_err(|_| io::ErrorKind::InvalidFilename)?))
 }
 
 /// The keys of incarnations whose start the loop has not heard of: a worker can connect before it does.
@@ -116,6 +135,7 @@ impl Drop for Issued {
 #[derive(Debug)]
 struct Visitor {
     socket: BareStream,
+    uid: u32,
     said: Vec<u8>,
     /// The length of its first line, once that was taken out of `said`.
     hello_bytes: u64,
@@ -149,30 +169,43 @@ pub(super) enum Visit {
 /// The loop's side of the server.
 #[derive(Debug)]
 pub(super) struct Control {
-    listener: Listener,
+    server: Server,
     visitors: HashMap<u64, Visitor>,
     last_visitor: u64,
     /// Who is expected, by key.
-    expected: HashMap<String, Place>,
-    keys: Keys,
+    expected: HashMap<String, Expected>,
     refusals: Refusals,
+}
+
+/// An incarnation that has not connected yet, and the user it may run as apart from ours.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    place: Place,
+    user: Option<u32>,
+}
+
+impl Expected {
+    /// A user that was named for one worker gets in with that worker's key alone.
+    fn may_be(self, uid: u32) -> bool {
+        uid == identity::effective_uid() || self.user == Some(uid)
+    }
 }
 
 impl AsFd for Control {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+        self.server.listener.as_fd()
     }
 }
 
 impl Control {
-    pub(super) fn new(listener: Listener, keys: Keys) -> Self {
+    pub(super) fn new(server: Server) -> Self {
         let (visitors, expected) = (HashMap::new(), HashMap::new());
-        Self { listener, visitors, last_visitor: 0, expected, keys, refusals: Refusals::default() }
+        Self { server, visitors, last_visitor: 0, expected, refusals: Refusals::default() }
     }
 
     /// Another server in place of one whose name is gone. Gives that back.
-    pub(super) fn move_to(&mut self, listener: Listener) -> Listener {
-        mem::replace(&mut self.listener, listener)
+    pub(super) fn move_to(&mut self, server: Server) -> Listener {
+        mem::replace(&mut self.server, server).listener
     }
 
     /// Takes one in, if there is one. An error where there is no room for one: too many visitors, or too many who do not close, or
@@ -181,15 +214,23 @@ impl Control {
         if self.visitors.len() >= VISITORS || closing::is_clogged() {
             return Err(());
         }
-        let stream = match self.listener.accept_deadline(Duration::ZERO) {
-            Ok(stream) => stream,
-            Err(AcceptError::TimedOut) => return Ok(None),
-            Err(_) => return Err(()),
-        };
-        let socket = stream.into_descriptor().and_then(BareStream::new).map_err(drop)?;
-        self.last_visitor += 1;
-        self.visitors.insert(self.last_visitor, Visitor { socket, said: Vec::new(), hello_bytes: 0, key: None });
-        Ok(Some(self.last_visitor))
+        for _ in 0..REFUSALS {
+            let stream = match self.server.listener.accept_deadline(Duration::ZERO) {
+                Ok(stream) => stream,
+                Err(AcceptError::TimedOut) => return Ok(None),
+                Err(_) => return Err(()),
+            };
+            let socket = stream.into_descriptor().and_then(BareStream::new).map_err(drop)?;
+            let Ok(Credentials { uid, .. }) = socket::peer_credentials(socket.as_fd()) else { continue };
+            if self.server.admitted.allows(uid) {
+                self.last_visitor += 1;
+                self.visitors
+                    .insert(self.last_visitor, Visitor { socket, uid, said: Vec::new(), hello_bytes: 0, key: None });
+                return Ok(Some(self.last_visitor));
+            }
+        }
+        // The others are reported again.
+        Ok(None)
     }
 
     /// Who has not said yet who it is.
@@ -202,11 +243,13 @@ impl Control {
     }
 
     /// A worker was started. It may have connected already.
-    pub(super) fn expect(&mut self, key: String, place: Place) -> Option<Known> {
-        self.keys.remove(&key);
-        let early = self.visitors.iter().find(|(_, visitor)| visitor.key.as_deref() == Some(&key)).map(|(id, _)| *id);
+    pub(super) fn expect(&mut self, key: String, place: Place, user: Option<u32>) -> Option<Known> {
+        self.server.keys.remove(&key);
+        let expected = Expected { place, user };
+        let is_it = |visitor: &Visitor| visitor.key.as_deref() == Some(&key) && expected.may_be(visitor.uid);
+        let early = self.visitors.iter().find(|(_, visitor)| is_it(visitor)).map(|(id, _)| *id);
         let Some(Visitor { socket, said, hello_bytes, .. }) = early.and_then(|id| self.visitors.remove(&id)) else {
-            self.expected.insert(key, place);
+            self.expected.insert(key, expected);
             return None;
         };
         Some(Known { place, socket, said, hello_bytes })
@@ -214,7 +257,7 @@ impl Control {
 
     /// Nobody of this place is expected any more.
     pub(super) fn forget(&mut self, place: Place) {
-        self.expected.retain(|_, other| *other != place);
+        self.expected.retain(|_, expected| expected.place != place);
     }
 
     /// A visitor has had its time.
@@ -263,15 +306,17 @@ impl Control {
         let Some(key) = key(visitor.said.get(..end).unwrap_or_default()) else {
             return Visit::Refused(HelloFault::NotHello);
         };
-        if !self.expected.contains_key(&key) && !self.keys.has(&key) {
+        let expected = self.expected.get(&key).copied();
+        if expected.map_or_else(|| !self.server.keys.has(&key), |one| !one.may_be(visitor.uid)) {
             return Visit::Refused(HelloFault::WrongKey);
         }
         visitor.said.drain(..=end);
         visitor.hello_bytes = end as u64 + 1;
-        let Some(place) = self.expected.remove(&key) else {
+        let Some(Expected { place, .. }) = expected else {
             visitor.key = Some(key);
             return Visit::Waits;
         };
+        self.expected.remove(&key);
         let Some(Visitor { socket, said, hello_bytes, .. }) = self.visitors.remove(&id) else { return Visit::Over };
         Visit::Known(Known { place, socket, said, hello_bytes })
     }

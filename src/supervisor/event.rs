@@ -217,6 +217,12 @@ impl fmt::Display for NotReady {
 pub enum Disconnected {
     /// It has not connected in the time that its spec gives it.
     NeverConnected,
+    /// As `NeverConnected`, and the kernel does not let it: its process runs as another user than we do. See
+    /// [`WorkerSpec::peer_user`](crate::WorkerSpec::peer_user).
+    OtherUser {
+        /// The user that it, or a child of it, runs as.
+        uid: u32,
+    },
     /// Its process has ended before it had connected; its exit is about to be told.
     DiedFirst,
     /// It has closed the connection, or sent descriptors over it, and lives on.
@@ -226,6 +232,13 @@ pub enum Disconnected {
 impl fmt::Display for Disconnected {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Self::OtherUser { uid } => {
+                return write!(
+                    formatter,
+                    "it has not connected to its control pipe in time: it runs as user {uid}, who may not connect \
+                     (see WorkerSpec::peer_user)"
+                );
+            }
             Self::NeverConnected => "it has not connected to its control pipe in time",
             Self::DiedFirst => "it ended before it had connected to its control pipe",
             Self::Closed => "it has closed its control connection",

@@ -128,6 +128,8 @@ pub(super) struct Health {
     pub(super) bell: Option<PipeReader>,
     /// Where it tells how it is, by `sd_notify`.
     pub(super) notices: Option<NotifySocket>,
+    /// A datagram of a process that may not speak for it was refused, and that was reported.
+    pub(super) has_refused: bool,
     /// What it has told last of what it is doing, and the number of the last event that told so.
     pub(super) status: Option<Box<str>>,
     pub(super) last_told: u64,

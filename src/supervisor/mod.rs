@@ -26,6 +26,7 @@ mod ready;
 mod roster;
 mod sentinel;
 mod session;
+mod sockets;
 mod spawner;
 mod spec;
 mod starts;

@@ -1,23 +1,25 @@
 //! The socket to which a worker tells how it is, by `sd_notify(3)`: one for each incarnation.
 //!
-//! Its name is abstract, so that nothing is left in the file system, and 128 random bits long; who sends is told by the kernel.
-//! A worker in a network namespace of its own cannot reach it.
+//! It is a file, since an abstract name is out of reach for a worker in a network namespace of its own. The kernel says which
+//! process sends, and as which user.
 
 use crate::{
     sys::{
         closing::{self, ClosedElsewhere},
-        fd, identity, random,
-        socket::{self, Take},
+        fd,
+        pidfd::own_pid,
+        socket::{self, Credentials, Take},
     },
     wire::notify::{self, Notice},
 };
 use std::{
+    fs::{self, Permissions},
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixDatagram},
+        unix::{fs::PermissionsExt, net::UnixDatagram},
     },
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -29,8 +31,27 @@ const CLOSERS: usize = 16;
 #[derive(Debug)]
 pub(super) struct NotifySocket {
     socket: ClosedElsewhere,
+    path: PathBuf,
+    /// The process that has bound it. A fork of it has a copy, whose drop must not remove the file.
+    owner: i32,
     /// One for itself, and one for each thread that closes.
     closers: Arc<()>,
+}
+
+/// What one datagram says.
+#[derive(Debug)]
+pub(super) struct Datagram {
+    /// As the kernel knows it.
+    pub(super) sender: Option<Credentials>,
+    pub(super) notices: Vec<Notice>,
+}
+
+impl Drop for NotifySocket {
+    fn drop(&mut self) {
+        if self.owner == own_pid() {
+            drop(fs::remove_file(&self.path));
+        }
+    }
 }
 
 impl AsFd for NotifySocket {
@@ -40,26 +61,27 @@ impl AsFd for NotifySocket {
 }
 
 impl NotifySocket {
-    /// A new one, and what the worker finds in `NOTIFY_SOCKET`.
-    pub(super) fn bind() -> io::Result<(Self, String)> {
-        let name = format!("pipewright-{:032x}", u128::from_ne_bytes(random::bytes()?));
-        let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
+    /// A new one at this path, with this file mode, and what the worker finds in `NOTIFY_SOCKET`.
+    pub(super) fn bind(path: PathBuf, mode: u32) -> io::Result<(Self, String)> {
+        let address = path.to_str().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
+        let socket = UnixDatagram::bind(&path)?;
         let socket = fd::lift(OwnedFd::from(socket), fd::OUT_OF_THE_WAY)?;
-        socket::receive_credentials(socket.as_fd())?;
-        Ok((Self { socket: ClosedElsewhere::new(socket), closers: Arc::default() }, format!("@{name}")))
+        let bound = Self { socket: ClosedElsewhere::new(socket), path, owner: own_pid(), closers: Arc::default() };
+        socket::receive_credentials(bound.as_fd())?;
+        fs::set_permissions(&bound.path, Permissions::from_mode(mode))?;
+        Ok((bound, address))
     }
 
-    /// What the next datagram says; `None` where there is none for now. Only its own user and root are heard.
+    /// The next datagram; `None` where there is none for now.
     ///
     /// Descriptors that come along are closed: after `BARRIER=1` that tells the sender that everything before was dealt with. To
     /// close one can take as long as its sender likes (docs/gotchas.md, "To close can wait"), so that is done elsewhere.
-    pub(super) fn receive(&self) -> Option<Vec<Notice>> {
+    pub(super) fn receive(&self) -> Option<Datagram> {
         let mut datagram = [0; DATAGRAM_BYTES];
         let received = socket::receive_message(self.as_fd(), &mut datagram, Take::Descriptors).ok()?;
-        let may = received.sender.is_some_and(|sender| sender.uid == 0 || sender.uid == identity::effective_uid());
         self.close_elsewhere(received.descriptors);
         let bytes = datagram.get(..received.bytes.min(DATAGRAM_BYTES)).unwrap_or_default();
-        Some(if may { notify::parse(bytes).collect() } else { Vec::new() })
+        Some(Datagram { sender: received.sender, notices: notify::parse(bytes).collect() })
     }
 
     /// Too much of what it has sent does not close: it is not to be heard any more, or we would run out of descriptors.

@@ -6,7 +6,7 @@
 
 use super::{
     clock::now,
-    control::{self, Issued, Keys},
+    control::Issued,
     driver::{Arrival, Command, Mailbox},
     guest::{SharedSpec, unharmed},
     link::Link,
@@ -17,6 +17,7 @@ use super::{
     ready::{BELL, Ready},
     roster::Roster,
     sentinel::Sentinel,
+    sockets::Sockets,
     spec::{MessageSource, WorkerSpec},
     starts::{Handed, PATIENCE, Permit, Purpose, Start, Starts, Tie},
     tree::Token,
@@ -34,7 +35,7 @@ use crate::{
 use crossbeam_channel::RecvTimeoutError;
 use std::{
     ffi::OsString,
-    fs, io,
+    io,
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Mutex,
@@ -78,10 +79,7 @@ impl Drop for Leaving {
 pub(super) struct Starter {
     mailbox: Mailbox,
     roster: Arc<Roster>,
-    /// Where the control server is, once a worker has needed one.
-    control_path: Mutex<Option<String>>,
-    /// Of the incarnations that are being started.
-    keys: Keys,
+    sockets: Sockets,
     /// 128 random bits that are in the environment of every process of every tree.
     run: Box<str>,
     sentinel: Sentinel,
@@ -104,8 +102,7 @@ impl Starter {
         Ok(Self {
             mailbox,
             roster,
-            control_path: Mutex::new(None),
-            keys: Keys::default(),
+            sockets: Sockets::default(),
             run,
             sentinel,
             pen,
@@ -293,7 +290,7 @@ impl Starter {
         if !spec.survives {
             self.stand_guard(thread)?;
         }
-        let (notices, mut variables) = listen_to_notices(spec)?;
+        let (notices, mut variables) = listen_to_notices(spec, &self.sockets)?;
         variables.push(token.variable());
         if let Some(address) = address.filter(|_| spec.plan.tells_control_in_arguments()) {
             variables.push((KEY_VARIABLE, address.key.clone().into()));
@@ -385,17 +382,9 @@ impl Starter {
         }
     }
 
-    /// The address of a new incarnation. The server is started with the first one, and anew where its name is gone: a user's
-    /// runtime directory goes when they log out.
+    /// The address of a new incarnation.
     fn address(&self, spec: &WorkerSpec) -> Result<Issued, SpawnError> {
-        let mut path = lock(&self.control_path);
-        let made = match path.as_ref().filter(|path| fs::symlink_metadata(path).is_ok()) {
-            Some(path) => self.keys.issue(path),
-            None => control::listen().and_then(|(listener, at)| {
-                self.mailbox.send(Command::Listen(Box::new((listener, self.keys.clone()))));
-                self.keys.issue(path.insert(at))
-            }),
-        };
+        let made = self.sockets.address(spec, |server| self.mailbox.send(Command::Listen(Box::new(server))));
         made.map_err(|source| SpawnError::failed(spec.plan.program_name(), SpawnStep::Control, source))
     }
 }
@@ -431,13 +420,13 @@ impl Begun {
 }
 
 /// The socket for `sd_notify(3)`, where the spec has a use for it, and what the worker is told about it.
-fn listen_to_notices(spec: &WorkerSpec) -> Result<(Option<NotifySocket>, Variables), SpawnError> {
+fn listen_to_notices(spec: &WorkerSpec, sockets: &Sockets) -> Result<(Option<NotifySocket>, Variables), SpawnError> {
     let period = spec.watchdog.filter(|watchdog| watchdog.life() == Life::Notify).map(|watchdog| watchdog.period());
     if period.is_none() && !spec.ready.as_ref().is_some_and(Ready::is_by_notice) {
         return Ok((None, Vec::new()));
     }
     let failed = |source| SpawnError::failed(spec.plan.program_name(), SpawnStep::Notify, source);
-    let (socket, address) = NotifySocket::bind().map_err(failed)?;
+    let (socket, address) = sockets.notify(spec).map_err(failed)?;
     let mut variables = vec![("NOTIFY_SOCKET", address.into())];
     if let Some(period) = period {
         variables.push(("WATCHDOG_USEC", period.as_micros().to_string().into()));

@@ -1,6 +1,6 @@
 //! Faults of the supervisor's surroundings, reported as events.
 
-use super::hello::HelloFault;
+use super::{WorkerId, hello::HelloFault};
 use std::{fmt, io};
 
 /// A fault that concerns the supervisor as a whole, from [`EventKind::Warning`](super::EventKind::Warning). Supervision continues;
@@ -10,6 +10,16 @@ use std::{fmt, io};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Warning {
+    /// A datagram to the [`sd_notify`](crate::Ready::notify) socket of a worker was not heard: neither did a process of the
+    /// worker's tree send it, nor one of our own user or root. Reported once per incarnation.
+    NotificationRefused {
+        /// The worker whose socket it is.
+        worker: WorkerId,
+        /// The sender's process id; 0 where it has none in our namespace.
+        pid: u32,
+        /// The sender's user.
+        uid: u32,
+    },
     /// The event loop could not watch the socket to which workers connect for control. It tries again; until that succeeds,
     /// workers cannot connect. Reported once per failure, not once per attempt.
     ControlUnavailable {
@@ -33,6 +43,11 @@ pub enum Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NotificationRefused { worker, pid, uid } => write!(
+                formatter,
+                "refused an sd_notify datagram for worker {worker}: its sender, process {pid} of user {uid}, is not of the \
+                 worker's tree"
+            ),
             Self::ControlUnavailable { error } => {
                 write!(formatter, "failed to watch the control socket for connections, retrying: {error}")
             }

@@ -38,6 +38,11 @@ pub(crate) fn open_directory(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)
 }
 
+/// A directory to be locked, which takes the right to list it. A symbolic link in the last place is refused (`ENOTDIR`).
+pub(crate) fn open_to_lock(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)
+}
+
 /// Holds on to a file of any kind, without a right to read it or write to it.
 pub(crate) fn open_path(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_PATH).open(path)

@@ -6,6 +6,7 @@ use super::{fd, pidfd::PidFd};
 use std::{
     fs,
     io::{self, Read},
+    iter,
     os::unix::fs::MetadataExt,
     path::Path,
     time::Duration,
@@ -219,6 +220,31 @@ fn stat(text: &str) -> Option<Use> {
     let ticks = number(14)?.saturating_add(number(15)?);
     let resident_bytes = number(24)?.saturating_mul(fd::page_bytes());
     Some(Use { cpu: Duration::from_millis(ticks.saturating_mul(1000 / TICKS_PER_SECOND)), resident_bytes, is_stopped })
+}
+
+/// The children of a process's main thread.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+/// The user whose files a process reaches: its effective one, unless it has set another for file systems.
+pub(crate) fn user(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    users.split_whitespace().nth(3)?.parse().ok()
+}
+
+/// Whether a process is this one or descends from it, as long as those between live.
+pub(crate) fn descends(pid: i32, ancestor: u32) -> bool {
+    /// Deeper than trees of processes are.
+    const DEPTH: usize = 64;
+    let parent = |pid: &u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat_fields(&text)?.get(1)?.parse().ok().filter(|parent| *parent > 1)
+    };
+    let own = u32::try_from(pid).ok().filter(|pid| *pid > 0);
+    iter::successors(own, parent).take(DEPTH).any(|pid| pid == ancestor)
 }
 
 /// The processes that descend from this one, as long as it and those between live: a child whose parent has ended is

@@ -356,7 +356,7 @@ pub(crate) struct Hello {
 pub(crate) const KEY_VARIABLE: &str = "PIPEWRIGHT_CONTROL_KEY";
 
 /// Where a worker finds its parent's control pipe, and the key that says which incarnation of which worker it is:
-/// `/run/user/1000/pipewright/1234-0/control?4f1d…`.
+/// `/run/user/1000/pipewright-0f1e2d3c4b5a6978/control?4f1d…`.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) path: String,

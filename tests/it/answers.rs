@@ -372,31 +372,38 @@ fn workers_connect_wherever_the_runtime_directory_is_or_was() {
 
 #[test]
 fn p09_what_killed_hosts_have_left_is_swept_away() {
+    const NAME: &str = "answers::p09_what_killed_hosts_have_left_is_swept_away";
     let directory = tempfile::tempdir().unwrap();
     let runtime = directory.path().to_owned();
     let here = move |spec: WorkerSpec| spec.env("XDG_RUNTIME_DIR", &runtime);
-    if !alone("answers::p09_what_killed_hosts_have_left_is_swept_away", here) {
+    if !alone(NAME, here) {
         return;
     }
-    let mut story = Story::new();
-    let mut serving = |name: &str| {
-        let spec = WorkerSpec::new(FIXTURE).args(["named-serve", name]).stdin(Input::Pipe).stdout(Output::Lines);
-        let server = story.supervisor.spawn(spec).unwrap();
-        story.find(|event| matches!(event.kind, EventKind::Line { .. }).then_some(()));
-        server
+    let runtime = std::path::PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR").unwrap());
+    let sockets = || {
+        let entries = std::fs::read_dir(&runtime).unwrap().map(|entry| entry.unwrap().path());
+        let ours = |path: &std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("pipewright-");
+        entries.filter(ours).collect::<Vec<_>>()
     };
-    let [_living, dead] = ["control-1-0", "control-2-0"].map(&mut serving);
+    let mut story = Story::new();
+    let mut serving = || {
+        let host = WorkerSpec::new(FIXTURE).arg("control-host").stdin(Input::Pipe).stdout(Output::Lines);
+        let host = story.supervisor.spawn(host).unwrap();
+        story.find(|event| matches!(event.kind, EventKind::Line { .. }).then_some(()));
+        let of_host = sockets();
+        (host, of_host)
+    };
+    let (_living, of_living) = serving();
+    let (dead, of_both) = serving();
+    assert_eq!((of_living.len(), of_both.len()), (1, 2));
     dead.kill().unwrap();
     story.exit();
+    assert_eq!(sockets().len(), 2, "SIGKILL leaves the directory");
     let control = story.supervisor.spawn(Way::Direct.plain("serve").control(Pass::arg("--control={}"))).unwrap();
     control.call::<_, ()>("ping", &(), DEADLINE).unwrap();
-    let names = std::fs::read_dir(std::env::var_os("XDG_RUNTIME_DIR").unwrap()).unwrap();
-    let directory = names.map(|entry| entry.unwrap().path()).find(|path| path.ends_with("pipewright")).unwrap();
-    let names = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let own = format!("control-{}-0", std::process::id());
-    let mut expected = [".control-1-0.lock".into(), "control-1-0".into(), format!(".{own}.lock"), own];
-    let mut names: Vec<String> = names.collect();
-    names.sort();
-    expected.sort();
-    assert_eq!(names, expected);
+    let left = sockets();
+    assert_eq!(left.iter().filter(|path| of_both.contains(path)).collect::<Vec<_>>(), [&of_living[0]], "{left:?}");
+    drop((control, story));
+    let left = sockets();
+    assert!(left.iter().all(|path| of_living.contains(path)), "{left:?}");
 }

@@ -24,6 +24,7 @@ mod limits;
 mod loop_end;
 mod named;
 mod notify;
+mod peers;
 mod pseudo_terminal;
 mod readme;
 mod real_programs;

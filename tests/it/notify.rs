@@ -5,17 +5,15 @@ use crate::{
     named::{is_root, reachable},
     support::{DEADLINE, FIXTURE, Story, Way, both_ways, hold_up},
 };
-use pipewright::{EventKind, NotReady, Ready, StopPolicy, StopStep, Watchdog, Worker, WorkerSpec, WorkerState};
+use pipewright::{
+    EventKind, NotReady, Ready, StopPolicy, StopStep, Warning, Watchdog, Worker, WorkerSpec, WorkerState,
+};
 use std::{
     fs,
     io::Read,
     os::{
         fd::{AsFd, BorrowedFd},
-        linux::net::SocketAddrExt,
-        unix::{
-            fs::PermissionsExt,
-            net::{SocketAddr, UnixDatagram},
-        },
+        unix::{fs::PermissionsExt, net::UnixDatagram},
     },
     path::Path,
     process::{Command, Stdio},
@@ -39,10 +37,8 @@ fn told(worker: &Worker, name: &str) -> String {
 
 /// One who can tell of a worker.
 fn teller(worker: &Worker) -> UnixDatagram {
-    let address = told(worker, "NOTIFY_SOCKET");
-    let address = SocketAddr::from_abstract_name(address.strip_prefix('@').expect("an abstract name")).unwrap();
     let socket = UnixDatagram::unbound().unwrap();
-    socket.connect_addr(&address).unwrap();
+    socket.connect(told(worker, "NOTIFY_SOCKET")).unwrap();
     socket
 }
 
@@ -204,10 +200,15 @@ both_ways! {
         let (worker, teller) = spawn(&story, waiting(way));
         let mut stranger = Command::new("setpriv");
         stranger.args(["--reuid=65500", "--clear-groups"]).arg(&program);
-        stranger.args(["notify", "--say", "READY=1,STATUS=mine"]).env("NOTIFY_SOCKET", told(&worker, "NOTIFY_SOCKET"));
+        stranger.args(["notify", "--times", "3", "--say", "READY=1,STATUS=mine"]).env("NOTIFY_SOCKET", told(&worker, "NOTIFY_SOCKET"));
         assert!(stranger.stdin(Stdio::null()).status().unwrap().success());
         let kinds = until_status(&mut story, &teller, "over");
         assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::Ready { .. } | EventKind::Status(_))), "{kinds:?}");
+        // Once, however many there are.
+        let warnings: Vec<_> = kinds.iter().filter(|kind| matches!(kind, EventKind::Warning(_))).collect();
+        let [EventKind::Warning(warning)] = &*warnings else { panic!("{kinds:?}") };
+        let of_it = |warning: &Warning| matches!(warning, Warning::NotificationRefused { worker: of, uid: 65500, .. } if *of == worker.id());
+        assert!(of_it(warning), "{warning}");
     }
 }
 

@@ -10,20 +10,17 @@ use super::{Argument, Plan, Program};
 use crate::{
     exit::Exit,
     pipe::{
-        Begun, Cancel, Wait,
+        Begun, Cancel, PrivateDirectory, Wait,
         name::{NameError, PipeName},
         named::{ConnectError, ConnectOptions, Stream},
     },
-    sys::{fifo, pidfd::own_pid, poll::Deadline, random, socket},
+    sys::{fifo, poll::Deadline, socket},
 };
 use crossbeam_channel::{Receiver, Sender};
 use std::{
     ffi::{OsStr, OsString},
     fs, io, mem,
-    os::{
-        fd::AsFd,
-        unix::{ffi::OsStrExt, fs::DirBuilderExt},
-    },
+    os::{fd::AsFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -40,11 +37,8 @@ const OPEN_TIME: Duration = Duration::from_secs(30);
 /// How long a call waits at most for ssh to stop listening for a connection that has been made.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 
-/// The longest directory for our sockets: ssh makes its control socket under a name that is 17 bytes longer first, and the
-/// kernel takes [`socket::PATH_BYTES_MAX`].
-const DIRECTORY_BYTES_MAX: usize = 48;
-const _: () =
-    assert!(DIRECTORY_BYTES_MAX + "/pipewright-ssh-0123456789abcdef/control".len() + 17 < socket::PATH_BYTES_MAX);
+// ssh makes its control socket under a name that is 17 bytes longer first.
+const _: () = assert!("control".len() + 17 <= PrivateDirectory::FILE_BYTES_MAX);
 
 /// What stands here wins over every configuration.
 const OPTIONS: [&str; 13] = [
@@ -147,13 +141,13 @@ impl TunnelBuilder {
     pub fn open(&self) -> Result<Tunnel, TunnelError> {
         check_destination(&self.destination)?;
         let private = PrivateDirectory::new()?;
-        let control = PipeName::new(private.0.join("control"))?;
+        let control = PipeName::new(private.path().join("control"))?;
         let deadline = Deadline::after(self.open_time);
-        let ssh = Ssh::start(self.plan(&private.0.join("control")), control)?;
+        let ssh = Ssh::start(self.plan(&private.path().join("control")), control)?;
         let until = Until { deadline, ended: &ssh.shared.ended };
         // The control socket appears when ssh has logged in.
         mux::greet(&ssh.shared.control, Absent::Wait, &until).map_err(|error| ssh.shared.explain(error, &until))?;
-        let far = Far::ask(&private.0.join("control"), &until).map_err(|error| match error {
+        let far = Far::ask(&private.path().join("control"), &until).map_err(|error| match error {
             TunnelError::Os(error) => ssh.shared.explain(error, &until),
             other => other,
         })?;
@@ -232,7 +226,7 @@ impl Tunnel {
         let until = shared.until(timeout);
         let there = self.path_there(name.as_ref())?;
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let forward = Forward { tunnel: self, until, here: self.private.0.join(number.to_string()), there };
+        let forward = Forward { tunnel: self, until, here: self.private.path().join(number.to_string()), there };
         mux::open_forward(&shared.control, &forward.here, &forward.there, &until).map_err(|error| match error {
             TunnelError::Os(error) => shared.explain(error, &until),
             other => other,
@@ -351,31 +345,6 @@ impl Until<'_> {
 
     fn remaining(&self) -> Duration {
         self.deadline.remaining().unwrap_or(Duration::MAX)
-    }
-}
-
-/// For the sockets between ssh and us. Nobody else may enter.
-#[derive(Debug)]
-struct PrivateDirectory(PathBuf, i32);
-
-impl PrivateDirectory {
-    fn new() -> io::Result<Self> {
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        let parent = runtime
-            .filter(|path| path.is_absolute() && path.is_dir() && path.as_os_str().len() <= DIRECTORY_BYTES_MAX)
-            .unwrap_or_else(|| "/tmp".into());
-        let path = parent.join(format!("pipewright-ssh-{:016x}", u64::from_ne_bytes(random::bytes()?)));
-        // It fails if anything is there.
-        fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path, own_pid()))
-    }
-}
-
-impl Drop for PrivateDirectory {
-    fn drop(&mut self) {
-        if self.1 == own_pid() {
-            drop(fs::remove_dir_all(&self.0));
-        }
     }
 }
 

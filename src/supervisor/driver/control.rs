@@ -5,14 +5,13 @@ use super::{
     place::{Place, Target, Timer, live_at},
 };
 use crate::{
-    pipe::named::Listener,
     policy::{
         burst,
         readiness::{Mark, Sign},
         watchdog::Life,
     },
     supervisor::{
-        control::{Control, HELLO_TIME, Keys, Known, Visit},
+        control::{Control, HELLO_TIME, Known, Server, Visit},
         event::{Disconnected, Event, EventKind},
         hello::HelloFault,
         kept::Kept,
@@ -22,9 +21,9 @@ use crate::{
         session::Session,
         warning::Warning,
     },
-    sys::poll,
+    sys::{identity, poll, proc},
 };
-use std::{io, mem, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{io, iter, mem, os::fd::AsFd, sync::Arc, time::Duration};
 
 /// How long a connection's end is taken for the worker's own, which is about to be told: its calls end with its exit then. The
 /// kernel closes a dying process's connections before it tells of the death, and a loaded machine can take its time between.
@@ -35,15 +34,15 @@ const DOOR_PAUSE: Duration = Duration::from_millis(50);
 const LAST_READS: usize = 64;
 
 impl Driver {
-    pub(super) fn listen(&mut self, listener: Listener, keys: Keys) {
+    pub(super) fn listen(&mut self, server: Server) {
         // Whoever has come to the old door is let in before it is gone.
         self.let_in();
         match &mut self.control {
             Some(control) => {
-                let old = control.move_to(listener);
+                let old = control.move_to(server);
                 drop(self.poller.remove(&old));
             }
-            none => *none = Some(Control::new(listener, keys)),
+            none => *none = Some(Control::new(server)),
         }
         self.open_door();
     }
@@ -51,7 +50,8 @@ impl Driver {
     /// A worker with a control pipe has been started.
     pub(super) fn expect(&mut self, place: Place, key: String, connect_time: Duration) {
         self.set_timer_after(connect_time, Timer::Connect(place));
-        let early = self.control.as_mut().and_then(|control| control.expect(key, place));
+        let user = live_at(&mut self.slots, place).and_then(|live| live.spec.peer_user);
+        let early = self.control.as_mut().and_then(|control| control.expect(key, place, user));
         if let Some(known) = early {
             drop(self.poller.remove(&known.socket));
             self.connect(known);
@@ -236,11 +236,10 @@ impl Driver {
 
     /// It has not connected in time.
     pub(super) fn miss(&mut self, place: Place) {
-        let is_missing = live_at(&mut self.slots, place).is_some_and(|live| live.awaits_control());
-        if is_missing {
-            self.forget_control(place);
-            self.disconnect(place, Disconnected::NeverConnected);
-        }
+        let Some(live) = live_at(&mut self.slots, place).filter(|live| live.awaits_control()) else { return };
+        let why = live.other_user().map_or(Disconnected::NeverConnected, |uid| Disconnected::OtherUser { uid });
+        self.forget_control(place);
+        self.disconnect(place, why);
     }
 
     /// Its connection has ended a while ago, and it lives.
@@ -286,6 +285,14 @@ impl Driver {
 }
 
 impl Live {
+    /// The user that its process, or a child of it, runs as, if that user may not connect for control.
+    fn other_user(&self) -> Option<u32> {
+        let may_connect = [Some(identity::effective_uid()), self.spec.peer_user];
+        let pid = self.present.child().pid();
+        let users = iter::once(pid).chain(proc::children(pid)).filter_map(proc::user);
+        users.into_iter().find(|uid| !may_connect.contains(&Some(*uid)))
+    }
+
     pub(super) fn awaits_control(&self) -> bool {
         self.session.is_none() && self.present.awaits_control()
     }

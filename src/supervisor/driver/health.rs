@@ -13,18 +13,20 @@ use crate::{
     },
     supervisor::{
         WorkerId,
-        event::{EventKind, NotReady},
+        event::{Event, EventKind, NotReady},
         kept::Kept,
         live::Live,
         notify::NotifySocket,
+        pen::Cell,
         prober::Prober,
         ready::Ready,
+        warning::Warning,
     },
-    sys::{is_transient, proc},
+    sys::{identity, is_transient, proc, socket::Credentials},
     wire::notify::Notice,
 };
 use std::{
-    io,
+    io, mem,
     time::{Duration, Instant},
 };
 
@@ -176,9 +178,15 @@ impl Driver {
             if live.health.notices.as_ref().is_some_and(NotifySocket::is_clogged) {
                 return self.forget_notices(place);
             }
-            let Some(notices) = live.health.notices.as_ref().and_then(NotifySocket::receive) else { return };
-            for notice in notices {
-                self.hear_notice(place, notice);
+            let Some(datagram) = live.health.notices.as_ref().and_then(NotifySocket::receive) else { return };
+            if live.is_spoken_for_by(datagram.sender) {
+                for notice in datagram.notices {
+                    self.hear_notice(place, notice);
+                }
+            } else if !mem::replace(&mut live.health.has_refused, true) {
+                let (worker, sender) = (live.shared.id(), datagram.sender);
+                let (pid, uid) = sender.map_or((0, 0), |sender| (sender.pid.unsigned_abs(), sender.uid));
+                self.outlet.send(Event::warning(Warning::NotificationRefused { worker, pid, uid }));
             }
         }
     }
@@ -201,7 +209,7 @@ impl Driver {
                 live.health.status = Some(text);
             }
             Notice::Stopping => {
-                if !std::mem::replace(&mut live.health.is_stopping, true) {
+                if !mem::replace(&mut live.health.is_stopping, true) {
                     self.outlet.send(live.event(EventKind::Stopping));
                 }
             }
@@ -271,6 +279,16 @@ impl Driver {
 }
 
 impl Live {
+    /// Whether the sender of a datagram may tell how it is: our own user and root, and processes of its tree, whoever they run as.
+    fn is_spoken_for_by(&self, sender: Option<Credentials>) -> bool {
+        let Some(Credentials { pid, uid, .. }) = sender else { return false };
+        if uid == 0 || uid == identity::effective_uid() {
+            return true;
+        }
+        let lives_there = |cell: &Cell| cell.cgroup.processes().is_ok_and(|all| all.contains(&pid));
+        proc::descends(pid, self.present.child().pid()) || self.present.with_cell(lives_there).unwrap_or(false)
+    }
+
     /// What was read of control since this was looked at last is a sign of life.
     pub(in crate::supervisor) fn notice_control(&mut self, now: Instant) {
         if self.health.vigil.is_some() && self.present.link().is_some_and(|link| link.was_heard()) {

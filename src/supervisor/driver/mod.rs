@@ -14,7 +14,7 @@ mod streams;
 use super::{
     WorkerId,
     clock::Clock,
-    control::{Control, Keys},
+    control::{Control, Server},
     event::{Disconnected, Event},
     guest::SharedSpec,
     hello::HelloFault,
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     launch::SpawnError,
-    pipe::{anonymous::PipeReader, named},
+    pipe::anonymous::PipeReader,
     policy::{group::Groups, incarnation::Input, members},
     sys::{
         conduct,
@@ -80,7 +80,7 @@ pub(super) enum Command {
     /// What its user wants of a worker.
     Act(WorkerId, Action),
     /// The control server has been started.
-    Listen(Box<(named::Listener, Keys)>),
+    Listen(Box<Server>),
     /// A caller has read something of this worker that is for the loop.
     Talk(WorkerId),
     /// Callers ask this worker one thing after the other.
@@ -318,7 +318,7 @@ impl Driver {
             Command::NotStarted(worker, error) => self.left(worker, Left::NotStarted(error)),
             Command::Reached(worker, incarnation) => self.reached(worker, incarnation),
             Command::Act(worker, action) => self.act(worker, action),
-            Command::Listen(server) => self.listen(server.0, server.1),
+            Command::Listen(server) => self.listen(*server),
             Command::Talk(worker) => self.hear_of(worker),
             Command::Burst(worker) => {
                 if let Some(place) = self.kept.get(&worker).and_then(Kept::place) {

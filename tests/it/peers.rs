@@ -1,0 +1,158 @@
+//! Where workers reach their supervisor, and which of them may: other users, other namespaces, odd directories.
+
+use crate::{
+    named::{is_root, reachable},
+    support::{DEADLINE, FIXTURE, Story, Way, alone},
+};
+use pipewright::{CallError, Disconnected, EventKind, Input, Pass, Ready, Watchdog, Worker, WorkerSpec};
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+/// As this user, whom nothing else uses.
+const SETPRIV: [&str; 3] = ["--reuid=65501", "--regid=65501", "--clear-groups"];
+
+/// The fixture where that user can reach it.
+fn fixture_for_all() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = reachable(Path::new(FIXTURE), directory.path());
+    (directory, program)
+}
+
+fn as_another(program: &Path) -> WorkerSpec {
+    WorkerSpec::new("setpriv").args(SETPRIV).arg(program).current_dir("/")
+}
+
+#[track_caller]
+fn becomes_ready(spec: WorkerSpec) -> (Story, Worker) {
+    let mut story = Story::new();
+    let worker = story.supervisor.spawn(spec.ready(Ready::notify()).stdin(Input::Pipe)).unwrap();
+    story.find(|event| match event.kind {
+        EventKind::Ready { .. } => Some(()),
+        EventKind::NotReady { .. } | EventKind::Exited(_) | EventKind::Warning(_) => panic!("{event:?}"),
+        _ => None,
+    });
+    (story, worker)
+}
+
+#[test]
+fn p15_notification_from_a_network_namespace_of_its_own_is_heard() {
+    let unshare: &[&str] = if is_root() { &["--net"] } else { &["--map-root-user", "--net"] };
+    if !Command::new("unshare").args(unshare).arg("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no network namespace is to be had");
+        return;
+    }
+    becomes_ready(WorkerSpec::new("unshare").args(unshare).args([FIXTURE, "notify", "--say", "READY=1"]));
+}
+
+#[test]
+fn p15_notification_of_a_worker_that_gave_up_its_privileges_is_heard() {
+    if !is_root() {
+        return;
+    }
+    let (_directory, program) = fixture_for_all();
+    becomes_ready(as_another(&program).args(["notify", "--say", "READY=1"]));
+    // Below a process that has kept them.
+    let script = format!("setpriv {} {} notify --say READY=1; exit 3", SETPRIV.join(" "), program.display());
+    let (mut story, worker) =
+        becomes_ready(WorkerSpec::new("sh").args(["-c", &script]).watchdog(Watchdog::notify(DEADLINE)));
+    drop(worker.take_stdin());
+    assert_eq!(story.exit().code(), Some(3));
+}
+
+#[test]
+fn p12_worker_of_another_user_connects_where_its_spec_says_so_and_no_other() {
+    if !is_root() {
+        return;
+    }
+    let (_directory, program) = fixture_for_all();
+    let mut story = Story::new();
+    let serve = as_another(&program).arg("serve").control(Pass::arg("--control={}"));
+    let other = story.supervisor.spawn(serve.clone().peer_user(65501)).unwrap();
+    assert_eq!(other.call::<_, u32>("echo", &7, DEADLINE).unwrap(), 7);
+    // Our own workers go on as before, with the same server.
+    let own = story.supervisor.spawn(Way::Direct.plain("serve").control(Pass::arg("--control={}"))).unwrap();
+    assert_eq!(own.call::<_, u32>("echo", &8, DEADLINE).unwrap(), 8);
+    // That user's other processes do not get in as a worker of which it was not said.
+    let hidden = story.supervisor.spawn(serve.connect_time(Duration::from_millis(500))).unwrap();
+    let why = story.find(|event| match event.kind {
+        EventKind::Disconnected(why) if event.worker == hidden.id() => Some(why),
+        _ => None,
+    });
+    assert!(matches!(why, Disconnected::OtherUser { uid: 65501 } | Disconnected::DiedFirst), "{why:?}");
+}
+
+#[test]
+fn p16_worker_that_may_not_connect_as_another_user_is_reported_as_such() {
+    if !is_root() {
+        return;
+    }
+    let mut story = Story::new();
+    let spec = WorkerSpec::new("setpriv").args(SETPRIV).args(["sleep", "1000"]);
+    let spec = spec.control(Pass::env("PIPEWRIGHT_CONTROL")).connect_time(Duration::from_millis(300));
+    let worker = story.supervisor.spawn(spec).unwrap();
+    let why = story.find(|event| match event.kind {
+        EventKind::Disconnected(why) => Some(why),
+        _ => None,
+    });
+    assert_eq!(why, Disconnected::OtherUser { uid: 65501 });
+    assert!(why.to_string().contains("user 65501"), "{why}");
+    assert!(!matches!(worker.call::<_, u32>("echo", &1, DEADLINE), Ok(_) | Err(CallError::TimedOut)));
+}
+
+/// The path of the control server, as a worker finds it.
+#[track_caller]
+fn control_path(story: &mut Story) -> PathBuf {
+    let spec = WorkerSpec::new("printenv").arg("PIPEWRIGHT_CONTROL").stdout(pipewright::Output::Lines);
+    story.supervisor.spawn(spec.control(Pass::env("PIPEWRIGHT_CONTROL"))).unwrap();
+    let address = story.find(|event| match event.kind {
+        EventKind::Line { line, .. } => Some(line.text().into_owned()),
+        _ => None,
+    });
+    address.rsplit_once('?').unwrap().0.into()
+}
+
+#[test]
+fn p12_sockets_are_in_a_private_directory_in_tmpdir_and_go_with_the_supervisor() {
+    const NAME: &str = "peers::p12_sockets_are_in_a_private_directory_in_tmpdir_and_go_with_the_supervisor";
+    let directory = tempfile::tempdir().unwrap();
+    let here = |spec: WorkerSpec| spec.env_remove("XDG_RUNTIME_DIR").env("TMPDIR", directory.path());
+    if !alone(NAME, here) {
+        return;
+    }
+    let mut story = Story::new();
+    let path = control_path(&mut story);
+    let private = path.parent().unwrap();
+    assert_eq!(private.parent(), Some(env::temp_dir().as_path()));
+    assert_eq!(fs::metadata(private).unwrap().permissions().mode() & 0o7777, 0o700);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    drop(story);
+    assert!(!private.exists());
+}
+
+#[test]
+fn p11_every_language_can_use_the_address_whatever_the_runtime_directory() {
+    const NAME: &str = "peers::p11_every_language_can_use_the_address_whatever_the_runtime_directory";
+    // In the process of its own `TMPDIR` is of no use.
+    let directory = tempfile::tempdir_in("/tmp").unwrap();
+    // Short enough for a socket, too long for ours.
+    let runtime = directory.path().join("x".repeat(100 - 1 - directory.path().as_os_str().len()));
+    fs::create_dir(&runtime).unwrap();
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).unwrap();
+    // The next one is no directory at all.
+    let here = |spec: WorkerSpec| spec.env("XDG_RUNTIME_DIR", &runtime).env("TMPDIR", "/dev/null");
+    if !alone(NAME, here) {
+        return;
+    }
+    let path = control_path(&mut Story::new());
+    assert!(path.as_os_str().len() <= 107, "{}", path.display());
+    let worker = WorkerSpec::new(FIXTURE).arg("serve").control(Pass::arg("--control={}"));
+    let story = Story::new();
+    let worker = story.supervisor.spawn(worker).unwrap();
+    assert_eq!(worker.call::<_, u32>("echo", &7, DEADLINE).unwrap(), 7);
+}
