@@ -11,6 +11,7 @@ use std::{
     os::unix::ffi::OsStrExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    process,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
@@ -223,7 +224,7 @@ impl Parent {
     ///
     /// Messages of several buffers, or of [`send`](Self::send), stay whole, but each buffer has an order of its own.
     pub fn buffered(&self, capacity: usize) -> Buffered<'_> {
-        Buffered { parent: self, frames: Vec::new(), capacity }
+        Buffered { parent: self, frames: Vec::new(), capacity, owner: process::id() }
     }
 
     /// Whether the parent no longer reads messages, so that sending has no use. Never blocks.
@@ -367,6 +368,8 @@ pub struct Buffered<'a> {
     parent: &'a Parent,
     frames: Vec<u8>,
     capacity: usize,
+    /// The process that has made it.
+    owner: u32,
 }
 
 shown_as!(Buffered<'_>, |buffered| { bytes: buffered.frames.len(), capacity: buffered.capacity });
@@ -398,8 +401,11 @@ impl Buffered<'_> {
 
 impl Drop for Buffered<'_> {
     fn drop(&mut self) {
-        // A destructor has nobody to tell; `flush` has.
-        drop(self.flush());
+        // A fork has a copy: its parent writes the messages.
+        if self.owner == process::id() {
+            // A destructor has nobody to tell; `flush` has.
+            drop(self.flush());
+        }
     }
 }
 
@@ -609,6 +615,17 @@ mod tests {
         buffered.send(&7).unwrap();
         drop(buffered);
         assert_eq!(unread(), 12, "dropping writes the rest");
+    }
+
+    #[test]
+    fn p02_messages_of_another_process_are_not_written_by_a_drop() {
+        let (parent, reader) = link();
+        let mut buffered = parent.buffered(100);
+        buffered.send(&1).unwrap();
+        // As in a fork, whose parent writes it too.
+        buffered.owner = 0;
+        drop(buffered);
+        assert_eq!(reader.unread().unwrap(), 0);
     }
 
     #[test]

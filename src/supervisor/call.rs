@@ -5,7 +5,7 @@ use super::{
     trace::Asked,
 };
 use crate::{
-    sys::poll::Deadline,
+    sys::{pidfd::own_pid, poll::Deadline},
     wire::{calls::CallError, message::decode},
 };
 use crossbeam_channel::{Receiver, Sender};
@@ -26,6 +26,8 @@ pub struct Call {
     pub(super) answer: Receiver<Answer>,
     pub(super) answered: Sender<Answer>,
     pub(super) asked: Asked,
+    /// The process that has begun it.
+    pub(super) owner: i32,
 }
 
 shown_as!(Call, |call| { id: call.id });
@@ -71,6 +73,10 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        if self.owner != own_pid() {
+            // A fork has a copy: its parent still waits for the answer.
+            return;
+        }
         self.asked.end(Some(&CallError::Cancelled));
         // Does nothing once it is answered.
         self.link.give_up(self.id);

@@ -8,7 +8,7 @@ use super::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::{
-    fmt,
+    fmt, process,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -33,6 +33,8 @@ pub struct Request {
     post: Arc<dyn Post>,
     cancelled: Arc<AtomicBool>,
     is_answered: bool,
+    /// The process that has received it.
+    owner: u32,
     _charge: Option<Charge>,
 }
 
@@ -75,7 +77,7 @@ impl Request {
         cancelled: Arc<AtomicBool>,
         charge: Option<Charge>,
     ) -> Self {
-        Self { id, method, params, post, cancelled, is_answered: false, _charge: charge }
+        Self { id, method, params, post, cancelled, is_answered: false, owner: process::id(), _charge: charge }
     }
 
     /// What is wanted.
@@ -146,7 +148,8 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        if self.is_answered {
+        // A fork has a copy: the answer is its parent's to give.
+        if self.is_answered || self.owner != process::id() {
             return;
         }
         let error = if self.is_cancelled() {

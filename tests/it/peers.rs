@@ -1,6 +1,7 @@
 //! Where workers reach their supervisor, and which of them may: other users, other namespaces, odd directories.
 
 use crate::{
+    kernel,
     named::{is_root, reachable},
     support::{DEADLINE, FIXTURE, Story, Way, alone},
 };
@@ -155,4 +156,30 @@ fn p11_every_language_can_use_the_address_whatever_the_runtime_directory() {
     let story = Story::new();
     let worker = story.supervisor.spawn(worker).unwrap();
     assert_eq!(worker.call::<_, u32>("echo", &7, DEADLINE).unwrap(), 7);
+}
+
+#[test]
+fn p11_fork_that_drops_calls_and_requests_ends_none_of_them() {
+    const NAME: &str = "peers::p11_fork_that_drops_calls_and_requests_ends_none_of_them";
+    if !alone(NAME, |spec| spec) {
+        return;
+    }
+    let mut story = Story::new();
+    let spec = Way::Direct.plain("serve").args(["--threads", "3"]).control(Pass::arg("--control={}"));
+    let worker = story.supervisor.spawn(spec).unwrap();
+    let mut call = Some(worker.start_call("wait", &"line").unwrap());
+    let asking = worker.start_call("ask back", &7).unwrap();
+    let mut request = Some(story.find(|event| match event.kind {
+        EventKind::Request(request) => Some(request),
+        _ => None,
+    }));
+    let forked = kernel::fork(|| {
+        drop((call.take(), request.take()));
+        0
+    });
+    assert_eq!(kernel::wait(forked), 0);
+    request.unwrap().reply(&8).unwrap();
+    assert_eq!(asking.wait::<u32>(DEADLINE).unwrap(), 8);
+    worker.call::<_, ()>("release", &"line", DEADLINE).unwrap();
+    assert_eq!(call.unwrap().wait::<String>(DEADLINE).unwrap(), "line");
 }

@@ -13,7 +13,9 @@ use crate::{
     sys::{
         bare::BareStream,
         epoll::{Interests, Poller},
-        is_transient, socket,
+        is_transient,
+        pidfd::own_pid,
+        socket,
     },
     wire::{
         calls::{Answered, CallError, Calls, Requests},
@@ -332,7 +334,7 @@ impl Link {
             state.burst.end();
             state.watch();
         }
-        Call { link: Arc::clone(self), id, answer, answered, asked: Asked::default() }
+        Call { link: Arc::clone(self), id, answer, answered, asked: Asked::default(), owner: own_pid() }
     }
 
     pub(super) fn give_up(&self, id: u64) {
