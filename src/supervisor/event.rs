@@ -217,7 +217,7 @@ impl fmt::Display for NotReady {
 pub enum Disconnected {
     /// It has not connected in the time that its spec gives it.
     NeverConnected,
-    /// As `NeverConnected`, and the kernel does not let it: its process runs as another user than we do. See
+    /// As `NeverConnected` or `DiedFirst`, and the kernel did not let it: its process runs as another user than we do. See
     /// [`WorkerSpec::peer_user`](crate::WorkerSpec::peer_user).
     OtherUser {
         /// The user that it, or a child of it, runs as.
@@ -235,7 +235,7 @@ impl fmt::Display for Disconnected {
             Self::OtherUser { uid } => {
                 return write!(
                     formatter,
-                    "it has not connected to its control pipe in time: it runs as user {uid}, who may not connect \
+                    "it has not connected to its control pipe: it runs as user {uid}, who may not connect \
                      (see WorkerSpec::peer_user)"
                 );
             }

@@ -85,7 +85,7 @@ fn p12_worker_of_another_user_connects_where_its_spec_says_so_and_no_other() {
         EventKind::Disconnected(why) if event.worker == hidden.id() => Some(why),
         _ => None,
     });
-    assert!(matches!(why, Disconnected::OtherUser { uid: 65501 } | Disconnected::DiedFirst), "{why:?}");
+    assert_eq!(why, Disconnected::OtherUser { uid: 65501 }, "it lives, or was refused and has ended");
 }
 
 #[test]
@@ -104,6 +104,14 @@ fn p16_worker_that_may_not_connect_as_another_user_is_reported_as_such() {
     assert_eq!(why, Disconnected::OtherUser { uid: 65501 });
     assert!(why.to_string().contains("user 65501"), "{why}");
     assert!(!matches!(worker.call::<_, u32>("echo", &1, DEADLINE), Ok(_) | Err(CallError::TimedOut)));
+    // One that fails at the refusal, and ends.
+    let spec = WorkerSpec::new("setpriv").args(SETPRIV).arg("false").control(Pass::env("PIPEWRIGHT_CONTROL"));
+    let ends = story.supervisor.spawn(spec).unwrap();
+    let why = story.find(|event| match event.kind {
+        EventKind::Disconnected(why) if event.worker == ends.id() => Some(why),
+        _ => None,
+    });
+    assert_eq!(why, Disconnected::OtherUser { uid: 65501 });
 }
 
 /// The path of the control server, as a worker finds it.

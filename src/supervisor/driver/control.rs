@@ -261,7 +261,9 @@ impl Driver {
     pub(super) fn last_talk(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         if live.awaits_control() {
-            self.outlet.send(live.event(EventKind::Disconnected(Disconnected::DiedFirst)));
+            // Not reaped yet: the kernel still knows whose process it was.
+            let why = live.other_user().map_or(Disconnected::DiedFirst, |uid| Disconnected::OtherUser { uid });
+            self.outlet.send(live.event(EventKind::Disconnected(why)));
         }
         if let Some(mut session) = live.session.take() {
             drop(self.poller.remove(&session));
