@@ -402,7 +402,7 @@ fn what_makes_no_sense_is_refused() {
     group.add(hanging().restart(RestartPolicy::from(Restart::OnFailure).forced_codes([3]))).unwrap();
     assert!(refused(hanging().after(&first, When::Exited)).contains("never ends"));
     let alone = supervisor.spawn(hanging()).unwrap();
-    assert!(refused(hanging().after(&alone, When::Ready)).contains("there is no"));
+    assert!(refused(hanging().after(&alone, When::Ready)).contains("is no member of a group"));
     assert!(supervisor.spawn(hanging().after(&first, When::Ready)).is_err(), "only in a group");
     assert!(supervisor.group(GroupPolicy::default().significant()).is_err());
     for policy in [GroupPolicy::default().restart(Restart::Always), GroupPolicy::default().intensity(3, Duration::ZERO)]
