@@ -66,6 +66,6 @@ fn call_without_reader() -> Result<Result<i32, ErrorKind>, Box<dyn Error>> {
     let supervisor = Supervisor::new()?;
     let fixture = std::env::current_exe()?;
     let worker = supervisor.spawn(WorkerSpec::new(fixture).args(["hang-up"]).control(Pass::arg("--control={}")))?;
-    let answer: Result<i32, _> = worker.call("add", &1, PATIENCE);
+    let answer: Result<i32, _> = worker.call("add", &[1], PATIENCE);
     Ok(answer.map_err(|_| ErrorKind::BrokenPipe))
 }

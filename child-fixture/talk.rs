@@ -39,13 +39,13 @@ pub(crate) fn serve(options: &Options) -> Outcome {
                     .unwrap_or_else(|_| RemoteError::new(0, "")))
             }
             "wait" => {
-                let line: String = request.params()?;
+                let [line]: [String; 1] = request.params()?;
                 let lines = released.0.lock().unwrap_or_else(PoisonError::into_inner);
                 drop(released.1.wait_timeout_while(lines, PATIENCE, |lines| !lines.contains(&line)));
                 Ok(line.into())
             }
             "release" => {
-                released.0.lock().unwrap_or_else(PoisonError::into_inner).insert(request.params()?);
+                released.0.lock().unwrap_or_else(PoisonError::into_inner).extend(request.params::<[String; 1]>()?);
                 released.1.notify_all();
                 Ok(Value::Null)
             }
@@ -76,14 +76,14 @@ pub(crate) fn ask() -> Outcome {
     thread::scope(|scope| {
         for n in 0..3 {
             let parent = &parent;
-            scope.spawn(move || match parent.call::<_, String>("may I", &n, PATIENCE) {
+            scope.spawn(move || match parent.call::<_, String>("may I", &[n], PATIENCE) {
                 Ok(answer) => println!("{n}: {answer}"),
                 Err(pipewright::CallError::Remote(error)) => println!("{n}: {error}"),
                 Err(error) => println!("{n}: {error}"),
             });
         }
     });
-    parent.notify("state", "done")?;
+    parent.notify("state", &["done"])?;
     Ok(())
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn ask_in_flood() -> Outcome {
     let text = "x".repeat(10_000);
     thread::scope(|scope| {
         scope.spawn(|| {
-            while parent.notify("flood", &text).is_ok() {
+            while parent.notify("flood", &[&text]).is_ok() {
                 told.fetch_add(1, Ordering::SeqCst);
             }
         });

@@ -58,7 +58,7 @@
 //!
 //! let supervisor = Supervisor::new()?;
 //! let plugin = supervisor.spawn(WorkerSpec::new("./plugin").control(Pass::env("PIPEWRIGHT_CONTROL")))?;
-//! let formatted: String = plugin.call("format", &"fn main(){}", Duration::from_secs(5))?;
+//! let formatted: String = plugin.call("format", &["fn main(){}"], Duration::from_secs(5))?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -68,7 +68,7 @@
 //! let parent = pipewright::Parent::from_args()?;
 //! parent.send(&"started")?;
 //! parent.serve(1, |request| match request.method() {
-//!     "format" => Ok(request.params::<String>()?), // what is no string is the caller's error
+//!     "format" => Ok(request.params::<[String; 1]>()?.concat()), // what is no string is the caller's error
 //!     other => Err(pipewright::RemoteError::method_not_found(other)),
 //! });
 //! # Ok::<(), Box<dyn std::error::Error>>(())

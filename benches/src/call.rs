@@ -152,7 +152,10 @@ impl Others {
                 self.json.read_line(&mut line)?;
                 check(&serde_json::from_str::<String>(&line)?, &self.question)?;
             }
-            "pipewright" => check(&self.worker.call::<_, String>("echo", &self.question, PATIENCE)?, &self.question)?,
+            "pipewright" => {
+                let [answer]: [String; 1] = self.worker.call("echo", &[&self.question], PATIENCE)?;
+                check(&answer, &self.question)?;
+            }
             _ => {
                 self.asks.send(self.question.clone())?;
                 check(&self.answers.recv()?, &self.question)?;

@@ -186,7 +186,8 @@ pub enum CallError {
         /// How many bytes wait.
         queued: usize,
     },
-    /// The parameters do not turn into JSON.
+    /// The parameters do not turn into JSON, or into neither an array nor an object, which is all that JSON-RPC allows: a single
+    /// value goes into an array, `&[5]`.
     #[error("the parameters cannot be written as JSON: {}", printable(&.0.to_string()))]
     Encode(#[source] serde_json::Error),
     /// The result is not what was wanted.

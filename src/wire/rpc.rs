@@ -6,9 +6,11 @@ use super::{
     message::{DecodeError, decode},
 };
 use crate::text::printable;
+use memchr::memmem;
 use serde::{
     Deserialize, Deserializer as _, Serialize,
     de::{IgnoredAny, MapAccess, Visitor},
+    ser::Error as _,
 };
 use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
@@ -283,9 +285,18 @@ fn line<P: Serialize + ?Sized, R: Serialize + ?Sized>(
     if line.ends_with(NO_PARAMS) {
         line.truncate(line.len().saturating_sub(NO_PARAMS.len()));
         line.extend_from_slice(b"}\n");
+    } else if outgoing.params.is_some() {
+        // The name stands in no string before them, where its quotes would be escaped.
+        let start = memmem::find(&line, PARAMS).map(|at| at.saturating_add(PARAMS.len()));
+        if !matches!(start.and_then(|start| line.get(start)), Some(b'[' | b'{')) {
+            let text = "the parameters of JSON-RPC are an array, an object, or none: a single value goes into an array";
+            return Err(serde_json::Error::custom(text));
+        }
     }
     Ok(line)
 }
+
+const PARAMS: &[u8] = b",\"params\":";
 
 /// The end of a line whose parameters are none: JSON-RPC wants an array, an object, or nothing at all. They stand last.
 const NO_PARAMS: &[u8] = b",\"params\":null}\n";
@@ -422,6 +433,11 @@ mod tests {
         );
         let bare = String::from_utf8(request(7, "ping", &()).unwrap()).unwrap();
         assert_eq!(bare, "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"ping\"}\n");
+        for scalar in [json!(5), json!("text"), json!(true), json!(",\"params\":[")] {
+            let error = request(7, "m,\"params\":[", &scalar).unwrap_err();
+            assert!(error.to_string().contains("a single value goes into an array"), "{error}");
+            assert!(notification("m", &[scalar]).is_ok());
+        }
         let within = String::from_utf8(notification("tick", &json!({"params": null})).unwrap()).unwrap();
         assert!(within.ends_with(",\"params\":{\"params\":null}}\n"), "{within}");
     }

@@ -88,7 +88,7 @@ fn p06_answers_wait_for_nobody_elses_consumer() {
     thread::scope(|scope| {
         scope.spawn(|| echo(&socket));
         for n in 0..100 {
-            assert_eq!(worker.call::<_, u32>("echo", &n, DEADLINE).unwrap(), n);
+            assert_eq!(worker.call::<_, [u32; 1]>("echo", &[n], DEADLINE).unwrap(), [n]);
         }
         drop(worker.kill());
         socket.shutdown(std::net::Shutdown::Both).unwrap();
@@ -125,7 +125,7 @@ fn p06_a_worker_that_nobody_listens_to_is_not_found_dead() {
             assert!(told, "{:?}", story.told);
         }
         flooder.join().unwrap();
-        assert!(worker.call::<_, bool>("echo", &true, DEADLINE).unwrap());
+        assert!(worker.call::<_, [bool; 1]>("echo", &[true], DEADLINE).unwrap()[0]);
         socket.shutdown(std::net::Shutdown::Both).unwrap();
     });
 }
@@ -145,7 +145,7 @@ fn p06_what_is_told_to_a_worker_comes_through_while_nobody_listens_to_it() {
         // More than the socket takes at once.
         let text = "y".repeat(10_000);
         for _ in 0..LINES {
-            worker.notify("listen", &text).unwrap();
+            worker.notify("listen", &[&text]).unwrap();
         }
         let lines = BufReader::new(&socket).lines();
         assert_eq!(lines.take(LINES).filter(|line| line.as_ref().unwrap().contains("listen")).count(), LINES);
@@ -310,9 +310,9 @@ fn p15_nobody_waits_for_a_line_that_was_too_long() {
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(5), &json!(-32600)), "{answer}");
     thread::scope(|scope| {
         scope.spawn(|| echo(&socket));
-        let error = worker.call::<_, String>("echo", &long, DEADLINE).unwrap_err();
+        let error = worker.call::<_, Value>("echo", &[&long], DEADLINE).unwrap_err();
         assert!(matches!(error, CallError::NotUnderstood(_)), "{error:?}");
-        assert_eq!(worker.call::<_, u32>("echo", &1, DEADLINE).unwrap(), 1, "what comes after it");
+        assert_eq!(worker.call::<_, [u32; 1]>("echo", &[1], DEADLINE).unwrap(), [1], "what comes after it");
         socket.shutdown(std::net::Shutdown::Both).unwrap();
     });
     for _ in 0..2 {
@@ -356,7 +356,7 @@ fn workers_connect_wherever_the_runtime_directory_is_or_was() {
     let runtime = std::path::PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR").unwrap());
     let story = Story::new();
     let spec = || Way::Direct.plain("serve").control(Pass::arg("--control={}"));
-    let answers = |worker: &Worker| assert_eq!(worker.call::<_, u32>("echo", &1, DEADLINE).unwrap(), 1);
+    let answers = |worker: &Worker| assert_eq!(worker.call::<_, [u32; 1]>("echo", &[1], DEADLINE).unwrap(), [1]);
     let first = story.supervisor.spawn(spec()).unwrap();
     answers(&first);
     assert!(!runtime.exists(), "it was never there");

@@ -72,7 +72,7 @@ both_ways! {
             CallError::Remote(error) => assert_eq!((error.code, &*error.message), (-32603, "the method panicked")),
             error => panic!("{error:?}"),
         }
-        match worker.call::<_, u8>("echo", &"text", DEADLINE).unwrap_err() {
+        match worker.call::<_, u8>("echo", &["text"], DEADLINE).unwrap_err() {
             CallError::NotUnderstood(error) => assert!(error.excerpt().contains("text"), "{error}"),
             error => panic!("{error:?}"),
         }
@@ -98,9 +98,9 @@ both_ways! {
     fn answers_may_come_in_any_order(way: Way) {
         let story = Story::new();
         let worker = story.supervisor.spawn(serving(way).args(["--threads", "2"])).unwrap();
-        let slow = worker.start_call("wait", &"the line").unwrap();
+        let slow = worker.start_call("wait", &["the line"]).unwrap();
         assert_eq!(worker.call::<_, i64>("add", &[1], DEADLINE).unwrap(), 1, "it overtakes");
-        worker.call::<_, ()>("release", &"the line", DEADLINE).unwrap();
+        worker.call::<_, ()>("release", &["the line"], DEADLINE).unwrap();
         assert_eq!(slow.wait::<String>(DEADLINE).unwrap(), "the line");
     }
 
@@ -161,16 +161,16 @@ both_ways! {
         thread::scope(|scope| {
             let caller = scope.spawn(|| {
                 for n in 0..CALLS {
-                    assert_eq!(worker.call::<_, u32>("ask back", &n, DEADLINE).unwrap(), n + 1);
+                    assert_eq!(worker.call::<_, u32>("ask back", &[n], DEADLINE).unwrap(), n + 1);
                 }
             });
             for n in 0..CALLS {
                 let told = story.find(|event| match event.kind {
-                    EventKind::Notification(told) => Some(told.params::<u32>().unwrap()),
+                    EventKind::Notification(told) => Some(told.params::<[u32; 1]>().unwrap()),
                     _ => None,
                 });
                 let request = story.find(request);
-                assert_eq!((told, request.params::<u32>().unwrap()), (n, n));
+                assert_eq!((told, request.params::<[u32; 1]>().unwrap()), ([n], [n]));
                 request.reply(&(n + 1)).unwrap();
             }
             caller.join().unwrap();
@@ -193,7 +193,7 @@ both_ways! {
         let worker = story.supervisor.spawn(spec.stderr(Output::Lines)).unwrap();
         // It asks from three threads at once. They are answered in the opposite order, the last by being dropped.
         let mut requests: Vec<Request> = (0..3).map(|_| story.find(request)).collect();
-        requests.sort_by_key(|request| request.params::<u32>().unwrap());
+        requests.sort_by_key(|request| request.params::<[u32; 1]>().unwrap());
         assert!(requests.iter().all(|request| request.method() == "may I" && !request.is_cancelled()));
         let first = requests.remove(0);
         drop(requests.pop());
@@ -203,14 +203,14 @@ both_ways! {
         for event in story.rest() {
             match event.kind {
                 EventKind::Line { line, .. } => lines.push(line.text().into_owned()),
-                EventKind::Notification(told) => notified = Some(told.params::<String>().unwrap()),
+                EventKind::Notification(told) => notified = Some(told.params::<[String; 1]>().unwrap()),
                 EventKind::Exited(exit) => assert!(exit.success(), "{exit}: {}", exit.stderr_text()),
                 _ => {}
             }
         }
         lines.sort();
         assert_eq!(lines, ["0: yes", "1: no (code 7)", "2: the request was dropped without an answer (code -32603)"]);
-        assert_eq!(notified.as_deref(), Some("done"));
+        assert_eq!(notified, Some(["done".to_owned()]));
         drop(worker);
     }
 
@@ -243,7 +243,7 @@ both_ways! {
         for event in story.rest() {
             match event.kind {
                 EventKind::Connected => connected += 1,
-                EventKind::Notification(note) => told += note.params::<usize>().unwrap(),
+                EventKind::Notification(note) => told += note.params::<[usize; 1]>().unwrap()[0],
                 EventKind::Disconnected(why) => assert_ne!(why, Disconnected::DiedFirst),
                 EventKind::Exited(exit) => assert!(exit.success(), "{exit}"),
                 _ => {}
@@ -328,7 +328,7 @@ both_ways! {
         let worker = story.supervisor.spawn(spec).unwrap();
         story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
         let text = "x".repeat(10_000);
-        let error = (0..10_000).find_map(|_| worker.notify("hear me", &text).err()).expect("a limit");
+        let error = (0..10_000).find_map(|_| worker.notify("hear me", &[&text]).err()).expect("a limit");
         assert!(matches!(error, CallError::Full { queued } if queued > 900_000), "{error:?}");
         let other = story.supervisor.spawn(serving(way)).unwrap();
         assert_eq!(other.call::<_, i64>("add", &[1], DEADLINE).unwrap(), 1, "nobody else waits");

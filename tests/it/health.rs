@@ -280,7 +280,7 @@ both_ways! {
         let mut stdin = worker.take_stdin().unwrap();
         assert_eq!(worker.wait_timeout(Duration::from_millis(1200)), None, "three times its period");
         stdin.write_all(b"\n").unwrap();
-        assert_eq!(worker.call::<_, u32>("echo", &1, DEADLINE).unwrap(), 1);
+        assert_eq!(worker.call::<_, [u32; 1]>("echo", &[1], DEADLINE).unwrap(), [1]);
         story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
         assert!(!story.told.iter().any(|told| told.contains("Silent")), "{:?}", story.told);
         let never = shell(way, "read").control(Pass::arg("--control={}")).connect_time(Duration::from_millis(100));

@@ -281,7 +281,7 @@ both_ways! {
         // More than a socket takes.
         let text = "x".repeat(100 << 10);
         for _ in 0..8 {
-            deaf.notify("listen", &text).unwrap();
+            deaf.notify("listen", &[&text]).unwrap();
         }
         let queue = story.supervisor.status().workers[0].control_queue;
         assert!(queue > 100 << 10 && queue < 9 * (100 << 10), "{queue}");

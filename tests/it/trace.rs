@@ -23,6 +23,8 @@ use tracing::{
 
 /// What no field may hold.
 const SECRET: &str = "hush";
+/// As the parameters of a call.
+const SECRETS: &[&str] = &[SECRET];
 
 /// A span or an event, as it was told.
 #[derive(Debug, Clone)]
@@ -353,16 +355,16 @@ fn a_call_is_told_when_it_has_ended() {
     let story = Story::new();
     let worker = story.supervisor.spawn(WorkerSpec::new(FIXTURE).arg("serve").control(Pass::arg("--control={}")));
     let worker = worker.unwrap();
-    let told: Value = worker.call("echo", SECRET, DEADLINE).unwrap();
-    assert_eq!(told, SECRET);
-    assert!(matches!(worker.call::<_, Value>("fail", SECRET, DEADLINE), Err(CallError::Remote(_))));
-    assert!(matches!(worker.call::<_, u8>("echo", SECRET, DEADLINE), Err(CallError::NotUnderstood(_))));
-    let started = worker.start_call("echo", SECRET).unwrap();
-    assert_eq!(started.wait::<Value>(DEADLINE).unwrap(), SECRET);
-    drop(worker.start_call("until cancelled", SECRET).unwrap());
-    drop(worker.call::<_, Value>("until cancelled", SECRET, Duration::ZERO).unwrap_err());
+    let told: Value = worker.call("echo", SECRETS, DEADLINE).unwrap();
+    assert_eq!(told, json!(SECRETS));
+    assert!(matches!(worker.call::<_, Value>("fail", SECRETS, DEADLINE), Err(CallError::Remote(_))));
+    assert!(matches!(worker.call::<_, u8>("echo", SECRETS, DEADLINE), Err(CallError::NotUnderstood(_))));
+    let started = worker.start_call("echo", SECRETS).unwrap();
+    assert_eq!(started.wait::<Value>(DEADLINE).unwrap(), json!(SECRETS));
+    drop(worker.start_call("until cancelled", SECRETS).unwrap());
+    drop(worker.call::<_, Value>("until cancelled", SECRETS, Duration::ZERO).unwrap_err());
     drop(story);
-    drop(worker.call::<_, Value>("echo", SECRET, DEADLINE).unwrap_err());
+    drop(worker.call::<_, Value>("echo", SECRETS, DEADLINE).unwrap_err());
     let calls = recorder.events(|event| event.fields.text() == "call");
     let ends = calls.iter().map(|call| [call.fields.of("method").clone(), call.fields.of("outcome").clone()]);
     assert_eq!(
