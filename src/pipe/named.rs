@@ -34,7 +34,7 @@
 //!
 //! let supervisor = Supervisor::new()?;
 //! let plugin = supervisor.spawn(WorkerSpec::new("./plugin").control(Pass::env("PIPEWRIGHT_CONTROL")))?;
-//! let answer: String = plugin.call("greet", &"world", Duration::from_secs(5))?;
+//! let answer: String = plugin.call("greet", &["world"], Duration::from_secs(5))?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
