@@ -131,7 +131,7 @@ impl Drop for Held {
     }
 }
 
-/// Tries a clean-up three times, which the kernel may refuse for want of memory: there is no caller to try it again.
+/// Tries three times what the kernel may refuse for want of memory, and what leaves a file behind where it fails.
 fn with_patience<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..2 {
         match call() {
@@ -239,7 +239,7 @@ fn take_lock(path: &Path, lock_path: &Path) -> Result<File, ListenError> {
             owner: fs::symlink_metadata(lock_path).ok().map(|found| found.uid()),
             source,
         })?;
-        if !lock::try_lock(&file).map_err(failed)? {
+        if !with_patience(|| lock::try_lock(&file)).map_err(failed)? {
             break;
         }
         let ours = file.metadata().map_err(failed)?;

@@ -3,10 +3,14 @@
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},
+    thread,
     time::{Duration, Instant},
 };
 
-use super::cvt;
+use super::{cvt, is_shortage};
+
+/// How often a call is made again that was refused for want of memory.
+pub(super) const SHORTAGE_TRIES: u32 = 16;
 
 /// What is waited for. An error or a hangup of the other side ends every wait: poll(2) reports them unasked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +59,7 @@ impl Deadline {
 
 /// Waits until the descriptor is ready or the deadline has passed. A deadline in the past still looks once.
 ///
-/// Signals do not end it: it goes on with the time that is left.
+/// Signals do not end it: it goes on with the time that is left. Nor does want of memory, which passes, unless it stays.
 pub(crate) fn wait(fd: BorrowedFd<'_>, interest: Interest, deadline: Deadline) -> io::Result<Waited> {
     let events = match interest {
         Interest::Readable => libc::POLLIN,
@@ -63,6 +67,7 @@ pub(crate) fn wait(fd: BorrowedFd<'_>, interest: Interest, deadline: Deadline) -
         Interest::Hangup => 0,
     };
     let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    let mut tries = 0;
     loop {
         // SAFETY: poll(2) reads and writes `nfds` structures at the pointer: one, and `asked` is one.
         let answered = cvt(unsafe { libc::poll(&raw mut asked, 1, timeout_ms(deadline.remaining())) });
@@ -73,6 +78,10 @@ pub(crate) fn wait(fd: BorrowedFd<'_>, interest: Interest, deadline: Deadline) -
             Ok(_) if asked.revents & libc::POLLNVAL != 0 => return Err(io::Error::from_raw_os_error(libc::EBADF)),
             Ok(_) => return Ok(Waited::Ready),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_shortage(&error) && tries < SHORTAGE_TRIES => {
+                tries += 1;
+                thread::yield_now();
+            }
             Err(error) => return Err(error),
         }
     }

@@ -15,6 +15,7 @@ use crate::{
         stop::StopStep,
     },
     supervisor::{event::EventKind, live::Live, survivors::Survivors, worker::Present},
+    sys::is_shortage,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -184,6 +185,8 @@ impl Driver {
         live.present.leave_guard(&self.starter);
         match live.present.child().reap(live.rest()) {
             Ok(None) => self.input(place, Input::Withheld),
+            // Its status is still there to be taken once the kernel has memory again.
+            Err(error) if is_shortage(&error) => self.input(place, Input::Withheld),
             reaped => {
                 let exit = live.exit(reaped.ok().flatten(), self.clock.now());
                 self.leave(place, exit);

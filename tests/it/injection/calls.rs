@@ -15,6 +15,8 @@ pub(super) struct Call {
 }
 
 const ALL: fn(&[u64; 6]) -> bool = |_| true;
+/// The one option for which the kernel has to make something.
+const SO_PEERPIDFD: u64 = 77;
 const CLONE_THREAD: u64 = 0x10000;
 
 macro_rules! calls {
@@ -68,7 +70,7 @@ pub(super) const CALLS: &[Call] = calls! {
     "flock" [libc::SYS_flock], ALL, [ENOLCK, EINTR];
     "getdents64" [libc::SYS_getdents64], ALL, [ENOMEM];
     "getrandom" [libc::SYS_getrandom], ALL, [EINTR];
-    "getsockopt" [libc::SYS_getsockopt], ALL, [ENOMEM, ENOBUFS];
+    "getsockopt" [libc::SYS_getsockopt], |arguments| arguments[2] == SO_PEERPIDFD, [EMFILE, ENFILE, ENOMEM];
     "inotify_add_watch" [libc::SYS_inotify_add_watch], ALL, [ENOMEM, ENOSPC];
     "inotify_init1" [libc::SYS_inotify_init1], ALL, [EMFILE, ENFILE];
     "ioctl" [libc::SYS_ioctl], ALL, [ENOMEM];
@@ -83,6 +85,7 @@ pub(super) const CALLS: &[Call] = calls! {
     "pidfd_send_signal" [libc::SYS_pidfd_send_signal], ALL, [ENOMEM];
     "pipe2" [libc::SYS_pipe2], ALL, [EMFILE, ENFILE];
     "poll" [old::POLL, libc::SYS_ppoll], ALL, [EINTR, ENOMEM];
+    "pread" [libc::SYS_pread64], ALL, [EINTR, ENOMEM];
     "prctl" [libc::SYS_prctl], ALL, [ENOMEM];
     "prlimit64" [libc::SYS_prlimit64], ALL, [ENOMEM];
     "pwritev2" [libc::SYS_pwritev2], ALL, [EINTR];
@@ -149,6 +152,7 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("remove_file", &["unlink"]),
     ("set_permissions", &["chmod"]),
     ("symlink_metadata", &["stat"]),
+    ("unbound", &["socket"]),
 ];
 
 /// Those that happen only where this process may make cgroups.
@@ -177,6 +181,8 @@ const NEVER: &[(&str, &[&str])] = &[
             "sigfillset",
             "sigismember",
             "sigpending",
+            "current",
+            "lseek",
             "sleep",
             "yield_now",
             "syscall",
