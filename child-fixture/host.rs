@@ -3,11 +3,14 @@
 use crate::{Options, Outcome};
 use pipewright::{
     Backoff, EventKind, Group, Input, Intensity, Output, Pass, Ready, Restart, RestartPolicy, StopPolicy, StopStep,
-    Supervisor, Watchdog, WorkerSpec,
+    Supervisor, Watchdog, WorkerSpec, guard::Guard,
 };
 use std::{
+    env,
     error::Error,
+    fs,
     io::{Read, Write},
+    os::unix::fs::FileExt,
     process::Command,
     time::Duration,
 };
@@ -17,18 +20,38 @@ const TREE: &str = "setsid sh -c 'sleep 1000 </dev/null >/dev/null 2>&1 & exec s
 /// Leaves a daemon behind and ends, again and again.
 const CRASH: &str = "setsid sh -c 'sleep 1000 </dev/null >/dev/null 2>&1 & exec sleep 1000' & exit 1";
 
-/// `--level own|session|inherit|command|process|survive`: says `up` and how its workers are contained when everybody has been
+/// Members of the worker's group that have no environment to be found by, and two that have left the group. All hold standard
+/// output.
+const HOSTILE: &str = "env -i sleep 1000 & env -i sh -c 'sleep 1000; :' & $0 overwrite-environment & setsid sleep 1000 & \
+                       setsid $0 end-main-thread & wait";
+
+/// Writes a title over the whole environment, as sshd and nginx do.
+pub(crate) fn overwrite_environment() -> Outcome {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = stat.rsplit_once(") ").ok_or("no name")?.1.split_whitespace().collect();
+    // Fields 50 and 51 of proc_pid_stat(5), of which the third is the first here.
+    let (start, end): (u64, u64) = (fields[47].parse()?, fields[48].parse()?);
+    let title: Vec<u8> = b"title: ".iter().copied().cycle().take(usize::try_from(end - start)?).collect();
+    let memory = fs::File::options().write(true).open("/proc/self/mem")?;
+    Ok(memory.write_all_at(&title, start)?)
+}
+
+/// `[--guard shell|own] [--hostile] --level own|session|inherit|command|process|survive`: says `up` and how its workers are contained when everybody has been
 /// started for the first time.
 pub(crate) fn run(options: &Options) -> Outcome {
     let level = options.get("level").unwrap_or("own").to_owned();
+    let fixture = env::current_exe()?;
     let spec = |script: &'static str| {
         let spec = match level.as_str() {
-            "command" | "process" => WorkerSpec::from_command(move || {
-                let mut command = Command::new("/bin/sh");
-                command.args(["-c", script]);
-                command
+            "command" | "process" => WorkerSpec::from_command({
+                let fixture = fixture.clone();
+                move || {
+                    let mut command = Command::new("/bin/sh");
+                    command.args(["-c", script]).arg(&fixture);
+                    command
+                }
             }),
-            _ => WorkerSpec::new("/bin/sh").args(["-c", script]),
+            _ => WorkerSpec::new("/bin/sh").args(["-c", script]).arg(&fixture),
         };
         let group = match level.as_str() {
             "session" => Group::Session,
@@ -41,15 +64,26 @@ pub(crate) fn run(options: &Options) -> Outcome {
         let spec = spec.group(group).restart(policy);
         if level == "survive" { spec.survive_parent() } else { spec }
     };
-    let supervisor = Supervisor::new()?;
+    let guard = match options.get("guard") {
+        None => Guard::default(),
+        Some("shell") => Guard::Shell,
+        Some("own") => Guard::OwnExecutable,
+        Some(other) => return Err(format!("there is no guard {other:?}").into()),
+    };
+    let supervisor = Supervisor::builder().guard(guard).build()?;
     let mut contained = None;
+    if options.has("hostile") {
+        supervisor.spawn(spec(HOSTILE))?;
+    }
     for _ in 0..3 {
         contained = supervisor.spawn(spec(TREE))?.containment();
         supervisor.spawn(spec(CRASH))?;
     }
     say(&format!("up {contained:?}"))?;
     for event in supervisor.events() {
-        drop(event);
+        if let EventKind::Warning(warning) = event.kind {
+            say(&warning.to_string())?;
+        }
     }
     Ok(())
 }
@@ -57,7 +91,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
 /// A host with one worker that has connected for control; says so, and lives until the end of its input.
 pub(crate) fn control() -> Outcome {
     let supervisor = Supervisor::new()?;
-    let worker = WorkerSpec::new(std::env::current_exe()?).arg("serve").control(Pass::arg("--control={}"));
+    let worker = WorkerSpec::new(env::current_exe()?).arg("serve").control(Pass::arg("--control={}"));
     let worker = supervisor.spawn(worker)?;
     worker.call::<_, ()>("ping", &(), Duration::from_secs(30))?;
     say("up")?;

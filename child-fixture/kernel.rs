@@ -16,6 +16,21 @@ pub(crate) fn wait_for_nothing(time: Duration) {
     unsafe { libc::poll(std::ptr::null_mut(), 0, timeout_ms) };
 }
 
+/// Ends the main thread; another one lives on.
+pub(crate) fn end_main_thread() {
+    let other = std::thread::Builder::new().spawn(|| {
+        loop {
+            pause();
+        }
+    });
+    if let Err(error) = other {
+        eprintln!("no thread: {error}");
+        return;
+    }
+    // SAFETY: exit(2) raw ends the calling thread alone; it holds nothing that the other one uses.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+}
+
 pub(crate) fn ignore(signal: i32) {
     // SAFETY: signal(2) with SIG_IGN runs no code of ours.
     unsafe { libc::signal(signal, libc::SIG_IGN) };

@@ -126,6 +126,8 @@ mod parent; // the worker's side; links nothing of what stands below
 
 mod launch; // a recipe becomes a process
 
+pub mod guard; // the process that ends all trees when the host is killed
+
 mod supervisor; // the parent's side
 
 pub use exit::{Exit, ExitStatus, Leak, Survivor, Usage};

@@ -131,7 +131,7 @@ fn c_string(text: OsString) -> CString {
 
 fn arguments(plan: &Plan, program: &OsStr, numbers: &[RawFd], control_path: &str) -> Texts {
     let mut texts = Texts::default();
-    texts.push(&[program.as_bytes()]);
+    texts.push(&[plan.title.as_deref().unwrap_or(program).as_bytes()]);
     for argument in plan.arguments(numbers, control_path) {
         texts.push(&[argument.as_bytes()]);
     }

@@ -156,8 +156,8 @@ pub enum SpawnStep {
     Control,
     /// Making the socket for its `sd_notify`.
     Notify,
-    /// Starting `/bin/sh`, the process that guards the supervisor's trees. On a machine without one only workers that may
-    /// [survive](crate::WorkerSpec::survive_parent) can be started.
+    /// Starting the [guard](crate::guard), which ends the trees of all workers when this process is killed. Workers that may
+    /// [survive](crate::WorkerSpec::survive_parent) need none.
     Guard,
     /// Opening a file for its standard input, output or error.
     Open(Box<Path>),
@@ -277,9 +277,17 @@ impl SpawnError {
         }
     }
 
-    /// Of the process that guards all trees.
+    /// Of the process that ends all trees when the host is killed.
     pub(crate) fn guard(source: io::Error) -> Self {
-        Self::failed("/bin/sh", SpawnStep::Guard, source)
+        Self::failed("pipewright-guard", SpawnStep::Guard, source)
+    }
+
+    /// The same reason, of the guard.
+    pub(crate) fn of_guard(self) -> Self {
+        match self {
+            Self::Failed { source, .. } => Self::guard(source),
+            Self::Spec(_) | Self::SupervisorGone => self,
+        }
     }
 
     /// The program's file is open for writing.

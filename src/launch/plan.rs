@@ -143,6 +143,8 @@ pub(crate) enum GrantSource {
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) program: Program,
+    /// The first word of the argument list, where that is not the program's name.
+    pub(crate) title: Option<OsString>,
     pub(crate) arguments: Vec<Argument>,
     pub(crate) environment: Vec<EnvironmentChange>,
     pub(crate) directory: Option<PathBuf>,
@@ -165,6 +167,7 @@ impl Plan {
     pub(crate) fn new(program: Program) -> Self {
         Self {
             program,
+            title: None,
             arguments: Vec::new(),
             environment: Vec::new(),
             directory: None,

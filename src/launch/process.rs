@@ -240,7 +240,7 @@ impl Process {
     }
 
     /// A descriptor that is readable once the process has ended: to wait for that and for other things too.
-    pub(super) fn end(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn end(&self) -> io::Result<OwnedFd> {
         self.child.with_pidfd(|pidfd| pidfd.as_fd().try_clone_to_owned())
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 #[derive(Debug)]
 pub(super) struct Mark {
     pub(super) token: Token,
-    /// Its place in the guard's list.
+    /// Its process group, where that is in the list of the guard.
     pub(super) guarded: Mutex<Option<u32>>,
     /// The cgroup it lives in.
     pub(super) cell: Mutex<Option<Cell>>,

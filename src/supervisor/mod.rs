@@ -41,6 +41,7 @@ mod warning;
 mod worker;
 
 use crate::{
+    guard::Guard,
     launch::{self, Patience, SpawnError},
     sys::{closing::Released, pidfd, wake::Waker},
 };
@@ -83,8 +84,9 @@ const GRACE_PERIOD: Duration = Duration::from_secs(2);
 /// Starts workers and tells what happens to them, in one channel.
 ///
 /// It runs two threads, for any number of workers: one that spawns, and one that does all the reading and waiting. While a start hangs
-/// there is one more ([`Status::spawner_threads`]). None of them takes a signal, and nothing of the host is changed: no handler, no `waitpid(-1)`, no environment. With the first worker one small
-/// shell is started, which ends all trees if this process is killed.
+/// there is one more ([`Status::spawner_threads`]). None of them takes a signal, and nothing of the host is changed: no handler, no
+/// `waitpid(-1)`, no environment. With the first worker its [guard](crate::guard) is started, one small process which ends all trees
+/// if this process is killed.
 ///
 /// ```no_run
 /// use pipewright::{EventKind, Pass, Supervisor, WorkerSpec};
@@ -146,7 +148,7 @@ impl Supervisor {
 
     /// A supervisor with other settings.
     pub fn builder() -> Builder {
-        Builder { window: WINDOW, grace_period: GRACE_PERIOD }
+        Builder { window: WINDOW, grace_period: GRACE_PERIOD, guard: Guard::default() }
     }
 
     /// Starts a worker and returns when its program runs. Good from any number of threads at once.
@@ -328,6 +330,7 @@ impl Supervisor {
 pub struct Builder {
     window: usize,
     grace_period: Duration,
+    guard: Guard,
 }
 
 impl Builder {
@@ -342,6 +345,12 @@ impl Builder {
     /// default 2 s, which cuts the default ladder of 6 s short.
     pub fn grace_period(mut self, period: Duration) -> Self {
         self.grace_period = period;
+        self
+    }
+
+    /// The program of the guard, the process that ends all trees when this process is killed; by default [`Guard::Auto`].
+    pub fn guard(mut self, guard: Guard) -> Self {
+        self.guard = guard;
         self
     }
 
@@ -362,7 +371,7 @@ impl Builder {
         let mailbox = Mailbox { commands, waker: Arc::clone(&waker) };
         let roster = Arc::new(Roster::default());
         let starter = Arc::new(
-            Starter::new(mailbox.clone(), Arc::clone(&roster))
+            Starter::new(mailbox.clone(), Arc::clone(&roster), self.guard)
                 .map_err(|error| not_built("setting up the guard", error))?,
         );
         let driver = Driver::new(Parts {

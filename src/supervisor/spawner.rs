@@ -24,6 +24,7 @@ use super::{
     worker::{Present, Worker, WorkerId, WorkerShared},
 };
 use crate::{
+    guard::Guard,
     launch::{
         Birthplace, Ends, MESSAGES, Moment, Patience, Prepared, Program, SpawnError, SpawnStep, busy_pause,
         launch_once, pause_for, prepare,
@@ -94,10 +95,10 @@ pub(super) struct Starter {
 }
 
 impl Starter {
-    pub(super) fn new(mailbox: Mailbox, roster: Arc<Roster>) -> io::Result<Self> {
+    pub(super) fn new(mailbox: Mailbox, roster: Arc<Roster>, guard: Guard) -> io::Result<Self> {
         let run: Box<str> = format!("{:032x}", u128::from_ne_bytes(random::bytes()?)).into();
         let pen = Arc::new(Pen::default());
-        let sentinel = Sentinel::new(&run, &pen)?;
+        let sentinel = Sentinel::new(guard, &run, &pen, mailbox.clone())?;
         let starts = Starts::new(mailbox.clone());
         Ok(Self {
             mailbox,

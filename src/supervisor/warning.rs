@@ -1,6 +1,7 @@
 //! Faults of the supervisor's surroundings, reported as events.
 
 use super::{WorkerId, hello::HelloFault};
+use crate::exit::ExitStatus;
 use std::{fmt, io};
 
 /// A fault that concerns the supervisor as a whole, from [`EventKind::Warning`](super::EventKind::Warning). Supervision continues;
@@ -38,6 +39,27 @@ pub enum Warning {
         /// How many refusals before this one were not reported.
         unreported: u64,
     },
+    /// The [guard](crate::guard) has ended: killed by a user, or by the kernel for want of memory. Where it could not be replaced
+    /// this is tried again; until that succeeds (see [`GuardRestored`](Self::GuardRestored)), what workers have started lives on
+    /// when this process is killed. Reported once per end, not once per attempt.
+    GuardEnded {
+        /// The process that was the guard.
+        pid: u32,
+        /// How it ended.
+        status: ExitStatus,
+        /// The process that is the guard now, or why there is none.
+        replacement: Result<u32, Box<str>>,
+    },
+    /// There is a guard again after [`GuardEnded`](Self::GuardEnded) without a replacement.
+    GuardRestored {
+        /// The process that is the guard now.
+        pid: u32,
+    },
+    /// The guard runs and cannot do all that it is there for, since something is missing on this machine.
+    GuardLimited {
+        /// What is missing: `/proc`.
+        missing: Box<str>,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -65,6 +87,16 @@ impl fmt::Display for Warning {
                 }
                 Ok(())
             }
+            Self::GuardEnded { pid, status, replacement: Ok(replacement) } => {
+                write!(formatter, "guard process {pid} ended ({status}), replaced by process {replacement}")
+            }
+            Self::GuardEnded { pid, status, replacement: Err(reason) } => {
+                write!(formatter, "guard process {pid} ended ({status}) and could not be replaced, retrying: {reason}")
+            }
+            Self::GuardRestored { pid } => write!(formatter, "guard restored as process {pid}"),
+            Self::GuardLimited { missing } => {
+                write!(formatter, "guard runs without {missing}: processes that left their group may survive this one")
+            }
         }
     }
 }
@@ -87,5 +119,19 @@ mod tests {
             "refused a connection to the control socket by process 7: no worker with this key is expected: `GET /` \
              (2 earlier refusals were not reported)"
         );
+    }
+
+    #[test]
+    fn p16_a_warning_about_the_guard_says_how_it_ended_and_what_follows() {
+        let status = ExitStatus::Signal { signal: 9, core_dumped: false };
+        assert_eq!(
+            Warning::GuardEnded { pid: 7, status, replacement: Ok(8) }.to_string(),
+            "guard process 7 ended (killed by signal 9 (SIGKILL)), replaced by process 8"
+        );
+        assert_eq!(
+            Warning::GuardEnded { pid: 7, status, replacement: Err("no memory".into()) }.to_string(),
+            "guard process 7 ended (killed by signal 9 (SIGKILL)) and could not be replaced, retrying: no memory"
+        );
+        assert_eq!(Warning::GuardRestored { pid: 8 }.to_string(), "guard restored as process 8");
     }
 }

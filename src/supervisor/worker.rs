@@ -251,8 +251,8 @@ impl Present {
 
     /// The guard forgets its group.
     pub(super) fn leave_guard(&self, starter: &Starter) {
-        if let Some(place) = lock(&self.mark.guarded).take() {
-            starter.sentinel().leave(place);
+        if let Some(group) = lock(&self.mark.guarded).take() {
+            starter.sentinel().leave(group);
         }
     }
 

@@ -50,6 +50,7 @@ mod tests {
     use super::super::{Mailbox, Parts};
     use super::*;
     use crate::{
+        guard::Guard,
         launch::{self, Patience},
         supervisor::{WorkerId, WorkerSpec, spawner::Starter},
         sys::{closing::Released, wake::Waker},
@@ -61,7 +62,7 @@ mod tests {
         let (commands, inbox) = crossbeam_channel::unbounded();
         let (told, events) = crossbeam_channel::unbounded();
         let mailbox = Mailbox { commands, waker: Arc::new(Waker::new().unwrap()) };
-        let starter = Arc::new(Starter::new(mailbox.clone(), Arc::default()).unwrap());
+        let starter = Arc::new(Starter::new(mailbox.clone(), Arc::default(), Guard::default()).unwrap());
         let (window, grace_period) = (1 << 20, Duration::ZERO);
         let parts =
             Parts { commands: inbox, events: told, mailbox, window, grace_period, starter: Arc::clone(&starter) };

@@ -4,6 +4,7 @@ mod abandon;
 mod burial;
 mod control;
 mod groups;
+mod guard;
 mod health;
 mod keep;
 mod life;
@@ -41,6 +42,7 @@ use crate::{
     },
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use guard::GuardWatch;
 use keep::Left;
 use place::{Slot, Target, Timer};
 use std::{
@@ -53,6 +55,7 @@ use std::{
 };
 
 pub(super) use groups::GroupCommand;
+pub(super) use guard::GuardNews;
 pub(super) use keep::Action;
 pub(super) use place::Place;
 
@@ -96,6 +99,8 @@ pub(super) enum Command {
     Thaw,
     /// Nobody will come any more: end when everybody has gone.
     Close,
+    /// What has come of a start of the guard.
+    Guard(GuardNews),
     /// End everybody.
     Stop,
 }
@@ -220,6 +225,7 @@ pub(super) struct Driver {
     silent: Vec<Place>,
     /// Those that were told as stuck: they are reaped when they end after all.
     stuck: HashMap<u64, Arc<Present>>,
+    guard: GuardWatch,
 }
 
 /// What a driver is made of.
@@ -269,6 +275,7 @@ impl Driver {
             control_failed: false,
             silent: Vec::new(),
             stuck: HashMap::new(),
+            guard: GuardWatch::default(),
         })
     }
 
@@ -336,6 +343,7 @@ impl Driver {
             }
             Command::Thaw => self.thaw(),
             Command::Close => self.closed = true,
+            Command::Guard(news) => self.hear_of_guard(news),
             Command::Stop => {
                 // Not closed yet: one that was answered for may still be on its way here.
                 self.last_call = Some(LastCall { until: self.clock.now().checked_add(self.grace_period) });
@@ -359,6 +367,7 @@ impl Driver {
             }
             Target::Notices(place) => self.notice(place),
             Target::Stuck(number) => self.reap_late(number),
+            Target::Guard => self.guard_ended(),
         }
     }
 
@@ -393,6 +402,7 @@ impl Driver {
                 Timer::Disconnect(place) => self.disconnect(place, Disconnected::Closed),
                 Timer::Visitor(visitor) => self.refuse(visitor, HelloFault::Late),
                 Timer::Door => self.open_door(),
+                Timer::Guard => self.look_after_guard(),
                 Timer::Burst(place) => self.let_call(place),
                 Timer::Bell(place) => self.miss_bell(place),
             }

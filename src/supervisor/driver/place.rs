@@ -36,6 +36,8 @@ pub(super) enum Target {
     Notices(Place),
     /// One that was told as stuck.
     Stuck(u64),
+    /// The guard's process.
+    Guard,
 }
 
 impl Target {
@@ -46,6 +48,7 @@ impl Target {
     const BELL: u64 = 6;
     const NOTICES: u64 = 7;
     const STUCK: u64 = 8;
+    const GUARD: u64 = 9;
     const OTHER: u64 = 15;
 
     /// The lowest four bits say what it is, the others whose.
@@ -62,6 +65,7 @@ impl Target {
             Self::Bell(place) => of(place, Self::BELL),
             Self::Notices(place) => of(place, Self::NOTICES),
             Self::Stuck(number) => number << 4 | Self::STUCK,
+            Self::Guard => Self::GUARD,
         }
     }
 
@@ -80,6 +84,7 @@ impl Target {
             Self::BELL => Self::Bell(place),
             Self::NOTICES => Self::Notices(place),
             Self::STUCK => Self::Stuck(rest),
+            Self::GUARD => Self::Guard,
             part => match StreamId::ALL.into_iter().find(|stream| stream.index() as u64 == part) {
                 Some(stream) => Self::Stream(place, stream),
                 None => Self::Process(place),
@@ -118,6 +123,8 @@ pub(super) enum Timer {
     Visitor(u64),
     /// The door has been shut for a while.
     Door,
+    /// The guard is to be replaced, or watched.
+    Guard,
     /// Callers ask a worker one thing after the other.
     Burst(Place),
     /// The pipe on which it should have told that it is ready has ended.
@@ -161,7 +168,8 @@ mod tests {
                 Target::Notices(place),
             ];
             let streams = StreamId::ALL.map(|stream| Target::Stream(place, stream));
-            let others = [Target::Waker, Target::Door, Target::Visitor(visitor), Target::Stuck(visitor)];
+            let others =
+                [Target::Waker, Target::Door, Target::Visitor(visitor), Target::Stuck(visitor), Target::Guard];
             for target in of_place.into_iter().chain(streams).chain(others) {
                 prop_assert_eq!(Target::of_token(target.token()), target);
             }

@@ -1,10 +1,12 @@
-# The guard of one supervisor, for a POSIX shell: dash, bash, Busybox. It needs head, grep, tr, rmdir and sleep.
+# The guard of one supervisor, for a POSIX shell: dash, bash, Busybox. It needs grep, head, rmdir, sleep and tr.
 #
-# $1 is the token of the supervisor's processes, $2 its cgroup or nothing. Standard input ends when the host ends. Descriptor 3 is
-# the list of process groups, one number per line.
-run=$1
-cgroup=$2
+# Descriptor 3 gives three lines, the token of the supervisor's processes, its cgroup or nothing, and the number of the host's
+# process; then it ends with the host. Descriptor 4 is the list of process groups, and 5 its other end. Standard output is for one
+# line: "ready", or what is missing.
 trap '' HUP INT QUIT TERM TSTP TTIN TTOU PIPE USR1 USR2
+IFS= read -r run <&3
+IFS= read -r cgroup <&3
+read -r host <&3
 
 # Reads /proc/$process/stat with built-in commands only. Succeeds where the process has no memory (a zombie, a thread of the
 # kernel), or is not in the middle of an exec and was given no environment: start_code (field 26) is set after env_start and
@@ -57,13 +59,18 @@ look_at_leaderless() {
     done
 }
 
-# Looks at every process once. One pipeline reads all environments in a few milliseconds: head names the file of each, and not
-# every grep (Busybox's does not) reads beyond a zero byte. A header right behind the blank line that ends the last one belongs
-# to an empty environment. Both kinds are read again by themselves before anything is signalled, since such a line may also stand
-# in an environment.
+# Looks at every process once.
 look() {
     look_at_leaderless
-    head -n 1000000 /dev/null /proc/[0-9]*/environ | tr '\0' '\n' |
+    judge_all /proc/[0-9]*/environ
+}
+
+# Judges the processes whose environments these files are. One pipeline reads all of them in a few milliseconds: head names the
+# file of each, and not every grep (Busybox's does not) reads beyond a zero byte. A header right behind the blank line that ends
+# the last one belongs to an empty environment. Both kinds are read again by themselves before anything is signalled, since such
+# a line may also stand in an environment.
+judge_all() {
+    head -n 1000000 /dev/null "$@" | tr '\0' '\n' |
         grep -nF -e '==> /proc/' -e PIPEWRIGHT_TREE= | {
         process=
         while read -r line; do
@@ -75,7 +82,10 @@ look() {
                 process=${line#*/proc/}
                 process=${process%%/*}
                 ;;
-            *"$run."*) judge ;;
+            *"$run."*)
+                [ -n "$process" ] && judge
+                process=
+                ;;
             esac
         done
         [ -n "$process" ] && judge
@@ -97,10 +107,22 @@ hunt() {
     done
 }
 
-# kill(1) takes a group as `-N`; dash knows no `--`.
+# `+N` adds a group, `-N` removes it, `=` removes all. The list ends with the line that is written here: the end of the pipe does
+# not come while a fork of the host holds its writing end. kill takes a group as `-N`; dash knows no `--`.
 kill_groups() {
-    while read -r group; do
-        [ -n "$group" ] && kill -9 "-$group"
+    groups=
+    epoch=0
+    echo end >&5
+    while read -r entry <&4; do
+        case $entry in
+        end) break ;;
+        =) epoch=$((epoch + 1)) ;;
+        +*) eval "group_${entry#+}=$epoch" && groups="$groups ${entry#+}" ;;
+        -*) eval "group_${entry#-}=" ;;
+        esac
+    done
+    for group in $groups; do
+        eval "[ \"\$group_$group\" = $epoch ]" && kill -9 "-$group"
     done
 }
 
@@ -116,12 +138,59 @@ remove_cgroup() {
 sweep() {
     trap '' URG
     [ -n "$cgroup" ] && echo 1 >"$cgroup/cgroup.kill"
-    kill_groups <&3
+    kill_groups
     hunt
     [ -n "$cgroup" ] && remove_cgroup
     exit 0
 }
 
+fail() {
+    echo "$1"
+    exit 1
+}
+
+# Exercises all that the sweep relies on, since nothing can be reported when that is needed.
+self_test() {
+    missing=
+    for tool in grep head rmdir sleep tr; do
+        command -v $tool >/dev/null || missing="$missing $tool"
+    done
+    [ -z "$missing" ] || fail "missing from $PATH:$missing"
+    # The shell leads its group. SIGUSR1 has this number on x86 and ARM.
+    signalled=
+    trap 'signalled=1' USR1
+    kill -10 "-$$"
+    trap '' USR1
+    [ -n "$signalled" ] || fail "its kill cannot signal a process group by number"
+    [ -e /proc/self/environ ] || return 0
+    token=$run
+    run=probe.$$
+    PIPEWRIGHT_TREE=$run. sleep 10 &
+    process=$!
+    tries=0
+    # It has the shell's own environment until its exec.
+    while :; do
+        case $(judge_all "/proc/$process/environ") in
+        *"$process"*) break ;;
+        esac
+        tries=$((tries + 1))
+        [ $tries -lt 100 ] || fail "it cannot find and kill a process by its environment with head, tr, grep and kill"
+    done
+    wait $process
+    run=$token
+}
+
+self_test
+echo pipewright-guard >/proc/$$/comm
 trap sweep URG
-read -r never
+if read -r stat </proc/$$/stat; then
+    echo ready
+    set -- ${stat##*) }
+    # The host may have ended before the trap was there.
+    [ "$2" = "$host" ] || sweep
+else
+    echo ready without /proc
+fi
+exec >&2
+read -r never <&3
 sweep

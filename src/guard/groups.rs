@@ -1,0 +1,225 @@
+//! The process groups that the guard kills, in a pipe.
+//!
+//! The host holds both ends, and the guard inherits them. The host appends a line for each change, so that the guard sleeps through
+//! all of them and still finds the lines when the host is gone. A pipe, since a file in memory obeys `RLIMIT_FSIZE`: a write beyond
+//! that limit kills the host by SIGXFSZ.
+//!
+//! `+N` adds a group, `-N` removes it, `=` removes all. Before the pipe fills up the host writes `=` and the present groups, and then
+//! reads what stood before. A host that is killed in between leaves lines that mean the same.
+
+use crate::sys::{fd, fifo};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// The guard reads the list up to this line, which it writes itself: the end of the pipe does not come while a fork of the host
+/// holds its writing end.
+pub(super) const END: &str = "end";
+/// So many bytes of lines are left as they are, however few groups they are about.
+const FEW_BYTES: usize = 4096;
+/// The largest pipe that is asked for, `/proc/sys/fs/pipe-max-size` by default.
+const LARGEST_BYTES: usize = 1 << 20;
+
+/// The list of process groups.
+#[derive(Debug)]
+pub(crate) struct GroupList {
+    ends: Mutex<Ends>,
+}
+
+#[derive(Debug)]
+struct Ends {
+    reader: File,
+    writer: File,
+    groups: BTreeSet<u32>,
+    /// Unread in the pipe.
+    bytes: usize,
+    capacity: usize,
+    /// What the pipe may be enlarged to.
+    capacity_max: usize,
+}
+
+impl GroupList {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (reader, writer) = pipe()?;
+        // Its capacity is kept in account. Should that ever be wrong, a write fails and does not wait.
+        fd::set_nonblocking(writer.as_fd())?;
+        let capacity = fifo::capacity(reader.as_fd())?;
+        let ends = Ends { reader, writer, groups: BTreeSet::new(), bytes: 0, capacity, capacity_max: LARGEST_BYTES };
+        Ok(Self { ends: Mutex::new(ends) })
+    }
+
+    /// Both ends for a guard: to read, and to write the last line.
+    pub(super) fn ends(&self) -> io::Result<[OwnedFd; 2]> {
+        let ends = self.lock();
+        Ok([OwnedFd::from(ends.reader.try_clone()?), OwnedFd::from(ends.writer.try_clone()?)])
+    }
+
+    /// A group is to be killed with the host.
+    ///
+    /// # Errors
+    ///
+    /// Where the user's quota for pipes is used up, for thousands of groups. The group is not in the list then.
+    pub(crate) fn enter(&self, group: u32) -> io::Result<()> {
+        self.lock().change(group, true)
+    }
+
+    /// A group has ended, or is about to be reaped: from then on its number may be given to another process.
+    pub(crate) fn leave(&self, group: u32) {
+        // Whatever cannot be written, the group is not in the list afterwards.
+        drop(self.lock().change(group, false));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ends> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ends {
+    fn change(&mut self, group: u32, is_in: bool) -> io::Result<()> {
+        let is_new = if is_in { self.groups.insert(group) } else { self.groups.remove(&group) };
+        if !is_new {
+            return Ok(());
+        }
+        let line = format!("{}{group}\n", if is_in { '+' } else { '-' });
+        let all_bytes = 2 + self.groups.len() * line.len();
+        let most = self.room().min(FEW_BYTES.max(2 * all_bytes));
+        if self.bytes + line.len() <= most && self.write(&line).is_ok() {
+            return Ok(());
+        }
+        let renewed = self.renew();
+        if renewed.is_err() && is_in {
+            // Without the new one they have fitted.
+            self.groups.remove(&group);
+            drop(self.renew());
+        }
+        renewed
+    }
+
+    /// So many bytes fit, whatever was read before. The kernel counts pages: one may be read in part, a long text begins a new one
+    /// although the last is not full, and one is left for the guard's own line.
+    fn room(&self) -> usize {
+        self.capacity.saturating_sub(3 * page_bytes())
+    }
+
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        let written = self.writer.write(text.as_bytes());
+        self.bytes += written.as_ref().copied().unwrap_or(0);
+        if written? == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+    }
+
+    /// Replaces all lines by the present groups. Where there is no room for both, the old ones go first; where there is none for
+    /// the new ones either, the list stays empty.
+    fn renew(&mut self) -> io::Result<()> {
+        let lines = self.groups.iter().map(|group| format!("+{group}\n"));
+        let text: String = std::iter::once("=\n".to_owned()).chain(lines).collect();
+        while self.room() < 2 * text.len() && self.capacity < self.capacity_max {
+            match fifo::set_capacity(self.writer.as_fd(), 2 * self.capacity) {
+                Ok(capacity) if capacity > self.capacity => self.capacity = capacity,
+                Ok(_) | Err(_) => break,
+            }
+        }
+        let before = self.bytes;
+        if before + text.len() <= self.room() && self.write(&text).is_ok() {
+            return self.skip(before);
+        }
+        self.skip(self.bytes)?;
+        let written = if text.len() + page_bytes() <= self.capacity {
+            self.write(&text)
+        } else {
+            Err(io::ErrorKind::StorageFull.into())
+        };
+        if written.is_err() {
+            self.skip(self.bytes)?;
+        }
+        written
+    }
+
+    /// Reads so many bytes, which are there.
+    fn skip(&mut self, bytes: usize) -> io::Result<()> {
+        let skipped = io::copy(&mut (&self.reader).take(bytes as u64), &mut io::sink());
+        self.bytes = self.bytes.saturating_sub(bytes);
+        skipped.map(drop)
+    }
+}
+
+fn page_bytes() -> usize {
+    usize::try_from(fd::page_bytes()).unwrap_or(4096)
+}
+
+/// A pipe whose ends are close-on-exec and out of the way of small numbers.
+pub(super) fn pipe() -> io::Result<(File, File)> {
+    let (reader, writer) = io::pipe()?;
+    let lift = |end: OwnedFd| fd::lift(end, fd::OUT_OF_THE_WAY).map(File::from);
+    Ok((lift(reader.into())?, lift(writer.into())?))
+}
+
+/// Reads a list to its end, as a guard.
+pub(super) fn read(reader: impl Read, writer: BorrowedFd<'_>) -> io::Result<BTreeSet<i32>> {
+    File::from(writer.try_clone_to_owned()?).write_all(format!("{END}\n").as_bytes())?;
+    let mut groups = BTreeSet::new();
+    for line in io::BufRead::lines(io::BufReader::new(reader)) {
+        let line = line?;
+        match line.split_at_checked(1) {
+            _ if line == END => break,
+            Some(("+", number)) => drop(number.parse().map(|group: i32| groups.insert(group))),
+            Some(("-", number)) => drop(number.parse().map(|group: i32| groups.remove(&group))),
+            Some(("=", _)) => groups.clear(),
+            // The end of a line of which the host has read the beginning.
+            _ => {}
+        }
+    }
+    Ok(groups)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn groups_of(list: &GroupList) -> BTreeSet<i32> {
+        let [reader, writer] = list.ends().unwrap();
+        read(File::from(reader), writer.as_fd()).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn p09_group_list_holds_what_was_entered_and_has_not_left(
+            changes in proptest::collection::vec((1..300_u32, any::<bool>()), 0..1000),
+            small: bool,
+        ) {
+            let list = GroupList::new().unwrap();
+            if small {
+                let mut ends = list.lock();
+                // What a user gets whose quota is used up.
+                ends.capacity = fifo::set_capacity(ends.writer.as_fd(), 2 * page_bytes()).unwrap();
+                ends.capacity_max = ends.capacity;
+            }
+            let mut model = BTreeSet::new();
+            for (group, enters) in changes {
+                if enters {
+                    list.enter(group).unwrap();
+                    model.insert(group.cast_signed());
+                } else {
+                    list.leave(group);
+                    model.remove(&group.cast_signed());
+                }
+            }
+            prop_assert_eq!(groups_of(&list), model);
+        }
+    }
+
+    #[test]
+    fn p09_group_list_holds_thirty_thousand_groups() {
+        let list = GroupList::new().unwrap();
+        let many = 4_000_000..4_030_000;
+        many.clone().for_each(|group| list.enter(group).unwrap());
+        many.clone().step_by(2).for_each(|group| list.leave(group));
+        assert_eq!(groups_of(&list), many.skip(1).step_by(2).map(u32::cast_signed).collect());
+    }
+}

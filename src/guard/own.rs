@@ -1,0 +1,121 @@
+//! The guard as a process of the host's own executable.
+
+use super::{
+    groups,
+    start::{LIST_READER, LIST_WRITER, ORDER, READY, TITLE},
+    sweep::Sweep,
+};
+use crate::sys::{
+    conduct,
+    epoll::{Poller, Reports},
+    fd,
+    kin::{self, Kin},
+    pidfd::{self, PidFd},
+    proc::{self, Environment, Eyes},
+};
+use std::{
+    env,
+    ffi::OsString,
+    fs::File,
+    io::{self, BufRead, BufReader, Write},
+    os::{fd::AsFd, unix::ffi::OsStringExt},
+    path::PathBuf,
+};
+
+/// The host's executable, also where its file was replaced or removed.
+pub(super) const EXECUTABLE: &str = "/proc/self/exe";
+/// Set in the environment of a guard.
+pub(super) const VARIABLE: &str = "PIPEWRIGHT_GUARD";
+
+/// It can kill what the host has listed, and the cgroup; nothing else.
+const WITHOUT_PROC: &str = " without /proc";
+
+/// Whether a supervisor has started this process as its guard.
+pub(super) fn is_guard() -> bool {
+    let mut arguments = env::args_os();
+    let is_titled = arguments.next().is_some_and(|title| title == TITLE) && arguments.next().is_none();
+    is_titled && env::var_os(VARIABLE).is_some()
+}
+
+/// What the host has told.
+struct Order {
+    token: Vec<u8>,
+    cgroup: Option<PathBuf>,
+    host: i32,
+}
+
+/// Gives the exit code.
+pub(super) fn run() -> i32 {
+    conduct::block_all_signals();
+    kin::set_title(c"pipewright-guard");
+    match guard() {
+        Ok(()) => 0,
+        Err(error) => {
+            report(&format!("{error}"));
+            1
+        }
+    }
+}
+
+fn guard() -> io::Result<()> {
+    // The plan that started this process has put them there.
+    let mut told = BufReader::new(File::from(fd::adopt(ORDER)));
+    let (reader, writer) = (File::from(fd::adopt(LIST_READER)), fd::adopt(LIST_WRITER));
+    let order = order(&mut told)?;
+    let host = Kin::of(order.host);
+    report(&format!("{READY}{}", self_test()?));
+    wait_for_end(&told.into_inner(), order.host)?;
+    let groups = groups::read(reader, writer.as_fd()).unwrap_or_default();
+    Sweep::new(&order.token, groups, host).run(order.cgroup.as_deref());
+    Ok(())
+}
+
+fn order(told: &mut impl BufRead) -> io::Result<Order> {
+    let mut line = || {
+        let mut line = Vec::new();
+        told.read_until(b'\n', &mut line)?;
+        line.pop_if(|last| *last == b'\n');
+        io::Result::Ok(line)
+    };
+    let (token, cgroup, host) = (line()?, line()?, line()?);
+    let host = String::from_utf8_lossy(&host).parse().map_err(|_| io::ErrorKind::InvalidData)?;
+    let cgroup = (!cgroup.is_empty()).then(|| PathBuf::from(OsString::from_vec(cgroup)));
+    Ok(Order { token: [&token[..], b"."].concat(), cgroup, host })
+}
+
+/// Exercises what the sweep relies on. Gives what it has to do without.
+fn self_test() -> io::Result<&'static str> {
+    let own = pidfd::own_pid();
+    kin::probe_own_group()?;
+    let is_listed = proc::all().is_ok_and(|all| all.contains(&own));
+    let found = Eyes::new().find(own, |bytes| memchr::memmem::find(bytes, VARIABLE.as_bytes()));
+    let sees = is_listed && matches!(found, Environment::Has(_)) && Kin::of(own).is_some();
+    Ok(if sees { "" } else { WITHOUT_PROC })
+}
+
+/// One line for the host.
+fn report(line: &str) {
+    // A host that has ended meanwhile hears nothing; the guard does its work all the same.
+    drop(io::stdout().write_all(format!("{line}\n").as_bytes()));
+}
+
+/// Waits for the end of the host: of the process, or of the pipe.
+fn wait_for_end(pipe: &File, host: i32) -> io::Result<()> {
+    let poller = Poller::new()?;
+    poller.add(pipe, 0)?;
+    let pidfd = PidFd::open(host);
+    if let Ok(pidfd) = &pidfd {
+        poller.add(pidfd, 1)?;
+    }
+    // The number may have been given to another process already.
+    if kin::parent() != host {
+        return Ok(());
+    }
+    let mut reports = Reports::with_capacity(2);
+    loop {
+        poller.wait(&mut reports, None)?;
+        if reports.tokens().next().is_some() {
+            return Ok(());
+        }
+    }
+}

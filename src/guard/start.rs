@@ -1,0 +1,359 @@
+//! The host's side: how a guard is started, and what is asked of it.
+
+use super::{
+    Guard,
+    groups::{self, GroupList},
+    is_initialized, own,
+};
+use crate::{
+    launch::{
+        Argument, EnvironmentChange, GrantSource, Group, Input, Moment, Output, Pass, Patience, Plan, Process, Program,
+        SpawnError, launch, prepare,
+    },
+    sys::pidfd,
+};
+use std::{
+    env,
+    ffi::OsString,
+    fs::File,
+    io::{self, Write},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+/// What `ps` shows.
+pub(super) const TITLE: &str = "pipewright-guard";
+/// The guard's descriptors: what it has to know, which ends with the host; and both ends of the list of groups.
+pub(super) const ORDER: i32 = 3;
+pub(super) const LIST_READER: i32 = 4;
+pub(super) const LIST_WRITER: i32 = 5;
+/// The line by which a guard says that its self-test has passed. What it can do without follows behind [`WITHOUT`].
+pub(super) const READY: &str = "ready";
+pub(super) const WITHOUT: &str = " without ";
+
+const SHELL: &str = "/bin/sh";
+const SCRIPT: &str = include_str!("shell.sh");
+/// Where the shell finds its tools.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+/// The longest that a self-test may take. It takes some 10 ms on an idle machine.
+const SELF_TEST_TIME: Duration = Duration::from_secs(20);
+/// Longer than any line of a guard.
+const REPORT_BYTES: usize = 1024;
+
+const REMEDIES: &str = "call `pipewright::guard::init()` first in `main` so that this executable is its own guard, or select \
+                        `Guard::Disabled`";
+
+/// What a guard has to know. It comes through a pipe: the token is a secret, and an argument list is not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Order<'a> {
+    /// In the environment of every process that is to be killed.
+    pub(crate) token: &'a str,
+    /// Killed as a whole and removed.
+    pub(crate) cgroup: Option<&'a Path>,
+    pub(crate) groups: &'a GroupList,
+}
+
+/// A guard that has passed its self-test. Dropping it ends it, before it sees the end of its pipe.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) process: Process,
+    /// What it has to do without; empty where that is nothing.
+    pub(crate) missing: Box<str>,
+    /// The guard waits for its end.
+    pipe: File,
+}
+
+impl Running {
+    /// Has it do now what it is there for, and waits for its end, at most `within`.
+    pub(crate) fn sweep(self, within: Duration) {
+        let Self { mut process, pipe, missing: _ } = self;
+        // The guard sees the end of the pipe, or gets the signal where a fork of the host holds the pipe too.
+        drop(pipe);
+        drop(process.signal(libc::SIGURG));
+        drop(process.wait_timeout(within));
+    }
+}
+
+/// Starts a guard and waits for its self-test; `None` where there is to be none. To be called on a thread that lives as long as
+/// workers may: for a shell the end of this thread is the end of the host.
+pub(crate) fn start(guard: Guard, order: &Order<'_>) -> Result<Option<Running>, SpawnError> {
+    let program = match guard {
+        Guard::Disabled => return Ok(None),
+        Guard::OwnExecutable if !is_initialized() => {
+            let missing =
+                "this executable was to be its own guard and has not called `pipewright::guard::init()` in `main`";
+            return Err(SpawnError::guard(io::Error::new(io::ErrorKind::Unsupported, missing)));
+        }
+        Guard::OwnExecutable => OwnOrShell::Own,
+        Guard::Auto if is_initialized() => OwnOrShell::Own,
+        Guard::Auto | Guard::Shell => OwnOrShell::Shell,
+    };
+    program.start(SHELL, PATH, order).map(Some)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OwnOrShell {
+    Own,
+    Shell,
+}
+
+impl OwnOrShell {
+    fn name(self, shell: &str) -> &str {
+        match self {
+            Self::Own => own::EXECUTABLE,
+            Self::Shell => shell,
+        }
+    }
+
+    pub(super) fn start(self, shell: &str, path: &str, order: &Order<'_>) -> Result<Running, SpawnError> {
+        let refused = |kind, text: &str| SpawnError::guard(io::Error::new(kind, format!("{text}; {REMEDIES}")));
+        let named = |text: String| format!("{}: {text}", self.name(shell));
+        let (pipe, plan) = self.plan(shell, path, order).map_err(SpawnError::guard)?;
+        // The own executable watches the process of the host and not the thread. The shell is not killed by this signal while it
+        // has no trap for it yet.
+        let death_signal = (self == Self::Shell).then_some(libc::SIGURG);
+        let moment = Moment { death_signal, ..Moment::default() };
+        let launched = prepare(&plan, Patience::None).and_then(|prepared| launch(&plan, prepared, &moment));
+        let mut process = match launched {
+            Ok(launched) => Process::new(launched),
+            // What passes is tried again, and so keeps its number.
+            Err(error) if !error.is_permanent() => return Err(error.of_guard()),
+            Err(error) => return Err(refused(io::ErrorKind::Unsupported, &error.to_string())),
+        };
+        let report = report(&mut process).map_err(|error| refused(error.kind(), &named(error.to_string())))?;
+        match report.strip_prefix(READY) {
+            Some(rest) => Ok(Running { process, missing: rest.strip_prefix(WITHOUT).unwrap_or(rest).into(), pipe }),
+            None => Err(refused(io::ErrorKind::Unsupported, &named(report))),
+        }
+    }
+
+    /// The plan, and the end of the pipe that the guard waits for.
+    fn plan(self, shell: &str, path: &str, order: &Order<'_>) -> io::Result<(File, Plan)> {
+        // Written while both ends are here: there is always a reader, and so no SIGPIPE.
+        let (told, mut pipe) = groups::pipe()?;
+        pipe.write_all(order.token.as_bytes())?;
+        pipe.write_all(b"\n")?;
+        pipe.write_all(order.cgroup.map(Path::as_os_str).unwrap_or_default().as_bytes())?;
+        pipe.write_all(format!("\n{}\n", pidfd::own_pid()).as_bytes())?;
+        let mut plan = Plan::new(Program::Named(self.name(shell).into()));
+        plan.environment = vec![EnvironmentChange::Clear];
+        let set = |name: &str, value: OsString| EnvironmentChange::Set(name.into(), value);
+        match self {
+            Self::Own => {
+                plan.title = Some(TITLE.into());
+                plan.environment.push(set(own::VARIABLE, "1".into()));
+                // Its libraries may be where only the host's environment says.
+                let of_linker = env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(b"LD_"));
+                plan.environment.extend(of_linker.map(|(name, value)| EnvironmentChange::Set(name, value)));
+            }
+            Self::Shell => {
+                plan.arguments = ["-s", TITLE].map(|word| Argument::Plain(word.into())).into();
+                plan.environment.push(set("PATH", path.into()));
+                plan.stdin = Input::Descriptor(Arc::new(script()?.into()));
+            }
+        }
+        plan.directory = Some("/".into());
+        plan.stdout = Output::Lines;
+        plan.stderr = Output::Null;
+        plan.group = Group::Session;
+        let [reader, writer] = order.groups.ends()?;
+        for (end, number) in [(OwnedFd::from(told), ORDER), (reader, LIST_READER), (writer, LIST_WRITER)] {
+            plan.grant(&number.to_string(), GrantSource::Given(Arc::new(end)), Pass::number(number));
+        }
+        Ok((pipe, plan))
+    }
+}
+
+/// The script in a pipe, without what only a reader of it needs: a pipe of a user whose quota is used up holds two pages.
+fn script() -> io::Result<File> {
+    let lines = SCRIPT.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let text = lines.flat_map(|line| [line, "\n"]).collect::<String>();
+    let (script, mut writer) = groups::pipe()?;
+    writer.write_all(text.as_bytes())?;
+    Ok(script)
+}
+
+/// The line that a guard says after its self-test.
+fn report(process: &mut Process) -> io::Result<String> {
+    let output = process.take_stdout().ok_or(io::ErrorKind::BrokenPipe)?;
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") && line.len() < REPORT_BYTES {
+        let mut bytes = [0; REPORT_BYTES];
+        match output.read_deadline(&mut bytes, SELF_TEST_TIME)? {
+            0 => {
+                let ended = process.wait_timeout(SELF_TEST_TIME)?.map(ToString::to_string).unwrap_or_default();
+                return Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    format!("its self-test did not finish: {ended}"),
+                ));
+            }
+            count => line.extend_from_slice(bytes.get(..count).unwrap_or_default()),
+        }
+    }
+    Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{WorkerSpec, sys::random};
+    use std::{os::unix::fs::symlink, path::PathBuf};
+    use tempfile::TempDir;
+
+    /// Becomes the same program again and again.
+    const EXECS: &str = "exec sh -c \"$0\" \"$0\"";
+    /// One member runs without an environment, and so does the leader after its exec.
+    const EMPTY_ENVIRONMENTS: &str = "env -i sleep 1000 & echo up; exec env -i sleep 1000";
+    /// The time that a killed process may take to end.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    /// The variable of the tokens, as the supervisor names it.
+    const TREE: &str = "PIPEWRIGHT_TREE";
+
+    /// A shell and where it finds its tools.
+    struct Shell {
+        program: PathBuf,
+        path: PathBuf,
+        _tools: TempDir,
+    }
+
+    impl Shell {
+        /// `None`, and a line that says so, where the shell is not installed.
+        fn find(name: &str) -> Option<Self> {
+            let directories = PATH.split(':').map(Path::new);
+            let Some(found) = directories.map(|directory| directory.join(name)).find(|file| file.exists()) else {
+                eprintln!("skipped: {name} is not installed");
+                return None;
+            };
+            let tools = tempfile::tempdir().unwrap();
+            // Busybox finds out by its name which of its programs it is.
+            let program = tools.path().join("sh");
+            symlink(&found, &program).unwrap();
+            if name != "busybox" {
+                return Some(Self { program, path: PATH.into(), _tools: tools });
+            }
+            for tool in ["grep", "head", "rmdir", "sleep", "tr"] {
+                symlink(&found, tools.path().join(tool)).unwrap();
+            }
+            Some(Self { program, path: tools.path().into(), _tools: tools })
+        }
+
+        fn start(&self, token: &str, groups: &GroupList) -> Result<Running, SpawnError> {
+            let (shell, path) = (self.program.to_str().unwrap(), self.path.to_str().unwrap());
+            OwnOrShell::Shell.start(shell, path, &Order { token, cgroup: None, groups })
+        }
+    }
+
+    fn token() -> String {
+        format!("{:016x}", u64::from_ne_bytes(random::bytes().unwrap()))
+    }
+
+    fn kills_descendants_during_exec(shell: &str) {
+        let Some(shell) = Shell::find(shell) else { return };
+        let groups = GroupList::new().unwrap();
+        for _ in 0..3 {
+            let token = token();
+            let execs = WorkerSpec::new("sh").args(["-c", EXECS, EXECS]).env(TREE, format!("{token}.1.1."));
+            let mut all: Vec<Process> = (0..10).map(|_| execs.launch().unwrap()).collect();
+            shell.start(&token, &groups).unwrap().sweep(PATIENCE);
+            let left =
+                all.iter_mut().filter_map(|one| one.wait_timeout(PATIENCE).unwrap().is_none().then(|| one.pid()));
+            assert_eq!(left.collect::<Vec<_>>(), [0; 0], "{}", shell.program.display());
+        }
+    }
+
+    fn kills_groups_without_environment(shell: &str) {
+        let Some(shell) = Shell::find(shell) else { return };
+        let spec = WorkerSpec::new("sh").args(["-c", EMPTY_ENVIRONMENTS]).stdout(Output::Lines);
+        let [mut left, mut right, mut other] = [(); 3].map(|()| spec.launch().unwrap());
+        let streams = [&mut left, &mut right, &mut other].map(|process| process.take_stdout().unwrap());
+        for stream in &streams {
+            assert_eq!(stream.read_deadline(&mut [0; 8], PATIENCE).unwrap(), 3);
+        }
+        let groups = GroupList::new().unwrap();
+        groups.enter(left.pid()).unwrap();
+        groups.enter(other.pid()).unwrap();
+        groups.enter(right.pid()).unwrap();
+        groups.leave(other.pid());
+        shell.start(&token(), &groups).unwrap().sweep(PATIENCE);
+        for (stream, leader) in streams.iter().zip([&mut left, &mut right]) {
+            // Its end comes when no process of the group is left.
+            assert_eq!(stream.read_deadline(&mut [0; 8], PATIENCE).unwrap(), 0, "{}", shell.program.display());
+            assert_eq!(leader.wait().unwrap().signal(), Some(libc::SIGKILL));
+        }
+        assert_eq!(other.wait_timeout(Duration::ZERO).unwrap(), None, "a group that has left the list is spared");
+    }
+
+    fn shows_neither_script_nor_token(shell: &str) {
+        let Some(shell) = Shell::find(shell) else { return };
+        let (token, groups) = (token(), GroupList::new().unwrap());
+        let guard = shell.start(&token, &groups).unwrap();
+        let read = |file: &str| {
+            let bytes = std::fs::read(format!("/proc/{}/{file}", guard.process.pid())).unwrap();
+            String::from_utf8(bytes).unwrap().replace('\0', " ")
+        };
+        let (words, name, environment) = (read("cmdline"), read("comm"), read("environ"));
+        assert_eq!(words, format!("{} -s {TITLE} ", shell.program.display()));
+        assert_eq!(name, "pipewright-guar\n");
+        assert_eq!(environment, format!("PATH={} ", shell.path.display()));
+        assert_eq!(&*guard.missing, "");
+    }
+
+    /// A test for each shell that may be `/bin/sh`.
+    macro_rules! each_shell {
+        ($($name:ident: $check:ident($shell:literal);)*) => {
+            $(#[test] fn $name() { $check($shell); })*
+        };
+    }
+
+    each_shell! {
+        p09_dash_kills_descendants_during_exec: kills_descendants_during_exec("dash");
+        p09_bash_kills_descendants_during_exec: kills_descendants_during_exec("bash");
+        p09_busybox_kills_descendants_during_exec: kills_descendants_during_exec("busybox");
+        p09_dash_kills_groups_without_environment: kills_groups_without_environment("dash");
+        p09_bash_kills_groups_without_environment: kills_groups_without_environment("bash");
+        p09_busybox_kills_groups_without_environment: kills_groups_without_environment("busybox");
+        p12_dash_shows_neither_script_nor_token: shows_neither_script_nor_token("dash");
+        p12_bash_shows_neither_script_nor_token: shows_neither_script_nor_token("bash");
+        p12_busybox_shows_neither_script_nor_token: shows_neither_script_nor_token("busybox");
+    }
+
+    #[test]
+    fn p16_guard_that_lacks_tools_names_them_and_the_remedies() {
+        let tools = tempfile::tempdir().unwrap();
+        for tool in ["head", "tr"] {
+            symlink("/bin/true", tools.path().join(tool)).unwrap();
+        }
+        let groups = GroupList::new().unwrap();
+        let order = Order { token: "token", cgroup: None, groups: &groups };
+        let path = tools.path().to_str().unwrap();
+        let error = OwnOrShell::Shell.start(SHELL, path, &order).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "failed to start pipewright-guard: starting the guard of its process tree: \
+                 /bin/sh: missing from {path}: grep rmdir sleep; {REMEDIES}"
+            )
+        );
+        assert!(error.is_permanent());
+        for tool in ["grep", "rmdir"] {
+            symlink("/bin/true", tools.path().join(tool)).unwrap();
+        }
+        symlink("/bin/sleep", tools.path().join("sleep")).unwrap();
+        let error = OwnOrShell::Shell.start(SHELL, path, &order).unwrap_err();
+        assert!(error.to_string().contains("it cannot find and kill a process by its environment"), "{error:?}");
+    }
+
+    #[test]
+    fn p16_guard_without_a_shell_names_the_remedies() {
+        let groups = GroupList::new().unwrap();
+        let order = Order { token: "token", cgroup: None, groups: &groups };
+        let error = OwnOrShell::Shell.start("/nowhere/sh", PATH, &order).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("/nowhere/sh") && text.contains("No such file") && text.ends_with(REMEDIES), "{text}");
+        assert!(error.is_permanent());
+        let error = start(Guard::OwnExecutable, &order).unwrap_err();
+        assert!(error.to_string().contains("has not called `pipewright::guard::init()`"), "{error:?}");
+    }
+}
