@@ -31,7 +31,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
         }),
     };
     let next = supervisor.spawn(WorkerSpec::new("cat").stdin(Input::Pipe))?;
-    told["next"] = json!(format!("{:?}", next.containment()));
+    told["next"] = json!(format!("{:?}", next.containment().map(|it| it.kind)));
     println!("{told}");
     Ok(())
 }
@@ -45,7 +45,7 @@ fn ending(worker: &Worker) -> Result<Value, Box<dyn std::error::Error>> {
         Some(((*file).to_owned(), Value::from(text.trim())))
     };
     let files: Map<String, Value> = FILES.iter().filter_map(read).collect();
-    let contained = format!("{:?}", worker.containment());
+    let contained = format!("{:?}", worker.containment().map(|it| it.kind));
     let mut stdin = worker.take_stdin().ok_or("no standard input")?;
     std::io::Write::write_all(&mut stdin, b"\n")?;
     let exit = worker.wait();

@@ -143,9 +143,10 @@ pub use policy::{
     watchdog::Watchdog,
 };
 pub use supervisor::{
-    Builder, Call, CancelCall, Containment, Disconnected, Ended, Event, EventKind, FaultEvent, GroupError, GroupId,
-    GroupPolicy, HelloFault, NotReady, Ready, Restarting, Status, StopReport, Stopping, Stream, Supervisor, Survivors,
-    TerminalSignals, Warning, Worker, WorkerGroup, WorkerId, WorkerSpec, WorkerState, WorkerStatus,
+    Builder, Call, CancelCall, Containment, ContainmentKind, Disconnected, Ended, Event, EventKind, FaultEvent,
+    GroupError, GroupId, GroupPolicy, HelloFault, Means, NotReady, Ready, Restarting, Status, StopReport, Stopping,
+    Stream, Supervisor, Survivors, TerminalSignals, Unavailable, Warning, Worker, WorkerGroup, WorkerId, WorkerSpec,
+    WorkerState, WorkerStatus,
 };
 pub use text::{Printable, printable};
 pub use wire::{

@@ -25,7 +25,7 @@ pub use pass::Pass;
 pub(crate) use plan::{Argument, EnvironmentChange, GrantSource, Plan, Program};
 pub use plan::{Group, Input, Output};
 pub use process::Process;
-pub(crate) use process::{Child, Rest, exit_status, usage};
+pub(crate) use process::{Child, Rest, exit_status, is_own_child, usage};
 pub use tunnel::{Tunnel, TunnelBuilder, TunnelError};
 
 /// The name under which the pipe of the messages is granted.

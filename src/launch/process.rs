@@ -10,6 +10,7 @@ use crate::{
     },
 };
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::{AsFd, OwnedFd},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -26,6 +27,15 @@ pub(crate) enum Rest {
     Leave,
 }
 
+/// The children of this process that the library has started and not reaped. What else is a child of it was adopted, or started by
+/// other parts of the host.
+static CHILDREN: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// Whether the library has started this child of ours.
+pub(crate) fn is_own_child(pid: i32) -> bool {
+    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
+}
+
 /// A child, from its start until it is reaped.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -38,8 +48,18 @@ pub(crate) struct Child {
     pidfd: Mutex<Option<PidFd>>,
 }
 
+impl Drop for Child {
+    fn drop(&mut self) {
+        // One that did not end in time, and is not waited for any longer.
+        if self.lock().is_some() {
+            CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.pid);
+        }
+    }
+}
+
 impl Child {
     pub(super) fn new(pid: i32, pidfd: PidFd, leads_group: bool) -> Self {
+        CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
         Self { pid, leads_group, pidfd: Mutex::new(Some(pidfd)) }
     }
 
@@ -50,6 +70,11 @@ impl Child {
     /// Whether its group is its own.
     pub(crate) fn leads_group(&self) -> bool {
         self.leads_group
+    }
+
+    /// Whether it has its number still: no part of this program has reaped it.
+    pub(crate) fn is_unreaped(&self) -> bool {
+        self.with_pidfd(|pidfd| Ok(pidfd.is_unreaped())).unwrap_or(false)
     }
 
     /// Signals the process alone.
@@ -90,6 +115,7 @@ impl Child {
         let found = pidfd.reap()?;
         if found.is_some() {
             *slot = None;
+            CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.pid);
         }
         Ok(found)
     }

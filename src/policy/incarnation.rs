@@ -39,6 +39,8 @@ pub(crate) enum Input {
     StreamEnded(StreamId),
     /// The process has ended; it is not reaped yet. What it had written was read before this input.
     Died,
+    /// Nothing is left of the process group of a worker that has ended: the answer to `WaitForGroup`.
+    GroupEnded,
     /// The process has ended, and yet its status cannot be taken: whoever traces it (a debugger, strace) comes first.
     Withheld,
     /// Its end would not be noticed.
@@ -67,6 +69,8 @@ pub(crate) enum Ask {
 pub(crate) enum Output {
     /// Take the steps of this rung of the stop ladder.
     Climb(usize),
+    /// The process has ended while it was being stopped: find out whether others of its group still run, and wait for their end.
+    WaitForGroup,
     /// SIGKILL to the process and its tree.
     Kill,
     /// Close a stream that somebody else still holds, and tell of a leak.
@@ -98,11 +102,26 @@ const LAST_PAUSE: Duration = Duration::from_millis(256);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Running,
-    Stopping { rung: usize, until: Deadline },
+    Stopping {
+        rung: usize,
+        until: Deadline,
+    },
+    /// The process has ended, and the rest of its group has the time that the ladder gives.
+    GroupStopping {
+        rung: usize,
+        until: Deadline,
+    },
     Killed,
-    Draining { until: Deadline },
-    Reaping { pause: Duration },
-    Withheld { again_at: Deadline, pause: Duration },
+    Draining {
+        until: Deadline,
+    },
+    Reaping {
+        pause: Duration,
+    },
+    Withheld {
+        again_at: Deadline,
+        pause: Duration,
+    },
     Over,
 }
 
@@ -134,11 +153,18 @@ impl Incarnation {
         self.state == State::Running
     }
 
+    /// Whether the rest of its process group is waited for.
+    pub(crate) fn waits_for_group(&self) -> bool {
+        matches!(self.state, State::GroupStopping { .. })
+    }
+
     /// When to call with `Timeout`, if nothing else happens.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
             State::Running | State::Reaping { .. } | State::Over => None,
-            State::Stopping { until: due, .. } | State::Draining { until: due } => due.poll_timeout(),
+            State::Stopping { until: due, .. }
+            | State::GroupStopping { until: due, .. }
+            | State::Draining { until: due } => due.poll_timeout(),
             State::Killed => self.give_up_at.poll_timeout(),
             State::Withheld { again_at, .. } => again_at.or(self.give_up_at).poll_timeout(),
         }
@@ -146,7 +172,10 @@ impl Incarnation {
 
     pub(crate) fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
         match (self.state, input) {
-            (State::Running | State::Stopping { .. } | State::Killed, Input::StreamEnded(stream)) => {
+            (
+                State::Running | State::Stopping { .. } | State::GroupStopping { .. } | State::Killed,
+                Input::StreamEnded(stream),
+            ) => {
                 set(&mut self.open, stream, false);
                 Vec::new()
             }
@@ -154,10 +183,12 @@ impl Incarnation {
                 set(&mut self.open, stream, false);
                 self.reap_when_drained()
             }
-            (State::Running | State::Stopping { .. } | State::Killed, Input::Died) => {
-                self.state =
-                    State::Draining { until: Deadline::after(now, self.patience.drain_time).or(self.give_up_at) };
-                self.reap_when_drained()
+            (State::Stopping { rung, until }, Input::Died) => {
+                self.state = State::GroupStopping { rung, until };
+                vec![Output::WaitForGroup]
+            }
+            (State::Running | State::Killed, Input::Died) | (State::GroupStopping { .. }, Input::GroupEnded) => {
+                self.drain(now)
             }
             (State::Reaping { pause }, Input::Withheld) => {
                 let again_at = Deadline::after(now, pause);
@@ -165,7 +196,11 @@ impl Incarnation {
                 Vec::new()
             }
             (_, Input::Ask(ask)) => self.asked(ask, now),
-            (State::Stopping { rung, until }, Input::Timeout) if until.has_come(now) => self.climb(rung + 1, now),
+            (State::Stopping { rung, until } | State::GroupStopping { rung, until }, Input::Timeout)
+                if until.has_come(now) =>
+            {
+                self.climb(rung + 1, now)
+            }
             (State::Running | State::Stopping { .. }, Input::Unheard) => self.kill(now),
             (State::Killed | State::Withheld { .. }, Input::Timeout) if self.give_up_at.has_come(now) => {
                 self.state = State::Over;
@@ -178,9 +213,24 @@ impl Incarnation {
             (State::Draining { until }, Input::Timeout) if until.has_come(now) => self.abandon(),
             // Too early, or told twice, or after the end.
             (
-                State::Running | State::Stopping { .. } | State::Killed | State::Withheld { .. },
+                State::Running
+                | State::Stopping { .. }
+                | State::GroupStopping { .. }
+                | State::Killed
+                | State::Withheld { .. },
                 Input::Timeout | Input::Withheld,
             )
+            | (
+                State::Running
+                | State::Stopping { .. }
+                | State::Killed
+                | State::Draining { .. }
+                | State::Reaping { .. }
+                | State::Withheld { .. }
+                | State::Over,
+                Input::GroupEnded,
+            )
+            | (State::GroupStopping { .. }, Input::Died | Input::Unheard)
             | (State::Killed, Input::Unheard)
             | (State::Draining { .. }, Input::Died | Input::Timeout | Input::Withheld | Input::Unheard)
             | (State::Reaping { .. }, Input::Timeout)
@@ -203,7 +253,14 @@ impl Incarnation {
                 self.state = State::Stopping { rung, until: until.or(self.kill_at) };
                 Vec::new()
             }
-            (State::Stopping { rung, .. }, Ask::Stop | Ask::NothingDone) => self.climb(rung + 1, now),
+            (State::GroupStopping { rung, until }, Ask::StopWithin(time)) => {
+                self.kill_at = self.kill_at.or(Deadline::after(now, time));
+                self.state = State::GroupStopping { rung, until: until.or(self.kill_at) };
+                Vec::new()
+            }
+            (State::Stopping { rung, .. } | State::GroupStopping { rung, .. }, Ask::Stop | Ask::NothingDone) => {
+                self.climb(rung + 1, now)
+            }
             (State::Stopping { rung, until }, Ask::Extend(time)) => {
                 let time = time.min(self.extension);
                 self.extension -= time;
@@ -234,7 +291,8 @@ impl Incarnation {
                 | State::Withheld { .. }
                 | State::Over,
                 Ask::NothingDone | Ask::Extend(_),
-            ) => Vec::new(),
+            )
+            | (State::GroupStopping { .. }, Ask::Extend(_)) => Vec::new(),
         }
     }
 
@@ -246,7 +304,16 @@ impl Incarnation {
             return self.kill(now);
         };
         let until = Deadline::after(now, grace_period).or(self.kill_at);
-        self.state = State::Stopping { rung, until };
+        self.state = match self.state {
+            State::GroupStopping { .. } => State::GroupStopping { rung, until },
+            State::Running
+            | State::Stopping { .. }
+            | State::Killed
+            | State::Draining { .. }
+            | State::Reaping { .. }
+            | State::Withheld { .. }
+            | State::Over => State::Stopping { rung, until },
+        };
         // Before it is known how long the rest of the ladder takes: the time of all of it.
         let rest = self.patience.grace_periods.get(rung + 1..).unwrap_or_default();
         let rest = rest.iter().fold(Duration::ZERO, |sum, period| sum.saturating_add(*period));
@@ -265,9 +332,19 @@ impl Incarnation {
     }
 
     fn kill(&mut self, now: Instant) -> Vec<Output> {
+        let has_ended = self.waits_for_group();
         self.state = State::Killed;
         self.give_up_at = Deadline::after(now, self.patience.longest_death);
-        vec![Output::Kill]
+        let mut outputs = vec![Output::Kill];
+        if has_ended {
+            outputs.extend(self.drain(now));
+        }
+        outputs
+    }
+
+    fn drain(&mut self, now: Instant) -> Vec<Output> {
+        self.state = State::Draining { until: Deadline::after(now, self.patience.drain_time).or(self.give_up_at) };
+        self.reap_when_drained()
     }
 
     fn reap_when_drained(&mut self) -> Vec<Output> {
@@ -355,13 +432,38 @@ mod tests {
     }
 
     #[test]
+    fn p08_the_rest_of_a_group_keeps_the_grace_periods_of_a_stop() {
+        let t0 = start();
+        let ladder = Patience { grace_periods: vec![GRACE_PERIOD, GRACE_PERIOD], ..patience() };
+        let stopped = || {
+            let mut one = Incarnation::new([], ladder.clone());
+            assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), [Output::Climb(0)]);
+            assert_eq!(one.handle(Input::Died, t0), [Output::WaitForGroup]);
+            assert_eq!(one.poll_timeout(), Some(t0 + GRACE_PERIOD), "the step's own time, counted from its begin");
+            one
+        };
+        assert_eq!(stopped().handle(Input::GroupEnded, t0), [Output::Reap]);
+        let mut slow = stopped();
+        assert_eq!(slow.handle(Input::Timeout, t0 + GRACE_PERIOD), [Output::Climb(1)]);
+        let end = t0 + 2 * GRACE_PERIOD;
+        assert_eq!(slow.handle(Input::Timeout, end), [Output::Kill, Output::Reap]);
+        let mut hurried = stopped();
+        assert_eq!(hurried.handle(Input::Ask(Ask::StopWithin(DRAIN_TIME)), t0), []);
+        assert_eq!(hurried.poll_timeout(), Some(t0 + DRAIN_TIME));
+        assert_eq!(stopped().handle(Input::Ask(Ask::Stop), t0), [Output::Climb(1)], "a second stop goes on");
+        let mut alone = Incarnation::new([], patience());
+        assert_eq!(alone.handle(Input::Died, t0), [Output::Reap], "one that ends by itself takes its group along");
+    }
+
+    #[test]
     fn times_beyond_the_clock_are_for_ever() {
         let endless = Patience { drain_time: Duration::MAX, grace_periods: vec![Duration::MAX], ..patience() };
         let t0 = start();
         let mut one = Incarnation::new([StreamId::Messages], endless);
         assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), [Output::Climb(0)]);
         assert_eq!(one.poll_timeout(), None);
-        assert_eq!(one.handle(Input::Died, t0), []);
+        assert_eq!(one.handle(Input::Died, t0), [Output::WaitForGroup]);
+        assert_eq!(one.handle(Input::GroupEnded, t0), []);
         assert_eq!(one.poll_timeout(), None);
         assert_eq!(one.handle(Input::StreamEnded(StreamId::Messages), t0), [Output::Reap]);
     }
@@ -377,6 +479,7 @@ mod tests {
             for &input in history {
                 one.handle(input, t0);
             }
+            one.handle(Input::GroupEnded, t0);
             assert_eq!(one.poll_timeout(), Some(bound), "{history:?}");
             assert_eq!(one.handle(Input::Timeout, bound), [Output::Abandon(StreamId::Messages), Output::Reap]);
         }
@@ -475,7 +578,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_history_ends_once(history in prop::collection::vec((0..10_u8, 0..3000_u64), 0..40)) {
+        fn any_history_ends_once(history in prop::collection::vec((0..11_u8, 0..3000_u64), 0..40)) {
             let mut now = start();
             let mut one = Incarnation::new(StreamId::ALL, patience());
             let mut outputs = Vec::new();
@@ -489,7 +592,8 @@ mod tests {
                     4 => Input::Ask(Ask::StopWithin(Duration::from_millis(pause_ms))),
                     5 => Input::Ask(Ask::NothingDone),
                     6 => Input::Ask(Ask::Extend(Duration::from_millis(pause_ms))),
-                    stream => Input::StreamEnded(StreamId::ALL[usize::from(stream) - 7]),
+                    7 => Input::GroupEnded,
+                    stream => Input::StreamEnded(StreamId::ALL[usize::from(stream) - 8]),
                 };
                 outputs.extend(one.handle(input, now));
             }

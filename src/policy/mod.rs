@@ -10,6 +10,7 @@ pub(crate) mod burst;
 pub(crate) mod due;
 pub(crate) mod group;
 pub(crate) mod incarnation;
+pub(crate) mod kinship;
 pub(crate) mod members;
 mod order;
 pub(crate) mod readiness;

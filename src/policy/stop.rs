@@ -28,8 +28,10 @@ pub(crate) struct Rung {
 /// A rung that has nothing to do (no pipes to close, nobody on control) takes no time. A second [`stop`](crate::Worker::stop)
 /// goes to the next rung at once.
 ///
-/// The ladder is for the worker's own process. When that has ended, on whichever rung, the rest of its tree gets SIGKILL: a child
-/// that is to end in peace has to be waited for by the worker.
+/// When the worker's own process has ended, on whichever rung, the other members of its process group keep what is left of the
+/// ladder: the rung's grace period, then the next rungs, then SIGKILL. So a server whose wrapper ends at SIGTERM has time to shut
+/// down. What has left the group gets SIGKILL as soon as the group has ended. A worker that ends without being stopped takes its
+/// whole tree along at once.
 ///
 /// ```
 /// use pipewright::{StopPolicy, StopStep, WorkerSpec};

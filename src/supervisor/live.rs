@@ -13,7 +13,6 @@ use super::{
     session::Session,
     spec::{MessageSource, WorkerSpec},
     trace::Trace,
-    tree::Sought,
     worker::{Present, WorkerShared},
 };
 use crate::{
@@ -35,6 +34,7 @@ use crate::{
 };
 use crossbeam_channel::Sender;
 use std::{
+    collections::HashSet,
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     time::{Duration, Instant},
@@ -142,12 +142,28 @@ pub(super) struct Health {
     pub(super) is_unhealthy: bool,
 }
 
+/// What is known of its tree.
+#[derive(Debug, Default)]
+pub(super) struct Inspection {
+    /// How many processes could not be attributed, once that is known.
+    pub(super) uninspected: Option<u32>,
+    /// The number of the request that the inspector has not answered.
+    pub(super) asked: Option<u64>,
+    /// Sessions that were seen in it.
+    pub(super) sessions: HashSet<i32>,
+    /// SIGKILL was refused, as a process of it runs as another user.
+    pub(super) kill_refused: bool,
+}
+
 /// Waiting for the end of those who have outlived a worker.
 #[derive(Debug, Default)]
 pub(super) struct Burial {
-    pub(super) sought: Sought,
     pub(super) waited_for: Vec<Held>,
     pub(super) rounds: u32,
+    /// How often those were looked at again that were in the middle of an exec.
+    pub(super) waits: u32,
+    /// What lived in its cgroup was named.
+    pub(super) is_named: bool,
     pub(super) until: Option<Instant>,
 }
 
@@ -171,6 +187,7 @@ pub(super) struct Live {
     /// While those are waited for who have outlived it.
     pub(super) burial: Option<Burial>,
     pub(super) survivors: Vec<Survivor>,
+    pub(super) inspection: Inspection,
     /// It is stopped or killed by its supervisor.
     pub(super) is_being_ended: bool,
     /// The pipes that were given up, by their inodes.
@@ -215,6 +232,7 @@ impl Live {
             health: Health { bell: bell.inspect(never_wait), notices, ..Health::default() },
             burial: None,
             survivors: Vec::new(),
+            inspection: Inspection::default(),
             is_being_ended: false,
             abandoned: Vec::new(),
             streams,
@@ -424,7 +442,7 @@ impl Live {
             leaks: std::mem::take(&mut self.leaks),
             oom_killed: self.present.with_cell(Cell::oom_killed).unwrap_or(false),
             survivors: std::mem::take(&mut self.survivors),
-            uninspected: None,
+            uninspected: self.inspection.uninspected,
         }
     }
 }

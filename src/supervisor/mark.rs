@@ -11,6 +11,10 @@ pub(super) struct Mark {
     pub(super) guarded: Mutex<Option<u32>>,
     /// The cgroup it lives in.
     pub(super) cell: Mutex<Option<Cell>>,
+    /// Why it has none.
+    pub(super) no_cgroup: Option<Box<str>>,
+    /// In which tick of the boot clock it was started, or an earlier one.
+    pub(super) born: u64,
     /// Whether descendants that have left its group are killed with it.
     pub(super) survivors: Survivors,
     /// Where it gets a signal when the thread that started it ends, and that is not the main thread.

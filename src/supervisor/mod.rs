@@ -4,6 +4,7 @@ mod by_hand;
 mod call;
 mod check;
 mod clock;
+mod containment;
 mod control;
 mod driver;
 mod ends;
@@ -11,6 +12,7 @@ mod event;
 mod group;
 mod guest;
 mod hello;
+mod inspector;
 mod id;
 mod kept;
 mod link;
@@ -58,11 +60,11 @@ use std::{
 };
 
 pub use call::{Call, CancelCall};
+pub use containment::{Containment, ContainmentKind, Means, Unavailable};
 pub use event::{Disconnected, Event, EventKind, FaultEvent, NotReady, Stream};
 pub use group::{GroupError, GroupId, GroupPolicy, WorkerGroup};
 pub use hello::HelloFault;
 pub use id::WorkerId;
-pub use pen::Containment;
 pub use ready::Ready;
 pub use spec::WorkerSpec;
 pub use status::{Status, WorkerState, WorkerStatus};
@@ -380,6 +382,7 @@ impl Builder {
             mailbox: mailbox.clone(),
             window: self.window,
             grace_period: self.grace_period,
+            adopts: false,
             starter: Arc::clone(&starter),
         })
         .map_err(|error| not_built("setting up epoll", error))?;

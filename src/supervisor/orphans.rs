@@ -11,7 +11,11 @@ use super::{
 use crate::{
     exit::{Exit, ExitStatus},
     launch::exit_status,
-    sys::{pidfd::Reaped, poll::Deadline, proc},
+    sys::{
+        pidfd::Reaped,
+        poll::Deadline,
+        proc::{self, Held, Stat},
+    },
 };
 use std::sync::Arc;
 
@@ -20,12 +24,13 @@ impl Present {
     pub(super) fn kill_tree(&self) {
         let pid = self.child().pid().cast_signed();
         let is_whole = self.survivors() == Survivors::Kill;
-        let descendants = if is_whole { proc::hold(|| proc::descendants(pid)) } else { Vec::new() };
+        let descendants = if is_whole { proc::descendants(pid) } else { Vec::new() };
+        let descendants: Vec<Stat> = descendants.into_iter().filter_map(|pid| Stat::of(pid).ok()).collect();
         // The worker first: with its children gone it might end by itself, and be told so.
         self.with_cell(Cell::kill);
         drop(self.child().signal_group(libc::SIGKILL));
         for descendant in descendants {
-            drop(descendant.pidfd.signal(libc::SIGKILL));
+            drop(Held::open(&descendant).and_then(|held| held.signal(libc::SIGKILL)));
         }
     }
 }

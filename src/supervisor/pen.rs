@@ -21,28 +21,18 @@ use std::{
 
 /// How many empty ones are kept for the next workers: to make and remove one costs more than the rest of a start.
 const SPARE: usize = 64;
-
-/// How strongly a worker's descendants are held together, from [`Worker::containment`](crate::Worker::containment). The strongest
-/// that is to be had is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Containment {
-    /// A cgroup of its own, which nobody leaves: all of it ends with the worker, whatever it does. For a supervisor that may make
-    /// cgroups (v2) beside or below its own: root, or who has got a subtree delegated.
-    Cgroup,
-    /// A process group of its own, and the token in the environment.
-    Group,
-    /// The token alone: it shares our process group.
-    Process,
-}
+/// How often the place is looked for, for the guard, before that is started without it.
+const PLACE_TRIES: u32 = 3;
 
 /// One supervisor's cgroup, in which its workers' lie.
 #[derive(Debug, Default)]
 pub(super) struct Pen {
-    /// Where it is to be; nothing where there are no cgroups.
-    place: OnceLock<Option<Place>>,
-    /// Made when it is needed first; nothing where we may not.
-    home: OnceLock<Option<Cgroup>>,
+    /// Where it is to be, once that is known.
+    place: OnceLock<Place>,
+    /// Made when it is needed first.
+    home: Mutex<Option<Cgroup>>,
+    /// Why there can be none. A failure that may pass is not kept: the next start tries again.
+    refusal: Mutex<Option<Box<str>>>,
     spare: Mutex<Vec<Cell>>,
     made: AtomicU32,
 }
@@ -105,52 +95,54 @@ impl Cell {
 }
 
 impl Pen {
-    fn place(&self) -> Option<&Place> {
-        let find = || {
-            let site = Site::find().ok()?;
-            let random = u64::from_ne_bytes(random::bytes().ok()?);
-            Some(Place { site, name: format!("pipewright-{}-{:x}-{random:016x}", process::id(), namespace()) })
-        };
-        self.place.get_or_init(find).as_ref()
-    }
-
-    fn home(&self) -> Option<&Cgroup> {
-        let make = || {
-            let Place { site, name } = self.place()?;
-            // Of a host that was killed together with its guard.
-            site.clean(is_left_over);
-            site.create(name).ok()
-        };
-        self.home.get_or_init(make).as_ref()
-    }
-
-    /// Asks once more, for the reason.
-    fn why_not() -> CgroupError {
-        let name = format!("pipewright-{}-refused", process::id());
-        match Site::find().and_then(|site| site.create(&name)) {
-            Err(error) => error,
-            Ok(made) => {
-                drop(made.remove());
-                CgroupError::BadName { name: name.into() }
-            }
+    fn place(&self) -> Result<&Place, CgroupError> {
+        if let Some(place) = self.place.get() {
+            return Ok(place);
         }
+        let site = Site::find()?;
+        let random = u64::from_ne_bytes(random::bytes().map_err(CgroupError::NoName)?);
+        let name = format!("pipewright-{}-{:x}-{random:016x}", process::id(), namespace());
+        Ok(self.place.get_or_init(|| Place { site, name }))
+    }
+
+    fn home(&self) -> Result<Cgroup, CgroupError> {
+        let mut home = lock(&self.home);
+        if let Some(home) = &*home {
+            return Ok(home.clone());
+        }
+        let Place { site, name } = self.place()?;
+        // Of a host that was killed together with its guard.
+        site.clean(is_left_over);
+        Ok(home.insert(site.create(name)?).clone())
     }
 
     /// Where it is or will be, to be killed as a whole. It is made later: whoever is to remove it is there before it is.
     pub(super) fn path(&self) -> Option<PathBuf> {
-        self.place().map(|Place { site, name }| site.path_of(name))
+        // The guard asks once: what fails for a moment is tried again at once.
+        let place = (0..PLACE_TRIES).find_map(|_| self.place().ok());
+        place.map(|Place { site, name }| site.path_of(name))
     }
 
-    /// An empty one; nothing where there are none for us.
-    pub(super) fn take(&self) -> Option<Cell> {
-        let spare = lock(&self.spare).pop();
-        spare.or_else(|| self.make(self.home()?).ok())
+    /// An empty one, or why there is none.
+    pub(super) fn take(&self) -> Result<Cell, Box<str>> {
+        if let Some(spare) = lock(&self.spare).pop() {
+            return Ok(spare);
+        }
+        if let Some(refusal) = &*lock(&self.refusal) {
+            return Err(refusal.clone());
+        }
+        self.home().and_then(|home| self.make(&home)).map_err(|error| {
+            let reason: Box<str> = error.reason().into();
+            if error.lasts() {
+                *lock(&self.refusal) = Some(reason.clone());
+            }
+            reason
+        })
     }
 
     /// One of its own for a worker that is limited.
     pub(super) fn take_limited(&self, limits: &[TreeLimit]) -> Result<Cell, CgroupError> {
-        let Some(home) = self.home() else { return Err(Self::why_not()) };
-        let mut cell = self.make(home)?;
+        let mut cell = self.make(&self.home()?)?;
         cell.is_limited = true;
         let limited = limits.iter().try_for_each(|limit| match *limit {
             TreeLimit::MemoryBytes(bytes) => cell.cgroup.set_memory_max(bytes),
@@ -189,7 +181,7 @@ impl Drop for Pen {
         for cell in lock(&self.spare).drain(..) {
             drop(cell.cgroup.remove());
         }
-        if let Some(Some(home)) = self.home.get() {
+        if let Some(home) = lock(&self.home).take() {
             // Somebody is left there only where he could not be reached before. What is still in it goes with it.
             drop(home.kill());
             drop(home.remove());

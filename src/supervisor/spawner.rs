@@ -30,7 +30,7 @@ use crate::{
         launch_once, pause_for, prepare,
     },
     policy::watchdog::Life,
-    sys::{conduct, pidfd, random},
+    sys::{conduct, pidfd, proc, random},
     wire::rpc::KEY_VARIABLE,
 };
 use crossbeam_channel::RecvTimeoutError;
@@ -296,7 +296,10 @@ impl Starter {
         if let Some(address) = address.filter(|_| spec.plan.tells_control_in_arguments()) {
             variables.push((KEY_VARIABLE, address.key.clone().into()));
         }
-        let (cell, directory) = self.cell_for(spec)?.unzip();
+        let (cell, directory, mut no_cgroup) = match self.cell_for(spec)? {
+            Ok((cell, directory)) => (Some(cell), Some(directory), None),
+            Err(reason) => (None, None, Some(reason)),
+        };
         let moment = Moment {
             birthplace: match &directory {
                 Some(directory) if spec.tree_limits.is_empty() => Birthplace::Rather(directory.as_fd()),
@@ -311,6 +314,7 @@ impl Starter {
         self.begun.fetch_add(1, Ordering::SeqCst);
         // Taken before the process exists: its processor time can then never exceed its uptime.
         let started = now();
+        let born = proc::boot_ticks();
         let launched = launch_once(&spec.plan, prepared, &moment);
         match &launched {
             Ok(_) => self.started.fetch_add(1, Ordering::SeqCst),
@@ -321,6 +325,7 @@ impl Starter {
         let in_cgroup = launched.as_ref().is_ok_and(|launched| launched.in_cgroup);
         let cell = match cell {
             Some(cell) if !in_cgroup => {
+                no_cgroup = Some("the kernel refused a birth into it".into());
                 // Nobody is born into it for a reason of its own: a process in it has changed it.
                 if launched.is_ok() {
                     cell.discard();
@@ -339,7 +344,7 @@ impl Starter {
         let link = address.is_some().then(|| Arc::new(Link::new(self.mailbox.clone(), id)));
         let tie = thread.filter(|_| moment.death_signal.is_some()).and_then(|thread| self.starts.tie(thread));
         let (guarded, cell, tie) = (guarded.into(), cell.into(), tie.into());
-        let mark = Mark { token, guarded, cell, survivors: spec.survivors, tie };
+        let mark = Mark { token, guarded, cell, no_cgroup, born, survivors: spec.survivors, tie };
         let present = Arc::new(Present::new(number, launched, link, mark));
         Ok(Begun { present, key: issued.map(Issued::into_key), started, starts_before, streams, bell, notices })
     }
@@ -354,33 +359,30 @@ impl Starter {
         Ok(())
     }
 
-    /// Where a new incarnation is to live, if that is a cgroup of ours.
-    fn cell_for(&self, spec: &WorkerSpec) -> Result<Option<(Cell, OwnedFd)>, SpawnError> {
-        // A user's own `Command` is not born in one, and one that may survive us is not killed with ours.
-        let may_be_held = matches!(spec.plan.program, Program::Named(_)) && spec.ends_as_a_whole();
-        let is_limited = !spec.tree_limits.is_empty();
-        let cell = match may_be_held {
-            true if is_limited => Some(self.pen.take_limited(&spec.tree_limits)),
-            true => self.pen.take().map(Ok),
-            false => None,
+    /// Where a new incarnation is to live, or why that is no cgroup of ours.
+    fn cell_for(&self, spec: &WorkerSpec) -> Result<Result<(Cell, OwnedFd), Box<str>>, SpawnError> {
+        let open = |cell: Cell| match cell.cgroup.open() {
+            Ok(directory) => Ok((cell, directory)),
+            Err(error) => {
+                cell.discard();
+                Err(error)
+            }
         };
-        let opened = cell.map(|cell| {
-            let cell = cell?;
-            match cell.cgroup.open() {
-                Ok(directory) => Ok((cell, directory)),
-                Err(error) => {
-                    cell.discard();
-                    Err(error)
-                }
-            }
-        });
-        match opened.transpose() {
-            Err(error) if is_limited => {
+        if !spec.tree_limits.is_empty() {
+            let cell = self.pen.take_limited(&spec.tree_limits).and_then(open).map_err(|error| {
                 let source = io::Error::new(error.kind(), error);
-                Err(SpawnError::failed(spec.plan.program_name(), SpawnStep::TreeLimit, source))
-            }
-            opened => Ok(opened.unwrap_or(None)),
+                SpawnError::failed(spec.plan.program_name(), SpawnStep::TreeLimit, source)
+            })?;
+            return Ok(Ok(cell));
         }
+        // A user's own `Command` is not born in one, and one that may survive us is not killed with ours.
+        if !matches!(spec.plan.program, Program::Named(_)) {
+            return Ok(Err("not for from_command".into()));
+        }
+        if !spec.ends_as_a_whole() {
+            return Ok(Err("not for survive_parent, or survivors that are not killed".into()));
+        }
+        Ok(self.pen.take().and_then(|cell| open(cell).map_err(|error| error.reason().into())))
     }
 
     /// The address of a new incarnation.

@@ -8,7 +8,7 @@ use super::{
     link::Link,
     lock,
     mark::Mark,
-    pen::{Cell, Containment},
+    pen::Cell,
     spawner::Starter,
     stopping::{Restarting, Stopping},
     survivors::Survivors,
@@ -195,6 +195,14 @@ impl Present {
         &self.mark.token
     }
 
+    pub(super) fn no_cgroup(&self) -> Option<&str> {
+        self.mark.no_cgroup.as_deref()
+    }
+
+    pub(super) fn born(&self) -> u64 {
+        self.mark.born
+    }
+
     pub(super) fn survivors(&self) -> Survivors {
         self.mark.survivors
     }
@@ -236,16 +244,6 @@ impl Present {
         match self.with_cell(|cell| cell.freeze(frozen)) {
             Some(done) => done.map_err(io::Error::other),
             None => self.child.signal_group(if frozen == Frozen::Yes { libc::SIGSTOP } else { libc::SIGCONT }),
-        }
-    }
-
-    fn containment(&self) -> Containment {
-        if lock(&self.mark.cell).is_some() {
-            Containment::Cgroup
-        } else if self.child.leads_group() {
-            Containment::Group
-        } else {
-            Containment::Process
         }
     }
 
@@ -303,11 +301,6 @@ impl Worker {
     /// [`signal`](Self::signal), which never hits another process that has got the number since.
     pub fn pid(&self) -> u32 {
         self.shared.present().map_or(0, |present| present.child.pid())
-    }
-
-    /// How strongly what it starts is held together with it; nothing while it has no process.
-    pub fn containment(&self) -> Option<Containment> {
-        self.shared.present().filter(|present| present.child.is_running()).map(|present| present.containment())
     }
 
     /// Sends a signal to its process, by the number that `libc` or `kill -l` give.

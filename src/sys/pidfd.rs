@@ -96,6 +96,12 @@ impl PidFd {
         number.filter(|number| *number > 0).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
     }
 
+    /// Whether this process still has its number: it is a child that is not reaped.
+    pub(crate) fn is_unreaped(&self) -> bool {
+        self.waitid(libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
+            .is_ok_and(|reaped| reaped.is_none_or(|it| it.usage.is_some()))
+    }
+
     /// Takes the status of an ended process, or `None` while it runs. Never blocks.
     pub(crate) fn reap(&self) -> io::Result<Option<Reaped>> {
         self.waitid(libc::WEXITED | libc::WNOHANG)
@@ -182,23 +188,32 @@ pub(crate) fn kill(number: libc::pid_t, signal: libc::c_int) -> io::Result<()> {
     cvt(unsafe { libc::kill(number, signal) }).map(drop)
 }
 
-/// Whether a seccomp filter (older container profiles) or a kernel before 5.3 denies `pidfd_open`. It is asked again each time: no
-/// answer is kept, since a filter can be added at any time.
-#[expect(dead_code, reason = "used by the next step")]
-pub(crate) fn is_open_denied() -> bool {
+/// A descriptor to be closed when others are needed.
+pub(crate) fn placeholder() -> io::Result<OwnedFd> {
+    Ok(fs::File::open("/dev/null")?.into())
+}
+
+/// Why `pidfd_open` cannot be used: a seccomp filter (older container profiles), or a kernel before 5.3. It is asked again each time:
+/// no answer is kept, since a filter can be added at any time.
+pub(crate) fn open_denial() -> Option<io::Error> {
     // The kernel itself refuses this number with EINVAL.
-    PidFd::open(-1).is_err_and(|error| is_denial(&error))
+    PidFd::open(-1).err().filter(is_denial)
 }
 
 /// The same of `pidfd_send_signal`.
-pub(crate) fn is_send_denied_at_all() -> bool {
+pub(crate) fn send_denial() -> Option<io::Error> {
     // The kernel itself refuses this descriptor with EBADF.
-    send(-1, 0, 0).is_err_and(|error| is_denial(&error))
+    send(-1, 0, 0).err().filter(is_denial)
+}
+
+/// Whether a process could not be opened since that is denied.
+pub(crate) fn is_open_denied(error: &io::Error) -> bool {
+    is_denial(error) && open_denial().is_some()
 }
 
 /// Whether a refused signal was refused by a filter, and not since the process belongs to another user.
 fn is_send_denied(error: &io::Error) -> bool {
-    is_denial(error) && is_send_denied_at_all()
+    is_denial(error) && send_denial().is_some()
 }
 
 /// What seccomp filters answer, as container runtimes write them: their default errno, or that of a call that does not exist.

@@ -5,7 +5,7 @@ use crate::support::{
     may_make_cgroups, wait_gone,
 };
 use pipewright::{
-    Containment, EventKind, ExitStatus, Group, Input, Output, Pass, SpawnError, SpawnStep, SpecError, StopPolicy,
+    ContainmentKind, EventKind, ExitStatus, Group, Input, Output, Pass, SpawnError, SpawnStep, SpecError, StopPolicy,
     StopStep, Supervisor, TreeLimit, Worker, WorkerSpec,
 };
 use std::{
@@ -109,20 +109,31 @@ both_ways! {
         assert_eq!(exit.signal(), Some(libc::SIGTERM));
     }
 
-    fn p09_the_ladder_is_for_the_worker_and_not_for_its_tree(way: Way) {
+    fn p08_the_rest_of_a_group_has_the_grace_period_of_a_stop(way: Way) {
+        let mut story = Story::new();
+        // The wrapper ends at SIGTERM, its server after it has said so.
+        let server = r"trap 'sleep 0.05; echo 2 >/proc/self/fd/$1; exit' TERM; echo 1 >/proc/self/fd/$1; while :; do sleep 1000 & wait; done";
+        let script = "trap 'exit 0' TERM; sh -c \"$2\" sh $1 & wait";
+        let spec = way.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).arg(server);
+        let stop = StopPolicy::kill().then([StopStep::SignalGroup(libc::SIGTERM)], DEADLINE);
+        let worker = story.supervisor.spawn(spec.stop(stop)).unwrap();
+        assert_eq!(story.json(), 1);
+        worker.stop();
+        assert_eq!(story.json(), 2, "the server was not given the time to end");
+        assert!(story.exit().success());
+    }
+
+    fn p08_a_group_that_goes_on_is_killed_after_the_grace_period(way: Way) {
         let mut story = Story::new();
         // The member ignores what ends its parent.
         let script = "trap 'exit 0' TERM; $0 ignore-term --messages=$1 & wait";
         let spec = way.program("/bin/sh").args(["-c", script, FIXTURE]).messages(Pass::arg("{}"));
-        let stop = StopPolicy::kill().then([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_secs(3600));
+        let stop = StopPolicy::kill().then([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_millis(100));
         let worker = story.supervisor.spawn(spec.stop(stop).drain_time(Duration::from_millis(20))).unwrap();
         story.message();
-        worker.stop();
-        let exit = worker.wait_timeout(DEADLINE).expect("its end");
-        assert!(exit.success(), "{exit}");
-        let [survivor] = exit.survivors.as_slice() else { panic!("{exit:?}") };
-        assert!(survivor.command.contains("ignore-term") && !is_alive(survivor.pid), "{survivor:?}");
-        assert_eq!(survivor.holds, ["messages".into()]);
+        let report = worker.stop().wait(DEADLINE);
+        assert!(report.workers[0].exit.as_ref().expect("its end").success(), "{report}");
+        assert!(report.workers[0].took >= Duration::from_millis(100), "{report}");
     }
 
     fn a_signal_to_the_group_reaches_all_of_it(way: Way) {
@@ -193,13 +204,13 @@ fn p09_who_is_in_the_middle_of_an_exec_ends_too() {
 #[test]
 fn the_strongest_containment_is_chosen_and_told() {
     let story = Story::new();
-    let containment = |spec: WorkerSpec| story.supervisor.spawn(spec.arg("hang")).unwrap().containment().unwrap();
-    let expected = if may_make_cgroups() { Containment::Cgroup } else { Containment::Group };
+    let containment = |spec: WorkerSpec| story.supervisor.spawn(spec.arg("hang")).unwrap().containment().unwrap().kind;
+    let expected = if may_make_cgroups() { ContainmentKind::Cgroup } else { ContainmentKind::Group };
     assert_eq!(containment(Way::Direct.program(FIXTURE)), expected);
     // Whoever starts it by a `Command` of their own, or lets it survive, has the process group.
-    assert_eq!(containment(Way::Command.program(FIXTURE)), Containment::Group);
-    assert_eq!(containment(WorkerSpec::new(FIXTURE).survive_parent()), Containment::Group);
-    assert_eq!(containment(Way::Command.program(FIXTURE).group(Group::Inherit)), Containment::Process);
+    assert_eq!(containment(Way::Command.program(FIXTURE)), ContainmentKind::Group);
+    assert_eq!(containment(WorkerSpec::new(FIXTURE).survive_parent()), ContainmentKind::Group);
+    assert_eq!(containment(Way::Command.program(FIXTURE).group(Group::Inherit)), ContainmentKind::Process);
 }
 
 #[test]
@@ -222,7 +233,9 @@ fn a_limit_that_cannot_be_set_is_told() {
     let story = Story::new();
     // Where the controller is to be had the worker starts, and is limited: then there is nothing to refuse.
     match story.supervisor.spawn(WorkerSpec::new("true").tree_limit(TreeLimit::MemoryBytes(64 << 20))) {
-        Ok(worker) => assert_eq!(worker.containment().unwrap_or(Containment::Cgroup), Containment::Cgroup),
+        Ok(worker) => {
+            assert_eq!(worker.containment().map_or(ContainmentKind::Cgroup, |it| it.kind), ContainmentKind::Cgroup);
+        }
         Err(SpawnError::Failed { step, source, .. }) => {
             assert_eq!(step, SpawnStep::TreeLimit);
             let reason = source.to_string();
@@ -245,12 +258,12 @@ fn who_took_its_cgroup_away_takes_it_from_nobody_else() {
     let Some(mount) = mount else { return };
     let story = Story::new();
     let hanging = || story.supervisor.spawn(Way::Direct.plain("hang")).unwrap();
-    assert_eq!(hanging().containment(), Some(Containment::Cgroup));
+    assert_eq!(hanging().containment().map(|it| it.kind), Some(ContainmentKind::Cgroup));
     let script = "own=$(sed -n s/^0:://p /proc/self/cgroup); echo $$ >$1/cgroup.procs; rmdir $1$own";
     let leaving = story.supervisor.spawn(Way::Direct.program("/bin/sh").args(["-c", script, "sh", &mount])).unwrap();
     assert!(leaving.wait_timeout(DEADLINE).expect("its end").success());
     for _ in 0..3 {
-        assert_eq!(hanging().containment(), Some(Containment::Cgroup));
+        assert_eq!(hanging().containment().map(|it| it.kind), Some(ContainmentKind::Cgroup));
     }
 }
 

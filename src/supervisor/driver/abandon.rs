@@ -64,8 +64,15 @@ mod tests {
         let mailbox = Mailbox { commands, waker: Arc::new(Waker::new().unwrap()) };
         let starter = Arc::new(Starter::new(mailbox.clone(), Arc::default(), Guard::default()).unwrap());
         let (window, grace_period) = (1 << 20, Duration::ZERO);
-        let parts =
-            Parts { commands: inbox, events: told, mailbox, window, grace_period, starter: Arc::clone(&starter) };
+        let parts = Parts {
+            commands: inbox,
+            events: told,
+            mailbox,
+            window,
+            grace_period,
+            adopts: false,
+            starter: Arc::clone(&starter),
+        };
         let driver = Driver::new(parts).unwrap();
         let spec = WorkerSpec::new("sleep").arg("1000");
         let prepared = launch::prepare(&spec.plan, Patience::None).unwrap();

@@ -1,118 +1,207 @@
-//! The end of a tree: who has outlived a worker is found, named, killed, and waited for; only then the worker is reaped.
+//! The end of a tree: what has outlived a worker is found, named, killed, and waited for; only then the worker is reaped.
+//!
+//! The looking is done by the inspector, on its own thread. Here its answers become signals and waits, all of them bounded:
+//! `LONGEST_DEATH` after its streams have ended a worker is reaped, whatever is left.
 
 use super::{
     Driver,
     place::{Place, Target, Timer, live_at},
 };
 use crate::{
+    exit::Survivor,
+    policy::incarnation::Input,
     supervisor::{
-        live::LONGEST_DEATH,
+        inspector::{Findings, Request, STALL, Task},
+        live::{LONGEST_DEATH, Live},
         pen::Cell,
         survivors::Survivors,
-        tree::{self, Ancestor, Found, Sought},
     },
-    sys::{
-        poll,
-        proc::{self, Held},
-    },
+    sys::proc::Held,
 };
-use std::{os::fd::AsFd, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-/// How often descendants are looked for before those that keep coming are left to be told.
+/// How often descendants are looked for before those that keep coming are left to be reported.
 const ROUNDS: u32 = 100;
-/// How many descriptors are kept for the end of a tree: to look, and to hold a few whom to kill.
-const RESERVE: usize = 8;
-/// How soon it is looked again where nobody could be held.
+/// How soon those are looked at again that were in the middle of an exec, and how often: an exec that takes longer than a second is
+/// from a disk that hangs.
+const EXEC_TIME: Duration = Duration::from_millis(1);
+const WAITS: u32 = 1000;
+/// How soon it is tried again where no descriptor, memory or thread was to be had.
 const AGAIN: Duration = Duration::from_millis(10);
+/// At last, how often a cgroup that was killed is looked at.
+const LAST_PAUSE: Duration = Duration::from_millis(64);
+/// How long the inspector has to kill a tree before the process group is killed without it.
+const KILL_PATIENCE: Duration = Duration::from_millis(100);
 
 impl Driver {
-    /// The worker has ended, and its streams have. Takes its status as soon as nobody of its tree is left.
+    /// The worker has ended, and its streams have. Takes its status as soon as nothing of its tree is left.
     pub(super) fn bury(&mut self, place: Place) {
+        let now = self.clock.now();
         let Some(live) = live_at(&mut self.slots, place) else { return };
-        if let Some(is_populated) = live.present.with_cell(Cell::is_populated) {
-            if !is_populated {
-                return self.reap_alone(place);
-            }
-            let mut found = live.present.with_cell(inhabitants).unwrap_or_default();
-            if found.is_empty() {
-                self.reserve.clear();
-                found = live.present.with_cell(inhabitants).unwrap_or_default();
-            }
-            self.mourn(place, found);
-            return self.keep_reserve();
-        }
-        if live.spec.survivors == Survivors::Leave {
+        let survivors = live.spec.survivors;
+        if survivors == Survivors::Leave {
             return self.reap(place);
         }
-        let ancestor = Ancestor {
-            pid: live.present.child().pid().cast_signed(),
-            token: live.present.token(),
-            lived: self.clock.now().saturating_duration_since(live.started),
-            started_since: self.starter.started().saturating_sub(live.starts_before),
-            others: &self.own,
-        };
-        let sought = &mut live.burial.get_or_insert_default().sought;
-        let mut found = self.search.descendants(&ancestor, sought, || self.clock.now());
-        if self.search.take_shortage() {
-            self.reserve.clear();
-            found = found.and(self.search.descendants(&ancestor, sought, || self.clock.now()));
-            // Whoever cannot be seen even so is looked for again.
-            self.search.take_shortage();
+        if live.burial.is_none() {
+            live.burial.get_or_insert_default().until = now.checked_add(LONGEST_DEATH);
+            self.set_timer_after(LONGEST_DEATH, Timer::BuryEnd(place));
         }
-        match found {
-            Found::These(found) if found.is_empty() && live.spec.survivors == Survivors::Kill => self.reap_alone(place),
-            Found::These(found) if found.is_empty() => self.reap(place),
-            Found::These(found) if live.spec.survivors == Survivors::Report => {
-                let pipes = live.pipes();
-                live.survivors.extend(found.iter().map(|held| tree::survivor(held, &pipes)));
-                // What was found so far is not found again.
-                self.set_timer(self.clock.now(), Timer::Bury(place));
-            }
-            Found::These(found) => self.mourn(place, found),
-            Found::NotBefore(due) => self.set_timer(due, Timer::Bury(place)),
-        }
-        self.keep_reserve();
-    }
-
-    /// A host that has used up its descriptors must not keep us from ending what its workers have started.
-    pub(super) fn keep_reserve(&mut self) {
-        while self.reserve.len() < RESERVE {
-            let Ok(descriptor) = self.poller.as_fd().try_clone_to_owned() else { return };
-            self.reserve.push(descriptor);
-        }
-    }
-
-    /// Names survivors, kills them, and waits for their end.
-    fn mourn(&mut self, place: Place, found: Vec<Held>) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
-        let pipes = live.pipes();
+        if let Some(is_populated) = live.present.with_cell(Cell::is_populated) {
+            return if is_populated { self.kill_inhabitants(place) } else { self.reap_alone(place) };
+        }
+        let lived = now.saturating_duration_since(live.started);
+        let started_since = self.starter.started().saturating_sub(live.starts_before);
+        let pid = live.present.child().pid().cast_signed();
+        if !self.inspector.adopts && self.numbers.shows_no_descendant(pid, lived, started_since) {
+            live.inspection.uninspected = Some(0);
+            return self.reap_alone(place);
+        }
+        self.inspect(place, Task::Survivors(survivors));
+    }
+
+    /// What lives in its cgroup is named once, and killed together.
+    fn kill_inhabitants(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
         let burial = live.burial.get_or_insert_default();
-        // Those who are killed now may have started others before.
-        burial.sought = Sought::default();
-        for carrier in &found {
-            if !live.survivors.iter().any(|known| known.pid == carrier.pid.unsigned_abs()) {
-                live.survivors.push(tree::survivor(carrier, &pipes));
-            }
+        if !burial.is_named {
+            burial.is_named = true;
+            return self.inspect(place, Task::NameInhabitants);
         }
         burial.rounds += 1;
-        let is_first = burial.rounds == 1;
-        if is_first {
-            burial.until = self.clock.now().checked_add(LONGEST_DEATH);
-        }
+        let pause = (EXEC_TIME * 2_u32.saturating_pow(burial.rounds.min(16))).min(LAST_PAUSE);
         live.present.with_cell(Cell::kill);
         drop(live.present.child().signal_group(libc::SIGKILL));
-        for carrier in found {
-            drop(carrier.pidfd.signal(libc::SIGKILL));
-            if self.poller.add(&carrier.pidfd, Target::Survivor(place).token()).is_ok() {
-                burial.waited_for.push(carrier);
+        self.set_timer_after(pause, Timer::Bury(place));
+    }
+
+    /// Has the inspector look. It is asked again where it does not get on; see `check_inspector`.
+    pub(super) fn inspect(&mut self, place: Place, task: Task) {
+        let now = self.clock.now();
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        self.requests += 1;
+        live.inspection.asked = Some(self.requests);
+        let request = Request {
+            number: self.requests,
+            task,
+            present: Arc::clone(&live.present),
+            pipes: live.pipes(),
+            has_wrapped: self.numbers.may_wrap_in(now.saturating_duration_since(live.started)),
+            sessions: live.inspection.sessions.clone(),
+            others: Arc::new(self.own.clone()),
+            adopts: self.inspector.adopts,
+        };
+        if self.inspector.ask(request) {
+            if self.asked.is_empty() {
+                self.set_timer_after(STALL, Timer::Inspector);
+            }
+            self.asked.insert(self.requests, (place, task));
+        } else {
+            live.inspection.asked = None;
+            self.cannot_inspect(place, task);
+        }
+    }
+
+    fn cannot_inspect(&mut self, place: Place, task: Task) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        match task {
+            Task::KillTree => live.kill_group(),
+            Task::Group => self.input(place, Input::GroupEnded),
+            Task::NameInhabitants => self.kill_inhabitants(place),
+            // Until its time is over.
+            Task::Survivors(_) => self.set_timer_after(AGAIN, Timer::Bury(place)),
+        }
+    }
+
+    /// Whether the inspector gets on. Where it does not, another one is asked all that this one has not answered.
+    pub(super) fn check_inspector(&mut self) {
+        if self.asked.is_empty() {
+            return;
+        }
+        if self.inspector.has_stalled() {
+            let asked: Vec<(Place, Task)> = self.asked.drain().map(|(_, asked)| asked).collect();
+            for (place, task) in asked {
+                self.inspect(place, task);
+            }
+        }
+        self.set_timer_after(STALL, Timer::Inspector);
+    }
+
+    pub(super) fn inspected(&mut self, findings: Findings) {
+        let Some((place, task)) = self.asked.remove(&findings.number) else { return };
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if live.inspection.asked.take_if(|asked| *asked == findings.number).is_none() {
+            return;
+        }
+        live.inspection.kill_refused |= findings.refused;
+        live.inspection.sessions.extend(&findings.sessions);
+        match task {
+            Task::KillTree => {}
+            Task::Group => self.group_found(place, findings),
+            Task::NameInhabitants => {
+                live.inspection.uninspected = findings.uninspected;
+                live.name(findings.survivors);
+                self.kill_inhabitants(place);
+            }
+            Task::Survivors(survivors) => self.found(place, survivors, findings),
+        }
+    }
+
+    fn found(&mut self, place: Place, survivors: Survivors, findings: Findings) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        live.inspection.uninspected = findings.uninspected;
+        live.name(findings.survivors);
+        let burial = live.burial.get_or_insert_default();
+        if findings.count > 0 && survivors == Survivors::Kill {
+            burial.rounds += 1;
+            drop(live.present.child().signal_group(libc::SIGKILL));
+            return self.wait_for(place, findings.held);
+        }
+        if findings.look_again && burial.waits < WAITS {
+            burial.waits += 1;
+            return self.set_timer_after(EXEC_TIME, Timer::Bury(place));
+        }
+        if survivors == Survivors::Kill { self.reap_alone(place) } else { self.reap(place) }
+    }
+
+    /// Waits for the ends of these. Those that cannot be watched are looked for again.
+    fn wait_for(&mut self, place: Place, held: Vec<Held>) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let burial = live.burial.get_or_insert_default();
+        for held in held {
+            let watched = held.pidfd().map(|pidfd| self.poller.add(pidfd, Target::Survivor(place).token()));
+            if watched.is_some_and(|watched| watched.is_ok()) {
+                burial.waited_for.push(held);
             }
         }
         if burial.waited_for.is_empty() {
-            // Not one could be held or watched, for want of descriptors or memory.
             self.set_timer_after(AGAIN, Timer::Bury(place));
         }
-        if is_first {
-            self.set_timer_after(LONGEST_DEATH, Timer::BuryEnd(place));
+    }
+
+    /// A worker has ended while it was being stopped: the rest of its group has the rest of the ladder's time.
+    pub(super) fn wait_for_group(&mut self, place: Place) {
+        let now = self.clock.now();
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let child = live.present.child();
+        let lived = now.saturating_duration_since(live.started);
+        let started_since = self.starter.started().saturating_sub(live.starts_before);
+        let is_alone = !child.leads_group()
+            || live.present.with_cell(Cell::is_populated) == Some(false)
+            || self.numbers.shows_no_descendant(child.pid().cast_signed(), lived, started_since);
+        if is_alone {
+            self.input(place, Input::GroupEnded);
+        } else {
+            self.inspect(place, Task::Group);
+        }
+    }
+
+    /// What is left of the group of a worker that has ended while it was being stopped.
+    fn group_found(&mut self, place: Place, findings: Findings) {
+        if findings.count == 0 && !findings.look_again {
+            self.input(place, Input::GroupEnded);
+        } else {
+            self.wait_for(place, findings.held);
         }
     }
 
@@ -126,44 +215,94 @@ impl Driver {
         self.reap(place);
     }
 
-    /// A survivor has ended. When all have it is looked again.
+    /// A survivor has ended. When all have, it is looked again.
     pub(super) fn buried(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
+        let is_group = live.incarnation.waits_for_group();
         let Some(burial) = &mut live.burial else { return };
-        let (gone, left): (Vec<Held>, Vec<Held>) =
-            burial.waited_for.drain(..).partition(|held| poll::is_readable(held.pidfd.as_fd()).unwrap_or(true));
-        for Held { pid, pidfd } in gone {
-            for survivor in live.survivors.iter_mut().filter(|survivor| survivor.pid == pid.unsigned_abs()) {
+        let (gone, left): (Vec<Held>, Vec<Held>) = burial.waited_for.drain(..).partition(Held::has_ended);
+        burial.waited_for = left;
+        let is_over = burial.waited_for.is_empty();
+        let may_go_on = burial.rounds < ROUNDS;
+        for held in gone {
+            if let Some(pidfd) = held.pidfd() {
+                drop(self.poller.remove(pidfd));
+                // As process 1, or as a subreaper (prctl(2)), the host is the parent of those whose own have ended. ECHILD: it is
+                // not.
+                drop(pidfd.reap());
+            }
+            for survivor in live.survivors.iter_mut().filter(|survivor| survivor.pid == held.pid.unsigned_abs()) {
                 survivor.alive = false;
             }
-            drop(self.poller.remove(&pidfd));
-            // As process 1, or as a subreaper (prctl(2)), the host is the parent of those whose own have ended. ECHILD: it is not.
-            drop(pidfd.reap());
         }
-        burial.waited_for = left;
-        if burial.waited_for.is_empty() {
-            if burial.rounds < ROUNDS { self.bury(place) } else { self.reap(place) }
+        match (is_over, is_group) {
+            (true, true) => self.inspect(place, Task::Group),
+            (true, false) if may_go_on => self.bury(place),
+            (true, false) => self.reap(place),
+            (false, _) => {}
         }
     }
 
     /// It is time to look again, or to give up those that do not die.
     pub(super) fn bury_in_time(&mut self, place: Place) {
+        let now = self.clock.now();
         let Some(live) = live_at(&mut self.slots, place) else { return };
+        if live.incarnation.waits_for_group() {
+            if live.inspection.asked.is_none() {
+                self.inspect(place, Task::Group);
+            }
+            return;
+        }
         match &mut live.burial {
             None => self.bury(place),
-            Some(burial) if burial.until.is_some_and(|until| until <= self.clock.now()) => {
+            Some(burial) if burial.until.is_some_and(|until| until <= now) => {
                 for held in burial.waited_for.drain(..) {
-                    drop(self.poller.remove(&held.pidfd));
+                    if let Some(pidfd) = held.pidfd() {
+                        drop(self.poller.remove(pidfd));
+                    }
+                }
+                // An answer that is still due comes too late: what it would have said is unknown.
+                if live.inspection.asked.take().is_some() {
+                    live.inspection.uninspected = None;
                 }
                 self.reap(place);
             }
-            Some(burial) if burial.waited_for.is_empty() => self.bury(place),
+            Some(burial) if burial.waited_for.is_empty() && live.inspection.asked.is_none() => self.bury(place),
             Some(_) => {}
+        }
+    }
+
+    /// SIGKILL to the worker and its tree.
+    pub(super) fn kill_tree(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let has_cell = live.present.with_cell(Cell::kill).is_some();
+        if has_cell || live.spec.survivors != Survivors::Kill {
+            return live.kill_group();
+        }
+        self.set_timer_after(KILL_PATIENCE, Timer::Kill(place));
+        self.inspect(place, Task::KillTree);
+    }
+
+    /// The inspector may be busy or stuck: the process and its group are killed without it.
+    pub(super) fn kill_without_inspector(&mut self, place: Place) {
+        if let Some(live) = live_at(&mut self.slots, place) {
+            live.kill_group();
         }
     }
 }
 
-/// Who lives in a cgroup: zombies do not.
-fn inhabitants(cell: &Cell) -> Vec<Held> {
-    proc::hold(|| cell.cgroup.processes().unwrap_or_default())
+impl Live {
+    /// SIGKILL to the process and its group.
+    pub(super) fn kill_group(&mut self) {
+        let killed = self.present.child().signal_group(libc::SIGKILL);
+        self.inspection.kill_refused |= killed.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
+    }
+
+    fn name(&mut self, survivors: Vec<Survivor>) {
+        for survivor in survivors {
+            if !self.survivors.iter().any(|known| known.pid == survivor.pid) {
+                self.survivors.push(survivor);
+            }
+        }
+    }
 }

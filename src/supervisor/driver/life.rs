@@ -37,7 +37,7 @@ impl Driver {
         let Some(slot) = self.slots.get_mut(index) else { return };
         slot.occupants = slot.occupants.wrapping_add(1);
         let place = Place { slot: index, occupant: slot.occupants };
-        self.own.insert(live.present.child().pid().cast_signed());
+        self.own.insert(live.present.child().pid().cast_signed(), live.present.born());
         slot.live = Some(live);
         let is_wanted = self.keep(&shared, &spec, place);
         self.watch(place);
@@ -129,7 +129,7 @@ impl Driver {
             Output::Kill => {
                 live.is_being_ended = true;
                 self.outlet.trace.kill(live.shared.id());
-                live.present.kill_tree();
+                self.kill_tree(place);
             }
             Output::Abandon(stream) => {
                 // A paused stream was not listened to since the worker's death, so its end may have come unseen.
@@ -138,6 +138,7 @@ impl Driver {
                 }
                 self.forget_stream(place, stream);
             }
+            Output::WaitForGroup => self.wait_for_group(place),
             Output::Reap => self.bury(place),
             Output::GiveUp => {
                 drop(live.present.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
@@ -151,7 +152,8 @@ impl Driver {
                 let reaped = live.present.child().reap(live.rest()).ok().flatten();
                 let mut exit = live.exit(reaped, self.clock.now());
                 if reaped.is_none() && live.present.child().is_running() {
-                    exit.status = ExitStatus::Stuck;
+                    exit.status =
+                        if live.inspection.kill_refused { ExitStatus::KillRefused } else { ExitStatus::Stuck };
                     let present = Arc::clone(&live.present);
                     self.wait_for_stuck(present);
                 }
@@ -239,7 +241,9 @@ impl Live {
     fn step(&self, step: &StopStep) -> bool {
         let child = self.present.child();
         // ESRCH: it has ended, and its report is on the way. A stopped one gets its signal only when it goes on.
+        let has_ended = self.incarnation.waits_for_group();
         match step {
+            StopStep::Signal(_) | StopStep::Notify(_) if has_ended => false,
             StopStep::ClosePipes => self.present.close_pipes(),
             StopStep::Notify(method) => self.present.link().is_some_and(|link| link.tell(method)),
             StopStep::Signal(signal) => child.signal(*signal).and_then(|()| child.signal(libc::SIGCONT)).is_ok(),

@@ -19,6 +19,7 @@ use super::{
     event::{Disconnected, Event},
     guest::SharedSpec,
     hello::HelloFault,
+    inspector::{Findings, Inspector, Task},
     kept::Kept,
     live::Outlet,
     meter::Meter,
@@ -26,7 +27,7 @@ use super::{
     spawner::Starter,
     status::Status,
     timers::TimerQueue,
-    tree::Search,
+    tree::Numbers,
     worker::{Present, WorkerShared},
 };
 use crate::{
@@ -36,7 +37,7 @@ use crate::{
     sys::{
         conduct,
         epoll::{Poller, Reports},
-        proc::Held,
+        proc::{Eyes, Held},
         random,
         wake::Waker,
     },
@@ -46,9 +47,8 @@ use guard::GuardWatch;
 use keep::Left;
 use place::{Slot, Target, Timer};
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     io,
-    os::fd::OwnedFd,
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -90,6 +90,8 @@ pub(super) enum Command {
     Burst(WorkerId),
     /// About groups.
     Group(GroupCommand),
+    /// The inspector has looked.
+    Inspected(Box<Findings>),
     /// How is everybody?
     Report(Sender<Status>),
     /// Everybody is to end. Gives those who are there.
@@ -201,11 +203,14 @@ pub(super) struct Driver {
     /// Whose end was the last of a member.
     cause: WorkerId,
     starter: Arc<Starter>,
-    search: Search,
-    /// Of no use but to be closed when there are none left.
-    reserve: Vec<OwnedFd>,
-    /// The processes of those who live.
-    own: HashSet<i32>,
+    numbers: Numbers,
+    inspector: Inspector,
+    /// How many requests the inspector has had, and those that it has not answered.
+    requests: u64,
+    asked: HashMap<u64, (Place, Task)>,
+    eyes: Eyes,
+    /// The processes of those who live, and in which tick of the boot clock each was started.
+    own: HashMap<i32, u64>,
     clock: Clock,
     /// Whoever has left his worker's group and is stopped with everybody.
     away: Vec<Held>,
@@ -236,18 +241,19 @@ pub(super) struct Parts {
     pub(super) mailbox: Mailbox,
     pub(super) window: usize,
     pub(super) grace_period: Duration,
+    /// The host is a subreaper: orphans become its children.
+    pub(super) adopts: bool,
     pub(super) starter: Arc<Starter>,
 }
 
 impl Driver {
     pub(super) fn new(parts: Parts) -> io::Result<Self> {
-        let Parts { commands, events, mailbox, window, grace_period, starter } = parts;
+        let Parts { commands, events, mailbox, window, grace_period, adopts, starter } = parts;
         let poller = Arc::new(Poller::new()?);
         poller.add(&*mailbox.waker, Target::Waker.token())?;
         Ok(Self {
             poller,
             window: Arc::new(Meter::of_supervisor(window, Arc::clone(&mailbox.waker))),
-            mailbox,
             commands,
             outlet: Outlet::new(events),
             grace_period,
@@ -259,9 +265,13 @@ impl Driver {
             cause: WorkerId(0),
             seed: u64::from_ne_bytes(random::bytes()?),
             starter,
-            search: Search::new(),
-            reserve: Vec::new(),
-            own: HashSet::new(),
+            numbers: Numbers::new(),
+            inspector: Inspector::new(mailbox.clone(), adopts),
+            mailbox,
+            requests: 0,
+            asked: HashMap::new(),
+            eyes: Eyes::new(),
+            own: HashMap::new(),
             clock: Clock::default(),
             away: Vec::new(),
             timers: TimerQueue::new(),
@@ -290,7 +300,6 @@ impl Driver {
     }
 
     fn run(&mut self) {
-        self.keep_reserve();
         let mut reports = Reports::with_capacity(REPORTS);
         while !self.is_over() {
             let timeout = self.timeout();
@@ -333,6 +342,7 @@ impl Driver {
                 }
             }
             Command::Group(command) => self.obey_group(command),
+            Command::Inspected(findings) => self.inspected(*findings),
             // Whoever has asked and gone gets no answer.
             Command::Report(answer) => drop(answer.send(self.report())),
             Command::StopAll(wanted, answer) => drop(answer.send(self.stop_all(wanted))),
@@ -393,6 +403,8 @@ impl Driver {
                 Timer::Health(place) => self.check_health(place),
                 Timer::TimeLimit(place) => self.end_its_time(place),
                 Timer::Bury(place) | Timer::BuryEnd(place) => self.bury_in_time(place),
+                Timer::Kill(place) => self.kill_without_inspector(place),
+                Timer::Inspector => self.check_inspector(),
                 Timer::Force => self.force(),
                 Timer::ForceOne(place) => self.kill_at_once(vec![place]),
                 Timer::Group(group) => self.force_group(group),

@@ -105,6 +105,10 @@ pub(super) enum Timer {
     Bury(Place),
     /// What is left of its tree is not waited for any longer.
     BuryEnd(Place),
+    /// Its tree should have been killed by the inspector.
+    Kill(Place),
+    /// The inspector should get on.
+    Inspector,
     /// Whoever should have ended by now is killed.
     Force,
     /// The same, of one.
@@ -133,13 +137,14 @@ pub(super) enum Timer {
 
 impl Timer {
     /// All timers of one incarnation.
-    pub(super) fn of(place: Place) -> [Self; 10] {
+    pub(super) fn of(place: Place) -> [Self; 11] {
         [
             Self::Incarnation(place),
             Self::Health(place),
             Self::TimeLimit(place),
             Self::Bury(place),
             Self::BuryEnd(place),
+            Self::Kill(place),
             Self::ForceOne(place),
             Self::Connect(place),
             Self::Disconnect(place),

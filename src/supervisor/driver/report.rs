@@ -10,6 +10,7 @@ use crate::{
         kept::{Kept, Wish},
         live::Live,
         status::{Status, WorkerState, WorkerStatus},
+        tree,
         worker::WorkerShared,
     },
     sys::{conduct, proc},
@@ -71,7 +72,7 @@ impl Driver {
         self.signal_everybody(libc::SIGCONT);
         for held in self.away.drain(..) {
             // ESRCH: it has ended.
-            drop(held.pidfd.signal(libc::SIGCONT));
+            drop(held.signal(libc::SIGCONT));
         }
         self.clock.go_on();
     }
@@ -87,7 +88,7 @@ impl Driver {
                 // ESRCH: it has ended.
                 drop(live.present.child().signal_group(signal));
                 if signal == libc::SIGSTOP {
-                    let stopped = self.search.stop(live.present.token(), || live.away());
+                    let stopped = tree::stop(&mut self.eyes, live.present.token(), || live.away());
                     self.away.extend(stopped);
                 }
             }

@@ -30,6 +30,9 @@ pub(crate) enum CgroupError {
     /// The name cannot be a directory's.
     #[error("{name:?} cannot be the name of a cgroup")]
     BadName { name: Box<str> },
+    /// There was no random number for its name.
+    #[error("no name for a cgroup")]
+    NoName(#[source] io::Error),
     /// The kernel refused. `EACCES` and `EROFS`: the subtree is not delegated to us. `EBUSY`: processes are in it.
     #[error("cgroup {path}: {act} failed: {source}")]
     Refused {
@@ -44,12 +47,31 @@ pub(crate) enum CgroupError {
 }
 
 impl CgroupError {
+    /// What it is, with the kernel's error, in one line.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Refused { source, .. } | Self::NoName(source) => format!("{self}: {source}"),
+            Self::Absent(_) | Self::BadName { .. } | Self::Controller { .. } => self.to_string(),
+        }
+    }
+
+    /// Whether trying again later gives the same answer: what is missing or not permitted stays so, a shortage passes.
+    pub(crate) fn lasts(&self) -> bool {
+        match self {
+            Self::Absent(_) | Self::BadName { .. } | Self::Controller { .. } => true,
+            Self::NoName(_) => false,
+            Self::Refused { source, .. } => {
+                matches!(source.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS))
+            }
+        }
+    }
+
     /// `Unsupported` is what trying again does not change.
     pub(crate) fn kind(&self) -> io::ErrorKind {
         match self {
             Self::Absent(_) | Self::Controller { .. } => io::ErrorKind::Unsupported,
             Self::BadName { .. } => io::ErrorKind::InvalidInput,
-            Self::Refused { source, .. } => source.kind(),
+            Self::NoName(source) | Self::Refused { source, .. } => source.kind(),
         }
     }
 }
@@ -129,7 +151,7 @@ impl std::fmt::Display for Controller {
 
 /// A cgroup that we have made. Dropping it leaves it there, since the processes in it may have to outlive this value: see
 /// `remove`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Cgroup {
     /// From where controllers are passed down: see `Site`.
     site: PathBuf,
@@ -168,12 +190,18 @@ impl Cgroup {
 
     fn kill_each(&self) -> Result<(), CgroupError> {
         const ROUNDS_MAX: u32 = 16;
+        const HELD_MAX: usize = 64;
         for _ in 0..ROUNDS_MAX {
             if self.processes()?.is_empty() {
                 break;
             }
-            for process in proc::hold(|| self.processes().unwrap_or_default()) {
-                drop(process.pidfd.signal(libc::SIGKILL));
+            // A bounded number of descriptors at a time.
+            for some in self.processes()?.chunks(HELD_MAX) {
+                let still = |pid: &i32| self.processes().unwrap_or_default().contains(pid);
+                let held = proc::hold(|| some.iter().copied().filter(&still).collect());
+                for process in held {
+                    drop(process.signal(libc::SIGKILL));
+                }
             }
         }
         Ok(())

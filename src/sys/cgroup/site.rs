@@ -7,11 +7,12 @@
 use std::{
     ffi::{CStr, OsStr},
     fs::{self, OpenOptions},
+    io,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
-use super::{Absence, Cgroup, CgroupError, has_processes, is_whole, subtree};
+use super::{Absence, Act, Cgroup, CgroupError, has_processes, is_whole, refused, subtree};
 use crate::sys::{identity, xattr};
 
 /// Marks of systemd on what it has delegated. The second is the older one, and only root sees it.
@@ -26,7 +27,12 @@ pub(crate) struct Site {
 impl Site {
     /// Looks for it. Whether anything may be made there shows only when it is made: see `create`.
     pub(crate) fn find() -> Result<Self, CgroupError> {
-        let read = |path| fs::read(path).map_err(|_| CgroupError::Absent(Absence::NoProc));
+        let read = |path: &str| {
+            fs::read(path).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => CgroupError::Absent(Absence::NoProc),
+                _ => refused(Act::Read, Path::new(path), error),
+            })
+        };
         let places = places(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?);
         let path = places.map_err(CgroupError::Absent)?.into_iter().find(|path| is_cgroup(path));
         let own = path.ok_or(CgroupError::Absent(Absence::OutOfSight))?;

@@ -2,12 +2,18 @@
 //!
 //! A number read here may be somebody else's by the time it is used: whoever acts on one opens a pidfd first, and looks again.
 
-use super::{fd, pidfd::PidFd};
+mod process;
+
+pub(crate) use process::{
+    Held, Stat, Visibility, boot_ticks, hold, own_real_uid, own_session, pipes_written, places, real_uid, visibility,
+};
+
+use super::fd;
 use std::{
+    collections::HashSet,
     fs,
     io::{self, Read},
     iter,
-    os::unix::fs::MetadataExt,
     path::Path,
     time::Duration,
 };
@@ -40,24 +46,6 @@ pub(crate) fn highest_number() -> i32 {
 /// `USER_HZ`: the same on every machine that Linux runs on today.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// A process, held so that no other can be taken for it.
-#[derive(Debug)]
-pub(crate) struct Held {
-    pub(crate) pid: i32,
-    pub(crate) pidfd: PidFd,
-}
-
-/// Holds all that are listed: it is listed again with the pidfds open, and whoever is in both lists is the one that is held.
-pub(crate) fn hold(list: impl Fn() -> Vec<i32>) -> Vec<Held> {
-    let open = |pid| PidFd::open(pid).ok().map(|pidfd| Held { pid, pidfd });
-    let mut held: Vec<Held> = list().into_iter().filter_map(open).collect();
-    if !held.is_empty() {
-        let still = list();
-        held.retain(|process| still.contains(&process.pid));
-    }
-    held
-}
-
 /// Whether a token is in the environment of a process.
 #[derive(Debug)]
 pub(crate) enum Sight {
@@ -83,6 +71,8 @@ pub(crate) enum Environment<T> {
     Has(T),
     Lacks,
     Hides,
+    /// It may not be read.
+    Refused,
 }
 
 impl Eyes {
@@ -94,27 +84,35 @@ impl Eyes {
         let has = |bytes: &[u8]| memchr::memmem::find(bytes, token).map(|_| ());
         match self.find(pid, has) {
             Environment::Hides => return Sight::NotYet,
-            Environment::Lacks => return Sight::Stranger,
+            Environment::Lacks | Environment::Refused => return Sight::Stranger,
             Environment::Has(()) => {}
         }
         // The number may have changed hands before it was opened: so look again.
-        let pidfd = match PidFd::open(pid) {
-            Ok(pidfd) => pidfd,
+        let held = match Stat::of(pid).and_then(|stat| Held::open(&stat)) {
+            Ok(held) => held,
             Err(error) if self.notes_want(&error) => return Sight::NotYet,
             Err(_) => return Sight::Stranger,
         };
         match self.find(pid, has) {
-            Environment::Has(()) => Sight::Carrier(Held { pid, pidfd }),
+            Environment::Has(()) => Sight::Carrier(held),
             Environment::Hides => Sight::NotYet,
-            Environment::Lacks => Sight::Stranger,
+            Environment::Lacks | Environment::Refused => Sight::Stranger,
         }
     }
 
     /// Looks for something in the environment of a process.
-    pub(crate) fn find<T>(&mut self, pid: i32, find: impl Fn(&[u8]) -> Option<T>) -> Environment<T> {
-        let mut file = match fs::File::open(format!("/proc/{pid}/environ")) {
+    fn find<T>(&mut self, pid: i32, find: impl Fn(&[u8]) -> Option<T>) -> Environment<T> {
+        self.find_in(&Path::new("/proc").join(pid.to_string()), find)
+    }
+
+    /// The same in the directory of a process or a thread.
+    pub(crate) fn find_in<T>(&mut self, place: &Path, find: impl Fn(&[u8]) -> Option<T>) -> Environment<T> {
+        let mut file = match fs::File::open(place.join("environ")) {
             Ok(file) => file,
             Err(error) if self.notes_want(&error) => return Environment::Hides,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => {
+                return Environment::Refused;
+            }
             Err(_) => return Environment::Lacks,
         };
         // All of it at once: the file is the memory that the process had when it was opened, and between two reads an exec
@@ -130,11 +128,16 @@ impl Eyes {
         if read > 0 {
             return Environment::Lacks;
         }
-        let hides = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        let hides = match fs::read_to_string(place.join("stat")) {
             Ok(stat) => has_an_environment(&stat).unwrap_or(false),
             Err(error) => self.notes_want(&error),
         };
         if hides { Environment::Hides } else { Environment::Lacks }
+    }
+
+    /// Notes an error that a lack of descriptors or memory has caused.
+    pub(crate) fn note(&mut self, error: &io::Error) {
+        self.notes_want(error);
     }
 
     /// Whether it is for want of descriptors or memory that we cannot look: that passes.
@@ -182,12 +185,6 @@ pub(crate) fn command_line(pid: i32) -> String {
     let bytes = read("cmdline");
     let words = String::from_utf8_lossy(&bytes).trim_end_matches('\0').replace('\0', " ");
     if words.is_empty() { format!("[{}]", String::from_utf8_lossy(&read("comm")).trim_end()) } else { words }
-}
-
-/// The inodes of what a process holds open, where we may see them.
-pub(crate) fn held_inodes(pid: i32) -> Vec<u64> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
-    entries.filter_map(|entry| fs::metadata(entry.ok()?.path()).ok()).map(|held| held.ino()).collect()
 }
 
 /// Processor time and memory of a process.
@@ -250,7 +247,7 @@ pub(crate) fn descends(pid: i32, ancestor: u32) -> bool {
 /// The processes that descend from this one, as long as it and those between live: a child whose parent has ended is
 /// somebody else's child.
 pub(crate) fn descendants(ancestor: i32) -> Vec<i32> {
-    let mut found = vec![ancestor];
+    let (mut found, mut known) = (vec![ancestor], HashSet::from([ancestor]));
     let mut at = 0;
     while let Some(&pid) = found.get(at) {
         at += 1;
@@ -259,7 +256,7 @@ pub(crate) fn descendants(ancestor: i32) -> Vec<i32> {
         for thread in threads.flatten() {
             let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
             let children = children.split_whitespace().filter_map(|child| child.parse().ok());
-            found.extend(children.filter(|child| !found.contains(child)).collect::<Vec<i32>>());
+            found.extend(children.filter(|child| known.insert(*child)));
         }
     }
     found.remove(0);

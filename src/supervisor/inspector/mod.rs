@@ -1,0 +1,200 @@
+//! Looks for the processes of ended trees in `/proc`, on a thread of its own.
+//!
+//! Reading another process's environment or command line can block for as long as a page fault of that process does, and a look
+//! through all processes takes milliseconds: neither is for the event loop. The loop sends [`Request`]s, and the answers come back
+//! through its mailbox. One look serves all requests that wait for one.
+//!
+//! While an answer is due the loop checks every [`STALL`] that the thread still gets on. One that does not is left behind, with the
+//! process it is stuck at, and a new one takes over: it skips that process, which then counts as uninspected.
+
+mod work;
+
+use super::{driver::Mailbox, lock, survivors::Survivors, worker::Present};
+use crate::{
+    exit::Survivor,
+    sys::{
+        conduct, pidfd,
+        proc::{Eyes, Held},
+    },
+};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI32, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+use work::Work;
+
+/// How long the thread may be at one process before it counts as stuck there.
+pub(super) const STALL: Duration = Duration::from_secs(1);
+/// How many threads may be stuck at once. With more, nothing is inspected.
+const STUCK_MAX: usize = 8;
+/// How many descriptors are kept for looking when the host has used up all others.
+const RESERVE: usize = 8;
+
+/// What the loop wants to know.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    /// The answer carries it.
+    pub(super) number: u64,
+    pub(super) task: Task,
+    pub(super) present: Arc<Present>,
+    /// The pipes of the worker, by inode and name.
+    pub(super) pipes: Vec<(u64, &'static str)>,
+    /// It has lived so long that process numbers may have come again since.
+    pub(super) has_wrapped: bool,
+    /// Sessions that were seen in its tree.
+    pub(super) sessions: HashSet<i32>,
+    /// Those of other living workers, with the tick of the boot clock in which they were started.
+    pub(super) others: Arc<HashMap<i32, u64>>,
+    /// The host is a subreaper, or process 1: orphans become its children.
+    pub(super) adopts: bool,
+}
+
+/// What is to be done with what is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// The worker lives: kill it and its descendants.
+    KillTree,
+    /// Names of what lives in its cgroup.
+    NameInhabitants,
+    /// Find what outlives it, and kill it or not.
+    Survivors(Survivors),
+    /// Find what is left of its process group.
+    Group,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Findings {
+    pub(super) number: u64,
+    pub(super) survivors: Vec<Survivor>,
+    /// How many were found, also those that are not named or held.
+    pub(super) count: usize,
+    /// Some of them, to wait for their ends.
+    pub(super) held: Vec<Held>,
+    pub(super) sessions: HashSet<i32>,
+    /// See [`Exit::uninspected`](crate::Exit::uninspected).
+    pub(super) uninspected: Option<u32>,
+    /// Some will show their environments in a moment, or could not be looked at for want of descriptors.
+    pub(super) look_again: bool,
+    /// SIGKILL was refused to some, as they run as another user.
+    pub(super) refused: bool,
+}
+
+/// Where the thread is.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The process at which it is; 0 for none.
+    at: AtomicI32,
+    steps: AtomicU64,
+}
+
+/// The loop's side.
+#[derive(Debug)]
+pub(super) struct Inspector {
+    /// The host is a subreaper, or process 1: orphans become its children.
+    pub(super) adopts: bool,
+    mailbox: Mailbox,
+    thread: Option<Running>,
+    /// Processes at which a thread is stuck.
+    stuck: Arc<Mutex<HashSet<i32>>>,
+    reserve: Arc<Mutex<Vec<OwnedFd>>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    requests: Sender<Request>,
+    progress: Arc<Progress>,
+    seen: u64,
+    /// Disconnected when the thread has done its work.
+    working: Receiver<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Inspector {
+    pub(super) fn new(mailbox: Mailbox, adopts: bool) -> Self {
+        let inspector = Self { adopts, mailbox, thread: None, stuck: Arc::default(), reserve: Arc::default() };
+        keep(&inspector.reserve);
+        inspector
+    }
+
+    /// Sends a request. False where no thread can be had for it, now or at all.
+    pub(super) fn ask(&mut self, request: Request) -> bool {
+        if self.thread.is_none() {
+            if lock(&self.stuck).len() >= STUCK_MAX {
+                return false;
+            }
+            self.thread = self.start().ok();
+        }
+        let Some(running) = &self.thread else { return false };
+        running.requests.send(request).is_ok()
+    }
+
+    /// Whether the thread has not moved since this was last asked. Then it is left behind, and what it was asked is to be asked again.
+    pub(super) fn has_stalled(&mut self) -> bool {
+        let Some(running) = &mut self.thread else { return false };
+        let steps = running.progress.steps.load(Ordering::Acquire);
+        if steps != std::mem::replace(&mut running.seen, steps) {
+            return false;
+        }
+        let at = running.progress.at.load(Ordering::Acquire);
+        if at == 0 {
+            return false;
+        }
+        // The thread looks whether it was left behind after it has counted a step, under the same lock.
+        let mut stuck = lock(&self.stuck);
+        let progress = Arc::clone(&running.progress);
+        self.thread = None;
+        if progress.steps.load(Ordering::Acquire) == steps {
+            stuck.insert(at);
+        }
+        true
+    }
+
+    fn start(&self) -> io::Result<Running> {
+        let (requests, inbox) = crossbeam_channel::unbounded();
+        let progress = Arc::new(Progress::default());
+        let (alive, working) = crossbeam_channel::bounded(0);
+        let work = Work {
+            mailbox: self.mailbox.clone(),
+            progress: Arc::clone(&progress),
+            stuck: Arc::clone(&self.stuck),
+            reserve: Arc::clone(&self.reserve),
+            eyes: Eyes::new(),
+            left: HashMap::new(),
+            _alive: alive,
+        };
+        let thread = thread::Builder::new().name("pipewright-inspect".into()).spawn(move || {
+            conduct::block_all_signals();
+            work.run(&inbox);
+        })?;
+        Ok(Running { requests, progress, seen: u64::MAX, working, thread })
+    }
+}
+
+impl Drop for Inspector {
+    fn drop(&mut self) {
+        let Some(Running { requests, working, thread, .. }) = self.thread.take() else { return };
+        drop(requests);
+        // A thread that is stuck would hold up the end of the supervisor: that one is not joined.
+        if working.recv_timeout(STALL) == Err(RecvTimeoutError::Disconnected) {
+            // Its work cannot panic; if it did, there is nothing to do about it here.
+            drop(thread.join());
+        }
+    }
+}
+
+fn keep(reserve: &Mutex<Vec<OwnedFd>>) {
+    let mut reserve = lock(reserve);
+    while reserve.len() < RESERVE {
+        let Ok(descriptor) = pidfd::placeholder() else { return };
+        reserve.push(descriptor);
+    }
+}

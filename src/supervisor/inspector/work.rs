@@ -1,0 +1,365 @@
+//! The inspector's thread: looks at processes, judges which of them belong to a tree, and kills them.
+
+use super::{Findings, Progress, Request, Task, keep};
+use crate::{
+    exit::Survivor,
+    launch::is_own_child,
+    policy::kinship::{Facts, Root, Sign, Tree, tree_of},
+    supervisor::{
+        driver::{Command, Mailbox},
+        lock,
+        pen::Cell,
+        survivors::Survivors,
+        tree::{Token, tokens},
+    },
+    sys::{
+        pidfd::{self, PidFd},
+        proc::{self, Environment, Eyes, Held, Stat, Visibility},
+    },
+    text::printable,
+};
+use crossbeam_channel::{Receiver, Sender};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, atomic::Ordering},
+};
+
+/// How many numbers are looked at one by one; above that all processes are listed.
+const PROBES: i32 = 256;
+/// How often new numbers are followed within one look.
+const ROUNDS: u32 = 4;
+/// How many pidfds of survivors are held at a time, to wait for their ends.
+const HELD_MAX: usize = 64;
+/// The most survivors that are named in an exit: what a worker starts must not fill the host's memory.
+const NAMED_MAX: usize = 1024;
+
+/// The thread's side.
+pub(super) struct Work {
+    pub(super) mailbox: Mailbox,
+    pub(super) progress: Arc<Progress>,
+    pub(super) stuck: Arc<Mutex<HashSet<i32>>>,
+    pub(super) reserve: Arc<Mutex<Vec<OwnedFd>>>,
+    pub(super) eyes: Eyes,
+    /// Killed and not held, by their start: as orphans they may be children of the host, and are reaped when they are seen again.
+    pub(super) left: HashMap<i32, u64>,
+    pub(super) _alive: Sender<()>,
+}
+
+/// One process in a look.
+struct Seen {
+    stat: Stat,
+    sight: Sight,
+}
+
+enum Sight {
+    Tokens(Vec<Box<[u8]>>),
+    /// No token, and these pipes it writes in.
+    Pipes(Vec<u64>),
+    NotYet,
+    Unreadable,
+}
+
+impl Work {
+    pub(super) fn run(mut self, inbox: &Receiver<Request>) {
+        while let Ok(first) = inbox.recv() {
+            let batch: Vec<Request> = std::iter::once(first).chain(inbox.try_iter()).collect();
+            let (looks, others): (Vec<Request>, Vec<Request>) =
+                batch.into_iter().partition(|request| matches!(request.task, Task::Survivors(_) | Task::Group));
+            for request in &others {
+                let findings = match request.task {
+                    Task::KillTree => self.kill_tree(request),
+                    Task::NameInhabitants | Task::Survivors(_) | Task::Group => self.name_inhabitants(request),
+                };
+                self.mailbox.send(Command::Inspected(Box::new(findings)));
+            }
+            if !looks.is_empty() {
+                self.look_for(&looks);
+            }
+            self.at(0);
+        }
+    }
+
+    /// The thread is at this process now. True if it is to be skipped.
+    fn at(&self, pid: i32) -> bool {
+        let before = self.progress.at.swap(pid, Ordering::AcqRel);
+        self.progress.steps.fetch_add(1, Ordering::AcqRel);
+        let mut stuck = lock(&self.stuck);
+        if Arc::strong_count(&self.progress) == 1 {
+            // Another thread has taken over while this one was stuck there.
+            stuck.remove(&before);
+        }
+        pid != 0 && stuck.contains(&pid)
+    }
+
+    fn kill_tree(&mut self, request: &Request) -> Findings {
+        let pid = request.present.child().pid().cast_signed();
+        self.at(pid);
+        let list = proc::descendants(pid);
+        let stats: Vec<Stat> = list.into_iter().filter_map(|pid| Stat::of(pid).ok()).collect();
+        let mut findings = Findings::none(request);
+        let own = proc::own_session();
+        findings.sessions = stats.iter().map(|stat| stat.session).filter(|it| *it != own && *it != 0).collect();
+        // The worker first: with its children gone it might end by itself, and be reported so.
+        let killed = request.present.child().signal_group(libc::SIGKILL);
+        findings.refused = is_refusal(&killed);
+        for stat in stats {
+            self.at(stat.pid);
+            drop(Held::open(&stat).and_then(|held| held.signal(libc::SIGKILL)));
+        }
+        findings
+    }
+
+    fn name_inhabitants(&mut self, request: &Request) -> Findings {
+        let mut findings = Findings::none(request);
+        let inhabitants = request.present.with_cell(|cell: &Cell| cell.cgroup.processes().unwrap_or_default());
+        for pid in inhabitants.unwrap_or_default() {
+            findings.count += 1;
+            if findings.survivors.len() < NAMED_MAX && !self.at(pid) {
+                // ESRCH: it has ended meanwhile.
+                let Ok(stat) = Stat::of(pid) else { continue };
+                findings.survivors.push(survivor(&stat, &request.pipes));
+            }
+        }
+        findings.uninspected = Some(0);
+        findings
+    }
+
+    fn look_for(&mut self, requests: &[Request]) {
+        self.eyes.was_short = false;
+        let mut visibility = proc::visibility();
+        let mut seen = self.look(requests);
+        if self.eyes.was_short {
+            self.eyes.was_short = false;
+            lock(&self.reserve).clear();
+            visibility = proc::visibility();
+            seen = self.look(requests);
+        }
+        for request in requests {
+            let mut findings = self.judge(request, &seen, visibility);
+            findings.look_again |= self.eyes.was_short;
+            self.mailbox.send(Command::Inspected(Box::new(findings)));
+        }
+        keep(&self.reserve);
+    }
+
+    /// Looks at all processes that may be of these trees.
+    fn look(&mut self, requests: &[Request]) -> HashMap<i32, Seen> {
+        let mut seen = HashMap::new();
+        let earliest = requests.iter().map(|request| request.present.born()).min().unwrap_or(0);
+        let runs: Vec<&str> = requests.iter().map(|request| request.present.token().run()).collect();
+        let wants_pipes = requests.iter().any(|request| !request.pipes.is_empty());
+        let mut from = requests.iter().map(Request::first).min().flatten();
+        for _ in 0..ROUNDS {
+            // Read before the look: what is started meanwhile has a higher number, and its turn in the next round.
+            let last = proc::last_number().ok();
+            let pids = match (from, last) {
+                (Some(from), Some(last)) if from > last && last > 0 => break,
+                (Some(from), Some(last)) if last - from < PROBES => (from..=last).collect(),
+                _ => proc::all().unwrap_or_else(|error| {
+                    self.eyes.note(&error);
+                    Vec::new()
+                }),
+            };
+            for pid in pids {
+                if let Some(one) = self.look_at(pid, earliest, runs.first().copied().unwrap_or_default(), wants_pipes) {
+                    seen.insert(pid, one);
+                }
+            }
+            let Some(last) = last else { break };
+            from = last.checked_add(1);
+        }
+        seen
+    }
+
+    fn look_at(&mut self, pid: i32, earliest: u64, run: &str, wants_pipes: bool) -> Option<Seen> {
+        if pid == pidfd::own_pid() {
+            return None;
+        }
+        let stat = match Stat::of(pid) {
+            Ok(stat) => stat,
+            Err(error) => {
+                self.eyes.note(&error);
+                return None;
+            }
+        };
+        if stat.is_zombie {
+            self.reap(&stat);
+            return None;
+        }
+        if stat.start < earliest {
+            return None;
+        }
+        let sight = if self.at(pid) { Sight::Unreadable } else { self.sight(&stat, run, wants_pipes) };
+        Some(Seen { stat, sight })
+    }
+
+    fn sight(&mut self, stat: &Stat, run: &str, wants_pipes: bool) -> Sight {
+        let places = proc::places(stat);
+        let mut unreadable = places.is_empty();
+        for place in &places {
+            match self.eyes.find_in(place, |environment| tokens(environment, run.as_bytes())) {
+                Environment::Has(tokens) => return Sight::Tokens(tokens),
+                Environment::Hides => return Sight::NotYet,
+                Environment::Refused => unreadable = true,
+                Environment::Lacks => {}
+            }
+        }
+        let pipes = match places.first().filter(|_| wants_pipes || unreadable) {
+            None => Ok(Vec::new()),
+            Some(place) => proc::pipes_written(place),
+        };
+        match pipes {
+            Ok(pipes) => Sight::Pipes(pipes),
+            Err(error) => {
+                self.eyes.note(&error);
+                if unreadable { Sight::Unreadable } else { Sight::Pipes(Vec::new()) }
+            }
+        }
+    }
+
+    /// Finds the tree of one request among what was seen, and does what is to be done with it.
+    fn judge(&mut self, request: &Request, seen: &HashMap<i32, Seen>, visibility: Visibility) -> Findings {
+        let mut findings = Findings::none(request);
+        let born = request.present.born();
+        let facts: Vec<Facts> =
+            seen.values().filter(|one| one.stat.start >= born).map(|one| request.facts(one)).collect();
+        if request.task == Task::Group {
+            let leader = request.present.child().pid().cast_signed();
+            let members = facts.iter().filter(|one| one.group == leader && one.pid != leader);
+            for pid in members.map(|one| one.pid) {
+                findings.count += 1;
+                if let Some(one) = seen.get(&pid).filter(|_| findings.held.len() < HELD_MAX) {
+                    findings.held.extend(Held::open(&one.stat));
+                }
+            }
+            return findings;
+        }
+        let Tree { members, not_yet, unreadable } = tree_of(request.root(), &facts);
+        let kills = request.task == Task::Survivors(Survivors::Kill);
+        let sessions = sessions_of(&facts, &members);
+        findings.sessions.extend(sessions);
+        for pid in members {
+            let Some(one) = seen.get(&pid) else { continue };
+            findings.count += 1;
+            self.at(pid);
+            if findings.survivors.len() < NAMED_MAX {
+                findings.survivors.push(survivor(&one.stat, &request.pipes));
+            }
+            if kills {
+                self.kill(&one.stat, &mut findings);
+            }
+        }
+        findings.look_again = !not_yet.is_empty();
+        findings.uninspected = match visibility {
+            Visibility::All => {
+                let uid = proc::real_uid(request.present.child().pid().cast_signed());
+                let uid = uid.unwrap_or_else(proc::own_real_uid);
+                let is_alike = |pid: &&i32| proc::real_uid(**pid) == Some(uid);
+                u32::try_from(unreadable.iter().filter(is_alike).count()).ok()
+            }
+            Visibility::Hidden | Visibility::Absent => None,
+        };
+        findings
+    }
+
+    fn kill(&mut self, stat: &Stat, findings: &mut Findings) {
+        let held = match Held::open(stat) {
+            Ok(held) => held,
+            Err(error) => return self.eyes.note(&error),
+        };
+        let killed = held.signal(libc::SIGKILL);
+        findings.refused |= is_refusal(&killed);
+        if findings.held.len() < HELD_MAX {
+            findings.held.push(held);
+        } else {
+            self.left.insert(stat.pid, stat.start);
+        }
+    }
+
+    /// ECHILD: it is not the host's.
+    fn reap(&mut self, stat: &Stat) {
+        if self.left.get(&stat.pid) == Some(&stat.start) {
+            self.left.remove(&stat.pid);
+            drop(PidFd::open(stat.pid).and_then(|pidfd| pidfd.reap()));
+        }
+    }
+}
+
+impl Request {
+    /// The first number that a descendant can have; `None` for any.
+    fn first(&self) -> Option<i32> {
+        (!self.has_wrapped).then(|| self.present.child().pid().cast_signed().saturating_add(1))
+    }
+
+    fn facts(&self, seen: &Seen) -> Facts {
+        let Stat { pid, parent, group, session, .. } = seen.stat;
+        let own: &Token = self.present.token();
+        let is_own = |token: &[u8]| token == own.as_str().as_bytes();
+        let is_piped = |inode: &u64| self.pipes.iter().any(|(own, _)| own == inode);
+        let sign = match &seen.sight {
+            _ if self.others.contains_key(&pid) || is_own_child(pid) => Sign::OfAnother,
+            Sight::Tokens(tokens) if tokens.iter().any(|token| is_own(token)) => Sign::Ours,
+            Sight::Tokens(_) => Sign::OfAnother,
+            Sight::Pipes(pipes) if pipes.iter().any(is_piped) => Sign::Ours,
+            Sight::Pipes(_) => Sign::Nothing,
+            Sight::NotYet => Sign::NotYet,
+            Sight::Unreadable => Sign::Unreadable,
+        };
+        // Each worker that is older than the orphan can be the one that it comes from: it is left to the last of them.
+        let own_pid = self.present.child().pid().cast_signed();
+        let is_candidate = |(other, born): (&i32, &u64)| *other != own_pid && *born <= seen.stat.start;
+        let is_adopted = self.adopts && parent == pidfd::own_pid() && !self.others.iter().any(is_candidate);
+        Facts { pid, parent, group, session, sign, is_adopted }
+    }
+
+    fn root(&self) -> Root<'_> {
+        let child = self.present.child();
+        Root {
+            pid: child.pid().cast_signed(),
+            is_unreaped: child.is_unreaped(),
+            leads_group: child.leads_group(),
+            born_in: proc::own_session(),
+            sessions: &self.sessions,
+        }
+    }
+}
+
+/// The sessions of the members, but for the one of the host.
+fn sessions_of(facts: &[Facts], members: &[i32]) -> HashSet<i32> {
+    let own = proc::own_session();
+    let members: HashSet<i32> = members.iter().copied().collect();
+    let of_members = facts.iter().filter(|one| members.contains(&one.pid)).map(|one| one.session);
+    of_members.filter(|session| *session != own && *session != 0).collect()
+}
+
+impl Findings {
+    fn none(request: &Request) -> Self {
+        Self {
+            number: request.number,
+            survivors: Vec::new(),
+            count: 0,
+            held: Vec::new(),
+            sessions: HashSet::new(),
+            uninspected: None,
+            look_again: false,
+            refused: false,
+        }
+    }
+}
+
+fn is_refusal(sent: &io::Result<()>) -> bool {
+    sent.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+}
+
+/// What is reported of a process that has outlived its worker.
+fn survivor(stat: &Stat, pipes: &[(u64, &'static str)]) -> Survivor {
+    let places = proc::places(stat);
+    let held = places.first().and_then(|place| proc::pipes_written(place).ok()).unwrap_or_default();
+    let mut holds: Vec<Box<str>> =
+        pipes.iter().filter(|(inode, _)| held.contains(inode)).map(|(_, name)| Box::from(*name)).collect();
+    holds.dedup();
+    let command = printable(&proc::command_line(stat.pid)).to_string();
+    Survivor { pid: stat.pid.unsigned_abs(), command: command.into(), holds, alive: true }
+}
