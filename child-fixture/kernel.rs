@@ -161,3 +161,28 @@ pub(crate) fn allow_no_more_memory() -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Closes all but the standard streams, and lets no process of the same user look into this one.
+pub(crate) fn hide_for_good() {
+    // SAFETY: close_range(2) takes three numbers; nothing of this program uses what it closes.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+    // SAFETY: PR_SET_DUMPABLE takes a number.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
+}
+
+/// Ends the main thread alone; another one goes on.
+pub(crate) fn leave_main_thread() -> ! {
+    // SAFETY: close_range(2) takes three numbers; nothing of this program uses what it closes.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+    drop(std::thread::Builder::new().spawn(pause));
+    loop {
+        // SAFETY: exit(2) ends the calling thread. Its stack stays as it is, and so does what others use of it.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    }
+}
+
+/// In a setuid program: becomes its owner altogether, whom its parent may not signal.
+pub(crate) fn become_own_user() {
+    // SAFETY: setresuid(2) takes three numbers.
+    unsafe { libc::setresuid(0, 0, 0) };
+}

@@ -102,7 +102,7 @@ impl<'a> Sweep<'a> {
             match self.eyes.look(pid, self.token) {
                 Sight::Carrier(held) => {
                     self.know(Kin::of(pid));
-                    drop(held.pidfd.signal(libc::SIGKILL));
+                    drop(held.signal(libc::SIGKILL));
                     looked = Looked::Killed;
                 }
                 Sight::NotYet if looked == Looked::Nothing => looked = Looked::Hidden,

@@ -27,6 +27,8 @@ pub(super) enum Standing {
     Lives(Place),
     /// It is started again then, unless that has changed.
     Waits(Instant),
+    /// It is started as soon as its last process has ended, which SIGKILL has not ended in time.
+    Held,
     /// The spawner has it.
     Starts,
     /// A member of a group that is not to run just now.
@@ -79,7 +81,7 @@ impl Kept {
     pub(super) fn place(&self) -> Option<Place> {
         match self.standing {
             Standing::Lives(place) => Some(place),
-            Standing::Waits(_) | Standing::Starts | Standing::Rests => None,
+            Standing::Waits(_) | Standing::Held | Standing::Starts | Standing::Rests => None,
         }
     }
 

@@ -162,8 +162,8 @@ pub(super) struct Burial {
     pub(super) rounds: u32,
     /// How often those were looked at again that were in the middle of an exec.
     pub(super) waits: u32,
-    /// What lived in its cgroup was named.
-    pub(super) is_named: bool,
+    /// Its cgroup was killed, and not looked at since.
+    pub(super) is_killed: bool,
     pub(super) until: Option<Instant>,
 }
 

@@ -45,7 +45,7 @@ mod worker;
 use crate::{
     guard::Guard,
     launch::{self, Patience, SpawnError},
-    sys::{closing::Released, pidfd, wake::Waker},
+    sys::{closing::Released, pidfd, proc, wake::Waker},
 };
 use clock::now;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -150,7 +150,7 @@ impl Supervisor {
 
     /// A supervisor with other settings.
     pub fn builder() -> Builder {
-        Builder { window: WINDOW, grace_period: GRACE_PERIOD, guard: Guard::default() }
+        Builder { window: WINDOW, grace_period: GRACE_PERIOD, guard: Guard::default(), subreaper: false }
     }
 
     /// Starts a worker and returns when its program runs. Good from any number of threads at once.
@@ -333,6 +333,7 @@ pub struct Builder {
     window: usize,
     grace_period: Duration,
     guard: Guard,
+    subreaper: bool,
 }
 
 impl Builder {
@@ -356,6 +357,24 @@ impl Builder {
         self
     }
 
+    /// Has orphans of the workers come back to this process, so that also those are found that show no other sign of their worker:
+    /// no environment, no session, group or pipe. By default they go to process 1. Without cgroups it closes the last gap.
+    ///
+    /// It changes the host: the process becomes a *subreaper* (`PR_SET_CHILD_SUBREAPER`), for as long as it runs. Every child that
+    /// the library has not started is then taken for an orphan of a worker. One that may belong to several workers is left until
+    /// the last of these ends, and is then killed with it; one that has ended is reaped, within 5 s. So this is for programs that
+    /// own their process and start others by this library only: with [`std::process::Command`] or a C library that starts
+    /// processes, their children would be killed, and their exit statuses taken.
+    ///
+    /// As process 1 of a container the same holds without being asked for: orphans come to process 1. A program that is process 1
+    /// should set this, so that orphans are reaped; other programs run best below an init (`docker run --init`).
+    #[doc(alias = "PR_SET_CHILD_SUBREAPER")]
+    #[doc(alias = "init")]
+    pub fn subreaper(mut self, is_subreaper: bool) -> Self {
+        self.subreaper = is_subreaper;
+        self
+    }
+
     /// Starts the two threads.
     ///
     /// # Errors
@@ -365,6 +384,9 @@ impl Builder {
     pub fn build(self) -> io::Result<Supervisor> {
         if self.window == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a window cannot be 0 bytes"));
+        }
+        if self.subreaper {
+            proc::become_subreaper().map_err(|error| not_built("becoming a subreaper", error))?;
         }
         let waker = Arc::new(Waker::new().map_err(|error| not_built("creating an eventfd", error))?);
         let (commands, inbox) = crossbeam_channel::unbounded();
@@ -382,7 +404,7 @@ impl Builder {
             mailbox: mailbox.clone(),
             window: self.window,
             grace_period: self.grace_period,
-            adopts: false,
+            adopts: self.subreaper,
             starter: Arc::clone(&starter),
         })
         .map_err(|error| not_built("setting up epoll", error))?;

@@ -60,6 +60,12 @@ pub enum Warning {
         /// What is missing: `/proc`.
         missing: Box<str>,
     },
+    /// The worker of this event is to be started again, and its last process is still there: SIGKILL was refused, or has not ended
+    /// it. The next incarnation starts when that process has ended, or never if the worker is stopped before.
+    RestartHeld {
+        /// The process that is waited for.
+        pid: u32,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -96,6 +102,9 @@ impl fmt::Display for Warning {
             Self::GuardRestored { pid } => write!(formatter, "guard restored as process {pid}"),
             Self::GuardLimited { missing } => {
                 write!(formatter, "guard runs without {missing}: processes that left their group may survive this one")
+            }
+            Self::RestartHeld { pid } => {
+                write!(formatter, "restart waits for the end of process {pid}, which SIGKILL has not ended")
             }
         }
     }

@@ -52,6 +52,24 @@ pub(crate) fn group_of(pid: u32) -> Option<u32> {
     u32::try_from(unsafe { libc::getpgid(pid.cast_signed()) }).ok()
 }
 
+/// The user of this process.
+pub(crate) fn effective_uid() -> u32 {
+    // SAFETY: geteuid(2) takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// Makes this process, which is root's, another user's for good.
+pub(crate) fn become_user(id: u32) {
+    // SAFETY: setgroups(2) reads no list of no groups.
+    assert_eq!(unsafe { libc::setgroups(0, std::ptr::null()) }, 0);
+    // SAFETY: setresgid(2) takes three numbers.
+    assert_eq!(unsafe { libc::setresgid(id, id, id) }, 0);
+    // SAFETY: setresuid(2) takes three numbers.
+    assert_eq!(unsafe { libc::setresuid(id, id, id) }, 0);
+    // What changes its user is not dumpable any more, and could not read its own /proc files.
+    prctl(libc::PR_SET_DUMPABLE, 1);
+}
+
 /// 1: the process may be dumped and traced by its own user.
 pub(crate) fn dumpable() -> i32 {
     // SAFETY: PR_GET_DUMPABLE takes no argument.

@@ -16,6 +16,7 @@ mod groups;
 mod guard;
 mod health;
 mod house;
+mod inspection;
 mod inheritance;
 mod injection;
 mod keep_alive;

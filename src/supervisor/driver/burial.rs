@@ -28,6 +28,8 @@ const EXEC_TIME: Duration = Duration::from_millis(1);
 const WAITS: u32 = 1000;
 /// How soon it is tried again where no descriptor, memory or thread was to be had.
 const AGAIN: Duration = Duration::from_millis(10);
+/// After so many looks a cgroup is killed again.
+const KILL_AGAIN: u32 = 16;
 /// At last, how often a cgroup that was killed is looked at.
 const LAST_PAUSE: Duration = Duration::from_millis(64);
 /// How long the inspector has to kill a tree before the process group is killed without it.
@@ -48,7 +50,14 @@ impl Driver {
         }
         let Some(live) = live_at(&mut self.slots, place) else { return };
         if let Some(is_populated) = live.present.with_cell(Cell::is_populated) {
-            return if is_populated { self.kill_inhabitants(place) } else { self.reap_alone(place) };
+            return match (is_populated, live.burial.as_ref().is_some_and(|burial| burial.rounds > 0)) {
+                (true, _) => self.wait_for_cgroup(place),
+                (false, true) => self.inspect(place, Task::ReapKilled),
+                (false, false) => {
+                    live.inspection.uninspected = Some(0);
+                    self.reap_alone(place);
+                }
+            };
         }
         let lived = now.saturating_duration_since(live.started);
         let started_since = self.starter.started().saturating_sub(live.starts_before);
@@ -60,18 +69,16 @@ impl Driver {
         self.inspect(place, Task::Survivors(survivors));
     }
 
-    /// What lives in its cgroup is named once, and killed together.
-    fn kill_inhabitants(&mut self, place: Place) {
+    /// Waits until its cgroup, which was killed as a whole, is empty. Before Linux 5.14 what is forked meanwhile escapes the kill, so
+    /// that is repeated now and then.
+    fn wait_for_cgroup(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         let burial = live.burial.get_or_insert_default();
-        if !burial.is_named {
-            burial.is_named = true;
-            return self.inspect(place, Task::NameInhabitants);
+        if burial.rounds % KILL_AGAIN == 0 && !std::mem::take(&mut burial.is_killed) {
+            return self.inspect(place, Task::KillInhabitants);
         }
         burial.rounds += 1;
         let pause = (EXEC_TIME * 2_u32.saturating_pow(burial.rounds.min(16))).min(LAST_PAUSE);
-        live.present.with_cell(Cell::kill);
-        drop(live.present.child().signal_group(libc::SIGKILL));
         self.set_timer_after(pause, Timer::Bury(place));
     }
 
@@ -107,9 +114,9 @@ impl Driver {
         match task {
             Task::KillTree => live.kill_group(),
             Task::Group => self.input(place, Input::GroupEnded),
-            Task::NameInhabitants => self.kill_inhabitants(place),
+            Task::ReapKilled => self.reap_alone(place),
             // Until its time is over.
-            Task::Survivors(_) => self.set_timer_after(AGAIN, Timer::Bury(place)),
+            Task::KillInhabitants | Task::Survivors(_) => self.set_timer_after(AGAIN, Timer::Bury(place)),
         }
     }
 
@@ -133,16 +140,18 @@ impl Driver {
         if live.inspection.asked.take_if(|asked| *asked == findings.number).is_none() {
             return;
         }
-        live.inspection.kill_refused |= findings.refused;
+        live.inspection.kill_refused |= findings.refused && task == Task::KillTree;
         live.inspection.sessions.extend(&findings.sessions);
         match task {
             Task::KillTree => {}
             Task::Group => self.group_found(place, findings),
-            Task::NameInhabitants => {
+            Task::KillInhabitants => {
                 live.inspection.uninspected = findings.uninspected;
                 live.name(findings.survivors);
-                self.kill_inhabitants(place);
+                live.burial.get_or_insert_default().is_killed = true;
+                self.wait_for_cgroup(place);
             }
+            Task::ReapKilled => self.reap_alone(place),
             Task::Survivors(survivors) => self.found(place, survivors, findings),
         }
     }
@@ -275,8 +284,7 @@ impl Driver {
     /// SIGKILL to the worker and its tree.
     pub(super) fn kill_tree(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
-        let has_cell = live.present.with_cell(Cell::kill).is_some();
-        if has_cell || live.spec.survivors != Survivors::Kill {
+        if live.spec.survivors != Survivors::Kill {
             return live.kill_group();
         }
         self.set_timer_after(KILL_PATIENCE, Timer::Kill(place));

@@ -291,7 +291,7 @@ impl Live {
     fn other_user(&self) -> Option<u32> {
         let may_connect = [Some(identity::effective_uid()), self.spec.peer_user];
         let pid = self.present.child().pid();
-        let users = iter::once(pid).chain(proc::children(pid)).filter_map(proc::user);
+        let users = iter::once(pid).chain(proc::children_of_main_thread(pid)).filter_map(proc::user);
         users.into_iter().find(|uid| !may_connect.contains(&Some(*uid)))
     }
 

@@ -342,7 +342,7 @@ impl Driver {
             Standing::Lives(place) => self.input(place, Fact::Ask(Ask::Stop)),
             // It has arrived by now, and ends when that command is read.
             Standing::Starts if !self.starter.starts().cancel(worker) => {}
-            Standing::Starts | Standing::Waits(_) | Standing::Rests => {
+            Standing::Starts | Standing::Waits(_) | Standing::Held | Standing::Rests => {
                 kept.standing = Standing::Rests;
                 self.tell_groups(Input::Ended { member: member(worker), success: false, verdict: Verdict::Finished });
             }

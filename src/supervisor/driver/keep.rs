@@ -19,6 +19,7 @@ use crate::{
         kept::{Kept, Standing, Wish},
         spawner::Starter,
         starts,
+        warning::Warning,
         worker::WorkerShared,
     },
 };
@@ -82,9 +83,9 @@ impl Driver {
                 kept.wish = Wish::Policy;
                 self.start_again(worker);
             }
-            (Standing::Waits(_), Action::Stop | Action::StopWithin(_)) => self.end(worker),
+            (Standing::Waits(_) | Standing::Held, Action::Stop | Action::StopWithin(_)) => self.end(worker),
             // It is the new beginning that is wanted.
-            (Standing::Starts, Action::Restart) => kept.wish = Wish::Policy,
+            (Standing::Starts | Standing::Held, Action::Restart) => kept.wish = Wish::Policy,
             (Standing::Starts, Action::Stop | Action::StopWithin(_)) => {
                 // Otherwise it has arrived by now, and ends when that command is read.
                 if self.starter.starts().cancel(worker) {
@@ -168,6 +169,11 @@ impl Driver {
 
     pub(super) fn start_again(&mut self, worker: WorkerId) {
         let Some(kept) = self.kept.get_mut(&worker) else { return };
+        if let Some(old) = self.stuck.values().find(|stuck| stuck.worker == worker) {
+            kept.standing = Standing::Held;
+            let pid = old.present.child().pid();
+            return self.tell(worker, EventKind::Warning(Box::new(Warning::RestartHeld { pid })));
+        }
         kept.standing = Standing::Starts;
         kept.restarts += u32::from(kept.shared.incarnation() > 0);
         let (shared, spec) = (Arc::clone(&kept.shared), Arc::clone(&kept.spec));

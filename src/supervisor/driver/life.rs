@@ -14,10 +14,20 @@ use crate::{
         readiness::Sign,
         stop::StopStep,
     },
-    supervisor::{event::EventKind, live::Live, survivors::Survivors, worker::Present},
+    supervisor::{WorkerId, event::EventKind, kept::Standing, live::Live, survivors::Survivors, worker::Present},
     sys::is_shortage,
 };
 use std::{sync::Arc, time::Duration};
+
+/// How often it is tried again to kill a process that SIGKILL has not ended.
+const STUCK_PERIOD: Duration = Duration::from_secs(1);
+
+/// A process that was reported as not ended by SIGKILL.
+#[derive(Debug)]
+pub(super) struct Stuck {
+    pub(super) worker: WorkerId,
+    pub(super) present: Arc<Present>,
+}
 
 impl Driver {
     pub(super) fn arrive(&mut self, mut arrival: Arrival) {
@@ -155,29 +165,44 @@ impl Driver {
                     exit.status =
                         if live.inspection.kill_refused { ExitStatus::KillRefused } else { ExitStatus::Stuck };
                     let present = Arc::clone(&live.present);
-                    self.wait_for_stuck(present);
+                    let worker = live.shared.id();
+                    self.wait_for_stuck(worker, present);
                 }
                 self.leave(place, exit);
             }
         }
     }
 
-    /// It may end one day.
-    fn wait_for_stuck(&mut self, present: Arc<Present>) {
+    /// It may end one day. Until then its worker is not started again.
+    fn wait_for_stuck(&mut self, worker: WorkerId, present: Arc<Present>) {
         let number = self.stuck.keys().max().map_or(0, |last| last + 1);
-        // Refused for want of memory: then it stays a zombie as long as we live.
+        // Refused for want of memory: the timer sees its end too.
         let token = Target::Stuck(number).token();
-        if present.child().with_pidfd(|pidfd| self.poller.add(pidfd, token)).is_ok() {
-            self.stuck.insert(number, present);
+        drop(present.child().with_pidfd(|pidfd| self.poller.add(pidfd, token)));
+        self.stuck.insert(number, Stuck { worker, present });
+        self.set_timer_after(STUCK_PERIOD, Timer::Stuck(number));
+    }
+
+    /// Tries again to kill it: a process that ran as another user may have given that up.
+    pub(super) fn check_stuck(&mut self, number: u64) {
+        let Some(Stuck { present, .. }) = self.stuck.get(&number) else { return };
+        if present.child().is_running() {
+            drop(present.child().signal_group(libc::SIGKILL));
+            self.set_timer_after(STUCK_PERIOD, Timer::Stuck(number));
+        } else {
+            self.reap_late(number);
         }
     }
 
     /// One that was told as stuck has ended.
     pub(super) fn reap_late(&mut self, number: u64) {
-        let Some(present) = self.stuck.remove(&number) else { return };
+        let Some(Stuck { worker, present }) = self.stuck.remove(&number) else { return };
         drop(present.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
         // Its end was told long ago.
         drop(present.child().reap(Rest::Kill));
+        if self.kept.get(&worker).is_some_and(|kept| kept.standing == Standing::Held) {
+            self.start_again(worker);
+        }
     }
 
     /// Takes the status of one whose tree has ended.

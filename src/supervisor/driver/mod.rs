@@ -45,6 +45,7 @@ use crate::{
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use guard::GuardWatch;
 use keep::Left;
+use life::Stuck;
 use place::{Slot, Target, Timer};
 use std::{
     collections::{HashMap, VecDeque},
@@ -229,7 +230,7 @@ pub(super) struct Driver {
     /// Those whose control connection is not read for now.
     silent: Vec<Place>,
     /// Those that were told as stuck: they are reaped when they end after all.
-    stuck: HashMap<u64, Arc<Present>>,
+    stuck: HashMap<u64, Stuck>,
     guard: GuardWatch,
 }
 
@@ -405,6 +406,7 @@ impl Driver {
                 Timer::Bury(place) | Timer::BuryEnd(place) => self.bury_in_time(place),
                 Timer::Kill(place) => self.kill_without_inspector(place),
                 Timer::Inspector => self.check_inspector(),
+                Timer::Stuck(number) => self.check_stuck(number),
                 Timer::Force => self.force(),
                 Timer::ForceOne(place) => self.kill_at_once(vec![place]),
                 Timer::Group(group) => self.force_group(group),

@@ -109,6 +109,8 @@ pub(super) enum Timer {
     Kill(Place),
     /// The inspector should get on.
     Inspector,
+    /// It is tried again to kill this one.
+    Stuck(u64),
     /// Whoever should have ended by now is killed.
     Force,
     /// The same, of one.

@@ -62,8 +62,10 @@ pub(super) struct Request {
 pub(super) enum Task {
     /// The worker lives: kill it and its descendants.
     KillTree,
-    /// Names of what lives in its cgroup.
-    NameInhabitants,
+    /// Name what lives in its cgroup, and kill all of it.
+    KillInhabitants,
+    /// Reap what was killed in its cgroup, where it has become the host's.
+    ReapKilled,
     /// Find what outlives it, and kill it or not.
     Survivors(Survivors),
     /// Find what is left of its process group.
@@ -120,8 +122,12 @@ struct Running {
 
 impl Inspector {
     pub(super) fn new(mailbox: Mailbox, adopts: bool) -> Self {
-        let inspector = Self { adopts, mailbox, thread: None, stuck: Arc::default(), reserve: Arc::default() };
+        let mut inspector = Self { adopts, mailbox, thread: None, stuck: Arc::default(), reserve: Arc::default() };
         keep(&inspector.reserve);
+        if adopts {
+            // It reaps adopted orphans also while nothing is asked. Where no thread can be had now, the first request starts it.
+            inspector.thread = inspector.start().ok();
+        }
         inspector
     }
 
@@ -169,6 +175,7 @@ impl Inspector {
             reserve: Arc::clone(&self.reserve),
             eyes: Eyes::new(),
             left: HashMap::new(),
+            adopts: self.adopts,
             _alive: alive,
         };
         let thread = thread::Builder::new().name("pipewright-inspect".into()).spawn(move || {

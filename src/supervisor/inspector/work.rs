@@ -18,12 +18,13 @@ use crate::{
     },
     text::printable,
 };
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::{
     collections::{HashMap, HashSet},
     io,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
 };
 
 /// How many numbers are looked at one by one; above that all processes are listed.
@@ -32,8 +33,10 @@ const PROBES: i32 = 256;
 const ROUNDS: u32 = 4;
 /// How many pidfds of survivors are held at a time, to wait for their ends.
 const HELD_MAX: usize = 64;
+/// How often a subreaper looks for orphans that have ended by themselves: nothing reports them to one thread of many.
+const ORPHANS_PERIOD: Duration = Duration::from_secs(5);
 /// The most survivors that are named in an exit: what a worker starts must not fill the host's memory.
-const NAMED_MAX: usize = 1024;
+const NAMED_MAX: usize = 4096;
 
 /// The thread's side.
 pub(super) struct Work {
@@ -44,6 +47,8 @@ pub(super) struct Work {
     pub(super) eyes: Eyes,
     /// Killed and not held, by their start: as orphans they may be children of the host, and are reaped when they are seen again.
     pub(super) left: HashMap<i32, u64>,
+    /// The host is a subreaper, or process 1.
+    pub(super) adopts: bool,
     pub(super) _alive: Sender<()>,
 }
 
@@ -63,14 +68,27 @@ enum Sight {
 
 impl Work {
     pub(super) fn run(mut self, inbox: &Receiver<Request>) {
-        while let Ok(first) = inbox.recv() {
+        loop {
+            let period = if self.adopts { ORPHANS_PERIOD } else { Duration::MAX };
+            let first = match inbox.recv_timeout(period) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.reap_orphans();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             let batch: Vec<Request> = std::iter::once(first).chain(inbox.try_iter()).collect();
-            let (looks, others): (Vec<Request>, Vec<Request>) =
-                batch.into_iter().partition(|request| matches!(request.task, Task::Survivors(_) | Task::Group));
-            for request in &others {
+            let mut looks = Vec::new();
+            for request in batch {
                 let findings = match request.task {
-                    Task::KillTree => self.kill_tree(request),
-                    Task::NameInhabitants | Task::Survivors(_) | Task::Group => self.name_inhabitants(request),
+                    Task::KillTree => self.kill_tree(&request),
+                    Task::KillInhabitants => self.kill_inhabitants(&request),
+                    Task::ReapKilled => self.reap_killed(&request),
+                    Task::Survivors(_) | Task::Group => {
+                        looks.push(request);
+                        continue;
+                    }
                 };
                 self.mailbox.send(Command::Inspected(Box::new(findings)));
             }
@@ -96,6 +114,12 @@ impl Work {
     fn kill_tree(&mut self, request: &Request) -> Findings {
         let pid = request.present.child().pid().cast_signed();
         self.at(pid);
+        if request.present.with_cell(Cell::kill).is_some() {
+            // It may have left the cgroup, where it is root.
+            let mut findings = Findings::none(request);
+            findings.refused = is_refusal(&request.present.child().signal(libc::SIGKILL));
+            return findings;
+        }
         let list = proc::descendants(pid);
         let stats: Vec<Stat> = list.into_iter().filter_map(|pid| Stat::of(pid).ok()).collect();
         let mut findings = Findings::none(request);
@@ -111,19 +135,36 @@ impl Work {
         findings
     }
 
-    fn name_inhabitants(&mut self, request: &Request) -> Findings {
+    /// Names what lives in a cgroup, and kills all of it.
+    fn kill_inhabitants(&mut self, request: &Request) -> Findings {
         let mut findings = Findings::none(request);
         let inhabitants = request.present.with_cell(|cell: &Cell| cell.cgroup.processes().unwrap_or_default());
         for pid in inhabitants.unwrap_or_default() {
             findings.count += 1;
-            if findings.survivors.len() < NAMED_MAX && !self.at(pid) {
-                // ESRCH: it has ended meanwhile.
-                let Ok(stat) = Stat::of(pid) else { continue };
+            let is_skipped = self.at(pid);
+            // ESRCH: it has ended meanwhile.
+            let Ok(stat) = Stat::of(pid) else { continue };
+            self.left.insert(pid, stat.start);
+            if findings.survivors.len() < NAMED_MAX && !is_skipped {
                 findings.survivors.push(survivor(&stat, &request.pipes));
             }
         }
+        request.present.with_cell(Cell::kill);
+        drop(request.present.child().signal_group(libc::SIGKILL));
         findings.uninspected = Some(0);
         findings
+    }
+
+    /// Reaps those that were killed and have become children of the host, as process 1 or as a subreaper.
+    fn reap_killed(&mut self, request: &Request) -> Findings {
+        for (pid, start) in self.left.clone() {
+            match Stat::of(pid) {
+                Ok(stat) if stat.start == start && stat.is_zombie => self.reap(&stat),
+                Ok(stat) if stat.start == start => {}
+                Ok(_) | Err(_) => drop(self.left.remove(&pid)),
+            }
+        }
+        Findings { uninspected: Some(0), ..Findings::none(request) }
     }
 
     fn look_for(&mut self, requests: &[Request]) {
@@ -188,7 +229,7 @@ impl Work {
             self.reap(&stat);
             return None;
         }
-        if stat.start < earliest {
+        if stat.start < earliest || proc::is_thread(pid) {
             return None;
         }
         let sight = if self.at(pid) { Sight::Unreadable } else { self.sight(&stat, run, wants_pipes) };
@@ -278,11 +319,24 @@ impl Work {
         }
     }
 
-    /// ECHILD: it is not the host's.
+    /// A zombie that was killed here, or adopted, is reaped where it is the host's: else the answer is ECHILD.
     fn reap(&mut self, stat: &Stat) {
-        if self.left.get(&stat.pid) == Some(&stat.start) {
+        let was_killed = self.left.get(&stat.pid) == Some(&stat.start);
+        let is_adopted = self.adopts && stat.parent == pidfd::own_pid() && !is_own_child(stat.pid);
+        if was_killed || is_adopted {
             self.left.remove(&stat.pid);
             drop(PidFd::open(stat.pid).and_then(|pidfd| pidfd.reap()));
+        }
+    }
+
+    /// Reaps adopted orphans that have ended by themselves.
+    fn reap_orphans(&mut self) {
+        for pid in proc::children(pidfd::own_pid()) {
+            if let Ok(stat) = Stat::of(pid)
+                && stat.is_zombie
+            {
+                self.reap(&stat);
+            }
         }
     }
 }

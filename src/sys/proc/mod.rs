@@ -5,7 +5,8 @@
 mod process;
 
 pub(crate) use process::{
-    Held, Stat, Visibility, boot_ticks, hold, own_real_uid, own_session, pipes_written, places, real_uid, visibility,
+    Held, Stat, Visibility, become_subreaper, boot_ticks, hold, is_thread, own_real_uid, own_session, pipes_written,
+    places, real_uid, visibility,
 };
 
 use super::fd;
@@ -101,7 +102,7 @@ impl Eyes {
     }
 
     /// Looks for something in the environment of a process.
-    fn find<T>(&mut self, pid: i32, find: impl Fn(&[u8]) -> Option<T>) -> Environment<T> {
+    pub(crate) fn find<T>(&mut self, pid: i32, find: impl Fn(&[u8]) -> Option<T>) -> Environment<T> {
         self.find_in(&Path::new("/proc").join(pid.to_string()), find)
     }
 
@@ -220,7 +221,7 @@ fn stat(text: &str) -> Option<Use> {
 }
 
 /// The children of a process's main thread.
-pub(crate) fn children(pid: u32) -> Vec<u32> {
+pub(crate) fn children_of_main_thread(pid: u32) -> Vec<u32> {
     let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     list.split_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
@@ -244,6 +245,13 @@ pub(crate) fn descends(pid: i32, ancestor: u32) -> bool {
     iter::successors(own, parent).take(DEPTH).any(|pid| pid == ancestor)
 }
 
+/// The children of a process. One list for each of its threads: the thread that forked is the one that has the child.
+pub(crate) fn children(pid: i32) -> Vec<i32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|child| child.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
 /// The processes that descend from this one, as long as it and those between live: a child whose parent has ended is
 /// somebody else's child.
 pub(crate) fn descendants(ancestor: i32) -> Vec<i32> {
@@ -251,13 +259,7 @@ pub(crate) fn descendants(ancestor: i32) -> Vec<i32> {
     let mut at = 0;
     while let Some(&pid) = found.get(at) {
         at += 1;
-        // One list for each of its threads: the thread that forked is the one that has the child.
-        let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
-        for thread in threads.flatten() {
-            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-            let children = children.split_whitespace().filter_map(|child| child.parse().ok());
-            found.extend(children.filter(|child| known.insert(*child)));
-        }
+        found.extend(children(pid).into_iter().filter(|child| known.insert(*child)));
     }
     found.remove(0);
     found

@@ -71,6 +71,13 @@ pub(crate) fn boot_ticks() -> u64 {
     u64::try_from(since_boot.as_nanos() / tick.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Whether this number is that of a thread, and not of its process. `/proc` answers for both, and lists the second only.
+pub(crate) fn is_thread(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let leader = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse::<i32>().ok());
+    leader.is_some_and(|leader| leader != pid)
+}
+
 /// The real user of a process.
 pub(crate) fn real_uid(pid: i32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -97,6 +104,12 @@ pub(crate) fn own_real_uid() -> u32 {
 pub(crate) fn own_session() -> i32 {
     // SAFETY: getsid(2) takes a number, 0 for the caller. It does not fail for that one.
     unsafe { libc::getsid(0) }
+}
+
+/// Has orphaned descendants become children of this process: prctl(2).
+pub(crate) fn become_subreaper() -> io::Result<()> {
+    // SAFETY: PR_SET_CHILD_SUBREAPER takes a number.
+    super::super::cvt(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1_u64, 0_u64, 0_u64, 0_u64) }).map(drop)
 }
 
 /// A process, held so that no other can be taken for it.
@@ -249,6 +262,9 @@ mod tests {
         let stat = Stat::of(own).unwrap();
         assert!(stat.start <= boot_ticks() && !stat.is_zombie && !stat.is_leaderless, "{stat:?}");
         assert_eq!(real_uid(own), Some(own_real_uid()));
+        let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
+        let threads: Vec<i32> = threads.map(|entry| entry.file_name().to_str().unwrap().parse().unwrap()).collect();
+        assert!(threads.iter().all(|thread| is_thread(*thread) == (*thread != own)), "{threads:?}");
         let (reader, writer) = io::pipe().unwrap();
         let inode = crate::sys::fd::inode(writer.as_fd()).unwrap();
         let own = Path::new("/proc/self");

@@ -1,0 +1,228 @@
+//! Descendants are found by whatever sign of them is left, and what cannot be inspected is counted. As an ordinary user where the
+//! tests run as root: root may read everything.
+
+use crate::{
+    kernel,
+    support::{DEADLINE, FIXTURE, Story, Way, alone, comes_true, is_alive, wait_gone},
+};
+use pipewright::{Exit, ExitStatus, Input, Means, Pass, StopPolicy, WorkerSpec};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+/// "nobody", by convention.
+const NOBODY: u32 = 65534;
+
+/// Runs a test alone, as an ordinary user, who has no cgroups and may read no more than its own.
+fn as_ordinary_user(test: &str) -> bool {
+    let is_there = alone(test, |spec| spec.env("HOME", "/tmp").env_remove("XDG_RUNTIME_DIR").env_remove("TMPDIR"));
+    if is_there && kernel::effective_uid() == 0 {
+        kernel::become_user(NOBODY);
+    }
+    is_there
+}
+
+/// A worker that runs `script` with the number of its message pipe as `$1` and the fixture as `$0`, and ends with its input.
+fn running(script: &str) -> WorkerSpec {
+    let script = format!("{script}\nread -r _; exit 0");
+    let spec = Way::Command.program("/bin/sh").args(["-c", &script, FIXTURE]).messages(Pass::arg("{}"));
+    spec.stdin(Input::Pipe).drain_time(Duration::from_millis(20)).stop(StopPolicy::kill())
+}
+
+/// What the one descendant is, and the exit of its worker, which ends when `is_so` holds.
+#[track_caller]
+fn outlived_by(spec: WorkerSpec, is_so: impl Fn(u32) -> bool) -> (u32, Arc<Exit>) {
+    let mut story = Story::new();
+    let worker = story.supervisor.spawn(spec).unwrap();
+    let descendant = u32::try_from(story.json().as_u64().unwrap()).unwrap();
+    assert!(comes_true(|| is_so(descendant)), "{:?}", fs::read_to_string(format!("/proc/{descendant}/status")));
+    drop(worker.take_stdin());
+    let exit = story.exit();
+    assert!(exit.success(), "{exit:?}");
+    (descendant, exit)
+}
+
+fn has_no_environment(pid: u32) -> bool {
+    let read = |file| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    read("cmdline").starts_with(b"sleep") && read("environ").is_empty()
+}
+
+fn cannot_be_read(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/environ")).is_err()
+}
+
+#[test]
+fn p09_kills_descendant_without_environment_in_the_group() {
+    let script = "env -i sleep 1000 </dev/null >/dev/null 2>&1 9>&- & echo $! >/proc/self/fd/$1";
+    let (descendant, exit) = outlived_by(running(script), has_no_environment);
+    assert!(!is_alive(descendant), "{exit:?}");
+    assert_eq!(exit.survivors.iter().map(|one| one.pid).collect::<Vec<_>>(), [descendant], "{exit:?}");
+}
+
+#[test]
+fn p09_kills_descendant_without_environment_in_a_session_of_the_tree() {
+    // The session's first process carries the token, its child in a group of its own does not.
+    let script = r"setsid sh -c '
+        set -m
+        env -i sleep 1000 </dev/null >/dev/null 2>&1 &
+        echo $! >/proc/self/fd/$1
+        exec sleep 1001 </dev/null >/dev/null 2>&1' sh $1 &";
+    let (descendant, exit) = outlived_by(running(script), has_no_environment);
+    assert!(!is_alive(descendant), "{exit:?}");
+}
+
+#[test]
+fn p09_kills_descendant_that_shows_nothing_but_a_pipe() {
+    let script = "setsid env -i sleep 1000 </dev/null 2>&1 & echo $! >/proc/self/fd/$1";
+    let (descendant, exit) = outlived_by(running(script), has_no_environment);
+    assert!(!is_alive(descendant), "{exit:?}");
+    assert_eq!(exit.survivors.iter().map(|one| &*one.holds).collect::<Vec<_>>(), [["messages".into()]], "{exit:?}");
+}
+
+#[test]
+fn p09_kills_descendant_whose_main_thread_has_ended() {
+    if !as_ordinary_user("inspection::p09_kills_descendant_whose_main_thread_has_ended") {
+        return;
+    }
+    let script = "setsid \"$0\" leaderless </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1";
+    let has_left = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
+    };
+    let (descendant, exit) = outlived_by(running(script), has_left);
+    wait_gone(descendant);
+    assert_eq!(exit.survivors.iter().map(|one| one.pid).collect::<Vec<_>>(), [descendant], "{exit:?}");
+}
+
+#[test]
+fn p09_kills_unreadable_descendant_by_its_group() {
+    if !as_ordinary_user("inspection::p09_kills_unreadable_descendant_by_its_group") {
+        return;
+    }
+    let script = "\"$0\" undumpable </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1";
+    let (descendant, exit) = outlived_by(running(script), cannot_be_read);
+    wait_gone(descendant);
+    assert_eq!(exit.survivors.len(), 1, "{exit:?}");
+}
+
+#[test]
+fn p09_counts_a_descendant_that_cannot_be_inspected() {
+    if !as_ordinary_user("inspection::p09_counts_a_descendant_that_cannot_be_inspected") {
+        return;
+    }
+    let script = "setsid \"$0\" undumpable </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1";
+    let (descendant, exit) = outlived_by(running(script), cannot_be_read);
+    // Nothing shows whose it is. Other tests may have such processes at the same time.
+    assert!(exit.uninspected.is_some_and(|count| count >= 1) && exit.survivors.is_empty(), "{exit:?}");
+    assert!(exit.to_string().contains("could not be inspected"), "{exit}");
+    kernel::kill(descendant, libc::SIGKILL);
+}
+
+#[test]
+fn p09_every_candidate_inspected_counts_none() {
+    let (_, exit) = outlived_by(running("sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1"), is_alive);
+    assert_eq!(exit.uninspected, Some(0), "{exit:?}");
+}
+
+#[test]
+fn p06_the_end_of_a_large_tree_leaves_descriptors_to_the_host() {
+    if !alone("inspection::p06_the_end_of_a_large_tree_leaves_descriptors_to_the_host", |spec| {
+        spec.limit(pipewright::Limit::OpenFiles, 160)
+    }) {
+        return;
+    }
+    let is_over = Arc::new(AtomicBool::new(false));
+    let opens = thread::spawn({
+        let is_over = Arc::clone(&is_over);
+        move || {
+            while !is_over.load(Ordering::Relaxed) {
+                fs::File::open("/dev/null").expect("a descriptor for the host");
+                thread::yield_now();
+            }
+        }
+    });
+    let script =
+        "for i in $(seq 300); do setsid sleep 1000 </dev/null >/dev/null 2>&1 & done; echo $! >/proc/self/fd/$1";
+    let (_, exit) = outlived_by(running(script), is_alive);
+    is_over.store(true, Ordering::Relaxed);
+    opens.join().unwrap();
+    assert_eq!(exit.survivors.len(), 300, "{exit}");
+    assert!(exit.survivors.iter().all(|survivor| !survivor.alive), "{exit:?}");
+}
+
+#[test]
+fn p09_a_subreaper_keeps_no_zombies_of_killed_survivors() {
+    if !alone("inspection::p09_a_subreaper_keeps_no_zombies_of_killed_survivors", |spec| spec) {
+        return;
+    }
+    kernel::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
+    for way in [Way::Direct, Way::Command] {
+        let script = "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1; read -r _; exit 0";
+        let spec = way.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).stdin(Input::Pipe);
+        let (descendant, exit) = outlived_by(spec.drain_time(Duration::from_millis(20)), is_alive);
+        assert!(!fs::exists(format!("/proc/{descendant}")).unwrap(), "{way:?}: a zombie is left, {exit:?}");
+    }
+}
+
+#[test]
+fn p09_a_subreaper_finds_orphans_that_show_nothing() {
+    if !as_ordinary_user("inspection::p09_a_subreaper_finds_orphans_that_show_nothing") {
+        return;
+    }
+    let supervisor = pipewright::Supervisor::builder().subreaper(true).build().unwrap();
+    let mut story = Story::of(supervisor);
+    let script = "setsid \"$0\" undumpable </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1";
+    let worker = story.supervisor.spawn(running(script)).unwrap();
+    let descendant = u32::try_from(story.json().as_u64().unwrap()).unwrap();
+    assert!(comes_true(|| cannot_be_read(descendant)));
+    drop(worker.take_stdin());
+    let exit = story.exit();
+    assert!(!fs::exists(format!("/proc/{descendant}")).unwrap(), "{exit:?}");
+    assert_eq!(exit.survivors.len(), 1, "{exit:?}");
+}
+
+#[test]
+fn p16_containment_names_what_is_missing() {
+    let story = Story::new();
+    let worker = story.supervisor.spawn(Way::Command.plain("hang")).unwrap();
+    let containment = worker.containment().unwrap();
+    let missing: Vec<Means> = containment.unavailable.iter().map(|one| one.means).collect();
+    assert_eq!(missing, [Means::Cgroup], "{containment}");
+    assert!(containment.to_string().starts_with("process group; no cgroup: "), "{containment}");
+}
+
+#[test]
+#[ignore = "takes 12 s, and needs root to make a setuid program"]
+fn p13_no_incarnation_starts_beside_one_that_may_not_be_killed() {
+    let test = "inspection::p13_no_incarnation_starts_beside_one_that_may_not_be_killed";
+    let program = std::env::temp_dir().join("pipewright-test-setuid");
+    if kernel::effective_uid() == 0 && std::env::var_os("PIPEWRIGHT_TEST_ALONE").is_none() {
+        drop(fs::remove_file(&program));
+        fs::copy(FIXTURE, &program).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
+    }
+    if !as_ordinary_user(test) {
+        fs::remove_file(&program).unwrap();
+        return;
+    }
+    let mut story = Story::new();
+    let spec = WorkerSpec::new(&program).arg("own-user").messages(Pass::arg("--messages={}"));
+    let spec = spec.stop(StopPolicy::kill()).restart(pipewright::Restart::Always).death_signal(None);
+    let worker = story.supervisor.spawn(spec).unwrap();
+    let first = worker.pid();
+    story.message();
+    let restarting = worker.restart();
+    assert_eq!(story.exit().status, ExitStatus::KillRefused);
+    assert!(!restarting.wait(Duration::from_millis(500)), "it runs beside {first}");
+    assert!(is_alive(first) && worker.incarnation() == 1);
+    // It ends by itself, and then the next one may run.
+    assert!(worker.wait_incarnation(2, DEADLINE));
+    assert!(!fs::exists(format!("/proc/{first}")).unwrap(), "a zombie is left");
+}
