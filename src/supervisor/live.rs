@@ -13,6 +13,7 @@ use super::{
     session::Session,
     spec::{MessageSource, WorkerSpec},
     trace::Trace,
+    tree::{Burial, Inspection},
     worker::{Present, WorkerShared},
 };
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
         watchdog::{Life, Vigil},
         window::{EVENT_BYTES, Levels},
     },
-    sys::{fd, is_transient, pidfd::Reaped, proc::Held},
+    sys::{fd, is_transient, pidfd::Reaped},
     text::printable,
     wire::{
         frame::{Batch, Deframer, Fault, Piece, Span},
@@ -34,7 +35,6 @@ use crate::{
 };
 use crossbeam_channel::Sender;
 use std::{
-    collections::HashSet,
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     time::{Duration, Instant},
@@ -140,31 +140,6 @@ pub(super) struct Health {
     pub(super) shown: Option<Mark>,
     /// We end it, since it did not become ready, gave no sign of life, or has had its time.
     pub(super) is_unhealthy: bool,
-}
-
-/// What is known of its tree.
-#[derive(Debug, Default)]
-pub(super) struct Inspection {
-    /// How many processes could not be attributed, once that is known.
-    pub(super) uninspected: Option<u32>,
-    /// The number of the request that the inspector has not answered.
-    pub(super) asked: Option<u64>,
-    /// Sessions that were seen in it.
-    pub(super) sessions: HashSet<i32>,
-    /// SIGKILL was refused, as a process of it runs as another user.
-    pub(super) kill_refused: bool,
-}
-
-/// Waiting for the end of those who have outlived a worker.
-#[derive(Debug, Default)]
-pub(super) struct Burial {
-    pub(super) waited_for: Vec<Held>,
-    pub(super) rounds: u32,
-    /// How often those were looked at again that were in the middle of an exec.
-    pub(super) waits: u32,
-    /// Its cgroup was killed, and not looked at since.
-    pub(super) is_killed: bool,
-    pub(super) until: Option<Instant>,
 }
 
 #[derive(Debug)]

@@ -7,7 +7,12 @@
 
 use super::WorkerId;
 use crate::sys::proc::{self, Eyes, Held, Sight};
-use std::{collections::HashSet, env, ffi::OsString, time::Duration};
+use std::{
+    collections::HashSet,
+    env,
+    ffi::OsString,
+    time::{Duration, Instant},
+};
 
 /// The variable that carries the tokens: ours behind those of supervisors further up, separated by colons.
 pub(super) const VARIABLE: &str = "PIPEWRIGHT_TREE";
@@ -72,6 +77,31 @@ impl Numbers {
         let started = i64::try_from(started).unwrap_or(i64::MAX);
         !self.may_wrap_in(lived) && given.is_ok_and(|given| (0..=started).contains(&given))
     }
+}
+
+/// What is known of its tree.
+#[derive(Debug, Default)]
+pub(super) struct Inspection {
+    /// How many processes could not be attributed, once that is known.
+    pub(super) uninspected: Option<u32>,
+    /// The number of the request that the inspector has not answered.
+    pub(super) asked: Option<u64>,
+    /// Sessions that were seen in it.
+    pub(super) sessions: HashSet<i32>,
+    /// SIGKILL was refused, as a process of it runs as another user.
+    pub(super) kill_refused: bool,
+}
+
+/// Waiting for the end of those who have outlived a worker.
+#[derive(Debug, Default)]
+pub(super) struct Burial {
+    pub(super) waited_for: Vec<Held>,
+    pub(super) rounds: u32,
+    /// How often those were looked at again that were in the middle of an exec.
+    pub(super) waits: u32,
+    /// Its cgroup was killed, and not looked at since.
+    pub(super) is_killed: bool,
+    pub(super) until: Option<Instant>,
 }
 
 /// Stops those of a running worker's tree that are listed, and gives them: they are to go on with it. Whoever does not carry the
