@@ -168,17 +168,7 @@ pub(crate) fn hide_for_good() {
     unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
     // SAFETY: PR_SET_DUMPABLE takes a number.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
-}
-
-/// Ends the main thread alone; another one goes on.
-pub(crate) fn leave_main_thread() -> ! {
-    // SAFETY: close_range(2) takes three numbers; nothing of this program uses what it closes.
-    unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
-    drop(std::thread::Builder::new().spawn(pause));
-    loop {
-        // SAFETY: exit(2) ends the calling thread. Its stack stays as it is, and so does what others use of it.
-        unsafe { libc::syscall(libc::SYS_exit, 0) };
-    }
+    pause();
 }
 
 /// In a setuid program: becomes its owner altogether, whom its parent may not signal.

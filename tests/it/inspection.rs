@@ -91,7 +91,7 @@ fn p09_kills_descendant_whose_main_thread_has_ended() {
     if !as_ordinary_user("inspection::p09_kills_descendant_whose_main_thread_has_ended") {
         return;
     }
-    let script = "setsid \"$0\" leaderless </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1";
+    let script = "setsid \"$0\" end-main-thread </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1";
     let has_left = |pid: u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))

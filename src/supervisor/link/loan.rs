@@ -83,6 +83,10 @@ impl Link {
     }
 
     /// Reads until the answer to this call has come; or something for the loop, or the end, and then goes on as a [`Call`].
+    #[cfg_attr(
+        feature = "tracing",
+        expect(clippy::result_large_err, reason = "a call that goes on is no error, and is moved once")
+    )]
     fn read_answer(self: &Arc<Self>, mut loan: Loan<'_>, own: u64, deadline: Deadline) -> Result<Answer, Call> {
         let answer = loan.lent.as_mut().and_then(|lent| self.read_until(lent, own, deadline));
         answer.ok_or_else(|| loan.give_back(|state| self.begin(state, own)))
