@@ -132,7 +132,7 @@ impl Pen {
             return Err(refusal.clone());
         }
         self.home().and_then(|home| self.make(&home)).map_err(|error| {
-            let reason: Box<str> = error.reason().into();
+            let reason: Box<str> = error.to_string().into();
             if error.lasts() {
                 *lock(&self.refusal) = Some(reason.clone());
             }

@@ -382,7 +382,7 @@ impl Starter {
         if !spec.ends_as_a_whole() {
             return Ok(Err("not for survive_parent, or survivors that are not killed".into()));
         }
-        Ok(self.pen.take().and_then(|cell| open(cell).map_err(|error| error.reason().into())))
+        Ok(self.pen.take().and_then(|cell| open(cell).map_err(|error| error.to_string().into())))
     }
 
     /// The address of a new incarnation.

@@ -31,7 +31,7 @@ pub(crate) enum CgroupError {
     #[error("{name:?} cannot be the name of a cgroup")]
     BadName { name: Box<str> },
     /// There was no random number for its name.
-    #[error("no name for a cgroup")]
+    #[error("no name for a cgroup: {0}")]
     NoName(#[source] io::Error),
     /// The kernel refused. `EACCES` and `EROFS`: the subtree is not delegated to us. `EBUSY`: processes are in it.
     #[error("cgroup {path}: {act} failed: {source}")]
@@ -47,14 +47,6 @@ pub(crate) enum CgroupError {
 }
 
 impl CgroupError {
-    /// What it is, with the kernel's error, in one line.
-    pub(crate) fn reason(&self) -> String {
-        match self {
-            Self::Refused { source, .. } | Self::NoName(source) => format!("{self}: {source}"),
-            Self::Absent(_) | Self::BadName { .. } | Self::Controller { .. } => self.to_string(),
-        }
-    }
-
     /// Whether trying again later gives the same answer: what is missing or not permitted stays so, a shortage passes.
     pub(crate) fn lasts(&self) -> bool {
         match self {
