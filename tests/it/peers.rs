@@ -75,10 +75,10 @@ fn p12_worker_of_another_user_connects_where_its_spec_says_so_and_no_other() {
     let mut story = Story::new();
     let serve = as_another(&program).arg("serve").control(Pass::arg("--control={}"));
     let other = story.supervisor.spawn(serve.clone().peer_user(65501)).unwrap();
-    assert_eq!(other.call::<_, u32>("echo", &7, DEADLINE).unwrap(), 7);
+    assert_eq!(other.call::<_, [u32; 1]>("echo", &[7], DEADLINE).unwrap(), [7]);
     // Our own workers go on as before, with the same server.
     let own = story.supervisor.spawn(Way::Direct.plain("serve").control(Pass::arg("--control={}"))).unwrap();
-    assert_eq!(own.call::<_, u32>("echo", &8, DEADLINE).unwrap(), 8);
+    assert_eq!(own.call::<_, [u32; 1]>("echo", &[8], DEADLINE).unwrap(), [8]);
     // That user's other processes do not get in as a worker of which it was not said.
     let hidden = story.supervisor.spawn(serve.connect_time(Duration::from_millis(500))).unwrap();
     let why = story.find(|event| match event.kind {
@@ -103,7 +103,7 @@ fn p16_worker_that_may_not_connect_as_another_user_is_reported_as_such() {
     });
     assert_eq!(why, Disconnected::OtherUser { uid: 65501 });
     assert!(why.to_string().contains("user 65501"), "{why}");
-    assert!(!matches!(worker.call::<_, u32>("echo", &1, DEADLINE), Ok(_) | Err(CallError::TimedOut)));
+    assert!(!matches!(worker.call::<_, u32>("echo", &[1], DEADLINE), Ok(_) | Err(CallError::TimedOut)));
     // One that fails at the refusal, and ends.
     let spec = WorkerSpec::new("setpriv").args(SETPRIV).arg("false").control(Pass::env("PIPEWRIGHT_CONTROL"));
     let ends = story.supervisor.spawn(spec).unwrap();
@@ -163,7 +163,7 @@ fn p11_every_language_can_use_the_address_whatever_the_runtime_directory() {
     let worker = WorkerSpec::new(FIXTURE).arg("serve").control(Pass::arg("--control={}"));
     let story = Story::new();
     let worker = story.supervisor.spawn(worker).unwrap();
-    assert_eq!(worker.call::<_, u32>("echo", &7, DEADLINE).unwrap(), 7);
+    assert_eq!(worker.call::<_, [u32; 1]>("echo", &[7], DEADLINE).unwrap(), [7]);
 }
 
 #[test]
@@ -175,8 +175,8 @@ fn p11_fork_that_drops_calls_and_requests_ends_none_of_them() {
     let mut story = Story::new();
     let spec = Way::Direct.plain("serve").args(["--threads", "3"]).control(Pass::arg("--control={}"));
     let worker = story.supervisor.spawn(spec).unwrap();
-    let mut call = Some(worker.start_call("wait", &"line").unwrap());
-    let asking = worker.start_call("ask back", &7).unwrap();
+    let mut call = Some(worker.start_call("wait", &["line"]).unwrap());
+    let asking = worker.start_call("ask back", &[7]).unwrap();
     let mut request = Some(story.find(|event| match event.kind {
         EventKind::Request(request) => Some(request),
         _ => None,
@@ -188,6 +188,6 @@ fn p11_fork_that_drops_calls_and_requests_ends_none_of_them() {
     assert_eq!(kernel::wait(forked), 0);
     request.unwrap().reply(&8).unwrap();
     assert_eq!(asking.wait::<u32>(DEADLINE).unwrap(), 8);
-    worker.call::<_, ()>("release", &"line", DEADLINE).unwrap();
+    worker.call::<_, ()>("release", &["line"], DEADLINE).unwrap();
     assert_eq!(call.unwrap().wait::<String>(DEADLINE).unwrap(), "line");
 }
