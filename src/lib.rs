@@ -108,47 +108,67 @@
 //! The documents: [architecture](_documentation::architecture), [gotchas](_documentation::gotchas) and
 //! [protocol](_documentation::protocol).
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("pipewright runs on Linux only: it needs pidfd, epoll and clone(2)");
+
 // The floors, bottom to top: a module imports only from those that stand above it in this list.
+#[cfg(target_os = "linux")]
 #[macro_use] // `shown_as`
 mod text; // foreign text made safe to show
 
+#[cfg(target_os = "linux")]
 mod exit; // how a process ended: facts that every floor speaks of
 
+#[cfg(target_os = "linux")]
 mod sys; // the kernel, one facility a file; the only unsafe
 
+#[cfg(target_os = "linux")]
 mod wire; // bytes to values and back; pure
 
+#[cfg(target_os = "linux")]
 mod policy; // decisions: facts and the time in, actions out; pure
 
+#[cfg(target_os = "linux")]
 pub mod pipe; // the two kinds of pipes; useful alone
 
+#[cfg(target_os = "linux")]
 mod parent; // the worker's side; links nothing of what stands below
 
+#[cfg(target_os = "linux")]
 mod launch; // a recipe becomes a process
 
+#[cfg(target_os = "linux")]
 pub mod guard; // the process that ends all trees when the host is killed
 
+#[cfg(target_os = "linux")]
 mod supervisor; // the parent's side
 
+#[cfg(target_os = "linux")]
 pub use exit::{Exit, ExitStatus, Leak, Survivor, Usage};
+#[cfg(target_os = "linux")]
 pub use launch::{
     Group, Input, IoPriority, Limit, Output, Pass, Process, SpawnError, SpawnStep, SpecError, TreeLimit, Tunnel,
     TunnelBuilder, TunnelError,
 };
+#[cfg(target_os = "linux")]
 pub use parent::{Buffered, Incoming, Parent, ParentError, SendError};
+#[cfg(target_os = "linux")]
 pub use policy::{
     group::{AutoShutdown, Strategy, When},
     restart::{Backoff, GaveUp, Intensity, Restart, RestartPolicy},
     stop::{StopPolicy, StopStep},
     watchdog::Watchdog,
 };
+#[cfg(target_os = "linux")]
 pub use supervisor::{
     Builder, Call, CancelCall, Containment, ContainmentKind, Disconnected, Ended, Event, EventKind, FaultEvent,
     GroupError, GroupId, GroupPolicy, HelloFault, Means, NotReady, Ready, Restarting, Status, StopReport, Stopping,
     Stream, Supervisor, Survivors, TerminalSignals, Unavailable, Warning, Worker, WorkerGroup, WorkerId, WorkerSpec,
     WorkerState, WorkerStatus,
 };
+#[cfg(target_os = "linux")]
 pub use text::{Printable, printable};
+#[cfg(target_os = "linux")]
 pub use wire::{
     calls::CallError,
     frame::{Fault, FaultKind, Framing},
