@@ -23,7 +23,7 @@ const KINDS: [&str; 9] = ["crash", "abort", "hang", "stubborn", "daemons", "leak
 /// How many bytes stand behind a message's number. A write of the longest is cut off where the worker is killed while its pipe is full.
 const PADS: [&str; 3] = ["0", "100", "10000"];
 /// What every process of this run has in its environment.
-const MARK: &str = "PIPEWRIGHT_TEST_CHAOS";
+const MARK: &str = "TEST_MARK_CHAOS";
 
 #[expect(clippy::disallowed_methods, reason = "chaos for so long")]
 fn now() -> Instant {

@@ -228,7 +228,7 @@ impl Job {
 }
 
 impl Crowd {
-    const MARK: &str = "PIPEWRIGHT_TEST_PSEUDO_TERMINAL";
+    const MARK: &str = "TEST_MARK_PSEUDO_TERMINAL";
 
     fn all(&self) -> Vec<u32> {
         carriers(Self::MARK, &self.mark)

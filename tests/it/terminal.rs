@@ -199,7 +199,7 @@ fn p15_deadlines_are_kept_by_a_host_that_is_stopped_again_and_again() {
 
 #[test]
 fn p11_ctrl_z_during_a_start_stops_nobody_for_good() {
-    const MARK: &str = "PIPEWRIGHT_TEST_TERMINAL";
+    const MARK: &str = "TEST_MARK_TERMINAL";
     let mark = std::process::id().to_string();
     let (_keep, never) = crossbeam_channel::bounded::<()>(0);
     let pause = |time| assert!(never.recv_timeout(time).is_err());

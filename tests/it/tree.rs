@@ -177,7 +177,7 @@ both_ways! {
 
 /// Daemons of workers that end while they become other programs, twenty at a time.
 fn daemons_at_every_moment(rounds: u64) {
-    const MARK: &str = "PIPEWRIGHT_TEST_DAEMONS";
+    const MARK: &str = "TEST_MARK_DAEMONS";
     let mark = std::process::id().to_string();
     let mut chance = Chance(u64::from(std::process::id()) << 20 | 1);
     let mut story = Story::new();

@@ -17,7 +17,7 @@ use std::{
 };
 
 const SOON: Duration = Duration::from_secs(8);
-const MARK: &str = "PIPEWRIGHT_TEST_INJECTION";
+const MARK: &str = "TEST_MARK_INJECTION";
 
 pub(super) struct Run {
     pub(super) fault: Option<Fault>,
