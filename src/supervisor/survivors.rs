@@ -7,7 +7,8 @@ use super::spec::WorkerSpec;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Survivors {
-    /// They are killed, waited for, and named in [`Exit::survivors`](crate::Exit::survivors): a tree ends with its worker.
+    /// They are killed, waited for, and named in [`Exit::survivors`](crate::Exit::survivors), at most 4096 of them at a time: a tree
+    /// ends with its worker.
     #[default]
     Kill,
     /// They are named in [`Exit::survivors`](crate::Exit::survivors) and left running. For jobs that start daemons on purpose: a
