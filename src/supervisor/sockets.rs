@@ -57,21 +57,23 @@ impl Sockets {
     pub(super) fn address(&self, spec: &WorkerSpec, start: impl FnOnce(Server)) -> io::Result<Issued> {
         let mut state = lock(&self.0);
         let directory = state.directory()?;
-        let is_there = |path: &String| fs::symlink_metadata(path).is_ok();
-        let path = if let Some(path) = state.control.take().filter(is_there) {
-            path
+        // A lookup that fails for another reason says nothing about the file, and a second server would find the name in use.
+        let is_gone =
+            |path: &mut String| fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        drop(state.control.take_if(is_gone));
+        let path = if let Some(path) = &state.control {
+            path.clone()
         } else {
             let (listener, path) = control::listen(directory.path())?;
             start(Server { listener, admitted: state.admitted.clone(), keys: state.keys.clone() });
-            path
+            // Before what can fail: the server is there from now on.
+            state.control.insert(path).clone()
         };
         if let Some(uid) = spec.peer_user {
             state.admitted.add(uid);
         }
         open_up(Path::new(&path), &directory, &state.admitted)?;
-        let issued = state.keys.issue(&path);
-        state.control = Some(path);
-        issued
+        state.keys.issue(&path)
     }
 
     /// A socket for the notifications of a new incarnation, and what it finds in `NOTIFY_SOCKET`.

@@ -1,9 +1,10 @@
 //! epoll(7), level-triggered.
 
-use super::{cvt, fd};
+use super::{cvt, fd, is_shortage, poll::SHORTAGE_TRIES};
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    thread,
     time::Duration,
 };
 
@@ -50,9 +51,7 @@ impl Poller {
     /// Reports `descriptor` under `token` for as long as it is readable.
     pub(crate) fn add(&self, descriptor: &impl AsFd, token: u64) -> io::Result<()> {
         let mut event = libc::epoll_event { events: libc::EPOLLIN.cast_unsigned(), u64: token };
-        let descriptor = descriptor.as_fd().as_raw_fd();
-        // SAFETY: epoll_ctl(2) reads `event`; both descriptors are open.
-        cvt(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, descriptor, &raw mut event) }).map(drop)
+        self.control(libc::EPOLL_CTL_ADD, descriptor.as_fd(), &mut event)
     }
 
     /// Reports a descriptor that was added while it is readable, while it is writable, both or neither. The hang-up of the
@@ -61,9 +60,22 @@ impl Poller {
         let reads = if interests.reads { libc::EPOLLIN } else { 0 };
         let writes = if interests.writes { libc::EPOLLOUT } else { 0 };
         let mut event = libc::epoll_event { events: (reads | writes).cast_unsigned(), u64: token };
-        let descriptor = descriptor.as_fd().as_raw_fd();
-        // SAFETY: epoll_ctl(2) reads `event`; both descriptors are open.
-        cvt(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_MOD, descriptor, &raw mut event) }).map(drop)
+        self.control(libc::EPOLL_CTL_MOD, descriptor.as_fd(), &mut event)
+    }
+
+    /// A call that is refused for want of memory or of watches is made again: what is not watched is not heard.
+    fn control(&self, operation: i32, descriptor: BorrowedFd<'_>, event: &mut libc::epoll_event) -> io::Result<()> {
+        let mut tries = 0;
+        loop {
+            // SAFETY: epoll_ctl(2) reads `event`; both descriptors are open.
+            match cvt(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, descriptor.as_raw_fd(), event) }) {
+                Err(error) if is_refusal(&error) && tries < SHORTAGE_TRIES => {
+                    tries += 1;
+                    thread::yield_now();
+                }
+                done => return done.map(drop),
+            }
+        }
     }
 
     /// Stops reporting. Masking the interest would not do: the kernel always reports a hang-up, and a paused pipe whose
@@ -95,6 +107,11 @@ impl Poller {
         unsafe { reports.0.set_len(usize::try_from(count).unwrap_or(0)) };
         Ok(())
     }
+}
+
+/// No memory, or as many watches as the user may have.
+fn is_refusal(error: &io::Error) -> bool {
+    is_shortage(error) || error.raw_os_error() == Some(libc::ENOSPC)
 }
 
 /// Readable while something in it is.
