@@ -101,7 +101,6 @@ pub(super) const CALLS: &[Call] = calls! {
     "setpgid" [libc::SYS_setpgid], ALL, [ENOMEM];
     "setpriority" [libc::SYS_setpriority], ALL, [ENOMEM];
     "setsid" [libc::SYS_setsid], ALL, [ENOMEM];
-    "setsockopt" [libc::SYS_setsockopt], ALL, [ENOMEM, ENOBUFS];
     "shutdown" [libc::SYS_shutdown], ALL, [ENOMEM];
     "socket" [libc::SYS_socket], ALL, [EMFILE, ENFILE, ENOBUFS, ENOMEM];
     "socketpair" [libc::SYS_socketpair], ALL, [EMFILE, ENFILE];
@@ -147,6 +146,7 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("options", &["open"]),
     ("pipe", &["pipe2"]),
     ("read_dir", &["getdents64"]),
+    ("read_link", &["readlink"]),
     ("read_to_string", &["open", "read"]),
     ("remove_dir", &["rmdir"]),
     ("remove_file", &["unlink"]),
@@ -157,6 +157,9 @@ const ALIASES: &[(&str, &[&str])] = &[
 
 /// Those that happen only where this process may make cgroups.
 pub(super) const IN_CGROUPS: [&str; 2] = ["clone3", "rmdir"];
+
+/// Those that may happen only where it may not: descendants are looked for then.
+pub(super) const OUTSIDE_CGROUPS: [&str; 1] = ["readlink"];
 
 const NEVER: &[(&str, &[&str])] = &[
     (
@@ -181,7 +184,11 @@ const NEVER: &[(&str, &[&str])] = &[
             "sigfillset",
             "sigismember",
             "sigpending",
+            "clock_gettime",
             "current",
+            "from",
+            "getpgrp",
+            "getuid",
             "lseek",
             "sleep",
             "yield_now",
@@ -192,6 +199,7 @@ const NEVER: &[(&str, &[&str])] = &[
         "fails for wrong arguments only",
         &[
             "munmap",
+            "setsockopt",
             "mprotect",
             "pthread_sigmask",
             "sigaction",
