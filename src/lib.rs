@@ -161,10 +161,10 @@ pub use policy::{
 };
 #[cfg(target_os = "linux")]
 pub use supervisor::{
-    Builder, Call, CancelCall, Containment, ContainmentKind, Disconnected, Ended, Event, EventKind, FaultEvent,
-    GroupError, GroupId, GroupPolicy, HelloFault, Means, NotReady, Ready, Restarting, Status, StopReport, Stopping,
-    Stream, Supervisor, Survivors, TerminalSignals, Unavailable, Warning, Worker, WorkerGroup, WorkerId, WorkerSpec,
-    WorkerState, WorkerStatus,
+    Batch, Builder, Call, CancelCall, Containment, ContainmentKind, Disconnected, Ended, Event, EventKind, FaultEvent,
+    GroupEnd, GroupError, GroupId, GroupPolicy, GroupState, GroupStatus, HelloFault, Means, NotReady, Ready,
+    Restarting, Status, StopReport, Stopping, Stream, Supervisor, Survivors, TerminalSignals, Unavailable, Warning,
+    Worker, WorkerGroup, WorkerId, WorkerSpec, WorkerState, WorkerStatus,
 };
 #[cfg(target_os = "linux")]
 pub use text::{Printable, printable};

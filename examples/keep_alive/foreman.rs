@@ -28,7 +28,6 @@ const LAST_WORDS: usize = 3;
 
 pub(crate) struct Foreman<'a> {
     supervisor: &'a Supervisor,
-    group: WorkerGroup,
     plan: Plan,
     /// Each behind those that it comes after.
     members: Vec<Member>,
@@ -42,6 +41,8 @@ pub(crate) struct Foreman<'a> {
 struct Member {
     name: String,
     recipe: Recipe,
+    /// Of it alone: a worker that gives up ends its group, and the others have nothing to do with that.
+    group: WorkerGroup,
     worker: Worker,
     /// The file that its lines go to; none for the screen.
     log: Option<Arc<Path>>,
@@ -61,17 +62,8 @@ impl<'a> Foreman<'a> {
         screen: Screen,
         is_stopping: Arc<AtomicBool>,
     ) -> Result<Self, GroupError> {
-        let group = supervisor.group(GroupPolicy::default())?;
-        let mut foreman = Self {
-            supervisor,
-            group,
-            plan,
-            members: Vec::new(),
-            screen,
-            is_stopping,
-            has_told_stop: false,
-            is_done: false,
-        };
+        let mut foreman =
+            Self { supervisor, plan, members: Vec::new(), screen, is_stopping, has_told_stop: false, is_done: false };
         foreman.hire()?;
         Ok(foreman)
     }
@@ -245,7 +237,7 @@ impl<'a> Foreman<'a> {
             self.note_of(&name, &why);
         }
         for member in self.members.iter_mut().rev().filter(|member| going.contains(&member.name) && !member.leaves) {
-            self.group.remove(&member.worker)?;
+            member.group.dissolve()?;
             member.leaves = true;
         }
         Ok(())
@@ -271,10 +263,16 @@ impl<'a> Foreman<'a> {
                     spec = spec.after(&member.worker, (*stage).into());
                 }
             }
+            let group = self.supervisor.group(GroupPolicy::default().unlimited_restarts())?;
+            // In a batch: that it cannot be started is then an event, and concerns no other.
+            let mut batch = group.batch();
+            let worker = batch.add(spec)?;
+            batch.start()?;
             self.members.push(Member {
                 name: name.clone(),
                 recipe: recipe.clone(),
-                worker: self.group.add(spec)?,
+                group,
+                worker,
                 log,
                 leaves: false,
                 has_failed: false,

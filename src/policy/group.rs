@@ -6,6 +6,7 @@ use super::{
     members::Output,
     order::{Order, Towards},
     refusal::GroupError,
+    turns::Turns,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -16,12 +17,12 @@ use std::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Strategy {
-    /// It alone.
+    /// It alone. Members do not wait for each other's starts.
     #[default]
     OneForOne,
-    /// All of them: the others are stopped, and when all are gone all are started.
+    /// All of them: the others are stopped, and when all are gone all are started, in the order of declaration.
     OneForAll,
-    /// It, and those that start after it.
+    /// It, and those that were declared after it or wait for it, in the order of declaration.
     RestForOne,
 }
 
@@ -84,10 +85,8 @@ pub(crate) struct Role {
     pub(crate) significant: bool,
 }
 
-/// How many restarts a group bears: those that take siblings along, and those of whole groups in it. A worker restarted
-/// alone is bounded by its own intensity. More, and the group gives up.
-///
-/// There is no "unlimited", since restarts of a group have no backoff. It costs 16 bytes for each restart it allows.
+/// How many restarts of its children a group bears, as in OTP: of workers and of groups, alone or with siblings. With one more
+/// it gives up. It costs 16 bytes for each restart it allows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GroupIntensity {
     pub(crate) restarts: u32,
@@ -98,9 +97,38 @@ pub(crate) struct GroupIntensity {
 pub(crate) struct GroupSettings {
     pub(crate) strategy: Strategy,
     pub(crate) auto_shutdown: AutoShutdown,
-    pub(crate) intensity: GroupIntensity,
+    /// `None` for no limit: then only the backoff of the workers bounds the restarts.
+    pub(crate) intensity: Option<GroupIntensity>,
     /// From the beginning of its end; whoever is left then is killed.
     pub(crate) stop_within: Option<Duration>,
+}
+
+/// Why a group does not run, and will not unless a user starts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Stopped,
+    ShutDown,
+    GaveUp,
+    /// The group around it has ended, or was restarted without it.
+    WithParent,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activity {
+    Running,
+    Restarting,
+    Stopping,
+    /// It starts with the group around it.
+    Waiting,
+    Over(End),
+}
+
+/// A group at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Survey {
+    pub(crate) activity: Activity,
+    pub(crate) restarts: usize,
+    pub(crate) children: Vec<Node>,
 }
 
 /// Groups in groups and their members, and where each of them stands in its life.
@@ -122,16 +150,20 @@ pub(super) struct Work {
     pub(super) stops: VecDeque<MemberId>,
     pub(super) groups: VecDeque<GroupId>,
     pub(super) starts: VecDeque<MemberId>,
+    /// Groups in which a start has succeeded or failed: later children may follow.
+    pub(super) turns: VecDeque<GroupId>,
     pub(super) outputs: Vec<Output>,
-    /// Of whom `is_over` may say something else than before.
-    pub(super) touched: BTreeSet<MemberId>,
+    /// Groups that have ended, the inner ones first.
+    pub(super) ended: Vec<GroupId>,
+    /// Nodes for which `is_over` may have changed.
+    pub(super) touched: BTreeSet<Node>,
 }
 
 #[derive(Debug)]
 pub(super) struct Group {
     /// None for the root.
     pub(super) parent: Option<GroupId>,
-    place: u64,
+    pub(super) place: u64,
     pub(super) role: Role,
     pub(super) settings: GroupSettings,
     /// In the order of declaration.
@@ -140,6 +172,9 @@ pub(super) struct Group {
     /// How many members, also in groups within, have a process or are about to.
     pub(super) alive: usize,
     pub(super) restarts: VecDeque<Instant>,
+    pub(super) turns: Turns,
+    /// It has run since its end was reported last.
+    pub(super) is_unreported: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -172,7 +207,7 @@ pub(super) enum Rest {
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) group: GroupId,
-    place: u64,
+    pub(super) place: u64,
     pub(super) role: Role,
     pub(super) state: State,
 }
@@ -181,7 +216,7 @@ pub(super) struct Member {
 pub(super) enum State {
     Down(Down),
     /// It is to start as soon as what it waits for is there.
-    Waiting(Attempt),
+    Waiting,
     /// To be started, but nothing has been heard of that.
     Starting,
     Running {
@@ -195,18 +230,11 @@ pub(super) enum State {
     },
 }
 
-/// Whether the start comes after an end of its own that asks for a backoff.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attempt {
-    Fresh,
-    Again,
-}
-
 /// How a member without a process stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Down {
     /// It starts with its group.
-    New(Attempt),
+    New,
     /// A user has stopped it, and only a user starts it. In OTP a sibling's restart would.
     Stopped,
     /// It has ended for good.
@@ -228,7 +256,7 @@ impl State {
     pub(super) fn is_alive(self) -> bool {
         match self {
             Self::Starting | Self::Running { .. } | Self::Leaving { .. } => true,
-            Self::Down(_) | Self::Waiting(_) => false,
+            Self::Down(_) | Self::Waiting => false,
         }
     }
 }
@@ -239,7 +267,7 @@ impl Groups {
     /// The outermost group, which is up from the beginning.
     pub(crate) fn new(root: GroupId, settings: GroupSettings) -> Self {
         let role = Role { lifetime: Lifetime::Temporary, significant: false };
-        let group = Group { phase: Phase::Up, ..Group::new(None, 0, role, settings) };
+        let group = Group { phase: Phase::Up, is_unreported: true, ..Group::new(None, 0, role, settings) };
         Self {
             root,
             groups: BTreeMap::from([(root, group)]),
@@ -282,7 +310,7 @@ impl Groups {
             return Err(GroupError::Taken(Node::Member(member)));
         }
         let place = self.take_place(Node::Member(member), group, role)?;
-        let state = State::Down(Down::New(Attempt::Fresh));
+        let state = State::Down(Down::New);
         self.members.insert(member, Member { group, place, role, state });
         Ok(())
     }
@@ -322,6 +350,20 @@ impl Groups {
         Ok(())
     }
 
+    pub(crate) fn intensity(&self, group: GroupId) -> Option<GroupIntensity> {
+        self.groups.get(&group).and_then(|group| group.settings.intensity)
+    }
+
+    /// Whether only the start of a group lets the member run.
+    pub(crate) fn is_group_over(&self, member: MemberId) -> bool {
+        self.is_within_over(Node::Member(member))
+    }
+
+    /// Whether it has been asked to end, so that its end is not its own.
+    pub(crate) fn is_leaving(&self, member: MemberId) -> bool {
+        self.members.get(&member).is_some_and(|member| matches!(member.state, State::Leaving { .. }))
+    }
+
     /// How long the end of what is in this group may take, as it and those around it say.
     pub(crate) fn stop_within(&self, group: GroupId) -> Option<Duration> {
         let around = self.groups_of(Node::Group(group));
@@ -329,21 +371,66 @@ impl Groups {
         settings.filter_map(|group| group.settings.stop_within).min()
     }
 
-    /// Those of whom [`is_over`](Self::is_over) may say something else than when this was asked last.
-    pub(crate) fn take_touched(&mut self) -> BTreeSet<MemberId> {
+    /// Whether `Input::Remove` of it, asked of `group`, concerns that group.
+    ///
+    /// # Errors
+    ///
+    /// When the member is in no group, or in one that is neither `group` nor within it.
+    pub(crate) fn check_member(&self, member: MemberId, group: GroupId) -> Result<(), GroupError> {
+        let node = Node::Member(member);
+        self.known(Node::Group(group))?;
+        self.known(node)?;
+        if self.groups_of(node).contains(&group) { Ok(()) } else { Err(GroupError::Elsewhere { member, group }) }
+    }
+
+    /// The nodes for which [`is_over`](Self::is_over) may have changed since the last call.
+    pub(crate) fn take_touched(&mut self) -> BTreeSet<Node> {
         std::mem::take(&mut self.work.touched)
     }
 
-    /// Whether it has ended, and nothing that is under way starts it again.
-    pub(crate) fn is_over(&self, member: MemberId) -> bool {
-        match self.members.get(&member).map(|member| member.state) {
-            Some(State::Down(Down::New(_))) => self
-                .groups_of(Node::Member(member))
-                .iter()
-                .any(|group| self.groups.get(group).is_some_and(|group| matches!(group.phase, Phase::Rest(_)))),
-            Some(State::Down(Down::Stopped | Down::Over { .. } | Down::Lost)) | None => true,
-            Some(State::Waiting(_) | State::Starting | State::Running { .. } | State::Leaving { .. }) => false,
+    /// Whether it has ended, and nothing that is under way starts it again: only a user, or in a group that takes siblings along
+    /// the end of a sibling. What starts with its group is not over before its group is, and a group that is being restarted, or
+    /// whose failure the group around it has yet to answer, is not over.
+    pub(crate) fn is_over(&self, node: Node) -> bool {
+        match node {
+            Node::Member(member) => match self.members.get(&member).map(|member| member.state) {
+                Some(State::Down(Down::Stopped | Down::Over { .. } | Down::Lost)) | None => true,
+                Some(State::Down(Down::New)) => self.is_within_over(node),
+                Some(State::Waiting | State::Starting | State::Running { .. } | State::Leaving { .. }) => false,
+            },
+            Node::Group(group) => match self.groups.get(&group).map(|group| &group.phase) {
+                Some(Phase::Rest(Rest::Stopped | Rest::Over { .. } | Rest::Retired)) | None => true,
+                Some(Phase::Rest(Rest::Idle)) => self.is_within_over(node),
+                Some(Phase::Up | Phase::Restarting { .. } | Phase::Ending { .. }) => false,
+            },
         }
+    }
+
+    fn is_within_over(&self, node: Node) -> bool {
+        self.parent(node).is_some_and(|parent| self.is_over(Node::Group(parent)))
+    }
+
+    /// Whether the failure of this member, by which its group gives up, can be answered by a restart of the group.
+    pub(crate) fn may_return(&self, member: MemberId) -> bool {
+        let lives = |node| self.role(node).is_some_and(|role| role.lifetime != Lifetime::Temporary);
+        let node = Node::Member(member);
+        lives(node) && self.parent(node).is_some_and(|group| lives(Node::Group(group)))
+    }
+
+    /// What a group does, the number of its restarts within its period, and its groups in the order of declaration.
+    pub(crate) fn survey(&self, group: GroupId) -> Option<Survey> {
+        let found = self.groups.get(&group)?;
+        let activity = match &found.phase {
+            Phase::Up => Activity::Running,
+            Phase::Restarting { .. } => Activity::Restarting,
+            Phase::Ending { .. } => Activity::Stopping,
+            Phase::Rest(_) if !self.is_over(Node::Group(group)) => Activity::Waiting,
+            Phase::Rest(Rest::Stopped) => Activity::Over(End::Stopped),
+            Phase::Rest(Rest::Over { success: true }) => Activity::Over(End::ShutDown),
+            Phase::Rest(Rest::Over { success: false }) => Activity::Over(End::GaveUp),
+            Phase::Rest(Rest::Idle | Rest::Retired) => Activity::Over(End::WithParent),
+        };
+        Some(Survey { activity, restarts: found.restarts.len(), children: self.children(group) })
     }
 
     /// Whether it has no process and none is about to start: an `Input::Stop` of it would find nothing to do.
@@ -404,6 +491,16 @@ impl Groups {
     /// In the order of declaration.
     pub(super) fn children(&self, group: GroupId) -> Vec<Node> {
         self.groups.get(&group).map(|group| group.children.values().copied().collect()).unwrap_or_default()
+    }
+
+    pub(super) fn groups_under(&self, node: Node) -> Vec<GroupId> {
+        match node {
+            Node::Member(_) => Vec::new(),
+            Node::Group(group) => {
+                let within = self.children(group).into_iter().flat_map(|child| self.groups_under(child));
+                within.chain([group]).collect()
+            }
+        }
     }
 
     pub(crate) fn members_under(&self, node: Node) -> Vec<MemberId> {
@@ -469,6 +566,8 @@ impl Group {
             phase: Phase::Rest(Rest::Idle),
             alive: 0,
             restarts: VecDeque::new(),
+            turns: Turns::default(),
+            is_unreported: false,
         }
     }
 }

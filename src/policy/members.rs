@@ -4,7 +4,7 @@
 //! first, until nothing is left. So no input costs more than what it concerns, however many idle workers there are.
 
 use super::{
-    group::{Attempt, Down, Group, GroupId, Groups, Lifetime, Member, MemberId, Node, Phase, Rest, State, Then, When},
+    group::{Down, Group, GroupId, Groups, Lifetime, Member, MemberId, Node, Phase, Rest, State, Then, When},
     order::Towards,
 };
 use std::time::{Duration, Instant};
@@ -39,15 +39,16 @@ pub(crate) enum Verdict {
     Finished,
     /// It would be, but has failed too often, or can never start.
     GaveUp,
+    /// The host had no means to start it. It is to be tried again, which is no restart: nothing has failed.
+    Postponed,
 }
 
 /// What the driver is to do, or to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Output {
-    /// Start its process, at once. Every start is answered by `Ended`, once, whatever comes between.
+    /// Start its process: at once, or after the backoff of its last end where that was its own and no user has asked since. Every
+    /// start is answered by `Ended`, once, whatever comes between.
     Start(MemberId),
-    /// As `Start`, after the backoff of its last end, which was its own.
-    Restart(MemberId),
     /// Go down its stop ladder, or call off a start that has not happened.
     Stop(MemberId),
     /// It will not be started: what it waits for will not come.
@@ -57,8 +58,10 @@ pub(crate) enum Output {
     GroupGaveUp(GroupId),
     /// It ends; within so long, where that is set.
     GroupEnds { group: GroupId, within: Duration },
-    /// None of its members is left: it was stopped, or has ended. It may be started again right after.
+    /// None of its members is left, and only a user starts it again; once for each of its lives.
     GroupEnded(GroupId),
+    /// None of its members was left, and it begins a new life: its own restart, or one of the group around it.
+    GroupRestarting(GroupId),
     /// Forgotten: its id may be used anew.
     Removed(Node),
 }
@@ -97,6 +100,7 @@ impl Groups {
             Input::Ended { member, success, verdict } => self.ended(member, success, verdict, now),
         }
         self.settle(now);
+        self.report_ends();
         self.forget_removed();
         std::mem::take(&mut self.work.outputs)
     }
@@ -109,6 +113,10 @@ impl Groups {
                 self.look_at_group(group, now);
             } else if let Some(member) = self.work.starts.pop_front() {
                 self.try_to_start(member);
+            } else if let Some(group) = self.work.turns.pop_front() {
+                while let Some(member) = self.next_turn(group) {
+                    self.try_to_start(member);
+                }
             } else {
                 return;
             }
@@ -158,8 +166,8 @@ impl Groups {
         }
         match node {
             Node::Member(member) => self.set_state(member, |state, _| match state {
-                State::Down(Down::New(_)) | State::Waiting(_) | State::Starting | State::Running { .. } => state,
-                State::Down(Down::Stopped | Down::Over { .. } | Down::Lost) => State::Down(Down::New(Attempt::Fresh)),
+                State::Down(Down::New) | State::Waiting | State::Starting | State::Running { .. } => state,
+                State::Down(Down::Stopped | Down::Over { .. } | Down::Lost) => State::Down(Down::New),
                 State::Leaving { told, ready, .. } => State::Leaving { told, ready, then: Then::Start },
             }),
             Node::Group(id) => {
@@ -168,6 +176,7 @@ impl Groups {
                     Phase::Up | Phase::Restarting { .. } => {}
                     Phase::Rest(rest) | Phase::Ending { then: rest } => *rest = Rest::Idle,
                 }
+                self.work.touched.insert(node);
                 for child in self.children(id) {
                     self.revive(child);
                 }
@@ -206,7 +215,7 @@ impl Groups {
         self.set_state(member, |state, _| match state {
             State::Starting => State::Running { ready: is_ready },
             State::Running { ready } => State::Running { ready: ready || is_ready },
-            State::Down(_) | State::Waiting(_) | State::Leaving { .. } => state,
+            State::Down(_) | State::Waiting | State::Leaving { .. } => state,
         });
         self.work.starts.extend(self.order.needed_by(member));
     }
@@ -215,27 +224,25 @@ impl Groups {
         let Some(member) = self.members.get_mut(&id) else { return };
         let is_temporary = member.role.lifetime == Lifetime::Temporary;
         let over = |was_ready| Down::Over { success, was_ready };
-        let new = Down::New(Attempt::Fresh);
-        let (down, own_end) = match (member.state, verdict) {
-            // Told twice.
-            (State::Down(_) | State::Waiting(_), Verdict::Again | Verdict::Finished | Verdict::GaveUp) => return,
-            (State::Leaving { then, ready, .. }, Verdict::Again | Verdict::Finished | Verdict::GaveUp) => match then {
+        let (down, own_end) = match member.state {
+            // Reported twice.
+            State::Down(_) | State::Waiting => return,
+            State::Leaving { then, ready, .. } => match then {
                 Then::WithGroup if is_temporary => (over(ready), None),
-                Then::WithGroup | Then::Start => (new, None),
+                Then::WithGroup | Then::Start => (Down::New, None),
                 Then::Stopped => (Down::Stopped, None),
             },
-            (state @ (State::Starting | State::Running { .. }), verdict) => {
+            state @ (State::Starting | State::Running { .. }) => {
                 let was_ready = state == State::Running { ready: true };
-                let down = match verdict {
-                    Verdict::Again if !is_temporary => Down::New(Attempt::Again),
-                    Verdict::Again | Verdict::Finished => over(was_ready),
-                    Verdict::GaveUp => Down::Lost,
-                };
-                (down, Some(down))
+                match verdict {
+                    Verdict::Postponed => (Down::New, None),
+                    Verdict::Again if !is_temporary => (Down::New, Some(Down::New)),
+                    Verdict::Again | Verdict::Finished => (over(was_ready), Some(over(was_ready))),
+                    Verdict::GaveUp => (Down::Lost, Some(Down::Lost)),
+                }
             }
         };
-        member.state = State::Down(down);
-        self.work.touched.insert(id);
+        self.set_state(id, |_, _| State::Down(down));
         let groups = self.groups_of(Node::Member(id));
         for group in &groups {
             if let Some(group) = self.groups.get_mut(group) {
@@ -254,7 +261,7 @@ impl Groups {
     }
 
     fn try_to_start(&mut self, id: MemberId) {
-        let Some(&Member { state: State::Waiting(attempt), .. }) = self.members.get(&id) else { return };
+        let Some(&Member { state: State::Waiting, .. }) = self.members.get(&id) else { return };
         let mut is_met = true;
         for &(on, when) in self.order.after(id) {
             match self.outlook(on, when) {
@@ -264,11 +271,12 @@ impl Groups {
                     self.work.outputs.push(Output::DependencyFailed { member: id, on });
                     self.work.starts.extend(self.order.needed_by(id));
                     self.set_state(id, |_, _| State::Down(Down::Lost));
+                    self.after_lost_dependency(id);
                     return;
                 }
             }
         }
-        if !is_met {
+        if !is_met || !self.takes_turn(id) {
             return;
         }
         self.set_state(id, |_, _| State::Starting);
@@ -277,10 +285,7 @@ impl Groups {
                 group.alive += 1;
             }
         }
-        self.work.outputs.push(match attempt {
-            Attempt::Fresh => Output::Start(id),
-            Attempt::Again => Output::Restart(id),
-        });
+        self.work.outputs.push(Output::Start(id));
     }
 
     pub(super) fn outlook(&self, on: MemberId, when: When) -> Outlook {
@@ -294,7 +299,7 @@ impl Groups {
             | (State::Down(Down::Over { success: true, .. }), When::Started | When::Exited) => Outlook::Met,
             (State::Running { .. }, When::Ready | When::Exited)
             | (
-                State::Waiting(_) | State::Starting | State::Leaving { .. } | State::Down(Down::New(_) | Down::Stopped),
+                State::Waiting | State::Starting | State::Leaving { .. } | State::Down(Down::New | Down::Stopped),
                 When::Started | When::Ready | When::Exited,
             ) => Outlook::Pending,
             (State::Down(Down::Over { .. } | Down::Lost), When::Started | When::Ready | When::Exited) => {
@@ -323,19 +328,26 @@ impl Groups {
             // What a user has asked for stands.
             (State::Leaving { then: Then::Stopped, .. } | State::Down(Down::Stopped), Then::WithGroup) => state,
             (State::Leaving { told, ready, .. }, _) => State::Leaving { told, ready, then },
-            (State::Down(_) | State::Waiting(_), Then::Stopped) => State::Down(Down::Stopped),
-            (State::Waiting(attempt), Then::WithGroup | Then::Start) => State::Down(Down::New(attempt)),
+            (State::Down(_) | State::Waiting, Then::Stopped) => State::Down(Down::Stopped),
             (State::Down(Down::Over { .. } | Down::Lost), Then::WithGroup) if role == Lifetime::Temporary => state,
-            (State::Down(Down::Over { .. } | Down::Lost), Then::WithGroup) => State::Down(Down::New(Attempt::Fresh)),
+            (State::Waiting, Then::WithGroup | Then::Start)
+            | (State::Down(Down::Over { .. } | Down::Lost), Then::WithGroup) => State::Down(Down::New),
             (State::Down(_), Then::WithGroup | Then::Start) => state,
         });
         self.work.stops.push_back(id);
     }
 
     pub(super) fn set_state(&mut self, id: MemberId, change: impl FnOnce(State, Lifetime) -> State) {
-        if let Some(member) = self.members.get_mut(&id) {
-            member.state = change(member.state, member.role.lifetime);
-            self.work.touched.insert(id);
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let before = member.state;
+        member.state = change(before, member.role.lifetime);
+        let after = member.state;
+        self.work.touched.insert(Node::Member(id));
+        if before == State::Waiting && after != State::Waiting {
+            self.leave_turns(id);
+        }
+        if (before == State::Starting) != (after == State::Starting) {
+            self.note_starting(id, after == State::Starting);
         }
     }
 }

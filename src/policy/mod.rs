@@ -18,13 +18,18 @@ pub(crate) mod refusal;
 pub(crate) mod restart;
 pub(crate) mod stop;
 mod strategy;
+mod turns;
 pub(crate) mod watchdog;
 pub(crate) mod window;
 
 #[cfg(test)]
+mod group_ends;
+#[cfg(test)]
 mod group_examples;
 #[cfg(test)]
 mod group_sim;
+#[cfg(test)]
+mod group_model;
 
 /// Two settings that cannot work together.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,6 +18,8 @@ pub(crate) enum GroupError {
     NeverExits { member: MemberId, on: MemberId },
     #[error("{}", unknown(*.0))]
     Unknown(Node),
+    #[error("{member} is not a member of {group}, nor of a group within it")]
+    Elsewhere { member: MemberId, group: GroupId },
     #[error("{0} is there already")]
     Taken(Node),
     #[error("{member} cannot be removed, {by} waits for it: remove that one first")]

@@ -141,7 +141,8 @@ pub struct RestartPolicy {
     forced_codes: Vec<i32>,
     forced_signals: Vec<i32>,
     backoff: Backoff,
-    intensity: Intensity,
+    /// `None` where the spec does not say: the default, or in a group no bound but the group's.
+    intensity: Option<Intensity>,
 }
 
 impl From<Restart> for RestartPolicy {
@@ -196,9 +197,13 @@ impl RestartPolicy {
         self
     }
 
-    /// When it gives up.
+    /// When it gives up; by default after 5 restarts within 30 s.
+    ///
+    /// In a [group](crate::WorkerGroup) the restarts of all members count together, against the intensity of
+    /// [the group](crate::GroupPolicy::intensity), and there is no default for the single member. What is set here then counts as
+    /// well: a member that exceeds it gives up, and its group with it.
     pub fn intensity(mut self, intensity: Intensity) -> Self {
-        self.intensity = intensity;
+        self.intensity = Some(intensity);
         self
     }
 
@@ -227,7 +232,19 @@ impl RestartPolicy {
 
     /// Looks for settings that cannot work together.
     pub(crate) fn check(&self) -> Result<(), Conflict> {
-        let Self { backoff, intensity, .. } = self;
+        self.check_values()?;
+        self.check_reach(self.intensity.unwrap_or_default())
+    }
+
+    /// As [`check`](Self::check), for a member of a group of this intensity, if that is limited.
+    pub(crate) fn check_in_group(&self, group: Option<Intensity>) -> Result<(), Conflict> {
+        self.check_values()?;
+        self.intensity.into_iter().chain(group).try_for_each(|intensity| self.check_reach(intensity))
+    }
+
+    fn check_values(&self) -> Result<(), Conflict> {
+        let Self { backoff, .. } = self;
+        let intensity = self.intensity.unwrap_or_default();
         let lists = [&self.success_signals, &self.fatal_signals, &self.forced_signals];
         if let Some(signal) = lists.into_iter().flatten().find(|signal| !(1..=64).contains(*signal)) {
             return Err(Conflict::new(["restart", "signals"], format!("there is no signal {signal}")));
@@ -236,7 +253,7 @@ impl RestartPolicy {
         if let Some(code) = codes.into_iter().flatten().find(|code| !(0..=255).contains(*code)) {
             return Err(Conflict::new(["restart", "codes"], format!("no program can exit with code {code}: 0 to 255")));
         }
-        if intensity.period.is_zero() && *intensity != Intensity::unlimited() {
+        if intensity.period.is_zero() && intensity != Intensity::unlimited() {
             let reason =
                 "within no time there are never too many restarts: give it a period, or use `Intensity::unlimited()`";
             return Err(Conflict::new(["intensity", "period"], reason));
@@ -254,10 +271,15 @@ impl RestartPolicy {
         if let Some(signal) = self.fatal_signals.iter().find(|signal| self.forced_signals.contains(signal)) {
             return Err(Conflict::new(["fatal_signals", "forced_signals"], format!("signal {signal} is in both")));
         }
-        if !self.comes_back() || *intensity == Intensity::unlimited() {
+        Ok(())
+    }
+
+    /// A number of restarts that takes longer than the period, for their pauses alone, would never be too many.
+    fn check_reach(&self, intensity: Intensity) -> Result<(), Conflict> {
+        if !self.comes_back() || intensity == Intensity::unlimited() {
             return Ok(());
         }
-        let least = backoff.least(intensity.restarts);
+        let least = self.backoff.least(intensity.restarts);
         if least <= intensity.period {
             return Ok(());
         }
@@ -312,6 +334,8 @@ pub(crate) enum Cause {
     Unhealthy { ran: Duration },
     /// It could not be started, for a reason that may pass.
     NotStarted,
+    /// It could not be started, since the host is short of a resource: no fault of its own.
+    Shortage,
     /// It can never be started.
     CannotStart,
 }
@@ -319,29 +343,90 @@ pub(crate) enum Cause {
 /// What becomes of the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    Again { after: Duration },
+    Again {
+        after: Duration,
+    },
+    /// As `Again`, but nothing of its own has failed, so it counts as no restart and asks no policy.
+    Postponed {
+        after: Duration,
+    },
     Finished,
     GivenUp(GaveUp),
 }
+
+/// Between starts for which the host is short of something. A shortage lasts for seconds; trying harder makes it worse.
+const SHORTAGE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// What is known of the restarts of one worker.
 #[derive(Debug)]
 pub(crate) struct Restarts {
     policy: RestartPolicy,
+    intensity: Intensity,
     /// When it was started again, as far back as the period goes.
     recent: VecDeque<Instant>,
-    /// Since it was stable.
+    /// Since it was stable, or since its group began a new life.
     in_a_row: u32,
+    /// How many lives of its group in a row it has ended.
+    lives_in_a_row: u32,
+    /// How many starts in a row the host was too short for.
+    shortages_in_a_row: u32,
     chance: u64,
 }
 
 impl Restarts {
     pub(crate) fn new(policy: RestartPolicy, seed: u64) -> Self {
-        Self { policy, recent: VecDeque::new(), in_a_row: 0, chance: seed }
+        let intensity = policy.intensity.unwrap_or_default();
+        Self {
+            policy,
+            intensity,
+            recent: VecDeque::new(),
+            in_a_row: 0,
+            lives_in_a_row: 0,
+            shortages_in_a_row: 0,
+            chance: seed,
+        }
+    }
+
+    /// Of a member of a group, whose intensity bounds what the member's own policy does not.
+    pub(crate) fn of_member(policy: RestartPolicy, seed: u64) -> Self {
+        let intensity = policy.intensity.unwrap_or(Intensity::unlimited());
+        Self { intensity, ..Self::new(policy, seed) }
+    }
+
+    /// A user has started it, or its group begins a new life in which it is no worse than its siblings.
+    pub(crate) fn begin_anew(&mut self) {
+        self.recent.clear();
+        self.in_a_row = 0;
+        self.lives_in_a_row = 0;
+    }
+
+    /// Its group begins a new life because of its last end. What it did in the old one counts no more, and the pause before the
+    /// new one grows with the number of lives that it has ended: else the restarts that the group around it allows are spent
+    /// at once.
+    pub(crate) fn begin_next_life(&mut self) -> Duration {
+        let lives = self.lives_in_a_row;
+        self.begin_anew();
+        self.lives_in_a_row = lives.saturating_add(1);
+        self.pause(lives)
     }
 
     pub(crate) fn decide(&mut self, cause: Cause, now: Instant) -> Verdict {
+        if let Cause::Ended { ran, .. } | Cause::Unhealthy { ran } = cause
+            && ran >= self.policy.backoff.stable_after
+        {
+            self.in_a_row = 0;
+            self.lives_in_a_row = 0;
+        }
+        let shortages = match cause {
+            Cause::Shortage => self.shortages_in_a_row.saturating_add(1),
+            Cause::Ended { .. } | Cause::Unhealthy { .. } | Cause::NotStarted | Cause::CannotStart => 0,
+        };
+        let before = std::mem::replace(&mut self.shortages_in_a_row, shortages);
         let is_wanted = match cause {
+            Cause::Shortage => {
+                let chance = self.chance();
+                return Verdict::Postponed { after: SHORTAGE.pause(before, chance) };
+            }
             Cause::Ended { status, .. } if self.policy.is_fatal(status) => {
                 let by_code = matches!(status, ExitStatus::Code(_));
                 return Verdict::GivenUp(if by_code { GaveUp::FatalCode } else { GaveUp::FatalSignal });
@@ -358,27 +443,32 @@ impl Restarts {
         if !is_wanted {
             return Verdict::Finished;
         }
-        if let Cause::Ended { ran, .. } | Cause::Unhealthy { ran } = cause
-            && ran >= self.policy.backoff.stable_after
-        {
-            self.in_a_row = 0;
-        }
         if self.is_too_often(now) {
             return Verdict::GivenUp(GaveUp::TooOften);
         }
-        let chance = self.chance();
-        let after = self.policy.backoff.pause(self.in_a_row, chance);
-        self.in_a_row = self.in_a_row.saturating_add(1);
+        let after = self.next_pause();
         self.recent.push_back(now.checked_add(after).unwrap_or(now));
         Verdict::Again { after }
     }
 
+    /// How long the next start has to wait, whatever the last end was.
+    pub(crate) fn next_pause(&mut self) -> Duration {
+        let number = self.in_a_row;
+        self.in_a_row = number.saturating_add(1);
+        self.pause(number)
+    }
+
+    fn pause(&mut self, number: u32) -> Duration {
+        let chance = self.chance();
+        self.policy.backoff.pause(number, chance)
+    }
+
     fn is_too_often(&mut self, now: Instant) -> bool {
-        let Intensity { restarts, period } = self.policy.intensity;
+        let Intensity { restarts, period } = self.intensity;
         while self.recent.front().is_some_and(|&first| now.saturating_duration_since(first) > period) {
             self.recent.pop_front();
         }
-        if self.policy.intensity == Intensity::unlimited() {
+        if self.intensity == Intensity::unlimited() {
             self.recent.clear();
             return false;
         }
@@ -430,6 +520,56 @@ mod tests {
     }
 
     #[test]
+    fn p13_a_shortage_of_the_host_counts_as_no_failure() {
+        for when in [Restart::Never, Restart::OnFailure, Restart::Always] {
+            let policy = RestartPolicy::from(when).intensity(Intensity::new(1, Duration::from_secs(3600)));
+            let mut restarts = Restarts::new(policy, 7);
+            let mut pauses = Vec::new();
+            for _ in 0..100 {
+                match restarts.decide(Cause::Shortage, start()) {
+                    Verdict::Postponed { after } => pauses.push(after),
+                    other @ (Verdict::Again { .. } | Verdict::Finished | Verdict::GivenUp(_)) => panic!("{other:?}"),
+                }
+            }
+            assert!(pauses[0] <= Duration::from_millis(100), "{pauses:?}");
+            let is_slow = |after: &Duration| (2..=5).contains(&after.as_secs());
+            assert!(pauses.iter().skip(7).all(is_slow), "up to 5 s, less chance: {pauses:?}");
+            if when != Restart::Never {
+                assert!(is_again(restarts.decide(CRASH, start())), "its own restarts are all left");
+                let Verdict::Postponed { after } = restarts.decide(Cause::Shortage, start()) else {
+                    panic!("{when:?}")
+                };
+                assert!(after <= Duration::from_millis(100), "a new shortage: {after:?}");
+                assert_eq!(restarts.decide(CRASH, start()), Verdict::GivenUp(GaveUp::TooOften));
+            }
+        }
+    }
+
+    #[test]
+    fn p13_a_new_life_of_its_group_has_a_fresh_history_and_waits_longer_each_time() {
+        let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(4)).jitter(0.0);
+        let policy = RestartPolicy::from(Restart::Always).backoff(backoff).intensity(Intensity::new(2, Duration::MAX));
+        let mut restarts = Restarts::of_member(policy, 7);
+        for life in [1, 2, 4, 4] {
+            for after in [1, 2].map(Duration::from_secs) {
+                assert_eq!(restarts.decide(CRASH, start()), Verdict::Again { after });
+            }
+            assert_eq!(restarts.decide(CRASH, start()), Verdict::GivenUp(GaveUp::TooOften));
+            assert_eq!(restarts.begin_next_life(), Duration::from_secs(life));
+        }
+        restarts.begin_anew();
+        assert_eq!(restarts.begin_next_life(), Duration::from_secs(1), "as if it had never failed");
+        let stable = Cause::Ended { status: ExitStatus::Code(1), ran: Duration::from_secs(60) };
+        assert_eq!(restarts.decide(stable, start()), Verdict::Again { after: Duration::from_secs(1) });
+        assert_eq!(restarts.begin_next_life(), Duration::from_secs(1));
+        let mut unset = Restarts::of_member(RestartPolicy::from(Restart::Always), 7);
+        assert!(
+            (0..100).all(|_| is_again(unset.decide(CRASH, start()))),
+            "its group's intensity is the one that counts"
+        );
+    }
+
+    #[test]
     fn p13_causes_refine_it() {
         let policy = RestartPolicy::from(Restart::OnFailure).success_codes([77]).success_signals([11]);
         let policy = policy.fatal_codes([125]).forced_codes([0]);
@@ -454,7 +594,7 @@ mod tests {
         let now = start();
         let mut pause = |cause| match restarts.decide(cause, now) {
             Verdict::Again { after } => after.as_secs(),
-            other @ (Verdict::Finished | Verdict::GivenUp(_)) => panic!("{other:?}"),
+            other @ (Verdict::Postponed { .. } | Verdict::Finished | Verdict::GivenUp(_)) => panic!("{other:?}"),
         };
         assert_eq!([pause(CRASH), pause(CRASH), pause(CRASH), pause(CRASH)], [1, 2, 4, 4]);
         let stable = Cause::Ended { status: ExitStatus::Code(1), ran: Duration::from_secs(60) };
@@ -518,7 +658,7 @@ mod tests {
                         now += after;
                         started.push(now);
                     }
-                    verdict @ (Verdict::Finished | Verdict::GivenUp(_)) => { prop_assert_eq!(verdict, Verdict::GivenUp(GaveUp::TooOften)); break }
+                    verdict @ (Verdict::Postponed { .. } | Verdict::Finished | Verdict::GivenUp(_)) => { prop_assert_eq!(verdict, Verdict::GivenUp(GaveUp::TooOften)); break }
                 }
             }
             for (at, &first) in started.iter().enumerate() {

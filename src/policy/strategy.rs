@@ -1,7 +1,7 @@
 //! What a group does when one of it ends: who is restarted with it, and when it is too much.
 
 use super::{
-    group::{Attempt, AutoShutdown, Down, Group, GroupId, Groups, Lifetime, Node, Phase, Rest, State, Strategy, Then},
+    group::{AutoShutdown, Down, Group, GroupId, Groups, Lifetime, MemberId, Node, Phase, Rest, State, Strategy, Then},
     members::Output,
 };
 use std::{collections::BTreeSet, time::Instant};
@@ -27,9 +27,9 @@ impl Groups {
         match node {
             Node::Member(member) => {
                 self.set_state(member, |state, _| match state {
-                    State::Down(Down::New(attempt)) => State::Waiting(attempt),
+                    State::Down(Down::New) => State::Waiting,
                     State::Down(Down::Stopped | Down::Over { .. } | Down::Lost)
-                    | State::Waiting(_)
+                    | State::Waiting
                     | State::Starting
                     | State::Running { .. }
                     | State::Leaving { .. } => state,
@@ -42,6 +42,10 @@ impl Groups {
                     Phase::Rest(Rest::Idle) => {
                         group.phase = Phase::Up;
                         group.restarts.clear();
+                        if std::mem::replace(&mut group.is_unreported, true) {
+                            self.work.outputs.push(Output::GroupRestarting(id));
+                        }
+                        self.work.touched.insert(node);
                     }
                     Phase::Up => {}
                     Phase::Restarting { .. } => {
@@ -78,9 +82,12 @@ impl Groups {
                     }
                     Phase::Rest(Rest::Over { .. }) if !is_temporary => {
                         group.phase = Phase::Rest(Rest::Idle);
+                        self.touch(node);
                         self.take_down_children(id);
                     }
-                    Phase::Ending { .. } | Phase::Rest(_) => {}
+                    // Its members may have been given up together with the group around it, which now comes back.
+                    Phase::Rest(Rest::Idle) => self.take_down_children(id),
+                    Phase::Ending { .. } | Phase::Rest(Rest::Stopped | Rest::Over { .. } | Rest::Retired) => {}
                 }
             }
         }
@@ -95,8 +102,8 @@ impl Groups {
 
     pub(super) fn end_group(&mut self, id: GroupId, then: Rest) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let ends_already = matches!(group.phase, Phase::Ending { .. });
-        if let (Some(within), false) = (group.settings.stop_within, ends_already) {
+        let has_begun = matches!(group.phase, Phase::Up | Phase::Restarting { .. });
+        if let (Some(within), true) = (group.settings.stop_within, has_begun) {
             self.work.outputs.push(Output::GroupEnds { group: id, within });
         }
         group.phase = Phase::Ending { then };
@@ -112,36 +119,46 @@ impl Groups {
     /// One of a group has ended by itself: `down` says whether it is to come back.
     pub(super) fn after_own_end(&mut self, node: Node, down: Down, now: Instant) {
         let (Some(role), Some(parent)) = (self.role(node), self.parent(node)) else { return };
-        match self.groups.get(&parent).map(|group| &group.phase) {
-            Some(Phase::Up | Phase::Restarting { .. }) => {}
-            Some(Phase::Ending { .. } | Phase::Rest(_)) | None => return,
+        if !self.is_active(parent) {
+            return;
         }
-        let is_temporary = role.lifetime == Lifetime::Temporary;
         match down {
-            Down::New(_) => self.restart(parent, node, now),
-            Down::Over { .. } | Down::Lost | Down::Stopped => {
-                let counts = is_temporary || matches!(down, Down::Over { success: true, .. });
-                if role.significant && counts && self.shuts_down(parent) {
-                    self.end_group(parent, Rest::Over { success: true });
-                } else if down == Down::Lost && !is_temporary && self.strategy(parent) != Some(Strategy::OneForOne) {
-                    self.give_up(parent);
-                }
-            }
+            Down::New => self.restart(parent, node, now),
+            Down::Lost if role.lifetime != Lifetime::Temporary => self.give_up(parent),
+            Down::Over { .. } | Down::Lost | Down::Stopped => self.shut_down_after(node, parent),
+        }
+    }
+
+    /// It cannot start, since what it waits for will not come. Its siblings go on: none of them has failed, and a user may start
+    /// both again.
+    pub(super) fn after_lost_dependency(&mut self, member: MemberId) {
+        let node = Node::Member(member);
+        if let Some(parent) = self.parent(node).filter(|parent| self.is_active(*parent)) {
+            self.shut_down_after(node, parent);
+        }
+    }
+
+    fn is_active(&self, id: GroupId) -> bool {
+        match self.groups.get(&id).map(|group| &group.phase) {
+            Some(Phase::Up | Phase::Restarting { .. }) => true,
+            Some(Phase::Ending { .. } | Phase::Rest(_)) | None => false,
+        }
+    }
+
+    /// One of a group has ended for good by itself, for whatever reason.
+    fn shut_down_after(&mut self, node: Node, parent: GroupId) {
+        if self.role(node).is_some_and(|role| role.significant) && self.shuts_down(parent) {
+            self.end_group(parent, Rest::Over { success: true });
         }
     }
 
     fn restart(&mut self, id: GroupId, node: Node, now: Instant) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let strategy = group.settings.strategy;
-        let takes_along = match strategy {
-            Strategy::OneForOne => false,
-            Strategy::OneForAll | Strategy::RestForOne => true,
-        };
-        if (takes_along || matches!(node, Node::Group(_))) && !group.bears_restart(now) {
+        if !group.bears_restart(now) {
             self.give_up(id);
             return;
         }
-        let more = match strategy {
+        let more = match group.settings.strategy {
             Strategy::OneForOne => {
                 self.begin(node);
                 return;
@@ -192,31 +209,59 @@ impl Groups {
     }
 
     fn group_ended(&mut self, id: GroupId, then: Rest, now: Instant) {
-        self.work.outputs.push(Output::GroupEnded(id));
         let node = Node::Group(id);
-        self.work.touched.extend(self.members_under(node));
+        self.touch(node);
         let (Some(role), parent) = (self.role(node), self.parent(node)) else { return };
-        match then {
-            Rest::Idle if self.is_open(node) => self.begin(node),
-            Rest::Stopped | Rest::Idle => {}
-            Rest::Retired => self.lose(node),
+        let own_end = match then {
+            Rest::Idle => {
+                if self.is_open(node) {
+                    self.begin(node);
+                }
+                None
+            }
+            Rest::Stopped => None,
+            Rest::Retired => {
+                self.lose(node);
+                None
+            }
             Rest::Over { success } => {
                 let is_again = match role.lifetime {
                     Lifetime::Temporary => false,
                     Lifetime::Transient => !success,
                     Lifetime::Permanent => true,
                 };
-                let down = if is_again {
+                Some(if is_again {
                     self.revive_after_failure(id);
-                    Down::New(Attempt::Again)
+                    Down::New
                 } else {
                     self.lose(node);
                     Down::Over { success, was_ready: false }
-                };
-                self.after_own_end(node, down, now);
+                })
+            }
+        };
+        if let Some(down) = own_end {
+            self.after_own_end(node, down, now);
+        }
+        self.work.ended.extend(self.groups_under(node));
+        self.work.groups.extend(parent);
+    }
+
+    /// Whether it has ended may decide that of all in it.
+    fn touch(&mut self, node: Node) {
+        self.work.touched.extend(self.members_under(node).into_iter().map(Node::Member));
+        self.work.touched.extend(self.groups_under(node).into_iter().map(Node::Group));
+    }
+
+    /// Of the groups that have ended those for which that is final: what comes of it is the group's around it to decide.
+    pub(super) fn report_ends(&mut self) {
+        for id in std::mem::take(&mut self.work.ended) {
+            if self.is_over(Node::Group(id))
+                && let Some(group) = self.groups.get_mut(&id)
+                && std::mem::take(&mut group.is_unreported)
+            {
+                self.work.outputs.push(Output::GroupEnded(id));
             }
         }
-        self.work.groups.extend(parent);
     }
 
     fn revive_after_failure(&mut self, id: GroupId) {
@@ -229,19 +274,15 @@ impl Groups {
     fn lose(&mut self, node: Node) {
         for member in self.members_under(node) {
             self.set_state(member, |state, _| match state {
-                State::Down(Down::New(_)) => State::Down(Down::Lost),
+                State::Down(Down::New) => State::Down(Down::Lost),
                 State::Down(Down::Stopped | Down::Over { .. } | Down::Lost)
-                | State::Waiting(_)
+                | State::Waiting
                 | State::Starting
                 | State::Running { .. }
                 | State::Leaving { .. } => state,
             });
             self.work.starts.extend(self.order.needed_by(member));
         }
-    }
-
-    fn strategy(&self, id: GroupId) -> Option<Strategy> {
-        self.groups.get(&id).map(|group| group.settings.strategy)
     }
 
     /// Whether a significant one's end is the end of its group.
@@ -253,26 +294,7 @@ impl Groups {
             AutoShutdown::AllSignificant => group
                 .children
                 .values()
-                .all(|child| !self.role(*child).is_some_and(|role| role.significant) || self.is_gone_for_good(*child)),
-        }
-    }
-
-    fn is_gone_for_good(&self, node: Node) -> bool {
-        match node {
-            Node::Member(member) => match self.members.get(&member).map(|member| member.state) {
-                Some(State::Down(Down::Stopped | Down::Over { .. } | Down::Lost)) | None => true,
-                Some(
-                    State::Down(Down::New(_))
-                    | State::Waiting(_)
-                    | State::Starting
-                    | State::Running { .. }
-                    | State::Leaving { .. },
-                ) => false,
-            },
-            Node::Group(group) => match self.groups.get(&group).map(|group| &group.phase) {
-                Some(Phase::Rest(Rest::Stopped | Rest::Over { .. } | Rest::Retired)) | None => true,
-                Some(Phase::Rest(Rest::Idle) | Phase::Up | Phase::Restarting { .. } | Phase::Ending { .. }) => false,
-            },
+                .all(|child| !self.role(*child).is_some_and(|role| role.significant) || self.is_over(*child)),
         }
     }
 }
@@ -280,8 +302,8 @@ impl Groups {
 impl Group {
     /// Counts a restart, unless it is one too many.
     fn bears_restart(&mut self, now: Instant) -> bool {
-        let intensity = self.settings.intensity;
-        while self.restarts.front().is_some_and(|at| now.saturating_duration_since(*at) >= intensity.period) {
+        let Some(intensity) = self.settings.intensity else { return true };
+        while self.restarts.front().is_some_and(|at| now.saturating_duration_since(*at) > intensity.period) {
             self.restarts.pop_front();
         }
         let is_allowed = self.restarts.len() < usize::try_from(intensity.restarts).unwrap_or(usize::MAX);

@@ -26,11 +26,12 @@ impl WorkerSpec {
             let reason = "it has a meaning only for a member of a group: add it by `WorkerGroup::add`".into();
             return Err(SpecError::Conflict { settings: [setting, "spawn"], reason });
         }
-        self.check_member()
+        self.check_apart_from_restart()?;
+        self.restart.check().map_err(refused)
     }
 
-    /// As [`check`](Self::check), for a member of a group.
-    pub(super) fn check_member(&self) -> Result<(), SpecError> {
+    /// As [`check`](Self::check), for a member of a group, which looks at the restart policy itself.
+    pub(super) fn check_apart_from_restart(&self) -> Result<(), SpecError> {
         self.plan.check()?;
         for (what, bytes, most) in [
             ("a window", self.window, usize::MAX),
@@ -45,7 +46,6 @@ impl WorkerSpec {
             let reason = "its messages come from there: only `Output::Lines` fits".into();
             return Err(SpecError::Conflict { settings: [stream.0, stream.1], reason });
         }
-        self.restart.check().map_err(refused)?;
         self.check_health()?;
         let is_ours = matches!(self.plan.program, Program::Named(_)) && self.ends_as_a_whole();
         if !self.tree_limits.is_empty() && !is_ours {

@@ -128,25 +128,35 @@ pub enum EventKind {
     },
     /// Its process has ended and is reaped, and everything it wrote has been told.
     Exited(Arc<Exit>),
-    /// It is not started, since this other member of a group, which it waits for, has failed.
+    /// It is not started, since this other member of a group, which it waits for, has failed. Its siblings go on, as none of
+    /// them has failed; where it is [significant](crate::WorkerSpec::significant) this counts as its end.
     DependencyFailed {
         /// The other.
         on: WorkerId,
     },
-    /// A group has been restarted too often, or one of it has given up whom it cannot be without: all of it is stopped. The
-    /// worker of this event is the one whose end led to it.
+    /// There were too many restarts in a group, or a member has given up whose [`Restart`](crate::Restart) is not `Never`: all of
+    /// it is stopped. The worker of this event is the one whose end led to it. A [`GroupRestarting`](Self::GroupRestarting) or
+    /// [`GroupEnded`](Self::GroupEnded) says what comes of it.
     GroupGaveUp(GroupId),
-    /// Nobody of a group is left: it was stopped, or has ended. The worker of this event is the last one that ended, and means nothing
-    /// where nobody has run in this group.
+    /// No worker of a group is left, and only a caller starts it again: it was stopped, or has ended, or the group around it has.
+    /// Comes once for each time that the group ran. The worker of this event is the last one that ended, and means nothing where no
+    /// worker has run in this group.
     GroupEnded(GroupId),
+    /// No worker of a group was left, and it begins a new life: by [`WorkerGroup::restart`](crate::WorkerGroup::restart), by its own
+    /// [`restart`](crate::GroupPolicy::restart) after it gave up or shut down, or with the group around it. Its restarts are
+    /// counted anew. The worker of this event is as in [`GroupEnded`](Self::GroupEnded).
+    GroupRestarting(GroupId),
     /// After `Exited`: its next incarnation is started after so long.
     Restarting {
         /// From now.
         after: Duration,
     },
-    /// The next incarnation could not be started.
+    /// The next incarnation could not be started. Where the host was only [short of something](SpawnError::is_shortage), a
+    /// [`Restarting`](Self::Restarting) follows in any case: that is not counted as a failure of the worker.
     NotStarted(Arc<SpawnError>),
-    /// After `Exited`: it will not be started again, though its policy would have it so.
+    /// After `Exited`: it will not be started again, though its policy would have it so. Of a member of a group whose own group is
+    /// then restarted it does not come; where that is decided only later, it comes just before the
+    /// [`GroupEnded`](Self::GroupEnded).
     GaveUp(GaveUp),
     /// A fault that concerns the supervisor and not one worker; the event's `worker` is [`WorkerId::SUPERVISOR`].
     Warning(Box<Warning>),

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use std::fmt;
 
-/// The name of a worker in events: unique within its supervisor, never used again.
+/// The name of a worker in events: unique within its process, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct WorkerId(pub(super) u64);
 

@@ -1,10 +1,11 @@
 //! One worker across its incarnations, as the loop sees it.
 
-use super::{clock::now, driver::Place, guest::SharedSpec, worker::WorkerShared};
+use super::{clock::now, driver::Place, group::GroupError, guest::SharedSpec, worker::WorkerShared};
 use crate::{
     exit::{Exit, ExitStatus},
-    policy::restart::{Cause, Restarts, Verdict},
+    policy::restart::{Cause, GaveUp, Restarts, Verdict},
 };
+use crossbeam_channel::Sender;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -43,7 +44,7 @@ pub(super) struct Kept {
     pub(super) wish: Wish,
     /// How many times it was started again.
     pub(super) restarts: u32,
-    policy: Restarts,
+    pub(super) policy: Restarts,
     /// How its last incarnation ended, and when.
     pub(super) last: Option<(Arc<Exit>, Instant)>,
     /// Its group says when it starts.
@@ -52,8 +53,13 @@ pub(super) struct Kept {
     pub(super) is_resting: bool,
     /// Its group's end has had its time while it was being started.
     pub(super) is_overdue: bool,
-    /// How long to wait if its group has it come back.
-    pub(super) backoff: Duration,
+    /// When it ended last, if that was its own end, and how long its next start waits from then on. Nothing once it is started,
+    /// and where a user starts it.
+    pub(super) own_end: Option<(Instant, Duration)>,
+    /// It gave up, and the group around its group may start it again all the same.
+    pub(super) gave_up: Option<GaveUp>,
+    /// Waits for its first start, or for the reason why there is none.
+    pub(super) first_start: Option<Sender<Result<(), GroupError>>>,
 }
 
 impl Kept {
@@ -69,8 +75,35 @@ impl Kept {
             is_member: false,
             is_resting: false,
             is_overdue: false,
-            backoff: Duration::ZERO,
+            own_end: None,
+            gave_up: None,
+            first_start: None,
         }
+    }
+
+    /// A member of a group, not started yet.
+    pub(super) fn member(shared: &Arc<WorkerShared>, spec: &SharedSpec, seed: u64) -> Self {
+        let policy = Restarts::of_member(spec.restart.clone(), seed);
+        Self { is_member: true, policy, ..Self::new(shared, spec, Standing::Rests, seed) }
+    }
+
+    /// A user starts it: nothing that was counts any more.
+    pub(super) fn begin_anew(&mut self) {
+        self.policy.begin_anew();
+        self.own_end = None;
+    }
+
+    /// Its group begins a new life.
+    pub(super) fn begin_next_life(&mut self) {
+        match &mut self.own_end {
+            Some((_, pause)) => *pause = self.policy.begin_next_life(),
+            None => self.policy.begin_anew(),
+        }
+    }
+
+    /// Whoever waits for its first start has an answer. An answer that is not received any more is not needed.
+    pub(super) fn answer_first_start(&mut self) {
+        drop(self.first_start.take().map(|answer| answer.send(Ok(()))));
     }
 
     /// How its last incarnation has ended, and when: its group's end may come much later.

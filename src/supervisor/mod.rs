@@ -1,5 +1,6 @@
 //! The parent's side: starts workers, hears them all in one channel, ends them.
 
+mod batch;
 mod by_hand;
 mod call;
 mod check;
@@ -10,6 +11,7 @@ mod driver;
 mod ends;
 mod event;
 mod group;
+mod group_state;
 mod guest;
 mod hello;
 mod inspector;
@@ -59,10 +61,12 @@ use std::{
     time::Duration,
 };
 
+pub use batch::Batch;
 pub use call::{Call, CancelCall};
 pub use containment::{Containment, ContainmentKind, Means, Unavailable};
 pub use event::{Disconnected, Event, EventKind, FaultEvent, NotReady, Stream};
 pub use group::{GroupError, GroupId, GroupPolicy, WorkerGroup};
+pub use group_state::{GroupEnd, GroupState, GroupStatus};
 pub use hello::HelloFault;
 pub use id::WorkerId;
 pub use ready::Ready;

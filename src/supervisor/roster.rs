@@ -17,9 +17,11 @@ use std::{
 /// Below this many it is not looked for those that are gone.
 const FEW: usize = 64;
 
+/// One sequence for all supervisors of the process: a worker of another supervisor is never taken for one's own.
+static LAST_ID: AtomicU64 = AtomicU64::new(0);
+
 #[derive(Debug, Default)]
 pub(super) struct Roster {
-    last_id: AtomicU64,
     workers: Mutex<Entries>,
 }
 
@@ -33,8 +35,9 @@ struct Entries {
 
 impl Roster {
     /// A number for a worker or a group, which no other gets.
+    #[expect(clippy::unused_self, reason = "numbers are the roster's to give")]
     pub(super) fn next_id(&self) -> u64 {
-        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+        LAST_ID.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Before anything is told of it.

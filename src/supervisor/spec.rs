@@ -387,7 +387,8 @@ impl WorkerSpec {
         self
     }
 
-    /// In a [group](crate::WorkerGroup) that [ends by itself](crate::GroupPolicy::auto_shutdown): its end counts for that.
+    /// In a [group](crate::WorkerGroup) that [ends by itself](crate::GroupPolicy::auto_shutdown): its end counts for that, whatever
+    /// the reason. Refused for one with [`Restart::Always`](crate::Restart::Always), which never ends for good.
     pub fn significant(mut self) -> Self {
         self.is_significant = true;
         self

@@ -5,9 +5,9 @@ use crate::{
     support::{DEADLINE, Story, Way, both_ways},
 };
 use pipewright::{
-    AutoShutdown, Backoff, Ended, Event, EventKind, ExitStatus, GaveUp, GroupError, GroupPolicy, Input, Output, Ready,
-    Restart, RestartPolicy, SpecError, StopPolicy, StopStep, Strategy, Supervisor, When, Worker, WorkerGroup,
-    WorkerSpec, WorkerState,
+    AutoShutdown, Backoff, Ended, Event, EventKind, ExitStatus, GaveUp, GroupEnd, GroupError, GroupPolicy, GroupState,
+    Input, Output, Ready, Restart, RestartPolicy, SpecError, StopPolicy, StopStep, Strategy, Supervisor, When, Worker,
+    WorkerGroup, WorkerSpec, WorkerState,
 };
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -44,6 +44,7 @@ fn outline(events: &[Event], workers: &[&Worker]) -> Vec<String> {
             EventKind::Exited(_) => Some(format!("{} ends", name(event))),
             EventKind::DependencyFailed { .. } => Some(format!("{} waits in vain", name(event))),
             EventKind::GroupGaveUp(_) => Some("gave up".into()),
+            EventKind::GroupRestarting(_) => Some("begins anew".into()),
             EventKind::GroupEnded(_) => Some("ended".into()),
             _ => None,
         })
@@ -163,9 +164,9 @@ both_ways! {
     }
 
     fn p13_a_member_that_gives_up_takes_its_group_along(way: Way) {
-        for (strategy, takes_along) in [(Strategy::OneForAll, true), (Strategy::OneForOne, false)] {
+        for strategy in [Strategy::OneForAll, Strategy::OneForOne] {
             let mut story = Story::new();
-            let group = group(&story, GroupPolicy::from(strategy).intensity(9, DEADLINE));
+            let group = group(&story, strategy);
             let steady = group.add(always(until_told(way, 0)).ready(Ready::line("up"))).unwrap();
             let policy = RestartPolicy::from(Restart::Always).fatal_codes([3]);
             let fatal = group.add(until_told(way, 3).restart(policy).after(&steady, When::Ready)).unwrap();
@@ -176,14 +177,9 @@ both_ways! {
                 _ => None,
             });
             assert_eq!(why, GaveUp::FatalCode);
-            if takes_along {
-                story.find(|event| matches!(event.kind, EventKind::GroupGaveUp(id) if id == group.id()).then_some(()));
-                assert!(steady.wait_timeout(DEADLINE).expect("its end").success());
-            } else {
-                assert!(fatal.wait_timeout(DEADLINE).is_some());
-                let states: Vec<_> = story.supervisor.status().workers.iter().map(|worker| worker.state).collect();
-                assert_eq!(states, [WorkerState::Running, WorkerState::Ended]);
-            }
+            story.find(|event| matches!(event.kind, EventKind::GroupGaveUp(id) if id == group.id()).then_some(()));
+            assert!(steady.wait_timeout(DEADLINE).expect("its end").success());
+            assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEnd::GaveUp), "{strategy:?}");
         }
     }
 
@@ -198,6 +194,7 @@ both_ways! {
         drop(first.take_stdin());
         // It bears no restart, so it gives up, and the group around it starts it anew.
         story.find(|event| matches!(event.kind, EventKind::GroupGaveUp(id) if id == inner.id()).then_some(()));
+        story.find(|event| matches!(event.kind, EventKind::GroupRestarting(id) if id == inner.id()).then_some(()));
         assert!(first.wait_incarnation(2, DEADLINE) && second.wait_incarnation(2, DEADLINE), "{:?}", story.told);
     }
 
@@ -285,7 +282,9 @@ both_ways! {
         let mut story = Story::new();
         let group = group(&story, Strategy::OneForOne);
         let reading = group.add(way.program("/bin/cat").stdin(Input::File(unwritten))).unwrap();
-        let writing = group.add(way.plain("exit").stdout(Output::File(unread))).unwrap();
+        let mut batch = group.batch();
+        let writing = batch.add(way.plain("exit").stdout(Output::File(unread))).unwrap();
+        batch.start().unwrap();
         let other = group.add(until_told(way, 0)).unwrap();
         assert!(other.wait_incarnation(1, DEADLINE), "{:?}", story.told);
         assert!(reading.wait_timeout(DEADLINE).expect("its end").success(), "nobody writes");
@@ -349,6 +348,263 @@ both_ways! {
         assert!(outer.add(always(until_told(way, 0))).unwrap().wait_incarnation(1, DEADLINE), "the rest goes on");
     }
 
+    fn p01_a_group_that_the_outer_one_restarts_has_not_ended(way: Way) {
+        let mut story = Story::new();
+        let outer = group(&story, Strategy::OneForAll);
+        let inner = outer.group(GroupPolicy::default()).unwrap();
+        let first = outer.add(always(until_told(way, 0)).name("first")).unwrap();
+        let within = inner.add(always(until_told(way, 0)).name("within")).unwrap();
+        // It holds the restart up until it is killed.
+        let slow = outer.add(deaf(way).restart(Restart::Always).name("slow")).unwrap();
+        assert!(slow.wait_ready(DEADLINE), "{:?}", story.told);
+        let restarting = outer.restart();
+        story.find(|event| (event.worker == within.id() && matches!(event.kind, EventKind::Exited(_))).then_some(()));
+        // Asked after that end was dealt with.
+        let state = inner.status().expect("it is there");
+        assert_eq!((state.state, state.members[0].state), (GroupState::Waiting, WorkerState::Waiting));
+        assert_eq!(outer.status().expect("it is there").state, GroupState::Stopping);
+        assert!(within.wait_timeout(Duration::ZERO).is_none() && inner.wait_timeout(Duration::ZERO).is_none());
+        slow.kill().unwrap();
+        assert!(restarting.wait(DEADLINE), "{:?}", story.told);
+        assert_eq!((first.incarnation(), within.incarnation(), slow.incarnation()), (2, 2, 2));
+        let restarted = story.find(|event| match event.kind {
+            EventKind::GroupRestarting(id) => Some(id),
+            EventKind::GroupEnded(_) => panic!("{event:?}"),
+            _ => None,
+        });
+        assert_eq!(restarted, outer.id());
+        slow.kill().unwrap();
+        drop(first.take_stdin());
+        assert!(within.wait_incarnation(3, DEADLINE), "{:?}", story.told);
+    }
+
+    fn p13_a_group_restarted_by_the_outer_one_begins_with_a_fresh_history(way: Way) {
+        let mut story = Story::new();
+        let outer = group(&story, GroupPolicy::default().intensity(2, DEADLINE));
+        let inner = outer.group(GroupPolicy::from(Strategy::OneForAll).intensity(1, DEADLINE)).unwrap();
+        let pause = Backoff::constant(Duration::from_millis(20));
+        let spec = way.program("/bin/false").restart(RestartPolicy::from(Restart::Always).backoff(pause));
+        let crashing = inner.add(spec).unwrap();
+        let (mut starts, mut pauses, mut gave_up) = (0, 0, 0);
+        let end = story.find(|event| {
+            match event.kind {
+                EventKind::Started { .. } => starts += 1,
+                EventKind::Restarting { after } => pauses += u32::from(!after.is_zero()),
+                EventKind::GroupGaveUp(_) => gave_up += 1,
+                EventKind::GaveUp(_) => panic!("no fatal end and no intensity of its own: {event:?}"),
+                EventKind::GroupEnded(id) if id == outer.id() => return Some(outer.wait()),
+                _ => {}
+            }
+            None
+        });
+        // Three lives of the inner group, each with two starts; all but the first start wait.
+        assert_eq!((end, starts, pauses, gave_up), (GroupEnd::GaveUp, 6, 5, 4), "{:?}", story.told);
+        assert_eq!(inner.wait_timeout(DEADLINE), Some(GroupEnd::WithParent));
+        // A caller begins anew: there is room for one restart again.
+        assert!(outer.start().wait(DEADLINE));
+        assert!(crashing.wait_incarnation(8, DEADLINE), "{:?}", story.told);
+    }
+
+    fn p13_restarts_keep_the_order_of_declaration(way: Way) {
+        for strategy in [Strategy::OneForAll, Strategy::RestForOne] {
+            let mut story = Story::new();
+            let group = group(&story, strategy);
+            let slowly = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_millis(100)));
+            let database = group.add(until_told(way, 0).restart(slowly).name("database")).unwrap();
+            let web = group.add(always(until_told(way, 0)).name("web")).unwrap();
+            started(&mut story, &web, 1);
+            drop(database.take_stdin());
+            let mut again = Vec::new();
+            story.find(|event| {
+                if event.incarnation == 2 && matches!(event.kind, EventKind::Started { .. }) {
+                    again.push(event.worker);
+                }
+                (again.len() == 2).then_some(())
+            });
+            assert_eq!(again, [database.id(), web.id()], "{strategy:?}");
+        }
+    }
+
+    fn p16_an_inner_group_is_restarted_by_default(way: Way) {
+        let mut story = Story::new();
+        let outer = group(&story, Strategy::OneForAll);
+        let inner = outer.group(Strategy::OneForOne).unwrap();
+        let first = outer.add(always(until_told(way, 0))).unwrap();
+        let within = inner.add(always(until_told(way, 0))).unwrap();
+        started(&mut story, &within, 1);
+        drop(first.take_stdin());
+        assert!(within.wait_incarnation(2, DEADLINE), "{:?}", story.told);
+        // One that is never restarted does not come back with its siblings, and that is final.
+        let once = outer.group(GroupPolicy::default().restart(Restart::Never)).unwrap();
+        let within_once = once.add(always(until_told(way, 0))).unwrap();
+        started(&mut story, &within_once, 1);
+        drop(first.take_stdin());
+        assert_eq!(once.wait_timeout(DEADLINE), Some(GroupEnd::WithParent));
+        assert!(within.wait_incarnation(3, DEADLINE) && within_once.wait_timeout(DEADLINE).is_some());
+    }
+
+    fn p16_any_end_of_a_significant_member_ends_its_group(way: Way) {
+        let mut story = Story::new();
+        let group = group(&story, GroupPolicy::default().auto_shutdown(AutoShutdown::AllSignificant));
+        let steady = group.add(always(until_told(way, 0))).unwrap();
+        let migration = group.add(until_told(way, 1)).unwrap();
+        let fatal = RestartPolicy::from(Restart::Never).fatal_codes([3]);
+        let gives_up = group.add(until_told(way, 3).restart(fatal).significant()).unwrap();
+        let needs = group.add(until_told(way, 0).after(&migration, When::Exited).significant()).unwrap();
+        started(&mut story, &gives_up, 1);
+        drop(gives_up.take_stdin());
+        assert!(gives_up.wait_timeout(DEADLINE).is_some());
+        assert_eq!(group.status().expect("it is there").state, GroupState::Running);
+        drop(migration.take_stdin());
+        assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEnd::ShutDown), "{:?}", story.told);
+        assert!(steady.wait_timeout(DEADLINE).is_some() && needs.wait_timeout(DEADLINE).is_some());
+    }
+
+    fn p16_a_worker_of_another_group_is_refused(way: Way) {
+        let story = Story::new();
+        let (outer, other) = (group(&story, Strategy::OneForOne), group(&story, Strategy::OneForOne));
+        let inner = outer.group(Strategy::OneForOne).unwrap();
+        let worker = inner.add(always(until_told(way, 0))).unwrap();
+        let stranger = Story::new();
+        let strange = group(&stranger, Strategy::OneForOne).add(always(until_told(way, 0))).unwrap();
+        let alone = story.supervisor.spawn(until_told(way, 0)).unwrap();
+        for refused in [other.remove(&worker), other.start_member(&worker).map(drop)] {
+            let is_it = matches!(&refused, Err(GroupError::NotAMember { worker: id, group })
+                if (*id, *group) == (worker.id(), other.id()));
+            assert!(is_it, "{refused:?}");
+        }
+        for unknown in [&strange, &alone] {
+            assert!(matches!(outer.remove(unknown), Err(GroupError::Refused { .. })));
+            let after = outer.add(until_told(way, 0).after(unknown, When::Started));
+            assert!(matches!(after, Err(GroupError::Refused { .. })), "{after:?}");
+        }
+        assert!(worker.wait_timeout(Duration::ZERO).is_none() && strange.wait_timeout(Duration::ZERO).is_none());
+        outer.remove(&worker).unwrap();
+        assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
+    }
+
+    fn p13_a_member_that_cannot_start_is_refused_and_its_siblings_go_on(way: Way) {
+        for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
+            let mut story = Story::new();
+            let group = group(&story, strategy);
+            let steady = group.add(always(until_told(way, 0))).unwrap();
+            let error = group.add(way.program("/nonexistent/program").restart(Restart::Always)).unwrap_err();
+            assert!(matches!(&error, GroupError::NotStarted(error) if error.is_permanent()), "{error:?}");
+            assert!(error.to_string().contains("/nonexistent/program"), "{error}");
+            let status = group.status().expect("it is there");
+            assert_eq!((status.state, status.members.len(), status.restarts), (GroupState::Running, 1, 0));
+            assert!(group.add(until_told(way, 0)).unwrap().wait_ready(DEADLINE), "{:?}", story.told);
+            assert_eq!((steady.incarnation(), steady.wait_timeout(Duration::ZERO).is_none()), (1, true));
+            group.stop();
+            let outline = outline(&story.rest(), &[]);
+            assert_eq!(outline.last().map(String::as_str), Some("ended"), "no other event of it: {outline:?}");
+        }
+    }
+
+    fn p01_a_member_gives_up_only_for_good(way: Way) {
+        let mut story = Story::new();
+        let outer = group(&story, GroupPolicy::default().intensity(1, DEADLINE));
+        let inner = outer.group(Strategy::OneForAll).unwrap();
+        let fatal = RestartPolicy::from(Restart::Always).fatal_codes([3]);
+        let worker = inner.add(until_told(way, 3).restart(fatal.backoff(Backoff::constant(Duration::ZERO)))).unwrap();
+        let mut told = Vec::new();
+        for incarnation in 1..=2 {
+            started(&mut story, &worker, incarnation);
+            drop(worker.take_stdin());
+            story.find(|event| {
+                assert!(!matches!(event.kind, EventKind::GaveUp(_)) || incarnation == 2, "{event:?}");
+                match event.kind {
+                    EventKind::GaveUp(why) => told.push(why),
+                    EventKind::GroupRestarting(id) if id == inner.id() => return Some(()),
+                    EventKind::GroupEnded(id) if id == outer.id() => return Some(()),
+                    _ => {}
+                }
+                None
+            });
+        }
+        assert_eq!(told, [GaveUp::FatalCode], "before the end of its group, once: {:?}", story.told);
+        assert!(worker.wait_timeout(DEADLINE).is_some());
+    }
+
+    fn p01_the_end_of_a_group_is_reported_once(way: Way) {
+        let mut story = Story::new();
+        let outer = group(&story, Strategy::OneForOne);
+        let inner = outer.group(Strategy::OneForOne).unwrap();
+        let worker = inner.add(always(until_told(way, 0))).unwrap();
+        assert!(worker.wait_ready(DEADLINE));
+        for group in [&inner, &inner, &outer, &outer] {
+            group.stop().wait(DEADLINE);
+            assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEnd::Stopped));
+        }
+        story.supervisor.stop_all();
+        let ends: Vec<_> = story.rest().into_iter().filter_map(|event| match event.kind {
+            EventKind::GroupEnded(id) => Some(id),
+            _ => None,
+        }).collect();
+        assert_eq!(ends, [inner.id(), outer.id()]);
+    }
+
+    fn p16_a_single_member_is_started(way: Way) {
+        let mut story = Story::new();
+        let group = group(&story, Strategy::OneForAll);
+        let job = group.add(until_told(way, 0).name("job")).unwrap();
+        let steady = group.add(always(until_told(way, 0)).ready(Ready::line("up"))).unwrap();
+        assert!(steady.wait_ready(DEADLINE));
+        assert!(group.start_member(&steady).unwrap().wait(Duration::ZERO), "it runs already");
+        steady.stop().wait(DEADLINE);
+        drop(job.take_stdin());
+        assert!(job.wait_timeout(DEADLINE).is_some(), "{:?}", story.told);
+        for worker in [&steady, &job] {
+            assert!(group.start_member(worker).unwrap().wait(DEADLINE), "{:?}", story.told);
+        }
+        assert_eq!((steady.incarnation(), job.incarnation()), (2, 2));
+        group.stop().wait(DEADLINE);
+        assert!(matches!(group.start_member(&steady), Err(GroupError::Refused { .. })), "the group has ended");
+        let ended = |event: Event| matches!(event.kind, EventKind::GroupEnded(_)).then_some(());
+        story.find(ended);
+    }
+
+    fn p16_a_batch_is_declared_before_any_of_it_starts(way: Way) {
+        let story = Story::new();
+        let group = group(&story, Strategy::RestForOne);
+        let mut batch = group.batch();
+        let database = batch.add(until_told(way, 0).name("database").ready(Ready::line("up"))).unwrap();
+        let web = batch.add(until_told(way, 0).name("web").after(&database, When::Ready)).unwrap();
+        assert_eq!(group.status().expect("it is there").members.len(), 0);
+        assert!(batch.start().unwrap().wait(DEADLINE), "{:?}", story.told);
+        assert_eq!((database.incarnation(), web.incarnation()), (1, 1));
+        let names: Vec<_> = group.status().expect("it is there").members.into_iter().map(|member| member.name).collect();
+        assert_eq!(names, ["database".into(), "web".into()]);
+        // All of it or nothing, and what is not declared has ended without a start.
+        let mut refused = group.batch();
+        let good = refused.add(until_told(way, 0).after(&web, When::Started)).unwrap();
+        refused.add(until_told(way, 0).significant().after(&good, When::Started)).unwrap();
+        assert!(matches!(refused.start(), Err(GroupError::Refused { .. })));
+        let mut dropped = group.batch();
+        let never = dropped.add(until_told(way, 0)).unwrap();
+        drop(dropped);
+        for worker in [good, never] {
+            assert_eq!(worker.wait_timeout(DEADLINE).expect("its end").status, ExitStatus::NeverStarted);
+        }
+        assert_eq!(group.status().expect("it is there").members.len(), 2);
+        group.dissolve().unwrap().wait(DEADLINE);
+        assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEnd::Dissolved));
+        assert!(group.status().is_none());
+        drop(story);
+    }
+
+    fn p13_restarts_of_all_members_count_together(way: Way) {
+        let mut story = Story::new();
+        let group = group(&story, GroupPolicy::default().intensity(2, DEADLINE));
+        let workers = [0; 3].map(|_| group.add(always(until_told(way, 0))).unwrap());
+        for worker in &workers {
+            assert!(worker.wait_incarnation(1, DEADLINE));
+            drop(worker.take_stdin());
+            story.find(|event| (event.worker == worker.id() && matches!(event.kind, EventKind::Exited(_))).then_some(()));
+        }
+        assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEnd::GaveUp), "{:?}", story.told);
+    }
+
     fn p09_a_dropped_supervisor_ends_its_groups(way: Way) {
         let story = Story::new();
         let group = group(&story, Strategy::OneForAll);
@@ -409,6 +665,24 @@ fn what_makes_no_sense_is_refused() {
     {
         assert!(matches!(supervisor.group(policy), Err(GroupError::Refused { .. })), "{policy:?}");
     }
+}
+
+#[test]
+fn p13_an_intensity_that_a_backoff_never_reaches_is_refused() {
+    let supervisor = Supervisor::new().unwrap();
+    let slow = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_secs(10)));
+    let add = |policy: GroupPolicy| {
+        supervisor.group(policy).unwrap().add(WorkerSpec::new("sleep").arg("1000").restart(slow.clone()))
+    };
+    match add(GroupPolicy::default()) {
+        Err(GroupError::Spec(SpecError::Conflict { settings, reason })) => {
+            assert_eq!(settings, ["intensity", "backoff"]);
+            assert!(reason.contains("50s") && reason.contains("30s"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+    add(GroupPolicy::default().intensity(5, Duration::from_secs(60))).unwrap();
+    add(GroupPolicy::default().unlimited_restarts()).unwrap();
 }
 
 #[test]

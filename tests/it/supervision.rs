@@ -5,11 +5,13 @@ use crate::{
     support::{DEADLINE, Story, Way, alone, both_ways, comes_true, is_alive, read_to_end},
 };
 use pipewright::{
-    Backoff, Event, EventKind, GaveUp, Input, Intensity, Output, Pass, Ready, Restart, RestartPolicy, SpawnError,
-    SpecError, StopPolicy, StopReport, StopStep, Supervisor, Worker, WorkerSpec, WorkerState,
+    Backoff, Event, EventKind, GaveUp, Input, Intensity, Limit, Output, Pass, Ready, Restart, RestartPolicy,
+    SpawnError, SpecError, StopPolicy, StopReport, StopStep, Supervisor, Worker, WorkerSpec, WorkerState,
 };
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -372,4 +374,53 @@ fn settings_that_cannot_work_together_are_refused() {
     let bad = StopPolicy::kill().then([StopStep::Signal(65)], Duration::ZERO);
     let error = story.supervisor.spawn(WorkerSpec::new("true").stop(bad)).unwrap_err();
     assert!(matches!(error, SpawnError::Spec(SpecError::BadSignal { signal: 65 })), "{error:?}");
+}
+
+/// Takes every descriptor that this process may still have, also those that become free, until the sender is dropped.
+fn take_all_descriptors(done: mpsc::Receiver<()>) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let mut taken = Vec::new();
+        while !matches!(done.try_recv(), Err(mpsc::TryRecvError::Disconnected)) {
+            match File::open("/dev/null") {
+                Ok(file) => taken.push(file),
+                Err(_) => thread::yield_now(),
+            }
+        }
+    })
+}
+
+#[test]
+fn p13_a_host_short_of_descriptors_is_no_failure_of_its_worker() {
+    let test = "supervision::p13_a_host_short_of_descriptors_is_no_failure_of_its_worker";
+    if !alone(test, |spec| spec.limit(Limit::OpenFiles, 96)) {
+        return;
+    }
+    let mut story = Story::new();
+    // One restart of its own; the shortage costs more starts than that.
+    let policy = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_millis(300)));
+    let spec = WorkerSpec::new("cat").stdin(Input::Pipe).restart(policy.intensity(Intensity::new(1, DEADLINE)));
+    let worker = story.supervisor.spawn(spec).unwrap();
+    let (shortage, done) = mpsc::channel();
+    let taker = take_all_descriptors(done);
+    worker.kill().unwrap();
+    let mut shortages = 0;
+    story.find(|event| match event.kind {
+        EventKind::NotStarted(error) => {
+            assert!(error.is_shortage() && !error.is_permanent(), "{error:?}");
+            shortages += 1;
+            (shortages == 3).then_some(())
+        }
+        EventKind::GaveUp(_) => panic!("{event:?}"),
+        _ => None,
+    });
+    drop(shortage);
+    taker.join().unwrap();
+    assert!(worker.wait_incarnation(2, DEADLINE), "{:?}", story.told);
+    assert_eq!(story.supervisor.status().workers[0].restarts, 1, "starts that failed are none");
+    worker.kill().unwrap();
+    let why = story.find(|event| match event.kind {
+        EventKind::GaveUp(why) => Some(why),
+        _ => None,
+    });
+    assert_eq!(why, GaveUp::TooOften, "its own failures count as ever");
 }

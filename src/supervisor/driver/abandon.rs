@@ -4,7 +4,7 @@
 use super::{Command, Driver};
 use crate::{
     exit::ExitStatus,
-    supervisor::{clock::now, event::EventKind, live::Live},
+    supervisor::{clock::now, event::EventKind, group_state::GroupEnd, live::Live},
 };
 use std::{mem, sync::Arc};
 
@@ -22,6 +22,9 @@ impl Drop for Driver {
         self.end_those_who_live();
         for kept in self.kept.values().filter(|kept| !kept.is_resting) {
             kept.shared.end(kept.last_exit());
+        }
+        for group in self.group_handles.values() {
+            group.end_at_last(GroupEnd::SupervisorGone);
         }
     }
 }

@@ -2,15 +2,12 @@
 
 use super::{
     Action, Driver,
-    keep::next_seed,
+    membership::{FirstStart, Newcomers},
     place::{Place, Timer},
 };
 use crate::{
-    launch::SpecError,
     policy::{
-        group::{
-            AutoShutdown, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node, Role, Strategy,
-        },
+        group::{Activity, AutoShutdown, GroupId, GroupSettings, Groups, MemberId, Node, Strategy},
         incarnation::{Ask, Input as Fact},
         members::{Input, Output, Verdict},
         restart::{Cause, Restart, Verdict as Own},
@@ -19,7 +16,7 @@ use crate::{
         WorkerId,
         event::{Event, EventKind},
         group::{self, GroupError, GroupPolicy},
-        guest::SharedSpec,
+        group_state::{GroupEnd, GroupShared, GroupStatus},
         kept::{Kept, Standing, Wish},
         stopping::Restarting,
         worker::WorkerShared,
@@ -32,21 +29,31 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 #[derive(Debug)]
 pub(in super::super) enum GroupCommand {
     Add {
-        group: group::GroupId,
+        group: Arc<GroupShared>,
         parent: Option<group::GroupId>,
         policy: GroupPolicy,
         answer: Sender<Result<(), GroupError>>,
     },
-    AddWorker {
+    /// All of them, or none.
+    AddWorkers {
         group: group::GroupId,
-        shared: Arc<WorkerShared>,
-        spec: SharedSpec,
-        answer: Sender<Result<(), GroupError>>,
+        workers: Newcomers,
+        /// Whether the caller waits for the first start of the first of them, and takes its failure for a refusal.
+        is_awaited: bool,
+        answer: Sender<Result<Option<FirstStart>, GroupError>>,
     },
     Remove {
+        group: group::GroupId,
         worker: WorkerId,
         answer: Sender<Result<(), GroupError>>,
     },
+    StartMember {
+        group: group::GroupId,
+        worker: WorkerId,
+        answer: Sender<Result<Restarting, GroupError>>,
+    },
+    /// Nothing where there is no such group any more.
+    Status(group::GroupId, Sender<Option<GroupStatus>>),
     /// Gives those who are to begin anew.
     Start(group::GroupId, Sender<Restarting>),
     /// Gives those who are to end.
@@ -61,53 +68,37 @@ pub(in super::super) enum GroupCommand {
 const ROOT: GroupId = GroupId(0);
 
 pub(super) fn no_groups() -> Groups {
-    let intensity = GroupIntensity { restarts: 0, period: Duration::ZERO };
+    // What is in it is bounded by itself: it ends for good when it gives up.
     let (strategy, auto_shutdown) = (Strategy::OneForOne, AutoShutdown::Never);
-    Groups::new(ROOT, GroupSettings { strategy, auto_shutdown, intensity, stop_within: None })
+    Groups::new(ROOT, GroupSettings { strategy, auto_shutdown, intensity: None, stop_within: None })
 }
 
-fn member(worker: WorkerId) -> MemberId {
+pub(super) fn member(worker: WorkerId) -> MemberId {
     MemberId(worker.0)
-}
-
-fn lifetime(restart: Restart) -> Lifetime {
-    match restart {
-        Restart::Never => Lifetime::Temporary,
-        Restart::OnFailure => Lifetime::Transient,
-        Restart::Always => Lifetime::Permanent,
-    }
 }
 
 impl Driver {
     pub(super) fn obey_group(&mut self, command: GroupCommand) {
         match command {
             GroupCommand::Add { group, parent, policy, answer } => {
-                let (group, parent) = (GroupId(group.0), parent.map_or(ROOT, |parent| GroupId(parent.0)));
-                let role = Role { lifetime: lifetime(policy.restart), significant: policy.significant };
-                let added = self.groups.add_group(group, parent, role, policy.settings());
+                let (id, parent) = (GroupId(group.id.0), parent.map_or(ROOT, |parent| GroupId(parent.0)));
+                let added = self.groups.add_group(id, parent, policy.role(parent != ROOT), policy.settings());
                 if added.is_ok() {
-                    self.tell_groups(Input::Start(Node::Group(group)));
+                    self.group_handles.insert(id, group);
+                    self.tell_groups(Input::Start(Node::Group(id)));
                 }
-                // Whoever has asked and gone hears nothing.
+                // A caller that does not wait any more needs no answer.
                 drop(answer.send(added.map_err(GroupError::from)));
             }
-            GroupCommand::AddWorker { group, shared, spec, answer } => {
-                let added = self.add_member(GroupId(group.0), &shared, &spec);
-                let is_added = added.is_ok();
-                drop(answer.send(added));
-                if is_added {
-                    self.tell_groups(Input::Start(Node::Member(member(shared.id()))));
-                }
+            GroupCommand::AddWorkers { group, workers, is_awaited, answer } => {
+                let added = self.add_members(GroupId(group.0), &workers);
+                drop(answer.send(added.map(|()| if is_awaited { self.await_start(&workers) } else { None })));
             }
-            GroupCommand::Remove { worker, answer } => {
-                let node = Node::Member(member(worker));
-                let may = self.groups.check_removal(node).map_err(GroupError::from);
-                let is_removed = may.is_ok();
-                drop(answer.send(may));
-                if is_removed {
-                    self.tell_groups(Input::Remove(node));
-                }
+            GroupCommand::Remove { group, worker, answer } => drop(answer.send(self.remove_member(group, worker))),
+            GroupCommand::StartMember { group, worker, answer } => {
+                drop(answer.send(self.start_member(group, worker)));
             }
+            GroupCommand::Status(group, answer) => drop(answer.send(self.group_status(GroupId(group.0)))),
             GroupCommand::Start(group, answer) => self.begin_anew(Input::Start, group, &answer),
             GroupCommand::Stop(group, answer) => {
                 let node = Node::Group(GroupId(group.0));
@@ -145,43 +136,18 @@ impl Driver {
             .filter(|kept| kept.is_resting || !is_start)
             .map(|kept| (kept.shared.id(), kept.shared.incarnation()))
             .collect();
+        if is_start {
+            for id in before.keys() {
+                if let Some(kept) = self.kept.get_mut(id) {
+                    kept.begin_anew();
+                }
+            }
+        }
         self.tell_groups(input);
         let comes_back = |kept: &&Kept| !kept.is_resting && kept.spec.restart.when() != Restart::Never;
         let anew = self.members(node).filter(comes_back);
         let anew = anew.filter_map(|kept| Some((Arc::clone(&kept.shared), *before.get(&kept.shared.id())?)));
         drop(answer.send(Restarting::new(anew)));
-    }
-
-    fn add_member(&mut self, group: GroupId, shared: &Arc<WorkerShared>, spec: &SharedSpec) -> Result<(), GroupError> {
-        if self.closed || self.last_call.is_some() {
-            return Err(GroupError::SupervisorGone);
-        }
-        let id = member(shared.id());
-        let (ladder, within) = (spec.stop.longest(), self.groups.stop_within(group));
-        if let Some(within) = within.filter(|within| *within < ladder) {
-            let reason =
-                format!("its stop ladder takes {ladder:?}, and its group's end no longer than {within:?}").into();
-            return Err(SpecError::Conflict { settings: ["stop", "stop_within"], reason }.into());
-        }
-        if spec.restart.when() == Restart::Never && spec.restart.comes_back() {
-            let reason = "some exits force its restart, and a member with `Restart::Never` is not restarted".into();
-            return Err(GroupError::Refused { reason });
-        }
-        let role = Role { lifetime: lifetime(spec.restart.when()), significant: spec.is_significant };
-        self.groups.add_member(id, group, role)?;
-        for &(on, when) in &spec.after {
-            if let Err(error) = self.groups.after(id, member(on), when) {
-                // It has not been started, so it is forgotten at once.
-                self.groups.handle(Input::Remove(Node::Member(id)), self.clock.now());
-                return Err(error.into());
-            }
-        }
-        let seed = next_seed(&mut self.seed, shared.id());
-        let mut kept = Kept::new(shared, spec, Standing::Rests, seed);
-        kept.is_member = true;
-        self.kept.insert(shared.id(), kept);
-        self.outlet.trace.meet(shared);
-        Ok(())
     }
 
     /// Its user wants something of a member.
@@ -265,26 +231,41 @@ impl Driver {
         let Some(kept) = self.kept.get_mut(&worker) else { return };
         let success = match cause {
             Cause::Ended { status, .. } => kept.spec.restart.is_success(status),
-            Cause::Unhealthy { .. } | Cause::NotStarted | Cause::CannotStart => false,
+            Cause::Unhealthy { .. } | Cause::NotStarted | Cause::Shortage | Cause::CannotStart => false,
         };
         kept.standing = Standing::Rests;
-        let verdict = match kept.verdict(cause, now) {
+        let (verdict, gave_up) = match kept.verdict(cause, now) {
             Own::Again { after } => {
-                kept.backoff = after;
-                Verdict::Again
+                kept.own_end = Some((now, after));
+                (Verdict::Again, None)
             }
-            Own::Finished => Verdict::Finished,
+            Own::Postponed { after } => {
+                kept.own_end = Some((now, after));
+                (Verdict::Postponed, None)
+            }
+            // It may be started again all the same, with siblings or with its group.
+            Own::Finished | Own::GivenUp(_) if kept.wish == Wish::End => (Verdict::Finished, None),
+            Own::Finished => {
+                kept.own_end = Some((now, kept.policy.next_pause()));
+                (Verdict::Finished, None)
+            }
             Own::GivenUp(why) => {
-                self.tell(worker, EventKind::GaveUp(why));
-                Verdict::GaveUp
+                kept.own_end = Some((now, kept.policy.next_pause()));
+                (Verdict::GaveUp, Some(why))
             }
         };
+        match gave_up {
+            Some(_) if self.groups.is_leaving(member(worker)) => {}
+            Some(_) if self.groups.may_return(member(worker)) => kept.gave_up = gave_up,
+            Some(why) => self.tell(worker, EventKind::GaveUp(why)),
+            None => {}
+        }
         self.cause = worker;
         self.tell_groups(Input::Ended { member: member(worker), success, verdict });
     }
 
     /// What one input brings about may be an input itself: that has its turn when all of this one's outputs are done.
-    fn tell_groups(&mut self, input: Input) {
+    pub(super) fn tell_groups(&mut self, input: Input) {
         self.for_groups.push_back(input);
         if self.for_groups.len() > 1 {
             return;
@@ -300,38 +281,59 @@ impl Driver {
 
     fn do_for_group(&mut self, output: Output) {
         match output {
-            Output::Start(MemberId(id)) => {
-                self.wish_well(WorkerId(id));
-                self.start_again(WorkerId(id));
-            }
-            Output::Restart(MemberId(id)) => {
-                let worker = WorkerId(id);
-                self.wish_well(worker);
-                let Some(kept) = self.kept.get(&worker) else { return };
-                let after = kept.backoff;
-                self.tell(worker, EventKind::Restarting { after });
-                self.wait_for_restart(worker, after);
-            }
+            Output::Start(MemberId(id)) => self.start_member_now(WorkerId(id)),
             Output::Stop(MemberId(id)) => self.stop_member(WorkerId(id)),
             Output::DependencyFailed { member: MemberId(id), on: MemberId(on) } => {
                 self.tell(WorkerId(id), EventKind::DependencyFailed { on: WorkerId(on) });
             }
             Output::GroupGaveUp(GroupId(id)) => self.tell(self.cause, EventKind::GroupGaveUp(group::GroupId(id))),
             Output::GroupEnds { group, within } => self.set_timer_after(within, Timer::Group(group)),
-            Output::GroupEnded(GroupId(id)) => {
-                self.timers.cancel(Timer::Group(GroupId(id)));
-                self.tell(self.cause, EventKind::GroupEnded(group::GroupId(id)));
+            Output::GroupEnded(id) => {
+                self.timers.cancel(Timer::Group(id));
+                self.report_those_who_gave_up(id);
+                self.tell(self.cause, EventKind::GroupEnded(group::GroupId(id.0)));
+            }
+            Output::GroupRestarting(id) => {
+                self.timers.cancel(Timer::Group(id));
+                for MemberId(member) in self.groups.members_under(Node::Group(id)) {
+                    if let Some(kept) = self.kept.get_mut(&WorkerId(member)) {
+                        kept.begin_next_life();
+                    }
+                }
+                self.tell(self.cause, EventKind::GroupRestarting(group::GroupId(id.0)));
             }
             Output::Removed(Node::Member(MemberId(id))) => self.end(WorkerId(id)),
-            Output::Removed(Node::Group(_)) => {}
+            Output::Removed(Node::Group(id)) => {
+                if let Some(handle) = self.group_handles.remove(&id) {
+                    handle.set_end(Some(GroupEnd::Dissolved));
+                }
+            }
         }
     }
 
-    /// It is to run.
-    fn wish_well(&mut self, worker: WorkerId) {
-        if let Some(kept) = self.kept.get_mut(&worker) {
-            kept.wish = Wish::Policy;
-            kept.is_overdue = false;
+    /// It is to run: at once, or when the pause after an end of its own is over.
+    fn start_member_now(&mut self, worker: WorkerId) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        kept.wish = Wish::Policy;
+        kept.is_overdue = false;
+        kept.gave_up = None;
+        match kept.own_end.take() {
+            Some((ended, pause)) => {
+                let after = pause.saturating_sub(self.clock.now().saturating_duration_since(ended));
+                self.tell(worker, EventKind::Restarting { after });
+                self.wait_for_restart(worker, after);
+            }
+            None => self.start_again(worker),
+        }
+    }
+
+    /// Nothing around them starts them again.
+    fn report_those_who_gave_up(&mut self, group: GroupId) {
+        for id in self.groups.members_under(Node::Group(group)) {
+            let Some(kept) = self.kept.get_mut(&WorkerId(id.0)) else { continue };
+            if let Some(why) = kept.gave_up.take_if(|_| self.groups.is_over(Node::Member(id))) {
+                self.tell(WorkerId(id.0), EventKind::GaveUp(why));
+            }
         }
     }
 
@@ -341,8 +343,9 @@ impl Driver {
         match kept.standing {
             Standing::Lives(place) => self.input(place, Fact::Ask(Ask::Stop)),
             // It has arrived by now, and ends when that command is read.
-            Standing::Starts if !self.starter.starts().cancel(worker) => {}
+            Standing::Starts if !self.starter.starts().cancel(worker) => kept.answer_first_start(),
             Standing::Starts | Standing::Waits(_) | Standing::Held | Standing::Rests => {
+                kept.answer_first_start();
                 kept.standing = Standing::Rests;
                 self.tell_groups(Input::Ended { member: member(worker), success: false, verdict: Verdict::Finished });
             }
@@ -358,12 +361,19 @@ impl Driver {
 
     /// Those whom their group does not want to run have ended, until it does.
     fn let_rest(&mut self) {
-        for id in self.groups.take_touched() {
+        for node in self.groups.take_touched() {
+            let id = match node {
+                Node::Member(id) => id,
+                Node::Group(id) => {
+                    self.let_group_rest(id);
+                    continue;
+                }
+            };
             let Some(kept) = self.kept.get_mut(&WorkerId(id.0)) else { continue };
             if !kept.is_member {
                 continue;
             }
-            let rests = kept.standing == Standing::Rests && self.groups.is_over(id);
+            let rests = kept.standing == Standing::Rests && self.groups.is_over(node);
             match (rests, kept.is_resting) {
                 (true, false) => kept.shared.end(kept.last_exit()),
                 (false, true) => kept.shared.wake(),
@@ -371,5 +381,14 @@ impl Driver {
             }
             kept.is_resting = rests;
         }
+    }
+
+    /// Those who wait for the end of a group are answered, and those who come later.
+    fn let_group_rest(&mut self, id: GroupId) {
+        let (Some(handle), Some(survey)) = (self.group_handles.get(&id), self.groups.survey(id)) else { return };
+        handle.set_end(match survey.activity {
+            Activity::Over(end) => Some(end.into()),
+            Activity::Running | Activity::Restarting | Activity::Stopping | Activity::Waiting => None,
+        });
     }
 }

@@ -58,6 +58,9 @@ impl Driver {
             Entry::Occupied(mut occupied) => {
                 let kept = occupied.get_mut();
                 kept.standing = Standing::Lives(place);
+                // A start that has failed is none.
+                kept.restarts += u32::from(shared.incarnation() > 1);
+                kept.answer_first_start();
                 kept.wish == Wish::Policy
             }
         }
@@ -123,13 +126,22 @@ impl Driver {
                 cause
             }
             Left::NotStarted(error) => {
-                let cause = if error.is_permanent() { Cause::CannotStart } else { Cause::NotStarted };
+                let Some(error) = self.refuse_member(worker, error) else { return };
+                let Some(kept) = self.kept.get(&worker) else { return };
+                let cause = if error.is_permanent() {
+                    Cause::CannotStart
+                } else if error.is_shortage() {
+                    Cause::Shortage
+                } else {
+                    Cause::NotStarted
+                };
                 let number = kept.shared.incarnation();
                 let kind = EventKind::NotStarted(Arc::new(error));
                 self.outlet.send(Event::of(&kept.shared, number + 1, kind));
                 cause
             }
         };
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
         if kept.is_member {
             return self.left_member(worker, cause);
         }
@@ -140,7 +152,7 @@ impl Driver {
                 self.tell(worker, EventKind::GaveUp(why));
                 self.end(worker);
             }
-            Verdict::Again { after } => {
+            Verdict::Again { after } | Verdict::Postponed { after } => {
                 self.tell(worker, EventKind::Restarting { after });
                 // A pause beyond the clock is for ever: until somebody calls `restart`, or `stop`.
                 self.wait_for_restart(worker, after);
@@ -175,7 +187,6 @@ impl Driver {
             return self.tell(worker, EventKind::Warning(Box::new(Warning::RestartHeld { pid })));
         }
         kept.standing = Standing::Starts;
-        kept.restarts += u32::from(kept.shared.incarnation() > 0);
         let (shared, spec) = (Arc::clone(&kept.shared), Arc::clone(&kept.spec));
         self.starter.start_again(shared, spec);
         self.set_timer_after(starts::PATIENCE, Timer::Starts);

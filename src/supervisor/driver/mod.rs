@@ -8,6 +8,7 @@ mod guard;
 mod health;
 mod keep;
 mod life;
+mod membership;
 mod place;
 mod report;
 mod streams;
@@ -17,6 +18,7 @@ use super::{
     clock::Clock,
     control::{Control, Server},
     event::{Disconnected, Event},
+    group_state::GroupShared,
     guest::SharedSpec,
     hello::HelloFault,
     inspector::{Findings, Inspector, Task},
@@ -33,7 +35,11 @@ use super::{
 use crate::{
     launch::SpawnError,
     pipe::anonymous::PipeReader,
-    policy::{group::Groups, incarnation::Input, members},
+    policy::{
+        group::{GroupId, Groups},
+        incarnation::Input,
+        members,
+    },
     sys::{
         conduct,
         epoll::{Poller, Reports},
@@ -58,6 +64,7 @@ use std::{
 pub(super) use groups::GroupCommand;
 pub(super) use guard::GuardNews;
 pub(super) use keep::Action;
+pub(super) use membership::{FirstStart, Newcomers};
 pub(super) use place::Place;
 
 /// The most that is read from one stream before the others have their turn. Four times the usual pipe.
@@ -199,6 +206,7 @@ pub(super) struct Driver {
     kept: HashMap<WorkerId, Kept>,
     seed: u64,
     groups: Groups,
+    group_handles: HashMap<GroupId, Arc<GroupShared>>,
     /// What the groups are still to be told.
     for_groups: VecDeque<members::Input>,
     /// Whose end was the last of a member.
@@ -262,6 +270,7 @@ impl Driver {
             free: Vec::new(),
             kept: HashMap::new(),
             groups: groups::no_groups(),
+            group_handles: HashMap::new(),
             for_groups: VecDeque::new(),
             cause: WorkerId(0),
             seed: u64::from_ne_bytes(random::bytes()?),

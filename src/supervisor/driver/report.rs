@@ -34,6 +34,12 @@ impl Driver {
         }
     }
 
+    pub(super) fn status_of(&mut self, worker: WorkerId) -> Option<WorkerStatus> {
+        let kept = self.kept.get(&worker)?;
+        let live = kept.place().and_then(|place| live_at(&mut self.slots, place));
+        Some(status(kept, live.as_deref(), self.clock.now()))
+    }
+
     /// Everybody is to end for good. Gives those who were there.
     pub(super) fn stop_all(&mut self, wanted: StopAll) -> Vec<Arc<WorkerShared>> {
         let everybody: Vec<_> =

@@ -121,6 +121,7 @@ impl Trace {
             EventKind::Exited(exit) => exited(span, exit, self.is_ending(event.worker)),
             EventKind::DependencyFailed { on } => note!(WARN, span, on = on.0, "dependency failed"),
             EventKind::GroupGaveUp(group) => note!(ERROR, span, group = group.0, "group gave up"),
+            EventKind::GroupRestarting(group) => note!(INFO, span, group = group.0, "group restarting"),
             EventKind::GroupEnded(group) => note!(INFO, span, group = group.0, "group ended"),
             EventKind::Restarting { after } => note!(INFO, span, after_ms = ms(*after), "restarting"),
             EventKind::NotStarted(error) => {

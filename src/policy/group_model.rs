@@ -1,0 +1,351 @@
+//! Groups against a small executable specification of OTP's `supervisor`, in random histories.
+//!
+//! The specification is sequential, as OTP is: an exit is dealt with to its end before the next one. So whatever the groups
+//! want to start runs at once here, and what they want to stop is gone at once; overlapping histories are the subject of
+//! `group_sim`. Where the groups differ from OTP on purpose, the specification says so with the word "difference".
+
+use super::{
+    due::start,
+    group::{
+        Activity, AutoShutdown, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node, Role,
+        Strategy,
+    },
+    group_examples::{PERIOD, ROOT},
+    members::{Input, Output, Verdict},
+};
+use proptest::prelude::*;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// How a child ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    Normal,
+    Abnormal,
+    /// A worker that cannot be started or must not be, which OTP does not know. It is as if the restart had been one too many.
+    Fatal,
+}
+
+struct Child {
+    node: Node,
+    role: Role,
+    runs: bool,
+    /// A difference: what a user has stopped is not started with its siblings. For OTP `terminate_child` is forgotten then.
+    is_stopped: bool,
+    /// OTP deletes temporary children. A difference: they stay, so that a user can start them.
+    is_deleted: bool,
+}
+
+struct Supervisor {
+    settings: GroupSettings,
+    children: Vec<Child>,
+    restarts: Vec<Instant>,
+}
+
+/// What can be observed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Log {
+    starts: Vec<MemberId>,
+    stops: Vec<MemberId>,
+}
+
+struct Otp {
+    supervisors: BTreeMap<GroupId, Supervisor>,
+    root_runs: bool,
+    log: Log,
+}
+
+impl Otp {
+    /// The supervisor of a node, and its place there.
+    fn find(&self, node: Node) -> Option<(GroupId, usize)> {
+        self.supervisors
+            .iter()
+            .find_map(|(id, supervisor)| Some((*id, supervisor.children.iter().position(|child| child.node == node)?)))
+    }
+
+    fn child(&mut self, id: GroupId, place: usize) -> &mut Child {
+        &mut self.supervisors.get_mut(&id).unwrap().children[place]
+    }
+
+    fn start_all(&mut self, id: GroupId) {
+        for place in 0..self.supervisors[&id].children.len() {
+            self.start(id, place);
+        }
+    }
+
+    fn start(&mut self, id: GroupId, place: usize) {
+        let child = self.child(id, place);
+        if child.runs || child.is_stopped || child.is_deleted {
+            return;
+        }
+        child.runs = true;
+        match child.node {
+            Node::Member(member) => self.log.starts.push(member),
+            Node::Group(group) => {
+                // A new process: it remembers nothing.
+                self.supervisors.get_mut(&group).unwrap().restarts.clear();
+                self.start_all(group);
+            }
+        }
+    }
+
+    /// `terminate_children`, in reverse order.
+    fn terminate(&mut self, id: GroupId, places: impl DoubleEndedIterator<Item = usize>) {
+        for place in places.rev() {
+            let child = self.child(id, place);
+            let (node, ran) = (child.node, std::mem::replace(&mut child.runs, false));
+            if !ran {
+                continue;
+            }
+            child.is_deleted = child.role.lifetime == Lifetime::Temporary;
+            match node {
+                Node::Member(member) => self.log.stops.push(member),
+                Node::Group(group) => self.terminate(group, 0..self.supervisors[&group].children.len()),
+            }
+        }
+    }
+
+    /// `handle_info({'EXIT', ..})` and `restart_child`.
+    fn exit(&mut self, node: Node, reason: Reason, now: Instant) {
+        let (id, place) = self.find(node).unwrap();
+        let child = self.child(id, place);
+        child.runs = false;
+        match (child.role.lifetime, reason) {
+            (Lifetime::Temporary, _) => {
+                child.is_deleted = true;
+                self.auto_shutdown(id, place, now);
+            }
+            (Lifetime::Transient, Reason::Normal) => self.auto_shutdown(id, place, now),
+            (Lifetime::Transient | Lifetime::Permanent, Reason::Fatal) => self.shut_down(id, Reason::Abnormal, now),
+            (Lifetime::Transient, Reason::Abnormal) | (Lifetime::Permanent, Reason::Normal | Reason::Abnormal) => {
+                self.restart(id, place, now);
+            }
+        }
+    }
+
+    /// `add_restart` and `restart/2`.
+    fn restart(&mut self, id: GroupId, place: usize, now: Instant) {
+        let supervisor = self.supervisors.get_mut(&id).unwrap();
+        let GroupIntensity { restarts, period } = supervisor.settings.intensity.unwrap();
+        supervisor.restarts.push(now);
+        supervisor.restarts.retain(|at| now - *at <= period);
+        let count = supervisor.children.len();
+        if supervisor.restarts.len() > usize::try_from(restarts).unwrap() {
+            // A difference: OTP's reason is `shutdown`, which for a transient child is no failure.
+            return self.shut_down(id, Reason::Abnormal, now);
+        }
+        let affected = match supervisor.settings.strategy {
+            Strategy::OneForOne => place..place + 1,
+            Strategy::RestForOne => place..count,
+            Strategy::OneForAll => 0..count,
+        };
+        self.terminate(id, affected.clone());
+        affected.for_each(|place| self.start(id, place));
+    }
+
+    fn auto_shutdown(&mut self, id: GroupId, place: usize, now: Instant) {
+        let Supervisor { settings, children, .. } = &self.supervisors[&id];
+        let is_last = !children.iter().any(|child| child.role.significant && child.runs);
+        let shuts_down = match settings.auto_shutdown {
+            AutoShutdown::Never => false,
+            AutoShutdown::AnySignificant => true,
+            AutoShutdown::AllSignificant => is_last,
+        };
+        if children[place].role.significant && shuts_down {
+            self.shut_down(id, Reason::Normal, now);
+        }
+    }
+
+    fn shut_down(&mut self, id: GroupId, reason: Reason, now: Instant) {
+        self.terminate(id, 0..self.supervisors[&id].children.len());
+        if id == ROOT {
+            self.root_runs = false;
+        } else {
+            self.exit(Node::Group(id), reason, now);
+        }
+    }
+
+    fn runs(&self, node: Node) -> bool {
+        match self.find(node) {
+            Some((id, place)) => self.supervisors[&id].children[place].runs,
+            None => self.root_runs,
+        }
+    }
+
+    fn stop_child(&mut self, member: MemberId) {
+        let (id, place) = self.find(Node::Member(member)).unwrap();
+        let child = self.child(id, place);
+        child.is_stopped = true;
+        if std::mem::replace(&mut child.runs, false) {
+            self.log.stops.push(member);
+        }
+    }
+
+    fn start_child(&mut self, member: MemberId) {
+        let (id, place) = self.find(Node::Member(member)).unwrap();
+        let child = self.child(id, place);
+        (child.is_stopped, child.is_deleted) = (false, false);
+        self.start(id, place);
+    }
+}
+
+/// The groups, with processes that start and end at once.
+struct Real {
+    groups: Groups,
+    log: Log,
+}
+
+impl Real {
+    fn handle(&mut self, input: Input, now: Instant) {
+        let mut outputs = self.groups.handle(input, now);
+        let mut at = 0;
+        while let Some(output) = outputs.get(at).copied() {
+            match output {
+                Output::Start(member) => {
+                    self.log.starts.push(member);
+                    outputs.extend(self.groups.handle(Input::Started(member), now));
+                }
+                Output::Stop(member) => {
+                    self.log.stops.push(member);
+                    let ended = Input::Ended { member, success: true, verdict: Verdict::Finished };
+                    outputs.extend(self.groups.handle(ended, now));
+                }
+                Output::DependencyFailed { .. }
+                | Output::GroupGaveUp(_)
+                | Output::GroupEnds { .. }
+                | Output::GroupEnded(_)
+                | Output::GroupRestarting(_)
+                | Output::Removed(_) => {}
+            }
+            at += 1;
+        }
+    }
+}
+
+/// Declares the same in both.
+fn build(top: [u8; 3], nodes: &[[u8; 5]]) -> (Otp, Real) {
+    let settings = |[strategy, shutdown, restarts]: [u8; 3]| GroupSettings {
+        strategy: [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne][usize::from(strategy % 3)],
+        auto_shutdown: [AutoShutdown::Never, AutoShutdown::AnySignificant, AutoShutdown::AllSignificant]
+            [usize::from(shutdown % 3)],
+        intensity: Some(GroupIntensity { restarts: u32::from(restarts % 4), period: PERIOD }),
+        stop_within: None,
+    };
+    let supervisor = |settings| Supervisor { settings, children: Vec::new(), restarts: Vec::new() };
+    let mut supervisors = BTreeMap::from([(ROOT, supervisor(settings(top)))]);
+    let mut groups = Groups::new(ROOT, settings(top));
+    for (id, &[kind, parent, role, strategy, restarts]) in (1..).zip(nodes) {
+        let parents: Vec<GroupId> = supervisors.keys().copied().collect();
+        let parent = parents[usize::from(parent) % parents.len()];
+        let lifetime = [Lifetime::Permanent, Lifetime::Transient, Lifetime::Temporary][usize::from(role % 3)];
+        let is_heeded = supervisors[&parent].settings.auto_shutdown != AutoShutdown::Never;
+        let significant = role & 4 != 0 && is_heeded && lifetime != Lifetime::Permanent;
+        let role = Role { lifetime, significant };
+        let node = if kind % 4 == 0 { Node::Group(GroupId(id)) } else { Node::Member(MemberId(id)) };
+        match node {
+            Node::Group(group) => {
+                let settings = settings([strategy, strategy / 3, restarts]);
+                groups.add_group(group, parent, role, settings).unwrap();
+                supervisors.insert(group, supervisor(settings));
+            }
+            Node::Member(member) => groups.add_member(member, parent, role).unwrap(),
+        }
+        let child = Child { node, role, runs: false, is_stopped: false, is_deleted: false };
+        supervisors.get_mut(&parent).unwrap().children.push(child);
+    }
+    let otp = Otp { supervisors, root_runs: true, log: Log::default() };
+    (otp, Real { groups, log: Log::default() })
+}
+
+/// Whether two members start in the order of declaration. A difference: in a group of independent workers they do not wait
+/// for each other.
+fn are_ordered(groups: &Groups, first: MemberId, second: MemberId) -> bool {
+    let around = groups.groups_of(Node::Member(second));
+    let common = groups.groups_of(Node::Member(first)).into_iter().find(|group| around.contains(group));
+    common.is_some_and(|group| groups.groups[&group].settings.strategy != Strategy::OneForOne)
+}
+
+fn compare(otp: &mut Otp, real: &mut Real, what: &str) {
+    let (expected, seen) = (std::mem::take(&mut otp.log), std::mem::take(&mut real.log));
+    let sorted = |members: &[MemberId]| {
+        let mut members = members.to_vec();
+        members.sort_unstable();
+        members
+    };
+    assert_eq!(sorted(&seen.starts), sorted(&expected.starts), "starts after {what}");
+    for (at, first) in expected.starts.iter().enumerate() {
+        for second in expected.starts.iter().skip(at + 1).filter(|second| are_ordered(&real.groups, *first, **second)) {
+            let place = |member| seen.starts.iter().position(|seen| seen == member);
+            let last = |member| seen.starts.iter().rposition(|seen| seen == member);
+            assert!(place(first) < last(second), "{first} before {second} after {what}: {seen:?}, {expected:?}");
+        }
+    }
+    assert_eq!(seen.stops, expected.stops, "stops after {what}");
+    for (id, supervisor) in &otp.supervisors {
+        for child in &supervisor.children {
+            let Node::Member(member) = child.node else { continue };
+            assert_eq!(real.groups.members[&member].state.is_alive(), child.runs, "{member} after {what}");
+        }
+        let runs = real.groups.survey(*id).unwrap().activity == Activity::Running;
+        assert_eq!(runs, otp.runs(Node::Group(*id)), "{id} after {what}");
+        assert_eq!(real.groups.is_over(Node::Group(*id)), !runs, "{id} after {what}");
+    }
+}
+
+/// One thing that happens to a member, in both.
+fn happen(otp: &mut Otp, real: &mut Real, [what, pick]: [u8; 2], now: Instant) {
+    let members: Vec<MemberId> = real.groups.members.keys().copied().collect();
+    let is_user = what % 10 >= 8;
+    let supervised =
+        |member: &MemberId| otp.find(Node::Member(*member)).is_some_and(|(id, _)| otp.runs(Node::Group(id)));
+    let may = |member: &&MemberId| if is_user { supervised(member) } else { otp.runs(Node::Member(**member)) };
+    let candidates: Vec<_> = members.iter().filter(may).collect();
+    if candidates.is_empty() {
+        return;
+    }
+    let member = *candidates[usize::from(pick) % candidates.len()];
+    let lifetime = real.groups.role(Node::Member(member)).unwrap().lifetime;
+    let end = |success, verdict| Input::Ended { member, success, verdict };
+    let (reason, input) = match (what % 10, lifetime) {
+        (8, _) => {
+            otp.stop_child(member);
+            (None, Input::Stop(Node::Member(member)))
+        }
+        (9, _) => {
+            otp.start_child(member);
+            (None, Input::Start(Node::Member(member)))
+        }
+        (7, _) => (Some(Reason::Fatal), end(false, Verdict::GaveUp)),
+        (0..=3, Lifetime::Temporary) => (Some(Reason::Abnormal), end(false, Verdict::Finished)),
+        (0..=3, Lifetime::Transient | Lifetime::Permanent) => (Some(Reason::Abnormal), end(false, Verdict::Again)),
+        (_, Lifetime::Permanent) => (Some(Reason::Normal), end(true, Verdict::Again)),
+        (_, Lifetime::Temporary | Lifetime::Transient) => (Some(Reason::Normal), end(true, Verdict::Finished)),
+    };
+    if let Some(reason) = reason {
+        otp.exit(Node::Member(member), reason, now);
+    }
+    real.handle(input, now);
+    compare(otp, real, &format!("{input:?}"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #[test]
+    fn p13_groups_do_as_an_otp_supervisor(
+        top: [u8; 3],
+        nodes in prop::collection::vec(any::<[u8; 5]>(), 1..12),
+        history in prop::collection::vec((any::<[u8; 2]>(), 0..5000_u64), 0..60),
+    ) {
+        let (mut otp, mut real) = build(top, &nodes);
+        let mut now = start();
+        otp.start_all(ROOT);
+        real.handle(Input::Start(Node::Group(ROOT)), now);
+        compare(&mut otp, &mut real, "the start");
+        for (what, pause_ms) in history {
+            now += Duration::from_millis(pause_ms);
+            happen(&mut otp, &mut real, what, now);
+        }
+    }
+}

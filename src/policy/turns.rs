@@ -1,0 +1,90 @@
+//! Starts in the order of declaration, in groups whose strategy takes siblings along.
+//!
+//! There each child builds on those declared before it, as in OTP, where `start_link` of one returns before the next is called.
+//! So a member waits while an earlier sibling is being started, which includes that one's backoff. A sibling that waits for
+//! its dependencies holds up nobody: it may wait for a later one.
+
+use super::group::{GroupId, Groups, MemberId, Strategy};
+use std::collections::BTreeMap;
+
+/// By the places of a group's children.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// How many members of each child are being started.
+    starting: BTreeMap<u64, usize>,
+    /// Members that wait for an earlier child, in the order of declaration.
+    waiting: BTreeMap<Path, MemberId>,
+}
+
+/// From a child of a group down to a member: of each the place in its group.
+type Path = Vec<u64>;
+
+impl Groups {
+    /// Whether no earlier sibling is being started or waits for its turn, in any of its groups that has an order. One that has
+    /// to wait is asked again in its turn.
+    pub(super) fn takes_turn(&mut self, member: MemberId) -> bool {
+        let Some((group, path)) = self.turn_before(member) else { return true };
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.turns.waiting.insert(path, member);
+        }
+        false
+    }
+
+    /// The group in which the member has to wait for an earlier child, and its path there.
+    pub(super) fn turn_before(&self, member: MemberId) -> Option<(GroupId, Path)> {
+        self.paths(member).into_iter().find(|(group, path)| {
+            self.groups.get(group).is_some_and(|group| {
+                let Turns { starting, waiting } = &group.turns;
+                let is_after = |place: &u64| path.first().is_some_and(|own| place < own);
+                group.settings.strategy != Strategy::OneForOne
+                    && (starting.keys().next().is_some_and(is_after)
+                        || waiting.keys().next().is_some_and(|first| first < path))
+            })
+        })
+    }
+
+    /// The next one that waits in this group and need not any more.
+    pub(super) fn next_turn(&mut self, group: GroupId) -> Option<MemberId> {
+        let Turns { starting, waiting } = &mut self.groups.get_mut(&group)?.turns;
+        let next = waiting.first_entry()?;
+        let is_early = |first: &u64| next.key().first().is_some_and(|place| first < place);
+        if starting.keys().next().is_some_and(is_early) { None } else { Some(next.remove()) }
+    }
+
+    /// The start of a member begins, or has succeeded, failed or been called off.
+    pub(super) fn note_starting(&mut self, member: MemberId, is_starting: bool) {
+        for (id, path) in self.paths(member) {
+            let (Some(&place), Some(group)) = (path.first(), self.groups.get_mut(&id)) else { continue };
+            let count = group.turns.starting.entry(place).or_default();
+            if is_starting {
+                *count += 1;
+            } else {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    group.turns.starting.remove(&place);
+                }
+                self.work.turns.push_back(id);
+            }
+        }
+    }
+
+    /// Its groups, from the innermost, each with the path from there to the member.
+    fn paths(&self, member: MemberId) -> Vec<(GroupId, Path)> {
+        let mut below = self.members.get(&member).map(|member| (member.group, vec![member.place]));
+        std::iter::from_fn(|| {
+            let (group, path) = below.take()?;
+            below = self.groups.get(&group).and_then(|outer| Some((outer.parent?, [&[outer.place], &*path].concat())));
+            Some((group, path))
+        })
+        .collect()
+    }
+
+    /// It does not wait for its start any more.
+    pub(super) fn leave_turns(&mut self, member: MemberId) {
+        for (group, path) in self.paths(member) {
+            if let Some(group) = self.groups.get_mut(&group) {
+                group.turns.waiting.remove(&path);
+            }
+        }
+    }
+}
