@@ -102,7 +102,7 @@ pub(crate) fn control() -> Outcome {
 /// A host that leaves the terminal's signals to its supervisors. Says `up PID`, and at the end how its worker ended; ends with
 /// `--code N`. With `--frozen`, a second worker is frozen, and named too; with `--twice`, there is a second supervisor; with
 /// `--time-limit-ms N` it says when its worker has had that time. `--deadlines-ms N` gives it three more workers, which are not
-/// ready, give no sign of life, and do not end in that time: it says when each of them is found out.
+/// ready, give no sign of life, and do not end in that time: it says when each of them is found out. With `--warnings` it says those too.
 pub(crate) fn terminal(options: &Options) -> Result<u8, Box<dyn Error>> {
     let supervisor = Supervisor::new()?;
     let signals = supervisor.terminal_signals()?;
@@ -137,6 +137,7 @@ pub(crate) fn terminal(options: &Options) -> Result<u8, Box<dyn Error>> {
             EventKind::TimedOut { after } => say(&format!("had {} ms", after.as_millis()))?,
             EventKind::NotReady { .. } => say("not ready")?,
             EventKind::Unresponsive => say("unresponsive")?,
+            EventKind::Warning(warning) if options.has("warnings") => say(&warning.to_string())?,
             _ => {}
         }
     }

@@ -1,6 +1,9 @@
 //! Whole lines to the parent, from many threads, each of which waits no longer than it wants.
 
-use crate::pipe::{Begun, Wait, named::WriteHalf};
+use crate::{
+    pipe::{Begun, Wait, named::WriteHalf},
+    wire::outgoing::Outgoing,
+};
 use std::{
     io, mem,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -30,12 +33,12 @@ struct Gate {
 struct Pen {
     half: WriteHalf,
     /// Of a line whose writer had no more time: it goes before the next.
-    rest: Vec<u8>,
+    rest: Outgoing,
 }
 
 impl Writer {
     pub(super) fn new(half: WriteHalf) -> Self {
-        let pen = Some(Pen { half, rest: Vec::new() });
+        let pen = Some(Pen { half, rest: Outgoing::default() });
         Self { gate: Mutex::new(Gate { pen, waiting: 0, left: Vec::new() }), is_free: Condvar::new() }
     }
 
@@ -106,12 +109,12 @@ impl Pen {
     }
 
     fn write(&mut self, line: &[u8], begun: &Begun<'_>) -> io::Result<()> {
-        let (written, outcome) = self.write_some(&self.rest, begun);
-        self.rest.drain(..written);
+        let (written, outcome) = self.write_some(self.rest.rest(), begun);
+        self.rest.advance(written);
         outcome?;
         let (written, outcome) = self.write_some(line, begun);
         if written > 0 {
-            self.rest.extend_from_slice(line.get(written..).unwrap_or_default());
+            self.rest.push(line.get(written..).unwrap_or_default());
         }
         outcome
     }

@@ -7,6 +7,8 @@ pub(super) struct Clock {
     /// How long it stood still so far.
     behind: Duration,
     stopped_at: Option<Instant>,
+    /// What it read when the loop looked last.
+    last: Option<Instant>,
 }
 
 impl Clock {
@@ -25,9 +27,40 @@ impl Clock {
         }
     }
 
+    /// The loop looks; its earliest timer was `due`. Gives the time in which the process was not run, which the clock leaves out: no
+    /// deadline comes nearer by it.
+    pub(super) fn look(&mut self, due: Option<Instant>) -> Option<Duration> {
+        let now = self.now();
+        let last = self.last.replace(now)?;
+        let resumes = resumes_from(last, due.filter(|_| !self.stands_still())?, now)?;
+        let missed = now.saturating_duration_since(resumes);
+        self.behind = self.behind.saturating_add(missed);
+        self.last = Some(resumes);
+        Some(missed)
+    }
+
     pub(super) fn stands_still(&self) -> bool {
         self.stopped_at.is_some()
     }
+}
+
+/// When the loop wakes so much later than its earliest timer, the process was not run: it was suspended, by SIGSTOP, by a frozen cgroup or by
+/// a sleeping machine, or it got no processor.
+const LATE: Duration = Duration::from_secs(1);
+/// How much of the time before a deadline is given again at most where the process was suspended just before it.
+const REST: Duration = Duration::from_secs(1);
+
+/// Which reading the clock goes on from, where the process was not run. `last` is what it read when the loop looked last, `due` is when
+/// its earliest timer was due, and `now` is what it reads.
+///
+/// From `last` on at the earliest, since the time up to then was used; and not much before `due`, since a loop that has nothing to do looks
+/// rarely.
+fn resumes_from(last: Instant, due: Instant, now: Instant) -> Option<Instant> {
+    let expected = due.max(last);
+    if now.saturating_duration_since(expected) <= LATE {
+        return None;
+    }
+    Some(due.checked_sub(REST).map_or(last, |rest| rest.max(last)).min(expected))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the loop and whoever waits for it look at the real clock here")]
@@ -52,5 +85,25 @@ mod tests {
         clock.go_on();
         assert!(!clock.stands_still() && clock.now() >= stopped);
         assert!(clock.now() - stopped <= now() - before);
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn p15_a_suspension_takes_nothing_from_a_deadline() {
+        let t0 = now();
+        let (last, due) = (t0 + 10 * SECOND, t0 + 12 * SECOND);
+        assert_eq!(resumes_from(last, due, due + SECOND), None, "a loop may be late for other reasons");
+        assert_eq!(resumes_from(last, due, due + 3 * SECOND), Some(due - SECOND), "it has a second, as before");
+        let near = due - SECOND / 10;
+        assert_eq!(resumes_from(near, due, due + 3600 * SECOND), Some(near), "it has what it had");
+    }
+
+    #[test]
+    fn p15_a_loop_that_was_busy_beyond_a_deadline_was_not_suspended() {
+        let t0 = now();
+        let (due, last) = (t0 + SECOND, t0 + 5 * SECOND);
+        assert_eq!(resumes_from(last, due, last + SECOND / 2), None);
+        assert_eq!(resumes_from(last, due, last + 2 * SECOND), Some(last), "and never goes back");
     }
 }

@@ -39,6 +39,11 @@ impl<K: Copy + Ord + Hash> TimerQueue<K> {
         }
     }
 
+    /// When the timer of this key is due, if it is set.
+    pub(super) fn due(&self, key: K) -> Option<Instant> {
+        self.due.get(&key).copied()
+    }
+
     /// When the earliest one is due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.order.first().map(|(due, _)| *due)

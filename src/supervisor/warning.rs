@@ -2,7 +2,7 @@
 
 use super::{WorkerId, hello::HelloFault};
 use crate::exit::ExitStatus;
-use std::{fmt, io};
+use std::{fmt, io, time::Duration};
 
 /// A fault that concerns the supervisor as a whole, from [`EventKind::Warning`](super::EventKind::Warning). Supervision continues;
 /// each variant says what is missing until the fault is repaired.
@@ -66,6 +66,14 @@ pub enum Warning {
         /// The process that is waited for.
         pid: u32,
     },
+    /// The event loop has woken more than a second after its earliest timer: this process was not run. It was suspended, by SIGSTOP, a frozen
+    /// cgroup or a sleeping machine, or it got no processor. All deadlines of workers have been moved by that time: to become ready, to connect, to
+    /// give a sign of life, to run and to end. Deadlines of calls that wait, and of [`Supervisor::shutdown`](super::Supervisor::shutdown), have
+    /// not.
+    Suspended {
+        /// By how much the deadlines were moved.
+        missed: Duration,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -105,6 +113,12 @@ impl fmt::Display for Warning {
             }
             Self::RestartHeld { pid } => {
                 write!(formatter, "restart waits for the end of process {pid}, which SIGKILL has not ended")
+            }
+            Self::Suspended { missed } => {
+                write!(
+                    formatter,
+                    "event loop was not run for {missed:.1?}, as in a suspended process: deadlines of workers moved"
+                )
             }
         }
     }

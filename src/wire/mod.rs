@@ -20,6 +20,8 @@ pub(crate) mod message; // what a consumer holds: a slice of a shared chunk
 #[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "a test may panic")]
 mod tests;
 
+pub(crate) mod outgoing; // bytes that wait to be sent
+
 pub(crate) mod notify; // sd_notify: what a daemon tells of itself
 
 pub(crate) mod rpc; // JSON-RPC 2.0 values

@@ -174,6 +174,35 @@ fn p15_deadlines_stand_still_while_everybody_is_stopped() {
 }
 
 #[test]
+fn p15_a_host_suspended_with_its_workers_loses_none_to_a_deadline() {
+    const LIMIT: Duration = Duration::from_millis(900);
+    const SUSPENDED: Duration = Duration::from_millis(2400);
+    let began = Instant::now();
+    let (process, _, mut lines) = host(&["--deadlines-ms=900", "--warnings"]);
+    // With SIGSTOP nothing tells the host, as when its cgroup is frozen.
+    process.signal(libc::SIGSTOP).unwrap();
+    wait_state(process.pid(), 'T');
+    let ran_at_most = began.elapsed();
+    let (_keep, never) = crossbeam_channel::bounded::<()>(0);
+    assert!(never.recv_timeout(SUSPENDED).is_err());
+    let went_on = Instant::now();
+    process.signal(libc::SIGCONT).unwrap();
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert!(line.starts_with("event loop was not run for "), "{line:?}");
+    let mut found_out = Vec::new();
+    for _ in 0..3 {
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        let (ran_then, left) = (went_on.elapsed(), LIMIT.saturating_sub(ran_at_most));
+        assert!(ran_then >= left, "{line:?}: {ran_then:?} after it went on, when {left:?} were left");
+        found_out.push(line);
+    }
+    assert!(found_out.iter().any(|line| line == "not ready\n"), "{found_out:?}");
+    ends_at_ctrl_c(process, lines);
+}
+
+#[test]
 fn p15_deadlines_are_kept_by_a_host_that_is_stopped_again_and_again() {
     let (process, _, mut lines) = host(&["--time-limit-ms=300"]);
     let (tell, told) = mpsc::channel();

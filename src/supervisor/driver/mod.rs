@@ -30,6 +30,7 @@ use super::{
     status::Status,
     timers::TimerQueue,
     tree::Numbers,
+    warning::Warning,
     worker::{Present, WorkerShared},
 };
 use crate::{
@@ -73,6 +74,8 @@ const READ_BYTES: usize = 256 << 10;
 pub(super) const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// How many descriptors one look at the kernel can report.
 const REPORTS: usize = 256;
+/// How many commands are obeyed before the loop looks at the kernel again.
+const COMMANDS: usize = 256;
 /// How many timers are run before the loop looks at the kernel again.
 const TIMERS: usize = 1024;
 /// How often, at first and at last, the loop looks whether the consumer has emptied the channel while it keeps what was in it.
@@ -318,15 +321,37 @@ impl Driver {
                 debug_assert!(false, "epoll_wait failed");
                 return;
             }
+            self.look_at_clock();
             for token in reports.tokens() {
                 self.ready(Target::of_token(token));
             }
-            while let Ok(command) = self.commands.try_recv() {
-                self.obey(command);
-            }
+            self.obey_some();
             self.resume();
+            self.look_at_clock();
             self.run_timers();
         }
+    }
+
+    /// Notices that the process was suspended. What was promised to callers is counted in real time all the same.
+    fn look_at_clock(&mut self) {
+        let Some(missed) = self.clock.look(self.timers.next()) else { return };
+        let earlier = |due: Instant| due.checked_sub(missed).unwrap_or(due);
+        if let Some(due) = self.timers.due(Timer::Force) {
+            self.timers.set(Timer::Force, earlier(due));
+        }
+        if let Some(LastCall { until }) = &mut self.last_call {
+            *until = until.map(earlier);
+        }
+        self.outlet.send(Event::warning(Warning::Suspended { missed }));
+    }
+
+    /// Commands up to a turn's share; the rest has its turn after the next look at the kernel.
+    fn obey_some(&mut self) {
+        for _ in 0..COMMANDS {
+            let Ok(command) = self.commands.try_recv() else { return };
+            self.obey(command);
+        }
+        self.mailbox.waker.wake();
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -369,6 +394,7 @@ impl Driver {
                 self.last_call = Some(LastCall { until: self.clock.now().checked_add(self.grace_period) });
                 self.is_ending = true;
                 self.end_everybody();
+                self.set_timer_after(self.grace_period, Timer::Force);
             }
         }
     }

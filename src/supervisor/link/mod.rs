@@ -19,6 +19,7 @@ use crate::{
     },
     wire::{
         calls::{Answered, CallError, Calls, Requests},
+        outgoing::Outgoing,
         request::Post,
         rpc::{self, PING, Refusal},
     },
@@ -39,6 +40,8 @@ use std::{
 
 /// How many bytes may wait for a worker to read them, before a call gets `Full`.
 const QUEUE_BYTES: usize = 1 << 20;
+/// How many bytes are sent to one worker before others have their turn.
+const FLUSH_BYTES: usize = 1 << 20;
 
 pub(super) type Answer = Result<Box<RawValue>, CallError>;
 
@@ -56,8 +59,7 @@ pub(super) struct Link {
 #[derive(Debug)]
 struct State {
     socket: Socket,
-    /// Whole lines, but for the first, of which a part may be sent.
-    queue: Vec<u8>,
+    queue: Outgoing,
     calls: Calls<Sender<Answer>>,
     /// The worker's requests that are not answered yet.
     requests: Requests,
@@ -109,7 +111,7 @@ impl Link {
     pub(super) fn new(mailbox: Mailbox, worker: WorkerId) -> Self {
         let state = State {
             socket: Socket::Awaited,
-            queue: Vec::new(),
+            queue: Outgoing::default(),
             calls: Calls::default(),
             requests: Requests::default(),
             reader: Reader::Loop,
@@ -219,7 +221,7 @@ impl Link {
         let was_closed = matches!(state.socket, Socket::Closed(_));
         state.wake_reader();
         state.socket = Socket::Closed(exit.cloned());
-        state.queue = Vec::new();
+        state.queue = Outgoing::default();
         state.requests.cancel_all();
         let waiting: Vec<_> = state.calls.end_all().collect();
         drop(state);
@@ -358,7 +360,7 @@ impl Post for Link {
         }
         if queued > 0 {
             // What waits already waits for the loop, which knows of it.
-            state.queue.extend_from_slice(&line);
+            state.queue.push(&line);
             return Ok(());
         }
         state.send(line).map_err(CallError::Io)
@@ -421,11 +423,11 @@ impl State {
     /// Sends a line before which nothing waits. An error has sent nothing of it.
     fn send(&mut self, line: Vec<u8>) -> io::Result<()> {
         let length = line.len();
-        self.queue = line;
+        self.queue = line.into();
         match self.flush() {
             Ok(all) => self.wants_writes = !all,
             Err(error) if self.queue.len() == length => {
-                self.queue = Vec::new();
+                self.queue = Outgoing::default();
                 return Err(error);
             }
             // Begun, it has to be ended.
@@ -438,28 +440,25 @@ impl State {
     /// Sends as much as the socket takes. True if nothing is left that could be sent now.
     fn flush(&mut self) -> io::Result<bool> {
         let Socket::Open(socket) = &self.socket else { return Ok(true) };
-        let mut sent = 0;
-        let outcome = loop {
-            let rest = self.queue.get(sent..).unwrap_or_default();
-            if rest.is_empty() {
-                break Ok(true);
+        let mut share = FLUSH_BYTES;
+        while !self.queue.is_empty() {
+            if share == 0 {
+                return Ok(false);
             }
-            match socket::send(socket.as_fd(), &[io::IoSlice::new(rest)], &[]) {
-                Ok(bytes) => sent += bytes,
+            match socket::send(socket.as_fd(), &[io::IoSlice::new(self.queue.rest())], &[]) {
+                Ok(bytes) => {
+                    self.queue.advance(bytes);
+                    share = share.saturating_sub(bytes);
+                }
                 // The loop tries again: at once after a shortage of memory, which passes.
-                Err(error) if is_transient(&error) => break Ok(false),
+                Err(error) if is_transient(&error) => return Ok(false),
                 // Nobody will read it. The loop reads what the worker said last, and then its end.
                 Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
-                    sent = self.queue.len();
+                    self.queue = Outgoing::default();
                 }
-                Err(error) => break Err(error),
+                Err(error) => return Err(error),
             }
-        };
-        if sent == self.queue.len() {
-            self.queue = Vec::new();
-        } else {
-            self.queue.drain(..sent);
         }
-        outcome
+        Ok(true)
     }
 }
