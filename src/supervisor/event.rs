@@ -4,7 +4,7 @@ use super::{WorkerId, group::GroupId, warning::Warning, worker::WorkerShared};
 use crate::{
     exit::Exit,
     launch::SpawnError,
-    policy::restart::GaveUp,
+    policy::{restart::GaveUp, window::EVENT_BYTES},
     wire::{
         frame::Fault,
         message::{Charge, Line, Message},
@@ -28,14 +28,33 @@ pub struct Event {
     pub incarnation: u32,
     /// What happened.
     pub kind: EventKind,
-    /// So that it is found as long as this is held; not for messages and lines, of which there are many.
-    _holds: Option<Arc<WorkerShared>>,
+    /// Not for messages and lines, of which there are many.
+    held: Option<Box<Held>>,
+}
+
+/// What an event holds beside what it tells.
+struct Held {
+    /// So that its worker is found as long as the event exists.
+    shared: Arc<WorkerShared>,
+    /// It counts against its worker's window until it is dropped, unless what it tells does: otherwise a worker that is started again and again
+    /// would fill the channel.
+    _charge: Option<Charge>,
 }
 
 impl Event {
     pub(super) fn of(shared: &Arc<WorkerShared>, incarnation: u32, kind: EventKind) -> Self {
         let is_frequent = matches!(kind, EventKind::Message(_) | EventKind::Line { .. });
-        Self { worker: shared.id(), incarnation, _holds: (!is_frequent).then(|| Arc::clone(shared)), kind }
+        let hold = || {
+            let charge = (!kind.is_charged()).then(|| shared.account.meter.charge(kind.bytes()));
+            Box::new(Held { shared: Arc::clone(shared), _charge: charge })
+        };
+        let held = (!is_frequent).then(hold);
+        Self { worker: shared.id(), incarnation, held, kind }
+    }
+
+    /// Whose window it counts against, unless it is a message or a line.
+    pub(super) fn worker_shared(&self) -> Option<&WorkerShared> {
+        self.held.as_ref().map(|held| &*held.shared)
     }
 
     /// About the supervisor itself.
@@ -45,13 +64,13 @@ impl Event {
 
     /// Of a group, whose last worker has been forgotten.
     pub(super) fn of_the_gone(worker: WorkerId, kind: EventKind) -> Self {
-        Self { worker, incarnation: 0, kind, _holds: None }
+        Self { worker, incarnation: 0, kind, held: None }
     }
 }
 
 impl fmt::Debug for Event {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { worker, incarnation, kind, _holds: _ } = self;
+        let Self { worker, incarnation, kind, held: _ } = self;
         formatter
             .debug_struct("Event")
             .field("worker", worker)
@@ -160,6 +179,25 @@ pub enum EventKind {
     GaveUp(GaveUp),
     /// A fault that concerns the supervisor and not one worker; the event's `worker` is [`WorkerId::SUPERVISOR`].
     Warning(Box<Warning>),
+}
+
+impl EventKind {
+    /// What it tells counts against a window by itself.
+    fn is_charged(&self) -> bool {
+        matches!(self, Self::Fault(_) | Self::Request(_) | Self::Notification(_))
+    }
+
+    /// About how many bytes it costs until it is dropped.
+    fn bytes(&self) -> usize {
+        let of_its_own = match self {
+            Self::Exited(exit) => size_of::<Exit>() + exit.stderr_tail.len() + size_of_val(&*exit.survivors),
+            Self::NotReady { last_words, .. } => last_words.len(),
+            Self::Status(text) => text.len(),
+            Self::NotStarted(_) => size_of::<SpawnError>(),
+            _ => 0,
+        };
+        EVENT_BYTES + size_of::<Held>() + of_its_own
+    }
 }
 
 /// A [`Fault`]. It counts against its worker's window until it is dropped, so that a flood of garbage cannot fill the parent.

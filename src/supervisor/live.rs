@@ -30,7 +30,7 @@ use crate::{
     text::printable,
     wire::{
         frame::{Batch, Deframer, Fault, Piece, Span},
-        message::{Charge, Chunk, Credit, Line, Message, check},
+        message::{Charge, Chunk, Line, Message, check},
     },
 };
 use crossbeam_channel::Sender;
@@ -72,6 +72,9 @@ impl Outlet {
 
     pub(super) fn send(&mut self, event: Event) {
         self.trace.tell(&event);
+        if let Some(shared) = event.worker_shared() {
+            shared.account.note_sent(self.sent + 1);
+        }
         // The supervisor holds a receiver until this loop has ended.
         drop(self.events.send(event));
         self.sent += 1;
@@ -89,6 +92,10 @@ impl Outlet {
     /// The levels of a worker's meter, whose last event was the one of this number.
     pub(super) fn levels(&self, meter: &Meter, last_sent: u64) -> Levels {
         meter.levels(last_sent > self.received(), !self.events.is_empty())
+    }
+
+    pub(super) fn levels_of(&self, shared: &WorkerShared) -> Levels {
+        self.levels(&shared.account.meter, shared.account.last_sent())
     }
 
     pub(super) fn received(&self) -> u64 {
@@ -148,7 +155,6 @@ pub(super) struct Live {
     pub(super) present: Arc<Present>,
     pub(super) spec: SharedSpec,
     pub(super) incarnation: Incarnation,
-    pub(super) meter: Arc<Meter>,
     pub(super) paused: bool,
     /// Its control connection, while there is one.
     pub(super) session: Option<Session>,
@@ -168,8 +174,6 @@ pub(super) struct Live {
     /// The pipes that were given up, by their inodes.
     abandoned: Vec<(u64, &'static str)>,
     streams: [Option<Listener>; StreamId::ALL.len()],
-    /// The number of the last event that carried bytes of this worker.
-    last_sent: u64,
     /// Of its standard error.
     stderr: Ends,
     /// Of everything that is read, until it is ready.
@@ -178,7 +182,7 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(arrival: Arrival, window: &Arc<Meter>) -> Self {
+    pub(super) fn new(arrival: Arrival) -> Self {
         let Arrival { shared, present, spec, started, starts_before, messages, stdout, stderr, bell, notices, key: _ } =
             arrival;
         let streams = [
@@ -197,7 +201,6 @@ impl Live {
             shared,
             present,
             incarnation: Incarnation::new(open, patience),
-            meter: Arc::new(Meter::of_worker(spec.window, window)),
             paused: false,
             session: None,
             started,
@@ -211,7 +214,6 @@ impl Live {
             is_being_ended: false,
             abandoned: Vec::new(),
             streams,
-            last_sent: 0,
             stderr: Ends::of(spec.stderr_tail),
             last_words: Ends::of(LAST_WORDS),
             spec,
@@ -245,7 +247,7 @@ impl Live {
     }
 
     pub(super) fn levels(&self, outlet: &Outlet) -> Levels {
-        outlet.levels(&self.meter, self.last_sent)
+        outlet.levels_of(&self.shared)
     }
 
     /// Reads once. True at the end of the stream.
@@ -365,7 +367,7 @@ impl Live {
             }
             ready.shrink_to(READY_KEPT);
         }
-        self.last_sent = *sent;
+        self.shared.account.note_sent(*sent);
     }
 
     fn shows_readiness(&self, kind: &EventKind) -> bool {
@@ -382,8 +384,7 @@ impl Live {
     }
 
     fn charge(&self, bytes: usize) -> Charge {
-        self.meter.take(bytes);
-        Charge::new(bytes, Arc::clone(&self.meter) as Arc<dyn Credit>)
+        self.shared.account.meter.charge(bytes)
     }
 
     fn fault(&self, fault: Fault) -> EventKind {

@@ -3,11 +3,11 @@
 use crate::{
     policy::window::{Levels, Window},
     sys::wake::Waker,
-    wire::message::Credit,
+    wire::message::{Charge, Credit},
 };
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 /// The bytes of one worker, or of a whole supervisor, that are in the channel or in the consumer's hands.
@@ -22,6 +22,28 @@ pub(super) struct Meter {
     whole: Option<Arc<Self>>,
     /// What others cannot take away.
     share: usize,
+}
+
+/// A worker's window, for all its incarnations.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) meter: Arc<Meter>,
+    /// The number of the last event that counts against it; only the loop looks.
+    last_sent: AtomicU64,
+}
+
+impl Account {
+    pub(super) fn new(window: usize, whole: &Arc<Meter>) -> Self {
+        Self { meter: Arc::new(Meter::of_worker(window, whole)), last_sent: AtomicU64::new(0) }
+    }
+
+    pub(super) fn note_sent(&self, number: u64) {
+        self.last_sent.store(number, Ordering::Relaxed);
+    }
+
+    pub(super) fn last_sent(&self) -> u64 {
+        self.last_sent.load(Ordering::Relaxed)
+    }
 }
 
 impl Meter {
@@ -51,6 +73,12 @@ impl Meter {
         if let Some(whole) = &self.whole {
             whole.take(bytes);
         }
+    }
+
+    /// Bytes go out, and come back when this is dropped.
+    pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
+        self.take(bytes);
+        Charge::new(bytes, Arc::clone(self) as Arc<dyn Credit>)
     }
 
     /// How many bytes are out.

@@ -52,6 +52,7 @@ use crate::{
 use clock::now;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use driver::{Command, Driver, Mailbox, Parts, StopAll, Unanswered};
+use meter::Meter;
 use roster::Roster;
 use spawner::Starter;
 use std::{
@@ -397,7 +398,8 @@ impl Builder {
         let (told, events) = crossbeam_channel::unbounded();
         let (running, ended) = crossbeam_channel::bounded(0);
         let mailbox = Mailbox { commands, waker: Arc::clone(&waker) };
-        let roster = Arc::new(Roster::default());
+        let window = Arc::new(Meter::of_supervisor(self.window, Arc::clone(&waker)));
+        let roster = Arc::new(Roster::new(Arc::clone(&window)));
         let starter = Arc::new(
             Starter::new(mailbox.clone(), Arc::clone(&roster), self.guard)
                 .map_err(|error| not_built("setting up the guard", error))?,
@@ -406,7 +408,7 @@ impl Builder {
             commands: inbox,
             events: told,
             mailbox: mailbox.clone(),
-            window: self.window,
+            window,
             grace_period: self.grace_period,
             adopts: self.subreaper,
             starter: Arc::clone(&starter),

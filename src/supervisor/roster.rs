@@ -3,6 +3,7 @@
 use super::{
     driver::Mailbox,
     lock,
+    meter::{Account, Meter},
     spec::WorkerSpec,
     worker::{Present, Worker, WorkerId, WorkerShared},
 };
@@ -20,8 +21,10 @@ const FEW: usize = 64;
 /// One sequence for all supervisors of the process: a worker of another supervisor is never taken for one's own.
 static LAST_ID: AtomicU64 = AtomicU64::new(0);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Roster {
+    /// The window of all workers together.
+    window: Arc<Meter>,
     workers: Mutex<Entries>,
 }
 
@@ -34,6 +37,10 @@ struct Entries {
 }
 
 impl Roster {
+    pub(super) fn new(window: Arc<Meter>) -> Self {
+        Self { window, workers: Mutex::default() }
+    }
+
     /// A number for a worker or a group, which no other gets.
     #[expect(clippy::unused_self, reason = "numbers are the roster's to give")]
     pub(super) fn next_id(&self) -> u64 {
@@ -49,7 +56,8 @@ impl Roster {
         present: Option<Arc<Present>>,
     ) -> Arc<WorkerShared> {
         let name = spec.name.clone().unwrap_or_else(|| spec.plan.file_name());
-        let shared = Arc::new(WorkerShared::new(id, name, mailbox, present));
+        let account = Account::new(spec.window, &self.window);
+        let shared = Arc::new(WorkerShared::new((id, name), mailbox, present, account));
         let mut workers = lock(&self.workers);
         workers.entries.insert(id, Arc::downgrade(&shared));
         workers.forget_the_gone();

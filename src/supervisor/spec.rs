@@ -448,7 +448,8 @@ impl WorkerSpec {
         self
     }
 
-    /// How many bytes of its messages and lines may be waiting for you before this worker, and only it, is made to wait; by
+    /// How many bytes of its messages, lines and other events may be waiting for you before this worker, and only it, is made to wait,
+    /// also with its next restart; by
     /// default 1 MiB. Each message counts 64 bytes more than it is long.
     #[doc(alias = "high_water_mark")]
     pub fn window(mut self, bytes: usize) -> Self {

@@ -39,7 +39,7 @@ pub struct WorkerStatus {
     pub uptime: Option<Duration>,
     /// How many times it was started again.
     pub restarts: u32,
-    /// How many bytes of its messages and lines are in the channel or in your hands, and how many may be.
+    /// How many bytes of its messages, lines and other events are in the channel or in your hands, and how many may be.
     pub window_used: usize,
     /// See [`WorkerSpec::window`](super::WorkerSpec::window).
     pub window: usize,

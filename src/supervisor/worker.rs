@@ -8,6 +8,7 @@ use super::{
     link::Link,
     lock,
     mark::Mark,
+    meter::Account,
     pen::Cell,
     spawner::Starter,
     stopping::{Restarting, Stopping},
@@ -48,6 +49,7 @@ pub(super) struct WorkerShared {
     mailbox: Mailbox,
     standing: Mutex<Standing>,
     changed: Condvar,
+    pub(super) account: Account,
 }
 
 #[derive(Debug)]
@@ -73,8 +75,14 @@ pub(super) struct Present {
 }
 
 impl WorkerShared {
-    pub(super) fn new(id: WorkerId, name: Box<str>, mailbox: Mailbox, present: Option<Arc<Present>>) -> Self {
-        Self { id, name, mailbox, standing: Mutex::new(Standing { present, ended: None }), changed: Condvar::new() }
+    pub(super) fn new(
+        (id, name): (WorkerId, Box<str>),
+        mailbox: Mailbox,
+        present: Option<Arc<Present>>,
+        account: Account,
+    ) -> Self {
+        let standing = Mutex::new(Standing { present, ended: None });
+        Self { id, name, mailbox, standing, changed: Condvar::new(), account }
     }
 
     pub(super) fn id(&self) -> WorkerId {

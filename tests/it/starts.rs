@@ -334,3 +334,25 @@ fn p15_a_supervisor_may_be_dropped_by_its_own_threads() {
         assert!(worker.wait_timeout(DEADLINE).is_some(), "by a message: {by_message}");
     }
 }
+
+#[test]
+fn p07_restarts_wait_for_a_consumer_that_does_not_receive() {
+    const WINDOW: usize = 16 << 10;
+    let supervisor = Supervisor::new().unwrap();
+    let policy = at_once().intensity(pipewright::Intensity::unlimited());
+    let spec = WorkerSpec::new("false").window(WINDOW).restart(policy);
+    let worker = supervisor.spawn(spec).unwrap();
+    let is_held_back = || {
+        let status = supervisor.status();
+        let [worker] = &*status.workers else { panic!("{status:?}") };
+        worker.window_used >= WINDOW && worker.state == pipewright::WorkerState::Waiting
+    };
+    wait_until("its window is used up by its events", is_held_back);
+    let incarnation = worker.incarnation();
+    assert!(!worker.wait_incarnation(incarnation + 1, Duration::from_millis(100)), "its restart waits");
+    assert!(supervisor.events().len() <= WINDOW / 64, "{} events", supervisor.events().len());
+    while supervisor.events().try_recv().is_ok() {}
+    assert!(worker.wait_incarnation(incarnation + 1, DEADLINE), "it goes on when they are received");
+    worker.stop();
+    assert!(worker.stop().wait(DEADLINE).blocked().next().is_none());
+}

@@ -55,7 +55,7 @@ mod tests {
     use crate::{
         guard::Guard,
         launch::{self, Patience},
-        supervisor::{WorkerId, WorkerSpec, spawner::Starter},
+        supervisor::{WorkerId, WorkerSpec, meter::Meter, roster::Roster, spawner::Starter},
         sys::{closing::Released, wake::Waker},
     };
     use std::time::Duration;
@@ -65,14 +65,15 @@ mod tests {
         let (commands, inbox) = crossbeam_channel::unbounded();
         let (told, events) = crossbeam_channel::unbounded();
         let mailbox = Mailbox { commands, waker: Arc::new(Waker::new().unwrap()) };
-        let starter = Arc::new(Starter::new(mailbox.clone(), Arc::default(), Guard::default()).unwrap());
-        let (window, grace_period) = (1 << 20, Duration::ZERO);
+        let window = Arc::new(Meter::of_supervisor(1 << 20, Arc::clone(&mailbox.waker)));
+        let roster = Arc::new(Roster::new(Arc::clone(&window)));
+        let starter = Arc::new(Starter::new(mailbox.clone(), roster, Guard::default()).unwrap());
         let parts = Parts {
             commands: inbox,
             events: told,
             mailbox,
             window,
-            grace_period,
+            grace_period: Duration::ZERO,
             adopts: false,
             starter: Arc::clone(&starter),
         };

@@ -1,7 +1,7 @@
 //! Workers across their incarnations in the loop: what becomes of one that has ended, and what its user wants of it.
 
 use super::{
-    Driver,
+    Driver, FIRST_LOOK,
     place::{Place, Timer},
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
         worker::WorkerShared,
     },
 };
-use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
+use std::{collections::hash_map::Entry, mem, sync::Arc, time::Duration};
 
 /// The longest that a restart is put off: thirty years.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
@@ -175,7 +175,39 @@ impl Driver {
             .get(&worker)
             .is_some_and(|kept| matches!(kept.standing, Standing::Waits(due) if due <= self.clock.now()))
         {
-            self.start_again(worker);
+            if self.is_held_back(worker) {
+                self.held_back.push(worker);
+                self.next_look = FIRST_LOOK;
+            } else {
+                self.start_again(worker);
+            }
+        }
+    }
+
+    /// Each incarnation has some events: a worker that ends at once, and comes back at once, would fill the channel of a consumer that does not
+    /// receive.
+    fn is_held_back(&self, worker: WorkerId) -> bool {
+        self.kept.get(&worker).is_some_and(|kept| self.outlet.levels_of(&kept.shared).must_pause())
+    }
+
+    /// Goes on with restarts for which there is room again.
+    pub(super) fn restart_again(&mut self) {
+        for worker in mem::take(&mut self.held_back) {
+            let Some(kept) = self.kept.get(&worker) else { continue };
+            // First ask to be woken, then look, as for streams.
+            kept.shared.account.meter.wait_for_room();
+            let levels = self.outlet.levels_of(&kept.shared);
+            match kept.standing {
+                Standing::Waits(due) if due <= self.clock.now() => {
+                    if levels.may_resume() {
+                        self.start_again(worker);
+                    } else {
+                        self.held_back.push(worker);
+                    }
+                }
+                // Stopped or started meanwhile, or it waits for a later time, which has a timer.
+                Standing::Waits(_) | Standing::Lives(_) | Standing::Starts | Standing::Rests => {}
+            }
         }
     }
 

@@ -35,7 +35,7 @@ impl Driver {
         arrival.started = arrival.started.min(self.clock.now());
         let (key, connect_time) = (arrival.key.take(), arrival.spec.time_to_connect());
         let (shared, spec) = (Arc::clone(&arrival.shared), Arc::clone(&arrival.spec));
-        let live = Box::new(Live::new(arrival, &self.window));
+        let live = Box::new(Live::new(arrival));
         // Before the event: whoever hears of the start finds this incarnation behind the worker's handle.
         shared.begin(&live.present);
         self.outlet.trace.begin(&shared, &live.present);

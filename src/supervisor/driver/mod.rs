@@ -228,6 +228,8 @@ pub(super) struct Driver {
     away: Vec<Held>,
     timers: TimerQueue<Timer>,
     paused: Vec<Place>,
+    /// Whose restart waits for room in its window.
+    held_back: Vec<WorkerId>,
     next_look: Duration,
     closed: bool,
     /// Once all were told to end for good.
@@ -251,7 +253,7 @@ pub(super) struct Parts {
     pub(super) commands: Receiver<Command>,
     pub(super) events: Sender<Event>,
     pub(super) mailbox: Mailbox,
-    pub(super) window: usize,
+    pub(super) window: Arc<Meter>,
     pub(super) grace_period: Duration,
     /// The host is a subreaper: orphans become its children.
     pub(super) adopts: bool,
@@ -265,7 +267,7 @@ impl Driver {
         poller.add(&*mailbox.waker, Target::Waker.token())?;
         Ok(Self {
             poller,
-            window: Arc::new(Meter::of_supervisor(window, Arc::clone(&mailbox.waker))),
+            window,
             commands,
             outlet: Outlet::new(events),
             grace_period,
@@ -289,6 +291,7 @@ impl Driver {
             away: Vec::new(),
             timers: TimerQueue::new(),
             paused: Vec::new(),
+            held_back: Vec::new(),
             next_look: FIRST_LOOK,
             closed: false,
             last_call: None,
@@ -359,7 +362,8 @@ impl Driver {
             return None;
         }
         let timer = self.timers.next().map(|due| due.saturating_duration_since(self.clock.now()));
-        let look = (!self.paused.is_empty() || !self.silent.is_empty()).then_some(self.next_look);
+        let is_someone_paused = !(self.paused.is_empty() && self.silent.is_empty() && self.held_back.is_empty());
+        let look = is_someone_paused.then_some(self.next_look);
         timer.into_iter().chain(look).min()
     }
 

@@ -132,7 +132,7 @@ fn status(kept: &Kept, live: Option<&Live>, now: Instant) -> WorkerStatus {
         pid: live.map(|live| live.present.child().pid()),
         uptime: live.map(|live| now.saturating_duration_since(live.started)),
         restarts: kept.restarts,
-        window_used: live.map_or(0, |live| live.meter.used()),
+        window_used: kept.shared.account.meter.used(),
         window: kept.spec.window,
         is_paused: live.is_some_and(Live::is_paused),
         control_queue: live.and_then(|live| live.present.link()).map_or(0, |link| link.queued()),

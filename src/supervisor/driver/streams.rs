@@ -54,13 +54,14 @@ impl Driver {
 
     /// Goes on with whoever has room again.
     pub(super) fn resume(&mut self) {
-        let before = self.paused.len() + self.silent.len();
+        let before = self.paused.len() + self.silent.len() + self.held_back.len();
         if before == 0 {
             return;
         }
         self.read_again();
         self.hear_again();
-        let has_resumed = self.paused.len() + self.silent.len() < before;
+        self.restart_again();
+        let has_resumed = self.paused.len() + self.silent.len() + self.held_back.len() < before;
         self.next_look = if has_resumed { FIRST_LOOK } else { (self.next_look * 2).min(LAST_LOOK) };
     }
 
@@ -70,7 +71,7 @@ impl Driver {
         paused.retain(|&place| {
             let Some(live) = live_at(&mut self.slots, place) else { return false };
             // First ask to be woken, then look: bytes that come back in between are seen by one or the other.
-            live.meter.wait_for_room();
+            live.shared.account.meter.wait_for_room();
             if !live.levels(&self.outlet).may_resume() {
                 return true;
             }
