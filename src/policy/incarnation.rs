@@ -4,7 +4,7 @@ use super::due::Deadline;
 use std::time::{Duration, Instant};
 
 /// A stream that we read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum StreamId {
     Messages,
     Stdout,

@@ -66,6 +66,12 @@ pub enum Warning {
         /// The process that is waited for.
         pid: u32,
     },
+    /// The kernel has refused to report a descriptor of a worker to the event loop: its process, one of its streams or its connection. A shortage
+    /// of memory or of the user's watches passes, and it is tried again; what happens meanwhile is noticed then. Reported once per shortage.
+    WatchRefused {
+        /// The kernel's error.
+        error: io::Error,
+    },
     /// The event loop has woken more than a second after its earliest timer: this process was not run. It was suspended, by SIGSTOP, a frozen
     /// cgroup or a sleeping machine, or it got no processor. All deadlines of workers have been moved by that time: to become ready, to connect, to
     /// give a sign of life, to run and to end. Deadlines of calls that wait, and of [`Supervisor::shutdown`](super::Supervisor::shutdown), have
@@ -114,6 +120,7 @@ impl fmt::Display for Warning {
             Self::RestartHeld { pid } => {
                 write!(formatter, "restart waits for the end of process {pid}, which SIGKILL has not ended")
             }
+            Self::WatchRefused { error } => write!(formatter, "failed to watch a worker's descriptor: {error}"),
             Self::Suspended { missed } => {
                 write!(
                     formatter,

@@ -76,9 +76,7 @@ impl Driver {
                 Ok(None) => return true,
                 Err(()) => return false,
             };
-            if let Some(socket) = control.visitor(visitor) {
-                drop(self.poller.add(&socket, Target::Visitor(visitor).token()));
-            }
+            self.register(Target::Visitor(visitor));
             self.set_timer_after(HELLO_TIME, Timer::Visitor(visitor));
         }
         true
@@ -152,18 +150,18 @@ impl Driver {
     fn connect(&mut self, known: Known) {
         let Known { place, socket, said, hello_bytes } = known;
         let Some(live) = live_at(&mut self.slots, place) else { return };
-        let Some(link) = live.present.link() else { return };
+        let Some(link) = live.present.link().map(Arc::clone) else { return };
         self.timers.cancel(Timer::Connect(place));
         let token = Target::Control(place).token();
         let connection = Arc::new(Connection { socket, poller: Arc::clone(&self.poller), token });
-        let added = self.poller.add(&connection, token);
-        link.open(&connection, Reading::begun(live.spec.max_frame, &said, hello_bytes));
-        live.session = Some(Session::new(connection, link, &self.window));
+        let reading = Reading::begun(live.spec.max_frame, &said, hello_bytes);
+        live.session = Some(Session::new(Arc::clone(&connection), &link, &self.window));
+        self.register(Target::Control(place));
+        link.open(&connection, reading);
+        let Some(live) = live_at(&mut self.slots, place) else { return };
         self.outlet.send(live.event(EventKind::Connected));
         self.see(place, Sign::Shown(Mark::Connected));
-        if added.is_err() {
-            self.disconnect(place, Disconnected::Closed);
-        } else if !said.is_empty() {
+        if !said.is_empty() {
             self.talk(place);
         }
     }
@@ -210,8 +208,11 @@ impl Driver {
                 self.silent.push(place);
                 continue;
             }
-            session.resume();
+            let is_watched = session.resume();
             live.excuse(Life::Ping, self.clock.now());
+            if !is_watched {
+                self.register(Target::Control(place));
+            }
             // What a caller has read is not reported by the kernel any more.
             self.talk(place);
         }

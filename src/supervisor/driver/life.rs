@@ -4,7 +4,6 @@ use super::{
     Action, Arrival, Driver, LastCall,
     keep::Left,
     place::{Place, Slot, Target, Timer, live_at},
-    streams::listen,
 };
 use crate::{
     exit::{Exit, ExitStatus},
@@ -70,21 +69,10 @@ impl Driver {
     }
 
     fn watch(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
-        // epoll_ctl(2) can run out of memory or of the user's watches. A worker that cannot be heard must not live on unheard.
-        let watched = live.present.child().with_pidfd(|pidfd| self.poller.add(pidfd, Target::Process(place).token()));
-        if watched.is_err() {
-            self.input(place, Input::Unheard);
-        } else {
-            listen(&self.poller, live, place);
-            if let Some(bell) = &live.health.bell {
-                // Refused for want of memory: then its time to become ready runs out.
-                drop(self.poller.add(bell, Target::Bell(place).token()));
-            }
-            if let Some(notices) = &live.health.notices {
-                drop(self.poller.add(notices, Target::Notices(place).token()));
-            }
-        }
+        self.register(Target::Process(place));
+        self.listen_to(place);
+        self.register(Target::Bell(place));
+        self.register(Target::Notices(place));
     }
 
     /// The process has ended. What it had written is read now, whatever its window says: it is no more than its pipes hold,

@@ -12,6 +12,7 @@ mod membership;
 mod place;
 mod report;
 mod streams;
+mod watch;
 
 use super::{
     WorkerId,
@@ -227,6 +228,8 @@ pub(super) struct Driver {
     /// Whoever has left his worker's group and is stopped with everybody.
     away: Vec<Held>,
     timers: TimerQueue<Timer>,
+    /// What the kernel has refused to report so far.
+    unwatched: HashSet<Target>,
     paused: Vec<Place>,
     /// Whose restart waits for room in its window.
     held_back: Vec<WorkerId>,
@@ -290,6 +293,7 @@ impl Driver {
             clock: Clock::default(),
             away: Vec::new(),
             timers: TimerQueue::new(),
+            unwatched: HashSet::new(),
             paused: Vec::new(),
             held_back: Vec::new(),
             next_look: FIRST_LOOK,
@@ -451,6 +455,7 @@ impl Driver {
                 Timer::Group(group) => self.force_group(group),
                 Timer::Restart(worker) => self.restart(worker),
                 Timer::Starts => self.relieve_starts(),
+                Timer::Watch => self.register_again(),
                 Timer::Connect(place) => self.miss(place),
                 Timer::Disconnect(place) => self.disconnect(place, Disconnected::Closed),
                 Timer::Visitor(visitor) => self.refuse(visitor, HelloFault::Late),

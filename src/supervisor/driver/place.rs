@@ -18,7 +18,7 @@ pub(in super::super) struct Place {
 }
 
 /// Who a kernel report is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Target {
     Waker,
     /// The control server.
@@ -119,6 +119,8 @@ pub(super) enum Timer {
     Group(GroupId),
     /// It is to be started again.
     Restart(WorkerId),
+    /// The kernel has refused to report something.
+    Watch,
     /// Starts wait, and those before them may hang.
     Starts,
     /// It should have connected to control by now.

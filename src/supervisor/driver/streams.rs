@@ -4,13 +4,9 @@ use super::{
     Driver, FIRST_LOOK, LAST_LOOK,
     place::{Place, Target, live_at},
 };
-use crate::{
-    policy::{
-        incarnation::{Input, StreamId},
-        watchdog::Life,
-    },
-    supervisor::live::Live,
-    sys::epoll::Poller,
+use crate::policy::{
+    incarnation::{Input, StreamId},
+    watchdog::Life,
 };
 use std::mem;
 
@@ -68,6 +64,7 @@ impl Driver {
     fn read_again(&mut self) {
         let now = self.clock.now();
         let mut paused = mem::take(&mut self.paused);
+        let mut resumed = Vec::new();
         paused.retain(|&place| {
             let Some(live) = live_at(&mut self.slots, place) else { return false };
             // First ask to be woken, then look: bytes that come back in between are seen by one or the other.
@@ -77,17 +74,19 @@ impl Driver {
             }
             live.paused = false;
             live.excuse(Life::Messages, now);
-            listen(&self.poller, live, place);
+            resumed.push(place);
             false
         });
         self.paused = paused;
+        for place in resumed {
+            self.listen_to(place);
+        }
     }
-}
 
-/// Has a worker's streams reported. If the kernel refuses, its death still is: it is killed rather than left unheard.
-pub(super) fn listen(poller: &Poller, live: &Live, place: Place) {
-    if live.listeners().any(|listener| poller.add(listener, Target::Stream(place, listener.id).token()).is_err()) {
-        // ESRCH: it has ended already.
-        drop(live.present.child().signal_group(libc::SIGKILL));
+    /// Has a worker's streams reported.
+    pub(super) fn listen_to(&mut self, place: Place) {
+        for stream in StreamId::ALL {
+            self.register(Target::Stream(place, stream));
+        }
     }
 }

@@ -182,8 +182,15 @@ impl Link {
         }
     }
 
-    /// Everybody may read again.
-    pub(super) fn resume(&self, reading: Box<Reading>) {
+    /// The kernel reports the connection after all.
+    pub(super) fn note_watched(&self) {
+        let mut state = self.lock();
+        state.watched = Some(Interests::READS);
+        state.flush_or_watch();
+    }
+
+    /// Everybody may read again. False where the kernel has refused to report the connection.
+    pub(super) fn resume(&self, reading: Box<Reading>) -> bool {
         let mut state = self.lock();
         state.reader = Reader::Nobody(reading);
         if let (Socket::Open(connection), None) = (&state.socket, state.watched)
@@ -192,6 +199,7 @@ impl Link {
             state.watched = Some(Interests::READS);
         }
         state.watch();
+        state.watched.is_some() || !matches!(state.socket, Socket::Open(_))
     }
 
     /// The worker has ended: a caller that still reads is sent back. It has to do no more than to put down what it has read.
