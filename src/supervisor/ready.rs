@@ -20,6 +20,10 @@ use std::{
 const READY_TIME: Duration = Duration::from_secs(30);
 /// How long one attempt to connect may take.
 const CONNECT_TIME: Duration = Duration::from_secs(1);
+/// How much of a line is matched: matching takes the loop's time, some 100 ns a byte.
+const LINE_BYTES: usize = 4 << 10;
+/// How much is read at once of a worker whose output is looked through.
+pub(super) const SEARCHED_BYTES: usize = 16 << 10;
 /// The pipe on which readiness is told by a newline.
 pub(super) const BELL: &str = "readiness";
 
@@ -84,7 +88,7 @@ impl Ready {
     }
 
     /// When a line of its captured standard output or error matches a regular expression, in the syntax of the crate
-    /// [`regex-lite`](https://docs.rs/regex-lite).
+    /// [`regex-lite`](https://docs.rs/regex-lite). Only the first 4 KiB of a line are looked at.
     pub fn line(pattern: &str) -> Self {
         Self::new(Wanted::Line(pattern.into(), Regex::new(pattern).ok()))
     }
@@ -159,6 +163,11 @@ impl Ready {
         matches!(self.wanted, Wanted::Notify)
     }
 
+    /// Whether what it writes is looked through in the loop.
+    pub(super) fn is_by_output(&self) -> bool {
+        matches!(self.wanted, Wanted::Line(..) | Wanted::Message(_))
+    }
+
     pub(super) fn is_message(&self, message: &Message) -> bool {
         match &self.wanted {
             Wanted::Message(is_it) => unharmed(|| is_it(message)).unwrap_or(false),
@@ -168,7 +177,10 @@ impl Ready {
 
     pub(super) fn is_line(&self, line: &Line) -> bool {
         match &self.wanted {
-            Wanted::Line(_, Some(pattern)) => pattern.is_match(&line.text()),
+            Wanted::Line(_, Some(pattern)) => {
+                let bytes = line.as_bytes();
+                pattern.is_match(&String::from_utf8_lossy(bytes.get(..LINE_BYTES).unwrap_or(bytes)))
+            }
             _ => false,
         }
     }

@@ -8,6 +8,7 @@ use crate::policy::{
     incarnation::{Input, StreamId},
     watchdog::Life,
 };
+use crate::supervisor::ready::{Ready, SEARCHED_BYTES};
 use std::mem;
 
 impl Driver {
@@ -15,7 +16,11 @@ impl Driver {
         // Before the read and not after it: otherwise each of a thousand workers could read once past their supervisor's window.
         self.pause_if_used_up(place);
         let Some(live) = live_at(&mut self.slots, place).filter(|live| !live.paused) else { return };
-        let has_ended = live.read(stream, &mut self.scratch, &mut self.outlet);
+        // What is looked through for a sign of readiness costs far more than what is passed on: a smaller share.
+        let is_searched = live.health.readiness.is_some() && live.spec.ready.as_ref().is_some_and(Ready::is_by_output);
+        let share = if is_searched { SEARCHED_BYTES.min(self.scratch.len()) } else { self.scratch.len() };
+        let Some(scratch) = self.scratch.get_mut(..share) else { return };
+        let has_ended = live.read(stream, scratch, &mut self.outlet);
         live.note_messages(|| self.clock.now());
         if live.health.shown.is_some() {
             self.look_at_signs(place);
