@@ -206,7 +206,7 @@ impl Driver {
                     }
                 }
                 // Stopped or started meanwhile, or it waits for a later time, which has a timer.
-                Standing::Waits(_) | Standing::Lives(_) | Standing::Starts | Standing::Rests => {}
+                Standing::Waits(_) | Standing::Lives(_) | Standing::Held | Standing::Starts | Standing::Rests => {}
             }
         }
     }

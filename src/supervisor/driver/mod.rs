@@ -56,7 +56,7 @@ use keep::Left;
 use life::Stuck;
 use place::{Slot, Target, Timer};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     io,
     sync::Arc,
     thread::{self, JoinHandle},
