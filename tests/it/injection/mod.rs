@@ -25,6 +25,8 @@ use std::{
 };
 use tempfile::TempDir;
 
+/// Scenario, call and error of what std answers with a panic of its own: it cannot read whether the exec failed.
+const EXCUSED: [(&str, &str, i32); 1] = [("command", "recv", libc::ENOMEM)];
 /// Longer than a scenario's own deadlines.
 const RUN_TIME: Duration = Duration::from_secs(60);
 
@@ -80,6 +82,9 @@ fn p16_each_call_of_the_library_fails_at_each_occurrence_with_each_error() {
                 let is_wanted = |at: &u32| wanted.is_ok() || [1, count.div_ceil(2), *count].contains(at);
                 for occurrence in (1..=*count).filter(is_wanted) {
                     for &errno in CALLS[call].errnos {
+                        if EXCUSED.contains(&(SCENARIOS[scenario].0, CALLS[call].name, errno)) {
+                            continue;
+                        }
                         injection.run(scenario, Some(Fault { call, errno, occurrence }));
                     }
                 }
