@@ -16,7 +16,7 @@ use crate::sys::{
     clone::Texts,
     closing, fd,
     format::Attempt,
-    pidfd::{Handover, PidFd},
+    pidfd::{self, Handover, PidFd},
 };
 use command_fds::CommandFdExt;
 use std::{
@@ -201,7 +201,12 @@ fn adopt(mut child: std::process::Child, handover: &Handover, plan: &Plan) -> io
             // Not half made: without a pidfd we could not look after it. Its end is awaited, so no zombie stays.
             drop(child.kill());
             drop(child.wait());
-            Err(error)
+            Err(if pidfd::is_open_denied(&error) { without_pidfd(&error) } else { error })
         }
     }
+}
+
+fn without_pidfd(denial: &io::Error) -> io::Error {
+    let text = format!("pidfd_open: {denial}; WorkerSpec::new starts programs without that call");
+    io::Error::new(denial.kind(), text)
 }

@@ -188,6 +188,18 @@ pub(crate) fn kill(number: libc::pid_t, signal: libc::c_int) -> io::Result<()> {
     cvt(unsafe { libc::kill(number, signal) }).map(drop)
 }
 
+/// Takes the status of a zombie: ECHILD where it is not this process's. By its number where pidfds are denied: a zombie keeps that.
+pub(crate) fn reap_zombie(pid: libc::pid_t) -> io::Result<()> {
+    match PidFd::open(pid) {
+        Ok(pidfd) => pidfd.reap().map(drop),
+        Err(error) if is_open_denied(&error) => {
+            // SAFETY: waitpid(2) takes a number, and a null pointer for a status that is not wanted.
+            cvt(unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) }).map(drop)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// A descriptor to be closed when others are needed.
 pub(crate) fn placeholder() -> io::Result<OwnedFd> {
     Ok(fs::File::open("/dev/null")?.into())
@@ -258,7 +270,7 @@ impl From<&libc::rusage> for RawUsage {
 /// A way for a forked child to hand its parent a pidfd of itself.
 ///
 /// `pidfd_open` by the parent would be too late in a host that ignores SIGCHLD: a child that ended at once is gone, and its
-/// number may be somebody else's.
+/// number may be somebody else's. Where `pidfd_open` is denied the kernel (Linux 6.5) adds a pidfd of the sender to the message.
 #[derive(Debug)]
 pub(crate) struct Handover {
     parent: UnixDatagram,
@@ -268,6 +280,10 @@ pub(crate) struct Handover {
 impl Handover {
     pub(crate) fn new() -> io::Result<Self> {
         let (parent, child) = UnixDatagram::pair()?;
+        if open_denial().is_some() {
+            // Refused by older kernels: then the child cannot be held at all, and its start fails.
+            drop(socket::receive_pidfd(parent.as_fd()));
+        }
         Ok(Self { parent, child })
     }
 
@@ -280,13 +296,17 @@ impl Handover {
     pub(crate) fn send_own(child_end: RawFd) {
         // SAFETY: pidfd_open(2) takes two numbers.
         let own = unsafe { libc::syscall(libc::SYS_pidfd_open, own_pid(), 0) };
-        if let Ok(own @ 0..) = RawFd::try_from(own) {
+        // SAFETY: the forked child has the parent's descriptors, this one among them, until exec.
+        let child_end = unsafe { BorrowedFd::borrow_raw(child_end) };
+        let byte = [IoSlice::new(&[0])];
+        let sent = if let Ok(own @ 0..) = RawFd::try_from(own) {
             // SAFETY: just opened, and in the child nobody closes it; exec does.
             let own = unsafe { BorrowedFd::borrow_raw(own) };
-            // SAFETY: the forked child has the parent's descriptors, this one among them, until exec.
-            let child_end = unsafe { BorrowedFd::borrow_raw(child_end) };
-            drop(socket::send(child_end, &[IoSlice::new(&[0])], &[own]));
-        }
+            socket::send(child_end, &byte, &[own])
+        } else {
+            socket::send(child_end, &byte, &[])
+        };
+        drop(sent);
     }
 
     /// In the parent, once the child runs its program. Nothing where the child could not send.

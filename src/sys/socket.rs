@@ -16,7 +16,9 @@ use super::{cvt, cvt_size, fd, retry};
 
 /// asm-generic/socket.h; not in `libc` for every target.
 const SO_PEERGROUPS: i32 = 59;
+const SO_PASSPIDFD: i32 = 76;
 const SO_PEERPIDFD: i32 = 77;
+const SCM_PIDFD: i32 = 4; // linux/socket.h
 
 /// The longest path that fits into an address, without its final NUL.
 pub(crate) const PATH_BYTES_MAX: usize = 107;
@@ -145,6 +147,11 @@ fn timeval(timeout: Duration) -> libc::timeval {
 /// Sockets that a listener accepts have it from the listener.
 pub(crate) fn receive_credentials(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::SO_PASSCRED, &1_i32)
+}
+
+/// Every message that is received from now on brings a pidfd of its sender, among its descriptors. Linux 6.5.
+pub(super) fn receive_pidfd(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, SO_PASSPIDFD, &1_i32)
 }
 
 /// Bytes of kernel memory that may be on their way to the other side.
@@ -460,7 +467,8 @@ fn read_control(message: &libc::msghdr) -> io::Result<(Option<Credentials>, Vec<
                 let raw = unsafe { data.read_unaligned() };
                 sender = Some(Credentials { pid: raw.pid, uid: raw.uid, gid: raw.gid });
             }
-            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+            // A pidfd is one number; negative where the sender is gone.
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS | SCM_PIDFD) => {
                 // SAFETY: CMSG_LEN(3) only counts.
                 let before = unsafe { libc::CMSG_LEN(0) } as usize;
                 let count = (head.cmsg_len as usize).saturating_sub(before) / size_of::<i32>();
@@ -471,8 +479,10 @@ fn read_control(message: &libc::msghdr) -> io::Result<(Option<Credentials>, Vec<
                     let slot = unsafe { data.add(at) };
                     // SAFETY: as above; bytes need no alignment.
                     let number = i32::from_ne_bytes(unsafe { slot.read() });
-                    // SAFETY: the kernel has installed this number for us a moment ago.
-                    descriptors.push(unsafe { OwnedFd::from_raw_fd(number) });
+                    if number >= 0 {
+                        // SAFETY: the kernel has installed this number for us a moment ago.
+                        descriptors.push(unsafe { OwnedFd::from_raw_fd(number) });
+                    }
                 }
             }
             _ => {}

@@ -3,7 +3,7 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, FIXTURE, Story, Way, alone, comes_true, is_alive, wait_gone},
+    support::{DEADLINE, FIXTURE, Story, Way, alone, as_ordinary_user, comes_true, is_alive, wait_gone},
 };
 use pipewright::{Exit, ExitStatus, Input, Means, Pass, StopPolicy, WorkerSpec};
 use std::{
@@ -16,18 +16,6 @@ use std::{
     thread,
     time::Duration,
 };
-
-/// "nobody", by convention.
-const NOBODY: u32 = 65534;
-
-/// Runs a test alone, as an ordinary user, who has no cgroups and may read no more than its own.
-fn as_ordinary_user(test: &str) -> bool {
-    let is_there = alone(test, |spec| spec.env("HOME", "/tmp").env_remove("XDG_RUNTIME_DIR").env_remove("TMPDIR"));
-    if is_there && kernel::effective_uid() == 0 {
-        kernel::become_user(NOBODY);
-    }
-    is_there
-}
 
 /// A worker that runs `script` with the number of its message pipe as `$1` and the fixture as `$0`, and ends with its input.
 fn running(script: &str) -> WorkerSpec {

@@ -10,6 +10,7 @@ mod anonymous;
 mod answers;
 mod chaos;
 mod control;
+mod denied;
 mod fanout;
 mod foreign_text;
 mod groups;

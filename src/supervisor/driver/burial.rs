@@ -16,7 +16,7 @@ use crate::{
         pen::Cell,
         survivors::Survivors,
     },
-    sys::proc::Held,
+    sys::proc::{self, Held},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -50,14 +50,11 @@ impl Driver {
         }
         let Some(live) = live_at(&mut self.slots, place) else { return };
         if let Some(is_populated) = live.present.with_cell(Cell::is_populated) {
-            return match (is_populated, live.burial.as_ref().is_some_and(|burial| burial.rounds > 0)) {
-                (true, _) => self.wait_for_cgroup(place),
-                (false, true) => self.inspect(place, Task::ReapKilled),
-                (false, false) => {
-                    live.inspection.uninspected = Some(0);
-                    self.reap_alone(place);
-                }
-            };
+            if is_populated {
+                return self.wait_for_cgroup(place);
+            }
+            live.inspection.uninspected = Some(0);
+            return if proc::is_reaper() { self.inspect(place, Task::ReapKilled) } else { self.reap_alone(place) };
         }
         let lived = now.saturating_duration_since(live.started);
         let started_since = self.starter.started().saturating_sub(live.starts_before);
@@ -151,6 +148,7 @@ impl Driver {
                 live.burial.get_or_insert_default().is_killed = true;
                 self.wait_for_cgroup(place);
             }
+            Task::ReapKilled if self.looks_again(place, findings.look_again) => {}
             Task::ReapKilled => self.reap_alone(place),
             Task::Survivors(survivors) => self.found(place, survivors, findings),
         }
@@ -166,11 +164,22 @@ impl Driver {
             drop(live.present.child().signal_group(libc::SIGKILL));
             return self.wait_for(place, findings.held);
         }
-        if findings.look_again && burial.waits < WAITS {
-            burial.waits += 1;
-            return self.set_timer_after(EXEC_TIME, Timer::Bury(place));
+        if self.looks_again(place, findings.look_again) {
+            return;
         }
         if survivors == Survivors::Kill { self.reap_alone(place) } else { self.reap(place) }
+    }
+
+    /// Looks again in a moment, where that is worth while.
+    fn looks_again(&mut self, place: Place, is_wanted: bool) -> bool {
+        let Some(live) = live_at(&mut self.slots, place) else { return false };
+        let burial = live.burial.get_or_insert_default();
+        let looks_again = is_wanted && burial.waits < WAITS;
+        if looks_again {
+            burial.waits += 1;
+            self.set_timer_after(EXEC_TIME, Timer::Bury(place));
+        }
+        looks_again
     }
 
     /// Waits for the ends of these. Those that cannot be watched are looked for again.

@@ -174,7 +174,7 @@ impl Inspector {
             stuck: Arc::clone(&self.stuck),
             reserve: Arc::clone(&self.reserve),
             eyes: Eyes::new(),
-            left: HashMap::new(),
+            killed: HashMap::new(),
             adopts: self.adopts,
             _alive: alive,
         };

@@ -13,7 +13,7 @@ use crate::{
         tree::{Token, tokens},
     },
     sys::{
-        pidfd::{self, PidFd},
+        pidfd,
         proc::{self, Environment, Eyes, Held, Stat, Visibility},
     },
     text::printable,
@@ -45,11 +45,19 @@ pub(super) struct Work {
     pub(super) stuck: Arc<Mutex<HashSet<i32>>>,
     pub(super) reserve: Arc<Mutex<Vec<OwnedFd>>>,
     pub(super) eyes: Eyes,
-    /// Killed and not held, by their start: as orphans they may be children of the host, and are reaped when they are seen again.
-    pub(super) left: HashMap<i32, u64>,
+    /// What was killed in a host that is the parent of orphans, until it is reaped or gone.
+    pub(super) killed: HashMap<i32, Killed>,
     /// The host is a subreaper, or process 1.
     pub(super) adopts: bool,
     pub(super) _alive: Sender<()>,
+}
+
+/// A process that was killed here.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Killed {
+    start: u64,
+    /// The process of the worker in whose tree it was.
+    worker: i32,
 }
 
 /// One process in a look.
@@ -114,15 +122,24 @@ impl Work {
     fn kill_tree(&mut self, request: &Request) -> Findings {
         let pid = request.present.child().pid().cast_signed();
         self.at(pid);
-        if request.present.with_cell(Cell::kill).is_some() {
+        let inhabitants = request.present.with_cell(|cell: &Cell| cell.cgroup.processes().unwrap_or_default());
+        let has_cell = inhabitants.is_some();
+        let list = match inhabitants {
+            Some(inhabitants) if proc::is_reaper() => inhabitants,
+            Some(_) => Vec::new(),
+            None => proc::descendants(pid),
+        };
+        let stats: Vec<Stat> = list.into_iter().filter_map(|pid| Stat::of(pid).ok()).collect();
+        for stat in &stats {
+            self.note_killed(stat, request);
+        }
+        let mut findings = Findings::none(request);
+        if has_cell {
+            request.present.with_cell(Cell::kill);
             // It may have left the cgroup, where it is root.
-            let mut findings = Findings::none(request);
             findings.refused = is_refusal(&request.present.child().signal(libc::SIGKILL));
             return findings;
         }
-        let list = proc::descendants(pid);
-        let stats: Vec<Stat> = list.into_iter().filter_map(|pid| Stat::of(pid).ok()).collect();
-        let mut findings = Findings::none(request);
         let own = proc::own_session();
         findings.sessions = stats.iter().map(|stat| stat.session).filter(|it| *it != own && *it != 0).collect();
         // The worker first: with its children gone it might end by itself, and be reported so.
@@ -144,7 +161,7 @@ impl Work {
             let is_skipped = self.at(pid);
             // ESRCH: it has ended meanwhile.
             let Ok(stat) = Stat::of(pid) else { continue };
-            self.left.insert(pid, stat.start);
+            self.note_killed(&stat, request);
             if findings.survivors.len() < NAMED_MAX && !is_skipped {
                 findings.survivors.push(survivor(&stat, &request.pipes));
             }
@@ -155,16 +172,38 @@ impl Work {
         findings
     }
 
-    /// Reaps those that were killed and have become children of the host, as process 1 or as a subreaper.
     fn reap_killed(&mut self, request: &Request) -> Findings {
-        for (pid, start) in self.left.clone() {
+        let look_again = self.is_reaping(request);
+        Findings { uninspected: Some(0), look_again, ..Findings::none(request) }
+    }
+
+    /// Reaps those that were killed and have become children of the host, as process 1 or as a subreaper. True if some of this tree
+    /// will in a moment: they have not ended, or their parents, which were killed too, have not.
+    fn is_reaping(&mut self, request: &Request) -> bool {
+        let worker = request.present.child().pid().cast_signed();
+        let mut is_reaping = false;
+        for (pid, killed) in self.killed.clone() {
             match Stat::of(pid) {
-                Ok(stat) if stat.start == start && stat.is_zombie => self.reap(&stat),
-                Ok(stat) if stat.start == start => {}
-                Ok(_) | Err(_) => drop(self.left.remove(&pid)),
+                Ok(stat) if stat.start == killed.start && pid != worker => {
+                    let is_orphaned =
+                        !stat.is_zombie || self.killed.contains_key(&stat.parent) || stat.parent == worker;
+                    if !self.reap(&stat) && is_orphaned {
+                        is_reaping |= killed.worker == worker;
+                        continue;
+                    }
+                }
+                Ok(_) | Err(_) => {}
             }
+            self.killed.remove(&pid);
         }
-        Findings { uninspected: Some(0), ..Findings::none(request) }
+        is_reaping
+    }
+
+    fn note_killed(&mut self, stat: &Stat, request: &Request) {
+        if proc::is_reaper() {
+            let worker = request.present.child().pid().cast_signed();
+            self.killed.insert(stat.pid, Killed { start: stat.start, worker });
+        }
     }
 
     fn look_for(&mut self, requests: &[Request]) {
@@ -179,7 +218,7 @@ impl Work {
         }
         for request in requests {
             let mut findings = self.judge(request, &seen, visibility);
-            findings.look_again |= self.eyes.was_short;
+            findings.look_again |= self.eyes.was_short || findings.count == 0 && self.is_reaping(request);
             self.mailbox.send(Command::Inspected(Box::new(findings)));
         }
         keep(&self.reserve);
@@ -289,6 +328,7 @@ impl Work {
                 findings.survivors.push(survivor(&one.stat, &request.pipes));
             }
             if kills {
+                self.note_killed(&one.stat, request);
                 self.kill(&one.stat, &mut findings);
             }
         }
@@ -312,29 +352,23 @@ impl Work {
         };
         let killed = held.signal(libc::SIGKILL);
         findings.refused |= is_refusal(&killed);
-        if findings.held.len() < HELD_MAX {
+        if findings.held.len() < HELD_MAX && held.pidfd().is_some() {
             findings.held.push(held);
-        } else {
-            self.left.insert(stat.pid, stat.start);
         }
     }
 
-    /// A zombie that was killed here, or adopted, is reaped where it is the host's: else the answer is ECHILD.
-    fn reap(&mut self, stat: &Stat) {
-        let was_killed = self.left.get(&stat.pid) == Some(&stat.start);
-        let is_adopted = self.adopts && stat.parent == pidfd::own_pid() && !is_own_child(stat.pid);
-        if was_killed || is_adopted {
-            self.left.remove(&stat.pid);
-            drop(PidFd::open(stat.pid).and_then(|pidfd| pidfd.reap()));
-        }
+    /// Reaps a zombie that was killed here, or adopted, where it is the host's.
+    fn reap(&mut self, stat: &Stat) -> bool {
+        let is_orphan = stat.is_zombie && stat.parent == pidfd::own_pid() && !is_own_child(stat.pid);
+        let was_killed = self.killed.get(&stat.pid).is_some_and(|killed| killed.start == stat.start);
+        // A child that another part of the host has started is that part's to reap.
+        is_orphan && (was_killed || self.adopts) && pidfd::reap_zombie(stat.pid).is_ok()
     }
 
     /// Reaps adopted orphans that have ended by themselves.
     fn reap_orphans(&mut self) {
         for pid in proc::children(pidfd::own_pid()) {
-            if let Ok(stat) = Stat::of(pid)
-                && stat.is_zombie
-            {
+            if let Ok(stat) = Stat::of(pid) {
                 self.reap(&stat);
             }
         }

@@ -5,8 +5,8 @@
 mod process;
 
 pub(crate) use process::{
-    Held, Stat, Visibility, become_subreaper, boot_ticks, hold, is_thread, own_real_uid, own_session, pipes_written,
-    places, real_uid, visibility,
+    Held, Stat, Visibility, become_subreaper, boot_ticks, hold, is_reaper, is_thread, own_real_uid, own_session,
+    pipes_written, places, real_uid, visibility,
 };
 
 use super::fd;

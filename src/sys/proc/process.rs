@@ -112,6 +112,14 @@ pub(crate) fn become_subreaper() -> io::Result<()> {
     super::super::cvt(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1_u64, 0_u64, 0_u64, 0_u64) }).map(drop)
 }
 
+/// Whether orphaned descendants become children of this process: as a subreaper, or as process 1.
+pub(crate) fn is_reaper() -> bool {
+    let mut answer = 0_i32;
+    // SAFETY: PR_GET_CHILD_SUBREAPER writes one int.
+    let asked = unsafe { libc::prctl(libc::PR_GET_CHILD_SUBREAPER, &raw mut answer) };
+    pidfd::own_pid() == 1 || asked == 0 && answer != 0
+}
+
 /// A process, held so that no other can be taken for it.
 #[derive(Debug)]
 pub(crate) struct Held {
