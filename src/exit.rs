@@ -113,7 +113,7 @@ pub struct Leak {
 pub struct Survivor {
     /// Its process id.
     pub pid: u32,
-    /// Its command line, words separated by spaces, at most 256 bytes of it, [printable](crate::printable).
+    /// Its command line, words separated by spaces, at most 256 bytes of it, [`printable`].
     pub command: Box<str>,
     /// Which of the worker's streams it still held open: `messages`, `stdout`, `stderr`.
     pub holds: Vec<Box<str>>,
@@ -166,7 +166,7 @@ impl Exit {
         }
     }
 
-    /// What is kept of its standard error as [printable](crate::printable) lines. Line feeds and tabs stay; other control
+    /// What is kept of its standard error as [`printable`] lines. Line feeds and tabs stay; other control
     /// characters, colours too, are escaped, and what is not UTF-8 is replaced by `�`.
     /// [`stderr_tail`](Self::stderr_tail) has the bytes as they were written.
     pub fn stderr_text(&self) -> Cow<'_, str> {

@@ -236,7 +236,7 @@ impl Stream {
     /// # Errors
     ///
     /// As [`read_deadline`](Self::read_deadline), and [`BrokenPipe`](io::ErrorKind::BrokenPipe). In a message mode
-    /// [`MessageError`](super::named::MessageError) inside an error of the fitting kind.
+    /// [`MessageError`] inside an error of the fitting kind.
     pub fn write_deadline<'a>(&self, buf: &[u8], wait: impl Into<Wait<'a>>) -> io::Result<usize> {
         let begun = Begun::now(wait.into());
         self.check(Direction::writes)?;
@@ -261,7 +261,7 @@ impl Stream {
     ///
     /// [`WriteError`] says how many bytes are on their way. In a message mode that is none of them, or all where the beginning was
     /// sent: the rest then goes out before the next message, as with
-    /// [`MessageError::Unfinished`](super::named::MessageError::Unfinished).
+    /// [`MessageError::Unfinished`].
     pub fn write_all_deadline<'a>(&self, buf: &[u8], wait: impl Into<Wait<'a>>) -> Result<(), WriteError> {
         let begun = Begun::now(wait.into());
         if self.mode() == PipeMode::Byte {

@@ -184,7 +184,7 @@ impl Line {
         self.ending() == LineEnding::Partial
     }
 
-    /// The line as text; what is not UTF-8 is replaced by `�`. It may hold control characters: see [`printable`](crate::printable).
+    /// The line as text; what is not UTF-8 is replaced by `�`. It may hold control characters: see [`printable`].
     pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.as_bytes())
     }
