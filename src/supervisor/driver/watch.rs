@@ -7,9 +7,14 @@ use super::{
 use crate::{
     policy::incarnation::Input,
     supervisor::{control::Control, event::Event, live::Live, warning::Warning},
-    sys::is_transient,
+    sys::{is_transient, poll},
 };
-use std::{io, time::Duration};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 /// How soon it is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -52,38 +57,53 @@ impl Driver {
         }
     }
 
-    /// Asks again for everything that was refused.
+    /// Asks again for everything that was refused. What still is gets its turn now if it is ready: a refusal that lasts slows a worker
+    /// down, and neither silences it nor hides its end.
     pub(super) fn register_again(&mut self) {
         let refused: Vec<Target> = self.unwatched.iter().copied().collect();
         for target in refused {
             self.register(target);
+            let is_refused = self.unwatched.contains(&target);
+            if is_refused && self.with_descriptor(target, poll::is_readable).is_some_and(is_true) {
+                self.ready(target);
+            }
         }
     }
 
     /// Nothing where there is nothing to watch.
     fn add(&mut self, target: Target) -> Option<io::Result<()>> {
-        let token = target.token();
-        let poller = &self.poller;
+        let poller = Arc::clone(&self.poller);
+        self.with_descriptor(target, |descriptor| poller.add(&descriptor, target.token()))
+    }
+
+    /// Does something with what a target stands for; nothing where that is gone.
+    fn with_descriptor<T>(
+        &mut self,
+        target: Target,
+        run: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> Option<io::Result<T>> {
         let slots = &mut self.slots;
-        match target {
+        let descriptor = match target {
             Target::Process(place) => {
-                let child = live_at(slots, place)?.present.child();
-                let added = child.with_pidfd(|pidfd| poller.add(pidfd, token));
+                let done = live_at(slots, place)?.present.child().with_pidfd(|pidfd| run(pidfd.as_fd()));
                 // ESRCH: it is reaped.
-                Some(added).filter(|added| added.as_ref().err().and_then(io::Error::raw_os_error) != Some(libc::ESRCH))
+                return Some(done)
+                    .filter(|done| done.as_ref().err().and_then(io::Error::raw_os_error) != Some(libc::ESRCH));
             }
             Target::Stream(place, stream) => {
                 let live: &Live = live_at(slots, place).filter(|live| !live.paused)?;
-                let listener = live.listeners().find(|listener| listener.id == stream)?;
-                Some(poller.add(listener, token))
+                live.listeners().find(|listener| listener.id == stream)?.as_fd()
             }
-            Target::Bell(place) => Some(poller.add(live_at(slots, place)?.health.bell.as_ref()?, token)),
-            Target::Notices(place) => Some(poller.add(live_at(slots, place)?.health.notices.as_ref()?, token)),
-            Target::Control(place) => Some(poller.add(live_at(slots, place)?.session.as_ref()?, token)),
-            Target::Visitor(visitor) => {
-                Some(poller.add(&self.control.as_ref().and_then(|control: &Control| control.visitor(visitor))?, token))
-            }
-            Target::Waker | Target::Door | Target::Guard | Target::Survivor(_) | Target::Stuck(_) => None,
-        }
+            Target::Bell(place) => live_at(slots, place)?.health.bell.as_ref()?.as_fd(),
+            Target::Notices(place) => live_at(slots, place)?.health.notices.as_ref()?.as_fd(),
+            Target::Control(place) => live_at(slots, place)?.session.as_ref()?.as_fd(),
+            Target::Visitor(visitor) => self.control.as_ref().and_then(|control: &Control| control.visitor(visitor))?,
+            Target::Waker | Target::Door | Target::Guard | Target::Survivor(_) | Target::Stuck(_) => return None,
+        };
+        Some(run(descriptor))
     }
+}
+
+fn is_true(answer: io::Result<bool>) -> bool {
+    answer.unwrap_or(false)
 }
