@@ -25,22 +25,25 @@
 //!
 //! # A test harness
 //!
-//! Each test is a worker with a time limit: one that hangs is ended with all that it has started, and one that leaves a descendant
-//! behind that holds its output delays nothing.
+//! Each test is a worker with a time limit: one that hangs is ended with its process group, and one that leaves a daemon behind that
+//! holds its output delays nothing, and is reported.
 //!
 //! ```
-//! use pipewright::{EventKind, Output, Supervisor, WorkerSpec};
+//! use pipewright::{EventKind, Output, Supervisor, Survivors, WorkerSpec};
 //! use std::time::Duration;
 //!
 //! let supervisor = Supervisor::new()?;
-//! let test = WorkerSpec::new("sh").args(["-c", "echo tested; exit 3"]);
-//! supervisor.spawn(test.stdout(Output::Lines).stderr(Output::Lines).time_limit(Duration::from_secs(10)))?;
+//! let test = WorkerSpec::new("sh").args(["-c", "echo tested; exit 3"]).time_limit(Duration::from_secs(10));
+//! supervisor.spawn(test.stdout(Output::Lines).stderr(Output::Lines).survivors(Survivors::Report))?;
 //! supervisor.close(); // no more workers: the events end with the last one
 //! let (mut text, mut code) = (String::new(), None);
 //! for event in supervisor.events() {
 //!     match event.kind {
 //!         EventKind::Line { line, .. } => text.push_str(&line.text()),
-//!         EventKind::Exited(exit) => code = exit.code(),
+//!         EventKind::Exited(exit) => {
+//!             exit.survivors.iter().for_each(|survivor| eprintln!("{survivor}"));
+//!             code = exit.code();
+//!         }
 //!         _ => {}
 //!     }
 //! }
