@@ -95,6 +95,8 @@ limits = { open_files = 1000, run_time = \"24h\" }";
 const REFRESH: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
+    // The guard is this program too, so that none of the system's tools is needed.
+    pipewright::guard::init();
     let path = match argument() {
         Ok(Argument::File(path)) => path,
         Ok(Argument::Show(text)) => {
@@ -140,7 +142,8 @@ fn argument() -> Result<Argument, String> {
 fn run(plan: Plan, path: &Path) -> Result<bool, Box<dyn Error>> {
     let screen = Screen::new()?;
     let had_terminal = has_terminal();
-    let supervisor = Supervisor::new()?;
+    // This program starts nothing but workers, so orphans may come to it: it also serves as process 1 of a container.
+    let supervisor = Supervisor::builder().subreaper(true).build()?;
     // Set by the handler itself, so before anybody can have ended of it.
     let is_stopping = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
