@@ -367,7 +367,7 @@ impl Builder {
     ///
     /// It changes the host: the process becomes a *subreaper* (`PR_SET_CHILD_SUBREAPER`), for as long as it runs. Every child that
     /// the library has not started is then taken for an orphan of a worker. One that may belong to several workers is left until
-    /// the last of these ends, and is then killed with it; one that has ended is reaped, within 5 s. So this is for programs that
+    /// the last of these ends, and is then killed with it; one that has ended is reaped, within a second. So this is for programs that
     /// own their process and start others by this library only: with [`std::process::Command`] or a C library that starts
     /// processes, their children would be killed, and their exit statuses taken.
     ///

@@ -5,7 +5,9 @@ use crate::{
     kernel,
     support::{DEADLINE, FIXTURE, Story, Way, alone, as_ordinary_user, comes_true, is_alive, wait_gone},
 };
-use pipewright::{Exit, ExitStatus, Input, Means, Pass, StopPolicy, WorkerSpec};
+use pipewright::{
+    Backoff, Exit, ExitStatus, Input, Intensity, Means, Pass, Restart, RestartPolicy, StopPolicy, WorkerSpec,
+};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -174,6 +176,27 @@ fn p09_a_subreaper_finds_orphans_that_show_nothing() {
     let exit = story.exit();
     assert!(!fs::exists(format!("/proc/{descendant}")).unwrap(), "{exit:?}");
     assert_eq!(exit.survivors.len(), 1, "{exit:?}");
+}
+
+#[test]
+fn p09_a_subreaper_reaps_orphans_that_end_by_themselves_while_workers_come_and_go() {
+    if !alone("inspection::p09_a_subreaper_reaps_orphans_that_end_by_themselves_while_workers_come_and_go", |spec| spec)
+    {
+        return;
+    }
+    let supervisor = pipewright::Supervisor::builder().subreaper(true).build().unwrap();
+    let mut story = Story::of(supervisor);
+    let script = "sh -c 'sleep 0.01 </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$0' $1; read -r _";
+    let leaver = Way::Direct.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).stdin(Input::Pipe);
+    let leaver = story.supervisor.spawn(leaver).unwrap();
+    let orphan = story.json().as_u64().unwrap();
+    // Each of its ends is a request to the thread that also reaps.
+    let again = RestartPolicy::from(Restart::Always)
+        .backoff(Backoff::constant(Duration::from_millis(50)))
+        .intensity(Intensity::new(1000, DEADLINE));
+    story.supervisor.spawn(WorkerSpec::new("sh").args(["-c", "setsid sleep 1000 & exit 0"]).restart(again)).unwrap();
+    assert!(comes_true(|| !fs::exists(format!("/proc/{orphan}")).unwrap()), "a zombie is left");
+    drop(leaver);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::{
     launch::is_own_child,
     policy::kinship::{Facts, Root, Sign, Tree, tree_of},
     supervisor::{
+        clock::now,
         driver::{Command, Mailbox},
         lock,
         pen::Cell,
@@ -34,7 +35,7 @@ const ROUNDS: u32 = 4;
 /// How many pidfds of survivors are held at a time, to wait for their ends.
 const HELD_MAX: usize = 64;
 /// How often a subreaper looks for orphans that have ended by themselves: nothing reports them to one thread of many.
-const ORPHANS_PERIOD: Duration = Duration::from_secs(5);
+const ORPHANS_PERIOD: Duration = Duration::from_secs(1);
 /// The most survivors that are named in an exit: what a worker starts must not fill the host's memory.
 const NAMED_MAX: usize = 4096;
 
@@ -76,14 +77,17 @@ enum Sight {
 
 impl Work {
     pub(super) fn run(mut self, inbox: &Receiver<Request>) {
+        let mut next_reaping = now() + ORPHANS_PERIOD;
         loop {
-            let period = if self.adopts { ORPHANS_PERIOD } else { Duration::MAX };
-            let first = match inbox.recv_timeout(period) {
+            let first = if self.adopts { inbox.recv_deadline(next_reaping) } else { inbox.recv().map_err(Into::into) };
+            // Also while requests keep coming.
+            if self.adopts && now() >= next_reaping {
+                self.reap_orphans();
+                next_reaping = now() + ORPHANS_PERIOD;
+            }
+            let first = match first {
                 Ok(first) => first,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.reap_orphans();
-                    continue;
-                }
+                Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let batch: Vec<Request> = std::iter::once(first).chain(inbox.try_iter()).collect();
