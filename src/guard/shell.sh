@@ -8,6 +8,12 @@ IFS= read -r run <&3
 IFS= read -r cgroup <&3
 read -r host <&3
 
+# Whether /proc is there and has the numbers of this pid namespace. After unshare(1) it may have those of another: the processes that
+# it shows then have other numbers here.
+has_proc() {
+    read -r number rest </proc/self/stat && [ "$number" = $$ ]
+}
+
 # Reads /proc/$process/stat with built-in commands only. Succeeds where the process has no memory (a zombie, a thread of the
 # kernel), or is not in the middle of an exec and was given no environment: start_code (field 26) is set after env_start and
 # env_end (50, 51) are.
@@ -139,7 +145,7 @@ sweep() {
     trap '' URG
     [ -n "$cgroup" ] && echo 1 >"$cgroup/cgroup.kill"
     kill_groups
-    hunt
+    has_proc && hunt
     [ -n "$cgroup" ] && remove_cgroup
     exit 0
 }
@@ -162,7 +168,7 @@ self_test() {
     kill -10 "-$$"
     trap '' USR1
     [ -n "$signalled" ] || fail "its kill cannot signal a process group by number"
-    [ -e /proc/self/environ ] || return 0
+    has_proc || return 0
     token=$run
     run=probe.$$
     PIPEWRIGHT_TREE=$run. sleep 10 &
@@ -181,9 +187,9 @@ self_test() {
 }
 
 self_test
-echo pipewright-guard >/proc/$$/comm
+echo pipewright-guard >/proc/self/comm
 trap sweep URG
-if read -r stat </proc/$$/stat; then
+if has_proc && read -r stat </proc/$$/stat; then
     echo ready
     set -- ${stat##*) }
     # The host may have ended before the trap was there.

@@ -169,7 +169,9 @@ fn kill(kin: Kin) {
     match PidFd::open(kin.pid) {
         // The number may have been given to another process before it was opened.
         Ok(pidfd) if Kin::of(kin.pid).is_some_and(|now| now.started == kin.started) => {
-            drop(pidfd.signal(libc::SIGKILL));
+            if pidfd.signal(libc::SIGKILL).is_err_and(|error| pidfd::is_send_denied(&error)) {
+                drop(kin::kill(kin.pid));
+            }
         }
         Ok(_) => {}
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}

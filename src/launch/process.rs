@@ -79,18 +79,18 @@ impl Child {
 
     /// Signals the process alone.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        self.with_pidfd(|pidfd| pidfd.signal(signal))
+        self.with_pidfd(|pidfd| pidfd.signal_child(self.pid, signal))
     }
 
     /// Signals the process and everything in its group, or the process alone where the group is not its own.
     pub(crate) fn signal_group(&self, signal: i32) -> io::Result<()> {
         self.with_pidfd(|pidfd| {
             if !self.leads_group {
-                return pidfd.signal(signal);
+                return pidfd.signal_child(self.pid, signal);
             }
-            let sent = pidfd.signal_group(signal);
+            let sent = pidfd.signal_group(self.pid, signal);
             // The leader itself may have moved to another group. To be killed twice does no harm.
-            if sent.is_err() || signal == libc::SIGKILL { pidfd.signal(signal) } else { sent }
+            if sent.is_err() || signal == libc::SIGKILL { pidfd.signal_child(self.pid, signal) } else { sent }
         })
     }
 
@@ -110,7 +110,7 @@ impl Child {
         let Some(pidfd) = slot.as_ref() else { return Err(io::Error::from_raw_os_error(libc::ESRCH)) };
         if rest == Rest::Kill && self.leads_group && poll::is_readable(pidfd.as_fd())? {
             // ESRCH: nothing is left of it.
-            drop(pidfd.signal_group(libc::SIGKILL));
+            drop(pidfd.signal_group(self.pid, libc::SIGKILL));
         }
         let found = pidfd.reap()?;
         if found.is_some() {

@@ -61,39 +61,44 @@ impl PidFd {
         Ok(Self::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
     }
 
-    /// Sends a signal; ESRCH when the process is gone.
+    /// Sends a signal; ESRCH when the process is gone. Where the call itself is refused, see [`is_send_denied`].
     pub(crate) fn signal(&self, signal: libc::c_int) -> io::Result<()> {
-        match send(self.0.as_raw_fd(), signal, 0) {
-            Err(error) if is_send_denied(&error) => kill(self.number()?, signal),
-            sent => sent,
-        }
+        send(self.0.as_raw_fd(), signal, 0)
     }
 
-    /// Sends a signal to the process group that this process leads; ESRCH when it leads none.
+    /// Sends a signal to the process group that this child leads; ESRCH when it leads none.
     ///
     /// The kernel (Linux 6.9) keeps the group's identity in the descriptor: it finds the group also when its leader was reaped, and
     /// never another one. Before that, the group is signalled by its number, while the leader is not reaped.
-    pub(crate) fn signal_group(&self, signal: libc::c_int) -> io::Result<()> {
+    pub(crate) fn signal_group(&self, leader: libc::pid_t, signal: libc::c_int) -> io::Result<()> {
         const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2; // linux/pidfd.h
         match send(self.0.as_raw_fd(), signal, PIDFD_SIGNAL_PROCESS_GROUP) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) || is_send_denied(&error) => {
-                let leader = self.number()?;
                 // kill(2) gives -1 and our own group a meaning of their own.
                 if leader <= 1 || leader == own_pid() {
                     return Err(io::Error::from_raw_os_error(libc::EINVAL));
                 }
-                kill(-leader, signal)
+                self.kill_unreaped(leader, -leader, signal)
             }
             sent => sent,
         }
     }
 
-    /// The number of the process; ESRCH once it is reaped, by whatever part of this program. Until then the number is its own.
-    fn number(&self) -> io::Result<libc::pid_t> {
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
-        let number = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-        // -1: reaped (pidfd_show_fdinfo in kernel/fork.c). 0: in a pid namespace that this process does not see.
-        number.filter(|number| *number > 0).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+    /// Sends a signal to this child; by its number where the call is denied.
+    pub(crate) fn signal_child(&self, number: libc::pid_t, signal: libc::c_int) -> io::Result<()> {
+        match self.signal(signal) {
+            Err(error) if is_send_denied(&error) => self.kill_unreaped(number, number, signal),
+            sent => sent,
+        }
+    }
+
+    /// A child keeps its number until it is reaped, by whatever part of this program.
+    fn kill_unreaped(&self, number: libc::pid_t, target: libc::pid_t, signal: libc::c_int) -> io::Result<()> {
+        if number > 1 && self.is_unreaped() {
+            kill(target, signal)
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ESRCH))
+        }
     }
 
     /// Whether this process still has its number: it is a child that is not reaped.
@@ -224,7 +229,7 @@ pub(crate) fn is_open_denied(error: &io::Error) -> bool {
 }
 
 /// Whether a refused signal was refused by a filter, and not since the process belongs to another user.
-fn is_send_denied(error: &io::Error) -> bool {
+pub(crate) fn is_send_denied(error: &io::Error) -> bool {
     is_denial(error) && send_denial().is_some()
 }
 

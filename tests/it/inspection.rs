@@ -3,10 +3,14 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, FIXTURE, Story, Way, alone, as_ordinary_user, comes_true, is_alive, wait_gone},
+    support::{
+        DEADLINE, FIXTURE, NOBODY, Story, Way, alone, as_ordinary_user, comes_true, is_alive, may_make_cgroups,
+        wait_gone,
+    },
 };
 use pipewright::{
-    Backoff, Exit, ExitStatus, Input, Intensity, Means, Pass, Restart, RestartPolicy, StopPolicy, WorkerSpec,
+    Backoff, Containment, ContainmentKind, Exit, ExitStatus, Input, Intensity, Means, Pass, Restart, RestartPolicy,
+    StopPolicy, WorkerSpec,
 };
 use std::{
     fs,
@@ -207,6 +211,81 @@ fn p16_containment_names_what_is_missing() {
     let missing: Vec<Means> = containment.unavailable.iter().map(|one| one.means).collect();
     assert_eq!(missing, [Means::Cgroup], "{containment}");
     assert!(containment.to_string().starts_with("process group; no cgroup: "), "{containment}");
+}
+
+/// A worker's containment, and its exit, where it leaves a process in its group and a daemon. No `/proc` is needed to see them.
+fn left_without_proc(story: &mut Story, meanwhile: impl FnOnce()) -> (Containment, [u32; 2], Arc<Exit>) {
+    let script = "sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >&$1; \
+        setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >&$1; read -r _; exit 0";
+    let spec = Way::Direct.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).stdin(Input::Pipe);
+    let worker = story.supervisor.spawn(spec.drain_time(Duration::from_millis(20))).unwrap();
+    let [member, daemon] = [(); 2].map(|()| u32::try_from(story.json().as_u64().unwrap()).unwrap());
+    assert!(comes_true(|| kernel::group_of(daemon) == Some(daemon)));
+    meanwhile();
+    let containment = worker.containment().unwrap();
+    drop(worker.take_stdin());
+    let exit = story.exit();
+    (containment, [member, daemon], exit)
+}
+
+/// Waits for the end of a process, without `/proc`.
+fn ends(pid: u32) -> bool {
+    kernel::pidfd_open(pid).is_none_or(|process| kernel::poll_readable(&process, DEADLINE))
+}
+
+fn means(containment: &Containment) -> Vec<Means> {
+    containment.unavailable.iter().map(|one| one.means).collect()
+}
+
+#[test]
+fn p16_without_proc_containment_and_exit_say_so() {
+    // Only root may mount.
+    if kernel::effective_uid() != 0 || !alone("inspection::p16_without_proc_containment_and_exit_say_so", |spec| spec) {
+        return;
+    }
+    kernel::unshare_mounts();
+    kernel::hide_proc();
+    for user in [0, NOBODY] {
+        kernel::become_user(user);
+        let (containment, [member, daemon], exit) = left_without_proc(&mut Story::new(), || {});
+        assert_eq!(means(&containment), [Means::Cgroup, Means::Proc], "{user}: {containment}");
+        assert_eq!((exit.status, exit.uninspected), (ExitStatus::Code(0), None), "{user}: {exit:?}");
+        assert!(ends(member), "{user}: {exit:?}");
+        kernel::kill(daemon, libc::SIGKILL);
+    }
+}
+
+#[test]
+fn p09_a_cgroup_ends_a_tree_also_when_proc_has_gone() {
+    let test = "inspection::p09_a_cgroup_ends_a_tree_also_when_proc_has_gone";
+    if kernel::effective_uid() != 0 || !may_make_cgroups() || !alone(test, |spec| spec) {
+        return;
+    }
+    kernel::unshare_mounts();
+    let (containment, [member, daemon], exit) = left_without_proc(&mut Story::new(), kernel::hide_proc);
+    assert_eq!((containment.kind, means(&containment)), (ContainmentKind::Cgroup, vec![Means::Proc]));
+    assert!(ends(member) && ends(daemon), "{exit:?}");
+    assert_eq!(exit.uninspected, Some(0), "{exit:?}");
+}
+
+#[test]
+fn p10_numbers_of_another_pid_namespace_are_not_used() {
+    let test = "inspection::p10_numbers_of_another_pid_namespace_are_not_used";
+    if kernel::effective_uid() != 0 || !alone(test, |spec| spec) {
+        return;
+    }
+    kernel::unshare_numbers();
+    let process_1 = kernel::fork(|| {
+        kernel::become_user(NOBODY);
+        let (containment, [member, daemon], exit) = left_without_proc(&mut Story::new(), || {});
+        assert_eq!(means(&containment), [Means::Cgroup, Means::Proc], "{containment}");
+        assert_eq!((exit.uninspected, exit.survivors.len()), (None, 0), "{exit:?}");
+        assert!(ends(member), "{exit:?}");
+        assert_eq!(kernel::kill(daemon, 0), 0, "it was not known");
+        7
+    });
+    // A panic ends the only thread there is, and that would be 0.
+    assert_eq!(kernel::wait(process_1), 7 << 8);
 }
 
 #[test]

@@ -70,6 +70,30 @@ pub(crate) fn become_user(id: u32) {
     prctl(libc::PR_SET_DUMPABLE, 1);
 }
 
+/// Gives the calling thread, and those that it starts, a view of the mounts of their own.
+pub(crate) fn unshare_mounts() {
+    // SAFETY: unshare(2) takes flags.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0, "{}", io::Error::last_os_error());
+    let nothing = std::ptr::null();
+    // SAFETY: mount(2) reads one C string; this call takes no other.
+    let set = unsafe { libc::mount(nothing, c"/".as_ptr(), nothing, libc::MS_REC | libc::MS_PRIVATE, nothing.cast()) };
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
+}
+
+/// Mounts an empty directory over `/proc`.
+pub(crate) fn hide_proc() {
+    let (name, place) = (c"tmpfs".as_ptr(), c"/proc".as_ptr());
+    // SAFETY: mount(2) reads three C strings.
+    let mounted = unsafe { libc::mount(name, place, name, 0, std::ptr::null()) };
+    assert_eq!(mounted, 0, "{}", io::Error::last_os_error());
+}
+
+/// The next child of this process is process 1 of a pid namespace of its own.
+pub(crate) fn unshare_numbers() {
+    // SAFETY: unshare(2) takes flags.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0, "{}", io::Error::last_os_error());
+}
+
 /// 1: the process may be dumped and traced by its own user.
 pub(crate) fn dumpable() -> i32 {
     // SAFETY: PR_GET_DUMPABLE takes no argument.

@@ -265,10 +265,11 @@ pub(crate) fn alone_within(test: &str, time: Duration, prepare: impl FnOnce(Work
     false
 }
 
+/// "nobody", by convention.
+pub(crate) const NOBODY: u32 = 65534;
+
 /// Runs a test alone, as an ordinary user where the tests run as root: one without cgroups, who may read no more than its own.
 pub(crate) fn as_ordinary_user(test: &str) -> bool {
-    /// "nobody", by convention.
-    const NOBODY: u32 = 65534;
     let is_there = alone(test, |spec| spec.env("HOME", "/tmp").env_remove("XDG_RUNTIME_DIR").env_remove("TMPDIR"));
     if is_there && crate::kernel::effective_uid() == 0 {
         crate::kernel::become_user(NOBODY);

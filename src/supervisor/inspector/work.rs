@@ -213,12 +213,12 @@ impl Work {
     fn look_for(&mut self, requests: &[Request]) {
         self.eyes.was_short = false;
         let mut visibility = proc::visibility();
-        let mut seen = self.look(requests);
+        let mut seen = self.look(requests, visibility);
         if self.eyes.was_short {
             self.eyes.was_short = false;
             lock(&self.reserve).clear();
             visibility = proc::visibility();
-            seen = self.look(requests);
+            seen = self.look(requests, visibility);
         }
         for request in requests {
             let mut findings = self.judge(request, &seen, visibility);
@@ -229,8 +229,12 @@ impl Work {
     }
 
     /// Looks at all processes that may be of these trees.
-    fn look(&mut self, requests: &[Request]) -> HashMap<i32, Seen> {
+    fn look(&mut self, requests: &[Request], visibility: Visibility) -> HashMap<i32, Seen> {
         let mut seen = HashMap::new();
+        if visibility == Visibility::Absent {
+            // The numbers there, if any, are those of other processes here.
+            return seen;
+        }
         let earliest = requests.iter().map(|request| request.present.born()).min().unwrap_or(0);
         let runs: Vec<&str> = requests.iter().map(|request| request.present.token().run()).collect();
         let wants_pipes = requests.iter().any(|request| !request.pipes.is_empty());

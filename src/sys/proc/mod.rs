@@ -5,8 +5,8 @@
 mod process;
 
 pub(crate) use process::{
-    Held, Stat, Visibility, become_subreaper, boot_ticks, hold, is_reaper, is_thread, own_real_uid, own_session,
-    pipes_written, places, real_uid, visibility,
+    Held, Stat, Visibility, become_subreaper, boot_ticks, hold, is_own, is_reaper, is_thread, own_real_uid,
+    own_session, pipes_written, places, real_uid, visibility,
 };
 
 use super::fd;
@@ -26,8 +26,11 @@ const ENVIRONMENT_BYTES: u64 = 4 << 20;
 /// More than all but the strangest have.
 const ONE_READ_BYTES: usize = 256 << 10;
 
-/// All processes of our namespace that we may see, ourselves included.
+/// All processes of our namespace that we may see, ourselves included. Fails where `/proc` has the numbers of another.
 pub(crate) fn all() -> io::Result<Vec<i32>> {
+    if !is_own() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     let entries = fs::read_dir("/proc")?;
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
 }
@@ -253,8 +256,11 @@ pub(crate) fn children(pid: i32) -> Vec<i32> {
 }
 
 /// The processes that descend from this one, as long as it and those between live: a child whose parent has ended is
-/// somebody else's child.
+/// somebody else's child. None where `/proc` has the numbers of another pid namespace.
 pub(crate) fn descendants(ancestor: i32) -> Vec<i32> {
+    if !is_own() {
+        return Vec::new();
+    }
     let (mut found, mut known) = (vec![ancestor], HashSet::from([ancestor]));
     let mut at = 0;
     while let Some(&pid) = found.get(at) {

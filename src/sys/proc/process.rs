@@ -148,10 +148,12 @@ impl Held {
 
     /// Sends a signal; ESRCH if it is gone.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        match &self.pidfd {
-            Some(pidfd) => pidfd.signal(signal),
-            None if self.has_its_number() => pidfd::kill(self.pid, signal),
-            None => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        let sent = self.pidfd.as_ref().map(|pidfd| pidfd.signal(signal));
+        match sent {
+            Some(Err(error)) if !pidfd::is_send_denied(&error) => Err(error),
+            Some(Ok(())) => Ok(()),
+            _ if self.has_its_number() => pidfd::kill(self.pid, signal),
+            _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
         }
     }
 
@@ -218,8 +220,7 @@ pub(crate) enum Visibility {
 
 /// What of the other processes can be seen now.
 pub(crate) fn visibility() -> Visibility {
-    let own = pidfd::own_pid();
-    if !fs::read_link("/proc/self").is_ok_and(|target| target.to_str() == Some(own.to_string().as_str())) {
+    if !is_own() {
         return Visibility::Absent;
     }
     // Process 1 is another user's in most places, and there everywhere. Where it is ours, the mount is asked.
@@ -235,6 +236,12 @@ pub(crate) fn visibility() -> Visibility {
         Ok(_) => Visibility::All,
         Err(_) => Visibility::Hidden,
     }
+}
+
+/// Whether `/proc` is mounted, and has the numbers of our pid namespace: after `unshare --pid` it often still has those of another.
+pub(crate) fn is_own() -> bool {
+    let own = pidfd::own_pid().to_string();
+    fs::read_link("/proc/self").is_ok_and(|target| target.to_str() == Some(&own))
 }
 
 fn is_mounted_hidden() -> bool {
