@@ -197,7 +197,7 @@ fn p09_a_subreaper_reaps_orphans_that_end_by_themselves_while_workers_come_and_g
     // Each of its ends is a request to the thread that also reaps.
     let again = RestartPolicy::from(Restart::Always)
         .backoff(Backoff::constant(Duration::from_millis(50)))
-        .intensity(Intensity::new(1000, DEADLINE));
+        .intensity(Intensity::unlimited());
     story.supervisor.spawn(WorkerSpec::new("sh").args(["-c", "setsid sleep 1000 & exit 0"]).restart(again)).unwrap();
     assert!(comes_true(|| !fs::exists(format!("/proc/{orphan}")).unwrap()), "a zombie is left");
     drop(leaver);
@@ -304,7 +304,7 @@ fn p13_no_incarnation_starts_beside_one_that_may_not_be_killed() {
     }
     let mut story = Story::new();
     let spec = WorkerSpec::new(&program).arg("own-user").messages(Pass::arg("--messages={}"));
-    let spec = spec.stop(StopPolicy::kill()).restart(pipewright::Restart::Always).death_signal(None);
+    let spec = spec.stop(StopPolicy::kill()).restart(Restart::Always).death_signal(None);
     let worker = story.supervisor.spawn(spec).unwrap();
     let first = worker.pid();
     story.message();
