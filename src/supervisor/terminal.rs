@@ -34,6 +34,10 @@ pub struct TerminalSignals {
 /// and whoever passes Ctrl-C on to a child tells it what the terminal has told it already.
 const SAME_WISH: Duration = Duration::from_millis(50);
 
+/// How long the workers have to be stopped before the program is: a process of theirs can hang in a way in which it cannot be
+/// looked at.
+const STOP_TIME: Duration = Duration::from_secs(1);
+
 const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGTSTP];
 
 static LISTENING: Mutex<Listening> = Mutex::new(Listening { supervisors: Vec::new(), last_number: 0, owner: 0 });
@@ -133,7 +137,7 @@ impl Ear {
         let mailboxes: Vec<Mailbox> = lock(&LISTENING).supervisors.iter().map(|one| one.mailbox.clone()).collect();
         for mailbox in &mailboxes {
             // There is no answer but the end of the wait.
-            mailbox.ask(Command::Freeze).unwrap_or_default();
+            mailbox.ask_within(STOP_TIME, Command::Freeze).unwrap_or_default();
         }
         let others = self.stop();
         for mailbox in &mailboxes {

@@ -6,7 +6,7 @@
 //! than to workers of this supervisor there is nothing to look for: most workers start nothing.
 
 use super::WorkerId;
-use crate::sys::proc::{self, Eyes, Held, Sight};
+use crate::sys::proc::{self, Held};
 use std::{
     collections::HashSet,
     env,
@@ -18,8 +18,6 @@ use std::{
 pub(super) const VARIABLE: &str = "PIPEWRIGHT_TREE";
 /// How many processes a machine can start in a second, generously: so long no number comes twice.
 const STARTS_PER_SECOND: i32 = 50_000;
-/// How often it is looked for those that were forked while others were stopped.
-const STOPS: u32 = 16;
 
 /// What an incarnation is recognised by. Ends with a dot, so that the first worker's is not the beginning of the tenth's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,27 +100,6 @@ pub(super) struct Burial {
     /// Its cgroup was killed, and not looked at since.
     pub(super) is_killed: bool,
     pub(super) until: Option<Instant>,
-}
-
-/// Stops those of a running worker's tree that are listed, and gives them: they are to go on with it. Whoever does not carry the
-/// token goes on all the time: the guard of a supervisor that the worker is must not stand still when that is killed.
-pub(super) fn stop(eyes: &mut Eyes, token: &Token, list: impl Fn() -> Vec<i32>) -> Vec<Held> {
-    let mut stopped: Vec<Held> = Vec::new();
-    // Whoever is stopped forks no more, so the last look finds nobody new.
-    for _ in 0..STOPS {
-        let known: HashSet<i32> = stopped.iter().map(|held| held.pid).collect();
-        for pid in list().into_iter().filter(|pid| !known.contains(pid)) {
-            if let Sight::Carrier(held) = eyes.look(pid, token.as_str().as_bytes()) {
-                // ESRCH: it has ended.
-                drop(held.signal(libc::SIGSTOP));
-                stopped.push(held);
-            }
-        }
-        if stopped.len() == known.len() {
-            break;
-        }
-    }
-    stopped
 }
 
 /// The tokens of a run that are in an environment: each ends where the next variable or the next token begins.

@@ -81,10 +81,19 @@ impl Driver {
 
     /// Has the inspector look. It is asked again where it does not get on; see `check_inspector`.
     pub(super) fn inspect(&mut self, place: Place, task: Task) {
-        let now = self.clock.now();
+        let number = self.ask_inspector(place, task);
         let Some(live) = live_at(&mut self.slots, place) else { return };
+        live.inspection.asked = number;
+        if number.is_none() {
+            self.cannot_inspect(place, task);
+        }
+    }
+
+    /// The number of the request; `None` where no thread can be had for it.
+    pub(super) fn ask_inspector(&mut self, place: Place, task: Task) -> Option<u64> {
+        let now = self.clock.now();
+        let live = live_at(&mut self.slots, place)?;
         self.requests += 1;
-        live.inspection.asked = Some(self.requests);
         let request = Request {
             number: self.requests,
             task,
@@ -95,15 +104,14 @@ impl Driver {
             others: Arc::new(self.own.clone()),
             adopts: self.inspector.adopts,
         };
-        if self.inspector.ask(request) {
-            if self.asked.is_empty() {
-                self.set_timer_after(STALL, Timer::Inspector);
-            }
-            self.asked.insert(self.requests, (place, task));
-        } else {
-            live.inspection.asked = None;
-            self.cannot_inspect(place, task);
+        if !self.inspector.ask(request) {
+            return None;
         }
+        if self.asked.is_empty() {
+            self.set_timer_after(STALL, Timer::Inspector);
+        }
+        self.asked.insert(self.requests, (place, task));
+        Some(self.requests)
     }
 
     fn cannot_inspect(&mut self, place: Place, task: Task) {
@@ -112,6 +120,8 @@ impl Driver {
             Task::KillTree => live.kill_group(),
             Task::Group => self.input(place, Input::GroupEnded),
             Task::ReapKilled => self.reap_alone(place),
+            // It is not asked for by `inspect`.
+            Task::StopTree => {}
             // Until its time is over.
             Task::KillInhabitants | Task::Survivors(_) => self.set_timer_after(AGAIN, Timer::Bury(place)),
         }
@@ -125,14 +135,23 @@ impl Driver {
         if self.inspector.has_stalled() {
             let asked: Vec<(Place, Task)> = self.asked.drain().map(|(_, asked)| asked).collect();
             for (place, task) in asked {
-                self.inspect(place, task);
+                // What it has stopped is continued when it gives its findings, late.
+                if task != Task::StopTree {
+                    self.inspect(place, task);
+                }
             }
+            self.end_freezing();
         }
         self.set_timer_after(STALL, Timer::Inspector);
     }
 
     pub(super) fn inspected(&mut self, findings: Findings) {
-        let Some((place, task)) = self.asked.remove(&findings.number) else { return };
+        let asked = self.asked.remove(&findings.number);
+        if findings.task == Task::StopTree {
+            // Also from a thread that was stuck, and has stopped processes meanwhile.
+            return self.stopped(findings.held);
+        }
+        let Some((place, task)) = asked else { return };
         let Some(live) = live_at(&mut self.slots, place) else { return };
         if live.inspection.asked.take_if(|asked| *asked == findings.number).is_none() {
             return;
@@ -140,7 +159,7 @@ impl Driver {
         live.inspection.kill_refused |= findings.refused && task == Task::KillTree;
         live.inspection.sessions.extend(&findings.sessions);
         match task {
-            Task::KillTree => {}
+            Task::KillTree | Task::StopTree => {}
             Task::Group => self.group_found(place, findings),
             Task::KillInhabitants => {
                 live.inspection.uninspected = findings.uninspected;

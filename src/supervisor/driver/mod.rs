@@ -45,7 +45,7 @@ use crate::{
     sys::{
         conduct,
         epoll::{Poller, Reports},
-        proc::{Eyes, Held},
+        proc::Held,
         random,
         wake::Waker,
     },
@@ -181,9 +181,17 @@ impl Mailbox {
     /// Asks the loop, and waits for its answer. The loop answers between two looks at the kernel; [`ANSWER_TIME`] is for one that is
     /// not run at all.
     pub(super) fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Command) -> Result<T, Unanswered> {
+        self.ask_within(ANSWER_TIME, question)
+    }
+
+    pub(super) fn ask_within<T>(
+        &self,
+        time: Duration,
+        question: impl FnOnce(Sender<T>) -> Command,
+    ) -> Result<T, Unanswered> {
         let (answer, answered) = crossbeam_channel::bounded(1);
         self.send(question(answer));
-        answered.recv_timeout(ANSWER_TIME).map_err(|error| match error {
+        answered.recv_timeout(time).map_err(|error| match error {
             RecvTimeoutError::Disconnected => Unanswered::LoopGone,
             RecvTimeoutError::Timeout => Unanswered::Late,
         })
@@ -221,12 +229,13 @@ pub(super) struct Driver {
     /// How many requests the inspector has had, and those that it has not answered.
     requests: u64,
     asked: HashMap<u64, (Place, Task)>,
-    eyes: Eyes,
     /// The processes of those who live, and in which tick of the boot clock each was started.
     own: HashMap<i32, u64>,
     clock: Clock,
     /// Whoever has left his worker's group and is stopped with everybody.
     away: Vec<Held>,
+    /// Dropped when all that is to be stopped with the program is.
+    freezing: Option<Sender<()>>,
     timers: TimerQueue<Timer>,
     /// What the kernel has refused to report so far.
     unwatched: HashSet<Target>,
@@ -288,10 +297,10 @@ impl Driver {
             mailbox,
             requests: 0,
             asked: HashMap::new(),
-            eyes: Eyes::new(),
             own: HashMap::new(),
             clock: Clock::default(),
             away: Vec::new(),
+            freezing: None,
             timers: TimerQueue::new(),
             unwatched: HashSet::new(),
             paused: Vec::new(),
@@ -389,11 +398,8 @@ impl Driver {
             // Whoever has asked and gone gets no answer.
             Command::Report(answer) => drop(answer.send(self.report())),
             Command::StopAll(wanted, answer) => drop(answer.send(self.stop_all(wanted))),
-            Command::Freeze(done) => {
-                self.freeze();
-                // Whoever has asked waits for the end of the channel as well.
-                drop(done);
-            }
+            // The caller waits for the end of the channel.
+            Command::Freeze(done) => self.freeze(done),
             Command::Thaw => self.thaw(),
             Command::Close => self.closed = true,
             Command::Guard(news) => self.hear_of_guard(news),

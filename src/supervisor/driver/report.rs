@@ -2,19 +2,20 @@
 
 use super::{
     Action, Driver, LastCall, StopAll,
-    place::{Timer, live_at},
+    place::{Place, Timer, live_at},
 };
 use crate::{
     supervisor::{
         WorkerId,
+        inspector::Task,
         kept::{Kept, Wish},
         live::Live,
         status::{Status, WorkerState, WorkerStatus},
-        tree,
         worker::WorkerShared,
     },
-    sys::{conduct, proc},
+    sys::proc::{self, Held},
 };
+use crossbeam_channel::Sender;
 use std::{sync::Arc, time::Instant};
 
 impl Driver {
@@ -68,49 +69,61 @@ impl Driver {
         everybody
     }
 
-    /// The user has stopped the program: its workers are stopped with it, and the clock.
-    pub(super) fn freeze(&mut self) {
+    /// The user has stopped the program: its workers are stopped with it, and the clock. `done` is dropped when all are.
+    pub(super) fn freeze(&mut self, done: Sender<()>) {
         self.clock.stop();
-        self.signal_everybody(libc::SIGSTOP);
+        for place in self.signal_all(libc::SIGSTOP) {
+            self.ask_inspector(place, Task::StopTree);
+        }
+        self.freezing = Some(done);
+        self.end_freezing();
+    }
+
+    /// The inspector has stopped what has left the group of a worker.
+    pub(super) fn stopped(&mut self, held: Vec<Held>) {
+        self.away.extend(held);
+        if !self.clock.stands_still() {
+            // The program goes on already.
+            self.resume_away();
+        }
+        self.end_freezing();
+    }
+
+    pub(super) fn end_freezing(&mut self) {
+        if !self.asked.values().any(|(_, task)| *task == Task::StopTree) {
+            self.freezing = None;
+        }
     }
 
     pub(super) fn thaw(&mut self) {
-        self.signal_everybody(libc::SIGCONT);
+        self.freezing = None;
+        self.signal_all(libc::SIGCONT);
+        self.resume_away();
+        self.clock.go_on();
+    }
+
+    fn resume_away(&mut self) {
         for held in self.away.drain(..) {
             // ESRCH: it has ended.
             drop(held.signal(libc::SIGCONT));
         }
-        self.clock.go_on();
     }
 
-    fn signal_everybody(&mut self, signal: i32) {
-        let everybody: Vec<WorkerId> = self.kept.keys().copied().collect();
-        for worker in everybody {
-            let Some(place) = self.kept.get(&worker).and_then(Kept::place) else { continue };
+    /// Signals the groups of all workers, and gives their places.
+    fn signal_all(&mut self, signal: i32) -> Vec<Place> {
+        let places: Vec<Place> = self.kept.values().filter_map(Kept::place).collect();
+        let mut signalled = Vec::with_capacity(places.len());
+        for place in places {
             if let Some(live) = live_at(&mut self.slots, place)
                 // Its user wants it to stand still, whatever else goes on.
                 && !live.present.is_frozen()
             {
                 // ESRCH: it has ended.
                 drop(live.present.child().signal_group(signal));
-                if signal == libc::SIGSTOP {
-                    let stopped = tree::stop(&mut self.eyes, live.present.token(), || live.away());
-                    self.away.extend(stopped);
-                }
+                signalled.push(place);
             }
         }
-    }
-}
-
-impl Live {
-    /// Whoever is not in its group, and would not hear what that is told: all of its cgroup, where it has one, or whose parents have
-    /// not ended.
-    fn away(&self) -> Vec<i32> {
-        let pid = self.present.child().pid().cast_signed();
-        let inhabitants = self.present.with_cell(|cell| cell.cgroup.processes().unwrap_or_default());
-        let mut tree = inhabitants.unwrap_or_else(|| proc::descendants(pid));
-        tree.retain(|other| !conduct::is_in_group(*other, pid));
-        tree
+        signalled
     }
 }
 

@@ -70,12 +70,15 @@ pub(super) enum Task {
     Survivors(Survivors),
     /// Find what is left of its process group.
     Group,
+    /// The worker is stopped: stop what has left its group.
+    StopTree,
 }
 
 /// What was found.
 #[derive(Debug)]
 pub(super) struct Findings {
     pub(super) number: u64,
+    pub(super) task: Task,
     pub(super) survivors: Vec<Survivor>,
     /// How many were found, also those that are not named or held.
     pub(super) count: usize,

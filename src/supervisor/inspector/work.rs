@@ -14,7 +14,7 @@ use crate::{
         tree::{Token, tokens},
     },
     sys::{
-        pidfd,
+        conduct, pidfd,
         proc::{self, Environment, Eyes, Held, Stat, Visibility},
     },
     text::printable,
@@ -32,6 +32,8 @@ use std::{
 const PROBES: i32 = 256;
 /// How often new numbers are followed within one look.
 const ROUNDS: u32 = 4;
+/// How often it is looked for those that were forked while others were stopped.
+const STOPS: u32 = 16;
 /// How many pidfds of survivors are held at a time, to wait for their ends.
 const HELD_MAX: usize = 64;
 /// How often a subreaper looks for orphans that have ended by themselves: nothing reports them to one thread of many.
@@ -97,6 +99,7 @@ impl Work {
                     Task::KillTree => self.kill_tree(&request),
                     Task::KillInhabitants => self.kill_inhabitants(&request),
                     Task::ReapKilled => self.reap_killed(&request),
+                    Task::StopTree => self.stop_tree(&request),
                     Task::Survivors(_) | Task::Group => {
                         looks.push(request);
                         continue;
@@ -152,6 +155,35 @@ impl Work {
         for stat in stats {
             self.at(stat.pid);
             drop(Held::open(&stat).and_then(|held| held.signal(libc::SIGKILL)));
+        }
+        findings
+    }
+
+    /// Stops those of a running worker's tree that have left its group, and gives them: they are to go on with it. What does not
+    /// carry the token goes on all the time: the guard of a supervisor that the worker is must not stand still when that is killed.
+    fn stop_tree(&mut self, request: &Request) -> Findings {
+        let mut findings = Findings::none(request);
+        let stopped = &mut findings.held;
+        // What is stopped forks no more, so the last look finds nothing new.
+        for _ in 0..STOPS {
+            let known: HashSet<i32> = stopped.iter().map(|held: &Held| held.pid).collect();
+            for pid in away(request).into_iter().filter(|pid| !known.contains(pid)) {
+                if self.at(pid) {
+                    continue;
+                }
+                if let proc::Sight::Carrier(mut held) = self.eyes.look(pid, request.present.token().as_str().as_bytes())
+                {
+                    // ESRCH: it has ended.
+                    drop(held.signal(libc::SIGSTOP));
+                    if stopped.len() >= HELD_MAX {
+                        held.keep_number_only();
+                    }
+                    stopped.push(held);
+                }
+            }
+            if stopped.len() == known.len() {
+                break;
+            }
         }
         findings
     }
@@ -422,6 +454,16 @@ impl Request {
     }
 }
 
+/// What of a tree is not in the worker's group, and would not hear what that is sent: all of its cgroup, where it has one, or the
+/// descendants whose parents have not ended.
+fn away(request: &Request) -> Vec<i32> {
+    let pid = request.present.child().pid().cast_signed();
+    let inhabitants = request.present.with_cell(|cell: &Cell| cell.cgroup.processes().unwrap_or_default());
+    let mut tree = inhabitants.unwrap_or_else(|| proc::descendants(pid));
+    tree.retain(|other| !conduct::is_in_group(*other, pid));
+    tree
+}
+
 /// The sessions of the members, but for the one of the host.
 fn sessions_of(facts: &[Facts], members: &[i32]) -> HashSet<i32> {
     let own = proc::own_session();
@@ -434,6 +476,7 @@ impl Findings {
     fn none(request: &Request) -> Self {
         Self {
             number: request.number,
+            task: request.task,
             survivors: Vec::new(),
             count: 0,
             held: Vec::new(),

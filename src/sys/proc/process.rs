@@ -157,6 +157,11 @@ impl Held {
         }
     }
 
+    /// Gives the descriptor back: the number and the start name it from now on.
+    pub(crate) fn keep_number_only(&mut self) {
+        self.pidfd = None;
+    }
+
     /// To be watched for its end, which makes it readable.
     pub(crate) fn pidfd(&self) -> Option<&PidFd> {
         self.pidfd.as_ref()
