@@ -225,6 +225,7 @@ mod tests {
             Just("--jobserver-auth=fifo:/tmp/a\\ b".to_owned()),
             Just("--jobserver-fds=10,11".to_owned()),
             Just("-j3".to_owned()),
+            Just("-j".to_owned()),
             Just("--".to_owned()),
             "[a-zA-Z=/-]([a-z]|\\\\ ){0,5}",
         ];
@@ -236,7 +237,11 @@ mod tests {
         fn p03_only_words_of_a_jobserver_are_removed(words in any_flags(), blanks in "[ \t]{1,3}") {
             let text = words.join(&blanks);
             let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
-            let is_kept = |(at, word): (usize, &String)| (at >= end || !word.starts_with("--jobserver-")).then(|| word.clone());
+            let is_jobserver = |word: &String| word.starts_with("--jobserver-");
+            let has_one = words[..end].iter().any(is_jobserver);
+            // A bare -j goes with the jobserver that it stands beside.
+            let is_removed = |word: &String| is_jobserver(word) || (has_one && word == "-j");
+            let is_kept = |(at, word): (usize, &String)| (at >= end || !is_removed(word)).then(|| word.clone());
             let expected: Vec<String> = words.iter().enumerate().filter_map(is_kept).collect();
             match without_jobserver(text.as_bytes()) {
                 None => prop_assert_eq!(expected, words),
