@@ -28,6 +28,8 @@ pub(crate) enum Mark {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sign {
     Shown(Mark),
+    /// Its output was looked through up to the limit.
+    OutputLimit,
     /// The descriptor for the newline is at its end. Behind a newline that means nothing.
     DescriptorClosed,
     /// The process has ended.
@@ -50,6 +52,10 @@ pub(crate) enum Outcome {
     },
     /// It closed the descriptor without a newline, and so can never become ready.
     Closed {
+        after: Duration,
+    },
+    /// So much of its output was looked through in vain that no more is.
+    Exhausted {
         after: Duration,
     },
     /// It ended first.
@@ -84,8 +90,11 @@ impl Readiness {
         match sign {
             Sign::Shown(mark) if mark == self.wanted => self.end(now, |after| Outcome::Became { after }),
             Sign::DescriptorClosed if self.wanted == Mark::Newline => self.end(now, |after| Outcome::Closed { after }),
+            Sign::OutputLimit if matches!(self.wanted, Mark::Line | Mark::Message) => {
+                self.end(now, |after| Outcome::Exhausted { after })
+            }
             Sign::Died => self.end(now, |after| Outcome::Died { after }),
-            Sign::Shown(_) | Sign::DescriptorClosed => None,
+            Sign::Shown(_) | Sign::DescriptorClosed | Sign::OutputLimit => None,
         }
     }
 
@@ -196,6 +205,18 @@ mod tests {
     }
 
     #[test]
+    fn p15_output_that_was_looked_through_in_vain_ends_a_wait_for_output() {
+        let t0 = start();
+        for wanted in MARKS {
+            let mut one = Readiness::new(wanted, 3 * SECOND, t0);
+            let is_by_output = matches!(wanted, Mark::Line | Mark::Message);
+            let outcome = is_by_output.then_some(Outcome::Exhausted { after: SECOND });
+            assert_eq!(one.see(Sign::OutputLimit, t0 + SECOND), outcome, "{wanted:?}");
+            assert_eq!(one.is_over(), is_by_output);
+        }
+    }
+
+    #[test]
     fn p15_one_that_dies_first_ends_the_wait() {
         let t0 = start();
         let mut one = Readiness::new(Mark::Reached, Duration::MAX, t0);
@@ -225,7 +246,7 @@ mod tests {
         #[test]
         fn p15_any_history_has_one_outcome(
             wanted in 0..8_usize,
-            history in prop::collection::vec((0..11_usize, 0..3000_u64), 0..40),
+            history in prop::collection::vec((0..12_usize, 0..3000_u64), 0..40),
         ) {
             let t0 = start();
             let mut one = Readiness::new(MARKS[wanted], 5 * SECOND, t0);
@@ -236,6 +257,7 @@ mod tests {
                 match event {
                     8 => outcomes.extend(one.see(Sign::DescriptorClosed, now)),
                     9 => outcomes.extend(one.see(Sign::Died, now)),
+                    11 => outcomes.extend(one.see(Sign::OutputLimit, now)),
                     10 => match one.timeout(now) {
                         Some(Outcome::Slow { .. }) => slow += usize::from(outcomes.is_empty()),
                         outcome => outcomes.extend(outcome),

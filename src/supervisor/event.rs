@@ -240,6 +240,11 @@ pub enum NotReady {
         /// When.
         after: Duration,
     },
+    /// The line or message that makes it ready was not in the first 16 MiB of its output; no more is looked at.
+    OutputLimit {
+        /// When.
+        after: Duration,
+    },
     /// It ended first; its exit is about to be told.
     Died {
         /// When.
@@ -253,6 +258,9 @@ impl fmt::Display for NotReady {
             Self::TimedOut { waited } => write!(formatter, "not ready after {waited:.1?}"),
             Self::Closed { after } => {
                 write!(formatter, "it closed its readiness pipe without a newline, after {after:.1?}")
+            }
+            Self::OutputLimit { after } => {
+                write!(formatter, "nothing in the first 16 MiB of its output made it ready, after {after:.1?}")
             }
             Self::Died { after } => write!(formatter, "it ended before it was ready, after {after:.1?}"),
         }

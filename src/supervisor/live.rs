@@ -5,11 +5,12 @@ use super::{
     ends::Ends,
     event::{Event, EventKind, FaultEvent, Stream},
     guest::SharedSpec,
+    judge::Judge,
     meter::Meter,
     notify::NotifySocket,
     pen::Cell,
     prober::Prober,
-    ready::Ready,
+    ready::{SEARCH_BYTES_MAX, weight},
     session::Session,
     spec::{MessageSource, WorkerSpec},
     trace::Trace,
@@ -131,6 +132,12 @@ pub(super) struct Health {
     /// Until it is ready, or cannot be any more.
     pub(super) readiness: Option<Readiness>,
     pub(super) prober: Option<Prober>,
+    /// Looks at its messages, where one of them makes it ready.
+    pub(super) judge: Option<Judge>,
+    /// How much of its output was looked at; nothing where no more is.
+    searched: Option<usize>,
+    /// When the process has ended, while that waits for the verdict of the judge.
+    pub(super) ended: Option<Instant>,
     /// The pipe on which a newline is waited for.
     pub(super) bell: Option<PipeReader>,
     /// Where it tells how it is, by `sd_notify`.
@@ -147,6 +154,13 @@ pub(super) struct Health {
     pub(super) shown: Option<Mark>,
     /// We end it, since it did not become ready, gave no sign of life, or has had its time.
     pub(super) is_unhealthy: bool,
+}
+
+impl Health {
+    /// Whether so much of its output was looked at that no more is.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.searched.is_none()
+    }
 }
 
 #[derive(Debug)]
@@ -207,7 +221,7 @@ impl Live {
             has_spoken: false,
             last_message: None,
             starts_before,
-            health: Health { bell: bell.inspect(never_wait), notices, ..Health::default() },
+            health: Health { bell: bell.inspect(never_wait), notices, searched: Some(0), ..Health::default() },
             burial: None,
             survivors: Vec::new(),
             inspection: Inspection::default(),
@@ -356,8 +370,7 @@ impl Live {
                 }
             }
             if self.health.readiness.is_some() {
-                let shown = ready.iter().any(|event| self.shows_readiness(&event.kind));
-                self.health.shown = self.spec.ready.as_ref().filter(|_| shown).map(Ready::mark).or(self.health.shown);
+                self.search(ready);
             }
             *sent += ready.len() as u64;
             for event in ready.drain(..) {
@@ -370,11 +383,31 @@ impl Live {
         self.shared.account.note_sent(*sent);
     }
 
-    fn shows_readiness(&self, kind: &EventKind) -> bool {
-        match (&self.spec.ready, kind) {
-            (Some(ready), EventKind::Message(message)) => ready.is_message(message),
-            (Some(ready), EventKind::Line { line, .. }) => ready.is_line(line),
-            _ => false,
+    /// Looks for what makes it ready.
+    fn search(&mut self, events: &[Event]) {
+        let Some(ready) = self.spec.ready.as_ref().filter(|ready| ready.is_by_output()) else { return };
+        let health = &mut self.health;
+        let mut messages = Vec::new();
+        for event in events {
+            let length = match &event.kind {
+                EventKind::Message(message) => message.len(),
+                EventKind::Line { line, .. } => line.as_bytes().len(),
+                _ => continue,
+            };
+            health.searched = health.searched.filter(|searched| *searched < SEARCH_BYTES_MAX);
+            let Some(searched) = &mut health.searched else { break };
+            *searched += weight(length);
+            match &event.kind {
+                EventKind::Message(message) if health.judge.is_some() => messages.push(message.clone()),
+                EventKind::Line { line, .. } if ready.is_line(line) => {
+                    health.shown = Some(ready.mark());
+                    return;
+                }
+                _ => {}
+            }
+        }
+        if let (Some(judge), false) = (&mut health.judge, messages.is_empty()) {
+            judge.show(messages);
         }
     }
 

@@ -15,6 +15,7 @@ mod group_state;
 mod guest;
 mod hello;
 mod inspector;
+mod judge;
 mod id;
 mod kept;
 mod link;

@@ -5,6 +5,7 @@ use super::{
     driver::{Command, Mailbox},
     ready::Probe,
 };
+use crate::sys::conduct;
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use std::{io, sync::Arc, thread, time::Duration};
 
@@ -22,8 +23,7 @@ pub(super) struct Prober {
 impl Prober {
     pub(super) fn start(probe: Probe, mailbox: Mailbox, worker: WorkerId, incarnation: u32) -> io::Result<Self> {
         let (goes_on, ended) = crossbeam_channel::bounded(0);
-        let run = Arc::new(move || {
-            crate::sys::conduct::block_all_signals();
+        start_thread("pipewright-probe", move || {
             let mut pause = FIRST_PAUSE;
             while !probe.try_once() {
                 if ended.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
@@ -32,18 +32,28 @@ impl Prober {
                 pause = (pause * 2).min(LAST_PAUSE);
             }
             mailbox.send(Command::Reached(worker, incarnation));
+        })?;
+        Ok(Self { _goes_on: goes_on })
+    }
+}
+
+/// Starts a thread that runs the host's code, and none of its signal handlers.
+pub(super) fn start_thread(name: &str, run: impl Fn() + Send + Sync + 'static) -> io::Result<()> {
+    let run = Arc::new(run);
+    let mut tries = 0;
+    loop {
+        let run = Arc::clone(&run);
+        let started = thread::Builder::new().name(name.into()).spawn(move || {
+            conduct::block_all_signals();
+            run();
         });
-        let mut tries = 0;
-        loop {
-            let run = Arc::clone(&run);
-            match thread::Builder::new().name("pipewright-probe".into()).spawn(move || run()) {
-                // No memory for it, or too many threads: a worker that is never asked is never ready.
-                Err(_) if tries < THREAD_TRIES => {
-                    tries += 1;
-                    thread::yield_now();
-                }
-                started => return started.map(|_| Self { _goes_on: goes_on }),
+        match started {
+            // No memory for it, or too many threads: a worker that is never asked is never ready.
+            Err(_) if tries < THREAD_TRIES => {
+                tries += 1;
+                thread::yield_now();
             }
+            started => return started.map(drop),
         }
     }
 }

@@ -24,6 +24,8 @@ const CONNECT_TIME: Duration = Duration::from_secs(1);
 const LINE_BYTES: usize = 4 << 10;
 /// How much is read at once of a worker whose output is looked through.
 pub(super) const SEARCHED_BYTES: usize = 16 << 10;
+/// After so much a line or a message that makes a worker ready is not looked for any more; see `weight`.
+pub(super) const SEARCH_BYTES_MAX: usize = 16 << 20;
 /// The pipe on which readiness is told by a newline.
 pub(super) const BELL: &str = "readiness";
 
@@ -46,11 +48,14 @@ pub struct Ready {
     pub(super) within: Duration,
 }
 
+/// Whether a message makes a worker ready, by the host's own code.
+pub(super) type IsIt = Arc<dyn Fn(&Message) -> bool + Send + Sync>;
+
 #[derive(Clone)]
 pub(super) enum Wanted {
     Started,
     Control,
-    Message(Arc<dyn Fn(&Message) -> bool + Send + Sync>),
+    Message(IsIt),
     Line(Box<str>, Option<Regex>),
     Newline(Pass),
     Notify,
@@ -80,15 +85,21 @@ impl Ready {
         Self::new(Wanted::Control)
     }
 
-    /// When it sends a message that `is_it` accepts. Called in the supervisor's loop: be quick, and wait for nothing that the loop has
-    /// to do, such as a call's answer or a [status](crate::Supervisor::status). A panic in it is a no, and is told by the panic hook
-    /// alone.
+    /// When it sends a message that `is_it` accepts. `is_it` is called with one message after the other, on a thread of its own: one
+    /// that blocks keeps its own worker from becoming ready, and delays no other. The messages themselves are delivered meanwhile.
+    /// After the worker's end the calls that are due are waited for up to its [`drain_time`](crate::WorkerSpec::drain_time). A panic
+    /// counts as `false`, and is reported by the panic hook alone.
+    ///
+    /// Only the first 16 MiB are looked at (each message counts 16 bytes more than it has); then the worker is not ready for good
+    /// ([`NotReady::OutputLimit`](crate::NotReady::OutputLimit)).
     pub fn message(is_it: impl Fn(&Message) -> bool + Send + Sync + 'static) -> Self {
         Self::new(Wanted::Message(Arc::new(is_it)))
     }
 
     /// When a line of its captured standard output or error matches a regular expression, in the syntax of the crate
-    /// [`regex-lite`](https://docs.rs/regex-lite). Only the first 4 KiB of a line are looked at.
+    /// [`regex-lite`](https://docs.rs/regex-lite). Only the first 4 KiB of a line are looked at, and only the first 16 MiB of the
+    /// output (each line counts 16 bytes more than it has); then the worker is not ready for good
+    /// ([`NotReady::OutputLimit`](crate::NotReady::OutputLimit)).
     pub fn line(pattern: &str) -> Self {
         Self::new(Wanted::Line(pattern.into(), Regex::new(pattern).ok()))
     }
@@ -163,15 +174,16 @@ impl Ready {
         matches!(self.wanted, Wanted::Notify)
     }
 
-    /// Whether what it writes is looked through in the loop.
+    /// Whether what it writes is looked through.
     pub(super) fn is_by_output(&self) -> bool {
         matches!(self.wanted, Wanted::Line(..) | Wanted::Message(_))
     }
 
-    pub(super) fn is_message(&self, message: &Message) -> bool {
+    /// What is asked of each message.
+    pub(super) fn is_it(&self) -> Option<&IsIt> {
         match &self.wanted {
-            Wanted::Message(is_it) => unharmed(|| is_it(message)).unwrap_or(false),
-            _ => false,
+            Wanted::Message(is_it) => Some(is_it),
+            _ => None,
         }
     }
 
@@ -197,6 +209,12 @@ impl Ready {
             _ => Ok(()),
         }
     }
+}
+
+/// What a line or a message of so many bytes counts of [`SEARCH_BYTES_MAX`]: empty lines cost time too, and a message that waits for
+/// its verdict costs memory.
+pub(super) const fn weight(length: usize) -> usize {
+    length.saturating_add(size_of::<Message>())
 }
 
 fn refuse(setting: &'static str, reason: impl Into<Box<str>>) -> Result<(), SpecError> {

@@ -2,12 +2,14 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, FIXTURE, Story, Way, both_ways},
+    support::{DEADLINE, FIXTURE, Story, Way, both_ways, comes_true, is_alive},
 };
+use crossbeam_channel::{Receiver, Sender};
 use pipewright::{
-    Backoff, EventKind, Input, NotReady, Output, Pass, Ready, Restart, RestartPolicy, SpawnError, SpecError,
-    StopPolicy, StopStep, Watchdog, WorkerSpec, WorkerState,
+    Backoff, EventKind, Input, Message, NotReady, Output, Pass, Ready, Restart, RestartPolicy, SpawnError, SpecError,
+    StopPolicy, StopStep, Supervisor, Watchdog, WorkerSpec, WorkerState,
 };
+use serde_json::json;
 use std::{
     io::Write,
     net::TcpListener,
@@ -405,6 +407,94 @@ fn who_ends_well_before_its_newline_has_ended_well() {
     let died = events.iter().any(|event| matches!(event.kind, EventKind::NotReady { why: NotReady::Died { .. }, .. }));
     let exits = events.iter().filter(|event| matches!(event.kind, EventKind::Exited(_))).count();
     assert!(died && exits == 1, "{events:#?}");
+}
+
+/// A worker that sends messages, is waited for by the first of them, and whose closure blocks until the sender is dropped.
+fn judged_slowly(script: &str) -> (WorkerSpec, Receiver<()>, Sender<()>) {
+    let (entering, entered) = crossbeam_channel::unbounded();
+    let (open, opened) = crossbeam_channel::unbounded::<()>();
+    let is_it = move |_: &Message| {
+        entering.send(()).unwrap_or_default();
+        opened.recv().unwrap_or_default();
+        true
+    };
+    let spec = WorkerSpec::new("sh").args(["-c", script]).messages(Pass::number(3)).ready(Ready::message(is_it));
+    (spec, entered, open)
+}
+
+#[test]
+fn p06_a_closure_for_messages_that_blocks_delays_no_other_worker() {
+    let mut story = Story::new();
+    let (spec, entered, open) = judged_slowly("echo 1 >&3; echo 2 >&3; sleep 1000");
+    let blocked = story.supervisor.spawn(spec).unwrap();
+    entered.recv_timeout(DEADLINE).expect("its closure is called");
+    // Its own messages come, and those of others, with their ends.
+    assert_eq!([story.json(), story.json()], [json!(1), json!(2)]);
+    let other = WorkerSpec::new("sh").args(["-c", "echo 3 >&3"]).messages(Pass::number(3));
+    let other = story.supervisor.spawn(other.ready(Ready::message(|_| true))).unwrap();
+    assert_eq!(story.json(), json!(3));
+    story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
+    assert!(story.exit().success());
+    assert!(other.wait_timeout(DEADLINE).is_some() && story.supervisor.status().is_complete);
+    // Neither does its stop wait for the closure.
+    assert!(blocked.stop_within(Duration::ZERO).wait(DEADLINE).blocked().next().is_none());
+    assert_eq!(entered.len(), 0, "the closure is called once at a time");
+    drop(open);
+}
+
+#[test]
+fn p01_a_worker_that_was_ready_before_it_ended_is_ready_first() {
+    let mut story = Story::new();
+    let (spec, entered, open) = judged_slowly("echo 1 >&3");
+    let worker = story.supervisor.spawn(spec.drain_time(DEADLINE)).unwrap();
+    entered.recv_timeout(DEADLINE).expect("its closure is called");
+    let pid = worker.pid();
+    assert!(comes_true(|| !is_alive(pid)), "its end");
+    // The loop knows of that when it has answered.
+    assert!(story.supervisor.status().is_complete);
+    drop(open);
+    let kinds: Vec<_> = story.rest().into_iter().map(|event| event.kind).collect();
+    let ready = kinds.iter().position(|kind| matches!(kind, EventKind::Ready { .. }));
+    let exited = kinds.iter().position(|kind| matches!(kind, EventKind::Exited(_)));
+    assert!(ready.is_some() && ready < exited, "{kinds:#?}");
+}
+
+#[test]
+fn p15_an_end_waits_for_a_closure_that_blocks_no_longer_than_for_streams() {
+    let mut story = Story::new();
+    let (spec, entered, open) = judged_slowly("echo 1 >&3");
+    story.supervisor.spawn(spec.drain_time(Duration::from_millis(20))).unwrap();
+    entered.recv_timeout(DEADLINE).expect("its closure is called");
+    let why = story.find(|event| match event.kind {
+        EventKind::NotReady { why, .. } => Some(why),
+        _ => None,
+    });
+    assert!(matches!(why, NotReady::Died { .. }), "{why:?}");
+    assert!(story.exit().success());
+    drop(open);
+}
+
+#[test]
+fn p06_output_beyond_a_limit_is_not_looked_through() {
+    const LENGTH: usize = 32 << 10;
+    let line = "x".repeat(LENGTH);
+    for ready in [Ready::line("never"), Ready::message(|_| false)] {
+        let spec = WorkerSpec::new("yes").arg(&line);
+        let spec =
+            if format!("{ready:?}").contains("never") { spec.stdout(Output::Lines) } else { spec.messages_on_stdout() };
+        let supervisor = Supervisor::new().unwrap();
+        supervisor.spawn(spec.ready(ready).stop(StopPolicy::kill())).unwrap();
+        let mut seen = 0;
+        let why = loop {
+            match supervisor.events().recv_timeout(DEADLINE).expect("an event").kind {
+                EventKind::Line { .. } | EventKind::Message(_) => seen += LENGTH + 16,
+                EventKind::NotReady { why, .. } => break why,
+                _ => {}
+            }
+        };
+        assert!(matches!(why, NotReady::OutputLimit { .. }), "{why:?}");
+        assert!(seen >= 16 << 20, "{seen}");
+    }
 }
 
 #[test]

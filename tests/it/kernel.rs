@@ -4,12 +4,12 @@
 use std::{
     ffi::{CStr, CString},
     fs::File,
-    io::{self, Write},
+    io::{self, Read, Write},
     mem::MaybeUninit,
     net::{TcpListener, TcpStream},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-        unix::{ffi::OsStrExt, fs::OpenOptionsExt, process::CommandExt},
+        unix::{ffi::OsStrExt, fs::OpenOptionsExt, net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::Command,
@@ -359,6 +359,64 @@ pub(crate) fn trace(pid: u32, said: RawFd, answer: RawFd) -> i32 {
     // SAFETY: read(2) writes one byte of ours.
     unsafe { libc::read(answer, (&raw mut byte).cast(), 1) };
     0
+}
+
+/// A thread of this process that does not run until this is dropped: another process traces it.
+pub(crate) struct Stopped {
+    tracer: i32,
+    release: Option<UnixStream>,
+}
+
+pub(crate) fn stop_thread(thread: i32) -> Stopped {
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    // Where the Yama module lets parents alone trace their children. EINVAL: there is no Yama.
+    // SAFETY: PR_SET_PTRACER takes a number.
+    unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY, 0, 0, 0) };
+    // SAFETY: the child makes system calls only, and does not return from here.
+    let tracer = unsafe { libc::fork() };
+    if tracer == 0 {
+        // SAFETY: the child has no use for it, and would not see its end with it.
+        unsafe { libc::close(ours.as_raw_fd()) };
+        let result = keep_stopped(thread, theirs.as_raw_fd());
+        // SAFETY: _exit(2) runs nothing of the parent's.
+        unsafe { libc::_exit(result) };
+    }
+    assert!(tracer > 0, "{}", io::Error::last_os_error());
+    drop(theirs);
+    ours.read_exact(&mut [0]).expect("the tracer says that the thread has stopped");
+    Stopped { tracer, release: Some(ours) }
+}
+
+/// In a forked child: stops a thread, says so with a byte, and waits for the end of the stream.
+fn keep_stopped(thread: i32, stream: RawFd) -> i32 {
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: PTRACE_SEIZE uses no memory of ours.
+    if unsafe { libc::ptrace(libc::PTRACE_SEIZE, thread, nothing, nothing) } != 0 {
+        return 1;
+    }
+    // SAFETY: PTRACE_INTERRUPT uses no memory of ours.
+    if unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, thread, nothing, nothing) } != 0 {
+        return 2;
+    }
+    let mut status = 0;
+    // SAFETY: waitpid(2) writes one number.
+    if unsafe { libc::waitpid(thread, &raw mut status, libc::__WALL) } != thread {
+        return 3;
+    }
+    let mut byte = 0_u8;
+    // SAFETY: write(2) reads one byte of ours.
+    unsafe { libc::write(stream, (&raw const byte).cast(), 1) };
+    // SAFETY: read(2) writes one byte of ours. The thread goes on when its tracer ends.
+    unsafe { libc::read(stream, (&raw mut byte).cast(), 1) };
+    0
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        drop(self.release.take());
+        // SAFETY: waitpid(2) may be given no place for the status.
+        unsafe { libc::waitpid(self.tracer, std::ptr::null_mut(), 0) };
+    }
 }
 
 /// Notes something on a file, as `setfattr` does.

@@ -5,7 +5,7 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, FIXTURE, Story, alone, children, comes_true, open_descriptors, wait_gone},
+    support::{DEADLINE, FIXTURE, Story, alone, children, comes_true, open_descriptors, stop_loop, wait_gone},
 };
 use pipewright::{
     CallError, Event, EventKind, ExitStatus, GroupError, Pass, Restart, SpawnError, Strategy, When, Worker, WorkerSpec,
@@ -16,8 +16,10 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
+    time::Duration,
 };
 
+const ZERO: Duration = Duration::ZERO;
 const KILLED: ExitStatus = ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false };
 
 /// A supervisor, and the numbers of its loop's epoll: some are kept to be closed in need.
@@ -154,4 +156,38 @@ fn a_late_start_is_undone(script: &'static str, with: impl Fn(WorkerSpec) -> Wor
     drop(story);
     assert!(!ran.exists());
     assert!(children(std::process::id()).is_empty(), "nor a zombie");
+}
+
+/// Everything that waits for an answer of the loop: the waits end, and say that there was none.
+#[test]
+#[ignore = "waits for the 5 s that a loop has to answer"]
+fn p15_every_question_to_a_loop_that_does_not_run_ends() {
+    if !alone("loop_end::p15_every_question_to_a_loop_that_does_not_run_ends", |spec| spec) {
+        return;
+    }
+    let Story { supervisor, .. } = Story::new();
+    let worker = supervisor.spawn(WorkerSpec::new("sleep").arg("1000")).unwrap();
+    let group = supervisor.group(Strategy::OneForOne).unwrap();
+    let member = group.add(WorkerSpec::new("sleep").arg("1000")).unwrap();
+    let stopped = stop_loop();
+    thread::scope(|scope| {
+        let ends = [
+            scope.spawn(|| assert!(!supervisor.status().is_complete)),
+            scope.spawn(|| assert!(supervisor.stop_all().wait(ZERO).blocked().next().is_some())),
+            scope.spawn(|| assert!(supervisor.group(Strategy::OneForOne).is_err())),
+            scope.spawn(|| assert!(group.add(WorkerSpec::new("true")).is_err())),
+            scope.spawn(|| assert!(group.remove(&member).is_err())),
+            scope.spawn(|| assert!(group.batch().start().is_err())),
+            scope.spawn(|| assert!(worker.stop_within(ZERO).wait(ZERO).blocked().next().is_some())),
+            scope.spawn(|| assert!(worker.wait_timeout(ZERO).is_none())),
+        ];
+        for end in ends {
+            end.join().unwrap();
+        }
+    });
+    drop(stopped);
+    assert!(supervisor.status().is_complete, "it answers again");
+    drop(group);
+    drop(supervisor);
+    assert!(worker.wait_timeout(DEADLINE).is_some() && member.wait_timeout(DEADLINE).is_some());
 }

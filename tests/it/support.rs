@@ -1,7 +1,7 @@
 //! What the tests share: the two ways of starting, waiting with a deadline, and a process of one's own.
 
-use crossbeam_channel::Sender;
-use pipewright::{Event, EventKind, Exit, Message, Output, Pass, Process, Ready, Supervisor, Worker, WorkerSpec};
+use crate::kernel;
+use pipewright::{Event, EventKind, Exit, Message, Output, Pass, Process, Supervisor, WorkerSpec};
 use serde_json::Value;
 use std::{
     ffi::OsString,
@@ -217,16 +217,17 @@ pub(crate) fn open_descriptors() -> Vec<(RawFd, PathBuf)> {
     found
 }
 
-/// Holds the supervisor's loop up until something is sent; the worker by whom that is done ends then.
+/// Keeps the loop of the only supervisor of this process from running until what this gives is dropped.
 #[track_caller]
-pub(crate) fn hold_up(story: &Story) -> (Worker, Sender<()>) {
-    let (is_held, held) = crossbeam_channel::bounded(1);
-    let (release, released) = crossbeam_channel::bounded(1);
-    let wait = Ready::message(move |_| is_held.send(()).is_ok() && released.recv_timeout(DEADLINE).is_ok());
-    let spec = WorkerSpec::new("echo").arg("{}").messages_on_stdout().ready(wait);
-    let worker = story.supervisor.spawn(spec).unwrap();
-    held.recv_timeout(DEADLINE).unwrap();
-    (worker, release)
+pub(crate) fn stop_loop() -> kernel::Stopped {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap());
+    let is_loop = |task: &fs::DirEntry| {
+        fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim_end() == "pipewright-loop")
+    };
+    let loops: Vec<i32> =
+        tasks.filter(is_loop).map(|task| task.file_name().to_str().unwrap().parse().unwrap()).collect();
+    let [thread] = *loops else { panic!("not one loop: {loops:?}") };
+    kernel::stop_thread(thread)
 }
 
 /// Runs a test in a process of its own, where it is alone with its descriptors, limits and signals: the test binary is
@@ -271,8 +272,8 @@ pub(crate) const NOBODY: u32 = 65534;
 /// Runs a test alone, as an ordinary user where the tests run as root: one without cgroups, who may read no more than its own.
 pub(crate) fn as_ordinary_user(test: &str) -> bool {
     let is_there = alone(test, |spec| spec.env("HOME", "/tmp").env_remove("XDG_RUNTIME_DIR").env_remove("TMPDIR"));
-    if is_there && crate::kernel::effective_uid() == 0 {
-        crate::kernel::become_user(NOBODY);
+    if is_there && kernel::effective_uid() == 0 {
+        kernel::become_user(NOBODY);
     }
     is_there
 }
@@ -403,9 +404,9 @@ pub(crate) fn wait_gone(pid: u32) {
 
 /// A pidfd by way of `pidfd_open`, through a crate-free door: `/proc/PID` gives no readiness, so libc is asked.
 fn watch(pid: u32) -> Option<std::os::fd::OwnedFd> {
-    crate::kernel::pidfd_open(pid)
+    kernel::pidfd_open(pid)
 }
 
 fn poll_readable(fd: &std::os::fd::OwnedFd, timeout: Duration) -> bool {
-    crate::kernel::poll_readable(fd, timeout)
+    kernel::poll_readable(fd, timeout)
 }

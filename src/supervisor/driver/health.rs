@@ -14,6 +14,7 @@ use crate::{
     supervisor::{
         WorkerId,
         event::{Event, EventKind, NotReady},
+        judge::Judge,
         kept::Kept,
         live::Live,
         notify::NotifySocket,
@@ -27,6 +28,7 @@ use crate::{
 };
 use std::{
     io, mem,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -46,6 +48,10 @@ impl Driver {
             let (worker, incarnation) = (live.shared.id(), live.present.number());
             // Without a thread nobody asks, and its time runs out.
             live.health.prober = Prober::start(probe.clone(), self.mailbox.clone(), worker, incarnation).ok();
+        }
+        if let Some(is_it) = ready.is_it() {
+            let (worker, incarnation) = (live.shared.id(), live.present.number());
+            live.health.judge = Judge::start(Arc::clone(is_it), self.mailbox.clone(), worker, incarnation).ok();
         }
         live.health.readiness = Some(wait);
         self.see(place, Sign::Shown(Mark::Started));
@@ -81,6 +87,7 @@ impl Driver {
             }
             Outcome::Missed { waited } => NotReady::TimedOut { waited },
             Outcome::Closed { after } => NotReady::Closed { after },
+            Outcome::Exhausted { after } => NotReady::OutputLimit { after },
             Outcome::Died { after } => NotReady::Died { after },
         };
         let last_words = live.end_wait();
@@ -112,18 +119,40 @@ impl Driver {
     pub(super) fn look_at_signs(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         if let Some(mark) = live.health.shown.take() {
-            self.see(place, Sign::Shown(mark));
+            return self.see(place, Sign::Shown(mark));
+        }
+        // What is still with the judge may be what makes it ready.
+        if live.health.is_exhausted() && !live.health.judge.as_ref().is_some_and(Judge::is_busy) {
+            self.see(place, Sign::OutputLimit);
         }
     }
 
-    /// A prober has come through.
+    /// A prober has come through, or a judge has accepted a message.
     pub(super) fn reached(&mut self, worker: WorkerId, incarnation: u32) {
-        let Some(place) = self.kept.get(&worker).and_then(Kept::place) else { return };
+        let Some(place) = self.place_of(worker, incarnation) else { return };
         let Some(live) = live_at(&mut self.slots, place) else { return };
-        let mark = live.spec.ready.as_ref().map(Ready::mark);
-        if let (true, Some(mark)) = (live.present.number() == incarnation, mark) {
+        if let Some(mark) = live.spec.ready.as_ref().map(Ready::mark) {
             self.see(place, Sign::Shown(mark));
         }
+        self.die(place);
+    }
+
+    /// A judge has accepted no message of a batch.
+    pub(super) fn passed(&mut self, worker: WorkerId, incarnation: u32) {
+        let Some(place) = self.place_of(worker, incarnation) else { return };
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(judge) = &mut live.health.judge else { return };
+        judge.pass();
+        if !judge.is_busy() {
+            self.look_at_signs(place);
+            self.die(place);
+        }
+    }
+
+    /// Where this incarnation of a worker is, if it is still there.
+    fn place_of(&mut self, worker: WorkerId, incarnation: u32) -> Option<Place> {
+        let place = self.kept.get(&worker).and_then(Kept::place)?;
+        live_at(&mut self.slots, place).filter(|live| live.present.number() == incarnation).map(|_| place)
     }
 
     /// The pipe for the newline has something, or has ended. False where there was nothing more to read.
@@ -300,6 +329,7 @@ impl Live {
     fn end_wait(&mut self) -> Box<str> {
         self.health.readiness = None;
         self.health.prober = None;
+        self.health.judge = None;
         self.take_last_words()
     }
 

@@ -13,7 +13,9 @@ use crate::{
         readiness::Sign,
         stop::StopStep,
     },
-    supervisor::{WorkerId, event::EventKind, kept::Standing, live::Live, survivors::Survivors, worker::Present},
+    supervisor::{
+        WorkerId, event::EventKind, judge::Judge, kept::Standing, live::Live, survivors::Survivors, worker::Present,
+    },
     sys::is_shortage,
 };
 use std::{sync::Arc, time::Duration};
@@ -94,12 +96,32 @@ impl Driver {
         self.notice(place);
         self.ring_out(place);
         self.look_at_signs(place);
-        self.see(place, Sign::Died);
-        self.input(place, Input::Died);
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        live.health.ended = Some(self.clock.now());
+        let is_judged = live.health.judge.as_ref().is_some_and(Judge::is_busy);
+        if is_judged && live.incarnation.is_running() {
+            let time = live.spec.drain_time;
+            return self.set_timer_after(time, Timer::Verdict(place));
+        }
+        self.die(place);
+    }
+
+    /// The process has ended, and whether it was ready before that is known, or is not waited for any longer.
+    pub(super) fn die(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if live.health.ended.take().is_some() {
+            self.timers.cancel(Timer::Verdict(place));
+            self.see(place, Sign::Died);
+            self.input(place, Input::Died);
+        }
     }
 
     pub(super) fn input(&mut self, place: Place, input: Input) {
         let now = self.clock.now();
+        if matches!(input, Input::Ask(Ask::Stop | Ask::StopWithin(_))) {
+            // A stop does not wait for the host's code.
+            self.die(place);
+        }
         let Some(live) = live_at(&mut self.slots, place) else { return };
         let before = live.incarnation.poll_timeout();
         let outputs = live.incarnation.handle(input, now);

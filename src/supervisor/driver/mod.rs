@@ -92,6 +92,8 @@ pub(super) enum Command {
     NotStarted(WorkerId, SpawnError),
     /// What made this incarnation of a worker ready was asked for and found.
     Reached(WorkerId, u32),
+    /// Some messages of this incarnation of a worker were looked at, and do not make it ready.
+    Passed(WorkerId, u32),
     /// What its user wants of a worker.
     Act(WorkerId, Action),
     /// The control server has been started.
@@ -385,6 +387,7 @@ impl Driver {
             Command::Arrive(arrival) => self.arrive(*arrival),
             Command::NotStarted(worker, error) => self.left(worker, Left::NotStarted(error)),
             Command::Reached(worker, incarnation) => self.reached(worker, incarnation),
+            Command::Passed(worker, incarnation) => self.passed(worker, incarnation),
             Command::Act(worker, action) => self.act(worker, action),
             Command::Listen(server) => self.listen(*server),
             Command::Talk(worker) => self.hear_of(worker),
@@ -469,6 +472,7 @@ impl Driver {
                 Timer::Guard => self.look_after_guard(),
                 Timer::Burst(place) => self.let_call(place),
                 Timer::Bell(place) => self.miss_bell(place),
+                Timer::Verdict(place) => self.die(place),
             }
         }
     }

@@ -137,11 +137,13 @@ pub(super) enum Timer {
     Burst(Place),
     /// The pipe on which it should have told that it is ready has ended.
     Bell(Place),
+    /// It has ended, and the judge of its messages has had its time.
+    Verdict(Place),
 }
 
 impl Timer {
     /// All timers of one incarnation.
-    pub(super) fn of(place: Place) -> [Self; 11] {
+    pub(super) fn of(place: Place) -> [Self; 12] {
         [
             Self::Incarnation(place),
             Self::Health(place),
@@ -154,6 +156,7 @@ impl Timer {
             Self::Disconnect(place),
             Self::Burst(place),
             Self::Bell(place),
+            Self::Verdict(place),
         ]
     }
 }

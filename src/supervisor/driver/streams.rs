@@ -22,7 +22,7 @@ impl Driver {
         let Some(scratch) = self.scratch.get_mut(..share) else { return };
         let has_ended = live.read(stream, scratch, &mut self.outlet);
         live.note_messages(|| self.clock.now());
-        if live.health.shown.is_some() {
+        if is_searched {
             self.look_at_signs(place);
         }
         if has_ended {
