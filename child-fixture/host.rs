@@ -36,11 +36,23 @@ pub(crate) fn overwrite_environment() -> Outcome {
     Ok(memory.write_all_at(&title, start)?)
 }
 
-/// `[--guard shell|own] [--hostile] --level own|session|inherit|command|process|survive`: says `up` and how its workers are contained when everybody has been
-/// started for the first time.
+fn guard(options: &Options) -> Result<Guard, String> {
+    match options.get("guard") {
+        None => Ok(Guard::default()),
+        Some("shell") => Ok(Guard::Shell),
+        Some("own") => Ok(Guard::OwnExecutable),
+        Some("none") => Ok(Guard::Disabled),
+        Some(other) => Err(format!("there is no guard {other:?}")),
+    }
+}
+
+/// `[--guard shell|own|none] [--hostile] [--single] [--forked] --level own|session|inherit|command|process|survive`: says `up` and how
+/// its workers are contained when all have been started for the first time, and every warning. With `--single`, there is one worker.
+/// With `--forked`, a fork of this process lives on, with all that it has open but for standard output.
 pub(crate) fn run(options: &Options) -> Outcome {
     let level = options.get("level").unwrap_or("own").to_owned();
-    let fixture = env::current_exe()?;
+    // Without /proc, it is found by its own name.
+    let fixture = env::current_exe().or_else(|_| env::args_os().next().map(Into::into).ok_or("no name"))?;
     let spec = |script: &'static str| {
         let spec = match level.as_str() {
             "command" | "process" => WorkerSpec::from_command({
@@ -64,20 +76,19 @@ pub(crate) fn run(options: &Options) -> Outcome {
         let spec = spec.group(group).restart(policy);
         if level == "survive" { spec.survive_parent() } else { spec }
     };
-    let guard = match options.get("guard") {
-        None => Guard::default(),
-        Some("shell") => Guard::Shell,
-        Some("own") => Guard::OwnExecutable,
-        Some(other) => return Err(format!("there is no guard {other:?}").into()),
-    };
-    let supervisor = Supervisor::builder().guard(guard).build()?;
+    let supervisor = Supervisor::builder().guard(guard(options)?).build()?;
     let mut contained = None;
     if options.has("hostile") {
         supervisor.spawn(spec(HOSTILE))?;
     }
-    for _ in 0..3 {
+    for _ in 0..if options.has("single") { 1 } else { 3 } {
         contained = supervisor.spawn(spec(TREE))?.containment().map(|it| it.kind);
-        supervisor.spawn(spec(CRASH))?;
+        if !options.has("single") {
+            supervisor.spawn(spec(CRASH))?;
+        }
+    }
+    if options.has("forked") {
+        crate::kernel::fork_that_waits();
     }
     say(&format!("up {contained:?}"))?;
     for event in supervisor.events() {
@@ -88,9 +99,9 @@ pub(crate) fn run(options: &Options) -> Outcome {
     Ok(())
 }
 
-/// A host with one worker that has connected for control; says so, and lives until the end of its input.
-pub(crate) fn control() -> Outcome {
-    let supervisor = Supervisor::new()?;
+/// `[--guard shell|own|none]`: a host with one worker that has connected for control; says so, and lives until the end of its input.
+pub(crate) fn control(options: &Options) -> Outcome {
+    let supervisor = Supervisor::builder().guard(guard(options)?).build()?;
     let worker = WorkerSpec::new(env::current_exe()?).arg("serve").control(Pass::arg("--control={}"));
     let worker = supervisor.spawn(worker)?;
     worker.call::<_, ()>("ping", &(), Duration::from_secs(30))?;

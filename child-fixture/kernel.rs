@@ -31,6 +31,18 @@ pub(crate) fn end_main_thread() {
     unsafe { libc::syscall(libc::SYS_exit, 0) };
 }
 
+/// Leaves a copy of this process that waits for a signal that ends it, and does not hold standard output.
+pub(crate) fn fork_that_waits() {
+    // SAFETY: the copy makes no other calls than those below, which are safe to make in a copy of a process with threads.
+    if unsafe { libc::fork() } == 0 {
+        // SAFETY: close(2) takes a number; nothing in the copy uses it.
+        unsafe { libc::close(1) };
+        loop {
+            pause();
+        }
+    }
+}
+
 pub(crate) fn ignore(signal: i32) {
     // SAFETY: signal(2) with SIG_IGN runs no code of ours.
     unsafe { libc::signal(signal, libc::SIG_IGN) };

@@ -1,18 +1,24 @@
-//! The process groups that the guard kills, in a pipe.
+//! The process groups that the guard kills, and the directory that it removes, in a pipe.
 //!
 //! The host holds both ends, and the guard inherits them. The host appends a line for each change, so that the guard sleeps through
 //! all of them and still finds the lines when the host is gone. A pipe, since a file in memory obeys `RLIMIT_FSIZE`: a write beyond
 //! that limit kills the host by SIGXFSZ.
 //!
-//! `+N` adds a group, `-N` removes it, `=` removes all. Before the pipe fills up the host writes `=` and the present groups, and then
-//! reads what stood before. A host that is killed in between leaves lines that mean the same.
+//! `+N` adds a group, `-N` removes it, `=` removes all; `/PATH` is the directory of the host's sockets from then on. Before the pipe
+//! fills up the host writes `=`, the directory and the present groups, and then reads what stood before. A host that is killed in
+//! between leaves lines that mean the same.
 
 use crate::sys::{fd, fifo};
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     fs::File,
-    io::{self, Read, Write},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    io::{self, BufRead, BufReader, Read, Write},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStringExt,
+    },
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -24,7 +30,7 @@ const FEW_BYTES: usize = 4096;
 /// The largest pipe that is asked for, `/proc/sys/fs/pipe-max-size` by default.
 const LARGEST_BYTES: usize = 1 << 20;
 
-/// The list of process groups.
+/// The list of what goes with the host.
 #[derive(Debug)]
 pub(crate) struct GroupList {
     ends: Mutex<Ends>,
@@ -35,6 +41,8 @@ struct Ends {
     reader: File,
     writer: File,
     groups: BTreeSet<u32>,
+    /// A line, or nothing. No path in it has a line feed.
+    directory: String,
     /// Unread in the pipe.
     bytes: usize,
     capacity: usize,
@@ -48,7 +56,15 @@ impl GroupList {
         // Its capacity is kept in account. Should that ever be wrong, a write fails and does not wait.
         fd::set_nonblocking(writer.as_fd())?;
         let capacity = fifo::capacity(reader.as_fd())?;
-        let ends = Ends { reader, writer, groups: BTreeSet::new(), bytes: 0, capacity, capacity_max: LARGEST_BYTES };
+        let ends = Ends {
+            reader,
+            writer,
+            groups: BTreeSet::new(),
+            directory: String::new(),
+            bytes: 0,
+            capacity,
+            capacity_max: LARGEST_BYTES,
+        };
         Ok(Self { ends: Mutex::new(ends) })
     }
 
@@ -73,6 +89,18 @@ impl GroupList {
         drop(self.lock().change(group, false));
     }
 
+    /// This directory is to be removed with the host, in the place of any before it.
+    pub(crate) fn set_directory(&self, path: &Path) {
+        let mut ends = self.lock();
+        let line = format!("{}\n", path.display());
+        if ends.directory != line {
+            ends.directory.clone_from(&line);
+            // What does not fit is in the list after the next renewal, and the next supervisor removes it too.
+            let written = ends.bytes + line.len() <= ends.room() && ends.write(&line).is_ok();
+            drop(if written { Ok(()) } else { ends.renew() });
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Ends> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,7 +113,7 @@ impl Ends {
             return Ok(());
         }
         let line = format!("{}{group}\n", if is_in { '+' } else { '-' });
-        let all_bytes = 2 + self.groups.len() * line.len();
+        let all_bytes = 2 + self.directory.len() + self.groups.len() * line.len();
         let most = self.room().min(FEW_BYTES.max(2 * all_bytes));
         if self.bytes + line.len() <= most && self.write(&line).is_ok() {
             return Ok(());
@@ -115,7 +143,7 @@ impl Ends {
     /// the new ones either, the list stays empty.
     fn renew(&mut self) -> io::Result<()> {
         let lines = self.groups.iter().map(|group| format!("+{group}\n"));
-        let text: String = std::iter::once("=\n".to_owned()).chain(lines).collect();
+        let text: String = ["=\n".to_owned(), self.directory.clone()].into_iter().chain(lines).collect();
         while self.room() < 2 * text.len() && self.capacity < self.capacity_max {
             match fifo::set_capacity(self.writer.as_fd(), 2 * self.capacity) {
                 Ok(capacity) if capacity > self.capacity => self.capacity = capacity,
@@ -157,22 +185,33 @@ pub(super) fn pipe() -> io::Result<(File, File)> {
     Ok((lift(reader.into())?, lift(writer.into())?))
 }
 
+/// What goes with the host, as its guard reads it.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    pub(super) groups: BTreeSet<i32>,
+    pub(super) directory: Option<PathBuf>,
+}
+
 /// Reads a list to its end, as a guard.
-pub(super) fn read(reader: impl Read, writer: BorrowedFd<'_>) -> io::Result<BTreeSet<i32>> {
+pub(super) fn read(reader: impl Read, writer: BorrowedFd<'_>) -> io::Result<Listed> {
     File::from(writer.try_clone_to_owned()?).write_all(format!("{END}\n").as_bytes())?;
-    let mut groups = BTreeSet::new();
-    for line in io::BufRead::lines(io::BufReader::new(reader)) {
+    let mut listed = Listed::default();
+    for line in BufReader::new(reader).split(b'\n') {
         let line = line?;
-        match line.split_at_checked(1) {
-            _ if line == END => break,
-            Some(("+", number)) => drop(number.parse().map(|group: i32| groups.insert(group))),
-            Some(("-", number)) => drop(number.parse().map(|group: i32| groups.remove(&group))),
-            Some(("=", _)) => groups.clear(),
+        if line == END.as_bytes() {
+            break;
+        }
+        let number = || str::from_utf8(line.get(1..)?).ok()?.parse::<i32>().ok();
+        match (line.first(), number()) {
+            (Some(b'+'), Some(group)) => drop(listed.groups.insert(group)),
+            (Some(b'-'), Some(group)) => drop(listed.groups.remove(&group)),
+            (Some(b'='), _) => listed.groups.clear(),
+            (Some(b'/'), _) => listed.directory = Some(OsString::from_vec(line).into()),
             // The end of a line of which the host has read the beginning.
             _ => {}
         }
     }
-    Ok(groups)
+    Ok(listed)
 }
 
 #[cfg(test)]
@@ -181,6 +220,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn groups_of(list: &GroupList) -> BTreeSet<i32> {
+        listed_by(list).groups
+    }
+
+    fn listed_by(list: &GroupList) -> Listed {
         let [reader, writer] = list.ends().unwrap();
         read(File::from(reader), writer.as_fd()).unwrap()
     }
@@ -201,7 +244,13 @@ mod tests {
                 ends.capacity_max = ends.capacity;
             }
             let mut model = BTreeSet::new();
+            let mut directory = None;
             for (group, enters) in changes {
+                if group % 64 == 0 {
+                    let path = PathBuf::from(format!("/run/user/{group}/pipewright-0123456789abcdef"));
+                    list.set_directory(&path);
+                    directory = Some(path);
+                }
                 if enters {
                     list.enter(group).unwrap();
                     model.insert(group.cast_signed());
@@ -210,7 +259,9 @@ mod tests {
                     model.remove(&group.cast_signed());
                 }
             }
-            prop_assert_eq!(groups_of(&list), model);
+            let listed = listed_by(&list);
+            prop_assert_eq!(listed.groups, model);
+            prop_assert_eq!(listed.directory, directory);
         }
     }
 

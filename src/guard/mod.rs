@@ -6,9 +6,10 @@
 //! ends is replaced at once, and its end is reported as a [`Warning`](crate::Warning).
 //!
 //! [`Guard`] selects the program of the guard. By default it is `/bin/sh`, whatever shell that is, with `grep`, `head`, `rmdir`,
-//! `sleep` and `tr`. An image without a shell needs [`init`] in the host's `main`. Each guard tests itself when it starts; one that
+//! `rm`, `sleep` and `tr`. An image without a shell needs [`init`] in the host's `main`. Each guard tests itself when it starts; one that
 //! lacks something fails the start of the worker with [`SpawnStep::Guard`](crate::SpawnStep::Guard) and a text that names what is
-//! missing.
+//! missing. A shell also tries its tools out, on a process of its own; the first worker does not wait for that. Where the tools do not
+//! do what they should, [`Warning::GuardEnded`](crate::Warning::GuardEnded) says so, and further starts fail.
 
 mod groups;
 mod own;
@@ -16,7 +17,7 @@ mod start;
 mod sweep;
 
 pub(crate) use groups::GroupList;
-pub(crate) use start::{Order, Running, start};
+pub(crate) use start::{Order, Running, Until, start};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -27,7 +28,7 @@ pub enum Guard {
     /// The host's own executable where [`init`] was called in this process, the shell elsewhere.
     #[default]
     Auto,
-    /// `/bin/sh` with `grep`, `head`, `rmdir`, `sleep` and `tr`. `ps` shows `sh -s pipewright-guard`.
+    /// `/bin/sh` with `grep`, `head`, `rm`, `rmdir`, `sleep` and `tr`. `ps` shows `sh -s pipewright-guard`.
     Shell,
     /// The host's own executable, which must have called [`init`]. It needs no other program, and finds more than the shell does:
     /// also what shares a session with the tree, or has parents in it. `ps` shows `pipewright-guard`.

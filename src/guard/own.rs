@@ -2,7 +2,7 @@
 
 use super::{
     groups,
-    start::{LIST_READER, LIST_WRITER, ORDER, READY, TITLE},
+    start::{LIST_READER, LIST_WRITER, ORDER, READY, TESTED, TITLE},
     sweep::Sweep,
 };
 use crate::sys::{
@@ -63,10 +63,10 @@ fn guard() -> io::Result<()> {
     let (reader, writer) = (File::from(fd::adopt(LIST_READER)), fd::adopt(LIST_WRITER));
     let order = order(&mut told)?;
     let host = Kin::of(order.host);
-    report(&format!("{READY}{}", self_test()?));
+    report(&format!("{READY}{}\n{TESTED}", self_test()?));
     wait_for_end(&told.into_inner(), order.host)?;
-    let groups = groups::read(reader, writer.as_fd()).unwrap_or_default();
-    Sweep::new(&order.token, groups, host).run(order.cgroup.as_deref());
+    let listed = groups::read(reader, writer.as_fd()).unwrap_or_default();
+    Sweep::new(&order.token, listed.groups, host).run(order.cgroup.as_deref(), listed.directory.as_deref());
     Ok(())
 }
 

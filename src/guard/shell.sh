@@ -1,12 +1,13 @@
-# The guard of one supervisor, for a POSIX shell: dash, bash, Busybox. It needs grep, head, rmdir, sleep and tr.
+# The guard of one supervisor, for a POSIX shell: dash, bash, Busybox. It needs grep, head, rm, rmdir, sleep and tr.
 #
 # Descriptor 3 gives three lines, the token of the supervisor's processes, its cgroup or nothing, and the number of the host's
-# process; then it ends with the host. Descriptor 4 is the list of process groups, and 5 its other end. Standard output is for one
-# line: "ready", or what is missing.
+# process; then it ends with the host. Descriptor 4 is the list of what goes with the host, and 5 its other end. Standard output is
+# for two lines: "ready" once the end of the host is noticed, and "tested"; or what is missing instead.
 trap '' HUP INT QUIT TERM TSTP TTIN TTOU PIPE USR1 USR2
-IFS= read -r run <&3
+IFS= read -r token <&3
 IFS= read -r cgroup <&3
 read -r host <&3
+run=$token
 
 # Whether /proc is there and has the numbers of this pid namespace. After unshare(1) it may have those of another: the processes that
 # it shows then have other numbers here.
@@ -113,18 +114,21 @@ hunt() {
     done
 }
 
-# `+N` adds a group, `-N` removes it, `=` removes all. The list ends with the line that is written here: the end of the pipe does
-# not come while a fork of the host holds its writing end. kill takes a group as `-N`; dash knows no `--`.
+# `+N` adds a group, `-N` removes it, `=` removes all; `/PATH` is the directory of the host's sockets. The list ends with the line
+# that is written here: the end of the pipe does not come while a fork of the host holds its writing end. kill takes a group as
+# `-N`; dash knows no `--`.
 kill_groups() {
     groups=
+    directory=
     epoch=0
     echo end >&5
-    while read -r entry <&4; do
+    while IFS= read -r entry <&4; do
         case $entry in
         end) break ;;
         =) epoch=$((epoch + 1)) ;;
         +*) eval "group_${entry#+}=$epoch" && groups="$groups ${entry#+}" ;;
         -*) eval "group_${entry#-}=" ;;
+        /*) directory=$entry ;;
         esac
     done
     for group in $groups; do
@@ -145,7 +149,10 @@ sweep() {
     trap '' URG
     [ -n "$cgroup" ] && echo 1 >"$cgroup/cgroup.kill"
     kill_groups
+    # Also where the end of the host comes in the middle of the test.
+    run=$token
     has_proc && hunt
+    [ -n "$directory" ] && rm -rf "$directory"
     [ -n "$cgroup" ] && remove_cgroup
     exit 0
 }
@@ -155,10 +162,10 @@ fail() {
     exit 1
 }
 
-# Exercises all that the sweep relies on, since nothing can be reported when that is needed.
-self_test() {
+# What the sweep relies on, since nothing can be reported when that is needed. This part starts no process: the host waits for it.
+test_tools() {
     missing=
-    for tool in grep head rmdir sleep tr; do
+    for tool in grep head rm rmdir sleep tr; do
         command -v $tool >/dev/null || missing="$missing $tool"
     done
     [ -z "$missing" ] || fail "missing from $PATH:$missing"
@@ -168,25 +175,28 @@ self_test() {
     kill -10 "-$$"
     trap '' USR1
     [ -n "$signalled" ] || fail "its kill cannot signal a process group by number"
-    has_proc || return 0
-    token=$run
+}
+
+# Finds and kills a process of its own as the sweep does. That carries the host's token too: a sweep in the middle of the test ends
+# it.
+test_search() {
     run=probe.$$
-    PIPEWRIGHT_TREE=$run. sleep 10 &
-    process=$!
+    PIPEWRIGHT_TREE=$run.$token. sleep 10 &
+    probe=$!
     tries=0
     # It has the shell's own environment until its exec.
     while :; do
-        case $(judge_all "/proc/$process/environ") in
-        *"$process"*) break ;;
+        case $(judge_all "/proc/$probe/environ") in
+        *"$probe"*) break ;;
         esac
         tries=$((tries + 1))
         [ $tries -lt 100 ] || fail "it cannot find and kill a process by its environment with head, tr, grep and kill"
     done
-    wait $process
+    wait $probe
     run=$token
 }
 
-self_test
+test_tools
 echo pipewright-guard >/proc/self/comm
 trap sweep URG
 if has_proc && read -r stat </proc/$$/stat; then
@@ -194,9 +204,11 @@ if has_proc && read -r stat </proc/$$/stat; then
     set -- ${stat##*) }
     # The host may have ended before the trap was there.
     [ "$2" = "$host" ] || sweep
+    test_search
 else
     echo ready without /proc
 fi
+echo tested
 exec >&2
 read -r never <&3
 sweep

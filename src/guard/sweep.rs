@@ -57,13 +57,13 @@ impl<'a> Sweep<'a> {
         Self { token, groups, host, sessions, known: HashSet::new(), eyes: Eyes::new() }
     }
 
-    pub(super) fn run(&mut self, cgroup: Option<&Path>) {
-        // Before anything is killed, while parents are still there to be descended from.
-        let family = self.family();
+    pub(super) fn run(&mut self, cgroup: Option<&Path>, directory: Option<&Path>) {
         if let Some(cgroup) = cgroup {
-            // Refused where none was made.
+            // At once: whatever its members have started is in it too. Refused where none was made.
             drop(fs::write(cgroup.join("cgroup.kill"), "1"));
         }
+        // Before the groups are killed, while parents are still there to be descended from.
+        let family = self.family();
         // No more than once: from now on the numbers may be given to others.
         for group in mem::take(&mut self.groups) {
             // ESRCH: all its members have ended.
@@ -73,6 +73,10 @@ impl<'a> Sweep<'a> {
             kill(kin);
         }
         self.hunt();
+        if let Some(directory) = directory {
+            // Refused where it is gone already.
+            drop(fs::remove_dir_all(directory));
+        }
         if let Some(cgroup) = cgroup {
             remove(cgroup);
         }

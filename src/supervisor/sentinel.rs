@@ -2,7 +2,7 @@
 
 use crate::{
     exit::ExitStatus,
-    guard::{self, GroupList, Guard, Order, Running},
+    guard::{self, GroupList, Guard, Order, Running, Until},
     launch::SpawnError,
     supervisor::{
         driver::{Command, GuardNews, Mailbox},
@@ -14,6 +14,7 @@ use crate::{
 use std::{
     io, mem,
     os::fd::OwnedFd,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -88,7 +89,9 @@ impl Sentinel {
             state.ended = Some((pid, status));
             state.running = None;
         }
-        let started = self.start();
+        // The start of the first worker does not wait for the whole self-test. A guard that fails it ends, and is replaced.
+        let replaces = state.ended.is_some() || state.is_lost;
+        let started = self.start(if replaces { Until::Tested } else { Until::Ready });
         let (end, warning) = match &started {
             Ok(Some(running)) => (running.process.end().ok(), state.take_news(running)),
             Ok(None) => (None, None),
@@ -112,9 +115,17 @@ impl Sentinel {
         }
     }
 
-    fn start(&self) -> Result<Option<Running>, SpawnError> {
+    fn start(&self, until: Until) -> Result<Option<Running>, SpawnError> {
         let cgroup = self.pen.path();
-        guard::start(self.kind, &Order { token: &self.run, cgroup: cgroup.as_deref(), groups: &self.groups })
+        let order = Order { token: &self.run, cgroup: cgroup.as_deref(), groups: &self.groups };
+        guard::start(self.kind, &order, until)
+    }
+
+    /// The directory of the supervisor's sockets, which is to go with the host.
+    pub(super) fn set_directory(&self, path: &Path) {
+        if self.kind != Guard::Disabled {
+            self.groups.set_directory(path);
+        }
     }
 
     /// A group is to be killed with the host. Gives its number where it is in the list; elsewhere its members are found by their

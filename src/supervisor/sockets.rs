@@ -89,6 +89,11 @@ impl Sockets {
         let path = directory.path().join(format!("notify-{}", state.notify_sockets));
         NotifySocket::bind(path, if is_open { 0o666 } else { 0o600 })
     }
+
+    /// Where the sockets are, once one was made.
+    pub(super) fn place(&self) -> Option<Arc<PrivateDirectory>> {
+        lock(&self.0).directory.clone()
+    }
 }
 
 impl State {

@@ -292,6 +292,9 @@ impl Starter {
             self.stand_guard(thread)?;
         }
         let (notices, mut variables) = listen_to_notices(spec, &self.sockets)?;
+        if let Some(place) = self.sockets.place() {
+            self.sentinel.set_directory(place.path());
+        }
         variables.push(token.variable());
         if let Some(address) = address.filter(|_| spec.plan.tells_control_in_arguments()) {
             variables.push((KEY_VARIABLE, address.key.clone().into()));

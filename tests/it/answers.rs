@@ -387,7 +387,9 @@ fn p09_what_killed_hosts_have_left_is_swept_away() {
     };
     let mut story = Story::new();
     let mut serving = || {
-        let host = WorkerSpec::new(FIXTURE).arg("control-host").stdin(Input::Pipe).stdout(Output::Lines);
+        // A guard would remove the directory.
+        let host =
+            WorkerSpec::new(FIXTURE).args(["control-host", "--guard", "none"]).stdin(Input::Pipe).stdout(Output::Lines);
         let host = story.supervisor.spawn(host).unwrap();
         story.find(|event| matches!(event.kind, EventKind::Line { .. }).then_some(()));
         let of_host = sockets();

@@ -8,7 +8,7 @@ use pipewright::{Exit, Group, Input, Limit, Output, Process, Worker, WorkerSpec,
 use std::{
     fmt, fs,
     io::{BufRead, BufReader, Write},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
     sync::{
         Arc,
@@ -39,17 +39,21 @@ struct Setting<'a> {
     /// The program that is `/bin/sh` for it.
     shell: Option<&'a Path>,
     is_nobody: bool,
+    /// With one worker, and this option.
+    single: Option<&'a str>,
+    /// As root of a mount namespace of its own, done before it is started.
+    before: Option<&'a str>,
 }
 
 impl<'a> Setting<'a> {
     fn new(level: &'a str, guard: &'a str) -> Self {
-        Self { level, guard, is_hostile: false, shell: None, is_nobody: false }
+        Self { level, guard, is_hostile: false, shell: None, is_nobody: false, single: None, before: None }
     }
 }
 
 impl Host {
     fn start(setting: Setting<'_>, number: u64) -> Self {
-        let Setting { level, guard, is_hostile, shell, is_nobody } = setting;
+        let Setting { level, guard, is_hostile, shell, is_nobody, single, before } = setting;
         let mark = format!("{}-{level}-{number}", std::process::id());
         let mut words: Vec<&str> = Vec::new();
         let shell = shell.map(|shell| shell.to_str().unwrap());
@@ -58,11 +62,16 @@ impl Host {
             const MOUNT: &str = "mount --bind \"$0\" \"$(readlink -f /bin/sh)\" && exec \"$@\"";
             words.extend(["unshare", "-m", "sh", "-c", MOUNT, shell]);
         }
+        let before = before.map(|before| format!("{before} && exec \"$@\""));
+        if let Some(before) = &before {
+            words.extend(["unshare", "-m", "sh", "-c", before, "sh"]);
+        }
         if is_nobody {
             words.extend(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]);
         }
         words.extend([FIXTURE, "host", "--level", level, "--guard", guard]);
         words.extend(is_hostile.then_some("--hostile"));
+        words.extend(single.into_iter().flat_map(|option| ["--single", option]));
         // Its group is not killed with it: that would be us who clean up.
         let spec = WorkerSpec::new(words[0]).args(&words[1..]).env(MARK, &mark).group(Group::Inherit);
         Self { process: spec.stdout(Output::Lines).stderr(Output::Null).launch().unwrap(), mark }
@@ -301,6 +310,120 @@ fn p09_killed_guard_is_replaced_and_reported() {
         host.wait_nobody();
         wait_gone(second);
     }
+}
+
+#[test]
+fn p09_killed_host_leaves_no_directory_of_its_sockets() {
+    for guard in GUARDS {
+        let directory = tempfile::tempdir().unwrap();
+        let spec = WorkerSpec::new(FIXTURE).args(["control-host", "--guard", guard]).stdin(Input::Pipe);
+        let spec = spec.env("XDG_RUNTIME_DIR", directory.path()).group(Group::Inherit).stdout(Output::Lines);
+        let mut host = spec.launch().unwrap();
+        let mut output = BufReader::new(host.take_stdout().unwrap());
+        assert_eq!(line(&mut output), "up\n");
+        let names = || fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(names(), 1);
+        let guard_process = guard_of(host.pid());
+        host.signal(libc::SIGKILL).unwrap();
+        wait_gone(guard_process);
+        assert_eq!(names(), 0, "{guard}");
+    }
+}
+
+#[test]
+fn p09_guard_notices_the_end_of_a_host_whose_fork_holds_its_pipe() {
+    for guard in GUARDS {
+        let mut host = Host::start(Setting { single: Some("--forked"), ..Setting::new("command", guard) }, 8_000_000);
+        let output = host.is_up("Group");
+        let guard_process = guard_of(host.process.pid());
+        let forks: Vec<u32> =
+            children(host.process.pid()).into_iter().filter(|pid| command_line(*pid).contains("--forked")).collect();
+        assert_eq!(forks.len(), 1);
+        host.kill();
+        wait_gone(guard_process);
+        assert_eq!(host.offspring(), forks, "{guard}");
+        crate::kernel::kill(forks[0], libc::SIGKILL);
+        host.wait_nobody();
+        drop(output);
+    }
+}
+
+/// Without a guard, or with one that is killed in the same moment, the kernel ends the workers' own processes; nothing ends what
+/// they have started.
+#[test]
+fn p09_workers_end_with_a_host_without_guard() {
+    for guard in ["none", "shell"] {
+        let mut host = Host::start(Setting { single: Some("--"), ..Setting::new("process", guard) }, 9_000_000);
+        let output = host.is_up("Process");
+        assert!(comes_true(|| host.offspring().len() > 4), "{:?}", host.offspring());
+        // It cannot replace its guard.
+        host.process.signal(libc::SIGSTOP).unwrap();
+        let (guards, workers): (Vec<u32>, Vec<u32>) =
+            children(host.process.pid()).into_iter().partition(|pid| command_line(*pid).contains("pipewright-guard"));
+        assert_eq!((guards.len(), workers.len()), (usize::from(guard != "none"), 1), "{guard}");
+        for pid in guards {
+            crate::kernel::kill(pid, libc::SIGKILL);
+        }
+        host.kill();
+        workers.into_iter().for_each(wait_gone);
+        let left = host.offspring();
+        assert!(left.len() > 1, "{guard}: {left:?}");
+        for pid in left {
+            crate::kernel::kill(pid, libc::SIGKILL);
+        }
+        host.wait_nobody();
+        drop(output);
+    }
+}
+
+#[test]
+fn p09_guard_without_proc_kills_the_listed_groups_and_says_what_is_missing() {
+    if shells().is_empty() {
+        return;
+    }
+    let setting = Setting { single: Some("--"), before: Some("umount -l /proc"), ..Setting::new("own", "shell") };
+    let mut host = Host::start(setting, 10_000_000);
+    let mut output = BufReader::new(host.process.take_stdout().unwrap());
+    // What cgroups there are cannot be read either.
+    assert_eq!(line(&mut output), "up Some(Group)\n");
+    let missing = "guard runs without /proc: processes that left their group may survive this one\n";
+    assert_eq!(line(&mut output), missing);
+    let all = || host.offspring().len();
+    // The host, two shells, and three that sleep, of which two are in a session of their own.
+    assert!(comes_true(|| all() == 6), "{:?}", host.offspring());
+    host.process.signal(libc::SIGKILL).unwrap();
+    assert!(comes_true(|| all() == 2), "{:?}", host.offspring());
+    for pid in host.offspring() {
+        crate::kernel::kill(pid, libc::SIGKILL);
+    }
+    host.wait_nobody();
+}
+
+#[test]
+fn p09_guard_that_fails_its_test_is_reported_and_comes_back() {
+    if shells().is_empty() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (real, broken) = (directory.path().join("tr"), directory.path().join("broken"));
+    let script = |text: &str| fs::write(&broken, format!("#!/bin/sh\n{text}\n")).unwrap();
+    script("exit 0");
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy("/usr/bin/tr", &real).unwrap();
+    let mount = format!("mount --bind {} \"$(readlink -f /usr/bin/tr)\"", broken.display());
+    let setting = Setting { single: Some("--"), before: Some(&mount), ..Setting::new("command", "shell") };
+    let mut host = Host::start(setting, 11_000_000);
+    // The worker does not wait for that part of the test.
+    let mut output = host.is_up("Group");
+    let told = line(&mut output);
+    assert!(told.starts_with("guard process ") && told.contains("ended (exit code 1)"), "{told}");
+    assert!(told.contains("could not be replaced") && told.contains("it cannot find and kill a process"), "{told}");
+    script(&format!("exec {} \"$@\"", real.display()));
+    let told = line(&mut output);
+    assert!(told.starts_with("guard restored as process "), "{told}");
+    host.kill();
+    assert_eq!(read_to_end(output.get_ref()), b"");
+    host.wait_nobody();
 }
 
 /// The shells that are installed.
