@@ -136,14 +136,14 @@ impl Inspector {
 
     /// Sends a request. False where no thread can be had for it, now or at all.
     pub(super) fn ask(&mut self, request: Request) -> bool {
-        if self.thread.is_none() {
-            if lock(&self.stuck).len() >= STUCK_MAX {
-                return false;
-            }
+        self.running().is_some_and(|running| running.requests.send(request).is_ok())
+    }
+
+    fn running(&mut self) -> Option<&Running> {
+        if self.thread.is_none() && lock(&self.stuck).len() < STUCK_MAX {
             self.thread = self.start().ok();
         }
-        let Some(running) = &self.thread else { return false };
-        running.requests.send(request).is_ok()
+        self.thread.as_ref()
     }
 
     /// Whether the thread has not moved since this was last asked. Then it is left behind, and what it was asked is to be asked again.
@@ -169,23 +169,27 @@ impl Inspector {
 
     fn start(&self) -> io::Result<Running> {
         let (requests, inbox) = crossbeam_channel::unbounded();
-        let progress = Arc::new(Progress::default());
         let (alive, working) = crossbeam_channel::bounded(0);
-        let work = Work {
+        let work = self.work(alive);
+        let progress = Arc::clone(&work.progress);
+        let thread = thread::Builder::new().name("pipewright-inspect".into()).spawn(move || {
+            conduct::block_all_signals();
+            work.run(&inbox);
+        })?;
+        Ok(Running { requests, progress, seen: u64::MAX, working, thread })
+    }
+
+    fn work(&self, alive: Sender<()>) -> Work {
+        Work {
             mailbox: self.mailbox.clone(),
-            progress: Arc::clone(&progress),
+            progress: Arc::default(),
             stuck: Arc::clone(&self.stuck),
             reserve: Arc::clone(&self.reserve),
             eyes: Eyes::new(),
             killed: HashMap::new(),
             adopts: self.adopts,
             _alive: alive,
-        };
-        let thread = thread::Builder::new().name("pipewright-inspect".into()).spawn(move || {
-            conduct::block_all_signals();
-            work.run(&inbox);
-        })?;
-        Ok(Running { requests, progress, seen: u64::MAX, working, thread })
+        }
     }
 }
 
@@ -206,5 +210,74 @@ fn keep(reserve: &Mutex<Vec<OwnedFd>>) {
     while reserve.len() < RESERVE {
         let Ok(descriptor) = pidfd::placeholder() else { return };
         reserve.push(descriptor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::wake::Waker;
+
+    /// A process that a thread is stuck at.
+    const STUCK: i32 = 4711;
+
+    impl Inspector {
+        /// A thread whose work is done by the test.
+        fn starts_by_hand(&mut self) -> Work {
+            let (requests, _) = crossbeam_channel::unbounded();
+            let (alive, working) = crossbeam_channel::bounded(0);
+            let work = self.work(alive);
+            let progress = Arc::clone(&work.progress);
+            let thread = thread::Builder::new().spawn(|| {}).unwrap();
+            self.thread = Some(Running { requests, progress, seen: u64::MAX, working, thread });
+            work
+        }
+    }
+
+    fn inspector() -> Inspector {
+        let (commands, _) = crossbeam_channel::unbounded();
+        Inspector::new(Mailbox { commands, waker: Arc::new(Waker::new().unwrap()) }, false)
+    }
+
+    #[test]
+    fn p06_a_thread_that_is_stuck_at_a_process_is_replaced_and_that_process_is_skipped() {
+        let mut inspector = inspector();
+        let first = inspector.starts_by_hand();
+        assert!(!first.at(STUCK));
+        assert!(!inspector.has_stalled(), "it is seen there for the first time");
+        assert!(inspector.has_stalled());
+        let second = inspector.starts_by_hand();
+        assert!(second.at(STUCK), "skipped");
+        assert!(!second.at(STUCK + 1) && !second.at(0));
+        // The first one gets on after all.
+        assert!(!first.at(STUCK + 1));
+        assert!(!second.at(STUCK), "looked at again");
+    }
+
+    #[test]
+    fn p06_a_thread_that_gets_on_or_waits_is_not_replaced() {
+        let mut inspector = inspector();
+        let work = inspector.starts_by_hand();
+        for pid in 1..10 {
+            work.at(pid);
+            assert!(!inspector.has_stalled());
+        }
+        work.at(0);
+        assert!(!inspector.has_stalled() && !inspector.has_stalled(), "it waits for requests");
+    }
+
+    #[test]
+    fn p14_no_more_threads_are_started_than_may_be_stuck() {
+        let mut inspector = inspector();
+        let stuck: Vec<Work> = (1..=STUCK_MAX)
+            .map(|pid| {
+                let work = inspector.starts_by_hand();
+                work.at(i32::try_from(pid).unwrap());
+                assert!(!inspector.has_stalled() && inspector.has_stalled());
+                work
+            })
+            .collect();
+        assert_eq!(lock(&inspector.stuck).len(), stuck.len());
+        assert!(inspector.running().is_none());
     }
 }

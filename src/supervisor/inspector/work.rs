@@ -115,7 +115,7 @@ impl Work {
     }
 
     /// The thread is at this process now. True if it is to be skipped.
-    fn at(&self, pid: i32) -> bool {
+    pub(super) fn at(&self, pid: i32) -> bool {
         let before = self.progress.at.swap(pid, Ordering::AcqRel);
         self.progress.steps.fetch_add(1, Ordering::AcqRel);
         let mut stuck = lock(&self.stuck);

@@ -158,8 +158,8 @@ const ALIASES: &[(&str, &[&str])] = &[
 /// Those that happen only where this process may make cgroups.
 pub(super) const IN_CGROUPS: [&str; 2] = ["clone3", "rmdir"];
 
-/// Those that may happen only where it may not: descendants are looked for then.
-pub(super) const OUTSIDE_CGROUPS: [&str; 1] = ["readlink"];
+/// Those that may happen only where it may not: descendants are looked for then, and asked how they ended.
+pub(super) const OUTSIDE_CGROUPS: [&str; 2] = ["ioctl", "readlink"];
 
 const NEVER: &[(&str, &[&str])] = &[
     (

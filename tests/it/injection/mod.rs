@@ -11,7 +11,7 @@ mod scenarios;
 use crate::support::{alone_within, cgroups_of, children, may_make_cgroups, open_descriptors};
 use calls::{CALLS, IN_CGROUPS, Means, OUTSIDE_CGROUPS, means};
 use injector::Fault;
-use pipewright::WorkerSpec;
+use pipewright::{ContainmentKind, Input, Supervisor, TreeLimit, WorkerSpec};
 use run::Run;
 use scenarios::SCENARIOS;
 use std::{
@@ -91,6 +91,39 @@ fn p16_each_call_of_the_library_fails_at_each_occurrence_with_each_error() {
             }
         }
         if only.is_empty() { injection.end() } else { injection.report() }
+    });
+}
+
+#[test]
+fn p09_a_cgroup_that_could_not_be_made_is_made_at_the_next_start() {
+    let test = "injection::p09_a_cgroup_that_could_not_be_made_is_made_at_the_next_start";
+    if !may_make_cgroups() {
+        return;
+    }
+    in_a_process_of_its_own(test, RUN_TIME, || {
+        injector::watch().expect("seccomp's user notification");
+        let call = CALLS.iter().position(|call| call.name == "mkdir").unwrap();
+        for spec in [WorkerSpec::new("cat"), WorkerSpec::new("cat").tree_limit(TreeLimit::Processes(64))] {
+            let supervisor = Supervisor::new().unwrap();
+            let start = || supervisor.spawn(spec.clone().stdin(Input::Pipe));
+            injector::arm(Some(Fault { call, errno: libc::ENOSPC, occurrence: 1 }));
+            let first = start();
+            injector::disarm();
+            assert!(injector::has_fired());
+            let reason = match &first {
+                Ok(worker) => worker.containment().unwrap().to_string(),
+                Err(error) => error.to_string(),
+            };
+            assert!(reason.contains("No space left on device"), "{reason}");
+            match start() {
+                Ok(second) => {
+                    let containment = second.containment().unwrap();
+                    assert_eq!(containment.kind, ContainmentKind::Cgroup, "{containment}");
+                }
+                // Where the controller is not passed on to this process.
+                Err(error) => assert!(first.is_err() && !error.to_string().contains("No space left"), "{error}"),
+            }
+        }
     });
 }
 
