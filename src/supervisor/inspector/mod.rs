@@ -7,6 +7,7 @@
 //! While an answer is due the loop checks every [`STALL`] that the thread still gets on. One that does not is left behind, with the
 //! process it is stuck at, and a new one takes over: it skips that process, which then counts as uninspected.
 
+mod reaping;
 mod work;
 
 use super::{driver::Mailbox, lock, survivors::Survivors, worker::Present};
