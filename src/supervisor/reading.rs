@@ -7,6 +7,7 @@ use crate::wire::{
     frame::{Batch, Deframer, Fault, FaultKind, Framing, Piece},
     rpc::{self, Packet},
 };
+use serde_json::value::RawValue;
 
 /// The most that a caller reads at once.
 const READ_BYTES: usize = 16 << 10;
@@ -48,6 +49,20 @@ impl RawLine<'_> {
         }
     }
 
+    /// The members of a batch, or the line itself.
+    fn each(self, mut hear: impl FnMut(Self)) {
+        let is_array = self.bytes.trim_ascii_start().starts_with(b"[");
+        let members: Option<Vec<&RawValue>> = if is_array { serde_json::from_slice(self.bytes).ok() } else { None };
+        match members {
+            Some(members) if !members.is_empty() => {
+                for member in members {
+                    hear(RawLine { bytes: member.get().as_bytes(), offset: self.offset });
+                }
+            }
+            _ => hear(self),
+        }
+    }
+
     /// A line that is no JSON-RPC, or answers no open request.
     pub(super) fn not_rpc(self) -> Fault {
         Fault::new(FaultKind::NotRpc, self.offset, self.bytes.len() as u64, self.bytes)
@@ -82,8 +97,7 @@ impl Reading {
     pub(super) fn understand(&mut self, bytes: &[u8], mut hear: impl FnMut(Heard, RawLine<'_>, &mut Vec<Heard>)) {
         let Self { deframer, batch, unheard, scratch: _ } = self;
         if let Some((bytes, offset)) = deframer.whole_line(bytes) {
-            let line = RawLine { bytes, offset };
-            return hear(line.heard(), line, unheard);
+            return RawLine { bytes, offset }.each(|line| hear(line.heard(), line, unheard));
         }
         if bytes.is_empty() {
             deframer.finish(batch);
@@ -96,7 +110,7 @@ impl Reading {
                 Piece::Frames { bytes, offset, spans } => {
                     for span in spans {
                         let line = RawLine { bytes: span.of(&bytes), offset: offset + span.start() as u64 };
-                        hear(line.heard(), line, unheard);
+                        line.each(|line| hear(line.heard(), line, unheard));
                     }
                 }
             }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     policy::window::{EVENT_BYTES, Levels},
-    sys::is_transient,
+    sys::{is_shortage, is_transient},
     wire::{
         calls::CallError,
         frame::Fault,
@@ -84,6 +84,11 @@ impl Session {
         self.link.flush();
     }
 
+    /// A shortage of the kernel's may be over.
+    pub(super) fn try_again(&self) {
+        self.link.try_again();
+    }
+
     /// Sends callers back that read.
     pub(super) fn recall(&self) {
         self.link.recall_reading();
@@ -106,7 +111,12 @@ impl Session {
         }
         let read = self.connection.socket.receive(scratch);
         let is_over = match read {
-            Err(error) if is_transient(&error) => false,
+            Err(error) if is_transient(&error) => {
+                if is_shortage(&error) {
+                    self.link.rest();
+                }
+                false
+            }
             read => {
                 let bytes = read.unwrap_or(0);
                 let bytes = scratch.get(..bytes).unwrap_or_default();
@@ -152,8 +162,8 @@ impl Session {
                 (!was_asked).then(|| self.fault(line.not_rpc()))
             }
             Packet::Request { id, method, .. } if method == PING => {
-                // A worker that does not read its answers loses only those.
-                drop(rpc::response(&id, &()).map_err(CallError::Encode).and_then(|line| self.link.post(line)));
+                // Where there is no room for it, this is the end of the connection.
+                drop(rpc::response(&id, &()).map_err(CallError::Encode).and_then(|line| self.link.post_answer(line)));
                 None
             }
             Packet::Request { id, method, params } => {
@@ -186,8 +196,8 @@ impl Session {
                 self.link.answer(id, Err(refusal));
             }
             Some(TooLong::Request(id, error)) => {
-                // A worker that does not read its answers loses only those.
-                drop(rpc::refusal(&id, &error).map_err(CallError::Encode).and_then(|line| self.link.post(line)));
+                // Where there is no room for it, this is the end of the connection.
+                drop(rpc::refusal(&id, &error).map_err(CallError::Encode).and_then(|line| self.link.post_answer(line)));
             }
             None => {}
         }

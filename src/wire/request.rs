@@ -20,6 +20,12 @@ pub(crate) trait Post: Send + Sync + fmt::Debug {
     /// Takes one whole line.
     fn post(&self, line: Vec<u8>) -> Result<(), CallError>;
 
+    /// The same for an answer, which its caller waits for: it is never left out while the connection lasts. One that finds no room ends
+    /// the connection.
+    fn post_answer(&self, line: Vec<u8>) -> Result<(), CallError> {
+        self.post(line)
+    }
+
     /// A request has been answered: it can be cancelled no more.
     fn answered(&self, id: &str);
 }
@@ -142,7 +148,16 @@ impl Request {
     fn answer(&mut self, line: Vec<u8>) -> Result<(), CallError> {
         self.is_answered = true;
         self.post.answered(self.id.text());
-        self.post.post(line)
+        match self.post.post(line) {
+            Err(CallError::Full { queued }) => {
+                let text = format!("the answer was left out: {queued} bytes are not read yet");
+                let told = RemoteError::new(rpc::INTERNAL_ERROR, text);
+                let line = rpc::refusal(&self.id, &told).map_err(CallError::Encode)?;
+                self.post.post_answer(line)?;
+                Err(CallError::Full { queued })
+            }
+            posted => posted,
+        }
     }
 }
 

@@ -143,7 +143,9 @@ struct Line<'a> {
 pub(crate) fn parse(line: &[u8]) -> Result<Packet, NotRpc> {
     let not = |reason| NotRpc { reason };
     let line: Line<'_> = serde_json::from_slice(line).map_err(|_| not("not a JSON object of JSON-RPC"))?;
-    if line.jsonrpc.as_deref() != Some("2.0") {
+    // Responses of peers that leave the member out are still the answers that our callers wait for.
+    let may_lack_version = line.method.is_none() && line.jsonrpc.is_none();
+    if line.jsonrpc.as_deref() != Some("2.0") && !may_lack_version {
         return Err(not("`jsonrpc` is not \"2.0\""));
     }
     let params = line.params.map(ToOwned::to_owned);

@@ -273,6 +273,12 @@ fn p15_answers_of_other_writers_end_their_calls() {
     };
     let error = ask(nameless).unwrap_err();
     assert!(matches!(&error, CallError::Remote(error) if error.code == -32700), "{error:?}");
+    let versionless = |id: &Value| format!("{{\"id\":{id},\"result\":1}}\n");
+    assert_eq!(ask(versionless).unwrap(), json!(1));
+    let batch = |id: &Value| {
+        format!("[{{\"jsonrpc\":\"2.0\",\"method\":\"m\"}},{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":1}}]\n")
+    };
+    assert_eq!(ask(batch).unwrap(), json!(1));
     // Of two answers the first counts, and the second is a fault.
     let twice = |id: &Value| {
         let answer = |result| format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":\"{result}\"}}\n");
@@ -285,6 +291,27 @@ fn p15_answers_of_other_writers_end_their_calls() {
     });
     assert_eq!(fault.kind, FaultKind::NotRpc);
     assert!(String::from_utf8_lossy(&fault.excerpt).contains("second"), "{fault}");
+}
+
+#[test]
+fn p15_answer_without_room_becomes_an_error_answer() {
+    let mut story = Story::new();
+    let (worker, mut socket) = connected(&mut story, absent());
+    socket.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":\"big\",\"method\":\"m\"}\n").unwrap();
+    let request = story.find(|event| match event.kind {
+        EventKind::Request(request) => Some(request),
+        _ => None,
+    });
+    let text = "x".repeat(10_000);
+    let full = (0..10_000).find_map(|_| worker.notify("unread", &[&text]).err()).expect("a limit");
+    assert!(matches!(full, CallError::Full { .. }), "{full:?}");
+    let error = request.reply(&text).unwrap_err();
+    assert!(matches!(error, CallError::Full { .. }), "{error:?}");
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let answer = BufReader::new(socket).lines().map(Result::unwrap).find(|line| line.contains("big")).unwrap();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!("big"), &json!(-32603)), "{answer}");
+    drop(worker);
 }
 
 #[test]

@@ -30,6 +30,8 @@ use std::{io, iter, mem, os::fd::AsFd, sync::Arc, time::Duration};
 pub(super) const END_TIME: Duration = Duration::from_secs(1);
 /// How long nobody is let in after somebody knocked who could not be.
 const DOOR_PAUSE: Duration = Duration::from_millis(50);
+/// How long a control connection is left alone after the kernel was short of memory for it.
+pub(super) const REST: Duration = Duration::from_millis(20);
 /// The most that is read of a worker's last words on control, in reads.
 const LAST_READS: usize = 64;
 
@@ -196,6 +198,14 @@ impl Driver {
         if let Some(time) = extension {
             self.extend(place, time);
         }
+    }
+
+    /// A shortage of the kernel's may be over.
+    pub(super) fn talk_again(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(session) = &live.session else { return };
+        session.try_again();
+        self.talk(place);
     }
 
     /// Goes on with those whose requests have been received.

@@ -102,6 +102,8 @@ pub(super) enum Command {
     Talk(WorkerId),
     /// Callers ask this worker one thing after the other.
     Burst(WorkerId),
+    /// The kernel was short of memory for this worker's control connection.
+    Rest(WorkerId),
     /// About groups.
     Group(GroupCommand),
     /// The inspector has looked.
@@ -396,6 +398,11 @@ impl Driver {
                     self.let_call(place);
                 }
             }
+            Command::Rest(worker) => {
+                if let Some(place) = self.kept.get(&worker).and_then(Kept::place) {
+                    self.set_timer_after(control::REST, Timer::Rest(place));
+                }
+            }
             Command::Group(command) => self.obey_group(command),
             Command::Inspected(findings) => self.inspected(*findings),
             // Whoever has asked and gone gets no answer.
@@ -471,6 +478,7 @@ impl Driver {
                 Timer::Door => self.open_door(),
                 Timer::Guard => self.look_after_guard(),
                 Timer::Burst(place) => self.let_call(place),
+                Timer::Rest(place) => self.talk_again(place),
                 Timer::Bell(place) => self.miss_bell(place),
                 Timer::Verdict(place) => self.die(place),
             }

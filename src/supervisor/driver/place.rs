@@ -135,6 +135,8 @@ pub(super) enum Timer {
     Guard,
     /// Callers ask a worker one thing after the other.
     Burst(Place),
+    /// The kernel was short of memory for its control connection.
+    Rest(Place),
     /// The pipe on which it should have told that it is ready has ended.
     Bell(Place),
     /// It has ended, and the judge of its messages has had its time.
@@ -143,7 +145,7 @@ pub(super) enum Timer {
 
 impl Timer {
     /// All timers of one incarnation.
-    pub(super) fn of(place: Place) -> [Self; 12] {
+    pub(super) fn of(place: Place) -> [Self; 13] {
         [
             Self::Incarnation(place),
             Self::Health(place),
@@ -155,6 +157,7 @@ impl Timer {
             Self::Connect(place),
             Self::Disconnect(place),
             Self::Burst(place),
+            Self::Rest(place),
             Self::Bell(place),
             Self::Verdict(place),
         ]

@@ -5,15 +5,23 @@
 //! for its answer does.
 
 mod loan;
+mod post;
 
-use super::{WorkerId, call::Call, driver::Mailbox, lock, reading::Reading, trace::Asked};
+use super::{
+    WorkerId,
+    call::Call,
+    driver::{Command, Mailbox},
+    lock,
+    reading::Reading,
+    trace::Asked,
+};
 use crate::{
     exit::Exit,
     policy::burst::Burst,
     sys::{
         bare::BareStream,
         epoll::{Interests, Poller},
-        is_transient,
+        is_shortage, is_transient,
         pidfd::own_pid,
         socket,
     },
@@ -67,6 +75,10 @@ struct State {
     is_recalled: bool,
     burst: Burst,
     wants_writes: bool,
+    /// The kernel was short of memory: the socket is not watched until the loop tries again. It stays readable and writable meanwhile.
+    rests: bool,
+    mailbox: Mailbox,
+    worker: WorkerId,
     /// What the loop's epoll was told last; nothing where it does not have the socket.
     watched: Option<Interests>,
     /// What the socket was told last; zero is for ever.
@@ -118,6 +130,9 @@ impl Link {
             is_recalled: false,
             burst: Burst::default(),
             wants_writes: false,
+            rests: false,
+            mailbox: mailbox.clone(),
+            worker,
             watched: None,
             receive_timeout: Duration::ZERO,
         };
@@ -150,6 +165,20 @@ impl Link {
     /// Sends what waits, and has the loop told when the socket takes more.
     pub(super) fn flush(&self) {
         self.lock().flush_or_watch();
+    }
+
+    /// The kernel was short of memory for a read of the loop.
+    pub(super) fn rest(&self) {
+        let mut state = self.lock();
+        state.rest();
+        state.watch();
+    }
+
+    /// That may be over.
+    pub(super) fn try_again(&self) {
+        let mut state = self.lock();
+        state.rests = false;
+        state.flush_or_watch();
     }
 
     /// The loop begins to read. Nothing if a caller reads.
@@ -355,30 +384,6 @@ impl Link {
     }
 }
 
-impl Post for Link {
-    fn post(&self, line: Vec<u8>) -> Result<(), CallError> {
-        let mut state = self.lock();
-        match &state.socket {
-            Socket::Closed(exit) => return Err(CallError::WorkerGone(exit.clone())),
-            Socket::Awaited | Socket::Open(_) => {}
-        }
-        let queued = state.queue.len();
-        if queued > 0 && queued + line.len() > QUEUE_BYTES {
-            return Err(CallError::Full { queued });
-        }
-        if queued > 0 {
-            // What waits already waits for the loop, which knows of it.
-            state.queue.push(&line);
-            return Ok(());
-        }
-        state.send(line).map_err(CallError::Io)
-    }
-
-    fn answered(&self, id: &str) {
-        self.lock().requests.end(id);
-    }
-}
-
 impl State {
     fn take(&mut self, by: Reader) -> Option<Box<Reading>> {
         match mem::replace(&mut self.reader, by) {
@@ -395,15 +400,21 @@ impl State {
     }
 
     fn flush_or_watch(&mut self) {
-        // What fails now for want of memory is tried again when the loop comes round.
         self.wants_writes = !self.flush().unwrap_or(false);
         self.watch();
+    }
+
+    /// Has the loop try again after a pause.
+    fn rest(&mut self) {
+        if !mem::replace(&mut self.rests, true) {
+            self.mailbox.send(Command::Rest(self.worker));
+        }
     }
 
     /// Has the loop told of what is to be told.
     fn watch(&mut self) {
         let reads = matches!(self.reader, Reader::Nobody(_) | Reader::Loop) && !self.burst.is_on();
-        let interests = Interests { reads, writes: self.wants_writes };
+        let interests = Interests { reads: reads && !self.rests, writes: self.wants_writes && !self.rests };
         if let (Socket::Open(connection), Some(watched)) = (&self.socket, &mut self.watched)
             && *watched != interests
             && connection.poller.watch(connection, connection.token, interests).is_ok()
@@ -458,7 +469,10 @@ impl State {
                     self.queue.advance(bytes);
                     share = share.saturating_sub(bytes);
                 }
-                // The loop tries again: at once after a shortage of memory, which passes.
+                Err(error) if is_shortage(&error) => {
+                    self.rest();
+                    return Ok(false);
+                }
                 Err(error) if is_transient(&error) => return Ok(false),
                 // Nobody will read it. The loop reads what the worker said last, and then its end.
                 Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
