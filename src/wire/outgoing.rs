@@ -69,4 +69,16 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn p06_sending_a_long_line_in_parts_does_not_move_its_rest() {
+        const LENGTH: usize = 1 << 20;
+        let mut outgoing = Outgoing::from(vec![b'x'; LENGTH]);
+        let begin = outgoing.rest().as_ptr();
+        for sent in (0..LENGTH).step_by(4096) {
+            assert_eq!(outgoing.rest().as_ptr().addr() - begin.addr(), sent);
+            outgoing.advance(4096);
+        }
+        assert!(outgoing.is_empty());
+    }
 }

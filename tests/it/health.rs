@@ -2,12 +2,12 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, FIXTURE, Story, Way, both_ways, comes_true, is_alive},
+    support::{DEADLINE, FIXTURE, Story, Way, alone, both_ways, comes_true, is_alive, stop_loop},
 };
 use crossbeam_channel::{Receiver, Sender};
 use pipewright::{
     Backoff, EventKind, Input, Message, NotReady, Output, Pass, Ready, Restart, RestartPolicy, SpawnError, SpecError,
-    StopPolicy, StopStep, Supervisor, Watchdog, WorkerSpec, WorkerState,
+    StopPolicy, StopStep, Supervisor, Warning, Watchdog, WorkerSpec, WorkerState,
 };
 use serde_json::json;
 use std::{
@@ -495,6 +495,32 @@ fn p06_output_beyond_a_limit_is_not_looked_through() {
         assert!(matches!(why, NotReady::OutputLimit { .. }), "{why:?}");
         assert!(seen >= 16 << 20, "{seen}");
     }
+}
+
+/// As where the host is stopped by SIGSTOP, its cgroup is frozen, or the machine sleeps: the loop wakes long after its timers.
+#[test]
+#[ignore = "lets 4 s pass"]
+fn p15_a_suspended_host_takes_no_time_from_a_worker() {
+    if !alone("health::p15_a_suspended_host_takes_no_time_from_a_worker", |spec| spec) {
+        return;
+    }
+    let mut story = Story::new();
+    let spec = shell(Way::Direct, "read line; echo up; cat").stdout(Output::Lines);
+    let worker = story.supervisor.spawn(spec.ready(Ready::line("up").within(Duration::from_secs(2)))).unwrap();
+    let stdin = worker.take_stdin().unwrap();
+    // Its timers are set when the loop has answered.
+    assert!(story.supervisor.status().is_complete);
+    let stopped = stop_loop();
+    thread::sleep(Duration::from_secs(4));
+    drop(stopped);
+    (&stdin).write_all(b"go\n").unwrap();
+    let is_suspension = |warning: &Warning| matches!(warning, Warning::Suspended { missed } if !missed.is_zero());
+    story.find(|event| matches!(event.kind, EventKind::Warning(warning) if is_suspension(&warning)).then_some(()));
+    story.find(|event| match event.kind {
+        EventKind::Ready { .. } => Some(()),
+        EventKind::NotReady { why, .. } => panic!("{why:?}"),
+        _ => None,
+    });
 }
 
 #[test]
