@@ -354,8 +354,9 @@ pub(crate) enum Verdict {
     GivenUp(GaveUp),
 }
 
-/// Between starts for which the host is short of something. A shortage lasts for seconds; trying harder makes it worse.
-const SHORTAGE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+/// Between starts for which the host is short of something. A short shortage costs little time; one that lasts is made worse by trying
+/// harder.
+const SHORTAGE: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
 /// What is known of the restarts of one worker.
 #[derive(Debug)]
