@@ -6,12 +6,12 @@ use super::{
     sweep::Sweep,
 };
 use crate::sys::{
-    conduct,
-    epoll::{Poller, Reports},
-    fd,
+    conduct, fd,
     kin::{self, Kin},
     pidfd::{self, PidFd},
+    poll::{Deadline, Interest},
     proc::{self, Environment, Eyes},
+    wake,
 };
 use std::{
     env,
@@ -20,6 +20,7 @@ use std::{
     io::{self, BufRead, BufReader, Write},
     os::{fd::AsFd, unix::ffi::OsStringExt},
     path::PathBuf,
+    time::Duration,
 };
 
 /// The host's executable, also where its file was replaced or removed.
@@ -101,21 +102,12 @@ fn report(line: &str) {
 
 /// Waits for the end of the host: of the process, or of the pipe.
 fn wait_for_end(pipe: &File, host: i32) -> io::Result<()> {
-    let poller = Poller::new()?;
-    poller.add(pipe, 0)?;
     let pidfd = PidFd::open(host);
-    if let Ok(pidfd) = &pidfd {
-        poller.add(pidfd, 1)?;
-    }
+    let mut watched = vec![(pipe.as_fd(), Interest::Readable)];
+    watched.extend(pidfd.as_ref().ok().map(|pidfd| (pidfd.as_fd(), Interest::Readable)));
     // The number may have been given to another process already.
     if kin::parent() != host {
         return Ok(());
     }
-    let mut reports = Reports::with_capacity(2);
-    loop {
-        poller.wait(&mut reports, None)?;
-        if reports.tokens().next().is_some() {
-            return Ok(());
-        }
-    }
+    wake::wait_any(&watched, Deadline::after(Duration::MAX)).map(drop)
 }

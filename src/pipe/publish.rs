@@ -21,8 +21,9 @@ use super::{
 };
 use crate::{
     sys::{
-        lock,
+        is_shortage, lock,
         pidfd::own_pid,
+        poll::Patience,
         socket::{self, Address, SocketType},
     },
     text::printable_path,
@@ -131,15 +132,15 @@ impl Drop for Held {
     }
 }
 
-/// Tries three times what the kernel may refuse for want of memory, and what leaves a file behind where it fails.
+/// Tries again what the kernel may refuse for want of memory, and what leaves a file behind where it fails.
 fn with_patience<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    for _ in 0..2 {
+    let mut patience = Patience::default();
+    loop {
         match call() {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {}
+            Err(error) if (is_shortage(&error) || error.kind() == io::ErrorKind::Interrupted) && patience.wait() => {}
             done => return done,
         }
     }
-    call()
 }
 
 /// Puts a listening socket under the name.

@@ -9,11 +9,11 @@ use super::{
 };
 use crate::wire::message::Message;
 use crossbeam_channel::{Receiver, Sender};
-use std::io;
+use std::{fmt, io};
 
 /// Dropping it ends the thread, as soon as the closure returns.
-#[derive(Debug)]
 pub(super) struct Judge {
+    is_it: IsIt,
     shown: Sender<Box<[Message]>>,
     /// The other end of `shown`: what the closure has not begun to look at is dropped with this.
     unseen: Receiver<Box<[Message]>>,
@@ -21,10 +21,21 @@ pub(super) struct Judge {
     pending: usize,
 }
 
+impl fmt::Debug for Judge {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Judge").field("pending", &self.pending).finish_non_exhaustive()
+    }
+}
+
 impl Judge {
-    pub(super) fn start(is_it: IsIt, mailbox: Mailbox, worker: WorkerId, incarnation: u32) -> io::Result<Self> {
-        let (shown, unseen) = crossbeam_channel::unbounded::<Box<[Message]>>();
-        let batches = unseen.clone();
+    pub(super) fn new(is_it: IsIt) -> Self {
+        let (shown, unseen) = crossbeam_channel::unbounded();
+        Self { is_it, shown, unseen, pending: 0 }
+    }
+
+    /// Starts the thread. What was [shown](Self::show) before that waits for it.
+    pub(super) fn start(&self, mailbox: Mailbox, worker: WorkerId, incarnation: u32) -> io::Result<()> {
+        let (is_it, batches) = (IsIt::clone(&self.is_it), self.unseen.clone());
         start_thread("pipewright-judge", move || {
             for batch in &batches {
                 let is_ready = batch.iter().any(|message| unharmed(|| is_it(message)).unwrap_or(false));
@@ -35,8 +46,7 @@ impl Judge {
                 }
                 mailbox.send(Command::Passed(worker, incarnation));
             }
-        })?;
-        Ok(Self { shown, unseen, pending: 0 })
+        })
     }
 
     /// Has these looked at, in their order. A verdict follows, as a command.

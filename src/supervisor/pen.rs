@@ -5,6 +5,7 @@ use crate::{
     launch::TreeLimit,
     sys::{
         cgroup::{Cgroup, CgroupError, Frozen, Site},
+        poll::Patience,
         random,
     },
 };
@@ -21,8 +22,6 @@ use std::{
 
 /// How many empty ones are kept for the next workers: to make and remove one costs more than the rest of a start.
 const SPARE: usize = 64;
-/// How often the place is looked for, for the guard, before that is started without it.
-const PLACE_TRIES: u32 = 3;
 
 /// One supervisor's cgroup, in which its workers' lie.
 #[derive(Debug, Default)]
@@ -34,6 +33,8 @@ pub(super) struct Pen {
     /// Why there can be none. A failure that may pass is not kept: the next start tries again.
     refusal: Mutex<Option<Box<str>>>,
     spare: Mutex<Vec<Cell>>,
+    /// Those that could not be removed, for want of memory or while the last process is on its way out.
+    refused: Mutex<Vec<Cell>>,
     made: AtomicU32,
 }
 
@@ -77,11 +78,6 @@ impl Cell {
         !self.is_limited && !was(&self.was_killed) && !was(&self.was_frozen) && self.cgroup.is_deserted()
     }
 
-    /// Refused where a process that does not die is in it; then it stays, and so does the supervisor's own.
-    pub(super) fn discard(self) {
-        drop(self.cgroup.remove());
-    }
-
     /// Whether the kernel has killed one of its inhabitants for want of memory. Asked only where a limit was set: elsewhere the
     /// figure is not this worker's.
     pub(super) fn oom_killed(&self) -> bool {
@@ -118,9 +114,15 @@ impl Pen {
 
     /// Where it is or will be, to be killed as a whole. It is made later: whoever is to remove it is there before it is.
     pub(super) fn path(&self) -> Option<PathBuf> {
-        // The guard asks once: what fails for a moment is tried again at once.
-        let place = (0..PLACE_TRIES).find_map(|_| self.place().ok());
-        place.map(|Place { site, name }| site.path_of(name))
+        // The guard asks once, and lives as long as the supervisor.
+        let mut patience = Patience::default();
+        loop {
+            match self.place() {
+                Ok(Place { site, name }) => return Some(site.path_of(name)),
+                Err(error) if !error.lasts() && patience.wait() => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     /// An empty one, or why there is none.
@@ -152,7 +154,7 @@ impl Pen {
         match limited {
             Ok(()) => Ok(cell),
             Err(error) => {
-                drop(cell.cgroup.remove());
+                self.discard(cell);
                 Err(error)
             }
         }
@@ -171,8 +173,16 @@ impl Pen {
             spare.push(cell);
         } else {
             drop(spare);
-            cell.discard();
+            self.discard(cell);
         }
+    }
+
+    /// Removes one, and those whose removal was refused before. What a process that does not die keeps is tried again each time, at
+    /// last with the supervisor's own.
+    pub(super) fn discard(&self, cell: Cell) {
+        let mut refused = lock(&self.refused);
+        refused.push(cell);
+        refused.retain(|cell| cell.cgroup.remove().is_err());
     }
 }
 
@@ -184,7 +194,8 @@ impl Drop for Pen {
         if let Some(home) = lock(&self.home).take() {
             // Somebody is left there only where he could not be reached before. What is still in it goes with it.
             drop(home.kill());
-            drop(home.remove());
+            let mut patience = Patience::default();
+            while home.remove().is_err_and(|error| !error.lasts()) && patience.wait() {}
         }
     }
 }

@@ -7,12 +7,10 @@ use super::{
 };
 use crate::sys::conduct;
 use crossbeam_channel::{RecvTimeoutError, Sender};
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{io, thread, time::Duration};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
-/// How often its thread is started again where the kernel has refused one.
-const THREAD_TRIES: u32 = 16;
 
 /// Dropping it ends the asking.
 #[derive(Debug)]
@@ -38,22 +36,11 @@ impl Prober {
 }
 
 /// Starts a thread that runs the host's code, and none of its signal handlers.
-pub(super) fn start_thread(name: &str, run: impl Fn() + Send + Sync + 'static) -> io::Result<()> {
-    let run = Arc::new(run);
-    let mut tries = 0;
-    loop {
-        let run = Arc::clone(&run);
-        let started = thread::Builder::new().name(name.into()).spawn(move || {
-            conduct::block_all_signals();
-            run();
-        });
-        match started {
-            // No memory for it, or too many threads: a worker that is never asked is never ready.
-            Err(_) if tries < THREAD_TRIES => {
-                tries += 1;
-                thread::yield_now();
-            }
-            started => return started.map(drop),
-        }
-    }
+pub(super) fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = thread::Builder::new().name(name.into());
+    let started = thread.spawn(move || {
+        conduct::block_all_signals();
+        run();
+    });
+    started.map(drop)
 }

@@ -65,9 +65,11 @@ impl Session {
         self.held.is_some()
     }
 
-    /// Reads on. False where the kernel has refused to report the connection.
-    pub(super) fn resume(&mut self) -> bool {
-        self.held.take().is_none_or(|reading| self.link.resume(reading))
+    /// Reads on.
+    pub(super) fn resume(&mut self) {
+        if let Some(reading) = self.held.take() {
+            self.link.resume(reading);
+        }
     }
 
     pub(super) fn hang_up(&self) {

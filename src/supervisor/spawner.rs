@@ -331,7 +331,7 @@ impl Starter {
                 no_cgroup = Some("the kernel refused a birth into it".into());
                 // Nobody is born into it for a reason of its own: a process in it has changed it.
                 if launched.is_ok() {
-                    cell.discard();
+                    self.pen.discard(cell);
                 } else {
                     self.pen.give_back(cell);
                 }
@@ -367,7 +367,7 @@ impl Starter {
         let open = |cell: Cell| match cell.cgroup.open() {
             Ok(directory) => Ok((cell, directory)),
             Err(error) => {
-                cell.discard();
+                self.pen.discard(cell);
                 Err(error)
             }
         };

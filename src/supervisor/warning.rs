@@ -66,9 +66,15 @@ pub enum Warning {
         /// The process that is waited for.
         pid: u32,
     },
-    /// The kernel has refused to report a descriptor of a worker to the event loop: its process, one of its streams or its connection. A shortage
+    /// The kernel has refused to report a descriptor to the event loop: a worker's process, one of its streams or its connection, or the guard. A shortage
     /// of memory or of the user's watches passes, and it is tried again; what happens meanwhile is noticed then. Reported once per shortage.
     WatchRefused {
+        /// The kernel's error.
+        error: io::Error,
+    },
+    /// The thread that asks whether the worker of this event is ready could not be started. It is tried again every 50 ms for as long as
+    /// the worker has to become ready. Reported once for each incarnation.
+    ProbeDelayed {
         /// The kernel's error.
         error: io::Error,
     },
@@ -120,7 +126,12 @@ impl fmt::Display for Warning {
             Self::RestartHeld { pid } => {
                 write!(formatter, "restart waits for the end of process {pid}, which SIGKILL has not ended")
             }
-            Self::WatchRefused { error } => write!(formatter, "failed to watch a worker's descriptor: {error}"),
+            Self::WatchRefused { error } => {
+                write!(formatter, "failed to watch a descriptor of a worker or of the guard: {error}")
+            }
+            Self::ProbeDelayed { error } => {
+                write!(formatter, "failed to start the thread that asks whether the worker is ready, retrying: {error}")
+            }
             Self::Suspended { missed } => {
                 write!(
                     formatter,

@@ -1,10 +1,9 @@
 //! epoll(7), level-triggered.
 
-use super::{cvt, fd, is_shortage, poll::SHORTAGE_TRIES};
+use super::{cvt, fd};
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-    thread,
     time::Duration,
 };
 
@@ -63,19 +62,9 @@ impl Poller {
         self.control(libc::EPOLL_CTL_MOD, descriptor.as_fd(), &mut event)
     }
 
-    /// A call that is refused for want of memory or of watches is made again: what is not watched is not heard.
     fn control(&self, operation: i32, descriptor: BorrowedFd<'_>, event: &mut libc::epoll_event) -> io::Result<()> {
-        let mut tries = 0;
-        loop {
-            // SAFETY: epoll_ctl(2) reads `event`; both descriptors are open.
-            match cvt(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, descriptor.as_raw_fd(), event) }) {
-                Err(error) if is_refusal(&error) && tries < SHORTAGE_TRIES => {
-                    tries += 1;
-                    thread::yield_now();
-                }
-                done => return done.map(drop),
-            }
-        }
+        // SAFETY: epoll_ctl(2) reads `event`; both descriptors are open.
+        cvt(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, descriptor.as_raw_fd(), event) }).map(drop)
     }
 
     /// Stops reporting. Masking the interest would not do: the kernel always reports a hang-up, and a paused pipe whose
@@ -107,11 +96,6 @@ impl Poller {
         unsafe { reports.0.set_len(usize::try_from(count).unwrap_or(0)) };
         Ok(())
     }
-}
-
-/// No memory, or as many watches as the user may have.
-fn is_refusal(error: &io::Error) -> bool {
-    is_shortage(error) || error.raw_os_error() == Some(libc::ENOSPC)
 }
 
 /// Readable while something in it is.

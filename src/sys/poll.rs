@@ -9,8 +9,25 @@ use std::{
 
 use super::{cvt, is_shortage};
 
-/// How often a call is made again that was refused for want of memory.
-pub(super) const SHORTAGE_TRIES: u32 = 16;
+/// Waits out a shortage, which passes: 1 ms at first, then twice as long each time, a quarter of a second altogether. For calls that
+/// nothing makes again later; the event loop has timers.
+#[derive(Debug, Default)]
+pub(crate) struct Patience(u32);
+
+impl Patience {
+    const PAUSES: u32 = 8;
+
+    /// False once all the time is used up.
+    #[expect(clippy::disallowed_methods, reason = "no descriptor tells the end of a shortage")]
+    pub(crate) fn wait(&mut self) -> bool {
+        if self.0 == Self::PAUSES {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(1 << self.0));
+        self.0 += 1;
+        true
+    }
+}
 
 /// What is waited for. An error or a hangup of the other side ends every wait: poll(2) reports them unasked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +74,8 @@ impl Deadline {
     }
 }
 
-/// Waits until the descriptor is ready or the deadline has passed. A deadline in the past still looks once.
+/// Waits until the descriptor is ready or the deadline has passed. A deadline in the past still looks once, and a shortage of memory may
+/// delay that look.
 ///
 /// Signals do not end it: it goes on with the time that is left. Nor does want of memory, which passes, unless it stays.
 pub(crate) fn wait(fd: BorrowedFd<'_>, interest: Interest, deadline: Deadline) -> io::Result<Waited> {
@@ -67,7 +85,7 @@ pub(crate) fn wait(fd: BorrowedFd<'_>, interest: Interest, deadline: Deadline) -
         Interest::Hangup => 0,
     };
     let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
-    let mut tries = 0;
+    let mut patience = Patience::default();
     loop {
         // SAFETY: poll(2) reads and writes `nfds` structures at the pointer: one, and `asked` is one.
         let answered = cvt(unsafe { libc::poll(&raw mut asked, 1, timeout_ms(deadline.remaining())) });
@@ -78,10 +96,7 @@ pub(crate) fn wait(fd: BorrowedFd<'_>, interest: Interest, deadline: Deadline) -
             Ok(_) if asked.revents & libc::POLLNVAL != 0 => return Err(io::Error::from_raw_os_error(libc::EBADF)),
             Ok(_) => return Ok(Waited::Ready),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_shortage(&error) && tries < SHORTAGE_TRIES => {
-                tries += 1;
-                thread::yield_now();
-            }
+            Err(error) if is_shortage(&error) && patience.wait() => {}
             Err(error) => return Err(error),
         }
     }

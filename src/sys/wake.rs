@@ -3,12 +3,11 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-    thread,
 };
 
 use super::{
     cvt, fd, is_shortage,
-    poll::{self, Deadline, Interest, SHORTAGE_TRIES, timeout_ms},
+    poll::{self, Deadline, Interest, Patience, timeout_ms},
 };
 
 /// A flag that can be polled: readable from [`raise`](Flag::raise) on, for everybody and for ever.
@@ -133,7 +132,7 @@ pub(crate) fn wait_any(watched: &[(BorrowedFd<'_>, Interest)], deadline: Deadlin
         })
         .collect();
     let count = libc::nfds_t::try_from(asked.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    let mut tries = 0;
+    let mut patience = Patience::default();
     loop {
         // SAFETY: poll(2) reads and writes `count` structures at the pointer, and the vector has as many.
         match cvt(unsafe { libc::poll(asked.as_mut_ptr(), count, timeout_ms(deadline.remaining())) }) {
@@ -145,10 +144,7 @@ pub(crate) fn wait_any(watched: &[(BorrowedFd<'_>, Interest)], deadline: Deadlin
             }
             Ok(_) => return Ok(asked.iter().position(|one| one.revents != 0)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_shortage(&error) && tries < SHORTAGE_TRIES => {
-                tries += 1;
-                thread::yield_now();
-            }
+            Err(error) if is_shortage(&error) && patience.wait() => {}
             Err(error) => return Err(error),
         }
     }

@@ -201,7 +201,7 @@ impl Driver {
         looks_again
     }
 
-    /// Waits for the ends of these. Those that cannot be watched are looked for again.
+    /// Waits for the ends of these. Those that cannot be watched are looked for again by timer, until their time is over.
     fn wait_for(&mut self, place: Place, held: Vec<Held>) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         let burial = live.burial.get_or_insert_default();

@@ -19,11 +19,10 @@ use crate::{
         live::Live,
         reading::Reading,
         session::Session,
-        warning::Warning,
     },
     sys::{identity, poll, proc},
 };
-use std::{io, iter, mem, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{iter, mem, os::fd::AsFd, sync::Arc, time::Duration};
 
 /// How long a connection's end is taken for the worker's own, which is about to be told: its calls end with its exit then. The
 /// kernel closes a dying process's connections before it tells of the death, and a loaded machine can take its time between.
@@ -46,7 +45,7 @@ impl Driver {
             }
             none => *none = Some(Control::new(server)),
         }
-        self.open_door();
+        self.register(Target::Door);
     }
 
     /// A worker with a control pipe has been started.
@@ -90,24 +89,6 @@ impl Driver {
         self.let_in();
         for visitor in self.control.as_ref().map(Control::visitors).unwrap_or_default() {
             self.visit(visitor);
-        }
-    }
-
-    /// Watches the control socket. `epoll_ctl(2)` can fail for want of memory or watches, which passes: it is tried again.
-    pub(super) fn open_door(&mut self) {
-        let Some(control) = &self.control else { return };
-        let watched = match self.poller.add(control, Target::Door.token()) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            watched => watched,
-        };
-        if watched.is_err() {
-            self.set_timer_after(DOOR_PAUSE, Timer::Door);
-        }
-        let had_failed = mem::replace(&mut self.control_failed, watched.is_err());
-        if let Err(error) = watched
-            && !had_failed
-        {
-            self.outlet.send(Event::warning(Warning::ControlUnavailable { error }));
         }
     }
 
@@ -158,8 +139,8 @@ impl Driver {
         let connection = Arc::new(Connection { socket, poller: Arc::clone(&self.poller), token });
         let reading = Reading::begun(live.spec.max_frame, &said, hello_bytes);
         live.session = Some(Session::new(Arc::clone(&connection), &link, &self.window));
-        self.register(Target::Control(place));
         link.open(&connection, reading);
+        self.register(Target::Control(place));
         let Some(live) = live_at(&mut self.slots, place) else { return };
         self.outlet.send(live.event(EventKind::Connected));
         self.see(place, Sign::Shown(Mark::Connected));
@@ -218,11 +199,9 @@ impl Driver {
                 self.silent.push(place);
                 continue;
             }
-            let is_watched = session.resume();
+            session.resume();
             live.excuse(Life::Ping, self.clock.now());
-            if !is_watched {
-                self.register(Target::Control(place));
-            }
+            self.register(Target::Control(place));
             // What a caller has read is not reported by the kernel any more.
             self.talk(place);
         }

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 use std::{
-    io, mem,
+    mem,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
     thread,
@@ -40,7 +40,7 @@ pub(in crate::supervisor) struct GuardNews {
 /// The guard that is watched.
 #[derive(Debug, Default)]
 pub(super) struct GuardWatch {
-    end: Option<OwnedFd>,
+    pub(super) end: Option<OwnedFd>,
     since: Option<Instant>,
     pause: Duration,
 }
@@ -55,7 +55,7 @@ impl Driver {
         self.forget_guard();
         if end.is_some() {
             (self.guard.end, self.guard.since) = (end, Some(self.clock.now()));
-            self.watch_guard();
+            self.register(Target::Guard);
         } else {
             self.pause_guard();
         }
@@ -76,21 +76,8 @@ impl Driver {
 
     /// It is time to look after the guard again.
     pub(super) fn look_after_guard(&mut self) {
-        if self.guard.end.is_some() {
-            self.watch_guard();
-        } else {
+        if self.guard.end.is_none() {
             self.replace_guard();
-        }
-    }
-
-    /// `epoll_ctl(2)` can fail for want of memory or watches, which passes: it is tried again.
-    fn watch_guard(&mut self) {
-        let Some(end) = &self.guard.end else { return };
-        match self.poller.add(end, Target::Guard.token()) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                self.set_timer_after(LONGEST_PAUSE, Timer::Guard);
-            }
-            Ok(()) | Err(_) => {}
         }
     }
 

@@ -32,6 +32,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// How soon the thread that asks a worker is started again where that has failed.
+const PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// How many datagrams of one worker are heard before the others have their turn.
 const NOTICES: usize = 64;
 /// The most that is read of an ended worker's readiness pipe, in reads: more than a pipe holds.
@@ -44,18 +46,41 @@ impl Driver {
         let Some(ready) = &live.spec.ready else { return self.watch_life(place) };
         // Counted from now and not from `live.started`: an exec that took long must not use up the time to become ready.
         let wait = Readiness::new(ready.mark(), ready.within, self.clock.now());
-        if let Some(probe) = ready.probe() {
-            let (worker, incarnation) = (live.shared.id(), live.present.number());
-            // Without a thread nobody asks, and its time runs out.
-            live.health.prober = Prober::start(probe.clone(), self.mailbox.clone(), worker, incarnation).ok();
-        }
         if let Some(is_it) = ready.is_it() {
-            let (worker, incarnation) = (live.shared.id(), live.present.number());
-            live.health.judge = Judge::start(Arc::clone(is_it), self.mailbox.clone(), worker, incarnation).ok();
+            live.health.judge = Some(Judge::new(Arc::clone(is_it)));
         }
         live.health.readiness = Some(wait);
+        if let Some(Err(error)) = self.probe(place) {
+            self.warn_of_probe(place, error);
+        }
         self.see(place, Sign::Shown(Mark::Started));
         self.set_health_timer(place);
+    }
+
+    /// Has a thread ask whether it is ready. Where there is none to be had, that is tried again, since nothing else makes it ready.
+    /// Nothing where there is nothing to ask.
+    pub(super) fn probe(&mut self, place: Place) -> Option<io::Result<()>> {
+        let live = live_at(&mut self.slots, place)?;
+        live.health.readiness.as_ref()?;
+        let (worker, incarnation) = (live.shared.id(), live.present.number());
+        let started = match &live.health.judge {
+            Some(judge) => judge.start(self.mailbox.clone(), worker, incarnation),
+            None => {
+                let probe = live.spec.ready.as_ref()?.probe()?.clone();
+                let started = Prober::start(probe, self.mailbox.clone(), worker, incarnation);
+                started.map(|prober| live.health.prober = Some(prober))
+            }
+        };
+        if started.is_err() {
+            self.set_timer_after(PROBE_PAUSE, Timer::Probe(place));
+        }
+        Some(started)
+    }
+
+    fn warn_of_probe(&mut self, place: Place, error: io::Error) {
+        if let Some(live) = live_at(&mut self.slots, place) {
+            self.outlet.send(live.event(EventKind::Warning(Box::new(Warning::ProbeDelayed { error }))));
+        }
     }
 
     fn watch_life(&mut self, place: Place) {

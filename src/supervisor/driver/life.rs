@@ -186,10 +186,8 @@ impl Driver {
     /// It may end one day. Until then its worker is not started again.
     fn wait_for_stuck(&mut self, worker: WorkerId, present: Arc<Present>) {
         let number = self.stuck.keys().max().map_or(0, |last| last + 1);
-        // Refused for want of memory: the timer sees its end too.
-        let token = Target::Stuck(number).token();
-        drop(present.child().with_pidfd(|pidfd| self.poller.add(pidfd, token)));
         self.stuck.insert(number, Stuck { worker, present });
+        self.register(Target::Stuck(number));
         self.set_timer_after(STUCK_PERIOD, Timer::Stuck(number));
     }
 

@@ -104,6 +104,8 @@ pub(super) enum Command {
     Burst(WorkerId),
     /// The kernel was short of memory for this worker's control connection.
     Rest(WorkerId),
+    /// The kernel has refused to report what this worker's connection waits for.
+    Watch(WorkerId),
     /// About groups.
     Group(GroupCommand),
     /// The inspector has looked.
@@ -254,8 +256,6 @@ pub(super) struct Driver {
     is_ending: bool,
     scratch: Vec<u8>,
     control: Option<Control>,
-    /// The control socket could not be watched, and a warning of that was sent.
-    control_failed: bool,
     /// Those whose control connection is not read for now.
     silent: Vec<Place>,
     /// Those that were told as stuck: they are reaped when they end after all.
@@ -315,7 +315,6 @@ impl Driver {
             is_ending: false,
             scratch: vec![0; READ_BYTES],
             control: None,
-            control_failed: false,
             silent: Vec::new(),
             stuck: HashMap::new(),
             guard: GuardWatch::default(),
@@ -403,6 +402,11 @@ impl Driver {
                     self.set_timer_after(control::REST, Timer::Rest(place));
                 }
             }
+            Command::Watch(worker) => {
+                if let Some(place) = self.kept.get(&worker).and_then(Kept::place) {
+                    self.register(Target::Control(place));
+                }
+            }
             Command::Group(command) => self.obey_group(command),
             Command::Inspected(findings) => self.inspected(*findings),
             // Whoever has asked and gone gets no answer.
@@ -461,6 +465,8 @@ impl Driver {
             match timer {
                 Timer::Incarnation(place) => self.input(place, Input::Timeout),
                 Timer::Health(place) => self.check_health(place),
+                // Reported when it failed first.
+                Timer::Probe(place) => drop(self.probe(place)),
                 Timer::TimeLimit(place) => self.end_its_time(place),
                 Timer::Bury(place) | Timer::BuryEnd(place) => self.bury_in_time(place),
                 Timer::Kill(place) => self.kill_without_inspector(place),
@@ -475,7 +481,7 @@ impl Driver {
                 Timer::Connect(place) => self.miss(place),
                 Timer::Disconnect(place) => self.disconnect(place, Disconnected::Closed),
                 Timer::Visitor(visitor) => self.refuse(visitor, HelloFault::Late),
-                Timer::Door => self.open_door(),
+                Timer::Door => self.register(Target::Door),
                 Timer::Guard => self.look_after_guard(),
                 Timer::Burst(place) => self.let_call(place),
                 Timer::Rest(place) => self.talk_again(place),

@@ -99,6 +99,8 @@ pub(super) enum Timer {
     Incarnation(Place),
     /// It should be ready by now, or have given a sign of life.
     Health(Place),
+    /// The thread that asks whether it is ready could not be started.
+    Probe(Place),
     /// It has run as long as it may.
     TimeLimit(Place),
     /// Its tree is to be looked at again.
@@ -145,10 +147,11 @@ pub(super) enum Timer {
 
 impl Timer {
     /// All timers of one incarnation.
-    pub(super) fn of(place: Place) -> [Self; 13] {
+    pub(super) fn of(place: Place) -> [Self; 14] {
         [
             Self::Incarnation(place),
             Self::Health(place),
+            Self::Probe(place),
             Self::TimeLimit(place),
             Self::Bury(place),
             Self::BuryEnd(place),

@@ -153,12 +153,11 @@ impl Link {
         lock(&self.state)
     }
 
-    /// The worker has connected. The loop watches its socket already, and has with the reading what came behind its key.
+    /// The worker has connected. The loop has with the reading what came behind its key, and watches the socket next.
     pub(super) fn open(&self, connection: &Arc<Connection>, reading: Reading) {
         let mut state = self.lock();
         state.socket = Socket::Open(Arc::clone(connection));
         state.reader = Reader::Nobody(Box::new(reading));
-        state.watched = Some(Interests::READS);
         state.flush_or_watch();
     }
 
@@ -211,24 +210,26 @@ impl Link {
         }
     }
 
-    /// The kernel reports the connection after all.
-    pub(super) fn note_watched(&self) {
+    /// Has the kernel report to the loop what the connection waits for. Nothing where there is none, or where it waits for nothing: it
+    /// is paused, and was [stirred](Self::stir).
+    pub(super) fn register(&self) -> Option<io::Result<()>> {
         let mut state = self.lock();
-        state.watched = Some(Interests::READS);
-        state.flush_or_watch();
-    }
-
-    /// Everybody may read again. False where the kernel has refused to report the connection.
-    pub(super) fn resume(&self, reading: Box<Reading>) -> bool {
-        let mut state = self.lock();
-        state.reader = Reader::Nobody(reading);
-        if let (Socket::Open(connection), None) = (&state.socket, state.watched)
-            && connection.poller.add(connection, connection.token).is_ok()
-        {
+        let Socket::Open(connection) = &state.socket else { return None };
+        if state.watched.is_none() {
+            if matches!(state.reader, Reader::Paused) && !state.wants_writes {
+                return None;
+            }
+            if let Err(error) = connection.poller.add(connection, connection.token) {
+                return Some(Err(error));
+            }
             state.watched = Some(Interests::READS);
         }
-        state.watch();
-        state.watched.is_some() || !matches!(state.socket, Socket::Open(_))
+        Some(state.try_watch())
+    }
+
+    /// Everybody may read again. The loop watches the connection next.
+    pub(super) fn resume(&self, reading: Box<Reading>) {
+        self.lock().reader = Reader::Nobody(reading);
     }
 
     /// The worker has ended: a caller that still reads is sent back. It has to do no more than to put down what it has read.
@@ -244,7 +245,9 @@ impl Link {
     /// The worker says nothing any more. Unless it waits for something of ours it hears that we have nothing more to say either: it
     /// may be waiting for that, as Node does.
     pub(super) fn hang_up(&self) {
-        let state = self.lock();
+        let mut state = self.lock();
+        // The loop has taken it out of its epoll.
+        state.watched = None;
         if let (Socket::Open(connection), true, true) =
             (&state.socket, state.queue.is_empty(), state.requests.is_empty())
         {
@@ -411,16 +414,23 @@ impl State {
         }
     }
 
-    /// Has the loop told of what is to be told.
+    /// Has the loop told of what is to be told. Where the kernel refuses that, the loop asks again by timer.
     fn watch(&mut self) {
+        if self.try_watch().is_err() {
+            self.mailbox.send(Command::Watch(self.worker));
+        }
+    }
+
+    fn try_watch(&mut self) -> io::Result<()> {
         let reads = matches!(self.reader, Reader::Nobody(_) | Reader::Loop) && !self.burst.is_on();
         let interests = Interests { reads: reads && !self.rests, writes: self.wants_writes && !self.rests };
         if let (Socket::Open(connection), Some(watched)) = (&self.socket, &mut self.watched)
             && *watched != interests
-            && connection.poller.watch(connection, connection.token, interests).is_ok()
         {
+            connection.poller.watch(connection, connection.token, interests)?;
             *watched = interests;
         }
+        Ok(())
     }
 
     /// A caller that waits in a read gets what is there, and then the end.

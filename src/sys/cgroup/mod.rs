@@ -20,8 +20,6 @@ const DEEPEST: u32 = 16;
 const CPU_PERIOD_US: u64 = 100_000;
 
 /// Where the kernel says whether anybody lives in a cgroup.
-/// How often a removal is tried again.
-const REMOVE_TRIES: u32 = 3;
 const EVENTS: &str = "cgroup.events";
 
 /// Why there is no cgroup.
@@ -302,12 +300,7 @@ impl Cgroup {
     pub(crate) fn remove(&self) -> Result<(), CgroupError> {
         // The deepest last in the walk, so the first to go.
         for path in subtree(&self.path).iter().rev() {
-            // For want of memory, or while the last process is on its way out: it would stay for good.
-            let removed = (0..REMOVE_TRIES).fold(fs::remove_dir(path), |removed, _| {
-                let again = removed.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::NotFound);
-                if again { fs::remove_dir(path) } else { removed }
-            });
-            match removed {
+            match fs::remove_dir(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound && *path == self.path => {
                     return Err(refused(Act::Remove, path, error));
                 }
