@@ -4,14 +4,18 @@
 //! counts it and lets it continue, or gives it an error instead. So no change of the library's system-call layer can escape.
 #![expect(unsafe_code, reason = "the filter and its notifications are the kernel's interface")]
 
-use super::calls::{CALLS, Call};
+use super::{
+    calls::{CALLS, Call},
+    now,
+};
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::{
         OnceLock,
-        atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
+    time::{Duration, Instant},
 };
 
 /// Which of the calls fails.
@@ -22,12 +26,15 @@ pub(super) struct Fault {
     pub(super) errno: i32,
     /// Counted from 1, from the moment of arming.
     pub(super) occurrence: u32,
+    /// Each call of this kind fails for so long from then on. Zero is that one alone.
+    pub(super) lasts: Duration,
 }
 
 impl Fault {
     pub(super) fn describe(&self) -> String {
         let error = io::Error::from_raw_os_error(self.errno);
-        format!("{} #{} fails with {error}", CALLS[self.call].name, self.occurrence)
+        let once = format!("{} #{} fails with {error}", CALLS[self.call].name, self.occurrence);
+        if self.lasts.is_zero() { once } else { format!("{once}, and all for {:?}", self.lasts) }
     }
 }
 
@@ -38,6 +45,9 @@ static COUNTS: [AtomicU32; 128] = [const { AtomicU32::new(0) }; 128];
 static CALL: AtomicUsize = AtomicUsize::new(NONE);
 static ERRNO: AtomicI32 = AtomicI32::new(0);
 static OCCURRENCE: AtomicU32 = AtomicU32::new(0);
+/// For how long, in milliseconds, and until when, counted from the first call.
+static LASTS: AtomicU64 = AtomicU64::new(0);
+static UNTIL: AtomicU64 = AtomicU64::new(0);
 static IS_ARMED: AtomicBool = AtomicBool::new(false);
 static HAS_FIRED: AtomicBool = AtomicBool::new(false);
 /// The executable of this process: a child that shows it has not executed another one yet.
@@ -52,6 +62,8 @@ pub(super) fn arm(fault: Option<Fault>) {
     CALL.store(fault.map_or(NONE, |fault| fault.call), SeqCst);
     ERRNO.store(fault.map_or(0, |fault| fault.errno), SeqCst);
     OCCURRENCE.store(fault.map_or(0, |fault| fault.occurrence), SeqCst);
+    LASTS.store(fault.map_or(0, |fault| milliseconds(fault.lasts)), SeqCst);
+    UNTIL.store(0, SeqCst);
     IS_ARMED.store(true, SeqCst);
 }
 
@@ -148,11 +160,28 @@ fn judge(asked: &libc::seccomp_notif) -> Option<i32> {
     let is_it = |call: &Call| call.numbers.contains(&number) && (call.is_meant)(arguments);
     let call = CALLS.iter().position(is_it)?;
     let occurrence = COUNTS[call].fetch_add(1, SeqCst) + 1;
-    if call != CALL.load(SeqCst) || occurrence != OCCURRENCE.load(SeqCst) {
+    if call != CALL.load(SeqCst) {
+        return None;
+    }
+    let is_chosen = occurrence == OCCURRENCE.load(SeqCst);
+    let lasts = LASTS.load(SeqCst);
+    if is_chosen && lasts > 0 {
+        UNTIL.store(milliseconds_now() + lasts, SeqCst);
+    }
+    if !is_chosen && (UNTIL.load(SeqCst) == 0 || milliseconds_now() >= UNTIL.load(SeqCst)) {
         return None;
     }
     HAS_FIRED.store(true, SeqCst);
     Some(ERRNO.load(SeqCst))
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn milliseconds_now() -> u64 {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    milliseconds(FIRST.get_or_init(now).elapsed())
 }
 
 /// Whether a thread belongs to this process, or is a child of it that has not executed its program yet.

@@ -54,10 +54,50 @@ fn p16_each_call_of_the_library_fails_once_and_the_next_operation_works() {
             // Where it is made most often.
             let most = (0..SCENARIOS.len()).max_by_key(|scenario| counts[*scenario][call]).unwrap();
             if counts[most][call] > 0 {
-                injection.run(most, Some(Fault { call, errno: CALLS[call].errnos[0], occurrence: 1 }));
+                injection.run(
+                    most,
+                    Some(Fault { call, errno: CALLS[call].errnos[0], occurrence: 1, lasts: Duration::ZERO }),
+                );
             }
         }
         injection.end();
+    });
+}
+
+/// Calls that the loop makes and nothing else repeats.
+const OF_THE_LOOP: [(&str, &str); 5] = [
+    ("control", "epoll_ctl"),
+    ("output", "epoll_ctl"),
+    ("stop", "epoll_ctl"),
+    ("readiness", "clone3 of a thread"),
+    ("drop", "rmdir"),
+];
+
+#[test]
+fn p16_a_shortage_that_lasts_for_100_ms_loses_nothing() {
+    let test = "injection::p16_a_shortage_that_lasts_for_100_ms_loses_nothing";
+    in_a_process_of_its_own(test, Duration::from_secs(120), || {
+        let mut injection = Injection::new();
+        for (scenario, call) in OF_THE_LOOP {
+            let scenario = SCENARIOS.iter().position(|(name, _)| *name == scenario).unwrap();
+            injection.last(scenario, call, |at, count| [1, count.div_ceil(2), count].contains(&at));
+        }
+        injection.report();
+    });
+}
+
+#[test]
+#[ignore = "takes many minutes"]
+fn p16_a_shortage_that_lasts_for_100_ms_loses_nothing_at_any_moment() {
+    let test = "injection::p16_a_shortage_that_lasts_for_100_ms_loses_nothing_at_any_moment";
+    in_a_process_of_its_own(test, Duration::from_secs(3600), || {
+        let mut injection = Injection::new();
+        for scenario in 0..SCENARIOS.len() {
+            for call in ["epoll_ctl", "poll", "clone3 of a thread", "rmdir", "unlink"] {
+                injection.last(scenario, call, |_, _| true);
+            }
+        }
+        injection.report();
     });
 }
 
@@ -85,7 +125,7 @@ fn p16_each_call_of_the_library_fails_at_each_occurrence_with_each_error() {
                         if EXCUSED.contains(&(SCENARIOS[scenario].0, CALLS[call].name, errno)) {
                             continue;
                         }
-                        injection.run(scenario, Some(Fault { call, errno, occurrence }));
+                        injection.run(scenario, Some(Fault { call, errno, occurrence, lasts: Duration::ZERO }));
                     }
                 }
             }
@@ -152,7 +192,7 @@ impl Injection {
     /// A child's stack is kept for the next child.
     fn fail_what_happens_once(&mut self) {
         let call = CALLS.iter().position(|call| call.name == "mmap of a stack").unwrap();
-        self.run(0, Some(Fault { call, errno: libc::ENOMEM, occurrence: 1 }));
+        self.run(0, Some(Fault { call, errno: libc::ENOMEM, occurrence: 1, lasts: Duration::ZERO }));
     }
 
     /// How often each scenario makes each call.
@@ -164,6 +204,17 @@ impl Injection {
         let counts = counts.collect();
         assert!(self.faults.is_empty(), "without a failing call: {:#?}", self.faults);
         counts
+    }
+
+    /// Has these occurrences of a call fail, and all that follow for 100 ms.
+    fn last(&mut self, scenario: usize, call: &str, is_wanted: impl Fn(u32, u32) -> bool) {
+        self.run(scenario, None);
+        let call = CALLS.iter().position(|one| one.name == call).unwrap();
+        let count = injector::counts()[call];
+        for occurrence in (1..=count).filter(|at| is_wanted(*at, count)) {
+            let errno = *CALLS[call].errnos.last().unwrap();
+            self.run(scenario, Some(Fault { call, errno, occurrence, lasts: Duration::from_millis(100) }));
+        }
     }
 
     fn run(&mut self, scenario: usize, fault: Option<Fault>) {

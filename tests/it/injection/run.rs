@@ -33,7 +33,8 @@ impl Run {
         Self { fault, directory, mark, errors: RefCell::default() }
     }
 
-    /// Runs this until it succeeds. With the one failing call it may fail once, with an error that names the call's own.
+    /// Runs this until it succeeds. With the one failing call it may fail once, with an error that names the call's own; during a
+    /// shortage, as often as that lasts.
     #[track_caller]
     pub(super) fn must<T, E: Error>(&self, what: &str, mut operation: impl FnMut() -> Result<T, E>) -> T {
         let error = match operation() {
@@ -46,6 +47,10 @@ impl Run {
             let reason = io::Error::from_raw_os_error(fault.errno).to_string();
             assert!(error.contains(&reason), "{what}: the error hides its reason: {error}");
             self.errors.borrow_mut().push(format!("{what}: {error}"));
+            if !fault.lasts.is_zero() {
+                thread::park_timeout(fault.lasts);
+                return;
+            }
             assert_eq!(self.errors.borrow().len(), 1, "one call failed, and more than one operation");
         });
         operation().unwrap_or_else(|again| panic!("{what} failed again: {}; at first: {error}", chain(&again)))
