@@ -63,13 +63,13 @@ impl Driver {
         let live = live_at(&mut self.slots, place)?;
         live.health.readiness.as_ref()?;
         let (worker, incarnation) = (live.shared.id(), live.present.number());
-        let started = match &live.health.judge {
-            Some(judge) => judge.start(self.mailbox.clone(), worker, incarnation),
-            None => {
-                let probe = live.spec.ready.as_ref()?.probe()?.clone();
-                let started = Prober::start(probe, self.mailbox.clone(), worker, incarnation);
-                started.map(|prober| live.health.prober = Some(prober))
-            }
+        let mailbox = self.mailbox.clone();
+        let started = if let Some(judge) = &live.health.judge {
+            judge.start(mailbox, worker, incarnation)
+        } else {
+            let probe = live.spec.ready.as_ref()?.probe()?.clone();
+            let started = Prober::start(probe, mailbox, worker, incarnation);
+            started.map(|prober| live.health.prober = Some(prober))
         };
         if started.is_err() {
             self.set_timer_after(PROBE_PAUSE, Timer::Probe(place));
