@@ -146,7 +146,7 @@ fn p09_a_cgroup_that_could_not_be_made_is_made_at_the_next_start() {
         for spec in [WorkerSpec::new("cat"), WorkerSpec::new("cat").tree_limit(TreeLimit::Processes(64))] {
             let supervisor = Supervisor::new().unwrap();
             let start = || supervisor.spawn(spec.clone().stdin(Input::Pipe));
-            injector::arm(Some(Fault { call, errno: libc::ENOSPC, occurrence: 1 }));
+            injector::arm(Some(Fault { call, errno: libc::ENOSPC, occurrence: 1, lasts: Duration::ZERO }));
             let first = start();
             injector::disarm();
             assert!(injector::has_fired());
