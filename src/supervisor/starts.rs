@@ -25,6 +25,9 @@ use std::{
 /// How long a start may take before another thread takes over the queue.
 pub(super) const PATIENCE: Duration = Duration::from_millis(50);
 
+/// How long a start may take before it counts as hanging: then a stop of its worker does not wait for it.
+pub(super) const HANG_TIME: Duration = Duration::from_secs(1);
+
 /// A worker to start.
 #[derive(Debug)]
 pub(super) struct Start {
@@ -157,8 +160,9 @@ impl Starts {
         self.changed.notify_all();
     }
 
-    /// Cancels the restart of this worker. True if it will not arrive: it waited in the queue, or its process is ended by the thread
-    /// that starts it. False if it has arrived already.
+    /// Cancels the restart of this worker. True if it will not arrive: it waited in the queue, or it hangs, and its process is ended
+    /// by the thread that starts it when that comes back. False if it has arrived already or is about to: what a process that runs
+    /// writes must be heard.
     pub(super) fn cancel(&self, worker: WorkerId) -> bool {
         let mut state = self.lock();
         if let Some(at) = state.waiting.iter().position(|start| start.id == worker) {
@@ -168,7 +172,8 @@ impl Starts {
             return true;
         }
         let busy = state.threads.values_mut().filter_map(|thread| thread.busy.as_mut());
-        match busy.into_iter().find(|busy| busy.worker == worker && !busy.is_cancelled) {
+        let hangs = |busy: &Busy| now().saturating_duration_since(busy.since) >= HANG_TIME;
+        match busy.into_iter().find(|busy| busy.worker == worker && !busy.is_cancelled && hangs(busy)) {
             Some(busy) => {
                 busy.is_cancelled = true;
                 true

@@ -140,6 +140,22 @@ fn p06_a_restart_that_hangs_delays_no_other_and_not_its_own_stop() {
 }
 
 #[test]
+fn p01_a_restart_that_is_under_way_when_its_worker_is_stopped_is_reported() {
+    let mut story = Story::new();
+    let (worker, gate) = with_blocked_restart(&story.supervisor);
+    let stopping = worker.stop();
+    // The loop has read the stop by the time it answers.
+    assert!(story.supervisor.status().is_complete);
+    gate.open.send(()).unwrap();
+    let report = stopping.wait(DEADLINE);
+    assert!(report.workers[0].exit.is_some(), "{report}");
+    let events = story.rest();
+    let count = |is: fn(&EventKind) -> bool| events.iter().filter(|event| is(&event.kind)).count();
+    let ends = count(|kind| matches!(kind, EventKind::Exited(_)));
+    assert_eq!((count(|kind| matches!(kind, EventKind::Started { .. })), ends), (2, 2), "{events:?}");
+}
+
+#[test]
 fn p06_a_restart_that_waits_behind_others_is_cancelled_at_once() {
     let supervisor = Supervisor::new().unwrap();
     let hanging: Vec<_> = (0..3).map(|_| with_blocked_restart(&supervisor)).collect();

@@ -18,6 +18,7 @@ use crate::{
         group::{self, GroupError, GroupPolicy},
         group_state::{GroupEnd, GroupShared, GroupStatus},
         kept::{Kept, Standing, Wish},
+        starts::HANG_TIME,
         stopping::Restarting,
         worker::WorkerShared,
     },
@@ -337,13 +338,16 @@ impl Driver {
         }
     }
 
-    fn stop_member(&mut self, worker: WorkerId) {
+    pub(super) fn stop_member(&mut self, worker: WorkerId) {
         let Some(kept) = self.kept.get_mut(&worker) else { return };
         kept.wish = Wish::End;
         match kept.standing {
             Standing::Lives(place) => self.input(place, Fact::Ask(Ask::Stop)),
-            // It has arrived by now, and ends when that command is read.
-            Standing::Starts if !self.starter.starts().cancel(worker) => kept.answer_first_start(),
+            // It ends when it arrives.
+            Standing::Starts if !self.starter.starts().cancel(worker) => {
+                kept.answer_first_start();
+                self.set_timer_after(HANG_TIME, Timer::Arrival(worker));
+            }
             Standing::Starts | Standing::Waits(_) | Standing::Held | Standing::Rests => {
                 kept.answer_first_start();
                 kept.standing = Standing::Rests;

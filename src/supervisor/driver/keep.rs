@@ -90,13 +90,24 @@ impl Driver {
             // It is the new beginning that is wanted.
             (Standing::Starts | Standing::Held, Action::Restart) => kept.wish = Wish::Policy,
             (Standing::Starts, Action::Stop | Action::StopWithin(_)) => {
-                // Otherwise it has arrived by now, and ends when that command is read.
                 if self.starter.starts().cancel(worker) {
                     self.end(worker);
+                } else {
+                    // It ends when it arrives.
+                    self.set_timer_after(starts::HANG_TIME, Timer::Arrival(worker));
                 }
             }
             (Standing::Rests, Action::Restart | Action::Stop | Action::StopWithin(_)) => {}
         }
+    }
+
+    /// A worker that was stopped while it was started should have arrived by now.
+    pub(super) fn miss_arrival(&mut self, worker: WorkerId) {
+        let Some(kept) = self.kept.get(&worker) else { return };
+        if kept.standing != Standing::Starts || kept.wish != Wish::End {
+            return;
+        }
+        if kept.is_member { self.stop_member(worker) } else { self.act(worker, Action::Stop) }
     }
 
     /// The supervisor goes: everybody ends, and nobody comes back.

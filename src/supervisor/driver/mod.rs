@@ -477,6 +477,7 @@ impl Driver {
                 Timer::Group(group) => self.force_group(group),
                 Timer::Restart(worker) => self.restart(worker),
                 Timer::Starts => self.relieve_starts(),
+                Timer::Arrival(worker) => self.miss_arrival(worker),
                 Timer::Watch => self.register_again(),
                 Timer::Connect(place) => self.miss(place),
                 Timer::Disconnect(place) => self.disconnect(place, Disconnected::Closed),

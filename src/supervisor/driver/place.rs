@@ -121,6 +121,8 @@ pub(super) enum Timer {
     Group(GroupId),
     /// It is to be started again.
     Restart(WorkerId),
+    /// It was stopped while it was started, and should have arrived by now.
+    Arrival(WorkerId),
     /// The kernel has refused to report something.
     Watch,
     /// Starts wait, and those before them may hang.
