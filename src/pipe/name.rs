@@ -104,7 +104,8 @@ impl PipeName {
         }
     }
 
-    /// A name in Linux' abstract namespace: no file, nothing to clean up, gone with its server.
+    /// A name in Linux' abstract namespace: no file, nothing to clean up, gone with its server. A process that another thread of the
+    /// server starts at that moment keeps the name until its exec.
     ///
     /// Any user of the machine, and any container with the host's network, can reach and squat it: no file mode protects it.
     /// Both sides check who the other one is ([`Access`](super::named::Access)), and that is all there is.
