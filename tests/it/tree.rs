@@ -111,8 +111,8 @@ both_ways! {
 
     fn p08_the_rest_of_a_group_has_the_grace_period_of_a_stop(way: Way) {
         let mut story = Story::new();
-        // The wrapper ends at SIGTERM, its server after it has said so.
-        let server = r"trap 'sleep 0.05; echo 2 >/proc/self/fd/$1; exit' TERM; echo 1 >/proc/self/fd/$1; while :; do sleep 1000 & wait; done";
+        // The wrapper ends at SIGTERM, its server after it has said so. What it starts is there before the signal, and hears it.
+        let server = r"trap 'sleep 0.05; echo 2 >/proc/self/fd/$1; exit' TERM; sleep 1000 & echo 1 >/proc/self/fd/$1; wait";
         let script = "trap 'exit 0' TERM; sh -c \"$2\" sh $1 & wait";
         let spec = way.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).arg(server);
         let stop = StopPolicy::kill().then([StopStep::SignalGroup(libc::SIGTERM)], DEADLINE);
