@@ -11,9 +11,11 @@ use std::{fs, sync::Arc, time::Duration};
 const DENIED: [(libc::c_long, Means); 2] =
     [(libc::SYS_pidfd_open, Means::PidfdOpen), (libc::SYS_pidfd_send_signal, Means::PidfdSendSignal)];
 
-/// A worker that has started a daemon, sent its pid, and then does this.
+/// A worker that has started a daemon, sent its pid, and then does this. At SIGTERM it exits with 7.
 fn with_daemon(way: Way, group: Group, then: &str) -> WorkerSpec {
-    let script = format!("setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1; {then}");
+    // The trap is set before anything can be known of it.
+    let daemon = "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1";
+    let script = format!("trap 'exit 7' TERM; {daemon}; {then}");
     let spec = way.program("/bin/sh").args(["-c", &script, "sh"]).messages(Pass::arg("{}")).stdin(Input::Pipe);
     spec.group(group).drain_time(Duration::from_millis(20)).stop(StopPolicy::kill())
 }
@@ -91,7 +93,7 @@ fn p10_a_stop_signals_a_worker_in_the_hosts_group_where_signals_by_pidfd_are_den
     }
     kernel::refuse(libc::SYS_pidfd_send_signal, None, libc::EPERM);
     let mut story = Story::of(Supervisor::new().unwrap());
-    let spec = with_daemon(Way::Command, Group::Inherit, "trap 'exit 7' TERM; while :; do read -r _; done");
+    let spec = with_daemon(Way::Command, Group::Inherit, "while :; do read -r _; done");
     let spec = spec.stop(StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], DEADLINE));
     let worker = story.supervisor.spawn(spec).unwrap();
     let daemon = u32::try_from(story.json().as_u64().unwrap()).unwrap();

@@ -144,7 +144,16 @@ fn p06_the_end_of_a_large_tree_leaves_descriptors_to_the_host() {
     });
     let script =
         "for i in $(seq 300); do setsid sleep 1000 </dev/null >/dev/null 2>&1 & done; echo $! >/proc/self/fd/$1";
-    let (_, exit) = outlived_by(running(script), is_alive);
+    // One that has not left the worker's group yet would be killed with it, unnamed.
+    let all_have_left = |last: u32| {
+        let read = |path: String| fs::read_to_string(path).unwrap_or_default();
+        let stat = read(format!("/proc/{last}/stat"));
+        let parent = stat.split(' ').nth(3).unwrap_or_default();
+        let children = read(format!("/proc/{parent}/task/{parent}/children"));
+        let sleeps = |child: &&str| read(format!("/proc/{child}/comm")) == "sleep\n";
+        children.split_whitespace().filter(sleeps).count() == 300
+    };
+    let (_, exit) = outlived_by(running(script), all_have_left);
     is_over.store(true, Ordering::Relaxed);
     opens.join().unwrap();
     assert_eq!(exit.survivors.len(), 300, "{exit}");
