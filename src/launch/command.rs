@@ -7,7 +7,7 @@
 use super::{
     ChildEnds, EnvironmentChange, Group, Moment, Plan, SpawnError, SpawnStep, Standard,
     direct::{conduct, texts},
-    inherit::{self, Fate},
+    environment::{self, Fate},
     plan::{CommandMaker, GrantSpec, number_of},
     process::Child,
     search::Search,
@@ -155,15 +155,15 @@ fn explained(source: io::Error, search: &Search, command: &Command, program: &st
 /// Removes what is not inherited, as far as the user has not set it by intent. True where the user has cleared the environment.
 fn inherit_environment(command: &mut Command) -> bool {
     let is_set = |command: &Command, name: &OsStr| command.get_envs().any(|(set, _)| set == name);
-    let handles = env::var_os(inherit::HANDLES);
+    let handles = env::var_os(environment::HANDLES);
     // A `Command` does not tell whether its environment was cleared; but only where it was not, it notes what is to be removed.
-    command.env_remove(inherit::HANDLES);
-    let is_cleared = !is_set(command, OsStr::new(inherit::HANDLES));
+    command.env_remove(environment::HANDLES);
+    let is_cleared = !is_set(command, OsStr::new(environment::HANDLES));
     if is_cleared {
         return true;
     }
     for (name, value) in env::vars_os() {
-        match inherit::fate(&name, &value, handles.as_deref()) {
+        match environment::fate(&name, &value, handles.as_deref()) {
             Fate::Inherited => {}
             _ if is_set(command, &name) => {}
             Fate::Changed(value) => drop(command.env(name, value)),

@@ -3,8 +3,8 @@
 use super::{
     ChildEnds, Ends, EnvironmentChange, GrantSource, Group, Input, IoPriority, Moment, Output, ParentEnd, Patience,
     Plan, SpawnError, SpawnStep, Standard,
+    environment::{self, Fate},
     error::step_of,
-    inherit::{self, Fate},
     plan::number_of,
     process::Child,
     search::Search,
@@ -60,12 +60,13 @@ pub(super) fn start(plan: &Plan, program: &OsStr, ends: &ChildEnds, moment: &Mom
 
 /// What is inherited, with the plan's changes in their order. Most plans change little, so the names are searched one by one.
 fn environment(plan: &Plan, numbers: &[RawFd], moment: &Moment<'_>) -> Vec<(OsString, OsString)> {
-    let handles = env::var_os(inherit::HANDLES);
-    let inherited = env::vars_os().filter_map(|(name, value)| match inherit::fate(&name, &value, handles.as_deref()) {
-        Fate::Inherited => Some((name, value)),
-        Fate::Changed(value) => Some((name, value)),
-        Fate::Removed => None,
-    });
+    let handles = env::var_os(environment::HANDLES);
+    let inherited =
+        env::vars_os().filter_map(|(name, value)| match environment::fate(&name, &value, handles.as_deref()) {
+            Fate::Inherited => Some((name, value)),
+            Fate::Changed(value) => Some((name, value)),
+            Fate::Removed => None,
+        });
     let mut variables: Vec<(OsString, OsString)> = inherited.collect();
     for change in &plan.environment {
         match change {

@@ -3,7 +3,7 @@
 mod command;
 mod direct;
 mod error;
-mod inherit;
+mod environment;
 mod limits;
 mod pass;
 mod plan;

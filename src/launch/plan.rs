@@ -1,7 +1,7 @@
 //! What to run and what it is given: a recipe, checked as a whole before anything is started.
 
 use super::{
-    IoPriority, Limit, SpecError, inherit,
+    IoPriority, Limit, SpecError, environment,
     pass::{Pass, Place, Template},
 };
 use std::{
@@ -413,7 +413,7 @@ impl Plan {
             EnvironmentChange::Handle { name, .. } | EnvironmentChange::Control { name, .. } => Some(name.as_os_str()),
             EnvironmentChange::Clear | EnvironmentChange::Set(..) | EnvironmentChange::Remove(_) => None,
         });
-        inherit::handles(&names.collect::<Vec<_>>()).map(|names| (inherit::HANDLES, names))
+        environment::handles(&names.collect::<Vec<_>>()).map(|names| (environment::HANDLES, names))
     }
 }
 

@@ -1,11 +1,11 @@
 //! Named pipes of another machine, through the system's ssh.
 
 mod error;
-mod far;
+mod remote_shell;
 mod mux;
 mod ssh;
 
-use self::{far::Far, mux::Absent, ssh::Ssh};
+use self::{mux::Absent, remote_shell::Far, ssh::Ssh};
 use super::{Argument, Plan, Program};
 use crate::{
     exit::Exit,
