@@ -150,8 +150,12 @@ mod supervisor; // the parent's side
 pub use exit::{Exit, ExitStatus, Leak, Survivor, Usage};
 #[cfg(target_os = "linux")]
 pub use launch::{
-    Group, Input, IoPriority, Limit, Output, Pass, Process, SpawnError, SpawnStep, SpecError, TreeLimit, Tunnel,
-    TunnelBuilder, TunnelError,
+    error::{SpawnError, SpawnStep, SpecError},
+    limits::{IoPriority, Limit, TreeLimit},
+    pass::Pass,
+    process::Process,
+    stdio::{Group, Input, Output},
+    tunnel::{Tunnel, TunnelBuilder, error::TunnelError},
 };
 #[cfg(target_os = "linux")]
 pub use parent::{Buffered, Incoming, Parent, ParentError, SendError};

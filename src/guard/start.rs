@@ -7,8 +7,13 @@ use super::{
 };
 use crate::{
     launch::{
-        Argument, EnvironmentChange, GrantSource, Group, Input, Moment, Output, Pass, Patience, Plan, Process, Program,
-        SpawnError, launch, prepare,
+        context::{Moment, Patience},
+        error::SpawnError,
+        pass::Pass,
+        plan::{Argument, EnvironmentChange, GrantSource, Plan, Program},
+        process::Process,
+        spawn::{launch, prepare},
+        stdio::{Group, Input, Output},
     },
     sys::pidfd,
 };

@@ -5,12 +5,15 @@
 //! a mapping onto that number overwrites it (docs/gotchas.md, "std's private socket"). So the child's numbers are ours.
 
 use super::{
-    ChildEnds, EnvironmentChange, Group, Moment, Plan, SpawnError, SpawnStep, Standard,
+    child::Child,
+    context::Moment,
+    descriptors::{ChildEnds, Standard},
     direct::{conduct, texts},
     environment::{self, Fate},
-    plan::{CommandMaker, GrantSpec, number_of},
-    process::Child,
+    error::{SpawnError, SpawnStep},
+    plan::{CommandMaker, EnvironmentChange, GrantSpec, Plan, number_of},
     search::Search,
+    stdio::Group,
 };
 use crate::sys::{
     clone::Texts,

@@ -1,35 +1,29 @@
 //! The fast way: an image of the plan, handed to `sys::clone`.
 
 use super::{
-    ChildEnds, Ends, EnvironmentChange, GrantSource, Group, Input, IoPriority, Moment, Output, ParentEnd, Patience,
-    Plan, SpawnError, SpawnStep, Standard,
+    child::Child,
+    context::Moment,
+    descriptors::ChildEnds,
     environment::{self, Fate},
-    error::step_of,
-    plan::number_of,
-    process::Child,
+    error::{SpawnError, SpawnStep, step_of},
+    limits::IoPriority,
+    plan::{EnvironmentChange, Plan, number_of},
     search::Search,
+    stdio::Group,
 };
-use crate::{
-    pipe::anonymous::{self, PipeReader},
-    sys::{
-        clone::{self, Grant, Image, Texts},
-        conduct::{Conduct, GroupChange, ResourceLimit, Step},
-        fd, pidfd,
-    },
+use crate::sys::{
+    clone::{self, Grant, Image, Texts},
+    conduct::{Conduct, GroupChange, ResourceLimit, Step},
+    pidfd,
 };
 use std::{
     env,
     ffi::{CString, OsStr, OsString},
-    fs::{File, OpenOptions},
     io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-        unix::{
-            ffi::{OsStrExt, OsStringExt},
-            fs::OpenOptionsExt,
-        },
+        fd::{AsRawFd, RawFd},
+        unix::ffi::{OsStrExt, OsStringExt},
     },
-    path::Path,
 };
 
 /// Starts a named program.
@@ -148,92 +142,6 @@ pub(super) fn texts(environment: &[(OsString, OsString)]) -> Texts {
 }
 
 /// Makes everything the child is to hold, before there is a child: when one cannot be made, nothing is left.
-pub(super) fn make_ends(plan: &Plan, patience: Patience) -> Result<(Ends, ChildEnds), SpawnError> {
-    let pipes = |source| SpawnError::failed(plan.program_name(), SpawnStep::Pipes, source);
-    let mut ends = Ends::default();
-    let stdin = match &plan.stdin {
-        Input::Null => Standard::Own(null(plan)?),
-        Input::Inherit => ours(0, plan)?,
-        Input::Pipe => {
-            let (writer, end) = anonymous::to_child().map_err(pipes)?;
-            ends.stdin = Some(writer);
-            Standard::Own(end.into())
-        }
-        Input::File(path) => Standard::Own(open(plan, path, OpenOptions::new().read(true), patience)?),
-        Input::Descriptor(descriptor) => Standard::Own(copy(descriptor.as_fd(), plan)?),
-    };
-    let stdout = output(plan, &plan.stdout, 1, &mut ends.stdout, patience)?;
-    let stderr = output(plan, &plan.stderr, 2, &mut ends.stderr, patience)?;
-    let mut grants = Vec::with_capacity(plan.grants.len());
-    for grant in &plan.grants {
-        grants.push(match &grant.source {
-            GrantSource::FromChild => {
-                let (reader, end) = anonymous::from_child().map_err(pipes)?;
-                ends.pipes.push((grant.name.clone(), ParentEnd::Reader(reader)));
-                OwnedFd::from(end)
-            }
-            GrantSource::ToChild => {
-                let (writer, end) = anonymous::to_child().map_err(pipes)?;
-                ends.pipes.push((grant.name.clone(), ParentEnd::Writer(writer)));
-                OwnedFd::from(end)
-            }
-            GrantSource::Given(descriptor) => copy(descriptor.as_fd(), plan)?,
-        });
-    }
-    Ok((ends, ChildEnds { standard: [stdin, stdout, stderr], grants }))
-}
-
-fn output(
-    plan: &Plan,
-    output: &Output,
-    number: RawFd,
-    end: &mut Option<PipeReader>,
-    patience: Patience,
-) -> Result<Standard, SpawnError> {
-    let own = match output {
-        Output::Inherit => return ours(number, plan),
-        Output::Null => null(plan),
-        Output::Lines => {
-            let (reader, child_end) = anonymous::from_child()
-                .map_err(|source| SpawnError::failed(plan.program_name(), SpawnStep::Pipes, source))?;
-            *end = Some(reader);
-            Ok(OwnedFd::from(child_end))
-        }
-        Output::File(path) => open(plan, path, OpenOptions::new().create(true).append(true), patience),
-        Output::Descriptor(descriptor) => copy(descriptor.as_fd(), plan),
-    };
-    own.map(Standard::Own)
-}
-
-fn null(plan: &Plan) -> Result<OwnedFd, SpawnError> {
-    open(plan, Path::new("/dev/null"), OpenOptions::new().read(true).write(true), Patience::None)
-}
-
-fn open(plan: &Plan, path: &Path, options: &mut OpenOptions, patience: Patience) -> Result<OwnedFd, SpawnError> {
-    let refused = |source| SpawnError::failed(plan.program_name(), SpawnStep::Open(path.into()), source);
-    let opened = match patience {
-        Patience::ForOpens => options.open(path),
-        Patience::None => options.custom_flags(libc::O_NONBLOCK).open(path).and_then(|file| {
-            fd::set_blocking(file.as_fd())?;
-            Ok(file)
-        }),
-    };
-    let file: File = opened.map_err(refused)?;
-    // A file opened by a host that has closed its 0, 1 or 2 gets that number; the child's streams would overwrite it.
-    fd::lift(OwnedFd::from(file), 3).map_err(refused)
-}
-
-/// One of our own standard streams, or the null device where the host has closed it.
-fn ours(number: RawFd, plan: &Plan) -> Result<Standard, SpawnError> {
-    if fd::is_open(number) { Ok(Standard::Inherited(number)) } else { null(plan).map(Standard::Own) }
-}
-
-/// A copy that we own, above the standard numbers and close-on-exec, so that every end can be treated alike.
-fn copy(descriptor: BorrowedFd<'_>, plan: &Plan) -> Result<OwnedFd, SpawnError> {
-    fd::duplicate(descriptor.as_raw_fd(), 3)
-        .map_err(|source| SpawnError::failed(plan.program_name(), SpawnStep::Descriptors, source))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,6 @@
 //! Where a program is found, in both ways of starting: as execvp(3) does it in the child, in its working directory and with its `PATH`.
 
-use super::SpawnStep;
+use super::error::SpawnStep;
 use std::{
     env,
     ffi::{CString, OsStr, OsString},

@@ -4,7 +4,12 @@ use super::{
     spec::{DeathSignal, WorkerSpec},
     survivors::Survivors,
 };
-use crate::launch::{Moment, Patience, Process, SpawnError, SpecError, launch, prepare};
+use crate::launch::{
+    context::{Moment, Patience},
+    error::{SpawnError, SpecError},
+    process::Process,
+    spawn::{launch, prepare},
+};
 use std::time::Duration;
 
 impl WorkerSpec {

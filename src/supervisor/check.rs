@@ -6,7 +6,7 @@ use super::{
     survivors::Survivors,
 };
 use crate::{
-    launch::{Output, Program, SpecError},
+    launch::{error::SpecError, plan::Program, stdio::Output},
     policy::{Conflict, watchdog::Life},
 };
 

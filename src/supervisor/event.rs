@@ -3,7 +3,7 @@
 use super::{WorkerId, group::GroupId, warning::Warning, worker::WorkerShared};
 use crate::{
     exit::Exit,
-    launch::SpawnError,
+    launch::error::SpawnError,
     policy::{restart::GaveUp, window::EVENT_BYTES},
     wire::{
         frame::Fault,

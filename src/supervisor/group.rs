@@ -12,7 +12,7 @@ use super::{
 };
 use crate::sys::closing::Released;
 use crate::{
-    launch::{SpawnError, SpecError},
+    launch::error::{SpawnError, SpecError},
     policy::{
         group::{AutoShutdown, GroupIntensity, GroupSettings, Lifetime, Role, Strategy},
         refusal,

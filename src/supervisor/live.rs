@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     exit::{Exit, ExitStatus, Leak, Survivor},
-    launch::{exit_status, usage},
+    launch::child::{exit_status, usage},
     pipe::anonymous::PipeReader,
     policy::{
         incarnation::{Incarnation, Patience, StreamId},

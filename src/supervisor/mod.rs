@@ -47,7 +47,7 @@ mod worker;
 
 use crate::{
     guard::Guard,
-    launch::{self, Patience, SpawnError},
+    launch::{context::Patience, error::SpawnError, spawn::prepare},
     sys::{closing::Released, pidfd, proc, wake::Waker},
 };
 use clock::now;
@@ -176,7 +176,7 @@ impl Supervisor {
         let starter = self.starter.as_ref().ok_or(SpawnError::SupervisorGone)?;
         // Held until the loop has the worker: until then the loop goes on.
         let permit = starter.starts().permit().ok_or(SpawnError::SupervisorGone)?;
-        let prepared = launch::prepare(&spec.plan, Patience::ForOpens)?;
+        let prepared = prepare(&spec.plan, Patience::ForOpens)?;
         let may_start_here = Starter::may_start_here(&spec);
         let spec = Arc::new(Released::new(spec));
         if may_start_here {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     exit::{Exit, ExitStatus},
-    launch::exit_status,
+    launch::child::exit_status,
     sys::{
         pidfd::Reaped,
         poll::Deadline,

@@ -2,7 +2,7 @@
 
 use super::lock;
 use crate::{
-    launch::TreeLimit,
+    launch::limits::TreeLimit,
     sys::{
         cgroup::{Cgroup, CgroupError, Frozen, Site},
         poll::Patience,

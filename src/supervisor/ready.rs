@@ -2,7 +2,7 @@
 
 use super::guest::unharmed;
 use crate::{
-    launch::{Pass, SpecError},
+    launch::{error::SpecError, pass::Pass},
     policy::readiness::Mark,
     wire::message::{Line, Message},
 };

@@ -3,7 +3,7 @@
 use crate::{
     exit::ExitStatus,
     guard::{self, GroupList, Guard, Order, Running, Until},
-    launch::SpawnError,
+    launch::error::SpawnError,
     supervisor::{
         driver::{Command, GuardNews, Mailbox},
         lock,

@@ -26,8 +26,12 @@ use super::{
 use crate::{
     guard::Guard,
     launch::{
-        Birthplace, Ends, MESSAGES, Moment, Patience, Prepared, Program, SpawnError, SpawnStep, busy_pause,
-        launch_once, pause_for, prepare,
+        context::{Birthplace, Moment, Patience},
+        descriptors::Ends,
+        error::{SpawnError, SpawnStep},
+        plan::{MESSAGES, Program},
+        retry::{busy_pause, pause_for},
+        spawn::{Prepared, launch_once, prepare},
     },
     policy::watchdog::Life,
     sys::{conduct, pidfd, proc, random},

@@ -7,8 +7,11 @@ use super::{
 };
 use crate::{
     launch::{
-        Argument, EnvironmentChange, GrantSource, Group, Input, IoPriority, Limit, MESSAGES, Output, Pass, Plan,
-        Program, SpecError, TreeLimit,
+        error::SpecError,
+        limits::{IoPriority, Limit, TreeLimit},
+        pass::Pass,
+        plan::{Argument, EnvironmentChange, GrantSource, MESSAGES, Plan, Program},
+        stdio::{Group, Input, Output},
     },
     policy::{group::When, restart::RestartPolicy, stop::StopPolicy, watchdog::Watchdog},
     wire::frame::Framing,

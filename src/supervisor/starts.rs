@@ -13,7 +13,7 @@ use super::{
     lock,
     worker::{Worker, WorkerShared},
 };
-use crate::launch::{Prepared, SpawnError};
+use crate::launch::{error::SpawnError, spawn::Prepared};
 use crossbeam_channel::Sender;
 use std::{
     collections::{BTreeMap, VecDeque},

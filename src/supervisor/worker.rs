@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     exit::Exit,
-    launch::{Child, Ends, Launched},
+    launch::{child::Child, descriptors::Ends, spawn::Launched},
     pipe::anonymous::{PipeReader, PipeWriter},
     sys::cgroup::Frozen,
     wire::calls::CallError,

@@ -2,7 +2,7 @@
 
 use crate::{
     exit::Exit,
-    launch::SpawnError,
+    launch::error::SpawnError,
     pipe::{name::NameError, named::ConnectError},
     text::printable_path,
 };

@@ -1,16 +1,17 @@
 //! Named pipes of another machine, through the system's ssh.
 
-mod error;
-mod remote_shell;
+mod deadline;
+pub(crate) mod error;
 mod mux;
+mod remote_shell;
 mod ssh;
 
-use self::{mux::Absent, remote_shell::Far, ssh::Ssh};
-use super::{Argument, Plan, Program};
+use self::{deadline::Until, error::TunnelError, mux::Absent, remote_shell::Far, ssh::Ssh};
+use super::plan::{Argument, Plan, Program};
 use crate::{
     exit::Exit,
     pipe::{
-        Begun, Cancel, PrivateDirectory, Wait,
+        PrivateDirectory,
         name::{NameError, PipeName},
         named::{ConnectError, ConnectOptions, Stream},
     },
@@ -28,8 +29,6 @@ use std::{
     },
     time::Duration,
 };
-
-pub use error::TunnelError;
 
 /// How long a tunnel may take to open, by default.
 const OPEN_TIME: Duration = Duration::from_secs(30);
@@ -323,28 +322,6 @@ impl Drop for Forward<'_> {
             }
         }
         self.tunnel.open_forwards().append(&mut open);
-    }
-}
-
-/// A deadline, and the end of ssh if that comes first.
-#[derive(Clone, Copy, Debug)]
-struct Until<'a> {
-    deadline: Deadline,
-    ended: &'a Cancel,
-}
-
-impl Until<'_> {
-    fn wait(&self) -> Wait<'_> {
-        Wait::at_most(self.remaining()).or(self.ended)
-    }
-
-    /// Without the end of ssh: to find out about that very end.
-    fn begun(&self) -> Begun<'_> {
-        Begun::now(Wait::at_most(self.remaining()))
-    }
-
-    fn remaining(&self) -> Duration {
-        self.deadline.remaining().unwrap_or(Duration::MAX)
     }
 }
 

@@ -3,7 +3,7 @@
 //! `ssh -O forward` would do the same with one more process for each connection, and would read meaning into `:`, `%` and `$`
 //! in a path. The packets are those of our own framed pipes: each after its length.
 
-use super::{TunnelError, Until};
+use super::{deadline::Until, error::TunnelError};
 use crate::{
     pipe::{
         PipeMode, Wait,

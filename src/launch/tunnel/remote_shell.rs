@@ -1,8 +1,14 @@
 //! A shell on the far side, over the same ssh: it tells where names live there, and answers, so that we know what has arrived.
 
-use super::{TunnelError, Until};
+use super::{deadline::Until, error::TunnelError};
 use crate::{
-    launch::{Argument, Input, Moment, Output, Patience, Plan, Process, Program, launch, prepare},
+    launch::{
+        context::{Moment, Patience},
+        plan::{Argument, Plan, Program},
+        process::Process,
+        spawn::{launch, prepare},
+        stdio::{Input, Output},
+    },
     pipe::anonymous::{PipeReader, PipeWriter},
     text::printable,
 };

@@ -1,12 +1,20 @@
 //! The ssh process that carries a tunnel: started by a thread of its own, and heard until its end.
 
 use super::{
-    TunnelError, Until,
+    deadline::Until,
+    error::TunnelError,
     mux::{self, Absent},
 };
 use crate::{
     exit::{Exit, ExitStatus},
-    launch::{Moment, Output, Patience, Plan, Process, launch, prepare},
+    launch::{
+        context::{Moment, Patience},
+        error::SpawnError,
+        plan::Plan,
+        process::Process,
+        spawn::{launch, prepare},
+        stdio::Output,
+    },
     pipe::{Begun, Cancel, Cancelled, Carrier, anonymous::PipeReader, name::PipeName, named::MessageStream},
     sys::{
         pidfd::own_pid,
@@ -65,7 +73,7 @@ struct Heard {
 impl Ssh {
     pub(super) fn start(mut plan: Plan, control: PipeName) -> Result<Self, TunnelError> {
         plan.stderr = Output::Lines;
-        plan.check().map_err(crate::launch::SpawnError::from)?;
+        plan.check().map_err(SpawnError::from)?;
         let (started, start) = crossbeam_channel::bounded(1);
         // The signal at the parent's death comes when the thread ends that has spawned: this one outlives ssh.
         let thread =

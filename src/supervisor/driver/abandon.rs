@@ -54,7 +54,7 @@ mod tests {
     use super::*;
     use crate::{
         guard::Guard,
-        launch::{self, Patience},
+        launch::{context::Patience, spawn::prepare},
         supervisor::{WorkerId, WorkerSpec, meter::Meter, roster::Roster, spawner::Starter},
         sys::{closing::Released, wake::Waker},
     };
@@ -79,7 +79,7 @@ mod tests {
         };
         let driver = Driver::new(parts).unwrap();
         let spec = WorkerSpec::new("sleep").arg("1000");
-        let prepared = launch::prepare(&spec.plan, Patience::None).unwrap();
+        let prepared = prepare(&spec.plan, Patience::None).unwrap();
         let worker = starter.start_here(WorkerId(1), Arc::new(Released::new(spec)), prepared).unwrap();
         drop(driver);
         let exit = worker.wait_timeout(Duration::ZERO).expect("its end");

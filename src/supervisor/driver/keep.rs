@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     exit::Exit,
-    launch::SpawnError,
+    launch::error::SpawnError,
     policy::{
         incarnation::{Ask, Input},
         restart::{Cause, Verdict},

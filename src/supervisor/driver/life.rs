@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     exit::{Exit, ExitStatus},
-    launch::Rest,
+    launch::child::Rest,
     policy::{
         incarnation::{Ask, Input, Output, StreamId},
         readiness::Sign,

@@ -2,7 +2,7 @@
 
 use super::{Driver, groups::member, keep::next_seed};
 use crate::{
-    launch::{SpawnError, SpecError},
+    launch::error::{SpawnError, SpecError},
     policy::{
         group::{Activity, GroupId, MemberId, Node, Role, Survey},
         members::Input,

@@ -35,7 +35,7 @@ use super::{
     worker::{Present, WorkerShared},
 };
 use crate::{
-    launch::SpawnError,
+    launch::error::SpawnError,
     pipe::anonymous::PipeReader,
     policy::{
         group::{GroupId, Groups},

@@ -2,7 +2,7 @@
 
 use super::{Request, work::Work};
 use crate::{
-    launch::is_own_child,
+    launch::child::is_own_child,
     sys::{
         pidfd,
         proc::{self, Stat},

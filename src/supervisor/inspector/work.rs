@@ -3,7 +3,7 @@
 use super::{Findings, Progress, Request, Task, keep, reaping::Killed};
 use crate::{
     exit::Survivor,
-    launch::is_own_child,
+    launch::child::is_own_child,
     policy::kinship::{Facts, Root, Sign, Tree, tree_of},
     supervisor::{
         clock::now,

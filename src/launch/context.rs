@@ -1,0 +1,47 @@
+//! What differs from one start of a plan to the next.
+
+use std::{ffi::OsString, os::fd::BorrowedFd};
+
+/// How long a start may wait for what is not ours: to open a FIFO waits for its other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Its caller waits, and nobody else.
+    ForOpens,
+    /// Others would wait too.
+    None,
+}
+
+/// What differs from one start of a plan to the next.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Moment<'a> {
+    /// What the child gets when the calling thread ends.
+    pub(crate) death_signal: Option<i32>,
+    /// The path of the control pipe, for the arguments; empty where there is none.
+    pub(crate) control_path: &'a str,
+    /// Its path with the worker's key, for the environment.
+    pub(crate) control: &'a str,
+    /// To set beside the plan's variables, whatever those say.
+    pub(crate) variables: &'a [(&'static str, OsString)],
+    pub(crate) birthplace: Birthplace<'a>,
+}
+
+/// The cgroup that a process is born in, by its directory; only the fast way can do that.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Birthplace<'a> {
+    /// Ours.
+    #[default]
+    Here,
+    /// This one, or ours where that fails.
+    Rather(BorrowedFd<'a>),
+    /// This one, which has limits, or none. `SpawnStep::Cgroup` tells when it fails.
+    Only(BorrowedFd<'a>),
+}
+
+impl<'a> Birthplace<'a> {
+    pub(super) fn directory(self) -> Option<BorrowedFd<'a>> {
+        match self {
+            Self::Here => None,
+            Self::Rather(directory) | Self::Only(directory) => Some(directory),
+        }
+    }
+}
