@@ -6,30 +6,16 @@
 //! call. A timeout that comes too early changes nothing.
 #![warn(clippy::wildcard_enum_match_arm)]
 
-pub(crate) mod burst;
-pub(crate) mod due;
+pub(crate) mod backpressure;
+pub(crate) mod call_burst;
+pub(crate) mod deadline;
+pub(crate) mod descendants;
 pub(crate) mod group;
-pub(crate) mod incarnation;
-pub(crate) mod kinship;
-pub(crate) mod members;
-mod order;
+pub(crate) mod lifecycle;
 pub(crate) mod readiness;
-pub(crate) mod refusal;
 pub(crate) mod restart;
 pub(crate) mod stop;
-mod strategy;
-mod turns;
 pub(crate) mod watchdog;
-pub(crate) mod window;
-
-#[cfg(test)]
-mod group_ends;
-#[cfg(test)]
-mod group_examples;
-#[cfg(test)]
-mod group_sim;
-#[cfg(test)]
-mod group_model;
 
 /// Two settings that cannot work together.
 #[derive(Debug, Clone, PartialEq, Eq)]

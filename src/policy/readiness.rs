@@ -1,6 +1,6 @@
 //! Whether a worker that was started is ready for work, and how long to wait for it.
 
-use super::due::Deadline;
+use super::deadline::Deadline;
 use std::time::{Duration, Instant};
 
 /// What a worker is to show before it counts as ready.
@@ -139,7 +139,7 @@ impl Readiness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::due::start;
+    use crate::policy::deadline::start;
     use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);

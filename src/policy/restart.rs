@@ -489,7 +489,7 @@ impl Restarts {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::due::start, *};
+    use super::{super::deadline::start, *};
     use proptest::prelude::*;
 
     const CRASH: Cause =

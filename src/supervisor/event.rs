@@ -4,7 +4,7 @@ use super::{WorkerId, group::GroupId, warning::Warning, worker::WorkerShared};
 use crate::{
     exit::Exit,
     launch::error::SpawnError,
-    policy::{restart::GaveUp, window::EVENT_BYTES},
+    policy::{backpressure::EVENT_BYTES, restart::GaveUp},
     wire::{
         frame::Fault,
         message::{Charge, Line, Message},

@@ -14,8 +14,8 @@ use crate::sys::closing::Released;
 use crate::{
     launch::error::{SpawnError, SpecError},
     policy::{
+        group::error,
         group::{AutoShutdown, GroupIntensity, GroupSettings, Lifetime, Role, Strategy},
-        refusal,
         restart::Restart,
     },
 };
@@ -187,8 +187,8 @@ impl From<Unanswered> for GroupError {
     }
 }
 
-impl From<refusal::GroupError> for GroupError {
-    fn from(error: refusal::GroupError) -> Self {
+impl From<error::GroupError> for GroupError {
+    fn from(error: error::GroupError) -> Self {
         Self::Refused { reason: error.to_string().into() }
     }
 }

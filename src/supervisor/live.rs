@@ -22,10 +22,10 @@ use crate::{
     launch::child::{exit_status, usage},
     pipe::anonymous::PipeReader,
     policy::{
-        incarnation::{Incarnation, Patience, StreamId},
+        backpressure::{EVENT_BYTES, Levels},
+        lifecycle::{Incarnation, Patience, StreamId},
         readiness::{Mark, Readiness},
         watchdog::{Life, Vigil},
-        window::{EVENT_BYTES, Levels},
     },
     sys::{fd, is_transient, pidfd::Reaped},
     text::printable,

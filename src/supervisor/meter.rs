@@ -1,7 +1,7 @@
 //! Counts the bytes that are out, and wakes the loop when enough have come back to one who waits.
 
 use crate::{
-    policy::window::{Levels, Window},
+    policy::backpressure::{Levels, Window},
     sys::wake::Waker,
     wire::message::{Charge, Credit},
 };

@@ -8,7 +8,7 @@ use super::{
     reading::{Heard, RawLine, Reading},
 };
 use crate::{
-    policy::window::{EVENT_BYTES, Levels},
+    policy::backpressure::{EVENT_BYTES, Levels},
     sys::{is_shortage, is_transient},
     wire::{
         calls::CallError,

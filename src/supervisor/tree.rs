@@ -1,6 +1,6 @@
 //! How the processes of a tree are recognised: by a token in their environment, and by their numbers.
 //!
-//! Every incarnation is given a token of its own, which what it starts inherits. `policy::kinship` lists the other signs.
+//! Every incarnation is given a token of its own, which what it starts inherits. `policy::descendants` lists the other signs.
 //!
 //! Process numbers are given in turn, so a descendant has a number that was given after the worker's own. Where no others were given
 //! than to workers of this supervisor there is nothing to look for: most workers start nothing.

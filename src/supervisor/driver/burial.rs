@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     exit::Survivor,
-    policy::incarnation::Input,
+    policy::lifecycle::Input,
     supervisor::{
         inspector::{Findings, Request, STALL, Task},
         live::{LONGEST_DEATH, Live},

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     policy::{
-        burst,
+        call_burst,
         readiness::{Mark, Sign},
         watchdog::Life,
     },
@@ -220,7 +220,7 @@ impl Driver {
     pub(super) fn let_call(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         if live.present.link().is_some_and(|link| link.goes_on_calling()) {
-            self.set_timer_after(burst::LOOK, Timer::Burst(place));
+            self.set_timer_after(call_burst::LOOK, Timer::Burst(place));
         }
     }
 

@@ -7,9 +7,9 @@ use super::{
 };
 use crate::{
     policy::{
+        group::members::{Input, Output, Verdict},
         group::{Activity, AutoShutdown, GroupId, GroupSettings, Groups, MemberId, Node, Strategy},
-        incarnation::{Ask, Input as Fact},
-        members::{Input, Output, Verdict},
+        lifecycle::{Ask, Input as Fact},
         restart::{Cause, Restart, Verdict as Own},
     },
     supervisor::{

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     policy::{
-        incarnation::{Ask, Input},
+        lifecycle::{Ask, Input},
         readiness::{Mark, Outcome, Readiness, Sign},
         watchdog::{Act, Life, Vigil},
     },

@@ -8,7 +8,7 @@ use crate::{
     exit::Exit,
     launch::error::SpawnError,
     policy::{
-        incarnation::{Ask, Input},
+        lifecycle::{Ask, Input},
         restart::{Cause, Verdict},
     },
     supervisor::{

@@ -9,7 +9,7 @@ use crate::{
     exit::{Exit, ExitStatus},
     launch::child::Rest,
     policy::{
-        incarnation::{Ask, Input, Output, StreamId},
+        lifecycle::{Ask, Input, Output, StreamId},
         readiness::Sign,
         stop::StopStep,
     },

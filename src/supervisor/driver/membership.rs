@@ -4,9 +4,9 @@ use super::{Driver, groups::member, keep::next_seed};
 use crate::{
     launch::error::{SpawnError, SpecError},
     policy::{
+        group::error,
+        group::members::Input,
         group::{Activity, GroupId, MemberId, Node, Role, Survey},
-        members::Input,
-        refusal,
         restart::{Intensity, Restart},
     },
     supervisor::{
@@ -144,7 +144,7 @@ impl Driver {
     fn check_is_of(&self, group: group::GroupId, worker: WorkerId) -> Result<(), GroupError> {
         match self.groups.check_member(member(worker), GroupId(group.0)) {
             Ok(()) => Ok(()),
-            Err(refusal::GroupError::Elsewhere { .. }) => Err(GroupError::NotAMember { worker, group }),
+            Err(error::GroupError::Elsewhere { .. }) => Err(GroupError::NotAMember { worker, group }),
             Err(error) => Err(error.into()),
         }
     }

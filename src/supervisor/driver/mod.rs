@@ -38,9 +38,9 @@ use crate::{
     launch::error::SpawnError,
     pipe::anonymous::PipeReader,
     policy::{
+        group::members,
         group::{GroupId, Groups},
-        incarnation::Input,
-        members,
+        lifecycle::Input,
     },
     sys::{
         conduct,

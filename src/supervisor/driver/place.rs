@@ -1,7 +1,7 @@
 //! Where incarnations live in the loop, and how the kernel's reports and the timers name them.
 
 use super::super::{WorkerId, live::Live};
-use crate::policy::{group::GroupId, incarnation::StreamId};
+use crate::policy::{group::GroupId, lifecycle::StreamId};
 
 /// A place for one incarnation. The count tells a late report about a former occupant from one about the present one.
 #[derive(Debug, Default)]

@@ -5,7 +5,7 @@ use super::{
     place::{Place, Target, live_at},
 };
 use crate::policy::{
-    incarnation::{Input, StreamId},
+    lifecycle::{Input, StreamId},
     watchdog::Life,
 };
 use crate::supervisor::ready::{Ready, SEARCHED_BYTES};

@@ -5,7 +5,7 @@ use super::{
     place::{Target, Timer, live_at},
 };
 use crate::{
-    policy::incarnation::Input,
+    policy::lifecycle::Input,
     supervisor::{control::Control, event::Event, live::Live, warning::Warning, worker::Present},
     sys::{is_transient, poll},
 };

@@ -4,7 +4,7 @@ use super::{Findings, Progress, Request, Task, keep, reaping::Killed};
 use crate::{
     exit::Survivor,
     launch::child::is_own_child,
-    policy::kinship::{Facts, Root, Sign, Tree, tree_of},
+    policy::descendants::{Facts, Root, Sign, Tree, tree_of},
     supervisor::{
         clock::now,
         driver::{Command, Mailbox},

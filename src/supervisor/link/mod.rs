@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     exit::Exit,
-    policy::burst::Burst,
+    policy::call_burst::Burst,
     sys::{
         bare::BareStream,
         epoll::{Interests, Poller},

@@ -2,11 +2,26 @@
 //!
 //! Here stands what is declared; `members` and `strategy` decide. A group is a member of its parent group in all that follows: it can be
 //! restarted, be significant, and fail. The words and the rules are OTP's, except where a comment says otherwise.
-use super::{
+mod dependencies;
+pub(crate) mod error;
+pub(crate) mod members;
+mod start_order;
+mod strategy;
+
+#[cfg(test)]
+mod end_examples;
+#[cfg(test)]
+mod examples;
+#[cfg(test)]
+mod otp_model;
+#[cfg(test)]
+mod simulation;
+
+use self::{
+    dependencies::{Order, Towards},
+    error::GroupError,
     members::Output,
-    order::{Order, Towards},
-    refusal::GroupError,
-    turns::Turns,
+    start_order::Turns,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -135,50 +150,50 @@ pub(crate) struct Survey {
 #[derive(Debug)]
 #[expect(clippy::struct_field_names, reason = "groups and members are the two words of this floor")]
 pub(crate) struct Groups {
-    pub(super) root: GroupId,
-    pub(super) groups: BTreeMap<GroupId, Group>,
-    pub(super) members: BTreeMap<MemberId, Member>,
-    pub(super) order: Order,
-    pub(super) removals: Vec<Node>,
-    pub(super) work: Work,
+    root: GroupId,
+    groups: BTreeMap<GroupId, Group>,
+    members: BTreeMap<MemberId, Member>,
+    order: Order,
+    removals: Vec<Node>,
+    work: Work,
     next_place: u64,
 }
 
 /// What one input has set going, and is not yet decided.
 #[derive(Debug, Default)]
-pub(super) struct Work {
-    pub(super) stops: VecDeque<MemberId>,
-    pub(super) groups: VecDeque<GroupId>,
-    pub(super) starts: VecDeque<MemberId>,
+struct Work {
+    stops: VecDeque<MemberId>,
+    groups: VecDeque<GroupId>,
+    starts: VecDeque<MemberId>,
     /// Groups in which a start has succeeded or failed: later children may follow.
-    pub(super) turns: VecDeque<GroupId>,
-    pub(super) outputs: Vec<Output>,
+    turns: VecDeque<GroupId>,
+    outputs: Vec<Output>,
     /// Groups that have ended, the inner ones first.
-    pub(super) ended: Vec<GroupId>,
+    ended: Vec<GroupId>,
     /// Nodes for which `is_over` may have changed.
-    pub(super) touched: BTreeSet<Node>,
+    touched: BTreeSet<Node>,
 }
 
 #[derive(Debug)]
-pub(super) struct Group {
+struct Group {
     /// None for the root.
-    pub(super) parent: Option<GroupId>,
-    pub(super) place: u64,
-    pub(super) role: Role,
-    pub(super) settings: GroupSettings,
+    parent: Option<GroupId>,
+    place: u64,
+    role: Role,
+    settings: GroupSettings,
     /// In the order of declaration.
-    pub(super) children: BTreeMap<u64, Node>,
-    pub(super) phase: Phase,
+    children: BTreeMap<u64, Node>,
+    phase: Phase,
     /// How many members, also in groups within, have a process or are about to.
-    pub(super) alive: usize,
-    pub(super) restarts: VecDeque<Instant>,
-    pub(super) turns: Turns,
+    alive: usize,
+    restarts: VecDeque<Instant>,
+    turns: Turns,
     /// It has run since its end was reported last.
-    pub(super) is_unreported: bool,
+    is_unreported: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+enum Phase {
     Rest(Rest),
     Up,
     /// These are being stopped, to be started when none is left; `pending` are those not seen to be gone.
@@ -193,7 +208,7 @@ pub(super) enum Phase {
 
 /// How a group that does not run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rest {
+enum Rest {
     /// It starts with its parent.
     Idle,
     /// A user has stopped it, and only a user starts it.
@@ -205,15 +220,15 @@ pub(super) enum Rest {
 }
 
 #[derive(Debug)]
-pub(super) struct Member {
-    pub(super) group: GroupId,
-    pub(super) place: u64,
-    pub(super) role: Role,
-    pub(super) state: State,
+struct Member {
+    group: GroupId,
+    place: u64,
+    role: Role,
+    state: State,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+enum State {
     Down(Down),
     /// It is to start as soon as what it waits for is there.
     Waiting,
@@ -232,7 +247,7 @@ pub(super) enum State {
 
 /// How a member without a process stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Down {
+enum Down {
     /// It starts with its group.
     New,
     /// A user has stopped it, and only a user starts it. In OTP a sibling's restart would.
@@ -245,7 +260,7 @@ pub(super) enum Down {
 
 /// What becomes of a member that is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Then {
+enum Then {
     WithGroup,
     Stopped,
     Start,
@@ -253,7 +268,7 @@ pub(super) enum Then {
 
 impl State {
     #[cfg(test)]
-    pub(super) fn is_alive(self) -> bool {
+    fn is_alive(self) -> bool {
         match self {
             Self::Starting | Self::Running { .. } | Self::Leaving { .. } => true,
             Self::Down(_) | Self::Waiting => false,
@@ -469,14 +484,14 @@ impl Groups {
 
 /// How they stand to each other.
 impl Groups {
-    pub(super) fn parent(&self, node: Node) -> Option<GroupId> {
+    fn parent(&self, node: Node) -> Option<GroupId> {
         match node {
             Node::Member(member) => self.members.get(&member).map(|member| member.group),
             Node::Group(group) => self.groups.get(&group).and_then(|group| group.parent),
         }
     }
 
-    pub(super) fn role(&self, node: Node) -> Option<Role> {
+    fn role(&self, node: Node) -> Option<Role> {
         match node {
             Node::Member(member) => self.members.get(&member).map(|member| member.role),
             Node::Group(group) => self.groups.get(&group).map(|group| group.role),
@@ -484,16 +499,16 @@ impl Groups {
     }
 
     /// The groups it is in, from the innermost.
-    pub(super) fn groups_of(&self, node: Node) -> Vec<GroupId> {
+    fn groups_of(&self, node: Node) -> Vec<GroupId> {
         std::iter::successors(self.parent(node), |group| self.parent(Node::Group(*group))).collect()
     }
 
     /// In the order of declaration.
-    pub(super) fn children(&self, group: GroupId) -> Vec<Node> {
+    fn children(&self, group: GroupId) -> Vec<Node> {
         self.groups.get(&group).map(|group| group.children.values().copied().collect()).unwrap_or_default()
     }
 
-    pub(super) fn groups_under(&self, node: Node) -> Vec<GroupId> {
+    fn groups_under(&self, node: Node) -> Vec<GroupId> {
         match node {
             Node::Member(_) => Vec::new(),
             Node::Group(group) => {
@@ -512,7 +527,7 @@ impl Groups {
         }
     }
 
-    pub(super) fn is_being_removed(&self, node: Node) -> bool {
+    fn is_being_removed(&self, node: Node) -> bool {
         !self.removals.is_empty()
             && (self.removals.contains(&node)
                 || self.groups_of(node).into_iter().any(|group| self.removals.contains(&Node::Group(group))))
@@ -520,7 +535,7 @@ impl Groups {
 
     /// Whom a rest-for-one restart takes along: the one that is to be restarted, those declared after it, and whoever waits
     /// for one of these; but nobody for whom it waits itself.
-    pub(super) fn rest(&self, group: GroupId, cause: Node) -> BTreeSet<Node> {
+    fn rest(&self, group: GroupId, cause: Node) -> BTreeSet<Node> {
         let before = self.lift(group, &self.order.reach(self.members_under(cause), Towards::Needed));
         let after = self.children(group).into_iter().skip_while(|child| *child != cause);
         let mut set: BTreeSet<_> = after.filter(|child| *child == cause || !before.contains(child)).collect();
@@ -539,7 +554,7 @@ impl Groups {
         members.iter().filter_map(child).collect()
     }
 
-    pub(super) fn forget(&mut self, node: Node) {
+    fn forget(&mut self, node: Node) {
         let place = match node {
             Node::Member(member) => {
                 self.order.forget(member);

@@ -4,14 +4,14 @@
 //! want to start runs at once here, and what they want to stop is gone at once; overlapping histories are the subject of
 //! `group_sim`. Where the groups differ from OTP on purpose, the specification says so with the word "difference".
 
-use super::{
-    due::start,
+use crate::policy::{
+    deadline::start,
+    group::examples::{PERIOD, ROOT},
+    group::members::{Input, Output, Verdict},
     group::{
         Activity, AutoShutdown, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node, Role,
         Strategy,
     },
-    group_examples::{PERIOD, ROOT},
-    members::{Input, Output, Verdict},
 };
 use proptest::prelude::*;
 use std::{

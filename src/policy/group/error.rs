@@ -1,6 +1,6 @@
 //! Why groups are not made or changed as somebody wants.
 
-use super::group::{GroupId, MemberId, Node};
+use super::{GroupId, MemberId, Node};
 use std::{fmt, time::Duration};
 
 /// Why a declaration, or a removal, is refused.

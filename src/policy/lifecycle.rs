@@ -1,6 +1,6 @@
 //! One process, from its start until it is reaped: when to wait for its last words, when to give them up, when to kill.
 
-use super::due::Deadline;
+use super::deadline::Deadline;
 use std::time::{Duration, Instant};
 
 /// A stream that we read.
@@ -371,7 +371,7 @@ fn set(open: &mut [bool; StreamId::ALL.len()], stream: StreamId, value: bool) {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::due::start, *};
+    use super::{super::deadline::start, *};
     use proptest::prelude::*;
 
     const DRAIN_TIME: Duration = Duration::from_millis(200);

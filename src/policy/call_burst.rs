@@ -52,7 +52,7 @@ impl Burst {
 
 #[cfg(test)]
 mod tests {
-    use super::super::due::start;
+    use super::super::deadline::start;
     use super::*;
 
     #[test]

@@ -4,7 +4,7 @@
 //! So a member waits while an earlier sibling is being started, which includes that one's backoff. A sibling that waits for
 //! its dependencies holds up nobody: it may wait for a later one.
 
-use super::group::{GroupId, Groups, MemberId, Strategy};
+use super::{GroupId, Groups, MemberId, Strategy};
 use std::collections::BTreeMap;
 
 /// By the places of a group's children.

@@ -1,14 +1,14 @@
 //! How groups and their members end, by example.
 
-use super::{
-    due::start,
-    group::{Activity, AutoShutdown, End, GroupId, GroupSettings, Lifetime, MemberId, Node, Role, Strategy, When},
-    group_examples::{
+use crate::policy::{
+    deadline::start,
+    group::error::GroupError,
+    group::examples::{
         A, B, C, INNER, PERIOD, PERMANENT, ROOT, SETTINGS, TEMPORARY, TRANSIENT, crashed, done, failed, gave_up, root,
         run, run_all, with,
     },
-    members::{Input, Output},
-    refusal::GroupError,
+    group::members::{Input, Output},
+    group::{Activity, AutoShutdown, End, GroupId, GroupSettings, Lifetime, MemberId, Node, Role, Strategy, When},
 };
 
 #[test]

@@ -1,8 +1,8 @@
 //! What a group does when one of it ends: who is restarted with it, and when it is too much.
 
-use super::{
+use crate::policy::{
+    group::members::Output,
     group::{AutoShutdown, Down, Group, GroupId, Groups, Lifetime, MemberId, Node, Phase, Rest, State, Strategy, Then},
-    members::Output,
 };
 use std::{collections::BTreeSet, time::Instant};
 

@@ -1,12 +1,12 @@
 //! What groups promise, by example. `group_sim` holds them to it in any history.
 
-use super::{
-    due::start,
+use crate::policy::{
+    deadline::start,
+    group::error::GroupError,
+    group::members::{Input, Output, Verdict},
     group::{
         AutoShutdown, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node, Role, Strategy, When,
     },
-    members::{Input, Output, Verdict},
-    refusal::GroupError,
 };
 use std::time::{Duration, Instant};
 

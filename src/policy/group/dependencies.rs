@@ -1,6 +1,6 @@
 //! Who waits for whom: the dependencies between members, without circles.
 
-use super::group::{MemberId, When};
+use super::{MemberId, When};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where to look from a member: at what it needs, or at those who need it.

@@ -1,14 +1,14 @@
 //! Groups in an invented world: what they promise, in any history.
 
-use super::{
-    due::start,
+use crate::policy::{
+    deadline::start,
+    group::dependencies::Towards,
+    group::examples::{PERIOD, PERMANENT, ROOT, TRANSIENT, crashed, done, gave_up},
+    group::members::{Input, Outlook, Output, Verdict},
     group::{
         AutoShutdown, Down, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node, Phase, Role,
         State, Strategy, When,
     },
-    group_examples::{PERIOD, PERMANENT, ROOT, TRANSIENT, crashed, done, gave_up},
-    members::{Input, Outlook, Output, Verdict},
-    order::Towards,
 };
 use proptest::prelude::*;
 use std::{

@@ -3,9 +3,9 @@
 //! An input changes what is wanted and queues whoever may be concerned; `settle` then decides for one after the other, stops
 //! first, until nothing is left. So no input costs more than what it concerns, however many idle workers there are.
 
-use super::{
+use crate::policy::{
+    group::dependencies::Towards,
     group::{Down, Group, GroupId, Groups, Lifetime, Member, MemberId, Node, Phase, Rest, State, Then, When},
-    order::Towards,
 };
 use std::time::{Duration, Instant};
 
