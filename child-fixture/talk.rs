@@ -1,7 +1,7 @@
 //! Workers that talk over control, well or badly.
 
 use crate::{Options, Outcome, inspect, kernel};
-use pipewright::{Parent, RemoteError, Request};
+use pipewright::{Parent, Request, RpcError};
 use serde_json::{Value, json};
 use std::{
     collections::HashSet,
@@ -27,16 +27,14 @@ pub(crate) fn serve(options: &Options) -> Outcome {
     if options.has("no-more-memory") {
         kernel::allow_no_more_memory()?;
     }
-    let answer = |request: &Request| -> Result<Value, RemoteError> {
+    let answer = |request: &Request| -> Result<Value, RpcError> {
         match request.method() {
             "add" => Ok(request.params::<Vec<i64>>()?.iter().sum::<i64>().into()),
             "echo" => Ok(request.params()?),
             "fail" => {
                 let params: Value = request.params()?;
                 let code = params["code"].as_i64().unwrap_or(-1);
-                Err(RemoteError::new(code, "as you wish")
-                    .with_data(&params)
-                    .unwrap_or_else(|_| RemoteError::new(0, "")))
+                Err(RpcError::new(code, "as you wish").with_data(&params).unwrap_or_else(|_| RpcError::new(0, "")))
             }
             "wait" => {
                 let [line]: [String; 1] = request.params()?;
@@ -58,12 +56,12 @@ pub(crate) fn serve(options: &Options) -> Outcome {
             // A worker that itself asks before it answers, and tells something in between.
             "ask back" => {
                 let question: Value = request.params()?;
-                parent.notify("asking", &question).map_err(|error| RemoteError::new(1, error.to_string()))?;
-                parent.call("back", &question, PATIENCE).map_err(|error| RemoteError::new(1, error.to_string()))
+                parent.notify("asking", &question).map_err(|error| RpcError::new(1, error.to_string()))?;
+                parent.call("back", &question, PATIENCE).map_err(|error| RpcError::new(1, error.to_string()))
             }
             "panic" => std::panic::resume_unwind(Box::new("as asked")),
-            "drop" => Err(RemoteError::new(-32603, "not answered")),
-            other => Err(RemoteError::method_not_found(other)),
+            "drop" => Err(RpcError::new(-32603, "not answered")),
+            other => Err(RpcError::method_not_found(other)),
         }
     };
     parent.serve(threads, answer);
@@ -78,7 +76,7 @@ pub(crate) fn ask() -> Outcome {
             let parent = &parent;
             scope.spawn(move || match parent.call::<_, String>("may I", &[n], PATIENCE) {
                 Ok(answer) => println!("{n}: {answer}"),
-                Err(pipewright::CallError::Remote(error)) => println!("{n}: {error}"),
+                Err(pipewright::CallError::Rpc(error)) => println!("{n}: {error}"),
                 Err(error) => println!("{n}: {error}"),
             });
         }

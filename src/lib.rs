@@ -72,7 +72,7 @@
 //! parent.send(&"started")?;
 //! parent.serve(1, |request| match request.method() {
 //!     "format" => Ok(request.params::<[String; 1]>()?.concat()), // what is no string is the caller's error
-//!     other => Err(pipewright::RemoteError::method_not_found(other)),
+//!     other => Err(pipewright::RpcError::method_not_found(other)),
 //! });
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -158,7 +158,7 @@ pub use launch::{
     tunnel::{Tunnel, TunnelBuilder, error::TunnelError},
 };
 #[cfg(target_os = "linux")]
-pub use parent::{Buffered, Incoming, Parent, ParentError, SendError};
+pub use parent::{BufferedSender, Parent, ParentError, ParentMessage, SendError};
 #[cfg(target_os = "linux")]
 pub use policy::{
     group::{AutoShutdown, Strategy, When},
@@ -178,10 +178,10 @@ pub use text::{Printable, printable};
 #[cfg(target_os = "linux")]
 pub use wire::{
     calls::CallError,
-    frame::{Fault, FaultKind, Framing},
+    frame::{FrameError, FrameErrorKind, Framing},
     message::{DecodeError, Line, LineEnding, Message},
     request::{Notification, Request},
-    rpc::RemoteError,
+    rpc::RpcError,
 };
 
 /// Documents that are longer than a page of a type.

@@ -197,7 +197,7 @@ pub(crate) fn serve(words: &[String]) -> Done {
             }
         }
         Some("pipewright") => Parent::from_args()?.serve(1, |request: &Request| {
-            request.params::<Value>().map_err(|error| pipewright::RemoteError::new(-32602, error.to_string()))
+            request.params::<Value>().map_err(|error| pipewright::RpcError::new(-32602, error.to_string()))
         }),
         Some("ipc-channel") => {
             let (asks, questions) = ipc::channel::<String>()?;

@@ -12,10 +12,10 @@ use crate::{
     },
     wire::{
         calls::{Answered, CallError, Calls, Requests},
-        frame::{Batch, Deframer, Fault, Framing, Piece},
+        frame::{Batch, Deframer, FrameError, Framing, Piece},
         message::decode,
         request::{Notification, Post, Request},
-        rpc::{self, Address, CANCEL, HELLO, Hello, PING, Packet, Refusal, RemoteError, SHUTDOWN, TooLong},
+        rpc::{self, Address, CANCEL, HELLO, Hello, PING, Packet, Refusal, RpcError, SHUTDOWN, TooLong},
     },
 };
 use crossbeam_channel::{Receiver, Sender};
@@ -45,7 +45,7 @@ type Answer = Result<Box<RawValue>, CallError>;
 /// Something that the parent wants, or tells.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Incoming {
+pub enum ParentMessage {
     /// It waits for an answer.
     Request(Request),
     /// It does not.
@@ -63,7 +63,7 @@ pub(super) struct Control {
     is_asleep: AtomicBool,
     /// Odd while the one thread that serves is in a request.
     turns: AtomicU64,
-    incoming: Receiver<Incoming>,
+    incoming: Receiver<ParentMessage>,
 }
 
 #[derive(Debug, Default)]
@@ -92,7 +92,7 @@ struct Reading {
     batch: Batch,
     scratch: Vec<u8>,
     /// `None` once the parent wants nothing more.
-    heard: Option<Sender<Incoming>>,
+    heard: Option<Sender<ParentMessage>>,
     is_over: bool,
 }
 
@@ -130,7 +130,7 @@ impl Control {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn incoming(&self) -> &Receiver<Incoming> {
+    pub(super) fn incoming(&self) -> &Receiver<ParentMessage> {
         &self.incoming
     }
 
@@ -143,18 +143,18 @@ impl Control {
             goes_on = self.read(Wait::forever(), |incoming| ready.push(incoming));
             // What the listener has heard while this thread was in a request came before.
             let heard = self.incoming.try_iter();
-            for request in heard.chain(ready.drain(..)).filter_map(Incoming::into_request) {
+            for request in heard.chain(ready.drain(..)).filter_map(ParentMessage::into_request) {
                 let _turn = serving.enter();
                 answer(request);
             }
         }
         drop(serving);
-        self.incoming.iter().filter_map(Incoming::into_request).for_each(answer);
+        self.incoming.iter().filter_map(ParentMessage::into_request).for_each(answer);
     }
 
     /// Reads once, or not at all where it would wait and the listener has heard something already. False where nothing more
     /// will be heard: the connection has ended, or the parent has asked for the end.
-    fn read(self: &Arc<Self>, wait: Wait<'_>, mut hear: impl FnMut(Incoming)) -> bool {
+    fn read(self: &Arc<Self>, wait: Wait<'_>, mut hear: impl FnMut(ParentMessage)) -> bool {
         let mut reading = self.reading();
         if wait.is_forever() && (!self.incoming.is_empty() || reading.heard.is_none()) {
             return reading.heard.is_some();
@@ -172,7 +172,7 @@ impl Control {
             self.close();
             return false;
         }
-        let mut hear = |incoming: Incoming| {
+        let mut hear = |incoming: ParentMessage| {
             let is_last = incoming.is_shutdown();
             if heard.is_some() {
                 hear(incoming);
@@ -236,7 +236,7 @@ impl Control {
             }
             return Err(CallError::TimedOut);
         };
-        decode(answer?.get()).map_err(|error| CallError::NotUnderstood(Box::new(error)))
+        decode(answer?.get()).map_err(|error| CallError::InvalidResult(Box::new(error)))
     }
 
     fn send(&self, line: &[u8], begun: &Begun<'_>) -> Result<(), CallError> {
@@ -283,7 +283,7 @@ impl Control {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hear(self: &Arc<Self>, line: &[u8], hear: &mut impl FnMut(Incoming)) {
+    fn hear(self: &Arc<Self>, line: &[u8], hear: &mut impl FnMut(ParentMessage)) {
         match rpc::parse(line) {
             Ok(Packet::Response { id, outcome }) => self.end_call(id, outcome),
             Ok(Packet::Refused(refusal)) => {
@@ -297,7 +297,7 @@ impl Control {
             Ok(Packet::Request { id, method, params }) => {
                 let cancelled = self.shared().requests.begin(id.text());
                 let post = Arc::clone(self) as Arc<dyn Post>;
-                hear(Incoming::Request(Request::new(id, (method, params), post, cancelled, None)));
+                hear(ParentMessage::Request(Request::new(id, (method, params), post, cancelled, None)));
             }
             Ok(Packet::Notification { method, params }) if method == CANCEL => {
                 if let Some(id) = rpc::cancelled(params.as_deref()) {
@@ -305,7 +305,7 @@ impl Control {
                 }
             }
             Ok(Packet::Notification { method, params }) => {
-                hear(Incoming::Notification(Notification { method, params, _charge: None }));
+                hear(ParentMessage::Notification(Notification { method, params, _charge: None }));
             }
             // No request that could be answered: the parent of this library sends none such.
             Err(_) => {}
@@ -313,7 +313,7 @@ impl Control {
     }
 
     /// Whoever waits for a line that was too long is told so, instead of waiting out its time.
-    fn answer_too_long(&self, fault: &Fault) {
+    fn answer_too_long(&self, fault: &FrameError) {
         match rpc::too_long(fault) {
             Some(TooLong::Response(id, refusal)) => self.end_call(id, Err(refusal)),
             // Whoever reads must not wait for the parent to do so.
@@ -414,7 +414,7 @@ impl Drop for Serving<'_> {
     }
 }
 
-impl Incoming {
+impl ParentMessage {
     fn is_shutdown(&self) -> bool {
         matches!(self, Self::Notification(told) if told.method == SHUTDOWN)
     }
@@ -453,9 +453,9 @@ fn listen(watched: &Stream, control: &Weak<Control>) {
 }
 
 /// Answers requests with a function: its result, or its error.
-pub(super) fn answer<R: Serialize>(request: Request, outcome: Result<R, RemoteError>) -> Result<(), CallError> {
+pub(super) fn answer<R: Serialize>(request: Request, outcome: Result<R, RpcError>) -> Result<(), CallError> {
     match outcome {
         Ok(result) => request.reply(&result),
-        Err(error) => request.refuse(&error),
+        Err(error) => request.reply_error(&error),
     }
 }

@@ -27,12 +27,12 @@ use crate::{
         calls::CallError,
         frame::{Framing, encode},
         request::Request,
-        rpc::{self, Address, KEY_VARIABLE, RemoteError},
+        rpc::{self, Address, KEY_VARIABLE, RpcError},
     },
 };
 use control::Control;
 
-pub use control::Incoming;
+pub use control::ParentMessage;
 
 /// The argument that names the pipe for messages: `--messages=3`, or `--messages 3`.
 const MESSAGES_ARGUMENT: &str = "--messages";
@@ -90,19 +90,19 @@ pub enum ParentError {
         "{program} is a worker: another program starts it and hands it a pipe, as in `{program} --messages=3`; \
          it does nothing when started by hand"
     )]
-    StartedByHand {
+    NotAWorker {
         /// The name of this program.
         program: Box<str>,
     },
     /// The environment variable that should name the pipe is not set.
     #[error("${name} should hold the number of the pipe for messages, but it is not set")]
-    NotSet {
+    MissingVariable {
         /// The variable.
         name: Box<str>,
     },
     /// A handle is named, but no pipe for messages stands behind it.
     #[error("cannot send messages through the handle given as {given}: {source}")]
-    BadHandle {
+    InvalidHandle {
         /// Where the handle stands and what it is: `--messages=7`.
         given: Box<str>,
         /// What is wrong with it.
@@ -110,7 +110,7 @@ pub enum ParentError {
     },
     /// An address of a control pipe is named, but nobody could be reached there.
     #[error("cannot reach the parent at the address given as {given}: {source}")]
-    NoControl {
+    ControlUnavailable {
         /// Where the address stands and its path, without the key: `--control=/run/…`.
         given: Box<str>,
         /// Why.
@@ -157,7 +157,7 @@ impl Parent {
     ///
     /// # Errors
     ///
-    /// [`ParentError::StartedByHand`] when nothing is named: print it, it tells a human what the program is.
+    /// [`ParentError::NotAWorker`] when nothing is named: print it, it tells a human what the program is.
     pub fn from_args() -> Result<Self, ParentError> {
         let mut args = env::args_os();
         let program = args.next();
@@ -170,7 +170,7 @@ impl Parent {
         let messages = argument(args.iter().cloned(), MESSAGES_ARGUMENT).or_else(|| variable(MESSAGES_VARIABLE));
         let messages = messages.map(Given::open).transpose()?;
         match (messages, control) {
-            (None, None) => Err(ParentError::StartedByHand { program: program_name(program.as_deref()) }),
+            (None, None) => Err(ParentError::NotAWorker { program: program_name(program.as_deref()) }),
             (Some(parent), control) => Ok(Self { control, ..parent }),
             (None, control) => Ok(Self { end: None, turn: Mutex::default(), framing: Framing::default(), control }),
         }
@@ -184,7 +184,7 @@ impl Parent {
     ///
     /// When the variable is not set, or no pipe for writing stands behind its number.
     pub fn from_env(name: &str) -> Result<Self, ParentError> {
-        variable(name).ok_or_else(|| ParentError::NotSet { name: name.into() })?.open()
+        variable(name).ok_or_else(|| ParentError::MissingVariable { name: name.into() })?.open()
     }
 
     /// Takes the pipe of this number.
@@ -223,12 +223,12 @@ impl Parent {
     /// each second, and a parent that need not hear each at once.
     ///
     /// Messages of several buffers, or of [`send`](Self::send), stay whole, but each buffer has an order of its own.
-    pub fn buffered(&self, capacity: usize) -> Buffered<'_> {
-        Buffered { parent: self, frames: Vec::new(), capacity, owner: process::id() }
+    pub fn buffered(&self, capacity: usize) -> BufferedSender<'_> {
+        BufferedSender { parent: self, frames: Vec::new(), capacity, owner: process::id() }
     }
 
     /// Whether the parent no longer reads messages, so that sending has no use. Never blocks.
-    pub fn closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.end.as_ref().is_some_and(PipeWriter::is_broken)
     }
 
@@ -275,7 +275,7 @@ impl Parent {
 
     /// What the parent asks and tells, in one channel. It ends when the parent closes the connection, ends, or has told
     /// `shutdown`, which is the last thing in it: that is when a worker should end too. Without a control pipe it has ended already.
-    pub fn incoming(&self) -> Receiver<Incoming> {
+    pub fn incoming(&self) -> Receiver<ParentMessage> {
         // A channel whose sender is dropped here is one that has ended.
         self.control.as_ref().map_or_else(|| crossbeam_channel::bounded(0).1, |control| control.incoming().clone())
     }
@@ -284,8 +284,8 @@ impl Parent {
     /// passed over.
     pub fn requests(&self) -> impl Iterator<Item = Request> + use<> {
         self.incoming().into_iter().filter_map(|incoming| match incoming {
-            Incoming::Request(request) => Some(request),
-            Incoming::Notification(_) => None,
+            ParentMessage::Request(request) => Some(request),
+            ParentMessage::Notification(_) => None,
         })
     }
 
@@ -293,13 +293,13 @@ impl Parent {
     /// `shutdown`, closed the connection, or ended. Return from `main` then. With one thread they are answered one at a time, in their
     /// order. Requests that wait for a thread wait in this process's memory.
     ///
-    /// A method that the function does not know is for it to refuse: with [`RemoteError::method_not_found`]. A panic of the function
+    /// A method that the function does not know is for it to refuse: with [`RpcError::method_not_found`]. A panic of the function
     /// is answered with an error, and the next request is served.
-    pub fn serve<R: Serialize>(&self, threads: usize, answer: impl Fn(&Request) -> Result<R, RemoteError> + Sync) {
+    pub fn serve<R: Serialize>(&self, threads: usize, answer: impl Fn(&Request) -> Result<R, RpcError> + Sync) {
         let Some(control) = &self.control else { return };
         let answer = |request: Request| {
             let outcome = catch_unwind(AssertUnwindSafe(|| answer(&request)))
-                .unwrap_or_else(|_| Err(RemoteError::new(rpc::INTERNAL_ERROR, "the method panicked")));
+                .unwrap_or_else(|_| Err(RpcError::new(rpc::INTERNAL_ERROR, "the method panicked")));
             // A parent that has gone meanwhile needs no answer, and the next turn ends the loop.
             drop(control::answer(request, outcome));
         };
@@ -319,12 +319,12 @@ impl Parent {
     }
 
     fn control(&self) -> Result<&Control, CallError> {
-        self.control.as_deref().ok_or(CallError::NoControl)
+        self.control.as_deref().ok_or(CallError::NotConnected)
     }
 
     fn take(handle: Handle, given: impl FnOnce() -> String) -> Result<Self, ParentError> {
-        let end =
-            PipeWriter::inherit(handle).map_err(|source| ParentError::BadHandle { given: given().into(), source })?;
+        let end = PipeWriter::inherit(handle)
+            .map_err(|source| ParentError::InvalidHandle { given: given().into(), source })?;
         Ok(Self::new(end))
     }
 
@@ -364,7 +364,7 @@ thread_local! {
 ///
 /// Dropping it writes what it holds and ignores errors: call [`flush`](Self::flush) to hear of them. What a process holds
 /// when it is killed, or ends by [`std::process::exit`], is lost.
-pub struct Buffered<'a> {
+pub struct BufferedSender<'a> {
     parent: &'a Parent,
     frames: Vec<u8>,
     capacity: usize,
@@ -372,9 +372,9 @@ pub struct Buffered<'a> {
     owner: u32,
 }
 
-shown_as!(Buffered<'_>, |buffered| { bytes: buffered.frames.len(), capacity: buffered.capacity });
+shown_as!(BufferedSender<'_>, |buffered| { bytes: buffered.frames.len(), capacity: buffered.capacity });
 
-impl Buffered<'_> {
+impl BufferedSender<'_> {
     /// Adds a message, and writes all when they have reached the capacity.
     ///
     /// # Errors
@@ -399,7 +399,7 @@ impl Buffered<'_> {
     }
 }
 
-impl Drop for Buffered<'_> {
+impl Drop for BufferedSender<'_> {
     fn drop(&mut self) {
         // A fork has a copy: its parent writes the messages.
         if self.owner == process::id() {
@@ -412,9 +412,9 @@ impl Drop for Buffered<'_> {
 impl From<ParentError> for io::Error {
     fn from(error: ParentError) -> Self {
         let kind = match &error {
-            ParentError::BadHandle { .. } => io::ErrorKind::InvalidInput,
-            ParentError::StartedByHand { .. } | ParentError::NotSet { .. } => io::ErrorKind::NotFound,
-            ParentError::NoControl { source, .. } => source.kind(),
+            ParentError::InvalidHandle { .. } => io::ErrorKind::InvalidInput,
+            ParentError::NotAWorker { .. } | ParentError::MissingVariable { .. } => io::ErrorKind::NotFound,
+            ParentError::ControlUnavailable { source, .. } => source.kind(),
         };
         Self::new(kind, error)
     }
@@ -445,7 +445,7 @@ impl Given {
         let given = || format!("`{}{text}`", self.place);
         match text.parse() {
             Ok(handle) => Parent::take(handle, given),
-            Err(source) => Err(ParentError::BadHandle { given: given().into(), source }),
+            Err(source) => Err(ParentError::InvalidHandle { given: given().into(), source }),
         }
     }
 }
@@ -463,7 +463,7 @@ impl Given {
             // What is no path may be a key.
             let path = Some(&*text).filter(|text| text.starts_with('/')).unwrap_or("…");
             let path = path.rsplit_once('?').map_or(path, |(path, _)| path);
-            ParentError::NoControl { given: format!("`{}{path}`", self.place).into(), source }
+            ParentError::ControlUnavailable { given: format!("`{}{path}`", self.place).into(), source }
         })
     }
 }
@@ -525,7 +525,7 @@ mod tests {
 
     #[test]
     fn p16_errors_say_what_to_do() {
-        let by_hand = ParentError::StartedByHand { program: program_name(Some(OsStr::new("/usr/bin/compile"))) };
+        let by_hand = ParentError::NotAWorker { program: program_name(Some(OsStr::new("/usr/bin/compile"))) };
         let text = "compile is a worker: another program starts it and hands it a pipe, as in `compile --messages=3`; \
                     it does nothing when started by hand";
         assert_eq!(by_hand.to_string(), text);
@@ -648,11 +648,11 @@ mod tests {
     #[test]
     fn p15_a_parent_that_is_gone_is_noticed() {
         let (parent, reader) = link();
-        assert!(!parent.closed());
+        assert!(!parent.is_closed());
         assert!(!parent.wait_closed(Duration::from_millis(1)));
         drop(reader);
         assert!(parent.wait_closed(Duration::from_secs(60)));
-        assert!(parent.closed());
+        assert!(parent.is_closed());
         let error = parent.send(&json!({"done": 1})).unwrap_err();
         assert!(matches!(error, SendError::ParentGone));
         assert_eq!(io::Error::from(error).kind(), io::ErrorKind::BrokenPipe);

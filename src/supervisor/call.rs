@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 /// The result of a call, as the caller wants it.
 pub(super) fn understand<R: DeserializeOwned>(result: &RawValue) -> Result<R, CallError> {
-    decode(result.get()).map_err(|error| CallError::NotUnderstood(Box::new(error)))
+    decode(result.get()).map_err(|error| CallError::InvalidResult(Box::new(error)))
 }
 
 /// A call that is under way: [`Worker::start_call`](crate::Worker::start_call). Dropping it cancels it.

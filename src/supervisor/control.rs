@@ -21,7 +21,7 @@ use crate::{
     },
     wire::{
         frame::BYTE_ORDER_MARK,
-        rpc::{self, Address, HELLO, Hello, Packet, RemoteError},
+        rpc::{self, Address, HELLO, Hello, Packet, RpcError},
     },
 };
 use std::{
@@ -268,7 +268,7 @@ impl Control {
     /// Refuses a connection: it gets an error line, unless it does not read. The warning is given where it is to be reported.
     pub(super) fn refuse(&mut self, visitor: u64, fault: HelloFault, now: Instant, received: u64) -> Option<Warning> {
         let visitor = self.visitors.get(&visitor)?;
-        let error = RemoteError::new(rpc::INVALID_REQUEST, fault.to_string());
+        let error = RpcError::new(rpc::INVALID_REQUEST, fault.to_string());
         if let Ok(line) = rpc::refusal_of_unknown(&error) {
             drop(socket::send(visitor.socket.as_fd(), &[io::IoSlice::new(&line)], &[]));
         }

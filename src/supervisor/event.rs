@@ -6,7 +6,7 @@ use crate::{
     launch::error::SpawnError,
     policy::{backpressure::EVENT_BYTES, restart::GaveUp},
     wire::{
-        frame::Fault,
+        frame::FrameError,
         message::{Charge, Line, Message},
         request::{Notification, Request},
     },
@@ -200,9 +200,9 @@ impl EventKind {
     }
 }
 
-/// A [`Fault`]. It counts against its worker's window until it is dropped, so that a flood of garbage cannot fill the parent.
+/// A [`FrameError`]. It counts against its worker's window until it is dropped, so that a flood of garbage cannot fill the parent.
 pub struct FaultEvent {
-    pub(super) fault: Fault,
+    pub(super) fault: FrameError,
     pub(super) _charge: Charge,
 }
 
@@ -219,9 +219,9 @@ impl fmt::Display for FaultEvent {
 }
 
 impl Deref for FaultEvent {
-    type Target = Fault;
+    type Target = FrameError;
 
-    fn deref(&self) -> &Fault {
+    fn deref(&self) -> &FrameError {
         &self.fault
     }
 }
@@ -324,7 +324,7 @@ pub enum Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::frame::FaultKind;
+    use crate::wire::frame::FrameErrorKind;
 
     #[test]
     fn reasons_are_sentences() {
@@ -336,7 +336,7 @@ mod tests {
             (Stream::Stdout.to_string(), GaveUp::TooOften.to_string()),
             ("stdout".into(), "it was restarted too often".into())
         );
-        let fault = Fault::new(FaultKind::NotRpc, 40, 3, b"a\xffb");
+        let fault = FrameError::new(FrameErrorKind::NotRpc, 40, 3, b"a\xffb");
         assert_eq!(fault.to_string(), "a line of 3 bytes that is not JSON-RPC 2.0, at offset 40: `a\u{fffd}b`");
     }
 }

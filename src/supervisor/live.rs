@@ -30,7 +30,7 @@ use crate::{
     sys::{fd, is_transient, pidfd::Reaped},
     text::printable,
     wire::{
-        frame::{Batch, Deframer, Fault, Piece, Span},
+        frame::{Batch, Deframer, FrameError, Piece, Span},
         message::{Charge, Chunk, Line, Message, check},
     },
 };
@@ -420,7 +420,7 @@ impl Live {
         self.shared.account.meter.charge(bytes)
     }
 
-    fn fault(&self, fault: Fault) -> EventKind {
+    fn fault(&self, fault: FrameError) -> EventKind {
         let charge = self.charge(fault.excerpt.len() + size_of::<FaultEvent>() + EVENT_BYTES);
         EventKind::Fault(Box::new(FaultEvent { fault, _charge: charge }))
     }
@@ -429,7 +429,7 @@ impl Live {
     fn checked(&self, message: Message, offset: u64) -> EventKind {
         match check(message.as_bytes()) {
             Ok(()) => EventKind::Message(message),
-            Err(kind) => self.fault(Fault::new(kind, offset, message.len() as u64, message.as_bytes())),
+            Err(kind) => self.fault(FrameError::new(kind, offset, message.len() as u64, message.as_bytes())),
         }
     }
 

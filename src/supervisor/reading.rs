@@ -4,7 +4,7 @@
 //! So the reading is a thing that exists once: whoever has it reads, and the loop is not told of what comes meanwhile.
 
 use crate::wire::{
-    frame::{Batch, Deframer, Fault, FaultKind, Framing, Piece},
+    frame::{Batch, Deframer, FrameError, FrameErrorKind, Framing, Piece},
     rpc::{self, Packet},
 };
 use serde_json::value::RawValue;
@@ -28,7 +28,7 @@ pub(super) struct Reading {
 pub(super) enum Heard {
     /// With the length of the line.
     Packet(Packet, usize),
-    Fault(Fault),
+    Fault(FrameError),
 }
 
 /// The bytes of a line, and where it begins in the connection.
@@ -64,8 +64,8 @@ impl RawLine<'_> {
     }
 
     /// A line that is no JSON-RPC, or answers no open request.
-    pub(super) fn not_rpc(self) -> Fault {
-        Fault::new(FaultKind::NotRpc, self.offset, self.bytes.len() as u64, self.bytes)
+    pub(super) fn not_rpc(self) -> FrameError {
+        FrameError::new(FrameErrorKind::NotRpc, self.offset, self.bytes.len() as u64, self.bytes)
     }
 }
 

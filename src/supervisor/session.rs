@@ -12,7 +12,7 @@ use crate::{
     sys::{is_shortage, is_transient},
     wire::{
         calls::CallError,
-        frame::Fault,
+        frame::FrameError,
         message::{Charge, Credit},
         request::{Notification, Post, Request},
         rpc::{self, CANCEL, EXTEND, PING, Packet, TooLong},
@@ -192,7 +192,7 @@ impl Session {
     }
 
     /// Whoever waits for a line that was too long is told so, instead of waiting out its time.
-    fn answer_too_long(&self, fault: &Fault) {
+    fn answer_too_long(&self, fault: &FrameError) {
         match rpc::too_long(fault) {
             Some(TooLong::Response(id, refusal)) => {
                 self.link.answer(id, Err(refusal));
@@ -205,7 +205,7 @@ impl Session {
         }
     }
 
-    fn fault(&self, fault: Fault) -> EventKind {
+    fn fault(&self, fault: FrameError) -> EventKind {
         let charge = self.charge(fault.excerpt.len() + size_of::<FaultEvent>());
         EventKind::Fault(Box::new(FaultEvent { fault, _charge: charge }))
     }

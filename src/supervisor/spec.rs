@@ -430,7 +430,7 @@ impl WorkerSpec {
     }
 
     /// The largest message in bytes; by default 16 MiB, at most 1 GiB. A longer one is skipped and reported as a
-    /// [`Fault`](crate::Fault) as soon as its length is known; a host that does not want to go on then stops the worker. So much memory can one worker's unfinished message take.
+    /// [`FrameError`](crate::FrameError) as soon as its length is known; a host that does not want to go on then stops the worker. So much memory can one worker's unfinished message take.
     pub fn max_frame(mut self, bytes: usize) -> Self {
         self.max_frame = bytes;
         self

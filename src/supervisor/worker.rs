@@ -109,8 +109,8 @@ impl WorkerShared {
 
     /// The control link of the present incarnation.
     fn link(&self) -> Result<Arc<Link>, CallError> {
-        let present = self.present().ok_or(CallError::WorkerGone(None))?;
-        present.link.clone().ok_or(CallError::NoControl)
+        let present = self.present().ok_or(CallError::WorkerExited(None))?;
+        present.link.clone().ok_or(CallError::NotConnected)
     }
 
     /// The next incarnation has started.
@@ -439,7 +439,7 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// [`CallError`]: the worker's own error, or why there is no answer: [`WorkerGone`](CallError::WorkerGone) with its exit
+    /// [`CallError`]: the worker's own error, or why there is no answer: [`WorkerExited`](CallError::WorkerExited) with its exit
     /// when it ends first.
     pub fn call<P, R>(&self, method: &str, params: &P, timeout: Duration) -> Result<R, CallError>
     where
@@ -457,7 +457,7 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// When the question cannot be sent: never waits for a worker that does not read, but is [`Full`](CallError::Full) when a
+    /// When the question cannot be sent: never waits for a worker that does not read, but is [`QueueFull`](CallError::QueueFull) when a
     /// mebibyte waits already.
     pub fn start_call<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<Call, CallError> {
         let mut asked = Asked::begin(self.shared.id, method);

@@ -2,7 +2,7 @@
 
 use super::{
     message::DecodeError,
-    rpc::{NotRpc, Refusal, RemoteError, whole_number},
+    rpc::{NotRpc, Refusal, RpcError, whole_number},
 };
 use crate::{exit::Exit, text::printable};
 use std::{
@@ -164,13 +164,13 @@ fn key(id: &str) -> Cow<'_, str> {
 pub enum CallError {
     /// The other side answered with an error.
     #[error("{0}")]
-    Remote(#[source] Box<RemoteError>),
+    Rpc(#[source] Box<RpcError>),
     /// There was no answer in time. The other side was told that nobody waits any more.
     #[error("no answer in time")]
     TimedOut,
     /// The worker has ended, and this is how; or nobody knows how, where only its connection has ended so far.
     #[error("the worker is gone{}", ending(.0.as_deref()))]
-    WorkerGone(Option<Arc<Exit>>),
+    WorkerExited(Option<Arc<Exit>>),
     /// The parent has ended, or closed the connection.
     #[error("the parent is gone")]
     ParentGone,
@@ -179,10 +179,10 @@ pub enum CallError {
     Cancelled,
     /// The worker has no control pipe: its spec gives it none.
     #[error("there is no control pipe: the spec has no `control`")]
-    NoControl,
+    NotConnected,
     /// The other side does not read, and what waits for it has reached the limit.
     #[error("{queued} bytes wait already for the other side to read")]
-    Full {
+    QueueFull {
         /// How many bytes wait.
         queued: usize,
     },
@@ -192,7 +192,7 @@ pub enum CallError {
     Encode(#[source] serde_json::Error),
     /// The result is not what was wanted.
     #[error("the result was not understood: {0}")]
-    NotUnderstood(#[source] Box<DecodeError>),
+    InvalidResult(#[source] Box<DecodeError>),
     /// The connection failed.
     #[error("the control pipe failed: {0}")]
     Io(#[source] io::Error),
@@ -205,8 +205,8 @@ fn ending(exit: Option<&Exit>) -> String {
 impl From<Refusal> for CallError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Told(error) => Self::Remote(Box::new(error)),
-            Refusal::NotUnderstood(error) => Self::NotUnderstood(Box::new(error)),
+            Refusal::Told(error) => Self::Rpc(Box::new(error)),
+            Refusal::NotUnderstood(error) => Self::InvalidResult(Box::new(error)),
         }
     }
 }
@@ -215,13 +215,13 @@ impl From<CallError> for io::Error {
     fn from(error: CallError) -> Self {
         let kind = match &error {
             CallError::TimedOut => io::ErrorKind::TimedOut,
-            CallError::WorkerGone(_) | CallError::ParentGone => io::ErrorKind::BrokenPipe,
-            CallError::NoControl => io::ErrorKind::NotConnected,
-            CallError::Full { .. } => io::ErrorKind::WouldBlock,
-            CallError::Encode(_) | CallError::NotUnderstood(_) => io::ErrorKind::InvalidData,
+            CallError::WorkerExited(_) | CallError::ParentGone => io::ErrorKind::BrokenPipe,
+            CallError::NotConnected => io::ErrorKind::NotConnected,
+            CallError::QueueFull { .. } => io::ErrorKind::WouldBlock,
+            CallError::Encode(_) | CallError::InvalidResult(_) => io::ErrorKind::InvalidData,
             CallError::Io(source) => source.kind(),
             // Not `Interrupted`, after which whoever reads or writes tries again.
-            CallError::Remote(_) | CallError::Cancelled => io::ErrorKind::Other,
+            CallError::Rpc(_) | CallError::Cancelled => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }

@@ -4,7 +4,7 @@ use std::{mem, ops::Range};
 
 use memchr::memchr_iter;
 
-use super::frame::{BYTE_ORDER_MARK, Cuts, FaultKind, Tail};
+use super::frame::{BYTE_ORDER_MARK, Cuts, FrameErrorKind, Tail};
 
 /// Cuts at each delimiter.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Delimited {
         let bytes = self.tail.bytes();
         let end = cuts.offset(0);
         if !self.is_blank(bytes.get(self.content(bytes)).unwrap_or_default()) {
-            cuts.damage(FaultKind::CutOff, (end.saturating_sub(bytes.len() as u64), end), bytes);
+            cuts.damage(FrameErrorKind::Truncated, (end.saturating_sub(bytes.len() as u64), end), bytes);
         }
         self.tail.clear();
         self.skips = false;
@@ -75,7 +75,7 @@ impl Delimited {
         let before = self.tail.bytes();
         let Some(known) = self.too_long(before, bytes) else { return true };
         let start = cuts.offset(at).saturating_sub(before.len() as u64);
-        let kind = FaultKind::TooLong { limit: self.max };
+        let kind = FrameErrorKind::TooLong { limit: self.max };
         cuts.damage(kind, (start, start.saturating_add(known as u64)), before);
         self.tail.clear();
         self.skips = true;

@@ -6,25 +6,25 @@ use std::fmt;
 /// Damage in a message stream, reported at the moment at which it is known. The stream goes on after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Fault {
+pub struct FrameError {
     /// What is wrong.
-    pub kind: FaultKind,
+    pub kind: FrameErrorKind,
     /// Where the damage begins, in bytes from the beginning of the stream: at the first byte of the frame, its header included.
     pub offset: u64,
-    /// How many damaged bytes were seen, without the header of a frame that is [`CutOff`](FaultKind::CutOff) or
-    /// [`Torn`](FaultKind::Torn) in its value. For [`TooLong`](FaultKind::TooLong) with a framing that announces sizes: the
+    /// How many damaged bytes were seen, without the header of a frame that is [`Truncated`](FrameErrorKind::Truncated) or
+    /// [`Torn`](FrameErrorKind::Torn) in its value. For [`TooLong`](FrameErrorKind::TooLong) with a framing that announces sizes: the
     /// announced size.
     pub length: u64,
     /// The first of these bytes that had arrived, 256 at most.
     pub excerpt: Box<[u8]>,
 }
 
-/// What is wrong with the bytes of a [`Fault`].
+/// What is wrong with the bytes of a [`FrameError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum FaultKind {
+pub enum FrameErrorKind {
     /// The stream ended in the middle of a frame: the worker was killed while it wrote, or never flushed.
-    CutOff,
+    Truncated,
     /// The frame is longer than the limit. Reported as soon as that is known: at the header where the framing announces the
     /// size, at the first byte too many otherwise. Its bytes are skipped.
     TooLong {
@@ -53,35 +53,35 @@ pub enum FaultKind {
     NotRpc,
 }
 
-/// The most bytes a [`Fault`] shows.
+/// The most bytes a [`FrameError`] shows.
 pub(super) const EXCERPT_BYTES_MAX: usize = 256;
 
-impl Fault {
+impl FrameError {
     /// A fault at this place, of so many bytes, which begin so.
-    pub(crate) fn new(kind: FaultKind, offset: u64, length: u64, begin: &[u8]) -> Self {
+    pub(crate) fn new(kind: FrameErrorKind, offset: u64, length: u64, begin: &[u8]) -> Self {
         let excerpt = begin.get(..EXCERPT_BYTES_MAX).unwrap_or(begin);
         Self { kind, offset, length, excerpt: excerpt.into() }
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let length = self.length;
         match self.kind {
-            FaultKind::CutOff => write!(f, "the stream ended within a message, after {length} bytes of it")?,
-            FaultKind::TooLong { limit } if length > limit as u64 => {
+            FrameErrorKind::Truncated => write!(f, "the stream ended within a message, after {length} bytes of it")?,
+            FrameErrorKind::TooLong { limit } if length > limit as u64 => {
                 write!(f, "a message of at least {length} bytes, longer than the {limit} allowed")?;
             }
-            FaultKind::TooLong { limit } => write!(f, "a message longer than the {limit} bytes allowed")?,
-            FaultKind::NotUtf8 { offset } => {
+            FrameErrorKind::TooLong { limit } => write!(f, "a message longer than the {limit} bytes allowed")?,
+            FrameErrorKind::NotUtf8 { offset } => {
                 write!(f, "a message of {length} bytes that is not UTF-8 at byte {offset}")?;
             }
-            FaultKind::NotJson { offset } => {
+            FrameErrorKind::NotJson { offset } => {
                 write!(f, "a message of {length} bytes that is not JSON at byte {offset}")?;
             }
-            FaultKind::NotRpc => write!(f, "a line of {length} bytes that is not JSON-RPC 2.0")?,
-            FaultKind::BadHeader => write!(f, "{length} bytes that are no header where one should stand")?,
-            FaultKind::Torn { size } => {
+            FrameErrorKind::NotRpc => write!(f, "a line of {length} bytes that is not JSON-RPC 2.0")?,
+            FrameErrorKind::BadHeader => write!(f, "{length} bytes that are no header where one should stand")?,
+            FrameErrorKind::Torn { size } => {
                 write!(f, "a message of {size} bytes as announced, with another header after {length}")?;
             }
         }

@@ -14,7 +14,7 @@ use super::{
     message::LineEnding, prefixed::Prefixed, text::Text,
 };
 
-pub use super::fault::{Fault, FaultKind};
+pub use super::fault::{FrameError, FrameErrorKind};
 
 /// How messages are told apart on a pipe.
 ///
@@ -34,14 +34,14 @@ pub enum Framing {
     ///
     /// Damaged bytes end where the next size begins. It is recognized by its first byte, which is zero: JSON and printed text
     /// have no zero bytes. So reading goes on after any damage without zero bytes, unless the next value has 16 MiB or more.
-    Length32,
+    LengthPrefixed,
     /// `Content-Length: 17`, a blank line, then the value: what language servers and debug adapters speak.
     ///
     /// Other header lines are tolerated if their names begin with `Content-` or `X-`, and so is a bare line feed as line end. A
     /// header section has at most 4 KiB. Damaged bytes end at the next `Content-Length: 17` with a line end, wherever it stands:
     /// in the middle of a line or of a value as well, since no JSON contains it.
     ///
-    /// With this framing and with [`Length32`](Self::Length32) the supervisor checks that each value is JSON, as with
+    /// With this framing and with [`LengthPrefixed`](Self::LengthPrefixed) the supervisor checks that each value is JSON, as with
     /// [`check_json`](crate::WorkerSpec::check_json): a size that is too small shows in nothing else.
     #[doc(alias = "lsp")]
     ContentLength,
@@ -56,7 +56,7 @@ const KEPT_BYTES_MAX: usize = 8 * 1024;
 impl Framing {
     /// Whether a frame says how long it is. If that is wrong, the frame is not JSON.
     pub(crate) const fn announces_sizes(self) -> bool {
-        matches!(self, Self::Length32 | Self::ContentLength)
+        matches!(self, Self::LengthPrefixed | Self::ContentLength)
     }
 }
 
@@ -86,7 +86,7 @@ impl Deframer {
         let cutter = match framing {
             Framing::Lines => Cutter::Delimited(Delimited::lines(max)),
             Framing::Nul => Cutter::Delimited(Delimited::nul(max)),
-            Framing::Length32 => Cutter::Length32(Prefixed::new(Length32::new(max), max)),
+            Framing::LengthPrefixed => Cutter::Length32(Prefixed::new(Length32::new(max), max)),
             Framing::ContentLength => Cutter::ContentLength(Prefixed::new(ContentLength::default(), max)),
         };
         Self { cutter, position: 0 }
@@ -152,7 +152,7 @@ pub(crate) struct Batch {
 #[derive(Debug)]
 enum Item {
     Chunk { bytes: Vec<u8>, offset: u64, spans: Range<usize> },
-    Fault(Fault),
+    Fault(FrameError),
 }
 
 /// A part of a [`Batch`].
@@ -162,7 +162,7 @@ pub(crate) enum Piece<'a> {
     /// order.
     Frames { bytes: Vec<u8>, offset: u64, spans: &'a [Span] },
     /// Bytes that are no frame.
-    Fault(Fault),
+    Fault(FrameError),
 }
 
 /// Where a frame lies in its chunk, and for a line how it ends. Half the size of a `Range<usize>`, since every message waiting
@@ -286,16 +286,16 @@ impl<'a> Cuts<'a> {
         self.push_chunk(bytes, offset);
     }
 
-    pub(super) fn fault(&mut self, fault: Fault) {
+    pub(super) fn fault(&mut self, fault: FrameError) {
         self.close();
         self.batch.items.push(Item::Fault(fault));
     }
 
     /// A fault of the bytes from `offset` to `end`, of which `before` came in earlier reads.
-    pub(super) fn damage(&mut self, kind: FaultKind, (offset, end): (u64, u64), before: &[u8]) {
+    pub(super) fn damage(&mut self, kind: FrameErrorKind, (offset, end): (u64, u64), before: &[u8]) {
         let length = end.saturating_sub(offset);
         let excerpt = self.excerpt(offset, end, before);
-        self.fault(Fault::new(kind, offset, length, &excerpt));
+        self.fault(FrameError::new(kind, offset, length, &excerpt));
     }
 
     /// The bytes of the stream from `offset` to `end`, at most as many as a fault shows. The first of them that came in earlier
@@ -398,7 +398,7 @@ fn encode_from<T: Serialize + ?Sized>(
     out: &mut Vec<u8>,
     start: usize,
 ) -> Result<(), serde_json::Error> {
-    if framing == Framing::Length32 {
+    if framing == Framing::LengthPrefixed {
         out.extend_from_slice(&[0; 4]);
     }
     let body = out.len();
@@ -416,7 +416,7 @@ fn encode_from<T: Serialize + ?Sized>(
             out.push(b'\n');
         }
         Framing::Nul => out.push(0),
-        Framing::Length32 => {
+        Framing::LengthPrefixed => {
             let size = u32::try_from(length).map_err(|_| serde_json::Error::custom("a value of more than 4 GiB"))?;
             if let Some(place) = out.get_mut(start..body) {
                 place.copy_from_slice(&size.to_be_bytes());

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, io, str, str::Utf8Error, sync::Arc};
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::frame::{FaultKind, Span};
+use super::frame::{FrameErrorKind, Span};
 use crate::text::printable;
 
 /// One message of a worker: JSON text nobody has parsed yet.
@@ -228,11 +228,11 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, DecodeE
 }
 
 /// What is wrong with a message, told without keeping what it says. For a spec that wants it checked at once.
-pub(crate) fn check(bytes: &[u8]) -> Result<(), FaultKind> {
-    let text = str::from_utf8(bytes).map_err(|error| FaultKind::NotUtf8 { offset: error.valid_up_to() })?;
+pub(crate) fn check(bytes: &[u8]) -> Result<(), FrameErrorKind> {
+    let text = str::from_utf8(bytes).map_err(|error| FrameErrorKind::NotUtf8 { offset: error.valid_up_to() })?;
     serde_json::from_str::<IgnoredAny>(text)
         .map(|_| ())
-        .map_err(|error| FaultKind::NotJson { offset: json_offset(bytes, &error) })
+        .map_err(|error| FrameErrorKind::NotJson { offset: json_offset(bytes, &error) })
 }
 
 impl DecodeError {
@@ -396,9 +396,9 @@ mod tests {
     #[test]
     fn check_finds_what_is_no_json() {
         assert_eq!(check(b" {\"a\": [1.5e3, \"\\u00e9\"]} "), Ok(()));
-        assert_eq!(check(b"{\"a\" 1}"), Err(FaultKind::NotJson { offset: 5 }));
-        assert_eq!(check(b"\"\xc3\""), Err(FaultKind::NotUtf8 { offset: 1 }));
-        assert_eq!(check(&vec![b'['; 100_000]), Err(FaultKind::NotJson { offset: 100_000 }));
+        assert_eq!(check(b"{\"a\" 1}"), Err(FrameErrorKind::NotJson { offset: 5 }));
+        assert_eq!(check(b"\"\xc3\""), Err(FrameErrorKind::NotUtf8 { offset: 1 }));
+        assert_eq!(check(&vec![b'['; 100_000]), Err(FrameErrorKind::NotJson { offset: 100_000 }));
     }
 
     proptest! {

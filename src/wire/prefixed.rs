@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::frame::{Cuts, Fault, FaultKind, Tail};
+use super::frame::{Cuts, FrameError, FrameErrorKind, Tail};
 
 /// Reads headers of one kind, and recognizes them among other bytes. What it says does not depend on how the stream is cut into
 /// reads; `at` is the offset in the stream of the first of `bytes`.
@@ -98,11 +98,11 @@ impl<H: Headers> Prefixed<H> {
         let end = cuts.offset(0);
         match self.state {
             State::Header if !self.headers.text().is_empty() => {
-                cuts.damage(FaultKind::CutOff, (self.headers.start(), end), self.headers.text());
+                cuts.damage(FrameErrorKind::Truncated, (self.headers.start(), end), self.headers.text());
             }
             State::Value { .. } => {
                 let bytes = self.tail.bytes();
-                cuts.fault(Fault::new(FaultKind::CutOff, self.start, bytes.len() as u64, bytes));
+                cuts.fault(FrameError::new(FrameErrorKind::Truncated, self.start, bytes.len() as u64, bytes));
             }
             State::Header | State::Skipping { .. } | State::Lost => {}
         }
@@ -125,11 +125,11 @@ impl<H: Headers> Prefixed<H> {
             Header::Bad => {
                 let (start, text) = (self.headers.start(), self.headers.text().to_vec());
                 let (more, end) = self.lose(at.saturating_add(used), rest.get(used..).unwrap_or_default(), cuts);
-                cuts.damage(FaultKind::BadHeader, (start, end), &text);
+                cuts.damage(FrameErrorKind::BadHeader, (start, end), &text);
                 used.saturating_add(more)
             }
             Header::Damage { start, text } => {
-                cuts.damage(FaultKind::BadHeader, (start, self.headers.start()), &text);
+                cuts.damage(FrameErrorKind::BadHeader, (start, self.headers.start()), &text);
                 used
             }
         }
@@ -155,7 +155,7 @@ impl<H: Headers> Prefixed<H> {
             (0, cuts.offset(at).saturating_add(size))
         };
         let excerpt = cuts.excerpt(self.start, end, &text);
-        cuts.fault(Fault::new(FaultKind::TooLong { limit: self.max }, self.start, size, &excerpt));
+        cuts.fault(FrameError::new(FrameErrorKind::TooLong { limit: self.max }, self.start, size, &excerpt));
         used
     }
 
@@ -177,7 +177,7 @@ impl<H: Headers> Prefixed<H> {
         if found.is_some() || is_whole && self.headers.is_begun() {
             let length = self.headers.start().saturating_sub(begin);
             let excerpt = cuts.excerpt(begin, self.headers.start(), self.tail.bytes());
-            cuts.fault(Fault::new(FaultKind::Torn { size }, self.start, length, &excerpt));
+            cuts.fault(FrameError::new(FrameErrorKind::Torn { size }, self.start, length, &excerpt));
             self.tail.clear();
             self.state = if found.is_some() { State::Header } else { State::Lost };
         } else if !is_whole {

@@ -3,7 +3,7 @@
 use super::{
     calls::CallError,
     message::{Charge, DecodeError, decode},
-    rpc::{self, RemoteError, RequestId},
+    rpc::{self, RequestId, RpcError},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -115,7 +115,7 @@ impl Request {
         match rpc::response(&self.id, result) {
             Ok(line) => self.answer(line),
             Err(error) => {
-                let told = RemoteError::new(rpc::INTERNAL_ERROR, "the result cannot be written as JSON");
+                let told = RpcError::new(rpc::INTERNAL_ERROR, "the result cannot be written as JSON");
                 self.answer_error(&told)?;
                 Err(CallError::Encode(error))
             }
@@ -127,7 +127,7 @@ impl Request {
     /// # Errors
     ///
     /// When it cannot be sent any more.
-    pub fn refuse(mut self, error: &RemoteError) -> Result<(), CallError> {
+    pub fn reply_error(mut self, error: &RpcError) -> Result<(), CallError> {
         self.answer_error(error)
     }
 
@@ -136,11 +136,11 @@ impl Request {
     /// # Errors
     ///
     /// When it cannot be sent any more.
-    pub fn refuse_unknown(mut self) -> Result<(), CallError> {
-        self.answer_error(&RemoteError::method_not_found(&self.method))
+    pub fn reply_method_not_found(mut self) -> Result<(), CallError> {
+        self.answer_error(&RpcError::method_not_found(&self.method))
     }
 
-    fn answer_error(&mut self, error: &RemoteError) -> Result<(), CallError> {
+    fn answer_error(&mut self, error: &RpcError) -> Result<(), CallError> {
         let line = rpc::refusal(&self.id, error).map_err(CallError::Encode)?;
         self.answer(line)
     }
@@ -149,12 +149,12 @@ impl Request {
         self.is_answered = true;
         self.post.answered(self.id.text());
         match self.post.post(line) {
-            Err(CallError::Full { queued }) => {
+            Err(CallError::QueueFull { queued }) => {
                 let text = format!("the answer was left out: {queued} bytes are not read yet");
-                let told = RemoteError::new(rpc::INTERNAL_ERROR, text);
+                let told = RpcError::new(rpc::INTERNAL_ERROR, text);
                 let line = rpc::refusal(&self.id, &told).map_err(CallError::Encode)?;
                 self.post.post_answer(line)?;
-                Err(CallError::Full { queued })
+                Err(CallError::QueueFull { queued })
             }
             posted => posted,
         }
@@ -168,9 +168,9 @@ impl Drop for Request {
             return;
         }
         let error = if self.is_cancelled() {
-            RemoteError::new(rpc::REQUEST_CANCELLED, "the request was cancelled")
+            RpcError::new(rpc::REQUEST_CANCELLED, "the request was cancelled")
         } else {
-            RemoteError::new(rpc::INTERNAL_ERROR, "the request was dropped without an answer")
+            RpcError::new(rpc::INTERNAL_ERROR, "the request was dropped without an answer")
         };
         // A connection that is gone needs no answer.
         drop(self.answer_error(&error));

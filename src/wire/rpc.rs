@@ -2,7 +2,7 @@
 //! its parent. The specification: <https://www.jsonrpc.org/specification>.
 
 use super::{
-    frame::{Fault, FaultKind, Framing, encode},
+    frame::{FrameError, FrameErrorKind, Framing, encode},
     message::{DecodeError, decode},
 };
 use crate::text::printable;
@@ -38,7 +38,7 @@ pub(crate) const REQUEST_CANCELLED: i64 = -32800;
 #[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
 #[error("{} (code {code})", printable(message))]
 #[non_exhaustive]
-pub struct RemoteError {
+pub struct RpcError {
     /// What kind of error; -32768 to -32000 are JSON-RPC's own.
     pub code: i64,
     /// One sentence.
@@ -48,7 +48,7 @@ pub struct RemoteError {
     pub data: Option<Box<RawValue>>,
 }
 
-impl RemoteError {
+impl RpcError {
     /// An error of a method's own; codes of -32000 and below are JSON-RPC's.
     pub fn new(code: i64, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), data: None }
@@ -72,7 +72,7 @@ impl RemoteError {
 
 /// The error of JSON-RPC 2.0 for parameters that a method does not understand: what `?` makes of
 /// [`Request::params`](crate::Request::params).
-impl From<DecodeError> for RemoteError {
+impl From<DecodeError> for RpcError {
     fn from(error: DecodeError) -> Self {
         Self::new(INVALID_PARAMS, error.to_string())
     }
@@ -112,7 +112,7 @@ pub(crate) enum Packet {
 /// What a response has instead of a result.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    Told(RemoteError),
+    Told(RpcError),
     /// Its `error` is not what JSON-RPC 2.0 says: the call it answers ends all the same.
     NotUnderstood(DecodeError),
 }
@@ -201,20 +201,20 @@ pub(super) fn whole_number(text: &str) -> Option<u64> {
 /// A line that was too long to be kept, as far as its beginning tells: whoever waits for it, or for its answer, need not wait on.
 #[derive(Debug)]
 pub(crate) enum TooLong {
-    Request(RequestId, RemoteError),
+    Request(RequestId, RpcError),
     Response(u64, Refusal),
 }
 
 /// What a fault stands for, if it is a request or a response whose `id` comes before what made it long.
-pub(crate) fn too_long(fault: &Fault) -> Option<TooLong> {
-    let FaultKind::TooLong { limit } = fault.kind else { return None };
+pub(crate) fn too_long(fault: &FrameError) -> Option<TooLong> {
+    let FrameErrorKind::TooLong { limit } = fault.kind else { return None };
     let mut head = Head::default();
     // It fails where the line is cut.
     drop(serde_json::Deserializer::from_slice(&fault.excerpt).deserialize_map(&mut head));
     let id = head.id?;
     let text = format!("a line longer than the {limit} bytes allowed");
     if head.is_request {
-        return Some(TooLong::Request(RequestId(id), RemoteError::new(INVALID_REQUEST, text)));
+        return Some(TooLong::Request(RequestId(id), RpcError::new(INVALID_REQUEST, text)));
     }
     let refusal = Refusal::NotUnderstood(DecodeError::json(&fault.excerpt, serde::de::Error::custom(text)));
     Some(TooLong::Response(own_id(id.get())?, refusal))
@@ -264,7 +264,7 @@ struct Outgoing<'a, P: ?Sized, R: ?Sized> {
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<&'a R>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a RemoteError>,
+    error: Option<&'a RpcError>,
 }
 
 /// Of a request of ours, or of one that came.
@@ -331,12 +331,12 @@ pub(crate) fn response<R: Serialize + ?Sized>(id: &RequestId, result: &R) -> Res
 }
 
 /// A bad answer as a line.
-pub(crate) fn refusal(id: &RequestId, error: &RemoteError) -> Result<Vec<u8>, serde_json::Error> {
+pub(crate) fn refusal(id: &RequestId, error: &RpcError) -> Result<Vec<u8>, serde_json::Error> {
     line::<(), ()>(&Outgoing { id: Some(OutgoingId::Theirs(&id.0)), error: Some(error), ..Outgoing::EMPTY })
 }
 
 /// An answer to a line that is no request, or cannot be told from one: an error whose id is null, as a line.
-pub(crate) fn refusal_of_unknown(error: &RemoteError) -> Result<Vec<u8>, serde_json::Error> {
+pub(crate) fn refusal_of_unknown(error: &RpcError) -> Result<Vec<u8>, serde_json::Error> {
     line::<(), ()>(&Outgoing { id: Some(OutgoingId::Theirs(RawValue::NULL)), error: Some(error), ..Outgoing::EMPTY })
 }
 
@@ -451,7 +451,7 @@ mod tests {
         };
         let text = String::from_utf8(response(&id, &1).unwrap()).unwrap();
         assert_eq!(text, "{\"jsonrpc\":\"2.0\",\"id\":\"a-1\",\"result\":1}\n");
-        let text = String::from_utf8(refusal(&id, &RemoteError::new(5, "no")).unwrap()).unwrap();
+        let text = String::from_utf8(refusal(&id, &RpcError::new(5, "no")).unwrap()).unwrap();
         assert_eq!(text, "{\"jsonrpc\":\"2.0\",\"id\":\"a-1\",\"error\":{\"code\":5,\"message\":\"no\"}}\n");
         for (line, expected) in [
             (r#"{"jsonrpc":"2.0","id":3,"result":null}"#, "null"),
@@ -492,9 +492,9 @@ mod tests {
     #[test]
     fn a_line_that_is_too_long_is_known_by_its_beginning() {
         let beginning = |text: &str| {
-            let mut fault = Fault::new(FaultKind::TooLong { limit: 9 }, 0, 70, text.as_bytes());
+            let mut fault = FrameError::new(FrameErrorKind::TooLong { limit: 9 }, 0, 70, text.as_bytes());
             let told = too_long(&fault);
-            fault.kind = FaultKind::CutOff;
+            fault.kind = FrameErrorKind::Truncated;
             assert!(too_long(&fault).is_none(), "nobody waits for it any more");
             told
         };
@@ -516,7 +516,7 @@ mod tests {
 
     #[test]
     fn parameters_that_are_not_understood_are_an_error_of_the_caller() {
-        let error = RemoteError::from(decode::<u32>("\"x\"").unwrap_err());
+        let error = RpcError::from(decode::<u32>("\"x\"").unwrap_err());
         assert_eq!(error.code, -32602);
         assert!(error.message.contains("expected u32"), "{error}");
     }

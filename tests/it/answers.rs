@@ -3,7 +3,7 @@
 
 use crate::support::{DEADLINE, FIXTURE, Story, Way, alone, comes_true, switches};
 use pipewright::{
-    CallError, EventKind, FaultKind, Input, Output, Pass, Ready, Supervisor, Watchdog, Worker, WorkerSpec,
+    CallError, EventKind, FrameErrorKind, Input, Output, Pass, Ready, Supervisor, Watchdog, Worker, WorkerSpec,
 };
 use serde_json::{Value, json};
 use std::{
@@ -235,7 +235,7 @@ fn p16_an_answer_that_is_none_is_told() {
         let id = &serde_json::from_str::<Value>(&line).unwrap()["id"];
         socket.write_all(format!("{}\n", json!({"jsonrpc": "2.0", "id": id, "error": "no"})).as_bytes()).unwrap();
         let error = call.join().unwrap().unwrap_err();
-        assert!(matches!(&error, CallError::NotUnderstood(why) if why.excerpt().contains("no")), "{error:?}");
+        assert!(matches!(&error, CallError::InvalidResult(why) if why.excerpt().contains("no")), "{error:?}");
     });
     for answer in [r#"{"jsonrpc":"2.0","id":99,"result":1}"#, r#"{"jsonrpc":"2.0","id":"mine","result":1}"#] {
         socket.write_all(format!("{answer}\n").as_bytes()).unwrap();
@@ -243,7 +243,7 @@ fn p16_an_answer_that_is_none_is_told() {
             EventKind::Fault(fault) => Some(fault),
             _ => None,
         });
-        assert_eq!((fault.kind, &*fault.excerpt), (FaultKind::NotRpc, answer.as_bytes()));
+        assert_eq!((fault.kind, &*fault.excerpt), (FrameErrorKind::NotRpc, answer.as_bytes()));
     }
 }
 
@@ -272,7 +272,7 @@ fn p15_answers_of_other_writers_end_their_calls() {
         "{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32700,\"message\":\"Parse error\"}}\n".to_owned()
     };
     let error = ask(nameless).unwrap_err();
-    assert!(matches!(&error, CallError::Remote(error) if error.code == -32700), "{error:?}");
+    assert!(matches!(&error, CallError::Rpc(error) if error.code == -32700), "{error:?}");
     let versionless = |id: &Value| format!("{{\"id\":{id},\"result\":1}}\n");
     assert_eq!(ask(versionless).unwrap(), json!(1));
     let batch = |id: &Value| {
@@ -289,7 +289,7 @@ fn p15_answers_of_other_writers_end_their_calls() {
         EventKind::Fault(fault) => Some(fault),
         _ => None,
     });
-    assert_eq!(fault.kind, FaultKind::NotRpc);
+    assert_eq!(fault.kind, FrameErrorKind::NotRpc);
     assert!(String::from_utf8_lossy(&fault.excerpt).contains("second"), "{fault}");
 }
 
@@ -304,9 +304,9 @@ fn p15_answer_without_room_becomes_an_error_answer() {
     });
     let text = "x".repeat(10_000);
     let full = (0..10_000).find_map(|_| worker.notify("unread", &[&text]).err()).expect("a limit");
-    assert!(matches!(full, CallError::Full { .. }), "{full:?}");
+    assert!(matches!(full, CallError::QueueFull { .. }), "{full:?}");
     let error = request.reply(&text).unwrap_err();
-    assert!(matches!(error, CallError::Full { .. }), "{error:?}");
+    assert!(matches!(error, CallError::QueueFull { .. }), "{error:?}");
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     let answer = BufReader::new(socket).lines().map(Result::unwrap).find(|line| line.contains("big")).unwrap();
     let answer: Value = serde_json::from_str(&answer).unwrap();
@@ -338,7 +338,7 @@ fn p15_nobody_waits_for_a_line_that_was_too_long() {
     thread::scope(|scope| {
         scope.spawn(|| echo(&socket));
         let error = worker.call::<_, Value>("echo", &[&long], DEADLINE).unwrap_err();
-        assert!(matches!(error, CallError::NotUnderstood(_)), "{error:?}");
+        assert!(matches!(error, CallError::InvalidResult(_)), "{error:?}");
         assert_eq!(worker.call::<_, [u32; 1]>("echo", &[1], DEADLINE).unwrap(), [1], "what comes after it");
         socket.shutdown(std::net::Shutdown::Both).unwrap();
     });
@@ -347,7 +347,7 @@ fn p15_nobody_waits_for_a_line_that_was_too_long() {
             EventKind::Fault(fault) => Some(fault.kind),
             _ => None,
         };
-        assert_eq!(story.find(fault), FaultKind::TooLong { limit: 1000 });
+        assert_eq!(story.find(fault), FrameErrorKind::TooLong { limit: 1000 });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::support::{DEADLINE, Story, Way, alone, both_ways, is_alive};
 use pipewright::{
-    CallError, Disconnected, Event, EventKind, FaultKind, HelloFault, Input, Output, Pass, Request, StopPolicy,
+    CallError, Disconnected, Event, EventKind, FrameErrorKind, HelloFault, Input, Output, Pass, Request, StopPolicy,
     StopStep, Supervisor, Warning, Worker, WorkerSpec,
 };
 use serde_json::{Value, json};
@@ -54,26 +54,26 @@ both_ways! {
     fn errors_come_back_as_they_are(way: Way) {
         let (_story, worker) = started(way);
         match worker.call::<_, Value>("fail", &json!({"code": 42}), DEADLINE).unwrap_err() {
-            CallError::Remote(error) => {
+            CallError::Rpc(error) => {
                 assert_eq!((error.code, error.message.as_str()), (42, "as you wish"));
                 assert_eq!(error.data.as_ref().unwrap().get(), r#"{"code":42}"#);
             }
             error => panic!("{error:?}"),
         }
         match worker.call::<_, Value>("no such method", &(), DEADLINE).unwrap_err() {
-            CallError::Remote(error) => assert_eq!(error.code, -32601),
+            CallError::Rpc(error) => assert_eq!(error.code, -32601),
             error => panic!("{error:?}"),
         }
         match worker.call::<_, Value>("drop", &(), DEADLINE).unwrap_err() {
-            CallError::Remote(error) => assert_eq!(error.code, -32603),
+            CallError::Rpc(error) => assert_eq!(error.code, -32603),
             error => panic!("{error:?}"),
         }
         match worker.call::<_, Value>("panic", &(), DEADLINE).unwrap_err() {
-            CallError::Remote(error) => assert_eq!((error.code, &*error.message), (-32603, "the method panicked")),
+            CallError::Rpc(error) => assert_eq!((error.code, &*error.message), (-32603, "the method panicked")),
             error => panic!("{error:?}"),
         }
         match worker.call::<_, u8>("echo", &["text"], DEADLINE).unwrap_err() {
-            CallError::NotUnderstood(error) => assert!(error.excerpt().contains("text"), "{error}"),
+            CallError::InvalidResult(error) => assert!(error.excerpt().contains("text"), "{error}"),
             error => panic!("{error:?}"),
         }
         let unwritable = std::collections::BTreeMap::from([((1, 2), 3)]);
@@ -131,12 +131,12 @@ both_ways! {
         worker.kill().unwrap();
         for call in calls {
             match call.wait::<Value>(DEADLINE).unwrap_err() {
-                CallError::WorkerGone(Some(exit)) => assert_eq!(exit.signal(), Some(9)),
+                CallError::WorkerExited(Some(exit)) => assert_eq!(exit.signal(), Some(9)),
                 error => panic!("{error:?}"),
             }
         }
-        assert!(matches!(worker.call::<_, Value>("ping", &(), DEADLINE), Err(CallError::WorkerGone(Some(_)))));
-        assert!(matches!(worker.notify("x", &()), Err(CallError::WorkerGone(Some(_)))));
+        assert!(matches!(worker.call::<_, Value>("ping", &(), DEADLINE), Err(CallError::WorkerExited(Some(_)))));
+        assert!(matches!(worker.notify("x", &()), Err(CallError::WorkerExited(Some(_)))));
         assert_eq!(story.exit().signal(), Some(9));
     }
 
@@ -148,7 +148,7 @@ both_ways! {
             worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
             worker.kill().unwrap();
             match call.join().unwrap().unwrap_err() {
-                CallError::WorkerGone(Some(exit)) => assert_eq!(exit.signal(), Some(9)),
+                CallError::WorkerExited(Some(exit)) => assert_eq!(exit.signal(), Some(9)),
                 error => panic!("{error:?}"),
             }
         });
@@ -197,7 +197,7 @@ both_ways! {
         assert!(requests.iter().all(|request| request.method() == "may I" && !request.is_cancelled()));
         let first = requests.remove(0);
         drop(requests.pop());
-        requests.pop().unwrap().refuse(&pipewright::RemoteError::new(7, "no")).unwrap();
+        requests.pop().unwrap().reply_error(&pipewright::RpcError::new(7, "no")).unwrap();
         first.reply(&"yes").unwrap();
         let (mut lines, mut notified) = (Vec::new(), None);
         for event in story.rest() {
@@ -220,7 +220,7 @@ both_ways! {
         let worker = story.supervisor.spawn(spec).unwrap();
         let call = worker.start_call("ping", &()).unwrap();
         assert_eq!(story.find(disconnected), Disconnected::NeverConnected);
-        assert!(matches!(call.wait::<Value>(DEADLINE), Err(CallError::WorkerGone(None))));
+        assert!(matches!(call.wait::<Value>(DEADLINE), Err(CallError::WorkerExited(None))));
         assert!(is_alive(worker.pid()));
     }
 
@@ -228,7 +228,7 @@ both_ways! {
         let mut story = Story::new();
         let worker = story.supervisor.spawn(way.plain("exit").control(Pass::env("PIPEWRIGHT_CONTROL"))).unwrap();
         let error = worker.call::<_, Value>("ping", &(), DEADLINE).unwrap_err();
-        assert!(matches!(error, CallError::WorkerGone(Some(_))), "{error:?}");
+        assert!(matches!(error, CallError::WorkerExited(Some(_))), "{error:?}");
         assert_eq!(story.find(disconnected), Disconnected::DiedFirst);
         assert!(story.exit().success());
     }
@@ -269,7 +269,7 @@ both_ways! {
         let spec = way.plain("hang-up").control(Pass::arg("--control={}")).stdin(Input::Pipe);
         let worker = story.supervisor.spawn(spec).unwrap();
         assert_eq!(story.find(disconnected), Disconnected::Closed);
-        assert!(matches!(worker.call::<_, Value>("x", &(), DEADLINE), Err(CallError::WorkerGone(None))));
+        assert!(matches!(worker.call::<_, Value>("x", &(), DEADLINE), Err(CallError::WorkerExited(None))));
         drop(worker.take_stdin());
         assert!(story.exit().success());
     }
@@ -317,7 +317,7 @@ both_ways! {
             EventKind::Fault(fault) => Some(fault.kind),
             _ => None,
         });
-        assert_eq!(fault, FaultKind::NotRpc);
+        assert_eq!(fault, FrameErrorKind::NotRpc);
         drop(worker.take_stdin());
         assert!(story.exit().success());
     }
@@ -329,7 +329,7 @@ both_ways! {
         story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
         let text = "x".repeat(10_000);
         let error = (0..10_000).find_map(|_| worker.notify("hear me", &[&text]).err()).expect("a limit");
-        assert!(matches!(error, CallError::Full { queued } if queued > 900_000), "{error:?}");
+        assert!(matches!(error, CallError::QueueFull { queued } if queued > 900_000), "{error:?}");
         let other = story.supervisor.spawn(serving(way)).unwrap();
         assert_eq!(other.call::<_, i64>("add", &[1], DEADLINE).unwrap(), 1, "nobody else waits");
     }
@@ -381,7 +381,7 @@ fn many_workers_answer_and_a_fifth_dies_at_once(count: usize) {
     for (n, call) in calls.into_iter().enumerate() {
         if n % 5 == 0 {
             match call.wait::<Value>(DEADLINE).unwrap_err() {
-                CallError::WorkerGone(Some(exit)) => assert_eq!(exit.signal(), Some(9)),
+                CallError::WorkerExited(Some(exit)) => assert_eq!(exit.signal(), Some(9)),
                 error => panic!("{n}: {error:?}"),
             }
         }
@@ -403,7 +403,7 @@ fn a_worker_without_our_library_works(interpreter: [&str; 2], worker: &str) {
     let spec = WorkerSpec::new(interpreter[0]).args([interpreter[1], worker]);
     let worker = story.supervisor.spawn(spec.control(Pass::env("PIPEWRIGHT_CONTROL"))).unwrap();
     assert_eq!(worker.call::<_, i64>("add", &[20, 22], DEADLINE).unwrap(), 42);
-    assert!(matches!(worker.call::<_, i64>("subtract", &(), DEADLINE), Err(CallError::Remote(_))));
+    assert!(matches!(worker.call::<_, i64>("subtract", &(), DEADLINE), Err(CallError::Rpc(_))));
     worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
     let report = worker.stop().wait(DEADLINE);
     assert!(report.workers[0].exit.as_ref().unwrap().success(), "it ends when it is asked to: {report}");
@@ -464,7 +464,7 @@ fn p11_a_host_with_a_long_runtime_directory_is_served() {
 fn without_a_control_pipe_there_are_no_calls() {
     let supervisor = Supervisor::new().unwrap();
     let worker = supervisor.spawn(Way::Direct.plain("hang")).unwrap();
-    assert!(matches!(worker.call::<_, Value>("ping", &(), DEADLINE), Err(CallError::NoControl)));
+    assert!(matches!(worker.call::<_, Value>("ping", &(), DEADLINE), Err(CallError::NotConnected)));
     let by_hand = serving(Way::Direct).launch().unwrap_err();
     assert!(by_hand.to_string().contains("spec is wrong"), "{by_hand:?}");
 }

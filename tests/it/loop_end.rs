@@ -86,7 +86,7 @@ fn everybody_ends_with_it_and_is_told() {
     killed(&there);
     killed(&member);
     wait_gone(daemon);
-    assert!(matches!(call.wait::<()>(DEADLINE), Err(CallError::WorkerGone(Some(_)))), "with how it has ended");
+    assert!(matches!(call.wait::<()>(DEADLINE), Err(CallError::WorkerExited(Some(_)))), "with how it has ended");
     assert!(!restarting.wait(DEADLINE));
     nobody_is_there(&story, &group, &here);
     let told = story.rest();
@@ -104,7 +104,7 @@ fn nobody_is_there(story: &Story, group: &pipewright::WorkerGroup, worker: &Work
     assert!(!worker.restart().wait(DEADLINE));
     assert!(matches!(
         worker.call::<_, ()>("echo", &(), DEADLINE),
-        Err(CallError::NoControl | CallError::WorkerGone(_))
+        Err(CallError::NotConnected | CallError::WorkerExited(_))
     ));
     assert!(matches!(supervisor.group(Strategy::OneForOne), Err(GroupError::SupervisorGone)));
     assert!(matches!(group.add(WorkerSpec::new("true")), Err(GroupError::SupervisorGone)));

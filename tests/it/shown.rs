@@ -70,7 +70,7 @@ fn p12_debug_shows_no_secrets_and_no_insides() {
     let (_reader, end) = anonymous::from_child().unwrap();
     let parent = Parent::from_handle(end.into_handle()).unwrap();
     shown.of("Parent", &parent);
-    shown.of("Buffered", &parent.buffered(10));
+    shown.of("BufferedSender", &parent.buffered(10));
     let place = tempfile::tempdir().unwrap();
     let name = PipeName::new(place.path().join("pipe")).unwrap();
     shown.of("ListenerOptions", &ListenerOptions::new());

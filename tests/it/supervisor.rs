@@ -7,8 +7,8 @@ use crate::{
     },
 };
 use pipewright::{
-    Backoff, Event, EventKind, ExitStatus, FaultKind, Framing, Group, Input, Intensity, Limit, Output, Pass, Restart,
-    RestartPolicy, Stream, Supervisor, Warning, WorkerId, WorkerSpec,
+    Backoff, Event, EventKind, ExitStatus, FrameErrorKind, Framing, Group, Input, Intensity, Limit, Output, Pass,
+    Restart, RestartPolicy, Stream, Supervisor, Warning, WorkerId, WorkerSpec,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -77,7 +77,7 @@ both_ways! {
             .filter_map(|event| if let EventKind::Fault(fault) = &event.kind { Some(fault) } else { None })
             .collect();
         assert_eq!(faults.len(), 1, "{events:?}");
-        assert_eq!(faults[0].kind, FaultKind::CutOff);
+        assert_eq!(faults[0].kind, FrameErrorKind::Truncated);
         assert!(!faults[0].excerpt.is_empty());
         assert!(matches!(&events.last().unwrap().kind, EventKind::Exited(exit) if exit.signal() == Some(9)), "{events:?}");
     }
@@ -113,7 +113,7 @@ both_ways! {
             .iter()
             .find_map(|event| if let EventKind::Fault(fault) = &event.kind { Some(fault) } else { None })
             .unwrap();
-        assert_eq!(fault.kind, FaultKind::TooLong { limit: 200_000 });
+        assert_eq!(fault.kind, FrameErrorKind::TooLong { limit: 200_000 });
         assert!(fault.length > 200_000, "{}", fault.length);
         assert!(fault.excerpt.len() <= 256);
     }
@@ -317,7 +317,7 @@ both_ways! {
 
     fn the_other_framings_arrive_too(way: Way) {
         for (name, framing) in
-            [("nul", Framing::Nul), ("length32", Framing::Length32), ("content-length", Framing::ContentLength)]
+            [("nul", Framing::Nul), ("length32", Framing::LengthPrefixed), ("content-length", Framing::ContentLength)]
         {
             let mut story = Story::new();
             let worker = story.supervisor.spawn(flood(way, 500, 2000).args(["--framing", name]).framing(framing)).unwrap();

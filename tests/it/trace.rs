@@ -357,8 +357,8 @@ fn a_call_is_told_when_it_has_ended() {
     let worker = worker.unwrap();
     let told: Value = worker.call("echo", SECRETS, DEADLINE).unwrap();
     assert_eq!(told, json!(SECRETS));
-    assert!(matches!(worker.call::<_, Value>("fail", SECRETS, DEADLINE), Err(CallError::Remote(_))));
-    assert!(matches!(worker.call::<_, u8>("echo", SECRETS, DEADLINE), Err(CallError::NotUnderstood(_))));
+    assert!(matches!(worker.call::<_, Value>("fail", SECRETS, DEADLINE), Err(CallError::Rpc(_))));
+    assert!(matches!(worker.call::<_, u8>("echo", SECRETS, DEADLINE), Err(CallError::InvalidResult(_))));
     let started = worker.start_call("echo", SECRETS).unwrap();
     assert_eq!(started.wait::<Value>(DEADLINE).unwrap(), json!(SECRETS));
     drop(worker.start_call("until cancelled", SECRETS).unwrap());

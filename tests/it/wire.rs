@@ -2,7 +2,8 @@
 
 use crate::support::{DEADLINE, Story, Way};
 use pipewright::{
-    EventKind, FaultKind, Framing, Input, LineEnding, Output, Pass, Worker, WorkerSpec, pipe::anonymous::PipeWriter,
+    EventKind, FrameErrorKind, Framing, Input, LineEnding, Output, Pass, Worker, WorkerSpec,
+    pipe::anonymous::PipeWriter,
 };
 use serde_json::{Value, json};
 use std::io::Write;
@@ -17,7 +18,7 @@ fn echo(story: &Story, framing: Framing) -> (Worker, PipeWriter) {
 
 fn frame(framing: Framing, body: &str) -> Vec<u8> {
     let head = match framing {
-        Framing::Length32 => u32::try_from(body.len()).unwrap().to_be_bytes().to_vec(),
+        Framing::LengthPrefixed => u32::try_from(body.len()).unwrap().to_be_bytes().to_vec(),
         Framing::ContentLength => format!("Content-Length: {}\r\n\r\n", body.len()).into_bytes(),
         _ => Vec::new(),
     };
@@ -30,7 +31,7 @@ fn frame(framing: Framing, body: &str) -> Vec<u8> {
 }
 
 /// The messages, and of each fault kind and offset.
-fn told(story: &mut Story) -> (Vec<Value>, Vec<(FaultKind, u64)>) {
+fn told(story: &mut Story) -> (Vec<Value>, Vec<(FrameErrorKind, u64)>) {
     let (mut messages, mut faults) = (Vec::new(), Vec::new());
     for event in story.rest() {
         match event.kind {
@@ -53,9 +54,9 @@ fn p02_damage_costs_no_message_behind_it() {
         (Framing::ContentLength, b"{\"n\":333}".to_vec()),
         (Framing::ContentLength, b"Content-Length: 20\r\n\r\n{\"n\":333}".to_vec()),
         (Framing::ContentLength, short),
-        (Framing::Length32, b"Warning: deprecated\n".to_vec()),
-        (Framing::Length32, b"\0\0\0\x30{\"n\":333}".to_vec()),
-        (Framing::Length32, b"\0\0\0\x08{\"n\":333}".to_vec()),
+        (Framing::LengthPrefixed, b"Warning: deprecated\n".to_vec()),
+        (Framing::LengthPrefixed, b"\0\0\0\x30{\"n\":333}".to_vec()),
+        (Framing::LengthPrefixed, b"\0\0\0\x08{\"n\":333}".to_vec()),
     ];
     for (framing, damage) in cases {
         let mut story = Story::new();
@@ -77,8 +78,8 @@ fn p02_damage_costs_no_message_behind_it() {
 #[test]
 fn p02_a_frame_that_is_too_long_is_reported_at_its_header() {
     for (framing, stream) in [
-        (Framing::Length32, 5000_u32.to_be_bytes().to_vec()),
-        (Framing::Length32, b"Warning: deprecated\n".to_vec()),
+        (Framing::LengthPrefixed, 5000_u32.to_be_bytes().to_vec()),
+        (Framing::LengthPrefixed, b"Warning: deprecated\n".to_vec()),
         (Framing::ContentLength, b"Content-Length: 5000\r\n\r\n".to_vec()),
         (Framing::Lines, vec![b'1'; 1001]),
         (Framing::Nul, vec![b'1'; 1001]),
@@ -91,7 +92,7 @@ fn p02_a_frame_that_is_too_long_is_reported_at_its_header() {
             EventKind::Fault(fault) => Some((fault.kind, fault.length)),
             _ => None,
         });
-        assert_eq!(kind, FaultKind::TooLong { limit: 1000 }, "{framing:?}");
+        assert_eq!(kind, FrameErrorKind::TooLong { limit: 1000 }, "{framing:?}");
         assert!(length > 1000, "{framing:?}: {length}");
         drop(writer);
         assert!(worker.wait_timeout(DEADLINE).unwrap().success());
@@ -102,7 +103,7 @@ fn p02_a_frame_that_is_too_long_is_reported_at_its_header() {
 
 #[test]
 fn p02_a_byte_order_mark_before_the_first_message_is_skipped() {
-    for framing in [Framing::Lines, Framing::Nul, Framing::Length32, Framing::ContentLength] {
+    for framing in [Framing::Lines, Framing::Nul, Framing::LengthPrefixed, Framing::ContentLength] {
         let mut story = Story::new();
         let (_worker, mut writer) = echo(&story, framing);
         writer.write_all(b"\xef\xbb\xbf").unwrap();

@@ -46,7 +46,7 @@ use std::{
     time::Duration,
 };
 
-/// How many bytes may wait for a worker to read them, before a call gets `Full`.
+/// How many bytes may wait for a worker to read them, before a call gets `QueueFull`.
 const QUEUE_BYTES: usize = 1 << 20;
 /// How many bytes are sent to one worker before others have their turn.
 const FLUSH_BYTES: usize = 1 << 20;
@@ -267,7 +267,7 @@ impl Link {
         drop(state);
         for caller in waiting {
             // A caller that has given up in this moment hears nothing.
-            drop(caller.try_send(Err(CallError::WorkerGone(exit.cloned()))));
+            drop(caller.try_send(Err(CallError::WorkerExited(exit.cloned()))));
         }
         !was_closed
     }
@@ -369,7 +369,7 @@ impl Link {
     fn begin(self: &Arc<Self>, state: &mut State, id: u64) -> Call {
         let (answered, answer) = crossbeam_channel::bounded(1);
         if let Socket::Closed(exit) = &state.socket {
-            drop(answered.try_send(Err(CallError::WorkerGone(exit.clone()))));
+            drop(answered.try_send(Err(CallError::WorkerExited(exit.clone()))));
         } else {
             state.calls.wait(id, answered.clone());
             // The loop reads its answer.

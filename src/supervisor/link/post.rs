@@ -14,12 +14,12 @@ impl Post for Link {
     fn post(&self, line: Vec<u8>) -> Result<(), CallError> {
         let mut state = self.lock();
         match &state.socket {
-            Socket::Closed(exit) => return Err(CallError::WorkerGone(exit.clone())),
+            Socket::Closed(exit) => return Err(CallError::WorkerExited(exit.clone())),
             Socket::Awaited | Socket::Open(_) => {}
         }
         let queued = state.queue.len();
         if queued > 0 && queued + line.len() > QUEUE_BYTES {
-            return Err(CallError::Full { queued });
+            return Err(CallError::QueueFull { queued });
         }
         if queued > 0 {
             // What waits already waits for the loop, which knows of it.
@@ -44,7 +44,7 @@ impl Post for Link {
         if let Socket::Open(connection) = &state.socket {
             drop(socket::shutdown(connection.as_fd(), Shutdown::Both));
         }
-        Err(CallError::Full { queued })
+        Err(CallError::QueueFull { queued })
     }
 
     fn answered(&self, id: &str) {

@@ -269,15 +269,15 @@ impl Asked {
 fn outcome(error: Option<&CallError>) -> &'static str {
     match error {
         None => "answered",
-        Some(CallError::Remote(_)) => "refused",
+        Some(CallError::Rpc(_)) => "refused",
         Some(CallError::TimedOut) => "timed out",
-        Some(CallError::WorkerGone(_)) => "worker gone",
+        Some(CallError::WorkerExited(_)) => "worker gone",
         Some(CallError::ParentGone) => "parent gone",
         Some(CallError::Cancelled) => "cancelled",
-        Some(CallError::NoControl) => "no control",
-        Some(CallError::Full { .. }) => "full",
+        Some(CallError::NotConnected) => "no control",
+        Some(CallError::QueueFull { .. }) => "full",
         Some(CallError::Encode(_)) => "not written",
-        Some(CallError::NotUnderstood(_)) => "not understood",
+        Some(CallError::InvalidResult(_)) => "not understood",
         Some(CallError::Io(_)) => "failed",
     }
 }

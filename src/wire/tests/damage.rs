@@ -5,28 +5,28 @@ use serde_json::{Value, json};
 
 use super::{FRAMINGS, Said, drain, fault, frame, hear, messages};
 use crate::wire::{
-    frame::{Batch, Deframer, FaultKind, Framing, encode},
+    frame::{Batch, Deframer, FrameErrorKind, Framing, encode},
     message::check,
 };
 
 #[test]
 fn p02_reports_damage_before_the_next_bytes_come() {
-    let too_long = FaultKind::TooLong { limit: 9 };
-    let cases: [(Framing, &[u8], FaultKind, u64); 10] = [
+    let too_long = FrameErrorKind::TooLong { limit: 9 };
+    let cases: [(Framing, &[u8], FrameErrorKind, u64); 10] = [
         (Framing::Lines, b"1\n0123456789", too_long, 2),
         (Framing::Nul, b"1\x000123456789", too_long, 2),
-        (Framing::Length32, b"\0\0\0\x011\0\0\0\x0a", too_long, 5),
-        (Framing::Length32, b"\0\0\0\x011Warn", too_long, 5),
-        (Framing::Length32, b"\0\0\0\x09{\"a\0\0\0\x02{", FaultKind::Torn { size: 9 }, 0),
+        (Framing::LengthPrefixed, b"\0\0\0\x011\0\0\0\x0a", too_long, 5),
+        (Framing::LengthPrefixed, b"\0\0\0\x011Warn", too_long, 5),
+        (Framing::LengthPrefixed, b"\0\0\0\x09{\"a\0\0\0\x02{", FrameErrorKind::Torn { size: 9 }, 0),
         (Framing::ContentLength, b"Content-Length: 10\r\n\r\n", too_long, 0),
-        (Framing::ContentLength, b"Content-Length: 1\n\n1d", FaultKind::BadHeader, 20),
-        (Framing::ContentLength, b"Content-Length: 1\n\n1{", FaultKind::BadHeader, 20),
-        (Framing::ContentLength, b"Content-Length: x", FaultKind::BadHeader, 0),
-        (Framing::ContentLength, b"Content-Length: 90\n\n[Content-Length: 8\n", FaultKind::Torn { size: 90 }, 0),
+        (Framing::ContentLength, b"Content-Length: 1\n\n1d", FrameErrorKind::BadHeader, 20),
+        (Framing::ContentLength, b"Content-Length: 1\n\n1{", FrameErrorKind::BadHeader, 20),
+        (Framing::ContentLength, b"Content-Length: x", FrameErrorKind::BadHeader, 0),
+        (Framing::ContentLength, b"Content-Length: 90\n\n[Content-Length: 8\n", FrameErrorKind::Torn { size: 90 }, 0),
     ];
     for (framing, stream, kind, offset) in cases {
         let (mut batch, mut said) = (Batch::default(), Vec::new());
-        let max = if matches!(kind, FaultKind::Torn { .. }) { 99 } else { 9 };
+        let max = if matches!(kind, FrameErrorKind::Torn { .. }) { 99 } else { 9 };
         let mut deframer = Deframer::new(framing, max);
         deframer.feed(&stream[..stream.len() - 1], &mut batch);
         drain(&mut batch, &mut said);
@@ -62,11 +62,11 @@ fn p02_after_a_bad_header_the_next_message_is_found() {
     for damage in cases {
         let stream = [damage.as_bytes(), b"content-lengtH: 1\r\n\r\n1"].concat();
         let excerpt = &damage.as_bytes()[..damage.len().min(256)];
-        let expected = [fault(FaultKind::BadHeader, 0, damage.len() as u64, excerpt), frame("1")];
+        let expected = [fault(FrameErrorKind::BadHeader, 0, damage.len() as u64, excerpt), frame("1")];
         assert_eq!(messages(Framing::ContentLength, 9, &stream), expected, "{damage}");
     }
     let said = messages(Framing::ContentLength, 9, b"Content-Length: 1\nContent-Length: 2\n\n12");
-    assert_eq!(said, [fault(FaultKind::BadHeader, 0, 18, "Content-Length: 1\n"), frame("12")]);
+    assert_eq!(said, [fault(FrameErrorKind::BadHeader, 0, 18, "Content-Length: 1\n"), frame("12")]);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn p02_reads_on_behind_a_wrong_size() {
         assert!(matches!(said[..said.len() - 2].last(), Some(Said::Fault(_))), "{size}: {said:?}");
         let mut stream = u32::try_from(size).unwrap().to_be_bytes().to_vec();
         stream.extend([value.as_bytes(), b"\0\0\0\x02{}\0\0\0\x03[1]"].concat());
-        let said = messages(Framing::Length32, 20_000, &stream);
+        let said = messages(Framing::LengthPrefixed, 20_000, &stream);
         assert!(said.ends_with(&[frame("{}"), frame("[1]")]), "{size}: {said:?}");
         assert!(matches!(said[..said.len() - 2].last(), Some(Said::Fault(_))), "{size}: {said:?}");
     }
@@ -140,7 +140,7 @@ proptest! {
                         match framing {
                             Framing::Lines => stream.push(b'\n'),
                             Framing::Nul => stream.push(0),
-                            Framing::Length32 | Framing::ContentLength => {}
+                            Framing::LengthPrefixed | Framing::ContentLength => {}
                         }
                         damaged.push(start..stream.len());
                     }
@@ -148,7 +148,7 @@ proptest! {
                         let mut whole = Vec::new();
                         encode(framing, value, &mut whole).unwrap();
                         // What is left of a header of four bytes cannot be told from zeros.
-                        let least = if framing == Framing::Length32 { 5 } else { 1 };
+                        let least = if framing == Framing::LengthPrefixed { 5 } else { 1 };
                         // The delimiter is put back.
                         let most = whole.len() - if matches!(framing, Framing::Lines | Framing::Nul) { 2 } else { 1 };
                         let cut = least + cut.index(most - least + 1);
@@ -158,7 +158,7 @@ proptest! {
                         match framing {
                             Framing::Lines => stream.push(b'\n'),
                             Framing::Nul => stream.push(0),
-                            Framing::Length32 | Framing::ContentLength => {}
+                            Framing::LengthPrefixed | Framing::ContentLength => {}
                         }
                         damaged.push(start..stream.len());
                     }
@@ -172,7 +172,7 @@ proptest! {
             for place in places {
                 prop_assert!(damaged.iter().any(|range| range.contains(&usize::try_from(place).unwrap())), "{place} is not in {damaged:?}");
             }
-            if matches!(framing, Framing::ContentLength | Framing::Length32) {
+            if matches!(framing, Framing::ContentLength | Framing::LengthPrefixed) {
                 let wrong = said.iter().filter(|said| !matches!(said, Said::Frame(bytes) if check(bytes).is_ok())).count();
                 prop_assert!(wrong > 0 || damaged.is_empty(), "{framing:?}: {damaged:?} unreported");
             }

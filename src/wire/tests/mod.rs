@@ -6,16 +6,16 @@ use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    frame::{Batch, Deframer, Fault, FaultKind, Framing, Piece, encode},
+    frame::{Batch, Deframer, FrameError, FrameErrorKind, Framing, Piece, encode},
     message::LineEnding,
 };
 
-const FRAMINGS: [Framing; 4] = [Framing::Lines, Framing::Nul, Framing::Length32, Framing::ContentLength];
+const FRAMINGS: [Framing; 4] = [Framing::Lines, Framing::Nul, Framing::LengthPrefixed, Framing::ContentLength];
 
 #[derive(Debug, PartialEq, Clone)]
 enum Said {
     Frame(Vec<u8>),
-    Fault(Fault),
+    Fault(FrameError),
 }
 
 fn drain(batch: &mut Batch, said: &mut Vec<Said>) {
@@ -65,11 +65,11 @@ fn comparable(said: &[Said], stream: &[u8]) -> Vec<Said> {
     let comparable = said.iter().map(|said| match said {
         Said::Fault(fault) => {
             let start = usize::try_from(fault.offset).unwrap();
-            let is_of_value = matches!(fault.kind, FaultKind::CutOff | FaultKind::Torn { .. });
+            let is_of_value = matches!(fault.kind, FrameErrorKind::Truncated | FrameErrorKind::Torn { .. });
             assert!(is_of_value || stream[start..].starts_with(&fault.excerpt), "{fault}");
-            let is_known_later = matches!(fault.kind, FaultKind::BadHeader);
+            let is_known_later = matches!(fault.kind, FrameErrorKind::BadHeader);
             let length = if is_known_later { 0 } else { fault.length };
-            Said::Fault(Fault::new(fault.kind, fault.offset, length, &[]))
+            Said::Fault(FrameError::new(fault.kind, fault.offset, length, &[]))
         }
         Said::Frame(_) => said.clone(),
     });
@@ -84,8 +84,8 @@ fn frame(bytes: impl AsRef<[u8]>) -> Said {
     Said::Frame(bytes.as_ref().to_vec())
 }
 
-fn fault(kind: FaultKind, offset: u64, length: u64, excerpt: impl AsRef<[u8]>) -> Said {
-    Said::Fault(Fault { kind, offset, length, excerpt: excerpt.as_ref().into() })
+fn fault(kind: FrameErrorKind, offset: u64, length: u64, excerpt: impl AsRef<[u8]>) -> Said {
+    Said::Fault(FrameError { kind, offset, length, excerpt: excerpt.as_ref().into() })
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn lines_lose_their_ends_and_blank_ones_are_skipped() {
 
 #[test]
 fn p02_reports_a_line_that_is_too_long_at_once() {
-    let kind = FaultKind::TooLong { limit: 3 };
+    let kind = FrameErrorKind::TooLong { limit: 3 };
     let said = messages(Framing::Lines, 3, b"1\nabcd\n22\r\nabc\r\r\n333\nabcdefgh");
     let expected = [
         frame("1"),
@@ -111,7 +111,7 @@ fn p02_reports_a_line_that_is_too_long_at_once() {
     assert_eq!(said, expected);
     assert_eq!(messages(Framing::Nul, 3, b"abcd\0abc\0"), [fault(kind, 0, 4, "abcd"), frame("abc")]);
 
-    let kind = FaultKind::TooLong { limit: 1000 };
+    let kind = FrameErrorKind::TooLong { limit: 1000 };
     let mut stream = vec![b'x'; 1_000_000];
     stream.extend_from_slice(b"\n{}\n");
     let mut deframer = Deframer::new(Framing::Lines, 1000);
@@ -120,12 +120,12 @@ fn p02_reports_a_line_that_is_too_long_at_once() {
 
 #[test]
 fn p02_a_frame_cut_off_by_death_is_shown() {
-    let cut = |offset, length, excerpt| fault(FaultKind::CutOff, offset, length, excerpt);
+    let cut = |offset, length, excerpt| fault(FrameErrorKind::Truncated, offset, length, excerpt);
     assert_eq!(messages(Framing::Lines, 9, b"1\n{\"a\""), [frame("1"), cut(2, 4, "{\"a\"")]);
     assert_eq!(messages(Framing::Lines, 9, b"1\n \t"), [frame("1")]);
     assert_eq!(messages(Framing::Nul, 9, b"1\0{"), [frame("1"), cut(2, 1, "{")]);
-    assert_eq!(messages(Framing::Length32, 9, b"\0\0\0\x01a\0\0\0\x05bc"), [frame("a"), cut(5, 2, "bc")]);
-    assert_eq!(messages(Framing::Length32, 9, b"\0\0\0\x01a\0\0"), [frame("a"), cut(5, 2, "\0\0")]);
+    assert_eq!(messages(Framing::LengthPrefixed, 9, b"\0\0\0\x01a\0\0\0\x05bc"), [frame("a"), cut(5, 2, "bc")]);
+    assert_eq!(messages(Framing::LengthPrefixed, 9, b"\0\0\0\x01a\0\0"), [frame("a"), cut(5, 2, "\0\0")]);
     assert_eq!(messages(Framing::ContentLength, 9, b"Content-Length: 5\r\n\r\nab"), [cut(0, 2, "ab")]);
     assert_eq!(messages(Framing::ContentLength, 9, b"Content-Len"), [cut(0, 11, "Content-Len")]);
     for framing in FRAMINGS {
@@ -139,7 +139,7 @@ fn p02_skips_a_byte_order_mark_before_a_frame() {
     let expected = [frame("{}"), frame("[1]")];
     assert_eq!(messages(Framing::Lines, 9, &stream([b"{}\n", b"[1]\r\n"])), expected);
     assert_eq!(messages(Framing::Nul, 9, &stream([b"{}\0", b"[1]\0"])), expected);
-    assert_eq!(messages(Framing::Length32, 9, &stream([b"\0\0\0\x02{}", b"\0\0\0\x03[1]"])), expected);
+    assert_eq!(messages(Framing::LengthPrefixed, 9, &stream([b"\0\0\0\x02{}", b"\0\0\0\x03[1]"])), expected);
     let headed: [&[u8]; 2] = [b"Content-Length: 2\r\n\r\n{}", b"Content-Length: 3\r\n\r\n[1]"];
     assert_eq!(messages(Framing::ContentLength, 9, &stream(headed)), expected);
     // Alone it is nothing.
@@ -153,11 +153,11 @@ fn nul_frames_may_span_lines() {
 
 #[test]
 fn p02_skips_a_value_that_is_too_long() {
-    assert_eq!(messages(Framing::Length32, 3, b"\0\0\0\0\0\0\0\x03abc"), [frame("abc")]);
-    let kind = FaultKind::TooLong { limit: 3 };
-    let said = messages(Framing::Length32, 3, b"\0\0\0\x04abcd\0\0\0\x01e");
+    assert_eq!(messages(Framing::LengthPrefixed, 3, b"\0\0\0\0\0\0\0\x03abc"), [frame("abc")]);
+    let kind = FrameErrorKind::TooLong { limit: 3 };
+    let said = messages(Framing::LengthPrefixed, 3, b"\0\0\0\x04abcd\0\0\0\x01e");
     assert_eq!(said, [fault(kind, 0, 4, "\0\0\0\x04abcd"), frame("e")]);
-    let said = messages(Framing::Length32, 3, b"\xff\xff\xff\xffabc\0\0\0\x02{}");
+    let said = messages(Framing::LengthPrefixed, 3, b"\xff\xff\xff\xffabc\0\0\0\x02{}");
     assert_eq!(said, [fault(kind, 0, u32::MAX.into(), b"\xff\xff\xff\xffabc"), frame("{}")]);
     let stream = format!("Content-Length: {}\n\nabcContent-Length: 1\n\n1", u64::MAX);
     let [Said::Fault(too_long), next] = &messages(Framing::ContentLength, 3, stream.as_bytes())[..] else { panic!() };
@@ -256,20 +256,20 @@ fn whole_frames_of_a_read_share_one_chunk() {
 
 #[test]
 fn p16_a_fault_says_what_is_wrong_and_where() {
-    let text = |kind, length| Fault::new(kind, 9, length, b"{\"a\x1b\xff").to_string();
+    let text = |kind, length| FrameError::new(kind, 9, length, b"{\"a\x1b\xff").to_string();
     let cases = [
-        (FaultKind::CutOff, "the stream ended within a message, after 7 bytes of it"),
-        (FaultKind::TooLong { limit: 5 }, "a message of at least 7 bytes, longer than the 5 allowed"),
-        (FaultKind::NotUtf8 { offset: 4 }, "a message of 7 bytes that is not UTF-8 at byte 4"),
-        (FaultKind::NotJson { offset: 3 }, "a message of 7 bytes that is not JSON at byte 3"),
-        (FaultKind::BadHeader, "7 bytes that are no header where one should stand"),
-        (FaultKind::Torn { size: 30 }, "a message of 30 bytes as announced, with another header after 7"),
-        (FaultKind::NotRpc, "a line of 7 bytes that is not JSON-RPC 2.0"),
+        (FrameErrorKind::Truncated, "the stream ended within a message, after 7 bytes of it"),
+        (FrameErrorKind::TooLong { limit: 5 }, "a message of at least 7 bytes, longer than the 5 allowed"),
+        (FrameErrorKind::NotUtf8 { offset: 4 }, "a message of 7 bytes that is not UTF-8 at byte 4"),
+        (FrameErrorKind::NotJson { offset: 3 }, "a message of 7 bytes that is not JSON at byte 3"),
+        (FrameErrorKind::BadHeader, "7 bytes that are no header where one should stand"),
+        (FrameErrorKind::Torn { size: 30 }, "a message of 30 bytes as announced, with another header after 7"),
+        (FrameErrorKind::NotRpc, "a line of 7 bytes that is not JSON-RPC 2.0"),
     ];
     for (kind, expected) in cases {
         assert_eq!(text(kind, 7), format!("{expected}, at offset 9: `{{\"a\\u{{1b}}\u{fffd}`"));
     }
-    let bare = Fault::new(FaultKind::CutOff, 0, 0, b"").to_string();
+    let bare = FrameError::new(FrameErrorKind::Truncated, 0, 0, b"").to_string();
     assert_eq!(bare, "the stream ended within a message, after 0 bytes of it, at offset 0");
 }
 
@@ -353,7 +353,7 @@ proptest! {
         let mut at = |line: &[u8]| { let start = offset; offset += line.len() as u64 + 1; start };
         let too_long = |offset: u64, line: &[u8]| {
             let known = if line[max] == b'\r' { max + 2 } else { max + 1 };
-            fault(FaultKind::TooLong { limit: max }, offset, known as u64, excerpt(&line[..known]))
+            fault(FrameErrorKind::TooLong { limit: max }, offset, known as u64, excerpt(&line[..known]))
         };
         let mut expected = Vec::new();
         for line in &lines {
@@ -364,7 +364,7 @@ proptest! {
         if strip(&last).len() > max {
             expected.push(too_long(offset, &last));
         } else if !blank(&last) {
-            expected.push(fault(FaultKind::CutOff, offset, last.len() as u64, excerpt(&last)));
+            expected.push(fault(FrameErrorKind::Truncated, offset, last.len() as u64, excerpt(&last)));
         }
         prop_assert_eq!(said, expected);
     }
