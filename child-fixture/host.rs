@@ -2,8 +2,8 @@
 
 use crate::{Options, Outcome};
 use pipewright::{
-    Backoff, EventKind, Group, Input, Intensity, Output, Pass, Ready, Restart, RestartPolicy, StopPolicy, StopStep,
-    Supervisor, Watchdog, WorkerSpec, guard::Guard,
+    Backoff, EventKind, Group, Intensity, OutputMode, Pass, Ready, Restart, RestartPolicy, StdinMode, StopPolicy,
+    StopStep, Supervisor, Watchdog, WorkerSpec, guard::Guard,
 };
 use std::{
     env,
@@ -175,14 +175,14 @@ fn terminal_worker(options: &Options) -> Result<WorkerSpec, Box<dyn Error>> {
         let ask = [StopStep::SignalGroup(libc::SIGTERM)];
         spec = spec.stop(StopPolicy::kill().then(ask.clone(), grace_period).then(ask, grace_period));
     }
-    Ok(if options.has("keyboard") { spec.stdin(Input::Inherit) } else { spec })
+    Ok(if options.has("keyboard") { spec.stdin(StdinMode::Inherit) } else { spec })
 }
 
 /// One for each deadline that a worker can miss by itself.
 fn overdue(deadline: Duration) -> [WorkerSpec; 3] {
     let idle = || WorkerSpec::new("sleep").arg("1000");
     [
-        idle().stdout(Output::Lines).ready(Ready::line("never").within(deadline)),
+        idle().stdout(OutputMode::Lines).ready(Ready::line("never").within(deadline)),
         idle().watchdog(Watchdog::notify(deadline)),
         idle().time_limit(deadline),
     ]

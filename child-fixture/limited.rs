@@ -1,7 +1,7 @@
 //! A host that limits a worker's tree, and tells what became of it.
 
 use crate::{Options, Outcome};
-use pipewright::{Input, Supervisor, TreeLimit, Worker, WorkerSpec};
+use pipewright::{StdinMode, Supervisor, TreeLimit, Worker, WorkerSpec};
 use serde_json::{Map, Value, json};
 use std::{fs, path::Path};
 
@@ -11,7 +11,7 @@ const FILES: [&str; 4] = ["memory.max", "memory.swap.max", "cpu.max", "pids.max"
 /// has a line feed on its standard input, and about another worker after it.
 pub(crate) fn run(options: &Options) -> Outcome {
     let script = options.get("script").unwrap_or_default();
-    let mut spec = WorkerSpec::new("/bin/sh").args(["-c", &format!("read -r _; {script}")]).stdin(Input::Pipe);
+    let mut spec = WorkerSpec::new("/bin/sh").args(["-c", &format!("read -r _; {script}")]).stdin(StdinMode::Pipe);
     if options.get("memory-bytes").is_some() {
         spec = spec.tree_limit(TreeLimit::MemoryBytes(options.number("memory-bytes")?));
     }
@@ -30,7 +30,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
             "reason": error.io_error().map(ToString::to_string),
         }),
     };
-    let next = supervisor.spawn(WorkerSpec::new("cat").stdin(Input::Pipe))?;
+    let next = supervisor.spawn(WorkerSpec::new("cat").stdin(StdinMode::Pipe))?;
     told["next"] = json!(format!("{:?}", next.containment().map(|it| it.kind)));
     println!("{told}");
     Ok(())

@@ -1,7 +1,7 @@
 //! The README's first program: workers that send messages.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it shows what happens")]
 
-use pipewright::{EventKind, Output, Pass, Supervisor, WorkerSpec};
+use pipewright::{EventKind, OutputMode, Pass, Supervisor, WorkerSpec};
 
 #[derive(serde::Deserialize)]
 struct Progress {
@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let supervisor = Supervisor::new()?;
     let worker = WorkerSpec::new("./compile-worker")
         .messages(Pass::arg("--messages={}")) // the number of the pipe replaces {}
-        .stderr(Output::Lines); // standard error comes line by line, and its end with the exit
+        .stderr(OutputMode::Lines); // standard error comes line by line, and its end with the exit
     for file in ["a.c", "b.c"] {
         supervisor.spawn(worker.clone().arg(file))?;
     }

@@ -29,12 +29,12 @@
 //! holds its output delays nothing, and is reported.
 //!
 //! ```
-//! use pipewright::{EventKind, Output, Supervisor, Survivors, WorkerSpec};
+//! use pipewright::{EventKind, OutputMode, Supervisor, Survivors, WorkerSpec};
 //! use std::time::Duration;
 //!
 //! let supervisor = Supervisor::new()?;
 //! let test = WorkerSpec::new("sh").args(["-c", "echo tested; exit 3"]).time_limit(Duration::from_secs(10));
-//! supervisor.spawn(test.stdout(Output::Lines).stderr(Output::Lines).survivors(Survivors::Report))?;
+//! supervisor.spawn(test.stdout(OutputMode::Lines).stderr(OutputMode::Lines).survivors(Survivors::Report))?;
 //! supervisor.close(); // no more workers: the events end with the last one
 //! let (mut text, mut code) = (String::new(), None);
 //! for event in supervisor.events() {
@@ -154,7 +154,7 @@ pub use launch::{
     limits::{IoPriority, Limit, TreeLimit},
     pass::Pass,
     process::Process,
-    stdio::{Group, Input, Output},
+    stdio::{Group, OutputMode, StdinMode},
     tunnel::{Tunnel, TunnelBuilder, error::TunnelError},
 };
 #[cfg(target_os = "linux")]

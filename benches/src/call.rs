@@ -16,7 +16,7 @@ use crate::{
     figures::{now, ratio, tell},
 };
 use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
-use pipewright::{Input, Parent, Pass, Process, Request, Supervisor, Worker, WorkerSpec};
+use pipewright::{Parent, Pass, Process, Request, StdinMode, Supervisor, Worker, WorkerSpec};
 use serde::Serialize;
 use serde_json::Value;
 use std::{
@@ -124,7 +124,7 @@ impl Others {
         let mut processes = Vec::new();
         let mut on_socket = |peer: &str| -> Result<UnixStream, Failed> {
             let (ours, theirs) = UnixStream::pair()?;
-            processes.push(child(peer)?.stdin(Input::Descriptor(Arc::new(OwnedFd::from(theirs)))).launch()?);
+            processes.push(child(peer)?.stdin(StdinMode::Fd(Arc::new(OwnedFd::from(theirs)))).launch()?);
             Ok(ours)
         };
         let (raw, json) = (on_socket("raw")?, BufReader::new(on_socket("json")?));

@@ -12,7 +12,7 @@ use crate::{
     Done, Options,
     figures::{median, now, ratio, tell},
 };
-use pipewright::{Backoff, EventKind, Input, Intensity, Restart, RestartPolicy, Supervisor, WorkerSpec};
+use pipewright::{Backoff, EventKind, Intensity, Restart, RestartPolicy, StdinMode, Supervisor, WorkerSpec};
 use serde::Serialize;
 use std::{
     error::Error,
@@ -87,7 +87,7 @@ fn supervised(supervisor: &Supervisor, cycles: usize) -> Result<f64, Box<dyn Err
         .backoff(Backoff::constant(Duration::ZERO))
         .intensity(Intensity::unlimited());
     let [program, arguments @ ..] = PROGRAM;
-    let spec = WorkerSpec::new(program).args(arguments).stdin(Input::Null).restart(policy);
+    let spec = WorkerSpec::new(program).args(arguments).stdin(StdinMode::Null).restart(policy);
     let began = now();
     let worker = supervisor.spawn(spec)?;
     let mut exits = 0;

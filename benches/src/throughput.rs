@@ -29,7 +29,7 @@ use crate::{
     flood,
 };
 use crossbeam_channel::unbounded;
-use pipewright::{EventKind, Input, Pass, Process, Supervisor, WorkerSpec, pipe::anonymous::PipeReader};
+use pipewright::{EventKind, Pass, Process, StdinMode, Supervisor, WorkerSpec, pipe::anonymous::PipeReader};
 use serde::{Deserialize, Serialize};
 use std::{
     env,
@@ -180,7 +180,7 @@ fn spec(case: Case) -> Outcome<(WorkerSpec, Gate)> {
         .messages(Pass::arg("{}"))
         .arg(case.bytes.to_string())
         .arg((case.messages / case.workers).to_string())
-        .stdin(Input::Descriptor(Arc::new(waiting.into())));
+        .stdin(StdinMode::Fd(Arc::new(waiting.into())));
     Ok((spec, Gate(gate)))
 }
 

@@ -7,7 +7,7 @@ use crate::{
     output,
 };
 use crossbeam_channel::Receiver;
-use pipewright::{Exit, Group, Output, Parent, WorkerSpec, pipe::anonymous::PipeReader};
+use pipewright::{Exit, Group, OutputMode, Parent, WorkerSpec, pipe::anonymous::PipeReader};
 use serde::{Deserialize, Serialize};
 use std::{
     error::Error,
@@ -153,8 +153,8 @@ fn run_compiler(entry: &Entry, option: Option<&str>) -> Result<Run, Box<dyn Erro
         .current_dir(&entry.directory)
         // In our own group, so that what ends this worker ends the compiler too.
         .group(Group::Inherit)
-        .stdout(Output::Lines)
-        .stderr(Output::Lines)
+        .stdout(OutputMode::Lines)
+        .stderr(OutputMode::Lines)
         .launch()?;
     let stdout = Capture::start(process.take_stdout())?;
     let stderr = Capture::start(process.take_stderr())?;

@@ -21,7 +21,7 @@ mod report; // what the user sees
 use compile::{Finished, Told, explain};
 use crossbeam_channel::Receiver;
 use database::{Database, Entry};
-use pipewright::{EventKind, Input, Output, Pass, Supervisor, Survivors, Worker, WorkerId, WorkerSpec};
+use pipewright::{EventKind, OutputMode, Pass, StdinMode, Supervisor, Survivors, Worker, WorkerId, WorkerSpec};
 use report::Report;
 use std::{
     collections::HashMap,
@@ -193,8 +193,8 @@ impl Build<'_> {
             .arg(WORKER)
             .messages(Pass::arg("--messages={}"))
             .name(entry.file.to_string_lossy())
-            .stdin(Input::Pipe)
-            .stderr(Output::Lines)
+            .stdin(StdinMode::Pipe)
+            .stderr(OutputMode::Lines)
             // What a compiler leaves running on purpose, as sccache's server, is for the next compilation.
             .survivors(Survivors::Report);
         let text = serde_json::to_vec(entry)?;

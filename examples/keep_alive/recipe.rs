@@ -2,8 +2,8 @@
 
 use super::value::{Keys, Value, Wrong, flag, list, number, parsed, place, table, text, word};
 use pipewright::{
-    Backoff, Intensity, Limit, Output, Ready, Restart, RestartPolicy, SpecError, StopPolicy, StopStep, TreeLimit, When,
-    WorkerSpec,
+    Backoff, Intensity, Limit, OutputMode, Ready, Restart, RestartPolicy, SpecError, StopPolicy, StopStep, TreeLimit,
+    When, WorkerSpec,
 };
 use std::{
     collections::BTreeMap,
@@ -363,12 +363,12 @@ impl Destination {
         Ok(if keys.get("raw", flag)?.unwrap_or(false) { Self::Raw(path) } else { Self::Log(path) })
     }
 
-    fn output(&self) -> Output {
+    fn output(&self) -> OutputMode {
         match self {
-            Self::Inherit => Output::Inherit,
-            Self::Show | Self::Log(_) => Output::Lines,
-            Self::Null => Output::Null,
-            Self::Raw(path) => Output::File(path.clone()),
+            Self::Inherit => OutputMode::Inherit,
+            Self::Show | Self::Log(_) => OutputMode::Lines,
+            Self::Null => OutputMode::Null,
+            Self::Raw(path) => OutputMode::File(path.clone()),
         }
     }
 }

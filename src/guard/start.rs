@@ -13,7 +13,7 @@ use crate::{
         plan::{Argument, EnvironmentChange, GrantSource, Plan, Program},
         process::Process,
         spawn::{launch, prepare},
-        stdio::{Group, Input, Output},
+        stdio::{Group, OutputMode, StdinMode},
     },
     sys::pidfd,
 };
@@ -181,12 +181,12 @@ impl OwnOrShell {
             Self::Shell => {
                 plan.arguments = ["-s", TITLE].map(|word| Argument::Plain(word.into())).into();
                 plan.environment.push(set("PATH", path.into()));
-                plan.stdin = Input::Descriptor(Arc::new(script()?.into()));
+                plan.stdin = StdinMode::Fd(Arc::new(script()?.into()));
             }
         }
         plan.directory = Some("/".into());
-        plan.stdout = Output::Lines;
-        plan.stderr = Output::Null;
+        plan.stdout = OutputMode::Lines;
+        plan.stderr = OutputMode::Null;
         plan.group = Group::Session;
         let [reader, writer] = order.groups.ends()?;
         for (end, number) in [(OwnedFd::from(told), ORDER), (reader, LIST_READER), (writer, LIST_WRITER)] {
@@ -299,7 +299,7 @@ mod tests {
 
     fn kills_groups_without_environment(shell: &str) {
         let Some(shell) = Shell::find(shell) else { return };
-        let spec = WorkerSpec::new("sh").args(["-c", EMPTY_ENVIRONMENTS]).stdout(Output::Lines);
+        let spec = WorkerSpec::new("sh").args(["-c", EMPTY_ENVIRONMENTS]).stdout(OutputMode::Lines);
         let [mut left, mut right, mut other] = [(); 3].map(|()| spec.launch().unwrap());
         let streams = [&mut left, &mut right, &mut other].map(|process| process.take_stdout().unwrap());
         for stream in &streams {

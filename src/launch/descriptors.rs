@@ -4,7 +4,7 @@ use super::{
     context::Patience,
     error::{SpawnError, SpawnStep},
     plan::{GrantSource, Plan},
-    stdio::{Input, Output},
+    stdio::{OutputMode, StdinMode},
 };
 use crate::{
     pipe::anonymous::{self, PipeReader, PipeWriter},
@@ -94,15 +94,15 @@ pub(super) fn make_ends(plan: &Plan, patience: Patience) -> Result<(Ends, ChildE
     let pipes = |source| SpawnError::failed(plan.program_name(), SpawnStep::Pipes, source);
     let mut ends = Ends::default();
     let stdin = match &plan.stdin {
-        Input::Null => Standard::Own(null(plan)?),
-        Input::Inherit => ours(0, plan)?,
-        Input::Pipe => {
+        StdinMode::Null => Standard::Own(null(plan)?),
+        StdinMode::Inherit => ours(0, plan)?,
+        StdinMode::Pipe => {
             let (writer, end) = anonymous::to_child().map_err(pipes)?;
             ends.stdin = Some(writer);
             Standard::Own(end.into())
         }
-        Input::File(path) => Standard::Own(open(plan, path, OpenOptions::new().read(true), patience)?),
-        Input::Descriptor(descriptor) => Standard::Own(copy(descriptor.as_fd(), plan)?),
+        StdinMode::File(path) => Standard::Own(open(plan, path, OpenOptions::new().read(true), patience)?),
+        StdinMode::Fd(descriptor) => Standard::Own(copy(descriptor.as_fd(), plan)?),
     };
     let stdout = output(plan, &plan.stdout, 1, &mut ends.stdout, patience)?;
     let stderr = output(plan, &plan.stderr, 2, &mut ends.stderr, patience)?;
@@ -127,22 +127,22 @@ pub(super) fn make_ends(plan: &Plan, patience: Patience) -> Result<(Ends, ChildE
 
 fn output(
     plan: &Plan,
-    output: &Output,
+    output: &OutputMode,
     number: RawFd,
     end: &mut Option<PipeReader>,
     patience: Patience,
 ) -> Result<Standard, SpawnError> {
     let own = match output {
-        Output::Inherit => return ours(number, plan),
-        Output::Null => null(plan),
-        Output::Lines => {
+        OutputMode::Inherit => return ours(number, plan),
+        OutputMode::Null => null(plan),
+        OutputMode::Lines => {
             let (reader, child_end) = anonymous::from_child()
                 .map_err(|source| SpawnError::failed(plan.program_name(), SpawnStep::Pipes, source))?;
             *end = Some(reader);
             Ok(OwnedFd::from(child_end))
         }
-        Output::File(path) => open(plan, path, OpenOptions::new().create(true).append(true), patience),
-        Output::Descriptor(descriptor) => copy(descriptor.as_fd(), plan),
+        OutputMode::File(path) => open(plan, path, OpenOptions::new().create(true).append(true), patience),
+        OutputMode::Fd(descriptor) => copy(descriptor.as_fd(), plan),
     };
     own.map(Standard::Own)
 }

@@ -5,7 +5,7 @@ use super::{
     error::SpecError,
     limits::{IoPriority, Limit},
     pass::{Pass, Place, Template},
-    stdio::{Group, Input, Output},
+    stdio::{Group, OutputMode, StdinMode},
 };
 use std::{
     ffi::{OsStr, OsString},
@@ -99,9 +99,9 @@ pub(crate) struct Plan {
     pub(crate) arguments: Vec<Argument>,
     pub(crate) environment: Vec<EnvironmentChange>,
     pub(crate) directory: Option<PathBuf>,
-    pub(crate) stdin: Input,
-    pub(crate) stdout: Output,
-    pub(crate) stderr: Output,
+    pub(crate) stdin: StdinMode,
+    pub(crate) stdout: OutputMode,
+    pub(crate) stderr: OutputMode,
     pub(crate) grants: Vec<GrantSpec>,
     pub(crate) group: Group,
     pub(crate) limits: Vec<(Limit, u64)>,
@@ -122,9 +122,9 @@ impl Plan {
             arguments: Vec::new(),
             environment: Vec::new(),
             directory: None,
-            stdin: Input::default(),
-            stdout: Output::default(),
-            stderr: Output::default(),
+            stdin: StdinMode::default(),
+            stdout: OutputMode::default(),
+            stderr: OutputMode::default(),
             grants: Vec::new(),
             group: Group::default(),
             limits: Vec::new(),
@@ -139,9 +139,9 @@ impl Plan {
     /// Whether closures or descriptors of the host's are in it.
     pub(crate) fn holds_foreign(&self) -> bool {
         matches!(self.program, Program::Command(_))
-            || matches!(self.stdin, Input::Descriptor(_))
-            || matches!(self.stdout, Output::Descriptor(_))
-            || matches!(self.stderr, Output::Descriptor(_))
+            || matches!(self.stdin, StdinMode::Fd(_))
+            || matches!(self.stdout, OutputMode::Fd(_))
+            || matches!(self.stderr, OutputMode::Fd(_))
             || self.grants.iter().any(|grant| matches!(grant.source, GrantSource::Given(_)))
     }
 

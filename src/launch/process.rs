@@ -46,17 +46,17 @@ impl Process {
         self.ends.take_reader(MESSAGES)
     }
 
-    /// Our end of its standard input, where the spec says `Input::Pipe`; once.
+    /// Our end of its standard input, where the spec says `StdinMode::Pipe`; once.
     pub fn take_stdin(&mut self) -> Option<PipeWriter> {
         self.ends.stdin.take()
     }
 
-    /// Our end of its standard output, where the spec says `Output::Lines`; once.
+    /// Our end of its standard output, where the spec says `OutputMode::Lines`; once.
     pub fn take_stdout(&mut self) -> Option<PipeReader> {
         self.ends.stdout.take()
     }
 
-    /// Our end of its standard error, where the spec says `Output::Lines`; once.
+    /// Our end of its standard error, where the spec says `OutputMode::Lines`; once.
     pub fn take_stderr(&mut self) -> Option<PipeReader> {
         self.ends.stderr.take()
     }

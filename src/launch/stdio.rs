@@ -1,11 +1,11 @@
 //! Standard streams and the process group of a worker.
 
-use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc};
+use std::{fs::File, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 /// What a worker has as its standard input.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
-pub enum Input {
+pub enum StdinMode {
     /// `/dev/null`: a worker that reads finds the end at once.
     #[default]
     Null,
@@ -19,15 +19,15 @@ pub enum Input {
     /// restart and a member of a group do not wait, and see its end at once where nobody does.
     File(PathBuf),
     /// A descriptor of yours. All incarnations share it.
-    Descriptor(Arc<OwnedFd>),
+    Fd(Arc<OwnedFd>),
 }
 
 /// Where a worker's standard output or standard error goes.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
-pub enum Output {
+pub enum OutputMode {
     /// Where ours goes; `/dev/null` where we have none. A terminal with `stty tostop` stops a worker that writes to it in a process
-    /// group of its own, the default, as [`Input::Inherit`] does one that reads.
+    /// group of its own, the default, as [`StdinMode::Inherit`] does one that reads.
     #[default]
     Inherit,
     /// `/dev/null`.
@@ -39,7 +39,33 @@ pub enum Output {
     /// restart and a member of a group do not wait, and fail (`ENXIO`) where nobody does.
     File(PathBuf),
     /// A descriptor of yours. All incarnations share it.
-    Descriptor(Arc<OwnedFd>),
+    Fd(Arc<OwnedFd>),
+}
+
+/// An open file; all incarnations share its position.
+impl From<File> for StdinMode {
+    fn from(file: File) -> Self {
+        OwnedFd::from(file).into()
+    }
+}
+
+impl From<OwnedFd> for StdinMode {
+    fn from(fd: OwnedFd) -> Self {
+        Self::Fd(Arc::new(fd))
+    }
+}
+
+/// An open file; all incarnations share its position, so a file that several processes write should be opened for appending.
+impl From<File> for OutputMode {
+    fn from(file: File) -> Self {
+        OwnedFd::from(file).into()
+    }
+}
+
+impl From<OwnedFd> for OutputMode {
+    fn from(fd: OwnedFd) -> Self {
+        Self::Fd(Arc::new(fd))
+    }
 }
 
 /// Whose process group and session a worker belongs to.
@@ -47,7 +73,7 @@ pub enum Output {
 #[non_exhaustive]
 pub enum Group {
     /// A process group of its own, so that it can be killed with what it started. Ctrl-C in the terminal does not reach it, and
-    /// when it reads the terminal it is stopped: see [`Input::Inherit`].
+    /// when it reads the terminal it is stopped: see [`StdinMode::Inherit`].
     #[default]
     Own,
     /// A session of its own, without a controlling terminal, and so a group of its own too. A terminal that it inherits it reads

@@ -6,7 +6,7 @@ use super::{
     survivors::Survivors,
 };
 use crate::{
-    launch::{error::SpecError, plan::Program, stdio::Output},
+    launch::{error::SpecError, plan::Program, stdio::OutputMode},
     policy::{Conflict, watchdog::Life},
 };
 
@@ -43,7 +43,7 @@ impl WorkerSpec {
             }
         }
         if let Some(stream) = self.contradicted_stream() {
-            let reason = "its messages come from there: only `Output::Lines` fits".into();
+            let reason = "its messages come from there: only `OutputMode::Lines` fits".into();
             return Err(SpecError::Conflict { settings: [stream.0, stream.1], reason });
         }
         self.check_health()?;
@@ -69,7 +69,7 @@ impl WorkerSpec {
     /// A stream from which messages are wanted and that was sent elsewhere, by the two settings that say so.
     fn contradicted_stream(&self) -> Option<(&'static str, &'static str)> {
         let elsewhere =
-            |output: &Option<Output>| output.as_ref().is_some_and(|output| !matches!(output, Output::Lines));
+            |output: &Option<OutputMode>| output.as_ref().is_some_and(|output| !matches!(output, OutputMode::Lines));
         match self.messages {
             MessageSource::Stdout if elsewhere(&self.stdout) => Some(("messages_on_stdout", "stdout")),
             MessageSource::Stderr if elsewhere(&self.stderr) => Some(("messages_on_stderr", "stderr")),
@@ -83,7 +83,7 @@ impl WorkerSpec {
             ready.check_spec()?;
             let streams = [(&self.plan.stdout, MessageSource::Stdout), (&self.plan.stderr, MessageSource::Stderr)];
             let reads_lines =
-                streams.iter().any(|(output, source)| matches!(output, Output::Lines) && self.messages != *source);
+                streams.iter().any(|(output, source)| matches!(output, OutputMode::Lines) && self.messages != *source);
             match ready.wanted {
                 Wanted::Control if !self.has_control => {
                     return missing(["ready", "control"], "readiness by control needs a control pipe");
@@ -92,7 +92,8 @@ impl WorkerSpec {
                     return missing(["ready", "messages"], "readiness by a message needs messages");
                 }
                 Wanted::Line(..) if !reads_lines => {
-                    let reason = "readiness by a line needs a captured stream: `stdout(Output::Lines)` or `stderr(..)`";
+                    let reason =
+                        "readiness by a line needs a captured stream: `stdout(OutputMode::Lines)` or `stderr(..)`";
                     return missing(["ready", "stdout"], reason);
                 }
                 _ => {}

@@ -11,7 +11,7 @@ use crate::{
         limits::{IoPriority, Limit, TreeLimit},
         pass::Pass,
         plan::{Argument, EnvironmentChange, GrantSource, MESSAGES, Plan, Program},
-        stdio::{Group, Input, Output},
+        stdio::{Group, OutputMode, StdinMode},
     },
     policy::{group::When, restart::RestartPolicy, stop::StopPolicy, watchdog::Watchdog},
     wire::frame::Framing,
@@ -54,12 +54,12 @@ pub(super) enum DeathSignal {
 /// before anything is spawned.
 ///
 /// ```
-/// use pipewright::{Output, Pass, WorkerSpec};
+/// use pipewright::{OutputMode, Pass, WorkerSpec};
 ///
 /// let compiler = WorkerSpec::new("/usr/lib/build/compile-worker")
 ///     .arg("--optimize")
 ///     .messages(Pass::arg("--messages={}")) // the number lands where {} stands
-///     .stderr(Output::Lines)
+///     .stderr(OutputMode::Lines)
 ///     .env("LC_ALL", "C");
 /// let first = compiler.clone().arg("a.c");
 /// assert!(first.check().is_ok());
@@ -72,9 +72,9 @@ pub struct WorkerSpec {
     pub(super) name: Option<Box<str>>,
     pub(super) messages: MessageSource,
     /// As it was asked for; `plan.stdout` says what becomes of it.
-    pub(super) stdout: Option<Output>,
+    pub(super) stdout: Option<OutputMode>,
     /// As `stdout`.
-    pub(super) stderr: Option<Output>,
+    pub(super) stderr: Option<OutputMode>,
     pub(super) framing: Framing,
     pub(super) max_frame: usize,
     pub(super) check_json: bool,
@@ -236,8 +236,8 @@ impl WorkerSpec {
     /// A stream that carries messages is captured; what was asked for it besides is looked at by `check`, so that the order of the
     /// calls does not matter.
     fn settle_outputs(mut self) -> Self {
-        let settled = |is_source, asked: &Option<Output>| {
-            if is_source { Output::Lines } else { asked.clone().unwrap_or_default() }
+        let settled = |is_source, asked: &Option<OutputMode>| {
+            if is_source { OutputMode::Lines } else { asked.clone().unwrap_or_default() }
         };
         self.plan.stdout = settled(self.messages == MessageSource::Stdout, &self.stdout);
         self.plan.stderr = settled(self.messages == MessageSource::Stderr, &self.stderr);
@@ -285,20 +285,20 @@ impl WorkerSpec {
     }
 
     /// Its standard input; by default `/dev/null`.
-    pub fn stdin(mut self, stdin: Input) -> Self {
-        self.plan.stdin = stdin;
+    pub fn stdin(mut self, stdin: impl Into<StdinMode>) -> Self {
+        self.plan.stdin = stdin.into();
         self
     }
 
     /// Its standard output; by default ours.
-    pub fn stdout(mut self, stdout: Output) -> Self {
-        self.stdout = Some(stdout);
+    pub fn stdout(mut self, stdout: impl Into<OutputMode>) -> Self {
+        self.stdout = Some(stdout.into());
         self.settle_outputs()
     }
 
     /// Its standard error; by default ours.
-    pub fn stderr(mut self, stderr: Output) -> Self {
-        self.stderr = Some(stderr);
+    pub fn stderr(mut self, stderr: impl Into<OutputMode>) -> Self {
+        self.stderr = Some(stderr.into());
         self.settle_outputs()
     }
 }

@@ -32,7 +32,7 @@ use std::{
 
 use crate::support::{DEADLINE, FIXTURE};
 use pipewright::{
-    Output, WorkerSpec,
+    OutputMode, WorkerSpec,
     pipe::{
         Cancel, Cancelled, Direction, Wait,
         anonymous::{self, Handle, HandleError, PipeReader, PipeWriter},
@@ -808,7 +808,7 @@ fn p03_a_child_gets_the_end_it_was_granted_and_no_other() {
 /// In a process of its own: the tests' own ignores SIGPIPE, as all programs of std do.
 #[test]
 fn p11_a_write_without_readers_is_an_error_where_sigpipe_is_at_its_default() {
-    let host = WorkerSpec::new(FIXTURE).arg("broken-pipes").stdout(Output::Lines);
+    let host = WorkerSpec::new(FIXTURE).arg("broken-pipes").stdout(OutputMode::Lines);
     let mut process = host.launch().unwrap();
     let mut said = String::new();
     process.take_stdout().unwrap().read_to_string(&mut said).unwrap();

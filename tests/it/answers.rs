@@ -3,7 +3,7 @@
 
 use crate::support::{DEADLINE, FIXTURE, Story, Way, alone, comes_true, switches};
 use pipewright::{
-    CallError, EventKind, FrameErrorKind, Input, Output, Pass, Ready, Supervisor, Watchdog, Worker, WorkerSpec,
+    CallError, EventKind, FrameErrorKind, OutputMode, Pass, Ready, StdinMode, Supervisor, Watchdog, Worker, WorkerSpec,
 };
 use serde_json::{Value, json};
 use std::{
@@ -19,7 +19,7 @@ const TOO_MUCH: usize = 2 << 20;
 
 /// One that hands its address to the test, and lives until its input ends.
 fn absent() -> WorkerSpec {
-    Way::Direct.fixture("control-address").control(Pass::arg("--control={}")).stdin(Input::Pipe)
+    Way::Direct.fixture("control-address").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe)
 }
 
 /// Starts it; gives its address.
@@ -415,8 +415,10 @@ fn p09_what_killed_hosts_have_left_is_swept_away() {
     let mut story = Story::new();
     let mut serving = || {
         // A guard would remove the directory.
-        let host =
-            WorkerSpec::new(FIXTURE).args(["control-host", "--guard", "none"]).stdin(Input::Pipe).stdout(Output::Lines);
+        let host = WorkerSpec::new(FIXTURE)
+            .args(["control-host", "--guard", "none"])
+            .stdin(StdinMode::Pipe)
+            .stdout(OutputMode::Lines);
         let host = story.supervisor.spawn(host).unwrap();
         story.find(|event| matches!(event.kind, EventKind::Line { .. }).then_some(()));
         let of_host = sockets();

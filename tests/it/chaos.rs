@@ -5,8 +5,8 @@ use crate::support::{
     wait_gone,
 };
 use pipewright::{
-    Backoff, Event, EventKind, Input, Intensity, Pass, Ready, Restart, RestartPolicy, StopPolicy, StopStep, Supervisor,
-    Worker, WorkerId, WorkerSpec,
+    Backoff, Event, EventKind, Intensity, Pass, Ready, Restart, RestartPolicy, StdinMode, StopPolicy, StopStep,
+    Supervisor, Worker, WorkerId, WorkerSpec,
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -170,7 +170,7 @@ fn spec(chance: &mut Chance, place: &Place) -> WorkerSpec {
         .stop(stop);
     match kind {
         "serve" => spec.control(Pass::arg("--control={}")),
-        "input" => spec.stdin(Input::Pipe),
+        "input" => spec.stdin(StdinMode::Pipe),
         "notice" => spec.ready(Ready::notify()),
         _ => spec,
     }

@@ -2,8 +2,8 @@
 
 use crate::support::{DEADLINE, Story, Way, alone, both_ways, is_alive};
 use pipewright::{
-    CallError, Disconnected, Event, EventKind, FrameErrorKind, HelloFault, Input, Output, Pass, Request, StopPolicy,
-    StopStep, Supervisor, Warning, Worker, WorkerSpec,
+    CallError, Disconnected, Event, EventKind, FrameErrorKind, HelloFault, OutputMode, Pass, Request, StdinMode,
+    StopPolicy, StopStep, Supervisor, Warning, Worker, WorkerSpec,
 };
 use serde_json::{Value, json};
 use std::{
@@ -15,7 +15,7 @@ use std::{
 };
 
 fn serving(way: Way) -> WorkerSpec {
-    way.plain("serve").control(Pass::arg("--control={}")).stderr(Output::Lines)
+    way.plain("serve").control(Pass::arg("--control={}")).stderr(OutputMode::Lines)
 }
 
 fn started(way: Way) -> (Story, Worker) {
@@ -189,8 +189,8 @@ both_ways! {
 
     fn a_worker_asks_and_is_answered_now_or_later(way: Way) {
         let mut story = Story::new();
-        let spec = way.plain("ask").control(Pass::env("PIPEWRIGHT_CONTROL")).stdout(Output::Lines);
-        let worker = story.supervisor.spawn(spec.stderr(Output::Lines)).unwrap();
+        let spec = way.plain("ask").control(Pass::env("PIPEWRIGHT_CONTROL")).stdout(OutputMode::Lines);
+        let worker = story.supervisor.spawn(spec.stderr(OutputMode::Lines)).unwrap();
         // It asks from three threads at once. They are answered in the opposite order, the last by being dropped.
         let mut requests: Vec<Request> = (0..3).map(|_| story.find(request)).collect();
         requests.sort_by_key(|request| request.params::<[u32; 1]>().unwrap());
@@ -266,7 +266,7 @@ both_ways! {
 
     fn a_worker_may_hang_up_and_live_on(way: Way) {
         let mut story = Story::new();
-        let spec = way.plain("hang-up").control(Pass::arg("--control={}")).stdin(Input::Pipe);
+        let spec = way.plain("hang-up").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
         let worker = story.supervisor.spawn(spec).unwrap();
         assert_eq!(story.find(disconnected), Disconnected::Closed);
         assert!(matches!(worker.call::<_, Value>("x", &(), DEADLINE), Err(CallError::WorkerExited(None))));
@@ -276,7 +276,7 @@ both_ways! {
 
     fn p12_strangers_are_put_out(way: Way) {
         let mut story = Story::new();
-        let spec = way.fixture("control-address").control(Pass::arg("--control={}")).stdin(Input::Pipe);
+        let spec = way.fixture("control-address").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
         let worker = story.supervisor.spawn(spec).unwrap();
         let address = story.json().as_str().unwrap().to_owned();
         let (path, key) = address.rsplit_once('?').unwrap();
@@ -324,7 +324,7 @@ both_ways! {
 
     fn p07_a_worker_that_does_not_read_gets_a_bounded_queue(way: Way) {
         let mut story = Story::new();
-        let spec = way.plain("deaf").control(Pass::arg("--control={}")).stdin(Input::Pipe);
+        let spec = way.plain("deaf").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
         let worker = story.supervisor.spawn(spec).unwrap();
         story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
         let text = "x".repeat(10_000);
@@ -370,7 +370,7 @@ fn many_workers_answer_and_a_fifth_dies_at_once(count: usize) {
     let story = Story::new();
     let supervisor = &story.supervisor;
     let workers: Vec<Worker> =
-        (0..count).map(|_| supervisor.spawn(serving(Way::Direct).stderr(Output::Null)).unwrap()).collect();
+        (0..count).map(|_| supervisor.spawn(serving(Way::Direct).stderr(OutputMode::Null)).unwrap()).collect();
     for (n, worker) in workers.iter().enumerate() {
         assert_eq!(worker.call::<_, usize>("add", &[n, 1], 4 * DEADLINE).unwrap(), n + 1);
     }

@@ -4,7 +4,7 @@ use crate::{
     kernel,
     support::{DEADLINE, Story, Way, alone, as_ordinary_user, comes_true, is_alive},
 };
-use pipewright::{Exit, ExitStatus, Group, Input, Means, Pass, StopPolicy, StopStep, Supervisor, WorkerSpec};
+use pipewright::{Exit, ExitStatus, Group, Means, Pass, StdinMode, StopPolicy, StopStep, Supervisor, WorkerSpec};
 use std::{fs, sync::Arc, time::Duration};
 
 /// What can be denied, and what a worker's containment calls it.
@@ -16,7 +16,7 @@ fn with_daemon(way: Way, group: Group, then: &str) -> WorkerSpec {
     // The trap is set before anything can be known of it.
     let daemon = "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1";
     let script = format!("trap 'exit 7' TERM; {daemon}; {then}");
-    let spec = way.program("/bin/sh").args(["-c", &script, "sh"]).messages(Pass::arg("{}")).stdin(Input::Pipe);
+    let spec = way.program("/bin/sh").args(["-c", &script, "sh"]).messages(Pass::arg("{}")).stdin(StdinMode::Pipe);
     spec.group(group).drain_time(Duration::from_millis(20)).stop(StopPolicy::kill())
 }
 

@@ -4,7 +4,7 @@ use crate::{
     kernel,
     support::{DEADLINE, example, is_alive, read_to_end, shorten, wait_gone},
 };
-use pipewright::{Exit, Output, Process, WorkerSpec};
+use pipewright::{Exit, OutputMode, Process, WorkerSpec};
 use std::{
     ffi::OsStr,
     fs::{self, File},
@@ -28,7 +28,7 @@ mod diagnostics;
 
 fn fanout() -> WorkerSpec {
     // Compilers speak the user's language, and quote as that does.
-    WorkerSpec::new(example("fanout")).env("LC_ALL", "C").stdout(Output::Lines).stderr(Output::Lines)
+    WorkerSpec::new(example("fanout")).env("LC_ALL", "C").stdout(OutputMode::Lines).stderr(OutputMode::Lines)
 }
 
 struct Run {

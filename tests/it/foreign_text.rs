@@ -1,7 +1,7 @@
 //! Text of other processes in errors and in texts for people: it controls no terminal and stays in its line.
 
 use crate::support::{Story, is_alive};
-use pipewright::{EventKind, Input, Output, Pass, Ready, WorkerSpec, pipe::name::PipeName, pipe::named};
+use pipewright::{EventKind, OutputMode, Pass, Ready, StdinMode, WorkerSpec, pipe::name::PipeName, pipe::named};
 use std::{fs, time::Duration};
 
 /// Clears the screen, sets a title, goes up a line, and reverses what follows.
@@ -27,7 +27,7 @@ fn p12_survivor_with_escapes_in_its_command_line_is_shown_harmless() {
     let daemon = "echo $$ >/proc/self/fd/$1; exec 0<&- 1>&- 2>&-; while sleep 1000; do :; done";
     let script = format!("setsid sh -c '{daemon}' \"$0\" \"$1\" & read -r _");
     let spec = WorkerSpec::new("sh").args(["-c", &script, &argument]);
-    let worker = story.supervisor.spawn(spec.messages(Pass::arg("{}")).stdin(Input::Pipe)).unwrap();
+    let worker = story.supervisor.spawn(spec.messages(Pass::arg("{}")).stdin(StdinMode::Pipe)).unwrap();
     let pid = u32::try_from(story.json().as_u64().unwrap()).unwrap();
     drop(worker.take_stdin());
     let exit = story.exit();
@@ -41,7 +41,7 @@ fn p12_survivor_with_escapes_in_its_command_line_is_shown_harmless() {
 fn p12_last_words_with_escapes_are_shown_harmless_and_kept_raw() {
     let mut story = Story::new();
     let words = format!("first\r\nsecond {HOSTILE}\n");
-    let spec = WorkerSpec::new("sh").args(["-c", "printf %s \"$0\" >&2; exit 3", &words]).stderr(Output::Lines);
+    let spec = WorkerSpec::new("sh").args(["-c", "printf %s \"$0\" >&2; exit 3", &words]).stderr(OutputMode::Lines);
     let _worker = story.supervisor.spawn(spec.ready(Ready::notify())).unwrap();
     let last_words = story.find(|event| match event.kind {
         EventKind::NotReady { last_words, .. } => Some(last_words),

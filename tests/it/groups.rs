@@ -6,14 +6,17 @@ use crate::{
 };
 use pipewright::{
     AutoShutdown, Backoff, Ended, Event, EventKind, ExitStatus, GaveUp, GroupEnd, GroupError, GroupPolicy, GroupState,
-    Input, Output, Ready, Restart, RestartPolicy, SpecError, StopPolicy, StopStep, Strategy, Supervisor, When, Worker,
-    WorkerGroup, WorkerSpec, WorkerState,
+    OutputMode, Ready, Restart, RestartPolicy, SpecError, StdinMode, StopPolicy, StopStep, Strategy, Supervisor, When,
+    Worker, WorkerGroup, WorkerSpec, WorkerState,
 };
 use std::{sync::mpsc, thread, time::Duration};
 
 /// Lives until its input ends, and ends with this code.
 fn until_told(way: Way, code: i32) -> WorkerSpec {
-    way.program("/bin/sh").args(["-c", &format!("echo up; cat; exit {code}")]).stdin(Input::Pipe).stdout(Output::Lines)
+    way.program("/bin/sh")
+        .args(["-c", &format!("echo up; cat; exit {code}")])
+        .stdin(StdinMode::Pipe)
+        .stdout(OutputMode::Lines)
 }
 
 fn always(spec: WorkerSpec) -> WorkerSpec {
@@ -281,9 +284,9 @@ both_ways! {
         assert_eq!((kernel::make_fifo(&unwritten), kernel::make_fifo(&unread)), (0, 0));
         let mut story = Story::new();
         let group = group(&story, Strategy::OneForOne);
-        let reading = group.add(way.program("/bin/cat").stdin(Input::File(unwritten))).unwrap();
+        let reading = group.add(way.program("/bin/cat").stdin(StdinMode::File(unwritten))).unwrap();
         let mut batch = group.batch();
-        let writing = batch.add(way.plain("exit").stdout(Output::File(unread))).unwrap();
+        let writing = batch.add(way.plain("exit").stdout(OutputMode::File(unread))).unwrap();
         batch.start().unwrap();
         let other = group.add(until_told(way, 0)).unwrap();
         assert!(other.wait_incarnation(1, DEADLINE), "{:?}", story.told);

@@ -4,7 +4,7 @@ use crate::support::{
     Chance, DEADLINE, FIXTURE, Story, Way, alone, carriers, cgroups_of, children, comes_true, may_make_cgroups,
     read_to_end, wait_gone, wait_nobody,
 };
-use pipewright::{Exit, Group, Input, Limit, Output, Process, Worker, WorkerSpec, pipe::anonymous::PipeReader};
+use pipewright::{Exit, Group, Limit, OutputMode, Process, StdinMode, Worker, WorkerSpec, pipe::anonymous::PipeReader};
 use std::{
     fmt, fs,
     io::{BufRead, BufReader, Write},
@@ -74,7 +74,7 @@ impl Host {
         words.extend(single.into_iter().flat_map(|option| ["--single", option]));
         // Its group is not killed with it: that would be us who clean up.
         let spec = WorkerSpec::new(words[0]).args(&words[1..]).env(MARK, &mark).group(Group::Inherit);
-        Self { process: spec.stdout(Output::Lines).stderr(Output::Null).launch().unwrap(), mark }
+        Self { process: spec.stdout(OutputMode::Lines).stderr(OutputMode::Null).launch().unwrap(), mark }
     }
 
     /// Its standard output, which its workers hold too.
@@ -316,8 +316,8 @@ fn p09_killed_guard_is_replaced_and_reported() {
 fn p09_killed_host_leaves_no_directory_of_its_sockets() {
     for guard in GUARDS {
         let directory = tempfile::tempdir().unwrap();
-        let spec = WorkerSpec::new(FIXTURE).args(["control-host", "--guard", guard]).stdin(Input::Pipe);
-        let spec = spec.env("XDG_RUNTIME_DIR", directory.path()).group(Group::Inherit).stdout(Output::Lines);
+        let spec = WorkerSpec::new(FIXTURE).args(["control-host", "--guard", guard]).stdin(StdinMode::Pipe);
+        let spec = spec.env("XDG_RUNTIME_DIR", directory.path()).group(Group::Inherit).stdout(OutputMode::Lines);
         let mut host = spec.launch().unwrap();
         let mut output = BufReader::new(host.take_stdout().unwrap());
         assert_eq!(line(&mut output), "up\n");
@@ -452,7 +452,7 @@ fn is_root() -> bool {
 }
 
 fn comes_true_once(words: &[&str]) -> bool {
-    let spec = WorkerSpec::new(words[0]).args(&words[1..]).stderr(Output::Null);
+    let spec = WorkerSpec::new(words[0]).args(&words[1..]).stderr(OutputMode::Null);
     spec.launch().is_ok_and(|mut process| process.wait_timeout(DEADLINE).unwrap().is_some_and(Exit::success))
 }
 
@@ -514,7 +514,7 @@ fn p09_figures_of_each_shell_and_level() {
 fn spawned_on_a_passing_thread(story: &mut Story, spec: WorkerSpec) -> Worker {
     let (worker, path) = thread::scope(|scope| {
         let passing = scope.spawn(|| {
-            let worker = story.supervisor.spawn(spec.stdin(Input::Pipe)).unwrap();
+            let worker = story.supervisor.spawn(spec.stdin(StdinMode::Pipe)).unwrap();
             (worker, fs::read_link("/proc/thread-self").unwrap())
         });
         passing.join().unwrap()

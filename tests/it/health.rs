@@ -6,8 +6,8 @@ use crate::{
 };
 use crossbeam_channel::{Receiver, Sender};
 use pipewright::{
-    Backoff, EventKind, Input, Message, NotReady, Output, Pass, Ready, Restart, RestartPolicy, SpawnError, SpecError,
-    StopPolicy, StopStep, Supervisor, Warning, Watchdog, WorkerSpec, WorkerState,
+    Backoff, EventKind, Message, NotReady, OutputMode, Pass, Ready, Restart, RestartPolicy, SpawnError, SpecError,
+    StdinMode, StopPolicy, StopStep, Supervisor, Warning, Watchdog, WorkerSpec, WorkerState,
 };
 use serde_json::json;
 use std::{
@@ -25,7 +25,7 @@ use std::{
 
 fn shell(way: Way, script: &str) -> WorkerSpec {
     // Not every `sh` takes a descriptor number of two digits.
-    way.program("bash").args(["-c", script]).stdin(Input::Pipe)
+    way.program("bash").args(["-c", script]).stdin(StdinMode::Pipe)
 }
 
 /// Starts it, waits until it is ready, and for its end when its input ends.
@@ -70,12 +70,12 @@ fn endless_stop() -> StopPolicy {
 
 both_ways! {
     fn a_line_makes_ready(way: Way) {
-        let spec = shell(way, "echo starting; echo listening on port 80; cat").stdout(Output::Lines);
+        let spec = shell(way, "echo starting; echo listening on port 80; cat").stdout(OutputMode::Lines);
         becomes_ready(spec.ready(Ready::line("^listening on port [0-9]+$")));
     }
 
     fn a_line_on_standard_error_makes_ready(way: Way) {
-        let spec = shell(way, "echo up >&2; cat").stdout(Output::Lines).stderr(Output::Lines);
+        let spec = shell(way, "echo up >&2; cat").stdout(OutputMode::Lines).stderr(OutputMode::Lines);
         becomes_ready(spec.ready(Ready::line("^up$")));
     }
 
@@ -111,14 +111,14 @@ both_ways! {
     }
 
     fn sd_notify_makes_ready(way: Way) {
-        let spec = way.plain("notify").args(["--say", "X_UNKNOWN=1,STATUS=warming up,READY=1"]).stdin(Input::Pipe);
+        let spec = way.plain("notify").args(["--say", "X_UNKNOWN=1,STATUS=warming up,READY=1"]).stdin(StdinMode::Pipe);
         becomes_ready(spec.ready(Ready::notify()));
     }
 
     fn p07_a_flood_of_statuses_is_bounded_and_the_last_one_is_kept(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("notify").args(["--say", "STATUS=busy,READY=1,STATUS=idle", "--times", "20000"]);
-        let worker = story.supervisor.spawn(spec.stdin(Input::Pipe).ready(Ready::notify())).unwrap();
+        let worker = story.supervisor.spawn(spec.stdin(StdinMode::Pipe).ready(Ready::notify())).unwrap();
         assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
         let status = story.supervisor.status();
         assert!(matches!(status.workers[0].status.as_deref(), Some("idle" | "busy")), "{status:?}");
@@ -134,7 +134,7 @@ both_ways! {
 
     fn who_triggers_its_own_watchdog_is_ended(way: Way) {
         let mut story = Story::new();
-        let spec = way.plain("notify").args(["--say", "WATCHDOG=1,WATCHDOG=trigger"]).stdin(Input::Pipe);
+        let spec = way.plain("notify").args(["--say", "WATCHDOG=1,WATCHDOG=trigger"]).stdin(StdinMode::Pipe);
         story.supervisor.spawn(spec.watchdog(Watchdog::notify(DEADLINE))).unwrap();
         story.find(|event| matches!(event.kind, EventKind::Unresponsive).then_some(()));
         story.exit();
@@ -175,7 +175,7 @@ both_ways! {
         let mut story = Story::new();
         let policy = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
         let ready = Ready::line("never").within(Duration::from_millis(400));
-        let spec = shell(way, "echo one; printf two >&2; cat").stdout(Output::Lines).stderr(Output::Lines);
+        let spec = shell(way, "echo one; printf two >&2; cat").stdout(OutputMode::Lines).stderr(OutputMode::Lines);
         story.supervisor.spawn(spec.ready(ready).restart(policy)).unwrap();
         for incarnation in 1..=2 {
             let slow_after = story.find(|event| match event.kind {
@@ -197,7 +197,7 @@ both_ways! {
     }
 
     fn who_dies_before_it_is_ready_is_told(way: Way) {
-        let spec = shell(way, "echo no such port >&2; exit 3").stderr(Output::Lines).ready(Ready::line("listening"));
+        let spec = shell(way, "echo no such port >&2; exit 3").stderr(OutputMode::Lines).ready(Ready::line("listening"));
         let (why, last_words, mut story) = never_ready(spec);
         assert!(matches!(why, NotReady::Died { .. }), "{why:?}");
         assert_eq!(&*last_words, "no such port\n");
@@ -231,7 +231,7 @@ both_ways! {
     fn who_does_not_answer_a_ping_is_told_asked_for_a_stack_and_ended(way: Way) {
         let mut story = Story::new();
         let watchdog = Watchdog::ping(Duration::from_millis(60)).stack_signal(libc::SIGABRT);
-        let spec = way.plain("deaf").control(Pass::arg("--control={}")).stdin(Input::Pipe).watchdog(watchdog);
+        let spec = way.plain("deaf").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe).watchdog(watchdog);
         story.supervisor.spawn(spec).unwrap();
         let silent_for = story.find(|event| match event.kind {
             EventKind::Silent { silent_for } => Some(silent_for),
@@ -255,7 +255,7 @@ both_ways! {
 
     fn who_sends_no_messages_is_ended(way: Way) {
         let mut story = Story::new();
-        let spec = way.fixture("echo").stdin(Input::Pipe).watchdog(Watchdog::messages(Duration::from_millis(60)));
+        let spec = way.fixture("echo").stdin(StdinMode::Pipe).watchdog(Watchdog::messages(Duration::from_millis(60)));
         story.supervisor.spawn(spec).unwrap();
         story.find(|event| matches!(event.kind, EventKind::Unresponsive).then_some(()));
         story.exit();
@@ -263,7 +263,7 @@ both_ways! {
 
     fn a_stopped_worker_is_not_silent(way: Way) {
         let mut story = Story::new();
-        let spec = way.plain("deaf").control(Pass::arg("--control={}")).stdin(Input::Pipe);
+        let spec = way.plain("deaf").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
         let worker = story.supervisor.spawn(spec.watchdog(Watchdog::ping(Duration::from_millis(60)))).unwrap();
         worker.signal(libc::SIGSTOP).unwrap();
         assert_eq!(worker.wait_timeout(Duration::from_millis(300)), None, "its period begins anew");
@@ -480,8 +480,11 @@ fn p06_output_beyond_a_limit_is_not_looked_through() {
     let line = "x".repeat(LENGTH);
     for ready in [Ready::line("never"), Ready::message(|_| false)] {
         let spec = WorkerSpec::new("yes").arg(&line);
-        let spec =
-            if format!("{ready:?}").contains("never") { spec.stdout(Output::Lines) } else { spec.messages_on_stdout() };
+        let spec = if format!("{ready:?}").contains("never") {
+            spec.stdout(OutputMode::Lines)
+        } else {
+            spec.messages_on_stdout()
+        };
         let supervisor = Supervisor::new().unwrap();
         supervisor.spawn(spec.ready(ready).stop(StopPolicy::kill())).unwrap();
         let mut seen = 0;
@@ -505,7 +508,7 @@ fn p15_a_suspended_host_takes_no_time_from_a_worker() {
         return;
     }
     let mut story = Story::new();
-    let spec = shell(Way::Direct, "read line; echo up; cat").stdout(Output::Lines);
+    let spec = shell(Way::Direct, "read line; echo up; cat").stdout(OutputMode::Lines);
     let worker = story.supervisor.spawn(spec.ready(Ready::line("up").within(Duration::from_secs(2)))).unwrap();
     let stdin = worker.take_stdin().unwrap();
     // Its timers are set when the loop has answered.
@@ -542,7 +545,7 @@ fn what_cannot_be_observed_is_refused() {
     assert_eq!(conflict(spec().watchdog(Watchdog::messages(DEADLINE))), ["watchdog", "messages"]);
     let shorter = Watchdog::ping(DEADLINE).ping_after(2 * DEADLINE);
     assert_eq!(conflict(spec().control(Pass::env("C")).watchdog(shorter)), ["watchdog", "ping_after"]);
-    let brief = spec().stdout(Output::Lines).ready(Ready::line("x").within(DEADLINE)).time_limit(DEADLINE);
+    let brief = spec().stdout(OutputMode::Lines).ready(Ready::line("x").within(DEADLINE)).time_limit(DEADLINE);
     assert_eq!(conflict(brief), ["time_limit", "ready"]);
     assert!(spec().ready(Ready::started()).time_limit(Duration::from_secs(1)).check().is_ok(), "it is ready at once");
     assert_eq!(conflict(spec().time_limit(Duration::ZERO)), ["time_limit", "spawn"]);
@@ -552,6 +555,6 @@ fn what_cannot_be_observed_is_refused() {
     for address in ["nonsense", ":80", "localhost:", "localhost:http", "localhost:0"] {
         assert_eq!(conflict(spec().ready(Ready::connect_tcp(address))), ["ready", "connect_tcp"], "{address}");
     }
-    let bad = refused(spec().stdout(Output::Lines).ready(Ready::line("(")));
+    let bad = refused(spec().stdout(OutputMode::Lines).ready(Ready::line("(")));
     assert_eq!(bad, SpecError::BadPattern { pattern: "(".into() });
 }

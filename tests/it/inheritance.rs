@@ -1,12 +1,12 @@
 //! Which of a host's variables its workers inherit, where the host is itself a worker, or a child of `make` or of Node.
 
 use crate::support::{self, DEADLINE, FIXTURE, Story, Way, alone, both_ways};
-use pipewright::{EventKind, Output, Pass, WorkerSpec};
+use pipewright::{EventKind, OutputMode, Pass, WorkerSpec};
 use std::{collections::BTreeMap, fs};
 
 /// What a program prints, until it ends.
 fn output(spec: &WorkerSpec) -> String {
-    let mut process = spec.clone().stdout(Output::Lines).launch().unwrap();
+    let mut process = spec.clone().stdout(OutputMode::Lines).launch().unwrap();
     let text = support::read_to_end(&process.take_stdout().unwrap());
     process.wait_timeout(DEADLINE).unwrap().expect("it ends");
     String::from_utf8(text).unwrap()

@@ -9,7 +9,7 @@ use crate::{
     },
 };
 use pipewright::{
-    Backoff, Containment, ContainmentKind, Exit, ExitStatus, Input, Intensity, Means, Pass, Restart, RestartPolicy,
+    Backoff, Containment, ContainmentKind, Exit, ExitStatus, Intensity, Means, Pass, Restart, RestartPolicy, StdinMode,
     StopPolicy, WorkerSpec,
 };
 use std::{
@@ -27,7 +27,7 @@ use std::{
 fn running(script: &str) -> WorkerSpec {
     let script = format!("{script}\nread -r _; exit 0");
     let spec = Way::Command.program("/bin/sh").args(["-c", &script, FIXTURE]).messages(Pass::arg("{}"));
-    spec.stdin(Input::Pipe).drain_time(Duration::from_millis(20)).stop(StopPolicy::kill())
+    spec.stdin(StdinMode::Pipe).drain_time(Duration::from_millis(20)).stop(StopPolicy::kill())
 }
 
 /// What the one descendant is, and the exit of its worker, which ends when `is_so` holds.
@@ -168,7 +168,7 @@ fn p09_a_subreaper_keeps_no_zombies_of_killed_survivors() {
     kernel::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
     for way in [Way::Direct, Way::Command] {
         let script = "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1; read -r _; exit 0";
-        let spec = way.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).stdin(Input::Pipe);
+        let spec = way.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).stdin(StdinMode::Pipe);
         let (descendant, exit) = outlived_by(spec.drain_time(Duration::from_millis(20)), is_alive);
         assert!(!fs::exists(format!("/proc/{descendant}")).unwrap(), "{way:?}: a zombie is left, {exit:?}");
     }
@@ -200,7 +200,8 @@ fn p09_a_subreaper_reaps_orphans_that_end_by_themselves_while_workers_come_and_g
     let supervisor = pipewright::Supervisor::builder().subreaper(true).build().unwrap();
     let mut story = Story::of(supervisor);
     let script = "sh -c 'sleep 0.01 </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$0' $1; read -r _";
-    let leaver = Way::Direct.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).stdin(Input::Pipe);
+    let leaver =
+        Way::Direct.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).stdin(StdinMode::Pipe);
     let leaver = story.supervisor.spawn(leaver).unwrap();
     let orphan = story.json().as_u64().unwrap();
     // Each of its ends is a request to the thread that also reaps.
@@ -226,7 +227,8 @@ fn p16_containment_names_what_is_missing() {
 fn left_without_proc(story: &mut Story, meanwhile: impl FnOnce()) -> (Containment, [u32; 2], Arc<Exit>) {
     let script = "sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >&$1; \
         setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >&$1; read -r _; exit 0";
-    let spec = Way::Direct.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).stdin(Input::Pipe);
+    let spec =
+        Way::Direct.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).stdin(StdinMode::Pipe);
     let worker = story.supervisor.spawn(spec.drain_time(Duration::from_millis(20))).unwrap();
     let [member, daemon] = [(); 2].map(|()| u32::try_from(story.json().as_u64().unwrap()).unwrap());
     assert!(comes_true(|| kernel::group_of(daemon) == Some(daemon)));

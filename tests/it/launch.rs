@@ -6,7 +6,7 @@ use crate::{
     support::{DEADLINE, FIXTURE, Story, Way, alone, both_ways, guarded, one_message, open_descriptors, read_to_end},
 };
 use pipewright::{
-    Group, Input, IoPriority, Limit, Output, Pass, SpawnError, SpawnStep, SpecError, Supervisor, WorkerSpec,
+    Group, IoPriority, Limit, OutputMode, Pass, SpawnError, SpawnStep, SpecError, StdinMode, Supervisor, WorkerSpec,
 };
 use serde_json::Value;
 use std::{
@@ -314,13 +314,13 @@ both_ways! {
         for _ in 0..2 {
             let spec = way.plain("exit").args(["--stdout", "to a file,", "--stderr", "to a pipe"]);
             let mut process =
-                spec.stdout(Output::File(path.clone())).stderr(Output::Lines).launch().unwrap();
+                spec.stdout(OutputMode::File(path.clone())).stderr(OutputMode::Lines).launch().unwrap();
             assert_eq!(read_to_end(&process.take_stderr().unwrap()).trim_ascii_end(), b"to a pipe");
             assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
         }
         assert_eq!(fs::read_to_string(&path).unwrap().matches("to a file,").count(), 2, "files are appended to");
         let given = Arc::new(File::create(directory.path().join("given")).unwrap().into());
-        let spec = way.plain("exit").args(["--stdout", "given"]).stdout(Output::Descriptor(given));
+        let spec = way.plain("exit").args(["--stdout", "given"]).stdout(OutputMode::Fd(given));
         assert!(spec.launch().unwrap().wait().unwrap().success());
         assert_eq!(fs::read_to_string(directory.path().join("given")).unwrap().trim_end(), "given");
     }
@@ -329,8 +329,8 @@ both_ways! {
         let directory = scratch();
         let path = directory.path().join("in");
         fs::write(&path, "from a file\n").unwrap();
-        assert_eq!(one_message(way.fixture("echo").stdin(Input::File(path))), "from a file");
-        let mut process = way.fixture("echo").stdin(Input::Pipe).launch().unwrap();
+        assert_eq!(one_message(way.fixture("echo").stdin(StdinMode::File(path))), "from a file");
+        let mut process = way.fixture("echo").stdin(StdinMode::Pipe).launch().unwrap();
         process.take_stdin().unwrap().write_all(b"from a pipe\n").unwrap();
         assert_eq!(read_to_end(&process.take_messages().unwrap()), b"\"from a pipe\"\n");
         assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
@@ -358,9 +358,9 @@ both_ways! {
         let children = || fs::read_to_string(format!("/proc/self/task/{0}/children", std::process::id())).unwrap();
         let before = (open_descriptors(), children());
         for _ in 0..20 {
-            let spec = way.program("/no/such/program").messages(Pass::arg("{}")).stdin(Input::Pipe).stderr(Output::Lines);
+            let spec = way.program("/no/such/program").messages(Pass::arg("{}")).stdin(StdinMode::Pipe).stderr(OutputMode::Lines);
             supervisor.spawn(spec.clone()).unwrap_err();
-            supervisor.spawn(spec.stdout(Output::File("/no/such/file".into()))).unwrap_err();
+            supervisor.spawn(spec.stdout(OutputMode::File("/no/such/file".into()))).unwrap_err();
         }
         assert_eq!((open_descriptors(), children()), before);
         assert!(supervisor.events().is_empty(), "{:?}", supervisor.events().recv());
@@ -412,7 +412,7 @@ both_ways! {
         [0, 1, 2].into_iter().for_each(kernel::close);
         let inspected = {
             let mut story = Story::new();
-            story.supervisor.spawn(way.fixture("inspect").stdin(Input::Inherit)).unwrap();
+            story.supervisor.spawn(way.fixture("inspect").stdin(StdinMode::Inherit)).unwrap();
             story.json()
         };
         for (number, copy) in kept.into_iter().enumerate() {
@@ -442,7 +442,7 @@ both_ways! {
         let kept: Vec<i32> = [0, 1, 2].map(kernel::leaky_duplicate).to_vec();
         [0, 1, 2].into_iter().for_each(kernel::close);
         let outcome = way.program("/no/such/program").launch().map(drop);
-        let said_nothing = way.program("true").stdout(Output::Descriptor(theirs)).launch().map(|mut process| process.wait().is_ok());
+        let said_nothing = way.program("true").stdout(OutputMode::Fd(theirs)).launch().map(|mut process| process.wait().is_ok());
         let still_closed = (0..=2).all(|number| kernel::leaky_duplicate(number) < 0);
         for (number, copy) in kept.into_iter().enumerate() {
             kernel::restore(copy, i32::try_from(number).unwrap());
@@ -479,7 +479,7 @@ both_ways! {
         if !alone(test, |spec| spec) {
             return;
         }
-        let mut process = Some(way.fixture("echo").stdin(Input::Pipe).launch().unwrap());
+        let mut process = Some(way.fixture("echo").stdin(StdinMode::Pipe).launch().unwrap());
         let forked = kernel::fork(|| {
             drop(process.take());
             0
@@ -658,7 +658,7 @@ fn where_messages_come_from_can_be_said_in_any_order() {
         SpecError::Conflict { settings, .. } => settings,
         other => panic!("{other:?}"),
     };
-    for output in [Output::Null, Output::Inherit] {
+    for output in [OutputMode::Null, OutputMode::Inherit] {
         let either =
             [spec().stdout(output.clone()).messages_on_stdout(), spec().messages_on_stdout().stdout(output.clone())];
         assert_eq!(either.map(conflict), [["messages_on_stdout", "stdout"]; 2]);
@@ -667,10 +667,10 @@ fn where_messages_come_from_can_be_said_in_any_order() {
         assert_eq!(either.map(conflict), [["messages_on_stderr", "stderr"]; 2]);
     }
     for fits in [
-        spec().stdout(Output::Lines).messages_on_stdout(),
-        spec().messages_on_stdout().stdout(Output::Lines),
-        spec().messages_on_stdout().stdout(Output::Null).stdout(Output::Lines),
-        spec().messages_on_stderr().stdout(Output::Null),
+        spec().stdout(OutputMode::Lines).messages_on_stdout(),
+        spec().messages_on_stdout().stdout(OutputMode::Lines),
+        spec().messages_on_stdout().stdout(OutputMode::Null).stdout(OutputMode::Lines),
+        spec().messages_on_stderr().stdout(OutputMode::Null),
     ] {
         assert_eq!(fits.check(), Ok(()));
     }

@@ -6,7 +6,7 @@ use crate::{
     named::{is_root, reachable},
     support::{DEADLINE, FIXTURE, alone, cgroup2_mount, comes_true, read_to_end},
 };
-use pipewright::{ContainmentKind, Output, SpawnStep, Supervisor, TreeLimit, WorkerSpec};
+use pipewright::{ContainmentKind, OutputMode, SpawnStep, Supervisor, TreeLimit, WorkerSpec};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -94,8 +94,12 @@ impl Subtree {
         };
         let fixture = reachable(Path::new(FIXTURE), self.programs.path());
         let spec = WorkerSpec::new("/bin/sh").args(["-ec", enter, "sh"]).arg(&self.path).arg(place).arg(fixture);
-        let spec =
-            spec.arg("limited-host").args(arguments).current_dir("/").stdout(Output::Lines).stderr(Output::Lines);
+        let spec = spec
+            .arg("limited-host")
+            .args(arguments)
+            .current_dir("/")
+            .stdout(OutputMode::Lines)
+            .stderr(OutputMode::Lines);
         let mut process = spec.launch().unwrap();
         let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
         let (stdout, stderr) = (read_to_end(&stdout), read_to_end(&stderr));

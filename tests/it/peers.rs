@@ -5,7 +5,7 @@ use crate::{
     named::{is_root, reachable},
     support::{DEADLINE, FIXTURE, Story, Way, alone},
 };
-use pipewright::{CallError, Disconnected, EventKind, Input, Pass, Ready, Watchdog, Worker, WorkerSpec};
+use pipewright::{CallError, Disconnected, EventKind, Pass, Ready, StdinMode, Watchdog, Worker, WorkerSpec};
 use std::{
     env, fs,
     os::unix::fs::PermissionsExt,
@@ -32,7 +32,7 @@ fn as_another(program: &Path) -> WorkerSpec {
 #[track_caller]
 fn becomes_ready(spec: WorkerSpec) -> (Story, Worker) {
     let mut story = Story::new();
-    let worker = story.supervisor.spawn(spec.ready(Ready::notify()).stdin(Input::Pipe)).unwrap();
+    let worker = story.supervisor.spawn(spec.ready(Ready::notify()).stdin(StdinMode::Pipe)).unwrap();
     story.find(|event| match event.kind {
         EventKind::Ready { .. } => Some(()),
         EventKind::NotReady { .. } | EventKind::Exited(_) | EventKind::Warning(_) => panic!("{event:?}"),
@@ -117,7 +117,7 @@ fn p16_worker_that_may_not_connect_as_another_user_is_reported_as_such() {
 /// The path of the control server, as a worker finds it.
 #[track_caller]
 fn control_path(story: &mut Story) -> PathBuf {
-    let spec = WorkerSpec::new("printenv").arg("PIPEWRIGHT_CONTROL").stdout(pipewright::Output::Lines);
+    let spec = WorkerSpec::new("printenv").arg("PIPEWRIGHT_CONTROL").stdout(pipewright::OutputMode::Lines);
     story.supervisor.spawn(spec.control(Pass::env("PIPEWRIGHT_CONTROL"))).unwrap();
     let address = story.find(|event| match event.kind {
         EventKind::Line { line, .. } => Some(line.text().into_owned()),

@@ -4,7 +4,7 @@ use crate::{
     kernel,
     support::{DEADLINE, Story, example, read_to_end, wait_gone},
 };
-use pipewright::{EventKind, Output, Process, WorkerSpec};
+use pipewright::{EventKind, OutputMode, Process, WorkerSpec};
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 #[test]
@@ -25,7 +25,7 @@ fn start(program: &str, worker: &str, script: &str) -> (tempfile::TempDir, Proce
     fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     let spec = WorkerSpec::new(example(program)).current_dir(directory.path());
-    (directory, spec.stdout(Output::Lines).stderr(Output::Lines).launch().unwrap())
+    (directory, spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).launch().unwrap())
 }
 
 /// Its code and all it has printed.
@@ -84,7 +84,7 @@ fn p15_a_harness_ends_a_test_that_hangs_and_one_that_leaves_a_daemon() {
     let mut story = Story::new();
     for script in ["echo tested; sleep 1000", "echo tested; setsid sleep 1000 & exit 3"] {
         let test = WorkerSpec::new("sh").args(["-c", script]).time_limit(Duration::from_millis(300));
-        story.supervisor.spawn(test.stdout(Output::Lines).stderr(Output::Lines)).unwrap();
+        story.supervisor.spawn(test.stdout(OutputMode::Lines).stderr(OutputMode::Lines)).unwrap();
     }
     story.supervisor.close();
     let (mut lines, mut exits) = (0, 0);

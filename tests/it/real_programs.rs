@@ -4,8 +4,8 @@
 
 use crate::support::{DEADLINE, Story, Way, both_ways, read_to_end};
 use pipewright::{
-    Backoff, EventKind, GaveUp, Input, Intensity, Output, Pass, Ready, Restart, RestartPolicy, StopPolicy, StopStep,
-    WorkerSpec,
+    Backoff, EventKind, GaveUp, Intensity, OutputMode, Pass, Ready, Restart, RestartPolicy, StdinMode, StopPolicy,
+    StopStep, WorkerSpec,
 };
 use serde_json::Value;
 use std::{fs, io::Write};
@@ -13,7 +13,7 @@ use std::{fs, io::Write};
 /// All messages of one run, as text, with how it ended.
 fn run(spec: WorkerSpec) -> (Vec<String>, std::sync::Arc<pipewright::Exit>) {
     let mut story = Story::new();
-    story.supervisor.spawn(spec.stderr(Output::Lines)).unwrap();
+    story.supervisor.spawn(spec.stderr(OutputMode::Lines)).unwrap();
     let (mut messages, mut ended) = (Vec::new(), None);
     for event in story.rest() {
         match event.kind {
@@ -41,7 +41,7 @@ both_ways! {
             .arg(home.path().join("secret"))
             .arg(&clear);
         let mut story = Story::new();
-        let worker = story.supervisor.spawn(spec.stdout(Output::Null).stderr(Output::Lines)).unwrap();
+        let worker = story.supervisor.spawn(spec.stdout(OutputMode::Null).stderr(OutputMode::Lines)).unwrap();
         worker.take_writer("passphrase").unwrap().write_all(b"correct horse\n").unwrap();
         let first = story.message();
         assert!(first.as_str().unwrap().starts_with("[GNUPG:] "), "{first:?}");
@@ -50,7 +50,7 @@ both_ways! {
         let told = story.rest();
         assert!(told.iter().any(|event| matches!(event.kind, EventKind::Exited(_))), "{told:?}");
         let spec = gpg().args(["--status-fd"]).messages(Pass::arg("{}")).args(["--list-packets"]).arg(&clear);
-        let (messages, exit) = run(spec.stdout(Output::Null));
+        let (messages, exit) = run(spec.stdout(OutputMode::Null));
         assert!(messages.iter().any(|line| line.starts_with("[GNUPG:] NODATA")), "{messages:?}, {exit}");
     }
 
@@ -84,7 +84,7 @@ both_ways! {
         fs::write(tree.join("DEBIAN/control"), control).unwrap();
         let package = scratch.path().join("nothing.deb");
         let built = WorkerSpec::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&tree).arg(&package);
-        assert!(built.stdout(Output::Null).launch().unwrap().wait().unwrap().success());
+        assert!(built.stdout(OutputMode::Null).launch().unwrap().wait().unwrap().success());
         let root = format!("--root={}", root.display());
         let spec = way
             .program("dpkg")
@@ -92,7 +92,7 @@ both_ways! {
             .messages(Pass::arg("{}"))
             .arg("--install")
             .arg(&package);
-        let (messages, exit) = run(spec.stdout(Output::Null));
+        let (messages, exit) = run(spec.stdout(OutputMode::Null));
         assert!(exit.success(), "{exit}: {}", exit.stderr_text());
         assert!(messages.contains(&"status: nothing: installed".to_owned()), "{messages:?}");
     }
@@ -115,9 +115,9 @@ both_ways! {
                 .args(mode)
                 .arg("-pass")
                 .pipe_to("password", Pass::arg("fd:{}"))
-                .stdin(Input::Pipe)
-                .stdout(Output::Lines)
-                .stderr(Output::Null);
+                .stdin(StdinMode::Pipe)
+                .stdout(OutputMode::Lines)
+                .stderr(OutputMode::Null);
             let mut process = spec.launch().unwrap();
             process.take_writer("password").unwrap().write_all(password).unwrap();
             process.take_stdin().unwrap().write_all(clear).unwrap();
@@ -136,7 +136,7 @@ both_ways! {
 #[ignore = "needs git"]
 fn git_traces_itself_as_json() {
     let spec = WorkerSpec::new("git").arg("version").messages(Pass::env("GIT_TRACE2_EVENT").at(9)).check_json();
-    let (messages, exit) = run(spec.stdout(Output::Null));
+    let (messages, exit) = run(spec.stdout(OutputMode::Null));
     assert!(exit.success());
     let told: Vec<Value> = messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
     assert_eq!(told[0]["event"], "version", "{messages:?}");
@@ -152,7 +152,7 @@ fn redis_becomes_ready_by_sd_notify() {
         .args(["--supervised", "systemd", "--port", "0", "--save", "", "--unixsocket"])
         .arg(directory.path().join("redis.sock"))
         .current_dir(directory.path())
-        .stdout(Output::Lines)
+        .stdout(OutputMode::Lines)
         .ready(Ready::notify());
     let worker = story.supervisor.spawn(spec).unwrap();
     assert!(worker.wait_ready(DEADLINE), "{:?}", story.rest());
@@ -171,7 +171,7 @@ fn a_server_whose_port_is_taken_gives_up_and_says_why() {
         .backoff(Backoff::constant(std::time::Duration::from_millis(1)))
         .intensity(Intensity::new(1, DEADLINE));
     let spec = WorkerSpec::new("python3").args(["-m", "http.server", "--bind", "127.0.0.1", &port]);
-    let spec = spec.stdout(Output::Lines).stderr(Output::Lines).restart(policy);
+    let spec = spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).restart(policy);
     let worker = story.supervisor.spawn(spec.ready(Ready::line("Serving HTTP"))).unwrap();
     story.find(|event| matches!(event.kind, EventKind::GaveUp(GaveUp::TooOften)).then_some(()));
     let exit = worker.wait_timeout(DEADLINE).expect("its end");
@@ -184,7 +184,7 @@ fn a_script_that_leaves_children_in_the_background_is_stopped_as_a_whole() {
     let mut story = Story::new();
     let script = "trap '' TERM; for n in 1 2 3; do (trap '' TERM; sh -c 'echo $$; exec sleep 1000') & done; wait";
     let stop = StopPolicy::kill().then([StopStep::SignalGroup(libc::SIGTERM)], std::time::Duration::from_millis(50));
-    let spec = WorkerSpec::new("sh").args(["-c", script]).stdout(Output::Lines).stop(stop);
+    let spec = WorkerSpec::new("sh").args(["-c", script]).stdout(OutputMode::Lines).stop(stop);
     let worker = story.supervisor.spawn(spec).unwrap();
     let children: Vec<u32> = (0..3)
         .map(|_| {

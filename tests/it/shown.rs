@@ -2,7 +2,7 @@
 
 use crate::support::{DEADLINE, FIXTURE, Story};
 use pipewright::{
-    EventKind, GroupPolicy, Input, Output, Parent, Pass, Supervisor, WorkerSpec,
+    EventKind, GroupPolicy, OutputMode, Parent, Pass, StdinMode, Supervisor, WorkerSpec,
     pipe::{
         Cancel, Wait, anonymous,
         name::PipeName,
@@ -42,8 +42,8 @@ fn p12_debug_shows_no_secrets_and_no_insides() {
         .env("PASSWORD", SECRET)
         .messages(Pass::arg("--messages={}"))
         .control(Pass::env("PIPEWRIGHT_CONTROL"))
-        .stdin(Input::Pipe)
-        .stderr(Output::Lines);
+        .stdin(StdinMode::Pipe)
+        .stderr(OutputMode::Lines);
     shown.of("WorkerSpec", &spec);
     let worker = story.supervisor.spawn(spec.clone()).unwrap();
     shown.of("Worker", &worker);
@@ -59,8 +59,12 @@ fn p12_debug_shows_no_secrets_and_no_insides() {
     }
     let group = Supervisor::new().unwrap();
     shown.of("WorkerGroup", &group.group(GroupPolicy::default()));
-    let process =
-        WorkerSpec::new("cat").env("PASSWORD", SECRET).stdin(Input::Pipe).stdout(Output::Lines).launch().unwrap();
+    let process = WorkerSpec::new("cat")
+        .env("PASSWORD", SECRET)
+        .stdin(StdinMode::Pipe)
+        .stdout(OutputMode::Lines)
+        .launch()
+        .unwrap();
     shown.of("Process", &process);
     let (reader, end) = anonymous::from_child().unwrap();
     shown.of("PipeReader", &reader);

@@ -5,7 +5,7 @@ use crate::{
     kernel,
     support::{DEADLINE, Story, Way, alone, stop_loop},
 };
-use pipewright::{CallError, EventKind, Input, Pass, Worker};
+use pipewright::{CallError, EventKind, Pass, StdinMode, Worker};
 use serde_json::json;
 use std::{
     io::{self, Write},
@@ -28,7 +28,7 @@ impl Scene {
     fn new() -> Self {
         let began = Instant::now();
         let mut story = Story::new();
-        let spec = Way::Direct.fixture("control-address").control(Pass::arg("--control={}")).stdin(Input::Pipe);
+        let spec = Way::Direct.fixture("control-address").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
         let worker = story.supervisor.spawn(spec).unwrap();
         let address = story.json().as_str().unwrap().to_owned();
         let (path, key) = address.rsplit_once('?').unwrap();

@@ -323,7 +323,7 @@ fn p15_a_supervisor_may_be_dropped_by_its_own_threads() {
             // The message comes when the supervisor is in its slot.
             WorkerSpec::new("sh")
                 .args(["-c", "read line; echo '{}' >&3; sleep 1000"])
-                .stdin(pipewright::Input::Pipe)
+                .stdin(pipewright::StdinMode::Pipe)
                 .messages(Pass::number(3))
                 .ready(Ready::message(move |_| {
                     drop_it();
@@ -339,7 +339,7 @@ fn p15_a_supervisor_may_be_dropped_by_its_own_threads() {
                 command.args(["-c", "read line"]);
                 command
             })
-            .stdin(pipewright::Input::Pipe)
+            .stdin(pipewright::StdinMode::Pipe)
             .restart(at_once())
         };
         let worker = supervisor.spawn(spec).unwrap();

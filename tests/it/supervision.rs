@@ -5,8 +5,8 @@ use crate::{
     support::{DEADLINE, Story, Way, alone, both_ways, comes_true, is_alive, read_to_end},
 };
 use pipewright::{
-    Backoff, Event, EventKind, GaveUp, Input, Intensity, Limit, Output, Pass, Ready, Restart, RestartPolicy,
-    SpawnError, SpecError, StopPolicy, StopReport, StopStep, Supervisor, Worker, WorkerSpec, WorkerState,
+    Backoff, Event, EventKind, GaveUp, Intensity, Limit, OutputMode, Pass, Ready, Restart, RestartPolicy, SpawnError,
+    SpecError, StdinMode, StopPolicy, StopReport, StopStep, Supervisor, Worker, WorkerSpec, WorkerState,
 };
 use std::{
     fs::{self, File, OpenOptions},
@@ -58,7 +58,7 @@ both_ways! {
     fn p13_a_worker_that_fails_too_often_gives_up(way: Way) {
         let mut story = Story::new();
         let policy = at_once(Restart::Always).intensity(Intensity::new(2, Duration::from_secs(60)));
-        let worker = story.supervisor.spawn(shell(way, "echo why >&2; exit 9").stderr(Output::Lines).restart(policy)).unwrap();
+        let worker = story.supervisor.spawn(shell(way, "echo why >&2; exit 9").stderr(OutputMode::Lines).restart(policy)).unwrap();
         let events = story.rest();
         let ends: Vec<_> = outline(&events).into_iter().filter(|line| !line.contains("Line")).collect();
         assert_eq!(ends, [
@@ -80,7 +80,7 @@ both_ways! {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("program");
         fs::copy("/bin/cat", &program).unwrap();
-        let spec = way.program(&program).stdin(Input::Pipe).restart(at_once(Restart::Always));
+        let spec = way.program(&program).stdin(StdinMode::Pipe).restart(at_once(Restart::Always));
         let worker = story.supervisor.spawn(spec).unwrap();
         // Its first life ends with its input, and by then its program is gone.
         fs::remove_file(&program).unwrap();
@@ -104,7 +104,7 @@ both_ways! {
         let story = Story::new();
         let policy = at_once(Restart::Always).intensity(Intensity::new(1, DEADLINE));
         let writer = held();
-        let spec = way.program("/bin/cat").stdin(Input::File(fifo.clone())).restart(policy);
+        let spec = way.program("/bin/cat").stdin(StdinMode::File(fifo.clone())).restart(policy);
         let worker = story.supervisor.spawn(spec).unwrap();
         drop(writer);
         // Its second life begins though nobody writes, and so ends at once.
@@ -147,7 +147,7 @@ both_ways! {
     fn p08_the_ladder_is_climbed_rung_by_rung(way: Way) {
         let story = Story::new();
         let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], SHORT).then([StopStep::ClosePipes], SHORT);
-        let spec = way.fixture("ignore-term").stdin(Input::Pipe).stop(stop);
+        let spec = way.fixture("ignore-term").stdin(StdinMode::Pipe).stop(stop);
         let worker = ready(story, spec);
         worker.1.stop();
         assert_eq!(worker.1.wait_timeout(DEADLINE).expect("its end").signal(), Some(libc::SIGKILL));
@@ -173,13 +173,13 @@ both_ways! {
         ];
         for stop in stops {
             // Its standard input can be closed: the first rung has something to do, and lasts a second.
-            let (story, worker) = ready(Story::new(), way.fixture("ignore-term").stdin(Input::Pipe));
+            let (story, worker) = ready(Story::new(), way.fixture("ignore-term").stdin(StdinMode::Pipe));
             let report = stop(&story, &worker);
             assert_eq!(report.blocked().count(), 0, "{report}");
             assert!(report.workers[0].took < Duration::from_millis(900), "{report}");
         }
         let supervisor = Supervisor::builder().grace_period(Duration::from_millis(50)).build().unwrap();
-        let (story, worker) = ready(Story::of(supervisor), way.fixture("ignore-term").stdin(Input::Pipe));
+        let (story, worker) = ready(Story::of(supervisor), way.fixture("ignore-term").stdin(StdinMode::Pipe));
         drop(story);
         assert_eq!(worker.wait_timeout(Duration::ZERO).expect("its end").signal(), Some(libc::SIGKILL));
     }
@@ -276,7 +276,7 @@ both_ways! {
 
     fn p16_a_status_tells_what_waits(way: Way) {
         let mut story = Story::new();
-        let deaf = way.plain("deaf").control(Pass::arg("--control={}")).stdin(Input::Pipe);
+        let deaf = way.plain("deaf").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
         let deaf = story.supervisor.spawn(deaf).unwrap();
         story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
         assert_eq!(story.supervisor.status().workers[0].control_queue, 0);
@@ -314,7 +314,7 @@ fn what_a_service_manager_tells_its_service_is_not_for_workers() {
     assert!(NAMES.into_iter().all(|name| std::env::var(name).is_ok_and(|value| value == "1")));
     for way in [Way::Direct, Way::Command] {
         let mut story = Story::new();
-        let spec = way.program("env").stdout(Output::Lines);
+        let spec = way.program("env").stdout(OutputMode::Lines);
         story.supervisor.spawn(spec.clone()).unwrap();
         story.supervisor.spawn(spec.env("LISTEN_FDS", "2")).unwrap();
         let lines = story.rest().into_iter().filter_map(|event| match event.kind {
@@ -398,7 +398,7 @@ fn p13_a_host_short_of_descriptors_is_no_failure_of_its_worker() {
     let mut story = Story::new();
     // One restart of its own; the shortage costs more starts than that.
     let policy = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_millis(300)));
-    let spec = WorkerSpec::new("cat").stdin(Input::Pipe).restart(policy.intensity(Intensity::new(1, DEADLINE)));
+    let spec = WorkerSpec::new("cat").stdin(StdinMode::Pipe).restart(policy.intensity(Intensity::new(1, DEADLINE)));
     let worker = story.supervisor.spawn(spec).unwrap();
     worker.kill().unwrap();
     // Descendants cannot be looked for during a shortage: the exit would wait for its end.

@@ -7,8 +7,8 @@ use crate::{
     },
 };
 use pipewright::{
-    Backoff, Event, EventKind, ExitStatus, FrameErrorKind, Framing, Group, Input, Intensity, Limit, Output, Pass,
-    Restart, RestartPolicy, Stream, Supervisor, Warning, WorkerId, WorkerSpec,
+    Backoff, Event, EventKind, ExitStatus, FrameErrorKind, Framing, Group, Intensity, Limit, OutputMode, Pass, Restart,
+    RestartPolicy, StdinMode, Stream, Supervisor, Warning, WorkerId, WorkerSpec,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -151,7 +151,7 @@ both_ways! {
     fn captured_lines_are_told_apart_and_the_tail_is_kept(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("lines").args(["--stdout", "100", "--stderr", "5000"]);
-        story.supervisor.spawn(spec.stdout(Output::Lines).stderr(Output::Lines).stderr_tail(1000)).unwrap();
+        story.supervisor.spawn(spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).stderr_tail(1000)).unwrap();
         let (mut out, mut err, mut exit) = (0, 0, None);
         for event in story.rest() {
             match event.kind {
@@ -180,7 +180,7 @@ both_ways! {
         assert!(exit.duration > Duration::ZERO);
         assert_eq!(worker.wait(), exit);
         assert_eq!(worker.wait_timeout(Duration::ZERO), Some(exit));
-        story.supervisor.spawn(way.plain("exit").args(["--code", "7", "--stderr", "why"]).stderr(Output::Lines)).unwrap();
+        story.supervisor.spawn(way.plain("exit").args(["--code", "7", "--stderr", "why"]).stderr(OutputMode::Lines)).unwrap();
         let exit = story.exit();
         assert_eq!((exit.code(), &*exit.stderr_text()), (Some(7), "why\n"));
     }
@@ -202,7 +202,7 @@ both_ways! {
             if session {
                 spec = spec.arg("--session");
             }
-            spec = spec.stdout(Output::Lines).stderr(Output::Lines).drain_time(Duration::from_millis(50));
+            spec = spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).drain_time(Duration::from_millis(50));
             story.supervisor.spawn(spec).unwrap();
             let grandchild = u32::try_from(story.json()["pid"].as_u64().unwrap()).unwrap();
             let exit = story.exit();
@@ -218,7 +218,7 @@ both_ways! {
 
     fn a_worker_may_close_its_pipe_and_live_on(way: Way) {
         let mut story = Story::new();
-        let worker = story.supervisor.spawn(way.fixture("close-early").stdin(Input::Pipe)).unwrap();
+        let worker = story.supervisor.spawn(way.fixture("close-early").stdin(StdinMode::Pipe)).unwrap();
         drop(story.message());
         assert_eq!(worker.wait_timeout(Duration::ZERO), None);
         drop(worker.take_stdin());
@@ -251,9 +251,9 @@ both_ways! {
     fn durations_and_sizes_without_end_do_no_harm(way: Way) {
         let endless = Supervisor::builder().grace_period(Duration::MAX).window(usize::MAX).build().unwrap();
         let mut story = Story::of(endless);
-        let spec = way.fixture("flood").args(["--count", "100", "--size", "100"]).stderr(Output::Lines);
+        let spec = way.fixture("flood").args(["--count", "100", "--size", "100"]).stderr(OutputMode::Lines);
         story.supervisor.spawn(spec.drain_time(Duration::MAX).stderr_tail(usize::MAX).window(usize::MAX)).unwrap();
-        let spec = way.plain("lines").args(["--stderr", "100"]).stderr(Output::Lines);
+        let spec = way.plain("lines").args(["--stderr", "100"]).stderr(OutputMode::Lines);
         let second = story.supervisor.spawn(spec.drain_time(Duration::MAX).stderr_tail(usize::MAX)).unwrap();
         let messages = story.rest().iter().filter(|event| matches!(event.kind, EventKind::Message(_))).count();
         assert_eq!(messages, 100);
@@ -264,7 +264,7 @@ both_ways! {
         let supervisor = Supervisor::builder().grace_period(Duration::from_millis(100)).build().unwrap();
         let polite = supervisor.spawn(way.fixture("hang")).unwrap();
         let stubborn = supervisor.spawn(way.fixture("ignore-term")).unwrap();
-        let reader = supervisor.spawn(way.fixture("echo").stdin(Input::Pipe)).unwrap();
+        let reader = supervisor.spawn(way.fixture("echo").stdin(StdinMode::Pipe)).unwrap();
         let mut story = Story::of(supervisor);
         story.message();
         story.message();
@@ -328,7 +328,7 @@ both_ways! {
     fn a_worker_that_outlives_its_parents_ear_is_told(way: Way) {
         let directory = tempfile::tempdir().unwrap();
         let report = directory.path().join("report");
-        let spec = way.fixture("send-after-parent").arg("--report").arg(&report).stdin(Input::Pipe);
+        let spec = way.fixture("send-after-parent").arg("--report").arg(&report).stdin(StdinMode::Pipe);
         let mut process = spec.launch().unwrap();
         drop(process.take_messages());
         assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
@@ -433,7 +433,7 @@ fn p11_a_fork_of_the_host_leaves_the_workers_alone() {
         return;
     }
     let story = Story::new();
-    let worker = story.supervisor.spawn(Way::Direct.fixture("echo").stdin(Input::Pipe)).unwrap();
+    let worker = story.supervisor.spawn(Way::Direct.fixture("echo").stdin(StdinMode::Pipe)).unwrap();
     let mut stdin = worker.take_stdin().unwrap();
     let mut supervisor = Some(story.supervisor);
     let forked = kernel::fork(|| {
@@ -526,8 +526,8 @@ fn the_handles_of_ended_workers_hold_no_descriptors() {
     let before = open_descriptors();
     let workers: Vec<_> = (0..50)
         .map(|_| {
-            let spec = WorkerSpec::new("true").messages(Pass::arg("{}")).stderr(Output::Lines);
-            supervisor.spawn(spec.stdin(Input::Pipe).pipe_to("more", Pass::arg("{}"))).unwrap()
+            let spec = WorkerSpec::new("true").messages(Pass::arg("{}")).stderr(OutputMode::Lines);
+            supervisor.spawn(spec.stdin(StdinMode::Pipe).pipe_to("more", Pass::arg("{}"))).unwrap()
         })
         .collect();
     for worker in &workers {
@@ -661,7 +661,8 @@ fn nothing_is_left_after_a_thousand_workers() {
         let supervisor = Arc::new(Supervisor::new().unwrap());
         for _ in 0..100 {
             for _ in 0..10 {
-                let spec = WorkerSpec::new("true").messages(Pass::arg("{}")).stdin(Input::Pipe).stderr(Output::Lines);
+                let spec =
+                    WorkerSpec::new("true").messages(Pass::arg("{}")).stdin(StdinMode::Pipe).stderr(OutputMode::Lines);
                 supervisor.spawn(spec).unwrap();
             }
             let exits = supervisor.events().iter().filter(|event| matches!(event.kind, EventKind::Exited(_)));
@@ -735,7 +736,7 @@ fn the_worker_of_an_event_is_found_from_its_first_event_to_its_last() {
         scope.spawn(|| {
             for number in 0..WORKERS {
                 let spec = WorkerSpec::new("sh").args(["-c", "echo a; echo b >&3; exit 1"]).messages(Pass::number(3));
-                let spec = spec.stdout(Output::Lines).name(format!("number {number}"));
+                let spec = spec.stdout(OutputMode::Lines).name(format!("number {number}"));
                 let once = Intensity::new(1, DEADLINE);
                 let again =
                     RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
@@ -770,7 +771,7 @@ fn p06_opening_a_fifo_holds_up_nobody_else() {
     thread::scope(|scope| {
         let opening = scope.spawn(|| {
             let spec = Way::Direct.plain("exit").args(["--stdout", "through the fifo"]);
-            supervisor.spawn(spec.stdout(Output::File(fifo.clone()))).unwrap()
+            supervisor.spawn(spec.stdout(OutputMode::File(fifo.clone()))).unwrap()
         });
         // Spawned from a thread that is not the main one, as the other, which waits for somebody to read.
         let other = supervisor.spawn(Way::Direct.plain("exit")).unwrap();

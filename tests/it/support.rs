@@ -1,7 +1,7 @@
 //! What the tests share: the two ways of starting, waiting with a deadline, and a process of one's own.
 
 use crate::kernel;
-use pipewright::{Event, EventKind, Exit, Message, Output, Pass, Process, Supervisor, WorkerSpec};
+use pipewright::{Event, EventKind, Exit, Message, OutputMode, Pass, Process, Supervisor, WorkerSpec};
 use serde_json::Value;
 use std::{
     ffi::OsString,
@@ -187,7 +187,7 @@ pub(crate) fn shorten(text: &str) -> String {
 /// One process and the one message it sends.
 pub(crate) fn one_message(spec: WorkerSpec) -> Value {
     let mut story = Story::new();
-    story.supervisor.spawn(spec.stderr(Output::Lines)).unwrap();
+    story.supervisor.spawn(spec.stderr(OutputMode::Lines)).unwrap();
     story.json()
 }
 
@@ -246,8 +246,8 @@ pub(crate) fn alone_within(test: &str, time: Duration, prepare: impl FnOnce(Work
     }
     let spec = WorkerSpec::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
-        .stdout(Output::Lines)
-        .stderr(Output::Lines);
+        .stdout(OutputMode::Lines)
+        .stderr(OutputMode::Lines);
     let mut process = prepare(spec).env(ALONE, test).launch().unwrap();
     let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
     let read = |mut pipe: pipewright::pipe::anonymous::PipeReader| {

@@ -1,7 +1,9 @@
 //! What becomes of processes that outlive their worker: killed, reported, or left.
 
 use crate::support::{Story, Way, both_ways, is_alive, wait_gone};
-use pipewright::{Exit, Input, Pass, SpawnError, SpecError, StopPolicy, Supervisor, Survivors, TreeLimit, WorkerSpec};
+use pipewright::{
+    Exit, Pass, SpawnError, SpecError, StdinMode, StopPolicy, Supervisor, Survivors, TreeLimit, WorkerSpec,
+};
 use std::{sync::Arc, time::Duration};
 
 /// Starts a daemon of its own session and a child in its own group, with closed streams, sends their pids, and then does `then`.
@@ -12,7 +14,7 @@ sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000 </dev/null >/dev/null 2>&1' sh
 
 fn starts(way: Way, survivors: Survivors, then: &str) -> WorkerSpec {
     let script = format!("{STARTS}{then}");
-    let spec = way.program("/bin/sh").args(["-c", &script, "sh"]).messages(Pass::arg("{}")).stdin(Input::Pipe);
+    let spec = way.program("/bin/sh").args(["-c", &script, "sh"]).messages(Pass::arg("{}")).stdin(StdinMode::Pipe);
     spec.drain_time(Duration::from_millis(20)).survivors(survivors).stop(StopPolicy::kill())
 }
 

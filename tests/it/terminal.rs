@@ -4,7 +4,7 @@ use crate::{
     kernel,
     support::{Chance, DEADLINE, FIXTURE, carriers, children, comes_true, insist, wait_gone},
 };
-use pipewright::{Output, Process, WorkerSpec, pipe::anonymous::PipeReader};
+use pipewright::{OutputMode, Process, WorkerSpec, pipe::anonymous::PipeReader};
 use std::{
     fs,
     io::{BufRead, BufReader},
@@ -43,7 +43,7 @@ fn wait_mask(pid: u32, mask: &str, signal: i32) {
 
 /// A host that has its supervisors listen to the terminal's signals, the process ids it tells, and what it says.
 fn host(options: &[&str]) -> (Process, Vec<u32>, BufReader<PipeReader>) {
-    let spec = WorkerSpec::new(FIXTURE).arg("terminal-host").args(options.iter().copied()).stdout(Output::Lines);
+    let spec = WorkerSpec::new(FIXTURE).arg("terminal-host").args(options.iter().copied()).stdout(OutputMode::Lines);
     let mut process = spec.launch().unwrap();
     let mut lines = BufReader::new(process.take_stdout().unwrap());
     let mut line = String::new();
@@ -235,8 +235,8 @@ fn p11_ctrl_z_during_a_start_stops_nobody_for_good() {
     let seed = u64::from(std::process::id()) << 32 | 0x9E37_79B9;
     let mut chance = Chance(seed);
     // It starts somebody again and again, each in a group of his own.
-    let spec = WorkerSpec::new(FIXTURE).args(["host", "--level", "own"]).env(MARK, &mark).stdout(Output::Lines);
-    let mut host = spec.stderr(Output::Null).launch().unwrap();
+    let spec = WorkerSpec::new(FIXTURE).args(["host", "--level", "own"]).env(MARK, &mark).stdout(OutputMode::Lines);
+    let mut host = spec.stderr(OutputMode::Null).launch().unwrap();
     let mut line = String::new();
     BufReader::new(host.take_stdout().unwrap()).read_line(&mut line).unwrap();
     assert!(line.starts_with("up "), "{line:?}");

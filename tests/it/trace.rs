@@ -2,8 +2,8 @@
 
 use crate::support::{DEADLINE, FIXTURE, Story, alone, guarded, open_descriptors};
 use pipewright::{
-    Backoff, CallError, EventKind, Input, Intensity, Output, Pass, Restart, RestartPolicy, StopPolicy, StopStep,
-    Strategy, When, Worker, WorkerSpec,
+    Backoff, CallError, EventKind, Intensity, OutputMode, Pass, Restart, RestartPolicy, StdinMode, StopPolicy,
+    StopStep, Strategy, When, Worker, WorkerSpec,
 };
 use serde_json::{Value, json};
 use std::{
@@ -181,7 +181,7 @@ fn crasher() -> WorkerSpec {
         .intensity(Intensity::new(2, DEADLINE));
     let script = r#"echo '{"password":"hush"}'; echo '{hush'; echo hush >&2; exit 9"#;
     let spec = WorkerSpec::new("sh").args(["-c", script]).name("crasher").env("PASSWORD", SECRET);
-    spec.messages_on_stdout().check_json().stderr(Output::Lines).restart(policy)
+    spec.messages_on_stdout().check_json().stderr(OutputMode::Lines).restart(policy)
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn the_end_of_a_worker_is_a_warning_where_nobody_asked_for_it() {
     }
     let mut story = Story::new();
     let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], DEADLINE);
-    let spec = WorkerSpec::new("cat").stdin(Input::Pipe).stop(stop);
+    let spec = WorkerSpec::new("cat").stdin(StdinMode::Pipe).stop(stop);
     let asked = story.supervisor.spawn(spec.clone().name("asked")).unwrap();
     story.find(|event| matches!(event.kind, EventKind::Started { .. }).then_some(()));
     // It comes late, and finds the span of a worker that has started long before.
@@ -257,7 +257,7 @@ fn a_span_ends_with_its_process_and_nothing_is_kept_of_a_worker() {
     let policy = RestartPolicy::from(Restart::Always)
         .backoff(Backoff::constant(DEADLINE))
         .intensity(Intensity::new(1, 9 * DEADLINE));
-    let spec = WorkerSpec::new("cat").stdin(Input::Pipe).restart(policy);
+    let spec = WorkerSpec::new("cat").stdin(StdinMode::Pipe).restart(policy);
     let worker = story.supervisor.spawn(spec).unwrap();
     worker.signal(libc::SIGTERM).unwrap();
     story.find(|event| matches!(event.kind, EventKind::Restarting { .. }).then_some(()));
@@ -281,7 +281,7 @@ fn what_could_not_start_is_told_with_the_reason() {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("program");
     fs::copy("/bin/cat", &program).unwrap();
-    let spec = WorkerSpec::new(&program).name("gone").stdin(Input::Pipe).restart(Restart::Always);
+    let spec = WorkerSpec::new(&program).name("gone").stdin(StdinMode::Pipe).restart(Restart::Always);
     let worker = story.supervisor.spawn(spec).unwrap();
     // Its first life ends with its input, and by then its program is gone.
     fs::remove_file(&program).unwrap();
@@ -305,7 +305,7 @@ fn what_is_left_behind_is_a_warning() {
     }
     let recorder = Recorder::install(Level::WARN);
     let mut story = Story::new();
-    let spec = WorkerSpec::new("sh").args(["-c", "sleep 1000 & exit 0"]).name("forgetful").stderr(Output::Lines);
+    let spec = WorkerSpec::new("sh").args(["-c", "sleep 1000 & exit 0"]).name("forgetful").stderr(OutputMode::Lines);
     story.supervisor.spawn(spec).unwrap();
     story.rest();
     drop(story);
@@ -329,7 +329,7 @@ fn a_member_that_is_not_started_has_its_name() {
     let mut story = Story::new();
     let group = story.supervisor.group(Strategy::OneForOne).unwrap();
     let stop = StopPolicy::kill();
-    group.add(WorkerSpec::new("cat").name("database").stdin(Input::Pipe).stop(stop)).unwrap();
+    group.add(WorkerSpec::new("cat").name("database").stdin(StdinMode::Pipe).stop(stop)).unwrap();
     let migration = group.add(WorkerSpec::new("false").name("migration")).unwrap();
     group.add(WorkerSpec::new("true").name("web").after(&migration, When::Exited)).unwrap();
     story.find(|event| matches!(event.kind, EventKind::DependencyFailed { .. }).then_some(()));
@@ -393,7 +393,7 @@ fn a_subscriber_may_ask_and_tell_workers() {
     }
     let recorder = Recorder::install(Level::TRACE);
     let mut story = Story::new();
-    let spec = WorkerSpec::new(FIXTURE).arg("serve").control(Pass::arg("--control={}")).stdin(Input::Pipe);
+    let spec = WorkerSpec::new(FIXTURE).arg("serve").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
     let worker = story.supervisor.spawn(spec).unwrap();
     worker.call::<_, i64>("add", &[1, 2], DEADLINE).unwrap();
     let used = worker.clone();

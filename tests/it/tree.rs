@@ -5,8 +5,8 @@ use crate::support::{
     may_make_cgroups, wait_gone,
 };
 use pipewright::{
-    ContainmentKind, EventKind, ExitStatus, Group, Input, Output, Pass, SpawnError, SpawnStep, SpecError, StopPolicy,
-    StopStep, Supervisor, TreeLimit, Worker, WorkerSpec,
+    ContainmentKind, EventKind, ExitStatus, Group, OutputMode, Pass, SpawnError, SpawnStep, SpecError, StdinMode,
+    StopPolicy, StopStep, Supervisor, TreeLimit, Worker, WorkerSpec,
 };
 use std::{
     fs,
@@ -29,7 +29,7 @@ fn daemons(way: Way, then: &str) -> WorkerSpec {
 
 /// Ends by itself when its input does: by then its daemons have told who they are.
 fn until_told(way: Way) -> WorkerSpec {
-    daemons(way, "read -r _; exit 0").stdin(Input::Pipe)
+    daemons(way, "read -r _; exit 0").stdin(StdinMode::Pipe)
 }
 
 /// The next two pids that are told.
@@ -90,7 +90,7 @@ both_ways! {
 
     fn a_frozen_worker_does_nothing_and_can_be_stopped(way: Way) {
         let mut story = Story::new();
-        let spec = way.program("/bin/sh").args(["-c", "while :; do echo; done"]).stdout(Output::Lines);
+        let spec = way.program("/bin/sh").args(["-c", "while :; do echo; done"]).stdout(OutputMode::Lines);
         let worker = story.supervisor.spawn(spec).unwrap();
         let line = |event: pipewright::Event| matches!(event.kind, EventKind::Line { .. }).then_some(());
         story.find(line);
@@ -168,7 +168,7 @@ both_ways! {
     fn a_frozen_worker_hears_of_every_rung(way: Way) {
         let story = Story::new();
         let stop = StopPolicy::kill().then([StopStep::ClosePipes], Duration::from_secs(3600));
-        let worker = story.supervisor.spawn(way.program("cat").stdin(Input::Pipe).stop(stop)).unwrap();
+        let worker = story.supervisor.spawn(way.program("cat").stdin(StdinMode::Pipe).stop(stop)).unwrap();
         worker.freeze().unwrap();
         worker.stop();
         assert!(worker.wait_timeout(DEADLINE).expect("its end").success(), "its input has ended");

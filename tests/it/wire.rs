@@ -2,7 +2,7 @@
 
 use crate::support::{DEADLINE, Story, Way};
 use pipewright::{
-    EventKind, FrameErrorKind, Framing, Input, LineEnding, Output, Pass, Worker, WorkerSpec,
+    EventKind, FrameErrorKind, Framing, LineEnding, OutputMode, Pass, StdinMode, Worker, WorkerSpec,
     pipe::anonymous::PipeWriter,
 };
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use std::io::Write;
 
 /// A worker whose messages are what is written to it.
 fn echo(story: &Story, framing: Framing) -> (Worker, PipeWriter) {
-    let spec = WorkerSpec::new("cat").stdin(Input::Pipe).messages_on_stdout().framing(framing).max_frame(1000);
+    let spec = WorkerSpec::new("cat").stdin(StdinMode::Pipe).messages_on_stdout().framing(framing).max_frame(1000);
     let worker = story.supervisor.spawn(spec).unwrap();
     let writer = worker.take_stdin().unwrap();
     (worker, writer)
@@ -120,7 +120,8 @@ fn p02_output_with_its_line_endings_is_what_was_written() {
         [b"a\nb", b"a\nb\n", b"x\r\ny\r\n", b"10 %\r20 %\r30 %\r\ndone\n", b"\n\r\r\n\n\r", &long];
     for output in outputs {
         let mut story = Story::new();
-        let worker = story.supervisor.spawn(WorkerSpec::new("cat").stdin(Input::Pipe).stdout(Output::Lines)).unwrap();
+        let worker =
+            story.supervisor.spawn(WorkerSpec::new("cat").stdin(StdinMode::Pipe).stdout(OutputMode::Lines)).unwrap();
         let mut writer = worker.take_stdin().unwrap();
         writer.write_all(output).unwrap();
         drop(writer);
@@ -145,7 +146,8 @@ fn p02_output_with_its_line_endings_is_what_was_written() {
 #[test]
 fn p01_progress_is_delivered_while_its_line_goes_on() {
     let mut story = Story::new();
-    let worker = story.supervisor.spawn(WorkerSpec::new("cat").stdin(Input::Pipe).stdout(Output::Lines)).unwrap();
+    let worker =
+        story.supervisor.spawn(WorkerSpec::new("cat").stdin(StdinMode::Pipe).stdout(OutputMode::Lines)).unwrap();
     let mut writer = worker.take_stdin().unwrap();
     writer.write_all(b"\r10 %\r20 %").unwrap();
     for expected in ["", "10 %"] {

@@ -7,7 +7,7 @@ use crate::{
         plan::{Argument, Plan, Program},
         process::Process,
         spawn::{launch, prepare},
-        stdio::{Input, Output},
+        stdio::{OutputMode, StdinMode},
     },
     pipe::anonymous::{PipeReader, PipeWriter},
     text::printable,
@@ -53,7 +53,7 @@ impl Far {
                 .chain(["-o", "ProxyCommand=false", "--", "tunnel", COMMAND].map(plain))
                 .map(Argument::Plain),
         );
-        (plan.stdin, plan.stdout, plan.stderr) = (Input::Pipe, Output::Lines, Output::Lines);
+        (plan.stdin, plan.stdout, plan.stderr) = (StdinMode::Pipe, OutputMode::Lines, OutputMode::Lines);
         let mut process = Process::new(launch(&plan, prepare(&plan, Patience::None)?, &Moment::default())?);
         let (Some(input), Some(output)) = (process.take_stdin(), process.take_stdout()) else {
             return Err(io::Error::other("a process without the pipes that were asked for").into());

@@ -13,7 +13,7 @@ use crate::{
         plan::Plan,
         process::Process,
         spawn::{launch, prepare},
-        stdio::Output,
+        stdio::OutputMode,
     },
     pipe::{Begun, Cancel, Cancelled, Carrier, anonymous::PipeReader, name::PipeName, named::MessageStream},
     sys::{
@@ -72,7 +72,7 @@ struct Heard {
 
 impl Ssh {
     pub(super) fn start(mut plan: Plan, control: PipeName) -> Result<Self, TunnelError> {
-        plan.stderr = Output::Lines;
+        plan.stderr = OutputMode::Lines;
         plan.check().map_err(SpawnError::from)?;
         let (started, start) = crossbeam_channel::bounded(1);
         // The signal at the parent's death comes when the thread ends that has spawned: this one outlives ssh.

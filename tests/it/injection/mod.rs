@@ -11,7 +11,7 @@ mod scenarios;
 use crate::support::{alone_within, cgroups_of, children, may_make_cgroups, open_descriptors};
 use calls::{CALLS, IN_CGROUPS, Means, OUTSIDE_CGROUPS, means};
 use injector::Fault;
-use pipewright::{ContainmentKind, Input, Supervisor, TreeLimit, WorkerSpec};
+use pipewright::{ContainmentKind, StdinMode, Supervisor, TreeLimit, WorkerSpec};
 use run::Run;
 use scenarios::SCENARIOS;
 use std::{
@@ -145,7 +145,7 @@ fn p09_a_cgroup_that_could_not_be_made_is_made_at_the_next_start() {
         let call = CALLS.iter().position(|call| call.name == "mkdir").unwrap();
         for spec in [WorkerSpec::new("cat"), WorkerSpec::new("cat").tree_limit(TreeLimit::Processes(64))] {
             let supervisor = Supervisor::new().unwrap();
-            let start = || supervisor.spawn(spec.clone().stdin(Input::Pipe));
+            let start = || supervisor.spawn(spec.clone().stdin(StdinMode::Pipe));
             injector::arm(Some(Fault { call, errno: libc::ENOSPC, occurrence: 1, lasts: Duration::ZERO }));
             let first = start();
             injector::disarm();

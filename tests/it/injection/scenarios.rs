@@ -3,8 +3,8 @@
 use super::{injector, run::Run};
 use crate::support::{FIXTURE, Way, comes_true};
 use pipewright::{
-    Backoff, Input, IoPriority, Limit, Output, Pass, Ready, Restart, RestartPolicy, StopPolicy, StopStep, Strategy,
-    Supervisor, TreeLimit, When, WorkerSpec,
+    Backoff, IoPriority, Limit, OutputMode, Pass, Ready, Restart, RestartPolicy, StdinMode, StopPolicy, StopStep,
+    Strategy, Supervisor, TreeLimit, When, WorkerSpec,
     pipe::{
         PipeMode,
         name::PipeName,
@@ -45,13 +45,13 @@ fn shell(script: &str) -> WorkerSpec {
 }
 
 fn serving() -> WorkerSpec {
-    WorkerSpec::new(FIXTURE).arg("serve").control(Pass::arg("--control={}")).stderr(Output::Lines)
+    WorkerSpec::new(FIXTURE).arg("serve").control(Pass::arg("--control={}")).stderr(OutputMode::Lines)
 }
 
 /// All that a child is told to be between clone and exec.
 fn start(run: &Run) {
     let host = run.host();
-    let spec = WorkerSpec::new("/bin/true").stdin(Input::Pipe).nice(1).umask(0o27).current_dir("/");
+    let spec = WorkerSpec::new("/bin/true").stdin(StdinMode::Pipe).nice(1).umask(0o27).current_dir("/");
     let spec = spec.limit(Limit::CoreBytes, 0).io_priority(IoPriority::Idle).processors([0]);
     let spec = spec.pipe_to("more", Pass::number(7)).pipe_capacity(1 << 17).messages(Pass::number(8));
     for spec in [spec.clone(), spec.group(pipewright::Group::Session)] {
@@ -65,7 +65,7 @@ fn start(run: &Run) {
 
 fn command(run: &Run) {
     let host = run.host();
-    let spec = Way::Command.program(FIXTURE).arg("lines").args(["--stdout", "3"]).stdout(Output::Lines);
+    let spec = Way::Command.program(FIXTURE).arg("lines").args(["--stdout", "3"]).stdout(OutputMode::Lines);
     let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
     let exit = host.exit(&worker);
     run.check(exit.success(), || format!("it ended well before: {exit}"));
@@ -74,7 +74,7 @@ fn command(run: &Run) {
 
 fn input(run: &Run) {
     let host = run.host();
-    let spec = WorkerSpec::new("cat").stdin(Input::Pipe).stdout(Output::Lines);
+    let spec = WorkerSpec::new("cat").stdin(StdinMode::Pipe).stdout(OutputMode::Lines);
     let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
     let mut stdin = worker.take_stdin().unwrap();
     for line in ["one\n", "two\n", "three\n"] {
@@ -90,10 +90,10 @@ fn output(run: &Run) {
     const COUNT: u64 = 40;
     let host = run.host();
     let flood = WorkerSpec::new(FIXTURE).arg("flood").args(["--count", "40", "--size", "3000"]).window(16 << 10);
-    let flood = flood.messages(Pass::arg("--messages={}")).stderr(Output::Lines);
+    let flood = flood.messages(Pass::arg("--messages={}")).stderr(OutputMode::Lines);
     let flood = run.must("spawn", || host.supervisor.spawn(flood.clone()));
     let lines = WorkerSpec::new(FIXTURE).arg("lines").args(["--stdout", "9", "--stderr", "7"]);
-    let lines = lines.stdout(Output::Lines).stderr(Output::Lines);
+    let lines = lines.stdout(OutputMode::Lines).stderr(OutputMode::Lines);
     let lines = run.must("spawn", || host.supervisor.spawn(lines.clone()));
     for worker in [&flood, &lines] {
         let exit = host.exit(worker);
@@ -169,7 +169,7 @@ fn tree(run: &Run) {
 
 fn dropped(run: &Run) {
     let host = run.host();
-    let spec = shell(&format!("{DAEMON} echo; wait")).env(run.mark().0, run.mark().1).stdout(Output::Lines);
+    let spec = shell(&format!("{DAEMON} echo; wait")).env(run.mark().0, run.mark().1).stdout(OutputMode::Lines);
     let spec = spec.ready(Ready::line("").within(SOON)).restart(Restart::Always);
     let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
     run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(&worker)));
@@ -201,7 +201,7 @@ fn readiness(run: &Run) {
     let notify = WorkerSpec::new(FIXTURE).arg("notify").args(["--say", "READY=1"]).ready(Ready::notify().within(SOON));
     let check = shell("read line").ready(Ready::check(|| true).within(SOON));
     for spec in [newline, notify, check] {
-        let spec = spec.stdin(Input::Pipe).stderr(Output::Lines);
+        let spec = spec.stdin(StdinMode::Pipe).stderr(OutputMode::Lines);
         let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
         let stdin = worker.take_stdin();
         run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(&worker)));

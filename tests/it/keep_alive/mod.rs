@@ -4,7 +4,7 @@ use crate::{
     kernel,
     support::{DEADLINE, example, insist, read_to_end, wait_gone},
 };
-use pipewright::{Exit, Input, Output, Process, WorkerSpec, pipe::anonymous::PipeReader};
+use pipewright::{Exit, OutputMode, Process, StdinMode, WorkerSpec, pipe::anonymous::PipeReader};
 use std::{fs, io::Write, net::TcpListener, os::unix::net::UnixListener};
 
 // Cargo runs no unit tests of an example that is also built to be run; so its pure parts are tested here.
@@ -103,7 +103,7 @@ impl Foreman {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("workers.toml"), file).unwrap();
         let spec = WorkerSpec::new(example("keep_alive")).arg("workers.toml").current_dir(directory.path());
-        let mut process = spec.stdout(Output::Lines).stderr(Output::Lines).launch().unwrap();
+        let mut process = spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).launch().unwrap();
         let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
         Self { directory, process, stdout: Said::new(stdout), stderr: Said::new(stderr) }
     }
@@ -208,7 +208,7 @@ fn what_is_no_regular_file_is_refused_at_once() {
         (directory.path().to_owned(), "this is not a regular file"),
         ("/dev/zero".into(), "this is not a regular file"),
     ] {
-        let spec = WorkerSpec::new(example("keep_alive")).arg(&path).stderr(Output::Lines);
+        let spec = WorkerSpec::new(example("keep_alive")).arg(&path).stderr(OutputMode::Lines);
         let mut process = spec.launch().unwrap();
         let stderr = Said::new(process.take_stderr().unwrap()).all();
         let expected = format!("keep_alive: {}: {expected}", path.display());
@@ -369,7 +369,7 @@ fn in_a_terminal_it_shows_a_table() {
     let command = format!("exec {} {}", example("keep_alive").display(), file.display());
     let spec = WorkerSpec::new("script").args(["-q", "-e", "-c", &command, "/dev/null"]);
     let spec = spec.env("SHELL", "/bin/sh").env("TERM", "xterm");
-    let mut process = spec.stdin(Input::Pipe).stdout(Output::Lines).launch().unwrap();
+    let mut process = spec.stdin(StdinMode::Pipe).stdout(OutputMode::Lines).launch().unwrap();
     let mut stdout = Said::new(process.take_stdout().unwrap());
     // The terminal ends its lines with both.
     while !(stdout.next().contains("web") && stdout.lines.last().unwrap().contains("hello")) {}

@@ -5,7 +5,7 @@ use crate::{
     kernel,
     support::{DEADLINE, example, shorten, wait_gone},
 };
-use pipewright::{Group, Output, WorkerSpec};
+use pipewright::{Group, OutputMode, WorkerSpec};
 use std::{
     fs::{self, File},
     io::Read,
@@ -17,7 +17,7 @@ use std::{
 fn help_and_version_are_no_mistakes() {
     for (option, expected) in [("--help", "Starts the workers"), ("-h", "Starts the workers"), ("-V", "keep_alive 0.")]
     {
-        let spec = WorkerSpec::new(example("keep_alive")).arg(option).stdout(Output::Lines);
+        let spec = WorkerSpec::new(example("keep_alive")).arg(option).stdout(OutputMode::Lines);
         let mut process = spec.launch().unwrap();
         let lines = Said::new(process.take_stdout().unwrap()).all();
         assert!(lines[0].starts_with(expected), "{lines:#?}");

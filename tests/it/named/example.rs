@@ -11,7 +11,7 @@ use std::{
 };
 
 use pipewright::{
-    Input, Output, Process, WorkerSpec,
+    OutputMode, Process, StdinMode, WorkerSpec,
     pipe::{
         PipeMode,
         anonymous::{PipeReader, PipeWriter},
@@ -41,7 +41,7 @@ impl Running {
     }
 
     fn of(spec: WorkerSpec) -> Self {
-        let spec = spec.stdin(Input::Pipe).stdout(Output::Lines).stderr(Output::Lines);
+        let spec = spec.stdin(StdinMode::Pipe).stdout(OutputMode::Lines).stderr(OutputMode::Lines);
         let mut process = spec.launch().unwrap();
         let stdin = process.take_stdin().unwrap();
         let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());

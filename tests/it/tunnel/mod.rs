@@ -8,7 +8,7 @@ use crate::{
     support::{DEADLINE, example, read_to_end, wait_gone},
 };
 use pipewright::{
-    Exit, Input, Output, Tunnel, TunnelBuilder, TunnelError, WorkerSpec,
+    Exit, OutputMode, StdinMode, Tunnel, TunnelBuilder, TunnelError, WorkerSpec,
     pipe::{
         Cancel, PipeMode, Wait,
         name::{NameError, PipeName},
@@ -374,7 +374,7 @@ fn tunnel_example_connects_to_another_machine() {
     let address = format!("ssh://{}@127.0.0.1:{}/{}", sshd.user.name, sshd.port, path.display());
     let path = format!("{}:{}", sshd.path("bin").display(), std::env::var("PATH").unwrap());
     let spec = WorkerSpec::new(example("named_pipe")).args(["connect", &address]).env("PATH", path);
-    let spec = spec.stdin(Input::Pipe).stdout(Output::Lines).stderr(Output::Lines);
+    let spec = spec.stdin(StdinMode::Pipe).stdout(OutputMode::Lines).stderr(OutputMode::Lines);
     for killed in [false, true] {
         let mut process = spec.launch().unwrap();
         // Kept, so that the end of its input is not what ends it.
