@@ -2,8 +2,8 @@
 
 use crate::{Options, Outcome};
 use pipewright::{
-    Backoff, EventKind, Group, Intensity, OutputMode, Pass, Ready, Restart, RestartPolicy, StdinMode, StopPolicy,
-    StopStep, Supervisor, Watchdog, WorkerSpec, guard::Guard,
+    Backoff, EventKind, Intensity, OutputMode, Pass, ProcessGroup, Ready, Restart, RestartPolicy, StdinMode,
+    StopPolicy, StopStep, Supervisor, Watchdog, WorkerSpec, guard::Guard,
 };
 use std::{
     env,
@@ -66,14 +66,14 @@ pub(crate) fn run(options: &Options) -> Outcome {
             _ => WorkerSpec::new("/bin/sh").args(["-c", script]).arg(&fixture),
         };
         let group = match level.as_str() {
-            "session" => Group::Session,
-            "inherit" | "process" => Group::Inherit,
-            _ => Group::Own,
+            "session" => ProcessGroup::NewSession,
+            "inherit" | "process" => ProcessGroup::Inherit,
+            _ => ProcessGroup::New,
         };
         let policy = RestartPolicy::from(Restart::Always)
             .backoff(Backoff::constant(Duration::from_millis(1)))
             .intensity(Intensity::unlimited());
-        let spec = spec.group(group).restart(policy);
+        let spec = spec.process_group(group).restart(policy);
         if level == "survive" { spec.survive_parent() } else { spec }
     };
     let supervisor = Supervisor::builder().guard(guard(options)?).build()?;
@@ -160,12 +160,13 @@ pub(crate) fn terminal(options: &Options) -> Result<u8, Box<dyn Error>> {
 /// what is typed.
 fn terminal_worker(options: &Options) -> Result<WorkerSpec, Box<dyn Error>> {
     let script = options.get("script").unwrap_or("exec sleep 1000").to_owned();
-    let mut spec = WorkerSpec::new("/bin/sh").args(["-c".to_owned(), script]).group(match options.get("group") {
-        None | Some("own") => Group::Own,
-        Some("session") => Group::Session,
-        Some("inherit") => Group::Inherit,
-        Some(other) => return Err(format!("there is no group {other:?}").into()),
-    });
+    let mut spec =
+        WorkerSpec::new("/bin/sh").args(["-c".to_owned(), script]).process_group(match options.get("group") {
+            None | Some("own") => ProcessGroup::New,
+            Some("session") => ProcessGroup::NewSession,
+            Some("inherit") => ProcessGroup::Inherit,
+            Some(other) => return Err(format!("there is no group {other:?}").into()),
+        });
     if options.get("time-limit-ms").is_some() {
         spec = spec.time_limit(Duration::from_millis(options.number("time-limit-ms")?));
     }

@@ -154,7 +154,7 @@ pub use launch::{
     limits::{IoPriority, Limit, TreeLimit},
     pass::Pass,
     process::Process,
-    stdio::{Group, OutputMode, StdinMode},
+    stdio::{OutputMode, ProcessGroup, StdinMode},
     tunnel::{Tunnel, TunnelBuilder, error::TunnelError},
 };
 #[cfg(target_os = "linux")]

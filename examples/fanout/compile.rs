@@ -7,7 +7,7 @@ use crate::{
     output,
 };
 use crossbeam_channel::Receiver;
-use pipewright::{Exit, Group, OutputMode, Parent, WorkerSpec, pipe::anonymous::PipeReader};
+use pipewright::{Exit, OutputMode, Parent, ProcessGroup, WorkerSpec, pipe::anonymous::PipeReader};
 use serde::{Deserialize, Serialize};
 use std::{
     error::Error,
@@ -152,7 +152,7 @@ fn run_compiler(entry: &Entry, option: Option<&str>) -> Result<Run, Box<dyn Erro
         .args(arguments)
         .current_dir(&entry.directory)
         // In our own group, so that what ends this worker ends the compiler too.
-        .group(Group::Inherit)
+        .process_group(ProcessGroup::Inherit)
         .stdout(OutputMode::Lines)
         .stderr(OutputMode::Lines)
         .launch()?;

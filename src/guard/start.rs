@@ -13,7 +13,7 @@ use crate::{
         plan::{Argument, EnvironmentChange, GrantSource, Plan, Program},
         process::Process,
         spawn::{launch, prepare},
-        stdio::{Group, OutputMode, StdinMode},
+        stdio::{OutputMode, ProcessGroup, StdinMode},
     },
     sys::pidfd,
 };
@@ -187,7 +187,7 @@ impl OwnOrShell {
         plan.directory = Some("/".into());
         plan.stdout = OutputMode::Lines;
         plan.stderr = OutputMode::Null;
-        plan.group = Group::Session;
+        plan.group = ProcessGroup::NewSession;
         let [reader, writer] = order.groups.ends()?;
         for (end, number) in [(OwnedFd::from(told), ORDER), (reader, LIST_READER), (writer, LIST_WRITER)] {
             plan.grant(&number.to_string(), GrantSource::Given(Arc::new(end)), Pass::number(number));

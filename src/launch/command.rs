@@ -13,7 +13,7 @@ use super::{
     error::{SpawnError, SpawnStep},
     plan::{CommandMaker, EnvironmentChange, GrantSpec, Plan, number_of},
     search::Search,
-    stdio::Group,
+    stdio::ProcessGroup,
 };
 use crate::sys::{
     clone::Texts,
@@ -199,7 +199,7 @@ fn spawn(command: &mut Command) -> io::Result<std::process::Child> {
 fn adopt(mut child: std::process::Child, handover: &Handover, plan: &Plan) -> io::Result<Child> {
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     match handover.receive().map_or_else(|| PidFd::open(pid), Ok) {
-        Ok(pidfd) => Ok(Child::new(pid, pidfd, plan.group != Group::Inherit)),
+        Ok(pidfd) => Ok(Child::new(pid, pidfd, plan.group != ProcessGroup::Inherit)),
         Err(error) => {
             // Not half made: without a pidfd we could not look after it. Its end is awaited, so no zombie stays.
             drop(child.kill());

@@ -9,7 +9,7 @@ use super::{
     limits::IoPriority,
     plan::{EnvironmentChange, Plan, number_of},
     search::Search,
-    stdio::Group,
+    stdio::ProcessGroup,
 };
 use crate::sys::{
     clone::{self, Grant, Image, Texts},
@@ -49,7 +49,7 @@ pub(super) fn start(plan: &Plan, program: &OsStr, ends: &ChildEnds, moment: &Mom
         let step = step_of(failure, directory, exec);
         SpawnError::failed(plan.program_name(), step, io::Error::from_raw_os_error(errno))
     })?;
-    Ok(Child::new(cloned.pid, cloned.pidfd, plan.group != Group::Inherit))
+    Ok(Child::new(cloned.pid, cloned.pidfd, plan.group != ProcessGroup::Inherit))
 }
 
 /// What is inherited, with the plan's changes in their order. Most plans change little, so the names are searched one by one.
@@ -100,9 +100,9 @@ fn descriptors(ends: &ChildEnds, numbers: &[RawFd]) -> Vec<Grant> {
 pub(super) fn conduct(plan: &Plan, death_signal: Option<i32>) -> Conduct {
     Conduct {
         group: match plan.group {
-            Group::Own => GroupChange::OwnGroup,
-            Group::Session => GroupChange::OwnSession,
-            Group::Inherit => GroupChange::None,
+            ProcessGroup::New => GroupChange::OwnGroup,
+            ProcessGroup::NewSession => GroupChange::OwnSession,
+            ProcessGroup::Inherit => GroupChange::None,
         },
         death_signal: death_signal.map(|signal| (signal, pidfd::own_pid())),
         limits: plan

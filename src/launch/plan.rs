@@ -5,7 +5,7 @@ use super::{
     error::SpecError,
     limits::{IoPriority, Limit},
     pass::{Pass, Place, Template},
-    stdio::{Group, OutputMode, StdinMode},
+    stdio::{OutputMode, ProcessGroup, StdinMode},
 };
 use std::{
     ffi::{OsStr, OsString},
@@ -103,7 +103,7 @@ pub(crate) struct Plan {
     pub(crate) stdout: OutputMode,
     pub(crate) stderr: OutputMode,
     pub(crate) grants: Vec<GrantSpec>,
-    pub(crate) group: Group,
+    pub(crate) group: ProcessGroup,
     pub(crate) limits: Vec<(Limit, u64)>,
     pub(crate) nice: Option<i32>,
     pub(crate) io_priority: Option<IoPriority>,
@@ -126,7 +126,7 @@ impl Plan {
             stdout: OutputMode::default(),
             stderr: OutputMode::default(),
             grants: Vec::new(),
-            group: Group::default(),
+            group: ProcessGroup::default(),
             limits: Vec::new(),
             nice: None,
             io_priority: None,

@@ -10,7 +10,7 @@ pub enum StdinMode {
     #[default]
     Null,
     /// Ours; `/dev/null` where we have none. Where that is a terminal, a worker that reads it in a process group of its own, the
-    /// default, is stopped by SIGTTIN, and nobody is told: give it [`Group::Inherit`] or [`Group::Session`]
+    /// default, is stopped by SIGTTIN, and nobody is told: give it [`ProcessGroup::Inherit`] or [`ProcessGroup::NewSession`]
     /// ([gotchas](crate::_documentation::gotchas), "The terminal is for one group").
     Inherit,
     /// A pipe whose other end is `take_stdin` of the worker.
@@ -71,14 +71,14 @@ impl From<OwnedFd> for OutputMode {
 /// Whose process group and session a worker belongs to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Group {
+pub enum ProcessGroup {
     /// A process group of its own, so that it can be killed with what it started. Ctrl-C in the terminal does not reach it, and
     /// when it reads the terminal it is stopped: see [`StdinMode::Inherit`].
     #[default]
-    Own,
+    New,
     /// A session of its own, without a controlling terminal, and so a group of its own too. A terminal that it inherits it reads
     /// and writes unhindered, beside us; it cannot open `/dev/tty`.
-    Session,
+    NewSession,
     /// Ours: it has the terminal when we have it, the terminal's signals reach it, and only the process itself can be killed.
     Inherit,
 }

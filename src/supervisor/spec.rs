@@ -11,7 +11,7 @@ use crate::{
         limits::{IoPriority, Limit, TreeLimit},
         pass::Pass,
         plan::{Argument, EnvironmentChange, GrantSource, MESSAGES, Plan, Program},
-        stdio::{Group, OutputMode, StdinMode},
+        stdio::{OutputMode, ProcessGroup, StdinMode},
     },
     policy::{group::When, restart::RestartPolicy, stop::StopPolicy, watchdog::Watchdog},
     wire::frame::Framing,
@@ -306,7 +306,7 @@ impl WorkerSpec {
 /// How it lives as a process.
 impl WorkerSpec {
     /// Its process group; by default its own, which is what lets it be killed with all it has started.
-    pub fn group(mut self, group: Group) -> Self {
+    pub fn process_group(mut self, group: ProcessGroup) -> Self {
         self.plan.group = group;
         self
     }

@@ -4,7 +4,9 @@ use crate::{
     kernel,
     support::{DEADLINE, Story, Way, alone, as_ordinary_user, comes_true, is_alive},
 };
-use pipewright::{Exit, ExitStatus, Group, Means, Pass, StdinMode, StopPolicy, StopStep, Supervisor, WorkerSpec};
+use pipewright::{
+    Exit, ExitStatus, Means, Pass, ProcessGroup, StdinMode, StopPolicy, StopStep, Supervisor, WorkerSpec,
+};
 use std::{fs, sync::Arc, time::Duration};
 
 /// What can be denied, and what a worker's containment calls it.
@@ -12,12 +14,12 @@ const DENIED: [(libc::c_long, Means); 2] =
     [(libc::SYS_pidfd_open, Means::PidfdOpen), (libc::SYS_pidfd_send_signal, Means::PidfdSendSignal)];
 
 /// A worker that has started a daemon, sent its pid, and then does this. At SIGTERM it exits with 7.
-fn with_daemon(way: Way, group: Group, then: &str) -> WorkerSpec {
+fn with_daemon(way: Way, group: ProcessGroup, then: &str) -> WorkerSpec {
     // The trap is set before anything can be known of it.
     let daemon = "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1";
     let script = format!("trap 'exit 7' TERM; {daemon}; {then}");
     let spec = way.program("/bin/sh").args(["-c", &script, "sh"]).messages(Pass::arg("{}")).stdin(StdinMode::Pipe);
-    spec.group(group).drain_time(Duration::from_millis(20)).stop(StopPolicy::kill())
+    spec.process_group(group).drain_time(Duration::from_millis(20)).stop(StopPolicy::kill())
 }
 
 /// Every way of starting, in a group of its own and in the host's: a worker that ends by itself and one that is killed leave nothing.
@@ -27,10 +29,10 @@ fn ends_trees(means: Means) {
     kernel::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
     let mut story = Story::new();
     for (way, group) in [
-        (Way::Direct, Group::Own),
-        (Way::Direct, Group::Inherit),
-        (Way::Command, Group::Own),
-        (Way::Command, Group::Inherit),
+        (Way::Direct, ProcessGroup::New),
+        (Way::Direct, ProcessGroup::Inherit),
+        (Way::Command, ProcessGroup::New),
+        (Way::Command, ProcessGroup::Inherit),
     ] {
         for is_stopped in [false, true] {
             let what = format!("{means} {way:?} {group:?} {is_stopped}");
@@ -93,7 +95,7 @@ fn p10_a_stop_signals_a_worker_in_the_hosts_group_where_signals_by_pidfd_are_den
     }
     kernel::refuse(libc::SYS_pidfd_send_signal, None, libc::EPERM);
     let mut story = Story::of(Supervisor::new().unwrap());
-    let spec = with_daemon(Way::Command, Group::Inherit, "while :; do read -r _; done");
+    let spec = with_daemon(Way::Command, ProcessGroup::Inherit, "while :; do read -r _; done");
     let spec = spec.stop(StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], DEADLINE));
     let worker = story.supervisor.spawn(spec).unwrap();
     let daemon = u32::try_from(story.json().as_u64().unwrap()).unwrap();

@@ -4,7 +4,9 @@ use crate::support::{
     Chance, DEADLINE, FIXTURE, Story, Way, alone, carriers, cgroups_of, children, comes_true, may_make_cgroups,
     read_to_end, wait_gone, wait_nobody,
 };
-use pipewright::{Exit, Group, Limit, OutputMode, Process, StdinMode, Worker, WorkerSpec, pipe::anonymous::PipeReader};
+use pipewright::{
+    Exit, Limit, OutputMode, Process, ProcessGroup, StdinMode, Worker, WorkerSpec, pipe::anonymous::PipeReader,
+};
 use std::{
     fmt, fs,
     io::{BufRead, BufReader, Write},
@@ -73,7 +75,7 @@ impl Host {
         words.extend(is_hostile.then_some("--hostile"));
         words.extend(single.into_iter().flat_map(|option| ["--single", option]));
         // Its group is not killed with it: that would be us who clean up.
-        let spec = WorkerSpec::new(words[0]).args(&words[1..]).env(MARK, &mark).group(Group::Inherit);
+        let spec = WorkerSpec::new(words[0]).args(&words[1..]).env(MARK, &mark).process_group(ProcessGroup::Inherit);
         Self { process: spec.stdout(OutputMode::Lines).stderr(OutputMode::Null).launch().unwrap(), mark }
     }
 
@@ -317,7 +319,10 @@ fn p09_killed_host_leaves_no_directory_of_its_sockets() {
     for guard in GUARDS {
         let directory = tempfile::tempdir().unwrap();
         let spec = WorkerSpec::new(FIXTURE).args(["control-host", "--guard", guard]).stdin(StdinMode::Pipe);
-        let spec = spec.env("XDG_RUNTIME_DIR", directory.path()).group(Group::Inherit).stdout(OutputMode::Lines);
+        let spec = spec
+            .env("XDG_RUNTIME_DIR", directory.path())
+            .process_group(ProcessGroup::Inherit)
+            .stdout(OutputMode::Lines);
         let mut host = spec.launch().unwrap();
         let mut output = BufReader::new(host.take_stdout().unwrap());
         assert_eq!(line(&mut output), "up\n");

@@ -6,7 +6,8 @@ use crate::{
     support::{DEADLINE, FIXTURE, Story, Way, alone, both_ways, guarded, one_message, open_descriptors, read_to_end},
 };
 use pipewright::{
-    Group, IoPriority, Limit, OutputMode, Pass, SpawnError, SpawnStep, SpecError, StdinMode, Supervisor, WorkerSpec,
+    IoPriority, Limit, OutputMode, Pass, ProcessGroup, SpawnError, SpawnStep, SpecError, StdinMode, Supervisor,
+    WorkerSpec,
 };
 use serde_json::Value;
 use std::{
@@ -224,9 +225,9 @@ both_ways! {
         let own = one_message(way.fixture("inspect"));
         assert_eq!(own["pgid"], own["pid"]);
         assert_ne!(own["sid"], own["pid"]);
-        let session = one_message(way.fixture("inspect").group(Group::Session));
+        let session = one_message(way.fixture("inspect").process_group(ProcessGroup::NewSession));
         assert_eq!(session["sid"], session["pid"]);
-        let inherited = one_message(way.fixture("inspect").group(Group::Inherit));
+        let inherited = one_message(way.fixture("inspect").process_group(ProcessGroup::Inherit));
         assert_ne!(inherited["pgid"], inherited["pid"]);
     }
 
@@ -551,9 +552,9 @@ fn any_number_below_the_limit_can_be_had_and_no_other() {
 
 #[test]
 fn a_command_whose_hook_makes_a_session_can_be_started() {
-    for group in [Group::Own, Group::Session] {
+    for group in [ProcessGroup::New, ProcessGroup::NewSession] {
         let spec = WorkerSpec::from_command(|| kernel::with_session(std::process::Command::new(FIXTURE)));
-        let inspected = one_message(spec.arg("inspect").messages(Pass::arg("--messages={}")).group(group));
+        let inspected = one_message(spec.arg("inspect").messages(Pass::arg("--messages={}")).process_group(group));
         assert_eq!(inspected["sid"], inspected["pid"], "{inspected}");
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     support::{Chance, DEADLINE, FIXTURE, carriers, cgroups_of, comes_true, wait_gone, wait_nobody},
     terminal::{is_in_state, wait_state},
 };
-use pipewright::{Group, Process, WorkerSpec};
+use pipewright::{Process, ProcessGroup, WorkerSpec};
 use std::{
     fmt,
     fs::{self, File},
@@ -61,7 +61,7 @@ impl Terminal {
     fn first(&self, program: &str) -> WorkerSpec {
         // A session's leader gets the first terminal that it opens.
         let spec = WorkerSpec::new("/bin/sh").args(["-c", r#"exec "$@" <>"$0" >&0 2>&0"#]).arg(&self.path).arg(program);
-        spec.group(Group::Session).env(Crowd::MARK, &self.crowd.mark)
+        spec.process_group(ProcessGroup::NewSession).env(Crowd::MARK, &self.crowd.mark)
     }
 
     /// A host, and nobody else.

@@ -7,8 +7,8 @@ use crate::{
     },
 };
 use pipewright::{
-    Backoff, Event, EventKind, ExitStatus, FrameErrorKind, Framing, Group, Intensity, Limit, OutputMode, Pass, Restart,
-    RestartPolicy, StdinMode, Stream, Supervisor, Warning, WorkerId, WorkerSpec,
+    Backoff, Event, EventKind, ExitStatus, FrameErrorKind, Framing, Intensity, Limit, OutputMode, Pass, ProcessGroup,
+    Restart, RestartPolicy, StdinMode, Stream, Supervisor, Warning, WorkerId, WorkerSpec,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -703,12 +703,12 @@ fn p14_idle_workers_cost_nothing() {
 
 #[test]
 fn a_group_is_killed_with_its_worker_and_a_session_too() {
-    for group in [Group::Own, Group::Session] {
+    for group in [ProcessGroup::New, ProcessGroup::NewSession] {
         let mut story = Story::new();
         let script = "sh -c 'echo $$ >&3; exec sleep 1000' & wait";
         let worker = story
             .supervisor
-            .spawn(WorkerSpec::new("sh").args(["-c", script]).messages(Pass::number(3)).group(group))
+            .spawn(WorkerSpec::new("sh").args(["-c", script]).messages(Pass::number(3)).process_group(group))
             .unwrap();
         let grandchild = story.message().json::<u32>().unwrap();
         worker.kill().unwrap();

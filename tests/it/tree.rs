@@ -5,8 +5,8 @@ use crate::support::{
     may_make_cgroups, wait_gone,
 };
 use pipewright::{
-    ContainmentKind, EventKind, ExitStatus, Group, OutputMode, Pass, SpawnError, SpawnStep, SpecError, StdinMode,
-    StopPolicy, StopStep, Supervisor, TreeLimit, Worker, WorkerSpec,
+    ContainmentKind, EventKind, ExitStatus, OutputMode, Pass, ProcessGroup, SpawnError, SpawnStep, SpecError,
+    StdinMode, StopPolicy, StopStep, Supervisor, TreeLimit, Worker, WorkerSpec,
 };
 use std::{
     fs,
@@ -70,7 +70,7 @@ both_ways! {
 
     fn p09_without_a_group_of_its_own_they_end_too(way: Way) {
         let mut story = Story::new();
-        let worker = story.supervisor.spawn(until_told(way).group(Group::Inherit)).unwrap();
+        let worker = story.supervisor.spawn(until_told(way).process_group(ProcessGroup::Inherit)).unwrap();
         let daemons = two(&mut story);
         drop(worker.take_stdin());
         assert!(story.exit().success());
@@ -210,7 +210,10 @@ fn the_strongest_containment_is_chosen_and_told() {
     // Whoever starts it by a `Command` of their own, or lets it survive, has the process group.
     assert_eq!(containment(Way::Command.program(FIXTURE)), ContainmentKind::Group);
     assert_eq!(containment(WorkerSpec::new(FIXTURE).survive_parent()), ContainmentKind::Group);
-    assert_eq!(containment(Way::Command.program(FIXTURE).group(Group::Inherit)), ContainmentKind::Process);
+    assert_eq!(
+        containment(Way::Command.program(FIXTURE).process_group(ProcessGroup::Inherit)),
+        ContainmentKind::Process
+    );
 }
 
 #[test]

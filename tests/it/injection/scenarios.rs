@@ -54,7 +54,7 @@ fn start(run: &Run) {
     let spec = WorkerSpec::new("/bin/true").stdin(StdinMode::Pipe).nice(1).umask(0o27).current_dir("/");
     let spec = spec.limit(Limit::CoreBytes, 0).io_priority(IoPriority::Idle).processors([0]);
     let spec = spec.pipe_to("more", Pass::number(7)).pipe_capacity(1 << 17).messages(Pass::number(8));
-    for spec in [spec.clone(), spec.group(pipewright::Group::Session)] {
+    for spec in [spec.clone(), spec.process_group(pipewright::ProcessGroup::NewSession)] {
         let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
         run.aside(|| drop(worker.take_stdin()));
         let exit = host.exit(&worker);

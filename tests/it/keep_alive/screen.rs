@@ -5,7 +5,7 @@ use crate::{
     kernel,
     support::{DEADLINE, example, shorten, wait_gone},
 };
-use pipewright::{Group, OutputMode, WorkerSpec};
+use pipewright::{OutputMode, ProcessGroup, WorkerSpec};
 use std::{
     fs::{self, File},
     io::Read,
@@ -134,7 +134,8 @@ fn a_terminal_that_is_closed_ends_it() {
     let (mut window, path) = kernel::open_terminal();
     // A session's leader gets the first terminal that it opens.
     let spec = WorkerSpec::new("/bin/sh").args(["-c", r#"exec "$@" <>"$0" >&0 2>&0"#]).arg(path);
-    let mut process = spec.arg(example("keep_alive")).arg(file).group(Group::Session).launch().unwrap();
+    let mut process =
+        spec.arg(example("keep_alive")).arg(file).process_group(ProcessGroup::NewSession).launch().unwrap();
     let mut shown = String::new();
     let pid = loop {
         let mut part = [0; 4096];
