@@ -1,7 +1,7 @@
 //! A host that limits a worker's tree, and tells what became of it.
 
 use crate::{Options, Outcome};
-use pipewright::{StdinMode, Supervisor, TreeLimit, Worker, WorkerSpec};
+use pipewright::{CgroupLimit, StdinMode, Supervisor, Worker, WorkerSpec};
 use serde_json::{Map, Value, json};
 use std::{fs, path::Path};
 
@@ -13,13 +13,13 @@ pub(crate) fn run(options: &Options) -> Outcome {
     let script = options.get("script").unwrap_or_default();
     let mut spec = WorkerSpec::new("/bin/sh").args(["-c", &format!("read -r _; {script}")]).stdin(StdinMode::Pipe);
     if options.get("memory-bytes").is_some() {
-        spec = spec.tree_limit(TreeLimit::MemoryBytes(options.number("memory-bytes")?));
+        spec = spec.cgroup_limit(CgroupLimit::MemoryMax(options.number("memory-bytes")?));
     }
     if options.get("millicores").is_some() {
-        spec = spec.tree_limit(TreeLimit::Millicores(options.number("millicores")?));
+        spec = spec.cgroup_limit(CgroupLimit::CpuMax(options.number("millicores")?));
     }
     if options.get("processes").is_some() {
-        spec = spec.tree_limit(TreeLimit::Processes(options.number("processes")?));
+        spec = spec.cgroup_limit(CgroupLimit::PidsMax(options.number("processes")?));
     }
     let supervisor = Supervisor::new()?;
     let mut told = match supervisor.spawn(spec) {

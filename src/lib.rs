@@ -151,7 +151,7 @@ pub use exit::{Exit, ExitStatus, Leak, Survivor, Usage};
 #[cfg(target_os = "linux")]
 pub use launch::{
     error::{SpawnError, SpawnStep, SpecError},
-    limits::{IoPriority, Limit, TreeLimit},
+    limits::{CgroupLimit, IoPriority, ResourceLimit},
     pass::Pass,
     process::Process,
     stdio::{OutputMode, ProcessGroup, StdinMode},

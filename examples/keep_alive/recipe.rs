@@ -2,8 +2,8 @@
 
 use super::value::{Keys, Value, Wrong, flag, list, number, parsed, place, table, text, word};
 use pipewright::{
-    Backoff, Intensity, Limit, OutputMode, Ready, Restart, RestartPolicy, SpecError, StopPolicy, StopStep, TreeLimit,
-    When, WorkerSpec,
+    Backoff, CgroupLimit, Intensity, OutputMode, Ready, ResourceLimit, Restart, RestartPolicy, SpecError, StopPolicy,
+    StopStep, When, WorkerSpec,
 };
 use std::{
     collections::BTreeMap,
@@ -114,7 +114,7 @@ fn explain(error: &SpecError) -> (&'static str, String) {
             ("ready.connect", reason.to_string())
         }
         SpecError::Conflict { settings: ["ready", _], reason } => ("ready", reason.to_string()),
-        SpecError::Conflict { settings: ["tree_limit", _], reason } => ("limits", reason.to_string()),
+        SpecError::Conflict { settings: ["cgroup_limit", _], reason } => ("limits", reason.to_string()),
         SpecError::Conflict { settings: ["backoff", "cap"], reason } => ("restart.first", reason.to_string()),
         SpecError::Conflict { settings: ["intensity", _], .. } => {
             let what = "with these pauses there are never more than `restarts` of them within `period`, so it would never \
@@ -316,20 +316,20 @@ impl Limits {
 
     fn put(&self, mut spec: WorkerSpec) -> WorkerSpec {
         for (limit, value) in [
-            (Limit::CpuSeconds, self.cpu_seconds),
-            (Limit::FileBytes, self.file_bytes),
-            (Limit::StackBytes, self.stack_bytes),
-            (Limit::CoreBytes, self.core_bytes),
-            (Limit::OpenFiles, self.open_files),
-            (Limit::AddressSpaceBytes, self.address_space_bytes),
+            (ResourceLimit::CpuSeconds, self.cpu_seconds),
+            (ResourceLimit::FileBytes, self.file_bytes),
+            (ResourceLimit::StackBytes, self.stack_bytes),
+            (ResourceLimit::CoreBytes, self.core_bytes),
+            (ResourceLimit::OpenFiles, self.open_files),
+            (ResourceLimit::AddressSpaceBytes, self.address_space_bytes),
         ] {
-            spec = value.into_iter().fold(spec, |spec, value| spec.limit(limit, value));
+            spec = value.into_iter().fold(spec, |spec, value| spec.rlimit(limit, value));
         }
         spec = self.run_time.iter().fold(spec, |spec, time| spec.time_limit(*time));
-        let memory = self.tree_memory_bytes.map(TreeLimit::MemoryBytes);
-        let cores = self.tree_millicores.map(TreeLimit::Millicores);
-        let processes = self.tree_processes.map(TreeLimit::Processes);
-        spec = memory.into_iter().chain(cores).chain(processes).fold(spec, WorkerSpec::tree_limit);
+        let memory = self.tree_memory_bytes.map(CgroupLimit::MemoryMax);
+        let cores = self.tree_millicores.map(CgroupLimit::CpuMax);
+        let processes = self.tree_processes.map(CgroupLimit::PidsMax);
+        spec = memory.into_iter().chain(cores).chain(processes).fold(spec, WorkerSpec::cgroup_limit);
         self.nice.into_iter().fold(spec, WorkerSpec::nice)
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::sys::{
     clone::{self, Grant, Image, Texts},
-    conduct::{Conduct, GroupChange, ResourceLimit, Step},
+    conduct::{Conduct, GroupChange, Rlimit, Step},
     pidfd,
 };
 use std::{
@@ -108,7 +108,7 @@ pub(super) fn conduct(plan: &Plan, death_signal: Option<i32>) -> Conduct {
         limits: plan
             .limits
             .iter()
-            .map(|&(limit, value)| ResourceLimit { resource: limit.resource(), soft: value, hard: value })
+            .map(|&(limit, value)| Rlimit { resource: limit.resource(), soft: value, hard: value })
             .collect(),
         nice: plan.nice,
         io_priority: plan.io_priority.map(IoPriority::number),

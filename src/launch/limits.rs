@@ -1,9 +1,9 @@
 //! What of the machine a worker may use, as a process.
 
-/// A limit of setrlimit(2), for [`WorkerSpec::limit`](crate::WorkerSpec::limit).
+/// A limit of setrlimit(2), for [`WorkerSpec::rlimit`](crate::WorkerSpec::rlimit).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Limit {
+pub enum ResourceLimit {
     /// Seconds of CPU time; then SIGXCPU and SIGKILL.
     CpuSeconds,
     /// Bytes of the largest file it may write; then SIGXFSZ.
@@ -20,7 +20,7 @@ pub enum Limit {
     Processes,
 }
 
-impl Limit {
+impl ResourceLimit {
     pub(super) fn resource(self) -> libc::c_int {
         let resource = match self {
             Self::CpuSeconds => libc::RLIMIT_CPU,
@@ -67,18 +67,17 @@ impl IoPriority {
     }
 }
 
-/// A limit on a worker with all it has started, for [`WorkerSpec::tree_limit`](crate::WorkerSpec::tree_limit).
+/// A limit on a worker with all it has started, for [`WorkerSpec::cgroup_limit`](crate::WorkerSpec::cgroup_limit).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum TreeLimit {
+pub enum CgroupLimit {
     /// Bytes of memory; beyond that the kernel kills one of them, which [`Exit::oom_killed`](crate::Exit::oom_killed) tells. None of
     /// it is swapped out.
-    #[doc(alias = "MemoryMax")]
-    MemoryBytes(u64),
+    MemoryMax(u64),
     /// Processor time, in thousandths of one processor; at least 10.
     #[doc(alias = "CPUQuota")]
-    Millicores(u32),
+    CpuMax(u32),
     /// Processes and threads.
     #[doc(alias = "TasksMax")]
-    Processes(u32),
+    PidsMax(u32),
 }

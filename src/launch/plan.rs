@@ -3,7 +3,7 @@
 use super::{
     environment,
     error::SpecError,
-    limits::{IoPriority, Limit},
+    limits::{IoPriority, ResourceLimit},
     pass::{Pass, Place, Template},
     stdio::{OutputMode, ProcessGroup, StdinMode},
 };
@@ -104,7 +104,7 @@ pub(crate) struct Plan {
     pub(crate) stderr: OutputMode,
     pub(crate) grants: Vec<GrantSpec>,
     pub(crate) group: ProcessGroup,
-    pub(crate) limits: Vec<(Limit, u64)>,
+    pub(crate) limits: Vec<(ResourceLimit, u64)>,
     pub(crate) nice: Option<i32>,
     pub(crate) io_priority: Option<IoPriority>,
     /// A bit for each processor; empty for all.

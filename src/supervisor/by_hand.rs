@@ -25,7 +25,7 @@ impl WorkerSpec {
             return Err(SpecError::ControlByHand.into());
         }
         let of_supervisors = [
-            ("tree_limit", !self.tree_limits.is_empty()),
+            ("cgroup_limit", !self.cgroup_limits.is_empty()),
             ("time_limit", self.time_limit.is_some()),
             ("restart", self.restart.comes_back()),
             ("ready", self.ready.is_some()),

@@ -48,14 +48,14 @@ impl WorkerSpec {
         }
         self.check_health()?;
         let is_ours = matches!(self.plan.program, Program::Named(_)) && self.ends_as_a_whole();
-        if !self.tree_limits.is_empty() && !is_ours {
+        if !self.cgroup_limits.is_empty() && !is_ours {
             let other = match (self.survives, self.survivors) {
                 (true, _) => "survive_parent",
                 (false, Survivors::Report | Survivors::Leave) => "survivors",
                 (false, Survivors::Kill) => "from_command",
             };
             let reason = "it is not started in a cgroup of ours, and so cannot be limited with its tree".into();
-            return Err(SpecError::Conflict { settings: ["tree_limit", other], reason });
+            return Err(SpecError::Conflict { settings: ["cgroup_limit", other], reason });
         }
         if let Some(signal) = self.stop.bad_signal() {
             return Err(SpecError::BadSignal { signal });

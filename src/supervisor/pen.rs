@@ -2,7 +2,7 @@
 
 use super::lock;
 use crate::{
-    launch::limits::TreeLimit,
+    launch::limits::CgroupLimit,
     sys::{
         cgroup::{Cgroup, CgroupError, Frozen, Site},
         poll::Patience,
@@ -143,13 +143,13 @@ impl Pen {
     }
 
     /// One of its own for a worker that is limited.
-    pub(super) fn take_limited(&self, limits: &[TreeLimit]) -> Result<Cell, CgroupError> {
+    pub(super) fn take_limited(&self, limits: &[CgroupLimit]) -> Result<Cell, CgroupError> {
         let mut cell = self.make(&self.home()?)?;
         cell.is_limited = true;
         let limited = limits.iter().try_for_each(|limit| match *limit {
-            TreeLimit::MemoryBytes(bytes) => cell.cgroup.set_memory_max(bytes),
-            TreeLimit::Millicores(millicores) => cell.cgroup.set_cpu_max(millicores),
-            TreeLimit::Processes(count) => cell.cgroup.set_pids_max(count),
+            CgroupLimit::MemoryMax(bytes) => cell.cgroup.set_memory_max(bytes),
+            CgroupLimit::CpuMax(millicores) => cell.cgroup.set_cpu_max(millicores),
+            CgroupLimit::PidsMax(count) => cell.cgroup.set_pids_max(count),
         });
         match limited {
             Ok(()) => Ok(cell),

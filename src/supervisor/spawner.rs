@@ -309,7 +309,7 @@ impl Starter {
         };
         let moment = Moment {
             birthplace: match &directory {
-                Some(directory) if spec.tree_limits.is_empty() => Birthplace::Rather(directory.as_fd()),
+                Some(directory) if spec.cgroup_limits.is_empty() => Birthplace::Rather(directory.as_fd()),
                 Some(directory) => Birthplace::Only(directory.as_fd()),
                 None => Birthplace::Here,
             },
@@ -375,8 +375,8 @@ impl Starter {
                 Err(error)
             }
         };
-        if !spec.tree_limits.is_empty() {
-            let cell = self.pen.take_limited(&spec.tree_limits).and_then(open).map_err(|error| {
+        if !spec.cgroup_limits.is_empty() {
+            let cell = self.pen.take_limited(&spec.cgroup_limits).and_then(open).map_err(|error| {
                 let source = io::Error::new(error.kind(), error);
                 SpawnError::failed(spec.plan.program_name(), SpawnStep::TreeLimit, source)
             })?;

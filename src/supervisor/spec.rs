@@ -8,7 +8,7 @@ use super::{
 use crate::{
     launch::{
         error::SpecError,
-        limits::{IoPriority, Limit, TreeLimit},
+        limits::{CgroupLimit, IoPriority, ResourceLimit},
         pass::Pass,
         plan::{Argument, EnvironmentChange, GrantSource, MESSAGES, Plan, Program},
         stdio::{OutputMode, ProcessGroup, StdinMode},
@@ -94,7 +94,7 @@ pub struct WorkerSpec {
     pub(super) watchdog: Option<Watchdog>,
     pub(super) time_limit: Option<Duration>,
     pub(super) is_significant: bool,
-    pub(super) tree_limits: Vec<TreeLimit>,
+    pub(super) cgroup_limits: Vec<CgroupLimit>,
     /// What it waits for, in a group.
     pub(super) after: Vec<(WorkerId, When)>,
 }
@@ -157,7 +157,7 @@ impl WorkerSpec {
             watchdog: None,
             time_limit: None,
             is_significant: false,
-            tree_limits: Vec::new(),
+            cgroup_limits: Vec::new(),
             after: Vec::new(),
         }
     }
@@ -319,7 +319,7 @@ impl WorkerSpec {
     }
 
     /// Sets a resource limit, soft and hard; `u64::MAX` for none.
-    pub fn limit(mut self, limit: Limit, value: u64) -> Self {
+    pub fn rlimit(mut self, limit: ResourceLimit, value: u64) -> Self {
         self.plan.limits.push((limit, value));
         self
     }
@@ -328,8 +328,8 @@ impl WorkerSpec {
     /// process is in a leaf of a subtree that was delegated to it, as by systemd's `Delegate=yes` and `DelegateSubgroup=main`, to
     /// its user, or to its container. Elsewhere the start fails and says why. Not for [`from_command`](Self::from_command) and
     /// [`survive_parent`](Self::survive_parent).
-    pub fn tree_limit(mut self, limit: TreeLimit) -> Self {
-        self.tree_limits.push(limit);
+    pub fn cgroup_limit(mut self, limit: CgroupLimit) -> Self {
+        self.cgroup_limits.push(limit);
         self
     }
 

@@ -27,7 +27,7 @@ impl WorkerSpec {
     /// * When it is stopped, restarted, dropped with its supervisor, or runs into a limit, its process group is ended with it. A
     ///   daemon that has left the group (`setsid`, as daemons do) lives on.
     /// * When the host is killed, the same: the worker and its group are killed, daemons live on.
-    /// * It has no cgroup of its own, since all of a cgroup is killed together: [`tree_limit`](Self::tree_limit) is refused.
+    /// * It has no cgroup of its own, since all of a cgroup is killed together: [`cgroup_limit`](Self::cgroup_limit) is refused.
     /// * The daemon keeps what it has inherited: a captured stream that it holds open is closed after the
     ///   [drain time](Self::drain_time) and named in [`Exit::leaks`](crate::Exit::leaks).
     pub fn survivors(mut self, survivors: Survivors) -> Self {

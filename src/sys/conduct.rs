@@ -74,7 +74,7 @@ pub(crate) enum GroupChange {
 
 /// One limit of setrlimit(2): soft and hard.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ResourceLimit {
+pub(crate) struct Rlimit {
     pub(crate) resource: libc::c_int,
     pub(crate) soft: u64,
     pub(crate) hard: u64,
@@ -86,7 +86,7 @@ pub(crate) struct Conduct {
     pub(crate) group: GroupChange,
     /// The signal that the child gets when the thread that spawned it ends, and that thread's process.
     pub(crate) death_signal: Option<(libc::c_int, libc::pid_t)>,
-    pub(crate) limits: Vec<ResourceLimit>,
+    pub(crate) limits: Vec<Rlimit>,
     pub(crate) nice: Option<i32>,
     /// As `ioprio_set(2)` takes it: a class in the highest bits, a level in the lowest.
     pub(crate) io_priority: Option<i32>,

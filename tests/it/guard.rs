@@ -5,7 +5,7 @@ use crate::support::{
     read_to_end, wait_gone, wait_nobody,
 };
 use pipewright::{
-    Exit, Limit, OutputMode, Process, ProcessGroup, StdinMode, Worker, WorkerSpec, pipe::anonymous::PipeReader,
+    Exit, OutputMode, Process, ProcessGroup, ResourceLimit, StdinMode, Worker, WorkerSpec, pipe::anonymous::PipeReader,
 };
 use std::{
     fmt, fs,
@@ -551,7 +551,7 @@ fn p09_a_thread_that_ends_takes_nobody_along() {
 
 #[test]
 fn p11_host_with_a_file_size_limit_of_zero_supervises() {
-    let prepare = |spec: WorkerSpec| spec.limit(Limit::FileBytes, 0);
+    let prepare = |spec: WorkerSpec| spec.rlimit(ResourceLimit::FileBytes, 0);
     if alone("guard::p11_host_with_a_file_size_limit_of_zero_supervises", prepare) {
         let mut story = Story::new();
         for _ in 0..3 {

@@ -128,7 +128,7 @@ fn p09_every_candidate_inspected_counts_none() {
 #[test]
 fn p06_the_end_of_a_large_tree_leaves_descriptors_to_the_host() {
     if !alone("inspection::p06_the_end_of_a_large_tree_leaves_descriptors_to_the_host", |spec| {
-        spec.limit(pipewright::Limit::OpenFiles, 160)
+        spec.rlimit(pipewright::ResourceLimit::OpenFiles, 160)
     }) {
         return;
     }

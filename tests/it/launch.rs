@@ -6,7 +6,7 @@ use crate::{
     support::{DEADLINE, FIXTURE, Story, Way, alone, both_ways, guarded, one_message, open_descriptors, read_to_end},
 };
 use pipewright::{
-    IoPriority, Limit, OutputMode, Pass, ProcessGroup, SpawnError, SpawnStep, SpecError, StdinMode, Supervisor,
+    IoPriority, OutputMode, Pass, ProcessGroup, ResourceLimit, SpawnError, SpawnStep, SpecError, StdinMode, Supervisor,
     WorkerSpec,
 };
 use serde_json::Value;
@@ -232,7 +232,7 @@ both_ways! {
     }
 
     fn limits_nice_and_umask_are_set(way: Way) {
-        let spec = way.fixture("inspect").limit(Limit::OpenFiles, 123).limit(Limit::CoreBytes, 0).nice(7).umask(0o137);
+        let spec = way.fixture("inspect").rlimit(ResourceLimit::OpenFiles, 123).rlimit(ResourceLimit::CoreBytes, 0).nice(7).umask(0o137);
         let spec = spec.io_priority(IoPriority::BestEffort(6)).processors([0]);
         let inspected = one_message(spec);
         assert_eq!(inspected["limits"]["nofile"], serde_json::json!([123, 123]), "{inspected}");
@@ -372,7 +372,7 @@ both_ways! {
             Way::Direct => "launch::direct::running_out_of_descriptors_is_an_error_that_passes",
             Way::Command => "launch::command::running_out_of_descriptors_is_an_error_that_passes",
         };
-        if !alone(test, |spec| spec.limit(Limit::OpenFiles, 64)) {
+        if !alone(test, |spec| spec.rlimit(ResourceLimit::OpenFiles, 64)) {
             return;
         }
         let at_first = open_descriptors();
@@ -536,7 +536,9 @@ fn a_fixed_number_can_be_told_too() {
 
 #[test]
 fn any_number_below_the_limit_can_be_had_and_no_other() {
-    if !alone("launch::any_number_below_the_limit_can_be_had_and_no_other", |spec| spec.limit(Limit::OpenFiles, 64)) {
+    if !alone("launch::any_number_below_the_limit_can_be_had_and_no_other", |spec| {
+        spec.rlimit(ResourceLimit::OpenFiles, 64)
+    }) {
         return;
     }
     let supervisor = Supervisor::new().unwrap();
@@ -638,7 +640,7 @@ fn p05_a_start_copies_nothing_of_the_parent() {
 fn what_only_a_supervisor_does_is_refused_by_hand() {
     let spec = || WorkerSpec::new("true");
     for (setting, spec) in [
-        ("tree_limit", spec().tree_limit(pipewright::TreeLimit::Processes(3))),
+        ("cgroup_limit", spec().cgroup_limit(pipewright::CgroupLimit::PidsMax(3))),
         ("time_limit", spec().time_limit(DEADLINE)),
         ("restart", spec().restart(pipewright::Restart::OnFailure)),
         ("ready", spec().ready(pipewright::Ready::notify())),

@@ -6,7 +6,7 @@ use crate::{
     named::{is_root, reachable},
     support::{DEADLINE, FIXTURE, alone, cgroup2_mount, comes_true, read_to_end},
 };
-use pipewright::{ContainmentKind, OutputMode, SpawnStep, Supervisor, TreeLimit, WorkerSpec};
+use pipewright::{CgroupLimit, ContainmentKind, OutputMode, SpawnStep, Supervisor, WorkerSpec};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -242,7 +242,7 @@ fn who_cannot_be_born_in_its_cgroup_is_not_started_without_its_limit() {
     kernel::refuse(libc::SYS_clone3, None, libc::ENOSYS);
     let supervisor = Supervisor::new().unwrap();
     let hanging = || WorkerSpec::new(FIXTURE).arg("hang");
-    let refused = supervisor.spawn(hanging().tree_limit(TreeLimit::Processes(9))).unwrap_err();
+    let refused = supervisor.spawn(hanging().cgroup_limit(CgroupLimit::PidsMax(9))).unwrap_err();
     assert_eq!(refused.step(), Some(&SpawnStep::Cgroup), "{refused:?}");
     assert_eq!(supervisor.spawn(hanging()).unwrap().containment().map(|it| it.kind), Some(ContainmentKind::Group));
 }

@@ -5,8 +5,8 @@ use crate::{
     support::{DEADLINE, Story, Way, alone, both_ways, comes_true, is_alive, read_to_end},
 };
 use pipewright::{
-    Backoff, Event, EventKind, GaveUp, Intensity, Limit, OutputMode, Pass, Ready, Restart, RestartPolicy, SpawnError,
-    SpecError, StdinMode, StopPolicy, StopReport, StopStep, Supervisor, Worker, WorkerSpec, WorkerState,
+    Backoff, Event, EventKind, GaveUp, Intensity, OutputMode, Pass, Ready, ResourceLimit, Restart, RestartPolicy,
+    SpawnError, SpecError, StdinMode, StopPolicy, StopReport, StopStep, Supervisor, Worker, WorkerSpec, WorkerState,
 };
 use std::{
     fs::{self, File, OpenOptions},
@@ -392,7 +392,7 @@ fn take_all_descriptors(done: mpsc::Receiver<()>) -> thread::JoinHandle<()> {
 #[test]
 fn p13_a_host_short_of_descriptors_is_no_failure_of_its_worker() {
     let test = "supervision::p13_a_host_short_of_descriptors_is_no_failure_of_its_worker";
-    if !alone(test, |spec| spec.limit(Limit::OpenFiles, 96)) {
+    if !alone(test, |spec| spec.rlimit(ResourceLimit::OpenFiles, 96)) {
         return;
     }
     let mut story = Story::new();

@@ -7,8 +7,8 @@ use crate::{
     },
 };
 use pipewright::{
-    Backoff, Event, EventKind, ExitStatus, FrameErrorKind, Framing, Intensity, Limit, OutputMode, Pass, ProcessGroup,
-    Restart, RestartPolicy, StdinMode, Stream, Supervisor, Warning, WorkerId, WorkerSpec,
+    Backoff, Event, EventKind, ExitStatus, FrameErrorKind, Framing, Intensity, OutputMode, Pass, ProcessGroup,
+    ResourceLimit, Restart, RestartPolicy, StdinMode, Stream, Supervisor, Warning, WorkerId, WorkerSpec,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -189,7 +189,7 @@ both_ways! {
         let mut story = Story::new();
         for signal in [1, 2, 3, 4, 6, 7, 8, 9, 11, 13, 14, 15] {
             let spec = way.plain("die").args(["--signal", &signal.to_string()]);
-            story.supervisor.spawn(spec.limit(Limit::CoreBytes, 0)).unwrap();
+            story.supervisor.spawn(spec.rlimit(ResourceLimit::CoreBytes, 0)).unwrap();
             let exit = story.exit();
             assert_eq!(exit.status, ExitStatus::Signal { signal, core_dumped: false });
         }
@@ -783,7 +783,7 @@ fn p06_opening_a_fifo_holds_up_nobody_else() {
 
 #[test]
 fn p16_a_supervisor_that_cannot_be_set_up_names_the_step() {
-    let poor = |spec: WorkerSpec| spec.limit(Limit::OpenFiles, 8);
+    let poor = |spec: WorkerSpec| spec.rlimit(ResourceLimit::OpenFiles, 8);
     if !alone("supervisor::p16_a_supervisor_that_cannot_be_set_up_names_the_step", poor) {
         return;
     }

@@ -2,7 +2,7 @@
 
 use crate::support::{Story, Way, both_ways, is_alive, wait_gone};
 use pipewright::{
-    Exit, Pass, SpawnError, SpecError, StdinMode, StopPolicy, Supervisor, Survivors, TreeLimit, WorkerSpec,
+    CgroupLimit, Exit, Pass, SpawnError, SpecError, StdinMode, StopPolicy, Supervisor, Survivors, WorkerSpec,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -100,7 +100,7 @@ fn survivors_cannot_be_left_in_a_limited_tree_or_by_hand() {
     };
     let supervisor = Supervisor::new().unwrap();
     let spec = WorkerSpec::new("true").survivors(Survivors::Report);
-    let limited = supervisor.spawn(spec.clone().tree_limit(TreeLimit::Processes(9)));
-    assert_eq!(conflict(limited.map(drop)), ["tree_limit", "survivors"]);
+    let limited = supervisor.spawn(spec.clone().cgroup_limit(CgroupLimit::PidsMax(9)));
+    assert_eq!(conflict(limited.map(drop)), ["cgroup_limit", "survivors"]);
     assert_eq!(conflict(spec.launch().map(drop)), ["survivors", "launch"]);
 }

@@ -5,8 +5,8 @@ use crate::support::{
     may_make_cgroups, wait_gone,
 };
 use pipewright::{
-    ContainmentKind, EventKind, ExitStatus, OutputMode, Pass, ProcessGroup, SpawnError, SpawnStep, SpecError,
-    StdinMode, StopPolicy, StopStep, Supervisor, TreeLimit, Worker, WorkerSpec,
+    CgroupLimit, ContainmentKind, EventKind, ExitStatus, OutputMode, Pass, ProcessGroup, SpawnError, SpawnStep,
+    SpecError, StdinMode, StopPolicy, StopStep, Supervisor, Worker, WorkerSpec,
 };
 use std::{
     fs,
@@ -235,7 +235,7 @@ fn no_cgroup_is_left() {
 fn a_limit_that_cannot_be_set_is_told() {
     let story = Story::new();
     // Where the controller is to be had the worker starts, and is limited: then there is nothing to refuse.
-    match story.supervisor.spawn(WorkerSpec::new("true").tree_limit(TreeLimit::MemoryBytes(64 << 20))) {
+    match story.supervisor.spawn(WorkerSpec::new("true").cgroup_limit(CgroupLimit::MemoryMax(64 << 20))) {
         Ok(worker) => {
             assert_eq!(worker.containment().map_or(ContainmentKind::Cgroup, |it| it.kind), ContainmentKind::Cgroup);
         }
@@ -246,12 +246,12 @@ fn a_limit_that_cannot_be_set_is_told() {
         }
         Err(other) => panic!("{other:?}"),
     }
-    let refused = |spec: WorkerSpec| match story.supervisor.spawn(spec.tree_limit(TreeLimit::Processes(9))) {
+    let refused = |spec: WorkerSpec| match story.supervisor.spawn(spec.cgroup_limit(CgroupLimit::PidsMax(9))) {
         Err(SpawnError::Spec(SpecError::Conflict { settings, .. })) => settings,
         other => panic!("{other:?}"),
     };
-    assert_eq!(refused(WorkerSpec::new("true").survive_parent()), ["tree_limit", "survive_parent"]);
-    assert_eq!(refused(Way::Command.program("true")), ["tree_limit", "from_command"]);
+    assert_eq!(refused(WorkerSpec::new("true").survive_parent()), ["cgroup_limit", "survive_parent"]);
+    assert_eq!(refused(Way::Command.program("true")), ["cgroup_limit", "from_command"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod scenarios;
 use crate::support::{alone_within, cgroups_of, children, may_make_cgroups, open_descriptors};
 use calls::{CALLS, IN_CGROUPS, Means, OUTSIDE_CGROUPS, means};
 use injector::Fault;
-use pipewright::{ContainmentKind, StdinMode, Supervisor, TreeLimit, WorkerSpec};
+use pipewright::{CgroupLimit, ContainmentKind, StdinMode, Supervisor, WorkerSpec};
 use run::Run;
 use scenarios::SCENARIOS;
 use std::{
@@ -143,7 +143,7 @@ fn p09_a_cgroup_that_could_not_be_made_is_made_at_the_next_start() {
     in_a_process_of_its_own(test, RUN_TIME, || {
         injector::watch().expect("seccomp's user notification");
         let call = CALLS.iter().position(|call| call.name == "mkdir").unwrap();
-        for spec in [WorkerSpec::new("cat"), WorkerSpec::new("cat").tree_limit(TreeLimit::Processes(64))] {
+        for spec in [WorkerSpec::new("cat"), WorkerSpec::new("cat").cgroup_limit(CgroupLimit::PidsMax(64))] {
             let supervisor = Supervisor::new().unwrap();
             let start = || supervisor.spawn(spec.clone().stdin(StdinMode::Pipe));
             injector::arm(Some(Fault { call, errno: libc::ENOSPC, occurrence: 1, lasts: Duration::ZERO }));

@@ -3,8 +3,8 @@
 use super::{injector, run::Run};
 use crate::support::{FIXTURE, Way, comes_true};
 use pipewright::{
-    Backoff, IoPriority, Limit, OutputMode, Pass, Ready, Restart, RestartPolicy, StdinMode, StopPolicy, StopStep,
-    Strategy, Supervisor, TreeLimit, When, WorkerSpec,
+    Backoff, CgroupLimit, IoPriority, OutputMode, Pass, Ready, ResourceLimit, Restart, RestartPolicy, StdinMode,
+    StopPolicy, StopStep, Strategy, Supervisor, When, WorkerSpec,
     pipe::{
         PipeMode,
         name::PipeName,
@@ -52,7 +52,7 @@ fn serving() -> WorkerSpec {
 fn start(run: &Run) {
     let host = run.host();
     let spec = WorkerSpec::new("/bin/true").stdin(StdinMode::Pipe).nice(1).umask(0o27).current_dir("/");
-    let spec = spec.limit(Limit::CoreBytes, 0).io_priority(IoPriority::Idle).processors([0]);
+    let spec = spec.rlimit(ResourceLimit::CoreBytes, 0).io_priority(IoPriority::Idle).processors([0]);
     let spec = spec.pipe_to("more", Pass::number(7)).pipe_capacity(1 << 17).messages(Pass::number(8));
     for spec in [spec.clone(), spec.process_group(pipewright::ProcessGroup::NewSession)] {
         let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
@@ -217,7 +217,7 @@ fn can_limit(run: &Run, spec: &WorkerSpec) -> bool {
 }
 
 fn limits(run: &Run) {
-    let spec = WorkerSpec::new("/bin/true").tree_limit(TreeLimit::Processes(10));
+    let spec = WorkerSpec::new("/bin/true").cgroup_limit(CgroupLimit::PidsMax(10));
     if can_limit(run, &spec) {
         let host = run.host();
         let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
