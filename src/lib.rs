@@ -177,11 +177,11 @@ pub use supervisor::{
 pub use text::{Printable, printable};
 #[cfg(target_os = "linux")]
 pub use wire::{
-    calls::CallError,
-    frame::{FrameError, FrameErrorKind, Framing},
+    framing::{FrameError, FrameErrorKind, Framing},
+    jsonrpc::RpcError,
+    jsonrpc::pending::CallError,
+    jsonrpc::request::{Notification, Request},
     message::{DecodeError, Line, LineEnding, Message},
-    request::{Notification, Request},
-    rpc::RpcError,
 };
 
 /// Documents that are longer than a page of a type.

@@ -11,11 +11,11 @@ use crate::{
         named::{ConnectOptions, ReadHalf, Stream},
     },
     wire::{
-        calls::{Answered, CallError, Calls, Requests},
-        frame::{Batch, Deframer, FrameError, Framing, Piece},
+        framing::{Batch, Deframer, FrameError, Framing, Piece},
+        jsonrpc::pending::{Answered, CallError, Calls, Requests},
+        jsonrpc::request::{Notification, Post, Request},
+        jsonrpc::{self, Address, CANCEL, HELLO, Hello, PING, Packet, Refusal, RpcError, SHUTDOWN, TooLong},
         message::decode,
-        request::{Notification, Post, Request},
-        rpc::{self, Address, CANCEL, HELLO, Hello, PING, Packet, Refusal, RpcError, SHUTDOWN, TooLong},
     },
 };
 use crossbeam_channel::{Receiver, Sender};
@@ -104,7 +104,7 @@ impl Control {
         let stream = options.connect(&name, CONNECT_TIME).map_err(io::Error::from)?;
         let watched = stream.clone();
         let (reader, writer) = stream.split();
-        let hello = rpc::notification(HELLO, &Hello { key: address.key.clone() }).map_err(io::Error::other)?;
+        let hello = jsonrpc::notification(HELLO, &Hello { key: address.key.clone() }).map_err(io::Error::other)?;
         let writer = Writer::new(writer);
         writer.write(&hello, &Begun::now(Wait::at_most(CONNECT_TIME)))?;
         let (heard, incoming) = crossbeam_channel::unbounded();
@@ -201,7 +201,7 @@ impl Control {
     }
 
     pub(super) fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
-        self.post(rpc::notification(method, params).map_err(CallError::Encode)?)
+        self.post(jsonrpc::notification(method, params).map_err(CallError::Encode)?)
     }
 
     pub(super) fn call<P, R>(&self, method: &str, params: &P, timeout: Duration) -> Result<R, CallError>
@@ -221,18 +221,18 @@ impl Control {
         self.stand_by.notify_all();
         let begun = Begun::now(Wait::at_most(timeout));
         let sent =
-            rpc::request(id, method, params).map_err(CallError::Encode).and_then(|line| self.send(&line, &begun));
+            jsonrpc::request(id, method, params).map_err(CallError::Encode).and_then(|line| self.send(&line, &begun));
         if let Err(error) = sent {
             self.shared().calls.give_up(id);
             // A part of it may be on its way, and the rest goes before the next line: this one, if it can.
-            self.send_if_possible(rpc::cancellation(id));
+            self.send_if_possible(jsonrpc::cancellation(id));
             return Err(error);
         }
         let Ok(answer) = answer.recv_timeout(begun.remaining()) else {
             let gave_up = self.shared().calls.give_up(id).is_some();
             if gave_up {
                 // If it cannot be sent, the answer will be passed over.
-                self.send_if_possible(rpc::cancellation(id));
+                self.send_if_possible(jsonrpc::cancellation(id));
             }
             return Err(CallError::TimedOut);
         };
@@ -284,7 +284,7 @@ impl Control {
     }
 
     fn hear(self: &Arc<Self>, line: &[u8], hear: &mut impl FnMut(ParentMessage)) {
-        match rpc::parse(line) {
+        match jsonrpc::parse(line) {
             Ok(Packet::Response { id, outcome }) => self.end_call(id, outcome),
             Ok(Packet::Refused(refusal)) => {
                 let answered = self.shared().calls.answer_only();
@@ -292,7 +292,7 @@ impl Control {
             }
             Ok(Packet::Request { id, method, .. }) if method == PING => {
                 // Whoever reads must not wait for the parent to do so; it asks again.
-                self.send_if_possible(rpc::response(&id, &()));
+                self.send_if_possible(jsonrpc::response(&id, &()));
             }
             Ok(Packet::Request { id, method, params }) => {
                 let cancelled = self.shared().requests.begin(id.text());
@@ -300,7 +300,7 @@ impl Control {
                 hear(ParentMessage::Request(Request::new(id, (method, params), post, cancelled, None)));
             }
             Ok(Packet::Notification { method, params }) if method == CANCEL => {
-                if let Some(id) = rpc::cancelled(params.as_deref()) {
+                if let Some(id) = jsonrpc::cancelled(params.as_deref()) {
                     self.shared().requests.cancel(id.text());
                 }
             }
@@ -314,10 +314,10 @@ impl Control {
 
     /// Whoever waits for a line that was too long is told so, instead of waiting out its time.
     fn answer_too_long(&self, fault: &FrameError) {
-        match rpc::too_long(fault) {
+        match jsonrpc::too_long(fault) {
             Some(TooLong::Response(id, refusal)) => self.end_call(id, Err(refusal)),
             // Whoever reads must not wait for the parent to do so.
-            Some(TooLong::Request(id, error)) => self.send_if_possible(rpc::refusal(&id, &error)),
+            Some(TooLong::Request(id, error)) => self.send_if_possible(jsonrpc::refusal(&id, &error)),
             None => {}
         }
     }

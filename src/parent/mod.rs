@@ -24,10 +24,10 @@ use crate::{
     pipe::anonymous::{Handle, HandleError, PipeWriter},
     text::printable,
     wire::{
-        calls::CallError,
-        frame::{Framing, encode},
-        request::Request,
-        rpc::{self, Address, KEY_VARIABLE, RpcError},
+        framing::{Framing, encode},
+        jsonrpc::pending::CallError,
+        jsonrpc::request::Request,
+        jsonrpc::{self, Address, KEY_VARIABLE, RpcError},
     },
 };
 use control::Control;
@@ -270,7 +270,7 @@ impl Parent {
     /// As [`notify`](Self::notify).
     #[doc(alias = "EXTEND_TIMEOUT_USEC")]
     pub fn extend(&self, time: Duration) -> Result<(), CallError> {
-        self.notify(rpc::EXTEND, &rpc::Extend { ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) })
+        self.notify(jsonrpc::EXTEND, &jsonrpc::Extend { ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) })
     }
 
     /// What the parent asks and tells, in one channel. It ends when the parent closes the connection, ends, or has told
@@ -299,7 +299,7 @@ impl Parent {
         let Some(control) = &self.control else { return };
         let answer = |request: Request| {
             let outcome = catch_unwind(AssertUnwindSafe(|| answer(&request)))
-                .unwrap_or_else(|_| Err(RpcError::new(rpc::INTERNAL_ERROR, "the method panicked")));
+                .unwrap_or_else(|_| Err(RpcError::new(jsonrpc::INTERNAL_ERROR, "the method panicked")));
             // A parent that has gone meanwhile needs no answer, and the next turn ends the loop.
             drop(control::answer(request, outcome));
         };

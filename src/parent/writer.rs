@@ -2,7 +2,7 @@
 
 use crate::{
     pipe::{Begun, Wait, named::WriteHalf},
-    wire::outgoing::Outgoing,
+    wire::send_queue::Outgoing,
 };
 use std::{
     io, mem,

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     sys::{pidfd::own_pid, poll::Deadline},
-    wire::{calls::CallError, message::decode},
+    wire::{jsonrpc::pending::CallError, message::decode},
 };
 use crossbeam_channel::{Receiver, Sender};
 use serde::de::DeserializeOwned;

@@ -20,8 +20,8 @@ use crate::{
         socket::{self, Credentials},
     },
     wire::{
-        frame::BYTE_ORDER_MARK,
-        rpc::{self, Address, HELLO, Hello, Packet, RpcError},
+        framing::BYTE_ORDER_MARK,
+        jsonrpc::{self, Address, HELLO, Hello, Packet, RpcError},
     },
 };
 use std::{
@@ -268,8 +268,8 @@ impl Control {
     /// Refuses a connection: it gets an error line, unless it does not read. The warning is given where it is to be reported.
     pub(super) fn refuse(&mut self, visitor: u64, fault: HelloFault, now: Instant, received: u64) -> Option<Warning> {
         let visitor = self.visitors.get(&visitor)?;
-        let error = RpcError::new(rpc::INVALID_REQUEST, fault.to_string());
-        if let Ok(line) = rpc::refusal_of_unknown(&error) {
+        let error = RpcError::new(jsonrpc::INVALID_REQUEST, fault.to_string());
+        if let Ok(line) = jsonrpc::refusal_of_unknown(&error) {
             drop(socket::send(visitor.socket.as_fd(), &[io::IoSlice::new(&line)], &[]));
         }
         let unreported = self.refusals.next(now, received)?;
@@ -325,7 +325,7 @@ impl Control {
 /// The key in a first line.
 fn key(line: &[u8]) -> Option<String> {
     let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
-    match rpc::parse(line).ok()? {
+    match jsonrpc::parse(line).ok()? {
         Packet::Notification { method, params: Some(params) } if method == HELLO => {
             serde_json::from_str::<Hello>(params.get()).ok().map(|hello| hello.key)
         }

@@ -6,9 +6,9 @@ use crate::{
     launch::error::SpawnError,
     policy::{backpressure::EVENT_BYTES, restart::GaveUp},
     wire::{
-        frame::FrameError,
+        framing::FrameError,
+        jsonrpc::request::{Notification, Request},
         message::{Charge, Line, Message},
-        request::{Notification, Request},
     },
 };
 use std::{fmt, ops::Deref, sync::Arc, time::Duration};
@@ -324,7 +324,7 @@ pub enum Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::frame::FrameErrorKind;
+    use crate::wire::framing::FrameErrorKind;
 
     #[test]
     fn reasons_are_sentences() {

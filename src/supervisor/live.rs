@@ -30,7 +30,7 @@ use crate::{
     sys::{fd, is_transient, pidfd::Reaped},
     text::printable,
     wire::{
-        frame::{Batch, Deframer, FrameError, Piece, Span},
+        framing::{Batch, Deframer, FrameError, Piece, Span},
         message::{Charge, Chunk, Line, Message, check},
     },
 };

@@ -10,7 +10,7 @@ use crate::{
         pidfd::own_pid,
         socket::{self, Credentials, Take},
     },
-    wire::notify::{self, Notice},
+    wire::sd_notify::{self, Notice},
 };
 use std::{
     fs::{self, Permissions},
@@ -81,7 +81,7 @@ impl NotifySocket {
         let received = socket::receive_message(self.as_fd(), &mut datagram, Take::Descriptors).ok()?;
         self.close_elsewhere(received.descriptors);
         let bytes = datagram.get(..received.bytes.min(DATAGRAM_BYTES)).unwrap_or_default();
-        Some(Datagram { sender: received.sender, notices: notify::parse(bytes).collect() })
+        Some(Datagram { sender: received.sender, notices: sd_notify::parse(bytes).collect() })
     }
 
     /// Too much of what it has sent does not close: it is not to be heard any more, or we would run out of descriptors.

@@ -4,8 +4,8 @@
 //! So the reading is a thing that exists once: whoever has it reads, and the loop is not told of what comes meanwhile.
 
 use crate::wire::{
-    frame::{Batch, Deframer, FrameError, FrameErrorKind, Framing, Piece},
-    rpc::{self, Packet},
+    framing::{Batch, Deframer, FrameError, FrameErrorKind, Framing, Piece},
+    jsonrpc::{self, Packet},
 };
 use serde_json::value::RawValue;
 
@@ -43,7 +43,7 @@ impl RawLine<'_> {
     pub(super) const NONE: RawLine<'static> = RawLine { bytes: &[], offset: 0 };
 
     fn heard(self) -> Heard {
-        match rpc::parse(self.bytes) {
+        match jsonrpc::parse(self.bytes) {
             Ok(packet) => Heard::Packet(packet, self.bytes.len()),
             Err(_) => Heard::Fault(self.not_rpc()),
         }

@@ -11,11 +11,11 @@ use crate::{
     policy::backpressure::{EVENT_BYTES, Levels},
     sys::{is_shortage, is_transient},
     wire::{
-        calls::CallError,
-        frame::FrameError,
+        framing::FrameError,
+        jsonrpc::pending::CallError,
+        jsonrpc::request::{Notification, Post, Request},
+        jsonrpc::{self, CANCEL, EXTEND, PING, Packet, TooLong},
         message::{Charge, Credit},
-        request::{Notification, Post, Request},
-        rpc::{self, CANCEL, EXTEND, PING, Packet, TooLong},
     },
 };
 use std::{
@@ -165,7 +165,9 @@ impl Session {
             }
             Packet::Request { id, method, .. } if method == PING => {
                 // Where there is no room for it, this is the end of the connection.
-                drop(rpc::response(&id, &()).map_err(CallError::Encode).and_then(|line| self.link.post_answer(line)));
+                drop(
+                    jsonrpc::response(&id, &()).map_err(CallError::Encode).and_then(|line| self.link.post_answer(line)),
+                );
                 None
             }
             Packet::Request { id, method, params } => {
@@ -175,13 +177,13 @@ impl Session {
                 Some(EventKind::Request(Box::new(Request::new(id, (method, params), post, cancelled, charge))))
             }
             Packet::Notification { method, params } if method == CANCEL => {
-                if let Some(id) = rpc::cancelled(params.as_deref()) {
+                if let Some(id) = jsonrpc::cancelled(params.as_deref()) {
                     self.link.cancel_request(id.text());
                 }
                 None
             }
             Packet::Notification { method, params } if method == EXTEND => {
-                self.extension = rpc::extension(params.as_deref());
+                self.extension = jsonrpc::extension(params.as_deref());
                 None
             }
             Packet::Notification { method, params } => {
@@ -193,13 +195,17 @@ impl Session {
 
     /// Whoever waits for a line that was too long is told so, instead of waiting out its time.
     fn answer_too_long(&self, fault: &FrameError) {
-        match rpc::too_long(fault) {
+        match jsonrpc::too_long(fault) {
             Some(TooLong::Response(id, refusal)) => {
                 self.link.answer(id, Err(refusal));
             }
             Some(TooLong::Request(id, error)) => {
                 // Where there is no room for it, this is the end of the connection.
-                drop(rpc::refusal(&id, &error).map_err(CallError::Encode).and_then(|line| self.link.post_answer(line)));
+                drop(
+                    jsonrpc::refusal(&id, &error)
+                        .map_err(CallError::Encode)
+                        .and_then(|line| self.link.post_answer(line)),
+                );
             }
             None => {}
         }

@@ -35,7 +35,7 @@ use crate::{
     },
     policy::watchdog::Life,
     sys::{conduct, pidfd, proc, random},
-    wire::rpc::KEY_VARIABLE,
+    wire::jsonrpc::KEY_VARIABLE,
 };
 use crossbeam_channel::RecvTimeoutError;
 use std::{

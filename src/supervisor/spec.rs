@@ -14,7 +14,7 @@ use crate::{
         stdio::{OutputMode, ProcessGroup, StdinMode},
     },
     policy::{group::When, restart::RestartPolicy, stop::StopPolicy, watchdog::Watchdog},
-    wire::frame::Framing,
+    wire::framing::Framing,
 };
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, process::Command, sync::Arc, time::Duration};
 

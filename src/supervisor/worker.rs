@@ -21,7 +21,7 @@ use crate::{
     launch::{child::Child, descriptors::Ends, spawn::Launched},
     pipe::anonymous::{PipeReader, PipeWriter},
     sys::cgroup::Frozen,
-    wire::calls::CallError,
+    wire::jsonrpc::pending::CallError,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{

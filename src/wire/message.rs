@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, io, str, str::Utf8Error, sync::Arc};
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::frame::{FrameErrorKind, Span};
+use super::framing::{FrameErrorKind, Span};
 use crate::text::printable;
 
 /// One message of a worker: JSON text nobody has parsed yet.

@@ -24,7 +24,7 @@ use crate::{
         warning::Warning,
     },
     sys::{identity, is_transient, proc, socket::Credentials},
-    wire::notify::Notice,
+    wire::sd_notify::Notice,
 };
 use std::{
     io, mem,

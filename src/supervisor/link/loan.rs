@@ -10,8 +10,8 @@ use crate::{
     },
     sys::poll::Deadline,
     wire::{
-        calls::CallError,
-        rpc::{self, Packet},
+        jsonrpc::pending::CallError,
+        jsonrpc::{self, Packet},
     },
 };
 use serde::Serialize;
@@ -39,7 +39,7 @@ impl Link {
     ) -> Result<Box<RawValue>, CallError> {
         let deadline = Deadline::after(timeout);
         let id = self.lock().calls.next_id();
-        let line = rpc::request(id, method, params).map_err(CallError::Encode)?;
+        let line = jsonrpc::request(id, method, params).map_err(CallError::Encode)?;
         let call = match self.borrow_reading(line, timeout)? {
             Ok(loan) => match self.read_answer(loan, id, deadline) {
                 Ok(answer) => return answer,

@@ -26,10 +26,10 @@ use crate::{
         socket,
     },
     wire::{
-        calls::{Answered, CallError, Calls, Requests},
-        outgoing::Outgoing,
-        request::Post,
-        rpc::{self, PING, Refusal},
+        jsonrpc::pending::{Answered, CallError, Calls, Requests},
+        jsonrpc::request::Post,
+        jsonrpc::{self, PING, Refusal},
+        send_queue::Outgoing,
     },
 };
 use crossbeam_channel::Sender;
@@ -321,7 +321,7 @@ impl Link {
             id
         };
         // Where that cannot be sent nothing comes back, and that is what is watched for.
-        drop(rpc::request(id, PING, &()).map_err(CallError::Encode).and_then(|line| self.post(line)));
+        drop(jsonrpc::request(id, PING, &()).map_err(CallError::Encode).and_then(|line| self.post(line)));
     }
 
     /// How many bytes wait for the worker to read.
@@ -346,12 +346,12 @@ impl Link {
     }
 
     pub(super) fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
-        self.post(rpc::notification(method, params).map_err(CallError::Encode)?)
+        self.post(jsonrpc::notification(method, params).map_err(CallError::Encode)?)
     }
 
     pub(super) fn call<P: Serialize + ?Sized>(self: &Arc<Self>, method: &str, params: &P) -> Result<Call, CallError> {
         let id = self.lock().calls.next_id();
-        let line = rpc::request(id, method, params).map_err(CallError::Encode)?;
+        let line = jsonrpc::request(id, method, params).map_err(CallError::Encode)?;
         self.send_call(id, line)
     }
 
@@ -382,7 +382,7 @@ impl Link {
     pub(super) fn give_up(&self, id: u64) {
         if self.lock().calls.give_up(id).is_some() {
             // The worker is told, so that it can stop working on it. If that cannot be sent, its answer will be passed over.
-            drop(rpc::cancellation(id).map_err(CallError::Encode).and_then(|line| self.post(line)));
+            drop(jsonrpc::cancellation(id).map_err(CallError::Encode).and_then(|line| self.post(line)));
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::{Link, QUEUE_BYTES, Socket};
 use crate::{
     sys::socket,
-    wire::{calls::CallError, request::Post},
+    wire::{jsonrpc::pending::CallError, jsonrpc::request::Post},
 };
 use std::{net::Shutdown, os::fd::AsFd};
 

@@ -8,7 +8,7 @@ use crate::{
         event::Event,
         worker::{Present, WorkerShared},
     },
-    wire::calls::CallError,
+    wire::jsonrpc::pending::CallError,
 };
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use crate::{
         guest::unharmed,
         worker::{Present, WorkerShared},
     },
-    wire::calls::CallError,
+    wire::jsonrpc::pending::CallError,
 };
 use std::{
     collections::HashMap,

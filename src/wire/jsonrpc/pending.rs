@@ -1,9 +1,7 @@
 //! Which call waits for which answer, and how a call ends.
 
-use super::{
-    message::DecodeError,
-    rpc::{NotRpc, Refusal, RpcError, whole_number},
-};
+use super::{NotRpc, Refusal, RpcError, whole_number};
+use crate::wire::message::DecodeError;
 use crate::{exit::Exit, text::printable};
 use std::{
     borrow::Cow,

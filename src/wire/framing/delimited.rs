@@ -4,7 +4,7 @@ use std::{mem, ops::Range};
 
 use memchr::memchr_iter;
 
-use super::frame::{BYTE_ORDER_MARK, Cuts, FrameErrorKind, Tail};
+use super::{BYTE_ORDER_MARK, Cuts, FrameErrorKind, Tail};
 
 /// Cuts at each delimiter.
 #[derive(Debug)]

@@ -5,10 +5,8 @@ mod damage;
 use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{
-    frame::{Batch, Deframer, FrameError, FrameErrorKind, Framing, Piece, encode},
-    message::LineEnding,
-};
+use super::{Batch, Deframer, FrameError, FrameErrorKind, Framing, Piece, encode};
+use crate::wire::message::LineEnding;
 
 const FRAMINGS: [Framing; 4] = [Framing::Lines, Framing::Nul, Framing::LengthPrefixed, Framing::ContentLength];
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{FRAMINGS, Said, drain, fault, frame, hear, messages};
 use crate::wire::{
-    frame::{Batch, Deframer, FrameErrorKind, Framing, encode},
+    framing::{Batch, Deframer, FrameErrorKind, Framing, encode},
     message::check,
 };
 

@@ -4,10 +4,8 @@ use std::mem;
 
 use memchr::memchr2;
 
-use super::{
-    frame::{Cuts, Tail},
-    message::LineEnding,
-};
+use super::{Cuts, Tail};
+use crate::wire::message::LineEnding;
 
 /// Cuts at each line feed, and at each carriage return: with the latter, programs overwrite what shows their progress.
 #[derive(Debug)]

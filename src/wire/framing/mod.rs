@@ -9,12 +9,26 @@ use std::{io::Write as _, ops::Range};
 use memchr::memchr2;
 use serde::{Serialize, ser::Error as _};
 
-use super::{
-    content_length::ContentLength, delimited::Delimited, fault::EXCERPT_BYTES_MAX, length32::Length32,
-    message::LineEnding, prefixed::Prefixed, text::Text,
-};
+mod content_length; // headers `Content-Length: N`
+mod delimited; // frames that end with a byte: lines, NUL
+mod error; // damage in a stream, as a value
+mod header_framed; // frames that begin with their size
+mod length_prefixed; // headers of four bytes
+mod text; // captured output, of which nothing may be lost
 
-pub use super::fault::{FrameError, FrameErrorKind};
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "a test may panic")]
+mod tests;
+
+use super::message::LineEnding;
+use content_length::ContentLength;
+use delimited::Delimited;
+use error::EXCERPT_BYTES_MAX;
+use header_framed::Prefixed;
+use length_prefixed::Length32;
+use text::Text;
+
+pub use error::{FrameError, FrameErrorKind};
 
 /// How messages are told apart on a pipe.
 ///

@@ -3,9 +3,9 @@
 use memchr::memchr2;
 
 use super::{
-    fault::EXCERPT_BYTES_MAX,
-    frame::BYTE_ORDER_MARK,
-    prefixed::{Header, Headers},
+    BYTE_ORDER_MARK,
+    error::EXCERPT_BYTES_MAX,
+    header_framed::{Header, Headers},
 };
 
 /// The longest header section, in bytes.

@@ -1,11 +1,14 @@
 //! JSON-RPC 2.0, one object a line: requests, notifications and responses as values, and the address at which a worker finds
 //! its parent. The specification: <https://www.jsonrpc.org/specification>.
 
-use super::{
-    frame::{FrameError, FrameErrorKind, Framing, encode},
+pub(crate) mod pending; // which call waits for which answer; CallError
+pub(crate) mod request; // a request of the other side, to be answered
+
+use crate::text::printable;
+use crate::wire::{
+    framing::{FrameError, FrameErrorKind, Framing, encode},
     message::{DecodeError, decode},
 };
-use crate::text::printable;
 use memchr::memmem;
 use serde::{
     Deserialize, Deserializer as _, Serialize,

@@ -3,8 +3,8 @@
 use memchr::memchr;
 
 use super::{
-    frame::BYTE_ORDER_MARK,
-    prefixed::{Header, Headers},
+    BYTE_ORDER_MARK,
+    header_framed::{Header, Headers},
 };
 
 const BYTES: usize = 4;
