@@ -37,7 +37,7 @@ fn report<T: std::fmt::Debug>(what: &str, outcome: &Result<T, ErrorKind>) {
 /// Of a worker that lives on after it has closed its standard input.
 fn stdin_without_reader() -> Result<PipeWriter, Box<dyn Error>> {
     let spec = WorkerSpec::new("sh").args(["-c", "exec 0<&-; echo closed; exec >&-; exec sleep 1000"]);
-    let mut process = spec.stdin(StdinMode::Pipe).stdout(OutputMode::Lines).launch()?;
+    let mut process = spec.stdin(StdinMode::Pipe).stdout(OutputMode::Lines).spawn_unsupervised()?;
     let stdin = process.take_stdin().ok_or("there is no stdin")?;
     process.take_stdout().ok_or("there is no stdout")?.read_to_end(&mut Vec::new())?;
     Ok(stdin)

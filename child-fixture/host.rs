@@ -74,7 +74,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
             .backoff(Backoff::constant(Duration::from_millis(1)))
             .intensity(Intensity::unlimited());
         let spec = spec.process_group(group).restart(policy);
-        if level == "survive" { spec.survive_parent() } else { spec }
+        if level == "survive" { spec.outlive_supervisor() } else { spec }
     };
     let supervisor = Supervisor::builder().guard(guard(options)?).build()?;
     let mut contained = None;

@@ -37,7 +37,7 @@ pub(crate) fn run_worker(options: &Options) -> Outcome {
     let supervisor = Supervisor::new()?;
     let mut words = options.0.iter().skip_while(|word| *word != "--").skip(1);
     let program = words.next().ok_or("there is no program")?;
-    let spec = WorkerSpec::new(program).args(words).pipe_to("input", Pass::number(3)).messages(Pass::number(4));
+    let spec = WorkerSpec::new(program).args(words).input_pipe("input", Pass::fd(3)).messages(Pass::fd(4));
     let worker = supervisor.spawn(spec)?;
     let mut input = worker.take_writer("input").ok_or("there is no input")?;
     input.write_all(options.get("input").unwrap_or_default().as_bytes())?;

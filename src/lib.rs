@@ -51,7 +51,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! One process without a supervisor is [`WorkerSpec::launch`]: you read its pipes, with deadlines, and wait for it.
+//! One process without a supervisor is [`WorkerSpec::spawn_unsupervised`]: you read its pipes, with deadlines, and wait for it.
 //!
 //! # A plugin host
 //!

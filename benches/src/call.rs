@@ -61,11 +61,11 @@ type Failed = Box<dyn Error + Send + Sync>;
 pub(crate) fn run(options: &Options) -> Done {
     let cores = thread::available_parallelism()?.get().min(2);
     for cores in 1..=cores {
-        let mut asker = child("ask")?.arg(cores.to_string()).processors([0]);
+        let mut asker = child("ask")?.arg(cores.to_string()).cpu_affinity([0]);
         if options.quick {
             asker = asker.arg("--quick");
         }
-        let exit = asker.launch()?.wait()?.clone();
+        let exit = asker.spawn_unsupervised()?.wait()?.clone();
         if !exit.success() {
             return Err(format!("the one who asks: {exit}").into());
         }
@@ -120,18 +120,18 @@ struct Others {
 
 impl Others {
     fn new(cores: usize) -> Result<Self, Failed> {
-        let child = |peer: &str| Ok::<_, Failed>(child(peer)?.processors([cores - 1]));
+        let child = |peer: &str| Ok::<_, Failed>(child(peer)?.cpu_affinity([cores - 1]));
         let mut processes = Vec::new();
         let mut on_socket = |peer: &str| -> Result<UnixStream, Failed> {
             let (ours, theirs) = UnixStream::pair()?;
-            processes.push(child(peer)?.stdin(StdinMode::Fd(Arc::new(OwnedFd::from(theirs)))).launch()?);
+            processes.push(child(peer)?.stdin(StdinMode::Fd(Arc::new(OwnedFd::from(theirs)))).spawn_unsupervised()?);
             Ok(ours)
         };
         let (raw, json) = (on_socket("raw")?, BufReader::new(on_socket("json")?));
         let supervisor = Supervisor::new()?;
         let worker = supervisor.spawn(child("pipewright")?.control(Pass::env("PIPEWRIGHT_CONTROL")))?;
         let (server, name) = IpcOneShotServer::<(IpcSender<String>, IpcReceiver<String>)>::new()?;
-        processes.push(child("ipc-channel")?.arg(name).launch()?);
+        processes.push(child("ipc-channel")?.arg(name).spawn_unsupervised()?);
         let (_, (asks, answers)) = server.accept()?;
         let question = "x".repeat(98);
         Ok(Self { raw, json, worker, asks, answers, question, _supervisor: supervisor, _processes: processes })

@@ -11,7 +11,7 @@
 //! | peer | starts with | given to the child | reaped by |
 //! |---|---|---|---|
 //! | `pipewright` | `Supervisor::spawn`, on the main thread | a message pipe | the `Exited` event |
-//! | `pipewright-launch` | `WorkerSpec::launch` | a message pipe | `Process::wait` |
+//! | `pipewright-launch` | `WorkerSpec::spawn_unsupervised` | a message pipe | `Process::wait` |
 //! | `std` | `std::process::Command` | nothing | `Child::wait` |
 //! | `command-fds` | `std::process::Command` with `preserved_fds`; the pipe is made within the call | a pipe | `Child::wait` |
 //! | `tokio` | `tokio::process::Command` on a current-thread runtime | nothing | `Child::wait` |
@@ -189,7 +189,7 @@ impl Bench {
     fn start(&self, peer: Peer) -> Started {
         match peer {
             Peer::Pipewright => self.pipewright(),
-            Peer::PipewrightLaunch => self.launch(),
+            Peer::PipewrightLaunch => self.spawn_unsupervised(),
             Peer::Std => std(),
             Peer::CommandFds => command_fds(),
             Peer::Tokio => self.tokio(),
@@ -207,7 +207,7 @@ impl Bench {
 
     fn launch(&self) -> Started {
         let began = now();
-        let mut process = self.spec.launch()?;
+        let mut process = self.spec.spawn_unsupervised()?;
         let returned = now();
         process.wait()?;
         Ok(Start { began, returned, reaped: now() })

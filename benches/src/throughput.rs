@@ -189,7 +189,7 @@ fn launch(case: Case) -> Outcome<(Vec<Process>, Vec<PipeReader>, Gate)> {
     let (spec, gate) = spec(case)?;
     let (mut processes, mut pipes) = (Vec::new(), Vec::new());
     for _ in 0..case.workers {
-        let mut process = spec.launch()?;
+        let mut process = spec.spawn_unsupervised()?;
         pipes.extend(process.take_messages());
         processes.push(process);
     }

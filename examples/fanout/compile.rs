@@ -155,7 +155,7 @@ fn run_compiler(entry: &Entry, option: Option<&str>) -> Result<Run, Box<dyn Erro
         .process_group(ProcessGroup::Inherit)
         .stdout(OutputMode::Lines)
         .stderr(OutputMode::Lines)
-        .launch()?;
+        .spawn_unsupervised()?;
     let stdout = Capture::start(process.take_stdout())?;
     let stderr = Capture::start(process.take_stderr())?;
     let exit = process.wait()?.clone();

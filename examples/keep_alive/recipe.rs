@@ -79,7 +79,7 @@ impl Recipe {
                 "a line is seen only where `output` is \"show\" or a file that is not `raw`".into(),
             ));
         }
-        self.spec("").check().map_err(|error| explain(&error))
+        self.spec("").validate().map_err(|error| explain(&error))
     }
 
     /// Without those that it comes after, which are not there yet when the file is read.

@@ -190,7 +190,7 @@ impl OwnOrShell {
         plan.group = ProcessGroup::NewSession;
         let [reader, writer] = order.groups.ends()?;
         for (end, number) in [(OwnedFd::from(told), ORDER), (reader, LIST_READER), (writer, LIST_WRITER)] {
-            plan.grant(&number.to_string(), GrantSource::Given(Arc::new(end)), Pass::number(number));
+            plan.grant(&number.to_string(), GrantSource::Given(Arc::new(end)), Pass::fd(number));
         }
         Ok((pipe, plan))
     }
@@ -289,7 +289,7 @@ mod tests {
         for _ in 0..3 {
             let token = token();
             let execs = WorkerSpec::new("sh").args(["-c", EXECS, EXECS]).env(TREE, format!("{token}.1.1."));
-            let mut all: Vec<Process> = (0..10).map(|_| execs.launch().unwrap()).collect();
+            let mut all: Vec<Process> = (0..10).map(|_| execs.spawn_unsupervised().unwrap()).collect();
             shell.start(&token, &groups).unwrap().sweep(PATIENCE);
             let left =
                 all.iter_mut().filter_map(|one| one.wait_timeout(PATIENCE).unwrap().is_none().then(|| one.pid()));
@@ -300,7 +300,7 @@ mod tests {
     fn kills_groups_without_environment(shell: &str) {
         let Some(shell) = Shell::find(shell) else { return };
         let spec = WorkerSpec::new("sh").args(["-c", EMPTY_ENVIRONMENTS]).stdout(OutputMode::Lines);
-        let [mut left, mut right, mut other] = [(); 3].map(|()| spec.launch().unwrap());
+        let [mut left, mut right, mut other] = [(); 3].map(|()| spec.spawn_unsupervised().unwrap());
         let streams = [&mut left, &mut right, &mut other].map(|process| process.take_stdout().unwrap());
         for stream in &streams {
             assert_eq!(stream.read_deadline(&mut [0; 8], PATIENCE).unwrap(), 3);

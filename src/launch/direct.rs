@@ -117,10 +117,10 @@ pub(super) fn conduct(plan: &Plan, death_signal: Option<i32>) -> Conduct {
     }
 }
 
-/// A text that `Plan::check` has found free of zero bytes.
+/// A text that `Plan::validate` has found free of zero bytes.
 fn c_string(text: OsString) -> CString {
     let text = CString::new(text.into_vec());
-    debug_assert!(text.is_ok(), "Plan::check refuses zero bytes");
+    debug_assert!(text.is_ok(), "Plan::validate refuses zero bytes");
     text.unwrap_or_default()
 }
 

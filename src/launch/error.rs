@@ -157,7 +157,7 @@ pub enum SpawnStep {
     /// Making the socket for its `sd_notify`.
     Notify,
     /// Starting the [guard](crate::guard), which ends the trees of all workers when this process is killed. Workers that may
-    /// [survive](crate::WorkerSpec::survive_parent) need none.
+    /// [survive](crate::WorkerSpec::outlive_supervisor) need none.
     Guard,
     /// Opening a file for its standard input, output or error.
     Open(Box<Path>),

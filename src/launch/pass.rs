@@ -18,7 +18,7 @@ use std::{
 /// WorkerSpec::new("gpg").args(["--batch", "--status-fd"]).messages(Pass::arg("{}"));
 /// WorkerSpec::new("ffmpeg").arg("-progress").messages(Pass::arg("pipe:{}"));
 /// WorkerSpec::new("supervised").messages(Pass::env("NOTIFY_FD"));
-/// WorkerSpec::new("s6-style").messages(Pass::number(3));
+/// WorkerSpec::new("s6-style").messages(Pass::fd(3));
 /// ```
 #[doc(alias = "pass_fds")]
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,13 +59,13 @@ impl Pass {
 
     /// A fixed number, 3 or above, that the program expects; it is told nothing.
     #[must_use]
-    pub fn number(number: RawFd) -> Self {
+    pub fn fd(number: RawFd) -> Self {
         Self { place: Place::Nowhere, number: Some(number) }
     }
 
     /// Also fixes the number, for a program that is told and yet wants a certain one.
     #[must_use]
-    pub fn at(mut self, number: RawFd) -> Self {
+    pub fn at_fd(mut self, number: RawFd) -> Self {
         self.number = Some(number);
         self
     }

@@ -110,7 +110,7 @@ pub(crate) struct Plan {
     /// A bit for each processor; empty for all.
     pub(crate) processors: Vec<libc::c_ulong>,
     pub(crate) umask: Option<u32>,
-    /// The first mistake made while building, told by `check`.
+    /// The first mistake made while building, told by `validate`.
     pub(crate) mistake: Option<SpecError>,
 }
 
@@ -207,7 +207,7 @@ impl Plan {
     }
 
     /// The whole recipe, looked at before anything is started.
-    pub(crate) fn check(&self) -> Result<(), SpecError> {
+    pub(crate) fn validate(&self) -> Result<(), SpecError> {
         if let Some(mistake) = &self.mistake {
             return Err(mistake.clone());
         }
@@ -234,11 +234,11 @@ impl Plan {
         if let Some(level) = self.io_priority.map(IoPriority::level).filter(|level| *level > 7) {
             return Err(SpecError::BadIoPriority { level });
         }
-        self.check_environment()?;
-        self.check_grants()
+        self.validate_environment()?;
+        self.validate_grants()
     }
 
-    fn check_environment(&self) -> Result<(), SpecError> {
+    fn validate_environment(&self) -> Result<(), SpecError> {
         for change in &self.environment {
             let (name, value) = match change {
                 EnvironmentChange::Clear => continue,
@@ -255,11 +255,11 @@ impl Plan {
             no_nul("an environment variable's name", name)?;
             no_nul("an environment variable", &value)?;
         }
-        self.check_lost_variables()
+        self.validate_lost_variables()
     }
 
     /// A variable that says where a handle is must still say so when the process starts.
-    fn check_lost_variables(&self) -> Result<(), SpecError> {
+    fn validate_lost_variables(&self) -> Result<(), SpecError> {
         let changes = self.environment.iter().enumerate();
         let told = changes.filter_map(|(at, change)| match change {
             EnvironmentChange::Handle { name, .. } | EnvironmentChange::Control { name, .. } => Some((at, name)),
@@ -283,7 +283,7 @@ impl Plan {
         Ok(())
     }
 
-    fn check_grants(&self) -> Result<(), SpecError> {
+    fn validate_grants(&self) -> Result<(), SpecError> {
         for (index, grant) in self.grants.iter().enumerate() {
             if self.grants.iter().take(index).any(|earlier| earlier.name == grant.name) {
                 return Err(SpecError::TwoPipes { name: grant.name.clone() });
@@ -387,11 +387,11 @@ mod tests {
     fn free_numbers_are_the_lowest_beside_the_fixed_ones() {
         let mut plan = Plan::new(Program::Named("x".into()));
         plan.grant("a", GrantSource::FromChild, Pass::arg("{}"));
-        plan.grant("b", GrantSource::FromChild, Pass::number(3));
+        plan.grant("b", GrantSource::FromChild, Pass::fd(3));
         plan.grant("c", GrantSource::ToChild, Pass::env("C"));
-        plan.grant("d", GrantSource::ToChild, Pass::arg("{}").at(5));
+        plan.grant("d", GrantSource::ToChild, Pass::arg("{}").at_fd(5));
         plan.grant("e", GrantSource::ToChild, Pass::arg("{}"));
-        assert_eq!(plan.check(), Ok(()));
+        assert_eq!(plan.validate(), Ok(()));
         assert_eq!(plan.numbers(), [4, 3, 6, 5, 7]);
     }
 
@@ -402,16 +402,16 @@ mod tests {
             for (index, pass) in pass.iter().enumerate() {
                 plan.grant(&index.to_string(), GrantSource::FromChild, pass.clone());
             }
-            plan.check().unwrap_err()
+            plan.validate().unwrap_err()
         };
         assert_eq!(with(&[Pass::arg("--fd")]), SpecError::NoPlace { text: "--fd".into() });
         assert_eq!(with(&[Pass::env_with("X", "{{}}")]), SpecError::NoPlace { text: "{{}}".into() });
         assert_eq!(
-            with(&[Pass::number(4), Pass::arg("{}").at(4)]),
+            with(&[Pass::fd(4), Pass::arg("{}").at_fd(4)]),
             SpecError::TwoHandles { number: 4, first: "0".into(), second: "1".into() }
         );
-        assert_eq!(with(&[Pass::number(2)]), SpecError::StandardNumber { number: 2 });
-        assert_eq!(with(&[Pass::number(-1)]), SpecError::StandardNumber { number: -1 });
+        assert_eq!(with(&[Pass::fd(2)]), SpecError::StandardNumber { number: 2 });
+        assert_eq!(with(&[Pass::fd(-1)]), SpecError::StandardNumber { number: -1 });
         assert_eq!(with(&[Pass::env("A=B")]), SpecError::BadVariable { name: "A=B".into() });
         assert_eq!(with(&[Pass::arg("\0{}")]), SpecError::NulByte { what: "an argument" });
     }

@@ -19,7 +19,7 @@ use std::{
 
 /// One process started by hand, with no supervisor: you read its pipes, and you wait for it.
 ///
-/// Made by [`WorkerSpec::launch`](crate::WorkerSpec::launch). Dropping it kills the process, with its group where that is its
+/// Made by [`WorkerSpec::spawn_unsupervised`](crate::WorkerSpec::spawn_unsupervised). Dropping it kills the process, with its group where that is its
 /// own, and reaps it: nothing is left behind. In a forked child of the host, dropping it only closes its pipes there.
 pub struct Process {
     child: Child,
@@ -61,12 +61,12 @@ impl Process {
         self.ends.stderr.take()
     }
 
-    /// Our end of the pipe that `pipe_from` named; once.
+    /// Our end of the pipe that `output_pipe` named; once.
     pub fn take_reader(&mut self, name: &str) -> Option<PipeReader> {
         self.ends.take_reader(name)
     }
 
-    /// Our end of the pipe that `pipe_to` named; once.
+    /// Our end of the pipe that `input_pipe` named; once.
     pub fn take_writer(&mut self, name: &str) -> Option<PipeWriter> {
         self.ends.take_writer(name)
     }

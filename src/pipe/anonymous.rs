@@ -25,14 +25,14 @@
 //! # To another process, the short way
 //!
 //! A [`WorkerSpec`](crate::WorkerSpec) makes the pipe, passes its end on, and writes the number on the command line; the child holds
-//! this end and nothing else. [`launch`](crate::WorkerSpec::launch) starts one process; a [`Supervisor`](crate::Supervisor) any number.
+//! this end and nothing else. [`spawn_unsupervised`](crate::WorkerSpec::spawn_unsupervised) starts one process; a [`Supervisor`](crate::Supervisor) any number.
 //!
 //! ```
 //! use pipewright::{Pass, WorkerSpec};
 //! use std::io::Read;
 //!
-//! let spec = WorkerSpec::new("bash").args(["-c", "echo hello >&$1", "bash"]).pipe_from("results", Pass::arg("{}"));
-//! let mut process = spec.launch()?;
+//! let spec = WorkerSpec::new("bash").args(["-c", "echo hello >&$1", "bash"]).output_pipe("results", Pass::arg("{}"));
+//! let mut process = spec.spawn_unsupervised()?;
 //! let mut text = String::new();
 //! process.take_reader("results").expect("it is in the spec").read_to_string(&mut text)?;
 //! assert_eq!(text, "hello\n");

@@ -47,7 +47,7 @@ impl Batch {
     ///
     /// [`GroupError::Spec`]. What concerns the group is said by [`start`](Self::start).
     pub fn add(&mut self, spec: WorkerSpec) -> Result<Worker, GroupError> {
-        spec.check_apart_from_restart()?;
+        spec.validate_apart_from_restart()?;
         let roster = &self.group.roster;
         let shared = roster.enter(WorkerId(roster.next_id()), &spec, self.group.mailbox.clone(), None);
         self.workers.push((Arc::clone(&shared), Arc::new(Released::new(spec))));

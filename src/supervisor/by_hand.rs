@@ -19,8 +19,8 @@ impl WorkerSpec {
     /// # Errors
     ///
     /// As [`Supervisor::spawn`](super::Supervisor::spawn), and [`SpecError::Conflict`] for what only a supervisor does.
-    pub fn launch(&self) -> Result<Process, SpawnError> {
-        self.check()?;
+    pub fn spawn_unsupervised(&self) -> Result<Process, SpawnError> {
+        self.validate()?;
         if self.has_control {
             return Err(SpecError::ControlByHand.into());
         }
@@ -30,12 +30,12 @@ impl WorkerSpec {
             ("restart", self.restart.comes_back()),
             ("ready", self.ready.is_some()),
             ("watchdog", self.watchdog.is_some()),
-            ("survive_parent", self.survives),
+            ("outlive_supervisor", self.survives),
             ("survivors", self.survivors != Survivors::Kill),
         ];
         if let Some((setting, _)) = of_supervisors.into_iter().find(|(_, is_set)| *is_set) {
             let reason = "a process started by hand is not looked after: spawn it from a supervisor".into();
-            return Err(SpecError::Conflict { settings: [setting, "launch"], reason }.into());
+            return Err(SpecError::Conflict { settings: [setting, "spawn_unsupervised"], reason }.into());
         }
         let moment = Moment { death_signal: self.death_signal_or(None), ..Moment::default() };
         launch(&self.plan, prepare(&self.plan, Patience::ForOpens)?, &moment).map(Process::new)

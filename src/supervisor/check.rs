@@ -20,19 +20,19 @@ impl WorkerSpec {
     /// # Errors
     ///
     /// The first one found.
-    pub fn check(&self) -> Result<(), SpecError> {
+    pub fn validate(&self) -> Result<(), SpecError> {
         let only_in_groups = [("after", !self.after.is_empty()), ("significant", self.is_significant)];
         if let Some((setting, _)) = only_in_groups.into_iter().find(|(_, is_set)| *is_set) {
             let reason = "it has a meaning only for a member of a group: add it by `WorkerGroup::add`".into();
             return Err(SpecError::Conflict { settings: [setting, "spawn"], reason });
         }
-        self.check_apart_from_restart()?;
+        self.validate_apart_from_restart()?;
         self.restart.check().map_err(refused)
     }
 
-    /// As [`check`](Self::check), for a member of a group, which looks at the restart policy itself.
-    pub(super) fn check_apart_from_restart(&self) -> Result<(), SpecError> {
-        self.plan.check()?;
+    /// As [`validate`](Self::validate), for a member of a group, which looks at the restart policy itself.
+    pub(super) fn validate_apart_from_restart(&self) -> Result<(), SpecError> {
+        self.plan.validate()?;
         for (what, bytes, most) in [
             ("a window", self.window, usize::MAX),
             // Places in a chunk are counted in 32 bits.
@@ -50,7 +50,7 @@ impl WorkerSpec {
         let is_ours = matches!(self.plan.program, Program::Named(_)) && self.ends_as_a_whole();
         if !self.cgroup_limits.is_empty() && !is_ours {
             let other = match (self.survives, self.survivors) {
-                (true, _) => "survive_parent",
+                (true, _) => "outlive_supervisor",
                 (false, Survivors::Report | Survivors::Leave) => "survivors",
                 (false, Survivors::Kill) => "from_command",
             };

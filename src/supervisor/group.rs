@@ -305,7 +305,7 @@ impl WorkerGroup {
     /// A mistake in the spec, [`GroupError::Refused`], or [`GroupError::NotStarted`]. Then nothing is left of it: it is no member, and
     /// its siblings do not notice it.
     pub fn add(&self, spec: WorkerSpec) -> Result<Worker, GroupError> {
-        spec.check_apart_from_restart()?;
+        spec.validate_apart_from_restart()?;
         let shared = self.roster.enter(WorkerId(self.roster.next_id()), &spec, self.mailbox.clone(), None);
         let workers = vec![(Arc::clone(&shared), Arc::new(Released::new(spec)))];
         if let Some(started) = self.declare(workers, true)? {

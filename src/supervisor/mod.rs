@@ -162,7 +162,7 @@ impl Supervisor {
     /// Starts a worker and returns when its program runs. Good from any number of threads at once.
     ///
     /// The main thread starts it itself; other threads hand it to the supervisor's spawning thread, since a worker dies with
-    /// the thread that started it ([`WorkerSpec::death_signal`]). A host whose main thread ends before its process does, by
+    /// the thread that started it ([`WorkerSpec::parent_death_signal`]). A host whose main thread ends before its process does, by
     /// `pthread_exit`, should spawn from another thread.
     ///
     /// # Errors
@@ -171,7 +171,7 @@ impl Supervisor {
     /// process, no descriptor, no event. Each worker costs one descriptor and one for each pipe: with the usual limit of 1024 some
     /// 300 workers fit.
     pub fn spawn(&self, spec: WorkerSpec) -> Result<Worker, SpawnError> {
-        spec.check()?;
+        spec.validate()?;
         let id = WorkerId(self.roster.next_id());
         let starter = self.starter.as_ref().ok_or(SpawnError::SupervisorGone)?;
         // Held until the loop has the worker: until then the loop goes on.

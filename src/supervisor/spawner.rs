@@ -387,7 +387,7 @@ impl Starter {
             return Ok(Err("not for from_command".into()));
         }
         if !spec.ends_as_a_whole() {
-            return Ok(Err("not for survive_parent, or survivors that are not killed".into()));
+            return Ok(Err("not for outlive_supervisor, or survivors that are not killed".into()));
         }
         Ok(self.pen.take().and_then(|cell| open(cell).map_err(|error| error.to_string().into())))
     }

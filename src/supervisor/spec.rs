@@ -50,7 +50,7 @@ pub(super) enum DeathSignal {
 
 /// A recipe for a worker, to be used any number of times: cloning it is cheap enough to vary one for each file.
 ///
-/// Nothing is looked at before [`check`](Self::check), which every start calls: all mistakes come back as one typed error
+/// Nothing is looked at before [`validate`](Self::validate), which every start calls: all mistakes come back as one typed error
 /// before anything is spawned.
 ///
 /// ```
@@ -62,7 +62,7 @@ pub(super) enum DeathSignal {
 ///     .stderr(OutputMode::Lines)
 ///     .env("LC_ALL", "C");
 /// let first = compiler.clone().arg("a.c");
-/// assert!(first.check().is_ok());
+/// assert!(first.validate().is_ok());
 /// ```
 #[derive(Clone)]
 #[must_use = "a spec is a recipe: hand it to Supervisor::spawn"]
@@ -126,7 +126,7 @@ impl WorkerSpec {
     /// of this spec, whatever the `Command` says. The program is found and refused by the same rules as that of `new`.
     ///
     /// Descriptors that the `Command` passes on by hooks of its own are closed, as all that this spec does not grant: use
-    /// [`descriptor`](Self::descriptor). The closure runs on the thread that spawns, so it must not wait for another spawn.
+    /// [`inherit_fd`](Self::inherit_fd). The closure runs on the thread that spawns, so it must not wait for another spawn.
     pub fn from_command(make: impl Fn() -> Command + Send + Sync + 'static) -> Self {
         Self::of(Program::Command(Arc::new(make)))
     }
@@ -233,7 +233,7 @@ impl WorkerSpec {
         self.settle_outputs()
     }
 
-    /// A stream that carries messages is captured; what was asked for it besides is looked at by `check`, so that the order of the
+    /// A stream that carries messages is captured; what was asked for it besides is looked at by `validate`, so that the order of the
     /// calls does not matter.
     fn settle_outputs(mut self) -> Self {
         let settled = |is_source, asked: &Option<OutputMode>| {
@@ -265,22 +265,22 @@ impl WorkerSpec {
     }
 
     /// A pipe in which we write and it reads. Our end is [`Worker::take_writer`](super::Worker::take_writer) of this name.
-    pub fn pipe_to(mut self, name: &str, pass: Pass) -> Self {
+    pub fn input_pipe(mut self, name: &str, pass: Pass) -> Self {
         self.plan.grant(name, GrantSource::ToChild, pass);
         self
     }
 
     /// A pipe in which it writes and we read, as bytes. Our end is [`Worker::take_reader`](super::Worker::take_reader) of
     /// this name; a supervisor does not read it.
-    pub fn pipe_from(mut self, name: &str, pass: Pass) -> Self {
+    pub fn output_pipe(mut self, name: &str, pass: Pass) -> Self {
         self.plan.grant(name, GrantSource::FromChild, pass);
         self
     }
 
     /// A descriptor of yours: a listening socket, a jobserver's pipe, a file. Every incarnation gets the same one.
-    pub fn descriptor(mut self, descriptor: impl Into<OwnedFd>, pass: Pass) -> Self {
+    pub fn inherit_fd(mut self, fd: impl Into<OwnedFd>, pass: Pass) -> Self {
         let name = format!("descriptor {}", self.plan.grants.len());
-        self.plan.grant(&name, GrantSource::Given(Arc::new(descriptor.into())), pass);
+        self.plan.grant(&name, GrantSource::Given(Arc::new(fd.into())), pass);
         self
     }
 
@@ -312,8 +312,8 @@ impl WorkerSpec {
     }
 
     /// The signal it gets when its parent dies; `None` for none. By default SIGKILL from a supervisor. A process started by
-    /// [`launch`](Self::launch) gets one only where it is set here: the kernel sends it when the *thread* that spawned ends.
-    pub fn death_signal(mut self, signal: Option<i32>) -> Self {
+    /// [`spawn_unsupervised`](Self::spawn_unsupervised) gets one only where it is set here: the kernel sends it when the *thread* that spawned ends.
+    pub fn parent_death_signal(mut self, signal: Option<i32>) -> Self {
         self.death_signal = signal.map_or(DeathSignal::Never, DeathSignal::Signal);
         self
     }
@@ -327,7 +327,7 @@ impl WorkerSpec {
     /// Limits it together with all it starts. It needs a cgroup (v2) of its own and the controller in it: for a supervisor whose
     /// process is in a leaf of a subtree that was delegated to it, as by systemd's `Delegate=yes` and `DelegateSubgroup=main`, to
     /// its user, or to its container. Elsewhere the start fails and says why. Not for [`from_command`](Self::from_command) and
-    /// [`survive_parent`](Self::survive_parent).
+    /// [`outlive_supervisor`](Self::outlive_supervisor).
     pub fn cgroup_limit(mut self, limit: CgroupLimit) -> Self {
         self.cgroup_limits.push(limit);
         self
@@ -348,7 +348,7 @@ impl WorkerSpec {
     /// The processors it may run on, by their numbers from 0; by default those that we may. Called again, it adds more.
     #[doc(alias = "affinity")]
     #[doc(alias = "cpuset")]
-    pub fn processors(mut self, numbers: impl IntoIterator<Item = usize>) -> Self {
+    pub fn cpu_affinity(mut self, numbers: impl IntoIterator<Item = usize>) -> Self {
         for number in numbers {
             self.plan.allow_processor(number);
         }

@@ -37,7 +37,7 @@ impl WorkerSpec {
 
     /// Lets it live on, with all it has started, when the process of its supervisor is killed. Dropping the supervisor ends it
     /// all the same.
-    pub fn survive_parent(mut self) -> Self {
+    pub fn outlive_supervisor(mut self) -> Self {
         self.survives = true;
         self
     }

@@ -481,12 +481,12 @@ impl Worker {
         lock(&self.shared.present()?.ends).stdin.take()
     }
 
-    /// Our end of the pipe that [`pipe_to`](crate::WorkerSpec::pipe_to) named; once.
+    /// Our end of the pipe that [`input_pipe`](crate::WorkerSpec::input_pipe) named; once.
     pub fn take_writer(&self, name: &str) -> Option<PipeWriter> {
         lock(&self.shared.present()?.ends).take_writer(name)
     }
 
-    /// Our end of the pipe that [`pipe_from`](crate::WorkerSpec::pipe_from) named; once. The supervisor does not read it.
+    /// Our end of the pipe that [`output_pipe`](crate::WorkerSpec::output_pipe) named; once. The supervisor does not read it.
     pub fn take_reader(&self, name: &str) -> Option<PipeReader> {
         lock(&self.shared.present()?.ends).take_reader(name)
     }

@@ -809,7 +809,7 @@ fn p03_a_child_gets_the_end_it_was_granted_and_no_other() {
 #[test]
 fn p11_a_write_without_readers_is_an_error_where_sigpipe_is_at_its_default() {
     let host = WorkerSpec::new(FIXTURE).arg("broken-pipes").stdout(OutputMode::Lines);
-    let mut process = host.launch().unwrap();
+    let mut process = host.spawn_unsupervised().unwrap();
     let mut said = String::new();
     process.take_stdout().unwrap().read_to_string(&mut said).unwrap();
     let exit = process.wait_timeout(DEADLINE).unwrap().expect("it ends").clone();

@@ -46,7 +46,7 @@ fn finish(mut process: Process) -> Run {
 }
 
 fn run(spec: &WorkerSpec) -> Run {
-    finish(spec.launch().unwrap())
+    finish(spec.spawn_unsupervised().unwrap())
 }
 
 fn write(directory: &Path, name: &str, text: &str) -> PathBuf {
@@ -193,7 +193,7 @@ fn objects_of_one_name_are_both_kept() {
 #[test]
 fn an_output_that_nobody_reads_stops_no_compilation() {
     let out = tempfile::tempdir().unwrap();
-    let mut process = fanout().arg("--out").arg(out.path()).launch().unwrap();
+    let mut process = fanout().arg("--out").arg(out.path()).spawn_unsupervised().unwrap();
     drop((process.take_stdout(), process.take_stderr()));
     let exit = process.wait_timeout(DEADLINE).unwrap().expect("its end").clone();
     assert!(exit.success(), "{exit}");
@@ -213,7 +213,7 @@ fn ctrl_c_leaves_no_compiler_running() {
         let database = database(directory.path(), &[("a.c", "")], &slow);
         // For both directions, so that opening it waits for nobody.
         let pipe = OwnedFd::from(File::options().read(true).write(true).open(&told).unwrap());
-        let process = fanout().arg(database).launch().unwrap();
+        let process = fanout().arg(database).spawn_unsupervised().unwrap();
         assert!(kernel::poll_readable(&pipe, DEADLINE), "no compiler has told its number");
         let mut text = [0; 32];
         let length = File::from(pipe).read(&mut text).unwrap();

@@ -67,7 +67,7 @@ fn p16_errors_with_line_feeds_in_a_path_stay_in_one_line() {
     assert_one_line(&error.to_string());
     assert_one_line(&format!("{error:?}"));
     let spec = WorkerSpec::new(&path);
-    let error = spec.launch().unwrap_err();
+    let error = spec.spawn_unsupervised().unwrap_err();
     assert_one_line(&error.to_string());
     assert_one_line(&format!("{error:?}"));
 }

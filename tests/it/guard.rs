@@ -76,7 +76,7 @@ impl Host {
         words.extend(single.into_iter().flat_map(|option| ["--single", option]));
         // Its group is not killed with it: that would be us who clean up.
         let spec = WorkerSpec::new(words[0]).args(&words[1..]).env(MARK, &mark).process_group(ProcessGroup::Inherit);
-        Self { process: spec.stdout(OutputMode::Lines).stderr(OutputMode::Null).launch().unwrap(), mark }
+        Self { process: spec.stdout(OutputMode::Lines).stderr(OutputMode::Null).spawn_unsupervised().unwrap(), mark }
     }
 
     /// Its standard output, which its workers hold too.
@@ -323,7 +323,7 @@ fn p09_killed_host_leaves_no_directory_of_its_sockets() {
             .env("XDG_RUNTIME_DIR", directory.path())
             .process_group(ProcessGroup::Inherit)
             .stdout(OutputMode::Lines);
-        let mut host = spec.launch().unwrap();
+        let mut host = spec.spawn_unsupervised().unwrap();
         let mut output = BufReader::new(host.take_stdout().unwrap());
         assert_eq!(line(&mut output), "up\n");
         let names = || fs::read_dir(directory.path()).unwrap().count();
@@ -458,7 +458,8 @@ fn is_root() -> bool {
 
 fn comes_true_once(words: &[&str]) -> bool {
     let spec = WorkerSpec::new(words[0]).args(&words[1..]).stderr(OutputMode::Null);
-    spec.launch().is_ok_and(|mut process| process.wait_timeout(DEADLINE).unwrap().is_some_and(Exit::success))
+    spec.spawn_unsupervised()
+        .is_ok_and(|mut process| process.wait_timeout(DEADLINE).unwrap().is_some_and(Exit::success))
 }
 
 /// The host's levels at which each of its hostile members is contained, as root with cgroups.
@@ -534,7 +535,7 @@ fn spawned_on_a_passing_thread(story: &mut Story, spec: WorkerSpec) -> Worker {
 #[test]
 fn p09_a_thread_that_ends_takes_nobody_along() {
     let echo = || Way::Direct.fixture("echo");
-    for specs in [[echo().death_signal(None), echo()], [echo(), echo().death_signal(None)]] {
+    for specs in [[echo().parent_death_signal(None), echo()], [echo(), echo().parent_death_signal(None)]] {
         let mut story = Story::new();
         let workers = specs.map(|spec| spawned_on_a_passing_thread(&mut story, spec));
         // What is waited for here is an end that must not come.

@@ -401,7 +401,7 @@ both_ways! {
 #[test]
 fn who_ends_well_before_its_newline_has_ended_well() {
     let mut story = Story::new();
-    let spec = WorkerSpec::new("true").ready(Ready::newline(Pass::number(3))).restart(Restart::OnFailure);
+    let spec = WorkerSpec::new("true").ready(Ready::newline(Pass::fd(3))).restart(Restart::OnFailure);
     story.supervisor.spawn(spec).unwrap();
     let events = story.rest();
     let died = events.iter().any(|event| matches!(event.kind, EventKind::NotReady { why: NotReady::Died { .. }, .. }));
@@ -418,7 +418,7 @@ fn judged_slowly(script: &str) -> (WorkerSpec, Receiver<()>, Sender<()>) {
         opened.recv().unwrap_or_default();
         true
     };
-    let spec = WorkerSpec::new("sh").args(["-c", script]).messages(Pass::number(3)).ready(Ready::message(is_it));
+    let spec = WorkerSpec::new("sh").args(["-c", script]).messages(Pass::fd(3)).ready(Ready::message(is_it));
     (spec, entered, open)
 }
 
@@ -430,7 +430,7 @@ fn p06_a_closure_for_messages_that_blocks_delays_no_other_worker() {
     entered.recv_timeout(DEADLINE).expect("its closure is called");
     // Its own messages come, and those of others, with their ends.
     assert_eq!([story.json(), story.json()], [json!(1), json!(2)]);
-    let other = WorkerSpec::new("sh").args(["-c", "echo 3 >&3"]).messages(Pass::number(3));
+    let other = WorkerSpec::new("sh").args(["-c", "echo 3 >&3"]).messages(Pass::fd(3));
     let other = story.supervisor.spawn(other.ready(Ready::message(|_| true))).unwrap();
     assert_eq!(story.json(), json!(3));
     story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
@@ -547,7 +547,10 @@ fn what_cannot_be_observed_is_refused() {
     assert_eq!(conflict(spec().control(Pass::env("C")).watchdog(shorter)), ["watchdog", "ping_after"]);
     let brief = spec().stdout(OutputMode::Lines).ready(Ready::line("x").within(DEADLINE)).time_limit(DEADLINE);
     assert_eq!(conflict(brief), ["time_limit", "ready"]);
-    assert!(spec().ready(Ready::started()).time_limit(Duration::from_secs(1)).check().is_ok(), "it is ready at once");
+    assert!(
+        spec().ready(Ready::started()).time_limit(Duration::from_secs(1)).validate().is_ok(),
+        "it is ready at once"
+    );
     assert_eq!(conflict(spec().time_limit(Duration::ZERO)), ["time_limit", "spawn"]);
     let taken = spec().messages_on_stdout().ready(Ready::line("x"));
     assert_eq!(conflict(taken), ["ready", "stdout"], "its lines are messages");

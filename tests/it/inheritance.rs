@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs};
 
 /// What a program prints, until it ends.
 fn output(spec: &WorkerSpec) -> String {
-    let mut process = spec.clone().stdout(OutputMode::Lines).launch().unwrap();
+    let mut process = spec.clone().stdout(OutputMode::Lines).spawn_unsupervised().unwrap();
     let text = support::read_to_end(&process.take_stdout().unwrap());
     process.wait_timeout(DEADLINE).unwrap().expect("it ends");
     String::from_utf8(text).unwrap()

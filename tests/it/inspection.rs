@@ -315,7 +315,7 @@ fn p13_no_incarnation_starts_beside_one_that_may_not_be_killed() {
     }
     let mut story = Story::new();
     let spec = WorkerSpec::new(&program).arg("own-user").messages(Pass::arg("--messages={}"));
-    let spec = spec.stop(StopPolicy::kill()).restart(Restart::Always).death_signal(None);
+    let spec = spec.stop(StopPolicy::kill()).restart(Restart::Always).parent_death_signal(None);
     let worker = story.supervisor.spawn(spec).unwrap();
     let first = worker.pid();
     story.message();

@@ -121,7 +121,7 @@ both_ways! {
     }
 
     fn a_working_directory_that_is_missing_is_named(way: Way) {
-        let error = way.fixture("inspect").current_dir("/no/such/place").launch().unwrap_err();
+        let error = way.fixture("inspect").current_dir("/no/such/place").spawn_unsupervised().unwrap_err();
         assert_eq!(errno(&error), Some(libc::ENOENT), "{error:?}");
         if way == Way::Direct {
             assert_eq!(error.step(), Some(&SpawnStep::Directory(std::path::Path::new("/no/such/place").into())));
@@ -132,8 +132,8 @@ both_ways! {
     fn a_program_that_is_missing_is_named(way: Way) {
         for number in 3..64 {
             // On this error hangs a story: a handle at the number of std's private socket would swallow it.
-            let spec = way.program("/no/such/program").messages(Pass::number(number));
-            match spec.launch().unwrap_err() {
+            let spec = way.program("/no/such/program").messages(Pass::fd(number));
+            match spec.spawn_unsupervised().unwrap_err() {
                 // A user's Command keeps the parent's numbers, so a number that is taken here cannot be had.
                 SpawnError::Failed { step: SpawnStep::Number(taken), .. } if way == Way::Command => {
                     assert_eq!(taken, number);
@@ -148,7 +148,7 @@ both_ways! {
     }
 
     fn a_name_that_is_not_in_the_path_is_named(way: Way) {
-        let error = way.program("no-such-program-anywhere").launch().unwrap_err();
+        let error = way.program("no-such-program-anywhere").spawn_unsupervised().unwrap_err();
         assert_eq!(errno(&error), Some(libc::ENOENT));
         assert!(error.to_string().contains("no-such-program-anywhere"), "{error}");
     }
@@ -157,7 +157,7 @@ both_ways! {
         let directory = scratch();
         let path = script(&directory, "plain", "#!/bin/sh\n");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        let error = way.program(path).launch().unwrap_err();
+        let error = way.program(path).spawn_unsupervised().unwrap_err();
         assert_eq!(errno(&error), Some(libc::EACCES), "{error:?}");
     }
 
@@ -171,7 +171,7 @@ both_ways! {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
             let search = directory.path().to_str().unwrap();
             for spec in [way.program(&path), way.program(name).env("PATH", search)] {
-                let error = spec.launch().unwrap_err();
+                let error = spec.spawn_unsupervised().unwrap_err();
                 assert_eq!((errno(&error), error.step()), (Some(libc::ENOEXEC), Some(&SpawnStep::Format)), "{name}");
                 assert!(error.to_string().contains("no `#!` line"), "{error}");
                 assert!(error.is_permanent());
@@ -184,14 +184,14 @@ both_ways! {
         fs::create_dir(directory.path().join("bin")).unwrap();
         script(&directory, "bin/tool", "#!/bin/sh\nexit \"$1\"\n");
         for spec in [way.program("bin/tool"), way.program("./bin/tool"), way.program("tool").env("PATH", "no:bin")] {
-            let mut process = spec.arg("5").current_dir(directory.path()).launch().unwrap();
+            let mut process = spec.arg("5").current_dir(directory.path()).spawn_unsupervised().unwrap();
             assert_eq!(process.wait().unwrap().code(), Some(5));
         }
     }
 
     fn too_many_arguments_are_too_many(way: Way) {
         for program in [way.plain("exit"), way.program("true")] {
-            let error = program.args((0..40).map(|_| "x".repeat(120 << 10))).launch();
+            let error = program.args((0..40).map(|_| "x".repeat(120 << 10))).spawn_unsupervised();
             // A single argument has a limit of its own, 128 KiB; all together a quarter of the stack limit.
             let error = error.map(drop).unwrap_err();
             assert_eq!(errno(&error), Some(libc::E2BIG), "{error:?}");
@@ -205,7 +205,7 @@ both_ways! {
         let path = directory.path().join("busy");
         fs::copy(FIXTURE, &path).unwrap();
         let writer = OpenOptions::new().append(true).open(&path).unwrap();
-        let error = way.program(&path).arg("exit").launch().unwrap_err();
+        let error = way.program(&path).arg("exit").spawn_unsupervised().unwrap_err();
         assert_eq!(errno(&error), Some(libc::ETXTBSY), "{error:?}");
         let start = Arc::new(Barrier::new(2));
         let closer = thread::spawn({
@@ -216,7 +216,7 @@ both_ways! {
             }
         });
         start.wait();
-        let mut process = way.program(&path).args(["exit", "--code", "7"]).launch().unwrap();
+        let mut process = way.program(&path).args(["exit", "--code", "7"]).spawn_unsupervised().unwrap();
         assert_eq!(process.wait().unwrap().code(), Some(7));
         closer.join().unwrap();
     }
@@ -233,7 +233,7 @@ both_ways! {
 
     fn limits_nice_and_umask_are_set(way: Way) {
         let spec = way.fixture("inspect").rlimit(ResourceLimit::OpenFiles, 123).rlimit(ResourceLimit::CoreBytes, 0).nice(7).umask(0o137);
-        let spec = spec.io_priority(IoPriority::BestEffort(6)).processors([0]);
+        let spec = spec.io_priority(IoPriority::BestEffort(6)).cpu_affinity([0]);
         let inspected = one_message(spec);
         assert_eq!(inspected["limits"]["nofile"], serde_json::json!([123, 123]), "{inspected}");
         assert_eq!(inspected["limits"]["core"], serde_json::json!([0, 0]), "{inspected}");
@@ -244,7 +244,7 @@ both_ways! {
     }
 
     fn a_processor_that_there_is_not_is_told(way: Way) {
-        match way.plain("exit").processors([999]).launch() {
+        match way.plain("exit").cpu_affinity([999]).spawn_unsupervised() {
             Err(SpawnError::Failed { step, source, .. }) => {
                 // std does not tell which step of a `Command` failed.
                 let expected = if way == Way::Direct { SpawnStep::Processors } else { SpawnStep::Command };
@@ -290,16 +290,16 @@ both_ways! {
 
     fn a_supervised_worker_dies_with_its_parent(way: Way) {
         assert_eq!(one_message(way.fixture("inspect"))["pdeathsig"], libc::SIGKILL);
-        assert_eq!(one_message(way.fixture("inspect").death_signal(None))["pdeathsig"], 0);
-        assert_eq!(one_message(way.fixture("inspect").death_signal(Some(libc::SIGTERM)))["pdeathsig"], libc::SIGTERM);
+        assert_eq!(one_message(way.fixture("inspect").parent_death_signal(None))["pdeathsig"], 0);
+        assert_eq!(one_message(way.fixture("inspect").parent_death_signal(Some(libc::SIGTERM)))["pdeathsig"], libc::SIGTERM);
     }
 
     fn several_pipes_either_way(way: Way) {
         let spec = way
             .plain("echo-pipe")
-            .pipe_to("in", Pass::arg("--read={}"))
-            .pipe_from("out", Pass::arg("--write={}"));
-        let mut process = spec.launch().unwrap();
+            .input_pipe("in", Pass::arg("--read={}"))
+            .output_pipe("out", Pass::arg("--write={}"));
+        let mut process = spec.spawn_unsupervised().unwrap();
         let (mut input, output) = (process.take_writer("in").unwrap(), process.take_reader("out").unwrap());
         assert!(process.take_writer("in").is_none(), "an end is given once");
         assert!(process.take_writer("out").is_none(), "an end is of one direction");
@@ -315,14 +315,14 @@ both_ways! {
         for _ in 0..2 {
             let spec = way.plain("exit").args(["--stdout", "to a file,", "--stderr", "to a pipe"]);
             let mut process =
-                spec.stdout(OutputMode::File(path.clone())).stderr(OutputMode::Lines).launch().unwrap();
+                spec.stdout(OutputMode::File(path.clone())).stderr(OutputMode::Lines).spawn_unsupervised().unwrap();
             assert_eq!(read_to_end(&process.take_stderr().unwrap()).trim_ascii_end(), b"to a pipe");
             assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
         }
         assert_eq!(fs::read_to_string(&path).unwrap().matches("to a file,").count(), 2, "files are appended to");
         let given = Arc::new(File::create(directory.path().join("given")).unwrap().into());
         let spec = way.plain("exit").args(["--stdout", "given"]).stdout(OutputMode::Fd(given));
-        assert!(spec.launch().unwrap().wait().unwrap().success());
+        assert!(spec.spawn_unsupervised().unwrap().wait().unwrap().success());
         assert_eq!(fs::read_to_string(directory.path().join("given")).unwrap().trim_end(), "given");
     }
 
@@ -331,7 +331,7 @@ both_ways! {
         let path = directory.path().join("in");
         fs::write(&path, "from a file\n").unwrap();
         assert_eq!(one_message(way.fixture("echo").stdin(StdinMode::File(path))), "from a file");
-        let mut process = way.fixture("echo").stdin(StdinMode::Pipe).launch().unwrap();
+        let mut process = way.fixture("echo").stdin(StdinMode::Pipe).spawn_unsupervised().unwrap();
         process.take_stdin().unwrap().write_all(b"from a pipe\n").unwrap();
         assert_eq!(read_to_end(&process.take_messages().unwrap()), b"\"from a pipe\"\n");
         assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
@@ -339,7 +339,7 @@ both_ways! {
 
     fn a_descriptor_of_ours_can_be_given(way: Way) {
         let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let mut process = way.plain("say").descriptor(theirs, Pass::arg("--write={}")).arg("--text=hello").launch().unwrap();
+        let mut process = way.plain("say").inherit_fd(theirs, Pass::arg("--write={}")).arg("--text=hello").spawn_unsupervised().unwrap();
         let mut heard = [0; 5];
         ours.set_read_timeout(Some(DEADLINE)).unwrap();
         ours.read_exact(&mut heard).unwrap();
@@ -383,7 +383,7 @@ both_ways! {
         // With every number free that the start needs but the last one, then one more, and so on: each step fails once.
         let mut failures = 0;
         let mut process = loop {
-            match way.fixture("inspect").launch() {
+            match way.fixture("inspect").spawn_unsupervised() {
                 Err(error) => {
                     assert_eq!(errno(&error), Some(libc::EMFILE), "{error:?}");
                     assert!(!error.is_permanent());
@@ -442,8 +442,8 @@ both_ways! {
         let theirs = Arc::new(OwnedFd::from(theirs));
         let kept: Vec<i32> = [0, 1, 2].map(kernel::leaky_duplicate).to_vec();
         [0, 1, 2].into_iter().for_each(kernel::close);
-        let outcome = way.program("/no/such/program").launch().map(drop);
-        let said_nothing = way.program("true").stdout(OutputMode::Fd(theirs)).launch().map(|mut process| process.wait().is_ok());
+        let outcome = way.program("/no/such/program").spawn_unsupervised().map(drop);
+        let said_nothing = way.program("true").stdout(OutputMode::Fd(theirs)).spawn_unsupervised().map(|mut process| process.wait().is_ok());
         let still_closed = (0..=2).all(|number| kernel::leaky_duplicate(number) < 0);
         for (number, copy) in kept.into_iter().enumerate() {
             kernel::restore(copy, i32::try_from(number).unwrap());
@@ -480,7 +480,7 @@ both_ways! {
         if !alone(test, |spec| spec) {
             return;
         }
-        let mut process = Some(way.fixture("echo").stdin(StdinMode::Pipe).launch().unwrap());
+        let mut process = Some(way.fixture("echo").stdin(StdinMode::Pipe).spawn_unsupervised().unwrap());
         let forked = kernel::fork(|| {
             drop(process.take());
             0
@@ -520,9 +520,9 @@ fn handles_land_at_any_numbers() {
         let mut spec = WorkerSpec::new(FIXTURE).arg("inspect").messages(Pass::arg("--messages={}"));
         let places: Vec<i32> = (0..8).map(|place| 4 + (place * 3 + rotation) % 8).collect();
         for (place, number) in places.iter().enumerate() {
-            spec = spec.pipe_to(&format!("pipe {place}"), Pass::number(*number));
+            spec = spec.input_pipe(&format!("pipe {place}"), Pass::fd(*number));
         }
-        let inspected = one_message(spec.pipe_from("far", Pass::number(900)));
+        let inspected = one_message(spec.output_pipe("far", Pass::fd(900)));
         let expected: BTreeSet<i64> = (0..12).chain([900]).collect();
         assert_eq!(numbers(&inspected), expected);
     }
@@ -530,7 +530,7 @@ fn handles_land_at_any_numbers() {
 
 #[test]
 fn a_fixed_number_can_be_told_too() {
-    let inspected = one_message(WorkerSpec::new(FIXTURE).arg("inspect").messages(Pass::arg("--messages={}").at(77)));
+    let inspected = one_message(WorkerSpec::new(FIXTURE).arg("inspect").messages(Pass::arg("--messages={}").at_fd(77)));
     assert!(numbers(&inspected).contains(&77), "{inspected}");
 }
 
@@ -542,12 +542,12 @@ fn any_number_below_the_limit_can_be_had_and_no_other() {
         return;
     }
     let supervisor = Supervisor::new().unwrap();
-    let at = |number| WorkerSpec::new(FIXTURE).arg("inspect").messages(Pass::arg("--messages={}").at(number));
+    let at = |number| WorkerSpec::new(FIXTURE).arg("inspect").messages(Pass::arg("--messages={}").at_fd(number));
     for number in [64, i32::MAX] {
         let error = supervisor.spawn(at(number)).unwrap_err();
         assert_eq!(error.step(), Some(&SpawnStep::Descriptors), "{error:?}");
     }
-    supervisor.spawn(at(63).pipe_to("low", Pass::number(4)).pipe_to("lower", Pass::number(3))).unwrap();
+    supervisor.spawn(at(63).input_pipe("low", Pass::fd(4)).input_pipe("lower", Pass::fd(3))).unwrap();
     let inspected = Story::of(supervisor).json();
     assert_eq!(numbers(&inspected), BTreeSet::from([0, 1, 2, 3, 4, 63]));
 }
@@ -564,7 +564,7 @@ fn a_command_whose_hook_makes_a_session_can_be_started() {
 #[test]
 fn a_script_without_its_interpreter_says_so() {
     let directory = scratch();
-    let error = WorkerSpec::new(script(&directory, "orphan", "#!/no/such/shell\n")).launch().unwrap_err();
+    let error = WorkerSpec::new(script(&directory, "orphan", "#!/no/such/shell\n")).spawn_unsupervised().unwrap_err();
     assert_eq!(error.step(), Some(&SpawnStep::Interpreter), "{error:?}");
 }
 
@@ -575,10 +575,10 @@ fn the_path_is_searched_as_execvp_does() {
     fs::set_permissions(&denied, fs::Permissions::from_mode(0o644)).unwrap();
     script(&second, "tool", "#!/bin/sh\nexit 42\n");
     let path = format!("/no/such/place:{}:{}", first.path().display(), second.path().display());
-    let mut process = WorkerSpec::new("tool").env("PATH", path).launch().unwrap();
+    let mut process = WorkerSpec::new("tool").env("PATH", path).spawn_unsupervised().unwrap();
     assert_eq!(process.wait().unwrap().code(), Some(42), "a file that may not be run does not end the search");
     let only_denied = format!("{}:/no/such/place", first.path().display());
-    let error = WorkerSpec::new("tool").env("PATH", only_denied).launch().unwrap_err();
+    let error = WorkerSpec::new("tool").env("PATH", only_denied).spawn_unsupervised().unwrap_err();
     assert_eq!(errno(&error), Some(libc::EACCES), "but it is what is told when nothing else is found");
 }
 
@@ -593,21 +593,21 @@ fn mistakes_are_told_before_anything_is_spawned() {
     assert_eq!(refused(WorkerSpec::new("")), SpecError::NoProgram);
     assert_eq!(refused(spec().messages(Pass::arg("--fd"))), SpecError::NoPlace { text: "--fd".into() });
     assert_eq!(
-        refused(spec().messages(Pass::number(5)).pipe_to("x", Pass::arg("{}").at(5))),
+        refused(spec().messages(Pass::fd(5)).input_pipe("x", Pass::arg("{}").at_fd(5))),
         SpecError::TwoHandles { number: 5, first: "messages".into(), second: "x".into() }
     );
-    assert_eq!(refused(spec().messages(Pass::number(1))), SpecError::StandardNumber { number: 1 });
+    assert_eq!(refused(spec().messages(Pass::fd(1))), SpecError::StandardNumber { number: 1 });
     assert_eq!(refused(spec().messages(Pass::env("X")).messages_on_stdout()), SpecError::TwoMessageStreams);
     assert_eq!(
-        refused(spec().pipe_to("x", Pass::env("X")).pipe_from("x", Pass::env("Y"))),
+        refused(spec().input_pipe("x", Pass::env("X")).output_pipe("x", Pass::env("Y"))),
         SpecError::TwoPipes { name: "x".into() }
     );
     assert_eq!(refused(spec().arg("a\0b")), SpecError::NulByte { what: "an argument" });
     assert_eq!(refused(spec().env("A=B", "c")), SpecError::BadVariable { name: "A=B".into() });
     assert_eq!(refused(spec().window(0)), SpecError::BadSize { what: "a window", bytes: 0 });
-    assert_eq!(refused(spec().death_signal(Some(99))), SpecError::BadSignal { signal: 99 });
+    assert_eq!(refused(spec().parent_death_signal(Some(99))), SpecError::BadSignal { signal: 99 });
     assert_eq!(refused(spec().io_priority(IoPriority::RealTime(8))), SpecError::BadIoPriority { level: 8 });
-    assert_eq!(refused(spec().processors([0, 9999])), SpecError::BadProcessor { number: 9999 });
+    assert_eq!(refused(spec().cpu_affinity([0, 9999])), SpecError::BadProcessor { number: 9999 });
     assert!(supervisor.events().is_empty());
 }
 
@@ -645,10 +645,12 @@ fn what_only_a_supervisor_does_is_refused_by_hand() {
         ("restart", spec().restart(pipewright::Restart::OnFailure)),
         ("ready", spec().ready(pipewright::Ready::notify())),
         ("watchdog", spec().watchdog(pipewright::Watchdog::notify(DEADLINE))),
-        ("survive_parent", spec().survive_parent()),
+        ("outlive_supervisor", spec().outlive_supervisor()),
     ] {
-        match spec.launch() {
-            Err(SpawnError::Spec(SpecError::Conflict { settings, .. })) => assert_eq!(settings, [setting, "launch"]),
+        match spec.spawn_unsupervised() {
+            Err(SpawnError::Spec(SpecError::Conflict { settings, .. })) => {
+                assert_eq!(settings, [setting, "spawn_unsupervised"])
+            }
             other => panic!("{setting}: {other:?}"),
         }
     }
@@ -657,7 +659,7 @@ fn what_only_a_supervisor_does_is_refused_by_hand() {
 #[test]
 fn where_messages_come_from_can_be_said_in_any_order() {
     let spec = || WorkerSpec::new("x");
-    let conflict = |spec: WorkerSpec| match spec.check().unwrap_err() {
+    let conflict = |spec: WorkerSpec| match spec.validate().unwrap_err() {
         SpecError::Conflict { settings, .. } => settings,
         other => panic!("{other:?}"),
     };
@@ -675,16 +677,16 @@ fn where_messages_come_from_can_be_said_in_any_order() {
         spec().messages_on_stdout().stdout(OutputMode::Null).stdout(OutputMode::Lines),
         spec().messages_on_stderr().stdout(OutputMode::Null),
     ] {
-        assert_eq!(fits.check(), Ok(()));
+        assert_eq!(fits.validate(), Ok(()));
     }
 }
 
 #[test]
 fn p16_an_error_says_what_which_and_why_in_one_line() {
-    let error = WorkerSpec::new("./no-such-program").launch().unwrap_err();
+    let error = WorkerSpec::new("./no-such-program").spawn_unsupervised().unwrap_err();
     assert_eq!(error.to_string(), "failed to start ./no-such-program: execve: No such file or directory (os error 2)");
     assert!(format!("{error:?}").starts_with("Failed { program: \"./no-such-program\", step: Exec(None)"), "{error:?}");
-    let error = WorkerSpec::new("").launch().unwrap_err();
+    let error = WorkerSpec::new("").spawn_unsupervised().unwrap_err();
     assert_eq!(error.to_string(), "the worker's spec is wrong: the program has no name");
     assert_eq!(format!("{error:?}"), "Spec(NoProgram)");
 }

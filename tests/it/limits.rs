@@ -100,7 +100,7 @@ impl Subtree {
             .current_dir("/")
             .stdout(OutputMode::Lines)
             .stderr(OutputMode::Lines);
-        let mut process = spec.launch().unwrap();
+        let mut process = spec.spawn_unsupervised().unwrap();
         let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
         let (stdout, stderr) = (read_to_end(&stdout), read_to_end(&stderr));
         let exit = process.wait_timeout(DEADLINE).unwrap().expect("its end").clone();

@@ -117,7 +117,7 @@ fn nobody_is_there(story: &Story, group: &pipewright::WorkerGroup, worker: &Work
 fn a_start_that_is_under_way_is_undone_by_its_caller() {
     if alone("loop_end::a_start_that_is_under_way_is_undone_by_its_caller", |spec| spec) {
         // Any thread may be the parent of one that survives us.
-        a_late_start_is_undone(FAMILY, WorkerSpec::survive_parent);
+        a_late_start_is_undone(FAMILY, WorkerSpec::outlive_supervisor);
     }
 }
 

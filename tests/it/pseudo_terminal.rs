@@ -66,7 +66,7 @@ impl Terminal {
 
     /// A host, and nobody else.
     fn start(&mut self, options: &[&str]) -> Process {
-        let host = self.first(FIXTURE).arg("terminal-host").args(options.iter().copied()).launch().unwrap();
+        let host = self.first(FIXTURE).arg("terminal-host").args(options.iter().copied()).spawn_unsupervised().unwrap();
         self.wait_for("up ");
         host
     }
@@ -75,7 +75,7 @@ impl Terminal {
     fn start_job(&mut self, options: &str, script: &str) -> Job {
         // The terminal shows what is typed: that must not hold what is waited for.
         let shell = self.first("/bin/sh").arg("-i").env_remove("ENV").env("PS1", "> ");
-        let shell = shell.env("HOST", FIXTURE).env("SCRIPT", script).launch().unwrap();
+        let shell = shell.env("HOST", FIXTURE).env("SCRIPT", script).spawn_unsupervised().unwrap();
         let mut job = Job { shell, host: 0 };
         job.again(self, options);
         job

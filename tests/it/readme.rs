@@ -25,7 +25,7 @@ fn start(program: &str, worker: &str, script: &str) -> (tempfile::TempDir, Proce
     fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     let spec = WorkerSpec::new(example(program)).current_dir(directory.path());
-    (directory, spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).launch().unwrap())
+    (directory, spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).spawn_unsupervised().unwrap())
 }
 
 /// Its code and all it has printed.

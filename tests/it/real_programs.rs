@@ -36,7 +36,7 @@ both_ways! {
             .args(["--pinentry-mode", "loopback", "--status-fd"])
             .messages(Pass::arg("{}"))
             .arg("--passphrase-fd")
-            .pipe_to("passphrase", Pass::arg("{}"))
+            .input_pipe("passphrase", Pass::arg("{}"))
             .args(["--symmetric", "--output"])
             .arg(home.path().join("secret"))
             .arg(&clear);
@@ -84,7 +84,7 @@ both_ways! {
         fs::write(tree.join("DEBIAN/control"), control).unwrap();
         let package = scratch.path().join("nothing.deb");
         let built = WorkerSpec::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&tree).arg(&package);
-        assert!(built.stdout(OutputMode::Null).launch().unwrap().wait().unwrap().success());
+        assert!(built.stdout(OutputMode::Null).spawn_unsupervised().unwrap().wait().unwrap().success());
         let root = format!("--root={}", root.display());
         let spec = way
             .program("dpkg")
@@ -114,11 +114,11 @@ both_ways! {
                 .args(["enc", "-aes-256-cbc", "-pbkdf2"])
                 .args(mode)
                 .arg("-pass")
-                .pipe_to("password", Pass::arg("fd:{}"))
+                .input_pipe("password", Pass::arg("fd:{}"))
                 .stdin(StdinMode::Pipe)
                 .stdout(OutputMode::Lines)
                 .stderr(OutputMode::Null);
-            let mut process = spec.launch().unwrap();
+            let mut process = spec.spawn_unsupervised().unwrap();
             process.take_writer("password").unwrap().write_all(password).unwrap();
             process.take_stdin().unwrap().write_all(clear).unwrap();
             let sealed = read_to_end(&process.take_stdout().unwrap());
@@ -135,7 +135,7 @@ both_ways! {
 #[test]
 #[ignore = "needs git"]
 fn git_traces_itself_as_json() {
-    let spec = WorkerSpec::new("git").arg("version").messages(Pass::env("GIT_TRACE2_EVENT").at(9)).check_json();
+    let spec = WorkerSpec::new("git").arg("version").messages(Pass::env("GIT_TRACE2_EVENT").at_fd(9)).check_json();
     let (messages, exit) = run(spec.stdout(OutputMode::Null));
     assert!(exit.success());
     let told: Vec<Value> = messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect();

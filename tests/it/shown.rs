@@ -63,7 +63,7 @@ fn p12_debug_shows_no_secrets_and_no_insides() {
         .env("PASSWORD", SECRET)
         .stdin(StdinMode::Pipe)
         .stdout(OutputMode::Lines)
-        .launch()
+        .spawn_unsupervised()
         .unwrap();
     shown.of("Process", &process);
     let (reader, end) = anonymous::from_child().unwrap();

@@ -217,7 +217,7 @@ impl<F: FnMut()> Drop for AtEnd<F> {
 fn holding<T: Send + Sync + 'static>(way: &str, value: T) -> WorkerSpec {
     let spec = WorkerSpec::new("sh").args(["-c", "echo '{}' >&3"]);
     match way {
-        "message" => spec.messages(Pass::number(3)).ready(Ready::message(move |_| {
+        "message" => spec.messages(Pass::fd(3)).ready(Ready::message(move |_| {
             let _held = &value;
             true
         })),
@@ -324,7 +324,7 @@ fn p15_a_supervisor_may_be_dropped_by_its_own_threads() {
             WorkerSpec::new("sh")
                 .args(["-c", "read line; echo '{}' >&3; sleep 1000"])
                 .stdin(pipewright::StdinMode::Pipe)
-                .messages(Pass::number(3))
+                .messages(Pass::fd(3))
                 .ready(Ready::message(move |_| {
                     drop_it();
                     true

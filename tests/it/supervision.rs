@@ -118,7 +118,7 @@ both_ways! {
 
     fn what_an_ended_worker_has_said_can_still_be_read(way: Way) {
         let story = Story::new();
-        let spec = way.plain("say").args(["--text", "last words"]).pipe_from("said", Pass::arg("--write={}"));
+        let spec = way.plain("say").args(["--text", "last words"]).output_pipe("said", Pass::arg("--write={}"));
         let worker = story.supervisor.spawn(spec).unwrap();
         assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
         assert_eq!(read_to_end(&worker.take_reader("said").unwrap()), b"last words");
@@ -368,7 +368,7 @@ fn settings_that_cannot_work_together_are_refused() {
     let told = WorkerSpec::new("true").messages(Pass::env("WHERE"));
     assert_eq!(conflict(told.clone().env_clear()), ["Pass::env", "env_clear"]);
     assert_eq!(conflict(told.clone().env("WHERE", "there")), ["Pass::env", "env"]);
-    assert_eq!(conflict(told.pipe_from("other", Pass::env("WHERE"))), ["Pass::env", "Pass::env"]);
+    assert_eq!(conflict(told.output_pipe("other", Pass::env("WHERE"))), ["Pass::env", "Pass::env"]);
     let error = story.supervisor.spawn(WorkerSpec::new("true").nice(20)).unwrap_err();
     assert!(matches!(error, SpawnError::Spec(SpecError::BadNice { nice: 20 })), "{error:?}");
     let bad = StopPolicy::kill().then([StopStep::Signal(65)], Duration::ZERO);

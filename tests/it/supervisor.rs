@@ -329,7 +329,7 @@ both_ways! {
         let directory = tempfile::tempdir().unwrap();
         let report = directory.path().join("report");
         let spec = way.fixture("send-after-parent").arg("--report").arg(&report).stdin(StdinMode::Pipe);
-        let mut process = spec.launch().unwrap();
+        let mut process = spec.spawn_unsupervised().unwrap();
         drop(process.take_messages());
         assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
         let text = std::fs::read_to_string(&report).unwrap();
@@ -423,7 +423,7 @@ fn p11_a_host_that_ignores_sigchld_gets_its_exits() {
             // The kernel tells the status of a child it has reaped itself since Linux 6.15; before that nobody knows.
             assert!(exit.status == ExitStatus::Code(code) || exit.status == ExitStatus::Unknown, "{exit:?}");
         }
-        WorkerSpec::new("/no/such/program").launch().unwrap_err();
+        WorkerSpec::new("/no/such/program").spawn_unsupervised().unwrap_err();
     }
 }
 
@@ -454,7 +454,7 @@ fn p01_what_a_grandchild_says_to_a_full_window_is_heard_within_the_drain_time() 
     let script =
         r#"(read go <&4; echo '"last words"' >&3) & i=0; while [ $i -lt 50 ]; do echo $i >&3; i=$((i+1)); done"#;
     let mut story = Story::new();
-    let spec = WorkerSpec::new("sh").args(["-c", script]).messages(Pass::number(3)).pipe_to("go", Pass::number(4));
+    let spec = WorkerSpec::new("sh").args(["-c", script]).messages(Pass::fd(3)).input_pipe("go", Pass::fd(4));
     let worker = story.supervisor.spawn(spec.window(64).drain_time(Duration::from_secs(1))).unwrap();
     wait_gone(worker.pid());
     worker.take_writer("go").unwrap().write_all(b"now\n").unwrap();
@@ -527,7 +527,7 @@ fn the_handles_of_ended_workers_hold_no_descriptors() {
     let workers: Vec<_> = (0..50)
         .map(|_| {
             let spec = WorkerSpec::new("true").messages(Pass::arg("{}")).stderr(OutputMode::Lines);
-            supervisor.spawn(spec.stdin(StdinMode::Pipe).pipe_to("more", Pass::arg("{}"))).unwrap()
+            supervisor.spawn(spec.stdin(StdinMode::Pipe).input_pipe("more", Pass::arg("{}"))).unwrap()
         })
         .collect();
     for worker in &workers {
@@ -708,7 +708,7 @@ fn a_group_is_killed_with_its_worker_and_a_session_too() {
         let script = "sh -c 'echo $$ >&3; exec sleep 1000' & wait";
         let worker = story
             .supervisor
-            .spawn(WorkerSpec::new("sh").args(["-c", script]).messages(Pass::number(3)).process_group(group))
+            .spawn(WorkerSpec::new("sh").args(["-c", script]).messages(Pass::fd(3)).process_group(group))
             .unwrap();
         let grandchild = story.message().json::<u32>().unwrap();
         worker.kill().unwrap();
@@ -735,7 +735,7 @@ fn the_worker_of_an_event_is_found_from_its_first_event_to_its_last() {
     thread::scope(|scope| {
         scope.spawn(|| {
             for number in 0..WORKERS {
-                let spec = WorkerSpec::new("sh").args(["-c", "echo a; echo b >&3; exit 1"]).messages(Pass::number(3));
+                let spec = WorkerSpec::new("sh").args(["-c", "echo a; echo b >&3; exit 1"]).messages(Pass::fd(3));
                 let spec = spec.stdout(OutputMode::Lines).name(format!("number {number}"));
                 let once = Intensity::new(1, DEADLINE);
                 let again =

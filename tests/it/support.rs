@@ -248,7 +248,7 @@ pub(crate) fn alone_within(test: &str, time: Duration, prepare: impl FnOnce(Work
         .args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
         .stdout(OutputMode::Lines)
         .stderr(OutputMode::Lines);
-    let mut process = prepare(spec).env(ALONE, test).launch().unwrap();
+    let mut process = prepare(spec).env(ALONE, test).spawn_unsupervised().unwrap();
     let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
     let read = |mut pipe: pipewright::pipe::anonymous::PipeReader| {
         std::thread::spawn(move || {

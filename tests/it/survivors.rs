@@ -102,5 +102,5 @@ fn survivors_cannot_be_left_in_a_limited_tree_or_by_hand() {
     let spec = WorkerSpec::new("true").survivors(Survivors::Report);
     let limited = supervisor.spawn(spec.clone().cgroup_limit(CgroupLimit::PidsMax(9)));
     assert_eq!(conflict(limited.map(drop)), ["cgroup_limit", "survivors"]);
-    assert_eq!(conflict(spec.launch().map(drop)), ["survivors", "launch"]);
+    assert_eq!(conflict(spec.spawn_unsupervised().map(drop)), ["survivors", "spawn_unsupervised"]);
 }

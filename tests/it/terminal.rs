@@ -44,7 +44,7 @@ fn wait_mask(pid: u32, mask: &str, signal: i32) {
 /// A host that has its supervisors listen to the terminal's signals, the process ids it tells, and what it says.
 fn host(options: &[&str]) -> (Process, Vec<u32>, BufReader<PipeReader>) {
     let spec = WorkerSpec::new(FIXTURE).arg("terminal-host").args(options.iter().copied()).stdout(OutputMode::Lines);
-    let mut process = spec.launch().unwrap();
+    let mut process = spec.spawn_unsupervised().unwrap();
     let mut lines = BufReader::new(process.take_stdout().unwrap());
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
@@ -236,7 +236,7 @@ fn p11_ctrl_z_during_a_start_stops_nobody_for_good() {
     let mut chance = Chance(seed);
     // It starts somebody again and again, each in a group of his own.
     let spec = WorkerSpec::new(FIXTURE).args(["host", "--level", "own"]).env(MARK, &mark).stdout(OutputMode::Lines);
-    let mut host = spec.stderr(OutputMode::Null).launch().unwrap();
+    let mut host = spec.stderr(OutputMode::Null).spawn_unsupervised().unwrap();
     let mut line = String::new();
     BufReader::new(host.take_stdout().unwrap()).read_line(&mut line).unwrap();
     assert!(line.starts_with("up "), "{line:?}");

@@ -209,7 +209,7 @@ fn the_strongest_containment_is_chosen_and_told() {
     assert_eq!(containment(Way::Direct.program(FIXTURE)), expected);
     // Whoever starts it by a `Command` of their own, or lets it survive, has the process group.
     assert_eq!(containment(Way::Command.program(FIXTURE)), ContainmentKind::Group);
-    assert_eq!(containment(WorkerSpec::new(FIXTURE).survive_parent()), ContainmentKind::Group);
+    assert_eq!(containment(WorkerSpec::new(FIXTURE).outlive_supervisor()), ContainmentKind::Group);
     assert_eq!(
         containment(Way::Command.program(FIXTURE).process_group(ProcessGroup::Inherit)),
         ContainmentKind::Process
@@ -250,7 +250,7 @@ fn a_limit_that_cannot_be_set_is_told() {
         Err(SpawnError::Spec(SpecError::Conflict { settings, .. })) => settings,
         other => panic!("{other:?}"),
     };
-    assert_eq!(refused(WorkerSpec::new("true").survive_parent()), ["cgroup_limit", "survive_parent"]);
+    assert_eq!(refused(WorkerSpec::new("true").outlive_supervisor()), ["cgroup_limit", "outlive_supervisor"]);
     assert_eq!(refused(Way::Command.program("true")), ["cgroup_limit", "from_command"]);
 }
 

@@ -73,7 +73,7 @@ struct Heard {
 impl Ssh {
     pub(super) fn start(mut plan: Plan, control: PipeName) -> Result<Self, TunnelError> {
         plan.stderr = OutputMode::Lines;
-        plan.check().map_err(SpawnError::from)?;
+        plan.validate().map_err(SpawnError::from)?;
         let (started, start) = crossbeam_channel::bounded(1);
         // The signal at the parent's death comes when the thread ends that has spawned: this one outlives ssh.
         let thread =

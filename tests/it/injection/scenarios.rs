@@ -52,8 +52,8 @@ fn serving() -> WorkerSpec {
 fn start(run: &Run) {
     let host = run.host();
     let spec = WorkerSpec::new("/bin/true").stdin(StdinMode::Pipe).nice(1).umask(0o27).current_dir("/");
-    let spec = spec.rlimit(ResourceLimit::CoreBytes, 0).io_priority(IoPriority::Idle).processors([0]);
-    let spec = spec.pipe_to("more", Pass::number(7)).pipe_capacity(1 << 17).messages(Pass::number(8));
+    let spec = spec.rlimit(ResourceLimit::CoreBytes, 0).io_priority(IoPriority::Idle).cpu_affinity([0]);
+    let spec = spec.input_pipe("more", Pass::fd(7)).pipe_capacity(1 << 17).messages(Pass::fd(8));
     for spec in [spec.clone(), spec.process_group(pipewright::ProcessGroup::NewSession)] {
         let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
         run.aside(|| drop(worker.take_stdin()));

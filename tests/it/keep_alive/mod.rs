@@ -103,7 +103,7 @@ impl Foreman {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("workers.toml"), file).unwrap();
         let spec = WorkerSpec::new(example("keep_alive")).arg("workers.toml").current_dir(directory.path());
-        let mut process = spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).launch().unwrap();
+        let mut process = spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).spawn_unsupervised().unwrap();
         let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
         Self { directory, process, stdout: Said::new(stdout), stderr: Said::new(stderr) }
     }
@@ -209,7 +209,7 @@ fn what_is_no_regular_file_is_refused_at_once() {
         ("/dev/zero".into(), "this is not a regular file"),
     ] {
         let spec = WorkerSpec::new(example("keep_alive")).arg(&path).stderr(OutputMode::Lines);
-        let mut process = spec.launch().unwrap();
+        let mut process = spec.spawn_unsupervised().unwrap();
         let stderr = Said::new(process.take_stderr().unwrap()).all();
         let expected = format!("keep_alive: {}: {expected}", path.display());
         assert!(stderr.len() == 1 && stderr[0].starts_with(&expected), "{stderr:#?}");
@@ -369,7 +369,7 @@ fn in_a_terminal_it_shows_a_table() {
     let command = format!("exec {} {}", example("keep_alive").display(), file.display());
     let spec = WorkerSpec::new("script").args(["-q", "-e", "-c", &command, "/dev/null"]);
     let spec = spec.env("SHELL", "/bin/sh").env("TERM", "xterm");
-    let mut process = spec.stdin(StdinMode::Pipe).stdout(OutputMode::Lines).launch().unwrap();
+    let mut process = spec.stdin(StdinMode::Pipe).stdout(OutputMode::Lines).spawn_unsupervised().unwrap();
     let mut stdout = Said::new(process.take_stdout().unwrap());
     // The terminal ends its lines with both.
     while !(stdout.next().contains("web") && stdout.lines.last().unwrap().contains("hello")) {}

@@ -18,7 +18,7 @@ fn help_and_version_are_no_mistakes() {
     for (option, expected) in [("--help", "Starts the workers"), ("-h", "Starts the workers"), ("-V", "keep_alive 0.")]
     {
         let spec = WorkerSpec::new(example("keep_alive")).arg(option).stdout(OutputMode::Lines);
-        let mut process = spec.launch().unwrap();
+        let mut process = spec.spawn_unsupervised().unwrap();
         let lines = Said::new(process.take_stdout().unwrap()).all();
         assert!(lines[0].starts_with(expected), "{lines:#?}");
         assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
@@ -135,7 +135,7 @@ fn a_terminal_that_is_closed_ends_it() {
     // A session's leader gets the first terminal that it opens.
     let spec = WorkerSpec::new("/bin/sh").args(["-c", r#"exec "$@" <>"$0" >&0 2>&0"#]).arg(path);
     let mut process =
-        spec.arg(example("keep_alive")).arg(file).process_group(ProcessGroup::NewSession).launch().unwrap();
+        spec.arg(example("keep_alive")).arg(file).process_group(ProcessGroup::NewSession).spawn_unsupervised().unwrap();
     let mut shown = String::new();
     let pid = loop {
         let mut part = [0; 4096];

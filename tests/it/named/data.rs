@@ -372,7 +372,7 @@ fn s107_a_connected_end_can_be_given_to_a_child_by_its_number() {
         let Pair { server, client, .. } = Pair::new(mode);
         let end = client.into_descriptor().unwrap();
         let spec = WorkerSpec::new(FIXTURE).args(["named-inherited", &mode.to_string()]);
-        let mut child = spec.descriptor(end, Pass::arg("{}")).launch().unwrap();
+        let mut child = spec.inherit_fd(end, Pass::arg("{}")).spawn_unsupervised().unwrap();
         // The recipe with our copy of the end went with that call.
         write_all(&server, b"ready");
         assert_eq!(read_exactly(&server, 5), b"READY", "{mode}");

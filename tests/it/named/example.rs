@@ -42,7 +42,7 @@ impl Running {
 
     fn of(spec: WorkerSpec) -> Self {
         let spec = spec.stdin(StdinMode::Pipe).stdout(OutputMode::Lines).stderr(OutputMode::Lines);
-        let mut process = spec.launch().unwrap();
+        let mut process = spec.spawn_unsupervised().unwrap();
         let stdin = process.take_stdin().unwrap();
         let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
         Self { process, stdin, stdout, stderr }

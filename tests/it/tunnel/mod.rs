@@ -376,7 +376,7 @@ fn tunnel_example_connects_to_another_machine() {
     let spec = WorkerSpec::new(example("named_pipe")).args(["connect", &address]).env("PATH", path);
     let spec = spec.stdin(StdinMode::Pipe).stdout(OutputMode::Lines).stderr(OutputMode::Lines);
     for killed in [false, true] {
-        let mut process = spec.launch().unwrap();
+        let mut process = spec.spawn_unsupervised().unwrap();
         // Kept, so that the end of its input is not what ends it.
         let stdin = process.take_stdin().unwrap();
         let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());

@@ -105,7 +105,7 @@ impl Sshd {
 
     fn launch(&self) -> Process {
         let spec = WorkerSpec::new("/usr/sbin/sshd").args(["-D", "-e", "-f"]).arg(self.path("sshd_config"));
-        let mut process = spec.stderr(OutputMode::Lines).launch().unwrap();
+        let mut process = spec.stderr(OutputMode::Lines).spawn_unsupervised().unwrap();
         let log = process.take_stderr().unwrap();
         let (mut said, mut part) = (Vec::new(), [0; 1024]);
         while !String::from_utf8_lossy(&said).contains("Server listening") {
