@@ -116,7 +116,7 @@ pub(crate) fn control(options: &Options) -> Outcome {
 /// ready, give no sign of life, and do not end in that time: it says when each of them is found out. With `--warnings` it says those too.
 pub(crate) fn terminal(options: &Options) -> Result<u8, Box<dyn Error>> {
     let supervisor = Supervisor::new()?;
-    let signals = supervisor.terminal_signals()?;
+    let signals = supervisor.handle_signals()?;
     if options.has("no-more") {
         drop(signals);
         say(&format!("up {}", std::process::id()))?;
@@ -124,8 +124,8 @@ pub(crate) fn terminal(options: &Options) -> Result<u8, Box<dyn Error>> {
     }
     let worker = supervisor.spawn(terminal_worker(options)?)?;
     let other = Supervisor::new()?;
-    let _others = if options.has("twice") { Some(other.terminal_signals()?) } else { None };
-    let mut up = vec![worker.pid()];
+    let _others = if options.has("twice") { Some(other.handle_signals()?) } else { None };
+    let mut up = vec![worker.pid().unwrap_or_default()];
     if options.has("frozen") {
         // Without a cgroup of its own, whose freezing the kernel keeps apart from signals.
         let frozen = supervisor.spawn(WorkerSpec::from_command(|| {
@@ -134,11 +134,11 @@ pub(crate) fn terminal(options: &Options) -> Result<u8, Box<dyn Error>> {
             command
         }))?;
         frozen.freeze()?;
-        up.push(frozen.pid());
+        up.push(frozen.pid().unwrap_or_default());
     }
     if options.get("deadlines-ms").is_some() {
         for spec in overdue(Duration::from_millis(options.number("deadlines-ms")?)) {
-            up.push(supervisor.spawn(spec)?.pid());
+            up.push(supervisor.spawn(spec)?.pid().unwrap_or_default());
         }
     }
     say(&format!("up {}", up.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")))?;

@@ -37,7 +37,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
 }
 
 fn ending(worker: &Worker) -> Result<Value, Box<dyn std::error::Error>> {
-    let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", worker.pid()))?;
+    let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", worker.pid().unwrap_or_default()))?;
     let cgroup = cgroup.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned();
     let directory = Path::new("/sys/fs/cgroup").join(cgroup.trim_start_matches('/'));
     let read = |file: &&str| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let supervisor = Supervisor::new()?;
-    let _signals = supervisor.terminal_signals()?; // Ctrl-C stops all workers, the second one kills them
+    let _signals = supervisor.handle_signals()?; // Ctrl-C stops all workers, the second one kills them
     let spec = WorkerSpec::new("./plugin")
         .control(Pass::env("PIPEWRIGHT_CONTROL"))
         .stderr(OutputMode::Lines)

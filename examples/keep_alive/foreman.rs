@@ -9,8 +9,8 @@ use crate::{
 };
 use crossbeam_channel::Receiver;
 use pipewright::{
-    Event, EventKind, Exit, GroupError, GroupPolicy, NotReady, Restart, Status, Supervisor, Worker, WorkerGroup,
-    WorkerSpec, WorkerState, printable,
+    Event, EventKind, Exit, GroupError, GroupPolicy, NotReady, Restart, Supervisor, SupervisorStatus, Worker,
+    WorkerGroup, WorkerSpec, WorkerState, printable,
 };
 use std::{
     collections::HashSet,
@@ -166,7 +166,7 @@ impl<'a> Foreman<'a> {
         }
     }
 
-    fn show_as(&mut self, status: &Status) {
+    fn show_as(&mut self, status: &SupervisorStatus) {
         // The next one will do.
         if !self.screen.is_live() || self.screen.is_behind() {
             return;
@@ -200,7 +200,7 @@ impl<'a> Foreman<'a> {
         Ok(())
     }
 
-    fn conclude(&mut self, status: &Status) -> Result<(), GroupError> {
+    fn conclude(&mut self, status: &SupervisorStatus) -> Result<(), GroupError> {
         self.tell_ends();
         let known: HashSet<_> = status.workers.iter().map(|status| status.worker).collect();
         self.members.retain(|member| !member.leaves || known.contains(&member.worker.id()));

@@ -150,7 +150,7 @@ fn run(plan: Plan, path: &Path) -> Result<bool, Box<dyn Error>> {
         signal_hook::flag::register(signal, Arc::clone(&is_stopping))?;
     }
     let signals = signals()?;
-    let _terminal = supervisor.terminal_signals()?;
+    let _terminal = supervisor.handle_signals()?;
     let ticks = if screen.is_live() { crossbeam_channel::tick(REFRESH) } else { crossbeam_channel::never::<Instant>() };
     let mut foreman = Foreman::new(&supervisor, plan, screen, is_stopping)?;
     while !foreman.is_done() {

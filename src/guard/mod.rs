@@ -21,7 +21,7 @@ pub(crate) use start::{Order, Running, Until, start};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The program that serves as the guard, for [`Builder::guard`](crate::Builder::guard).
+/// The program that serves as the guard, for [`SupervisorBuilder::guard`](crate::SupervisorBuilder::guard).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Guard {

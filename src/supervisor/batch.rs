@@ -6,7 +6,7 @@ use super::{
     driver::Newcomers,
     group::{GroupError, WorkerGroup},
     spec::WorkerSpec,
-    stopping::Restarting,
+    stopping::RestartHandle,
     worker::Worker,
 };
 use crate::{
@@ -62,9 +62,9 @@ impl Batch {
     /// # Errors
     ///
     /// As [`WorkerGroup::add`]; then none of them is a member.
-    pub fn start(mut self) -> Result<Restarting, GroupError> {
+    pub fn start(mut self) -> Result<RestartHandle, GroupError> {
         let workers = self.workers.clone();
-        let restarting = Restarting::new(workers.iter().map(|(shared, _)| (Arc::clone(shared), 0)));
+        let restarting = RestartHandle::new(workers.iter().map(|(shared, _)| (Arc::clone(shared), 0)));
         // What the first start comes to is an event.
         drop(self.group.declare(workers, false)?);
         self.workers.clear();

@@ -7,7 +7,7 @@ use super::{
     group_state::{GroupEnd, GroupShared, GroupStatus},
     roster::Roster,
     spec::WorkerSpec,
-    stopping::{Restarting, Stopping},
+    stopping::{RestartHandle, StopHandle},
     worker::{Worker, WorkerId},
 };
 use crate::sys::closing::Released;
@@ -44,7 +44,7 @@ pub struct GroupPolicy {
     auto_shutdown: AutoShutdown,
     /// `None` for no limit.
     intensity: Option<GroupIntensity>,
-    stop_within: Option<Duration>,
+    stop_timeout: Option<Duration>,
     /// `None` for the default of its place.
     restart: Option<Restart>,
     significant: bool,
@@ -57,7 +57,7 @@ impl Default for GroupPolicy {
             strategy: Strategy::default(),
             auto_shutdown: AutoShutdown::default(),
             intensity: Some(GroupIntensity { restarts: 5, period: Duration::from_secs(30) }),
-            stop_within: None,
+            stop_timeout: None,
             restart: None,
             significant: false,
         }
@@ -99,8 +99,8 @@ impl GroupPolicy {
 
     /// How long its end may take, from when it is stopped or gives up: whoever of it is left then is killed. By default as long as
     /// the stop ladders of those who wait for one another. A member whose ladder alone is longer is refused.
-    pub fn stop_within(mut self, time: Duration) -> Self {
-        self.stop_within = Some(time);
+    pub fn stop_timeout(mut self, timeout: Duration) -> Self {
+        self.stop_timeout = Some(timeout);
         self
     }
 
@@ -126,8 +126,8 @@ impl GroupPolicy {
     }
 
     pub(super) fn settings(&self) -> GroupSettings {
-        let Self { strategy, auto_shutdown, intensity, stop_within, .. } = *self;
-        GroupSettings { strategy, auto_shutdown, intensity, stop_within }
+        let Self { strategy, auto_shutdown, intensity, stop_timeout, .. } = *self;
+        GroupSettings { strategy, auto_shutdown, intensity, stop_within: stop_timeout }
     }
 
     pub(super) fn role(&self, is_within_another: bool) -> Role {
@@ -346,7 +346,7 @@ impl WorkerGroup {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[doc(alias = "restart_child")]
-    pub fn start_member(&self, worker: &Worker) -> Result<Restarting, GroupError> {
+    pub fn start_member(&self, worker: &Worker) -> Result<RestartHandle, GroupError> {
         self.put(|answer| GroupCommand::StartMember { group: self.id(), worker: worker.id(), answer })?
     }
 
@@ -397,32 +397,32 @@ impl WorkerGroup {
     /// # Errors
     ///
     /// [`GroupError::Refused`] where a member of another group waits for one of its own.
-    pub fn dissolve(&self) -> Result<Stopping, GroupError> {
+    pub fn dissolve(&self) -> Result<StopHandle, GroupError> {
         let began = now();
         let ended = self.put(|answer| GroupCommand::Dissolve(self.id(), answer))?;
-        ended.map(|workers| Stopping::new(workers, began))
+        ended.map(|workers| StopHandle::new(workers, began))
     }
 
     /// Starts it again, with all in it, after [`stop`](Self::stop) or after it has ended. Gives what can be waited for: those who
     /// come back with that.
-    pub fn start(&self) -> Restarting {
-        self.put(|answer| GroupCommand::Start(self.id(), answer)).unwrap_or_else(Restarting::unanswered)
+    pub fn start(&self) -> RestartHandle {
+        self.put(|answer| GroupCommand::Start(self.id(), answer)).unwrap_or_else(RestartHandle::unanswered)
     }
 
     /// Ends all in it, in reverse order; only [`start`](Self::start) or [`restart`](Self::restart) brings them back. Does not wait
     /// for it, but gives what can be waited for; [`GroupEnded`](crate::EventKind::GroupEnded) tells too when it is over.
-    pub fn stop(&self) -> Stopping {
+    pub fn stop(&self) -> StopHandle {
         let began = now();
         match self.put(|answer| GroupCommand::Stop(self.id(), answer)) {
-            Ok(workers) => Stopping::new(workers, began),
-            Err(why) => Stopping::unanswered(why, began),
+            Ok(workers) => StopHandle::new(workers, began),
+            Err(why) => StopHandle::unanswered(why, began),
         }
     }
 
     /// Ends all in it and starts it again. Gives what can be waited for: all but those with [`Restart::Never`], whom nothing but
     /// their user starts a second time.
-    pub fn restart(&self) -> Restarting {
-        self.put(|answer| GroupCommand::Restart(self.id(), answer)).unwrap_or_else(Restarting::unanswered)
+    pub fn restart(&self) -> RestartHandle {
+        self.put(|answer| GroupCommand::Restart(self.id(), answer)).unwrap_or_else(RestartHandle::unanswered)
     }
 
     fn ask(&self, command: impl FnOnce(Sender<Result<(), GroupError>>) -> GroupCommand) -> Result<(), GroupError> {

@@ -73,10 +73,10 @@ pub use hello::HelloFault;
 pub use id::WorkerId;
 pub use ready::Ready;
 pub use spec::WorkerSpec;
-pub use status::{Status, WorkerState, WorkerStatus};
-pub use stopping::{Ended, Restarting, StopReport, Stopping};
+pub use status::{SupervisorStatus, WorkerState, WorkerStatus};
+pub use stopping::{RestartHandle, StopHandle, StopReport, StoppedWorker};
 pub use survivors::Survivors;
-pub use terminal::TerminalSignals;
+pub use terminal::SignalGuard;
 pub use warning::Warning;
 pub use worker::Worker;
 
@@ -92,7 +92,7 @@ const GRACE_PERIOD: Duration = Duration::from_secs(2);
 /// Starts workers and tells what happens to them, in one channel.
 ///
 /// It runs two threads, for any number of workers: one that spawns, and one that does all the reading and waiting. While a start hangs
-/// there is one more ([`Status::spawner_threads`]). None of them takes a signal, and nothing of the host is changed: no handler, no
+/// there is one more ([`SupervisorStatus::spawner_threads`]). None of them takes a signal, and nothing of the host is changed: no handler, no
 /// `waitpid(-1)`, no environment. With the first worker its [guard](crate::guard) is started, one small process which ends all trees
 /// if this process is killed.
 ///
@@ -155,8 +155,8 @@ impl Supervisor {
     }
 
     /// A supervisor with other settings.
-    pub fn builder() -> Builder {
-        Builder { window: WINDOW, grace_period: GRACE_PERIOD, guard: Guard::default(), subreaper: false }
+    pub fn builder() -> SupervisorBuilder {
+        SupervisorBuilder { window: WINDOW, grace_period: GRACE_PERIOD, guard: Guard::default(), subreaper: false }
     }
 
     /// Starts a worker and returns when its program runs. Good from any number of threads at once.
@@ -232,9 +232,9 @@ impl Supervisor {
     }
 
     /// How everybody is. Asks the loop, which answers between two looks at the kernel. Waits 5 s for that at most, and then gives a
-    /// status that is [not complete](Status::is_complete).
-    pub fn status(&self) -> Status {
-        self.mailbox.ask(Command::Report).unwrap_or_else(|why| Status {
+    /// status that is [not complete](SupervisorStatus::is_complete).
+    pub fn status(&self) -> SupervisorStatus {
+        self.mailbox.ask(Command::Report).unwrap_or_else(|why| SupervisorStatus {
             workers: Vec::new(),
             // A loop that has ended may have sent what is not received yet.
             events_waiting: self.events.len(),
@@ -245,29 +245,29 @@ impl Supervisor {
 
     /// Ends every worker that is there now for good, each by its own [stop ladder](WorkerSpec::stop), and returns at once, with
     /// what can be waited for. Called again, it goes to the next rung of each ladder. Workers that are started later live.
-    pub fn stop_all(&self) -> Stopping {
+    pub fn stop_all(&self) -> StopHandle {
         self.stop_everybody(StopAll::Present)
     }
 
-    fn stop_everybody(&self, wanted: StopAll) -> Stopping {
+    fn stop_everybody(&self, wanted: StopAll) -> StopHandle {
         let began = now();
         let stopping = self.mailbox.ask(|answer| Command::StopAll(wanted, answer)).unwrap_or_else(|why| match why {
             Unanswered::LoopGone => Vec::new(),
             // It will read that later: the workers that are known end then.
             Unanswered::Late => self.roster.all(),
         });
-        Stopping::new(stopping, began)
+        StopHandle::new(stopping, began)
     }
 
-    /// Takes no more workers, ends all, and waits for that: each by its stop ladder, but killed after `within` in any case. What
+    /// Takes no more workers, ends all, and waits for that: each by its stop ladder, but killed after `timeout` in any case. What
     /// survives even that is not waited for longer than five seconds more.
     ///
     /// The events go on being told: a worker whose window is used up is killed rather than heard, unless somebody receives.
-    pub fn shutdown(&self, within: Duration) -> StopReport {
+    pub fn shutdown(&self, timeout: Duration) -> StopReport {
         self.close();
-        let (began, timeout) = (now(), within.saturating_add(LAST_WAIT));
-        let stopping = self.stop_everybody(StopAll::Within(within));
-        stopping.wait(timeout.saturating_sub(now().saturating_duration_since(began)))
+        let (began, last_wait) = (now(), timeout.saturating_add(LAST_WAIT));
+        let stopping = self.stop_everybody(StopAll::Within(timeout));
+        stopping.wait(last_wait.saturating_sub(now().saturating_duration_since(began)))
     }
 
     /// Has Ctrl-C and Ctrl-Z do what people expect, for as long as the value lives that this gives. The handlers of SIGINT, SIGTERM
@@ -289,9 +289,9 @@ impl Supervisor {
     /// # Errors
     ///
     /// When no descriptor or thread can be had.
-    pub fn terminal_signals(&self) -> io::Result<TerminalSignals> {
+    pub fn handle_signals(&self) -> io::Result<SignalGuard> {
         let starts = self.starter.as_ref().map(|starter| Arc::clone(starter.starts()));
-        TerminalSignals::listen(self.mailbox.clone(), starts.ok_or(io::ErrorKind::BrokenPipe)?)
+        SignalGuard::listen(self.mailbox.clone(), starts.ok_or(io::ErrorKind::BrokenPipe)?)
     }
 }
 
@@ -335,14 +335,14 @@ impl Supervisor {
 /// The settings of a [`Supervisor`].
 #[derive(Debug, Clone)]
 #[must_use = "nothing runs before build()"]
-pub struct Builder {
+pub struct SupervisorBuilder {
     window: usize,
     grace_period: Duration,
     guard: Guard,
     subreaper: bool,
 }
 
-impl Builder {
+impl SupervisorBuilder {
     /// How many bytes of all workers' messages together may be waiting for you before workers are made to wait; by default
     /// 32 MiB. Each message counts 64 bytes more than it is long.
     pub fn window(mut self, bytes: usize) -> Self {

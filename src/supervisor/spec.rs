@@ -405,7 +405,7 @@ impl WorkerSpec {
 
     /// How long each of its processes may run; by default for ever. Then that is told, as
     /// [`TimedOut`](crate::EventKind::TimedOut), and it is stopped; for its restart policy that is a failure, however it ends.
-    /// Wall-clock time, but for what the whole program is [stopped by its user](crate::Supervisor::terminal_signals).
+    /// Wall-clock time, but for what the whole program is [stopped by its user](crate::Supervisor::handle_signals).
     #[doc(alias = "RuntimeMaxSec")]
     #[doc(alias = "timeout")]
     pub fn time_limit(mut self, time: Duration) -> Self {

@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 /// Times are in seconds there.
 #[derive(Debug, Clone, Default, Serialize)]
 #[non_exhaustive]
-pub struct Status {
+pub struct SupervisorStatus {
     /// Every worker that lives or will live again, in the order of their ids.
     pub workers: Vec<WorkerStatus>,
     /// How many events wait in the channel.
@@ -20,7 +20,7 @@ pub struct Status {
     pub is_complete: bool,
 }
 
-/// One worker in a [`Status`].
+/// One worker in a [`SupervisorStatus`].
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct WorkerStatus {

@@ -17,15 +17,15 @@ use std::{
 /// Workers that are ending: from [`Worker::stop`](super::Worker::stop), [`Supervisor::stop_all`](super::Supervisor::stop_all) and
 /// [`WorkerGroup::stop`](super::WorkerGroup::stop). Dropping it changes nothing: they end all the same.
 #[derive(Clone)]
-pub struct Stopping {
+pub struct StopHandle {
     workers: Vec<Arc<WorkerShared>>,
     began: Instant,
     is_complete: bool,
 }
 
-shown_as!(Stopping, |stopping| { workers: ids(&stopping.workers.iter().collect::<Vec<_>>()) });
+shown_as!(StopHandle, |stopping| { workers: ids(&stopping.workers.iter().collect::<Vec<_>>()) });
 
-impl Stopping {
+impl StopHandle {
     pub(super) fn new(workers: Vec<Arc<WorkerShared>>, began: Instant) -> Self {
         Self { workers, began, is_complete: true }
     }
@@ -46,9 +46,14 @@ impl Stopping {
             let ended = shared.ended(deadline);
             let at = ended.as_ref().map_or_else(now, |(_, at)| *at);
             let (worker, name) = (shared.id(), shared.name().into());
-            Ended { worker, name, exit: ended.map(|(exit, _)| exit), took: at.saturating_duration_since(self.began) }
+            StoppedWorker {
+                worker,
+                name,
+                exit: ended.map(|(exit, _)| exit),
+                took: at.saturating_duration_since(self.began),
+            }
         };
-        let mut workers: Vec<Ended> = self.workers.iter().map(ended).collect();
+        let mut workers: Vec<StoppedWorker> = self.workers.iter().map(ended).collect();
         workers.sort_by_key(|ended| Reverse(ended.took));
         StopReport { workers, is_complete: self.is_complete }
     }
@@ -57,16 +62,16 @@ impl Stopping {
 /// Workers that begin anew: from [`Worker::restart`](super::Worker::restart), [`WorkerGroup::start`](super::WorkerGroup::start) and
 /// [`WorkerGroup::restart`](super::WorkerGroup::restart). Dropping it changes nothing.
 #[derive(Clone, Default)]
-pub struct Restarting {
+pub struct RestartHandle {
     /// Each with the number of its last incarnation before.
     workers: Vec<(Arc<WorkerShared>, u32)>,
     /// The loop has not said which workers begin anew.
     is_unanswered: bool,
 }
 
-shown_as!(Restarting, |restarting| { workers: ids(&restarting.workers.iter().map(|(shared, _)| shared).collect::<Vec<_>>()) });
+shown_as!(RestartHandle, |restarting| { workers: ids(&restarting.workers.iter().map(|(shared, _)| shared).collect::<Vec<_>>()) });
 
-impl Restarting {
+impl RestartHandle {
     pub(super) fn new(workers: impl IntoIterator<Item = (Arc<WorkerShared>, u32)>) -> Self {
         Self { workers: workers.into_iter().collect(), is_unanswered: false }
     }
@@ -88,12 +93,12 @@ impl Restarting {
     }
 }
 
-/// How a stop went: from [`Stopping::wait`] and [`Supervisor::shutdown`](super::Supervisor::shutdown).
+/// How a stop went: from [`StopHandle::wait`] and [`Supervisor::shutdown`](super::Supervisor::shutdown).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StopReport {
     /// Everybody who was there, slowest first.
-    pub workers: Vec<Ended>,
+    pub workers: Vec<StoppedWorker>,
     /// False where the event loop has not said within 5 s which workers end.
     pub is_complete: bool,
 }
@@ -101,7 +106,7 @@ pub struct StopReport {
 /// One worker in a [`StopReport`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Ended {
+pub struct StoppedWorker {
     /// Its name in events.
     pub worker: WorkerId,
     /// What people call it.
@@ -114,12 +119,12 @@ pub struct Ended {
 
 impl StopReport {
     /// Whoever has not ended, not even by SIGKILL.
-    pub fn blocked(&self) -> impl Iterator<Item = &Ended> {
+    pub fn unfinished(&self) -> impl Iterator<Item = &StoppedWorker> {
         self.workers.iter().filter(|ended| !ended.has_ended())
     }
 }
 
-impl Ended {
+impl StoppedWorker {
     fn has_ended(&self) -> bool {
         self.exit.as_ref().is_some_and(|exit| !matches!(exit.status, ExitStatus::Stuck | ExitStatus::KillRefused))
     }
@@ -127,7 +132,7 @@ impl Ended {
 
 impl fmt::Display for StopReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Ended { worker, name, exit, took } in &self.workers {
+        for StoppedWorker { worker, name, exit, took } in &self.workers {
             match exit {
                 Some(exit) => writeln!(formatter, "{name} ({worker}): {exit}, after {took:.1?}")?,
                 None => writeln!(formatter, "{name} ({worker}): still there after {took:.1?}")?,

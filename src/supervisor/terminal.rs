@@ -22,10 +22,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What [`Supervisor::terminal_signals`](super::Supervisor::terminal_signals) gives. Dropping it ends the listening; when the last
+/// What [`Supervisor::handle_signals`](super::Supervisor::handle_signals) gives. Dropping it ends the listening; when the last
 /// one of the process is dropped the signals do again what they did before.
 #[derive(Debug)]
-pub struct TerminalSignals {
+pub struct SignalGuard {
     number: u64,
     owner: i32,
 }
@@ -57,7 +57,7 @@ struct Listener {
     was_asked: bool,
 }
 
-impl TerminalSignals {
+impl SignalGuard {
     pub(super) fn listen(mailbox: Mailbox, starts: Arc<Starts>) -> io::Result<Self> {
         let mut listening = lock(&LISTENING);
         let owner = pidfd::own_pid();
@@ -153,7 +153,7 @@ impl Ear {
     }
 }
 
-impl Drop for TerminalSignals {
+impl Drop for SignalGuard {
     fn drop(&mut self) {
         if pidfd::own_pid() != self.owner {
             // A fork of the host: the thread is not here.

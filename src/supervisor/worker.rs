@@ -11,7 +11,7 @@ use super::{
     meter::Account,
     pen::Cell,
     spawner::Starter,
-    stopping::{Restarting, Stopping},
+    stopping::{RestartHandle, StopHandle},
     survivors::Survivors,
     trace::Asked,
     tree::Token,
@@ -39,7 +39,7 @@ pub struct Worker {
     pub(super) shared: Arc<WorkerShared>,
 }
 
-shown_as!(Worker, |worker| { id: worker.id().0, name: worker.name(), pid: worker.pid() });
+shown_as!(Worker, |worker| { id: worker.id().0, name: worker.name(), pid: worker.pid().unwrap_or_default() });
 
 /// What the handles and the loop know together of a worker.
 #[derive(Debug)]
@@ -305,10 +305,10 @@ impl Worker {
         &self.shared.name
     }
 
-    /// Its process id; 0 where it has not been started yet, as a member of a group. Good for showing; to signal it use
-    /// [`signal`](Self::signal), which never hits another process that has got the number since.
-    pub fn pid(&self) -> u32 {
-        self.shared.present().map_or(0, |present| present.child.pid())
+    /// The process id of its present incarnation, or of the last one; `None` before the first, as for a member of a group that has not
+    /// started. Use it for display only: the kernel may reuse the number. [`signal`](Self::signal) never reaches another process.
+    pub fn pid(&self) -> Option<u32> {
+        self.shared.present().map(|present| present.child.pid())
     }
 
     /// Sends a signal to its process, by the number that `libc` or `kill -l` give.
@@ -389,26 +389,26 @@ impl Worker {
     /// Ends it for good, by its [stop ladder](crate::WorkerSpec::stop). Returns at once, with what can be waited for;
     /// [`Exited`](crate::EventKind::Exited) tells too when it is over. Called again it goes to the next rung of the ladder at once.
     /// One that has ended is no error; one that waits for its restart is not started again.
-    pub fn stop(&self) -> Stopping {
+    pub fn stop(&self) -> StopHandle {
         self.end(Action::Stop)
     }
 
     /// As [`stop`](Self::stop), and it is killed after so long, whatever its ladder says.
-    pub fn stop_within(&self, time: Duration) -> Stopping {
-        self.end(Action::StopWithin(time))
+    pub fn stop_timeout(&self, timeout: Duration) -> StopHandle {
+        self.end(Action::StopWithin(timeout))
     }
 
-    fn end(&self, action: Action) -> Stopping {
+    fn end(&self, action: Action) -> StopHandle {
         let began = now();
         self.shared.mailbox.send(Command::Act(self.shared.id, action));
-        Stopping::new(vec![Arc::clone(&self.shared)], began)
+        StopHandle::new(vec![Arc::clone(&self.shared)], began)
     }
 
     /// Has it begin anew: ends the present incarnation by the stop ladder, and starts the next one when that one's tree is gone,
     /// whatever its [restart policy](crate::WorkerSpec::restart) says and without counting as one of its restarts. A worker that
     /// has ended for good stays ended. Returns at once, with what can be waited for.
-    pub fn restart(&self) -> Restarting {
-        let restarting = Restarting::new([(Arc::clone(&self.shared), self.incarnation())]);
+    pub fn restart(&self) -> RestartHandle {
+        let restarting = RestartHandle::new([(Arc::clone(&self.shared), self.incarnation())]);
         self.shared.mailbox.send(Command::Act(self.shared.id, Action::Restart));
         restarting
     }

@@ -230,7 +230,7 @@ fn chaos(time: Duration, seed: u64) -> String {
     // The control socket and its lock, and a socket for each worker that reports by sd_notify.
     assert!(place.files().len() >= 2, "there are some to be left: {:?}", place.files());
     let report = supervisor.shutdown(DEADLINE);
-    assert_eq!(report.blocked().count(), 0, "{report}");
+    assert_eq!(report.unfinished().count(), 0, "{report}");
     for event in supervisor.events() {
         ledger.note(&event);
     }

@@ -221,7 +221,7 @@ both_ways! {
         let call = worker.start_call("ping", &()).unwrap();
         assert_eq!(story.find(disconnected), Disconnected::NeverConnected);
         assert!(matches!(call.wait::<Value>(DEADLINE), Err(CallError::WorkerExited(None))));
-        assert!(is_alive(worker.pid()));
+        assert!(is_alive(worker.pid().unwrap()));
     }
 
     fn a_worker_that_dies_first_is_told(way: Way) {

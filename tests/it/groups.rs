@@ -5,9 +5,9 @@ use crate::{
     support::{DEADLINE, Story, Way, both_ways},
 };
 use pipewright::{
-    AutoShutdown, Backoff, Ended, Event, EventKind, ExitStatus, GaveUp, GroupEnd, GroupError, GroupPolicy, GroupState,
-    OutputMode, Ready, Restart, RestartPolicy, SpecError, StdinMode, StopPolicy, StopStep, Strategy, Supervisor, When,
-    Worker, WorkerGroup, WorkerSpec, WorkerState,
+    AutoShutdown, Backoff, Event, EventKind, ExitStatus, GaveUp, GroupEnd, GroupError, GroupPolicy, GroupState,
+    OutputMode, Ready, Restart, RestartPolicy, SpecError, StdinMode, StopPolicy, StopStep, StoppedWorker, Strategy,
+    Supervisor, When, Worker, WorkerGroup, WorkerSpec, WorkerState,
 };
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -60,7 +60,7 @@ fn deaf(way: Way) -> WorkerSpec {
     way.fixture("ignore-term").stop(stop).ready(Ready::message(|_| true))
 }
 
-fn was_killed(ended: &Ended) -> bool {
+fn was_killed(ended: &StoppedWorker) -> bool {
     ended.exit.as_ref().is_some_and(|exit| exit.signal() == Some(libc::SIGKILL))
 }
 
@@ -132,7 +132,7 @@ both_ways! {
         });
         assert_eq!(on, (web.id(), migration.id()));
         let exit = web.wait_timeout(DEADLINE).expect("its end");
-        assert_eq!((exit.status, web.pid(), web.incarnation()), (ExitStatus::NeverStarted, 0, 0));
+        assert_eq!((exit.status, web.pid(), web.incarnation()), (ExitStatus::NeverStarted, None, 0));
         assert!(story.rest().iter().all(|event| event.worker != web.id()));
     }
 
@@ -221,7 +221,7 @@ both_ways! {
         const MEMBERS: u32 = 10;
         const LADDER: Duration = Duration::from_millis(400);
         let mut story = Story::new();
-        let group = group(&story, GroupPolicy::default().stop_within(Duration::from_millis(500)));
+        let group = group(&story, GroupPolicy::default().stop_timeout(Duration::from_millis(500)));
         let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], LADDER);
         let deaf = || always(way.fixture("ignore-term").stop(stop.clone()).ready(Ready::message(|_| true)));
         let mut last = group.add(deaf()).unwrap();
@@ -231,7 +231,7 @@ both_ways! {
         assert!(last.wait_ready(DEADLINE), "{:?}", story.told);
         // One ladder after the other would take four seconds; what is left is killed when the time of the group is over.
         let report = group.stop().wait(DEADLINE);
-        assert_eq!((report.workers.len(), report.blocked().count()), (10, 0), "{report}");
+        assert_eq!((report.workers.len(), report.unfinished().count()), (10, 0), "{report}");
         assert!(report.workers.iter().all(was_killed), "{report}");
         assert!(report.workers[0].took < MEMBERS * LADDER, "{report}");
         story.find(|event| matches!(event.kind, EventKind::GroupEnded(id) if id == group.id()).then_some(()));
@@ -272,9 +272,9 @@ both_ways! {
         let web = group.add(deaf(way).after(&database, When::Ready)).unwrap();
         assert!(web.wait_ready(DEADLINE), "{:?}", story.told);
         // It would be told only after the other has ended, which does not before its own time is over.
-        let stopping = database.stop_within(Duration::from_millis(100));
+        let stopping = database.stop_timeout(Duration::from_millis(100));
         assert!(stopping.wait(DEADLINE).workers.iter().all(was_killed), "{:?}", story.told);
-        let report = web.stop_within(Duration::from_millis(100)).wait(DEADLINE);
+        let report = web.stop_timeout(Duration::from_millis(100)).wait(DEADLINE);
         assert!(report.workers.iter().all(was_killed), "{report}");
     }
 
@@ -324,7 +324,7 @@ both_ways! {
         let alone = story.supervisor.spawn(until_told(way, 0)).unwrap();
         assert!(steady.wait_incarnation(1, DEADLINE));
         let report = story.supervisor.stop_all().wait(DEADLINE);
-        assert_eq!((report.workers.len(), report.blocked().count()), (2, 0), "{report}");
+        assert_eq!((report.workers.len(), report.unfinished().count()), (2, 0), "{report}");
         assert!(alone.wait_timeout(DEADLINE).is_some());
         let later = group(&story, Strategy::OneForOne).add(always(until_told(way, 0))).unwrap();
         assert!(later.wait_incarnation(1, DEADLINE), "{:?}", story.supervisor.status());
@@ -342,7 +342,7 @@ both_ways! {
         outer.remove(&needing).unwrap();
         needing.wait_timeout(DEADLINE).expect("its end");
         let report = inner.dissolve().unwrap().wait(DEADLINE);
-        assert!(report.workers.len() == 1 && report.blocked().count() == 0, "{report}");
+        assert!(report.workers.len() == 1 && report.unfinished().count() == 0, "{report}");
         story.find(|event| matches!(event.kind, EventKind::GroupEnded(id) if id == inner.id()).then_some(()));
         assert!(matches!(inner.add(until_told(way, 0)), Err(GroupError::Refused { .. })), "it is not there any more");
         assert!(inner.start().wait(DEADLINE) && !steady.restart().wait(DEADLINE));
@@ -617,7 +617,7 @@ both_ways! {
         drop(story);
         for worker in [first, second] {
             worker.wait_timeout(Duration::ZERO).expect("its end");
-            assert!(!crate::support::is_alive(worker.pid()));
+            assert!(!crate::support::is_alive(worker.pid().unwrap()));
         }
         assert!(matches!(group.add(WorkerSpec::new("true")), Err(GroupError::SupervisorGone)));
     }
@@ -630,7 +630,7 @@ both_ways! {
         let stubborn = group.add(stubborn).unwrap();
         story.message();
         let report = story.supervisor.shutdown(Duration::from_millis(300));
-        assert_eq!(report.blocked().count(), 0, "{report}");
+        assert_eq!(report.unfinished().count(), 0, "{report}");
         assert_eq!(stubborn.wait().signal(), Some(libc::SIGKILL), "{report}");
         let events = story.rest();
         let outline = outline(&events, &[&first, &stubborn]);
@@ -691,20 +691,20 @@ fn p13_an_intensity_that_a_backoff_never_reaches_is_refused() {
 #[test]
 fn a_ladder_longer_than_its_group_has_is_refused() {
     let supervisor = Supervisor::new().unwrap();
-    let short = GroupPolicy::default().stop_within(Duration::from_secs(1));
+    let short = GroupPolicy::default().stop_timeout(Duration::from_secs(1));
     let group = supervisor.group(short).unwrap();
     let within = group.group(GroupPolicy::default()).unwrap();
     let ladder = StopPolicy::kill().then([StopStep::ClosePipes], Duration::from_secs(2));
     for group in [&group, &within] {
         match group.add(WorkerSpec::new("true").stop(ladder.clone())) {
             Err(GroupError::Spec(SpecError::Conflict { settings, reason })) => {
-                assert_eq!(settings, ["stop", "stop_within"]);
+                assert_eq!(settings, ["stop", "stop_timeout"]);
                 assert!(reason.contains("2s") && reason.contains("1s"), "{reason}");
             }
             other => panic!("{other:?}"),
         }
     }
-    match within.group(GroupPolicy::default().stop_within(Duration::from_secs(3))) {
+    match within.group(GroupPolicy::default().stop_timeout(Duration::from_secs(3))) {
         Err(GroupError::Refused { reason }) => assert!(reason.contains("3s") && reason.contains("1s"), "{reason}"),
         other => panic!("{other:?}"),
     }

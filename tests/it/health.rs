@@ -301,7 +301,7 @@ both_ways! {
         ready.store(true, Ordering::Relaxed);
         assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
         let report = worker.stop().wait(Duration::from_millis(600));
-        assert_eq!(report.blocked().count(), 1, "{report}");
+        assert_eq!(report.unfinished().count(), 1, "{report}");
         worker.kill().unwrap();
         let events = story.rest();
         assert!(!events.iter().any(|event| matches!(event.kind, EventKind::Unresponsive)), "{events:?}");
@@ -324,7 +324,7 @@ both_ways! {
             }
             assert_eq!(state, WorkerState::Stopping);
             let report = stopping.wait(2 * within);
-            assert_eq!(report.blocked().count(), 1, "{report}");
+            assert_eq!(report.unfinished().count(), 1, "{report}");
             worker.kill().unwrap();
             let events = story.rest();
             let why = events.iter().find_map(|event| match event.kind {
@@ -437,7 +437,7 @@ fn p06_a_closure_for_messages_that_blocks_delays_no_other_worker() {
     assert!(story.exit().success());
     assert!(other.wait_timeout(DEADLINE).is_some() && story.supervisor.status().is_complete);
     // Neither does its stop wait for the closure.
-    assert!(blocked.stop_within(Duration::ZERO).wait(DEADLINE).blocked().next().is_none());
+    assert!(blocked.stop_timeout(Duration::ZERO).wait(DEADLINE).unfinished().next().is_none());
     assert_eq!(entered.len(), 0, "the closure is called once at a time");
     drop(open);
 }
@@ -448,7 +448,7 @@ fn p01_a_worker_that_was_ready_before_it_ended_is_ready_first() {
     let (spec, entered, open) = judged_slowly("echo 1 >&3");
     let worker = story.supervisor.spawn(spec.drain_time(DEADLINE)).unwrap();
     entered.recv_timeout(DEADLINE).expect("its closure is called");
-    let pid = worker.pid();
+    let pid = worker.pid().unwrap();
     assert!(comes_true(|| !is_alive(pid)), "its end");
     // The loop knows of that when it has answered.
     assert!(story.supervisor.status().is_complete);

@@ -317,7 +317,7 @@ fn p13_no_incarnation_starts_beside_one_that_may_not_be_killed() {
     let spec = WorkerSpec::new(&program).arg("own-user").messages(Pass::arg("--messages={}"));
     let spec = spec.stop(StopPolicy::kill()).restart(Restart::Always).parent_death_signal(None);
     let worker = story.supervisor.spawn(spec).unwrap();
-    let first = worker.pid();
+    let first = worker.pid().unwrap();
     story.message();
     let restarting = worker.restart();
     assert_eq!(story.exit().status, ExitStatus::KillRefused);

@@ -56,7 +56,7 @@ fn number_in(file: &Path) -> u32 {
 #[track_caller]
 fn killed(worker: &Worker) {
     assert_eq!(worker.wait_timeout(DEADLINE).expect("its end").status, KILLED);
-    assert!(!Path::new(&format!("/proc/{}", worker.pid())).exists(), "it is reaped");
+    assert!(!Path::new(&format!("/proc/{}", worker.pid().unwrap())).exists(), "it is reaped");
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn nobody_is_there(story: &Story, group: &pipewright::WorkerGroup, worker: &Work
     assert!(supervisor.status().workers.is_empty());
     assert!(supervisor.stop_all().wait(DEADLINE).workers.is_empty());
     assert!(supervisor.shutdown(DEADLINE).workers.is_empty());
-    assert!(worker.stop().wait(DEADLINE).blocked().next().is_none());
+    assert!(worker.stop().wait(DEADLINE).unfinished().next().is_none());
     assert!(!worker.restart().wait(DEADLINE));
     assert!(matches!(
         worker.call::<_, ()>("echo", &(), DEADLINE),
@@ -173,12 +173,12 @@ fn p15_every_question_to_a_loop_that_does_not_run_ends() {
     thread::scope(|scope| {
         let ends = [
             scope.spawn(|| assert!(!supervisor.status().is_complete)),
-            scope.spawn(|| assert!(supervisor.stop_all().wait(ZERO).blocked().next().is_some())),
+            scope.spawn(|| assert!(supervisor.stop_all().wait(ZERO).unfinished().next().is_some())),
             scope.spawn(|| assert!(supervisor.group(Strategy::OneForOne).is_err())),
             scope.spawn(|| assert!(group.add(WorkerSpec::new("true")).is_err())),
             scope.spawn(|| assert!(group.remove(&member).is_err())),
             scope.spawn(|| assert!(group.batch().start().is_err())),
-            scope.spawn(|| assert!(worker.stop_within(ZERO).wait(ZERO).blocked().next().is_some())),
+            scope.spawn(|| assert!(worker.stop_timeout(ZERO).wait(ZERO).unfinished().next().is_some())),
             scope.spawn(|| assert!(worker.wait_timeout(ZERO).is_none())),
         ];
         for end in ends {

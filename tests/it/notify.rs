@@ -25,7 +25,7 @@ use std::{
 fn told(worker: &Worker, name: &str) -> String {
     let until = Instant::now() + DEADLINE;
     loop {
-        let environment = fs::read(format!("/proc/{}/environ", worker.pid())).unwrap();
+        let environment = fs::read(format!("/proc/{}/environ", worker.pid().unwrap())).unwrap();
         let mut variables = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy);
         let value = variables.find_map(|variable| Some(variable.strip_prefix(name)?.strip_prefix('=')?.to_owned()));
         if let Some(value) = value {
@@ -146,7 +146,7 @@ both_ways! {
         let kinds = until_status(&mut story, &teller, "over");
         assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::Unresponsive)), "{kinds:?}");
         let report = stopping.wait(Duration::from_millis(100));
-        assert_eq!(report.blocked().count(), 1, "{report}");
+        assert_eq!(report.unfinished().count(), 1, "{report}");
         worker.kill().unwrap();
     }
 
@@ -226,5 +226,5 @@ fn p06_descriptors_that_do_not_close_hold_nobody_up() {
     drop(writer);
     drop(stopped);
     story.find(|event| matches!(event.kind, EventKind::Status(_)).then_some(()));
-    assert!(worker.stop_within(Duration::ZERO).wait(DEADLINE).blocked().next().is_none());
+    assert!(worker.stop_timeout(Duration::ZERO).wait(DEADLINE).unfinished().next().is_none());
 }

@@ -48,9 +48,9 @@ fn p12_debug_shows_no_secrets_and_no_insides() {
     let worker = story.supervisor.spawn(spec.clone()).unwrap();
     shown.of("Worker", &worker);
     shown.of("Call", &worker.start_call("add", &[1, 2]).unwrap());
-    shown.of("Status", &story.supervisor.status());
+    shown.of("SupervisorStatus", &story.supervisor.status());
     let stopping = worker.stop();
-    shown.of("Stopping", &stopping);
+    shown.of("StopHandle", &stopping);
     for event in story.rest() {
         // What a worker says is its own: this one tells its environment.
         if !matches!(event.kind, EventKind::Message(_)) {

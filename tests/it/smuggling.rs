@@ -64,7 +64,7 @@ impl Scene {
 
     fn end(self) {
         let Self { began, story, worker, path: _, key: _, held } = self;
-        assert!(worker.stop_within(Duration::ZERO).wait(DEADLINE).blocked().next().is_none(), "{:#?}", story.told);
+        assert!(worker.stop_timeout(Duration::ZERO).wait(DEADLINE).unfinished().next().is_none(), "{:#?}", story.told);
         drop((worker, story));
         assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
         drop(held);

@@ -86,7 +86,7 @@ fn p06_a_start_that_hangs_delays_no_other() {
         wait_until("the second thread ends, since none of its workers lives", || {
             supervisor.status().spawner_threads == 1
         });
-        assert!(worker.stop().wait(DEADLINE).blocked().next().is_none());
+        assert!(worker.stop().wait(DEADLINE).unfinished().next().is_none());
     });
 }
 
@@ -370,5 +370,5 @@ fn p07_restarts_wait_for_a_consumer_that_does_not_receive() {
     while supervisor.events().try_recv().is_ok() {}
     assert!(worker.wait_incarnation(incarnation + 1, DEADLINE), "it goes on when they are received");
     worker.stop();
-    assert!(worker.stop().wait(DEADLINE).blocked().next().is_none());
+    assert!(worker.stop().wait(DEADLINE).unfinished().next().is_none());
 }

@@ -128,11 +128,11 @@ both_ways! {
         let mut story = Story::new();
         let spec = way.plain("serve").control(Pass::arg("--control={}"));
         let worker = story.supervisor.spawn(spec).unwrap();
-        let first = worker.pid();
+        let first = worker.pid().unwrap();
         assert_eq!(worker.call::<_, i64>("add", &[1, 2], DEADLINE).unwrap(), 3);
         assert!(worker.restart().wait(DEADLINE), "{:?}", story.told);
         assert_eq!(worker.incarnation(), 2);
-        assert_ne!(worker.pid(), first);
+        assert_ne!(worker.pid().unwrap(), first);
         assert_eq!(worker.call::<_, i64>("add", &[3, 4], DEADLINE).unwrap(), 7);
         // The default ladder begins with the notification `shutdown`, upon which this worker ends by itself.
         let report = worker.stop().wait(DEADLINE);
@@ -158,7 +158,7 @@ both_ways! {
         let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], endless);
         let worker = ready(Story::new(), way.fixture("ignore-term").stop(stop));
         let stopping = worker.1.stop();
-        assert_eq!(stopping.wait(10 * SHORT).blocked().count(), 1, "it ignores SIGTERM");
+        assert_eq!(stopping.wait(10 * SHORT).unfinished().count(), 1, "it ignores SIGTERM");
         worker.1.stop();
         assert_eq!(worker.1.wait_timeout(DEADLINE).expect("its end").signal(), Some(libc::SIGKILL));
         worker.1.stop();
@@ -166,16 +166,16 @@ both_ways! {
 
     fn p08_a_stop_kills_in_its_time_on_whatever_rung(way: Way) {
         let stops: [fn(&Story, &Worker) -> StopReport; 4] = [
-            |_, worker| worker.stop_within(Duration::from_millis(50)).wait(DEADLINE),
-            |_, worker| worker.stop_within(Duration::ZERO).wait(DEADLINE),
-            |_, worker| [worker.stop(), worker.stop_within(Duration::from_millis(50))][1].wait(DEADLINE),
+            |_, worker| worker.stop_timeout(Duration::from_millis(50)).wait(DEADLINE),
+            |_, worker| worker.stop_timeout(Duration::ZERO).wait(DEADLINE),
+            |_, worker| [worker.stop(), worker.stop_timeout(Duration::from_millis(50))][1].wait(DEADLINE),
             |story, _| story.supervisor.shutdown(Duration::from_millis(50)),
         ];
         for stop in stops {
             // Its standard input can be closed: the first rung has something to do, and lasts a second.
             let (story, worker) = ready(Story::new(), way.fixture("ignore-term").stdin(StdinMode::Pipe));
             let report = stop(&story, &worker);
-            assert_eq!(report.blocked().count(), 0, "{report}");
+            assert_eq!(report.unfinished().count(), 0, "{report}");
             assert!(report.workers[0].took < Duration::from_millis(900), "{report}");
         }
         let supervisor = Supervisor::builder().grace_period(Duration::from_millis(50)).build().unwrap();
@@ -221,7 +221,7 @@ both_ways! {
         assert_eq!((slow.worker, &*slow.name, fast.worker), (stubborn.id(), "stubborn", polite.id()));
         assert_eq!(slow.exit.as_ref().and_then(|exit| exit.signal()), Some(libc::SIGKILL), "{report}");
         assert!(fast.exit.as_ref().is_some_and(|exit| exit.success()), "{report}");
-        assert!(slow.took >= Duration::from_millis(400) && report.blocked().count() == 0, "{report}");
+        assert!(slow.took >= Duration::from_millis(400) && report.unfinished().count() == 0, "{report}");
         assert!(story.supervisor.spawn(way.plain("exit")).is_err(), "it takes no more workers");
         story.rest();
     }
@@ -243,7 +243,7 @@ both_ways! {
             (serving.id(), WorkerState::Running), (speaking.id(), WorkerState::Running), (waiting.id(), WorkerState::Waiting),
         ]);
         let [first, second, third] = status.workers.as_slice() else { panic!("{status:?}") };
-        assert_eq!((&*first.name, first.pid, first.incarnation), ("serving", Some(serving.pid()), 1));
+        assert_eq!((&*first.name, first.pid, first.incarnation), ("serving", serving.pid(), 1));
         assert!(first.rss_bytes.is_some_and(|bytes| bytes > 100_000) && first.uptime.is_some(), "{first:?}");
         assert!(second.last_message.is_some() && second.window == 4096, "{second:?}");
         assert_eq!((third.pid, third.uptime, third.last_message), (None, None, None));
@@ -299,7 +299,7 @@ both_ways! {
         let story = Story::new();
         let worker = story.supervisor.spawn(way.plain("hang").restart(at_once(Restart::Always))).unwrap();
         drop(story);
-        assert!(!is_alive(worker.pid()));
+        assert!(!is_alive(worker.pid().unwrap()));
         assert_eq!(worker.wait_timeout(Duration::ZERO).expect("its end").signal(), Some(libc::SIGTERM));
     }
 }

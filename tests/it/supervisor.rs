@@ -276,7 +276,7 @@ both_ways! {
         let exits = events.iter().filter(|event| matches!(event.kind, EventKind::Exited(_))).count();
         assert_eq!(exits, 3, "a receiver that was cloned hears the end, and then that it is the end");
         for worker in [polite, stubborn, reader] {
-            assert!(!is_alive(worker.pid()));
+            assert!(!is_alive(worker.pid().unwrap()));
         }
     }
 
@@ -456,7 +456,7 @@ fn p01_what_a_grandchild_says_to_a_full_window_is_heard_within_the_drain_time() 
     let mut story = Story::new();
     let spec = WorkerSpec::new("sh").args(["-c", script]).messages(Pass::fd(3)).input_pipe("go", Pass::fd(4));
     let worker = story.supervisor.spawn(spec.window(64).drain_time(Duration::from_secs(1))).unwrap();
-    wait_gone(worker.pid());
+    wait_gone(worker.pid().unwrap());
     worker.take_writer("go").unwrap().write_all(b"now\n").unwrap();
     let exit = worker.wait_timeout(DEADLINE).expect("its exit");
     assert_eq!(exit.leaks, [], "the end of the stream was there to be read");
@@ -480,7 +480,7 @@ fn an_exit_waits_for_whoever_traces_the_worker() {
     drop(story.message());
     let (mut said, says) = std::io::pipe().unwrap();
     let (answered, mut answer) = std::io::pipe().unwrap();
-    let tracer = kernel::fork(|| kernel::trace(worker.pid(), says.as_raw_fd(), answered.as_raw_fd()));
+    let tracer = kernel::fork(|| kernel::trace(worker.pid().unwrap(), says.as_raw_fd(), answered.as_raw_fd()));
     said.read_exact(&mut [0]).unwrap();
     worker.kill().unwrap();
     // Only a tracer knows of this end until it goes; what is waited for here is an event that must not come.
@@ -490,7 +490,7 @@ fn an_exit_waits_for_whoever_traces_the_worker() {
     assert_eq!(kernel::wait(tracer), 0);
     assert_eq!(story.exit().signal(), Some(libc::SIGKILL));
     assert_eq!(
-        std::fs::read_to_string(format!("/proc/{}/stat", worker.pid())).map(drop).map_err(|e| e.kind()),
+        std::fs::read_to_string(format!("/proc/{}/stat", worker.pid().unwrap())).map(drop).map_err(|e| e.kind()),
         Err(ErrorKind::NotFound)
     );
 }
@@ -567,7 +567,7 @@ fn a_panic_in_the_consumer_ends_every_worker() {
     outcome.unwrap_err();
     let worker = worker.unwrap();
     assert!(worker.wait_timeout(DEADLINE).is_some());
-    assert!(!is_alive(worker.pid()));
+    assert!(!is_alive(worker.pid().unwrap()));
 }
 
 #[test]

@@ -71,7 +71,7 @@ both_ways! {
         let mut story = Story::new();
         let worker = story.supervisor.spawn(starts(way, Survivors::Report, "exec sleep 1000")).unwrap();
         let left = two(&mut story);
-        let group = |pid: &u32| crate::kernel::group_of(*pid) == Some(worker.pid());
+        let group = |pid: &u32| crate::kernel::group_of(*pid) == Some(worker.pid().unwrap());
         let (members, daemons): (Vec<u32>, Vec<u32>) = left.0.iter().partition(|pid| group(pid));
         worker.stop();
         let exit = story.exit();

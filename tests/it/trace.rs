@@ -240,7 +240,7 @@ fn the_end_of_a_worker_is_a_warning_where_nobody_asked_for_it() {
     assert_eq!(recorder.outline(), ["1 DEBUG stop ladder", "1 INFO exited", "1 INFO started", "1 WARN exited"]);
     let spans = recorder.spans();
     assert_eq!([spans[0].of("name"), spans[1].of("name")], ["asked", "surprised"]);
-    assert_eq!(spans[0].of("pid"), asked.pid());
+    assert_eq!(spans[0].of("pid"), asked.pid().unwrap());
     let rung = recorder.the("stop ladder").fields;
     assert_eq!((rung.of("rung"), rung.of("steps")), (&json!(0), &json!("[Signal(15)]")));
     recorder.check();
@@ -411,7 +411,7 @@ fn a_subscriber_may_ask_and_tell_workers() {
 
 /// Whatever does not wait.
 fn use_all(worker: &Worker) {
-    drop((worker.pid(), worker.containment(), worker.incarnation(), worker.take_stdin(), worker.signal(0)));
+    drop((worker.pid().unwrap(), worker.containment(), worker.incarnation(), worker.take_stdin(), worker.signal(0)));
     drop((worker.notify("told", &()), worker.wait_timeout(Duration::ZERO), worker.wait_ready(Duration::ZERO)));
     drop(worker.start_call("add", &[1]));
 }
@@ -489,7 +489,7 @@ fn a_subscriber_that_panics_harms_nobody() {
     assert_eq!(worker.call::<_, i64>("add", &[3, 4], DEADLINE).unwrap(), 7);
     assert_eq!(story.supervisor.status().workers.len(), 1);
     let before = hothead.count();
-    assert!(worker.stop().wait(DEADLINE).blocked().next().is_none());
+    assert!(worker.stop().wait(DEADLINE).unfinished().next().is_none());
     let told = story.rest();
     let ends = told.iter().filter(|event| event.worker == worker.id() && matches!(event.kind, EventKind::Exited(_)));
     assert!(ends.count() > 0, "{told:#?}");

@@ -221,7 +221,7 @@ fn no_cgroup_is_left() {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
     let story = Story::new();
     let worker = story.supervisor.spawn(Way::Direct.plain("hang")).unwrap();
-    let of_worker = fs::read_to_string(format!("/proc/{}/cgroup", worker.pid())).unwrap();
+    let of_worker = fs::read_to_string(format!("/proc/{}/cgroup", worker.pid().unwrap())).unwrap();
     let unified = |text: &str| text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned);
     drop(story);
     worker.wait_timeout(DEADLINE).expect("its end");
@@ -278,7 +278,7 @@ fn who_was_told_as_stuck_is_reaped_when_it_ends_after_all() {
     fs::create_dir(&freezer).unwrap();
     let story = Story::new();
     let worker = story.supervisor.spawn(Way::Direct.plain("hang").stop(StopPolicy::kill())).unwrap();
-    fs::write(format!("{freezer}/cgroup.procs"), worker.pid().to_string()).unwrap();
+    fs::write(format!("{freezer}/cgroup.procs"), worker.pid().unwrap().to_string()).unwrap();
     let until = Instant::now() + DEADLINE;
     let wait = |is_over: &dyn Fn() -> bool| {
         while !is_over() {
@@ -292,6 +292,6 @@ fn who_was_told_as_stuck_is_reaped_when_it_ends_after_all() {
     assert_eq!(report.workers[0].exit.as_ref().map(|exit| exit.status), Some(ExitStatus::Stuck), "{report}");
     fs::write(&state, "THAWED").unwrap();
     // Not a zombie either, though we hold its handle.
-    wait(&|| !fs::exists(format!("/proc/{}", worker.pid())).unwrap());
+    wait(&|| !fs::exists(format!("/proc/{}", worker.pid().unwrap())).unwrap());
     fs::remove_dir(&freezer).unwrap();
 }

@@ -19,7 +19,7 @@ use crate::{
         group_state::{GroupEnd, GroupShared, GroupStatus},
         kept::{Kept, Standing, Wish},
         starts::HANG_TIME,
-        stopping::Restarting,
+        stopping::RestartHandle,
         worker::WorkerShared,
     },
 };
@@ -51,18 +51,18 @@ pub(in super::super) enum GroupCommand {
     StartMember {
         group: group::GroupId,
         worker: WorkerId,
-        answer: Sender<Result<Restarting, GroupError>>,
+        answer: Sender<Result<RestartHandle, GroupError>>,
     },
     /// Nothing where there is no such group any more.
     Status(group::GroupId, Sender<Option<GroupStatus>>),
     /// Gives those who are to begin anew.
-    Start(group::GroupId, Sender<Restarting>),
+    Start(group::GroupId, Sender<RestartHandle>),
     /// Gives those who are to end.
     Stop(group::GroupId, Sender<Vec<Arc<WorkerShared>>>),
     /// As `Stop`, and for good.
     Dissolve(group::GroupId, Sender<Result<Vec<Arc<WorkerShared>>, GroupError>>),
     /// As `Start`.
-    Restart(group::GroupId, Sender<Restarting>),
+    Restart(group::GroupId, Sender<RestartHandle>),
 }
 
 /// Around all groups; it only holds them together.
@@ -129,7 +129,7 @@ impl Driver {
     }
 
     /// Answers with those who come back: of a start those who rested, of a restart all of them.
-    fn begin_anew(&mut self, input: impl FnOnce(Node) -> Input, group: group::GroupId, answer: &Sender<Restarting>) {
+    fn begin_anew(&mut self, input: impl FnOnce(Node) -> Input, group: group::GroupId, answer: &Sender<RestartHandle>) {
         let node = Node::Group(GroupId(group.0));
         let input = input(node);
         let is_start = matches!(input, Input::Start(_));
@@ -148,7 +148,7 @@ impl Driver {
         let comes_back = |kept: &&Kept| !kept.is_resting && kept.spec.restart.when() != Restart::Never;
         let anew = self.members(node).filter(comes_back);
         let anew = anew.filter_map(|kept| Some((Arc::clone(&kept.shared), *before.get(&kept.shared.id())?)));
-        drop(answer.send(Restarting::new(anew)));
+        drop(answer.send(RestartHandle::new(anew)));
     }
 
     /// Its user wants something of a member.

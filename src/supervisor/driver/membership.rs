@@ -16,7 +16,7 @@ use crate::{
         guest::SharedSpec,
         kept::{Kept, Standing, Wish},
         spec::WorkerSpec,
-        stopping::Restarting,
+        stopping::RestartHandle,
         worker::WorkerShared,
     },
 };
@@ -83,7 +83,7 @@ impl Driver {
         if let Some(within) = within.filter(|within| *within < ladder) {
             let reason =
                 format!("its stop ladder takes {ladder:?}, and its group's end no longer than {within:?}").into();
-            return Err(SpecError::Conflict { settings: ["stop", "stop_within"], reason }.into());
+            return Err(SpecError::Conflict { settings: ["stop", "stop_timeout"], reason }.into());
         }
         if spec.restart.when() == Restart::Never && spec.restart.comes_back() {
             let reason = "some exits force its restart, and a member with `Restart::Never` is not restarted".into();
@@ -124,21 +124,25 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn start_member(&mut self, group: group::GroupId, worker: WorkerId) -> Result<Restarting, GroupError> {
+    pub(super) fn start_member(
+        &mut self,
+        group: group::GroupId,
+        worker: WorkerId,
+    ) -> Result<RestartHandle, GroupError> {
         self.check_is_of(group, worker)?;
         let id = member(worker);
         if self.groups.is_group_over(id) {
             let reason = "its group does not run: start the group".into();
             return Err(GroupError::Refused { reason });
         }
-        let Some(kept) = self.kept.get_mut(&worker) else { return Ok(Restarting::default()) };
+        let Some(kept) = self.kept.get_mut(&worker) else { return Ok(RestartHandle::default()) };
         let before =
             (kept.is_resting || kept.wish == Wish::End).then(|| (Arc::clone(&kept.shared), kept.shared.incarnation()));
         if before.is_some() {
             kept.begin_anew();
         }
         self.tell_groups(Input::Start(Node::Member(id)));
-        Ok(Restarting::new(before))
+        Ok(RestartHandle::new(before))
     }
 
     fn check_is_of(&self, group: group::GroupId, worker: WorkerId) -> Result<(), GroupError> {

@@ -28,7 +28,7 @@ use super::{
     meter::Meter,
     notify::NotifySocket,
     spawner::Starter,
-    status::Status,
+    status::SupervisorStatus,
     timers::TimerQueue,
     tree::Numbers,
     warning::Warning,
@@ -111,7 +111,7 @@ pub(super) enum Command {
     /// The inspector has looked.
     Inspected(Box<Findings>),
     /// How is everybody?
-    Report(Sender<Status>),
+    Report(Sender<SupervisorStatus>),
     /// Everybody is to end. Gives those who are there.
     StopAll(StopAll, Sender<Vec<Arc<WorkerShared>>>),
     /// The program is stopped by its user, with everybody, or goes on.

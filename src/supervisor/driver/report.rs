@@ -10,7 +10,7 @@ use crate::{
         inspector::Task,
         kept::{Kept, Wish},
         live::Live,
-        status::{Status, WorkerState, WorkerStatus},
+        status::{SupervisorStatus, WorkerState, WorkerStatus},
         worker::WorkerShared,
     },
     sys::proc::{self, Held},
@@ -19,7 +19,7 @@ use crossbeam_channel::Sender;
 use std::{sync::Arc, time::Instant};
 
 impl Driver {
-    pub(super) fn report(&mut self) -> Status {
+    pub(super) fn report(&mut self) -> SupervisorStatus {
         let now = self.clock.now();
         let mut workers: Vec<WorkerStatus> = Vec::with_capacity(self.kept.len());
         for kept in self.kept.values() {
@@ -27,7 +27,7 @@ impl Driver {
             workers.push(status(kept, live.as_deref(), now));
         }
         workers.sort_unstable_by_key(|status| status.worker);
-        Status {
+        SupervisorStatus {
             workers,
             events_waiting: self.outlet.waiting(),
             spawner_threads: self.starter.starts().threads(),

@@ -121,7 +121,7 @@ fn control(run: &Run) {
     let echo = run.must("large call", || worker.call::<_, [String; 1]>("echo", &[&text], SOON));
     run.check(echo[0] == text, || format!("{} bytes came back", echo[0].len()));
     let report = worker.stop().wait(SOON);
-    run.check(report.blocked().count() == 0, || format!("it stopped: {report}"));
+    run.check(report.unfinished().count() == 0, || format!("it stopped: {report}"));
     let exit = host.exit(&worker);
     run.check(exit.success(), || format!("it ended well when it was asked to: {exit}"));
 }
@@ -151,7 +151,7 @@ fn stop(run: &Run) {
     run.must("freeze", || worker.freeze());
     run.must("thaw", || worker.thaw());
     let report = worker.stop().wait(SOON);
-    run.check(report.blocked().count() == 0, || format!("it stopped: {report}"));
+    run.check(report.unfinished().count() == 0, || format!("it stopped: {report}"));
     let exit = host.exit(&worker);
     run.check(exit.signal() == Some(libc::SIGKILL), || format!("it was killed: {exit}"));
 }
@@ -189,7 +189,7 @@ fn group(run: &Run) {
     run.must("kill", || first.kill());
     run.check(second.wait_incarnation(2, SOON), || format!("both came back: {:?}", host.seen(&second)));
     let report = group.stop().wait(SOON);
-    run.check(report.blocked().count() == 0, || format!("it stopped: {report}"));
+    run.check(report.unfinished().count() == 0, || format!("it stopped: {report}"));
     let ends = || host.all().iter().filter(|event| event.contains("GroupEnded")).count();
     run.check(comes_true(|| ends() > 0), || format!("its end was reported: {:?}", host.all()));
     run.check(ends() == 1, || format!("its end was reported once: {:?}", host.all()));
