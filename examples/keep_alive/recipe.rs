@@ -122,8 +122,8 @@ fn explain(error: &SpecError) -> (&'static str, String) {
             ("restart", what.into())
         }
         SpecError::Conflict { .. } => ("restart", text),
-        SpecError::BadPattern { .. } => ("ready.line", text),
-        SpecError::BadVariable { .. } => ("env", text),
+        SpecError::InvalidPattern { .. } => ("ready.line", text),
+        SpecError::InvalidVariable { .. } => ("env", text),
         _ => ("command", text),
     }
 }

@@ -106,12 +106,12 @@ fn occupy_standard_numbers() -> io::Result<Vec<File>> {
 /// A copy of the end at the number that the child will see.
 fn numbered(grant: &GrantSpec, end: &OwnedFd, program: &str) -> Result<OwnedFd, SpawnError> {
     let least = grant.number.unwrap_or(LEAST_NUMBER);
-    let copy = fd::duplicate(end.as_raw_fd(), least)
-        .map_err(|source| SpawnError::failed(program, SpawnStep::Descriptors, source))?;
+    let copy =
+        fd::duplicate(end.as_raw_fd(), least).map_err(|source| SpawnError::failed(program, SpawnStep::Fds, source))?;
     match grant.number {
         Some(number) if copy.as_raw_fd() != number => {
             let taken = io::Error::from_raw_os_error(libc::EBUSY);
-            Err(SpawnError::failed(program, SpawnStep::Number(number), taken))
+            Err(SpawnError::failed(program, SpawnStep::FixedFd(number), taken))
         }
         _ => Ok(copy),
     }

@@ -12,16 +12,16 @@ use std::{fmt, io, path::Path};
 pub enum SpecError {
     /// The name of the program is empty.
     #[error("the program has no name")]
-    NoProgram,
+    EmptyProgram,
     /// A [`Pass`](crate::Pass) text without a `{}`.
     #[error("{text:?} has no place for the handle's number: write {{}} where it belongs")]
-    NoPlace {
+    MissingPlaceholder {
         /// The text as it was given.
         text: Box<str>,
     },
     /// Two handles are to have the same number.
     #[error("{first:?} and {second:?} are both to be number {number}: each handle needs its own")]
-    TwoHandles {
+    DuplicateFd {
         /// The number that both were given.
         number: i32,
         /// The name of the one; `messages` is the message pipe's.
@@ -31,31 +31,31 @@ pub enum SpecError {
     },
     /// A handle is to have a number that belongs to standard input, output or error, or none at all.
     #[error("a handle cannot be number {number}: 0, 1 and 2 are set by stdin, stdout and stderr")]
-    StandardNumber {
+    ReservedFd {
         /// The number that was given.
         number: i32,
     },
     /// Two pipes have the same name.
     #[error("two pipes are named {name:?}")]
-    TwoPipes {
+    DuplicatePipe {
         /// The name of both; `messages` is the message pipe's.
         name: Box<str>,
     },
     /// The messages are to come from two places.
     #[error("messages come from one place: a pipe of their own, stdout or stderr")]
-    TwoMessageStreams,
+    DuplicateMessageStream,
     /// The address of the control pipe is a text, and has no number.
     #[error("the control pipe has an address and cannot be number {number}")]
-    ControlNumber {
+    ControlFixedFd {
         /// The number that was given.
         number: i32,
     },
     /// A process started by hand cannot have a control pipe.
     #[error("a process started by hand has no control pipe: its server is a supervisor's")]
-    ControlByHand,
+    ControlUnsupported,
     /// Two places for the address of the control pipe.
     #[error("the address of the control pipe is told twice")]
-    TwoControls,
+    DuplicateControl,
     /// A text for the kernel with a zero byte in it.
     #[error("{what} contains a zero byte")]
     NulByte {
@@ -64,13 +64,13 @@ pub enum SpecError {
     },
     /// An environment variable without a name, or with `=` in it.
     #[error("{name:?} cannot be the name of an environment variable")]
-    BadVariable {
+    InvalidVariable {
         /// The name as it was given.
         name: Box<str>,
     },
     /// A size that leaves no room for a single byte, or is beyond what can be counted.
     #[error("{what} cannot be {bytes} bytes")]
-    BadSize {
+    InvalidSize {
         /// Which size.
         what: &'static str,
         /// What it was set to.
@@ -78,25 +78,25 @@ pub enum SpecError {
     },
     /// A processor number beyond what any kernel has.
     #[error("there is no processor {number}")]
-    BadProcessor {
+    InvalidProcessor {
         /// The number that was given.
         number: usize,
     },
     /// A nice value that there is not.
     #[error("there is no nice value {nice}: -20 to 19")]
-    BadNice {
+    InvalidNice {
         /// The value that was given.
         nice: i32,
     },
     /// A level of I/O priority beyond 7.
     #[error("there is no I/O priority of level {level}: 0 to 7")]
-    BadIoPriority {
+    InvalidIoPriority {
         /// The level that was given.
         level: u8,
     },
     /// A regular expression that is none.
     #[error("{pattern:?} is not a regular expression")]
-    BadPattern {
+    InvalidPattern {
         /// As it was given.
         pattern: Box<str>,
     },
@@ -110,7 +110,7 @@ pub enum SpecError {
     },
     /// A signal number that the kernel does not have.
     #[error("there is no signal {signal}")]
-    BadSignal {
+    InvalidSignal {
         /// The number that was given.
         signal: i32,
     },
@@ -163,29 +163,29 @@ pub enum SpawnStep {
     Open(Box<Path>),
     /// Placing a handle at a number that is in use in this process. Only a user's own `Command` has this limit: it keeps the
     /// parent's numbers.
-    Number(i32),
+    FixedFd(i32),
     /// Making the process.
     Clone,
     /// Making the process in its cgroup.
     Cgroup,
     /// Limiting its tree, for which it needs a cgroup and the controllers in it.
-    TreeLimit,
+    CgroupLimit,
     /// Moving into its working directory.
-    Directory(Box<Path>),
+    CurrentDir(Box<Path>),
     /// Moving its descriptors to their numbers.
-    Descriptors,
+    Fds,
     /// Making its process group or session.
-    Group,
+    ProcessGroup,
     /// Asking for a signal at the parent's death.
-    DeathSignal,
+    ParentDeathSignal,
     /// Setting a resource limit.
-    Limit,
+    Rlimit,
     /// Setting its priority.
     Nice,
     /// Setting its I/O priority.
     IoPriority,
     /// Binding it to processors.
-    Processors,
+    CpuAffinity,
     /// Finding and running the program; with the search path where it was searched for.
     Exec(Option<Box<str>>),
     /// Running a file whose first line names an interpreter that is not there.
@@ -204,18 +204,18 @@ impl fmt::Display for SpawnStep {
             Self::Notify => formatter.write_str("creating the socket for its sd_notify"),
             Self::Guard => formatter.write_str("starting the guard of its process tree"),
             Self::Open(path) => write!(formatter, "opening {}", printable_path(path)),
-            Self::Number(number) => write!(formatter, "descriptor {number} is in use in this process"),
+            Self::FixedFd(number) => write!(formatter, "descriptor {number} is in use in this process"),
             Self::Clone => formatter.write_str("clone"),
             Self::Cgroup => formatter.write_str("clone into its cgroup"),
-            Self::TreeLimit => formatter.write_str("limiting its process tree"),
-            Self::Directory(path) => write!(formatter, "entering its working directory {}", printable_path(path)),
-            Self::Descriptors => formatter.write_str("moving its descriptors to their numbers"),
-            Self::Group => formatter.write_str("creating its process group"),
-            Self::DeathSignal => formatter.write_str("setting the signal for the death of its parent"),
-            Self::Limit => formatter.write_str("setting a resource limit"),
+            Self::CgroupLimit => formatter.write_str("limiting its process tree"),
+            Self::CurrentDir(path) => write!(formatter, "entering its working directory {}", printable_path(path)),
+            Self::Fds => formatter.write_str("moving its descriptors to their numbers"),
+            Self::ProcessGroup => formatter.write_str("creating its process group"),
+            Self::ParentDeathSignal => formatter.write_str("setting the signal for the death of its parent"),
+            Self::Rlimit => formatter.write_str("setting a resource limit"),
             Self::Nice => formatter.write_str("setting its priority"),
             Self::IoPriority => formatter.write_str("setting its I/O priority"),
-            Self::Processors => formatter.write_str("binding it to its processors"),
+            Self::CpuAffinity => formatter.write_str("binding it to its processors"),
             Self::Exec(None) => formatter.write_str("execve"),
             Self::Exec(Some(path)) => write!(formatter, "execve (searched in {})", printable(&**path)),
             Self::Interpreter => formatter.write_str("the interpreter that its first line names is missing"),
@@ -321,14 +321,14 @@ pub(super) fn step_of(failure: Failure, directory: Option<&Path>, exec: SpawnSte
     match failure.step {
         Step::Clone => SpawnStep::Clone,
         Step::Cgroup => SpawnStep::Cgroup,
-        Step::Directory => SpawnStep::Directory(directory.unwrap_or(Path::new(".")).into()),
-        Step::Descriptors => SpawnStep::Descriptors,
-        Step::Group => SpawnStep::Group,
-        Step::DeathSignal => SpawnStep::DeathSignal,
-        Step::Limit => SpawnStep::Limit,
+        Step::Directory => SpawnStep::CurrentDir(directory.unwrap_or(Path::new(".")).into()),
+        Step::Descriptors => SpawnStep::Fds,
+        Step::Group => SpawnStep::ProcessGroup,
+        Step::DeathSignal => SpawnStep::ParentDeathSignal,
+        Step::Limit => SpawnStep::Rlimit,
         Step::Nice => SpawnStep::Nice,
         Step::IoPriority => SpawnStep::IoPriority,
-        Step::Processors => SpawnStep::Processors,
+        Step::Processors => SpawnStep::CpuAffinity,
         Step::Exec => exec,
     }
 }

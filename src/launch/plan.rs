@@ -151,7 +151,7 @@ impl Plan {
         /// What the kernel can be built for at most (`NR_CPUS`).
         const PROCESSORS: usize = 8192;
         if number >= PROCESSORS {
-            self.mistake.get_or_insert(SpecError::BadProcessor { number });
+            self.mistake.get_or_insert(SpecError::InvalidProcessor { number });
             return;
         }
         if self.processors.len() <= number / BITS {
@@ -183,7 +183,7 @@ impl Plan {
     /// Writes down where the address of the control pipe is told.
     pub(crate) fn tell_control(&mut self, pass: Pass) {
         if let Some(number) = pass.number {
-            self.mistake.get_or_insert(SpecError::ControlNumber { number });
+            self.mistake.get_or_insert(SpecError::ControlFixedFd { number });
         }
         match pass.place {
             Place::Argument(text) => {
@@ -201,7 +201,7 @@ impl Plan {
     fn template(&mut self, text: &OsStr) -> Template {
         let template = Template::parse(text);
         if !template.names_a_place() {
-            self.mistake.get_or_insert_with(|| SpecError::NoPlace { text: text.to_string_lossy().into() });
+            self.mistake.get_or_insert_with(|| SpecError::MissingPlaceholder { text: text.to_string_lossy().into() });
         }
         template
     }
@@ -213,7 +213,7 @@ impl Plan {
         }
         if let Program::Named(name) = &self.program {
             if name.is_empty() {
-                return Err(SpecError::NoProgram);
+                return Err(SpecError::EmptyProgram);
             }
             no_nul("the program", name)?;
         }
@@ -229,10 +229,10 @@ impl Plan {
             no_nul("the working directory", directory.as_os_str())?;
         }
         if let Some(nice) = self.nice.filter(|nice| !(-20..=19).contains(nice)) {
-            return Err(SpecError::BadNice { nice });
+            return Err(SpecError::InvalidNice { nice });
         }
         if let Some(level) = self.io_priority.map(IoPriority::level).filter(|level| *level > 7) {
-            return Err(SpecError::BadIoPriority { level });
+            return Err(SpecError::InvalidIoPriority { level });
         }
         self.validate_environment()?;
         self.validate_grants()
@@ -250,7 +250,7 @@ impl Plan {
             };
             // A name may begin with `=`, as std allows; one inside would move the border between name and value.
             if name.is_empty() || name.as_bytes().iter().skip(1).any(|&byte| byte == b'=') {
-                return Err(SpecError::BadVariable { name: name.to_string_lossy().into() });
+                return Err(SpecError::InvalidVariable { name: name.to_string_lossy().into() });
             }
             no_nul("an environment variable's name", name)?;
             no_nul("an environment variable", &value)?;
@@ -286,15 +286,15 @@ impl Plan {
     fn validate_grants(&self) -> Result<(), SpecError> {
         for (index, grant) in self.grants.iter().enumerate() {
             if self.grants.iter().take(index).any(|earlier| earlier.name == grant.name) {
-                return Err(SpecError::TwoPipes { name: grant.name.clone() });
+                return Err(SpecError::DuplicatePipe { name: grant.name.clone() });
             }
             let Some(number) = grant.number else { continue };
             if number < 3 {
-                return Err(SpecError::StandardNumber { number });
+                return Err(SpecError::ReservedFd { number });
             }
             if let Some(earlier) = self.grants.iter().take(index).find(|earlier| earlier.number == Some(number)) {
                 let (first, second) = (earlier.name.clone(), grant.name.clone());
-                return Err(SpecError::TwoHandles { number, first, second });
+                return Err(SpecError::DuplicateFd { number, first, second });
             }
         }
         Ok(())
@@ -404,15 +404,15 @@ mod tests {
             }
             plan.validate().unwrap_err()
         };
-        assert_eq!(with(&[Pass::arg("--fd")]), SpecError::NoPlace { text: "--fd".into() });
-        assert_eq!(with(&[Pass::env_with("X", "{{}}")]), SpecError::NoPlace { text: "{{}}".into() });
+        assert_eq!(with(&[Pass::arg("--fd")]), SpecError::MissingPlaceholder { text: "--fd".into() });
+        assert_eq!(with(&[Pass::env_with("X", "{{}}")]), SpecError::MissingPlaceholder { text: "{{}}".into() });
         assert_eq!(
             with(&[Pass::fd(4), Pass::arg("{}").at_fd(4)]),
-            SpecError::TwoHandles { number: 4, first: "0".into(), second: "1".into() }
+            SpecError::DuplicateFd { number: 4, first: "0".into(), second: "1".into() }
         );
-        assert_eq!(with(&[Pass::fd(2)]), SpecError::StandardNumber { number: 2 });
-        assert_eq!(with(&[Pass::fd(-1)]), SpecError::StandardNumber { number: -1 });
-        assert_eq!(with(&[Pass::env("A=B")]), SpecError::BadVariable { name: "A=B".into() });
+        assert_eq!(with(&[Pass::fd(2)]), SpecError::ReservedFd { number: 2 });
+        assert_eq!(with(&[Pass::fd(-1)]), SpecError::ReservedFd { number: -1 });
+        assert_eq!(with(&[Pass::env("A=B")]), SpecError::InvalidVariable { name: "A=B".into() });
         assert_eq!(with(&[Pass::arg("\0{}")]), SpecError::NulByte { what: "an argument" });
     }
 }

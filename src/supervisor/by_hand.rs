@@ -22,7 +22,7 @@ impl WorkerSpec {
     pub fn spawn_unsupervised(&self) -> Result<Process, SpawnError> {
         self.validate()?;
         if self.has_control {
-            return Err(SpecError::ControlByHand.into());
+            return Err(SpecError::ControlUnsupported.into());
         }
         let of_supervisors = [
             ("cgroup_limit", !self.cgroup_limits.is_empty()),

@@ -39,7 +39,7 @@ impl WorkerSpec {
             ("the largest message", self.max_frame, 1 << 30),
         ] {
             if bytes == 0 || bytes > most {
-                return Err(SpecError::BadSize { what, bytes });
+                return Err(SpecError::InvalidSize { what, bytes });
             }
         }
         if let Some(stream) = self.contradicted_stream() {
@@ -58,10 +58,10 @@ impl WorkerSpec {
             return Err(SpecError::Conflict { settings: ["cgroup_limit", other], reason });
         }
         if let Some(signal) = self.stop.bad_signal() {
-            return Err(SpecError::BadSignal { signal });
+            return Err(SpecError::InvalidSignal { signal });
         }
         match self.death_signal {
-            DeathSignal::Signal(signal) if !(1..=64).contains(&signal) => Err(SpecError::BadSignal { signal }),
+            DeathSignal::Signal(signal) if !(1..=64).contains(&signal) => Err(SpecError::InvalidSignal { signal }),
             DeathSignal::Signal(_) | DeathSignal::Unset | DeathSignal::Never => Ok(()),
         }
     }

@@ -202,7 +202,7 @@ impl Ready {
             return refuse("within", "it has no time at all to become ready");
         }
         match &self.wanted {
-            Wanted::Line(pattern, None) => Err(SpecError::BadPattern { pattern: pattern.clone() }),
+            Wanted::Line(pattern, None) => Err(SpecError::InvalidPattern { pattern: pattern.clone() }),
             Wanted::Probe(Probe::Tcp(address)) if !is_host_and_port(address) => {
                 refuse("connect_tcp", format!("{address:?} is not `host:port`"))
             }

@@ -378,7 +378,7 @@ impl Starter {
         if !spec.cgroup_limits.is_empty() {
             let cell = self.pen.take_limited(&spec.cgroup_limits).and_then(open).map_err(|error| {
                 let source = io::Error::new(error.kind(), error);
-                SpawnError::failed(spec.plan.program_name(), SpawnStep::TreeLimit, source)
+                SpawnError::failed(spec.plan.program_name(), SpawnStep::CgroupLimit, source)
             })?;
             return Ok(Ok(cell));
         }

@@ -227,7 +227,7 @@ impl WorkerSpec {
 
     fn messages_from(mut self, source: MessageSource) -> Self {
         if self.messages != MessageSource::Nowhere {
-            self.plan.mistake.get_or_insert(SpecError::TwoMessageStreams);
+            self.plan.mistake.get_or_insert(SpecError::DuplicateMessageStream);
         }
         self.messages = source;
         self.settle_outputs()
@@ -249,7 +249,7 @@ impl WorkerSpec {
     /// path alone, and the key is in the variable `PIPEWRIGHT_CONTROL_KEY`; in the environment it is `PATH?KEY`.
     pub fn control(mut self, pass: Pass) -> Self {
         if self.has_control {
-            self.plan.mistake.get_or_insert(SpecError::TwoControls);
+            self.plan.mistake.get_or_insert(SpecError::DuplicateControl);
         }
         self.has_control = true;
         self.plan.tell_control(pass);

@@ -559,5 +559,5 @@ fn what_cannot_be_observed_is_refused() {
         assert_eq!(conflict(spec().ready(Ready::connect_tcp(address))), ["ready", "connect_tcp"], "{address}");
     }
     let bad = refused(spec().stdout(OutputMode::Lines).ready(Ready::line("(")));
-    assert_eq!(bad, SpecError::BadPattern { pattern: "(".into() });
+    assert_eq!(bad, SpecError::InvalidPattern { pattern: "(".into() });
 }

@@ -124,7 +124,7 @@ both_ways! {
         let error = way.fixture("inspect").current_dir("/no/such/place").spawn_unsupervised().unwrap_err();
         assert_eq!(errno(&error), Some(libc::ENOENT), "{error:?}");
         if way == Way::Direct {
-            assert_eq!(error.step(), Some(&SpawnStep::Directory(std::path::Path::new("/no/such/place").into())));
+            assert_eq!(error.step(), Some(&SpawnStep::CurrentDir(std::path::Path::new("/no/such/place").into())));
             assert!(error.to_string().contains("/no/such/place"), "{error}");
         }
     }
@@ -135,7 +135,7 @@ both_ways! {
             let spec = way.program("/no/such/program").messages(Pass::fd(number));
             match spec.spawn_unsupervised().unwrap_err() {
                 // A user's Command keeps the parent's numbers, so a number that is taken here cannot be had.
-                SpawnError::Failed { step: SpawnStep::Number(taken), .. } if way == Way::Command => {
+                SpawnError::Failed { step: SpawnStep::FixedFd(taken), .. } if way == Way::Command => {
                     assert_eq!(taken, number);
                 }
                 error => {
@@ -247,7 +247,7 @@ both_ways! {
         match way.plain("exit").cpu_affinity([999]).spawn_unsupervised() {
             Err(SpawnError::Failed { step, source, .. }) => {
                 // std does not tell which step of a `Command` failed.
-                let expected = if way == Way::Direct { SpawnStep::Processors } else { SpawnStep::Command };
+                let expected = if way == Way::Direct { SpawnStep::CpuAffinity } else { SpawnStep::Command };
                 assert_eq!((step, source.raw_os_error()), (expected, Some(libc::EINVAL)));
             }
             other => panic!("{other:?}"),
@@ -545,7 +545,7 @@ fn any_number_below_the_limit_can_be_had_and_no_other() {
     let at = |number| WorkerSpec::new(FIXTURE).arg("inspect").messages(Pass::arg("--messages={}").at_fd(number));
     for number in [64, i32::MAX] {
         let error = supervisor.spawn(at(number)).unwrap_err();
-        assert_eq!(error.step(), Some(&SpawnStep::Descriptors), "{error:?}");
+        assert_eq!(error.step(), Some(&SpawnStep::Fds), "{error:?}");
     }
     supervisor.spawn(at(63).input_pipe("low", Pass::fd(4)).input_pipe("lower", Pass::fd(3))).unwrap();
     let inspected = Story::of(supervisor).json();
@@ -590,24 +590,24 @@ fn mistakes_are_told_before_anything_is_spawned() {
         other => panic!("{other:?}"),
     };
     let spec = || WorkerSpec::new("true");
-    assert_eq!(refused(WorkerSpec::new("")), SpecError::NoProgram);
-    assert_eq!(refused(spec().messages(Pass::arg("--fd"))), SpecError::NoPlace { text: "--fd".into() });
+    assert_eq!(refused(WorkerSpec::new("")), SpecError::EmptyProgram);
+    assert_eq!(refused(spec().messages(Pass::arg("--fd"))), SpecError::MissingPlaceholder { text: "--fd".into() });
     assert_eq!(
         refused(spec().messages(Pass::fd(5)).input_pipe("x", Pass::arg("{}").at_fd(5))),
-        SpecError::TwoHandles { number: 5, first: "messages".into(), second: "x".into() }
+        SpecError::DuplicateFd { number: 5, first: "messages".into(), second: "x".into() }
     );
-    assert_eq!(refused(spec().messages(Pass::fd(1))), SpecError::StandardNumber { number: 1 });
-    assert_eq!(refused(spec().messages(Pass::env("X")).messages_on_stdout()), SpecError::TwoMessageStreams);
+    assert_eq!(refused(spec().messages(Pass::fd(1))), SpecError::ReservedFd { number: 1 });
+    assert_eq!(refused(spec().messages(Pass::env("X")).messages_on_stdout()), SpecError::DuplicateMessageStream);
     assert_eq!(
         refused(spec().input_pipe("x", Pass::env("X")).output_pipe("x", Pass::env("Y"))),
-        SpecError::TwoPipes { name: "x".into() }
+        SpecError::DuplicatePipe { name: "x".into() }
     );
     assert_eq!(refused(spec().arg("a\0b")), SpecError::NulByte { what: "an argument" });
-    assert_eq!(refused(spec().env("A=B", "c")), SpecError::BadVariable { name: "A=B".into() });
-    assert_eq!(refused(spec().window(0)), SpecError::BadSize { what: "a window", bytes: 0 });
-    assert_eq!(refused(spec().parent_death_signal(Some(99))), SpecError::BadSignal { signal: 99 });
-    assert_eq!(refused(spec().io_priority(IoPriority::RealTime(8))), SpecError::BadIoPriority { level: 8 });
-    assert_eq!(refused(spec().cpu_affinity([0, 9999])), SpecError::BadProcessor { number: 9999 });
+    assert_eq!(refused(spec().env("A=B", "c")), SpecError::InvalidVariable { name: "A=B".into() });
+    assert_eq!(refused(spec().window(0)), SpecError::InvalidSize { what: "a window", bytes: 0 });
+    assert_eq!(refused(spec().parent_death_signal(Some(99))), SpecError::InvalidSignal { signal: 99 });
+    assert_eq!(refused(spec().io_priority(IoPriority::RealTime(8))), SpecError::InvalidIoPriority { level: 8 });
+    assert_eq!(refused(spec().cpu_affinity([0, 9999])), SpecError::InvalidProcessor { number: 9999 });
     assert!(supervisor.events().is_empty());
 }
 
@@ -688,5 +688,5 @@ fn p16_an_error_says_what_which_and_why_in_one_line() {
     assert!(format!("{error:?}").starts_with("Failed { program: \"./no-such-program\", step: Exec(None)"), "{error:?}");
     let error = WorkerSpec::new("").spawn_unsupervised().unwrap_err();
     assert_eq!(error.to_string(), "the worker's spec is wrong: the program has no name");
-    assert_eq!(format!("{error:?}"), "Spec(NoProgram)");
+    assert_eq!(format!("{error:?}"), "Spec(EmptyProgram)");
 }

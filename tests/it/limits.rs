@@ -193,7 +193,7 @@ fn a_tree_has_no_more_processes_than_it_may() {
 /// The limit is, for this kind of reason, and how the next worker is contained.
 #[track_caller]
 fn is_refused(told: &Value, [kind, reason, next]: [&str; 3], to: To) {
-    assert_eq!((&told["step"], &told["kind"]), (&json!("TreeLimit"), &json!(kind)), "{to:?}: {told}");
+    assert_eq!((&told["step"], &told["kind"]), (&json!("CgroupLimit"), &json!(kind)), "{to:?}: {told}");
     assert!(told["reason"].as_str().unwrap().contains(reason), "{to:?}: {told}");
     assert_eq!(told["next"], next, "{to:?}: {told}");
 }

@@ -370,10 +370,10 @@ fn settings_that_cannot_work_together_are_refused() {
     assert_eq!(conflict(told.clone().env("WHERE", "there")), ["Pass::env", "env"]);
     assert_eq!(conflict(told.output_pipe("other", Pass::env("WHERE"))), ["Pass::env", "Pass::env"]);
     let error = story.supervisor.spawn(WorkerSpec::new("true").nice(20)).unwrap_err();
-    assert!(matches!(error, SpawnError::Spec(SpecError::BadNice { nice: 20 })), "{error:?}");
+    assert!(matches!(error, SpawnError::Spec(SpecError::InvalidNice { nice: 20 })), "{error:?}");
     let bad = StopPolicy::kill().then([StopStep::Signal(65)], Duration::ZERO);
     let error = story.supervisor.spawn(WorkerSpec::new("true").stop(bad)).unwrap_err();
-    assert!(matches!(error, SpawnError::Spec(SpecError::BadSignal { signal: 65 })), "{error:?}");
+    assert!(matches!(error, SpawnError::Spec(SpecError::InvalidSignal { signal: 65 })), "{error:?}");
 }
 
 /// Takes every descriptor that this process may still have, also those that become free, until the sender is dropped.

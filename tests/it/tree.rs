@@ -240,7 +240,7 @@ fn a_limit_that_cannot_be_set_is_told() {
             assert_eq!(worker.containment().map_or(ContainmentKind::Cgroup, |it| it.kind), ContainmentKind::Cgroup);
         }
         Err(SpawnError::Failed { step, source, .. }) => {
-            assert_eq!(step, SpawnStep::TreeLimit);
+            assert_eq!(step, SpawnStep::CgroupLimit);
             let reason = source.to_string();
             assert!(reason.contains("cgroup"), "{reason}");
         }
