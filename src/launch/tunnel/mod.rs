@@ -31,7 +31,7 @@ use std::{
 };
 
 /// How long a tunnel may take to open, by default.
-const OPEN_TIME: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a call waits at most for ssh to stop listening for a connection that has been made.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
@@ -104,7 +104,7 @@ pub struct TunnelBuilder {
     config: Option<PathBuf>,
     port: Option<u16>,
     identity: Option<PathBuf>,
-    open_time: Duration,
+    connect_timeout: Duration,
 }
 
 impl TunnelBuilder {
@@ -127,8 +127,8 @@ impl TunnelBuilder {
     }
 
     /// How long opening may take, with the login; by default 30 s.
-    pub fn open_time(mut self, time: Duration) -> Self {
-        self.open_time = time;
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
         self
     }
 
@@ -141,7 +141,7 @@ impl TunnelBuilder {
         check_destination(&self.destination)?;
         let private = PrivateDirectory::new()?;
         let control = PipeName::new(private.path().join("control"))?;
-        let deadline = Deadline::after(self.open_time);
+        let deadline = Deadline::after(self.connect_timeout);
         let ssh = Ssh::start(self.plan(&private.path().join("control")), control)?;
         let until = Until { deadline, ended: &ssh.shared.ended };
         // The control socket appears when ssh has logged in.
@@ -195,7 +195,7 @@ impl Tunnel {
             config: None,
             port: None,
             identity: None,
-            open_time: OPEN_TIME,
+            connect_timeout: CONNECT_TIMEOUT,
         }
     }
 
@@ -230,13 +230,13 @@ impl Tunnel {
             TunnelError::Os(error) => shared.explain(error, &until),
             other => other,
         })?;
-        let not_reached = || TunnelError::NotReached { path: forward.there.clone().into(), said: shared.last_words() };
+        let not_reached = || TunnelError::NotReached { path: forward.there.clone().into(), said: shared.stderr_tail() };
         let here = PipeName::new(&forward.here)?;
         let stream = options.clone().fail_if_absent().connect(&here, until.wait()).map_err(|error| match error {
             ConnectError::NoServer { .. } => match shared.exit_if_ending(&until.begun()) {
                 Ok(Some(exit)) => TunnelError::Ended { exit },
                 Ok(None) => not_reached(),
-                Err(_) => TunnelError::TimedOut { said: shared.last_words() },
+                Err(_) => TunnelError::TimedOut { said: shared.stderr_tail() },
             },
             ConnectError::Busy { .. } | ConnectError::Cancelled | ConnectError::Os(_) => {
                 shared.explain(error.into(), &until)
@@ -289,8 +289,8 @@ impl Tunnel {
     }
 
     /// The last of what ssh has said, at most 8 KiB.
-    pub fn last_words(&self) -> String {
-        self.ssh.shared.last_words().into()
+    pub fn stderr_tail(&self) -> String {
+        self.ssh.shared.stderr_tail().into()
     }
 
     /// The process id of ssh.

@@ -176,7 +176,7 @@ impl Shared {
     }
 
     /// The last of what ssh has said.
-    pub(super) fn last_words(&self) -> Box<str> {
+    pub(super) fn stderr_tail(&self) -> Box<str> {
         if let Some(exit) = self.exit() {
             return exit.stderr_text().into();
         }
@@ -234,12 +234,12 @@ impl Shared {
     /// An error of a call that goes to ssh, and its reason where ssh is at its end.
     pub(super) fn explain(&self, error: io::Error, until: &Until<'_>) -> TunnelError {
         if error.kind() == io::ErrorKind::TimedOut {
-            return TunnelError::TimedOut { said: self.last_words() };
+            return TunnelError::TimedOut { said: self.stderr_tail() };
         }
         match self.exit_if_ending(&until.begun()) {
             Ok(Some(exit)) => TunnelError::Ended { exit },
             Ok(None) => TunnelError::Os(error),
-            Err(_) => TunnelError::TimedOut { said: self.last_words() },
+            Err(_) => TunnelError::TimedOut { said: self.stderr_tail() },
         }
     }
 }

@@ -127,7 +127,7 @@ impl Sshd {
             .port(self.port)
             .config(self.path("ssh_config"))
             .identity(self.path("user_key"))
-            .open_time(DEADLINE)
+            .connect_timeout(DEADLINE)
     }
 
     pub(super) fn tunnel(&self) -> Tunnel {
