@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Default)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     /// How long it stood still so far.
     behind: Duration,
     stopped_at: Option<Instant>,
@@ -12,16 +12,16 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub(super) fn now(&self) -> Instant {
+    pub(crate) fn now(&self) -> Instant {
         let now = self.stopped_at.unwrap_or_else(now);
         now.checked_sub(self.behind).unwrap_or(now)
     }
 
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.stopped_at.get_or_insert_with(now);
     }
 
-    pub(super) fn go_on(&mut self) {
+    pub(crate) fn go_on(&mut self) {
         if let Some(stopped_at) = self.stopped_at.take() {
             self.behind = self.behind.saturating_add(now().saturating_duration_since(stopped_at));
         }
@@ -29,7 +29,7 @@ impl Clock {
 
     /// The loop looks; its earliest timer was `due`. Gives the time in which the process was not run, which the clock leaves out: no
     /// deadline comes nearer by it.
-    pub(super) fn look(&mut self, due: Option<Instant>) -> Option<Duration> {
+    pub(crate) fn look(&mut self, due: Option<Instant>) -> Option<Duration> {
         let now = self.now();
         let last = self.last.replace(now)?;
         let resumes = resumes_from(last, due.filter(|_| !self.stands_still())?, now)?;
@@ -39,7 +39,7 @@ impl Clock {
         Some(missed)
     }
 
-    pub(super) fn stands_still(&self) -> bool {
+    pub(crate) fn stands_still(&self) -> bool {
         self.stopped_at.is_some()
     }
 }
@@ -64,7 +64,7 @@ fn resumes_from(last: Instant, due: Instant, now: Instant) -> Option<Instant> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the loop and whoever waits for it look at the real clock here")]
-pub(super) fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 

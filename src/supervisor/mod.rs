@@ -1,61 +1,32 @@
 //! The parent's side: starts workers, hears them all in one channel, ends them.
 
-mod batch;
-mod by_hand;
-mod call;
-mod check;
-mod clock;
-mod containment;
-mod control;
-mod driver;
-mod ends;
-mod event;
-mod group;
-mod group_state;
-mod guest;
-mod hello;
-mod inspector;
-mod judge;
-mod id;
-mod kept;
-mod link;
-mod live;
-mod mark;
-mod meter;
-mod notify;
-mod orphans;
-mod pen;
-mod prober;
-mod reading;
-mod ready;
-mod roster;
-mod sentinel;
-mod session;
-mod sockets;
-mod spawner;
-mod spec;
-mod starts;
-mod status;
-mod stopping;
-mod survivors;
-mod terminal;
-mod timers;
-mod trace;
-mod tree;
-mod warning;
-mod worker;
+pub(crate) mod clock;
+pub(crate) mod containment;
+pub(crate) mod control;
+pub(crate) mod event_loop;
+pub(crate) mod events;
+pub(crate) mod flow_control;
+pub(crate) mod handles;
+pub(crate) mod ids;
+pub(crate) mod incarnation;
+pub(crate) mod panics;
+pub(crate) mod reactor;
+pub(crate) mod spawner;
+pub(crate) mod spec;
+pub(crate) mod supervision;
+pub(crate) mod worker;
 
+use crate::supervisor::clock::now;
+use crate::supervisor::event_loop::{Command, Driver, Mailbox, Parts, StopAll, Unanswered};
+use crate::supervisor::flow_control::Meter;
+use crate::supervisor::spawner::Starter;
+use crate::supervisor::worker::registry::Roster;
 use crate::{
     guard::Guard,
     launch::{context::Patience, error::SpawnError, spawn::prepare},
     sys::{closing::Released, pidfd, proc, wake::Waker},
 };
-use clock::now;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use driver::{Command, Driver, Mailbox, Parts, StopAll, Unanswered};
-use meter::Meter;
-use roster::Roster;
-use spawner::Starter;
 use std::{
     io, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -63,22 +34,22 @@ use std::{
     time::Duration,
 };
 
-pub use batch::Batch;
-pub use call::{Call, CancelCall};
-pub use containment::{Containment, ContainmentKind, Means, Unavailable};
-pub use event::{Disconnected, Event, EventKind, FaultEvent, NotReady, Stream};
-pub use group::{GroupError, GroupId, GroupPolicy, WorkerGroup};
-pub use group_state::{GroupEnd, GroupState, GroupStatus};
-pub use hello::HelloFault;
-pub use id::WorkerId;
-pub use ready::Ready;
-pub use spec::WorkerSpec;
-pub use status::{SupervisorStatus, WorkerState, WorkerStatus};
-pub use stopping::{RestartHandle, StopHandle, StopReport, StoppedWorker};
-pub use survivors::Survivors;
-pub use terminal::SignalGuard;
-pub use warning::Warning;
-pub use worker::Worker;
+pub use crate::supervisor::containment::report::{Containment, ContainmentKind, Means, Unavailable};
+pub use crate::supervisor::control::call::{Call, CancelCall};
+pub use crate::supervisor::control::hello::HelloFault;
+pub use crate::supervisor::events::event::{Disconnected, Event, EventKind, FaultEvent, NotReady, Stream};
+pub use crate::supervisor::events::warning::Warning;
+pub use crate::supervisor::handles::batch::Batch;
+pub use crate::supervisor::handles::group::{GroupError, GroupId, GroupPolicy, WorkerGroup};
+pub use crate::supervisor::handles::signals::SignalGuard;
+pub use crate::supervisor::handles::stop::{RestartHandle, StopHandle, StopReport, StoppedWorker};
+pub use crate::supervisor::handles::worker::Worker;
+pub use crate::supervisor::ids::WorkerId;
+pub use crate::supervisor::spec::WorkerSpec;
+pub use crate::supervisor::spec::readiness::Ready;
+pub use crate::supervisor::spec::survivors::Survivors;
+pub use crate::supervisor::worker::group::{GroupEnd, GroupState, GroupStatus};
+pub use crate::supervisor::worker::status::{SupervisorStatus, WorkerState, WorkerStatus};
 
 /// How many bytes of all workers' messages may be waiting, by default.
 const WINDOW: usize = 32 << 20;

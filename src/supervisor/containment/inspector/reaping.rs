@@ -1,0 +1,66 @@
+//! Reaping what the host is the parent of by adoption, as process 1 or as a subreaper.
+
+use crate::supervisor::containment::inspector::{Request, work::Work};
+use crate::{
+    launch::child::is_own_child,
+    sys::{
+        pidfd,
+        proc::{self, Stat},
+    },
+};
+
+/// A process that was killed here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Killed {
+    start: u64,
+    /// The process of the worker in whose tree it was.
+    worker: i32,
+}
+
+impl Work {
+    /// Reaps those that were killed and have become children of the host, as process 1 or as a subreaper. True if some of this tree
+    /// will in a moment: they have not ended, or their parents, which were killed too, have not.
+    pub(crate) fn is_reaping(&mut self, request: &Request) -> bool {
+        let worker = request.present.child().pid().cast_signed();
+        let mut is_reaping = false;
+        for (pid, killed) in self.killed.clone() {
+            match Stat::of(pid) {
+                Ok(stat) if stat.start == killed.start && pid != worker => {
+                    let is_orphaned =
+                        !stat.is_zombie || self.killed.contains_key(&stat.parent) || stat.parent == worker;
+                    if !self.reap(&stat) && is_orphaned {
+                        is_reaping |= killed.worker == worker;
+                        continue;
+                    }
+                }
+                Ok(_) | Err(_) => {}
+            }
+            self.killed.remove(&pid);
+        }
+        is_reaping
+    }
+
+    pub(crate) fn note_killed(&mut self, stat: &Stat, request: &Request) {
+        if proc::is_reaper() {
+            let worker = request.present.child().pid().cast_signed();
+            self.killed.insert(stat.pid, Killed { start: stat.start, worker });
+        }
+    }
+
+    /// Reaps a zombie that was killed here, or adopted, where it is the host's.
+    pub(crate) fn reap(&mut self, stat: &Stat) -> bool {
+        let is_orphan = stat.is_zombie && stat.parent == pidfd::own_pid() && !is_own_child(stat.pid);
+        let was_killed = self.killed.get(&stat.pid).is_some_and(|killed| killed.start == stat.start);
+        // A child that another part of the host has started is that part's to reap.
+        is_orphan && (was_killed || self.adopts) && pidfd::reap_zombie(stat.pid).is_ok()
+    }
+
+    /// Reaps adopted orphans that have ended by themselves.
+    pub(crate) fn reap_orphans(&mut self) {
+        for pid in proc::children(pidfd::own_pid()) {
+            if let Ok(stat) = Stat::of(pid) {
+                self.reap(&stat);
+            }
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! The inspector's thread: looks at processes, judges which of them belong to a tree, and kills them.
+
+use crate::supervisor::containment::inspector::{Findings, Progress, Request, Task, keep, reaping::Killed};
+use crate::{
+    exit::Survivor,
+    launch::child::is_own_child,
+    policy::descendants::{Facts, Root, Sign, Tree, tree_of},
+    supervisor::{
+        clock::now,
+        containment::{
+            cgroup_pool::Cell,
+            scan::{Token, tokens},
+        },
+        event_loop::{Command, Mailbox},
+        lock,
+        spec::survivors::Survivors,
+    },
+    sys::{
+        conduct, pidfd,
+        proc::{self, Environment, Eyes, Held, Stat, Visibility},
+    },
+    text::printable,
+};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+/// How many numbers are looked at one by one; above that all processes are listed.
+const PROBES: i32 = 256;
+/// How often new numbers are followed within one look.
+const ROUNDS: u32 = 4;
+/// How often it is looked for those that were forked while others were stopped.
+const STOPS: u32 = 16;
+/// How many pidfds of survivors are held at a time, to wait for their ends.
+const HELD_MAX: usize = 64;
+/// How often a subreaper looks for orphans that have ended by themselves: nothing reports them to one thread of many.
+const ORPHANS_PERIOD: Duration = Duration::from_secs(1);
+/// The most survivors that are named in an exit: what a worker starts must not fill the host's memory.
+const NAMED_MAX: usize = 4096;
+
+/// The thread's side.
+pub(crate) struct Work {
+    pub(crate) mailbox: Mailbox,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) stuck: Arc<Mutex<HashSet<i32>>>,
+    pub(crate) reserve: Arc<Mutex<Vec<OwnedFd>>>,
+    pub(crate) eyes: Eyes,
+    /// What was killed in a host that is the parent of orphans, until it is reaped or gone.
+    pub(crate) killed: HashMap<i32, Killed>,
+    /// The host is a subreaper, or process 1.
+    pub(crate) adopts: bool,
+    pub(crate) _alive: Sender<()>,
+}
+
+/// One process in a look.
+struct Seen {
+    stat: Stat,
+    sight: Sight,
+}
+
+enum Sight {
+    Tokens(Vec<Box<[u8]>>),
+    /// No token, and these pipes it writes in.
+    Pipes(Vec<u64>),
+    NotYet,
+    Unreadable,
+}
+
+impl Work {
+    pub(crate) fn run(mut self, inbox: &Receiver<Request>) {
+        let mut next_reaping = now() + ORPHANS_PERIOD;
+        loop {
+            let first = if self.adopts { inbox.recv_deadline(next_reaping) } else { inbox.recv().map_err(Into::into) };
+            // Also while requests keep coming.
+            if self.adopts && now() >= next_reaping {
+                self.reap_orphans();
+                next_reaping = now() + ORPHANS_PERIOD;
+            }
+            let first = match first {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let batch: Vec<Request> = std::iter::once(first).chain(inbox.try_iter()).collect();
+            let mut looks = Vec::new();
+            for request in batch {
+                let findings = match request.task {
+                    Task::KillTree => self.kill_tree(&request),
+                    Task::KillInhabitants => self.kill_inhabitants(&request),
+                    Task::ReapKilled => self.reap_killed(&request),
+                    Task::StopTree => self.stop_tree(&request),
+                    Task::Survivors(_) | Task::Group => {
+                        looks.push(request);
+                        continue;
+                    }
+                };
+                self.mailbox.send(Command::Inspected(Box::new(findings)));
+            }
+            if !looks.is_empty() {
+                self.look_for(&looks);
+            }
+            self.at(0);
+        }
+    }
+
+    /// The thread is at this process now. True if it is to be skipped.
+    pub(crate) fn at(&self, pid: i32) -> bool {
+        let before = self.progress.at.swap(pid, Ordering::AcqRel);
+        self.progress.steps.fetch_add(1, Ordering::AcqRel);
+        let mut stuck = lock(&self.stuck);
+        if Arc::strong_count(&self.progress) == 1 {
+            // Another thread has taken over while this one was stuck there.
+            stuck.remove(&before);
+        }
+        pid != 0 && stuck.contains(&pid)
+    }
+
+    fn kill_tree(&mut self, request: &Request) -> Findings {
+        let pid = request.present.child().pid().cast_signed();
+        self.at(pid);
+        let inhabitants = request.present.with_cell(|cell: &Cell| cell.cgroup.processes().unwrap_or_default());
+        let has_cell = inhabitants.is_some();
+        let list = match inhabitants {
+            Some(inhabitants) if proc::is_reaper() => inhabitants,
+            Some(_) => Vec::new(),
+            None => proc::descendants(pid),
+        };
+        let stats: Vec<Stat> = list.into_iter().filter_map(|pid| Stat::of(pid).ok()).collect();
+        for stat in &stats {
+            self.note_killed(stat, request);
+        }
+        let mut findings = Findings::none(request);
+        if has_cell {
+            request.present.with_cell(Cell::kill);
+            // It may have left the cgroup, where it is root.
+            findings.refused = is_refusal(&request.present.child().signal(libc::SIGKILL));
+            return findings;
+        }
+        let own = proc::own_session();
+        findings.sessions = stats.iter().map(|stat| stat.session).filter(|it| *it != own && *it != 0).collect();
+        // The worker first: with its children gone it might end by itself, and be reported so.
+        let killed = request.present.child().signal_group(libc::SIGKILL);
+        findings.refused = is_refusal(&killed);
+        for stat in stats {
+            self.at(stat.pid);
+            drop(Held::open(&stat).and_then(|held| held.signal(libc::SIGKILL)));
+        }
+        findings
+    }
+
+    /// Stops those of a running worker's tree that have left its group, and gives them: they are to go on with it. What does not
+    /// carry the token goes on all the time: the guard of a supervisor that the worker is must not stand still when that is killed.
+    fn stop_tree(&mut self, request: &Request) -> Findings {
+        let mut findings = Findings::none(request);
+        let stopped = &mut findings.held;
+        // What is stopped forks no more, so the last look finds nothing new.
+        for _ in 0..STOPS {
+            let known: HashSet<i32> = stopped.iter().map(|held: &Held| held.pid).collect();
+            for pid in away(request).into_iter().filter(|pid| !known.contains(pid)) {
+                if self.at(pid) {
+                    continue;
+                }
+                if let proc::Sight::Carrier(mut held) = self.eyes.look(pid, request.present.token().as_str().as_bytes())
+                {
+                    // ESRCH: it has ended.
+                    drop(held.signal(libc::SIGSTOP));
+                    if stopped.len() >= HELD_MAX {
+                        held.keep_number_only();
+                    }
+                    stopped.push(held);
+                }
+            }
+            if stopped.len() == known.len() {
+                break;
+            }
+        }
+        findings
+    }
+
+    /// Names what lives in a cgroup, and kills all of it.
+    fn kill_inhabitants(&mut self, request: &Request) -> Findings {
+        let mut findings = Findings::none(request);
+        let inhabitants = request.present.with_cell(|cell: &Cell| cell.cgroup.processes().unwrap_or_default());
+        for pid in inhabitants.unwrap_or_default() {
+            findings.count += 1;
+            let is_skipped = self.at(pid);
+            // ESRCH: it has ended meanwhile.
+            let Ok(stat) = Stat::of(pid) else { continue };
+            self.note_killed(&stat, request);
+            if findings.survivors.len() < NAMED_MAX && !is_skipped {
+                findings.survivors.push(survivor(&stat, &request.pipes));
+            }
+        }
+        request.present.with_cell(Cell::kill);
+        drop(request.present.child().signal_group(libc::SIGKILL));
+        findings.uninspected = Some(0);
+        findings
+    }
+
+    fn reap_killed(&mut self, request: &Request) -> Findings {
+        let look_again = self.is_reaping(request);
+        Findings { uninspected: Some(0), look_again, ..Findings::none(request) }
+    }
+
+    fn look_for(&mut self, requests: &[Request]) {
+        self.eyes.was_short = false;
+        let mut visibility = proc::visibility();
+        let mut seen = self.look(requests, visibility);
+        if self.eyes.was_short {
+            self.eyes.was_short = false;
+            lock(&self.reserve).clear();
+            visibility = proc::visibility();
+            seen = self.look(requests, visibility);
+        }
+        for request in requests {
+            let mut findings = self.judge(request, &seen, visibility);
+            findings.look_again |= self.eyes.was_short || findings.count == 0 && self.is_reaping(request);
+            self.mailbox.send(Command::Inspected(Box::new(findings)));
+        }
+        keep(&self.reserve);
+    }
+
+    /// Looks at all processes that may be of these trees.
+    fn look(&mut self, requests: &[Request], visibility: Visibility) -> HashMap<i32, Seen> {
+        let mut seen = HashMap::new();
+        if visibility == Visibility::Absent {
+            // The numbers there, if any, are those of other processes here.
+            return seen;
+        }
+        let earliest = requests.iter().map(|request| request.present.born()).min().unwrap_or(0);
+        let runs: Vec<&str> = requests.iter().map(|request| request.present.token().run()).collect();
+        let wants_pipes = requests.iter().any(|request| !request.pipes.is_empty());
+        let mut from = requests.iter().map(Request::first).min().flatten();
+        for _ in 0..ROUNDS {
+            // Read before the look: what is started meanwhile has a higher number, and its turn in the next round.
+            let last = proc::last_number().ok();
+            let pids = match (from, last) {
+                (Some(from), Some(last)) if from > last && last > 0 => break,
+                (Some(from), Some(last)) if last - from < PROBES => (from..=last).collect(),
+                _ => proc::all().unwrap_or_else(|error| {
+                    self.eyes.note(&error);
+                    Vec::new()
+                }),
+            };
+            for pid in pids {
+                if let Some(one) = self.look_at(pid, earliest, runs.first().copied().unwrap_or_default(), wants_pipes) {
+                    seen.insert(pid, one);
+                }
+            }
+            let Some(last) = last else { break };
+            from = last.checked_add(1);
+        }
+        seen
+    }
+
+    fn look_at(&mut self, pid: i32, earliest: u64, run: &str, wants_pipes: bool) -> Option<Seen> {
+        if pid == pidfd::own_pid() {
+            return None;
+        }
+        let stat = match Stat::of(pid) {
+            Ok(stat) => stat,
+            Err(error) => {
+                self.eyes.note(&error);
+                return None;
+            }
+        };
+        if stat.is_zombie {
+            self.reap(&stat);
+            return None;
+        }
+        if stat.start < earliest || proc::is_thread(pid) {
+            return None;
+        }
+        let sight = if self.at(pid) { Sight::Unreadable } else { self.sight(&stat, run, wants_pipes) };
+        Some(Seen { stat, sight })
+    }
+
+    fn sight(&mut self, stat: &Stat, run: &str, wants_pipes: bool) -> Sight {
+        let places = proc::places(stat);
+        let mut unreadable = places.is_empty();
+        for place in &places {
+            match self.eyes.find_in(place, |environment| tokens(environment, run.as_bytes())) {
+                Environment::Has(tokens) => return Sight::Tokens(tokens),
+                Environment::Hides => return Sight::NotYet,
+                Environment::Refused => unreadable = true,
+                Environment::Lacks => {}
+            }
+        }
+        let pipes = match places.first().filter(|_| wants_pipes || unreadable) {
+            None => Ok(Vec::new()),
+            Some(place) => proc::pipes_written(place),
+        };
+        match pipes {
+            Ok(pipes) => Sight::Pipes(pipes),
+            Err(error) => {
+                self.eyes.note(&error);
+                if unreadable { Sight::Unreadable } else { Sight::Pipes(Vec::new()) }
+            }
+        }
+    }
+
+    /// Finds the tree of one request among what was seen, and does what is to be done with it.
+    fn judge(&mut self, request: &Request, seen: &HashMap<i32, Seen>, visibility: Visibility) -> Findings {
+        let mut findings = Findings::none(request);
+        let born = request.present.born();
+        let facts: Vec<Facts> =
+            seen.values().filter(|one| one.stat.start >= born).map(|one| request.facts(one)).collect();
+        if request.task == Task::Group {
+            let leader = request.present.child().pid().cast_signed();
+            let members = facts.iter().filter(|one| one.group == leader && one.pid != leader);
+            for pid in members.map(|one| one.pid) {
+                findings.count += 1;
+                if let Some(one) = seen.get(&pid).filter(|_| findings.held.len() < HELD_MAX) {
+                    findings.held.extend(Held::open(&one.stat));
+                }
+            }
+            return findings;
+        }
+        let Tree { members, not_yet, unreadable } = tree_of(request.root(), &facts);
+        let kills = request.task == Task::Survivors(Survivors::Kill);
+        let sessions = sessions_of(&facts, &members);
+        findings.sessions.extend(sessions);
+        for pid in members {
+            let Some(one) = seen.get(&pid) else { continue };
+            findings.count += 1;
+            self.at(pid);
+            if findings.survivors.len() < NAMED_MAX {
+                findings.survivors.push(survivor(&one.stat, &request.pipes));
+            }
+            if kills {
+                self.note_killed(&one.stat, request);
+                self.kill(&one.stat, &mut findings);
+            }
+        }
+        findings.look_again = !not_yet.is_empty();
+        findings.uninspected = match visibility {
+            Visibility::All => {
+                let uid = proc::real_uid(request.present.child().pid().cast_signed());
+                let uid = uid.unwrap_or_else(proc::own_real_uid);
+                let is_alike = |pid: &&i32| proc::real_uid(**pid) == Some(uid);
+                u32::try_from(unreadable.iter().filter(is_alike).count()).ok()
+            }
+            Visibility::Hidden | Visibility::Absent => None,
+        };
+        findings
+    }
+
+    fn kill(&mut self, stat: &Stat, findings: &mut Findings) {
+        let held = match Held::open(stat) {
+            Ok(held) => held,
+            Err(error) => return self.eyes.note(&error),
+        };
+        let killed = held.signal(libc::SIGKILL);
+        findings.refused |= is_refusal(&killed);
+        if findings.held.len() < HELD_MAX && held.pidfd().is_some() {
+            findings.held.push(held);
+        }
+    }
+}
+
+impl Request {
+    /// The first number that a descendant can have; `None` for any.
+    fn first(&self) -> Option<i32> {
+        (!self.has_wrapped).then(|| self.present.child().pid().cast_signed().saturating_add(1))
+    }
+
+    fn facts(&self, seen: &Seen) -> Facts {
+        let Stat { pid, parent, group, session, .. } = seen.stat;
+        let own: &Token = self.present.token();
+        let is_own = |token: &[u8]| token == own.as_str().as_bytes();
+        let is_piped = |inode: &u64| self.pipes.iter().any(|(own, _)| own == inode);
+        let sign = match &seen.sight {
+            _ if self.others.contains_key(&pid) || is_own_child(pid) => Sign::OfAnother,
+            Sight::Tokens(tokens) if tokens.iter().any(|token| is_own(token)) => Sign::Ours,
+            Sight::Tokens(_) => Sign::OfAnother,
+            Sight::Pipes(pipes) if pipes.iter().any(is_piped) => Sign::Ours,
+            Sight::Pipes(_) => Sign::Nothing,
+            Sight::NotYet => Sign::NotYet,
+            Sight::Unreadable => Sign::Unreadable,
+        };
+        // Each worker that is older than the orphan can be the one that it comes from: it is left to the last of them.
+        let own_pid = self.present.child().pid().cast_signed();
+        let is_candidate = |(other, born): (&i32, &u64)| *other != own_pid && *born <= seen.stat.start;
+        let is_adopted = self.adopts && parent == pidfd::own_pid() && !self.others.iter().any(is_candidate);
+        Facts { pid, parent, group, session, sign, is_adopted }
+    }
+
+    fn root(&self) -> Root<'_> {
+        let child = self.present.child();
+        Root {
+            pid: child.pid().cast_signed(),
+            is_unreaped: child.is_unreaped(),
+            leads_group: child.leads_group(),
+            born_in: proc::own_session(),
+            sessions: &self.sessions,
+        }
+    }
+}
+
+/// What of a tree is not in the worker's group, and would not hear what that is sent: all of its cgroup, where it has one, or the
+/// descendants whose parents have not ended.
+fn away(request: &Request) -> Vec<i32> {
+    let pid = request.present.child().pid().cast_signed();
+    let inhabitants = request.present.with_cell(|cell: &Cell| cell.cgroup.processes().unwrap_or_default());
+    let mut tree = inhabitants.unwrap_or_else(|| proc::descendants(pid));
+    tree.retain(|other| !conduct::is_in_group(*other, pid));
+    tree
+}
+
+/// The sessions of the members, but for the one of the host.
+fn sessions_of(facts: &[Facts], members: &[i32]) -> HashSet<i32> {
+    let own = proc::own_session();
+    let members: HashSet<i32> = members.iter().copied().collect();
+    let of_members = facts.iter().filter(|one| members.contains(&one.pid)).map(|one| one.session);
+    of_members.filter(|session| *session != own && *session != 0).collect()
+}
+
+impl Findings {
+    fn none(request: &Request) -> Self {
+        Self {
+            number: request.number,
+            task: request.task,
+            survivors: Vec::new(),
+            count: 0,
+            held: Vec::new(),
+            sessions: HashSet::new(),
+            uninspected: None,
+            look_again: false,
+            refused: false,
+        }
+    }
+}
+
+fn is_refusal(sent: &io::Result<()>) -> bool {
+    sent.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+}
+
+/// What is reported of a process that has outlived its worker.
+fn survivor(stat: &Stat, pipes: &[(u64, &'static str)]) -> Survivor {
+    let places = proc::places(stat);
+    let held = places.first().and_then(|place| proc::pipes_written(place).ok()).unwrap_or_default();
+    let mut holds: Vec<Box<str>> =
+        pipes.iter().filter(|(inode, _)| held.contains(inode)).map(|(_, name)| Box::from(*name)).collect();
+    holds.dedup();
+    let command = printable(&proc::command_line(stat.pid)).to_string();
+    Survivor { pid: stat.pid.unsigned_abs(), command: command.into(), holds, alive: true }
+}

@@ -1,0 +1,143 @@
+//! How strongly a worker's descendants are held together, and which means for that are missing.
+
+use crate::supervisor::handles::worker::{Present, Worker};
+use crate::sys::{
+    pidfd,
+    proc::{self, Visibility},
+};
+use std::fmt;
+
+/// How strongly a worker's descendants are held together with it, from [`Worker::containment`]. The strongest kind that is available
+/// is chosen.
+///
+/// Its `Display` is one line: the kind, and each means that is missing with the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Containment {
+    /// The kind that is in force.
+    pub kind: ContainmentKind,
+    /// What cannot be used here, strongest first. Descendants that only such a means would find can be overlooked, and
+    /// [`Exit::uninspected`](crate::Exit::uninspected) may be unknown.
+    pub unavailable: Vec<Unavailable>,
+}
+
+/// The kinds of containment, strongest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ContainmentKind {
+    /// A cgroup of its own, which nothing leaves: all of it ends with the worker. For a supervisor that may make cgroups (v2) beside
+    /// or below its own: root, or the owner of a delegated subtree.
+    Cgroup,
+    /// A process group of its own, and the other signs by which descendants are found: parents, sessions, groups, the token in the
+    /// environment, pipes of the worker.
+    Group,
+    /// The same signs without a process group: the worker shares the host's.
+    Process,
+}
+
+/// A means of containment that is missing, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unavailable {
+    /// What is missing.
+    pub means: Means,
+    /// Why: the kernel's error, or the setting that excludes it.
+    pub reason: Box<str>,
+}
+
+/// What containment is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Means {
+    /// A cgroup of the worker's own.
+    Cgroup,
+    /// `/proc`, by which descendants are found.
+    Proc,
+    /// `pidfd_open(2)`: without it descendants are signalled by a number that is checked twice.
+    PidfdOpen,
+    /// `pidfd_send_signal(2)`: without it `kill(2)` is used on numbers that are checked.
+    PidfdSendSignal,
+}
+
+impl Worker {
+    /// How strongly what it starts is held together with it, and which means are missing, as found now; `None` while it has no
+    /// process.
+    pub fn containment(&self) -> Option<Containment> {
+        self.shared.present().filter(|present| present.child().is_running()).map(|present| present.containment())
+    }
+}
+
+impl Present {
+    fn containment(&self) -> Containment {
+        let kind = if self.with_cell(|_| ()).is_some() {
+            ContainmentKind::Cgroup
+        } else if self.child().leads_group() {
+            ContainmentKind::Group
+        } else {
+            ContainmentKind::Process
+        };
+        let mut unavailable = Vec::new();
+        let mut note = |means, reason: &str| unavailable.push(Unavailable { means, reason: reason.into() });
+        if let Some(reason) = self.no_cgroup() {
+            note(Means::Cgroup, reason);
+        }
+        match proc::visibility() {
+            Visibility::All => {}
+            Visibility::Hidden => note(Means::Proc, "mounted with hidepid"),
+            Visibility::Absent => note(Means::Proc, "not mounted, or for another pid namespace"),
+        }
+        if let Some(error) = pidfd::open_denial() {
+            note(Means::PidfdOpen, &error.to_string());
+        }
+        if let Some(error) = pidfd::send_denial() {
+            note(Means::PidfdSendSignal, &error.to_string());
+        }
+        Containment { kind, unavailable }
+    }
+}
+
+impl fmt::Display for Containment {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(formatter)?;
+        for Unavailable { means, reason } in &self.unavailable {
+            write!(formatter, "; no {means}: {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ContainmentKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Cgroup => "cgroup",
+            Self::Group => "process group",
+            Self::Process => "process",
+        })
+    }
+}
+
+impl fmt::Display for Means {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Cgroup => "cgroup",
+            Self::Proc => "/proc",
+            Self::PidfdOpen => "pidfd_open",
+            Self::PidfdSendSignal => "pidfd_send_signal",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p16_containment_says_what_is_missing_and_why() {
+        let missing = |means, reason: &str| Unavailable { means, reason: reason.into() };
+        let unavailable =
+            vec![missing(Means::Cgroup, "cgroup v2 is not mounted"), missing(Means::Proc, "mounted with hidepid")];
+        let weak = Containment { kind: ContainmentKind::Group, unavailable };
+        let text = "process group; no cgroup: cgroup v2 is not mounted; no /proc: mounted with hidepid";
+        assert_eq!(weak.to_string(), text);
+    }
+}

@@ -1,0 +1,84 @@
+//! A call that is under way, in the hands of whoever waits for its answer.
+
+use crate::supervisor::{
+    control::connection::{Answer, Link},
+    events::trace::Asked,
+};
+use crate::{
+    sys::{pidfd::own_pid, poll::Deadline},
+    wire::{jsonrpc::pending::CallError, message::decode},
+};
+use crossbeam_channel::{Receiver, Sender};
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use std::{sync::Arc, time::Duration};
+
+/// The result of a call, as the caller wants it.
+pub(crate) fn understand<R: DeserializeOwned>(result: &RawValue) -> Result<R, CallError> {
+    decode(result.get()).map_err(|error| CallError::InvalidResult(Box::new(error)))
+}
+
+/// A call that is under way: [`Worker::start_call`](crate::Worker::start_call). Dropping it cancels it.
+#[must_use = "a call that is dropped is cancelled"]
+pub struct Call {
+    pub(crate) link: Arc<Link>,
+    pub(crate) id: u64,
+    pub(crate) answer: Receiver<Answer>,
+    pub(crate) answered: Sender<Answer>,
+    pub(crate) asked: Asked,
+    /// The process that has begun it.
+    pub(crate) owner: i32,
+}
+
+shown_as!(Call, |call| { id: call.id });
+
+/// Ends a [`Call`] from another thread.
+#[derive(Clone)]
+pub struct CancelCall {
+    answered: Sender<Answer>,
+}
+
+shown_as!(CancelCall, |cancel| { is_over: cancel.answered.is_full() });
+
+impl CancelCall {
+    /// Ends the call with [`CallError::Cancelled`], unless it has its answer already; the worker is told.
+    pub fn cancel(&self) {
+        drop(self.answered.try_send(Err(CallError::Cancelled)));
+    }
+}
+
+impl Call {
+    /// Waits for the result, at most so long.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`]: the worker's own error, or why there is no answer.
+    pub fn wait<R: DeserializeOwned>(mut self, timeout: Duration) -> Result<R, CallError> {
+        let result = self.answer_until(Deadline::after(timeout)).and_then(|answer| understand(&answer));
+        self.asked.end(result.as_ref().err());
+        result
+    }
+
+    pub(crate) fn answer_until(&self, deadline: Deadline) -> Answer {
+        // Longer than any clock counts is for ever.
+        let left = deadline.remaining().unwrap_or(Duration::MAX);
+        self.answer.recv_timeout(left).unwrap_or(Err(CallError::TimedOut))
+    }
+
+    /// A way to cancel it from elsewhere.
+    pub fn canceller(&self) -> CancelCall {
+        CancelCall { answered: self.answered.clone() }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.owner != own_pid() {
+            // A fork has a copy: its parent still waits for the answer.
+            return;
+        }
+        self.asked.end(Some(&CallError::Cancelled));
+        // Does nothing once it is answered.
+        self.link.give_up(self.id);
+    }
+}

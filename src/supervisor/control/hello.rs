@@ -1,0 +1,126 @@
+//! Refused first lines on the control socket: what is reported of them, and how often.
+
+use crate::text::printable;
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+/// How many refusals are reported, at most, until they are received and [`PERIOD`] is over: any process of the user can cause them.
+const REPORTS_MAX: u32 = 8;
+const PERIOD: Duration = Duration::from_secs(10);
+/// How much of a refused line is shown, in bytes.
+const EXCERPT_BYTES: usize = 128;
+/// Hexadecimal digits in a row that may be a part of a key.
+const SECRET_DIGITS: usize = 8;
+
+/// Why a connection to the control socket was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HelloFault {
+    /// Its first line is not the notification `hello` with a key.
+    NotHello,
+    /// No worker with this key is expected: the key was used before, or its incarnation has ended.
+    WrongKey,
+    /// It sent 4 KiB without a line end.
+    TooLong,
+    /// It did not send its first line within 10 s.
+    Late,
+    /// It closed the connection in the middle of its first line.
+    Closed,
+}
+
+impl fmt::Display for HelloFault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::NotHello => "the first line is not the notification `hello` with a key",
+            Self::WrongKey => "no worker with this key is expected",
+            Self::TooLong => "no line end within the first 4096 bytes",
+            Self::Late => "no first line within 10 s",
+            Self::Closed => "closed in the middle of the first line",
+        })
+    }
+}
+
+/// What was received, printable, without anything that may be a part of a key.
+pub(crate) fn excerpt(received: &[u8]) -> Box<str> {
+    let mut shown = Vec::with_capacity(EXCERPT_BYTES);
+    for run in received.chunk_by(|one, other| one.is_ascii_hexdigit() == other.is_ascii_hexdigit()) {
+        let is_secret = run.len() >= SECRET_DIGITS && run.iter().all(u8::is_ascii_hexdigit);
+        shown.extend_from_slice(if is_secret { b"..." } else { run });
+        if shown.len() > EXCERPT_BYTES {
+            shown.truncate(EXCERPT_BYTES);
+            shown.extend_from_slice(b"...");
+            break;
+        }
+    }
+    printable(&shown).to_string().into()
+}
+
+/// Bounds how many refusals are reported.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    reported: u32,
+    /// When the first of them was, and the number of the event with the last.
+    since: Option<Instant>,
+    last_event: u64,
+    unreported: u64,
+}
+
+impl Refusals {
+    /// A connection is refused, when so many events were received. How many earlier refusals were not reported, if this one is to
+    /// be.
+    pub(crate) fn next(&mut self, now: Instant, received: u64) -> Option<u64> {
+        let is_over = self.since.is_none_or(|since| now.saturating_duration_since(since) >= PERIOD);
+        if is_over && received >= self.last_event {
+            (self.since, self.reported) = (Some(now), 0);
+        }
+        if self.reported >= REPORTS_MAX {
+            self.unreported = self.unreported.saturating_add(1);
+            return None;
+        }
+        self.reported += 1;
+        Some(std::mem::take(&mut self.unreported))
+    }
+
+    /// It is reported as the event of this number.
+    pub(crate) fn reported_as(&mut self, event: u64) {
+        self.last_event = event;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::iter;
+
+    #[test]
+    fn p12_an_excerpt_shows_no_key() {
+        let key = "0123456789abcdef0123456789abcdef";
+        let line = format!("debug{{\"method\":\"hello\",\"params\":{{\"Key\":\"{key}\"}}}}\n");
+        let shown = excerpt(line.as_bytes());
+        assert_eq!(&*shown, "debug{\"method\":\"hello\",\"params\":{\"Key\":\"...\"}}\\n");
+        // Cut within a key, and beside other digits.
+        let long = [&[b'x'; EXCERPT_BYTES - 4], key.as_bytes()].concat();
+        assert!(!excerpt(&long).contains("0123"), "{}", excerpt(&long));
+        assert_eq!(&*excerpt(b"GET / HTTP/1.1\r\x1b"), "GET / HTTP/1.1\\r\\u{1b}");
+        assert!(excerpt(&[b'x'; 4096]).len() <= EXCERPT_BYTES + 3);
+    }
+
+    #[test]
+    fn p07_refusals_are_reported_within_bounds() {
+        let start = crate::supervisor::clock::now();
+        let mut refusals = Refusals::default();
+        let mut next = |after: u64, received| refusals.next(start + Duration::from_secs(after), received);
+        let reported = iter::repeat_with(|| next(0, 0)).take(100).flatten().count();
+        assert_eq!(reported, 8);
+        assert_eq!(next(9, 100), None, "the period is not over");
+        assert_eq!(next(11, 100), Some(93));
+        assert_eq!(next(11, 100), Some(0));
+        refusals.reported_as(200);
+        let mut next = |after: u64, received| refusals.next(start + Duration::from_secs(after), received);
+        (0..6).for_each(|_| assert_eq!(next(12, 199), Some(0)));
+        assert_eq!(next(1000, 199), None, "the earlier ones are not received yet");
+        assert_eq!(next(1000, 200), Some(1));
+    }
+}

@@ -1,0 +1,9 @@
+//! The control channel: JSON-RPC 2.0 over a named pipe.
+
+pub(crate) mod call;
+pub(crate) mod connection;
+pub(crate) mod direct_call;
+pub(crate) mod hello;
+pub(crate) mod post;
+pub(crate) mod reader;
+pub(crate) mod server;

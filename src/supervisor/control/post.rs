@@ -1,0 +1,53 @@
+//! How lines come into the queue of a connection, and what becomes of those for which there is no room.
+
+use crate::supervisor::control::connection::{Link, QUEUE_BYTES, Socket};
+use crate::{
+    sys::socket,
+    wire::jsonrpc::{pending::CallError, request::Post},
+};
+use std::{net::Shutdown, os::fd::AsFd};
+
+/// How many bytes may wait beyond [`QUEUE_BYTES`] that are errors in the place of answers that did not fit.
+const ANSWER_BYTES: usize = 1 << 20;
+
+impl Post for Link {
+    fn post(&self, line: Vec<u8>) -> Result<(), CallError> {
+        let mut state = self.lock();
+        match &state.socket {
+            Socket::Closed(exit) => return Err(CallError::WorkerExited(exit.clone())),
+            Socket::Awaited | Socket::Open(_) => {}
+        }
+        let queued = state.queue.len();
+        if queued > 0 && queued + line.len() > QUEUE_BYTES {
+            return Err(CallError::QueueFull { queued });
+        }
+        if queued > 0 {
+            // What waits already waits for the loop, which knows of it.
+            state.queue.push(&line);
+            return Ok(());
+        }
+        state.send(line).map_err(CallError::Io)
+    }
+
+    fn post_answer(&self, line: Vec<u8>) -> Result<(), CallError> {
+        let mut state = self.lock();
+        let queued = state.queue.len();
+        if queued == 0 || queued + line.len() <= QUEUE_BYTES {
+            drop(state);
+            return self.post(line);
+        }
+        if queued + line.len() <= QUEUE_BYTES + ANSWER_BYTES {
+            state.queue.push(&line);
+            return Ok(());
+        }
+        // A worker that asks on and reads nothing. The loop reads the end, and so does the worker, whose calls end with it.
+        if let Socket::Open(connection) = &state.socket {
+            drop(socket::shutdown(connection.as_fd(), Shutdown::Both));
+        }
+        Err(CallError::QueueFull { queued })
+    }
+
+    fn answered(&self, id: &str) {
+        self.lock().requests.end(id);
+    }
+}

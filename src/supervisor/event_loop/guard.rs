@@ -1,0 +1,121 @@
+//! The guard as the loop sees it: its pidfd is watched, and a guard that has ended is replaced at once.
+//!
+//! The replacement is started on a thread of its own: a start may block, and the guard gets a signal when the thread that started it
+//! ends. So that thread lives as long as the guard that it has started.
+
+use crate::supervisor::{
+    event_loop::Driver,
+    reactor::token::{Target, Timer},
+};
+use crate::{
+    supervisor::{
+        events::{event::Event, warning::Warning},
+        spawner::Starter,
+    },
+    sys::{
+        conduct,
+        poll::{self, Deadline, Interest},
+    },
+};
+use std::{
+    mem,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// A guard that ends sooner than this is not replaced at once the next time: otherwise one that cannot live would be started in
+/// a busy loop.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// The first and the longest pause before a replacement.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What has come of a start of the guard.
+#[derive(Debug)]
+pub(crate) struct GuardNews {
+    /// Its pidfd; none where it could not be started.
+    pub(crate) end: Option<OwnedFd>,
+    pub(crate) warning: Option<Warning>,
+}
+
+/// The guard that is watched.
+#[derive(Debug, Default)]
+pub(crate) struct GuardWatch {
+    pub(crate) end: Option<OwnedFd>,
+    since: Option<Instant>,
+    pause: Duration,
+}
+
+impl Driver {
+    /// A guard was started, or could not be.
+    pub(crate) fn hear_of_guard(&mut self, news: GuardNews) {
+        let GuardNews { end, warning } = news;
+        if let Some(warning) = warning {
+            self.outlet.send(Event::warning(warning));
+        }
+        self.forget_guard();
+        if end.is_some() {
+            (self.guard.end, self.guard.since) = (end, Some(self.clock.now()));
+            self.register(Target::Guard);
+        } else {
+            self.pause_guard();
+        }
+    }
+
+    /// The guard has ended.
+    pub(crate) fn guard_ended(&mut self) {
+        self.forget_guard();
+        let since = self.guard.since.take();
+        let lived = since.map_or(Duration::ZERO, |since| self.clock.now().saturating_duration_since(since));
+        if lived >= SHORT_LIFE {
+            self.guard.pause = Duration::ZERO;
+            self.replace_guard();
+        } else {
+            self.pause_guard();
+        }
+    }
+
+    /// It is time to look after the guard again.
+    pub(crate) fn look_after_guard(&mut self) {
+        if self.guard.end.is_none() {
+            self.replace_guard();
+        }
+    }
+
+    fn forget_guard(&mut self) {
+        if let Some(end) = self.guard.end.take() {
+            drop(self.poller.remove(&end));
+        }
+    }
+
+    /// Each time twice as long as before.
+    fn pause_guard(&mut self) {
+        let next = (self.guard.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        let pause = mem::replace(&mut self.guard.pause, next);
+        self.set_timer_after(pause, Timer::Guard);
+    }
+
+    fn replace_guard(&mut self) {
+        let starter = Arc::clone(&self.starter);
+        let thread = thread::Builder::new().name("pipewright-guard".into());
+        if thread.spawn(move || replace(starter)).is_err() {
+            // Out of threads or memory, which passes.
+            self.pause_guard();
+        }
+    }
+}
+
+/// Starts a guard where none runs, and lives as long as that.
+fn replace(starter: Arc<Starter>) {
+    // The host's signals belong to the host's threads.
+    conduct::block_all_signals();
+    // The loop is told by the sentinel, also where this fails.
+    let end = starter.sentinel().replace();
+    // The guard ends with the last owner of the starter.
+    drop(starter);
+    if let Some(end) = end {
+        drop(poll::wait(end.as_fd(), Interest::Readable, Deadline::after(Duration::MAX)));
+    }
+}

@@ -1,0 +1,487 @@
+//! The loop thread: kernel events become inputs, outputs become system calls. It decides nothing and waits for nobody.
+
+pub(crate) mod guard;
+pub(crate) mod registration;
+pub(crate) mod status;
+pub(crate) mod teardown;
+
+use crate::supervisor::event_loop::guard::GuardWatch;
+use crate::supervisor::incarnation::transitions::Stuck;
+use crate::supervisor::reactor::token::{Slot, Target, Timer};
+use crate::supervisor::supervision::restart::Left;
+use crate::supervisor::{
+    clock::Clock,
+    containment::{
+        inspector::{Findings, Inspector, Task},
+        scan::Numbers,
+    },
+    control::{
+        hello::HelloFault,
+        server::{Control, Server},
+    },
+    events::{
+        event::{Disconnected, Event},
+        warning::Warning,
+    },
+    flow_control::Meter,
+    handles::worker::{Present, WorkerShared},
+    ids::WorkerId,
+    incarnation::Outlet,
+    panics::SharedSpec,
+    reactor::timers::TimerQueue,
+    spawner::Starter,
+    supervision::worker::Kept,
+    worker::{group::GroupShared, notify_socket::NotifySocket, status::SupervisorStatus},
+};
+use crate::{
+    launch::error::SpawnError,
+    pipe::anonymous::PipeReader,
+    policy::{
+        group::{GroupId, Groups, members},
+        lifecycle::Input,
+    },
+    sys::{
+        conduct,
+        epoll::{Poller, Reports},
+        proc::Held,
+        random,
+        wake::Waker,
+    },
+};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    io,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+pub(crate) use crate::supervisor::event_loop::guard::GuardNews;
+pub(crate) use crate::supervisor::reactor::token::Place;
+pub(crate) use crate::supervisor::supervision::groups::GroupCommand;
+pub(crate) use crate::supervisor::supervision::restart::Action;
+
+/// The most that is read from one stream before the others have their turn. Four times the usual pipe.
+const READ_BYTES: usize = 256 << 10;
+/// How long callers wait for an answer of the loop.
+pub(crate) const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// How many descriptors one look at the kernel can report.
+const REPORTS: usize = 256;
+/// How many commands are obeyed before the loop looks at the kernel again.
+const COMMANDS: usize = 256;
+/// How many timers are run before the loop looks at the kernel again.
+const TIMERS: usize = 1024;
+/// How often, at first and at last, the loop looks whether the consumer has emptied the channel while it keeps what was in it.
+/// Only while somebody is paused: a channel does not tell when something is received.
+pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(1);
+pub(crate) const LAST_LOOK: Duration = Duration::from_millis(128);
+
+/// What the loop is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Arrive(Box<Arrival>),
+    /// The next incarnation of this worker could not be started.
+    NotStarted(WorkerId, SpawnError),
+    /// What made this incarnation of a worker ready was asked for and found.
+    Reached(WorkerId, u32),
+    /// Some messages of this incarnation of a worker were looked at, and do not make it ready.
+    Passed(WorkerId, u32),
+    /// What its user wants of a worker.
+    Act(WorkerId, Action),
+    /// The control server has been started.
+    Listen(Box<Server>),
+    /// A caller has read something of this worker that is for the loop.
+    Talk(WorkerId),
+    /// Callers ask this worker one thing after the other.
+    Burst(WorkerId),
+    /// The kernel was short of memory for this worker's control connection.
+    Rest(WorkerId),
+    /// The kernel has refused to report what this worker's connection waits for.
+    Watch(WorkerId),
+    /// About groups.
+    Group(GroupCommand),
+    /// The inspector has looked.
+    Inspected(Box<Findings>),
+    /// How is everybody?
+    Report(Sender<SupervisorStatus>),
+    /// Everybody is to end. Gives those who are there.
+    StopAll(StopAll, Sender<Vec<Arc<WorkerShared>>>),
+    /// The program is stopped by its user, with everybody, or goes on.
+    Freeze(Sender<()>),
+    Thaw,
+    /// Nobody will come any more: end when everybody has gone.
+    Close,
+    /// What has come of a start of the guard.
+    Guard(GuardNews),
+    /// End everybody.
+    Stop,
+}
+
+/// What whoever still comes has to do: to end, by then where that is said.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LastCall {
+    pub(crate) until: Option<Instant>,
+}
+
+/// Who is to end, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StopAll {
+    /// Who is there, by the ladders.
+    Present,
+    /// Also who is still on the way here.
+    ForGood,
+    /// The same, and in so much time.
+    Within(Duration),
+}
+
+/// A process that has just been started.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) shared: Arc<WorkerShared>,
+    pub(crate) present: Arc<Present>,
+    pub(crate) spec: SharedSpec,
+    /// What it will show when it connects.
+    pub(crate) key: Option<String>,
+    pub(crate) started: Instant,
+    /// How many processes the starter had started by then, this one counted.
+    pub(crate) starts_before: u64,
+    pub(crate) messages: Option<PipeReader>,
+    pub(crate) stdout: Option<PipeReader>,
+    pub(crate) stderr: Option<PipeReader>,
+    /// On which it tells that it is ready.
+    pub(crate) bell: Option<PipeReader>,
+    /// To which it tells how it is.
+    pub(crate) notices: Option<NotifySocket>,
+}
+
+/// Why the loop has not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    /// It has ended, and has no workers.
+    LoopGone,
+    /// Not in time. What was asked for may be done later.
+    Late,
+}
+
+/// Where commands for the loop are put.
+#[derive(Debug, Clone)]
+pub(crate) struct Mailbox {
+    pub(crate) commands: Sender<Command>,
+    pub(crate) waker: Arc<Waker>,
+}
+
+impl Mailbox {
+    pub(crate) fn send(&self, command: Command) {
+        self.put(command);
+        self.waker.wake();
+    }
+
+    /// Asks the loop, and waits for its answer. The loop answers between two looks at the kernel; [`ANSWER_TIME`] is for one that is
+    /// not run at all.
+    pub(crate) fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Command) -> Result<T, Unanswered> {
+        self.ask_within(ANSWER_TIME, question)
+    }
+
+    pub(crate) fn ask_within<T>(
+        &self,
+        time: Duration,
+        question: impl FnOnce(Sender<T>) -> Command,
+    ) -> Result<T, Unanswered> {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        self.send(question(answer));
+        answered.recv_timeout(time).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => Unanswered::LoopGone,
+            RecvTimeoutError::Timeout => Unanswered::Late,
+        })
+    }
+
+    /// For a loop that will be woken.
+    pub(crate) fn put(&self, command: Command) {
+        // A loop that has ended has no workers: there is nothing to do for it.
+        drop(self.commands.send(command));
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(crate) poller: Arc<Poller>,
+    pub(crate) mailbox: Mailbox,
+    commands: Receiver<Command>,
+    pub(crate) outlet: Outlet,
+    pub(crate) window: Arc<Meter>,
+    pub(crate) grace_period: Duration,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) free: Vec<usize>,
+    /// Those who live or will live again.
+    pub(crate) kept: HashMap<WorkerId, Kept>,
+    pub(crate) seed: u64,
+    pub(crate) groups: Groups,
+    pub(crate) group_handles: HashMap<GroupId, Arc<GroupShared>>,
+    /// What the groups are still to be told.
+    pub(crate) for_groups: VecDeque<members::Input>,
+    /// Whose end was the last of a member.
+    pub(crate) cause: WorkerId,
+    pub(crate) starter: Arc<Starter>,
+    pub(crate) numbers: Numbers,
+    pub(crate) inspector: Inspector,
+    /// How many requests the inspector has had, and those that it has not answered.
+    pub(crate) requests: u64,
+    pub(crate) asked: HashMap<u64, (Place, Task)>,
+    /// The processes of those who live, and in which tick of the boot clock each was started.
+    pub(crate) own: HashMap<i32, u64>,
+    pub(crate) clock: Clock,
+    /// Whoever has left his worker's group and is stopped with everybody.
+    away: Vec<Held>,
+    /// Dropped when all that is to be stopped with the program is.
+    freezing: Option<Sender<()>>,
+    pub(crate) timers: TimerQueue<Timer>,
+    /// What the kernel has refused to report so far.
+    unwatched: HashSet<Target>,
+    pub(crate) paused: Vec<Place>,
+    /// Whose restart waits for room in its window.
+    pub(crate) held_back: Vec<WorkerId>,
+    pub(crate) next_look: Duration,
+    pub(crate) closed: bool,
+    /// Once all were told to end for good.
+    pub(crate) last_call: Option<LastCall>,
+    /// Nobody comes back.
+    pub(crate) is_ending: bool,
+    pub(crate) scratch: Vec<u8>,
+    pub(crate) control: Option<Control>,
+    /// Those whose control connection is not read for now.
+    pub(crate) silent: Vec<Place>,
+    /// Those that were told as stuck: they are reaped when they end after all.
+    pub(crate) stuck: HashMap<u64, Stuck>,
+    guard: GuardWatch,
+}
+
+/// What a driver is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) commands: Receiver<Command>,
+    pub(crate) events: Sender<Event>,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) window: Arc<Meter>,
+    pub(crate) grace_period: Duration,
+    /// The host is a subreaper: orphans become its children.
+    pub(crate) adopts: bool,
+    pub(crate) starter: Arc<Starter>,
+}
+
+impl Driver {
+    pub(crate) fn new(parts: Parts) -> io::Result<Self> {
+        let Parts { commands, events, mailbox, window, grace_period, adopts, starter } = parts;
+        let poller = Arc::new(Poller::new()?);
+        poller.add(&*mailbox.waker, Target::Waker.token())?;
+        Ok(Self {
+            poller,
+            window,
+            commands,
+            outlet: Outlet::new(events),
+            grace_period,
+            slots: Vec::new(),
+            free: Vec::new(),
+            kept: HashMap::new(),
+            groups: crate::supervisor::supervision::groups::no_groups(),
+            group_handles: HashMap::new(),
+            for_groups: VecDeque::new(),
+            cause: WorkerId(0),
+            seed: u64::from_ne_bytes(random::bytes()?),
+            starter,
+            numbers: Numbers::new(),
+            inspector: Inspector::new(mailbox.clone(), adopts),
+            mailbox,
+            requests: 0,
+            asked: HashMap::new(),
+            own: HashMap::new(),
+            clock: Clock::default(),
+            away: Vec::new(),
+            freezing: None,
+            timers: TimerQueue::new(),
+            unwatched: HashSet::new(),
+            paused: Vec::new(),
+            held_back: Vec::new(),
+            next_look: FIRST_LOOK,
+            closed: false,
+            last_call: None,
+            is_ending: false,
+            scratch: vec![0; READ_BYTES],
+            control: None,
+            silent: Vec::new(),
+            stuck: HashMap::new(),
+            guard: GuardWatch::default(),
+        })
+    }
+
+    /// Runs until everybody has gone. `ended` is dropped then.
+    pub(crate) fn start(mut self, ended: Sender<()>) -> io::Result<JoinHandle<()>> {
+        thread::Builder::new().name("pipewright-loop".into()).spawn(move || {
+            conduct::block_all_signals();
+            self.run();
+            drop(self);
+            drop(ended);
+        })
+    }
+
+    fn run(&mut self) {
+        let mut reports = Reports::with_capacity(REPORTS);
+        while !self.is_over() {
+            let timeout = self.timeout();
+            if self.poller.wait(&mut reports, timeout).is_err() {
+                // epoll_wait(2) fails only for arguments that cannot be: a poller that is none, a buffer that is none.
+                debug_assert!(false, "epoll_wait failed");
+                return;
+            }
+            self.look_at_clock();
+            for token in reports.tokens() {
+                self.ready(Target::of_token(token));
+            }
+            self.obey_some();
+            self.resume();
+            self.look_at_clock();
+            self.run_timers();
+        }
+    }
+
+    /// Notices that the process was suspended. What was promised to callers is counted in real time all the same.
+    fn look_at_clock(&mut self) {
+        let Some(missed) = self.clock.look(self.timers.next()) else { return };
+        let earlier = |due: Instant| due.checked_sub(missed).unwrap_or(due);
+        if let Some(due) = self.timers.due(Timer::Force) {
+            self.timers.set(Timer::Force, earlier(due));
+        }
+        if let Some(LastCall { until }) = &mut self.last_call {
+            *until = until.map(earlier);
+        }
+        self.outlet.send(Event::warning(Warning::Suspended { missed }));
+    }
+
+    /// Commands up to a turn's share; the rest has its turn after the next look at the kernel.
+    fn obey_some(&mut self) {
+        for _ in 0..COMMANDS {
+            let Ok(command) = self.commands.try_recv() else { return };
+            self.obey(command);
+        }
+        self.mailbox.waker.wake();
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if self.clock.stands_still() {
+            return None;
+        }
+        let timer = self.timers.next().map(|due| due.saturating_duration_since(self.clock.now()));
+        let is_someone_paused = !(self.paused.is_empty() && self.silent.is_empty() && self.held_back.is_empty());
+        let look = is_someone_paused.then_some(self.next_look);
+        timer.into_iter().chain(look).min()
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Arrive(arrival) => self.arrive(*arrival),
+            Command::NotStarted(worker, error) => self.left(worker, Left::NotStarted(error)),
+            Command::Reached(worker, incarnation) => self.reached(worker, incarnation),
+            Command::Passed(worker, incarnation) => self.passed(worker, incarnation),
+            Command::Act(worker, action) => self.act(worker, action),
+            Command::Listen(server) => self.listen(*server),
+            Command::Talk(worker) => self.hear_of(worker),
+            Command::Burst(worker) => {
+                if let Some(place) = self.kept.get(&worker).and_then(Kept::place) {
+                    self.let_call(place);
+                }
+            }
+            Command::Rest(worker) => {
+                if let Some(place) = self.kept.get(&worker).and_then(Kept::place) {
+                    self.set_timer_after(crate::supervisor::incarnation::control::REST, Timer::Rest(place));
+                }
+            }
+            Command::Watch(worker) => {
+                if let Some(place) = self.kept.get(&worker).and_then(Kept::place) {
+                    self.register(Target::Control(place));
+                }
+            }
+            Command::Group(command) => self.obey_group(command),
+            Command::Inspected(findings) => self.inspected(*findings),
+            // Whoever has asked and gone gets no answer.
+            Command::Report(answer) => drop(answer.send(self.report())),
+            Command::StopAll(wanted, answer) => drop(answer.send(self.stop_all(wanted))),
+            // The caller waits for the end of the channel.
+            Command::Freeze(done) => self.freeze(done),
+            Command::Thaw => self.thaw(),
+            Command::Close => self.closed = true,
+            Command::Guard(news) => self.hear_of_guard(news),
+            Command::Stop => {
+                // Not closed yet: one that was answered for may still be on its way here.
+                self.last_call = Some(LastCall { until: self.clock.now().checked_add(self.grace_period) });
+                self.is_ending = true;
+                self.end_everybody();
+                self.set_timer_after(self.grace_period, Timer::Force);
+            }
+        }
+    }
+
+    fn ready(&mut self, target: Target) {
+        match target {
+            Target::Waker => self.mailbox.waker.reset(),
+            Target::Door => self.knock(),
+            Target::Visitor(visitor) => self.visit(visitor),
+            Target::Process(place) => self.died(place),
+            Target::Stream(place, stream) => self.read(place, stream),
+            Target::Control(place) => self.talk(place),
+            Target::Survivor(place) => self.buried(place),
+            Target::Bell(place) => {
+                self.ring(place);
+            }
+            Target::Notices(place) => self.notice(place),
+            Target::Stuck(number) => self.reap_late(number),
+            Target::Guard => self.guard_ended(),
+        }
+    }
+
+    /// Sets this timer, or moves it where it is set already.
+    pub(crate) fn set_timer(&mut self, due: Instant, timer: Timer) {
+        self.timers.set(timer, due);
+    }
+
+    /// Beyond the end of the clock is never.
+    pub(crate) fn set_timer_after(&mut self, time: Duration, timer: Timer) {
+        if let Some(due) = self.clock.now().checked_add(time) {
+            self.set_timer(due, timer);
+        }
+    }
+
+    fn run_timers(&mut self) {
+        // What comes due while these are run, and what is beyond a turn's share, has its turn after the next look at the kernel.
+        let now = self.clock.now();
+        for _ in 0..TIMERS {
+            let Some(timer) = self.timers.take_due(now) else { return };
+            match timer {
+                Timer::Incarnation(place) => self.input(place, Input::Timeout),
+                Timer::Health(place) => self.check_health(place),
+                // Reported when it failed first.
+                Timer::Probe(place) => drop(self.probe(place)),
+                Timer::TimeLimit(place) => self.end_its_time(place),
+                Timer::Bury(place) | Timer::BuryEnd(place) => self.bury_in_time(place),
+                Timer::Kill(place) => self.kill_without_inspector(place),
+                Timer::Inspector => self.check_inspector(),
+                Timer::Stuck(number) => self.check_stuck(number),
+                Timer::Force => self.force(),
+                Timer::ForceOne(place) => self.kill_at_once(vec![place]),
+                Timer::Group(group) => self.force_group(group),
+                Timer::Restart(worker) => self.restart(worker),
+                Timer::Starts => self.relieve_starts(),
+                Timer::Arrival(worker) => self.miss_arrival(worker),
+                Timer::Watch => self.register_again(),
+                Timer::Connect(place) => self.miss(place),
+                Timer::Disconnect(place) => self.disconnect(place, Disconnected::Closed),
+                Timer::Visitor(visitor) => self.refuse(visitor, HelloFault::Late),
+                Timer::Door => self.register(Target::Door),
+                Timer::Guard => self.look_after_guard(),
+                Timer::Burst(place) => self.let_call(place),
+                Timer::Rest(place) => self.talk_again(place),
+                Timer::Bell(place) => self.miss_bell(place),
+                Timer::Verdict(place) => self.die(place),
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What the loop knows of everybody, and what is done with everybody at once.
+
+use crate::supervisor::{
+    event_loop::{Driver, LastCall, StopAll},
+    reactor::token::{Place, Timer, live_at},
+    supervision::restart::Action,
+};
+use crate::{
+    supervisor::{
+        containment::inspector::Task,
+        handles::worker::WorkerShared,
+        ids::WorkerId,
+        incarnation::Live,
+        supervision::worker::{Kept, Wish},
+        worker::status::{SupervisorStatus, WorkerState, WorkerStatus},
+    },
+    sys::proc::{self, Held},
+};
+use crossbeam_channel::Sender;
+use std::{sync::Arc, time::Instant};
+
+impl Driver {
+    pub(crate) fn report(&mut self) -> SupervisorStatus {
+        let now = self.clock.now();
+        let mut workers: Vec<WorkerStatus> = Vec::with_capacity(self.kept.len());
+        for kept in self.kept.values() {
+            let live = kept.place().and_then(|place| live_at(&mut self.slots, place));
+            workers.push(status(kept, live.as_deref(), now));
+        }
+        workers.sort_unstable_by_key(|status| status.worker);
+        SupervisorStatus {
+            workers,
+            events_waiting: self.outlet.waiting(),
+            spawner_threads: self.starter.starts().threads(),
+            is_complete: true,
+        }
+    }
+
+    pub(crate) fn status_of(&mut self, worker: WorkerId) -> Option<WorkerStatus> {
+        let kept = self.kept.get(&worker)?;
+        let live = kept.place().and_then(|place| live_at(&mut self.slots, place));
+        Some(status(kept, live.as_deref(), self.clock.now()))
+    }
+
+    /// Everybody is to end for good. Gives those who were there.
+    pub(crate) fn stop_all(&mut self, wanted: StopAll) -> Vec<Arc<WorkerShared>> {
+        let everybody: Vec<_> =
+            self.kept.values().filter(|kept| !kept.is_resting).map(|kept| Arc::clone(&kept.shared)).collect();
+        let within = match wanted {
+            StopAll::Present | StopAll::ForGood => None,
+            StopAll::Within(time) => Some(time),
+        };
+        let action = within.map_or(Action::Stop, Action::StopWithin);
+        if wanted != StopAll::Present {
+            let until = within.and_then(|time| self.clock.now().checked_add(time));
+            self.last_call = Some(LastCall { until });
+        }
+        for shared in &everybody {
+            // Members end in their groups' order, and are killed where that takes too long. Those that are ending already end
+            // faster.
+            let waits = self.kept.get(&shared.id()).is_some_and(|kept| kept.is_member && kept.wish != Wish::End);
+            if !waits {
+                self.act(shared.id(), action);
+            }
+        }
+        self.stop_groups();
+        if let Some(time) = within {
+            self.set_timer_after(time, Timer::Force);
+        }
+        everybody
+    }
+
+    /// The user has stopped the program: its workers are stopped with it, and the clock. `done` is dropped when all are.
+    pub(crate) fn freeze(&mut self, done: Sender<()>) {
+        self.clock.stop();
+        for place in self.signal_all(libc::SIGSTOP) {
+            self.ask_inspector(place, Task::StopTree);
+        }
+        self.freezing = Some(done);
+        self.end_freezing();
+    }
+
+    /// The inspector has stopped what has left the group of a worker.
+    pub(crate) fn stopped(&mut self, held: Vec<Held>) {
+        self.away.extend(held);
+        if !self.clock.stands_still() {
+            // The program goes on already.
+            self.resume_away();
+        }
+        self.end_freezing();
+    }
+
+    pub(crate) fn end_freezing(&mut self) {
+        if !self.asked.values().any(|(_, task)| *task == Task::StopTree) {
+            self.freezing = None;
+        }
+    }
+
+    pub(crate) fn thaw(&mut self) {
+        self.freezing = None;
+        self.signal_all(libc::SIGCONT);
+        self.resume_away();
+        self.clock.go_on();
+    }
+
+    fn resume_away(&mut self) {
+        for held in self.away.drain(..) {
+            // ESRCH: it has ended.
+            drop(held.signal(libc::SIGCONT));
+        }
+    }
+
+    /// Signals the groups of all workers, and gives their places.
+    fn signal_all(&mut self, signal: i32) -> Vec<Place> {
+        let places: Vec<Place> = self.kept.values().filter_map(Kept::place).collect();
+        let mut signalled = Vec::with_capacity(places.len());
+        for place in places {
+            if let Some(live) = live_at(&mut self.slots, place)
+                // Its user wants it to stand still, whatever else goes on.
+                && !live.present.is_frozen()
+            {
+                // ESRCH: it has ended.
+                drop(live.present.child().signal_group(signal));
+                signalled.push(place);
+            }
+        }
+        signalled
+    }
+}
+
+fn status(kept: &Kept, live: Option<&Live>, now: Instant) -> WorkerStatus {
+    let usage = live.and_then(|live| proc::usage(live.present.child().pid()));
+    let state = match live {
+        None if kept.is_resting => WorkerState::Ended,
+        None => WorkerState::Waiting,
+        Some(_) if kept.wish != Wish::Policy => WorkerState::Stopping,
+        Some(live) if live.health.is_unhealthy => WorkerState::Stopping,
+        Some(live) if !live.present.is_ready() => WorkerState::Starting,
+        Some(_) => WorkerState::Running,
+    };
+    WorkerStatus {
+        worker: kept.shared.id(),
+        name: kept.shared.name().into(),
+        state,
+        incarnation: kept.shared.incarnation(),
+        pid: live.map(|live| live.present.child().pid()),
+        uptime: live.map(|live| now.saturating_duration_since(live.started)),
+        restarts: kept.restarts,
+        window_used: kept.shared.account.meter.used(),
+        window: kept.spec.window,
+        is_paused: live.is_some_and(Live::is_paused),
+        control_queue: live.and_then(|live| live.present.link()).map_or(0, |link| link.queued()),
+        last_message: live.and_then(|live| live.last_message).map(|at| now.saturating_duration_since(at)),
+        status: live.and_then(|live| live.health.status.clone()),
+        cpu: usage.map(|usage| usage.cpu),
+        rss_bytes: usage.map(|usage| usage.resident_bytes),
+    }
+}

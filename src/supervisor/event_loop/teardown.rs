@@ -1,0 +1,92 @@
+//! The end of the loop. Usually nobody is left by then; where it comes first, by a panic of ours or since the kernel refuses to
+//! wait, whoever is left ends with it, and is told.
+
+use crate::supervisor::event_loop::{Command, Driver};
+use crate::{
+    exit::ExitStatus,
+    supervisor::{clock::now, events::event::EventKind, incarnation::Live, worker::group::GroupEnd},
+};
+use std::{mem, sync::Arc};
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.starter.abandon();
+        // Whoever asks something from now on finds that nobody hears, and whoever has asked already gets no answer.
+        let commands = mem::replace(&mut self.commands, crossbeam_channel::never());
+        for command in commands.try_iter() {
+            if let Command::Arrive(arrival) = command {
+                self.starter.end_newcomer(&arrival.shared, &arrival.present);
+            }
+        }
+        drop(commands);
+        self.end_those_who_live();
+        for kept in self.kept.values().filter(|kept| !kept.is_resting) {
+            kept.shared.end(kept.last_exit());
+        }
+        for group in self.group_handles.values() {
+            group.end_at_last(GroupEnd::SupervisorGone);
+        }
+    }
+}
+
+impl Driver {
+    fn end_those_who_live(&mut self) {
+        let lives: Vec<Box<Live>> = self.slots.iter_mut().filter_map(|slot| slot.live.take()).collect();
+        let orphans: Vec<_> = lives.iter().map(|live| Arc::clone(&live.present)).collect();
+        for (mut live, reaped) in lives.into_iter().zip(self.starter.end_orphans(&orphans)) {
+            let mut exit = live.exit(reaped, self.clock.now());
+            if reaped.is_none() {
+                exit.status = ExitStatus::Stuck;
+            }
+            let exit = Arc::new(exit);
+            live.present.close_link(Some(&exit));
+            self.outlet.send(live.event(EventKind::Exited(Arc::clone(&exit))));
+            if let Some(kept) = self.kept.get_mut(&live.shared.id()) {
+                kept.last = Some((exit, now()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::event_loop::{Mailbox, Parts};
+    use crate::{
+        guard::Guard,
+        launch::{context::Patience, spawn::prepare},
+        supervisor::{
+            flow_control::Meter, ids::WorkerId, spawner::Starter, spec::WorkerSpec, worker::registry::Roster,
+        },
+        sys::{closing::Released, wake::Waker},
+    };
+    use std::time::Duration;
+
+    #[test]
+    fn one_that_was_handed_over_and_not_taken_ends() {
+        let (commands, inbox) = crossbeam_channel::unbounded();
+        let (told, events) = crossbeam_channel::unbounded();
+        let mailbox = Mailbox { commands, waker: Arc::new(Waker::new().unwrap()) };
+        let window = Arc::new(Meter::of_supervisor(1 << 20, Arc::clone(&mailbox.waker)));
+        let roster = Arc::new(Roster::new(Arc::clone(&window)));
+        let starter = Arc::new(Starter::new(mailbox.clone(), roster, Guard::default()).unwrap());
+        let parts = Parts {
+            commands: inbox,
+            events: told,
+            mailbox,
+            window,
+            grace_period: Duration::ZERO,
+            adopts: false,
+            starter: Arc::clone(&starter),
+        };
+        let driver = Driver::new(parts).unwrap();
+        let spec = WorkerSpec::new("sleep").arg("1000");
+        let prepared = prepare(&spec.plan, Patience::None).unwrap();
+        let worker = starter.start_here(WorkerId(1), Arc::new(Released::new(spec)), prepared).unwrap();
+        drop(driver);
+        let exit = worker.wait_timeout(Duration::ZERO).expect("its end");
+        assert_eq!(exit.status, ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });
+        assert!(worker.signal(0).is_err(), "it is reaped");
+        assert_eq!(events.len(), 0, "its start was not told either");
+    }
+}

@@ -1,0 +1,43 @@
+//! Without the feature: the same faces, and nothing behind them.
+#![expect(clippy::unused_self, reason = "they look as they do with the feature")]
+
+use crate::{
+    policy::stop::StopPolicy,
+    supervisor::{
+        events::event::Event,
+        handles::worker::{Present, WorkerShared},
+        ids::WorkerId,
+    },
+    wire::jsonrpc::pending::CallError,
+};
+use std::sync::Arc;
+
+#[derive(Debug, Default)]
+pub(crate) struct Trace {}
+
+impl Trace {
+    pub(crate) fn meet(&mut self, _: &Arc<WorkerShared>) {}
+
+    pub(crate) fn begin(&mut self, _: &Arc<WorkerShared>, _: &Present) {}
+
+    pub(crate) fn leave(&mut self, _: WorkerId) {}
+
+    pub(crate) fn forget(&mut self, _: WorkerId) {}
+
+    pub(crate) fn tell(&mut self, _: &Event) {}
+
+    pub(crate) fn climb(&mut self, _: WorkerId, _: usize, _: &StopPolicy) {}
+
+    pub(crate) fn kill(&mut self, _: WorkerId) {}
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Asked {}
+
+impl Asked {
+    pub(crate) fn begin(_: WorkerId, _: &str) -> Self {
+        Self {}
+    }
+
+    pub(crate) fn end(&mut self, _: Option<&CallError>) {}
+}

@@ -1,0 +1,283 @@
+//! With the feature: a span for each incarnation, and the events in it.
+//!
+//! Of what a worker says only lengths are told, and the methods it asks for: the rest may hold secrets, and a log is read by others.
+
+use crate::{
+    exit::{Exit, ExitStatus},
+    policy::stop::{Rung, StopPolicy},
+    supervisor::{
+        clock::now,
+        events::event::{Event, EventKind},
+        handles::worker::{Present, WorkerShared},
+        ids::WorkerId,
+        panics::unharmed,
+    },
+    wire::jsonrpc::pending::CallError,
+};
+use std::{
+    collections::HashMap,
+    error::Error,
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tracing::{Level, Span, enabled, error_span, event};
+
+/// Of all spans and events, also when rooms of ours are renamed.
+const TARGET: &str = "pipewright";
+
+/// An event in a span.
+macro_rules! note {
+    ($level:ident, $span:expr, $($what:tt)+) => {
+        event!(target: TARGET, parent: $span, Level::$level, $($what)+)
+    };
+}
+
+/// The spans of those who live.
+#[derive(Debug, Default)]
+pub(crate) struct Trace {
+    known: HashMap<WorkerId, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    shared: Arc<WorkerShared>,
+    life: Option<Life>,
+}
+
+/// One incarnation, from its start until all that its end leads to is told.
+#[derive(Debug)]
+struct Life {
+    incarnation: u32,
+    pid: u32,
+    span: Told,
+    /// It is on its stop ladder: however it ends now, that is no surprise.
+    is_ending: bool,
+}
+
+/// A span. That it ends, or that there is one handle less of it, is told to the subscriber, which may panic: as it has just done,
+/// perhaps, since spans are dropped also where its panic unwinds.
+#[derive(Debug)]
+struct Told(Span);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let span = mem::replace(&mut self.0, Span::none());
+        unharmed(|| drop(span));
+    }
+}
+
+impl Trace {
+    /// A worker that may be told of before it has started, as a member of a group.
+    pub(crate) fn meet(&mut self, shared: &Arc<WorkerShared>) {
+        self.known.insert(shared.id(), Known { shared: Arc::clone(shared), life: None });
+    }
+
+    pub(crate) fn begin(&mut self, shared: &Arc<WorkerShared>, present: &Present) {
+        let (incarnation, pid) = (present.number(), present.child().pid());
+        let life = Some(Life { incarnation, pid, span: Told(Span::none()), is_ending: false });
+        self.known.insert(shared.id(), Known { shared: Arc::clone(shared), life });
+    }
+
+    /// Its incarnation is over. What is told of it later has a span of its own, so that this one lasts as long as the process.
+    pub(crate) fn leave(&mut self, worker: WorkerId) {
+        if let Some(known) = self.known.get_mut(&worker) {
+            known.life = None;
+        }
+    }
+
+    pub(crate) fn forget(&mut self, worker: WorkerId) {
+        self.known.remove(&worker);
+    }
+
+    pub(crate) fn tell(&mut self, event: &Event) {
+        unharmed(|| self.note(event));
+    }
+
+    fn note(&mut self, event: &Event) {
+        if is_talk(&event.kind) && !enabled!(target: TARGET, Level::TRACE) {
+            return;
+        }
+        let Told(span) = &self.span(event.worker, event.incarnation);
+        match &event.kind {
+            EventKind::Started { .. } => note!(INFO, span, "started"),
+            EventKind::Message(message) => note!(TRACE, span, bytes = message.len(), "message"),
+            EventKind::Line { stream, line } => note!(TRACE, span, ?stream, bytes = line.as_bytes().len(), "line"),
+            EventKind::Fault(fault) => note!(WARN, span, kind = ?fault.kind, bytes = fault.length, "fault"),
+            EventKind::Connected => note!(DEBUG, span, "connected"),
+            EventKind::Disconnected(why) => note!(WARN, span, ?why, "disconnected"),
+            EventKind::Request(request) => note!(TRACE, span, method = request.method(), "request"),
+            EventKind::Notification(told) => note!(TRACE, span, method = told.method(), "notification"),
+            EventKind::Ready { after } => note!(INFO, span, after_ms = ms(*after), "ready"),
+            EventKind::Slow { waited } => note!(WARN, span, waited_ms = ms(*waited), "slow"),
+            EventKind::NotReady { why, last_words } => {
+                note!(WARN, span, ?why, last_words_bytes = last_words.len(), "not ready");
+            }
+            EventKind::Status(text) => note!(TRACE, span, bytes = text.len(), "status"),
+            EventKind::Stopping => note!(DEBUG, span, "stopping"),
+            EventKind::Silent { silent_for } => note!(WARN, span, silent_for_ms = ms(*silent_for), "silent"),
+            EventKind::Unresponsive => note!(WARN, span, "unresponsive"),
+            EventKind::TimedOut { after } => note!(WARN, span, after_ms = ms(*after), "timed out"),
+            EventKind::Exited(exit) => exited(span, exit, self.is_ending(event.worker)),
+            EventKind::DependencyFailed { on } => note!(WARN, span, on = on.0, "dependency failed"),
+            EventKind::GroupGaveUp(group) => note!(ERROR, span, group = group.0, "group gave up"),
+            EventKind::GroupRestarting(group) => note!(INFO, span, group = group.0, "group restarting"),
+            EventKind::GroupEnded(group) => note!(INFO, span, group = group.0, "group ended"),
+            EventKind::Restarting { after } => note!(INFO, span, after_ms = ms(*after), "restarting"),
+            EventKind::NotStarted(error) => {
+                let error: &(dyn Error + 'static) = &**error;
+                note!(WARN, span, error, "not started");
+            }
+            EventKind::GaveUp(why) => note!(ERROR, span, ?why, "gave up"),
+            EventKind::Warning(warning) => note!(WARN, span, %warning, "warning"),
+        }
+    }
+
+    /// The loop takes it to this rung of its stop ladder.
+    pub(crate) fn climb(&mut self, worker: WorkerId, rung: usize, stop: &StopPolicy) {
+        unharmed(|| {
+            let Told(span) = &self.ending(worker);
+            let Some(Rung { steps, grace_period }) = stop.rungs().get(rung) else { return };
+            note!(DEBUG, span, rung, ?steps, grace_period_ms = ms(*grace_period), "stop ladder");
+        });
+    }
+
+    /// The loop sends SIGKILL to its tree.
+    pub(crate) fn kill(&mut self, worker: WorkerId) {
+        unharmed(|| {
+            let Told(span) = &self.ending(worker);
+            note!(DEBUG, span, "kill");
+        });
+    }
+
+    /// Notes that we end it; gives its span.
+    fn ending(&mut self, worker: WorkerId) -> Told {
+        let Some(life) = self.life(worker) else { return Told(Span::none()) };
+        life.is_ending = true;
+        let incarnation = life.incarnation;
+        self.span(worker, incarnation)
+    }
+
+    fn is_ending(&mut self, worker: WorkerId) -> bool {
+        self.life(worker).is_some_and(|life| life.is_ending)
+    }
+
+    fn life(&mut self, worker: WorkerId) -> Option<&mut Life> {
+        self.known.get_mut(&worker)?.life.as_mut()
+    }
+
+    fn span(&mut self, worker: WorkerId, incarnation: u32) -> Told {
+        let Some(Known { shared, life }) = self.known.get_mut(&worker) else {
+            return worker_span(worker, None, incarnation, None);
+        };
+        let name = Some(shared.name());
+        match life {
+            Some(life) if life.incarnation == incarnation => {
+                // A subscriber may have come since it started.
+                if life.span.0.is_disabled() {
+                    life.span = worker_span(worker, name, incarnation, Some(life.pid));
+                }
+                Told(life.span.0.clone())
+            }
+            Some(_) | None => worker_span(worker, name, incarnation, None),
+        }
+    }
+}
+
+/// At the highest level: whoever hears of a failure alone is to know whose it is.
+fn worker_span(worker: WorkerId, name: Option<&str>, incarnation: u32, pid: Option<u32>) -> Told {
+    Told(error_span!(target: TARGET, parent: None, "worker", id = worker.0, name, incarnation, pid))
+}
+
+/// What there may be many of.
+fn is_talk(kind: &EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::Message(_)
+            | EventKind::Line { .. }
+            | EventKind::Request(_)
+            | EventKind::Notification(_)
+            | EventKind::Status(_)
+    )
+}
+
+fn exited(span: &Span, exit: &Exit, is_expected: bool) {
+    if !exit.leaks.is_empty() || !exit.survivors.is_empty() {
+        note!(WARN, span, leaks = exit.leaks.len(), survivors = exit.survivors.len(), "left something behind");
+    }
+    if let Some(count @ 1..) = exit.uninspected {
+        note!(WARN, span, uninspected = count, "processes could not be inspected");
+    }
+    macro_rules! exited {
+        ($level:ident) => {
+            note!(
+                $level,
+                span,
+                status = %exit.status,
+                code = exit.code(),
+                signal = exit.signal(),
+                duration_ms = ms(exit.duration),
+                oom_killed = exit.oom_killed,
+                "exited"
+            )
+        };
+    }
+    if matches!(exit.status, ExitStatus::Stuck | ExitStatus::KillRefused) {
+        exited!(ERROR);
+    } else if exit.success() || is_expected {
+        exited!(INFO);
+    } else {
+        exited!(WARN);
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A call over control that is under way; nothing where nobody wants to hear of it.
+#[derive(Debug, Default)]
+pub(crate) struct Asked(Option<Box<Question>>);
+
+#[derive(Debug)]
+struct Question {
+    worker: WorkerId,
+    method: Box<str>,
+    began: Instant,
+}
+
+impl Asked {
+    pub(crate) fn begin(worker: WorkerId, method: &str) -> Self {
+        let is_heard = unharmed(|| enabled!(target: TARGET, Level::DEBUG));
+        Self(is_heard.unwrap_or(false).then(|| Box::new(Question { worker, method: method.into(), began: now() })))
+    }
+
+    /// It has ended, by an error where there is one. Told once.
+    pub(crate) fn end(&mut self, error: Option<&CallError>) {
+        let Some(question) = self.0.take() else { return };
+        let Question { worker, method, began } = *question;
+        let took_us = u64::try_from(now().saturating_duration_since(began).as_micros()).unwrap_or(u64::MAX);
+        // In whatever span its caller is.
+        unharmed(|| {
+            let (worker, method, outcome) = (worker.0, &*method, outcome(error));
+            event!(target: TARGET, Level::DEBUG, worker, method, took_us, outcome, "call");
+        });
+    }
+}
+
+/// Without what the worker may have said of it.
+fn outcome(error: Option<&CallError>) -> &'static str {
+    match error {
+        None => "answered",
+        Some(CallError::Rpc(_)) => "refused",
+        Some(CallError::TimedOut) => "timed out",
+        Some(CallError::WorkerExited(_)) => "worker gone",
+        Some(CallError::ParentGone) => "parent gone",
+        Some(CallError::Cancelled) => "cancelled",
+        Some(CallError::NotConnected) => "no control",
+        Some(CallError::QueueFull { .. }) => "full",
+        Some(CallError::Encode(_)) => "not written",
+        Some(CallError::InvalidResult(_)) => "not understood",
+        Some(CallError::Io(_)) => "failed",
+    }
+}

@@ -1,0 +1,83 @@
+//! Several members of a group that are declared before any of them starts.
+
+use crate::supervisor::{
+    clock::now,
+    handles::{
+        group::{GroupError, WorkerGroup},
+        stop::RestartHandle,
+        worker::Worker,
+    },
+    ids::WorkerId,
+    spec::WorkerSpec,
+    supervision::membership::Newcomers,
+};
+use crate::{
+    exit::{Exit, ExitStatus},
+    sys::closing::Released,
+};
+use std::sync::Arc;
+
+/// Members to be declared together: from [`WorkerGroup::batch`]. Nothing of it exists for the group before
+/// [`start`](Self::start); a batch that is dropped before has changed nothing, and its workers have ended without a start.
+///
+/// ```no_run
+/// use pipewright::{Restart, Strategy, Supervisor, When, WorkerSpec};
+///
+/// let supervisor = Supervisor::new()?;
+/// let group = supervisor.group(Strategy::OneForAll)?;
+/// let mut batch = group.batch();
+/// let database = batch.add(WorkerSpec::new("database").restart(Restart::Always))?;
+/// batch.add(WorkerSpec::new("web").restart(Restart::Always).after(&database, When::Ready))?;
+/// batch.start()?; // both or none
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is declared before start()"]
+pub struct Batch {
+    group: WorkerGroup,
+    workers: Newcomers,
+}
+
+impl Batch {
+    pub(crate) fn new(group: WorkerGroup) -> Self {
+        Self { group, workers: Vec::new() }
+    }
+
+    /// One more member. Its worker can be named by later ones ([`WorkerSpec::after`]).
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError::Spec`]. What concerns the group is said by [`start`](Self::start).
+    pub fn add(&mut self, spec: WorkerSpec) -> Result<Worker, GroupError> {
+        spec.validate_apart_from_restart()?;
+        let roster = &self.group.roster;
+        let shared = roster.enter(WorkerId(roster.next_id()), &spec, self.group.mailbox.clone(), None);
+        self.workers.push((Arc::clone(&shared), Arc::new(Released::new(spec))));
+        Ok(Worker { shared })
+    }
+
+    /// Declares all of them, and starts them in this order if their group runs. Gives what can be waited for.
+    ///
+    /// Does not wait for the starts. One that cannot be started is an [event](crate::EventKind::NotStarted) and fails as a
+    /// member that runs does, which can be the failure of its group.
+    ///
+    /// # Errors
+    ///
+    /// As [`WorkerGroup::add`]; then none of them is a member.
+    pub fn start(mut self) -> Result<RestartHandle, GroupError> {
+        let workers = self.workers.clone();
+        let restarting = RestartHandle::new(workers.iter().map(|(shared, _)| (Arc::clone(shared), 0)));
+        // What the first start comes to is an event.
+        drop(self.group.declare(workers, false)?);
+        self.workers.clear();
+        Ok(restarting)
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        for (shared, _) in &self.workers {
+            shared.end((Arc::new(Exit::of(ExitStatus::NeverStarted)), now()));
+        }
+    }
+}

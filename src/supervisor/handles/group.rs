@@ -1,0 +1,443 @@
+//! Workers that belong together: who starts after whom, and who is restarted with whom.
+
+use crate::supervisor::{
+    clock::now,
+    event_loop::{Command, Mailbox, Unanswered},
+    handles::{
+        batch::Batch,
+        stop::{RestartHandle, StopHandle},
+        worker::Worker,
+    },
+    ids::WorkerId,
+    spec::WorkerSpec,
+    supervision::{
+        groups::GroupCommand,
+        membership::{FirstStart, Newcomers},
+    },
+    worker::{
+        group::{GroupEnd, GroupShared, GroupStatus},
+        registry::Roster,
+    },
+};
+use crate::sys::closing::Released;
+use crate::{
+    launch::error::{SpawnError, SpecError},
+    policy::{
+        group::{AutoShutdown, GroupIntensity, GroupSettings, Lifetime, Role, Strategy, error},
+        restart::Restart,
+    },
+};
+use crossbeam_channel::{RecvTimeoutError, Sender};
+use serde::Serialize;
+use std::{fmt, io, sync::Arc, time::Duration};
+
+/// How long [`WorkerGroup::add`] waits for the start. One that takes longer hangs, as on a file system that does not answer.
+const START_TIME: Duration = Duration::from_secs(5);
+
+/// The name of a group in events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct GroupId(pub(crate) u64);
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "group #{}", self.0)
+    }
+}
+
+/// How a [`WorkerGroup`] is kept alive.
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub struct GroupPolicy {
+    strategy: Strategy,
+    auto_shutdown: AutoShutdown,
+    /// `None` for no limit.
+    intensity: Option<GroupIntensity>,
+    stop_timeout: Option<Duration>,
+    /// `None` for the default of its place.
+    restart: Option<Restart>,
+    significant: bool,
+}
+
+impl Default for GroupPolicy {
+    /// One for one; gives up after 5 restarts within 30 s, and is restarted then if it is in another group.
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::default(),
+            auto_shutdown: AutoShutdown::default(),
+            intensity: Some(GroupIntensity { restarts: 5, period: Duration::from_secs(30) }),
+            stop_timeout: None,
+            restart: None,
+            significant: false,
+        }
+    }
+}
+
+impl From<Strategy> for GroupPolicy {
+    fn from(strategy: Strategy) -> Self {
+        Self { strategy, ..Self::default() }
+    }
+}
+
+impl GroupPolicy {
+    /// How many restarts within which time the group bears, in every strategy: of its workers and of the groups in it, counted
+    /// together. With one more it gives up: all of it is stopped, and the group around it takes that for its failure. So it does at
+    /// once when a member gives up whose [`Restart`] is not `Never`. By default 5 restarts within 30 s.
+    ///
+    /// A worker has no intensity of its own in a group unless its spec sets one, which then counts too. A worker whose
+    /// [backoff](crate::Backoff) alone makes so many restarts longer than `period` is refused: its group would never give up.
+    pub fn intensity(mut self, restarts: u32, period: Duration) -> Self {
+        self.intensity = Some(GroupIntensity { restarts, period });
+        self
+    }
+
+    /// As many restarts as it takes: only the backoff of the workers, and intensities of their own, bound them. OTP has no such
+    /// setting, since its restarts have no backoff. For groups of many workers that have nothing to do with each other.
+    pub fn unlimited_restarts(mut self) -> Self {
+        self.intensity = None;
+        self
+    }
+
+    /// Whether it ends by itself when its [significant](WorkerSpec::significant) members have: by success, by failure, by giving
+    /// up, or since what they wait for has failed. As in OTP, one that is stopped by its caller or with its siblings is not an end
+    /// by itself and ends nothing, but it counts as gone when another significant one ends.
+    pub fn auto_shutdown(mut self, when: AutoShutdown) -> Self {
+        self.auto_shutdown = when;
+        self
+    }
+
+    /// How long its end may take, from when it is stopped or gives up: whoever of it is left then is killed. By default as long as
+    /// the stop ladders of those who wait for one another. A member whose ladder alone is longer is refused.
+    pub fn stop_timeout(mut self, timeout: Duration) -> Self {
+        self.stop_timeout = Some(timeout);
+        self
+    }
+
+    /// When the group around it starts it again after it has given up, which is a failure, or has shut down by itself, which is
+    /// a success. [`Always`](Restart::Always) by default within another group, as in OTP; with
+    /// [`Never`](Restart::Never) neither its end nor its giving up concerns the group around it, and it does not come back when
+    /// its siblings are restarted. The outermost group has none: nothing restarts it.
+    ///
+    /// It is restarted at once, but the worker whose end it gave up for waits for its backoff, which grows with the number of such
+    /// lives in a row. Everything else begins anew: no restart of the life before counts.
+    ///
+    /// The difference to OTP: there a transient supervisor that gives up is not restarted, since it ends by the reason `shutdown`.
+    pub fn restart(mut self, when: Restart) -> Self {
+        self.restart = Some(when);
+        self
+    }
+
+    /// Its end counts for the automatic shutdown of the group around it. Refused for one that is always restarted, which never
+    /// ends for good: set its [`restart`](Self::restart) too.
+    pub fn significant(mut self) -> Self {
+        self.significant = true;
+        self
+    }
+
+    pub(crate) fn settings(&self) -> GroupSettings {
+        let Self { strategy, auto_shutdown, intensity, stop_timeout, .. } = *self;
+        GroupSettings { strategy, auto_shutdown, intensity, stop_within: stop_timeout }
+    }
+
+    pub(crate) fn role(&self, is_within_another: bool) -> Role {
+        let by_place = if is_within_another { Restart::Always } else { Restart::Never };
+        Role { lifetime: lifetime(self.restart.unwrap_or(by_place)), significant: self.significant }
+    }
+}
+
+pub(crate) fn lifetime(restart: Restart) -> Lifetime {
+    match restart {
+        Restart::Never => Lifetime::Temporary,
+        Restart::OnFailure => Lifetime::Transient,
+        Restart::Always => Lifetime::Permanent,
+    }
+}
+
+/// Why a group or a worker was not added.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GroupError {
+    /// The worker's spec is wrong.
+    #[error("the worker's spec is wrong: {0}")]
+    Spec(#[from] SpecError),
+    /// It makes no sense in this group: it is significant but would never end, or nobody looks whether it does; it waits for
+    /// somebody who waits for it, who never ends, or who is in no group.
+    #[error("it cannot be in this group: {reason}")]
+    Refused {
+        /// Which rule it breaks, naming workers and groups by their ids.
+        reason: Box<str>,
+    },
+    /// The worker is in another group, or in none.
+    #[error("worker {worker} is not a member of {group}, nor of a group within it")]
+    NotAMember {
+        /// The worker.
+        worker: WorkerId,
+        /// The group that was asked.
+        group: GroupId,
+    },
+    /// The worker could not be started, and is not a member.
+    #[error("the worker could not be started: {0}")]
+    NotStarted(#[source] Box<SpawnError>),
+    /// The supervisor takes no more workers.
+    #[error("the supervisor takes no more workers")]
+    SupervisorGone,
+    /// The supervisor's event loop has not answered within 5 s, as in a process that is not run. Whether it does what was asked is not
+    /// known.
+    #[error("the supervisor's event loop has not answered within 5 s")]
+    Unanswered,
+}
+
+impl From<Unanswered> for GroupError {
+    fn from(why: Unanswered) -> Self {
+        match why {
+            Unanswered::LoopGone => Self::SupervisorGone,
+            Unanswered::Late => Self::Unanswered,
+        }
+    }
+}
+
+impl From<error::GroupError> for GroupError {
+    fn from(error: error::GroupError) -> Self {
+        Self::Refused { reason: error.to_string().into() }
+    }
+}
+
+impl From<GroupError> for io::Error {
+    fn from(error: GroupError) -> Self {
+        let kind = match &error {
+            GroupError::Spec(_) | GroupError::Refused { .. } | GroupError::NotAMember { .. } => {
+                io::ErrorKind::InvalidInput
+            }
+            GroupError::NotStarted(error) => error.io_error().map_or(io::ErrorKind::Other, Self::kind),
+            GroupError::SupervisorGone => io::ErrorKind::BrokenPipe,
+            GroupError::Unanswered => io::ErrorKind::TimedOut,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Workers that belong together, as their parent holds them: from [`Supervisor::group`](crate::supervisor::Supervisor::group). Cheap to clone;
+/// dropping it changes nothing.
+///
+/// Who is restarted with whom is the group's [`Strategy`]. The rules are those of an OTP supervisor; the differences, with their
+/// reasons, are listed below.
+///
+/// # Order
+///
+/// Members start in the order in which they were added, each as soon as what it [waits for](WorkerSpec::after) is there. With
+/// [`Strategy::OneForAll`] and [`Strategy::RestForOne`] a member also waits until every earlier one that is being started runs,
+/// its backoff included, at the first start and at each restart. With [`Strategy::OneForOne`] they do not wait for each other.
+///
+/// They are asked to stop in the reverse order. Where one waits for another by [`WorkerSpec::after`], the other is asked when the
+/// first is gone. All others end at the same time: OTP ends them one by one, and then a group takes as long as the
+/// stop policies of all its members together, which for processes is seconds each.
+///
+/// # Differences to OTP
+///
+/// * A stopped member stays stopped when its siblings are restarted. What a caller has stopped, only a caller starts.
+/// * Restarts of workers wait for their [backoff](crate::Backoff). An OTP supervisor restarts at once.
+/// * A member that could not be started because the host is short of a resource is tried again without counting as a restart.
+/// * Members may wait for others, of any group. One that waits for another that fails is not started
+///   ([`DependencyFailed`](crate::EventKind::DependencyFailed)), and that is no failure of its group.
+/// * Members that have ended stay in the group and can be started again, also those with [`Restart::Never`], until they are
+///   [removed](Self::remove).
+/// * With [`OneForAll`](Strategy::OneForAll) and [`RestForOne`](Strategy::RestForOne), as in OTP, a member with
+///   [`Restart::OnFailure`] that has ended with success runs again when its siblings are restarted, although
+///   [`Worker::wait`](crate::supervisor::handles::worker::Worker::wait) has returned for it.
+///
+/// ```no_run
+/// use pipewright::{Ready, Restart, Strategy, Supervisor, When, WorkerSpec};
+///
+/// let supervisor = Supervisor::new()?;
+/// let group = supervisor.group(Strategy::RestForOne)?;
+/// let database = WorkerSpec::new("database").ready(Ready::connect_tcp("127.0.0.1:5432")).restart(Restart::Always);
+/// let database = group.add(database)?;
+/// group.add(WorkerSpec::new("web").restart(Restart::Always).after(&database, When::Ready))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+#[doc(alias = "supervisor")]
+pub struct WorkerGroup {
+    shared: Arc<GroupShared>,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) roster: Arc<Roster>,
+}
+
+shown_as!(WorkerGroup, |group| { id: group.id().0 });
+
+impl WorkerGroup {
+    pub(crate) fn add_to(
+        parent: Option<GroupId>,
+        policy: GroupPolicy,
+        mailbox: &Mailbox,
+        roster: &Arc<Roster>,
+    ) -> Result<Self, GroupError> {
+        if policy.intensity.is_some_and(|intensity| intensity.period.is_zero()) {
+            let reason =
+                "within no time there are never too many restarts: give its intensity a period, or use `unlimited_restarts`"
+                    .into();
+            return Err(GroupError::Refused { reason });
+        }
+        if parent.is_none() && policy.restart.is_some_and(|restart| restart != Restart::Never) {
+            let reason =
+                "there is no group around it that could restart it: put it into one, whose intensity bounds that";
+            return Err(GroupError::Refused { reason: reason.into() });
+        }
+        let shared = Arc::new(GroupShared::new(GroupId(roster.next_id())));
+        let group = Self { shared, mailbox: mailbox.clone(), roster: Arc::clone(roster) };
+        let shared = Arc::clone(&group.shared);
+        group.ask(|answer| GroupCommand::Add { group: shared, parent, policy, answer })?;
+        Ok(group)
+    }
+
+    /// Its name in events.
+    pub fn id(&self) -> GroupId {
+        self.shared.id
+    }
+
+    /// A group within this one, which restarts it when it gives up, unless its [`restart`](GroupPolicy::restart) says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError::Refused`] where it is significant and that makes no sense, or its intensity has no period.
+    pub fn group(&self, policy: impl Into<GroupPolicy>) -> Result<Self, GroupError> {
+        Self::add_to(Some(self.id()), policy.into(), &self.mailbox, &self.roster)
+    }
+
+    /// Adds a worker. Where it can start at once, returns when its program runs, as
+    /// [`Supervisor::spawn`](crate::supervisor::Supervisor::spawn) does. Where its group does not run, or it waits for another or for its turn,
+    /// it returns before, and so it does for a start that hangs, after 5 s: a start that fails later is an
+    /// [event](crate::EventKind::NotStarted), and a failure of the member.
+    ///
+    /// # Errors
+    ///
+    /// A mistake in the spec, [`GroupError::Refused`], or [`GroupError::NotStarted`]. Then nothing is left of it: it is no member, and
+    /// its siblings do not notice it.
+    pub fn add(&self, spec: WorkerSpec) -> Result<Worker, GroupError> {
+        spec.validate_apart_from_restart()?;
+        let shared = self.roster.enter(WorkerId(self.roster.next_id()), &spec, self.mailbox.clone(), None);
+        let workers = vec![(Arc::clone(&shared), Arc::new(Released::new(spec)))];
+        if let Some(started) = self.declare(workers, true)? {
+            match started.recv_timeout(START_TIME) {
+                // A start that takes longer goes on, and its failure is an event.
+                Ok(Ok(())) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(RecvTimeoutError::Disconnected) => return Err(GroupError::SupervisorGone),
+            }
+        }
+        Ok(Worker { shared })
+    }
+
+    pub(crate) fn declare(&self, workers: Newcomers, is_awaited: bool) -> Result<Option<FirstStart>, GroupError> {
+        self.put(|answer| GroupCommand::AddWorkers { group: self.id(), workers, is_awaited, answer })?
+    }
+
+    /// Members to be declared together, before any of them starts.
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.clone())
+    }
+
+    /// Starts one member of this group or of one within it, which was stopped or has ended, as if it had never failed. One that
+    /// runs is not changed. One whose group is being restarted starts with it.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError::NotAMember`]. [`GroupError::Refused`] where the group itself has ended: start the group.
+    ///
+    /// ```no_run
+    /// # use pipewright::{Restart, Strategy, Supervisor, WorkerSpec};
+    /// # use std::time::Duration;
+    /// # let supervisor = Supervisor::new()?;
+    /// let group = supervisor.group(Strategy::OneForOne)?;
+    /// let web = group.add(WorkerSpec::new("web").restart(Restart::Always))?;
+    /// web.stop().wait(Duration::from_secs(10));
+    /// assert!(group.start_member(&web)?.wait(Duration::from_secs(10)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "restart_child")]
+    pub fn start_member(&self, worker: &Worker) -> Result<RestartHandle, GroupError> {
+        self.put(|answer| GroupCommand::StartMember { group: self.id(), worker: worker.id(), answer })?
+    }
+
+    /// Forgets a worker of this group or of one within it: it is stopped before, and ends for good.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError::NotAMember`]. [`GroupError::Refused`] where another member waits for it.
+    #[doc(alias = "delete_child")]
+    pub fn remove(&self, worker: &Worker) -> Result<(), GroupError> {
+        self.ask(|answer| GroupCommand::Remove { group: self.id(), worker: worker.id(), answer })
+    }
+
+    /// How the group, its members and the groups within it are; `None` once it is dissolved or the
+    /// supervisor has ended, and where its event loop does not answer within 5 s.
+    #[doc(alias = "which_children")]
+    pub fn status(&self) -> Option<GroupStatus> {
+        self.put(|answer| GroupCommand::Status(self.id(), answer)).ok().flatten()
+    }
+
+    /// Waits until the group has ended for good: no member runs, and only a caller starts it again. A restart of it, also by the
+    /// group around it, is no end. A group whose members have all ended has not: see [`GroupPolicy::auto_shutdown`].
+    ///
+    /// ```no_run
+    /// # use pipewright::{AutoShutdown, GroupEnd, GroupPolicy, Supervisor, WorkerSpec};
+    /// # let supervisor = Supervisor::new()?;
+    /// let group = supervisor.group(GroupPolicy::default().auto_shutdown(AutoShutdown::AllSignificant))?;
+    /// group.add(WorkerSpec::new("./migrate").significant())?;
+    /// assert_eq!(group.wait(), GroupEnd::ShutDown);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait(&self) -> GroupEnd {
+        loop {
+            if let Some(end) = self.shared.wait(Duration::MAX) {
+                return end;
+            }
+        }
+    }
+
+    /// As [`wait`](Self::wait), at most so long; `None` if it runs then, or will run again.
+    pub fn wait_timeout(&self, timeout: Duration) -> Option<GroupEnd> {
+        self.shared.wait(timeout)
+    }
+
+    /// Forgets all of it, also the groups in it: everybody is stopped before, and ends for good. Gives what can be waited for. What
+    /// is added to it from then on is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError::Refused`] where a member of another group waits for one of its own.
+    pub fn dissolve(&self) -> Result<StopHandle, GroupError> {
+        let began = now();
+        let ended = self.put(|answer| GroupCommand::Dissolve(self.id(), answer))?;
+        ended.map(|workers| StopHandle::new(workers, began))
+    }
+
+    /// Starts it again, with all in it, after [`stop`](Self::stop) or after it has ended. Gives what can be waited for: those who
+    /// come back with that.
+    pub fn start(&self) -> RestartHandle {
+        self.put(|answer| GroupCommand::Start(self.id(), answer)).unwrap_or_else(RestartHandle::unanswered)
+    }
+
+    /// Ends all in it, in reverse order; only [`start`](Self::start) or [`restart`](Self::restart) brings them back. Does not wait
+    /// for it, but gives what can be waited for; [`GroupEnded`](crate::EventKind::GroupEnded) tells too when it is over.
+    pub fn stop(&self) -> StopHandle {
+        let began = now();
+        match self.put(|answer| GroupCommand::Stop(self.id(), answer)) {
+            Ok(workers) => StopHandle::new(workers, began),
+            Err(why) => StopHandle::unanswered(why, began),
+        }
+    }
+
+    /// Ends all in it and starts it again. Gives what can be waited for: all but those with [`Restart::Never`], whom nothing but
+    /// their user starts a second time.
+    pub fn restart(&self) -> RestartHandle {
+        self.put(|answer| GroupCommand::Restart(self.id(), answer)).unwrap_or_else(RestartHandle::unanswered)
+    }
+
+    fn ask(&self, command: impl FnOnce(Sender<Result<(), GroupError>>) -> GroupCommand) -> Result<(), GroupError> {
+        self.put(command)?
+    }
+
+    fn put<T>(&self, command: impl FnOnce(Sender<T>) -> GroupCommand) -> Result<T, Unanswered> {
+        self.mailbox.ask(|answer| Command::Group(command(answer)))
+    }
+}

@@ -1,0 +1,292 @@
+//! The control server in the loop: visitors come in, show whose they are, and talk.
+
+use crate::supervisor::{
+    event_loop::{Driver, FIRST_LOOK},
+    reactor::token::{Place, Target, Timer, live_at},
+};
+use crate::{
+    policy::{
+        call_burst,
+        readiness::{Mark, Sign},
+        watchdog::Life,
+    },
+    supervisor::{
+        control::{
+            connection::Connection,
+            hello::HelloFault,
+            reader::Reading,
+            server::{Control, HELLO_TIME, Known, Server, Visit},
+        },
+        events::event::{Disconnected, Event, EventKind},
+        incarnation::{Live, session::Session},
+        supervision::worker::Kept,
+    },
+    sys::{identity, poll, proc},
+};
+use std::{iter, mem, os::fd::AsFd, sync::Arc, time::Duration};
+
+/// How long a connection's end is taken for the worker's own, which is about to be told: its calls end with its exit then. The
+/// kernel closes a dying process's connections before it tells of the death, and a loaded machine can take its time between.
+pub(crate) const END_TIME: Duration = Duration::from_secs(1);
+/// How long nobody is let in after somebody knocked who could not be.
+const DOOR_PAUSE: Duration = Duration::from_millis(50);
+/// How long a control connection is left alone after the kernel was short of memory for it.
+pub(crate) const REST: Duration = Duration::from_millis(20);
+/// The most that is read of a worker's last words on control, in reads.
+const LAST_READS: usize = 64;
+
+impl Driver {
+    pub(crate) fn listen(&mut self, server: Server) {
+        // Whoever has come to the old door is let in before it is gone.
+        self.let_in();
+        match &mut self.control {
+            Some(control) => {
+                let old = control.move_to(server);
+                drop(self.poller.remove(&old));
+            }
+            none => *none = Some(Control::new(server)),
+        }
+        self.register(Target::Door);
+    }
+
+    /// A worker with a control pipe has been started.
+    pub(crate) fn expect(&mut self, place: Place, key: String, connect_time: Duration) {
+        self.set_timer_after(connect_time, Timer::Connect(place));
+        let user = live_at(&mut self.slots, place).and_then(|live| live.spec.peer_user);
+        let early = self.control.as_mut().and_then(|control| control.expect(key, place, user));
+        if let Some(known) = early {
+            drop(self.poller.remove(&known.socket));
+            self.connect(known);
+        }
+    }
+
+    pub(crate) fn knock(&mut self) {
+        if !self.let_in()
+            && let Some(control) = &self.control
+        {
+            // Reported as it is, the door would make the loop spin.
+            drop(self.poller.remove(control));
+            self.set_timer_after(DOOR_PAUSE, Timer::Door);
+        }
+    }
+
+    /// All who stand before the door. False if some have to stay there.
+    fn let_in(&mut self) -> bool {
+        while let Some(control) = &mut self.control {
+            let visitor = match control.accept() {
+                Ok(Some(visitor)) => visitor,
+                Ok(None) => return true,
+                Err(()) => return false,
+            };
+            self.register(Target::Visitor(visitor));
+            self.set_timer_after(HELLO_TIME, Timer::Visitor(visitor));
+        }
+        true
+    }
+
+    /// Somebody who was expected has ended: it may stand before the door, or in it, with something to say.
+    pub(crate) fn hear_the_door(&mut self) {
+        // Whoever has to stay there is let in later, and heard too late.
+        self.let_in();
+        for visitor in self.control.as_ref().map(Control::visitors).unwrap_or_default() {
+            self.visit(visitor);
+        }
+    }
+
+    pub(crate) fn visit(&mut self, visitor: u64) {
+        match self.control.as_mut().map(|control| control.hear(visitor)) {
+            Some(Visit::Known(known)) => {
+                self.timers.cancel(Timer::Visitor(visitor));
+                drop(self.poller.remove(&known.socket));
+                self.connect(known);
+            }
+            Some(Visit::Waits) => {
+                if let Some(socket) = self.control.as_ref().and_then(|control| control.visitor(visitor)) {
+                    drop(self.poller.remove(&socket));
+                }
+            }
+            Some(Visit::Over) => self.put_out(visitor),
+            Some(Visit::Refused(fault)) => self.refuse(visitor, fault),
+            Some(Visit::GoesOn) | None => {}
+        }
+    }
+
+    /// Closes a connection without a hello, and reports it.
+    pub(crate) fn refuse(&mut self, visitor: u64, fault: HelloFault) {
+        let (now, received) = (self.clock.now(), self.outlet.received());
+        if let Some(control) = &mut self.control
+            && let Some(warning) = control.refuse(visitor, fault, now, received)
+        {
+            self.outlet.send(Event::warning(warning));
+            control.refusal_reported_as(self.outlet.sent());
+        }
+        self.put_out(visitor);
+    }
+
+    pub(crate) fn put_out(&mut self, visitor: u64) {
+        self.timers.cancel(Timer::Visitor(visitor));
+        if let Some(socket) = self.control.as_mut().and_then(|control| control.put_out(visitor)) {
+            // Not left to its closing: a fork of the host can hold the same description, and it would be reported for ever.
+            drop(self.poller.remove(&socket));
+        }
+    }
+
+    fn connect(&mut self, known: Known) {
+        let Known { place, socket, said, hello_bytes } = known;
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(link) = live.present.link().map(Arc::clone) else { return };
+        self.timers.cancel(Timer::Connect(place));
+        let token = Target::Control(place).token();
+        let connection = Arc::new(Connection { socket, poller: Arc::clone(&self.poller), token });
+        let reading = Reading::begun(live.spec.max_frame, &said, hello_bytes);
+        live.session = Some(Session::new(Arc::clone(&connection), &link, &self.window));
+        link.open(&connection, reading);
+        self.register(Target::Control(place));
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        self.outlet.send(live.event(EventKind::Connected));
+        self.see(place, Sign::Shown(Mark::Connected));
+        if !said.is_empty() {
+            self.talk(place);
+        }
+    }
+
+    /// The worker has said something, or has room for more.
+    pub(crate) fn talk(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(mut session) = live.session.take() else { return };
+        if session.is_paused() {
+            session.stir();
+            live.session = Some(session);
+            return;
+        }
+        session.flush();
+        if session.levels(&self.outlet).must_pause() && session.pause() {
+            live.session = Some(session);
+            self.silent.push(place);
+            self.next_look = FIRST_LOOK;
+            return;
+        }
+        let ended = session.read(&mut self.scratch, |kind| live.event(kind), &mut self.outlet);
+        live.notice_control(self.clock.now());
+        let extension = session.extension.take();
+        if ended {
+            drop(self.poller.remove(&session));
+            session.hang_up();
+            // Dropped only with the timer: the link still holds the socket, and its calls wait for the exit.
+            self.set_timer_after(END_TIME, Timer::Disconnect(place));
+        } else {
+            live.session = Some(session);
+        }
+        if let Some(time) = extension {
+            self.extend(place, time);
+        }
+    }
+
+    /// A shortage of the kernel's may be over.
+    pub(crate) fn talk_again(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(session) = &live.session else { return };
+        session.try_again();
+        self.talk(place);
+    }
+
+    /// Goes on with those whose requests have been received.
+    pub(crate) fn hear_again(&mut self) {
+        for place in mem::take(&mut self.silent) {
+            let Some(live) = live_at(&mut self.slots, place) else { continue };
+            let Some(session) = live.session.as_mut() else { continue };
+            session.wait_for_room();
+            if !session.levels(&self.outlet).may_resume() {
+                self.silent.push(place);
+                continue;
+            }
+            session.resume();
+            live.excuse(Life::Ping, self.clock.now());
+            self.register(Target::Control(place));
+            // What a caller has read is not reported by the kernel any more.
+            self.talk(place);
+        }
+    }
+
+    /// A caller has read something that is for us.
+    pub(crate) fn hear_of(&mut self, worker: crate::supervisor::ids::WorkerId) {
+        let Some(place) = self.kept.get(&worker).and_then(Kept::place) else { return };
+        let session = live_at(&mut self.slots, place).and_then(|live| live.session.as_ref());
+        if session.is_some_and(|session| !session.is_paused()) {
+            self.talk(place);
+        }
+    }
+
+    /// Callers ask it one thing after the other, and read for themselves: whether they still do is looked at now and then.
+    pub(crate) fn let_call(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if live.present.link().is_some_and(|link| link.goes_on_calling()) {
+            self.set_timer_after(call_burst::LOOK, Timer::Burst(place));
+        }
+    }
+
+    /// It has not connected in time.
+    pub(crate) fn miss(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place).filter(|live| live.awaits_control()) else { return };
+        let why = live.other_user().map_or(Disconnected::NeverConnected, |uid| Disconnected::OtherUser { uid });
+        self.forget_control(place);
+        self.disconnect(place, why);
+    }
+
+    /// Its connection has ended a while ago, and it lives.
+    pub(crate) fn disconnect(&mut self, place: Place, why: Disconnected) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if let Some(session) = live.session.take() {
+            drop(self.poller.remove(&session));
+        }
+        // Its death is about to be told, and ends its calls with its exit.
+        if live.present.child().with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).unwrap_or(true) {
+            return;
+        }
+        if live.present.close_link(None) {
+            self.outlet.send(live.event(EventKind::Disconnected(why)));
+        }
+    }
+
+    /// The worker has ended: what it said last on control is read, and nobody is expected any more.
+    pub(crate) fn last_talk(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if live.awaits_control() {
+            // Not reaped yet: the kernel still knows whose process it was.
+            let why = live.other_user().map_or(Disconnected::DiedFirst, |uid| Disconnected::OtherUser { uid });
+            self.outlet.send(live.event(EventKind::Disconnected(why)));
+        }
+        if let Some(mut session) = live.session.take() {
+            drop(self.poller.remove(&session));
+            session.recall();
+            for _ in 0..LAST_READS {
+                // At first whatever the kernel says: a caller may have read something that nobody has told yet.
+                let is_over = session.read(&mut self.scratch, |kind| live.event(kind), &mut self.outlet);
+                if is_over || !poll::is_readable(session.as_fd()).unwrap_or(false) {
+                    break;
+                }
+            }
+        }
+        self.forget_control(place);
+    }
+
+    fn forget_control(&mut self, place: Place) {
+        if let Some(control) = &mut self.control {
+            control.forget(place);
+        }
+    }
+}
+
+impl Live {
+    /// The user that its process, or a child of it, runs as, if that user may not connect for control.
+    fn other_user(&self) -> Option<u32> {
+        let may_connect = [Some(identity::effective_uid()), self.spec.peer_user];
+        let pid = self.present.child().pid();
+        let users = iter::once(pid).chain(proc::children_of_main_thread(pid)).filter_map(proc::user);
+        users.into_iter().find(|uid| !may_connect.contains(&Some(*uid)))
+    }
+
+    pub(crate) fn awaits_control(&self) -> bool {
+        self.session.is_none() && self.present.awaits_control()
+    }
+}

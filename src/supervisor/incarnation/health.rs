@@ -1,0 +1,390 @@
+//! Whether workers are ready, and whether they still live: what was seen of them goes in, what is to be done is done.
+
+use crate::supervisor::{
+    event_loop::Driver,
+    incarnation::control::END_TIME,
+    reactor::token::{Place, Timer, live_at},
+};
+use crate::{
+    policy::{
+        lifecycle::{Ask, Input},
+        readiness::{Mark, Outcome, Readiness, Sign},
+        watchdog::{Act, Life, Vigil},
+    },
+    supervisor::{
+        containment::cgroup_pool::Cell,
+        events::{
+            event::{Event, EventKind, NotReady},
+            warning::Warning,
+        },
+        ids::WorkerId,
+        incarnation::{Live, message_probe::Judge, probe::Prober},
+        spec::readiness::Ready,
+        supervision::worker::Kept,
+        worker::notify_socket::NotifySocket,
+    },
+    sys::{identity, is_transient, proc, socket::Credentials},
+    wire::sd_notify::Notice,
+};
+use std::{
+    io, mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How soon the thread that asks a worker is started again where that has failed.
+const PROBE_PAUSE: Duration = Duration::from_millis(50);
+/// How many datagrams of one worker are heard before the others have their turn.
+const NOTICES: usize = 64;
+/// The most that is read of an ended worker's readiness pipe, in reads: more than a pipe holds.
+const LAST_RINGS: usize = 1 << 10;
+
+impl Driver {
+    /// A worker has been started: from now on its readiness is waited for, or its life is watched.
+    pub(crate) fn attend(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(ready) = &live.spec.ready else { return self.watch_life(place) };
+        // Counted from now and not from `live.started`: an exec that took long must not use up the time to become ready.
+        let wait = Readiness::new(ready.mark(), ready.within, self.clock.now());
+        if let Some(is_it) = ready.is_it() {
+            live.health.judge = Some(Judge::new(Arc::clone(is_it)));
+        }
+        live.health.readiness = Some(wait);
+        if let Some(Err(error)) = self.probe(place) {
+            self.warn_of_probe(place, error);
+        }
+        self.see(place, Sign::Shown(Mark::Started));
+        self.set_health_timer(place);
+    }
+
+    /// Has a thread ask whether it is ready. Where there is none to be had, that is tried again, since nothing else makes it ready.
+    /// Nothing where there is nothing to ask.
+    pub(crate) fn probe(&mut self, place: Place) -> Option<io::Result<()>> {
+        let live = live_at(&mut self.slots, place)?;
+        live.health.readiness.as_ref()?;
+        let (worker, incarnation) = (live.shared.id(), live.present.number());
+        let mailbox = self.mailbox.clone();
+        let started = if let Some(judge) = &live.health.judge {
+            judge.start(mailbox, worker, incarnation)
+        } else {
+            let probe = live.spec.ready.as_ref()?.probe()?.clone();
+            let started = Prober::start(probe, mailbox, worker, incarnation);
+            started.map(|prober| live.health.prober = Some(prober))
+        };
+        if started.is_err() {
+            self.set_timer_after(PROBE_PAUSE, Timer::Probe(place));
+        }
+        Some(started)
+    }
+
+    fn warn_of_probe(&mut self, place: Place, error: io::Error) {
+        if let Some(live) = live_at(&mut self.slots, place) {
+            self.outlet.send(live.event(EventKind::Warning(Box::new(Warning::ProbeDelayed { error }))));
+        }
+    }
+
+    fn watch_life(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        live.present.set_ready();
+        live.shared.tell_change();
+        live.health.vigil = live.spec.watchdog.map(|watchdog| Vigil::new(watchdog, self.clock.now()));
+        let worker = live.shared.id();
+        self.set_health_timer(place);
+        self.member_ready(worker);
+    }
+
+    /// Something was observed that may make it ready, or keep it from ever being so.
+    pub(crate) fn see(&mut self, place: Place, sign: Sign) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(readiness) = &mut live.health.readiness else { return };
+        let outcome = readiness.see(sign, self.clock.now());
+        self.conclude(place, outcome);
+    }
+
+    fn conclude(&mut self, place: Place, outcome: Option<Outcome>) {
+        let (Some(outcome), Some(live)) = (outcome, live_at(&mut self.slots, place)) else { return };
+        let why = match outcome {
+            Outcome::Slow { waited } => return self.outlet.send(live.event(EventKind::Slow { waited })),
+            Outcome::Became { after } => {
+                live.end_wait();
+                self.outlet.send(live.event(EventKind::Ready { after }));
+                return self.watch_life(place);
+            }
+            Outcome::Missed { waited } => NotReady::TimedOut { waited },
+            Outcome::Closed { after } => NotReady::Closed { after },
+            Outcome::Exhausted { after } => NotReady::OutputLimit { after },
+            Outcome::Died { after } => NotReady::Died { after },
+        };
+        let last_words = live.end_wait();
+        self.outlet.send(live.event(EventKind::NotReady { why, last_words }));
+        if !matches!(why, NotReady::Died { .. }) {
+            self.put_down(place);
+        }
+    }
+
+    /// We end it, though nobody has asked for that. One that is on its way down already has its own time.
+    fn put_down(&mut self, place: Place) {
+        if let Some(live) = live_at(&mut self.slots, place).filter(|live| live.incarnation.is_running()) {
+            live.health.is_unhealthy = true;
+            self.input(place, Input::Ask(Ask::Stop));
+        }
+    }
+
+    /// It has run as long as it may.
+    pub(crate) fn end_its_time(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if live.incarnation.is_running() {
+            let after = self.clock.now().saturating_duration_since(live.started);
+            self.outlet.send(live.event(EventKind::TimedOut { after }));
+            self.put_down(place);
+        }
+    }
+
+    /// What was read of it has shown something.
+    pub(crate) fn look_at_signs(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if let Some(mark) = live.health.shown.take() {
+            return self.see(place, Sign::Shown(mark));
+        }
+        // What is still with the judge may be what makes it ready.
+        if live.health.is_exhausted() && !live.health.judge.as_ref().is_some_and(Judge::is_busy) {
+            self.see(place, Sign::OutputLimit);
+        }
+    }
+
+    /// A prober has come through, or a judge has accepted a message.
+    pub(crate) fn reached(&mut self, worker: WorkerId, incarnation: u32) {
+        let Some(place) = self.place_of(worker, incarnation) else { return };
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if let Some(mark) = live.spec.ready.as_ref().map(Ready::mark) {
+            self.see(place, Sign::Shown(mark));
+        }
+        self.die(place);
+    }
+
+    /// A judge has accepted no message of a batch.
+    pub(crate) fn passed(&mut self, worker: WorkerId, incarnation: u32) {
+        let Some(place) = self.place_of(worker, incarnation) else { return };
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(judge) = &mut live.health.judge else { return };
+        judge.pass();
+        if !judge.is_busy() {
+            self.look_at_signs(place);
+            self.die(place);
+        }
+    }
+
+    /// Where this incarnation of a worker is, if it is still there.
+    fn place_of(&mut self, worker: WorkerId, incarnation: u32) -> Option<Place> {
+        let place = self.kept.get(&worker).and_then(Kept::place)?;
+        live_at(&mut self.slots, place).filter(|live| live.present.number() == incarnation).map(|_| place)
+    }
+
+    /// The pipe for the newline has something, or has ended. False where there was nothing more to read.
+    pub(crate) fn ring(&mut self, place: Place) -> bool {
+        let Some(live) = live_at(&mut self.slots, place) else { return false };
+        let Some(bell) = &live.health.bell else { return false };
+        let mut part = [0; 256];
+        let sign = match bell.read_once(&mut part) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
+            Err(error) if is_transient(&error) => return false,
+            Ok(bytes @ 1..) if !part.iter().take(bytes).any(|byte| *byte == b'\n') => return true,
+            Ok(1..) => Some(Sign::Shown(Mark::Newline)),
+            Ok(_) | Err(_) => None,
+        };
+        drop(self.poller.remove(bell));
+        live.health.bell = None;
+        match sign {
+            Some(sign) => self.see(place, sign),
+            None => self.set_timer_after(END_TIME, Timer::Bell(place)),
+        }
+        false
+    }
+
+    /// The pipe for the newline has ended a while ago, and it lives.
+    pub(crate) fn miss_bell(&mut self, place: Place) {
+        self.see(place, Sign::DescriptorClosed);
+    }
+
+    /// The worker has ended: what it has written there before is read. What others go on writing is not waited for.
+    pub(crate) fn ring_out(&mut self, place: Place) {
+        for _ in 0..LAST_RINGS {
+            if !self.ring(place) {
+                return;
+            }
+        }
+    }
+
+    /// It asks for more time, to become ready or to end.
+    pub(crate) fn extend(&mut self, place: Place, time: Duration) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if let Some(readiness) = &mut live.health.readiness {
+            readiness.extend(time, self.clock.now());
+            self.set_health_timer(place);
+        }
+        self.input(place, Input::Ask(Ask::Extend(time)));
+    }
+
+    /// It has told how it is.
+    pub(crate) fn notice(&mut self, place: Place) {
+        for _ in 0..NOTICES {
+            let Some(live) = live_at(&mut self.slots, place) else { return };
+            if live.health.notices.as_ref().is_some_and(NotifySocket::is_clogged) {
+                return self.forget_notices(place);
+            }
+            let Some(datagram) = live.health.notices.as_ref().and_then(NotifySocket::receive) else { return };
+            if live.is_spoken_for_by(datagram.sender) {
+                for notice in datagram.notices {
+                    self.hear_notice(place, notice);
+                }
+            } else if !mem::replace(&mut live.health.has_refused, true) {
+                let (worker, sender) = (live.shared.id(), datagram.sender);
+                let (pid, uid) = sender.map_or((0, 0), |sender| (sender.pid.unsigned_abs(), sender.uid));
+                self.outlet.send(Event::warning(Warning::NotificationRefused { worker, pid, uid }));
+            }
+        }
+    }
+
+    fn forget_notices(&mut self, place: Place) {
+        let Some(notices) = live_at(&mut self.slots, place).and_then(|live| live.health.notices.take()) else { return };
+        drop(self.poller.remove(&notices));
+    }
+
+    fn hear_notice(&mut self, place: Place, notice: Notice) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        match notice {
+            Notice::Ready => self.see(place, Sign::Shown(Mark::Notified)),
+            Notice::Status(text) => {
+                // A flood of them must not fill the channel: the last one is always in `Supervisor::status`.
+                if self.outlet.received() >= live.health.last_told {
+                    self.outlet.send(live.event(EventKind::Status(text.clone())));
+                    live.health.last_told = self.outlet.sent();
+                }
+                live.health.status = Some(text);
+            }
+            Notice::Stopping => {
+                if !mem::replace(&mut live.health.is_stopping, true) {
+                    self.outlet.send(live.event(EventKind::Stopping));
+                }
+            }
+            Notice::Alive => live.alive(Life::Notify, self.clock.now()),
+            Notice::Trigger if live.health.vigil.is_some() && live.incarnation.is_running() => {
+                self.do_act(place, Act::StopLadder);
+            }
+            Notice::Trigger => {}
+            Notice::Extend(time) => self.extend(place, time),
+        }
+    }
+
+    /// Time for the wait, or for the watchdog.
+    pub(crate) fn check_health(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if !live.incarnation.is_running() {
+            // It has ended, or is about to: from here on its stop ladder says how long anything may take.
+            return;
+        }
+        if let Some(readiness) = &mut live.health.readiness {
+            let outcome = readiness.timeout(self.clock.now());
+            self.conclude(place, outcome);
+        }
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        live.notice_control(self.clock.now());
+        let hears = live.hears_of_life();
+        if let Some(vigil) = &mut live.health.vigil {
+            let usage = || proc::usage(live.present.child().pid());
+            let is_excused = !hears || live.present.is_frozen() || usage().is_some_and(|usage| usage.is_stopped);
+            for act in vigil.timeout(self.clock.now(), Duration::ZERO, is_excused) {
+                self.do_act(place, act);
+            }
+        }
+        self.set_health_timer(place);
+    }
+
+    fn do_act(&mut self, place: Place, act: Act) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        match act {
+            Act::Ping => {
+                if let Some(link) = live.present.link() {
+                    link.ping();
+                }
+            }
+            Act::TellSilent { since } => {
+                let silent_for = self.clock.now().saturating_duration_since(since);
+                self.outlet.send(live.event(EventKind::Silent { silent_for }));
+            }
+            // ESRCH: it has ended, and its report is on the way.
+            Act::AskForStack(signal) => drop(live.present.child().signal(signal)),
+            Act::StopLadder => {
+                self.outlet.send(live.event(EventKind::Unresponsive));
+                self.put_down(place);
+            }
+        }
+    }
+
+    pub(crate) fn set_health_timer(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let readiness = live.health.readiness.as_ref().and_then(Readiness::poll_timeout);
+        let vigil = live.health.vigil.as_ref().and_then(Vigil::poll_timeout);
+        match readiness.into_iter().chain(vigil).min() {
+            Some(due) => self.set_timer(due, Timer::Health(place)),
+            None => self.timers.cancel(Timer::Health(place)),
+        }
+    }
+}
+
+impl Live {
+    /// Whether the sender of a datagram may tell how it is: our own user and root, and processes of its tree, whoever they run as.
+    fn is_spoken_for_by(&self, sender: Option<Credentials>) -> bool {
+        let Some(Credentials { pid, uid, .. }) = sender else { return false };
+        if uid == 0 || uid == identity::effective_uid() {
+            return true;
+        }
+        let lives_there = |cell: &Cell| cell.cgroup.processes().is_ok_and(|all| all.contains(&pid));
+        proc::descends(pid, self.present.child().pid()) || self.present.with_cell(lives_there).unwrap_or(false)
+    }
+
+    /// What was read of control since this was looked at last is a sign of life.
+    pub(crate) fn notice_control(&mut self, now: Instant) {
+        if self.health.vigil.is_some() && self.present.link().is_some_and(|link| link.was_heard()) {
+            self.alive(Life::Ping, now);
+        }
+    }
+
+    /// It is ready, or will not be. Gives what it said last.
+    fn end_wait(&mut self) -> Box<str> {
+        self.health.readiness = None;
+        self.health.prober = None;
+        self.health.judge = None;
+        self.take_last_words()
+    }
+
+    /// Whether a sign of life would be heard: nothing is read while the consumer has too much to receive already, and nobody can
+    /// answer a ping before it has connected, for which it has a time of its own.
+    fn hears_of_life(&self) -> bool {
+        match self.spec.watchdog.map(|watchdog| watchdog.life()) {
+            Some(Life::Ping) => {
+                !self.awaits_control() && self.session.as_ref().is_none_or(|session| !session.is_paused())
+            }
+            Some(Life::Messages) => !self.paused,
+            Some(Life::Notify) | None => true,
+        }
+    }
+
+    /// Its silence up to now was not its own: nobody listened.
+    pub(crate) fn excuse(&mut self, life: Life, now: Instant) {
+        if let (Some(vigil), Some(watchdog)) = (&mut self.health.vigil, &self.spec.watchdog)
+            && watchdog.life() == life
+        {
+            vigil.excuse(now);
+        }
+    }
+
+    /// A sign of life, if it is the kind that is waited for.
+    pub(crate) fn alive(&mut self, life: Life, now: Instant) {
+        if let (Some(vigil), Some(watchdog)) = (&mut self.health.vigil, &self.spec.watchdog)
+            && watchdog.life() == life
+        {
+            vigil.alive(now);
+        }
+    }
+}

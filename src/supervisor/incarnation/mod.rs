@@ -1,0 +1,495 @@
+//! One living incarnation as the loop sees it: its streams, its window, its last words.
+
+pub(crate) mod control;
+pub(crate) mod health;
+pub(crate) mod message_probe;
+pub(crate) mod probe;
+pub(crate) mod session;
+pub(crate) mod streams;
+pub(crate) mod tail;
+pub(crate) mod transitions;
+pub(crate) mod tree_exit;
+
+use crate::supervisor::{
+    containment::{
+        cgroup_pool::Cell,
+        scan::{Burial, Inspection},
+    },
+    event_loop::Arrival,
+    events::{
+        event::{Event, EventKind, FaultEvent, Stream},
+        trace::Trace,
+    },
+    flow_control::Meter,
+    handles::worker::{Present, WorkerShared},
+    incarnation::{message_probe::Judge, probe::Prober, session::Session, tail::Ends},
+    panics::SharedSpec,
+    spec::{
+        MessageSource, WorkerSpec,
+        readiness::{SEARCH_BYTES_MAX, weight},
+    },
+    worker::notify_socket::NotifySocket,
+};
+use crate::{
+    exit::{Exit, ExitStatus, Leak, Survivor},
+    launch::child::{exit_status, usage},
+    pipe::anonymous::PipeReader,
+    policy::{
+        backpressure::{EVENT_BYTES, Levels},
+        lifecycle::{Incarnation, Patience, StreamId},
+        readiness::{Mark, Readiness},
+        watchdog::{Life, Vigil},
+    },
+    sys::{fd, is_transient, pidfd::Reaped},
+    text::printable,
+    wire::{
+        framing::{Batch, Deframer, FrameError, Piece, Span},
+        message::{Charge, Chunk, Line, Message, check},
+    },
+};
+use crossbeam_channel::Sender;
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// From SIGKILL to giving up on a process in uninterruptible sleep.
+pub(crate) const LONGEST_DEATH: Duration = Duration::from_secs(5);
+/// How much longer a worker can make its stop by asking for it.
+const LONGEST_EXTENSION: Duration = Duration::from_secs(60);
+/// The longest line of a captured standard stream, in bytes; a longer one comes in pieces.
+const MAX_LINE: usize = 64 << 10;
+
+/// How much of what a worker said is told when it does not become ready, in bytes.
+const LAST_WORDS: usize = 2 << 10;
+
+/// How many events the room that is kept between reads is for; more than a full pipe of 16-byte messages gives.
+const READY_KEPT: usize = 4096;
+
+/// Where events go. Only the loop sends, so it knows how many were sent, and with the length of the channel how many were
+/// received.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    events: Sender<Event>,
+    sent: u64,
+    batch: Batch,
+    /// The events of a chunk before they are sent; kept for its room.
+    ready: Vec<Event>,
+    pub(crate) trace: Trace,
+}
+
+impl Outlet {
+    pub(crate) fn new(events: Sender<Event>) -> Self {
+        Self { events, sent: 0, batch: Batch::default(), ready: Vec::new(), trace: Trace::default() }
+    }
+
+    pub(crate) fn send(&mut self, event: Event) {
+        self.trace.tell(&event);
+        if let Some(shared) = event.worker_shared() {
+            shared.account.note_sent(self.sent + 1);
+        }
+        // The supervisor holds a receiver until this loop has ended.
+        drop(self.events.send(event));
+        self.sent += 1;
+    }
+
+    /// How many events nobody has received yet.
+    pub(crate) fn waiting(&self) -> usize {
+        self.events.len()
+    }
+
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// The levels of a worker's meter, whose last event was the one of this number.
+    pub(crate) fn levels(&self, meter: &Meter, last_sent: u64) -> Levels {
+        meter.levels(last_sent > self.received(), !self.events.is_empty())
+    }
+
+    pub(crate) fn levels_of(&self, shared: &WorkerShared) -> Levels {
+        self.levels(&shared.account.meter, shared.account.last_sent())
+    }
+
+    pub(crate) fn received(&self) -> u64 {
+        self.sent.saturating_sub(self.events.len() as u64)
+    }
+}
+
+/// What the bytes of a stream are.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Messages { check: bool },
+    Lines(Stream),
+}
+
+/// One stream that is read.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) id: StreamId,
+    kind: Kind,
+    pipe: PipeReader,
+    deframer: Deframer,
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+/// Whether it is ready, and whether it still lives.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    /// Until it is ready, or cannot be any more.
+    pub(crate) readiness: Option<Readiness>,
+    pub(crate) prober: Option<Prober>,
+    /// Looks at its messages, where one of them makes it ready.
+    pub(crate) judge: Option<Judge>,
+    /// How much of its output was looked at; nothing where no more is.
+    searched: Option<usize>,
+    /// When the process has ended, while that waits for the verdict of the judge.
+    pub(crate) ended: Option<Instant>,
+    /// The pipe on which a newline is waited for.
+    pub(crate) bell: Option<PipeReader>,
+    /// Where it tells how it is, by `sd_notify`.
+    pub(crate) notices: Option<NotifySocket>,
+    /// A datagram of a process that may not speak for it was refused, and that was reported.
+    pub(crate) has_refused: bool,
+    /// What it has told last of what it is doing, and the number of the last event that told so.
+    pub(crate) status: Option<Box<str>>,
+    pub(crate) last_told: u64,
+    /// It has told that it is about to end.
+    pub(crate) is_stopping: bool,
+    pub(crate) vigil: Option<Vigil>,
+    /// Something of what was read has made it ready.
+    pub(crate) shown: Option<Mark>,
+    /// We end it, since it did not become ready, gave no sign of life, or has had its time.
+    pub(crate) is_unhealthy: bool,
+}
+
+impl Health {
+    /// Whether so much of its output was looked at that no more is.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.searched.is_none()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) shared: Arc<WorkerShared>,
+    pub(crate) present: Arc<Present>,
+    pub(crate) spec: SharedSpec,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) paused: bool,
+    /// Its control connection, while there is one.
+    pub(crate) session: Option<Session>,
+    pub(crate) started: Instant,
+    /// It has sent something since this was looked at.
+    has_spoken: bool,
+    pub(crate) last_message: Option<Instant>,
+    /// Of the processes we have started at most so many, itself included, have no higher number.
+    pub(crate) starts_before: u64,
+    pub(crate) health: Health,
+    /// While those are waited for who have outlived it.
+    pub(crate) burial: Option<Burial>,
+    pub(crate) survivors: Vec<Survivor>,
+    pub(crate) inspection: Inspection,
+    /// It is stopped or killed by its supervisor.
+    pub(crate) is_being_ended: bool,
+    /// The pipes that were given up, by their inodes.
+    abandoned: Vec<(u64, &'static str)>,
+    streams: [Option<Listener>; StreamId::ALL.len()],
+    /// Of its standard error.
+    stderr: Ends,
+    /// Of everything that is read, until it is ready.
+    last_words: Ends,
+    leaks: Vec<Leak>,
+}
+
+impl Live {
+    pub(crate) fn new(arrival: Arrival) -> Self {
+        let Arrival { shared, present, spec, started, starts_before, messages, stdout, stderr, bell, notices, key: _ } =
+            arrival;
+        let streams = [
+            messages.map(|pipe| Listener::new(StreamId::Messages, pipe, &spec)),
+            stdout.map(|pipe| Listener::new(StreamId::Stdout, pipe, &spec)),
+            stderr.map(|pipe| Listener::new(StreamId::Stderr, pipe, &spec)),
+        ];
+        let patience = Patience {
+            drain_time: spec.drain_time,
+            grace_periods: spec.stop.rungs().iter().map(|rung| rung.grace_period).collect(),
+            longest_extension: LONGEST_EXTENSION,
+            longest_death: LONGEST_DEATH,
+        };
+        let open = streams.iter().flatten().map(|listener| listener.id);
+        Self {
+            shared,
+            present,
+            incarnation: Incarnation::new(open, patience),
+            paused: false,
+            session: None,
+            started,
+            has_spoken: false,
+            last_message: None,
+            starts_before,
+            health: Health { bell: bell.inspect(never_wait), notices, searched: Some(0), ..Health::default() },
+            burial: None,
+            survivors: Vec::new(),
+            inspection: Inspection::default(),
+            is_being_ended: false,
+            abandoned: Vec::new(),
+            streams,
+            stderr: Ends::of(spec.stderr_tail),
+            last_words: Ends::of(LAST_WORDS),
+            spec,
+            leaks: Vec::new(),
+        }
+    }
+
+    pub(crate) fn event(&self, kind: EventKind) -> Event {
+        Event::of(&self.shared, self.present.number(), kind)
+    }
+
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.streams.iter().flatten()
+    }
+
+    /// The pipes that may be held by others, by their inodes.
+    pub(crate) fn pipes(&self) -> Vec<(u64, &'static str)> {
+        let open = self.streams.iter().flatten().filter_map(|one| Some((fd::inode(one.as_fd()).ok()?, one.id.name())));
+        let mut pipes: Vec<_> = open.chain(self.abandoned.iter().copied()).collect();
+        pipes.sort_unstable();
+        pipes.dedup();
+        pipes
+    }
+
+    pub(crate) fn close(&mut self, stream: StreamId) -> Option<Listener> {
+        self.streams.get_mut(stream.index())?.take()
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused || self.session.as_ref().is_some_and(Session::is_paused)
+    }
+
+    pub(crate) fn levels(&self, outlet: &Outlet) -> Levels {
+        outlet.levels_of(&self.shared)
+    }
+
+    /// Reads once. True at the end of the stream.
+    pub(crate) fn read(&mut self, stream: StreamId, scratch: &mut [u8], outlet: &mut Outlet) -> bool {
+        self.read_some(stream, scratch, outlet).is_some_and(|bytes| bytes == 0)
+    }
+
+    /// What it has sent is noted as a sign of life.
+    pub(crate) fn note_messages(&mut self, now: impl FnOnce() -> Instant) {
+        if std::mem::take(&mut self.has_spoken) {
+            let now = now();
+            self.last_message = Some(now);
+            self.alive(Life::Messages, now);
+        }
+    }
+
+    /// Reads what an ended process has left in the stream, and no more than that: somebody it has started may go on writing
+    /// for ever. True when that was the end.
+    pub(crate) fn drain(&mut self, stream: StreamId, scratch: &mut [u8], outlet: &mut Outlet) -> bool {
+        let mut left = self.unread(stream);
+        while left > 0 {
+            let most = left.min(scratch.len());
+            let Some(scratch) = scratch.get_mut(..most) else { return false };
+            match self.read_some(stream, scratch, outlet) {
+                None => return false,
+                Some(0) => return true,
+                Some(bytes) => left = left.saturating_sub(bytes),
+            }
+        }
+        // Nothing is left of its own: whatever comes now is the end, or somebody else's.
+        self.unread(stream) == 0 && self.read(stream, scratch, outlet)
+    }
+
+    fn unread(&self, stream: StreamId) -> usize {
+        let listener = self.streams.get(stream.index()).and_then(Option::as_ref);
+        listener.map_or(0, |listener| listener.pipe.unread().unwrap_or(0))
+    }
+
+    /// How many bytes came: `Some(0)` at the end, `None` where there is nothing for now.
+    fn read_some(&mut self, stream: StreamId, scratch: &mut [u8], outlet: &mut Outlet) -> Option<usize> {
+        let listener = self.streams.get_mut(stream.index())?.as_mut()?;
+        let read = match listener.pipe.read_once(scratch) {
+            Err(error) if is_transient(&error) => return None,
+            // A pipe has no other errors to give. If it had one, nothing more would come.
+            read => read.unwrap_or(0),
+        };
+        let bytes = scratch.get(..read)?;
+        if stream == StreamId::Stderr {
+            self.stderr.push(bytes);
+        }
+        if self.health.readiness.is_some() {
+            self.last_words.push(bytes);
+        }
+        if bytes.is_empty() {
+            listener.deframer.finish(&mut outlet.batch);
+        } else {
+            listener.deframer.feed(bytes, &mut outlet.batch);
+        }
+        let kind = listener.kind;
+        self.deliver(kind, outlet);
+        if let (Kind::Messages { .. }, 1..) = (kind, read) {
+            self.has_spoken = true;
+        }
+        Some(read)
+    }
+
+    /// The stream is given up while somebody still holds it.
+    pub(crate) fn abandon(&mut self, stream: StreamId, outlet: &mut Outlet) {
+        self.leaks.push(Leak { stream: stream.name().into() });
+        self.abandoned = self.pipes();
+        if let Some(listener) = self.streams.get_mut(stream.index()).and_then(Option::as_mut) {
+            listener.deframer.finish(&mut outlet.batch);
+            let kind = listener.kind;
+            self.deliver(kind, outlet);
+        }
+    }
+
+    /// Sends what the last read has completed. The bytes go out of the window together, so that a chunk's messages can be
+    /// received and dropped while the later ones are still being sent.
+    fn deliver(&mut self, kind: Kind, outlet: &mut Outlet) {
+        let Outlet { events, sent, batch, ready, trace } = outlet;
+        if batch.is_empty() {
+            return;
+        }
+        for piece in batch.drain() {
+            let event = |kind| self.event(kind);
+            // All of a chunk's events are made before the first is sent: see `Message::of`.
+            match piece {
+                Piece::Fault(fault) => ready.push(self.event(self.fault(fault))),
+                Piece::Frames { bytes, offset, spans } => {
+                    let chunk = self.chunk(bytes, spans);
+                    match kind {
+                        Kind::Messages { check: false } => {
+                            ready.extend(Message::of(chunk, spans).map(EventKind::Message).map(event));
+                        }
+                        Kind::Messages { check: true } => {
+                            let messages = Message::of(chunk, spans).zip(spans);
+                            let checked =
+                                messages.map(|(message, span)| self.checked(message, offset + span.start() as u64));
+                            ready.extend(checked.map(event));
+                        }
+                        Kind::Lines(stream) => {
+                            ready.extend(Line::of(chunk, spans).map(|line| event(EventKind::Line { stream, line })));
+                        }
+                    }
+                }
+            }
+            if self.health.readiness.is_some() {
+                self.search(ready);
+            }
+            *sent += ready.len() as u64;
+            for event in ready.drain(..) {
+                trace.tell(&event);
+                // The supervisor holds a receiver until this loop has ended.
+                drop(events.send(event));
+            }
+            ready.shrink_to(READY_KEPT);
+        }
+        self.shared.account.note_sent(*sent);
+    }
+
+    /// Looks for what makes it ready.
+    fn search(&mut self, events: &[Event]) {
+        let Some(ready) = self.spec.ready.as_ref().filter(|ready| ready.is_by_output()) else { return };
+        let health = &mut self.health;
+        let mut messages = Vec::new();
+        for event in events {
+            let length = match &event.kind {
+                EventKind::Message(message) => message.len(),
+                EventKind::Line { line, .. } => line.as_bytes().len(),
+                _ => continue,
+            };
+            health.searched = health.searched.filter(|searched| *searched < SEARCH_BYTES_MAX);
+            let Some(searched) = &mut health.searched else { break };
+            *searched += weight(length);
+            match &event.kind {
+                EventKind::Message(message) if health.judge.is_some() => messages.push(message.clone()),
+                EventKind::Line { line, .. } if ready.is_line(line) => {
+                    health.shown = Some(ready.mark());
+                    return;
+                }
+                _ => {}
+            }
+        }
+        if let (Some(judge), false) = (&mut health.judge, messages.is_empty()) {
+            judge.show(messages);
+        }
+    }
+
+    fn chunk(&self, bytes: Vec<u8>, spans: &[Span]) -> Arc<Chunk> {
+        let charge = self.charge(bytes.capacity() + spans.len() * EVENT_BYTES);
+        Chunk::new(bytes, charge)
+    }
+
+    fn charge(&self, bytes: usize) -> Charge {
+        self.shared.account.meter.charge(bytes)
+    }
+
+    fn fault(&self, fault: FrameError) -> EventKind {
+        let charge = self.charge(fault.excerpt.len() + size_of::<FaultEvent>() + EVENT_BYTES);
+        EventKind::Fault(Box::new(FaultEvent { fault, _charge: charge }))
+    }
+
+    /// A message, if it is one; it began at this place in the stream.
+    fn checked(&self, message: Message, offset: u64) -> EventKind {
+        match check(message.as_bytes()) {
+            Ok(()) => EventKind::Message(message),
+            Err(kind) => self.fault(FrameError::new(kind, offset, message.len() as u64, message.as_bytes())),
+        }
+    }
+
+    /// What it said last, before it was ready.
+    pub(crate) fn take_last_words(&mut self) -> Box<str> {
+        let words = self.last_words.take();
+        match &self.health.status {
+            Some(status) if words.is_empty() => status.clone(),
+            _ => printable(&words).lines().to_string().into(),
+        }
+    }
+
+    pub(crate) fn exit(&mut self, reaped: Option<Reaped>, now: Instant) -> Exit {
+        Exit {
+            status: reaped.map_or(ExitStatus::Unknown, |reaped| exit_status(reaped.ending)),
+            usage: reaped.and_then(|reaped| reaped.usage).map(usage),
+            duration: now.saturating_duration_since(self.started),
+            stderr_tail: self.stderr.take(),
+            leaks: std::mem::take(&mut self.leaks),
+            oom_killed: self.present.with_cell(Cell::oom_killed).unwrap_or(false),
+            survivors: std::mem::take(&mut self.survivors),
+            uninspected: self.inspection.uninspected,
+        }
+    }
+}
+
+impl Listener {
+    fn new(id: StreamId, pipe: PipeReader, spec: &WorkerSpec) -> Self {
+        let messages = match id {
+            StreamId::Messages => true,
+            StreamId::Stdout => spec.messages == MessageSource::Stdout,
+            StreamId::Stderr => spec.messages == MessageSource::Stderr,
+        };
+        let (kind, deframer) = if messages {
+            let check = spec.check_json || spec.framing.announces_sizes();
+            (Kind::Messages { check }, Deframer::new(spec.framing, spec.max_frame))
+        } else {
+            let stream = if id == StreamId::Stdout { Stream::Stdout } else { Stream::Stderr };
+            (Kind::Lines(stream), Deframer::text(MAX_LINE))
+        };
+        never_wait(&pipe);
+        Self { id, kind, pipe, deframer }
+    }
+}
+
+/// Our end alone: the two ends of a pipe have a description each, so the child's writes still block.
+fn never_wait(pipe: &PipeReader) {
+    // Refused for no descriptor that is open.
+    drop(fd::set_nonblocking(pipe.as_fd()));
+}

@@ -1,0 +1,228 @@
+//! The control connection of one living incarnation, as the loop sees it: lines in, events and answers out.
+
+use crate::supervisor::{
+    control::{
+        connection::{Connection, Link},
+        reader::{Heard, RawLine, Reading},
+    },
+    events::event::{Event, EventKind, FaultEvent},
+    flow_control::Meter,
+    incarnation::Outlet,
+};
+use crate::{
+    policy::backpressure::{EVENT_BYTES, Levels},
+    sys::{is_shortage, is_transient},
+    wire::{
+        framing::FrameError,
+        jsonrpc::{
+            self, CANCEL, EXTEND, PING, Packet, TooLong,
+            pending::CallError,
+            request::{Notification, Post, Request},
+        },
+        message::{Charge, Credit},
+    },
+};
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+/// How many bytes of a worker's requests and notifications may be in the channel, or unanswered. Beyond it the worker's control
+/// connection is not read, and that is the one case in which answers wait for a consumer.
+const CONTROL_WINDOW: usize = 1 << 20;
+/// How many of them may be there when its supervisor's window is used up: what others say must not keep back answers to whoever
+/// could make room for them.
+const CONTROL_SHARE: usize = 64 << 10;
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    connection: Arc<Connection>,
+    link: Arc<Link>,
+    meter: Arc<Meter>,
+    last_sent: u64,
+    /// Kept from everybody, while too much is in the channel.
+    held: Option<Box<Reading>>,
+    /// It has asked for so much more time.
+    pub(crate) extension: Option<Duration>,
+}
+
+impl AsFd for Session {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+}
+
+impl Session {
+    pub(crate) fn new(connection: Arc<Connection>, link: &Arc<Link>, window: &Arc<Meter>) -> Self {
+        let meter = Arc::new(Meter::of_worker(CONTROL_WINDOW, window).with_share(CONTROL_SHARE));
+        Self { connection, link: Arc::clone(link), meter, last_sent: 0, held: None, extension: None }
+    }
+
+    /// Reads no more. False if a caller reads, who will not read on when something else than its answer comes.
+    pub(crate) fn pause(&mut self) -> bool {
+        self.held = self.link.pause();
+        self.is_paused()
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Reads on.
+    pub(crate) fn resume(&mut self) {
+        if let Some(reading) = self.held.take() {
+            self.link.resume(reading);
+        }
+    }
+
+    pub(crate) fn hang_up(&self) {
+        self.link.hang_up();
+    }
+
+    /// Something of a paused connection was reported.
+    pub(crate) fn stir(&self) {
+        self.link.stir();
+    }
+
+    /// Sends what waits for the worker to read.
+    pub(crate) fn flush(&self) {
+        self.link.flush();
+    }
+
+    /// A shortage of the kernel's may be over.
+    pub(crate) fn try_again(&self) {
+        self.link.try_again();
+    }
+
+    /// Sends callers back that read.
+    pub(crate) fn recall(&self) {
+        self.link.recall_reading();
+    }
+
+    pub(crate) fn levels(&self, outlet: &Outlet) -> Levels {
+        outlet.levels(&self.meter, self.last_sent)
+    }
+
+    pub(crate) fn wait_for_room(&self) {
+        self.meter.wait_for_room();
+    }
+
+    /// Reads once. True at the end of the connection.
+    pub(crate) fn read(&mut self, scratch: &mut [u8], about: impl Fn(EventKind) -> Event, outlet: &mut Outlet) -> bool {
+        // One that is paused has the end of its worker read all the same.
+        let Some(mut reading) = self.held.take().or_else(|| self.link.take_reading()) else { return false };
+        for heard in std::mem::take(&mut reading.unheard) {
+            self.hear(heard, RawLine::NONE, &about, outlet);
+        }
+        let read = self.connection.socket.receive(scratch);
+        let is_over = match read {
+            Err(error) if is_transient(&error) => {
+                if is_shortage(&error) {
+                    self.link.rest();
+                }
+                false
+            }
+            read => {
+                let bytes = read.unwrap_or(0);
+                let bytes = scratch.get(..bytes).unwrap_or_default();
+                if !bytes.is_empty() {
+                    self.link.note_heard();
+                }
+                reading.understand(bytes, |heard, line, _| self.hear(heard, line, &about, outlet));
+                bytes.is_empty()
+            }
+        };
+        self.link.give_reading(reading);
+        is_over
+    }
+
+    /// What has come, and its line where that was read just now.
+    fn hear(&mut self, heard: Heard, line: RawLine<'_>, about: &impl Fn(EventKind) -> Event, outlet: &mut Outlet) {
+        let kind = match heard {
+            Heard::Packet(packet, length) => self.packet(packet, length, line),
+            Heard::Fault(fault) => {
+                self.answer_too_long(&fault);
+                Some(self.fault(fault))
+            }
+        };
+        if let Some(kind) = kind {
+            self.tell(about(kind), outlet);
+        }
+    }
+
+    fn tell(&mut self, event: Event, outlet: &mut Outlet) {
+        outlet.send(event);
+        self.last_sent = outlet.sent();
+    }
+
+    /// One line: answered here, or to be told.
+    fn packet(&mut self, packet: Packet, length: usize, line: RawLine<'_>) -> Option<EventKind> {
+        match packet {
+            Packet::Response { id, outcome } => {
+                let was_asked = self.link.answer(id, outcome);
+                (!was_asked).then(|| self.fault(line.not_rpc()))
+            }
+            Packet::Refused(refusal) => {
+                let was_asked = self.link.refuse_only(refusal);
+                (!was_asked).then(|| self.fault(line.not_rpc()))
+            }
+            Packet::Request { id, method, .. } if method == PING => {
+                // Where there is no room for it, this is the end of the connection.
+                drop(
+                    jsonrpc::response(&id, &()).map_err(CallError::Encode).and_then(|line| self.link.post_answer(line)),
+                );
+                None
+            }
+            Packet::Request { id, method, params } => {
+                let cancelled = self.link.request(id.text());
+                let post = Arc::clone(&self.link) as Arc<dyn Post>;
+                let charge = Some(self.charge(length));
+                Some(EventKind::Request(Box::new(Request::new(id, (method, params), post, cancelled, charge))))
+            }
+            Packet::Notification { method, params } if method == CANCEL => {
+                if let Some(id) = jsonrpc::cancelled(params.as_deref()) {
+                    self.link.cancel_request(id.text());
+                }
+                None
+            }
+            Packet::Notification { method, params } if method == EXTEND => {
+                self.extension = jsonrpc::extension(params.as_deref());
+                None
+            }
+            Packet::Notification { method, params } => {
+                let told = Notification { method, params, _charge: Some(self.charge(length)) };
+                Some(EventKind::Notification(Box::new(told)))
+            }
+        }
+    }
+
+    /// Whoever waits for a line that was too long is told so, instead of waiting out its time.
+    fn answer_too_long(&self, fault: &FrameError) {
+        match jsonrpc::too_long(fault) {
+            Some(TooLong::Response(id, refusal)) => {
+                self.link.answer(id, Err(refusal));
+            }
+            Some(TooLong::Request(id, error)) => {
+                // Where there is no room for it, this is the end of the connection.
+                drop(
+                    jsonrpc::refusal(&id, &error)
+                        .map_err(CallError::Encode)
+                        .and_then(|line| self.link.post_answer(line)),
+                );
+            }
+            None => {}
+        }
+    }
+
+    fn fault(&self, fault: FrameError) -> EventKind {
+        let charge = self.charge(fault.excerpt.len() + size_of::<FaultEvent>());
+        EventKind::Fault(Box::new(FaultEvent { fault, _charge: charge }))
+    }
+
+    fn charge(&self, bytes: usize) -> Charge {
+        let bytes = bytes + size_of::<Request>() + EVENT_BYTES;
+        self.meter.take(bytes);
+        Charge::new(bytes, Arc::clone(&self.meter) as Arc<dyn Credit>)
+    }
+}

@@ -1,0 +1,293 @@
+//! One incarnation in the loop, from its start to its exit.
+
+use crate::supervisor::{
+    event_loop::{Arrival, Driver, LastCall},
+    reactor::token::{Place, Slot, Target, Timer, live_at},
+    supervision::restart::{Action, Left},
+};
+use crate::{
+    exit::{Exit, ExitStatus},
+    launch::child::Rest,
+    policy::{
+        lifecycle::{Ask, Input, Output, StreamId},
+        readiness::Sign,
+        stop::StopStep,
+    },
+    supervisor::{
+        events::event::EventKind,
+        handles::worker::Present,
+        ids::WorkerId,
+        incarnation::{Live, message_probe::Judge},
+        spec::survivors::Survivors,
+        supervision::worker::Standing,
+    },
+    sys::is_shortage,
+};
+use std::{sync::Arc, time::Duration};
+
+/// How often it is tried again to kill a process that SIGKILL has not ended.
+const STUCK_PERIOD: Duration = Duration::from_secs(1);
+
+/// A process that was reported as not ended by SIGKILL.
+#[derive(Debug)]
+pub(crate) struct Stuck {
+    pub(crate) worker: WorkerId,
+    pub(crate) present: Arc<Present>,
+}
+
+impl Driver {
+    pub(crate) fn arrive(&mut self, mut arrival: Arrival) {
+        // By the loop's clock, which may be behind.
+        arrival.started = arrival.started.min(self.clock.now());
+        let (key, connect_time) = (arrival.key.take(), arrival.spec.time_to_connect());
+        let (shared, spec) = (Arc::clone(&arrival.shared), Arc::clone(&arrival.spec));
+        let live = Box::new(Live::new(arrival));
+        // Before the event: whoever hears of the start finds this incarnation behind the worker's handle.
+        shared.begin(&live.present);
+        self.outlet.trace.begin(&shared, &live.present);
+        self.outlet.send(live.event(EventKind::Started { pid: live.present.child().pid() }));
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() - 1
+        });
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.occupants = slot.occupants.wrapping_add(1);
+        let place = Place { slot: index, occupant: slot.occupants };
+        self.own.insert(live.present.child().pid().cast_signed(), live.present.born());
+        slot.live = Some(live);
+        let is_wanted = self.keep(&shared, &spec, place);
+        self.watch(place);
+        if let Some(limit) = spec.time_limit {
+            self.set_timer_after(limit, Timer::TimeLimit(place));
+        }
+        self.member_started(shared.id());
+        // Before it is expected: it may have connected already, and that may be what makes it ready.
+        self.attend(place);
+        if let Some(key) = key {
+            self.expect(place, key, connect_time);
+        }
+        if let Some(LastCall { until }) = self.last_call {
+            let left = until.map(|until| until.saturating_duration_since(self.clock.now()));
+            self.act(shared.id(), left.map_or(Action::Stop, Action::StopWithin));
+        } else if !is_wanted {
+            let is_overdue = self.kept.get(&shared.id()).is_some_and(|kept| kept.is_overdue);
+            self.input(place, Input::Ask(if is_overdue { Ask::StopWithin(Duration::ZERO) } else { Ask::Stop }));
+        }
+    }
+
+    fn watch(&mut self, place: Place) {
+        self.register(Target::Process(place));
+        self.listen_to(place);
+        self.register(Target::Bell(place));
+        self.register(Target::Notices(place));
+    }
+
+    /// The process has ended. What it had written is read now, whatever its window says: it is no more than its pipes hold,
+    /// and its exit must not wait for a slow consumer.
+    pub(crate) fn died(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        drop(live.present.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
+        if live.awaits_control() {
+            self.hear_the_door();
+        }
+        self.last_talk(place);
+        for stream in StreamId::ALL {
+            let Some(live) = live_at(&mut self.slots, place) else { return };
+            if live.drain(stream, &mut self.scratch, &mut self.outlet) {
+                self.forget_stream(place, stream);
+                self.input(place, Input::StreamEnded(stream));
+            }
+        }
+        self.notice(place);
+        self.ring_out(place);
+        self.look_at_signs(place);
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        live.health.ended = Some(self.clock.now());
+        let is_judged = live.health.judge.as_ref().is_some_and(Judge::is_busy);
+        if is_judged && live.incarnation.is_running() {
+            let time = live.spec.drain_time;
+            return self.set_timer_after(time, Timer::Verdict(place));
+        }
+        self.die(place);
+    }
+
+    /// The process has ended, and whether it was ready before that is known, or is not waited for any longer.
+    pub(crate) fn die(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        if live.health.ended.take().is_some() {
+            self.timers.cancel(Timer::Verdict(place));
+            self.see(place, Sign::Died);
+            self.input(place, Input::Died);
+        }
+    }
+
+    pub(crate) fn input(&mut self, place: Place, input: Input) {
+        let now = self.clock.now();
+        if matches!(input, Input::Ask(Ask::Stop | Ask::StopWithin(_))) {
+            // A stop does not wait for the host's code.
+            self.die(place);
+        }
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let before = live.incarnation.poll_timeout();
+        let outputs = live.incarnation.handle(input, now);
+        let after = live.incarnation.poll_timeout();
+        match after {
+            _ if after == before => {}
+            Some(due) => self.set_timer(due, Timer::Incarnation(place)),
+            None => self.timers.cancel(Timer::Incarnation(place)),
+        }
+        for output in outputs {
+            self.perform(place, output);
+        }
+    }
+
+    fn perform(&mut self, place: Place, output: Output) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        match output {
+            Output::Climb(rung) => {
+                live.is_being_ended = true;
+                self.outlet.trace.climb(live.shared.id(), rung, &live.spec.stop);
+                if !live.climb(rung) {
+                    self.input(place, Input::Ask(Ask::NothingDone));
+                }
+            }
+            Output::Kill => {
+                live.is_being_ended = true;
+                self.outlet.trace.kill(live.shared.id());
+                self.kill_tree(place);
+            }
+            Output::Abandon(stream) => {
+                // A paused stream was not listened to since the worker's death, so its end may have come unseen.
+                if !live.drain(stream, &mut self.scratch, &mut self.outlet) {
+                    live.abandon(stream, &mut self.outlet);
+                }
+                self.forget_stream(place, stream);
+            }
+            Output::WaitForGroup => self.wait_for_group(place),
+            Output::Reap => self.bury(place),
+            Output::GiveUp => {
+                drop(live.present.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
+                for stream in StreamId::ALL {
+                    let Some(live) = live_at(&mut self.slots, place) else { return };
+                    live.drain(stream, &mut self.scratch, &mut self.outlet);
+                    self.forget_stream(place, stream);
+                }
+                let Some(live) = live_at(&mut self.slots, place) else { return };
+                // It may have ended after all, if it is one whose end could not be heard.
+                let reaped = live.present.child().reap(live.rest()).ok().flatten();
+                let mut exit = live.exit(reaped, self.clock.now());
+                if reaped.is_none() && live.present.child().is_running() {
+                    exit.status =
+                        if live.inspection.kill_refused { ExitStatus::KillRefused } else { ExitStatus::Stuck };
+                    let present = Arc::clone(&live.present);
+                    let worker = live.shared.id();
+                    self.wait_for_stuck(worker, present);
+                }
+                self.leave(place, exit);
+            }
+        }
+    }
+
+    /// It may end one day. Until then its worker is not started again.
+    fn wait_for_stuck(&mut self, worker: WorkerId, present: Arc<Present>) {
+        let number = self.stuck.keys().max().map_or(0, |last| last + 1);
+        self.stuck.insert(number, Stuck { worker, present });
+        self.register(Target::Stuck(number));
+        self.set_timer_after(STUCK_PERIOD, Timer::Stuck(number));
+    }
+
+    /// Tries again to kill it: a process that ran as another user may have given that up.
+    pub(crate) fn check_stuck(&mut self, number: u64) {
+        let Some(Stuck { present, .. }) = self.stuck.get(&number) else { return };
+        if present.child().is_running() {
+            drop(present.child().signal_group(libc::SIGKILL));
+            self.set_timer_after(STUCK_PERIOD, Timer::Stuck(number));
+        } else {
+            self.reap_late(number);
+        }
+    }
+
+    /// One that was told as stuck has ended.
+    pub(crate) fn reap_late(&mut self, number: u64) {
+        let Some(Stuck { worker, present }) = self.stuck.remove(&number) else { return };
+        drop(present.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
+        // Its end was told long ago.
+        drop(present.child().reap(Rest::Kill));
+        if self.kept.get(&worker).is_some_and(|kept| kept.standing == Standing::Held) {
+            self.start_again(worker);
+        }
+    }
+
+    /// Takes the status of one whose tree has ended.
+    pub(crate) fn reap(&mut self, place: Place) {
+        let Some(live) = live_at(&mut self.slots, place) else { return };
+        // Before the kernel gives its number to somebody else.
+        live.present.leave_guard(&self.starter);
+        match live.present.child().reap(live.rest()) {
+            Ok(None) => self.input(place, Input::Withheld),
+            // Its status is still there to be taken once the kernel has memory again.
+            Err(error) if is_shortage(&error) => self.input(place, Input::Withheld),
+            reaped => {
+                let exit = live.exit(reaped.ok().flatten(), self.clock.now());
+                self.leave(place, exit);
+            }
+        }
+    }
+
+    /// The last event of an incarnation; then its place is free.
+    fn leave(&mut self, place: Place, exit: Exit) {
+        let Some(mut live) = self.slots.get_mut(place.slot).and_then(|slot| slot.live.take()) else { return };
+        self.free.push(place.slot);
+        for timer in Timer::of(place) {
+            self.timers.cancel(timer);
+        }
+        live.present.leave_guard(&self.starter);
+        live.present.leave_cell(&self.starter);
+        live.present.untie();
+        // Whoever holds the handle of an ended worker holds no more of it than what it has said.
+        live.present.close_pipes();
+        self.own.remove(&live.present.child().pid().cast_signed());
+        let exit = Arc::new(exit);
+        // Before the event: whoever hears of the exit finds that no call waits any more.
+        live.present.close_link(Some(&exit));
+        self.outlet.send(live.event(EventKind::Exited(Arc::clone(&exit))));
+        if let Some(bell) = &live.health.bell {
+            drop(self.poller.remove(bell));
+        }
+        if let Some(notices) = live.health.notices.take() {
+            drop(self.poller.remove(&notices));
+        }
+        self.left(live.shared.id(), Left::Ended { exit, unhealthy: live.health.is_unhealthy });
+        self.outlet.trace.leave(live.shared.id());
+    }
+}
+
+impl Live {
+    /// What becomes of its group. One that leaves its survivors alive when it ends by itself takes its group along when it is ended.
+    fn rest(&self) -> Rest {
+        if self.is_being_ended || self.spec.survivors == Survivors::Kill { Rest::Kill } else { Rest::Leave }
+    }
+
+    /// Takes the steps of a rung of the stop ladder. False if there was nothing to do.
+    fn climb(&self, rung: usize) -> bool {
+        self.present.thaw();
+        let steps = self.spec.stop.rungs().get(rung).map(|rung| rung.steps.as_slice()).unwrap_or_default();
+        // Every one of them, also after the first that had something to do.
+        steps.iter().filter(|step| self.step(step)).count() > 0
+    }
+
+    fn step(&self, step: &StopStep) -> bool {
+        let child = self.present.child();
+        // ESRCH: it has ended, and its report is on the way. A stopped one gets its signal only when it goes on.
+        let has_ended = self.incarnation.waits_for_group();
+        match step {
+            StopStep::Signal(_) | StopStep::Notify(_) if has_ended => false,
+            StopStep::ClosePipes => self.present.close_pipes(),
+            StopStep::Notify(method) => self.present.link().is_some_and(|link| link.tell(method)),
+            StopStep::Signal(signal) => child.signal(*signal).and_then(|()| child.signal(libc::SIGCONT)).is_ok(),
+            StopStep::SignalGroup(signal) => {
+                child.signal_group(*signal).and_then(|()| child.signal_group(libc::SIGCONT)).is_ok()
+            }
+        }
+    }
+}

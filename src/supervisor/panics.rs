@@ -1,0 +1,48 @@
+//! What a user has given us to call on a thread of ours: a panic in it is his own affair, and everybody else's workers live on.
+
+use crate::supervisor::spec::{WorkerSpec, readiness::Ready};
+use crate::sys::closing::{self, MayBlock, Released};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+/// A spec as the supervisor keeps it. Its last owner can be the loop or a spawner thread, and what the host has put into it, closures
+/// and descriptors, is dropped elsewhere.
+pub(crate) type SharedSpec = Arc<Released<WorkerSpec>>;
+
+impl MayBlock for WorkerSpec {
+    fn may_block(&self) -> bool {
+        self.plan.holds_foreign() || self.ready.as_ref().is_some_and(Ready::holds_closure)
+    }
+}
+
+/// What a user's code gives; nothing where it panics. The panic hook has told of that by then. What it panicked with can be anything,
+/// also something that panics or blocks when it is dropped: that is done elsewhere.
+pub(crate) fn unharmed<T>(run: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(closing::release).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::panic_any;
+
+    struct Grenade(u32);
+
+    impl Drop for Grenade {
+        fn drop(&mut self) {
+            if let Some(less) = self.0.checked_sub(1) {
+                panic_any(Self(less));
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_is_thrown_stays_there() {
+        assert_eq!(unharmed(|| 1), Some(1));
+        for pins in 0..3 {
+            assert_eq!(unharmed(|| panic_any(Grenade(pins))), None::<()>);
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! What the event loop waits for.
+
+pub(crate) mod timers;
+pub(crate) mod token;

@@ -1,0 +1,463 @@
+//! Where workers are started: on a thread that lives as long as they may, since the kernel sends the parent-death signal when
+//! the *thread* that spawned ends, not the process.
+//!
+//! The main thread is such a thread, and starts its workers itself: handing them to another and being woken by it takes
+//! longer than the start. For every other caller there is a thread that only spawns and outlives all workers.
+
+pub(crate) mod queue;
+
+use crate::supervisor::{
+    clock::now,
+    containment::{
+        Mark,
+        cgroup_pool::{Cell, Pen},
+        guard::Sentinel,
+        scan::Token,
+    },
+    control::{connection::Link, server::Issued},
+    event_loop::{Arrival, Command, Mailbox},
+    handles::worker::{Present, Worker, WorkerShared},
+    ids::WorkerId,
+    lock,
+    panics::{SharedSpec, unharmed},
+    spawner::queue::{Handed, PATIENCE, Permit, Purpose, Start, Starts, Tie},
+    spec::{
+        MessageSource, WorkerSpec,
+        readiness::{BELL, Ready},
+    },
+    worker::{notify_socket::NotifySocket, registry::Roster, sockets::Sockets},
+};
+use crate::{
+    guard::Guard,
+    launch::{
+        context::{Birthplace, Moment, Patience},
+        descriptors::Ends,
+        error::{SpawnError, SpawnStep},
+        plan::{MESSAGES, Program},
+        retry::{busy_pause, pause_for},
+        spawn::{Prepared, launch_once, prepare},
+    },
+    policy::watchdog::Life,
+    sys::{conduct, pidfd, proc, random},
+    wire::jsonrpc::KEY_VARIABLE,
+};
+use crossbeam_channel::RecvTimeoutError;
+use std::{
+    ffi::OsString,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+/// What a worker gets when its parent dies, where its spec does not say.
+const DEATH_SIGNAL: Option<i32> = Some(libc::SIGKILL);
+
+/// Has one more thread serve the queue of starts.
+pub(crate) fn thread(starter: &Arc<Starter>, number: u64) -> io::Result<JoinHandle<()>> {
+    let starter = Arc::clone(starter);
+    thread::Builder::new().name("pipewright-spawn".into()).spawn(move || {
+        // The host's signals belong to the host's threads.
+        conduct::block_all_signals();
+        let leaving = Leaving { starter, number };
+        while let Some(start) = leaving.starter.starts.next(number) {
+            leaving.starter.serve(number, start);
+            leaving.starter.starts.done(number);
+        }
+    })
+}
+
+/// Notes the end of a spawner thread, also when it panics.
+struct Leaving {
+    starter: Arc<Starter>,
+    number: u64,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.starter.starts.leave(self.number);
+    }
+}
+
+/// Starts workers, on whatever thread may be their parent.
+#[derive(Debug)]
+pub(crate) struct Starter {
+    mailbox: Mailbox,
+    roster: Arc<Roster>,
+    sockets: Sockets,
+    /// 128 random bits that are in the environment of every process of every tree.
+    run: Box<str>,
+    sentinel: Sentinel,
+    pen: Arc<Pen>,
+    starts: Arc<Starts>,
+    /// The guard gets a signal when the thread that started it ends.
+    guard_tie: Mutex<Option<Tie>>,
+    /// How many processes are being started or were.
+    begun: AtomicU64,
+    /// How many were.
+    started: AtomicU64,
+}
+
+impl Starter {
+    pub(crate) fn new(mailbox: Mailbox, roster: Arc<Roster>, guard: Guard) -> io::Result<Self> {
+        let run: Box<str> = format!("{:032x}", u128::from_ne_bytes(random::bytes()?)).into();
+        let pen = Arc::new(Pen::default());
+        let sentinel = Sentinel::new(guard, &run, &pen, mailbox.clone())?;
+        let starts = Starts::new(mailbox.clone());
+        Ok(Self {
+            mailbox,
+            roster,
+            sockets: Sockets::default(),
+            run,
+            sentinel,
+            pen,
+            starts,
+            guard_tie: Mutex::new(None),
+            begun: AtomicU64::new(0),
+            started: AtomicU64::new(0),
+        })
+    }
+
+    /// How many processes were started so far. Less what `begun` was at some moment: at most how many of them have a number
+    /// that was given after that.
+    pub(crate) fn started(&self) -> u64 {
+        self.started.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn pen(&self) -> &Pen {
+        &self.pen
+    }
+
+    pub(crate) fn sentinel(&self) -> &Sentinel {
+        &self.sentinel
+    }
+
+    /// Whether the calling thread may be the parent of a worker, and of the guard that comes with it.
+    pub(crate) fn may_start_here(spec: &WorkerSpec) -> bool {
+        pidfd::is_main_thread() || spec.survives && spec.death_signal_or(DEATH_SIGNAL).is_none()
+    }
+
+    pub(crate) fn starts(&self) -> &Arc<Starts> {
+        &self.starts
+    }
+
+    /// Has another thread take over the queue where all others hang. True while starts wait.
+    pub(crate) fn relieve(this: &Arc<Self>) -> bool {
+        this.starts.relieve(|number| thread(this, number))
+    }
+
+    /// Queues the start of a new worker, and waits for what comes of it.
+    pub(crate) fn start_elsewhere(
+        this: &Arc<Self>,
+        id: WorkerId,
+        spec: SharedSpec,
+        (prepared, permit): (Prepared, Permit),
+    ) -> Result<Worker, SpawnError> {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let purpose = Purpose::First { answer, _permit: permit };
+        this.starts.push(Start { id, spec, purpose, prepared: Some(prepared), attempts: 0, due: None });
+        loop {
+            match answered.recv_timeout(PATIENCE) {
+                Ok(outcome) => return outcome,
+                Err(RecvTimeoutError::Disconnected) => return Err(SpawnError::SupervisorGone),
+                Err(RecvTimeoutError::Timeout) => Self::relieve(this),
+            };
+        }
+    }
+
+    /// Queues the next incarnation of a worker.
+    pub(crate) fn start_again(&self, shared: Arc<WorkerShared>, spec: SharedSpec) {
+        let (id, purpose) = (shared.id(), Purpose::Again(shared));
+        self.starts.push(Start { id, spec, purpose, prepared: None, attempts: 0, due: None });
+    }
+
+    /// Makes one attempt at a start, on the spawner thread of this number.
+    fn serve(&self, number: u64, mut start: Start) {
+        let (spec, count) = (
+            Arc::clone(&start.spec),
+            match &start.purpose {
+                Purpose::First { .. } => 1,
+                Purpose::Again(shared) => shared.incarnation() + 1,
+            },
+        );
+        let prepared = &mut start.prepared;
+        let begun = unharmed(|| {
+            if prepared.is_none() {
+                *prepared = Some(prepare(&spec.plan, Patience::None)?);
+            }
+            self.incarnate(start.id, &spec, prepared, (count, Some(number)))
+        });
+        match begun {
+            Some(Err(error))
+                if error.is_busy()
+                    && let Some(pause) = busy_pause(start.attempts) =>
+            {
+                start.attempts += 1;
+                start.due = now().checked_add(pause);
+                self.starts.put_back(number, start);
+            }
+            Some(begun) => self.conclude(number, start, begun),
+            None => {
+                let source = io::Error::other("a library thread panicked");
+                let error = SpawnError::failed(spec.plan.program_name(), SpawnStep::Command, source);
+                self.conclude(number, start, Err(error));
+            }
+        }
+    }
+
+    /// Hands what has come of a start to the loop, and to the caller that waits for it.
+    fn conclude(&self, number: u64, start: Start, begun: Result<Begun, SpawnError>) {
+        let Start { id, spec, purpose, prepared: _, attempts: _, due: _ } = start;
+        match (purpose, begun) {
+            (Purpose::First { answer, _permit }, begun) => {
+                // Handed over before the answer: whatever the caller then wants of its worker must not come to the loop before the
+                // worker does. A caller always waits for its answer, unless it was killed together with everything else. It is
+                // answered before the loop is woken, so that it does not wait for that too.
+                drop(answer.send(begun.and_then(|begun| self.enter(id, spec, begun, Some(number)))));
+            }
+            (Purpose::Again(shared), Ok(begun)) => {
+                // Where the loop has ended its end was told already.
+                drop(self.hand_over(begun.arrival(shared, spec), Some(number)));
+            }
+            (Purpose::Again(_), Err(error)) => {
+                // Where it was cancelled, or the loop has ended, nothing waits for it.
+                let _: Handed = self.starts.hand_over(Some(number), || Command::NotStarted(id, error));
+            }
+        }
+        self.starts.wake_loop();
+    }
+
+    /// Starts a worker on the calling thread. Only that waits where the start blocks, or the program is busy.
+    pub(crate) fn start_here(&self, id: WorkerId, spec: SharedSpec, prepared: Prepared) -> Result<Worker, SpawnError> {
+        let mut prepared = Some(prepared);
+        let mut attempts = 0;
+        let begun = loop {
+            match self.incarnate(id, &spec, &mut prepared, (1, None)) {
+                Err(error)
+                    if error.is_busy()
+                        && let Some(pause) = busy_pause(attempts) =>
+                {
+                    attempts += 1;
+                    pause_for(pause);
+                }
+                begun => break begun?,
+            }
+        };
+        let worker = self.enter(id, spec, begun, None)?;
+        self.starts.wake_loop();
+        Ok(worker)
+    }
+
+    /// Nobody takes what is handed over from now on.
+    pub(crate) fn abandon(&self) {
+        self.starts.end();
+    }
+
+    /// Puts a worker into the hands of the loop, which is to be woken; ends it where there is no loop any more, or it is not wanted.
+    fn hand_over(&self, arrival: Box<Arrival>, thread: Option<u64>) -> Result<(), SpawnError> {
+        let (shared, present) = (Arc::clone(&arrival.shared), Arc::clone(&arrival.present));
+        match self.starts.hand_over(thread, || Command::Arrive(arrival)) {
+            Handed::Over => Ok(()),
+            Handed::Cancelled => {
+                self.undo(&present);
+                Ok(())
+            }
+            Handed::LoopGone => {
+                self.end_newcomer(&shared, &present);
+                Err(SpawnError::SupervisorGone)
+            }
+        }
+    }
+
+    /// A new worker's first incarnation runs.
+    fn enter(&self, id: WorkerId, spec: SharedSpec, begun: Begun, thread: Option<u64>) -> Result<Worker, SpawnError> {
+        let shared = self.roster.enter(id, &spec, self.mailbox.clone(), Some(Arc::clone(&begun.present)));
+        let worker = Worker { shared: Arc::clone(&shared) };
+        self.hand_over(begun.arrival(shared, spec), thread)?;
+        Ok(worker)
+    }
+
+    /// Starts one incarnation, of this number, on the calling thread, which is a spawner thread of that number or the main thread.
+    fn incarnate(
+        &self,
+        id: WorkerId,
+        spec: &WorkerSpec,
+        prepared: &mut Option<Prepared>,
+        (number, thread): (u32, Option<u64>),
+    ) -> Result<Begun, SpawnError> {
+        if self.starts.is_over() {
+            return Err(SpawnError::SupervisorGone);
+        }
+        let issued = if spec.has_control { Some(self.address(spec)?) } else { None };
+        let address = issued.as_ref().map(|issued| &issued.address);
+        let control = address.map(ToString::to_string).unwrap_or_default();
+        let token = Token::new(&self.run, id, number, !spec.ends_as_a_whole());
+        if !spec.survives {
+            self.stand_guard(thread)?;
+        }
+        let (notices, mut variables) = listen_to_notices(spec, &self.sockets)?;
+        if let Some(place) = self.sockets.place() {
+            self.sentinel.set_directory(place.path());
+        }
+        variables.push(token.variable());
+        if let Some(address) = address.filter(|_| spec.plan.tells_control_in_arguments()) {
+            variables.push((KEY_VARIABLE, address.key.clone().into()));
+        }
+        let (cell, directory, mut no_cgroup) = match self.cell_for(spec)? {
+            Ok((cell, directory)) => (Some(cell), Some(directory), None),
+            Err(reason) => (None, None, Some(reason)),
+        };
+        let moment = Moment {
+            birthplace: match &directory {
+                Some(directory) if spec.cgroup_limits.is_empty() => Birthplace::Rather(directory.as_fd()),
+                Some(directory) => Birthplace::Only(directory.as_fd()),
+                None => Birthplace::Here,
+            },
+            death_signal: spec.death_signal_or(DEATH_SIGNAL),
+            control_path: address.map_or("", |address| &address.path),
+            control: &control,
+            variables: &variables,
+        };
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        // Taken before the process exists: its processor time can then never exceed its uptime.
+        let started = now();
+        let born = proc::boot_ticks();
+        let launched = launch_once(&spec.plan, prepared, &moment);
+        match &launched {
+            Ok(_) => self.started.fetch_add(1, Ordering::SeqCst),
+            Err(_) => self.begun.fetch_sub(1, Ordering::SeqCst),
+        };
+        // Those that another thread is about to start are counted: their numbers may be lower than this one's.
+        let starts_before = self.begun.load(Ordering::SeqCst);
+        let in_cgroup = launched.as_ref().is_ok_and(|launched| launched.in_cgroup);
+        let cell = match cell {
+            Some(cell) if !in_cgroup => {
+                no_cgroup = Some("the kernel refused a birth into it".into());
+                // Nobody is born into it for a reason of its own: a process in it has changed it.
+                if launched.is_ok() {
+                    self.pen.discard(cell);
+                } else {
+                    self.pen.give_back(cell);
+                }
+                None
+            }
+            cell => cell,
+        };
+        let mut launched = launched?;
+        let leads = launched.child.leads_group() && !spec.survives;
+        let guarded = if leads { self.sentinel.enter(launched.child.pid()) } else { None };
+        let streams = listen_to(spec, &mut launched.ends);
+        let bell = launched.ends.take_reader(BELL);
+        let link = address.is_some().then(|| Arc::new(Link::new(self.mailbox.clone(), id)));
+        let tie = thread.filter(|_| moment.death_signal.is_some()).and_then(|thread| self.starts.tie(thread));
+        let (guarded, cell, tie) = (guarded.into(), cell.into(), tie.into());
+        let mark = Mark { token, guarded, cell, no_cgroup, born, survivors: spec.survivors, tie };
+        let present = Arc::new(Present::new(number, launched, link, mark));
+        Ok(Begun { present, key: issued.map(Issued::into_key), started, starts_before, streams, bell, notices })
+    }
+
+    /// Has a guard, and keeps the thread that started it: that thread's end is for the guard the end of the process.
+    fn stand_guard(&self, thread: Option<u64>) -> Result<(), SpawnError> {
+        if self.sentinel.stand()? {
+            let tie = thread.and_then(|thread| self.starts.tie(thread));
+            let before = std::mem::replace(&mut *lock(&self.guard_tie), tie);
+            drop(before);
+        }
+        Ok(())
+    }
+
+    /// Where a new incarnation is to live, or why that is no cgroup of ours.
+    fn cell_for(&self, spec: &WorkerSpec) -> Result<Result<(Cell, OwnedFd), Box<str>>, SpawnError> {
+        let open = |cell: Cell| match cell.cgroup.open() {
+            Ok(directory) => Ok((cell, directory)),
+            Err(error) => {
+                self.pen.discard(cell);
+                Err(error)
+            }
+        };
+        if !spec.cgroup_limits.is_empty() {
+            let cell = self.pen.take_limited(&spec.cgroup_limits).and_then(open).map_err(|error| {
+                let source = io::Error::new(error.kind(), error);
+                SpawnError::failed(spec.plan.program_name(), SpawnStep::CgroupLimit, source)
+            })?;
+            return Ok(Ok(cell));
+        }
+        // A user's own `Command` is not born in one, and one that may survive us is not killed with ours.
+        if !matches!(spec.plan.program, Program::Named(_)) {
+            return Ok(Err("not for from_command".into()));
+        }
+        if !spec.ends_as_a_whole() {
+            return Ok(Err("not for outlive_supervisor, or survivors that are not killed".into()));
+        }
+        Ok(self.pen.take().and_then(|cell| open(cell).map_err(|error| error.to_string().into())))
+    }
+
+    /// The address of a new incarnation.
+    fn address(&self, spec: &WorkerSpec) -> Result<Issued, SpawnError> {
+        let made = self.sockets.address(spec, |server| self.mailbox.send(Command::Listen(Box::new(server))));
+        made.map_err(|source| SpawnError::failed(spec.plan.program_name(), SpawnStep::Control, source))
+    }
+}
+
+/// A process that runs.
+struct Begun {
+    present: Arc<Present>,
+    key: Option<String>,
+    started: Instant,
+    starts_before: u64,
+    streams: (Pipe, Pipe, Pipe),
+    bell: Pipe,
+    notices: Option<NotifySocket>,
+}
+
+impl Begun {
+    fn arrival(self, shared: Arc<WorkerShared>, spec: SharedSpec) -> Box<Arrival> {
+        let Self { present, key, started, starts_before, streams: (messages, stdout, stderr), bell, notices } = self;
+        Box::new(Arrival {
+            shared,
+            present,
+            spec,
+            key,
+            started,
+            starts_before,
+            messages,
+            stdout,
+            stderr,
+            bell,
+            notices,
+        })
+    }
+}
+
+/// The socket for `sd_notify(3)`, where the spec has a use for it, and what the worker is told about it.
+fn listen_to_notices(spec: &WorkerSpec, sockets: &Sockets) -> Result<(Option<NotifySocket>, Variables), SpawnError> {
+    let period = spec.watchdog.filter(|watchdog| watchdog.life() == Life::Notify).map(|watchdog| watchdog.period());
+    if period.is_none() && !spec.ready.as_ref().is_some_and(Ready::is_by_notice) {
+        return Ok((None, Vec::new()));
+    }
+    let failed = |source| SpawnError::failed(spec.plan.program_name(), SpawnStep::Notify, source);
+    let (socket, address) = sockets.notify(spec).map_err(failed)?;
+    let mut variables = vec![("NOTIFY_SOCKET", address.into())];
+    if let Some(period) = period {
+        variables.push(("WATCHDOG_USEC", period.as_micros().to_string().into()));
+    }
+    Ok((Some(socket), variables))
+}
+
+type Variables = Vec<(&'static str, OsString)>;
+
+type Pipe = Option<crate::pipe::anonymous::PipeReader>;
+
+/// The pipes that the loop reads: messages, stdout, stderr.
+fn listen_to(spec: &WorkerSpec, ends: &mut Ends) -> (Pipe, Pipe, Pipe) {
+    let messages = if spec.messages == MessageSource::Pipe { ends.take_reader(MESSAGES) } else { None };
+    if let (Some(messages), Some(capacity)) = (&messages, spec.pipe_capacity) {
+        // Refused beyond the user's quota; then the pipe is as large as it was, which is what the spec promises.
+        drop(messages.set_capacity(capacity));
+    }
+    (messages, ends.stdout.take(), ends.stderr.take())
+}

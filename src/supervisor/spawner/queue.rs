@@ -1,0 +1,387 @@
+//! The queue of starts, and the threads that serve it.
+//!
+//! The kernel sends the parent-death signal when the *thread* that started a process ends, so a thread that starts workers lives at
+//! least as long as they do. Usually there is one. A start can block: an `execve` from a file system that does not answer, a FIFO, a
+//! user's closure. When every thread has been in its start for longer than [`PATIENCE`], another one takes over the queue. So the number of threads
+//! is bounded by the number of starts that hang at the same time, and a start that hangs delays no other.
+
+use crate::launch::{error::SpawnError, spawn::Prepared};
+use crate::supervisor::{
+    clock::now,
+    event_loop::{Command, Mailbox},
+    handles::worker::{Worker, WorkerShared},
+    ids::WorkerId,
+    lock,
+    panics::SharedSpec,
+};
+use crossbeam_channel::Sender;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{JoinHandle, ThreadId},
+    time::{Duration, Instant},
+};
+
+/// How long a start may take before another thread takes over the queue.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
+
+/// How long a start may take before it counts as hanging: then a stop of its worker does not wait for it.
+pub(crate) const HANG_TIME: Duration = Duration::from_secs(1);
+
+/// A worker to start.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) id: WorkerId,
+    pub(crate) spec: SharedSpec,
+    pub(crate) purpose: Purpose,
+    /// Once its pipes are made and its files are open.
+    pub(crate) prepared: Option<Prepared>,
+    /// How many times its program was busy.
+    pub(crate) attempts: u32,
+    /// Not before this.
+    pub(crate) due: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Purpose {
+    /// A new worker, whose caller waits for it. The permit is held until the loop has it.
+    First { answer: Sender<Result<Worker, SpawnError>>, _permit: Permit },
+    /// The next incarnation.
+    Again(Arc<WorkerShared>),
+}
+
+/// All that callers, spawner threads and the loop share about starts. The lock is never held while something is started.
+#[derive(Debug)]
+pub(crate) struct Starts {
+    state: Mutex<State>,
+    changed: Condvar,
+    mailbox: Mailbox,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Start>,
+    threads: BTreeMap<u64, Thread>,
+    last_thread: u64,
+    /// No new workers.
+    is_closed: bool,
+    /// How many new workers may still come.
+    permits: usize,
+    /// The loop has ended: nothing would look after a process that is started.
+    is_over: bool,
+}
+
+#[derive(Debug, Default)]
+struct Thread {
+    id: Option<ThreadId>,
+    handle: Option<JoinHandle<()>>,
+    busy: Option<Busy>,
+    /// How many processes that it started get a signal when it ends.
+    ties: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Busy {
+    worker: WorkerId,
+    since: Instant,
+    /// The worker was stopped meanwhile: the new process is not wanted.
+    is_cancelled: bool,
+}
+
+impl Thread {
+    fn is_idle(&self) -> bool {
+        self.busy.is_none()
+    }
+}
+
+/// What a start hands to the loop, and whether the loop took it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handed {
+    Over,
+    /// The worker was stopped while it was started.
+    Cancelled,
+    /// The loop has ended.
+    LoopGone,
+}
+
+impl Starts {
+    pub(crate) fn new(mailbox: Mailbox) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), changed: Condvar::new(), mailbox })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Allows one more new worker; nothing once closed.
+    pub(crate) fn permit(self: &Arc<Self>) -> Option<Permit> {
+        let mut state = self.lock();
+        if state.is_closed || state.is_over {
+            return None;
+        }
+        state.permits += 1;
+        Some(Permit(Arc::clone(self)))
+    }
+
+    /// Takes no new workers. The loop learns of it when the last one that was permitted has arrived or failed.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        let is_last = !state.is_closed && state.permits == 0;
+        state.is_closed = true;
+        drop(state);
+        if is_last {
+            self.mailbox.send(Command::Close);
+        }
+    }
+
+    /// The loop has ended: threads end too, as soon as their present start has been undone.
+    pub(crate) fn end(&self) {
+        let mut state = self.lock();
+        state.is_over = true;
+        let left = std::mem::take(&mut state.waiting);
+        drop(state);
+        self.changed.notify_all();
+        // Callers that wait for these get `SupervisorGone`. To close their files can block.
+        crate::sys::closing::release(left);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.lock().is_over
+    }
+
+    pub(crate) fn push(&self, start: Start) {
+        let mut state = self.lock();
+        if state.is_over {
+            drop(state);
+            return crate::sys::closing::release(start);
+        }
+        state.waiting.push_back(start);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Cancels the restart of this worker. True if it will not arrive: it waited in the queue, or it hangs, and its process is ended
+    /// by the thread that starts it when that comes back. False if it has arrived already or is about to: what a process that runs
+    /// writes must be heard.
+    pub(crate) fn cancel(&self, worker: WorkerId) -> bool {
+        let mut state = self.lock();
+        if let Some(at) = state.waiting.iter().position(|start| start.id == worker) {
+            let start = state.waiting.remove(at);
+            drop(state);
+            crate::sys::closing::release(start);
+            return true;
+        }
+        let busy = state.threads.values_mut().filter_map(|thread| thread.busy.as_mut());
+        let hangs = |busy: &Busy| now().saturating_duration_since(busy.since) >= HANG_TIME;
+        match busy.into_iter().find(|busy| busy.worker == worker && !busy.is_cancelled && hangs(busy)) {
+            Some(busy) => {
+                busy.is_cancelled = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Puts what has come of a start into the loop's mailbox, unless the loop has ended or the start was cancelled.
+    pub(crate) fn hand_over(&self, thread: Option<u64>, command: impl FnOnce() -> Command) -> Handed {
+        let mut state = self.lock();
+        if state.is_over {
+            return Handed::LoopGone;
+        }
+        let busy = thread.and_then(|number| state.threads.get_mut(&number)?.busy.as_mut());
+        if let Some(busy) = busy {
+            if busy.is_cancelled {
+                return Handed::Cancelled;
+            }
+            // From here on it has arrived.
+            busy.worker = WorkerId::SUPERVISOR;
+        }
+        self.mailbox.put(command());
+        Handed::Over
+    }
+
+    pub(crate) fn wake_loop(&self) {
+        self.mailbox.waker.wake();
+    }
+
+    /// Notes that a process gets a signal when this thread ends.
+    pub(crate) fn tie(self: &Arc<Self>, thread: u64) -> Option<Tie> {
+        self.lock().threads.get_mut(&thread)?.ties += 1;
+        Some(Tie { starts: Arc::clone(self), thread })
+    }
+
+    /// How many threads there are.
+    pub(crate) fn threads(&self) -> usize {
+        self.lock().threads.len()
+    }
+
+    pub(crate) fn is_thread(&self, id: ThreadId) -> bool {
+        self.lock().threads.values().any(|thread| thread.id == Some(id))
+    }
+
+    /// Whether starts wait that no thread could take by now, since each has been busy for longer than [`PATIENCE`].
+    fn needs_thread(state: &State) -> bool {
+        let now = now();
+        let is_stuck =
+            |thread: &Thread| thread.busy.is_some_and(|busy| now.saturating_duration_since(busy.since) >= PATIENCE);
+        !state.is_over
+            && state.waiting.iter().any(|start| start.due.is_none_or(|due| due <= now))
+            && state.threads.values().all(is_stuck)
+    }
+
+    /// Has another thread take over the queue where that is necessary. True while starts wait: to be called again after
+    /// [`PATIENCE`].
+    pub(crate) fn relieve(&self, start_thread: impl FnOnce(u64) -> std::io::Result<JoinHandle<()>>) -> bool {
+        let mut state = self.lock();
+        if Self::needs_thread(&state) {
+            // Where no thread can be had the starts wait for one that comes back, or for the next attempt.
+            drop(Self::add_thread(&mut state, start_thread));
+        }
+        !state.waiting.is_empty()
+    }
+
+    /// Starts a thread that serves.
+    pub(crate) fn begin(
+        &self,
+        start_thread: impl FnOnce(u64) -> std::io::Result<JoinHandle<()>>,
+    ) -> std::io::Result<()> {
+        Self::add_thread(&mut self.lock(), start_thread)
+    }
+
+    /// Under the lock, so that the thread finds its entry.
+    fn add_thread(
+        state: &mut State,
+        start_thread: impl FnOnce(u64) -> std::io::Result<JoinHandle<()>>,
+    ) -> std::io::Result<()> {
+        let number = state.last_thread + 1;
+        let handle = start_thread(number)?;
+        state.last_thread = number;
+        let id = Some(handle.thread().id());
+        state.threads.insert(number, Thread { id, handle: Some(handle), ..Thread::default() });
+        Ok(())
+    }
+
+    /// The next start for this thread; nothing when the thread is to end.
+    pub(crate) fn next(&self, number: u64) -> Option<Start> {
+        let mut state = self.lock();
+        loop {
+            if state.is_over {
+                return None;
+            }
+            // The oldest idle thread serves, so that later ones can end.
+            let has_elder = state.threads.range(..number).any(|(_, elder)| elder.is_idle());
+            let ties = state.threads.get(&number)?.ties;
+            if has_elder && ties == 0 {
+                return None;
+            }
+            let now = now();
+            let due = |start: &Start| start.due.filter(|due| *due > now);
+            let ready = state.waiting.iter().position(|start| due(start).is_none());
+            if let Some(start) = ready.filter(|_| !has_elder).and_then(|at| state.waiting.remove(at)) {
+                let busy = Busy { worker: start.id, since: now, is_cancelled: false };
+                state.threads.get_mut(&number)?.busy = Some(busy);
+                return Some(start);
+            }
+            let pause = state.waiting.iter().filter_map(due).min().map(|due| due.saturating_duration_since(now));
+            state = match pause {
+                Some(pause) if !has_elder => {
+                    self.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0
+                }
+                _ => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// The start of this thread is over.
+    pub(crate) fn done(&self, number: u64) {
+        let mut state = self.lock();
+        if let Some(thread) = state.threads.get_mut(&number) {
+            thread.busy = None;
+        }
+        let others = state.threads.len() > 1;
+        drop(state);
+        if others {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Puts a start back whose program is busy, unless it was cancelled.
+    pub(crate) fn put_back(&self, number: u64, start: Start) {
+        let is_cancelled = |state: &State| state.threads.get(&number)?.busy.map(|busy| busy.is_cancelled);
+        let mut state = self.lock();
+        if state.is_over || is_cancelled(&state).unwrap_or(false) {
+            drop(state);
+            return crate::sys::closing::release(start);
+        }
+        // In one step: whoever cancels it finds it here or there.
+        if let Some(thread) = state.threads.get_mut(&number) {
+            thread.busy = None;
+        }
+        state.waiting.push_back(start);
+    }
+
+    /// This thread ends.
+    pub(crate) fn leave(&self, number: u64) {
+        self.lock().threads.remove(&number);
+        self.changed.notify_all();
+    }
+
+    /// Waits until all threads have ended, at most so long. One whose start hangs is left to itself: it undoes that start when it
+    /// comes back.
+    pub(crate) fn wait_end(&self, timeout: Duration) {
+        let deadline = now().checked_add(timeout);
+        let mut handles = Vec::new();
+        let mut state = self.lock();
+        loop {
+            handles.extend(state.threads.values_mut().filter_map(|thread| thread.handle.take()));
+            let left = deadline.map_or(timeout, |deadline| deadline.saturating_duration_since(now()));
+            if state.threads.is_empty() || left.is_zero() {
+                break;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let left: Vec<_> = state.threads.values().filter_map(|thread| thread.id).collect();
+        drop(state);
+        for handle in handles.into_iter().filter(|handle| !left.contains(&handle.thread().id())) {
+            // A panic of ours has been printed by then; the host need not suffer a second one.
+            drop(handle.join());
+        }
+    }
+}
+
+/// One new worker may still come. The loop goes on as long as there are permits.
+#[derive(Debug)]
+pub(crate) struct Permit(Arc<Starts>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.permits -= 1;
+        let is_last = state.is_closed && state.permits == 0;
+        drop(state);
+        if is_last {
+            self.0.mailbox.send(Command::Close);
+        }
+    }
+}
+
+/// A process that gets a signal when the thread ends that started it. Dropped when the process is reaped.
+#[derive(Debug)]
+pub(crate) struct Tie {
+    starts: Arc<Starts>,
+    thread: u64,
+}
+
+impl Drop for Tie {
+    fn drop(&mut self) {
+        let mut state = self.starts.lock();
+        let others = state.threads.len() > 1;
+        let Some(thread) = state.threads.get_mut(&self.thread) else { return };
+        thread.ties -= 1;
+        let may_end = thread.ties == 0 && others;
+        drop(state);
+        if may_end {
+            self.starts.changed.notify_all();
+        }
+    }
+}

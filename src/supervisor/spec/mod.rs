@@ -1,0 +1,486 @@
+//! The recipe of a worker: what to run, what to hand it, how to look after it.
+
+pub(crate) mod readiness;
+pub(crate) mod survivors;
+pub(crate) mod unsupervised;
+pub(crate) mod validate;
+
+use crate::supervisor::{
+    handles::worker::Worker,
+    ids::WorkerId,
+    spec::{
+        readiness::{BELL, Ready, Wanted},
+        survivors::Survivors,
+    },
+};
+use crate::{
+    launch::{
+        error::SpecError,
+        limits::{CgroupLimit, IoPriority, ResourceLimit},
+        pass::Pass,
+        plan::{Argument, EnvironmentChange, GrantSource, MESSAGES, Plan, Program},
+        stdio::{OutputMode, ProcessGroup, StdinMode},
+    },
+    policy::{group::When, restart::RestartPolicy, stop::StopPolicy, watchdog::Watchdog},
+    wire::framing::Framing,
+};
+use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, process::Command, sync::Arc, time::Duration};
+
+/// The largest message, by default, in bytes.
+const MAX_FRAME: usize = 16 << 20;
+/// How many bytes of a worker's messages may be waiting, by default.
+const WINDOW: usize = 1 << 20;
+/// How long the streams of an ended worker are waited for, by default.
+const DRAIN_TIME: Duration = Duration::from_millis(200);
+/// How much of standard error is kept for the exit, by default, in bytes.
+const STDERR_TAIL: usize = 8 << 10;
+
+/// How long a worker has to connect to its control pipe, by default.
+const CONNECT_TIME: Duration = Duration::from_secs(10);
+
+/// Where a worker's messages come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MessageSource {
+    Nowhere,
+    Pipe,
+    Stdout,
+    Stderr,
+}
+
+/// Which signal a worker gets when its parent dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeathSignal {
+    /// SIGKILL from a supervisor; none where a process is started by hand, since the signal comes when the *thread* ends.
+    Unset,
+    Never,
+    Signal(i32),
+}
+
+/// A recipe for a worker, to be used any number of times: cloning it is cheap enough to vary one for each file.
+///
+/// Nothing is looked at before [`validate`](Self::validate), which every start calls: all mistakes come back as one typed error
+/// before anything is spawned.
+///
+/// ```
+/// use pipewright::{OutputMode, Pass, WorkerSpec};
+///
+/// let compiler = WorkerSpec::new("/usr/lib/build/compile-worker")
+///     .arg("--optimize")
+///     .messages(Pass::arg("--messages={}")) // the number lands where {} stands
+///     .stderr(OutputMode::Lines)
+///     .env("LC_ALL", "C");
+/// let first = compiler.clone().arg("a.c");
+/// assert!(first.validate().is_ok());
+/// ```
+#[derive(Clone)]
+#[must_use = "a spec is a recipe: hand it to Supervisor::spawn"]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, and nobody passes two of them on")]
+pub struct WorkerSpec {
+    pub(crate) plan: Plan,
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) messages: MessageSource,
+    /// As it was asked for; `plan.stdout` says what becomes of it.
+    pub(crate) stdout: Option<OutputMode>,
+    /// As `stdout`.
+    pub(crate) stderr: Option<OutputMode>,
+    pub(crate) framing: Framing,
+    pub(crate) max_frame: usize,
+    pub(crate) check_json: bool,
+    pub(crate) pipe_capacity: Option<usize>,
+    pub(crate) window: usize,
+    pub(crate) drain_time: Duration,
+    pub(crate) stderr_tail: usize,
+    pub(crate) has_control: bool,
+    pub(crate) connect_time: Duration,
+    pub(crate) peer_user: Option<u32>,
+    pub(crate) death_signal: DeathSignal,
+    pub(crate) restart: RestartPolicy,
+    pub(crate) stop: StopPolicy,
+    pub(crate) survives: bool,
+    pub(crate) survivors: Survivors,
+    pub(crate) ready: Option<Ready>,
+    pub(crate) watchdog: Option<Watchdog>,
+    pub(crate) time_limit: Option<Duration>,
+    pub(crate) is_significant: bool,
+    pub(crate) cgroup_limits: Vec<CgroupLimit>,
+    /// What it waits for, in a group.
+    pub(crate) after: Vec<(WorkerId, When)>,
+}
+
+shown_as!(WorkerSpec, |spec| {
+    name: spec.name,
+    program: spec.plan.program,
+    arguments: spec.plan.arguments,
+    environment: spec.plan.names_of_variables(),
+    directory: spec.plan.directory,
+});
+
+/// What to run.
+impl WorkerSpec {
+    /// A worker that runs a program, searched in the `PATH` that the worker will have if its name holds no slash. A relative
+    /// path, and a relative entry of `PATH`, is meant from the worker's own [working directory](Self::current_dir).
+    ///
+    /// A file that the kernel does not run, such as a script without a `#!` line, is refused ([`SpawnStep::Format`](crate::SpawnStep::Format)): no shell is
+    /// started in its place.
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self::of(Program::Named(program.into()))
+    }
+
+    /// A worker started by a `Command` of your own, made anew for each incarnation, with everything only std knows about it.
+    ///
+    /// It costs a fork of the parent's address space, since `command-fds` needs a hook between fork and exec: milliseconds in
+    /// a large parent, where [`new`](Self::new) takes the same fraction of one in any. Its handles keep the numbers they have
+    /// in the parent, 10 or above; a fixed number works only while it is free in the parent. Its standard streams are those
+    /// of this spec, whatever the `Command` says. The program is found and refused by the same rules as that of `new`.
+    ///
+    /// Descriptors that the `Command` passes on by hooks of its own are closed, as all that this spec does not grant: use
+    /// [`inherit_fd`](Self::inherit_fd). The closure runs on the thread that spawns, so it must not wait for another spawn.
+    pub fn from_command(make: impl Fn() -> Command + Send + Sync + 'static) -> Self {
+        Self::of(Program::Command(Arc::new(make)))
+    }
+
+    fn of(program: Program) -> Self {
+        Self {
+            plan: Plan::new(program),
+            name: None,
+            messages: MessageSource::Nowhere,
+            stdout: None,
+            stderr: None,
+            framing: Framing::default(),
+            max_frame: MAX_FRAME,
+            check_json: false,
+            pipe_capacity: None,
+            window: WINDOW,
+            drain_time: DRAIN_TIME,
+            stderr_tail: STDERR_TAIL,
+            has_control: false,
+            connect_time: CONNECT_TIME,
+            peer_user: None,
+            death_signal: DeathSignal::Unset,
+            restart: RestartPolicy::default(),
+            stop: StopPolicy::default(),
+            survives: false,
+            survivors: Survivors::Kill,
+            ready: None,
+            watchdog: None,
+            time_limit: None,
+            is_significant: false,
+            cgroup_limits: Vec::new(),
+            after: Vec::new(),
+        }
+    }
+
+    /// What people call it; by default the file name of the program.
+    pub fn name(mut self, name: impl Into<Box<str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Appends an argument, as it is: braces mean nothing here.
+    pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.plan.arguments.push(Argument::Plain(argument.into()));
+        self
+    }
+
+    /// Appends arguments.
+    pub fn args(mut self, arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.plan.arguments.extend(arguments.into_iter().map(|argument| Argument::Plain(argument.into())));
+        self
+    }
+
+    /// Sets an environment variable. The rest is inherited, but for variables that name descriptors of the host, such as
+    /// `LISTEN_FDS`, `NODE_CHANNEL_FD`, or the jobserver in `MAKEFLAGS` ([list](crate::_documentation::protocol), "Variables that are
+    /// removed"); what is set here is set whatever its name.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.plan.environment.push(EnvironmentChange::Set(name.into(), value.into()));
+        self
+    }
+
+    /// Removes an environment variable.
+    pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
+        self.plan.environment.push(EnvironmentChange::Remove(name.into()));
+        self
+    }
+
+    /// Removes all environment variables that are set so far, inherited ones too.
+    pub fn env_clear(mut self) -> Self {
+        self.plan.environment.push(EnvironmentChange::Clear);
+        self
+    }
+
+    /// The directory it starts in; by default ours.
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.plan.directory = Some(directory.into());
+        self
+    }
+}
+
+/// What it is handed.
+impl WorkerSpec {
+    /// Gives it a pipe of its own for messages. This leaves its standard output to humans.
+    pub fn messages(mut self, pass: Pass) -> Self {
+        self.plan.grant(MESSAGES, GrantSource::FromChild, pass);
+        self.messages_from(MessageSource::Pipe)
+    }
+
+    /// Takes its standard output for its messages: for programs that have nothing else.
+    pub fn messages_on_stdout(self) -> Self {
+        self.messages_from(MessageSource::Stdout)
+    }
+
+    /// Takes its standard error for its messages.
+    pub fn messages_on_stderr(self) -> Self {
+        self.messages_from(MessageSource::Stderr)
+    }
+
+    fn messages_from(mut self, source: MessageSource) -> Self {
+        if self.messages != MessageSource::Nowhere {
+            self.plan.mistake.get_or_insert(SpecError::DuplicateMessageStream);
+        }
+        self.messages = source;
+        self.settle_outputs()
+    }
+
+    /// A stream that carries messages is captured; what was asked for it besides is looked at by `validate`, so that the order of the
+    /// calls does not matter.
+    fn settle_outputs(mut self) -> Self {
+        let settled = |is_source, asked: &Option<OutputMode>| {
+            if is_source { OutputMode::Lines } else { asked.clone().unwrap_or_default() }
+        };
+        self.plan.stdout = settled(self.messages == MessageSource::Stdout, &self.stdout);
+        self.plan.stderr = settled(self.messages == MessageSource::Stderr, &self.stderr);
+        self
+    }
+
+    /// Gives it a control pipe, for calls both ways: its address lands at the `{}`, as in `Pass::arg("--control={}")` or
+    /// `Pass::env("PIPEWRIGHT_CONTROL")`, which is where [`Parent::from_args`](crate::Parent::from_args) looks. In an argument it is the
+    /// path alone, and the key is in the variable `PIPEWRIGHT_CONTROL_KEY`; in the environment it is `PATH?KEY`.
+    pub fn control(mut self, pass: Pass) -> Self {
+        if self.has_control {
+            self.plan.mistake.get_or_insert(SpecError::DuplicateControl);
+        }
+        self.has_control = true;
+        self.plan.tell_control(pass);
+        self
+    }
+
+    /// How long it has to connect to its control pipe before that is told, as
+    /// [`NeverConnected`](crate::Disconnected::NeverConnected); by default 10 s. Where that is what makes it ready, not less than it
+    /// has for [becoming ready](Ready::within).
+    pub fn connect_time(mut self, time: Duration) -> Self {
+        self.connect_time = time;
+        self
+    }
+
+    /// A pipe in which we write and it reads. Our end is [`Worker::take_writer`](crate::supervisor::handles::worker::Worker::take_writer) of this name.
+    pub fn input_pipe(mut self, name: &str, pass: Pass) -> Self {
+        self.plan.grant(name, GrantSource::ToChild, pass);
+        self
+    }
+
+    /// A pipe in which it writes and we read, as bytes. Our end is [`Worker::take_reader`](crate::supervisor::handles::worker::Worker::take_reader) of
+    /// this name; a supervisor does not read it.
+    pub fn output_pipe(mut self, name: &str, pass: Pass) -> Self {
+        self.plan.grant(name, GrantSource::FromChild, pass);
+        self
+    }
+
+    /// A descriptor of yours: a listening socket, a jobserver's pipe, a file. Every incarnation gets the same one.
+    pub fn inherit_fd(mut self, fd: impl Into<OwnedFd>, pass: Pass) -> Self {
+        let name = format!("descriptor {}", self.plan.grants.len());
+        self.plan.grant(&name, GrantSource::Given(Arc::new(fd.into())), pass);
+        self
+    }
+
+    /// Its standard input; by default `/dev/null`.
+    pub fn stdin(mut self, stdin: impl Into<StdinMode>) -> Self {
+        self.plan.stdin = stdin.into();
+        self
+    }
+
+    /// Its standard output; by default ours.
+    pub fn stdout(mut self, stdout: impl Into<OutputMode>) -> Self {
+        self.stdout = Some(stdout.into());
+        self.settle_outputs()
+    }
+
+    /// Its standard error; by default ours.
+    pub fn stderr(mut self, stderr: impl Into<OutputMode>) -> Self {
+        self.stderr = Some(stderr.into());
+        self.settle_outputs()
+    }
+}
+
+/// How it lives as a process.
+impl WorkerSpec {
+    /// Its process group; by default its own, which is what lets it be killed with all it has started.
+    pub fn process_group(mut self, group: ProcessGroup) -> Self {
+        self.plan.group = group;
+        self
+    }
+
+    /// The signal it gets when its parent dies; `None` for none. By default SIGKILL from a supervisor. A process started by
+    /// [`spawn_unsupervised`](Self::spawn_unsupervised) gets one only where it is set here: the kernel sends it when the *thread* that spawned ends.
+    pub fn parent_death_signal(mut self, signal: Option<i32>) -> Self {
+        self.death_signal = signal.map_or(DeathSignal::Never, DeathSignal::Signal);
+        self
+    }
+
+    /// Sets a resource limit, soft and hard; `u64::MAX` for none.
+    pub fn rlimit(mut self, limit: ResourceLimit, value: u64) -> Self {
+        self.plan.limits.push((limit, value));
+        self
+    }
+
+    /// Limits it together with all it starts. It needs a cgroup (v2) of its own and the controller in it: for a supervisor whose
+    /// process is in a leaf of a subtree that was delegated to it, as by systemd's `Delegate=yes` and `DelegateSubgroup=main`, to
+    /// its user, or to its container. Elsewhere the start fails and says why. Not for [`from_command`](Self::from_command) and
+    /// [`outlive_supervisor`](Self::outlive_supervisor).
+    pub fn cgroup_limit(mut self, limit: CgroupLimit) -> Self {
+        self.cgroup_limits.push(limit);
+        self
+    }
+
+    /// Its priority, from -20 to 19, where 19 is the most modest.
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.plan.nice = Some(nice);
+        self
+    }
+
+    /// Whose disk requests come first.
+    pub fn io_priority(mut self, priority: IoPriority) -> Self {
+        self.plan.io_priority = Some(priority);
+        self
+    }
+
+    /// The processors it may run on, by their numbers from 0; by default those that we may. Called again, it adds more.
+    #[doc(alias = "affinity")]
+    #[doc(alias = "cpuset")]
+    pub fn cpu_affinity(mut self, numbers: impl IntoIterator<Item = usize>) -> Self {
+        for number in numbers {
+            self.plan.allow_processor(number);
+        }
+        self
+    }
+
+    /// The permissions that files it makes do not get.
+    pub fn umask(mut self, mask: u32) -> Self {
+        self.plan.umask = Some(mask);
+        self
+    }
+}
+
+/// How it is kept alive, and how it is ended.
+impl WorkerSpec {
+    /// When it is started again after it has ended by itself: a [`Restart`](crate::Restart), or a [`RestartPolicy`] with backoff,
+    /// intensity and causes; by default never.
+    ///
+    /// Each incarnation begins anew: new pipes, a new control address, the same descriptors of yours. What can never start (the
+    /// program is gone, or may not be run) is not tried again.
+    pub fn restart(mut self, policy: impl Into<RestartPolicy>) -> Self {
+        self.restart = policy.into();
+        self
+    }
+
+    /// What makes it ready for work, and how long it has for that; by default it is ready when it runs.
+    pub fn ready(mut self, ready: Ready) -> Self {
+        if let Wanted::Newline(pass) = &ready.wanted {
+            self.plan.grant(BELL, GrantSource::FromChild, pass.clone());
+        }
+        self.ready = Some(ready);
+        self
+    }
+
+    /// In a [group](crate::WorkerGroup): it starts only when this other member, of the same or of another group, is as far as that.
+    #[doc(alias = "depends_on")]
+    pub fn after(mut self, other: &Worker, when: When) -> Self {
+        self.after.push((other.id(), when));
+        self
+    }
+
+    /// In a [group](crate::WorkerGroup) that [ends by itself](crate::GroupPolicy::auto_shutdown): its end counts for that, whatever
+    /// the reason. Refused for one with [`Restart::Always`](crate::Restart::Always), which never ends for good.
+    pub fn significant(mut self) -> Self {
+        self.is_significant = true;
+        self
+    }
+
+    /// Which signs of life it must give once it is ready, and how often; by default none.
+    pub fn watchdog(mut self, watchdog: Watchdog) -> Self {
+        self.watchdog = Some(watchdog);
+        self
+    }
+
+    /// How long each of its processes may run; by default for ever. Then that is told, as
+    /// [`TimedOut`](crate::EventKind::TimedOut), and it is stopped; for its restart policy that is a failure, however it ends.
+    /// Wall-clock time, but for what the whole program is [stopped by its user](crate::Supervisor::handle_signals).
+    #[doc(alias = "RuntimeMaxSec")]
+    #[doc(alias = "timeout")]
+    pub fn time_limit(mut self, time: Duration) -> Self {
+        self.time_limit = Some(time);
+        self
+    }
+
+    /// How it is ended when that is wanted; by default control `shutdown` and closed pipes, 1 s, SIGTERM, 5 s, SIGKILL.
+    #[doc(alias = "KillMode")]
+    pub fn stop(mut self, policy: StopPolicy) -> Self {
+        self.stop = policy;
+        self
+    }
+}
+
+/// How it is listened to.
+impl WorkerSpec {
+    /// How its messages are told apart; by default one a line.
+    pub fn framing(mut self, framing: Framing) -> Self {
+        self.framing = framing;
+        self
+    }
+
+    /// The largest message in bytes; by default 16 MiB, at most 1 GiB. A longer one is skipped and reported as a
+    /// [`FrameError`](crate::FrameError) as soon as its length is known; a host that does not want to go on then stops the worker. So much memory can one worker's unfinished message take.
+    pub fn max_frame(mut self, bytes: usize) -> Self {
+        self.max_frame = bytes;
+        self
+    }
+
+    /// Has every message looked through when it arrives, so that what is not JSON is a fault at once and never a
+    /// [`Message`](crate::Message). By default the consumer finds out, in its own time, when it parses.
+    pub fn check_json(mut self) -> Self {
+        self.check_json = true;
+        self
+    }
+
+    /// Asks for a message pipe that holds so many bytes, rounded up by the kernel; by default 64 KiB. Larger ones let a
+    /// worker run further ahead, and count against its user's quota (`/proc/sys/fs/pipe-user-pages-soft`): where the kernel
+    /// refuses, the pipe stays as it is.
+    pub fn pipe_capacity(mut self, bytes: usize) -> Self {
+        self.pipe_capacity = Some(bytes);
+        self
+    }
+
+    /// How many bytes of its messages, lines and other events may be waiting for you before this worker, and only it, is made to wait,
+    /// also with its next restart; by
+    /// default 1 MiB. Each message counts 64 bytes more than it is long.
+    #[doc(alias = "high_water_mark")]
+    pub fn window(mut self, bytes: usize) -> Self {
+        self.window = bytes;
+        self
+    }
+
+    /// How long after its death the end of its streams is waited for, where something that it started holds them open; by
+    /// default 200 ms. Then the stream is closed and told in [`Exit::leaks`](crate::Exit::leaks).
+    #[doc(alias = "WaitDelay")]
+    pub fn drain_time(mut self, time: Duration) -> Self {
+        self.drain_time = time;
+        self
+    }
+
+    /// How many bytes of a captured standard error are kept for the exit; by default 8 KiB. Where more is written, the first KiB
+    /// (half of a limit below 2 KiB) and the last bytes are kept, with a line between them that says how many are missing: some
+    /// programs print the reason of a failure first, others last.
+    pub fn stderr_tail(mut self, bytes: usize) -> Self {
+        self.stderr_tail = bytes;
+        self
+    }
+}

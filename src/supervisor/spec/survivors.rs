@@ -1,0 +1,49 @@
+//! What becomes of processes that outlive the worker that started them.
+
+use crate::supervisor::spec::WorkerSpec;
+
+/// What becomes of the processes that a worker has started and that are still running when it ends, from
+/// [`WorkerSpec::survivors`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Survivors {
+    /// They are killed, waited for, and named in [`Exit::survivors`](crate::Exit::survivors), at most 4096 of them at a time: a tree
+    /// ends with its worker.
+    #[default]
+    Kill,
+    /// They are named in [`Exit::survivors`](crate::Exit::survivors) and left running. For jobs that start daemons on purpose: a
+    /// compiler cache, an agent, a build daemon.
+    Report,
+    /// They are not looked for.
+    Leave,
+}
+
+impl WorkerSpec {
+    /// What becomes of processes that outlive it; by default they are [killed](Survivors::Kill).
+    ///
+    /// With [`Report`](Survivors::Report) and [`Leave`](Survivors::Leave):
+    ///
+    /// * When the worker ends by itself, nothing of its tree is killed, also not what is left in its process group.
+    /// * When it is stopped, restarted, dropped with its supervisor, or runs into a limit, its process group is ended with it. A
+    ///   daemon that has left the group (`setsid`, as daemons do) lives on.
+    /// * When the host is killed, the same: the worker and its group are killed, daemons live on.
+    /// * It has no cgroup of its own, since all of a cgroup is killed together: [`cgroup_limit`](Self::cgroup_limit) is refused.
+    /// * The daemon keeps what it has inherited: a captured stream that it holds open is closed after the
+    ///   [drain time](Self::drain_time) and named in [`Exit::leaks`](crate::Exit::leaks).
+    pub fn survivors(mut self, survivors: Survivors) -> Self {
+        self.survivors = survivors;
+        self
+    }
+
+    /// Lets it live on, with all it has started, when the process of its supervisor is killed. Dropping the supervisor ends it
+    /// all the same.
+    pub fn outlive_supervisor(mut self) -> Self {
+        self.survives = true;
+        self
+    }
+
+    /// Whether its tree may be killed as a whole, by its cgroup or by the guard.
+    pub(crate) fn ends_as_a_whole(&self) -> bool {
+        !self.survives && self.survivors == Survivors::Kill
+    }
+}

@@ -1,0 +1,126 @@
+//! Mistakes of a spec, found before anything is started.
+
+use crate::supervisor::spec::{DeathSignal, MessageSource, WorkerSpec, readiness::Wanted, survivors::Survivors};
+use crate::{
+    launch::{error::SpecError, plan::Program, stdio::OutputMode},
+    policy::{Conflict, watchdog::Life},
+};
+
+fn refused(conflict: Conflict) -> SpecError {
+    SpecError::Conflict { settings: conflict.settings, reason: conflict.reason }
+}
+
+impl WorkerSpec {
+    /// Looks for mistakes that would make every start fail.
+    ///
+    /// # Errors
+    ///
+    /// The first one found.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        let only_in_groups = [("after", !self.after.is_empty()), ("significant", self.is_significant)];
+        if let Some((setting, _)) = only_in_groups.into_iter().find(|(_, is_set)| *is_set) {
+            let reason = "it has a meaning only for a member of a group: add it by `WorkerGroup::add`".into();
+            return Err(SpecError::Conflict { settings: [setting, "spawn"], reason });
+        }
+        self.validate_apart_from_restart()?;
+        self.restart.check().map_err(refused)
+    }
+
+    /// As [`validate`](Self::validate), for a member of a group, which looks at the restart policy itself.
+    pub(crate) fn validate_apart_from_restart(&self) -> Result<(), SpecError> {
+        self.plan.validate()?;
+        for (what, bytes, most) in [
+            ("a window", self.window, usize::MAX),
+            // Places in a chunk are counted in 32 bits.
+            ("the largest message", self.max_frame, 1 << 30),
+        ] {
+            if bytes == 0 || bytes > most {
+                return Err(SpecError::InvalidSize { what, bytes });
+            }
+        }
+        if let Some(stream) = self.contradicted_stream() {
+            let reason = "its messages come from there: only `OutputMode::Lines` fits".into();
+            return Err(SpecError::Conflict { settings: [stream.0, stream.1], reason });
+        }
+        self.check_health()?;
+        let is_ours = matches!(self.plan.program, Program::Named(_)) && self.ends_as_a_whole();
+        if !self.cgroup_limits.is_empty() && !is_ours {
+            let other = match (self.survives, self.survivors) {
+                (true, _) => "outlive_supervisor",
+                (false, Survivors::Report | Survivors::Leave) => "survivors",
+                (false, Survivors::Kill) => "from_command",
+            };
+            let reason = "it is not started in a cgroup of ours, and so cannot be limited with its tree".into();
+            return Err(SpecError::Conflict { settings: ["cgroup_limit", other], reason });
+        }
+        if let Some(signal) = self.stop.bad_signal() {
+            return Err(SpecError::InvalidSignal { signal });
+        }
+        match self.death_signal {
+            DeathSignal::Signal(signal) if !(1..=64).contains(&signal) => Err(SpecError::InvalidSignal { signal }),
+            DeathSignal::Signal(_) | DeathSignal::Unset | DeathSignal::Never => Ok(()),
+        }
+    }
+
+    /// A stream from which messages are wanted and that was sent elsewhere, by the two settings that say so.
+    fn contradicted_stream(&self) -> Option<(&'static str, &'static str)> {
+        let elsewhere =
+            |output: &Option<OutputMode>| output.as_ref().is_some_and(|output| !matches!(output, OutputMode::Lines));
+        match self.messages {
+            MessageSource::Stdout if elsewhere(&self.stdout) => Some(("messages_on_stdout", "stdout")),
+            MessageSource::Stderr if elsewhere(&self.stderr) => Some(("messages_on_stderr", "stderr")),
+            MessageSource::Stdout | MessageSource::Stderr | MessageSource::Pipe | MessageSource::Nowhere => None,
+        }
+    }
+
+    fn check_health(&self) -> Result<(), SpecError> {
+        let missing = |settings, reason: &str| Err(SpecError::Conflict { settings, reason: reason.into() });
+        if let Some(ready) = &self.ready {
+            ready.check_spec()?;
+            let streams = [(&self.plan.stdout, MessageSource::Stdout), (&self.plan.stderr, MessageSource::Stderr)];
+            let reads_lines =
+                streams.iter().any(|(output, source)| matches!(output, OutputMode::Lines) && self.messages != *source);
+            match ready.wanted {
+                Wanted::Control if !self.has_control => {
+                    return missing(["ready", "control"], "readiness by control needs a control pipe");
+                }
+                Wanted::Message(_) if self.messages == MessageSource::Nowhere => {
+                    return missing(["ready", "messages"], "readiness by a message needs messages");
+                }
+                Wanted::Line(..) if !reads_lines => {
+                    let reason =
+                        "readiness by a line needs a captured stream: `stdout(OutputMode::Lines)` or `stderr(..)`";
+                    return missing(["ready", "stdout"], reason);
+                }
+                _ => {}
+            }
+        }
+        if self.time_limit.is_some_and(|limit| limit.is_zero()) {
+            return missing(["time_limit", "spawn"], "it cannot be zero: it would be stopped at once");
+        }
+        if let (Some(limit), Some(ready)) = (self.time_limit, &self.ready)
+            && !matches!(ready.wanted, Wanted::Started)
+            && limit <= ready.within
+        {
+            let within = ready.within;
+            let reason = format!(
+                "it has {within:?} to become ready (`Ready::within`; 30 s by default), and is stopped after {limit:?}: shorten the \
+                 one, or lengthen the other"
+            );
+            return missing(["time_limit", "ready"], &reason);
+        }
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.check().map_err(refused)?;
+            match watchdog.life() {
+                Life::Ping if !self.has_control => {
+                    return missing(["watchdog", "control"], "a watchdog that pings needs a control pipe");
+                }
+                Life::Messages if self.messages == MessageSource::Nowhere => {
+                    return missing(["watchdog", "messages"], "a watchdog of messages needs messages");
+                }
+                Life::Ping | Life::Messages | Life::Notify => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,405 @@
+//! Groups in the loop: what happens to their members goes in, who starts and who stops comes out.
+
+use crate::supervisor::{
+    event_loop::Driver,
+    reactor::token::{Place, Timer},
+    supervision::{
+        membership::{FirstStart, Newcomers},
+        restart::Action,
+    },
+};
+use crate::{
+    policy::{
+        group::{
+            Activity, AutoShutdown, GroupId, GroupSettings, Groups, MemberId, Node, Strategy,
+            members::{Input, Output, Verdict},
+        },
+        lifecycle::{Ask, Input as Fact},
+        restart::{Cause, Restart, Verdict as Own},
+    },
+    supervisor::{
+        events::event::{Event, EventKind},
+        handles::{
+            group::{self, GroupError, GroupPolicy},
+            stop::RestartHandle,
+            worker::WorkerShared,
+        },
+        ids::WorkerId,
+        spawner::queue::HANG_TIME,
+        supervision::worker::{Kept, Standing, Wish},
+        worker::group::{GroupEnd, GroupShared, GroupStatus},
+    },
+};
+use crossbeam_channel::Sender;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// What is wanted of groups.
+#[derive(Debug)]
+pub(crate) enum GroupCommand {
+    Add {
+        group: Arc<GroupShared>,
+        parent: Option<group::GroupId>,
+        policy: GroupPolicy,
+        answer: Sender<Result<(), GroupError>>,
+    },
+    /// All of them, or none.
+    AddWorkers {
+        group: group::GroupId,
+        workers: Newcomers,
+        /// Whether the caller waits for the first start of the first of them, and takes its failure for a refusal.
+        is_awaited: bool,
+        answer: Sender<Result<Option<FirstStart>, GroupError>>,
+    },
+    Remove {
+        group: group::GroupId,
+        worker: WorkerId,
+        answer: Sender<Result<(), GroupError>>,
+    },
+    StartMember {
+        group: group::GroupId,
+        worker: WorkerId,
+        answer: Sender<Result<RestartHandle, GroupError>>,
+    },
+    /// Nothing where there is no such group any more.
+    Status(group::GroupId, Sender<Option<GroupStatus>>),
+    /// Gives those who are to begin anew.
+    Start(group::GroupId, Sender<RestartHandle>),
+    /// Gives those who are to end.
+    Stop(group::GroupId, Sender<Vec<Arc<WorkerShared>>>),
+    /// As `Stop`, and for good.
+    Dissolve(group::GroupId, Sender<Result<Vec<Arc<WorkerShared>>, GroupError>>),
+    /// As `Start`.
+    Restart(group::GroupId, Sender<RestartHandle>),
+}
+
+/// Around all groups; it only holds them together.
+const ROOT: GroupId = GroupId(0);
+
+pub(crate) fn no_groups() -> Groups {
+    // What is in it is bounded by itself: it ends for good when it gives up.
+    let (strategy, auto_shutdown) = (Strategy::OneForOne, AutoShutdown::Never);
+    Groups::new(ROOT, GroupSettings { strategy, auto_shutdown, intensity: None, stop_within: None })
+}
+
+pub(crate) fn member(worker: WorkerId) -> MemberId {
+    MemberId(worker.0)
+}
+
+impl Driver {
+    pub(crate) fn obey_group(&mut self, command: GroupCommand) {
+        match command {
+            GroupCommand::Add { group, parent, policy, answer } => {
+                let (id, parent) = (GroupId(group.id.0), parent.map_or(ROOT, |parent| GroupId(parent.0)));
+                let added = self.groups.add_group(id, parent, policy.role(parent != ROOT), policy.settings());
+                if added.is_ok() {
+                    self.group_handles.insert(id, group);
+                    self.tell_groups(Input::Start(Node::Group(id)));
+                }
+                // A caller that does not wait any more needs no answer.
+                drop(answer.send(added.map_err(GroupError::from)));
+            }
+            GroupCommand::AddWorkers { group, workers, is_awaited, answer } => {
+                let added = self.add_members(GroupId(group.0), &workers);
+                drop(answer.send(added.map(|()| if is_awaited { self.await_start(&workers) } else { None })));
+            }
+            GroupCommand::Remove { group, worker, answer } => drop(answer.send(self.remove_member(group, worker))),
+            GroupCommand::StartMember { group, worker, answer } => {
+                drop(answer.send(self.start_member(group, worker)));
+            }
+            GroupCommand::Status(group, answer) => drop(answer.send(self.group_status(GroupId(group.0)))),
+            GroupCommand::Start(group, answer) => self.begin_anew(Input::Start, group, &answer),
+            GroupCommand::Stop(group, answer) => {
+                let node = Node::Group(GroupId(group.0));
+                // Whoever has asked and gone gets no answer.
+                drop(answer.send(self.running(node)));
+                self.tell_groups(Input::Stop(node));
+            }
+            GroupCommand::Dissolve(group, answer) => {
+                let node = Node::Group(GroupId(group.0));
+                let may = self.groups.check_removal(node).map_err(GroupError::from);
+                let is_removed = may.is_ok();
+                drop(answer.send(may.map(|()| self.running(node))));
+                if is_removed {
+                    self.tell_groups(Input::Remove(node));
+                }
+            }
+            GroupCommand::Restart(group, answer) => self.begin_anew(Input::Restart, group, &answer),
+        }
+    }
+
+    fn running(&self, node: Node) -> Vec<Arc<WorkerShared>> {
+        self.members(node).filter(|kept| !kept.is_resting).map(|kept| Arc::clone(&kept.shared)).collect()
+    }
+
+    fn members(&self, node: Node) -> impl Iterator<Item = &Kept> {
+        self.groups.members_under(node).into_iter().filter_map(|MemberId(id)| self.kept.get(&WorkerId(id)))
+    }
+
+    /// Answers with those who come back: of a start those who rested, of a restart all of them.
+    fn begin_anew(&mut self, input: impl FnOnce(Node) -> Input, group: group::GroupId, answer: &Sender<RestartHandle>) {
+        let node = Node::Group(GroupId(group.0));
+        let input = input(node);
+        let is_start = matches!(input, Input::Start(_));
+        let before: BTreeMap<_, _> = (self.members(node))
+            .filter(|kept| kept.is_resting || !is_start)
+            .map(|kept| (kept.shared.id(), kept.shared.incarnation()))
+            .collect();
+        if is_start {
+            for id in before.keys() {
+                if let Some(kept) = self.kept.get_mut(id) {
+                    kept.begin_anew();
+                }
+            }
+        }
+        self.tell_groups(input);
+        let comes_back = |kept: &&Kept| !kept.is_resting && kept.spec.restart.when() != Restart::Never;
+        let anew = self.members(node).filter(comes_back);
+        let anew = anew.filter_map(|kept| Some((Arc::clone(&kept.shared), *before.get(&kept.shared.id())?)));
+        drop(answer.send(RestartHandle::new(anew)));
+    }
+
+    /// Its user wants something of a member.
+    pub(crate) fn act_member(&mut self, worker: WorkerId, action: Action) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let node = Node::Member(member(worker));
+        match (kept.standing, action) {
+            // Already on its way down: its own ladder goes on faster, of which its group need not hear.
+            (Standing::Lives(place), Action::Stop) if kept.wish == Wish::End => self.input(place, Fact::Ask(Ask::Stop)),
+            (Standing::Lives(place), Action::StopWithin(time)) if kept.wish == Wish::End => {
+                self.input(place, Fact::Ask(Ask::StopWithin(time)));
+            }
+            // One that has ended stays so until it is started.
+            (_, Action::Restart) if kept.is_resting => {}
+            (_, Action::Restart) => self.tell_groups(Input::Restart(node)),
+            (_, Action::Stop) => self.tell_groups(Input::Stop(node)),
+            (standing, Action::StopWithin(time)) => {
+                self.tell_groups(Input::Stop(node));
+                let Standing::Lives(place) = standing else { return };
+                if self.kept.get(&worker).is_some_and(|kept| kept.wish == Wish::End) {
+                    self.input(place, Fact::Ask(Ask::StopWithin(time)));
+                } else {
+                    // It is told when those that need it have ended, and is killed in time all the same.
+                    self.set_timer_after(time, Timer::ForceOne(place));
+                }
+            }
+        }
+    }
+
+    /// Everybody in groups ends, in their order.
+    pub(crate) fn stop_groups(&mut self) {
+        if self.kept.values().any(|kept| kept.is_member) {
+            self.tell_groups(Input::StopAll);
+        }
+    }
+
+    /// Everybody should have ended, also those who wait for others to end before them.
+    pub(crate) fn force(&mut self) {
+        let late = self.kept.values().filter_map(Kept::place).collect();
+        self.kill_at_once(late);
+    }
+
+    /// A group's end has had its time.
+    pub(crate) fn force_group(&mut self, group: GroupId) {
+        // Those that still wait for others to end before them get no ladder any more.
+        let late = self.members(Node::Group(group)).filter_map(Kept::place).collect();
+        self.kill_at_once(late);
+        for MemberId(id) in self.groups.members_under(Node::Group(group)) {
+            if let Some(kept) = self.kept.get_mut(&WorkerId(id)) {
+                kept.is_overdue = kept.standing == Standing::Starts;
+            }
+        }
+    }
+
+    pub(crate) fn kill_at_once(&mut self, late: Vec<Place>) {
+        for place in late {
+            self.input(place, Fact::Ask(Ask::StopWithin(Duration::ZERO)));
+        }
+    }
+
+    /// A member runs; it may be ready with that.
+    pub(crate) fn member_started(&mut self, worker: WorkerId) {
+        if self.is_member(worker) {
+            self.tell_groups(Input::Started(member(worker)));
+        }
+    }
+
+    pub(crate) fn member_ready(&mut self, worker: WorkerId) {
+        if self.is_member(worker) {
+            self.tell_groups(Input::Ready(member(worker)));
+        }
+    }
+
+    fn is_member(&self, worker: WorkerId) -> bool {
+        self.kept.get(&worker).is_some_and(|kept| kept.is_member)
+    }
+
+    /// An incarnation of a member has ended, with its tree, or could not begin.
+    pub(crate) fn left_member(&mut self, worker: WorkerId, cause: Cause) {
+        let now = self.clock.now();
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let success = match cause {
+            Cause::Ended { status, .. } => kept.spec.restart.is_success(status),
+            Cause::Unhealthy { .. } | Cause::NotStarted | Cause::Shortage | Cause::CannotStart => false,
+        };
+        kept.standing = Standing::Rests;
+        let (verdict, gave_up) = match kept.verdict(cause, now) {
+            Own::Again { after } => {
+                kept.own_end = Some((now, after));
+                (Verdict::Again, None)
+            }
+            Own::Postponed { after } => {
+                kept.own_end = Some((now, after));
+                (Verdict::Postponed, None)
+            }
+            // It may be started again all the same, with siblings or with its group.
+            Own::Finished | Own::GivenUp(_) if kept.wish == Wish::End => (Verdict::Finished, None),
+            Own::Finished => {
+                kept.own_end = Some((now, kept.policy.next_pause()));
+                (Verdict::Finished, None)
+            }
+            Own::GivenUp(why) => {
+                kept.own_end = Some((now, kept.policy.next_pause()));
+                (Verdict::GaveUp, Some(why))
+            }
+        };
+        match gave_up {
+            Some(_) if self.groups.is_leaving(member(worker)) => {}
+            Some(_) if self.groups.may_return(member(worker)) => kept.gave_up = gave_up,
+            Some(why) => self.tell(worker, EventKind::GaveUp(why)),
+            None => {}
+        }
+        self.cause = worker;
+        self.tell_groups(Input::Ended { member: member(worker), success, verdict });
+    }
+
+    /// What one input brings about may be an input itself: that has its turn when all of this one's outputs are done.
+    pub(crate) fn tell_groups(&mut self, input: Input) {
+        self.for_groups.push_back(input);
+        if self.for_groups.len() > 1 {
+            return;
+        }
+        while let Some(&input) = self.for_groups.front() {
+            for output in self.groups.handle(input, self.clock.now()) {
+                self.do_for_group(output);
+            }
+            self.for_groups.pop_front();
+        }
+        self.let_rest();
+    }
+
+    fn do_for_group(&mut self, output: Output) {
+        match output {
+            Output::Start(MemberId(id)) => self.start_member_now(WorkerId(id)),
+            Output::Stop(MemberId(id)) => self.stop_member(WorkerId(id)),
+            Output::DependencyFailed { member: MemberId(id), on: MemberId(on) } => {
+                self.tell(WorkerId(id), EventKind::DependencyFailed { on: WorkerId(on) });
+            }
+            Output::GroupGaveUp(GroupId(id)) => self.tell(self.cause, EventKind::GroupGaveUp(group::GroupId(id))),
+            Output::GroupEnds { group, within } => self.set_timer_after(within, Timer::Group(group)),
+            Output::GroupEnded(id) => {
+                self.timers.cancel(Timer::Group(id));
+                self.report_those_who_gave_up(id);
+                self.tell(self.cause, EventKind::GroupEnded(group::GroupId(id.0)));
+            }
+            Output::GroupRestarting(id) => {
+                self.timers.cancel(Timer::Group(id));
+                for MemberId(member) in self.groups.members_under(Node::Group(id)) {
+                    if let Some(kept) = self.kept.get_mut(&WorkerId(member)) {
+                        kept.begin_next_life();
+                    }
+                }
+                self.tell(self.cause, EventKind::GroupRestarting(group::GroupId(id.0)));
+            }
+            Output::Removed(Node::Member(MemberId(id))) => self.end(WorkerId(id)),
+            Output::Removed(Node::Group(id)) => {
+                if let Some(handle) = self.group_handles.remove(&id) {
+                    handle.set_end(Some(GroupEnd::Dissolved));
+                }
+            }
+        }
+    }
+
+    /// It is to run: at once, or when the pause after an end of its own is over.
+    fn start_member_now(&mut self, worker: WorkerId) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        kept.wish = Wish::Policy;
+        kept.is_overdue = false;
+        kept.gave_up = None;
+        match kept.own_end.take() {
+            Some((ended, pause)) => {
+                let after = pause.saturating_sub(self.clock.now().saturating_duration_since(ended));
+                self.tell(worker, EventKind::Restarting { after });
+                self.wait_for_restart(worker, after);
+            }
+            None => self.start_again(worker),
+        }
+    }
+
+    /// Nothing around them starts them again.
+    fn report_those_who_gave_up(&mut self, group: GroupId) {
+        for id in self.groups.members_under(Node::Group(group)) {
+            let Some(kept) = self.kept.get_mut(&WorkerId(id.0)) else { continue };
+            if let Some(why) = kept.gave_up.take_if(|_| self.groups.is_over(Node::Member(id))) {
+                self.tell(WorkerId(id.0), EventKind::GaveUp(why));
+            }
+        }
+    }
+
+    pub(crate) fn stop_member(&mut self, worker: WorkerId) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        kept.wish = Wish::End;
+        match kept.standing {
+            Standing::Lives(place) => self.input(place, Fact::Ask(Ask::Stop)),
+            // It ends when it arrives.
+            Standing::Starts if !self.starter.starts().cancel(worker) => {
+                kept.answer_first_start();
+                self.set_timer_after(HANG_TIME, Timer::Arrival(worker));
+            }
+            Standing::Starts | Standing::Waits(_) | Standing::Held | Standing::Rests => {
+                kept.answer_first_start();
+                kept.standing = Standing::Rests;
+                self.tell_groups(Input::Ended { member: member(worker), success: false, verdict: Verdict::Finished });
+            }
+        }
+    }
+
+    pub(crate) fn tell(&mut self, worker: WorkerId, kind: EventKind) {
+        self.outlet.send(match self.kept.get(&worker) {
+            Some(Kept { shared, .. }) => Event::of(shared, shared.incarnation(), kind),
+            None => Event::of_the_gone(worker, kind),
+        });
+    }
+
+    /// Those whom their group does not want to run have ended, until it does.
+    fn let_rest(&mut self) {
+        for node in self.groups.take_touched() {
+            let id = match node {
+                Node::Member(id) => id,
+                Node::Group(id) => {
+                    self.let_group_rest(id);
+                    continue;
+                }
+            };
+            let Some(kept) = self.kept.get_mut(&WorkerId(id.0)) else { continue };
+            if !kept.is_member {
+                continue;
+            }
+            let rests = kept.standing == Standing::Rests && self.groups.is_over(node);
+            match (rests, kept.is_resting) {
+                (true, false) => kept.shared.end(kept.last_exit()),
+                (false, true) => kept.shared.wake(),
+                (true, true) | (false, false) => {}
+            }
+            kept.is_resting = rests;
+        }
+    }
+
+    /// Those who wait for the end of a group are answered, and those who come later.
+    fn let_group_rest(&mut self, id: GroupId) {
+        let (Some(handle), Some(survey)) = (self.group_handles.get(&id), self.groups.survey(id)) else { return };
+        handle.set_end(match survey.activity {
+            Activity::Over(end) => Some(end.into()),
+            Activity::Running | Activity::Restarting | Activity::Stopping | Activity::Waiting => None,
+        });
+    }
+}

@@ -1,0 +1,177 @@
+//! Members of groups: how they come, how single ones are started, how they go, and how a group stands.
+
+use crate::supervisor::{
+    event_loop::Driver,
+    supervision::{groups::member, restart::next_seed},
+};
+use crate::{
+    launch::error::{SpawnError, SpecError},
+    policy::{
+        group::{Activity, GroupId, MemberId, Node, Role, Survey, error, members::Input},
+        restart::{Intensity, Restart},
+    },
+    supervisor::{
+        handles::{
+            group::{self, GroupError},
+            stop::RestartHandle,
+            worker::WorkerShared,
+        },
+        ids::WorkerId,
+        panics::SharedSpec,
+        spec::WorkerSpec,
+        supervision::worker::{Kept, Standing, Wish},
+        worker::group::{GroupState, GroupStatus},
+    },
+};
+use crossbeam_channel::{Receiver, SendError};
+use std::sync::Arc;
+
+/// Workers that are to be members, with their specs.
+pub(crate) type Newcomers = Vec<(Arc<WorkerShared>, SharedSpec)>;
+
+/// Has one answer, when the first start of a member has succeeded, failed or been called off.
+pub(crate) type FirstStart = Receiver<Result<(), GroupError>>;
+
+impl Driver {
+    /// All of them become members, or none; and they are started where the group runs.
+    pub(crate) fn add_members(&mut self, group: GroupId, workers: &Newcomers) -> Result<(), GroupError> {
+        for (at, (shared, spec)) in workers.iter().enumerate() {
+            if let Err(error) = self.add_member(group, shared, spec) {
+                // In reverse, since later ones may wait for earlier ones. None of them has been started.
+                for (shared, _) in workers.iter().take(at).rev() {
+                    self.tell_groups(Input::Remove(Node::Member(member(shared.id()))));
+                }
+                return Err(error);
+            }
+        }
+        for (shared, _) in workers {
+            self.tell_groups(Input::Start(Node::Member(member(shared.id()))));
+        }
+        Ok(())
+    }
+
+    /// What reports the first start of the first of them, where that is under way.
+    pub(crate) fn await_start(&mut self, workers: &Newcomers) -> Option<FirstStart> {
+        let first = workers.first().and_then(|(shared, _)| self.kept.get_mut(&shared.id()));
+        let kept = first.filter(|kept| kept.standing == Standing::Starts)?;
+        let (answer, started) = crossbeam_channel::bounded(1);
+        kept.first_start = Some(answer);
+        Some(started)
+    }
+
+    fn add_member(&mut self, group: GroupId, shared: &Arc<WorkerShared>, spec: &SharedSpec) -> Result<(), GroupError> {
+        if self.closed || self.last_call.is_some() {
+            return Err(GroupError::SupervisorGone);
+        }
+        self.check_settings(group, spec)?;
+        let id = member(shared.id());
+        let role = Role { lifetime: group::lifetime(spec.restart.when()), significant: spec.is_significant };
+        self.groups.add_member(id, group, role)?;
+        for &(on, when) in &spec.after {
+            if let Err(error) = self.groups.after(id, member(on), when) {
+                // It has not been started, so it is forgotten at once.
+                self.groups.handle(Input::Remove(Node::Member(id)), self.clock.now());
+                return Err(error.into());
+            }
+        }
+        let seed = next_seed(&mut self.seed, shared.id());
+        self.kept.insert(shared.id(), Kept::member(shared, spec, seed));
+        self.outlet.trace.meet(shared);
+        Ok(())
+    }
+
+    /// What a spec says must fit what its group says.
+    fn check_settings(&self, group: GroupId, spec: &WorkerSpec) -> Result<(), GroupError> {
+        let (ladder, within) = (spec.stop.longest(), self.groups.stop_within(group));
+        if let Some(within) = within.filter(|within| *within < ladder) {
+            let reason =
+                format!("its stop ladder takes {ladder:?}, and its group's end no longer than {within:?}").into();
+            return Err(SpecError::Conflict { settings: ["stop", "stop_timeout"], reason }.into());
+        }
+        if spec.restart.when() == Restart::Never && spec.restart.comes_back() {
+            let reason = "some exits force its restart, and a member with `Restart::Never` is not restarted".into();
+            return Err(GroupError::Refused { reason });
+        }
+        let intensity = self.groups.intensity(group);
+        let intensity = intensity.map(|intensity| Intensity::new(intensity.restarts, intensity.period));
+        spec.restart.check_in_group(intensity).map_err(|conflict| {
+            let (settings, reason) = (conflict.settings, conflict.reason);
+            GroupError::Spec(SpecError::Conflict { settings, reason })
+        })
+    }
+
+    /// Its first start has failed. Where its caller still waits for that it never was a member; gives the error where not.
+    pub(crate) fn refuse_member(&mut self, worker: WorkerId, error: SpawnError) -> Option<SpawnError> {
+        let Some(kept) = self.kept.get_mut(&worker) else { return Some(error) };
+        let Some(answer) = kept.first_start.take() else { return Some(error) };
+        if let Err(SendError(answer)) = answer.send(Err(GroupError::NotStarted(Box::new(error)))) {
+            return match answer {
+                Err(GroupError::NotStarted(error)) => Some(*error),
+                Ok(()) | Err(_) => None,
+            };
+        }
+        if kept.is_member {
+            kept.standing = Standing::Rests;
+            self.tell_groups(Input::Remove(Node::Member(member(worker))));
+        } else {
+            self.end(worker);
+        }
+        None
+    }
+
+    pub(crate) fn remove_member(&mut self, group: group::GroupId, worker: WorkerId) -> Result<(), GroupError> {
+        let node = Node::Member(member(worker));
+        self.check_is_of(group, worker)?;
+        self.groups.check_removal(node)?;
+        self.tell_groups(Input::Remove(node));
+        Ok(())
+    }
+
+    pub(crate) fn start_member(
+        &mut self,
+        group: group::GroupId,
+        worker: WorkerId,
+    ) -> Result<RestartHandle, GroupError> {
+        self.check_is_of(group, worker)?;
+        let id = member(worker);
+        if self.groups.is_group_over(id) {
+            let reason = "its group does not run: start the group".into();
+            return Err(GroupError::Refused { reason });
+        }
+        let Some(kept) = self.kept.get_mut(&worker) else { return Ok(RestartHandle::default()) };
+        let before =
+            (kept.is_resting || kept.wish == Wish::End).then(|| (Arc::clone(&kept.shared), kept.shared.incarnation()));
+        if before.is_some() {
+            kept.begin_anew();
+        }
+        self.tell_groups(Input::Start(Node::Member(id)));
+        Ok(RestartHandle::new(before))
+    }
+
+    fn check_is_of(&self, group: group::GroupId, worker: WorkerId) -> Result<(), GroupError> {
+        match self.groups.check_member(member(worker), GroupId(group.0)) {
+            Ok(()) => Ok(()),
+            Err(error::GroupError::Elsewhere { .. }) => Err(GroupError::NotAMember { worker, group }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(crate) fn group_status(&mut self, id: GroupId) -> Option<GroupStatus> {
+        let Survey { activity, restarts, children } = self.groups.survey(id)?;
+        let state = match activity {
+            Activity::Running => GroupState::Running,
+            Activity::Restarting => GroupState::Restarting,
+            Activity::Stopping => GroupState::Stopping,
+            Activity::Waiting => GroupState::Waiting,
+            Activity::Over(end) => GroupState::Ended(end.into()),
+        };
+        let (mut members, mut groups) = (Vec::new(), Vec::new());
+        for child in children {
+            match child {
+                Node::Member(MemberId(id)) => members.extend(self.status_of(WorkerId(id))),
+                Node::Group(id) => groups.extend(self.group_status(id)),
+            }
+        }
+        Some(GroupStatus { group: group::GroupId(id.0), state, restarts, members, groups })
+    }
+}

@@ -1,0 +1,265 @@
+//! Workers across their incarnations in the loop: what becomes of one that has ended, and what its user wants of it.
+
+use crate::supervisor::{
+    event_loop::{Driver, FIRST_LOOK},
+    reactor::token::{Place, Timer},
+};
+use crate::{
+    exit::Exit,
+    launch::error::SpawnError,
+    policy::{
+        lifecycle::{Ask, Input},
+        restart::{Cause, Verdict},
+    },
+    supervisor::{
+        clock::now,
+        events::{
+            event::{Event, EventKind},
+            warning::Warning,
+        },
+        handles::worker::WorkerShared,
+        ids::WorkerId,
+        panics::SharedSpec,
+        spawner::Starter,
+        supervision::worker::{Kept, Standing, Wish},
+    },
+};
+use std::{collections::hash_map::Entry, mem, sync::Arc, time::Duration};
+
+/// The longest that a restart is put off: thirty years.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// What its user wants of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Stop,
+    StopWithin(Duration),
+    Restart,
+}
+
+/// Why a worker has no incarnation just now.
+pub(crate) enum Left {
+    Ended {
+        exit: Arc<Exit>,
+        /// We have ended it ourselves, and nobody had asked for that.
+        unhealthy: bool,
+    },
+    NotStarted(SpawnError),
+}
+
+impl Driver {
+    /// An incarnation has begun. False if nobody wants it any more.
+    pub(crate) fn keep(&mut self, shared: &Arc<WorkerShared>, spec: &SharedSpec, place: Place) -> bool {
+        match self.kept.entry(shared.id()) {
+            Entry::Vacant(vacant) => {
+                let seed = next_seed(&mut self.seed, shared.id());
+                vacant.insert(Kept::new(shared, spec, Standing::Lives(place), seed));
+                true
+            }
+            Entry::Occupied(mut occupied) => {
+                let kept = occupied.get_mut();
+                kept.standing = Standing::Lives(place);
+                // A start that has failed is none.
+                kept.restarts += u32::from(shared.incarnation() > 1);
+                kept.answer_first_start();
+                kept.wish == Wish::Policy
+            }
+        }
+    }
+
+    pub(crate) fn act(&mut self, worker: WorkerId, action: Action) {
+        // One that has ended for good has ended.
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        if kept.is_member {
+            return self.act_member(worker, action);
+        }
+        match action {
+            Action::Restart if kept.wish == Wish::End => return,
+            Action::Restart => kept.wish = Wish::Again,
+            Action::Stop | Action::StopWithin(_) => kept.wish = Wish::End,
+        }
+        match (kept.standing, action) {
+            (Standing::Lives(place), Action::StopWithin(time)) => {
+                self.input(place, Input::Ask(Ask::StopWithin(time)));
+            }
+            (Standing::Lives(place), Action::Stop | Action::Restart) => self.input(place, Input::Ask(Ask::Stop)),
+            (Standing::Waits(_), Action::Restart) => {
+                kept.wish = Wish::Policy;
+                self.start_again(worker);
+            }
+            (Standing::Waits(_) | Standing::Held, Action::Stop | Action::StopWithin(_)) => self.end(worker),
+            // It is the new beginning that is wanted.
+            (Standing::Starts | Standing::Held, Action::Restart) => kept.wish = Wish::Policy,
+            (Standing::Starts, Action::Stop | Action::StopWithin(_)) => {
+                if self.starter.starts().cancel(worker) {
+                    self.end(worker);
+                } else {
+                    // It ends when it arrives.
+                    self.set_timer_after(crate::supervisor::spawner::queue::HANG_TIME, Timer::Arrival(worker));
+                }
+            }
+            (Standing::Rests, Action::Restart | Action::Stop | Action::StopWithin(_)) => {}
+        }
+    }
+
+    /// A worker that was stopped while it was started should have arrived by now.
+    pub(crate) fn miss_arrival(&mut self, worker: WorkerId) {
+        let Some(kept) = self.kept.get(&worker) else { return };
+        if kept.standing != Standing::Starts || kept.wish != Wish::End {
+            return;
+        }
+        if kept.is_member { self.stop_member(worker) } else { self.act(worker, Action::Stop) }
+    }
+
+    /// The supervisor goes: everybody ends, and nobody comes back.
+    pub(crate) fn end_everybody(&mut self) {
+        let everybody: Vec<WorkerId> = self.kept.keys().copied().collect();
+        for worker in everybody {
+            // Groups have nothing to say any more.
+            let rests = self.kept.get_mut(&worker).is_some_and(|kept| {
+                kept.is_member = false;
+                kept.standing == Standing::Rests
+            });
+            if rests {
+                self.end(worker);
+            }
+            self.act(worker, Action::StopWithin(self.grace_period));
+        }
+    }
+
+    /// An incarnation has ended, or could not begin: what now?
+    pub(crate) fn left(&mut self, worker: WorkerId, left: Left) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let cause = match left {
+            Left::Ended { exit, unhealthy } => {
+                let (status, ran) = (exit.status, exit.duration);
+                let cause = if unhealthy { Cause::Unhealthy { ran } } else { Cause::Ended { status, ran } };
+                kept.last = Some((exit, now()));
+                cause
+            }
+            Left::NotStarted(error) => {
+                let Some(error) = self.refuse_member(worker, error) else { return };
+                let Some(kept) = self.kept.get(&worker) else { return };
+                let cause = if error.is_permanent() {
+                    Cause::CannotStart
+                } else if error.is_shortage() {
+                    Cause::Shortage
+                } else {
+                    Cause::NotStarted
+                };
+                let number = kept.shared.incarnation();
+                let kind = EventKind::NotStarted(Arc::new(error));
+                self.outlet.send(Event::of(&kept.shared, number + 1, kind));
+                cause
+            }
+        };
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        if kept.is_member {
+            return self.left_member(worker, cause);
+        }
+        let verdict = if self.is_ending { Verdict::Finished } else { kept.verdict(cause, self.clock.now()) };
+        match verdict {
+            Verdict::Finished => self.end(worker),
+            Verdict::GivenUp(why) => {
+                self.tell(worker, EventKind::GaveUp(why));
+                self.end(worker);
+            }
+            Verdict::Again { after } | Verdict::Postponed { after } => {
+                self.tell(worker, EventKind::Restarting { after });
+                // A pause beyond the clock is for ever: until somebody calls `restart`, or `stop`.
+                self.wait_for_restart(worker, after);
+            }
+        }
+    }
+
+    pub(crate) fn wait_for_restart(&mut self, worker: WorkerId, after: Duration) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        // Beyond the clock is beyond the life of any process.
+        let Some(due) = self.clock.now().checked_add(after.min(LONGEST_PAUSE)) else { return };
+        kept.standing = Standing::Waits(due);
+        self.set_timer(due, Timer::Restart(worker));
+    }
+
+    /// The time for a restart has come, unless something has come between.
+    pub(crate) fn restart(&mut self, worker: WorkerId) {
+        if self
+            .kept
+            .get(&worker)
+            .is_some_and(|kept| matches!(kept.standing, Standing::Waits(due) if due <= self.clock.now()))
+        {
+            if self.is_held_back(worker) {
+                self.held_back.push(worker);
+                self.next_look = FIRST_LOOK;
+            } else {
+                self.start_again(worker);
+            }
+        }
+    }
+
+    /// Each incarnation has some events: a worker that ends at once, and comes back at once, would fill the channel of a consumer that does not
+    /// receive.
+    fn is_held_back(&self, worker: WorkerId) -> bool {
+        self.kept.get(&worker).is_some_and(|kept| self.outlet.levels_of(&kept.shared).must_pause())
+    }
+
+    /// Goes on with restarts for which there is room again.
+    pub(crate) fn restart_again(&mut self) {
+        for worker in mem::take(&mut self.held_back) {
+            let Some(kept) = self.kept.get(&worker) else { continue };
+            // First ask to be woken, then look, as for streams.
+            kept.shared.account.meter.wait_for_room();
+            let levels = self.outlet.levels_of(&kept.shared);
+            match kept.standing {
+                Standing::Waits(due) if due <= self.clock.now() => {
+                    if levels.may_resume() {
+                        self.start_again(worker);
+                    } else {
+                        self.held_back.push(worker);
+                    }
+                }
+                // Stopped or started meanwhile, or it waits for a later time, which has a timer.
+                Standing::Waits(_) | Standing::Lives(_) | Standing::Held | Standing::Starts | Standing::Rests => {}
+            }
+        }
+    }
+
+    pub(crate) fn start_again(&mut self, worker: WorkerId) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        if let Some(old) = self.stuck.values().find(|stuck| stuck.worker == worker) {
+            kept.standing = Standing::Held;
+            let pid = old.present.child().pid();
+            return self.tell(worker, EventKind::Warning(Box::new(Warning::RestartHeld { pid })));
+        }
+        kept.standing = Standing::Starts;
+        let (shared, spec) = (Arc::clone(&kept.shared), Arc::clone(&kept.spec));
+        self.starter.start_again(shared, spec);
+        self.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::Starts);
+    }
+
+    /// Starts wait for threads that may hang in others.
+    pub(crate) fn relieve_starts(&mut self) {
+        if Starter::relieve(&self.starter) {
+            self.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::Starts);
+        }
+    }
+
+    /// It will not come back.
+    pub(crate) fn end(&mut self, worker: WorkerId) {
+        let Some(kept) = self.kept.remove(&worker) else { return };
+        self.timers.cancel(Timer::Restart(worker));
+        self.outlet.trace.forget(worker);
+        // After its last event: whoever has waited for the exit finds it in the channel.
+        kept.shared.end(kept.last_exit());
+    }
+
+    /// Nobody lives and nobody will.
+    pub(crate) fn is_over(&self) -> bool {
+        self.closed && self.kept.values().all(|kept| kept.is_resting)
+    }
+}
+
+/// Workers of one supervisor must not draw the same pauses.
+pub(crate) fn next_seed(seed: &mut u64, worker: WorkerId) -> u64 {
+    *seed = seed.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(worker.0);
+    *seed
+}

@@ -1,0 +1,137 @@
+//! One worker across its incarnations, as the loop sees it.
+
+use crate::supervisor::{
+    clock::now,
+    handles::{group::GroupError, worker::WorkerShared},
+    panics::SharedSpec,
+    reactor::token::Place,
+};
+use crate::{
+    exit::{Exit, ExitStatus},
+    policy::restart::{Cause, GaveUp, Restarts, Verdict},
+};
+use crossbeam_channel::Sender;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// What its user wants of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// What the policy says.
+    Policy,
+    /// To begin anew.
+    Again,
+    /// To end.
+    End,
+}
+
+/// Where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Lives(Place),
+    /// It is started again then, unless that has changed.
+    Waits(Instant),
+    /// It is started as soon as its last process has ended, which SIGKILL has not ended in time.
+    Held,
+    /// The spawner has it.
+    Starts,
+    /// A member of a group that is not to run just now.
+    Rests,
+}
+
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) shared: Arc<WorkerShared>,
+    pub(crate) spec: SharedSpec,
+    pub(crate) standing: Standing,
+    pub(crate) wish: Wish,
+    /// How many times it was started again.
+    pub(crate) restarts: u32,
+    pub(crate) policy: Restarts,
+    /// How its last incarnation ended, and when.
+    pub(crate) last: Option<(Arc<Exit>, Instant)>,
+    /// Its group says when it starts.
+    pub(crate) is_member: bool,
+    /// It is told to have ended, until its group wants it again.
+    pub(crate) is_resting: bool,
+    /// Its group's end has had its time while it was being started.
+    pub(crate) is_overdue: bool,
+    /// When it ended last, if that was its own end, and how long its next start waits from then on. Nothing once it is started,
+    /// and where a user starts it.
+    pub(crate) own_end: Option<(Instant, Duration)>,
+    /// It gave up, and the group around its group may start it again all the same.
+    pub(crate) gave_up: Option<GaveUp>,
+    /// Waits for its first start, or for the reason why there is none.
+    pub(crate) first_start: Option<Sender<Result<(), GroupError>>>,
+}
+
+impl Kept {
+    pub(crate) fn new(shared: &Arc<WorkerShared>, spec: &SharedSpec, standing: Standing, seed: u64) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            spec: Arc::clone(spec),
+            standing,
+            wish: Wish::Policy,
+            restarts: 0,
+            policy: Restarts::new(spec.restart.clone(), seed),
+            last: None,
+            is_member: false,
+            is_resting: false,
+            is_overdue: false,
+            own_end: None,
+            gave_up: None,
+            first_start: None,
+        }
+    }
+
+    /// A member of a group, not started yet.
+    pub(crate) fn member(shared: &Arc<WorkerShared>, spec: &SharedSpec, seed: u64) -> Self {
+        let policy = Restarts::of_member(spec.restart.clone(), seed);
+        Self { is_member: true, policy, ..Self::new(shared, spec, Standing::Rests, seed) }
+    }
+
+    /// A user starts it: nothing that was counts any more.
+    pub(crate) fn begin_anew(&mut self) {
+        self.policy.begin_anew();
+        self.own_end = None;
+    }
+
+    /// Its group begins a new life.
+    pub(crate) fn begin_next_life(&mut self) {
+        match &mut self.own_end {
+            Some((_, pause)) => *pause = self.policy.begin_next_life(),
+            None => self.policy.begin_anew(),
+        }
+    }
+
+    /// Whoever waits for its first start has an answer. An answer that is not received any more is not needed.
+    pub(crate) fn answer_first_start(&mut self) {
+        drop(self.first_start.take().map(|answer| answer.send(Ok(()))));
+    }
+
+    /// How its last incarnation has ended, and when: its group's end may come much later.
+    pub(crate) fn last_exit(&self) -> (Arc<Exit>, Instant) {
+        self.last.clone().unwrap_or_else(|| (Arc::new(Exit::of(ExitStatus::NeverStarted)), now()))
+    }
+
+    pub(crate) fn place(&self) -> Option<Place> {
+        match self.standing {
+            Standing::Lives(place) => Some(place),
+            Standing::Waits(_) | Standing::Held | Standing::Starts | Standing::Rests => None,
+        }
+    }
+
+    /// What becomes of it now that an incarnation has ended, or could not begin.
+    pub(crate) fn verdict(&mut self, cause: Cause, now: Instant) -> Verdict {
+        match self.wish {
+            Wish::Policy => self.policy.decide(cause, now),
+            Wish::End => Verdict::Finished,
+            Wish::Again => {
+                self.wish = Wish::Policy;
+                Verdict::Again { after: Duration::ZERO }
+            }
+        }
+    }
+}
