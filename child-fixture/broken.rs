@@ -6,8 +6,7 @@ use pipewright::{
     pipe::{
         Wait,
         anonymous::{self, PipeWriter},
-        name::PipeName,
-        named::{self, Listener},
+        named::{self, Listener, PipeName},
     },
 };
 use std::{

@@ -11,8 +11,7 @@ use std::{
 use pipewright::pipe::{
     Direction, PipeMode,
     anonymous::PipeWriter,
-    name::PipeName,
-    named::{AcceptError, Access, ConnectOptions, ImpersonationLevel, Listener, ListenerOptions, Stream},
+    named::{AcceptError, Access, ConnectOptions, ImpersonationLevel, Listener, ListenerOptions, PipeName, Stream},
 };
 
 /// No wait is longer.

@@ -26,8 +26,9 @@ use pipewright::{
     pipe::{
         PipeMode,
         anonymous::PipeWriter,
-        name::PipeName,
-        named::{Access, ConnectOptions, ImpersonationLevel, ListenerOptions, MessageError, MessageStream, Stream},
+        named::{
+            Access, ConnectOptions, ImpersonationLevel, ListenerOptions, MessageError, MessageStream, PipeName, Stream,
+        },
     },
     printable,
 };

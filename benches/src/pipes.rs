@@ -17,8 +17,7 @@ use crate::{
 };
 use pipewright::pipe::{
     PipeMode, anonymous,
-    name::PipeName,
-    named::{ConnectOptions, ListenerOptions, MessageStream, Stream},
+    named::{ConnectOptions, ListenerOptions, MessageStream, PipeName, Stream},
 };
 use serde::Serialize;
 use std::{

@@ -7,7 +7,10 @@ use super::{
     stdio::{OutputMode, StdinMode},
 };
 use crate::{
-    pipe::anonymous::{self, PipeReader, PipeWriter},
+    pipe::anonymous::{
+        self,
+        ends::{PipeReader, PipeWriter},
+    },
     sys::fd,
 };
 use std::{

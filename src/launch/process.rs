@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     exit::Exit,
-    pipe::anonymous::{PipeReader, PipeWriter},
+    pipe::anonymous::ends::{PipeReader, PipeWriter},
     sys::{pidfd::own_pid, poll::Deadline},
 };
 use std::{

@@ -6,9 +6,8 @@
 use super::writer::Writer;
 use crate::{
     pipe::{
-        Begun, Wait,
-        name::PipeName,
-        named::{ConnectOptions, ReadHalf, Stream},
+        named::{connect::ConnectOptions, name::PipeName, split::ReadHalf, stream::Stream},
+        timeout::{Begun, Wait},
     },
     wire::{
         framing::{Batch, Deframer, FrameError, Framing, Piece},

@@ -21,7 +21,10 @@ use crossbeam_channel::Receiver;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    pipe::anonymous::{Handle, HandleError, PipeWriter},
+    pipe::anonymous::{
+        ends::PipeWriter,
+        handle::{Handle, HandleError},
+    },
     text::printable,
     wire::{
         framing::{Framing, encode},
@@ -503,7 +506,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::pipe::anonymous::{PipeReader, from_child};
+    use crate::pipe::anonymous::{ends::PipeReader, from_child};
 
     fn link() -> (Parent, PipeReader) {
         let (reader, end) = from_child().unwrap();

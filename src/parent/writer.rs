@@ -1,7 +1,10 @@
 //! Whole lines to the parent, from many threads, each of which waits no longer than it wants.
 
 use crate::{
-    pipe::{Begun, Wait, named::WriteHalf},
+    pipe::{
+        named::split::WriteHalf,
+        timeout::{Begun, Wait},
+    },
     wire::send_queue::Outgoing,
 };
 use std::{
@@ -135,10 +138,7 @@ impl Pen {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipe::{
-        name::PipeName,
-        named::{ConnectOptions, Listener},
-    };
+    use crate::pipe::named::{connect::ConnectOptions, listener::Listener, name::PipeName};
 
     const DEADLINE: Duration = Duration::from_secs(30);
 

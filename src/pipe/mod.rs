@@ -2,102 +2,17 @@
 //!
 //! * [`anonymous`]: one way, local, cheap. One end stays here, the other reaches a child as an inherited descriptor whose
 //!   number stands on the child's command line.
-//! * [`named`]: both ways, many clients under one [name](name::PipeName), bytes or messages. The server knows who its client
+//! * [`named`]: both ways, many clients under one [name](named::PipeName), bytes or messages. The server knows who its client
 //!   is, and can act with that client's rights.
 
 pub mod anonymous;
-mod ends;
-mod handle;
-
-pub mod name;
 pub mod named;
 
-mod carrier;
-mod connect;
-mod door;
-mod drain;
-mod halves;
-mod handshake;
-mod impersonate;
-mod listen;
-mod mailbox;
-mod message;
-mod peer;
-mod private;
-mod publish;
-mod stream;
-mod wait;
+pub(crate) mod mode;
+pub(crate) mod timeout;
+mod write_error;
 
-pub(crate) use carrier::Carrier;
-pub(crate) use private::PrivateDirectory;
-pub(crate) use wait::Begun;
-pub use wait::{Cancel, Cancelled, Wait};
-
-use std::fmt;
-
-/// Which way the bytes of an end go, seen from whoever holds it.
-///
-/// ```
-/// use pipewright::pipe::{Direction, anonymous};
-///
-/// let (_writer, child_end) = anonymous::to_child()?;
-/// assert_eq!(child_end.direction(), Direction::In);
-/// # Ok::<(), std::io::Error>(())
-/// ```
-#[doc(alias = "PipeDirection")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Direction {
-    /// The holder reads.
-    In,
-    /// The holder writes.
-    Out,
-    /// The holder reads and writes.
-    InOut,
-}
-
-impl Direction {
-    pub(crate) const fn reads(self) -> bool {
-        matches!(self, Self::In | Self::InOut)
-    }
-
-    pub(crate) const fn writes(self) -> bool {
-        matches!(self, Self::Out | Self::InOut)
-    }
-}
-
-/// What a named pipe carries.
-#[doc(alias = "PipeTransmissionMode")]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum PipeMode {
-    /// Bytes without borders, over a stream socket. Any program that can open a local socket can be the other side.
-    #[default]
-    Byte,
-    /// Whole messages, whose borders the kernel keeps (`SOCK_SEQPACKET`): writers never mix, and an empty message is one. The
-    /// longest is about 208 KiB, or what the sender's buffer is made to hold, up to 4 MiB.
-    Message,
-    /// Whole messages over a stream socket, each after its length (four bytes, the most significant first). Longer messages,
-    /// and a way through tunnels that only carry streams.
-    Framed,
-}
-
-impl fmt::Display for PipeMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Byte => "byte",
-            Self::Message => "message",
-            Self::Framed => "framed",
-        })
-    }
-}
-
-impl fmt::Display for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::In => "reading",
-            Self::Out => "writing",
-            Self::InOut => "reading and writing",
-        })
-    }
-}
+pub use self::{
+    mode::{Direction, PipeMode},
+    timeout::{Cancel, Cancelled, Wait},
+};

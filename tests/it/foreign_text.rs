@@ -1,7 +1,10 @@
 //! Text of other processes in errors and in texts for people: it controls no terminal and stays in its line.
 
 use crate::support::{Story, is_alive};
-use pipewright::{EventKind, OutputMode, Pass, Ready, StdinMode, WorkerSpec, pipe::name::PipeName, pipe::named};
+use pipewright::{
+    EventKind, OutputMode, Pass, Ready, StdinMode, WorkerSpec,
+    pipe::named::{self, PipeName},
+};
 use std::{fs, time::Duration};
 
 /// Clears the screen, sets a title, goes up a line, and reverses what follows.

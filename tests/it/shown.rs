@@ -5,8 +5,7 @@ use pipewright::{
     EventKind, GroupPolicy, OutputMode, Parent, Pass, StdinMode, Supervisor, WorkerSpec,
     pipe::{
         Cancel, Wait, anonymous,
-        name::PipeName,
-        named::{self, ConnectOptions, Listener, ListenerOptions},
+        named::{self, ConnectOptions, Listener, ListenerOptions, PipeName},
     },
 };
 use std::fmt::Debug;

@@ -1,7 +1,7 @@
 //! The time limit of one call on a tunnel.
 
 use crate::{
-    pipe::{Begun, Cancel, Wait},
+    pipe::timeout::{Begun, Cancel, Wait},
     sys::poll::Deadline,
 };
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use crate::{
     exit::Exit,
     launch::error::SpawnError,
-    pipe::{name::NameError, named::ConnectError},
+    pipe::named::{connect::ConnectError, name::NameError},
     text::printable_path,
 };
 use std::{io, path::Path, sync::Arc};

@@ -10,10 +10,11 @@ use self::{deadline::Until, error::TunnelError, mux::Absent, remote_shell::Far, 
 use super::plan::{Argument, Plan, Program};
 use crate::{
     exit::Exit,
-    pipe::{
-        PrivateDirectory,
+    pipe::named::{
+        connect::{ConnectError, ConnectOptions},
         name::{NameError, PipeName},
-        named::{ConnectError, ConnectOptions, Stream},
+        private_directory::PrivateDirectory,
+        stream::Stream,
     },
     sys::{fifo, poll::Deadline, socket},
 };

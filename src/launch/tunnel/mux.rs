@@ -6,9 +6,9 @@
 use super::{deadline::Until, error::TunnelError};
 use crate::{
     pipe::{
-        PipeMode, Wait,
-        name::PipeName,
-        named::{ConnectOptions, MessageStream},
+        mode::PipeMode,
+        named::{connect::ConnectOptions, message_stream::MessageStream, name::PipeName},
+        timeout::Wait,
     },
     text::printable,
 };

@@ -9,7 +9,7 @@ use crate::{
         spawn::{launch, prepare},
         stdio::{OutputMode, StdinMode},
     },
-    pipe::anonymous::{PipeReader, PipeWriter},
+    pipe::anonymous::ends::{PipeReader, PipeWriter},
     text::printable,
 };
 use std::{
@@ -115,7 +115,7 @@ impl Far {
     }
 }
 
-/// The rule of [`PipeName::new`](crate::pipe::name::PipeName::new), on what the far side says of itself: `UID:XDG_RUNTIME_DIR`.
+/// The rule of [`PipeName::new`](crate::pipe::named::PipeName::new), on what the far side says of itself: `UID:XDG_RUNTIME_DIR`.
 fn directory(told: &[u8]) -> PathBuf {
     let colon = told.iter().position(|byte| *byte == b':').unwrap_or(told.len());
     let (uid, runtime) = told.split_at(colon);

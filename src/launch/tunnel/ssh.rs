@@ -15,7 +15,11 @@ use crate::{
         spawn::{launch, prepare},
         stdio::OutputMode,
     },
-    pipe::{Begun, Cancel, Cancelled, Carrier, anonymous::PipeReader, name::PipeName, named::MessageStream},
+    pipe::{
+        anonymous::ends::PipeReader,
+        named::{message_stream::MessageStream, name::PipeName, transport::Carrier},
+        timeout::{Begun, Cancel, Cancelled},
+    },
     sys::{
         pidfd::own_pid,
         poll::{Deadline, Interest},

@@ -10,9 +10,10 @@ use crate::supervisor::{
     reactor::token::Place,
 };
 use crate::{
-    pipe::{
+    pipe::named::{
+        listener::{AcceptError, Listener, ListenerOptions},
         name::PipeName,
-        named::{AcceptError, Access, Listener, ListenerOptions},
+        peer::Access,
     },
     sys::{
         bare::{self, BareStream},

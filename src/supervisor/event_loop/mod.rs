@@ -35,7 +35,7 @@ use crate::supervisor::{
 };
 use crate::{
     launch::error::SpawnError,
-    pipe::anonymous::PipeReader,
+    pipe::anonymous::ends::PipeReader,
     policy::{
         group::{GroupId, Groups, members},
         lifecycle::Input,

@@ -20,7 +20,7 @@ use crate::supervisor::{
 use crate::{
     exit::Exit,
     launch::{child::Child, descriptors::Ends, spawn::Launched},
-    pipe::anonymous::{PipeReader, PipeWriter},
+    pipe::anonymous::ends::{PipeReader, PipeWriter},
     sys::cgroup::Frozen,
     wire::jsonrpc::pending::CallError,
 };

@@ -33,7 +33,7 @@ use crate::supervisor::{
 use crate::{
     exit::{Exit, ExitStatus, Leak, Survivor},
     launch::child::{exit_status, usage},
-    pipe::anonymous::PipeReader,
+    pipe::anonymous::ends::PipeReader,
     policy::{
         backpressure::{EVENT_BYTES, Levels},
         lifecycle::{Incarnation, Patience, StreamId},

@@ -450,7 +450,7 @@ fn listen_to_notices(spec: &WorkerSpec, sockets: &Sockets) -> Result<(Option<Not
 
 type Variables = Vec<(&'static str, OsString)>;
 
-type Pipe = Option<crate::pipe::anonymous::PipeReader>;
+type Pipe = Option<crate::pipe::anonymous::ends::PipeReader>;
 
 /// The pipes that the loop reads: messages, stdout, stderr.
 fn listen_to(spec: &WorkerSpec, ends: &mut Ends) -> (Pipe, Pipe, Pipe) {

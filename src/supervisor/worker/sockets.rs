@@ -7,7 +7,7 @@ use crate::supervisor::{
     spec::WorkerSpec,
     worker::notify_socket::NotifySocket,
 };
-use crate::{pipe::PrivateDirectory, sys::identity};
+use crate::{pipe::named::private_directory::PrivateDirectory, sys::identity};
 use std::{
     fs::{self, Permissions},
     io,

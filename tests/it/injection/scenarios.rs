@@ -7,8 +7,7 @@ use pipewright::{
     StopPolicy, StopStep, Strategy, Supervisor, When, WorkerSpec,
     pipe::{
         PipeMode,
-        name::PipeName,
-        named::{ConnectOptions, ListenerOptions},
+        named::{ConnectOptions, ListenerOptions, PipeName},
     },
 };
 use std::{

@@ -12,10 +12,7 @@ use std::{
     time::Instant,
 };
 
-use pipewright::pipe::{
-    name::PipeName,
-    named::{ImpersonationLevel, Listener, Stream},
-};
+use pipewright::pipe::named::{ImpersonationLevel, Listener, PipeName, Stream};
 
 use crate::{
     kernel,

@@ -12,9 +12,8 @@ use std::{
     thread,
 };
 
-use pipewright::pipe::{
-    name::{NameError, PipeName},
-    named::{Access, ConnectError, ConnectOptions, ListenError, Listener, ListenerOptions},
+use pipewright::pipe::named::{
+    Access, ConnectError, ConnectOptions, ListenError, Listener, ListenerOptions, NameError, PipeName,
 };
 
 use super::{PATIENCE, Place, Program, dead_server, meet, text, until};

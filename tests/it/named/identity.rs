@@ -18,10 +18,9 @@ use std::{
 
 use pipewright::pipe::{
     Direction,
-    name::PipeName,
     named::{
         AcceptError, Access, ConnectError, ConnectOptions, ImpersonateError, ImpersonationLevel, Listener,
-        ListenerOptions, PeerError, Stream, connect, run_as_client,
+        ListenerOptions, PeerError, PipeName, Stream, connect, run_as_client,
     },
 };
 

@@ -63,8 +63,7 @@ use std::{
 use pipewright::pipe::{
     Cancel, PipeMode, Wait,
     anonymous::PipeReader,
-    name::PipeName,
-    named::{ConnectOptions, ImpersonationLevel, Listener, ListenerOptions, MessageStream, Stream},
+    named::{ConnectOptions, ImpersonationLevel, Listener, ListenerOptions, MessageStream, PipeName, Stream},
 };
 
 use crate::{kernel, support::DEADLINE as PATIENCE};

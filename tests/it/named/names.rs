@@ -6,10 +6,7 @@ use std::{
     os::unix::net::UnixListener,
 };
 
-use pipewright::pipe::{
-    name::{NameError, PipeName},
-    named::{ConnectOptions, ListenError, Listener, ListenerOptions},
-};
+use pipewright::pipe::named::{ConnectOptions, ListenError, Listener, ListenerOptions, NameError, PipeName};
 
 use super::{PATIENCE, Pair, Place, meet, read_exactly, read_to_end, write_all};
 use crate::{kernel, support::alone};

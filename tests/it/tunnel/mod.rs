@@ -11,8 +11,9 @@ use pipewright::{
     Exit, OutputMode, StdinMode, Tunnel, TunnelBuilder, TunnelError, WorkerSpec,
     pipe::{
         Cancel, PipeMode, Wait,
-        name::{NameError, PipeName},
-        named::{Access, ConnectOptions, ImpersonationLevel, ListenerOptions, MessageError, Stream},
+        named::{
+            Access, ConnectOptions, ImpersonationLevel, ListenerOptions, MessageError, NameError, PipeName, Stream,
+        },
     },
 };
 use std::{

@@ -3,10 +3,7 @@
 use crate::{kernel, support::DEADLINE};
 use pipewright::{
     OutputMode, Process, Tunnel, TunnelBuilder, WorkerSpec,
-    pipe::{
-        name::PipeName,
-        named::{Access, Listener, ListenerOptions},
-    },
+    pipe::named::{Access, Listener, ListenerOptions, PipeName},
 };
 use std::{
     fs, io,

@@ -3,10 +3,10 @@
 
 use std::{io, sync::atomic::Ordering, time::Duration};
 
-use super::{
-    Direction,
-    stream::Stream,
-    wait::{Begun, Wait},
+use super::stream::Stream;
+use crate::pipe::{
+    mode::Direction,
+    timeout::{Begun, Wait},
 };
 use crate::sys::{fifo, socket};
 

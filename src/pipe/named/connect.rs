@@ -13,13 +13,16 @@ use std::{
 };
 
 use super::{
-    Direction, PipeMode,
+    bind::connect_path,
     handshake::{self, Answer, Fault, Hello, Reply},
+    message::FRAME_BYTES,
     name::{NameError, PipeName, Place},
     peer::{Access, ImpersonationLevel},
-    publish::connect_path,
     stream::{Stream, Terms},
-    wait::{Begun, Wait, Woken},
+};
+use crate::pipe::{
+    mode::{Direction, PipeMode},
+    timeout::{Begun, Cancelled, Wait, Woken},
 };
 use crate::{
     sys::{
@@ -82,7 +85,7 @@ impl Default for ConnectOptions {
             absent: Absent::Wait,
             handshake: None,
             out_buffer: None,
-            frame_bytes_max: super::named::FRAME_BYTES,
+            frame_bytes_max: FRAME_BYTES,
         }
     }
 }
@@ -129,7 +132,7 @@ impl ConnectOptions {
         self
     }
 
-    /// Introduces us to a server that asks for it ([`ListenerOptions::handshake`](super::named::ListenerOptions::handshake)),
+    /// Introduces us to a server that asks for it ([`ListenerOptions::handshake`](super::ListenerOptions::handshake)),
     /// and lets it do so much with our identity. `connect` then returns when the server has accepted us.
     #[must_use]
     pub const fn handshake(mut self, level: ImpersonationLevel) -> Self {
@@ -473,7 +476,7 @@ impl From<ConnectError> for io::Error {
         let kind = match &error {
             ConnectError::NoServer { .. } => io::ErrorKind::NotFound,
             ConnectError::Busy { .. } => io::ErrorKind::TimedOut,
-            ConnectError::Cancelled => return super::Cancelled.into(),
+            ConnectError::Cancelled => return Cancelled.into(),
             ConnectError::Name(_) | ConnectError::Denied { .. } | ConnectError::WrongServer { .. } => {
                 io::ErrorKind::PermissionDenied
             }

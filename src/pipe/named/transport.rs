@@ -2,16 +2,14 @@
 
 use std::{
     fmt, io,
+    os::fd::BorrowedFd,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use super::{
-    stream::Stream,
-    wait::{Begun, Woken},
-};
+use crate::pipe::timeout::{Begun, Woken};
 use crate::sys::poll::Interest;
 
 /// Something between the two ends that can fail on its own, as a tunnel does. One for each stream.
@@ -31,39 +29,37 @@ pub(super) struct Carried {
     is_others_end: AtomicBool,
 }
 
-impl Stream {
-    /// From now on this stream ends with its carrier's reason if that is what has ended. The first carrier stays.
-    pub(crate) fn set_carrier(&self, carrier: Arc<dyn Carrier>) {
-        drop(self.inner.carried.carrier.set(carrier));
+impl Carried {
+    /// The first carrier stays.
+    pub(super) fn set(&self, carrier: Arc<dyn Carrier>) {
+        drop(self.carrier.set(carrier));
     }
 
     /// At the end of what can be read. `WouldBlock` until it is known whose end that is, which
     /// [`await_input`](Self::await_input) finds out.
     pub(super) fn check_end(&self) -> io::Result<()> {
-        let carried = &self.inner.carried;
-        if carried.carrier.get().is_none() || carried.is_others_end.load(Ordering::Acquire) {
+        if self.carrier.get().is_none() || self.is_others_end.load(Ordering::Acquire) {
             return Ok(());
         }
-        carried.is_at_end.store(true, Ordering::Release);
+        self.is_at_end.store(true, Ordering::Release);
         Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// Waits for something to read; at the end, for the carrier's word.
-    pub(super) fn await_input(&self, begun: &Begun<'_>) -> io::Result<()> {
-        let carried = &self.inner.carried;
-        let Some(carrier) = carried.carrier.get().filter(|_| carried.is_at_end.load(Ordering::Acquire)) else {
-            return begun.wait(&[(self.socket(), Interest::Readable)]).and_then(Woken::into_io).map(drop);
+    pub(super) fn await_input(&self, socket: BorrowedFd<'_>, begun: &Begun<'_>) -> io::Result<()> {
+        let Some(carrier) = self.carrier.get().filter(|_| self.is_at_end.load(Ordering::Acquire)) else {
+            return begun.wait(&[(socket, Interest::Readable)]).and_then(Woken::into_io).map(drop);
         };
         if let Some(reason) = carrier.ended(begun)? {
             return Err(reason);
         }
-        carried.is_others_end.store(true, Ordering::Release);
+        self.is_others_end.store(true, Ordering::Release);
         Ok(())
     }
 
     /// A failure to write, with the carrier's reason where it has one and tells it in time.
     pub(super) fn with_reason(&self, error: io::Error, begun: &Begun<'_>) -> io::Error {
-        let carrier = self.inner.carried.carrier.get().filter(|_| error.kind() == io::ErrorKind::BrokenPipe);
+        let carrier = self.carrier.get().filter(|_| error.kind() == io::ErrorKind::BrokenPipe);
         carrier.and_then(|carrier| carrier.ended(begun).ok().flatten()).unwrap_or(error)
     }
 }

@@ -12,7 +12,8 @@
 //! | 11 | level: 0 anonymous, 1 identification, 2 impersonation | the server's direction |
 //! | 12..16 | 0 | 0 |
 
-use super::{Direction, PipeMode, peer::ImpersonationLevel};
+use super::peer::ImpersonationLevel;
+use crate::pipe::mode::{Direction, PipeMode};
 
 pub(super) const BYTES: usize = 16;
 pub(super) const VERSION: u8 = 1;

@@ -16,7 +16,7 @@ use std::{
 
 use command_fds::inherited::{InheritedFdError, take_fd_ownership};
 
-use super::Direction;
+use crate::pipe::mode::Direction;
 use crate::sys::fd::{self, Access, Kind};
 
 /// 0, 1 and 2 belong to `std`; no end of ours ever stands there.
@@ -28,7 +28,7 @@ const EXCERPT_CHARS: usize = 64;
 /// The number of an inherited descriptor: what stands on a child's command line.
 ///
 /// It is only a number. It keeps nothing open, and it means something in one process alone: the child it was made for.
-/// [`PipeReader::inherit`](super::anonymous::PipeReader::inherit) and its sister turn it into an end of a pipe.
+/// [`PipeReader::inherit`](super::PipeReader::inherit) and its sister turn it into an end of a pipe.
 ///
 /// Its text is strict: decimal digits only, no sign, no blanks, no leading zero, at most 2147483647.
 ///
@@ -170,7 +170,7 @@ pub enum HandleError {
         found: Direction,
     },
     /// Somebody in this process owns the number: it was claimed before, or it is a
-    /// [`ChildEnd`](super::anonymous::ChildEnd) that is still held.
+    /// [`ChildEnd`](super::ChildEnd) that is still held.
     #[error("descriptor {number} has an owner in this process already: a handle can be claimed once")]
     AlreadyClaimed {
         /// The handle's number.

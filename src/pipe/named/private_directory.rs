@@ -41,7 +41,7 @@ pub(crate) struct PrivateDirectory {
 }
 
 impl PrivateDirectory {
-    /// The longest name of a file in it: the one that a [`Listener`](super::named::Listener) has before it is published.
+    /// The longest name of a file in it: the one that a [`Listener`](super::Listener) has before it is published.
     pub(crate) const FILE_BYTES_MAX: usize = ".pw-0123456789abcdef.new".len();
 
     /// Tries `XDG_RUNTIME_DIR`, `TMPDIR`, `/tmp`, `/var/tmp` and `/dev/shm` in this order. A place is passed over where it is not

@@ -8,10 +8,10 @@ use std::{
 };
 
 use super::{
-    Direction, PipeMode,
     handshake::{self, Answer, Fault, Hello, Reply},
     peer::{Access, ImpersonationLevel},
 };
+use crate::pipe::mode::{Direction, PipeMode};
 use crate::sys::{bare::BareStream, epoll::Poller, poll::Deadline, socket};
 
 /// How long a client may take for its first 16 bytes. It sends them at once, so a client that has not is stuck or not ours.
@@ -65,7 +65,7 @@ pub(super) struct Tally {
     pub(super) vanished: AtomicU64,
 }
 
-/// How many clients a [`Listener`](super::named::Listener) has met. Each client that got as far as being looked at is in one of the three.
+/// How many clients a [`Listener`](super::Listener) has met. Each client that got as far as being looked at is in one of the three.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {

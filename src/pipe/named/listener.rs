@@ -4,27 +4,27 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
 use super::{
-    Direction, PipeMode,
-    door::{Admitted, Counts, Door, Greeting, STRANGERS_MAX, Stranger, Tally},
+    admission::{Admitted, Counts, Door, Greeting, STRANGERS_MAX, Stranger, Tally},
+    bind::{self, ListenError, Publication},
+    instances::{Instance, Instances},
+    message::FRAME_BYTES,
     name::PipeName,
     peer::Access,
-    publish::{self, ListenError, Publication},
     stream::{Stream, Terms, locked},
-    wait::{Begun, Cancelled, Wait, Woken},
+};
+use crate::pipe::{
+    mode::{Direction, PipeMode},
+    timeout::{Begun, Cancelled, Wait, Woken},
 };
 use crate::sys::{
     bare::BareStream,
     closing::{self, ClosedElsewhere},
     identity,
-    pidfd::own_pid,
     poll::{Deadline, Interest},
     socket::{self, SocketType},
     wake::{Flag, Places},
@@ -40,7 +40,7 @@ const BACKLOG: u32 = 4096;
 /// How a [`Listener`] listens. The defaults: bytes, both ways, for the current user, any number of clients, no handshake.
 ///
 /// ```
-/// use pipewright::pipe::{PipeMode, name::PipeName, named::{ConnectOptions, ListenerOptions}};
+/// use pipewright::pipe::{PipeMode, named::{ConnectOptions, ListenerOptions, PipeName}};
 /// use std::time::Duration;
 ///
 /// # let directory = std::env::temp_dir().join(format!("pipewright-doc-listen-{}", std::process::id()));
@@ -77,7 +77,7 @@ impl Default for ListenerOptions {
             max_instances: None,
             backlog: BACKLOG,
             out_buffer: None,
-            frame_bytes_max: super::named::FRAME_BYTES,
+            frame_bytes_max: FRAME_BYTES,
         }
     }
 }
@@ -175,7 +175,7 @@ impl ListenerOptions {
             SocketType::Messages => socket::receive_credentials(socket.as_fd()),
             SocketType::Stream => Ok(()),
         };
-        let (socket, publication) = publish::publish(name, kind, self.access, self.backlog, prepare)?;
+        let (socket, publication) = bind::publish(name, kind, self.access, self.backlog, prepare)?;
         let moves = Door::moves(self.greeting, &socket).map_err(failed)?;
         Ok(Listener {
             _publication: publication,
@@ -194,7 +194,7 @@ impl ListenerOptions {
             frame_bytes_max: self.frame_bytes_max,
             stop,
             turn,
-            instances: Arc::new(Instances { places: instances, live: AtomicUsize::new(0) }),
+            instances: Instances::new(instances),
             strangers: Mutex::default(),
         })
     }
@@ -219,12 +219,6 @@ pub struct Listener {
 
 shown_as!(Listener, |listener| { name: listener.name });
 
-#[derive(Debug)]
-struct Instances {
-    places: Option<Places>,
-    live: AtomicUsize,
-}
-
 /// For a loop of one's own, and for nothing but waiting: readable when there may be something to accept. Then call
 /// [`accept_deadline`](Listener::accept_deadline) with a time of zero until it gives [`AcceptError::TimedOut`], which it may do
 /// at once.
@@ -235,30 +229,6 @@ struct Instances {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.door.moves.as_ref().map_or(self.socket.as_fd(), AsFd::as_fd)
-    }
-}
-
-/// One of the places of a listener. Dropping it makes room for the next client.
-#[derive(Debug)]
-pub(super) struct Instance {
-    all: Arc<Instances>,
-    /// The process that has accepted the client. A fork of it shares the count of free places.
-    owner: i32,
-}
-
-impl Instance {
-    fn new(instances: &Arc<Instances>) -> Self {
-        instances.live.fetch_add(1, Ordering::Relaxed);
-        Self { all: Arc::clone(instances), owner: own_pid() }
-    }
-}
-
-impl Drop for Instance {
-    fn drop(&mut self) {
-        self.all.live.fetch_sub(1, Ordering::Relaxed);
-        if let Some(places) = self.all.places.as_ref().filter(|_| self.owner == own_pid()) {
-            places.free();
-        }
     }
 }
 
@@ -378,7 +348,7 @@ impl Listener {
     /// How many accepted streams live: neither dropped, with all clones, nor disconnected.
     #[doc(alias = "NumberOfServerInstances")]
     pub fn instances(&self) -> usize {
-        self.instances.live.load(Ordering::Relaxed)
+        self.instances.live()
     }
 
     /// Whom it has met so far.
@@ -409,7 +379,7 @@ impl Listener {
     }
 
     fn take_instance(&self, begun: &Begun<'_>) -> Result<Instance, AcceptError> {
-        if let Some(places) = &self.instances.places {
+        if let Some(places) = self.instances.places() {
             self.take(places, begun)?;
         }
         Ok(Instance::new(&self.instances))

@@ -29,7 +29,7 @@ const PATH_BYTES_MAX: usize = 4095;
 /// other most often look into different directories.
 ///
 /// ```
-/// use pipewright::pipe::name::PipeName;
+/// use pipewright::pipe::named::PipeName;
 ///
 /// let name = PipeName::new("/run/builder/jobs")?;
 /// assert_eq!(name.to_string(), "/run/builder/jobs");
@@ -78,7 +78,7 @@ impl PipeName {
     /// of this moment. The path has at most 107 bytes, as .NET opens no longer one. .NET only knows byte pipes, and no handshake.
     ///
     /// A .NET server deletes whatever socket has its path before it binds, also that of a living server. So it takes the name of
-    /// a [`Listener`](super::named::Listener) without an error on either side: the listener is not found any more, and does not
+    /// a [`Listener`](super::Listener) without an error on either side: the listener is not found any more, and does not
     /// remove the other server's socket when it is dropped. A `Listener` never takes the name of a living .NET server.
     ///
     /// # Errors
@@ -108,7 +108,7 @@ impl PipeName {
     /// server starts at that moment keeps the name until its exec.
     ///
     /// Any user of the machine, and any container with the host's network, can reach and squat it: no file mode protects it.
-    /// Both sides check who the other one is ([`Access`](super::named::Access)), and that is all there is.
+    /// Both sides check who the other one is ([`Access`](super::Access)), and that is all there is.
     ///
     /// # Errors
     ///

@@ -124,14 +124,14 @@ impl Peer {
     }
 }
 
-/// Why [`Stream::peer`](super::named::Stream::peer) does not tell.
+/// Why [`Stream::peer`](super::Stream::peer) does not tell.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerError {
     /// The client said so when it connected.
     #[error("the client wants to stay anonymous")]
     Anonymous,
-    /// [`disconnect`](super::named::Stream::disconnect) was called here.
+    /// [`disconnect`](super::Stream::disconnect) was called here.
     #[error("the stream was disconnected on this side")]
     Disconnected,
     /// The system did not tell.

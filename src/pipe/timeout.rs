@@ -17,7 +17,7 @@ use crate::sys::{
 /// Clones are the same switch. It stays on for good; calls that shall not be bothered any more get a new one. One descriptor.
 ///
 /// ```
-/// use pipewright::pipe::{Cancel, name::PipeName, named::{AcceptError, Listener}};
+/// use pipewright::pipe::{Cancel, named::{AcceptError, Listener, PipeName}};
 ///
 /// # let directory = std::env::temp_dir().join(format!("pipewright-doc-cancel-{}", std::process::id()));
 /// # std::fs::create_dir(&directory)?;

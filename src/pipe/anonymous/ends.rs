@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Cancelled, Direction,
-    handle::{Claim, Handle, HandleError, Standard, claim, inspect},
-    wait::{Begun, Wait, Woken},
+use super::handle::{Claim, Handle, HandleError, Standard, claim, inspect};
+use crate::pipe::{
+    mode::Direction,
+    timeout::{Begun, Cancelled, Wait, Woken},
+    write_error::{WriteError, write_all},
 };
 use crate::sys::{
     fd::{self, Kind},
@@ -73,7 +74,7 @@ impl PipeReader {
     }
 
     /// Reads at most `buf.len()` bytes and waits for the first one as `wait` says: a [`Duration`], a
-    /// [`Cancel`](super::Cancel), or both. 0 is the end of the file.
+    /// [`Cancel`](crate::pipe::Cancel), or both. 0 is the end of the file.
     ///
     /// No byte is lost when the time is up or the call is cancelled. Only one of those who share the end may read at a time: if another one takes the
     /// bytes between the wait and the read, this call blocks until more come.
@@ -186,7 +187,7 @@ impl PipeWriter {
     }
 
     /// Writes all of `buf`, in pieces of at most 4096 bytes, and gives up when `wait` ends: a [`Duration`] for all of it, a
-    /// [`Cancel`](super::Cancel), or both.
+    /// [`Cancel`](crate::pipe::Cancel), or both.
     ///
     /// It keeps to its time as long as nobody else writes to the same pipe: another writer can fill the room that was there a
     /// moment ago, and this call then waits until somebody reads.
@@ -297,61 +298,6 @@ impl PipeWriter {
     }
 }
 
-/// Calls `write` until all is written. The error says how far it came.
-pub(super) fn write_all(buf: &[u8], mut write: impl FnMut(&[u8]) -> io::Result<usize>) -> Result<(), WriteError> {
-    let mut written = 0;
-    while let Some(rest) = buf.get(written..).filter(|rest| !rest.is_empty()) {
-        let source = match write(rest) {
-            Ok(0) => io::ErrorKind::WriteZero.into(),
-            Ok(count) => {
-                written += count;
-                continue;
-            }
-            Err(source) => source,
-        };
-        return Err(WriteError::new(written, buf.len(), source));
-    }
-    Ok(())
-}
-
-/// Why `write_all_deadline` of a [`PipeWriter`] or of a named pipe's [`Stream`](super::named::Stream) could not write all, and
-/// how far it came.
-#[derive(Debug, thiserror::Error)]
-#[error("{written} of {asked} bytes were written: {source}")]
-pub struct WriteError {
-    written: usize,
-    asked: usize,
-    source: io::Error,
-}
-
-impl WriteError {
-    pub(super) fn new(written: usize, asked: usize, source: io::Error) -> Self {
-        Self { written, asked, source }
-    }
-
-    /// How many bytes, from the start, are in the pipe or read already. Go on after them, or the reader sees them twice.
-    pub fn written(&self) -> usize {
-        self.written
-    }
-
-    /// [`TimedOut`](io::ErrorKind::TimedOut), [`BrokenPipe`](io::ErrorKind::BrokenPipe), `Other` for a cancelled call, ...
-    pub fn kind(&self) -> io::ErrorKind {
-        self.source.kind()
-    }
-
-    /// Whether a [`Cancel`](super::Cancel) ended the call.
-    pub fn is_cancelled(&self) -> bool {
-        super::wait::is_cancelled(&self.source)
-    }
-}
-
-impl From<WriteError> for io::Error {
-    /// Keeps the kind; the `WriteError` is the error inside.
-    fn from(error: WriteError) -> Self {
-        Self::new(error.kind(), error)
-    }
-}
-
 /// What both ends are, seen from the standard library.
 macro_rules! descriptor {
     ($end:ident, $direction:expr) => {
@@ -413,7 +359,7 @@ macro_rules! descriptor {
         }
 
         impl From<$end> for OwnedFd {
-            /// The number of an inherited end can never be claimed again: see [`ChildEnd`](super::anonymous::ChildEnd)'s conversion.
+            /// The number of an inherited end can never be claimed again: see [`ChildEnd`](super::ChildEnd)'s conversion.
             fn from(end: $end) -> Self {
                 end.claim.keep();
                 end.end.into()

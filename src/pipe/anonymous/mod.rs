@@ -91,7 +91,7 @@
 //! Reading blocks while the pipe is empty, writing while it is full (64 KiB unless
 //! [`set_capacity`](PipeWriter::set_capacity) was called). [`PipeReader::read_deadline`] and
 //! [`PipeWriter::write_all_deadline`] give up after a [`Duration`](std::time::Duration), or when another thread turns on a
-//! [`Cancel`](super::Cancel). None of them sets `O_NONBLOCK`: that flag is shared with everyone who holds a copy of the end, also
+//! [`Cancel`](crate::pipe::Cancel). None of them sets `O_NONBLOCK`: that flag is shared with everyone who holds a copy of the end, also
 //! in other processes.
 
 use std::{
@@ -102,15 +102,17 @@ use std::{
 
 use command_fds::CommandFdExt;
 
-use super::{
-    Direction,
-    handle::{Claim, FIRST_PRIVATE_NUMBER},
-};
-pub use super::{
-    ends::{PipeReader, PipeWriter, WriteError},
+use self::handle::{Claim, FIRST_PRIVATE_NUMBER};
+pub use self::{
+    ends::{PipeReader, PipeWriter},
     handle::{Handle, HandleError},
 };
+use super::mode::Direction;
+pub use super::write_error::WriteError;
 use crate::sys::fd;
+
+pub(crate) mod ends;
+pub(crate) mod handle;
 
 /// Ends that a `Command` passes on stand here or higher, out of the way of the small numbers that programs and shell scripts
 /// like to fix by hand (`3>log`).

@@ -6,10 +6,10 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
-use super::{
-    Direction, PipeMode,
-    stream::Stream,
-    wait::{Begun, Wait},
+use super::stream::Stream;
+use crate::pipe::{
+    mode::{Direction, PipeMode},
+    timeout::{Begun, Wait},
 };
 use crate::sys::{pidfd::own_pid, poll::Interest, socket};
 
@@ -31,8 +31,16 @@ impl Owner {
     }
 }
 
+impl Stream {
+    /// One half reads and one writes. Dropping the writing half tells the other side that no more will come; dropping the
+    /// reading half makes its writes fail. Clones made before are not touched by the split, and feel those ends.
+    pub fn split(self) -> (ReadHalf, WriteHalf) {
+        (ReadHalf::new(self.clone()), WriteHalf::new(self))
+    }
+}
+
 impl ReadHalf {
-    pub(super) fn new(stream: Stream) -> Self {
+    fn new(stream: Stream) -> Self {
         Self(stream, Owner(own_pid()))
     }
 
@@ -43,7 +51,7 @@ impl ReadHalf {
 }
 
 impl WriteHalf {
-    pub(super) fn new(stream: Stream) -> Self {
+    fn new(stream: Stream) -> Self {
         Self(stream, Owner(own_pid()))
     }
 

@@ -7,10 +7,13 @@ use std::{
 };
 
 use super::{
-    Direction, PipeMode,
+    buffers::{Inbox, Outbox},
     message::{MessageError, Parcel},
     stream::{Stream, locked},
-    wait::{Begun, Woken},
+};
+use crate::pipe::{
+    mode::{Direction, PipeMode},
+    timeout::{Begun, Woken},
 };
 use crate::sys::{
     poll::Interest,
@@ -22,25 +25,6 @@ const HEAD_BYTES: usize = 4;
 
 /// How much room is made for a framed message before any of it has come: what a stranger announces costs nothing yet.
 const ROOM_BYTES_MAX: usize = 64 * 1024;
-
-/// What has been read from the socket and not yet by the user.
-#[derive(Debug, Default)]
-pub(super) struct Inbox {
-    /// A message that is being read in parts, and how far that has come.
-    current: Option<(Vec<u8>, usize)>,
-    /// A framed message that has not come whole.
-    frame: Vec<u8>,
-    pub(super) ended: bool,
-}
-
-/// What is left to be sent of a framed message.
-#[derive(Debug, Default)]
-pub(super) struct Outbox {
-    rest: Vec<u8>,
-    sent: usize,
-    /// Counts the messages that had to leave a rest here.
-    number: u64,
-}
 
 pub(super) struct Part {
     pub(super) bytes: usize,

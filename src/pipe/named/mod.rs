@@ -1,10 +1,10 @@
 //! Named pipes: one server, many clients, both ways.
 //!
-//! A [`Listener`] takes a [`PipeName`](super::name::PipeName) and hands out one [`Stream`] for each client; [`connect`] is the
+//! A [`Listener`] takes a [`PipeName`] and hands out one [`Stream`] for each client; [`connect`] is the
 //! client's side. Both sides have the same type.
 //!
 //! ```
-//! use pipewright::pipe::{name::PipeName, named::{self, Listener}};
+//! use pipewright::pipe::named::{self, Listener, PipeName};
 //! use std::{io::{Read, Write}, time::Duration};
 //!
 //! # let directory = std::env::temp_dir().join(format!("pipewright-doc-named-{}", std::process::id()));
@@ -41,7 +41,7 @@
 //! # With a program in C#
 //!
 //! .NET takes an absolute path as the name of a pipe, and puts other names into its own directory:
-//! [`PipeName::dotnet`](super::name::PipeName::dotnet) is that one. A byte pipe without a handshake is what it speaks.
+//! [`PipeName::dotnet`](PipeName::dotnet) is that one. A byte pipe without a handshake is what it speaks.
 //!
 //! ```csharp
 //! using var pipe = new NamedPipeClientStream(".", "/run/user/1000/pipewright/greeter", PipeDirection.InOut);
@@ -63,19 +63,37 @@
 //! Who blocks: `accept`, `connect`, reads, writes and `wait_drained`, each with a form that has a deadline. Nothing is ever closed
 //! under a call that waits: [`Listener::shutdown`] and [`Stream::disconnect`] wake it.
 
-pub use super::{
+mod admission;
+mod bind;
+mod buffers;
+pub(crate) mod connect;
+mod drain;
+mod handshake;
+mod impersonate;
+mod instances;
+pub(crate) mod listener;
+pub(crate) mod message;
+mod message_io;
+pub(crate) mod message_stream;
+pub(crate) mod name;
+pub(crate) mod peer;
+pub(crate) mod private_directory;
+pub(crate) mod split;
+pub(crate) mod stream;
+pub(crate) mod transport;
+
+pub use self::{
+    admission::Counts,
+    bind::ListenError,
     connect::{ConnectError, ConnectOptions, connect},
-    door::Counts,
     drain::DrainError,
-    ends::WriteError,
-    halves::{ReadHalf, WriteHalf},
     impersonate::{ImpersonateError, run_as_client},
-    listen::{AcceptError, Incoming, Listener, ListenerOptions},
-    message::{MessageError, MessageStream, Parcel},
+    listener::{AcceptError, Incoming, Listener, ListenerOptions},
+    message::{MessageError, Parcel},
+    message_stream::MessageStream,
+    name::{NameError, PipeName},
     peer::{Access, ImpersonationLevel, Peer, PeerError},
-    publish::ListenError,
+    split::{ReadHalf, WriteHalf},
     stream::Stream,
 };
-
-/// The longest message of a framed pipe in bytes, unless told otherwise.
-pub(super) const FRAME_BYTES: usize = 16 * 1024 * 1024;
+pub use super::write_error::WriteError;

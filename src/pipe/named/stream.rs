@@ -13,15 +13,16 @@ use std::{
 };
 
 use super::{
-    Direction, PipeMode,
-    carrier::Carried,
-    ends::{self, WriteError},
-    halves::{ReadHalf, WriteHalf},
-    listen::Instance,
-    mailbox::{Inbox, Outbox},
-    message::{MessageError, MessageStream},
+    buffers::{Inbox, Outbox},
+    instances::Instance,
+    message::{FRAME_BYTES, MessageError},
     peer::{ImpersonationLevel, Peer, PeerError},
-    wait::{Begun, Wait},
+    transport::{Carried, Carrier},
+};
+use crate::pipe::{
+    mode::{Direction, PipeMode},
+    timeout::{Begun, Cancelled, Wait},
+    write_error::{WriteError, write_all},
 };
 use crate::sys::{
     is_shortage,
@@ -116,8 +117,7 @@ impl Stream {
         if wanted == SocketType::Messages {
             socket::receive_credentials(socket.as_fd())?;
         }
-        let terms =
-            Terms { mode, direction: Direction::InOut, level: None, frame_bytes_max: super::named::FRAME_BYTES };
+        let terms = Terms { mode, direction: Direction::InOut, level: None, frame_bytes_max: FRAME_BYTES };
         Ok(Self::new(socket, terms, None))
     }
 
@@ -166,35 +166,16 @@ impl Stream {
         self.inner.terms.direction
     }
 
-    /// The face that keeps messages whole.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a byte pipe: it has no messages.
-    #[doc(alias = "ReadMode")]
-    pub fn into_messages(self) -> io::Result<MessageStream> {
-        match self.mode() {
-            PipeMode::Byte => Err(io::Error::new(io::ErrorKind::InvalidInput, "a byte pipe has no messages")),
-            PipeMode::Message | PipeMode::Framed => Ok(MessageStream::new(self)),
-        }
-    }
-
-    /// One half reads and one writes. Dropping the writing half tells the other side that no more will come; dropping the
-    /// reading half makes its writes fail. Clones made before are not touched by the split, and feel those ends.
-    pub fn split(self) -> (ReadHalf, WriteHalf) {
-        (ReadHalf::new(self.clone()), WriteHalf::new(self))
-    }
-
     /// Reads what is there, at most `buf.len()` bytes, waiting for the first. 0 is the end.
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`](super::Cancelled) inside an error of the kind `Other`.
+    /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`](crate::pipe::Cancelled) inside an error of the kind `Other`.
     pub fn read_deadline<'a>(&self, buf: &mut [u8], wait: impl Into<Wait<'a>>) -> io::Result<usize> {
         let begun = Begun::now(wait.into());
         self.check(Direction::reads)?;
         if begun.is_cancelled()? {
-            return Err(super::Cancelled.into());
+            return Err(Cancelled.into());
         }
         if buf.is_empty() {
             return Ok(0);
@@ -241,7 +222,7 @@ impl Stream {
         let begun = Begun::now(wait.into());
         self.check(Direction::writes)?;
         if begun.is_cancelled()? {
-            return Err(super::Cancelled.into());
+            return Err(Cancelled.into());
         }
         if buf.is_empty() {
             return Ok(0);
@@ -265,7 +246,7 @@ impl Stream {
     pub fn write_all_deadline<'a>(&self, buf: &[u8], wait: impl Into<Wait<'a>>) -> Result<(), WriteError> {
         let begun = Begun::now(wait.into());
         if self.mode() == PipeMode::Byte {
-            return ends::write_all(buf, |rest| self.write_deadline(rest, begun.rest()));
+            return write_all(buf, |rest| self.write_deadline(rest, begun.rest()));
         }
         self.write_deadline(buf, begun.rest()).map(drop).map_err(|source| {
             let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<MessageError>());
@@ -315,7 +296,7 @@ impl Stream {
     ///
     /// As [`write_deadline`](Self::write_deadline); [`InvalidInput`](io::ErrorKind::InvalidInput) without a byte to go with or
     /// with too many descriptors; [`Unsupported`](io::ErrorKind::Unsupported) unless this is a byte pipe
-    /// ([`MessageStream`] has its own).
+    /// ([`MessageStream`](super::MessageStream) has its own).
     #[doc(alias = "SCM_RIGHTS")]
     pub fn write_descriptors<'a>(
         &self,
@@ -375,6 +356,23 @@ impl Stream {
             return Err(io::Error::new(io::ErrorKind::NotConnected, "the stream was disconnected on this side"));
         }
         Ok(())
+    }
+
+    /// From now on this stream ends with its carrier's reason if that is what has ended. The first carrier stays.
+    pub(crate) fn set_carrier(&self, carrier: Arc<dyn Carrier>) {
+        self.inner.carried.set(carrier);
+    }
+
+    pub(super) fn check_end(&self) -> io::Result<()> {
+        self.inner.carried.check_end()
+    }
+
+    pub(super) fn await_input(&self, begun: &Begun<'_>) -> io::Result<()> {
+        self.inner.carried.await_input(self.socket(), begun)
+    }
+
+    pub(super) fn with_reason(&self, error: io::Error, begun: &Begun<'_>) -> io::Error {
+        self.inner.carried.with_reason(error, begun)
     }
 
     /// Whether the other side is there. Tells the truth also when it went without a word, and with data still to be read; never

@@ -1,0 +1,52 @@
+//! How many streams of a listener live.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use crate::sys::{pidfd::own_pid, wake::Places};
+
+#[derive(Debug)]
+pub(super) struct Instances {
+    places: Option<Places>,
+    live: AtomicUsize,
+}
+
+impl Instances {
+    pub(super) fn new(places: Option<Places>) -> Arc<Self> {
+        Arc::new(Self { places, live: AtomicUsize::new(0) })
+    }
+
+    pub(super) fn live(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn places(&self) -> Option<&Places> {
+        self.places.as_ref()
+    }
+}
+
+/// One of the places of a listener. Dropping it makes room for the next client.
+#[derive(Debug)]
+pub(super) struct Instance {
+    all: Arc<Instances>,
+    /// The process that has accepted the client. A fork of it shares the count of free places.
+    owner: i32,
+}
+
+impl Instance {
+    pub(super) fn new(instances: &Arc<Instances>) -> Self {
+        instances.live.fetch_add(1, Ordering::Relaxed);
+        Self { all: Arc::clone(instances), owner: own_pid() }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.all.live.fetch_sub(1, Ordering::Relaxed);
+        if let Some(places) = self.all.places.as_ref().filter(|_| self.owner == own_pid()) {
+            places.free();
+        }
+    }
+}
