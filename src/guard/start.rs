@@ -7,10 +7,10 @@ use super::{
 };
 use crate::{
     launch::{
-        context::{Moment, Patience},
+        context::{OpenMode, SpawnContext},
         error::SpawnError,
         pass::Pass,
-        plan::{Argument, EnvironmentChange, GrantSource, Plan, Program},
+        plan::{Argument, EnvironmentChange, FdSource, LaunchPlan, Program},
         process::Process,
         spawn::{launch, prepare},
         stdio::{OutputMode, ProcessGroup, StdinMode},
@@ -133,8 +133,8 @@ impl OwnOrShell {
         // The own executable watches the process of the host and not the thread. The shell is not killed by this signal while it
         // has no trap for it yet.
         let death_signal = (self == Self::Shell).then_some(libc::SIGURG);
-        let moment = Moment { death_signal, ..Moment::default() };
-        let launched = prepare(&plan, Patience::None).and_then(|prepared| launch(&plan, prepared, &moment));
+        let context = SpawnContext { death_signal, ..SpawnContext::default() };
+        let launched = prepare(&plan, OpenMode::Nonblocking).and_then(|prepared| launch(&plan, prepared, &context));
         let mut process = match launched {
             Ok(launched) => Process::new(launched),
             // What passes is tried again, and so keeps its number.
@@ -160,14 +160,14 @@ impl OwnOrShell {
     }
 
     /// The plan, and the end of the pipe that the guard waits for.
-    fn plan(self, shell: &str, path: &str, order: &Order<'_>) -> io::Result<(File, Plan)> {
+    fn plan(self, shell: &str, path: &str, order: &Order<'_>) -> io::Result<(File, LaunchPlan)> {
         // Written while both ends are here: there is always a reader, and so no SIGPIPE.
         let (told, mut pipe) = groups::pipe()?;
         pipe.write_all(order.token.as_bytes())?;
         pipe.write_all(b"\n")?;
         pipe.write_all(order.cgroup.map(Path::as_os_str).unwrap_or_default().as_bytes())?;
         pipe.write_all(format!("\n{}\n", pidfd::own_pid()).as_bytes())?;
-        let mut plan = Plan::new(Program::Named(self.name(shell).into()));
+        let mut plan = LaunchPlan::new(Program::Named(self.name(shell).into()));
         plan.environment = vec![EnvironmentChange::Clear];
         let set = |name: &str, value: OsString| EnvironmentChange::Set(name.into(), value);
         match self {
@@ -190,7 +190,7 @@ impl OwnOrShell {
         plan.group = ProcessGroup::NewSession;
         let [reader, writer] = order.groups.ends()?;
         for (end, number) in [(OwnedFd::from(told), ORDER), (reader, LIST_READER), (writer, LIST_WRITER)] {
-            plan.grant(&number.to_string(), GrantSource::Given(Arc::new(end)), Pass::fd(number));
+            plan.add_fd(&number.to_string(), FdSource::Inherited(Arc::new(end)), Pass::fd(number));
         }
         Ok((pipe, plan))
     }

@@ -21,7 +21,7 @@ const TRACER_PAUSE: Duration = Duration::from_millis(5);
 
 /// What becomes of the other members of a child's own group when the child is reaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rest {
+pub(crate) enum GroupCleanup {
     Kill,
     Leave,
 }
@@ -37,7 +37,7 @@ pub(crate) fn is_own_child(pid: i32) -> bool {
 
 /// A child, from its start until it is reaped.
 #[derive(Debug)]
-pub(crate) struct Child {
+pub(crate) struct ChildProcess {
     pid: i32,
     leads_group: bool,
     /// Closed when the child is reaped: whoever keeps the handles of a thousand ended workers keeps no descriptors.
@@ -47,7 +47,7 @@ pub(crate) struct Child {
     pidfd: Mutex<Option<PidFd>>,
 }
 
-impl Drop for Child {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         // One that did not end in time, and is not waited for any longer.
         if self.lock().is_some() {
@@ -56,7 +56,7 @@ impl Drop for Child {
     }
 }
 
-impl Child {
+impl ChildProcess {
     pub(super) fn new(pid: i32, pidfd: PidFd, leads_group: bool) -> Self {
         CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
         Self { pid, leads_group, pidfd: Mutex::new(Some(pidfd)) }
@@ -104,10 +104,10 @@ impl Child {
     }
 
     /// Takes the status of the ended process, once; `None` while it runs, or while a tracer holds the status back.
-    pub(crate) fn reap(&self, rest: Rest) -> io::Result<Option<Reaped>> {
+    pub(crate) fn reap(&self, cleanup: GroupCleanup) -> io::Result<Option<Reaped>> {
         let mut slot = self.lock();
         let Some(pidfd) = slot.as_ref() else { return Err(io::Error::from_raw_os_error(libc::ESRCH)) };
-        if rest == Rest::Kill && self.leads_group && poll::is_readable(pidfd.as_fd())? {
+        if cleanup == GroupCleanup::Kill && self.leads_group && poll::is_readable(pidfd.as_fd())? {
             // ESRCH: nothing is left of it.
             drop(pidfd.signal_group(self.pid, libc::SIGKILL));
         }
@@ -122,7 +122,7 @@ impl Child {
     /// Waits for the end and takes the status, once; `None` at the deadline.
     pub(crate) fn reap_until(&self, deadline: Deadline) -> io::Result<Option<Reaped>> {
         while self.with_pidfd(|pidfd| has_ended(pidfd, deadline))? {
-            if let Some(reaped) = self.reap(Rest::Kill)? {
+            if let Some(reaped) = self.reap(GroupCleanup::Kill)? {
                 return Ok(Some(reaped));
             }
             // Whoever traces it (a debugger, strace) comes first, and the kernel does not tell when it lets go.

@@ -5,14 +5,14 @@
 //! a mapping onto that number overwrites it (docs/gotchas.md, "std's private socket"). So the child's numbers are ours.
 
 use super::{
-    child::Child,
-    context::Moment,
-    descriptors::{ChildEnds, Standard},
+    child::ChildProcess,
+    context::SpawnContext,
+    descriptors::{ChildFds, ChildStdio},
     direct::{conduct, texts},
-    environment::{self, Fate},
+    environment::{self, EnvDisposition},
     error::{SpawnError, SpawnStep},
-    plan::{CommandMaker, EnvironmentChange, GrantSpec, Plan, number_of},
-    search::Search,
+    plan::{CommandFactory, EnvironmentChange, ExtraFd, LaunchPlan, child_fd},
+    search::ProgramSearch,
     stdio::ProcessGroup,
 };
 use crate::sys::{
@@ -40,33 +40,38 @@ use std::{
 const LEAST_NUMBER: RawFd = 10;
 
 pub(super) fn start(
-    plan: &Plan,
-    make: &CommandMaker,
-    ends: &ChildEnds,
-    moment: &Moment<'_>,
-) -> Result<Child, SpawnError> {
+    plan: &LaunchPlan,
+    make: &CommandFactory,
+    ends: &ChildFds,
+    context: &SpawnContext<'_>,
+) -> Result<ChildProcess, SpawnError> {
     // The user's closure may panic; and so does std, when the program is missing and the host ignores SIGCHLD. Neither may
     // take the thread that spawns with it.
-    catch_unwind(AssertUnwindSafe(|| run(plan, make(), ends, moment))).unwrap_or_else(|payload| {
+    catch_unwind(AssertUnwindSafe(|| run(plan, make(), ends, context))).unwrap_or_else(|payload| {
         // It can be anything, also something that panics or blocks when it is dropped.
         closing::release(payload);
         Err(SpawnError::failed("the user's Command", SpawnStep::Command, io::Error::other("it panicked")))
     })
 }
 
-fn run(plan: &Plan, mut command: Command, ends: &ChildEnds, moment: &Moment<'_>) -> Result<Child, SpawnError> {
+fn run(
+    plan: &LaunchPlan,
+    mut command: Command,
+    ends: &ChildFds,
+    context: &SpawnContext<'_>,
+) -> Result<ChildProcess, SpawnError> {
     let program: Box<str> = command.get_program().to_string_lossy().into();
     let failed = |source| SpawnError::failed(program.clone(), SpawnStep::Command, source);
     let mut kept = Vec::with_capacity(ends.grants.len());
-    for (grant, end) in plan.grants.iter().zip(&ends.grants) {
+    for (grant, end) in plan.extra_fds.iter().zip(&ends.grants) {
         kept.push(numbered(grant, end, &program)?);
     }
     let numbers: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
-    command.args(plan.arguments(&numbers, moment.control_path));
+    command.args(plan.arguments(&numbers, context.control_path));
     let is_cleared = inherit_environment(&mut command) || plan.clears_environment();
-    change_environment(&mut command, plan, &numbers, moment.control);
-    command.envs(plan.names_of_handles());
-    command.envs(moment.variables.iter().map(|(name, value)| (*name, value)));
+    change_environment(&mut command, plan, &numbers, context.control);
+    command.envs(plan.handle_variables());
+    command.envs(context.variables.iter().map(|(name, value)| (*name, value)));
     if let Some(directory) = &plan.directory {
         command.current_dir(directory);
     }
@@ -76,7 +81,7 @@ fn run(plan: &Plan, mut command: Command, ends: &ChildEnds, moment: &Moment<'_>)
     command.stderr(standard(stderr).map_err(failed)?);
     let occupied = occupy_standard_numbers().map_err(failed)?;
     let handover = Handover::new().map_err(failed)?;
-    conduct(plan, moment.death_signal).add_to(&mut command, &handover);
+    conduct(plan, context.death_signal).add_to(&mut command, &handover);
     command.preserved_fds(kept);
     let search = search_first(&mut command, is_cleared);
     let child = spawn(&mut command).map_err(|source| explained(source, &search, &command, &program))?;
@@ -86,10 +91,10 @@ fn run(plan: &Plan, mut command: Command, ends: &ChildEnds, moment: &Moment<'_>)
     adopt(child, &handover, plan).map_err(failed)
 }
 
-fn standard(stream: &Standard) -> io::Result<Stdio> {
+fn standard(stream: &ChildStdio) -> io::Result<Stdio> {
     match stream {
-        Standard::Own(descriptor) => descriptor.try_clone().map(Stdio::from),
-        Standard::Inherited(_) => Ok(Stdio::inherit()),
+        ChildStdio::Own(descriptor) => descriptor.try_clone().map(Stdio::from),
+        ChildStdio::Inherited(_) => Ok(Stdio::inherit()),
     }
 }
 
@@ -104,7 +109,7 @@ fn occupy_standard_numbers() -> io::Result<Vec<File>> {
 }
 
 /// A copy of the end at the number that the child will see.
-fn numbered(grant: &GrantSpec, end: &OwnedFd, program: &str) -> Result<OwnedFd, SpawnError> {
+fn numbered(grant: &ExtraFd, end: &OwnedFd, program: &str) -> Result<OwnedFd, SpawnError> {
     let least = grant.number.unwrap_or(LEAST_NUMBER);
     let copy =
         fd::duplicate(end.as_raw_fd(), least).map_err(|source| SpawnError::failed(program, SpawnStep::Fds, source))?;
@@ -118,7 +123,7 @@ fn numbered(grant: &GrantSpec, end: &OwnedFd, program: &str) -> Result<OwnedFd, 
 }
 
 /// Has the child try the program as the fast way does, before std has it tried by execvp(3).
-fn search_first(command: &mut Command, is_cleared: bool) -> Search {
+fn search_first(command: &mut Command, is_cleared: bool) -> ProgramSearch {
     let mut environment: BTreeMap<OsString, OsString> =
         if is_cleared { BTreeMap::new() } else { env::vars_os().collect() };
     for (name, value) in command.get_envs() {
@@ -127,7 +132,7 @@ fn search_first(command: &mut Command, is_cleared: bool) -> Search {
             None => drop(environment.remove(name)),
         }
     }
-    let search = Search::new(command.get_program(), environment.get(OsStr::new("PATH")).cloned());
+    let search = ProgramSearch::new(command.get_program(), environment.get(OsStr::new("PATH")).cloned());
     let arguments: Vec<&OsStr> = iter::once(command.get_program()).chain(command.get_args()).collect();
     let variables = environment.iter().flat_map(|(name, value)| [name.as_os_str(), value]);
     if arguments.iter().copied().chain(variables).any(|text| text.as_bytes().contains(&0)) {
@@ -144,7 +149,7 @@ fn search_first(command: &mut Command, is_cleared: bool) -> Search {
 }
 
 /// std does not tell which step failed; some errors can only come from running the program.
-fn explained(source: io::Error, search: &Search, command: &Command, program: &str) -> SpawnError {
+fn explained(source: io::Error, search: &ProgramSearch, command: &Command, program: &str) -> SpawnError {
     let errno = source.raw_os_error().unwrap_or(0);
     match search.explain(errno, command.get_current_dir()) {
         (step @ SpawnStep::Format, _) => SpawnError::failed(program, step, source),
@@ -166,24 +171,24 @@ fn inherit_environment(command: &mut Command) -> bool {
         return true;
     }
     for (name, value) in env::vars_os() {
-        match environment::fate(&name, &value, handles.as_deref()) {
-            Fate::Inherited => {}
+        match environment::disposition(&name, &value, handles.as_deref()) {
+            EnvDisposition::Keep => {}
             _ if is_set(command, &name) => {}
-            Fate::Changed(value) => drop(command.env(name, value)),
-            Fate::Removed => drop(command.env_remove(name)),
+            EnvDisposition::Replace(value) => drop(command.env(name, value)),
+            EnvDisposition::Remove => drop(command.env_remove(name)),
         }
     }
     false
 }
 
-fn change_environment(command: &mut Command, plan: &Plan, numbers: &[RawFd], control: &str) {
+fn change_environment(command: &mut Command, plan: &LaunchPlan, numbers: &[RawFd], control: &str) {
     for change in &plan.environment {
         match change {
             EnvironmentChange::Clear => command.env_clear(),
             EnvironmentChange::Set(name, value) => command.env(name, value),
             EnvironmentChange::Remove(name) => command.env_remove(name),
             EnvironmentChange::Handle { name, grant, template } => {
-                command.env(name, template.fill(number_of(numbers, *grant)))
+                command.env(name, template.fill(child_fd(numbers, *grant)))
             }
             EnvironmentChange::Control { name, template } => command.env(name, template.fill_text(control)),
         };
@@ -196,10 +201,10 @@ fn spawn(command: &mut Command) -> io::Result<std::process::Child> {
 }
 
 /// Holds the new process by a pidfd: the one it has sent, or where it could not, one opened now.
-fn adopt(mut child: std::process::Child, handover: &Handover, plan: &Plan) -> io::Result<Child> {
+fn adopt(mut child: std::process::Child, handover: &Handover, plan: &LaunchPlan) -> io::Result<ChildProcess> {
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     match handover.receive().map_or_else(|| PidFd::open(pid), Ok) {
-        Ok(pidfd) => Ok(Child::new(pid, pidfd, plan.group != ProcessGroup::Inherit)),
+        Ok(pidfd) => Ok(ChildProcess::new(pid, pidfd, plan.group != ProcessGroup::Inherit)),
         Err(error) => {
             // Not half made: without a pidfd we could not look after it. Its end is awaited, so no zombie stays.
             drop(child.kill());

@@ -1,14 +1,14 @@
 //! The fast way: an image of the plan, handed to `sys::clone`.
 
 use super::{
-    child::Child,
-    context::Moment,
-    descriptors::ChildEnds,
-    environment::{self, Fate},
+    child::ChildProcess,
+    context::SpawnContext,
+    descriptors::ChildFds,
+    environment::{self, EnvDisposition},
     error::{SpawnError, SpawnStep, step_of},
     limits::IoPriority,
-    plan::{EnvironmentChange, Plan, number_of},
-    search::Search,
+    plan::{EnvironmentChange, LaunchPlan, child_fd},
+    search::ProgramSearch,
     stdio::ProcessGroup,
 };
 use crate::sys::{
@@ -27,18 +27,23 @@ use std::{
 };
 
 /// Starts a named program.
-pub(super) fn start(plan: &Plan, program: &OsStr, ends: &ChildEnds, moment: &Moment<'_>) -> Result<Child, SpawnError> {
-    let numbers = plan.numbers();
-    let environment = environment(plan, &numbers, moment);
-    let search = Search::new(program, path_of(&environment));
+pub(super) fn start(
+    plan: &LaunchPlan,
+    program: &OsStr,
+    ends: &ChildFds,
+    context: &SpawnContext<'_>,
+) -> Result<ChildProcess, SpawnError> {
+    let numbers = plan.child_fds();
+    let environment = environment(plan, &numbers, context);
+    let search = ProgramSearch::new(program, path_of(&environment));
     let image = Image {
         candidates: search.candidates.clone(),
-        arguments: arguments(plan, program, &numbers, moment.control_path),
+        arguments: arguments(plan, program, &numbers, context.control_path),
         environment: texts(&environment),
         directory: plan.directory.as_ref().map(|path| c_string(path.clone().into_os_string())),
         descriptors: descriptors(ends, &numbers),
-        conduct: conduct(plan, moment.death_signal),
-        cgroup: moment.birthplace.directory().map(|directory| directory.as_raw_fd()),
+        conduct: conduct(plan, context.death_signal),
+        cgroup: context.cgroup.directory().map(|directory| directory.as_raw_fd()),
     };
     let cloned = clone::spawn(&image).map_err(|failure| {
         let directory = plan.directory.as_deref();
@@ -49,17 +54,17 @@ pub(super) fn start(plan: &Plan, program: &OsStr, ends: &ChildEnds, moment: &Mom
         let step = step_of(failure, directory, exec);
         SpawnError::failed(plan.program_name(), step, io::Error::from_raw_os_error(errno))
     })?;
-    Ok(Child::new(cloned.pid, cloned.pidfd, plan.group != ProcessGroup::Inherit))
+    Ok(ChildProcess::new(cloned.pid, cloned.pidfd, plan.group != ProcessGroup::Inherit))
 }
 
 /// What is inherited, with the plan's changes in their order. Most plans change little, so the names are searched one by one.
-fn environment(plan: &Plan, numbers: &[RawFd], moment: &Moment<'_>) -> Vec<(OsString, OsString)> {
+fn environment(plan: &LaunchPlan, numbers: &[RawFd], context: &SpawnContext<'_>) -> Vec<(OsString, OsString)> {
     let handles = env::var_os(environment::HANDLES);
     let inherited =
-        env::vars_os().filter_map(|(name, value)| match environment::fate(&name, &value, handles.as_deref()) {
-            Fate::Inherited => Some((name, value)),
-            Fate::Changed(value) => Some((name, value)),
-            Fate::Removed => None,
+        env::vars_os().filter_map(|(name, value)| match environment::disposition(&name, &value, handles.as_deref()) {
+            EnvDisposition::Keep => Some((name, value)),
+            EnvDisposition::Replace(value) => Some((name, value)),
+            EnvDisposition::Remove => None,
         });
     let mut variables: Vec<(OsString, OsString)> = inherited.collect();
     for change in &plan.environment {
@@ -68,14 +73,14 @@ fn environment(plan: &Plan, numbers: &[RawFd], moment: &Moment<'_>) -> Vec<(OsSt
             EnvironmentChange::Set(name, value) => set(&mut variables, name, value.clone()),
             EnvironmentChange::Remove(name) => variables.retain(|(other, _)| other != name),
             EnvironmentChange::Handle { name, grant, template } => {
-                set(&mut variables, name, template.fill(number_of(numbers, *grant)));
+                set(&mut variables, name, template.fill(child_fd(numbers, *grant)));
             }
             EnvironmentChange::Control { name, template } => {
-                set(&mut variables, name, template.fill_text(moment.control));
+                set(&mut variables, name, template.fill_text(context.control));
             }
         }
     }
-    for (name, value) in plan.names_of_handles().into_iter().chain(moment.variables.iter().cloned()) {
+    for (name, value) in plan.handle_variables().into_iter().chain(context.variables.iter().cloned()) {
         set(&mut variables, OsStr::new(name), value);
     }
     variables
@@ -91,13 +96,13 @@ fn path_of(environment: &[(OsString, OsString)]) -> Option<OsString> {
     environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone())
 }
 
-fn descriptors(ends: &ChildEnds, numbers: &[RawFd]) -> Vec<Grant> {
+fn descriptors(ends: &ChildFds, numbers: &[RawFd]) -> Vec<Grant> {
     let standard = ends.standard.iter().map(AsRawFd::as_raw_fd).zip(0..);
     let granted = ends.grants.iter().map(AsRawFd::as_raw_fd).zip(numbers.iter().copied());
     standard.chain(granted).map(|(source, target)| Grant { source, target }).collect()
 }
 
-pub(super) fn conduct(plan: &Plan, death_signal: Option<i32>) -> Conduct {
+pub(super) fn conduct(plan: &LaunchPlan, death_signal: Option<i32>) -> Conduct {
     Conduct {
         group: match plan.group {
             ProcessGroup::New => GroupChange::OwnGroup,
@@ -117,14 +122,14 @@ pub(super) fn conduct(plan: &Plan, death_signal: Option<i32>) -> Conduct {
     }
 }
 
-/// A text that `Plan::validate` has found free of zero bytes.
+/// A text that `LaunchPlan::validate` has found free of zero bytes.
 fn c_string(text: OsString) -> CString {
     let text = CString::new(text.into_vec());
-    debug_assert!(text.is_ok(), "Plan::validate refuses zero bytes");
+    debug_assert!(text.is_ok(), "LaunchPlan::validate refuses zero bytes");
     text.unwrap_or_default()
 }
 
-fn arguments(plan: &Plan, program: &OsStr, numbers: &[RawFd], control_path: &str) -> Texts {
+fn arguments(plan: &LaunchPlan, program: &OsStr, numbers: &[RawFd], control_path: &str) -> Texts {
     let mut texts = Texts::default();
     texts.push(&[plan.title.as_deref().unwrap_or(program).as_bytes()]);
     for argument in plan.arguments(numbers, control_path) {

@@ -60,14 +60,14 @@ const GIT_TRACE: &str = "GIT_TRACE";
 
 /// What becomes of one variable of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fate {
-    Inherited,
-    Changed(OsString),
-    Removed,
+pub(super) enum EnvDisposition {
+    Keep,
+    Replace(OsString),
+    Remove,
 }
 
 /// What becomes of a variable of the host in a child that does not set it. `handles` is the host's own [`HANDLES`].
-pub(super) fn fate(name: &OsStr, value: &OsStr, handles: Option<&OsStr>) -> Fate {
+pub(super) fn disposition(name: &OsStr, value: &OsStr, handles: Option<&OsStr>) -> EnvDisposition {
     let (bytes, value) = (name.as_bytes(), value.as_bytes());
     let begins = |prefix: &str| bytes.starts_with(prefix.as_bytes());
     let is_listed = || {
@@ -76,9 +76,9 @@ pub(super) fn fate(name: &OsStr, value: &OsStr, handles: Option<&OsStr>) -> Fate
     };
     if MAKE_FLAGS.iter().any(|flags| name == *flags) {
         return match without_jobserver(value) {
-            None => Fate::Inherited,
-            Some(rest) if rest.is_empty() => Fate::Removed,
-            Some(rest) => Fate::Changed(OsString::from_vec(rest)),
+            None => EnvDisposition::Keep,
+            Some(rest) if rest.is_empty() => EnvDisposition::Remove,
+            Some(rest) => EnvDisposition::Replace(OsString::from_vec(rest)),
         };
     }
     let is_removed = (begins(PREFIX) && name != TREE)
@@ -86,7 +86,7 @@ pub(super) fn fate(name: &OsStr, value: &OsStr, handles: Option<&OsStr>) -> Fate
         || FAMILIES.iter().any(|family| begins(family))
         || (begins(GIT_TRACE) && matches!(value, [b'3'..=b'9']))
         || is_listed();
-    if is_removed { Fate::Removed } else { Fate::Inherited }
+    if is_removed { EnvDisposition::Remove } else { EnvDisposition::Keep }
 }
 
 /// The value of [`HANDLES`] for a child that finds its handles under these names; `None` where the prefix tells them.
@@ -151,8 +151,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn of(name: &str, value: &str) -> Fate {
-        fate(OsStr::new(name), OsStr::new(value), Some(OsStr::new("MY_FD:OTHER")))
+    fn of(name: &str, value: &str) -> EnvDisposition {
+        disposition(OsStr::new(name), OsStr::new(value), Some(OsStr::new("MY_FD:OTHER")))
     }
 
     fn flags(value: &str) -> Option<String> {
@@ -164,25 +164,28 @@ mod tests {
         let ours = ["PIPEWRIGHT_MESSAGES", "PIPEWRIGHT_CONTROL", "PIPEWRIGHT_CONTROL_KEY", HANDLES, "MY_FD", "OTHER"];
         let numbered = ["EINHORN_FD_0", "EINHORN_FD_COUNT", "EINHORN_SOCK_FD", "PUMA_INHERIT_0", "S6_FD#", "S6_FD_0"];
         for name in ours.into_iter().chain(NAMES).chain(numbered) {
-            assert_eq!(of(name, "3"), Fate::Removed, "{name}");
+            assert_eq!(of(name, "3"), EnvDisposition::Remove, "{name}");
         }
         for name in
             ["PIPEWRIGHT_TREE", "PATH", "MY", "MY_FD2", "NODE_OPTIONS", "LISTEN_ADDRESS", "GIT_DIR", "MAKELEVEL"]
         {
-            assert_eq!(of(name, "3"), Fate::Inherited, "{name}");
+            assert_eq!(of(name, "3"), EnvDisposition::Keep, "{name}");
         }
-        assert_eq!(fate(OsStr::new("MY_FD"), OsStr::new("3"), None), Fate::Inherited);
+        assert_eq!(disposition(OsStr::new("MY_FD"), OsStr::new("3"), None), EnvDisposition::Keep);
     }
 
     #[test]
     fn p03_a_trace_of_git_to_a_descriptor_is_removed() {
-        for (value, expected) in
-            [("3", Fate::Removed), ("9", Fate::Removed), ("2", Fate::Inherited), ("1", Fate::Inherited)]
-        {
+        for (value, expected) in [
+            ("3", EnvDisposition::Remove),
+            ("9", EnvDisposition::Remove),
+            ("2", EnvDisposition::Keep),
+            ("1", EnvDisposition::Keep),
+        ] {
             assert_eq!(of("GIT_TRACE", value), expected);
             assert_eq!(of("GIT_TRACE2_EVENT", value), expected);
         }
-        assert_eq!(of("GIT_TRACE", "/tmp/3"), Fate::Inherited);
+        assert_eq!(of("GIT_TRACE", "/tmp/3"), EnvDisposition::Keep);
     }
 
     #[test]
@@ -206,9 +209,9 @@ mod tests {
             assert_eq!(flags(given).as_deref(), expected, "{given:?}");
         }
         for name in MAKE_FLAGS {
-            assert_eq!(of(name, "k --jobserver-auth=3,4"), Fate::Changed("k".into()), "{name}");
-            assert_eq!(of(name, "-j --jobserver-auth=3,4"), Fate::Removed, "{name}");
-            assert_eq!(of(name, "-j"), Fate::Inherited, "{name}");
+            assert_eq!(of(name, "k --jobserver-auth=3,4"), EnvDisposition::Replace("k".into()), "{name}");
+            assert_eq!(of(name, "-j --jobserver-auth=3,4"), EnvDisposition::Remove, "{name}");
+            assert_eq!(of(name, "-j"), EnvDisposition::Keep, "{name}");
         }
     }
 

@@ -23,26 +23,26 @@ use std::{
 #[doc(alias = "pass_fds")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pass {
-    pub(super) place: Place,
+    pub(super) target: PassTarget,
     pub(super) number: Option<RawFd>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum PassTarget {
     Argument(OsString),
     Environment {
         name: OsString,
         template: OsString,
     },
     /// The program expects the handle at its number and is told nothing.
-    Nowhere,
+    None,
 }
 
 impl Pass {
     /// One argument, appended where this call stands among the others: `--messages={}`, `pipe:{}`, or `{}` alone.
     #[must_use]
     pub fn arg(template: impl Into<OsString>) -> Self {
-        Self { place: Place::Argument(template.into()), number: None }
+        Self { target: PassTarget::Argument(template.into()), number: None }
     }
 
     /// An environment variable whose value is the number.
@@ -54,13 +54,13 @@ impl Pass {
     /// An environment variable with the number somewhere in its value.
     #[must_use]
     pub fn env_with(name: impl Into<OsString>, template: impl Into<OsString>) -> Self {
-        Self { place: Place::Environment { name: name.into(), template: template.into() }, number: None }
+        Self { target: PassTarget::Environment { name: name.into(), template: template.into() }, number: None }
     }
 
     /// A fixed number, 3 or above, that the program expects; it is told nothing.
     #[must_use]
     pub fn fd(number: RawFd) -> Self {
-        Self { place: Place::Nowhere, number: Some(number) }
+        Self { target: PassTarget::None, number: Some(number) }
     }
 
     /// Also fixes the number, for a program that is told and yet wants a certain one.
@@ -97,7 +97,7 @@ impl Template {
         Self { pieces }
     }
 
-    pub(super) fn names_a_place(&self) -> bool {
+    pub(super) fn has_placeholder(&self) -> bool {
         self.pieces.len() > 1
     }
 
@@ -143,7 +143,7 @@ mod tests {
             let template = Template::parse(OsStr::new(&doubled));
             // Doubling can form a new `{}` with a brace that stood beside it; only the others are literal for sure.
             prop_assume!(!text.contains("{{") && !text.contains("}}"));
-            prop_assert!(!template.names_a_place());
+            prop_assert!(!template.has_placeholder());
             prop_assert_eq!(template.fill(number).into_string().unwrap(), text);
         }
     }

@@ -4,7 +4,7 @@ use super::{
     environment,
     error::SpecError,
     limits::{IoPriority, ResourceLimit},
-    pass::{Pass, Place, Template},
+    pass::{Pass, PassTarget, Template},
     stdio::{OutputMode, ProcessGroup, StdinMode},
 };
 use std::{
@@ -23,13 +23,13 @@ use std::{
 pub(crate) const MESSAGES: &str = "messages";
 
 /// Makes a user's own `Command`, anew for each incarnation.
-pub(crate) type CommandMaker = Arc<dyn Fn() -> Command + Send + Sync>;
+pub(crate) type CommandFactory = Arc<dyn Fn() -> Command + Send + Sync>;
 
 /// What is started.
 #[derive(Clone)]
 pub(crate) enum Program {
     Named(OsString),
-    Command(CommandMaker),
+    Command(CommandFactory),
 }
 
 impl fmt::Debug for Program {
@@ -75,24 +75,24 @@ pub(crate) enum EnvironmentChange {
 
 /// A descriptor that the child gets beside 0, 1 and 2.
 #[derive(Debug, Clone)]
-pub(crate) struct GrantSpec {
+pub(crate) struct ExtraFd {
     pub(crate) name: Box<str>,
-    pub(crate) source: GrantSource,
+    pub(crate) source: FdSource,
     pub(crate) number: Option<RawFd>,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) enum GrantSource {
+pub(crate) enum FdSource {
     /// A pipe in which the child writes.
-    FromChild,
+    OutputPipe,
     /// A pipe in which we write.
-    ToChild,
-    Given(Arc<OwnedFd>),
+    InputPipe,
+    Inherited(Arc<OwnedFd>),
 }
 
 /// The recipe of one process.
 #[derive(Clone)]
-pub(crate) struct Plan {
+pub(crate) struct LaunchPlan {
     pub(crate) program: Program,
     /// The first word of the argument list, where that is not the program's name.
     pub(crate) title: Option<OsString>,
@@ -102,7 +102,7 @@ pub(crate) struct Plan {
     pub(crate) stdin: StdinMode,
     pub(crate) stdout: OutputMode,
     pub(crate) stderr: OutputMode,
-    pub(crate) grants: Vec<GrantSpec>,
+    pub(crate) extra_fds: Vec<ExtraFd>,
     pub(crate) group: ProcessGroup,
     pub(crate) limits: Vec<(ResourceLimit, u64)>,
     pub(crate) nice: Option<i32>,
@@ -111,10 +111,10 @@ pub(crate) struct Plan {
     pub(crate) processors: Vec<libc::c_ulong>,
     pub(crate) umask: Option<u32>,
     /// The first mistake made while building, told by `validate`.
-    pub(crate) mistake: Option<SpecError>,
+    pub(crate) first_error: Option<SpecError>,
 }
 
-impl Plan {
+impl LaunchPlan {
     pub(crate) fn new(program: Program) -> Self {
         Self {
             program,
@@ -125,24 +125,24 @@ impl Plan {
             stdin: StdinMode::default(),
             stdout: OutputMode::default(),
             stderr: OutputMode::default(),
-            grants: Vec::new(),
+            extra_fds: Vec::new(),
             group: ProcessGroup::default(),
             limits: Vec::new(),
             nice: None,
             io_priority: None,
             processors: Vec::new(),
             umask: None,
-            mistake: None,
+            first_error: None,
         }
     }
 
     /// Whether closures or descriptors of the host's are in it.
-    pub(crate) fn holds_foreign(&self) -> bool {
+    pub(crate) fn holds_user_values(&self) -> bool {
         matches!(self.program, Program::Command(_))
             || matches!(self.stdin, StdinMode::Fd(_))
             || matches!(self.stdout, OutputMode::Fd(_))
             || matches!(self.stderr, OutputMode::Fd(_))
-            || self.grants.iter().any(|grant| matches!(grant.source, GrantSource::Given(_)))
+            || self.extra_fds.iter().any(|grant| matches!(grant.source, FdSource::Inherited(_)))
     }
 
     /// Allows a processor, by its number from 0.
@@ -151,7 +151,7 @@ impl Plan {
         /// What the kernel can be built for at most (`NR_CPUS`).
         const PROCESSORS: usize = 8192;
         if number >= PROCESSORS {
-            self.mistake.get_or_insert(SpecError::InvalidProcessor { number });
+            self.first_error.get_or_insert(SpecError::InvalidProcessor { number });
             return;
         }
         if self.processors.len() <= number / BITS {
@@ -163,52 +163,53 @@ impl Plan {
     }
 
     /// Grants a descriptor and writes down where its number is told.
-    pub(crate) fn grant(&mut self, name: &str, source: GrantSource, pass: Pass) {
-        let grant = self.grants.len();
-        let Pass { place, number } = pass;
-        match place {
-            Place::Argument(text) => {
+    pub(crate) fn add_fd(&mut self, name: &str, source: FdSource, pass: Pass) {
+        let grant = self.extra_fds.len();
+        let Pass { target, number } = pass;
+        match target {
+            PassTarget::Argument(text) => {
                 let template = self.template(&text);
                 self.arguments.push(Argument::Handle { grant, template });
             }
-            Place::Environment { name, template } => {
+            PassTarget::Environment { name, template } => {
                 let template = self.template(&template);
                 self.environment.push(EnvironmentChange::Handle { name, grant, template });
             }
-            Place::Nowhere => {}
+            PassTarget::None => {}
         }
-        self.grants.push(GrantSpec { name: name.into(), source, number });
+        self.extra_fds.push(ExtraFd { name: name.into(), source, number });
     }
 
     /// Writes down where the address of the control pipe is told.
-    pub(crate) fn tell_control(&mut self, pass: Pass) {
+    pub(crate) fn pass_control(&mut self, pass: Pass) {
         if let Some(number) = pass.number {
-            self.mistake.get_or_insert(SpecError::ControlFixedFd { number });
+            self.first_error.get_or_insert(SpecError::ControlFixedFd { number });
         }
-        match pass.place {
-            Place::Argument(text) => {
+        match pass.target {
+            PassTarget::Argument(text) => {
                 let template = self.template(&text);
                 self.arguments.push(Argument::Control { template });
             }
-            Place::Environment { name, template } => {
+            PassTarget::Environment { name, template } => {
                 let template = self.template(&template);
                 self.environment.push(EnvironmentChange::Control { name, template });
             }
-            Place::Nowhere => {}
+            PassTarget::None => {}
         }
     }
 
     fn template(&mut self, text: &OsStr) -> Template {
         let template = Template::parse(text);
-        if !template.names_a_place() {
-            self.mistake.get_or_insert_with(|| SpecError::MissingPlaceholder { text: text.to_string_lossy().into() });
+        if !template.has_placeholder() {
+            self.first_error
+                .get_or_insert_with(|| SpecError::MissingPlaceholder { text: text.to_string_lossy().into() });
         }
         template
     }
 
     /// The whole recipe, looked at before anything is started.
     pub(crate) fn validate(&self) -> Result<(), SpecError> {
-        if let Some(mistake) = &self.mistake {
+        if let Some(mistake) = &self.first_error {
             return Err(mistake.clone());
         }
         if let Program::Named(name) = &self.program {
@@ -284,15 +285,15 @@ impl Plan {
     }
 
     fn validate_grants(&self) -> Result<(), SpecError> {
-        for (index, grant) in self.grants.iter().enumerate() {
-            if self.grants.iter().take(index).any(|earlier| earlier.name == grant.name) {
+        for (index, grant) in self.extra_fds.iter().enumerate() {
+            if self.extra_fds.iter().take(index).any(|earlier| earlier.name == grant.name) {
                 return Err(SpecError::DuplicatePipe { name: grant.name.clone() });
             }
             let Some(number) = grant.number else { continue };
             if number < 3 {
                 return Err(SpecError::ReservedFd { number });
             }
-            if let Some(earlier) = self.grants.iter().take(index).find(|earlier| earlier.number == Some(number)) {
+            if let Some(earlier) = self.extra_fds.iter().take(index).find(|earlier| earlier.number == Some(number)) {
                 let (first, second) = (earlier.name.clone(), grant.name.clone());
                 return Err(SpecError::DuplicateFd { number, first, second });
             }
@@ -320,10 +321,10 @@ impl Plan {
 
     /// The number of each grant in the child: the fixed ones, and for the others the lowest free ones from 3. Small
     /// numbers, since `select(2)` ends at 1023 and a shell's `>&9` at one digit.
-    pub(crate) fn numbers(&self) -> Vec<RawFd> {
-        let fixed: Vec<RawFd> = self.grants.iter().filter_map(|grant| grant.number).collect();
+    pub(crate) fn child_fds(&self) -> Vec<RawFd> {
+        let fixed: Vec<RawFd> = self.extra_fds.iter().filter_map(|grant| grant.number).collect();
         let mut free = (3..).filter(|number| !fixed.contains(number));
-        self.grants.iter().filter_map(|grant| grant.number.or_else(|| free.next())).collect()
+        self.extra_fds.iter().filter_map(|grant| grant.number.or_else(|| free.next())).collect()
     }
 
     /// An argument list can be read by every user of the machine, so that of the control pipe only the path is in it.
@@ -331,20 +332,20 @@ impl Plan {
         self.arguments.iter().map(move |argument| match argument {
             Argument::Control { template } => template.fill_text(control_path),
             Argument::Plain(text) => text.clone(),
-            Argument::Handle { grant, template } => template.fill(number_of(numbers, *grant)),
+            Argument::Handle { grant, template } => template.fill(child_fd(numbers, *grant)),
         })
     }
 }
 
 /// What tells the child, and a supervisor in it, where its handles are.
-impl Plan {
+impl LaunchPlan {
     /// Whether the path of the control pipe is an argument, so that its key has to be told elsewhere.
-    pub(crate) fn tells_control_in_arguments(&self) -> bool {
+    pub(crate) fn has_control_argument(&self) -> bool {
         self.arguments.iter().any(|argument| matches!(argument, Argument::Control { .. }))
     }
 
     /// Of those that the plan sets or removes; the values may be secrets.
-    pub(crate) fn names_of_variables(&self) -> Vec<&OsStr> {
+    pub(crate) fn variable_names(&self) -> Vec<&OsStr> {
         let names = self.environment.iter().filter_map(|change| match change {
             EnvironmentChange::Clear => None,
             EnvironmentChange::Set(name, _)
@@ -359,7 +360,7 @@ impl Plan {
         self.environment.iter().any(|change| matches!(change, EnvironmentChange::Clear))
     }
 
-    pub(super) fn names_of_handles(&self) -> Option<(&'static str, OsString)> {
+    pub(super) fn handle_variables(&self) -> Option<(&'static str, OsString)> {
         let names = self.environment.iter().filter_map(|change| match change {
             EnvironmentChange::Handle { name, .. } | EnvironmentChange::Control { name, .. } => Some(name.as_os_str()),
             EnvironmentChange::Clear | EnvironmentChange::Set(..) | EnvironmentChange::Remove(_) => None,
@@ -369,7 +370,7 @@ impl Plan {
 }
 
 /// The number of a grant; -1, which no program takes for a descriptor, could only come from a hole in this file.
-pub(super) fn number_of(numbers: &[RawFd], grant: usize) -> RawFd {
+pub(super) fn child_fd(numbers: &[RawFd], grant: usize) -> RawFd {
     let number = numbers.get(grant).copied();
     debug_assert!(number.is_some(), "grant {grant} of {numbers:?}");
     number.unwrap_or(-1)
@@ -385,22 +386,22 @@ mod tests {
 
     #[test]
     fn free_numbers_are_the_lowest_beside_the_fixed_ones() {
-        let mut plan = Plan::new(Program::Named("x".into()));
-        plan.grant("a", GrantSource::FromChild, Pass::arg("{}"));
-        plan.grant("b", GrantSource::FromChild, Pass::fd(3));
-        plan.grant("c", GrantSource::ToChild, Pass::env("C"));
-        plan.grant("d", GrantSource::ToChild, Pass::arg("{}").at_fd(5));
-        plan.grant("e", GrantSource::ToChild, Pass::arg("{}"));
+        let mut plan = LaunchPlan::new(Program::Named("x".into()));
+        plan.add_fd("a", FdSource::OutputPipe, Pass::arg("{}"));
+        plan.add_fd("b", FdSource::OutputPipe, Pass::fd(3));
+        plan.add_fd("c", FdSource::InputPipe, Pass::env("C"));
+        plan.add_fd("d", FdSource::InputPipe, Pass::arg("{}").at_fd(5));
+        plan.add_fd("e", FdSource::InputPipe, Pass::arg("{}"));
         assert_eq!(plan.validate(), Ok(()));
-        assert_eq!(plan.numbers(), [4, 3, 6, 5, 7]);
+        assert_eq!(plan.child_fds(), [4, 3, 6, 5, 7]);
     }
 
     #[test]
     fn mistakes_are_found_before_anything_starts() {
         let with = |pass: &[Pass]| {
-            let mut plan = Plan::new(Program::Named("x".into()));
+            let mut plan = LaunchPlan::new(Program::Named("x".into()));
             for (index, pass) in pass.iter().enumerate() {
-                plan.grant(&index.to_string(), GrantSource::FromChild, pass.clone());
+                plan.add_fd(&index.to_string(), FdSource::OutputPipe, pass.clone());
             }
             plan.validate().unwrap_err()
         };

@@ -1,10 +1,10 @@
 //! A process without a supervisor.
 
 use super::{
-    child::{Child, exit_status, usage},
-    descriptors::Ends,
+    child::{ChildProcess, exit_status, usage},
+    descriptors::ParentFds,
     plan::MESSAGES,
-    spawn::Launched,
+    spawn::LaunchedChild,
 };
 use crate::{
     exit::Exit,
@@ -22,8 +22,8 @@ use std::{
 /// Made by [`WorkerSpec::spawn_unsupervised`](crate::WorkerSpec::spawn_unsupervised). Dropping it kills the process, with its group where that is its
 /// own, and reaps it: nothing is left behind. In a forked child of the host, dropping it only closes its pipes there.
 pub struct Process {
-    child: Child,
-    ends: Ends,
+    child: ChildProcess,
+    ends: ParentFds,
     started: Instant,
     exit: Option<Exit>,
     owner: i32,
@@ -32,7 +32,7 @@ pub struct Process {
 shown_as!(Process, |process| { pid: process.pid(), exit: process.exit });
 
 impl Process {
-    pub(crate) fn new(launched: Launched) -> Self {
+    pub(crate) fn new(launched: LaunchedChild) -> Self {
         Self { child: launched.child, ends: launched.ends, started: now(), exit: None, owner: own_pid() }
     }
 

@@ -13,13 +13,13 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// The files to try for a program, in their order. A relative one is meant from the child's working directory.
 #[derive(Debug)]
-pub(super) struct Search {
+pub(super) struct ProgramSearch {
     pub(super) candidates: Vec<CString>,
     /// The search path, for a name without a slash.
     path: Option<OsString>,
 }
 
-impl Search {
+impl ProgramSearch {
     /// `path` is the child's own `PATH`.
     pub(super) fn new(program: &OsStr, path: Option<OsString>) -> Self {
         let path = (!program.as_bytes().contains(&b'/')).then(|| path.unwrap_or_else(|| DEFAULT_PATH.into()));
@@ -59,21 +59,21 @@ mod tests {
 
     #[test]
     fn a_directory_that_may_not_be_searched_does_not_hide_that_nothing_was_found() {
-        let search = Search::new(OsStr::new("no-such-program"), Some("/no/such/place:/bin".into()));
+        let search = ProgramSearch::new(OsStr::new("no-such-program"), Some("/no/such/place:/bin".into()));
         let path = SpawnStep::Exec(Some("/no/such/place:/bin".into()));
         assert_eq!(search.explain(libc::EACCES, None), (path.clone(), libc::ENOENT));
         assert_eq!(search.explain(libc::ENOENT, None), (path, libc::ENOENT));
-        let found = Search::new(OsStr::new("sh"), Some("/no/such/place:/bin".into()));
+        let found = ProgramSearch::new(OsStr::new("sh"), Some("/no/such/place:/bin".into()));
         assert_eq!(found.explain(libc::EACCES, None).1, libc::EACCES, "one that is there and may not be run");
         assert_eq!(found.explain(libc::E2BIG, None), (SpawnStep::Exec(None), libc::E2BIG));
-        let named = Search::new(OsStr::new("/no/such/program"), None);
+        let named = ProgramSearch::new(OsStr::new("/no/such/program"), None);
         assert_eq!(named.explain(libc::EACCES, None), (SpawnStep::Exec(None), libc::EACCES));
     }
 
     #[test]
     fn relative_entries_stay_relative() {
         let files = |program: &str, path: Option<&str>| {
-            let search = Search::new(OsStr::new(program), path.map(OsString::from));
+            let search = ProgramSearch::new(OsStr::new(program), path.map(OsString::from));
             search.candidates.into_iter().map(|file| file.into_string().unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(files("tool", Some("bin::/usr/bin")), ["bin/tool", "tool", "/usr/bin/tool"]);

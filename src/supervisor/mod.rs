@@ -23,7 +23,7 @@ use crate::supervisor::spawner::Starter;
 use crate::supervisor::worker::registry::Roster;
 use crate::{
     guard::Guard,
-    launch::{context::Patience, error::SpawnError, spawn::prepare},
+    launch::{context::OpenMode, error::SpawnError, spawn::prepare},
     sys::{closing::Released, pidfd, proc, wake::Waker},
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -147,7 +147,7 @@ impl Supervisor {
         let starter = self.starter.as_ref().ok_or(SpawnError::SupervisorGone)?;
         // Held until the loop has the worker: until then the loop goes on.
         let permit = starter.starts().permit().ok_or(SpawnError::SupervisorGone)?;
-        let prepared = prepare(&spec.plan, Patience::ForOpens)?;
+        let prepared = prepare(&spec.plan, OpenMode::Blocking)?;
         let may_start_here = Starter::may_start_here(&spec);
         let spec = Arc::new(Released::new(spec));
         if may_start_here {

@@ -13,7 +13,7 @@ pub(crate) type SharedSpec = Arc<Released<WorkerSpec>>;
 
 impl MayBlock for WorkerSpec {
     fn may_block(&self) -> bool {
-        self.plan.holds_foreign() || self.ready.as_ref().is_some_and(Ready::holds_closure)
+        self.plan.holds_user_values() || self.ready.as_ref().is_some_and(Ready::holds_closure)
     }
 }
 

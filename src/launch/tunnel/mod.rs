@@ -7,7 +7,7 @@ mod remote_shell;
 mod ssh;
 
 use self::{deadline::Until, error::TunnelError, mux::Absent, remote_shell::Far, ssh::Ssh};
-use super::plan::{Argument, Plan, Program};
+use super::plan::{Argument, LaunchPlan, Program};
 use crate::{
     exit::Exit,
     pipe::named::{
@@ -159,8 +159,8 @@ impl TunnelBuilder {
         Ok(Tunnel { far: (put, take), ssh, private, far_directory, count, open_forwards })
     }
 
-    fn plan(&self, control: &Path) -> Plan {
-        let mut plan = Plan::new(Program::Named("ssh".into()));
+    fn plan(&self, control: &Path) -> LaunchPlan {
+        let mut plan = LaunchPlan::new(Program::Named("ssh".into()));
         let mut arguments: Vec<OsString> = Vec::new();
         if let Some(config) = &self.config {
             arguments.extend(["-F".into(), config.into()]);

@@ -3,8 +3,8 @@
 use super::{deadline::Until, error::TunnelError};
 use crate::{
     launch::{
-        context::{Moment, Patience},
-        plan::{Argument, Plan, Program},
+        context::{OpenMode, SpawnContext},
+        plan::{Argument, LaunchPlan, Program},
         process::Process,
         spawn::{launch, prepare},
         stdio::{OutputMode, StdinMode},
@@ -42,7 +42,7 @@ pub(super) struct Far {
 
 impl Far {
     pub(super) fn ask(control: &Path, until: &Until<'_>) -> Result<Self, TunnelError> {
-        let mut plan = Plan::new(Program::Named("ssh".into()));
+        let mut plan = LaunchPlan::new(Program::Named("ssh".into()));
         let socket = control.as_os_str().to_owned();
         let plain = |text: &str| OsString::from(text);
         // No configuration: all was said when the tunnel was opened. Where the running ssh refuses, this one would go its own
@@ -54,7 +54,8 @@ impl Far {
                 .map(Argument::Plain),
         );
         (plan.stdin, plan.stdout, plan.stderr) = (StdinMode::Pipe, OutputMode::Lines, OutputMode::Lines);
-        let mut process = Process::new(launch(&plan, prepare(&plan, Patience::None)?, &Moment::default())?);
+        let mut process =
+            Process::new(launch(&plan, prepare(&plan, OpenMode::Nonblocking)?, &SpawnContext::default())?);
         let (Some(input), Some(output)) = (process.take_stdin(), process.take_stdout()) else {
             return Err(io::Error::other("a process without the pipes that were asked for").into());
         };

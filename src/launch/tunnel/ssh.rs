@@ -8,9 +8,9 @@ use super::{
 use crate::{
     exit::{Exit, ExitStatus},
     launch::{
-        context::{Moment, Patience},
+        context::{OpenMode, SpawnContext},
         error::SpawnError,
-        plan::Plan,
+        plan::LaunchPlan,
         process::Process,
         spawn::{launch, prepare},
         stdio::OutputMode,
@@ -75,7 +75,7 @@ struct Heard {
 }
 
 impl Ssh {
-    pub(super) fn start(mut plan: Plan, control: PipeName) -> Result<Self, TunnelError> {
+    pub(super) fn start(mut plan: LaunchPlan, control: PipeName) -> Result<Self, TunnelError> {
         plan.stderr = OutputMode::Lines;
         plan.validate().map_err(SpawnError::from)?;
         let (started, start) = crossbeam_channel::bounded(1);
@@ -93,10 +93,10 @@ impl Ssh {
     }
 }
 
-fn begin(plan: &Plan, control: PipeName) -> Result<(Process, OwnedFd, Arc<Shared>), TunnelError> {
-    let moment = Moment { death_signal: Some(libc::SIGTERM), ..Moment::default() };
+fn begin(plan: &LaunchPlan, control: PipeName) -> Result<(Process, OwnedFd, Arc<Shared>), TunnelError> {
+    let context = SpawnContext { death_signal: Some(libc::SIGTERM), ..SpawnContext::default() };
     let (ended, stop) = (Cancel::new()?, Flag::new()?);
-    let mut process = Process::new(launch(plan, prepare(plan, Patience::None)?, &moment)?);
+    let mut process = Process::new(launch(plan, prepare(plan, OpenMode::Nonblocking)?, &context)?);
     let end = process.end()?;
     let stderr = Mutex::new(Heard { pipe: process.take_stderr(), last: Vec::new() });
     let shared = Shared { pid: process.pid(), control, ended, stop, stderr, exit: Mutex::default() };

@@ -54,7 +54,7 @@ mod tests {
     use crate::supervisor::event_loop::{Mailbox, Parts};
     use crate::{
         guard::Guard,
-        launch::{context::Patience, spawn::prepare},
+        launch::{context::OpenMode, spawn::prepare},
         supervisor::{
             flow_control::Meter, ids::WorkerId, spawner::Starter, spec::WorkerSpec, worker::registry::Roster,
         },
@@ -81,7 +81,7 @@ mod tests {
         };
         let driver = Driver::new(parts).unwrap();
         let spec = WorkerSpec::new("sleep").arg("1000");
-        let prepared = prepare(&spec.plan, Patience::None).unwrap();
+        let prepared = prepare(&spec.plan, OpenMode::Nonblocking).unwrap();
         let worker = starter.start_here(WorkerId(1), Arc::new(Released::new(spec)), prepared).unwrap();
         drop(driver);
         let exit = worker.wait_timeout(Duration::ZERO).expect("its end");

@@ -19,7 +19,7 @@ use crate::supervisor::{
 };
 use crate::{
     exit::Exit,
-    launch::{child::Child, descriptors::Ends, spawn::Launched},
+    launch::{child::ChildProcess, descriptors::ParentFds, spawn::LaunchedChild},
     pipe::anonymous::ends::{PipeReader, PipeWriter},
     sys::cgroup::Frozen,
     wire::jsonrpc::pending::CallError,
@@ -65,8 +65,8 @@ struct Standing {
 #[derive(Debug)]
 pub(crate) struct Present {
     number: u32,
-    child: Child,
-    ends: Mutex<Ends>,
+    child: ChildProcess,
+    ends: Mutex<ParentFds>,
     /// Where the spec gives it a control pipe.
     link: Option<Arc<Link>>,
     mark: Mark,
@@ -103,7 +103,7 @@ impl WorkerShared {
         lock(&self.standing).present.as_ref().map_or(0, |present| present.number)
     }
 
-    fn child<T>(&self, run: impl FnOnce(&Child) -> io::Result<T>) -> io::Result<T> {
+    fn child<T>(&self, run: impl FnOnce(&ChildProcess) -> io::Result<T>) -> io::Result<T> {
         let present = self.present().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
         run(&present.child)
     }
@@ -179,8 +179,8 @@ enum Waited {
 }
 
 impl Present {
-    pub(crate) fn new(number: u32, launched: Launched, link: Option<Arc<Link>>, mark: Mark) -> Self {
-        let Launched { child, ends, in_cgroup: _ } = launched;
+    pub(crate) fn new(number: u32, launched: LaunchedChild, link: Option<Arc<Link>>, mark: Mark) -> Self {
+        let LaunchedChild { child, ends, in_cgroup: _ } = launched;
         Self {
             number,
             child,
@@ -268,7 +268,7 @@ impl Present {
         self.number
     }
 
-    pub(crate) fn child(&self) -> &Child {
+    pub(crate) fn child(&self) -> &ChildProcess {
         &self.child
     }
 

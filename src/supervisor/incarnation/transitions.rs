@@ -7,7 +7,7 @@ use crate::supervisor::{
 };
 use crate::{
     exit::{Exit, ExitStatus},
-    launch::child::Rest,
+    launch::child::GroupCleanup,
     policy::{
         lifecycle::{Ask, Input, Output, StreamId},
         readiness::Sign,
@@ -212,7 +212,7 @@ impl Driver {
         let Some(Stuck { worker, present }) = self.stuck.remove(&number) else { return };
         drop(present.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
         // Its end was told long ago.
-        drop(present.child().reap(Rest::Kill));
+        drop(present.child().reap(GroupCleanup::Kill));
         if self.kept.get(&worker).is_some_and(|kept| kept.standing == Standing::Held) {
             self.start_again(worker);
         }
@@ -264,8 +264,12 @@ impl Driver {
 
 impl Live {
     /// What becomes of its group. One that leaves its survivors alive when it ends by itself takes its group along when it is ended.
-    fn rest(&self) -> Rest {
-        if self.is_being_ended || self.spec.survivors == Survivors::Kill { Rest::Kill } else { Rest::Leave }
+    fn rest(&self) -> GroupCleanup {
+        if self.is_being_ended || self.spec.survivors == Survivors::Kill {
+            GroupCleanup::Kill
+        } else {
+            GroupCleanup::Leave
+        }
     }
 
     /// Takes the steps of a rung of the stop ladder. False if there was nothing to do.

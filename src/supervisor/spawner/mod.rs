@@ -30,12 +30,12 @@ use crate::supervisor::{
 use crate::{
     guard::Guard,
     launch::{
-        context::{Birthplace, Moment, Patience},
-        descriptors::Ends,
+        context::{CgroupPlacement, OpenMode, SpawnContext},
+        descriptors::ParentFds,
         error::{SpawnError, SpawnStep},
         plan::{MESSAGES, Program},
         retry::{busy_pause, pause_for},
-        spawn::{Prepared, launch_once, prepare},
+        spawn::{PreparedFds, launch_once, prepare},
     },
     policy::watchdog::Life,
     sys::{conduct, pidfd, proc, random},
@@ -155,7 +155,7 @@ impl Starter {
         this: &Arc<Self>,
         id: WorkerId,
         spec: SharedSpec,
-        (prepared, permit): (Prepared, Permit),
+        (prepared, permit): (PreparedFds, Permit),
     ) -> Result<Worker, SpawnError> {
         let (answer, answered) = crossbeam_channel::bounded(1);
         let purpose = Purpose::First { answer, _permit: permit };
@@ -187,7 +187,7 @@ impl Starter {
         let prepared = &mut start.prepared;
         let begun = unharmed(|| {
             if prepared.is_none() {
-                *prepared = Some(prepare(&spec.plan, Patience::None)?);
+                *prepared = Some(prepare(&spec.plan, OpenMode::Nonblocking)?);
             }
             self.incarnate(start.id, &spec, prepared, (count, Some(number)))
         });
@@ -232,7 +232,12 @@ impl Starter {
     }
 
     /// Starts a worker on the calling thread. Only that waits where the start blocks, or the program is busy.
-    pub(crate) fn start_here(&self, id: WorkerId, spec: SharedSpec, prepared: Prepared) -> Result<Worker, SpawnError> {
+    pub(crate) fn start_here(
+        &self,
+        id: WorkerId,
+        spec: SharedSpec,
+        prepared: PreparedFds,
+    ) -> Result<Worker, SpawnError> {
         let mut prepared = Some(prepared);
         let mut attempts = 0;
         let begun = loop {
@@ -286,7 +291,7 @@ impl Starter {
         &self,
         id: WorkerId,
         spec: &WorkerSpec,
-        prepared: &mut Option<Prepared>,
+        prepared: &mut Option<PreparedFds>,
         (number, thread): (u32, Option<u64>),
     ) -> Result<Begun, SpawnError> {
         if self.starts.is_over() {
@@ -304,18 +309,18 @@ impl Starter {
             self.sentinel.set_directory(place.path());
         }
         variables.push(token.variable());
-        if let Some(address) = address.filter(|_| spec.plan.tells_control_in_arguments()) {
+        if let Some(address) = address.filter(|_| spec.plan.has_control_argument()) {
             variables.push((KEY_VARIABLE, address.key.clone().into()));
         }
         let (cell, directory, mut no_cgroup) = match self.cell_for(spec)? {
             Ok((cell, directory)) => (Some(cell), Some(directory), None),
             Err(reason) => (None, None, Some(reason)),
         };
-        let moment = Moment {
-            birthplace: match &directory {
-                Some(directory) if spec.cgroup_limits.is_empty() => Birthplace::Rather(directory.as_fd()),
-                Some(directory) => Birthplace::Only(directory.as_fd()),
-                None => Birthplace::Here,
+        let context = SpawnContext {
+            cgroup: match &directory {
+                Some(directory) if spec.cgroup_limits.is_empty() => CgroupPlacement::Preferred(directory.as_fd()),
+                Some(directory) => CgroupPlacement::Required(directory.as_fd()),
+                None => CgroupPlacement::Inherit,
             },
             death_signal: spec.death_signal_or(DEATH_SIGNAL),
             control_path: address.map_or("", |address| &address.path),
@@ -326,7 +331,7 @@ impl Starter {
         // Taken before the process exists: its processor time can then never exceed its uptime.
         let started = now();
         let born = proc::boot_ticks();
-        let launched = launch_once(&spec.plan, prepared, &moment);
+        let launched = launch_once(&spec.plan, prepared, &context);
         match &launched {
             Ok(_) => self.started.fetch_add(1, Ordering::SeqCst),
             Err(_) => self.begun.fetch_sub(1, Ordering::SeqCst),
@@ -353,7 +358,7 @@ impl Starter {
         let streams = listen_to(spec, &mut launched.ends);
         let bell = launched.ends.take_reader(BELL);
         let link = address.is_some().then(|| Arc::new(Link::new(self.mailbox.clone(), id)));
-        let tie = thread.filter(|_| moment.death_signal.is_some()).and_then(|thread| self.starts.tie(thread));
+        let tie = thread.filter(|_| context.death_signal.is_some()).and_then(|thread| self.starts.tie(thread));
         let (guarded, cell, tie) = (guarded.into(), cell.into(), tie.into());
         let mark = Mark { token, guarded, cell, no_cgroup, born, survivors: spec.survivors, tie };
         let present = Arc::new(Present::new(number, launched, link, mark));
@@ -453,7 +458,7 @@ type Variables = Vec<(&'static str, OsString)>;
 type Pipe = Option<crate::pipe::anonymous::ends::PipeReader>;
 
 /// The pipes that the loop reads: messages, stdout, stderr.
-fn listen_to(spec: &WorkerSpec, ends: &mut Ends) -> (Pipe, Pipe, Pipe) {
+fn listen_to(spec: &WorkerSpec, ends: &mut ParentFds) -> (Pipe, Pipe, Pipe) {
     let messages = if spec.messages == MessageSource::Pipe { ends.take_reader(MESSAGES) } else { None };
     if let (Some(messages), Some(capacity)) = (&messages, spec.pipe_capacity) {
         // Refused beyond the user's quota; then the pipe is as large as it was, which is what the spec promises.

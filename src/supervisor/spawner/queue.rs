@@ -5,7 +5,7 @@
 //! user's closure. When every thread has been in its start for longer than [`PATIENCE`], another one takes over the queue. So the number of threads
 //! is bounded by the number of starts that hang at the same time, and a start that hangs delays no other.
 
-use crate::launch::{error::SpawnError, spawn::Prepared};
+use crate::launch::{error::SpawnError, spawn::PreparedFds};
 use crate::supervisor::{
     clock::now,
     event_loop::{Command, Mailbox},
@@ -35,7 +35,7 @@ pub(crate) struct Start {
     pub(crate) spec: SharedSpec,
     pub(crate) purpose: Purpose,
     /// Once its pipes are made and its files are open.
-    pub(crate) prepared: Option<Prepared>,
+    pub(crate) prepared: Option<PreparedFds>,
     /// How many times its program was busy.
     pub(crate) attempts: u32,
     /// Not before this.

@@ -18,7 +18,7 @@ use crate::{
         error::SpecError,
         limits::{CgroupLimit, IoPriority, ResourceLimit},
         pass::Pass,
-        plan::{Argument, EnvironmentChange, GrantSource, MESSAGES, Plan, Program},
+        plan::{Argument, EnvironmentChange, FdSource, LaunchPlan, MESSAGES, Program},
         stdio::{OutputMode, ProcessGroup, StdinMode},
     },
     policy::{group::When, restart::RestartPolicy, stop::StopPolicy, watchdog::Watchdog},
@@ -76,7 +76,7 @@ pub(crate) enum DeathSignal {
 #[must_use = "a spec is a recipe: hand it to Supervisor::spawn"]
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, and nobody passes two of them on")]
 pub struct WorkerSpec {
-    pub(crate) plan: Plan,
+    pub(crate) plan: LaunchPlan,
     pub(crate) name: Option<Box<str>>,
     pub(crate) messages: MessageSource,
     /// As it was asked for; `plan.stdout` says what becomes of it.
@@ -111,7 +111,7 @@ shown_as!(WorkerSpec, |spec| {
     name: spec.name,
     program: spec.plan.program,
     arguments: spec.plan.arguments,
-    environment: spec.plan.names_of_variables(),
+    environment: spec.plan.variable_names(),
     directory: spec.plan.directory,
 });
 
@@ -141,7 +141,7 @@ impl WorkerSpec {
 
     fn of(program: Program) -> Self {
         Self {
-            plan: Plan::new(program),
+            plan: LaunchPlan::new(program),
             name: None,
             messages: MessageSource::Nowhere,
             stdout: None,
@@ -219,7 +219,7 @@ impl WorkerSpec {
 impl WorkerSpec {
     /// Gives it a pipe of its own for messages. This leaves its standard output to humans.
     pub fn messages(mut self, pass: Pass) -> Self {
-        self.plan.grant(MESSAGES, GrantSource::FromChild, pass);
+        self.plan.add_fd(MESSAGES, FdSource::OutputPipe, pass);
         self.messages_from(MessageSource::Pipe)
     }
 
@@ -235,7 +235,7 @@ impl WorkerSpec {
 
     fn messages_from(mut self, source: MessageSource) -> Self {
         if self.messages != MessageSource::Nowhere {
-            self.plan.mistake.get_or_insert(SpecError::DuplicateMessageStream);
+            self.plan.first_error.get_or_insert(SpecError::DuplicateMessageStream);
         }
         self.messages = source;
         self.settle_outputs()
@@ -257,10 +257,10 @@ impl WorkerSpec {
     /// path alone, and the key is in the variable `PIPEWRIGHT_CONTROL_KEY`; in the environment it is `PATH?KEY`.
     pub fn control(mut self, pass: Pass) -> Self {
         if self.has_control {
-            self.plan.mistake.get_or_insert(SpecError::DuplicateControl);
+            self.plan.first_error.get_or_insert(SpecError::DuplicateControl);
         }
         self.has_control = true;
-        self.plan.tell_control(pass);
+        self.plan.pass_control(pass);
         self
     }
 
@@ -274,21 +274,21 @@ impl WorkerSpec {
 
     /// A pipe in which we write and it reads. Our end is [`Worker::take_writer`](crate::supervisor::handles::worker::Worker::take_writer) of this name.
     pub fn input_pipe(mut self, name: &str, pass: Pass) -> Self {
-        self.plan.grant(name, GrantSource::ToChild, pass);
+        self.plan.add_fd(name, FdSource::InputPipe, pass);
         self
     }
 
     /// A pipe in which it writes and we read, as bytes. Our end is [`Worker::take_reader`](crate::supervisor::handles::worker::Worker::take_reader) of
     /// this name; a supervisor does not read it.
     pub fn output_pipe(mut self, name: &str, pass: Pass) -> Self {
-        self.plan.grant(name, GrantSource::FromChild, pass);
+        self.plan.add_fd(name, FdSource::OutputPipe, pass);
         self
     }
 
     /// A descriptor of yours: a listening socket, a jobserver's pipe, a file. Every incarnation gets the same one.
     pub fn inherit_fd(mut self, fd: impl Into<OwnedFd>, pass: Pass) -> Self {
-        let name = format!("descriptor {}", self.plan.grants.len());
-        self.plan.grant(&name, GrantSource::Given(Arc::new(fd.into())), pass);
+        let name = format!("descriptor {}", self.plan.extra_fds.len());
+        self.plan.add_fd(&name, FdSource::Inherited(Arc::new(fd.into())), pass);
         self
     }
 
@@ -385,7 +385,7 @@ impl WorkerSpec {
     /// What makes it ready for work, and how long it has for that; by default it is ready when it runs.
     pub fn ready(mut self, ready: Ready) -> Self {
         if let Wanted::Newline(pass) = &ready.wanted {
-            self.plan.grant(BELL, GrantSource::FromChild, pass.clone());
+            self.plan.add_fd(BELL, FdSource::OutputPipe, pass.clone());
         }
         self.ready = Some(ready);
         self

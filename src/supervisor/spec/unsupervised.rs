@@ -1,7 +1,7 @@
 //! One process of a spec without a supervisor, and what a spec says of a start.
 
 use crate::launch::{
-    context::{Moment, Patience},
+    context::{OpenMode, SpawnContext},
     error::{SpawnError, SpecError},
     process::Process,
     spawn::{launch, prepare},
@@ -34,8 +34,8 @@ impl WorkerSpec {
             let reason = "a process started by hand is not looked after: spawn it from a supervisor".into();
             return Err(SpecError::Conflict { settings: [setting, "spawn_unsupervised"], reason }.into());
         }
-        let moment = Moment { death_signal: self.death_signal_or(None), ..Moment::default() };
-        launch(&self.plan, prepare(&self.plan, Patience::ForOpens)?, &moment).map(Process::new)
+        let context = SpawnContext { death_signal: self.death_signal_or(None), ..SpawnContext::default() };
+        launch(&self.plan, prepare(&self.plan, OpenMode::Blocking)?, &context).map(Process::new)
     }
 
     pub(crate) fn time_to_connect(&self) -> Duration {
