@@ -145,9 +145,9 @@ pub(crate) fn terminal(options: &Options) -> Result<u8, Box<dyn Error>> {
     // They end with the last worker after the first Ctrl-C: nobody has closed anything here.
     for event in supervisor.events() {
         match event.kind {
-            EventKind::TimedOut { after } => say(&format!("had {} ms", after.as_millis()))?,
+            EventKind::RuntimeExceeded { after } => say(&format!("had {} ms", after.as_millis()))?,
             EventKind::NotReady { .. } => say("not ready")?,
-            EventKind::Unresponsive => say("unresponsive")?,
+            EventKind::WatchdogTimeout => say("unresponsive")?,
             EventKind::Warning(warning) if options.has("warnings") => say(&warning.to_string())?,
             _ => {}
         }

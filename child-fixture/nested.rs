@@ -57,7 +57,7 @@ fn messages(supervisor: Supervisor) -> impl Iterator<Item = Result<Value, Box<dy
         let _held = &supervisor;
         match event.kind {
             EventKind::Message(message) => Some(message.json().map_err(Box::from)),
-            EventKind::Fault(fault) => Some(Err(format!("{fault:?}").into())),
+            EventKind::InvalidFrame(fault) => Some(Err(format!("{fault:?}").into())),
             _ => None,
         }
     })

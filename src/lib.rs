@@ -168,10 +168,11 @@ pub use policy::{
 };
 #[cfg(target_os = "linux")]
 pub use supervisor::{
-    Batch, Call, CancelCall, Containment, ContainmentKind, Disconnected, Event, EventKind, FaultEvent, GroupEnd,
-    GroupError, GroupId, GroupPolicy, GroupState, GroupStatus, HelloFault, Means, NotReady, Ready, RestartHandle,
-    SignalGuard, StopHandle, StopReport, StoppedWorker, Stream, Supervisor, SupervisorBuilder, SupervisorStatus,
-    Survivors, Unavailable, Warning, Worker, WorkerGroup, WorkerId, WorkerSpec, WorkerState, WorkerStatus,
+    Batch, Call, CancelCall, Containment, ContainmentKind, DisconnectReason, Event, EventKind, GroupEnd, GroupError,
+    GroupId, GroupPolicy, GroupState, GroupStatus, HelloFault, InvalidFrame, Means, OutputStream, ReadinessError,
+    Ready, RestartHandle, SignalGuard, StopHandle, StopReport, StoppedWorker, Supervisor, SupervisorBuilder,
+    SupervisorStatus, Survivors, Unavailable, Warning, Worker, WorkerGroup, WorkerId, WorkerSpec, WorkerState,
+    WorkerStatus,
 };
 #[cfg(target_os = "linux")]
 pub use text::{Printable, printable};

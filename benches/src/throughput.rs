@@ -273,7 +273,7 @@ fn supervised(case: Case, decoded: bool) -> Outcome<Duration> {
                 }
                 received += 1;
             }
-            EventKind::Fault(fault) => return Err(fault.to_string().into()),
+            EventKind::InvalidFrame(fault) => return Err(fault.to_string().into()),
             _ => {}
         }
     }

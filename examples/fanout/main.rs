@@ -221,7 +221,7 @@ impl Build<'_> {
                 Err(error) => self.report.note(event.worker, format!("{}: {error}", job.entry.file.display())),
             },
             EventKind::Line { line, .. } => self.report.note(event.worker, line.text().into_owned()),
-            EventKind::Fault(fault) => {
+            EventKind::InvalidFrame(fault) => {
                 self.report.note(event.worker, format!("{}: {}", job.entry.file.display(), **fault));
             }
             EventKind::Exited(exit) => {

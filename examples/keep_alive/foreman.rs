@@ -9,7 +9,7 @@ use crate::{
 };
 use crossbeam_channel::Receiver;
 use pipewright::{
-    Event, EventKind, Exit, GroupError, GroupPolicy, NotReady, Restart, Supervisor, SupervisorStatus, Worker,
+    Event, EventKind, Exit, GroupError, GroupPolicy, ReadinessError, Restart, Supervisor, SupervisorStatus, Worker,
     WorkerGroup, WorkerSpec, WorkerState, printable,
 };
 use std::{
@@ -349,21 +349,21 @@ impl Member {
                 vec![format!("started (pid {pid})")]
             }
             EventKind::Ready { after } => vec![format!("ready after {}", show(after))],
-            EventKind::Slow { waited } => vec![format!("still not ready after {}", show(waited))],
-            EventKind::NotReady { why, last_words: words } => {
+            EventKind::ReadinessDelayed { waited } => vec![format!("still not ready after {}", show(waited))],
+            EventKind::NotReady { reason: why, recent_output: words } => {
                 // However it ends.
                 self.has_failed = true;
                 let how = match why {
-                    NotReady::TimedOut { waited } => format!("not ready after {}", show(waited)),
+                    ReadinessError::TimedOut { waited } => format!("not ready after {}", show(waited)),
                     _ => "will never be ready".to_owned(),
                 };
-                iter::once(how).chain(last_words(&words)).collect()
+                iter::once(how).chain(last_lines(&words)).collect()
             }
-            EventKind::TimedOut { after } => {
+            EventKind::RuntimeExceeded { after } => {
                 self.has_failed = true;
                 vec![format!("stopped after {}, its time limit", show(after))]
             }
-            EventKind::NotStarted(error) => {
+            EventKind::SpawnFailed(error) => {
                 self.has_failed = true;
                 vec![explain(&*error)]
             }
@@ -387,7 +387,7 @@ impl Member {
                 let exit = self.ended.take();
                 let how = exit.as_ref().map(|exit| format!("{exit}, ")).unwrap_or_default();
                 let words = exit.as_ref().map(|exit| exit.stderr_text()).unwrap_or_default();
-                iter::once(format!("{how}given up: {why}")).chain(last_words(&words)).collect()
+                iter::once(format!("{how}given up: {why}")).chain(last_lines(&words)).collect()
             }
             _ => Vec::new(),
         }
@@ -395,7 +395,7 @@ impl Member {
 }
 
 /// The last lines of them.
-fn last_words(text: &str) -> impl Iterator<Item = String> {
+fn last_lines(text: &str) -> impl Iterator<Item = String> {
     let lines: Vec<_> = text.lines().collect();
     let start = lines.len().saturating_sub(LAST_WORDS);
     lines.into_iter().skip(start).map(|line| format!("  {line}"))

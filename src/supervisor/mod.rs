@@ -37,7 +37,9 @@ use std::{
 pub use crate::supervisor::containment::report::{Containment, ContainmentKind, Means, Unavailable};
 pub use crate::supervisor::control::call::{Call, CancelCall};
 pub use crate::supervisor::control::hello::HelloFault;
-pub use crate::supervisor::events::event::{Disconnected, Event, EventKind, FaultEvent, NotReady, Stream};
+pub use crate::supervisor::events::event::{
+    DisconnectReason, Event, EventKind, InvalidFrame, OutputStream, ReadinessError,
+};
 pub use crate::supervisor::events::warning::Warning;
 pub use crate::supervisor::handles::batch::Batch;
 pub use crate::supervisor::handles::group::{GroupError, GroupId, GroupPolicy, WorkerGroup};

@@ -41,7 +41,7 @@ fn connected(story: &mut Story, spec: WorkerSpec) -> (Worker, UnixStream) {
     let (worker, address) = spawn(story, spec);
     let (mut socket, hello) = hello(&address);
     socket.write_all(hello.as_bytes()).unwrap();
-    story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+    story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
     (worker, socket)
 }
 
@@ -118,7 +118,7 @@ fn p06_a_worker_that_nobody_listens_to_is_not_found_dead() {
         );
         for _ in 0..TOO_MUCH / text.len() {
             let told = story.find(|event| match event.kind {
-                EventKind::Unresponsive | EventKind::Silent { .. } => Some(false),
+                EventKind::WatchdogTimeout | EventKind::WatchdogWarning { .. } => Some(false),
                 EventKind::Notification(_) => Some(true),
                 _ => None,
             });
@@ -218,7 +218,7 @@ fn who_is_ready_when_it_connects_has_that_time_for_it() {
     let (mut socket, hello) = hello(&address);
     socket.write_all(hello.as_bytes()).unwrap();
     story.find(|event| match event.kind {
-        EventKind::Disconnected(why) => panic!("{why:?}"),
+        EventKind::ControlDisconnected(why) => panic!("{why:?}"),
         EventKind::Ready { .. } => Some(()),
         _ => None,
     });
@@ -240,7 +240,7 @@ fn p16_an_answer_that_is_none_is_told() {
     for answer in [r#"{"jsonrpc":"2.0","id":99,"result":1}"#, r#"{"jsonrpc":"2.0","id":"mine","result":1}"#] {
         socket.write_all(format!("{answer}\n").as_bytes()).unwrap();
         let fault = story.find(|event| match event.kind {
-            EventKind::Fault(fault) => Some(fault),
+            EventKind::InvalidFrame(fault) => Some(fault),
             _ => None,
         });
         assert_eq!((fault.kind, &*fault.excerpt), (FrameErrorKind::NotRpc, answer.as_bytes()));
@@ -286,7 +286,7 @@ fn p15_answers_of_other_writers_end_their_calls() {
     };
     assert_eq!(ask(twice).unwrap(), json!("first"));
     let fault = story.find(|event| match event.kind {
-        EventKind::Fault(fault) => Some(fault),
+        EventKind::InvalidFrame(fault) => Some(fault),
         _ => None,
     });
     assert_eq!(fault.kind, FrameErrorKind::NotRpc);
@@ -320,7 +320,7 @@ fn p02_a_byte_order_mark_before_the_hello_is_skipped() {
     let (worker, address) = spawn(&mut story, absent());
     let (mut socket, hello) = hello(&address);
     socket.write_all(format!("\u{feff}{hello}").as_bytes()).unwrap();
-    story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+    story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
     drop(worker);
 }
 
@@ -344,7 +344,7 @@ fn p15_nobody_waits_for_a_line_that_was_too_long() {
     });
     for _ in 0..2 {
         let fault = |event: pipewright::Event| match event.kind {
-            EventKind::Fault(fault) => Some(fault.kind),
+            EventKind::InvalidFrame(fault) => Some(fault.kind),
             _ => None,
         };
         assert_eq!(story.find(fault), FrameErrorKind::TooLong { limit: 1000 });

@@ -66,7 +66,7 @@ impl Ledger {
                 life.messages += 1;
                 self.messages += 1;
             }
-            EventKind::Fault(_) => {
+            EventKind::InvalidFrame(_) => {
                 assert!(life.started && !life.exited && !life.torn, "{event:?}: {life:?}");
                 life.torn = true;
             }

@@ -2,7 +2,7 @@
 
 use crate::support::{DEADLINE, Story, Way, alone, both_ways, is_alive};
 use pipewright::{
-    CallError, Disconnected, Event, EventKind, FrameErrorKind, HelloFault, OutputMode, Pass, Request, StdinMode,
+    CallError, DisconnectReason, Event, EventKind, FrameErrorKind, HelloFault, OutputMode, Pass, Request, StdinMode,
     StopPolicy, StopStep, Supervisor, Warning, Worker, WorkerSpec,
 };
 use serde_json::{Value, json};
@@ -32,9 +32,9 @@ fn request(event: Event) -> Option<Request> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is handed to `find`")]
-fn disconnected(event: Event) -> Option<Disconnected> {
+fn disconnected(event: Event) -> Option<DisconnectReason> {
     match event.kind {
-        EventKind::Disconnected(why) => Some(why),
+        EventKind::ControlDisconnected(why) => Some(why),
         _ => None,
     }
 }
@@ -48,7 +48,7 @@ both_ways! {
         worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
         let told = worker.call::<_, Value>("echo", &json!({"text": "a\nb", "n": [1, null]}), DEADLINE).unwrap();
         assert_eq!(told, json!({"text": "a\nb", "n": [1, null]}));
-        story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+        story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
     }
 
     fn errors_come_back_as_they_are(way: Way) {
@@ -219,7 +219,7 @@ both_ways! {
         let spec = way.plain("hang").control(Pass::env("PIPEWRIGHT_CONTROL")).connect_time(Duration::from_millis(30));
         let worker = story.supervisor.spawn(spec).unwrap();
         let call = worker.start_call("ping", &()).unwrap();
-        assert_eq!(story.find(disconnected), Disconnected::NeverConnected);
+        assert_eq!(story.find(disconnected), DisconnectReason::ConnectTimeout);
         assert!(matches!(call.wait::<Value>(DEADLINE), Err(CallError::WorkerExited(None))));
         assert!(is_alive(worker.pid().unwrap()));
     }
@@ -229,7 +229,7 @@ both_ways! {
         let worker = story.supervisor.spawn(way.plain("exit").control(Pass::env("PIPEWRIGHT_CONTROL"))).unwrap();
         let error = worker.call::<_, Value>("ping", &(), DEADLINE).unwrap_err();
         assert!(matches!(error, CallError::WorkerExited(Some(_))), "{error:?}");
-        assert_eq!(story.find(disconnected), Disconnected::DiedFirst);
+        assert_eq!(story.find(disconnected), DisconnectReason::ExitedFirst);
         assert!(story.exit().success());
     }
 
@@ -242,9 +242,9 @@ both_ways! {
         let (mut connected, mut told) = (0, 0);
         for event in story.rest() {
             match event.kind {
-                EventKind::Connected => connected += 1,
+                EventKind::ControlConnected => connected += 1,
                 EventKind::Notification(note) => told += note.params::<[usize; 1]>().unwrap()[0],
-                EventKind::Disconnected(why) => assert_ne!(why, Disconnected::DiedFirst),
+                EventKind::ControlDisconnected(why) => assert_ne!(why, DisconnectReason::ExitedFirst),
                 EventKind::Exited(exit) => assert!(exit.success(), "{exit}"),
                 _ => {}
             }
@@ -257,7 +257,7 @@ both_ways! {
         let ladder = StopPolicy::kill().then([StopStep::Notify("shutdown".into())], DEADLINE);
         let spec = way.plain("half-close").control(Pass::arg("--control={}")).stop(ladder);
         let worker = story.supervisor.spawn(spec).unwrap();
-        story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+        story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
         let report = worker.stop().wait(DEADLINE);
         assert!(report.workers[0].exit.as_ref().unwrap().success(), "{report}");
         let disconnected: Vec<_> = story.rest().into_iter().filter_map(disconnected).collect();
@@ -268,7 +268,7 @@ both_ways! {
         let mut story = Story::new();
         let spec = way.plain("hang-up").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
         let worker = story.supervisor.spawn(spec).unwrap();
-        assert_eq!(story.find(disconnected), Disconnected::Closed);
+        assert_eq!(story.find(disconnected), DisconnectReason::Closed);
         assert!(matches!(worker.call::<_, Value>("x", &(), DEADLINE), Err(CallError::WorkerExited(None))));
         drop(worker.take_stdin());
         assert!(story.exit().success());
@@ -314,7 +314,7 @@ both_ways! {
         let bytes = socket.read(&mut answer).unwrap();
         assert_eq!(&answer[..bytes], b"{\"jsonrpc\":\"2.0\",\"id\":\"q\",\"result\":null}\n");
         let fault = story.find(|event| match event.kind {
-            EventKind::Fault(fault) => Some(fault.kind),
+            EventKind::InvalidFrame(fault) => Some(fault.kind),
             _ => None,
         });
         assert_eq!(fault, FrameErrorKind::NotRpc);
@@ -326,7 +326,7 @@ both_ways! {
         let mut story = Story::new();
         let spec = way.plain("deaf").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
         let worker = story.supervisor.spawn(spec).unwrap();
-        story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+        story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
         let text = "x".repeat(10_000);
         let error = (0..10_000).find_map(|_| worker.notify("hear me", &[&text]).err()).expect("a limit");
         assert!(matches!(error, CallError::QueueFull { queued } if queued > 900_000), "{error:?}");

@@ -47,7 +47,7 @@ fn p12_last_words_with_escapes_are_shown_harmless_and_kept_raw() {
     let spec = WorkerSpec::new("sh").args(["-c", "printf %s \"$0\" >&2; exit 3", &words]).stderr(OutputMode::Lines);
     let _worker = story.supervisor.spawn(spec.ready(Ready::notify())).unwrap();
     let last_words = story.find(|event| match event.kind {
-        EventKind::NotReady { last_words, .. } => Some(last_words),
+        EventKind::NotReady { recent_output, .. } => Some(recent_output),
         _ => None,
     });
     let exit = story.exit();

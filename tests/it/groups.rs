@@ -292,7 +292,7 @@ both_ways! {
         assert!(other.wait_incarnation(1, DEADLINE), "{:?}", story.told);
         assert!(reading.wait_timeout(DEADLINE).expect("its end").success(), "nobody writes");
         let error = story.find(|event| match event.kind {
-            EventKind::NotStarted(error) if event.worker == writing.id() => Some(error),
+            EventKind::SpawnFailed(error) if event.worker == writing.id() => Some(error),
             _ => None,
         });
         assert_eq!(error.io_error().and_then(std::io::Error::raw_os_error), Some(libc::ENXIO), "nobody reads");

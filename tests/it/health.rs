@@ -6,8 +6,8 @@ use crate::{
 };
 use crossbeam_channel::{Receiver, Sender};
 use pipewright::{
-    Backoff, EventKind, Message, NotReady, OutputMode, Pass, Ready, Restart, RestartPolicy, SpawnError, SpecError,
-    StdinMode, StopPolicy, StopStep, Supervisor, Warning, Watchdog, WorkerSpec, WorkerState,
+    Backoff, EventKind, Message, OutputMode, Pass, ReadinessError, Ready, Restart, RestartPolicy, SpawnError,
+    SpecError, StdinMode, StopPolicy, StopStep, Supervisor, Warning, Watchdog, WorkerSpec, WorkerState,
 };
 use serde_json::json;
 use std::{
@@ -44,11 +44,11 @@ fn becomes_ready(spec: WorkerSpec) {
 }
 
 #[track_caller]
-fn never_ready(spec: WorkerSpec) -> (NotReady, Box<str>, Story) {
+fn never_ready(spec: WorkerSpec) -> (ReadinessError, Box<str>, Story) {
     let mut story = Story::new();
     let worker = story.supervisor.spawn(spec).unwrap();
     let why = story.find(|event| match event.kind {
-        EventKind::NotReady { why, last_words } => Some((why, last_words)),
+        EventKind::NotReady { reason: why, recent_output: last_words } => Some((why, last_words)),
         EventKind::Ready { .. } => panic!("it is ready"),
         _ => None,
     });
@@ -97,7 +97,7 @@ both_ways! {
     fn a_descriptor_closed_without_a_newline_is_never_ready(way: Way) {
         let spec = shell(way, "printf well >&$1; eval \"exec $1>&-\"; cat").arg("sh");
         let (why, _, mut story) = never_ready(spec.ready(Ready::newline(Pass::arg("{}"))));
-        assert!(matches!(why, NotReady::Closed { .. }), "{why:?}");
+        assert!(matches!(why, ReadinessError::PipeClosed { .. }), "{why:?}");
         // Its input ends by the first rung of the stop ladder.
         assert!(story.exit().success());
     }
@@ -126,7 +126,7 @@ both_ways! {
         worker.wait_timeout(DEADLINE).expect("its end");
         assert!(story.supervisor.events().len() < 20, "{} wait", story.supervisor.events().len());
         let told = story.find(|event| match event.kind {
-            EventKind::Status(text) => Some(text),
+            EventKind::StatusText(text) => Some(text),
             _ => None,
         });
         assert_eq!(&*told, "busy");
@@ -136,7 +136,7 @@ both_ways! {
         let mut story = Story::new();
         let spec = way.plain("notify").args(["--say", "WATCHDOG=1,WATCHDOG=trigger"]).stdin(StdinMode::Pipe);
         story.supervisor.spawn(spec.watchdog(Watchdog::notify(DEADLINE))).unwrap();
-        story.find(|event| matches!(event.kind, EventKind::Unresponsive).then_some(()));
+        story.find(|event| matches!(event.kind, EventKind::WatchdogTimeout).then_some(()));
         story.exit();
     }
 
@@ -179,16 +179,16 @@ both_ways! {
         story.supervisor.spawn(spec.ready(ready).restart(policy)).unwrap();
         for incarnation in 1..=2 {
             let slow_after = story.find(|event| match event.kind {
-                EventKind::Slow { waited } if event.incarnation == incarnation => Some(waited),
+                EventKind::ReadinessDelayed { waited } if event.incarnation == incarnation => Some(waited),
                 EventKind::NotReady { .. } => panic!("punished before it was told"),
                 _ => None,
             });
             assert!(slow_after >= Duration::from_millis(300), "{slow_after:?}");
             let (why, last_words) = story.find(|event| match event.kind {
-                EventKind::NotReady { why, last_words } if event.incarnation == incarnation => Some((why, last_words)),
+                EventKind::NotReady { reason: why, recent_output: last_words } if event.incarnation == incarnation => Some((why, last_words)),
                 _ => None,
             });
-            assert!(matches!(why, NotReady::TimedOut { waited } if waited >= Duration::from_millis(400)), "{why:?}");
+            assert!(matches!(why, ReadinessError::TimedOut { waited } if waited >= Duration::from_millis(400)), "{why:?}");
             assert!(["one\ntwo", "twoone\n"].contains(&&*last_words), "{last_words:?}");
             // It ended with success, and yet it is a failure.
             assert!(story.exit().success());
@@ -199,7 +199,7 @@ both_ways! {
     fn who_dies_before_it_is_ready_is_told(way: Way) {
         let spec = shell(way, "echo no such port >&2; exit 3").stderr(OutputMode::Lines).ready(Ready::line("listening"));
         let (why, last_words, mut story) = never_ready(spec);
-        assert!(matches!(why, NotReady::Died { .. }), "{why:?}");
+        assert!(matches!(why, ReadinessError::Exited { .. }), "{why:?}");
         assert_eq!(&*last_words, "no such port\n");
         let exit = story.exit();
         assert_eq!((exit.code(), &*exit.stderr_text()), (Some(3), "no such port\n"));
@@ -212,7 +212,7 @@ both_ways! {
         story.supervisor.spawn(shell(way, "cat").time_limit(limit).restart(policy)).unwrap();
         for incarnation in 1..=2 {
             let after = story.find(|event| match event.kind {
-                EventKind::TimedOut { after } if event.incarnation == incarnation => Some(after),
+                EventKind::RuntimeExceeded { after } if event.incarnation == incarnation => Some(after),
                 EventKind::Exited(exit) => panic!("{exit} before its time"),
                 _ => None,
             });
@@ -225,7 +225,7 @@ both_ways! {
         let mut story = Story::new();
         story.supervisor.spawn(shell(way, "exit 0").time_limit(DEADLINE)).unwrap();
         let events = story.rest();
-        assert!(!events.iter().any(|event| matches!(event.kind, EventKind::TimedOut { .. })), "{events:?}");
+        assert!(!events.iter().any(|event| matches!(event.kind, EventKind::RuntimeExceeded { .. })), "{events:?}");
     }
 
     fn who_does_not_answer_a_ping_is_told_asked_for_a_stack_and_ended(way: Way) {
@@ -234,8 +234,8 @@ both_ways! {
         let spec = way.plain("deaf").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe).watchdog(watchdog);
         story.supervisor.spawn(spec).unwrap();
         let silent_for = story.find(|event| match event.kind {
-            EventKind::Silent { silent_for } => Some(silent_for),
-            EventKind::Unresponsive => panic!("punished before it was told"),
+            EventKind::WatchdogWarning { silent_for } => Some(silent_for),
+            EventKind::WatchdogTimeout => panic!("punished before it was told"),
             _ => None,
         });
         assert!(silent_for >= Duration::from_millis(30), "{silent_for:?}");
@@ -249,7 +249,7 @@ both_ways! {
         assert_eq!(worker.wait_timeout(Duration::from_millis(1200)), None);
         worker.stop();
         for event in story.rest() {
-            assert!(!matches!(event.kind, EventKind::Unresponsive), "{:?}", story.told);
+            assert!(!matches!(event.kind, EventKind::WatchdogTimeout), "{:?}", story.told);
         }
     }
 
@@ -257,7 +257,7 @@ both_ways! {
         let mut story = Story::new();
         let spec = way.fixture("echo").stdin(StdinMode::Pipe).watchdog(Watchdog::messages(Duration::from_millis(60)));
         story.supervisor.spawn(spec).unwrap();
-        story.find(|event| matches!(event.kind, EventKind::Unresponsive).then_some(()));
+        story.find(|event| matches!(event.kind, EventKind::WatchdogTimeout).then_some(()));
         story.exit();
     }
 
@@ -268,10 +268,10 @@ both_ways! {
         worker.signal(libc::SIGSTOP).unwrap();
         assert_eq!(worker.wait_timeout(Duration::from_millis(300)), None, "its period begins anew");
         while let Ok(event) = story.supervisor.events().try_recv() {
-            assert!(!matches!(event.kind, EventKind::Silent { .. } | EventKind::Unresponsive), "{event:?}");
+            assert!(!matches!(event.kind, EventKind::WatchdogWarning { .. } | EventKind::WatchdogTimeout), "{event:?}");
         }
         worker.signal(libc::SIGCONT).unwrap();
-        story.find(|event| matches!(event.kind, EventKind::Unresponsive).then_some(()));
+        story.find(|event| matches!(event.kind, EventKind::WatchdogTimeout).then_some(()));
     }
 
     fn nobody_is_pinged_before_it_has_connected(way: Way) {
@@ -283,7 +283,7 @@ both_ways! {
         assert_eq!(worker.wait_timeout(Duration::from_millis(1200)), None, "three times its period");
         stdin.write_all(b"\n").unwrap();
         assert_eq!(worker.call::<_, [u32; 1]>("echo", &[1], DEADLINE).unwrap(), [1]);
-        story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+        story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
         assert!(!story.told.iter().any(|told| told.contains("Silent")), "{:?}", story.told);
         let never = shell(way, "read").control(Pass::arg("--control={}")).connect_time(Duration::from_millis(100));
         let never = story.supervisor.spawn(never.watchdog(Watchdog::ping(Duration::from_millis(100)))).unwrap();
@@ -304,7 +304,7 @@ both_ways! {
         assert_eq!(report.unfinished().count(), 1, "{report}");
         worker.kill().unwrap();
         let events = story.rest();
-        assert!(!events.iter().any(|event| matches!(event.kind, EventKind::Unresponsive)), "{events:?}");
+        assert!(!events.iter().any(|event| matches!(event.kind, EventKind::WatchdogTimeout)), "{events:?}");
     }
 
     fn a_deadline_of_readiness_does_not_cut_the_grace_period_of_a_stop(way: Way) {
@@ -328,10 +328,10 @@ both_ways! {
             worker.kill().unwrap();
             let events = story.rest();
             let why = events.iter().find_map(|event| match event.kind {
-                EventKind::NotReady { why, .. } => Some(why),
+                EventKind::NotReady { reason: why, .. } => Some(why),
                 _ => None,
             });
-            assert!(matches!(why, Some(NotReady::Died { .. })), "{events:?}");
+            assert!(matches!(why, Some(ReadinessError::Exited { .. })), "{events:?}");
             return;
         }
     }
@@ -348,7 +348,7 @@ both_ways! {
         assert!(exit.success() && exit.leaks.len() == 1, "{exit:?}");
         assert_eq!(worker.incarnation(), 1);
         let events = story.rest();
-        let is_blamed = |kind: &EventKind| matches!(kind, EventKind::Silent { .. } | EventKind::Unresponsive);
+        let is_blamed = |kind: &EventKind| matches!(kind, EventKind::WatchdogWarning { .. } | EventKind::WatchdogTimeout);
         assert!(!events.iter().any(|event| is_blamed(&event.kind)), "{events:?}");
     }
 
@@ -380,11 +380,11 @@ both_ways! {
         while daemon.is_none() || why.is_none() {
             match story.next().kind {
                 EventKind::Message(pid) => daemon = Some(pid.json().unwrap()),
-                EventKind::NotReady { why: reason, .. } => why = Some(reason),
+                EventKind::NotReady { reason, .. } => why = Some(reason),
                 _ => {}
             }
         }
-        assert!(matches!(why, Some(NotReady::Died { .. })), "{why:?}");
+        assert!(matches!(why, Some(ReadinessError::Exited { .. })), "{why:?}");
         let supervisor = Arc::new(story.supervisor);
         let (answer, answered) = mpsc::channel();
         let asked = Arc::clone(&supervisor);
@@ -404,7 +404,9 @@ fn who_ends_well_before_its_newline_has_ended_well() {
     let spec = WorkerSpec::new("true").ready(Ready::newline(Pass::fd(3))).restart(Restart::OnFailure);
     story.supervisor.spawn(spec).unwrap();
     let events = story.rest();
-    let died = events.iter().any(|event| matches!(event.kind, EventKind::NotReady { why: NotReady::Died { .. }, .. }));
+    let died = events
+        .iter()
+        .any(|event| matches!(event.kind, EventKind::NotReady { reason: ReadinessError::Exited { .. }, .. }));
     let exits = events.iter().filter(|event| matches!(event.kind, EventKind::Exited(_))).count();
     assert!(died && exits == 1, "{events:#?}");
 }
@@ -466,10 +468,10 @@ fn p15_an_end_waits_for_a_closure_that_blocks_no_longer_than_for_streams() {
     story.supervisor.spawn(spec.drain_time(Duration::from_millis(20))).unwrap();
     entered.recv_timeout(DEADLINE).expect("its closure is called");
     let why = story.find(|event| match event.kind {
-        EventKind::NotReady { why, .. } => Some(why),
+        EventKind::NotReady { reason: why, .. } => Some(why),
         _ => None,
     });
-    assert!(matches!(why, NotReady::Died { .. }), "{why:?}");
+    assert!(matches!(why, ReadinessError::Exited { .. }), "{why:?}");
     assert!(story.exit().success());
     drop(open);
 }
@@ -491,11 +493,11 @@ fn p06_output_beyond_a_limit_is_not_looked_through() {
         let why = loop {
             match supervisor.events().recv_timeout(DEADLINE).expect("an event").kind {
                 EventKind::Line { .. } | EventKind::Message(_) => seen += LENGTH + 16,
-                EventKind::NotReady { why, .. } => break why,
+                EventKind::NotReady { reason: why, .. } => break why,
                 _ => {}
             }
         };
-        assert!(matches!(why, NotReady::OutputLimit { .. }), "{why:?}");
+        assert!(matches!(why, ReadinessError::OutputLimit { .. }), "{why:?}");
         assert!(seen >= 16 << 20, "{seen}");
     }
 }
@@ -521,7 +523,7 @@ fn p15_a_suspended_host_takes_no_time_from_a_worker() {
     story.find(|event| matches!(event.kind, EventKind::Warning(warning) if is_suspension(&warning)).then_some(()));
     story.find(|event| match event.kind {
         EventKind::Ready { .. } => Some(()),
-        EventKind::NotReady { why, .. } => panic!("{why:?}"),
+        EventKind::NotReady { reason: why, .. } => panic!("{why:?}"),
         _ => None,
     });
 }

@@ -84,7 +84,7 @@ both_ways! {
             match event.kind {
                 EventKind::Message(message) => levels.push(message.json::<serde_json::Value>().unwrap()),
                 EventKind::Exited(exit) => assert!(exit.success(), "{exit}"),
-                EventKind::Fault(fault) => panic!("{fault:?}"),
+                EventKind::InvalidFrame(fault) => panic!("{fault:?}"),
                 _ => {}
             }
         }

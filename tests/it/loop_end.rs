@@ -72,7 +72,7 @@ fn everybody_ends_with_it_and_is_told() {
     let daemon = number_in(&file);
     let serving = WorkerSpec::new(FIXTURE).arg("serve").control(Pass::arg("--control={}"));
     let there = thread::scope(|scope| scope.spawn(|| story.supervisor.spawn(serving)).join().unwrap()).unwrap();
-    story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+    story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
     let group = story.supervisor.group(Strategy::OneForOne).unwrap();
     let member = group.add(WorkerSpec::new("sleep").arg("1000").restart(Restart::Always)).unwrap();
     assert!(member.wait_ready(DEADLINE));

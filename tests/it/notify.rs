@@ -6,7 +6,7 @@ use crate::{
     support::{DEADLINE, FIXTURE, Story, Way, alone, both_ways, stop_loop},
 };
 use pipewright::{
-    EventKind, NotReady, Ready, StopPolicy, StopStep, Warning, Watchdog, Worker, WorkerSpec, WorkerState,
+    EventKind, ReadinessError, Ready, StopPolicy, StopStep, Warning, Watchdog, Worker, WorkerSpec, WorkerState,
 };
 use std::{
     fs,
@@ -60,7 +60,7 @@ fn until_status(story: &mut Story, teller: &UnixDatagram, text: &str) -> Vec<Eve
     let mut kinds = Vec::new();
     loop {
         match story.next().kind {
-            EventKind::Status(status) if &*status == text => return kinds,
+            EventKind::StatusText(status) if &*status == text => return kinds,
             kind => kinds.push(kind),
         }
     }
@@ -88,7 +88,7 @@ both_ways! {
         teller.send(b"READY=1").unwrap();
         let after = story.find(|event| match event.kind {
             EventKind::Ready { after } => Some(after),
-            EventKind::NotReady { why, .. } => panic!("{why:?}"),
+            EventKind::NotReady { reason: why, .. } => panic!("{why:?}"),
             _ => None,
         });
         assert!(after > WITHIN, "{after:?}");
@@ -100,10 +100,10 @@ both_ways! {
         let (_worker, teller) = spawn(&story, way.plain("hang").ready(Ready::notify().within(WITHIN)));
         teller.send(b"EXTEND_TIMEOUT_USEC=1").unwrap();
         let why = story.find(|event| match event.kind {
-            EventKind::NotReady { why, .. } => Some(why),
+            EventKind::NotReady { reason: why, .. } => Some(why),
             _ => None,
         });
-        assert!(matches!(why, NotReady::TimedOut { waited } if waited >= WITHIN), "{why:?}");
+        assert!(matches!(why, ReadinessError::TimedOut { waited } if waited >= WITHIN), "{why:?}");
     }
 
     fn p15_a_watchdog_that_is_told_nothing_is_told_first_and_bites_then(way: Way) {
@@ -112,12 +112,12 @@ both_ways! {
         assert_eq!(told(&worker, "WATCHDOG_USEC"), "500000");
         teller.send(b"WATCHDOG=1").unwrap();
         let silent_for = story.find(|event| match event.kind {
-            EventKind::Silent { silent_for } => Some(silent_for),
-            EventKind::Unresponsive => panic!("punished before it was told"),
+            EventKind::WatchdogWarning { silent_for } => Some(silent_for),
+            EventKind::WatchdogTimeout => panic!("punished before it was told"),
             _ => None,
         });
         assert!(silent_for >= Duration::from_millis(250), "{silent_for:?}");
-        story.find(|event| matches!(event.kind, EventKind::Unresponsive).then_some(()));
+        story.find(|event| matches!(event.kind, EventKind::WatchdogTimeout).then_some(()));
         assert_eq!(story.exit().signal(), Some(libc::SIGTERM));
     }
 
@@ -131,7 +131,7 @@ both_ways! {
             assert_eq!(worker.wait_timeout(PERIOD / 20), None, "{:?}", story.rest());
         }
         let kinds = until_status(&mut story, &teller, "over");
-        assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::Unresponsive)), "{kinds:?}");
+        assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::WatchdogTimeout)), "{kinds:?}");
     }
 
     fn who_triggers_its_watchdog_during_a_stop_keeps_its_grace_period(way: Way) {
@@ -144,7 +144,7 @@ both_ways! {
         assert_eq!(story.supervisor.status().workers[0].state, WorkerState::Stopping);
         teller.send(b"WATCHDOG=trigger").unwrap();
         let kinds = until_status(&mut story, &teller, "over");
-        assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::Unresponsive)), "{kinds:?}");
+        assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::WatchdogTimeout)), "{kinds:?}");
         let report = stopping.wait(Duration::from_millis(100));
         assert_eq!(report.unfinished().count(), 1, "{report}");
         worker.kill().unwrap();
@@ -156,7 +156,7 @@ both_ways! {
         teller.send(b"STOPPING=1").unwrap();
         teller.send(b"STOPPING=1").unwrap();
         let kinds = until_status(&mut story, &teller, "over");
-        assert_eq!(kinds.iter().filter(|kind| matches!(kind, EventKind::Stopping)).count(), 1, "{kinds:?}");
+        assert_eq!(kinds.iter().filter(|kind| matches!(kind, EventKind::SelfStopping)).count(), 1, "{kinds:?}");
         assert_eq!(worker.wait_timeout(Duration::ZERO), None, "it ends when it likes");
     }
 
@@ -203,7 +203,7 @@ both_ways! {
         stranger.args(["notify", "--times", "3", "--say", "READY=1,STATUS=mine"]).env("NOTIFY_SOCKET", told(&worker, "NOTIFY_SOCKET"));
         assert!(stranger.stdin(Stdio::null()).status().unwrap().success());
         let kinds = until_status(&mut story, &teller, "over");
-        assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::Ready { .. } | EventKind::Status(_))), "{kinds:?}");
+        assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::Ready { .. } | EventKind::StatusText(_))), "{kinds:?}");
         // Once, however many there are.
         let warnings: Vec<_> = kinds.iter().filter(|kind| matches!(kind, EventKind::Warning(_))).collect();
         let [EventKind::Warning(warning)] = &*warnings else { panic!("{kinds:?}") };
@@ -225,6 +225,6 @@ fn p06_descriptors_that_do_not_close_hold_nobody_up() {
     kernel::send_descriptors(&teller, b"STATUS=took it", &[writer.as_fd()]);
     drop(writer);
     drop(stopped);
-    story.find(|event| matches!(event.kind, EventKind::Status(_)).then_some(()));
+    story.find(|event| matches!(event.kind, EventKind::StatusText(_)).then_some(()));
     assert!(worker.stop_timeout(Duration::ZERO).wait(DEADLINE).unfinished().next().is_none());
 }

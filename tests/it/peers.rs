@@ -5,7 +5,7 @@ use crate::{
     named::{is_root, reachable},
     support::{DEADLINE, FIXTURE, Story, Way, alone},
 };
-use pipewright::{CallError, Disconnected, EventKind, Pass, Ready, StdinMode, Watchdog, Worker, WorkerSpec};
+use pipewright::{CallError, DisconnectReason, EventKind, Pass, Ready, StdinMode, Watchdog, Worker, WorkerSpec};
 use std::{
     env, fs,
     os::unix::fs::PermissionsExt,
@@ -82,10 +82,10 @@ fn p12_worker_of_another_user_connects_where_its_spec_says_so_and_no_other() {
     // That user's other processes do not get in as a worker of which it was not said.
     let hidden = story.supervisor.spawn(serve.connect_time(Duration::from_millis(500))).unwrap();
     let why = story.find(|event| match event.kind {
-        EventKind::Disconnected(why) if event.worker == hidden.id() => Some(why),
+        EventKind::ControlDisconnected(why) if event.worker == hidden.id() => Some(why),
         _ => None,
     });
-    assert_eq!(why, Disconnected::OtherUser { uid: 65501 }, "it lives, or was refused and has ended");
+    assert_eq!(why, DisconnectReason::OtherUser { uid: 65501 }, "it lives, or was refused and has ended");
 }
 
 #[test]
@@ -98,20 +98,20 @@ fn p16_worker_that_may_not_connect_as_another_user_is_reported_as_such() {
     let spec = spec.control(Pass::env("PIPEWRIGHT_CONTROL")).connect_time(Duration::from_millis(300));
     let worker = story.supervisor.spawn(spec).unwrap();
     let why = story.find(|event| match event.kind {
-        EventKind::Disconnected(why) => Some(why),
+        EventKind::ControlDisconnected(why) => Some(why),
         _ => None,
     });
-    assert_eq!(why, Disconnected::OtherUser { uid: 65501 });
+    assert_eq!(why, DisconnectReason::OtherUser { uid: 65501 });
     assert!(why.to_string().contains("user 65501"), "{why}");
     assert!(!matches!(worker.call::<_, u32>("echo", &[1], DEADLINE), Ok(_) | Err(CallError::TimedOut)));
     // One that fails at the refusal, and ends.
     let spec = WorkerSpec::new("setpriv").args(SETPRIV).arg("false").control(Pass::env("PIPEWRIGHT_CONTROL"));
     let ends = story.supervisor.spawn(spec).unwrap();
     let why = story.find(|event| match event.kind {
-        EventKind::Disconnected(why) if event.worker == ends.id() => Some(why),
+        EventKind::ControlDisconnected(why) if event.worker == ends.id() => Some(why),
         _ => None,
     });
-    assert_eq!(why, Disconnected::OtherUser { uid: 65501 });
+    assert_eq!(why, DisconnectReason::OtherUser { uid: 65501 });
 }
 
 /// The path of the control server, as a worker finds it.

@@ -81,7 +81,7 @@ fn p12_debug_shows_no_secrets_and_no_insides() {
     let listener = Listener::bind(&name).unwrap();
     shown.of("Listener", &listener);
     let stream = named::connect(&name, DEADLINE).unwrap();
-    shown.of("Stream", &stream);
+    shown.of("OutputStream", &stream);
     shown.of("Peer", &stream.peer().unwrap());
     shown.of("Wait", &Wait::at_most(DEADLINE));
     shown.of("Cancel", &Cancel::new().unwrap());

@@ -87,7 +87,7 @@ fn nobody_is_held_up() {
 fn no_caller_is_held_up() {
     let mut scene = Scene::new();
     let socket = scene.connect();
-    scene.story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+    scene.story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
     let stopped = stop_loop();
     scene.smuggle(socket, 0);
     // The loop does not read, so this one does.
@@ -142,7 +142,7 @@ fn p12_whoever_sends_descriptors_over_control_is_disconnected() {
         refuse_to_refuse();
         let mut scene = Scene::new();
         scene.smuggle(scene.connect(), 0);
-        scene.story.find(|event| matches!(event.kind, EventKind::Disconnected(_)).then_some(()));
+        scene.story.find(|event| matches!(event.kind, EventKind::ControlDisconnected(_)).then_some(()));
         scene.end();
     }
 }

@@ -32,7 +32,7 @@ fn outline(events: &[Event]) -> Vec<String> {
         EventKind::Exited(exit) => exit.to_string(),
         EventKind::Restarting { .. } => "restarting".into(),
         EventKind::GaveUp(why) => format!("{why:?}"),
-        EventKind::NotStarted(error) => format!("{error}"),
+        EventKind::SpawnFailed(error) => format!("{error}"),
         other => format!("{other:?}"),
     };
     events.iter().map(|event| format!("{}: {}", event.incarnation, kind(event))).collect()
@@ -87,7 +87,7 @@ both_ways! {
         drop(worker.take_stdin());
         let events = story.rest();
         let error = events.iter().find_map(|event| match &event.kind {
-            EventKind::NotStarted(error) => Some(error),
+            EventKind::SpawnFailed(error) => Some(error),
             _ => None,
         });
         assert!(matches!(error.map(|error| &**error), Some(SpawnError::Failed { .. })), "{events:#?}");
@@ -204,7 +204,7 @@ both_ways! {
         let stop = StopPolicy::kill().then([StopStep::Notify("shutdown".into())], Duration::from_millis(200));
         let spec = way.plain("slow-end").control(Pass::arg("--control={}")).args(["--ms", "600"]).stop(stop);
         let worker = story.supervisor.spawn(spec).unwrap();
-        story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+        story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
         worker.stop();
         let exit = worker.wait_timeout(DEADLINE).expect("its end");
         assert!(exit.success(), "{exit}");
@@ -278,7 +278,7 @@ both_ways! {
         let mut story = Story::new();
         let deaf = way.plain("deaf").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
         let deaf = story.supervisor.spawn(deaf).unwrap();
-        story.find(|event| matches!(event.kind, EventKind::Connected).then_some(()));
+        story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
         assert_eq!(story.supervisor.status().workers[0].control_queue, 0);
         // More than a socket takes.
         let text = "x".repeat(100 << 10);
@@ -407,7 +407,7 @@ fn p13_a_host_short_of_descriptors_is_no_failure_of_its_worker() {
     let taker = take_all_descriptors(done);
     let mut shortages = 0;
     story.find(|event| match event.kind {
-        EventKind::NotStarted(error) => {
+        EventKind::SpawnFailed(error) => {
             assert!(error.is_shortage() && !error.is_permanent(), "{error:?}");
             shortages += 1;
             (shortages == 3).then_some(())

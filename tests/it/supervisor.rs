@@ -7,8 +7,8 @@ use crate::{
     },
 };
 use pipewright::{
-    Backoff, Event, EventKind, ExitStatus, FrameErrorKind, Framing, Intensity, OutputMode, Pass, ProcessGroup,
-    ResourceLimit, Restart, RestartPolicy, StdinMode, Stream, Supervisor, Warning, WorkerId, WorkerSpec,
+    Backoff, Event, EventKind, ExitStatus, FrameErrorKind, Framing, Intensity, OutputMode, OutputStream, Pass,
+    ProcessGroup, ResourceLimit, Restart, RestartPolicy, StdinMode, Supervisor, Warning, WorkerId, WorkerSpec,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -74,7 +74,7 @@ both_ways! {
         let events = story.rest();
         let faults: Vec<_> = events
             .iter()
-            .filter_map(|event| if let EventKind::Fault(fault) = &event.kind { Some(fault) } else { None })
+            .filter_map(|event| if let EventKind::InvalidFrame(fault) = &event.kind { Some(fault) } else { None })
             .collect();
         assert_eq!(faults.len(), 1, "{events:?}");
         assert_eq!(faults[0].kind, FrameErrorKind::Truncated);
@@ -86,7 +86,7 @@ both_ways! {
         let mut story = Story::new();
         story.supervisor.spawn(way.fixture("garbage").args(["--count", "50"]).check_json()).unwrap();
         let events = story.rest();
-        let faults = events.iter().filter(|event| matches!(event.kind, EventKind::Fault(_))).count();
+        let faults = events.iter().filter(|event| matches!(event.kind, EventKind::InvalidFrame(_))).count();
         let messages: Vec<_> =
             events.iter().filter(|event| matches!(event.kind, EventKind::Message(_))).collect();
         assert!(faults >= 50, "{faults} faults");
@@ -111,7 +111,7 @@ both_ways! {
         let events = story.rest();
         let fault = events
             .iter()
-            .find_map(|event| if let EventKind::Fault(fault) = &event.kind { Some(fault) } else { None })
+            .find_map(|event| if let EventKind::InvalidFrame(fault) = &event.kind { Some(fault) } else { None })
             .unwrap();
         assert_eq!(fault.kind, FrameErrorKind::TooLong { limit: 200_000 });
         assert!(fault.length > 200_000, "{}", fault.length);
@@ -133,7 +133,7 @@ both_ways! {
         story.supervisor.spawn(spec).unwrap();
         let events = story.rest();
         let messages = events.iter().filter(|event| matches!(event.kind, EventKind::Message(_))).count();
-        let faults: Vec<_> = events.iter().filter(|event| matches!(event.kind, EventKind::Fault(_))).collect();
+        let faults: Vec<_> = events.iter().filter(|event| matches!(event.kind, EventKind::InvalidFrame(_))).collect();
         assert_eq!((messages, faults.len()), (1600, 0), "{faults:?}");
     }
 
@@ -155,8 +155,8 @@ both_ways! {
         let (mut out, mut err, mut exit) = (0, 0, None);
         for event in story.rest() {
             match event.kind {
-                EventKind::Line { stream: Stream::Stdout, .. } => out += 1,
-                EventKind::Line { stream: Stream::Stderr, .. } => err += 1,
+                EventKind::Line { stream: OutputStream::Stdout, .. } => out += 1,
+                EventKind::Line { stream: OutputStream::Stderr, .. } => err += 1,
                 EventKind::Exited(ended) => exit = Some(ended),
                 _ => {}
             }

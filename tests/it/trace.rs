@@ -201,7 +201,7 @@ fn each_life_of_a_worker_is_a_span_with_its_events() {
     let spans: Vec<Value> = recorder.spans().iter().map(|span| json!(span.0)).collect();
     let expected = pids.zip(1..).map(|(pid, n)| json!({"id": 1, "name": "crasher", "incarnation": n, "pid": pid}));
     assert_eq!(spans, expected.collect::<Vec<_>>());
-    let life = ["INFO started", "WARN fault", "WARN exited", "INFO restarting"];
+    let life = ["INFO started", "WARN invalid frame", "WARN exited", "INFO restarting"];
     let lives = (1..=3).flat_map(|n| life.map(|line| format!("{n} {line}"))).take(11);
     assert_eq!(recorder.outline(), lives.chain(["3 ERROR gave up".into()]).collect::<Vec<_>>());
     recorder.check();
@@ -211,8 +211,11 @@ fn each_life_of_a_worker_is_a_span_with_its_events() {
     assert_eq!(exited.of("code"), &json!(9), "a number");
     assert!(exited.of("duration_ms").is_u64() && exited.of("signal").is_null(), "{exited:?}");
     assert_eq!(first("restarting").of("after_ms"), &json!(1));
-    assert_eq!(first("gave up").of("why"), "TooOften");
-    assert_eq!((first("fault").of("kind"), first("fault").of("bytes")), (&json!("NotJson { offset: 1 }"), &json!(5)));
+    assert_eq!(first("gave up").of("reason"), "TooOften");
+    assert_eq!(
+        (first("invalid frame").of("kind"), first("invalid frame").of("bytes")),
+        (&json!("NotJson { offset: 1 }"), &json!(5))
+    );
     let (message, line) = (first("message"), first("line"));
     assert_eq!((message.of("bytes"), line.of("bytes"), line.of("stream")), (&json!(19), &json!(4), &json!("Stderr")));
     let said = recorder.events(|event| event.level == Level::TRACE);
@@ -289,11 +292,11 @@ fn what_could_not_start_is_told_with_the_reason() {
     story.rest();
     drop(story);
     let outline = recorder.outline();
-    assert_eq!(outline[outline.len() - 2..], ["2 WARN not started", "1 ERROR gave up"]);
-    let not_started = recorder.the("not started");
-    let error = not_started.fields.of("error").as_str().unwrap().to_owned();
+    assert_eq!(outline[outline.len() - 2..], ["2 WARN spawn failed", "1 ERROR gave up"]);
+    let spawn_failed = recorder.the("spawn failed");
+    let error = spawn_failed.fields.of("error").as_str().unwrap().to_owned();
     assert!(error.contains("failed to start") && error.contains(program.to_str().unwrap()), "{error}");
-    let span = &recorder.spans()[not_started.within.unwrap()];
+    let span = &recorder.spans()[spawn_failed.within.unwrap()];
     assert_eq!(json!(span.0), json!({"id": 1, "name": "gone", "incarnation": 2}), "there is no process");
     recorder.check();
 }

@@ -36,7 +36,7 @@ fn told(story: &mut Story) -> (Vec<Value>, Vec<(FrameErrorKind, u64)>) {
     for event in story.rest() {
         match event.kind {
             EventKind::Message(message) => messages.push(message.json().unwrap()),
-            EventKind::Fault(fault) => faults.push((fault.kind, fault.offset)),
+            EventKind::InvalidFrame(fault) => faults.push((fault.kind, fault.offset)),
             _ => {}
         }
     }
@@ -89,7 +89,7 @@ fn p02_a_frame_that_is_too_long_is_reported_at_its_header() {
         let (worker, mut writer) = echo(&story, framing);
         writer.write_all(&stream).unwrap();
         let (kind, length) = story.find(|event| match event.kind {
-            EventKind::Fault(fault) => Some((fault.kind, fault.length)),
+            EventKind::InvalidFrame(fault) => Some((fault.kind, fault.length)),
             _ => None,
         });
         assert_eq!(kind, FrameErrorKind::TooLong { limit: 1000 }, "{framing:?}");

@@ -20,7 +20,7 @@ use crate::supervisor::{
         server::{Control, Server},
     },
     events::{
-        event::{Disconnected, Event},
+        event::{DisconnectReason, Event},
         warning::Warning,
     },
     flow_control::Meter,
@@ -473,7 +473,7 @@ impl Driver {
                 Timer::Arrival(worker) => self.miss_arrival(worker),
                 Timer::Watch => self.register_again(),
                 Timer::Connect(place) => self.miss(place),
-                Timer::Disconnect(place) => self.disconnect(place, Disconnected::Closed),
+                Timer::Disconnect(place) => self.disconnect(place, DisconnectReason::Closed),
                 Timer::Visitor(visitor) => self.refuse(visitor, HelloFault::Late),
                 Timer::Door => self.register(Target::Door),
                 Timer::Guard => self.look_after_guard(),

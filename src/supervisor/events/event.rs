@@ -98,18 +98,18 @@ pub enum EventKind {
     /// It wrote a line to a standard stream that is captured.
     Line {
         /// To which.
-        stream: Stream,
+        stream: OutputStream,
         /// The line, without its [ending](Line::ending). One that is longer than 64 KiB comes in pieces of that length, each as a
         /// line that [is partial](Line::is_partial).
         line: Line,
     },
     /// Something came through its message stream that is not a message: cut off by its death, torn, too long, or, with
     /// [`check_json`](crate::WorkerSpec::check_json) or a framing that announces sizes, not JSON. The stream goes on behind it.
-    Fault(Box<FaultEvent>),
+    InvalidFrame(Box<InvalidFrame>),
     /// It has connected to its control pipe. What was sent to it before goes out now.
-    Connected,
+    ControlConnected,
     /// Its control connection is missing, or has ended, while nobody asked for that.
-    Disconnected(Disconnected),
+    ControlDisconnected(DisconnectReason),
     /// It asks something over control, and waits for the answer.
     Request(Box<Request>),
     /// It tells something over control.
@@ -120,32 +120,32 @@ pub enum EventKind {
         after: Duration,
     },
     /// Three quarters of the time in which it has to become [ready](crate::Ready) are over.
-    Slow {
+    ReadinessDelayed {
         /// From its start.
         waited: Duration,
     },
     /// It has not become ready, and is stopped unless it has ended already.
     NotReady {
         /// Why.
-        why: NotReady,
+        reason: ReadinessError,
         /// All it wrote to its messages and captured streams, as [printable](crate::printable) lines; beyond 2 KiB the first and
         /// the last KiB of it. Where it wrote nothing, its last status by `sd_notify`.
-        last_words: Box<str>,
+        recent_output: Box<str>,
     },
     /// It tells what it is doing, by `sd_notify`; at most 1 KiB of it, [printable](crate::printable). While one such event is not received, later ones are only in
     /// [`WorkerStatus::status`](crate::WorkerStatus::status).
-    Status(Box<str>),
+    StatusText(Box<str>),
     /// It tells that it is about to end, by `sd_notify`.
-    Stopping,
+    SelfStopping,
     /// Its [`Watchdog`](crate::Watchdog) has heard nothing of it for most of the period.
-    Silent {
+    WatchdogWarning {
         /// From the last sign of life.
         silent_for: Duration,
     },
     /// Its watchdog has heard nothing of it for the whole period: it is stopped.
-    Unresponsive,
+    WatchdogTimeout,
     /// It has run as long as its [time limit](crate::WorkerSpec::time_limit) lets it: it is stopped.
-    TimedOut {
+    RuntimeExceeded {
         /// From its start.
         after: Duration,
     },
@@ -176,7 +176,7 @@ pub enum EventKind {
     },
     /// The next incarnation could not be started. Where the host was only [short of something](SpawnError::is_shortage), a
     /// [`Restarting`](Self::Restarting) follows in any case: that is not counted as a failure of the worker.
-    NotStarted(Arc<SpawnError>),
+    SpawnFailed(Arc<SpawnError>),
     /// After `Exited`: it will not be started again, though its policy would have it so. Of a member of a group whose own group is
     /// then restarted it does not come; where that is decided only later, it comes just before the
     /// [`GroupEnded`](Self::GroupEnded).
@@ -188,16 +188,16 @@ pub enum EventKind {
 impl EventKind {
     /// What it tells counts against a window by itself.
     fn is_charged(&self) -> bool {
-        matches!(self, Self::Fault(_) | Self::Request(_) | Self::Notification(_))
+        matches!(self, Self::InvalidFrame(_) | Self::Request(_) | Self::Notification(_))
     }
 
     /// About how many bytes it costs until it is dropped.
     fn bytes(&self) -> usize {
         let of_its_own = match self {
             Self::Exited(exit) => size_of::<Exit>() + exit.stderr_tail.len() + size_of_val(&*exit.survivors),
-            Self::NotReady { last_words, .. } => last_words.len(),
-            Self::Status(text) => text.len(),
-            Self::NotStarted(_) => size_of::<SpawnError>(),
+            Self::NotReady { recent_output, .. } => recent_output.len(),
+            Self::StatusText(text) => text.len(),
+            Self::SpawnFailed(_) => size_of::<SpawnError>(),
             _ => 0,
         };
         EVENT_BYTES + size_of::<Held>() + of_its_own
@@ -205,24 +205,24 @@ impl EventKind {
 }
 
 /// A [`FrameError`]. It counts against its worker's window until it is dropped, so that a flood of garbage cannot fill the parent.
-pub struct FaultEvent {
+pub struct InvalidFrame {
     pub(crate) fault: FrameError,
     pub(crate) _charge: Charge,
 }
 
-impl fmt::Debug for FaultEvent {
+impl fmt::Debug for InvalidFrame {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.fault, formatter)
     }
 }
 
-impl fmt::Display for FaultEvent {
+impl fmt::Display for InvalidFrame {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.fault, formatter)
     }
 }
 
-impl Deref for FaultEvent {
+impl Deref for InvalidFrame {
     type Target = FrameError;
 
     fn deref(&self) -> &FrameError {
@@ -233,14 +233,14 @@ impl Deref for FaultEvent {
 /// Why a worker is not ready. Times count from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum NotReady {
+pub enum ReadinessError {
     /// Not in time.
     TimedOut {
         /// How long it was waited for.
         waited: Duration,
     },
     /// It closed the descriptor on which a newline was waited for.
-    Closed {
+    PipeClosed {
         /// When.
         after: Duration,
     },
@@ -250,23 +250,23 @@ pub enum NotReady {
         after: Duration,
     },
     /// It ended first; its exit is about to be told.
-    Died {
+    Exited {
         /// When.
         after: Duration,
     },
 }
 
-impl fmt::Display for NotReady {
+impl fmt::Display for ReadinessError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TimedOut { waited } => write!(formatter, "not ready after {waited:.1?}"),
-            Self::Closed { after } => {
+            Self::PipeClosed { after } => {
                 write!(formatter, "it closed its readiness pipe without a newline, after {after:.1?}")
             }
             Self::OutputLimit { after } => {
                 write!(formatter, "nothing in the first 16 MiB of its output made it ready, after {after:.1?}")
             }
-            Self::Died { after } => write!(formatter, "it ended before it was ready, after {after:.1?}"),
+            Self::Exited { after } => write!(formatter, "it ended before it was ready, after {after:.1?}"),
         }
     }
 }
@@ -274,22 +274,22 @@ impl fmt::Display for NotReady {
 /// Why a worker has no control connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Disconnected {
+pub enum DisconnectReason {
     /// It has not connected in the time that its spec gives it.
-    NeverConnected,
-    /// As `NeverConnected` or `DiedFirst`, and the kernel did not let it: its process runs as another user than we do. See
+    ConnectTimeout,
+    /// As `ConnectTimeout` or `ExitedFirst`, and the kernel did not let it: its process runs as another user than we do. See
     /// [`WorkerSpec::peer_user`](crate::WorkerSpec::peer_user).
     OtherUser {
         /// The user that it, or a child of it, runs as.
         uid: u32,
     },
     /// Its process has ended before it had connected; its exit is about to be told.
-    DiedFirst,
+    ExitedFirst,
     /// It has closed the connection, or sent descriptors over it, and lives on.
     Closed,
 }
 
-impl fmt::Display for Disconnected {
+impl fmt::Display for DisconnectReason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::OtherUser { uid } => {
@@ -299,14 +299,14 @@ impl fmt::Display for Disconnected {
                      (see WorkerSpec::peer_user)"
                 );
             }
-            Self::NeverConnected => "it has not connected to its control pipe in time",
-            Self::DiedFirst => "it ended before it had connected to its control pipe",
+            Self::ConnectTimeout => "it has not connected to its control pipe in time",
+            Self::ExitedFirst => "it ended before it had connected to its control pipe",
             Self::Closed => "it has closed its control connection",
         })
     }
 }
 
-impl fmt::Display for Stream {
+impl fmt::Display for OutputStream {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Stdout => "stdout",
@@ -318,7 +318,7 @@ impl fmt::Display for Stream {
 /// A standard stream of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Stream {
+pub enum OutputStream {
     /// Standard output.
     Stdout,
     /// Standard error.
@@ -333,11 +333,11 @@ mod tests {
     #[test]
     fn reasons_are_sentences() {
         let after = Duration::from_millis(1500);
-        assert_eq!(NotReady::TimedOut { waited: after }.to_string(), "not ready after 1.5s");
-        assert_eq!(NotReady::Died { after }.to_string(), "it ended before it was ready, after 1.5s");
-        assert_eq!(Disconnected::Closed.to_string(), "it has closed its control connection");
+        assert_eq!(ReadinessError::TimedOut { waited: after }.to_string(), "not ready after 1.5s");
+        assert_eq!(ReadinessError::Exited { after }.to_string(), "it ended before it was ready, after 1.5s");
+        assert_eq!(DisconnectReason::Closed.to_string(), "it has closed its control connection");
         assert_eq!(
-            (Stream::Stdout.to_string(), GaveUp::TooOften.to_string()),
+            (OutputStream::Stdout.to_string(), GaveUp::TooOften.to_string()),
             ("stdout".into(), "it was restarted too often".into())
         );
         let fault = FrameError::new(FrameErrorKind::NotRpc, 40, 3, b"a\xffb");

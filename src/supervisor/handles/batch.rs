@@ -58,7 +58,7 @@ impl Batch {
 
     /// Declares all of them, and starts them in this order if their group runs. Gives what can be waited for.
     ///
-    /// Does not wait for the starts. One that cannot be started is an [event](crate::EventKind::NotStarted) and fails as a
+    /// Does not wait for the starts. One that cannot be started is an [event](crate::EventKind::SpawnFailed) and fails as a
     /// member that runs does, which can be the failure of its group.
     ///
     /// # Errors

@@ -306,7 +306,7 @@ impl WorkerGroup {
     /// Adds a worker. Where it can start at once, returns when its program runs, as
     /// [`Supervisor::spawn`](crate::supervisor::Supervisor::spawn) does. Where its group does not run, or it waits for another or for its turn,
     /// it returns before, and so it does for a start that hangs, after 5 s: a start that fails later is an
-    /// [event](crate::EventKind::NotStarted), and a failure of the member.
+    /// [event](crate::EventKind::SpawnFailed), and a failure of the member.
     ///
     /// # Errors
     ///

@@ -17,7 +17,7 @@ use crate::{
             reader::Reading,
             server::{Control, HELLO_TIME, Known, Server, Visit},
         },
-        events::event::{Disconnected, Event, EventKind},
+        events::event::{DisconnectReason, Event, EventKind},
         incarnation::{Live, session::Session},
         supervision::worker::Kept,
     },
@@ -143,7 +143,7 @@ impl Driver {
         link.open(&connection, reading);
         self.register(Target::Control(place));
         let Some(live) = live_at(&mut self.slots, place) else { return };
-        self.outlet.send(live.event(EventKind::Connected));
+        self.outlet.send(live.event(EventKind::ControlConnected));
         self.see(place, Sign::Shown(Mark::Connected));
         if !said.is_empty() {
             self.talk(place);
@@ -228,13 +228,13 @@ impl Driver {
     /// It has not connected in time.
     pub(crate) fn miss(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place).filter(|live| live.awaits_control()) else { return };
-        let why = live.other_user().map_or(Disconnected::NeverConnected, |uid| Disconnected::OtherUser { uid });
+        let why = live.other_user().map_or(DisconnectReason::ConnectTimeout, |uid| DisconnectReason::OtherUser { uid });
         self.forget_control(place);
         self.disconnect(place, why);
     }
 
     /// Its connection has ended a while ago, and it lives.
-    pub(crate) fn disconnect(&mut self, place: Place, why: Disconnected) {
+    pub(crate) fn disconnect(&mut self, place: Place, why: DisconnectReason) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         if let Some(session) = live.session.take() {
             drop(self.poller.remove(&session));
@@ -244,7 +244,7 @@ impl Driver {
             return;
         }
         if live.present.close_link(None) {
-            self.outlet.send(live.event(EventKind::Disconnected(why)));
+            self.outlet.send(live.event(EventKind::ControlDisconnected(why)));
         }
     }
 
@@ -253,8 +253,9 @@ impl Driver {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         if live.awaits_control() {
             // Not reaped yet: the kernel still knows whose process it was.
-            let why = live.other_user().map_or(Disconnected::DiedFirst, |uid| Disconnected::OtherUser { uid });
-            self.outlet.send(live.event(EventKind::Disconnected(why)));
+            let why =
+                live.other_user().map_or(DisconnectReason::ExitedFirst, |uid| DisconnectReason::OtherUser { uid });
+            self.outlet.send(live.event(EventKind::ControlDisconnected(why)));
         }
         if let Some(mut session) = live.session.take() {
             drop(self.poller.remove(&session));

@@ -14,7 +14,7 @@ use crate::{
     supervisor::{
         containment::cgroup_pool::Cell,
         events::{
-            event::{Event, EventKind, NotReady},
+            event::{Event, EventKind, ReadinessError},
             warning::Warning,
         },
         ids::WorkerId,
@@ -104,20 +104,20 @@ impl Driver {
     fn conclude(&mut self, place: Place, outcome: Option<Outcome>) {
         let (Some(outcome), Some(live)) = (outcome, live_at(&mut self.slots, place)) else { return };
         let why = match outcome {
-            Outcome::Slow { waited } => return self.outlet.send(live.event(EventKind::Slow { waited })),
+            Outcome::Slow { waited } => return self.outlet.send(live.event(EventKind::ReadinessDelayed { waited })),
             Outcome::Became { after } => {
                 live.end_wait();
                 self.outlet.send(live.event(EventKind::Ready { after }));
                 return self.watch_life(place);
             }
-            Outcome::Missed { waited } => NotReady::TimedOut { waited },
-            Outcome::Closed { after } => NotReady::Closed { after },
-            Outcome::Exhausted { after } => NotReady::OutputLimit { after },
-            Outcome::Died { after } => NotReady::Died { after },
+            Outcome::Missed { waited } => ReadinessError::TimedOut { waited },
+            Outcome::Closed { after } => ReadinessError::PipeClosed { after },
+            Outcome::Exhausted { after } => ReadinessError::OutputLimit { after },
+            Outcome::Died { after } => ReadinessError::Exited { after },
         };
-        let last_words = live.end_wait();
-        self.outlet.send(live.event(EventKind::NotReady { why, last_words }));
-        if !matches!(why, NotReady::Died { .. }) {
+        let recent_output = live.end_wait();
+        self.outlet.send(live.event(EventKind::NotReady { reason: why, recent_output }));
+        if !matches!(why, ReadinessError::Exited { .. }) {
             self.put_down(place);
         }
     }
@@ -135,7 +135,7 @@ impl Driver {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         if live.incarnation.is_running() {
             let after = self.clock.now().saturating_duration_since(live.started);
-            self.outlet.send(live.event(EventKind::TimedOut { after }));
+            self.outlet.send(live.event(EventKind::RuntimeExceeded { after }));
             self.put_down(place);
         }
     }
@@ -257,14 +257,14 @@ impl Driver {
             Notice::Status(text) => {
                 // A flood of them must not fill the channel: the last one is always in `Supervisor::status`.
                 if self.outlet.received() >= live.health.last_told {
-                    self.outlet.send(live.event(EventKind::Status(text.clone())));
+                    self.outlet.send(live.event(EventKind::StatusText(text.clone())));
                     live.health.last_told = self.outlet.sent();
                 }
                 live.health.status = Some(text);
             }
             Notice::Stopping => {
                 if !mem::replace(&mut live.health.is_stopping, true) {
-                    self.outlet.send(live.event(EventKind::Stopping));
+                    self.outlet.send(live.event(EventKind::SelfStopping));
                 }
             }
             Notice::Alive => live.alive(Life::Notify, self.clock.now()),
@@ -310,12 +310,12 @@ impl Driver {
             }
             Act::TellSilent { since } => {
                 let silent_for = self.clock.now().saturating_duration_since(since);
-                self.outlet.send(live.event(EventKind::Silent { silent_for }));
+                self.outlet.send(live.event(EventKind::WatchdogWarning { silent_for }));
             }
             // ESRCH: it has ended, and its report is on the way.
             Act::AskForStack(signal) => drop(live.present.child().signal(signal)),
             Act::StopLadder => {
-                self.outlet.send(live.event(EventKind::Unresponsive));
+                self.outlet.send(live.event(EventKind::WatchdogTimeout));
                 self.put_down(place);
             }
         }

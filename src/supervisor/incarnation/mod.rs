@@ -17,7 +17,7 @@ use crate::supervisor::{
     },
     event_loop::Arrival,
     events::{
-        event::{Event, EventKind, FaultEvent, Stream},
+        event::{Event, EventKind, InvalidFrame, OutputStream},
         trace::Trace,
     },
     flow_control::Meter,
@@ -121,7 +121,7 @@ impl Outlet {
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Messages { check: bool },
-    Lines(Stream),
+    Lines(OutputStream),
 }
 
 /// One stream that is read.
@@ -434,8 +434,8 @@ impl Live {
     }
 
     fn fault(&self, fault: FrameError) -> EventKind {
-        let charge = self.charge(fault.excerpt.len() + size_of::<FaultEvent>() + EVENT_BYTES);
-        EventKind::Fault(Box::new(FaultEvent { fault, _charge: charge }))
+        let charge = self.charge(fault.excerpt.len() + size_of::<InvalidFrame>() + EVENT_BYTES);
+        EventKind::InvalidFrame(Box::new(InvalidFrame { fault, _charge: charge }))
     }
 
     /// A message, if it is one; it began at this place in the stream.
@@ -480,7 +480,7 @@ impl Listener {
             let check = spec.check_json || spec.framing.announces_sizes();
             (Kind::Messages { check }, Deframer::new(spec.framing, spec.max_frame))
         } else {
-            let stream = if id == StreamId::Stdout { Stream::Stdout } else { Stream::Stderr };
+            let stream = if id == StreamId::Stdout { OutputStream::Stdout } else { OutputStream::Stderr };
             (Kind::Lines(stream), Deframer::text(MAX_LINE))
         };
         never_wait(&pipe);

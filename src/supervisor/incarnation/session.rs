@@ -5,7 +5,7 @@ use crate::supervisor::{
         connection::{Connection, Link},
         reader::{Heard, RawLine, Reading},
     },
-    events::event::{Event, EventKind, FaultEvent},
+    events::event::{Event, EventKind, InvalidFrame},
     flow_control::Meter,
     incarnation::Outlet,
 };
@@ -216,8 +216,8 @@ impl Session {
     }
 
     fn fault(&self, fault: FrameError) -> EventKind {
-        let charge = self.charge(fault.excerpt.len() + size_of::<FaultEvent>());
-        EventKind::Fault(Box::new(FaultEvent { fault, _charge: charge }))
+        let charge = self.charge(fault.excerpt.len() + size_of::<InvalidFrame>());
+        EventKind::InvalidFrame(Box::new(InvalidFrame { fault, _charge: charge }))
     }
 
     fn charge(&self, bytes: usize) -> Charge {

@@ -265,7 +265,7 @@ impl WorkerSpec {
     }
 
     /// How long it has to connect to its control pipe before that is told, as
-    /// [`NeverConnected`](crate::Disconnected::NeverConnected); by default 10 s. Where that is what makes it ready, not less than it
+    /// [`ConnectTimeout`](crate::DisconnectReason::ConnectTimeout); by default 10 s. Where that is what makes it ready, not less than it
     /// has for [becoming ready](Ready::within).
     pub fn connect_time(mut self, time: Duration) -> Self {
         self.connect_time = time;
@@ -412,7 +412,7 @@ impl WorkerSpec {
     }
 
     /// How long each of its processes may run; by default for ever. Then that is told, as
-    /// [`TimedOut`](crate::EventKind::TimedOut), and it is stopped; for its restart policy that is a failure, however it ends.
+    /// [`RuntimeExceeded`](crate::EventKind::RuntimeExceeded), and it is stopped; for its restart policy that is a failure, however it ends.
     /// Wall-clock time, but for what the whole program is [stopped by its user](crate::Supervisor::handle_signals).
     #[doc(alias = "RuntimeMaxSec")]
     #[doc(alias = "timeout")]

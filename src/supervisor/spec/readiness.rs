@@ -91,7 +91,7 @@ impl Ready {
     /// counts as `false`, and is reported by the panic hook alone.
     ///
     /// Only the first 16 MiB are looked at (each message counts 16 bytes more than it has); then the worker is not ready for good
-    /// ([`NotReady::OutputLimit`](crate::NotReady::OutputLimit)).
+    /// ([`ReadinessError::OutputLimit`](crate::ReadinessError::OutputLimit)).
     pub fn message(is_it: impl Fn(&Message) -> bool + Send + Sync + 'static) -> Self {
         Self::new(Wanted::Message(Arc::new(is_it)))
     }
@@ -99,7 +99,7 @@ impl Ready {
     /// When a line of its captured standard output or error matches a regular expression, in the syntax of the crate
     /// [`regex-lite`](https://docs.rs/regex-lite). Only the first 4 KiB of a line are looked at, and only the first 16 MiB of the
     /// output (each line counts 16 bytes more than it has); then the worker is not ready for good
-    /// ([`NotReady::OutputLimit`](crate::NotReady::OutputLimit)).
+    /// ([`ReadinessError::OutputLimit`](crate::ReadinessError::OutputLimit)).
     pub fn line(pattern: &str) -> Self {
         Self::new(Wanted::Line(pattern.into(), Regex::new(pattern).ok()))
     }

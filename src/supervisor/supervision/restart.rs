@@ -148,7 +148,7 @@ impl Driver {
                     Cause::NotStarted
                 };
                 let number = kept.shared.incarnation();
-                let kind = EventKind::NotStarted(Arc::new(error));
+                let kind = EventKind::SpawnFailed(Arc::new(error));
                 self.outlet.send(Event::of(&kept.shared, number + 1, kind));
                 cause
             }

@@ -103,32 +103,36 @@ impl Trace {
             EventKind::Started { .. } => note!(INFO, span, "started"),
             EventKind::Message(message) => note!(TRACE, span, bytes = message.len(), "message"),
             EventKind::Line { stream, line } => note!(TRACE, span, ?stream, bytes = line.as_bytes().len(), "line"),
-            EventKind::Fault(fault) => note!(WARN, span, kind = ?fault.kind, bytes = fault.length, "fault"),
-            EventKind::Connected => note!(DEBUG, span, "connected"),
-            EventKind::Disconnected(why) => note!(WARN, span, ?why, "disconnected"),
+            EventKind::InvalidFrame(fault) => {
+                note!(WARN, span, kind = ?fault.kind, bytes = fault.length, "invalid frame")
+            }
+            EventKind::ControlConnected => note!(DEBUG, span, "control connected"),
+            EventKind::ControlDisconnected(reason) => note!(WARN, span, ?reason, "control disconnected"),
             EventKind::Request(request) => note!(TRACE, span, method = request.method(), "request"),
             EventKind::Notification(told) => note!(TRACE, span, method = told.method(), "notification"),
             EventKind::Ready { after } => note!(INFO, span, after_ms = ms(*after), "ready"),
-            EventKind::Slow { waited } => note!(WARN, span, waited_ms = ms(*waited), "slow"),
-            EventKind::NotReady { why, last_words } => {
-                note!(WARN, span, ?why, last_words_bytes = last_words.len(), "not ready");
+            EventKind::ReadinessDelayed { waited } => note!(WARN, span, waited_ms = ms(*waited), "readiness delayed"),
+            EventKind::NotReady { reason, recent_output } => {
+                note!(WARN, span, ?reason, recent_output_bytes = recent_output.len(), "not ready");
             }
-            EventKind::Status(text) => note!(TRACE, span, bytes = text.len(), "status"),
-            EventKind::Stopping => note!(DEBUG, span, "stopping"),
-            EventKind::Silent { silent_for } => note!(WARN, span, silent_for_ms = ms(*silent_for), "silent"),
-            EventKind::Unresponsive => note!(WARN, span, "unresponsive"),
-            EventKind::TimedOut { after } => note!(WARN, span, after_ms = ms(*after), "timed out"),
+            EventKind::StatusText(text) => note!(TRACE, span, bytes = text.len(), "status text"),
+            EventKind::SelfStopping => note!(DEBUG, span, "self-stopping"),
+            EventKind::WatchdogWarning { silent_for } => {
+                note!(WARN, span, silent_for_ms = ms(*silent_for), "watchdog warning")
+            }
+            EventKind::WatchdogTimeout => note!(WARN, span, "watchdog timeout"),
+            EventKind::RuntimeExceeded { after } => note!(WARN, span, after_ms = ms(*after), "runtime exceeded"),
             EventKind::Exited(exit) => exited(span, exit, self.is_ending(event.worker)),
             EventKind::DependencyFailed { on } => note!(WARN, span, on = on.0, "dependency failed"),
             EventKind::GroupGaveUp(group) => note!(ERROR, span, group = group.0, "group gave up"),
             EventKind::GroupRestarting(group) => note!(INFO, span, group = group.0, "group restarting"),
             EventKind::GroupEnded(group) => note!(INFO, span, group = group.0, "group ended"),
             EventKind::Restarting { after } => note!(INFO, span, after_ms = ms(*after), "restarting"),
-            EventKind::NotStarted(error) => {
+            EventKind::SpawnFailed(error) => {
                 let error: &(dyn Error + 'static) = &**error;
-                note!(WARN, span, error, "not started");
+                note!(WARN, span, error, "spawn failed");
             }
-            EventKind::GaveUp(why) => note!(ERROR, span, ?why, "gave up"),
+            EventKind::GaveUp(reason) => note!(ERROR, span, ?reason, "gave up"),
             EventKind::Warning(warning) => note!(WARN, span, %warning, "warning"),
         }
     }
@@ -197,7 +201,7 @@ fn is_talk(kind: &EventKind) -> bool {
             | EventKind::Line { .. }
             | EventKind::Request(_)
             | EventKind::Notification(_)
-            | EventKind::Status(_)
+            | EventKind::StatusText(_)
     )
 }
 
