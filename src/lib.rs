@@ -178,11 +178,17 @@ pub use supervisor::{
 pub use text::{Printable, printable};
 #[cfg(target_os = "linux")]
 pub use wire::{
-    framing::{FrameError, FrameErrorKind, Framing},
-    jsonrpc::RpcError,
-    jsonrpc::pending::CallError,
-    jsonrpc::request::{Notification, Request},
-    message::{DecodeError, Line, LineEnding, Message},
+    decode::DecodeError,
+    framing::{
+        Framing,
+        error::{FrameError, FrameErrorKind},
+        line_ending::LineEnding,
+    },
+    jsonrpc::{
+        error::{CallError, RpcError},
+        request::{Notification, Request},
+    },
+    message::{Line, Message},
 };
 
 /// Documents that are longer than a page of a type.

@@ -10,11 +10,23 @@ use crate::{
         timeout::{Begun, Wait},
     },
     wire::{
-        framing::{Batch, Deframer, FrameError, Framing, Piece},
-        jsonrpc::pending::{Answered, CallError, Calls, Requests},
-        jsonrpc::request::{Notification, Post, Request},
-        jsonrpc::{self, Address, CANCEL, HELLO, Hello, PING, Packet, Refusal, RpcError, SHUTDOWN, TooLong},
-        message::decode,
+        decode::decode,
+        framing::{
+            Framing,
+            batch::{Batch, Piece},
+            deframer::Deframer,
+            error::FrameError,
+        },
+        jsonrpc::{
+            address::Address,
+            encode,
+            error::{CallError, Refusal, RpcError},
+            message::Packet,
+            oversized::TooLong,
+            pending::{Answered, Calls, Requests},
+            protocol::{self, CANCEL, HELLO, Hello, PING, SHUTDOWN},
+            request::{Notification, Post, Request},
+        },
     },
 };
 use crossbeam_channel::{Receiver, Sender};
@@ -103,7 +115,7 @@ impl Control {
         let stream = options.connect(&name, CONNECT_TIME).map_err(io::Error::from)?;
         let watched = stream.clone();
         let (reader, writer) = stream.split();
-        let hello = jsonrpc::notification(HELLO, &Hello { key: address.key.clone() }).map_err(io::Error::other)?;
+        let hello = encode::notification(HELLO, &Hello { key: address.key.clone() }).map_err(io::Error::other)?;
         let writer = Writer::new(writer);
         writer.write(&hello, &Begun::now(Wait::at_most(CONNECT_TIME)))?;
         let (heard, incoming) = crossbeam_channel::unbounded();
@@ -200,7 +212,7 @@ impl Control {
     }
 
     pub(super) fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
-        self.post(jsonrpc::notification(method, params).map_err(CallError::Encode)?)
+        self.post(encode::notification(method, params).map_err(CallError::Encode)?)
     }
 
     pub(super) fn call<P, R>(&self, method: &str, params: &P, timeout: Duration) -> Result<R, CallError>
@@ -220,18 +232,18 @@ impl Control {
         self.stand_by.notify_all();
         let begun = Begun::now(Wait::at_most(timeout));
         let sent =
-            jsonrpc::request(id, method, params).map_err(CallError::Encode).and_then(|line| self.send(&line, &begun));
+            encode::request(id, method, params).map_err(CallError::Encode).and_then(|line| self.send(&line, &begun));
         if let Err(error) = sent {
             self.shared().calls.give_up(id);
             // A part of it may be on its way, and the rest goes before the next line: this one, if it can.
-            self.send_if_possible(jsonrpc::cancellation(id));
+            self.send_if_possible(encode::cancellation(id));
             return Err(error);
         }
         let Ok(answer) = answer.recv_timeout(begun.remaining()) else {
             let gave_up = self.shared().calls.give_up(id).is_some();
             if gave_up {
                 // If it cannot be sent, the answer will be passed over.
-                self.send_if_possible(jsonrpc::cancellation(id));
+                self.send_if_possible(encode::cancellation(id));
             }
             return Err(CallError::TimedOut);
         };
@@ -283,40 +295,40 @@ impl Control {
     }
 
     fn hear(self: &Arc<Self>, line: &[u8], hear: &mut impl FnMut(ParentMessage)) {
-        match jsonrpc::parse(line) {
-            Ok(Packet::Response { id, outcome }) => self.end_call(id, outcome),
-            Ok(Packet::Refused(refusal)) => {
+        match Packet::parse(line) {
+            Some(Packet::Response { id, outcome }) => self.end_call(id, outcome),
+            Some(Packet::Refused(refusal)) => {
                 let answered = self.shared().calls.answer_only();
                 Self::end(answered, Err(refusal));
             }
-            Ok(Packet::Request { id, method, .. }) if method == PING => {
+            Some(Packet::Request { id, method, .. }) if method == PING => {
                 // Whoever reads must not wait for the parent to do so; it asks again.
-                self.send_if_possible(jsonrpc::response(&id, &()));
+                self.send_if_possible(encode::response(&id, &()));
             }
-            Ok(Packet::Request { id, method, params }) => {
+            Some(Packet::Request { id, method, params }) => {
                 let cancelled = self.shared().requests.begin(id.text());
                 let post = Arc::clone(self) as Arc<dyn Post>;
                 hear(ParentMessage::Request(Request::new(id, (method, params), post, cancelled, None)));
             }
-            Ok(Packet::Notification { method, params }) if method == CANCEL => {
-                if let Some(id) = jsonrpc::cancelled(params.as_deref()) {
+            Some(Packet::Notification { method, params }) if method == CANCEL => {
+                if let Some(id) = protocol::cancelled(params.as_deref()) {
                     self.shared().requests.cancel(id.text());
                 }
             }
-            Ok(Packet::Notification { method, params }) => {
+            Some(Packet::Notification { method, params }) => {
                 hear(ParentMessage::Notification(Notification { method, params, _charge: None }));
             }
             // No request that could be answered: the parent of this library sends none such.
-            Err(_) => {}
+            None => {}
         }
     }
 
     /// Whoever waits for a line that was too long is told so, instead of waiting out its time.
     fn answer_too_long(&self, fault: &FrameError) {
-        match jsonrpc::too_long(fault) {
+        match TooLong::of(fault) {
             Some(TooLong::Response(id, refusal)) => self.end_call(id, Err(refusal)),
             // Whoever reads must not wait for the parent to do so.
-            Some(TooLong::Request(id, error)) => self.send_if_possible(jsonrpc::refusal(&id, &error)),
+            Some(TooLong::Request(id, error)) => self.send_if_possible(encode::refusal(&id, &error)),
             None => {}
         }
     }

@@ -27,10 +27,13 @@ use crate::{
     },
     text::printable,
     wire::{
-        framing::{Framing, encode},
-        jsonrpc::pending::CallError,
-        jsonrpc::request::Request,
-        jsonrpc::{self, Address, KEY_VARIABLE, RpcError},
+        framing::{Framing, encode::encode},
+        jsonrpc::{
+            address::{Address, KEY_VARIABLE},
+            error::{CallError, INTERNAL_ERROR, RpcError},
+            protocol,
+            request::Request,
+        },
     },
 };
 use control::Control;
@@ -273,7 +276,7 @@ impl Parent {
     /// As [`notify`](Self::notify).
     #[doc(alias = "EXTEND_TIMEOUT_USEC")]
     pub fn extend(&self, time: Duration) -> Result<(), CallError> {
-        self.notify(jsonrpc::EXTEND, &jsonrpc::Extend { ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) })
+        self.notify(protocol::EXTEND, &protocol::Extend { ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) })
     }
 
     /// What the parent asks and tells, in one channel. It ends when the parent closes the connection, ends, or has told
@@ -302,7 +305,7 @@ impl Parent {
         let Some(control) = &self.control else { return };
         let answer = |request: Request| {
             let outcome = catch_unwind(AssertUnwindSafe(|| answer(&request)))
-                .unwrap_or_else(|_| Err(RpcError::new(jsonrpc::INTERNAL_ERROR, "the method panicked")));
+                .unwrap_or_else(|_| Err(RpcError::new(INTERNAL_ERROR, "the method panicked")));
             // A parent that has gone meanwhile needs no answer, and the next turn ends the loop.
             drop(control::answer(request, outcome));
         };
@@ -461,7 +464,7 @@ impl Given {
             Some(key) => Address::new(&text, key),
             None => text.parse::<Address>(),
         };
-        let connected = address.map_err(io::Error::from).and_then(|address| Control::connect(&address));
+        let connected = address.and_then(|address| Control::connect(&address));
         connected.map_err(|source| {
             // What is no path may be a key.
             let path = Some(&*text).filter(|text| text.starts_with('/')).unwrap_or("…");

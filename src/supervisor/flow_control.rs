@@ -3,7 +3,7 @@
 use crate::{
     policy::backpressure::{Levels, Window},
     sys::wake::Waker,
-    wire::message::{Charge, Credit},
+    wire::credit::{Charge, Credit},
 };
 use std::sync::{
     Arc,

@@ -1,11 +1,13 @@
 //! What a consumer holds: slices of shared chunks, parsed where they are consumed and not in the loop.
 
-use std::{borrow::Cow, fmt, io, str, str::Utf8Error, sync::Arc};
-
-use serde::{Deserialize, de::IgnoredAny};
-
-use super::framing::{FrameErrorKind, Span};
+use super::{
+    credit::Charge,
+    decode::{DecodeError, decode},
+    framing::{batch::Span, line_ending::LineEnding},
+};
 use crate::text::printable;
+use serde::Deserialize;
+use std::{borrow::Cow, fmt, str, sync::Arc};
 
 /// One message of a worker: JSON text nobody has parsed yet.
 ///
@@ -28,78 +30,6 @@ pub struct Line {
     slice: Slice,
 }
 
-/// What ended a [`Line`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum LineEnding {
-    /// `\n`.
-    LineFeed,
-    /// `\r\n`.
-    CarriageReturnLineFeed,
-    /// `\r` alone.
-    CarriageReturn,
-    /// Nothing: the line is longer than 64 KiB, and goes on in the next [`Line`] of its stream. Such pieces end between
-    /// characters.
-    Partial,
-    /// Nothing: the stream has ended, or was given up.
-    None,
-}
-
-impl LineEnding {
-    /// The bytes that the worker wrote.
-    pub const fn as_bytes(self) -> &'static [u8] {
-        match self {
-            Self::LineFeed => b"\n",
-            Self::CarriageReturnLineFeed => b"\r\n",
-            Self::CarriageReturn => b"\r",
-            Self::Partial | Self::None => b"",
-        }
-    }
-
-    /// As three bits; zero for frames that are no lines.
-    pub(super) const fn code(self) -> u32 {
-        match self {
-            Self::None => 0,
-            Self::LineFeed => 1,
-            Self::CarriageReturnLineFeed => 2,
-            Self::CarriageReturn => 3,
-            Self::Partial => 4,
-        }
-    }
-
-    pub(super) const fn of_code(code: u32) -> Self {
-        match code {
-            1 => Self::LineFeed,
-            2 => Self::CarriageReturnLineFeed,
-            3 => Self::CarriageReturn,
-            4 => Self::Partial,
-            _ => Self::None,
-        }
-    }
-}
-
-/// A message is not JSON, or not JSON of the wanted type.
-#[derive(Debug, thiserror::Error)]
-#[error("the message is not what was wanted, at byte {offset}: `{excerpt}`: {source}")]
-pub struct DecodeError {
-    offset: usize,
-    excerpt: Box<str>,
-    source: DecodeSource,
-}
-
-/// Who is told how many bytes of a window are free again. The driver is, as the lower floor must not know it.
-pub(crate) trait Credit: Send + Sync + fmt::Debug {
-    /// So many bytes are no longer held by the consumer; told on whatever thread let them go. Must not block.
-    fn returned(&self, bytes: usize);
-}
-
-/// Bytes of a window that are out; they return when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Charge {
-    bytes: usize,
-    credit: Arc<dyn Credit>,
-}
-
 /// Bytes shared by the messages that lie in them.
 #[derive(Debug)]
 pub(crate) struct Chunk {
@@ -116,10 +46,6 @@ struct Slice {
 
 // Every message waiting for its consumer is one: half of it is the pointer to the chunk.
 const _: () = assert!(size_of::<Message>() == 16 || size_of::<usize>() != 8);
-const _: () = assert!(size_of::<DecodeError>() <= 64);
-
-/// An excerpt shows so many bytes before the offset, and as many from there on.
-const EXCERPT_SIDE_BYTES: usize = 40;
 
 impl Message {
     /// The frames of a chunk as messages, in order. Takes one count of the chunk for each but the last, which gets the
@@ -196,19 +122,6 @@ impl Chunk {
     }
 }
 
-impl Charge {
-    /// When it is dropped, `credit` is told of so many bytes.
-    pub(crate) fn new(bytes: usize, credit: Arc<dyn Credit>) -> Self {
-        Self { bytes, credit }
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.credit.returned(self.bytes);
-    }
-}
-
 fn slices(chunk: Arc<Chunk>, spans: &[Span]) -> impl Iterator<Item = Slice> {
     let (last, others) = spans.split_last().map_or((None, spans), |(last, others)| (Some(*last), others));
     let shared = Arc::clone(&chunk);
@@ -219,50 +132,6 @@ fn slices(chunk: Arc<Chunk>, spans: &[Span]) -> impl Iterator<Item = Slice> {
 impl Slice {
     fn bytes(&self) -> &[u8] {
         self.span.of(&self.chunk.bytes)
-    }
-}
-
-/// Parses JSON text that is not a message of its own.
-pub(crate) fn decode<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, DecodeError> {
-    serde_json::from_str(text).map_err(|error| DecodeError::json(text.as_bytes(), error))
-}
-
-/// What is wrong with a message, told without keeping what it says. For a spec that wants it checked at once.
-pub(crate) fn check(bytes: &[u8]) -> Result<(), FrameErrorKind> {
-    let text = str::from_utf8(bytes).map_err(|error| FrameErrorKind::NotUtf8 { offset: error.valid_up_to() })?;
-    serde_json::from_str::<IgnoredAny>(text)
-        .map(|_| ())
-        .map_err(|error| FrameErrorKind::NotJson { offset: json_offset(bytes, &error) })
-}
-
-impl DecodeError {
-    /// Where in the message reading stopped, in bytes: at the wrong byte, or behind the value of the wrong type.
-    pub fn offset(&self) -> usize {
-        self.offset
-    }
-
-    /// The message around that place, which `[here]` marks: at most 80 bytes of it, with control characters escaped and
-    /// what is not UTF-8 replaced.
-    pub fn excerpt(&self) -> &str {
-        &self.excerpt
-    }
-
-    fn utf8(bytes: &[u8], error: Utf8Error) -> Self {
-        Self::new(bytes, error.valid_up_to(), DecodeSource::Utf8(error))
-    }
-
-    pub(super) fn json(bytes: &[u8], error: serde_json::Error) -> Self {
-        Self::new(bytes, json_offset(bytes, &error), DecodeSource::Json(error))
-    }
-
-    fn new(bytes: &[u8], offset: usize, source: DecodeSource) -> Self {
-        let start = offset.saturating_sub(EXCERPT_SIDE_BYTES);
-        let end = offset.saturating_add(EXCERPT_SIDE_BYTES).min(bytes.len());
-        let text = |from: usize, to: usize| printable(bytes.get(from..to).unwrap_or_default());
-        let more = |is_cut| if is_cut { "…" } else { "" };
-        let (before, after) = (text(start, offset), text(offset, end));
-        let excerpt = format!("{}{before}[here]{after}{}", more(start > 0), more(end < bytes.len()));
-        Self { offset, excerpt: excerpt.into(), source }
     }
 }
 
@@ -290,43 +159,16 @@ impl AsRef<[u8]> for Line {
     }
 }
 
-impl From<DecodeError> for io::Error {
-    fn from(error: DecodeError) -> Self {
-        Self::new(io::ErrorKind::InvalidData, error)
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum DecodeSource {
-    #[error(transparent)]
-    Utf8(Utf8Error),
-    /// It may quote the message.
-    #[error("{}", printable(&.0.to_string()))]
-    Json(serde_json::Error),
-}
-
-/// Where parsing stopped. `serde_json` tells lines and columns, both from 1, and column 0 for a line feed.
-fn json_offset(bytes: &[u8], error: &serde_json::Error) -> usize {
-    if error.is_eof() {
-        return bytes.len();
-    }
-    let lines_before = error.line().saturating_sub(1);
-    let line = match lines_before.checked_sub(1) {
-        Some(nth) => memchr::memchr_iter(b'\n', bytes).nth(nth).map_or(0, |end| end.saturating_add(1)),
-        None => 0,
-    };
-    line.saturating_add(error.column().saturating_sub(1)).min(bytes.len())
-}
-
 #[cfg(test)]
 #[expect(clippy::indexing_slicing, reason = "a test may panic")]
 mod tests {
-    use std::{error::Error as _, sync::atomic::AtomicUsize, sync::atomic::Ordering};
+    use std::{error::Error as _, io, sync::atomic::AtomicUsize, sync::atomic::Ordering};
 
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::wire::{credit::Credit, decode::check, framing::error::FrameErrorKind};
 
     #[derive(Debug, Default)]
     struct Purse(AtomicUsize);

@@ -5,6 +5,10 @@
 
 pub(crate) mod framing; // where one frame ends; caps
 
+pub(crate) mod credit; // bytes of a window that are out
+
+pub(crate) mod decode; // parsing JSON, with the place of what is wrong
+
 pub(crate) mod message; // what a consumer holds: a slice of a shared chunk
 
 pub(crate) mod send_queue; // bytes that wait to be sent

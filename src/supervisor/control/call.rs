@@ -6,7 +6,7 @@ use crate::supervisor::{
 };
 use crate::{
     sys::{pidfd::own_pid, poll::Deadline},
-    wire::{jsonrpc::pending::CallError, message::decode},
+    wire::{decode::decode, jsonrpc::error::CallError},
 };
 use crossbeam_channel::{Receiver, Sender};
 use serde::de::DeserializeOwned;

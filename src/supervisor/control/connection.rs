@@ -23,8 +23,10 @@ use crate::{
     },
     wire::{
         jsonrpc::{
-            self, PING, Refusal,
-            pending::{Answered, CallError, Calls, Requests},
+            encode,
+            error::{CallError, Refusal},
+            pending::{Answered, Calls, Requests},
+            protocol::PING,
             request::Post,
         },
         send_queue::Outgoing,
@@ -319,7 +321,7 @@ impl Link {
             id
         };
         // Where that cannot be sent nothing comes back, and that is what is watched for.
-        drop(jsonrpc::request(id, PING, &()).map_err(CallError::Encode).and_then(|line| self.post(line)));
+        drop(encode::request(id, PING, &()).map_err(CallError::Encode).and_then(|line| self.post(line)));
     }
 
     /// How many bytes wait for the worker to read.
@@ -344,12 +346,12 @@ impl Link {
     }
 
     pub(crate) fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
-        self.post(jsonrpc::notification(method, params).map_err(CallError::Encode)?)
+        self.post(encode::notification(method, params).map_err(CallError::Encode)?)
     }
 
     pub(crate) fn call<P: Serialize + ?Sized>(self: &Arc<Self>, method: &str, params: &P) -> Result<Call, CallError> {
         let id = self.lock().calls.next_id();
-        let line = jsonrpc::request(id, method, params).map_err(CallError::Encode)?;
+        let line = encode::request(id, method, params).map_err(CallError::Encode)?;
         self.send_call(id, line)
     }
 
@@ -380,7 +382,7 @@ impl Link {
     pub(crate) fn give_up(&self, id: u64) {
         if self.lock().calls.give_up(id).is_some() {
             // The worker is told, so that it can stop working on it. If that cannot be sent, its answer will be passed over.
-            drop(jsonrpc::cancellation(id).map_err(CallError::Encode).and_then(|line| self.post(line)));
+            drop(encode::cancellation(id).map_err(CallError::Encode).and_then(|line| self.post(line)));
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
         event_loop::Command,
     },
     sys::poll::Deadline,
-    wire::jsonrpc::{self, Packet, pending::CallError},
+    wire::jsonrpc::{encode, error::CallError, message::Packet},
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -38,7 +38,7 @@ impl Link {
     ) -> Result<Box<RawValue>, CallError> {
         let deadline = Deadline::after(timeout);
         let id = self.lock().calls.next_id();
-        let line = jsonrpc::request(id, method, params).map_err(CallError::Encode)?;
+        let line = encode::request(id, method, params).map_err(CallError::Encode)?;
         let call = match self.borrow_reading(line, timeout)? {
             Ok(loan) => match self.read_answer(loan, id, deadline) {
                 Ok(answer) => return answer,

@@ -3,7 +3,7 @@
 use crate::supervisor::control::connection::{Link, QUEUE_BYTES, Socket};
 use crate::{
     sys::socket,
-    wire::jsonrpc::{pending::CallError, request::Post},
+    wire::jsonrpc::{error::CallError, request::Post},
 };
 use std::{net::Shutdown, os::fd::AsFd};
 

@@ -4,8 +4,13 @@
 //! So the reading is a thing that exists once: whoever has it reads, and the loop is not told of what comes meanwhile.
 
 use crate::wire::{
-    framing::{Batch, Deframer, FrameError, FrameErrorKind, Framing, Piece},
-    jsonrpc::{self, Packet},
+    framing::{
+        Framing,
+        batch::{Batch, Piece},
+        deframer::Deframer,
+        error::{FrameError, FrameErrorKind},
+    },
+    jsonrpc::message::Packet,
 };
 use serde_json::value::RawValue;
 
@@ -43,9 +48,9 @@ impl RawLine<'_> {
     pub(crate) const NONE: RawLine<'static> = RawLine { bytes: &[], offset: 0 };
 
     fn heard(self) -> Heard {
-        match jsonrpc::parse(self.bytes) {
-            Ok(packet) => Heard::Packet(packet, self.bytes.len()),
-            Err(_) => Heard::Fault(self.not_rpc()),
+        match Packet::parse(self.bytes) {
+            Some(packet) => Heard::Packet(packet, self.bytes.len()),
+            None => Heard::Fault(self.not_rpc()),
         }
     }
 

@@ -22,7 +22,13 @@ use crate::{
     },
     wire::{
         framing::BYTE_ORDER_MARK,
-        jsonrpc::{self, Address, HELLO, Hello, Packet, RpcError},
+        jsonrpc::{
+            address::Address,
+            encode,
+            error::{INVALID_REQUEST, RpcError},
+            message::Packet,
+            protocol::{HELLO, Hello},
+        },
     },
 };
 use std::{
@@ -269,8 +275,8 @@ impl Control {
     /// Refuses a connection: it gets an error line, unless it does not read. The warning is given where it is to be reported.
     pub(crate) fn refuse(&mut self, visitor: u64, fault: HelloFault, now: Instant, received: u64) -> Option<Warning> {
         let visitor = self.visitors.get(&visitor)?;
-        let error = RpcError::new(jsonrpc::INVALID_REQUEST, fault.to_string());
-        if let Ok(line) = jsonrpc::refusal_of_unknown(&error) {
+        let error = RpcError::new(INVALID_REQUEST, fault.to_string());
+        if let Ok(line) = encode::refusal_of_unknown(&error) {
             drop(socket::send(visitor.socket.as_fd(), &[io::IoSlice::new(&line)], &[]));
         }
         let unreported = self.refusals.next(now, received)?;
@@ -326,7 +332,7 @@ impl Control {
 /// The key in a first line.
 fn key(line: &[u8]) -> Option<String> {
     let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
-    match jsonrpc::parse(line).ok()? {
+    match Packet::parse(line)? {
         Packet::Notification { method, params: Some(params) } if method == HELLO => {
             serde_json::from_str::<Hello>(params.get()).ok().map(|hello| hello.key)
         }

@@ -10,9 +10,10 @@ use crate::{
     launch::error::SpawnError,
     policy::{backpressure::EVENT_BYTES, restart::GaveUp},
     wire::{
-        framing::FrameError,
+        credit::Charge,
+        framing::error::FrameError,
         jsonrpc::request::{Notification, Request},
-        message::{Charge, Line, Message},
+        message::{Line, Message},
     },
 };
 use std::{fmt, ops::Deref, sync::Arc, time::Duration};
@@ -328,7 +329,7 @@ pub enum OutputStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::framing::FrameErrorKind;
+    use crate::wire::framing::error::FrameErrorKind;
 
     #[test]
     fn reasons_are_sentences() {

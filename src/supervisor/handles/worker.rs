@@ -22,7 +22,7 @@ use crate::{
     launch::{child::ChildProcess, descriptors::ParentFds, spawn::LaunchedChild},
     pipe::anonymous::ends::{PipeReader, PipeWriter},
     sys::cgroup::Frozen,
-    wire::jsonrpc::pending::CallError,
+    wire::jsonrpc::error::CallError,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{

@@ -43,8 +43,14 @@ use crate::{
     sys::{fd, is_transient, pidfd::Reaped},
     text::printable,
     wire::{
-        framing::{Batch, Deframer, FrameError, Piece, Span},
-        message::{Charge, Chunk, Line, Message, check},
+        credit::Charge,
+        decode::check,
+        framing::{
+            batch::{Batch, Piece, Span},
+            deframer::Deframer,
+            error::FrameError,
+        },
+        message::{Chunk, Line, Message},
     },
 };
 use crossbeam_channel::Sender;

@@ -13,13 +13,16 @@ use crate::{
     policy::backpressure::{EVENT_BYTES, Levels},
     sys::{is_shortage, is_transient},
     wire::{
-        framing::FrameError,
+        credit::{Charge, Credit},
+        framing::error::FrameError,
         jsonrpc::{
-            self, CANCEL, EXTEND, PING, Packet, TooLong,
-            pending::CallError,
+            encode,
+            error::CallError,
+            message::Packet,
+            oversized::TooLong,
+            protocol::{self, CANCEL, EXTEND, PING},
             request::{Notification, Post, Request},
         },
-        message::{Charge, Credit},
     },
 };
 use std::{
@@ -170,7 +173,7 @@ impl Session {
             Packet::Request { id, method, .. } if method == PING => {
                 // Where there is no room for it, this is the end of the connection.
                 drop(
-                    jsonrpc::response(&id, &()).map_err(CallError::Encode).and_then(|line| self.link.post_answer(line)),
+                    encode::response(&id, &()).map_err(CallError::Encode).and_then(|line| self.link.post_answer(line)),
                 );
                 None
             }
@@ -181,13 +184,13 @@ impl Session {
                 Some(EventKind::Request(Box::new(Request::new(id, (method, params), post, cancelled, charge))))
             }
             Packet::Notification { method, params } if method == CANCEL => {
-                if let Some(id) = jsonrpc::cancelled(params.as_deref()) {
+                if let Some(id) = protocol::cancelled(params.as_deref()) {
                     self.link.cancel_request(id.text());
                 }
                 None
             }
             Packet::Notification { method, params } if method == EXTEND => {
-                self.extension = jsonrpc::extension(params.as_deref());
+                self.extension = protocol::extension(params.as_deref());
                 None
             }
             Packet::Notification { method, params } => {
@@ -199,14 +202,14 @@ impl Session {
 
     /// Whoever waits for a line that was too long is told so, instead of waiting out its time.
     fn answer_too_long(&self, fault: &FrameError) {
-        match jsonrpc::too_long(fault) {
+        match TooLong::of(fault) {
             Some(TooLong::Response(id, refusal)) => {
                 self.link.answer(id, Err(refusal));
             }
             Some(TooLong::Request(id, error)) => {
                 // Where there is no room for it, this is the end of the connection.
                 drop(
-                    jsonrpc::refusal(&id, &error)
+                    encode::refusal(&id, &error)
                         .map_err(CallError::Encode)
                         .and_then(|line| self.link.post_answer(line)),
                 );

@@ -39,7 +39,7 @@ use crate::{
     },
     policy::watchdog::Life,
     sys::{conduct, pidfd, proc, random},
-    wire::jsonrpc::KEY_VARIABLE,
+    wire::jsonrpc::address::KEY_VARIABLE,
 };
 use crossbeam_channel::RecvTimeoutError;
 use std::{

@@ -4,7 +4,7 @@ use std::{mem, ops::Range};
 
 use memchr::memchr_iter;
 
-use super::{BYTE_ORDER_MARK, Cuts, FrameErrorKind, Tail};
+use super::{BYTE_ORDER_MARK, batch::Cuts, error::FrameErrorKind, partial_frame::Tail};
 
 /// Cuts at each delimiter.
 #[derive(Debug)]

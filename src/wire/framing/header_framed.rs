@@ -5,7 +5,11 @@
 
 use std::fmt;
 
-use super::{Cuts, FrameError, FrameErrorKind, Tail};
+use super::{
+    batch::Cuts,
+    error::{FrameError, FrameErrorKind},
+    partial_frame::Tail,
+};
 
 /// Reads headers of one kind, and recognizes them among other bytes. What it says does not depend on how the stream is cut into
 /// reads; `at` is the offset in the stream of the first of `bytes`.

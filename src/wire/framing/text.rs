@@ -4,8 +4,8 @@ use std::mem;
 
 use memchr::memchr2;
 
-use super::{Cuts, Tail};
-use crate::wire::message::LineEnding;
+use super::line_ending::LineEnding;
+use super::{batch::Cuts, partial_frame::Tail};
 
 /// Cuts at each line feed, and at each carriage return: with the latter, programs overwrite what shows their progress.
 #[derive(Debug)]

@@ -1,12 +1,9 @@
-//! Which call waits for which answer, and how a call ends.
+//! Which call waits for which answer, and which request of the other side has none yet.
 
-use super::{NotRpc, Refusal, RpcError, whole_number};
-use crate::wire::message::DecodeError;
-use crate::{exit::Exit, text::printable};
+use super::message::whole_number;
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
-    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -155,83 +152,6 @@ impl Requests {
 fn key(id: &str) -> Cow<'_, str> {
     if id.starts_with('"') { id.into() } else { whole_number(id).map_or(id.into(), |id| id.to_string().into()) }
 }
-
-/// Why a call has no result.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CallError {
-    /// The other side answered with an error.
-    #[error("{0}")]
-    Rpc(#[source] Box<RpcError>),
-    /// There was no answer in time. The other side was told that nobody waits any more.
-    #[error("no answer in time")]
-    TimedOut,
-    /// The worker has ended, and this is how; or nobody knows how, where only its connection has ended so far.
-    #[error("the worker is gone{}", ending(.0.as_deref()))]
-    WorkerExited(Option<Arc<Exit>>),
-    /// The parent has ended, or closed the connection.
-    #[error("the parent is gone")]
-    ParentGone,
-    /// The call was cancelled on this side. The other side was told.
-    #[error("the call was cancelled")]
-    Cancelled,
-    /// The worker has no control pipe: its spec gives it none.
-    #[error("there is no control pipe: the spec has no `control`")]
-    NotConnected,
-    /// The other side does not read, and what waits for it has reached the limit.
-    #[error("{queued} bytes wait already for the other side to read")]
-    QueueFull {
-        /// How many bytes wait.
-        queued: usize,
-    },
-    /// The parameters do not turn into JSON, or into neither an array nor an object, which is all that JSON-RPC allows: a single
-    /// value goes into an array, `&[5]`.
-    #[error("the parameters cannot be written as JSON: {}", printable(&.0.to_string()))]
-    Encode(#[source] serde_json::Error),
-    /// The result is not what was wanted.
-    #[error("the result was not understood: {0}")]
-    InvalidResult(#[source] Box<DecodeError>),
-    /// The connection failed.
-    #[error("the control pipe failed: {0}")]
-    Io(#[source] io::Error),
-}
-
-fn ending(exit: Option<&Exit>) -> String {
-    exit.map(|exit| format!(": {exit}")).unwrap_or_default()
-}
-
-impl From<Refusal> for CallError {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Told(error) => Self::Rpc(Box::new(error)),
-            Refusal::NotUnderstood(error) => Self::InvalidResult(Box::new(error)),
-        }
-    }
-}
-
-impl From<CallError> for io::Error {
-    fn from(error: CallError) -> Self {
-        let kind = match &error {
-            CallError::TimedOut => io::ErrorKind::TimedOut,
-            CallError::WorkerExited(_) | CallError::ParentGone => io::ErrorKind::BrokenPipe,
-            CallError::NotConnected => io::ErrorKind::NotConnected,
-            CallError::QueueFull { .. } => io::ErrorKind::WouldBlock,
-            CallError::Encode(_) | CallError::InvalidResult(_) => io::ErrorKind::InvalidData,
-            CallError::Io(source) => source.kind(),
-            // Not `Interrupted`, after which whoever reads or writes tries again.
-            CallError::Rpc(_) | CallError::Cancelled => io::ErrorKind::Other,
-        };
-        Self::new(kind, error)
-    }
-}
-
-impl From<NotRpc> for io::Error {
-    fn from(error: NotRpc) -> Self {
-        Self::new(io::ErrorKind::InvalidData, error.reason)
-    }
-}
-
-const _: () = assert!(size_of::<CallError>() <= 64);
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,14 @@
 //! A request of the other side, to be answered now or later, on any thread.
 
-use super::{self as jsonrpc, RequestId, RpcError, pending::CallError};
-use crate::wire::message::{Charge, DecodeError, decode};
+use super::{
+    encode,
+    error::{CallError, INTERNAL_ERROR, REQUEST_CANCELLED, RpcError},
+    message::RequestId,
+};
+use crate::wire::{
+    credit::Charge,
+    decode::{DecodeError, decode},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::{
@@ -109,10 +116,10 @@ impl Request {
     ///
     /// When the result does not turn into JSON, which the other side is then told, or it cannot be sent any more.
     pub fn reply<R: Serialize + ?Sized>(mut self, result: &R) -> Result<(), CallError> {
-        match jsonrpc::response(&self.id, result) {
+        match encode::response(&self.id, result) {
             Ok(line) => self.answer(line),
             Err(error) => {
-                let told = RpcError::new(jsonrpc::INTERNAL_ERROR, "the result cannot be written as JSON");
+                let told = RpcError::new(INTERNAL_ERROR, "the result cannot be written as JSON");
                 self.answer_error(&told)?;
                 Err(CallError::Encode(error))
             }
@@ -138,7 +145,7 @@ impl Request {
     }
 
     fn answer_error(&mut self, error: &RpcError) -> Result<(), CallError> {
-        let line = jsonrpc::refusal(&self.id, error).map_err(CallError::Encode)?;
+        let line = encode::refusal(&self.id, error).map_err(CallError::Encode)?;
         self.answer(line)
     }
 
@@ -148,8 +155,8 @@ impl Request {
         match self.post.post(line) {
             Err(CallError::QueueFull { queued }) => {
                 let text = format!("the answer was left out: {queued} bytes are not read yet");
-                let told = RpcError::new(jsonrpc::INTERNAL_ERROR, text);
-                let line = jsonrpc::refusal(&self.id, &told).map_err(CallError::Encode)?;
+                let told = RpcError::new(INTERNAL_ERROR, text);
+                let line = encode::refusal(&self.id, &told).map_err(CallError::Encode)?;
                 self.post.post_answer(line)?;
                 Err(CallError::QueueFull { queued })
             }
@@ -165,9 +172,9 @@ impl Drop for Request {
             return;
         }
         let error = if self.is_cancelled() {
-            RpcError::new(jsonrpc::REQUEST_CANCELLED, "the request was cancelled")
+            RpcError::new(REQUEST_CANCELLED, "the request was cancelled")
         } else {
-            RpcError::new(jsonrpc::INTERNAL_ERROR, "the request was dropped without an answer")
+            RpcError::new(INTERNAL_ERROR, "the request was dropped without an answer")
         };
         // A connection that is gone needs no answer.
         drop(self.answer_error(&error));

@@ -8,7 +8,7 @@ use crate::{
         handles::worker::{Present, WorkerShared},
         ids::WorkerId,
     },
-    wire::jsonrpc::pending::CallError,
+    wire::jsonrpc::error::CallError,
 };
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use crate::{
         ids::WorkerId,
         panics::unharmed,
     },
-    wire::jsonrpc::pending::CallError,
+    wire::jsonrpc::error::CallError,
 };
 use std::{
     collections::HashMap,

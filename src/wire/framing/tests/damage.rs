@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::{FRAMINGS, Said, drain, fault, frame, hear, messages};
 use crate::wire::{
-    framing::{Batch, Deframer, FrameErrorKind, Framing, encode},
-    message::check,
+    decode::check,
+    framing::{Framing, batch::Batch, deframer::Deframer, encode::encode, error::FrameErrorKind},
 };
 
 #[test]

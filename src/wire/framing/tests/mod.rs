@@ -5,8 +5,14 @@ mod damage;
 use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Batch, Deframer, FrameError, FrameErrorKind, Framing, Piece, encode};
-use crate::wire::message::LineEnding;
+use super::{
+    Framing,
+    batch::{Batch, Piece},
+    deframer::Deframer,
+    encode::encode,
+    error::{FrameError, FrameErrorKind},
+    line_ending::LineEnding,
+};
 
 const FRAMINGS: [Framing; 4] = [Framing::Lines, Framing::Nul, Framing::LengthPrefixed, Framing::ContentLength];
 

@@ -1,0 +1,63 @@
+//! A value as one frame.
+
+use super::Framing;
+use memchr::memchr2;
+use serde::{Serialize, ser::Error as _};
+use std::io::Write as _;
+
+/// Appends `value` to `out` as one whole frame. After an error `out` is as it was.
+///
+/// Only a `RawValue` can carry raw line ends, between its tokens; in [`Framing::Lines`] they become spaces. A zero byte
+/// cannot stand in JSON.
+pub(crate) fn encode<T: Serialize + ?Sized>(
+    framing: Framing,
+    value: &T,
+    out: &mut Vec<u8>,
+) -> Result<(), serde_json::Error> {
+    let start = out.len();
+    let encoded = encode_from(framing, value, out, start);
+    if encoded.is_err() {
+        out.truncate(start);
+    }
+    encoded
+}
+
+fn encode_from<T: Serialize + ?Sized>(
+    framing: Framing,
+    value: &T,
+    out: &mut Vec<u8>,
+    start: usize,
+) -> Result<(), serde_json::Error> {
+    if framing == Framing::LengthPrefixed {
+        out.extend_from_slice(&[0; 4]);
+    }
+    let body = out.len();
+    serde_json::to_writer(&mut *out, value)?;
+    let length = out.len().saturating_sub(body);
+    match framing {
+        Framing::Lines => {
+            let mut rest = out.get_mut(body..).unwrap_or_default();
+            while let Some((raw, behind)) =
+                memchr2(b'\n', b'\r', rest).and_then(|at| rest.get_mut(at..)?.split_first_mut())
+            {
+                *raw = b' ';
+                rest = behind;
+            }
+            out.push(b'\n');
+        }
+        Framing::Nul => out.push(0),
+        Framing::LengthPrefixed => {
+            let size = u32::try_from(length).map_err(|_| serde_json::Error::custom("a value of more than 4 GiB"))?;
+            if let Some(place) = out.get_mut(start..body) {
+                place.copy_from_slice(&size.to_be_bytes());
+            }
+        }
+        Framing::ContentLength => {
+            // The size is known only now: the header is written behind the value, then they change places.
+            let end = out.len();
+            write!(out, "Content-Length: {length}\r\n\r\n").map_err(serde_json::Error::io)?;
+            out.get_mut(start..).unwrap_or_default().rotate_left(end.saturating_sub(start));
+        }
+    }
+    Ok(())
+}

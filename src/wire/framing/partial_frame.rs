@@ -1,0 +1,65 @@
+//! The bytes of a frame that is not whole yet.
+
+use std::ops::Range;
+
+/// A buffer larger than this is given away or given back after use, so that ten thousand idle workers hold little.
+const KEPT_BYTES_MAX: usize = 8 * 1024;
+
+/// The bytes of a frame that is not whole yet.
+#[derive(Debug)]
+pub(super) struct Tail {
+    bytes: Vec<u8>,
+    /// How many bytes there can be at most.
+    most: usize,
+}
+
+impl Tail {
+    pub(super) fn new(most: usize) -> Self {
+        Self { bytes: Vec::new(), most }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        let needed = self.bytes.len().saturating_add(bytes.len());
+        // Doubles like any `Vec`, but not past what can ever be needed.
+        if needed > self.bytes.capacity() {
+            let room = self.bytes.capacity().saturating_mul(2).min(self.most).max(needed);
+            self.bytes.reserve_exact(room.saturating_sub(self.bytes.len()));
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Takes these bytes as a chunk of their own and forgets the rest. A small buffer is copied, to be used again; a large one is
+    /// given away.
+    pub(super) fn take(&mut self, range: Range<usize>) -> Vec<u8> {
+        self.bytes.truncate(range.end);
+        if self.bytes.capacity() > KEPT_BYTES_MAX {
+            let mut bytes = std::mem::take(&mut self.bytes);
+            bytes.drain(..range.start.min(bytes.len()));
+            bytes.shrink_to_fit();
+            return bytes;
+        }
+        let bytes = self.bytes.get(range.start..).unwrap_or_default().to_vec();
+        self.bytes.clear();
+        bytes
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(KEPT_BYTES_MAX);
+    }
+}
+
+#[cfg(test)]
+impl Tail {
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+}

@@ -1,0 +1,93 @@
+//! Values as lines.
+
+use super::{
+    error::RpcError,
+    message::RequestId,
+    protocol::{CANCEL, Cancel},
+};
+use crate::wire::framing::{Framing, encode::encode};
+use memchr::memmem;
+use serde::{Serialize, ser::Error as _};
+use serde_json::value::RawValue;
+
+#[derive(Serialize)]
+struct Outgoing<'a, P: ?Sized, R: ?Sized> {
+    jsonrpc: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<OutgoingId<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    params: Option<&'a P>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a R>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a RpcError>,
+}
+
+/// Of a request of ours, or of one that came.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum OutgoingId<'a> {
+    Ours(u64),
+    Theirs(&'a RawValue),
+}
+
+impl<P: ?Sized, R: ?Sized> Outgoing<'_, P, R> {
+    const EMPTY: Self = Self { jsonrpc: "2.0", id: None, method: None, params: None, result: None, error: None };
+}
+
+fn line<P: Serialize + ?Sized, R: Serialize + ?Sized>(
+    outgoing: &Outgoing<'_, P, R>,
+) -> Result<Vec<u8>, serde_json::Error> {
+    let mut line = Vec::with_capacity(256);
+    encode(Framing::Lines, outgoing, &mut line)?;
+    if line.ends_with(NO_PARAMS) {
+        line.truncate(line.len().saturating_sub(NO_PARAMS.len()));
+        line.extend_from_slice(b"}\n");
+    } else if outgoing.params.is_some() {
+        // The name stands in no string before them, where its quotes would be escaped.
+        let start = memmem::find(&line, PARAMS).map(|at| at.saturating_add(PARAMS.len()));
+        if !matches!(start.and_then(|start| line.get(start)), Some(b'[' | b'{')) {
+            let text = "the parameters of JSON-RPC are an array, an object, or none: a single value goes into an array";
+            return Err(serde_json::Error::custom(text));
+        }
+    }
+    Ok(line)
+}
+
+const PARAMS: &[u8] = b",\"params\":";
+
+/// The end of a line whose parameters are none: JSON-RPC wants an array, an object, or nothing at all. They stand last.
+const NO_PARAMS: &[u8] = b",\"params\":null}\n";
+
+/// A request as a line.
+pub(crate) fn request<P: Serialize + ?Sized>(id: u64, method: &str, params: &P) -> Result<Vec<u8>, serde_json::Error> {
+    let id = Some(OutgoingId::Ours(id));
+    line::<P, ()>(&Outgoing { id, method: Some(method), params: Some(params), ..Outgoing::EMPTY })
+}
+
+/// A notification as a line.
+pub(crate) fn notification<P: Serialize + ?Sized>(method: &str, params: &P) -> Result<Vec<u8>, serde_json::Error> {
+    line::<P, ()>(&Outgoing { method: Some(method), params: Some(params), ..Outgoing::EMPTY })
+}
+
+/// The notification that takes a request of ours back, as a line.
+pub(crate) fn cancellation(id: u64) -> Result<Vec<u8>, serde_json::Error> {
+    notification(CANCEL, &Cancel { id: serde_json::value::to_raw_value(&id)? })
+}
+
+/// A good answer as a line.
+pub(crate) fn response<R: Serialize + ?Sized>(id: &RequestId, result: &R) -> Result<Vec<u8>, serde_json::Error> {
+    line::<(), R>(&Outgoing { id: Some(OutgoingId::Theirs(&id.0)), result: Some(result), ..Outgoing::EMPTY })
+}
+
+/// A bad answer as a line.
+pub(crate) fn refusal(id: &RequestId, error: &RpcError) -> Result<Vec<u8>, serde_json::Error> {
+    line::<(), ()>(&Outgoing { id: Some(OutgoingId::Theirs(&id.0)), error: Some(error), ..Outgoing::EMPTY })
+}
+
+/// An answer to a line that is no request, or cannot be told from one: an error whose id is null, as a line.
+pub(crate) fn refusal_of_unknown(error: &RpcError) -> Result<Vec<u8>, serde_json::Error> {
+    line::<(), ()>(&Outgoing { id: Some(OutgoingId::Theirs(RawValue::NULL)), error: Some(error), ..Outgoing::EMPTY })
+}

@@ -1,0 +1,227 @@
+//! A line, understood.
+
+use super::error::Refusal;
+use crate::wire::decode::decode;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// The name of a request: whatever JSON its sender chose, to be sent back as it is.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(super) Box<RawValue>);
+
+impl RequestId {
+    pub(crate) fn text(&self) -> &str {
+        self.0.get()
+    }
+}
+
+/// One line, understood.
+#[derive(Debug)]
+pub(crate) enum Packet {
+    Request {
+        id: RequestId,
+        method: String,
+        params: Option<Box<RawValue>>,
+    },
+    Notification {
+        method: String,
+        params: Option<Box<RawValue>>,
+    },
+    /// To a request of ours, which are numbered.
+    Response {
+        id: u64,
+        outcome: Result<Box<RawValue>, Refusal>,
+    },
+    /// To a request of ours that the other side did not understand, or whose id it did not see: an error whose id is null.
+    Refused(Refusal),
+}
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(borrow, default)]
+    jsonrpc: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    method: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+impl Packet {
+    /// Understands one line. Nothing if it is no JSON-RPC 2.0.
+    pub(crate) fn parse(line: &[u8]) -> Option<Self> {
+        let line: Line<'_> = serde_json::from_slice(line).ok()?;
+        // Responses of peers that leave the member out are still the answers that our callers wait for.
+        let may_lack_version = line.method.is_none() && line.jsonrpc.is_none();
+        if line.jsonrpc.as_deref() != Some("2.0") && !may_lack_version {
+            return None;
+        }
+        let params = line.params.map(ToOwned::to_owned);
+        match (line.method, line.id) {
+            (Some(method), Some(id)) => {
+                // Neither a number nor a string.
+                if id.get().starts_with(['{', '[', 't', 'f']) {
+                    return None;
+                }
+                Some(Self::Request { id: RequestId(id.to_owned()), method: method.into_owned(), params })
+            }
+            (Some(method), None) => Some(Self::Notification { method: method.into_owned(), params }),
+            (None, Some(id)) => {
+                let id = own_id(id.get())?;
+                let outcome = match (line.result, line.error) {
+                    (_, Some(error)) => Err(refused(error)),
+                    (Some(result), None) => Ok(result.to_owned()),
+                    // `"result": null` and none at all read the same; JSON-RPC requires one of the two members.
+                    (None, None) => Ok(RawValue::NULL.to_owned()),
+                };
+                Some(Self::Response { id, outcome })
+            }
+            (None, None) => line.error.map(|error| Self::Refused(refused(error))),
+        }
+    }
+}
+
+fn refused(error: &RawValue) -> Refusal {
+    decode(error.get()).map_or_else(Refusal::NotUnderstood, Refusal::Told)
+}
+
+/// The id of a request of ours, as it came back: a whole number, or as a string.
+pub(super) fn own_id(text: &str) -> Option<u64> {
+    match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
+        Some(_) => None,
+        None => whole_number(text),
+    }
+}
+
+/// A JSON number that is whole, however it is written: `7`, `7.0` and `7e0` are one number.
+pub(super) fn whole_number(text: &str) -> Option<u64> {
+    // Up to here, every whole number is one of f64.
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    text.parse().ok().or_else(|| {
+        let number: f64 = text.parse().ok()?;
+        let is_whole = number.fract() == 0.0 && (0.0..=EXACT_MAX).contains(&number);
+        // Written without a fraction, it can be parsed as what it is.
+        is_whole.then(|| format!("{number:.0}").parse().ok())?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::jsonrpc::{
+        encode::{notification, refusal, request, response},
+        error::RpcError,
+    };
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn round_trip(line: Result<Vec<u8>, serde_json::Error>) -> Packet {
+        let line = line.unwrap();
+        let (end, text) = line.split_last().unwrap();
+        assert_eq!(*end, b'\n');
+        assert!(!text.contains(&b'\n'), "one object a line");
+        Packet::parse(text).unwrap()
+    }
+
+    #[test]
+    fn requests_and_notifications_come_through() {
+        match round_trip(request(7, "build", &json!({"file": "a\nb"}))) {
+            Packet::Request { id, method, params } => {
+                assert_eq!((id.text(), method.as_str()), ("7", "build"));
+                assert_eq!(serde_json::from_str::<Value>(params.unwrap().get()).unwrap(), json!({"file": "a\nb"}));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(
+            matches!(round_trip(notification("tick", &[1])), Packet::Notification { method, .. } if method == "tick")
+        );
+        let bare = String::from_utf8(request(7, "ping", &()).unwrap()).unwrap();
+        assert_eq!(bare, "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"ping\"}\n");
+        for scalar in [json!(5), json!("text"), json!(true), json!(",\"params\":[")] {
+            let error = request(7, "m,\"params\":[", &scalar).unwrap_err();
+            assert!(error.to_string().contains("a single value goes into an array"), "{error}");
+            assert!(notification("m", &[scalar]).is_ok());
+        }
+        let within = String::from_utf8(notification("tick", &json!({"params": null})).unwrap()).unwrap();
+        assert!(within.ends_with(",\"params\":{\"params\":null}}\n"), "{within}");
+    }
+
+    #[test]
+    fn answers_go_back_under_the_id_they_came_with() {
+        let Packet::Request { id, .. } = Packet::parse(br#"{"jsonrpc":"2.0","id":"a-1","method":"m"}"#).unwrap() else {
+            panic!()
+        };
+        let text = String::from_utf8(response(&id, &1).unwrap()).unwrap();
+        assert_eq!(text, "{\"jsonrpc\":\"2.0\",\"id\":\"a-1\",\"result\":1}\n");
+        let text = String::from_utf8(refusal(&id, &RpcError::new(5, "no")).unwrap()).unwrap();
+        assert_eq!(text, "{\"jsonrpc\":\"2.0\",\"id\":\"a-1\",\"error\":{\"code\":5,\"message\":\"no\"}}\n");
+        for (line, expected) in [
+            (r#"{"jsonrpc":"2.0","id":3,"result":null}"#, "null"),
+            (r#"{"jsonrpc":"2.0","id":3,"result":{"x":[1]}}"#, r#"{"x":[1]}"#),
+        ] {
+            let Packet::Response { id: 3, outcome: Ok(result) } = Packet::parse(line.as_bytes()).unwrap() else {
+                panic!("{line}")
+            };
+            assert_eq!(result.get(), expected);
+        }
+        let line = br#"{"jsonrpc":"2.0","id":3,"error":{"code":-1,"message":"x","data":[2]}}"#;
+        let Packet::Response { id: 3, outcome: Err(Refusal::Told(error)) } = Packet::parse(line).unwrap() else {
+            panic!()
+        };
+        assert_eq!((error.code, error.data.unwrap().get()), (-1, "[2]"));
+        let line = br#"{"jsonrpc":"2.0","id":3,"error":"no"}"#;
+        let Packet::Response { id: 3, outcome: Err(Refusal::NotUnderstood(error)) } = Packet::parse(line).unwrap()
+        else {
+            panic!()
+        };
+        assert!(error.excerpt().contains("no"), "{error}");
+    }
+
+    #[test]
+    fn p15_ids_of_other_writers_are_recognized() {
+        let id = |id: &str| match Packet::parse(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":1}}"#).as_bytes()) {
+            Some(Packet::Response { id, .. }) => Some(id),
+            None => None,
+            other => panic!("{other:?}"),
+        };
+        for same in ["7", "7.0", "7e0", "70e-1", "\"7\""] {
+            assert_eq!(id(same), Some(7), "{same}");
+        }
+        for other in ["7.5", "-7", "\"7.0\"", "\"+7\"", "\"\"", "1e300", "[7]", "true"] {
+            assert_eq!(id(other), None, "{other}");
+        }
+        let line = br#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error"}}"#;
+        assert!(matches!(Packet::parse(line), Some(Packet::Refused(Refusal::Told(error))) if error.code == -32700));
+    }
+
+    #[test]
+    fn everything_else_is_told() {
+        for line in [
+            "",
+            "1",
+            "[]",
+            "{}",
+            r#"{"jsonrpc":"1.0","method":"x"}"#,
+            r#"{"jsonrpc":"2.0"}"#,
+            r#"{"jsonrpc":"2.0","id":{},"method":"x"}"#,
+            r#"{"jsonrpc":"2.0","id":"not ours","result":1}"#,
+            r#"{"jsonrpc":"2.0","method":1}"#,
+        ] {
+            assert!(Packet::parse(line.as_bytes()).is_none(), "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered(line in prop::collection::vec(any::<u8>(), 0..200)) {
+            drop(Packet::parse(&line));
+        }
+    }
+}
