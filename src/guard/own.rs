@@ -9,9 +9,8 @@ use crate::sys::{
     conduct, fd,
     kin::{self, Kin},
     pidfd::{self, PidFd},
-    poll::{Deadline, Interest},
+    poll::{self, Deadline, Interest},
     proc::{self, Environment, Eyes},
-    wake,
 };
 use std::{
     env,
@@ -109,5 +108,5 @@ fn wait_for_end(pipe: &File, host: i32) -> io::Result<()> {
     if kin::parent() != host {
         return Ok(());
     }
-    wake::wait_any(&watched, Deadline::after(Duration::MAX)).map(drop)
+    poll::wait_any(&watched, Deadline::after(Duration::MAX)).map(drop)
 }

@@ -29,7 +29,7 @@ use std::{
     fs::File,
     io, iter,
     os::{
-        fd::{AsRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     panic::{AssertUnwindSafe, catch_unwind},
@@ -112,7 +112,7 @@ fn occupy_standard_numbers() -> io::Result<Vec<File>> {
 fn numbered(grant: &ExtraFd, end: &OwnedFd, program: &str) -> Result<OwnedFd, SpawnError> {
     let least = grant.number.unwrap_or(LEAST_NUMBER);
     let copy =
-        fd::duplicate(end.as_raw_fd(), least).map_err(|source| SpawnError::failed(program, SpawnStep::Fds, source))?;
+        fd::duplicate(end.as_fd(), least).map_err(|source| SpawnError::failed(program, SpawnStep::Fds, source))?;
     match grant.number {
         Some(number) if copy.as_raw_fd() != number => {
             let taken = io::Error::from_raw_os_error(libc::EBUSY);

@@ -175,6 +175,5 @@ fn ours(number: RawFd, plan: &LaunchPlan) -> Result<ChildStdio, SpawnError> {
 
 /// A copy that we own, above the standard numbers and close-on-exec, so that every end can be treated alike.
 fn copy(descriptor: BorrowedFd<'_>, plan: &LaunchPlan) -> Result<OwnedFd, SpawnError> {
-    fd::duplicate(descriptor.as_raw_fd(), 3)
-        .map_err(|source| SpawnError::failed(plan.program_name(), SpawnStep::Fds, source))
+    fd::duplicate(descriptor, 3).map_err(|source| SpawnError::failed(plan.program_name(), SpawnStep::Fds, source))
 }

@@ -9,7 +9,7 @@ use std::{
 
 use crate::sys::{
     poll::{self, Deadline, Interest, Waited},
-    wake::{self, Flag},
+    wake::Flag,
 };
 
 /// Ends blocked calls of any thread: those that wait now, and those that are begun later.
@@ -223,7 +223,7 @@ impl<'a> Begun<'a> {
         let switch = self.cancel.map(|cancel| (cancel.0.as_fd(), Interest::Readable));
         let all: Vec<_> = switch.into_iter().chain(watched.iter().copied()).collect();
         let before = usize::from(switch.is_some());
-        Ok(match wake::wait_any(&all, self.deadline.or(until))? {
+        Ok(match poll::wait_any(&all, self.deadline.or(until))? {
             None => Woken::TimedOut,
             Some(at) if at < before => Woken::Cancelled,
             Some(at) => Woken::Ready(at - before),

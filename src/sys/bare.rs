@@ -92,5 +92,5 @@ fn refuses_descriptors(socket: BorrowedFd<'_>) -> bool {
 /// A byte that was sent with `MSG_OOB` is read in its turn. Else a read passes it over, and closes the descriptors that came
 /// along, whether or not it has room for them.
 fn receive_urgent_inline(socket: BorrowedFd<'_>) -> io::Result<()> {
-    socket::set_option(socket, libc::SO_OOBINLINE, &1_i32)
+    Ok(rustix::net::sockopt::set_socket_oobinline(socket, true)?)
 }

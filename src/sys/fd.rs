@@ -1,11 +1,13 @@
 //! What a descriptor number stands for, and its flags.
 
+use rustix::{
+    fs::{FileType, OFlags},
+    io::{Errno, FdFlags, retry_on_intr},
+};
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
-
-use super::cvt;
 
 /// Where the loop's own descriptors live: not at 0 to 2, which a host may have closed and a child may inherit, and above the
 /// small numbers at which programs expect their handles, which a user's own `Command` can give only while they are free here.
@@ -63,97 +65,94 @@ pub(crate) fn adopt(number: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// Makes one call on a number of which it is not known whether it is open: then the call fails with `EBADF`.
+fn with_number<T>(number: RawFd, call: impl FnOnce(BorrowedFd<'_>) -> rustix::io::Result<T>) -> io::Result<T> {
+    if number < 0 {
+        return Err(Errno::BADF.into());
+    }
+    // SAFETY: the number is not -1, and it is borrowed for one call only, which neither reads from it nor writes to it. The
+    // kernel looks it up, so that a number that is not open, or is closed meanwhile, is an error and nothing worse.
+    Ok(call(unsafe { BorrowedFd::borrow_raw(number) })?)
+}
+
 /// Whether the number stands for anything now.
 pub(crate) fn is_open(number: RawFd) -> bool {
-    descriptor_flags(number).is_ok()
+    is_close_on_exec(number).is_ok()
 }
 
 pub(crate) fn is_close_on_exec(number: RawFd) -> io::Result<bool> {
-    Ok(descriptor_flags(number)? & libc::FD_CLOEXEC != 0)
-}
-
-fn descriptor_flags(number: RawFd) -> io::Result<i32> {
-    // SAFETY: fcntl(2): F_GETFD takes no argument and no pointer; a number that is not open gives EBADF.
-    cvt(unsafe { libc::fcntl(number, libc::F_GETFD) })
+    Ok(with_number(number, |fd| rustix::io::fcntl_getfd(fd))?.contains(FdFlags::CLOEXEC))
 }
 
 /// `FD_CLOEXEC` is the only descriptor flag there is, so it is set without asking for the others first.
 pub(crate) fn set_close_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: fcntl(2): F_SETFD takes an int and no pointer.
-    cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
+    Ok(rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC)?)
 }
 
 /// The same open file under the lowest free number from `at_least` on, close-on-exec; the old number is closed.
 /// A number that is high enough stays as it is.
 pub(crate) fn lift(fd: OwnedFd, at_least: RawFd) -> io::Result<OwnedFd> {
-    if fd.as_raw_fd() >= at_least { Ok(fd) } else { duplicate(fd.as_raw_fd(), at_least) }
+    if fd.as_raw_fd() >= at_least { Ok(fd) } else { duplicate(fd.as_fd(), at_least) }
 }
 
 /// One more number for the same open file, from `at_least` on, close-on-exec from the first moment.
-pub(crate) fn duplicate(number: RawFd, at_least: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: fcntl(2): F_DUPFD_CLOEXEC takes an int and no pointer.
-    let copy = cvt(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, at_least) })?;
-    assert!(copy >= at_least, "fcntl(2): the lowest free number greater than or equal to the argument");
-    // SAFETY: the kernel made this number a moment ago and for us alone; nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+pub(crate) fn duplicate(fd: BorrowedFd<'_>, at_least: RawFd) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, at_least)?)
+}
+
+/// As [`duplicate`], of a number without an owner.
+pub(crate) fn duplicate_number(number: RawFd, at_least: RawFd) -> io::Result<OwnedFd> {
+    with_number(number, |fd| rustix::io::fcntl_dupfd_cloexec(fd, at_least))
 }
 
 /// Lets a standard stream's number (0 to 2) stand for `target`, with no moment in which the number is free.
 pub(crate) fn redirect_standard(number: RawFd, target: BorrowedFd<'_>) -> io::Result<()> {
-    assert!((0..=2).contains(&number), "any other number may have an owner that does not expect this");
-    // SAFETY: dup2(2) takes two ints. 0 to 2 belong to no `OwnedFd`: std uses them by their numbers, whatever they stand for.
-    super::retry(|| cvt(unsafe { libc::dup2(target.as_raw_fd(), number) })).map(drop)
+    // Any other number may have an owner that does not expect this. These three have none: std uses them by their numbers,
+    // whatever they stand for.
+    Ok(retry_on_intr(|| match number {
+        0 => rustix::stdio::dup2_stdin(target),
+        1 => rustix::stdio::dup2_stdout(target),
+        2 => rustix::stdio::dup2_stderr(target),
+        _ => Err(Errno::BADF),
+    })?)
 }
 
 pub(crate) fn kind(number: RawFd) -> io::Result<Kind> {
-    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: fstat(2) writes one `struct stat` to the pointer, which is valid for that; a closed number gives EBADF.
-    cvt(unsafe { libc::fstat(number, stat.as_mut_ptr()) })?;
-    // SAFETY: fstat returned 0, so it filled the structure.
-    let stat = unsafe { stat.assume_init() };
-    Ok(match stat.st_mode & libc::S_IFMT {
-        libc::S_IFIFO => Kind::Fifo,
-        libc::S_IFSOCK => Kind::Socket,
-        libc::S_IFREG => Kind::RegularFile,
-        libc::S_IFDIR => Kind::Directory,
-        libc::S_IFCHR => Kind::CharacterDevice,
-        libc::S_IFBLK => Kind::BlockDevice,
-        libc::S_IFLNK => Kind::SymbolicLink,
-        _ => Kind::KernelObject,
+    let stat = with_number(number, |fd| rustix::fs::fstat(fd))?;
+    Ok(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::RegularFile => Kind::RegularFile,
+        FileType::Directory => Kind::Directory,
+        FileType::CharacterDevice => Kind::CharacterDevice,
+        FileType::BlockDevice => Kind::BlockDevice,
+        FileType::Symlink => Kind::SymbolicLink,
+        FileType::Unknown => Kind::KernelObject,
     })
 }
 
 pub(crate) fn access(number: RawFd) -> io::Result<Access> {
-    let flags = status_flags(number)?;
-    if flags & libc::O_PATH != 0 {
+    let flags = with_number(number, |fd| rustix::fs::fcntl_getfl(fd))?;
+    if flags.contains(OFlags::PATH) {
         return Ok(Access::Neither);
     }
-    Ok(match flags & libc::O_ACCMODE {
-        libc::O_RDONLY => Access::Read,
-        libc::O_WRONLY => Access::Write,
-        libc::O_RDWR => Access::Both,
+    Ok(match flags & OFlags::ACCMODE {
+        OFlags::RDONLY => Access::Read,
+        OFlags::WRONLY => Access::Write,
+        OFlags::RDWR => Access::Both,
         _ => Access::Neither,
     })
-}
-
-fn status_flags(number: RawFd) -> io::Result<i32> {
-    // SAFETY: fcntl(2): F_GETFL takes no argument and no pointer; a number that is not open gives EBADF.
-    cvt(unsafe { libc::fcntl(number, libc::F_GETFL) })
 }
 
 /// A read or write that finds nothing to do fails from now on. `O_NONBLOCK` lies on the open file description: everyone who
 /// holds a duplicate, in any process, feels it.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = status_flags(fd.as_raw_fd())? | libc::O_NONBLOCK;
-    // SAFETY: fcntl(2): F_SETFL takes an int and no pointer.
-    cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
+    Ok(rustix::fs::fcntl_setfl(fd, rustix::fs::fcntl_getfl(fd)? | OFlags::NONBLOCK)?)
 }
 
 /// A read or write that finds nothing to do waits from now on, for everyone as above.
 pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = status_flags(fd.as_raw_fd())? & !libc::O_NONBLOCK;
-    // SAFETY: fcntl(2): F_SETFL takes an int and no pointer.
-    cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
+    Ok(rustix::fs::fcntl_setfl(fd, rustix::fs::fcntl_getfl(fd)? - OFlags::NONBLOCK)?)
 }
 
 /// The size of a page of memory, in bytes.
@@ -164,9 +163,5 @@ pub(crate) fn page_bytes() -> u64 {
 
 /// The number of the file behind a descriptor, within its file system.
 pub(crate) fn inode(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
-    // SAFETY: all zero is a `struct stat`.
-    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: fstat(2) writes one structure.
-    cvt(unsafe { libc::fstat(descriptor.as_raw_fd(), &raw mut stat) })?;
-    Ok(stat.st_ino)
+    Ok(rustix::fs::fstat(descriptor)?.st_ino)
 }

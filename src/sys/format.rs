@@ -2,13 +2,12 @@
 //! executable of another machine. glibc does that on ENOEXEC; musl, and what starts a program by execve(2), do not.
 
 use super::clone::Texts;
+use rustix::fs::{Mode, OFlags, SeekFrom};
 use std::{
     ffi::{CStr, CString},
-    io, mem,
-    os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
-        unix::process::CommandExt,
-    },
+    io,
+    mem::offset_of,
+    os::unix::process::CommandExt,
     process::Command,
 };
 
@@ -74,25 +73,26 @@ impl Attempt {
 
 /// Whether the file is a whole executable of this machine: what the kernel looks at before it runs one. False where it cannot be read.
 fn is_native(file: &CStr) -> bool {
-    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
-    // SAFETY: open(2) reads a C string.
-    let Ok(number) = super::cvt(unsafe { libc::open(file.as_ptr(), flags) }) else { return false };
-    // SAFETY: the kernel made this number a moment ago and for us alone.
-    let file = unsafe { OwnedFd::from_raw_fd(number) };
-    // SAFETY: all zero is an ELF header, which consists of numbers.
-    let mut header: libc::Elf64_Ehdr = unsafe { mem::zeroed() };
-    // SAFETY: pread(2) writes at most as many bytes as the header has, and any bytes are one.
-    let read = unsafe { libc::pread(file.as_raw_fd(), (&raw mut header).cast(), size_of_val(&header), 0) };
-    // SAFETY: lseek(2) takes three numbers.
-    let bytes = unsafe { libc::lseek(file.as_raw_fd(), 0, libc::SEEK_END) };
-    let table = u64::from(header.e_phentsize) * u64::from(header.e_phnum);
-    usize::try_from(read) == Ok(size_of_val(&header))
-        && matches!(header.e_ident, [0x7f, b'E', b'L', b'F', libc::ELFCLASS64, ..])
-        && MACHINE == Some(header.e_machine)
-        && matches!(header.e_type, libc::ET_EXEC | libc::ET_DYN)
-        && usize::from(header.e_phentsize) == size_of::<libc::Elf64_Phdr>()
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let Ok(file) = rustix::fs::open(file, flags, Mode::empty()) else { return false };
+    let mut header = [0; size_of::<libc::Elf64_Ehdr>()];
+    let is_whole = rustix::io::pread(&file, &mut header, 0) == Ok(header.len());
+    let bytes = rustix::fs::seek(&file, SeekFrom::End(0)).unwrap_or(0);
+    is_whole && is_native_header(&header, bytes)
+}
+
+/// By the header of an ELF file (`Elf64_Ehdr` of elf.h) and the length of the file.
+fn is_native_header(header: &[u8; size_of::<libc::Elf64_Ehdr>()], bytes: u64) -> bool {
+    let u16_at = |at| header[at..].first_chunk().map_or(0, |field| u16::from_ne_bytes(*field));
+    let u64_at = |at| header[at..].first_chunk().map_or(0, |field| u64::from_ne_bytes(*field));
+    let entry_bytes = u16_at(offset_of!(libc::Elf64_Ehdr, e_phentsize));
+    let table = u64::from(entry_bytes) * u64::from(u16_at(offset_of!(libc::Elf64_Ehdr, e_phnum)));
+    matches!(header, [0x7f, b'E', b'L', b'F', libc::ELFCLASS64, ..])
+        && MACHINE == Some(u16_at(offset_of!(libc::Elf64_Ehdr, e_machine)))
+        && matches!(u16_at(offset_of!(libc::Elf64_Ehdr, e_type)), libc::ET_EXEC | libc::ET_DYN)
+        && usize::from(entry_bytes) == size_of::<libc::Elf64_Phdr>()
         && table > 0
-        && header.e_phoff.saturating_add(table) <= u64::try_from(bytes).unwrap_or(0)
+        && u64_at(offset_of!(libc::Elf64_Ehdr, e_phoff)).saturating_add(table) <= bytes
 }
 
 #[cfg(test)]

@@ -1,8 +1,12 @@
 //! Whose rights a thread has: all ids of one thread, taken one way, and what that does to the process.
 //!
-//! glibc's `setuid` and its sisters change every thread. The kernel's own calls change the calling thread only, so these go
-//! straight to the kernel.
+//! glibc's `setuid` and its sisters change every thread. The kernel's own calls change the calling thread only, and so do those
+//! of `rustix::thread`.
 
+use rustix::{
+    process::{DumpableBehavior, Gid, Pid, Uid},
+    thread::{CapabilitySet, CapabilitySets},
+};
 use std::{
     ffi::CStr,
     io,
@@ -31,8 +35,7 @@ impl Ids {
 
 /// The ids the kernel looks at when this thread opens a file.
 pub(crate) fn effective_uid() -> u32 {
-    // SAFETY: geteuid(2) cannot fail.
-    unsafe { libc::geteuid() }
+    rustix::process::geteuid().as_raw()
 }
 
 /// The user and the group id that stand for all that have no number in our user namespace, as `user_namespaces(7)` tells; none
@@ -57,17 +60,16 @@ pub(crate) fn overflow_ids() -> (Option<u32>, Option<u32>) {
 pub(crate) fn become_for_good(ids: &Ids) -> io::Result<()> {
     let unchanged_root = ids.uid == 0 && user_ids()? == [0; 3];
     if groups()? != ids.groups {
-        let pointer = ids.groups.as_ptr();
-        // SAFETY: setgroups(2) reads as many ids as it is told, and the vector has them.
-        cvt_long(unsafe { libc::syscall(SYS_SETGROUPS, ids.groups.len(), pointer) })?;
+        let all: Vec<Gid> = ids.groups.iter().map(|&group| Gid::from_raw(group)).collect();
+        rustix::thread::set_thread_groups(&all)?;
     }
     if group_ids()? != [ids.gid; 3] {
-        // SAFETY: setresgid(2) takes three numbers.
-        cvt_long(unsafe { libc::syscall(SYS_SETRESGID, ids.gid, ids.gid, ids.gid) })?;
+        let gid = Gid::from_raw(ids.gid);
+        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     }
     if user_ids()? != [ids.uid; 3] {
-        // SAFETY: setresuid(2) takes three numbers.
-        cvt_long(unsafe { libc::syscall(SYS_SETRESUID, ids.uid, ids.uid, ids.uid) })?;
+        let uid = Uid::from_raw(ids.uid);
+        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
     }
     // A server that is not root but has CAP_SETUID would keep all its capabilities: the kernel's rule is about uid 0 only. Root
     // that serves root stays what it is.
@@ -82,36 +84,10 @@ pub(crate) fn are(ids: &Ids) -> io::Result<bool> {
     Ok(user_ids()? == [ids.uid; 3] && group_ids()? == [ids.gid; 3] && groups()? == ids.groups)
 }
 
-#[repr(C)]
-struct CapabilityHeader {
-    version: u32,
-    pid: i32,
-}
-
 /// Permitted, effective and inheritable; the ambient ones go with the permitted ones.
 fn drop_capabilities() -> io::Result<()> {
-    let header = CapabilityHeader { version: 0x2008_0522, pid: 0 }; // _LINUX_CAPABILITY_VERSION_3, this thread
-    let none = [0_u32; 6];
-    // SAFETY: capset(2) reads a header and, for version 3, two structures of three u32 each.
-    cvt_long(unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) }).map(drop)
-}
-
-// On 32-bit x86 and ARM the plain numbers take 16-bit ids.
-#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
-const SYS_SETGROUPS: c_long = libc::SYS_setgroups;
-#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
-const SYS_SETRESGID: c_long = libc::SYS_setresgid;
-#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
-const SYS_SETRESUID: c_long = libc::SYS_setresuid;
-#[cfg(any(target_arch = "x86", target_arch = "arm"))]
-const SYS_SETGROUPS: c_long = libc::SYS_setgroups32;
-#[cfg(any(target_arch = "x86", target_arch = "arm"))]
-const SYS_SETRESGID: c_long = libc::SYS_setresgid32;
-#[cfg(any(target_arch = "x86", target_arch = "arm"))]
-const SYS_SETRESUID: c_long = libc::SYS_setresuid32;
-
-fn cvt_long(result: c_long) -> io::Result<c_long> {
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    let none = CapabilitySet::empty();
+    Ok(rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
 }
 
 fn user_ids() -> io::Result<[u32; 3]> {
@@ -130,17 +106,12 @@ fn group_ids() -> io::Result<[u32; 3]> {
 
 /// Sorted, without doubles.
 fn groups() -> io::Result<Vec<u32>> {
-    // SAFETY: getgroups(2) with a size of 0 writes nothing and counts.
-    let count = cvt(unsafe { libc::getgroups(0, std::ptr::null_mut()) })?;
-    let mut groups = vec![0; usize::try_from(count).unwrap_or(0)];
-    // SAFETY: getgroups(2) writes at most `count` ids, and the vector has room for them.
-    let count = cvt(unsafe { libc::getgroups(count, groups.as_mut_ptr()) })?;
-    groups.truncate(usize::try_from(count).unwrap_or(0));
+    let groups = rustix::process::getgroups()?.into_iter().map(Gid::as_raw).collect();
     Ok(Ids::new(0, 0, groups).groups)
 }
 
 /// How many threads have foreign ids now, and the flag that the process had before the first of them.
-static UNDUMPABLE: Mutex<(usize, i32)> = Mutex::new((0, 0));
+static UNDUMPABLE: Mutex<(usize, DumpableBehavior)> = Mutex::new((0, DumpableBehavior::NotDumpable));
 
 /// While one of these lives nobody without privilege may trace this process or read its memory.
 ///
@@ -154,10 +125,8 @@ impl Undumpable {
     pub(crate) fn enter() -> io::Result<Self> {
         let mut state = UNDUMPABLE.lock().unwrap_or_else(PoisonError::into_inner);
         if state.0 == 0 {
-            // SAFETY: PR_GET_DUMPABLE takes no argument.
-            state.1 = cvt(unsafe { libc::prctl(libc::PR_GET_DUMPABLE) })?;
-            // SAFETY: PR_SET_DUMPABLE takes a number.
-            cvt(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })?;
+            state.1 = rustix::process::dumpable_behavior()?;
+            rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         }
         state.0 += 1;
         Ok(Self(()))
@@ -169,18 +138,16 @@ impl Drop for Undumpable {
         let mut state = UNDUMPABLE.lock().unwrap_or_else(PoisonError::into_inner);
         state.0 -= 1;
         // 2 (only root may read a dump) cannot be set; the kernel has made it of /proc/sys/fs/suid_dumpable, and 0 is stricter.
-        if state.0 == 0 && state.1 == 1 {
-            // SAFETY: PR_SET_DUMPABLE takes a number; 1 is always allowed.
-            unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
+        if state.0 == 0 && state.1 == DumpableBehavior::Dumpable {
+            // 1 is always allowed.
+            rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap_or_default();
         }
     }
 }
 
 /// The number of the calling thread.
 pub(crate) fn thread_id() -> i32 {
-    // SAFETY: gettid(2) cannot fail.
-    let id = unsafe { libc::syscall(libc::SYS_gettid) };
-    i32::try_from(id).unwrap_or(i32::MAX)
+    Pid::as_raw(Some(rustix::thread::gettid()))
 }
 
 /// Whether the kernel has forgotten a thread of this process. Joining a thread comes a moment before that.

@@ -1,6 +1,7 @@
 //! Processes by their relations: parent, group and session from /proc/PID/stat (proc(5)), and signals to groups by number.
 
-use super::{cvt, pidfd};
+use super::pidfd;
+use rustix::process::Pid;
 use std::{ffi::CStr, fs, io};
 
 /// A process and its relations at one moment.
@@ -61,8 +62,7 @@ pub(crate) fn kill_group(group: i32) -> io::Result<()> {
     if group <= 1 || group == own_group() {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    // SAFETY: kill(2) takes two numbers.
-    cvt(unsafe { libc::kill(-group, libc::SIGKILL) }).map(drop)
+    pidfd::kill(-group, libc::SIGKILL)
 }
 
 /// SIGKILL to a process by its number, where the kernel refuses pidfds.
@@ -70,14 +70,12 @@ pub(crate) fn kill(pid: i32) -> io::Result<()> {
     if pid <= 1 || pid == pidfd::own_pid() {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    // SAFETY: kill(2) takes two numbers.
-    cvt(unsafe { libc::kill(pid, libc::SIGKILL) }).map(drop)
+    pidfd::kill(pid, libc::SIGKILL)
 }
 
 /// Whether a group can be signalled by number: the caller's own, with signal 0.
 pub(crate) fn probe_own_group() -> io::Result<()> {
-    // SAFETY: kill(2) takes two numbers; signal 0 is only checked.
-    cvt(unsafe { libc::kill(-own_group(), 0) }).map(drop)
+    Ok(rustix::process::test_kill_current_process_group()?)
 }
 
 fn own_group() -> i32 {
@@ -87,14 +85,13 @@ fn own_group() -> i32 {
 
 /// The process that started this one, or that has inherited it.
 pub(crate) fn parent() -> i32 {
-    // SAFETY: getppid(2) takes nothing and cannot fail.
-    unsafe { libc::getppid() }
+    Pid::as_raw(rustix::process::getppid())
 }
 
 /// Sets the name of the calling thread, which for the main thread is the process's in `ps`; cut after 15 bytes.
 pub(crate) fn set_title(title: &CStr) {
-    // SAFETY: prctl(2) PR_SET_NAME reads a C string. It fails for no string.
-    unsafe { libc::prctl(libc::PR_SET_NAME, title.as_ptr()) };
+    // It fails for no string.
+    rustix::thread::set_name(title).unwrap_or_default();
 }
 
 #[cfg(test)]

@@ -1,22 +1,18 @@
 //! flock(2), and directories held by a descriptor: who may act on a name.
 
-use std::{
-    fs::File,
-    io,
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
-    path::Path,
+use rustix::{
+    fs::FlockOperation,
+    io::{Errno, retry_on_intr},
 };
-
-use super::cvt;
+use std::{fs::File, io, os::unix::fs::OpenOptionsExt, path::Path};
 
 /// Locks the open file for us alone if nobody else has it locked; never waits. The lock ends with the last descriptor of this
 /// open file, so with the process at the latest.
 pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
-    // SAFETY: flock(2) takes two ints.
-    match super::retry(|| cvt(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        Err(error) => Err(error),
+    match retry_on_intr(|| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -4,12 +4,16 @@ use super::{
     cvt, fd, retry,
     socket::{self, Take},
 };
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, WaitOptions},
+};
 use std::{
     fs,
     io::{self, IoSlice},
     mem::MaybeUninit,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::net::UnixDatagram,
     },
     time::Duration,
@@ -54,11 +58,8 @@ pub(crate) struct RawUsage {
 impl PidFd {
     /// Opens a child that is not reaped yet.
     pub(crate) fn open(pid: libc::pid_t) -> io::Result<Self> {
-        // SAFETY: pidfd_open(2) takes two numbers.
-        let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        let descriptor = cvt(RawFd::try_from(result).unwrap_or(-1))?;
-        // SAFETY: the kernel has just opened it for us, close-on-exec.
-        Ok(Self::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+        let pid = Pid::from_raw(pid).ok_or(Errno::INVAL)?;
+        Ok(Self::from(rustix::process::pidfd_open(pid, PidfdFlags::empty())?))
     }
 
     /// Sends a signal; ESRCH when the process is gone. Where the call itself is refused, see [`is_send_denied`].
@@ -198,8 +199,8 @@ pub(crate) fn reap_zombie(pid: libc::pid_t) -> io::Result<()> {
     match PidFd::open(pid) {
         Ok(pidfd) => pidfd.reap().map(drop),
         Err(error) if is_open_denied(&error) => {
-            // SAFETY: waitpid(2) takes a number, and a null pointer for a status that is not wanted.
-            cvt(unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) }).map(drop)
+            let pid = Pid::from_raw(pid).ok_or(Errno::INVAL)?; // `None` would be any child
+            Ok(rustix::process::waitpid(Some(pid), WaitOptions::NOHANG).map(drop)?)
         }
         Err(error) => Err(error),
     }
@@ -213,8 +214,8 @@ pub(crate) fn placeholder() -> io::Result<OwnedFd> {
 /// Why `pidfd_open` cannot be used: a seccomp filter (older container profiles), or a kernel before 5.3. It is asked again each time:
 /// no answer is kept, since a filter can be added at any time.
 pub(crate) fn open_denial() -> Option<io::Error> {
-    // The kernel itself refuses this number with EINVAL.
-    PidFd::open(-1).err().filter(is_denial)
+    // The kernel itself says ESRCH: no number of a process is as large.
+    PidFd::open(libc::pid_t::MAX).err().filter(is_denial)
 }
 
 /// The same of `pidfd_send_signal`.
@@ -242,7 +243,7 @@ impl From<OwnedFd> for PidFd {
     /// In a host that has closed them, 0, 1 and 2 are free; a child that inherits them must not find this. Where there is no
     /// other number left it stays: a process without its pidfd would be worse.
     fn from(descriptor: OwnedFd) -> Self {
-        let lifted = if descriptor.as_raw_fd() < 3 { fd::duplicate(descriptor.as_raw_fd(), 3).ok() } else { None };
+        let lifted = if descriptor.as_raw_fd() < 3 { fd::duplicate(descriptor.as_fd(), 3).ok() } else { None };
         Self(lifted.unwrap_or(descriptor))
     }
 }
@@ -299,17 +300,12 @@ impl Handover {
 
     /// In the child, between fork and exec: async-signal-safe. A failure is for the parent to notice.
     pub(crate) fn send_own(child_end: RawFd) {
-        // SAFETY: pidfd_open(2) takes two numbers.
-        let own = unsafe { libc::syscall(libc::SYS_pidfd_open, own_pid(), 0) };
         // SAFETY: the forked child has the parent's descriptors, this one among them, until exec.
         let child_end = unsafe { BorrowedFd::borrow_raw(child_end) };
         let byte = [IoSlice::new(&[0])];
-        let sent = if let Ok(own @ 0..) = RawFd::try_from(own) {
-            // SAFETY: just opened, and in the child nobody closes it; exec does.
-            let own = unsafe { BorrowedFd::borrow_raw(own) };
-            socket::send(child_end, &byte, &[own])
-        } else {
-            socket::send(child_end, &byte, &[])
+        let sent = match rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()) {
+            Ok(own) => socket::send(child_end, &byte, &[own.as_fd()]),
+            Err(_) => socket::send(child_end, &byte, &[]),
         };
         drop(sent);
     }
@@ -323,12 +319,10 @@ impl Handover {
 
 /// The pid of this process; not cached, so that it is right in a forked child.
 pub(crate) fn own_pid() -> libc::pid_t {
-    // SAFETY: getpid(2) takes nothing and cannot fail.
-    unsafe { libc::getpid() }
+    Pid::as_raw(Some(rustix::process::getpid()))
 }
 
 /// Whether this is the thread that runs `main`: it lives as long as its process.
 pub(crate) fn is_main_thread() -> bool {
-    // SAFETY: gettid(2) takes nothing and cannot fail.
-    (unsafe { libc::gettid() }) == own_pid()
+    rustix::thread::gettid() == rustix::process::getpid()
 }

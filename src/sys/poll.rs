@@ -1,13 +1,14 @@
 //! One descriptor, one deadline: for the faces that block.
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::BorrowedFd,
     thread,
     time::{Duration, Instant},
 };
 
-use super::{cvt, is_shortage};
+use super::is_shortage;
 
 /// Waits out a shortage, which passes: 1 ms at first, then twice as long each time, a quarter of a second altogether. For calls that
 /// nothing makes again later; the event loop has timers.
@@ -36,6 +37,16 @@ pub(crate) enum Interest {
     Writable,
     /// Nothing but the end of the other side.
     Hangup,
+}
+
+impl Interest {
+    const fn events(self) -> PollFlags {
+        match self {
+            Self::Readable => PollFlags::IN,
+            Self::Writable => PollFlags::OUT,
+            Self::Hangup => PollFlags::empty(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,22 +90,29 @@ impl Deadline {
 ///
 /// Signals do not end it: it goes on with the time that is left. Nor does want of memory, which passes, unless it stays.
 pub(crate) fn wait(fd: BorrowedFd<'_>, interest: Interest, deadline: Deadline) -> io::Result<Waited> {
-    let events = match interest {
-        Interest::Readable => libc::POLLIN,
-        Interest::Writable => libc::POLLOUT,
-        Interest::Hangup => 0,
-    };
-    let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    let mut asked = [PollFd::from_borrowed_fd(fd, interest.events())];
+    Ok(if poll(&mut asked, deadline)?.is_some() { Waited::Ready } else { Waited::TimedOut })
+}
+
+/// Waits until one of the descriptors is ready and tells the first such one's place in the list, or `None` when the deadline
+/// has passed. Looks once even if it has passed already. As with [`wait`], the end of the other side counts as ready.
+pub(crate) fn wait_any(watched: &[(BorrowedFd<'_>, Interest)], deadline: Deadline) -> io::Result<Option<usize>> {
+    let asked = watched.iter().map(|(fd, interest)| PollFd::from_borrowed_fd(*fd, interest.events()));
+    poll(&mut asked.collect::<Vec<_>>(), deadline)
+}
+
+fn poll(asked: &mut [PollFd<'_>], deadline: Deadline) -> io::Result<Option<usize>> {
     let mut patience = Patience::default();
     loop {
-        // SAFETY: poll(2) reads and writes `nfds` structures at the pointer: one, and `asked` is one.
-        let answered = cvt(unsafe { libc::poll(&raw mut asked, 1, timeout_ms(deadline.remaining())) });
-        match answered {
-            Ok(0) if deadline.has_passed() => return Ok(Waited::TimedOut),
-            // 0 before the deadline: it lay further away than `poll` can count.
+        let timeout = deadline.remaining().map(whole_milliseconds);
+        match rustix::event::poll(asked, timeout.as_ref()).map_err(io::Error::from) {
+            Ok(0) if deadline.has_passed() => return Ok(None),
+            // 0 before the deadline: it lay further away than `whole_milliseconds` can count.
             Ok(0) => {}
-            Ok(_) if asked.revents & libc::POLLNVAL != 0 => return Err(io::Error::from_raw_os_error(libc::EBADF)),
-            Ok(_) => return Ok(Waited::Ready),
+            Ok(_) if asked.iter().any(|one| one.revents().contains(PollFlags::NVAL)) => {
+                return Err(io::Error::from_raw_os_error(libc::EBADF));
+            }
+            Ok(_) => return Ok(asked.iter().position(|one| !one.revents().is_empty())),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if is_shortage(&error) && patience.wait() => {}
             Err(error) => return Err(error),
@@ -107,10 +125,11 @@ pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(wait(fd, Interest::Readable, Deadline::after(Duration::ZERO))? == Waited::Ready)
 }
 
-/// Rounded up: rounded down, the last part of a millisecond would be spent in a loop of calls with a timeout of 0.
-pub(super) fn timeout_ms(left: Option<Duration>) -> i32 {
-    let Some(left) = left else { return -1 };
-    i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+/// Rounded up: rounded down, the last part of a millisecond would be spent in a loop of calls with a timeout of 0. At most
+/// `i32::MAX` milliseconds (24 days), which is what `epoll_pwait` can count.
+pub(super) fn whole_milliseconds(left: Duration) -> Timespec {
+    let whole = i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
+    Timespec { tv_sec: i64::from(whole / 1000), tv_nsec: (whole % 1000 * 1_000_000).into() }
 }
 
 #[expect(clippy::disallowed_methods, reason = "blocking faces measure real time; this is the one place they ask")]
@@ -124,12 +143,15 @@ mod tests {
 
     #[test]
     fn timeouts_round_up_and_never_overflow() {
-        assert_eq!(timeout_ms(None), -1);
-        assert_eq!(timeout_ms(Some(Duration::ZERO)), 0);
-        assert_eq!(timeout_ms(Some(Duration::from_nanos(1))), 1);
-        assert_eq!(timeout_ms(Some(Duration::from_millis(7))), 7);
-        assert_eq!(timeout_ms(Some(Duration::from_micros(7_001))), 8);
-        assert_eq!(timeout_ms(Some(Duration::MAX)), i32::MAX);
+        let milliseconds = |left| {
+            let timeout = whole_milliseconds(left);
+            timeout.tv_sec * 1000 + timeout.tv_nsec / 1_000_000
+        };
+        assert_eq!(milliseconds(Duration::ZERO), 0);
+        assert_eq!(milliseconds(Duration::from_nanos(1)), 1);
+        assert_eq!(milliseconds(Duration::from_millis(7)), 7);
+        assert_eq!(milliseconds(Duration::from_micros(7_001)), 8);
+        assert_eq!(milliseconds(Duration::MAX), i64::from(i32::MAX));
     }
 
     #[test]

@@ -1,14 +1,12 @@
-//! eventfd(2), and waiting for several descriptors at once: what lets a blocked call be woken without closing anything.
+//! eventfd(2): lets a blocked call be woken without closing anything.
 
+use rustix::{event::EventfdFlags, io::Errno};
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use super::{
-    cvt, fd, is_shortage,
-    poll::{self, Deadline, Interest, Patience, timeout_ms},
-};
+use super::{fd, poll};
 
 /// A flag that can be polled: readable from [`raise`](Flag::raise) on, for everybody and for ever.
 #[derive(Debug)]
@@ -16,7 +14,7 @@ pub(crate) struct Flag(OwnedFd);
 
 impl Flag {
     pub(crate) fn new() -> io::Result<Self> {
-        eventfd(0, 0).map(Self)
+        eventfd(0, EventfdFlags::empty()).map(Self)
     }
 
     pub(crate) fn raise(&self) {
@@ -40,7 +38,7 @@ pub(crate) struct Waker(OwnedFd);
 
 impl Waker {
     pub(crate) fn new() -> io::Result<Self> {
-        fd::lift(eventfd(0, 0)?, fd::OUT_OF_THE_WAY).map(Self)
+        fd::lift(eventfd(0, EventfdFlags::empty())?, fd::OUT_OF_THE_WAY).map(Self)
     }
 
     pub(crate) fn wake(&self) {
@@ -66,7 +64,7 @@ pub(crate) struct Places(OwnedFd);
 
 impl Places {
     pub(crate) fn new(free: u32) -> io::Result<Self> {
-        eventfd(free, libc::EFD_SEMAPHORE).map(Self)
+        eventfd(free, EventfdFlags::SEMAPHORE).map(Self)
     }
 
     /// Takes one if one is free; never waits.
@@ -90,62 +88,20 @@ impl AsFd for Places {
     }
 }
 
-fn eventfd(start: u32, flags: i32) -> io::Result<OwnedFd> {
-    // SAFETY: eventfd(2) takes two numbers.
-    let number = cvt(unsafe { libc::eventfd(start, flags | libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-    // SAFETY: the kernel made this number a moment ago and for us alone.
-    let eventfd = unsafe { OwnedFd::from_raw_fd(number) };
+fn eventfd(start: u32, flags: EventfdFlags) -> io::Result<OwnedFd> {
+    let eventfd = rustix::event::eventfd(start, flags | EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     // In a host that has closed them, 0, 1 and 2 are free; a child that inherits them must not find this.
     fd::lift(eventfd, 3)
 }
 
 fn add_one(eventfd: &OwnedFd) {
-    let one = 1_u64;
-    let add = || {
-        // SAFETY: write(2) reads eight bytes of ours.
-        super::cvt_size(unsafe { libc::write(eventfd.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) })
-    };
     // A lost wake-up would be a wait without end. Otherwise it fails only when the counter is full: it is readable anyway then.
-    while add().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {}
+    while rustix::io::write(eventfd, &1_u64.to_ne_bytes()) == Err(Errno::INTR) {}
 }
 
 /// Takes one from a semaphore, and all from any other.
 fn take(eventfd: &OwnedFd) -> io::Result<()> {
-    let mut count = 0_u64;
-    // SAFETY: read(2) writes at most the eight bytes that `count` has.
-    super::cvt_size(unsafe { libc::read(eventfd.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) }).map(drop)
-}
-
-/// Waits until one of the descriptors is ready and tells the first such one's place in the list, or `None` when the deadline
-/// has passed. Looks once even if it has passed already. As with [`wait`](super::poll::wait), the end of the other side
-/// counts as ready.
-pub(crate) fn wait_any(watched: &[(BorrowedFd<'_>, Interest)], deadline: Deadline) -> io::Result<Option<usize>> {
-    let mut asked: Vec<libc::pollfd> = watched
-        .iter()
-        .map(|(fd, interest)| {
-            let events = match interest {
-                Interest::Readable => libc::POLLIN,
-                Interest::Writable => libc::POLLOUT,
-                Interest::Hangup => 0,
-            };
-            libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }
-        })
-        .collect();
-    let count = libc::nfds_t::try_from(asked.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    let mut patience = Patience::default();
-    loop {
-        // SAFETY: poll(2) reads and writes `count` structures at the pointer, and the vector has as many.
-        match cvt(unsafe { libc::poll(asked.as_mut_ptr(), count, timeout_ms(deadline.remaining())) }) {
-            Ok(0) if deadline.has_passed() => return Ok(None),
-            // 0 before the deadline: it lay further away than `poll` can count.
-            Ok(0) => {}
-            Ok(_) if asked.iter().any(|one| one.revents & libc::POLLNVAL != 0) => {
-                return Err(io::Error::from_raw_os_error(libc::EBADF));
-            }
-            Ok(_) => return Ok(asked.iter().position(|one| one.revents != 0)),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_shortage(&error) && patience.wait() => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let mut count = [0; size_of::<u64>()];
+    rustix::io::read(eventfd, &mut count)?;
+    Ok(())
 }

@@ -1,19 +1,20 @@
 //! A write that never raises SIGPIPE, whatever the disposition of the host is: std ignores the signal in a Rust program, but a
 //! host in another language, a program with `#[unix_sigpipe = "sig_dfl"]`, or one that resets it keeps the default, which is to die.
 
-use super::{cvt_size, retry};
+use super::retry;
+use rustix::io::ReadWriteFlags;
 use std::{
-    io,
+    io::{self, IoSlice},
     mem::MaybeUninit,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::BorrowedFd,
     ptr,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 /// `RWF_NOSIGNAL` of `linux/fs.h`, since Linux 6.18.
-const NO_SIGNAL: libc::c_int = 0x100;
-/// The position of a pipe or a socket.
-const NO_POSITION: libc::c_long = -1;
+const NO_SIGNAL: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x100);
+/// The position of a pipe or a socket: -1 in both halves.
+const NO_POSITION: u64 = u64::MAX;
 
 /// False once the kernel has said that it does not know [`NO_SIGNAL`].
 static KERNEL_CAN: AtomicBool = AtomicBool::new(true);
@@ -39,22 +40,7 @@ pub(crate) fn write(end: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 }
 
 fn write_without_signal(end: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    let piece = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    // SAFETY: pwritev2(2), raw since musl's wrapper refuses flags that it does not know: reads one iovec and the bytes that it
-    // describes, which outlive the call. Both halves of the position are -1.
-    let written = unsafe {
-        libc::syscall(
-            libc::SYS_pwritev2,
-            end.as_raw_fd(),
-            &raw const piece,
-            1_usize,
-            NO_POSITION,
-            NO_POSITION,
-            NO_SIGNAL,
-        )
-    };
-    // `ssize_t` and `long` have the same width on Linux.
-    cvt_size(isize::try_from(written).unwrap_or(-1))
+    Ok(rustix::io::pwritev2(end, &[IoSlice::new(bytes)], NO_POSITION, NO_SIGNAL)?)
 }
 
 /// The signal of a failed write is sent to the thread that wrote: it waits, blocked, and is taken away, unless one was there before.
@@ -63,8 +49,7 @@ fn write_with_signal_blocked(end: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<us
     let before = change_mask(libc::SIG_BLOCK, &pipe_signal);
     // Where it was not blocked, none can have been pending.
     let was_pending = contains_sigpipe(&before) && contains_sigpipe(&pending());
-    // SAFETY: write(2) reads `len` bytes of the slice.
-    let written = cvt_size(unsafe { libc::write(end.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) });
+    let written = rustix::io::write(end, bytes).map_err(io::Error::from);
     if !was_pending && written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
         take_pending(&pipe_signal);
     }

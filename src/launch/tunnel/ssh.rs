@@ -22,8 +22,8 @@ use crate::{
     },
     sys::{
         pidfd::own_pid,
-        poll::{Deadline, Interest},
-        wake::{self, Flag},
+        poll::{self, Deadline, Interest},
+        wake::Flag,
     },
     text::printable,
 };
@@ -129,7 +129,7 @@ impl Shared {
         loop {
             let mut watched = vec![(self.stop.as_fd(), Interest::Readable), (end.as_fd(), Interest::Readable)];
             watched.extend(stderr.as_ref().map(|pipe| (pipe.as_fd(), Interest::Readable)));
-            match wake::wait_any(&watched, Deadline::after(Duration::MAX)) {
+            match poll::wait_any(&watched, Deadline::after(Duration::MAX)) {
                 Ok(Some(0)) => {
                     // Fails when it has ended already.
                     drop(process.signal(libc::SIGTERM));

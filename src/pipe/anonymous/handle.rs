@@ -274,7 +274,7 @@ fn take_standard(number: RawFd, wanted: Direction) -> Result<OwnedFd, HandleErro
     inspect(number, wanted)?;
     let take = || {
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        let fd = fd::duplicate(number, FIRST_PRIVATE_NUMBER)?;
+        let fd = fd::duplicate_number(number, FIRST_PRIVATE_NUMBER)?;
         fd::redirect_standard(number, null.as_fd())?;
         Ok(fd)
     };

@@ -96,8 +96,7 @@ pub(crate) fn places(stat: &Stat) -> Vec<PathBuf> {
 
 /// The real user of this process.
 pub(crate) fn own_real_uid() -> u32 {
-    // SAFETY: getuid(2) takes nothing and cannot fail.
-    unsafe { libc::getuid() }
+    rustix::process::getuid().as_raw()
 }
 
 /// The session of this process; 0 where it was begun outside of our pid namespace.
@@ -108,16 +107,13 @@ pub(crate) fn own_session() -> i32 {
 
 /// Has orphaned descendants become children of this process: prctl(2).
 pub(crate) fn become_subreaper() -> io::Result<()> {
-    // SAFETY: PR_SET_CHILD_SUBREAPER takes a number.
-    super::super::cvt(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1_u64, 0_u64, 0_u64, 0_u64) }).map(drop)
+    // Any number but 0 stands for "yes".
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }
 
 /// Whether orphaned descendants become children of this process: as a subreaper, or as process 1.
 pub(crate) fn is_reaper() -> bool {
-    let mut answer = 0_i32;
-    // SAFETY: PR_GET_CHILD_SUBREAPER writes one int.
-    let asked = unsafe { libc::prctl(libc::PR_GET_CHILD_SUBREAPER, &raw mut answer) };
-    pidfd::own_pid() == 1 || asked == 0 && answer != 0
+    pidfd::own_pid() == 1 || matches!(rustix::process::child_subreaper(), Ok(Some(_)))
 }
 
 /// A process, held so that no other can be taken for it.
