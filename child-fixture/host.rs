@@ -2,7 +2,7 @@
 
 use crate::{Options, Outcome};
 use pipewright::{
-    Backoff, EventKind, Intensity, OutputMode, Pass, ProcessGroup, Ready, Restart, RestartPolicy, StdinMode,
+    Backoff, EventKind, OutputMode, Pass, ProcessGroup, Ready, Restart, RestartIntensity, RestartPolicy, StdinMode,
     StopPolicy, StopStep, Supervisor, Watchdog, WorkerSpec, guard::Guard,
 };
 use std::{
@@ -72,7 +72,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
         };
         let policy = RestartPolicy::from(Restart::Always)
             .backoff(Backoff::constant(Duration::from_millis(1)))
-            .intensity(Intensity::unlimited());
+            .intensity(RestartIntensity::unlimited());
         let spec = spec.process_group(group).restart(policy);
         if level == "survive" { spec.outlive_supervisor() } else { spec }
     };
@@ -174,7 +174,7 @@ fn terminal_worker(options: &Options) -> Result<WorkerSpec, Box<dyn Error>> {
         let grace_period = Duration::from_millis(options.number("grace-ms")?);
         // Twice: one that is only asked to end sooner is not killed yet.
         let ask = [StopStep::SignalGroup(libc::SIGTERM)];
-        spec = spec.stop(StopPolicy::kill().then(ask.clone(), grace_period).then(ask, grace_period));
+        spec = spec.stop(StopPolicy::kill().step(ask.clone(), grace_period).step(ask, grace_period));
     }
     Ok(if options.has("keyboard") { spec.stdin(StdinMode::Inherit) } else { spec })
 }

@@ -161,8 +161,8 @@ pub use launch::{
 pub use parent::{BufferedSender, Parent, ParentError, ParentMessage, SendError};
 #[cfg(target_os = "linux")]
 pub use policy::{
-    group::{AutoShutdown, Strategy, When},
-    restart::{Backoff, GaveUp, Intensity, Restart, RestartPolicy},
+    group::{AutoShutdown, DependencyCondition, Strategy},
+    restart::{Backoff, ExitMatch, GiveUpReason, Restart, RestartIntensity, RestartPolicy},
     stop::{StopPolicy, StopStep},
     watchdog::Watchdog,
 };

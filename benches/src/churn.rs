@@ -12,7 +12,7 @@ use crate::{
     Done, Options,
     figures::{median, now, ratio, tell},
 };
-use pipewright::{Backoff, EventKind, Intensity, Restart, RestartPolicy, StdinMode, Supervisor, WorkerSpec};
+use pipewright::{Backoff, EventKind, Restart, RestartIntensity, RestartPolicy, StdinMode, Supervisor, WorkerSpec};
 use serde::Serialize;
 use std::{
     error::Error,
@@ -85,7 +85,7 @@ pub(crate) fn run(options: &Options) -> Done {
 fn supervised(supervisor: &Supervisor, cycles: usize) -> Result<f64, Box<dyn Error + Send + Sync>> {
     let policy = RestartPolicy::from(Restart::Always)
         .backoff(Backoff::constant(Duration::ZERO))
-        .intensity(Intensity::unlimited());
+        .intensity(RestartIntensity::unlimited());
     let [program, arguments @ ..] = PROGRAM;
     let spec = WorkerSpec::new(program).args(arguments).stdin(StdinMode::Null).restart(policy);
     let began = now();

@@ -212,7 +212,7 @@ mod tests {
         ("restart", "`when` is missing", "restart = { first = '1s' }"),
         ("restart", "make `period` longer", "restart = { when = 'always', first = '20s' }"),
         ("restart.frist", "there is no such key, only `when`, ", "restart = { when = 'always', frist = '1s' }"),
-        ("restart.first", "is longer than the longest", "restart = { when = 'always', first = '40s' }"),
+        ("restart.first", "is longer than the maximum delay", "restart = { when = 'always', first = '40s' }"),
         (
             "restart.restarts",
             "-1 is too much or too little, it has to be from 0 on",

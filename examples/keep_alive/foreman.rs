@@ -260,7 +260,7 @@ impl<'a> Foreman<'a> {
             let (mut spec, log) = logged(recipe, name);
             for member in &self.members {
                 if let Some(stage) = recipe.after.0.get(&member.name) {
-                    spec = spec.after(&member.worker, (*stage).into());
+                    spec = spec.depends_on(&member.worker, (*stage).into());
                 }
             }
             let group = self.supervisor.group(GroupPolicy::default().unlimited_restarts())?;

@@ -2,8 +2,8 @@
 
 use super::value::{Keys, Value, Wrong, flag, list, number, parsed, place, table, text, word};
 use pipewright::{
-    Backoff, CgroupLimit, Intensity, OutputMode, Ready, ResourceLimit, Restart, RestartPolicy, SpecError, StopPolicy,
-    StopStep, When, WorkerSpec,
+    Backoff, CgroupLimit, DependencyCondition, ExitMatch, OutputMode, Ready, ResourceLimit, Restart, RestartIntensity,
+    RestartPolicy, SpecError, StopPolicy, StopStep, WorkerSpec,
 };
 use std::{
     collections::BTreeMap,
@@ -91,7 +91,7 @@ impl Recipe {
         }
         if let Some(steps) = stop {
             let ladder = StopPolicy::kill();
-            let climb = |ladder: StopPolicy, step: &Step| ladder.then([StopStep::SignalGroup(step.signal)], step.wait);
+            let climb = |ladder: StopPolicy, step: &Step| ladder.step([StopStep::SignalGroup(step.signal)], step.wait);
             spec = spec.stop(steps.iter().fold(ladder, climb));
         }
         for (name, value) in env {
@@ -115,7 +115,7 @@ fn explain(error: &SpecError) -> (&'static str, String) {
         }
         SpecError::Conflict { settings: ["ready", _], reason } => ("ready", reason.to_string()),
         SpecError::Conflict { settings: ["cgroup_limit", _], reason } => ("limits", reason.to_string()),
-        SpecError::Conflict { settings: ["backoff", "cap"], reason } => ("restart.first", reason.to_string()),
+        SpecError::Conflict { settings: ["backoff", "max"], reason } => ("restart.first", reason.to_string()),
         SpecError::Conflict { settings: ["intensity", _], .. } => {
             let what = "with these pauses there are never more than `restarts` of them within `period`, so it would never \
                         give up: make `period` longer, or `restarts` or the pauses less";
@@ -182,13 +182,12 @@ impl Restarting {
 
     /// What the file does not say is as the library has it.
     fn policy(&self) -> RestartPolicy {
-        let policy = RestartPolicy::from(self.when)
-            .success_codes(self.success_codes.iter().copied())
-            .fatal_codes(self.fatal_codes.iter().copied());
+        let exits = |codes: &[i32]| codes.iter().copied().map(ExitMatch::Code).collect::<Vec<_>>();
+        let policy = RestartPolicy::from(self.when).success(exits(&self.success_codes)).fatal(exits(&self.fatal_codes));
         let or = |time: Option<Duration>, seconds| time.unwrap_or(Duration::from_secs_f64(seconds));
         let (first, cap) = (or(self.first, 0.1), or(self.cap, 30.0));
-        let intensity = Intensity::new(self.restarts.unwrap_or(5), or(self.period, 30.0));
-        policy.backoff(Backoff::new(first, cap)).intensity(intensity)
+        let intensity = RestartIntensity::new(self.restarts.unwrap_or(5), or(self.period, 30.0));
+        policy.backoff(Backoff::exponential(first, cap)).intensity(intensity)
     }
 }
 
@@ -384,12 +383,12 @@ pub(crate) enum Stage {
     Exited,
 }
 
-impl From<Stage> for When {
+impl From<Stage> for DependencyCondition {
     fn from(stage: Stage) -> Self {
         match stage {
             Stage::Started => Self::Started,
             Stage::Ready => Self::Ready,
-            Stage::Exited => Self::Exited,
+            Stage::Exited => Self::Completed,
         }
     }
 }

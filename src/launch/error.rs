@@ -279,7 +279,7 @@ impl SpawnError {
 
     /// Whether this process, its user or the machine is short of something that others give back: descriptors, processes or memory
     /// (`EMFILE`, `ENFILE`, `EAGAIN`, `ENOMEM`, `ENOBUFS`). A restart that fails for that reason is tried again after a pause of up
-    /// to 5 s, as often as it takes, and counts against no [intensity](crate::Intensity).
+    /// to 5 s, as often as it takes, and counts against no [intensity](crate::RestartIntensity).
     pub fn is_shortage(&self) -> bool {
         self.io_error().and_then(io::Error::raw_os_error).is_some_and(|errno| {
             matches!(errno, libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM | libc::ENOBUFS)

@@ -14,6 +14,7 @@ pub(crate) mod group;
 pub(crate) mod lifecycle;
 pub(crate) mod readiness;
 pub(crate) mod restart;
+pub(crate) mod restart_history;
 pub(crate) mod stop;
 pub(crate) mod watchdog;
 

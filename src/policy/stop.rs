@@ -1,86 +1,87 @@
-//! The stop ladder: from asking a worker to end to killing it.
+//! Stop policies: the stages from a request to end to SIGKILL.
 
 use std::time::Duration;
 
-/// One thing to do to a worker that shall end.
+/// One action of a stage of a [`StopPolicy`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopStep {
-    /// Close our ends of the pipes to it, standard input among them: there is no more work.
+    /// Closes the supervisor's ends of the worker's pipes, including standard input, which tells the worker that there is no more
+    /// work.
     ClosePipes,
-    /// Tell it over control, by a notification of this method without parameters.
+    /// Sends a notification with this method and without parameters over the control connection.
     Notify(Box<str>),
-    /// A signal to its process, by its number.
+    /// Sends this signal to the worker's process.
     Signal(i32),
-    /// A signal to its process and its group, where that is its own.
+    /// Sends this signal to the worker's process and, where it leads a process group, to that group.
     SignalGroup(i32),
 }
 
-/// Steps that are taken together, and how long the worker then has.
+/// Actions that are taken together, followed by a grace period.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rung {
+pub(crate) struct StopStage {
     pub(crate) steps: Vec<StopStep>,
     pub(crate) grace_period: Duration,
 }
 
-/// How a worker is stopped: rung by rung, each with its grace period, and after the last one SIGKILL to its whole tree.
+/// How a worker is stopped: in stages, each with a grace period, and after the last one by SIGKILL to its whole process tree.
 ///
-/// A rung that has nothing to do (no pipes to close, nobody on control) takes no time. A second [`stop`](crate::Worker::stop)
-/// goes to the next rung at once.
+/// A stage that has nothing to do (no open pipes, no control connection) takes no time. A second
+/// [`stop`](crate::Worker::stop) goes on to the next stage at once.
 ///
-/// When the worker's own process has ended, on whichever rung, the other members of its process group keep what is left of the
-/// ladder: the rung's grace period, then the next rungs, then SIGKILL. So a server whose wrapper ends at SIGTERM has time to shut
-/// down. What has left the group gets SIGKILL as soon as the group has ended. A worker that ends without being stopped takes its
-/// whole tree along at once.
+/// When the worker's own process exits during a stop, the other members of its process group keep the rest of the policy: what is
+/// left of the current grace period, then the next stages, then SIGKILL. A server whose wrapper exits at SIGTERM thus has time to
+/// shut down. Descendants outside the group receive SIGKILL as soon as the group has ended. When a worker exits without being
+/// stopped, its whole tree is killed at once.
 ///
 /// ```
 /// use pipewright::{StopPolicy, StopStep, WorkerSpec};
 /// use std::time::Duration;
 ///
-/// let quit = StopPolicy::kill().then([StopStep::Signal(3)], Duration::from_secs(2)); // SIGQUIT, 2 s, SIGKILL
+/// let quit = StopPolicy::kill().step([StopStep::Signal(3)], Duration::from_secs(2)); // SIGQUIT, 2 s, SIGKILL
 /// WorkerSpec::new("nginx").stop(quit);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct StopPolicy {
-    rungs: Vec<Rung>,
+    stages: Vec<StopStage>,
 }
 
 impl Default for StopPolicy {
-    /// Control `shutdown` and closed pipes, 1 s; SIGTERM to the group, 5 s; SIGKILL.
+    /// The notification `shutdown` and closed pipes, 1 s; SIGTERM to the group, 5 s; SIGKILL.
     fn default() -> Self {
         Self::kill()
-            .then([StopStep::Notify("shutdown".into()), StopStep::ClosePipes], Duration::from_secs(1))
-            .then([StopStep::SignalGroup(SIGTERM)], Duration::from_secs(5))
+            .step([StopStep::Notify("shutdown".into()), StopStep::ClosePipes], Duration::from_secs(1))
+            .step([StopStep::SignalGroup(SIGTERM)], Duration::from_secs(5))
     }
 }
 
-const SIGTERM: i32 = 15; // on every Linux
+const SIGTERM: i32 = 15; // on every Linux architecture
 
 impl StopPolicy {
-    /// SIGKILL at once: the ladder to add rungs to, which come before it.
+    /// SIGKILL at once. Stages added with [`step`](Self::step) come before it.
     pub const fn kill() -> Self {
-        Self { rungs: Vec::new() }
+        Self { stages: Vec::new() }
     }
 
-    /// Another rung: these steps, and then so long a grace period.
-    pub fn then(mut self, steps: impl IntoIterator<Item = StopStep>, grace_period: Duration) -> Self {
-        self.rungs.push(Rung { steps: steps.into_iter().collect(), grace_period });
+    /// Adds a stage: takes these actions together and then waits up to `grace_period` for the worker to exit.
+    pub fn step(mut self, steps: impl IntoIterator<Item = StopStep>, grace_period: Duration) -> Self {
+        self.stages.push(StopStage { steps: steps.into_iter().collect(), grace_period });
         self
     }
 
-    /// The longest time from the first step to SIGKILL.
-    pub fn longest(&self) -> Duration {
-        self.rungs.iter().fold(Duration::ZERO, |sum, rung| sum.saturating_add(rung.grace_period))
+    /// The sum of all grace periods: the longest time from the start of a stop to SIGKILL.
+    pub fn total_grace_period(&self) -> Duration {
+        self.stages.iter().fold(Duration::ZERO, |sum, stage| sum.saturating_add(stage.grace_period))
     }
 
-    pub(crate) fn rungs(&self) -> &[Rung] {
-        &self.rungs
+    pub(crate) fn stages(&self) -> &[StopStage] {
+        &self.stages
     }
 
-    /// The first signal number that the kernel does not have.
-    pub(crate) fn bad_signal(&self) -> Option<i32> {
-        self.rungs.iter().flat_map(|rung| &rung.steps).find_map(|step| match step {
+    /// The first number that is not a signal.
+    pub(crate) fn invalid_signal(&self) -> Option<i32> {
+        self.stages.iter().flat_map(|stage| &stage.steps).find_map(|step| match step {
             StopStep::Signal(signal) | StopStep::SignalGroup(signal) => {
                 Some(*signal).filter(|signal| !(1..=64).contains(signal))
             }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// use pipewright::Watchdog;
 /// use std::time::Duration;
 ///
-/// let watchdog = Watchdog::ping(Duration::from_secs(30)).stack_signal(6); // SIGABRT: a core dump tells where it hangs
+/// let watchdog = Watchdog::ping(Duration::from_secs(30)).abort_signal(6); // SIGABRT: a core dump tells where it hangs
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a watchdog is a part of a worker's spec"]
@@ -23,8 +23,8 @@ pub struct Watchdog {
     period: Duration,
     ping_after: Option<Duration>,
     warn_after: Option<Duration>,
-    stack_signal: Option<i32>,
-    stack_grace: Duration,
+    abort_signal: Option<i32>,
+    abort_timeout: Duration,
 }
 
 /// What counts as a sign of life.
@@ -83,7 +83,7 @@ enum State {
 
 impl Watchdog {
     /// How long a stack may take, by default. Core dumps of large processes are slow.
-    const STACK_GRACE: Duration = Duration::from_secs(5);
+    const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
     /// A worker with a control pipe, pinged when it has been silent for half of the period; it has the other half to answer. That
     /// begins when it has connected, or has had its [time for that](crate::WorkerSpec::connect_time).
@@ -104,8 +104,8 @@ impl Watchdog {
     }
 
     fn new(life: Life, period: Duration) -> Self {
-        let stack_grace = Self::STACK_GRACE;
-        Self { life, period, ping_after: None, warn_after: None, stack_signal: None, stack_grace }
+        let abort_timeout = Self::ABORT_TIMEOUT;
+        Self { life, period, ping_after: None, warn_after: None, abort_signal: None, abort_timeout }
     }
 
     /// After how long a silence it is pinged; by default half of the period. What is left of the period is the time to answer.
@@ -124,14 +124,14 @@ impl Watchdog {
     /// A signal that makes it show where it hangs, before it is stopped: 6 (SIGABRT) for a core dump, 3 (SIGQUIT) for a
     /// thread dump of Go and Java. By default none.
     #[doc(alias = "WatchdogSignal")]
-    pub fn stack_signal(mut self, signal: i32) -> Self {
-        self.stack_signal = Some(signal);
+    pub fn abort_signal(mut self, signal: i32) -> Self {
+        self.abort_signal = Some(signal);
         self
     }
 
     /// How long after that signal it is stopped; by default 5 s. A sign of life in between does not save it.
-    pub fn stack_grace(mut self, grace: Duration) -> Self {
-        self.stack_grace = grace;
+    pub fn abort_timeout(mut self, grace: Duration) -> Self {
+        self.abort_timeout = grace;
         self
     }
 
@@ -166,9 +166,9 @@ impl Watchdog {
         if warning <= ping {
             return refuse("warn_after", format!("it would warn after {warning:?}, and pings only after {ping:?}"));
         }
-        match self.stack_signal {
+        match self.abort_signal {
             Some(signal) if !(1..=64).contains(&signal) => {
-                refuse("stack_signal", format!("there is no signal {signal}"))
+                refuse("abort_signal", format!("there is no signal {signal}"))
             }
             _ => Ok(()),
         }
@@ -267,10 +267,10 @@ impl Vigil {
                 self.state = State::Silent { from };
                 Some(Act::TellSilent { since: self.heard_at })
             }
-            State::Silent { .. } => match self.watchdog.stack_signal {
+            State::Silent { .. } => match self.watchdog.abort_signal {
                 Some(signal) => {
                     self.state = State::Dumping;
-                    self.armed.set(now, self.watchdog.stack_grace);
+                    self.armed.set(now, self.watchdog.abort_timeout);
                     Some(Act::AskForStack(signal))
                 }
                 None => Some(self.stop()),
@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn p15_an_unanswered_ping_is_told_then_punished() {
         let t0 = start();
-        let mut one = Vigil::new(Watchdog::ping(8 * SECOND).stack_signal(6), t0);
+        let mut one = Vigil::new(Watchdog::ping(8 * SECOND).abort_signal(6), t0);
         let expected = [
             (t0 + 4 * SECOND, Act::Ping),
             (t0 + 6 * SECOND, Act::TellSilent { since: t0 }),
@@ -436,7 +436,7 @@ mod tests {
     #[test]
     fn p15_a_stack_has_its_time_and_nothing_saves_it_then() {
         let t0 = start();
-        let mut one = Vigil::new(Watchdog::notify(4 * SECOND).stack_signal(3).stack_grace(2 * SECOND), t0);
+        let mut one = Vigil::new(Watchdog::notify(4 * SECOND).abort_signal(3).abort_timeout(2 * SECOND), t0);
         let acts = acts_until(&mut one, t0 + 4 * SECOND);
         assert_eq!(acts.last(), Some(&(t0 + 4 * SECOND, Act::AskForStack(3))));
         one.alive(t0 + 5 * SECOND);
@@ -461,10 +461,10 @@ mod tests {
         assert_eq!(refused(Watchdog::notify(Duration::ZERO)), "period");
         assert_eq!(refused(ping().ping_after(Duration::ZERO)), "ping_after");
         assert_eq!(refused(ping().warn_after(Duration::ZERO)), "warn_after");
-        assert_eq!(refused(ping().stack_signal(0)), "stack_signal");
+        assert_eq!(refused(ping().abort_signal(0)), "abort_signal");
         let lives = [ping(), Watchdog::messages(period), Watchdog::notify(period)].map(|watchdog| watchdog.life());
         assert_eq!(lives, [Life::Ping, Life::Messages, Life::Notify]);
-        for good in [ping(), ping().ping_after(7 * SECOND), ping().stack_signal(6), Watchdog::notify(period)] {
+        for good in [ping(), ping().ping_after(7 * SECOND), ping().abort_signal(6), Watchdog::notify(period)] {
             assert_eq!(good.check(), Ok(()), "{good:?}");
         }
         assert_eq!(Watchdog::messages(SECOND).warn_after(SECOND / 9).check(), Ok(()));
@@ -482,7 +482,7 @@ mod tests {
             let period = 8 * SECOND;
             let mut watchdog = if pings { Watchdog::ping(period) } else { Watchdog::messages(period) };
             if stack {
-                watchdog = watchdog.stack_signal(6);
+                watchdog = watchdog.abort_signal(6);
             }
             let t0 = start();
             let (mut one, mut now, mut excused) = (Vigil::new(watchdog, t0), t0, t0);

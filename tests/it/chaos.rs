@@ -5,7 +5,7 @@ use crate::support::{
     wait_gone,
 };
 use pipewright::{
-    Backoff, Event, EventKind, Intensity, Pass, Ready, Restart, RestartPolicy, StdinMode, StopPolicy, StopStep,
+    Backoff, Event, EventKind, Pass, Ready, Restart, RestartIntensity, RestartPolicy, StdinMode, StopPolicy, StopStep,
     Supervisor, Worker, WorkerId, WorkerSpec,
 };
 use std::{
@@ -145,11 +145,11 @@ fn written(tally: &Path) -> BTreeMap<(u64, u32), u64> {
 
 fn spec(chance: &mut Chance, place: &Place) -> WorkerSpec {
     let policy = RestartPolicy::from(Restart::Always)
-        .backoff(Backoff::new(Duration::from_millis(1), Duration::from_millis(20)))
-        .intensity(Intensity::unlimited());
+        .backoff(Backoff::exponential(Duration::from_millis(1), Duration::from_millis(20)))
+        .intensity(RestartIntensity::unlimited());
     let stop = StopPolicy::kill()
-        .then([StopStep::Notify("shutdown".into()), StopStep::ClosePipes], Duration::from_millis(30))
-        .then([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_millis(30));
+        .step([StopStep::Notify("shutdown".into()), StopStep::ClosePipes], Duration::from_millis(30))
+        .step([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_millis(30));
     // One that floods keeps the consumer busy: two or three of them are enough.
     let kind = if chance.below(20) == 0 { "flood" } else { chance.one_of(&KINDS) };
     let spec = if chance.below(4) == 0 {

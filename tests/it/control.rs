@@ -254,7 +254,7 @@ both_ways! {
 
     fn a_worker_that_closes_its_side_hears_the_end_of_ours(way: Way) {
         let mut story = Story::new();
-        let ladder = StopPolicy::kill().then([StopStep::Notify("shutdown".into())], DEADLINE);
+        let ladder = StopPolicy::kill().step([StopStep::Notify("shutdown".into())], DEADLINE);
         let spec = way.plain("half-close").control(Pass::arg("--control={}")).stop(ladder);
         let worker = story.supervisor.spawn(spec).unwrap();
         story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));

@@ -96,7 +96,7 @@ fn p10_a_stop_signals_a_worker_in_the_hosts_group_where_signals_by_pidfd_are_den
     kernel::refuse(libc::SYS_pidfd_send_signal, None, libc::EPERM);
     let mut story = Story::of(Supervisor::new().unwrap());
     let spec = with_daemon(Way::Command, ProcessGroup::Inherit, "while :; do read -r _; done");
-    let spec = spec.stop(StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], DEADLINE));
+    let spec = spec.stop(StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], DEADLINE));
     let worker = story.supervisor.spawn(spec).unwrap();
     let daemon = u32::try_from(story.json().as_u64().unwrap()).unwrap();
     worker.signal(0).unwrap();

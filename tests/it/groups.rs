@@ -5,9 +5,9 @@ use crate::{
     support::{DEADLINE, Story, Way, both_ways},
 };
 use pipewright::{
-    AutoShutdown, Backoff, Event, EventKind, ExitStatus, GaveUp, GroupEnd, GroupError, GroupPolicy, GroupState,
-    OutputMode, Ready, Restart, RestartPolicy, SpecError, StdinMode, StopPolicy, StopStep, StoppedWorker, Strategy,
-    Supervisor, When, Worker, WorkerGroup, WorkerSpec, WorkerState,
+    AutoShutdown, Backoff, DependencyCondition, Event, EventKind, ExitMatch, ExitStatus, GiveUpReason, GroupEnd,
+    GroupError, GroupPolicy, GroupState, OutputMode, Ready, Restart, RestartPolicy, SpecError, StdinMode, StopPolicy,
+    StopStep, StoppedWorker, Strategy, Supervisor, Worker, WorkerGroup, WorkerSpec, WorkerState,
 };
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -56,7 +56,7 @@ fn outline(events: &[Event], workers: &[&Worker]) -> Vec<String> {
 
 /// Ready when it ignores SIGTERM; its ladder has no end.
 fn deaf(way: Way) -> WorkerSpec {
-    let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(3600));
+    let stop = StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(3600));
     way.fixture("ignore-term").stop(stop).ready(Ready::message(|_| true))
 }
 
@@ -70,8 +70,8 @@ both_ways! {
         let group = group(&story, Strategy::OneForOne);
         let database = until_told(way, 0).name("database").ready(Ready::line("up"));
         let database = group.add(database).unwrap();
-        let cache = group.add(until_told(way, 0).name("cache").after(&database, When::Started)).unwrap();
-        let web = until_told(way, 0).name("web").after(&database, When::Ready).after(&cache, When::Ready);
+        let cache = group.add(until_told(way, 0).name("cache").depends_on(&database, DependencyCondition::Started)).unwrap();
+        let web = until_told(way, 0).name("web").depends_on(&database, DependencyCondition::Ready).depends_on(&cache, DependencyCondition::Ready);
         let web = group.add(web).unwrap();
         assert!(web.wait_ready(DEADLINE));
         group.stop();
@@ -125,7 +125,7 @@ both_ways! {
         let mut story = Story::new();
         let group = group(&story, Strategy::OneForOne);
         let migration = group.add(way.program("/bin/false").name("migration")).unwrap();
-        let web = group.add(until_told(way, 0).name("web").after(&migration, When::Exited)).unwrap();
+        let web = group.add(until_told(way, 0).name("web").depends_on(&migration, DependencyCondition::Completed)).unwrap();
         let on = story.find(|event| match event.kind {
             EventKind::DependencyFailed { on } => Some((event.worker, on)),
             _ => None,
@@ -152,7 +152,7 @@ both_ways! {
         let group = group(&story, GroupPolicy::default().auto_shutdown(AutoShutdown::AllSignificant));
         let steady = group.add(always(until_told(way, 0)).ready(Ready::line("up"))).unwrap();
         let [first, last] = ["first", "last"].map(|name| {
-            let spec = until_told(way, 0).name(name).significant().after(&steady, When::Ready);
+            let spec = until_told(way, 0).name(name).significant().depends_on(&steady, DependencyCondition::Ready);
             group.add(spec.ready(Ready::line("up"))).unwrap()
         });
         assert!(first.wait_ready(DEADLINE) && last.wait_ready(DEADLINE), "{:?}", story.told);
@@ -171,15 +171,15 @@ both_ways! {
             let mut story = Story::new();
             let group = group(&story, strategy);
             let steady = group.add(always(until_told(way, 0)).ready(Ready::line("up"))).unwrap();
-            let policy = RestartPolicy::from(Restart::Always).fatal_codes([3]);
-            let fatal = group.add(until_told(way, 3).restart(policy).after(&steady, When::Ready)).unwrap();
+            let policy = RestartPolicy::from(Restart::Always).fatal([ExitMatch::Code(3)]);
+            let fatal = group.add(until_told(way, 3).restart(policy).depends_on(&steady, DependencyCondition::Ready)).unwrap();
             started(&mut story, &fatal, 1);
             drop(fatal.take_stdin());
             let why = story.find(|event| match event.kind {
                 EventKind::GaveUp(why) if event.worker == fatal.id() => Some(why),
                 _ => None,
             });
-            assert_eq!(why, GaveUp::FatalCode);
+            assert_eq!(why, GiveUpReason::FatalCode);
             story.find(|event| matches!(event.kind, EventKind::GroupGaveUp(id) if id == group.id()).then_some(()));
             assert!(steady.wait_timeout(DEADLINE).expect("its end").success());
             assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEnd::GaveUp), "{strategy:?}");
@@ -206,7 +206,7 @@ both_ways! {
         let group = group(&story, Strategy::OneForOne);
         let first = group.add(always(until_told(way, 0))).unwrap();
         assert!(first.wait_ready(DEADLINE));
-        let second = group.add(until_told(way, 0).after(&first, When::Ready)).unwrap();
+        let second = group.add(until_told(way, 0).depends_on(&first, DependencyCondition::Ready)).unwrap();
         assert!(second.wait_ready(DEADLINE));
         assert!(matches!(group.remove(&first), Err(GroupError::Refused { .. })), "the second waits for it");
         group.remove(&second).unwrap();
@@ -222,11 +222,11 @@ both_ways! {
         const LADDER: Duration = Duration::from_millis(400);
         let mut story = Story::new();
         let group = group(&story, GroupPolicy::default().stop_timeout(Duration::from_millis(500)));
-        let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], LADDER);
+        let stop = StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], LADDER);
         let deaf = || always(way.fixture("ignore-term").stop(stop.clone()).ready(Ready::message(|_| true)));
         let mut last = group.add(deaf()).unwrap();
         for _ in 1..MEMBERS {
-            last = group.add(deaf().after(&last, When::Ready)).unwrap();
+            last = group.add(deaf().depends_on(&last, DependencyCondition::Ready)).unwrap();
         }
         assert!(last.wait_ready(DEADLINE), "{:?}", story.told);
         // One ladder after the other would take four seconds; what is left is killed when the time of the group is over.
@@ -243,7 +243,7 @@ both_ways! {
     fn p16_a_report_tells_when_each_member_has_ended(way: Way) {
         let story = Story::new();
         let group = group(&story, Strategy::OneForOne);
-        let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(1));
+        let stop = StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(1));
         let fast = group.add(way.plain("hang").restart(Restart::OnFailure)).unwrap();
         let slow = way.fixture("ignore-term").ready(Ready::message(|_| true)).stop(stop).restart(Restart::Always);
         let slow = group.add(slow).unwrap();
@@ -258,7 +258,7 @@ both_ways! {
         let mut story = Story::new();
         let group = group(&story, Strategy::OneForOne);
         let database = group.add(deaf(way)).unwrap();
-        let web = group.add(deaf(way).after(&database, When::Ready)).unwrap();
+        let web = group.add(deaf(way).depends_on(&database, DependencyCondition::Ready)).unwrap();
         assert!(web.wait_ready(DEADLINE), "{:?}", story.told);
         let report = story.supervisor.shutdown(Duration::from_millis(200));
         assert!(report.workers.len() == 2 && report.workers.iter().all(was_killed), "{report}");
@@ -269,7 +269,7 @@ both_ways! {
         let story = Story::new();
         let group = group(&story, Strategy::OneForOne);
         let database = group.add(deaf(way)).unwrap();
-        let web = group.add(deaf(way).after(&database, When::Ready)).unwrap();
+        let web = group.add(deaf(way).depends_on(&database, DependencyCondition::Ready)).unwrap();
         assert!(web.wait_ready(DEADLINE), "{:?}", story.told);
         // It would be told only after the other has ended, which does not before its own time is over.
         let stopping = database.stop_timeout(Duration::from_millis(100));
@@ -336,7 +336,7 @@ both_ways! {
         let outer = group(&story, Strategy::OneForAll);
         let inner = outer.group(Strategy::OneForOne).unwrap();
         let steady = inner.add(always(until_told(way, 0))).unwrap();
-        let needing = outer.add(always(until_told(way, 0)).after(&steady, When::Started)).unwrap();
+        let needing = outer.add(always(until_told(way, 0)).depends_on(&steady, DependencyCondition::Started)).unwrap();
         assert!(needing.wait_incarnation(1, DEADLINE));
         assert!(matches!(inner.dissolve(), Err(GroupError::Refused { .. })), "one outside waits for one of it");
         outer.remove(&needing).unwrap();
@@ -451,9 +451,9 @@ both_ways! {
         let group = group(&story, GroupPolicy::default().auto_shutdown(AutoShutdown::AllSignificant));
         let steady = group.add(always(until_told(way, 0))).unwrap();
         let migration = group.add(until_told(way, 1)).unwrap();
-        let fatal = RestartPolicy::from(Restart::Never).fatal_codes([3]);
+        let fatal = RestartPolicy::from(Restart::Never).fatal([ExitMatch::Code(3)]);
         let gives_up = group.add(until_told(way, 3).restart(fatal).significant()).unwrap();
-        let needs = group.add(until_told(way, 0).after(&migration, When::Exited).significant()).unwrap();
+        let needs = group.add(until_told(way, 0).depends_on(&migration, DependencyCondition::Completed).significant()).unwrap();
         started(&mut story, &gives_up, 1);
         drop(gives_up.take_stdin());
         assert!(gives_up.wait_timeout(DEADLINE).is_some());
@@ -478,7 +478,7 @@ both_ways! {
         }
         for unknown in [&strange, &alone] {
             assert!(matches!(outer.remove(unknown), Err(GroupError::Refused { .. })));
-            let after = outer.add(until_told(way, 0).after(unknown, When::Started));
+            let after = outer.add(until_told(way, 0).depends_on(unknown, DependencyCondition::Started));
             assert!(matches!(after, Err(GroupError::Refused { .. })), "{after:?}");
         }
         assert!(worker.wait_timeout(Duration::ZERO).is_none() && strange.wait_timeout(Duration::ZERO).is_none());
@@ -508,7 +508,7 @@ both_ways! {
         let mut story = Story::new();
         let outer = group(&story, GroupPolicy::default().intensity(1, DEADLINE));
         let inner = outer.group(Strategy::OneForAll).unwrap();
-        let fatal = RestartPolicy::from(Restart::Always).fatal_codes([3]);
+        let fatal = RestartPolicy::from(Restart::Always).fatal([ExitMatch::Code(3)]);
         let worker = inner.add(until_told(way, 3).restart(fatal.backoff(Backoff::constant(Duration::ZERO)))).unwrap();
         let mut told = Vec::new();
         for incarnation in 1..=2 {
@@ -525,7 +525,7 @@ both_ways! {
                 None
             });
         }
-        assert_eq!(told, [GaveUp::FatalCode], "before the end of its group, once: {:?}", story.told);
+        assert_eq!(told, [GiveUpReason::FatalCode], "before the end of its group, once: {:?}", story.told);
         assert!(worker.wait_timeout(DEADLINE).is_some());
     }
 
@@ -572,7 +572,7 @@ both_ways! {
         let group = group(&story, Strategy::RestForOne);
         let mut batch = group.batch();
         let database = batch.add(until_told(way, 0).name("database").ready(Ready::line("up"))).unwrap();
-        let web = batch.add(until_told(way, 0).name("web").after(&database, When::Ready)).unwrap();
+        let web = batch.add(until_told(way, 0).name("web").depends_on(&database, DependencyCondition::Ready)).unwrap();
         assert_eq!(group.status().expect("it is there").members.len(), 0);
         assert!(batch.start().unwrap().wait(DEADLINE), "{:?}", story.told);
         assert_eq!((database.incarnation(), web.incarnation()), (1, 1));
@@ -580,8 +580,8 @@ both_ways! {
         assert_eq!(names, ["database".into(), "web".into()]);
         // All of it or nothing, and what is not declared has ended without a start.
         let mut refused = group.batch();
-        let good = refused.add(until_told(way, 0).after(&web, When::Started)).unwrap();
-        refused.add(until_told(way, 0).significant().after(&good, When::Started)).unwrap();
+        let good = refused.add(until_told(way, 0).depends_on(&web, DependencyCondition::Started)).unwrap();
+        refused.add(until_told(way, 0).significant().depends_on(&good, DependencyCondition::Started)).unwrap();
         assert!(matches!(refused.start(), Err(GroupError::Refused { .. })));
         let mut dropped = group.batch();
         let never = dropped.add(until_told(way, 0)).unwrap();
@@ -612,7 +612,7 @@ both_ways! {
         let story = Story::new();
         let group = group(&story, Strategy::OneForAll);
         let first = group.add(always(until_told(way, 0))).unwrap();
-        let second = group.add(always(until_told(way, 0)).after(&first, When::Ready)).unwrap();
+        let second = group.add(always(until_told(way, 0)).depends_on(&first, DependencyCondition::Ready)).unwrap();
         assert!(second.wait_ready(DEADLINE));
         drop(story);
         for worker in [first, second] {
@@ -626,7 +626,7 @@ both_ways! {
         let mut story = Story::new();
         let group = group(&story, Strategy::OneForOne);
         let first = group.add(until_told(way, 0).name("first")).unwrap();
-        let stubborn = way.fixture("ignore-term").name("stubborn").after(&first, When::Ready);
+        let stubborn = way.fixture("ignore-term").name("stubborn").depends_on(&first, DependencyCondition::Ready);
         let stubborn = group.add(stubborn).unwrap();
         story.message();
         let report = story.supervisor.shutdown(Duration::from_millis(300));
@@ -652,17 +652,17 @@ fn what_makes_no_sense_is_refused() {
     let first = group.add(hanging().restart(Restart::Always)).unwrap();
     assert!(refused(hanging().significant()).contains("automatic shutdown"));
     let forced = [
-        RestartPolicy::from(Restart::Never).forced_codes([3]),
-        RestartPolicy::from(Restart::Never).forced_signals([libc::SIGHUP]),
+        RestartPolicy::from(Restart::Never).force_restart([ExitMatch::Code(3)]),
+        RestartPolicy::from(Restart::Never).force_restart([ExitMatch::Signal(libc::SIGHUP)]),
     ];
     for policy in forced {
         assert!(refused(hanging().restart(policy)).contains("Restart::Never"));
     }
-    group.add(hanging().restart(RestartPolicy::from(Restart::OnFailure).forced_codes([3]))).unwrap();
-    assert!(refused(hanging().after(&first, When::Exited)).contains("never ends"));
+    group.add(hanging().restart(RestartPolicy::from(Restart::OnFailure).force_restart([ExitMatch::Code(3)]))).unwrap();
+    assert!(refused(hanging().depends_on(&first, DependencyCondition::Completed)).contains("never ends"));
     let alone = supervisor.spawn(hanging()).unwrap();
-    assert!(refused(hanging().after(&alone, When::Ready)).contains("is no member of a group"));
-    assert!(supervisor.spawn(hanging().after(&first, When::Ready)).is_err(), "only in a group");
+    assert!(refused(hanging().depends_on(&alone, DependencyCondition::Ready)).contains("is no member of a group"));
+    assert!(supervisor.spawn(hanging().depends_on(&first, DependencyCondition::Ready)).is_err(), "only in a group");
     assert!(supervisor.group(GroupPolicy::default().significant()).is_err());
     for policy in [GroupPolicy::default().restart(Restart::Always), GroupPolicy::default().intensity(3, Duration::ZERO)]
     {
@@ -694,7 +694,7 @@ fn a_ladder_longer_than_its_group_has_is_refused() {
     let short = GroupPolicy::default().stop_timeout(Duration::from_secs(1));
     let group = supervisor.group(short).unwrap();
     let within = group.group(GroupPolicy::default()).unwrap();
-    let ladder = StopPolicy::kill().then([StopStep::ClosePipes], Duration::from_secs(2));
+    let ladder = StopPolicy::kill().step([StopStep::ClosePipes], Duration::from_secs(2));
     for group in [&group, &within] {
         match group.add(WorkerSpec::new("true").stop(ladder.clone())) {
             Err(GroupError::Spec(SpecError::Conflict { settings, reason })) => {
@@ -716,6 +716,7 @@ fn p16_who_waits_for_a_worker_outside_of_groups_is_told_so() {
     let supervisor = Supervisor::new().unwrap();
     let group = supervisor.group(GroupPolicy::default()).unwrap();
     let outside = supervisor.spawn(WorkerSpec::new("true")).unwrap();
-    let error = group.add(WorkerSpec::new("true").after(&outside, When::Started)).map(drop).unwrap_err();
+    let error =
+        group.add(WorkerSpec::new("true").depends_on(&outside, DependencyCondition::Started)).map(drop).unwrap_err();
     assert!(error.to_string().contains("is no member of a group"), "{error}");
 }

@@ -65,7 +65,7 @@ fn flag() -> (Arc<AtomicBool>, impl Fn() -> bool + Send + Sync + 'static) {
 
 /// SIGTERM, and then all the time in the world.
 fn endless_stop() -> StopPolicy {
-    StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(3600))
+    StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(3600))
 }
 
 both_ways! {
@@ -230,7 +230,7 @@ both_ways! {
 
     fn who_does_not_answer_a_ping_is_told_asked_for_a_stack_and_ended(way: Way) {
         let mut story = Story::new();
-        let watchdog = Watchdog::ping(Duration::from_millis(60)).stack_signal(libc::SIGABRT);
+        let watchdog = Watchdog::ping(Duration::from_millis(60)).abort_signal(libc::SIGABRT);
         let spec = way.plain("deaf").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe).watchdog(watchdog);
         story.supervisor.spawn(spec).unwrap();
         let silent_for = story.find(|event| match event.kind {

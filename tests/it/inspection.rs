@@ -9,8 +9,8 @@ use crate::{
     },
 };
 use pipewright::{
-    Backoff, Containment, ContainmentKind, Exit, ExitStatus, Intensity, Means, Pass, Restart, RestartPolicy, StdinMode,
-    StopPolicy, WorkerSpec,
+    Backoff, Containment, ContainmentKind, Exit, ExitStatus, Means, Pass, Restart, RestartIntensity, RestartPolicy,
+    StdinMode, StopPolicy, WorkerSpec,
 };
 use std::{
     fs,
@@ -207,7 +207,7 @@ fn p09_a_subreaper_reaps_orphans_that_end_by_themselves_while_workers_come_and_g
     // Each of its ends is a request to the thread that also reaps.
     let again = RestartPolicy::from(Restart::Always)
         .backoff(Backoff::constant(Duration::from_millis(50)))
-        .intensity(Intensity::unlimited());
+        .intensity(RestartIntensity::unlimited());
     story.supervisor.spawn(WorkerSpec::new("sh").args(["-c", "setsid sleep 1000 & exit 0"]).restart(again)).unwrap();
     assert!(comes_true(|| !fs::exists(format!("/proc/{orphan}")).unwrap()), "a zombie is left");
     drop(leaver);

@@ -8,7 +8,8 @@ use crate::{
     support::{DEADLINE, FIXTURE, Story, alone, children, comes_true, open_descriptors, stop_loop, wait_gone},
 };
 use pipewright::{
-    CallError, Event, EventKind, ExitStatus, GroupError, Pass, Restart, SpawnError, Strategy, When, Worker, WorkerSpec,
+    CallError, DependencyCondition, Event, EventKind, ExitStatus, GroupError, Pass, Restart, SpawnError, Strategy,
+    Worker, WorkerSpec,
 };
 use std::{
     fs::{self, File},
@@ -76,7 +77,7 @@ fn everybody_ends_with_it_and_is_told() {
     let group = story.supervisor.group(Strategy::OneForOne).unwrap();
     let member = group.add(WorkerSpec::new("sleep").arg("1000").restart(Restart::Always)).unwrap();
     assert!(member.wait_ready(DEADLINE));
-    let waiting = group.add(WorkerSpec::new("true").after(&member, When::Exited)).unwrap_err();
+    let waiting = group.add(WorkerSpec::new("true").depends_on(&member, DependencyCondition::Completed)).unwrap_err();
     assert!(matches!(waiting, GroupError::Refused { .. }), "{waiting}");
     let call = there.start_call("until cancelled", &()).unwrap();
 

@@ -136,7 +136,7 @@ both_ways! {
 
     fn who_triggers_its_watchdog_during_a_stop_keeps_its_grace_period(way: Way) {
         let mut story = Story::new();
-        let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(3600));
+        let stop = StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(3600));
         let spec = way.fixture("ignore-term").watchdog(Watchdog::notify(DEADLINE)).stop(stop);
         let (worker, teller) = spawn(&story, spec);
         story.message();

@@ -4,8 +4,8 @@
 
 use crate::support::{DEADLINE, Story, Way, both_ways, read_to_end};
 use pipewright::{
-    Backoff, EventKind, GaveUp, Intensity, OutputMode, Pass, Ready, Restart, RestartPolicy, StdinMode, StopPolicy,
-    StopStep, WorkerSpec,
+    Backoff, EventKind, GiveUpReason, OutputMode, Pass, Ready, Restart, RestartIntensity, RestartPolicy, StdinMode,
+    StopPolicy, StopStep, WorkerSpec,
 };
 use serde_json::Value;
 use std::{fs, io::Write};
@@ -169,11 +169,11 @@ fn a_server_whose_port_is_taken_gives_up_and_says_why() {
     let mut story = Story::new();
     let policy = RestartPolicy::from(Restart::OnFailure)
         .backoff(Backoff::constant(std::time::Duration::from_millis(1)))
-        .intensity(Intensity::new(1, DEADLINE));
+        .intensity(RestartIntensity::new(1, DEADLINE));
     let spec = WorkerSpec::new("python3").args(["-m", "http.server", "--bind", "127.0.0.1", &port]);
     let spec = spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).restart(policy);
     let worker = story.supervisor.spawn(spec.ready(Ready::line("Serving HTTP"))).unwrap();
-    story.find(|event| matches!(event.kind, EventKind::GaveUp(GaveUp::TooOften)).then_some(()));
+    story.find(|event| matches!(event.kind, EventKind::GaveUp(GiveUpReason::IntensityExceeded)).then_some(()));
     let exit = worker.wait_timeout(DEADLINE).expect("its end");
     assert!(exit.stderr_text().contains("Address already in use"), "{exit}: {}", exit.stderr_text());
     assert_eq!(worker.incarnation(), 2);
@@ -183,7 +183,7 @@ fn a_server_whose_port_is_taken_gives_up_and_says_why() {
 fn a_script_that_leaves_children_in_the_background_is_stopped_as_a_whole() {
     let mut story = Story::new();
     let script = "trap '' TERM; for n in 1 2 3; do (trap '' TERM; sh -c 'echo $$; exec sleep 1000') & done; wait";
-    let stop = StopPolicy::kill().then([StopStep::SignalGroup(libc::SIGTERM)], std::time::Duration::from_millis(50));
+    let stop = StopPolicy::kill().step([StopStep::SignalGroup(libc::SIGTERM)], std::time::Duration::from_millis(50));
     let spec = WorkerSpec::new("sh").args(["-c", script]).stdout(OutputMode::Lines).stop(stop);
     let worker = story.supervisor.spawn(spec).unwrap();
     let children: Vec<u32> = (0..3)

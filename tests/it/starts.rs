@@ -355,7 +355,7 @@ fn p15_a_supervisor_may_be_dropped_by_its_own_threads() {
 fn p07_restarts_wait_for_a_consumer_that_does_not_receive() {
     const WINDOW: usize = 16 << 10;
     let supervisor = Supervisor::new().unwrap();
-    let policy = at_once().intensity(pipewright::Intensity::unlimited());
+    let policy = at_once().intensity(pipewright::RestartIntensity::unlimited());
     let spec = WorkerSpec::new("false").window(WINDOW).restart(policy);
     let worker = supervisor.spawn(spec).unwrap();
     let is_held_back = || {

@@ -5,8 +5,9 @@ use crate::{
     support::{DEADLINE, Story, Way, alone, both_ways, comes_true, is_alive, read_to_end},
 };
 use pipewright::{
-    Backoff, Event, EventKind, GaveUp, Intensity, OutputMode, Pass, Ready, ResourceLimit, Restart, RestartPolicy,
-    SpawnError, SpecError, StdinMode, StopPolicy, StopReport, StopStep, Supervisor, Worker, WorkerSpec, WorkerState,
+    Backoff, Event, EventKind, ExitMatch, GiveUpReason, OutputMode, Pass, Ready, ResourceLimit, Restart,
+    RestartIntensity, RestartPolicy, SpawnError, SpecError, StdinMode, StopPolicy, StopReport, StopStep, Supervisor,
+    Worker, WorkerSpec, WorkerState,
 };
 use std::{
     fs::{self, File, OpenOptions},
@@ -57,20 +58,20 @@ both_ways! {
 
     fn p13_a_worker_that_fails_too_often_gives_up(way: Way) {
         let mut story = Story::new();
-        let policy = at_once(Restart::Always).intensity(Intensity::new(2, Duration::from_secs(60)));
+        let policy = at_once(Restart::Always).intensity(RestartIntensity::new(2, Duration::from_secs(60)));
         let worker = story.supervisor.spawn(shell(way, "echo why >&2; exit 9").stderr(OutputMode::Lines).restart(policy)).unwrap();
         let events = story.rest();
         let ends: Vec<_> = outline(&events).into_iter().filter(|line| !line.contains("Line")).collect();
         assert_eq!(ends, [
             "1: started", "1: exit code 9", "1: restarting", "2: started", "2: exit code 9", "2: restarting",
-            "3: started", "3: exit code 9", "3: TooOften",
+            "3: started", "3: exit code 9", "3: IntensityExceeded",
         ]);
         assert_eq!(worker.wait().stderr_text(), "why\n");
     }
 
     fn p13_a_fatal_code_ends_it_at_once(way: Way) {
         let mut story = Story::new();
-        let policy = at_once(Restart::Always).fatal_codes([125]);
+        let policy = at_once(Restart::Always).fatal([ExitMatch::Code(125)]);
         story.supervisor.spawn(shell(way, "exit 125").restart(policy)).unwrap();
         assert_eq!(outline(&story.rest()), ["1: started", "1: exit code 125", "1: FatalCode"]);
     }
@@ -91,7 +92,7 @@ both_ways! {
             _ => None,
         });
         assert!(matches!(error.map(|error| &**error), Some(SpawnError::Failed { .. })), "{events:#?}");
-        assert!(matches!(events.last().map(|event| &event.kind), Some(EventKind::GaveUp(GaveUp::CannotStart))));
+        assert!(matches!(events.last().map(|event| &event.kind), Some(EventKind::GaveUp(GiveUpReason::SpawnFailed))));
         assert!(worker.wait().success());
     }
 
@@ -102,7 +103,7 @@ both_ways! {
         // Both of its ends: whoever opens it now does not wait.
         let held = || OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
         let story = Story::new();
-        let policy = at_once(Restart::Always).intensity(Intensity::new(1, DEADLINE));
+        let policy = at_once(Restart::Always).intensity(RestartIntensity::new(1, DEADLINE));
         let writer = held();
         let spec = way.program("/bin/cat").stdin(StdinMode::File(fifo.clone())).restart(policy);
         let worker = story.supervisor.spawn(spec).unwrap();
@@ -146,7 +147,7 @@ both_ways! {
 
     fn p08_the_ladder_is_climbed_rung_by_rung(way: Way) {
         let story = Story::new();
-        let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], SHORT).then([StopStep::ClosePipes], SHORT);
+        let stop = StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], SHORT).step([StopStep::ClosePipes], SHORT);
         let spec = way.fixture("ignore-term").stdin(StdinMode::Pipe).stop(stop);
         let worker = ready(story, spec);
         worker.1.stop();
@@ -155,7 +156,7 @@ both_ways! {
 
     fn p08_a_second_stop_is_faster(way: Way) {
         let endless = Duration::from_secs(3600);
-        let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], endless);
+        let stop = StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], endless);
         let worker = ready(Story::new(), way.fixture("ignore-term").stop(stop));
         let stopping = worker.1.stop();
         assert_eq!(stopping.wait(10 * SHORT).unfinished().count(), 1, "it ignores SIGTERM");
@@ -189,7 +190,7 @@ both_ways! {
         let hanging = story.supervisor.spawn(way.plain("hang").restart(at_once(Restart::Always))).unwrap();
         hanging.stop();
         let slow = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_secs(3600)));
-        let slow = slow.intensity(Intensity::unlimited());
+        let slow = slow.intensity(RestartIntensity::unlimited());
         let waiting = story.supervisor.spawn(shell(way, "exit 1").restart(slow)).unwrap();
         story.find(|event| matches!(event.kind, EventKind::Restarting { .. }).then_some(()));
         assert_eq!(waiting.wait_timeout(Duration::ZERO), None, "it waits for its restart");
@@ -201,7 +202,7 @@ both_ways! {
 
     fn p08_a_worker_gets_the_time_that_it_asks_for(way: Way) {
         let mut story = Story::new();
-        let stop = StopPolicy::kill().then([StopStep::Notify("shutdown".into())], Duration::from_millis(200));
+        let stop = StopPolicy::kill().step([StopStep::Notify("shutdown".into())], Duration::from_millis(200));
         let spec = way.plain("slow-end").control(Pass::arg("--control={}")).args(["--ms", "600"]).stop(stop);
         let worker = story.supervisor.spawn(spec).unwrap();
         story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
@@ -234,7 +235,7 @@ both_ways! {
         let speaking = story.supervisor.spawn(way.fixture("ignore-term").stop(StopPolicy::kill()).name("speaking").window(4096)).unwrap();
         story.message();
         let slow = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_secs(3600)));
-        let slow = slow.intensity(Intensity::unlimited());
+        let slow = slow.intensity(RestartIntensity::unlimited());
         let waiting = story.supervisor.spawn(shell(way, "exit 1").restart(slow)).unwrap();
         story.find(|event| matches!(event.kind, EventKind::Restarting { .. }).then_some(()));
         let status = story.supervisor.status();
@@ -362,16 +363,16 @@ fn settings_that_cannot_work_together_are_refused() {
         other => panic!("{other:?}"),
     };
     let restart = |policy: RestartPolicy| WorkerSpec::new("true").restart(policy);
-    let never_enough = at_once(Restart::Always).intensity(Intensity::new(3, Duration::ZERO));
+    let never_enough = at_once(Restart::Always).intensity(RestartIntensity::new(3, Duration::ZERO));
     assert_eq!(conflict(restart(never_enough)), ["intensity", "period"]);
-    assert_eq!(conflict(restart(at_once(Restart::Always).fatal_codes([300]))), ["restart", "codes"]);
+    assert_eq!(conflict(restart(at_once(Restart::Always).fatal([ExitMatch::Code(300)]))), ["restart", "fatal"]);
     let told = WorkerSpec::new("true").messages(Pass::env("WHERE"));
     assert_eq!(conflict(told.clone().env_clear()), ["Pass::env", "env_clear"]);
     assert_eq!(conflict(told.clone().env("WHERE", "there")), ["Pass::env", "env"]);
     assert_eq!(conflict(told.output_pipe("other", Pass::env("WHERE"))), ["Pass::env", "Pass::env"]);
     let error = story.supervisor.spawn(WorkerSpec::new("true").nice(20)).unwrap_err();
     assert!(matches!(error, SpawnError::Spec(SpecError::InvalidNice { nice: 20 })), "{error:?}");
-    let bad = StopPolicy::kill().then([StopStep::Signal(65)], Duration::ZERO);
+    let bad = StopPolicy::kill().step([StopStep::Signal(65)], Duration::ZERO);
     let error = story.supervisor.spawn(WorkerSpec::new("true").stop(bad)).unwrap_err();
     assert!(matches!(error, SpawnError::Spec(SpecError::InvalidSignal { signal: 65 })), "{error:?}");
 }
@@ -398,7 +399,8 @@ fn p13_a_host_short_of_descriptors_is_no_failure_of_its_worker() {
     let mut story = Story::new();
     // One restart of its own; the shortage costs more starts than that.
     let policy = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_millis(300)));
-    let spec = WorkerSpec::new("cat").stdin(StdinMode::Pipe).restart(policy.intensity(Intensity::new(1, DEADLINE)));
+    let spec =
+        WorkerSpec::new("cat").stdin(StdinMode::Pipe).restart(policy.intensity(RestartIntensity::new(1, DEADLINE)));
     let worker = story.supervisor.spawn(spec).unwrap();
     worker.kill().unwrap();
     // Descendants cannot be looked for during a shortage: the exit would wait for its end.
@@ -424,5 +426,5 @@ fn p13_a_host_short_of_descriptors_is_no_failure_of_its_worker() {
         EventKind::GaveUp(why) => Some(why),
         _ => None,
     });
-    assert_eq!(why, GaveUp::TooOften, "its own failures count as ever");
+    assert_eq!(why, GiveUpReason::IntensityExceeded, "its own failures count as ever");
 }

@@ -7,8 +7,8 @@ use crate::{
     },
 };
 use pipewright::{
-    Backoff, Event, EventKind, ExitStatus, FrameErrorKind, Framing, Intensity, OutputMode, OutputStream, Pass,
-    ProcessGroup, ResourceLimit, Restart, RestartPolicy, StdinMode, Supervisor, Warning, WorkerId, WorkerSpec,
+    Backoff, Event, EventKind, ExitStatus, FrameErrorKind, Framing, OutputMode, OutputStream, Pass, ProcessGroup,
+    ResourceLimit, Restart, RestartIntensity, RestartPolicy, StdinMode, Supervisor, Warning, WorkerId, WorkerSpec,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -737,7 +737,7 @@ fn the_worker_of_an_event_is_found_from_its_first_event_to_its_last() {
             for number in 0..WORKERS {
                 let spec = WorkerSpec::new("sh").args(["-c", "echo a; echo b >&3; exit 1"]).messages(Pass::fd(3));
                 let spec = spec.stdout(OutputMode::Lines).name(format!("number {number}"));
-                let once = Intensity::new(1, DEADLINE);
+                let once = RestartIntensity::new(1, DEADLINE);
                 let again =
                     RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
                 drop(supervisor.spawn(spec.restart(again.intensity(once))).unwrap());

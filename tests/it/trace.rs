@@ -2,8 +2,8 @@
 
 use crate::support::{DEADLINE, FIXTURE, Story, alone, guarded, open_descriptors};
 use pipewright::{
-    Backoff, CallError, EventKind, Intensity, OutputMode, Pass, Restart, RestartPolicy, StdinMode, StopPolicy,
-    StopStep, Strategy, When, Worker, WorkerSpec,
+    Backoff, CallError, DependencyCondition, EventKind, OutputMode, Pass, Restart, RestartIntensity, RestartPolicy,
+    StdinMode, StopPolicy, StopStep, Strategy, Worker, WorkerSpec,
 };
 use serde_json::{Value, json};
 use std::{
@@ -178,7 +178,7 @@ impl Fields {
 fn crasher() -> WorkerSpec {
     let policy = RestartPolicy::from(Restart::Always)
         .backoff(Backoff::constant(Duration::from_millis(1)))
-        .intensity(Intensity::new(2, DEADLINE));
+        .intensity(RestartIntensity::new(2, DEADLINE));
     let script = r#"echo '{"password":"hush"}'; echo '{hush'; echo hush >&2; exit 9"#;
     let spec = WorkerSpec::new("sh").args(["-c", script]).name("crasher").env("PASSWORD", SECRET);
     spec.messages_on_stdout().check_json().stderr(OutputMode::Lines).restart(policy)
@@ -211,7 +211,7 @@ fn each_life_of_a_worker_is_a_span_with_its_events() {
     assert_eq!(exited.of("code"), &json!(9), "a number");
     assert!(exited.of("duration_ms").is_u64() && exited.of("signal").is_null(), "{exited:?}");
     assert_eq!(first("restarting").of("after_ms"), &json!(1));
-    assert_eq!(first("gave up").of("reason"), "TooOften");
+    assert_eq!(first("gave up").of("reason"), "IntensityExceeded");
     assert_eq!(
         (first("invalid frame").of("kind"), first("invalid frame").of("bytes")),
         (&json!("NotJson { offset: 1 }"), &json!(5))
@@ -228,7 +228,7 @@ fn the_end_of_a_worker_is_a_warning_where_nobody_asked_for_it() {
         return;
     }
     let mut story = Story::new();
-    let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], DEADLINE);
+    let stop = StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], DEADLINE);
     let spec = WorkerSpec::new("cat").stdin(StdinMode::Pipe).stop(stop);
     let asked = story.supervisor.spawn(spec.clone().name("asked")).unwrap();
     story.find(|event| matches!(event.kind, EventKind::Started { .. }).then_some(()));
@@ -259,7 +259,7 @@ fn a_span_ends_with_its_process_and_nothing_is_kept_of_a_worker() {
     let before = open_descriptors();
     let policy = RestartPolicy::from(Restart::Always)
         .backoff(Backoff::constant(DEADLINE))
-        .intensity(Intensity::new(1, 9 * DEADLINE));
+        .intensity(RestartIntensity::new(1, 9 * DEADLINE));
     let spec = WorkerSpec::new("cat").stdin(StdinMode::Pipe).restart(policy);
     let worker = story.supervisor.spawn(spec).unwrap();
     worker.signal(libc::SIGTERM).unwrap();
@@ -334,7 +334,7 @@ fn a_member_that_is_not_started_has_its_name() {
     let stop = StopPolicy::kill();
     group.add(WorkerSpec::new("cat").name("database").stdin(StdinMode::Pipe).stop(stop)).unwrap();
     let migration = group.add(WorkerSpec::new("false").name("migration")).unwrap();
-    group.add(WorkerSpec::new("true").name("web").after(&migration, When::Exited)).unwrap();
+    group.add(WorkerSpec::new("true").name("web").depends_on(&migration, DependencyCondition::Completed)).unwrap();
     story.find(|event| matches!(event.kind, EventKind::DependencyFailed { .. }).then_some(()));
     let failed = recorder.the("dependency failed");
     let span = &recorder.spans()[failed.within.unwrap()];

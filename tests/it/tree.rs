@@ -115,7 +115,7 @@ both_ways! {
         let server = r"trap 'sleep 0.05; echo 2 >/proc/self/fd/$1; exit' TERM; sleep 1000 & echo 1 >/proc/self/fd/$1; wait";
         let script = "trap 'exit 0' TERM; sh -c \"$2\" sh $1 & wait";
         let spec = way.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).arg(server);
-        let stop = StopPolicy::kill().then([StopStep::SignalGroup(libc::SIGTERM)], DEADLINE);
+        let stop = StopPolicy::kill().step([StopStep::SignalGroup(libc::SIGTERM)], DEADLINE);
         let worker = story.supervisor.spawn(spec.stop(stop)).unwrap();
         assert_eq!(story.json(), 1);
         worker.stop();
@@ -128,7 +128,7 @@ both_ways! {
         // The member ignores what ends its parent.
         let script = "trap 'exit 0' TERM; $0 ignore-term --messages=$1 & wait";
         let spec = way.program("/bin/sh").args(["-c", script, FIXTURE]).messages(Pass::arg("{}"));
-        let stop = StopPolicy::kill().then([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_millis(100));
+        let stop = StopPolicy::kill().step([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_millis(100));
         let worker = story.supervisor.spawn(spec.stop(stop).drain_time(Duration::from_millis(20))).unwrap();
         story.message();
         let report = worker.stop().wait(DEADLINE);
@@ -167,7 +167,7 @@ both_ways! {
 
     fn a_frozen_worker_hears_of_every_rung(way: Way) {
         let story = Story::new();
-        let stop = StopPolicy::kill().then([StopStep::ClosePipes], Duration::from_secs(3600));
+        let stop = StopPolicy::kill().step([StopStep::ClosePipes], Duration::from_secs(3600));
         let worker = story.supervisor.spawn(way.program("cat").stdin(StdinMode::Pipe).stop(stop)).unwrap();
         worker.freeze().unwrap();
         worker.stop();

@@ -1,6 +1,6 @@
 //! Who waits for whom: the dependencies between members, without circles.
 
-use super::{MemberId, When};
+use super::{DependencyCondition, MemberId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where to look from a member: at what it needs, or at those who need it.
@@ -17,13 +17,13 @@ pub(super) struct Order {
 
 #[derive(Debug, Default)]
 struct Links {
-    after: Vec<(MemberId, When)>,
+    after: Vec<(MemberId, DependencyCondition)>,
     needed_by: BTreeSet<MemberId>,
 }
 
 impl Order {
     /// What a member waits for.
-    pub(super) fn after(&self, member: MemberId) -> &[(MemberId, When)] {
+    pub(super) fn after(&self, member: MemberId) -> &[(MemberId, DependencyCondition)] {
         self.nodes.get(&member).map_or(&[], |links| &links.after)
     }
 
@@ -50,13 +50,18 @@ impl Order {
     /// # Errors
     ///
     /// The circle that this would close: each waits for the next, and the last for the first.
-    pub(super) fn link(&mut self, member: MemberId, on: MemberId, when: When) -> Result<(), Box<[MemberId]>> {
+    pub(super) fn link(
+        &mut self,
+        member: MemberId,
+        on: MemberId,
+        condition: DependencyCondition,
+    ) -> Result<(), Box<[MemberId]>> {
         if let Some(circle) = self.path(on, member) {
             return Err(circle);
         }
         let after = &mut self.nodes.entry(member).or_default().after;
         after.retain(|(other, _)| *other != on);
-        after.push((on, when));
+        after.push((on, condition));
         self.nodes.entry(on).or_default().needed_by.insert(member);
         Ok(())
     }

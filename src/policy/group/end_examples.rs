@@ -8,7 +8,10 @@ use crate::policy::{
         run, run_all, with,
     },
     group::members::{Input, Output},
-    group::{Activity, AutoShutdown, End, GroupId, GroupSettings, Lifetime, MemberId, Node, Role, Strategy, When},
+    group::{
+        Activity, AutoShutdown, DependencyCondition, End, GroupId, GroupSettings, Lifetime, MemberId, Node, Role,
+        Strategy,
+    },
 };
 
 #[test]
@@ -16,8 +19,8 @@ fn p08_stopping_goes_in_reverse_through_what_has_ended() {
     let t0 = start();
     let (database, migration, application) = (A, B, C);
     let mut groups = root(SETTINGS, &[(application, PERMANENT), (migration, TRANSIENT), (database, PERMANENT)]);
-    groups.after(application, migration, When::Exited).unwrap();
-    groups.after(migration, database, When::Ready).unwrap();
+    groups.add_dependency(application, migration, DependencyCondition::Completed).unwrap();
+    groups.add_dependency(migration, database, DependencyCondition::Ready).unwrap();
     assert_eq!(groups.handle(Input::Start(Node::Group(ROOT)), t0), [Output::Start(database)]);
     assert_eq!(groups.handle(Input::Started(database), t0), []);
     assert_eq!(groups.handle(Input::Ready(database), t0), [Output::Start(migration)]);
@@ -39,7 +42,7 @@ fn p08_stopping_goes_in_reverse_through_what_has_ended() {
 fn p08_stopping_calls_off_what_waits_and_what_restarts() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, PERMANENT), (B, PERMANENT), (C, PERMANENT)]);
-    groups.after(C, B, When::Ready).unwrap();
+    groups.add_dependency(C, B, DependencyCondition::Ready).unwrap();
     groups.handle(Input::Start(Node::Group(ROOT)), t0);
     assert_eq!(groups.handle(Input::Started(A), t0), [Output::Start(B)]);
     assert_eq!(groups.handle(crashed(A), t0), [Output::Stop(B)], "a start that has not happened is called off");
@@ -84,7 +87,7 @@ fn every_end_of_a_significant_one_counts_in_any_order() {
     // One fails, one gives up, and one waits for what never comes.
     for order in [[A, B, first], [A, first, B], [B, A, first], [B, first, A], [first, A, B], [first, B, A]] {
         let mut groups = root(all, &members);
-        groups.after(vain, first, When::Exited).unwrap();
+        groups.add_dependency(vain, first, DependencyCondition::Completed).unwrap();
         run_all(&mut groups, t0);
         for (at, member) in order.into_iter().enumerate() {
             let outputs = groups.handle(if member == B { gave_up(B) } else { failed(member) }, t0);
@@ -150,14 +153,14 @@ fn what_a_group_had_in_inner_ones_comes_back_with_it() {
 fn members_are_removed_while_others_run() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, PERMANENT), (B, PERMANENT)]);
-    groups.after(B, A, When::Started).unwrap();
+    groups.add_dependency(B, A, DependencyCondition::Started).unwrap();
     run_all(&mut groups, t0);
     let needed = GroupError::StillNeeded { member: A, by: B };
     assert_eq!(groups.check_removal(Node::Member(A)), Err(needed));
     assert_eq!(groups.handle(Input::Remove(Node::Member(A)), t0), []);
     assert_eq!(groups.handle(Input::Remove(Node::Member(B)), t0), [Output::Stop(B)]);
     assert_eq!(groups.handle(Input::Restart(Node::Member(B)), t0), [], "it is on its way out");
-    assert_eq!(groups.after(B, A, When::Ready), Err(GroupError::Unknown(Node::Member(B))));
+    assert_eq!(groups.add_dependency(B, A, DependencyCondition::Ready), Err(GroupError::Unknown(Node::Member(B))));
     assert_eq!(groups.handle(crashed(B), t0), [Output::Removed(Node::Member(B))]);
     assert_eq!(groups.handle(crashed(A), t0), [Output::Start(A)]);
     groups.handle(Input::Started(A), t0);

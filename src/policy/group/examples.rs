@@ -5,7 +5,8 @@ use crate::policy::{
     group::error::GroupError,
     group::members::{Input, Output, Verdict},
     group::{
-        AutoShutdown, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node, Role, Strategy, When,
+        AutoShutdown, DependencyCondition, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node,
+        Role, Strategy,
     },
 };
 use std::time::{Duration, Instant};
@@ -122,7 +123,7 @@ fn p13_a_start_that_the_host_is_too_short_for_is_no_restart() {
 fn p13_one_for_all_starts_when_all_are_gone() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, PERMANENT), (B, PERMANENT), (C, TRANSIENT)]);
-    groups.after(B, A, When::Ready).unwrap();
+    groups.add_dependency(B, A, DependencyCondition::Ready).unwrap();
     assert_eq!(run_all(&mut groups, t0), [Output::Start(A), Output::Start(C), Output::Start(B)]);
     assert_eq!(groups.handle(crashed(C), t0), [Output::Stop(B)], "A is needed by B");
     assert_eq!(groups.handle(failed(B), t0), [Output::Stop(A)]);
@@ -142,7 +143,7 @@ fn p13_restarts_keep_the_order_of_declaration() {
         groups.add_member(within, INNER, PERMANENT).unwrap();
         groups.add_member(C, ROOT, PERMANENT).unwrap();
         groups.add_member(last, ROOT, PERMANENT).unwrap();
-        groups.after(last, A, When::Started).unwrap();
+        groups.add_dependency(last, A, DependencyCondition::Started).unwrap();
         assert_eq!(groups.handle(Input::Start(Node::Group(ROOT)), t0), [Output::Start(A)]);
         for round in 0..2 {
             let begun: &[_] = if round == 0 { &[] } else { &[Output::GroupRestarting(INNER)] };
@@ -169,7 +170,7 @@ fn p13_restarts_keep_the_order_of_declaration() {
 fn p13_one_for_all_runs_a_finished_one_again() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, TRANSIENT), (B, PERMANENT)]);
-    groups.after(B, A, When::Exited).unwrap();
+    groups.add_dependency(B, A, DependencyCondition::Completed).unwrap();
     assert_eq!(run_all(&mut groups, t0), [Output::Start(A)]);
     assert_eq!(groups.handle(done(A), t0), [Output::Start(B)]);
     assert_eq!(groups.handle(crashed(B), t0), [Output::Start(A)], "as in OTP: all are started, in order");
@@ -183,8 +184,8 @@ fn p13_rest_for_one_restarts_those_that_start_later() {
     let mut groups =
         root(with(Strategy::RestForOne), &[(first, PERMANENT), (A, PERMANENT), (B, PERMANENT), (C, PERMANENT)]);
     // Declared before it but needing it; declared after it but needed by it.
-    groups.after(A, B, When::Started).unwrap();
-    groups.after(B, C, When::Started).unwrap();
+    groups.add_dependency(A, B, DependencyCondition::Started).unwrap();
+    groups.add_dependency(B, C, DependencyCondition::Started).unwrap();
     assert_eq!(run_all(&mut groups, t0).len(), 4);
     assert_eq!(groups.handle(crashed(B), t0), [Output::Stop(A)]);
     assert_eq!(groups.handle(done(A), t0), [Output::Start(B)]);
@@ -327,10 +328,14 @@ fn a_group_started_while_it_stops_starts_when_it_has() {
 #[test]
 fn what_can_never_come_is_told_to_all_who_wait() {
     let t0 = start();
-    for (end, when) in [(failed(A), When::Exited), (failed(A), When::Started), (done(A), When::Ready)] {
+    for (end, when) in [
+        (failed(A), DependencyCondition::Completed),
+        (failed(A), DependencyCondition::Started),
+        (done(A), DependencyCondition::Ready),
+    ] {
         let mut groups = root(SETTINGS, &[(A, TRANSIENT), (B, PERMANENT), (C, PERMANENT)]);
-        groups.after(B, A, when).unwrap();
-        groups.after(C, B, When::Started).unwrap();
+        groups.add_dependency(B, A, when).unwrap();
+        groups.add_dependency(C, B, DependencyCondition::Started).unwrap();
         assert_eq!(groups.handle(Input::Start(Node::Group(ROOT)), t0), [Output::Start(A)]);
         let expected = [Output::DependencyFailed { member: B, on: A }, Output::DependencyFailed { member: C, on: B }];
         assert_eq!(groups.handle(end, t0), expected, "{when:?}");
@@ -346,7 +351,7 @@ fn a_group_that_is_over_fails_those_that_wait_for_its_members() {
     groups.add_group(INNER, ROOT, TEMPORARY, with(Strategy::OneForAll)).unwrap();
     groups.add_member(A, INNER, PERMANENT).unwrap();
     groups.add_member(B, INNER, PERMANENT).unwrap();
-    groups.after(C, B, When::Ready).unwrap();
+    groups.add_dependency(C, B, DependencyCondition::Ready).unwrap();
     groups.handle(Input::Start(Node::Group(ROOT)), t0);
     assert_eq!(groups.handle(Input::Started(A), t0), [Output::Start(B)]);
     assert_eq!(groups.handle(gave_up(A), t0), [Output::GroupGaveUp(INNER), Output::Stop(B)]);
@@ -357,12 +362,12 @@ fn a_group_that_is_over_fails_those_that_wait_for_its_members() {
 #[test]
 fn circles_are_refused_by_name() {
     let mut groups = root(SETTINGS, &[(A, PERMANENT), (B, PERMANENT), (C, PERMANENT)]);
-    groups.after(A, B, When::Started).unwrap();
-    groups.after(B, C, When::Ready).unwrap();
+    groups.add_dependency(A, B, DependencyCondition::Started).unwrap();
+    groups.add_dependency(B, C, DependencyCondition::Ready).unwrap();
     let circle = |members: &[MemberId]| Err(GroupError::Circle { members: members.into() });
-    assert_eq!(groups.after(C, A, When::Started), circle(&[C, A, B]));
-    assert_eq!(groups.after(A, A, When::Started), circle(&[A]));
-    assert_eq!(groups.after(A, C, When::Started), Ok(()));
+    assert_eq!(groups.add_dependency(C, A, DependencyCondition::Started), circle(&[C, A, B]));
+    assert_eq!(groups.add_dependency(A, A, DependencyCondition::Started), circle(&[A]));
+    assert_eq!(groups.add_dependency(A, C, DependencyCondition::Started), Ok(()));
 }
 
 #[test]
@@ -375,8 +380,11 @@ fn impossible_declarations_are_refused() {
     assert_eq!(groups.add_member(C, ROOT, significant(PERMANENT)), Err(GroupError::SignificantPermanent(node)));
     assert_eq!(groups.add_member(C, INNER, PERMANENT), Err(GroupError::Unknown(Node::Group(INNER))));
     assert_eq!(groups.add_member(A, ROOT, PERMANENT), Err(GroupError::Taken(Node::Member(A))));
-    assert_eq!(groups.after(B, A, When::Exited), Err(GroupError::NeverExits { member: B, on: A }));
-    assert_eq!(groups.after(B, C, When::Started), Err(GroupError::Unknown(node)));
+    assert_eq!(
+        groups.add_dependency(B, A, DependencyCondition::Completed),
+        Err(GroupError::NeverExits { member: B, on: A })
+    );
+    assert_eq!(groups.add_dependency(B, C, DependencyCondition::Started), Err(GroupError::Unknown(node)));
     assert_eq!(groups.check_removal(Node::Group(ROOT)), Err(GroupError::Root));
     assert!(size_of::<GroupError>() < 64);
 }

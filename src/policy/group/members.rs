@@ -5,7 +5,9 @@
 
 use crate::policy::{
     group::dependencies::Towards,
-    group::{Down, Group, GroupId, Groups, Lifetime, Member, MemberId, Node, Phase, Rest, State, Then, When},
+    group::{
+        DependencyCondition, Down, Group, GroupId, Groups, Lifetime, Member, MemberId, Node, Phase, Rest, State, Then,
+    },
 };
 use std::time::{Duration, Instant};
 
@@ -263,8 +265,8 @@ impl Groups {
     fn try_to_start(&mut self, id: MemberId) {
         let Some(&Member { state: State::Waiting, .. }) = self.members.get(&id) else { return };
         let mut is_met = true;
-        for &(on, when) in self.order.after(id) {
-            match self.outlook(on, when) {
+        for &(on, condition) in self.order.after(id) {
+            match self.outlook(on, condition) {
                 Outlook::Met => {}
                 Outlook::Pending => is_met = false,
                 Outlook::Hopeless => {
@@ -288,23 +290,27 @@ impl Groups {
         self.work.outputs.push(Output::Start(id));
     }
 
-    pub(super) fn outlook(&self, on: MemberId, when: When) -> Outlook {
+    pub(super) fn outlook(&self, on: MemberId, condition: DependencyCondition) -> Outlook {
         let Some(on) = self.members.get(&on) else { return Outlook::Hopeless };
-        match (on.state, when) {
-            (State::Running { .. }, When::Started)
+        match (on.state, condition) {
+            (State::Running { .. }, DependencyCondition::Started)
             | (
                 State::Running { ready: true } | State::Down(Down::Over { success: true, was_ready: true }),
-                When::Ready,
+                DependencyCondition::Ready,
             )
-            | (State::Down(Down::Over { success: true, .. }), When::Started | When::Exited) => Outlook::Met,
-            (State::Running { .. }, When::Ready | When::Exited)
+            | (
+                State::Down(Down::Over { success: true, .. }),
+                DependencyCondition::Started | DependencyCondition::Completed,
+            ) => Outlook::Met,
+            (State::Running { .. }, DependencyCondition::Ready | DependencyCondition::Completed)
             | (
                 State::Waiting | State::Starting | State::Leaving { .. } | State::Down(Down::New | Down::Stopped),
-                When::Started | When::Ready | When::Exited,
+                DependencyCondition::Started | DependencyCondition::Ready | DependencyCondition::Completed,
             ) => Outlook::Pending,
-            (State::Down(Down::Over { .. } | Down::Lost), When::Started | When::Ready | When::Exited) => {
-                Outlook::Hopeless
-            }
+            (
+                State::Down(Down::Over { .. } | Down::Lost),
+                DependencyCondition::Started | DependencyCondition::Ready | DependencyCondition::Completed,
+            ) => Outlook::Hopeless,
         }
     }
 

@@ -54,18 +54,19 @@ pub enum AutoShutdown {
     AllSignificant,
 }
 
-/// What a worker that starts after another waits for.
+/// What a worker waits for before it starts, for [`WorkerSpec::depends_on`](crate::WorkerSpec::depends_on).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-#[doc(alias = "depends_on")]
-pub enum When {
-    /// The other runs, or has run and ended with success.
+pub enum DependencyCondition {
+    /// The other worker is running, or has run and completed successfully.
+    #[doc(alias = "service_started")]
     Started,
-    /// The other is ready, or was before it ended with success.
+    /// The other worker is ready, or was ready and completed successfully.
+    #[doc(alias = "service_healthy")]
     Ready,
-    /// The other has ended with success.
-    #[doc(alias = "completed_successfully")]
-    Exited,
+    /// The other worker has completed successfully.
+    #[doc(alias = "service_completed_successfully")]
+    Completed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -330,19 +331,24 @@ impl Groups {
         Ok(())
     }
 
-    /// Has a member start only when another, of any group, is as far as `when` says. Running ones go on as they are.
+    /// Has a member start only when another, of any group, is as far as `condition` says. Running ones go on as they are.
     ///
     /// # Errors
     ///
     /// When they would wait for each other, or for ever.
-    pub(crate) fn after(&mut self, member: MemberId, on: MemberId, when: When) -> Result<(), GroupError> {
+    pub(crate) fn add_dependency(
+        &mut self,
+        member: MemberId,
+        on: MemberId,
+        condition: DependencyCondition,
+    ) -> Result<(), GroupError> {
         self.known(Node::Member(member))?;
         self.known(Node::Member(on))?;
         let is_permanent = self.members.get(&on).is_some_and(|on| on.role.lifetime == Lifetime::Permanent);
-        if is_permanent && when == When::Exited {
+        if is_permanent && condition == DependencyCondition::Completed {
             return Err(GroupError::NeverExits { member, on });
         }
-        self.order.link(member, on, when).map_err(|members| GroupError::Circle { members })
+        self.order.link(member, on, condition).map_err(|members| GroupError::Circle { members })
     }
 
     /// Whether `Input::Remove` of it would be heard.

@@ -6,8 +6,8 @@ use crate::policy::{
     group::examples::{PERIOD, PERMANENT, ROOT, TRANSIENT, crashed, done, gave_up},
     group::members::{Input, Outlook, Output, Verdict},
     group::{
-        AutoShutdown, Down, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node, Phase, Role,
-        State, Strategy, When,
+        AutoShutdown, DependencyCondition, Down, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId,
+        Node, Phase, Role, State, Strategy,
     },
 };
 use proptest::prelude::*;
@@ -29,7 +29,7 @@ struct Fact {
     succeeded: bool,
     was_ready: bool,
     starts_allowed: u32,
-    after: BTreeMap<MemberId, When>,
+    after: BTreeMap<MemberId, DependencyCondition>,
 }
 
 struct World {
@@ -97,8 +97,9 @@ impl World {
     fn link(&mut self, member: u8, on: u8, when: u8) {
         let ids = self.next_id.max(1);
         let (member, on) = (MemberId(u64::from(member) % ids), MemberId(u64::from(on) % ids));
-        let when = [When::Started, When::Ready, When::Exited][usize::from(when % 3)];
-        if self.groups.after(member, on, when).is_ok() {
+        let when = [DependencyCondition::Started, DependencyCondition::Ready, DependencyCondition::Completed]
+            [usize::from(when % 3)];
+        if self.groups.add_dependency(member, on, when).is_ok() {
             self.facts.get_mut(&member).unwrap().after.insert(on, when);
         }
     }
@@ -242,9 +243,9 @@ impl World {
                     // Whom others wait for is not removed before them.
                     let on = &self.facts[on];
                     let is_met = match when {
-                        When::Started => on.started || !on.alive && on.succeeded,
-                        When::Ready => on.ready || !on.alive && on.succeeded && on.was_ready,
-                        When::Exited => !on.alive && on.succeeded,
+                        DependencyCondition::Started => on.started || !on.alive && on.succeeded,
+                        DependencyCondition::Ready => on.ready || !on.alive && on.succeeded && on.was_ready,
+                        DependencyCondition::Completed => !on.alive && on.succeeded,
                     };
                     assert!(is_met, "{output:?} at {input:?} without {on:?}");
                 }

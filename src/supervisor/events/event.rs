@@ -8,7 +8,7 @@ use crate::supervisor::{
 use crate::{
     exit::Exit,
     launch::error::SpawnError,
-    policy::{backpressure::EVENT_BYTES, restart::GaveUp},
+    policy::{backpressure::EVENT_BYTES, restart::GiveUpReason},
     wire::{
         credit::Charge,
         framing::error::FrameError,
@@ -181,7 +181,7 @@ pub enum EventKind {
     /// After `Exited`: it will not be started again, though its policy would have it so. Of a member of a group whose own group is
     /// then restarted it does not come; where that is decided only later, it comes just before the
     /// [`GroupEnded`](Self::GroupEnded).
-    GaveUp(GaveUp),
+    GaveUp(GiveUpReason),
     /// A fault that concerns the supervisor and not one worker; the event's `worker` is [`WorkerId::SUPERVISOR`].
     Warning(Box<Warning>),
 }
@@ -338,8 +338,8 @@ mod tests {
         assert_eq!(ReadinessError::Exited { after }.to_string(), "it ended before it was ready, after 1.5s");
         assert_eq!(DisconnectReason::Closed.to_string(), "it has closed its control connection");
         assert_eq!(
-            (OutputStream::Stdout.to_string(), GaveUp::TooOften.to_string()),
-            ("stdout".into(), "it was restarted too often".into())
+            (OutputStream::Stdout.to_string(), GiveUpReason::IntensityExceeded.to_string()),
+            ("stdout".into(), "restarted too often".into())
         );
         let fault = FrameError::new(FrameErrorKind::NotRpc, 40, 3, b"a\xffb");
         assert_eq!(fault.to_string(), "a line of 3 bytes that is not JSON-RPC 2.0, at offset 40: `a\u{fffd}b`");

@@ -21,13 +21,13 @@ use std::sync::Arc;
 /// [`start`](Self::start); a batch that is dropped before has changed nothing, and its workers have ended without a start.
 ///
 /// ```no_run
-/// use pipewright::{Restart, Strategy, Supervisor, When, WorkerSpec};
+/// use pipewright::{Restart, Strategy, Supervisor, DependencyCondition, WorkerSpec};
 ///
 /// let supervisor = Supervisor::new()?;
 /// let group = supervisor.group(Strategy::OneForAll)?;
 /// let mut batch = group.batch();
 /// let database = batch.add(WorkerSpec::new("database").restart(Restart::Always))?;
-/// batch.add(WorkerSpec::new("web").restart(Restart::Always).after(&database, When::Ready))?;
+/// batch.add(WorkerSpec::new("web").restart(Restart::Always).depends_on(&database, DependencyCondition::Ready))?;
 /// batch.start()?; // both or none
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -225,7 +225,7 @@ impl Live {
         ];
         let patience = Patience {
             drain_time: spec.drain_time,
-            grace_periods: spec.stop.rungs().iter().map(|rung| rung.grace_period).collect(),
+            grace_periods: spec.stop.stages().iter().map(|rung| rung.grace_period).collect(),
             longest_extension: LONGEST_EXTENSION,
             longest_death: LONGEST_DEATH,
         };

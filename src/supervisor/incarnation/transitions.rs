@@ -275,7 +275,7 @@ impl Live {
     /// Takes the steps of a rung of the stop ladder. False if there was nothing to do.
     fn climb(&self, rung: usize) -> bool {
         self.present.thaw();
-        let steps = self.spec.stop.rungs().get(rung).map(|rung| rung.steps.as_slice()).unwrap_or_default();
+        let steps = self.spec.stop.stages().get(rung).map(|rung| rung.steps.as_slice()).unwrap_or_default();
         // Every one of them, also after the first that had something to do.
         steps.iter().filter(|step| self.step(step)).count() > 0
     }

@@ -21,7 +21,7 @@ use crate::{
         plan::{Argument, EnvironmentChange, FdSource, LaunchPlan, MESSAGES, Program},
         stdio::{OutputMode, ProcessGroup, StdinMode},
     },
-    policy::{group::When, restart::RestartPolicy, stop::StopPolicy, watchdog::Watchdog},
+    policy::{group::DependencyCondition, restart::RestartPolicy, stop::StopPolicy, watchdog::Watchdog},
     wire::framing::Framing,
 };
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, process::Command, sync::Arc, time::Duration};
@@ -104,7 +104,7 @@ pub struct WorkerSpec {
     pub(crate) is_significant: bool,
     pub(crate) cgroup_limits: Vec<CgroupLimit>,
     /// What it waits for, in a group.
-    pub(crate) after: Vec<(WorkerId, When)>,
+    pub(crate) dependencies: Vec<(WorkerId, DependencyCondition)>,
 }
 
 shown_as!(WorkerSpec, |spec| {
@@ -166,7 +166,7 @@ impl WorkerSpec {
             time_limit: None,
             is_significant: false,
             cgroup_limits: Vec::new(),
-            after: Vec::new(),
+            dependencies: Vec::new(),
         }
     }
 
@@ -391,10 +391,9 @@ impl WorkerSpec {
         self
     }
 
-    /// In a [group](crate::WorkerGroup): it starts only when this other member, of the same or of another group, is as far as that.
-    #[doc(alias = "depends_on")]
-    pub fn after(mut self, other: &Worker, when: When) -> Self {
-        self.after.push((other.id(), when));
+    /// In a [group](crate::WorkerGroup): the worker starts only when `other`, a member of the same or of another group, meets `condition`.
+    pub fn depends_on(mut self, other: &Worker, condition: DependencyCondition) -> Self {
+        self.dependencies.push((other.id(), condition));
         self
     }
 

@@ -24,7 +24,7 @@ impl WorkerSpec {
         let of_supervisors = [
             ("cgroup_limit", !self.cgroup_limits.is_empty()),
             ("time_limit", self.time_limit.is_some()),
-            ("restart", self.restart.comes_back()),
+            ("restart", self.restart.can_restart()),
             ("ready", self.ready.is_some()),
             ("watchdog", self.watchdog.is_some()),
             ("outlive_supervisor", self.survives),

@@ -17,7 +17,7 @@ impl WorkerSpec {
     ///
     /// The first one found.
     pub fn validate(&self) -> Result<(), SpecError> {
-        let only_in_groups = [("after", !self.after.is_empty()), ("significant", self.is_significant)];
+        let only_in_groups = [("depends_on", !self.dependencies.is_empty()), ("significant", self.is_significant)];
         if let Some((setting, _)) = only_in_groups.into_iter().find(|(_, is_set)| *is_set) {
             let reason = "it has a meaning only for a member of a group: add it by `WorkerGroup::add`".into();
             return Err(SpecError::Conflict { settings: [setting, "spawn"], reason });
@@ -53,7 +53,7 @@ impl WorkerSpec {
             let reason = "it is not started in a cgroup of ours, and so cannot be limited with its tree".into();
             return Err(SpecError::Conflict { settings: ["cgroup_limit", other], reason });
         }
-        if let Some(signal) = self.stop.bad_signal() {
+        if let Some(signal) = self.stop.invalid_signal() {
             return Err(SpecError::InvalidSignal { signal });
         }
         match self.death_signal {

@@ -15,7 +15,8 @@ use crate::{
             members::{Input, Output, Verdict},
         },
         lifecycle::{Ask, Input as Fact},
-        restart::{Cause, Restart, Verdict as Own},
+        restart::Restart,
+        restart_history::{RestartDecision, RunEnd},
     },
     supervisor::{
         events::event::{Event, EventKind},
@@ -152,7 +153,7 @@ impl Driver {
             }
         }
         self.tell_groups(input);
-        let comes_back = |kept: &&Kept| !kept.is_resting && kept.spec.restart.when() != Restart::Never;
+        let comes_back = |kept: &&Kept| !kept.is_resting && kept.spec.restart.restart() != Restart::Never;
         let anew = self.members(node).filter(comes_back);
         let anew = anew.filter_map(|kept| Some((Arc::clone(&kept.shared), *before.get(&kept.shared.id())?)));
         drop(answer.send(RestartHandle::new(anew)));
@@ -234,31 +235,31 @@ impl Driver {
     }
 
     /// An incarnation of a member has ended, with its tree, or could not begin.
-    pub(crate) fn left_member(&mut self, worker: WorkerId, cause: Cause) {
+    pub(crate) fn left_member(&mut self, worker: WorkerId, cause: RunEnd) {
         let now = self.clock.now();
         let Some(kept) = self.kept.get_mut(&worker) else { return };
         let success = match cause {
-            Cause::Ended { status, .. } => kept.spec.restart.is_success(status),
-            Cause::Unhealthy { .. } | Cause::NotStarted | Cause::Shortage | Cause::CannotStart => false,
+            RunEnd::Exited { status, .. } => kept.spec.restart.is_success(status),
+            RunEnd::Unhealthy { .. } | RunEnd::StartFailed | RunEnd::HostShortage | RunEnd::Unstartable => false,
         };
         kept.standing = Standing::Rests;
         let (verdict, gave_up) = match kept.verdict(cause, now) {
-            Own::Again { after } => {
+            RestartDecision::Restart { after } => {
                 kept.own_end = Some((now, after));
                 (Verdict::Again, None)
             }
-            Own::Postponed { after } => {
+            RestartDecision::Postpone { after } => {
                 kept.own_end = Some((now, after));
                 (Verdict::Postponed, None)
             }
             // It may be started again all the same, with siblings or with its group.
-            Own::Finished | Own::GivenUp(_) if kept.wish == Wish::End => (Verdict::Finished, None),
-            Own::Finished => {
-                kept.own_end = Some((now, kept.policy.next_pause()));
+            RestartDecision::Finish | RestartDecision::GiveUp(_) if kept.wish == Wish::End => (Verdict::Finished, None),
+            RestartDecision::Finish => {
+                kept.own_end = Some((now, kept.policy.next_delay()));
                 (Verdict::Finished, None)
             }
-            Own::GivenUp(why) => {
-                kept.own_end = Some((now, kept.policy.next_pause()));
+            RestartDecision::GiveUp(why) => {
+                kept.own_end = Some((now, kept.policy.next_delay()));
                 (Verdict::GaveUp, Some(why))
             }
         };

@@ -8,7 +8,7 @@ use crate::{
     launch::error::{SpawnError, SpecError},
     policy::{
         group::{Activity, GroupId, MemberId, Node, Role, Survey, error, members::Input},
-        restart::{Intensity, Restart},
+        restart::{Restart, RestartIntensity},
     },
     supervisor::{
         handles::{
@@ -65,10 +65,10 @@ impl Driver {
         }
         self.check_settings(group, spec)?;
         let id = member(shared.id());
-        let role = Role { lifetime: group::lifetime(spec.restart.when()), significant: spec.is_significant };
+        let role = Role { lifetime: group::lifetime(spec.restart.restart()), significant: spec.is_significant };
         self.groups.add_member(id, group, role)?;
-        for &(on, when) in &spec.after {
-            if let Err(error) = self.groups.after(id, member(on), when) {
+        for &(on, condition) in &spec.dependencies {
+            if let Err(error) = self.groups.add_dependency(id, member(on), condition) {
                 // It has not been started, so it is forgotten at once.
                 self.groups.handle(Input::Remove(Node::Member(id)), self.clock.now());
                 return Err(error.into());
@@ -82,18 +82,18 @@ impl Driver {
 
     /// What a spec says must fit what its group says.
     fn check_settings(&self, group: GroupId, spec: &WorkerSpec) -> Result<(), GroupError> {
-        let (ladder, within) = (spec.stop.longest(), self.groups.stop_within(group));
+        let (ladder, within) = (spec.stop.total_grace_period(), self.groups.stop_within(group));
         if let Some(within) = within.filter(|within| *within < ladder) {
             let reason =
                 format!("its stop ladder takes {ladder:?}, and its group's end no longer than {within:?}").into();
             return Err(SpecError::Conflict { settings: ["stop", "stop_timeout"], reason }.into());
         }
-        if spec.restart.when() == Restart::Never && spec.restart.comes_back() {
+        if spec.restart.restart() == Restart::Never && spec.restart.can_restart() {
             let reason = "some exits force its restart, and a member with `Restart::Never` is not restarted".into();
             return Err(GroupError::Refused { reason });
         }
         let intensity = self.groups.intensity(group);
-        let intensity = intensity.map(|intensity| Intensity::new(intensity.restarts, intensity.period));
+        let intensity = intensity.map(|intensity| RestartIntensity::new(intensity.restarts, intensity.period));
         spec.restart.check_in_group(intensity).map_err(|conflict| {
             let (settings, reason) = (conflict.settings, conflict.reason);
             GroupError::Spec(SpecError::Conflict { settings, reason })

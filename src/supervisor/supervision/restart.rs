@@ -9,7 +9,7 @@ use crate::{
     launch::error::SpawnError,
     policy::{
         lifecycle::{Ask, Input},
-        restart::{Cause, Verdict},
+        restart_history::{RestartDecision, RunEnd},
     },
     supervisor::{
         clock::now,
@@ -133,7 +133,7 @@ impl Driver {
         let cause = match left {
             Left::Ended { exit, unhealthy } => {
                 let (status, ran) = (exit.status, exit.duration);
-                let cause = if unhealthy { Cause::Unhealthy { ran } } else { Cause::Ended { status, ran } };
+                let cause = if unhealthy { RunEnd::Unhealthy { ran } } else { RunEnd::Exited { status, ran } };
                 kept.last = Some((exit, now()));
                 cause
             }
@@ -141,11 +141,11 @@ impl Driver {
                 let Some(error) = self.refuse_member(worker, error) else { return };
                 let Some(kept) = self.kept.get(&worker) else { return };
                 let cause = if error.is_permanent() {
-                    Cause::CannotStart
+                    RunEnd::Unstartable
                 } else if error.is_shortage() {
-                    Cause::Shortage
+                    RunEnd::HostShortage
                 } else {
-                    Cause::NotStarted
+                    RunEnd::StartFailed
                 };
                 let number = kept.shared.incarnation();
                 let kind = EventKind::SpawnFailed(Arc::new(error));
@@ -157,14 +157,14 @@ impl Driver {
         if kept.is_member {
             return self.left_member(worker, cause);
         }
-        let verdict = if self.is_ending { Verdict::Finished } else { kept.verdict(cause, self.clock.now()) };
+        let verdict = if self.is_ending { RestartDecision::Finish } else { kept.verdict(cause, self.clock.now()) };
         match verdict {
-            Verdict::Finished => self.end(worker),
-            Verdict::GivenUp(why) => {
+            RestartDecision::Finish => self.end(worker),
+            RestartDecision::GiveUp(why) => {
                 self.tell(worker, EventKind::GaveUp(why));
                 self.end(worker);
             }
-            Verdict::Again { after } | Verdict::Postponed { after } => {
+            RestartDecision::Restart { after } | RestartDecision::Postpone { after } => {
                 self.tell(worker, EventKind::Restarting { after });
                 // A pause beyond the clock is for ever: until somebody calls `restart`, or `stop`.
                 self.wait_for_restart(worker, after);

@@ -8,7 +8,10 @@ use crate::supervisor::{
 };
 use crate::{
     exit::{Exit, ExitStatus},
-    policy::restart::{Cause, GaveUp, Restarts, Verdict},
+    policy::{
+        restart::GiveUpReason,
+        restart_history::{RestartDecision, RestartHistory, RunEnd},
+    },
 };
 use crossbeam_channel::Sender;
 use std::{
@@ -49,7 +52,7 @@ pub(crate) struct Kept {
     pub(crate) wish: Wish,
     /// How many times it was started again.
     pub(crate) restarts: u32,
-    pub(crate) policy: Restarts,
+    pub(crate) policy: RestartHistory,
     /// How its last incarnation ended, and when.
     pub(crate) last: Option<(Arc<Exit>, Instant)>,
     /// Its group says when it starts.
@@ -62,7 +65,7 @@ pub(crate) struct Kept {
     /// and where a user starts it.
     pub(crate) own_end: Option<(Instant, Duration)>,
     /// It gave up, and the group around its group may start it again all the same.
-    pub(crate) gave_up: Option<GaveUp>,
+    pub(crate) gave_up: Option<GiveUpReason>,
     /// Waits for its first start, or for the reason why there is none.
     pub(crate) first_start: Option<Sender<Result<(), GroupError>>>,
 }
@@ -75,7 +78,7 @@ impl Kept {
             standing,
             wish: Wish::Policy,
             restarts: 0,
-            policy: Restarts::new(spec.restart.clone(), seed),
+            policy: RestartHistory::new(spec.restart.clone(), seed),
             last: None,
             is_member: false,
             is_resting: false,
@@ -88,21 +91,21 @@ impl Kept {
 
     /// A member of a group, not started yet.
     pub(crate) fn member(shared: &Arc<WorkerShared>, spec: &SharedSpec, seed: u64) -> Self {
-        let policy = Restarts::of_member(spec.restart.clone(), seed);
+        let policy = RestartHistory::of_member(spec.restart.clone(), seed);
         Self { is_member: true, policy, ..Self::new(shared, spec, Standing::Rests, seed) }
     }
 
     /// A user starts it: nothing that was counts any more.
     pub(crate) fn begin_anew(&mut self) {
-        self.policy.begin_anew();
+        self.policy.reset();
         self.own_end = None;
     }
 
     /// Its group begins a new life.
     pub(crate) fn begin_next_life(&mut self) {
         match &mut self.own_end {
-            Some((_, pause)) => *pause = self.policy.begin_next_life(),
-            None => self.policy.begin_anew(),
+            Some((_, pause)) => *pause = self.policy.on_group_restart_caused(),
+            None => self.policy.reset(),
         }
     }
 
@@ -124,13 +127,13 @@ impl Kept {
     }
 
     /// What becomes of it now that an incarnation has ended, or could not begin.
-    pub(crate) fn verdict(&mut self, cause: Cause, now: Instant) -> Verdict {
+    pub(crate) fn verdict(&mut self, cause: RunEnd, now: Instant) -> RestartDecision {
         match self.wish {
             Wish::Policy => self.policy.decide(cause, now),
-            Wish::End => Verdict::Finished,
+            Wish::End => RestartDecision::Finish,
             Wish::Again => {
                 self.wish = Wish::Policy;
-                Verdict::Again { after: Duration::ZERO }
+                RestartDecision::Restart { after: Duration::ZERO }
             }
         }
     }

@@ -3,8 +3,8 @@
 use super::{injector, run::Run};
 use crate::support::{FIXTURE, Way, comes_true};
 use pipewright::{
-    Backoff, CgroupLimit, IoPriority, OutputMode, Pass, Ready, ResourceLimit, Restart, RestartPolicy, StdinMode,
-    StopPolicy, StopStep, Strategy, Supervisor, When, WorkerSpec,
+    Backoff, CgroupLimit, DependencyCondition, IoPriority, OutputMode, Pass, Ready, ResourceLimit, Restart,
+    RestartPolicy, StdinMode, StopPolicy, StopStep, Strategy, Supervisor, WorkerSpec,
     pipe::{
         PipeMode,
         named::{ConnectOptions, ListenerOptions, PipeName},
@@ -142,7 +142,7 @@ fn restart(run: &Run) {
 
 fn stop(run: &Run) {
     let host = run.host();
-    let stop = StopPolicy::kill().then([StopStep::Signal(libc::SIGTERM)], Duration::from_millis(5));
+    let stop = StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], Duration::from_millis(5));
     let spec = WorkerSpec::new(FIXTURE).arg("ignore-term").messages(Pass::arg("--messages={}")).stop(stop);
     let spec = spec.ready(Ready::message(|_| true).within(SOON));
     let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
@@ -181,7 +181,7 @@ fn group(run: &Run) {
     let group = run.must("group", || host.supervisor.group(Strategy::OneForAll));
     let member = || WorkerSpec::new("sleep").arg("1000").restart(Restart::Always);
     let first = run.must("add", || group.add(member()));
-    let second = run.must("add", || group.add(member().after(&first, When::Ready)));
+    let second = run.must("add", || group.add(member().depends_on(&first, DependencyCondition::Ready)));
     for worker in [&first, &second] {
         run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(worker)));
     }

@@ -242,7 +242,7 @@ fn ctrl_c_leaves_nobody_and_the_second_one_is_at_once() {
     insist(&mut foreman.process, libc::SIGINT);
     let (exit, lines, stderr) = foreman.finish();
     assert!(exit.success(), "somebody had failed, but all were to end: {exit}, {lines:#?}, {stderr:#?}");
-    places(&lines, &["stubborn: killed by signal 9", "hopeless: given up: it cannot be started"]);
+    places(&lines, &["stubborn: killed by signal 9", "hopeless: given up: its program cannot be started"]);
     for line in &lines {
         if let Some((_, pid)) = line.split_once(": started (pid ") {
             wait_gone(pid.trim_end_matches(')').parse().unwrap());
@@ -269,7 +269,7 @@ fn it_ends_with_1_when_somebody_has_failed_and_nobody_is_left() {
     let again = lines.iter().filter(|line| line.starts_with("crashing: exit code 3, again in ")).count();
     assert_eq!(again, 2, "{lines:#?}");
     let end = [
-        "crashing: exit code 3, given up: it was restarted too often",
+        "crashing: exit code 3, given up: restarted too often",
         "crashing:   no licence today",
         "behind: not started, since crashing has failed",
     ];
@@ -289,7 +289,7 @@ fn whoever_did_not_start_or_was_not_ready_or_ran_too_long_has_failed_whatever_it
         (format!("command = ['true']\noutput = {{ file = '{}' }}", socket.display()), "bad: failed to start true: "),
         (
             "command = ['true']\noutput = { file = 'no-such-directory/log' }".into(),
-            "bad: given up: it cannot be started",
+            "bad: given up: its program cannot be started",
         ),
         ("command = ['true']\nready = { line = 'here' }".into(), "bad: will never be ready"),
         ("command = ['true']\nrestart = 'on-failure'\nready = { line = 'here' }".into(), "bad: will never be ready"),
@@ -351,7 +351,7 @@ fn a_program_started_twice_on_one_port_gives_up_and_says_why() {
     };
     let first = worker("first", &format!("ready = {{ connect = '127.0.0.1:{port}' }}"));
     let mut foreman = Foreman::new(&(first + &worker("second", "after = ['first']")));
-    foreman.stdout.find("second: exit code 1, given up: it was restarted too often");
+    foreman.stdout.find("second: exit code 1, given up: restarted too often");
     let why = foreman.stdout.find("second:   OSError");
     assert!(why.contains("Address already in use"), "{why}");
     foreman.process.signal(libc::SIGINT).unwrap();

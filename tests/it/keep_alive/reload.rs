@@ -161,7 +161,7 @@ fn a_program_that_is_gone_ends_only_its_worker() {
     let [same, changed] = ["same", "changed"].map(|name| foreman.stdout.pid(name));
     foreman.reload(&(worker("same", "sleep") + &worker("changed", "no-such-program")));
     foreman.stdout.find("changed: failed to start no-such-program: ");
-    foreman.stdout.find("changed: given up: it cannot be started");
+    foreman.stdout.find("changed: given up: its program cannot be started");
     wait_gone(changed);
     foreman.reload(&(worker("same", "sleep") + &worker("changed", "sleep")));
     foreman.stdout.find("changed: started");

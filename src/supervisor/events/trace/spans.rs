@@ -4,7 +4,7 @@
 
 use crate::{
     exit::{Exit, ExitStatus},
-    policy::stop::{Rung, StopPolicy},
+    policy::stop::{StopPolicy, StopStage},
     supervisor::{
         clock::now,
         events::event::{Event, EventKind},
@@ -141,7 +141,7 @@ impl Trace {
     pub(crate) fn climb(&mut self, worker: WorkerId, rung: usize, stop: &StopPolicy) {
         unharmed(|| {
             let Told(span) = &self.ending(worker);
-            let Some(Rung { steps, grace_period }) = stop.rungs().get(rung) else { return };
+            let Some(StopStage { steps, grace_period }) = stop.stages().get(rung) else { return };
             note!(DEBUG, span, rung, ?steps, grace_period_ms = ms(*grace_period), "stop ladder");
         });
     }
