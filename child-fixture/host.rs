@@ -2,7 +2,7 @@
 
 use crate::{Options, Outcome};
 use pipewright::{
-    Backoff, EventKind, OutputMode, Pass, ProcessGroup, Ready, Restart, RestartIntensity, RestartPolicy, StdinMode,
+    Backoff, EventKind, OutputMode, Pass, ProcessGroup, Readiness, Restart, RestartIntensity, RestartPolicy, StdinMode,
     StopPolicy, StopStep, Supervisor, Watchdog, WorkerSpec, guard::Guard,
 };
 use std::{
@@ -183,7 +183,7 @@ fn terminal_worker(options: &Options) -> Result<WorkerSpec, Box<dyn Error>> {
 fn overdue(deadline: Duration) -> [WorkerSpec; 3] {
     let idle = || WorkerSpec::new("sleep").arg("1000");
     [
-        idle().stdout(OutputMode::Lines).ready(Ready::line("never").within(deadline)),
+        idle().stdout(OutputMode::Lines).ready(Readiness::log_line("never").timeout(deadline)),
         idle().watchdog(Watchdog::notify(deadline)),
         idle().time_limit(deadline),
     ]

@@ -1,7 +1,7 @@
 //! The README's third program: a plugin that is kept alive.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it shows what happens")]
 
-use pipewright::{EventKind, OutputMode, Pass, Ready, Restart, Supervisor, Watchdog, WorkerSpec};
+use pipewright::{EventKind, OutputMode, Pass, Readiness, Restart, Supervisor, Watchdog, WorkerSpec};
 use std::time::Duration;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let spec = WorkerSpec::new("./plugin")
         .control(Pass::env("PIPEWRIGHT_CONTROL"))
         .stderr(OutputMode::Lines)
-        .ready(Ready::control().within(Duration::from_secs(5)))
+        .ready(Readiness::control().timeout(Duration::from_secs(5)))
         .watchdog(Watchdog::ping(Duration::from_secs(30)))
         .restart(Restart::OnFailure); // after 100 ms, 200 ms, … 30 s; gives up after 5 restarts within 30 s
     let plugin = supervisor.spawn(spec)?;

@@ -169,8 +169,8 @@ pub use policy::{
 #[cfg(target_os = "linux")]
 pub use supervisor::{
     Batch, Call, CancelCall, Containment, ContainmentKind, DisconnectReason, Event, EventKind, GroupEnd, GroupError,
-    GroupId, GroupPolicy, GroupState, GroupStatus, HelloFault, InvalidFrame, Means, OutputStream, ReadinessError,
-    Ready, RestartHandle, SignalGuard, StopHandle, StopReport, StoppedWorker, Supervisor, SupervisorBuilder,
+    GroupId, GroupPolicy, GroupState, GroupStatus, HelloFault, InvalidFrame, Means, OutputStream, Readiness,
+    ReadinessError, RestartHandle, SignalGuard, StopHandle, StopReport, StoppedWorker, Supervisor, SupervisorBuilder,
     SupervisorStatus, Survivors, Unavailable, Warning, Worker, WorkerGroup, WorkerId, WorkerSpec, WorkerState,
     WorkerStatus,
 };

@@ -2,8 +2,8 @@
 
 use super::value::{Keys, Value, Wrong, flag, list, number, parsed, place, table, text, word};
 use pipewright::{
-    Backoff, CgroupLimit, DependencyCondition, ExitMatch, OutputMode, Ready, ResourceLimit, Restart, RestartIntensity,
-    RestartPolicy, SpecError, StopPolicy, StopStep, WorkerSpec,
+    Backoff, CgroupLimit, DependencyCondition, ExitMatch, OutputMode, Readiness, ResourceLimit, Restart,
+    RestartIntensity, RestartPolicy, SpecError, StopPolicy, StopStep, WorkerSpec,
 };
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use std::{
 pub(crate) struct Recipe {
     command: Command,
     restart: Restarting,
-    ready: Option<Readiness>,
+    ready: Option<ReadinessConfig>,
     stop: Option<Vec<Step>>,
     pub(crate) after: After,
     limits: Limits,
@@ -33,7 +33,7 @@ impl Recipe {
         let recipe = Self {
             command: keys.need("command", Command::read)?,
             restart: keys.get("restart", Restarting::read)?.unwrap_or_default(),
-            ready: keys.get("ready", Readiness::read)?,
+            ready: keys.get("ready", ReadinessConfig::read)?,
             stop: keys.get("stop", |steps| list(steps, "a list of tables", Step::read))?,
             after: keys.get("after", After::read)?.unwrap_or_default(),
             limits: keys.get("limits", Limits::read)?.unwrap_or_default(),
@@ -73,7 +73,7 @@ impl Recipe {
     /// What no single key shows: which key it is, and what is wrong with it.
     fn check(&self) -> Result<(), (&'static str, String)> {
         let is_seen = matches!(self.output, Destination::Show | Destination::Log(_));
-        if matches!(self.ready, Some(Readiness { sign: Sign::Line(_), .. })) && !is_seen {
+        if matches!(self.ready, Some(ReadinessConfig { sign: Sign::Line(_), .. })) && !is_seen {
             return Err((
                 "ready.line",
                 "a line is seen only where `output` is \"show\" or a file that is not `raw`".into(),
@@ -109,7 +109,7 @@ fn explain(error: &SpecError) -> (&'static str, String) {
     let text = error.to_string();
     match error {
         SpecError::Conflict { settings: ["time_limit", _], reason } => ("limits.run_time", reason.to_string()),
-        SpecError::Conflict { settings: ["ready", "within"], reason } => ("ready.within", reason.to_string()),
+        SpecError::Conflict { settings: ["ready", "timeout"], reason } => ("ready.within", reason.to_string()),
         SpecError::Conflict { settings: ["ready", "connect_tcp" | "connect_unix"], reason } => {
             ("ready.connect", reason.to_string())
         }
@@ -192,7 +192,7 @@ impl Restarting {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct Readiness {
+struct ReadinessConfig {
     sign: Sign,
     within: Option<Duration>,
 }
@@ -204,7 +204,7 @@ enum Sign {
     Connect(String),
 }
 
-impl Readiness {
+impl ReadinessConfig {
     fn read(value: &Value<'_>) -> Result<Self, Wrong> {
         let keys = Keys::of(value, "a table", &["line", "notify", "connect", "within"])?;
         let yes = |value: &Value<'_>| match value.get_ref().as_bool() {
@@ -221,15 +221,15 @@ impl Readiness {
         Ok(Self { sign, within: keys.get("within", time)? })
     }
 
-    fn ready(&self) -> Ready {
+    fn ready(&self) -> Readiness {
         let ready = match &self.sign {
-            Sign::Line(pattern) => Ready::line(pattern),
-            Sign::Notify => Ready::notify(),
-            Sign::Connect(path) if path.contains('/') => Ready::connect_unix(path),
-            Sign::Connect(address) => Ready::connect_tcp(address.as_str()),
+            Sign::Line(pattern) => Readiness::log_line(pattern),
+            Sign::Notify => Readiness::sd_notify(),
+            Sign::Connect(path) if path.contains('/') => Readiness::connect_unix(path),
+            Sign::Connect(address) => Readiness::connect_tcp(address.as_str()),
         };
         match self.within {
-            Some(time) => ready.within(time),
+            Some(time) => ready.timeout(time),
             None => ready,
         }
     }

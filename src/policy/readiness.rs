@@ -66,7 +66,7 @@ pub(crate) enum Outcome {
 
 /// The wait of one incarnation. It has one outcome that ends it, and then nothing more to say.
 #[derive(Debug)]
-pub(crate) struct Readiness {
+pub(crate) struct ReadinessTracker {
     wanted: Mark,
     started: Instant,
     /// When it is told as slow; never again once it was.
@@ -80,7 +80,7 @@ fn most_of(time: Duration) -> Duration {
     time.saturating_sub(time / 4)
 }
 
-impl Readiness {
+impl ReadinessTracker {
     pub(crate) fn new(wanted: Mark, within: Duration, started: Instant) -> Self {
         let warning = Deadline::after(started, most_of(within));
         Self { wanted, started, warning, deadline: Some(Deadline::after(started, within)) }
@@ -158,7 +158,7 @@ mod tests {
     fn only_the_wanted_sign_makes_it_ready() {
         let t0 = start();
         for wanted in MARKS {
-            let mut one = Readiness::new(wanted, 9 * SECOND, t0);
+            let mut one = ReadinessTracker::new(wanted, 9 * SECOND, t0);
             for other in MARKS.into_iter().filter(|&mark| mark != wanted) {
                 assert_eq!(one.see(Sign::Shown(other), t0 + SECOND), None, "{other:?} for {wanted:?}");
             }
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn p15_readiness_has_a_deadline() {
         let t0 = start();
-        let mut one = Readiness::new(Mark::Notified, 4 * SECOND, t0);
+        let mut one = ReadinessTracker::new(Mark::Notified, 4 * SECOND, t0);
         assert_eq!(one.timeout(t0 + 2 * SECOND), None);
         assert_eq!(one.poll_timeout(), Some(t0 + 3 * SECOND));
         assert_eq!(one.timeout(t0 + 3 * SECOND), Some(Outcome::Slow { waited: 3 * SECOND }));
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn one_whose_wait_was_overslept_is_told_as_slow_before_it_is_missed() {
         let t0 = start();
-        let mut one = Readiness::new(Mark::Notified, 4 * SECOND, t0);
+        let mut one = ReadinessTracker::new(Mark::Notified, 4 * SECOND, t0);
         let late = t0 + 9 * SECOND;
         assert_eq!(one.timeout(late), Some(Outcome::Slow { waited: 9 * SECOND }));
         assert!(one.poll_timeout().is_some_and(|due| due <= late), "at once again");
@@ -198,9 +198,9 @@ mod tests {
     #[test]
     fn p15_a_closed_descriptor_without_a_newline_is_never_ready() {
         let t0 = start();
-        let mut one = Readiness::new(Mark::Newline, 3 * SECOND, t0);
+        let mut one = ReadinessTracker::new(Mark::Newline, 3 * SECOND, t0);
         assert_eq!(one.see(Sign::DescriptorClosed, t0 + SECOND), Some(Outcome::Closed { after: SECOND }));
-        let mut other = Readiness::new(Mark::Line, 3 * SECOND, t0);
+        let mut other = ReadinessTracker::new(Mark::Line, 3 * SECOND, t0);
         assert_eq!(other.see(Sign::DescriptorClosed, t0), None, "nobody waits for that descriptor");
     }
 
@@ -208,7 +208,7 @@ mod tests {
     fn p15_output_that_was_looked_through_in_vain_ends_a_wait_for_output() {
         let t0 = start();
         for wanted in MARKS {
-            let mut one = Readiness::new(wanted, 3 * SECOND, t0);
+            let mut one = ReadinessTracker::new(wanted, 3 * SECOND, t0);
             let is_by_output = matches!(wanted, Mark::Line | Mark::Message);
             let outcome = is_by_output.then_some(Outcome::Exhausted { after: SECOND });
             assert_eq!(one.see(Sign::OutputLimit, t0 + SECOND), outcome, "{wanted:?}");
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn p15_one_that_dies_first_ends_the_wait() {
         let t0 = start();
-        let mut one = Readiness::new(Mark::Reached, Duration::MAX, t0);
+        let mut one = ReadinessTracker::new(Mark::Reached, Duration::MAX, t0);
         assert_eq!(one.poll_timeout(), None, "a time beyond the clock is for ever");
         assert_eq!(one.see(Sign::Died, t0 + SECOND), Some(Outcome::Died { after: SECOND }));
         assert!(one.is_over());
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn p15_a_worker_gets_the_time_it_asks_for() {
         let t0 = start();
-        let mut one = Readiness::new(Mark::Notified, 4 * SECOND, t0);
+        let mut one = ReadinessTracker::new(Mark::Notified, 4 * SECOND, t0);
         one.extend(SECOND, t0 + SECOND);
         assert_eq!(one.poll_timeout(), Some(t0 + 3 * SECOND), "two are left until it is slow");
         one.extend(8 * SECOND, t0 + SECOND);
@@ -249,7 +249,7 @@ mod tests {
             history in prop::collection::vec((0..12_usize, 0..3000_u64), 0..40),
         ) {
             let t0 = start();
-            let mut one = Readiness::new(MARKS[wanted], 5 * SECOND, t0);
+            let mut one = ReadinessTracker::new(MARKS[wanted], 5 * SECOND, t0);
             let (mut now, mut outcomes, mut slow) = (t0, Vec::new(), 0);
             let rest = [(10, 100_000), (10, 0)];
             for (event, pause_ms) in history.into_iter().chain(rest) {

@@ -48,7 +48,7 @@ pub use crate::supervisor::handles::stop::{RestartHandle, StopHandle, StopReport
 pub use crate::supervisor::handles::worker::Worker;
 pub use crate::supervisor::ids::WorkerId;
 pub use crate::supervisor::spec::WorkerSpec;
-pub use crate::supervisor::spec::readiness::Ready;
+pub use crate::supervisor::spec::readiness::Readiness;
 pub use crate::supervisor::spec::survivors::Survivors;
 pub use crate::supervisor::worker::group::{GroupEnd, GroupState, GroupStatus};
 pub use crate::supervisor::worker::status::{SupervisorStatus, WorkerState, WorkerStatus};

@@ -1,6 +1,6 @@
 //! What a user has given us to call on a thread of ours: a panic in it is his own affair, and everybody else's workers live on.
 
-use crate::supervisor::spec::{WorkerSpec, readiness::Ready};
+use crate::supervisor::spec::{WorkerSpec, readiness::Readiness};
 use crate::sys::closing::{self, MayBlock, Released};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -13,7 +13,7 @@ pub(crate) type SharedSpec = Arc<Released<WorkerSpec>>;
 
 impl MayBlock for WorkerSpec {
     fn may_block(&self) -> bool {
-        self.plan.holds_user_values() || self.ready.as_ref().is_some_and(Ready::holds_closure)
+        self.plan.holds_user_values() || self.ready.as_ref().is_some_and(Readiness::holds_closure)
     }
 }
 

@@ -3,7 +3,8 @@
 
 use crate::support::{DEADLINE, FIXTURE, Story, Way, alone, comes_true, switches};
 use pipewright::{
-    CallError, EventKind, FrameErrorKind, OutputMode, Pass, Ready, StdinMode, Supervisor, Watchdog, Worker, WorkerSpec,
+    CallError, EventKind, FrameErrorKind, OutputMode, Pass, Readiness, StdinMode, Supervisor, Watchdog, Worker,
+    WorkerSpec,
 };
 use serde_json::{Value, json};
 use std::{
@@ -212,7 +213,7 @@ fn what_stands_behind_the_key_is_heard_whoever_calls_just_then() {
 #[test]
 fn who_is_ready_when_it_connects_has_that_time_for_it() {
     let mut story = Story::new();
-    let spec = absent().connect_time(Duration::from_millis(20)).ready(Ready::control().within(DEADLINE));
+    let spec = absent().connect_time(Duration::from_millis(20)).ready(Readiness::control().timeout(DEADLINE));
     let (worker, address) = spawn(&mut story, spec);
     assert!(!worker.wait_ready(Duration::from_millis(100)));
     let (mut socket, hello) = hello(&address);
@@ -389,7 +390,7 @@ fn workers_connect_wherever_the_runtime_directory_is_or_was() {
     assert!(!runtime.exists(), "it was never there");
     let supervisor = Supervisor::new().unwrap();
     std::fs::create_dir(&runtime).unwrap();
-    let second = supervisor.spawn(spec().ready(Ready::control())).unwrap();
+    let second = supervisor.spawn(spec().ready(Readiness::control())).unwrap();
     answers(&second);
     // Its user has logged out.
     std::fs::remove_dir_all(&runtime).unwrap();

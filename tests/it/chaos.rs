@@ -5,8 +5,8 @@ use crate::support::{
     wait_gone,
 };
 use pipewright::{
-    Backoff, Event, EventKind, Pass, Ready, Restart, RestartIntensity, RestartPolicy, StdinMode, StopPolicy, StopStep,
-    Supervisor, Worker, WorkerId, WorkerSpec,
+    Backoff, Event, EventKind, Pass, Readiness, Restart, RestartIntensity, RestartPolicy, StdinMode, StopPolicy,
+    StopStep, Supervisor, Worker, WorkerId, WorkerSpec,
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -171,7 +171,7 @@ fn spec(chance: &mut Chance, place: &Place) -> WorkerSpec {
     match kind {
         "serve" => spec.control(Pass::arg("--control={}")),
         "input" => spec.stdin(StdinMode::Pipe),
-        "notice" => spec.ready(Ready::notify()),
+        "notice" => spec.ready(Readiness::sd_notify()),
         _ => spec,
     }
 }

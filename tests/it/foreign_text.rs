@@ -2,7 +2,7 @@
 
 use crate::support::{Story, is_alive};
 use pipewright::{
-    EventKind, OutputMode, Pass, Ready, StdinMode, WorkerSpec,
+    EventKind, OutputMode, Pass, Readiness, StdinMode, WorkerSpec,
     pipe::named::{self, PipeName},
 };
 use std::{fs, time::Duration};
@@ -45,7 +45,7 @@ fn p12_last_words_with_escapes_are_shown_harmless_and_kept_raw() {
     let mut story = Story::new();
     let words = format!("first\r\nsecond {HOSTILE}\n");
     let spec = WorkerSpec::new("sh").args(["-c", "printf %s \"$0\" >&2; exit 3", &words]).stderr(OutputMode::Lines);
-    let _worker = story.supervisor.spawn(spec.ready(Ready::notify())).unwrap();
+    let _worker = story.supervisor.spawn(spec.ready(Readiness::sd_notify())).unwrap();
     let last_words = story.find(|event| match event.kind {
         EventKind::NotReady { recent_output, .. } => Some(recent_output),
         _ => None,

@@ -6,8 +6,8 @@ use crate::{
 };
 use pipewright::{
     AutoShutdown, Backoff, DependencyCondition, Event, EventKind, ExitMatch, ExitStatus, GiveUpReason, GroupEnd,
-    GroupError, GroupPolicy, GroupState, OutputMode, Ready, Restart, RestartPolicy, SpecError, StdinMode, StopPolicy,
-    StopStep, StoppedWorker, Strategy, Supervisor, Worker, WorkerGroup, WorkerSpec, WorkerState,
+    GroupError, GroupPolicy, GroupState, OutputMode, Readiness, Restart, RestartPolicy, SpecError, StdinMode,
+    StopPolicy, StopStep, StoppedWorker, Strategy, Supervisor, Worker, WorkerGroup, WorkerSpec, WorkerState,
 };
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -57,7 +57,7 @@ fn outline(events: &[Event], workers: &[&Worker]) -> Vec<String> {
 /// Ready when it ignores SIGTERM; its ladder has no end.
 fn deaf(way: Way) -> WorkerSpec {
     let stop = StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(3600));
-    way.fixture("ignore-term").stop(stop).ready(Ready::message(|_| true))
+    way.fixture("ignore-term").stop(stop).ready(Readiness::message(|_| true))
 }
 
 fn was_killed(ended: &StoppedWorker) -> bool {
@@ -68,7 +68,7 @@ both_ways! {
     fn p09_members_start_in_order_and_stop_in_reverse(way: Way) {
         let mut story = Story::new();
         let group = group(&story, Strategy::OneForOne);
-        let database = until_told(way, 0).name("database").ready(Ready::line("up"));
+        let database = until_told(way, 0).name("database").ready(Readiness::log_line("up"));
         let database = group.add(database).unwrap();
         let cache = group.add(until_told(way, 0).name("cache").depends_on(&database, DependencyCondition::Started)).unwrap();
         let web = until_told(way, 0).name("web").depends_on(&database, DependencyCondition::Ready).depends_on(&cache, DependencyCondition::Ready);
@@ -150,10 +150,10 @@ both_ways! {
     fn the_last_significant_member_ends_its_group(way: Way) {
         let mut story = Story::new();
         let group = group(&story, GroupPolicy::default().auto_shutdown(AutoShutdown::AllSignificant));
-        let steady = group.add(always(until_told(way, 0)).ready(Ready::line("up"))).unwrap();
+        let steady = group.add(always(until_told(way, 0)).ready(Readiness::log_line("up"))).unwrap();
         let [first, last] = ["first", "last"].map(|name| {
             let spec = until_told(way, 0).name(name).significant().depends_on(&steady, DependencyCondition::Ready);
-            group.add(spec.ready(Ready::line("up"))).unwrap()
+            group.add(spec.ready(Readiness::log_line("up"))).unwrap()
         });
         assert!(first.wait_ready(DEADLINE) && last.wait_ready(DEADLINE), "{:?}", story.told);
         drop(first.take_stdin());
@@ -170,7 +170,7 @@ both_ways! {
         for strategy in [Strategy::OneForAll, Strategy::OneForOne] {
             let mut story = Story::new();
             let group = group(&story, strategy);
-            let steady = group.add(always(until_told(way, 0)).ready(Ready::line("up"))).unwrap();
+            let steady = group.add(always(until_told(way, 0)).ready(Readiness::log_line("up"))).unwrap();
             let policy = RestartPolicy::from(Restart::Always).fatal([ExitMatch::Code(3)]);
             let fatal = group.add(until_told(way, 3).restart(policy).depends_on(&steady, DependencyCondition::Ready)).unwrap();
             started(&mut story, &fatal, 1);
@@ -223,7 +223,7 @@ both_ways! {
         let mut story = Story::new();
         let group = group(&story, GroupPolicy::default().stop_timeout(Duration::from_millis(500)));
         let stop = StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], LADDER);
-        let deaf = || always(way.fixture("ignore-term").stop(stop.clone()).ready(Ready::message(|_| true)));
+        let deaf = || always(way.fixture("ignore-term").stop(stop.clone()).ready(Readiness::message(|_| true)));
         let mut last = group.add(deaf()).unwrap();
         for _ in 1..MEMBERS {
             last = group.add(deaf().depends_on(&last, DependencyCondition::Ready)).unwrap();
@@ -245,7 +245,7 @@ both_ways! {
         let group = group(&story, Strategy::OneForOne);
         let stop = StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(1));
         let fast = group.add(way.plain("hang").restart(Restart::OnFailure)).unwrap();
-        let slow = way.fixture("ignore-term").ready(Ready::message(|_| true)).stop(stop).restart(Restart::Always);
+        let slow = way.fixture("ignore-term").ready(Readiness::message(|_| true)).stop(stop).restart(Restart::Always);
         let slow = group.add(slow).unwrap();
         assert!(fast.wait_ready(DEADLINE) && slow.wait_ready(DEADLINE), "{:?}", story.told);
         let report = group.stop().wait(DEADLINE);
@@ -308,7 +308,7 @@ both_ways! {
         let story = Story::new();
         let group = group(&story, Strategy::OneForOne);
         let [first, second] =
-            ["first", "second"].map(|name| group.add(always(until_told(way, 0)).name(name).ready(Ready::line("up"))).unwrap());
+            ["first", "second"].map(|name| group.add(always(until_told(way, 0)).name(name).ready(Readiness::log_line("up"))).unwrap());
         assert!(first.wait_ready(DEADLINE) && second.wait_ready(DEADLINE));
         assert!(group.restart().wait(DEADLINE), "{:?}", story.supervisor.status());
         assert_eq!((first.incarnation(), second.incarnation()), (2, 2));
@@ -551,7 +551,7 @@ both_ways! {
         let mut story = Story::new();
         let group = group(&story, Strategy::OneForAll);
         let job = group.add(until_told(way, 0).name("job")).unwrap();
-        let steady = group.add(always(until_told(way, 0)).ready(Ready::line("up"))).unwrap();
+        let steady = group.add(always(until_told(way, 0)).ready(Readiness::log_line("up"))).unwrap();
         assert!(steady.wait_ready(DEADLINE));
         assert!(group.start_member(&steady).unwrap().wait(Duration::ZERO), "it runs already");
         steady.stop().wait(DEADLINE);
@@ -571,7 +571,7 @@ both_ways! {
         let story = Story::new();
         let group = group(&story, Strategy::RestForOne);
         let mut batch = group.batch();
-        let database = batch.add(until_told(way, 0).name("database").ready(Ready::line("up"))).unwrap();
+        let database = batch.add(until_told(way, 0).name("database").ready(Readiness::log_line("up"))).unwrap();
         let web = batch.add(until_told(way, 0).name("web").depends_on(&database, DependencyCondition::Ready)).unwrap();
         assert_eq!(group.status().expect("it is there").members.len(), 0);
         assert!(batch.start().unwrap().wait(DEADLINE), "{:?}", story.told);

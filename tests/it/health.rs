@@ -6,7 +6,7 @@ use crate::{
 };
 use crossbeam_channel::{Receiver, Sender};
 use pipewright::{
-    Backoff, EventKind, Message, OutputMode, Pass, ReadinessError, Ready, Restart, RestartPolicy, SpawnError,
+    Backoff, EventKind, Message, OutputMode, Pass, Readiness, ReadinessError, Restart, RestartPolicy, SpawnError,
     SpecError, StdinMode, StopPolicy, StopStep, Supervisor, Warning, Watchdog, WorkerSpec, WorkerState,
 };
 use serde_json::json;
@@ -71,32 +71,32 @@ fn endless_stop() -> StopPolicy {
 both_ways! {
     fn a_line_makes_ready(way: Way) {
         let spec = shell(way, "echo starting; echo listening on port 80; cat").stdout(OutputMode::Lines);
-        becomes_ready(spec.ready(Ready::line("^listening on port [0-9]+$")));
+        becomes_ready(spec.ready(Readiness::log_line("^listening on port [0-9]+$")));
     }
 
     fn a_line_on_standard_error_makes_ready(way: Way) {
         let spec = shell(way, "echo up >&2; cat").stdout(OutputMode::Lines).stderr(OutputMode::Lines);
-        becomes_ready(spec.ready(Ready::line("^up$")));
+        becomes_ready(spec.ready(Readiness::log_line("^up$")));
     }
 
     fn a_start_makes_ready(way: Way) {
-        becomes_ready(shell(way, "cat").ready(Ready::started()));
+        becomes_ready(shell(way, "cat").ready(Readiness::started()));
     }
 
     fn a_message_makes_ready(way: Way) {
         let spec = shell(way, r#"echo '{"n":1}' >&$1; echo '{"n":2}' >&$1; cat"#).arg("sh").messages(Pass::arg("{}"));
-        becomes_ready(spec.ready(Ready::message(|message| message.as_str().is_ok_and(|text| text.contains('2')))));
+        becomes_ready(spec.ready(Readiness::message(|message| message.as_str().is_ok_and(|text| text.contains('2')))));
     }
 
     fn a_newline_on_its_descriptor_makes_ready(way: Way) {
         // It says something else before, and closes it after.
         let spec = shell(way, "printf well >&$1; echo >&$1; eval \"exec $1>&-\"; cat").arg("sh");
-        becomes_ready(spec.ready(Ready::newline(Pass::arg("{}"))));
+        becomes_ready(spec.ready(Readiness::notify_fd(Pass::arg("{}"))));
     }
 
     fn a_descriptor_closed_without_a_newline_is_never_ready(way: Way) {
         let spec = shell(way, "printf well >&$1; eval \"exec $1>&-\"; cat").arg("sh");
-        let (why, _, mut story) = never_ready(spec.ready(Ready::newline(Pass::arg("{}"))));
+        let (why, _, mut story) = never_ready(spec.ready(Readiness::notify_fd(Pass::arg("{}"))));
         assert!(matches!(why, ReadinessError::PipeClosed { .. }), "{why:?}");
         // Its input ends by the first rung of the stop ladder.
         assert!(story.exit().success());
@@ -105,20 +105,20 @@ both_ways! {
     fn control_makes_ready(way: Way) {
         let spec = way.plain("serve").control(Pass::arg("--control={}"));
         let mut story = Story::new();
-        let worker = story.supervisor.spawn(spec.ready(Ready::control())).unwrap();
+        let worker = story.supervisor.spawn(spec.ready(Readiness::control())).unwrap();
         assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
         story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
     }
 
     fn sd_notify_makes_ready(way: Way) {
         let spec = way.plain("notify").args(["--say", "X_UNKNOWN=1,STATUS=warming up,READY=1"]).stdin(StdinMode::Pipe);
-        becomes_ready(spec.ready(Ready::notify()));
+        becomes_ready(spec.ready(Readiness::sd_notify()));
     }
 
     fn p07_a_flood_of_statuses_is_bounded_and_the_last_one_is_kept(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("notify").args(["--say", "STATUS=busy,READY=1,STATUS=idle", "--times", "20000"]);
-        let worker = story.supervisor.spawn(spec.stdin(StdinMode::Pipe).ready(Ready::notify())).unwrap();
+        let worker = story.supervisor.spawn(spec.stdin(StdinMode::Pipe).ready(Readiness::sd_notify())).unwrap();
         assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
         let status = story.supervisor.status();
         assert!(matches!(status.workers[0].status.as_deref(), Some("idle" | "busy")), "{status:?}");
@@ -144,7 +144,7 @@ both_ways! {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let mut story = Story::new();
-        let worker = story.supervisor.spawn(shell(way, "cat").ready(Ready::connect_unix(&path))).unwrap();
+        let worker = story.supervisor.spawn(shell(way, "cat").ready(Readiness::connect_unix(&path))).unwrap();
         assert!(!worker.wait_ready(Duration::ZERO));
         let listener = UnixListener::bind(&path).unwrap();
         assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
@@ -155,14 +155,14 @@ both_ways! {
     fn an_open_port_makes_ready(way: Way) {
         let listener = TcpListener::bind("localhost:0").unwrap();
         let address = format!("localhost:{}", listener.local_addr().unwrap().port());
-        becomes_ready(shell(way, "cat").ready(Ready::connect_tcp(address)));
+        becomes_ready(shell(way, "cat").ready(Readiness::connect_tcp(address)));
         listener.accept().expect("somebody has come");
     }
 
     fn a_check_makes_ready_and_may_panic(way: Way) {
         let is_ready = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&is_ready);
-        let check = Ready::check(move || if asked.load(Ordering::Relaxed) { true } else { panic!("not yet") });
+        let check = Readiness::check(move || if asked.load(Ordering::Relaxed) { true } else { panic!("not yet") });
         let mut story = Story::new();
         let worker = story.supervisor.spawn(shell(way, "cat").ready(check)).unwrap();
         assert!(!worker.wait_ready(Duration::from_millis(30)));
@@ -174,7 +174,7 @@ both_ways! {
     fn who_is_not_ready_in_time_is_stopped_and_comes_back(way: Way) {
         let mut story = Story::new();
         let policy = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
-        let ready = Ready::line("never").within(Duration::from_millis(400));
+        let ready = Readiness::log_line("never").timeout(Duration::from_millis(400));
         let spec = shell(way, "echo one; printf two >&2; cat").stdout(OutputMode::Lines).stderr(OutputMode::Lines);
         story.supervisor.spawn(spec.ready(ready).restart(policy)).unwrap();
         for incarnation in 1..=2 {
@@ -197,7 +197,7 @@ both_ways! {
     }
 
     fn who_dies_before_it_is_ready_is_told(way: Way) {
-        let spec = shell(way, "echo no such port >&2; exit 3").stderr(OutputMode::Lines).ready(Ready::line("listening"));
+        let spec = shell(way, "echo no such port >&2; exit 3").stderr(OutputMode::Lines).ready(Readiness::log_line("listening"));
         let (why, last_words, mut story) = never_ready(spec);
         assert!(matches!(why, ReadinessError::Exited { .. }), "{why:?}");
         assert_eq!(&*last_words, "no such port\n");
@@ -293,7 +293,7 @@ both_ways! {
     fn a_watchdog_does_not_cut_the_grace_period_of_a_stop(way: Way) {
         let mut story = Story::new();
         let (ready, is_ready) = flag();
-        let spec = way.fixture("ignore-term").stop(endless_stop()).ready(Ready::check(is_ready));
+        let spec = way.fixture("ignore-term").stop(endless_stop()).ready(Readiness::check(is_ready));
         let worker = story.supervisor.spawn(spec.watchdog(Watchdog::messages(Duration::from_millis(200)))).unwrap();
         story.message();
         // Whoever is frozen is not silent: so the stop comes first, however late we are.
@@ -311,7 +311,7 @@ both_ways! {
         let mut within = Duration::from_millis(300);
         loop {
             let mut story = Story::new();
-            let spec = way.fixture("ignore-term").stop(endless_stop()).ready(Ready::notify().within(within));
+            let spec = way.fixture("ignore-term").stop(endless_stop()).ready(Readiness::sd_notify().timeout(within));
             let worker = story.supervisor.spawn(spec).unwrap();
             story.message();
             let stopping = worker.stop();
@@ -341,7 +341,7 @@ both_ways! {
         // It ends right after it has become ready, and its child holds its pipe for longer than its period.
         let script = "sleep 1000 & echo 1 >/proc/self/fd/$1; exit 0";
         let spec = shell(way, script).arg("sh").messages(Pass::arg("{}")).drain_time(Duration::from_millis(1200));
-        let spec = spec.ready(Ready::message(|_| true)).watchdog(Watchdog::messages(Duration::from_millis(500)));
+        let spec = spec.ready(Readiness::message(|_| true)).watchdog(Watchdog::messages(Duration::from_millis(500)));
         let policy = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
         let worker = story.supervisor.spawn(spec.restart(policy)).unwrap();
         let exit = worker.wait_timeout(DEADLINE).expect("its end");
@@ -357,7 +357,7 @@ both_ways! {
         let mut story = Story::new();
         for _ in 0..WORKERS {
             let spec = way.program("/bin/sh").args(["-c", "echo >/proc/self/fd/$1", "sh"]);
-            story.supervisor.spawn(spec.ready(Ready::newline(Pass::arg("{}")))).unwrap();
+            story.supervisor.spawn(spec.ready(Readiness::notify_fd(Pass::arg("{}")))).unwrap();
         }
         let (mut ready, mut not) = (0, 0);
         for event in story.rest() {
@@ -374,7 +374,7 @@ both_ways! {
         let mut story = Story::new();
         // No newline; the daemon holds both pipes when its parent has ended.
         let script = "printf well >/proc/self/fd/$2; setsid sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000' sh $1 & exit 0";
-        let spec = shell(way, script).arg("sh").messages(Pass::arg("{}")).ready(Ready::newline(Pass::arg("{}")));
+        let spec = shell(way, script).arg("sh").messages(Pass::arg("{}")).ready(Readiness::notify_fd(Pass::arg("{}")));
         let worker = story.supervisor.spawn(spec.drain_time(DEADLINE)).unwrap();
         let (mut daemon, mut why) = (None, None);
         while daemon.is_none() || why.is_none() {
@@ -401,7 +401,7 @@ both_ways! {
 #[test]
 fn who_ends_well_before_its_newline_has_ended_well() {
     let mut story = Story::new();
-    let spec = WorkerSpec::new("true").ready(Ready::newline(Pass::fd(3))).restart(Restart::OnFailure);
+    let spec = WorkerSpec::new("true").ready(Readiness::notify_fd(Pass::fd(3))).restart(Restart::OnFailure);
     story.supervisor.spawn(spec).unwrap();
     let events = story.rest();
     let died = events
@@ -420,7 +420,7 @@ fn judged_slowly(script: &str) -> (WorkerSpec, Receiver<()>, Sender<()>) {
         opened.recv().unwrap_or_default();
         true
     };
-    let spec = WorkerSpec::new("sh").args(["-c", script]).messages(Pass::fd(3)).ready(Ready::message(is_it));
+    let spec = WorkerSpec::new("sh").args(["-c", script]).messages(Pass::fd(3)).ready(Readiness::message(is_it));
     (spec, entered, open)
 }
 
@@ -433,7 +433,7 @@ fn p06_a_closure_for_messages_that_blocks_delays_no_other_worker() {
     // Its own messages come, and those of others, with their ends.
     assert_eq!([story.json(), story.json()], [json!(1), json!(2)]);
     let other = WorkerSpec::new("sh").args(["-c", "echo 3 >&3"]).messages(Pass::fd(3));
-    let other = story.supervisor.spawn(other.ready(Ready::message(|_| true))).unwrap();
+    let other = story.supervisor.spawn(other.ready(Readiness::message(|_| true))).unwrap();
     assert_eq!(story.json(), json!(3));
     story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
     assert!(story.exit().success());
@@ -480,7 +480,7 @@ fn p15_an_end_waits_for_a_closure_that_blocks_no_longer_than_for_streams() {
 fn p06_output_beyond_a_limit_is_not_looked_through() {
     const LENGTH: usize = 32 << 10;
     let line = "x".repeat(LENGTH);
-    for ready in [Ready::line("never"), Ready::message(|_| false)] {
+    for ready in [Readiness::log_line("never"), Readiness::message(|_| false)] {
         let spec = WorkerSpec::new("yes").arg(&line);
         let spec = if format!("{ready:?}").contains("never") {
             spec.stdout(OutputMode::Lines)
@@ -511,7 +511,7 @@ fn p15_a_suspended_host_takes_no_time_from_a_worker() {
     }
     let mut story = Story::new();
     let spec = shell(Way::Direct, "read line; echo up; cat").stdout(OutputMode::Lines);
-    let worker = story.supervisor.spawn(spec.ready(Ready::line("up").within(Duration::from_secs(2)))).unwrap();
+    let worker = story.supervisor.spawn(spec.ready(Readiness::log_line("up").timeout(Duration::from_secs(2)))).unwrap();
     let stdin = worker.take_stdin().unwrap();
     // Its timers are set when the loop has answered.
     assert!(story.supervisor.status().is_complete);
@@ -540,26 +540,26 @@ fn what_cannot_be_observed_is_refused() {
         SpecError::Conflict { settings, .. } => settings,
         other => panic!("{other:?}"),
     };
-    assert_eq!(conflict(spec().ready(Ready::control())), ["ready", "control"]);
-    assert_eq!(conflict(spec().ready(Ready::message(|_| true))), ["ready", "messages"]);
-    assert_eq!(conflict(spec().ready(Ready::line("x"))), ["ready", "stdout"]);
+    assert_eq!(conflict(spec().ready(Readiness::control())), ["ready", "control"]);
+    assert_eq!(conflict(spec().ready(Readiness::message(|_| true))), ["ready", "messages"]);
+    assert_eq!(conflict(spec().ready(Readiness::log_line("x"))), ["ready", "stdout"]);
     assert_eq!(conflict(spec().watchdog(Watchdog::ping(DEADLINE))), ["watchdog", "control"]);
     assert_eq!(conflict(spec().watchdog(Watchdog::messages(DEADLINE))), ["watchdog", "messages"]);
     let shorter = Watchdog::ping(DEADLINE).ping_after(2 * DEADLINE);
     assert_eq!(conflict(spec().control(Pass::env("C")).watchdog(shorter)), ["watchdog", "ping_after"]);
-    let brief = spec().stdout(OutputMode::Lines).ready(Ready::line("x").within(DEADLINE)).time_limit(DEADLINE);
+    let brief = spec().stdout(OutputMode::Lines).ready(Readiness::log_line("x").timeout(DEADLINE)).time_limit(DEADLINE);
     assert_eq!(conflict(brief), ["time_limit", "ready"]);
     assert!(
-        spec().ready(Ready::started()).time_limit(Duration::from_secs(1)).validate().is_ok(),
+        spec().ready(Readiness::started()).time_limit(Duration::from_secs(1)).validate().is_ok(),
         "it is ready at once"
     );
     assert_eq!(conflict(spec().time_limit(Duration::ZERO)), ["time_limit", "spawn"]);
-    let taken = spec().messages_on_stdout().ready(Ready::line("x"));
+    let taken = spec().messages_on_stdout().ready(Readiness::log_line("x"));
     assert_eq!(conflict(taken), ["ready", "stdout"], "its lines are messages");
-    assert_eq!(conflict(spec().ready(Ready::notify().within(Duration::ZERO))), ["ready", "within"]);
+    assert_eq!(conflict(spec().ready(Readiness::sd_notify().timeout(Duration::ZERO))), ["ready", "timeout"]);
     for address in ["nonsense", ":80", "localhost:", "localhost:http", "localhost:0"] {
-        assert_eq!(conflict(spec().ready(Ready::connect_tcp(address))), ["ready", "connect_tcp"], "{address}");
+        assert_eq!(conflict(spec().ready(Readiness::connect_tcp(address))), ["ready", "connect_tcp"], "{address}");
     }
-    let bad = refused(spec().stdout(OutputMode::Lines).ready(Ready::line("(")));
+    let bad = refused(spec().stdout(OutputMode::Lines).ready(Readiness::log_line("(")));
     assert_eq!(bad, SpecError::InvalidPattern { pattern: "(".into() });
 }

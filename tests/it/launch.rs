@@ -643,7 +643,7 @@ fn what_only_a_supervisor_does_is_refused_by_hand() {
         ("cgroup_limit", spec().cgroup_limit(pipewright::CgroupLimit::PidsMax(3))),
         ("time_limit", spec().time_limit(DEADLINE)),
         ("restart", spec().restart(pipewright::Restart::OnFailure)),
-        ("ready", spec().ready(pipewright::Ready::notify())),
+        ("ready", spec().ready(pipewright::Readiness::sd_notify())),
         ("watchdog", spec().watchdog(pipewright::Watchdog::notify(DEADLINE))),
         ("outlive_supervisor", spec().outlive_supervisor()),
     ] {

@@ -6,7 +6,7 @@ use crate::{
     support::{DEADLINE, FIXTURE, Story, Way, alone, both_ways, stop_loop},
 };
 use pipewright::{
-    EventKind, ReadinessError, Ready, StopPolicy, StopStep, Warning, Watchdog, Worker, WorkerSpec, WorkerState,
+    EventKind, Readiness, ReadinessError, StopPolicy, StopStep, Warning, Watchdog, Worker, WorkerSpec, WorkerState,
 };
 use std::{
     fs,
@@ -50,7 +50,7 @@ fn spawn(story: &Story, spec: WorkerSpec) -> (Worker, UnixDatagram) {
 }
 
 fn waiting(way: Way) -> WorkerSpec {
-    way.plain("hang").ready(Ready::notify())
+    way.plain("hang").ready(Readiness::sd_notify())
 }
 
 /// Tells this as its status, and gives the kinds of all that was told before that is heard.
@@ -81,7 +81,7 @@ both_ways! {
     fn p15_who_asks_for_more_time_to_become_ready_has_it(way: Way) {
         const WITHIN: Duration = Duration::from_millis(500);
         let mut story = Story::new();
-        let (worker, teller) = spawn(&story, way.plain("hang").ready(Ready::notify().within(WITHIN)));
+        let (worker, teller) = spawn(&story, way.plain("hang").ready(Readiness::sd_notify().timeout(WITHIN)));
         teller.send(b"EXTEND_TIMEOUT_USEC=60000000").unwrap();
         assert!(!worker.wait_ready(WITHIN + WITHIN / 2));
         assert_eq!(story.supervisor.status().workers[0].state, WorkerState::Starting);
@@ -97,7 +97,7 @@ both_ways! {
     fn p15_who_asks_for_less_time_loses_none(way: Way) {
         const WITHIN: Duration = Duration::from_millis(500);
         let mut story = Story::new();
-        let (_worker, teller) = spawn(&story, way.plain("hang").ready(Ready::notify().within(WITHIN)));
+        let (_worker, teller) = spawn(&story, way.plain("hang").ready(Readiness::sd_notify().timeout(WITHIN)));
         teller.send(b"EXTEND_TIMEOUT_USEC=1").unwrap();
         let why = story.find(|event| match event.kind {
             EventKind::NotReady { reason: why, .. } => Some(why),
@@ -152,7 +152,7 @@ both_ways! {
 
     fn that_it_is_about_to_end_is_told_once(way: Way) {
         let mut story = Story::new();
-        let (worker, teller) = spawn(&story, way.plain("hang").ready(Ready::notify()));
+        let (worker, teller) = spawn(&story, way.plain("hang").ready(Readiness::sd_notify()));
         teller.send(b"STOPPING=1").unwrap();
         teller.send(b"STOPPING=1").unwrap();
         let kinds = until_status(&mut story, &teller, "over");

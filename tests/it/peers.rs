@@ -5,7 +5,7 @@ use crate::{
     named::{is_root, reachable},
     support::{DEADLINE, FIXTURE, Story, Way, alone},
 };
-use pipewright::{CallError, DisconnectReason, EventKind, Pass, Ready, StdinMode, Watchdog, Worker, WorkerSpec};
+use pipewright::{CallError, DisconnectReason, EventKind, Pass, Readiness, StdinMode, Watchdog, Worker, WorkerSpec};
 use std::{
     env, fs,
     os::unix::fs::PermissionsExt,
@@ -32,7 +32,7 @@ fn as_another(program: &Path) -> WorkerSpec {
 #[track_caller]
 fn becomes_ready(spec: WorkerSpec) -> (Story, Worker) {
     let mut story = Story::new();
-    let worker = story.supervisor.spawn(spec.ready(Ready::notify()).stdin(StdinMode::Pipe)).unwrap();
+    let worker = story.supervisor.spawn(spec.ready(Readiness::sd_notify()).stdin(StdinMode::Pipe)).unwrap();
     story.find(|event| match event.kind {
         EventKind::Ready { .. } => Some(()),
         EventKind::NotReady { .. } | EventKind::Exited(_) | EventKind::Warning(_) => panic!("{event:?}"),

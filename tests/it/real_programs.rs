@@ -4,7 +4,7 @@
 
 use crate::support::{DEADLINE, Story, Way, both_ways, read_to_end};
 use pipewright::{
-    Backoff, EventKind, GiveUpReason, OutputMode, Pass, Ready, Restart, RestartIntensity, RestartPolicy, StdinMode,
+    Backoff, EventKind, GiveUpReason, OutputMode, Pass, Readiness, Restart, RestartIntensity, RestartPolicy, StdinMode,
     StopPolicy, StopStep, WorkerSpec,
 };
 use serde_json::Value;
@@ -153,7 +153,7 @@ fn redis_becomes_ready_by_sd_notify() {
         .arg(directory.path().join("redis.sock"))
         .current_dir(directory.path())
         .stdout(OutputMode::Lines)
-        .ready(Ready::notify());
+        .ready(Readiness::sd_notify());
     let worker = story.supervisor.spawn(spec).unwrap();
     assert!(worker.wait_ready(DEADLINE), "{:?}", story.rest());
     story.find(|event| matches!(event.kind, EventKind::StatusText(_)).then_some(()));
@@ -172,7 +172,7 @@ fn a_server_whose_port_is_taken_gives_up_and_says_why() {
         .intensity(RestartIntensity::new(1, DEADLINE));
     let spec = WorkerSpec::new("python3").args(["-m", "http.server", "--bind", "127.0.0.1", &port]);
     let spec = spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).restart(policy);
-    let worker = story.supervisor.spawn(spec.ready(Ready::line("Serving HTTP"))).unwrap();
+    let worker = story.supervisor.spawn(spec.ready(Readiness::log_line("Serving HTTP"))).unwrap();
     story.find(|event| matches!(event.kind, EventKind::GaveUp(GiveUpReason::IntensityExceeded)).then_some(()));
     let exit = worker.wait_timeout(DEADLINE).expect("its end");
     assert!(exit.stderr_text().contains("Address already in use"), "{exit}: {}", exit.stderr_text());

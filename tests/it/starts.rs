@@ -2,7 +2,9 @@
 
 use crate::support::{DEADLINE, Story};
 use crossbeam_channel::{Receiver, Sender};
-use pipewright::{Backoff, EventKind, ExitStatus, Pass, Ready, Restart, RestartPolicy, Supervisor, Worker, WorkerSpec};
+use pipewright::{
+    Backoff, EventKind, ExitStatus, Pass, Readiness, Restart, RestartPolicy, Supervisor, Worker, WorkerSpec,
+};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -217,11 +219,11 @@ impl<F: FnMut()> Drop for AtEnd<F> {
 fn holding<T: Send + Sync + 'static>(way: &str, value: T) -> WorkerSpec {
     let spec = WorkerSpec::new("sh").args(["-c", "echo '{}' >&3"]);
     match way {
-        "message" => spec.messages(Pass::fd(3)).ready(Ready::message(move |_| {
+        "message" => spec.messages(Pass::fd(3)).ready(Readiness::message(move |_| {
             let _held = &value;
             true
         })),
-        "check" => WorkerSpec::new("true").ready(Ready::check(move || {
+        "check" => WorkerSpec::new("true").ready(Readiness::check(move || {
             let _held = &value;
             true
         })),
@@ -325,7 +327,7 @@ fn p15_a_supervisor_may_be_dropped_by_its_own_threads() {
                 .args(["-c", "read line; echo '{}' >&3; sleep 1000"])
                 .stdin(pipewright::StdinMode::Pipe)
                 .messages(Pass::fd(3))
-                .ready(Ready::message(move |_| {
+                .ready(Readiness::message(move |_| {
                     drop_it();
                     true
                 }))

@@ -5,7 +5,7 @@ use crate::{
     support::{DEADLINE, Story, Way, alone, both_ways, comes_true, is_alive, read_to_end},
 };
 use pipewright::{
-    Backoff, Event, EventKind, ExitMatch, GiveUpReason, OutputMode, Pass, Ready, ResourceLimit, Restart,
+    Backoff, Event, EventKind, ExitMatch, GiveUpReason, OutputMode, Pass, Readiness, ResourceLimit, Restart,
     RestartIntensity, RestartPolicy, SpawnError, SpecError, StdinMode, StopPolicy, StopReport, StopStep, Supervisor,
     Worker, WorkerSpec, WorkerState,
 };
@@ -230,7 +230,7 @@ both_ways! {
     fn p16_a_status_tells_how_everybody_is(way: Way) {
         let mut story = Story::new();
         let serving = way.plain("serve").control(Pass::arg("--control={}")).name("serving");
-        let serving = story.supervisor.spawn(serving.ready(Ready::control())).unwrap();
+        let serving = story.supervisor.spawn(serving.ready(Readiness::control())).unwrap();
         assert!(serving.wait_ready(DEADLINE));
         let speaking = story.supervisor.spawn(way.fixture("ignore-term").stop(StopPolicy::kill()).name("speaking").window(4096)).unwrap();
         story.message();

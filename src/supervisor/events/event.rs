@@ -115,12 +115,12 @@ pub enum EventKind {
     Request(Box<Request>),
     /// It tells something over control.
     Notification(Box<Notification>),
-    /// It is ready for work, as its [`Ready`](crate::Ready) wants it.
+    /// It is ready for work, as its [`Readiness`](crate::Readiness) wants it.
     Ready {
         /// From its start.
         after: Duration,
     },
-    /// Three quarters of the time in which it has to become [ready](crate::Ready) are over.
+    /// Three quarters of the time in which it has to become [ready](crate::Readiness) are over.
     ReadinessDelayed {
         /// From its start.
         waited: Duration,

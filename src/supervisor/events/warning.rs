@@ -11,7 +11,7 @@ use std::{fmt, io, time::Duration};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Warning {
-    /// A datagram to the [`sd_notify`](crate::Ready::notify) socket of a worker was not heard: neither did a process of the
+    /// A datagram to the [`sd_notify`](crate::Readiness::sd_notify) socket of a worker was not heard: neither did a process of the
     /// worker's tree send it, nor one of our own user or root. Reported once per incarnation.
     NotificationRefused {
         /// The worker whose socket it is.

@@ -245,11 +245,11 @@ impl From<GroupError> for io::Error {
 ///   [`Worker::wait`](crate::supervisor::handles::worker::Worker::wait) has returned for it.
 ///
 /// ```no_run
-/// use pipewright::{Ready, Restart, Strategy, Supervisor, DependencyCondition, WorkerSpec};
+/// use pipewright::{Readiness, Restart, Strategy, Supervisor, DependencyCondition, WorkerSpec};
 ///
 /// let supervisor = Supervisor::new()?;
 /// let group = supervisor.group(Strategy::RestForOne)?;
-/// let database = WorkerSpec::new("database").ready(Ready::connect_tcp("127.0.0.1:5432")).restart(Restart::Always);
+/// let database = WorkerSpec::new("database").ready(Readiness::connect_tcp("127.0.0.1:5432")).restart(Restart::Always);
 /// let database = group.add(database)?;
 /// group.add(WorkerSpec::new("web").restart(Restart::Always).depends_on(&database, DependencyCondition::Ready))?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())

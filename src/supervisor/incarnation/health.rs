@@ -8,7 +8,7 @@ use crate::supervisor::{
 use crate::{
     policy::{
         lifecycle::{Ask, Input},
-        readiness::{Mark, Outcome, Readiness, Sign},
+        readiness::{Mark, Outcome, ReadinessTracker, Sign},
         watchdog::{Act, Life, Vigil},
     },
     supervisor::{
@@ -19,7 +19,7 @@ use crate::{
         },
         ids::WorkerId,
         incarnation::{Live, message_probe::Judge, probe::Prober},
-        spec::readiness::Ready,
+        spec::readiness::Readiness,
         supervision::worker::Kept,
         worker::notify_socket::NotifySocket,
     },
@@ -45,7 +45,7 @@ impl Driver {
         let Some(live) = live_at(&mut self.slots, place) else { return };
         let Some(ready) = &live.spec.ready else { return self.watch_life(place) };
         // Counted from now and not from `live.started`: an exec that took long must not use up the time to become ready.
-        let wait = Readiness::new(ready.mark(), ready.within, self.clock.now());
+        let wait = ReadinessTracker::new(ready.mark(), ready.timeout, self.clock.now());
         if let Some(is_it) = ready.is_it() {
             live.health.judge = Some(Judge::new(Arc::clone(is_it)));
         }
@@ -156,7 +156,7 @@ impl Driver {
     pub(crate) fn reached(&mut self, worker: WorkerId, incarnation: u32) {
         let Some(place) = self.place_of(worker, incarnation) else { return };
         let Some(live) = live_at(&mut self.slots, place) else { return };
-        if let Some(mark) = live.spec.ready.as_ref().map(Ready::mark) {
+        if let Some(mark) = live.spec.ready.as_ref().map(Readiness::mark) {
             self.see(place, Sign::Shown(mark));
         }
         self.die(place);
@@ -323,7 +323,7 @@ impl Driver {
 
     pub(crate) fn set_health_timer(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.slots, place) else { return };
-        let readiness = live.health.readiness.as_ref().and_then(Readiness::poll_timeout);
+        let readiness = live.health.readiness.as_ref().and_then(ReadinessTracker::poll_timeout);
         let vigil = live.health.vigil.as_ref().and_then(Vigil::poll_timeout);
         match readiness.into_iter().chain(vigil).min() {
             Some(due) => self.set_timer(due, Timer::Health(place)),

@@ -1,4 +1,4 @@
-//! Shows a worker's messages to the closure of `Ready::message`, on a thread that lives no longer than that takes.
+//! Shows a worker's messages to the closure of `Readiness::message`, on a thread that lives no longer than that takes.
 
 use crate::supervisor::{
     event_loop::{Command, Mailbox},

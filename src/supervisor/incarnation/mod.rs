@@ -37,7 +37,7 @@ use crate::{
     policy::{
         backpressure::{EVENT_BYTES, Levels},
         lifecycle::{Incarnation, Patience, StreamId},
-        readiness::{Mark, Readiness},
+        readiness::{Mark, ReadinessTracker},
         watchdog::{Life, Vigil},
     },
     sys::{fd, is_transient, pidfd::Reaped},
@@ -149,7 +149,7 @@ impl AsFd for Listener {
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     /// Until it is ready, or cannot be any more.
-    pub(crate) readiness: Option<Readiness>,
+    pub(crate) readiness: Option<ReadinessTracker>,
     pub(crate) prober: Option<Prober>,
     /// Looks at its messages, where one of them makes it ready.
     pub(crate) judge: Option<Judge>,

@@ -4,7 +4,7 @@ use crate::policy::{
     lifecycle::{Input, StreamId},
     watchdog::Life,
 };
-use crate::supervisor::spec::readiness::{Ready, SEARCHED_BYTES};
+use crate::supervisor::spec::readiness::{Readiness, SEARCHED_BYTES};
 use crate::supervisor::{
     event_loop::{Driver, FIRST_LOOK, LAST_LOOK},
     reactor::token::{Place, Target, live_at},
@@ -17,7 +17,8 @@ impl Driver {
         self.pause_if_used_up(place);
         let Some(live) = live_at(&mut self.slots, place).filter(|live| !live.paused) else { return };
         // What is looked through for a sign of readiness costs far more than what is passed on: a smaller share.
-        let is_searched = live.health.readiness.is_some() && live.spec.ready.as_ref().is_some_and(Ready::is_by_output);
+        let is_searched =
+            live.health.readiness.is_some() && live.spec.ready.as_ref().is_some_and(Readiness::is_by_output);
         let share = if is_searched { SEARCHED_BYTES.min(self.scratch.len()) } else { self.scratch.len() };
         let Some(scratch) = self.scratch.get_mut(..share) else { return };
         let has_ended = live.read(stream, scratch, &mut self.outlet);

@@ -23,7 +23,7 @@ use crate::supervisor::{
     spawner::queue::{Handed, PATIENCE, Permit, Purpose, Start, Starts, Tie},
     spec::{
         MessageSource, WorkerSpec,
-        readiness::{BELL, Ready},
+        readiness::{BELL, Readiness},
     },
     worker::{notify_socket::NotifySocket, registry::Roster, sockets::Sockets},
 };
@@ -441,7 +441,7 @@ impl Begun {
 /// The socket for `sd_notify(3)`, where the spec has a use for it, and what the worker is told about it.
 fn listen_to_notices(spec: &WorkerSpec, sockets: &Sockets) -> Result<(Option<NotifySocket>, Variables), SpawnError> {
     let period = spec.watchdog.filter(|watchdog| watchdog.life() == Life::Notify).map(|watchdog| watchdog.period());
-    if period.is_none() && !spec.ready.as_ref().is_some_and(Ready::is_by_notice) {
+    if period.is_none() && !spec.ready.as_ref().is_some_and(Readiness::is_by_notice) {
         return Ok((None, Vec::new()));
     }
     let failed = |source| SpawnError::failed(spec.plan.program_name(), SpawnStep::Notify, source);

@@ -9,7 +9,7 @@ use crate::supervisor::{
     handles::worker::Worker,
     ids::WorkerId,
     spec::{
-        readiness::{BELL, Ready, Wanted},
+        readiness::{BELL, Readiness, Wanted},
         survivors::Survivors,
     },
 };
@@ -98,7 +98,7 @@ pub struct WorkerSpec {
     pub(crate) stop: StopPolicy,
     pub(crate) survives: bool,
     pub(crate) survivors: Survivors,
-    pub(crate) ready: Option<Ready>,
+    pub(crate) ready: Option<Readiness>,
     pub(crate) watchdog: Option<Watchdog>,
     pub(crate) time_limit: Option<Duration>,
     pub(crate) is_significant: bool,
@@ -266,7 +266,7 @@ impl WorkerSpec {
 
     /// How long it has to connect to its control pipe before that is told, as
     /// [`ConnectTimeout`](crate::DisconnectReason::ConnectTimeout); by default 10 s. Where that is what makes it ready, not less than it
-    /// has for [becoming ready](Ready::within).
+    /// has for [becoming ready](Readiness::timeout).
     pub fn connect_time(mut self, time: Duration) -> Self {
         self.connect_time = time;
         self
@@ -383,7 +383,7 @@ impl WorkerSpec {
     }
 
     /// What makes it ready for work, and how long it has for that; by default it is ready when it runs.
-    pub fn ready(mut self, ready: Ready) -> Self {
+    pub fn ready(mut self, ready: Readiness) -> Self {
         if let Wanted::Newline(pass) = &ready.wanted {
             self.plan.add_fd(BELL, FdSource::OutputPipe, pass.clone());
         }

@@ -17,9 +17,9 @@ use std::{
 };
 
 /// How long a worker has to become ready, by default.
-const READY_TIME: Duration = Duration::from_secs(30);
+const READINESS_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one attempt to connect may take.
-const CONNECT_TIME: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much of a line is matched: matching takes the loop's time, some 100 ns a byte.
 const LINE_BYTES: usize = 4 << 10;
 /// How much is read at once of a worker whose output is looked through.
@@ -30,22 +30,22 @@ pub(crate) const SEARCH_BYTES_MAX: usize = 16 << 20;
 pub(crate) const BELL: &str = "readiness";
 
 /// When a worker counts as ready, for [`WorkerSpec::ready`](crate::WorkerSpec::ready). It is told as
-/// [`EventKind::Ready`](crate::EventKind::Ready). One that is not ready [in time](Self::within) is stopped, and started again where
+/// [`EventKind::Ready`](crate::EventKind::Ready). One that is not ready [in time](Self::timeout) is stopped, and started again where
 /// its restart policy says so.
 ///
 /// ```
-/// use pipewright::{Ready, WorkerSpec};
+/// use pipewright::{Readiness, WorkerSpec};
 /// use std::time::Duration;
 ///
-/// WorkerSpec::new("redis-server").args(["--supervised", "systemd"]).ready(Ready::notify());
-/// WorkerSpec::new("web").ready(Ready::line("listening on port [0-9]+").within(Duration::from_secs(5)));
-/// WorkerSpec::new("postgres").ready(Ready::connect_tcp("127.0.0.1:5432"));
+/// WorkerSpec::new("redis-server").args(["--supervised", "systemd"]).ready(Readiness::sd_notify());
+/// WorkerSpec::new("web").ready(Readiness::log_line("listening on port [0-9]+").timeout(Duration::from_secs(5)));
+/// WorkerSpec::new("postgres").ready(Readiness::connect_tcp("127.0.0.1:5432"));
 /// ```
 #[derive(Debug, Clone)]
 #[must_use]
-pub struct Ready {
+pub struct Readiness {
     pub(crate) wanted: Wanted,
-    pub(crate) within: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// Whether a message makes a worker ready, by the host's own code.
@@ -70,9 +70,9 @@ pub(crate) enum Probe {
     Check(Arc<dyn Fn() -> bool + Send + Sync>),
 }
 
-impl Ready {
+impl Readiness {
     fn new(wanted: Wanted) -> Self {
-        Self { wanted, within: READY_TIME }
+        Self { wanted, timeout: READINESS_TIMEOUT }
     }
 
     /// As soon as its program runs.
@@ -100,13 +100,13 @@ impl Ready {
     /// [`regex-lite`](https://docs.rs/regex-lite). Only the first 4 KiB of a line are looked at, and only the first 16 MiB of the
     /// output (each line counts 16 bytes more than it has); then the worker is not ready for good
     /// ([`ReadinessError::OutputLimit`](crate::ReadinessError::OutputLimit)).
-    pub fn line(pattern: &str) -> Self {
+    pub fn log_line(pattern: &str) -> Self {
         Self::new(Wanted::Line(pattern.into(), Regex::new(pattern).ok()))
     }
 
     /// When it writes a newline to a descriptor that it gets for this, as programs for s6 do. Closing it before is no readiness.
     #[doc(alias = "notification-fd")]
-    pub fn newline(pass: Pass) -> Self {
+    pub fn notify_fd(pass: Pass) -> Self {
         Self::new(Wanted::Newline(pass))
     }
 
@@ -114,8 +114,7 @@ impl Ready {
     /// heard, whichever user they run as, and those of our user and of root; anything else is refused with a
     /// [`Warning`](crate::Warning::NotificationRefused). A worker of another user than ours reaches the socket where we are root, or
     /// where [`peer_user`](crate::WorkerSpec::peer_user) says so.
-    #[doc(alias = "sd_notify")]
-    pub fn notify() -> Self {
+    pub fn sd_notify() -> Self {
         Self::new(Wanted::Notify)
     }
 
@@ -136,8 +135,8 @@ impl Ready {
     }
 
     /// How long it has, from its start; by default 30 s.
-    pub fn within(mut self, time: Duration) -> Self {
-        self.within = time;
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 
@@ -198,8 +197,8 @@ impl Ready {
     }
 
     pub(crate) fn check_spec(&self) -> Result<(), SpecError> {
-        if self.within.is_zero() {
-            return refuse("within", "it has no time at all to become ready");
+        if self.timeout.is_zero() {
+            return refuse("timeout", "it has no time at all to become ready");
         }
         match &self.wanted {
             Wanted::Line(pattern, None) => Err(SpecError::InvalidPattern { pattern: pattern.clone() }),
@@ -232,7 +231,7 @@ impl Probe {
     pub(crate) fn try_once(&self) -> bool {
         match self {
             Self::Tcp(address) => address.to_socket_addrs().is_ok_and(|mut addresses| {
-                addresses.any(|address| TcpStream::connect_timeout(&address, CONNECT_TIME).is_ok())
+                addresses.any(|address| TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).is_ok())
             }),
             // A local socket answers at once, or has no room for another.
             Self::Unix(path) => UnixStream::connect(path).is_ok(),

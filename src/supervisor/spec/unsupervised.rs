@@ -39,7 +39,7 @@ impl WorkerSpec {
     }
 
     pub(crate) fn time_to_connect(&self) -> Duration {
-        let to_be_ready = self.ready.as_ref().filter(|ready| ready.is_by_control()).map(|ready| ready.within);
+        let to_be_ready = self.ready.as_ref().filter(|ready| ready.is_by_control()).map(|ready| ready.timeout);
         self.connect_time.max(to_be_ready.unwrap_or_default())
     }
 

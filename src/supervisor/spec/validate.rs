@@ -100,11 +100,11 @@ impl WorkerSpec {
         }
         if let (Some(limit), Some(ready)) = (self.time_limit, &self.ready)
             && !matches!(ready.wanted, Wanted::Started)
-            && limit <= ready.within
+            && limit <= ready.timeout
         {
-            let within = ready.within;
+            let within = ready.timeout;
             let reason = format!(
-                "it has {within:?} to become ready (`Ready::within`; 30 s by default), and is stopped after {limit:?}: shorten the \
+                "it has {within:?} to become ready (`Readiness::timeout`; 30 s by default), and is stopped after {limit:?}: shorten the \
                  one, or lengthen the other"
             );
             return missing(["time_limit", "ready"], &reason);

@@ -42,7 +42,7 @@ impl WorkerSpec {
     /// root and can give it to that one user. So every user of the machine can connect to it where the path becomes known; a
     /// connection of a user that was not named here is closed at once, and no other worker's key is accepted from this user.
     ///
-    /// For [`Ready::notify`](crate::Ready::notify) and [`Watchdog::notify`](crate::Watchdog::notify) root need not say this: a
+    /// For [`Readiness::sd_notify`](crate::Readiness::sd_notify) and [`Watchdog::notify`](crate::Watchdog::notify) root need not say this: a
     /// datagram is judged by the process that sends it.
     #[doc(alias = "setuid")]
     #[doc(alias = "sudo")]

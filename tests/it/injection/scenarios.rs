@@ -3,7 +3,7 @@
 use super::{injector, run::Run};
 use crate::support::{FIXTURE, Way, comes_true};
 use pipewright::{
-    Backoff, CgroupLimit, DependencyCondition, IoPriority, OutputMode, Pass, Ready, ResourceLimit, Restart,
+    Backoff, CgroupLimit, DependencyCondition, IoPriority, OutputMode, Pass, Readiness, ResourceLimit, Restart,
     RestartPolicy, StdinMode, StopPolicy, StopStep, Strategy, Supervisor, WorkerSpec,
     pipe::{
         PipeMode,
@@ -106,7 +106,7 @@ fn output(run: &Run) {
 
 fn control(run: &Run) {
     let host = run.host();
-    let spec = serving().ready(Ready::control().within(SOON));
+    let spec = serving().ready(Readiness::control().timeout(SOON));
     let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
     run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(&worker)));
     for n in 0..3 {
@@ -144,7 +144,7 @@ fn stop(run: &Run) {
     let host = run.host();
     let stop = StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], Duration::from_millis(5));
     let spec = WorkerSpec::new(FIXTURE).arg("ignore-term").messages(Pass::arg("--messages={}")).stop(stop);
-    let spec = spec.ready(Ready::message(|_| true).within(SOON));
+    let spec = spec.ready(Readiness::message(|_| true).timeout(SOON));
     let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
     run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(&worker)));
     run.must("freeze", || worker.freeze());
@@ -169,7 +169,7 @@ fn tree(run: &Run) {
 fn dropped(run: &Run) {
     let host = run.host();
     let spec = shell(&format!("{DAEMON} echo; wait")).env(run.mark().0, run.mark().1).stdout(OutputMode::Lines);
-    let spec = spec.ready(Ready::line("").within(SOON)).restart(Restart::Always);
+    let spec = spec.ready(Readiness::log_line("").timeout(SOON)).restart(Restart::Always);
     let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
     run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(&worker)));
     drop(host);
@@ -196,9 +196,10 @@ fn group(run: &Run) {
 
 fn readiness(run: &Run) {
     let host = run.host();
-    let newline = shell("echo >/proc/self/fd/$1; read line").ready(Ready::newline(Pass::arg("{}")).within(SOON));
-    let notify = WorkerSpec::new(FIXTURE).arg("notify").args(["--say", "READY=1"]).ready(Ready::notify().within(SOON));
-    let check = shell("read line").ready(Ready::check(|| true).within(SOON));
+    let newline = shell("echo >/proc/self/fd/$1; read line").ready(Readiness::notify_fd(Pass::arg("{}")).timeout(SOON));
+    let notify =
+        WorkerSpec::new(FIXTURE).arg("notify").args(["--say", "READY=1"]).ready(Readiness::sd_notify().timeout(SOON));
+    let check = shell("read line").ready(Readiness::check(|| true).timeout(SOON));
     for spec in [newline, notify, check] {
         let spec = spec.stdin(StdinMode::Pipe).stderr(OutputMode::Lines);
         let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
