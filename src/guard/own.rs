@@ -6,11 +6,12 @@ use super::{
     sweep::Sweep,
 };
 use crate::sys::{
-    conduct, fd,
+    fd,
     kin::{self, Kin},
     pidfd::{self, PidFd},
     poll::{self, Deadline, Interest},
     proc::{self, Environment, Eyes},
+    signals,
 };
 use std::{
     env,
@@ -46,7 +47,7 @@ struct Order {
 
 /// Gives the exit code.
 pub(super) fn run() -> i32 {
-    conduct::block_all_signals();
+    signals::block_all();
     kin::set_title(c"pipewright-guard");
     match guard() {
         Ok(()) => 0,

@@ -9,6 +9,7 @@ use super::{
     clone3::{self, StackRange},
     cvt,
     pidfd::PidFd,
+    signals,
 };
 use std::{
     ffi::{CStr, CString},
@@ -161,9 +162,9 @@ pub(crate) fn spawn(image: &Image) -> Result<Cloned, Failure> {
     };
     order.table.sort_unstable_by_key(|grant| grant.target);
     // A handler of the host that ran in the child would run on the host's memory: no signal until the child has reset them.
-    let mask = conduct::block_all_signals();
+    let mask = signals::block_all();
     let cloned = clone(&mut order, &stack);
-    conduct::set_signal_mask(&mask);
+    mask.set_as_mask();
     stack.give_back();
     let cloned = cloned.map_err(failed)?;
     match Step::from_code(order.failed_step.load(Ordering::Relaxed)) {

@@ -15,8 +15,8 @@ use std::{
 };
 
 use super::{
-    conduct,
     pidfd::own_pid,
+    signals,
     socket::{self, Wait},
 };
 
@@ -31,7 +31,7 @@ pub(crate) fn elsewhere(what: impl Send + 'static) {
     // In this order: it counts until it is dropped.
     let closing = (what, UnderWay::new());
     let close = move || {
-        conduct::block_all_signals();
+        signals::block_all();
         drop(closing);
     };
     drop(thread::Builder::new().name("pipewright-close".into()).spawn(close));
@@ -46,7 +46,7 @@ pub(crate) fn release(value: impl Send + 'static) {
     let released = || RELEASED.lock().unwrap_or_else(PoisonError::into_inner);
     released().push(Box::new(value));
     let drop_all = move || {
-        conduct::block_all_signals();
+        signals::block_all();
         // Each is taken out before it is dropped: its own code may come here again.
         while let Some(value) = { released().pop() } {
             contain(|| drop(value));

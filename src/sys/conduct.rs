@@ -1,10 +1,12 @@
 //! How a child is set up between fork and exec: group, limits, signals, descriptors. Every function of this file is
 //! async-signal-safe: bare system calls, no allocation, no lock. Both ways of spawning use them.
 
-use super::pidfd::{self, Handover};
+use super::{
+    pidfd::{self, Handover},
+    signals::SignalSet,
+};
 use std::{
     io,
-    mem::MaybeUninit,
     os::{fd::RawFd, unix::process::CommandExt},
     process::Command,
     ptr,
@@ -157,7 +159,7 @@ impl Conduct {
             // SAFETY: umask(2) takes a number and cannot fail.
             unsafe { libc::umask(umask) };
         }
-        set_signal_mask(&empty_signal_set());
+        SignalSet::empty().set_as_mask();
         Ok(())
     }
 
@@ -209,40 +211,6 @@ pub(crate) fn reset_signal_handlers() {
     }
 }
 
-/// Whether nobody of this process has said what is to be done at this signal.
-pub(crate) fn has_default_action(signal: libc::c_int) -> bool {
-    let mut action = MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: sigaction(2) writes one structure; the null pointer says that nothing is to be changed.
-    let asked = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
-    // SAFETY: written, where it did not fail.
-    asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_DFL
-}
-
-/// Does what the kernel would do at a signal that stops if nobody had caught it. The process is stopped, and this returns when
-/// somebody has it go on; or it is not, in a group that has no shell above it, where nobody ever would.
-pub(crate) fn stop_by(signal: libc::c_int) {
-    let mut only_it = empty_signal_set();
-    // SAFETY: sigaddset(3) changes an initialised set.
-    unsafe { libc::sigaddset(&raw mut only_it, signal) };
-    let mut mask = empty_signal_set();
-    // SAFETY: pthread_sigmask(3) reads one set and writes the other, both ours; with a valid `how` it cannot fail.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const only_it, &raw mut mask) };
-    // Before the action is the default: another one may come then and stop the process first. Who has it go on takes back all
-    // that are pending, and so this one.
-    // SAFETY: raise(3) takes a number; the signal goes to this thread, which has blocked it.
-    unsafe { libc::raise(signal) };
-    let (default, mut before) = (MaybeUninit::<libc::sigaction>::zeroed(), MaybeUninit::<libc::sigaction>::uninit());
-    // SAFETY: sigaction(2) reads one structure, all zero for SIG_DFL without flags and mask, and writes the other; it fails only for
-    // signals that there are not.
-    unsafe { libc::sigaction(signal, default.as_ptr(), before.as_mut_ptr()) };
-    // What is pending is taken before this returns.
-    // SAFETY: as above; the null pointer says that the old mask is not wanted.
-    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only_it, ptr::null_mut()) };
-    set_signal_mask(&mask);
-    // SAFETY: as above, with what was written there; the null pointer says that the old action is not wanted.
-    unsafe { libc::sigaction(signal, before.as_ptr(), ptr::null_mut()) };
-}
-
 /// What was sent to this process, or to a group of which it was one, and is blocked still.
 fn discard_pending_signals() {
     const SET_BYTES: usize = 8;
@@ -263,32 +231,6 @@ fn discard_pending_signals() {
             return;
         }
     }
-}
-
-/// Blocks every signal for this thread; gives the mask from before.
-pub(crate) fn block_all_signals() -> libc::sigset_t {
-    let mut all = MaybeUninit::uninit();
-    // SAFETY: sigfillset(3) initialises the set it is given.
-    unsafe { libc::sigfillset(all.as_mut_ptr()) };
-    // SAFETY: initialised above.
-    let all = unsafe { all.assume_init() };
-    let mut before = empty_signal_set();
-    // SAFETY: pthread_sigmask(3) reads one set and writes the other, both ours; with a valid `how` it cannot fail.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before) };
-    before
-}
-
-pub(crate) fn set_signal_mask(mask: &libc::sigset_t) {
-    // SAFETY: as above; the null pointer says that the old mask is not wanted.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
-}
-
-fn empty_signal_set() -> libc::sigset_t {
-    let mut set = MaybeUninit::uninit();
-    // SAFETY: sigemptyset(3) initialises the set it is given.
-    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    // SAFETY: initialised above.
-    unsafe { set.assume_init() }
 }
 
 /// A copy of a descriptor at `least` or above.

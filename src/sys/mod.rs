@@ -19,6 +19,7 @@ pub(crate) mod pidfd;
 pub(crate) mod poll;
 pub(crate) mod proc;
 pub(crate) mod random;
+pub(crate) mod signals;
 pub(crate) mod socket;
 pub(crate) mod wake;
 pub(crate) mod write;

@@ -1,13 +1,11 @@
 //! A write that never raises SIGPIPE, whatever the disposition of the host is: std ignores the signal in a Rust program, but a
 //! host in another language, a program with `#[unix_sigpipe = "sig_dfl"]`, or one that resets it keeps the default, which is to die.
 
-use super::retry;
+use super::signals::SignalSet;
 use rustix::io::ReadWriteFlags;
 use std::{
     io::{self, IoSlice},
-    mem::MaybeUninit,
     os::fd::BorrowedFd,
-    ptr,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -45,59 +43,17 @@ fn write_without_signal(end: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> 
 
 /// The signal of a failed write is sent to the thread that wrote: it waits, blocked, and is taken away, unless one was there before.
 fn write_with_signal_blocked(end: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    let pipe_signal = only_sigpipe();
-    let before = change_mask(libc::SIG_BLOCK, &pipe_signal);
+    let pipe_signal = SignalSet::only(libc::SIGPIPE);
+    let before = pipe_signal.block();
     // Where it was not blocked, none can have been pending.
-    let was_pending = contains_sigpipe(&before) && contains_sigpipe(&pending());
+    let was_pending = before.contains(libc::SIGPIPE) && SignalSet::pending().contains(libc::SIGPIPE);
     let written = rustix::io::write(end, bytes).map_err(io::Error::from);
     if !was_pending && written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-        take_pending(&pipe_signal);
+        // None where a sandbox wrote in place of this process.
+        pipe_signal.take_pending();
     }
-    change_mask(libc::SIG_SETMASK, &before);
+    before.set_as_mask();
     written
-}
-
-fn take_pending(signals: &libc::sigset_t) {
-    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: sigtimedwait(2) reads the set and the time; a null pointer says that the details are not wanted. EAGAIN means that
-    // there is none: a sandbox wrote in our place.
-    drop(retry(|| super::cvt(unsafe { libc::sigtimedwait(signals, ptr::null_mut(), &raw const now) })));
-}
-
-fn only_sigpipe() -> libc::sigset_t {
-    let mut set = empty();
-    // SAFETY: sigaddset(3) changes a set that was initialised; SIGPIPE is a signal.
-    unsafe { libc::sigaddset(&raw mut set, libc::SIGPIPE) };
-    set
-}
-
-fn empty() -> libc::sigset_t {
-    let mut set = MaybeUninit::uninit();
-    // SAFETY: sigemptyset(3) initialises the set.
-    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    // SAFETY: initialised by the line above, which cannot fail.
-    unsafe { set.assume_init() }
-}
-
-fn contains_sigpipe(set: &libc::sigset_t) -> bool {
-    // SAFETY: sigismember(3) reads a set that was initialised.
-    unsafe { libc::sigismember(set, libc::SIGPIPE) == 1 }
-}
-
-/// What is blocked and waits, of this thread and of its process.
-fn pending() -> libc::sigset_t {
-    let mut set = empty();
-    // SAFETY: sigpending(2) writes one set.
-    unsafe { libc::sigpending(&raw mut set) };
-    set
-}
-
-/// Changes the calling thread's signal mask, and returns the old one.
-fn change_mask(how: libc::c_int, set: &libc::sigset_t) -> libc::sigset_t {
-    let mut old = empty();
-    // SAFETY: pthread_sigmask(3) reads one set and writes the other; it fails only for another `how` than the two used here.
-    unsafe { libc::pthread_sigmask(how, set, &raw mut old) };
-    old
 }
 
 #[cfg(test)]
@@ -117,7 +73,7 @@ mod tests {
     fn with_sigpipe_blocked(test: impl FnOnce() + Send) {
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                change_mask(libc::SIG_BLOCK, &only_sigpipe());
+                SignalSet::only(libc::SIGPIPE).block();
                 test();
             });
         });
@@ -136,7 +92,7 @@ mod tests {
             for end in &broken() {
                 for write in [write, write_with_signal_blocked] {
                     assert_eq!(write(end.as_fd(), b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
-                    assert!(!contains_sigpipe(&pending()));
+                    assert!(!SignalSet::pending().contains(libc::SIGPIPE));
                 }
             }
         });
@@ -149,7 +105,7 @@ mod tests {
             for end in &broken() {
                 for write in [write, write_with_signal_blocked] {
                     assert_eq!(write(end.as_fd(), b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
-                    assert!(contains_sigpipe(&pending()));
+                    assert!(SignalSet::pending().contains(libc::SIGPIPE));
                 }
             }
         });
@@ -157,7 +113,7 @@ mod tests {
 
     #[test]
     fn p11_the_signal_mask_is_what_it_was() {
-        let before = change_mask(libc::SIG_BLOCK, &empty());
+        let before = SignalSet::empty().block();
         let (mut reader, writer) = os_pipe::pipe().unwrap();
         assert_eq!(write_with_signal_blocked(writer.as_fd(), b"ab").unwrap(), 2);
         assert_eq!(write(writer.as_fd(), b"cd").unwrap(), 2);
@@ -165,8 +121,8 @@ mod tests {
         let mut read = String::new();
         io::Read::read_to_string(&mut reader, &mut read).unwrap();
         assert_eq!(read, "abcd");
-        let after = change_mask(libc::SIG_BLOCK, &empty());
-        assert_eq!(contains_sigpipe(&before), contains_sigpipe(&after));
+        let after = SignalSet::empty().block();
+        assert_eq!(before.contains(libc::SIGPIPE), after.contains(libc::SIGPIPE));
     }
 
     #[test]

@@ -13,8 +13,8 @@ use crate::{
         spawner::Starter,
     },
     sys::{
-        conduct,
         poll::{self, Deadline, Interest},
+        signals,
     },
 };
 use std::{
@@ -110,7 +110,7 @@ impl Driver {
 /// Starts a guard where none runs, and lives as long as that.
 fn replace(starter: Arc<Starter>) {
     // The host's signals belong to the host's threads.
-    conduct::block_all_signals();
+    signals::block_all();
     // The loop is told by the sentinel, also where this fails.
     let end = starter.sentinel().replace();
     // The guard ends with the last owner of the starter.

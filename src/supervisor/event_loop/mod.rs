@@ -41,10 +41,9 @@ use crate::{
         lifecycle::Input,
     },
     sys::{
-        conduct,
         epoll::{Poller, Reports},
         proc::Held,
-        random,
+        random, signals,
         wake::Waker,
     },
 };
@@ -317,7 +316,7 @@ impl Driver {
     /// Runs until everybody has gone. `ended` is dropped then.
     pub(crate) fn start(mut self, ended: Sender<()>) -> io::Result<JoinHandle<()>> {
         thread::Builder::new().name("pipewright-loop".into()).spawn(move || {
-            conduct::block_all_signals();
+            signals::block_all();
             self.run();
             drop(self);
             drop(ended);

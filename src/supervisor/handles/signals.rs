@@ -8,7 +8,7 @@ use crate::supervisor::{
     lock,
     spawner::queue::Starts,
 };
-use crate::sys::{conduct, pidfd};
+use crate::sys::{pidfd, signals};
 use signal_hook::{
     consts::{SIGINT, SIGTERM, SIGTSTP},
     iterator::Signals,
@@ -64,10 +64,10 @@ impl SignalGuard {
         if listening.owner != owner {
             // The host's own handlers go on being called, also when nobody listens here.
             let defaults: Vec<i32> =
-                SIGNALS.into_iter().filter(|signal| conduct::has_default_action(*signal)).collect();
+                SIGNALS.into_iter().filter(|signal| signals::has_default_action(*signal)).collect();
             let signals = Signals::new(SIGNALS)?;
             thread::Builder::new().name("pipewright-signals".into()).spawn(move || {
-                conduct::block_all_signals();
+                signals::block_all();
                 Ear { signals, defaults, obeyed: None }.hear_all();
             })?;
             *listening = Listening { supervisors: Vec::new(), last_number: 0, owner };
@@ -148,7 +148,7 @@ impl Ear {
 
     /// Whoever was impatient and has typed Ctrl-Z twice meant one stop (docs/gotchas.md, "Ctrl-Z where there is no shell").
     fn stop(&mut self) -> Vec<i32> {
-        conduct::stop_by(SIGTSTP);
+        signals::stop_by(SIGTSTP);
         self.signals.pending().filter(|signal| *signal != SIGTSTP).collect()
     }
 }

@@ -5,7 +5,7 @@ use crate::supervisor::{
     ids::WorkerId,
     spec::readiness::Probe,
 };
-use crate::sys::conduct;
+use crate::sys::signals;
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use std::{io, thread, time::Duration};
 
@@ -39,7 +39,7 @@ impl Prober {
 pub(crate) fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let thread = thread::Builder::new().name(name.into());
     let started = thread.spawn(move || {
-        conduct::block_all_signals();
+        signals::block_all();
         run();
     });
     started.map(drop)

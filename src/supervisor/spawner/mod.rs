@@ -38,7 +38,7 @@ use crate::{
         spawn::{PreparedFds, launch_once, prepare},
     },
     policy::watchdog::Life,
-    sys::{conduct, pidfd, proc, random},
+    sys::{pidfd, proc, random, signals},
     wire::jsonrpc::address::KEY_VARIABLE,
 };
 use crossbeam_channel::RecvTimeoutError;
@@ -62,7 +62,7 @@ pub(crate) fn thread(starter: &Arc<Starter>, number: u64) -> io::Result<JoinHand
     let starter = Arc::clone(starter);
     thread::Builder::new().name("pipewright-spawn".into()).spawn(move || {
         // The host's signals belong to the host's threads.
-        conduct::block_all_signals();
+        signals::block_all();
         let leaving = Leaving { starter, number };
         while let Some(start) = leaving.starter.starts.next(number) {
             leaving.starter.serve(number, start);

@@ -15,8 +15,9 @@ use crate::supervisor::{event_loop::Mailbox, handles::worker::Present, lock, spe
 use crate::{
     exit::Survivor,
     sys::{
-        conduct, pidfd,
+        pidfd,
         proc::{Eyes, Held},
+        signals,
     },
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -174,7 +175,7 @@ impl Inspector {
         let work = self.work(alive);
         let progress = Arc::clone(&work.progress);
         let thread = thread::Builder::new().name("pipewright-inspect".into()).spawn(move || {
-            conduct::block_all_signals();
+            signals::block_all();
             work.run(&inbox);
         })?;
         Ok(Running { requests, progress, seen: u64::MAX, working, thread })
