@@ -1,4 +1,4 @@
-//! The time limit of one call on a tunnel.
+//! The deadline of one call on a tunnel.
 
 use crate::{
     pipe::timeout::{Begun, Cancel, Wait},
@@ -6,19 +6,20 @@ use crate::{
 };
 use std::time::Duration;
 
-/// A deadline, and the end of ssh if that comes first.
+/// A deadline, cut short when ssh exits.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Until<'a> {
+pub(super) struct TunnelDeadline<'a> {
     pub(super) deadline: Deadline,
+    /// Cancelled when ssh exits.
     pub(super) ended: &'a Cancel,
 }
 
-impl Until<'_> {
+impl TunnelDeadline<'_> {
     pub(super) fn wait(&self) -> Wait<'_> {
         Wait::at_most(self.remaining()).or(self.ended)
     }
 
-    /// Without the end of ssh: to find out about that very end.
+    /// The deadline alone, for finding out whether ssh has exited.
     pub(super) fn begun(&self) -> Begun<'_> {
         Begun::now(Wait::at_most(self.remaining()))
     }

@@ -1,4 +1,4 @@
-//! Why there is no tunnel, or no connection through it.
+//! Errors of tunnels.
 
 use crate::{
     exit::Exit,
@@ -8,75 +8,75 @@ use crate::{
 };
 use std::{io, path::Path, sync::Arc};
 
-/// Why there is no tunnel, or no connection through it, or none any more.
+/// Why a tunnel could not be opened, a connection through it could not be made, or a stream has ended.
 ///
-/// Reads and writes of a tunnel's stream give [`Ended`](Self::Ended) inside an [`io::Error`] of the kind
+/// Reads and writes of a tunnel's stream return [`Ended`](Self::Ended) inside an [`io::Error`] of the kind
 /// [`ConnectionAborted`](io::ErrorKind::ConnectionAborted).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TunnelError {
-    /// Not the name of a machine. Nothing was started.
-    #[error("{destination:?} is no destination for ssh: {found}")]
-    Destination {
-        /// The text as it was given.
+    /// The destination is not the name of a machine. ssh was not started.
+    #[error("invalid ssh destination {destination:?}: {reason}")]
+    InvalidDestination {
+        /// The destination as it was given.
         destination: Box<str>,
         /// What is wrong with it.
-        found: &'static str,
+        reason: &'static str,
     },
-    /// Not the name of a pipe.
-    #[error("this cannot be the name of a pipe on another machine: {0}")]
-    Name(#[from] NameError),
+    /// The name of the remote pipe is invalid.
+    #[error("invalid remote pipe name: {0}")]
+    InvalidName(#[from] NameError),
     /// The ssh program could not be started.
-    #[error("cannot start the ssh client: {0}")]
+    #[error("failed to start the ssh client: {0}")]
     Spawn(#[from] SpawnError),
-    /// ssh has ended: it never got there, or it lost the other machine, or somebody ended it.
-    #[error("ssh has ended ({exit}): {}", last_line(&exit.stderr_text()))]
+    /// ssh has exited: the login failed, the connection was lost, or the process was killed.
+    #[error("ssh terminated ({exit}): {}", last_line(&exit.stderr_text()))]
     Ended {
-        /// How it ended, and the last of what it said: [`Exit::stderr_text`].
+        /// How ssh exited; [`Exit::stderr_text`] has the last of its standard error.
         exit: Arc<Exit>,
     },
-    /// Not done within the time.
-    #[error("nothing came through ssh within the time; it said: {}", last_line(said))]
+    /// The timeout expired.
+    #[error("timed out waiting for ssh: {}", last_line(stderr))]
     TimedOut {
-        /// The last of what ssh said so far.
-        said: Box<str>,
+        /// The tail of ssh's standard error so far.
+        stderr: Box<str>,
     },
-    /// The other machine has no server there, or does not let us reach it.
-    #[error("no connection to {} on the other machine; ssh said: {}", printable_path(path), last_line(said))]
-    NotReached {
-        /// The path there.
+    /// No server listens at the remote path, or ssh may not connect to it.
+    #[error("cannot reach {} on the remote machine: {}", printable_path(path), last_line(stderr))]
+    Unreachable {
+        /// The remote path.
         path: Box<Path>,
-        /// The last of what ssh said, with the other machine's reason.
-        said: Box<str>,
+        /// The tail of ssh's standard error, with the remote machine's reason.
+        stderr: Box<str>,
     },
-    /// Commands cannot be run on the other machine, so nobody knows its directories.
-    #[error("the other machine does not run a shell for us: {}", last_line(said))]
+    /// The remote machine runs no commands, so its directory for plain names is unknown.
+    #[error("failed to run a shell on the remote machine: {}", last_line(stderr))]
     NoShell {
-        /// What the other machine said.
-        said: Box<str>,
+        /// Standard error of the attempt.
+        stderr: Box<str>,
     },
-    /// ssh does not forward the connection.
-    #[error("ssh refused to forward: {reason}")]
-    Refused {
-        /// Its reason.
+    /// ssh refused to forward the connection.
+    #[error("ssh refused to forward the connection: {reason}")]
+    ForwardingRefused {
+        /// The reason that ssh gave.
         reason: Box<str>,
     },
-    /// The connection was made and is not what the options want.
-    #[error("the server on the other machine does not suit: {0}")]
+    /// The connection was made, but does not meet the options.
+    #[error("remote server does not match the connect options: {0}")]
     Connect(#[source] ConnectError),
-    /// The system refused.
-    #[error("cannot use the tunnel: {0}")]
+    /// A system call failed.
+    #[error("tunnel failed: {0}")]
     Os(#[from] io::Error),
 }
 
 impl From<TunnelError> for io::Error {
     fn from(error: TunnelError) -> Self {
         let kind = match &error {
-            TunnelError::Destination { .. } | TunnelError::Name(_) => io::ErrorKind::InvalidInput,
+            TunnelError::InvalidDestination { .. } | TunnelError::InvalidName(_) => io::ErrorKind::InvalidInput,
             TunnelError::Ended { .. } => io::ErrorKind::ConnectionAborted,
             TunnelError::TimedOut { .. } => io::ErrorKind::TimedOut,
-            TunnelError::NotReached { .. } => io::ErrorKind::NotFound,
-            TunnelError::NoShell { .. } | TunnelError::Refused { .. } => io::ErrorKind::PermissionDenied,
+            TunnelError::Unreachable { .. } => io::ErrorKind::NotFound,
+            TunnelError::NoShell { .. } | TunnelError::ForwardingRefused { .. } => io::ErrorKind::PermissionDenied,
             TunnelError::Spawn(SpawnError::Failed { source, .. }) | TunnelError::Os(source) => source.kind(),
             TunnelError::Spawn(_) | TunnelError::Connect(_) => io::ErrorKind::Other,
         };
@@ -84,7 +84,7 @@ impl From<TunnelError> for io::Error {
     }
 }
 
-/// For one line of an error; the whole is in its fields.
-fn last_line(said: &str) -> &str {
-    said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("nothing")
+/// The line that fits into an error's text; the error's fields have the rest.
+fn last_line(stderr: &str) -> &str {
+    stderr.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no message from ssh")
 }

@@ -1,4 +1,4 @@
-//! Named pipes of another machine, through the system's ssh.
+//! Named pipes of a remote machine, through the system's ssh.
 
 mod deadline;
 pub(crate) mod error;
@@ -6,7 +6,9 @@ mod mux;
 mod remote_shell;
 mod ssh;
 
-use self::{deadline::Until, error::TunnelError, mux::Absent, remote_shell::Far, ssh::Ssh};
+use self::{
+    deadline::TunnelDeadline, error::TunnelError, mux::MissingSocket, remote_shell::RemoteShell, ssh::SshProcess,
+};
 use super::plan::{Argument, LaunchPlan, Program};
 use crate::{
     exit::Exit,
@@ -31,24 +33,24 @@ use std::{
     time::Duration,
 };
 
-/// How long a tunnel may take to open, by default.
+/// Default timeout for opening a tunnel.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a call waits at most for ssh to stop listening for a connection that has been made.
-const CLOSE_TIME: Duration = Duration::from_secs(2);
+/// Longest time that a call waits for ssh to close the forwarding of an established connection.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-// ssh makes its control socket under a name that is 17 bytes longer first.
+// ssh first creates its control socket under a name that is 17 bytes longer.
 const _: () = assert!("control".len() + 17 <= PrivateDirectory::FILE_BYTES_MAX);
 
-/// What stands here wins over every configuration.
+/// These options override every configuration file.
 const OPTIONS: [&str; 13] = [
     "BatchMode=yes",
     "StrictHostKeyChecking=yes",
     "PasswordAuthentication=no",
     "KbdInteractiveAuthentication=no",
-    "ControlPersist=no",      // it would go into the background, out of our sight
-    "LogLevel=INFO",          // its last words, and why a connection was refused
-    "ServerAliveInterval=15", // a machine that has vanished is noticed after a minute
+    "ControlPersist=no",      // keeps ssh in the foreground, as our child
+    "LogLevel=INFO",          // errors and refused connections appear on standard error
+    "ServerAliveInterval=15", // a lost connection is detected after a minute
     "ServerAliveCountMax=3",
     "ClearAllForwardings=yes",
     "ForwardAgent=no",
@@ -57,19 +59,18 @@ const OPTIONS: [&str; 13] = [
     "StreamLocalBindMask=0177",
 ];
 
-/// A way to the named pipes of another machine: one `ssh`, and any number of connections over it.
+/// Connects to named pipes of a remote machine: one `ssh` process carries any number of connections.
 ///
-/// It is the system's OpenSSH client (6.7 or later on both sides), with the user's configuration, agent and jump hosts. It is
-/// never asked for a password, and never goes to a machine whose key it does not know. What this needs on the other machine:
-/// a login with a POSIX `sh`, and stream forwarding allowed (`AllowStreamLocalForwarding`, which is the default); nothing of
-/// ours.
+/// Runs the system's OpenSSH client (6.7 or later on both sides) with the user's configuration, agent and jump hosts. It never
+/// asks for a password and refuses unknown host keys. The remote machine needs a login with a POSIX `sh`, and stream forwarding
+/// (`AllowStreamLocalForwarding`, on by default); pipewright need not be installed there.
 ///
-/// The server there sees a process of the user that ssh logged in as: that is its `peer()`, and `run_as_client` acts with the
-/// rights of that user. The client's own `peer()` is our ssh. What the two ends lose by not being on one machine: messages of
-/// [`PipeMode::Message`](crate::pipe::PipeMode::Message) ([`Framed`](crate::pipe::PipeMode::Framed) goes through), passed
-/// descriptors, and `wait_drained` tells what ssh has read.
+/// The remote server sees a process of the user that ssh logged in as: its `peer()` is that process, and `run_as_client` acts with
+/// that user's rights. The client's own `peer()` is the local ssh. Not available through a tunnel: messages of
+/// [`PipeMode::Message`](crate::pipe::PipeMode::Message) ([`Framed`](crate::pipe::PipeMode::Framed) works) and passing file
+/// descriptors; `wait_drained` reports what ssh has read, not the server.
 ///
-/// When ssh ends, every stream ends with [`TunnelError::Ended`] in its error. Dropping the tunnel ends ssh.
+/// When ssh exits, reads and writes of every stream fail with [`TunnelError::Ended`]. Dropping the tunnel terminates ssh.
 ///
 /// ```no_run
 /// use pipewright::Tunnel;
@@ -82,22 +83,22 @@ const OPTIONS: [&str; 13] = [
 /// stream.read_to_string(&mut answer)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[must_use = "dropping a tunnel ends it"]
+#[must_use = "dropping a tunnel closes it"]
 pub struct Tunnel {
-    // Dropped in this order: first who uses ssh, then ssh, then the directory.
-    /// A place for one: whoever takes the shell out and puts it back has its turn.
-    far: (Sender<Far>, Receiver<Far>),
-    ssh: Ssh,
+    // Fields are dropped in this order: the user of ssh, ssh, its directory.
+    /// A channel of capacity one, as a lock with a timeout: a call takes the shell out and puts it back.
+    shell: (Sender<RemoteShell>, Receiver<RemoteShell>),
+    ssh: SshProcess,
     private: PrivateDirectory,
-    far_directory: PathBuf,
+    remote_directory: PathBuf,
     count: AtomicU64,
-    /// Where ssh still listens and shall not, because it did not answer in time: here, and there.
+    /// Forwardings that ssh did not close in time: local and remote path.
     open_forwards: Mutex<Vec<(PathBuf, PathBuf)>>,
 }
 
 shown_as!(Tunnel, |tunnel| { ssh: tunnel.ssh.shared.pid() });
 
-/// How to open a [`Tunnel`]; [`Tunnel::builder`] makes it.
+/// Options for opening a [`Tunnel`], from [`Tunnel::builder`].
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing before open()"]
 pub struct TunnelBuilder {
@@ -109,54 +110,55 @@ pub struct TunnelBuilder {
 }
 
 impl TunnelBuilder {
-    /// A configuration file in place of the user's and the system's (`ssh -F`).
+    /// Sets a configuration file that replaces the user's and the system's (`ssh -F`).
     pub fn config(mut self, file: impl Into<PathBuf>) -> Self {
         self.config = Some(file.into());
         self
     }
 
-    /// The port (`ssh -p`).
+    /// Sets the port (`ssh -p`).
     pub fn port(mut self, port: u16) -> Self {
         self.port = Some(port);
         self
     }
 
-    /// A file with a private key, to be tried beside those of the configuration (`ssh -i`).
+    /// Adds a file with a private key to those of the configuration (`ssh -i`).
     pub fn identity(mut self, file: impl Into<PathBuf>) -> Self {
         self.identity = Some(file.into());
         self
     }
 
-    /// How long opening may take, with the login; by default 30 s.
+    /// Sets the timeout for opening, including the login; 30 s by default.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Logs in.
+    /// Starts ssh and waits until it has logged in.
     ///
     /// # Errors
     ///
-    /// [`TunnelError`]; nothing is left of the attempt.
+    /// [`TunnelError`]; a failed attempt leaves no process and no file.
     pub fn open(&self) -> Result<Tunnel, TunnelError> {
         check_destination(&self.destination)?;
         let private = PrivateDirectory::new()?;
         let control = PipeName::new(private.path().join("control"))?;
         let deadline = Deadline::after(self.connect_timeout);
-        let ssh = Ssh::start(self.plan(&private.path().join("control")), control)?;
-        let until = Until { deadline, ended: &ssh.shared.ended };
-        // The control socket appears when ssh has logged in.
-        mux::greet(&ssh.shared.control, Absent::Wait, &until).map_err(|error| ssh.shared.explain(error, &until))?;
-        let far = Far::ask(&private.path().join("control"), &until).map_err(|error| match error {
+        let ssh = SshProcess::start(self.plan(&private.path().join("control")), control)?;
+        let until = TunnelDeadline { deadline, ended: &ssh.shared.ended };
+        // ssh creates the control socket after the login.
+        mux::handshake(&ssh.shared.control, MissingSocket::Wait, &until)
+            .map_err(|error| ssh.shared.explain(error, &until))?;
+        let shell = RemoteShell::open(&private.path().join("control"), &until).map_err(|error| match error {
             TunnelError::Os(error) => ssh.shared.explain(error, &until),
             other => other,
         })?;
-        let far_directory = far.directory.clone();
+        let remote_directory = shell.directory.clone();
         let (put, take) = crossbeam_channel::bounded(1);
-        // There is room for one.
-        drop(put.try_send(far));
+        // The channel is empty, so this cannot fail.
+        drop(put.try_send(shell));
         let (count, open_forwards) = (AtomicU64::new(0), Mutex::default());
-        Ok(Tunnel { far: (put, take), ssh, private, far_directory, count, open_forwards })
+        Ok(Tunnel { shell: (put, take), ssh, private, remote_directory, count, open_forwards })
     }
 
     fn plan(&self, control: &Path) -> LaunchPlan {
@@ -180,7 +182,7 @@ impl TunnelBuilder {
 }
 
 impl Tunnel {
-    /// Logs in at `host`, `user@host` or `ssh://user@host:port`, as `ssh` would.
+    /// Opens a tunnel to `host`, `user@host` or `ssh://user@host:port` with default options.
     ///
     /// # Errors
     ///
@@ -189,7 +191,7 @@ impl Tunnel {
         Self::builder(destination).open()
     }
 
-    /// To say more about how.
+    /// Returns a builder for a tunnel with other options.
     pub fn builder(destination: impl Into<String>) -> TunnelBuilder {
         TunnelBuilder {
             destination: destination.into(),
@@ -200,18 +202,18 @@ impl Tunnel {
         }
     }
 
-    /// Connects to a named pipe of the other machine. A plain name is looked for where [`PipeName::new`] would put it there,
-    /// for the user that ssh logged in as, and must not begin with a `-`; an absolute path is used as it is, up to 107 bytes.
+    /// Connects to a named pipe of the remote machine. A plain name resolves as [`PipeName::new`] resolves it there, for the user
+    /// that ssh logged in as, and must not begin with a `-`; an absolute path of up to 107 bytes is used as it is.
     ///
     /// # Errors
     ///
-    /// [`TunnelError::NotReached`] when nobody listens there: a server that is not there yet is not waited for.
+    /// [`TunnelError::Unreachable`] if no server listens at the path. Does not wait for a server to appear.
     pub fn connect(&self, name: impl AsRef<OsStr>, timeout: Duration) -> Result<Stream, TunnelError> {
         self.connect_with(&ConnectOptions::new(), name, timeout)
     }
 
-    /// As [`connect`](Self::connect), with options: framed messages, a direction, a handshake. Who the server may be is
-    /// not checked, since it is on the other machine.
+    /// As [`connect`](Self::connect), with options: framed messages, a direction, a handshake. The option that restricts the
+    /// server's user has no effect, since the server is a process of the remote machine.
     ///
     /// # Errors
     ///
@@ -224,59 +226,60 @@ impl Tunnel {
     ) -> Result<Stream, TunnelError> {
         let shared = &self.ssh.shared;
         let until = shared.until(timeout);
-        let there = self.path_there(name.as_ref())?;
+        let remote = self.remote_path(name.as_ref())?;
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let forward = Forward { tunnel: self, until, here: self.private.path().join(number.to_string()), there };
-        mux::open_forward(&shared.control, &forward.here, &forward.there, &until).map_err(|error| match error {
+        let forward = Forward { tunnel: self, until, local: self.private.path().join(number.to_string()), remote };
+        mux::open_forward(&shared.control, &forward.local, &forward.remote, &until).map_err(|error| match error {
             TunnelError::Os(error) => shared.explain(error, &until),
             other => other,
         })?;
-        let not_reached = || TunnelError::NotReached { path: forward.there.clone().into(), said: shared.stderr_tail() };
-        let here = PipeName::new(&forward.here)?;
-        let stream = options.clone().fail_if_absent().connect(&here, until.wait()).map_err(|error| match error {
+        let not_reached =
+            || TunnelError::Unreachable { path: forward.remote.clone().into(), stderr: shared.stderr_tail() };
+        let local = PipeName::new(&forward.local)?;
+        let stream = options.clone().fail_if_absent().connect(&local, until.wait()).map_err(|error| match error {
             ConnectError::NoServer { .. } => match shared.exit_if_ending(&until.begun()) {
                 Ok(Some(exit)) => TunnelError::Ended { exit },
                 Ok(None) => not_reached(),
-                Err(_) => TunnelError::TimedOut { said: shared.stderr_tail() },
+                Err(_) => TunnelError::TimedOut { stderr: shared.stderr_tail() },
             },
             ConnectError::Busy { .. } | ConnectError::Cancelled | ConnectError::Os(_) => {
                 shared.explain(error.into(), &until)
             }
             other => TunnelError::Connect(other),
         })?;
-        self.settle(&until).map_err(|error| shared.explain(error, &until))?;
+        self.confirm_connection(&until).map_err(|error| shared.explain(error, &until))?;
         if !stream.is_connected() && fifo::unread(stream.as_fd())? == 0 {
             return Err(not_reached());
         }
-        stream.set_carrier(Arc::new(ssh::Carried::by(shared)));
+        stream.set_carrier(Arc::new(ssh::SshConnection::new(shared)));
         Ok(stream)
     }
 
-    /// Returns when it is known what has become of a connection that was made to ssh before.
+    /// Returns when ssh has either established a connection made before or closed it.
     ///
-    /// ssh tells nobody that a connection has got through, it only closes one that has not. So: when it says hello, it has
-    /// accepted the connection and has sent its request; when the far side's shell answers to what is sent after that, the
-    /// answer to the request has come, too; when ssh says hello again, it has acted on that.
-    fn settle(&self, until: &Until<'_>) -> io::Result<()> {
+    /// ssh does not report success; it only closes a connection that failed. A first hello shows that ssh has accepted the
+    /// connection and sent its request. An echo of the remote shell, which ssh sends after that, shows that the reply to the
+    /// request has arrived. A second hello shows that ssh has acted on the reply.
+    fn confirm_connection(&self, until: &TunnelDeadline<'_>) -> io::Result<()> {
         let control = &self.ssh.shared.control;
-        mux::greet(control, Absent::Fail, until)?;
-        let (put, take) = &self.far;
-        let mut far = take.recv_timeout(until.remaining()).map_err(|_| io::ErrorKind::TimedOut)?;
-        let answered = far.round_trip(until);
-        // There is room for one, and it is this one's place.
-        drop(put.try_send(far));
+        mux::handshake(control, MissingSocket::Fail, until)?;
+        let (put, take) = &self.shell;
+        let mut shell = take.recv_timeout(until.remaining()).map_err(|_| io::ErrorKind::TimedOut)?;
+        let answered = shell.round_trip(until);
+        // The channel is empty, so this cannot fail.
+        drop(put.try_send(shell));
         answered?;
-        mux::greet(control, Absent::Fail, until).map(drop)
+        mux::handshake(control, MissingSocket::Fail, until).map(drop)
     }
 
     fn open_forwards(&self) -> MutexGuard<'_, Vec<(PathBuf, PathBuf)>> {
         self.open_forwards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn path_there(&self, name: &OsStr) -> Result<PathBuf, NameError> {
+    fn remote_path(&self, name: &OsStr) -> Result<PathBuf, NameError> {
         check_name(name)?;
         // An absolute path replaces the directory.
-        let path = self.far_directory.join(name);
+        let path = self.remote_directory.join(name);
         let bytes = path.as_os_str().len();
         if bytes > socket::PATH_BYTES_MAX {
             return Err(NameError::TooLong { bytes, limit: socket::PATH_BYTES_MAX });
@@ -284,12 +287,12 @@ impl Tunnel {
         Ok(path)
     }
 
-    /// How ssh has ended; `None` while it runs.
+    /// The exit of ssh; `None` while it runs.
     pub fn exit(&self) -> Option<Arc<Exit>> {
         self.ssh.shared.exit()
     }
 
-    /// The last of what ssh has said, at most 8 KiB.
+    /// The last bytes of ssh's standard error, at most 8 KiB.
     pub fn stderr_tail(&self) -> String {
         self.ssh.shared.stderr_tail().into()
     }
@@ -300,25 +303,25 @@ impl Tunnel {
     }
 }
 
-/// A place where ssh listens for one connection; after that it is of no use.
+/// A socket at which ssh listens for one connection, closed on drop.
 struct Forward<'a> {
     tunnel: &'a Tunnel,
-    until: Until<'a>,
-    here: PathBuf,
-    there: PathBuf,
+    until: TunnelDeadline<'a>,
+    local: PathBuf,
+    remote: PathBuf,
 }
 
 impl Drop for Forward<'_> {
-    /// Closes it as far as the call has time for that, and those for which earlier calls had none.
+    /// Closes the forwarding, and those that earlier calls had no time to close, until the deadline.
     fn drop(&mut self) {
-        drop(fs::remove_file(&self.here));
+        drop(fs::remove_file(&self.local));
         let mut open = mem::take(&mut *self.tunnel.open_forwards());
-        open.push((mem::take(&mut self.here), mem::take(&mut self.there)));
-        let until = Until { deadline: self.until.deadline.or(Deadline::after(CLOSE_TIME)), ..self.until };
-        while let Some((here, there)) = open.last() {
-            match mux::close_forward(&self.tunnel.ssh.shared.control, here, there, &until) {
+        open.push((mem::take(&mut self.local), mem::take(&mut self.remote)));
+        let until = TunnelDeadline { deadline: self.until.deadline.or(Deadline::after(CLOSE_TIMEOUT)), ..self.until };
+        while let Some((local, remote)) = open.last() {
+            match mux::close_forward(&self.tunnel.ssh.shared.control, local, remote, &until) {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => break,
-                // Closed, or ssh has ended, and nobody listens any more.
+                // Closed, or ssh has exited, which closes it.
                 Ok(()) | Err(_) => drop(open.pop()),
             }
         }
@@ -326,25 +329,26 @@ impl Drop for Forward<'_> {
     }
 }
 
-/// ssh takes options among its arguments, and its configuration may put the names into a shell's command line (`ProxyCommand`).
+/// Rejects destinations that ssh would take for an option, or that its configuration could place into a shell's command line
+/// (`ProxyCommand`).
 fn check_destination(destination: &str) -> Result<(), TunnelError> {
-    const FOR_SHELLS: &str = "'\"`$\\;&<>|(){}";
-    let refused = |found| Err(TunnelError::Destination { destination: destination.into(), found });
+    const SHELL_METACHARACTERS: &str = "'\"`$\\;&<>|(){}";
+    let refused = |reason| Err(TunnelError::InvalidDestination { destination: destination.into(), reason });
     let bare = destination.strip_prefix("ssh://").unwrap_or(destination);
     let (user, host) = bare.rsplit_once('@').map_or((None, bare), |(user, host)| (Some(user), host));
     if host.is_empty() {
-        return refused("it names no machine");
+        return refused("it has no host name");
     }
     if destination.starts_with('-') || host.starts_with('-') || user.is_some_and(|user| user.starts_with('-')) {
-        return refused("it begins with a '-', as options do");
+        return refused("user and host must not begin with '-'");
     }
-    if destination.chars().any(|c| c.is_control() || c.is_whitespace() || FOR_SHELLS.contains(c)) {
-        return refused("it has a character that a shell could take for its own");
+    if destination.chars().any(|c| c.is_control() || c.is_whitespace() || SHELL_METACHARACTERS.contains(c)) {
+        return refused("it contains a space, a control character or a shell metacharacter");
     }
     Ok(())
 }
 
-/// The same rules as here, whatever directory comes out there; and no options.
+/// Applies the rules for local names, and rejects options.
 fn check_name(name: &OsStr) -> Result<(), NameError> {
     if name.as_bytes().starts_with(b"-") {
         return Err(NameError::Dash);
@@ -357,7 +361,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_no_option() {
+    fn name_that_is_an_option_is_rejected() {
         for good in ["jobs", "a-b", "/run/-jobs"] {
             check_name(good.as_ref()).unwrap();
         }
@@ -368,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_is_data() {
+    fn destination_that_is_an_option_or_shell_text_is_rejected() {
         for good in ["host", "user@host", "ssh://user@host:2222", "user@[::1]", "DOMAIN@user@host", "a-b.c_d"] {
             check_destination(good).unwrap();
         }
@@ -376,7 +380,7 @@ mod tests {
             ["", "user@", "ssh://", "-oProxyCommand=x", "user@-x", "ssh://-x", "-u@host", "a b", "$(x)", "a\nb", "a;b"]
         {
             let error = check_destination(bad).unwrap_err();
-            assert!(matches!(error, TunnelError::Destination { .. }), "{bad:?}: {error}");
+            assert!(matches!(error, TunnelError::InvalidDestination { .. }), "{bad:?}: {error}");
         }
         assert!(size_of::<TunnelError>() <= 64);
     }

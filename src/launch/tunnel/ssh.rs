@@ -1,9 +1,9 @@
-//! The ssh process that carries a tunnel: started by a thread of its own, and heard until its end.
+//! The ssh process of a tunnel, started and monitored by its own thread.
 
 use super::{
-    deadline::Until,
+    deadline::TunnelDeadline,
     error::TunnelError,
-    mux::{self, Absent},
+    mux::{self, MissingSocket},
 };
 use crate::{
     exit::{Exit, ExitStatus},
@@ -35,109 +35,110 @@ use std::{
     time::Duration,
 };
 
-/// How much of what ssh says is kept: its last words are a few lines.
-const WORDS_BYTES: usize = 8 << 10;
+/// How much of ssh's standard error is kept.
+const STDERR_TAIL_BYTES: usize = 8 << 10;
 
-/// How long ssh has to end after it was asked to.
+/// Time between SIGTERM and SIGKILL.
 const GRACE_PERIOD: Duration = Duration::from_secs(2);
 
-/// How long a process takes to die at most that can die at all.
-const LONGEST_DEATH: Duration = Duration::from_secs(5);
+/// Longest time from SIGKILL to the exit; a process in uninterruptible sleep takes longer and is abandoned.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an ssh that works takes at most to say hello.
-const HELLO_TIME: Duration = Duration::from_secs(2);
+/// Longest time that a working ssh takes to send its hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The running ssh. Dropping this ends it.
+/// The running ssh, terminated on drop.
 #[derive(Debug)]
-pub(super) struct Ssh {
-    pub(super) shared: Arc<Shared>,
+pub(super) struct SshProcess {
+    pub(super) shared: Arc<SshState>,
     thread: Option<JoinHandle<()>>,
+    /// The pid of the process that started it; a forked child must not terminate it.
     owner: i32,
 }
 
-/// What streams know of it, also when the tunnel is gone.
+/// State shared with the tunnel's streams, which may outlive the tunnel.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SshState {
     pid: u32,
     pub(super) control: PipeName,
-    /// Ends whatever waits for ssh when ssh has ended.
+    /// Cancelled when ssh has exited.
     pub(super) ended: Cancel,
     stop: Flag,
-    stderr: Mutex<Heard>,
+    stderr: Mutex<StderrTail>,
     exit: Mutex<Option<Arc<Exit>>>,
 }
 
 #[derive(Debug)]
-struct Heard {
-    /// `None` after its end.
+struct StderrTail {
+    /// `None` after the end of the stream.
     pipe: Option<PipeReader>,
     last: Vec<u8>,
 }
 
-impl Ssh {
+impl SshProcess {
     pub(super) fn start(mut plan: LaunchPlan, control: PipeName) -> Result<Self, TunnelError> {
         plan.stderr = OutputMode::Lines;
         plan.validate().map_err(SpawnError::from)?;
         let (started, start) = crossbeam_channel::bounded(1);
-        // The signal at the parent's death comes when the thread ends that has spawned: this one outlives ssh.
+        // The kernel sends the parent-death signal when the spawning thread exits; this thread outlives ssh.
         let thread =
-            thread::Builder::new().name("pipewright-ssh".into()).spawn(move || match begin(&plan, control) {
+            thread::Builder::new().name("pipewright-ssh".into()).spawn(move || match spawn_ssh(&plan, control) {
                 Ok((process, end, shared)) => {
                     drop(started.send(Ok(Arc::clone(&shared))));
-                    shared.live(process, &end);
+                    shared.run(process, &end);
                 }
                 Err(error) => drop(started.send(Err(error))),
             })?;
-        let shared = start.recv().map_err(|_| io::Error::other("the thread that starts ssh has ended"))??;
+        let shared = start.recv().map_err(|_| io::Error::other("the thread that starts ssh has exited"))??;
         Ok(Self { shared, thread: Some(thread), owner: own_pid() })
     }
 }
 
-fn begin(plan: &LaunchPlan, control: PipeName) -> Result<(Process, OwnedFd, Arc<Shared>), TunnelError> {
+fn spawn_ssh(plan: &LaunchPlan, control: PipeName) -> Result<(Process, OwnedFd, Arc<SshState>), TunnelError> {
     let context = SpawnContext { death_signal: Some(libc::SIGTERM), ..SpawnContext::default() };
     let (ended, stop) = (Cancel::new()?, Flag::new()?);
     let mut process = Process::new(launch(plan, prepare(plan, OpenMode::Nonblocking)?, &context)?);
     let end = process.end()?;
-    let stderr = Mutex::new(Heard { pipe: process.take_stderr(), last: Vec::new() });
-    let shared = Shared { pid: process.pid(), control, ended, stop, stderr, exit: Mutex::default() };
+    let stderr = Mutex::new(StderrTail { pipe: process.take_stderr(), last: Vec::new() });
+    let shared = SshState { pid: process.pid(), control, ended, stop, stderr, exit: Mutex::default() };
     Ok((process, end, Arc::new(shared)))
 }
 
-impl Drop for Ssh {
+impl Drop for SshProcess {
     fn drop(&mut self) {
-        // In a forked child of the host there is no such thread, and ssh is the parent's.
+        // A forked child of the host has no such thread, and ssh belongs to the parent.
         if self.owner != own_pid() {
             return;
         }
         self.shared.stop.raise();
         if let Some(thread) = self.thread.take() {
-            // It does not panic.
+            // An error would mean a panic; the thread has none.
             drop(thread.join());
         }
     }
 }
 
-impl Shared {
+impl SshState {
     pub(super) fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Hears ssh until it ends or shall end, and sees to it that it has.
-    fn live(&self, mut process: Process, end: &OwnedFd) {
-        // A copy, so that nobody who wants to hear ssh's words waits for this thread.
-        let mut stderr = self.heard().pipe.as_ref().and_then(|pipe| pipe.try_clone().ok());
+    /// Reads ssh's standard error until ssh exits or `stop` is raised, then terminates and reaps it.
+    fn run(&self, mut process: Process, end: &OwnedFd) {
+        // A duplicate: this thread waits without holding the lock, so that `stderr_tail` does not block.
+        let mut stderr = self.stderr().pipe.as_ref().and_then(|pipe| pipe.try_clone().ok());
         loop {
             let mut watched = vec![(self.stop.as_fd(), Interest::Readable), (end.as_fd(), Interest::Readable)];
             watched.extend(stderr.as_ref().map(|pipe| (pipe.as_fd(), Interest::Readable)));
             match poll::wait_any(&watched, Deadline::after(Duration::MAX)) {
                 Ok(Some(0)) => {
-                    // Fails when it has ended already.
+                    // Fails if ssh has already exited.
                     drop(process.signal(libc::SIGTERM));
                     drop(process.wait_timeout(GRACE_PERIOD));
                     break;
                 }
                 Ok(Some(2)) => {
-                    if !self.hear() {
+                    if !self.read_stderr() {
                         stderr = None;
                     }
                 }
@@ -145,15 +146,15 @@ impl Shared {
             }
         }
         drop(process.kill());
-        let exit = process.wait_timeout(LONGEST_DEATH).ok().flatten().cloned();
-        self.hear();
+        let exit = process.wait_timeout(EXIT_TIMEOUT).ok().flatten().cloned();
+        self.read_stderr();
         let mut exit = exit.unwrap_or_else(|| Exit::of(ExitStatus::Unknown));
-        exit.stderr_tail = mem::take(&mut self.heard().last).into();
+        exit.stderr_tail = mem::take(&mut self.stderr().last).into();
         *self.lock_exit() = Some(Arc::new(exit));
         self.ended.cancel();
     }
 
-    fn heard(&self) -> MutexGuard<'_, Heard> {
+    fn stderr(&self) -> MutexGuard<'_, StderrTail> {
         self.stderr.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -161,68 +162,68 @@ impl Shared {
         self.exit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what ssh has said up to now; false after the end.
-    fn hear(&self) -> bool {
-        let mut heard = self.heard();
+    /// Reads what is available of standard error; false after the end of the stream.
+    fn read_stderr(&self) -> bool {
+        let mut stderr = self.stderr();
         let mut part = [0; 1024];
-        while let Some(pipe) = &heard.pipe {
+        while let Some(pipe) = &stderr.pipe {
             match pipe.read_deadline(&mut part, Duration::ZERO) {
-                Ok(0) => heard.pipe = None,
+                Ok(0) => stderr.pipe = None,
                 Ok(bytes) => {
-                    heard.last.extend_from_slice(part.get(..bytes).unwrap_or_default());
-                    let surplus = heard.last.len().saturating_sub(WORDS_BYTES);
-                    heard.last.drain(..surplus);
+                    stderr.last.extend_from_slice(part.get(..bytes).unwrap_or_default());
+                    let surplus = stderr.last.len().saturating_sub(STDERR_TAIL_BYTES);
+                    stderr.last.drain(..surplus);
                 }
                 Err(_) => break,
             }
         }
-        heard.pipe.is_some()
+        stderr.pipe.is_some()
     }
 
-    /// The last of what ssh has said.
+    /// The last 8 KiB of ssh's standard error, printable.
     pub(super) fn stderr_tail(&self) -> Box<str> {
         if let Some(exit) = self.exit() {
             return exit.stderr_text().into();
         }
-        self.hear();
-        printable(&self.heard().last).lines().to_string().into()
+        self.read_stderr();
+        printable(&self.stderr().last).lines().to_string().into()
     }
 
     pub(super) fn exit(&self) -> Option<Arc<Exit>> {
         self.lock_exit().clone()
     }
 
-    /// Whether ssh has ended or is about to, as far as `begun` has the time to find out.
+    /// The exit of ssh, if it has exited or is about to. Waits up to the deadline of `begun` to find out.
     pub(super) fn exit_if_ending(&self, begun: &Begun<'_>) -> io::Result<Option<Arc<Exit>>> {
-        self.answer(&mut None, begun)
+        self.check_liveness(&mut None, begun)
     }
 
-    /// The answer to a question that may have been begun by an earlier call. When the time is up first, the question stays.
-    fn answer(&self, asked: &mut Option<Question>, begun: &Begun<'_>) -> io::Result<Option<Arc<Exit>>> {
+    /// Runs a check that an earlier call may have begun. If the timeout expires first, the check stays in `check`.
+    fn check_liveness(&self, check: &mut Option<LivenessCheck>, begun: &Begun<'_>) -> io::Result<Option<Arc<Exit>>> {
         loop {
             if let Some(exit) = self.exit() {
                 return Ok(Some(exit));
             }
-            match asked {
-                None => *asked = Some(Question::Greeting { hello: None, until: Deadline::after(HELLO_TIME) }),
-                Some(Question::Greeting { hello, until }) => {
+            match check {
+                None => *check = Some(LivenessCheck::Hello { hello: None, until: Deadline::after(HELLO_TIMEOUT) }),
+                Some(LivenessCheck::Hello { hello, until }) => {
                     let wait = begun.no_later_than(*until).rest();
-                    let heard = match hello {
-                        Some(hello) => mux::hear_hello(hello, wait).map(|()| true),
-                        None => {
-                            mux::knock(&self.control, Absent::Fail, wait).map(|new| hello.insert(new)).map(|_| false)
-                        }
+                    let progress = match hello {
+                        Some(hello) => mux::receive_hello(hello, wait).map(|()| true),
+                        None => mux::connect(&self.control, MissingSocket::Fail, wait)
+                            .map(|new| hello.insert(new))
+                            .map(|_| false),
                     };
-                    match heard {
+                    match progress {
                         Ok(true) => return Ok(None),
                         Ok(false) => {}
-                        // One that is stopped cannot be told from one that is busy.
+                        // A stopped ssh cannot be distinguished from a busy one.
                         Err(error) if error.kind() == io::ErrorKind::TimedOut && until.has_passed() => return Ok(None),
-                        Err(error) if is_up_to_the_caller(&error) => return Err(error),
-                        Err(_) => *asked = Some(Question::Ending(Deadline::after(LONGEST_DEATH))),
+                        Err(error) if is_timeout_or_cancelled(&error) => return Err(error),
+                        Err(_) => *check = Some(LivenessCheck::Exiting(Deadline::after(EXIT_TIMEOUT))),
                     }
                 }
-                Some(Question::Ending(until)) => {
+                Some(LivenessCheck::Exiting(until)) => {
                     if !self.ended.wait(&begun.no_later_than(*until))? {
                         return if until.has_passed() { Ok(None) } else { Err(io::ErrorKind::TimedOut.into()) };
                     }
@@ -231,63 +232,64 @@ impl Shared {
         }
     }
 
-    pub(super) fn until(&self, timeout: Duration) -> Until<'_> {
-        Until { deadline: Deadline::after(timeout), ended: &self.ended }
+    pub(super) fn until(&self, timeout: Duration) -> TunnelDeadline<'_> {
+        TunnelDeadline { deadline: Deadline::after(timeout), ended: &self.ended }
     }
 
-    /// An error of a call that goes to ssh, and its reason where ssh is at its end.
-    pub(super) fn explain(&self, error: io::Error, until: &Until<'_>) -> TunnelError {
+    /// The error of a call to ssh, with the exit of ssh as its cause if ssh has exited.
+    pub(super) fn explain(&self, error: io::Error, until: &TunnelDeadline<'_>) -> TunnelError {
         if error.kind() == io::ErrorKind::TimedOut {
-            return TunnelError::TimedOut { said: self.stderr_tail() };
+            return TunnelError::TimedOut { stderr: self.stderr_tail() };
         }
         match self.exit_if_ending(&until.begun()) {
             Ok(Some(exit)) => TunnelError::Ended { exit },
             Ok(None) => TunnelError::Os(error),
-            Err(_) => TunnelError::TimedOut { said: self.stderr_tail() },
+            Err(_) => TunnelError::TimedOut { stderr: self.stderr_tail() },
         }
     }
 }
 
-/// What is asked about an ssh when something that it carries has ended. A connection ends a moment before its process does,
-/// so the process is spoken to: one that still answers has not closed everything.
+/// Finds out whether ssh is exiting after one of its connections has ended. A connection ends shortly before the process exits,
+/// so ssh is contacted: if it still answers, only that connection was closed.
 #[derive(Debug)]
-enum Question {
-    /// It has to say hello, and one that works has done so by then.
-    Greeting { hello: Option<MessageStream>, until: Deadline },
-    /// It does not answer any more; by then it is dead.
-    Ending(Deadline),
+enum LivenessCheck {
+    /// Waits for a hello; a working ssh has sent it by the deadline.
+    Hello { hello: Option<MessageStream>, until: Deadline },
+    /// ssh no longer answers and exits by the deadline.
+    Exiting(Deadline),
 }
 
-/// The call's time is up, or it was cancelled: that says nothing about ssh.
-fn is_up_to_the_caller(error: &io::Error) -> bool {
+/// Whether the caller's timeout expired or the call was cancelled, which says nothing about ssh.
+fn is_timeout_or_cancelled(error: &io::Error) -> bool {
     let is_cancelled = error.get_ref().is_some_and(|inner| inner.downcast_ref::<Cancelled>().is_some());
     is_cancelled || error.kind() == io::ErrorKind::TimedOut
 }
 
-/// One stream's view of the ssh that carries it.
+/// Connects one stream to the state of the ssh that carries it.
 #[derive(Debug)]
-pub(super) struct Carried {
-    shared: Arc<Shared>,
-    asked: Mutex<Option<Question>>,
+pub(super) struct SshConnection {
+    shared: Arc<SshState>,
+    /// A check that a call began and its timeout interrupted.
+    check: Mutex<Option<LivenessCheck>>,
 }
 
-impl Carried {
-    pub(super) fn by(shared: &Arc<Shared>) -> Self {
-        Self { shared: Arc::clone(shared), asked: Mutex::default() }
+impl SshConnection {
+    pub(super) fn new(shared: &Arc<SshState>) -> Self {
+        Self { shared: Arc::clone(shared), check: Mutex::default() }
     }
 
-    fn asked(&self) -> MutexGuard<'_, Option<Question>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn check(&self) -> MutexGuard<'_, Option<LivenessCheck>> {
+        self.check.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Carrier for Carried {
+impl Carrier for SshConnection {
     fn ended(&self, begun: &Begun<'_>) -> io::Result<Option<io::Error>> {
-        // Taken out, so that nobody waits for the lock while this one waits for ssh.
-        let mut asked = self.asked().take();
-        let answer = self.shared.answer(&mut asked, begun);
+        // Taken out, so that the lock is not held while waiting for ssh.
+        let mut check = self.check().take();
+        let answer = self.shared.check_liveness(&mut check, begun);
         if answer.is_err() {
-            *self.asked() = asked;
+            *self.check() = check;
         }
         Ok(answer?.map(|exit| TunnelError::Ended { exit }.into()))
     }

@@ -1,4 +1,4 @@
-//! Named pipes through ssh, against an `sshd` of our own on a loopback port, with throw-away keys and a throw-away user.
+//! Named pipes through ssh, against an `sshd` on a loopback port with temporary keys and a temporary user.
 
 mod sshd;
 
@@ -41,7 +41,7 @@ fn expect(stream: &Stream, wanted: &[u8]) {
     assert_eq!(have, wanted);
 }
 
-/// The typed error inside one of a stream.
+/// The `TunnelError` inside a stream's error.
 #[track_caller]
 fn ended(error: &io::Error) -> &Exit {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted, "{error:?}");
@@ -51,10 +51,10 @@ fn ended(error: &io::Error) -> &Exit {
     }
 }
 
-/// Where a tunnel keeps its sockets, as its ssh was told.
+/// The directory of a tunnel's sockets, from the arguments of its ssh.
 fn private_directory(tunnel: &Tunnel) -> PathBuf {
-    let told = fs::read_to_string(format!("/proc/{}/cmdline", tunnel.pid())).unwrap();
-    let control = told.split('\0').skip_while(|argument| *argument != "-S").nth(1).unwrap();
+    let arguments = fs::read_to_string(format!("/proc/{}/cmdline", tunnel.pid())).unwrap();
+    let control = arguments.split('\0').skip_while(|argument| *argument != "-S").nth(1).unwrap();
     Path::new(control).parent().unwrap().to_owned()
 }
 
@@ -64,7 +64,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 
 #[test]
 #[ignore = "needs root and sshd"]
-fn tunnel_streams_are_streams_and_the_server_knows_its_client() {
+fn tunnel_carries_bytes_and_identifies_client_to_server() {
     let sshd = Sshd::start();
     let tunnel = sshd.tunnel();
     let (path, listener) = sshd.server("pipe", &ListenerOptions::new());
@@ -86,7 +86,7 @@ fn tunnel_streams_are_streams_and_the_server_knows_its_client() {
     let refused = server.run_as_client(|| fs::read(sshd.path("roots"))).unwrap().unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
 
-    // An end of the other side is an end, and not ssh's.
+    // The server closes its end: the client sees the end of the stream, not an error of the tunnel.
     (&server).write_all(b"bye").unwrap();
     drop(server);
     expect(&client, b"bye");
@@ -96,7 +96,7 @@ fn tunnel_streams_are_streams_and_the_server_knows_its_client() {
 
 #[test]
 #[ignore = "needs root and sshd"]
-fn tunnel_carries_many_connections_at_once() {
+fn tunnel_carries_many_concurrent_connections() {
     const CLIENTS: usize = 12;
     let sshd = Sshd::start();
     let tunnel = sshd.tunnel();
@@ -128,7 +128,7 @@ fn tunnel_carries_many_connections_at_once() {
 
 #[test]
 #[ignore = "needs root and sshd"]
-fn tunnel_messages_are_framed_and_a_handshake_goes_through() {
+fn tunnel_carries_framed_messages_and_handshake() {
     let sshd = Sshd::start();
     let tunnel = sshd.tunnel();
     let (path, listener) = sshd.server("pipe", &ListenerOptions::new().mode(PipeMode::Framed).handshake());
@@ -155,7 +155,7 @@ fn tunnel_messages_are_framed_and_a_handshake_goes_through() {
 
 #[test]
 #[ignore = "needs root and sshd"]
-fn tunnel_names_are_resolved_on_the_other_machine() {
+fn tunnel_resolves_plain_names_on_remote_machine() {
     let sshd = Sshd::start();
     let tunnel = sshd.tunnel();
     let directory = PathBuf::from(format!("/tmp/pipewright-{}", sshd.user.uid));
@@ -166,16 +166,16 @@ fn tunnel_names_are_resolved_on_the_other_machine() {
     let client = tunnel.connect("jobs", DEADLINE).unwrap();
     (&client).write_all(b"x").unwrap();
     expect(&listener.accept_deadline(DEADLINE).unwrap(), b"x");
-    assert!(matches!(tunnel.connect("a/b", DEADLINE), Err(TunnelError::Name(NameError::Slash))));
+    assert!(matches!(tunnel.connect("a/b", DEADLINE), Err(TunnelError::InvalidName(NameError::Slash))));
     for option in ["-jobs", "-oProxyCommand=x"] {
-        assert!(matches!(tunnel.connect(option, DEADLINE), Err(TunnelError::Name(NameError::Dash))), "{option}");
+        assert!(matches!(tunnel.connect(option, DEADLINE), Err(TunnelError::InvalidName(NameError::Dash))), "{option}");
     }
-    assert!(matches!(tunnel.connect(format!("/{}", "x".repeat(107)), DEADLINE), Err(TunnelError::Name(_))));
+    assert!(matches!(tunnel.connect(format!("/{}", "x".repeat(107)), DEADLINE), Err(TunnelError::InvalidName(_))));
 }
 
 #[test]
 #[ignore = "needs root and sshd"]
-fn tunnel_to_a_missing_name_says_so_with_sshs_words() {
+fn tunnel_reports_missing_server_with_stderr_of_ssh() {
     let sshd = Sshd::start();
     let tunnel = sshd.tunnel();
     fs::write(sshd.path("no-socket"), "").unwrap();
@@ -184,9 +184,9 @@ fn tunnel_to_a_missing_name_says_so_with_sshs_words() {
         let shaking = ConnectOptions::new().handshake(ImpersonationLevel::Identification);
         let options = if round % 3 == 0 { shaking } else { ConnectOptions::new() };
         match tunnel.connect_with(&options, &missing, DEADLINE) {
-            Err(TunnelError::NotReached { path, said }) => {
+            Err(TunnelError::Unreachable { path, stderr }) => {
                 assert_eq!(*path, *missing);
-                assert!(said.contains("open failed"), "{said}");
+                assert!(stderr.contains("open failed"), "{stderr}");
             }
             other => panic!("{other:?}"),
         }
@@ -197,7 +197,7 @@ fn tunnel_to_a_missing_name_says_so_with_sshs_words() {
 
 #[test]
 #[ignore = "needs root and sshd"]
-fn tunnel_streams_end_with_sshs_last_words() {
+fn tunnel_streams_fail_with_exit_and_stderr_of_ssh() {
     let sshd = Sshd::start();
     let (path, listener) = sshd.server("pipe", &ListenerOptions::new());
     let (framed_path, framed_listener) = sshd.server("framed", &ListenerOptions::new().mode(PipeMode::Framed));
@@ -227,7 +227,7 @@ fn tunnel_streams_end_with_sshs_last_words() {
                     assert_eq!(exit.code(), Some(255), "{exit:?}");
                     let words = exit.stderr_text();
                     assert!(words.contains("closed") || words.contains("reset"), "{words:?}");
-                    assert!(error.to_string().contains("ssh has ended (exit code 255): "), "{error}");
+                    assert!(error.to_string().contains("ssh terminated (exit code 255): "), "{error}");
                 }
             }
         });
@@ -243,14 +243,14 @@ fn tunnel_streams_end_with_sshs_last_words() {
 
 #[test]
 #[ignore = "needs root and sshd"]
-fn tunnel_refuses_strange_hosts_and_passwords() {
+fn tunnel_refuses_unknown_hosts_and_password_logins() {
     let sshd = Sshd::start();
     let words = |builder: &TunnelBuilder| match builder.open() {
         Err(TunnelError::Ended { exit }) => exit.stderr_text().into_owned(),
         other => panic!("{other:?}"),
     };
     fs::rename(sshd.path("known_hosts"), sshd.path("kept")).unwrap();
-    // Whatever the configuration says.
+    // The tunnel's own options override the configuration.
     let config = fs::read_to_string(sshd.path("ssh_config")).unwrap() + "StrictHostKeyChecking no\nLogLevel QUIET\n";
     fs::write(sshd.path("ssh_config"), config).unwrap();
     assert!(words(&sshd.builder()).contains("Host key verification failed"));
@@ -263,7 +263,7 @@ fn tunnel_refuses_strange_hosts_and_passwords() {
 
 #[test]
 #[ignore = "needs root and sshd"]
-fn tunnel_leaves_nothing_when_it_is_dropped() {
+fn tunnel_drop_removes_sockets_and_processes() {
     let sshd = Sshd::start();
     let (path, listener) = sshd.server("pipe", &ListenerOptions::new());
     let tunnel = sshd.tunnel();
@@ -283,7 +283,7 @@ fn tunnel_leaves_nothing_when_it_is_dropped() {
 
 #[test]
 #[ignore = "needs root and sshd"]
-fn tunnel_gives_up_in_time_on_an_ssh_that_hangs() {
+fn tunnel_connect_times_out_while_ssh_is_stopped() {
     let sshd = Sshd::start();
     let (path, listener) = sshd.server("pipe", &ListenerOptions::new());
     let tunnel = sshd.tunnel();
@@ -296,7 +296,7 @@ fn tunnel_gives_up_in_time_on_an_ssh_that_hangs() {
         let failed = tunnel.connect(&path, Duration::from_millis(50));
         assert!(matches!(failed, Err(TunnelError::TimedOut { .. })), "{failed:?}");
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}, and it had 50 ms", start.elapsed());
-        // When it has come to, it is made to forget what nobody had the time for.
+        // After it continues, the next call closes the forwardings that timed out.
         assert_eq!(kernel::kill(pid, libc::SIGCONT), 0);
         let client = tunnel.connect(&path, DEADLINE).unwrap();
         drop((client, listener.accept_deadline(DEADLINE).unwrap()));
@@ -314,7 +314,7 @@ fn tunnel_gives_up_in_time_on_an_ssh_that_hangs() {
 
 #[test]
 #[ignore = "needs root and sshd"]
-fn tunnel_streams_keep_to_their_time_also_at_the_end_of_an_ssh_that_hangs() {
+fn tunnel_stream_deadlines_hold_while_ssh_is_stopped() {
     let sshd = Sshd::start();
     let (path, listener) = sshd.server("pipe", &ListenerOptions::new());
     let (framed_path, framed_listener) = sshd.server("framed", &ListenerOptions::new().mode(PipeMode::Framed));
@@ -327,7 +327,7 @@ fn tunnel_streams_keep_to_their_time_also_at_the_end_of_an_ssh_that_hangs() {
     }
     let server = framed_listener.accept_deadline(DEADLINE).unwrap();
     drop(UnixStream::from(server.into_descriptor().unwrap()).write_all(b"\0\0\0\x05ab"));
-    // The ends have come through. From now on ssh answers nobody.
+    // The ends of the streams have arrived. From now on ssh does not answer.
     for stream in streams.iter().chain([&cut]) {
         assert!(kernel::poll_end(stream, DEADLINE));
     }
@@ -344,13 +344,13 @@ fn tunnel_streams_keep_to_their_time_also_at_the_end_of_an_ssh_that_hangs() {
         assert_eq!(kernel::kill(tunnel.pid(), libc::SIGCONT), 0);
         assert_eq!(waiting.join().unwrap().unwrap(), 0);
     });
-    // Who asks without waiting gets to know it, too.
+    // A call without a timeout reports the end, too.
     let start = Instant::now();
     while let Err(error) = streams[0].read_deadline(&mut [0; 8], Duration::ZERO) {
         assert!(error.kind() == io::ErrorKind::TimedOut && start.elapsed() < DEADLINE, "{error}");
     }
     assert!(matches!(cut.recv_deadline(DEADLINE), Err(MessageError::CutOff { missing: 3 })));
-    // And it stays the other side's end, whatever becomes of ssh; what is written does not get there.
+    // After ssh has exited, the read still reports the peer's end; a write fails.
     drop(tunnel);
     assert_eq!(streams[0].read_deadline(&mut [0; 8], DEADLINE).unwrap(), 0);
     ended(&streams[0].write_deadline(b"x", DEADLINE).unwrap_err());
@@ -359,13 +359,13 @@ fn tunnel_streams_keep_to_their_time_also_at_the_end_of_an_ssh_that_hangs() {
 /// The example, which `cargo test` builds beside the tests.
 #[test]
 #[ignore = "needs root and sshd"]
-fn tunnel_example_connects_to_another_machine() {
+fn tunnel_example_connects_to_remote_machine() {
     let sshd = Sshd::start();
     let (path, listener) = sshd.server("pipe", &ListenerOptions::new().mode(PipeMode::Framed).handshake());
     fs::write(sshd.path("theirs"), "the user's").unwrap();
     chown(sshd.path("theirs"), Some(sshd.user.uid), None).unwrap();
     fs::set_permissions(sshd.path("theirs"), fs::Permissions::from_mode(0o600)).unwrap();
-    // The keys stand in no configuration that ssh finds by itself.
+    // The keys are in no configuration that ssh finds by itself.
     fs::create_dir(sshd.path("bin")).unwrap();
     let place = sshd.place.path().display();
     let script = format!("#!/bin/sh\nexec /usr/bin/ssh -F {place}/ssh_config -i {place}/user_key \"$@\"\n");
@@ -378,7 +378,7 @@ fn tunnel_example_connects_to_another_machine() {
     let spec = spec.stdin(StdinMode::Pipe).stdout(OutputMode::Lines).stderr(OutputMode::Lines);
     for killed in [false, true] {
         let mut process = spec.spawn_unsupervised().unwrap();
-        // Kept, so that the end of its input is not what ends it.
+        // Held open: the end of its input would make the example exit.
         let stdin = process.take_stdin().unwrap();
         let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
         let client = listener.accept_deadline(DEADLINE).unwrap();
@@ -394,18 +394,18 @@ fn tunnel_example_connects_to_another_machine() {
         }
         drop(client);
         let exit = process.wait_timeout(DEADLINE).unwrap().cloned().expect("it ends");
-        let said = String::from_utf8(read_to_end(&stderr)).unwrap();
-        assert_eq!(exit.code(), Some(i32::from(killed)), "{said}");
-        assert_eq!(said.contains("ssh has ended (exit code 255)"), killed, "{said}");
+        let output = String::from_utf8(read_to_end(&stderr)).unwrap();
+        assert_eq!(exit.code(), Some(i32::from(killed)), "{output}");
+        assert_eq!(output.contains("ssh terminated (exit code 255)"), killed, "{output}");
         drop(stdin);
     }
 }
 
 #[test]
-fn tunnel_to_an_option_is_refused_before_anything_starts() {
+fn tunnel_refuses_options_as_destination_before_spawn() {
     for destination in ["-oProxyCommand=touch /tmp/x", "user@-x", "", "$(id)@host"] {
         match Tunnel::ssh(destination) {
-            Err(TunnelError::Destination { .. }) => {}
+            Err(TunnelError::InvalidDestination { .. }) => {}
             other => panic!("{destination:?}: {other:?}"),
         }
     }

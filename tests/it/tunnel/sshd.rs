@@ -1,4 +1,4 @@
-//! An sshd, its keys and its user: made for one test, and gone with it.
+//! An sshd with its keys and its user, for the duration of one test.
 
 use crate::{kernel, support::DEADLINE};
 use pipewright::{
@@ -15,10 +15,10 @@ use std::{
     thread,
 };
 
-/// The user database has one lock, and those who find it taken give up.
+/// The user database has one lock, and `useradd` fails while it is held.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// A user of this machine until it is dropped, also by a panic.
+/// A user of this machine, removed on drop.
 pub(super) struct User {
     pub(super) name: String,
     pub(super) uid: u32,
@@ -31,7 +31,7 @@ impl User {
             .args(["--no-create-home", "--shell", "/bin/sh", "--home-dir"])
             .arg(home)
             .arg(&user.name));
-        // Neither a password that fits nor a locked account, which sshd refuses.
+        // No password matches, and the account is not locked: sshd refuses locked accounts.
         run(Command::new("usermod").args(["--password", "*", &user.name]));
         user.uid = run(Command::new("id").args(["-u", &user.name])).trim().parse().unwrap();
         user
@@ -39,7 +39,7 @@ impl User {
 }
 
 impl User {
-    /// Ends its processes: sessions of sshd, which are in no group of ours.
+    /// Kills its processes: sessions of sshd, which are in sessions of their own.
     pub(super) fn end_processes(&self) {
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -57,12 +57,12 @@ impl Drop for User {
     fn drop(&mut self) {
         self.end_processes();
         drop(fs::remove_dir_all(format!("/tmp/pipewright-{}", self.uid)));
-        // Forced: a process of the user may not have noticed yet that its sshd is gone.
+        // Forced: a process of the user may not have exited yet.
         drop(Command::new("userdel").args(["--force", &self.name]).output());
     }
 }
 
-/// An sshd, its keys and its user.
+/// A running sshd.
 pub(super) struct Sshd {
     process: Option<Process>,
     pub(super) port: u16,
@@ -75,7 +75,7 @@ impl Sshd {
     pub(super) fn start() -> Self {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let place = tempfile::Builder::new().prefix("pipewright-sshd-").tempdir_in("/tmp").unwrap();
-        // The user must get to the pipes in it.
+        // The user needs access to the pipes in it.
         fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir_all("/run/sshd").unwrap();
         let user = User::new(place.path());
@@ -96,21 +96,21 @@ impl Sshd {
         );
         fs::write(place.path().join("sshd_config"), config).unwrap();
         let mut sshd = Self { process: None, port, user, place, _turn: turn };
-        sshd.process = Some(sshd.launch());
+        sshd.process = Some(sshd.start_process());
         sshd
     }
 
-    fn launch(&self) -> Process {
+    fn start_process(&self) -> Process {
         let spec = WorkerSpec::new("/usr/sbin/sshd").args(["-D", "-e", "-f"]).arg(self.path("sshd_config"));
         let mut process = spec.stderr(OutputMode::Lines).spawn_unsupervised().unwrap();
         let log = process.take_stderr().unwrap();
-        let (mut said, mut part) = (Vec::new(), [0; 1024]);
-        while !String::from_utf8_lossy(&said).contains("Server listening") {
+        let (mut log_text, mut part) = (Vec::new(), [0; 1024]);
+        while !String::from_utf8_lossy(&log_text).contains("Server listening") {
             let bytes = log.read_deadline(&mut part, DEADLINE).unwrap();
-            assert!(bytes > 0, "sshd: {}", String::from_utf8_lossy(&said));
-            said.extend_from_slice(&part[..bytes]);
+            assert!(bytes > 0, "sshd: {}", String::from_utf8_lossy(&log_text));
+            log_text.extend_from_slice(&part[..bytes]);
         }
-        // Until the last of its processes has ended.
+        // Drain the log until the last process of sshd has exited.
         thread::spawn(move || io::copy(&mut { log }, &mut io::sink()));
         process
     }
