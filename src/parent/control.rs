@@ -13,19 +13,19 @@ use crate::{
         decode::decode,
         framing::{
             Framing,
-            batch::{Batch, Piece},
+            batch::{FrameBatch, FrameChunk},
             deframer::Deframer,
             error::FrameError,
         },
         jsonrpc::{
             address::Address,
             encode,
-            error::{CallError, Refusal, RpcError},
-            message::Packet,
-            oversized::TooLong,
-            pending::{Answered, Calls, Requests},
+            error::{CallError, RpcError, RpcFailure},
+            message::RpcMessage,
+            oversized::OversizedMessage,
+            pending::{Answered, PendingCalls, PendingRequests},
             protocol::{self, CANCEL, HELLO, Hello, PING, SHUTDOWN},
-            request::{Notification, Post, Request},
+            request::{Notification, Request, RpcSender},
         },
     },
 };
@@ -79,8 +79,8 @@ pub(super) struct Control {
 
 #[derive(Debug, Default)]
 struct Shared {
-    calls: Calls<Sender<Answer>>,
-    requests: Requests,
+    calls: PendingCalls<Sender<Answer>>,
+    requests: PendingRequests,
     is_closed: bool,
     servers: Servers,
 }
@@ -100,7 +100,7 @@ enum Servers {
 struct Reading {
     reader: ReadHalf,
     deframer: Deframer,
-    batch: Batch,
+    batch: FrameBatch,
     scratch: Vec<u8>,
     /// `None` once the parent wants nothing more.
     heard: Option<Sender<ParentMessage>>,
@@ -122,7 +122,7 @@ impl Control {
         let deframer = Deframer::new(Framing::Lines, MAX_LINE);
         let scratch = vec![0; READ_BYTES];
         let reading =
-            Reading { reader, deframer, batch: Batch::default(), scratch, heard: Some(heard), is_over: false };
+            Reading { reader, deframer, batch: FrameBatch::default(), scratch, heard: Some(heard), is_over: false };
         let control = Arc::new(Self {
             writer,
             reading: Mutex::new(reading),
@@ -200,8 +200,8 @@ impl Control {
         deframer.feed(bytes, batch);
         for piece in batch.drain() {
             match piece {
-                Piece::Fault(fault) => self.answer_too_long(&fault),
-                Piece::Frames { bytes, spans, offset: _ } => {
+                FrameChunk::Error(fault) => self.answer_too_long(&fault),
+                FrameChunk::Frames { bytes, spans, offset: _ } => {
                     for span in spans {
                         self.hear(span.of(&bytes), &mut hear);
                     }
@@ -212,7 +212,7 @@ impl Control {
     }
 
     pub(super) fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
-        self.post(encode::notification(method, params).map_err(CallError::Encode)?)
+        self.send_line(encode::notification(method, params).map_err(CallError::Encode)?)
     }
 
     pub(super) fn call<P, R>(&self, method: &str, params: &P, timeout: Duration) -> Result<R, CallError>
@@ -234,13 +234,13 @@ impl Control {
         let sent =
             encode::request(id, method, params).map_err(CallError::Encode).and_then(|line| self.send(&line, &begun));
         if let Err(error) = sent {
-            self.shared().calls.give_up(id);
+            self.shared().calls.abandon(id);
             // A part of it may be on its way, and the rest goes before the next line: this one, if it can.
             self.send_if_possible(encode::cancellation(id));
             return Err(error);
         }
         let Ok(answer) = answer.recv_timeout(begun.remaining()) else {
-            let gave_up = self.shared().calls.give_up(id).is_some();
+            let gave_up = self.shared().calls.abandon(id).is_some();
             if gave_up {
                 // If it cannot be sent, the answer will be passed over.
                 self.send_if_possible(encode::cancellation(id));
@@ -270,7 +270,7 @@ impl Control {
         shared.is_closed = true;
         self.stand_by.notify_all();
         shared.requests.cancel_all();
-        let waiting: Vec<_> = shared.calls.end_all().collect();
+        let waiting: Vec<_> = shared.calls.drain().collect();
         drop(shared);
         for caller in waiting {
             // A caller that has given up in this moment hears nothing.
@@ -295,28 +295,28 @@ impl Control {
     }
 
     fn hear(self: &Arc<Self>, line: &[u8], hear: &mut impl FnMut(ParentMessage)) {
-        match Packet::parse(line) {
-            Some(Packet::Response { id, outcome }) => self.end_call(id, outcome),
-            Some(Packet::Refused(refusal)) => {
-                let answered = self.shared().calls.answer_only();
+        match RpcMessage::parse(line) {
+            Some(RpcMessage::Response { id, outcome }) => self.end_call(id, outcome),
+            Some(RpcMessage::UnidentifiedError(refusal)) => {
+                let answered = self.shared().calls.answer_without_id();
                 Self::end(answered, Err(refusal));
             }
-            Some(Packet::Request { id, method, .. }) if method == PING => {
+            Some(RpcMessage::Request { id, method, .. }) if method == PING => {
                 // Whoever reads must not wait for the parent to do so; it asks again.
                 self.send_if_possible(encode::response(&id, &()));
             }
-            Some(Packet::Request { id, method, params }) => {
+            Some(RpcMessage::Request { id, method, params }) => {
                 let cancelled = self.shared().requests.begin(id.text());
-                let post = Arc::clone(self) as Arc<dyn Post>;
-                hear(ParentMessage::Request(Request::new(id, (method, params), post, cancelled, None)));
+                let sender = Arc::clone(self) as Arc<dyn RpcSender>;
+                hear(ParentMessage::Request(Request::new(id, (method, params), sender, cancelled, None)));
             }
-            Some(Packet::Notification { method, params }) if method == CANCEL => {
-                if let Some(id) = protocol::cancelled(params.as_deref()) {
+            Some(RpcMessage::Notification { method, params }) if method == CANCEL => {
+                if let Some(id) = protocol::cancelled_id(params.as_deref()) {
                     self.shared().requests.cancel(id.text());
                 }
             }
-            Some(Packet::Notification { method, params }) => {
-                hear(ParentMessage::Notification(Notification { method, params, _charge: None }));
+            Some(RpcMessage::Notification { method, params }) => {
+                hear(ParentMessage::Notification(Notification { method, params, _permit: None }));
             }
             // No request that could be answered: the parent of this library sends none such.
             None => {}
@@ -325,21 +325,21 @@ impl Control {
 
     /// Whoever waits for a line that was too long is told so, instead of waiting out its time.
     fn answer_too_long(&self, fault: &FrameError) {
-        match TooLong::of(fault) {
-            Some(TooLong::Response(id, refusal)) => self.end_call(id, Err(refusal)),
+        match OversizedMessage::of(fault) {
+            Some(OversizedMessage::Response(id, refusal)) => self.end_call(id, Err(refusal)),
             // Whoever reads must not wait for the parent to do so.
-            Some(TooLong::Request(id, error)) => self.send_if_possible(encode::refusal(&id, &error)),
+            Some(OversizedMessage::Request(id, error)) => self.send_if_possible(encode::error_response(&id, &error)),
             None => {}
         }
     }
 
     /// An answer of the parent's; one that comes too late is passed over.
-    fn end_call(&self, id: u64, outcome: Result<Box<RawValue>, Refusal>) {
+    fn end_call(&self, id: u64, outcome: Result<Box<RawValue>, RpcFailure>) {
         let answered = self.shared().calls.answer(id);
         Self::end(answered, outcome);
     }
 
-    fn end(answered: Answered<Sender<Answer>>, outcome: Result<Box<RawValue>, Refusal>) {
+    fn end(answered: Answered<Sender<Answer>>, outcome: Result<Box<RawValue>, RpcFailure>) {
         if let Answered::Call(caller) = answered {
             drop(caller.try_send(outcome.map_err(CallError::from)));
         }
@@ -438,12 +438,12 @@ impl ParentMessage {
     }
 }
 
-impl Post for Control {
-    fn post(&self, line: Vec<u8>) -> Result<(), CallError> {
+impl RpcSender for Control {
+    fn send_line(&self, line: Vec<u8>) -> Result<(), CallError> {
         self.send(&line, &Begun::now(Wait::forever()))
     }
 
-    fn answered(&self, id: &str) {
+    fn request_answered(&self, id: &str) {
         self.shared().requests.end(id);
     }
 }

@@ -5,7 +5,7 @@ use crate::{
         named::split::WriteHalf,
         timeout::{Begun, Wait},
     },
-    wire::send_queue::Outgoing,
+    wire::send_queue::SendQueue,
 };
 use std::{
     io, mem,
@@ -36,12 +36,12 @@ struct Gate {
 struct Pen {
     half: WriteHalf,
     /// Of a line whose writer had no more time: it goes before the next.
-    rest: Outgoing,
+    rest: SendQueue,
 }
 
 impl Writer {
     pub(super) fn new(half: WriteHalf) -> Self {
-        let pen = Some(Pen { half, rest: Outgoing::default() });
+        let pen = Some(Pen { half, rest: SendQueue::default() });
         Self { gate: Mutex::new(Gate { pen, waiting: 0, left: Vec::new() }), is_free: Condvar::new() }
     }
 

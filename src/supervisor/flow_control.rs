@@ -3,7 +3,7 @@
 use crate::{
     policy::backpressure::{Levels, Window},
     sys::wake::Waker,
-    wire::credit::{Charge, Credit},
+    wire::credit::{Permit, ReturnCredit},
 };
 use std::sync::{
     Arc,
@@ -76,9 +76,9 @@ impl Meter {
     }
 
     /// Bytes go out, and come back when this is dropped.
-    pub(crate) fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
+    pub(crate) fn permit(self: &Arc<Self>, bytes: usize) -> Permit {
         self.take(bytes);
-        Charge::new(bytes, Arc::clone(self) as Arc<dyn Credit>)
+        Permit::new(bytes, Arc::clone(self) as Arc<dyn ReturnCredit>)
     }
 
     /// How many bytes are out.
@@ -108,7 +108,7 @@ impl Meter {
     }
 }
 
-impl Credit for Meter {
+impl ReturnCredit for Meter {
     fn returned(&self, bytes: usize) {
         let out = self.out.fetch_sub(bytes, Ordering::SeqCst).saturating_sub(bytes);
         if self.window.has_room_again(out)

@@ -1,7 +1,7 @@
 //! What a consumer holds: slices of shared chunks, parsed where they are consumed and not in the loop.
 
 use super::{
-    credit::Charge,
+    credit::Permit,
     decode::{DecodeError, decode},
     framing::{batch::Span, line_ending::LineEnding},
 };
@@ -35,7 +35,7 @@ pub struct Line {
 pub(crate) struct Chunk {
     bytes: Vec<u8>,
     /// Returns with the last slice.
-    _charge: Charge,
+    _permit: Permit,
 }
 
 #[derive(Clone)]
@@ -117,8 +117,8 @@ impl Line {
 }
 
 impl Chunk {
-    pub(crate) fn new(bytes: Vec<u8>, charge: Charge) -> Arc<Self> {
-        Arc::new(Self { bytes, _charge: charge })
+    pub(crate) fn new(bytes: Vec<u8>, permit: Permit) -> Arc<Self> {
+        Arc::new(Self { bytes, _permit: permit })
     }
 }
 
@@ -168,26 +168,26 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::wire::{credit::Credit, decode::check, framing::error::FrameErrorKind};
+    use crate::wire::{credit::ReturnCredit, decode::check, framing::error::FrameErrorKind};
 
     #[derive(Debug, Default)]
     struct Purse(AtomicUsize);
 
-    impl Credit for Purse {
+    impl ReturnCredit for Purse {
         fn returned(&self, bytes: usize) {
             self.0.fetch_add(bytes, Ordering::Relaxed);
         }
     }
 
     fn message(bytes: &[u8]) -> Message {
-        let chunk = Chunk::new(bytes.to_vec(), Charge::new(0, Arc::new(Purse::default())));
+        let chunk = Chunk::new(bytes.to_vec(), Permit::new(0, Arc::new(Purse::default())));
         Message::of(chunk, &[Span::new(0, bytes.len())]).next().unwrap()
     }
 
     #[test]
     fn the_charge_returns_when_the_last_slice_goes() {
         let purse = Arc::new(Purse::default());
-        let chunk = Chunk::new(b"12\n345".to_vec(), Charge::new(99, Arc::<Purse>::clone(&purse)));
+        let chunk = Chunk::new(b"12\n345".to_vec(), Permit::new(99, Arc::<Purse>::clone(&purse)));
         let spans = [Span::new(0, 2), Span::new(3, 6)];
         let messages = Message::of(chunk, &spans).collect::<Vec<_>>();
         assert_eq!(messages.iter().map(Message::as_bytes).collect::<Vec<_>>(), [b"12".as_slice(), b"345"]);
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn a_chunk_without_slices_returns_at_once() {
         let purse = Arc::new(Purse::default());
-        assert_eq!(Line::of(Chunk::new(Vec::new(), Charge::new(7, Arc::<Purse>::clone(&purse))), &[]).count(), 0);
+        assert_eq!(Line::of(Chunk::new(Vec::new(), Permit::new(7, Arc::<Purse>::clone(&purse))), &[]).count(), 0);
         assert_eq!(purse.0.load(Ordering::Relaxed), 7);
     }
 

@@ -3,13 +3,13 @@
 /// A queue of bytes of which the front may be sent. To move the rest to the front at each write would cost the square of a long line's
 /// length.
 #[derive(Debug, Default)]
-pub(crate) struct Outgoing {
+pub(crate) struct SendQueue {
     bytes: Vec<u8>,
     /// How many of them are sent.
     sent: usize,
 }
 
-impl Outgoing {
+impl SendQueue {
     pub(crate) fn len(&self) -> usize {
         self.rest().len()
     }
@@ -41,7 +41,7 @@ impl Outgoing {
     }
 }
 
-impl From<Vec<u8>> for Outgoing {
+impl From<Vec<u8>> for SendQueue {
     fn from(bytes: Vec<u8>) -> Self {
         Self { bytes, sent: 0 }
     }
@@ -57,7 +57,7 @@ mod tests {
         fn p02_what_is_pushed_is_what_is_left_behind_what_was_sent(
             steps in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), 0..60_usize), 0..40),
         ) {
-            let (mut outgoing, mut model) = (Outgoing::default(), Vec::new());
+            let (mut outgoing, mut model) = (SendQueue::default(), Vec::new());
             for (bytes, sent) in steps {
                 outgoing.push(&bytes);
                 model.extend_from_slice(&bytes);
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn p06_sending_a_long_line_in_parts_does_not_move_its_rest() {
         const LENGTH: usize = 1 << 20;
-        let mut outgoing = Outgoing::from(vec![b'x'; LENGTH]);
+        let mut outgoing = SendQueue::from(vec![b'x'; LENGTH]);
         let begin = outgoing.rest().as_ptr();
         for sent in (0..LENGTH).step_by(4096) {
             assert_eq!(outgoing.rest().as_ptr().addr() - begin.addr(), sent);

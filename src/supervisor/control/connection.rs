@@ -24,12 +24,12 @@ use crate::{
     wire::{
         jsonrpc::{
             encode,
-            error::{CallError, Refusal},
-            pending::{Answered, Calls, Requests},
+            error::{CallError, RpcFailure},
+            pending::{Answered, PendingCalls, PendingRequests},
             protocol::PING,
-            request::Post,
+            request::RpcSender,
         },
-        send_queue::Outgoing,
+        send_queue::SendQueue,
     },
 };
 use crossbeam_channel::Sender;
@@ -67,10 +67,10 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) socket: Socket,
-    pub(crate) queue: Outgoing,
-    pub(crate) calls: Calls<Sender<Answer>>,
+    pub(crate) queue: SendQueue,
+    pub(crate) calls: PendingCalls<Sender<Answer>>,
     /// The worker's requests that are not answered yet.
-    pub(crate) requests: Requests,
+    pub(crate) requests: PendingRequests,
     pub(crate) reader: Reader,
     pub(crate) is_recalled: bool,
     pub(crate) burst: Burst,
@@ -123,9 +123,9 @@ impl Link {
     pub(crate) fn new(mailbox: Mailbox, worker: WorkerId) -> Self {
         let state = State {
             socket: Socket::Awaited,
-            queue: Outgoing::default(),
-            calls: Calls::default(),
-            requests: Requests::default(),
+            queue: SendQueue::default(),
+            calls: PendingCalls::default(),
+            requests: PendingRequests::default(),
             reader: Reader::Loop,
             is_recalled: false,
             burst: Burst::default(),
@@ -261,9 +261,9 @@ impl Link {
         let was_closed = matches!(state.socket, Socket::Closed(_));
         state.wake_reader();
         state.socket = Socket::Closed(exit.cloned());
-        state.queue = Outgoing::default();
+        state.queue = SendQueue::default();
         state.requests.cancel_all();
-        let waiting: Vec<_> = state.calls.end_all().collect();
+        let waiting: Vec<_> = state.calls.drain().collect();
         drop(state);
         for caller in waiting {
             // A caller that has given up in this moment hears nothing.
@@ -273,26 +273,26 @@ impl Link {
     }
 
     /// An answer of the worker's. False if it belongs to no open request; one that comes too late is passed over.
-    pub(crate) fn answer(&self, id: u64, outcome: Result<Box<RawValue>, Refusal>) -> bool {
+    pub(crate) fn answer(&self, id: u64, outcome: Result<Box<RawValue>, RpcFailure>) -> bool {
         let answered = self.lock().calls.answer(id);
         Self::end_call(answered, outcome)
     }
 
     /// An error whose id is null. False if more than one request is open, or none.
-    pub(crate) fn refuse_only(&self, refusal: Refusal) -> bool {
-        let answered = self.lock().calls.answer_only();
+    pub(crate) fn refuse_only(&self, refusal: RpcFailure) -> bool {
+        let answered = self.lock().calls.answer_without_id();
         Self::end_call(answered, Err(refusal))
     }
 
-    fn end_call(answered: Answered<Sender<Answer>>, outcome: Result<Box<RawValue>, Refusal>) -> bool {
+    fn end_call(answered: Answered<Sender<Answer>>, outcome: Result<Box<RawValue>, RpcFailure>) -> bool {
         match answered {
             Answered::Call(caller) => {
                 // It may have been cancelled in this moment.
                 drop(caller.try_send(outcome.map_err(CallError::from)));
                 true
             }
-            Answered::Unheeded => true,
-            Answered::Nothing => false,
+            Answered::Ignored => true,
+            Answered::Unexpected => false,
         }
     }
 
@@ -317,11 +317,11 @@ impl Link {
         let id = {
             let mut state = self.lock();
             let id = state.calls.next_id();
-            state.calls.expect_unheeded(id);
+            state.calls.expect_ignored(id);
             id
         };
         // Where that cannot be sent nothing comes back, and that is what is watched for.
-        drop(encode::request(id, PING, &()).map_err(CallError::Encode).and_then(|line| self.post(line)));
+        drop(encode::request(id, PING, &()).map_err(CallError::Encode).and_then(|line| self.send_line(line)));
     }
 
     /// How many bytes wait for the worker to read.
@@ -346,7 +346,7 @@ impl Link {
     }
 
     pub(crate) fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
-        self.post(encode::notification(method, params).map_err(CallError::Encode)?)
+        self.send_line(encode::notification(method, params).map_err(CallError::Encode)?)
     }
 
     pub(crate) fn call<P: Serialize + ?Sized>(self: &Arc<Self>, method: &str, params: &P) -> Result<Call, CallError> {
@@ -357,7 +357,7 @@ impl Link {
 
     pub(crate) fn send_call(self: &Arc<Self>, id: u64, line: Vec<u8>) -> Result<Call, CallError> {
         let call = self.begin(&mut self.lock(), id);
-        let sent = self.post(line);
+        let sent = self.send_line(line);
         if sent.is_err() {
             // Nothing was asked, so there is nothing to take back.
             self.lock().calls.withdraw(id);
@@ -380,9 +380,9 @@ impl Link {
     }
 
     pub(crate) fn give_up(&self, id: u64) {
-        if self.lock().calls.give_up(id).is_some() {
+        if self.lock().calls.abandon(id).is_some() {
             // The worker is told, so that it can stop working on it. If that cannot be sent, its answer will be passed over.
-            drop(encode::cancellation(id).map_err(CallError::Encode).and_then(|line| self.post(line)));
+            drop(encode::cancellation(id).map_err(CallError::Encode).and_then(|line| self.send_line(line)));
         }
     }
 }
@@ -456,7 +456,7 @@ impl State {
         match self.flush() {
             Ok(all) => self.wants_writes = !all,
             Err(error) if self.queue.len() == length => {
-                self.queue = Outgoing::default();
+                self.queue = SendQueue::default();
                 return Err(error);
             }
             // Begun, it has to be ended.
@@ -486,7 +486,7 @@ impl State {
                 Err(error) if is_transient(&error) => return Ok(false),
                 // Nobody will read it. The loop reads what the worker said last, and then its end.
                 Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
-                    self.queue = Outgoing::default();
+                    self.queue = SendQueue::default();
                 }
                 Err(error) => return Err(error),
             }

@@ -11,7 +11,7 @@ use crate::{
         event_loop::Command,
     },
     sys::poll::Deadline,
-    wire::jsonrpc::{encode, error::CallError, message::Packet},
+    wire::jsonrpc::{encode, error::CallError, message::RpcMessage},
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -101,15 +101,15 @@ impl Link {
                     self.note_heard();
                     let bytes = scratch.get(..bytes).unwrap_or_default();
                     reading.understand(bytes, |heard, line, unheard| match heard {
-                        Heard::Packet(Packet::Response { id, outcome }, _) if id == own && answer.is_none() => {
+                        Heard::Message(RpcMessage::Response { id, outcome }, _) if id == own && answer.is_none() => {
                             answer = Some(outcome.map_err(CallError::from));
                         }
-                        Heard::Packet(Packet::Response { id, outcome }, _) => {
+                        Heard::Message(RpcMessage::Response { id, outcome }, _) => {
                             if !self.answer(id, outcome) {
                                 unheard.push(Heard::Fault(line.not_rpc()));
                             }
                         }
-                        Heard::Packet(Packet::Refused(refusal), _) => {
+                        Heard::Message(RpcMessage::UnidentifiedError(refusal), _) => {
                             if answer.is_none() && self.is_only_caller() {
                                 answer = Some(Err(CallError::from(refusal)));
                             } else {

@@ -4,6 +4,6 @@ pub(crate) mod call;
 pub(crate) mod connection;
 pub(crate) mod direct_call;
 pub(crate) mod hello;
-pub(crate) mod post;
+pub(crate) mod send_line;
 pub(crate) mod reader;
 pub(crate) mod server;

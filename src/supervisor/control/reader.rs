@@ -6,11 +6,11 @@
 use crate::wire::{
     framing::{
         Framing,
-        batch::{Batch, Piece},
+        batch::{FrameBatch, FrameChunk},
         deframer::Deframer,
         error::{FrameError, FrameErrorKind},
     },
-    jsonrpc::message::Packet,
+    jsonrpc::message::RpcMessage,
 };
 use serde_json::value::RawValue;
 
@@ -21,7 +21,7 @@ const READ_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub(crate) struct Reading {
     deframer: Deframer,
-    batch: Batch,
+    batch: FrameBatch,
     /// What a caller has read that is no answer: the loop tells it before it reads on.
     pub(crate) unheard: Vec<Heard>,
     /// Where a caller reads to; kept for its room.
@@ -32,7 +32,7 @@ pub(crate) struct Reading {
 #[derive(Debug)]
 pub(crate) enum Heard {
     /// With the length of the line.
-    Packet(Packet, usize),
+    Message(RpcMessage, usize),
     Fault(FrameError),
 }
 
@@ -48,8 +48,8 @@ impl RawLine<'_> {
     pub(crate) const NONE: RawLine<'static> = RawLine { bytes: &[], offset: 0 };
 
     fn heard(self) -> Heard {
-        match Packet::parse(self.bytes) {
-            Some(packet) => Heard::Packet(packet, self.bytes.len()),
+        match RpcMessage::parse(self.bytes) {
+            Some(packet) => Heard::Message(packet, self.bytes.len()),
             None => Heard::Fault(self.not_rpc()),
         }
     }
@@ -78,10 +78,11 @@ impl Reading {
     /// With the bytes that were read behind the first `position`; no request was sent before them.
     pub(crate) fn begun(max_frame: usize, said: &[u8], position: u64) -> Self {
         let deframer = Deframer::new(Framing::Lines, max_frame).starting_at(position);
-        let mut reading = Self { deframer, batch: Batch::default(), unheard: Vec::new(), scratch: Vec::new() };
+        let mut reading = Self { deframer, batch: FrameBatch::default(), unheard: Vec::new(), scratch: Vec::new() };
         if !said.is_empty() {
             reading.understand(said, |heard, line, unheard| {
-                let is_answer = matches!(heard, Heard::Packet(Packet::Response { .. } | Packet::Refused(_), _));
+                let is_answer =
+                    matches!(heard, Heard::Message(RpcMessage::Response { .. } | RpcMessage::UnidentifiedError(_), _));
                 unheard.push(if is_answer { Heard::Fault(line.not_rpc()) } else { heard });
             });
         }
@@ -111,8 +112,8 @@ impl Reading {
         }
         for piece in batch.drain() {
             match piece {
-                Piece::Fault(fault) => hear(Heard::Fault(fault), RawLine::NONE, unheard),
-                Piece::Frames { bytes, offset, spans } => {
+                FrameChunk::Error(fault) => hear(Heard::Fault(fault), RawLine::NONE, unheard),
+                FrameChunk::Frames { bytes, offset, spans } => {
                     for span in spans {
                         let line = RawLine { bytes: span.of(&bytes), offset: offset + span.start() as u64 };
                         line.each(|line| hear(line.heard(), line, unheard));

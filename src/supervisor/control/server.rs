@@ -26,7 +26,7 @@ use crate::{
             address::Address,
             encode,
             error::{INVALID_REQUEST, RpcError},
-            message::Packet,
+            message::RpcMessage,
             protocol::{HELLO, Hello},
         },
     },
@@ -276,7 +276,7 @@ impl Control {
     pub(crate) fn refuse(&mut self, visitor: u64, fault: HelloFault, now: Instant, received: u64) -> Option<Warning> {
         let visitor = self.visitors.get(&visitor)?;
         let error = RpcError::new(INVALID_REQUEST, fault.to_string());
-        if let Ok(line) = encode::refusal_of_unknown(&error) {
+        if let Ok(line) = encode::error_without_id(&error) {
             drop(socket::send(visitor.socket.as_fd(), &[io::IoSlice::new(&line)], &[]));
         }
         let unreported = self.refusals.next(now, received)?;
@@ -332,10 +332,13 @@ impl Control {
 /// The key in a first line.
 fn key(line: &[u8]) -> Option<String> {
     let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
-    match Packet::parse(line)? {
-        Packet::Notification { method, params: Some(params) } if method == HELLO => {
+    match RpcMessage::parse(line)? {
+        RpcMessage::Notification { method, params: Some(params) } if method == HELLO => {
             serde_json::from_str::<Hello>(params.get()).ok().map(|hello| hello.key)
         }
-        Packet::Notification { .. } | Packet::Request { .. } | Packet::Response { .. } | Packet::Refused(_) => None,
+        RpcMessage::Notification { .. }
+        | RpcMessage::Request { .. }
+        | RpcMessage::Response { .. }
+        | RpcMessage::UnidentifiedError(_) => None,
     }
 }

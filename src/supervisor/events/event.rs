@@ -10,7 +10,7 @@ use crate::{
     launch::error::SpawnError,
     policy::{backpressure::EVENT_BYTES, restart::GiveUpReason},
     wire::{
-        credit::Charge,
+        credit::Permit,
         framing::error::FrameError,
         jsonrpc::request::{Notification, Request},
         message::{Line, Message},
@@ -43,15 +43,15 @@ struct Held {
     shared: Arc<WorkerShared>,
     /// It counts against its worker's window until it is dropped, unless what it tells does: otherwise a worker that is started again and again
     /// would fill the channel.
-    _charge: Option<Charge>,
+    _permit: Option<Permit>,
 }
 
 impl Event {
     pub(crate) fn of(shared: &Arc<WorkerShared>, incarnation: u32, kind: EventKind) -> Self {
         let is_frequent = matches!(kind, EventKind::Message(_) | EventKind::Line { .. });
         let hold = || {
-            let charge = (!kind.is_charged()).then(|| shared.account.meter.charge(kind.bytes()));
-            Box::new(Held { shared: Arc::clone(shared), _charge: charge })
+            let permit = (!kind.is_charged()).then(|| shared.account.meter.permit(kind.bytes()));
+            Box::new(Held { shared: Arc::clone(shared), _permit: permit })
         };
         let held = (!is_frequent).then(hold);
         Self { worker: shared.id(), incarnation, held, kind }
@@ -208,7 +208,7 @@ impl EventKind {
 /// A [`FrameError`]. It counts against its worker's window until it is dropped, so that a flood of garbage cannot fill the parent.
 pub struct InvalidFrame {
     pub(crate) fault: FrameError,
-    pub(crate) _charge: Charge,
+    pub(crate) _permit: Permit,
 }
 
 impl fmt::Debug for InvalidFrame {

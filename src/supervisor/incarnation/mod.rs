@@ -43,10 +43,10 @@ use crate::{
     sys::{fd, is_transient, pidfd::Reaped},
     text::printable,
     wire::{
-        credit::Charge,
+        credit::Permit,
         decode::check,
         framing::{
-            batch::{Batch, Piece, Span},
+            batch::{FrameBatch, FrameChunk, Span},
             deframer::Deframer,
             error::FrameError,
         },
@@ -79,7 +79,7 @@ const READY_KEPT: usize = 4096;
 pub(crate) struct Outlet {
     events: Sender<Event>,
     sent: u64,
-    batch: Batch,
+    batch: FrameBatch,
     /// The events of a chunk before they are sent; kept for its room.
     ready: Vec<Event>,
     pub(crate) trace: Trace,
@@ -87,7 +87,7 @@ pub(crate) struct Outlet {
 
 impl Outlet {
     pub(crate) fn new(events: Sender<Event>) -> Self {
-        Self { events, sent: 0, batch: Batch::default(), ready: Vec::new(), trace: Trace::default() }
+        Self { events, sent: 0, batch: FrameBatch::default(), ready: Vec::new(), trace: Trace::default() }
     }
 
     pub(crate) fn send(&mut self, event: Event) {
@@ -369,8 +369,8 @@ impl Live {
             let event = |kind| self.event(kind);
             // All of a chunk's events are made before the first is sent: see `Message::of`.
             match piece {
-                Piece::Fault(fault) => ready.push(self.event(self.fault(fault))),
-                Piece::Frames { bytes, offset, spans } => {
+                FrameChunk::Error(fault) => ready.push(self.event(self.fault(fault))),
+                FrameChunk::Frames { bytes, offset, spans } => {
                     let chunk = self.chunk(bytes, spans);
                     match kind {
                         Kind::Messages { check: false } => {
@@ -431,17 +431,17 @@ impl Live {
     }
 
     fn chunk(&self, bytes: Vec<u8>, spans: &[Span]) -> Arc<Chunk> {
-        let charge = self.charge(bytes.capacity() + spans.len() * EVENT_BYTES);
-        Chunk::new(bytes, charge)
+        let permit = self.permit(bytes.capacity() + spans.len() * EVENT_BYTES);
+        Chunk::new(bytes, permit)
     }
 
-    fn charge(&self, bytes: usize) -> Charge {
-        self.shared.account.meter.charge(bytes)
+    fn permit(&self, bytes: usize) -> Permit {
+        self.shared.account.meter.permit(bytes)
     }
 
     fn fault(&self, fault: FrameError) -> EventKind {
-        let charge = self.charge(fault.excerpt.len() + size_of::<InvalidFrame>() + EVENT_BYTES);
-        EventKind::InvalidFrame(Box::new(InvalidFrame { fault, _charge: charge }))
+        let permit = self.permit(fault.excerpt.len() + size_of::<InvalidFrame>() + EVENT_BYTES);
+        EventKind::InvalidFrame(Box::new(InvalidFrame { fault, _permit: permit }))
     }
 
     /// A message, if it is one; it began at this place in the stream.

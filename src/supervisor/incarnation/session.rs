@@ -13,15 +13,15 @@ use crate::{
     policy::backpressure::{EVENT_BYTES, Levels},
     sys::{is_shortage, is_transient},
     wire::{
-        credit::{Charge, Credit},
+        credit::{Permit, ReturnCredit},
         framing::error::FrameError,
         jsonrpc::{
             encode,
             error::CallError,
-            message::Packet,
-            oversized::TooLong,
+            message::RpcMessage,
+            oversized::OversizedMessage,
             protocol::{self, CANCEL, EXTEND, PING},
-            request::{Notification, Post, Request},
+            request::{Notification, Request, RpcSender},
         },
     },
 };
@@ -143,7 +143,7 @@ impl Session {
     /// What has come, and its line where that was read just now.
     fn hear(&mut self, heard: Heard, line: RawLine<'_>, about: &impl Fn(EventKind) -> Event, outlet: &mut Outlet) {
         let kind = match heard {
-            Heard::Packet(packet, length) => self.packet(packet, length, line),
+            Heard::Message(packet, length) => self.packet(packet, length, line),
             Heard::Fault(fault) => {
                 self.answer_too_long(&fault);
                 Some(self.fault(fault))
@@ -160,41 +160,39 @@ impl Session {
     }
 
     /// One line: answered here, or to be told.
-    fn packet(&mut self, packet: Packet, length: usize, line: RawLine<'_>) -> Option<EventKind> {
+    fn packet(&mut self, packet: RpcMessage, length: usize, line: RawLine<'_>) -> Option<EventKind> {
         match packet {
-            Packet::Response { id, outcome } => {
+            RpcMessage::Response { id, outcome } => {
                 let was_asked = self.link.answer(id, outcome);
                 (!was_asked).then(|| self.fault(line.not_rpc()))
             }
-            Packet::Refused(refusal) => {
+            RpcMessage::UnidentifiedError(refusal) => {
                 let was_asked = self.link.refuse_only(refusal);
                 (!was_asked).then(|| self.fault(line.not_rpc()))
             }
-            Packet::Request { id, method, .. } if method == PING => {
+            RpcMessage::Request { id, method, .. } if method == PING => {
                 // Where there is no room for it, this is the end of the connection.
-                drop(
-                    encode::response(&id, &()).map_err(CallError::Encode).and_then(|line| self.link.post_answer(line)),
-                );
+                drop(encode::response(&id, &()).map_err(CallError::Encode).and_then(|line| self.link.send_reply(line)));
                 None
             }
-            Packet::Request { id, method, params } => {
+            RpcMessage::Request { id, method, params } => {
                 let cancelled = self.link.request(id.text());
-                let post = Arc::clone(&self.link) as Arc<dyn Post>;
-                let charge = Some(self.charge(length));
-                Some(EventKind::Request(Box::new(Request::new(id, (method, params), post, cancelled, charge))))
+                let sender = Arc::clone(&self.link) as Arc<dyn RpcSender>;
+                let permit = Some(self.permit(length));
+                Some(EventKind::Request(Box::new(Request::new(id, (method, params), sender, cancelled, permit))))
             }
-            Packet::Notification { method, params } if method == CANCEL => {
-                if let Some(id) = protocol::cancelled(params.as_deref()) {
+            RpcMessage::Notification { method, params } if method == CANCEL => {
+                if let Some(id) = protocol::cancelled_id(params.as_deref()) {
                     self.link.cancel_request(id.text());
                 }
                 None
             }
-            Packet::Notification { method, params } if method == EXTEND => {
+            RpcMessage::Notification { method, params } if method == EXTEND => {
                 self.extension = protocol::extension(params.as_deref());
                 None
             }
-            Packet::Notification { method, params } => {
-                let told = Notification { method, params, _charge: Some(self.charge(length)) };
+            RpcMessage::Notification { method, params } => {
+                let told = Notification { method, params, _permit: Some(self.permit(length)) };
                 Some(EventKind::Notification(Box::new(told)))
             }
         }
@@ -202,16 +200,16 @@ impl Session {
 
     /// Whoever waits for a line that was too long is told so, instead of waiting out its time.
     fn answer_too_long(&self, fault: &FrameError) {
-        match TooLong::of(fault) {
-            Some(TooLong::Response(id, refusal)) => {
+        match OversizedMessage::of(fault) {
+            Some(OversizedMessage::Response(id, refusal)) => {
                 self.link.answer(id, Err(refusal));
             }
-            Some(TooLong::Request(id, error)) => {
+            Some(OversizedMessage::Request(id, error)) => {
                 // Where there is no room for it, this is the end of the connection.
                 drop(
-                    encode::refusal(&id, &error)
+                    encode::error_response(&id, &error)
                         .map_err(CallError::Encode)
-                        .and_then(|line| self.link.post_answer(line)),
+                        .and_then(|line| self.link.send_reply(line)),
                 );
             }
             None => {}
@@ -219,13 +217,13 @@ impl Session {
     }
 
     fn fault(&self, fault: FrameError) -> EventKind {
-        let charge = self.charge(fault.excerpt.len() + size_of::<InvalidFrame>());
-        EventKind::InvalidFrame(Box::new(InvalidFrame { fault, _charge: charge }))
+        let permit = self.permit(fault.excerpt.len() + size_of::<InvalidFrame>());
+        EventKind::InvalidFrame(Box::new(InvalidFrame { fault, _permit: permit }))
     }
 
-    fn charge(&self, bytes: usize) -> Charge {
+    fn permit(&self, bytes: usize) -> Permit {
         let bytes = bytes + size_of::<Request>() + EVENT_BYTES;
         self.meter.take(bytes);
-        Charge::new(bytes, Arc::clone(&self.meter) as Arc<dyn Credit>)
+        Permit::new(bytes, Arc::clone(&self.meter) as Arc<dyn ReturnCredit>)
     }
 }

@@ -11,26 +11,26 @@ pub(super) const FRAME_BYTES_MAX: usize = 0x3fff_0000;
 
 /// What reads brought, in the order of the stream. Reused: [`drain`](Self::drain) empties it and keeps its room.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
-    items: Vec<Item>,
+pub(crate) struct FrameBatch {
+    items: Vec<BatchItem>,
     /// The frames of all chunks in `items`.
     spans: Vec<Span>,
 }
 
 #[derive(Debug)]
-enum Item {
+enum BatchItem {
     Chunk { bytes: Vec<u8>, offset: u64, spans: Range<usize> },
-    Fault(FrameError),
+    Error(FrameError),
 }
 
-/// A part of a [`Batch`].
+/// A part of a [`FrameBatch`].
 #[derive(Debug)]
-pub(crate) enum Piece<'a> {
+pub(crate) enum FrameChunk<'a> {
     /// Bytes of their own, where in the stream they began, and the frames that lie in them: never none, never overlapping, in
     /// order.
     Frames { bytes: Vec<u8>, offset: u64, spans: &'a [Span] },
     /// Bytes that are no frame.
-    Fault(FrameError),
+    Error(FrameError),
 }
 
 /// Where a frame lies in its chunk, and for a line how it ends. Half the size of a `Range<usize>`, since every message waiting
@@ -80,38 +80,38 @@ impl Span {
     }
 }
 
-impl Batch {
+impl FrameBatch {
     /// Whether there is nothing to drain.
     pub(crate) fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
     /// Gives all pieces in order and leaves the batch empty.
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Piece<'_>> {
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = FrameChunk<'_>> {
         let Self { items, spans } = self;
         items.drain(..).map(|item| match item {
-            Item::Chunk { bytes, offset, spans: range } => {
-                Piece::Frames { bytes, offset, spans: spans.get(range).unwrap_or_default() }
+            BatchItem::Chunk { bytes, offset, spans: range } => {
+                FrameChunk::Frames { bytes, offset, spans: spans.get(range).unwrap_or_default() }
             }
-            Item::Fault(fault) => Piece::Fault(fault),
+            BatchItem::Error(fault) => FrameChunk::Error(fault),
         })
     }
 }
 
-/// Collects the cuts of one read: frames that follow each other become one chunk.
-pub(super) struct Cuts<'a> {
+/// Collects the frames of one read: frames that follow each other become one chunk.
+pub(super) struct FrameCollector<'a> {
     read: &'a [u8],
     /// Where in the stream `read` begins.
     position: u64,
-    batch: &'a mut Batch,
+    batch: &'a mut FrameBatch,
     /// Where the open chunk begins and ends in `read`; it is open while it has spans.
     start: usize,
     end: usize,
     first_span: usize,
 }
 
-impl<'a> Cuts<'a> {
-    pub(super) fn new(read: &'a [u8], position: u64, batch: &'a mut Batch) -> Self {
+impl<'a> FrameCollector<'a> {
+    pub(super) fn new(read: &'a [u8], position: u64, batch: &'a mut FrameBatch) -> Self {
         if batch.items.is_empty() {
             batch.spans.clear();
         }
@@ -156,7 +156,7 @@ impl<'a> Cuts<'a> {
 
     pub(super) fn fault(&mut self, fault: FrameError) {
         self.close();
-        self.batch.items.push(Item::Fault(fault));
+        self.batch.items.push(BatchItem::Error(fault));
     }
 
     /// A fault of the bytes from `offset` to `end`, of which `before` came in earlier reads.
@@ -187,6 +187,6 @@ impl<'a> Cuts<'a> {
     fn push_chunk(&mut self, bytes: Vec<u8>, offset: u64) {
         let spans = self.first_span..self.batch.spans.len();
         self.first_span = spans.end;
-        self.batch.items.push(Item::Chunk { bytes, offset, spans });
+        self.batch.items.push(BatchItem::Chunk { bytes, offset, spans });
     }
 }

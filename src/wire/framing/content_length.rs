@@ -1,11 +1,11 @@
-//! Headers of lines: `Content-Length: 17`, others, and a blank line.
+//! HeaderParser of lines: `Content-Length: 17`, others, and a blank line.
 
 use memchr::memchr2;
 
 use super::{
     BYTE_ORDER_MARK,
     error::EXCERPT_BYTES_MAX,
-    header_framed::{Header, Headers},
+    header_framed::{HeaderParser, HeaderProgress},
 };
 
 /// The longest header section, in bytes.
@@ -18,21 +18,21 @@ const PREFIXES: [&[u8]; 2] = [b"content-", b"x-"];
 
 /// Reads header sections, and recognizes the line that makes one among other bytes.
 #[derive(Debug, Default)]
-pub(super) struct ContentLength {
+pub(super) struct ContentLengthParser {
     /// Sees every byte, and finds what stands in the middle of a line.
-    seeker: Seeker,
+    finder: LengthLineFinder,
     /// Where the section begins.
     start: u64,
     /// Its first bytes, for a fault. It has begun when there are any.
     text: Vec<u8>,
-    place: Place,
+    place: LinePart,
     line_start: u64,
     length: Option<u64>,
 }
 
 /// Where in a section the next byte stands.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum LinePart {
     /// At the begin of a line.
     #[default]
     Start,
@@ -52,76 +52,78 @@ enum Place {
 
 /// What has come of a section with a byte.
 enum Step {
-    To(Place),
+    To(LinePart),
     /// It was the end of a line that means nothing before a section, or of a byte order mark.
     Nothing,
     /// It was the end of the section.
     End,
-    Bad,
+    Invalid,
 }
 
-impl ContentLength {
+impl ContentLengthParser {
     fn step(&self, byte: u8) -> Step {
         match (self.place, byte) {
-            (Place::Start | Place::Blank, b'\n') if self.line_start == self.start => Step::Nothing,
-            (Place::Start | Place::Blank, b'\n') => Step::End,
-            (Place::Start | Place::Blank, b'\r' | b' ' | b'\t') => Step::To(Place::Blank),
-            (Place::Start, first) if BYTE_ORDER_MARK.first() == Some(&first) && self.line_start == self.start => {
-                Step::To(Place::Mark(1))
+            (LinePart::Start | LinePart::Blank, b'\n') if self.line_start == self.start => Step::Nothing,
+            (LinePart::Start | LinePart::Blank, b'\n') => Step::End,
+            (LinePart::Start | LinePart::Blank, b'\r' | b' ' | b'\t') => Step::To(LinePart::Blank),
+            (LinePart::Start, first) if BYTE_ORDER_MARK.first() == Some(&first) && self.line_start == self.start => {
+                Step::To(LinePart::Mark(1))
             }
-            (Place::Start, first) => {
+            (LinePart::Start, first) => {
                 let prefix = PREFIXES.iter().find(|prefix| prefix.first() == Some(&first.to_ascii_lowercase()));
-                prefix.map_or(Step::Bad, |prefix| Step::To(Place::Name(prefix, 1)))
+                prefix.map_or(Step::Invalid, |prefix| Step::To(LinePart::Name(prefix, 1)))
             }
-            (Place::Mark(seen), byte) if BYTE_ORDER_MARK.get(seen) == Some(&byte) => {
+            (LinePart::Mark(seen), byte) if BYTE_ORDER_MARK.get(seen) == Some(&byte) => {
                 let seen = seen.saturating_add(1);
-                if seen == BYTE_ORDER_MARK.len() { Step::Nothing } else { Step::To(Place::Mark(seen)) }
+                if seen == BYTE_ORDER_MARK.len() { Step::Nothing } else { Step::To(LinePart::Mark(seen)) }
             }
-            (Place::Name(prefix, seen), byte) if prefix.get(seen).is_some() => {
+            (LinePart::Name(prefix, seen), byte) if prefix.get(seen).is_some() => {
                 let goes_on = prefix.get(seen) == Some(&byte.to_ascii_lowercase());
-                if goes_on { Step::To(Place::Name(prefix, seen.saturating_add(1))) } else { Step::Bad }
+                if goes_on { Step::To(LinePart::Name(prefix, seen.saturating_add(1))) } else { Step::Invalid }
             }
-            (Place::Name(..) | Place::Named, b':') => {
-                let counts = self.seeker.is_behind_colon() && self.seeker.start == self.line_start;
-                Step::To(if counts { Place::Length } else { Place::Value })
+            (LinePart::Name(..) | LinePart::Named, b':') => {
+                let counts = self.finder.is_behind_colon() && self.finder.start == self.line_start;
+                Step::To(if counts { LinePart::Length } else { LinePart::Value })
             }
-            (Place::Name(..) | Place::Named, b' ' | b'\t') => Step::To(Place::Named),
-            (Place::Name(prefix, seen), byte) if byte.is_ascii_graphic() => Step::To(Place::Name(prefix, seen)),
-            (Place::Value, b'\n') => Step::To(Place::Start),
-            (Place::Value, _) => Step::To(Place::Value),
-            (Place::Length, _) if self.seeker.is_begun() && self.seeker.start == self.line_start => {
-                Step::To(Place::Length)
+            (LinePart::Name(..) | LinePart::Named, b' ' | b'\t') => Step::To(LinePart::Named),
+            (LinePart::Name(prefix, seen), byte) if byte.is_ascii_graphic() => Step::To(LinePart::Name(prefix, seen)),
+            (LinePart::Value, b'\n') => Step::To(LinePart::Start),
+            (LinePart::Value, _) => Step::To(LinePart::Value),
+            (LinePart::Length, _) if self.finder.may_be_inside() && self.finder.start == self.line_start => {
+                Step::To(LinePart::Length)
             }
-            (Place::Mark(_) | Place::Blank | Place::Name(..) | Place::Named | Place::Length, _) => Step::Bad,
+            (LinePart::Mark(_) | LinePart::Blank | LinePart::Name(..) | LinePart::Named | LinePart::Length, _) => {
+                Step::Invalid
+            }
         }
     }
 
     /// The line that counts has ended, before `at`.
-    fn has_length(&mut self, length: u64, at: u64) -> Option<Header> {
-        if self.seeker.start == self.line_start && self.length.is_none_or(|earlier| earlier == length) {
-            (self.place, self.line_start, self.length) = (Place::Start, at, Some(length));
+    fn has_length(&mut self, length: u64, at: u64) -> Option<HeaderProgress> {
+        if self.finder.start == self.line_start && self.length.is_none_or(|earlier| earlier == length) {
+            (self.place, self.line_start, self.length) = (LinePart::Start, at, Some(length));
             return None;
         }
         let (start, text) = (self.start, std::mem::take(&mut self.text));
         self.found(length, at);
-        Some(Header::Damage { start, text })
+        Some(HeaderProgress::Damage { start, text })
     }
 
-    /// A section begins with the line that the seeker has found, which ends before `at`.
+    /// A section begins with the line that the finder has found, which ends before `at`.
     fn found(&mut self, length: u64, at: u64) {
-        self.start = self.seeker.start;
-        self.text.clone_from(&self.seeker.text);
-        (self.place, self.line_start, self.length) = (Place::Start, at, Some(length));
+        self.start = self.finder.start;
+        self.text.clone_from(&self.finder.text);
+        (self.place, self.line_start, self.length) = (LinePart::Start, at, Some(length));
     }
 
     fn forget_section(&mut self) {
         self.text.clear();
-        (self.place, self.length) = (Place::Start, None);
+        (self.place, self.length) = (LinePart::Start, None);
     }
 }
 
-impl Headers for ContentLength {
-    fn read(&mut self, bytes: &[u8], at: u64) -> (usize, Header) {
+impl HeaderParser for ContentLengthParser {
+    fn read(&mut self, bytes: &[u8], at: u64) -> (usize, HeaderProgress) {
         for (used, byte) in (1_usize..).zip(bytes) {
             let behind = at.saturating_add(used as u64);
             let offset = behind.saturating_sub(1);
@@ -131,57 +133,57 @@ impl Headers for ContentLength {
             if self.text.len() < EXCERPT_BYTES_MAX {
                 self.text.push(*byte);
             }
-            if let Some(length) = self.seeker.step(*byte, offset) {
+            if let Some(length) = self.finder.step(*byte, offset) {
                 match self.has_length(length, behind) {
                     Some(damage) => return (used, damage),
                     None => continue,
                 }
             }
             match self.step(*byte) {
-                Step::To(Place::Start) => (self.place, self.line_start) = (Place::Start, behind),
+                Step::To(LinePart::Start) => (self.place, self.line_start) = (LinePart::Start, behind),
                 Step::To(place) => self.place = place,
                 Step::Nothing => self.forget_section(),
-                Step::End => return (used, self.length.map_or(Header::Bad, Header::Size)),
-                Step::Bad => return (used, Header::Bad),
+                Step::End => return (used, self.length.map_or(HeaderProgress::Invalid, HeaderProgress::Size)),
+                Step::Invalid => return (used, HeaderProgress::Invalid),
             }
             if behind.saturating_sub(self.start) >= SECTION_BYTES_MAX {
-                return (used, Header::Bad);
+                return (used, HeaderProgress::Invalid);
             }
         }
-        (bytes.len(), Header::Open)
+        (bytes.len(), HeaderProgress::Incomplete)
     }
 
     fn seek(&mut self, bytes: &[u8], at: u64) -> Option<usize> {
         let mut next = 0_usize;
         while let Some(rest) = bytes.get(next..).filter(|rest| !rest.is_empty()) {
-            if !self.seeker.is_begun() {
+            if !self.finder.may_be_inside() {
                 next = next.saturating_add(memchr2(b'c', b'C', rest)?);
             }
             let byte = bytes.get(next).copied()?;
             let offset = at.saturating_add(next as u64);
             next = next.saturating_add(1);
-            if let Some(length) = self.seeker.step(byte, offset) {
+            if let Some(length) = self.finder.step(byte, offset) {
                 self.found(length, offset.saturating_add(1));
                 return Some(next);
             }
-            if self.seeker.is_begun() {
-                self.start = self.seeker.start;
+            if self.finder.may_be_inside() {
+                self.start = self.finder.start;
             }
         }
         None
     }
 
-    fn done(&mut self) {
+    fn accept(&mut self) {
         self.forget_section();
-        self.seeker = Seeker::default();
+        self.finder = LengthLineFinder::default();
     }
 
-    fn disbelieve(&mut self) -> bool {
+    fn is_text_instead(&mut self) -> bool {
         false
     }
 
-    fn is_begun(&self) -> bool {
-        self.seeker.is_begun()
+    fn may_be_inside(&self) -> bool {
+        self.finder.may_be_inside()
     }
 
     fn start(&self) -> u64 {
@@ -189,18 +191,18 @@ impl Headers for ContentLength {
     }
 
     fn text(&self) -> &[u8] {
-        if self.place == Place::Blank && self.line_start == self.start { &[] } else { &self.text }
+        if self.place == LinePart::Blank && self.line_start == self.start { &[] } else { &self.text }
     }
 
     fn reset(&mut self) {
-        self.done();
+        self.accept();
     }
 }
 
 /// Recognizes `Content-Length: 17` with its line end, byte by byte.
 #[derive(Debug, Default)]
-struct Seeker {
-    part: Part,
+struct LengthLineFinder {
+    part: FinderState,
     start: u64,
     /// Its bytes so far, but for surplus spaces.
     text: Vec<u8>,
@@ -208,7 +210,7 @@ struct Seeker {
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum FinderState {
     #[default]
     None,
     /// So many bytes of the name.
@@ -220,13 +222,13 @@ enum Part {
     End,
 }
 
-impl Seeker {
-    fn is_begun(&self) -> bool {
-        self.part != Part::None
+impl LengthLineFinder {
+    fn may_be_inside(&self) -> bool {
+        self.part != FinderState::None
     }
 
     fn is_behind_colon(&self) -> bool {
-        self.part == Part::Colon
+        self.part == FinderState::Colon
     }
 
     /// The length, if this byte ends the line.
@@ -234,33 +236,38 @@ impl Seeker {
         let lower = byte.to_ascii_lowercase();
         let digit = char::from(byte).to_digit(10).map(u64::from);
         self.part = match (self.part, byte) {
-            (Part::Name(seen), _) if CONTENT_LENGTH.get(seen) == Some(&lower) => Part::Name(seen.saturating_add(1)),
-            (Part::Name(seen), b' ' | b'\t') if seen == CONTENT_LENGTH.len() => Part::Name(seen),
-            (Part::Name(seen), b':') if seen == CONTENT_LENGTH.len() => Part::Colon,
-            (Part::Colon, b' ' | b'\t') => Part::Colon,
-            (Part::Colon | Part::Digits, _) if digit.is_some() => {
-                let number = if self.part == Part::Colon { 0 } else { self.number };
+            (FinderState::Name(seen), _) if CONTENT_LENGTH.get(seen) == Some(&lower) => {
+                FinderState::Name(seen.saturating_add(1))
+            }
+            (FinderState::Name(seen), b' ' | b'\t') if seen == CONTENT_LENGTH.len() => FinderState::Name(seen),
+            (FinderState::Name(seen), b':') if seen == CONTENT_LENGTH.len() => FinderState::Colon,
+            (FinderState::Colon, b' ' | b'\t') => FinderState::Colon,
+            (FinderState::Colon | FinderState::Digits, _) if digit.is_some() => {
+                let number = if self.part == FinderState::Colon { 0 } else { self.number };
                 match digit.and_then(|digit| number.checked_mul(10)?.checked_add(digit)) {
                     Some(number) => {
                         self.number = number;
-                        Part::Digits
+                        FinderState::Digits
                     }
-                    None => Part::None,
+                    None => FinderState::None,
                 }
             }
-            (Part::Digits | Part::End, b' ' | b'\t' | b'\r') => Part::End,
-            (Part::Digits | Part::End, b'\n') => {
-                self.part = Part::None;
+            (FinderState::Digits | FinderState::End, b' ' | b'\t' | b'\r') => FinderState::End,
+            (FinderState::Digits | FinderState::End, b'\n') => {
+                self.part = FinderState::None;
                 self.text.push(byte);
                 return Some(self.number);
             }
-            (Part::None | Part::Name(_) | Part::Colon | Part::Digits | Part::End, _) => {
+            (
+                FinderState::None | FinderState::Name(_) | FinderState::Colon | FinderState::Digits | FinderState::End,
+                _,
+            ) => {
                 self.text.clear();
                 self.start = offset;
-                if CONTENT_LENGTH.first() == Some(&lower) { Part::Name(1) } else { Part::None }
+                if CONTENT_LENGTH.first() == Some(&lower) { FinderState::Name(1) } else { FinderState::None }
             }
         };
-        if self.is_begun() && self.text.len() < EXCERPT_BYTES_MAX {
+        if self.may_be_inside() && self.text.len() < EXCERPT_BYTES_MAX {
             self.text.push(byte);
         }
         None

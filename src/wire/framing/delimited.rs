@@ -4,50 +4,50 @@ use std::{mem, ops::Range};
 
 use memchr::memchr_iter;
 
-use super::{BYTE_ORDER_MARK, batch::Cuts, error::FrameErrorKind, partial_frame::Tail};
+use super::{BYTE_ORDER_MARK, batch::FrameCollector, error::FrameErrorKind, partial_frame::PartialFrame};
 
-/// Cuts at each delimiter.
+/// FrameCollector at each delimiter.
 #[derive(Debug)]
-pub(super) struct Delimited {
+pub(super) struct DelimitedFrames {
     /// One message a line; otherwise each ends with a zero byte.
     is_lines: bool,
     /// The longest frame, in bytes.
     max: usize,
-    pub(super) tail: Tail,
+    pub(super) tail: PartialFrame,
     /// Inside a frame that is too long, which was reported.
     skips: bool,
 }
 
-impl Delimited {
+impl DelimitedFrames {
     pub(super) fn lines(max: usize) -> Self {
         // One byte more than a frame may have, for the carriage return before a line feed.
-        Self { is_lines: true, max, tail: Tail::new(max.saturating_add(1)), skips: false }
+        Self { is_lines: true, max, tail: PartialFrame::new(max.saturating_add(1)), skips: false }
     }
 
     pub(super) fn nul(max: usize) -> Self {
-        Self { is_lines: false, max, tail: Tail::new(max), skips: false }
+        Self { is_lines: false, max, tail: PartialFrame::new(max), skips: false }
     }
 
-    pub(super) fn feed(&mut self, read: &[u8], cuts: &mut Cuts<'_>) {
+    pub(super) fn feed(&mut self, read: &[u8], frames: &mut FrameCollector<'_>) {
         let delimiter = if self.is_lines { b'\n' } else { 0 };
         let mut start = 0_usize;
         for end in memchr_iter(delimiter, read) {
             let frame = read.get(start..end).unwrap_or_default();
-            if mem::take(&mut self.skips) || !self.fits(start, frame, cuts) {
+            if mem::take(&mut self.skips) || !self.fits(start, frame, frames) {
                 self.skips = false;
             } else if self.tail.is_empty() {
                 let content = self.content(frame);
                 if !self.is_blank(frame.get(content.clone()).unwrap_or_default()) {
-                    cuts.frame(start.saturating_add(content.start), start.saturating_add(content.end));
+                    frames.frame(start.saturating_add(content.start), start.saturating_add(content.end));
                 }
             } else {
                 self.tail.push(frame);
-                self.complete(end, cuts);
+                self.complete(end, frames);
             }
             start = end.saturating_add(1);
         }
         let rest = read.get(start..).unwrap_or_default();
-        if !self.skips && self.fits(start, rest, cuts) {
+        if !self.skips && self.fits(start, rest, frames) {
             self.tail.push(rest);
         }
     }
@@ -60,23 +60,23 @@ impl Delimited {
         (is_one && line.len() <= self.max && !self.is_blank(line)).then_some(line)
     }
 
-    pub(super) fn finish(&mut self, cuts: &mut Cuts<'_>) {
+    pub(super) fn finish(&mut self, frames: &mut FrameCollector<'_>) {
         let bytes = self.tail.bytes();
-        let end = cuts.offset(0);
+        let end = frames.offset(0);
         if !self.is_blank(bytes.get(self.content(bytes)).unwrap_or_default()) {
-            cuts.damage(FrameErrorKind::Truncated, (end.saturating_sub(bytes.len() as u64), end), bytes);
+            frames.damage(FrameErrorKind::Truncated, (end.saturating_sub(bytes.len() as u64), end), bytes);
         }
         self.tail.clear();
         self.skips = false;
     }
 
     /// Whether the frame in the tail is not too long with these bytes. One that is gets reported, and skipped.
-    fn fits(&mut self, at: usize, bytes: &[u8], cuts: &mut Cuts<'_>) -> bool {
+    fn fits(&mut self, at: usize, bytes: &[u8], frames: &mut FrameCollector<'_>) -> bool {
         let before = self.tail.bytes();
         let Some(known) = self.too_long(before, bytes) else { return true };
-        let start = cuts.offset(at).saturating_sub(before.len() as u64);
+        let start = frames.offset(at).saturating_sub(before.len() as u64);
         let kind = FrameErrorKind::TooLong { limit: self.max };
-        cuts.damage(kind, (start, start.saturating_add(known as u64)), before);
+        frames.damage(kind, (start, start.saturating_add(known as u64)), before);
         self.tail.clear();
         self.skips = true;
         false
@@ -92,15 +92,15 @@ impl Delimited {
     }
 
     /// The frame in the tail has met its delimiter, at this place.
-    fn complete(&mut self, end: usize, cuts: &mut Cuts<'_>) {
+    fn complete(&mut self, end: usize, frames: &mut FrameCollector<'_>) {
         let bytes = self.tail.bytes();
         let content = self.content(bytes);
         if self.is_blank(bytes.get(content.clone()).unwrap_or_default()) {
             return self.tail.clear();
         }
-        let start = cuts.offset(end).saturating_sub(bytes.len() as u64);
+        let start = frames.offset(end).saturating_sub(bytes.len() as u64);
         let offset = start.saturating_add(content.start as u64);
-        cuts.own(self.tail.take(content), offset);
+        frames.own(self.tail.take(content), offset);
     }
 
     /// The frame without a byte order mark, and without the carriage return of its line end.

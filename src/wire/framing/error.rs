@@ -42,7 +42,7 @@ pub enum FrameErrorKind {
         offset: usize,
     },
     /// The bytes between two frames are no header. Reading goes on at the next one.
-    BadHeader,
+    InvalidHeader,
     /// Another header stands inside the frame: its announced size is wrong, or its writer did not finish it. Reading goes on at
     /// that header.
     Torn {
@@ -80,7 +80,7 @@ impl fmt::Display for FrameError {
                 write!(f, "a message of {length} bytes that is not JSON at byte {offset}")?;
             }
             FrameErrorKind::NotRpc => write!(f, "a line of {length} bytes that is not JSON-RPC 2.0")?,
-            FrameErrorKind::BadHeader => write!(f, "{length} bytes that are no header where one should stand")?,
+            FrameErrorKind::InvalidHeader => write!(f, "{length} bytes that are no header where one should stand")?,
             FrameErrorKind::Torn { size } => {
                 write!(f, "a message of {size} bytes as announced, with another header after {length}")?;
             }

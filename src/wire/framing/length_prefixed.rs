@@ -1,10 +1,10 @@
-//! Headers of four bytes: the size as a big-endian number.
+//! HeaderParser of four bytes: the size as a big-endian number.
 
 use memchr::memchr;
 
 use super::{
     BYTE_ORDER_MARK,
-    header_framed::{Header, Headers},
+    header_framed::{HeaderParser, HeaderProgress},
 };
 
 const BYTES: usize = 4;
@@ -12,7 +12,7 @@ const BYTES: usize = 4;
 /// Reads sizes. Among other bytes a size is recognized by its first byte, which is zero below 16 MiB, and by the first byte of
 /// the value behind it.
 #[derive(Debug)]
-pub(super) struct Length32 {
+pub(super) struct LengthParser {
     /// The largest size that is looked for.
     max: usize,
     /// Where the size in `bytes` begins.
@@ -23,7 +23,7 @@ pub(super) struct Length32 {
     window: Vec<u8>,
 }
 
-impl Length32 {
+impl LengthParser {
     pub(super) fn new(max: usize) -> Self {
         Self { max, start: 0, bytes: Vec::with_capacity(BYTES), window: Vec::with_capacity(BYTES) }
     }
@@ -40,8 +40,8 @@ impl Length32 {
     }
 }
 
-impl Headers for Length32 {
-    fn read(&mut self, bytes: &[u8], at: u64) -> (usize, Header) {
+impl HeaderParser for LengthParser {
+    fn read(&mut self, bytes: &[u8], at: u64) -> (usize, HeaderProgress) {
         if self.bytes.is_empty() {
             self.start = at;
         }
@@ -49,14 +49,14 @@ impl Headers for Length32 {
         let part = bytes.get(..missing).unwrap_or(bytes);
         self.bytes.extend_from_slice(part);
         if self.bytes.len() < BYTES {
-            return (part.len(), Header::Open);
+            return (part.len(), HeaderProgress::Incomplete);
         }
         if self.bytes.starts_with(BYTE_ORDER_MARK) {
             self.bytes.drain(..BYTE_ORDER_MARK.len());
             self.start = self.start.saturating_add(BYTE_ORDER_MARK.len() as u64);
-            return (part.len(), Header::Open);
+            return (part.len(), HeaderProgress::Incomplete);
         }
-        (part.len(), Header::Size(number(&self.bytes).into()))
+        (part.len(), HeaderProgress::Size(number(&self.bytes).into()))
     }
 
     fn seek(&mut self, bytes: &[u8], at: u64) -> Option<usize> {
@@ -85,12 +85,12 @@ impl Headers for Length32 {
         None
     }
 
-    fn done(&mut self) {
+    fn accept(&mut self) {
         self.bytes.clear();
         self.window.clear();
     }
 
-    fn disbelieve(&mut self) -> bool {
+    fn is_text_instead(&mut self) -> bool {
         // Of a size that is a number, and not text, this byte is zero, or a control character.
         let is_text = self.bytes.first().is_some_and(|first| *first >= b' ' || first.is_ascii_whitespace());
         if is_text {
@@ -103,7 +103,7 @@ impl Headers for Length32 {
         is_text
     }
 
-    fn is_begun(&self) -> bool {
+    fn may_be_inside(&self) -> bool {
         !self.window.is_empty()
     }
 
@@ -116,7 +116,7 @@ impl Headers for Length32 {
     }
 
     fn reset(&mut self) {
-        self.done();
+        self.accept();
     }
 }
 

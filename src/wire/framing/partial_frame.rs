@@ -7,13 +7,13 @@ const KEPT_BYTES_MAX: usize = 8 * 1024;
 
 /// The bytes of a frame that is not whole yet.
 #[derive(Debug)]
-pub(super) struct Tail {
+pub(super) struct PartialFrame {
     bytes: Vec<u8>,
     /// How many bytes there can be at most.
     most: usize,
 }
 
-impl Tail {
+impl PartialFrame {
     pub(super) fn new(most: usize) -> Self {
         Self { bytes: Vec::new(), most }
     }
@@ -58,7 +58,7 @@ impl Tail {
 }
 
 #[cfg(test)]
-impl Tail {
+impl PartialFrame {
     pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }

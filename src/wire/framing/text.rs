@@ -5,35 +5,35 @@ use std::mem;
 use memchr::memchr2;
 
 use super::line_ending::LineEnding;
-use super::{batch::Cuts, partial_frame::Tail};
+use super::{batch::FrameCollector, partial_frame::PartialFrame};
 
-/// Cuts at each line feed, and at each carriage return: with the latter, programs overwrite what shows their progress.
+/// FrameCollector at each line feed, and at each carriage return: with the latter, programs overwrite what shows their progress.
 #[derive(Debug)]
-pub(super) struct Text {
+pub(super) struct TextLines {
     /// The longest line, in bytes. A longer one comes in pieces.
     max: usize,
-    pub(super) tail: Tail,
+    pub(super) tail: PartialFrame,
     /// The line in the tail has met a carriage return. The next byte shows whether a line feed belongs to it.
     has_return: bool,
 }
 
-impl Text {
+impl TextLines {
     pub(super) fn new(max: usize) -> Self {
-        Self { max, tail: Tail::new(max), has_return: false }
+        Self { max, tail: PartialFrame::new(max), has_return: false }
     }
 
-    pub(super) fn feed(&mut self, read: &[u8], cuts: &mut Cuts<'_>) {
+    pub(super) fn feed(&mut self, read: &[u8], frames: &mut FrameCollector<'_>) {
         let mut start = 0_usize;
         if let (Some(first), true) = (read.first(), mem::take(&mut self.has_return)) {
             let is_feed = *first == b'\n';
             let ending = if is_feed { LineEnding::CarriageReturnLineFeed } else { LineEnding::CarriageReturn };
             // The carriage return is the byte before this read.
-            let end = cuts.offset(0).saturating_sub(1);
-            self.end(end, ending, cuts);
+            let end = frames.offset(0).saturating_sub(1);
+            self.end(end, ending, frames);
             start = usize::from(is_feed);
         }
         while let Some(rest) = read.get(start..).filter(|rest| !rest.is_empty()) {
-            let Some(length) = memchr2(b'\n', b'\r', rest) else { return self.collect(start, rest, cuts) };
+            let Some(length) = memchr2(b'\n', b'\r', rest) else { return self.collect(start, rest, frames) };
             let end = start.saturating_add(length);
             let line = rest.get(..length).unwrap_or_default();
             let ending = match rest.get(length..).unwrap_or_default() {
@@ -42,37 +42,37 @@ impl Text {
                 [_, _, ..] => LineEnding::CarriageReturn,
                 _ => {
                     self.has_return = true;
-                    return self.collect(start, line, cuts);
+                    return self.collect(start, line, frames);
                 }
             };
             if self.tail.is_empty() {
-                let last = self.pieces(start, line, cuts);
-                cuts.line(last, end, ending);
+                let last = self.pieces(start, line, frames);
+                frames.line(last, end, ending);
             } else {
-                self.collect(start, line, cuts);
-                self.end(cuts.offset(end), ending, cuts);
+                self.collect(start, line, frames);
+                self.end(frames.offset(end), ending, frames);
             }
             start = end.saturating_add(ending.as_bytes().len());
         }
     }
 
-    pub(super) fn finish(&mut self, cuts: &mut Cuts<'_>) {
-        let end = cuts.offset(0);
+    pub(super) fn finish(&mut self, frames: &mut FrameCollector<'_>) {
+        let end = frames.offset(0);
         if mem::take(&mut self.has_return) {
-            self.end(end.saturating_sub(1), LineEnding::CarriageReturn, cuts);
+            self.end(end.saturating_sub(1), LineEnding::CarriageReturn, frames);
         } else if !self.tail.is_empty() {
-            self.end(end, LineEnding::None, cuts);
+            self.end(end, LineEnding::None, frames);
         }
     }
 
     /// The line in the tail ends, at this place in the stream.
-    fn end(&mut self, end: u64, ending: LineEnding, cuts: &mut Cuts<'_>) {
+    fn end(&mut self, end: u64, ending: LineEnding, frames: &mut FrameCollector<'_>) {
         let length = self.tail.bytes().len();
-        cuts.own_line(self.tail.take(0..length), end.saturating_sub(length as u64), ending);
+        frames.own_line(self.tail.take(0..length), end.saturating_sub(length as u64), ending);
     }
 
     /// Adds bytes of an unfinished line to the tail.
-    fn collect(&mut self, at: usize, bytes: &[u8], cuts: &mut Cuts<'_>) {
+    fn collect(&mut self, at: usize, bytes: &[u8], frames: &mut FrameCollector<'_>) {
         let mut done = 0_usize;
         loop {
             let rest = bytes.get(done..).unwrap_or_default();
@@ -85,23 +85,23 @@ impl Text {
             // The byte after these is one too many.
             let next = rest.get(head.len()).copied();
             self.tail.push(head);
-            let offset = cuts.offset(at.saturating_add(done)).saturating_sub(held as u64);
+            let offset = frames.offset(at.saturating_add(done)).saturating_sub(held as u64);
             let first = piece(self.tail.bytes(), next);
             let kept = self.tail.bytes().get(first..).unwrap_or_default().to_vec();
-            cuts.own_line(self.tail.take(0..first), offset, LineEnding::Partial);
+            frames.own_line(self.tail.take(0..first), offset, LineEnding::Partial);
             self.tail.push(&kept);
             done = done.saturating_add(head.len());
         }
     }
 
-    /// Cuts pieces off a line until what is left is not too long. Says where in the read that begins.
-    fn pieces(&self, start: usize, line: &[u8], cuts: &mut Cuts<'_>) -> usize {
+    /// FrameCollector pieces off a line until what is left is not too long. Says where in the read that begins.
+    fn pieces(&self, start: usize, line: &[u8], frames: &mut FrameCollector<'_>) -> usize {
         let mut done = 0_usize;
         while let Some(rest) = line.get(done..).filter(|rest| rest.len() > self.max) {
             let (head, next) =
                 rest.split_at_checked(self.max).map_or((rest, None), |(head, rest)| (head, rest.first()));
             let end = done.saturating_add(piece(head, next.copied()));
-            cuts.line(start.saturating_add(done), start.saturating_add(end), LineEnding::Partial);
+            frames.line(start.saturating_add(done), start.saturating_add(end), LineEnding::Partial);
             done = end;
         }
         start.saturating_add(done)

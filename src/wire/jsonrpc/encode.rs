@@ -11,7 +11,7 @@ use serde::{Serialize, ser::Error as _};
 use serde_json::value::RawValue;
 
 #[derive(Serialize)]
-struct Outgoing<'a, P: ?Sized, R: ?Sized> {
+struct OutgoingMessage<'a, P: ?Sized, R: ?Sized> {
     jsonrpc: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<OutgoingId<'a>>,
@@ -33,12 +33,12 @@ enum OutgoingId<'a> {
     Theirs(&'a RawValue),
 }
 
-impl<P: ?Sized, R: ?Sized> Outgoing<'_, P, R> {
+impl<P: ?Sized, R: ?Sized> OutgoingMessage<'_, P, R> {
     const EMPTY: Self = Self { jsonrpc: "2.0", id: None, method: None, params: None, result: None, error: None };
 }
 
 fn line<P: Serialize + ?Sized, R: Serialize + ?Sized>(
-    outgoing: &Outgoing<'_, P, R>,
+    outgoing: &OutgoingMessage<'_, P, R>,
 ) -> Result<Vec<u8>, serde_json::Error> {
     let mut line = Vec::with_capacity(256);
     encode(Framing::Lines, outgoing, &mut line)?;
@@ -64,12 +64,12 @@ const NO_PARAMS: &[u8] = b",\"params\":null}\n";
 /// A request as a line.
 pub(crate) fn request<P: Serialize + ?Sized>(id: u64, method: &str, params: &P) -> Result<Vec<u8>, serde_json::Error> {
     let id = Some(OutgoingId::Ours(id));
-    line::<P, ()>(&Outgoing { id, method: Some(method), params: Some(params), ..Outgoing::EMPTY })
+    line::<P, ()>(&OutgoingMessage { id, method: Some(method), params: Some(params), ..OutgoingMessage::EMPTY })
 }
 
 /// A notification as a line.
 pub(crate) fn notification<P: Serialize + ?Sized>(method: &str, params: &P) -> Result<Vec<u8>, serde_json::Error> {
-    line::<P, ()>(&Outgoing { method: Some(method), params: Some(params), ..Outgoing::EMPTY })
+    line::<P, ()>(&OutgoingMessage { method: Some(method), params: Some(params), ..OutgoingMessage::EMPTY })
 }
 
 /// The notification that takes a request of ours back, as a line.
@@ -79,15 +79,27 @@ pub(crate) fn cancellation(id: u64) -> Result<Vec<u8>, serde_json::Error> {
 
 /// A good answer as a line.
 pub(crate) fn response<R: Serialize + ?Sized>(id: &RequestId, result: &R) -> Result<Vec<u8>, serde_json::Error> {
-    line::<(), R>(&Outgoing { id: Some(OutgoingId::Theirs(&id.0)), result: Some(result), ..Outgoing::EMPTY })
+    line::<(), R>(&OutgoingMessage {
+        id: Some(OutgoingId::Theirs(&id.0)),
+        result: Some(result),
+        ..OutgoingMessage::EMPTY
+    })
 }
 
 /// A bad answer as a line.
-pub(crate) fn refusal(id: &RequestId, error: &RpcError) -> Result<Vec<u8>, serde_json::Error> {
-    line::<(), ()>(&Outgoing { id: Some(OutgoingId::Theirs(&id.0)), error: Some(error), ..Outgoing::EMPTY })
+pub(crate) fn error_response(id: &RequestId, error: &RpcError) -> Result<Vec<u8>, serde_json::Error> {
+    line::<(), ()>(&OutgoingMessage {
+        id: Some(OutgoingId::Theirs(&id.0)),
+        error: Some(error),
+        ..OutgoingMessage::EMPTY
+    })
 }
 
 /// An answer to a line that is no request, or cannot be told from one: an error whose id is null, as a line.
-pub(crate) fn refusal_of_unknown(error: &RpcError) -> Result<Vec<u8>, serde_json::Error> {
-    line::<(), ()>(&Outgoing { id: Some(OutgoingId::Theirs(RawValue::NULL)), error: Some(error), ..Outgoing::EMPTY })
+pub(crate) fn error_without_id(error: &RpcError) -> Result<Vec<u8>, serde_json::Error> {
+    line::<(), ()>(&OutgoingMessage {
+        id: Some(OutgoingId::Theirs(RawValue::NULL)),
+        error: Some(error),
+        ..OutgoingMessage::EMPTY
+    })
 }

@@ -58,10 +58,10 @@ impl From<DecodeError> for RpcError {
 
 /// What a response has instead of a result.
 #[derive(Debug)]
-pub(crate) enum Refusal {
-    Told(RpcError),
+pub(crate) enum RpcFailure {
+    Error(RpcError),
     /// Its `error` is not what JSON-RPC 2.0 says: the call it answers ends all the same.
-    NotUnderstood(DecodeError),
+    Invalid(DecodeError),
 }
 
 /// Why a call has no result.
@@ -108,11 +108,11 @@ fn ending(exit: Option<&Exit>) -> String {
     exit.map(|exit| format!(": {exit}")).unwrap_or_default()
 }
 
-impl From<Refusal> for CallError {
-    fn from(refusal: Refusal) -> Self {
+impl From<RpcFailure> for CallError {
+    fn from(refusal: RpcFailure) -> Self {
         match refusal {
-            Refusal::Told(error) => Self::Rpc(Box::new(error)),
-            Refusal::NotUnderstood(error) => Self::InvalidResult(Box::new(error)),
+            RpcFailure::Error(error) => Self::Rpc(Box::new(error)),
+            RpcFailure::Invalid(error) => Self::InvalidResult(Box::new(error)),
         }
     }
 }

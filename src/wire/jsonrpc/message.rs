@@ -1,6 +1,6 @@
 //! A line, understood.
 
-use super::error::Refusal;
+use super::error::RpcFailure;
 use crate::wire::decode::decode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -18,7 +18,7 @@ impl RequestId {
 
 /// One line, understood.
 #[derive(Debug)]
-pub(crate) enum Packet {
+pub(crate) enum RpcMessage {
     Request {
         id: RequestId,
         method: String,
@@ -31,10 +31,10 @@ pub(crate) enum Packet {
     /// To a request of ours, which are numbered.
     Response {
         id: u64,
-        outcome: Result<Box<RawValue>, Refusal>,
+        outcome: Result<Box<RawValue>, RpcFailure>,
     },
     /// To a request of ours that the other side did not understand, or whose id it did not see: an error whose id is null.
-    Refused(Refusal),
+    UnidentifiedError(RpcFailure),
 }
 
 #[derive(Deserialize)]
@@ -53,7 +53,7 @@ struct Line<'a> {
     error: Option<&'a RawValue>,
 }
 
-impl Packet {
+impl RpcMessage {
     /// Understands one line. Nothing if it is no JSON-RPC 2.0.
     pub(crate) fn parse(line: &[u8]) -> Option<Self> {
         let line: Line<'_> = serde_json::from_slice(line).ok()?;
@@ -82,13 +82,13 @@ impl Packet {
                 };
                 Some(Self::Response { id, outcome })
             }
-            (None, None) => line.error.map(|error| Self::Refused(refused(error))),
+            (None, None) => line.error.map(|error| Self::UnidentifiedError(refused(error))),
         }
     }
 }
 
-fn refused(error: &RawValue) -> Refusal {
-    decode(error.get()).map_or_else(Refusal::NotUnderstood, Refusal::Told)
+fn refused(error: &RawValue) -> RpcFailure {
+    decode(error.get()).map_or_else(RpcFailure::Invalid, RpcFailure::Error)
 }
 
 /// The id of a request of ours, as it came back: a whole number, or as a string.
@@ -116,31 +116,31 @@ pub(super) fn whole_number(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::wire::jsonrpc::{
-        encode::{notification, refusal, request, response},
+        encode::{error_response, notification, request, response},
         error::RpcError,
     };
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    fn round_trip(line: Result<Vec<u8>, serde_json::Error>) -> Packet {
+    fn round_trip(line: Result<Vec<u8>, serde_json::Error>) -> RpcMessage {
         let line = line.unwrap();
         let (end, text) = line.split_last().unwrap();
         assert_eq!(*end, b'\n');
         assert!(!text.contains(&b'\n'), "one object a line");
-        Packet::parse(text).unwrap()
+        RpcMessage::parse(text).unwrap()
     }
 
     #[test]
     fn requests_and_notifications_come_through() {
         match round_trip(request(7, "build", &json!({"file": "a\nb"}))) {
-            Packet::Request { id, method, params } => {
+            RpcMessage::Request { id, method, params } => {
                 assert_eq!((id.text(), method.as_str()), ("7", "build"));
                 assert_eq!(serde_json::from_str::<Value>(params.unwrap().get()).unwrap(), json!({"file": "a\nb"}));
             }
             other => panic!("{other:?}"),
         }
         assert!(
-            matches!(round_trip(notification("tick", &[1])), Packet::Notification { method, .. } if method == "tick")
+            matches!(round_trip(notification("tick", &[1])), RpcMessage::Notification { method, .. } if method == "tick")
         );
         let bare = String::from_utf8(request(7, "ping", &()).unwrap()).unwrap();
         assert_eq!(bare, "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"ping\"}\n");
@@ -155,29 +155,33 @@ mod tests {
 
     #[test]
     fn answers_go_back_under_the_id_they_came_with() {
-        let Packet::Request { id, .. } = Packet::parse(br#"{"jsonrpc":"2.0","id":"a-1","method":"m"}"#).unwrap() else {
+        let RpcMessage::Request { id, .. } =
+            RpcMessage::parse(br#"{"jsonrpc":"2.0","id":"a-1","method":"m"}"#).unwrap()
+        else {
             panic!()
         };
         let text = String::from_utf8(response(&id, &1).unwrap()).unwrap();
         assert_eq!(text, "{\"jsonrpc\":\"2.0\",\"id\":\"a-1\",\"result\":1}\n");
-        let text = String::from_utf8(refusal(&id, &RpcError::new(5, "no")).unwrap()).unwrap();
+        let text = String::from_utf8(error_response(&id, &RpcError::new(5, "no")).unwrap()).unwrap();
         assert_eq!(text, "{\"jsonrpc\":\"2.0\",\"id\":\"a-1\",\"error\":{\"code\":5,\"message\":\"no\"}}\n");
         for (line, expected) in [
             (r#"{"jsonrpc":"2.0","id":3,"result":null}"#, "null"),
             (r#"{"jsonrpc":"2.0","id":3,"result":{"x":[1]}}"#, r#"{"x":[1]}"#),
         ] {
-            let Packet::Response { id: 3, outcome: Ok(result) } = Packet::parse(line.as_bytes()).unwrap() else {
+            let RpcMessage::Response { id: 3, outcome: Ok(result) } = RpcMessage::parse(line.as_bytes()).unwrap()
+            else {
                 panic!("{line}")
             };
             assert_eq!(result.get(), expected);
         }
         let line = br#"{"jsonrpc":"2.0","id":3,"error":{"code":-1,"message":"x","data":[2]}}"#;
-        let Packet::Response { id: 3, outcome: Err(Refusal::Told(error)) } = Packet::parse(line).unwrap() else {
+        let RpcMessage::Response { id: 3, outcome: Err(RpcFailure::Error(error)) } = RpcMessage::parse(line).unwrap()
+        else {
             panic!()
         };
         assert_eq!((error.code, error.data.unwrap().get()), (-1, "[2]"));
         let line = br#"{"jsonrpc":"2.0","id":3,"error":"no"}"#;
-        let Packet::Response { id: 3, outcome: Err(Refusal::NotUnderstood(error)) } = Packet::parse(line).unwrap()
+        let RpcMessage::Response { id: 3, outcome: Err(RpcFailure::Invalid(error)) } = RpcMessage::parse(line).unwrap()
         else {
             panic!()
         };
@@ -186,8 +190,8 @@ mod tests {
 
     #[test]
     fn p15_ids_of_other_writers_are_recognized() {
-        let id = |id: &str| match Packet::parse(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":1}}"#).as_bytes()) {
-            Some(Packet::Response { id, .. }) => Some(id),
+        let id = |id: &str| match RpcMessage::parse(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":1}}"#).as_bytes()) {
+            Some(RpcMessage::Response { id, .. }) => Some(id),
             None => None,
             other => panic!("{other:?}"),
         };
@@ -198,7 +202,9 @@ mod tests {
             assert_eq!(id(other), None, "{other}");
         }
         let line = br#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error"}}"#;
-        assert!(matches!(Packet::parse(line), Some(Packet::Refused(Refusal::Told(error))) if error.code == -32700));
+        assert!(
+            matches!(RpcMessage::parse(line), Some(RpcMessage::UnidentifiedError(RpcFailure::Error(error))) if error.code == -32700)
+        );
     }
 
     #[test]
@@ -214,14 +220,14 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":"not ours","result":1}"#,
             r#"{"jsonrpc":"2.0","method":1}"#,
         ] {
-            assert!(Packet::parse(line.as_bytes()).is_none(), "{line}");
+            assert!(RpcMessage::parse(line.as_bytes()).is_none(), "{line}");
         }
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_answered(line in prop::collection::vec(any::<u8>(), 0..200)) {
-            drop(Packet::parse(&line));
+            drop(RpcMessage::parse(&line));
         }
     }
 }

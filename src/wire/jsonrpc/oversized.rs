@@ -1,7 +1,7 @@
 //! What the beginning of a line that is too long tells.
 
 use super::{
-    error::{INVALID_REQUEST, Refusal, RpcError},
+    error::{INVALID_REQUEST, RpcError, RpcFailure},
     message::{RequestId, own_id},
 };
 use crate::wire::{
@@ -17,12 +17,12 @@ use std::fmt;
 
 /// A line that was too long to be kept, as far as its beginning tells: whoever waits for it, or for its answer, need not wait on.
 #[derive(Debug)]
-pub(crate) enum TooLong {
+pub(crate) enum OversizedMessage {
     Request(RequestId, RpcError),
-    Response(u64, Refusal),
+    Response(u64, RpcFailure),
 }
 
-impl TooLong {
+impl OversizedMessage {
     /// What a fault stands for, if it is a request or a response whose `id` comes before what made it long.
     pub(crate) fn of(fault: &FrameError) -> Option<Self> {
         let FrameErrorKind::TooLong { limit } = fault.kind else { return None };
@@ -34,7 +34,7 @@ impl TooLong {
         if head.is_request {
             return Some(Self::Request(RequestId(id), RpcError::new(INVALID_REQUEST, text)));
         }
-        let refusal = Refusal::NotUnderstood(DecodeError::json(&fault.excerpt, serde::de::Error::custom(text)));
+        let refusal = RpcFailure::Invalid(DecodeError::json(&fault.excerpt, serde::de::Error::custom(text)));
         Some(Self::Response(own_id(id.get())?, refusal))
     }
 }
@@ -79,17 +79,19 @@ mod tests {
     fn a_line_that_is_too_long_is_known_by_its_beginning() {
         let beginning = |text: &str| {
             let mut fault = FrameError::new(FrameErrorKind::TooLong { limit: 9 }, 0, 70, text.as_bytes());
-            let told = TooLong::of(&fault);
+            let told = OversizedMessage::of(&fault);
             fault.kind = FrameErrorKind::Truncated;
-            assert!(TooLong::of(&fault).is_none(), "nobody waits for it any more");
+            assert!(OversizedMessage::of(&fault).is_none(), "nobody waits for it any more");
             told
         };
         for text in [r#"{"jsonrpc":"2.0","id":7,"result":"xx"#, r#"{ "id" : 7, "error": {"code": 1, "message": "xé"#] {
-            let Some(TooLong::Response(7, Refusal::NotUnderstood(error))) = beginning(text) else { panic!("{text}") };
+            let Some(OversizedMessage::Response(7, RpcFailure::Invalid(error))) = beginning(text) else {
+                panic!("{text}")
+            };
             assert!(error.to_string().ends_with(": a line longer than the 9 bytes allowed"), "{error}");
         }
         for text in [r#"{"jsonrpc":"2.0","id":"a","method":"m","params":["#, r#"{"method":"m","id":"a","params":"x"#] {
-            let Some(TooLong::Request(id, error)) = beginning(text) else { panic!("{text}") };
+            let Some(OversizedMessage::Request(id, error)) = beginning(text) else { panic!("{text}") };
             assert_eq!((id.text(), error.code), ("\"a\"", INVALID_REQUEST));
         }
         for text in

@@ -10,17 +10,17 @@ use std::{
     },
 };
 
-/// Calls that wait for their answers. `W` is whatever wakes the caller.
+/// PendingCalls that wait for their answers. `W` is whatever wakes the caller.
 #[derive(Debug)]
-pub(crate) struct Calls<W> {
+pub(crate) struct PendingCalls<W> {
     last_id: u64,
     waiting: BTreeMap<u64, W>,
     /// Sent requests whose answers may come and have no waiting caller: it gave up, or there was none.
-    unheeded: BTreeSet<u64>,
+    ignored: BTreeSet<u64>,
 }
 
 /// The most late answers that are expected; beyond that those to the oldest requests count as answers to no request.
-const UNHEEDED_MAX: usize = 1024;
+const IGNORED_MAX: usize = 1024;
 
 /// What an answer belongs to.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,18 +28,18 @@ pub(crate) enum Answered<W> {
     /// A call that waits for it.
     Call(W),
     /// A request whose answer has no waiting caller.
-    Unheeded,
+    Ignored,
     /// No open request: there was none of this id, or it has its answer already. The first one counts.
-    Nothing,
+    Unexpected,
 }
 
-impl<W> Default for Calls<W> {
+impl<W> Default for PendingCalls<W> {
     fn default() -> Self {
-        Self { last_id: 0, waiting: BTreeMap::new(), unheeded: BTreeSet::new() }
+        Self { last_id: 0, waiting: BTreeMap::new(), ignored: BTreeSet::new() }
     }
 }
 
-impl<W> Calls<W> {
+impl<W> PendingCalls<W> {
     /// The id of a new call, never given again.
     pub(crate) fn next_id(&mut self) -> u64 {
         self.last_id = self.last_id.wrapping_add(1);
@@ -59,11 +59,11 @@ impl<W> Calls<W> {
     }
 
     /// The answer to this id may come, and has no waiting caller.
-    pub(crate) fn expect_unheeded(&mut self, id: u64) {
-        if self.unheeded.len() >= UNHEEDED_MAX {
-            self.unheeded.pop_first();
+    pub(crate) fn expect_ignored(&mut self, id: u64) {
+        if self.ignored.len() >= IGNORED_MAX {
+            self.ignored.pop_first();
         }
-        self.unheeded.insert(id);
+        self.ignored.insert(id);
     }
 
     /// Whether no caller waits for an answer.
@@ -75,28 +75,28 @@ impl<W> Calls<W> {
     pub(crate) fn answer(&mut self, id: u64) -> Answered<W> {
         match self.waiting.remove(&id) {
             Some(waiter) => Answered::Call(waiter),
-            None if self.unheeded.remove(&id) => Answered::Unheeded,
-            None => Answered::Nothing,
+            None if self.ignored.remove(&id) => Answered::Ignored,
+            None => Answered::Unexpected,
         }
     }
 
     /// An answer without an id has come: the other side did not understand a request. It is taken for that of the call that
     /// waits, if just one does.
-    pub(crate) fn answer_only(&mut self) -> Answered<W> {
+    pub(crate) fn answer_without_id(&mut self) -> Answered<W> {
         if self.waiting.len() > 1 {
-            return Answered::Nothing;
+            return Answered::Unexpected;
         }
         match self.waiting.pop_first() {
             Some((_, waiter)) => Answered::Call(waiter),
-            None if self.unheeded.pop_first().is_some() => Answered::Unheeded,
-            None => Answered::Nothing,
+            None if self.ignored.pop_first().is_some() => Answered::Ignored,
+            None => Answered::Unexpected,
         }
     }
 
     /// The caller of a request that was sent has given up. Nothing if it had its answer.
-    pub(crate) fn give_up(&mut self, id: u64) -> Option<W> {
+    pub(crate) fn abandon(&mut self, id: u64) -> Option<W> {
         let waiter = self.waiting.remove(&id)?;
-        self.expect_unheeded(id);
+        self.expect_ignored(id);
         Some(waiter)
     }
 
@@ -106,7 +106,7 @@ impl<W> Calls<W> {
     }
 
     /// The connection has ended, and with it every call.
-    pub(crate) fn end_all(&mut self) -> impl Iterator<Item = W> {
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = W> {
         std::mem::take(&mut self.waiting).into_values()
     }
 }
@@ -114,9 +114,9 @@ impl<W> Calls<W> {
 /// The other side's requests that are not answered yet, by their ids as they came: each with the flag that says whether it was
 /// cancelled. Numbers are the same however they are written.
 #[derive(Debug, Default)]
-pub(crate) struct Requests(HashMap<String, Arc<AtomicBool>>);
+pub(crate) struct PendingRequests(HashMap<String, Arc<AtomicBool>>);
 
-impl Requests {
+impl PendingRequests {
     /// A new one; gives its flag.
     pub(crate) fn begin(&mut self, id: &str) -> Arc<AtomicBool> {
         let cancelled = Arc::new(AtomicBool::new(false));
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_request_is_cancelled_until_it_is_answered() {
-        let mut requests = Requests::default();
+        let mut requests = PendingRequests::default();
         let [first, second, third] = ["1", "\"a\"", "3"].map(|id| requests.begin(id));
         requests.cancel("\"a\"");
         requests.cancel("99");
@@ -172,42 +172,42 @@ mod tests {
 
     #[test]
     fn p02_the_first_answer_counts() {
-        let mut calls = Calls::default();
+        let mut calls = PendingCalls::default();
         let (first, second) = (calls.begin('a'), calls.begin('b'));
-        assert_eq!(calls.answer_only(), Answered::Nothing, "it can belong to either");
+        assert_eq!(calls.answer_without_id(), Answered::Unexpected, "it can belong to either");
         assert_eq!(calls.answer(second), Answered::Call('b'));
-        assert_eq!(calls.answer(second), Answered::Nothing, "an answer that comes twice");
-        assert_eq!(calls.answer(99), Answered::Nothing, "an answer to no call");
+        assert_eq!(calls.answer(second), Answered::Unexpected, "an answer that comes twice");
+        assert_eq!(calls.answer(99), Answered::Unexpected, "an answer to no call");
         let third = calls.begin('c');
         assert!(third > second, "no id is used again");
-        assert_eq!(calls.give_up(third), Some('c'));
-        assert_eq!((calls.answer(third), calls.answer(third)), (Answered::Unheeded, Answered::Nothing));
-        assert_eq!(calls.answer_only(), Answered::Call('a'));
-        assert_eq!((calls.answer(first), calls.answer_only()), (Answered::Nothing, Answered::Nothing));
+        assert_eq!(calls.abandon(third), Some('c'));
+        assert_eq!((calls.answer(third), calls.answer(third)), (Answered::Ignored, Answered::Unexpected));
+        assert_eq!(calls.answer_without_id(), Answered::Call('a'));
+        assert_eq!((calls.answer(first), calls.answer_without_id()), (Answered::Unexpected, Answered::Unexpected));
         let late = calls.begin('l');
-        calls.give_up(late);
-        assert_eq!((calls.answer_only(), calls.answer_only()), (Answered::Unheeded, Answered::Nothing));
+        calls.abandon(late);
+        assert_eq!((calls.answer_without_id(), calls.answer_without_id()), (Answered::Ignored, Answered::Unexpected));
         let [fourth, fifth] = ['d', 'e'].map(|caller| calls.begin(caller));
         calls.withdraw(fourth);
-        assert_eq!(calls.answer(fourth), Answered::Nothing);
-        assert_eq!(calls.end_all().collect::<Vec<_>>(), ['e']);
-        assert_eq!(calls.answer(fifth), Answered::Nothing);
+        assert_eq!(calls.answer(fourth), Answered::Unexpected);
+        assert_eq!(calls.drain().collect::<Vec<_>>(), ['e']);
+        assert_eq!(calls.answer(fifth), Answered::Unexpected);
     }
 
     #[test]
     fn p07_late_answers_are_expected_within_bounds() {
-        let mut calls: Calls<()> = Calls::default();
-        for _ in 0..3 * UNHEEDED_MAX {
+        let mut calls: PendingCalls<()> = PendingCalls::default();
+        for _ in 0..3 * IGNORED_MAX {
             let id = calls.begin(());
-            calls.give_up(id);
+            calls.abandon(id);
         }
-        assert_eq!(calls.unheeded.len(), UNHEEDED_MAX);
-        assert_eq!(calls.answer(calls.last_id), Answered::Unheeded);
+        assert_eq!(calls.ignored.len(), IGNORED_MAX);
+        assert_eq!(calls.answer(calls.last_id), Answered::Ignored);
     }
 
     #[test]
     fn p02_numerically_equal_ids_are_one_request() {
-        let mut requests = Requests::default();
+        let mut requests = PendingRequests::default();
         let [number, text] = ["7.0", "\"7\""].map(|id| requests.begin(id));
         requests.cancel("7");
         assert_eq!([&number, &text].map(|flag| flag.load(Ordering::Relaxed)), [true, false]);

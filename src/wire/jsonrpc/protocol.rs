@@ -23,7 +23,7 @@ pub(super) struct Cancel {
 }
 
 /// Which request the other side takes back, from the parameters of [`CANCEL`].
-pub(crate) fn cancelled(params: Option<&RawValue>) -> Option<RequestId> {
+pub(crate) fn cancelled_id(params: Option<&RawValue>) -> Option<RequestId> {
     let cancel = serde_json::from_str::<Cancel>(params?.get()).ok()?;
     Some(RequestId(cancel.id))
 }

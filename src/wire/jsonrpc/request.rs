@@ -6,7 +6,7 @@ use super::{
     message::RequestId,
 };
 use crate::wire::{
-    credit::Charge,
+    credit::Permit,
     decode::{DecodeError, decode},
 };
 use serde::{Deserialize, Serialize};
@@ -20,18 +20,18 @@ use std::{
 };
 
 /// Where lines for the other side are put. Must not block for long.
-pub(crate) trait Post: Send + Sync + fmt::Debug {
+pub(crate) trait RpcSender: Send + Sync + fmt::Debug {
     /// Takes one whole line.
-    fn post(&self, line: Vec<u8>) -> Result<(), CallError>;
+    fn send_line(&self, line: Vec<u8>) -> Result<(), CallError>;
 
     /// The same for an answer, which its caller waits for: it is never left out while the connection lasts. One that finds no room ends
     /// the connection.
-    fn post_answer(&self, line: Vec<u8>) -> Result<(), CallError> {
-        self.post(line)
+    fn send_reply(&self, line: Vec<u8>) -> Result<(), CallError> {
+        self.send_line(line)
     }
 
     /// A request has been answered: it can be cancelled no more.
-    fn answered(&self, id: &str);
+    fn request_answered(&self, id: &str);
 }
 
 /// A request of the other side. It must be answered: one that is dropped answers with an error by itself.
@@ -40,12 +40,12 @@ pub struct Request {
     id: RequestId,
     method: String,
     params: Option<Box<RawValue>>,
-    post: Arc<dyn Post>,
+    sender: Arc<dyn RpcSender>,
     cancelled: Arc<AtomicBool>,
     is_answered: bool,
     /// The process that has received it.
     owner: u32,
-    _charge: Option<Charge>,
+    _permit: Option<Permit>,
 }
 
 shown_as!(Request, |request| {
@@ -58,7 +58,7 @@ shown_as!(Request, |request| {
 pub struct Notification {
     pub(crate) method: String,
     pub(crate) params: Option<Box<RawValue>>,
-    pub(crate) _charge: Option<Charge>,
+    pub(crate) _permit: Option<Permit>,
 }
 
 shown_as!(Notification, |notification| { method: notification.method, params: text(notification.params.as_deref()) });
@@ -83,11 +83,11 @@ impl Request {
     pub(crate) fn new(
         id: RequestId,
         (method, params): (String, Option<Box<RawValue>>),
-        post: Arc<dyn Post>,
+        sender: Arc<dyn RpcSender>,
         cancelled: Arc<AtomicBool>,
-        charge: Option<Charge>,
+        permit: Option<Permit>,
     ) -> Self {
-        Self { id, method, params, post, cancelled, is_answered: false, owner: process::id(), _charge: charge }
+        Self { id, method, params, sender, cancelled, is_answered: false, owner: process::id(), _permit: permit }
     }
 
     /// What is wanted.
@@ -145,19 +145,19 @@ impl Request {
     }
 
     fn answer_error(&mut self, error: &RpcError) -> Result<(), CallError> {
-        let line = encode::refusal(&self.id, error).map_err(CallError::Encode)?;
+        let line = encode::error_response(&self.id, error).map_err(CallError::Encode)?;
         self.answer(line)
     }
 
     fn answer(&mut self, line: Vec<u8>) -> Result<(), CallError> {
         self.is_answered = true;
-        self.post.answered(self.id.text());
-        match self.post.post(line) {
+        self.sender.request_answered(self.id.text());
+        match self.sender.send_line(line) {
             Err(CallError::QueueFull { queued }) => {
                 let text = format!("the answer was left out: {queued} bytes are not read yet");
                 let told = RpcError::new(INTERNAL_ERROR, text);
-                let line = encode::refusal(&self.id, &told).map_err(CallError::Encode)?;
-                self.post.post_answer(line)?;
+                let line = encode::error_response(&self.id, &told).map_err(CallError::Encode)?;
+                self.sender.send_reply(line)?;
                 Err(CallError::QueueFull { queued })
             }
             posted => posted,

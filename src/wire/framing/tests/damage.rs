@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{FRAMINGS, Said, drain, fault, frame, hear, messages};
 use crate::wire::{
     decode::check,
-    framing::{Framing, batch::Batch, deframer::Deframer, encode::encode, error::FrameErrorKind},
+    framing::{Framing, batch::FrameBatch, deframer::Deframer, encode::encode, error::FrameErrorKind},
 };
 
 #[test]
@@ -19,13 +19,13 @@ fn p02_reports_damage_before_the_next_bytes_come() {
         (Framing::LengthPrefixed, b"\0\0\0\x011Warn", too_long, 5),
         (Framing::LengthPrefixed, b"\0\0\0\x09{\"a\0\0\0\x02{", FrameErrorKind::Torn { size: 9 }, 0),
         (Framing::ContentLength, b"Content-Length: 10\r\n\r\n", too_long, 0),
-        (Framing::ContentLength, b"Content-Length: 1\n\n1d", FrameErrorKind::BadHeader, 20),
-        (Framing::ContentLength, b"Content-Length: 1\n\n1{", FrameErrorKind::BadHeader, 20),
-        (Framing::ContentLength, b"Content-Length: x", FrameErrorKind::BadHeader, 0),
+        (Framing::ContentLength, b"Content-Length: 1\n\n1d", FrameErrorKind::InvalidHeader, 20),
+        (Framing::ContentLength, b"Content-Length: 1\n\n1{", FrameErrorKind::InvalidHeader, 20),
+        (Framing::ContentLength, b"Content-Length: x", FrameErrorKind::InvalidHeader, 0),
         (Framing::ContentLength, b"Content-Length: 90\n\n[Content-Length: 8\n", FrameErrorKind::Torn { size: 90 }, 0),
     ];
     for (framing, stream, kind, offset) in cases {
-        let (mut batch, mut said) = (Batch::default(), Vec::new());
+        let (mut batch, mut said) = (FrameBatch::default(), Vec::new());
         let max = if matches!(kind, FrameErrorKind::Torn { .. }) { 99 } else { 9 };
         let mut deframer = Deframer::new(framing, max);
         deframer.feed(&stream[..stream.len() - 1], &mut batch);
@@ -62,11 +62,11 @@ fn p02_after_a_bad_header_the_next_message_is_found() {
     for damage in cases {
         let stream = [damage.as_bytes(), b"content-lengtH: 1\r\n\r\n1"].concat();
         let excerpt = &damage.as_bytes()[..damage.len().min(256)];
-        let expected = [fault(FrameErrorKind::BadHeader, 0, damage.len() as u64, excerpt), frame("1")];
+        let expected = [fault(FrameErrorKind::InvalidHeader, 0, damage.len() as u64, excerpt), frame("1")];
         assert_eq!(messages(Framing::ContentLength, 9, &stream), expected, "{damage}");
     }
     let said = messages(Framing::ContentLength, 9, b"Content-Length: 1\nContent-Length: 2\n\n12");
-    assert_eq!(said, [fault(FrameErrorKind::BadHeader, 0, 18, "Content-Length: 1\n"), frame("12")]);
+    assert_eq!(said, [fault(FrameErrorKind::InvalidHeader, 0, 18, "Content-Length: 1\n"), frame("12")]);
 }
 
 #[test]

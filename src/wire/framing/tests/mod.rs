@@ -7,7 +7,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{
     Framing,
-    batch::{Batch, Piece},
+    batch::{FrameBatch, FrameChunk},
     deframer::Deframer,
     encode::encode,
     error::{FrameError, FrameErrorKind},
@@ -22,10 +22,10 @@ enum Said {
     Fault(FrameError),
 }
 
-fn drain(batch: &mut Batch, said: &mut Vec<Said>) {
+fn drain(batch: &mut FrameBatch, said: &mut Vec<Said>) {
     for piece in batch.drain() {
         match piece {
-            Piece::Frames { bytes, offset: _, spans } => {
+            FrameChunk::Frames { bytes, offset: _, spans } => {
                 let ranges: Vec<_> =
                     spans.iter().map(|span| span.start()..span.start() + span.of(&bytes).len()).collect();
                 assert_eq!(ranges[0].start, 0);
@@ -34,7 +34,7 @@ fn drain(batch: &mut Batch, said: &mut Vec<Said>) {
                 assert_eq!(bytes.capacity(), bytes.len());
                 said.extend(spans.iter().map(|span| Said::Frame(span.of(&bytes).to_vec())));
             }
-            Piece::Fault(fault) => said.push(Said::Fault(fault)),
+            FrameChunk::Error(fault) => said.push(Said::Fault(fault)),
         }
     }
     assert!(batch.is_empty());
@@ -42,7 +42,7 @@ fn drain(batch: &mut Batch, said: &mut Vec<Said>) {
 
 /// Everything a stream says, read in pieces of these sizes, over and over.
 fn hear(deframer: &mut Deframer, stream: &[u8], reads: &[usize]) -> Vec<Said> {
-    let (mut batch, mut said, mut rest) = (Batch::default(), Vec::new(), stream);
+    let (mut batch, mut said, mut rest) = (FrameBatch::default(), Vec::new(), stream);
     for size in reads.iter().cycle() {
         let (read, later) = rest.split_at((*size).min(rest.len()));
         deframer.feed(read, &mut batch);
@@ -71,7 +71,7 @@ fn comparable(said: &[Said], stream: &[u8]) -> Vec<Said> {
             let start = usize::try_from(fault.offset).unwrap();
             let is_of_value = matches!(fault.kind, FrameErrorKind::Truncated | FrameErrorKind::Torn { .. });
             assert!(is_of_value || stream[start..].starts_with(&fault.excerpt), "{fault}");
-            let is_known_later = matches!(fault.kind, FrameErrorKind::BadHeader);
+            let is_known_later = matches!(fault.kind, FrameErrorKind::InvalidHeader);
             let length = if is_known_later { 0 } else { fault.length };
             Said::Fault(FrameError::new(fault.kind, fault.offset, length, &[]))
         }
@@ -190,7 +190,8 @@ fn p02_text_loses_nothing() {
 
 /// The lines of a stream, with their ends.
 fn lines(max: usize, stream: &[u8], reads: &[usize]) -> Vec<(Vec<u8>, LineEnding)> {
-    let (mut deframer, mut batch, mut lines, mut rest) = (Deframer::text(max), Batch::default(), Vec::new(), stream);
+    let (mut deframer, mut batch, mut lines, mut rest) =
+        (Deframer::text(max), FrameBatch::default(), Vec::new(), stream);
     for size in reads.iter().cycle() {
         let (read, later) = rest.split_at((*size).min(rest.len()));
         deframer.feed(read, &mut batch);
@@ -199,7 +200,7 @@ fn lines(max: usize, stream: &[u8], reads: &[usize]) -> Vec<(Vec<u8>, LineEnding
             deframer.finish(&mut batch);
         }
         for piece in batch.drain() {
-            let Piece::Frames { bytes, offset: _, spans } = piece else { panic!("{piece:?}") };
+            let FrameChunk::Frames { bytes, offset: _, spans } = piece else { panic!("{piece:?}") };
             lines.extend(spans.iter().map(|span| (span.of(&bytes).to_vec(), span.ending())));
         }
         if rest.is_empty() {
@@ -237,7 +238,7 @@ fn p07_memory_is_bounded_and_given_back() {
         let said = hear(&mut deframer, &stream, &[1000]);
         assert!(matches!(&said[..], [Said::Frame(bytes)] if bytes.len() == (1 << 19) + 2));
         assert!(deframer.held_bytes() <= 8 * 1024, "{framing:?} keeps {}", deframer.held_bytes());
-        let mut batch = Batch::default();
+        let mut batch = FrameBatch::default();
         for _ in 0..100 {
             deframer.feed(&vec![b'1'; 1 << 16], &mut batch);
             assert!(deframer.held_bytes() <= (1 << 20) + 8192, "{framing:?} holds {}", deframer.held_bytes());
@@ -247,13 +248,13 @@ fn p07_memory_is_bounded_and_given_back() {
 
 #[test]
 fn whole_frames_of_a_read_share_one_chunk() {
-    let mut batch = Batch::default();
+    let mut batch = FrameBatch::default();
     let mut deframer = Deframer::new(Framing::Lines, 100);
     deframer.feed(b"1\n22\n3", &mut batch);
     deframer.feed(b"33\n4444\n5\n6", &mut batch);
     let chunks = batch.drain().map(|piece| match piece {
-        Piece::Frames { bytes, offset: _, spans } => (String::from_utf8(bytes).unwrap(), spans.len()),
-        Piece::Fault(fault) => panic!("{fault}"),
+        FrameChunk::Frames { bytes, offset: _, spans } => (String::from_utf8(bytes).unwrap(), spans.len()),
+        FrameChunk::Error(fault) => panic!("{fault}"),
     });
     assert_eq!(chunks.collect::<Vec<_>>(), [("1\n22".into(), 2), ("333".into(), 1), ("4444\n5".into(), 2)]);
 }
@@ -266,7 +267,7 @@ fn p16_a_fault_says_what_is_wrong_and_where() {
         (FrameErrorKind::TooLong { limit: 5 }, "a message of at least 7 bytes, longer than the 5 allowed"),
         (FrameErrorKind::NotUtf8 { offset: 4 }, "a message of 7 bytes that is not UTF-8 at byte 4"),
         (FrameErrorKind::NotJson { offset: 3 }, "a message of 7 bytes that is not JSON at byte 3"),
-        (FrameErrorKind::BadHeader, "7 bytes that are no header where one should stand"),
+        (FrameErrorKind::InvalidHeader, "7 bytes that are no header where one should stand"),
         (FrameErrorKind::Torn { size: 30 }, "a message of 30 bytes as announced, with another header after 7"),
         (FrameErrorKind::NotRpc, "a line of 7 bytes that is not JSON-RPC 2.0"),
     ];
@@ -335,7 +336,7 @@ proptest! {
 
     #[test]
     fn p07_a_deframer_holds_no_more_than_a_frame(stream in bytes(), max in 0_usize..40) {
-        let mut batch = Batch::default();
+        let mut batch = FrameBatch::default();
         for framing in FRAMINGS {
             let mut deframer = Deframer::new(framing, max);
             for read in stream.chunks(7) {

@@ -3,15 +3,15 @@
 use crate::supervisor::control::connection::{Link, QUEUE_BYTES, Socket};
 use crate::{
     sys::socket,
-    wire::jsonrpc::{error::CallError, request::Post},
+    wire::jsonrpc::{error::CallError, request::RpcSender},
 };
 use std::{net::Shutdown, os::fd::AsFd};
 
 /// How many bytes may wait beyond [`QUEUE_BYTES`] that are errors in the place of answers that did not fit.
 const ANSWER_BYTES: usize = 1 << 20;
 
-impl Post for Link {
-    fn post(&self, line: Vec<u8>) -> Result<(), CallError> {
+impl RpcSender for Link {
+    fn send_line(&self, line: Vec<u8>) -> Result<(), CallError> {
         let mut state = self.lock();
         match &state.socket {
             Socket::Closed(exit) => return Err(CallError::WorkerExited(exit.clone())),
@@ -29,12 +29,12 @@ impl Post for Link {
         state.send(line).map_err(CallError::Io)
     }
 
-    fn post_answer(&self, line: Vec<u8>) -> Result<(), CallError> {
+    fn send_reply(&self, line: Vec<u8>) -> Result<(), CallError> {
         let mut state = self.lock();
         let queued = state.queue.len();
         if queued == 0 || queued + line.len() <= QUEUE_BYTES {
             drop(state);
-            return self.post(line);
+            return self.send_line(line);
         }
         if queued + line.len() <= QUEUE_BYTES + ANSWER_BYTES {
             state.queue.push(&line);
@@ -47,7 +47,7 @@ impl Post for Link {
         Err(CallError::QueueFull { queued })
     }
 
-    fn answered(&self, id: &str) {
+    fn request_answered(&self, id: &str) {
         self.lock().requests.end(id);
     }
 }
