@@ -120,6 +120,9 @@ compile_error!("pipewright runs on Linux only: it needs pidfd, epoll and clone(2
 mod text; // foreign text made safe to show
 
 #[cfg(target_os = "linux")]
+mod ids; // the numbers of workers and groups
+
+#[cfg(target_os = "linux")]
 mod exit; // how a process ended: facts that every floor speaks of
 
 #[cfg(target_os = "linux")]
@@ -149,6 +152,8 @@ mod supervisor; // the parent's side
 #[cfg(target_os = "linux")]
 pub use exit::{Exit, ExitStatus, Leak, Survivor, Usage};
 #[cfg(target_os = "linux")]
+pub use ids::{GroupId, WorkerId};
+#[cfg(target_os = "linux")]
 pub use launch::{
     error::{SpawnError, SpawnStep, SpecError},
     limits::{CgroupLimit, IoPriority, ResourceLimit},
@@ -168,11 +173,33 @@ pub use policy::{
 };
 #[cfg(target_os = "linux")]
 pub use supervisor::{
-    Batch, Call, CancelCall, Containment, ContainmentKind, DisconnectReason, Event, EventKind, GroupEnd, GroupError,
-    GroupId, GroupPolicy, GroupState, GroupStatus, HelloFault, InvalidFrame, Means, OutputStream, Readiness,
-    ReadinessError, RestartHandle, SignalGuard, StopHandle, StopReport, StoppedWorker, Supervisor, SupervisorBuilder,
-    SupervisorStatus, Survivors, Unavailable, Warning, Worker, WorkerGroup, WorkerId, WorkerSpec, WorkerState,
-    WorkerStatus,
+    Supervisor, SupervisorBuilder,
+    containment::report::{Containment, ContainmentKind, Means, Unavailable},
+    control::{
+        call::{Call, CancelCall},
+        hello::HelloFault,
+    },
+    events::{
+        event::{DisconnectReason, Event, EventKind, InvalidFrame, OutputStream, ReadinessError},
+        warning::Warning,
+    },
+    handles::{
+        batch::Batch,
+        group::WorkerGroup,
+        signals::SignalGuard,
+        stop::{RestartHandle, StopHandle, StopReport, StoppedWorker},
+        worker::Worker,
+    },
+    spec::{
+        WorkerSpec,
+        group::{GroupError, GroupPolicy},
+        readiness::Readiness,
+        survivors::Survivors,
+    },
+    worker::{
+        group::{GroupEnd, GroupState, GroupStatus},
+        status::{SupervisorStatus, WorkerState, WorkerStatus},
+    },
 };
 #[cfg(target_os = "linux")]
 pub use text::{Printable, printable};

@@ -1,57 +1,54 @@
 //! The parent's side: starts workers, hears them all in one channel, ends them.
 
 pub(crate) mod clock;
+pub(crate) mod commands;
 pub(crate) mod containment;
 pub(crate) mod control;
 pub(crate) mod event_loop;
 pub(crate) mod events;
 pub(crate) mod flow_control;
 pub(crate) mod handles;
-pub(crate) mod ids;
 pub(crate) mod incarnation;
 pub(crate) mod panics;
 pub(crate) mod reactor;
 pub(crate) mod spawner;
 pub(crate) mod spec;
 pub(crate) mod supervision;
+pub(crate) mod sync;
 pub(crate) mod worker;
 
-use crate::supervisor::clock::now;
-use crate::supervisor::event_loop::{Command, Driver, Mailbox, Parts, StopAll, Unanswered};
-use crate::supervisor::flow_control::Meter;
-use crate::supervisor::spawner::Starter;
-use crate::supervisor::worker::registry::Roster;
 use crate::{
     guard::Guard,
+    ids::WorkerId,
     launch::{context::OpenMode, error::SpawnError, spawn::prepare},
+    supervisor::{
+        clock::now,
+        commands::{Command, Mailbox, StopAll, Unanswered},
+        event_loop::{Driver, Parts},
+        events::event::Event,
+        flow_control::Meter,
+        handles::{
+            group::WorkerGroup,
+            signals::SignalGuard,
+            stop::{StopHandle, StopReport},
+            worker::Worker,
+        },
+        spawner::Starter,
+        spec::{
+            WorkerSpec,
+            group::{GroupError, GroupPolicy},
+        },
+        worker::{registry::Roster, status::SupervisorStatus},
+    },
     sys::{closing::Released, pidfd, proc, wake::Waker},
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::{
     io, mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
-
-pub use crate::supervisor::containment::report::{Containment, ContainmentKind, Means, Unavailable};
-pub use crate::supervisor::control::call::{Call, CancelCall};
-pub use crate::supervisor::control::hello::HelloFault;
-pub use crate::supervisor::events::event::{
-    DisconnectReason, Event, EventKind, InvalidFrame, OutputStream, ReadinessError,
-};
-pub use crate::supervisor::events::warning::Warning;
-pub use crate::supervisor::handles::batch::Batch;
-pub use crate::supervisor::handles::group::{GroupError, GroupId, GroupPolicy, WorkerGroup};
-pub use crate::supervisor::handles::signals::SignalGuard;
-pub use crate::supervisor::handles::stop::{RestartHandle, StopHandle, StopReport, StoppedWorker};
-pub use crate::supervisor::handles::worker::Worker;
-pub use crate::supervisor::ids::WorkerId;
-pub use crate::supervisor::spec::WorkerSpec;
-pub use crate::supervisor::spec::readiness::Readiness;
-pub use crate::supervisor::spec::survivors::Survivors;
-pub use crate::supervisor::worker::group::{GroupEnd, GroupState, GroupStatus};
-pub use crate::supervisor::worker::status::{SupervisorStatus, WorkerState, WorkerStatus};
 
 /// How many bytes of all workers' messages may be waiting, by default.
 const WINDOW: usize = 32 << 20;
@@ -417,9 +414,4 @@ struct NotBuilt {
 
 fn not_built(step: &'static str, source: io::Error) -> io::Error {
     io::Error::new(source.kind(), NotBuilt { step, source })
-}
-
-/// What a panic of another thread has left is used as it is: each of these is whole between any two statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

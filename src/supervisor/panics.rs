@@ -1,15 +1,10 @@
 //! What a user has given us to call on a thread of ours: a panic in it is his own affair, and everybody else's workers live on.
 
-use crate::supervisor::spec::{WorkerSpec, readiness::Readiness};
-use crate::sys::closing::{self, MayBlock, Released};
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+use crate::{
+    supervisor::spec::{WorkerSpec, readiness::Readiness},
+    sys::closing::{self, MayBlock},
 };
-
-/// A spec as the supervisor keeps it. Its last owner can be the loop or a spawner thread, and what the host has put into it, closures
-/// and descriptors, is dropped elsewhere.
-pub(crate) type SharedSpec = Arc<Released<WorkerSpec>>;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 impl MayBlock for WorkerSpec {
     fn may_block(&self) -> bool {

@@ -1,6 +1,7 @@
 //! Who waits for whom: the dependencies between members, without circles.
 
-use super::{DependencyCondition, MemberId};
+use super::DependencyCondition;
+use crate::ids::WorkerId;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where to look from a member: at what it needs, or at those who need it.
@@ -12,23 +13,23 @@ pub(super) enum Towards {
 
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    nodes: BTreeMap<MemberId, Links>,
+    nodes: BTreeMap<WorkerId, Links>,
 }
 
 #[derive(Debug, Default)]
 struct Links {
-    after: Vec<(MemberId, DependencyCondition)>,
-    needed_by: BTreeSet<MemberId>,
+    after: Vec<(WorkerId, DependencyCondition)>,
+    needed_by: BTreeSet<WorkerId>,
 }
 
 impl Order {
     /// What a member waits for.
-    pub(super) fn after(&self, member: MemberId) -> &[(MemberId, DependencyCondition)] {
+    pub(super) fn after(&self, member: WorkerId) -> &[(WorkerId, DependencyCondition)] {
         self.nodes.get(&member).map_or(&[], |links| &links.after)
     }
 
     /// Who waits for it, directly.
-    pub(super) fn needed_by(&self, member: MemberId) -> impl Iterator<Item = MemberId> {
+    pub(super) fn needed_by(&self, member: WorkerId) -> impl Iterator<Item = WorkerId> {
         self.nodes.get(&member).into_iter().flat_map(|links| links.needed_by.iter().copied())
     }
 
@@ -36,7 +37,7 @@ impl Order {
     ///
     /// Steps lead through members that have ended, since an application that waits for a migration which needed the database
     /// needs the database too.
-    pub(super) fn reach(&self, from: impl IntoIterator<Item = MemberId>, towards: Towards) -> BTreeSet<MemberId> {
+    pub(super) fn reach(&self, from: impl IntoIterator<Item = WorkerId>, towards: Towards) -> BTreeSet<WorkerId> {
         let mut reached = BTreeSet::new();
         let mut todo: Vec<_> = from.into_iter().collect();
         while let Some(member) = todo.pop() {
@@ -52,10 +53,10 @@ impl Order {
     /// The circle that this would close: each waits for the next, and the last for the first.
     pub(super) fn link(
         &mut self,
-        member: MemberId,
-        on: MemberId,
+        member: WorkerId,
+        on: WorkerId,
         condition: DependencyCondition,
-    ) -> Result<(), Box<[MemberId]>> {
+    ) -> Result<(), Box<[WorkerId]>> {
         if let Some(circle) = self.path(on, member) {
             return Err(circle);
         }
@@ -66,7 +67,7 @@ impl Order {
         Ok(())
     }
 
-    pub(super) fn forget(&mut self, member: MemberId) {
+    pub(super) fn forget(&mut self, member: WorkerId) {
         let Some(links) = self.nodes.remove(&member) else { return };
         for (on, _) in links.after {
             if let Some(needed) = self.nodes.get_mut(&on) {
@@ -80,7 +81,7 @@ impl Order {
         }
     }
 
-    fn step(&self, member: MemberId, towards: Towards) -> Vec<MemberId> {
+    fn step(&self, member: WorkerId, towards: Towards) -> Vec<WorkerId> {
         match towards {
             Towards::Needed => self.after(member).iter().map(|(on, _)| *on).collect(),
             Towards::Needing => self.needed_by(member).collect(),
@@ -88,7 +89,7 @@ impl Order {
     }
 
     /// How one needs another: `to`, which would wait for `from`, first.
-    fn path(&self, from: MemberId, to: MemberId) -> Option<Box<[MemberId]>> {
+    fn path(&self, from: WorkerId, to: WorkerId) -> Option<Box<[WorkerId]>> {
         let mut came_from = BTreeMap::new();
         let mut todo = vec![from];
         while let Some(member) = todo.pop() {

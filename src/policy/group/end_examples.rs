@@ -1,5 +1,6 @@
 //! How groups and their members end, by example.
 
+use crate::ids::{GroupId, WorkerId};
 use crate::policy::{
     deadline::start,
     group::error::GroupError,
@@ -8,10 +9,7 @@ use crate::policy::{
         run, run_all, with,
     },
     group::members::{Input, Output},
-    group::{
-        Activity, AutoShutdown, DependencyCondition, End, GroupId, GroupSettings, Lifetime, MemberId, Node, Role,
-        Strategy,
-    },
+    group::{Activity, AutoShutdown, DependencyCondition, End, GroupSettings, Lifetime, Node, Role, Strategy},
 };
 
 #[test]
@@ -81,7 +79,7 @@ fn significant_ends_shut_the_group_down() {
 fn every_end_of_a_significant_one_counts_in_any_order() {
     let t0 = start();
     let all = GroupSettings { auto_shutdown: AutoShutdown::AllSignificant, ..SETTINGS };
-    let [first, vain] = [MemberId(8), MemberId(9)];
+    let [first, vain] = [WorkerId(8), WorkerId(9)];
     let significant = Role { significant: true, ..TEMPORARY };
     let members = [(C, PERMANENT), (first, TEMPORARY), (A, significant), (B, significant), (vain, significant)];
     // One fails, one gives up, and one waits for what never comes.

@@ -1,6 +1,7 @@
 //! Why groups are not made or changed as somebody wants.
 
-use super::{GroupId, MemberId, Node};
+use super::Node;
+use crate::ids::{GroupId, WorkerId};
 use std::{fmt, time::Duration};
 
 /// Why a declaration, or a removal, is refused.
@@ -12,18 +13,18 @@ pub(crate) enum GroupError {
     #[error("{node} is significant, and {group} never shuts down by itself: set its automatic shutdown")]
     SignificantInVain { node: Node, group: GroupId },
     /// Each waits for the next, and the last for the first.
-    #[error("they wait for each other in a circle: {}", members.iter().map(MemberId::to_string).collect::<Vec<_>>().join(", "))]
-    Circle { members: Box<[MemberId]> },
-    #[error("{member} waits for the end of {on}, which is permanent and never ends for good")]
-    NeverExits { member: MemberId, on: MemberId },
+    #[error("they wait for each other in a circle: {}", members.iter().map(|member| format!("worker {member}")).collect::<Vec<_>>().join(", "))]
+    Circle { members: Box<[WorkerId]> },
+    #[error("worker {member} waits for the end of worker {on}, which is permanent and never ends for good")]
+    NeverExits { member: WorkerId, on: WorkerId },
     #[error("{}", unknown(*.0))]
     Unknown(Node),
-    #[error("{member} is not a member of {group}, nor of a group within it")]
-    Elsewhere { member: MemberId, group: GroupId },
+    #[error("worker {member} is not a member of {group}, nor of a group within it")]
+    Elsewhere { member: WorkerId, group: GroupId },
     #[error("{0} is there already")]
     Taken(Node),
-    #[error("{member} cannot be removed, {by} waits for it: remove that one first")]
-    StillNeeded { member: MemberId, by: MemberId },
+    #[error("worker {member} cannot be removed, worker {by} waits for it: remove that one first")]
+    StillNeeded { member: WorkerId, by: WorkerId },
     #[error("the outermost group cannot be removed")]
     Root,
     #[error("its end may take {within:?} (stop_within), and that of {outer} around it no longer than {limit:?}")]
@@ -34,29 +35,18 @@ pub(crate) enum GroupError {
 fn unknown(node: Node) -> String {
     match node {
         Node::Member(worker) => {
-            format!("{worker} is no member of a group, or is being removed; a member is added by `WorkerGroup::add`")
+            format!(
+                "worker {worker} is no member of a group, or is being removed; a member is added by `WorkerGroup::add`"
+            )
         }
         Node::Group(group) => format!("there is no {group}, or it is being removed"),
-    }
-}
-
-/// As users know them.
-impl fmt::Display for MemberId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "worker #{}", self.0)
-    }
-}
-
-impl fmt::Display for GroupId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "group #{}", self.0)
     }
 }
 
 impl fmt::Display for Node {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Member(member) => member.fmt(formatter),
+            Self::Member(member) => write!(formatter, "worker {member}"),
             Self::Group(group) => group.fmt(formatter),
         }
     }
@@ -68,7 +58,7 @@ mod tests {
 
     #[test]
     fn workers_and_groups_are_named_as_in_events() {
-        let (member, on) = (MemberId(5), MemberId(7));
+        let (member, on) = (WorkerId(5), WorkerId(7));
         let unknown = GroupError::Unknown(Node::Group(GroupId(3)));
         assert_eq!(unknown.to_string(), "there is no group #3, or it is being removed");
         let unknown = GroupError::Unknown(Node::Member(member));

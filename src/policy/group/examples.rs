@@ -1,21 +1,19 @@
 //! What groups promise, by example. `group_sim` holds them to it in any history.
 
+use crate::ids::{GroupId, WorkerId};
 use crate::policy::{
     deadline::start,
     group::error::GroupError,
     group::members::{Input, Output, Verdict},
-    group::{
-        AutoShutdown, DependencyCondition, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node,
-        Role, Strategy,
-    },
+    group::{AutoShutdown, DependencyCondition, GroupIntensity, GroupSettings, Groups, Lifetime, Node, Role, Strategy},
 };
 use std::time::{Duration, Instant};
 
 pub(super) const ROOT: GroupId = GroupId(0);
 pub(super) const INNER: GroupId = GroupId(1);
-pub(super) const A: MemberId = MemberId(1);
-pub(super) const B: MemberId = MemberId(2);
-pub(super) const C: MemberId = MemberId(3);
+pub(super) const A: WorkerId = WorkerId(1);
+pub(super) const B: WorkerId = WorkerId(2);
+pub(super) const C: WorkerId = WorkerId(3);
 pub(super) const PERIOD: Duration = Duration::from_secs(10);
 const INTENSITY: GroupIntensity = GroupIntensity { restarts: 2, period: PERIOD };
 pub(super) const SETTINGS: GroupSettings = GroupSettings {
@@ -33,7 +31,7 @@ pub(super) fn with(strategy: Strategy) -> GroupSettings {
 }
 
 /// The root alone, with these members in it.
-pub(super) fn root(settings: GroupSettings, members: &[(MemberId, Role)]) -> Groups {
+pub(super) fn root(settings: GroupSettings, members: &[(WorkerId, Role)]) -> Groups {
     let mut groups = Groups::new(ROOT, settings);
     for (member, role) in members {
         groups.add_member(*member, ROOT, *role).unwrap();
@@ -59,19 +57,19 @@ pub(super) fn run(groups: &mut Groups, mut outputs: Vec<Output>, now: Instant) -
     outputs
 }
 
-pub(super) fn crashed(member: MemberId) -> Input {
+pub(super) fn crashed(member: WorkerId) -> Input {
     Input::Ended { member, success: false, verdict: Verdict::Again }
 }
 
-pub(super) fn done(member: MemberId) -> Input {
+pub(super) fn done(member: WorkerId) -> Input {
     Input::Ended { member, success: true, verdict: Verdict::Finished }
 }
 
-pub(super) fn failed(member: MemberId) -> Input {
+pub(super) fn failed(member: WorkerId) -> Input {
     Input::Ended { member, success: false, verdict: Verdict::Finished }
 }
 
-pub(super) fn gave_up(member: MemberId) -> Input {
+pub(super) fn gave_up(member: WorkerId) -> Input {
     Input::Ended { member, success: false, verdict: Verdict::GaveUp }
 }
 
@@ -138,7 +136,7 @@ fn p13_restarts_keep_the_order_of_declaration() {
     for strategy in [Strategy::OneForAll, Strategy::RestForOne] {
         let mut groups = root(with(strategy), &[(A, PERMANENT)]);
         groups.add_group(INNER, ROOT, PERMANENT, SETTINGS).unwrap();
-        let [within, last] = [MemberId(7), MemberId(8)];
+        let [within, last] = [WorkerId(7), WorkerId(8)];
         groups.add_member(B, INNER, PERMANENT).unwrap();
         groups.add_member(within, INNER, PERMANENT).unwrap();
         groups.add_member(C, ROOT, PERMANENT).unwrap();
@@ -180,7 +178,7 @@ fn p13_one_for_all_runs_a_finished_one_again() {
 #[test]
 fn p13_rest_for_one_restarts_those_that_start_later() {
     let t0 = start();
-    let first = MemberId(9);
+    let first = WorkerId(9);
     let mut groups =
         root(with(Strategy::RestForOne), &[(first, PERMANENT), (A, PERMANENT), (B, PERMANENT), (C, PERMANENT)]);
     // Declared before it but needing it; declared after it but needed by it.
@@ -364,7 +362,7 @@ fn circles_are_refused_by_name() {
     let mut groups = root(SETTINGS, &[(A, PERMANENT), (B, PERMANENT), (C, PERMANENT)]);
     groups.add_dependency(A, B, DependencyCondition::Started).unwrap();
     groups.add_dependency(B, C, DependencyCondition::Ready).unwrap();
-    let circle = |members: &[MemberId]| Err(GroupError::Circle { members: members.into() });
+    let circle = |members: &[WorkerId]| Err(GroupError::Circle { members: members.into() });
     assert_eq!(groups.add_dependency(C, A, DependencyCondition::Started), circle(&[C, A, B]));
     assert_eq!(groups.add_dependency(A, A, DependencyCondition::Started), circle(&[A]));
     assert_eq!(groups.add_dependency(A, C, DependencyCondition::Started), Ok(()));
@@ -392,10 +390,10 @@ fn impossible_declarations_are_refused() {
 #[test]
 fn p14_ten_thousand_cost_no_more_each_than_ten() {
     let t0 = start();
-    let members: Vec<_> = (0..10_000).map(|id| (MemberId(id), PERMANENT)).collect();
+    let members: Vec<_> = (0..10_000).map(|id| (WorkerId(id), PERMANENT)).collect();
     let mut groups = root(with(Strategy::OneForAll), &members);
     assert_eq!(run_all(&mut groups, t0).len(), members.len());
-    assert_eq!(groups.handle(crashed(MemberId(0)), t0).len(), members.len() - 1);
+    assert_eq!(groups.handle(crashed(WorkerId(0)), t0).len(), members.len() - 1);
     let mut outputs = Vec::new();
     for (member, _) in members.iter().skip(1) {
         outputs = groups.handle(done(*member), t0);

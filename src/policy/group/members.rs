@@ -3,11 +3,10 @@
 //! An input changes what is wanted and queues whoever may be concerned; `settle` then decides for one after the other, stops
 //! first, until nothing is left. So no input costs more than what it concerns, however many idle workers there are.
 
+use crate::ids::{GroupId, WorkerId};
 use crate::policy::{
     group::dependencies::Towards,
-    group::{
-        DependencyCondition, Down, Group, GroupId, Groups, Lifetime, Member, MemberId, Node, Phase, Rest, State, Then,
-    },
+    group::{DependencyCondition, Down, Group, Groups, Lifetime, Member, Node, Phase, Rest, State, Then},
 };
 use std::time::{Duration, Instant};
 
@@ -25,11 +24,11 @@ pub(crate) enum Input {
     /// A user wants it to be forgotten; it is stopped before.
     Remove(Node),
     /// Its process runs.
-    Started(MemberId),
+    Started(WorkerId),
     /// It is ready. One whose readiness is to run is ready when it is started.
-    Ready(MemberId),
+    Ready(WorkerId),
     /// Its process and its tree are gone, or could not be started, or its start was called off.
-    Ended { member: MemberId, success: bool, verdict: Verdict },
+    Ended { member: WorkerId, success: bool, verdict: Verdict },
 }
 
 /// What a worker's own policy says to its end. Where it was told to end, this does not count.
@@ -50,11 +49,11 @@ pub(crate) enum Verdict {
 pub(crate) enum Output {
     /// Start its process: at once, or after the backoff of its last end where that was its own and no user has asked since. Every
     /// start is answered by `Ended`, once, whatever comes between.
-    Start(MemberId),
+    Start(WorkerId),
     /// Go down its stop ladder, or call off a start that has not happened.
-    Stop(MemberId),
+    Stop(WorkerId),
     /// It will not be started: what it waits for will not come.
-    DependencyFailed { member: MemberId, on: MemberId },
+    DependencyFailed { member: WorkerId, on: WorkerId },
     /// Too many restarts, or one that it cannot be without has given up. All of it is being stopped; its parent takes this
     /// for its failure, and at the root only the user is left to be told.
     GroupGaveUp(GroupId),
@@ -213,7 +212,7 @@ impl Groups {
 
 /// One member's life.
 impl Groups {
-    fn advance(&mut self, member: MemberId, is_ready: bool) {
+    fn advance(&mut self, member: WorkerId, is_ready: bool) {
         self.set_state(member, |state, _| match state {
             State::Starting => State::Running { ready: is_ready },
             State::Running { ready } => State::Running { ready: ready || is_ready },
@@ -222,7 +221,7 @@ impl Groups {
         self.work.starts.extend(self.order.needed_by(member));
     }
 
-    fn ended(&mut self, id: MemberId, success: bool, verdict: Verdict, now: Instant) {
+    fn ended(&mut self, id: WorkerId, success: bool, verdict: Verdict, now: Instant) {
         let Some(member) = self.members.get_mut(&id) else { return };
         let is_temporary = member.role.lifetime == Lifetime::Temporary;
         let over = |was_ready| Down::Over { success, was_ready };
@@ -262,7 +261,7 @@ impl Groups {
         self.work.groups.extend(groups);
     }
 
-    fn try_to_start(&mut self, id: MemberId) {
+    fn try_to_start(&mut self, id: WorkerId) {
         let Some(&Member { state: State::Waiting, .. }) = self.members.get(&id) else { return };
         let mut is_met = true;
         for &(on, condition) in self.order.after(id) {
@@ -290,7 +289,7 @@ impl Groups {
         self.work.outputs.push(Output::Start(id));
     }
 
-    pub(super) fn outlook(&self, on: MemberId, condition: DependencyCondition) -> Outlook {
+    pub(super) fn outlook(&self, on: WorkerId, condition: DependencyCondition) -> Outlook {
         let Some(on) = self.members.get(&on) else { return Outlook::Hopeless };
         match (on.state, condition) {
             (State::Running { .. }, DependencyCondition::Started)
@@ -314,11 +313,11 @@ impl Groups {
         }
     }
 
-    fn tell_to_stop(&mut self, id: MemberId) {
+    fn tell_to_stop(&mut self, id: WorkerId) {
         let Some(&Member { state: State::Leaving { told: false, ready, then }, .. }) = self.members.get(&id) else {
             return;
         };
-        let is_leaving = |member: &MemberId| {
+        let is_leaving = |member: &WorkerId| {
             self.members.get(member).is_some_and(|member| matches!(member.state, State::Leaving { .. }))
         };
         if !self.order.reach([id], Towards::Needing).iter().any(is_leaving) {
@@ -327,7 +326,7 @@ impl Groups {
         }
     }
 
-    pub(super) fn take_down_member(&mut self, id: MemberId, then: Then) {
+    pub(super) fn take_down_member(&mut self, id: WorkerId, then: Then) {
         self.set_state(id, |state, role| match (state, then) {
             (State::Starting, _) => State::Leaving { told: false, ready: false, then },
             (State::Running { ready }, _) => State::Leaving { told: false, ready, then },
@@ -343,7 +342,7 @@ impl Groups {
         self.work.stops.push_back(id);
     }
 
-    pub(super) fn set_state(&mut self, id: MemberId, change: impl FnOnce(State, Lifetime) -> State) {
+    pub(super) fn set_state(&mut self, id: WorkerId, change: impl FnOnce(State, Lifetime) -> State) {
         let Some(member) = self.members.get_mut(&id) else { return };
         let before = member.state;
         member.state = change(before, member.role.lifetime);

@@ -23,6 +23,7 @@ use self::{
     members::Output,
     start_order::Turns,
 };
+use crate::ids::{GroupId, WorkerId};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
@@ -69,16 +70,10 @@ pub enum DependencyCondition {
     Completed,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct MemberId(pub(crate) u64);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct GroupId(pub(crate) u64);
-
 /// What a group consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Node {
-    Member(MemberId),
+    Member(WorkerId),
     Group(GroupId),
 }
 
@@ -153,7 +148,7 @@ pub(crate) struct Survey {
 pub(crate) struct Groups {
     root: GroupId,
     groups: BTreeMap<GroupId, Group>,
-    members: BTreeMap<MemberId, Member>,
+    members: BTreeMap<WorkerId, Member>,
     order: Order,
     removals: Vec<Node>,
     work: Work,
@@ -163,9 +158,9 @@ pub(crate) struct Groups {
 /// What one input has set going, and is not yet decided.
 #[derive(Debug, Default)]
 struct Work {
-    stops: VecDeque<MemberId>,
+    stops: VecDeque<WorkerId>,
     groups: VecDeque<GroupId>,
-    starts: VecDeque<MemberId>,
+    starts: VecDeque<WorkerId>,
     /// Groups in which a start has succeeded or failed: later children may follow.
     turns: VecDeque<GroupId>,
     outputs: Vec<Output>,
@@ -321,7 +316,7 @@ impl Groups {
     /// # Errors
     ///
     /// As `add_group`.
-    pub(crate) fn add_member(&mut self, member: MemberId, group: GroupId, role: Role) -> Result<(), GroupError> {
+    pub(crate) fn add_member(&mut self, member: WorkerId, group: GroupId, role: Role) -> Result<(), GroupError> {
         if self.members.contains_key(&member) {
             return Err(GroupError::Taken(Node::Member(member)));
         }
@@ -338,8 +333,8 @@ impl Groups {
     /// When they would wait for each other, or for ever.
     pub(crate) fn add_dependency(
         &mut self,
-        member: MemberId,
-        on: MemberId,
+        member: WorkerId,
+        on: WorkerId,
         condition: DependencyCondition,
     ) -> Result<(), GroupError> {
         self.known(Node::Member(member))?;
@@ -363,7 +358,7 @@ impl Groups {
         }
         let leaving: BTreeSet<_> = self.members_under(node).into_iter().collect();
         for &member in &leaving {
-            let stays = |by: &MemberId| !leaving.contains(by) && !self.is_being_removed(Node::Member(*by));
+            let stays = |by: &WorkerId| !leaving.contains(by) && !self.is_being_removed(Node::Member(*by));
             if let Some(by) = self.order.needed_by(member).find(stays) {
                 return Err(GroupError::StillNeeded { member, by });
             }
@@ -376,12 +371,12 @@ impl Groups {
     }
 
     /// Whether only the start of a group lets the member run.
-    pub(crate) fn is_group_over(&self, member: MemberId) -> bool {
+    pub(crate) fn is_group_over(&self, member: WorkerId) -> bool {
         self.is_within_over(Node::Member(member))
     }
 
     /// Whether it has been asked to end, so that its end is not its own.
-    pub(crate) fn is_leaving(&self, member: MemberId) -> bool {
+    pub(crate) fn is_leaving(&self, member: WorkerId) -> bool {
         self.members.get(&member).is_some_and(|member| matches!(member.state, State::Leaving { .. }))
     }
 
@@ -397,7 +392,7 @@ impl Groups {
     /// # Errors
     ///
     /// When the member is in no group, or in one that is neither `group` nor within it.
-    pub(crate) fn check_member(&self, member: MemberId, group: GroupId) -> Result<(), GroupError> {
+    pub(crate) fn check_member(&self, member: WorkerId, group: GroupId) -> Result<(), GroupError> {
         let node = Node::Member(member);
         self.known(Node::Group(group))?;
         self.known(node)?;
@@ -432,7 +427,7 @@ impl Groups {
     }
 
     /// Whether the failure of this member, by which its group gives up, can be answered by a restart of the group.
-    pub(crate) fn may_return(&self, member: MemberId) -> bool {
+    pub(crate) fn may_return(&self, member: WorkerId) -> bool {
         let lives = |node| self.role(node).is_some_and(|role| role.lifetime != Lifetime::Temporary);
         let node = Node::Member(member);
         lives(node) && self.parent(node).is_some_and(|group| lives(Node::Group(group)))
@@ -524,7 +519,7 @@ impl Groups {
         }
     }
 
-    pub(crate) fn members_under(&self, node: Node) -> Vec<MemberId> {
+    pub(crate) fn members_under(&self, node: Node) -> Vec<WorkerId> {
         match node {
             Node::Member(member) => vec![member],
             Node::Group(group) => {
@@ -552,8 +547,8 @@ impl Groups {
     }
 
     /// The children of a group in which these members are.
-    fn lift(&self, group: GroupId, members: &BTreeSet<MemberId>) -> BTreeSet<Node> {
-        let child = |member: &MemberId| {
+    fn lift(&self, group: GroupId, members: &BTreeSet<WorkerId>) -> BTreeSet<Node> {
+        let child = |member: &WorkerId| {
             let up = |node: &Node| self.parent(*node).map(Node::Group);
             std::iter::successors(Some(Node::Member(*member)), up).find(|node| self.parent(*node) == Some(group))
         };

@@ -4,14 +4,12 @@
 //! want to start runs at once here, and what they want to stop is gone at once; overlapping histories are the subject of
 //! `group_sim`. Where the groups differ from OTP on purpose, the specification says so with the word "difference".
 
+use crate::ids::{GroupId, WorkerId};
 use crate::policy::{
     deadline::start,
     group::examples::{PERIOD, ROOT},
     group::members::{Input, Output, Verdict},
-    group::{
-        Activity, AutoShutdown, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId, Node, Role,
-        Strategy,
-    },
+    group::{Activity, AutoShutdown, GroupIntensity, GroupSettings, Groups, Lifetime, Node, Role, Strategy},
 };
 use proptest::prelude::*;
 use std::{
@@ -47,8 +45,8 @@ struct Supervisor {
 /// What can be observed.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Log {
-    starts: Vec<MemberId>,
-    stops: Vec<MemberId>,
+    starts: Vec<WorkerId>,
+    stops: Vec<WorkerId>,
 }
 
 struct Otp {
@@ -174,7 +172,7 @@ impl Otp {
         }
     }
 
-    fn stop_child(&mut self, member: MemberId) {
+    fn stop_child(&mut self, member: WorkerId) {
         let (id, place) = self.find(Node::Member(member)).unwrap();
         let child = self.child(id, place);
         child.is_stopped = true;
@@ -183,7 +181,7 @@ impl Otp {
         }
     }
 
-    fn start_child(&mut self, member: MemberId) {
+    fn start_child(&mut self, member: WorkerId) {
         let (id, place) = self.find(Node::Member(member)).unwrap();
         let child = self.child(id, place);
         (child.is_stopped, child.is_deleted) = (false, false);
@@ -243,7 +241,7 @@ fn build(top: [u8; 3], nodes: &[[u8; 5]]) -> (Otp, Real) {
         let is_heeded = supervisors[&parent].settings.auto_shutdown != AutoShutdown::Never;
         let significant = role & 4 != 0 && is_heeded && lifetime != Lifetime::Permanent;
         let role = Role { lifetime, significant };
-        let node = if kind % 4 == 0 { Node::Group(GroupId(id)) } else { Node::Member(MemberId(id)) };
+        let node = if kind % 4 == 0 { Node::Group(GroupId(id)) } else { Node::Member(WorkerId(id)) };
         match node {
             Node::Group(group) => {
                 let settings = settings([strategy, strategy / 3, restarts]);
@@ -261,7 +259,7 @@ fn build(top: [u8; 3], nodes: &[[u8; 5]]) -> (Otp, Real) {
 
 /// Whether two members start in the order of declaration. A difference: in a group of independent workers they do not wait
 /// for each other.
-fn are_ordered(groups: &Groups, first: MemberId, second: MemberId) -> bool {
+fn are_ordered(groups: &Groups, first: WorkerId, second: WorkerId) -> bool {
     let around = groups.groups_of(Node::Member(second));
     let common = groups.groups_of(Node::Member(first)).into_iter().find(|group| around.contains(group));
     common.is_some_and(|group| groups.groups[&group].settings.strategy != Strategy::OneForOne)
@@ -269,7 +267,7 @@ fn are_ordered(groups: &Groups, first: MemberId, second: MemberId) -> bool {
 
 fn compare(otp: &mut Otp, real: &mut Real, what: &str) {
     let (expected, seen) = (std::mem::take(&mut otp.log), std::mem::take(&mut real.log));
-    let sorted = |members: &[MemberId]| {
+    let sorted = |members: &[WorkerId]| {
         let mut members = members.to_vec();
         members.sort_unstable();
         members
@@ -296,11 +294,11 @@ fn compare(otp: &mut Otp, real: &mut Real, what: &str) {
 
 /// One thing that happens to a member, in both.
 fn happen(otp: &mut Otp, real: &mut Real, [what, pick]: [u8; 2], now: Instant) {
-    let members: Vec<MemberId> = real.groups.members.keys().copied().collect();
+    let members: Vec<WorkerId> = real.groups.members.keys().copied().collect();
     let is_user = what % 10 >= 8;
     let supervised =
-        |member: &MemberId| otp.find(Node::Member(*member)).is_some_and(|(id, _)| otp.runs(Node::Group(id)));
-    let may = |member: &&MemberId| if is_user { supervised(member) } else { otp.runs(Node::Member(**member)) };
+        |member: &WorkerId| otp.find(Node::Member(*member)).is_some_and(|(id, _)| otp.runs(Node::Group(id)));
+    let may = |member: &&WorkerId| if is_user { supervised(member) } else { otp.runs(Node::Member(**member)) };
     let candidates: Vec<_> = members.iter().filter(may).collect();
     if candidates.is_empty() {
         return;

@@ -1,13 +1,14 @@
 //! Groups in an invented world: what they promise, in any history.
 
+use crate::ids::{GroupId, WorkerId};
 use crate::policy::{
     deadline::start,
     group::dependencies::Towards,
     group::examples::{PERIOD, PERMANENT, ROOT, TRANSIENT, crashed, done, gave_up},
     group::members::{Input, Outlook, Output, Verdict},
     group::{
-        AutoShutdown, DependencyCondition, Down, GroupId, GroupIntensity, GroupSettings, Groups, Lifetime, MemberId,
-        Node, Phase, Role, State, Strategy,
+        AutoShutdown, DependencyCondition, Down, GroupIntensity, GroupSettings, Groups, Lifetime, Node, Phase, Role,
+        State, Strategy,
     },
 };
 use proptest::prelude::*;
@@ -29,12 +30,12 @@ struct Fact {
     succeeded: bool,
     was_ready: bool,
     starts_allowed: u32,
-    after: BTreeMap<MemberId, DependencyCondition>,
+    after: BTreeMap<WorkerId, DependencyCondition>,
 }
 
 struct World {
     groups: Groups,
-    facts: BTreeMap<MemberId, Fact>,
+    facts: BTreeMap<WorkerId, Fact>,
     restarts: BTreeMap<GroupId, Vec<Instant>>,
     /// Those whose end is limited and has been begun and not told.
     ending: BTreeSet<GroupId>,
@@ -84,7 +85,7 @@ impl World {
     }
 
     fn add(&mut self, byte: u8) {
-        let (id, group) = (MemberId(self.next_id), GroupId(u64::from(byte / 16) % 4));
+        let (id, group) = (WorkerId(self.next_id), GroupId(u64::from(byte / 16) % 4));
         let added = self.groups.add_member(id, group, role(byte)).is_ok()
             || self.groups.add_member(id, group, TRANSIENT).is_ok();
         if added {
@@ -96,7 +97,7 @@ impl World {
 
     fn link(&mut self, member: u8, on: u8, when: u8) {
         let ids = self.next_id.max(1);
-        let (member, on) = (MemberId(u64::from(member) % ids), MemberId(u64::from(on) % ids));
+        let (member, on) = (WorkerId(u64::from(member) % ids), WorkerId(u64::from(on) % ids));
         let when = [DependencyCondition::Started, DependencyCondition::Ready, DependencyCondition::Completed]
             [usize::from(when % 3)];
         if self.groups.add_dependency(member, on, when).is_ok() {
@@ -104,7 +105,7 @@ impl World {
         }
     }
 
-    fn pick(&self, byte: u8, wanted: impl Fn(&Fact) -> bool) -> Option<MemberId> {
+    fn pick(&self, byte: u8, wanted: impl Fn(&Fact) -> bool) -> Option<WorkerId> {
         let found: Vec<_> = self.facts.iter().filter(|(_, fact)| wanted(fact)).map(|(id, _)| *id).collect();
         (!found.is_empty()).then(|| found[usize::from(byte) % found.len()])
     }
@@ -116,7 +117,7 @@ impl World {
         self.pick(byte / 4, |_| true).map_or(Node::Group(ROOT), Node::Member)
     }
 
-    fn end_of(&self, member: MemberId, byte: u8) -> Input {
+    fn end_of(&self, member: WorkerId, byte: u8) -> Input {
         let success = byte.is_multiple_of(2);
         let verdict = match self.groups.role(Node::Member(member)).unwrap().lifetime {
             Lifetime::Temporary => Verdict::Finished,
@@ -141,7 +142,7 @@ impl World {
             14 => {
                 self.add(byte);
                 self.link(u8::try_from(self.next_id.saturating_sub(1) % 256).unwrap(), byte, step / 16);
-                Input::Start(Node::Member(MemberId(self.next_id.saturating_sub(1))))
+                Input::Start(Node::Member(WorkerId(self.next_id.saturating_sub(1))))
             }
             // Told late, or twice.
             _ => [Input::Started, Input::Ready, done, crashed, gave_up][usize::from(step / 16 % 5)](
@@ -168,7 +169,7 @@ impl World {
     }
 
     /// Whether a group that takes siblings along has declared the first of them, or its group, before the other.
-    fn is_ordered_before(&self, earlier: MemberId, later: MemberId) -> bool {
+    fn is_ordered_before(&self, earlier: WorkerId, later: WorkerId) -> bool {
         self.groups.groups.iter().filter(|(_, group)| group.settings.strategy != Strategy::OneForOne).any(|(id, _)| {
             let children = self.groups.children(*id);
             let place = |member| children.iter().position(|child| self.groups.members_under(*child).contains(&member));
@@ -249,7 +250,7 @@ impl World {
                     };
                     assert!(is_met, "{output:?} at {input:?} without {on:?}");
                 }
-                let is_starting = |other: &MemberId| {
+                let is_starting = |other: &WorkerId| {
                     let fact = &self.facts[other];
                     fact.alive && !fact.started && !fact.told && !self.groups.is_leaving(*other)
                 };
@@ -266,7 +267,7 @@ impl World {
             }
             Output::Stop(member) => {
                 let needing = self.groups.order.reach([member], Towards::Needing);
-                let is_leaving = |other: &MemberId| self.facts[other].told && self.facts[other].alive;
+                let is_leaving = |other: &WorkerId| self.facts[other].told && self.facts[other].alive;
                 assert!(!needing.iter().any(is_leaving), "{output:?} at {input:?} before those that need it");
                 let fact = self.facts.get_mut(&member).unwrap();
                 assert!(fact.alive && !fact.told, "{output:?} at {input:?}: {fact:?}");
@@ -360,7 +361,7 @@ impl World {
     }
 
     /// Declared, but `Start` was not heard yet.
-    fn is_unasked(&self, member: MemberId) -> bool {
+    fn is_unasked(&self, member: WorkerId) -> bool {
         self.facts[&member].starts_allowed == 1
     }
 }

@@ -4,7 +4,8 @@
 //! So a member waits while an earlier sibling is being started, which includes that one's backoff. A sibling that waits for
 //! its dependencies holds up nobody: it may wait for a later one.
 
-use super::{GroupId, Groups, MemberId, Strategy};
+use super::{Groups, Strategy};
+use crate::ids::{GroupId, WorkerId};
 use std::collections::BTreeMap;
 
 /// By the places of a group's children.
@@ -13,7 +14,7 @@ pub(super) struct Turns {
     /// How many members of each child are being started.
     starting: BTreeMap<u64, usize>,
     /// Members that wait for an earlier child, in the order of declaration.
-    waiting: BTreeMap<Path, MemberId>,
+    waiting: BTreeMap<Path, WorkerId>,
 }
 
 /// From a child of a group down to a member: of each the place in its group.
@@ -22,7 +23,7 @@ type Path = Vec<u64>;
 impl Groups {
     /// Whether no earlier sibling is being started or waits for its turn, in any of its groups that has an order. One that has
     /// to wait is asked again in its turn.
-    pub(super) fn takes_turn(&mut self, member: MemberId) -> bool {
+    pub(super) fn takes_turn(&mut self, member: WorkerId) -> bool {
         let Some((group, path)) = self.turn_before(member) else { return true };
         if let Some(group) = self.groups.get_mut(&group) {
             group.turns.waiting.insert(path, member);
@@ -31,7 +32,7 @@ impl Groups {
     }
 
     /// The group in which the member has to wait for an earlier child, and its path there.
-    pub(super) fn turn_before(&self, member: MemberId) -> Option<(GroupId, Path)> {
+    pub(super) fn turn_before(&self, member: WorkerId) -> Option<(GroupId, Path)> {
         self.paths(member).into_iter().find(|(group, path)| {
             self.groups.get(group).is_some_and(|group| {
                 let Turns { starting, waiting } = &group.turns;
@@ -44,7 +45,7 @@ impl Groups {
     }
 
     /// The next one that waits in this group and need not any more.
-    pub(super) fn next_turn(&mut self, group: GroupId) -> Option<MemberId> {
+    pub(super) fn next_turn(&mut self, group: GroupId) -> Option<WorkerId> {
         let Turns { starting, waiting } = &mut self.groups.get_mut(&group)?.turns;
         let next = waiting.first_entry()?;
         let is_early = |first: &u64| next.key().first().is_some_and(|place| first < place);
@@ -52,7 +53,7 @@ impl Groups {
     }
 
     /// The start of a member begins, or has succeeded, failed or been called off.
-    pub(super) fn note_starting(&mut self, member: MemberId, is_starting: bool) {
+    pub(super) fn note_starting(&mut self, member: WorkerId, is_starting: bool) {
         for (id, path) in self.paths(member) {
             let (Some(&place), Some(group)) = (path.first(), self.groups.get_mut(&id)) else { continue };
             let count = group.turns.starting.entry(place).or_default();
@@ -69,7 +70,7 @@ impl Groups {
     }
 
     /// Its groups, from the innermost, each with the path from there to the member.
-    fn paths(&self, member: MemberId) -> Vec<(GroupId, Path)> {
+    fn paths(&self, member: WorkerId) -> Vec<(GroupId, Path)> {
         let mut below = self.members.get(&member).map(|member| (member.group, vec![member.place]));
         std::iter::from_fn(|| {
             let (group, path) = below.take()?;
@@ -80,7 +81,7 @@ impl Groups {
     }
 
     /// It does not wait for its start any more.
-    pub(super) fn leave_turns(&mut self, member: MemberId) {
+    pub(super) fn leave_turns(&mut self, member: WorkerId) {
         for (group, path) in self.paths(member) {
             if let Some(group) = self.groups.get_mut(&group) {
                 group.turns.waiting.remove(&path);

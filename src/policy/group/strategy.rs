@@ -1,8 +1,9 @@
 //! What a group does when one of it ends: who is restarted with it, and when it is too much.
 
+use crate::ids::{GroupId, WorkerId};
 use crate::policy::{
     group::members::Output,
-    group::{AutoShutdown, Down, Group, GroupId, Groups, Lifetime, MemberId, Node, Phase, Rest, State, Strategy, Then},
+    group::{AutoShutdown, Down, Group, Groups, Lifetime, Node, Phase, Rest, State, Strategy, Then},
 };
 use std::{collections::BTreeSet, time::Instant};
 
@@ -131,7 +132,7 @@ impl Groups {
 
     /// It cannot start, since what it waits for will not come. Its siblings go on: none of them has failed, and a user may start
     /// both again.
-    pub(super) fn after_lost_dependency(&mut self, member: MemberId) {
+    pub(super) fn after_lost_dependency(&mut self, member: WorkerId) {
         let node = Node::Member(member);
         if let Some(parent) = self.parent(node).filter(|parent| self.is_active(*parent)) {
             self.shut_down_after(node, parent);

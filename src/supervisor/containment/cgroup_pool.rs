@@ -1,8 +1,8 @@
 //! The cgroups that workers live in, where we may make some: what is started there does not get out.
 
-use crate::supervisor::lock;
 use crate::{
     launch::limits::CgroupLimit,
+    supervisor::sync::lock,
     sys::{
         cgroup::{Cgroup, CgroupError, Frozen, Site},
         poll::Patience,

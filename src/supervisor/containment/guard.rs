@@ -5,10 +5,10 @@ use crate::{
     guard::{self, GroupList, Guard, Order, Running, Until},
     launch::error::SpawnError,
     supervisor::{
+        commands::{Command, Mailbox},
         containment::cgroup_pool::Pen,
-        event_loop::{Command, Mailbox, guard::GuardNews},
         events::warning::Warning,
-        lock,
+        sync::lock,
     },
 };
 use std::{
@@ -138,4 +138,12 @@ impl Sentinel {
     pub(crate) fn leave(&self, group: u32) {
         self.groups.leave(group);
     }
+}
+
+/// What has come of a start of the guard.
+#[derive(Debug)]
+pub(crate) struct GuardNews {
+    /// Its pidfd; none where it could not be started.
+    pub(crate) end: Option<OwnedFd>,
+    pub(crate) warning: Option<Warning>,
 }

@@ -1,5 +1,6 @@
 //! What a supervisor holds of one incarnation beside its process and its pipes.
 
+pub(crate) mod token;
 pub(crate) mod cgroup_pool;
 pub(crate) mod guard;
 pub(crate) mod inspector;
@@ -8,7 +9,7 @@ pub(crate) mod scan;
 pub(crate) mod teardown;
 
 use crate::supervisor::{
-    containment::{cgroup_pool::Cell, scan::Token},
+    containment::{cgroup_pool::Cell, token::Token},
     spawner::queue::Tie,
     spec::survivors::Survivors,
 };

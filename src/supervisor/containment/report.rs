@@ -1,9 +1,11 @@
 //! How strongly a worker's descendants are held together, and which means for that are missing.
 
-use crate::supervisor::handles::worker::{Present, Worker};
-use crate::sys::{
-    pidfd,
-    proc::{self, Visibility},
+use crate::{
+    supervisor::{handles::worker::Worker, worker::process::Present},
+    sys::{
+        pidfd,
+        proc::{self, Visibility},
+    },
 };
 use std::fmt;
 

@@ -1,16 +1,16 @@
 //! Whom nobody looks after any more: the loop has ended, for whatever reason, and with it end the trees of all its workers.
 
-use crate::supervisor::{
-    clock::now,
-    containment::cgroup_pool::Cell,
-    handles::worker::{Present, WorkerShared},
-    incarnation::LONGEST_DEATH,
-    spawner::Starter,
-    spec::survivors::Survivors,
-};
 use crate::{
     exit::{Exit, ExitStatus},
     launch::child::exit_status,
+    supervisor::{
+        clock::now,
+        containment::cgroup_pool::Cell,
+        incarnation::LONGEST_DEATH,
+        spawner::Starter,
+        spec::survivors::Survivors,
+        worker::{WorkerShared, process::Present},
+    },
     sys::{
         pidfd::Reaped,
         poll::Deadline,

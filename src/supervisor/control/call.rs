@@ -1,10 +1,10 @@
 //! A call that is under way, in the hands of whoever waits for its answer.
 
-use crate::supervisor::{
-    control::connection::{Answer, Link},
-    events::trace::Asked,
-};
 use crate::{
+    supervisor::{
+        control::connection::{Answer, Link},
+        events::trace::Asked,
+    },
     sys::{pidfd::own_pid, poll::Deadline},
     wire::{decode::decode, jsonrpc::error::CallError},
 };

@@ -4,16 +4,17 @@
 //! take waits here, up to a limit, and the loop sends it when the worker has read. The loop reads, unless a caller that waits
 //! for its answer does.
 
-use crate::supervisor::{
-    control::{call::Call, reader::Reading},
-    event_loop::{Command, Mailbox},
-    events::trace::Asked,
-    ids::WorkerId,
-    lock,
-};
+use crate::wire::jsonrpc::request::RpcSender;
 use crate::{
     exit::Exit,
+    ids::WorkerId,
     policy::call_burst::Burst,
+    supervisor::{
+        commands::{Command, Mailbox},
+        control::{call::Call, reader::Reading},
+        events::trace::Asked,
+        sync::lock,
+    },
     sys::{
         bare::BareStream,
         epoll::{Interests, Poller},
@@ -27,7 +28,6 @@ use crate::{
             error::{CallError, RpcFailure},
             pending::{Answered, PendingCalls, PendingRequests},
             protocol::PING,
-            request::RpcSender,
         },
         send_queue::SendQueue,
     },

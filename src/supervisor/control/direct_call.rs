@@ -1,14 +1,14 @@
 //! A caller that reads for itself: it takes the reading, and the loop does not hear of its answer.
 
-use crate::supervisor::control::connection::{Answer, Connection, Link, Reader, Socket, State};
 use crate::{
     supervisor::{
         clock::now,
+        commands::Command,
         control::{
             call::Call,
+            connection::{Answer, Connection, Link, Reader, Socket, State},
             reader::{Heard, Reading},
         },
-        event_loop::Command,
     },
     sys::poll::Deadline,
     wire::jsonrpc::{encode, error::CallError, message::RpcMessage},

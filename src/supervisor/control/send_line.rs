@@ -1,7 +1,7 @@
 //! How lines come into the queue of a connection, and what becomes of those for which there is no room.
 
-use crate::supervisor::control::connection::{Link, QUEUE_BYTES, Socket};
 use crate::{
+    supervisor::control::connection::{Link, QUEUE_BYTES, Socket},
     sys::socket,
     wire::jsonrpc::{error::CallError, request::RpcSender},
 };

@@ -3,17 +3,17 @@
 //! An address is the server's path and a key of one incarnation. Whoever connects shows a key first; whoever shows none in
 //! time, a wrong one, or too much else, is put out. So it does not matter what else a user's processes try.
 
-use crate::supervisor::{
-    control::hello::{self, HelloFault, Refusals},
-    events::warning::Warning,
-    lock,
-    reactor::token::Place,
-};
 use crate::{
     pipe::named::{
         listener::{AcceptError, Listener, ListenerOptions},
         name::PipeName,
         peer::Access,
+    },
+    supervisor::{
+        control::hello::{self, HelloFault, Refusals},
+        events::warning::Warning,
+        reactor::arena::Place,
+        sync::lock,
     },
     sys::{
         bare::{self, BareStream},

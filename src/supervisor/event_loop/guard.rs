@@ -3,13 +3,12 @@
 //! The replacement is started on a thread of its own: a start may block, and the guard gets a signal when the thread that started it
 //! ends. So that thread lives as long as the guard that it has started.
 
-use crate::supervisor::{
-    event_loop::Driver,
-    reactor::token::{Target, Timer},
-};
 use crate::{
     supervisor::{
-        events::{event::Event, warning::Warning},
+        containment::guard::GuardNews,
+        event_loop::Driver,
+        events::event::Event,
+        reactor::{timers::Timer, token::Target},
         spawner::Starter,
     },
     sys::{
@@ -31,14 +30,6 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// The first and the longest pause before a replacement.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-
-/// What has come of a start of the guard.
-#[derive(Debug)]
-pub(crate) struct GuardNews {
-    /// Its pidfd; none where it could not be started.
-    pub(crate) end: Option<OwnedFd>,
-    pub(crate) warning: Option<Warning>,
-}
 
 /// The guard that is watched.
 #[derive(Debug, Default)]

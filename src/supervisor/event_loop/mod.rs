@@ -5,49 +5,44 @@ pub(crate) mod registration;
 pub(crate) mod status;
 pub(crate) mod teardown;
 
-use crate::supervisor::event_loop::guard::GuardWatch;
-use crate::supervisor::incarnation::transitions::Stuck;
-use crate::supervisor::reactor::token::{Slot, Target, Timer};
-use crate::supervisor::supervision::restart::Left;
-use crate::supervisor::{
-    clock::Clock,
-    containment::{
-        inspector::{Findings, Inspector, Task},
-        scan::Numbers,
-    },
-    control::{
-        hello::HelloFault,
-        server::{Control, Server},
-    },
-    events::{
-        event::{DisconnectReason, Event},
-        warning::Warning,
-    },
-    flow_control::Meter,
-    handles::worker::{Present, WorkerShared},
-    ids::WorkerId,
-    incarnation::Outlet,
-    panics::SharedSpec,
-    reactor::timers::TimerQueue,
-    spawner::Starter,
-    supervision::worker::Kept,
-    worker::{group::GroupShared, notify_socket::NotifySocket, status::SupervisorStatus},
-};
 use crate::{
-    launch::error::SpawnError,
-    pipe::anonymous::ends::PipeReader,
+    ids::{GroupId, WorkerId},
     policy::{
-        group::{GroupId, Groups, members},
+        group::{Groups, members},
         lifecycle::Input,
+    },
+    supervisor::{
+        clock::Clock,
+        commands::{Command, Mailbox},
+        containment::{
+            inspector::{Inspector, Task},
+            scan::Numbers,
+        },
+        control::{hello::HelloFault, server::Control},
+        event_loop::guard::GuardWatch,
+        events::{
+            event::{DisconnectReason, Event},
+            sink::Outlet,
+            warning::Warning,
+        },
+        flow_control::Meter,
+        incarnation::transitions::Stuck,
+        reactor::{
+            arena::{Place, Slot},
+            timers::{Timer, TimerQueue},
+            token::Target,
+        },
+        spawner::Starter,
+        supervision::{restart::Left, worker::Kept},
+        worker::group::GroupShared,
     },
     sys::{
         epoll::{Poller, Reports},
         proc::Held,
         random, signals,
-        wake::Waker,
     },
 };
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     io,
@@ -56,15 +51,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use crate::supervisor::event_loop::guard::GuardNews;
-pub(crate) use crate::supervisor::reactor::token::Place;
-pub(crate) use crate::supervisor::supervision::groups::GroupCommand;
-pub(crate) use crate::supervisor::supervision::restart::Action;
-
 /// The most that is read from one stream before the others have their turn. Four times the usual pipe.
 const READ_BYTES: usize = 256 << 10;
-/// How long callers wait for an answer of the loop.
-pub(crate) const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// How many descriptors one look at the kernel can report.
 const REPORTS: usize = 256;
 /// How many commands are obeyed before the loop looks at the kernel again.
@@ -76,130 +64,10 @@ const TIMERS: usize = 1024;
 pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(1);
 pub(crate) const LAST_LOOK: Duration = Duration::from_millis(128);
 
-/// What the loop is told.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Arrive(Box<Arrival>),
-    /// The next incarnation of this worker could not be started.
-    NotStarted(WorkerId, SpawnError),
-    /// What made this incarnation of a worker ready was asked for and found.
-    Reached(WorkerId, u32),
-    /// Some messages of this incarnation of a worker were looked at, and do not make it ready.
-    Passed(WorkerId, u32),
-    /// What its user wants of a worker.
-    Act(WorkerId, Action),
-    /// The control server has been started.
-    Listen(Box<Server>),
-    /// A caller has read something of this worker that is for the loop.
-    Talk(WorkerId),
-    /// Callers ask this worker one thing after the other.
-    Burst(WorkerId),
-    /// The kernel was short of memory for this worker's control connection.
-    Rest(WorkerId),
-    /// The kernel has refused to report what this worker's connection waits for.
-    Watch(WorkerId),
-    /// About groups.
-    Group(GroupCommand),
-    /// The inspector has looked.
-    Inspected(Box<Findings>),
-    /// How is everybody?
-    Report(Sender<SupervisorStatus>),
-    /// Everybody is to end. Gives those who are there.
-    StopAll(StopAll, Sender<Vec<Arc<WorkerShared>>>),
-    /// The program is stopped by its user, with everybody, or goes on.
-    Freeze(Sender<()>),
-    Thaw,
-    /// Nobody will come any more: end when everybody has gone.
-    Close,
-    /// What has come of a start of the guard.
-    Guard(GuardNews),
-    /// End everybody.
-    Stop,
-}
-
 /// What whoever still comes has to do: to end, by then where that is said.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LastCall {
     pub(crate) until: Option<Instant>,
-}
-
-/// Who is to end, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum StopAll {
-    /// Who is there, by the ladders.
-    Present,
-    /// Also who is still on the way here.
-    ForGood,
-    /// The same, and in so much time.
-    Within(Duration),
-}
-
-/// A process that has just been started.
-#[derive(Debug)]
-pub(crate) struct Arrival {
-    pub(crate) shared: Arc<WorkerShared>,
-    pub(crate) present: Arc<Present>,
-    pub(crate) spec: SharedSpec,
-    /// What it will show when it connects.
-    pub(crate) key: Option<String>,
-    pub(crate) started: Instant,
-    /// How many processes the starter had started by then, this one counted.
-    pub(crate) starts_before: u64,
-    pub(crate) messages: Option<PipeReader>,
-    pub(crate) stdout: Option<PipeReader>,
-    pub(crate) stderr: Option<PipeReader>,
-    /// On which it tells that it is ready.
-    pub(crate) bell: Option<PipeReader>,
-    /// To which it tells how it is.
-    pub(crate) notices: Option<NotifySocket>,
-}
-
-/// Why the loop has not answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unanswered {
-    /// It has ended, and has no workers.
-    LoopGone,
-    /// Not in time. What was asked for may be done later.
-    Late,
-}
-
-/// Where commands for the loop are put.
-#[derive(Debug, Clone)]
-pub(crate) struct Mailbox {
-    pub(crate) commands: Sender<Command>,
-    pub(crate) waker: Arc<Waker>,
-}
-
-impl Mailbox {
-    pub(crate) fn send(&self, command: Command) {
-        self.put(command);
-        self.waker.wake();
-    }
-
-    /// Asks the loop, and waits for its answer. The loop answers between two looks at the kernel; [`ANSWER_TIME`] is for one that is
-    /// not run at all.
-    pub(crate) fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Command) -> Result<T, Unanswered> {
-        self.ask_within(ANSWER_TIME, question)
-    }
-
-    pub(crate) fn ask_within<T>(
-        &self,
-        time: Duration,
-        question: impl FnOnce(Sender<T>) -> Command,
-    ) -> Result<T, Unanswered> {
-        let (answer, answered) = crossbeam_channel::bounded(1);
-        self.send(question(answer));
-        answered.recv_timeout(time).map_err(|error| match error {
-            RecvTimeoutError::Disconnected => Unanswered::LoopGone,
-            RecvTimeoutError::Timeout => Unanswered::Late,
-        })
-    }
-
-    /// For a loop that will be woken.
-    pub(crate) fn put(&self, command: Command) {
-        // A loop that has ended has no workers: there is nothing to do for it.
-        drop(self.commands.send(command));
-    }
 }
 
 #[derive(Debug)]

@@ -1,16 +1,14 @@
 //! What the kernel is to report, and what it has refused to: `epoll_ctl(2)` can run out of memory or of the user's watches, which passes.
 
-use crate::supervisor::{
-    event_loop::Driver,
-    reactor::token::{Target, Timer, live_at},
-};
 use crate::{
     policy::lifecycle::Input,
     supervisor::{
         control::server::Control,
+        event_loop::Driver,
         events::{event::Event, warning::Warning},
-        handles::worker::Present,
         incarnation::Live,
+        reactor::{arena::live_at, timers::Timer, token::Target},
+        worker::process::Present,
     },
     sys::{is_transient, poll},
 };

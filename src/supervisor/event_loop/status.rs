@@ -1,18 +1,21 @@
 //! What the loop knows of everybody, and what is done with everybody at once.
 
-use crate::supervisor::{
-    event_loop::{Driver, LastCall, StopAll},
-    reactor::token::{Place, Timer, live_at},
-    supervision::restart::Action,
-};
 use crate::{
+    ids::WorkerId,
     supervisor::{
+        commands::{Action, StopAll},
         containment::inspector::Task,
-        handles::worker::WorkerShared,
-        ids::WorkerId,
+        event_loop::{Driver, LastCall},
         incarnation::Live,
+        reactor::{
+            arena::{Place, live_at},
+            timers::Timer,
+        },
         supervision::worker::{Kept, Wish},
-        worker::status::{SupervisorStatus, WorkerState, WorkerStatus},
+        worker::{
+            WorkerShared,
+            status::{SupervisorStatus, WorkerState, WorkerStatus},
+        },
     },
     sys::proc::{self, Held},
 };

@@ -1,10 +1,12 @@
 //! The end of the loop. Usually nobody is left by then; where it comes first, by a panic of ours or since the kernel refuses to
 //! wait, whoever is left ends with it, and is told.
 
-use crate::supervisor::event_loop::{Command, Driver};
 use crate::{
     exit::ExitStatus,
-    supervisor::{clock::now, events::event::EventKind, incarnation::Live, worker::group::GroupEnd},
+    supervisor::{
+        clock::now, commands::Command, event_loop::Driver, events::event::EventKind, incarnation::Live,
+        worker::group::GroupEnd,
+    },
 };
 use std::{mem, sync::Arc};
 
@@ -51,13 +53,12 @@ impl Driver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::supervisor::event_loop::{Mailbox, Parts};
+    use crate::ids::WorkerId;
+    use crate::supervisor::{commands::Mailbox, event_loop::Parts};
     use crate::{
         guard::Guard,
         launch::{context::OpenMode, spawn::prepare},
-        supervisor::{
-            flow_control::Meter, ids::WorkerId, spawner::Starter, spec::WorkerSpec, worker::registry::Roster,
-        },
+        supervisor::{flow_control::Meter, spawner::Starter, spec::WorkerSpec, worker::registry::Roster},
         sys::{closing::Released, wake::Waker},
     };
     use std::time::Duration;

@@ -1,14 +1,11 @@
 //! What a supervisor tells.
 
-use crate::supervisor::{
-    events::warning::Warning,
-    handles::{group::GroupId, worker::WorkerShared},
-    ids::WorkerId,
-};
 use crate::{
     exit::Exit,
+    ids::{GroupId, WorkerId},
     launch::error::SpawnError,
     policy::{backpressure::EVENT_BYTES, restart::GiveUpReason},
+    supervisor::{events::warning::Warning, worker::WorkerShared},
     wire::{
         credit::Permit,
         framing::error::FrameError,

@@ -1,7 +1,6 @@
 //! Faults of the supervisor's surroundings, reported as events.
 
-use crate::exit::ExitStatus;
-use crate::supervisor::{control::hello::HelloFault, ids::WorkerId};
+use crate::{exit::ExitStatus, ids::WorkerId, supervisor::control::hello::HelloFault};
 use std::{fmt, io, time::Duration};
 
 /// A fault that concerns the supervisor as a whole, from [`EventKind::Warning`](crate::supervisor::events::event::EventKind::Warning). Supervision continues;

@@ -1,18 +1,14 @@
 //! Several members of a group that are declared before any of them starts.
 
-use crate::supervisor::{
-    clock::now,
-    handles::{
-        group::{GroupError, WorkerGroup},
-        stop::RestartHandle,
-        worker::Worker,
-    },
-    ids::WorkerId,
-    spec::WorkerSpec,
-    supervision::membership::Newcomers,
-};
 use crate::{
     exit::{Exit, ExitStatus},
+    ids::WorkerId,
+    supervisor::{
+        clock::now,
+        commands::Newcomers,
+        handles::{group::WorkerGroup, stop::RestartHandle, worker::Worker},
+        spec::{WorkerSpec, group::GroupError},
+    },
     sys::closing::Released,
 };
 use std::sync::Arc;

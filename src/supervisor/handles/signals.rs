@@ -2,13 +2,15 @@
 //!
 //! One thread listens for all supervisors of the process: two that each stopped the process would need two to go on.
 
-use crate::supervisor::{
-    clock::now,
-    event_loop::{Command, Mailbox, StopAll},
-    lock,
-    spawner::queue::Starts,
+use crate::{
+    supervisor::{
+        clock::now,
+        commands::{Command, Mailbox, StopAll},
+        spawner::queue::Starts,
+        sync::lock,
+    },
+    sys::{pidfd, signals},
 };
-use crate::sys::{pidfd, signals};
 use signal_hook::{
     consts::{SIGINT, SIGTERM, SIGTSTP},
     iterator::Signals,

@@ -1,11 +1,13 @@
 //! What stops and restarts have begun, to be waited for, and what has come of it.
 
-use crate::exit::{Exit, ExitStatus};
-use crate::supervisor::{
-    clock::now,
-    event_loop::Unanswered,
-    handles::worker::{Present, WorkerShared},
+use crate::{
+    exit::{Exit, ExitStatus},
     ids::WorkerId,
+    supervisor::{
+        clock::now,
+        commands::Unanswered,
+        worker::{WorkerShared, process::Present},
+    },
 };
 use std::{
     cmp::Reverse,

@@ -1,38 +1,23 @@
 //! The parent's handle of a worker.
 
-pub(crate) use crate::supervisor::ids::WorkerId;
-use crate::supervisor::{
-    clock::now,
-    containment::{Mark, cgroup_pool::Cell, scan::Token},
-    control::{
-        call::{Call, understand},
-        connection::Link,
-    },
-    event_loop::{Command, Mailbox},
-    events::trace::Asked,
-    flow_control::Account,
-    handles::stop::{RestartHandle, StopHandle},
-    lock,
-    spawner::Starter,
-    spec::survivors::Survivors,
-    supervision::restart::Action,
-};
 use crate::{
     exit::Exit,
-    launch::{child::ChildProcess, descriptors::ParentFds, spawn::LaunchedChild},
+    ids::WorkerId,
     pipe::anonymous::ends::{PipeReader, PipeWriter},
+    supervisor::{
+        clock::now,
+        commands::{Action, Command},
+        control::call::{Call, understand},
+        events::trace::Asked,
+        handles::stop::{RestartHandle, StopHandle},
+        sync::lock,
+        worker::{Waited, WorkerShared, process::Present},
+    },
     sys::cgroup::Frozen,
     wire::jsonrpc::error::CallError,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::{
-    io,
-    sync::{
-        Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{io, sync::Arc, time::Duration};
 
 /// A worker, as its parent holds it: cheap to clone, and good on any thread. Dropping it changes nothing.
 #[derive(Clone)]
@@ -41,259 +26,6 @@ pub struct Worker {
 }
 
 shown_as!(Worker, |worker| { id: worker.id().0, name: worker.name(), pid: worker.pid().unwrap_or_default() });
-
-/// What the handles and the loop know together of a worker.
-#[derive(Debug)]
-pub(crate) struct WorkerShared {
-    id: WorkerId,
-    name: Box<str>,
-    mailbox: Mailbox,
-    standing: Mutex<Standing>,
-    changed: Condvar,
-    pub(crate) account: Account,
-}
-
-#[derive(Debug)]
-struct Standing {
-    /// The present incarnation, or the last one; none where it has not been started yet, as a member of a group.
-    present: Option<Arc<Present>>,
-    /// How the last incarnation ended, and when, once there will be no other.
-    ended: Option<(Arc<Exit>, Instant)>,
-}
-
-/// One incarnation, as the handles and the loop know it together.
-#[derive(Debug)]
-pub(crate) struct Present {
-    number: u32,
-    child: ChildProcess,
-    ends: Mutex<ParentFds>,
-    /// Where the spec gives it a control pipe.
-    link: Option<Arc<Link>>,
-    mark: Mark,
-    is_ready: AtomicBool,
-    /// Stopped by its user. Changed together with what it says.
-    is_frozen: Mutex<bool>,
-}
-
-impl WorkerShared {
-    pub(crate) fn new(
-        (id, name): (WorkerId, Box<str>),
-        mailbox: Mailbox,
-        present: Option<Arc<Present>>,
-        account: Account,
-    ) -> Self {
-        let standing = Mutex::new(Standing { present, ended: None });
-        Self { id, name, mailbox, standing, changed: Condvar::new(), account }
-    }
-
-    pub(crate) fn id(&self) -> WorkerId {
-        self.id
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) fn present(&self) -> Option<Arc<Present>> {
-        lock(&self.standing).present.clone()
-    }
-
-    /// The number of the present incarnation, or of the last; 0 before the first.
-    pub(crate) fn incarnation(&self) -> u32 {
-        lock(&self.standing).present.as_ref().map_or(0, |present| present.number)
-    }
-
-    fn child<T>(&self, run: impl FnOnce(&ChildProcess) -> io::Result<T>) -> io::Result<T> {
-        let present = self.present().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
-        run(&present.child)
-    }
-
-    /// The control link of the present incarnation.
-    fn link(&self) -> Result<Arc<Link>, CallError> {
-        let present = self.present().ok_or(CallError::WorkerExited(None))?;
-        present.link.clone().ok_or(CallError::NotConnected)
-    }
-
-    /// The next incarnation has started.
-    pub(crate) fn begin(&self, present: &Arc<Present>) {
-        let mut standing = lock(&self.standing);
-        standing.present = Some(Arc::clone(present));
-        standing.ended = None;
-        drop(standing);
-        self.changed.notify_all();
-    }
-
-    /// Something of it is different: whoever waits for that looks again.
-    pub(crate) fn tell_change(&self) {
-        drop(lock(&self.standing));
-        self.changed.notify_all();
-    }
-
-    /// A member of a group that has ended is to run again.
-    pub(crate) fn wake(&self) {
-        lock(&self.standing).ended = None;
-    }
-
-    /// There will be no other incarnation.
-    pub(crate) fn end(&self, last: (Arc<Exit>, Instant)) {
-        lock(&self.standing).ended = Some(last);
-        self.changed.notify_all();
-    }
-
-    /// Waits until its present incarnation, or a later one, is as wanted. False at the deadline, or when it has ended for good.
-    pub(crate) fn is_met(&self, deadline: Option<Instant>, is_it: impl Fn(&Present) -> bool) -> bool {
-        matches!(self.wait_until(deadline, is_it), Waited::Met)
-    }
-
-    /// How it ended for good, and when; waits for that until then.
-    pub(crate) fn ended(&self, deadline: Option<Instant>) -> Option<(Arc<Exit>, Instant)> {
-        self.wait_until(deadline, |_| false);
-        lock(&self.standing).ended.clone()
-    }
-
-    /// Waits until it has ended for good, or `is_over` says so; `None` at the deadline.
-    fn wait_until(&self, deadline: Option<Instant>, is_over: impl Fn(&Present) -> bool) -> Waited {
-        let mut standing = lock(&self.standing);
-        loop {
-            if let Some((exit, _)) = &standing.ended {
-                return Waited::Ended(Arc::clone(exit));
-            }
-            if standing.present.as_deref().is_some_and(&is_over) {
-                return Waited::Met;
-            }
-            // A timeout beyond the end of time is for ever.
-            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now()));
-            if left.is_zero() {
-                return Waited::TimedOut;
-            }
-            standing = self.changed.wait_timeout(standing, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-}
-
-/// What a wait for a worker has come to.
-enum Waited {
-    Ended(Arc<Exit>),
-    Met,
-    TimedOut,
-}
-
-impl Present {
-    pub(crate) fn new(number: u32, launched: LaunchedChild, link: Option<Arc<Link>>, mark: Mark) -> Self {
-        let LaunchedChild { child, ends, in_cgroup: _ } = launched;
-        Self {
-            number,
-            child,
-            ends: Mutex::new(ends),
-            link,
-            mark,
-            is_ready: AtomicBool::new(false),
-            is_frozen: Mutex::new(false),
-        }
-    }
-
-    pub(crate) fn set_ready(&self) {
-        self.is_ready.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn is_ready(&self) -> bool {
-        self.is_ready.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn token(&self) -> &Token {
-        &self.mark.token
-    }
-
-    pub(crate) fn no_cgroup(&self) -> Option<&str> {
-        self.mark.no_cgroup.as_deref()
-    }
-
-    pub(crate) fn born(&self) -> u64 {
-        self.mark.born
-    }
-
-    pub(crate) fn survivors(&self) -> Survivors {
-        self.mark.survivors
-    }
-
-    /// Something about its cgroup; nothing where it has none.
-    pub(crate) fn with_cell<T>(&self, run: impl FnOnce(&Cell) -> T) -> Option<T> {
-        lock(&self.mark.cell).as_ref().map(run)
-    }
-
-    /// It is reaped: the thread that started it may end.
-    pub(crate) fn untie(&self) {
-        let tie = lock(&self.mark.tie).take();
-        drop(tie);
-    }
-
-    /// Its cgroup is for others.
-    pub(crate) fn leave_cell(&self, starter: &Starter) {
-        if let Some(cell) = lock(&self.mark.cell).take() {
-            starter.pen().give_back(cell);
-        }
-    }
-
-    /// Stopped by its user, with its tree.
-    pub(crate) fn is_frozen(&self) -> bool {
-        *lock(&self.is_frozen)
-    }
-
-    /// One that shall end has to hear of it.
-    pub(crate) fn thaw(&self) {
-        if self.is_frozen() {
-            // Fails where its cgroup has been taken away, and where it has ended.
-            drop(self.set_frozen(Frozen::No));
-        }
-    }
-
-    fn set_frozen(&self, frozen: Frozen) -> io::Result<()> {
-        let mut is_frozen = lock(&self.is_frozen);
-        *is_frozen = frozen == Frozen::Yes;
-        match self.with_cell(|cell| cell.freeze(frozen)) {
-            Some(done) => done.map_err(io::Error::other),
-            None => self.child.signal_group(if frozen == Frozen::Yes { libc::SIGSTOP } else { libc::SIGCONT }),
-        }
-    }
-
-    /// The guard forgets its group.
-    pub(crate) fn leave_guard(&self, starter: &Starter) {
-        if let Some(group) = lock(&self.mark.guarded).take() {
-            starter.sentinel().leave(group);
-        }
-    }
-
-    /// Which of the worker's processes it is, counted from 1.
-    pub(crate) fn number(&self) -> u32 {
-        self.number
-    }
-
-    pub(crate) fn child(&self) -> &ChildProcess {
-        &self.child
-    }
-
-    pub(crate) fn link(&self) -> Option<&Arc<Link>> {
-        self.link.as_ref()
-    }
-
-    pub(crate) fn awaits_control(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.is_awaited())
-    }
-
-    /// Ends all calls. True if the link was not closed before.
-    pub(crate) fn close_link(&self, exit: Option<&Arc<Exit>>) -> bool {
-        self.link.as_ref().is_some_and(|link| link.close(exit))
-    }
-
-    /// Closes the pipes to the child that nobody has taken: the polite way to say that there is no more work. False if there
-    /// were none.
-    pub(crate) fn close_pipes(&self) -> bool {
-        let mut ends = lock(&self.ends);
-        let were_some = ends.reach_child();
-        ends.close_writers();
-        were_some
-    }
-}
 
 impl Worker {
     /// Its name in events.

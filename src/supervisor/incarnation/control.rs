@@ -1,9 +1,5 @@
 //! The control server in the loop: visitors come in, show whose they are, and talk.
 
-use crate::supervisor::{
-    event_loop::{Driver, FIRST_LOOK},
-    reactor::token::{Place, Target, Timer, live_at},
-};
 use crate::{
     policy::{
         call_burst,
@@ -17,8 +13,14 @@ use crate::{
             reader::Reading,
             server::{Control, HELLO_TIME, Known, Server, Visit},
         },
+        event_loop::{Driver, FIRST_LOOK},
         events::event::{DisconnectReason, Event, EventKind},
         incarnation::{Live, session::Session},
+        reactor::{
+            arena::{Place, live_at},
+            timers::Timer,
+            token::Target,
+        },
         supervision::worker::Kept,
     },
     sys::{identity, poll, proc},
@@ -209,7 +211,7 @@ impl Driver {
     }
 
     /// A caller has read something that is for us.
-    pub(crate) fn hear_of(&mut self, worker: crate::supervisor::ids::WorkerId) {
+    pub(crate) fn hear_of(&mut self, worker: crate::ids::WorkerId) {
         let Some(place) = self.kept.get(&worker).and_then(Kept::place) else { return };
         let session = live_at(&mut self.slots, place).and_then(|live| live.session.as_ref());
         if session.is_some_and(|session| !session.is_paused()) {

@@ -1,11 +1,8 @@
 //! Whether workers are ready, and whether they still live: what was seen of them goes in, what is to be done is done.
 
-use crate::supervisor::{
-    event_loop::Driver,
-    incarnation::control::END_TIME,
-    reactor::token::{Place, Timer, live_at},
-};
 use crate::{
+    ids::WorkerId,
+    pipe::anonymous::ends::PipeReader,
     policy::{
         lifecycle::{Ask, Input},
         readiness::{Mark, Outcome, ReadinessTracker, Sign},
@@ -13,12 +10,16 @@ use crate::{
     },
     supervisor::{
         containment::cgroup_pool::Cell,
+        event_loop::Driver,
         events::{
             event::{Event, EventKind, ReadinessError},
             warning::Warning,
         },
-        ids::WorkerId,
-        incarnation::{Live, message_probe::Judge, probe::Prober},
+        incarnation::{Live, control::END_TIME, message_probe::Judge, probe::Prober},
+        reactor::{
+            arena::{Place, live_at},
+            timers::Timer,
+        },
         spec::readiness::Readiness,
         supervision::worker::Kept,
         worker::notify_socket::NotifySocket,
@@ -386,5 +387,42 @@ impl Live {
         {
             vigil.alive(now);
         }
+    }
+}
+
+/// Whether it is ready, and whether it still lives.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    /// Until it is ready, or cannot be any more.
+    pub(crate) readiness: Option<ReadinessTracker>,
+    pub(crate) prober: Option<Prober>,
+    /// Looks at its messages, where one of them makes it ready.
+    pub(crate) judge: Option<Judge>,
+    /// How much of its output was looked at; nothing where no more is.
+    pub(crate) searched: Option<usize>,
+    /// When the process has ended, while that waits for the verdict of the judge.
+    pub(crate) ended: Option<Instant>,
+    /// The pipe on which a newline is waited for.
+    pub(crate) bell: Option<PipeReader>,
+    /// Where it tells how it is, by `sd_notify`.
+    pub(crate) notices: Option<NotifySocket>,
+    /// A datagram of a process that may not speak for it was refused, and that was reported.
+    pub(crate) has_refused: bool,
+    /// What it has told last of what it is doing, and the number of the last event that told so.
+    pub(crate) status: Option<Box<str>>,
+    pub(crate) last_told: u64,
+    /// It has told that it is about to end.
+    pub(crate) is_stopping: bool,
+    pub(crate) vigil: Option<Vigil>,
+    /// Something of what was read has made it ready.
+    pub(crate) shown: Option<Mark>,
+    /// We end it, since it did not become ready, gave no sign of life, or has had its time.
+    pub(crate) is_unhealthy: bool,
+}
+
+impl Health {
+    /// Whether so much of its output was looked at that no more is.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.searched.is_none()
     }
 }

@@ -1,13 +1,15 @@
 //! Shows a worker's messages to the closure of `Readiness::message`, on a thread that lives no longer than that takes.
 
-use crate::supervisor::{
-    event_loop::{Command, Mailbox},
+use crate::{
     ids::WorkerId,
-    incarnation::probe::start_thread,
-    panics::unharmed,
-    spec::readiness::IsIt,
+    supervisor::{
+        commands::{Command, Mailbox},
+        incarnation::probe::start_thread,
+        panics::unharmed,
+        spec::readiness::IsIt,
+    },
+    wire::message::Message,
 };
-use crate::wire::message::Message;
 use crossbeam_channel::{Receiver, Sender};
 use std::{fmt, io};
 

@@ -10,35 +10,33 @@ pub(crate) mod tail;
 pub(crate) mod transitions;
 pub(crate) mod tree_exit;
 
-use crate::supervisor::{
-    containment::{
-        cgroup_pool::Cell,
-        scan::{Burial, Inspection},
-    },
-    event_loop::Arrival,
-    events::{
-        event::{Event, EventKind, InvalidFrame, OutputStream},
-        trace::Trace,
-    },
-    flow_control::Meter,
-    handles::worker::{Present, WorkerShared},
-    incarnation::{message_probe::Judge, probe::Prober, session::Session, tail::Ends},
-    panics::SharedSpec,
-    spec::{
-        MessageSource, WorkerSpec,
-        readiness::{SEARCH_BYTES_MAX, weight},
-    },
-    worker::notify_socket::NotifySocket,
-};
 use crate::{
     exit::{Exit, ExitStatus, Leak, Survivor},
     launch::child::{exit_status, usage},
-    pipe::anonymous::ends::PipeReader,
     policy::{
         backpressure::{EVENT_BYTES, Levels},
         lifecycle::{Incarnation, Patience, StreamId},
-        readiness::{Mark, ReadinessTracker},
-        watchdog::{Life, Vigil},
+        watchdog::Life,
+    },
+    supervisor::{
+        commands::Arrival,
+        containment::cgroup_pool::Cell,
+        events::{
+            event::{Event, EventKind, InvalidFrame},
+            sink::Outlet,
+        },
+        incarnation::{
+            health::Health,
+            session::Session,
+            streams::{Kind, Listener, never_wait},
+            tail::Ends,
+            tree_exit::{Burial, Inspection},
+        },
+        spec::{
+            SharedSpec,
+            readiness::{SEARCH_BYTES_MAX, weight},
+        },
+        worker::{WorkerShared, process::Present},
     },
     sys::{fd, is_transient, pidfd::Reaped},
     text::printable,
@@ -46,16 +44,14 @@ use crate::{
         credit::Permit,
         decode::check,
         framing::{
-            batch::{FrameBatch, FrameChunk, Span},
-            deframer::Deframer,
+            batch::{FrameChunk, Span},
             error::FrameError,
         },
         message::{Chunk, Line, Message},
     },
 };
-use crossbeam_channel::Sender;
 use std::{
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::AsFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -72,115 +68,6 @@ const LAST_WORDS: usize = 2 << 10;
 
 /// How many events the room that is kept between reads is for; more than a full pipe of 16-byte messages gives.
 const READY_KEPT: usize = 4096;
-
-/// Where events go. Only the loop sends, so it knows how many were sent, and with the length of the channel how many were
-/// received.
-#[derive(Debug)]
-pub(crate) struct Outlet {
-    events: Sender<Event>,
-    sent: u64,
-    batch: FrameBatch,
-    /// The events of a chunk before they are sent; kept for its room.
-    ready: Vec<Event>,
-    pub(crate) trace: Trace,
-}
-
-impl Outlet {
-    pub(crate) fn new(events: Sender<Event>) -> Self {
-        Self { events, sent: 0, batch: FrameBatch::default(), ready: Vec::new(), trace: Trace::default() }
-    }
-
-    pub(crate) fn send(&mut self, event: Event) {
-        self.trace.tell(&event);
-        if let Some(shared) = event.worker_shared() {
-            shared.account.note_sent(self.sent + 1);
-        }
-        // The supervisor holds a receiver until this loop has ended.
-        drop(self.events.send(event));
-        self.sent += 1;
-    }
-
-    /// How many events nobody has received yet.
-    pub(crate) fn waiting(&self) -> usize {
-        self.events.len()
-    }
-
-    pub(crate) fn sent(&self) -> u64 {
-        self.sent
-    }
-
-    /// The levels of a worker's meter, whose last event was the one of this number.
-    pub(crate) fn levels(&self, meter: &Meter, last_sent: u64) -> Levels {
-        meter.levels(last_sent > self.received(), !self.events.is_empty())
-    }
-
-    pub(crate) fn levels_of(&self, shared: &WorkerShared) -> Levels {
-        self.levels(&shared.account.meter, shared.account.last_sent())
-    }
-
-    pub(crate) fn received(&self) -> u64 {
-        self.sent.saturating_sub(self.events.len() as u64)
-    }
-}
-
-/// What the bytes of a stream are.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Messages { check: bool },
-    Lines(OutputStream),
-}
-
-/// One stream that is read.
-#[derive(Debug)]
-pub(crate) struct Listener {
-    pub(crate) id: StreamId,
-    kind: Kind,
-    pipe: PipeReader,
-    deframer: Deframer,
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pipe.as_fd()
-    }
-}
-
-/// Whether it is ready, and whether it still lives.
-#[derive(Debug, Default)]
-pub(crate) struct Health {
-    /// Until it is ready, or cannot be any more.
-    pub(crate) readiness: Option<ReadinessTracker>,
-    pub(crate) prober: Option<Prober>,
-    /// Looks at its messages, where one of them makes it ready.
-    pub(crate) judge: Option<Judge>,
-    /// How much of its output was looked at; nothing where no more is.
-    searched: Option<usize>,
-    /// When the process has ended, while that waits for the verdict of the judge.
-    pub(crate) ended: Option<Instant>,
-    /// The pipe on which a newline is waited for.
-    pub(crate) bell: Option<PipeReader>,
-    /// Where it tells how it is, by `sd_notify`.
-    pub(crate) notices: Option<NotifySocket>,
-    /// A datagram of a process that may not speak for it was refused, and that was reported.
-    pub(crate) has_refused: bool,
-    /// What it has told last of what it is doing, and the number of the last event that told so.
-    pub(crate) status: Option<Box<str>>,
-    pub(crate) last_told: u64,
-    /// It has told that it is about to end.
-    pub(crate) is_stopping: bool,
-    pub(crate) vigil: Option<Vigil>,
-    /// Something of what was read has made it ready.
-    pub(crate) shown: Option<Mark>,
-    /// We end it, since it did not become ready, gave no sign of life, or has had its time.
-    pub(crate) is_unhealthy: bool,
-}
-
-impl Health {
-    /// Whether so much of its output was looked at that no more is.
-    pub(crate) fn is_exhausted(&self) -> bool {
-        self.searched.is_none()
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -473,29 +360,4 @@ impl Live {
             uninspected: self.inspection.uninspected,
         }
     }
-}
-
-impl Listener {
-    fn new(id: StreamId, pipe: PipeReader, spec: &WorkerSpec) -> Self {
-        let messages = match id {
-            StreamId::Messages => true,
-            StreamId::Stdout => spec.messages == MessageSource::Stdout,
-            StreamId::Stderr => spec.messages == MessageSource::Stderr,
-        };
-        let (kind, deframer) = if messages {
-            let check = spec.check_json || spec.framing.announces_sizes();
-            (Kind::Messages { check }, Deframer::new(spec.framing, spec.max_frame))
-        } else {
-            let stream = if id == StreamId::Stdout { OutputStream::Stdout } else { OutputStream::Stderr };
-            (Kind::Lines(stream), Deframer::text(MAX_LINE))
-        };
-        never_wait(&pipe);
-        Self { id, kind, pipe, deframer }
-    }
-}
-
-/// Our end alone: the two ends of a pipe have a description each, so the child's writes still block.
-fn never_wait(pipe: &PipeReader) {
-    // Refused for no descriptor that is open.
-    drop(fd::set_nonblocking(pipe.as_fd()));
 }

@@ -1,11 +1,13 @@
 //! Asks, again and again, whether a worker is ready, on a thread that lives no longer than that takes.
 
-use crate::supervisor::{
-    event_loop::{Command, Mailbox},
+use crate::{
     ids::WorkerId,
-    spec::readiness::Probe,
+    supervisor::{
+        commands::{Command, Mailbox},
+        spec::readiness::Probe,
+    },
+    sys::signals,
 };
-use crate::sys::signals;
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use std::{io, thread, time::Duration};
 

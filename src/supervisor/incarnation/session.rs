@@ -1,16 +1,18 @@
 //! The control connection of one living incarnation, as the loop sees it: lines in, events and answers out.
 
-use crate::supervisor::{
-    control::{
-        connection::{Connection, Link},
-        reader::{Heard, RawLine, Reading},
-    },
-    events::event::{Event, EventKind, InvalidFrame},
-    flow_control::Meter,
-    incarnation::Outlet,
-};
 use crate::{
     policy::backpressure::{EVENT_BYTES, Levels},
+    supervisor::{
+        control::{
+            connection::{Connection, Link},
+            reader::{Heard, RawLine, Reading},
+        },
+        events::{
+            event::{Event, EventKind, InvalidFrame},
+            sink::Outlet,
+        },
+        flow_control::Meter,
+    },
     sys::{is_shortage, is_transient},
     wire::{
         credit::{Permit, ReturnCredit},

@@ -1,15 +1,31 @@
 //! The workers' streams in the loop: read, paused while too much is out, read again.
 
-use crate::policy::{
-    lifecycle::{Input, StreamId},
-    watchdog::Life,
+use crate::{
+    pipe::anonymous::ends::PipeReader,
+    policy::{
+        lifecycle::{Input, StreamId},
+        watchdog::Life,
+    },
+    supervisor::{
+        event_loop::{Driver, FIRST_LOOK, LAST_LOOK},
+        events::event::OutputStream,
+        incarnation::MAX_LINE,
+        reactor::{
+            arena::{Place, live_at},
+            token::Target,
+        },
+        spec::{
+            MessageSource, WorkerSpec,
+            readiness::{Readiness, SEARCHED_BYTES},
+        },
+    },
+    sys::fd,
+    wire::framing::deframer::Deframer,
 };
-use crate::supervisor::spec::readiness::{Readiness, SEARCHED_BYTES};
-use crate::supervisor::{
-    event_loop::{Driver, FIRST_LOOK, LAST_LOOK},
-    reactor::token::{Place, Target, live_at},
+use std::{
+    mem,
+    os::fd::{AsFd, BorrowedFd},
 };
-use std::mem;
 
 impl Driver {
     pub(crate) fn read(&mut self, place: Place, stream: StreamId) {
@@ -95,4 +111,51 @@ impl Driver {
             self.register(Target::Stream(place, stream));
         }
     }
+}
+
+/// What the bytes of a stream are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    Messages { check: bool },
+    Lines(OutputStream),
+}
+
+/// One stream that is read.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) id: StreamId,
+    pub(crate) kind: Kind,
+    pub(crate) pipe: PipeReader,
+    pub(crate) deframer: Deframer,
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+impl Listener {
+    pub(crate) fn new(id: StreamId, pipe: PipeReader, spec: &WorkerSpec) -> Self {
+        let messages = match id {
+            StreamId::Messages => true,
+            StreamId::Stdout => spec.messages == MessageSource::Stdout,
+            StreamId::Stderr => spec.messages == MessageSource::Stderr,
+        };
+        let (kind, deframer) = if messages {
+            let check = spec.check_json || spec.framing.announces_sizes();
+            (Kind::Messages { check }, Deframer::new(spec.framing, spec.max_frame))
+        } else {
+            let stream = if id == StreamId::Stdout { OutputStream::Stdout } else { OutputStream::Stderr };
+            (Kind::Lines(stream), Deframer::text(MAX_LINE))
+        };
+        never_wait(&pipe);
+        Self { id, kind, pipe, deframer }
+    }
+}
+
+/// Our end alone: the two ends of a pipe have a description each, so the child's writes still block.
+pub(crate) fn never_wait(pipe: &PipeReader) {
+    // Refused for no descriptor that is open.
+    drop(fd::set_nonblocking(pipe.as_fd()));
 }

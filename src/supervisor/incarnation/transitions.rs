@@ -1,12 +1,8 @@
 //! One incarnation in the loop, from its start to its exit.
 
-use crate::supervisor::{
-    event_loop::{Arrival, Driver, LastCall},
-    reactor::token::{Place, Slot, Target, Timer, live_at},
-    supervision::restart::{Action, Left},
-};
 use crate::{
     exit::{Exit, ExitStatus},
+    ids::WorkerId,
     launch::child::GroupCleanup,
     policy::{
         lifecycle::{Ask, Input, Output, StreamId},
@@ -14,12 +10,18 @@ use crate::{
         stop::StopStep,
     },
     supervisor::{
+        commands::{Action, Arrival},
+        event_loop::{Driver, LastCall},
         events::event::EventKind,
-        handles::worker::Present,
-        ids::WorkerId,
         incarnation::{Live, message_probe::Judge},
+        reactor::{
+            arena::{Place, Slot, live_at},
+            timers::Timer,
+            token::Target,
+        },
         spec::survivors::Survivors,
-        supervision::worker::Standing,
+        supervision::{restart::Left, worker::Standing},
+        worker::process::Present,
     },
     sys::is_shortage,
 };

@@ -3,10 +3,6 @@
 //! The looking is done by the inspector, on its own thread. Here its answers become signals and waits, all of them bounded:
 //! `LONGEST_DEATH` after its streams have ended a worker is reaped, whatever is left.
 
-use crate::supervisor::{
-    event_loop::Driver,
-    reactor::token::{Place, Target, Timer, live_at},
-};
 use crate::{
     exit::Survivor,
     policy::lifecycle::Input,
@@ -15,12 +11,22 @@ use crate::{
             cgroup_pool::Cell,
             inspector::{Findings, Request, STALL, Task},
         },
+        event_loop::Driver,
         incarnation::{LONGEST_DEATH, Live},
+        reactor::{
+            arena::{Place, live_at},
+            timers::Timer,
+            token::Target,
+        },
         spec::survivors::Survivors,
     },
     sys::proc::{self, Held},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// How often descendants are looked for before those that keep coming are left to be reported.
 const ROUNDS: u32 = 100;
@@ -343,4 +349,29 @@ impl Live {
             }
         }
     }
+}
+
+/// What is known of its tree.
+#[derive(Debug, Default)]
+pub(crate) struct Inspection {
+    /// How many processes could not be attributed, once that is known.
+    pub(crate) uninspected: Option<u32>,
+    /// The number of the request that the inspector has not answered.
+    pub(crate) asked: Option<u64>,
+    /// Sessions that were seen in it.
+    pub(crate) sessions: HashSet<i32>,
+    /// SIGKILL was refused, as a process of it runs as another user.
+    pub(crate) kill_refused: bool,
+}
+
+/// Waiting for the end of those who have outlived a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Burial {
+    pub(crate) waited_for: Vec<Held>,
+    pub(crate) rounds: u32,
+    /// How often those were looked at again that were in the middle of an exec.
+    pub(crate) waits: u32,
+    /// Its cgroup was killed, and not looked at since.
+    pub(crate) is_killed: bool,
+    pub(crate) until: Option<Instant>,
 }

@@ -3,6 +3,10 @@
 //! A heap would be shorter, but could only add: a worker that asks for one more microsecond a million times a second would fill it
 //! with a million entries, each of which the loop would have to skip later.
 
+use crate::{
+    ids::{GroupId, WorkerId},
+    supervisor::reactor::arena::Place,
+};
 use std::{
     collections::{BTreeSet, HashMap},
     hash::Hash,
@@ -54,6 +58,82 @@ impl<K: Copy + Ord + Hash> TimerQueue<K> {
         let (_, key) = self.order.first().copied().filter(|(due, _)| *due <= now)?;
         self.cancel(key);
         Some(key)
+    }
+}
+
+/// What a timer is for. Each is set once at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Timer {
+    Incarnation(Place),
+    /// It should be ready by now, or have given a sign of life.
+    Health(Place),
+    /// The thread that asks whether it is ready could not be started.
+    Probe(Place),
+    /// It has run as long as it may.
+    TimeLimit(Place),
+    /// Its tree is to be looked at again.
+    Bury(Place),
+    /// What is left of its tree is not waited for any longer.
+    BuryEnd(Place),
+    /// Its tree should have been killed by the inspector.
+    Kill(Place),
+    /// The inspector should get on.
+    Inspector,
+    /// It is tried again to kill this one.
+    Stuck(u64),
+    /// Whoever should have ended by now is killed.
+    Force,
+    /// The same, of one.
+    ForceOne(Place),
+    /// The same, in one group.
+    Group(GroupId),
+    /// It is to be started again.
+    Restart(WorkerId),
+    /// It was stopped while it was started, and should have arrived by now.
+    Arrival(WorkerId),
+    /// The kernel has refused to report something.
+    Watch,
+    /// Starts wait, and those before them may hang.
+    Starts,
+    /// It should have connected to control by now.
+    Connect(Place),
+    /// Its control connection has ended a while ago.
+    Disconnect(Place),
+    /// It should have said by now who it is.
+    Visitor(u64),
+    /// The door has been shut for a while.
+    Door,
+    /// The guard is to be replaced, or watched.
+    Guard,
+    /// Callers ask a worker one thing after the other.
+    Burst(Place),
+    /// The kernel was short of memory for its control connection.
+    Rest(Place),
+    /// The pipe on which it should have told that it is ready has ended.
+    Bell(Place),
+    /// It has ended, and the judge of its messages has had its time.
+    Verdict(Place),
+}
+
+impl Timer {
+    /// All timers of one incarnation.
+    pub(crate) fn of(place: Place) -> [Self; 14] {
+        [
+            Self::Incarnation(place),
+            Self::Health(place),
+            Self::Probe(place),
+            Self::TimeLimit(place),
+            Self::Bury(place),
+            Self::BuryEnd(place),
+            Self::Kill(place),
+            Self::ForceOne(place),
+            Self::Connect(place),
+            Self::Disconnect(place),
+            Self::Burst(place),
+            Self::Rest(place),
+            Self::Bell(place),
+            Self::Verdict(place),
+        ]
     }
 }
 

@@ -1,21 +1,6 @@
 //! Where incarnations live in the loop, and how the kernel's reports and the timers name them.
 
-use crate::policy::{group::GroupId, lifecycle::StreamId};
-use crate::supervisor::{ids::WorkerId, incarnation::Live};
-
-/// A place for one incarnation. The count tells a late report about a former occupant from one about the present one.
-#[derive(Debug, Default)]
-pub(crate) struct Slot {
-    pub(crate) occupants: u32,
-    pub(crate) live: Option<Box<Live>>,
-}
-
-/// The place of one incarnation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Place {
-    pub(crate) slot: usize,
-    pub(crate) occupant: u32,
-}
+use crate::{policy::lifecycle::StreamId, supervisor::reactor::arena::Place};
 
 /// Who a kernel report is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -91,87 +76,6 @@ impl Target {
             },
         }
     }
-}
-
-/// What a timer is for. Each is set once at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Timer {
-    Incarnation(Place),
-    /// It should be ready by now, or have given a sign of life.
-    Health(Place),
-    /// The thread that asks whether it is ready could not be started.
-    Probe(Place),
-    /// It has run as long as it may.
-    TimeLimit(Place),
-    /// Its tree is to be looked at again.
-    Bury(Place),
-    /// What is left of its tree is not waited for any longer.
-    BuryEnd(Place),
-    /// Its tree should have been killed by the inspector.
-    Kill(Place),
-    /// The inspector should get on.
-    Inspector,
-    /// It is tried again to kill this one.
-    Stuck(u64),
-    /// Whoever should have ended by now is killed.
-    Force,
-    /// The same, of one.
-    ForceOne(Place),
-    /// The same, in one group.
-    Group(GroupId),
-    /// It is to be started again.
-    Restart(WorkerId),
-    /// It was stopped while it was started, and should have arrived by now.
-    Arrival(WorkerId),
-    /// The kernel has refused to report something.
-    Watch,
-    /// Starts wait, and those before them may hang.
-    Starts,
-    /// It should have connected to control by now.
-    Connect(Place),
-    /// Its control connection has ended a while ago.
-    Disconnect(Place),
-    /// It should have said by now who it is.
-    Visitor(u64),
-    /// The door has been shut for a while.
-    Door,
-    /// The guard is to be replaced, or watched.
-    Guard,
-    /// Callers ask a worker one thing after the other.
-    Burst(Place),
-    /// The kernel was short of memory for its control connection.
-    Rest(Place),
-    /// The pipe on which it should have told that it is ready has ended.
-    Bell(Place),
-    /// It has ended, and the judge of its messages has had its time.
-    Verdict(Place),
-}
-
-impl Timer {
-    /// All timers of one incarnation.
-    pub(crate) fn of(place: Place) -> [Self; 14] {
-        [
-            Self::Incarnation(place),
-            Self::Health(place),
-            Self::Probe(place),
-            Self::TimeLimit(place),
-            Self::Bury(place),
-            Self::BuryEnd(place),
-            Self::Kill(place),
-            Self::ForceOne(place),
-            Self::Connect(place),
-            Self::Disconnect(place),
-            Self::Burst(place),
-            Self::Rest(place),
-            Self::Bell(place),
-            Self::Verdict(place),
-        ]
-    }
-}
-
-/// The incarnation that a report is about, if it is still there.
-pub(crate) fn live_at(slots: &mut [Slot], place: Place) -> Option<&mut Live> {
-    slots.get_mut(place.slot).filter(|slot| slot.occupants == place.occupant)?.live.as_deref_mut()
 }
 
 #[cfg(test)]

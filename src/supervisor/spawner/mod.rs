@@ -6,29 +6,9 @@
 
 pub(crate) mod queue;
 
-use crate::supervisor::{
-    clock::now,
-    containment::{
-        Mark,
-        cgroup_pool::{Cell, Pen},
-        guard::Sentinel,
-        scan::Token,
-    },
-    control::{connection::Link, server::Issued},
-    event_loop::{Arrival, Command, Mailbox},
-    handles::worker::{Present, Worker, WorkerShared},
-    ids::WorkerId,
-    lock,
-    panics::{SharedSpec, unharmed},
-    spawner::queue::{Handed, PATIENCE, Permit, Purpose, Start, Starts, Tie},
-    spec::{
-        MessageSource, WorkerSpec,
-        readiness::{BELL, Readiness},
-    },
-    worker::{notify_socket::NotifySocket, registry::Roster, sockets::Sockets},
-};
 use crate::{
     guard::Guard,
+    ids::WorkerId,
     launch::{
         context::{CgroupPlacement, OpenMode, SpawnContext},
         descriptors::ParentFds,
@@ -38,6 +18,26 @@ use crate::{
         spawn::{PreparedFds, launch_once, prepare},
     },
     policy::watchdog::Life,
+    supervisor::{
+        clock::now,
+        commands::{Arrival, Command, Mailbox},
+        containment::{
+            Mark,
+            cgroup_pool::{Cell, Pen},
+            guard::Sentinel,
+            token::Token,
+        },
+        control::{connection::Link, server::Issued},
+        handles::worker::Worker,
+        panics::unharmed,
+        spawner::queue::{Handed, PATIENCE, Permit, Purpose, Start, Starts, Tie},
+        spec::{
+            MessageSource, SharedSpec, WorkerSpec,
+            readiness::{BELL, Readiness},
+        },
+        sync::lock,
+        worker::{WorkerShared, notify_socket::NotifySocket, process::Present, registry::Roster, sockets::Sockets},
+    },
     sys::{pidfd, proc, random, signals},
     wire::jsonrpc::address::KEY_VARIABLE,
 };

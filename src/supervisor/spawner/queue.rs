@@ -5,14 +5,17 @@
 //! user's closure. When every thread has been in its start for longer than [`PATIENCE`], another one takes over the queue. So the number of threads
 //! is bounded by the number of starts that hang at the same time, and a start that hangs delays no other.
 
-use crate::launch::{error::SpawnError, spawn::PreparedFds};
-use crate::supervisor::{
-    clock::now,
-    event_loop::{Command, Mailbox},
-    handles::worker::{Worker, WorkerShared},
+use crate::{
     ids::WorkerId,
-    lock,
-    panics::SharedSpec,
+    launch::{error::SpawnError, spawn::PreparedFds},
+    supervisor::{
+        clock::now,
+        commands::{Command, Mailbox},
+        handles::worker::Worker,
+        spec::SharedSpec,
+        sync::lock,
+        worker::WorkerShared,
+    },
 };
 use crossbeam_channel::Sender;
 use std::{

@@ -1,19 +1,7 @@
 //! The recipe of a worker: what to run, what to hand it, how to look after it.
 
-pub(crate) mod readiness;
-pub(crate) mod survivors;
-pub(crate) mod unsupervised;
-pub(crate) mod validate;
-
-use crate::supervisor::{
-    handles::worker::Worker,
-    ids::WorkerId,
-    spec::{
-        readiness::{BELL, Readiness, Wanted},
-        survivors::Survivors,
-    },
-};
 use crate::{
+    ids::WorkerId,
     launch::{
         error::SpecError,
         limits::{CgroupLimit, IoPriority, ResourceLimit},
@@ -22,9 +10,22 @@ use crate::{
         stdio::{OutputMode, ProcessGroup, StdinMode},
     },
     policy::{group::DependencyCondition, restart::RestartPolicy, stop::StopPolicy, watchdog::Watchdog},
+    supervisor::{
+        handles::worker::Worker,
+        spec::{
+            readiness::{BELL, Readiness, Wanted},
+            survivors::Survivors,
+        },
+    },
+    sys::closing::Released,
     wire::framing::Framing,
 };
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, process::Command, sync::Arc, time::Duration};
+pub(crate) mod group;
+pub(crate) mod readiness;
+pub(crate) mod survivors;
+pub(crate) mod unsupervised;
+pub(crate) mod validate;
 
 /// The largest message, by default, in bytes.
 const MAX_FRAME: usize = 16 << 20;
@@ -483,3 +484,7 @@ impl WorkerSpec {
         self
     }
 }
+
+/// A spec as the supervisor keeps it. Its last owner can be the loop or a spawner thread, and what the host has put into it, closures
+/// and descriptors, is dropped elsewhere.
+pub(crate) type SharedSpec = Arc<Released<WorkerSpec>>;

@@ -1,9 +1,9 @@
 //! What makes a worker ready for work.
 
-use crate::supervisor::panics::unharmed;
 use crate::{
     launch::{error::SpecError, pass::Pass},
     policy::readiness::Mark,
+    supervisor::panics::unharmed,
     wire::message::{Line, Message},
 };
 use regex_lite::Regex;

@@ -1,12 +1,14 @@
 //! One process of a spec without a supervisor, and what a spec says of a start.
 
-use crate::launch::{
-    context::{OpenMode, SpawnContext},
-    error::{SpawnError, SpecError},
-    process::Process,
-    spawn::{launch, prepare},
+use crate::{
+    launch::{
+        context::{OpenMode, SpawnContext},
+        error::{SpawnError, SpecError},
+        process::Process,
+        spawn::{launch, prepare},
+    },
+    supervisor::spec::{DeathSignal, WorkerSpec, survivors::Survivors},
 };
-use crate::supervisor::spec::{DeathSignal, WorkerSpec, survivors::Survivors};
 use std::time::Duration;
 
 impl WorkerSpec {

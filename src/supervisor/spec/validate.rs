@@ -1,9 +1,9 @@
 //! Mistakes of a spec, found before anything is started.
 
-use crate::supervisor::spec::{DeathSignal, MessageSource, WorkerSpec, readiness::Wanted, survivors::Survivors};
 use crate::{
     launch::{error::SpecError, plan::Program, stdio::OutputMode},
     policy::{Conflict, watchdog::Life},
+    supervisor::spec::{DeathSignal, MessageSource, WorkerSpec, readiness::Wanted, survivors::Survivors},
 };
 
 fn refused(conflict: Conflict) -> SpecError {

@@ -1,17 +1,10 @@
 //! Groups in the loop: what happens to their members goes in, who starts and who stops comes out.
 
-use crate::supervisor::{
-    event_loop::Driver,
-    reactor::token::{Place, Timer},
-    supervision::{
-        membership::{FirstStart, Newcomers},
-        restart::Action,
-    },
-};
 use crate::{
+    ids::{GroupId, WorkerId},
     policy::{
         group::{
-            Activity, AutoShutdown, GroupId, GroupSettings, Groups, MemberId, Node, Strategy,
+            Activity, AutoShutdown, GroupSettings, Groups, Node, Strategy,
             members::{Input, Output, Verdict},
         },
         lifecycle::{Ask, Input as Fact},
@@ -19,59 +12,19 @@ use crate::{
         restart_history::{RestartDecision, RunEnd},
     },
     supervisor::{
+        commands::{Action, GroupCommand},
+        event_loop::Driver,
         events::event::{Event, EventKind},
-        handles::{
-            group::{self, GroupError, GroupPolicy},
-            stop::RestartHandle,
-            worker::WorkerShared,
-        },
-        ids::WorkerId,
+        handles::stop::RestartHandle,
+        reactor::{arena::Place, timers::Timer},
         spawner::queue::HANG_TIME,
+        spec::group::GroupError,
         supervision::worker::{Kept, Standing, Wish},
-        worker::group::{GroupEnd, GroupShared, GroupStatus},
+        worker::{WorkerShared, group::GroupEnd},
     },
 };
 use crossbeam_channel::Sender;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-/// What is wanted of groups.
-#[derive(Debug)]
-pub(crate) enum GroupCommand {
-    Add {
-        group: Arc<GroupShared>,
-        parent: Option<group::GroupId>,
-        policy: GroupPolicy,
-        answer: Sender<Result<(), GroupError>>,
-    },
-    /// All of them, or none.
-    AddWorkers {
-        group: group::GroupId,
-        workers: Newcomers,
-        /// Whether the caller waits for the first start of the first of them, and takes its failure for a refusal.
-        is_awaited: bool,
-        answer: Sender<Result<Option<FirstStart>, GroupError>>,
-    },
-    Remove {
-        group: group::GroupId,
-        worker: WorkerId,
-        answer: Sender<Result<(), GroupError>>,
-    },
-    StartMember {
-        group: group::GroupId,
-        worker: WorkerId,
-        answer: Sender<Result<RestartHandle, GroupError>>,
-    },
-    /// Nothing where there is no such group any more.
-    Status(group::GroupId, Sender<Option<GroupStatus>>),
-    /// Gives those who are to begin anew.
-    Start(group::GroupId, Sender<RestartHandle>),
-    /// Gives those who are to end.
-    Stop(group::GroupId, Sender<Vec<Arc<WorkerShared>>>),
-    /// As `Stop`, and for good.
-    Dissolve(group::GroupId, Sender<Result<Vec<Arc<WorkerShared>>, GroupError>>),
-    /// As `Start`.
-    Restart(group::GroupId, Sender<RestartHandle>),
-}
 
 /// Around all groups; it only holds them together.
 const ROOT: GroupId = GroupId(0);
@@ -82,15 +35,11 @@ pub(crate) fn no_groups() -> Groups {
     Groups::new(ROOT, GroupSettings { strategy, auto_shutdown, intensity: None, stop_within: None })
 }
 
-pub(crate) fn member(worker: WorkerId) -> MemberId {
-    MemberId(worker.0)
-}
-
 impl Driver {
     pub(crate) fn obey_group(&mut self, command: GroupCommand) {
         match command {
             GroupCommand::Add { group, parent, policy, answer } => {
-                let (id, parent) = (GroupId(group.id.0), parent.map_or(ROOT, |parent| GroupId(parent.0)));
+                let (id, parent) = (group.id, parent.map_or(ROOT, |parent| parent));
                 let added = self.groups.add_group(id, parent, policy.role(parent != ROOT), policy.settings());
                 if added.is_ok() {
                     self.group_handles.insert(id, group);
@@ -100,23 +49,23 @@ impl Driver {
                 drop(answer.send(added.map_err(GroupError::from)));
             }
             GroupCommand::AddWorkers { group, workers, is_awaited, answer } => {
-                let added = self.add_members(GroupId(group.0), &workers);
+                let added = self.add_members(group, &workers);
                 drop(answer.send(added.map(|()| if is_awaited { self.await_start(&workers) } else { None })));
             }
             GroupCommand::Remove { group, worker, answer } => drop(answer.send(self.remove_member(group, worker))),
             GroupCommand::StartMember { group, worker, answer } => {
                 drop(answer.send(self.start_member(group, worker)));
             }
-            GroupCommand::Status(group, answer) => drop(answer.send(self.group_status(GroupId(group.0)))),
+            GroupCommand::Status(group, answer) => drop(answer.send(self.group_status(group))),
             GroupCommand::Start(group, answer) => self.begin_anew(Input::Start, group, &answer),
             GroupCommand::Stop(group, answer) => {
-                let node = Node::Group(GroupId(group.0));
+                let node = Node::Group(group);
                 // Whoever has asked and gone gets no answer.
                 drop(answer.send(self.running(node)));
                 self.tell_groups(Input::Stop(node));
             }
             GroupCommand::Dissolve(group, answer) => {
-                let node = Node::Group(GroupId(group.0));
+                let node = Node::Group(group);
                 let may = self.groups.check_removal(node).map_err(GroupError::from);
                 let is_removed = may.is_ok();
                 drop(answer.send(may.map(|()| self.running(node))));
@@ -133,12 +82,12 @@ impl Driver {
     }
 
     fn members(&self, node: Node) -> impl Iterator<Item = &Kept> {
-        self.groups.members_under(node).into_iter().filter_map(|MemberId(id)| self.kept.get(&WorkerId(id)))
+        self.groups.members_under(node).into_iter().filter_map(|id| self.kept.get(&id))
     }
 
     /// Answers with those who come back: of a start those who rested, of a restart all of them.
-    fn begin_anew(&mut self, input: impl FnOnce(Node) -> Input, group: group::GroupId, answer: &Sender<RestartHandle>) {
-        let node = Node::Group(GroupId(group.0));
+    fn begin_anew(&mut self, input: impl FnOnce(Node) -> Input, group: GroupId, answer: &Sender<RestartHandle>) {
+        let node = Node::Group(group);
         let input = input(node);
         let is_start = matches!(input, Input::Start(_));
         let before: BTreeMap<_, _> = (self.members(node))
@@ -162,7 +111,7 @@ impl Driver {
     /// Its user wants something of a member.
     pub(crate) fn act_member(&mut self, worker: WorkerId, action: Action) {
         let Some(kept) = self.kept.get_mut(&worker) else { return };
-        let node = Node::Member(member(worker));
+        let node = Node::Member(worker);
         match (kept.standing, action) {
             // Already on its way down: its own ladder goes on faster, of which its group need not hear.
             (Standing::Lives(place), Action::Stop) if kept.wish == Wish::End => self.input(place, Fact::Ask(Ask::Stop)),
@@ -204,8 +153,8 @@ impl Driver {
         // Those that still wait for others to end before them get no ladder any more.
         let late = self.members(Node::Group(group)).filter_map(Kept::place).collect();
         self.kill_at_once(late);
-        for MemberId(id) in self.groups.members_under(Node::Group(group)) {
-            if let Some(kept) = self.kept.get_mut(&WorkerId(id)) {
+        for id in self.groups.members_under(Node::Group(group)) {
+            if let Some(kept) = self.kept.get_mut(&id) {
                 kept.is_overdue = kept.standing == Standing::Starts;
             }
         }
@@ -220,13 +169,13 @@ impl Driver {
     /// A member runs; it may be ready with that.
     pub(crate) fn member_started(&mut self, worker: WorkerId) {
         if self.is_member(worker) {
-            self.tell_groups(Input::Started(member(worker)));
+            self.tell_groups(Input::Started(worker));
         }
     }
 
     pub(crate) fn member_ready(&mut self, worker: WorkerId) {
         if self.is_member(worker) {
-            self.tell_groups(Input::Ready(member(worker)));
+            self.tell_groups(Input::Ready(worker));
         }
     }
 
@@ -264,13 +213,13 @@ impl Driver {
             }
         };
         match gave_up {
-            Some(_) if self.groups.is_leaving(member(worker)) => {}
-            Some(_) if self.groups.may_return(member(worker)) => kept.gave_up = gave_up,
+            Some(_) if self.groups.is_leaving(worker) => {}
+            Some(_) if self.groups.may_return(worker) => kept.gave_up = gave_up,
             Some(why) => self.tell(worker, EventKind::GaveUp(why)),
             None => {}
         }
         self.cause = worker;
-        self.tell_groups(Input::Ended { member: member(worker), success, verdict });
+        self.tell_groups(Input::Ended { member: worker, success, verdict });
     }
 
     /// What one input brings about may be an input itself: that has its turn when all of this one's outputs are done.
@@ -290,28 +239,28 @@ impl Driver {
 
     fn do_for_group(&mut self, output: Output) {
         match output {
-            Output::Start(MemberId(id)) => self.start_member_now(WorkerId(id)),
-            Output::Stop(MemberId(id)) => self.stop_member(WorkerId(id)),
-            Output::DependencyFailed { member: MemberId(id), on: MemberId(on) } => {
-                self.tell(WorkerId(id), EventKind::DependencyFailed { on: WorkerId(on) });
+            Output::Start(id) => self.start_member_now(id),
+            Output::Stop(id) => self.stop_member(id),
+            Output::DependencyFailed { member: id, on } => {
+                self.tell(id, EventKind::DependencyFailed { on });
             }
-            Output::GroupGaveUp(GroupId(id)) => self.tell(self.cause, EventKind::GroupGaveUp(group::GroupId(id))),
+            Output::GroupGaveUp(id) => self.tell(self.cause, EventKind::GroupGaveUp(id)),
             Output::GroupEnds { group, within } => self.set_timer_after(within, Timer::Group(group)),
             Output::GroupEnded(id) => {
                 self.timers.cancel(Timer::Group(id));
                 self.report_those_who_gave_up(id);
-                self.tell(self.cause, EventKind::GroupEnded(group::GroupId(id.0)));
+                self.tell(self.cause, EventKind::GroupEnded(id));
             }
             Output::GroupRestarting(id) => {
                 self.timers.cancel(Timer::Group(id));
-                for MemberId(member) in self.groups.members_under(Node::Group(id)) {
-                    if let Some(kept) = self.kept.get_mut(&WorkerId(member)) {
+                for member in self.groups.members_under(Node::Group(id)) {
+                    if let Some(kept) = self.kept.get_mut(&member) {
                         kept.begin_next_life();
                     }
                 }
-                self.tell(self.cause, EventKind::GroupRestarting(group::GroupId(id.0)));
+                self.tell(self.cause, EventKind::GroupRestarting(id));
             }
-            Output::Removed(Node::Member(MemberId(id))) => self.end(WorkerId(id)),
+            Output::Removed(Node::Member(id)) => self.end(id),
             Output::Removed(Node::Group(id)) => {
                 if let Some(handle) = self.group_handles.remove(&id) {
                     handle.set_end(Some(GroupEnd::Dissolved));
@@ -359,7 +308,7 @@ impl Driver {
             Standing::Starts | Standing::Waits(_) | Standing::Held | Standing::Rests => {
                 kept.answer_first_start();
                 kept.standing = Standing::Rests;
-                self.tell_groups(Input::Ended { member: member(worker), success: false, verdict: Verdict::Finished });
+                self.tell_groups(Input::Ended { member: worker, success: false, verdict: Verdict::Finished });
             }
         }
     }

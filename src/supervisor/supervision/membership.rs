@@ -1,36 +1,29 @@
 //! Members of groups: how they come, how single ones are started, how they go, and how a group stands.
 
-use crate::supervisor::{
-    event_loop::Driver,
-    supervision::{groups::member, restart::next_seed},
-};
 use crate::{
+    ids::{GroupId, WorkerId},
     launch::error::{SpawnError, SpecError},
     policy::{
-        group::{Activity, GroupId, MemberId, Node, Role, Survey, error, members::Input},
+        group::{Activity, Node, Role, Survey, error, members::Input},
         restart::{Restart, RestartIntensity},
     },
     supervisor::{
-        handles::{
-            group::{self, GroupError},
-            stop::RestartHandle,
-            worker::WorkerShared,
+        commands::{FirstStart, Newcomers},
+        event_loop::Driver,
+        handles::stop::RestartHandle,
+        spec::{SharedSpec, WorkerSpec, group::GroupError},
+        supervision::{
+            restart::next_seed,
+            worker::{Kept, Standing, Wish},
         },
-        ids::WorkerId,
-        panics::SharedSpec,
-        spec::WorkerSpec,
-        supervision::worker::{Kept, Standing, Wish},
-        worker::group::{GroupState, GroupStatus},
+        worker::{
+            WorkerShared,
+            group::{GroupState, GroupStatus},
+        },
     },
 };
-use crossbeam_channel::{Receiver, SendError};
+use crossbeam_channel::SendError;
 use std::sync::Arc;
-
-/// Workers that are to be members, with their specs.
-pub(crate) type Newcomers = Vec<(Arc<WorkerShared>, SharedSpec)>;
-
-/// Has one answer, when the first start of a member has succeeded, failed or been called off.
-pub(crate) type FirstStart = Receiver<Result<(), GroupError>>;
 
 impl Driver {
     /// All of them become members, or none; and they are started where the group runs.
@@ -39,13 +32,13 @@ impl Driver {
             if let Err(error) = self.add_member(group, shared, spec) {
                 // In reverse, since later ones may wait for earlier ones. None of them has been started.
                 for (shared, _) in workers.iter().take(at).rev() {
-                    self.tell_groups(Input::Remove(Node::Member(member(shared.id()))));
+                    self.tell_groups(Input::Remove(Node::Member(shared.id())));
                 }
                 return Err(error);
             }
         }
         for (shared, _) in workers {
-            self.tell_groups(Input::Start(Node::Member(member(shared.id()))));
+            self.tell_groups(Input::Start(Node::Member(shared.id())));
         }
         Ok(())
     }
@@ -64,11 +57,14 @@ impl Driver {
             return Err(GroupError::SupervisorGone);
         }
         self.check_settings(group, spec)?;
-        let id = member(shared.id());
-        let role = Role { lifetime: group::lifetime(spec.restart.restart()), significant: spec.is_significant };
+        let id = shared.id();
+        let role = Role {
+            lifetime: crate::supervisor::spec::group::lifetime(spec.restart.restart()),
+            significant: spec.is_significant,
+        };
         self.groups.add_member(id, group, role)?;
         for &(on, condition) in &spec.dependencies {
-            if let Err(error) = self.groups.add_dependency(id, member(on), condition) {
+            if let Err(error) = self.groups.add_dependency(id, on, condition) {
                 // It has not been started, so it is forgotten at once.
                 self.groups.handle(Input::Remove(Node::Member(id)), self.clock.now());
                 return Err(error.into());
@@ -112,28 +108,24 @@ impl Driver {
         }
         if kept.is_member {
             kept.standing = Standing::Rests;
-            self.tell_groups(Input::Remove(Node::Member(member(worker))));
+            self.tell_groups(Input::Remove(Node::Member(worker)));
         } else {
             self.end(worker);
         }
         None
     }
 
-    pub(crate) fn remove_member(&mut self, group: group::GroupId, worker: WorkerId) -> Result<(), GroupError> {
-        let node = Node::Member(member(worker));
+    pub(crate) fn remove_member(&mut self, group: GroupId, worker: WorkerId) -> Result<(), GroupError> {
+        let node = Node::Member(worker);
         self.check_is_of(group, worker)?;
         self.groups.check_removal(node)?;
         self.tell_groups(Input::Remove(node));
         Ok(())
     }
 
-    pub(crate) fn start_member(
-        &mut self,
-        group: group::GroupId,
-        worker: WorkerId,
-    ) -> Result<RestartHandle, GroupError> {
+    pub(crate) fn start_member(&mut self, group: GroupId, worker: WorkerId) -> Result<RestartHandle, GroupError> {
         self.check_is_of(group, worker)?;
-        let id = member(worker);
+        let id = worker;
         if self.groups.is_group_over(id) {
             let reason = "its group does not run: start the group".into();
             return Err(GroupError::Refused { reason });
@@ -148,8 +140,8 @@ impl Driver {
         Ok(RestartHandle::new(before))
     }
 
-    fn check_is_of(&self, group: group::GroupId, worker: WorkerId) -> Result<(), GroupError> {
-        match self.groups.check_member(member(worker), GroupId(group.0)) {
+    fn check_is_of(&self, group: GroupId, worker: WorkerId) -> Result<(), GroupError> {
+        match self.groups.check_member(worker, group) {
             Ok(()) => Ok(()),
             Err(error::GroupError::Elsewhere { .. }) => Err(GroupError::NotAMember { worker, group }),
             Err(error) => Err(error.into()),
@@ -168,10 +160,10 @@ impl Driver {
         let (mut members, mut groups) = (Vec::new(), Vec::new());
         for child in children {
             match child {
-                Node::Member(MemberId(id)) => members.extend(self.status_of(WorkerId(id))),
+                Node::Member(id) => members.extend(self.status_of(id)),
                 Node::Group(id) => groups.extend(self.group_status(id)),
             }
         }
-        Some(GroupStatus { group: group::GroupId(id.0), state, restarts, members, groups })
+        Some(GroupStatus { group: id, state, restarts, members, groups })
     }
 }

@@ -1,11 +1,8 @@
 //! Workers across their incarnations in the loop: what becomes of one that has ended, and what its user wants of it.
 
-use crate::supervisor::{
-    event_loop::{Driver, FIRST_LOOK},
-    reactor::token::{Place, Timer},
-};
 use crate::{
     exit::Exit,
+    ids::WorkerId,
     launch::error::SpawnError,
     policy::{
         lifecycle::{Ask, Input},
@@ -13,29 +10,23 @@ use crate::{
     },
     supervisor::{
         clock::now,
+        commands::Action,
+        event_loop::{Driver, FIRST_LOOK},
         events::{
             event::{Event, EventKind},
             warning::Warning,
         },
-        handles::worker::WorkerShared,
-        ids::WorkerId,
-        panics::SharedSpec,
+        reactor::{arena::Place, timers::Timer},
         spawner::Starter,
+        spec::SharedSpec,
         supervision::worker::{Kept, Standing, Wish},
+        worker::WorkerShared,
     },
 };
 use std::{collections::hash_map::Entry, mem, sync::Arc, time::Duration};
 
 /// The longest that a restart is put off: thirty years.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
-
-/// What its user wants of a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Action {
-    Stop,
-    StopWithin(Duration),
-    Restart,
-}
 
 /// Why a worker has no incarnation just now.
 pub(crate) enum Left {

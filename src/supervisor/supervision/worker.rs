@@ -1,16 +1,16 @@
 //! One worker across its incarnations, as the loop sees it.
 
-use crate::supervisor::{
-    clock::now,
-    handles::{group::GroupError, worker::WorkerShared},
-    panics::SharedSpec,
-    reactor::token::Place,
-};
 use crate::{
     exit::{Exit, ExitStatus},
     policy::{
         restart::GiveUpReason,
         restart_history::{RestartDecision, RestartHistory, RunEnd},
+    },
+    supervisor::{
+        clock::now,
+        reactor::arena::Place,
+        spec::{SharedSpec, group::GroupError},
+        worker::WorkerShared,
     },
 };
 use crossbeam_channel::Sender;

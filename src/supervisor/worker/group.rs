@@ -1,7 +1,10 @@
 //! How groups stand: what the loop and the handles know together, and what a user is shown.
 
-use crate::policy::group::End;
-use crate::supervisor::{clock::now, handles::group::GroupId, lock, worker::status::WorkerStatus};
+use crate::{
+    ids::GroupId,
+    policy::group::End,
+    supervisor::{clock::now, sync::lock, worker::status::WorkerStatus},
+};
 use serde::Serialize;
 use std::{
     fmt,
@@ -78,7 +81,7 @@ pub struct GroupStatus {
     pub group: GroupId,
     /// What it is doing.
     pub state: GroupState,
-    /// How many restarts count against its [intensity](crate::supervisor::handles::group::GroupPolicy::intensity), as of its last restart.
+    /// How many restarts count against its [intensity](crate::supervisor::spec::group::GroupPolicy::intensity), as of its last restart.
     pub restarts: usize,
     /// Its own members, in the order of declaration.
     pub members: Vec<WorkerStatus>,

@@ -1,7 +1,145 @@
 //! What the event loop and the handles of a worker share.
 
+use crate::{
+    exit::Exit,
+    ids::WorkerId,
+    launch::child::ChildProcess,
+    supervisor::{
+        clock::now, commands::Mailbox, control::connection::Link, flow_control::Account, sync::lock,
+        worker::process::Present,
+    },
+    wire::jsonrpc::error::CallError,
+};
+use std::{
+    io,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+pub(crate) mod process;
 pub(crate) mod group;
 pub(crate) mod notify_socket;
 pub(crate) mod registry;
 pub(crate) mod sockets;
 pub(crate) mod status;
+
+/// What the handles and the loop know together of a worker.
+#[derive(Debug)]
+pub(crate) struct WorkerShared {
+    pub(crate) id: WorkerId,
+    pub(crate) name: Box<str>,
+    pub(crate) mailbox: Mailbox,
+    standing: Mutex<Standing>,
+    changed: Condvar,
+    pub(crate) account: Account,
+}
+
+#[derive(Debug)]
+pub(crate) struct Standing {
+    /// The present incarnation, or the last one; none where it has not been started yet, as a member of a group.
+    present: Option<Arc<Present>>,
+    /// How the last incarnation ended, and when, once there will be no other.
+    ended: Option<(Arc<Exit>, Instant)>,
+}
+
+impl WorkerShared {
+    pub(crate) fn new(
+        (id, name): (WorkerId, Box<str>),
+        mailbox: Mailbox,
+        present: Option<Arc<Present>>,
+        account: Account,
+    ) -> Self {
+        let standing = Mutex::new(Standing { present, ended: None });
+        Self { id, name, mailbox, standing, changed: Condvar::new(), account }
+    }
+
+    pub(crate) fn id(&self) -> WorkerId {
+        self.id
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn present(&self) -> Option<Arc<Present>> {
+        lock(&self.standing).present.clone()
+    }
+
+    /// The number of the present incarnation, or of the last; 0 before the first.
+    pub(crate) fn incarnation(&self) -> u32 {
+        lock(&self.standing).present.as_ref().map_or(0, |present| present.number)
+    }
+
+    pub(crate) fn child<T>(&self, run: impl FnOnce(&ChildProcess) -> io::Result<T>) -> io::Result<T> {
+        let present = self.present().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+        run(&present.child)
+    }
+
+    /// The control link of the present incarnation.
+    pub(crate) fn link(&self) -> Result<Arc<Link>, CallError> {
+        let present = self.present().ok_or(CallError::WorkerExited(None))?;
+        present.link.clone().ok_or(CallError::NotConnected)
+    }
+
+    /// The next incarnation has started.
+    pub(crate) fn begin(&self, present: &Arc<Present>) {
+        let mut standing = lock(&self.standing);
+        standing.present = Some(Arc::clone(present));
+        standing.ended = None;
+        drop(standing);
+        self.changed.notify_all();
+    }
+
+    /// Something of it is different: whoever waits for that looks again.
+    pub(crate) fn tell_change(&self) {
+        drop(lock(&self.standing));
+        self.changed.notify_all();
+    }
+
+    /// A member of a group that has ended is to run again.
+    pub(crate) fn wake(&self) {
+        lock(&self.standing).ended = None;
+    }
+
+    /// There will be no other incarnation.
+    pub(crate) fn end(&self, last: (Arc<Exit>, Instant)) {
+        lock(&self.standing).ended = Some(last);
+        self.changed.notify_all();
+    }
+
+    /// Waits until its present incarnation, or a later one, is as wanted. False at the deadline, or when it has ended for good.
+    pub(crate) fn is_met(&self, deadline: Option<Instant>, is_it: impl Fn(&Present) -> bool) -> bool {
+        matches!(self.wait_until(deadline, is_it), Waited::Met)
+    }
+
+    /// How it ended for good, and when; waits for that until then.
+    pub(crate) fn ended(&self, deadline: Option<Instant>) -> Option<(Arc<Exit>, Instant)> {
+        self.wait_until(deadline, |_| false);
+        lock(&self.standing).ended.clone()
+    }
+
+    /// Waits until it has ended for good, or `is_over` says so; `None` at the deadline.
+    pub(crate) fn wait_until(&self, deadline: Option<Instant>, is_over: impl Fn(&Present) -> bool) -> Waited {
+        let mut standing = lock(&self.standing);
+        loop {
+            if let Some((exit, _)) = &standing.ended {
+                return Waited::Ended(Arc::clone(exit));
+            }
+            if standing.present.as_deref().is_some_and(&is_over) {
+                return Waited::Met;
+            }
+            // A timeout beyond the end of time is for ever.
+            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now()));
+            if left.is_zero() {
+                return Waited::TimedOut;
+            }
+            standing = self.changed.wait_timeout(standing, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// What a wait for a worker has come to.
+pub(crate) enum Waited {
+    Ended(Arc<Exit>),
+    Met,
+    TimedOut,
+}

@@ -1,12 +1,15 @@
 //! Who is who: gives workers and groups their numbers, and finds a worker by its own.
 
-use crate::supervisor::{
-    event_loop::Mailbox,
-    flow_control::{Account, Meter},
-    handles::worker::{Present, Worker, WorkerShared},
+use crate::{
     ids::WorkerId,
-    lock,
-    spec::WorkerSpec,
+    supervisor::{
+        commands::Mailbox,
+        flow_control::{Account, Meter},
+        handles::worker::Worker,
+        spec::WorkerSpec,
+        sync::lock,
+        worker::{WorkerShared, process::Present},
+    },
 };
 use std::{
     collections::HashMap,

@@ -1,13 +1,16 @@
 //! The sockets at which workers reach their supervisor, in a directory of their own: the control server's, and one for each
 //! worker that uses `sd_notify(3)`.
 
-use crate::supervisor::{
-    control::server::{Admitted, Issued, Keys, Server},
-    lock,
-    spec::WorkerSpec,
-    worker::notify_socket::NotifySocket,
+use crate::{
+    pipe::named::private_directory::PrivateDirectory,
+    supervisor::{
+        control::server::{Admitted, Issued, Keys, Server},
+        spec::WorkerSpec,
+        sync::lock,
+        worker::notify_socket::NotifySocket,
+    },
+    sys::identity,
 };
-use crate::{pipe::named::private_directory::PrivateDirectory, sys::identity};
 use std::{
     fs::{self, Permissions},
     io,

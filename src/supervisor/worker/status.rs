@@ -1,6 +1,6 @@
 //! What a supervisor looks like at one moment.
 
-use crate::supervisor::ids::WorkerId;
+use crate::ids::WorkerId;
 use serde::{Serialize, Serializer};
 use std::{fmt, time::Duration};
 

@@ -10,10 +10,12 @@
 pub(crate) mod reaping;
 pub(crate) mod work;
 
-use crate::supervisor::containment::inspector::work::Work;
-use crate::supervisor::{event_loop::Mailbox, handles::worker::Present, lock, spec::survivors::Survivors};
 use crate::{
     exit::Survivor,
+    supervisor::{
+        commands::Mailbox, containment::inspector::work::Work, spec::survivors::Survivors, sync::lock,
+        worker::process::Present,
+    },
     sys::{
         pidfd,
         proc::{Eyes, Held},

@@ -1,8 +1,8 @@
 //! Reaping what the host is the parent of by adoption, as process 1 or as a subreaper.
 
-use crate::supervisor::containment::inspector::{Request, work::Work};
 use crate::{
     launch::child::is_own_child,
+    supervisor::containment::inspector::{Request, work::Work},
     sys::{
         pidfd,
         proc::{self, Stat},

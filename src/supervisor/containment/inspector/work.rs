@@ -1,19 +1,19 @@
 //! The inspector's thread: looks at processes, judges which of them belong to a tree, and kills them.
 
-use crate::supervisor::containment::inspector::{Findings, Progress, Request, Task, keep, reaping::Killed};
 use crate::{
     exit::Survivor,
     launch::child::is_own_child,
     policy::descendants::{Facts, Root, Sign, Tree, tree_of},
     supervisor::{
         clock::now,
+        commands::{Command, Mailbox},
         containment::{
             cgroup_pool::Cell,
-            scan::{Token, tokens},
+            inspector::{Findings, Progress, Request, Task, keep, reaping::Killed},
+            token::{Token, tokens},
         },
-        event_loop::{Command, Mailbox},
-        lock,
         spec::survivors::Survivors,
+        sync::lock,
     },
     sys::{
         conduct, pidfd,

@@ -2,11 +2,11 @@
 #![expect(clippy::unused_self, reason = "they look as they do with the feature")]
 
 use crate::{
+    ids::WorkerId,
     policy::stop::StopPolicy,
     supervisor::{
         events::event::Event,
-        handles::worker::{Present, WorkerShared},
-        ids::WorkerId,
+        worker::{WorkerShared, process::Present},
     },
     wire::jsonrpc::error::CallError,
 };

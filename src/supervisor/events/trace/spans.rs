@@ -4,13 +4,13 @@
 
 use crate::{
     exit::{Exit, ExitStatus},
+    ids::WorkerId,
     policy::stop::{StopPolicy, StopStage},
     supervisor::{
         clock::now,
         events::event::{Event, EventKind},
-        handles::worker::{Present, WorkerShared},
-        ids::WorkerId,
         panics::unharmed,
+        worker::{WorkerShared, process::Present},
     },
     wire::jsonrpc::error::CallError,
 };

@@ -1,4 +1,4 @@
-//! How a worker is named in events.
+//! The numbers by which events name workers and groups.
 
 use serde::Serialize;
 use std::fmt;
@@ -15,5 +15,15 @@ impl WorkerId {
 impl fmt::Display for WorkerId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "#{}", self.0)
+    }
+}
+
+/// The name of a group in events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct GroupId(pub(crate) u64);
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "group #{}", self.0)
     }
 }

@@ -1,0 +1,206 @@
+//! What the event loop is asked to do, and how.
+
+use crate::ids::GroupId;
+use crate::{
+    ids::WorkerId,
+    launch::error::SpawnError,
+    pipe::anonymous::ends::PipeReader,
+    supervisor::{
+        containment::{guard::GuardNews, inspector::Findings},
+        control::server::Server,
+        handles::stop::RestartHandle,
+        spec::{
+            SharedSpec,
+            group::{GroupError, GroupPolicy},
+        },
+        worker::{
+            WorkerShared,
+            group::{GroupShared, GroupStatus},
+            notify_socket::NotifySocket,
+            process::Present,
+            status::SupervisorStatus,
+        },
+    },
+    sys::wake::Waker,
+};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How long callers wait for an answer of the loop.
+pub(crate) const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// What the loop is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Arrive(Box<Arrival>),
+    /// The next incarnation of this worker could not be started.
+    NotStarted(WorkerId, SpawnError),
+    /// What made this incarnation of a worker ready was asked for and found.
+    Reached(WorkerId, u32),
+    /// Some messages of this incarnation of a worker were looked at, and do not make it ready.
+    Passed(WorkerId, u32),
+    /// What its user wants of a worker.
+    Act(WorkerId, Action),
+    /// The control server has been started.
+    Listen(Box<Server>),
+    /// A caller has read something of this worker that is for the loop.
+    Talk(WorkerId),
+    /// Callers ask this worker one thing after the other.
+    Burst(WorkerId),
+    /// The kernel was short of memory for this worker's control connection.
+    Rest(WorkerId),
+    /// The kernel has refused to report what this worker's connection waits for.
+    Watch(WorkerId),
+    /// About groups.
+    Group(GroupCommand),
+    /// The inspector has looked.
+    Inspected(Box<Findings>),
+    /// How is everybody?
+    Report(Sender<SupervisorStatus>),
+    /// Everybody is to end. Gives those who are there.
+    StopAll(StopAll, Sender<Vec<Arc<WorkerShared>>>),
+    /// The program is stopped by its user, with everybody, or goes on.
+    Freeze(Sender<()>),
+    Thaw,
+    /// Nobody will come any more: end when everybody has gone.
+    Close,
+    /// What has come of a start of the guard.
+    Guard(GuardNews),
+    /// End everybody.
+    Stop,
+}
+
+/// Who is to end, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StopAll {
+    /// Who is there, by the ladders.
+    Present,
+    /// Also who is still on the way here.
+    ForGood,
+    /// The same, and in so much time.
+    Within(Duration),
+}
+
+/// A process that has just been started.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) shared: Arc<WorkerShared>,
+    pub(crate) present: Arc<Present>,
+    pub(crate) spec: SharedSpec,
+    /// What it will show when it connects.
+    pub(crate) key: Option<String>,
+    pub(crate) started: Instant,
+    /// How many processes the starter had started by then, this one counted.
+    pub(crate) starts_before: u64,
+    pub(crate) messages: Option<PipeReader>,
+    pub(crate) stdout: Option<PipeReader>,
+    pub(crate) stderr: Option<PipeReader>,
+    /// On which it tells that it is ready.
+    pub(crate) bell: Option<PipeReader>,
+    /// To which it tells how it is.
+    pub(crate) notices: Option<NotifySocket>,
+}
+
+/// Why the loop has not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    /// It has ended, and has no workers.
+    LoopGone,
+    /// Not in time. What was asked for may be done later.
+    Late,
+}
+
+/// Where commands for the loop are put.
+#[derive(Debug, Clone)]
+pub(crate) struct Mailbox {
+    pub(crate) commands: Sender<Command>,
+    pub(crate) waker: Arc<Waker>,
+}
+
+impl Mailbox {
+    pub(crate) fn send(&self, command: Command) {
+        self.put(command);
+        self.waker.wake();
+    }
+
+    /// Asks the loop, and waits for its answer. The loop answers between two looks at the kernel; [`ANSWER_TIME`] is for one that is
+    /// not run at all.
+    pub(crate) fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Command) -> Result<T, Unanswered> {
+        self.ask_within(ANSWER_TIME, question)
+    }
+
+    pub(crate) fn ask_within<T>(
+        &self,
+        time: Duration,
+        question: impl FnOnce(Sender<T>) -> Command,
+    ) -> Result<T, Unanswered> {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        self.send(question(answer));
+        answered.recv_timeout(time).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => Unanswered::LoopGone,
+            RecvTimeoutError::Timeout => Unanswered::Late,
+        })
+    }
+
+    /// For a loop that will be woken.
+    pub(crate) fn put(&self, command: Command) {
+        // A loop that has ended has no workers: there is nothing to do for it.
+        drop(self.commands.send(command));
+    }
+}
+
+/// What its user wants of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Stop,
+    StopWithin(Duration),
+    Restart,
+}
+
+/// What is wanted of groups.
+#[derive(Debug)]
+pub(crate) enum GroupCommand {
+    Add {
+        group: Arc<GroupShared>,
+        parent: Option<GroupId>,
+        policy: GroupPolicy,
+        answer: Sender<Result<(), GroupError>>,
+    },
+    /// All of them, or none.
+    AddWorkers {
+        group: GroupId,
+        workers: Newcomers,
+        /// Whether the caller waits for the first start of the first of them, and takes its failure for a refusal.
+        is_awaited: bool,
+        answer: Sender<Result<Option<FirstStart>, GroupError>>,
+    },
+    Remove {
+        group: GroupId,
+        worker: WorkerId,
+        answer: Sender<Result<(), GroupError>>,
+    },
+    StartMember {
+        group: GroupId,
+        worker: WorkerId,
+        answer: Sender<Result<RestartHandle, GroupError>>,
+    },
+    /// Nothing where there is no such group any more.
+    Status(GroupId, Sender<Option<GroupStatus>>),
+    /// Gives those who are to begin anew.
+    Start(GroupId, Sender<RestartHandle>),
+    /// Gives those who are to end.
+    Stop(GroupId, Sender<Vec<Arc<WorkerShared>>>),
+    /// As `Stop`, and for good.
+    Dissolve(GroupId, Sender<Result<Vec<Arc<WorkerShared>>, GroupError>>),
+    /// As `Start`.
+    Restart(GroupId, Sender<RestartHandle>),
+}
+
+/// Workers that are to be members, with their specs.
+pub(crate) type Newcomers = Vec<(Arc<WorkerShared>, SharedSpec)>;
+
+/// Has one answer, when the first start of a member has succeeded, failed or been called off.
+pub(crate) type FirstStart = Receiver<Result<(), GroupError>>;

@@ -1,0 +1,62 @@
+//! Sends events into the channel.
+
+use crate::{
+    policy::backpressure::Levels,
+    supervisor::{
+        events::{event::Event, trace::Trace},
+        flow_control::Meter,
+        worker::WorkerShared,
+    },
+    wire::framing::batch::FrameBatch,
+};
+use crossbeam_channel::Sender;
+
+/// Where events go. Only the loop sends, so it knows how many were sent, and with the length of the channel how many were
+/// received.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    pub(crate) events: Sender<Event>,
+    pub(crate) sent: u64,
+    pub(crate) batch: FrameBatch,
+    /// The events of a chunk before they are sent; kept for its room.
+    pub(crate) ready: Vec<Event>,
+    pub(crate) trace: Trace,
+}
+
+impl Outlet {
+    pub(crate) fn new(events: Sender<Event>) -> Self {
+        Self { events, sent: 0, batch: FrameBatch::default(), ready: Vec::new(), trace: Trace::default() }
+    }
+
+    pub(crate) fn send(&mut self, event: Event) {
+        self.trace.tell(&event);
+        if let Some(shared) = event.worker_shared() {
+            shared.account.note_sent(self.sent + 1);
+        }
+        // The supervisor holds a receiver until this loop has ended.
+        drop(self.events.send(event));
+        self.sent += 1;
+    }
+
+    /// How many events nobody has received yet.
+    pub(crate) fn waiting(&self) -> usize {
+        self.events.len()
+    }
+
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// The levels of a worker's meter, whose last event was the one of this number.
+    pub(crate) fn levels(&self, meter: &Meter, last_sent: u64) -> Levels {
+        meter.levels(last_sent > self.received(), !self.events.is_empty())
+    }
+
+    pub(crate) fn levels_of(&self, shared: &WorkerShared) -> Levels {
+        self.levels(&shared.account.meter, shared.account.last_sent())
+    }
+
+    pub(crate) fn received(&self) -> u64 {
+        self.sent.saturating_sub(self.events.len() as u64)
+    }
+}
