@@ -4,7 +4,7 @@ use crate::{Outcome, kernel};
 use pipewright::{
     OutputMode, Parent, Pass, SendError, StdinMode, Supervisor, WorkerSpec,
     pipe::{
-        Wait,
+        Timeout,
         anonymous::{self, PipeWriter},
         named::{self, Listener, PipeName},
     },
@@ -22,7 +22,7 @@ pub(crate) fn run() -> Outcome {
     kernel::default(libc::SIGPIPE);
     let mut stdin = stdin_without_reader()?;
     report("write", &stdin.write(b"x").map_err(|error| error.kind()));
-    report("write_all_deadline", &stdin.write_all_deadline(b"x", PATIENCE).map_err(|error| error.kind()));
+    report("write_all_timeout", &stdin.write_all_timeout(b"x", PATIENCE).map_err(|error| error.kind()));
     report("send", &send_without_parent()?);
     report("stream", &write_to_stream()?);
     report("call", &call_without_reader()?);
@@ -57,7 +57,7 @@ fn write_to_stream() -> Result<Result<usize, ErrorKind>, Box<dyn Error>> {
     let listener = Listener::bind(&name)?;
     let client = named::connect(&name, PATIENCE)?;
     drop(listener.accept()?);
-    Ok(client.write_deadline(b"x", Wait::at_most(PATIENCE)).map_err(|error| error.kind()))
+    Ok(client.write_timeout(b"x", Timeout::after(PATIENCE)).map_err(|error| error.kind()))
 }
 
 /// A worker that reads its control pipe no more: any error will do, as long as this process lives.

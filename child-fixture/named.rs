@@ -63,7 +63,7 @@ fn serve(name: &str) -> Result<(), Box<dyn Error>> {
 fn as_client(name: &str) -> Result<(), Box<dyn Error>> {
     let listener = ListenerOptions::new().access(Access::Anyone).listen(&PipeName::new(name)?)?;
     say("listening")?;
-    let stream = listener.accept_deadline(PATIENCE)?;
+    let stream = listener.accept_timeout(PATIENCE)?;
     let mut ran = false;
     match stream.run_as_client(|| ran = true) {
         Ok(()) => say("it ran")?,
@@ -83,12 +83,12 @@ fn starved(name: &str) -> Result<(), Box<dyn Error>> {
     }
     say("listening")?;
     let before = cpu_time();
-    let answer = listener.accept_deadline(Duration::from_millis(500));
+    let answer = listener.accept_timeout(Duration::from_millis(500));
     let used = cpu_time().saturating_sub(before);
     let starved = matches!(answer, Err(AcceptError::TimedOut)) && used < Duration::from_millis(50);
     say(if starved { "starved" } else { "not starved" })?;
     std::thread::scope(|scope| {
-        let accepting = scope.spawn(|| listener.accept_deadline(PATIENCE));
+        let accepting = scope.spawn(|| listener.accept_timeout(PATIENCE));
         io::stdin().read_line(&mut String::new())?;
         hoard.clear();
         let mut stream = accepting.join().map_err(|_| io::Error::other("panic"))??;
@@ -121,7 +121,7 @@ fn cpu_time() -> Duration {
 /// in.
 fn hammer(name: &str) -> Result<(), Box<dyn Error>> {
     let name = PipeName::new(name)?;
-    let options = ConnectOptions::new().handshake(ImpersonationLevel::Identification).fail_if_absent();
+    let options = ConnectOptions::new().handshake(ImpersonationLevel::Identification).no_wait();
     let mut echo = [0; 8];
     say("hammering")?;
     loop {
@@ -135,13 +135,13 @@ fn hammer(name: &str) -> Result<(), Box<dyn Error>> {
 
 /// Connects, says so, and stays until the server ends the stream.
 fn client(name: &str, level: &str) -> Result<(), Box<dyn Error>> {
-    let options = ConnectOptions::new().server(Access::Anyone);
+    let options = ConnectOptions::new().allowed_server(Access::Anyone);
     let options = match level {
         "plain" => options,
         "anonymous" => options.handshake(ImpersonationLevel::Anonymous),
         "identification" => options.handshake(ImpersonationLevel::Identification),
         "impersonation" => options.handshake(ImpersonationLevel::Impersonation),
-        "current-user" => options.server(Access::CurrentUser),
+        "current-user" => options.allowed_server(Access::CurrentUser),
         other => return Err(format!("no level {other:?}").into()),
     };
     let name = match name.strip_prefix('@') {
@@ -174,7 +174,7 @@ fn inherited(mode: &str, handle: &str) -> Result<(), Box<dyn Error>> {
     let modes = [PipeMode::Byte, PipeMode::Message, PipeMode::Framed];
     let mode = modes.into_iter().find(|known| known.to_string() == mode).ok_or("no mode")?;
     let end = OwnedFd::from(PipeWriter::inherit(handle.parse()?)?);
-    let mut stream = Stream::from_descriptor(end, mode)?;
+    let mut stream = Stream::from_fd(end, mode)?;
     let mut letters = [0; 5];
     stream.read_exact(&mut letters)?;
     stream.write_all(&letters.to_ascii_uppercase())?;

@@ -84,7 +84,8 @@ fn run() -> Outcome {
 /// Where the other side is: on this machine, or at the end of a tunnel that lives as long as the talk.
 fn connect(place: &str, mode: PipeMode) -> Outcome {
     // The client asks to be served with its own rights, by whoever serves there.
-    let options = ConnectOptions::new().mode(mode).server(Access::Anyone).handshake(ImpersonationLevel::Impersonation);
+    let options =
+        ConnectOptions::new().mode(mode).allowed_server(Access::Anyone).handshake(ImpersonationLevel::Impersonation);
     let Some(elsewhere) = place.strip_prefix("ssh://") else {
         return talk(options.connect(&PipeName::new(place)?, PATIENCE)?.into_messages()?);
     };
@@ -146,7 +147,7 @@ impl Guests {
             if *number == from {
                 return true;
             }
-            match guest.send_deadline(text, Duration::from_millis(100)) {
+            match guest.send_timeout(text, Duration::from_millis(100)) {
                 // A speech that is too long is nobody else's fault.
                 Ok(()) | Err(MessageError::TooLarge { .. }) => true,
                 Err(_) => {
@@ -179,7 +180,7 @@ fn send_file(stream: Stream, file: &str) -> Outcome {
     let answer = stream.run_as_client(|| fs::read(file));
     let client = stream.into_messages()?;
     // The kernel's own messages are short, framed ones are long.
-    let limit = client.limit()?;
+    let limit = client.max_message_size()?;
     let answer = match answer {
         Ok(Ok(bytes)) if bytes.len() > limit => {
             format!("{file}: {} bytes, and a message of this pipe has {limit} at most", bytes.len()).into_bytes()
@@ -188,7 +189,7 @@ fn send_file(stream: Stream, file: &str) -> Outcome {
         Ok(Err(error)) => format!("{file}: {error}").into_bytes(),
         Err(error) => format!("{file}: {error}").into_bytes(),
     };
-    Ok(client.send_deadline(&answer, Duration::from_secs(5))?)
+    Ok(client.send_timeout(&answer, Duration::from_secs(5))?)
 }
 
 /// Until the other side ends.
@@ -223,5 +224,5 @@ fn complain(what: &dyn Display) {
 /// Also where another process has made the descriptor non-blocking: then it is waited for instead of losing the line.
 fn write_line(stream: impl AsFd, line: &[u8]) -> io::Result<()> {
     let writer = PipeWriter::from(os_pipe::PipeWriter::from(stream.as_fd().try_clone_to_owned()?));
-    Ok(writer.write_all_deadline(&[line, b"\n"].concat(), Duration::MAX)?)
+    Ok(writer.write_all_timeout(&[line, b"\n"].concat(), Duration::MAX)?)
 }

@@ -91,7 +91,7 @@ fn named(mode: PipeMode) -> Result<(Stream, Stream), Failed> {
     let name = PipeName::new(format!("bench-{}", process::id()))?;
     let listener = ListenerOptions::new().mode(mode).listen(&name)?;
     let client = ConnectOptions::new().mode(mode).connect(&name, PATIENCE)?;
-    Ok((client, listener.accept_deadline(PATIENCE)?))
+    Ok((client, listener.accept_timeout(PATIENCE)?))
 }
 
 fn bytes(mut writer: impl Write + Send, mut reader: impl Read, size: usize, total: usize) -> Result<f64, Failed> {

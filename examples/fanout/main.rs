@@ -202,7 +202,7 @@ impl Build<'_> {
         // Through a pipe, whose end is the end of the entry: with the whole entry on it, a command line can be longer than the
         // kernel allows, and the number of an entry says nothing when the database was made in memory, or is written anew
         // meanwhile.
-        let handed_over = worker.take_stdin().map(|stdin| stdin.write_all_deadline(&text, HANDOVER_TIME_MAX));
+        let handed_over = worker.take_stdin().map(|stdin| stdin.write_all_timeout(&text, HANDOVER_TIME_MAX));
         if handed_over.is_some_and(|written| written.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)) {
             worker.kill()?;
         }

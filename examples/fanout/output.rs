@@ -9,7 +9,7 @@ pub(crate) fn write_line(stream: impl AsFd, text: &str) {
     let Ok(descriptor) = stream.as_fd().try_clone_to_owned() else { return };
     let line = format!("{text}\n");
     let written =
-        PipeWriter::from(os_pipe::PipeWriter::from(descriptor)).write_all_deadline(line.as_bytes(), Duration::MAX);
+        PipeWriter::from(os_pipe::PipeWriter::from(descriptor)).write_all_timeout(line.as_bytes(), Duration::MAX);
     drop(written.map_err(io::Error::from));
 }
 

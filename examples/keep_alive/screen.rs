@@ -198,7 +198,7 @@ fn with_time(text: &str) -> String {
 pub(crate) fn write_line(stream: impl AsFd, text: &str) {
     let Ok(descriptor) = stream.as_fd().try_clone_to_owned() else { return };
     let writer = PipeWriter::from(os_pipe::PipeWriter::from(descriptor));
-    drop(writer.write_all_deadline(format!("{text}\n").as_bytes(), Duration::MAX));
+    drop(writer.write_all_timeout(format!("{text}\n").as_bytes(), Duration::MAX));
 }
 
 #[expect(clippy::disallowed_methods, reason = "a reader that takes nothing is given up after a while")]

@@ -144,7 +144,7 @@ impl OwnOrShell {
         let output = process.take_stdout().ok_or_else(|| SpawnError::guard(io::ErrorKind::BrokenPipe.into()))?;
         let mut bytes = Vec::new();
         let mut report = || {
-            let read = |buffer: &mut [u8]| output.read_deadline(buffer, SELF_TEST_TIME);
+            let read = |buffer: &mut [u8]| output.read_timeout(buffer, SELF_TEST_TIME);
             report(&mut process, &mut bytes, read).map_err(|error| refused(error.kind(), &named(error.to_string())))
         };
         let first = report()?;
@@ -303,7 +303,7 @@ mod tests {
         let [mut left, mut right, mut other] = [(); 3].map(|()| spec.spawn_unsupervised().unwrap());
         let streams = [&mut left, &mut right, &mut other].map(|process| process.take_stdout().unwrap());
         for stream in &streams {
-            assert_eq!(stream.read_deadline(&mut [0; 8], PATIENCE).unwrap(), 3);
+            assert_eq!(stream.read_timeout(&mut [0; 8], PATIENCE).unwrap(), 3);
         }
         let groups = GroupList::new().unwrap();
         groups.enter(left.pid()).unwrap();
@@ -313,7 +313,7 @@ mod tests {
         shell.start(&token(), &groups).unwrap().sweep(PATIENCE);
         for (stream, leader) in streams.iter().zip([&mut left, &mut right]) {
             // Its end comes when no process of the group is left.
-            assert_eq!(stream.read_deadline(&mut [0; 8], PATIENCE).unwrap(), 0, "{}", shell.program.display());
+            assert_eq!(stream.read_timeout(&mut [0; 8], PATIENCE).unwrap(), 0, "{}", shell.program.display());
             assert_eq!(leader.wait().unwrap().signal(), Some(libc::SIGKILL));
         }
         assert_eq!(other.wait_timeout(Duration::ZERO).unwrap(), None, "a group that has left the list is spared");

@@ -7,7 +7,7 @@ use super::writer::Writer;
 use crate::{
     pipe::{
         named::{connect::ConnectOptions, name::PipeName, split::ReadHalf, stream::Stream},
-        timeout::{Begun, Wait},
+        timeout::{StartedTimeout, Timeout},
     },
     wire::{
         decode::decode,
@@ -117,7 +117,7 @@ impl Control {
         let (reader, writer) = stream.split();
         let hello = encode::notification(HELLO, &Hello { key: address.key.clone() }).map_err(io::Error::other)?;
         let writer = Writer::new(writer);
-        writer.write(&hello, &Begun::now(Wait::at_most(CONNECT_TIME)))?;
+        writer.write(&hello, &StartedTimeout::now(Timeout::after(CONNECT_TIME)))?;
         let (heard, incoming) = crossbeam_channel::unbounded();
         let deframer = Deframer::new(Framing::Lines, MAX_LINE);
         let scratch = vec![0; READ_BYTES];
@@ -151,7 +151,7 @@ impl Control {
         let mut ready = Vec::new();
         let mut goes_on = true;
         while goes_on && serving.reads_itself() {
-            goes_on = self.read(Wait::forever(), |incoming| ready.push(incoming));
+            goes_on = self.read(Timeout::never(), |incoming| ready.push(incoming));
             // What the listener has heard while this thread was in a request came before.
             let heard = self.incoming.try_iter();
             for request in heard.chain(ready.drain(..)).filter_map(ParentMessage::into_request) {
@@ -165,14 +165,13 @@ impl Control {
 
     /// Reads once, or not at all where it would wait and the listener has heard something already. False where nothing more
     /// will be heard: the connection has ended, or the parent has asked for the end.
-    fn read(self: &Arc<Self>, wait: Wait<'_>, mut hear: impl FnMut(ParentMessage)) -> bool {
+    fn read(self: &Arc<Self>, wait: Timeout<'_>, mut hear: impl FnMut(ParentMessage)) -> bool {
         let mut reading = self.reading();
-        if wait.is_forever() && (!self.incoming.is_empty() || reading.heard.is_none()) {
+        if wait.is_never() && (!self.incoming.is_empty() || reading.heard.is_none()) {
             return reading.heard.is_some();
         }
         let Reading { reader, deframer, batch, scratch, heard, is_over } = &mut *reading;
-        let read =
-            if wait.is_forever() { reader.read(scratch) } else { reader.as_stream().read_deadline(scratch, wait) };
+        let read = if wait.is_never() { reader.read(scratch) } else { reader.as_stream().read_timeout(scratch, wait) };
         let bytes = match read {
             Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::TimedOut) => return true,
             read => scratch.get(..read.unwrap_or(0)).unwrap_or_default(),
@@ -230,7 +229,7 @@ impl Control {
         };
         // Somebody has to read the answer, and whoever serves may be in a request: this one.
         self.stand_by.notify_all();
-        let begun = Begun::now(Wait::at_most(timeout));
+        let begun = StartedTimeout::now(Timeout::after(timeout));
         let sent =
             encode::request(id, method, params).map_err(CallError::Encode).and_then(|line| self.send(&line, &begun));
         if let Err(error) = sent {
@@ -250,7 +249,7 @@ impl Control {
         decode(answer?.get()).map_err(|error| CallError::InvalidResult(Box::new(error)))
     }
 
-    fn send(&self, line: &[u8], begun: &Begun<'_>) -> Result<(), CallError> {
+    fn send(&self, line: &[u8], begun: &StartedTimeout<'_>) -> Result<(), CallError> {
         self.writer.write(line, begun).map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => CallError::ParentGone,
             io::ErrorKind::TimedOut => CallError::TimedOut,
@@ -282,7 +281,7 @@ impl Control {
     fn read_for_all(self: &Arc<Self>) -> bool {
         let heard = self.reading().heard.clone();
         // The channel keeps them all: its receiver is in `self`. Answers are read also when nothing else is wanted any more.
-        self.read(Wait::at_most(Duration::ZERO), |incoming| {
+        self.read(Timeout::after(Duration::ZERO), |incoming| {
             if let Some(heard) = &heard {
                 drop(heard.send(incoming));
             }
@@ -440,7 +439,7 @@ impl ParentMessage {
 
 impl RpcSender for Control {
     fn send_line(&self, line: Vec<u8>) -> Result<(), CallError> {
-        self.send(&line, &Begun::now(Wait::forever()))
+        self.send(&line, &StartedTimeout::now(Timeout::never()))
     }
 
     fn request_answered(&self, id: &str) {

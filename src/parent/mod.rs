@@ -606,7 +606,7 @@ mod tests {
     #[test]
     fn buffered_messages_are_written_together() {
         let (parent, reader) = link();
-        let unread = || reader.unread().unwrap();
+        let unread = || reader.bytes_available().unwrap();
         let mut buffered = parent.buffered(8);
         buffered.send(&12).unwrap();
         buffered.send(&34).unwrap();
@@ -631,7 +631,7 @@ mod tests {
         // As in a fork, whose parent writes it too.
         buffered.owner = 0;
         drop(buffered);
-        assert_eq!(reader.unread().unwrap(), 0);
+        assert_eq!(reader.bytes_available().unwrap(), 0);
     }
 
     #[test]

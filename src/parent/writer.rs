@@ -3,7 +3,7 @@
 use crate::{
     pipe::{
         named::split::WriteHalf,
-        timeout::{Begun, Wait},
+        timeout::{StartedTimeout, Timeout},
     },
     wire::send_queue::SendQueue,
 };
@@ -46,7 +46,7 @@ impl Writer {
     }
 
     /// Writes a line. At [`TimedOut`](io::ErrorKind::TimedOut) the other side will see all of it or nothing.
-    pub(super) fn write(&self, line: &[u8], begun: &Begun<'_>) -> io::Result<()> {
+    pub(super) fn write(&self, line: &[u8], begun: &StartedTimeout<'_>) -> io::Result<()> {
         let mut pen = self.take(begun)?;
         let written = pen.write(line, begun);
         self.put(pen);
@@ -84,7 +84,7 @@ impl Writer {
         }
     }
 
-    fn take(&self, begun: &Begun<'_>) -> io::Result<Pen> {
+    fn take(&self, begun: &StartedTimeout<'_>) -> io::Result<Pen> {
         let mut gate = self.lock();
         loop {
             if let Some(pen) = gate.pen.take() {
@@ -108,10 +108,10 @@ impl Writer {
 impl Pen {
     fn write_at_once(&mut self, lines: &[u8]) {
         // A parent that does not read has to do without.
-        drop(self.write(lines, &Begun::now(Wait::at_most(Duration::ZERO))));
+        drop(self.write(lines, &StartedTimeout::now(Timeout::after(Duration::ZERO))));
     }
 
-    fn write(&mut self, line: &[u8], begun: &Begun<'_>) -> io::Result<()> {
+    fn write(&mut self, line: &[u8], begun: &StartedTimeout<'_>) -> io::Result<()> {
         let (written, outcome) = self.write_some(self.rest.rest(), begun);
         self.rest.advance(written);
         outcome?;
@@ -123,10 +123,10 @@ impl Pen {
     }
 
     /// How much was written, and whether that was all.
-    fn write_some(&self, bytes: &[u8], begun: &Begun<'_>) -> (usize, io::Result<()>) {
+    fn write_some(&self, bytes: &[u8], begun: &StartedTimeout<'_>) -> (usize, io::Result<()>) {
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            match self.half.as_stream().write_deadline(rest, begun.rest()) {
+            match self.half.as_stream().write_timeout(rest, begun.rest()) {
                 Ok(bytes) => written += bytes,
                 Err(error) => return (written, Err(error)),
             }
@@ -151,15 +151,15 @@ mod tests {
         let (_reader, half) = client.split();
         let server = listener.accept().unwrap();
         let writer = Writer::new(half);
-        let mut pen = writer.take(&Begun::now(Wait::forever())).unwrap();
-        pen.write(b"answer\n", &Begun::now(Wait::forever())).unwrap();
+        let mut pen = writer.take(&StartedTimeout::now(Timeout::never())).unwrap();
+        pen.write(b"answer\n", &StartedTimeout::now(Timeout::never())).unwrap();
         writer.write_at_once(b"pong\n");
         writer.put(pen);
         writer.write_at_once(b"more\n");
         let mut said = Vec::new();
         while said.len() < b"answer\npong\nmore\n".len() {
             let mut part = [0; 64];
-            let bytes = server.read_deadline(&mut part, DEADLINE).unwrap();
+            let bytes = server.read_timeout(&mut part, DEADLINE).unwrap();
             said.extend_from_slice(&part[..bytes]);
         }
         assert_eq!(String::from_utf8(said).unwrap(), "answer\npong\nmore\n");

@@ -14,5 +14,5 @@ mod write_error;
 
 pub use self::{
     mode::{Direction, PipeMode},
-    timeout::{Cancel, Cancelled, Wait},
+    timeout::{CancelToken, Cancelled, Timeout},
 };

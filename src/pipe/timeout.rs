@@ -17,25 +17,25 @@ use crate::sys::{
 /// Clones are the same switch. It stays on for good; calls that shall not be bothered any more get a new one. One descriptor.
 ///
 /// ```
-/// use pipewright::pipe::{Cancel, named::{AcceptError, Listener, PipeName}};
+/// use pipewright::pipe::{CancelToken, named::{AcceptError, Listener, PipeName}};
 ///
 /// # let directory = std::env::temp_dir().join(format!("pipewright-doc-cancel-{}", std::process::id()));
 /// # std::fs::create_dir(&directory)?;
 /// let listener = Listener::bind(&PipeName::new(directory.join("build"))?)?;
-/// let cancel = Cancel::new()?;
+/// let cancel = CancelToken::new()?;
 /// cancel.cancel();
-/// assert!(matches!(listener.accept_deadline(&cancel), Err(AcceptError::Cancelled)));
+/// assert!(matches!(listener.accept_timeout(&cancel), Err(AcceptError::Cancelled)));
 /// # drop(listener);
 /// # std::fs::remove_dir(&directory)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[doc(alias = "CancellationToken")]
 #[derive(Clone)]
-pub struct Cancel(Arc<Flag>);
+pub struct CancelToken(Arc<Flag>);
 
-shown_as!(Cancel, |cancel| { is_cancelled: cancel.0.is_raised().unwrap_or(false) });
+shown_as!(CancelToken, |cancel| { is_cancelled: cancel.0.is_raised().unwrap_or(false) });
 
-impl Cancel {
+impl CancelToken {
     /// A switch that is off.
     ///
     /// # Errors
@@ -51,11 +51,11 @@ impl Cancel {
     }
 
     /// Waits until it is on, and gives false when `begun` ends first by its time.
-    pub(crate) fn wait(&self, begun: &Begun<'_>) -> io::Result<bool> {
+    pub(crate) fn wait(&self, begun: &StartedTimeout<'_>) -> io::Result<bool> {
         match begun.wait(&[(self.0.as_fd(), Interest::Readable)])? {
-            Woken::Ready(_) => Ok(true),
-            Woken::TimedOut => Ok(false),
-            Woken::Cancelled => Err(Cancelled.into()),
+            WakeReason::Ready(_) => Ok(true),
+            WakeReason::TimedOut => Ok(false),
+            WakeReason::Cancelled => Err(Cancelled.into()),
         }
     }
 
@@ -69,60 +69,60 @@ impl Cancel {
     }
 }
 
-/// What ends a blocking call if nothing else does: a time, a [`Cancel`], both or neither.
+/// What ends a blocking call if nothing else does: a time, a [`CancelToken`], both or neither.
 ///
-/// Calls take `impl Into<Wait>`, so that a [`Duration`] or a `&Cancel` will do.
+/// Calls take `impl Into<Timeout>`, so that a [`Duration`] or a `&CancelToken` will do.
 ///
 /// ```
-/// use pipewright::pipe::{Cancel, Wait};
+/// use pipewright::pipe::{CancelToken, Timeout};
 /// use std::time::Duration;
 ///
-/// let cancel = Cancel::new()?;
-/// let either = Wait::at_most(Duration::from_secs(5)).or(&cancel);
-/// # let _ = (either, Wait::forever());
+/// let cancel = CancelToken::new()?;
+/// let either = Timeout::after(Duration::from_secs(5)).or_cancelled(&cancel);
+/// # let _ = (either, Timeout::never());
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
-pub struct Wait<'a> {
+pub struct Timeout<'a> {
     timeout: Duration,
-    cancel: Option<&'a Cancel>,
+    cancel: Option<&'a CancelToken>,
 }
 
-impl<'a> Wait<'a> {
+impl<'a> Timeout<'a> {
     /// As long as it takes.
-    pub const fn forever() -> Self {
-        Self::at_most(Duration::MAX)
+    pub const fn never() -> Self {
+        Self::after(Duration::MAX)
     }
 
     /// Counted from the start of the call. Zero looks once and does not wait.
-    pub const fn at_most(timeout: Duration) -> Self {
+    pub const fn after(timeout: Duration) -> Self {
         Self { timeout, cancel: None }
     }
 
-    pub(crate) fn is_forever(&self) -> bool {
+    pub(crate) fn is_never(&self) -> bool {
         self.timeout == Duration::MAX && self.cancel.is_none()
     }
 
     /// Also until the switch is turned on.
     #[must_use]
-    pub const fn or(self, cancel: &'a Cancel) -> Self {
+    pub const fn or_cancelled(self, cancel: &'a CancelToken) -> Self {
         Self { cancel: Some(cancel), ..self }
     }
 }
 
-impl From<Duration> for Wait<'_> {
+impl From<Duration> for Timeout<'_> {
     fn from(timeout: Duration) -> Self {
-        Self::at_most(timeout)
+        Self::after(timeout)
     }
 }
 
-impl<'a> From<&'a Cancel> for Wait<'a> {
-    fn from(cancel: &'a Cancel) -> Self {
-        Self::forever().or(cancel)
+impl<'a> From<&'a CancelToken> for Timeout<'a> {
+    fn from(cancel: &'a CancelToken) -> Self {
+        Self::never().or_cancelled(cancel)
     }
 }
 
-/// The error inside an [`io::Error`] of the kind [`Other`](io::ErrorKind::Other) from a read or write that a [`Cancel`] ended.
+/// The error inside an [`io::Error`] of the kind [`Other`](io::ErrorKind::Other) from a read or write that a [`CancelToken`] ended.
 ///
 /// Not of the kind `Interrupted`: `read_exact` and its like would begin anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -142,14 +142,14 @@ pub(super) fn is_cancelled(error: &io::Error) -> bool {
 
 /// Why a wait has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Woken {
+pub(super) enum WakeReason {
     /// The descriptor at this place of the list is ready.
     Ready(usize),
     TimedOut,
     Cancelled,
 }
 
-impl Woken {
+impl WakeReason {
     /// For the calls that end with an [`io::Error`].
     pub(super) fn into_io(self) -> io::Result<usize> {
         match self {
@@ -160,15 +160,15 @@ impl Woken {
     }
 }
 
-/// A [`Wait`] that has begun.
+/// A [`Timeout`] that has begun.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Begun<'a> {
+pub(crate) struct StartedTimeout<'a> {
     deadline: Deadline,
-    cancel: Option<&'a Cancel>,
+    cancel: Option<&'a CancelToken>,
 }
 
-impl<'a> Begun<'a> {
-    pub(crate) fn now(wait: Wait<'a>) -> Self {
+impl<'a> StartedTimeout<'a> {
+    pub(crate) fn now(wait: Timeout<'a>) -> Self {
         Self { deadline: Deadline::after(wait.timeout), cancel: wait.cancel }
     }
 
@@ -183,13 +183,13 @@ impl<'a> Begun<'a> {
     }
 
     /// What is left of it, for another call.
-    pub(crate) fn rest(&self) -> Wait<'a> {
-        Wait { timeout: self.remaining(), cancel: self.cancel }
+    pub(crate) fn rest(&self) -> Timeout<'a> {
+        Timeout { timeout: self.remaining(), cancel: self.cancel }
     }
 
     /// Already cancelled? Asked before anything is done, so that a cancelled call does nothing.
     pub(super) fn is_cancelled(&self) -> io::Result<bool> {
-        self.cancel.map_or(Ok(false), Cancel::is_cancelled)
+        self.cancel.map_or(Ok(false), CancelToken::is_cancelled)
     }
 
     pub(super) fn has_passed(&self) -> bool {
@@ -197,36 +197,40 @@ impl<'a> Begun<'a> {
     }
 
     /// Waits for one descriptor. A single poll(2) without an allocation where nothing can cancel.
-    pub(super) fn wait_for(&self, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<Woken> {
+    pub(super) fn wait_for(&self, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<WakeReason> {
         if self.cancel.is_some() {
             return self.wait(&[(fd, interest)]);
         }
         Ok(match poll::wait(fd, interest, self.deadline)? {
-            Waited::Ready => Woken::Ready(0),
-            Waited::TimedOut => Woken::TimedOut,
+            Waited::Ready => WakeReason::Ready(0),
+            Waited::TimedOut => WakeReason::TimedOut,
         })
     }
 
     /// Waits for the first of the descriptors.
-    pub(super) fn wait(&self, watched: &[(BorrowedFd<'_>, Interest)]) -> io::Result<Woken> {
+    pub(super) fn wait(&self, watched: &[(BorrowedFd<'_>, Interest)]) -> io::Result<WakeReason> {
         self.wait_until(watched, self.deadline)
     }
 
     /// As [`wait`](Self::wait), and no longer than `pause`; whether it was the pause that ended, only
     /// [`has_passed`](Self::has_passed) tells.
-    pub(super) fn wait_at_most(&self, watched: &[(BorrowedFd<'_>, Interest)], pause: Duration) -> io::Result<Woken> {
+    pub(super) fn wait_at_most(
+        &self,
+        watched: &[(BorrowedFd<'_>, Interest)],
+        pause: Duration,
+    ) -> io::Result<WakeReason> {
         self.wait_until(watched, self.deadline.or(Deadline::after(pause)))
     }
 
-    pub(super) fn wait_until(&self, watched: &[(BorrowedFd<'_>, Interest)], until: Deadline) -> io::Result<Woken> {
+    pub(super) fn wait_until(&self, watched: &[(BorrowedFd<'_>, Interest)], until: Deadline) -> io::Result<WakeReason> {
         // The switch stands first, so that it wins over a descriptor that is always ready.
         let switch = self.cancel.map(|cancel| (cancel.0.as_fd(), Interest::Readable));
         let all: Vec<_> = switch.into_iter().chain(watched.iter().copied()).collect();
         let before = usize::from(switch.is_some());
         Ok(match poll::wait_any(&all, self.deadline.or(until))? {
-            None => Woken::TimedOut,
-            Some(at) if at < before => Woken::Cancelled,
-            Some(at) => Woken::Ready(at - before),
+            None => WakeReason::TimedOut,
+            Some(at) if at < before => WakeReason::Cancelled,
+            Some(at) => WakeReason::Ready(at - before),
         })
     }
 }

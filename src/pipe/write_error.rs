@@ -4,7 +4,7 @@ use std::io;
 
 use super::timeout;
 
-/// Why `write_all_deadline` of a [`PipeWriter`](super::anonymous::PipeWriter) or of a named pipe's [`Stream`](super::named::Stream) could not write all, and
+/// Why `write_all_timeout` of a [`PipeWriter`](super::anonymous::PipeWriter) or of a named pipe's [`Stream`](super::named::Stream) could not write all, and
 /// how far it came.
 #[derive(Debug, thiserror::Error)]
 #[error("{written} of {asked} bytes were written: {source}")]
@@ -29,7 +29,7 @@ impl WriteError {
         self.source.kind()
     }
 
-    /// Whether a [`Cancel`](super::Cancel) ended the call.
+    /// Whether a [`CancelToken`](super::CancelToken) ended the call.
     pub fn is_cancelled(&self) -> bool {
         timeout::is_cancelled(&self.source)
     }

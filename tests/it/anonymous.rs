@@ -34,7 +34,7 @@ use crate::support::{DEADLINE, FIXTURE};
 use pipewright::{
     OutputMode, WorkerSpec,
     pipe::{
-        Cancel, Cancelled, Direction, Wait,
+        CancelToken, Cancelled, Direction, Timeout,
         anonymous::{self, Handle, HandleError, PipeReader, PipeWriter},
     },
 };
@@ -57,7 +57,7 @@ fn within<T: Send + 'static>(what: &str, call: impl FnOnce() -> T + Send + 'stat
 
 fn read_some(reader: &PipeReader, limit: usize) -> Vec<u8> {
     let mut buffer = vec![0; limit];
-    let count = reader.read_deadline(&mut buffer, PATIENCE).unwrap();
+    let count = reader.read_timeout(&mut buffer, PATIENCE).unwrap();
     buffer.truncate(count);
     buffer
 }
@@ -357,11 +357,11 @@ fn s71_a_read_never_returns_more_than_was_written() {
 fn s72_a_read_of_no_bytes_returns_at_once_and_eats_nothing() {
     let (mut reader, writer) = pair();
     for _ in 0..2 {
-        assert_eq!(reader.read_deadline(&mut [], PATIENCE).unwrap(), 0);
+        assert_eq!(reader.read_timeout(&mut [], PATIENCE).unwrap(), 0);
         assert_eq!(reader.read(&mut []).unwrap(), 0);
     }
     (&writer).write_all(b"x").unwrap();
-    assert_eq!(reader.read_deadline(&mut [], PATIENCE).unwrap(), 0);
+    assert_eq!(reader.read_timeout(&mut [], PATIENCE).unwrap(), 0);
     assert_eq!(reader.read(&mut []).unwrap(), 0);
     assert_eq!(read_some(&reader, 16), b"x");
 }
@@ -372,7 +372,7 @@ fn s73_a_write_of_no_bytes_changes_nothing() {
     for text in ["hello", "", "", "world"] {
         (&writer).write_all(text.as_bytes()).unwrap();
         assert_eq!((&writer).write(b"").unwrap(), 0);
-        writer.write_all_deadline(b"", PATIENCE).unwrap();
+        writer.write_all_timeout(b"", PATIENCE).unwrap();
     }
     drop(writer);
     assert_eq!(read_to_end(&reader), b"helloworld");
@@ -385,7 +385,7 @@ fn copied(count: usize) {
         thread::scope(|scope| {
             scope.spawn(move || match deadline {
                 None => (&writer).write_all(&pattern(count)).unwrap(),
-                Some(timeout) => writer.write_all_deadline(&pattern(count), timeout).unwrap(),
+                Some(timeout) => writer.write_all_timeout(&pattern(count), timeout).unwrap(),
             });
             let got = read_to_end(&reader);
             assert_eq!(got.len(), count);
@@ -441,7 +441,7 @@ fn s80_flush_never_waits() {
     let (_reader, writer) = pair();
     (&writer).write_all(b"unread").unwrap();
     (&writer).flush().unwrap();
-    assert_eq!(writer.unread().unwrap(), 6);
+    assert_eq!(writer.bytes_unread().unwrap(), 6);
 }
 
 // The end of the file, and broken pipes.
@@ -474,7 +474,7 @@ fn s83_a_write_fails_once_the_reader_is_gone() {
     drop(reader);
     assert_breaks(&writer);
     assert_eq!((&writer).write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
-    let error = writer.write_all_deadline(b"x", PATIENCE).unwrap_err();
+    let error = writer.write_all_timeout(b"x", PATIENCE).unwrap_err();
     assert_eq!((error.kind(), error.written()), (ErrorKind::BrokenPipe, 0));
 }
 
@@ -493,22 +493,22 @@ fn s84_a_pending_write_fails_when_the_reader_goes() {
 #[test]
 fn s86_with_no_time_left_nothing_happens() {
     let (reader, writer) = pair();
-    let error = reader.read_deadline(&mut [0; 16], Duration::ZERO).unwrap_err();
+    let error = reader.read_timeout(&mut [0; 16], Duration::ZERO).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
 
     let full = writer.capacity().unwrap();
-    writer.write_all_deadline(&pattern(full), Duration::ZERO).unwrap(); // there is room: no time is needed
-    let error = writer.write_all_deadline(b"x", Duration::ZERO).unwrap_err();
+    writer.write_all_timeout(&pattern(full), Duration::ZERO).unwrap(); // there is room: no time is needed
+    let error = writer.write_all_timeout(b"x", Duration::ZERO).unwrap_err();
     assert_eq!((error.kind(), error.written()), (ErrorKind::TimedOut, 0));
     assert_eq!(read_exactly(&reader, full), pattern(full));
-    assert_eq!(reader.unread().unwrap(), 0);
+    assert_eq!(reader.bytes_available().unwrap(), 0);
 }
 
 #[test]
 fn s87_a_read_that_timed_out_lost_no_byte() {
     let (reader, writer) = pair();
     for timeout in [Duration::ZERO, Duration::from_nanos(1), Duration::from_millis(100)] {
-        let error = reader.read_deadline(&mut [0; 16], timeout).unwrap_err();
+        let error = reader.read_timeout(&mut [0; 16], timeout).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
     }
     (&writer).write_all(b"later").unwrap();
@@ -520,7 +520,7 @@ fn a_write_that_timed_out_tells_how_far_it_came() {
     let (reader, writer) = pair();
     assert_eq!(writer.set_capacity(4096).unwrap(), 4096);
     let sent = pattern(10_000);
-    let error = writer.write_all_deadline(&sent, Duration::from_millis(20)).unwrap_err();
+    let error = writer.write_all_timeout(&sent, Duration::from_millis(20)).unwrap_err();
     assert_eq!((error.kind(), error.written()), (ErrorKind::TimedOut, 4096));
     assert_eq!(error.to_string(), "4096 of 10000 bytes were written: timed out");
     let written = error.written();
@@ -530,7 +530,7 @@ fn a_write_that_timed_out_tells_how_far_it_came() {
 
     let rest = sent.get(written..).unwrap().to_vec();
     thread::scope(|scope| {
-        scope.spawn(move || writer.write_all_deadline(&rest, PATIENCE).unwrap());
+        scope.spawn(move || writer.write_all_timeout(&rest, PATIENCE).unwrap());
         assert_eq!(read_to_end(&reader), sent);
     });
 }
@@ -543,19 +543,19 @@ fn p15_cancel_ends_pending_reads_writes_and_waits_and_loses_nothing() {
         let (reader, writer) = pair();
         let (other_reader, _other_writer) = pair();
         let data = pattern(writer.capacity().unwrap() + 1);
-        let cancel = Cancel::new().unwrap();
+        let cancel = CancelToken::new().unwrap();
         if cancel_first {
             cancel.cancel();
         }
-        let wait = Wait::at_most(PATIENCE).or(&cancel);
+        let wait = Timeout::after(PATIENCE).or_cancelled(&cancel);
         let written = thread::scope(|scope| {
-            let read = scope.spawn(|| other_reader.read_deadline(&mut [0], wait).unwrap_err());
-            let write = scope.spawn(|| writer.write_all_deadline(&data, wait).unwrap_err());
+            let read = scope.spawn(|| other_reader.read_timeout(&mut [0], wait).unwrap_err());
+            let write = scope.spawn(|| writer.write_all_timeout(&data, wait).unwrap_err());
             let full = if cancel_first { 0 } else { data.len() - 1 };
-            within_reach("the writes", || reader.unread().unwrap() == full);
+            within_reach("the writes", || reader.bytes_available().unwrap() == full);
             if cancel_first {
                 // Something is to be read and to be drained.
-                writer.write_all_deadline(b"x", PATIENCE).unwrap();
+                writer.write_all_timeout(b"x", PATIENCE).unwrap();
             }
             let drain = scope.spawn(|| writer.wait_drained(wait).unwrap_err());
             let broken = scope.spawn(|| writer.wait_broken(wait).unwrap_err());
@@ -720,7 +720,7 @@ fn unread_bytes_are_seen_from_both_ends_until_they_are_read() {
     let (reader, writer) = pair();
     writer.wait_drained(Duration::ZERO).unwrap();
     (&writer).write_all(&pattern(500)).unwrap();
-    assert_eq!((reader.unread().unwrap(), writer.unread().unwrap()), (500, 500));
+    assert_eq!((reader.bytes_available().unwrap(), writer.bytes_unread().unwrap()), (500, 500));
     let error = writer.wait_drained(Duration::from_millis(5)).unwrap_err();
     assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::TimedOut, "500 bytes are still unread"));
     thread::scope(|scope| {
@@ -728,7 +728,7 @@ fn unread_bytes_are_seen_from_both_ends_until_they_are_read() {
         read_exactly(&reader, 500);
         draining.join().unwrap().unwrap();
     });
-    assert_eq!((reader.unread().unwrap(), writer.unread().unwrap()), (0, 0));
+    assert_eq!((reader.bytes_available().unwrap(), writer.bytes_unread().unwrap()), (0, 0));
 }
 
 #[test]
@@ -814,7 +814,7 @@ fn p11_a_write_without_readers_is_an_error_where_sigpipe_is_at_its_default() {
     process.take_stdout().unwrap().read_to_string(&mut said).unwrap();
     let exit = process.wait_timeout(DEADLINE).unwrap().expect("it ends").clone();
     assert!(exit.success(), "{exit} after {said:?}");
-    let ways = ["write", "write_all_deadline", "send", "stream", "call"];
+    let ways = ["write", "write_all_timeout", "send", "stream", "call"];
     assert_eq!(said, ways.map(|way| format!("{way}: Err(BrokenPipe)\n")).concat());
 }
 
@@ -831,7 +831,7 @@ fn ends_are_made_of_descriptors_files_and_pipes_of_std() {
     let (reader, writer) = io::pipe().unwrap();
     let reader = PipeReader::try_from(OwnedFd::from(reader)).unwrap();
     let writer = PipeWriter::try_from(File::from(OwnedFd::from(writer))).unwrap();
-    writer.write_all_deadline(b"file", PATIENCE).unwrap();
+    writer.write_all_timeout(b"file", PATIENCE).unwrap();
     assert_eq!(read_some(&reader, 10), b"file");
     let (reader, writer) = (io::PipeReader::from(reader), File::from(writer));
     let wrong = PipeWriter::try_from(OwnedFd::from(reader)).unwrap_err();

@@ -4,7 +4,7 @@ use crate::support::{DEADLINE, FIXTURE, Story};
 use pipewright::{
     EventKind, GroupPolicy, OutputMode, Parent, Pass, StdinMode, Supervisor, WorkerSpec,
     pipe::{
-        Cancel, Wait, anonymous,
+        CancelToken, Timeout, anonymous,
         named::{self, ConnectOptions, Listener, ListenerOptions, PipeName},
     },
 };
@@ -83,8 +83,8 @@ fn p12_debug_shows_no_secrets_and_no_insides() {
     let stream = named::connect(&name, DEADLINE).unwrap();
     shown.of("OutputStream", &stream);
     shown.of("Peer", &stream.peer().unwrap());
-    shown.of("Wait", &Wait::at_most(DEADLINE));
-    shown.of("Cancel", &Cancel::new().unwrap());
+    shown.of("Timeout", &Timeout::after(DEADLINE));
+    shown.of("CancelToken", &CancelToken::new().unwrap());
     let (read, write) = stream.split();
     shown.of("ReadHalf", &read);
     shown.of("WriteHalf", &write);

@@ -284,7 +284,7 @@ pub(crate) fn read_to_end(pipe: &pipewright::pipe::anonymous::PipeReader) -> Vec
     let mut all = Vec::new();
     let mut part = vec![0; 64 << 10];
     loop {
-        match pipe.read_deadline(&mut part, DEADLINE) {
+        match pipe.read_timeout(&mut part, DEADLINE) {
             Ok(0) => return all,
             Ok(bytes) => all.extend_from_slice(&part[..bytes]),
             Err(error) => panic!("{error} after {} bytes: {}", all.len(), shorten(&String::from_utf8_lossy(&all))),

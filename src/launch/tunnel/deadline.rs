@@ -1,7 +1,7 @@
 //! The deadline of one call on a tunnel.
 
 use crate::{
-    pipe::timeout::{Begun, Cancel, Wait},
+    pipe::timeout::{CancelToken, StartedTimeout, Timeout},
     sys::poll::Deadline,
 };
 use std::time::Duration;
@@ -11,17 +11,17 @@ use std::time::Duration;
 pub(super) struct TunnelDeadline<'a> {
     pub(super) deadline: Deadline,
     /// Cancelled when ssh exits.
-    pub(super) ended: &'a Cancel,
+    pub(super) ended: &'a CancelToken,
 }
 
 impl TunnelDeadline<'_> {
-    pub(super) fn wait(&self) -> Wait<'_> {
-        Wait::at_most(self.remaining()).or(self.ended)
+    pub(super) fn wait(&self) -> Timeout<'_> {
+        Timeout::after(self.remaining()).or_cancelled(self.ended)
     }
 
     /// The deadline alone, for finding out whether ssh has exited.
-    pub(super) fn begun(&self) -> Begun<'_> {
-        Begun::now(Wait::at_most(self.remaining()))
+    pub(super) fn begun(&self) -> StartedTimeout<'_> {
+        StartedTimeout::now(Timeout::after(self.remaining()))
     }
 
     pub(super) fn remaining(&self) -> Duration {

@@ -236,7 +236,7 @@ impl Tunnel {
         let not_reached =
             || TunnelError::Unreachable { path: forward.remote.clone().into(), stderr: shared.stderr_tail() };
         let local = PipeName::new(&forward.local)?;
-        let stream = options.clone().fail_if_absent().connect(&local, until.wait()).map_err(|error| match error {
+        let stream = options.clone().no_wait().connect(&local, until.wait()).map_err(|error| match error {
             ConnectError::NoServer { .. } => match shared.exit_if_ending(&until.begun()) {
                 Ok(Some(exit)) => TunnelError::Ended { exit },
                 Ok(None) => not_reached(),

@@ -8,7 +8,7 @@ use crate::{
     pipe::{
         mode::PipeMode,
         named::{connect::ConnectOptions, message_stream::MessageStream, name::PipeName},
-        timeout::Wait,
+        timeout::Timeout,
     },
     text::printable,
 };
@@ -40,20 +40,20 @@ pub(super) fn handshake(
 ) -> io::Result<MessageStream> {
     let stream = connect(control, absent, until.wait())?;
     receive_hello(&stream, until.wait())?;
-    stream.send_deadline(&packet(&[HELLO, VERSION]), until.wait())?;
+    stream.send_timeout(&packet(&[HELLO, VERSION]), until.wait())?;
     Ok(stream)
 }
 
 /// Connects to the control socket; ssh then sends its hello.
-pub(super) fn connect(control: &PipeName, absent: MissingSocket, wait: Wait<'_>) -> io::Result<MessageStream> {
-    let mut options = ConnectOptions::new().mode(PipeMode::Framed).max_message(PACKET_BYTES_MAX);
+pub(super) fn connect(control: &PipeName, absent: MissingSocket, wait: Timeout<'_>) -> io::Result<MessageStream> {
+    let mut options = ConnectOptions::new().mode(PipeMode::Framed).max_message_size(PACKET_BYTES_MAX);
     if absent == MissingSocket::Fail {
-        options = options.fail_if_absent();
+        options = options.no_wait();
     }
     options.connect(control, wait)?.into_messages()
 }
 
-pub(super) fn receive_hello(stream: &MessageStream, wait: Wait<'_>) -> io::Result<()> {
+pub(super) fn receive_hello(stream: &MessageStream, wait: Timeout<'_>) -> io::Result<()> {
     let hello = receive(stream, wait)?;
     if number(&hello, 0) != Some(HELLO) || number(&hello, 1) != Some(VERSION) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "unsupported version of ssh's control protocol"));
@@ -104,12 +104,12 @@ fn request(
         bytes.extend(path);
         bytes.extend(PATH_PORT.to_be_bytes());
     }
-    stream.send_deadline(&bytes, until.wait())?;
+    stream.send_timeout(&bytes, until.wait())?;
     receive(&stream, until.wait())
 }
 
-fn receive(stream: &MessageStream, wait: Wait<'_>) -> io::Result<Vec<u8>> {
-    stream.recv_deadline(wait)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+fn receive(stream: &MessageStream, wait: Timeout<'_>) -> io::Result<Vec<u8>> {
+    stream.recv_timeout(wait)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 fn packet(numbers: &[u32]) -> Vec<u8> {

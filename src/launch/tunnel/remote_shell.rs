@@ -80,7 +80,7 @@ impl RemoteShell {
     pub(super) fn round_trip(&mut self, until: &TunnelDeadline<'_>) -> io::Result<()> {
         self.sequence += 1;
         let line = format!("{}\n", self.sequence);
-        self.input.write_all_deadline(line.as_bytes(), until.remaining()).map_err(io::Error::from)?;
+        self.input.write_all_timeout(line.as_bytes(), until.remaining()).map_err(io::Error::from)?;
         // Skip echoes of earlier calls that timed out.
         while self.line(until)? != line.trim_end().as_bytes() {}
         Ok(())
@@ -100,7 +100,7 @@ impl RemoteShell {
                 ));
             }
             let mut part = [0; 1024];
-            match self.output.read_deadline(&mut part, until.remaining())? {
+            match self.output.read_timeout(&mut part, until.remaining())? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 bytes => self.read.extend_from_slice(part.get(..bytes).unwrap_or_default()),
             }
@@ -112,7 +112,7 @@ impl RemoteShell {
         const STDERR_TIMEOUT: Duration = Duration::from_secs(1);
         let Some(pipe) = self.process.take_stderr() else { return Box::default() };
         let (mut text, mut part) = (Vec::new(), [0; 1024]);
-        while let Ok(bytes @ 1..) = pipe.read_deadline(&mut part, until.remaining().min(STDERR_TIMEOUT)) {
+        while let Ok(bytes @ 1..) = pipe.read_timeout(&mut part, until.remaining().min(STDERR_TIMEOUT)) {
             text.extend_from_slice(part.get(..bytes).unwrap_or_default());
             if text.len() > 8 * part.len() {
                 break;

@@ -18,7 +18,7 @@ use crate::{
     pipe::{
         anonymous::ends::PipeReader,
         named::{message_stream::MessageStream, name::PipeName, transport::Carrier},
-        timeout::{Begun, Cancel, Cancelled},
+        timeout::{CancelToken, Cancelled, StartedTimeout},
     },
     sys::{
         pidfd::own_pid,
@@ -62,7 +62,7 @@ pub(super) struct SshState {
     pid: u32,
     pub(super) control: PipeName,
     /// Cancelled when ssh has exited.
-    pub(super) ended: Cancel,
+    pub(super) ended: CancelToken,
     stop: Flag,
     stderr: Mutex<StderrTail>,
     exit: Mutex<Option<Arc<Exit>>>,
@@ -96,7 +96,7 @@ impl SshProcess {
 
 fn spawn_ssh(plan: &LaunchPlan, control: PipeName) -> Result<(Process, OwnedFd, Arc<SshState>), TunnelError> {
     let context = SpawnContext { death_signal: Some(libc::SIGTERM), ..SpawnContext::default() };
-    let (ended, stop) = (Cancel::new()?, Flag::new()?);
+    let (ended, stop) = (CancelToken::new()?, Flag::new()?);
     let mut process = Process::new(launch(plan, prepare(plan, OpenMode::Nonblocking)?, &context)?);
     let end = process.end()?;
     let stderr = Mutex::new(StderrTail { pipe: process.take_stderr(), last: Vec::new() });
@@ -167,7 +167,7 @@ impl SshState {
         let mut stderr = self.stderr();
         let mut part = [0; 1024];
         while let Some(pipe) = &stderr.pipe {
-            match pipe.read_deadline(&mut part, Duration::ZERO) {
+            match pipe.read_timeout(&mut part, Duration::ZERO) {
                 Ok(0) => stderr.pipe = None,
                 Ok(bytes) => {
                     stderr.last.extend_from_slice(part.get(..bytes).unwrap_or_default());
@@ -194,12 +194,16 @@ impl SshState {
     }
 
     /// The exit of ssh, if it has exited or is about to. Waits up to the deadline of `begun` to find out.
-    pub(super) fn exit_if_ending(&self, begun: &Begun<'_>) -> io::Result<Option<Arc<Exit>>> {
+    pub(super) fn exit_if_ending(&self, begun: &StartedTimeout<'_>) -> io::Result<Option<Arc<Exit>>> {
         self.check_liveness(&mut None, begun)
     }
 
     /// Runs a check that an earlier call may have begun. If the timeout expires first, the check stays in `check`.
-    fn check_liveness(&self, check: &mut Option<LivenessCheck>, begun: &Begun<'_>) -> io::Result<Option<Arc<Exit>>> {
+    fn check_liveness(
+        &self,
+        check: &mut Option<LivenessCheck>,
+        begun: &StartedTimeout<'_>,
+    ) -> io::Result<Option<Arc<Exit>>> {
         loop {
             if let Some(exit) = self.exit() {
                 return Ok(Some(exit));
@@ -284,7 +288,7 @@ impl SshConnection {
 }
 
 impl Carrier for SshConnection {
-    fn ended(&self, begun: &Begun<'_>) -> io::Result<Option<io::Error>> {
+    fn ended(&self, begun: &StartedTimeout<'_>) -> io::Result<Option<io::Error>> {
         // Taken out, so that the lock is not held while waiting for ssh.
         let mut check = self.check().take();
         let answer = self.shared.check_liveness(&mut check, begun);

@@ -1,5 +1,5 @@
 //! The two ends, as the program that holds one uses it.
-#![expect(single_use_lifetimes, reason = "`impl Into<Wait<'_>>` is not stable Rust yet")]
+#![expect(single_use_lifetimes, reason = "`impl Into<Timeout<'_>>` is not stable Rust yet")]
 
 use std::{
     fs::File,
@@ -12,7 +12,7 @@ use std::{
 use super::handle::{Claim, Handle, HandleError, Standard, claim, inspect};
 use crate::pipe::{
     mode::Direction,
-    timeout::{Begun, Cancelled, Wait, Woken},
+    timeout::{Cancelled, StartedTimeout, Timeout, WakeReason},
     write_error::{WriteError, write_all},
 };
 use crate::sys::{
@@ -74,7 +74,7 @@ impl PipeReader {
     }
 
     /// Reads at most `buf.len()` bytes and waits for the first one as `wait` says: a [`Duration`], a
-    /// [`Cancel`](crate::pipe::Cancel), or both. 0 is the end of the file.
+    /// [`CancelToken`](crate::pipe::CancelToken), or both. 0 is the end of the file.
     ///
     /// No byte is lost when the time is up or the call is cancelled. Only one of those who share the end may read at a time: if another one takes the
     /// bytes between the wait and the read, this call blocks until more come.
@@ -82,22 +82,22 @@ impl PipeReader {
     /// # Errors
     ///
     /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`] inside an error of the kind `Other`; what `read` fails with.
-    pub fn read_deadline<'a>(&self, buf: &mut [u8], wait: impl Into<Wait<'a>>) -> io::Result<usize> {
+    pub fn read_timeout<'a>(&self, buf: &mut [u8], timeout: impl Into<Timeout<'a>>) -> io::Result<usize> {
         if buf.is_empty() {
             return Ok(0);
         }
-        let begun = Begun::now(wait.into());
+        let begun = StartedTimeout::now(timeout.into());
         loop {
             match begun.wait_for(self.as_fd(), Interest::Readable)? {
-                Woken::Ready(_) => match retry(|| self.read_once(buf)) {
+                WakeReason::Ready(_) => match retry(|| self.read_once(buf)) {
                     // `O_NONBLOCK` is set, and another reader took the bytes.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     done => return done,
                 },
-                Woken::TimedOut => {
+                WakeReason::TimedOut => {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing to read within the timeout"));
                 }
-                Woken::Cancelled => return Err(Cancelled.into()),
+                WakeReason::Cancelled => return Err(Cancelled.into()),
             }
         }
     }
@@ -112,7 +112,7 @@ impl PipeReader {
     /// # Errors
     ///
     /// None is known for a pipe or a socket.
-    pub fn unread(&self) -> io::Result<usize> {
+    pub fn bytes_available(&self) -> io::Result<usize> {
         fifo::unread(self.as_fd())
     }
 
@@ -187,7 +187,7 @@ impl PipeWriter {
     }
 
     /// Writes all of `buf`, in pieces of at most 4096 bytes, and gives up when `wait` ends: a [`Duration`] for all of it, a
-    /// [`Cancel`](crate::pipe::Cancel), or both.
+    /// [`CancelToken`](crate::pipe::CancelToken), or both.
     ///
     /// It keeps to its time as long as nobody else writes to the same pipe: another writer can fill the room that was there a
     /// moment ago, and this call then waits until somebody reads.
@@ -196,8 +196,8 @@ impl PipeWriter {
     ///
     /// [`WriteError`] says how many bytes are on their way. It turns into an [`io::Error`] of the kind
     /// [`TimedOut`](io::ErrorKind::TimedOut) or whatever `write` failed with.
-    pub fn write_all_deadline<'a>(&self, buf: &[u8], wait: impl Into<Wait<'a>>) -> Result<(), WriteError> {
-        let begun = Begun::now(wait.into());
+    pub fn write_all_timeout<'a>(&self, buf: &[u8], timeout: impl Into<Timeout<'a>>) -> Result<(), WriteError> {
+        let begun = StartedTimeout::now(timeout.into());
         write_all(buf, |rest| {
             let piece = rest.get(..fifo::ATOMIC_WRITE_BYTES).unwrap_or(rest);
             loop {
@@ -218,7 +218,7 @@ impl PipeWriter {
     /// # Errors
     ///
     /// None is known for a pipe or a socket.
-    pub fn unread(&self) -> io::Result<usize> {
+    pub fn bytes_unread(&self) -> io::Result<usize> {
         match fd::kind(self.end.as_raw_fd())? {
             Kind::Socket => fifo::unread_by_peer(self.as_fd()),
             _ => fifo::unread(self.as_fd()),
@@ -233,8 +233,8 @@ impl PipeWriter {
     /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`] inside an error of the kind `Other`. (A socket forgets unread bytes
     /// with its reader, so there it counts as drained.)
     #[doc(alias = "WaitForPipeDrain")]
-    pub fn wait_drained<'a>(&self, wait: impl Into<Wait<'a>>) -> io::Result<()> {
-        let begun = Begun::now(wait.into());
+    pub fn wait_drained<'a>(&self, timeout: impl Into<Timeout<'a>>) -> io::Result<()> {
+        let begun = StartedTimeout::now(timeout.into());
         let mut pause = DRAIN_PAUSE_MIN;
         loop {
             if begun.is_cancelled()? {
@@ -242,7 +242,7 @@ impl PipeWriter {
             }
             let reader_gone = self.is_broken();
             // Asked second: a reader that took the last byte and closed in between has drained the pipe.
-            let unread = self.unread()?;
+            let unread = self.bytes_unread()?;
             if unread == 0 {
                 return Ok(());
             }
@@ -270,11 +270,11 @@ impl PipeWriter {
     /// # Errors
     ///
     /// [`Cancelled`] inside an error of the kind `Other`; when the kernel is out of memory.
-    pub fn wait_broken<'a>(&self, wait: impl Into<Wait<'a>>) -> io::Result<bool> {
-        match Begun::now(wait.into()).wait_for(self.as_fd(), Interest::Hangup)? {
-            Woken::Ready(_) => Ok(true),
-            Woken::TimedOut => Ok(false),
-            Woken::Cancelled => Err(Cancelled.into()),
+    pub fn wait_broken<'a>(&self, timeout: impl Into<Timeout<'a>>) -> io::Result<bool> {
+        match StartedTimeout::now(timeout.into()).wait_for(self.as_fd(), Interest::Hangup)? {
+            WakeReason::Ready(_) => Ok(true),
+            WakeReason::TimedOut => Ok(false),
+            WakeReason::Cancelled => Err(Cancelled.into()),
         }
     }
 
@@ -383,7 +383,7 @@ fn waiting<T>(end: BorrowedFd<'_>, interest: Interest, mut call: impl FnMut() ->
     loop {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Begun::now(Wait::forever()).wait_for(end, interest)?;
+                StartedTimeout::now(Timeout::never()).wait_for(end, interest)?;
             }
             done => return done,
         }

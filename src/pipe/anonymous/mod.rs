@@ -89,9 +89,9 @@
 //! # What blocks
 //!
 //! Reading blocks while the pipe is empty, writing while it is full (64 KiB unless
-//! [`set_capacity`](PipeWriter::set_capacity) was called). [`PipeReader::read_deadline`] and
-//! [`PipeWriter::write_all_deadline`] give up after a [`Duration`](std::time::Duration), or when another thread turns on a
-//! [`Cancel`](crate::pipe::Cancel). None of them sets `O_NONBLOCK`: that flag is shared with everyone who holds a copy of the end, also
+//! [`set_capacity`](PipeWriter::set_capacity) was called). [`PipeReader::read_timeout`] and
+//! [`PipeWriter::write_all_timeout`] give up after a [`Duration`](std::time::Duration), or when another thread turns on a
+//! [`CancelToken`](crate::pipe::CancelToken). None of them sets `O_NONBLOCK`: that flag is shared with everyone who holds a copy of the end, also
 //! in other processes.
 
 use std::{

@@ -37,9 +37,9 @@ pub(super) struct Door {
     pub(super) direction: Direction,
     pub(super) access: Access,
     pub(super) greeting: Greeting,
-    pub(super) out_buffer: Option<usize>,
+    pub(super) send_buffer_size: Option<usize>,
     pub(super) our_uid: u32,
-    pub(super) tally: Tally,
+    pub(super) tally: Counters,
     /// With a handshake: who knocks, and who is half-way in.
     pub(super) moves: Option<Poller>,
 }
@@ -59,7 +59,7 @@ pub(super) struct Admitted {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct Counters {
     pub(super) accepted: AtomicU64,
     refused: AtomicU64,
     pub(super) vanished: AtomicU64,
@@ -68,7 +68,7 @@ pub(super) struct Tally {
 /// How many clients a [`Listener`](super::Listener) has met. Each client that got as far as being looked at is in one of the three.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Counts {
+pub struct ListenerStats {
     /// Returned by `accept`.
     pub accepted: u64,
     /// Put out: not allowed in, of another mode, direction or version, or not speaking our handshake at all.
@@ -77,9 +77,9 @@ pub struct Counts {
     pub vanished: u64,
 }
 
-impl Tally {
-    pub(super) fn counts(&self) -> Counts {
-        Counts {
+impl Counters {
+    pub(super) fn stats(&self) -> ListenerStats {
+        ListenerStats {
             accepted: self.accepted.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
             vanished: self.vanished.load(Ordering::Relaxed),
@@ -104,7 +104,7 @@ impl Door {
             self.refuse(client.as_fd(), Answer::NotAllowed);
             return Ok(None);
         }
-        if let Some(bytes) = self.out_buffer {
+        if let Some(bytes) = self.send_buffer_size {
             socket::set_send_buffer(client.as_fd(), bytes)?;
         }
         if self.mode == PipeMode::Message {

@@ -1,5 +1,5 @@
 //! The client's side of a name.
-#![expect(single_use_lifetimes, reason = "`impl Into<Wait<'_>>` is not stable Rust yet")]
+#![expect(single_use_lifetimes, reason = "`impl Into<Timeout<'_>>` is not stable Rust yet")]
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::pipe::{
     mode::{Direction, PipeMode},
-    timeout::{Begun, Cancelled, Wait, Woken},
+    timeout::{Cancelled, StartedTimeout, Timeout, WakeReason},
 };
 use crate::{
     sys::{
@@ -51,8 +51,8 @@ const WATCH_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// # Errors
 ///
 /// [`ConnectError`].
-pub fn connect<'a>(name: &PipeName, wait: impl Into<Wait<'a>>) -> Result<Stream, ConnectError> {
-    ConnectOptions::new().connect(name, wait)
+pub fn connect<'a>(name: &PipeName, timeout: impl Into<Timeout<'a>>) -> Result<Stream, ConnectError> {
+    ConnectOptions::new().connect(name, timeout)
 }
 
 /// How to connect. The defaults: bytes, both ways, to a server of the current user, waiting for it to appear, no handshake.
@@ -65,7 +65,7 @@ pub struct ConnectOptions {
     trusts_directory: bool,
     absent: Absent,
     handshake: Option<ImpersonationLevel>,
-    out_buffer: Option<usize>,
+    send_buffer_size: Option<usize>,
     frame_bytes_max: usize,
 }
 
@@ -84,7 +84,7 @@ impl Default for ConnectOptions {
             trusts_directory: false,
             absent: Absent::Wait,
             handshake: None,
-            out_buffer: None,
+            send_buffer_size: None,
             frame_bytes_max: FRAME_BYTES,
         }
     }
@@ -113,7 +113,7 @@ impl ConnectOptions {
     /// Who the server may be. Names outside the private directory can be squatted by other users: widen this only for a server
     /// that you know to run as somebody else.
     #[must_use]
-    pub const fn server(mut self, access: Access) -> Self {
+    pub const fn allowed_server(mut self, access: Access) -> Self {
         self.server = access;
         self
     }
@@ -127,7 +127,7 @@ impl ConnectOptions {
 
     /// Fails at once when nobody listens, instead of waiting for a server to appear. A server that is busy is waited for.
     #[must_use]
-    pub const fn fail_if_absent(mut self) -> Self {
+    pub const fn no_wait(mut self) -> Self {
         self.absent = Absent::Fail;
         self
     }
@@ -140,16 +140,16 @@ impl ConnectOptions {
         self
     }
 
-    /// What [`Stream::set_out_buffer`] is called with.
+    /// What [`Stream::set_send_buffer_size`] is called with.
     #[must_use]
-    pub const fn out_buffer(mut self, bytes: usize) -> Self {
-        self.out_buffer = Some(bytes);
+    pub const fn send_buffer_size(mut self, bytes: usize) -> Self {
+        self.send_buffer_size = Some(bytes);
         self
     }
 
     /// The longest message of [`PipeMode::Framed`] in bytes, sent or received. Without a call: 16 MiB.
     #[must_use]
-    pub const fn max_message(mut self, bytes: usize) -> Self {
+    pub const fn max_message_size(mut self, bytes: usize) -> Self {
         self.frame_bytes_max = bytes;
         self
     }
@@ -162,8 +162,8 @@ impl ConnectOptions {
     ///
     /// [`ConnectError`].
     #[doc(alias = "Connect")]
-    pub fn connect<'a>(&self, name: &PipeName, wait: impl Into<Wait<'a>>) -> Result<Stream, ConnectError> {
-        let begun = Begun::now(wait.into());
+    pub fn connect<'a>(&self, name: &PipeName, timeout: impl Into<Timeout<'a>>) -> Result<Stream, ConnectError> {
+        let begun = StartedTimeout::now(timeout.into());
         name.prepare_directory().map_err(ConnectError::Name)?;
         let mut awaited = Awaited::new(name);
         loop {
@@ -185,13 +185,13 @@ impl ConnectOptions {
         }
     }
 
-    fn try_once(&self, name: &PipeName, begun: &Begun<'_>) -> Result<Tried, ConnectError> {
+    fn try_once(&self, name: &PipeName, begun: &StartedTimeout<'_>) -> Result<Tried, ConnectError> {
         let kind = self.mode.socket_type();
         let socket = socket::new(kind)?;
         if kind == SocketType::Messages {
             socket::receive_credentials(socket.as_fd())?;
         }
-        if let Some(bytes) = self.out_buffer {
+        if let Some(bytes) = self.send_buffer_size {
             socket::set_send_buffer(socket.as_fd(), bytes)?;
         }
         socket::set_send_timeout(socket.as_fd(), BACKLOG_WAIT)?;
@@ -243,7 +243,7 @@ impl ConnectOptions {
         socket: &OwnedFd,
         level: ImpersonationLevel,
         name: &PipeName,
-        begun: &Begun<'_>,
+        begun: &StartedTimeout<'_>,
     ) -> Result<Option<Tried>, ConnectError> {
         let hello = Hello { mode: self.mode, direction: self.direction, level };
         match socket::send(socket.as_fd(), &[IoSlice::new(&hello.to_bytes())], &[]) {
@@ -263,9 +263,9 @@ impl ConnectOptions {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     match begun.wait(&[(socket.as_fd(), Interest::Readable)])? {
-                        Woken::Ready(_) => {}
-                        Woken::TimedOut => return Err(ConnectError::Busy { path: name.text() }),
-                        Woken::Cancelled => return Err(ConnectError::Cancelled),
+                        WakeReason::Ready(_) => {}
+                        WakeReason::TimedOut => return Err(ConnectError::Busy { path: name.text() }),
+                        WakeReason::Cancelled => return Err(ConnectError::Cancelled),
                     }
                 }
                 Err(error) => return Err(error.into()),
@@ -349,14 +349,14 @@ impl<'a> Awaited<'a> {
         Ok(self.watch.is_some())
     }
 
-    fn wait(&mut self, absence: Absence, begun: &Begun<'_>) -> Result<(), ConnectError> {
+    fn wait(&mut self, absence: Absence, begun: &StartedTimeout<'_>) -> Result<(), ConnectError> {
         let longest = match (absence, self.watch.is_some()) {
             (Absence::NoName, true) => WATCH_PAUSE_MAX,
             (Absence::NobodyListens, true) => self.pause_for_file(WATCH_PAUSE_MAX),
             (_, false) => self.pause_for_file(RETRY_PAUSE_MAX),
         };
         let told = self.watch.as_ref().map(|(_, watch)| (watch.as_fd(), Interest::Readable));
-        if begun.wait_at_most(told.as_slice(), longest)? == Woken::Cancelled {
+        if begun.wait_at_most(told.as_slice(), longest)? == WakeReason::Cancelled {
             return Err(ConnectError::Cancelled);
         }
         if let Some((directory, watch)) = &self.watch {
@@ -428,7 +428,7 @@ pub enum ConnectError {
         /// Where.
         path: Box<Path>,
     },
-    /// The server is not who it may be: see [`ConnectOptions::server`].
+    /// The server is not who it may be: see [`ConnectOptions::allowed_server`].
     #[error("the server on {} runs as user {uid}, who is not trusted here", printable_path(path))]
     WrongServer {
         /// Where.

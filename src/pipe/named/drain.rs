@@ -1,12 +1,12 @@
 //! Whether the other side has read everything.
-#![expect(single_use_lifetimes, reason = "`impl Into<Wait<'_>>` is not stable Rust yet")]
+#![expect(single_use_lifetimes, reason = "`impl Into<Timeout<'_>>` is not stable Rust yet")]
 
 use std::{io, sync::atomic::Ordering, time::Duration};
 
 use super::stream::Stream;
 use crate::pipe::{
     mode::Direction,
-    timeout::{Begun, Wait},
+    timeout::{StartedTimeout, Timeout},
 };
 use crate::sys::{fifo, socket};
 
@@ -23,11 +23,11 @@ impl Stream {
     ///
     /// [`DrainError`]: at once when the other side goes and leaves something unread.
     #[doc(alias = "WaitForPipeDrain")]
-    pub fn wait_drained<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<(), DrainError> {
-        self.drain(&Begun::now(wait.into()))
+    pub fn wait_drained<'a>(&self, timeout: impl Into<Timeout<'a>>) -> Result<(), DrainError> {
+        self.drain(&StartedTimeout::now(timeout.into()))
     }
 
-    fn drain(&self, begun: &Begun<'_>) -> Result<(), DrainError> {
+    fn drain(&self, begun: &StartedTimeout<'_>) -> Result<(), DrainError> {
         self.check(Direction::writes)?;
         let mut pause = DRAIN_PAUSE_MIN;
         loop {
@@ -62,8 +62,8 @@ impl Stream {
     /// # Errors
     ///
     /// As [`wait_drained`](Self::wait_drained).
-    pub fn disconnect_drained<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<(), DrainError> {
-        self.drain(&Begun::now(wait.into()))?;
+    pub fn disconnect_drained<'a>(&self, timeout: impl Into<Timeout<'a>>) -> Result<(), DrainError> {
+        self.drain(&StartedTimeout::now(timeout.into()))?;
         self.disconnect().map_err(DrainError::Os)
     }
 }

@@ -96,7 +96,7 @@ impl Stream {
 /// [`ImpersonateError`]; the closure was not called.
 #[doc(alias = "RunAsClient")]
 pub fn run_as_client<T: Send>(stream: &Stream, call: impl FnOnce() -> T + Send) -> Result<T, ImpersonateError> {
-    if let Some(allowed) = stream.level().filter(|level| *level != ImpersonationLevel::Impersonation) {
+    if let Some(allowed) = stream.impersonation_level().filter(|level| *level != ImpersonationLevel::Impersonation) {
         return Err(ImpersonateError::NotAllowed { allowed });
     }
     let peer = stream.peer().map_err(ImpersonateError::Peer)?;

@@ -1,5 +1,5 @@
 //! The server's side of a name: who comes in, how many, and when.
-#![expect(single_use_lifetimes, reason = "`impl Into<Wait<'_>>` is not stable Rust yet")]
+#![expect(single_use_lifetimes, reason = "`impl Into<Timeout<'_>>` is not stable Rust yet")]
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    admission::{Admitted, Counts, Door, Greeting, STRANGERS_MAX, Stranger, Tally},
+    admission::{Admitted, Counters, Door, Greeting, ListenerStats, STRANGERS_MAX, Stranger},
     bind::{self, ListenError, Publication},
     instances::{Instance, Instances},
     message::FRAME_BYTES,
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::pipe::{
     mode::{Direction, PipeMode},
-    timeout::{Begun, Cancelled, Wait, Woken},
+    timeout::{Cancelled, StartedTimeout, Timeout, WakeReason},
 };
 use crate::sys::{
     bare::BareStream,
@@ -63,7 +63,7 @@ pub struct ListenerOptions {
     greeting: Greeting,
     max_instances: Option<u32>,
     backlog: u32,
-    out_buffer: Option<usize>,
+    send_buffer_size: Option<usize>,
     frame_bytes_max: usize,
 }
 
@@ -76,7 +76,7 @@ impl Default for ListenerOptions {
             greeting: Greeting::None,
             max_instances: None,
             backlog: BACKLOG,
-            out_buffer: None,
+            send_buffer_size: None,
             frame_bytes_max: FRAME_BYTES,
         }
     }
@@ -138,17 +138,17 @@ impl ListenerOptions {
         self
     }
 
-    /// What [`Stream::set_out_buffer`] is called with for every stream.
+    /// What [`Stream::set_send_buffer_size`] is called with for every stream.
     #[must_use]
     #[doc(alias = "OutBufferSize")]
-    pub const fn out_buffer(mut self, bytes: usize) -> Self {
-        self.out_buffer = Some(bytes);
+    pub const fn send_buffer_size(mut self, bytes: usize) -> Self {
+        self.send_buffer_size = Some(bytes);
         self
     }
 
     /// The longest message of [`PipeMode::Framed`] in bytes, sent or received. Without a call: 16 MiB.
     #[must_use]
-    pub const fn max_message(mut self, bytes: usize) -> Self {
+    pub const fn max_message_size(mut self, bytes: usize) -> Self {
         self.frame_bytes_max = bytes;
         self
     }
@@ -186,9 +186,9 @@ impl ListenerOptions {
                 direction: self.direction,
                 access: self.access,
                 greeting: self.greeting,
-                out_buffer: self.out_buffer,
+                send_buffer_size: self.send_buffer_size,
                 our_uid: identity::effective_uid(),
-                tally: Tally::default(),
+                tally: Counters::default(),
                 moves,
             },
             frame_bytes_max: self.frame_bytes_max,
@@ -220,7 +220,7 @@ pub struct Listener {
 shown_as!(Listener, |listener| { name: listener.name });
 
 /// For a loop of one's own, and for nothing but waiting: readable when there may be something to accept. Then call
-/// [`accept_deadline`](Listener::accept_deadline) with a time of zero until it gives [`AcceptError::TimedOut`], which it may do
+/// [`accept_timeout`](Listener::accept_timeout) with a time of zero until it gives [`AcceptError::TimedOut`], which it may do
 /// at once.
 ///
 /// It becomes readable when a client knocks, when one that is half-way in its handshake goes on or leaves, and when the listener
@@ -281,7 +281,7 @@ impl Listener {
     /// [`AcceptError::ShutDown`], and [`AcceptError::Os`] when the kernel fails.
     #[doc(alias = "WaitForConnection")]
     pub fn accept(&self) -> Result<Stream, AcceptError> {
-        self.accept_deadline(Wait::forever())
+        self.accept_timeout(Timeout::never())
     }
 
     /// As [`accept`](Self::accept), with an end to waiting. No client is lost by it.
@@ -289,8 +289,8 @@ impl Listener {
     /// # Errors
     ///
     /// As `accept`; [`AcceptError::TimedOut`] and [`AcceptError::Cancelled`].
-    pub fn accept_deadline<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Stream, AcceptError> {
-        let begun = Begun::now(wait.into());
+    pub fn accept_timeout<'a>(&self, timeout: impl Into<Timeout<'a>>) -> Result<Stream, AcceptError> {
+        let begun = StartedTimeout::now(timeout.into());
         let _turn = Turn::take(self, &begun)?;
         let instance = self.take_instance(&begun)?;
         let mut strangers = locked(&self.strangers);
@@ -352,8 +352,8 @@ impl Listener {
     }
 
     /// Whom it has met so far.
-    pub fn counts(&self) -> Counts {
-        self.door.tally.counts()
+    pub fn stats(&self) -> ListenerStats {
+        self.door.tally.stats()
     }
 
     fn check_running(&self) -> Result<(), AcceptError> {
@@ -361,7 +361,7 @@ impl Listener {
     }
 
     /// Waits for a place; the stop flag and the switch end it.
-    fn take(&self, places: &Places, begun: &Begun<'_>) -> Result<(), AcceptError> {
+    fn take(&self, places: &Places, begun: &StartedTimeout<'_>) -> Result<(), AcceptError> {
         loop {
             if begun.is_cancelled()? {
                 return Err(AcceptError::Cancelled);
@@ -371,21 +371,26 @@ impl Listener {
                 return Ok(());
             }
             match begun.wait(&[(self.stop.as_fd(), Interest::Readable), (places.as_fd(), Interest::Readable)])? {
-                Woken::Ready(_) => {}
-                Woken::TimedOut => return Err(AcceptError::TimedOut),
-                Woken::Cancelled => return Err(AcceptError::Cancelled),
+                WakeReason::Ready(_) => {}
+                WakeReason::TimedOut => return Err(AcceptError::TimedOut),
+                WakeReason::Cancelled => return Err(AcceptError::Cancelled),
             }
         }
     }
 
-    fn take_instance(&self, begun: &Begun<'_>) -> Result<Instance, AcceptError> {
+    fn take_instance(&self, begun: &StartedTimeout<'_>) -> Result<Instance, AcceptError> {
         if let Some(places) = self.instances.places() {
             self.take(places, begun)?;
         }
         Ok(Instance::new(&self.instances))
     }
 
-    fn await_somebody(&self, strangers: &[Stranger], begun: &Begun<'_>, pause: Duration) -> Result<(), AcceptError> {
+    fn await_somebody(
+        &self,
+        strangers: &[Stranger],
+        begun: &StartedTimeout<'_>,
+        pause: Duration,
+    ) -> Result<(), AcceptError> {
         let mut watched = vec![(self.stop.as_fd(), Interest::Readable)];
         watched.extend(strangers.iter().map(|stranger| (stranger.socket.as_fd(), Interest::Readable)));
         if pause == Duration::MAX && strangers.len() < STRANGERS_MAX {
@@ -393,9 +398,9 @@ impl Listener {
         }
         let until = strangers.iter().fold(Deadline::after(pause), |until, stranger| until.or(stranger.until));
         match begun.wait_until(&watched, until)? {
-            Woken::TimedOut if begun.has_passed() => Err(AcceptError::TimedOut),
-            Woken::Cancelled => Err(AcceptError::Cancelled),
-            Woken::Ready(_) | Woken::TimedOut => Ok(()),
+            WakeReason::TimedOut if begun.has_passed() => Err(AcceptError::TimedOut),
+            WakeReason::Cancelled => Err(AcceptError::Cancelled),
+            WakeReason::Ready(_) | WakeReason::TimedOut => Ok(()),
         }
     }
 
@@ -417,7 +422,7 @@ impl Listener {
 struct Turn<'a>(&'a Listener);
 
 impl<'a> Turn<'a> {
-    fn take(listener: &'a Listener, begun: &Begun<'_>) -> Result<Self, AcceptError> {
+    fn take(listener: &'a Listener, begun: &StartedTimeout<'_>) -> Result<Self, AcceptError> {
         listener.take(&listener.turn, begun).map(|()| Self(listener))
     }
 }

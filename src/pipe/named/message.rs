@@ -10,14 +10,14 @@ pub(super) const FRAME_BYTES: usize = 16 * 1024 * 1024;
 /// A message and the descriptors that came with it.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Parcel {
+pub struct ReceivedMessage {
     /// The message.
     pub bytes: Vec<u8>,
     /// Close-on-exec, in the order in which they were sent.
     pub descriptors: Vec<OwnedFd>,
 }
 
-impl Parcel {
+impl ReceivedMessage {
     pub(super) const fn bare(bytes: Vec<u8>) -> Self {
         Self { bytes, descriptors: Vec::new() }
     }
@@ -33,7 +33,7 @@ pub enum MessageError {
     TooLarge {
         /// So long is the message.
         bytes: usize,
-        /// And so long it may be: see [`MessageStream::limit`](super::MessageStream::limit).
+        /// And so long it may be: see [`MessageStream::max_message_size`](super::MessageStream::max_message_size).
         limit: usize,
     },
     /// Nothing was sent or received within the time. It can be tried again.

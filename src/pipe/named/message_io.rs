@@ -8,12 +8,12 @@ use std::{
 
 use super::{
     buffers::{Inbox, Outbox},
-    message::{MessageError, Parcel},
+    message::{MessageError, ReceivedMessage},
     stream::{Stream, locked},
 };
 use crate::pipe::{
     mode::{Direction, PipeMode},
-    timeout::{Begun, Woken},
+    timeout::{StartedTimeout, WakeReason},
 };
 use crate::sys::{
     poll::Interest,
@@ -31,7 +31,7 @@ pub(super) struct Part {
     pub(super) is_complete: bool,
 }
 
-type Next = Option<Parcel>;
+type Next = Option<ReceivedMessage>;
 
 fn would_block() -> io::Error {
     io::ErrorKind::WouldBlock.into()
@@ -39,7 +39,7 @@ fn would_block() -> io::Error {
 
 /// Receiving. Whoever holds the inbox never waits; waiting is done without it, so that no thread holds up another's deadline.
 impl Stream {
-    pub(super) fn receive_next(&self, take: Take, begun: &Begun<'_>) -> Result<Next, MessageError> {
+    pub(super) fn receive_next(&self, take: Take, begun: &StartedTimeout<'_>) -> Result<Next, MessageError> {
         self.check(Direction::reads)?;
         if begun.is_cancelled()? {
             return Err(MessageError::Cancelled);
@@ -47,7 +47,7 @@ impl Stream {
         loop {
             let mut inbox = locked(&self.inner.inbox);
             if let Some((message, at)) = inbox.current.take() {
-                return Ok(Some(Parcel::bare(message.get(at..).unwrap_or_default().to_vec())));
+                return Ok(Some(ReceivedMessage::bare(message.get(at..).unwrap_or_default().to_vec())));
             }
             match self.try_next(&mut inbox, take) {
                 Err(MessageError::Os(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -130,7 +130,7 @@ impl Stream {
             return Err(MessageError::Os(io::Error::new(io::ErrorKind::InvalidData, text)));
         }
         message.truncate(got.bytes);
-        Ok(Some(Parcel { bytes: message, descriptors: got.descriptors }))
+        Ok(Some(ReceivedMessage { bytes: message, descriptors: got.descriptors }))
     }
 
     fn try_next_frame(&self, inbox: &mut Inbox) -> Result<Next, MessageError> {
@@ -144,7 +144,7 @@ impl Stream {
             if have >= HEAD_BYTES && have == wanted {
                 let mut frame = std::mem::take(&mut inbox.frame);
                 frame.drain(..HEAD_BYTES);
-                return Ok(Some(Parcel::bare(frame)));
+                return Ok(Some(ReceivedMessage::bare(frame)));
             }
             // Never beyond this frame: what follows stays in the kernel, where the writer is charged for it.
             inbox.frame.resize(wanted.min(have + ROOM_BYTES_MAX), 0);
@@ -184,7 +184,7 @@ impl Stream {
         &self,
         message: &[u8],
         descriptors: &[BorrowedFd<'_>],
-        begun: &Begun<'_>,
+        begun: &StartedTimeout<'_>,
     ) -> Result<(), MessageError> {
         if self.mode() == PipeMode::Framed {
             return if descriptors.is_empty() {
@@ -212,15 +212,15 @@ impl Stream {
         }
     }
 
-    fn await_room(&self, begun: &Begun<'_>) -> Result<(), MessageError> {
+    fn await_room(&self, begun: &StartedTimeout<'_>) -> Result<(), MessageError> {
         match begun.wait(&[(self.socket(), Interest::Writable)])? {
-            Woken::Ready(_) => Ok(()),
-            Woken::TimedOut => Err(MessageError::TimedOut),
-            Woken::Cancelled => Err(MessageError::Cancelled),
+            WakeReason::Ready(_) => Ok(()),
+            WakeReason::TimedOut => Err(MessageError::TimedOut),
+            WakeReason::Cancelled => Err(MessageError::Cancelled),
         }
     }
 
-    fn send_frame(&self, message: &[u8], begun: &Begun<'_>) -> Result<(), MessageError> {
+    fn send_frame(&self, message: &[u8], begun: &StartedTimeout<'_>) -> Result<(), MessageError> {
         let limit = self.inner.terms.frame_bytes_max;
         let head = match u32::try_from(message.len()) {
             Ok(length) if message.len() <= limit => length.to_be_bytes(),
@@ -258,7 +258,7 @@ impl Stream {
     }
 
     /// Waits until the rest with this number has gone, whoever sends it; or any rest.
-    pub(super) fn send_tail(&self, number: Option<u64>, begun: &Begun<'_>) -> Result<(), MessageError> {
+    pub(super) fn send_tail(&self, number: Option<u64>, begun: &StartedTimeout<'_>) -> Result<(), MessageError> {
         loop {
             let mut outbox = locked(&self.inner.outbox);
             if number.is_some_and(|number| number != outbox.number) {

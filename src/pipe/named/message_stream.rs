@@ -1,5 +1,5 @@
 //! Whole messages over a named pipe.
-#![expect(single_use_lifetimes, reason = "`impl Into<Wait<'_>>` is not stable Rust yet")]
+#![expect(single_use_lifetimes, reason = "`impl Into<Timeout<'_>>` is not stable Rust yet")]
 
 use std::{
     io::{self, Read},
@@ -8,12 +8,12 @@ use std::{
 };
 
 use super::{
-    message::{MessageError, Parcel},
+    message::{MessageError, ReceivedMessage},
     stream::{Stream, locked},
 };
 use crate::pipe::{
     mode::{Direction, PipeMode},
-    timeout::{Begun, Wait},
+    timeout::{StartedTimeout, Timeout},
 };
 use crate::sys::socket::Take;
 
@@ -63,13 +63,13 @@ impl MessageStream {
     }
 
     /// The longest message that can be sent, in bytes. Of the message mode it is what the kernel takes from the
-    /// [`out_buffer`](Stream::out_buffer), and [`Stream::set_out_buffer`] raises it, to 4 MiB at most; of the framed mode the
+    /// [`send_buffer_size`](Stream::send_buffer_size), and [`Stream::set_send_buffer_size`] raises it, to 4 MiB at most; of the framed mode the
     /// limit that was set when the stream was opened. What can be received is the other side's limit.
     ///
     /// # Errors
     ///
     /// None is known.
-    pub fn limit(&self) -> io::Result<usize> {
+    pub fn max_message_size(&self) -> io::Result<usize> {
         self.stream.message_limit()
     }
 
@@ -79,7 +79,7 @@ impl MessageStream {
     ///
     /// [`MessageError::TooLarge`], [`MessageError::PeerGone`], ...
     pub fn send(&self, message: &[u8]) -> Result<(), MessageError> {
-        self.send_deadline(message, Wait::forever())
+        self.send_timeout(message, Timeout::never())
     }
 
     /// As [`send`](Self::send), with an end to waiting.
@@ -88,23 +88,23 @@ impl MessageStream {
     ///
     /// As `send`; [`MessageError::TimedOut`] or [`MessageError::Cancelled`] when nothing was sent, [`MessageError::Unfinished`]
     /// when the beginning of a framed message was.
-    pub fn send_deadline<'a>(&self, message: &[u8], wait: impl Into<Wait<'a>>) -> Result<(), MessageError> {
-        self.send_descriptors(message, &[], wait)
+    pub fn send_timeout<'a>(&self, message: &[u8], timeout: impl Into<Timeout<'a>>) -> Result<(), MessageError> {
+        self.send_with_fds(message, &[], timeout)
     }
 
-    /// As [`send_deadline`](Self::send_deadline), and sends copies of descriptors along, at most 253. The other side must ask
+    /// As [`send_timeout`](Self::send_timeout), and sends copies of descriptors along, at most 253. The other side must ask
     /// for them; if it does not, they are closed unseen.
     ///
     /// # Errors
     ///
-    /// As `send_deadline`; an [`Unsupported`](io::ErrorKind::Unsupported) error for a framed stream.
-    pub fn send_descriptors<'a>(
+    /// As `send_timeout`; an [`Unsupported`](io::ErrorKind::Unsupported) error for a framed stream.
+    pub fn send_with_fds<'a>(
         &self,
         message: &[u8],
         descriptors: &[BorrowedFd<'_>],
-        wait: impl Into<Wait<'a>>,
+        timeout: impl Into<Timeout<'a>>,
     ) -> Result<(), MessageError> {
-        let begun = Begun::now(wait.into());
+        let begun = StartedTimeout::now(timeout.into());
         self.stream.check(Direction::writes)?;
         if begun.is_cancelled()? {
             return Err(MessageError::Cancelled);
@@ -117,9 +117,9 @@ impl MessageStream {
     /// # Errors
     ///
     /// [`MessageError::Unfinished`] when it still cannot be.
-    pub fn flush<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<(), MessageError> {
+    pub fn flush<'a>(&self, timeout: impl Into<Timeout<'a>>) -> Result<(), MessageError> {
         self.stream.check(Direction::writes)?;
-        self.stream.send_tail(None, &Begun::now(wait.into()))
+        self.stream.send_tail(None, &StartedTimeout::now(timeout.into()))
     }
 
     /// The next message, or what is left of one that was read in parts; `None` at the end.
@@ -128,7 +128,7 @@ impl MessageStream {
     ///
     /// [`MessageError::CutOff`], [`MessageError::TooLarge`], ...
     pub fn recv(&self) -> Result<Option<Vec<u8>>, MessageError> {
-        self.recv_deadline(Wait::forever())
+        self.recv_timeout(Timeout::never())
     }
 
     /// As [`recv`](Self::recv), with an end to waiting. No message is lost by it.
@@ -136,19 +136,19 @@ impl MessageStream {
     /// # Errors
     ///
     /// As `recv`; [`MessageError::TimedOut`], [`MessageError::Cancelled`].
-    pub fn recv_deadline<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Option<Vec<u8>>, MessageError> {
-        let next = self.stream.receive_next(Take::Bytes, &Begun::now(wait.into()))?;
+    pub fn recv_timeout<'a>(&self, timeout: impl Into<Timeout<'a>>) -> Result<Option<Vec<u8>>, MessageError> {
+        let next = self.stream.receive_next(Take::Bytes, &StartedTimeout::now(timeout.into()))?;
         Ok(next.map(|parcel| parcel.bytes))
     }
 
-    /// As [`recv_deadline`](Self::recv_deadline), and takes the descriptors that came along. They are close-on-exec. What they
+    /// As [`recv_timeout`](Self::recv_timeout), and takes the descriptors that came along. They are close-on-exec. What they
     /// are is for the caller to find out before using them.
     ///
     /// # Errors
     ///
-    /// As `recv_deadline`. A framed stream never has descriptors.
-    pub fn recv_descriptors<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Option<Parcel>, MessageError> {
-        self.stream.receive_next(Take::Descriptors, &Begun::now(wait.into()))
+    /// As `recv_timeout`. A framed stream never has descriptors.
+    pub fn recv_with_fds<'a>(&self, timeout: impl Into<Timeout<'a>>) -> Result<Option<ReceivedMessage>, MessageError> {
+        self.stream.receive_next(Take::Descriptors, &StartedTimeout::now(timeout.into()))
     }
 
     /// Reads from one message at most, as much as fits into `buf`; the next read goes on where this one stopped. 0 for an empty
@@ -156,9 +156,9 @@ impl MessageStream {
     ///
     /// # Errors
     ///
-    /// As [`recv_deadline`](Self::recv_deadline).
-    pub fn read_deadline<'a>(&self, buf: &mut [u8], wait: impl Into<Wait<'a>>) -> Result<usize, MessageError> {
-        let begun = Begun::now(wait.into());
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn read_timeout<'a>(&self, buf: &mut [u8], timeout: impl Into<Timeout<'a>>) -> Result<usize, MessageError> {
+        let begun = StartedTimeout::now(timeout.into());
         self.stream.check(Direction::reads)?;
         if buf.is_empty() {
             return Ok(0);
@@ -195,6 +195,6 @@ impl Read for MessageStream {
 
 impl Read for &MessageStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.read_deadline(buf, Wait::forever()).map_err(Into::into)
+        self.read_timeout(buf, Timeout::never()).map_err(Into::into)
     }
 }

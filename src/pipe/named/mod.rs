@@ -53,8 +53,8 @@
 //! # The nouns
 //!
 //! A [`Listener`] is a name that is ours; a [`Stream`] is one connection; a [`MessageStream`] is a stream that keeps
-//! messages whole; a [`Peer`] is who is at the other end; a [`Wait`](super::Wait) says how long a call may block, and a
-//! [`Cancel`](super::Cancel) ends it from another thread.
+//! messages whole; a [`Peer`] is who is at the other end; a [`Timeout`](super::Timeout) says how long a call may block, and a
+//! [`CancelToken`](super::CancelToken) ends it from another thread.
 //!
 //! A named pipe is a local socket (unix(7)), not a FIFO: any program that can open one can be the other side, of
 //! [`PipeMode::Byte`](super::PipeMode::Byte) without knowing anything of this library. Two ends of this library can ask for a
@@ -83,13 +83,13 @@ pub(crate) mod stream;
 pub(crate) mod transport;
 
 pub use self::{
-    admission::Counts,
+    admission::ListenerStats,
     bind::ListenError,
     connect::{ConnectError, ConnectOptions, connect},
     drain::DrainError,
     impersonate::{ImpersonateError, run_as_client},
     listener::{AcceptError, Incoming, Listener, ListenerOptions},
-    message::{MessageError, Parcel},
+    message::{MessageError, ReceivedMessage},
     message_stream::MessageStream,
     name::{NameError, PipeName},
     peer::{Access, ImpersonationLevel, Peer, PeerError},

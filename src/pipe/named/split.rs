@@ -9,7 +9,7 @@ use std::{
 use super::stream::Stream;
 use crate::pipe::{
     mode::{Direction, PipeMode},
-    timeout::{Begun, Wait},
+    timeout::{StartedTimeout, Timeout},
 };
 use crate::sys::{pidfd::own_pid, poll::Interest, socket};
 
@@ -88,10 +88,10 @@ impl AsFd for Stream {
 impl Stream {
     /// Waits until there is something to read, the end included.
     pub(crate) fn wait_readable(&self) -> io::Result<()> {
-        Begun::now(Wait::forever()).wait(&[(self.socket(), Interest::Readable)]).map(drop)
+        StartedTimeout::now(Timeout::never()).wait(&[(self.socket(), Interest::Readable)]).map(drop)
     }
 
-    /// As `read_deadline` for ever, and in one system call where there is nothing yet: bytes only, and not on a socket that its
+    /// As `read_timeout` for ever, and in one system call where there is nothing yet: bytes only, and not on a socket that its
     /// owner has made non-blocking.
     fn read_patiently(&self, buf: &mut [u8]) -> io::Result<usize> {
         if self.mode() == PipeMode::Byte && !buf.is_empty() {
@@ -104,7 +104,7 @@ impl Stream {
                 Ok(_) | Err(_) => {}
             }
         }
-        self.read_deadline(buf, Wait::forever())
+        self.read_timeout(buf, Timeout::never())
     }
 }
 
@@ -122,7 +122,7 @@ macro_rules! write {
     ($($writer:ty),*) => {$(
         impl Write for $writer {
             fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-                self.as_stream().write_deadline(buf, Wait::forever())
+                self.as_stream().write_timeout(buf, Timeout::never())
             }
 
             /// Nothing is kept back here, and nothing is waited for. Fails with

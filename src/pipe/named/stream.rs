@@ -1,5 +1,5 @@
 //! One connection of a named pipe, as bytes.
-#![expect(single_use_lifetimes, reason = "`impl Into<Wait<'_>>` is not stable Rust yet")]
+#![expect(single_use_lifetimes, reason = "`impl Into<Timeout<'_>>` is not stable Rust yet")]
 
 use std::{
     io::{self, IoSlice},
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::pipe::{
     mode::{Direction, PipeMode},
-    timeout::{Begun, Cancelled, Wait},
+    timeout::{Cancelled, StartedTimeout, Timeout},
     write_error::{WriteError, write_all},
 };
 use crate::sys::{
@@ -36,7 +36,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(5);
 /// One connection between a client and a server. Both sides have this type.
 ///
 /// It is read and written by shared reference too, from any number of threads; a clone is the same stream, and the last of
-/// them closes it. `Read` and `Write` wait as long as it takes; the calls that take a [`Wait`] have a deadline or can be
+/// them closes it. `Read` and `Write` wait as long as it takes; the calls that take a [`Timeout`] have a deadline or can be
 /// cancelled, and lose no byte by it. [`disconnect`](Self::disconnect) wakes every one of them.
 ///
 /// * A read gives 0 when the other side has closed, again and again, after everything that was sent before. Also when the
@@ -51,7 +51,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(5);
 /// as long as their sender likes (`docs/gotchas.md`, "To close can wait").
 ///
 /// A local socket has no buffer on the reader's side: what is on its way is charged to the writer's
-/// [`out_buffer`](Self::out_buffer).
+/// [`send_buffer_size`](Self::send_buffer_size).
 #[doc(alias = "NamedPipeServerStream")]
 #[doc(alias = "NamedPipeClientStream")]
 #[derive(Clone)]
@@ -103,7 +103,7 @@ impl Stream {
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) when it is no local socket of the type that the mode wants;
     /// [`NotConnected`](io::ErrorKind::NotConnected).
-    pub fn from_descriptor(socket: OwnedFd, mode: PipeMode) -> io::Result<Self> {
+    pub fn from_fd(socket: OwnedFd, mode: PipeMode) -> io::Result<Self> {
         let wanted = mode.socket_type();
         let found = match socket::socket_type(socket.as_fd()) {
             Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => None,
@@ -171,8 +171,8 @@ impl Stream {
     /// # Errors
     ///
     /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`](crate::pipe::Cancelled) inside an error of the kind `Other`.
-    pub fn read_deadline<'a>(&self, buf: &mut [u8], wait: impl Into<Wait<'a>>) -> io::Result<usize> {
-        let begun = Begun::now(wait.into());
+    pub fn read_timeout<'a>(&self, buf: &mut [u8], timeout: impl Into<Timeout<'a>>) -> io::Result<usize> {
+        let begun = StartedTimeout::now(timeout.into());
         self.check(Direction::reads)?;
         if begun.is_cancelled()? {
             return Err(Cancelled.into());
@@ -216,10 +216,10 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// As [`read_deadline`](Self::read_deadline), and [`BrokenPipe`](io::ErrorKind::BrokenPipe). In a message mode
+    /// As [`read_timeout`](Self::read_timeout), and [`BrokenPipe`](io::ErrorKind::BrokenPipe). In a message mode
     /// [`MessageError`] inside an error of the fitting kind.
-    pub fn write_deadline<'a>(&self, buf: &[u8], wait: impl Into<Wait<'a>>) -> io::Result<usize> {
-        let begun = Begun::now(wait.into());
+    pub fn write_timeout<'a>(&self, buf: &[u8], timeout: impl Into<Timeout<'a>>) -> io::Result<usize> {
+        let begun = StartedTimeout::now(timeout.into());
         self.check(Direction::writes)?;
         if begun.is_cancelled()? {
             return Err(Cancelled.into());
@@ -243,19 +243,19 @@ impl Stream {
     /// [`WriteError`] says how many bytes are on their way. In a message mode that is none of them, or all where the beginning was
     /// sent: the rest then goes out before the next message, as with
     /// [`MessageError::Unfinished`].
-    pub fn write_all_deadline<'a>(&self, buf: &[u8], wait: impl Into<Wait<'a>>) -> Result<(), WriteError> {
-        let begun = Begun::now(wait.into());
+    pub fn write_all_timeout<'a>(&self, buf: &[u8], timeout: impl Into<Timeout<'a>>) -> Result<(), WriteError> {
+        let begun = StartedTimeout::now(timeout.into());
         if self.mode() == PipeMode::Byte {
-            return write_all(buf, |rest| self.write_deadline(rest, begun.rest()));
+            return write_all(buf, |rest| self.write_timeout(rest, begun.rest()));
         }
-        self.write_deadline(buf, begun.rest()).map(drop).map_err(|source| {
+        self.write_timeout(buf, begun.rest()).map(drop).map_err(|source| {
             let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<MessageError>());
             let written = if matches!(inner, Some(MessageError::Unfinished)) { buf.len() } else { 0 };
             WriteError::new(written, buf.len(), source)
         })
     }
 
-    fn write_bytes(&self, buf: &[u8], descriptors: &[BorrowedFd<'_>], begun: &Begun<'_>) -> io::Result<usize> {
+    fn write_bytes(&self, buf: &[u8], descriptors: &[BorrowedFd<'_>], begun: &StartedTimeout<'_>) -> io::Result<usize> {
         loop {
             match self.send_some(&[IoSlice::new(buf)], descriptors) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -294,17 +294,17 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// As [`write_deadline`](Self::write_deadline); [`InvalidInput`](io::ErrorKind::InvalidInput) without a byte to go with or
+    /// As [`write_timeout`](Self::write_timeout); [`InvalidInput`](io::ErrorKind::InvalidInput) without a byte to go with or
     /// with too many descriptors; [`Unsupported`](io::ErrorKind::Unsupported) unless this is a byte pipe
     /// ([`MessageStream`](super::MessageStream) has its own).
     #[doc(alias = "SCM_RIGHTS")]
-    pub fn write_descriptors<'a>(
+    pub fn write_with_fds<'a>(
         &self,
         buf: &[u8],
         descriptors: &[BorrowedFd<'_>],
-        wait: impl Into<Wait<'a>>,
+        timeout: impl Into<Timeout<'a>>,
     ) -> io::Result<usize> {
-        let begun = Begun::now(wait.into());
+        let begun = StartedTimeout::now(timeout.into());
         self.check(Direction::writes)?;
         if buf.is_empty() {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -315,14 +315,18 @@ impl Stream {
         }
     }
 
-    /// As [`read_deadline`](Self::read_deadline), and takes the descriptors that came along with these bytes. They are
+    /// As [`read_timeout`](Self::read_timeout), and takes the descriptors that came along with these bytes. They are
     /// close-on-exec. What they are is for the caller to find out before using them.
     ///
     /// # Errors
     ///
-    /// As `read_deadline`; [`Unsupported`](io::ErrorKind::Unsupported) unless this is a byte pipe.
-    pub fn read_descriptors<'a>(&self, buf: &mut [u8], wait: impl Into<Wait<'a>>) -> io::Result<(usize, Vec<OwnedFd>)> {
-        let begun = Begun::now(wait.into());
+    /// As `read_timeout`; [`Unsupported`](io::ErrorKind::Unsupported) unless this is a byte pipe.
+    pub fn read_with_fds<'a>(
+        &self,
+        buf: &mut [u8],
+        timeout: impl Into<Timeout<'a>>,
+    ) -> io::Result<(usize, Vec<OwnedFd>)> {
+        let begun = StartedTimeout::now(timeout.into());
         self.check(Direction::reads)?;
         if self.mode() != PipeMode::Byte {
             return Err(io::ErrorKind::Unsupported.into());
@@ -367,11 +371,11 @@ impl Stream {
         self.inner.carried.check_end()
     }
 
-    pub(super) fn await_input(&self, begun: &Begun<'_>) -> io::Result<()> {
+    pub(super) fn await_input(&self, begun: &StartedTimeout<'_>) -> io::Result<()> {
         self.inner.carried.await_input(self.socket(), begun)
     }
 
-    pub(super) fn with_reason(&self, error: io::Error, begun: &Begun<'_>) -> io::Error {
+    pub(super) fn with_reason(&self, error: io::Error, begun: &StartedTimeout<'_>) -> io::Error {
         self.inner.carried.with_reason(error, begun)
     }
 
@@ -416,7 +420,7 @@ impl Stream {
 
     /// What the client allows its server. `None` without a handshake, and at the client's own end: nothing was said, and
     /// nothing is held back (as on Windows for a plain `CreateFile`).
-    pub fn level(&self) -> Option<ImpersonationLevel> {
+    pub fn impersonation_level(&self) -> Option<ImpersonationLevel> {
         self.inner.terms.level
     }
 
@@ -427,7 +431,7 @@ impl Stream {
     ///
     /// None is known.
     #[doc(alias = "OutBufferSize")]
-    pub fn out_buffer(&self) -> io::Result<usize> {
+    pub fn send_buffer_size(&self) -> io::Result<usize> {
         socket::send_buffer(self.socket())
     }
 
@@ -437,9 +441,9 @@ impl Stream {
     /// # Errors
     ///
     /// None is known.
-    pub fn set_out_buffer(&self, bytes: usize) -> io::Result<usize> {
+    pub fn set_send_buffer_size(&self, bytes: usize) -> io::Result<usize> {
         socket::set_send_buffer(self.socket(), bytes)?;
-        self.out_buffer()
+        self.send_buffer_size()
     }
 
     /// The socket, close-on-exec, to be given to a child or to another library. If other clones live it is a copy, and the
@@ -450,7 +454,7 @@ impl Stream {
     ///
     /// When a copy is needed and the process is out of descriptors.
     #[doc(alias = "SafePipeHandle")]
-    pub fn into_descriptor(self) -> io::Result<OwnedFd> {
+    pub fn into_fd(self) -> io::Result<OwnedFd> {
         match Arc::try_unwrap(self.inner) {
             Ok(inner) => Ok(inner.socket),
             Err(shared) => shared.socket.try_clone(),

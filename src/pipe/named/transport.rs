@@ -9,14 +9,14 @@ use std::{
     },
 };
 
-use crate::pipe::timeout::{Begun, Woken};
+use crate::pipe::timeout::{StartedTimeout, WakeReason};
 use crate::sys::poll::Interest;
 
 /// Something between the two ends that can fail on its own, as a tunnel does. One for each stream.
 pub(crate) trait Carrier: fmt::Debug + Send + Sync {
     /// Why it has ended; `None` while it works. Asked only when a stream has ended. It may take a moment, and no longer than
     /// the call: an answer that is late is there for the next call.
-    fn ended(&self, begun: &Begun<'_>) -> io::Result<Option<io::Error>>;
+    fn ended(&self, begun: &StartedTimeout<'_>) -> io::Result<Option<io::Error>>;
 }
 
 /// What a stream knows of its carrier.
@@ -46,9 +46,9 @@ impl Carried {
     }
 
     /// Waits for something to read; at the end, for the carrier's word.
-    pub(super) fn await_input(&self, socket: BorrowedFd<'_>, begun: &Begun<'_>) -> io::Result<()> {
+    pub(super) fn await_input(&self, socket: BorrowedFd<'_>, begun: &StartedTimeout<'_>) -> io::Result<()> {
         let Some(carrier) = self.carrier.get().filter(|_| self.is_at_end.load(Ordering::Acquire)) else {
-            return begun.wait(&[(socket, Interest::Readable)]).and_then(Woken::into_io).map(drop);
+            return begun.wait(&[(socket, Interest::Readable)]).and_then(WakeReason::into_io).map(drop);
         };
         if let Some(reason) = carrier.ended(begun)? {
             return Err(reason);
@@ -58,7 +58,7 @@ impl Carried {
     }
 
     /// A failure to write, with the carrier's reason where it has one and tells it in time.
-    pub(super) fn with_reason(&self, error: io::Error, begun: &Begun<'_>) -> io::Error {
+    pub(super) fn with_reason(&self, error: io::Error, begun: &StartedTimeout<'_>) -> io::Error {
         let carrier = self.carrier.get().filter(|_| error.kind() == io::ErrorKind::BrokenPipe);
         carrier.and_then(|carrier| carrier.ended(begun).ok().flatten()).unwrap_or(error)
     }

@@ -222,12 +222,12 @@ impl Control {
             return Err(());
         }
         for _ in 0..REFUSALS {
-            let stream = match self.server.listener.accept_deadline(Duration::ZERO) {
+            let stream = match self.server.listener.accept_timeout(Duration::ZERO) {
                 Ok(stream) => stream,
                 Err(AcceptError::TimedOut) => return Ok(None),
                 Err(_) => return Err(()),
             };
-            let socket = stream.into_descriptor().and_then(BareStream::new).map_err(drop)?;
+            let socket = stream.into_fd().and_then(BareStream::new).map_err(drop)?;
             let Ok(Credentials { uid, .. }) = socket::peer_credentials(socket.as_fd()) else { continue };
             if self.server.admitted.allows(uid) {
                 self.last_visitor += 1;

@@ -203,7 +203,7 @@ impl Live {
 
     fn unread(&self, stream: StreamId) -> usize {
         let listener = self.streams.get(stream.index()).and_then(Option::as_ref);
-        listener.map_or(0, |listener| listener.pipe.unread().unwrap_or(0))
+        listener.map_or(0, |listener| listener.pipe.bytes_available().unwrap_or(0))
     }
 
     /// How many bytes came: `Some(0)` at the end, `None` where there is nothing for now.

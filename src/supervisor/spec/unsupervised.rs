@@ -13,7 +13,7 @@ use std::time::Duration;
 
 impl WorkerSpec {
     /// Starts one process of this spec by hand, with no supervisor: you read its pipes and wait for it. To read a pipe to its end
-    /// has no deadline, and a grandchild may keep it open: use `read_deadline`, or a supervisor.
+    /// has no deadline, and a grandchild may keep it open: use `read_timeout`, or a supervisor.
     ///
     /// # Errors
     ///

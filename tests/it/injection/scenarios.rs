@@ -243,7 +243,7 @@ fn pipes(run: &Run) {
                 scope.spawn(|| {
                     let mut errors = Vec::new();
                     loop {
-                        match listener.accept_deadline(SOON) {
+                        match listener.accept_timeout(SOON) {
                             Ok(mut stream) => {
                                 if let Err(error) = stream.peer() {
                                     errors.push(error.to_string());
@@ -273,7 +273,7 @@ fn pipes(run: &Run) {
             run.must("write", || {
                 let mut rest = &b"a message"[..];
                 while !rest.is_empty() {
-                    let written = stream.write_deadline(rest, SOON)?;
+                    let written = stream.write_timeout(rest, SOON)?;
                     rest = &rest[written..];
                 }
                 Ok::<_, std::io::Error>(())

@@ -49,7 +49,7 @@ impl Said {
             if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
                 break end;
             }
-            match self.pipe.read_deadline(&mut part, DEADLINE) {
+            match self.pipe.read_timeout(&mut part, DEADLINE) {
                 Ok(0) => panic!("it has ended; said so far: {:#?}", self.lines),
                 Ok(bytes) => self.rest.extend_from_slice(&part[..bytes]),
                 Err(error) => panic!("{error}; said so far: {:#?}", self.lines),

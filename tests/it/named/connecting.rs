@@ -15,7 +15,7 @@ use std::{
 };
 
 use pipewright::pipe::{
-    Cancel, Direction, PipeMode, Wait,
+    CancelToken, Direction, PipeMode, Timeout,
     named::{AcceptError, ConnectError, ConnectOptions, ListenError, Listener, ListenerOptions, Stream, connect},
 };
 
@@ -36,7 +36,7 @@ fn s24_a_limit_of_no_instances_is_refused() {
 #[test]
 fn s25_s36_what_is_not_a_connected_socket_is_refused() {
     let place = Place::new();
-    let kind = |socket: OwnedFd, mode| Stream::from_descriptor(socket, mode).unwrap_err().kind();
+    let kind = |socket: OwnedFd, mode| Stream::from_fd(socket, mode).unwrap_err().kind();
     let file = File::create(place.path("file")).unwrap();
     assert_eq!(kind(file.into(), PipeMode::Byte), io::ErrorKind::InvalidInput);
     let (datagram, _other) = UnixDatagram::pair().unwrap();
@@ -50,9 +50,9 @@ fn s25_s36_what_is_not_a_connected_socket_is_refused() {
 #[test]
 fn s38_a_name_without_a_server_times_out() {
     let place = Place::new();
-    let token = Cancel::new().unwrap();
+    let token = CancelToken::new().unwrap();
     for timeout in [60, 91, 92].map(Duration::from_millis) {
-        for wait in [Wait::at_most(timeout), Wait::at_most(timeout).or(&token)] {
+        for wait in [Timeout::after(timeout), Timeout::after(timeout).or_cancelled(&token)] {
             let start = Instant::now();
             let error = connect(&place.name("nobody"), wait).unwrap_err();
             assert!(matches!(error, ConnectError::NoServer { .. }), "{error}");
@@ -60,7 +60,7 @@ fn s38_a_name_without_a_server_times_out() {
         }
     }
     let start = Instant::now();
-    let error = ConnectOptions::new().fail_if_absent().connect(&place.name("nobody"), PATIENCE).unwrap_err();
+    let error = ConnectOptions::new().no_wait().connect(&place.name("nobody"), PATIENCE).unwrap_err();
     assert!(matches!(error, ConnectError::NoServer { .. }), "{error}");
     assert!(start.elapsed() < PATIENCE, "at once, it was asked");
     assert!(error.to_string().contains("/nobody"), "{error}");
@@ -77,13 +77,13 @@ fn s38_a_dead_servers_name_times_out_too() {
 #[test]
 fn s39_s43_connecting_can_be_cancelled() {
     let place = Place::new();
-    let cancel = Cancel::new().unwrap();
+    let cancel = CancelToken::new().unwrap();
     let busy = Listener::bind(&place.name("busy")).unwrap();
     thread::scope(|scope| {
         let pending = scope.spawn(|| connect(&place.name("nobody"), until_cancelled(&cancel)));
         let shaken = scope.spawn(|| shaking().1.connect(busy.name(), until_cancelled(&cancel)));
         // The second one is in the backlog for certain once the listener has it.
-        let _backlog = busy.accept_deadline(PATIENCE).unwrap();
+        let _backlog = busy.accept_timeout(PATIENCE).unwrap();
         cancel.cancel();
         assert!(matches!(pending.join().unwrap(), Err(ConnectError::Cancelled)));
         assert!(matches!(shaken.join().unwrap(), Err(ConnectError::Cancelled)));
@@ -178,15 +178,15 @@ fn s42_a_second_client_of_a_busy_server_times_out() {
     let (first, _client) = meet(&listener, &client);
     thread::scope(|scope| {
         let second = scope.spawn(|| client.connect(listener.name(), A_WHILE));
-        assert!(matches!(listener.accept_deadline(A_WHILE), Err(AcceptError::TimedOut)));
+        assert!(matches!(listener.accept_timeout(A_WHILE), Err(AcceptError::TimedOut)));
         let error = second.join().unwrap().unwrap_err();
         assert!(matches!(error, ConnectError::Busy { .. }), "{error}");
         assert_eq!(io::Error::from(error).kind(), io::ErrorKind::TimedOut);
     });
     drop(first);
     meet(&listener, &client);
-    assert_eq!(listener.counts().accepted, 2);
-    assert_eq!(listener.counts().vanished, 1, "the one that gave up");
+    assert_eq!(listener.stats().accepted, 2);
+    assert_eq!(listener.stats().vanished, 1, "the one that gave up");
 }
 
 #[test]
@@ -199,13 +199,13 @@ fn s42_nobody_accepts_and_the_backlog_is_full() {
     let error = connect(listener.name(), A_WHILE).unwrap_err();
     assert!(matches!(error, ConnectError::Busy { .. }), "{error}");
     assert!(start.elapsed() >= A_WHILE);
-    let cancel = Cancel::new().unwrap();
+    let cancel = CancelToken::new().unwrap();
     thread::scope(|scope| {
         let cancelled = scope.spawn(|| connect(listener.name(), until_cancelled(&cancel)));
         let patient = scope.spawn(|| connect(listener.name(), PATIENCE));
         cancel.cancel();
         assert!(matches!(cancelled.join().unwrap(), Err(ConnectError::Cancelled)));
-        drop(listener.accept_deadline(PATIENCE).unwrap());
+        drop(listener.accept_timeout(PATIENCE).unwrap());
         patient.join().unwrap().unwrap();
     });
 }
@@ -227,7 +227,7 @@ fn s44_ends_whose_directions_do_not_fit_are_refused() {
         let (listening, connecting) = shaking();
         let listener = listening.direction(server).listen(&place.name("one")).unwrap();
         thread::scope(|scope| {
-            let accepted = scope.spawn(|| listener.accept_deadline(PATIENCE));
+            let accepted = scope.spawn(|| listener.accept_timeout(PATIENCE));
             let connected = connecting.direction(client).connect(listener.name(), PATIENCE);
             if fits {
                 connected.unwrap();
@@ -235,7 +235,7 @@ fn s44_ends_whose_directions_do_not_fit_are_refused() {
                 let error = connected.unwrap_err();
                 let ConnectError::WrongDirection { ours, theirs } = error else { panic!("{error}") };
                 assert_eq!((ours, theirs), (client, server));
-                assert_eq!((listener.counts().refused, listener.counts().accepted), (1, 0));
+                assert_eq!((listener.stats().refused, listener.stats().accepted), (1, 0));
                 listener.shutdown();
             }
             assert_eq!(accepted.join().unwrap().is_ok(), fits, "{server} {client}");
@@ -255,7 +255,7 @@ fn modes_that_do_not_fit_are_refused() {
     let (listening, connecting) = shaking();
     let listener = listening.mode(PipeMode::Framed).listen(&name).unwrap();
     thread::scope(|scope| {
-        scope.spawn(|| listener.accept_deadline(PATIENCE));
+        scope.spawn(|| listener.accept_timeout(PATIENCE));
         let error = connecting.connect(&name, PATIENCE).unwrap_err();
         assert!(matches!(error, ConnectError::WrongMode { theirs: Some(PipeMode::Framed), .. }), "{error}");
         listener.shutdown();
@@ -269,7 +269,7 @@ fn versions_that_do_not_fit_are_refused() {
     let (listening, connecting) = shaking();
     let listener = listening.listen(&place.name("ours")).unwrap();
     thread::scope(|scope| {
-        scope.spawn(|| listener.accept_deadline(PATIENCE));
+        scope.spawn(|| listener.accept_timeout(PATIENCE));
         let mut other = plain(&place.path("ours"));
         other.write_all(b"pipewrt\0\x09\x00\x03\x01\0\0\0\0").unwrap();
         let mut answer = Vec::new();
@@ -298,12 +298,12 @@ fn versions_that_do_not_fit_are_refused() {
 fn s45_accepting_can_be_cancelled() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
-    let mut cancel = Cancel::new().unwrap();
+    let mut cancel = CancelToken::new().unwrap();
     for pause in [Duration::ZERO, A_WHILE] {
-        cancel = Cancel::new().unwrap();
+        cancel = CancelToken::new().unwrap();
         thread::scope(|scope| {
             // One of them has its turn, the others wait for theirs.
-            let waiting = [(); 3].map(|()| scope.spawn(|| listener.accept_deadline(until_cancelled(&cancel))));
+            let waiting = [(); 3].map(|()| scope.spawn(|| listener.accept_timeout(until_cancelled(&cancel))));
             // Nobody is there: this only waits.
             connect(&place.name("nobody"), pause).unwrap_err();
             cancel.cancel();
@@ -314,10 +314,10 @@ fn s45_accepting_can_be_cancelled() {
     }
     let _client = connect(listener.name(), PATIENCE).unwrap();
     assert!(
-        matches!(listener.accept_deadline(until_cancelled(&cancel)), Err(AcceptError::Cancelled)),
+        matches!(listener.accept_timeout(until_cancelled(&cancel)), Err(AcceptError::Cancelled)),
         "though a client waits"
     );
-    listener.accept_deadline(PATIENCE).unwrap();
+    listener.accept_timeout(PATIENCE).unwrap();
 }
 
 #[test]
@@ -325,11 +325,11 @@ fn accepting_has_a_deadline() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
     let start = Instant::now();
-    assert!(matches!(listener.accept_deadline(A_WHILE), Err(AcceptError::TimedOut)));
+    assert!(matches!(listener.accept_timeout(A_WHILE), Err(AcceptError::TimedOut)));
     assert!(start.elapsed() >= A_WHILE);
-    let cancel = Cancel::new().unwrap();
-    let either = Wait::at_most(Duration::ZERO).or(&cancel);
-    assert!(matches!(listener.accept_deadline(either), Err(AcceptError::TimedOut)));
+    let cancel = CancelToken::new().unwrap();
+    let either = Timeout::after(Duration::ZERO).or_cancelled(&cancel);
+    assert!(matches!(listener.accept_timeout(either), Err(AcceptError::TimedOut)));
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn s47_client_may_connect_before_the_server_waits() {
     let listener = Listener::bind(&place.name("one")).unwrap();
     let client = connect(listener.name(), PATIENCE).unwrap();
     put(&client, 7);
-    let server = listener.accept_deadline(PATIENCE).unwrap();
+    let server = listener.accept_timeout(PATIENCE).unwrap();
     assert_eq!(byte(&server), 7);
 }
 
@@ -351,7 +351,7 @@ fn s47_also_with_a_handshake_that_waits_for_the_accept() {
         let client = scope.spawn(|| connecting.connect(listener.name(), PATIENCE));
         assert!(matches!(connecting.connect(listener.name(), A_WHILE), Err(ConnectError::Busy { .. })));
         assert!(!client.is_finished(), "connected means accepted");
-        listener.accept_deadline(PATIENCE).unwrap();
+        listener.accept_timeout(PATIENCE).unwrap();
         client.join().unwrap().unwrap();
     });
 }
@@ -391,7 +391,7 @@ fn a_client_that_waits_for_the_handshake_outlives_its_server() {
         drop(old);
         drop(plain);
         let new = listening.listen(&place.name("one")).unwrap();
-        new.accept_deadline(PATIENCE).unwrap();
+        new.accept_timeout(PATIENCE).unwrap();
         client.join().unwrap().unwrap();
     });
 }
@@ -412,7 +412,7 @@ fn a_client_that_says_nothing_does_not_hold_up_the_others() {
     let start = Instant::now();
     meet(&listener, &connecting);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    assert_eq!(listener.counts().accepted, 1);
+    assert_eq!(listener.stats().accepted, 1);
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn the_crowd(killers: u64) -> Crowd {
     let before = open_descriptors();
     let listener = ListenerOptions::new().handshake().listen(&place.name("crowd")).unwrap();
     let alone = open_descriptors();
-    let (seen, served) = (Tally::default(), AtomicU64::new(0));
+    let (seen, served) = (SeenBytes::default(), AtomicU64::new(0));
     let (start, done) = (Barrier::new(usize::try_from(THREADS + killers).unwrap()), AtomicBool::new(false));
     let dead = thread::scope(|scope| {
         let servers = [(); 4].map(|()| scope.spawn(|| serve_all(&listener, &seen, &served)));
@@ -125,7 +125,7 @@ fn the_crowd(killers: u64) -> Crowd {
     let numbers = seen.0.into_inner().unwrap();
     assert_eq!(numbers.len() as u64, CLIENTS + 1, "each client was served");
     assert!(numbers.iter().all(|count| *count == 1), "and once");
-    let counts = listener.counts();
+    let counts = listener.stats();
     assert_eq!(counts.accepted, served.into_inner(), "each that was counted was handed out");
     assert_eq!(counts.refused, 0);
     assert_eq!(listener.instances(), 0);
@@ -135,7 +135,7 @@ fn the_crowd(killers: u64) -> Crowd {
     Crowd { accepted: counts.accepted, vanished: counts.vanished, dead }
 }
 
-fn serve_all(listener: &Listener, seen: &Tally, served: &AtomicU64) {
+fn serve_all(listener: &Listener, seen: &SeenBytes, served: &AtomicU64) {
     for stream in listener.incoming() {
         serve(&stream.unwrap(), seen, served);
     }
@@ -178,16 +178,16 @@ fn kill_clients(path: &str, seed: u64, done: &AtomicBool) -> Dead {
     dead
 }
 
-struct Tally(std::sync::Mutex<Vec<u8>>);
+struct SeenBytes(std::sync::Mutex<Vec<u8>>);
 
-impl Default for Tally {
+impl Default for SeenBytes {
     fn default() -> Self {
         Self(std::sync::Mutex::new(vec![0; usize::try_from(CLIENTS + 1).unwrap()]))
     }
 }
 
 /// Echoes one number, if the client lives long enough to send it.
-fn serve(mut stream: &Stream, seen: &Tally, served: &AtomicU64) {
+fn serve(mut stream: &Stream, seen: &SeenBytes, served: &AtomicU64) {
     served.fetch_add(1, Ordering::Relaxed);
     let mut number = [0; 8];
     if stream.read_exact(&mut number).is_err() {
@@ -220,7 +220,7 @@ fn descriptors_that_strangers_bring_hold_nobody_up() {
     let held = [(0, 0), (0, libc::MSG_OOB), (16, 0), (16, libc::MSG_OOB)]
         .map(|(before, flags)| smuggle(listener.name(), &vec![b'?'; before], flags));
     let (_server, _client) = meet(&listener, &client);
-    assert_eq!(listener.counts().refused, 4);
+    assert_eq!(listener.stats().refused, 4);
     // Whoever stands before the door then.
     let last = smuggle(listener.name(), b"", 0);
     drop(listener);

@@ -10,7 +10,7 @@ use std::{
 use pipewright::{
     Pass, WorkerSpec,
     pipe::{
-        Cancel, Cancelled, Direction, PipeMode, Wait,
+        CancelToken, Cancelled, Direction, PipeMode, Timeout,
         named::{ConnectOptions, Listener, ListenerOptions, Stream, connect},
     },
 };
@@ -52,13 +52,13 @@ fn s71_a_read_never_returns_more_than_was_written() {
         let message: Vec<u8> = pattern(512).iter().map(|byte| byte ^ round).collect();
         write_all(&client, &message);
         written.extend(message);
-        let count = server.read_deadline(&mut buffer, PATIENCE).unwrap();
+        let count = server.read_timeout(&mut buffer, PATIENCE).unwrap();
         read.extend_from_slice(&buffer[..count]);
         assert!(written.starts_with(&read), "after {round} more");
     }
     read.extend(read_exactly(&server, written.len() - read.len()));
     assert!(read == written);
-    assert_eq!(server.read_deadline(&mut buffer, Duration::ZERO).unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!(server.read_timeout(&mut buffer, Duration::ZERO).unwrap_err().kind(), ErrorKind::TimedOut);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn s77_twenty_pairs_at_once() {
                 let client = connect(listener.name(), PATIENCE).unwrap();
                 write_all(&client, &data);
             });
-            scope.spawn(|| assert!(read_to_end(&listener.accept_deadline(PATIENCE).unwrap()) == data));
+            scope.spawn(|| assert!(read_to_end(&listener.accept_timeout(PATIENCE).unwrap()) == data));
         }
     });
 }
@@ -112,24 +112,24 @@ fn s78_both_directions_at_once_do_not_mix() {
 
 #[test]
 fn s79_chains_of_writes_and_reads() {
-    let token = Cancel::new().unwrap();
+    let token = CancelToken::new().unwrap();
     for mode in MODES {
         for (count, write, read) in [(5000, 1, 1), (500, 21, 18), (500, 18, 21), (5, 128_000, 64_000)] {
-            for wait in [Wait::at_most(PATIENCE), until_cancelled(&token)] {
+            for wait in [Timeout::after(PATIENCE), until_cancelled(&token)] {
                 let Pair { server, client, .. } = Pair::new(mode);
                 let data = pattern(count * write);
                 thread::scope(|scope| {
                     scope.spawn(|| {
                         for mut piece in data.chunks(write) {
                             while !piece.is_empty() {
-                                piece = &piece[client.write_deadline(piece, wait).unwrap()..];
+                                piece = &piece[client.write_timeout(piece, wait).unwrap()..];
                             }
                         }
                         drop(client);
                     });
                     let (mut all, mut buffer) = (Vec::new(), vec![0; read]);
                     loop {
-                        match server.read_deadline(&mut buffer, wait).unwrap() {
+                        match server.read_timeout(&mut buffer, wait).unwrap() {
                             0 => break,
                             got => all.extend_from_slice(&buffer[..got]),
                         }
@@ -144,7 +144,7 @@ fn s79_chains_of_writes_and_reads() {
 #[test]
 fn s80_flush_never_waits() {
     let Pair { mut server, client, .. } = Pair::bytes();
-    while server.write_deadline(&[0; 4096], Duration::ZERO).is_ok() {}
+    while server.write_timeout(&[0; 4096], Duration::ZERO).is_ok() {}
     server.flush().unwrap();
     drop(client);
 }
@@ -181,7 +181,7 @@ fn s82_a_pending_read_ends_when_the_writer_goes() {
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
         thread::scope(|scope| {
-            let reader = scope.spawn(|| server.read_deadline(&mut [0], PATIENCE));
+            let reader = scope.spawn(|| server.read_timeout(&mut [0], PATIENCE));
             drop(client);
             assert_eq!(reader.join().unwrap().unwrap(), 0);
         });
@@ -215,17 +215,17 @@ fn p16_flush_to_a_reader_that_read_all_and_closed_succeeds() {
 fn p15_write_all_deadline_that_times_out_says_how_much_is_on_its_way() {
     let data = pattern(4 << 20);
     let Pair { server, client, .. } = Pair::bytes();
-    let error = client.write_all_deadline(&data, Duration::from_millis(1)).unwrap_err();
+    let error = client.write_all_timeout(&data, Duration::from_millis(1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     let written = error.written();
     assert!((1..data.len()).contains(&written), "{written}");
-    let cancel = Cancel::new().unwrap();
+    let cancel = CancelToken::new().unwrap();
     cancel.cancel();
-    let error = client.write_all_deadline(&data[written..], until_cancelled(&cancel)).unwrap_err();
+    let error = client.write_all_timeout(&data[written..], until_cancelled(&cancel)).unwrap_err();
     assert!(error.is_cancelled() && error.written() == 0, "{error:?}");
     thread::scope(|scope| {
         scope.spawn(|| {
-            client.write_all_deadline(&data[written..], PATIENCE).unwrap();
+            client.write_all_timeout(&data[written..], PATIENCE).unwrap();
             drop(client);
         });
         assert!(read_to_end(&server) == data);
@@ -239,7 +239,7 @@ fn p15_write_all_deadline_of_a_message_is_all_or_nothing() {
         let message = pattern(100_000);
         let mut sent = 0;
         let error = loop {
-            match client.write_all_deadline(&message, Duration::ZERO) {
+            match client.write_all_timeout(&message, Duration::ZERO) {
                 Ok(()) => sent += message.len(),
                 Err(error) => break error,
             }
@@ -249,7 +249,7 @@ fn p15_write_all_deadline_of_a_message_is_all_or_nothing() {
         let rest = &message[error.written()..];
         thread::scope(|scope| {
             scope.spawn(|| {
-                client.write_all_deadline(rest, PATIENCE).unwrap();
+                client.write_all_timeout(rest, PATIENCE).unwrap();
                 client.into_messages().unwrap().flush(PATIENCE).unwrap();
             });
             assert_eq!(read_to_end(&server).len(), sent + message.len(), "{mode}");
@@ -264,12 +264,12 @@ fn s84_a_pending_write_fails_when_the_reader_goes() {
         thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 loop {
-                    if let Err(error) = server.write_deadline(&vec![0; 50_000], PATIENCE) {
+                    if let Err(error) = server.write_timeout(&vec![0; 50_000], PATIENCE) {
                         return error.kind();
                     }
                 }
             });
-            until("the pipe is full", || server.write_deadline(&vec![0; 50_000], Duration::ZERO).is_err());
+            until("the pipe is full", || server.write_timeout(&vec![0; 50_000], Duration::ZERO).is_err());
             drop(client);
             assert_eq!(writer.join().unwrap(), ErrorKind::BrokenPipe, "{mode}");
         });
@@ -283,7 +283,7 @@ fn s85_a_clone_and_a_stream_made_from_the_descriptor_work_as_the_original() {
     write_all(&client, b"ab");
     assert_eq!(read_exactly(&copy, 1), b"a");
     drop(server);
-    let again = Stream::from_descriptor(copy.into_descriptor().unwrap(), PipeMode::Byte).unwrap();
+    let again = Stream::from_fd(copy.into_fd().unwrap(), PipeMode::Byte).unwrap();
     assert_eq!(read_exactly(&again, 1), b"b");
     write_all(&again, b"c");
     assert_eq!(read_exactly(&client, 1), b"c");
@@ -297,11 +297,11 @@ fn is_cancelled(error: &io::Error) -> bool {
 fn s86_what_is_cancelled_already_does_nothing() {
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
-        let cancel = Cancel::new().unwrap();
+        let cancel = CancelToken::new().unwrap();
         cancel.cancel();
         write_all(&client, b"x");
-        assert!(is_cancelled(&server.read_deadline(&mut [0], until_cancelled(&cancel)).unwrap_err()));
-        assert!(is_cancelled(&client.write_deadline(b"y", until_cancelled(&cancel)).unwrap_err()), "{mode}");
+        assert!(is_cancelled(&server.read_timeout(&mut [0], until_cancelled(&cancel)).unwrap_err()));
+        assert!(is_cancelled(&client.write_timeout(b"y", until_cancelled(&cancel)).unwrap_err()), "{mode}");
         drop(client);
         assert_eq!(read_to_end(&server), b"x", "{mode}");
     }
@@ -312,11 +312,11 @@ fn s87_a_pending_read_can_be_cancelled_and_loses_nothing() {
     for mode in MODES {
         for pause in [Duration::ZERO, A_WHILE] {
             let Pair { server, client, .. } = Pair::new(mode);
-            let cancel = Cancel::new().unwrap();
+            let cancel = CancelToken::new().unwrap();
             thread::scope(|scope| {
-                let reader = scope.spawn(|| server.read_deadline(&mut [0; 8], until_cancelled(&cancel)));
+                let reader = scope.spawn(|| server.read_timeout(&mut [0; 8], until_cancelled(&cancel)));
                 // Nothing is there to read: this only waits.
-                client.read_deadline(&mut [0], pause).unwrap_err();
+                client.read_timeout(&mut [0], pause).unwrap_err();
                 cancel.cancel();
                 assert!(is_cancelled(&reader.join().unwrap().unwrap_err()));
             });
@@ -330,16 +330,16 @@ fn s87_a_pending_read_can_be_cancelled_and_loses_nothing() {
 fn s88_a_pending_write_can_be_cancelled() {
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
-        let cancel = Cancel::new().unwrap();
+        let cancel = CancelToken::new().unwrap();
         thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 loop {
-                    if let Err(error) = server.write_deadline(&vec![0; 50_000], until_cancelled(&cancel)) {
+                    if let Err(error) = server.write_timeout(&vec![0; 50_000], until_cancelled(&cancel)) {
                         return error;
                     }
                 }
             });
-            until("the pipe is full", || server.write_deadline(&vec![0; 50_000], Duration::ZERO).is_err());
+            until("the pipe is full", || server.write_timeout(&vec![0; 50_000], Duration::ZERO).is_err());
             cancel.cancel();
             let error = writer.join().unwrap();
             // Part of a frame may be on its way, and that is said instead.
@@ -357,11 +357,11 @@ fn reads_and_writes_have_deadlines() {
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
         let start = Instant::now();
-        assert_eq!(server.read_deadline(&mut [0], A_WHILE).unwrap_err().kind(), ErrorKind::TimedOut);
+        assert_eq!(server.read_timeout(&mut [0], A_WHILE).unwrap_err().kind(), ErrorKind::TimedOut);
         assert!(start.elapsed() >= A_WHILE);
-        while client.write_deadline(&[0; 4096], Duration::ZERO).is_ok() {}
+        while client.write_timeout(&[0; 4096], Duration::ZERO).is_ok() {}
         let start = Instant::now();
-        assert_eq!(client.write_deadline(&[0; 4096], A_WHILE).unwrap_err().kind(), ErrorKind::TimedOut);
+        assert_eq!(client.write_timeout(&[0; 4096], A_WHILE).unwrap_err().kind(), ErrorKind::TimedOut);
         assert!(start.elapsed() >= A_WHILE);
     }
 }
@@ -370,7 +370,7 @@ fn reads_and_writes_have_deadlines() {
 fn s107_a_connected_end_can_be_given_to_a_child_by_its_number() {
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
-        let end = client.into_descriptor().unwrap();
+        let end = client.into_fd().unwrap();
         let spec = WorkerSpec::new(FIXTURE).args(["named-inherited", &mode.to_string()]);
         let mut child = spec.inherit_fd(end, Pass::arg("{}")).spawn_unsupervised().unwrap();
         // The recipe with our copy of the end went with that call.
@@ -387,8 +387,8 @@ fn s108_ping_pong_across_processes() {
     let listen = |name, direction| ListenerOptions::new().direction(direction).listen(&place.name(name)).unwrap();
     let (there, back) = (listen("there", Direction::Out), listen("back", Direction::In));
     let _child = Program::fixture(&["named-ping-pong", text(&place.path("there")), text(&place.path("back"))]);
-    let writer = there.accept_deadline(PATIENCE).unwrap();
-    let reader = back.accept_deadline(PATIENCE).unwrap();
+    let writer = there.accept_timeout(PATIENCE).unwrap();
+    let reader = back.accept_timeout(PATIENCE).unwrap();
     for number in 0..10 {
         write_all(&writer, format!("{number}\n").as_bytes());
         assert_eq!(read_exactly(&reader, 7), format!("pong {number}\n").as_bytes());
@@ -400,13 +400,13 @@ fn s108_ping_pong_across_processes() {
 #[test]
 fn s109_buffer_sizes_are_set_and_told_as_they_are() {
     let Pair { server, client, .. } =
-        Pair::with(&ListenerOptions::new().out_buffer(50_000), &ConnectOptions::new().out_buffer(60_000));
-    assert_eq!(server.out_buffer().unwrap(), 100_000, "the kernel doubles it");
-    assert_eq!(client.out_buffer().unwrap(), 120_000);
-    assert_eq!(client.set_out_buffer(10_000).unwrap(), 20_000);
+        Pair::with(&ListenerOptions::new().send_buffer_size(50_000), &ConnectOptions::new().send_buffer_size(60_000));
+    assert_eq!(server.send_buffer_size().unwrap(), 100_000, "the kernel doubles it");
+    assert_eq!(client.send_buffer_size().unwrap(), 120_000);
+    assert_eq!(client.set_send_buffer_size(10_000).unwrap(), 20_000);
     // And it is so.
     let mut sent = 0;
-    while let Ok(count) = client.write_deadline(&[0; 1000], Duration::ZERO) {
+    while let Ok(count) = client.write_timeout(&[0; 1000], Duration::ZERO) {
         sent += count;
     }
     assert!((5_000..20_000).contains(&sent), "{sent}");
@@ -416,10 +416,10 @@ fn s109_buffer_sizes_are_set_and_told_as_they_are() {
 fn descriptors_pass_when_both_sides_want_it() {
     let Pair { server, client, .. } = Pair::bytes();
     let (near, far) = UnixStream::pair().unwrap();
-    client.write_descriptors(b"here", &[far.as_fd(), far.as_fd()], PATIENCE).unwrap();
+    client.write_with_fds(b"here", &[far.as_fd(), far.as_fd()], PATIENCE).unwrap();
     drop(far);
     let mut buffer = [0; 10];
-    let (count, descriptors) = server.read_descriptors(&mut buffer, PATIENCE).unwrap();
+    let (count, descriptors) = server.read_with_fds(&mut buffer, PATIENCE).unwrap();
     assert_eq!((&buffer[..count], descriptors.len()), (&b"here"[..], 2));
     let mut passed = UnixStream::from(descriptors.into_iter().next().unwrap());
     passed.write_all(b"through").unwrap();
@@ -428,9 +428,9 @@ fn descriptors_pass_when_both_sides_want_it() {
     near.set_read_timeout(Some(PATIENCE)).unwrap();
     (&near).read_to_string(&mut text).unwrap();
     assert_eq!(text, "through");
-    let error = client.write_descriptors(b"", &[near.as_fd()], PATIENCE).unwrap_err();
+    let error = client.write_with_fds(b"", &[near.as_fd()], PATIENCE).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    let error = client.write_descriptors(b"x", &vec![near.as_fd(); 254], PATIENCE).unwrap_err();
+    let error = client.write_with_fds(b"x", &vec![near.as_fd(); 254], PATIENCE).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }
 
@@ -438,7 +438,7 @@ fn descriptors_pass_when_both_sides_want_it() {
 fn uninvited_descriptors_are_closed() {
     let Pair { server, client, .. } = Pair::bytes();
     let (near, far) = UnixStream::pair().unwrap();
-    client.write_descriptors(b"x", &[far.as_fd()], PATIENCE).unwrap();
+    client.write_with_fds(b"x", &[far.as_fd()], PATIENCE).unwrap();
     drop(far);
     assert_eq!(read_exactly(&server, 1), b"x");
     // The only other holder of the far end was the message.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use pipewright::pipe::{Cancel, PipeMode, named::DrainError};
+use pipewright::pipe::{CancelToken, PipeMode, named::DrainError};
 
 use super::{A_WHILE, MODES, PATIENCE, Pair, close, read_exactly, read_to_end, until, until_cancelled, write_all};
 
@@ -27,7 +27,7 @@ fn s110_wait_drained_returns_once_everything_is_read() {
             read_exactly(&client, 1);
             drained.join().unwrap().unwrap();
         });
-        let cancel = Cancel::new().unwrap();
+        let cancel = CancelToken::new().unwrap();
         cancel.cancel();
         write_all(&server, &[0]);
         assert!(matches!(server.wait_drained(until_cancelled(&cancel)), Err(DrainError::Cancelled)));
@@ -74,8 +74,8 @@ fn s110_the_rest_of_a_frame_that_nobody_will_read_is_not_drained() {
     let Pair { server, client, .. } = Pair::new(PipeMode::Framed);
     // More than the kernel takes: its end waits here.
     let long = vec![0; 4 << 20];
-    server.write_deadline(&long, Duration::ZERO).unwrap_err();
-    let plain = UnixStream::from(client.into_descriptor().unwrap());
+    server.write_timeout(&long, Duration::ZERO).unwrap_err();
+    let plain = UnixStream::from(client.into_fd().unwrap());
     plain.set_nonblocking(true).unwrap();
     while (&plain).read(&mut [0; 4096]).is_ok() {}
     // It has read everything that has left, and goes.

@@ -146,7 +146,7 @@ fn a_chat_goes_on_without_those_who_are_strange_silent_or_gone() {
     assert_eq!(server.complaint(), "guest 2 did not get in: the client wants to stay anonymous");
     assert_eq!(read_stream(&unknown), b"");
     // One who breaks the frame.
-    let broken = UnixStream::from(known.connect(&name, PATIENCE).unwrap().into_descriptor().unwrap());
+    let broken = UnixStream::from(known.connect(&name, PATIENCE).unwrap().into_fd().unwrap());
     both_hear("/3 came in");
     (&broken).write_all(&[0xff; 8]).unwrap();
     both_hear("/3 has left");
@@ -214,7 +214,7 @@ fn both_sides_must_ask_for_messages() {
     talker.say("short");
     assert!(hear(&witness).ends_with("/1: short"));
     // With the speaker's name before it, it is too long for the others: they stay.
-    talker.say(&"x".repeat(witness.limit().unwrap()));
+    talker.say(&"x".repeat(witness.max_message_size().unwrap()));
     talker.say("still here");
     assert!(hear(&witness).ends_with("/1: still here"));
 }

@@ -99,7 +99,7 @@ fn s29_s52_a_second_server_of_a_name_is_refused() {
     assert_eq!(io::Error::from(error).kind(), io::ErrorKind::AddrInUse);
     // Nobody was disturbed: the one that was refused is not among the first one's clients.
     let (_server, _client) = meet(&listener, &ConnectOptions::new());
-    assert_eq!(listener.counts().accepted, 1);
+    assert_eq!(listener.stats().accepted, 1);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn s104_plain_sockets_can_be_the_other_side() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("ours")).unwrap();
     let mut plain = super::plain(&place.path("ours"));
-    let mut server = listener.accept_deadline(PATIENCE).unwrap();
+    let mut server = listener.accept_timeout(PATIENCE).unwrap();
     plain.write_all(b"ping").unwrap();
     assert_eq!(super::read_exactly(&server, 4), b"ping");
     server.write_all(b"pong").unwrap();
@@ -302,6 +302,6 @@ fn an_abstract_name_works_and_vanishes_with_its_server() {
     drop(listener);
     // A process that another test starts just now holds a copy of the socket until its exec, and so the name.
     assert!(comes_true(|| Listener::bind(&name).is_ok()));
-    let connect = || ConnectOptions::new().fail_if_absent().connect(&name, PATIENCE);
+    let connect = || ConnectOptions::new().no_wait().connect(&name, PATIENCE);
     assert!(comes_true(|| matches!(connect(), Err(ConnectError::NoServer { .. }))));
 }

@@ -69,7 +69,7 @@ fn client_of([user, group, supplementary]: [u32; 3], directory: &Path, arguments
 
 fn accept_stranger(listener: &Listener, level: &str) -> (Stream, Program) {
     let client = stranger(listener.name(), level);
-    let stream = listener.accept_deadline(PATIENCE).unwrap();
+    let stream = listener.accept_timeout(PATIENCE).unwrap();
     (stream, client)
 }
 
@@ -84,7 +84,7 @@ fn s97_the_same_user_gets_in_whatever_the_two_sides_ask() {
         for client in [Access::CurrentUser, Access::Anyone] {
             for (one, other) in [(Direction::In, Direction::Out), (Direction::InOut, Direction::InOut)] {
                 let listener = ListenerOptions::new().access(server).direction(one).listen(&place.name("one")).unwrap();
-                meet(&listener, &ConnectOptions::new().server(client).direction(other));
+                meet(&listener, &ConnectOptions::new().allowed_server(client).direction(other));
             }
         }
     }
@@ -116,27 +116,27 @@ fn s98_other_users_are_refused_and_the_accepting_goes_on() {
     assert!(kept_out.line().contains("denied"));
     fs::set_permissions(place.path("ours"), fs::Permissions::from_mode(0o666)).unwrap();
     thread::scope(|scope| {
-        let accepted = scope.spawn(|| listener.accept_deadline(PATIENCE));
+        let accepted = scope.spawn(|| listener.accept_timeout(PATIENCE));
         let mut refused = stranger(listener.name(), "plain");
         assert!(refused.line().starts_with("connected"), "it stands in the backlog");
         assert_eq!(refused.finish(), 0, "and then at the end of its stream");
         let _client = connect(listener.name(), PATIENCE).unwrap();
         assert_eq!(accepted.join().unwrap().unwrap().peer().unwrap().uid(), 0);
     });
-    assert_eq!((listener.counts().accepted, listener.counts().refused), (1, 1));
+    assert_eq!((listener.stats().accepted, listener.stats().refused), (1, 1));
 
     // With a handshake it is told why.
     let (listening, _) = shaking();
     let listener = listening.listen(&place.name("shaking")).unwrap();
     fs::set_permissions(place.path("shaking"), fs::Permissions::from_mode(0o666)).unwrap();
     thread::scope(|scope| {
-        let accepting = scope.spawn(|| listener.accept_deadline(PATIENCE));
+        let accepting = scope.spawn(|| listener.accept_timeout(PATIENCE));
         let mut refused = stranger(listener.name(), "identification");
         assert!(refused.line().contains("denied"));
         listener.shutdown();
         assert!(matches!(accepting.join().unwrap(), Err(AcceptError::ShutDown)));
     });
-    assert_eq!((listener.counts().accepted, listener.counts().refused), (0, 1));
+    assert_eq!((listener.stats().accepted, listener.stats().refused), (0, 1));
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn s98_also_where_no_file_keeps_other_users_out() {
     let listener = Listener::bind(&PipeName::abstract_name(&name).unwrap()).unwrap();
     let connect_as = |user, level| client_of([user, user, CLUB], &place.0, &[&format!("@{name}"), level]);
     thread::scope(|scope| {
-        let accepting = scope.spawn(|| listener.accept_deadline(PATIENCE));
+        let accepting = scope.spawn(|| listener.accept_timeout(PATIENCE));
         let mut refused = connect_as(STRANGER, "plain");
         assert!(refused.line().starts_with("connected"), "it stands in the backlog");
         assert_eq!(refused.finish(), 0, "and then at the end of its stream");
@@ -157,7 +157,7 @@ fn s98_also_where_no_file_keeps_other_users_out() {
         assert_eq!(accepting.join().unwrap().unwrap().peer().unwrap().pid(), Some(let_in.child.id()));
         assert!(let_in.line().starts_with("connected"));
     });
-    assert_eq!((listener.counts().accepted, listener.counts().refused), (1, 1));
+    assert_eq!((listener.stats().accepted, listener.stats().refused), (1, 1));
     // And the other way round: the name may have been taken by somebody else.
     assert!(connect_as(STRANGER, "current-user").line().contains("runs as user 0, who is not trusted here"));
 }
@@ -185,7 +185,7 @@ fn s98_a_client_refuses_the_server_of_another_user() {
     assert_eq!(server.line(), "listening");
     let error = connect(&place.name("theirs/server"), PATIENCE).unwrap_err();
     assert!(matches!(error, ConnectError::WrongServer { uid: STRANGER, .. }), "{error}");
-    ConnectOptions::new().server(Access::Anyone).connect(&place.name("theirs/server"), PATIENCE).unwrap();
+    ConnectOptions::new().allowed_server(Access::Anyone).connect(&place.name("theirs/server"), PATIENCE).unwrap();
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn s100_an_anonymous_client_is_not_asked_about() {
     for level in [ImpersonationLevel::Anonymous, ImpersonationLevel::Identification, ImpersonationLevel::Impersonation]
     {
         let pair = Pair::with(&ListenerOptions::new().handshake(), &ConnectOptions::new().handshake(level));
-        assert_eq!(pair.server.level(), Some(level));
+        assert_eq!(pair.server.impersonation_level(), Some(level));
         match pair.server.peer() {
             Err(PeerError::Anonymous) => assert_eq!(level, ImpersonationLevel::Anonymous),
             other => assert_eq!(other.unwrap().pid(), Some(std::process::id())),
@@ -378,7 +378,7 @@ fn without_privilege_nothing_runs() {
     let mut server = Program::start(command.args(["named-as-client", text(&path)]).uid(STRANGER).gid(STRANGER));
     assert_eq!(server.line(), "listening");
     let mut client =
-        ConnectOptions::new().server(Access::Anyone).connect(&place.name("theirs/server"), PATIENCE).unwrap();
+        ConnectOptions::new().allowed_server(Access::Anyone).connect(&place.name("theirs/server"), PATIENCE).unwrap();
     assert_eq!(server.line(), "no privilege to act as user 0; CAP_SETUID and CAP_SETGID are needed; ran: false");
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
 }
@@ -427,7 +427,7 @@ fn nobody_is_somebody_where_all_ids_are_mapped() {
     let listener = open_to_all(&place);
     for ids in WITH_OVERFLOW {
         let _client = client_of(ids, &place.0, &[text(&place.path("open")), "plain"]);
-        let stream = listener.accept_deadline(PATIENCE).unwrap();
+        let stream = listener.accept_timeout(PATIENCE).unwrap();
         let inside = stream.run_as_client(|| ["Uid", "Gid", "Groups"].map(own_status)).unwrap();
         assert_eq!(
             inside.map(|line| line.split_whitespace().nth(1).map(str::to_owned)),

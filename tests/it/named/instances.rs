@@ -24,8 +24,8 @@ fn s50_one_instance_serves_clients_one_after_the_other() {
         let listener = ListenerOptions::new().max_instances(1).listen(&place.name("one")).unwrap();
         let clients: Vec<_> = (0..count).map(|_| connect(listener.name(), PATIENCE).unwrap()).collect();
         for (number, mut client) in (0..).zip(clients) {
-            let server = listener.accept_deadline(PATIENCE).unwrap();
-            assert!(matches!(listener.accept_deadline(Duration::ZERO), Err(AcceptError::TimedOut)));
+            let server = listener.accept_timeout(PATIENCE).unwrap();
+            assert!(matches!(listener.accept_timeout(Duration::ZERO), Err(AcceptError::TimedOut)));
             put(&server, number);
             assert_eq!(byte(&client), number);
             put(&client, number + 1);
@@ -66,7 +66,7 @@ fn s51_instances_serve_clients_at_once() {
             }
             listener.shutdown();
         });
-        assert_eq!(listener.counts().accepted, u64::from(clients));
+        assert_eq!(listener.stats().accepted, u64::from(clients));
         assert_eq!(listener.instances(), 0);
     }
 }
@@ -76,7 +76,7 @@ fn s56_instances_without_a_limit() {
     let place = Place::new();
     for access in [Access::CurrentUser, Access::Anyone] {
         let listener = ListenerOptions::new().access(access).listen(&place.name("one")).unwrap();
-        let pairs: Vec<_> = (0..5).map(|_| meet(&listener, &ConnectOptions::new().server(access))).collect();
+        let pairs: Vec<_> = (0..5).map(|_| meet(&listener, &ConnectOptions::new().allowed_server(access))).collect();
         assert_eq!(listener.instances(), 5);
         drop(pairs);
         assert_eq!(listener.instances(), 0);
@@ -88,8 +88,8 @@ fn s57_of_two_threads_that_wait_one_gives_up_and_the_other_gets_the_client() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
     thread::scope(|scope| {
-        let patient = scope.spawn(|| listener.accept_deadline(PATIENCE));
-        assert!(matches!(listener.accept_deadline(A_WHILE), Err(AcceptError::TimedOut)));
+        let patient = scope.spawn(|| listener.accept_timeout(PATIENCE));
+        assert!(matches!(listener.accept_timeout(A_WHILE), Err(AcceptError::TimedOut)));
         let _client = connect(listener.name(), PATIENCE).unwrap();
         patient.join().unwrap().unwrap();
     });
@@ -115,15 +115,15 @@ fn shutdown_wakes_everybody_and_turns_new_clients_away() {
     for options in [ListenerOptions::new(), listening.max_instances(1)] {
         let listener = options.listen(&place.name("one")).unwrap();
         thread::scope(|scope| {
-            let waiting: Vec<_> = (0..3).map(|_| scope.spawn(|| listener.accept_deadline(PATIENCE))).collect();
+            let waiting: Vec<_> = (0..3).map(|_| scope.spawn(|| listener.accept_timeout(PATIENCE))).collect();
             listener.shutdown();
             for one in waiting {
                 assert!(matches!(one.join().unwrap(), Err(AcceptError::ShutDown)));
             }
         });
         assert!(listener.incoming().next().is_none());
-        assert!(matches!(listener.accept_deadline(PATIENCE), Err(AcceptError::ShutDown)));
-        connecting.clone().fail_if_absent().connect(listener.name(), PATIENCE).unwrap_err();
+        assert!(matches!(listener.accept_timeout(PATIENCE), Err(AcceptError::ShutDown)));
+        connecting.clone().no_wait().connect(listener.name(), PATIENCE).unwrap_err();
     }
 }
 
@@ -138,7 +138,7 @@ fn shutdown_is_told_as_shutdown_to_whoever_is_just_accepting() {
                 .map(|_| {
                     scope.spawn(|| {
                         loop {
-                            match listener.accept_deadline(Duration::ZERO) {
+                            match listener.accept_timeout(Duration::ZERO) {
                                 Err(AcceptError::TimedOut) => {}
                                 other => return other,
                             }
@@ -163,7 +163,7 @@ fn a_loop_of_ones_own_hears_of_every_client() {
     let (listening, _) = shaking();
     let listener = listening.listen(&place.name("one")).unwrap();
     let readable = |timeout| kernel::poll_readable(&listener, timeout);
-    let nobody = || matches!(listener.accept_deadline(Duration::ZERO), Err(AcceptError::TimedOut));
+    let nobody = || matches!(listener.accept_timeout(Duration::ZERO), Err(AcceptError::TimedOut));
     assert!(!readable(Duration::ZERO));
     // It knocks, and takes its time for the rest.
     let mut slow = UnixStream::connect(place.path("one")).unwrap();
@@ -172,7 +172,7 @@ fn a_loop_of_ones_own_hears_of_every_client() {
     assert!(readable(PATIENCE) && nobody() && !readable(Duration::ZERO));
     slow.write_all(&HELLO[5..]).unwrap();
     assert!(readable(PATIENCE));
-    let _server = listener.accept_deadline(Duration::ZERO).unwrap();
+    let _server = listener.accept_timeout(Duration::ZERO).unwrap();
     slow.write_all(b"for the server").unwrap();
     assert!(!readable(Duration::ZERO), "that one is in");
     // It leaves half-way.
@@ -180,7 +180,7 @@ fn a_loop_of_ones_own_hears_of_every_client() {
     assert!(readable(PATIENCE) && nobody() && !readable(Duration::ZERO));
     drop(leaving);
     assert!(readable(PATIENCE) && nobody() && !readable(Duration::ZERO));
-    assert_eq!(listener.counts().vanished, 1);
+    assert_eq!(listener.stats().vanished, 1);
     listener.shutdown();
     assert!(readable(PATIENCE));
 
@@ -189,7 +189,7 @@ fn a_loop_of_ones_own_hears_of_every_client() {
     assert!(!readable(Duration::ZERO));
     let _client = connect(listener.name(), PATIENCE).unwrap();
     assert!(readable(PATIENCE));
-    let _server = listener.accept_deadline(Duration::ZERO).unwrap();
+    let _server = listener.accept_timeout(Duration::ZERO).unwrap();
     assert!(!readable(Duration::ZERO));
 }
 
@@ -204,9 +204,9 @@ fn clients_that_vanish_do_not_end_the_accepting() {
     put(&talker, 9);
     drop(talker);
     for _ in 0..5 {
-        assert_eq!(listener.accept_deadline(PATIENCE).unwrap().read(&mut [0]).unwrap(), 0);
+        assert_eq!(listener.accept_timeout(PATIENCE).unwrap().read(&mut [0]).unwrap(), 0);
     }
-    assert_eq!(byte(&listener.accept_deadline(PATIENCE).unwrap()), 9, "what it said before it went");
+    assert_eq!(byte(&listener.accept_timeout(PATIENCE).unwrap()), 9, "what it said before it went");
 
     let (listening, connecting) = shaking();
     let listener = listening.listen(&place.name("shaking")).unwrap();
@@ -216,7 +216,7 @@ fn clients_that_vanish_do_not_end_the_accepting() {
         stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     }
     meet(&listener, &connecting);
-    let counts = listener.counts();
+    let counts = listener.stats();
     assert_eq!((counts.accepted, counts.refused, counts.vanished), (1, 5, 5));
 }
 
@@ -271,15 +271,12 @@ fn is_connected_tells_the_truth_while_there_is_still_something_to_read() {
 #[test]
 fn a_side_that_only_ended_its_writing_is_still_there() {
     let Pair { server, client, .. } = Pair::bytes();
-    let plain = UnixStream::from(client.into_descriptor().unwrap());
+    let plain = UnixStream::from(client.into_fd().unwrap());
     plain.shutdown(Shutdown::Write).unwrap();
     assert!(server.is_connected());
     assert_eq!(super::read_to_end(&server), b"");
     super::write_all(&server, b"still");
-    assert_eq!(
-        super::read_exactly(&super::Stream::from_descriptor(plain.into(), PipeMode::Byte).unwrap(), 5),
-        b"still"
-    );
+    assert_eq!(super::read_exactly(&super::Stream::from_fd(plain.into(), PipeMode::Byte).unwrap(), 5), b"still");
 }
 
 #[test]
@@ -305,7 +302,7 @@ fn s67_ends_go_one_way() {
 fn s67_the_other_side_notices_the_direction_that_is_missing_also_without_a_handshake() {
     let Pair { client, server, .. } =
         Pair::with(&ListenerOptions::new().direction(Direction::In), &ConnectOptions::new());
-    assert_eq!(client.read_deadline(&mut [0], PATIENCE).unwrap(), 0, "nothing can ever come");
+    assert_eq!(client.read_timeout(&mut [0], PATIENCE).unwrap(), 0, "nothing can ever come");
     put(&client, 1);
     drop(server);
     let Pair { mut client, server, .. } =
@@ -328,7 +325,7 @@ fn disconnect_wakes_whoever_waits_in_a_read_or_a_write() {
                 }
             });
             // It waits once nothing fits any more: then nobody else can send either.
-            until("the pipe is full", || server.write_deadline(&[0], Duration::ZERO).is_err());
+            until("the pipe is full", || server.write_timeout(&[0], Duration::ZERO).is_err());
             server.disconnect().unwrap();
             assert_eq!(reader.join().unwrap().unwrap_or(0), 0);
             let kind = writer.join().unwrap();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use pipewright::pipe::{
-    Cancel, Direction, PipeMode,
+    CancelToken, Direction, PipeMode,
     named::{ConnectOptions, ListenerOptions, MessageError, MessageStream, Stream},
 };
 
@@ -20,7 +20,7 @@ const MODES: [PipeMode; 2] = [PipeMode::Message, PipeMode::Framed];
 
 fn read(stream: &MessageStream, size: usize) -> (Vec<u8>, bool) {
     let mut buffer = vec![0; size];
-    let count = stream.read_deadline(&mut buffer, PATIENCE).unwrap();
+    let count = stream.read_timeout(&mut buffer, PATIENCE).unwrap();
     buffer.truncate(count);
     (buffer, stream.is_message_complete())
 }
@@ -30,7 +30,7 @@ fn s89_messages_keep_their_borders() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
         for message in [&b"four"[..], b"to", b"more"] {
-            client.send_deadline(message, PATIENCE).unwrap();
+            client.send_timeout(message, PATIENCE).unwrap();
         }
         for message in [&b"four"[..], b"to", b"more"] {
             assert_eq!(read(&server, 100), (message.to_vec(), true), "{mode}");
@@ -42,8 +42,8 @@ fn s89_messages_keep_their_borders() {
 fn s90_a_read_that_is_one_byte_short() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
-        client.send_deadline(b"12345", PATIENCE).unwrap();
-        client.send_deadline(b"next", PATIENCE).unwrap();
+        client.send_timeout(b"12345", PATIENCE).unwrap();
+        client.send_timeout(b"next", PATIENCE).unwrap();
         assert_eq!(read(&server, 4), (b"1234".to_vec(), false), "{mode}");
         assert_eq!(read(&server, 100), (b"5".to_vec(), true));
         assert_eq!(read(&server, 4), (b"next".to_vec(), true), "exactly as long as the buffer");
@@ -54,11 +54,11 @@ fn s90_a_read_that_is_one_byte_short() {
 fn s91_a_message_in_three_reads() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
-        client.send_deadline(b"12345", PATIENCE).unwrap();
+        client.send_timeout(b"12345", PATIENCE).unwrap();
         assert_eq!(read(&server, 2), (b"12".to_vec(), false), "{mode}");
         assert_eq!(read(&server, 2), (b"34".to_vec(), false));
         assert_eq!(read(&server, 2), (b"5".to_vec(), true));
-        client.send_deadline(b"in part, then whole", PATIENCE).unwrap();
+        client.send_timeout(b"in part, then whole", PATIENCE).unwrap();
         assert_eq!(read(&server, 2), (b"in".to_vec(), false));
         assert_eq!(recv(&server).unwrap(), b" part, then whole");
     }
@@ -73,7 +73,7 @@ fn s92_from_the_server_to_the_client_too_one_way_or_both() {
                 &ConnectOptions::new().mode(mode).direction(client),
             );
             let (server, client) = (server.into_messages().unwrap(), client.into_messages().unwrap());
-            server.send_deadline(b"12345", PATIENCE).unwrap();
+            server.send_timeout(b"12345", PATIENCE).unwrap();
             assert_eq!(read(&client, 2), (b"12".to_vec(), false), "{mode}");
             assert_eq!(read(&client, 3), (b"345".to_vec(), true));
         }
@@ -90,10 +90,10 @@ fn s93_a_byte_pipe_has_no_messages() {
 fn an_empty_message_is_not_the_end() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
-        client.send_deadline(b"", PATIENCE).unwrap();
-        client.send_deadline(b"", PATIENCE).unwrap();
-        client.send_deadline(b"x", PATIENCE).unwrap();
-        client.send_deadline(b"", PATIENCE).unwrap();
+        client.send_timeout(b"", PATIENCE).unwrap();
+        client.send_timeout(b"", PATIENCE).unwrap();
+        client.send_timeout(b"x", PATIENCE).unwrap();
+        client.send_timeout(b"", PATIENCE).unwrap();
         assert_eq!(recv(&server).as_deref(), Some(&b""[..]), "{mode}");
         assert_eq!((read(&server, 10), server.is_at_end()), ((b"".to_vec(), true), false));
         assert_eq!(recv(&server).as_deref(), Some(&b"x"[..]));
@@ -111,9 +111,9 @@ fn an_empty_message_sent_before_the_accept_is_not_the_end() {
     let listener = ListenerOptions::new().mode(PipeMode::Message).listen(&place.name("one")).unwrap();
     let options = ConnectOptions::new().mode(PipeMode::Message);
     let client = options.connect(listener.name(), PATIENCE).unwrap().into_messages().unwrap();
-    client.send_deadline(b"", PATIENCE).unwrap();
+    client.send_timeout(b"", PATIENCE).unwrap();
     drop(client);
-    let server = listener.accept_deadline(PATIENCE).unwrap().into_messages().unwrap();
+    let server = listener.accept_timeout(PATIENCE).unwrap().into_messages().unwrap();
     assert_eq!(recv(&server).as_deref(), Some(&b""[..]));
     assert_eq!(recv(&server), None);
 }
@@ -122,18 +122,18 @@ fn an_empty_message_sent_before_the_accept_is_not_the_end() {
 fn a_reset_comes_before_messages_and_loses_none() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
-        server.send_deadline(b"never read", PATIENCE).unwrap();
+        server.send_timeout(b"never read", PATIENCE).unwrap();
         for number in 0..5_u8 {
-            client.send_deadline(&[number], PATIENCE).unwrap();
+            client.send_timeout(&[number], PATIENCE).unwrap();
         }
-        client.send_deadline(b"", PATIENCE).unwrap();
+        client.send_timeout(b"", PATIENCE).unwrap();
         drop(client);
         for number in 0..5_u8 {
             assert_eq!(recv(&server).unwrap(), [number], "{mode}");
         }
         assert_eq!(recv(&server).unwrap(), b"");
         assert_eq!(recv(&server), None);
-        assert!(matches!(server.send_deadline(b"x", PATIENCE), Err(MessageError::PeerGone)), "{mode}");
+        assert!(matches!(server.send_timeout(b"x", PATIENCE), Err(MessageError::PeerGone)), "{mode}");
     }
 }
 
@@ -141,15 +141,15 @@ fn a_reset_comes_before_messages_and_loses_none() {
 fn the_longest_message_goes_through_and_one_more_byte_is_refused() {
     for mode in MODES {
         let Pair { server, client, .. } =
-            Pair::with(&ListenerOptions::new().mode(mode), &ConnectOptions::new().mode(mode).max_message(300_000));
+            Pair::with(&ListenerOptions::new().mode(mode), &ConnectOptions::new().mode(mode).max_message_size(300_000));
         let (server, client) = (server.into_messages().unwrap(), client.into_messages().unwrap());
-        let limit = client.limit().unwrap();
+        let limit = client.max_message_size().unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
-                let error = client.send_deadline(&vec![1; limit + 1], PATIENCE).unwrap_err();
+                let error = client.send_timeout(&vec![1; limit + 1], PATIENCE).unwrap_err();
                 let MessageError::TooLarge { bytes, limit: told } = error else { panic!("{error}") };
                 assert_eq!((bytes, told), (limit + 1, limit), "{mode}");
-                client.send_deadline(&pattern(limit), PATIENCE).unwrap();
+                client.send_timeout(&pattern(limit), PATIENCE).unwrap();
             });
             assert!(recv(&server).unwrap() == pattern(limit), "{mode}: and nothing of the refused one");
         });
@@ -159,28 +159,28 @@ fn the_longest_message_goes_through_and_one_more_byte_is_refused() {
 #[test]
 fn the_limit_of_messages_can_be_raised() {
     let (server, client) = Pair::messages(PipeMode::Message);
-    let before = client.limit().unwrap();
-    let buffer = client.as_stream().set_out_buffer(1 << 20).unwrap();
-    assert_eq!((buffer, client.limit().unwrap()), (2 << 20, (2 << 20) - 32));
+    let before = client.max_message_size().unwrap();
+    let buffer = client.as_stream().set_send_buffer_size(1 << 20).unwrap();
+    assert_eq!((buffer, client.max_message_size().unwrap()), (2 << 20, (2 << 20) - 32));
     assert!(before < 1 << 20);
     thread::scope(|scope| {
-        scope.spawn(|| client.send_deadline(&pattern(1 << 20), PATIENCE).unwrap());
+        scope.spawn(|| client.send_timeout(&pattern(1 << 20), PATIENCE).unwrap());
         assert!(recv(&server).unwrap() == pattern(1 << 20));
     });
     // As far as the kernel finds memory in one piece.
-    client.as_stream().set_out_buffer(64 << 20).unwrap();
-    let limit = client.limit().unwrap();
+    client.as_stream().set_send_buffer_size(64 << 20).unwrap();
+    let limit = client.max_message_size().unwrap();
     assert!(limit <= 4 << 20);
-    assert!(matches!(client.send_deadline(&vec![0; 8 << 20], PATIENCE), Err(MessageError::TooLarge { .. })));
+    assert!(matches!(client.send_timeout(&vec![0; 8 << 20], PATIENCE), Err(MessageError::TooLarge { .. })));
 }
 
 #[test]
 fn a_framed_message_of_16_mib() {
     let (server, client) = Pair::messages(PipeMode::Framed);
-    let limit = client.limit().unwrap();
+    let limit = client.max_message_size().unwrap();
     assert_eq!(limit, 16 << 20);
     thread::scope(|scope| {
-        scope.spawn(|| client.send_deadline(&pattern(limit), PATIENCE).unwrap());
+        scope.spawn(|| client.send_timeout(&pattern(limit), PATIENCE).unwrap());
         assert!(recv(&server).unwrap() == pattern(limit));
     });
 }
@@ -190,7 +190,7 @@ fn a_frame_that_is_announced_too_long_ends_the_stream_and_costs_nothing() {
     let Pair { server, mut client, .. } = framed_against_plain();
     let server = server.into_messages().unwrap();
     client.write_all(&u32::MAX.to_be_bytes()).unwrap();
-    let error = server.recv_deadline(PATIENCE).unwrap_err();
+    let error = server.recv_timeout(PATIENCE).unwrap_err();
     assert!(matches!(error, MessageError::TooLarge { bytes: 0xffff_ffff, .. }), "{error}");
     assert_eq!(recv(&server), None);
 }
@@ -205,14 +205,14 @@ fn a_frame_in_single_bytes_and_one_that_is_cut_off() {
     let Pair { server, mut client, .. } = framed_against_plain();
     let server = server.into_messages().unwrap();
     for byte in *b"\0\0\0\x03abc\0\0\0\x05de" {
-        assert!(matches!(server.recv_deadline(Duration::ZERO), Ok(Some(_)) | Err(MessageError::TimedOut)) || byte == 0);
+        assert!(matches!(server.recv_timeout(Duration::ZERO), Ok(Some(_)) | Err(MessageError::TimedOut)) || byte == 0);
         client.write_all(&[byte]).unwrap();
         if byte == b'c' {
             assert_eq!(recv(&server).unwrap(), b"abc");
         }
     }
     drop(client);
-    let error = server.recv_deadline(PATIENCE).unwrap_err();
+    let error = server.recv_timeout(PATIENCE).unwrap_err();
     assert!(matches!(error, MessageError::CutOff { missing: 3 }), "{error}");
     assert_eq!(io::Error::from(error).kind(), ErrorKind::UnexpectedEof);
     assert_eq!(recv(&server), None);
@@ -227,7 +227,7 @@ fn writers_never_mix() {
                 let client = &client;
                 scope.spawn(move || {
                     for round in 0..50 {
-                        client.send_deadline(&vec![writer; 1 + round * 997], PATIENCE).unwrap();
+                        client.send_timeout(&vec![writer; 1 + round * 997], PATIENCE).unwrap();
                     }
                 });
             }
@@ -256,7 +256,7 @@ fn many_readers_share_the_messages() {
                 });
             }
             for number in 0..500_u32 {
-                client.send_deadline(&number.to_be_bytes().repeat(100), PATIENCE).unwrap();
+                client.send_timeout(&number.to_be_bytes().repeat(100), PATIENCE).unwrap();
             }
             drop(client);
         });
@@ -271,7 +271,7 @@ fn streams_over_the_same_socket_never_hand_out_a_message_as_another_one() {
     const ROUNDS: usize = 20_000;
     let Pair { server, client, .. } = Pair::new(PipeMode::Message);
     // It knows nothing of the first one's lock, as one in another process would not.
-    let copy = Stream::from_descriptor(server.as_fd().try_clone_to_owned().unwrap(), PipeMode::Message).unwrap();
+    let copy = Stream::from_fd(server.as_fd().try_clone_to_owned().unwrap(), PipeMode::Message).unwrap();
     let client = client.into_messages().unwrap();
     let wrong = |message: &[u8]| message.len() != usize::from(message[0]) || message.iter().any(|b| *b != message[0]);
     thread::scope(|scope| {
@@ -280,7 +280,7 @@ fn streams_over_the_same_socket_never_hand_out_a_message_as_another_one() {
             scope.spawn(move || {
                 let mut count = 0;
                 loop {
-                    match stream.recv_deadline(PATIENCE) {
+                    match stream.recv_timeout(PATIENCE) {
                         Ok(None) => return count,
                         Ok(Some(message)) => assert!(!wrong(&message), "{message:?}"),
                         // The other one took the message that this one had looked at, and this one is longer.
@@ -292,7 +292,7 @@ fn streams_over_the_same_socket_never_hand_out_a_message_as_another_one() {
             })
         });
         for round in 0..ROUNDS {
-            client.send_deadline(if round % 2 == 0 { &[1] } else { &[200; 200] }, PATIENCE).unwrap();
+            client.send_timeout(if round % 2 == 0 { &[1] } else { &[200; 200] }, PATIENCE).unwrap();
         }
         drop(client);
         let all: usize = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
@@ -304,15 +304,15 @@ fn streams_over_the_same_socket_never_hand_out_a_message_as_another_one() {
 fn deadlines_and_cancelling() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
-        assert!(matches!(server.recv_deadline(A_WHILE), Err(MessageError::TimedOut)));
-        let cancel = Cancel::new().unwrap();
+        assert!(matches!(server.recv_timeout(A_WHILE), Err(MessageError::TimedOut)));
+        let cancel = CancelToken::new().unwrap();
         thread::scope(|scope| {
-            let reader = scope.spawn(|| server.recv_deadline(until_cancelled(&cancel)));
+            let reader = scope.spawn(|| server.recv_timeout(until_cancelled(&cancel)));
             cancel.cancel();
             assert!(matches!(reader.join().unwrap(), Err(MessageError::Cancelled)));
         });
-        assert!(matches!(client.send_deadline(b"x", until_cancelled(&cancel)), Err(MessageError::Cancelled)));
-        client.send_deadline(b"y", PATIENCE).unwrap();
+        assert!(matches!(client.send_timeout(b"x", until_cancelled(&cancel)), Err(MessageError::Cancelled)));
+        client.send_timeout(b"y", PATIENCE).unwrap();
         assert_eq!(recv(&server).unwrap(), b"y", "{mode}: nothing was sent, and nothing lost");
     }
 }
@@ -321,16 +321,16 @@ fn deadlines_and_cancelling() {
 fn a_frame_that_is_not_finished_in_time_is_finished_later() {
     let (server, client) = Pair::messages(PipeMode::Framed);
     let long = pattern(5 << 20);
-    let error = client.send_deadline(&long, A_WHILE).unwrap_err();
+    let error = client.send_timeout(&long, A_WHILE).unwrap_err();
     assert!(matches!(error, MessageError::Unfinished), "{error}");
     // The way is not free, so that nothing of the next one is sent.
-    assert!(matches!(client.send_deadline(b"next", A_WHILE), Err(MessageError::TimedOut)));
+    assert!(matches!(client.send_timeout(b"next", A_WHILE), Err(MessageError::TimedOut)));
     assert!(matches!(client.flush(A_WHILE), Err(MessageError::Unfinished)));
     thread::scope(|scope| {
         let server = &server;
         let reader = scope.spawn(move || (recv(server), recv(server)));
         client.flush(PATIENCE).unwrap();
-        client.send_deadline(b"next", PATIENCE).unwrap();
+        client.send_timeout(b"next", PATIENCE).unwrap();
         let (first, second) = reader.join().unwrap();
         assert!(first.unwrap() == long);
         assert_eq!(second.unwrap(), b"next");
@@ -354,28 +354,28 @@ fn bytes_of_a_message_pipe() {
 fn descriptors_go_with_their_message() {
     let (server, client) = Pair::messages(PipeMode::Message);
     let (near, far) = UnixStream::pair().unwrap();
-    client.send_descriptors(b"uninvited", &[far.as_fd()], PATIENCE).unwrap();
-    client.send_descriptors(b"", &[far.as_fd()], PATIENCE).unwrap();
-    client.send_deadline(b"none", PATIENCE).unwrap();
+    client.send_with_fds(b"uninvited", &[far.as_fd()], PATIENCE).unwrap();
+    client.send_with_fds(b"", &[far.as_fd()], PATIENCE).unwrap();
+    client.send_timeout(b"none", PATIENCE).unwrap();
     drop(far);
     assert_eq!(recv(&server).unwrap(), b"uninvited");
-    let parcel = server.recv_descriptors(PATIENCE).unwrap().unwrap();
+    let parcel = server.recv_with_fds(PATIENCE).unwrap().unwrap();
     assert_eq!((parcel.bytes.len(), parcel.descriptors.len()), (0, 1), "also with an empty message");
-    assert_eq!(server.recv_descriptors(PATIENCE).unwrap().unwrap().descriptors.len(), 0);
+    assert_eq!(server.recv_with_fds(PATIENCE).unwrap().unwrap().descriptors.len(), 0);
     near.set_read_timeout(Some(PATIENCE)).unwrap();
     drop(parcel);
     assert_eq!((&near).read(&mut [0]).unwrap(), 0, "nobody else holds it: the uninvited copy was closed");
 
     let (_server, client) = Pair::messages(PipeMode::Framed);
-    let error = client.send_descriptors(b"x", &[near.as_fd()], PATIENCE).unwrap_err();
+    let error = client.send_with_fds(b"x", &[near.as_fd()], PATIENCE).unwrap_err();
     assert!(matches!(&error, MessageError::Os(inner) if inner.kind() == ErrorKind::Unsupported), "{error}");
 }
 
 #[test]
 fn a_pair_of_any_origin() {
     let (one, other) = UnixStream::pair().unwrap();
-    let one = Stream::from_descriptor(one.into(), PipeMode::Framed).unwrap().into_messages().unwrap();
-    let other = Stream::from_descriptor(other.into(), PipeMode::Framed).unwrap().into_messages().unwrap();
+    let one = Stream::from_fd(one.into(), PipeMode::Framed).unwrap().into_messages().unwrap();
+    let other = Stream::from_fd(other.into(), PipeMode::Framed).unwrap().into_messages().unwrap();
     one.send(b"hello").unwrap();
     assert_eq!(recv(&other).unwrap(), b"hello");
 }
@@ -387,20 +387,20 @@ fn whoever_waits_for_room_or_for_a_message_does_not_spin() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
         let before = kernel::thread_time();
-        assert!(matches!(server.recv_deadline(WAITED), Err(MessageError::TimedOut)));
+        assert!(matches!(server.recv_timeout(WAITED), Err(MessageError::TimedOut)));
         let used = kernel::thread_time().checked_sub(before).unwrap();
         assert!(used < USED_MAX, "{mode}: {used:?} of CPU for {WAITED:?} of waiting for a message");
         let mut sent = 0;
-        while client.send_deadline(&[7; 1000], Duration::ZERO).is_ok() {
+        while client.send_timeout(&[7; 1000], Duration::ZERO).is_ok() {
             sent += 1;
         }
         let before = kernel::thread_time();
-        let error = client.send_deadline(&[7; 1000], WAITED).unwrap_err();
+        let error = client.send_timeout(&[7; 1000], WAITED).unwrap_err();
         assert!(matches!(error, MessageError::TimedOut), "{error}");
         let used = kernel::thread_time().checked_sub(before).unwrap();
         assert!(used < USED_MAX, "{mode}: {used:?} of CPU for {WAITED:?} of waiting for room");
         thread::scope(|scope| {
-            scope.spawn(|| client.send_deadline(b"last", PATIENCE).unwrap());
+            scope.spawn(|| client.send_timeout(b"last", PATIENCE).unwrap());
             // A framed one may have been begun when the pipe was full, and is sent before the next one.
             let all: Vec<_> = std::iter::from_fn(|| recv(&server).filter(|message| message != b"last")).collect();
             assert!(all.iter().all(|message| *message == [7; 1000]), "{mode}");

@@ -61,7 +61,7 @@ use std::{
 };
 
 use pipewright::pipe::{
-    Cancel, PipeMode, Wait,
+    CancelToken, PipeMode, Timeout,
     anonymous::PipeReader,
     named::{ConnectOptions, ImpersonationLevel, Listener, ListenerOptions, MessageStream, PipeName, Stream},
 };
@@ -168,7 +168,7 @@ impl Pair {
 /// Accepts while it connects.
 fn meet(listener: &Listener, client: &ConnectOptions) -> (Stream, Stream) {
     thread::scope(|scope| {
-        let server = scope.spawn(|| listener.accept_deadline(PATIENCE));
+        let server = scope.spawn(|| listener.accept_timeout(PATIENCE));
         let client = client.connect(listener.name(), PATIENCE);
         (server.join().unwrap().unwrap(), client.unwrap())
     })
@@ -184,7 +184,7 @@ fn read_exactly(stream: &Stream, count: usize) -> Vec<u8> {
     let mut all = vec![0; count];
     let mut have = 0;
     while have < count {
-        let got = stream.read_deadline(&mut all[have..], PATIENCE).unwrap();
+        let got = stream.read_timeout(&mut all[have..], PATIENCE).unwrap();
         assert!(got > 0, "end of stream after {have} of {count} bytes");
         have += got;
     }
@@ -195,7 +195,7 @@ fn read_exactly(stream: &Stream, count: usize) -> Vec<u8> {
 fn read_to_end(stream: &Stream) -> Vec<u8> {
     let (mut all, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
     loop {
-        match stream.read_deadline(&mut piece, PATIENCE).unwrap() {
+        match stream.read_timeout(&mut piece, PATIENCE).unwrap() {
             0 => return all,
             count => all.extend_from_slice(&piece[..count]),
         }
@@ -205,13 +205,13 @@ fn read_to_end(stream: &Stream) -> Vec<u8> {
 #[track_caller]
 fn write_all(stream: &Stream, mut bytes: &[u8]) {
     while !bytes.is_empty() {
-        bytes = &bytes[stream.write_deadline(bytes, PATIENCE).unwrap()..];
+        bytes = &bytes[stream.write_timeout(bytes, PATIENCE).unwrap()..];
     }
 }
 
 #[track_caller]
 fn recv(stream: &MessageStream) -> Option<Vec<u8>> {
-    stream.recv_deadline(PATIENCE).unwrap()
+    stream.recv_timeout(PATIENCE).unwrap()
 }
 
 /// Bytes that repeat only after 251.
@@ -230,8 +230,8 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Until it is cancelled, and no longer than a test may take.
-fn until_cancelled(cancel: &Cancel) -> Wait<'_> {
-    Wait::at_most(PATIENCE).or(cancel)
+fn until_cancelled(cancel: &CancelToken) -> Timeout<'_> {
+    Timeout::after(PATIENCE).or_cancelled(cancel)
 }
 
 /// Drops one end and waits until the other one knows. Elsewhere in this process another test may be starting a program at this
@@ -313,7 +313,7 @@ impl Program {
 #[track_caller]
 fn line(pipe: &PipeReader) -> String {
     let (mut said, mut byte) = (Vec::new(), [0]);
-    while pipe.read_deadline(&mut byte, PATIENCE).unwrap() == 1 && byte != *b"\n" {
+    while pipe.read_timeout(&mut byte, PATIENCE).unwrap() == 1 && byte != *b"\n" {
         said.push(byte[0]);
     }
     String::from_utf8(said).unwrap()

@@ -37,9 +37,9 @@ fn p10_fork_that_drops_a_listener_and_its_streams_takes_nothing_from_the_parent(
     reader.read_exact(&mut back).unwrap();
     // The fork has freed no instance either.
     let waiting = ConnectOptions::new().connect(&place.name("one"), PATIENCE).unwrap();
-    listener.accept_deadline(super::A_WHILE).unwrap_err();
+    listener.accept_timeout(super::A_WHILE).unwrap_err();
     drop((server, waiting));
-    listener.accept_deadline(PATIENCE).unwrap();
+    listener.accept_timeout(PATIENCE).unwrap();
     drop(listener);
     assert_eq!(place.files(), [""; 0]);
 }

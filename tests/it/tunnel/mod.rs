@@ -10,7 +10,7 @@ use crate::{
 use pipewright::{
     Exit, OutputMode, StdinMode, Tunnel, TunnelBuilder, TunnelError, WorkerSpec,
     pipe::{
-        Cancel, PipeMode, Wait,
+        CancelToken, PipeMode, Timeout,
         named::{
             Access, ConnectOptions, ImpersonationLevel, ListenerOptions, MessageError, NameError, PipeName, Stream,
         },
@@ -34,7 +34,7 @@ fn expect(stream: &Stream, wanted: &[u8]) {
     let mut have = Vec::new();
     while have.len() < wanted.len() {
         let mut part = vec![0; wanted.len() - have.len()];
-        let bytes = stream.read_deadline(&mut part, DEADLINE).unwrap();
+        let bytes = stream.read_timeout(&mut part, DEADLINE).unwrap();
         assert!(bytes > 0, "the end after {have:?}");
         have.extend_from_slice(&part[..bytes]);
     }
@@ -77,7 +77,7 @@ fn tunnel_carries_bytes_and_identifies_client_to_server() {
 
     let client = tunnel.connect(&path, DEADLINE).unwrap();
     (&client).write_all(b"hello").unwrap();
-    let server = listener.accept_deadline(DEADLINE).unwrap();
+    let server = listener.accept_timeout(DEADLINE).unwrap();
     expect(&server, b"hello");
     let peer = server.peer().unwrap();
     assert_eq!(peer.uid(), sshd.user.uid);
@@ -90,7 +90,7 @@ fn tunnel_carries_bytes_and_identifies_client_to_server() {
     (&server).write_all(b"bye").unwrap();
     drop(server);
     expect(&client, b"bye");
-    assert_eq!(client.read_deadline(&mut [0; 8], DEADLINE).unwrap(), 0);
+    assert_eq!(client.read_timeout(&mut [0; 8], DEADLINE).unwrap(), 0);
     assert!(tunnel.exit().is_none());
 }
 
@@ -103,7 +103,7 @@ fn tunnel_carries_many_concurrent_connections() {
     let (path, listener) = sshd.server("a: 100%d ${HOME} [pipe]", &ListenerOptions::new());
     thread::scope(|scope| {
         scope.spawn(|| {
-            let streams: Vec<_> = (0..CLIENTS).map(|_| listener.accept_deadline(DEADLINE).unwrap()).collect();
+            let streams: Vec<_> = (0..CLIENTS).map(|_| listener.accept_timeout(DEADLINE).unwrap()).collect();
             for stream in &streams {
                 let mut number = [0; 2];
                 let mut stream = stream;
@@ -118,7 +118,7 @@ fn tunnel_carries_many_concurrent_connections() {
                 let text = number.to_string();
                 (&stream).write_all(text.as_bytes()).unwrap();
                 expect(&stream, &text.as_bytes().repeat(100_000));
-                assert_eq!(stream.read_deadline(&mut [0; 1], DEADLINE).unwrap(), 0);
+                assert_eq!(stream.read_timeout(&mut [0; 1], DEADLINE).unwrap(), 0);
             });
         }
     });
@@ -135,18 +135,18 @@ fn tunnel_carries_framed_messages_and_handshake() {
     let long = vec![b'x'; 3 << 20];
     thread::scope(|scope| {
         scope.spawn(|| {
-            let server = listener.accept_deadline(DEADLINE).unwrap();
-            assert_eq!(server.level(), Some(ImpersonationLevel::Impersonation));
+            let server = listener.accept_timeout(DEADLINE).unwrap();
+            assert_eq!(server.impersonation_level(), Some(ImpersonationLevel::Impersonation));
             let server = server.into_messages().unwrap();
-            while let Some(message) = server.recv_deadline(DEADLINE).unwrap() {
-                server.send_deadline(&message, DEADLINE).unwrap();
+            while let Some(message) = server.recv_timeout(DEADLINE).unwrap() {
+                server.send_timeout(&message, DEADLINE).unwrap();
             }
         });
         let options = ConnectOptions::new().mode(PipeMode::Framed).handshake(ImpersonationLevel::Impersonation);
         let client = tunnel.connect_with(&options, &path, DEADLINE).unwrap().into_messages().unwrap();
         for message in [&b""[..], b"short", &long] {
-            client.send_deadline(message, DEADLINE).unwrap();
-            assert_eq!(client.recv_deadline(DEADLINE).unwrap().as_deref(), Some(message));
+            client.send_timeout(message, DEADLINE).unwrap();
+            assert_eq!(client.recv_timeout(DEADLINE).unwrap().as_deref(), Some(message));
         }
     });
     let messages = ConnectOptions::new().mode(PipeMode::Message);
@@ -165,7 +165,7 @@ fn tunnel_resolves_plain_names_on_remote_machine() {
     let listener = ListenerOptions::new().access(Access::Anyone).listen(&name).unwrap();
     let client = tunnel.connect("jobs", DEADLINE).unwrap();
     (&client).write_all(b"x").unwrap();
-    expect(&listener.accept_deadline(DEADLINE).unwrap(), b"x");
+    expect(&listener.accept_timeout(DEADLINE).unwrap(), b"x");
     assert!(matches!(tunnel.connect("a/b", DEADLINE), Err(TunnelError::InvalidName(NameError::Slash))));
     for option in ["-jobs", "-oProxyCommand=x"] {
         assert!(matches!(tunnel.connect(option, DEADLINE), Err(TunnelError::InvalidName(NameError::Dash))), "{option}");
@@ -206,12 +206,12 @@ fn tunnel_streams_fail_with_exit_and_stderr_of_ssh() {
         let streams: Vec<_> = (0..3).map(|_| tunnel.connect(&path, DEADLINE).unwrap()).collect();
         let framed = ConnectOptions::new().mode(PipeMode::Framed);
         let framed = tunnel.connect_with(&framed, &framed_path, DEADLINE).unwrap().into_messages().unwrap();
-        let servers: Vec<_> = streams.iter().map(|_| listener.accept_deadline(DEADLINE).unwrap()).collect();
-        let server = framed_listener.accept_deadline(DEADLINE).unwrap();
+        let servers: Vec<_> = streams.iter().map(|_| listener.accept_timeout(DEADLINE).unwrap()).collect();
+        let server = framed_listener.accept_timeout(DEADLINE).unwrap();
         thread::scope(|scope| {
             let readers: Vec<_> = streams
                 .iter()
-                .map(|stream| scope.spawn(|| stream.read_deadline(&mut [0; 8], DEADLINE).unwrap_err()))
+                .map(|stream| scope.spawn(|| stream.read_timeout(&mut [0; 8], DEADLINE).unwrap_err()))
                 .collect();
             if killed {
                 assert_eq!(kernel::kill(tunnel.pid(), libc::SIGKILL), 0);
@@ -231,10 +231,10 @@ fn tunnel_streams_fail_with_exit_and_stderr_of_ssh() {
                 }
             }
         });
-        let failed = io::Error::from(framed.recv_deadline(DEADLINE).unwrap_err());
+        let failed = io::Error::from(framed.recv_timeout(DEADLINE).unwrap_err());
         let source = std::error::Error::source(failed.get_ref().unwrap()).unwrap();
         ended(source.downcast_ref().unwrap());
-        ended(&streams[0].write_deadline(b"x", DEADLINE).unwrap_err());
+        ended(&streams[0].write_timeout(b"x", DEADLINE).unwrap_err());
         assert!(matches!(tunnel.connect(&path, DEADLINE), Err(TunnelError::Ended { .. })));
         assert!(tunnel.exit().is_some());
         drop((servers, server));
@@ -270,15 +270,15 @@ fn tunnel_drop_removes_sockets_and_processes() {
     let (pid, directory) = (tunnel.pid(), private_directory(&tunnel));
     assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o7777, 0o700);
     let stream = tunnel.connect(path, DEADLINE).unwrap();
-    let server = listener.accept_deadline(DEADLINE).unwrap();
+    let server = listener.accept_timeout(DEADLINE).unwrap();
     drop(tunnel);
     assert!(!directory.exists());
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "reaped");
     let control = directory.to_str().unwrap();
     let left = run(Command::new("ps").args(["-eo", "args"]));
     assert!(!left.contains(control), "{left}");
-    ended(&stream.read_deadline(&mut [0; 8], DEADLINE).unwrap_err());
-    assert_eq!(server.read_deadline(&mut [0; 8], DEADLINE).unwrap(), 0);
+    ended(&stream.read_timeout(&mut [0; 8], DEADLINE).unwrap_err());
+    assert_eq!(server.read_timeout(&mut [0; 8], DEADLINE).unwrap(), 0);
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn tunnel_connect_times_out_while_ssh_is_stopped() {
         // After it continues, the next call closes the forwardings that timed out.
         assert_eq!(kernel::kill(pid, libc::SIGCONT), 0);
         let client = tunnel.connect(&path, DEADLINE).unwrap();
-        drop((client, listener.accept_deadline(DEADLINE).unwrap()));
+        drop((client, listener.accept_timeout(DEADLINE).unwrap()));
         let start = Instant::now();
         while descriptors() > before {
             assert!(start.elapsed() < DEADLINE, "{before} descriptors, and now {}", descriptors());
@@ -323,37 +323,37 @@ fn tunnel_stream_deadlines_hold_while_ssh_is_stopped() {
     let streams = [(); 2].map(|()| tunnel.connect(&path, DEADLINE).unwrap());
     let cut = tunnel.connect_with(&framed, &framed_path, DEADLINE).unwrap();
     for _ in &streams {
-        drop(listener.accept_deadline(DEADLINE).unwrap());
+        drop(listener.accept_timeout(DEADLINE).unwrap());
     }
-    let server = framed_listener.accept_deadline(DEADLINE).unwrap();
-    drop(UnixStream::from(server.into_descriptor().unwrap()).write_all(b"\0\0\0\x05ab"));
+    let server = framed_listener.accept_timeout(DEADLINE).unwrap();
+    drop(UnixStream::from(server.into_fd().unwrap()).write_all(b"\0\0\0\x05ab"));
     // The ends of the streams have arrived. From now on ssh does not answer.
     for stream in streams.iter().chain([&cut]) {
         assert!(kernel::poll_end(stream, DEADLINE));
     }
     assert_eq!(kernel::kill(tunnel.pid(), libc::SIGSTOP), 0);
-    let (cut, cancel) = (cut.into_messages().unwrap(), Cancel::new().unwrap());
+    let (cut, cancel) = (cut.into_messages().unwrap(), CancelToken::new().unwrap());
     cancel.cancel();
-    for wait in [Wait::at_most(Duration::ZERO), Wait::at_most(Duration::from_millis(20))] {
-        assert_eq!(streams[0].read_deadline(&mut [0; 8], wait).unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert!(matches!(cut.recv_deadline(wait), Err(MessageError::TimedOut)));
+    for wait in [Timeout::after(Duration::ZERO), Timeout::after(Duration::from_millis(20))] {
+        assert_eq!(streams[0].read_timeout(&mut [0; 8], wait).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(matches!(cut.recv_timeout(wait), Err(MessageError::TimedOut)));
     }
     thread::scope(|scope| {
-        let waiting = scope.spawn(|| streams[1].read_deadline(&mut [0; 8], DEADLINE));
-        assert!(matches!(cut.recv_deadline(&cancel), Err(MessageError::Cancelled)));
+        let waiting = scope.spawn(|| streams[1].read_timeout(&mut [0; 8], DEADLINE));
+        assert!(matches!(cut.recv_timeout(&cancel), Err(MessageError::Cancelled)));
         assert_eq!(kernel::kill(tunnel.pid(), libc::SIGCONT), 0);
         assert_eq!(waiting.join().unwrap().unwrap(), 0);
     });
     // A call without a timeout reports the end, too.
     let start = Instant::now();
-    while let Err(error) = streams[0].read_deadline(&mut [0; 8], Duration::ZERO) {
+    while let Err(error) = streams[0].read_timeout(&mut [0; 8], Duration::ZERO) {
         assert!(error.kind() == io::ErrorKind::TimedOut && start.elapsed() < DEADLINE, "{error}");
     }
-    assert!(matches!(cut.recv_deadline(DEADLINE), Err(MessageError::CutOff { missing: 3 })));
+    assert!(matches!(cut.recv_timeout(DEADLINE), Err(MessageError::CutOff { missing: 3 })));
     // After ssh has exited, the read still reports the peer's end; a write fails.
     drop(tunnel);
-    assert_eq!(streams[0].read_deadline(&mut [0; 8], DEADLINE).unwrap(), 0);
-    ended(&streams[0].write_deadline(b"x", DEADLINE).unwrap_err());
+    assert_eq!(streams[0].read_timeout(&mut [0; 8], DEADLINE).unwrap(), 0);
+    ended(&streams[0].write_timeout(b"x", DEADLINE).unwrap_err());
 }
 
 /// The example, which `cargo test` builds beside the tests.
@@ -381,11 +381,11 @@ fn tunnel_example_connects_to_remote_machine() {
         // Held open: the end of its input would make the example exit.
         let stdin = process.take_stdin().unwrap();
         let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
-        let client = listener.accept_deadline(DEADLINE).unwrap();
+        let client = listener.accept_timeout(DEADLINE).unwrap();
         assert_eq!(client.peer().unwrap().uid(), sshd.user.uid);
         let text = client.run_as_client(|| fs::read(sshd.path("theirs"))).unwrap().unwrap();
         let client = client.into_messages().unwrap();
-        client.send_deadline(&text, DEADLINE).unwrap();
+        client.send_timeout(&text, DEADLINE).unwrap();
         let mut line = [0; 11];
         (&stdout).read_exact(&mut line).unwrap();
         assert_eq!(&line, b"the user's\n");

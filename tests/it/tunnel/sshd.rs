@@ -106,7 +106,7 @@ impl Sshd {
         let log = process.take_stderr().unwrap();
         let (mut log_text, mut part) = (Vec::new(), [0; 1024]);
         while !String::from_utf8_lossy(&log_text).contains("Server listening") {
-            let bytes = log.read_deadline(&mut part, DEADLINE).unwrap();
+            let bytes = log.read_timeout(&mut part, DEADLINE).unwrap();
             assert!(bytes > 0, "sshd: {}", String::from_utf8_lossy(&log_text));
             log_text.extend_from_slice(&part[..bytes]);
         }
