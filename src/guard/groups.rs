@@ -181,7 +181,7 @@ fn page_bytes() -> usize {
 /// A pipe whose ends are close-on-exec and out of the way of small numbers.
 pub(super) fn pipe() -> io::Result<(File, File)> {
     let (reader, writer) = io::pipe()?;
-    let lift = |end: OwnedFd| fd::lift(end, fd::OUT_OF_THE_WAY).map(File::from);
+    let lift = |end: OwnedFd| fd::dup_above(end, fd::MIN_FD).map(File::from);
     Ok((lift(reader.into())?, lift(writer.into())?))
 }
 

@@ -8,7 +8,7 @@ use super::{
     child::ChildProcess,
     context::SpawnContext,
     descriptors::{ChildFds, ChildStdio},
-    direct::{conduct, texts},
+    direct::{attributes, texts},
     environment::{self, EnvDisposition},
     error::{SpawnError, SpawnStep},
     plan::{CommandFactory, EnvironmentChange, ExtraFd, LaunchPlan, child_fd},
@@ -17,8 +17,9 @@ use super::{
 };
 use crate::sys::{
     clone::Texts,
-    closing, fd,
-    format::Attempt,
+    deferred_close,
+    exec_format::ExecAttempt,
+    fd,
     pidfd::{self, Handover, PidFd},
 };
 use command_fds::CommandFdExt;
@@ -49,7 +50,7 @@ pub(super) fn start(
     // take the thread that spawns with it.
     catch_unwind(AssertUnwindSafe(|| run(plan, make(), ends, context))).unwrap_or_else(|payload| {
         // It can be anything, also something that panics or blocks when it is dropped.
-        closing::release(payload);
+        deferred_close::drop_in_background(payload);
         Err(SpawnError::failed("the user's Command", SpawnStep::Command, io::Error::other("it panicked")))
     })
 }
@@ -81,7 +82,7 @@ fn run(
     command.stderr(standard(stderr).map_err(failed)?);
     let occupied = occupy_standard_numbers().map_err(failed)?;
     let handover = Handover::new().map_err(failed)?;
-    conduct(plan, context.death_signal).add_to(&mut command, &handover);
+    attributes(plan, context.death_signal).add_to(&mut command, &handover);
     command.preserved_fds(kept);
     let search = search_first(&mut command, is_cleared);
     let child = spawn(&mut command).map_err(|source| explained(source, &search, &command, &program))?;
@@ -144,7 +145,7 @@ fn search_first(command: &mut Command, is_cleared: bool) -> ProgramSearch {
         texts_of_arguments.push(&[argument.as_bytes()]);
     }
     let environment: Vec<_> = environment.into_iter().collect();
-    Attempt::new(search.candidates.clone(), texts_of_arguments, texts(&environment)).add_to(command);
+    ExecAttempt::new(search.candidates.clone(), texts_of_arguments, texts(&environment)).add_to(command);
     search
 }
 

@@ -165,7 +165,7 @@ fn open(plan: &LaunchPlan, path: &Path, options: &mut OpenOptions, open_mode: Op
     };
     let file: File = opened.map_err(refused)?;
     // A file opened by a host that has closed its 0, 1 or 2 gets that number; the child's streams would overwrite it.
-    fd::lift(OwnedFd::from(file), 3).map_err(refused)
+    fd::dup_above(OwnedFd::from(file), 3).map_err(refused)
 }
 
 /// One of our own standard streams, or the null device where the host has closed it.

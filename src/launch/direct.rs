@@ -12,8 +12,8 @@ use super::{
     stdio::ProcessGroup,
 };
 use crate::sys::{
+    child_setup::{GroupChange, ProcessAttributes, Rlimit, Step},
     clone::{self, Grant, Image, Texts},
-    conduct::{Conduct, GroupChange, Rlimit, Step},
     pidfd,
 };
 use std::{
@@ -42,7 +42,7 @@ pub(super) fn start(
         environment: texts(&environment),
         directory: plan.directory.as_ref().map(|path| c_string(path.clone().into_os_string())),
         descriptors: descriptors(ends, &numbers),
-        conduct: conduct(plan, context.death_signal),
+        attributes: attributes(plan, context.death_signal),
         cgroup: context.cgroup.directory().map(|directory| directory.as_raw_fd()),
     };
     let cloned = clone::spawn(&image).map_err(|failure| {
@@ -102,8 +102,8 @@ fn descriptors(ends: &ChildFds, numbers: &[RawFd]) -> Vec<Grant> {
     standard.chain(granted).map(|(source, target)| Grant { source, target }).collect()
 }
 
-pub(super) fn conduct(plan: &LaunchPlan, death_signal: Option<i32>) -> Conduct {
-    Conduct {
+pub(super) fn attributes(plan: &LaunchPlan, death_signal: Option<i32>) -> ProcessAttributes {
+    ProcessAttributes {
         group: match plan.group {
             ProcessGroup::New => GroupChange::OwnGroup,
             ProcessGroup::NewSession => GroupChange::OwnSession,

@@ -1,7 +1,7 @@
 //! Why a worker could not be started: the recipe was wrong, or the system refused a step.
 
 use crate::{
-    sys::conduct::{Failure, Step},
+    sys::child_setup::{Failure, Step},
     text::{printable, printable_path},
 };
 use std::{fmt, io, path::Path};

@@ -8,8 +8,8 @@ use std::{
 };
 
 use crate::sys::{
+    eventfd::Flag,
     poll::{self, Deadline, Interest, Waited},
-    wake::Flag,
 };
 
 /// Ends blocked calls of any thread: those that wait now, and those that are begun later.

@@ -21,7 +21,7 @@ use crate::{
             status::SupervisorStatus,
         },
     },
-    sys::wake::Waker,
+    sys::eventfd::Waker,
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::{

@@ -2,7 +2,7 @@
 
 use crate::{
     policy::backpressure::{Levels, Window},
-    sys::wake::Waker,
+    sys::eventfd::Waker,
     wire::credit::{Permit, ReturnCredit},
 };
 use std::sync::{

@@ -40,7 +40,7 @@ use crate::{
         },
         worker::{registry::Roster, status::SupervisorStatus},
     },
-    sys::{closing::Released, pidfd, proc, wake::Waker},
+    sys::{deferred_close::DropInBackground, eventfd::Waker, pidfd, proc},
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::{
@@ -148,7 +148,7 @@ impl Supervisor {
         let permit = starter.starts().permit().ok_or(SpawnError::SupervisorGone)?;
         let prepared = prepare(&spec.plan, OpenMode::Blocking)?;
         let may_start_here = Starter::may_start_here(&spec);
-        let spec = Arc::new(Released::new(spec));
+        let spec = Arc::new(DropInBackground::new(spec));
         if may_start_here {
             let started = starter.start_here(id, spec, prepared);
             drop(permit);

@@ -2,7 +2,7 @@
 
 use crate::{
     supervisor::spec::{WorkerSpec, readiness::Readiness},
-    sys::closing::{self, MayBlock},
+    sys::deferred_close::{self, MayBlock},
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -15,7 +15,7 @@ impl MayBlock for WorkerSpec {
 /// What a user's code gives; nothing where it panics. The panic hook has told of that by then. What it panicked with can be anything,
 /// also something that panics or blocks when it is dropped: that is done elsewhere.
 pub(crate) fn unharmed<T>(run: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(closing::release).ok()
+    catch_unwind(AssertUnwindSafe(run)).map_err(deferred_close::drop_in_background).ok()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! the parent. For the same reason everything between clone and exec is a bare system call: no allocation, no lock, no
 //! library state. What went wrong is written into memory that both see; no pipe is needed to tell it.
 
-use super::conduct::{self, Conduct, Failure, Step};
+use super::child_setup::{self, Failure, ProcessAttributes, Step};
 use super::{
     clone3::{self, StackRange},
     cvt,
@@ -32,7 +32,7 @@ pub(crate) struct Image {
     pub(crate) directory: Option<CString>,
     /// Which of our descriptors the child gets, at which of its numbers. Everything else is closed.
     pub(crate) descriptors: Vec<Grant>,
-    pub(crate) conduct: Conduct,
+    pub(crate) attributes: ProcessAttributes,
     /// Our descriptor of the directory of the cgroup that the child is born in; ours where there is none.
     pub(crate) cgroup: Option<RawFd>,
 }
@@ -232,14 +232,14 @@ extern "C" fn child(order: *mut libc::c_void) -> libc::c_int {
 /// The child's side. Async-signal-safe: system calls and arithmetic, nothing else.
 impl Order<'_> {
     fn prepare(&mut self) -> Result<(), Failure> {
-        conduct::reset_signal_handlers();
+        child_setup::reset_signal_handlers();
         if let Some(directory) = &self.image.directory {
             // SAFETY: chdir(2) reads a C string that outlives the call; without CLONE_FS only the child moves.
-            conduct::check(Step::Directory, unsafe { libc::chdir(directory.as_ptr()) })?;
+            child_setup::check(Step::Directory, unsafe { libc::chdir(directory.as_ptr()) })?;
         }
         self.move_descriptors().map_err(|()| Failure::last(Step::Descriptors))?;
-        conduct::close_all_but(&self.table.iter().map(|grant| grant.target));
-        self.image.conduct.apply()
+        child_setup::close_all_but(&self.table.iter().map(|grant| grant.target));
+        self.image.attributes.apply()
     }
 
     /// Puts every granted descriptor at its number. A source that stands where another one is to go moves out of the way
@@ -251,12 +251,12 @@ impl Order<'_> {
             let mut least = 3;
             while grant.source != grant.target && is_target(grant.source) {
                 // What is left at a target is replaced below, and what is left elsewhere is closed.
-                grant.source = conduct::duplicate_above(grant.source, least)?;
+                grant.source = child_setup::duplicate_above(grant.source, least)?;
                 least = grant.source.saturating_add(1);
             }
         }
         for grant in &self.table {
-            conduct::place(grant.source, grant.target)?;
+            child_setup::place(grant.source, grant.target)?;
         }
         Ok(())
     }
@@ -280,6 +280,6 @@ impl Order<'_> {
     fn exec_one(&self, file: &CStr) -> i32 {
         // SAFETY: execve(2) reads a C string and two null-terminated arrays of them, all of which outlive the call.
         unsafe { libc::execve(file.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr()) };
-        conduct::errno()
+        child_setup::errno()
     }
 }

@@ -44,7 +44,7 @@ impl Reports {
 
 impl Poller {
     pub(crate) fn new() -> io::Result<Self> {
-        fd::lift(rustix::event::epoll::create(CreateFlags::CLOEXEC)?, fd::OUT_OF_THE_WAY).map(Self)
+        fd::dup_above(rustix::event::epoll::create(CreateFlags::CLOEXEC)?, fd::MIN_FD).map(Self)
     }
 
     /// Reports `descriptor` under `token` for as long as it is readable.

@@ -11,7 +11,7 @@ use std::{
 
 /// Where the loop's own descriptors live: not at 0 to 2, which a host may have closed and a child may inherit, and above the
 /// small numbers at which programs expect their handles, which a user's own `Command` can give only while they are free here.
-pub(crate) const OUT_OF_THE_WAY: RawFd = 10;
+pub(crate) const MIN_FD: RawFd = 10;
 
 /// What stands behind a descriptor, as `fstat` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub(crate) fn set_close_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// The same open file under the lowest free number from `at_least` on, close-on-exec; the old number is closed.
 /// A number that is high enough stays as it is.
-pub(crate) fn lift(fd: OwnedFd, at_least: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn dup_above(fd: OwnedFd, at_least: RawFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() >= at_least { Ok(fd) } else { duplicate(fd.as_fd(), at_least) }
 }
 

@@ -21,7 +21,7 @@ impl Appearances {
     /// Fails with `EMFILE` beyond `/proc/sys/fs/inotify/max_user_instances` (128 as a rule) of one user.
     pub(crate) fn in_directory(directory: &Path) -> io::Result<Self> {
         let inotify = rustix::fs::inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let inotify = fd::lift(inotify, 3)?;
+        let inotify = fd::dup_above(inotify, 3)?;
         // `link` and `bind` report as CREATE, `rename` as MOVED_TO; a socket that others may now write to, as ATTRIB.
         let events = WatchFlags::CREATE
             | WatchFlags::MOVED_TO

@@ -1,16 +1,17 @@
 //! The kernel, one facility a file, each behind a safe face: `OwnedFd`, `io::Result`, `Duration`. Knows no workers.
 #![expect(unsafe_code, reason = "the only room with the key")]
 
-pub(crate) mod bare;
 pub(crate) mod cgroup;
+pub(crate) mod child_setup;
 pub(crate) mod clone;
 mod clone3;
-pub(crate) mod closing;
-pub(crate) mod conduct;
+pub(crate) mod deferred_close;
 pub(crate) mod epoll;
+pub(crate) mod eventfd;
+pub(crate) mod exec_format;
 pub(crate) mod fd;
+pub(crate) mod fd_free_stream;
 pub(crate) mod fifo;
-pub(crate) mod format;
 pub(crate) mod identity;
 pub(crate) mod inotify;
 pub(crate) mod kin;
@@ -21,7 +22,6 @@ pub(crate) mod proc;
 pub(crate) mod random;
 pub(crate) mod signals;
 pub(crate) mod socket;
-pub(crate) mod wake;
 pub(crate) mod write;
 pub(crate) mod xattr;
 

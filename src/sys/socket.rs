@@ -73,7 +73,7 @@ impl Address {
 }
 
 pub(crate) fn new(kind: SocketType) -> io::Result<OwnedFd> {
-    fd::lift(rustix::net::socket_with(AddressFamily::UNIX, kind.number(), SocketFlags::CLOEXEC, None)?, 3)
+    fd::dup_above(rustix::net::socket_with(AddressFamily::UNIX, kind.number(), SocketFlags::CLOEXEC, None)?, 3)
 }
 
 pub(crate) fn bind(socket: BorrowedFd<'_>, address: &Address) -> io::Result<()> {
@@ -95,7 +95,7 @@ pub(crate) fn connect(socket: BorrowedFd<'_>, address: &Address) -> io::Result<(
 /// The next client in the backlog, close-on-exec; `None` if there is none. Its reads and writes wait, unless told otherwise.
 pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     match retry_on_intr(|| rustix::net::accept_with(listener, SocketFlags::CLOEXEC)) {
-        Ok(socket) => fd::lift(socket, 3).map(Some),
+        Ok(socket) => fd::dup_above(socket, 3).map(Some),
         Err(Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -215,7 +215,7 @@ pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> 
     let mut number = -1_i32;
     match get_option(socket, SO_PEERPIDFD, &mut number) {
         // SAFETY: the kernel made this number a moment ago, close-on-exec and for us alone.
-        Ok(()) if number >= 0 => fd::lift(unsafe { OwnedFd::from_raw_fd(number) }, 3).map(Some),
+        Ok(()) if number >= 0 => fd::dup_above(unsafe { OwnedFd::from_raw_fd(number) }, 3).map(Some),
         Ok(()) => Ok(None),
         Err(error) => match error.raw_os_error() {
             Some(libc::ENOPROTOOPT | libc::ESRCH | libc::EINVAL | libc::ENODATA) => Ok(None),
@@ -352,7 +352,7 @@ pub(crate) fn receive_message(socket: BorrowedFd<'_>, buffer: &mut [u8], take: T
     let got = retry(|| receive_with_control(socket, buffer, control, flags))?;
     let (sender, descriptors) = take_control(control.get(..got.control_bytes).unwrap_or_default());
     // In a host that has closed them, 0, 1 and 2 are free.
-    let descriptors = descriptors.into_iter().map(|one| fd::lift(one, 3)).collect::<io::Result<_>>()?;
+    let descriptors = descriptors.into_iter().map(|one| fd::dup_above(one, 3)).collect::<io::Result<_>>()?;
     Ok(Received { bytes: got.bytes, sender, descriptors })
 }
 

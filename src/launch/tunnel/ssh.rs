@@ -21,9 +21,9 @@ use crate::{
         timeout::{CancelToken, Cancelled, StartedTimeout},
     },
     sys::{
+        eventfd::Flag,
         pidfd::own_pid,
         poll::{self, Deadline, Interest},
-        wake::Flag,
     },
     text::printable,
 };

@@ -144,7 +144,7 @@ pub fn from_child() -> io::Result<(PipeReader, ChildEnd)> {
 /// go into it. So ends that land there move up.
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = os_pipe::pipe()?;
-    Ok((fd::lift(reader.into(), FIRST_PRIVATE_NUMBER)?, fd::lift(writer.into(), FIRST_PRIVATE_NUMBER)?))
+    Ok((fd::dup_above(reader.into(), FIRST_PRIVATE_NUMBER)?, fd::dup_above(writer.into(), FIRST_PRIVATE_NUMBER)?))
 }
 
 /// The end of a pipe that is meant for a child. Dropping it closes it.
@@ -191,7 +191,7 @@ impl ChildEnd {
     pub fn pass_to(self, command: &mut Command) -> io::Result<Handle> {
         // The entry of the old number goes with `self.claim`. The new number needs none: nobody here can reach the descriptor
         // inside the `Command`, and being close-on-exec it is never taken for an inherited one.
-        let fd = fd::lift(self.fd, FIRST_PASSED_NUMBER)?;
+        let fd = fd::dup_above(self.fd, FIRST_PASSED_NUMBER)?;
         let handle = Handle::of(&fd);
         // Never `fd_mappings`: a number asked for there can be the one on which std's child reports that exec failed, which
         // then lands in the pipe while `spawn` says that all went well.

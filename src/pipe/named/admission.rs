@@ -12,7 +12,7 @@ use super::{
     peer::{Access, ImpersonationLevel},
 };
 use crate::pipe::mode::{Direction, PipeMode};
-use crate::sys::{bare::BareStream, epoll::Poller, poll::Deadline, socket};
+use crate::sys::{epoll::Poller, fd_free_stream::FdFreeStream, poll::Deadline, socket};
 
 /// How long a client may take for its first 16 bytes. It sends them at once, so a client that has not is stuck or not ours.
 const HELLO_WAIT: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ pub(super) struct Door {
 /// A client that has not introduced itself yet.
 #[derive(Debug)]
 pub(super) struct Stranger {
-    pub(super) socket: BareStream,
+    pub(super) socket: FdFreeStream,
     heard: Vec<u8>,
     pub(super) until: Deadline,
 }
@@ -99,7 +99,7 @@ impl Door {
     }
 
     /// What is to be done with a client from the backlog.
-    pub(super) fn admit(&self, client: BareStream, strangers: &mut Vec<Stranger>) -> io::Result<Option<Admitted>> {
+    pub(super) fn admit(&self, client: FdFreeStream, strangers: &mut Vec<Stranger>) -> io::Result<Option<Admitted>> {
         if !self.access.allows(client.as_fd(), self.our_uid)? {
             self.refuse(client.as_fd(), Answer::NotAllowed);
             return Ok(None);
@@ -145,7 +145,7 @@ impl Door {
         None
     }
 
-    fn take_out(&self, strangers: &mut Vec<Stranger>, at: usize) -> BareStream {
+    fn take_out(&self, strangers: &mut Vec<Stranger>, at: usize) -> FdFreeStream {
         let client = strangers.swap_remove(at).socket;
         if let Some(moves) = &self.moves {
             // Also where it is closed next: a program that is just being started may hold a copy. It was added, so it is there.
@@ -154,7 +154,7 @@ impl Door {
         client
     }
 
-    fn answer(&self, client: BareStream, hello: Result<Hello, Fault>) -> Option<Admitted> {
+    fn answer(&self, client: FdFreeStream, hello: Result<Hello, Fault>) -> Option<Admitted> {
         let Some(reply) = handshake::answer(hello, self.mode, self.direction) else {
             self.tally.refused.fetch_add(1, Ordering::Relaxed);
             return None;

@@ -5,16 +5,16 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use crate::sys::{pidfd::own_pid, wake::Places};
+use crate::sys::{eventfd::Semaphore, pidfd::own_pid};
 
 #[derive(Debug)]
 pub(super) struct Instances {
-    places: Option<Places>,
+    places: Option<Semaphore>,
     live: AtomicUsize,
 }
 
 impl Instances {
-    pub(super) fn new(places: Option<Places>) -> Arc<Self> {
+    pub(super) fn new(places: Option<Semaphore>) -> Arc<Self> {
         Arc::new(Self { places, live: AtomicUsize::new(0) })
     }
 
@@ -22,7 +22,7 @@ impl Instances {
         self.live.load(Ordering::Relaxed)
     }
 
-    pub(super) fn places(&self) -> Option<&Places> {
+    pub(super) fn places(&self) -> Option<&Semaphore> {
         self.places.as_ref()
     }
 }

@@ -22,12 +22,12 @@ use crate::pipe::{
     timeout::{Cancelled, StartedTimeout, Timeout, WakeReason},
 };
 use crate::sys::{
-    bare::BareStream,
-    closing::{self, ClosedElsewhere},
+    deferred_close::{self, DeferredClose},
+    eventfd::{Flag, Semaphore},
+    fd_free_stream::FdFreeStream,
     identity,
     poll::{Deadline, Interest},
     socket::{self, SocketType},
-    wake::{Flag, Places},
 };
 
 /// How long nobody is taken from the backlog when the process or the machine is out of descriptors or memory, or too many of
@@ -165,10 +165,10 @@ impl ListenerOptions {
         let failed = |source| ListenError::Os { path: name.text(), source };
         let instances = match self.max_instances {
             Some(0) => return Err(ListenError::NoInstances),
-            Some(count) => Some(Places::new(count).map_err(failed)?),
+            Some(count) => Some(Semaphore::new(count).map_err(failed)?),
             None => None,
         };
-        let (stop, turn) = (Flag::new().map_err(failed)?, Places::new(1).map_err(failed)?);
+        let (stop, turn) = (Flag::new().map_err(failed)?, Semaphore::new(1).map_err(failed)?);
         let kind = self.mode.socket_type();
         let prepare = |socket: &OwnedFd| match kind {
             // Every socket that is accepted has it from this one, for messages that come before the accept, too.
@@ -179,7 +179,7 @@ impl ListenerOptions {
         let moves = Door::moves(self.greeting, &socket).map_err(failed)?;
         Ok(Listener {
             _publication: publication,
-            socket: ClosedElsewhere::new(socket),
+            socket: DeferredClose::new(socket),
             name: name.clone(),
             door: Door {
                 mode: self.mode,
@@ -206,13 +206,13 @@ impl ListenerOptions {
 pub struct Listener {
     // Dropped first: the name goes while we still listen, so that no client finds a name without a server.
     _publication: Publication,
-    socket: ClosedElsewhere,
+    socket: DeferredClose,
     name: PipeName,
     door: Door,
     frame_bytes_max: usize,
     stop: Flag,
     /// One thread at a time takes clients in; the others wait for this and not for a mutex, as it can be polled.
-    turn: Places,
+    turn: Semaphore,
     instances: Arc<Instances>,
     strangers: Mutex<Vec<Stranger>>,
 }
@@ -297,7 +297,7 @@ impl Listener {
         let mut shortage = false;
         loop {
             self.check_running()?;
-            shortage |= closing::is_clogged();
+            shortage |= deferred_close::is_saturated();
             if let Some(stream) = self.door.hear(&mut strangers) {
                 return Ok(self.hand_out(stream, instance));
             }
@@ -305,7 +305,7 @@ impl Listener {
                 match socket::accept(self.socket.as_fd()) {
                     Ok(None) => {}
                     Ok(Some(client)) => {
-                        match BareStream::new(client).and_then(|client| self.door.admit(client, &mut strangers)) {
+                        match FdFreeStream::new(client).and_then(|client| self.door.admit(client, &mut strangers)) {
                             Ok(Some(stream)) => return Ok(self.hand_out(stream, instance)),
                             Ok(None) => {}
                             // Nothing is known against the listener.
@@ -361,7 +361,7 @@ impl Listener {
     }
 
     /// Waits for a place; the stop flag and the switch end it.
-    fn take(&self, places: &Places, begun: &StartedTimeout<'_>) -> Result<(), AcceptError> {
+    fn take(&self, places: &Semaphore, begun: &StartedTimeout<'_>) -> Result<(), AcceptError> {
         loop {
             if begun.is_cancelled()? {
                 return Err(AcceptError::Cancelled);

@@ -166,7 +166,7 @@ fn sweep(parent: &Path) {
 fn lock_directory(path: &Path) -> io::Result<Option<File>> {
     let opened = match lock::open_to_lock(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => File::from(fd::lift(OwnedFd::from(opened?), 3)?),
+        opened => File::from(fd::dup_above(OwnedFd::from(opened?), 3)?),
     };
     Ok((lock::try_lock(&opened)? && is_at(&opened, path)).then_some(opened))
 }

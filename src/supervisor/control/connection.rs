@@ -16,8 +16,8 @@ use crate::{
         sync::lock,
     },
     sys::{
-        bare::BareStream,
         epoll::{Interests, Poller},
+        fd_free_stream::FdFreeStream,
         is_shortage, is_transient,
         pidfd::own_pid,
         socket,
@@ -108,7 +108,7 @@ pub(crate) enum Reader {
 /// A worker's socket, and where the loop watches it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) socket: BareStream,
+    pub(crate) socket: FdFreeStream,
     pub(crate) poller: Arc<Poller>,
     pub(crate) token: u64,
 }

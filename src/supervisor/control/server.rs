@@ -16,8 +16,9 @@ use crate::{
         sync::lock,
     },
     sys::{
-        bare::{self, BareStream},
-        closing, identity, is_transient, random,
+        deferred_close,
+        fd_free_stream::{self, FdFreeStream},
+        identity, is_transient, random,
         socket::{self, Credentials},
     },
     wire::{
@@ -89,7 +90,7 @@ pub(crate) fn listen(directory: &Path) -> io::Result<(Listener, String)> {
     let name = PipeName::new(&path).map_err(io::Error::from)?;
     let listener = ListenerOptions::new().access(Access::Anyone).listen(&name).map_err(io::Error::from)?;
     // Where the kernel cannot (before 6.16), or somebody has come already, they are looked for.
-    drop(bare::refuse_descriptors(listener.as_fd()));
+    drop(fd_free_stream::refuse_descriptors(listener.as_fd()));
     Ok((listener, path.into_os_string().into_string().map_err(|_| io::ErrorKind::InvalidFilename)?))
 }
 
@@ -141,7 +142,7 @@ impl Drop for Issued {
 /// Somebody who has connected.
 #[derive(Debug)]
 struct Visitor {
-    socket: BareStream,
+    socket: FdFreeStream,
     uid: u32,
     said: Vec<u8>,
     /// The length of its first line, once that was taken out of `said`.
@@ -154,7 +155,7 @@ struct Visitor {
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) place: Place,
-    pub(crate) socket: BareStream,
+    pub(crate) socket: FdFreeStream,
     pub(crate) said: Vec<u8>,
     /// How many bytes came before `said`.
     pub(crate) hello_bytes: u64,
@@ -218,7 +219,7 @@ impl Control {
     /// Takes one in, if there is one. An error where there is no room for one: too many visitors, or too many who do not close, or
     /// no descriptors, which leaves them in the backlog. A visitor that was refused, or has gone, is passed over by the listener.
     pub(crate) fn accept(&mut self) -> Result<Option<u64>, ()> {
-        if self.visitors.len() >= VISITORS || closing::is_clogged() {
+        if self.visitors.len() >= VISITORS || deferred_close::is_saturated() {
             return Err(());
         }
         for _ in 0..REFUSALS {
@@ -227,7 +228,7 @@ impl Control {
                 Err(AcceptError::TimedOut) => return Ok(None),
                 Err(_) => return Err(()),
             };
-            let socket = stream.into_fd().and_then(BareStream::new).map_err(drop)?;
+            let socket = stream.into_fd().and_then(FdFreeStream::new).map_err(drop)?;
             let Ok(Credentials { uid, .. }) = socket::peer_credentials(socket.as_fd()) else { continue };
             if self.server.admitted.allows(uid) {
                 self.last_visitor += 1;
@@ -268,7 +269,7 @@ impl Control {
     }
 
     /// A visitor has had its time.
-    pub(crate) fn put_out(&mut self, visitor: u64) -> Option<BareStream> {
+    pub(crate) fn put_out(&mut self, visitor: u64) -> Option<FdFreeStream> {
         self.visitors.remove(&visitor).map(|visitor| visitor.socket)
     }
 

@@ -59,7 +59,7 @@ mod tests {
         guard::Guard,
         launch::{context::OpenMode, spawn::prepare},
         supervisor::{flow_control::Meter, spawner::Starter, spec::WorkerSpec, worker::registry::Roster},
-        sys::{closing::Released, wake::Waker},
+        sys::{deferred_close::DropInBackground, eventfd::Waker},
     };
     use std::time::Duration;
 
@@ -83,7 +83,7 @@ mod tests {
         let driver = Driver::new(parts).unwrap();
         let spec = WorkerSpec::new("sleep").arg("1000");
         let prepared = prepare(&spec.plan, OpenMode::Nonblocking).unwrap();
-        let worker = starter.start_here(WorkerId(1), Arc::new(Released::new(spec)), prepared).unwrap();
+        let worker = starter.start_here(WorkerId(1), Arc::new(DropInBackground::new(spec)), prepared).unwrap();
         drop(driver);
         let exit = worker.wait_timeout(Duration::ZERO).expect("its end");
         assert_eq!(exit.status, ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });

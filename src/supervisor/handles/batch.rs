@@ -9,7 +9,7 @@ use crate::{
         handles::{group::WorkerGroup, stop::RestartHandle, worker::Worker},
         spec::{WorkerSpec, group::GroupError},
     },
-    sys::closing::Released,
+    sys::deferred_close::DropInBackground,
 };
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ impl Batch {
         spec.validate_apart_from_restart()?;
         let roster = &self.group.roster;
         let shared = roster.enter(WorkerId(roster.next_id()), &spec, self.group.mailbox.clone(), None);
-        self.workers.push((Arc::clone(&shared), Arc::new(Released::new(spec))));
+        self.workers.push((Arc::clone(&shared), Arc::new(DropInBackground::new(spec))));
         Ok(Worker { shared })
     }
 

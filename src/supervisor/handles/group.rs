@@ -20,7 +20,7 @@ use crate::{
             registry::Roster,
         },
     },
-    sys::closing::Released,
+    sys::deferred_close::DropInBackground,
 };
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use std::{io, sync::Arc, time::Duration};
@@ -142,7 +142,7 @@ impl WorkerGroup {
     pub fn add(&self, spec: WorkerSpec) -> Result<Worker, GroupError> {
         spec.validate_apart_from_restart()?;
         let shared = self.roster.enter(WorkerId(self.roster.next_id()), &spec, self.mailbox.clone(), None);
-        let workers = vec![(Arc::clone(&shared), Arc::new(Released::new(spec)))];
+        let workers = vec![(Arc::clone(&shared), Arc::new(DropInBackground::new(spec)))];
         if let Some(started) = self.declare(workers, true)? {
             match started.recv_timeout(START_TIME) {
                 // A start that takes longer goes on, and its failure is an event.

@@ -145,7 +145,7 @@ impl Starts {
         drop(state);
         self.changed.notify_all();
         // Callers that wait for these get `SupervisorGone`. To close their files can block.
-        crate::sys::closing::release(left);
+        crate::sys::deferred_close::drop_in_background(left);
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -156,7 +156,7 @@ impl Starts {
         let mut state = self.lock();
         if state.is_over {
             drop(state);
-            return crate::sys::closing::release(start);
+            return crate::sys::deferred_close::drop_in_background(start);
         }
         state.waiting.push_back(start);
         drop(state);
@@ -171,7 +171,7 @@ impl Starts {
         if let Some(at) = state.waiting.iter().position(|start| start.id == worker) {
             let start = state.waiting.remove(at);
             drop(state);
-            crate::sys::closing::release(start);
+            crate::sys::deferred_close::drop_in_background(start);
             return true;
         }
         let busy = state.threads.values_mut().filter_map(|thread| thread.busy.as_mut());
@@ -314,7 +314,7 @@ impl Starts {
         let mut state = self.lock();
         if state.is_over || is_cancelled(&state).unwrap_or(false) {
             drop(state);
-            return crate::sys::closing::release(start);
+            return crate::sys::deferred_close::drop_in_background(start);
         }
         // In one step: whoever cancels it finds it here or there.
         if let Some(thread) = state.threads.get_mut(&number) {

@@ -17,7 +17,7 @@ use crate::{
             survivors::Survivors,
         },
     },
-    sys::closing::Released,
+    sys::deferred_close::DropInBackground,
     wire::framing::Framing,
 };
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, process::Command, sync::Arc, time::Duration};
@@ -487,4 +487,4 @@ impl WorkerSpec {
 
 /// A spec as the supervisor keeps it. Its last owner can be the loop or a spawner thread, and what the host has put into it, closures
 /// and descriptors, is dropped elsewhere.
-pub(crate) type SharedSpec = Arc<Released<WorkerSpec>>;
+pub(crate) type SharedSpec = Arc<DropInBackground<WorkerSpec>>;

@@ -5,7 +5,7 @@
 
 use crate::{
     sys::{
-        closing::{self, ClosedElsewhere},
+        deferred_close::{self, DeferredClose},
         fd,
         pidfd::own_pid,
         socket::{self, Credentials, Take},
@@ -30,7 +30,7 @@ const CLOSERS: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct NotifySocket {
-    socket: ClosedElsewhere,
+    socket: DeferredClose,
     path: PathBuf,
     /// The process that has bound it. A fork of it has a copy, whose drop must not remove the file.
     owner: i32,
@@ -65,8 +65,8 @@ impl NotifySocket {
     pub(crate) fn bind(path: PathBuf, mode: u32) -> io::Result<(Self, String)> {
         let address = path.to_str().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
         let socket = UnixDatagram::bind(&path)?;
-        let socket = fd::lift(OwnedFd::from(socket), fd::OUT_OF_THE_WAY)?;
-        let bound = Self { socket: ClosedElsewhere::new(socket), path, owner: own_pid(), closers: Arc::default() };
+        let socket = fd::dup_above(OwnedFd::from(socket), fd::MIN_FD)?;
+        let bound = Self { socket: DeferredClose::new(socket), path, owner: own_pid(), closers: Arc::default() };
         socket::receive_credentials(bound.as_fd())?;
         fs::set_permissions(&bound.path, Permissions::from_mode(mode))?;
         Ok((bound, address))
@@ -92,7 +92,7 @@ impl NotifySocket {
     fn close_elsewhere(&self, descriptors: Vec<OwnedFd>) {
         if !descriptors.is_empty() {
             // In this order: it counts until they are closed.
-            closing::elsewhere((descriptors, Arc::clone(&self.closers)));
+            deferred_close::close_in_background((descriptors, Arc::clone(&self.closers)));
         }
     }
 }

@@ -378,7 +378,7 @@ fn subtree(path: &Path) -> Vec<PathBuf> {
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path)?;
     // In a host that has closed them, 0, 1 and 2 are free, and the child's own streams come there.
-    fd::lift(file.into(), fd::OUT_OF_THE_WAY)
+    fd::dup_above(file.into(), fd::MIN_FD)
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {

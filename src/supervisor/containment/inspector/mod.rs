@@ -220,7 +220,7 @@ fn keep(reserve: &Mutex<Vec<OwnedFd>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::wake::Waker;
+    use crate::sys::eventfd::Waker;
 
     /// A process that a thread is stuck at.
     const STUCK: i32 = 4711;

@@ -16,7 +16,7 @@ use crate::{
         sync::lock,
     },
     sys::{
-        conduct, pidfd,
+        child_setup, pidfd,
         proc::{self, Environment, Eyes, Held, Stat, Visibility},
     },
     text::printable,
@@ -408,7 +408,7 @@ fn away(request: &Request) -> Vec<i32> {
     let pid = request.present.child().pid().cast_signed();
     let inhabitants = request.present.with_cell(|cell: &Cell| cell.cgroup.processes().unwrap_or_default());
     let mut tree = inhabitants.unwrap_or_else(|| proc::descendants(pid));
-    tree.retain(|other| !conduct::is_in_group(*other, pid));
+    tree.retain(|other| !child_setup::is_in_group(*other, pid));
     tree
 }
 

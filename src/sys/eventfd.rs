@@ -38,7 +38,7 @@ pub(crate) struct Waker(OwnedFd);
 
 impl Waker {
     pub(crate) fn new() -> io::Result<Self> {
-        fd::lift(eventfd(0, EventfdFlags::empty())?, fd::OUT_OF_THE_WAY).map(Self)
+        fd::dup_above(eventfd(0, EventfdFlags::empty())?, fd::MIN_FD).map(Self)
     }
 
     pub(crate) fn wake(&self) {
@@ -60,9 +60,9 @@ impl AsFd for Waker {
 
 /// A number of places that can be polled for: readable while one is free.
 #[derive(Debug)]
-pub(crate) struct Places(OwnedFd);
+pub(crate) struct Semaphore(OwnedFd);
 
-impl Places {
+impl Semaphore {
     pub(crate) fn new(free: u32) -> io::Result<Self> {
         eventfd(free, EventfdFlags::SEMAPHORE).map(Self)
     }
@@ -82,7 +82,7 @@ impl Places {
     }
 }
 
-impl AsFd for Places {
+impl AsFd for Semaphore {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -91,7 +91,7 @@ impl AsFd for Places {
 fn eventfd(start: u32, flags: EventfdFlags) -> io::Result<OwnedFd> {
     let eventfd = rustix::event::eventfd(start, flags | EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     // In a host that has closed them, 0, 1 and 2 are free; a child that inherits them must not find this.
-    fd::lift(eventfd, 3)
+    fd::dup_above(eventfd, 3)
 }
 
 fn add_one(eventfd: &OwnedFd) {

@@ -22,7 +22,7 @@ const MACHINE: Option<u16> = if cfg!(target_arch = "x86_64") {
 
 /// The files that execvp(3) would try, in its order, and what they would be run with.
 #[derive(Debug)]
-pub(crate) struct Attempt {
+pub(crate) struct ExecAttempt {
     candidates: Vec<CString>,
     arguments: Vec<*const libc::c_char>,
     environment: Vec<*const libc::c_char>,
@@ -31,11 +31,11 @@ pub(crate) struct Attempt {
 }
 
 // SAFETY: the pointers point into texts that this value owns, does not change, and keeps on the heap when it moves.
-unsafe impl Send for Attempt {}
+unsafe impl Send for ExecAttempt {}
 // SAFETY: as above; sharing it only reads.
-unsafe impl Sync for Attempt {}
+unsafe impl Sync for ExecAttempt {}
 
-impl Attempt {
+impl ExecAttempt {
     pub(crate) fn new(candidates: Vec<CString>, arguments: Texts, environment: Texts) -> Self {
         Self {
             candidates,
@@ -61,7 +61,7 @@ impl Attempt {
             }
             // SAFETY: execve(2) reads a C string and two null-terminated arrays of them, all owned by this value.
             unsafe { libc::execve(file.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr()) };
-            match super::conduct::errno() {
+            match super::child_setup::errno() {
                 libc::ENOEXEC => return Err(io::Error::from_raw_os_error(libc::ENOEXEC)),
                 libc::EACCES | libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
                 _ => return Ok(()),

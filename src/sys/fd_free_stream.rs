@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    closing::ClosedElsewhere,
+    deferred_close::DeferredClose,
     socket::{self, Wait},
 };
 
@@ -16,21 +16,21 @@ const SO_PASSRIGHTS: i32 = 83;
 /// What of it is closed can wait as long as the sender likes (docs/gotchas.md, "To close can wait"), and what nobody takes the
 /// kernel closes in the read, or with the socket. So nobody reads that far.
 #[derive(Debug)]
-pub(crate) enum BareStream {
+pub(crate) enum FdFreeStream {
     /// The kernel lets nobody send them.
     Refusing(OwnedFd),
     /// They are looked for before each read.
-    Looking(ClosedElsewhere),
+    Looking(DeferredClose),
 }
 
-impl BareStream {
+impl FdFreeStream {
     /// Of a connected socket that nobody has read from.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         if refuses_descriptors(socket.as_fd()) {
             return Ok(Self::Refusing(socket));
         }
         receive_urgent_inline(socket.as_fd())?;
-        Ok(Self::Looking(ClosedElsewhere::new(socket)))
+        Ok(Self::Looking(DeferredClose::new(socket)))
     }
 
     pub(crate) fn into_descriptor(self) -> OwnedFd {
@@ -68,7 +68,7 @@ impl BareStream {
     }
 }
 
-impl AsFd for BareStream {
+impl AsFd for FdFreeStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Refusing(socket) => socket.as_fd(),

@@ -27,7 +27,7 @@ const NESTED_PANICS: u32 = 4;
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
 /// Drops something on a thread of its own; here where none is to be had.
-pub(crate) fn elsewhere(what: impl Send + 'static) {
+pub(crate) fn close_in_background(what: impl Send + 'static) {
     // In this order: it counts until it is dropped.
     let closing = (what, UnderWay::new());
     let close = move || {
@@ -42,7 +42,7 @@ static RELEASED: Mutex<Vec<Box<dyn Send>>> = Mutex::new(Vec::new());
 
 /// Drops a value whose end may block or panic, on a thread of its own. The panic ends there; the panic hook has reported it by
 /// then. Where no thread can be had, the value waits for the next one.
-pub(crate) fn release(value: impl Send + 'static) {
+pub(crate) fn drop_in_background(value: impl Send + 'static) {
     let released = || RELEASED.lock().unwrap_or_else(PoisonError::into_inner);
     released().push(Box::new(value));
     let drop_all = move || {
@@ -78,16 +78,16 @@ pub(crate) trait MayBlock: Send + 'static {
     fn may_block(&self) -> bool;
 }
 
-/// A value that is dropped by [`release`] where its end may block or panic, whoever drops it.
-pub(crate) struct Released<T: MayBlock>(ManuallyDrop<T>);
+/// A value that is dropped by [`drop_in_background`] where its end may block or panic, whoever drops it.
+pub(crate) struct DropInBackground<T: MayBlock>(ManuallyDrop<T>);
 
-impl<T: MayBlock> Released<T> {
+impl<T: MayBlock> DropInBackground<T> {
     pub(crate) const fn new(value: T) -> Self {
         Self(ManuallyDrop::new(value))
     }
 }
 
-impl<T: MayBlock> Deref for Released<T> {
+impl<T: MayBlock> Deref for DropInBackground<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -95,24 +95,24 @@ impl<T: MayBlock> Deref for Released<T> {
     }
 }
 
-impl<T: MayBlock> Drop for Released<T> {
+impl<T: MayBlock> Drop for DropInBackground<T> {
     fn drop(&mut self) {
         // SAFETY: this is the end of it, and nothing else takes the value out.
         let value = unsafe { ManuallyDrop::take(&mut self.0) };
         if value.may_block() {
-            release(value);
+            drop_in_background(value);
         }
     }
 }
 
-impl<T: MayBlock + fmt::Debug> fmt::Debug for Released<T> {
+impl<T: MayBlock + fmt::Debug> fmt::Debug for DropInBackground<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         T::fmt(self, formatter)
     }
 }
 
 /// Too much does not close: whoever lets strangers in waits with that.
-pub(crate) fn is_clogged() -> bool {
+pub(crate) fn is_saturated() -> bool {
     UNDER_WAY.load(Ordering::Relaxed) >= CLOSERS
 }
 
@@ -133,13 +133,13 @@ impl Drop for UnderWay {
 
 /// A socket in which others may have left descriptors that nobody has taken: unless it is empty it is closed elsewhere.
 #[derive(Debug)]
-pub(crate) struct ClosedElsewhere {
+pub(crate) struct DeferredClose {
     socket: ManuallyDrop<OwnedFd>,
     /// A fork of this process has a copy. Shut down there, the socket would end here too.
     owner: libc::pid_t,
 }
 
-impl ClosedElsewhere {
+impl DeferredClose {
     pub(crate) fn new(socket: OwnedFd) -> Self {
         Self { socket: ManuallyDrop::new(socket), owner: own_pid() }
     }
@@ -151,7 +151,7 @@ impl ClosedElsewhere {
     }
 }
 
-impl Drop for ClosedElsewhere {
+impl Drop for DeferredClose {
     fn drop(&mut self) {
         // SAFETY: this is the end of it; `into_descriptor`, the other one that takes it, does not come here.
         let socket = unsafe { ManuallyDrop::take(&mut self.socket) };
@@ -161,7 +161,7 @@ impl Drop for ClosedElsewhere {
         // Nobody can send any more. Fails where the other side is gone, and nobody could.
         drop(socket::shutdown(socket.as_fd(), Shutdown::Read));
         if !is_empty(socket.as_fd()) {
-            elsewhere(socket);
+            close_in_background(socket);
         }
     }
 }
@@ -185,7 +185,7 @@ fn is_empty(socket: BorrowedFd<'_>) -> bool {
 fn is_left_by_all(listener: BorrowedFd<'_>) -> bool {
     loop {
         match socket::accept(listener) {
-            Ok(Some(client)) => drop(ClosedElsewhere::new(client)),
+            Ok(Some(client)) => drop(DeferredClose::new(client)),
             Ok(None) => return true,
             // As it is shut down; anything else is a shortage.
             Err(error) => return error.raw_os_error() == Some(libc::EINVAL),
@@ -193,7 +193,7 @@ fn is_left_by_all(listener: BorrowedFd<'_>) -> bool {
     }
 }
 
-impl AsFd for ClosedElsewhere {
+impl AsFd for DeferredClose {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

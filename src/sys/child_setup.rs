@@ -84,7 +84,7 @@ pub(crate) struct Rlimit {
 
 /// How the child behaves as a process, whatever program it runs.
 #[derive(Debug, Clone)]
-pub(crate) struct Conduct {
+pub(crate) struct ProcessAttributes {
     pub(crate) group: GroupChange,
     /// The signal that the child gets when the thread that spawned it ends, and that thread's process.
     pub(crate) death_signal: Option<(libc::c_int, libc::pid_t)>,
@@ -97,7 +97,7 @@ pub(crate) struct Conduct {
     pub(crate) umask: Option<u32>,
 }
 
-impl Conduct {
+impl ProcessAttributes {
     /// Applies everything to the calling process, which is the child. The signal mask is emptied last.
     pub(crate) fn apply(&self) -> Result<(), Failure> {
         match self.group {
