@@ -366,7 +366,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "failed to start pipewright-guard: starting the guard of its process tree: \
+                "failed to start pipewright-guard: starting process tree guard: \
                  /bin/sh: missing from {path}: grep rm rmdir sleep; {REMEDIES}"
             )
         );

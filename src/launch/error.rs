@@ -1,4 +1,4 @@
-//! Why a worker could not be started: the recipe was wrong, or the system refused a step.
+//! Errors of a start: the spec is invalid, or a system call failed.
 
 use crate::{
     sys::child_setup::{Failure, Step},
@@ -6,112 +6,112 @@ use crate::{
 };
 use std::{fmt, io, path::Path};
 
-/// A recipe that can never work, found before anything is started.
+/// A mistake in a spec, found before anything is started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecError {
-    /// The name of the program is empty.
-    #[error("the program has no name")]
+    /// The program name is empty.
+    #[error("empty program name")]
     EmptyProgram,
-    /// A [`Pass`](crate::Pass) text without a `{}`.
-    #[error("{text:?} has no place for the handle's number: write {{}} where it belongs")]
+    /// The text of a [`Pass`](crate::Pass) has no `{}`.
+    #[error("{text:?} has no placeholder for the fd number: write {{}} where it belongs")]
     MissingPlaceholder {
         /// The text as it was given.
         text: Box<str>,
     },
-    /// Two handles are to have the same number.
-    #[error("{first:?} and {second:?} are both to be number {number}: each handle needs its own")]
+    /// Two handles have the same fixed fd number.
+    #[error("{first:?} and {second:?} are both fixed to fd {number}")]
     DuplicateFd {
-        /// The number that both were given.
+        /// The fd number.
         number: i32,
-        /// The name of the one; `messages` is the message pipe's.
+        /// The name of the first handle; `messages` is the message pipe.
         first: Box<str>,
-        /// The name of the other.
+        /// The name of the second handle.
         second: Box<str>,
     },
-    /// A handle is to have a number that belongs to standard input, output or error, or none at all.
-    #[error("a handle cannot be number {number}: 0, 1 and 2 are set by stdin, stdout and stderr")]
+    /// The fixed fd number belongs to a standard stream, or is negative.
+    #[error("fd {number} is reserved: stdin, stdout and stderr set fds 0, 1 and 2")]
     ReservedFd {
-        /// The number that was given.
+        /// The fd number.
         number: i32,
     },
     /// Two pipes have the same name.
-    #[error("two pipes are named {name:?}")]
+    #[error("duplicate pipe name {name:?}")]
     DuplicatePipe {
-        /// The name of both; `messages` is the message pipe's.
+        /// The name; `messages` is the message pipe.
         name: Box<str>,
     },
-    /// The messages are to come from two places.
-    #[error("messages come from one place: a pipe of their own, stdout or stderr")]
+    /// The spec names two sources of messages.
+    #[error("duplicate message stream: messages come from their own pipe, stdout or stderr")]
     DuplicateMessageStream,
-    /// The address of the control pipe is a text, and has no number.
-    #[error("the control pipe has an address and cannot be number {number}")]
+    /// The control pipe is passed as a path and cannot have a fixed fd number.
+    #[error("control pipe cannot be fd {number}: it is passed as a path")]
     ControlFixedFd {
-        /// The number that was given.
+        /// The fd number.
         number: i32,
     },
-    /// A process started by hand cannot have a control pipe.
-    #[error("a process started by hand has no control pipe: its server is a supervisor's")]
+    /// [`spawn_unsupervised`](crate::WorkerSpec::spawn_unsupervised) of a spec with a control pipe: only a supervisor serves it.
+    #[error("control pipe requires a supervisor")]
     ControlUnsupported,
-    /// Two places for the address of the control pipe.
-    #[error("the address of the control pipe is told twice")]
+    /// The spec passes the path of the control pipe twice.
+    #[error("duplicate control pipe")]
     DuplicateControl,
-    /// A text for the kernel with a zero byte in it.
-    #[error("{what} contains a zero byte")]
+    /// A text contains a NUL byte.
+    #[error("{what} contains a NUL byte")]
     NulByte {
-        /// Which of the recipe's texts.
+        /// Which text.
         what: &'static str,
     },
-    /// An environment variable without a name, or with `=` in it.
-    #[error("{name:?} cannot be the name of an environment variable")]
+    /// The name of an environment variable is empty or contains `=`.
+    #[error("invalid environment variable name {name:?}")]
     InvalidVariable {
         /// The name as it was given.
         name: Box<str>,
     },
-    /// A size that leaves no room for a single byte, or is beyond what can be counted.
-    #[error("{what} cannot be {bytes} bytes")]
+    /// A size is 0, or above its limit.
+    #[error("invalid {what}: {bytes} bytes")]
     InvalidSize {
         /// Which size.
         what: &'static str,
-        /// What it was set to.
+        /// The size as it was given.
         bytes: usize,
     },
-    /// A processor number beyond what any kernel has.
-    #[error("there is no processor {number}")]
+    /// The processor number is above the kernel's limit of 8191.
+    #[error("invalid processor number {number}: above 8191")]
     InvalidProcessor {
-        /// The number that was given.
+        /// The number as it was given.
         number: usize,
     },
-    /// A nice value that there is not.
-    #[error("there is no nice value {nice}: -20 to 19")]
+    /// The nice value is out of range.
+    #[error("invalid nice value {nice}: not within -20 to 19")]
     InvalidNice {
-        /// The value that was given.
+        /// The value as it was given.
         nice: i32,
     },
-    /// A level of I/O priority beyond 7.
-    #[error("there is no I/O priority of level {level}: 0 to 7")]
+    /// The level of the I/O priority is above 7.
+    #[error("invalid I/O priority level {level}: not within 0 to 7")]
     InvalidIoPriority {
-        /// The level that was given.
+        /// The level as it was given.
         level: u8,
     },
-    /// A regular expression that is none.
-    #[error("{pattern:?} is not a regular expression")]
+    /// The pattern is not a regular expression.
+    #[error("invalid regular expression {pattern:?}")]
     InvalidPattern {
-        /// As it was given.
+        /// The pattern as it was given.
         pattern: Box<str>,
     },
-    /// Two settings that cannot work together.
-    #[error("`{}` and `{}` do not fit each other: {reason}", .settings[0], .settings[1])]
+    /// Two settings contradict each other.
+    #[error("`{}` conflicts with `{}`: {reason}", .settings[0], .settings[1])]
     Conflict {
-        /// Which.
+        /// The methods that set them.
         settings: [&'static str; 2],
-        /// Why not, and what to do.
+        /// Why they conflict, and what to do.
         reason: Box<str>,
     },
-    /// A signal number that the kernel does not have.
-    #[error("there is no signal {signal}")]
+    /// The signal number is not within 1 to 64.
+    #[error("invalid signal number {signal}")]
     InvalidSignal {
-        /// The number that was given.
+        /// The number as it was given.
         signal: i32,
     },
 }
@@ -122,105 +122,106 @@ impl From<SpecError> for io::Error {
     }
 }
 
-/// A worker that was not started. Nothing is left of the attempt: no process, no descriptor.
+/// A worker was not started. A failed start leaves no process and no file descriptor.
 ///
 /// The kernel's reason is the [`source`](std::error::Error::source), and [`io_error`](Self::io_error).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpawnError {
-    /// The recipe is wrong.
-    #[error("the worker's spec is wrong: {0}")]
+    /// The spec is invalid.
+    #[error("invalid worker spec: {0}")]
     Spec(#[from] SpecError),
-    /// The system refused.
+    /// A step of the start failed.
     #[error("failed to start {}: {step}: {source}", printable(&**program))]
     Failed {
         /// The program as the spec names it.
         program: Box<str>,
-        /// What was being done.
+        /// The step that failed.
         step: SpawnStep,
         /// The kernel's reason.
         source: io::Error,
     },
-    /// The supervisor was closed, or its threads have ended.
-    #[error("the supervisor takes no more workers: it was closed, or has ended")]
+    /// The supervisor is closed, or its event loop has ended.
+    #[error("supervisor is closed or has ended")]
     SupervisorGone,
 }
 
-/// What was being done when a worker could not be started.
+/// The step of a start that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SpawnStep {
-    /// Making its pipes.
+    /// Creating pipes.
     Pipes,
     /// Starting the server of the control pipe.
     Control,
-    /// Making the socket for its `sd_notify`.
+    /// Creating the socket for `sd_notify`.
     Notify,
-    /// Starting the [guard](crate::guard), which ends the trees of all workers when this process is killed. Workers that may
-    /// [survive](crate::WorkerSpec::outlive_supervisor) need none.
+    /// Starting the [guard](crate::guard), which kills the process trees of all workers after this process is killed. Workers with
+    /// [`outlive_supervisor`](crate::WorkerSpec::outlive_supervisor) need none.
     Guard,
-    /// Opening a file for its standard input, output or error.
+    /// Opening a file for standard input, output or error.
     Open(Box<Path>),
-    /// Placing a handle at a number that is in use in this process. Only a user's own `Command` has this limit: it keeps the
-    /// parent's numbers.
+    /// Reserving a fixed fd number that is in use in this process. Only a user's own `Command` has this limit: its fds keep
+    /// the parent's numbers.
     FixedFd(i32),
-    /// Making the process.
+    /// clone(2) or clone3(2).
     Clone,
-    /// Making the process in its cgroup.
+    /// clone3(2) into the worker's cgroup.
     Cgroup,
-    /// Limiting its tree, for which it needs a cgroup and the controllers in it.
+    /// Setting a [`CgroupLimit`](crate::CgroupLimit): no cgroup of its own, or no such controller.
     CgroupLimit,
-    /// Moving into its working directory.
+    /// Entering the working directory.
     CurrentDir(Box<Path>),
-    /// Moving its descriptors to their numbers.
+    /// Moving fds to their numbers in the child.
     Fds,
-    /// Making its process group or session.
+    /// Creating the process group or session.
     ProcessGroup,
-    /// Asking for a signal at the parent's death.
+    /// Setting the parent-death signal.
     ParentDeathSignal,
     /// Setting a resource limit.
     Rlimit,
-    /// Setting its priority.
+    /// Setting the nice value.
     Nice,
-    /// Setting its I/O priority.
+    /// Setting the I/O priority.
     IoPriority,
-    /// Binding it to processors.
+    /// Setting the CPU affinity.
     CpuAffinity,
-    /// Finding and running the program; with the search path where it was searched for.
+    /// Finding and executing the program; with the search path if the program name has no slash.
     Exec(Option<Box<str>>),
-    /// Running a file whose first line names an interpreter that is not there.
+    /// Executing a script whose interpreter does not exist.
     Interpreter,
-    /// Running a file that the kernel does not run: a script without a `#!` line, an empty file, an executable of another machine.
+    /// Executing a file that the kernel cannot execute: a script without a `#!` line, an empty file, an executable of another
+    /// architecture.
     Format,
-    /// Anything that a user's own `Command` does: std does not tell which step failed.
+    /// Any step of a user's own `Command`: std does not report which.
     Command,
 }
 
 impl fmt::Display for SpawnStep {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pipes => formatter.write_str("creating its pipes"),
-            Self::Control => formatter.write_str("starting the server of its control pipe"),
-            Self::Notify => formatter.write_str("creating the socket for its sd_notify"),
-            Self::Guard => formatter.write_str("starting the guard of its process tree"),
+            Self::Pipes => formatter.write_str("creating pipes"),
+            Self::Control => formatter.write_str("starting control pipe server"),
+            Self::Notify => formatter.write_str("creating sd_notify socket"),
+            Self::Guard => formatter.write_str("starting process tree guard"),
             Self::Open(path) => write!(formatter, "opening {}", printable_path(path)),
-            Self::FixedFd(number) => write!(formatter, "descriptor {number} is in use in this process"),
+            Self::FixedFd(number) => write!(formatter, "fd {number} is in use in this process"),
             Self::Clone => formatter.write_str("clone"),
-            Self::Cgroup => formatter.write_str("clone into its cgroup"),
-            Self::CgroupLimit => formatter.write_str("limiting its process tree"),
-            Self::CurrentDir(path) => write!(formatter, "entering its working directory {}", printable_path(path)),
-            Self::Fds => formatter.write_str("moving its descriptors to their numbers"),
-            Self::ProcessGroup => formatter.write_str("creating its process group"),
-            Self::ParentDeathSignal => formatter.write_str("setting the signal for the death of its parent"),
-            Self::Rlimit => formatter.write_str("setting a resource limit"),
-            Self::Nice => formatter.write_str("setting its priority"),
-            Self::IoPriority => formatter.write_str("setting its I/O priority"),
-            Self::CpuAffinity => formatter.write_str("binding it to its processors"),
+            Self::Cgroup => formatter.write_str("clone into cgroup"),
+            Self::CgroupLimit => formatter.write_str("setting cgroup limit"),
+            Self::CurrentDir(path) => write!(formatter, "entering working directory {}", printable_path(path)),
+            Self::Fds => formatter.write_str("moving fds to their numbers"),
+            Self::ProcessGroup => formatter.write_str("creating process group"),
+            Self::ParentDeathSignal => formatter.write_str("setting parent-death signal"),
+            Self::Rlimit => formatter.write_str("setting resource limit"),
+            Self::Nice => formatter.write_str("setting nice value"),
+            Self::IoPriority => formatter.write_str("setting I/O priority"),
+            Self::CpuAffinity => formatter.write_str("setting CPU affinity"),
             Self::Exec(None) => formatter.write_str("execve"),
             Self::Exec(Some(path)) => write!(formatter, "execve (searched in {})", printable(&**path)),
-            Self::Interpreter => formatter.write_str("the interpreter that its first line names is missing"),
-            Self::Format => formatter.write_str("the file has no `#!` line and is not an executable of this machine"),
-            Self::Command => formatter.write_str("its command failed"),
+            Self::Interpreter => formatter.write_str("interpreter named in its `#!` line not found"),
+            Self::Format => formatter.write_str("file has no `#!` line and is not an executable for this machine"),
+            Self::Command => formatter.write_str("user's Command failed"),
         }
     }
 }
@@ -230,7 +231,7 @@ impl SpawnError {
         Self::Failed { program: program.into(), step, source }
     }
 
-    /// The kernel's reason, where it was the kernel that refused.
+    /// Returns the kernel's reason if a system call failed.
     pub fn io_error(&self) -> Option<&io::Error> {
         match self {
             Self::Failed { source, .. } => Some(source),
@@ -238,7 +239,7 @@ impl SpawnError {
         }
     }
 
-    /// The step that failed, where it was the kernel that refused.
+    /// Returns the step that failed if a system call failed.
     pub fn step(&self) -> Option<&SpawnStep> {
         match self {
             Self::Failed { step, .. } => Some(step),
@@ -246,8 +247,8 @@ impl SpawnError {
         }
     }
 
-    /// Whether trying again cannot help: the program is not there or cannot be run, the recipe is wrong, or a limit is not to be
-    /// had. Running out of processes, memory or descriptors passes; these do not.
+    /// Whether a retry cannot help: the program does not exist or cannot be executed, the spec is invalid, or a limit is not
+    /// available. A shortage of processes, memory or fds is temporary.
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Spec(_) | Self::SupervisorGone => true,
@@ -265,7 +266,7 @@ impl SpawnError {
                         | libc::ENAMETOOLONG
                         | libc::EINVAL
                 ),
-                // A limit that is not to be had here; a text with a zero byte in it.
+                // A cgroup limit that is not available; a text with a NUL byte.
                 None => matches!(
                     source.kind(),
                     io::ErrorKind::Unsupported
@@ -277,21 +278,21 @@ impl SpawnError {
         }
     }
 
-    /// Whether this process, its user or the machine is short of something that others give back: descriptors, processes or memory
-    /// (`EMFILE`, `ENFILE`, `EAGAIN`, `ENOMEM`, `ENOBUFS`). A restart that fails for that reason is tried again after a pause of up
-    /// to 5 s, as often as it takes, and counts against no [intensity](crate::RestartIntensity).
+    /// Whether this process, its user or the machine has run out of fds, processes or memory (`EMFILE`, `ENFILE`, `EAGAIN`,
+    /// `ENOMEM`, `ENOBUFS`). A restart that fails for this reason is retried after a pause of up to 5 s, without a limit on the
+    /// number of attempts, and does not count against the [intensity](crate::RestartIntensity).
     pub fn is_shortage(&self) -> bool {
         self.io_error().and_then(io::Error::raw_os_error).is_some_and(|errno| {
             matches!(errno, libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM | libc::ENOBUFS)
         })
     }
 
-    /// Of the process that ends all trees when the host is killed.
+    /// A failure to start the guard process.
     pub(crate) fn guard(source: io::Error) -> Self {
         Self::failed("pipewright-guard", SpawnStep::Guard, source)
     }
 
-    /// The same reason, of the guard.
+    /// The same reason, reported as a failure of the guard.
     pub(crate) fn of_guard(self) -> Self {
         match self {
             Self::Failed { source, .. } => Self::guard(source),
@@ -299,7 +300,7 @@ impl SpawnError {
         }
     }
 
-    /// The program's file is open for writing.
+    /// Whether the program's file is open for writing (`ETXTBSY`).
     pub(crate) fn is_busy(&self) -> bool {
         self.io_error().is_some_and(|error| error.raw_os_error() == Some(libc::ETXTBSY))
     }
@@ -316,7 +317,7 @@ impl From<SpawnError> for io::Error {
     }
 }
 
-/// A child's failure in the words of the user's recipe.
+/// Maps a failure in the child to the step of the public error.
 pub(super) fn step_of(failure: Failure, directory: Option<&Path>, exec: SpawnStep) -> SpawnStep {
     match failure.step {
         Step::Clone => SpawnStep::Clone,

@@ -216,18 +216,18 @@ impl LaunchPlan {
             if name.is_empty() {
                 return Err(SpecError::EmptyProgram);
             }
-            no_nul("the program", name)?;
+            no_nul("program name", name)?;
         }
         for argument in &self.arguments {
             match argument {
-                Argument::Plain(text) => no_nul("an argument", text)?,
+                Argument::Plain(text) => no_nul("argument", text)?,
                 Argument::Handle { template, .. } | Argument::Control { template } => {
-                    no_nul("an argument", &template.fill(0))?;
+                    no_nul("argument", &template.fill(0))?;
                 }
             }
         }
         if let Some(directory) = &self.directory {
-            no_nul("the working directory", directory.as_os_str())?;
+            no_nul("working directory", directory.as_os_str())?;
         }
         if let Some(nice) = self.nice.filter(|nice| !(-20..=19).contains(nice)) {
             return Err(SpecError::InvalidNice { nice });
@@ -253,8 +253,8 @@ impl LaunchPlan {
             if name.is_empty() || name.as_bytes().iter().skip(1).any(|&byte| byte == b'=') {
                 return Err(SpecError::InvalidVariable { name: name.to_string_lossy().into() });
             }
-            no_nul("an environment variable's name", name)?;
-            no_nul("an environment variable", &value)?;
+            no_nul("environment variable name", name)?;
+            no_nul("environment variable value", &value)?;
         }
         self.validate_lost_variables()
     }
@@ -414,6 +414,6 @@ mod tests {
         assert_eq!(with(&[Pass::fd(2)]), SpecError::ReservedFd { number: 2 });
         assert_eq!(with(&[Pass::fd(-1)]), SpecError::ReservedFd { number: -1 });
         assert_eq!(with(&[Pass::env("A=B")]), SpecError::InvalidVariable { name: "A=B".into() });
-        assert_eq!(with(&[Pass::arg("\0{}")]), SpecError::NulByte { what: "an argument" });
+        assert_eq!(with(&[Pass::arg("\0{}")]), SpecError::NulByte { what: "argument" });
     }
 }

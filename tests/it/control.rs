@@ -466,5 +466,5 @@ fn without_a_control_pipe_there_are_no_calls() {
     let worker = supervisor.spawn(Way::Direct.plain("hang")).unwrap();
     assert!(matches!(worker.call::<_, Value>("ping", &(), DEADLINE), Err(CallError::NotConnected)));
     let by_hand = serving(Way::Direct).spawn_unsupervised().unwrap_err();
-    assert!(by_hand.to_string().contains("spec is wrong"), "{by_hand:?}");
+    assert!(by_hand.to_string().contains("invalid worker spec"), "{by_hand:?}");
 }

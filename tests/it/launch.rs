@@ -602,9 +602,9 @@ fn mistakes_are_told_before_anything_is_spawned() {
         refused(spec().input_pipe("x", Pass::env("X")).output_pipe("x", Pass::env("Y"))),
         SpecError::DuplicatePipe { name: "x".into() }
     );
-    assert_eq!(refused(spec().arg("a\0b")), SpecError::NulByte { what: "an argument" });
+    assert_eq!(refused(spec().arg("a\0b")), SpecError::NulByte { what: "argument" });
     assert_eq!(refused(spec().env("A=B", "c")), SpecError::InvalidVariable { name: "A=B".into() });
-    assert_eq!(refused(spec().window(0)), SpecError::InvalidSize { what: "a window", bytes: 0 });
+    assert_eq!(refused(spec().window(0)), SpecError::InvalidSize { what: "window", bytes: 0 });
     assert_eq!(refused(spec().parent_death_signal(Some(99))), SpecError::InvalidSignal { signal: 99 });
     assert_eq!(refused(spec().io_priority(IoPriority::RealTime(8))), SpecError::InvalidIoPriority { level: 8 });
     assert_eq!(refused(spec().cpu_affinity([0, 9999])), SpecError::InvalidProcessor { number: 9999 });
@@ -687,6 +687,6 @@ fn p16_an_error_says_what_which_and_why_in_one_line() {
     assert_eq!(error.to_string(), "failed to start ./no-such-program: execve: No such file or directory (os error 2)");
     assert!(format!("{error:?}").starts_with("Failed { program: \"./no-such-program\", step: Exec(None)"), "{error:?}");
     let error = WorkerSpec::new("").spawn_unsupervised().unwrap_err();
-    assert_eq!(error.to_string(), "the worker's spec is wrong: the program has no name");
+    assert_eq!(error.to_string(), "invalid worker spec: empty program name");
     assert_eq!(format!("{error:?}"), "Spec(EmptyProgram)");
 }

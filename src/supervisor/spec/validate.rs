@@ -30,9 +30,9 @@ impl WorkerSpec {
     pub(crate) fn validate_apart_from_restart(&self) -> Result<(), SpecError> {
         self.plan.validate()?;
         for (what, bytes, most) in [
-            ("a window", self.window, usize::MAX),
+            ("window", self.window, usize::MAX),
             // Places in a chunk are counted in 32 bits.
-            ("the largest message", self.max_frame, 1 << 30),
+            ("maximum message size", self.max_frame, 1 << 30),
         ] {
             if bytes == 0 || bytes > most {
                 return Err(SpecError::InvalidSize { what, bytes });
