@@ -20,7 +20,7 @@ pub struct Exit {
     /// otherwise, and for a process started by hand.
     pub stderr_tail: Box<[u8]>,
     /// Streams that somebody else still held open after the process had ended and the drain time was over.
-    pub leaks: Vec<Leak>,
+    pub leaked_streams: Vec<LeakedStream>,
     /// The kernel has killed one of its tree since the tree's [memory limit](crate::CgroupLimit) was reached.
     pub oom_killed: bool,
     /// Processes of its tree that outlived it, as [`WorkerSpec::survivors`](crate::WorkerSpec::survivors) says: killed (the default)
@@ -37,14 +37,14 @@ pub struct Exit {
 
 impl fmt::Debug for Exit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { status, usage, duration, stderr_tail: _, leaks, oom_killed, survivors, uninspected } = self;
+        let Self { status, usage, duration, stderr_tail: _, leaked_streams, oom_killed, survivors, uninspected } = self;
         formatter
             .debug_struct("Exit")
             .field("status", status)
             .field("usage", usage)
             .field("duration", duration)
             .field("stderr_tail", &String::from_utf8_lossy(&self.stderr_tail))
-            .field("leaks", leaks)
+            .field("leaked_streams", leaked_streams)
             .field("oom_killed", oom_killed)
             .field("survivors", survivors)
             .field("uninspected", uninspected)
@@ -67,7 +67,7 @@ pub enum ExitStatus {
     },
     /// It did not end: SIGKILL was sent, and after 5 s it was still there, most likely in an uninterruptible sleep in the
     /// kernel. It is given up; what it held is its own.
-    Stuck,
+    Unkillable,
     /// It did not end: the kernel refused SIGKILL with `EPERM`, since the process runs as another user by now (a setuid program,
     /// sudo). It is given up after 5 s, and is reaped when it ends.
     KillRefused,
@@ -102,7 +102,7 @@ pub struct Usage {
 /// A stream of an ended process that somebody else still holds open: mostly a grandchild left in the background.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Leak {
+pub struct LeakedStream {
     /// Which stream: `messages`, `stdout`, `stderr`.
     pub stream: Box<str>,
 }
@@ -130,7 +130,7 @@ impl Exit {
             usage: None,
             duration: Duration::ZERO,
             stderr_tail: Box::default(),
-            leaks: Vec::new(),
+            leaked_streams: Vec::new(),
             oom_killed: false,
             survivors: Vec::new(),
             uninspected: None,
@@ -147,7 +147,7 @@ impl Exit {
         match self.status {
             ExitStatus::Code(code) => Some(code),
             ExitStatus::Signal { .. }
-            | ExitStatus::Stuck
+            | ExitStatus::Unkillable
             | ExitStatus::KillRefused
             | ExitStatus::NeverStarted
             | ExitStatus::Unknown => None,
@@ -159,7 +159,7 @@ impl Exit {
         match self.status {
             ExitStatus::Signal { signal, .. } => Some(signal),
             ExitStatus::Code(_)
-            | ExitStatus::Stuck
+            | ExitStatus::Unkillable
             | ExitStatus::KillRefused
             | ExitStatus::NeverStarted
             | ExitStatus::Unknown => None,
@@ -199,7 +199,7 @@ impl fmt::Display for ExitStatus {
                 }
                 Ok(())
             }
-            Self::Stuck => f.write_str("still there after SIGKILL"),
+            Self::Unkillable => f.write_str("still there after SIGKILL"),
             Self::KillRefused => f.write_str("still there: SIGKILL was refused (EPERM)"),
             Self::NeverStarted => f.write_str("never started"),
             Self::Unknown => f.write_str("ended, but somebody else took its exit status"),
@@ -217,7 +217,7 @@ impl fmt::Display for Survivor {
     }
 }
 
-impl fmt::Display for Leak {
+impl fmt::Display for LeakedStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is still held open by another process", self.stream)
     }
@@ -293,7 +293,10 @@ mod tests {
         let survivor =
             Survivor { pid: 7, command: "sleep 9".into(), holds: vec!["stdout".into(), "stderr".into()], alive: false };
         assert_eq!(survivor.to_string(), "process 7 (sleep 9) was left running, with stdout and stderr open");
-        assert_eq!(Leak { stream: "stdout".into() }.to_string(), "stdout is still held open by another process");
+        assert_eq!(
+            LeakedStream { stream: "stdout".into() }.to_string(),
+            "stdout is still held open by another process"
+        );
     }
 
     #[test]

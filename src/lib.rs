@@ -97,7 +97,7 @@
 //! incarnation is a span `worker` with the fields `id`, `name`, `incarnation` and `pid`, and each [event](EventKind) of it is one in
 //! that span, told just before it is sent. What fails is a warning, giving up an error, starts, readiness and restarts are
 //! information; an exit is a warning unless it succeeded or the worker was being stopped, and an error where the worker is
-//! [stuck](ExitStatus::Stuck). The rungs of a stop ladder are at `DEBUG`, and so is each call when it has ended: its `method`, its
+//! [unkillable](ExitStatus::Unkillable). The rungs of a stop ladder are at `DEBUG`, and so is each call when it has ended: its `method`, its
 //! `outcome`, and how long it `took_us`, in the span of its caller. Times are numbers: `after_ms`, `duration_ms`.
 //!
 //! What a worker says is told at `TRACE` alone, and by its length: it may hold secrets, and so may what it is asked and answers, its
@@ -150,7 +150,7 @@ pub mod guard; // the process that ends all trees when the host is killed
 mod supervisor; // the parent's side
 
 #[cfg(target_os = "linux")]
-pub use exit::{Exit, ExitStatus, Leak, Survivor, Usage};
+pub use exit::{Exit, ExitStatus, LeakedStream, Survivor, Usage};
 #[cfg(target_os = "linux")]
 pub use ids::{GroupId, WorkerId};
 #[cfg(target_os = "linux")]

@@ -345,7 +345,7 @@ both_ways! {
         let policy = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
         let worker = story.supervisor.spawn(spec.restart(policy)).unwrap();
         let exit = worker.wait_timeout(DEADLINE).expect("its end");
-        assert!(exit.success() && exit.leaks.len() == 1, "{exit:?}");
+        assert!(exit.success() && exit.leaked_streams.len() == 1, "{exit:?}");
         assert_eq!(worker.incarnation(), 1);
         let events = story.rest();
         let is_blamed = |kind: &EventKind| matches!(kind, EventKind::WatchdogWarning { .. } | EventKind::WatchdogTimeout);

@@ -206,7 +206,7 @@ both_ways! {
             story.supervisor.spawn(spec).unwrap();
             let grandchild = u32::try_from(story.json()["pid"].as_u64().unwrap()).unwrap();
             let exit = story.exit();
-            let leaks: Vec<&str> = exit.leaks.iter().map(|leak| &*leak.stream).collect();
+            let leaks: Vec<&str> = exit.leaked_streams.iter().map(|leak| &*leak.stream).collect();
             assert_eq!(leaks, [hold], "session: {session}");
             let [survivor] = exit.survivors.as_slice() else { panic!("{exit:?}") };
             assert_eq!(survivor.pid, grandchild);
@@ -223,7 +223,7 @@ both_ways! {
         assert_eq!(worker.wait_timeout(Duration::ZERO), None);
         drop(worker.take_stdin());
         let exit = story.exit();
-        assert!(exit.success() && exit.leaks.is_empty(), "{exit:?}");
+        assert!(exit.success() && exit.leaked_streams.is_empty(), "{exit:?}");
     }
 
     fn p10_signals_reach_the_worker_and_then_nobody(way: Way) {
@@ -459,7 +459,7 @@ fn p01_what_a_grandchild_says_to_a_full_window_is_heard_within_the_drain_time() 
     wait_gone(worker.pid().unwrap());
     worker.take_writer("go").unwrap().write_all(b"now\n").unwrap();
     let exit = worker.wait_timeout(DEADLINE).expect("its exit");
-    assert_eq!(exit.leaks, [], "the end of the stream was there to be read");
+    assert_eq!(exit.leaked_streams, [], "the end of the stream was there to be read");
     let mut texts = Vec::new();
     for event in story.rest() {
         if let EventKind::Message(message) = event.kind {

@@ -289,7 +289,7 @@ fn who_was_told_as_stuck_is_reaped_when_it_ends_after_all() {
     fs::write(&state, "FROZEN").unwrap();
     wait(&|| fs::read_to_string(&state).unwrap().trim() == "FROZEN");
     let report = worker.stop().wait(DEADLINE);
-    assert_eq!(report.workers[0].exit.as_ref().map(|exit| exit.status), Some(ExitStatus::Stuck), "{report}");
+    assert_eq!(report.workers[0].exit.as_ref().map(|exit| exit.status), Some(ExitStatus::Unkillable), "{report}");
     fs::write(&state, "THAWED").unwrap();
     // Not a zombie either, though we hold its handle.
     wait(&|| !fs::exists(format!("/proc/{}", worker.pid().unwrap())).unwrap());

@@ -73,7 +73,7 @@ impl Starter {
     /// The same of one that the loop has never seen; whoever holds its handle is told.
     pub(crate) fn end_newcomer(&self, shared: &WorkerShared, present: &Arc<Present>) {
         let reaped = self.end_orphans(std::slice::from_ref(present)).pop().flatten();
-        let status = reaped.map_or(ExitStatus::Stuck, |reaped| exit_status(reaped.ending));
+        let status = reaped.map_or(ExitStatus::Unkillable, |reaped| exit_status(reaped.ending));
         let exit = Arc::new(Exit::of(status));
         present.close_link(Some(&exit));
         shared.end((exit, now()));

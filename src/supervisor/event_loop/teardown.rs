@@ -38,7 +38,7 @@ impl Driver {
         for (mut live, reaped) in lives.into_iter().zip(self.starter.end_orphans(&orphans)) {
             let mut exit = live.exit(reaped, self.clock.now());
             if reaped.is_none() {
-                exit.status = ExitStatus::Stuck;
+                exit.status = ExitStatus::Unkillable;
             }
             let exit = Arc::new(exit);
             live.present.close_link(Some(&exit));

@@ -128,7 +128,7 @@ impl StopReport {
 
 impl StoppedWorker {
     fn has_ended(&self) -> bool {
-        self.exit.as_ref().is_some_and(|exit| !matches!(exit.status, ExitStatus::Stuck | ExitStatus::KillRefused))
+        self.exit.as_ref().is_some_and(|exit| !matches!(exit.status, ExitStatus::Unkillable | ExitStatus::KillRefused))
     }
 }
 

@@ -11,7 +11,7 @@ pub(crate) mod transitions;
 pub(crate) mod tree_exit;
 
 use crate::{
-    exit::{Exit, ExitStatus, Leak, Survivor},
+    exit::{Exit, ExitStatus, LeakedStream, Survivor},
     launch::child::{exit_status, usage},
     policy::{
         backpressure::{EVENT_BYTES, Levels},
@@ -98,7 +98,7 @@ pub(crate) struct Live {
     stderr: Ends,
     /// Of everything that is read, until it is ready.
     last_words: Ends,
-    leaks: Vec<Leak>,
+    leaked_streams: Vec<LeakedStream>,
 }
 
 impl Live {
@@ -137,7 +137,7 @@ impl Live {
             stderr: Ends::of(spec.stderr_tail),
             last_words: Ends::of(LAST_WORDS),
             spec,
-            leaks: Vec::new(),
+            leaked_streams: Vec::new(),
         }
     }
 
@@ -236,7 +236,7 @@ impl Live {
 
     /// The stream is given up while somebody still holds it.
     pub(crate) fn abandon(&mut self, stream: StreamId, outlet: &mut Outlet) {
-        self.leaks.push(Leak { stream: stream.name().into() });
+        self.leaked_streams.push(LeakedStream { stream: stream.name().into() });
         self.abandoned = self.pipes();
         if let Some(listener) = self.streams.get_mut(stream.index()).and_then(Option::as_mut) {
             listener.deframer.finish(&mut outlet.batch);
@@ -354,7 +354,7 @@ impl Live {
             usage: reaped.and_then(|reaped| reaped.usage).map(usage),
             duration: now.saturating_duration_since(self.started),
             stderr_tail: self.stderr.take(),
-            leaks: std::mem::take(&mut self.leaks),
+            leaked_streams: std::mem::take(&mut self.leaked_streams),
             oom_killed: self.present.with_cell(Cell::oom_killed).unwrap_or(false),
             survivors: std::mem::take(&mut self.survivors),
             uninspected: self.inspection.uninspected,

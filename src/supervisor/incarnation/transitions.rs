@@ -180,7 +180,7 @@ impl Driver {
                 let mut exit = live.exit(reaped, self.clock.now());
                 if reaped.is_none() && live.present.child().is_running() {
                     exit.status =
-                        if live.inspection.kill_refused { ExitStatus::KillRefused } else { ExitStatus::Stuck };
+                        if live.inspection.kill_refused { ExitStatus::KillRefused } else { ExitStatus::Unkillable };
                     let present = Arc::clone(&live.present);
                     let worker = live.shared.id();
                     self.wait_for_stuck(worker, present);

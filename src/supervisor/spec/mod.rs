@@ -469,7 +469,7 @@ impl WorkerSpec {
     }
 
     /// How long after its death the end of its streams is waited for, where something that it started holds them open; by
-    /// default 200 ms. Then the stream is closed and told in [`Exit::leaks`](crate::Exit::leaks).
+    /// default 200 ms. Then the stream is closed and told in [`Exit::leaked_streams`](crate::Exit::leaked_streams).
     #[doc(alias = "WaitDelay")]
     pub fn drain_time(mut self, time: Duration) -> Self {
         self.drain_time = time;

@@ -206,8 +206,8 @@ fn is_talk(kind: &EventKind) -> bool {
 }
 
 fn exited(span: &Span, exit: &Exit, is_expected: bool) {
-    if !exit.leaks.is_empty() || !exit.survivors.is_empty() {
-        note!(WARN, span, leaks = exit.leaks.len(), survivors = exit.survivors.len(), "left something behind");
+    if !exit.leaked_streams.is_empty() || !exit.survivors.is_empty() {
+        note!(WARN, span, leaks = exit.leaked_streams.len(), survivors = exit.survivors.len(), "left something behind");
     }
     if let Some(count @ 1..) = exit.uninspected {
         note!(WARN, span, uninspected = count, "processes could not be inspected");
@@ -226,7 +226,7 @@ fn exited(span: &Span, exit: &Exit, is_expected: bool) {
             )
         };
     }
-    if matches!(exit.status, ExitStatus::Stuck | ExitStatus::KillRefused) {
+    if matches!(exit.status, ExitStatus::Unkillable | ExitStatus::KillRefused) {
         exited!(ERROR);
     } else if exit.success() || is_expected {
         exited!(INFO);
