@@ -11,27 +11,19 @@ use crate::{
     },
     wire::{
         decode::decode,
-        framing::{
-            Framing,
-            batch::{FrameBatch, FrameChunk},
-            deframer::Deframer,
-            error::FrameError,
-        },
         jsonrpc::{
             address::Address,
             encode,
-            error::{CallError, RpcError, RpcFailure},
-            message::RpcMessage,
-            oversized::OversizedMessage,
-            pending::{Answered, PendingCalls, PendingRequests},
-            protocol::{self, CANCEL, HELLO, Hello, PING, SHUTDOWN},
+            endpoint::{Inbound, Received, RpcEndpoint},
+            error::{Answer, CallError, RpcError},
+            protocol::{HELLO, Hello, SHUTDOWN},
+            reader::{RpcInput, RpcReader},
             request::{Notification, Request, RpcSender},
         },
     },
 };
 use crossbeam_channel::{Receiver, Sender};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::value::RawValue;
 use std::{
     io::{self, Read},
     sync::{
@@ -50,8 +42,6 @@ const READ_BYTES: usize = 64 << 10;
 /// How long the thread that serves may be in a request before the listener listens for it: so late may a cancellation or a
 /// `ping` be, twice over.
 const TICK: Duration = Duration::from_millis(10);
-
-type Answer = Result<Box<RawValue>, CallError>;
 
 /// Something that the parent wants, or tells.
 #[derive(Debug)]
@@ -79,8 +69,7 @@ pub(super) struct Control {
 
 #[derive(Debug, Default)]
 struct Shared {
-    calls: PendingCalls<Sender<Answer>>,
-    requests: PendingRequests,
+    endpoint: RpcEndpoint<Sender<Answer>>,
     is_closed: bool,
     servers: Servers,
 }
@@ -99,8 +88,7 @@ enum Servers {
 #[derive(Debug)]
 struct Reading {
     reader: ReadHalf,
-    deframer: Deframer,
-    batch: FrameBatch,
+    rpc: RpcReader,
     scratch: Vec<u8>,
     /// `None` once the parent wants nothing more.
     heard: Option<Sender<ParentMessage>>,
@@ -119,10 +107,8 @@ impl Control {
         let writer = Writer::new(writer);
         writer.write(&hello, &StartedTimeout::now(Timeout::after(CONNECT_TIME)))?;
         let (heard, incoming) = crossbeam_channel::unbounded();
-        let deframer = Deframer::new(Framing::Lines, MAX_LINE);
         let scratch = vec![0; READ_BYTES];
-        let reading =
-            Reading { reader, deframer, batch: FrameBatch::default(), scratch, heard: Some(heard), is_over: false };
+        let reading = Reading { reader, rpc: RpcReader::new(MAX_LINE), scratch, heard: Some(heard), is_over: false };
         let control = Arc::new(Self {
             writer,
             reading: Mutex::new(reading),
@@ -170,7 +156,7 @@ impl Control {
         if wait.is_never() && (!self.incoming.is_empty() || reading.heard.is_none()) {
             return reading.heard.is_some();
         }
-        let Reading { reader, deframer, batch, scratch, heard, is_over } = &mut *reading;
+        let Reading { reader, rpc, scratch, heard, is_over } = &mut *reading;
         let read = if wait.is_never() { reader.read(scratch) } else { reader.as_stream().read_timeout(scratch, wait) };
         let bytes = match read {
             Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::TimedOut) => return true,
@@ -192,21 +178,11 @@ impl Control {
                 *heard = None;
             }
         };
-        if let Some((line, _)) = deframer.whole_line(bytes) {
-            self.hear(line, &mut hear);
-            return heard.is_some();
-        }
-        deframer.feed(bytes, batch);
-        for piece in batch.drain() {
-            match piece {
-                FrameChunk::Error(fault) => self.answer_too_long(&fault),
-                FrameChunk::Frames { bytes, spans, offset: _ } => {
-                    for span in spans {
-                        self.hear(span.of(&bytes), &mut hear);
-                    }
-                }
+        rpc.read(bytes, |input, _| {
+            if let Some(message) = self.receive(input) {
+                hear(message);
             }
-        }
+        });
         heard.is_some()
     }
 
@@ -225,7 +201,7 @@ impl Control {
             if shared.is_closed {
                 return Err(CallError::ParentGone);
             }
-            shared.calls.begin(answered)
+            shared.endpoint.calls.begin(answered)
         };
         // Somebody has to read the answer, and whoever serves may be in a request: this one.
         self.stand_by.notify_all();
@@ -233,17 +209,12 @@ impl Control {
         let sent =
             encode::request(id, method, params).map_err(CallError::Encode).and_then(|line| self.send(&line, &begun));
         if let Err(error) = sent {
-            self.shared().calls.abandon(id);
             // A part of it may be on its way, and the rest goes before the next line: this one, if it can.
-            self.send_if_possible(encode::cancellation(id));
+            self.abandon(id);
             return Err(error);
         }
         let Ok(answer) = answer.recv_timeout(begun.remaining()) else {
-            let gave_up = self.shared().calls.abandon(id).is_some();
-            if gave_up {
-                // If it cannot be sent, the answer will be passed over.
-                self.send_if_possible(encode::cancellation(id));
-            }
+            self.abandon(id);
             return Err(CallError::TimedOut);
         };
         decode(answer?.get()).map_err(|error| CallError::InvalidResult(Box::new(error)))
@@ -257,8 +228,10 @@ impl Control {
         })
     }
 
-    fn send_if_possible(&self, line: serde_json::Result<Vec<u8>>) {
-        if let Ok(line) = line {
+    /// Nobody waits for the answer to this request any more. If the parent cannot be told, the answer will be passed over.
+    fn abandon(&self, id: u64) {
+        let cancellation = self.shared().endpoint.abandon(id);
+        if let Some(line) = cancellation {
             self.writer.write_at_once(&line);
         }
     }
@@ -268,8 +241,7 @@ impl Control {
         let mut shared = self.shared();
         shared.is_closed = true;
         self.stand_by.notify_all();
-        shared.requests.cancel_all();
-        let waiting: Vec<_> = shared.calls.drain().collect();
+        let waiting = shared.endpoint.close();
         drop(shared);
         for caller in waiting {
             // A caller that has given up in this moment hears nothing.
@@ -293,60 +265,33 @@ impl Control {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hear(self: &Arc<Self>, line: &[u8], hear: &mut impl FnMut(ParentMessage)) {
-        match RpcMessage::parse(line) {
-            Some(RpcMessage::Response { id, outcome }) => self.end_call(id, outcome),
-            Some(RpcMessage::UnidentifiedError(refusal)) => {
-                let answered = self.shared().calls.answer_without_id();
-                Self::end(answered, Err(refusal));
-            }
-            Some(RpcMessage::Request { id, method, .. }) if method == PING => {
-                // Whoever reads must not wait for the parent to do so; it asks again.
-                self.send_if_possible(encode::response(&id, &()));
-            }
-            Some(RpcMessage::Request { id, method, params }) => {
-                let cancelled = self.shared().requests.begin(id.text());
+    /// Applies a message, or a line that was not understood. Gives what is for the program.
+    fn receive(self: &Arc<Self>, input: RpcInput) -> Option<ParentMessage> {
+        let received = match input {
+            RpcInput::Message(message, _) => self.shared().endpoint.receive(message),
+            RpcInput::Error(error) => self.shared().endpoint.receive_error(&error),
+        };
+        match received {
+            // One that has given up in this moment hears nothing.
+            Received::Answer(caller, answer) => drop(caller.try_send(answer)),
+            // Whoever reads must not wait for the parent to do so; a parent that had no pong asks again.
+            Received::Reply(line) => self.writer.write_at_once(&line),
+            Received::Forward(Inbound::Request { id, method, params, cancelled }) => {
                 let sender = Arc::clone(self) as Arc<dyn RpcSender>;
-                hear(ParentMessage::Request(Request::new(id, (method, params), sender, cancelled, None)));
+                return Some(ParentMessage::Request(Request::new(id, (method, params), sender, cancelled, None)));
             }
-            Some(RpcMessage::Notification { method, params }) if method == CANCEL => {
-                if let Some(id) = protocol::cancelled_id(params.as_deref()) {
-                    self.shared().requests.cancel(id.text());
-                }
+            Received::Forward(Inbound::Notification { method, params }) => {
+                return Some(ParentMessage::Notification(Notification { method, params, _permit: None }));
             }
-            Some(RpcMessage::Notification { method, params }) => {
-                hear(ParentMessage::Notification(Notification { method, params, _permit: None }));
-            }
-            // No request that could be answered: the parent of this library sends none such.
-            None => {}
+            // No request that could be answered, or an answer that nobody waits for: the parent of this library sends none such.
+            Received::Forward(Inbound::UnexpectedAnswer) | Received::Done => {}
         }
-    }
-
-    /// Whoever waits for a line that was too long is told so, instead of waiting out its time.
-    fn answer_too_long(&self, fault: &FrameError) {
-        match OversizedMessage::of(fault) {
-            Some(OversizedMessage::Response(id, refusal)) => self.end_call(id, Err(refusal)),
-            // Whoever reads must not wait for the parent to do so.
-            Some(OversizedMessage::Request(id, error)) => self.send_if_possible(encode::error_response(&id, &error)),
-            None => {}
-        }
-    }
-
-    /// An answer of the parent's; one that comes too late is passed over.
-    fn end_call(&self, id: u64, outcome: Result<Box<RawValue>, RpcFailure>) {
-        let answered = self.shared().calls.answer(id);
-        Self::end(answered, outcome);
-    }
-
-    fn end(answered: Answered<Sender<Answer>>, outcome: Result<Box<RawValue>, RpcFailure>) {
-        if let Answered::Call(caller) = answered {
-            drop(caller.try_send(outcome.map_err(CallError::from)));
-        }
+        None
     }
 
     /// Whether the one thread that serves reads, so that nobody else needs to.
     fn is_read(shared: &Shared) -> bool {
-        shared.servers == Servers::One && shared.calls.is_empty() && !shared.is_closed
+        shared.servers == Servers::One && shared.endpoint.calls.is_empty() && !shared.is_closed
     }
 
     fn is_in_request(&self) -> bool {
@@ -443,7 +388,7 @@ impl RpcSender for Control {
     }
 
     fn request_answered(&self, id: &str) {
-        self.shared().requests.end(id);
+        self.shared().endpoint.requests.end(id);
     }
 }
 

@@ -1,12 +1,12 @@
 //! A call that is under way, in the hands of whoever waits for its answer.
 
 use crate::{
-    supervisor::{
-        control::connection::{Answer, Link},
-        events::trace::Asked,
-    },
+    supervisor::{control::connection::Link, events::trace::Asked},
     sys::{pidfd::own_pid, poll::Deadline},
-    wire::{decode::decode, jsonrpc::error::CallError},
+    wire::{
+        decode::decode,
+        jsonrpc::error::{Answer, CallError},
+    },
 };
 use crossbeam_channel::{Receiver, Sender};
 use serde::de::DeserializeOwned;

@@ -23,10 +23,12 @@ use crate::{
         socket,
     },
     wire::{
+        framing::error::FrameError,
         jsonrpc::{
             encode,
-            error::{CallError, RpcFailure},
-            pending::{Answered, PendingCalls, PendingRequests},
+            endpoint::{Inbound, Received, RpcEndpoint},
+            error::{Answer, CallError},
+            message::RpcMessage,
             protocol::PING,
         },
         send_queue::SendQueue,
@@ -34,7 +36,6 @@ use crate::{
 };
 use crossbeam_channel::Sender;
 use serde::Serialize;
-use serde_json::value::RawValue;
 use std::{
     io, mem,
     net::Shutdown,
@@ -51,8 +52,6 @@ pub(crate) const QUEUE_BYTES: usize = 1 << 20;
 /// How many bytes are sent to one worker before others have their turn.
 const FLUSH_BYTES: usize = 1 << 20;
 
-pub(crate) type Answer = Result<Box<RawValue>, CallError>;
-
 /// A worker's link. It exists from the start of the worker; what is sent before the worker has connected waits.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -68,9 +67,7 @@ pub(crate) struct Link {
 pub(crate) struct State {
     pub(crate) socket: Socket,
     pub(crate) queue: SendQueue,
-    pub(crate) calls: PendingCalls<Sender<Answer>>,
-    /// The worker's requests that are not answered yet.
-    pub(crate) requests: PendingRequests,
+    pub(crate) endpoint: RpcEndpoint<Sender<Answer>>,
     pub(crate) reader: Reader,
     pub(crate) is_recalled: bool,
     pub(crate) burst: Burst,
@@ -124,8 +121,7 @@ impl Link {
         let state = State {
             socket: Socket::Awaited,
             queue: SendQueue::default(),
-            calls: PendingCalls::default(),
-            requests: PendingRequests::default(),
+            endpoint: RpcEndpoint::default(),
             reader: Reader::Loop,
             is_recalled: false,
             burst: Burst::default(),
@@ -249,7 +245,7 @@ impl Link {
         // The loop has taken it out of its epoll.
         state.watched = None;
         if let (Socket::Open(connection), true, true) =
-            (&state.socket, state.queue.is_empty(), state.requests.is_empty())
+            (&state.socket, state.queue.is_empty(), state.endpoint.requests.is_empty())
         {
             drop(socket::shutdown(connection.as_fd(), Shutdown::Write));
         }
@@ -262,8 +258,7 @@ impl Link {
         state.wake_reader();
         state.socket = Socket::Closed(exit.cloned());
         state.queue = SendQueue::default();
-        state.requests.cancel_all();
-        let waiting: Vec<_> = state.calls.drain().collect();
+        let waiting = state.endpoint.close();
         drop(state);
         for caller in waiting {
             // A caller that has given up in this moment hears nothing.
@@ -272,43 +267,33 @@ impl Link {
         !was_closed
     }
 
-    /// An answer of the worker's. False if it belongs to no open request; one that comes too late is passed over.
-    pub(crate) fn answer(&self, id: u64, outcome: Result<Box<RawValue>, RpcFailure>) -> bool {
-        let answered = self.lock().calls.answer(id);
-        Self::end_call(answered, outcome)
+    /// Applies a message of the worker's. Gives what is for the loop.
+    pub(crate) fn receive(&self, message: RpcMessage) -> Option<Inbound> {
+        let received = self.lock().endpoint.receive(message);
+        self.finish(received)
     }
 
-    /// An error whose id is null. False if more than one request is open, or none.
-    pub(crate) fn refuse_only(&self, refusal: RpcFailure) -> bool {
-        let answered = self.lock().calls.answer_without_id();
-        Self::end_call(answered, Err(refusal))
+    /// Applies a line that was not understood. A caller or the worker may wait for what it was to be.
+    pub(crate) fn receive_error(&self, error: &FrameError) {
+        let received = self.lock().endpoint.receive_error(error);
+        self.finish(received);
     }
 
-    fn end_call(answered: Answered<Sender<Answer>>, outcome: Result<Box<RawValue>, RpcFailure>) -> bool {
-        match answered {
-            Answered::Call(caller) => {
-                // It may have been cancelled in this moment.
-                drop(caller.try_send(outcome.map_err(CallError::from)));
-                true
-            }
-            Answered::Ignored => true,
-            Answered::Unexpected => false,
+    fn finish(&self, received: Received<Sender<Answer>>) -> Option<Inbound> {
+        match received {
+            // It may have been cancelled in this moment.
+            Received::Answer(caller, answer) => drop(caller.try_send(answer)),
+            // Where there is no room for it, this is the end of the connection.
+            Received::Reply(line) => drop(self.send_reply(line)),
+            Received::Forward(inbound) => return Some(inbound),
+            Received::Done => {}
         }
+        None
     }
 
     /// Whether no call is open but that of the caller that reads.
     pub(crate) fn is_only_caller(&self) -> bool {
-        self.lock().calls.is_empty()
-    }
-
-    /// Notes a request of the worker's; gives the flag that says when it is cancelled.
-    pub(crate) fn request(&self, id: &str) -> Arc<AtomicBool> {
-        self.lock().requests.begin(id)
-    }
-
-    /// The worker takes a request back.
-    pub(crate) fn cancel_request(&self, id: &str) {
-        self.lock().requests.cancel(id);
+        self.lock().endpoint.calls.is_empty()
     }
 
     /// Asks the worker for a sign of life. Whether something has come back is told by
@@ -316,8 +301,8 @@ impl Link {
     pub(crate) fn ping(&self) {
         let id = {
             let mut state = self.lock();
-            let id = state.calls.next_id();
-            state.calls.expect_ignored(id);
+            let id = state.endpoint.calls.next_id();
+            state.endpoint.calls.expect_ignored(id);
             id
         };
         // Where that cannot be sent nothing comes back, and that is what is watched for.
@@ -350,7 +335,7 @@ impl Link {
     }
 
     pub(crate) fn call<P: Serialize + ?Sized>(self: &Arc<Self>, method: &str, params: &P) -> Result<Call, CallError> {
-        let id = self.lock().calls.next_id();
+        let id = self.lock().endpoint.calls.next_id();
         let line = encode::request(id, method, params).map_err(CallError::Encode)?;
         self.send_call(id, line)
     }
@@ -360,7 +345,7 @@ impl Link {
         let sent = self.send_line(line);
         if sent.is_err() {
             // Nothing was asked, so there is nothing to take back.
-            self.lock().calls.withdraw(id);
+            self.lock().endpoint.calls.withdraw(id);
         }
         sent.map(|()| call)
     }
@@ -371,7 +356,7 @@ impl Link {
         if let Socket::Closed(exit) = &state.socket {
             drop(answered.try_send(Err(CallError::WorkerExited(exit.clone()))));
         } else {
-            state.calls.wait(id, answered.clone());
+            state.endpoint.calls.wait(id, answered.clone());
             // The loop reads its answer.
             state.burst.end();
             state.watch();
@@ -380,10 +365,9 @@ impl Link {
     }
 
     pub(crate) fn give_up(&self, id: u64) {
-        if self.lock().calls.abandon(id).is_some() {
-            // The worker is told, so that it can stop working on it. If that cannot be sent, its answer will be passed over.
-            drop(encode::cancellation(id).map_err(CallError::Encode).and_then(|line| self.send_line(line)));
-        }
+        let cancellation = self.lock().endpoint.abandon(id);
+        // The worker is told, so that it can stop working on it. If that cannot be sent, its answer will be passed over.
+        drop(cancellation.map(|line| self.send_line(line)));
     }
 }
 

@@ -6,12 +6,18 @@ use crate::{
         commands::Command,
         control::{
             call::Call,
-            connection::{Answer, Connection, Link, Reader, Socket, State},
-            reader::{Heard, Reading},
+            connection::{Connection, Link, Reader, Socket, State},
+            reader::Reading,
         },
     },
     sys::poll::Deadline,
-    wire::jsonrpc::{encode, error::CallError, message::RpcMessage},
+    wire::jsonrpc::{
+        encode,
+        endpoint::Inbound,
+        error::{Answer, CallError},
+        message::RpcMessage,
+        reader::RpcInput,
+    },
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -37,7 +43,7 @@ impl Link {
         timeout: Duration,
     ) -> Result<Box<RawValue>, CallError> {
         let deadline = Deadline::after(timeout);
-        let id = self.lock().calls.next_id();
+        let id = self.lock().endpoint.calls.next_id();
         let line = encode::request(id, method, params).map_err(CallError::Encode)?;
         let call = match self.borrow_reading(line, timeout)? {
             Ok(loan) => match self.read_answer(loan, id, deadline) {
@@ -72,7 +78,7 @@ impl Link {
         let Some(reading) = state.take(Reader::Caller) else { return Ok(Err(line)) };
         let lent = loan.lent.insert(Lent { reading, connection });
         state.set_receive_timeout(&lent.connection, timeout);
-        let is_burst = state.calls.is_empty() && state.burst.call(now());
+        let is_burst = state.endpoint.calls.is_empty() && state.burst.call(now());
         let sent = state.send(line);
         drop(state);
         if is_burst {
@@ -101,19 +107,19 @@ impl Link {
                     self.note_heard();
                     let bytes = scratch.get(..bytes).unwrap_or_default();
                     reading.understand(bytes, |heard, line, unheard| match heard {
-                        Heard::Message(RpcMessage::Response { id, outcome }, _) if id == own && answer.is_none() => {
+                        RpcInput::Message(RpcMessage::Response { id, outcome }, _) if id == own && answer.is_none() => {
                             answer = Some(outcome.map_err(CallError::from));
                         }
-                        Heard::Message(RpcMessage::Response { id, outcome }, _) => {
-                            if !self.answer(id, outcome) {
-                                unheard.push(Heard::Fault(line.not_rpc()));
+                        RpcInput::Message(message @ RpcMessage::Response { .. }, _) => {
+                            if let Some(Inbound::UnexpectedAnswer) = self.receive(message) {
+                                unheard.push(RpcInput::Error(line.not_rpc()));
                             }
                         }
-                        Heard::Message(RpcMessage::UnidentifiedError(refusal), _) => {
+                        RpcInput::Message(RpcMessage::UnidentifiedError(refusal), _) => {
                             if answer.is_none() && self.is_only_caller() {
                                 answer = Some(Err(CallError::from(refusal)));
                             } else {
-                                unheard.push(Heard::Fault(line.not_rpc()));
+                                unheard.push(RpcInput::Error(line.not_rpc()));
                             }
                         }
                         other => unheard.push(other),

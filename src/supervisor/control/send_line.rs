@@ -48,6 +48,6 @@ impl RpcSender for Link {
     }
 
     fn request_answered(&self, id: &str) {
-        self.lock().requests.end(id);
+        self.lock().endpoint.requests.end(id);
     }
 }

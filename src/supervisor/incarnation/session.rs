@@ -5,7 +5,7 @@ use crate::{
     supervisor::{
         control::{
             connection::{Connection, Link},
-            reader::{Heard, RawLine, Reading},
+            reader::Reading,
         },
         events::{
             event::{Event, EventKind, InvalidFrame},
@@ -18,11 +18,10 @@ use crate::{
         credit::{Permit, ReturnCredit},
         framing::error::FrameError,
         jsonrpc::{
-            encode,
-            error::CallError,
+            endpoint::Inbound,
             message::RpcMessage,
-            oversized::OversizedMessage,
-            protocol::{self, CANCEL, EXTEND, PING},
+            protocol::{self, EXTEND},
+            reader::{RpcInput, RpcLine},
             request::{Notification, Request, RpcSender},
         },
     },
@@ -118,7 +117,7 @@ impl Session {
         // One that is paused has the end of its worker read all the same.
         let Some(mut reading) = self.held.take().or_else(|| self.link.take_reading()) else { return false };
         for heard in std::mem::take(&mut reading.unheard) {
-            self.hear(heard, RawLine::NONE, &about, outlet);
+            self.hear(heard, RpcLine::NONE, &about, outlet);
         }
         let read = self.connection.socket.receive(scratch);
         let is_over = match read {
@@ -143,12 +142,13 @@ impl Session {
     }
 
     /// What has come, and its line where that was read just now.
-    fn hear(&mut self, heard: Heard, line: RawLine<'_>, about: &impl Fn(EventKind) -> Event, outlet: &mut Outlet) {
-        let kind = match heard {
-            Heard::Message(packet, length) => self.packet(packet, length, line),
-            Heard::Fault(fault) => {
-                self.answer_too_long(&fault);
-                Some(self.fault(fault))
+    fn hear(&mut self, input: RpcInput, line: RpcLine<'_>, about: &impl Fn(EventKind) -> Event, outlet: &mut Outlet) {
+        let kind = match input {
+            RpcInput::Message(message, length) => self.message(message, length, line),
+            RpcInput::Error(error) => {
+                // Where there is no room for the reply, this is the end of the connection.
+                self.link.receive_error(&error);
+                Some(self.fault(error))
             }
         };
         if let Some(kind) = kind {
@@ -162,59 +162,22 @@ impl Session {
     }
 
     /// One line: answered here, or to be told.
-    fn packet(&mut self, packet: RpcMessage, length: usize, line: RawLine<'_>) -> Option<EventKind> {
-        match packet {
-            RpcMessage::Response { id, outcome } => {
-                let was_asked = self.link.answer(id, outcome);
-                (!was_asked).then(|| self.fault(line.not_rpc()))
-            }
-            RpcMessage::UnidentifiedError(refusal) => {
-                let was_asked = self.link.refuse_only(refusal);
-                (!was_asked).then(|| self.fault(line.not_rpc()))
-            }
-            RpcMessage::Request { id, method, .. } if method == PING => {
-                // Where there is no room for it, this is the end of the connection.
-                drop(encode::response(&id, &()).map_err(CallError::Encode).and_then(|line| self.link.send_reply(line)));
-                None
-            }
-            RpcMessage::Request { id, method, params } => {
-                let cancelled = self.link.request(id.text());
+    fn message(&mut self, message: RpcMessage, length: usize, line: RpcLine<'_>) -> Option<EventKind> {
+        match self.link.receive(message)? {
+            Inbound::Request { id, method, params, cancelled } => {
                 let sender = Arc::clone(&self.link) as Arc<dyn RpcSender>;
                 let permit = Some(self.permit(length));
                 Some(EventKind::Request(Box::new(Request::new(id, (method, params), sender, cancelled, permit))))
             }
-            RpcMessage::Notification { method, params } if method == CANCEL => {
-                if let Some(id) = protocol::cancelled_id(params.as_deref()) {
-                    self.link.cancel_request(id.text());
-                }
-                None
-            }
-            RpcMessage::Notification { method, params } if method == EXTEND => {
+            Inbound::Notification { method, params } if method == EXTEND => {
                 self.extension = protocol::extension(params.as_deref());
                 None
             }
-            RpcMessage::Notification { method, params } => {
+            Inbound::Notification { method, params } => {
                 let told = Notification { method, params, _permit: Some(self.permit(length)) };
                 Some(EventKind::Notification(Box::new(told)))
             }
-        }
-    }
-
-    /// Whoever waits for a line that was too long is told so, instead of waiting out its time.
-    fn answer_too_long(&self, fault: &FrameError) {
-        match OversizedMessage::of(fault) {
-            Some(OversizedMessage::Response(id, refusal)) => {
-                self.link.answer(id, Err(refusal));
-            }
-            Some(OversizedMessage::Request(id, error)) => {
-                // Where there is no room for it, this is the end of the connection.
-                drop(
-                    encode::error_response(&id, &error)
-                        .map_err(CallError::Encode)
-                        .and_then(|line| self.link.send_reply(line)),
-                );
-            }
-            None => {}
+            Inbound::UnexpectedAnswer => Some(self.fault(line.not_rpc())),
         }
     }
 

@@ -64,6 +64,9 @@ pub(crate) enum RpcFailure {
     Invalid(DecodeError),
 }
 
+/// How a call ends: the JSON text of its result, or why there is none.
+pub(crate) type Answer = Result<Box<RawValue>, CallError>;
+
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
