@@ -166,7 +166,7 @@ pub use launch::{
 pub use parent::{BufferedSender, Parent, ParentError, ParentMessage, SendError};
 #[cfg(target_os = "linux")]
 pub use policy::{
-    group::{AutoShutdown, DependencyCondition, Strategy},
+    group::model::{AutoShutdown, DependencyCondition, Strategy},
     restart::{Backoff, ExitMatch, GiveUpReason, Restart, RestartIntensity, RestartPolicy},
     stop::{StopPolicy, StopStep},
     watchdog::Watchdog,

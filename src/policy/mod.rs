@@ -8,6 +8,7 @@
 
 pub(crate) mod backpressure;
 pub(crate) mod call_burst;
+pub(crate) mod conflict;
 pub(crate) mod deadline;
 pub(crate) mod descendants;
 pub(crate) mod group;
@@ -17,16 +18,3 @@ pub(crate) mod restart;
 pub(crate) mod restart_history;
 pub(crate) mod stop;
 pub(crate) mod watchdog;
-
-/// Two settings that cannot work together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Conflict {
-    pub(crate) settings: [&'static str; 2],
-    pub(crate) reason: Box<str>,
-}
-
-impl Conflict {
-    pub(crate) fn new(settings: [&'static str; 2], reason: impl Into<Box<str>>) -> Self {
-        Self { settings, reason: reason.into() }
-    }
-}

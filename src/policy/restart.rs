@@ -1,6 +1,6 @@
 //! Restart policy: which exits are restarted, after which delay, and when the worker gives up.
 
-use super::Conflict;
+use super::conflict::Conflict;
 use crate::exit::ExitStatus;
 use std::{fmt, time::Duration};
 

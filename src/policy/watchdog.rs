@@ -1,6 +1,6 @@
 //! Whether a worker that runs still lives: how long its silence may last, and what is done then.
 
-use super::{Conflict, deadline::Deadline};
+use super::{conflict::Conflict, deadline::Deadline};
 use std::time::{Duration, Instant};
 
 /// A worker has to give signs of life. One that does not is told as silent, then asked for a stack, then stopped.

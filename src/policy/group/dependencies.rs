@@ -1,6 +1,6 @@
 //! Who waits for whom: the dependencies between members, without circles.
 
-use super::DependencyCondition;
+use super::model::DependencyCondition;
 use crate::ids::WorkerId;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,13 +3,15 @@
 use crate::ids::{GroupId, WorkerId};
 use crate::policy::{
     deadline::start,
-    group::error::GroupError,
-    group::examples::{
-        A, B, C, INNER, PERIOD, PERMANENT, ROOT, SETTINGS, TEMPORARY, TRANSIENT, crashed, done, failed, gave_up, root,
-        run, run_all, with,
+    group::{
+        error::GroupError,
+        examples::{
+            A, B, C, INNER, PERIOD, PERMANENT, ROOT, SETTINGS, TEMPORARY, TRANSIENT, crashed, done, failed, gave_up,
+            root, run, run_all, with,
+        },
+        model::{Activity, AutoShutdown, DependencyCondition, End, GroupSettings, Lifetime, Node, Role, Strategy},
+        transition::{Input, Output},
     },
-    group::members::{Input, Output},
-    group::{Activity, AutoShutdown, DependencyCondition, End, GroupSettings, Lifetime, Node, Role, Strategy},
 };
 
 #[test]

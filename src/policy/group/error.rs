@@ -1,8 +1,8 @@
 //! Why groups are not made or changed as somebody wants.
 
-use super::Node;
+use super::model::Node;
 use crate::ids::{GroupId, WorkerId};
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 /// Why a declaration, or a removal, is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,15 +40,6 @@ fn unknown(node: Node) -> String {
             )
         }
         Node::Group(group) => format!("there is no {group}, or it is being removed"),
-    }
-}
-
-impl fmt::Display for Node {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Member(member) => write!(formatter, "worker {member}"),
-            Self::Group(group) => group.fmt(formatter),
-        }
     }
 }
 

@@ -3,9 +3,12 @@
 use crate::ids::{GroupId, WorkerId};
 use crate::policy::{
     deadline::start,
-    group::error::GroupError,
-    group::members::{Input, Output, Verdict},
-    group::{AutoShutdown, DependencyCondition, GroupIntensity, GroupSettings, Groups, Lifetime, Node, Role, Strategy},
+    group::{
+        error::GroupError,
+        model::{AutoShutdown, DependencyCondition, GroupIntensity, GroupSettings, Lifetime, Node, Role, Strategy},
+        state::Groups,
+        transition::{Input, Output, Verdict},
+    },
 };
 use std::time::{Duration, Instant};
 

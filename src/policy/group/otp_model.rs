@@ -7,9 +7,12 @@
 use crate::ids::{GroupId, WorkerId};
 use crate::policy::{
     deadline::start,
-    group::examples::{PERIOD, ROOT},
-    group::members::{Input, Output, Verdict},
-    group::{Activity, AutoShutdown, GroupIntensity, GroupSettings, Groups, Lifetime, Node, Role, Strategy},
+    group::{
+        examples::{PERIOD, ROOT},
+        model::{Activity, AutoShutdown, GroupIntensity, GroupSettings, Lifetime, Node, Role, Strategy},
+        state::Groups,
+        transition::{Input, Output, Verdict},
+    },
 };
 use proptest::prelude::*;
 use std::{

@@ -3,12 +3,13 @@
 use crate::ids::{GroupId, WorkerId};
 use crate::policy::{
     deadline::start,
-    group::dependencies::Towards,
-    group::examples::{PERIOD, PERMANENT, ROOT, TRANSIENT, crashed, done, gave_up},
-    group::members::{Input, Outlook, Output, Verdict},
     group::{
-        AutoShutdown, DependencyCondition, Down, GroupIntensity, GroupSettings, Groups, Lifetime, Node, Phase, Role,
-        State, Strategy,
+        dependencies::Towards,
+        examples::{PERIOD, PERMANENT, ROOT, TRANSIENT, crashed, done, gave_up},
+        members::Outlook,
+        model::{AutoShutdown, DependencyCondition, GroupIntensity, GroupSettings, Lifetime, Node, Role, Strategy},
+        state::{Down, Groups, Phase, State},
+        transition::{Input, Output, Verdict},
     },
 };
 use proptest::prelude::*;

@@ -4,21 +4,11 @@
 //! So a member waits while an earlier sibling is being started, which includes that one's backoff. A sibling that waits for
 //! its dependencies holds up nobody: it may wait for a later one.
 
-use super::{Groups, Strategy};
+use super::{
+    model::Strategy,
+    state::{Groups, Path, Turns},
+};
 use crate::ids::{GroupId, WorkerId};
-use std::collections::BTreeMap;
-
-/// By the places of a group's children.
-#[derive(Debug, Default)]
-pub(super) struct Turns {
-    /// How many members of each child are being started.
-    starting: BTreeMap<u64, usize>,
-    /// Members that wait for an earlier child, in the order of declaration.
-    waiting: BTreeMap<Path, WorkerId>,
-}
-
-/// From a child of a group down to a member: of each the place in its group.
-type Path = Vec<u64>;
 
 impl Groups {
     /// Whether no earlier sibling is being started or waits for its turn, in any of its groups that has an order. One that has

@@ -1,10 +1,12 @@
 //! What a group does when one of it ends: who is restarted with it, and when it is too much.
 
-use crate::ids::{GroupId, WorkerId};
-use crate::policy::{
-    group::members::Output,
-    group::{AutoShutdown, Down, Group, Groups, Lifetime, Node, Phase, Rest, State, Strategy, Then},
+use super::{
+    dependencies::Towards,
+    model::{AutoShutdown, Lifetime, Node, Strategy},
+    state::{Down, Group, Groups, Phase, Rest, State, Then},
+    transition::Output,
 };
+use crate::ids::{GroupId, WorkerId};
 use std::{collections::BTreeSet, time::Instant};
 
 /// A group's life.
@@ -297,6 +299,29 @@ impl Groups {
                 .values()
                 .all(|child| !self.role(*child).is_some_and(|role| role.significant) || self.is_over(*child)),
         }
+    }
+}
+
+impl Groups {
+    /// Whom a rest-for-one restart takes along: the one that is to be restarted, those declared after it, and whoever waits
+    /// for one of these; but nobody for whom it waits itself.
+    fn rest(&self, group: GroupId, cause: Node) -> BTreeSet<Node> {
+        let before = self.lift(group, &self.order.reach(self.members_under(cause), Towards::Needed));
+        let after = self.children(group).into_iter().skip_while(|child| *child != cause);
+        let mut set: BTreeSet<_> = after.filter(|child| *child == cause || !before.contains(child)).collect();
+        let members = set.iter().flat_map(|child| self.members_under(*child));
+        let needing = self.lift(group, &self.order.reach(members, Towards::Needing));
+        set.extend(needing.difference(&before));
+        set
+    }
+
+    /// The children of a group in which these members are.
+    fn lift(&self, group: GroupId, members: &BTreeSet<WorkerId>) -> BTreeSet<Node> {
+        let child = |member: &WorkerId| {
+            let up = |node: &Node| self.parent(*node).map(Node::Group);
+            std::iter::successors(Some(Node::Member(*member)), up).find(|node| self.parent(*node) == Some(group))
+        };
+        members.iter().filter_map(child).collect()
     }
 }
 

@@ -8,7 +8,7 @@ pub(crate) mod teardown;
 use crate::{
     ids::{GroupId, WorkerId},
     policy::{
-        group::{Groups, members},
+        group::{state::Groups, transition},
         lifecycle::Input,
     },
     supervisor::{
@@ -86,7 +86,7 @@ pub(crate) struct Driver {
     pub(crate) groups: Groups,
     pub(crate) group_handles: HashMap<GroupId, Arc<GroupShared>>,
     /// What the groups are still to be told.
-    pub(crate) for_groups: VecDeque<members::Input>,
+    pub(crate) for_groups: VecDeque<transition::Input>,
     /// Whose end was the last of a member.
     pub(crate) cause: WorkerId,
     pub(crate) starter: Arc<Starter>,

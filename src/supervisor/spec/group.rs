@@ -4,7 +4,10 @@ use crate::{
     ids::{GroupId, WorkerId},
     launch::error::{SpawnError, SpecError},
     policy::{
-        group::{AutoShutdown, GroupIntensity, GroupSettings, Lifetime, Role, Strategy, error},
+        group::{
+            error,
+            model::{AutoShutdown, GroupIntensity, GroupSettings, Lifetime, Role, Strategy},
+        },
         restart::Restart,
     },
     supervisor::commands::Unanswered,

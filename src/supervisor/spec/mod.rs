@@ -9,7 +9,7 @@ use crate::{
         plan::{Argument, EnvironmentChange, FdSource, LaunchPlan, MESSAGES, Program},
         stdio::{OutputMode, ProcessGroup, StdinMode},
     },
-    policy::{group::DependencyCondition, restart::RestartPolicy, stop::StopPolicy, watchdog::Watchdog},
+    policy::{group::model::DependencyCondition, restart::RestartPolicy, stop::StopPolicy, watchdog::Watchdog},
     supervisor::{
         handles::worker::Worker,
         spec::{

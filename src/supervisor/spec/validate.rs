@@ -2,7 +2,7 @@
 
 use crate::{
     launch::{error::SpecError, plan::Program, stdio::OutputMode},
-    policy::{Conflict, watchdog::Life},
+    policy::{conflict::Conflict, watchdog::Life},
     supervisor::spec::{DeathSignal, MessageSource, WorkerSpec, readiness::Wanted, survivors::Survivors},
 };
 

@@ -4,8 +4,9 @@ use crate::{
     ids::{GroupId, WorkerId},
     policy::{
         group::{
-            Activity, AutoShutdown, GroupSettings, Groups, Node, Strategy,
-            members::{Input, Output, Verdict},
+            model::{Activity, AutoShutdown, GroupSettings, Node, Strategy},
+            state::Groups,
+            transition::{Input, Output, Verdict},
         },
         lifecycle::{Ask, Input as Fact},
         restart::Restart,

@@ -4,7 +4,11 @@ use crate::{
     ids::{GroupId, WorkerId},
     launch::error::{SpawnError, SpecError},
     policy::{
-        group::{Activity, Node, Role, Survey, error, members::Input},
+        group::{
+            error,
+            model::{Activity, Node, Role, Survey},
+            transition::Input,
+        },
         restart::{Restart, RestartIntensity},
     },
     supervisor::{

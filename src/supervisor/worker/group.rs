@@ -2,7 +2,7 @@
 
 use crate::{
     ids::GroupId,
-    policy::group::End,
+    policy::group::model::End,
     supervisor::{clock::now, sync::lock, worker::status::WorkerStatus},
 };
 use serde::Serialize;
