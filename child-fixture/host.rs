@@ -168,7 +168,7 @@ fn terminal_worker(options: &Options) -> Result<WorkerSpec, Box<dyn Error>> {
             Some(other) => return Err(format!("there is no group {other:?}").into()),
         });
     if options.get("time-limit-ms").is_some() {
-        spec = spec.time_limit(Duration::from_millis(options.number("time-limit-ms")?));
+        spec = spec.runtime_max(Duration::from_millis(options.number("time-limit-ms")?));
     }
     if options.get("grace-ms").is_some() {
         let grace_period = Duration::from_millis(options.number("grace-ms")?);
@@ -185,7 +185,7 @@ fn overdue(deadline: Duration) -> [WorkerSpec; 3] {
     [
         idle().stdout(OutputMode::Lines).ready(Readiness::log_line("never").timeout(deadline)),
         idle().watchdog(Watchdog::notify(deadline)),
-        idle().time_limit(deadline),
+        idle().runtime_max(deadline),
     ]
 }
 

@@ -33,7 +33,7 @@
 //! use std::time::Duration;
 //!
 //! let supervisor = Supervisor::new()?;
-//! let test = WorkerSpec::new("sh").args(["-c", "echo tested; exit 3"]).time_limit(Duration::from_secs(10));
+//! let test = WorkerSpec::new("sh").args(["-c", "echo tested; exit 3"]).runtime_max(Duration::from_secs(10));
 //! supervisor.spawn(test.stdout(OutputMode::Lines).stderr(OutputMode::Lines).survivors(Survivors::Report))?;
 //! supervisor.close(); // no more workers: the events end with the last one
 //! let (mut text, mut code) = (String::new(), None);
@@ -89,7 +89,7 @@
 //! period (2 s, which cuts the default stop ladder short) and five seconds; [`shutdown`](Supervisor::shutdown) does so too, and
 //! tells how. When its process is killed, so are they.
 //! Dropping a [`Process`] kills it, and dropping a [`Tunnel`] ends its ssh. Dropping a [`Request`] answers it with an error, and a
-//! [`Call`] cancels it.
+//! [`PendingCall`] cancels it.
 //!
 //! # Features
 //!
@@ -176,7 +176,7 @@ pub use supervisor::{
     Supervisor, SupervisorBuilder,
     containment::report::{Containment, ContainmentKind, Means, Unavailable},
     control::{
-        call::{Call, CancelCall},
+        call::{CallCanceller, PendingCall},
         hello::HelloFault,
     },
     events::{

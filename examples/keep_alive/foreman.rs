@@ -237,7 +237,7 @@ impl<'a> Foreman<'a> {
             self.note_of(&name, &why);
         }
         for member in self.members.iter_mut().rev().filter(|member| going.contains(&member.name) && !member.leaves) {
-            member.group.dissolve()?;
+            member.group.remove_all()?;
             member.leaves = true;
         }
         Ok(())

@@ -108,7 +108,7 @@ impl Recipe {
 fn explain(error: &SpecError) -> (&'static str, String) {
     let text = error.to_string();
     match error {
-        SpecError::Conflict { settings: ["time_limit", _], reason } => ("limits.run_time", reason.to_string()),
+        SpecError::Conflict { settings: ["runtime_max", _], reason } => ("limits.run_time", reason.to_string()),
         SpecError::Conflict { settings: ["ready", "timeout"], reason } => ("ready.within", reason.to_string()),
         SpecError::Conflict { settings: ["ready", "connect_tcp" | "connect_unix"], reason } => {
             ("ready.connect", reason.to_string())
@@ -324,7 +324,7 @@ impl Limits {
         ] {
             spec = value.into_iter().fold(spec, |spec, value| spec.rlimit(limit, value));
         }
-        spec = self.run_time.iter().fold(spec, |spec, time| spec.time_limit(*time));
+        spec = self.run_time.iter().fold(spec, |spec, time| spec.runtime_max(*time));
         let memory = self.tree_memory_bytes.map(CgroupLimit::MemoryMax);
         let cores = self.tree_millicores.map(CgroupLimit::CpuMax);
         let processes = self.tree_processes.map(CgroupLimit::PidsMax);

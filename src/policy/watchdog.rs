@@ -86,7 +86,7 @@ impl Watchdog {
     const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
     /// A worker with a control pipe, pinged when it has been silent for half of the period; it has the other half to answer. That
-    /// begins when it has connected, or has had its [time for that](crate::WorkerSpec::connect_time).
+    /// begins when it has connected, or has had its [time for that](crate::WorkerSpec::control_connect_timeout).
     /// An answer is given by the library's own serving, so a worker is found dead when none of its serving threads is free.
     pub fn ping(period: Duration) -> Self {
         Self::new(Life::Ping, period)

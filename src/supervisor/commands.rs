@@ -194,7 +194,7 @@ pub(crate) enum GroupCommand {
     /// Gives those who are to end.
     Stop(GroupId, Sender<Vec<Arc<WorkerShared>>>),
     /// As `Stop`, and for good.
-    Dissolve(GroupId, Sender<Result<Vec<Arc<WorkerShared>>, GroupError>>),
+    RemoveAll(GroupId, Sender<Result<Vec<Arc<WorkerShared>>, GroupError>>),
     /// As `Start`.
     Restart(GroupId, Sender<RestartHandle>),
 }

@@ -213,7 +213,8 @@ fn what_stands_behind_the_key_is_heard_whoever_calls_just_then() {
 #[test]
 fn who_is_ready_when_it_connects_has_that_time_for_it() {
     let mut story = Story::new();
-    let spec = absent().connect_time(Duration::from_millis(20)).ready(Readiness::control().timeout(DEADLINE));
+    let spec =
+        absent().control_connect_timeout(Duration::from_millis(20)).ready(Readiness::control().timeout(DEADLINE));
     let (worker, address) = spawn(&mut story, spec);
     assert!(!worker.wait_ready(Duration::from_millis(100)));
     let (mut socket, hello) = hello(&address);
@@ -328,7 +329,7 @@ fn p02_a_byte_order_mark_before_the_hello_is_skipped() {
 #[test]
 fn p15_nobody_waits_for_a_line_that_was_too_long() {
     let mut story = Story::new();
-    let (worker, mut socket) = connected(&mut story, absent().max_frame(1000));
+    let (worker, mut socket) = connected(&mut story, absent().max_message_size(1000));
     let long = "x".repeat(2000);
     let question = json!({"jsonrpc": "2.0", "id": 5, "method": "long", "params": long});
     socket.write_all(format!("{question}\n").as_bytes()).unwrap();

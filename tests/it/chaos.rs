@@ -165,7 +165,7 @@ fn spec(chance: &mut Chance, place: &Place) -> WorkerSpec {
         .messages(Pass::arg("--messages={}"))
         .env(MARK, &place.mark)
         .window(64 << 10)
-        .drain_time(Duration::from_millis(50))
+        .drain_timeout(Duration::from_millis(50))
         .restart(policy)
         .stop(stop);
     match kind {

@@ -115,7 +115,7 @@ both_ways! {
     fn a_call_can_be_cancelled_from_another_thread(way: Way) {
         let (_story, worker) = started(way);
         let call = worker.start_call("until cancelled", &()).unwrap();
-        let cancel = call.canceller();
+        let cancel = call.cancel_handle();
         let canceller = thread::spawn(move || cancel.cancel());
         assert!(matches!(call.wait::<Value>(DEADLINE), Err(CallError::Cancelled)));
         canceller.join().unwrap();
@@ -216,7 +216,7 @@ both_ways! {
 
     fn a_worker_that_never_connects_is_told(way: Way) {
         let mut story = Story::new();
-        let spec = way.plain("hang").control(Pass::env("PIPEWRIGHT_CONTROL")).connect_time(Duration::from_millis(30));
+        let spec = way.plain("hang").control(Pass::env("PIPEWRIGHT_CONTROL")).control_connect_timeout(Duration::from_millis(30));
         let worker = story.supervisor.spawn(spec).unwrap();
         let call = worker.start_call("ping", &()).unwrap();
         assert_eq!(story.find(disconnected), DisconnectReason::ConnectTimeout);

@@ -19,7 +19,7 @@ fn with_daemon(way: Way, group: ProcessGroup, then: &str) -> WorkerSpec {
     let daemon = "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1";
     let script = format!("trap 'exit 7' TERM; {daemon}; {then}");
     let spec = way.program("/bin/sh").args(["-c", &script, "sh"]).messages(Pass::arg("{}")).stdin(StdinMode::Pipe);
-    spec.process_group(group).drain_time(Duration::from_millis(20)).stop(StopPolicy::kill())
+    spec.process_group(group).drain_timeout(Duration::from_millis(20)).stop(StopPolicy::kill())
 }
 
 /// Every way of starting, in a group of its own and in the host's: a worker that ends by itself and one that is killed leave nothing.

@@ -331,17 +331,17 @@ both_ways! {
         assert!(first.start().wait(DEADLINE) && steady.incarnation() == 2);
     }
 
-    fn a_group_is_dissolved_with_all_in_it(way: Way) {
+    fn a_group_is_removed_with_all_in_it(way: Way) {
         let mut story = Story::new();
         let outer = group(&story, Strategy::OneForAll);
         let inner = outer.group(Strategy::OneForOne).unwrap();
         let steady = inner.add(always(until_told(way, 0))).unwrap();
         let needing = outer.add(always(until_told(way, 0)).depends_on(&steady, DependencyCondition::Started)).unwrap();
         assert!(needing.wait_incarnation(1, DEADLINE));
-        assert!(matches!(inner.dissolve(), Err(GroupError::Refused { .. })), "one outside waits for one of it");
+        assert!(matches!(inner.remove_all(), Err(GroupError::Refused { .. })), "one outside waits for one of it");
         outer.remove(&needing).unwrap();
         needing.wait_timeout(DEADLINE).expect("its end");
-        let report = inner.dissolve().unwrap().wait(DEADLINE);
+        let report = inner.remove_all().unwrap().wait(DEADLINE);
         assert!(report.workers.len() == 1 && report.unfinished().count() == 0, "{report}");
         story.find(|event| matches!(event.kind, EventKind::GroupEnded(id) if id == inner.id()).then_some(()));
         assert!(matches!(inner.add(until_told(way, 0)), Err(GroupError::Refused { .. })), "it is not there any more");
@@ -590,8 +590,8 @@ both_ways! {
             assert_eq!(worker.wait_timeout(DEADLINE).expect("its end").status, ExitStatus::NeverStarted);
         }
         assert_eq!(group.status().expect("it is there").members.len(), 2);
-        group.dissolve().unwrap().wait(DEADLINE);
-        assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEnd::Dissolved));
+        group.remove_all().unwrap().wait(DEADLINE);
+        assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEnd::Removed));
         assert!(group.status().is_none());
         drop(story);
     }

@@ -209,7 +209,7 @@ both_ways! {
         let mut story = Story::new();
         let policy = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
         let limit = Duration::from_millis(50);
-        story.supervisor.spawn(shell(way, "cat").time_limit(limit).restart(policy)).unwrap();
+        story.supervisor.spawn(shell(way, "cat").runtime_max(limit).restart(policy)).unwrap();
         for incarnation in 1..=2 {
             let after = story.find(|event| match event.kind {
                 EventKind::RuntimeExceeded { after } if event.incarnation == incarnation => Some(after),
@@ -223,7 +223,7 @@ both_ways! {
 
     fn who_ends_in_time_is_not_told_to_have_had_it(way: Way) {
         let mut story = Story::new();
-        story.supervisor.spawn(shell(way, "exit 0").time_limit(DEADLINE)).unwrap();
+        story.supervisor.spawn(shell(way, "exit 0").runtime_max(DEADLINE)).unwrap();
         let events = story.rest();
         assert!(!events.iter().any(|event| matches!(event.kind, EventKind::RuntimeExceeded { .. })), "{events:?}");
     }
@@ -285,7 +285,7 @@ both_ways! {
         assert_eq!(worker.call::<_, [u32; 1]>("echo", &[1], DEADLINE).unwrap(), [1]);
         story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
         assert!(!story.told.iter().any(|told| told.contains("Silent")), "{:?}", story.told);
-        let never = shell(way, "read").control(Pass::arg("--control={}")).connect_time(Duration::from_millis(100));
+        let never = shell(way, "read").control(Pass::arg("--control={}")).control_connect_timeout(Duration::from_millis(100));
         let never = story.supervisor.spawn(never.watchdog(Watchdog::ping(Duration::from_millis(100)))).unwrap();
         assert!(never.wait_timeout(DEADLINE).is_some(), "it has had its time to connect: {:?}", story.told);
     }
@@ -340,7 +340,7 @@ both_ways! {
         let mut story = Story::new();
         // It ends right after it has become ready, and its child holds its pipe for longer than its period.
         let script = "sleep 1000 & echo 1 >/proc/self/fd/$1; exit 0";
-        let spec = shell(way, script).arg("sh").messages(Pass::arg("{}")).drain_time(Duration::from_millis(1200));
+        let spec = shell(way, script).arg("sh").messages(Pass::arg("{}")).drain_timeout(Duration::from_millis(1200));
         let spec = spec.ready(Readiness::message(|_| true)).watchdog(Watchdog::messages(Duration::from_millis(500)));
         let policy = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
         let worker = story.supervisor.spawn(spec.restart(policy)).unwrap();
@@ -375,7 +375,7 @@ both_ways! {
         // No newline; the daemon holds both pipes when its parent has ended.
         let script = "printf well >/proc/self/fd/$2; setsid sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000' sh $1 & exit 0";
         let spec = shell(way, script).arg("sh").messages(Pass::arg("{}")).ready(Readiness::notify_fd(Pass::arg("{}")));
-        let worker = story.supervisor.spawn(spec.drain_time(DEADLINE)).unwrap();
+        let worker = story.supervisor.spawn(spec.drain_timeout(DEADLINE)).unwrap();
         let (mut daemon, mut why) = (None, None);
         while daemon.is_none() || why.is_none() {
             match story.next().kind {
@@ -448,7 +448,7 @@ fn p06_a_closure_for_messages_that_blocks_delays_no_other_worker() {
 fn p01_a_worker_that_was_ready_before_it_ended_is_ready_first() {
     let mut story = Story::new();
     let (spec, entered, open) = judged_slowly("echo 1 >&3");
-    let worker = story.supervisor.spawn(spec.drain_time(DEADLINE)).unwrap();
+    let worker = story.supervisor.spawn(spec.drain_timeout(DEADLINE)).unwrap();
     entered.recv_timeout(DEADLINE).expect("its closure is called");
     let pid = worker.pid().unwrap();
     assert!(comes_true(|| !is_alive(pid)), "its end");
@@ -465,7 +465,7 @@ fn p01_a_worker_that_was_ready_before_it_ended_is_ready_first() {
 fn p15_an_end_waits_for_a_closure_that_blocks_no_longer_than_for_streams() {
     let mut story = Story::new();
     let (spec, entered, open) = judged_slowly("echo 1 >&3");
-    story.supervisor.spawn(spec.drain_time(Duration::from_millis(20))).unwrap();
+    story.supervisor.spawn(spec.drain_timeout(Duration::from_millis(20))).unwrap();
     entered.recv_timeout(DEADLINE).expect("its closure is called");
     let why = story.find(|event| match event.kind {
         EventKind::NotReady { reason: why, .. } => Some(why),
@@ -547,13 +547,14 @@ fn what_cannot_be_observed_is_refused() {
     assert_eq!(conflict(spec().watchdog(Watchdog::messages(DEADLINE))), ["watchdog", "messages"]);
     let shorter = Watchdog::ping(DEADLINE).ping_after(2 * DEADLINE);
     assert_eq!(conflict(spec().control(Pass::env("C")).watchdog(shorter)), ["watchdog", "ping_after"]);
-    let brief = spec().stdout(OutputMode::Lines).ready(Readiness::log_line("x").timeout(DEADLINE)).time_limit(DEADLINE);
-    assert_eq!(conflict(brief), ["time_limit", "ready"]);
+    let brief =
+        spec().stdout(OutputMode::Lines).ready(Readiness::log_line("x").timeout(DEADLINE)).runtime_max(DEADLINE);
+    assert_eq!(conflict(brief), ["runtime_max", "ready"]);
     assert!(
-        spec().ready(Readiness::started()).time_limit(Duration::from_secs(1)).validate().is_ok(),
+        spec().ready(Readiness::started()).runtime_max(Duration::from_secs(1)).validate().is_ok(),
         "it is ready at once"
     );
-    assert_eq!(conflict(spec().time_limit(Duration::ZERO)), ["time_limit", "spawn"]);
+    assert_eq!(conflict(spec().runtime_max(Duration::ZERO)), ["runtime_max", "spawn"]);
     let taken = spec().messages_on_stdout().ready(Readiness::log_line("x"));
     assert_eq!(conflict(taken), ["ready", "stdout"], "its lines are messages");
     assert_eq!(conflict(spec().ready(Readiness::sd_notify().timeout(Duration::ZERO))), ["ready", "timeout"]);

@@ -27,7 +27,7 @@ use std::{
 fn running(script: &str) -> WorkerSpec {
     let script = format!("{script}\nread -r _; exit 0");
     let spec = Way::Command.program("/bin/sh").args(["-c", &script, FIXTURE]).messages(Pass::arg("{}"));
-    spec.stdin(StdinMode::Pipe).drain_time(Duration::from_millis(20)).stop(StopPolicy::kill())
+    spec.stdin(StdinMode::Pipe).drain_timeout(Duration::from_millis(20)).stop(StopPolicy::kill())
 }
 
 /// What the one descendant is, and the exit of its worker, which ends when `is_so` holds.
@@ -169,7 +169,7 @@ fn p09_a_subreaper_keeps_no_zombies_of_killed_survivors() {
     for way in [Way::Direct, Way::Command] {
         let script = "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1; read -r _; exit 0";
         let spec = way.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).stdin(StdinMode::Pipe);
-        let (descendant, exit) = outlived_by(spec.drain_time(Duration::from_millis(20)), is_alive);
+        let (descendant, exit) = outlived_by(spec.drain_timeout(Duration::from_millis(20)), is_alive);
         assert!(!fs::exists(format!("/proc/{descendant}")).unwrap(), "{way:?}: a zombie is left, {exit:?}");
     }
 }
@@ -229,7 +229,7 @@ fn left_without_proc(story: &mut Story, meanwhile: impl FnOnce()) -> (Containmen
         setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >&$1; read -r _; exit 0";
     let spec =
         Way::Direct.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).stdin(StdinMode::Pipe);
-    let worker = story.supervisor.spawn(spec.drain_time(Duration::from_millis(20))).unwrap();
+    let worker = story.supervisor.spawn(spec.drain_timeout(Duration::from_millis(20))).unwrap();
     let [member, daemon] = [(); 2].map(|()| u32::try_from(story.json().as_u64().unwrap()).unwrap());
     assert!(comes_true(|| kernel::group_of(daemon) == Some(daemon)));
     meanwhile();

@@ -641,7 +641,7 @@ fn what_only_a_supervisor_does_is_refused_by_hand() {
     let spec = || WorkerSpec::new("true");
     for (setting, spec) in [
         ("cgroup_limit", spec().cgroup_limit(pipewright::CgroupLimit::PidsMax(3))),
-        ("time_limit", spec().time_limit(DEADLINE)),
+        ("runtime_max", spec().runtime_max(DEADLINE)),
         ("restart", spec().restart(pipewright::Restart::OnFailure)),
         ("ready", spec().ready(pipewright::Readiness::sd_notify())),
         ("watchdog", spec().watchdog(pipewright::Watchdog::notify(DEADLINE))),

@@ -80,7 +80,7 @@ fn p12_worker_of_another_user_connects_where_its_spec_says_so_and_no_other() {
     let own = story.supervisor.spawn(Way::Direct.plain("serve").control(Pass::arg("--control={}"))).unwrap();
     assert_eq!(own.call::<_, [u32; 1]>("echo", &[8], DEADLINE).unwrap(), [8]);
     // That user's other processes do not get in as a worker of which it was not said.
-    let hidden = story.supervisor.spawn(serve.connect_time(Duration::from_millis(500))).unwrap();
+    let hidden = story.supervisor.spawn(serve.control_connect_timeout(Duration::from_millis(500))).unwrap();
     let why = story.find(|event| match event.kind {
         EventKind::ControlDisconnected(why) if event.worker == hidden.id() => Some(why),
         _ => None,
@@ -95,7 +95,7 @@ fn p16_worker_that_may_not_connect_as_another_user_is_reported_as_such() {
     }
     let mut story = Story::new();
     let spec = WorkerSpec::new("setpriv").args(SETPRIV).args(["sleep", "1000"]);
-    let spec = spec.control(Pass::env("PIPEWRIGHT_CONTROL")).connect_time(Duration::from_millis(300));
+    let spec = spec.control(Pass::env("PIPEWRIGHT_CONTROL")).control_connect_timeout(Duration::from_millis(300));
     let worker = story.supervisor.spawn(spec).unwrap();
     let why = story.find(|event| match event.kind {
         EventKind::ControlDisconnected(why) => Some(why),

@@ -83,7 +83,7 @@ fn p02_the_first_program_goes_on_after_garbage() {
 fn p15_a_harness_ends_a_test_that_hangs_and_one_that_leaves_a_daemon() {
     let mut story = Story::new();
     for script in ["echo tested; sleep 1000", "echo tested; setsid sleep 1000 & exit 3"] {
-        let test = WorkerSpec::new("sh").args(["-c", script]).time_limit(Duration::from_millis(300));
+        let test = WorkerSpec::new("sh").args(["-c", script]).runtime_max(Duration::from_millis(300));
         story.supervisor.spawn(test.stdout(OutputMode::Lines).stderr(OutputMode::Lines)).unwrap();
     }
     story.supervisor.close();

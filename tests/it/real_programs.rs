@@ -61,7 +61,7 @@ both_ways! {
             .args(["--ro-bind", "/", "/", "--json-status-fd"])
             .messages(Pass::arg("{}"))
             .args(["sh", "-c", "exit 7"])
-            .check_json();
+            .validate_json();
         let (messages, exit) = run(spec);
         assert_eq!(exit.code(), Some(7), "{}", exit.stderr_text());
         let told: Vec<Value> = messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
@@ -135,7 +135,7 @@ both_ways! {
 #[test]
 #[ignore = "needs git"]
 fn git_traces_itself_as_json() {
-    let spec = WorkerSpec::new("git").arg("version").messages(Pass::env("GIT_TRACE2_EVENT").at_fd(9)).check_json();
+    let spec = WorkerSpec::new("git").arg("version").messages(Pass::env("GIT_TRACE2_EVENT").at_fd(9)).validate_json();
     let (messages, exit) = run(spec.stdout(OutputMode::Null));
     assert!(exit.success());
     let told: Vec<Value> = messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect();

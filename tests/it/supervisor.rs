@@ -84,7 +84,7 @@ both_ways! {
 
     fn p02_garbage_is_told_and_the_stream_goes_on(way: Way) {
         let mut story = Story::new();
-        story.supervisor.spawn(way.fixture("garbage").args(["--count", "50"]).check_json()).unwrap();
+        story.supervisor.spawn(way.fixture("garbage").args(["--count", "50"]).validate_json()).unwrap();
         let events = story.rest();
         let faults = events.iter().filter(|event| matches!(event.kind, EventKind::InvalidFrame(_))).count();
         let messages: Vec<_> =
@@ -107,7 +107,7 @@ both_ways! {
 
     fn p02_a_message_that_is_too_long_is_skipped(way: Way) {
         let mut story = Story::new();
-        story.supervisor.spawn(way.fixture("huge").args(["--size", "300000"]).max_frame(200_000)).unwrap();
+        story.supervisor.spawn(way.fixture("huge").args(["--size", "300000"]).max_message_size(200_000)).unwrap();
         let events = story.rest();
         let fault = events
             .iter()
@@ -129,7 +129,7 @@ both_ways! {
 
     fn many_threads_send_through_one_parent(way: Way) {
         let mut story = Story::new();
-        let spec = way.fixture("many-writers").args(["--threads", "8", "--count", "200", "--size", "9000"]).check_json();
+        let spec = way.fixture("many-writers").args(["--threads", "8", "--count", "200", "--size", "9000"]).validate_json();
         story.supervisor.spawn(spec).unwrap();
         let events = story.rest();
         let messages = events.iter().filter(|event| matches!(event.kind, EventKind::Message(_))).count();
@@ -202,7 +202,7 @@ both_ways! {
             if session {
                 spec = spec.arg("--session");
             }
-            spec = spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).drain_time(Duration::from_millis(50));
+            spec = spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).drain_timeout(Duration::from_millis(50));
             story.supervisor.spawn(spec).unwrap();
             let grandchild = u32::try_from(story.json()["pid"].as_u64().unwrap()).unwrap();
             let exit = story.exit();
@@ -252,9 +252,9 @@ both_ways! {
         let endless = Supervisor::builder().grace_period(Duration::MAX).window(usize::MAX).build().unwrap();
         let mut story = Story::of(endless);
         let spec = way.fixture("flood").args(["--count", "100", "--size", "100"]).stderr(OutputMode::Lines);
-        story.supervisor.spawn(spec.drain_time(Duration::MAX).stderr_tail(usize::MAX).window(usize::MAX)).unwrap();
+        story.supervisor.spawn(spec.drain_timeout(Duration::MAX).stderr_tail(usize::MAX).window(usize::MAX)).unwrap();
         let spec = way.plain("lines").args(["--stderr", "100"]).stderr(OutputMode::Lines);
-        let second = story.supervisor.spawn(spec.drain_time(Duration::MAX).stderr_tail(usize::MAX)).unwrap();
+        let second = story.supervisor.spawn(spec.drain_timeout(Duration::MAX).stderr_tail(usize::MAX)).unwrap();
         let messages = story.rest().iter().filter(|event| matches!(event.kind, EventKind::Message(_))).count();
         assert_eq!(messages, 100);
         assert_eq!(second.wait().stderr_text().lines().count(), 100);
@@ -389,7 +389,7 @@ fn p07_small_messages_and_garbage_are_bounded_too() {
     let mut story = Story::of(Supervisor::builder().window(8 << 20).build().unwrap());
     for _ in 0..8 {
         let script = "while :; do echo 1; echo '{'; done";
-        let spec = WorkerSpec::new("sh").args(["-c", script]).messages_on_stdout().check_json();
+        let spec = WorkerSpec::new("sh").args(["-c", script]).messages_on_stdout().validate_json();
         story.supervisor.spawn(spec).unwrap();
         story.supervisor.spawn(WorkerSpec::new("yes").messages_on_stdout()).unwrap();
     }
@@ -455,7 +455,7 @@ fn p01_what_a_grandchild_says_to_a_full_window_is_heard_within_the_drain_time() 
         r#"(read go <&4; echo '"last words"' >&3) & i=0; while [ $i -lt 50 ]; do echo $i >&3; i=$((i+1)); done"#;
     let mut story = Story::new();
     let spec = WorkerSpec::new("sh").args(["-c", script]).messages(Pass::fd(3)).input_pipe("go", Pass::fd(4));
-    let worker = story.supervisor.spawn(spec.window(64).drain_time(Duration::from_secs(1))).unwrap();
+    let worker = story.supervisor.spawn(spec.window(64).drain_timeout(Duration::from_secs(1))).unwrap();
     wait_gone(worker.pid().unwrap());
     worker.take_writer("go").unwrap().write_all(b"now\n").unwrap();
     let exit = worker.wait_timeout(DEADLINE).expect("its exit");

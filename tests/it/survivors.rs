@@ -15,7 +15,7 @@ sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000 </dev/null >/dev/null 2>&1' sh
 fn starts(way: Way, survivors: Survivors, then: &str) -> WorkerSpec {
     let script = format!("{STARTS}{then}");
     let spec = way.program("/bin/sh").args(["-c", &script, "sh"]).messages(Pass::arg("{}")).stdin(StdinMode::Pipe);
-    spec.drain_time(Duration::from_millis(20)).survivors(survivors).stop(StopPolicy::kill())
+    spec.drain_timeout(Duration::from_millis(20)).survivors(survivors).stop(StopPolicy::kill())
 }
 
 /// Kills what a test has left on purpose.

@@ -181,7 +181,7 @@ fn crasher() -> WorkerSpec {
         .intensity(RestartIntensity::new(2, DEADLINE));
     let script = r#"echo '{"password":"hush"}'; echo '{hush'; echo hush >&2; exit 9"#;
     let spec = WorkerSpec::new("sh").args(["-c", script]).name("crasher").env("PASSWORD", SECRET);
-    spec.messages_on_stdout().check_json().stderr(OutputMode::Lines).restart(policy)
+    spec.messages_on_stdout().validate_json().stderr(OutputMode::Lines).restart(policy)
 }
 
 #[test]

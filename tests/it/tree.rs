@@ -24,7 +24,10 @@ sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000 </dev/null >/dev/null 2>&1' sh
 
 fn daemons(way: Way, then: &str) -> WorkerSpec {
     let script = format!("{DAEMON}{then}");
-    way.program("/bin/sh").args(["-c", &script, "sh"]).messages(Pass::arg("{}")).drain_time(Duration::from_millis(20))
+    way.program("/bin/sh")
+        .args(["-c", &script, "sh"])
+        .messages(Pass::arg("{}"))
+        .drain_timeout(Duration::from_millis(20))
 }
 
 /// Ends by itself when its input does: by then its daemons have told who they are.
@@ -129,7 +132,7 @@ both_ways! {
         let script = "trap 'exit 0' TERM; $0 ignore-term --messages=$1 & wait";
         let spec = way.program("/bin/sh").args(["-c", script, FIXTURE]).messages(Pass::arg("{}"));
         let stop = StopPolicy::kill().step([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_millis(100));
-        let worker = story.supervisor.spawn(spec.stop(stop).drain_time(Duration::from_millis(20))).unwrap();
+        let worker = story.supervisor.spawn(spec.stop(stop).drain_timeout(Duration::from_millis(20))).unwrap();
         story.message();
         let report = worker.stop().wait(DEADLINE);
         assert!(report.workers[0].exit.as_ref().expect("its end").success(), "{report}");
@@ -183,7 +186,7 @@ fn daemons_at_every_moment(rounds: u64) {
     let mut story = Story::new();
     let spec = |count: u64| {
         let spec = Way::Command.fixture("chaos").args(["--kind", "daemons", "--count"]).arg(count.to_string());
-        spec.env(MARK, &mark).drain_time(Duration::from_millis(20))
+        spec.env(MARK, &mark).drain_timeout(Duration::from_millis(20))
     };
     for _ in 0..rounds {
         let workers: Vec<_> = (0..20).map(|_| story.supervisor.spawn(spec(chance.below(300))).unwrap()).collect();

@@ -10,7 +10,8 @@ use std::io::Write;
 
 /// A worker whose messages are what is written to it.
 fn echo(story: &Story, framing: Framing) -> (Worker, PipeWriter) {
-    let spec = WorkerSpec::new("cat").stdin(StdinMode::Pipe).messages_on_stdout().framing(framing).max_frame(1000);
+    let spec =
+        WorkerSpec::new("cat").stdin(StdinMode::Pipe).messages_on_stdout().framing(framing).max_message_size(1000);
     let worker = story.supervisor.spawn(spec).unwrap();
     let writer = worker.take_stdin().unwrap();
     (worker, writer)

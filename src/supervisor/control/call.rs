@@ -20,7 +20,7 @@ pub(crate) fn understand<R: DeserializeOwned>(result: &RawValue) -> Result<R, Ca
 
 /// A call that is under way: [`Worker::start_call`](crate::Worker::start_call). Dropping it cancels it.
 #[must_use = "a call that is dropped is cancelled"]
-pub struct Call {
+pub struct PendingCall {
     pub(crate) link: Arc<Link>,
     pub(crate) id: u64,
     pub(crate) answer: Receiver<Answer>,
@@ -30,24 +30,24 @@ pub struct Call {
     pub(crate) owner: i32,
 }
 
-shown_as!(Call, |call| { id: call.id });
+shown_as!(PendingCall, |call| { id: call.id });
 
-/// Ends a [`Call`] from another thread.
+/// Ends a [`PendingCall`] from another thread.
 #[derive(Clone)]
-pub struct CancelCall {
+pub struct CallCanceller {
     answered: Sender<Answer>,
 }
 
-shown_as!(CancelCall, |cancel| { is_over: cancel.answered.is_full() });
+shown_as!(CallCanceller, |cancel| { is_over: cancel.answered.is_full() });
 
-impl CancelCall {
+impl CallCanceller {
     /// Ends the call with [`CallError::Cancelled`], unless it has its answer already; the worker is told.
     pub fn cancel(&self) {
         drop(self.answered.try_send(Err(CallError::Cancelled)));
     }
 }
 
-impl Call {
+impl PendingCall {
     /// Waits for the result, at most so long.
     ///
     /// # Errors
@@ -66,12 +66,12 @@ impl Call {
     }
 
     /// A way to cancel it from elsewhere.
-    pub fn canceller(&self) -> CancelCall {
-        CancelCall { answered: self.answered.clone() }
+    pub fn cancel_handle(&self) -> CallCanceller {
+        CallCanceller { answered: self.answered.clone() }
     }
 }
 
-impl Drop for Call {
+impl Drop for PendingCall {
     fn drop(&mut self) {
         if self.owner != own_pid() {
             // A fork has a copy: its parent still waits for the answer.

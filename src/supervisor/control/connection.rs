@@ -11,7 +11,7 @@ use crate::{
     policy::call_burst::Burst,
     supervisor::{
         commands::{Command, Mailbox},
-        control::{call::Call, reader::Reading},
+        control::{call::PendingCall, reader::Reading},
         events::trace::Asked,
         sync::lock,
     },
@@ -334,13 +334,17 @@ impl Link {
         self.send_line(encode::notification(method, params).map_err(CallError::Encode)?)
     }
 
-    pub(crate) fn call<P: Serialize + ?Sized>(self: &Arc<Self>, method: &str, params: &P) -> Result<Call, CallError> {
+    pub(crate) fn call<P: Serialize + ?Sized>(
+        self: &Arc<Self>,
+        method: &str,
+        params: &P,
+    ) -> Result<PendingCall, CallError> {
         let id = self.lock().endpoint.calls.next_id();
         let line = encode::request(id, method, params).map_err(CallError::Encode)?;
         self.send_call(id, line)
     }
 
-    pub(crate) fn send_call(self: &Arc<Self>, id: u64, line: Vec<u8>) -> Result<Call, CallError> {
+    pub(crate) fn send_call(self: &Arc<Self>, id: u64, line: Vec<u8>) -> Result<PendingCall, CallError> {
         let call = self.begin(&mut self.lock(), id);
         let sent = self.send_line(line);
         if sent.is_err() {
@@ -351,7 +355,7 @@ impl Link {
     }
 
     /// A call that waits for others to read its answer.
-    pub(crate) fn begin(self: &Arc<Self>, state: &mut State, id: u64) -> Call {
+    pub(crate) fn begin(self: &Arc<Self>, state: &mut State, id: u64) -> PendingCall {
         let (answered, answer) = crossbeam_channel::bounded(1);
         if let Socket::Closed(exit) = &state.socket {
             drop(answered.try_send(Err(CallError::WorkerExited(exit.clone()))));
@@ -361,7 +365,7 @@ impl Link {
             state.burst.end();
             state.watch();
         }
-        Call { link: Arc::clone(self), id, answer, answered, asked: Asked::default(), owner: own_pid() }
+        PendingCall { link: Arc::clone(self), id, answer, answered, asked: Asked::default(), owner: own_pid() }
     }
 
     pub(crate) fn give_up(&self, id: u64) {

@@ -5,7 +5,7 @@ use crate::{
         clock::now,
         commands::Command,
         control::{
-            call::Call,
+            call::PendingCall,
             connection::{Connection, Link, Reader, Socket, State},
             reader::Reading,
         },
@@ -87,12 +87,12 @@ impl Link {
         sent.map(|()| Ok(loan)).map_err(CallError::Io)
     }
 
-    /// Reads until the answer to this call has come; or something for the loop, or the end, and then goes on as a [`Call`].
+    /// Reads until the answer to this call has come; or something for the loop, or the end, and then goes on as a [`PendingCall`].
     #[cfg_attr(
         feature = "tracing",
         expect(clippy::result_large_err, reason = "a call that goes on is no error, and is moved once")
     )]
-    fn read_answer(self: &Arc<Self>, mut loan: Loan<'_>, own: u64, deadline: Deadline) -> Result<Answer, Call> {
+    fn read_answer(self: &Arc<Self>, mut loan: Loan<'_>, own: u64, deadline: Deadline) -> Result<Answer, PendingCall> {
         let answer = loan.lent.as_mut().and_then(|lent| self.read_until(lent, own, deadline));
         answer.ok_or_else(|| loan.give_back(|state| self.begin(state, own)))
     }

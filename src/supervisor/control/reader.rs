@@ -23,8 +23,8 @@ pub(crate) struct Reading {
 
 impl Reading {
     /// With the bytes that were read behind the first `position`; no request was sent before them.
-    pub(crate) fn begun(max_frame: usize, said: &[u8], position: u64) -> Self {
-        let reader = RpcReader::new(max_frame).starting_at(position);
+    pub(crate) fn begun(max_message_size: usize, said: &[u8], position: u64) -> Self {
+        let reader = RpcReader::new(max_message_size).starting_at(position);
         let mut reading = Self { reader, unheard: Vec::new(), scratch: Vec::new() };
         if !said.is_empty() {
             reading.understand(said, |input, line, unheard| {

@@ -102,7 +102,7 @@ pub enum EventKind {
         line: Line,
     },
     /// Something came through its message stream that is not a message: cut off by its death, torn, too long, or, with
-    /// [`check_json`](crate::WorkerSpec::check_json) or a framing that announces sizes, not JSON. The stream goes on behind it.
+    /// [`validate_json`](crate::WorkerSpec::validate_json) or a framing that announces sizes, not JSON. The stream goes on behind it.
     InvalidFrame(Box<InvalidFrame>),
     /// It has connected to its control pipe. What was sent to it before goes out now.
     ControlConnected,
@@ -142,7 +142,7 @@ pub enum EventKind {
     },
     /// Its watchdog has heard nothing of it for the whole period: it is stopped.
     WatchdogTimeout,
-    /// It has run as long as its [time limit](crate::WorkerSpec::time_limit) lets it: it is stopped.
+    /// It has run as long as its [time limit](crate::WorkerSpec::runtime_max) lets it: it is stopped.
     RuntimeExceeded {
         /// From its start.
         after: Duration,

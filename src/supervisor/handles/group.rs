@@ -195,7 +195,7 @@ impl WorkerGroup {
         self.ask(|answer| GroupCommand::Remove { group: self.id(), worker: worker.id(), answer })
     }
 
-    /// How the group, its members and the groups within it are; `None` once it is dissolved or the
+    /// How the group, its members and the groups within it are; `None` once it is removed or the
     /// supervisor has ended, and where its event loop does not answer within 5 s.
     #[doc(alias = "which_children")]
     pub fn status(&self) -> Option<GroupStatus> {
@@ -232,9 +232,9 @@ impl WorkerGroup {
     /// # Errors
     ///
     /// [`GroupError::Refused`] where a member of another group waits for one of its own.
-    pub fn dissolve(&self) -> Result<StopHandle, GroupError> {
+    pub fn remove_all(&self) -> Result<StopHandle, GroupError> {
         let began = now();
-        let ended = self.put(|answer| GroupCommand::Dissolve(self.id(), answer))?;
+        let ended = self.put(|answer| GroupCommand::RemoveAll(self.id(), answer))?;
         ended.map(|workers| StopHandle::new(workers, began))
     }
 

@@ -7,7 +7,7 @@ use crate::{
     supervisor::{
         clock::now,
         commands::{Action, Command},
-        control::call::{Call, understand},
+        control::call::{PendingCall, understand},
         events::trace::Asked,
         handles::stop::{RestartHandle, StopHandle},
         sync::lock,
@@ -192,7 +192,7 @@ impl Worker {
     ///
     /// When the question cannot be sent: never waits for a worker that does not read, but is [`QueueFull`](CallError::QueueFull) when a
     /// mebibyte waits already.
-    pub fn start_call<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<Call, CallError> {
+    pub fn start_call<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<PendingCall, CallError> {
         let mut asked = Asked::begin(self.shared.id, method);
         let call = self.shared.link().and_then(|link| link.call(method, params));
         let mut call = call.inspect_err(|error| asked.end(Some(error)))?;

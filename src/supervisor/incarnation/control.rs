@@ -52,8 +52,8 @@ impl Driver {
     }
 
     /// A worker with a control pipe has been started.
-    pub(crate) fn expect(&mut self, place: Place, key: String, connect_time: Duration) {
-        self.set_timer_after(connect_time, Timer::Connect(place));
+    pub(crate) fn expect(&mut self, place: Place, key: String, control_connect_timeout: Duration) {
+        self.set_timer_after(control_connect_timeout, Timer::Connect(place));
         let user = live_at(&mut self.slots, place).and_then(|live| live.spec.peer_user);
         let early = self.control.as_mut().and_then(|control| control.expect(key, place, user));
         if let Some(known) = early {
@@ -140,7 +140,7 @@ impl Driver {
         self.timers.cancel(Timer::Connect(place));
         let token = Target::Control(place).token();
         let connection = Arc::new(Connection { socket, poller: Arc::clone(&self.poller), token });
-        let reading = Reading::begun(live.spec.max_frame, &said, hello_bytes);
+        let reading = Reading::begun(live.spec.max_message_size, &said, hello_bytes);
         live.session = Some(Session::new(Arc::clone(&connection), &link, &self.window));
         link.open(&connection, reading);
         self.register(Target::Control(place));

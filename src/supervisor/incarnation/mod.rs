@@ -111,7 +111,7 @@ impl Live {
             stderr.map(|pipe| Listener::new(StreamId::Stderr, pipe, &spec)),
         ];
         let patience = Patience {
-            drain_time: spec.drain_time,
+            drain_time: spec.drain_timeout,
             grace_periods: spec.stop.stages().iter().map(|rung| rung.grace_period).collect(),
             longest_extension: LONGEST_EXTENSION,
             longest_death: LONGEST_DEATH,

@@ -143,8 +143,8 @@ impl Listener {
             StreamId::Stderr => spec.messages == MessageSource::Stderr,
         };
         let (kind, deframer) = if messages {
-            let check = spec.check_json || spec.framing.announces_sizes();
-            (Kind::Messages { check }, Deframer::new(spec.framing, spec.max_frame))
+            let check = spec.validate_json || spec.framing.announces_sizes();
+            (Kind::Messages { check }, Deframer::new(spec.framing, spec.max_message_size))
         } else {
             let stream = if id == StreamId::Stdout { OutputStream::Stdout } else { OutputStream::Stderr };
             (Kind::Lines(stream), Deframer::text(MAX_LINE))

@@ -41,7 +41,7 @@ impl Driver {
     pub(crate) fn arrive(&mut self, mut arrival: Arrival) {
         // By the loop's clock, which may be behind.
         arrival.started = arrival.started.min(self.clock.now());
-        let (key, connect_time) = (arrival.key.take(), arrival.spec.time_to_connect());
+        let (key, control_connect_timeout) = (arrival.key.take(), arrival.spec.time_to_connect());
         let (shared, spec) = (Arc::clone(&arrival.shared), Arc::clone(&arrival.spec));
         let live = Box::new(Live::new(arrival));
         // Before the event: whoever hears of the start finds this incarnation behind the worker's handle.
@@ -59,14 +59,14 @@ impl Driver {
         slot.live = Some(live);
         let is_wanted = self.keep(&shared, &spec, place);
         self.watch(place);
-        if let Some(limit) = spec.time_limit {
+        if let Some(limit) = spec.runtime_max {
             self.set_timer_after(limit, Timer::TimeLimit(place));
         }
         self.member_started(shared.id());
         // Before it is expected: it may have connected already, and that may be what makes it ready.
         self.attend(place);
         if let Some(key) = key {
-            self.expect(place, key, connect_time);
+            self.expect(place, key, control_connect_timeout);
         }
         if let Some(LastCall { until }) = self.last_call {
             let left = until.map(|until| until.saturating_duration_since(self.clock.now()));
@@ -107,7 +107,7 @@ impl Driver {
         live.health.ended = Some(self.clock.now());
         let is_judged = live.health.judge.as_ref().is_some_and(Judge::is_busy);
         if is_judged && live.incarnation.is_running() {
-            let time = live.spec.drain_time;
+            let time = live.spec.drain_timeout;
             return self.set_timer_after(time, Timer::Verdict(place));
         }
         self.die(place);

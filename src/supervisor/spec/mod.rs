@@ -28,16 +28,16 @@ pub(crate) mod unsupervised;
 pub(crate) mod validate;
 
 /// The largest message, by default, in bytes.
-const MAX_FRAME: usize = 16 << 20;
+const MAX_MESSAGE_SIZE: usize = 16 << 20;
 /// How many bytes of a worker's messages may be waiting, by default.
 const WINDOW: usize = 1 << 20;
 /// How long the streams of an ended worker are waited for, by default.
-const DRAIN_TIME: Duration = Duration::from_millis(200);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
 /// How much of standard error is kept for the exit, by default, in bytes.
 const STDERR_TAIL: usize = 8 << 10;
 
 /// How long a worker has to connect to its control pipe, by default.
-const CONNECT_TIME: Duration = Duration::from_secs(10);
+const CONTROL_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where a worker's messages come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,14 +85,14 @@ pub struct WorkerSpec {
     /// As `stdout`.
     pub(crate) stderr: Option<OutputMode>,
     pub(crate) framing: Framing,
-    pub(crate) max_frame: usize,
-    pub(crate) check_json: bool,
+    pub(crate) max_message_size: usize,
+    pub(crate) validate_json: bool,
     pub(crate) pipe_capacity: Option<usize>,
     pub(crate) window: usize,
-    pub(crate) drain_time: Duration,
+    pub(crate) drain_timeout: Duration,
     pub(crate) stderr_tail: usize,
     pub(crate) has_control: bool,
-    pub(crate) connect_time: Duration,
+    pub(crate) control_connect_timeout: Duration,
     pub(crate) peer_user: Option<u32>,
     pub(crate) death_signal: DeathSignal,
     pub(crate) restart: RestartPolicy,
@@ -101,7 +101,7 @@ pub struct WorkerSpec {
     pub(crate) survivors: Survivors,
     pub(crate) ready: Option<Readiness>,
     pub(crate) watchdog: Option<Watchdog>,
-    pub(crate) time_limit: Option<Duration>,
+    pub(crate) runtime_max: Option<Duration>,
     pub(crate) is_significant: bool,
     pub(crate) cgroup_limits: Vec<CgroupLimit>,
     /// What it waits for, in a group.
@@ -148,14 +148,14 @@ impl WorkerSpec {
             stdout: None,
             stderr: None,
             framing: Framing::default(),
-            max_frame: MAX_FRAME,
-            check_json: false,
+            max_message_size: MAX_MESSAGE_SIZE,
+            validate_json: false,
             pipe_capacity: None,
             window: WINDOW,
-            drain_time: DRAIN_TIME,
+            drain_timeout: DRAIN_TIMEOUT,
             stderr_tail: STDERR_TAIL,
             has_control: false,
-            connect_time: CONNECT_TIME,
+            control_connect_timeout: CONTROL_CONNECT_TIMEOUT,
             peer_user: None,
             death_signal: DeathSignal::Unset,
             restart: RestartPolicy::default(),
@@ -164,7 +164,7 @@ impl WorkerSpec {
             survivors: Survivors::Kill,
             ready: None,
             watchdog: None,
-            time_limit: None,
+            runtime_max: None,
             is_significant: false,
             cgroup_limits: Vec::new(),
             dependencies: Vec::new(),
@@ -268,8 +268,8 @@ impl WorkerSpec {
     /// How long it has to connect to its control pipe before that is told, as
     /// [`ConnectTimeout`](crate::DisconnectReason::ConnectTimeout); by default 10 s. Where that is what makes it ready, not less than it
     /// has for [becoming ready](Readiness::timeout).
-    pub fn connect_time(mut self, time: Duration) -> Self {
-        self.connect_time = time;
+    pub fn control_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.control_connect_timeout = timeout;
         self
     }
 
@@ -416,8 +416,8 @@ impl WorkerSpec {
     /// Wall-clock time, but for what the whole program is [stopped by its user](crate::Supervisor::handle_signals).
     #[doc(alias = "RuntimeMaxSec")]
     #[doc(alias = "timeout")]
-    pub fn time_limit(mut self, time: Duration) -> Self {
-        self.time_limit = Some(time);
+    pub fn runtime_max(mut self, limit: Duration) -> Self {
+        self.runtime_max = Some(limit);
         self
     }
 
@@ -439,15 +439,15 @@ impl WorkerSpec {
 
     /// The largest message in bytes; by default 16 MiB, at most 1 GiB. A longer one is skipped and reported as a
     /// [`FrameError`](crate::FrameError) as soon as its length is known; a host that does not want to go on then stops the worker. So much memory can one worker's unfinished message take.
-    pub fn max_frame(mut self, bytes: usize) -> Self {
-        self.max_frame = bytes;
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.max_message_size = bytes;
         self
     }
 
     /// Has every message looked through when it arrives, so that what is not JSON is a fault at once and never a
     /// [`Message`](crate::Message). By default the consumer finds out, in its own time, when it parses.
-    pub fn check_json(mut self) -> Self {
-        self.check_json = true;
+    pub fn validate_json(mut self) -> Self {
+        self.validate_json = true;
         self
     }
 
@@ -471,8 +471,8 @@ impl WorkerSpec {
     /// How long after its death the end of its streams is waited for, where something that it started holds them open; by
     /// default 200 ms. Then the stream is closed and told in [`Exit::leaked_streams`](crate::Exit::leaked_streams).
     #[doc(alias = "WaitDelay")]
-    pub fn drain_time(mut self, time: Duration) -> Self {
-        self.drain_time = time;
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
         self
     }
 

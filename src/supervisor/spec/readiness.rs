@@ -87,7 +87,7 @@ impl Readiness {
 
     /// When it sends a message that `is_it` accepts. `is_it` is called with one message after the other, on a thread of its own: one
     /// that blocks keeps its own worker from becoming ready, and delays no other. The messages themselves are delivered meanwhile.
-    /// After the worker's end the calls that are due are waited for up to its [`drain_time`](crate::WorkerSpec::drain_time). A panic
+    /// After the worker's end the calls that are due are waited for up to its [`drain_timeout`](crate::WorkerSpec::drain_timeout). A panic
     /// counts as `false`, and is reported by the panic hook alone.
     ///
     /// Only the first 16 MiB are looked at (each message counts 16 bytes more than it has); then the worker is not ready for good

@@ -29,7 +29,7 @@ impl WorkerSpec {
     /// * When the host is killed, the same: the worker and its group are killed, daemons live on.
     /// * It has no cgroup of its own, since all of a cgroup is killed together: [`cgroup_limit`](Self::cgroup_limit) is refused.
     /// * The daemon keeps what it has inherited: a captured stream that it holds open is closed after the
-    ///   [drain time](Self::drain_time) and named in [`Exit::leaked_streams`](crate::Exit::leaked_streams).
+    ///   [drain time](Self::drain_timeout) and named in [`Exit::leaked_streams`](crate::Exit::leaked_streams).
     pub fn survivors(mut self, survivors: Survivors) -> Self {
         self.survivors = survivors;
         self

@@ -25,7 +25,7 @@ impl WorkerSpec {
         }
         let of_supervisors = [
             ("cgroup_limit", !self.cgroup_limits.is_empty()),
-            ("time_limit", self.time_limit.is_some()),
+            ("runtime_max", self.runtime_max.is_some()),
             ("restart", self.restart.can_restart()),
             ("ready", self.ready.is_some()),
             ("watchdog", self.watchdog.is_some()),
@@ -42,7 +42,7 @@ impl WorkerSpec {
 
     pub(crate) fn time_to_connect(&self) -> Duration {
         let to_be_ready = self.ready.as_ref().filter(|ready| ready.is_by_control()).map(|ready| ready.timeout);
-        self.connect_time.max(to_be_ready.unwrap_or_default())
+        self.control_connect_timeout.max(to_be_ready.unwrap_or_default())
     }
 
     /// The death signal, `unset` where the spec does not say.

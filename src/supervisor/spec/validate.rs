@@ -32,7 +32,7 @@ impl WorkerSpec {
         for (what, bytes, most) in [
             ("window", self.window, usize::MAX),
             // Places in a chunk are counted in 32 bits.
-            ("maximum message size", self.max_frame, 1 << 30),
+            ("maximum message size", self.max_message_size, 1 << 30),
         ] {
             if bytes == 0 || bytes > most {
                 return Err(SpecError::InvalidSize { what, bytes });
@@ -95,10 +95,10 @@ impl WorkerSpec {
                 _ => {}
             }
         }
-        if self.time_limit.is_some_and(|limit| limit.is_zero()) {
-            return missing(["time_limit", "spawn"], "it cannot be zero: it would be stopped at once");
+        if self.runtime_max.is_some_and(|limit| limit.is_zero()) {
+            return missing(["runtime_max", "spawn"], "it cannot be zero: it would be stopped at once");
         }
-        if let (Some(limit), Some(ready)) = (self.time_limit, &self.ready)
+        if let (Some(limit), Some(ready)) = (self.runtime_max, &self.ready)
             && !matches!(ready.wanted, Wanted::Started)
             && limit <= ready.timeout
         {
@@ -107,7 +107,7 @@ impl WorkerSpec {
                 "it has {within:?} to become ready (`Readiness::timeout`; 30 s by default), and is stopped after {limit:?}: shorten the \
                  one, or lengthen the other"
             );
-            return missing(["time_limit", "ready"], &reason);
+            return missing(["runtime_max", "ready"], &reason);
         }
         if let Some(watchdog) = &self.watchdog {
             watchdog.check().map_err(refused)?;

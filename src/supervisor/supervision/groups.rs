@@ -65,7 +65,7 @@ impl Driver {
                 drop(answer.send(self.running(node)));
                 self.tell_groups(Input::Stop(node));
             }
-            GroupCommand::Dissolve(group, answer) => {
+            GroupCommand::RemoveAll(group, answer) => {
                 let node = Node::Group(group);
                 let may = self.groups.check_removal(node).map_err(GroupError::from);
                 let is_removed = may.is_ok();
@@ -264,7 +264,7 @@ impl Driver {
             Output::Removed(Node::Member(id)) => self.end(id),
             Output::Removed(Node::Group(id)) => {
                 if let Some(handle) = self.group_handles.remove(&id) {
-                    handle.set_end(Some(GroupEnd::Dissolved));
+                    handle.set_end(Some(GroupEnd::Removed));
                 }
             }
         }

@@ -26,8 +26,8 @@ pub enum GroupEnd {
     GaveUp,
     /// The group around it has ended, or was restarted without it, since its own [`Restart`](crate::Restart) is `Never`.
     WithParent,
-    /// It was [dissolved](crate::supervisor::handles::group::WorkerGroup::dissolve), alone or with the group around it.
-    Dissolved,
+    /// It was [removed](crate::supervisor::handles::group::WorkerGroup::remove_all), alone or with the group around it.
+    Removed,
     /// The supervisor has ended.
     SupervisorGone,
 }
@@ -39,7 +39,7 @@ impl fmt::Display for GroupEnd {
             Self::ShutDown => "shut down after the end of its significant members",
             Self::GaveUp => "gave up",
             Self::WithParent => "ended with the group around it",
-            Self::Dissolved => "dissolved",
+            Self::Removed => "removed",
             Self::SupervisorGone => "the supervisor has ended",
         })
     }

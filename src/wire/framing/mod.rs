@@ -38,7 +38,7 @@ pub enum Framing {
     /// in the middle of a line or of a value as well, since no JSON contains it.
     ///
     /// With this framing and with [`LengthPrefixed`](Self::LengthPrefixed) the supervisor checks that each value is JSON, as with
-    /// [`check_json`](crate::WorkerSpec::check_json): a size that is too small shows in nothing else.
+    /// [`validate_json`](crate::WorkerSpec::validate_json): a size that is too small shows in nothing else.
     #[doc(alias = "lsp")]
     ContentLength,
 }
