@@ -152,7 +152,7 @@ fn search_first(command: &mut Command, is_cleared: bool) -> ProgramSearch {
 /// std does not tell which step failed; some errors can only come from running the program.
 fn explained(source: io::Error, search: &ProgramSearch, command: &Command, program: &str) -> SpawnError {
     let errno = source.raw_os_error().unwrap_or(0);
-    match search.explain(errno, command.get_current_dir()) {
+    match search.diagnose(errno, command.get_current_dir()) {
         (step @ SpawnStep::Format, _) => SpawnError::failed(program, step, source),
         (step, errno) if Some(errno) != source.raw_os_error() => {
             SpawnError::failed(program, step, io::Error::from_raw_os_error(errno))

@@ -1,39 +1,39 @@
-//! What differs from one start of a plan to the next.
+//! Parameters of one start that are not part of the plan.
 
 use std::{ffi::OsString, os::fd::BorrowedFd};
 
-/// How long a start may wait for what is not ours: to open a FIFO waits for its other end.
+/// Whether opening a file may block: opening a FIFO waits for its other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OpenMode {
-    /// Its caller waits, and nobody else.
+    /// Only the caller waits.
     Blocking,
-    /// Others would wait too.
+    /// The calling thread serves other workers and must not wait.
     Nonblocking,
 }
 
-/// What differs from one start of a plan to the next.
+/// Parameters of one start that are not part of the plan.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SpawnContext<'a> {
-    /// What the child gets when the calling thread ends.
+    /// The signal that the kernel sends to the child when the calling thread exits.
     pub(crate) death_signal: Option<i32>,
-    /// The path of the control pipe, for the arguments; empty where there is none.
+    /// The path of the control pipe, for the arguments; empty if there is none.
     pub(crate) control_path: &'a str,
-    /// Its path with the worker's key, for the environment.
+    /// The path of the control pipe with the worker's key, for the environment.
     pub(crate) control: &'a str,
-    /// To set beside the plan's variables, whatever those say.
+    /// Environment variables that override those of the plan.
     pub(crate) variables: &'a [(&'static str, OsString)],
     pub(crate) cgroup: CgroupPlacement<'a>,
 }
 
-/// The cgroup that a process is born in, by its directory; only the fast way can do that.
+/// The cgroup in which clone3(2) creates the process, by its directory. Not available with a user's own `Command`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) enum CgroupPlacement<'a> {
-    /// Ours.
+    /// The cgroup of this process.
     #[default]
     Inherit,
-    /// This one, or ours where that fails.
+    /// The given cgroup, or that of this process if clone3 fails.
     Preferred(BorrowedFd<'a>),
-    /// This one, which has limits, or none. `SpawnStep::Cgroup` tells when it fails.
+    /// The given cgroup, which has limits. The start fails with `SpawnStep::Cgroup` if clone3 fails.
     Required(BorrowedFd<'a>),
 }
 

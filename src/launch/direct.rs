@@ -48,7 +48,7 @@ pub(super) fn start(
     let cloned = clone::spawn(&image).map_err(|failure| {
         let directory = plan.directory.as_deref();
         let (exec, errno) = match failure.step {
-            Step::Exec => search.explain(failure.errno, directory),
+            Step::Exec => search.diagnose(failure.errno, directory),
             _ => (SpawnStep::Exec(None), failure.errno),
         };
         let step = step_of(failure, directory, exec);

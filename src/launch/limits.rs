@@ -1,22 +1,22 @@
-//! What of the machine a worker may use, as a process.
+//! Resource limits and priorities.
 
-/// A limit of setrlimit(2), for [`WorkerSpec::rlimit`](crate::WorkerSpec::rlimit).
+/// A resource of setrlimit(2), for [`WorkerSpec::rlimit`](crate::WorkerSpec::rlimit).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResourceLimit {
-    /// Seconds of CPU time; then SIGXCPU and SIGKILL.
+    /// CPU time in seconds; beyond it the kernel terminates the process (SIGXCPU, SIGKILL).
     CpuSeconds,
-    /// Bytes of the largest file it may write; then SIGXFSZ.
+    /// Size in bytes of the largest file that the worker may write; beyond it the kernel sends SIGXFSZ.
     FileBytes,
-    /// Bytes of its stack.
+    /// Stack size in bytes.
     StackBytes,
-    /// Bytes of a core dump; 0 for none.
+    /// Size of a core dump in bytes; 0 disables core dumps.
     CoreBytes,
-    /// One more than the highest descriptor number.
+    /// Highest file descriptor number plus one.
     OpenFiles,
-    /// Bytes of its address space.
+    /// Address space in bytes.
     AddressSpaceBytes,
-    /// Processes and threads of its user, all together.
+    /// Processes and threads of the worker's user, across the whole machine.
     Processes,
 }
 
@@ -31,21 +31,21 @@ impl ResourceLimit {
             Self::AddressSpaceBytes => libc::RLIMIT_AS,
             Self::Processes => libc::RLIMIT_NPROC,
         };
-        // Unsigned in glibc, signed in musl; the numbers are below 16.
+        // Unsigned in glibc, signed in musl; all values are below 16.
         libc::c_int::try_from(resource).unwrap_or(-1)
     }
 }
 
-/// Whose disk requests come first: `ioprio_set(2)`, for [`WorkerSpec::io_priority`](crate::WorkerSpec::io_priority). Only some
-/// of the kernel's I/O schedulers look at it (BFQ, and mq-deadline in part).
+/// I/O priority of ioprio_set(2), for [`WorkerSpec::io_priority`](crate::WorkerSpec::io_priority). Only some of the kernel's I/O
+/// schedulers honor it: BFQ, and mq-deadline in part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IoPriority {
-    /// Before everybody else; only root may. From 0, the first, to 7.
+    /// Served before other classes; requires root. Level 0 (highest) to 7.
     RealTime(u8),
-    /// What everybody has, at level 4. From 0, the first, to 7.
+    /// The default class, with level 4 as the default. Level 0 (highest) to 7.
     BestEffort(u8),
-    /// When nobody else wants the disk.
+    /// Served only while no other process uses the disk.
     Idle,
 }
 
@@ -67,17 +67,17 @@ impl IoPriority {
     }
 }
 
-/// A limit on a worker with all it has started, for [`WorkerSpec::cgroup_limit`](crate::WorkerSpec::cgroup_limit).
+/// A limit of cgroup v2 on a worker together with its descendants, for [`WorkerSpec::cgroup_limit`](crate::WorkerSpec::cgroup_limit).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CgroupLimit {
-    /// Bytes of memory; beyond that the kernel kills one of them, which [`Exit::oom_killed`](crate::Exit::oom_killed) tells. None of
-    /// it is swapped out.
+    /// `memory.max` in bytes, with swap disabled (`memory.swap.max` 0). Beyond the limit the kernel kills a process, which
+    /// [`Exit::oom_killed`](crate::Exit::oom_killed) reports.
     MemoryMax(u64),
-    /// Processor time, in thousandths of one processor; at least 10.
+    /// `cpu.max` in thousandths of one processor; at least 10.
     #[doc(alias = "CPUQuota")]
     CpuMax(u32),
-    /// Processes and threads.
+    /// `pids.max`: number of processes and threads.
     #[doc(alias = "TasksMax")]
     PidsMax(u32),
 }

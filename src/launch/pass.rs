@@ -1,4 +1,4 @@
-//! Where the number of a handle is told.
+//! How fd numbers and addresses are passed to a worker.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -8,9 +8,9 @@ use std::{
     },
 };
 
-/// How a handle reaches the worker: where its number is written, and perhaps which number it is.
+/// How a handle is passed to a worker: where its fd number is written, and optionally which number it is.
 ///
-/// In a text, `{}` is where the number lands and `{{}}` writes a literal `{}`; everything else stands as it is.
+/// In a template, `{}` is replaced by the number and `{{}}` by a literal `{}`; all other text is unchanged.
 ///
 /// ```
 /// use pipewright::{Pass, WorkerSpec};
@@ -34,36 +34,36 @@ pub(super) enum PassTarget {
         name: OsString,
         template: OsString,
     },
-    /// The program expects the handle at its number and is told nothing.
+    /// The program expects the handle at a fixed number.
     None,
 }
 
 impl Pass {
-    /// One argument, appended where this call stands among the others: `--messages={}`, `pipe:{}`, or `{}` alone.
+    /// Appends an argument such as `--messages={}`, `pipe:{}` or `{}`. Its position among the arguments is that of the call.
     #[must_use]
     pub fn arg(template: impl Into<OsString>) -> Self {
         Self { target: PassTarget::Argument(template.into()), number: None }
     }
 
-    /// An environment variable whose value is the number.
+    /// Sets an environment variable to the number.
     #[must_use]
     pub fn env(name: impl Into<OsString>) -> Self {
         Self::env_with(name, "{}")
     }
 
-    /// An environment variable with the number somewhere in its value.
+    /// Sets an environment variable to a template with the number.
     #[must_use]
     pub fn env_with(name: impl Into<OsString>, template: impl Into<OsString>) -> Self {
         Self { target: PassTarget::Environment { name: name.into(), template: template.into() }, number: None }
     }
 
-    /// A fixed number, 3 or above, that the program expects; it is told nothing.
+    /// Fixes the fd number, 3 or above, without writing it anywhere: for programs that expect it.
     #[must_use]
     pub fn fd(number: RawFd) -> Self {
         Self { target: PassTarget::None, number: Some(number) }
     }
 
-    /// Also fixes the number, for a program that is told and yet wants a certain one.
+    /// Fixes the fd number, 3 or above, in addition to writing it.
     #[must_use]
     pub fn at_fd(mut self, number: RawFd) -> Self {
         self.number = Some(number);
@@ -71,10 +71,10 @@ impl Pass {
     }
 }
 
-/// A text with the number of a handle in it.
+/// A text with placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Template {
-    /// The text between the places; one more than there are places.
+    /// The text around the placeholders; one piece more than there are placeholders.
     pieces: Vec<Vec<u8>>,
 }
 
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_lands_where_the_braces_stand() {
+    fn placeholder_is_replaced_by_number() {
         assert_eq!(fill("--messages={}", 3), "--messages=3");
         assert_eq!(fill("pipe:{}", 10), "pipe:10");
         assert_eq!(fill("{}", 7), "7");
@@ -138,10 +138,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_doubled_template_is_literal(text in "[a-z{}= ]{0,20}", number in 3..5000) {
+        fn doubled_braces_are_literal(text in "[a-z{}= ]{0,20}", number in 3..5000) {
             let doubled = text.replace("{}", "{{}}");
             let template = Template::parse(OsStr::new(&doubled));
-            // Doubling can form a new `{}` with a brace that stood beside it; only the others are literal for sure.
+            // Next to another brace, the doubled text can form a new `{}`.
             prop_assume!(!text.contains("{{") && !text.contains("}}"));
             prop_assert!(!template.has_placeholder());
             prop_assert_eq!(template.fill(number).into_string().unwrap(), text);

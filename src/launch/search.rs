@@ -1,4 +1,4 @@
-//! Where a program is found, in both ways of starting: as execvp(3) does it in the child, in its working directory and with its `PATH`.
+//! Finds the program as execvp(3) does: with the child's `PATH`, relative to its working directory.
 
 use super::error::SpawnStep;
 use std::{
@@ -8,14 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where execvp(3) looks when the environment has no `PATH`.
+/// The search path of execvp(3) if the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// The files to try for a program, in their order. A relative one is meant from the child's working directory.
+/// The files to try for a program, in order. Relative paths start at the child's working directory.
 #[derive(Debug)]
 pub(super) struct ProgramSearch {
     pub(super) candidates: Vec<CString>,
-    /// The search path, for a name without a slash.
+    /// The search path, if the program name has no slash.
     path: Option<OsString>,
 }
 
@@ -27,13 +27,13 @@ impl ProgramSearch {
             Some(path) => env::split_paths(path).map(|entry| entry.join(program)).collect(),
             None => vec![PathBuf::from(program)],
         };
-        // A zero byte can only come from a user's own `Command`, which std refuses to run.
+        // Only a user's own `Command` can contain a NUL byte, and std refuses to spawn it.
         let candidates = files.into_iter().filter_map(|file| CString::new(file.into_os_string().into_vec()).ok());
         Self { candidates: candidates.collect(), path }
     }
 
-    /// What failed when the program could not be run, and the error that says so.
-    pub(super) fn explain(&self, errno: i32, directory: Option<&Path>) -> (SpawnStep, i32) {
+    /// Returns the step and the errno to report for an exec that failed with `errno`.
+    pub(super) fn diagnose(&self, errno: i32, directory: Option<&Path>) -> (SpawnStep, i32) {
         let is_there = |file: &CString| {
             let file = Path::new(OsStr::from_bytes(file.to_bytes()));
             directory.map_or_else(|| file.exists(), |directory| directory.join(file).exists())
@@ -42,11 +42,11 @@ impl ProgramSearch {
         match errno {
             libc::ENOEXEC => (SpawnStep::Format, errno),
             libc::ENOENT if self.candidates.iter().any(is_there) => (SpawnStep::Interpreter, errno),
-            // A directory of the search path that may not be searched: the program was not found, in the others either.
+            // EACCES for a directory of the search path that cannot be searched: the program was found nowhere.
             libc::EACCES if path.is_some() && !self.candidates.iter().any(is_there) => {
                 (SpawnStep::Exec(path), libc::ENOENT)
             }
-            // One that was found, and whose arguments are too long, need not be looked for.
+            // The program was found: its arguments are too long.
             libc::E2BIG => (SpawnStep::Exec(None), errno),
             _ => (SpawnStep::Exec(path), errno),
         }
@@ -58,20 +58,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_that_may_not_be_searched_does_not_hide_that_nothing_was_found() {
+    fn eacces_of_search_directory_is_reported_as_enoent() {
         let search = ProgramSearch::new(OsStr::new("no-such-program"), Some("/no/such/place:/bin".into()));
         let path = SpawnStep::Exec(Some("/no/such/place:/bin".into()));
-        assert_eq!(search.explain(libc::EACCES, None), (path.clone(), libc::ENOENT));
-        assert_eq!(search.explain(libc::ENOENT, None), (path, libc::ENOENT));
+        assert_eq!(search.diagnose(libc::EACCES, None), (path.clone(), libc::ENOENT));
+        assert_eq!(search.diagnose(libc::ENOENT, None), (path, libc::ENOENT));
         let found = ProgramSearch::new(OsStr::new("sh"), Some("/no/such/place:/bin".into()));
-        assert_eq!(found.explain(libc::EACCES, None).1, libc::EACCES, "one that is there and may not be run");
-        assert_eq!(found.explain(libc::E2BIG, None), (SpawnStep::Exec(None), libc::E2BIG));
+        assert_eq!(found.diagnose(libc::EACCES, None).1, libc::EACCES, "an existing file that cannot be executed");
+        assert_eq!(found.diagnose(libc::E2BIG, None), (SpawnStep::Exec(None), libc::E2BIG));
         let named = ProgramSearch::new(OsStr::new("/no/such/program"), None);
-        assert_eq!(named.explain(libc::EACCES, None), (SpawnStep::Exec(None), libc::EACCES));
+        assert_eq!(named.diagnose(libc::EACCES, None), (SpawnStep::Exec(None), libc::EACCES));
     }
 
     #[test]
-    fn relative_entries_stay_relative() {
+    fn relative_path_entries_stay_relative() {
         let files = |program: &str, path: Option<&str>| {
             let search = ProgramSearch::new(OsStr::new(program), path.map(OsString::from));
             search.candidates.into_iter().map(|file| file.into_string().unwrap()).collect::<Vec<_>>()

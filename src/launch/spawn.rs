@@ -1,4 +1,4 @@
-//! A recipe becomes a process, in one of two ways: straight through clone(2), or through a user's own `Command`.
+//! Starts a process, either directly through clone(2) or through a user's own `Command`.
 
 use super::{
     child::ChildProcess,
@@ -11,31 +11,31 @@ use super::{
     retry::{busy_pause, pause_for},
 };
 
-/// A process and our ends of its pipes.
+/// A new process and our ends of its pipes.
 #[derive(Debug)]
 pub(crate) struct LaunchedChild {
     pub(crate) child: ChildProcess,
     pub(crate) ends: ParentFds,
-    /// It was born in the cgroup that was wanted.
+    /// Whether it was created in the requested cgroup.
     pub(crate) in_cgroup: bool,
 }
 
-/// Everything that a child is to hold, before there is a child.
+/// The fds of a child that has not been created yet.
 #[derive(Debug)]
 pub(crate) struct PreparedFds {
     ends: ParentFds,
     child_ends: ChildFds,
 }
 
-/// Makes the pipes and opens the files. To open a FIFO can block: where there is patience for that it is done by whoever wants the
-/// worker, and not by a thread that others wait for.
+/// Creates the pipes and opens the files. With [`OpenMode::Blocking`] this can block on a FIFO, so that mode is for the caller's
+/// thread, not for a thread that serves several workers.
 pub(crate) fn prepare(plan: &LaunchPlan, open_mode: OpenMode) -> Result<PreparedFds, SpawnError> {
     let (ends, child_ends) = descriptors::make_ends(plan, open_mode)?;
     Ok(PreparedFds { ends, child_ends })
 }
 
-/// Starts one process of a plan that was checked. On an error there is no process and no descriptor left. Waits while the program's
-/// file is busy, up to the sum of [`busy_pause`].
+/// Starts one process of a validated plan. An error leaves no process and no fd. Retries while the program's file is busy, for
+/// half a second in all ([`busy_pause`]).
 pub(crate) fn launch(
     plan: &LaunchPlan,
     prepared: PreparedFds,
@@ -56,7 +56,7 @@ pub(crate) fn launch(
     Err(SpawnError::SupervisorGone)
 }
 
-/// As [`launch`], without waiting. Where the program is busy, what was prepared stays for the next attempt.
+/// As [`launch`], with a single attempt. If the program is busy, `prepared` keeps its value for the next attempt.
 pub(crate) fn launch_once(
     plan: &LaunchPlan,
     prepared: &mut Option<PreparedFds>,
@@ -69,7 +69,7 @@ pub(crate) fn launch_once(
     };
     let mut in_cgroup = context.cgroup.directory().is_some() && matches!(plan.program, Program::Named(_));
     let mut started = start(context);
-    // A kernel or a sandbox that does not know how, or a cgroup that was removed: then without.
+    // The kernel or a sandbox has no clone3, or the cgroup was removed.
     if matches!(started, Err(SpawnError::Failed { step: SpawnStep::Cgroup, .. }))
         && matches!(context.cgroup, CgroupPlacement::Preferred(_))
     {

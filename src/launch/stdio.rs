@@ -1,48 +1,52 @@
-//! Standard streams and the process group of a worker.
+//! Standard streams and process group of a worker.
 
 use std::{fs::File, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
-/// What a worker has as its standard input.
+/// Source of a worker's standard input, for [`WorkerSpec::stdin`](crate::WorkerSpec::stdin).
+#[doc(alias = "Stdio")]
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum StdinMode {
-    /// `/dev/null`: a worker that reads finds the end at once.
+    /// `/dev/null`: reads return the end of the file at once.
     #[default]
     Null,
-    /// Ours; `/dev/null` where we have none. Where that is a terminal, a worker that reads it in a process group of its own, the
-    /// default, is stopped by SIGTTIN, and nobody is told: give it [`ProcessGroup::Inherit`] or [`ProcessGroup::NewSession`]
+    /// Inherits our standard input, or `/dev/null` if it is closed. A worker in its own process group (the default) that reads from
+    /// a terminal is stopped by SIGTTIN, without an event: use [`ProcessGroup::Inherit`] or [`ProcessGroup::NewSession`] for it
     /// ([gotchas](crate::_documentation::gotchas), "The terminal is for one group").
     Inherit,
-    /// A pipe whose other end is `take_stdin` of the worker.
+    /// A pipe; `take_stdin` returns our end.
     Pipe,
-    /// A file, opened for reading anew for each incarnation. Where it is a FIFO, `spawn` waits for somebody who writes into it; a
-    /// restart and a member of a group do not wait, and see its end at once where nobody does.
+    /// A file, opened for reading by every incarnation. Opening a FIFO waits for a writer in `spawn`; a restart or a start in a
+    /// group does not wait, and reads the end of the file if there is no writer.
     File(PathBuf),
-    /// A descriptor of yours. All incarnations share it.
+    /// A file descriptor of the host, shared by all incarnations.
     Fd(Arc<OwnedFd>),
 }
 
-/// Where a worker's standard output or standard error goes.
+/// Destination of a worker's standard output or standard error, for [`WorkerSpec::stdout`](crate::WorkerSpec::stdout) and
+/// [`WorkerSpec::stderr`](crate::WorkerSpec::stderr).
+#[doc(alias = "Stdio")]
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum OutputMode {
-    /// Where ours goes; `/dev/null` where we have none. A terminal with `stty tostop` stops a worker that writes to it in a process
-    /// group of its own, the default, as [`StdinMode::Inherit`] does one that reads.
+    /// Inherits our stream, or `/dev/null` if it is closed. On a terminal with `stty tostop`, a worker in its own process group (the
+    /// default) that writes is stopped by SIGTTOU, as a reader is with [`StdinMode::Inherit`].
     #[default]
     Inherit,
     /// `/dev/null`.
     Null,
-    /// To us, line by line, as [`EventKind::Line`](crate::EventKind::Line); a line longer than 64 KiB comes in pieces of that
-    /// length. With [`Line::ending`](crate::Line::ending) it is what was written, byte for byte. Of standard error the first and last bytes are kept for [`Exit::stderr_tail`](crate::Exit::stderr_tail).
+    /// A pipe, read line by line into [`EventKind::Line`](crate::EventKind::Line) events. A line longer than 64 KiB is split into
+    /// pieces of that length; with [`Line::ending`](crate::Line::ending) the original bytes can be restored. The beginning and the
+    /// end of standard error are kept for [`Exit::stderr_tail`](crate::Exit::stderr_tail).
     Lines,
-    /// Appended to a file, which is made where it does not exist. Where it is a FIFO, `spawn` waits for somebody who reads it; a
-    /// restart and a member of a group do not wait, and fail (`ENXIO`) where nobody does.
+    /// A file, created if it does not exist and opened for appending. Opening a FIFO waits for a reader in `spawn`; a restart or
+    /// a start in a group does not wait, and fails with `ENXIO` if there is no reader.
     File(PathBuf),
-    /// A descriptor of yours. All incarnations share it.
+    /// A file descriptor of the host, shared by all incarnations.
     Fd(Arc<OwnedFd>),
 }
 
-/// An open file; all incarnations share its position.
+/// All incarnations share the file's position.
 impl From<File> for StdinMode {
     fn from(file: File) -> Self {
         OwnedFd::from(file).into()
@@ -55,7 +59,7 @@ impl From<OwnedFd> for StdinMode {
     }
 }
 
-/// An open file; all incarnations share its position, so a file that several processes write should be opened for appending.
+/// All incarnations share the file's position; open a file that others write, too, for appending.
 impl From<File> for OutputMode {
     fn from(file: File) -> Self {
         OwnedFd::from(file).into()
@@ -68,17 +72,19 @@ impl From<OwnedFd> for OutputMode {
     }
 }
 
-/// Whose process group and session a worker belongs to.
+/// Process group and session of a worker, for [`WorkerSpec::process_group`](crate::WorkerSpec::process_group).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProcessGroup {
-    /// A process group of its own, so that it can be killed with what it started. Ctrl-C in the terminal does not reach it, and
-    /// when it reads the terminal it is stopped: see [`StdinMode::Inherit`].
+    /// A new process group (setpgid(2)), so that the worker can be killed together with its descendants. Ctrl-C in the terminal does
+    /// not reach it, and reading from the terminal stops it: see [`StdinMode::Inherit`].
     #[default]
     New,
-    /// A session of its own, without a controlling terminal, and so a group of its own too. A terminal that it inherits it reads
-    /// and writes unhindered, beside us; it cannot open `/dev/tty`.
+    /// A new session (setsid(2)) without a controlling terminal, and thus a new process group. The worker can read and write an
+    /// inherited terminal without being stopped, concurrently with us; it cannot open `/dev/tty`.
+    #[doc(alias = "detached")]
     NewSession,
-    /// Ours: it has the terminal when we have it, the terminal's signals reach it, and only the process itself can be killed.
+    /// Our process group: signals from the terminal reach the worker, it may use the terminal while we are in the foreground, and
+    /// only the process itself can be killed through its group.
     Inherit,
 }

@@ -126,8 +126,8 @@ pub(crate) fn lifetime(restart: Restart) -> Lifetime {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GroupError {
-    /// The worker's spec is wrong.
-    #[error("the worker's spec is wrong: {0}")]
+    /// The worker's spec is invalid.
+    #[error("invalid worker spec: {0}")]
     Spec(#[from] SpecError),
     /// It makes no sense in this group: it is significant but would never end, or nobody looks whether it does; it waits for
     /// somebody who waits for it, who never ends, or who is in no group.
