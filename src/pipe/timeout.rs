@@ -12,7 +12,7 @@ use crate::sys::{
     poll::{self, Deadline, Interest, Waited},
 };
 
-/// Ends blocked calls of any thread: those that wait now, and those that are begun later.
+/// Ends blocked calls of any thread: those that wait now, and those that are timeout later.
 ///
 /// Clones are the same switch. It stays on for good; calls that shall not be bothered any more get a new one. One descriptor.
 ///
@@ -50,9 +50,9 @@ impl CancelToken {
         self.0.raise();
     }
 
-    /// Waits until it is on, and gives false when `begun` ends first by its time.
-    pub(crate) fn wait(&self, begun: &StartedTimeout<'_>) -> io::Result<bool> {
-        match begun.wait(&[(self.0.as_fd(), Interest::Readable)])? {
+    /// Waits until it is on, and gives false when `timeout` ends first by its time.
+    pub(crate) fn wait(&self, timeout: &StartedTimeout<'_>) -> io::Result<bool> {
+        match timeout.wait(&[(self.0.as_fd(), Interest::Readable)])? {
             WakeReason::Ready(_) => Ok(true),
             WakeReason::TimedOut => Ok(false),
             WakeReason::Cancelled => Err(Cancelled.into()),
@@ -160,7 +160,7 @@ impl WakeReason {
     }
 }
 
-/// A [`Timeout`] that has begun.
+/// A [`Timeout`] that has timeout.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StartedTimeout<'a> {
     deadline: Deadline,

@@ -251,7 +251,7 @@ impl Tunnel {
         if !stream.is_connected() && fifo::unread(stream.as_fd())? == 0 {
             return Err(not_reached());
         }
-        stream.set_carrier(Arc::new(ssh::SshConnection::new(shared)));
+        stream.set_transport(Arc::new(ssh::SshConnection::new(shared)));
         Ok(stream)
     }
 

@@ -17,7 +17,7 @@ use crate::{
     },
     pipe::{
         anonymous::ends::PipeReader,
-        named::{message_stream::MessageStream, name::PipeName, transport::Carrier},
+        named::{message_stream::MessageStream, name::PipeName, transport::Transport},
         timeout::{CancelToken, Cancelled, StartedTimeout},
     },
     sys::{
@@ -287,7 +287,7 @@ impl SshConnection {
     }
 }
 
-impl Carrier for SshConnection {
+impl Transport for SshConnection {
     fn ended(&self, begun: &StartedTimeout<'_>) -> io::Result<Option<io::Error>> {
         // Taken out, so that the lock is not held while waiting for ssh.
         let mut check = self.check().take();

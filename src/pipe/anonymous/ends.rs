@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::handle::{Claim, Handle, HandleError, Standard, claim, inspect};
+use super::handle::{Claim, Handle, HandleError, StandardStreams, claim, inspect};
 use crate::pipe::{
     mode::Direction,
     timeout::{Cancelled, StartedTimeout, Timeout, WakeReason},
@@ -49,7 +49,7 @@ impl PipeReader {
     /// end is dropped and somebody gave the number away anew.
     #[doc(alias = "AnonymousPipeClientStream")]
     pub fn inherit(handle: Handle) -> Result<Self, HandleError> {
-        claim(handle, Direction::In, Standard::Refused).map(|(fd, claim)| Self::new(fd, claim))
+        claim(handle, Direction::In, StandardStreams::Refused).map(|(fd, claim)| Self::new(fd, claim))
     }
 
     /// As [`inherit`](Self::inherit), and takes 0, 1 and 2 as well.
@@ -61,7 +61,7 @@ impl PipeReader {
     ///
     /// As for `inherit`.
     pub fn inherit_standard(handle: Handle) -> Result<Self, HandleError> {
-        claim(handle, Direction::In, Standard::Allowed).map(|(fd, claim)| Self::new(fd, claim))
+        claim(handle, Direction::In, StandardStreams::Allowed).map(|(fd, claim)| Self::new(fd, claim))
     }
 
     /// One more descriptor of the same end, close-on-exec. The end is closed when all of them are.
@@ -86,9 +86,9 @@ impl PipeReader {
         if buf.is_empty() {
             return Ok(0);
         }
-        let begun = StartedTimeout::now(timeout.into());
+        let timeout = StartedTimeout::now(timeout.into());
         loop {
-            match begun.wait_for(self.as_fd(), Interest::Readable)? {
+            match timeout.wait_for(self.as_fd(), Interest::Readable)? {
                 WakeReason::Ready(_) => match retry(|| self.read_once(buf)) {
                     // `O_NONBLOCK` is set, and another reader took the bytes.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -161,7 +161,7 @@ impl PipeWriter {
     /// end is dropped and somebody gave the number away anew.
     #[doc(alias = "AnonymousPipeClientStream")]
     pub fn inherit(handle: Handle) -> Result<Self, HandleError> {
-        claim(handle, Direction::Out, Standard::Refused).map(|(fd, claim)| Self::new(fd, claim))
+        claim(handle, Direction::Out, StandardStreams::Refused).map(|(fd, claim)| Self::new(fd, claim))
     }
 
     /// As [`inherit`](Self::inherit), and takes 0, 1 and 2 as well.
@@ -174,7 +174,7 @@ impl PipeWriter {
     ///
     /// As for `inherit`.
     pub fn inherit_standard(handle: Handle) -> Result<Self, HandleError> {
-        claim(handle, Direction::Out, Standard::Allowed).map(|(fd, claim)| Self::new(fd, claim))
+        claim(handle, Direction::Out, StandardStreams::Allowed).map(|(fd, claim)| Self::new(fd, claim))
     }
 
     /// One more descriptor of the same end, close-on-exec. The end is closed when all of them are.
@@ -197,11 +197,11 @@ impl PipeWriter {
     /// [`WriteError`] says how many bytes are on their way. It turns into an [`io::Error`] of the kind
     /// [`TimedOut`](io::ErrorKind::TimedOut) or whatever `write` failed with.
     pub fn write_all_timeout<'a>(&self, buf: &[u8], timeout: impl Into<Timeout<'a>>) -> Result<(), WriteError> {
-        let begun = StartedTimeout::now(timeout.into());
+        let timeout = StartedTimeout::now(timeout.into());
         write_all(buf, |rest| {
             let piece = rest.get(..fifo::ATOMIC_WRITE_BYTES).unwrap_or(rest);
             loop {
-                begun.wait_for(self.as_fd(), Interest::Writable)?.into_io()?;
+                timeout.wait_for(self.as_fd(), Interest::Writable)?.into_io()?;
                 match retry(|| write::write(self.as_fd(), piece)) {
                     // `O_NONBLOCK` is set, and another writer took the room.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -234,10 +234,10 @@ impl PipeWriter {
     /// with its reader, so there it counts as drained.)
     #[doc(alias = "WaitForPipeDrain")]
     pub fn wait_drained<'a>(&self, timeout: impl Into<Timeout<'a>>) -> io::Result<()> {
-        let begun = StartedTimeout::now(timeout.into());
+        let timeout = StartedTimeout::now(timeout.into());
         let mut pause = DRAIN_PAUSE_MIN;
         loop {
-            if begun.is_cancelled()? {
+            if timeout.is_cancelled()? {
                 return Err(Cancelled.into());
             }
             let reader_gone = self.is_broken();
@@ -250,10 +250,10 @@ impl PipeWriter {
                 let text = format!("the reader went and left {unread} bytes unread");
                 return Err(io::Error::new(io::ErrorKind::BrokenPipe, text));
             }
-            if begun.has_passed() {
+            if timeout.has_passed() {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{unread} bytes are still unread")));
             }
-            begun.wait_at_most(&[(self.as_fd(), Interest::Hangup)], pause)?;
+            timeout.wait_at_most(&[(self.as_fd(), Interest::Hangup)], pause)?;
             pause = (pause * 2).min(DRAIN_PAUSE_MAX);
         }
     }

@@ -199,18 +199,22 @@ impl From<HandleError> for io::Error {
 
 /// Whether 0 to 2 may be claimed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standard {
+pub(super) enum StandardStreams {
     Refused,
     Allowed,
 }
 
 /// Makes the caller the owner of an inherited number: checked, close-on-exec, and entered in the registry.
-pub(super) fn claim(handle: Handle, wanted: Direction, standard: Standard) -> Result<(OwnedFd, Claim), HandleError> {
+pub(super) fn claim(
+    handle: Handle,
+    wanted: Direction,
+    standard: StandardStreams,
+) -> Result<(OwnedFd, Claim), HandleError> {
     let number = handle.number();
     if number < FIRST_PRIVATE_NUMBER {
         return match standard {
-            Standard::Refused => Err(HandleError::StandardStream { number }),
-            Standard::Allowed => take_standard(number, wanted).map(|fd| (fd, Claim::none())),
+            StandardStreams::Refused => Err(HandleError::StandardStream { number }),
+            StandardStreams::Allowed => take_standard(number, wanted).map(|fd| (fd, Claim::none())),
         };
     }
     // Held until the entry stands, so that of two threads with the same text one is refused.
@@ -218,8 +222,8 @@ pub(super) fn claim(handle: Handle, wanted: Direction, standard: Standard) -> Re
     // First, because an entry that was kept for ever may be older than what stands behind the number now.
     inspect(number, wanted)?;
     let fd = match registry.numbers.get(&number) {
-        Some(Owner::Held { .. }) => return Err(HandleError::AlreadyClaimed { number }),
-        Some(Owner::Released) => fd::adopt(number),
+        Some(FdOwner::Held { .. }) => return Err(HandleError::AlreadyClaimed { number }),
+        Some(FdOwner::Released) => fd::adopt(number),
         None => take_inherited(number)?,
     };
     // So that no grandchild holds the pipe open. After this line a second claim would be refused even without the registry.
@@ -283,7 +287,7 @@ fn take_standard(number: RawFd, wanted: Direction) -> Result<OwnedFd, HandleErro
 
 /// Who owns a number that travels, or travelled, as text.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Owner {
+enum FdOwner {
     /// A live end of ours. The ticket tells it from an earlier end of the same number whose entry is still to be removed.
     Held { ticket: u64 },
     /// Nobody: given up by `ChildEnd::into_handle`, for whoever claims it.
@@ -293,7 +297,7 @@ enum Owner {
 /// A handle is text, and any text can be claimed; two owners of one number would each close it, the second time under
 /// whatever file has the number by then. So what is claimed is written down, for the whole process.
 struct Registry {
-    numbers: BTreeMap<RawFd, Owner>,
+    numbers: BTreeMap<RawFd, FdOwner>,
     tickets: u64,
 }
 
@@ -307,7 +311,7 @@ impl Registry {
     /// Replaces an older entry: the caller holds the number, so whoever had it before has closed it.
     fn enter(&mut self, number: RawFd) -> Claim {
         self.tickets = self.tickets.wrapping_add(1);
-        self.numbers.insert(number, Owner::Held { ticket: self.tickets });
+        self.numbers.insert(number, FdOwner::Held { ticket: self.tickets });
         Claim { entry: Some((number, self.tickets)) }
     }
 }
@@ -340,7 +344,7 @@ impl Claim {
         self.entry = None;
         let mut registry = registry();
         let number = fd.into_raw_fd();
-        registry.numbers.insert(number, Owner::Released);
+        registry.numbers.insert(number, FdOwner::Released);
         Handle::new(number)
     }
 }
@@ -349,7 +353,7 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let Some((number, ticket)) = self.entry else { return };
         let mut registry = registry();
-        if registry.numbers.get(&number) == Some(&Owner::Held { ticket }) {
+        if registry.numbers.get(&number) == Some(&FdOwner::Held { ticket }) {
             registry.numbers.remove(&number);
         }
     }

@@ -8,52 +8,52 @@ use std::{
 };
 
 use super::{
-    handshake::{self, Answer, Fault, Hello, Reply},
+    handshake::{self, ClientHello, HandshakeAnswer, HandshakeError, ServerReply},
     peer::{Access, ImpersonationLevel},
 };
 use crate::pipe::mode::{Direction, PipeMode};
 use crate::sys::{epoll::Poller, fd_free_stream::FdFreeStream, poll::Deadline, socket};
 
 /// How long a client may take for its first 16 bytes. It sends them at once, so a client that has not is stuck or not ours.
-const HELLO_WAIT: Duration = Duration::from_secs(5);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many clients may be about to introduce themselves. The others wait in the backlog.
-pub(super) const STRANGERS_MAX: usize = 256;
+pub(super) const PENDING_CLIENTS_MAX: usize = 256;
 
-/// Under which the poller of a door reports; nobody asks it which it was.
-const ANY_TOKEN: u64 = 0;
+/// Under which the poller of a admission reports; nobody asks it which it was.
+const POLL_TOKEN: u64 = 0;
 
 /// Whether clients introduce themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Greeting {
+pub(super) enum HandshakeMode {
     None,
     Handshake,
 }
 
 /// What a client must be and say to come in.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct Admission {
     pub(super) mode: PipeMode,
     pub(super) direction: Direction,
     pub(super) access: Access,
-    pub(super) greeting: Greeting,
+    pub(super) handshake: HandshakeMode,
     pub(super) send_buffer_size: Option<usize>,
     pub(super) our_uid: u32,
-    pub(super) tally: Counters,
+    pub(super) counters: Counters,
     /// With a handshake: who knocks, and who is half-way in.
-    pub(super) moves: Option<Poller>,
+    pub(super) activity: Option<Poller>,
 }
 
 /// A client that has not introduced itself yet.
 #[derive(Debug)]
-pub(super) struct Stranger {
+pub(super) struct PendingClient {
     pub(super) socket: FdFreeStream,
-    heard: Vec<u8>,
+    received: Vec<u8>,
     pub(super) until: Deadline,
 }
 
 /// A client that may become a stream.
-pub(super) struct Admitted {
+pub(super) struct AcceptedClient {
     pub(super) socket: OwnedFd,
     pub(super) level: Option<ImpersonationLevel>,
 }
@@ -87,21 +87,25 @@ impl Counters {
     }
 }
 
-impl Door {
-    /// What shows that somebody moves at a door where clients introduce themselves: the listening socket alone would not.
-    pub(super) fn moves(greeting: Greeting, listening: &OwnedFd) -> io::Result<Option<Poller>> {
-        if greeting == Greeting::None {
+impl Admission {
+    /// What shows that somebody activity at a admission where clients introduce themselves: the listening socket alone would not.
+    pub(super) fn activity(handshake: HandshakeMode, listening: &OwnedFd) -> io::Result<Option<Poller>> {
+        if handshake == HandshakeMode::None {
             return Ok(None);
         }
-        let moves = Poller::new()?;
-        moves.add(listening, ANY_TOKEN)?;
-        Ok(Some(moves))
+        let activity = Poller::new()?;
+        activity.add(listening, POLL_TOKEN)?;
+        Ok(Some(activity))
     }
 
     /// What is to be done with a client from the backlog.
-    pub(super) fn admit(&self, client: FdFreeStream, strangers: &mut Vec<Stranger>) -> io::Result<Option<Admitted>> {
+    pub(super) fn admit(
+        &self,
+        client: FdFreeStream,
+        pending: &mut Vec<PendingClient>,
+    ) -> io::Result<Option<AcceptedClient>> {
         if !self.access.allows(client.as_fd(), self.our_uid)? {
-            self.refuse(client.as_fd(), Answer::NotAllowed);
+            self.refuse(client.as_fd(), HandshakeAnswer::NotAllowed);
             return Ok(None);
         }
         if let Some(bytes) = self.send_buffer_size {
@@ -110,34 +114,34 @@ impl Door {
         if self.mode == PipeMode::Message {
             socket::receive_credentials(client.as_fd())?;
         }
-        if self.greeting == Greeting::Handshake {
-            if let Some(moves) = &self.moves {
-                moves.add(&client, ANY_TOKEN)?;
+        if self.handshake == HandshakeMode::Handshake {
+            if let Some(activity) = &self.activity {
+                activity.add(&client, POLL_TOKEN)?;
             }
-            strangers.push(Stranger { socket: client, heard: Vec::new(), until: Deadline::after(HELLO_WAIT) });
+            pending.push(PendingClient { socket: client, received: Vec::new(), until: Deadline::after(HELLO_TIMEOUT) });
             return Ok(None);
         }
-        Ok(Some(Admitted { socket: client.into_descriptor(), level: None }))
+        Ok(Some(AcceptedClient { socket: client.into_descriptor(), level: None }))
     }
 
-    /// Hears what the strangers say, and answers the first one that says the right thing.
-    pub(super) fn hear(&self, strangers: &mut Vec<Stranger>) -> Option<Admitted> {
+    /// Hears what the pending say, and answers the first one that says the right thing.
+    pub(super) fn poll_pending(&self, pending: &mut Vec<PendingClient>) -> Option<AcceptedClient> {
         let mut at = 0;
-        while let Some(stranger) = strangers.get_mut(at) {
-            match stranger.listen() {
-                Heard::Nothing if stranger.until.has_passed() => {
-                    self.tally.refused.fetch_add(1, Ordering::Relaxed);
-                    drop(self.take_out(strangers, at));
+        while let Some(client) = pending.get_mut(at) {
+            match client.read_hello() {
+                HelloProgress::Nothing if client.until.has_passed() => {
+                    self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                    drop(self.remove_pending(pending, at));
                 }
-                Heard::Nothing => at += 1,
-                Heard::End => {
-                    self.tally.vanished.fetch_add(1, Ordering::Relaxed);
-                    drop(self.take_out(strangers, at));
+                HelloProgress::Nothing => at += 1,
+                HelloProgress::End => {
+                    self.counters.vanished.fetch_add(1, Ordering::Relaxed);
+                    drop(self.remove_pending(pending, at));
                 }
-                Heard::Hello(hello) => {
-                    let client = self.take_out(strangers, at);
-                    if let Some(admitted) = self.answer(client, hello) {
-                        return Some(admitted);
+                HelloProgress::ClientHello(hello) => {
+                    let client = self.remove_pending(pending, at);
+                    if let Some(accepted) = self.answer(client, hello) {
+                        return Some(accepted);
                     }
                 }
             }
@@ -145,62 +149,64 @@ impl Door {
         None
     }
 
-    fn take_out(&self, strangers: &mut Vec<Stranger>, at: usize) -> FdFreeStream {
-        let client = strangers.swap_remove(at).socket;
-        if let Some(moves) = &self.moves {
+    fn remove_pending(&self, pending: &mut Vec<PendingClient>, at: usize) -> FdFreeStream {
+        let client = pending.swap_remove(at).socket;
+        if let Some(activity) = &self.activity {
             // Also where it is closed next: a program that is just being started may hold a copy. It was added, so it is there.
-            drop(moves.remove(&client));
+            drop(activity.remove(&client));
         }
         client
     }
 
-    fn answer(&self, client: FdFreeStream, hello: Result<Hello, Fault>) -> Option<Admitted> {
+    fn answer(&self, client: FdFreeStream, hello: Result<ClientHello, HandshakeError>) -> Option<AcceptedClient> {
         let Some(reply) = handshake::answer(hello, self.mode, self.direction) else {
-            self.tally.refused.fetch_add(1, Ordering::Relaxed);
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         };
-        if reply.answer != Answer::Accepted {
+        if reply.answer != HandshakeAnswer::Accepted {
             self.refuse(client.as_fd(), reply.answer);
             return None;
         }
         // After this answer the client counts itself as accepted: nothing may fail any more.
         if socket::send(client.as_fd(), &[IoSlice::new(&reply.to_bytes())], &[]).is_err() {
-            self.tally.vanished.fetch_add(1, Ordering::Relaxed);
+            self.counters.vanished.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        Some(Admitted { socket: client.into_descriptor(), level: hello.ok().map(|hello| hello.level) })
+        Some(AcceptedClient { socket: client.into_descriptor(), level: hello.ok().map(|hello| hello.level) })
     }
 
-    fn refuse(&self, client: BorrowedFd<'_>, answer: Answer) {
-        self.tally.refused.fetch_add(1, Ordering::Relaxed);
-        if self.greeting == Greeting::Handshake {
-            let reply = Reply { answer, mode: self.mode, direction: self.direction };
+    fn refuse(&self, client: BorrowedFd<'_>, answer: HandshakeAnswer) {
+        self.counters.refused.fetch_add(1, Ordering::Relaxed);
+        if self.handshake == HandshakeMode::Handshake {
+            let reply = ServerReply { answer, mode: self.mode, direction: self.direction };
             // 16 bytes always fit into a new socket; if the client is gone it does not need the answer.
             drop(socket::send(client, &[IoSlice::new(&reply.to_bytes())], &[]));
         }
     }
 }
 
-enum Heard {
+enum HelloProgress {
     Nothing,
     End,
-    Hello(Result<Hello, Fault>),
+    ClientHello(Result<ClientHello, HandshakeError>),
 }
 
-impl Stranger {
-    fn listen(&mut self) -> Heard {
+impl PendingClient {
+    fn read_hello(&mut self) -> HelloProgress {
         let mut buffer = [0; handshake::BYTES];
-        let room = handshake::BYTES - self.heard.len();
+        let room = handshake::BYTES - self.received.len();
         match self.socket.receive(&mut buffer[..room]) {
-            Ok(count @ 1..) => self.heard.extend_from_slice(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
+            Ok(count @ 1..) => self.received.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return HelloProgress::Nothing,
             // Descriptors; nobody is asked for them here.
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Heard::Hello(Err(Fault::NotOurs)),
-            Ok(0) | Err(_) => return Heard::End,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return HelloProgress::ClientHello(Err(HandshakeError::NotOurs));
+            }
+            Ok(0) | Err(_) => return HelloProgress::End,
         }
-        match self.heard.first_chunk() {
-            Some(hello) => Heard::Hello(Hello::parse(*hello)),
-            None => Heard::Nothing,
+        match self.received.first_chunk() {
+            Some(hello) => HelloProgress::ClientHello(ClientHello::parse(*hello)),
+            None => HelloProgress::Nothing,
         }
     }
 }

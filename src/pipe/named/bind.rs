@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::{
-    name::{NameError, PipeName, Place},
+    name::{NameError, NameKind, PipeName},
     peer::Access,
 };
 use crate::{
@@ -100,13 +100,13 @@ impl From<ListenError> for io::Error {
 
 /// A name that is ours. Dropping it gives the name back.
 #[derive(Debug)]
-pub(super) struct Publication {
+pub(super) struct BoundName {
     /// None for an abstract name.
-    _held: Option<Held>,
+    _lock: Option<NameLock>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct NameLock {
     path: PathBuf,
     /// Device and inode of our socket's file.
     file: (u64, u64),
@@ -117,23 +117,24 @@ struct Held {
     owner: i32,
 }
 
-impl Drop for Held {
+impl Drop for NameLock {
     fn drop(&mut self) {
         if self.owner != own_pid() {
             return;
         }
-        // The lock is still held, so nobody of ours can have taken the name since we look.
-        if with_patience(|| fs::symlink_metadata(&self.path)).is_ok_and(|found| (found.dev(), found.ino()) == self.file)
+        // The lock is still name_lock, so nobody of ours can have taken the name since we look.
+        if retry_on_shortage(|| fs::symlink_metadata(&self.path))
+            .is_ok_and(|found| (found.dev(), found.ino()) == self.file)
         {
-            drop(with_patience(|| fs::remove_file(&self.path)));
+            drop(retry_on_shortage(|| fs::remove_file(&self.path)));
         }
         // Whoever opened the lock file before this finds that it is not the one with that name any more, and opens again.
-        drop(with_patience(|| fs::remove_file(&self.lock_path)));
+        drop(retry_on_shortage(|| fs::remove_file(&self.lock_path)));
     }
 }
 
 /// Tries again what the kernel may refuse for want of memory, and what leaves a file behind where it fails.
-fn with_patience<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+fn retry_on_shortage<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let mut patience = Patience::default();
     loop {
         match call() {
@@ -144,27 +145,27 @@ fn with_patience<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 }
 
 /// Puts a listening socket under the name.
-pub(super) fn publish(
+pub(super) fn bind(
     name: &PipeName,
     kind: SocketType,
     access: Access,
     backlog: u32,
     prepare: impl FnOnce(&OwnedFd) -> io::Result<()>,
-) -> Result<(OwnedFd, Publication), ListenError> {
+) -> Result<(OwnedFd, BoundName), ListenError> {
     let failed = |source| ListenError::Os { path: name.text(), source };
     name.prepare_directory().map_err(ListenError::Name)?;
     let socket = socket::new(kind).map_err(failed)?;
     prepare(&socket).map_err(failed)?;
-    let path = match name.place() {
-        Place::Private(_) if access != Access::CurrentUser => {
+    let path = match name.kind() {
+        NameKind::InPrivateDirectory(_) if access != Access::CurrentUser => {
             return Err(ListenError::Unreachable { path: name.text() });
         }
-        Place::Private(path) | Place::Path(path) => path,
-        Place::Abstract(text) => {
+        NameKind::InPrivateDirectory(path) | NameKind::Path(path) => path,
+        NameKind::Abstract(text) => {
             let address = Address::abstract_name(text).map_err(failed)?;
             let bound = socket::bind(socket.as_fd(), &address);
             return match bound.and_then(|()| socket::listen(socket.as_fd(), backlog)) {
-                Ok(()) => Ok((socket, Publication { _held: None })),
+                Ok(()) => Ok((socket, BoundName { _lock: None })),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(ListenError::InUse { path: name.text() }),
                 Err(error) => Err(failed(error)),
             };
@@ -172,30 +173,30 @@ pub(super) fn publish(
     };
     let lock_path = beside(path, &[b".", file_name(path), b".lock"]);
     let lock = take_lock(path, &lock_path)?;
-    let mut held = Held { path: path.clone(), file: (0, 0), lock_path, _lock: lock, owner: own_pid() };
-    held.file = place(&socket, path, access, backlog)?;
-    Ok((socket, Publication { _held: Some(held) }))
+    let mut name_lock = NameLock { path: path.clone(), file: (0, 0), lock_path, _lock: lock, owner: own_pid() };
+    name_lock.file = bind_and_link(&socket, path, access, backlog)?;
+    Ok((socket, BoundName { _lock: Some(name_lock) }))
 }
 
-/// Binds and opens up a hidden name, and only then links the real one to it: who finds the real name finds a server that
+/// Binds and opens up a temp name, and only then links the real one to it: who finds the real name finds a server that
 /// listens, with the mode it shall have.
-fn place(socket: &OwnedFd, path: &Path, access: Access, backlog: u32) -> Result<(u64, u64), ListenError> {
+fn bind_and_link(socket: &OwnedFd, path: &Path, access: Access, backlog: u32) -> Result<(u64, u64), ListenError> {
     let failed = |source| ListenError::Os { path: path.into(), source };
-    // One hidden name for each name, so that a server killed between here and the link leaves no heap of them behind.
-    let hidden = Hidden::new(beside(path, &[format!(".pw-{:016x}.new", hash(file_name(path))).as_bytes()]))?;
+    // One temp name for each name, so that a server killed between here and the link leaves no heap of them behind.
+    let temp = TempName::new(beside(path, &[format!(".pw-{:016x}.new", hash(file_name(path))).as_bytes()]))?;
     // chmod after bind would leave a moment with the umask's mode; chmod before it can only take rights away.
     socket::set_file_mode(socket.as_fd(), 0o600).map_err(failed)?;
-    with_address(&hidden.0, |address| socket::bind(socket.as_fd(), address)).map_err(failed)?;
+    with_address(&temp.0, |address| socket::bind(socket.as_fd(), address)).map_err(failed)?;
     if let Access::Group(gid) = access {
-        chown(&hidden.0, None, Some(gid)).map_err(failed)?;
+        chown(&temp.0, None, Some(gid)).map_err(failed)?;
     }
-    fs::set_permissions(&hidden.0, Permissions::from_mode(access.file_mode())).map_err(failed)?;
+    fs::set_permissions(&temp.0, Permissions::from_mode(access.file_mode())).map_err(failed)?;
     socket::listen(socket.as_fd(), backlog).map_err(failed)?;
-    let file = fs::symlink_metadata(&hidden.0).map_err(failed)?;
-    match fs::hard_link(&hidden.0, path) {
+    let file = fs::symlink_metadata(&temp.0).map_err(failed)?;
+    match fs::hard_link(&temp.0, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             remove_dead(path)?;
-            match fs::hard_link(&hidden.0, path) {
+            match fs::hard_link(&temp.0, path) {
                 // A server that knows nothing of our locks was quicker.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     return Err(ListenError::InUse { path: path.into() });
@@ -209,9 +210,9 @@ fn place(socket: &OwnedFd, path: &Path, access: Access, backlog: u32) -> Result<
 }
 
 /// The name a socket is bound under before it is published; removed on drop.
-struct Hidden(PathBuf);
+struct TempName(PathBuf);
 
-impl Hidden {
+impl TempName {
     /// Under the lock, what is left there belongs to a server that was killed at a bad moment.
     fn new(path: PathBuf) -> Result<Self, ListenError> {
         match fs::symlink_metadata(&path) {
@@ -226,9 +227,9 @@ impl Hidden {
     }
 }
 
-impl Drop for Hidden {
+impl Drop for TempName {
     fn drop(&mut self) {
-        drop(with_patience(|| fs::remove_file(&self.0)));
+        drop(retry_on_shortage(|| fs::remove_file(&self.0)));
     }
 }
 
@@ -240,7 +241,7 @@ fn take_lock(path: &Path, lock_path: &Path) -> Result<File, ListenError> {
             owner: fs::symlink_metadata(lock_path).ok().map(|found| found.uid()),
             source,
         })?;
-        if !with_patience(|| lock::try_lock(&file)).map_err(failed)? {
+        if !retry_on_shortage(|| lock::try_lock(&file)).map_err(failed)? {
             break;
         }
         let ours = file.metadata().map_err(failed)?;

@@ -14,9 +14,9 @@ use std::{
 
 use super::{
     bind::connect_path,
-    handshake::{self, Answer, Fault, Hello, Reply},
-    message::FRAME_BYTES,
-    name::{NameError, PipeName, Place},
+    handshake::{self, ClientHello, HandshakeAnswer, HandshakeError, ServerReply},
+    message::DEFAULT_MAX_MESSAGE_SIZE,
+    name::{NameError, NameKind, PipeName},
     peer::{Access, ImpersonationLevel},
     stream::{Stream, Terms},
 };
@@ -63,14 +63,14 @@ pub struct ConnectOptions {
     direction: Direction,
     server: Access,
     trusts_directory: bool,
-    absent: Absent,
+    absent: MissingServer,
     handshake: Option<ImpersonationLevel>,
     send_buffer_size: Option<usize>,
-    frame_bytes_max: usize,
+    max_message_size: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Absent {
+enum MissingServer {
     Wait,
     Fail,
 }
@@ -82,10 +82,10 @@ impl Default for ConnectOptions {
             direction: Direction::InOut,
             server: Access::CurrentUser,
             trusts_directory: false,
-            absent: Absent::Wait,
+            absent: MissingServer::Wait,
             handshake: None,
             send_buffer_size: None,
-            frame_bytes_max: FRAME_BYTES,
+            max_message_size: DEFAULT_MAX_MESSAGE_SIZE,
         }
     }
 }
@@ -128,7 +128,7 @@ impl ConnectOptions {
     /// Fails at once when nobody listens, instead of waiting for a server to appear. A server that is busy is waited for.
     #[must_use]
     pub const fn no_wait(mut self) -> Self {
-        self.absent = Absent::Fail;
+        self.absent = MissingServer::Fail;
         self
     }
 
@@ -150,7 +150,7 @@ impl ConnectOptions {
     /// The longest message of [`PipeMode::Framed`] in bytes, sent or received. Without a call: 16 MiB.
     #[must_use]
     pub const fn max_message_size(mut self, bytes: usize) -> Self {
-        self.frame_bytes_max = bytes;
+        self.max_message_size = bytes;
         self
     }
 
@@ -163,29 +163,31 @@ impl ConnectOptions {
     /// [`ConnectError`].
     #[doc(alias = "Connect")]
     pub fn connect<'a>(&self, name: &PipeName, timeout: impl Into<Timeout<'a>>) -> Result<Stream, ConnectError> {
-        let begun = StartedTimeout::now(timeout.into());
+        let timeout = StartedTimeout::now(timeout.into());
         name.prepare_directory().map_err(ConnectError::Name)?;
-        let mut awaited = Awaited::new(name);
+        let mut watch_server = ServerWatch::new(name);
         loop {
-            if begun.is_cancelled()? {
+            if timeout.is_cancelled()? {
                 return Err(ConnectError::Cancelled);
             }
-            match self.try_once(name, &begun)? {
-                Tried::Connected(stream) => return Ok(stream),
-                Tried::Absent(_) if self.absent == Absent::Fail => {
+            match self.attempt(name, &timeout)? {
+                ConnectAttempt::Connected(stream) => return Ok(stream),
+                ConnectAttempt::MissingServer(_) if self.absent == MissingServer::Fail => {
                     return Err(ConnectError::NoServer { path: name.text() });
                 }
                 // The watch must be older than the look, or a server that comes in between is missed.
-                Tried::Absent(_) if awaited.begin()? => {}
-                Tried::Absent(absence) if !begun.has_passed() => awaited.wait(absence, &begun)?,
-                Tried::Absent(_) => return Err(ConnectError::NoServer { path: name.text() }),
-                Tried::Busy if begun.has_passed() => return Err(ConnectError::Busy { path: name.text() }),
-                Tried::Busy => {}
+                ConnectAttempt::MissingServer(_) if watch_server.begin()? => {}
+                ConnectAttempt::MissingServer(absence) if !timeout.has_passed() => {
+                    watch_server.wait(absence, &timeout)?
+                }
+                ConnectAttempt::MissingServer(_) => return Err(ConnectError::NoServer { path: name.text() }),
+                ConnectAttempt::Busy if timeout.has_passed() => return Err(ConnectError::Busy { path: name.text() }),
+                ConnectAttempt::Busy => {}
             }
         }
     }
 
-    fn try_once(&self, name: &PipeName, begun: &StartedTimeout<'_>) -> Result<Tried, ConnectError> {
+    fn attempt(&self, name: &PipeName, timeout: &StartedTimeout<'_>) -> Result<ConnectAttempt, ConnectError> {
         let kind = self.mode.socket_type();
         let socket = socket::new(kind)?;
         if kind == SocketType::Messages {
@@ -195,9 +197,9 @@ impl ConnectOptions {
             socket::set_send_buffer(socket.as_fd(), bytes)?;
         }
         socket::set_send_timeout(socket.as_fd(), BACKLOG_WAIT)?;
-        let connected = match name.place() {
-            Place::Private(path) | Place::Path(path) => connect_path(&socket, path),
-            Place::Abstract(text) => socket::connect(socket.as_fd(), &Address::abstract_name(text)?),
+        let connected = match name.kind() {
+            NameKind::InPrivateDirectory(path) | NameKind::Path(path) => connect_path(&socket, path),
+            NameKind::Abstract(text) => socket::connect(socket.as_fd(), &Address::abstract_name(text)?),
         };
         if let Err(error) = connected {
             return self.not_connected(name, error);
@@ -210,27 +212,27 @@ impl ConnectOptions {
             }
         }
         if let Some(level) = self.handshake
-            && let Some(instead) = self.shake_hands(&socket, level, name, begun)?
+            && let Some(instead) = self.handshake_with(&socket, level, name, timeout)?
         {
             return Ok(instead);
         }
         let terms =
-            Terms { mode: self.mode, direction: self.direction, level: None, frame_bytes_max: self.frame_bytes_max };
+            Terms { mode: self.mode, direction: self.direction, level: None, max_message_size: self.max_message_size };
         let stream = Stream::new(socket, terms, None);
         stream.close_unused_direction();
-        Ok(Tried::Connected(stream))
+        Ok(ConnectAttempt::Connected(stream))
     }
 
-    fn not_connected(&self, name: &PipeName, error: io::Error) -> Result<Tried, ConnectError> {
+    fn not_connected(&self, name: &PipeName, error: io::Error) -> Result<ConnectAttempt, ConnectError> {
         match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR) => Ok(Tried::Absent(Absence::NoName)),
+            Some(libc::ENOENT | libc::ENOTDIR) => Ok(ConnectAttempt::MissingServer(NotFound::NoName)),
             Some(libc::ECONNREFUSED) => match name.path().map(fs::symlink_metadata) {
                 Some(Ok(found)) if !found.file_type().is_socket() && !found.is_symlink() => {
                     Err(ConnectError::NotASocket { path: name.text() })
                 }
-                _ => Ok(Tried::Absent(Absence::NobodyListens)),
+                _ => Ok(ConnectAttempt::MissingServer(NotFound::Refused)),
             },
-            Some(libc::EAGAIN) => Ok(Tried::Busy),
+            Some(libc::EAGAIN) => Ok(ConnectAttempt::Busy),
             Some(libc::EACCES | libc::EPERM) => Err(ConnectError::Denied { path: name.text() }),
             Some(libc::EPROTOTYPE) => Err(ConnectError::WrongMode { ours: self.mode, theirs: None }),
             _ => Err(ConnectError::Os(error)),
@@ -238,14 +240,14 @@ impl ConnectOptions {
     }
 
     /// `None` once the server has accepted us.
-    fn shake_hands(
+    fn handshake_with(
         &self,
         socket: &OwnedFd,
         level: ImpersonationLevel,
         name: &PipeName,
-        begun: &StartedTimeout<'_>,
-    ) -> Result<Option<Tried>, ConnectError> {
-        let hello = Hello { mode: self.mode, direction: self.direction, level };
+        timeout: &StartedTimeout<'_>,
+    ) -> Result<Option<ConnectAttempt>, ConnectError> {
+        let hello = ClientHello { mode: self.mode, direction: self.direction, level };
         match socket::send(socket.as_fd(), &[IoSlice::new(&hello.to_bytes())], &[]) {
             // 16 bytes always fit into a new socket.
             Ok(_) => {}
@@ -257,12 +259,12 @@ impl ConnectOptions {
         while at < heard.len() {
             match socket::receive(socket.as_fd(), &mut heard[at..]) {
                 // It ended, or put us out without a word: as if there were none. The next try, after a pause, will show.
-                Ok(0) => return Ok(Some(Tried::Absent(Absence::NobodyListens))),
+                Ok(0) => return Ok(Some(ConnectAttempt::MissingServer(NotFound::Refused))),
                 Ok(count) => at += count,
                 // In the message mode, before the answer of a server that has gone on already; once.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    match begun.wait(&[(socket.as_fd(), Interest::Readable)])? {
+                    match timeout.wait(&[(socket.as_fd(), Interest::Readable)])? {
                         WakeReason::Ready(_) => {}
                         WakeReason::TimedOut => return Err(ConnectError::Busy { path: name.text() }),
                         WakeReason::Cancelled => return Err(ConnectError::Cancelled),
@@ -271,27 +273,27 @@ impl ConnectOptions {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.understand(Reply::parse(heard), name).map(|()| None)
+        self.check_reply(ServerReply::parse(heard), name).map(|()| None)
     }
 
-    fn understand(&self, reply: Result<Reply, Fault>, name: &PipeName) -> Result<(), ConnectError> {
+    fn check_reply(&self, reply: Result<ServerReply, HandshakeError>, name: &PipeName) -> Result<(), ConnectError> {
         let reply = match reply {
-            Err(Fault::NotOurs) => return Err(ConnectError::NotOurs { path: name.text() }),
-            Err(Fault::Version(theirs)) => {
+            Err(HandshakeError::NotOurs) => return Err(ConnectError::NotOurs { path: name.text() }),
+            Err(HandshakeError::Version(theirs)) => {
                 return Err(ConnectError::WrongVersion { ours: handshake::VERSION, theirs });
             }
             Ok(reply) => reply,
         };
         match reply.answer {
-            Answer::Accepted => Ok(()),
-            Answer::WrongVersion => {
+            HandshakeAnswer::Accepted => Ok(()),
+            HandshakeAnswer::WrongVersion => {
                 Err(ConnectError::WrongVersion { ours: handshake::VERSION, theirs: handshake::VERSION })
             }
-            Answer::WrongMode => Err(ConnectError::WrongMode { ours: self.mode, theirs: Some(reply.mode) }),
-            Answer::WrongDirection => {
+            HandshakeAnswer::WrongMode => Err(ConnectError::WrongMode { ours: self.mode, theirs: Some(reply.mode) }),
+            HandshakeAnswer::WrongDirection => {
                 Err(ConnectError::WrongDirection { ours: self.direction, theirs: reply.direction })
             }
-            Answer::NotAllowed => Err(ConnectError::Denied { path: name.text() }),
+            HandshakeAnswer::NotAllowed => Err(ConnectError::Denied { path: name.text() }),
         }
     }
 }
@@ -300,34 +302,34 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
-enum Tried {
+enum ConnectAttempt {
     Connected(Stream),
-    Absent(Absence),
+    MissingServer(NotFound),
     /// The backlog is full.
     Busy,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Absence {
+enum NotFound {
     /// Its appearance will be told.
     NoName,
     /// A dead server's file: a new server's will be told. Or a server that will listen in a moment, which nobody tells.
-    NobodyListens,
+    Refused,
 }
 
 /// A server that is waited for.
-struct Awaited<'a> {
+struct ServerWatch<'a> {
     name: &'a PipeName,
     watch: Option<(PathBuf, Appearances)>,
     pause: Duration,
     /// The socket that nobody listened on when it was last tried.
-    file: Option<FileMark>,
+    file: Option<FileId>,
 }
 
 /// What tells a file from the next one of that name, also if that gets its inode.
-type FileMark = (u64, u64, i64, i64);
+type FileId = (u64, u64, i64, i64);
 
-impl<'a> Awaited<'a> {
+impl<'a> ServerWatch<'a> {
     const fn new(name: &'a PipeName) -> Self {
         Self { name, watch: None, pause: RETRY_PAUSE_MIN, file: None }
     }
@@ -349,14 +351,14 @@ impl<'a> Awaited<'a> {
         Ok(self.watch.is_some())
     }
 
-    fn wait(&mut self, absence: Absence, begun: &StartedTimeout<'_>) -> Result<(), ConnectError> {
+    fn wait(&mut self, absence: NotFound, timeout: &StartedTimeout<'_>) -> Result<(), ConnectError> {
         let longest = match (absence, self.watch.is_some()) {
-            (Absence::NoName, true) => WATCH_PAUSE_MAX,
-            (Absence::NobodyListens, true) => self.pause_for_file(WATCH_PAUSE_MAX),
+            (NotFound::NoName, true) => WATCH_PAUSE_MAX,
+            (NotFound::Refused, true) => self.pause_for_file(WATCH_PAUSE_MAX),
             (_, false) => self.pause_for_file(RETRY_PAUSE_MAX),
         };
         let told = self.watch.as_ref().map(|(_, watch)| (watch.as_fd(), Interest::Readable));
-        if begun.wait_at_most(told.as_slice(), longest)? == WakeReason::Cancelled {
+        if timeout.wait_at_most(told.as_slice(), longest)? == WakeReason::Cancelled {
             return Err(ConnectError::Cancelled);
         }
         if let Some((directory, watch)) = &self.watch {

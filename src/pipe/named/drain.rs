@@ -27,14 +27,14 @@ impl Stream {
         self.drain(&StartedTimeout::now(timeout.into()))
     }
 
-    fn drain(&self, begun: &StartedTimeout<'_>) -> Result<(), DrainError> {
+    fn drain(&self, timeout: &StartedTimeout<'_>) -> Result<(), DrainError> {
         self.check(Direction::writes)?;
         let mut pause = DRAIN_PAUSE_MIN;
         loop {
-            if begun.is_cancelled()? {
+            if timeout.is_cancelled()? {
                 return Err(DrainError::Cancelled);
             }
-            let all_sent = self.push_outbox();
+            let all_sent = self.flush_send_buffer();
             // Asked first: a side that leaves lets the error be known before it throws away what it has not read.
             let unread = fifo::unread_by_peer(self.socket())?;
             if socket::take_error(self.socket())?.is_some() {
@@ -49,10 +49,10 @@ impl Stream {
                 }
                 _ => {}
             }
-            if begun.has_passed() {
+            if timeout.has_passed() {
                 return Err(DrainError::TimedOut);
             }
-            begun.wait_at_most(&[], pause)?;
+            timeout.wait_at_most(&[], pause)?;
             pause = (pause * 2).min(DRAIN_PAUSE_MAX);
         }
     }

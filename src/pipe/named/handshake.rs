@@ -1,6 +1,6 @@
 //! What two ends of ours tell each other before the first byte, as values.
 //!
-//! The client sends a [`Hello`] as soon as it is connected, the server a [`Reply`] when somebody accepts it. Both have 16 bytes
+//! The client sends a [`ClientHello`] as soon as it is connected, the server a [`ServerReply`] when somebody accepts it. Both have 16 bytes
 //! and begin alike: 8 bytes of magic, the version, then one byte each.
 //!
 //! | byte | hello | reply |
@@ -20,14 +20,14 @@ pub(super) const VERSION: u8 = 1;
 const MAGIC: [u8; 8] = *b"pipewrt\0";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Hello {
+pub(super) struct ClientHello {
     pub(super) mode: PipeMode,
     pub(super) direction: Direction,
     pub(super) level: ImpersonationLevel,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum HandshakeAnswer {
     Accepted,
     WrongVersion,
     WrongMode,
@@ -36,20 +36,20 @@ pub(super) enum Answer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reply {
-    pub(super) answer: Answer,
+pub(super) struct ServerReply {
+    pub(super) answer: HandshakeAnswer,
     pub(super) mode: PipeMode,
     pub(super) direction: Direction,
 }
 
 /// What came cannot be a handshake of ours, or is one of another version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum HandshakeError {
     NotOurs,
     Version(u8),
 }
 
-impl Hello {
+impl ClientHello {
     pub(super) fn to_bytes(self) -> [u8; BYTES] {
         let level = match self.level {
             ImpersonationLevel::Anonymous => 0,
@@ -59,39 +59,39 @@ impl Hello {
         bytes([mode_number(self.mode), direction_number(self.direction), level])
     }
 
-    pub(super) fn parse(bytes: [u8; BYTES]) -> Result<Self, Fault> {
+    pub(super) fn parse(bytes: [u8; BYTES]) -> Result<Self, HandshakeError> {
         let [mode, direction, level] = fields(bytes)?;
         let level = match level {
             0 => ImpersonationLevel::Anonymous,
             1 => ImpersonationLevel::Identification,
             2 => ImpersonationLevel::Impersonation,
-            _ => return Err(Fault::NotOurs),
+            _ => return Err(HandshakeError::NotOurs),
         };
         Ok(Self { mode: mode_of(mode)?, direction: direction_of(direction)?, level })
     }
 }
 
-impl Reply {
+impl ServerReply {
     pub(super) fn to_bytes(self) -> [u8; BYTES] {
         let answer = match self.answer {
-            Answer::Accepted => 0,
-            Answer::WrongVersion => 1,
-            Answer::WrongMode => 2,
-            Answer::WrongDirection => 3,
-            Answer::NotAllowed => 4,
+            HandshakeAnswer::Accepted => 0,
+            HandshakeAnswer::WrongVersion => 1,
+            HandshakeAnswer::WrongMode => 2,
+            HandshakeAnswer::WrongDirection => 3,
+            HandshakeAnswer::NotAllowed => 4,
         };
         bytes([answer, mode_number(self.mode), direction_number(self.direction)])
     }
 
-    pub(super) fn parse(bytes: [u8; BYTES]) -> Result<Self, Fault> {
+    pub(super) fn parse(bytes: [u8; BYTES]) -> Result<Self, HandshakeError> {
         let [answer, mode, direction] = fields(bytes)?;
         let answer = match answer {
-            0 => Answer::Accepted,
-            1 => Answer::WrongVersion,
-            2 => Answer::WrongMode,
-            3 => Answer::WrongDirection,
-            4 => Answer::NotAllowed,
-            _ => return Err(Fault::NotOurs),
+            0 => HandshakeAnswer::Accepted,
+            1 => HandshakeAnswer::WrongVersion,
+            2 => HandshakeAnswer::WrongMode,
+            3 => HandshakeAnswer::WrongDirection,
+            4 => HandshakeAnswer::NotAllowed,
+            _ => return Err(HandshakeError::NotOurs),
         };
         Ok(Self { answer, mode: mode_of(mode)?, direction: direction_of(direction)? })
     }
@@ -99,19 +99,23 @@ impl Reply {
 
 /// What a server of this mode and direction says to a client. Whatever the client wants to do, the server must allow; a server
 /// that goes both ways also takes a client that goes one way.
-pub(super) fn answer(hello: Result<Hello, Fault>, mode: PipeMode, direction: Direction) -> Option<Reply> {
+pub(super) fn answer(
+    hello: Result<ClientHello, HandshakeError>,
+    mode: PipeMode,
+    direction: Direction,
+) -> Option<ServerReply> {
     let answer = match hello {
-        Err(Fault::NotOurs) => return None,
-        Err(Fault::Version(_)) => Answer::WrongVersion,
-        Ok(hello) if hello.mode != mode => Answer::WrongMode,
+        Err(HandshakeError::NotOurs) => return None,
+        Err(HandshakeError::Version(_)) => HandshakeAnswer::WrongVersion,
+        Ok(hello) if hello.mode != mode => HandshakeAnswer::WrongMode,
         Ok(hello)
             if (hello.direction.reads() && !direction.writes()) || (hello.direction.writes() && !direction.reads()) =>
         {
-            Answer::WrongDirection
+            HandshakeAnswer::WrongDirection
         }
-        Ok(_) => Answer::Accepted,
+        Ok(_) => HandshakeAnswer::Accepted,
     };
-    Some(Reply { answer, mode, direction })
+    Some(ServerReply { answer, mode, direction })
 }
 
 fn bytes(fields: [u8; 3]) -> [u8; BYTES] {
@@ -123,13 +127,13 @@ fn bytes(fields: [u8; 3]) -> [u8; BYTES] {
     bytes
 }
 
-fn fields(bytes: [u8; BYTES]) -> Result<[u8; 3], Fault> {
+fn fields(bytes: [u8; BYTES]) -> Result<[u8; 3], HandshakeError> {
     let [magic @ .., version, first, second, third, _, _, _, _] = bytes;
     if magic != MAGIC {
-        return Err(Fault::NotOurs);
+        return Err(HandshakeError::NotOurs);
     }
     if version != VERSION {
-        return Err(Fault::Version(version));
+        return Err(HandshakeError::Version(version));
     }
     Ok([first, second, third])
 }
@@ -142,12 +146,12 @@ const fn mode_number(mode: PipeMode) -> u8 {
     }
 }
 
-const fn mode_of(number: u8) -> Result<PipeMode, Fault> {
+const fn mode_of(number: u8) -> Result<PipeMode, HandshakeError> {
     match number {
         0 => Ok(PipeMode::Byte),
         1 => Ok(PipeMode::Message),
         2 => Ok(PipeMode::Framed),
-        _ => Err(Fault::NotOurs),
+        _ => Err(HandshakeError::NotOurs),
     }
 }
 
@@ -159,12 +163,12 @@ const fn direction_number(direction: Direction) -> u8 {
     }
 }
 
-const fn direction_of(number: u8) -> Result<Direction, Fault> {
+const fn direction_of(number: u8) -> Result<Direction, HandshakeError> {
     match number {
         1 => Ok(Direction::In),
         2 => Ok(Direction::Out),
         3 => Ok(Direction::InOut),
-        _ => Err(Fault::NotOurs),
+        _ => Err(HandshakeError::NotOurs),
     }
 }
 
@@ -184,18 +188,18 @@ mod tests {
                     ImpersonationLevel::Identification,
                     ImpersonationLevel::Impersonation,
                 ] {
-                    let hello = Hello { mode, direction, level };
-                    assert_eq!(Hello::parse(hello.to_bytes()), Ok(hello));
+                    let hello = ClientHello { mode, direction, level };
+                    assert_eq!(ClientHello::parse(hello.to_bytes()), Ok(hello));
                 }
                 for answer in [
-                    Answer::Accepted,
-                    Answer::WrongVersion,
-                    Answer::WrongMode,
-                    Answer::WrongDirection,
-                    Answer::NotAllowed,
+                    HandshakeAnswer::Accepted,
+                    HandshakeAnswer::WrongVersion,
+                    HandshakeAnswer::WrongMode,
+                    HandshakeAnswer::WrongDirection,
+                    HandshakeAnswer::NotAllowed,
                 ] {
-                    let reply = Reply { answer, mode, direction };
-                    assert_eq!(Reply::parse(reply.to_bytes()), Ok(reply));
+                    let reply = ServerReply { answer, mode, direction };
+                    assert_eq!(ServerReply::parse(reply.to_bytes()), Ok(reply));
                 }
             }
         }
@@ -203,21 +207,22 @@ mod tests {
 
     #[test]
     fn a_stranger_and_another_version_are_told_apart() {
-        assert_eq!(Hello::parse(*b"GET / HTTP/1.1\r\n"), Err(Fault::NotOurs));
+        assert_eq!(ClientHello::parse(*b"GET / HTTP/1.1\r\n"), Err(HandshakeError::NotOurs));
         let mut other =
-            Hello { mode: PipeMode::Byte, direction: Direction::In, level: ImpersonationLevel::Anonymous }.to_bytes();
+            ClientHello { mode: PipeMode::Byte, direction: Direction::In, level: ImpersonationLevel::Anonymous }
+                .to_bytes();
         other[8] = 9;
-        assert_eq!(Hello::parse(other), Err(Fault::Version(9)));
+        assert_eq!(ClientHello::parse(other), Err(HandshakeError::Version(9)));
         other[8] = VERSION;
         other[9] = 7;
-        assert_eq!(Hello::parse(other), Err(Fault::NotOurs));
+        assert_eq!(ClientHello::parse(other), Err(HandshakeError::NotOurs));
     }
 
     #[test]
     fn directions_fit_when_the_server_allows_all_that_the_client_wants() {
         let fits = |client, server| {
-            let hello = Hello { mode: PipeMode::Byte, direction: client, level: ImpersonationLevel::Anonymous };
-            answer(Ok(hello), PipeMode::Byte, server).unwrap().answer == Answer::Accepted
+            let hello = ClientHello { mode: PipeMode::Byte, direction: client, level: ImpersonationLevel::Anonymous };
+            answer(Ok(hello), PipeMode::Byte, server).unwrap().answer == HandshakeAnswer::Accepted
         };
         let table = DIRECTIONS.map(|client| DIRECTIONS.map(|server| fits(client, server)));
         //                      server: In     Out    InOut

@@ -9,29 +9,29 @@ use crate::sys::{eventfd::Semaphore, pidfd::own_pid};
 
 #[derive(Debug)]
 pub(super) struct Instances {
-    places: Option<Semaphore>,
+    free: Option<Semaphore>,
     live: AtomicUsize,
 }
 
 impl Instances {
-    pub(super) fn new(places: Option<Semaphore>) -> Arc<Self> {
-        Arc::new(Self { places, live: AtomicUsize::new(0) })
+    pub(super) fn new(free: Option<Semaphore>) -> Arc<Self> {
+        Arc::new(Self { free, live: AtomicUsize::new(0) })
     }
 
     pub(super) fn live(&self) -> usize {
         self.live.load(Ordering::Relaxed)
     }
 
-    pub(super) fn places(&self) -> Option<&Semaphore> {
-        self.places.as_ref()
+    pub(super) fn free(&self) -> Option<&Semaphore> {
+        self.free.as_ref()
     }
 }
 
-/// One of the places of a listener. Dropping it makes room for the next client.
+/// One of the free of a listener. Dropping it makes room for the next client.
 #[derive(Debug)]
 pub(super) struct Instance {
     all: Arc<Instances>,
-    /// The process that has accepted the client. A fork of it shares the count of free places.
+    /// The process that has accepted the client. A fork of it shares the count of free free.
     owner: i32,
 }
 
@@ -45,8 +45,8 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         self.all.live.fetch_sub(1, Ordering::Relaxed);
-        if let Some(places) = self.all.places.as_ref().filter(|_| self.owner == own_pid()) {
-            places.free();
+        if let Some(free) = self.all.free.as_ref().filter(|_| self.owner == own_pid()) {
+            free.free();
         }
     }
 }

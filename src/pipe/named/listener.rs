@@ -9,10 +9,12 @@ use std::{
 };
 
 use super::{
-    admission::{Admitted, Counters, Door, Greeting, ListenerStats, STRANGERS_MAX, Stranger},
-    bind::{self, ListenError, Publication},
+    admission::{
+        AcceptedClient, Admission, Counters, HandshakeMode, ListenerStats, PENDING_CLIENTS_MAX, PendingClient,
+    },
+    bind::{self, BoundName, ListenError},
     instances::{Instance, Instances},
-    message::FRAME_BYTES,
+    message::DEFAULT_MAX_MESSAGE_SIZE,
     name::PipeName,
     peer::Access,
     stream::{Stream, Terms, locked},
@@ -60,11 +62,11 @@ pub struct ListenerOptions {
     mode: PipeMode,
     direction: Direction,
     access: Access,
-    greeting: Greeting,
+    handshake: HandshakeMode,
     max_instances: Option<u32>,
     backlog: u32,
     send_buffer_size: Option<usize>,
-    frame_bytes_max: usize,
+    max_message_size: usize,
 }
 
 impl Default for ListenerOptions {
@@ -73,11 +75,11 @@ impl Default for ListenerOptions {
             mode: PipeMode::Byte,
             direction: Direction::InOut,
             access: Access::CurrentUser,
-            greeting: Greeting::None,
+            handshake: HandshakeMode::None,
             max_instances: None,
             backlog: BACKLOG,
             send_buffer_size: None,
-            frame_bytes_max: FRAME_BYTES,
+            max_message_size: DEFAULT_MAX_MESSAGE_SIZE,
         }
     }
 }
@@ -118,7 +120,7 @@ impl ListenerOptions {
     /// as soon as it is in the backlog, as with any socket.
     #[must_use]
     pub const fn handshake(mut self) -> Self {
-        self.greeting = Greeting::Handshake;
+        self.handshake = HandshakeMode::Handshake;
         self
     }
 
@@ -149,7 +151,7 @@ impl ListenerOptions {
     /// The longest message of [`PipeMode::Framed`] in bytes, sent or received. Without a call: 16 MiB.
     #[must_use]
     pub const fn max_message_size(mut self, bytes: usize) -> Self {
-        self.frame_bytes_max = bytes;
+        self.max_message_size = bytes;
         self
     }
 
@@ -168,34 +170,34 @@ impl ListenerOptions {
             Some(count) => Some(Semaphore::new(count).map_err(failed)?),
             None => None,
         };
-        let (stop, turn) = (Flag::new().map_err(failed)?, Semaphore::new(1).map_err(failed)?);
+        let (stop, accept_lock) = (Flag::new().map_err(failed)?, Semaphore::new(1).map_err(failed)?);
         let kind = self.mode.socket_type();
         let prepare = |socket: &OwnedFd| match kind {
             // Every socket that is accepted has it from this one, for messages that come before the accept, too.
             SocketType::Messages => socket::receive_credentials(socket.as_fd()),
             SocketType::Stream => Ok(()),
         };
-        let (socket, publication) = bind::publish(name, kind, self.access, self.backlog, prepare)?;
-        let moves = Door::moves(self.greeting, &socket).map_err(failed)?;
+        let (socket, bound_name) = bind::bind(name, kind, self.access, self.backlog, prepare)?;
+        let activity = Admission::activity(self.handshake, &socket).map_err(failed)?;
         Ok(Listener {
-            _publication: publication,
+            _bound_name: bound_name,
             socket: DeferredClose::new(socket),
             name: name.clone(),
-            door: Door {
+            admission: Admission {
                 mode: self.mode,
                 direction: self.direction,
                 access: self.access,
-                greeting: self.greeting,
+                handshake: self.handshake,
                 send_buffer_size: self.send_buffer_size,
                 our_uid: identity::effective_uid(),
-                tally: Counters::default(),
-                moves,
+                counters: Counters::default(),
+                activity,
             },
-            frame_bytes_max: self.frame_bytes_max,
+            max_message_size: self.max_message_size,
             stop,
-            turn,
+            accept_lock,
             instances: Instances::new(instances),
-            strangers: Mutex::default(),
+            pending: Mutex::default(),
         })
     }
 }
@@ -205,16 +207,16 @@ impl ListenerOptions {
 #[doc(alias = "NamedPipeServerStream")]
 pub struct Listener {
     // Dropped first: the name goes while we still listen, so that no client finds a name without a server.
-    _publication: Publication,
+    _bound_name: BoundName,
     socket: DeferredClose,
     name: PipeName,
-    door: Door,
-    frame_bytes_max: usize,
+    admission: Admission,
+    max_message_size: usize,
     stop: Flag,
     /// One thread at a time takes clients in; the others wait for this and not for a mutex, as it can be polled.
-    turn: Semaphore,
+    accept_lock: Semaphore,
     instances: Arc<Instances>,
-    strangers: Mutex<Vec<Stranger>>,
+    pending: Mutex<Vec<PendingClient>>,
 }
 
 shown_as!(Listener, |listener| { name: listener.name });
@@ -228,7 +230,7 @@ shown_as!(Listener, |listener| { name: listener.name });
 /// process is out of descriptors, and while 256 others are half-way in.
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.door.moves.as_ref().map_or(self.socket.as_fd(), AsFd::as_fd)
+        self.admission.activity.as_ref().map_or(self.socket.as_fd(), AsFd::as_fd)
     }
 }
 
@@ -290,26 +292,26 @@ impl Listener {
     ///
     /// As `accept`; [`AcceptError::TimedOut`] and [`AcceptError::Cancelled`].
     pub fn accept_timeout<'a>(&self, timeout: impl Into<Timeout<'a>>) -> Result<Stream, AcceptError> {
-        let begun = StartedTimeout::now(timeout.into());
-        let _turn = Turn::take(self, &begun)?;
-        let instance = self.take_instance(&begun)?;
-        let mut strangers = locked(&self.strangers);
+        let timeout = StartedTimeout::now(timeout.into());
+        let _turn = AcceptLock::take(self, &timeout)?;
+        let instance = self.take_instance(&timeout)?;
+        let mut pending = locked(&self.pending);
         let mut shortage = false;
         loop {
             self.check_running()?;
             shortage |= deferred_close::is_saturated();
-            if let Some(stream) = self.door.hear(&mut strangers) {
-                return Ok(self.hand_out(stream, instance));
+            if let Some(stream) = self.admission.poll_pending(&mut pending) {
+                return Ok(self.into_stream(stream, instance));
             }
-            if !shortage && strangers.len() < STRANGERS_MAX {
+            if !shortage && pending.len() < PENDING_CLIENTS_MAX {
                 match socket::accept(self.socket.as_fd()) {
                     Ok(None) => {}
                     Ok(Some(client)) => {
-                        match FdFreeStream::new(client).and_then(|client| self.door.admit(client, &mut strangers)) {
-                            Ok(Some(stream)) => return Ok(self.hand_out(stream, instance)),
+                        match FdFreeStream::new(client).and_then(|client| self.admission.admit(client, &mut pending)) {
+                            Ok(Some(stream)) => return Ok(self.into_stream(stream, instance)),
                             Ok(None) => {}
                             // Nothing is known against the listener.
-                            Err(_) => drop(self.door.tally.vanished.fetch_add(1, Ordering::Relaxed)),
+                            Err(_) => drop(self.admission.counters.vanished.fetch_add(1, Ordering::Relaxed)),
                         }
                         continue;
                     }
@@ -323,7 +325,7 @@ impl Listener {
                 }
             }
             let pause = if shortage { SHORTAGE_PAUSE } else { Duration::MAX };
-            self.await_somebody(&strangers, &begun, pause)?;
+            self.wait_for_activity(&pending, &timeout, pause)?;
             shortage = false;
         }
     }
@@ -353,7 +355,7 @@ impl Listener {
 
     /// Whom it has met so far.
     pub fn stats(&self) -> ListenerStats {
-        self.door.tally.stats()
+        self.admission.counters.stats()
     }
 
     fn check_running(&self) -> Result<(), AcceptError> {
@@ -361,16 +363,16 @@ impl Listener {
     }
 
     /// Waits for a place; the stop flag and the switch end it.
-    fn take(&self, places: &Semaphore, begun: &StartedTimeout<'_>) -> Result<(), AcceptError> {
+    fn take(&self, free: &Semaphore, timeout: &StartedTimeout<'_>) -> Result<(), AcceptError> {
         loop {
-            if begun.is_cancelled()? {
+            if timeout.is_cancelled()? {
                 return Err(AcceptError::Cancelled);
             }
             self.check_running()?;
-            if places.take()? {
+            if free.take()? {
                 return Ok(());
             }
-            match begun.wait(&[(self.stop.as_fd(), Interest::Readable), (places.as_fd(), Interest::Readable)])? {
+            match timeout.wait(&[(self.stop.as_fd(), Interest::Readable), (free.as_fd(), Interest::Readable)])? {
                 WakeReason::Ready(_) => {}
                 WakeReason::TimedOut => return Err(AcceptError::TimedOut),
                 WakeReason::Cancelled => return Err(AcceptError::Cancelled),
@@ -378,58 +380,58 @@ impl Listener {
         }
     }
 
-    fn take_instance(&self, begun: &StartedTimeout<'_>) -> Result<Instance, AcceptError> {
-        if let Some(places) = self.instances.places() {
-            self.take(places, begun)?;
+    fn take_instance(&self, timeout: &StartedTimeout<'_>) -> Result<Instance, AcceptError> {
+        if let Some(free) = self.instances.free() {
+            self.take(free, timeout)?;
         }
         Ok(Instance::new(&self.instances))
     }
 
-    fn await_somebody(
+    fn wait_for_activity(
         &self,
-        strangers: &[Stranger],
-        begun: &StartedTimeout<'_>,
+        pending: &[PendingClient],
+        timeout: &StartedTimeout<'_>,
         pause: Duration,
     ) -> Result<(), AcceptError> {
         let mut watched = vec![(self.stop.as_fd(), Interest::Readable)];
-        watched.extend(strangers.iter().map(|stranger| (stranger.socket.as_fd(), Interest::Readable)));
-        if pause == Duration::MAX && strangers.len() < STRANGERS_MAX {
+        watched.extend(pending.iter().map(|client| (client.socket.as_fd(), Interest::Readable)));
+        if pause == Duration::MAX && pending.len() < PENDING_CLIENTS_MAX {
             watched.push((self.socket.as_fd(), Interest::Readable));
         }
-        let until = strangers.iter().fold(Deadline::after(pause), |until, stranger| until.or(stranger.until));
-        match begun.wait_until(&watched, until)? {
-            WakeReason::TimedOut if begun.has_passed() => Err(AcceptError::TimedOut),
+        let until = pending.iter().fold(Deadline::after(pause), |until, client| until.or(client.until));
+        match timeout.wait_until(&watched, until)? {
+            WakeReason::TimedOut if timeout.has_passed() => Err(AcceptError::TimedOut),
             WakeReason::Cancelled => Err(AcceptError::Cancelled),
             WakeReason::Ready(_) | WakeReason::TimedOut => Ok(()),
         }
     }
 
-    fn hand_out(&self, admitted: Admitted, instance: Instance) -> Stream {
-        self.door.tally.accepted.fetch_add(1, Ordering::Relaxed);
+    fn into_stream(&self, accepted: AcceptedClient, instance: Instance) -> Stream {
+        self.admission.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let terms = Terms {
-            mode: self.door.mode,
-            direction: self.door.direction,
-            level: admitted.level,
-            frame_bytes_max: self.frame_bytes_max,
+            mode: self.admission.mode,
+            direction: self.admission.direction,
+            level: accepted.level,
+            max_message_size: self.max_message_size,
         };
-        let stream = Stream::new(admitted.socket, terms, Some(instance));
+        let stream = Stream::new(accepted.socket, terms, Some(instance));
         stream.close_unused_direction();
         stream
     }
 }
 
 /// The right to take clients in; given back on drop.
-struct Turn<'a>(&'a Listener);
+struct AcceptLock<'a>(&'a Listener);
 
-impl<'a> Turn<'a> {
-    fn take(listener: &'a Listener, begun: &StartedTimeout<'_>) -> Result<Self, AcceptError> {
-        listener.take(&listener.turn, begun).map(|()| Self(listener))
+impl<'a> AcceptLock<'a> {
+    fn take(listener: &'a Listener, timeout: &StartedTimeout<'_>) -> Result<Self, AcceptError> {
+        listener.take(&listener.accept_lock, timeout).map(|()| Self(listener))
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for AcceptLock<'_> {
     fn drop(&mut self) {
-        self.0.turn.free();
+        self.0.accept_lock.free();
     }
 }
 

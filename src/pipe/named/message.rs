@@ -5,7 +5,7 @@ use std::{io, os::fd::OwnedFd};
 use crate::pipe::timeout::{Cancelled, is_cancelled};
 
 /// The longest message of a framed pipe in bytes, unless told otherwise.
-pub(super) const FRAME_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
 
 /// A message and the descriptors that came with it.
 #[derive(Debug)]

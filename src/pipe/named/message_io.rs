@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    buffers::{Inbox, Outbox},
+    buffers::{ReceiveBuffer, SendBuffer},
     message::{MessageError, ReceivedMessage},
     stream::{Stream, locked},
 };
@@ -26,7 +26,7 @@ const HEAD_BYTES: usize = 4;
 /// How much room is made for a framed message before any of it has come: what a stranger announces costs nothing yet.
 const ROOM_BYTES_MAX: usize = 64 * 1024;
 
-pub(super) struct Part {
+pub(super) struct MessagePart {
     pub(super) bytes: usize,
     pub(super) is_complete: bool,
 }
@@ -37,48 +37,48 @@ fn would_block() -> io::Error {
     io::ErrorKind::WouldBlock.into()
 }
 
-/// Receiving. Whoever holds the inbox never waits; waiting is done without it, so that no thread holds up another's deadline.
+/// Receiving. Whoever holds the receive_buffer never waits; waiting is done without it, so that no thread holds up another's deadline.
 impl Stream {
-    pub(super) fn receive_next(&self, take: Take, begun: &StartedTimeout<'_>) -> Result<Next, MessageError> {
+    pub(super) fn receive_next(&self, take: Take, timeout: &StartedTimeout<'_>) -> Result<Next, MessageError> {
         self.check(Direction::reads)?;
-        if begun.is_cancelled()? {
+        if timeout.is_cancelled()? {
             return Err(MessageError::Cancelled);
         }
         loop {
-            let mut inbox = locked(&self.inner.inbox);
-            if let Some((message, at)) = inbox.current.take() {
+            let mut receive_buffer = locked(&self.inner.receive_buffer);
+            if let Some((message, at)) = receive_buffer.current.take() {
                 return Ok(Some(ReceivedMessage::bare(message.get(at..).unwrap_or_default().to_vec())));
             }
-            match self.try_next(&mut inbox, take) {
+            match self.try_next(&mut receive_buffer, take) {
                 Err(MessageError::Os(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return done,
             }
-            drop(inbox);
-            self.await_input(begun)?;
+            drop(receive_buffer);
+            self.await_input(timeout)?;
         }
     }
 
     /// `None` when there is nothing yet.
-    pub(super) fn try_read_part(&self, buf: &mut [u8]) -> Result<Option<Part>, MessageError> {
-        let mut inbox = locked(&self.inner.inbox);
-        if inbox.current.is_none() {
-            match self.try_next(&mut inbox, Take::Bytes) {
-                Ok(Some(parcel)) => inbox.current = Some((parcel.bytes, 0)),
-                Ok(None) => return Ok(Some(Part { bytes: 0, is_complete: true })),
+    pub(super) fn try_read_part(&self, buf: &mut [u8]) -> Result<Option<MessagePart>, MessageError> {
+        let mut receive_buffer = locked(&self.inner.receive_buffer);
+        if receive_buffer.current.is_none() {
+            match self.try_next(&mut receive_buffer, Take::Bytes) {
+                Ok(Some(parcel)) => receive_buffer.current = Some((parcel.bytes, 0)),
+                Ok(None) => return Ok(Some(MessagePart { bytes: 0, is_complete: true })),
                 Err(MessageError::Os(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) => return Err(error),
             }
         }
-        let Some((message, at)) = inbox.current.as_mut() else { return Ok(None) };
+        let Some((message, at)) = receive_buffer.current.as_mut() else { return Ok(None) };
         let rest = message.get(*at..).unwrap_or_default();
         let bytes = rest.len().min(buf.len());
         buf[..bytes].copy_from_slice(&rest[..bytes]);
         *at += bytes;
         let is_complete = *at >= message.len();
         if is_complete {
-            inbox.current = None;
+            receive_buffer.current = None;
         }
-        Ok(Some(Part { bytes, is_complete }))
+        Ok(Some(MessagePart { bytes, is_complete }))
     }
 
     /// The byte face of a message mode.
@@ -87,22 +87,23 @@ impl Stream {
             match self.try_read_part(buf)? {
                 None => return Err(would_block()),
                 // An empty message is not the end.
-                Some(part) if part.bytes == 0 && !locked(&self.inner.inbox).ended => {}
+                Some(part) if part.bytes == 0 && !locked(&self.inner.receive_buffer).ended => {}
                 Some(part) => return Ok(part.bytes),
             }
         }
     }
 
-    fn try_next(&self, inbox: &mut Inbox, take: Take) -> Result<Next, MessageError> {
-        if inbox.ended {
+    fn try_next(&self, receive_buffer: &mut ReceiveBuffer, take: Take) -> Result<Next, MessageError> {
+        if receive_buffer.ended {
             return Ok(None);
         }
         let next = match self.mode() {
-            PipeMode::Framed => self.try_next_frame(inbox),
+            PipeMode::Framed => self.try_next_frame(receive_buffer),
             PipeMode::Byte | PipeMode::Message => self.try_next_packet(take),
         };
         // After a frame that is not to be had, nobody knows where the next one begins.
-        inbox.ended = matches!(next, Ok(None) | Err(MessageError::TooLarge { .. } | MessageError::CutOff { .. }));
+        receive_buffer.ended =
+            matches!(next, Ok(None) | Err(MessageError::TooLarge { .. } | MessageError::CutOff { .. }));
         next
     }
 
@@ -133,24 +134,24 @@ impl Stream {
         Ok(Some(ReceivedMessage { bytes: message, descriptors: got.descriptors }))
     }
 
-    fn try_next_frame(&self, inbox: &mut Inbox) -> Result<Next, MessageError> {
+    fn try_next_frame(&self, receive_buffer: &mut ReceiveBuffer) -> Result<Next, MessageError> {
         loop {
-            let have = inbox.frame.len();
-            let (wanted, limit) = (frame_bytes(&inbox.frame), self.inner.terms.frame_bytes_max);
+            let have = receive_buffer.frame.len();
+            let (wanted, limit) = (frame_bytes(&receive_buffer.frame), self.inner.terms.max_message_size);
             if wanted > limit.saturating_add(HEAD_BYTES) {
-                inbox.frame = Vec::new();
+                receive_buffer.frame = Vec::new();
                 return Err(MessageError::TooLarge { bytes: wanted - HEAD_BYTES, limit });
             }
             if have >= HEAD_BYTES && have == wanted {
-                let mut frame = std::mem::take(&mut inbox.frame);
+                let mut frame = std::mem::take(&mut receive_buffer.frame);
                 frame.drain(..HEAD_BYTES);
                 return Ok(Some(ReceivedMessage::bare(frame)));
             }
             // Never beyond this frame: what follows stays in the kernel, where the writer is charged for it.
-            inbox.frame.resize(wanted.min(have + ROOM_BYTES_MAX), 0);
-            let room = inbox.frame.get_mut(have..).unwrap_or_default();
+            receive_buffer.frame.resize(wanted.min(have + ROOM_BYTES_MAX), 0);
+            let room = receive_buffer.frame.get_mut(have..).unwrap_or_default();
             let got = self.at_reset(socket::receive(self.socket(), room), 0);
-            inbox.frame.truncate(have + got.as_ref().copied().unwrap_or(0));
+            receive_buffer.frame.truncate(have + got.as_ref().copied().unwrap_or(0));
             match got {
                 Ok(0) => {
                     self.check_end()?;
@@ -171,11 +172,11 @@ fn frame_bytes(begin: &[u8]) -> usize {
     }
 }
 
-/// Sending. Whoever holds the outbox never waits.
+/// Sending. Whoever holds the send_buffer never waits.
 impl Stream {
     pub(super) fn message_limit(&self) -> io::Result<usize> {
         match self.mode() {
-            PipeMode::Framed => Ok(self.inner.terms.frame_bytes_max),
+            PipeMode::Framed => Ok(self.inner.terms.max_message_size),
             PipeMode::Byte | PipeMode::Message => socket::message_limit(self.socket()),
         }
     }
@@ -184,11 +185,11 @@ impl Stream {
         &self,
         message: &[u8],
         descriptors: &[BorrowedFd<'_>],
-        begun: &StartedTimeout<'_>,
+        timeout: &StartedTimeout<'_>,
     ) -> Result<(), MessageError> {
         if self.mode() == PipeMode::Framed {
             return if descriptors.is_empty() {
-                self.send_frame(message, begun)
+                self.send_frame(message, timeout)
             } else {
                 Err(MessageError::Os(io::ErrorKind::Unsupported.into()))
             };
@@ -196,7 +197,7 @@ impl Stream {
         loop {
             match self.send_some(&[IoSlice::new(message)], descriptors) {
                 Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.await_room(begun)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.await_room(timeout)?,
                 // The kernel says ENOBUFS where it has the room but not in one piece.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EMSGSIZE | libc::ENOBUFS)) => {
                     let limit = self.message_limit()?;
@@ -212,93 +213,98 @@ impl Stream {
         }
     }
 
-    fn await_room(&self, begun: &StartedTimeout<'_>) -> Result<(), MessageError> {
-        match begun.wait(&[(self.socket(), Interest::Writable)])? {
+    fn await_room(&self, timeout: &StartedTimeout<'_>) -> Result<(), MessageError> {
+        match timeout.wait(&[(self.socket(), Interest::Writable)])? {
             WakeReason::Ready(_) => Ok(()),
             WakeReason::TimedOut => Err(MessageError::TimedOut),
             WakeReason::Cancelled => Err(MessageError::Cancelled),
         }
     }
 
-    fn send_frame(&self, message: &[u8], begun: &StartedTimeout<'_>) -> Result<(), MessageError> {
-        let limit = self.inner.terms.frame_bytes_max;
+    fn send_frame(&self, message: &[u8], timeout: &StartedTimeout<'_>) -> Result<(), MessageError> {
+        let limit = self.inner.terms.max_message_size;
         let head = match u32::try_from(message.len()) {
             Ok(length) if message.len() <= limit => length.to_be_bytes(),
             _ => return Err(MessageError::TooLarge { bytes: message.len(), limit }),
         };
         let number = loop {
-            let mut outbox = locked(&self.inner.outbox);
-            match self.push(&mut outbox).and_then(|()| self.begin_frame(&mut outbox, head, message)) {
+            let mut send_buffer = locked(&self.inner.send_buffer);
+            match self.push(&mut send_buffer).and_then(|()| self.begin_frame(&mut send_buffer, head, message)) {
                 Ok(None) => return Ok(()),
                 Ok(Some(number)) => break number,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
-                    drop(outbox);
-                    return Err(self.with_reason(error, begun).into());
+                    drop(send_buffer);
+                    return Err(self.with_reason(error, timeout).into());
                 }
             }
-            drop(outbox);
-            self.await_room(begun)?;
+            drop(send_buffer);
+            self.await_room(timeout)?;
         };
-        self.send_tail(Some(number), begun)
+        self.send_tail(Some(number), timeout)
     }
 
-    /// Sends what fits, and leaves the rest, if there is one, in the outbox under a number.
-    fn begin_frame(&self, outbox: &mut Outbox, head: [u8; HEAD_BYTES], message: &[u8]) -> io::Result<Option<u64>> {
+    /// Sends what fits, and leaves the rest, if there is one, in the send_buffer under a number.
+    fn begin_frame(
+        &self,
+        send_buffer: &mut SendBuffer,
+        head: [u8; HEAD_BYTES],
+        message: &[u8],
+    ) -> io::Result<Option<u64>> {
         let sent = self.send_some(&[IoSlice::new(&head), IoSlice::new(message)], &[])?;
         if sent == HEAD_BYTES + message.len() {
             return Ok(None);
         }
-        outbox.number += 1;
-        outbox.sent = 0;
-        outbox.rest = Vec::with_capacity(HEAD_BYTES + message.len() - sent);
-        outbox.rest.extend_from_slice(head.get(sent..).unwrap_or_default());
-        outbox.rest.extend_from_slice(message.get(sent.saturating_sub(HEAD_BYTES)..).unwrap_or_default());
-        Ok(Some(outbox.number))
+        send_buffer.number += 1;
+        send_buffer.sent = 0;
+        send_buffer.rest = Vec::with_capacity(HEAD_BYTES + message.len() - sent);
+        send_buffer.rest.extend_from_slice(head.get(sent..).unwrap_or_default());
+        send_buffer.rest.extend_from_slice(message.get(sent.saturating_sub(HEAD_BYTES)..).unwrap_or_default());
+        Ok(Some(send_buffer.number))
     }
 
     /// Waits until the rest with this number has gone, whoever sends it; or any rest.
-    pub(super) fn send_tail(&self, number: Option<u64>, begun: &StartedTimeout<'_>) -> Result<(), MessageError> {
+    pub(super) fn send_tail(&self, number: Option<u64>, timeout: &StartedTimeout<'_>) -> Result<(), MessageError> {
         loop {
-            let mut outbox = locked(&self.inner.outbox);
-            if number.is_some_and(|number| number != outbox.number) {
+            let mut send_buffer = locked(&self.inner.send_buffer);
+            if number.is_some_and(|number| number != send_buffer.number) {
                 return Ok(());
             }
-            match self.push(&mut outbox) {
+            match self.push(&mut send_buffer) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
-                    drop(outbox);
-                    return Err(self.with_reason(error, begun).into());
+                    drop(send_buffer);
+                    return Err(self.with_reason(error, timeout).into());
                 }
             }
-            drop(outbox);
-            match self.await_room(begun) {
+            drop(send_buffer);
+            match self.await_room(timeout) {
                 Err(MessageError::TimedOut | MessageError::Cancelled) => return Err(MessageError::Unfinished),
                 other => other?,
             }
         }
     }
 
-    pub(super) fn push_outbox(&self) -> io::Result<()> {
-        self.push(&mut locked(&self.inner.outbox))
+    pub(super) fn flush_send_buffer(&self) -> io::Result<()> {
+        self.push(&mut locked(&self.inner.send_buffer))
     }
 
     /// Sends the rest, without waiting: all of it, or `WouldBlock`.
-    fn push(&self, outbox: &mut Outbox) -> io::Result<()> {
-        while let Some(rest) = outbox.rest.get(outbox.sent..).filter(|rest| !rest.is_empty()) {
+    fn push(&self, send_buffer: &mut SendBuffer) -> io::Result<()> {
+        while let Some(rest) = send_buffer.rest.get(send_buffer.sent..).filter(|rest| !rest.is_empty()) {
             match self.send_some(&[IoSlice::new(rest)], &[]) {
-                Ok(sent) => outbox.sent += sent,
+                Ok(sent) => send_buffer.sent += sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
                 Err(error) => {
                     // Nobody will read this rest.
                     self.inner.was_reset.store(true, Ordering::Relaxed);
-                    *outbox = Outbox { number: outbox.number, ..Outbox::default() };
+                    *send_buffer = SendBuffer { number: send_buffer.number, ..SendBuffer::default() };
                     return Err(error);
                 }
             }
         }
-        *outbox = Outbox { number: outbox.number, ..Outbox::default() };
+        *send_buffer = SendBuffer { number: send_buffer.number, ..SendBuffer::default() };
         Ok(())
     }
 }

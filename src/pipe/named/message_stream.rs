@@ -104,12 +104,12 @@ impl MessageStream {
         descriptors: &[BorrowedFd<'_>],
         timeout: impl Into<Timeout<'a>>,
     ) -> Result<(), MessageError> {
-        let begun = StartedTimeout::now(timeout.into());
+        let timeout = StartedTimeout::now(timeout.into());
         self.stream.check(Direction::writes)?;
-        if begun.is_cancelled()? {
+        if timeout.is_cancelled()? {
             return Err(MessageError::Cancelled);
         }
-        self.stream.send_whole(message, descriptors, &begun)
+        self.stream.send_whole(message, descriptors, &timeout)
     }
 
     /// Sends what is left of a framed message that could not be sent whole in time.
@@ -158,7 +158,7 @@ impl MessageStream {
     ///
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn read_timeout<'a>(&self, buf: &mut [u8], timeout: impl Into<Timeout<'a>>) -> Result<usize, MessageError> {
-        let begun = StartedTimeout::now(timeout.into());
+        let timeout = StartedTimeout::now(timeout.into());
         self.stream.check(Direction::reads)?;
         if buf.is_empty() {
             return Ok(0);
@@ -169,7 +169,7 @@ impl MessageStream {
                     self.is_message_complete.store(part.is_complete, Ordering::Release);
                     return Ok(part.bytes);
                 }
-                Ok(None) => self.stream.await_input(&begun)?,
+                Ok(None) => self.stream.await_input(&timeout)?,
                 Err(error) => return Err(error),
             }
         }
@@ -183,7 +183,7 @@ impl MessageStream {
 
     /// Whether the end of the stream has been read: no message will come any more.
     pub fn is_at_end(&self) -> bool {
-        locked(&self.stream.inner.inbox).ended
+        locked(&self.stream.inner.receive_buffer).ended
     }
 }
 

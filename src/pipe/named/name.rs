@@ -38,13 +38,13 @@ const PATH_BYTES_MAX: usize = 4095;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PipeName {
-    place: Place,
+    kind: NameKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Place {
+pub(super) enum NameKind {
     /// In our own directory, which is made on demand and checked.
-    Private(PathBuf),
+    InPrivateDirectory(PathBuf),
     /// Wherever the user says.
     Path(PathBuf),
     /// In no file system at all.
@@ -66,11 +66,11 @@ impl PipeName {
     pub fn new(name: impl AsRef<OsStr>) -> Result<Self, NameError> {
         let name = name.as_ref();
         if name.as_bytes().first() == Some(&b'/') {
-            return checked_path(PathBuf::from(name)).map(|path| Self { place: Place::Path(path) });
+            return checked_path(PathBuf::from(name)).map(|path| Self { kind: NameKind::Path(path) });
         }
         check_plain(name)?;
         let path = checked_path(private_directory().join(name))?;
-        Ok(Self { place: Place::Private(path) })
+        Ok(Self { kind: NameKind::InPrivateDirectory(path) })
     }
 
     /// The path where .NET's `NamedPipeServerStream` of this name listens on Unix: `$TMPDIR`, or `/tmp` where that is not set or
@@ -100,7 +100,7 @@ impl PipeName {
         let path = checked_path(path)?;
         match path.as_os_str().len() {
             bytes if bytes > socket::PATH_BYTES_MAX => Err(NameError::TooLong { bytes, limit: socket::PATH_BYTES_MAX }),
-            _ => Ok(Self { place: Place::Path(path) }),
+            _ => Ok(Self { kind: NameKind::Path(path) }),
         }
     }
 
@@ -121,43 +121,43 @@ impl PipeName {
         if name.len() >= socket::PATH_BYTES_MAX {
             return Err(NameError::TooLong { bytes: name.len(), limit: socket::PATH_BYTES_MAX - 1 });
         }
-        Ok(Self { place: Place::Abstract(name.to_vec()) })
+        Ok(Self { kind: NameKind::Abstract(name.to_vec()) })
     }
 
     /// Where the socket's file is; `None` for an abstract name.
     pub fn path(&self) -> Option<&Path> {
-        match &self.place {
-            Place::Private(path) | Place::Path(path) => Some(path),
-            Place::Abstract(_) => None,
+        match &self.kind {
+            NameKind::InPrivateDirectory(path) | NameKind::Path(path) => Some(path),
+            NameKind::Abstract(_) => None,
         }
     }
 
-    pub(super) fn place(&self) -> &Place {
-        &self.place
+    pub(super) fn kind(&self) -> &NameKind {
+        &self.kind
     }
 
     /// The path, for error texts.
     pub(super) fn text(&self) -> Box<Path> {
-        match &self.place {
-            Place::Private(path) | Place::Path(path) => path.clone().into_boxed_path(),
-            Place::Abstract(_) => PathBuf::from(self.to_string()).into_boxed_path(),
+        match &self.kind {
+            NameKind::InPrivateDirectory(path) | NameKind::Path(path) => path.clone().into_boxed_path(),
+            NameKind::Abstract(_) => PathBuf::from(self.to_string()).into_boxed_path(),
         }
     }
 
     /// Makes the private directory if the name lives there, and checks it.
     pub(super) fn prepare_directory(&self) -> Result<(), NameError> {
-        match &self.place {
-            Place::Private(path) => path.parent().map_or(Ok(()), ensure_private),
-            Place::Path(_) | Place::Abstract(_) => Ok(()),
+        match &self.kind {
+            NameKind::InPrivateDirectory(path) => path.parent().map_or(Ok(()), ensure_private),
+            NameKind::Path(_) | NameKind::Abstract(_) => Ok(()),
         }
     }
 }
 
 impl fmt::Display for PipeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Private(path) | Place::Path(path) => path.display().fmt(f),
-            Place::Abstract(name) => write!(f, "@{}", OsString::from_vec(name.clone()).display()),
+        match &self.kind {
+            NameKind::InPrivateDirectory(path) | NameKind::Path(path) => path.display().fmt(f),
+            NameKind::Abstract(name) => write!(f, "@{}", OsString::from_vec(name.clone()).display()),
         }
     }
 }

@@ -108,7 +108,7 @@ impl PrivateDirectory {
     }
 
     /// Lets other users reach files in it whose names they know. They can neither list it nor write to it.
-    pub(crate) fn let_others_pass(&self) -> io::Result<()> {
+    pub(crate) fn allow_traversal(&self) -> io::Result<()> {
         self.lock.set_permissions(Permissions::from_mode(0o711))
     }
 }

@@ -15,18 +15,18 @@ use crate::sys::{pidfd::own_pid, poll::Interest, socket};
 
 /// The reading half of a [`Stream`]. Dropping it makes the other side's writes fail.
 #[derive(Debug)]
-pub struct ReadHalf(Stream, Owner);
+pub struct ReadHalf(Stream, OwnerProcess);
 
 /// The writing half of a [`Stream`]. Dropping it tells the other side that no more will come.
 #[derive(Debug)]
-pub struct WriteHalf(Stream, Owner);
+pub struct WriteHalf(Stream, OwnerProcess);
 
 /// The process that has split the stream. Its forks have copies of the half, whose drop must not end the connection for it.
 #[derive(Debug)]
-struct Owner(i32);
+struct OwnerProcess(i32);
 
-impl Owner {
-    fn is_us(&self) -> bool {
+impl OwnerProcess {
+    fn is_current(&self) -> bool {
         self.0 == own_pid()
     }
 }
@@ -41,7 +41,7 @@ impl Stream {
 
 impl ReadHalf {
     fn new(stream: Stream) -> Self {
-        Self(stream, Owner(own_pid()))
+        Self(stream, OwnerProcess(own_pid()))
     }
 
     /// The whole stream, for what is not reading.
@@ -52,7 +52,7 @@ impl ReadHalf {
 
 impl WriteHalf {
     fn new(stream: Stream) -> Self {
-        Self(stream, Owner(own_pid()))
+        Self(stream, OwnerProcess(own_pid()))
     }
 
     /// The whole stream, for what is not writing.
@@ -63,7 +63,7 @@ impl WriteHalf {
 
 impl Drop for ReadHalf {
     fn drop(&mut self) {
-        if self.1.is_us() {
+        if self.1.is_current() {
             // Fails only when the other side is gone already.
             drop(socket::shutdown(self.0.socket(), Shutdown::Read));
         }
@@ -72,7 +72,7 @@ impl Drop for ReadHalf {
 
 impl Drop for WriteHalf {
     fn drop(&mut self) {
-        if self.1.is_us() {
+        if self.1.is_current() {
             // Fails only when the other side is gone already.
             drop(socket::shutdown(self.0.socket(), Shutdown::Write));
         }

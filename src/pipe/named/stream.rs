@@ -13,11 +13,11 @@ use std::{
 };
 
 use super::{
-    buffers::{Inbox, Outbox},
+    buffers::{ReceiveBuffer, SendBuffer},
     instances::Instance,
-    message::{FRAME_BYTES, MessageError},
+    message::{DEFAULT_MAX_MESSAGE_SIZE, MessageError},
     peer::{ImpersonationLevel, Peer, PeerError},
-    transport::{Carried, Carrier},
+    transport::{Transport, TransportState},
 };
 use crate::pipe::{
     mode::{Direction, PipeMode},
@@ -65,15 +65,15 @@ shown_as!(Stream, |stream| { mode: stream.inner.terms.mode, direction: stream.in
 pub(super) struct Inner {
     pub(super) socket: OwnedFd,
     pub(super) terms: Terms,
-    pub(super) inbox: Mutex<Inbox>,
-    pub(super) outbox: Mutex<Outbox>,
+    pub(super) receive_buffer: Mutex<ReceiveBuffer>,
+    pub(super) send_buffer: Mutex<SendBuffer>,
     disconnected: AtomicBool,
     /// The other side left without having read everything of ours.
     pub(super) was_reset: AtomicBool,
     /// A write found the other side gone.
     pub(super) has_failed: AtomicBool,
     instance: Mutex<Option<Instance>>,
-    pub(super) carried: Carried,
+    pub(super) transport: TransportState,
 }
 
 /// What both sides have agreed on, or believe.
@@ -84,7 +84,7 @@ pub(super) struct Terms {
     /// What the client allows; `None` where it was not asked.
     pub(super) level: Option<ImpersonationLevel>,
     /// The longest message of a framed stream, in bytes.
-    pub(super) frame_bytes_max: usize,
+    pub(super) max_message_size: usize,
 }
 
 /// Locks whatever the thread that last held it came to.
@@ -117,7 +117,8 @@ impl Stream {
         if wanted == SocketType::Messages {
             socket::receive_credentials(socket.as_fd())?;
         }
-        let terms = Terms { mode, direction: Direction::InOut, level: None, frame_bytes_max: FRAME_BYTES };
+        let terms =
+            Terms { mode, direction: Direction::InOut, level: None, max_message_size: DEFAULT_MAX_MESSAGE_SIZE };
         Ok(Self::new(socket, terms, None))
     }
 
@@ -125,13 +126,13 @@ impl Stream {
         let inner = Inner {
             socket,
             terms,
-            inbox: Mutex::default(),
-            outbox: Mutex::default(),
+            receive_buffer: Mutex::default(),
+            send_buffer: Mutex::default(),
             disconnected: AtomicBool::new(false),
             was_reset: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
             instance: Mutex::new(instance),
-            carried: Carried::default(),
+            transport: TransportState::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -172,9 +173,9 @@ impl Stream {
     ///
     /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`](crate::pipe::Cancelled) inside an error of the kind `Other`.
     pub fn read_timeout<'a>(&self, buf: &mut [u8], timeout: impl Into<Timeout<'a>>) -> io::Result<usize> {
-        let begun = StartedTimeout::now(timeout.into());
+        let timeout = StartedTimeout::now(timeout.into());
         self.check(Direction::reads)?;
-        if begun.is_cancelled()? {
+        if timeout.is_cancelled()? {
             return Err(Cancelled.into());
         }
         if buf.is_empty() {
@@ -182,9 +183,9 @@ impl Stream {
         }
         loop {
             match self.try_read(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.await_input(&begun)?,
-                Err(error) if is_shortage(&error) && !begun.has_passed() => {
-                    begun.wait_at_most(&[], SHORTAGE_PAUSE)?;
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.await_input(&timeout)?,
+                Err(error) if is_shortage(&error) && !timeout.has_passed() => {
+                    timeout.wait_at_most(&[], SHORTAGE_PAUSE)?;
                 }
                 done => return done,
             }
@@ -219,18 +220,18 @@ impl Stream {
     /// As [`read_timeout`](Self::read_timeout), and [`BrokenPipe`](io::ErrorKind::BrokenPipe). In a message mode
     /// [`MessageError`] inside an error of the fitting kind.
     pub fn write_timeout<'a>(&self, buf: &[u8], timeout: impl Into<Timeout<'a>>) -> io::Result<usize> {
-        let begun = StartedTimeout::now(timeout.into());
+        let timeout = StartedTimeout::now(timeout.into());
         self.check(Direction::writes)?;
-        if begun.is_cancelled()? {
+        if timeout.is_cancelled()? {
             return Err(Cancelled.into());
         }
         if buf.is_empty() {
             return Ok(0);
         }
         match self.mode() {
-            PipeMode::Byte => self.write_bytes(buf, &[], &begun),
+            PipeMode::Byte => self.write_bytes(buf, &[], &timeout),
             PipeMode::Message | PipeMode::Framed => {
-                self.send_whole(buf, &[], &begun).map(|()| buf.len()).map_err(Into::into)
+                self.send_whole(buf, &[], &timeout).map(|()| buf.len()).map_err(Into::into)
             }
         }
     }
@@ -244,27 +245,32 @@ impl Stream {
     /// sent: the rest then goes out before the next message, as with
     /// [`MessageError::Unfinished`].
     pub fn write_all_timeout<'a>(&self, buf: &[u8], timeout: impl Into<Timeout<'a>>) -> Result<(), WriteError> {
-        let begun = StartedTimeout::now(timeout.into());
+        let timeout = StartedTimeout::now(timeout.into());
         if self.mode() == PipeMode::Byte {
-            return write_all(buf, |rest| self.write_timeout(rest, begun.rest()));
+            return write_all(buf, |rest| self.write_timeout(rest, timeout.rest()));
         }
-        self.write_timeout(buf, begun.rest()).map(drop).map_err(|source| {
+        self.write_timeout(buf, timeout.rest()).map(drop).map_err(|source| {
             let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<MessageError>());
             let written = if matches!(inner, Some(MessageError::Unfinished)) { buf.len() } else { 0 };
             WriteError::new(written, buf.len(), source)
         })
     }
 
-    fn write_bytes(&self, buf: &[u8], descriptors: &[BorrowedFd<'_>], begun: &StartedTimeout<'_>) -> io::Result<usize> {
+    fn write_bytes(
+        &self,
+        buf: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+        timeout: &StartedTimeout<'_>,
+    ) -> io::Result<usize> {
         loop {
             match self.send_some(&[IoSlice::new(buf)], descriptors) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    begun.wait(&[(self.socket(), Interest::Writable)])?.into_io()?;
+                    timeout.wait(&[(self.socket(), Interest::Writable)])?.into_io()?;
                 }
-                Err(error) if is_shortage(&error) && !begun.has_passed() => {
-                    begun.wait_at_most(&[], SHORTAGE_PAUSE)?;
+                Err(error) if is_shortage(&error) && !timeout.has_passed() => {
+                    timeout.wait_at_most(&[], SHORTAGE_PAUSE)?;
                 }
-                done => return done.map_err(|error| self.with_reason(error, begun)),
+                done => return done.map_err(|error| self.with_reason(error, timeout)),
             }
         }
     }
@@ -304,13 +310,13 @@ impl Stream {
         descriptors: &[BorrowedFd<'_>],
         timeout: impl Into<Timeout<'a>>,
     ) -> io::Result<usize> {
-        let begun = StartedTimeout::now(timeout.into());
+        let timeout = StartedTimeout::now(timeout.into());
         self.check(Direction::writes)?;
         if buf.is_empty() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         match self.mode() {
-            PipeMode::Byte => self.write_bytes(buf, descriptors, &begun),
+            PipeMode::Byte => self.write_bytes(buf, descriptors, &timeout),
             PipeMode::Message | PipeMode::Framed => Err(io::ErrorKind::Unsupported.into()),
         }
     }
@@ -326,7 +332,7 @@ impl Stream {
         buf: &mut [u8],
         timeout: impl Into<Timeout<'a>>,
     ) -> io::Result<(usize, Vec<OwnedFd>)> {
-        let begun = StartedTimeout::now(timeout.into());
+        let timeout = StartedTimeout::now(timeout.into());
         self.check(Direction::reads)?;
         if self.mode() != PipeMode::Byte {
             return Err(io::ErrorKind::Unsupported.into());
@@ -341,7 +347,7 @@ impl Stream {
                 other => other,
             };
             match got {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.await_input(&begun)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.await_input(&timeout)?,
                 done => return done,
             }
         }
@@ -362,21 +368,21 @@ impl Stream {
         Ok(())
     }
 
-    /// From now on this stream ends with its carrier's reason if that is what has ended. The first carrier stays.
-    pub(crate) fn set_carrier(&self, carrier: Arc<dyn Carrier>) {
-        self.inner.carried.set(carrier);
+    /// From now on this stream ends with its transport's reason if that is what has ended. The first transport stays.
+    pub(crate) fn set_transport(&self, transport: Arc<dyn Transport>) {
+        self.inner.transport.set(transport);
     }
 
     pub(super) fn check_end(&self) -> io::Result<()> {
-        self.inner.carried.check_end()
+        self.inner.transport.check_end()
     }
 
-    pub(super) fn await_input(&self, begun: &StartedTimeout<'_>) -> io::Result<()> {
-        self.inner.carried.await_input(self.socket(), begun)
+    pub(super) fn await_input(&self, timeout: &StartedTimeout<'_>) -> io::Result<()> {
+        self.inner.transport.await_input(self.socket(), timeout)
     }
 
-    pub(super) fn with_reason(&self, error: io::Error, begun: &StartedTimeout<'_>) -> io::Error {
-        self.inner.carried.with_reason(error, begun)
+    pub(super) fn with_reason(&self, error: io::Error, timeout: &StartedTimeout<'_>) -> io::Error {
+        self.inner.transport.with_reason(error, timeout)
     }
 
     /// Whether the other side is there. Tells the truth also when it went without a word, and with data still to be read; never

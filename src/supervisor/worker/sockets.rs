@@ -87,7 +87,7 @@ impl Sockets {
         // What root starts may give up its privileges at any time, and go on notifying.
         let is_open = spec.peer_user.is_some() || identity::effective_uid() == 0;
         if is_open {
-            directory.let_others_pass()?;
+            directory.allow_traversal()?;
         }
         let path = directory.path().join(format!("notify-{}", state.notify_sockets));
         NotifySocket::bind(path, if is_open { 0o666 } else { 0o600 })
@@ -119,5 +119,5 @@ fn open_up(control: &Path, directory: &PrivateDirectory, admitted: &Admitted) ->
         _ => 0o666,
     };
     fs::set_permissions(control, Permissions::from_mode(mode))?;
-    if others.is_empty() { Ok(()) } else { directory.let_others_pass() }
+    if others.is_empty() { Ok(()) } else { directory.allow_traversal() }
 }
