@@ -48,7 +48,7 @@ impl Driver {
         }
         self.forget_guard();
         if end.is_some() {
-            (self.guard.end, self.guard.since) = (end, Some(self.clock.now()));
+            (self.guard.end, self.guard.since) = (end, Some(self.reactor.clock.now()));
             self.register(Target::Guard);
         } else {
             self.pause_guard();
@@ -59,7 +59,7 @@ impl Driver {
     pub(crate) fn guard_ended(&mut self) {
         self.forget_guard();
         let since = self.guard.since.take();
-        let lived = since.map_or(Duration::ZERO, |since| self.clock.now().saturating_duration_since(since));
+        let lived = since.map_or(Duration::ZERO, |since| self.reactor.clock.now().saturating_duration_since(since));
         if lived >= SHORT_LIFE {
             self.guard.pause = Duration::ZERO;
             self.replace_guard();
@@ -77,7 +77,7 @@ impl Driver {
 
     fn forget_guard(&mut self) {
         if let Some(end) = self.guard.end.take() {
-            drop(self.poller.remove(&end));
+            drop(self.reactor.poller.remove(&end));
         }
     }
 
@@ -85,7 +85,7 @@ impl Driver {
     fn pause_guard(&mut self) {
         let next = (self.guard.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         let pause = mem::replace(&mut self.guard.pause, next);
-        self.set_timer_after(pause, Timer::Guard);
+        self.reactor.set_timer_after(pause, Timer::Guard);
     }
 
     fn replace_guard(&mut self) {

@@ -6,13 +6,8 @@ pub(crate) mod status;
 pub(crate) mod teardown;
 
 use crate::{
-    ids::{GroupId, WorkerId},
-    policy::{
-        group::{state::Groups, transition},
-        lifecycle::Input,
-    },
+    policy::lifecycle::Input,
     supervisor::{
-        clock::Clock,
         commands::{Command, Mailbox},
         containment::{
             inspector::{Inspector, Task},
@@ -28,23 +23,19 @@ use crate::{
         flow_control::Meter,
         incarnation::transitions::Stuck,
         reactor::{
+            Reactor,
             arena::{Place, Slot},
-            timers::{Timer, TimerQueue},
+            timers::Timer,
             token::Target,
         },
         spawner::Starter,
-        supervision::{restart::Left, worker::Kept},
-        worker::group::GroupShared,
+        supervision::{Supervision, restart::Left, worker::Kept},
     },
-    sys::{
-        epoll::{Poller, Reports},
-        proc::Held,
-        random, signals,
-    },
+    sys::{epoll::Reports, proc::Held, random, signals},
 };
 use crossbeam_channel::{Receiver, Sender};
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::HashMap,
     io,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -70,26 +61,41 @@ pub(crate) struct LastCall {
     pub(crate) until: Option<Instant>,
 }
 
+/// The thread that does all reading and waiting for one supervisor.
 #[derive(Debug)]
 pub(crate) struct Driver {
-    pub(crate) poller: Arc<Poller>,
-    pub(crate) mailbox: Mailbox,
+    pub(crate) reactor: Reactor,
     commands: Receiver<Command>,
+    pub(crate) mailbox: Mailbox,
     pub(crate) outlet: Outlet,
-    pub(crate) window: Arc<Meter>,
-    pub(crate) grace_period: Duration,
+    pub(crate) incarnations: Incarnations,
+    pub(crate) supervision: Supervision,
+    pub(crate) trees: Trees,
+    pub(crate) starter: Arc<Starter>,
+    pub(crate) server: Option<Control>,
+    guard: GuardWatch,
+    pub(crate) shutdown: Shutdown,
+}
+
+/// The incarnations that run, and those among them that are not read for now.
+#[derive(Debug)]
+pub(crate) struct Incarnations {
     pub(crate) slots: Vec<Slot>,
     pub(crate) free: Vec<usize>,
-    /// Those who live or will live again.
-    pub(crate) kept: HashMap<WorkerId, Kept>,
-    pub(crate) seed: u64,
-    pub(crate) groups: Groups,
-    pub(crate) group_handles: HashMap<GroupId, Arc<GroupShared>>,
-    /// What the groups are still to be told.
-    pub(crate) for_groups: VecDeque<transition::Input>,
-    /// Whose end was the last of a member.
-    pub(crate) cause: WorkerId,
-    pub(crate) starter: Arc<Starter>,
+    /// What streams are read into.
+    pub(crate) scratch: Vec<u8>,
+    /// Of the supervisor.
+    pub(crate) window: Arc<Meter>,
+    /// Their output is not read for now.
+    pub(crate) paused: Vec<Place>,
+    /// Their control connection is not read for now.
+    pub(crate) silent: Vec<Place>,
+    pub(crate) next_look: Duration,
+}
+
+/// What is known of the processes of all trees.
+#[derive(Debug)]
+pub(crate) struct Trees {
     pub(crate) numbers: Numbers,
     pub(crate) inspector: Inspector,
     /// How many requests the inspector has had, and those that it has not answered.
@@ -97,30 +103,23 @@ pub(crate) struct Driver {
     pub(crate) asked: HashMap<u64, (Place, Task)>,
     /// The processes of those who live, and in which tick of the boot clock each was started.
     pub(crate) own: HashMap<i32, u64>,
-    pub(crate) clock: Clock,
     /// Whoever has left his worker's group and is stopped with everybody.
-    away: Vec<Held>,
+    pub(crate) away: Vec<Held>,
     /// Dropped when all that is to be stopped with the program is.
-    freezing: Option<Sender<()>>,
-    pub(crate) timers: TimerQueue<Timer>,
-    /// What the kernel has refused to report so far.
-    unwatched: HashSet<Target>,
-    pub(crate) paused: Vec<Place>,
-    /// Whose restart waits for room in its window.
-    pub(crate) held_back: Vec<WorkerId>,
-    pub(crate) next_look: Duration,
+    pub(crate) freezing: Option<Sender<()>>,
+    /// Those that were told as stuck: they are reaped when they end after all.
+    pub(crate) stuck: HashMap<u64, Stuck>,
+}
+
+/// How far the end of the supervisor has come.
+#[derive(Debug)]
+pub(crate) struct Shutdown {
     pub(crate) closed: bool,
     /// Once all were told to end for good.
     pub(crate) last_call: Option<LastCall>,
     /// Nobody comes back.
     pub(crate) is_ending: bool,
-    pub(crate) scratch: Vec<u8>,
-    pub(crate) control: Option<Control>,
-    /// Those whose control connection is not read for now.
-    pub(crate) silent: Vec<Place>,
-    /// Those that were told as stuck: they are reaped when they end after all.
-    pub(crate) stuck: HashMap<u64, Stuck>,
-    guard: GuardWatch,
+    pub(crate) grace_period: Duration,
 }
 
 /// What a driver is made of.
@@ -139,45 +138,37 @@ pub(crate) struct Parts {
 impl Driver {
     pub(crate) fn new(parts: Parts) -> io::Result<Self> {
         let Parts { commands, events, mailbox, window, grace_period, adopts, starter } = parts;
-        let poller = Arc::new(Poller::new()?);
-        poller.add(&*mailbox.waker, Target::Waker.token())?;
+        let reactor = Reactor::new()?;
+        reactor.poller.add(&*mailbox.waker, Target::Waker.token())?;
         Ok(Self {
-            poller,
-            window,
+            reactor,
             commands,
             outlet: Outlet::new(events),
-            grace_period,
-            slots: Vec::new(),
-            free: Vec::new(),
-            kept: HashMap::new(),
-            groups: crate::supervisor::supervision::groups::no_groups(),
-            group_handles: HashMap::new(),
-            for_groups: VecDeque::new(),
-            cause: WorkerId(0),
-            seed: u64::from_ne_bytes(random::bytes()?),
+            incarnations: Incarnations {
+                slots: Vec::new(),
+                free: Vec::new(),
+                scratch: vec![0; READ_BYTES],
+                window,
+                paused: Vec::new(),
+                silent: Vec::new(),
+                next_look: FIRST_LOOK,
+            },
+            supervision: Supervision::new(u64::from_ne_bytes(random::bytes()?)),
+            trees: Trees {
+                numbers: Numbers::new(),
+                inspector: Inspector::new(mailbox.clone(), adopts),
+                requests: 0,
+                asked: HashMap::new(),
+                own: HashMap::new(),
+                away: Vec::new(),
+                freezing: None,
+                stuck: HashMap::new(),
+            },
             starter,
-            numbers: Numbers::new(),
-            inspector: Inspector::new(mailbox.clone(), adopts),
             mailbox,
-            requests: 0,
-            asked: HashMap::new(),
-            own: HashMap::new(),
-            clock: Clock::default(),
-            away: Vec::new(),
-            freezing: None,
-            timers: TimerQueue::new(),
-            unwatched: HashSet::new(),
-            paused: Vec::new(),
-            held_back: Vec::new(),
-            next_look: FIRST_LOOK,
-            closed: false,
-            last_call: None,
-            is_ending: false,
-            scratch: vec![0; READ_BYTES],
-            control: None,
-            silent: Vec::new(),
-            stuck: HashMap::new(),
+            server: None,
             guard: GuardWatch::default(),
+            shutdown: Shutdown { closed: false, last_call: None, is_ending: false, grace_period },
         })
     }
 
@@ -195,7 +186,7 @@ impl Driver {
         let mut reports = Reports::with_capacity(REPORTS);
         while !self.is_over() {
             let timeout = self.timeout();
-            if self.poller.wait(&mut reports, timeout).is_err() {
+            if self.reactor.poller.wait(&mut reports, timeout).is_err() {
                 // epoll_wait(2) fails only for arguments that cannot be: a poller that is none, a buffer that is none.
                 debug_assert!(false, "epoll_wait failed");
                 return;
@@ -213,12 +204,12 @@ impl Driver {
 
     /// Notices that the process was suspended. What was promised to callers is counted in real time all the same.
     fn look_at_clock(&mut self) {
-        let Some(missed) = self.clock.look(self.timers.next()) else { return };
+        let Some(missed) = self.reactor.clock.look(self.reactor.timers.next()) else { return };
         let earlier = |due: Instant| due.checked_sub(missed).unwrap_or(due);
-        if let Some(due) = self.timers.due(Timer::Force) {
-            self.timers.set(Timer::Force, earlier(due));
+        if let Some(due) = self.reactor.timers.due(Timer::Force) {
+            self.reactor.timers.set(Timer::Force, earlier(due));
         }
-        if let Some(LastCall { until }) = &mut self.last_call {
+        if let Some(LastCall { until }) = &mut self.shutdown.last_call {
             *until = until.map(earlier);
         }
         self.outlet.send(Event::warning(Warning::Suspended { missed }));
@@ -234,12 +225,14 @@ impl Driver {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.clock.stands_still() {
+        if self.reactor.clock.stands_still() {
             return None;
         }
-        let timer = self.timers.next().map(|due| due.saturating_duration_since(self.clock.now()));
-        let is_someone_paused = !(self.paused.is_empty() && self.silent.is_empty() && self.held_back.is_empty());
-        let look = is_someone_paused.then_some(self.next_look);
+        let timer = self.reactor.timers.next().map(|due| due.saturating_duration_since(self.reactor.clock.now()));
+        let is_someone_paused = !(self.incarnations.paused.is_empty()
+            && self.incarnations.silent.is_empty()
+            && self.supervision.held_back.is_empty());
+        let look = is_someone_paused.then_some(self.incarnations.next_look);
         timer.into_iter().chain(look).min()
     }
 
@@ -253,17 +246,17 @@ impl Driver {
             Command::Listen(server) => self.listen(*server),
             Command::Talk(worker) => self.hear_of(worker),
             Command::Burst(worker) => {
-                if let Some(place) = self.kept.get(&worker).and_then(Kept::place) {
+                if let Some(place) = self.supervision.kept.get(&worker).and_then(Kept::place) {
                     self.let_call(place);
                 }
             }
             Command::Rest(worker) => {
-                if let Some(place) = self.kept.get(&worker).and_then(Kept::place) {
-                    self.set_timer_after(crate::supervisor::incarnation::control::REST, Timer::Rest(place));
+                if let Some(place) = self.supervision.kept.get(&worker).and_then(Kept::place) {
+                    self.reactor.set_timer_after(crate::supervisor::incarnation::control::REST, Timer::Rest(place));
                 }
             }
             Command::Watch(worker) => {
-                if let Some(place) = self.kept.get(&worker).and_then(Kept::place) {
+                if let Some(place) = self.supervision.kept.get(&worker).and_then(Kept::place) {
                     self.register(Target::Control(place));
                 }
             }
@@ -275,14 +268,15 @@ impl Driver {
             // The caller waits for the end of the channel.
             Command::Freeze(done) => self.freeze(done),
             Command::Thaw => self.thaw(),
-            Command::Close => self.closed = true,
+            Command::Close => self.shutdown.closed = true,
             Command::Guard(news) => self.hear_of_guard(news),
             Command::Stop => {
                 // Not closed yet: one that was answered for may still be on its way here.
-                self.last_call = Some(LastCall { until: self.clock.now().checked_add(self.grace_period) });
-                self.is_ending = true;
+                self.shutdown.last_call =
+                    Some(LastCall { until: self.reactor.clock.now().checked_add(self.shutdown.grace_period) });
+                self.shutdown.is_ending = true;
                 self.end_everybody();
-                self.set_timer_after(self.grace_period, Timer::Force);
+                self.reactor.set_timer_after(self.shutdown.grace_period, Timer::Force);
             }
         }
     }
@@ -305,23 +299,11 @@ impl Driver {
         }
     }
 
-    /// Sets this timer, or moves it where it is set already.
-    pub(crate) fn set_timer(&mut self, due: Instant, timer: Timer) {
-        self.timers.set(timer, due);
-    }
-
-    /// Beyond the end of the clock is never.
-    pub(crate) fn set_timer_after(&mut self, time: Duration, timer: Timer) {
-        if let Some(due) = self.clock.now().checked_add(time) {
-            self.set_timer(due, timer);
-        }
-    }
-
     fn run_timers(&mut self) {
         // What comes due while these are run, and what is beyond a turn's share, has its turn after the next look at the kernel.
-        let now = self.clock.now();
+        let now = self.reactor.clock.now();
         for _ in 0..TIMERS {
-            let Some(timer) = self.timers.take_due(now) else { return };
+            let Some(timer) = self.reactor.timers.take_due(now) else { return };
             match timer {
                 Timer::Incarnation(place) => self.input(place, Input::Timeout),
                 Timer::Health(place) => self.check_health(place),

@@ -24,10 +24,10 @@ use std::{sync::Arc, time::Instant};
 
 impl Driver {
     pub(crate) fn report(&mut self) -> SupervisorStatus {
-        let now = self.clock.now();
-        let mut workers: Vec<WorkerStatus> = Vec::with_capacity(self.kept.len());
-        for kept in self.kept.values() {
-            let live = kept.place().and_then(|place| live_at(&mut self.slots, place));
+        let now = self.reactor.clock.now();
+        let mut workers: Vec<WorkerStatus> = Vec::with_capacity(self.supervision.kept.len());
+        for kept in self.supervision.kept.values() {
+            let live = kept.place().and_then(|place| live_at(&mut self.incarnations.slots, place));
             workers.push(status(kept, live.as_deref(), now));
         }
         workers.sort_unstable_by_key(|status| status.worker);
@@ -40,53 +40,59 @@ impl Driver {
     }
 
     pub(crate) fn status_of(&mut self, worker: WorkerId) -> Option<WorkerStatus> {
-        let kept = self.kept.get(&worker)?;
-        let live = kept.place().and_then(|place| live_at(&mut self.slots, place));
-        Some(status(kept, live.as_deref(), self.clock.now()))
+        let kept = self.supervision.kept.get(&worker)?;
+        let live = kept.place().and_then(|place| live_at(&mut self.incarnations.slots, place));
+        Some(status(kept, live.as_deref(), self.reactor.clock.now()))
     }
 
     /// Everybody is to end for good. Gives those who were there.
     pub(crate) fn stop_all(&mut self, wanted: StopAll) -> Vec<Arc<WorkerShared>> {
-        let everybody: Vec<_> =
-            self.kept.values().filter(|kept| !kept.is_resting).map(|kept| Arc::clone(&kept.shared)).collect();
+        let everybody: Vec<_> = self
+            .supervision
+            .kept
+            .values()
+            .filter(|kept| !kept.is_resting)
+            .map(|kept| Arc::clone(&kept.shared))
+            .collect();
         let within = match wanted {
             StopAll::Present | StopAll::ForGood => None,
             StopAll::Within(time) => Some(time),
         };
         let action = within.map_or(Action::Stop, Action::StopWithin);
         if wanted != StopAll::Present {
-            let until = within.and_then(|time| self.clock.now().checked_add(time));
-            self.last_call = Some(LastCall { until });
+            let until = within.and_then(|time| self.reactor.clock.now().checked_add(time));
+            self.shutdown.last_call = Some(LastCall { until });
         }
         for shared in &everybody {
             // Members end in their groups' order, and are killed where that takes too long. Those that are ending already end
             // faster.
-            let waits = self.kept.get(&shared.id()).is_some_and(|kept| kept.is_member && kept.wish != Wish::End);
+            let waits =
+                self.supervision.kept.get(&shared.id()).is_some_and(|kept| kept.is_member && kept.wish != Wish::End);
             if !waits {
                 self.act(shared.id(), action);
             }
         }
         self.stop_groups();
         if let Some(time) = within {
-            self.set_timer_after(time, Timer::Force);
+            self.reactor.set_timer_after(time, Timer::Force);
         }
         everybody
     }
 
     /// The user has stopped the program: its workers are stopped with it, and the clock. `done` is dropped when all are.
     pub(crate) fn freeze(&mut self, done: Sender<()>) {
-        self.clock.stop();
+        self.reactor.clock.stop();
         for place in self.signal_all(libc::SIGSTOP) {
             self.ask_inspector(place, Task::StopTree);
         }
-        self.freezing = Some(done);
+        self.trees.freezing = Some(done);
         self.end_freezing();
     }
 
     /// The inspector has stopped what has left the group of a worker.
     pub(crate) fn stopped(&mut self, held: Vec<Held>) {
-        self.away.extend(held);
-        if !self.clock.stands_still() {
+        self.trees.away.extend(held);
+        if !self.reactor.clock.stands_still() {
             // The program goes on already.
             self.resume_away();
         }
@@ -94,20 +100,20 @@ impl Driver {
     }
 
     pub(crate) fn end_freezing(&mut self) {
-        if !self.asked.values().any(|(_, task)| *task == Task::StopTree) {
-            self.freezing = None;
+        if !self.trees.asked.values().any(|(_, task)| *task == Task::StopTree) {
+            self.trees.freezing = None;
         }
     }
 
     pub(crate) fn thaw(&mut self) {
-        self.freezing = None;
+        self.trees.freezing = None;
         self.signal_all(libc::SIGCONT);
         self.resume_away();
-        self.clock.go_on();
+        self.reactor.clock.go_on();
     }
 
     fn resume_away(&mut self) {
-        for held in self.away.drain(..) {
+        for held in self.trees.away.drain(..) {
             // ESRCH: it has ended.
             drop(held.signal(libc::SIGCONT));
         }
@@ -115,10 +121,10 @@ impl Driver {
 
     /// Signals the groups of all workers, and gives their places.
     fn signal_all(&mut self, signal: i32) -> Vec<Place> {
-        let places: Vec<Place> = self.kept.values().filter_map(Kept::place).collect();
+        let places: Vec<Place> = self.supervision.kept.values().filter_map(Kept::place).collect();
         let mut signalled = Vec::with_capacity(places.len());
         for place in places {
-            if let Some(live) = live_at(&mut self.slots, place)
+            if let Some(live) = live_at(&mut self.incarnations.slots, place)
                 // Its user wants it to stand still, whatever else goes on.
                 && !live.present.is_frozen()
             {

@@ -22,10 +22,10 @@ impl Drop for Driver {
         }
         drop(commands);
         self.end_those_who_live();
-        for kept in self.kept.values().filter(|kept| !kept.is_resting) {
+        for kept in self.supervision.kept.values().filter(|kept| !kept.is_resting) {
             kept.shared.end(kept.last_exit());
         }
-        for group in self.group_handles.values() {
+        for group in self.supervision.group_handles.values() {
             group.end_at_last(GroupEnd::SupervisorGone);
         }
     }
@@ -33,17 +33,17 @@ impl Drop for Driver {
 
 impl Driver {
     fn end_those_who_live(&mut self) {
-        let lives: Vec<Box<Live>> = self.slots.iter_mut().filter_map(|slot| slot.live.take()).collect();
+        let lives: Vec<Box<Live>> = self.incarnations.slots.iter_mut().filter_map(|slot| slot.live.take()).collect();
         let orphans: Vec<_> = lives.iter().map(|live| Arc::clone(&live.present)).collect();
         for (mut live, reaped) in lives.into_iter().zip(self.starter.end_orphans(&orphans)) {
-            let mut exit = live.exit(reaped, self.clock.now());
+            let mut exit = live.exit(reaped, self.reactor.clock.now());
             if reaped.is_none() {
                 exit.status = ExitStatus::Unkillable;
             }
             let exit = Arc::new(exit);
             live.present.close_link(Some(&exit));
             self.outlet.send(live.event(EventKind::Exited(Arc::clone(&exit))));
-            if let Some(kept) = self.kept.get_mut(&live.shared.id()) {
+            if let Some(kept) = self.supervision.kept.get_mut(&live.shared.id()) {
                 kept.last = Some((exit, now()));
             }
         }

@@ -41,10 +41,10 @@ impl Driver {
     pub(crate) fn listen(&mut self, server: Server) {
         // Whoever has come to the old door is let in before it is gone.
         self.let_in();
-        match &mut self.control {
+        match &mut self.server {
             Some(control) => {
                 let old = control.move_to(server);
-                drop(self.poller.remove(&old));
+                drop(self.reactor.poller.remove(&old));
             }
             none => *none = Some(Control::new(server)),
         }
@@ -53,35 +53,35 @@ impl Driver {
 
     /// A worker with a control pipe has been started.
     pub(crate) fn expect(&mut self, place: Place, key: String, control_connect_timeout: Duration) {
-        self.set_timer_after(control_connect_timeout, Timer::Connect(place));
-        let user = live_at(&mut self.slots, place).and_then(|live| live.spec.peer_user);
-        let early = self.control.as_mut().and_then(|control| control.expect(key, place, user));
+        self.reactor.set_timer_after(control_connect_timeout, Timer::Connect(place));
+        let user = live_at(&mut self.incarnations.slots, place).and_then(|live| live.spec.peer_user);
+        let early = self.server.as_mut().and_then(|control| control.expect(key, place, user));
         if let Some(known) = early {
-            drop(self.poller.remove(&known.socket));
+            drop(self.reactor.poller.remove(&known.socket));
             self.connect(known);
         }
     }
 
     pub(crate) fn knock(&mut self) {
         if !self.let_in()
-            && let Some(control) = &self.control
+            && let Some(control) = &self.server
         {
             // Reported as it is, the door would make the loop spin.
-            drop(self.poller.remove(control));
-            self.set_timer_after(DOOR_PAUSE, Timer::Door);
+            drop(self.reactor.poller.remove(control));
+            self.reactor.set_timer_after(DOOR_PAUSE, Timer::Door);
         }
     }
 
     /// All who stand before the door. False if some have to stay there.
     fn let_in(&mut self) -> bool {
-        while let Some(control) = &mut self.control {
+        while let Some(control) = &mut self.server {
             let visitor = match control.accept() {
                 Ok(Some(visitor)) => visitor,
                 Ok(None) => return true,
                 Err(()) => return false,
             };
             self.register(Target::Visitor(visitor));
-            self.set_timer_after(HELLO_TIME, Timer::Visitor(visitor));
+            self.reactor.set_timer_after(HELLO_TIME, Timer::Visitor(visitor));
         }
         true
     }
@@ -90,21 +90,21 @@ impl Driver {
     pub(crate) fn hear_the_door(&mut self) {
         // Whoever has to stay there is let in later, and heard too late.
         self.let_in();
-        for visitor in self.control.as_ref().map(Control::visitors).unwrap_or_default() {
+        for visitor in self.server.as_ref().map(Control::visitors).unwrap_or_default() {
             self.visit(visitor);
         }
     }
 
     pub(crate) fn visit(&mut self, visitor: u64) {
-        match self.control.as_mut().map(|control| control.hear(visitor)) {
+        match self.server.as_mut().map(|control| control.hear(visitor)) {
             Some(Visit::Known(known)) => {
-                self.timers.cancel(Timer::Visitor(visitor));
-                drop(self.poller.remove(&known.socket));
+                self.reactor.timers.cancel(Timer::Visitor(visitor));
+                drop(self.reactor.poller.remove(&known.socket));
                 self.connect(known);
             }
             Some(Visit::Waits) => {
-                if let Some(socket) = self.control.as_ref().and_then(|control| control.visitor(visitor)) {
-                    drop(self.poller.remove(&socket));
+                if let Some(socket) = self.server.as_ref().and_then(|control| control.visitor(visitor)) {
+                    drop(self.reactor.poller.remove(&socket));
                 }
             }
             Some(Visit::Over) => self.put_out(visitor),
@@ -115,8 +115,8 @@ impl Driver {
 
     /// Closes a connection without a hello, and reports it.
     pub(crate) fn refuse(&mut self, visitor: u64, fault: HelloFault) {
-        let (now, received) = (self.clock.now(), self.outlet.received());
-        if let Some(control) = &mut self.control
+        let (now, received) = (self.reactor.clock.now(), self.outlet.received());
+        if let Some(control) = &mut self.server
             && let Some(warning) = control.refuse(visitor, fault, now, received)
         {
             self.outlet.send(Event::warning(warning));
@@ -126,25 +126,25 @@ impl Driver {
     }
 
     pub(crate) fn put_out(&mut self, visitor: u64) {
-        self.timers.cancel(Timer::Visitor(visitor));
-        if let Some(socket) = self.control.as_mut().and_then(|control| control.put_out(visitor)) {
+        self.reactor.timers.cancel(Timer::Visitor(visitor));
+        if let Some(socket) = self.server.as_mut().and_then(|control| control.put_out(visitor)) {
             // Not left to its closing: a fork of the host can hold the same description, and it would be reported for ever.
-            drop(self.poller.remove(&socket));
+            drop(self.reactor.poller.remove(&socket));
         }
     }
 
     fn connect(&mut self, known: Known) {
         let Known { place, socket, said, hello_bytes } = known;
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let Some(link) = live.present.link().map(Arc::clone) else { return };
-        self.timers.cancel(Timer::Connect(place));
+        self.reactor.timers.cancel(Timer::Connect(place));
         let token = Target::Control(place).token();
-        let connection = Arc::new(Connection { socket, poller: Arc::clone(&self.poller), token });
+        let connection = Arc::new(Connection { socket, poller: Arc::clone(&self.reactor.poller), token });
         let reading = Reading::begun(live.spec.max_message_size, &said, hello_bytes);
-        live.session = Some(Session::new(Arc::clone(&connection), &link, &self.window));
+        live.session = Some(Session::new(Arc::clone(&connection), &link, &self.incarnations.window));
         link.open(&connection, reading);
         self.register(Target::Control(place));
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         self.outlet.send(live.event(EventKind::ControlConnected));
         self.see(place, Sign::Shown(Mark::Connected));
         if !said.is_empty() {
@@ -154,7 +154,7 @@ impl Driver {
 
     /// The worker has said something, or has room for more.
     pub(crate) fn talk(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let Some(mut session) = live.session.take() else { return };
         if session.is_paused() {
             session.stir();
@@ -164,18 +164,18 @@ impl Driver {
         session.flush();
         if session.levels(&self.outlet).must_pause() && session.pause() {
             live.session = Some(session);
-            self.silent.push(place);
-            self.next_look = FIRST_LOOK;
+            self.incarnations.silent.push(place);
+            self.incarnations.next_look = FIRST_LOOK;
             return;
         }
-        let ended = session.read(&mut self.scratch, |kind| live.event(kind), &mut self.outlet);
-        live.notice_control(self.clock.now());
+        let ended = session.read(&mut self.incarnations.scratch, |kind| live.event(kind), &mut self.outlet);
+        live.notice_control(self.reactor.clock.now());
         let extension = session.extension.take();
         if ended {
-            drop(self.poller.remove(&session));
+            drop(self.reactor.poller.remove(&session));
             session.hang_up();
             // Dropped only with the timer: the link still holds the socket, and its calls wait for the exit.
-            self.set_timer_after(END_TIME, Timer::Disconnect(place));
+            self.reactor.set_timer_after(END_TIME, Timer::Disconnect(place));
         } else {
             live.session = Some(session);
         }
@@ -186,7 +186,7 @@ impl Driver {
 
     /// A shortage of the kernel's may be over.
     pub(crate) fn talk_again(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let Some(session) = &live.session else { return };
         session.try_again();
         self.talk(place);
@@ -194,16 +194,16 @@ impl Driver {
 
     /// Goes on with those whose requests have been received.
     pub(crate) fn hear_again(&mut self) {
-        for place in mem::take(&mut self.silent) {
-            let Some(live) = live_at(&mut self.slots, place) else { continue };
+        for place in mem::take(&mut self.incarnations.silent) {
+            let Some(live) = live_at(&mut self.incarnations.slots, place) else { continue };
             let Some(session) = live.session.as_mut() else { continue };
             session.wait_for_room();
             if !session.levels(&self.outlet).may_resume() {
-                self.silent.push(place);
+                self.incarnations.silent.push(place);
                 continue;
             }
             session.resume();
-            live.excuse(Life::Ping, self.clock.now());
+            live.excuse(Life::Ping, self.reactor.clock.now());
             self.register(Target::Control(place));
             // What a caller has read is not reported by the kernel any more.
             self.talk(place);
@@ -212,8 +212,8 @@ impl Driver {
 
     /// A caller has read something that is for us.
     pub(crate) fn hear_of(&mut self, worker: crate::ids::WorkerId) {
-        let Some(place) = self.kept.get(&worker).and_then(Kept::place) else { return };
-        let session = live_at(&mut self.slots, place).and_then(|live| live.session.as_ref());
+        let Some(place) = self.supervision.kept.get(&worker).and_then(Kept::place) else { return };
+        let session = live_at(&mut self.incarnations.slots, place).and_then(|live| live.session.as_ref());
         if session.is_some_and(|session| !session.is_paused()) {
             self.talk(place);
         }
@@ -221,15 +221,17 @@ impl Driver {
 
     /// Callers ask it one thing after the other, and read for themselves: whether they still do is looked at now and then.
     pub(crate) fn let_call(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if live.present.link().is_some_and(|link| link.goes_on_calling()) {
-            self.set_timer_after(call_burst::LOOK, Timer::Burst(place));
+            self.reactor.set_timer_after(call_burst::LOOK, Timer::Burst(place));
         }
     }
 
     /// It has not connected in time.
     pub(crate) fn miss(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place).filter(|live| live.awaits_control()) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place).filter(|live| live.awaits_control()) else {
+            return;
+        };
         let why = live.other_user().map_or(DisconnectReason::ConnectTimeout, |uid| DisconnectReason::OtherUser { uid });
         self.forget_control(place);
         self.disconnect(place, why);
@@ -237,9 +239,9 @@ impl Driver {
 
     /// Its connection has ended a while ago, and it lives.
     pub(crate) fn disconnect(&mut self, place: Place, why: DisconnectReason) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if let Some(session) = live.session.take() {
-            drop(self.poller.remove(&session));
+            drop(self.reactor.poller.remove(&session));
         }
         // Its death is about to be told, and ends its calls with its exit.
         if live.present.child().with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).unwrap_or(true) {
@@ -252,7 +254,7 @@ impl Driver {
 
     /// The worker has ended: what it said last on control is read, and nobody is expected any more.
     pub(crate) fn last_talk(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if live.awaits_control() {
             // Not reaped yet: the kernel still knows whose process it was.
             let why =
@@ -260,11 +262,11 @@ impl Driver {
             self.outlet.send(live.event(EventKind::ControlDisconnected(why)));
         }
         if let Some(mut session) = live.session.take() {
-            drop(self.poller.remove(&session));
+            drop(self.reactor.poller.remove(&session));
             session.recall();
             for _ in 0..LAST_READS {
                 // At first whatever the kernel says: a caller may have read something that nobody has told yet.
-                let is_over = session.read(&mut self.scratch, |kind| live.event(kind), &mut self.outlet);
+                let is_over = session.read(&mut self.incarnations.scratch, |kind| live.event(kind), &mut self.outlet);
                 if is_over || !poll::is_readable(session.as_fd()).unwrap_or(false) {
                     break;
                 }
@@ -274,7 +276,7 @@ impl Driver {
     }
 
     fn forget_control(&mut self, place: Place) {
-        if let Some(control) = &mut self.control {
+        if let Some(control) = &mut self.server {
             control.forget(place);
         }
     }

@@ -43,10 +43,10 @@ const LAST_RINGS: usize = 1 << 10;
 impl Driver {
     /// A worker has been started: from now on its readiness is waited for, or its life is watched.
     pub(crate) fn attend(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let Some(ready) = &live.spec.ready else { return self.watch_life(place) };
         // Counted from now and not from `live.started`: an exec that took long must not use up the time to become ready.
-        let wait = ReadinessTracker::new(ready.mark(), ready.timeout, self.clock.now());
+        let wait = ReadinessTracker::new(ready.mark(), ready.timeout, self.reactor.clock.now());
         if let Some(is_it) = ready.is_it() {
             live.health.judge = Some(Judge::new(Arc::clone(is_it)));
         }
@@ -61,7 +61,7 @@ impl Driver {
     /// Has a thread ask whether it is ready. Where there is none to be had, that is tried again, since nothing else makes it ready.
     /// Nothing where there is nothing to ask.
     pub(crate) fn probe(&mut self, place: Place) -> Option<io::Result<()>> {
-        let live = live_at(&mut self.slots, place)?;
+        let live = live_at(&mut self.incarnations.slots, place)?;
         live.health.readiness.as_ref()?;
         let (worker, incarnation) = (live.shared.id(), live.present.number());
         let mailbox = self.mailbox.clone();
@@ -73,22 +73,22 @@ impl Driver {
             started.map(|prober| live.health.prober = Some(prober))
         };
         if started.is_err() {
-            self.set_timer_after(PROBE_PAUSE, Timer::Probe(place));
+            self.reactor.set_timer_after(PROBE_PAUSE, Timer::Probe(place));
         }
         Some(started)
     }
 
     fn warn_of_probe(&mut self, place: Place, error: io::Error) {
-        if let Some(live) = live_at(&mut self.slots, place) {
+        if let Some(live) = live_at(&mut self.incarnations.slots, place) {
             self.outlet.send(live.event(EventKind::Warning(Box::new(Warning::ProbeDelayed { error }))));
         }
     }
 
     fn watch_life(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         live.present.set_ready();
         live.shared.tell_change();
-        live.health.vigil = live.spec.watchdog.map(|watchdog| Vigil::new(watchdog, self.clock.now()));
+        live.health.vigil = live.spec.watchdog.map(|watchdog| Vigil::new(watchdog, self.reactor.clock.now()));
         let worker = live.shared.id();
         self.set_health_timer(place);
         self.member_ready(worker);
@@ -96,14 +96,14 @@ impl Driver {
 
     /// Something was observed that may make it ready, or keep it from ever being so.
     pub(crate) fn see(&mut self, place: Place, sign: Sign) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let Some(readiness) = &mut live.health.readiness else { return };
-        let outcome = readiness.see(sign, self.clock.now());
+        let outcome = readiness.see(sign, self.reactor.clock.now());
         self.conclude(place, outcome);
     }
 
     fn conclude(&mut self, place: Place, outcome: Option<Outcome>) {
-        let (Some(outcome), Some(live)) = (outcome, live_at(&mut self.slots, place)) else { return };
+        let (Some(outcome), Some(live)) = (outcome, live_at(&mut self.incarnations.slots, place)) else { return };
         let why = match outcome {
             Outcome::Slow { waited } => return self.outlet.send(live.event(EventKind::ReadinessDelayed { waited })),
             Outcome::Became { after } => {
@@ -125,7 +125,7 @@ impl Driver {
 
     /// We end it, though nobody has asked for that. One that is on its way down already has its own time.
     fn put_down(&mut self, place: Place) {
-        if let Some(live) = live_at(&mut self.slots, place).filter(|live| live.incarnation.is_running()) {
+        if let Some(live) = live_at(&mut self.incarnations.slots, place).filter(|live| live.incarnation.is_running()) {
             live.health.is_unhealthy = true;
             self.input(place, Input::Ask(Ask::Stop));
         }
@@ -133,9 +133,9 @@ impl Driver {
 
     /// It has run as long as it may.
     pub(crate) fn end_its_time(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if live.incarnation.is_running() {
-            let after = self.clock.now().saturating_duration_since(live.started);
+            let after = self.reactor.clock.now().saturating_duration_since(live.started);
             self.outlet.send(live.event(EventKind::RuntimeExceeded { after }));
             self.put_down(place);
         }
@@ -143,7 +143,7 @@ impl Driver {
 
     /// What was read of it has shown something.
     pub(crate) fn look_at_signs(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if let Some(mark) = live.health.shown.take() {
             return self.see(place, Sign::Shown(mark));
         }
@@ -156,7 +156,7 @@ impl Driver {
     /// A prober has come through, or a judge has accepted a message.
     pub(crate) fn reached(&mut self, worker: WorkerId, incarnation: u32) {
         let Some(place) = self.place_of(worker, incarnation) else { return };
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if let Some(mark) = live.spec.ready.as_ref().map(Readiness::mark) {
             self.see(place, Sign::Shown(mark));
         }
@@ -166,7 +166,7 @@ impl Driver {
     /// A judge has accepted no message of a batch.
     pub(crate) fn passed(&mut self, worker: WorkerId, incarnation: u32) {
         let Some(place) = self.place_of(worker, incarnation) else { return };
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let Some(judge) = &mut live.health.judge else { return };
         judge.pass();
         if !judge.is_busy() {
@@ -177,13 +177,13 @@ impl Driver {
 
     /// Where this incarnation of a worker is, if it is still there.
     fn place_of(&mut self, worker: WorkerId, incarnation: u32) -> Option<Place> {
-        let place = self.kept.get(&worker).and_then(Kept::place)?;
-        live_at(&mut self.slots, place).filter(|live| live.present.number() == incarnation).map(|_| place)
+        let place = self.supervision.kept.get(&worker).and_then(Kept::place)?;
+        live_at(&mut self.incarnations.slots, place).filter(|live| live.present.number() == incarnation).map(|_| place)
     }
 
     /// The pipe for the newline has something, or has ended. False where there was nothing more to read.
     pub(crate) fn ring(&mut self, place: Place) -> bool {
-        let Some(live) = live_at(&mut self.slots, place) else { return false };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return false };
         let Some(bell) = &live.health.bell else { return false };
         let mut part = [0; 256];
         let sign = match bell.read_once(&mut part) {
@@ -193,11 +193,11 @@ impl Driver {
             Ok(1..) => Some(Sign::Shown(Mark::Newline)),
             Ok(_) | Err(_) => None,
         };
-        drop(self.poller.remove(bell));
+        drop(self.reactor.poller.remove(bell));
         live.health.bell = None;
         match sign {
             Some(sign) => self.see(place, sign),
-            None => self.set_timer_after(END_TIME, Timer::Bell(place)),
+            None => self.reactor.set_timer_after(END_TIME, Timer::Bell(place)),
         }
         false
     }
@@ -218,9 +218,9 @@ impl Driver {
 
     /// It asks for more time, to become ready or to end.
     pub(crate) fn extend(&mut self, place: Place, time: Duration) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if let Some(readiness) = &mut live.health.readiness {
-            readiness.extend(time, self.clock.now());
+            readiness.extend(time, self.reactor.clock.now());
             self.set_health_timer(place);
         }
         self.input(place, Input::Ask(Ask::Extend(time)));
@@ -229,7 +229,7 @@ impl Driver {
     /// It has told how it is.
     pub(crate) fn notice(&mut self, place: Place) {
         for _ in 0..NOTICES {
-            let Some(live) = live_at(&mut self.slots, place) else { return };
+            let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
             if live.health.notices.as_ref().is_some_and(NotifySocket::is_clogged) {
                 return self.forget_notices(place);
             }
@@ -247,12 +247,15 @@ impl Driver {
     }
 
     fn forget_notices(&mut self, place: Place) {
-        let Some(notices) = live_at(&mut self.slots, place).and_then(|live| live.health.notices.take()) else { return };
-        drop(self.poller.remove(&notices));
+        let Some(notices) = live_at(&mut self.incarnations.slots, place).and_then(|live| live.health.notices.take())
+        else {
+            return;
+        };
+        drop(self.reactor.poller.remove(&notices));
     }
 
     fn hear_notice(&mut self, place: Place, notice: Notice) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         match notice {
             Notice::Ready => self.see(place, Sign::Shown(Mark::Notified)),
             Notice::Status(text) => {
@@ -268,7 +271,7 @@ impl Driver {
                     self.outlet.send(live.event(EventKind::SelfStopping));
                 }
             }
-            Notice::Alive => live.alive(Life::Notify, self.clock.now()),
+            Notice::Alive => live.alive(Life::Notify, self.reactor.clock.now()),
             Notice::Trigger if live.health.vigil.is_some() && live.incarnation.is_running() => {
                 self.do_act(place, Act::StopLadder);
             }
@@ -279,22 +282,22 @@ impl Driver {
 
     /// Time for the wait, or for the watchdog.
     pub(crate) fn check_health(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if !live.incarnation.is_running() {
             // It has ended, or is about to: from here on its stop ladder says how long anything may take.
             return;
         }
         if let Some(readiness) = &mut live.health.readiness {
-            let outcome = readiness.timeout(self.clock.now());
+            let outcome = readiness.timeout(self.reactor.clock.now());
             self.conclude(place, outcome);
         }
-        let Some(live) = live_at(&mut self.slots, place) else { return };
-        live.notice_control(self.clock.now());
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
+        live.notice_control(self.reactor.clock.now());
         let hears = live.hears_of_life();
         if let Some(vigil) = &mut live.health.vigil {
             let usage = || proc::usage(live.present.child().pid());
             let is_excused = !hears || live.present.is_frozen() || usage().is_some_and(|usage| usage.is_stopped);
-            for act in vigil.timeout(self.clock.now(), Duration::ZERO, is_excused) {
+            for act in vigil.timeout(self.reactor.clock.now(), Duration::ZERO, is_excused) {
                 self.do_act(place, act);
             }
         }
@@ -302,7 +305,7 @@ impl Driver {
     }
 
     fn do_act(&mut self, place: Place, act: Act) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         match act {
             Act::Ping => {
                 if let Some(link) = live.present.link() {
@@ -310,7 +313,7 @@ impl Driver {
                 }
             }
             Act::TellSilent { since } => {
-                let silent_for = self.clock.now().saturating_duration_since(since);
+                let silent_for = self.reactor.clock.now().saturating_duration_since(since);
                 self.outlet.send(live.event(EventKind::WatchdogWarning { silent_for }));
             }
             // ESRCH: it has ended, and its report is on the way.
@@ -323,12 +326,12 @@ impl Driver {
     }
 
     pub(crate) fn set_health_timer(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let readiness = live.health.readiness.as_ref().and_then(ReadinessTracker::poll_timeout);
         let vigil = live.health.vigil.as_ref().and_then(Vigil::poll_timeout);
         match readiness.into_iter().chain(vigil).min() {
-            Some(due) => self.set_timer(due, Timer::Health(place)),
-            None => self.timers.cancel(Timer::Health(place)),
+            Some(due) => self.reactor.set_timer(due, Timer::Health(place)),
+            None => self.reactor.timers.cancel(Timer::Health(place)),
         }
     }
 }

@@ -40,7 +40,7 @@ pub(crate) struct Stuck {
 impl Driver {
     pub(crate) fn arrive(&mut self, mut arrival: Arrival) {
         // By the loop's clock, which may be behind.
-        arrival.started = arrival.started.min(self.clock.now());
+        arrival.started = arrival.started.min(self.reactor.clock.now());
         let (key, control_connect_timeout) = (arrival.key.take(), arrival.spec.time_to_connect());
         let (shared, spec) = (Arc::clone(&arrival.shared), Arc::clone(&arrival.spec));
         let live = Box::new(Live::new(arrival));
@@ -48,19 +48,19 @@ impl Driver {
         shared.begin(&live.present);
         self.outlet.trace.begin(&shared, &live.present);
         self.outlet.send(live.event(EventKind::Started { pid: live.present.child().pid() }));
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot::default());
-            self.slots.len() - 1
+        let index = self.incarnations.free.pop().unwrap_or_else(|| {
+            self.incarnations.slots.push(Slot::default());
+            self.incarnations.slots.len() - 1
         });
-        let Some(slot) = self.slots.get_mut(index) else { return };
+        let Some(slot) = self.incarnations.slots.get_mut(index) else { return };
         slot.occupants = slot.occupants.wrapping_add(1);
         let place = Place { slot: index, occupant: slot.occupants };
-        self.own.insert(live.present.child().pid().cast_signed(), live.present.born());
+        self.trees.own.insert(live.present.child().pid().cast_signed(), live.present.born());
         slot.live = Some(live);
         let is_wanted = self.keep(&shared, &spec, place);
         self.watch(place);
         if let Some(limit) = spec.runtime_max {
-            self.set_timer_after(limit, Timer::TimeLimit(place));
+            self.reactor.set_timer_after(limit, Timer::TimeLimit(place));
         }
         self.member_started(shared.id());
         // Before it is expected: it may have connected already, and that may be what makes it ready.
@@ -68,11 +68,11 @@ impl Driver {
         if let Some(key) = key {
             self.expect(place, key, control_connect_timeout);
         }
-        if let Some(LastCall { until }) = self.last_call {
-            let left = until.map(|until| until.saturating_duration_since(self.clock.now()));
+        if let Some(LastCall { until }) = self.shutdown.last_call {
+            let left = until.map(|until| until.saturating_duration_since(self.reactor.clock.now()));
             self.act(shared.id(), left.map_or(Action::Stop, Action::StopWithin));
         } else if !is_wanted {
-            let is_overdue = self.kept.get(&shared.id()).is_some_and(|kept| kept.is_overdue);
+            let is_overdue = self.supervision.kept.get(&shared.id()).is_some_and(|kept| kept.is_overdue);
             self.input(place, Input::Ask(if is_overdue { Ask::StopWithin(Duration::ZERO) } else { Ask::Stop }));
         }
     }
@@ -87,15 +87,15 @@ impl Driver {
     /// The process has ended. What it had written is read now, whatever its window says: it is no more than its pipes hold,
     /// and its exit must not wait for a slow consumer.
     pub(crate) fn died(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
-        drop(live.present.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
+        drop(live.present.child().with_pidfd(|pidfd| self.reactor.poller.remove(pidfd)));
         if live.awaits_control() {
             self.hear_the_door();
         }
         self.last_talk(place);
         for stream in StreamId::ALL {
-            let Some(live) = live_at(&mut self.slots, place) else { return };
-            if live.drain(stream, &mut self.scratch, &mut self.outlet) {
+            let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
+            if live.drain(stream, &mut self.incarnations.scratch, &mut self.outlet) {
                 self.forget_stream(place, stream);
                 self.input(place, Input::StreamEnded(stream));
             }
@@ -103,40 +103,40 @@ impl Driver {
         self.notice(place);
         self.ring_out(place);
         self.look_at_signs(place);
-        let Some(live) = live_at(&mut self.slots, place) else { return };
-        live.health.ended = Some(self.clock.now());
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
+        live.health.ended = Some(self.reactor.clock.now());
         let is_judged = live.health.judge.as_ref().is_some_and(Judge::is_busy);
         if is_judged && live.incarnation.is_running() {
             let time = live.spec.drain_timeout;
-            return self.set_timer_after(time, Timer::Verdict(place));
+            return self.reactor.set_timer_after(time, Timer::Verdict(place));
         }
         self.die(place);
     }
 
     /// The process has ended, and whether it was ready before that is known, or is not waited for any longer.
     pub(crate) fn die(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if live.health.ended.take().is_some() {
-            self.timers.cancel(Timer::Verdict(place));
+            self.reactor.timers.cancel(Timer::Verdict(place));
             self.see(place, Sign::Died);
             self.input(place, Input::Died);
         }
     }
 
     pub(crate) fn input(&mut self, place: Place, input: Input) {
-        let now = self.clock.now();
+        let now = self.reactor.clock.now();
         if matches!(input, Input::Ask(Ask::Stop | Ask::StopWithin(_))) {
             // A stop does not wait for the host's code.
             self.die(place);
         }
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let before = live.incarnation.poll_timeout();
         let outputs = live.incarnation.handle(input, now);
         let after = live.incarnation.poll_timeout();
         match after {
             _ if after == before => {}
-            Some(due) => self.set_timer(due, Timer::Incarnation(place)),
-            None => self.timers.cancel(Timer::Incarnation(place)),
+            Some(due) => self.reactor.set_timer(due, Timer::Incarnation(place)),
+            None => self.reactor.timers.cancel(Timer::Incarnation(place)),
         }
         for output in outputs {
             self.perform(place, output);
@@ -144,7 +144,7 @@ impl Driver {
     }
 
     fn perform(&mut self, place: Place, output: Output) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         match output {
             Output::Climb(rung) => {
                 live.is_being_ended = true;
@@ -160,7 +160,7 @@ impl Driver {
             }
             Output::Abandon(stream) => {
                 // A paused stream was not listened to since the worker's death, so its end may have come unseen.
-                if !live.drain(stream, &mut self.scratch, &mut self.outlet) {
+                if !live.drain(stream, &mut self.incarnations.scratch, &mut self.outlet) {
                     live.abandon(stream, &mut self.outlet);
                 }
                 self.forget_stream(place, stream);
@@ -168,16 +168,16 @@ impl Driver {
             Output::WaitForGroup => self.wait_for_group(place),
             Output::Reap => self.bury(place),
             Output::GiveUp => {
-                drop(live.present.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
+                drop(live.present.child().with_pidfd(|pidfd| self.reactor.poller.remove(pidfd)));
                 for stream in StreamId::ALL {
-                    let Some(live) = live_at(&mut self.slots, place) else { return };
-                    live.drain(stream, &mut self.scratch, &mut self.outlet);
+                    let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
+                    live.drain(stream, &mut self.incarnations.scratch, &mut self.outlet);
                     self.forget_stream(place, stream);
                 }
-                let Some(live) = live_at(&mut self.slots, place) else { return };
+                let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
                 // It may have ended after all, if it is one whose end could not be heard.
                 let reaped = live.present.child().reap(live.rest()).ok().flatten();
-                let mut exit = live.exit(reaped, self.clock.now());
+                let mut exit = live.exit(reaped, self.reactor.clock.now());
                 if reaped.is_none() && live.present.child().is_running() {
                     exit.status =
                         if live.inspection.kill_refused { ExitStatus::KillRefused } else { ExitStatus::Unkillable };
@@ -192,18 +192,18 @@ impl Driver {
 
     /// It may end one day. Until then its worker is not started again.
     fn wait_for_stuck(&mut self, worker: WorkerId, present: Arc<Present>) {
-        let number = self.stuck.keys().max().map_or(0, |last| last + 1);
-        self.stuck.insert(number, Stuck { worker, present });
+        let number = self.trees.stuck.keys().max().map_or(0, |last| last + 1);
+        self.trees.stuck.insert(number, Stuck { worker, present });
         self.register(Target::Stuck(number));
-        self.set_timer_after(STUCK_PERIOD, Timer::Stuck(number));
+        self.reactor.set_timer_after(STUCK_PERIOD, Timer::Stuck(number));
     }
 
     /// Tries again to kill it: a process that ran as another user may have given that up.
     pub(crate) fn check_stuck(&mut self, number: u64) {
-        let Some(Stuck { present, .. }) = self.stuck.get(&number) else { return };
+        let Some(Stuck { present, .. }) = self.trees.stuck.get(&number) else { return };
         if present.child().is_running() {
             drop(present.child().signal_group(libc::SIGKILL));
-            self.set_timer_after(STUCK_PERIOD, Timer::Stuck(number));
+            self.reactor.set_timer_after(STUCK_PERIOD, Timer::Stuck(number));
         } else {
             self.reap_late(number);
         }
@@ -211,18 +211,18 @@ impl Driver {
 
     /// One that was told as stuck has ended.
     pub(crate) fn reap_late(&mut self, number: u64) {
-        let Some(Stuck { worker, present }) = self.stuck.remove(&number) else { return };
-        drop(present.child().with_pidfd(|pidfd| self.poller.remove(pidfd)));
+        let Some(Stuck { worker, present }) = self.trees.stuck.remove(&number) else { return };
+        drop(present.child().with_pidfd(|pidfd| self.reactor.poller.remove(pidfd)));
         // Its end was told long ago.
         drop(present.child().reap(GroupCleanup::Kill));
-        if self.kept.get(&worker).is_some_and(|kept| kept.standing == Standing::Held) {
+        if self.supervision.kept.get(&worker).is_some_and(|kept| kept.standing == Standing::Held) {
             self.start_again(worker);
         }
     }
 
     /// Takes the status of one whose tree has ended.
     pub(crate) fn reap(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         // Before the kernel gives its number to somebody else.
         live.present.leave_guard(&self.starter);
         match live.present.child().reap(live.rest()) {
@@ -230,7 +230,7 @@ impl Driver {
             // Its status is still there to be taken once the kernel has memory again.
             Err(error) if is_shortage(&error) => self.input(place, Input::Withheld),
             reaped => {
-                let exit = live.exit(reaped.ok().flatten(), self.clock.now());
+                let exit = live.exit(reaped.ok().flatten(), self.reactor.clock.now());
                 self.leave(place, exit);
             }
         }
@@ -238,26 +238,28 @@ impl Driver {
 
     /// The last event of an incarnation; then its place is free.
     fn leave(&mut self, place: Place, exit: Exit) {
-        let Some(mut live) = self.slots.get_mut(place.slot).and_then(|slot| slot.live.take()) else { return };
-        self.free.push(place.slot);
+        let Some(mut live) = self.incarnations.slots.get_mut(place.slot).and_then(|slot| slot.live.take()) else {
+            return;
+        };
+        self.incarnations.free.push(place.slot);
         for timer in Timer::of(place) {
-            self.timers.cancel(timer);
+            self.reactor.timers.cancel(timer);
         }
         live.present.leave_guard(&self.starter);
         live.present.leave_cell(&self.starter);
         live.present.untie();
         // Whoever holds the handle of an ended worker holds no more of it than what it has said.
         live.present.close_pipes();
-        self.own.remove(&live.present.child().pid().cast_signed());
+        self.trees.own.remove(&live.present.child().pid().cast_signed());
         let exit = Arc::new(exit);
         // Before the event: whoever hears of the exit finds that no call waits any more.
         live.present.close_link(Some(&exit));
         self.outlet.send(live.event(EventKind::Exited(Arc::clone(&exit))));
         if let Some(bell) = &live.health.bell {
-            drop(self.poller.remove(bell));
+            drop(self.reactor.poller.remove(bell));
         }
         if let Some(notices) = live.health.notices.take() {
-            drop(self.poller.remove(&notices));
+            drop(self.reactor.poller.remove(&notices));
         }
         self.left(live.shared.id(), Left::Ended { exit, unhealthy: live.health.is_unhealthy });
         self.outlet.trace.leave(live.shared.id());

@@ -46,17 +46,17 @@ const KILL_PATIENCE: Duration = Duration::from_millis(100);
 impl Driver {
     /// The worker has ended, and its streams have. Takes its status as soon as nothing of its tree is left.
     pub(crate) fn bury(&mut self, place: Place) {
-        let now = self.clock.now();
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let now = self.reactor.clock.now();
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let survivors = live.spec.survivors;
         if survivors == Survivors::Leave {
             return self.reap(place);
         }
         if live.burial.is_none() {
             live.burial.get_or_insert_default().until = now.checked_add(LONGEST_DEATH);
-            self.set_timer_after(LONGEST_DEATH, Timer::BuryEnd(place));
+            self.reactor.set_timer_after(LONGEST_DEATH, Timer::BuryEnd(place));
         }
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if let Some(is_populated) = live.present.with_cell(Cell::is_populated) {
             if is_populated {
                 return self.wait_for_cgroup(place);
@@ -67,7 +67,7 @@ impl Driver {
         let lived = now.saturating_duration_since(live.started);
         let started_since = self.starter.started().saturating_sub(live.starts_before);
         let pid = live.present.child().pid().cast_signed();
-        if !self.inspector.adopts && self.numbers.shows_no_descendant(pid, lived, started_since) {
+        if !self.trees.inspector.adopts && self.trees.numbers.shows_no_descendant(pid, lived, started_since) {
             live.inspection.uninspected = Some(0);
             return self.reap_alone(place);
         }
@@ -77,20 +77,20 @@ impl Driver {
     /// Waits until its cgroup, which was killed as a whole, is empty. Before Linux 5.14 what is forked meanwhile escapes the kill, so
     /// that is repeated now and then.
     fn wait_for_cgroup(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let burial = live.burial.get_or_insert_default();
         if burial.rounds % KILL_AGAIN == 0 && !std::mem::take(&mut burial.is_killed) {
             return self.inspect(place, Task::KillInhabitants);
         }
         burial.rounds += 1;
         let pause = (EXEC_TIME * 2_u32.saturating_pow(burial.rounds.min(16))).min(LAST_PAUSE);
-        self.set_timer_after(pause, Timer::Bury(place));
+        self.reactor.set_timer_after(pause, Timer::Bury(place));
     }
 
     /// Has the inspector look. It is asked again where it does not get on; see `check_inspector`.
     pub(crate) fn inspect(&mut self, place: Place, task: Task) {
         let number = self.ask_inspector(place, task);
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         live.inspection.asked = number;
         if number.is_none() {
             self.cannot_inspect(place, task);
@@ -99,31 +99,31 @@ impl Driver {
 
     /// The number of the request; `None` where no thread can be had for it.
     pub(crate) fn ask_inspector(&mut self, place: Place, task: Task) -> Option<u64> {
-        let now = self.clock.now();
-        let live = live_at(&mut self.slots, place)?;
-        self.requests += 1;
+        let now = self.reactor.clock.now();
+        let live = live_at(&mut self.incarnations.slots, place)?;
+        self.trees.requests += 1;
         let request = Request {
-            number: self.requests,
+            number: self.trees.requests,
             task,
             present: Arc::clone(&live.present),
             pipes: live.pipes(),
-            has_wrapped: self.numbers.may_wrap_in(now.saturating_duration_since(live.started)),
+            has_wrapped: self.trees.numbers.may_wrap_in(now.saturating_duration_since(live.started)),
             sessions: live.inspection.sessions.clone(),
-            others: Arc::new(self.own.clone()),
-            adopts: self.inspector.adopts,
+            others: Arc::new(self.trees.own.clone()),
+            adopts: self.trees.inspector.adopts,
         };
-        if !self.inspector.ask(request) {
+        if !self.trees.inspector.ask(request) {
             return None;
         }
-        if self.asked.is_empty() {
-            self.set_timer_after(STALL, Timer::Inspector);
+        if self.trees.asked.is_empty() {
+            self.reactor.set_timer_after(STALL, Timer::Inspector);
         }
-        self.asked.insert(self.requests, (place, task));
-        Some(self.requests)
+        self.trees.asked.insert(self.trees.requests, (place, task));
+        Some(self.trees.requests)
     }
 
     fn cannot_inspect(&mut self, place: Place, task: Task) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         match task {
             Task::KillTree => live.kill_group(),
             Task::Group => self.input(place, Input::GroupEnded),
@@ -131,17 +131,17 @@ impl Driver {
             // It is not asked for by `inspect`.
             Task::StopTree => {}
             // Until its time is over.
-            Task::KillInhabitants | Task::Survivors(_) => self.set_timer_after(AGAIN, Timer::Bury(place)),
+            Task::KillInhabitants | Task::Survivors(_) => self.reactor.set_timer_after(AGAIN, Timer::Bury(place)),
         }
     }
 
     /// Whether the inspector gets on. Where it does not, another one is asked all that this one has not answered.
     pub(crate) fn check_inspector(&mut self) {
-        if self.asked.is_empty() {
+        if self.trees.asked.is_empty() {
             return;
         }
-        if self.inspector.has_stalled() {
-            let asked: Vec<(Place, Task)> = self.asked.drain().map(|(_, asked)| asked).collect();
+        if self.trees.inspector.has_stalled() {
+            let asked: Vec<(Place, Task)> = self.trees.asked.drain().map(|(_, asked)| asked).collect();
             for (place, task) in asked {
                 // What it has stopped is continued when it gives its findings, late.
                 if task != Task::StopTree {
@@ -150,17 +150,17 @@ impl Driver {
             }
             self.end_freezing();
         }
-        self.set_timer_after(STALL, Timer::Inspector);
+        self.reactor.set_timer_after(STALL, Timer::Inspector);
     }
 
     pub(crate) fn inspected(&mut self, findings: Findings) {
-        let asked = self.asked.remove(&findings.number);
+        let asked = self.trees.asked.remove(&findings.number);
         if findings.task == Task::StopTree {
             // Also from a thread that was stuck, and has stopped processes meanwhile.
             return self.stopped(findings.held);
         }
         let Some((place, task)) = asked else { return };
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if live.inspection.asked.take_if(|asked| *asked == findings.number).is_none() {
             return;
         }
@@ -182,7 +182,7 @@ impl Driver {
     }
 
     fn found(&mut self, place: Place, survivors: Survivors, findings: Findings) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         live.inspection.uninspected = findings.uninspected;
         live.name(findings.survivors);
         let burial = live.burial.get_or_insert_default();
@@ -199,41 +199,41 @@ impl Driver {
 
     /// Looks again in a moment, where that is worth while.
     fn looks_again(&mut self, place: Place, is_wanted: bool) -> bool {
-        let Some(live) = live_at(&mut self.slots, place) else { return false };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return false };
         let burial = live.burial.get_or_insert_default();
         let looks_again = is_wanted && burial.waits < WAITS;
         if looks_again {
             burial.waits += 1;
-            self.set_timer_after(EXEC_TIME, Timer::Bury(place));
+            self.reactor.set_timer_after(EXEC_TIME, Timer::Bury(place));
         }
         looks_again
     }
 
     /// Waits for the ends of these. Those that cannot be watched are looked for again by timer, until their time is over.
     fn wait_for(&mut self, place: Place, held: Vec<Held>) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let burial = live.burial.get_or_insert_default();
         for held in held {
-            let watched = held.pidfd().map(|pidfd| self.poller.add(pidfd, Target::Survivor(place).token()));
+            let watched = held.pidfd().map(|pidfd| self.reactor.poller.add(pidfd, Target::Survivor(place).token()));
             if watched.is_some_and(|watched| watched.is_ok()) {
                 burial.waited_for.push(held);
             }
         }
         if burial.waited_for.is_empty() {
-            self.set_timer_after(AGAIN, Timer::Bury(place));
+            self.reactor.set_timer_after(AGAIN, Timer::Bury(place));
         }
     }
 
     /// A worker has ended while it was being stopped: the rest of its group has the rest of the ladder's time.
     pub(crate) fn wait_for_group(&mut self, place: Place) {
-        let now = self.clock.now();
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let now = self.reactor.clock.now();
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let child = live.present.child();
         let lived = now.saturating_duration_since(live.started);
         let started_since = self.starter.started().saturating_sub(live.starts_before);
         let is_alone = !child.leads_group()
             || live.present.with_cell(Cell::is_populated) == Some(false)
-            || self.numbers.shows_no_descendant(child.pid().cast_signed(), lived, started_since);
+            || self.trees.numbers.shows_no_descendant(child.pid().cast_signed(), lived, started_since);
         if is_alone {
             self.input(place, Input::GroupEnded);
         } else {
@@ -252,7 +252,7 @@ impl Driver {
 
     /// Takes the status of one of whose tree nothing is left.
     fn reap_alone(&mut self, place: Place) {
-        if let Some(live) = live_at(&mut self.slots, place) {
+        if let Some(live) = live_at(&mut self.incarnations.slots, place) {
             for survivor in &mut live.survivors {
                 survivor.alive = false;
             }
@@ -262,7 +262,7 @@ impl Driver {
 
     /// A survivor has ended. When all have, it is looked again.
     pub(crate) fn buried(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let is_group = live.incarnation.waits_for_group();
         let Some(burial) = &mut live.burial else { return };
         let (gone, left): (Vec<Held>, Vec<Held>) = burial.waited_for.drain(..).partition(Held::has_ended);
@@ -271,7 +271,7 @@ impl Driver {
         let may_go_on = burial.rounds < ROUNDS;
         for held in gone {
             if let Some(pidfd) = held.pidfd() {
-                drop(self.poller.remove(pidfd));
+                drop(self.reactor.poller.remove(pidfd));
                 // As process 1, or as a subreaper (prctl(2)), the host is the parent of those whose own have ended. ECHILD: it is
                 // not.
                 drop(pidfd.reap());
@@ -290,8 +290,8 @@ impl Driver {
 
     /// It is time to look again, or to give up those that do not die.
     pub(crate) fn bury_in_time(&mut self, place: Place) {
-        let now = self.clock.now();
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let now = self.reactor.clock.now();
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if live.incarnation.waits_for_group() {
             if live.inspection.asked.is_none() {
                 self.inspect(place, Task::Group);
@@ -303,7 +303,7 @@ impl Driver {
             Some(burial) if burial.until.is_some_and(|until| until <= now) => {
                 for held in burial.waited_for.drain(..) {
                     if let Some(pidfd) = held.pidfd() {
-                        drop(self.poller.remove(pidfd));
+                        drop(self.reactor.poller.remove(pidfd));
                     }
                 }
                 // An answer that is still due comes too late: what it would have said is unknown.
@@ -319,17 +319,17 @@ impl Driver {
 
     /// SIGKILL to the worker and its tree.
     pub(crate) fn kill_tree(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.slots, place) else { return };
+        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if live.spec.survivors != Survivors::Kill {
             return live.kill_group();
         }
-        self.set_timer_after(KILL_PATIENCE, Timer::Kill(place));
+        self.reactor.set_timer_after(KILL_PATIENCE, Timer::Kill(place));
         self.inspect(place, Task::KillTree);
     }
 
     /// The inspector may be busy or stuck: the process and its group are killed without it.
     pub(crate) fn kill_without_inspector(&mut self, place: Place) {
-        if let Some(live) = live_at(&mut self.slots, place) {
+        if let Some(live) = live_at(&mut self.incarnations.slots, place) {
             live.kill_group();
         }
     }

@@ -41,9 +41,10 @@ impl Driver {
         match command {
             GroupCommand::Add { group, parent, policy, answer } => {
                 let (id, parent) = (group.id, parent.map_or(ROOT, |parent| parent));
-                let added = self.groups.add_group(id, parent, policy.role(parent != ROOT), policy.settings());
+                let added =
+                    self.supervision.groups.add_group(id, parent, policy.role(parent != ROOT), policy.settings());
                 if added.is_ok() {
-                    self.group_handles.insert(id, group);
+                    self.supervision.group_handles.insert(id, group);
                     self.tell_groups(Input::Start(Node::Group(id)));
                 }
                 // A caller that does not wait any more needs no answer.
@@ -67,7 +68,7 @@ impl Driver {
             }
             GroupCommand::RemoveAll(group, answer) => {
                 let node = Node::Group(group);
-                let may = self.groups.check_removal(node).map_err(GroupError::from);
+                let may = self.supervision.groups.check_removal(node).map_err(GroupError::from);
                 let is_removed = may.is_ok();
                 drop(answer.send(may.map(|()| self.running(node))));
                 if is_removed {
@@ -83,7 +84,7 @@ impl Driver {
     }
 
     fn members(&self, node: Node) -> impl Iterator<Item = &Kept> {
-        self.groups.members_under(node).into_iter().filter_map(|id| self.kept.get(&id))
+        self.supervision.groups.members_under(node).into_iter().filter_map(|id| self.supervision.kept.get(&id))
     }
 
     /// Answers with those who come back: of a start those who rested, of a restart all of them.
@@ -97,7 +98,7 @@ impl Driver {
             .collect();
         if is_start {
             for id in before.keys() {
-                if let Some(kept) = self.kept.get_mut(id) {
+                if let Some(kept) = self.supervision.kept.get_mut(id) {
                     kept.begin_anew();
                 }
             }
@@ -111,7 +112,7 @@ impl Driver {
 
     /// Its user wants something of a member.
     pub(crate) fn act_member(&mut self, worker: WorkerId, action: Action) {
-        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
         let node = Node::Member(worker);
         match (kept.standing, action) {
             // Already on its way down: its own ladder goes on faster, of which its group need not hear.
@@ -126,11 +127,11 @@ impl Driver {
             (standing, Action::StopWithin(time)) => {
                 self.tell_groups(Input::Stop(node));
                 let Standing::Lives(place) = standing else { return };
-                if self.kept.get(&worker).is_some_and(|kept| kept.wish == Wish::End) {
+                if self.supervision.kept.get(&worker).is_some_and(|kept| kept.wish == Wish::End) {
                     self.input(place, Fact::Ask(Ask::StopWithin(time)));
                 } else {
                     // It is told when those that need it have ended, and is killed in time all the same.
-                    self.set_timer_after(time, Timer::ForceOne(place));
+                    self.reactor.set_timer_after(time, Timer::ForceOne(place));
                 }
             }
         }
@@ -138,14 +139,14 @@ impl Driver {
 
     /// Everybody in groups ends, in their order.
     pub(crate) fn stop_groups(&mut self) {
-        if self.kept.values().any(|kept| kept.is_member) {
+        if self.supervision.kept.values().any(|kept| kept.is_member) {
             self.tell_groups(Input::StopAll);
         }
     }
 
     /// Everybody should have ended, also those who wait for others to end before them.
     pub(crate) fn force(&mut self) {
-        let late = self.kept.values().filter_map(Kept::place).collect();
+        let late = self.supervision.kept.values().filter_map(Kept::place).collect();
         self.kill_at_once(late);
     }
 
@@ -154,8 +155,8 @@ impl Driver {
         // Those that still wait for others to end before them get no ladder any more.
         let late = self.members(Node::Group(group)).filter_map(Kept::place).collect();
         self.kill_at_once(late);
-        for id in self.groups.members_under(Node::Group(group)) {
-            if let Some(kept) = self.kept.get_mut(&id) {
+        for id in self.supervision.groups.members_under(Node::Group(group)) {
+            if let Some(kept) = self.supervision.kept.get_mut(&id) {
                 kept.is_overdue = kept.standing == Standing::Starts;
             }
         }
@@ -181,13 +182,13 @@ impl Driver {
     }
 
     fn is_member(&self, worker: WorkerId) -> bool {
-        self.kept.get(&worker).is_some_and(|kept| kept.is_member)
+        self.supervision.kept.get(&worker).is_some_and(|kept| kept.is_member)
     }
 
     /// An incarnation of a member has ended, with its tree, or could not begin.
     pub(crate) fn left_member(&mut self, worker: WorkerId, cause: RunEnd) {
-        let now = self.clock.now();
-        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let now = self.reactor.clock.now();
+        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
         let success = match cause {
             RunEnd::Exited { status, .. } => kept.spec.restart.is_success(status),
             RunEnd::Unhealthy { .. } | RunEnd::StartFailed | RunEnd::HostShortage | RunEnd::Unstartable => false,
@@ -214,26 +215,26 @@ impl Driver {
             }
         };
         match gave_up {
-            Some(_) if self.groups.is_leaving(worker) => {}
-            Some(_) if self.groups.may_return(worker) => kept.gave_up = gave_up,
+            Some(_) if self.supervision.groups.is_leaving(worker) => {}
+            Some(_) if self.supervision.groups.may_return(worker) => kept.gave_up = gave_up,
             Some(why) => self.tell(worker, EventKind::GaveUp(why)),
             None => {}
         }
-        self.cause = worker;
+        self.supervision.cause = worker;
         self.tell_groups(Input::Ended { member: worker, success, verdict });
     }
 
     /// What one input brings about may be an input itself: that has its turn when all of this one's outputs are done.
     pub(crate) fn tell_groups(&mut self, input: Input) {
-        self.for_groups.push_back(input);
-        if self.for_groups.len() > 1 {
+        self.supervision.for_groups.push_back(input);
+        if self.supervision.for_groups.len() > 1 {
             return;
         }
-        while let Some(&input) = self.for_groups.front() {
-            for output in self.groups.handle(input, self.clock.now()) {
+        while let Some(&input) = self.supervision.for_groups.front() {
+            for output in self.supervision.groups.handle(input, self.reactor.clock.now()) {
                 self.do_for_group(output);
             }
-            self.for_groups.pop_front();
+            self.supervision.for_groups.pop_front();
         }
         self.let_rest();
     }
@@ -245,25 +246,25 @@ impl Driver {
             Output::DependencyFailed { member: id, on } => {
                 self.tell(id, EventKind::DependencyFailed { on });
             }
-            Output::GroupGaveUp(id) => self.tell(self.cause, EventKind::GroupGaveUp(id)),
-            Output::GroupEnds { group, within } => self.set_timer_after(within, Timer::Group(group)),
+            Output::GroupGaveUp(id) => self.tell(self.supervision.cause, EventKind::GroupGaveUp(id)),
+            Output::GroupEnds { group, within } => self.reactor.set_timer_after(within, Timer::Group(group)),
             Output::GroupEnded(id) => {
-                self.timers.cancel(Timer::Group(id));
+                self.reactor.timers.cancel(Timer::Group(id));
                 self.report_those_who_gave_up(id);
-                self.tell(self.cause, EventKind::GroupEnded(id));
+                self.tell(self.supervision.cause, EventKind::GroupEnded(id));
             }
             Output::GroupRestarting(id) => {
-                self.timers.cancel(Timer::Group(id));
-                for member in self.groups.members_under(Node::Group(id)) {
-                    if let Some(kept) = self.kept.get_mut(&member) {
+                self.reactor.timers.cancel(Timer::Group(id));
+                for member in self.supervision.groups.members_under(Node::Group(id)) {
+                    if let Some(kept) = self.supervision.kept.get_mut(&member) {
                         kept.begin_next_life();
                     }
                 }
-                self.tell(self.cause, EventKind::GroupRestarting(id));
+                self.tell(self.supervision.cause, EventKind::GroupRestarting(id));
             }
             Output::Removed(Node::Member(id)) => self.end(id),
             Output::Removed(Node::Group(id)) => {
-                if let Some(handle) = self.group_handles.remove(&id) {
+                if let Some(handle) = self.supervision.group_handles.remove(&id) {
                     handle.set_end(Some(GroupEnd::Removed));
                 }
             }
@@ -272,13 +273,13 @@ impl Driver {
 
     /// It is to run: at once, or when the pause after an end of its own is over.
     fn start_member_now(&mut self, worker: WorkerId) {
-        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
         kept.wish = Wish::Policy;
         kept.is_overdue = false;
         kept.gave_up = None;
         match kept.own_end.take() {
             Some((ended, pause)) => {
-                let after = pause.saturating_sub(self.clock.now().saturating_duration_since(ended));
+                let after = pause.saturating_sub(self.reactor.clock.now().saturating_duration_since(ended));
                 self.tell(worker, EventKind::Restarting { after });
                 self.wait_for_restart(worker, after);
             }
@@ -288,23 +289,23 @@ impl Driver {
 
     /// Nothing around them starts them again.
     fn report_those_who_gave_up(&mut self, group: GroupId) {
-        for id in self.groups.members_under(Node::Group(group)) {
-            let Some(kept) = self.kept.get_mut(&WorkerId(id.0)) else { continue };
-            if let Some(why) = kept.gave_up.take_if(|_| self.groups.is_over(Node::Member(id))) {
+        for id in self.supervision.groups.members_under(Node::Group(group)) {
+            let Some(kept) = self.supervision.kept.get_mut(&WorkerId(id.0)) else { continue };
+            if let Some(why) = kept.gave_up.take_if(|_| self.supervision.groups.is_over(Node::Member(id))) {
                 self.tell(WorkerId(id.0), EventKind::GaveUp(why));
             }
         }
     }
 
     pub(crate) fn stop_member(&mut self, worker: WorkerId) {
-        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
         kept.wish = Wish::End;
         match kept.standing {
             Standing::Lives(place) => self.input(place, Fact::Ask(Ask::Stop)),
             // It ends when it arrives.
             Standing::Starts if !self.starter.starts().cancel(worker) => {
                 kept.answer_first_start();
-                self.set_timer_after(HANG_TIME, Timer::Arrival(worker));
+                self.reactor.set_timer_after(HANG_TIME, Timer::Arrival(worker));
             }
             Standing::Starts | Standing::Waits(_) | Standing::Held | Standing::Rests => {
                 kept.answer_first_start();
@@ -315,7 +316,7 @@ impl Driver {
     }
 
     pub(crate) fn tell(&mut self, worker: WorkerId, kind: EventKind) {
-        self.outlet.send(match self.kept.get(&worker) {
+        self.outlet.send(match self.supervision.kept.get(&worker) {
             Some(Kept { shared, .. }) => Event::of(shared, shared.incarnation(), kind),
             None => Event::of_the_gone(worker, kind),
         });
@@ -323,7 +324,7 @@ impl Driver {
 
     /// Those whom their group does not want to run have ended, until it does.
     fn let_rest(&mut self) {
-        for node in self.groups.take_touched() {
+        for node in self.supervision.groups.take_touched() {
             let id = match node {
                 Node::Member(id) => id,
                 Node::Group(id) => {
@@ -331,11 +332,11 @@ impl Driver {
                     continue;
                 }
             };
-            let Some(kept) = self.kept.get_mut(&WorkerId(id.0)) else { continue };
+            let Some(kept) = self.supervision.kept.get_mut(&WorkerId(id.0)) else { continue };
             if !kept.is_member {
                 continue;
             }
-            let rests = kept.standing == Standing::Rests && self.groups.is_over(node);
+            let rests = kept.standing == Standing::Rests && self.supervision.groups.is_over(node);
             match (rests, kept.is_resting) {
                 (true, false) => kept.shared.end(kept.last_exit()),
                 (false, true) => kept.shared.wake(),
@@ -347,7 +348,11 @@ impl Driver {
 
     /// Those who wait for the end of a group are answered, and those who come later.
     fn let_group_rest(&mut self, id: GroupId) {
-        let (Some(handle), Some(survey)) = (self.group_handles.get(&id), self.groups.survey(id)) else { return };
+        let (Some(handle), Some(survey)) =
+            (self.supervision.group_handles.get(&id), self.supervision.groups.survey(id))
+        else {
+            return;
+        };
         handle.set_end(match survey.activity {
             Activity::Over(end) => Some(end.into()),
             Activity::Running | Activity::Restarting | Activity::Stopping | Activity::Waiting => None,

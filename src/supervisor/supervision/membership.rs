@@ -49,7 +49,7 @@ impl Driver {
 
     /// What reports the first start of the first of them, where that is under way.
     pub(crate) fn await_start(&mut self, workers: &Newcomers) -> Option<FirstStart> {
-        let first = workers.first().and_then(|(shared, _)| self.kept.get_mut(&shared.id()));
+        let first = workers.first().and_then(|(shared, _)| self.supervision.kept.get_mut(&shared.id()));
         let kept = first.filter(|kept| kept.standing == Standing::Starts)?;
         let (answer, started) = crossbeam_channel::bounded(1);
         kept.first_start = Some(answer);
@@ -57,7 +57,7 @@ impl Driver {
     }
 
     fn add_member(&mut self, group: GroupId, shared: &Arc<WorkerShared>, spec: &SharedSpec) -> Result<(), GroupError> {
-        if self.closed || self.last_call.is_some() {
+        if self.shutdown.closed || self.shutdown.last_call.is_some() {
             return Err(GroupError::SupervisorGone);
         }
         self.check_settings(group, spec)?;
@@ -66,23 +66,23 @@ impl Driver {
             lifetime: crate::supervisor::spec::group::lifetime(spec.restart.restart()),
             significant: spec.is_significant,
         };
-        self.groups.add_member(id, group, role)?;
+        self.supervision.groups.add_member(id, group, role)?;
         for &(on, condition) in &spec.dependencies {
-            if let Err(error) = self.groups.add_dependency(id, on, condition) {
+            if let Err(error) = self.supervision.groups.add_dependency(id, on, condition) {
                 // It has not been started, so it is forgotten at once.
-                self.groups.handle(Input::Remove(Node::Member(id)), self.clock.now());
+                self.supervision.groups.handle(Input::Remove(Node::Member(id)), self.reactor.clock.now());
                 return Err(error.into());
             }
         }
-        let seed = next_seed(&mut self.seed, shared.id());
-        self.kept.insert(shared.id(), Kept::member(shared, spec, seed));
+        let seed = next_seed(&mut self.supervision.seed, shared.id());
+        self.supervision.kept.insert(shared.id(), Kept::member(shared, spec, seed));
         self.outlet.trace.meet(shared);
         Ok(())
     }
 
     /// What a spec says must fit what its group says.
     fn check_settings(&self, group: GroupId, spec: &WorkerSpec) -> Result<(), GroupError> {
-        let (ladder, within) = (spec.stop.total_grace_period(), self.groups.stop_within(group));
+        let (ladder, within) = (spec.stop.total_grace_period(), self.supervision.groups.stop_within(group));
         if let Some(within) = within.filter(|within| *within < ladder) {
             let reason =
                 format!("its stop ladder takes {ladder:?}, and its group's end no longer than {within:?}").into();
@@ -92,7 +92,7 @@ impl Driver {
             let reason = "some exits force its restart, and a member with `Restart::Never` is not restarted".into();
             return Err(GroupError::Refused { reason });
         }
-        let intensity = self.groups.intensity(group);
+        let intensity = self.supervision.groups.intensity(group);
         let intensity = intensity.map(|intensity| RestartIntensity::new(intensity.restarts, intensity.period));
         spec.restart.check_in_group(intensity).map_err(|conflict| {
             let (settings, reason) = (conflict.settings, conflict.reason);
@@ -102,7 +102,7 @@ impl Driver {
 
     /// Its first start has failed. Where its caller still waits for that it never was a member; gives the error where not.
     pub(crate) fn refuse_member(&mut self, worker: WorkerId, error: SpawnError) -> Option<SpawnError> {
-        let Some(kept) = self.kept.get_mut(&worker) else { return Some(error) };
+        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return Some(error) };
         let Some(answer) = kept.first_start.take() else { return Some(error) };
         if let Err(SendError(answer)) = answer.send(Err(GroupError::NotStarted(Box::new(error)))) {
             return match answer {
@@ -122,7 +122,7 @@ impl Driver {
     pub(crate) fn remove_member(&mut self, group: GroupId, worker: WorkerId) -> Result<(), GroupError> {
         let node = Node::Member(worker);
         self.check_is_of(group, worker)?;
-        self.groups.check_removal(node)?;
+        self.supervision.groups.check_removal(node)?;
         self.tell_groups(Input::Remove(node));
         Ok(())
     }
@@ -130,11 +130,11 @@ impl Driver {
     pub(crate) fn start_member(&mut self, group: GroupId, worker: WorkerId) -> Result<RestartHandle, GroupError> {
         self.check_is_of(group, worker)?;
         let id = worker;
-        if self.groups.is_group_over(id) {
+        if self.supervision.groups.is_group_over(id) {
             let reason = "its group does not run: start the group".into();
             return Err(GroupError::Refused { reason });
         }
-        let Some(kept) = self.kept.get_mut(&worker) else { return Ok(RestartHandle::default()) };
+        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return Ok(RestartHandle::default()) };
         let before =
             (kept.is_resting || kept.wish == Wish::End).then(|| (Arc::clone(&kept.shared), kept.shared.incarnation()));
         if before.is_some() {
@@ -145,7 +145,7 @@ impl Driver {
     }
 
     fn check_is_of(&self, group: GroupId, worker: WorkerId) -> Result<(), GroupError> {
-        match self.groups.check_member(worker, group) {
+        match self.supervision.groups.check_member(worker, group) {
             Ok(()) => Ok(()),
             Err(error::GroupError::Elsewhere { .. }) => Err(GroupError::NotAMember { worker, group }),
             Err(error) => Err(error.into()),
@@ -153,7 +153,7 @@ impl Driver {
     }
 
     pub(crate) fn group_status(&mut self, id: GroupId) -> Option<GroupStatus> {
-        let Survey { activity, restarts, children } = self.groups.survey(id)?;
+        let Survey { activity, restarts, children } = self.supervision.groups.survey(id)?;
         let state = match activity {
             Activity::Running => GroupState::Running,
             Activity::Restarting => GroupState::Restarting,

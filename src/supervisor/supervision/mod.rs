@@ -4,3 +4,46 @@ pub(crate) mod groups;
 pub(crate) mod membership;
 pub(crate) mod restart;
 pub(crate) mod worker;
+
+use crate::{
+    ids::{GroupId, WorkerId},
+    policy::group::{state::Groups, transition},
+    supervisor::{
+        supervision::{groups::no_groups, worker::Kept},
+        worker::group::GroupShared,
+    },
+};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+/// The workers of one supervisor across their incarnations, and the groups they are in.
+#[derive(Debug)]
+pub(crate) struct Supervision {
+    /// Workers that run, or will run again.
+    pub(crate) kept: HashMap<WorkerId, Kept>,
+    pub(crate) seed: u64,
+    pub(crate) groups: Groups,
+    pub(crate) group_handles: HashMap<GroupId, Arc<GroupShared>>,
+    /// Inputs of the groups that are still to be handled.
+    pub(crate) for_groups: VecDeque<transition::Input>,
+    /// The member whose exit was the last.
+    pub(crate) cause: WorkerId,
+    /// Workers whose restart waits for room in their window.
+    pub(crate) held_back: Vec<WorkerId>,
+}
+
+impl Supervision {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            kept: HashMap::new(),
+            seed,
+            groups: no_groups(),
+            group_handles: HashMap::new(),
+            for_groups: VecDeque::new(),
+            cause: WorkerId::SUPERVISOR,
+            held_back: Vec::new(),
+        }
+    }
+}

@@ -41,9 +41,9 @@ pub(crate) enum Left {
 impl Driver {
     /// An incarnation has begun. False if nobody wants it any more.
     pub(crate) fn keep(&mut self, shared: &Arc<WorkerShared>, spec: &SharedSpec, place: Place) -> bool {
-        match self.kept.entry(shared.id()) {
+        match self.supervision.kept.entry(shared.id()) {
             Entry::Vacant(vacant) => {
-                let seed = next_seed(&mut self.seed, shared.id());
+                let seed = next_seed(&mut self.supervision.seed, shared.id());
                 vacant.insert(Kept::new(shared, spec, Standing::Lives(place), seed));
                 true
             }
@@ -60,7 +60,7 @@ impl Driver {
 
     pub(crate) fn act(&mut self, worker: WorkerId, action: Action) {
         // One that has ended for good has ended.
-        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
         if kept.is_member {
             return self.act_member(worker, action);
         }
@@ -86,7 +86,7 @@ impl Driver {
                     self.end(worker);
                 } else {
                     // It ends when it arrives.
-                    self.set_timer_after(crate::supervisor::spawner::queue::HANG_TIME, Timer::Arrival(worker));
+                    self.reactor.set_timer_after(crate::supervisor::spawner::queue::HANG_TIME, Timer::Arrival(worker));
                 }
             }
             (Standing::Rests, Action::Restart | Action::Stop | Action::StopWithin(_)) => {}
@@ -95,7 +95,7 @@ impl Driver {
 
     /// A worker that was stopped while it was started should have arrived by now.
     pub(crate) fn miss_arrival(&mut self, worker: WorkerId) {
-        let Some(kept) = self.kept.get(&worker) else { return };
+        let Some(kept) = self.supervision.kept.get(&worker) else { return };
         if kept.standing != Standing::Starts || kept.wish != Wish::End {
             return;
         }
@@ -104,23 +104,23 @@ impl Driver {
 
     /// The supervisor goes: everybody ends, and nobody comes back.
     pub(crate) fn end_everybody(&mut self) {
-        let everybody: Vec<WorkerId> = self.kept.keys().copied().collect();
+        let everybody: Vec<WorkerId> = self.supervision.kept.keys().copied().collect();
         for worker in everybody {
             // Groups have nothing to say any more.
-            let rests = self.kept.get_mut(&worker).is_some_and(|kept| {
+            let rests = self.supervision.kept.get_mut(&worker).is_some_and(|kept| {
                 kept.is_member = false;
                 kept.standing == Standing::Rests
             });
             if rests {
                 self.end(worker);
             }
-            self.act(worker, Action::StopWithin(self.grace_period));
+            self.act(worker, Action::StopWithin(self.shutdown.grace_period));
         }
     }
 
     /// An incarnation has ended, or could not begin: what now?
     pub(crate) fn left(&mut self, worker: WorkerId, left: Left) {
-        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
         let cause = match left {
             Left::Ended { exit, unhealthy } => {
                 let (status, ran) = (exit.status, exit.duration);
@@ -130,7 +130,7 @@ impl Driver {
             }
             Left::NotStarted(error) => {
                 let Some(error) = self.refuse_member(worker, error) else { return };
-                let Some(kept) = self.kept.get(&worker) else { return };
+                let Some(kept) = self.supervision.kept.get(&worker) else { return };
                 let cause = if error.is_permanent() {
                     RunEnd::Unstartable
                 } else if error.is_shortage() {
@@ -144,11 +144,15 @@ impl Driver {
                 cause
             }
         };
-        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
         if kept.is_member {
             return self.left_member(worker, cause);
         }
-        let verdict = if self.is_ending { RestartDecision::Finish } else { kept.verdict(cause, self.clock.now()) };
+        let verdict = if self.shutdown.is_ending {
+            RestartDecision::Finish
+        } else {
+            kept.verdict(cause, self.reactor.clock.now())
+        };
         match verdict {
             RestartDecision::Finish => self.end(worker),
             RestartDecision::GiveUp(why) => {
@@ -164,23 +168,24 @@ impl Driver {
     }
 
     pub(crate) fn wait_for_restart(&mut self, worker: WorkerId, after: Duration) {
-        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
         // Beyond the clock is beyond the life of any process.
-        let Some(due) = self.clock.now().checked_add(after.min(LONGEST_PAUSE)) else { return };
+        let Some(due) = self.reactor.clock.now().checked_add(after.min(LONGEST_PAUSE)) else { return };
         kept.standing = Standing::Waits(due);
-        self.set_timer(due, Timer::Restart(worker));
+        self.reactor.set_timer(due, Timer::Restart(worker));
     }
 
     /// The time for a restart has come, unless something has come between.
     pub(crate) fn restart(&mut self, worker: WorkerId) {
         if self
+            .supervision
             .kept
             .get(&worker)
-            .is_some_and(|kept| matches!(kept.standing, Standing::Waits(due) if due <= self.clock.now()))
+            .is_some_and(|kept| matches!(kept.standing, Standing::Waits(due) if due <= self.reactor.clock.now()))
         {
             if self.is_held_back(worker) {
-                self.held_back.push(worker);
-                self.next_look = FIRST_LOOK;
+                self.supervision.held_back.push(worker);
+                self.incarnations.next_look = FIRST_LOOK;
             } else {
                 self.start_again(worker);
             }
@@ -190,22 +195,22 @@ impl Driver {
     /// Each incarnation has some events: a worker that ends at once, and comes back at once, would fill the channel of a consumer that does not
     /// receive.
     fn is_held_back(&self, worker: WorkerId) -> bool {
-        self.kept.get(&worker).is_some_and(|kept| self.outlet.levels_of(&kept.shared).must_pause())
+        self.supervision.kept.get(&worker).is_some_and(|kept| self.outlet.levels_of(&kept.shared).must_pause())
     }
 
     /// Goes on with restarts for which there is room again.
     pub(crate) fn restart_again(&mut self) {
-        for worker in mem::take(&mut self.held_back) {
-            let Some(kept) = self.kept.get(&worker) else { continue };
+        for worker in mem::take(&mut self.supervision.held_back) {
+            let Some(kept) = self.supervision.kept.get(&worker) else { continue };
             // First ask to be woken, then look, as for streams.
             kept.shared.account.meter.wait_for_room();
             let levels = self.outlet.levels_of(&kept.shared);
             match kept.standing {
-                Standing::Waits(due) if due <= self.clock.now() => {
+                Standing::Waits(due) if due <= self.reactor.clock.now() => {
                     if levels.may_resume() {
                         self.start_again(worker);
                     } else {
-                        self.held_back.push(worker);
+                        self.supervision.held_back.push(worker);
                     }
                 }
                 // Stopped or started meanwhile, or it waits for a later time, which has a timer.
@@ -215,8 +220,8 @@ impl Driver {
     }
 
     pub(crate) fn start_again(&mut self, worker: WorkerId) {
-        let Some(kept) = self.kept.get_mut(&worker) else { return };
-        if let Some(old) = self.stuck.values().find(|stuck| stuck.worker == worker) {
+        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
+        if let Some(old) = self.trees.stuck.values().find(|stuck| stuck.worker == worker) {
             kept.standing = Standing::Held;
             let pid = old.present.child().pid();
             return self.tell(worker, EventKind::Warning(Box::new(Warning::RestartHeld { pid })));
@@ -224,20 +229,20 @@ impl Driver {
         kept.standing = Standing::Starts;
         let (shared, spec) = (Arc::clone(&kept.shared), Arc::clone(&kept.spec));
         self.starter.start_again(shared, spec);
-        self.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::Starts);
+        self.reactor.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::Starts);
     }
 
     /// Starts wait for threads that may hang in others.
     pub(crate) fn relieve_starts(&mut self) {
         if Starter::relieve(&self.starter) {
-            self.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::Starts);
+            self.reactor.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::Starts);
         }
     }
 
     /// It will not come back.
     pub(crate) fn end(&mut self, worker: WorkerId) {
-        let Some(kept) = self.kept.remove(&worker) else { return };
-        self.timers.cancel(Timer::Restart(worker));
+        let Some(kept) = self.supervision.kept.remove(&worker) else { return };
+        self.reactor.timers.cancel(Timer::Restart(worker));
         self.outlet.trace.forget(worker);
         // After its last event: whoever has waited for the exit finds it in the channel.
         kept.shared.end(kept.last_exit());
@@ -245,7 +250,7 @@ impl Driver {
 
     /// Nobody lives and nobody will.
     pub(crate) fn is_over(&self) -> bool {
-        self.closed && self.kept.values().all(|kept| kept.is_resting)
+        self.shutdown.closed && self.supervision.kept.values().all(|kept| kept.is_resting)
     }
 }
 
