@@ -189,7 +189,7 @@ impl Bench {
     fn start(&self, peer: Peer) -> Started {
         match peer {
             Peer::Pipewright => self.pipewright(),
-            Peer::PipewrightLaunch => self.spawn_unsupervised(),
+            Peer::PipewrightLaunch => self.launch(),
             Peer::Std => std(),
             Peer::CommandFds => command_fds(),
             Peer::Tokio => self.tokio(),
