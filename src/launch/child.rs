@@ -1,4 +1,4 @@
-//! One process: signalled without ever hitting another, reaped once.
+//! A child process: signalled through its pidfd, so never by a reused pid, and reaped once.
 
 use super::retry::pause_for;
 use crate::{
@@ -16,40 +16,40 @@ use std::{
     time::Duration,
 };
 
-/// How long the status is left to a tracer before it is asked for again.
+/// Pause between attempts to reap while a tracer holds the status.
 const TRACER_PAUSE: Duration = Duration::from_millis(5);
 
-/// What becomes of the other members of a child's own group when the child is reaped.
+/// What to do with the other members of the child's own process group when the child is reaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GroupCleanup {
     Kill,
     Leave,
 }
 
-/// The children of this process that the library has started and not reaped. What else is a child of it was adopted, or started by
-/// other parts of the host.
+/// Pids of the children that the library has started and not reaped. Other children of this process are adopted orphans, or were
+/// started by other parts of the host.
 static CHILDREN: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// Whether the library has started this child of ours.
+/// Whether the library has started this child of this process.
 pub(crate) fn is_own_child(pid: i32) -> bool {
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
 }
 
-/// A child, from its start until it is reaped.
+/// A child process, from its start until it is reaped.
 #[derive(Debug)]
 pub(crate) struct ChildProcess {
     pid: i32,
     leads_group: bool,
-    /// Closed when the child is reaped: whoever keeps the handles of a thousand ended workers keeps no descriptors.
+    /// `None` once the child is reaped, so that handles of exited workers hold no fds.
     ///
-    /// A group is signalled through this descriptor only: by its number, it could be another one when a part of the host has
-    /// reaped the leader (`waitpid(-1)`, an ignored SIGCHLD).
+    /// The process group is signalled only through the pidfd. Its number could already belong to another group if another part of
+    /// the host has reaped the leader (`waitpid(-1)`, an ignored SIGCHLD).
     pidfd: Mutex<Option<PidFd>>,
 }
 
 impl Drop for ChildProcess {
     fn drop(&mut self) {
-        // One that did not end in time, and is not waited for any longer.
+        // The child did not exit in time and is abandoned.
         if self.lock().is_some() {
             CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.pid);
         }
@@ -66,12 +66,12 @@ impl ChildProcess {
         self.pid.unsigned_abs()
     }
 
-    /// Whether its group is its own.
+    /// Whether the process group is the child's own.
     pub(crate) fn leads_group(&self) -> bool {
         self.leads_group
     }
 
-    /// Whether it has its number still: no part of this program has reaped it.
+    /// Whether the pid is still the child's: no part of this program has reaped it.
     pub(crate) fn is_unreaped(&self) -> bool {
         self.with_pidfd(|pidfd| Ok(pidfd.is_unreaped())).unwrap_or(false)
     }
@@ -81,34 +81,34 @@ impl ChildProcess {
         self.with_pidfd(|pidfd| pidfd.signal_child(self.pid, signal))
     }
 
-    /// Signals the process and everything in its group, or the process alone where the group is not its own.
+    /// Signals the process group if it is the child's own, otherwise the process alone.
     pub(crate) fn signal_group(&self, signal: i32) -> io::Result<()> {
         self.with_pidfd(|pidfd| {
             if !self.leads_group {
                 return pidfd.signal_child(self.pid, signal);
             }
             let sent = pidfd.signal_group(self.pid, signal);
-            // The leader itself may have moved to another group. To be killed twice does no harm.
+            // The leader itself may have moved to another group. A second SIGKILL is harmless.
             if sent.is_err() || signal == libc::SIGKILL { pidfd.signal_child(self.pid, signal) } else { sent }
         })
     }
 
-    /// Does something with the descriptor of the process; ESRCH once it is reaped.
+    /// Calls `run` with the pidfd; `ESRCH` once the child is reaped.
     pub(crate) fn with_pidfd<T>(&self, run: impl FnOnce(&PidFd) -> io::Result<T>) -> io::Result<T> {
         self.lock().as_ref().map_or_else(|| Err(io::Error::from_raw_os_error(libc::ESRCH)), run)
     }
 
-    /// Whether it has not ended, as far as can be known.
+    /// Whether the process has not exited; false if that cannot be determined.
     pub(crate) fn is_running(&self) -> bool {
-        self.with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).is_ok_and(|has_ended| !has_ended)
+        self.with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).is_ok_and(|has_exited| !has_exited)
     }
 
-    /// Takes the status of the ended process, once; `None` while it runs, or while a tracer holds the status back.
+    /// Reaps the process; `None` while it runs or a tracer holds its status.
     pub(crate) fn reap(&self, cleanup: GroupCleanup) -> io::Result<Option<Reaped>> {
         let mut slot = self.lock();
         let Some(pidfd) = slot.as_ref() else { return Err(io::Error::from_raw_os_error(libc::ESRCH)) };
         if cleanup == GroupCleanup::Kill && self.leads_group && poll::is_readable(pidfd.as_fd())? {
-            // ESRCH: nothing is left of it.
+            // ESRCH: no other process is in the group.
             drop(pidfd.signal_group(self.pid, libc::SIGKILL));
         }
         let found = pidfd.reap()?;
@@ -119,13 +119,13 @@ impl ChildProcess {
         Ok(found)
     }
 
-    /// Waits for the end and takes the status, once; `None` at the deadline.
+    /// Waits for the exit and reaps the process; `None` at the deadline.
     pub(crate) fn reap_until(&self, deadline: Deadline) -> io::Result<Option<Reaped>> {
-        while self.with_pidfd(|pidfd| has_ended(pidfd, deadline))? {
+        while self.with_pidfd(|pidfd| wait_exit(pidfd, deadline))? {
             if let Some(reaped) = self.reap(GroupCleanup::Kill)? {
                 return Ok(Some(reaped));
             }
-            // Whoever traces it (a debugger, strace) comes first, and the kernel does not tell when it lets go.
+            // A tracer (a debugger, strace) gets the status first, and the kernel does not report when it has done so.
             if deadline.has_passed() {
                 break;
             }
@@ -139,8 +139,8 @@ impl ChildProcess {
     }
 }
 
-/// Whether it has ended, after waiting for that until the deadline.
-fn has_ended(pidfd: &PidFd, deadline: Deadline) -> io::Result<bool> {
+/// Waits for the exit until the deadline; returns whether the process has exited.
+fn wait_exit(pidfd: &PidFd, deadline: Deadline) -> io::Result<bool> {
     Ok(poll::wait(pidfd.as_fd(), Interest::Readable, deadline)? == Waited::Ready)
 }
 

@@ -1,8 +1,7 @@
-//! The other way: a user's own `std::process::Command`, with hooks nobody can look into, spawned by std; `command-fds` has
-//! it keep the descriptors.
+//! Starts a user's own `std::process::Command` through std; `command-fds` preserves the fds of the plan.
 //!
-//! Only `preserved_fds` is used, never `fd_mappings`: std talks with its child over a socket whose number nobody knows, and
-//! a mapping onto that number overwrites it (docs/gotchas.md, "std's private socket"). So the child's numbers are ours.
+//! Uses only `preserved_fds`, never `fd_mappings`: std communicates with its child over a socket of unknown number, and a mapping
+//! onto that number would overwrite it (docs/gotchas.md, "std's private socket"). So fds have the parent's numbers in the child.
 
 use super::{
     child::ChildProcess,
@@ -37,8 +36,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Above the numbers that shells and old programs use for themselves.
-const LEAST_NUMBER: RawFd = 10;
+/// Lowest fd number that is chosen freely; shells and old programs use smaller ones themselves.
+const MIN_CHOSEN_FD: RawFd = 10;
 
 pub(super) fn start(
     plan: &LaunchPlan,
@@ -46,12 +45,12 @@ pub(super) fn start(
     ends: &ChildFds,
     context: &SpawnContext<'_>,
 ) -> Result<ChildProcess, SpawnError> {
-    // The user's closure may panic; and so does std, when the program is missing and the host ignores SIGCHLD. Neither may
-    // take the thread that spawns with it.
+    // The user's closure may panic, and std panics if the program is missing and the host ignores SIGCHLD. Neither may
+    // unwind the spawning thread.
     catch_unwind(AssertUnwindSafe(|| run(plan, make(), ends, context))).unwrap_or_else(|payload| {
-        // It can be anything, also something that panics or blocks when it is dropped.
+        // The drop of the payload may panic or block.
         deferred_close::drop_in_background(payload);
-        Err(SpawnError::failed("the user's Command", SpawnStep::Command, io::Error::other("it panicked")))
+        Err(SpawnError::failed("user's Command", SpawnStep::Command, io::Error::other("the closure or std panicked")))
     })
 }
 
@@ -63,9 +62,9 @@ fn run(
 ) -> Result<ChildProcess, SpawnError> {
     let program: Box<str> = command.get_program().to_string_lossy().into();
     let failed = |source| SpawnError::failed(program.clone(), SpawnStep::Command, source);
-    let mut kept = Vec::with_capacity(ends.grants.len());
-    for (grant, end) in plan.extra_fds.iter().zip(&ends.grants) {
-        kept.push(numbered(grant, end, &program)?);
+    let mut kept = Vec::with_capacity(ends.extra.len());
+    for (wanted, end) in plan.extra_fds.iter().zip(&ends.extra) {
+        kept.push(duplicate_at(wanted, end, &program)?);
     }
     let numbers: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
     command.args(plan.arguments(&numbers, context.control_path));
@@ -85,8 +84,8 @@ fn run(
     attributes(plan, context.death_signal).add_to(&mut command, &handover);
     command.preserved_fds(kept);
     let search = search_first(&mut command, is_cleared);
-    let child = spawn(&mut command).map_err(|source| explained(source, &search, &command, &program))?;
-    // The command owns the child's ends: while it lives, no reader would see their end.
+    let child = spawn(&mut command).map_err(|source| diagnosed(source, &search, &command, &program))?;
+    // The command owns the child's ends of the pipes; while they are open, readers do not see the end of the stream.
     drop(command);
     drop(occupied);
     adopt(child, &handover, plan).map_err(failed)
@@ -99,8 +98,8 @@ fn standard(stream: &ChildStdio) -> io::Result<Stdio> {
     }
 }
 
-/// In a host that has closed its 0, 1 or 2, the sockets in which std's child and ours report would get these numbers, and the
-/// child's streams would overwrite them: the reports would go into its standard output.
+/// Occupies closed standard fds. Otherwise the sockets over which std's child and ours report to the parent could get these numbers,
+/// and the child's standard streams would overwrite them.
 fn occupy_standard_numbers() -> io::Result<Vec<File>> {
     let mut occupied = Vec::new();
     while (0..=2).any(|number| !fd::is_open(number)) {
@@ -109,12 +108,12 @@ fn occupy_standard_numbers() -> io::Result<Vec<File>> {
     Ok(occupied)
 }
 
-/// A copy of the end at the number that the child will see.
-fn numbered(grant: &ExtraFd, end: &OwnedFd, program: &str) -> Result<OwnedFd, SpawnError> {
-    let least = grant.number.unwrap_or(LEAST_NUMBER);
+/// A duplicate at the fd number that the child will see.
+fn duplicate_at(wanted: &ExtraFd, end: &OwnedFd, program: &str) -> Result<OwnedFd, SpawnError> {
+    let least = wanted.number.unwrap_or(MIN_CHOSEN_FD);
     let copy =
         fd::duplicate(end.as_fd(), least).map_err(|source| SpawnError::failed(program, SpawnStep::Fds, source))?;
-    match grant.number {
+    match wanted.number {
         Some(number) if copy.as_raw_fd() != number => {
             let taken = io::Error::from_raw_os_error(libc::EBUSY);
             Err(SpawnError::failed(program, SpawnStep::FixedFd(number), taken))
@@ -123,7 +122,7 @@ fn numbered(grant: &ExtraFd, end: &OwnedFd, program: &str) -> Result<OwnedFd, Sp
     }
 }
 
-/// Has the child try the program as the fast way does, before std has it tried by execvp(3).
+/// Makes the child try the program as `direct` does, before std calls execvp(3).
 fn search_first(command: &mut Command, is_cleared: bool) -> ProgramSearch {
     let mut environment: BTreeMap<OsString, OsString> =
         if is_cleared { BTreeMap::new() } else { env::vars_os().collect() };
@@ -137,7 +136,7 @@ fn search_first(command: &mut Command, is_cleared: bool) -> ProgramSearch {
     let arguments: Vec<&OsStr> = iter::once(command.get_program()).chain(command.get_args()).collect();
     let variables = environment.iter().flat_map(|(name, value)| [name.as_os_str(), value]);
     if arguments.iter().copied().chain(variables).any(|text| text.as_bytes().contains(&0)) {
-        // std refuses such a text, in its own words.
+        // std returns an error for a NUL byte.
         return search;
     }
     let mut texts_of_arguments = Texts::default();
@@ -149,8 +148,8 @@ fn search_first(command: &mut Command, is_cleared: bool) -> ProgramSearch {
     search
 }
 
-/// std does not tell which step failed; some errors can only come from running the program.
-fn explained(source: io::Error, search: &ProgramSearch, command: &Command, program: &str) -> SpawnError {
+/// std does not report which step failed; some errors can only come from exec.
+fn diagnosed(source: io::Error, search: &ProgramSearch, command: &Command, program: &str) -> SpawnError {
     let errno = source.raw_os_error().unwrap_or(0);
     match search.diagnose(errno, command.get_current_dir()) {
         (step @ SpawnStep::Format, _) => SpawnError::failed(program, step, source),
@@ -161,11 +160,11 @@ fn explained(source: io::Error, search: &ProgramSearch, command: &Command, progr
     }
 }
 
-/// Removes what is not inherited, as far as the user has not set it by intent. True where the user has cleared the environment.
+/// Removes variables that must not be inherited, unless the user has set them. Returns whether the user has cleared the environment.
 fn inherit_environment(command: &mut Command) -> bool {
     let is_set = |command: &Command, name: &OsStr| command.get_envs().any(|(set, _)| set == name);
     let handles = env::var_os(environment::HANDLES);
-    // A `Command` does not tell whether its environment was cleared; but only where it was not, it notes what is to be removed.
+    // `Command` does not expose whether its environment was cleared, but it records a removal only if it was not.
     command.env_remove(environment::HANDLES);
     let is_cleared = !is_set(command, OsStr::new(environment::HANDLES));
     if is_cleared {
@@ -188,8 +187,8 @@ fn change_environment(command: &mut Command, plan: &LaunchPlan, numbers: &[RawFd
             EnvironmentChange::Clear => command.env_clear(),
             EnvironmentChange::Set(name, value) => command.env(name, value),
             EnvironmentChange::Remove(name) => command.env_remove(name),
-            EnvironmentChange::Handle { name, grant, template } => {
-                command.env(name, template.fill(child_fd(numbers, *grant)))
+            EnvironmentChange::Handle { name, fd_index, template } => {
+                command.env(name, template.fill(child_fd(numbers, *fd_index)))
             }
             EnvironmentChange::Control { name, template } => command.env(name, template.fill_text(control)),
         };
@@ -201,13 +200,13 @@ fn spawn(command: &mut Command) -> io::Result<std::process::Child> {
     command.spawn()
 }
 
-/// Holds the new process by a pidfd: the one it has sent, or where it could not, one opened now.
+/// Takes over the new process with the pidfd that it has sent, or opens one if it could not send one.
 fn adopt(mut child: std::process::Child, handover: &Handover, plan: &LaunchPlan) -> io::Result<ChildProcess> {
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     match handover.receive().map_or_else(|| PidFd::open(pid), Ok) {
         Ok(pidfd) => Ok(ChildProcess::new(pid, pidfd, plan.group != ProcessGroup::Inherit)),
         Err(error) => {
-            // Not half made: without a pidfd we could not look after it. Its end is awaited, so no zombie stays.
+            // Without a pidfd the process cannot be supervised: kill and reap it.
             drop(child.kill());
             drop(child.wait());
             Err(if pidfd::is_open_denied(&error) { without_pidfd(&error) } else { error })

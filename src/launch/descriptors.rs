@@ -1,4 +1,4 @@
-//! The descriptors of a child: its ends and ours.
+//! The file descriptors of a child, and the parent's ends of its pipes.
 
 use super::{
     context::OpenMode,
@@ -22,14 +22,14 @@ use std::{
     path::Path,
 };
 
-/// Our end of a pipe whose other end a child holds.
+/// The parent's end of a named pipe.
 #[derive(Debug)]
 pub(crate) enum ParentPipe {
     Reader(PipeReader),
     Writer(PipeWriter),
 }
 
-/// Our ends of everything that a child was given.
+/// The parent's ends of a child's pipes.
 #[derive(Debug, Default)]
 pub(crate) struct ParentFds {
     pub(crate) stdin: Option<PipeWriter>,
@@ -39,12 +39,12 @@ pub(crate) struct ParentFds {
 }
 
 impl ParentFds {
-    /// Whether there is one in which we write.
-    pub(crate) fn reach_child(&self) -> bool {
+    /// Whether a pipe to the child is open.
+    pub(crate) fn has_writers(&self) -> bool {
         self.stdin.is_some() || self.pipes.iter().any(|(_, end)| matches!(end, ParentPipe::Writer(_)))
     }
 
-    /// What the child has said stays to be read.
+    /// Closes the pipes to the child. Pipes from the child stay open, so that their contents can be read.
     pub(crate) fn close_writers(&mut self) {
         self.stdin = None;
         self.pipes.retain(|(_, end)| matches!(end, ParentPipe::Reader(_)));
@@ -67,65 +67,65 @@ impl ParentFds {
     }
 }
 
-/// The child's ends, closed on our side when this is dropped, which every launch does before it returns.
+/// The child's fds, owned by the parent until the start has returned.
 #[derive(Debug)]
 pub(super) struct ChildFds {
     pub(super) standard: [ChildStdio; 3],
-    /// In the order of the plan's grants.
-    pub(super) grants: Vec<OwnedFd>,
+    /// In the order of `LaunchPlan::extra_fds`.
+    pub(super) extra: Vec<OwnedFd>,
 }
 
-/// What a child has as one of its standard streams.
+/// The source of one of a child's standard streams.
 #[derive(Debug)]
 pub(super) enum ChildStdio {
-    /// Made or copied for it.
+    /// An fd created or duplicated for the child.
     Own(OwnedFd),
-    /// Our own stream of the same number.
+    /// The parent's stream of the same number.
     Inherited(RawFd),
 }
 
 impl AsRawFd for ChildStdio {
     fn as_raw_fd(&self) -> RawFd {
         match self {
-            Self::Own(descriptor) => descriptor.as_raw_fd(),
+            Self::Own(fd) => fd.as_raw_fd(),
             Self::Inherited(number) => *number,
         }
     }
 }
 
-pub(super) fn make_ends(plan: &LaunchPlan, open_mode: OpenMode) -> Result<(ParentFds, ChildFds), SpawnError> {
+pub(super) fn create(plan: &LaunchPlan, open_mode: OpenMode) -> Result<(ParentFds, ChildFds), SpawnError> {
     let pipes = |source| SpawnError::failed(plan.program_name(), SpawnStep::Pipes, source);
     let mut ends = ParentFds::default();
     let stdin = match &plan.stdin {
         StdinMode::Null => ChildStdio::Own(null(plan)?),
-        StdinMode::Inherit => ours(0, plan)?,
+        StdinMode::Inherit => inherit(0, plan)?,
         StdinMode::Pipe => {
             let (writer, end) = anonymous::to_child().map_err(pipes)?;
             ends.stdin = Some(writer);
             ChildStdio::Own(end.into())
         }
         StdinMode::File(path) => ChildStdio::Own(open(plan, path, OpenOptions::new().read(true), open_mode)?),
-        StdinMode::Fd(descriptor) => ChildStdio::Own(copy(descriptor.as_fd(), plan)?),
+        StdinMode::Fd(fd) => ChildStdio::Own(duplicate(fd.as_fd(), plan)?),
     };
     let stdout = output(plan, &plan.stdout, 1, &mut ends.stdout, open_mode)?;
     let stderr = output(plan, &plan.stderr, 2, &mut ends.stderr, open_mode)?;
-    let mut grants = Vec::with_capacity(plan.extra_fds.len());
-    for grant in &plan.extra_fds {
-        grants.push(match &grant.source {
+    let mut extra = Vec::with_capacity(plan.extra_fds.len());
+    for wanted in &plan.extra_fds {
+        extra.push(match &wanted.source {
             FdSource::OutputPipe => {
                 let (reader, end) = anonymous::from_child().map_err(pipes)?;
-                ends.pipes.push((grant.name.clone(), ParentPipe::Reader(reader)));
+                ends.pipes.push((wanted.name.clone(), ParentPipe::Reader(reader)));
                 OwnedFd::from(end)
             }
             FdSource::InputPipe => {
                 let (writer, end) = anonymous::to_child().map_err(pipes)?;
-                ends.pipes.push((grant.name.clone(), ParentPipe::Writer(writer)));
+                ends.pipes.push((wanted.name.clone(), ParentPipe::Writer(writer)));
                 OwnedFd::from(end)
             }
-            FdSource::Inherited(descriptor) => copy(descriptor.as_fd(), plan)?,
+            FdSource::Inherited(fd) => duplicate(fd.as_fd(), plan)?,
         });
     }
-    Ok((ends, ChildFds { standard: [stdin, stdout, stderr], grants }))
+    Ok((ends, ChildFds { standard: [stdin, stdout, stderr], extra }))
 }
 
 fn output(
@@ -136,7 +136,7 @@ fn output(
     open_mode: OpenMode,
 ) -> Result<ChildStdio, SpawnError> {
     let own = match output {
-        OutputMode::Inherit => return ours(number, plan),
+        OutputMode::Inherit => return inherit(number, plan),
         OutputMode::Null => null(plan),
         OutputMode::Lines => {
             let (reader, child_end) = anonymous::from_child()
@@ -145,7 +145,7 @@ fn output(
             Ok(OwnedFd::from(child_end))
         }
         OutputMode::File(path) => open(plan, path, OpenOptions::new().create(true).append(true), open_mode),
-        OutputMode::Fd(descriptor) => copy(descriptor.as_fd(), plan),
+        OutputMode::Fd(fd) => duplicate(fd.as_fd(), plan),
     };
     own.map(ChildStdio::Own)
 }
@@ -164,16 +164,16 @@ fn open(plan: &LaunchPlan, path: &Path, options: &mut OpenOptions, open_mode: Op
         }),
     };
     let file: File = opened.map_err(refused)?;
-    // A file opened by a host that has closed its 0, 1 or 2 gets that number; the child's streams would overwrite it.
+    // If the host has closed fd 0, 1 or 2, the file gets that number, and the child's standard streams would overwrite it.
     fd::dup_above(OwnedFd::from(file), 3).map_err(refused)
 }
 
-/// One of our own standard streams, or the null device where the host has closed it.
-fn ours(number: RawFd, plan: &LaunchPlan) -> Result<ChildStdio, SpawnError> {
+/// The parent's standard stream, or the null device if the parent has closed it.
+fn inherit(number: RawFd, plan: &LaunchPlan) -> Result<ChildStdio, SpawnError> {
     if fd::is_open(number) { Ok(ChildStdio::Inherited(number)) } else { null(plan).map(ChildStdio::Own) }
 }
 
-/// A copy that we own, above the standard numbers and close-on-exec, so that every end can be treated alike.
-fn copy(descriptor: BorrowedFd<'_>, plan: &LaunchPlan) -> Result<OwnedFd, SpawnError> {
-    fd::duplicate(descriptor, 3).map_err(|source| SpawnError::failed(plan.program_name(), SpawnStep::Fds, source))
+/// A duplicate that is close-on-exec and above the standard numbers.
+fn duplicate(fd: BorrowedFd<'_>, plan: &LaunchPlan) -> Result<OwnedFd, SpawnError> {
+    fd::duplicate(fd, 3).map_err(|source| SpawnError::failed(plan.program_name(), SpawnStep::Fds, source))
 }

@@ -1,4 +1,4 @@
-//! The fast way: an image of the plan, handed to `sys::clone`.
+//! Starts a named program through `sys::clone`.
 
 use super::{
     child::ChildProcess,
@@ -26,7 +26,6 @@ use std::{
     },
 };
 
-/// Starts a named program.
 pub(super) fn start(
     plan: &LaunchPlan,
     program: &OsStr,
@@ -57,7 +56,7 @@ pub(super) fn start(
     Ok(ChildProcess::new(cloned.pid, cloned.pidfd, plan.group != ProcessGroup::Inherit))
 }
 
-/// What is inherited, with the plan's changes in their order. Most plans change little, so the names are searched one by one.
+/// The inherited environment with the plan's changes in order. Most plans have few changes, so a linear search is enough.
 fn environment(plan: &LaunchPlan, numbers: &[RawFd], context: &SpawnContext<'_>) -> Vec<(OsString, OsString)> {
     let handles = env::var_os(environment::HANDLES);
     let inherited =
@@ -72,8 +71,8 @@ fn environment(plan: &LaunchPlan, numbers: &[RawFd], context: &SpawnContext<'_>)
             EnvironmentChange::Clear => variables.clear(),
             EnvironmentChange::Set(name, value) => set(&mut variables, name, value.clone()),
             EnvironmentChange::Remove(name) => variables.retain(|(other, _)| other != name),
-            EnvironmentChange::Handle { name, grant, template } => {
-                set(&mut variables, name, template.fill(child_fd(numbers, *grant)));
+            EnvironmentChange::Handle { name, fd_index, template } => {
+                set(&mut variables, name, template.fill(child_fd(numbers, *fd_index)));
             }
             EnvironmentChange::Control { name, template } => {
                 set(&mut variables, name, template.fill_text(context.control));
@@ -86,7 +85,7 @@ fn environment(plan: &LaunchPlan, numbers: &[RawFd], context: &SpawnContext<'_>)
     variables
 }
 
-/// A host can have a variable more than once in its environment; the child then has it once.
+/// Removes every occurrence first: the host's environment can contain a variable more than once.
 fn set(variables: &mut Vec<(OsString, OsString)>, name: &OsStr, value: OsString) {
     variables.retain(|(other, _)| other != name);
     variables.push((name.to_owned(), value));
@@ -98,8 +97,8 @@ fn path_of(environment: &[(OsString, OsString)]) -> Option<OsString> {
 
 fn descriptors(ends: &ChildFds, numbers: &[RawFd]) -> Vec<Grant> {
     let standard = ends.standard.iter().map(AsRawFd::as_raw_fd).zip(0..);
-    let granted = ends.grants.iter().map(AsRawFd::as_raw_fd).zip(numbers.iter().copied());
-    standard.chain(granted).map(|(source, target)| Grant { source, target }).collect()
+    let extra = ends.extra.iter().map(AsRawFd::as_raw_fd).zip(numbers.iter().copied());
+    standard.chain(extra).map(|(source, target)| Grant { source, target }).collect()
 }
 
 pub(super) fn attributes(plan: &LaunchPlan, death_signal: Option<i32>) -> ProcessAttributes {
@@ -122,10 +121,10 @@ pub(super) fn attributes(plan: &LaunchPlan, death_signal: Option<i32>) -> Proces
     }
 }
 
-/// A text that `LaunchPlan::validate` has found free of zero bytes.
+/// `LaunchPlan::validate` has rejected texts with NUL bytes.
 fn c_string(text: OsString) -> CString {
     let text = CString::new(text.into_vec());
-    debug_assert!(text.is_ok(), "LaunchPlan::validate refuses zero bytes");
+    debug_assert!(text.is_ok(), "LaunchPlan::validate rejects NUL bytes");
     text.unwrap_or_default()
 }
 
@@ -152,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variable_that_the_host_has_twice_can_be_set_once() {
+    fn set_replaces_every_occurrence_of_variable() {
         let pair = |(name, value): (&str, &str)| (OsString::from(name), OsString::from(value));
         let mut variables: Vec<_> = [("DUP", "1"), ("A", "1"), ("DUP", "2")].map(pair).into();
         set(&mut variables, OsStr::new("DUP"), "3".into());

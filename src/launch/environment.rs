@@ -1,28 +1,28 @@
-//! Which of the host's environment variables a child inherits.
+//! Filters the host's environment variables that a child inherits.
 //!
-//! A child has descriptors 0, 1, 2 and those that it was granted. A variable that names another one points at nothing there, or at
-//! a descriptor with another purpose: a `make` that takes a worker's message pipe for its jobserver writes tokens into it, and a
-//! Node program takes it for its IPC channel and aborts. Such variables are not inherited. What a spec or a user's own `Command`
-//! sets by intent is set. `docs/protocol.md`, "Variables that are removed", lists them.
+//! A child has fds 0, 1, 2 and those that its spec passes. A variable that names another fd is wrong there: the number is closed or
+//! has another purpose. A `make` that takes a worker's message pipe for its jobserver writes tokens into it, and a Node program
+//! that takes it for its IPC channel aborts. Such variables are removed, unless the spec or the user's own `Command` sets them.
+//! `docs/protocol.md`, "Variables that are removed", lists them.
 
 use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::{OsStrExt, OsStringExt},
 };
 
-/// What begins so is set by a supervisor for one worker, and names a descriptor or an address.
+/// Prefix of the variables that a supervisor sets for one worker; they name an fd or an address.
 const PREFIX: &str = "PIPEWRIGHT_";
 
-/// The exception: to whose tree a process belongs, which its descendants inherit.
+/// The exception to [`PREFIX`]: the token of the process tree, which descendants inherit.
 const TREE: &str = "PIPEWRIGHT_TREE";
 
-/// Lists the variables outside of [`PREFIX`] that name a handle of this child, separated by `:`, so that a supervisor inside the
-/// child does not let its own workers inherit them.
+/// Lists the variables without [`PREFIX`] that name a handle of this child, separated by `:`, so that a supervisor inside the child
+/// removes them for its own workers.
 pub(super) const HANDLES: &str = "PIPEWRIGHT_HANDLES";
 
 const SEPARATOR: char = ':';
 
-/// Each names descriptors, or belongs to a protocol that is spoken over one or with the process itself.
+/// Variables that name fds, or belong to a protocol over an fd or with this process only.
 const NAMES: [&str; 18] = [
     // Node's child_process.fork and cluster.fork.
     "NODE_CHANNEL_FD",
@@ -37,28 +37,28 @@ const NAMES: [&str; 18] = [
     "LISTEN_FDNAMES",
     "LISTEN_PIDFDID",
     "FDSTORE",
-    // Listening sockets from others: Upstart, Perl's Server::Starter, gunicorn, unicorn.
+    // Listening sockets passed by Upstart, Perl's Server::Starter, gunicorn, unicorn.
     "UPSTART_FDS",
     "SERVER_STARTER_PORT",
     "GUNICORN_FD",
     "UNICORN_FD",
-    // A connection: to a Wayland compositor, to an MPI process manager.
+    // Connections to a Wayland compositor and to an MPI process manager.
     "WAYLAND_SOCKET",
     "PMI_FD",
-    // Where bash writes its trace.
+    // The fd of bash's trace.
     "BASH_XTRACEFD",
 ];
 
-/// As [`NAMES`], numbered or several: einhorn, puma, s6-fdholder.
+/// Prefixes of numbered variables: einhorn, puma, s6-fdholder.
 const FAMILIES: [&str; 4] = ["EINHORN_FD", "EINHORN_SOCK_FD", "PUMA_INHERIT_", "S6_FD"];
 
-/// Options of `make`, and of what imitates it, that may name a jobserver.
+/// Variables with options of `make` and compatible programs, which may name a jobserver.
 const MAKE_FLAGS: [&str; 4] = ["MAKEFLAGS", "MFLAGS", "CARGO_MAKEFLAGS", "GNUMAKEFLAGS"];
 
-/// Git writes its traces to the descriptor of this number where a variable of this family is one digit above 2.
+/// Git writes traces to an fd if a variable with this prefix is a single digit above 2.
 const GIT_TRACE: &str = "GIT_TRACE";
 
-/// What becomes of one variable of the host.
+/// What to do with one variable of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum EnvDisposition {
     Keep,
@@ -66,7 +66,7 @@ pub(super) enum EnvDisposition {
     Remove,
 }
 
-/// What becomes of a variable of the host in a child that does not set it. `handles` is the host's own [`HANDLES`].
+/// Decides about a variable of the host that the child does not set. `handles` is the value of the host's own [`HANDLES`].
 pub(super) fn disposition(name: &OsStr, value: &OsStr, handles: Option<&OsStr>) -> EnvDisposition {
     let (bytes, value) = (name.as_bytes(), value.as_bytes());
     let begins = |prefix: &str| bytes.starts_with(prefix.as_bytes());
@@ -89,17 +89,17 @@ pub(super) fn disposition(name: &OsStr, value: &OsStr, handles: Option<&OsStr>) 
     if is_removed { EnvDisposition::Remove } else { EnvDisposition::Keep }
 }
 
-/// The value of [`HANDLES`] for a child that finds its handles under these names; `None` where the prefix tells them.
+/// Returns the value of [`HANDLES`] for a child with handles in these variables; `None` if all have [`PREFIX`].
 pub(super) fn handles(names: &[&OsStr]) -> Option<OsString> {
     let names = names.iter().map(|name| name.as_bytes());
     let others: Vec<&[u8]> = names.filter(|name| !name.starts_with(PREFIX.as_bytes())).collect();
     (!others.is_empty()).then(|| OsString::from_vec(others.join(&(SEPARATOR as u8))))
 }
 
-/// Options of `make` without those that name a jobserver; `None` where there are none. Everything else stays, blanks too.
+/// Removes the options that name a jobserver; `None` if there are none. Everything else stays unchanged, including blanks.
 ///
-/// `-jN` stays: a `make` that finds it has N slots of its own. A bare `-j`, which stands beside the words of older versions and of
-/// cargo, goes with them: alone it would mean any number of jobs. Behind `--` stand definitions of variables, not options.
+/// `-jN` stays: a `make` that reads it has N slots of its own. A bare `-j`, which older versions of `make` and cargo add next to the
+/// jobserver, is removed: alone it would mean an unlimited number of jobs. After `--`, words define variables.
 fn without_jobserver(flags: &[u8]) -> Option<Vec<u8>> {
     let pieces = pieces(flags);
     let end = pieces.iter().position(|piece| word(piece) == b"--").unwrap_or(pieces.len());
@@ -124,8 +124,8 @@ fn is_blank(byte: u8) -> bool {
     byte == b' ' || byte == b'\t'
 }
 
-/// The text in pieces, each a word with the blanks before it; the last one may be blanks alone. A backslash takes the meaning of the
-/// byte behind it, as `make` writes a blank inside of a word.
+/// Splits the text into words, each with its preceding blanks; the last piece may be blanks only. A backslash escapes the next byte,
+/// as `make` writes a blank inside a word.
 fn pieces(text: &[u8]) -> Vec<&[u8]> {
     let mut pieces = Vec::new();
     let mut rest = text;
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn p03_variables_that_name_descriptors_are_removed() {
+    fn p03_removes_variables_that_name_fds() {
         let ours = ["PIPEWRIGHT_MESSAGES", "PIPEWRIGHT_CONTROL", "PIPEWRIGHT_CONTROL_KEY", HANDLES, "MY_FD", "OTHER"];
         let numbered = ["EINHORN_FD_0", "EINHORN_FD_COUNT", "EINHORN_SOCK_FD", "PUMA_INHERIT_0", "S6_FD#", "S6_FD_0"];
         for name in ours.into_iter().chain(NAMES).chain(numbered) {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn p03_a_trace_of_git_to_a_descriptor_is_removed() {
+    fn p03_removes_git_trace_to_fd() {
         for (value, expected) in [
             ("3", EnvDisposition::Remove),
             ("9", EnvDisposition::Remove),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn p03_a_jobserver_is_removed_and_other_flags_stay() {
+    fn p03_removes_jobserver_and_keeps_other_flags() {
         for (given, expected) in [
             (" -j3 --jobserver-auth=3,4", Some(" -j3")),
             ("k -j3 --jobserver-auth=fifo:/tmp/GMfifo17", Some("k -j3")),
@@ -216,12 +216,12 @@ mod tests {
     }
 
     #[test]
-    fn the_names_of_handles_are_told_where_the_prefix_does_not() {
+    fn handles_lists_names_without_prefix() {
         assert_eq!(handles(&["PIPEWRIGHT_MESSAGES"].map(OsStr::new)), None);
         assert_eq!(handles(&["A", "PIPEWRIGHT_CONTROL", "B"].map(OsStr::new)), Some("A:B".into()));
     }
 
-    /// Words as `make` writes them; those of the jobserver among them.
+    /// Words of `MAKEFLAGS`, with and without a jobserver.
     fn any_flags() -> impl Strategy<Value = Vec<String>> {
         let word = prop_oneof![
             Just("--jobserver-auth=3,4".to_owned()),
@@ -237,12 +237,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn p03_only_words_of_a_jobserver_are_removed(words in any_flags(), blanks in "[ \t]{1,3}") {
+        fn p03_removes_only_words_of_jobserver(words in any_flags(), blanks in "[ \t]{1,3}") {
             let text = words.join(&blanks);
             let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
             let is_jobserver = |word: &String| word.starts_with("--jobserver-");
             let has_one = words[..end].iter().any(is_jobserver);
-            // A bare -j goes with the jobserver that it stands beside.
+            // A bare -j is removed together with a jobserver.
             let is_removed = |word: &String| is_jobserver(word) || (has_one && word == "-j");
             let is_kept = |(at, word): (usize, &String)| (at >= end || !is_removed(word)).then(|| word.clone());
             let expected: Vec<String> = words.iter().enumerate().filter_map(is_kept).collect();
@@ -257,7 +257,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_cut_into_pieces_without_loss(text: Vec<u8>) {
+        fn pieces_concatenate_to_original_text(text: Vec<u8>) {
             prop_assert_eq!(pieces(&text).concat(), text);
         }
     }

@@ -6,7 +6,7 @@ use crate::{
 };
 use std::{fmt, io, path::Path};
 
-/// A mistake in a spec, found before anything is started.
+/// An error in a spec, found before anything is started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecError {

@@ -1,4 +1,4 @@
-//! A recipe becomes a process, in one of two ways: straight through clone(2), or through a user's own `Command`.
+//! Starts processes from a plan, either directly through clone(2) or through a user's own `Command`.
 
 pub(crate) mod limits;
 pub(crate) mod stdio;

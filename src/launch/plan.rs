@@ -1,4 +1,4 @@
-//! What to run and what it is given: a recipe, checked as a whole before anything is started.
+//! The plan of a process: program, arguments, environment and fds, validated as a whole before a start.
 
 use super::{
     environment,
@@ -19,13 +19,12 @@ use std::{
     sync::Arc,
 };
 
-/// The name under which the pipe of the messages is granted.
+/// The name of the message pipe.
 pub(crate) const MESSAGES: &str = "messages";
 
-/// Makes a user's own `Command`, anew for each incarnation.
+/// Returns a user's own `Command`; called once for each incarnation.
 pub(crate) type CommandFactory = Arc<dyn Fn() -> Command + Send + Sync>;
 
-/// What is started.
 #[derive(Clone)]
 pub(crate) enum Program {
     Named(OsString),
@@ -36,7 +35,7 @@ impl fmt::Debug for Program {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Named(name) => name.fmt(formatter),
-            Self::Command(_) => formatter.write_str("a user's Command"),
+            Self::Command(_) => formatter.write_str("user's Command"),
         }
     }
 }
@@ -45,16 +44,16 @@ impl fmt::Debug for Program {
 pub(crate) enum Argument {
     Plain(OsString),
     Handle {
-        grant: usize,
+        fd_index: usize,
         template: Template,
     },
-    /// The address of the control pipe.
+    /// The path of the control pipe.
     Control {
         template: Template,
     },
 }
 
-/// As its text, with `{}` where something is filled in.
+/// Prints the text, with `{}` for the placeholders.
 impl fmt::Debug for Argument {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -69,11 +68,11 @@ pub(crate) enum EnvironmentChange {
     Clear,
     Set(OsString, OsString),
     Remove(OsString),
-    Handle { name: OsString, grant: usize, template: Template },
+    Handle { name: OsString, fd_index: usize, template: Template },
     Control { name: OsString, template: Template },
 }
 
-/// A descriptor that the child gets beside 0, 1 and 2.
+/// An fd that the child gets in addition to 0, 1 and 2.
 #[derive(Debug, Clone)]
 pub(crate) struct ExtraFd {
     pub(crate) name: Box<str>,
@@ -83,18 +82,18 @@ pub(crate) struct ExtraFd {
 
 #[derive(Debug, Clone)]
 pub(crate) enum FdSource {
-    /// A pipe in which the child writes.
+    /// A new pipe that the child writes.
     OutputPipe,
-    /// A pipe in which we write.
+    /// A new pipe that the child reads.
     InputPipe,
     Inherited(Arc<OwnedFd>),
 }
 
-/// The recipe of one process.
+/// Everything needed to start a process, except for the parameters of one start (`SpawnContext`).
 #[derive(Clone)]
 pub(crate) struct LaunchPlan {
     pub(crate) program: Program,
-    /// The first word of the argument list, where that is not the program's name.
+    /// `argv[0]`, if it differs from the program name.
     pub(crate) title: Option<OsString>,
     pub(crate) arguments: Vec<Argument>,
     pub(crate) environment: Vec<EnvironmentChange>,
@@ -107,10 +106,10 @@ pub(crate) struct LaunchPlan {
     pub(crate) limits: Vec<(ResourceLimit, u64)>,
     pub(crate) nice: Option<i32>,
     pub(crate) io_priority: Option<IoPriority>,
-    /// A bit for each processor; empty for all.
+    /// CPU set with one bit for each processor; empty for all.
     pub(crate) processors: Vec<libc::c_ulong>,
     pub(crate) umask: Option<u32>,
-    /// The first mistake made while building, told by `validate`.
+    /// The first error of a builder method, returned by `validate`.
     pub(crate) first_error: Option<SpecError>,
 }
 
@@ -136,19 +135,19 @@ impl LaunchPlan {
         }
     }
 
-    /// Whether closures or descriptors of the host's are in it.
+    /// Whether the plan owns closures or fds of the host.
     pub(crate) fn holds_user_values(&self) -> bool {
         matches!(self.program, Program::Command(_))
             || matches!(self.stdin, StdinMode::Fd(_))
             || matches!(self.stdout, OutputMode::Fd(_))
             || matches!(self.stderr, OutputMode::Fd(_))
-            || self.extra_fds.iter().any(|grant| matches!(grant.source, FdSource::Inherited(_)))
+            || self.extra_fds.iter().any(|fd| matches!(fd.source, FdSource::Inherited(_)))
     }
 
-    /// Allows a processor, by its number from 0.
+    /// Adds a processor to the CPU set.
     pub(crate) fn allow_processor(&mut self, number: usize) {
         const BITS: usize = libc::c_ulong::BITS as usize;
-        /// What the kernel can be built for at most (`NR_CPUS`).
+        /// Largest `NR_CPUS` of the kernel.
         const PROCESSORS: usize = 8192;
         if number >= PROCESSORS {
             self.first_error.get_or_insert(SpecError::InvalidProcessor { number });
@@ -162,25 +161,25 @@ impl LaunchPlan {
         }
     }
 
-    /// Grants a descriptor and writes down where its number is told.
+    /// Adds an fd and the argument or variable that passes its number.
     pub(crate) fn add_fd(&mut self, name: &str, source: FdSource, pass: Pass) {
-        let grant = self.extra_fds.len();
+        let fd_index = self.extra_fds.len();
         let Pass { target, number } = pass;
         match target {
             PassTarget::Argument(text) => {
                 let template = self.template(&text);
-                self.arguments.push(Argument::Handle { grant, template });
+                self.arguments.push(Argument::Handle { fd_index, template });
             }
             PassTarget::Environment { name, template } => {
                 let template = self.template(&template);
-                self.environment.push(EnvironmentChange::Handle { name, grant, template });
+                self.environment.push(EnvironmentChange::Handle { name, fd_index, template });
             }
             PassTarget::None => {}
         }
         self.extra_fds.push(ExtraFd { name: name.into(), source, number });
     }
 
-    /// Writes down where the address of the control pipe is told.
+    /// Adds the argument or variable that passes the path of the control pipe.
     pub(crate) fn pass_control(&mut self, pass: Pass) {
         if let Some(number) = pass.number {
             self.first_error.get_or_insert(SpecError::ControlFixedFd { number });
@@ -207,10 +206,10 @@ impl LaunchPlan {
         template
     }
 
-    /// The whole recipe, looked at before anything is started.
+    /// Checks the whole plan before anything is started.
     pub(crate) fn validate(&self) -> Result<(), SpecError> {
-        if let Some(mistake) = &self.first_error {
-            return Err(mistake.clone());
+        if let Some(error) = &self.first_error {
+            return Err(error.clone());
         }
         if let Program::Named(name) = &self.program {
             if name.is_empty() {
@@ -236,7 +235,7 @@ impl LaunchPlan {
             return Err(SpecError::InvalidIoPriority { level });
         }
         self.validate_environment()?;
-        self.validate_grants()
+        self.validate_fds()
     }
 
     fn validate_environment(&self) -> Result<(), SpecError> {
@@ -249,68 +248,68 @@ impl LaunchPlan {
                     (name, template.fill(0))
                 }
             };
-            // A name may begin with `=`, as std allows; one inside would move the border between name and value.
+            // As in std, a leading `=` is part of the name; any other would end the name early.
             if name.is_empty() || name.as_bytes().iter().skip(1).any(|&byte| byte == b'=') {
                 return Err(SpecError::InvalidVariable { name: name.to_string_lossy().into() });
             }
             no_nul("environment variable name", name)?;
             no_nul("environment variable value", &value)?;
         }
-        self.validate_lost_variables()
+        self.validate_handle_variables()
     }
 
-    /// A variable that says where a handle is must still say so when the process starts.
-    fn validate_lost_variables(&self) -> Result<(), SpecError> {
+    /// Rejects a later setting that overwrites a variable with the number of a handle.
+    fn validate_handle_variables(&self) -> Result<(), SpecError> {
         let changes = self.environment.iter().enumerate();
-        let told = changes.filter_map(|(at, change)| match change {
+        let passed = changes.filter_map(|(at, change)| match change {
             EnvironmentChange::Handle { name, .. } | EnvironmentChange::Control { name, .. } => Some((at, name)),
             EnvironmentChange::Clear | EnvironmentChange::Set(..) | EnvironmentChange::Remove(_) => None,
         });
-        for (at, told) in told {
+        for (at, handle) in passed {
             let lost = self.environment.iter().skip(at + 1).find_map(|change| match change {
                 EnvironmentChange::Clear => Some("env_clear"),
-                EnvironmentChange::Set(name, _) if name == told => Some("env"),
-                EnvironmentChange::Remove(name) if name == told => Some("env_remove"),
-                EnvironmentChange::Handle { name, .. } | EnvironmentChange::Control { name, .. } if name == told => {
+                EnvironmentChange::Set(name, _) if name == handle => Some("env"),
+                EnvironmentChange::Remove(name) if name == handle => Some("env_remove"),
+                EnvironmentChange::Handle { name, .. } | EnvironmentChange::Control { name, .. } if name == handle => {
                     Some("Pass::env")
                 }
                 _ => None,
             });
             if let Some(setting) = lost {
-                let reason = format!("{} says where a handle is, and is changed after that", told.display()).into();
+                let reason = format!("`{}` passes a handle and is changed afterwards", handle.display()).into();
                 return Err(SpecError::Conflict { settings: ["Pass::env", setting], reason });
             }
         }
         Ok(())
     }
 
-    fn validate_grants(&self) -> Result<(), SpecError> {
-        for (index, grant) in self.extra_fds.iter().enumerate() {
-            if self.extra_fds.iter().take(index).any(|earlier| earlier.name == grant.name) {
-                return Err(SpecError::DuplicatePipe { name: grant.name.clone() });
+    fn validate_fds(&self) -> Result<(), SpecError> {
+        for (index, fd) in self.extra_fds.iter().enumerate() {
+            if self.extra_fds.iter().take(index).any(|earlier| earlier.name == fd.name) {
+                return Err(SpecError::DuplicatePipe { name: fd.name.clone() });
             }
-            let Some(number) = grant.number else { continue };
+            let Some(number) = fd.number else { continue };
             if number < 3 {
                 return Err(SpecError::ReservedFd { number });
             }
             if let Some(earlier) = self.extra_fds.iter().take(index).find(|earlier| earlier.number == Some(number)) {
-                let (first, second) = (earlier.name.clone(), grant.name.clone());
+                let (first, second) = (earlier.name.clone(), fd.name.clone());
                 return Err(SpecError::DuplicateFd { number, first, second });
             }
         }
         Ok(())
     }
 
-    /// What an error calls the program.
+    /// The program's name for errors.
     pub(crate) fn program_name(&self) -> Box<str> {
         match &self.program {
             Program::Named(name) => name.to_string_lossy().into(),
-            // Its name is known only once it is made, and the maker may count its calls.
-            Program::Command(_) => "a user's Command".into(),
+            // The closure is not called just for the name: it may count its calls.
+            Program::Command(_) => "user's Command".into(),
         }
     }
 
-    /// What a worker of this plan is called by default.
+    /// The default name of a worker.
     pub(crate) fn file_name(&self) -> Box<str> {
         let name = match &self.program {
             Program::Named(name) => Path::new(name).file_name(),
@@ -319,32 +318,32 @@ impl LaunchPlan {
         name.map_or_else(|| self.program_name(), |name| name.to_string_lossy().into())
     }
 
-    /// The number of each grant in the child: the fixed ones, and for the others the lowest free ones from 3. Small
-    /// numbers, since `select(2)` ends at 1023 and a shell's `>&9` at one digit.
+    /// The fd number of each extra fd in the child: its fixed number, or the lowest free number from 3. Small numbers, since select(2)
+    /// is limited to 1023 and a shell's `>&9` to one digit.
     pub(crate) fn child_fds(&self) -> Vec<RawFd> {
-        let fixed: Vec<RawFd> = self.extra_fds.iter().filter_map(|grant| grant.number).collect();
+        let fixed: Vec<RawFd> = self.extra_fds.iter().filter_map(|fd| fd.number).collect();
         let mut free = (3..).filter(|number| !fixed.contains(number));
-        self.extra_fds.iter().filter_map(|grant| grant.number.or_else(|| free.next())).collect()
+        self.extra_fds.iter().filter_map(|fd| fd.number.or_else(|| free.next())).collect()
     }
 
-    /// An argument list can be read by every user of the machine, so that of the control pipe only the path is in it.
+    /// Every user of the machine can read the arguments, so they contain only the path of the control pipe, not its key.
     pub(crate) fn arguments(&self, numbers: &[RawFd], control_path: &str) -> impl Iterator<Item = OsString> {
         self.arguments.iter().map(move |argument| match argument {
             Argument::Control { template } => template.fill_text(control_path),
             Argument::Plain(text) => text.clone(),
-            Argument::Handle { grant, template } => template.fill(child_fd(numbers, *grant)),
+            Argument::Handle { fd_index, template } => template.fill(child_fd(numbers, *fd_index)),
         })
     }
 }
 
-/// What tells the child, and a supervisor in it, where its handles are.
+/// Variables and arguments that pass handles to the child.
 impl LaunchPlan {
-    /// Whether the path of the control pipe is an argument, so that its key has to be told elsewhere.
+    /// Whether the path of the control pipe is passed as an argument, so that its key needs a variable.
     pub(crate) fn has_control_argument(&self) -> bool {
         self.arguments.iter().any(|argument| matches!(argument, Argument::Control { .. }))
     }
 
-    /// Of those that the plan sets or removes; the values may be secrets.
+    /// Names of the variables that the plan sets or removes. The values may be secrets.
     pub(crate) fn variable_names(&self) -> Vec<&OsStr> {
         let names = self.environment.iter().filter_map(|change| match change {
             EnvironmentChange::Clear => None,
@@ -369,10 +368,10 @@ impl LaunchPlan {
     }
 }
 
-/// The number of a grant; -1, which no program takes for a descriptor, could only come from a hole in this file.
-pub(super) fn child_fd(numbers: &[RawFd], grant: usize) -> RawFd {
-    let number = numbers.get(grant).copied();
-    debug_assert!(number.is_some(), "grant {grant} of {numbers:?}");
+/// The fd number of an extra fd. An index out of range, which is a bug, gives -1: no program accepts it as an fd.
+pub(super) fn child_fd(numbers: &[RawFd], index: usize) -> RawFd {
+    let number = numbers.get(index).copied();
+    debug_assert!(number.is_some(), "fd {index} of {numbers:?}");
     number.unwrap_or(-1)
 }
 
@@ -385,7 +384,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn free_numbers_are_the_lowest_beside_the_fixed_ones() {
+    fn chosen_fds_are_lowest_beside_fixed_ones() {
         let mut plan = LaunchPlan::new(Program::Named("x".into()));
         plan.add_fd("a", FdSource::OutputPipe, Pass::arg("{}"));
         plan.add_fd("b", FdSource::OutputPipe, Pass::fd(3));
@@ -397,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_found_before_anything_starts() {
+    fn validate_rejects_invalid_fds() {
         let with = |pass: &[Pass]| {
             let mut plan = LaunchPlan::new(Program::Named("x".into()));
             for (index, pass) in pass.iter().enumerate() {

@@ -17,15 +17,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// One process started by hand, with no supervisor: you read its pipes, and you wait for it.
+/// A process without a supervisor: the caller reads its pipes and waits for its exit.
 ///
-/// Made by [`WorkerSpec::spawn_unsupervised`](crate::WorkerSpec::spawn_unsupervised). Dropping it kills the process, with its group where that is its
-/// own, and reaps it: nothing is left behind. In a forked child of the host, dropping it only closes its pipes there.
+/// Returned by [`WorkerSpec::spawn_unsupervised`](crate::WorkerSpec::spawn_unsupervised). Dropping it kills the process, together
+/// with its process group if that is its own, and reaps it. In a forked child of the host, dropping it only closes its pipes there.
 pub struct Process {
     child: ChildProcess,
     ends: ParentFds,
     started: Instant,
     exit: Option<Exit>,
+    /// The pid of the process that started it; a forked child must not kill it.
     owner: i32,
 }
 
@@ -36,51 +37,51 @@ impl Process {
         Self { child: launched.child, ends: launched.ends, started: now(), exit: None, owner: own_pid() }
     }
 
-    /// The process id. It stays this process's own until [`wait`](Self::wait) has returned.
+    /// Returns the process id. It is not reused before [`wait`](Self::wait) has returned.
     pub fn pid(&self) -> u32 {
         self.child.pid()
     }
 
-    /// Our end of the message pipe, once.
+    /// Takes our end of the message pipe.
     pub fn take_messages(&mut self) -> Option<PipeReader> {
         self.ends.take_reader(MESSAGES)
     }
 
-    /// Our end of its standard input, where the spec says `StdinMode::Pipe`; once.
+    /// Takes our end of standard input, with [`StdinMode::Pipe`](crate::StdinMode::Pipe).
     pub fn take_stdin(&mut self) -> Option<PipeWriter> {
         self.ends.stdin.take()
     }
 
-    /// Our end of its standard output, where the spec says `OutputMode::Lines`; once.
+    /// Takes our end of standard output, with [`OutputMode::Lines`](crate::OutputMode::Lines).
     pub fn take_stdout(&mut self) -> Option<PipeReader> {
         self.ends.stdout.take()
     }
 
-    /// Our end of its standard error, where the spec says `OutputMode::Lines`; once.
+    /// Takes our end of standard error, with [`OutputMode::Lines`](crate::OutputMode::Lines).
     pub fn take_stderr(&mut self) -> Option<PipeReader> {
         self.ends.stderr.take()
     }
 
-    /// Our end of the pipe that `output_pipe` named; once.
+    /// Takes our end of the pipe that [`output_pipe`](crate::WorkerSpec::output_pipe) named.
     pub fn take_reader(&mut self, name: &str) -> Option<PipeReader> {
         self.ends.take_reader(name)
     }
 
-    /// Our end of the pipe that `input_pipe` named; once.
+    /// Takes our end of the pipe that [`input_pipe`](crate::WorkerSpec::input_pipe) named.
     pub fn take_writer(&mut self, name: &str) -> Option<PipeWriter> {
         self.ends.take_writer(name)
     }
 
-    /// Sends a signal to the process, and never to another that has got its number.
+    /// Sends a signal to the process, through its pidfd: never to another process that reuses the pid.
     ///
     /// # Errors
     ///
-    /// `ESRCH` once it is reaped, `EINVAL` for a number that is no signal, `EPERM` when it has changed its user.
+    /// `ESRCH` once it is reaped, `EINVAL` for an invalid signal number, `EPERM` if it has changed its user.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         self.child.signal(signal)
     }
 
-    /// Sends SIGKILL to the process and what is in its own group.
+    /// Sends SIGKILL to the process, and to its process group if that is its own.
     ///
     /// # Errors
     ///
@@ -89,17 +90,17 @@ impl Process {
         self.child.signal_group(libc::SIGKILL)
     }
 
-    /// Waits for the end, however long. Pipes that are not taken are not read: a process that fills one waits for ever.
+    /// Waits for the exit without a timeout. Pipes that are not taken are not read: a process that fills one blocks forever.
     ///
     /// # Errors
     ///
-    /// What poll(2) or waitid(2) say, which is nothing while this value lives.
+    /// Errors of poll(2) and waitid(2), neither of which is expected.
     pub fn wait(&mut self) -> io::Result<&Exit> {
         self.wait_timeout(Duration::MAX)?;
         self.exit.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ECHILD))
     }
 
-    /// Waits for the end, at most so long; `None` if it still runs.
+    /// Waits up to `timeout` for the exit; `None` if the process still runs.
     ///
     /// # Errors
     ///
@@ -117,25 +118,25 @@ impl Process {
         Ok(self.exit.as_ref())
     }
 
-    /// A descriptor that is readable once the process has ended: to wait for that and for other things too.
-    pub(crate) fn end(&self) -> io::Result<OwnedFd> {
+    /// Returns an fd that is readable once the process has exited.
+    pub(crate) fn exit_fd(&self) -> io::Result<OwnedFd> {
         self.child.with_pidfd(|pidfd| pidfd.as_fd().try_clone_to_owned())
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        /// Longer than any process takes to die that can die at all; one in uninterruptible sleep is not waited for.
-        const LONGEST_DEATH: Duration = Duration::from_secs(5);
+        /// Longest time from SIGKILL to the exit; a process in uninterruptible sleep takes longer and is abandoned.
+        const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
         if self.exit.is_none() && self.owner == own_pid() {
-            // ESRCH: it has ended already; then there is only the zombie to reap.
+            // ESRCH: it has already exited; only the zombie is left to reap.
             drop(self.kill());
-            drop(self.wait_timeout(LONGEST_DEATH));
+            drop(self.wait_timeout(EXIT_TIMEOUT));
         }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a blocking face: the duration of a process started by hand")]
+#[expect(clippy::disallowed_methods, reason = "a blocking call: the duration of an unsupervised process")]
 fn now() -> Instant {
     Instant::now()
 }

@@ -30,7 +30,7 @@ pub(crate) struct PreparedFds {
 /// Creates the pipes and opens the files. With [`OpenMode::Blocking`] this can block on a FIFO, so that mode is for the caller's
 /// thread, not for a thread that serves several workers.
 pub(crate) fn prepare(plan: &LaunchPlan, open_mode: OpenMode) -> Result<PreparedFds, SpawnError> {
-    let (ends, child_ends) = descriptors::make_ends(plan, open_mode)?;
+    let (ends, child_ends) = descriptors::create(plan, open_mode)?;
     Ok(PreparedFds { ends, child_ends })
 }
 

@@ -75,7 +75,7 @@ impl Sentinel {
     pub(crate) fn replace(&self) -> Option<OwnedFd> {
         let mut state = lock(&self.state);
         self.renew(&mut state).ok()?;
-        state.running.as_ref()?.process.end().ok()
+        state.running.as_ref()?.process.exit_fd().ok()
     }
 
     fn renew(&self, state: &mut State) -> Result<bool, SpawnError> {
@@ -93,7 +93,7 @@ impl Sentinel {
         let replaces = state.ended.is_some() || state.is_lost;
         let started = self.start(if replaces { Until::Tested } else { Until::Ready });
         let (end, warning) = match &started {
-            Ok(Some(running)) => (running.process.end().ok(), state.take_news(running)),
+            Ok(Some(running)) => (running.process.exit_fd().ok(), state.take_news(running)),
             Ok(None) => (None, None),
             Err(error) => (None, state.take_failure(error)),
         };

@@ -145,7 +145,7 @@ impl Present {
     /// were none.
     pub(crate) fn close_pipes(&self) -> bool {
         let mut ends = lock(&self.ends);
-        let were_some = ends.reach_child();
+        let were_some = ends.has_writers();
         ends.close_writers();
         were_some
     }
