@@ -31,7 +31,7 @@ pub struct Exit {
     /// not found. `Some(0)`: every candidate was inspected.
     ///
     /// `None`: unknown. `/proc` is missing or mounted with `hidepid`, the inspection did not end in time, or none was made:
-    /// [`Survivors::Leave`](crate::Survivors::Leave), a process started by hand, and one that did not end.
+    /// [`SurvivorPolicy::Ignore`](crate::SurvivorPolicy::Ignore), a process started by hand, and one that did not end.
     pub uninspected: Option<u32>,
 }
 

@@ -29,12 +29,12 @@
 //! holds its output delays nothing, and is reported.
 //!
 //! ```
-//! use pipewright::{EventKind, OutputMode, Supervisor, Survivors, WorkerSpec};
+//! use pipewright::{EventKind, OutputMode, Supervisor, SurvivorPolicy, WorkerSpec};
 //! use std::time::Duration;
 //!
 //! let supervisor = Supervisor::new()?;
 //! let test = WorkerSpec::new("sh").args(["-c", "echo tested; exit 3"]).runtime_max(Duration::from_secs(10));
-//! supervisor.spawn(test.stdout(OutputMode::Lines).stderr(OutputMode::Lines).survivors(Survivors::Report))?;
+//! supervisor.spawn(test.stdout(OutputMode::Lines).stderr(OutputMode::Lines).survivors(SurvivorPolicy::Report))?;
 //! supervisor.close(); // no more workers: the events end with the last one
 //! let (mut text, mut code) = (String::new(), None);
 //! for event in supervisor.events() {
@@ -108,8 +108,8 @@
 //! use a [`Worker`] that it holds, but must not wait there: not for an answer, an end or a [status](Supervisor::status), and not
 //! for whoever receives the events.
 //!
-//! The documents: [architecture](_documentation::architecture), [gotchas](_documentation::gotchas) and
-//! [protocol](_documentation::protocol).
+//! The documents: [architecture](docs::architecture), [gotchas](docs::gotchas) and
+//! [protocol](docs::protocol).
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("pipewright runs on Linux only: it needs pidfd, epoll and clone(2)");
@@ -174,17 +174,17 @@ pub use policy::{
 #[cfg(target_os = "linux")]
 pub use supervisor::{
     Supervisor, SupervisorBuilder,
-    containment::report::{Containment, ContainmentKind, Means, Unavailable},
+    containment::report::{Containment, ContainmentKind, KernelFeature, MissingFeature},
     control::{
         call::{CallCanceller, PendingCall},
-        hello::HelloFault,
+        hello::HandshakeError,
     },
     events::{
         event::{DisconnectReason, Event, EventKind, InvalidFrame, OutputStream, ReadinessError},
         warning::Warning,
     },
     handles::{
-        batch::Batch,
+        batch::WorkerBatch,
         group::WorkerGroup,
         signals::SignalGuard,
         stop::{RestartHandle, StopHandle, StopReport, StoppedWorker},
@@ -194,10 +194,10 @@ pub use supervisor::{
         WorkerSpec,
         group::{GroupError, GroupPolicy},
         readiness::Readiness,
-        survivors::Survivors,
+        survivors::SurvivorPolicy,
     },
     worker::{
-        group::{GroupEnd, GroupState, GroupStatus},
+        group::{GroupEndReason, GroupState, GroupStatus},
         status::{SupervisorStatus, WorkerState, WorkerStatus},
     },
 };
@@ -219,7 +219,7 @@ pub use wire::{
 };
 
 /// Documents that are longer than a page of a type.
-pub mod _documentation {
+pub mod docs {
     #[doc = include_str!("../docs/architecture.md")]
     pub mod architecture {}
     #[doc = include_str!("../docs/gotchas.md")]

@@ -21,7 +21,7 @@ mod report; // what the user sees
 use compile::{Finished, Told, explain};
 use crossbeam_channel::Receiver;
 use database::{Database, Entry};
-use pipewright::{EventKind, OutputMode, Pass, StdinMode, Supervisor, Survivors, Worker, WorkerId, WorkerSpec};
+use pipewright::{EventKind, OutputMode, Pass, StdinMode, Supervisor, SurvivorPolicy, Worker, WorkerId, WorkerSpec};
 use report::Report;
 use std::{
     collections::HashMap,
@@ -196,7 +196,7 @@ impl Build<'_> {
             .stdin(StdinMode::Pipe)
             .stderr(OutputMode::Lines)
             // What a compiler leaves running on purpose, as sccache's server, is for the next compilation.
-            .survivors(Survivors::Report);
+            .survivors(SurvivorPolicy::Report);
         let text = serde_json::to_vec(entry)?;
         let worker = self.supervisor.spawn(spec)?;
         // Through a pipe, whose end is the end of the entry: with the whole entry on it, a command line can be longer than the

@@ -9,7 +9,7 @@
 //! `rm`, `sleep` and `tr`. An image without a shell needs [`init`] in the host's `main`. Each guard tests itself when it starts; one that
 //! lacks something fails the start of the worker with [`SpawnStep::Guard`](crate::SpawnStep::Guard) and a text that names what is
 //! missing. A shell also tries its tools out, on a process of its own; the first worker does not wait for that. Where the tools do not
-//! do what they should, [`Warning::GuardEnded`](crate::Warning::GuardEnded) says so, and further starts fail.
+//! do what they should, [`Warning::GuardExited`](crate::Warning::GuardExited) says so, and further starts fail.
 
 mod groups;
 mod own;

@@ -195,7 +195,7 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// [`GroupError::Refused`] where it is significant, or to be restarted: there is no group around it.
+    /// [`GroupError::Rejected`] where it is significant, or to be restarted: there is no group around it.
     /// [`GroupError::SupervisorGone`].
     pub fn group(&self, policy: impl Into<GroupPolicy>) -> Result<WorkerGroup, GroupError> {
         WorkerGroup::add_to(None, policy.into(), &self.mailbox, &self.roster)

@@ -2,8 +2,8 @@
 
 use crate::support::{DEADLINE, Story, Way, alone, both_ways, is_alive};
 use pipewright::{
-    CallError, DisconnectReason, Event, EventKind, FrameErrorKind, HelloFault, OutputMode, Pass, Request, StdinMode,
-    StopPolicy, StopStep, Supervisor, Warning, Worker, WorkerSpec,
+    CallError, DisconnectReason, Event, EventKind, FrameErrorKind, HandshakeError, OutputMode, Pass, Request,
+    StdinMode, StopPolicy, StopStep, Supervisor, Warning, Worker, WorkerSpec,
 };
 use serde_json::{Value, json};
 use std::{
@@ -281,7 +281,7 @@ both_ways! {
         let address = story.json().as_str().unwrap().to_owned();
         let (path, key) = address.rsplit_once('?').unwrap();
         let hello = |key: &str| format!("{}\n", json!({"jsonrpc": "2.0", "method": "hello", "params": {"key": key}}));
-        let mut refused = |said: &[u8], fault: HelloFault| {
+        let mut refused = |said: &[u8], fault: HandshakeError| {
             let mut stranger = UnixStream::connect(path).unwrap();
             // Well before it would be put out for its silence.
             stranger.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -295,16 +295,16 @@ both_ways! {
                 EventKind::Warning(warning) => Some(warning),
                 _ => None,
             });
-            let Warning::HelloRefused { fault: why, pid, excerpt, .. } = &*told else { panic!("{told}") };
+            let Warning::HandshakeRejected { fault: why, pid, excerpt, .. } = &*told else { panic!("{told}") };
             assert_eq!((*why, *pid), (fault, Some(std::process::id())), "{told}");
             assert!(!told.to_string().contains(key), "{told}");
             excerpt.to_string()
         };
-        assert_eq!(refused(b"GET / HTTP/1.1\n", HelloFault::NotHello), "GET / HTTP/1.1\\n");
-        refused(&[b'x'; 10_000], HelloFault::TooLong);
-        refused(b"{\"jsonrpc\":\"2.0\",\"method\":\"hello\"}\n", HelloFault::NotHello);
-        refused(format!("debug{}", hello(key)).as_bytes(), HelloFault::NotHello);
-        refused(hello("0123456789abcdef").as_bytes(), HelloFault::WrongKey);
+        assert_eq!(refused(b"GET / HTTP/1.1\n", HandshakeError::NotHello), "GET / HTTP/1.1\\n");
+        refused(&[b'x'; 10_000], HandshakeError::LineTooLong);
+        refused(b"{\"jsonrpc\":\"2.0\",\"method\":\"hello\"}\n", HandshakeError::NotHello);
+        refused(format!("debug{}", hello(key)).as_bytes(), HandshakeError::NotHello);
+        refused(hello("0123456789abcdef").as_bytes(), HandshakeError::UnknownKey);
         // The right key lets in once, whoever has it; Python and Node do just this.
         let mut socket = UnixStream::connect(path).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();

@@ -5,13 +5,13 @@ use crate::{
     support::{DEADLINE, Story, Way, alone, as_ordinary_user, comes_true, is_alive},
 };
 use pipewright::{
-    Exit, ExitStatus, Means, Pass, ProcessGroup, StdinMode, StopPolicy, StopStep, Supervisor, WorkerSpec,
+    Exit, ExitStatus, KernelFeature, Pass, ProcessGroup, StdinMode, StopPolicy, StopStep, Supervisor, WorkerSpec,
 };
 use std::{fs, sync::Arc, time::Duration};
 
 /// What can be denied, and what a worker's containment calls it.
-const DENIED: [(libc::c_long, Means); 2] =
-    [(libc::SYS_pidfd_open, Means::PidfdOpen), (libc::SYS_pidfd_send_signal, Means::PidfdSendSignal)];
+const DENIED: [(libc::c_long, KernelFeature); 2] =
+    [(libc::SYS_pidfd_open, KernelFeature::PidfdOpen), (libc::SYS_pidfd_send_signal, KernelFeature::PidfdSendSignal)];
 
 /// A worker that has started a daemon, sent its pid, and then does this. At SIGTERM it exits with 7.
 fn with_daemon(way: Way, group: ProcessGroup, then: &str) -> WorkerSpec {
@@ -25,7 +25,7 @@ fn with_daemon(way: Way, group: ProcessGroup, then: &str) -> WorkerSpec {
 /// Every way of starting, in a group of its own and in the host's: a worker that ends by itself and one that is killed leave nothing.
 ///
 /// Orphans become children of this process, which nothing else reaps.
-fn ends_trees(means: Means) {
+fn ends_trees(means: KernelFeature) {
     kernel::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
     let mut story = Story::new();
     for (way, group) in [
@@ -38,7 +38,7 @@ fn ends_trees(means: Means) {
             let what = format!("{means} {way:?} {group:?} {is_stopped}");
             let worker = story.supervisor.spawn(with_daemon(way, group, "read -r _; exit 0")).unwrap();
             let containment = worker.containment().unwrap();
-            assert!(containment.unavailable.iter().any(|one| one.means == means), "{what}: {containment}");
+            assert!(containment.missing.iter().any(|one| one.feature == means), "{what}: {containment}");
             let daemon = u32::try_from(story.json().as_u64().unwrap()).unwrap();
             assert!(comes_true(|| fs::read(format!("/proc/{daemon}/cmdline")).unwrap().starts_with(b"sleep")));
             if is_stopped {

@@ -5,7 +5,7 @@ use crate::{
     support::{DEADLINE, Story, Way, both_ways},
 };
 use pipewright::{
-    AutoShutdown, Backoff, DependencyCondition, Event, EventKind, ExitMatch, ExitStatus, GiveUpReason, GroupEnd,
+    AutoShutdown, Backoff, DependencyCondition, Event, EventKind, ExitMatch, ExitStatus, GiveUpReason, GroupEndReason,
     GroupError, GroupPolicy, GroupState, OutputMode, Readiness, Restart, RestartPolicy, SpecError, StdinMode,
     StopPolicy, StopStep, StoppedWorker, Strategy, Supervisor, Worker, WorkerGroup, WorkerSpec, WorkerState,
 };
@@ -182,7 +182,7 @@ both_ways! {
             assert_eq!(why, GiveUpReason::FatalCode);
             story.find(|event| matches!(event.kind, EventKind::GroupGaveUp(id) if id == group.id()).then_some(()));
             assert!(steady.wait_timeout(DEADLINE).expect("its end").success());
-            assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEnd::GaveUp), "{strategy:?}");
+            assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEndReason::GaveUp), "{strategy:?}");
         }
     }
 
@@ -208,7 +208,7 @@ both_ways! {
         assert!(first.wait_ready(DEADLINE));
         let second = group.add(until_told(way, 0).depends_on(&first, DependencyCondition::Ready)).unwrap();
         assert!(second.wait_ready(DEADLINE));
-        assert!(matches!(group.remove(&first), Err(GroupError::Refused { .. })), "the second waits for it");
+        assert!(matches!(group.remove(&first), Err(GroupError::Rejected { .. })), "the second waits for it");
         group.remove(&second).unwrap();
         assert!(second.wait_timeout(DEADLINE).expect("its end").success());
         group.remove(&first).unwrap();
@@ -338,13 +338,13 @@ both_ways! {
         let steady = inner.add(always(until_told(way, 0))).unwrap();
         let needing = outer.add(always(until_told(way, 0)).depends_on(&steady, DependencyCondition::Started)).unwrap();
         assert!(needing.wait_incarnation(1, DEADLINE));
-        assert!(matches!(inner.remove_all(), Err(GroupError::Refused { .. })), "one outside waits for one of it");
+        assert!(matches!(inner.remove_all(), Err(GroupError::Rejected { .. })), "one outside waits for one of it");
         outer.remove(&needing).unwrap();
         needing.wait_timeout(DEADLINE).expect("its end");
         let report = inner.remove_all().unwrap().wait(DEADLINE);
         assert!(report.workers.len() == 1 && report.unfinished().count() == 0, "{report}");
         story.find(|event| matches!(event.kind, EventKind::GroupEnded(id) if id == inner.id()).then_some(()));
-        assert!(matches!(inner.add(until_told(way, 0)), Err(GroupError::Refused { .. })), "it is not there any more");
+        assert!(matches!(inner.add(until_told(way, 0)), Err(GroupError::Rejected { .. })), "it is not there any more");
         assert!(inner.start().wait(DEADLINE) && !steady.restart().wait(DEADLINE));
         let states: Vec<_> = story.supervisor.status().workers.iter().map(|worker| worker.state).collect();
         assert_eq!(states, [], "nobody is kept");
@@ -401,8 +401,8 @@ both_ways! {
             None
         });
         // Three lives of the inner group, each with two starts; all but the first start wait.
-        assert_eq!((end, starts, pauses, gave_up), (GroupEnd::GaveUp, 6, 5, 4), "{:?}", story.told);
-        assert_eq!(inner.wait_timeout(DEADLINE), Some(GroupEnd::WithParent));
+        assert_eq!((end, starts, pauses, gave_up), (GroupEndReason::GaveUp, 6, 5, 4), "{:?}", story.told);
+        assert_eq!(inner.wait_timeout(DEADLINE), Some(GroupEndReason::WithParent));
         // A caller begins anew: there is room for one restart again.
         assert!(outer.start().wait(DEADLINE));
         assert!(crashing.wait_incarnation(8, DEADLINE), "{:?}", story.told);
@@ -442,7 +442,7 @@ both_ways! {
         let within_once = once.add(always(until_told(way, 0))).unwrap();
         started(&mut story, &within_once, 1);
         drop(first.take_stdin());
-        assert_eq!(once.wait_timeout(DEADLINE), Some(GroupEnd::WithParent));
+        assert_eq!(once.wait_timeout(DEADLINE), Some(GroupEndReason::WithParent));
         assert!(within.wait_incarnation(3, DEADLINE) && within_once.wait_timeout(DEADLINE).is_some());
     }
 
@@ -459,7 +459,7 @@ both_ways! {
         assert!(gives_up.wait_timeout(DEADLINE).is_some());
         assert_eq!(group.status().expect("it is there").state, GroupState::Running);
         drop(migration.take_stdin());
-        assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEnd::ShutDown), "{:?}", story.told);
+        assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEndReason::ShutDown), "{:?}", story.told);
         assert!(steady.wait_timeout(DEADLINE).is_some() && needs.wait_timeout(DEADLINE).is_some());
     }
 
@@ -477,9 +477,9 @@ both_ways! {
             assert!(is_it, "{refused:?}");
         }
         for unknown in [&strange, &alone] {
-            assert!(matches!(outer.remove(unknown), Err(GroupError::Refused { .. })));
+            assert!(matches!(outer.remove(unknown), Err(GroupError::Rejected { .. })));
             let after = outer.add(until_told(way, 0).depends_on(unknown, DependencyCondition::Started));
-            assert!(matches!(after, Err(GroupError::Refused { .. })), "{after:?}");
+            assert!(matches!(after, Err(GroupError::Rejected { .. })), "{after:?}");
         }
         assert!(worker.wait_timeout(Duration::ZERO).is_none() && strange.wait_timeout(Duration::ZERO).is_none());
         outer.remove(&worker).unwrap();
@@ -492,7 +492,7 @@ both_ways! {
             let group = group(&story, strategy);
             let steady = group.add(always(until_told(way, 0))).unwrap();
             let error = group.add(way.program("/nonexistent/program").restart(Restart::Always)).unwrap_err();
-            assert!(matches!(&error, GroupError::NotStarted(error) if error.is_permanent()), "{error:?}");
+            assert!(matches!(&error, GroupError::SpawnFailed(error) if error.is_permanent()), "{error:?}");
             assert!(error.to_string().contains("/nonexistent/program"), "{error}");
             let status = group.status().expect("it is there");
             assert_eq!((status.state, status.members.len(), status.restarts), (GroupState::Running, 1, 0));
@@ -537,7 +537,7 @@ both_ways! {
         assert!(worker.wait_ready(DEADLINE));
         for group in [&inner, &inner, &outer, &outer] {
             group.stop().wait(DEADLINE);
-            assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEnd::Stopped));
+            assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEndReason::Stopped));
         }
         story.supervisor.stop_all();
         let ends: Vec<_> = story.rest().into_iter().filter_map(|event| match event.kind {
@@ -562,7 +562,7 @@ both_ways! {
         }
         assert_eq!((steady.incarnation(), job.incarnation()), (2, 2));
         group.stop().wait(DEADLINE);
-        assert!(matches!(group.start_member(&steady), Err(GroupError::Refused { .. })), "the group has ended");
+        assert!(matches!(group.start_member(&steady), Err(GroupError::Rejected { .. })), "the group has ended");
         let ended = |event: Event| matches!(event.kind, EventKind::GroupEnded(_)).then_some(());
         story.find(ended);
     }
@@ -582,7 +582,7 @@ both_ways! {
         let mut refused = group.batch();
         let good = refused.add(until_told(way, 0).depends_on(&web, DependencyCondition::Started)).unwrap();
         refused.add(until_told(way, 0).significant().depends_on(&good, DependencyCondition::Started)).unwrap();
-        assert!(matches!(refused.start(), Err(GroupError::Refused { .. })));
+        assert!(matches!(refused.start(), Err(GroupError::Rejected { .. })));
         let mut dropped = group.batch();
         let never = dropped.add(until_told(way, 0)).unwrap();
         drop(dropped);
@@ -591,7 +591,7 @@ both_ways! {
         }
         assert_eq!(group.status().expect("it is there").members.len(), 2);
         group.remove_all().unwrap().wait(DEADLINE);
-        assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEnd::Removed));
+        assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEndReason::Removed));
         assert!(group.status().is_none());
         drop(story);
     }
@@ -605,7 +605,7 @@ both_ways! {
             drop(worker.take_stdin());
             story.find(|event| (event.worker == worker.id() && matches!(event.kind, EventKind::Exited(_))).then_some(()));
         }
-        assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEnd::GaveUp), "{:?}", story.told);
+        assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEndReason::GaveUp), "{:?}", story.told);
     }
 
     fn p09_a_dropped_supervisor_ends_its_groups(way: Way) {
@@ -645,7 +645,7 @@ fn what_makes_no_sense_is_refused() {
     let supervisor = Supervisor::new().unwrap();
     let group = supervisor.group(GroupPolicy::default()).unwrap();
     let refused = |spec: WorkerSpec| match group.add(spec) {
-        Err(GroupError::Refused { reason }) => reason,
+        Err(GroupError::Rejected { reason }) => reason,
         other => panic!("{other:?}"),
     };
     let hanging = || WorkerSpec::new("sleep").arg("1000");
@@ -666,7 +666,7 @@ fn what_makes_no_sense_is_refused() {
     assert!(supervisor.group(GroupPolicy::default().significant()).is_err());
     for policy in [GroupPolicy::default().restart(Restart::Always), GroupPolicy::default().intensity(3, Duration::ZERO)]
     {
-        assert!(matches!(supervisor.group(policy), Err(GroupError::Refused { .. })), "{policy:?}");
+        assert!(matches!(supervisor.group(policy), Err(GroupError::Rejected { .. })), "{policy:?}");
     }
 }
 
@@ -705,7 +705,7 @@ fn a_ladder_longer_than_its_group_has_is_refused() {
         }
     }
     match within.group(GroupPolicy::default().stop_timeout(Duration::from_secs(3))) {
-        Err(GroupError::Refused { reason }) => assert!(reason.contains("3s") && reason.contains("1s"), "{reason}"),
+        Err(GroupError::Rejected { reason }) => assert!(reason.contains("3s") && reason.contains("1s"), "{reason}"),
         other => panic!("{other:?}"),
     }
     group.add(WorkerSpec::new("true").stop(StopPolicy::kill())).unwrap();

@@ -9,8 +9,8 @@ use crate::{
     },
 };
 use pipewright::{
-    Backoff, Containment, ContainmentKind, Exit, ExitStatus, Means, Pass, Restart, RestartIntensity, RestartPolicy,
-    StdinMode, StopPolicy, WorkerSpec,
+    Backoff, Containment, ContainmentKind, Exit, ExitStatus, KernelFeature, Pass, Restart, RestartIntensity,
+    RestartPolicy, StdinMode, StopPolicy, WorkerSpec,
 };
 use std::{
     fs,
@@ -218,8 +218,8 @@ fn p16_containment_names_what_is_missing() {
     let story = Story::new();
     let worker = story.supervisor.spawn(Way::Command.plain("hang")).unwrap();
     let containment = worker.containment().unwrap();
-    let missing: Vec<Means> = containment.unavailable.iter().map(|one| one.means).collect();
-    assert_eq!(missing, [Means::Cgroup], "{containment}");
+    let missing: Vec<KernelFeature> = containment.missing.iter().map(|one| one.feature).collect();
+    assert_eq!(missing, [KernelFeature::Cgroup], "{containment}");
     assert!(containment.to_string().starts_with("process group; no cgroup: "), "{containment}");
 }
 
@@ -244,8 +244,8 @@ fn ends(pid: u32) -> bool {
     kernel::pidfd_open(pid).is_none_or(|process| kernel::poll_readable(&process, DEADLINE))
 }
 
-fn means(containment: &Containment) -> Vec<Means> {
-    containment.unavailable.iter().map(|one| one.means).collect()
+fn means(containment: &Containment) -> Vec<KernelFeature> {
+    containment.missing.iter().map(|one| one.feature).collect()
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn p16_without_proc_containment_and_exit_say_so() {
     for user in [0, NOBODY] {
         kernel::become_user(user);
         let (containment, [member, daemon], exit) = left_without_proc(&mut Story::new(), || {});
-        assert_eq!(means(&containment), [Means::Cgroup, Means::Proc], "{user}: {containment}");
+        assert_eq!(means(&containment), [KernelFeature::Cgroup, KernelFeature::Proc], "{user}: {containment}");
         assert_eq!((exit.status, exit.uninspected), (ExitStatus::Code(0), None), "{user}: {exit:?}");
         assert!(ends(member), "{user}: {exit:?}");
         kernel::kill(daemon, libc::SIGKILL);
@@ -274,7 +274,7 @@ fn p09_a_cgroup_ends_a_tree_also_when_proc_has_gone() {
     }
     kernel::unshare_mounts();
     let (containment, [member, daemon], exit) = left_without_proc(&mut Story::new(), kernel::hide_proc);
-    assert_eq!((containment.kind, means(&containment)), (ContainmentKind::Cgroup, vec![Means::Proc]));
+    assert_eq!((containment.kind, means(&containment)), (ContainmentKind::Cgroup, vec![KernelFeature::Proc]));
     assert!(ends(member) && ends(daemon), "{exit:?}");
     assert_eq!(exit.uninspected, Some(0), "{exit:?}");
 }
@@ -289,7 +289,7 @@ fn p10_numbers_of_another_pid_namespace_are_not_used() {
     let process_1 = kernel::fork(|| {
         kernel::become_user(NOBODY);
         let (containment, [member, daemon], exit) = left_without_proc(&mut Story::new(), || {});
-        assert_eq!(means(&containment), [Means::Cgroup, Means::Proc], "{containment}");
+        assert_eq!(means(&containment), [KernelFeature::Cgroup, KernelFeature::Proc], "{containment}");
         assert_eq!((exit.uninspected, exit.survivors.len()), (None, 0), "{exit:?}");
         assert!(ends(member), "{exit:?}");
         assert_eq!(kernel::kill(daemon, 0), 0, "it was not known");

@@ -244,5 +244,8 @@ fn who_cannot_be_born_in_its_cgroup_is_not_started_without_its_limit() {
     let hanging = || WorkerSpec::new(FIXTURE).arg("hang");
     let refused = supervisor.spawn(hanging().cgroup_limit(CgroupLimit::PidsMax(9))).unwrap_err();
     assert_eq!(refused.step(), Some(&SpawnStep::Cgroup), "{refused:?}");
-    assert_eq!(supervisor.spawn(hanging()).unwrap().containment().map(|it| it.kind), Some(ContainmentKind::Group));
+    assert_eq!(
+        supervisor.spawn(hanging()).unwrap().containment().map(|it| it.kind),
+        Some(ContainmentKind::ProcessGroup)
+    );
 }

@@ -78,7 +78,7 @@ fn everybody_ends_with_it_and_is_told() {
     let member = group.add(WorkerSpec::new("sleep").arg("1000").restart(Restart::Always)).unwrap();
     assert!(member.wait_ready(DEADLINE));
     let waiting = group.add(WorkerSpec::new("true").depends_on(&member, DependencyCondition::Completed)).unwrap_err();
-    assert!(matches!(waiting, GroupError::Refused { .. }), "{waiting}");
+    assert!(matches!(waiting, GroupError::Rejected { .. }), "{waiting}");
     let call = there.start_call("until cancelled", &()).unwrap();
 
     take_away(&epolls);

@@ -207,7 +207,7 @@ both_ways! {
         // Once, however many there are.
         let warnings: Vec<_> = kinds.iter().filter(|kind| matches!(kind, EventKind::Warning(_))).collect();
         let [EventKind::Warning(warning)] = &*warnings else { panic!("{kinds:?}") };
-        let of_it = |warning: &Warning| matches!(warning, Warning::NotificationRefused { worker: of, uid: 65500, .. } if *of == worker.id());
+        let of_it = |warning: &Warning| matches!(warning, Warning::NotificationRejected { worker: of, uid: 65500, .. } if *of == worker.id());
         assert!(of_it(warning), "{warning}");
     }
 }

@@ -505,7 +505,7 @@ fn p06_a_worker_that_the_kernel_does_not_let_us_watch_is_heard_all_the_same() {
     kernel::refuse(libc::SYS_epoll_ctl, Some((1, libc::EPOLL_CTL_ADD.unsigned_abs())), libc::ENOSPC);
     let hanging = story.supervisor.spawn(WorkerSpec::new("sleep").arg("1000")).unwrap();
     story.find(|event| {
-        matches!(&event.kind, EventKind::Warning(warning) if matches!(**warning, Warning::WatchRefused { .. }))
+        matches!(&event.kind, EventKind::Warning(warning) if matches!(**warning, Warning::WatchFailed { .. }))
             .then_some(())
     });
     let talking = story.supervisor.spawn(flood(Way::Direct, COUNT, 100)).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::support::{Story, Way, both_ways, is_alive, wait_gone};
 use pipewright::{
-    CgroupLimit, Exit, Pass, SpawnError, SpecError, StdinMode, StopPolicy, Supervisor, Survivors, WorkerSpec,
+    CgroupLimit, Exit, Pass, SpawnError, SpecError, StdinMode, StopPolicy, Supervisor, SurvivorPolicy, WorkerSpec,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ setsid sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000 </dev/null >/dev/null 2
 sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000 </dev/null >/dev/null 2>&1' sh $1 &
 ";
 
-fn starts(way: Way, survivors: Survivors, then: &str) -> WorkerSpec {
+fn starts(way: Way, survivors: SurvivorPolicy, then: &str) -> WorkerSpec {
     let script = format!("{STARTS}{then}");
     let spec = way.program("/bin/sh").args(["-c", &script, "sh"]).messages(Pass::arg("{}")).stdin(StdinMode::Pipe);
     spec.drain_timeout(Duration::from_millis(20)).survivors(survivors).stop(StopPolicy::kill())
@@ -44,7 +44,7 @@ fn reported(exit: &Arc<Exit>) -> Vec<u32> {
 both_ways! {
     fn p09_reports_survivors_and_leaves_them_alive(way: Way) {
         let mut story = Story::new();
-        let worker = story.supervisor.spawn(starts(way, Survivors::Report, "read -r _; exit 0")).unwrap();
+        let worker = story.supervisor.spawn(starts(way, SurvivorPolicy::Report, "read -r _; exit 0")).unwrap();
         let mut left = two(&mut story);
         drop(worker.take_stdin());
         left.0.sort_unstable();
@@ -59,7 +59,7 @@ both_ways! {
 
     fn p09_leaves_survivors_that_are_not_looked_for(way: Way) {
         let mut story = Story::new();
-        let worker = story.supervisor.spawn(starts(way, Survivors::Leave, "read -r _; exit 0")).unwrap();
+        let worker = story.supervisor.spawn(starts(way, SurvivorPolicy::Ignore, "read -r _; exit 0")).unwrap();
         let left = two(&mut story);
         drop(worker.take_stdin());
         let exit = story.exit();
@@ -69,7 +69,7 @@ both_ways! {
 
     fn p09_a_stop_ends_the_group_and_leaves_reported_daemons(way: Way) {
         let mut story = Story::new();
-        let worker = story.supervisor.spawn(starts(way, Survivors::Report, "exec sleep 1000")).unwrap();
+        let worker = story.supervisor.spawn(starts(way, SurvivorPolicy::Report, "exec sleep 1000")).unwrap();
         let left = two(&mut story);
         let group = |pid: &u32| crate::kernel::group_of(*pid) == Some(worker.pid().unwrap());
         let (members, daemons): (Vec<u32>, Vec<u32>) = left.0.iter().partition(|pid| group(pid));
@@ -84,7 +84,7 @@ both_ways! {
 #[test]
 fn p09_killed_survivors_are_reported_as_ended() {
     let mut story = Story::new();
-    let worker = story.supervisor.spawn(starts(Way::Direct, Survivors::Kill, "read -r _; exit 0")).unwrap();
+    let worker = story.supervisor.spawn(starts(Way::Direct, SurvivorPolicy::Kill, "read -r _; exit 0")).unwrap();
     let left = two(&mut story);
     drop(worker.take_stdin());
     let exit = story.exit();
@@ -99,7 +99,7 @@ fn survivors_cannot_be_left_in_a_limited_tree_or_by_hand() {
         other => panic!("{other:?}"),
     };
     let supervisor = Supervisor::new().unwrap();
-    let spec = WorkerSpec::new("true").survivors(Survivors::Report);
+    let spec = WorkerSpec::new("true").survivors(SurvivorPolicy::Report);
     let limited = supervisor.spawn(spec.clone().cgroup_limit(CgroupLimit::PidsMax(9)));
     assert_eq!(conflict(limited.map(drop)), ["cgroup_limit", "survivors"]);
     assert_eq!(conflict(spec.spawn_unsupervised().map(drop)), ["survivors", "spawn_unsupervised"]);

@@ -208,14 +208,14 @@ fn p09_who_is_in_the_middle_of_an_exec_ends_too() {
 fn the_strongest_containment_is_chosen_and_told() {
     let story = Story::new();
     let containment = |spec: WorkerSpec| story.supervisor.spawn(spec.arg("hang")).unwrap().containment().unwrap().kind;
-    let expected = if may_make_cgroups() { ContainmentKind::Cgroup } else { ContainmentKind::Group };
+    let expected = if may_make_cgroups() { ContainmentKind::Cgroup } else { ContainmentKind::ProcessGroup };
     assert_eq!(containment(Way::Direct.program(FIXTURE)), expected);
     // Whoever starts it by a `Command` of their own, or lets it survive, has the process group.
-    assert_eq!(containment(Way::Command.program(FIXTURE)), ContainmentKind::Group);
-    assert_eq!(containment(WorkerSpec::new(FIXTURE).outlive_supervisor()), ContainmentKind::Group);
+    assert_eq!(containment(Way::Command.program(FIXTURE)), ContainmentKind::ProcessGroup);
+    assert_eq!(containment(WorkerSpec::new(FIXTURE).outlive_supervisor()), ContainmentKind::ProcessGroup);
     assert_eq!(
         containment(Way::Command.program(FIXTURE).process_group(ProcessGroup::Inherit)),
-        ContainmentKind::Process
+        ContainmentKind::EnvToken
     );
 }
 

@@ -45,9 +45,9 @@ impl State {
         let pid = running.process.pid();
         let was_lost = mem::take(&mut self.is_lost);
         let ended =
-            self.ended.take().map(|(old, status)| Warning::GuardEnded { pid: old, status, replacement: Ok(pid) });
+            self.ended.take().map(|(old, status)| Warning::GuardExited { pid: old, status, replacement: Ok(pid) });
         let restored = was_lost.then_some(Warning::GuardRestored { pid });
-        let limited = || Warning::GuardLimited { missing: running.missing.clone() };
+        let limited = || Warning::GuardDegraded { missing: running.missing.clone() };
         ended.or(restored).or_else(|| (!running.missing.is_empty()).then(limited))
     }
 
@@ -55,7 +55,7 @@ impl State {
     fn take_failure(&mut self, error: &SpawnError) -> Option<Warning> {
         let (pid, status) = self.ended.take()?;
         self.is_lost = true;
-        Some(Warning::GuardEnded { pid, status, replacement: Err(error.to_string().into()) })
+        Some(Warning::GuardExited { pid, status, replacement: Err(error.to_string().into()) })
     }
 }
 

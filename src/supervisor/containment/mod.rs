@@ -11,7 +11,7 @@ pub(crate) mod teardown;
 use crate::supervisor::{
     containment::{cgroup_pool::Cell, token::Token},
     spawner::queue::Tie,
-    spec::survivors::Survivors,
+    spec::survivors::SurvivorPolicy,
 };
 use std::sync::Mutex;
 
@@ -28,7 +28,7 @@ pub(crate) struct Mark {
     /// In which tick of the boot clock it was started, or an earlier one.
     pub(crate) born: u64,
     /// Whether descendants that have left its group are killed with it.
-    pub(crate) survivors: Survivors,
+    pub(crate) survivors: SurvivorPolicy,
     /// Where it gets a signal when the thread that started it ends, and that is not the main thread.
     pub(crate) tie: Mutex<Option<Tie>>,
 }

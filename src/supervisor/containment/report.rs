@@ -20,7 +20,7 @@ pub struct Containment {
     pub kind: ContainmentKind,
     /// What cannot be used here, strongest first. Descendants that only such a means would find can be overlooked, and
     /// [`Exit::uninspected`](crate::Exit::uninspected) may be unknown.
-    pub unavailable: Vec<Unavailable>,
+    pub missing: Vec<MissingFeature>,
 }
 
 /// The kinds of containment, strongest first.
@@ -32,17 +32,17 @@ pub enum ContainmentKind {
     Cgroup,
     /// A process group of its own, and the other signs by which descendants are found: parents, sessions, groups, the token in the
     /// environment, pipes of the worker.
-    Group,
+    ProcessGroup,
     /// The same signs without a process group: the worker shares the host's.
-    Process,
+    EnvToken,
 }
 
 /// A means of containment that is missing, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Unavailable {
+pub struct MissingFeature {
     /// What is missing.
-    pub means: Means,
+    pub feature: KernelFeature,
     /// Why: the kernel's error, or the setting that excludes it.
     pub reason: Box<str>,
 }
@@ -50,7 +50,7 @@ pub struct Unavailable {
 /// What containment is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Means {
+pub enum KernelFeature {
     /// A cgroup of the worker's own.
     Cgroup,
     /// `/proc`, by which descendants are found.
@@ -74,35 +74,35 @@ impl Present {
         let kind = if self.with_cell(|_| ()).is_some() {
             ContainmentKind::Cgroup
         } else if self.child().leads_group() {
-            ContainmentKind::Group
+            ContainmentKind::ProcessGroup
         } else {
-            ContainmentKind::Process
+            ContainmentKind::EnvToken
         };
-        let mut unavailable = Vec::new();
-        let mut note = |means, reason: &str| unavailable.push(Unavailable { means, reason: reason.into() });
+        let mut missing = Vec::new();
+        let mut note = |feature, reason: &str| missing.push(MissingFeature { feature, reason: reason.into() });
         if let Some(reason) = self.no_cgroup() {
-            note(Means::Cgroup, reason);
+            note(KernelFeature::Cgroup, reason);
         }
         match proc::visibility() {
             Visibility::All => {}
-            Visibility::Hidden => note(Means::Proc, "mounted with hidepid"),
-            Visibility::Absent => note(Means::Proc, "not mounted, or for another pid namespace"),
+            Visibility::Hidden => note(KernelFeature::Proc, "mounted with hidepid"),
+            Visibility::Absent => note(KernelFeature::Proc, "not mounted, or for another pid namespace"),
         }
         if let Some(error) = pidfd::open_denial() {
-            note(Means::PidfdOpen, &error.to_string());
+            note(KernelFeature::PidfdOpen, &error.to_string());
         }
         if let Some(error) = pidfd::send_denial() {
-            note(Means::PidfdSendSignal, &error.to_string());
+            note(KernelFeature::PidfdSendSignal, &error.to_string());
         }
-        Containment { kind, unavailable }
+        Containment { kind, missing }
     }
 }
 
 impl fmt::Display for Containment {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.kind.fmt(formatter)?;
-        for Unavailable { means, reason } in &self.unavailable {
-            write!(formatter, "; no {means}: {reason}")?;
+        for MissingFeature { feature, reason } in &self.missing {
+            write!(formatter, "; no {feature}: {reason}")?;
         }
         Ok(())
     }
@@ -112,13 +112,13 @@ impl fmt::Display for ContainmentKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Cgroup => "cgroup",
-            Self::Group => "process group",
-            Self::Process => "process",
+            Self::ProcessGroup => "process group",
+            Self::EnvToken => "environment token",
         })
     }
 }
 
-impl fmt::Display for Means {
+impl fmt::Display for KernelFeature {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Cgroup => "cgroup",
@@ -135,10 +135,12 @@ mod tests {
 
     #[test]
     fn p16_containment_says_what_is_missing_and_why() {
-        let missing = |means, reason: &str| Unavailable { means, reason: reason.into() };
-        let unavailable =
-            vec![missing(Means::Cgroup, "cgroup v2 is not mounted"), missing(Means::Proc, "mounted with hidepid")];
-        let weak = Containment { kind: ContainmentKind::Group, unavailable };
+        let without = |feature, reason: &str| MissingFeature { feature, reason: reason.into() };
+        let missing = vec![
+            without(KernelFeature::Cgroup, "cgroup v2 is not mounted"),
+            without(KernelFeature::Proc, "mounted with hidepid"),
+        ];
+        let weak = Containment { kind: ContainmentKind::ProcessGroup, missing };
         let text = "process group; no cgroup: cgroup v2 is not mounted; no /proc: mounted with hidepid";
         assert_eq!(weak.to_string(), text);
     }

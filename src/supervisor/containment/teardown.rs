@@ -8,7 +8,7 @@ use crate::{
         containment::cgroup_pool::Cell,
         incarnation::LONGEST_DEATH,
         spawner::Starter,
-        spec::survivors::Survivors,
+        spec::survivors::SurvivorPolicy,
         worker::{WorkerShared, process::Present},
     },
     sys::{
@@ -23,7 +23,7 @@ impl Present {
     /// SIGKILL to the whole tree, while the worker lives: what has thrown away its environment is found by its parents.
     pub(crate) fn kill_tree(&self) {
         let pid = self.child().pid().cast_signed();
-        let is_whole = self.survivors() == Survivors::Kill;
+        let is_whole = self.survivors() == SurvivorPolicy::Kill;
         let descendants = if is_whole { proc::descendants(pid) } else { Vec::new() };
         let descendants: Vec<Stat> = descendants.into_iter().filter_map(|pid| Stat::of(pid).ok()).collect();
         // The worker first: with its children gone it might end by itself, and be told so.

@@ -17,26 +17,26 @@ const SECRET_DIGITS: usize = 8;
 /// Why a connection to the control socket was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum HelloFault {
+pub enum HandshakeError {
     /// Its first line is not the notification `hello` with a key.
     NotHello,
     /// No worker with this key is expected: the key was used before, or its incarnation has ended.
-    WrongKey,
+    UnknownKey,
     /// It sent 4 KiB without a line end.
-    TooLong,
+    LineTooLong,
     /// It did not send its first line within 10 s.
-    Late,
+    TimedOut,
     /// It closed the connection in the middle of its first line.
     Closed,
 }
 
-impl fmt::Display for HelloFault {
+impl fmt::Display for HandshakeError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::NotHello => "the first line is not the notification `hello` with a key",
-            Self::WrongKey => "no worker with this key is expected",
-            Self::TooLong => "no line end within the first 4096 bytes",
-            Self::Late => "no first line within 10 s",
+            Self::UnknownKey => "no worker with this key is expected",
+            Self::LineTooLong => "no line end within the first 4096 bytes",
+            Self::TimedOut => "no first line within 10 s",
             Self::Closed => "closed in the middle of the first line",
         })
     }

@@ -10,7 +10,7 @@ use crate::{
         peer::Access,
     },
     supervisor::{
-        control::hello::{self, HelloFault, Refusals},
+        control::hello::{self, HandshakeError, Refusals},
         events::warning::Warning,
         reactor::arena::Place,
         sync::lock,
@@ -170,7 +170,7 @@ pub(crate) enum Visit {
     Waits,
     /// Gone by itself, without a word.
     Over,
-    Refused(HelloFault),
+    Refused(HandshakeError),
     Known(Known),
 }
 
@@ -274,7 +274,13 @@ impl Control {
     }
 
     /// Refuses a connection: it gets an error line, unless it does not read. The warning is given where it is to be reported.
-    pub(crate) fn refuse(&mut self, visitor: u64, fault: HelloFault, now: Instant, received: u64) -> Option<Warning> {
+    pub(crate) fn refuse(
+        &mut self,
+        visitor: u64,
+        fault: HandshakeError,
+        now: Instant,
+        received: u64,
+    ) -> Option<Warning> {
         let visitor = self.visitors.get(&visitor)?;
         let error = RpcError::new(INVALID_REQUEST, fault.to_string());
         if let Ok(line) = encode::error_without_id(&error) {
@@ -283,7 +289,7 @@ impl Control {
         let unreported = self.refusals.next(now, received)?;
         let pid = socket::peer_credentials(visitor.socket.as_fd()).ok().and_then(|peer| u32::try_from(peer.pid).ok());
         let pid = pid.filter(|pid| *pid > 0);
-        Some(Warning::HelloRefused { fault, pid, excerpt: hello::excerpt(&visitor.said), unreported })
+        Some(Warning::HandshakeRejected { fault, pid, excerpt: hello::excerpt(&visitor.said), unreported })
     }
 
     /// The warning of a refusal is the event of this number.
@@ -302,21 +308,21 @@ impl Control {
         let room = HELLO_BYTES.saturating_sub(visitor.said.len());
         let Some(part) = part.get_mut(..room).filter(|part| !part.is_empty()) else {
             // As much without a line end, or more behind a key than any client says before it is known.
-            return Visit::Refused(HelloFault::TooLong);
+            return Visit::Refused(HandshakeError::LineTooLong);
         };
         match visitor.socket.receive(part) {
             Err(error) if is_transient(&error) => return Visit::GoesOn,
             Ok(bytes @ 1..) => visitor.said.extend_from_slice(part.get(..bytes).unwrap_or_default()),
             Ok(_) | Err(_) if visitor.said.is_empty() => return Visit::Over,
-            Ok(_) | Err(_) => return Visit::Refused(HelloFault::Closed),
+            Ok(_) | Err(_) => return Visit::Refused(HandshakeError::Closed),
         }
         let Some(end) = memchr::memchr(b'\n', &visitor.said) else { return Visit::GoesOn };
         let Some(key) = key(visitor.said.get(..end).unwrap_or_default()) else {
-            return Visit::Refused(HelloFault::NotHello);
+            return Visit::Refused(HandshakeError::NotHello);
         };
         let expected = self.expected.get(&key).copied();
         if expected.map_or_else(|| !self.server.keys.has(&key), |one| !one.may_be(visitor.uid)) {
-            return Visit::Refused(HelloFault::WrongKey);
+            return Visit::Refused(HandshakeError::UnknownKey);
         }
         visitor.said.drain(..=end);
         visitor.hello_bytes = end as u64 + 1;

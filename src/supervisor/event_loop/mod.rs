@@ -13,7 +13,7 @@ use crate::{
             inspector::{Inspector, Task},
             scan::Numbers,
         },
-        control::{hello::HelloFault, server::Control},
+        control::{hello::HandshakeError, server::Control},
         event_loop::guard::GuardWatch,
         events::{
             event::{DisconnectReason, Event},
@@ -323,7 +323,7 @@ impl Driver {
                 Timer::Watch => self.register_again(),
                 Timer::Connect(place) => self.miss(place),
                 Timer::Disconnect(place) => self.disconnect(place, DisconnectReason::Closed),
-                Timer::Visitor(visitor) => self.refuse(visitor, HelloFault::Late),
+                Timer::Visitor(visitor) => self.refuse(visitor, HandshakeError::TimedOut),
                 Timer::Door => self.register(Target::Door),
                 Timer::Guard => self.look_after_guard(),
                 Timer::Burst(place) => self.let_call(place),

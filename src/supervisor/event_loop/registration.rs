@@ -59,7 +59,7 @@ impl Driver {
     fn warn_of_refusal(&mut self, target: Target, error: io::Error) {
         let warning = match target {
             Target::Door => Warning::ControlUnavailable { error },
-            _ => Warning::WatchRefused { error },
+            _ => Warning::WatchFailed { error },
         };
         self.outlet.send(Event::warning(warning));
     }

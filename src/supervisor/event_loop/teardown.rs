@@ -5,7 +5,7 @@ use crate::{
     exit::ExitStatus,
     supervisor::{
         clock::now, commands::Command, event_loop::Driver, events::event::EventKind, incarnation::Live,
-        worker::group::GroupEnd,
+        worker::group::GroupEndReason,
     },
 };
 use std::{mem, sync::Arc};
@@ -26,7 +26,7 @@ impl Drop for Driver {
             kept.shared.end(kept.last_exit());
         }
         for group in self.supervision.group_handles.values() {
-            group.end_at_last(GroupEnd::SupervisorGone);
+            group.end_at_last(GroupEndReason::SupervisorGone);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Faults of the supervisor's surroundings, reported as events.
 
-use crate::{exit::ExitStatus, ids::WorkerId, supervisor::control::hello::HelloFault};
+use crate::{exit::ExitStatus, ids::WorkerId, supervisor::control::hello::HandshakeError};
 use std::{fmt, io, time::Duration};
 
 /// A fault that concerns the supervisor as a whole, from [`EventKind::Warning`](crate::supervisor::events::event::EventKind::Warning). Supervision continues;
@@ -12,7 +12,7 @@ use std::{fmt, io, time::Duration};
 pub enum Warning {
     /// A datagram to the [`sd_notify`](crate::Readiness::sd_notify) socket of a worker was not heard: neither did a process of the
     /// worker's tree send it, nor one of our own user or root. Reported once per incarnation.
-    NotificationRefused {
+    NotificationRejected {
         /// The worker whose socket it is.
         worker: WorkerId,
         /// The sender's process id; 0 where it has none in our namespace.
@@ -28,9 +28,9 @@ pub enum Warning {
     },
     /// A connection to the control socket was refused: it got an error line, and was closed. A worker that connects so has no
     /// control. At most eight of these wait to be received, and come within 10 s.
-    HelloRefused {
+    HandshakeRejected {
         /// Why.
-        fault: HelloFault,
+        fault: HandshakeError,
         /// The process that connected, where the kernel says it: its id in this pid namespace.
         pid: Option<u32>,
         /// The beginning of what was received, [printable](crate::printable), with `...` in place of what may be a key.
@@ -41,7 +41,7 @@ pub enum Warning {
     /// The [guard](crate::guard) has ended: killed by a user, or by the kernel for want of memory. Where it could not be replaced
     /// this is tried again; until that succeeds (see [`GuardRestored`](Self::GuardRestored)), what workers have started lives on
     /// when this process is killed. Reported once per end, not once per attempt.
-    GuardEnded {
+    GuardExited {
         /// The process that was the guard.
         pid: u32,
         /// How it ended.
@@ -49,31 +49,31 @@ pub enum Warning {
         /// The process that is the guard now, or why there is none.
         replacement: Result<u32, Box<str>>,
     },
-    /// There is a guard again after [`GuardEnded`](Self::GuardEnded) without a replacement.
+    /// There is a guard again after [`GuardExited`](Self::GuardExited) without a replacement.
     GuardRestored {
         /// The process that is the guard now.
         pid: u32,
     },
     /// The guard runs and cannot do all that it is there for, since something is missing on this machine.
-    GuardLimited {
+    GuardDegraded {
         /// What is missing: `/proc`.
         missing: Box<str>,
     },
     /// The worker of this event is to be started again, and its last process is still there: SIGKILL was refused, or has not ended
     /// it. The next incarnation starts when that process has ended, or never if the worker is stopped before.
-    RestartHeld {
+    RestartBlocked {
         /// The process that is waited for.
         pid: u32,
     },
     /// The kernel has refused to report a descriptor to the event loop: a worker's process, one of its streams or its connection, or the guard. A shortage
     /// of memory or of the user's watches passes, and it is tried again; what happens meanwhile is noticed then. Reported once per shortage.
-    WatchRefused {
+    WatchFailed {
         /// The kernel's error.
         error: io::Error,
     },
     /// The thread that asks whether the worker of this event is ready could not be started. It is tried again every 50 ms for as long as
     /// the worker has to become ready. Reported once for each incarnation.
-    ProbeDelayed {
+    ProbeThreadFailed {
         /// The kernel's error.
         error: io::Error,
     },
@@ -90,7 +90,7 @@ pub enum Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotificationRefused { worker, pid, uid } => write!(
+            Self::NotificationRejected { worker, pid, uid } => write!(
                 formatter,
                 "refused an sd_notify datagram for worker {worker}: its sender, process {pid} of user {uid}, is not of the \
                  worker's tree"
@@ -98,7 +98,7 @@ impl fmt::Display for Warning {
             Self::ControlUnavailable { error } => {
                 write!(formatter, "failed to watch the control socket for connections, retrying: {error}")
             }
-            Self::HelloRefused { fault, pid, excerpt, unreported } => {
+            Self::HandshakeRejected { fault, pid, excerpt, unreported } => {
                 write!(formatter, "refused a connection to the control socket")?;
                 if let Some(pid) = pid {
                     write!(formatter, " by process {pid}")?;
@@ -112,23 +112,23 @@ impl fmt::Display for Warning {
                 }
                 Ok(())
             }
-            Self::GuardEnded { pid, status, replacement: Ok(replacement) } => {
+            Self::GuardExited { pid, status, replacement: Ok(replacement) } => {
                 write!(formatter, "guard process {pid} ended ({status}), replaced by process {replacement}")
             }
-            Self::GuardEnded { pid, status, replacement: Err(reason) } => {
+            Self::GuardExited { pid, status, replacement: Err(reason) } => {
                 write!(formatter, "guard process {pid} ended ({status}) and could not be replaced, retrying: {reason}")
             }
             Self::GuardRestored { pid } => write!(formatter, "guard restored as process {pid}"),
-            Self::GuardLimited { missing } => {
+            Self::GuardDegraded { missing } => {
                 write!(formatter, "guard runs without {missing}: processes that left their group may survive this one")
             }
-            Self::RestartHeld { pid } => {
+            Self::RestartBlocked { pid } => {
                 write!(formatter, "restart waits for the end of process {pid}, which SIGKILL has not ended")
             }
-            Self::WatchRefused { error } => {
+            Self::WatchFailed { error } => {
                 write!(formatter, "failed to watch a descriptor of a worker or of the guard: {error}")
             }
-            Self::ProbeDelayed { error } => {
+            Self::ProbeThreadFailed { error } => {
                 write!(formatter, "failed to start the thread that asks whether the worker is ready, retrying: {error}")
             }
             Self::Suspended { missed } => {
@@ -152,8 +152,8 @@ mod tests {
             Warning::ControlUnavailable { error }.to_string(),
             "failed to watch the control socket for connections, retrying: Cannot allocate memory (os error 12)"
         );
-        let fault = HelloFault::WrongKey;
-        let refused = Warning::HelloRefused { fault, pid: Some(7), excerpt: "GET /".into(), unreported: 2 };
+        let fault = HandshakeError::UnknownKey;
+        let refused = Warning::HandshakeRejected { fault, pid: Some(7), excerpt: "GET /".into(), unreported: 2 };
         assert_eq!(
             refused.to_string(),
             "refused a connection to the control socket by process 7: no worker with this key is expected: `GET /` \
@@ -165,11 +165,11 @@ mod tests {
     fn p16_a_warning_about_the_guard_says_how_it_ended_and_what_follows() {
         let status = ExitStatus::Signal { signal: 9, core_dumped: false };
         assert_eq!(
-            Warning::GuardEnded { pid: 7, status, replacement: Ok(8) }.to_string(),
+            Warning::GuardExited { pid: 7, status, replacement: Ok(8) }.to_string(),
             "guard process 7 ended (killed by signal 9 (SIGKILL)), replaced by process 8"
         );
         assert_eq!(
-            Warning::GuardEnded { pid: 7, status, replacement: Err("no memory".into()) }.to_string(),
+            Warning::GuardExited { pid: 7, status, replacement: Err("no memory".into()) }.to_string(),
             "guard process 7 ended (killed by signal 9 (SIGKILL)) and could not be replaced, retrying: no memory"
         );
         assert_eq!(Warning::GuardRestored { pid: 8 }.to_string(), "guard restored as process 8");

@@ -29,12 +29,12 @@ use std::sync::Arc;
 /// ```
 #[derive(Debug)]
 #[must_use = "nothing is declared before start()"]
-pub struct Batch {
+pub struct WorkerBatch {
     group: WorkerGroup,
     workers: Newcomers,
 }
 
-impl Batch {
+impl WorkerBatch {
     pub(crate) fn new(group: WorkerGroup) -> Self {
         Self { group, workers: Vec::new() }
     }
@@ -70,7 +70,7 @@ impl Batch {
     }
 }
 
-impl Drop for Batch {
+impl Drop for WorkerBatch {
     fn drop(&mut self) {
         for (shared, _) in &self.workers {
             shared.end((Arc::new(Exit::of(ExitStatus::NeverStarted)), now()));

@@ -7,7 +7,7 @@ use crate::{
         clock::now,
         commands::{Command, FirstStart, GroupCommand, Mailbox, Newcomers, Unanswered},
         handles::{
-            batch::Batch,
+            batch::WorkerBatch,
             stop::{RestartHandle, StopHandle},
             worker::Worker,
         },
@@ -16,7 +16,7 @@ use crate::{
             group::{GroupError, GroupPolicy},
         },
         worker::{
-            group::{GroupEnd, GroupShared, GroupStatus},
+            group::{GroupEndReason, GroupShared, GroupStatus},
             registry::Roster,
         },
     },
@@ -31,12 +31,12 @@ const START_TIME: Duration = Duration::from_secs(5);
 impl From<GroupError> for io::Error {
     fn from(error: GroupError) -> Self {
         let kind = match &error {
-            GroupError::Spec(_) | GroupError::Refused { .. } | GroupError::NotAMember { .. } => {
+            GroupError::Spec(_) | GroupError::Rejected { .. } | GroupError::NotAMember { .. } => {
                 io::ErrorKind::InvalidInput
             }
-            GroupError::NotStarted(error) => error.io_error().map_or(io::ErrorKind::Other, Self::kind),
+            GroupError::SpawnFailed(error) => error.io_error().map_or(io::ErrorKind::Other, Self::kind),
             GroupError::SupervisorGone => io::ErrorKind::BrokenPipe,
-            GroupError::Unanswered => io::ErrorKind::TimedOut,
+            GroupError::TimedOut => io::ErrorKind::TimedOut,
         };
         Self::new(kind, error)
     }
@@ -102,12 +102,12 @@ impl WorkerGroup {
             let reason =
                 "within no time there are never too many restarts: give its intensity a period, or use `unlimited_restarts`"
                     .into();
-            return Err(GroupError::Refused { reason });
+            return Err(GroupError::Rejected { reason });
         }
         if parent.is_none() && policy.restart.is_some_and(|restart| restart != Restart::Never) {
             let reason =
                 "there is no group around it that could restart it: put it into one, whose intensity bounds that";
-            return Err(GroupError::Refused { reason: reason.into() });
+            return Err(GroupError::Rejected { reason: reason.into() });
         }
         let shared = Arc::new(GroupShared::new(GroupId(roster.next_id())));
         let group = Self { shared, mailbox: mailbox.clone(), roster: Arc::clone(roster) };
@@ -125,7 +125,7 @@ impl WorkerGroup {
     ///
     /// # Errors
     ///
-    /// [`GroupError::Refused`] where it is significant and that makes no sense, or its intensity has no period.
+    /// [`GroupError::Rejected`] where it is significant and that makes no sense, or its intensity has no period.
     pub fn group(&self, policy: impl Into<GroupPolicy>) -> Result<Self, GroupError> {
         Self::add_to(Some(self.id()), policy.into(), &self.mailbox, &self.roster)
     }
@@ -137,7 +137,7 @@ impl WorkerGroup {
     ///
     /// # Errors
     ///
-    /// A mistake in the spec, [`GroupError::Refused`], or [`GroupError::NotStarted`]. Then nothing is left of it: it is no member, and
+    /// A mistake in the spec, [`GroupError::Rejected`], or [`GroupError::SpawnFailed`]. Then nothing is left of it: it is no member, and
     /// its siblings do not notice it.
     pub fn add(&self, spec: WorkerSpec) -> Result<Worker, GroupError> {
         spec.validate_apart_from_restart()?;
@@ -159,8 +159,8 @@ impl WorkerGroup {
     }
 
     /// Members to be declared together, before any of them starts.
-    pub fn batch(&self) -> Batch {
-        Batch::new(self.clone())
+    pub fn batch(&self) -> WorkerBatch {
+        WorkerBatch::new(self.clone())
     }
 
     /// Starts one member of this group or of one within it, which was stopped or has ended, as if it had never failed. One that
@@ -168,7 +168,7 @@ impl WorkerGroup {
     ///
     /// # Errors
     ///
-    /// [`GroupError::NotAMember`]. [`GroupError::Refused`] where the group itself has ended: start the group.
+    /// [`GroupError::NotAMember`]. [`GroupError::Rejected`] where the group itself has ended: start the group.
     ///
     /// ```no_run
     /// # use pipewright::{Restart, Strategy, Supervisor, WorkerSpec};
@@ -189,7 +189,7 @@ impl WorkerGroup {
     ///
     /// # Errors
     ///
-    /// [`GroupError::NotAMember`]. [`GroupError::Refused`] where another member waits for it.
+    /// [`GroupError::NotAMember`]. [`GroupError::Rejected`] where another member waits for it.
     #[doc(alias = "delete_child")]
     pub fn remove(&self, worker: &Worker) -> Result<(), GroupError> {
         self.ask(|answer| GroupCommand::Remove { group: self.id(), worker: worker.id(), answer })
@@ -206,14 +206,14 @@ impl WorkerGroup {
     /// group around it, is no end. A group whose members have all ended has not: see [`GroupPolicy::auto_shutdown`].
     ///
     /// ```no_run
-    /// # use pipewright::{AutoShutdown, GroupEnd, GroupPolicy, Supervisor, WorkerSpec};
+    /// # use pipewright::{AutoShutdown, GroupEndReason, GroupPolicy, Supervisor, WorkerSpec};
     /// # let supervisor = Supervisor::new()?;
     /// let group = supervisor.group(GroupPolicy::default().auto_shutdown(AutoShutdown::AllSignificant))?;
     /// group.add(WorkerSpec::new("./migrate").significant())?;
-    /// assert_eq!(group.wait(), GroupEnd::ShutDown);
+    /// assert_eq!(group.wait(), GroupEndReason::ShutDown);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn wait(&self) -> GroupEnd {
+    pub fn wait(&self) -> GroupEndReason {
         loop {
             if let Some(end) = self.shared.wait(Duration::MAX) {
                 return end;
@@ -222,7 +222,7 @@ impl WorkerGroup {
     }
 
     /// As [`wait`](Self::wait), at most so long; `None` if it runs then, or will run again.
-    pub fn wait_timeout(&self, timeout: Duration) -> Option<GroupEnd> {
+    pub fn wait_timeout(&self, timeout: Duration) -> Option<GroupEndReason> {
         self.shared.wait(timeout)
     }
 
@@ -231,7 +231,7 @@ impl WorkerGroup {
     ///
     /// # Errors
     ///
-    /// [`GroupError::Refused`] where a member of another group waits for one of its own.
+    /// [`GroupError::Rejected`] where a member of another group waits for one of its own.
     pub fn remove_all(&self) -> Result<StopHandle, GroupError> {
         let began = now();
         let ended = self.put(|answer| GroupCommand::RemoveAll(self.id(), answer))?;

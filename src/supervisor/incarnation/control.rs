@@ -9,7 +9,7 @@ use crate::{
     supervisor::{
         control::{
             connection::Connection,
-            hello::HelloFault,
+            hello::HandshakeError,
             reader::Reading,
             server::{Control, HELLO_TIME, Known, Server, Visit},
         },
@@ -114,7 +114,7 @@ impl Driver {
     }
 
     /// Closes a connection without a hello, and reports it.
-    pub(crate) fn refuse(&mut self, visitor: u64, fault: HelloFault) {
+    pub(crate) fn refuse(&mut self, visitor: u64, fault: HandshakeError) {
         let (now, received) = (self.reactor.clock.now(), self.outlet.received());
         if let Some(control) = &mut self.server
             && let Some(warning) = control.refuse(visitor, fault, now, received)

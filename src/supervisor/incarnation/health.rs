@@ -80,7 +80,7 @@ impl Driver {
 
     fn warn_of_probe(&mut self, place: Place, error: io::Error) {
         if let Some(live) = live_at(&mut self.incarnations.slots, place) {
-            self.outlet.send(live.event(EventKind::Warning(Box::new(Warning::ProbeDelayed { error }))));
+            self.outlet.send(live.event(EventKind::Warning(Box::new(Warning::ProbeThreadFailed { error }))));
         }
     }
 
@@ -241,7 +241,7 @@ impl Driver {
             } else if !mem::replace(&mut live.health.has_refused, true) {
                 let (worker, sender) = (live.shared.id(), datagram.sender);
                 let (pid, uid) = sender.map_or((0, 0), |sender| (sender.pid.unsigned_abs(), sender.uid));
-                self.outlet.send(Event::warning(Warning::NotificationRefused { worker, pid, uid }));
+                self.outlet.send(Event::warning(Warning::NotificationRejected { worker, pid, uid }));
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::{
             timers::Timer,
             token::Target,
         },
-        spec::survivors::Survivors,
+        spec::survivors::SurvivorPolicy,
         supervision::{restart::Left, worker::Standing},
         worker::process::Present,
     },
@@ -269,7 +269,7 @@ impl Driver {
 impl Live {
     /// What becomes of its group. One that leaves its survivors alive when it ends by itself takes its group along when it is ended.
     fn rest(&self) -> GroupCleanup {
-        if self.is_being_ended || self.spec.survivors == Survivors::Kill {
+        if self.is_being_ended || self.spec.survivors == SurvivorPolicy::Kill {
             GroupCleanup::Kill
         } else {
             GroupCleanup::Leave

@@ -18,7 +18,7 @@ use crate::{
             timers::Timer,
             token::Target,
         },
-        spec::survivors::Survivors,
+        spec::survivors::SurvivorPolicy,
     },
     sys::proc::{self, Held},
 };
@@ -49,7 +49,7 @@ impl Driver {
         let now = self.reactor.clock.now();
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let survivors = live.spec.survivors;
-        if survivors == Survivors::Leave {
+        if survivors == SurvivorPolicy::Ignore {
             return self.reap(place);
         }
         if live.burial.is_none() {
@@ -181,12 +181,12 @@ impl Driver {
         }
     }
 
-    fn found(&mut self, place: Place, survivors: Survivors, findings: Findings) {
+    fn found(&mut self, place: Place, survivors: SurvivorPolicy, findings: Findings) {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         live.inspection.uninspected = findings.uninspected;
         live.name(findings.survivors);
         let burial = live.burial.get_or_insert_default();
-        if findings.count > 0 && survivors == Survivors::Kill {
+        if findings.count > 0 && survivors == SurvivorPolicy::Kill {
             burial.rounds += 1;
             drop(live.present.child().signal_group(libc::SIGKILL));
             return self.wait_for(place, findings.held);
@@ -194,7 +194,7 @@ impl Driver {
         if self.looks_again(place, findings.look_again) {
             return;
         }
-        if survivors == Survivors::Kill { self.reap_alone(place) } else { self.reap(place) }
+        if survivors == SurvivorPolicy::Kill { self.reap_alone(place) } else { self.reap(place) }
     }
 
     /// Looks again in a moment, where that is worth while.
@@ -320,7 +320,7 @@ impl Driver {
     /// SIGKILL to the worker and its tree.
     pub(crate) fn kill_tree(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if live.spec.survivors != Survivors::Kill {
+        if live.spec.survivors != SurvivorPolicy::Kill {
             return live.kill_group();
         }
         self.reactor.set_timer_after(KILL_PATIENCE, Timer::Kill(place));

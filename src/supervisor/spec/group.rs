@@ -132,7 +132,7 @@ pub enum GroupError {
     /// It makes no sense in this group: it is significant but would never end, or nobody looks whether it does; it waits for
     /// somebody who waits for it, who never ends, or who is in no group.
     #[error("it cannot be in this group: {reason}")]
-    Refused {
+    Rejected {
         /// Which rule it breaks, naming workers and groups by their ids.
         reason: Box<str>,
     },
@@ -146,27 +146,27 @@ pub enum GroupError {
     },
     /// The worker could not be started, and is not a member.
     #[error("the worker could not be started: {0}")]
-    NotStarted(#[source] Box<SpawnError>),
+    SpawnFailed(#[source] Box<SpawnError>),
     /// The supervisor takes no more workers.
     #[error("the supervisor takes no more workers")]
     SupervisorGone,
     /// The supervisor's event loop has not answered within 5 s, as in a process that is not run. Whether it does what was asked is not
     /// known.
     #[error("the supervisor's event loop has not answered within 5 s")]
-    Unanswered,
+    TimedOut,
 }
 
 impl From<Unanswered> for GroupError {
     fn from(why: Unanswered) -> Self {
         match why {
             Unanswered::LoopGone => Self::SupervisorGone,
-            Unanswered::Late => Self::Unanswered,
+            Unanswered::Late => Self::TimedOut,
         }
     }
 }
 
 impl From<error::GroupError> for GroupError {
     fn from(error: error::GroupError) -> Self {
-        Self::Refused { reason: error.to_string().into() }
+        Self::Rejected { reason: error.to_string().into() }
     }
 }

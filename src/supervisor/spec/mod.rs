@@ -14,7 +14,7 @@ use crate::{
         handles::worker::Worker,
         spec::{
             readiness::{BELL, Readiness, Wanted},
-            survivors::Survivors,
+            survivors::SurvivorPolicy,
         },
     },
     sys::deferred_close::DropInBackground,
@@ -98,7 +98,7 @@ pub struct WorkerSpec {
     pub(crate) restart: RestartPolicy,
     pub(crate) stop: StopPolicy,
     pub(crate) survives: bool,
-    pub(crate) survivors: Survivors,
+    pub(crate) survivors: SurvivorPolicy,
     pub(crate) ready: Option<Readiness>,
     pub(crate) watchdog: Option<Watchdog>,
     pub(crate) runtime_max: Option<Duration>,
@@ -161,7 +161,7 @@ impl WorkerSpec {
             restart: RestartPolicy::default(),
             stop: StopPolicy::default(),
             survives: false,
-            survivors: Survivors::Kill,
+            survivors: SurvivorPolicy::Kill,
             ready: None,
             watchdog: None,
             runtime_max: None,
@@ -190,7 +190,7 @@ impl WorkerSpec {
     }
 
     /// Sets an environment variable. The rest is inherited, but for variables that name descriptors of the host, such as
-    /// `LISTEN_FDS`, `NODE_CHANNEL_FD`, or the jobserver in `MAKEFLAGS` ([list](crate::_documentation::protocol), "Variables that are
+    /// `LISTEN_FDS`, `NODE_CHANNEL_FD`, or the jobserver in `MAKEFLAGS` ([list](crate::docs::protocol), "Variables that are
     /// removed"); what is set here is set whatever its name.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.plan.environment.push(EnvironmentChange::Set(name.into(), value.into()));

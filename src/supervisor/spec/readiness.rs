@@ -112,7 +112,7 @@ impl Readiness {
 
     /// When it tells so by `sd_notify`: it finds the socket in `NOTIFY_SOCKET`, as an absolute path. Processes of its tree are
     /// heard, whichever user they run as, and those of our user and of root; anything else is refused with a
-    /// [`Warning`](crate::Warning::NotificationRefused). A worker of another user than ours reaches the socket where we are root, or
+    /// [`Warning`](crate::Warning::NotificationRejected). A worker of another user than ours reaches the socket where we are root, or
     /// where [`peer_user`](crate::WorkerSpec::peer_user) says so.
     pub fn sd_notify() -> Self {
         Self::new(Wanted::Notify)

@@ -6,7 +6,7 @@ use crate::supervisor::spec::WorkerSpec;
 /// [`WorkerSpec::survivors`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
-pub enum Survivors {
+pub enum SurvivorPolicy {
     /// They are killed, waited for, and named in [`Exit::survivors`](crate::Exit::survivors), at most 4096 of them at a time: a tree
     /// ends with its worker.
     #[default]
@@ -15,13 +15,13 @@ pub enum Survivors {
     /// compiler cache, an agent, a build daemon.
     Report,
     /// They are not looked for.
-    Leave,
+    Ignore,
 }
 
 impl WorkerSpec {
-    /// What becomes of processes that outlive it; by default they are [killed](Survivors::Kill).
+    /// What becomes of processes that outlive it; by default they are [killed](SurvivorPolicy::Kill).
     ///
-    /// With [`Report`](Survivors::Report) and [`Leave`](Survivors::Leave):
+    /// With [`Report`](SurvivorPolicy::Report) and [`Ignore`](SurvivorPolicy::Ignore):
     ///
     /// * When the worker ends by itself, nothing of its tree is killed, also not what is left in its process group.
     /// * When it is stopped, restarted, dropped with its supervisor, or runs into a limit, its process group is ended with it. A
@@ -30,7 +30,7 @@ impl WorkerSpec {
     /// * It has no cgroup of its own, since all of a cgroup is killed together: [`cgroup_limit`](Self::cgroup_limit) is refused.
     /// * The daemon keeps what it has inherited: a captured stream that it holds open is closed after the
     ///   [drain time](Self::drain_timeout) and named in [`Exit::leaked_streams`](crate::Exit::leaked_streams).
-    pub fn survivors(mut self, survivors: Survivors) -> Self {
+    pub fn survivors(mut self, survivors: SurvivorPolicy) -> Self {
         self.survivors = survivors;
         self
     }
@@ -44,6 +44,6 @@ impl WorkerSpec {
 
     /// Whether its tree may be killed as a whole, by its cgroup or by the guard.
     pub(crate) fn ends_as_a_whole(&self) -> bool {
-        !self.survives && self.survivors == Survivors::Kill
+        !self.survives && self.survivors == SurvivorPolicy::Kill
     }
 }

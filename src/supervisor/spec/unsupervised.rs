@@ -7,7 +7,7 @@ use crate::{
         process::Process,
         spawn::{launch, prepare},
     },
-    supervisor::spec::{DeathSignal, WorkerSpec, survivors::Survivors},
+    supervisor::spec::{DeathSignal, WorkerSpec, survivors::SurvivorPolicy},
 };
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ impl WorkerSpec {
             ("ready", self.ready.is_some()),
             ("watchdog", self.watchdog.is_some()),
             ("outlive_supervisor", self.survives),
-            ("survivors", self.survivors != Survivors::Kill),
+            ("survivors", self.survivors != SurvivorPolicy::Kill),
         ];
         if let Some((setting, _)) = of_supervisors.into_iter().find(|(_, is_set)| *is_set) {
             let reason = "a process started by hand is not looked after: spawn it from a supervisor".into();

@@ -3,7 +3,7 @@
 use crate::{
     launch::{error::SpecError, plan::Program, stdio::OutputMode},
     policy::{conflict::Conflict, watchdog::Life},
-    supervisor::spec::{DeathSignal, MessageSource, WorkerSpec, readiness::Wanted, survivors::Survivors},
+    supervisor::spec::{DeathSignal, MessageSource, WorkerSpec, readiness::Wanted, survivors::SurvivorPolicy},
 };
 
 fn refused(conflict: Conflict) -> SpecError {
@@ -47,8 +47,8 @@ impl WorkerSpec {
         if !self.cgroup_limits.is_empty() && !is_ours {
             let other = match (self.survives, self.survivors) {
                 (true, _) => "outlive_supervisor",
-                (false, Survivors::Report | Survivors::Leave) => "survivors",
-                (false, Survivors::Kill) => "from_command",
+                (false, SurvivorPolicy::Report | SurvivorPolicy::Ignore) => "survivors",
+                (false, SurvivorPolicy::Kill) => "from_command",
             };
             let reason = "it is not started in a cgroup of ours, and so cannot be limited with its tree".into();
             return Err(SpecError::Conflict { settings: ["cgroup_limit", other], reason });

@@ -21,7 +21,7 @@ use crate::{
         spawner::queue::HANG_TIME,
         spec::group::GroupError,
         supervision::worker::{Kept, Standing, Wish},
-        worker::{WorkerShared, group::GroupEnd},
+        worker::{WorkerShared, group::GroupEndReason},
     },
 };
 use crossbeam_channel::Sender;
@@ -265,7 +265,7 @@ impl Driver {
             Output::Removed(Node::Member(id)) => self.end(id),
             Output::Removed(Node::Group(id)) => {
                 if let Some(handle) = self.supervision.group_handles.remove(&id) {
-                    handle.set_end(Some(GroupEnd::Removed));
+                    handle.set_end(Some(GroupEndReason::Removed));
                 }
             }
         }

@@ -90,7 +90,7 @@ impl Driver {
         }
         if spec.restart.restart() == Restart::Never && spec.restart.can_restart() {
             let reason = "some exits force its restart, and a member with `Restart::Never` is not restarted".into();
-            return Err(GroupError::Refused { reason });
+            return Err(GroupError::Rejected { reason });
         }
         let intensity = self.supervision.groups.intensity(group);
         let intensity = intensity.map(|intensity| RestartIntensity::new(intensity.restarts, intensity.period));
@@ -104,9 +104,9 @@ impl Driver {
     pub(crate) fn refuse_member(&mut self, worker: WorkerId, error: SpawnError) -> Option<SpawnError> {
         let Some(kept) = self.supervision.kept.get_mut(&worker) else { return Some(error) };
         let Some(answer) = kept.first_start.take() else { return Some(error) };
-        if let Err(SendError(answer)) = answer.send(Err(GroupError::NotStarted(Box::new(error)))) {
+        if let Err(SendError(answer)) = answer.send(Err(GroupError::SpawnFailed(Box::new(error)))) {
             return match answer {
-                Err(GroupError::NotStarted(error)) => Some(*error),
+                Err(GroupError::SpawnFailed(error)) => Some(*error),
                 Ok(()) | Err(_) => None,
             };
         }
@@ -132,7 +132,7 @@ impl Driver {
         let id = worker;
         if self.supervision.groups.is_group_over(id) {
             let reason = "its group does not run: start the group".into();
-            return Err(GroupError::Refused { reason });
+            return Err(GroupError::Rejected { reason });
         }
         let Some(kept) = self.supervision.kept.get_mut(&worker) else { return Ok(RestartHandle::default()) };
         let before =

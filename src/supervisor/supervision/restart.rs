@@ -224,7 +224,7 @@ impl Driver {
         if let Some(old) = self.trees.stuck.values().find(|stuck| stuck.worker == worker) {
             kept.standing = Standing::Held;
             let pid = old.present.child().pid();
-            return self.tell(worker, EventKind::Warning(Box::new(Warning::RestartHeld { pid })));
+            return self.tell(worker, EventKind::Warning(Box::new(Warning::RestartBlocked { pid })));
         }
         kept.standing = Standing::Starts;
         let (shared, spec) = (Arc::clone(&kept.shared), Arc::clone(&kept.spec));

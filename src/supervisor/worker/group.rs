@@ -17,7 +17,7 @@ use std::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum GroupEnd {
+pub enum GroupEndReason {
     /// By a call: of [`WorkerGroup::stop`](crate::supervisor::handles::group::WorkerGroup::stop), or for all workers.
     Stopped,
     /// By its [`AutoShutdown`](crate::AutoShutdown).
@@ -32,7 +32,7 @@ pub enum GroupEnd {
     SupervisorGone,
 }
 
-impl fmt::Display for GroupEnd {
+impl fmt::Display for GroupEndReason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Stopped => "stopped",
@@ -45,7 +45,7 @@ impl fmt::Display for GroupEnd {
     }
 }
 
-impl From<End> for GroupEnd {
+impl From<End> for GroupEndReason {
     fn from(end: End) -> Self {
         match end {
             End::Stopped => Self::Stopped,
@@ -70,7 +70,7 @@ pub enum GroupState {
     /// It starts when the group around it does.
     Waiting,
     /// It does not run, and will not unless it is started.
-    Ended(GroupEnd),
+    Ended(GroupEndReason),
 }
 
 /// A snapshot of a group: from [`WorkerGroup::status`](crate::supervisor::handles::group::WorkerGroup::status), and good for printing as JSON.
@@ -93,7 +93,7 @@ pub struct GroupStatus {
 #[derive(Debug)]
 pub(crate) struct GroupShared {
     pub(crate) id: GroupId,
-    end: Mutex<Option<GroupEnd>>,
+    end: Mutex<Option<GroupEndReason>>,
     changed: Condvar,
 }
 
@@ -103,19 +103,19 @@ impl GroupShared {
     }
 
     /// It has ended for good, or runs again.
-    pub(crate) fn set_end(&self, end: Option<GroupEnd>) {
+    pub(crate) fn set_end(&self, end: Option<GroupEndReason>) {
         *lock(&self.end) = end;
         self.changed.notify_all();
     }
 
     /// As `set_end`, unless it has ended already.
-    pub(crate) fn end_at_last(&self, end: GroupEnd) {
+    pub(crate) fn end_at_last(&self, end: GroupEndReason) {
         lock(&self.end).get_or_insert(end);
         self.changed.notify_all();
     }
 
     /// Waits until it has ended for good, at most so long.
-    pub(crate) fn wait(&self, timeout: Duration) -> Option<GroupEnd> {
+    pub(crate) fn wait(&self, timeout: Duration) -> Option<GroupEndReason> {
         // A timeout beyond the end of the clock is for ever.
         let deadline = now().checked_add(timeout);
         let mut end = lock(&self.end);

@@ -7,7 +7,7 @@ use crate::{
         containment::{Mark, cgroup_pool::Cell, token::Token},
         control::connection::Link,
         spawner::Starter,
-        spec::survivors::Survivors,
+        spec::survivors::SurvivorPolicy,
         sync::lock,
     },
     sys::cgroup::Frozen,
@@ -68,7 +68,7 @@ impl Present {
         self.mark.born
     }
 
-    pub(crate) fn survivors(&self) -> Survivors {
+    pub(crate) fn survivors(&self) -> SurvivorPolicy {
         self.mark.survivors
     }
 

@@ -13,7 +13,7 @@ pub(crate) mod work;
 use crate::{
     exit::Survivor,
     supervisor::{
-        commands::Mailbox, containment::inspector::work::Work, spec::survivors::Survivors, sync::lock,
+        commands::Mailbox, containment::inspector::work::Work, spec::survivors::SurvivorPolicy, sync::lock,
         worker::process::Present,
     },
     sys::{
@@ -71,7 +71,7 @@ pub(crate) enum Task {
     /// Reap what was killed in its cgroup, where it has become the host's.
     ReapKilled,
     /// Find what outlives it, and kill it or not.
-    Survivors(Survivors),
+    Survivors(SurvivorPolicy),
     /// Find what is left of its process group.
     Group,
     /// The worker is stopped: stop what has left its group.

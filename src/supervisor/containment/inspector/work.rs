@@ -12,7 +12,7 @@ use crate::{
             inspector::{Findings, Progress, Request, Task, keep, reaping::Killed},
             token::{Token, tokens},
         },
-        spec::survivors::Survivors,
+        spec::survivors::SurvivorPolicy,
         sync::lock,
     },
     sys::{
@@ -322,7 +322,7 @@ impl Work {
             return findings;
         }
         let Tree { members, not_yet, unreadable } = tree_of(request.root(), &facts);
-        let kills = request.task == Task::Survivors(Survivors::Kill);
+        let kills = request.task == Task::Survivors(SurvivorPolicy::Kill);
         let sessions = sessions_of(&facts, &members);
         findings.sessions.extend(sessions);
         for pid in members {
