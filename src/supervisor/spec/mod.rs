@@ -216,20 +216,20 @@ impl WorkerSpec {
     }
 }
 
-/// What it is handed.
+/// Streams, pipes and file descriptors.
 impl WorkerSpec {
-    /// Gives it a pipe of its own for messages. This leaves its standard output to humans.
+    /// Adds a pipe for messages, so that standard output stays free for text.
     pub fn messages(mut self, pass: Pass) -> Self {
         self.plan.add_fd(MESSAGES, FdSource::OutputPipe, pass);
         self.messages_from(MessageSource::Pipe)
     }
 
-    /// Takes its standard output for its messages: for programs that have nothing else.
+    /// Reads messages from standard output: for programs that have no other output.
     pub fn messages_on_stdout(self) -> Self {
         self.messages_from(MessageSource::Stdout)
     }
 
-    /// Takes its standard error for its messages.
+    /// Reads messages from standard error.
     pub fn messages_on_stderr(self) -> Self {
         self.messages_from(MessageSource::Stderr)
     }
@@ -242,8 +242,7 @@ impl WorkerSpec {
         self.settle_outputs()
     }
 
-    /// A stream that carries messages is captured; what was asked for it besides is looked at by `validate`, so that the order of the
-    /// calls does not matter.
+    /// Captures the stream that carries messages. `validate` checks a conflicting mode, so the order of the calls does not matter.
     fn settle_outputs(mut self) -> Self {
         let settled = |is_source, asked: &Option<OutputMode>| {
             if is_source { OutputMode::Lines } else { asked.clone().unwrap_or_default() }
@@ -253,9 +252,9 @@ impl WorkerSpec {
         self
     }
 
-    /// Gives it a control pipe, for calls both ways: its address lands at the `{}`, as in `Pass::arg("--control={}")` or
-    /// `Pass::env("PIPEWRIGHT_CONTROL")`, which is where [`Parent::from_args`](crate::Parent::from_args) looks. In an argument it is the
-    /// path alone, and the key is in the variable `PIPEWRIGHT_CONTROL_KEY`; in the environment it is `PATH?KEY`.
+    /// Adds a control pipe for calls in both directions. Its address replaces the `{}` of `Pass::arg("--control={}")` or
+    /// `Pass::env("PIPEWRIGHT_CONTROL")`, the places that [`Parent::from_args`](crate::Parent::from_args) reads. An argument contains only
+    /// the path, and the variable `PIPEWRIGHT_CONTROL_KEY` the key; a variable contains `PATH?KEY`.
     pub fn control(mut self, pass: Pass) -> Self {
         if self.has_control {
             self.plan.first_error.get_or_insert(SpecError::DuplicateControl);
@@ -265,97 +264,104 @@ impl WorkerSpec {
         self
     }
 
-    /// How long it has to connect to its control pipe before that is told, as
-    /// [`ConnectTimeout`](crate::DisconnectReason::ConnectTimeout); by default 10 s. Where that is what makes it ready, not less than it
-    /// has for [becoming ready](Readiness::timeout).
+    /// Sets the timeout for connecting to the control pipe; 10 s by default. When it expires, the worker's events include
+    /// [`ConnectTimeout`](crate::DisconnectReason::ConnectTimeout). If the connection makes the worker ready, the timeout is at least
+    /// that of [`Readiness`](Readiness::timeout).
     pub fn control_connect_timeout(mut self, timeout: Duration) -> Self {
         self.control_connect_timeout = timeout;
         self
     }
 
-    /// A pipe in which we write and it reads. Our end is [`Worker::take_writer`](crate::supervisor::handles::worker::Worker::take_writer) of this name.
+    /// Adds a pipe that the worker reads. [`Worker::take_writer`](crate::Worker::take_writer) with this name returns our end.
     pub fn input_pipe(mut self, name: &str, pass: Pass) -> Self {
         self.plan.add_fd(name, FdSource::InputPipe, pass);
         self
     }
 
-    /// A pipe in which it writes and we read, as bytes. Our end is [`Worker::take_reader`](crate::supervisor::handles::worker::Worker::take_reader) of
-    /// this name; a supervisor does not read it.
+    /// Adds a pipe that the worker writes. [`Worker::take_reader`](crate::Worker::take_reader) with this name returns our end; the
+    /// supervisor does not read it.
     pub fn output_pipe(mut self, name: &str, pass: Pass) -> Self {
         self.plan.add_fd(name, FdSource::OutputPipe, pass);
         self
     }
 
-    /// A descriptor of yours: a listening socket, a jobserver's pipe, a file. Every incarnation gets the same one.
+    /// Passes a file descriptor of the host: a listening socket, a jobserver's pipe, a file. All incarnations share it.
+    #[doc(alias = "pass_fds")]
+    #[doc(alias = "ExtraFiles")]
     pub fn inherit_fd(mut self, fd: impl Into<OwnedFd>, pass: Pass) -> Self {
-        let name = format!("descriptor {}", self.plan.extra_fds.len());
+        let name = format!("fd {}", self.plan.extra_fds.len());
         self.plan.add_fd(&name, FdSource::Inherited(Arc::new(fd.into())), pass);
         self
     }
 
-    /// Its standard input; by default `/dev/null`.
+    /// Sets standard input; `/dev/null` by default.
     pub fn stdin(mut self, stdin: impl Into<StdinMode>) -> Self {
         self.plan.stdin = stdin.into();
         self
     }
 
-    /// Its standard output; by default ours.
+    /// Sets standard output; inherited by default.
     pub fn stdout(mut self, stdout: impl Into<OutputMode>) -> Self {
         self.stdout = Some(stdout.into());
         self.settle_outputs()
     }
 
-    /// Its standard error; by default ours.
+    /// Sets standard error; inherited by default.
     pub fn stderr(mut self, stderr: impl Into<OutputMode>) -> Self {
         self.stderr = Some(stderr.into());
         self.settle_outputs()
     }
 }
 
-/// How it lives as a process.
+/// Process attributes and limits.
 impl WorkerSpec {
-    /// Its process group; by default its own, which is what lets it be killed with all it has started.
+    /// Sets the process group; a new one by default, so that the worker can be killed together with its descendants.
+    #[doc(alias = "detached")]
+    #[doc(alias = "setsid")]
     pub fn process_group(mut self, group: ProcessGroup) -> Self {
         self.plan.group = group;
         self
     }
 
-    /// The signal it gets when its parent dies; `None` for none. By default SIGKILL from a supervisor. A process started by
-    /// [`spawn_unsupervised`](Self::spawn_unsupervised) gets one only where it is set here: the kernel sends it when the *thread* that spawned ends.
+    /// Sets the signal that the kernel sends to the worker when its parent dies; `None` for none. SIGKILL by default under a
+    /// supervisor, none by default for [`spawn_unsupervised`](Self::spawn_unsupervised): the kernel sends it when the spawning *thread*
+    /// exits.
+    #[doc(alias = "PR_SET_PDEATHSIG")]
     pub fn parent_death_signal(mut self, signal: Option<i32>) -> Self {
         self.death_signal = signal.map_or(DeathSignal::Never, DeathSignal::Signal);
         self
     }
 
-    /// Sets a resource limit, soft and hard; `u64::MAX` for none.
+    /// Sets the soft and the hard value of a resource limit; `u64::MAX` for unlimited.
+    #[doc(alias = "setrlimit")]
     pub fn rlimit(mut self, limit: ResourceLimit, value: u64) -> Self {
         self.plan.limits.push((limit, value));
         self
     }
 
-    /// Limits it together with all it starts. It needs a cgroup (v2) of its own and the controller in it: for a supervisor whose
-    /// process is in a leaf of a subtree that was delegated to it, as by systemd's `Delegate=yes` and `DelegateSubgroup=main`, to
-    /// its user, or to its container. Elsewhere the start fails and says why. Not for [`from_command`](Self::from_command) and
-    /// [`outlive_supervisor`](Self::outlive_supervisor).
+    /// Limits the worker together with its descendants. Requires a cgroup (v2) with the controller: the supervisor's process must be
+    /// in a leaf of a subtree that is delegated to it (systemd's `Delegate=yes` and `DelegateSubgroup=main`), to its user or to its
+    /// container. Otherwise the start fails with [`SpawnStep::CgroupLimit`](crate::SpawnStep::CgroupLimit). Conflicts with
+    /// [`from_command`](Self::from_command) and [`outlive_supervisor`](Self::outlive_supervisor).
     pub fn cgroup_limit(mut self, limit: CgroupLimit) -> Self {
         self.cgroup_limits.push(limit);
         self
     }
 
-    /// Its priority, from -20 to 19, where 19 is the most modest.
+    /// Sets the nice value, from -20 (highest priority) to 19 (lowest).
     pub fn nice(mut self, nice: i32) -> Self {
         self.plan.nice = Some(nice);
         self
     }
 
-    /// Whose disk requests come first.
+    /// Sets the I/O priority.
     pub fn io_priority(mut self, priority: IoPriority) -> Self {
         self.plan.io_priority = Some(priority);
         self
     }
 
-    /// The processors it may run on, by their numbers from 0; by default those that we may. Called again, it adds more.
-    #[doc(alias = "affinity")]
+    /// Restricts the worker to these processors, numbered from 0; inherited by default. Further calls add processors.
+    #[doc(alias = "sched_setaffinity")]
     #[doc(alias = "cpuset")]
     pub fn cpu_affinity(mut self, numbers: impl IntoIterator<Item = usize>) -> Self {
         for number in numbers {
@@ -364,7 +370,7 @@ impl WorkerSpec {
         self
     }
 
-    /// The permissions that files it makes do not get.
+    /// Sets the file mode creation mask of umask(2); inherited by default.
     pub fn umask(mut self, mask: u32) -> Self {
         self.plan.umask = Some(mask);
         self

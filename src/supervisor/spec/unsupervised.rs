@@ -1,4 +1,4 @@
-//! One process of a spec without a supervisor, and what a spec says of a start.
+//! Starts without a supervisor, and values that both kinds of start derive from the spec.
 
 use crate::{
     launch::{
@@ -12,18 +12,19 @@ use crate::{
 use std::time::Duration;
 
 impl WorkerSpec {
-    /// Starts one process of this spec by hand, with no supervisor: you read its pipes and wait for it. To read a pipe to its end
-    /// has no deadline, and a grandchild may keep it open: use `read_timeout`, or a supervisor.
+    /// Starts one process without a supervisor: the caller reads its pipes and waits for its exit. Reading a pipe to its end has no
+    /// timeout, and a descendant may keep the pipe open: use [`read_deadline`](crate::pipe::anonymous::PipeReader::read_deadline), or a
+    /// supervisor.
     ///
     /// # Errors
     ///
-    /// As [`Supervisor::spawn`](crate::supervisor::Supervisor::spawn), and [`SpecError::Conflict`] for what only a supervisor does.
+    /// As [`Supervisor::spawn`](crate::Supervisor::spawn), and [`SpecError::Conflict`] for settings that require a supervisor.
     pub fn spawn_unsupervised(&self) -> Result<Process, SpawnError> {
         self.validate()?;
         if self.has_control {
             return Err(SpecError::ControlUnsupported.into());
         }
-        let of_supervisors = [
+        let supervised_only = [
             ("cgroup_limit", !self.cgroup_limits.is_empty()),
             ("runtime_max", self.runtime_max.is_some()),
             ("restart", self.restart.can_restart()),
@@ -32,8 +33,8 @@ impl WorkerSpec {
             ("outlive_supervisor", self.survives),
             ("survivors", self.survivors != SurvivorPolicy::Kill),
         ];
-        if let Some((setting, _)) = of_supervisors.into_iter().find(|(_, is_set)| *is_set) {
-            let reason = "a process started by hand is not looked after: spawn it from a supervisor".into();
+        if let Some((setting, _)) = supervised_only.into_iter().find(|(_, is_set)| *is_set) {
+            let reason = "it requires a supervisor".into();
             return Err(SpecError::Conflict { settings: [setting, "spawn_unsupervised"], reason }.into());
         }
         let context = SpawnContext { death_signal: self.death_signal_or(None), ..SpawnContext::default() };
@@ -45,7 +46,7 @@ impl WorkerSpec {
         self.control_connect_timeout.max(to_be_ready.unwrap_or_default())
     }
 
-    /// The death signal, `unset` where the spec does not say.
+    /// The parent-death signal, or `unset` if the spec does not set it.
     pub(crate) fn death_signal_or(&self, unset: Option<i32>) -> Option<i32> {
         match self.death_signal {
             DeathSignal::Unset => unset.filter(|_| !self.survives),
