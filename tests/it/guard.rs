@@ -254,8 +254,12 @@ fn kill_one(level: &str, round: u64, after: Duration) -> (Duration, Duration) {
 #[test]
 fn p09_a_killed_host_leaves_nobody() {
     let or_cgroup = |otherwise| if may_make_cgroups() { "Cgroup" } else { otherwise };
-    let held = [("own", or_cgroup("Group")), ("session", or_cgroup("Group")), ("inherit", or_cgroup("Process"))];
-    let levels = held.into_iter().chain([("command", "Group"), ("process", "Process")]);
+    let held = [
+        ("own", or_cgroup("ProcessGroup")),
+        ("session", or_cgroup("ProcessGroup")),
+        ("inherit", or_cgroup("EnvToken")),
+    ];
+    let levels = held.into_iter().chain([("command", "ProcessGroup"), ("process", "EnvToken")]);
     let both = levels.flat_map(|(level, contained)| GUARDS.map(|guard| (level, guard, contained)));
     for (level, guard, contained) in both {
         let mut host = Host::start(Setting::new(level, guard), 1_000_000);
@@ -274,7 +278,7 @@ fn p09_a_killed_host_leaves_nobody() {
 #[test]
 fn p09_who_asked_to_survive_its_parent_does() {
     let mut host = Host::start(Setting::new("survive", "shell"), 3_000_000);
-    host.is_up("Group");
+    host.is_up("ProcessGroup");
     let guards = host.guards();
     assert!(guards.is_empty(), "there is nobody to guard");
     let before = host.offspring();
@@ -300,7 +304,7 @@ fn p09_killed_guard_is_replaced_and_reported() {
     for guard in GUARDS {
         let setting = Setting { is_hostile: true, ..Setting::new("command", guard) };
         let mut host = Host::start(setting, 2_000_000);
-        let mut output = host.is_up("Group");
+        let mut output = host.is_up("ProcessGroup");
         let first = guard_of(host.process.pid());
         assert_eq!(crate::kernel::kill(first, libc::SIGKILL), 0);
         let told = line(&mut output);
@@ -339,7 +343,7 @@ fn p09_killed_host_leaves_no_directory_of_its_sockets() {
 fn p09_guard_notices_the_end_of_a_host_whose_fork_holds_its_pipe() {
     for guard in GUARDS {
         let mut host = Host::start(Setting { single: Some("--forked"), ..Setting::new("command", guard) }, 8_000_000);
-        let output = host.is_up("Group");
+        let output = host.is_up("ProcessGroup");
         let guard_process = guard_of(host.process.pid());
         let forks: Vec<u32> =
             children(host.process.pid()).into_iter().filter(|pid| command_line(*pid).contains("--forked")).collect();
@@ -359,7 +363,7 @@ fn p09_guard_notices_the_end_of_a_host_whose_fork_holds_its_pipe() {
 fn p09_workers_end_with_a_host_without_guard() {
     for guard in ["none", "shell"] {
         let mut host = Host::start(Setting { single: Some("--"), ..Setting::new("process", guard) }, 9_000_000);
-        let output = host.is_up("Process");
+        let output = host.is_up("EnvToken");
         assert!(comes_true(|| host.offspring().len() > 4), "{:?}", host.offspring());
         // It cannot replace its guard.
         host.process.signal(libc::SIGSTOP).unwrap();
@@ -387,7 +391,7 @@ fn p09_guard_without_proc_kills_the_listed_groups_and_says_what_is_missing() {
     let mut host = Host::start(setting, 10_000_000);
     let mut output = BufReader::new(host.process.take_stdout().unwrap());
     // What cgroups there are cannot be read either.
-    assert_eq!(line(&mut output), "up Some(Group)\n");
+    assert_eq!(line(&mut output), "up Some(ProcessGroup)\n");
     let missing = "guard runs without /proc: processes that left their group may survive this one\n";
     assert_eq!(line(&mut output), missing);
     let all = || host.offspring().len();
@@ -425,7 +429,7 @@ fn p09_guard_that_fails_its_test_is_reported_and_comes_back() {
     let setting = Setting { single: Some("--"), before: Some(&mount), ..Setting::new("command", "shell") };
     let mut host = Host::start(setting, 11_000_000);
     // The worker does not wait for that part of the test.
-    let mut output = host.is_up("Group");
+    let mut output = host.is_up("ProcessGroup");
     let told = line(&mut output);
     assert!(told.starts_with("guard process ") && told.contains("ended (exit code 1)"), "{told}");
     assert!(told.contains("could not be replaced") && told.contains("it cannot find and kill a process"), "{told}");
@@ -464,8 +468,8 @@ fn comes_true_once(words: &[&str]) -> bool {
 
 /// The host's levels at which each of its hostile members is contained, as root with cgroups.
 fn hostile_levels() -> Vec<(&'static str, &'static str)> {
-    let own = if may_make_cgroups() { "Cgroup" } else { "Group" };
-    vec![("own", own), ("session", own), ("command", "Group")]
+    let own = if may_make_cgroups() { "Cgroup" } else { "ProcessGroup" };
+    vec![("own", own), ("session", own), ("command", "ProcessGroup")]
 }
 
 #[test]
@@ -482,7 +486,7 @@ fn p09_killed_host_leaves_no_process_without_environment() {
 fn p09_killed_host_leaves_nothing_whatever_shell_is_installed() {
     for shell in shells() {
         let setting = Setting { is_hostile: true, shell: Some(shell), ..Setting::new("command", "shell") };
-        kill_hostile(setting, "Group", 5_000_000);
+        kill_hostile(setting, "ProcessGroup", 5_000_000);
     }
 }
 
@@ -496,7 +500,7 @@ fn p09_killed_host_of_an_ordinary_user_leaves_nothing() {
     for level in ["own", "session", "command"] {
         for guard in GUARDS {
             let setting = Setting { is_hostile: true, is_nobody: true, ..Setting::new(level, guard) };
-            kill_hostile(setting, "Group", 6_000_000);
+            kill_hostile(setting, "ProcessGroup", 6_000_000);
         }
     }
 }
@@ -505,7 +509,7 @@ fn p09_killed_host_of_an_ordinary_user_leaves_nothing() {
 #[ignore = "takes a minute; prints how long after its host nothing is left"]
 fn p09_figures_of_each_shell_and_level() {
     let root = hostile_levels().into_iter().map(|(level, contained)| (level, contained, false));
-    let levels: Vec<_> = root.chain([("own", "Group", true)]).collect();
+    let levels: Vec<_> = root.chain([("own", "ProcessGroup", true)]).collect();
     let shells = shells().into_iter().map(|shell| ("shell", Some(shell))).chain([("own", None)]);
     for (guard, shell) in shells {
         for &(level, contained, is_nobody) in &levels {

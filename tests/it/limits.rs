@@ -223,7 +223,7 @@ fn a_user_without_a_subtree_is_told() {
     let Some(subtree) = Subtree::new(To::Nobody) else { return };
     for limit in ROOMY {
         let told = subtree.host(At::Leaf, &[limit]);
-        is_refused(&told, ["PermissionDenied", "cgroup", "Some(Group)"], To::Nobody);
+        is_refused(&told, ["PermissionDenied", "cgroup", "Some(ProcessGroup)"], To::Nobody);
     }
 }
 
