@@ -184,6 +184,7 @@ impl Supervisor {
     }
 
     /// Takes no more workers. When the last one has ended the event channel ends too.
+    #[doc(alias = "shutdown_input")]
     pub fn close(&self) {
         if let Some(starter) = &self.starter {
             starter.starts().close();
@@ -203,6 +204,7 @@ impl Supervisor {
 
     /// How everybody is. Asks the loop, which answers between two looks at the kernel. Waits 5 s for that at most, and then gives a
     /// status that is [not complete](SupervisorStatus::is_complete).
+    #[doc(alias = "which_children")]
     pub fn status(&self) -> SupervisorStatus {
         self.mailbox.ask(Command::Report).unwrap_or_else(|why| SupervisorStatus {
             workers: Vec::new(),
@@ -259,6 +261,7 @@ impl Supervisor {
     /// # Errors
     ///
     /// When no descriptor or thread can be had.
+    #[doc(alias = "ctrlc")]
     pub fn handle_signals(&self) -> io::Result<SignalGuard> {
         let starts = self.starter.as_ref().map(|starter| Arc::clone(starter.starts()));
         SignalGuard::listen(self.mailbox.clone(), starts.ok_or(io::ErrorKind::BrokenPipe)?)

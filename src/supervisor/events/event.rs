@@ -132,8 +132,10 @@ pub enum EventKind {
     },
     /// It tells what it is doing, by `sd_notify`; at most 1 KiB of it, [printable](crate::printable). While one such event is not received, later ones are only in
     /// [`WorkerStatus::status`](crate::WorkerStatus::status).
+    #[doc(alias = "STATUS")]
     StatusText(Box<str>),
     /// It tells that it is about to end, by `sd_notify`.
+    #[doc(alias = "STOPPING")]
     SelfStopping,
     /// Its [`Watchdog`](crate::Watchdog) has heard nothing of it for most of the period.
     WatchdogWarning {
@@ -141,8 +143,10 @@ pub enum EventKind {
         silent_for: Duration,
     },
     /// Its watchdog has heard nothing of it for the whole period: it is stopped.
+    #[doc(alias = "WatchdogSec")]
     WatchdogTimeout,
     /// It has run as long as its [time limit](crate::WorkerSpec::runtime_max) lets it: it is stopped.
+    #[doc(alias = "RuntimeMaxSec")]
     RuntimeExceeded {
         /// From its start.
         after: Duration,

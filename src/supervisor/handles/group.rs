@@ -232,6 +232,7 @@ impl WorkerGroup {
     /// # Errors
     ///
     /// [`GroupError::Rejected`] where a member of another group waits for one of its own.
+    #[doc(alias = "terminate_child")]
     pub fn remove_all(&self) -> Result<StopHandle, GroupError> {
         let began = now();
         let ended = self.put(|answer| GroupCommand::RemoveAll(self.id(), answer))?;

@@ -40,6 +40,7 @@ impl Worker {
 
     /// The process id of its present incarnation, or of the last one; `None` before the first, as for a member of a group that has not
     /// started. Use it for display only: the kernel may reuse the number. [`signal`](Self::signal) never reaches another process.
+    #[doc(alias = "id")]
     pub fn pid(&self) -> Option<u32> {
         self.shared.present().map(|present| present.child.pid())
     }
@@ -68,6 +69,8 @@ impl Worker {
     /// # Errors
     ///
     /// As [`signal`](Self::signal); of the kind [`Other`](io::ErrorKind::Other) where its cgroup refuses.
+    #[doc(alias = "pause")]
+    #[doc(alias = "SIGSTOP")]
     pub fn freeze(&self) -> io::Result<()> {
         self.set_frozen(Frozen::Yes)
     }
@@ -77,6 +80,8 @@ impl Worker {
     /// # Errors
     ///
     /// As [`freeze`](Self::freeze).
+    #[doc(alias = "resume")]
+    #[doc(alias = "SIGCONT")]
     pub fn thaw(&self) -> io::Result<()> {
         self.set_frozen(Frozen::No)
     }
@@ -122,11 +127,13 @@ impl Worker {
     /// Ends it for good, by its [stop ladder](crate::WorkerSpec::stop). Returns at once, with what can be waited for;
     /// [`Exited`](crate::EventKind::Exited) tells too when it is over. Called again it goes to the next rung of the ladder at once.
     /// One that has ended is no error; one that waits for its restart is not started again.
+    #[doc(alias = "terminate")]
     pub fn stop(&self) -> StopHandle {
         self.end(Action::Stop)
     }
 
     /// As [`stop`](Self::stop), and it is killed after so long, whatever its ladder says.
+    #[doc(alias = "TimeoutStopSec")]
     pub fn stop_timeout(&self, timeout: Duration) -> StopHandle {
         self.end(Action::StopWithin(timeout))
     }

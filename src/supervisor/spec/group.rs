@@ -77,6 +77,7 @@ impl GroupPolicy {
 
     /// How long its end may take, from when it is stopped or gives up: whoever of it is left then is killed. By default as long as
     /// the stop ladders of those who wait for one another. A member whose ladder alone is longer is refused.
+    #[doc(alias = "TimeoutStopSec")]
     pub fn stop_timeout(mut self, timeout: Duration) -> Self {
         self.stop_timeout = Some(timeout);
         self

@@ -445,6 +445,7 @@ impl WorkerSpec {
 
     /// The largest message in bytes; by default 16 MiB, at most 1 GiB. A longer one is skipped and reported as a
     /// [`FrameError`](crate::FrameError) as soon as its length is known; a host that does not want to go on then stops the worker. So much memory can one worker's unfinished message take.
+    #[doc(alias = "max_frame_length")]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = bytes;
         self

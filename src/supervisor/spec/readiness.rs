@@ -100,6 +100,7 @@ impl Readiness {
     /// [`regex-lite`](https://docs.rs/regex-lite). Only the first 4 KiB of a line are looked at, and only the first 16 MiB of the
     /// output (each line counts 16 bytes more than it has); then the worker is not ready for good
     /// ([`ReadinessError::OutputLimit`](crate::ReadinessError::OutputLimit)).
+    #[doc(alias = "ready_log_line")]
     pub fn log_line(pattern: &str) -> Self {
         Self::new(Wanted::Line(pattern.into(), Regex::new(pattern).ok()))
     }
@@ -114,6 +115,7 @@ impl Readiness {
     /// heard, whichever user they run as, and those of our user and of root; anything else is refused with a
     /// [`Warning`](crate::Warning::NotificationRejected). A worker of another user than ours reaches the socket where we are root, or
     /// where [`peer_user`](crate::WorkerSpec::peer_user) says so.
+    #[doc(alias = "NOTIFY_SOCKET")]
     pub fn sd_notify() -> Self {
         Self::new(Wanted::Notify)
     }
@@ -135,6 +137,7 @@ impl Readiness {
     }
 
     /// How long it has, from its start; by default 30 s.
+    #[doc(alias = "TimeoutStartSec")]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

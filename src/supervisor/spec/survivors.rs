@@ -30,6 +30,7 @@ impl WorkerSpec {
     /// * It has no cgroup of its own, since all of a cgroup is killed together: [`cgroup_limit`](Self::cgroup_limit) is refused.
     /// * The daemon keeps what it has inherited: a captured stream that it holds open is closed after the
     ///   [drain time](Self::drain_timeout) and named in [`Exit::leaked_streams`](crate::Exit::leaked_streams).
+    #[doc(alias = "KillMode")]
     pub fn survivors(mut self, survivors: SurvivorPolicy) -> Self {
         self.survivors = survivors;
         self
