@@ -169,6 +169,7 @@ pub use policy::{
     group::model::{AutoShutdown, DependencyCondition, Strategy},
     restart::{Backoff, ExitMatch, GiveUpReason, Restart, RestartIntensity, RestartPolicy},
     stop::{StopPolicy, StopStep},
+    survivors::SurvivorPolicy,
     watchdog::Watchdog,
 };
 #[cfg(target_os = "linux")]
@@ -194,7 +195,6 @@ pub use supervisor::{
         WorkerSpec,
         group::{GroupError, GroupPolicy},
         readiness::Readiness,
-        survivors::SurvivorPolicy,
     },
     worker::{
         group::{GroupEndReason, GroupState, GroupStatus},

@@ -17,4 +17,5 @@ pub(crate) mod readiness;
 pub(crate) mod restart;
 pub(crate) mod restart_history;
 pub(crate) mod stop;
+pub(crate) mod survivors;
 pub(crate) mod watchdog;

@@ -8,7 +8,6 @@ use crate::{
     supervisor::{
         containment::{guard::GuardNews, inspector::Findings},
         control::server::Server,
-        handles::stop::RestartHandle,
         spec::{
             SharedSpec,
             group::{GroupError, GroupPolicy},
@@ -113,6 +112,15 @@ pub(crate) enum Unanswered {
     Late,
 }
 
+impl From<Unanswered> for GroupError {
+    fn from(why: Unanswered) -> Self {
+        match why {
+            Unanswered::LoopGone => Self::SupervisorGone,
+            Unanswered::Late => Self::TimedOut,
+        }
+    }
+}
+
 /// Where commands for the loop are put.
 #[derive(Debug, Clone)]
 pub(crate) struct Mailbox {
@@ -185,19 +193,22 @@ pub(crate) enum GroupCommand {
     StartMember {
         group: GroupId,
         worker: WorkerId,
-        answer: Sender<Result<RestartHandle, GroupError>>,
+        answer: Sender<Result<Restarted, GroupError>>,
     },
     /// Nothing where there is no such group any more.
     Status(GroupId, Sender<Option<GroupStatus>>),
     /// Gives those who are to begin anew.
-    Start(GroupId, Sender<RestartHandle>),
+    Start(GroupId, Sender<Restarted>),
     /// Gives those who are to end.
     Stop(GroupId, Sender<Vec<Arc<WorkerShared>>>),
     /// As `Stop`, and for good.
     RemoveAll(GroupId, Sender<Result<Vec<Arc<WorkerShared>>, GroupError>>),
     /// As `Start`.
-    Restart(GroupId, Sender<RestartHandle>),
+    Restart(GroupId, Sender<Restarted>),
 }
+
+/// Workers that start again, each with the number of its last incarnation before.
+pub(crate) type Restarted = Vec<(Arc<WorkerShared>, u32)>;
 
 /// Workers that are to be members, with their specs.
 pub(crate) type Newcomers = Vec<(Arc<WorkerShared>, SharedSpec)>;

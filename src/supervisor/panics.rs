@@ -1,16 +1,7 @@
 //! What a user has given us to call on a thread of ours: a panic in it is his own affair, and everybody else's workers live on.
 
-use crate::{
-    supervisor::spec::{WorkerSpec, readiness::Readiness},
-    sys::deferred_close::{self, MayBlock},
-};
+use crate::sys::deferred_close;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
-impl MayBlock for WorkerSpec {
-    fn may_block(&self) -> bool {
-        self.plan.holds_user_values() || self.ready.as_ref().is_some_and(Readiness::holds_closure)
-    }
-}
 
 /// What a user's code gives; nothing where it panics. The panic hook has told of that by then. What it panicked with can be anything,
 /// also something that panics or blocks when it is dropped: that is done elsewhere.

@@ -8,10 +8,10 @@ pub(crate) mod report;
 pub(crate) mod scan;
 pub(crate) mod teardown;
 
+use crate::policy::survivors::SurvivorPolicy;
 use crate::supervisor::{
     containment::{cgroup_pool::Cell, token::Token},
     spawner::queue::Tie,
-    spec::survivors::SurvivorPolicy,
 };
 use std::sync::Mutex;
 

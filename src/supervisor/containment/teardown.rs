@@ -3,12 +3,12 @@
 use crate::{
     exit::{Exit, ExitStatus},
     launch::child::exit_status,
+    policy::survivors::SurvivorPolicy,
     supervisor::{
         clock::now,
         containment::cgroup_pool::Cell,
         incarnation::LONGEST_DEATH,
         spawner::Starter,
-        spec::survivors::SurvivorPolicy,
         worker::{WorkerShared, process::Present},
     },
     sys::{

@@ -182,7 +182,9 @@ impl WorkerGroup {
     /// ```
     #[doc(alias = "restart_child")]
     pub fn start_member(&self, worker: &Worker) -> Result<RestartHandle, GroupError> {
-        self.put(|answer| GroupCommand::StartMember { group: self.id(), worker: worker.id(), answer })?
+        let restarted =
+            self.put(|answer| GroupCommand::StartMember { group: self.id(), worker: worker.id(), answer })?;
+        restarted.map(RestartHandle::new)
     }
 
     /// Forgets a worker of this group or of one within it: it is stopped before, and ends for good.
@@ -242,7 +244,7 @@ impl WorkerGroup {
     /// Starts it again, with all in it, after [`stop`](Self::stop) or after it has ended. Gives what can be waited for: those who
     /// come back with that.
     pub fn start(&self) -> RestartHandle {
-        self.put(|answer| GroupCommand::Start(self.id(), answer)).unwrap_or_else(RestartHandle::unanswered)
+        RestartHandle::answered(self.put(|answer| GroupCommand::Start(self.id(), answer)))
     }
 
     /// Ends all in it, in reverse order; only [`start`](Self::start) or [`restart`](Self::restart) brings them back. Does not wait
@@ -258,7 +260,7 @@ impl WorkerGroup {
     /// Ends all in it and starts it again. Gives what can be waited for: all but those with [`Restart::Never`], whom nothing but
     /// their user starts a second time.
     pub fn restart(&self) -> RestartHandle {
-        self.put(|answer| GroupCommand::Restart(self.id(), answer)).unwrap_or_else(RestartHandle::unanswered)
+        RestartHandle::answered(self.put(|answer| GroupCommand::Restart(self.id(), answer)))
     }
 
     fn ask(&self, command: impl FnOnce(Sender<Result<(), GroupError>>) -> GroupCommand) -> Result<(), GroupError> {

@@ -5,7 +5,7 @@ use crate::{
     ids::WorkerId,
     supervisor::{
         clock::now,
-        commands::Unanswered,
+        commands::{Restarted, Unanswered},
         worker::{WorkerShared, process::Present},
     },
 };
@@ -66,7 +66,7 @@ impl StopHandle {
 #[derive(Clone, Default)]
 pub struct RestartHandle {
     /// Each with the number of its last incarnation before.
-    workers: Vec<(Arc<WorkerShared>, u32)>,
+    workers: Restarted,
     /// The loop has not said which workers begin anew.
     is_unanswered: bool,
 }
@@ -79,8 +79,8 @@ impl RestartHandle {
     }
 
     /// Which workers begin anew is not known, unless there are none.
-    pub(crate) fn unanswered(why: Unanswered) -> Self {
-        Self { workers: Vec::new(), is_unanswered: why == Unanswered::Late }
+    pub(crate) fn answered(answer: Result<Restarted, Unanswered>) -> Self {
+        answer.map_or_else(|why| Self { workers: Vec::new(), is_unanswered: why == Unanswered::Late }, Self::new)
     }
 
     /// Waits until a later incarnation of each is ready, at most so long from now. False when the time is over before, or when one

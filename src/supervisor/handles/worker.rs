@@ -27,6 +27,12 @@ pub struct Worker {
 
 shown_as!(Worker, |worker| { id: worker.id().0, name: worker.name(), pid: worker.pid().unwrap_or_default() });
 
+impl From<&Worker> for WorkerId {
+    fn from(worker: &Worker) -> Self {
+        worker.id()
+    }
+}
+
 impl Worker {
     /// Its name in events.
     pub fn id(&self) -> WorkerId {

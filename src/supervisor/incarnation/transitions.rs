@@ -8,6 +8,7 @@ use crate::{
         lifecycle::{Ask, Input, Output, StreamId},
         readiness::Sign,
         stop::StopStep,
+        survivors::SurvivorPolicy,
     },
     supervisor::{
         commands::{Action, Arrival},
@@ -19,7 +20,6 @@ use crate::{
             timers::Timer,
             token::Target,
         },
-        spec::survivors::SurvivorPolicy,
         supervision::{restart::Left, worker::Standing},
         worker::process::Present,
     },

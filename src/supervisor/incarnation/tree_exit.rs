@@ -5,7 +5,7 @@
 
 use crate::{
     exit::Survivor,
-    policy::lifecycle::Input,
+    policy::{lifecycle::Input, survivors::SurvivorPolicy},
     supervisor::{
         containment::{
             cgroup_pool::Cell,
@@ -18,7 +18,6 @@ use crate::{
             timers::Timer,
             token::Target,
         },
-        spec::survivors::SurvivorPolicy,
     },
     sys::proc::{self, Held},
 };

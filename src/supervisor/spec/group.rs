@@ -10,7 +10,6 @@ use crate::{
         },
         restart::Restart,
     },
-    supervisor::commands::Unanswered,
 };
 use std::time::Duration;
 
@@ -155,15 +154,6 @@ pub enum GroupError {
     /// known.
     #[error("the supervisor's event loop has not answered within 5 s")]
     TimedOut,
-}
-
-impl From<Unanswered> for GroupError {
-    fn from(why: Unanswered) -> Self {
-        match why {
-            Unanswered::LoopGone => Self::SupervisorGone,
-            Unanswered::Late => Self::TimedOut,
-        }
-    }
 }
 
 impl From<error::GroupError> for GroupError {

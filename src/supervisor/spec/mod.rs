@@ -9,15 +9,12 @@ use crate::{
         plan::{Argument, EnvironmentChange, FdSource, LaunchPlan, MESSAGES, Program},
         stdio::{OutputMode, ProcessGroup, StdinMode},
     },
-    policy::{group::model::DependencyCondition, restart::RestartPolicy, stop::StopPolicy, watchdog::Watchdog},
-    supervisor::{
-        handles::worker::Worker,
-        spec::{
-            readiness::{BELL, Readiness, Wanted},
-            survivors::SurvivorPolicy,
-        },
+    policy::{
+        group::model::DependencyCondition, restart::RestartPolicy, stop::StopPolicy, survivors::SurvivorPolicy,
+        watchdog::Watchdog,
     },
-    sys::deferred_close::DropInBackground,
+    supervisor::spec::readiness::{BELL, Readiness, Wanted},
+    sys::deferred_close::{DropInBackground, MayBlock},
     wire::framing::Framing,
 };
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, process::Command, sync::Arc, time::Duration};
@@ -399,8 +396,8 @@ impl WorkerSpec {
     }
 
     /// In a [group](crate::WorkerGroup): the worker starts only when `other`, a member of the same or of another group, meets `condition`.
-    pub fn depends_on(mut self, other: &Worker, condition: DependencyCondition) -> Self {
-        self.dependencies.push((other.id(), condition));
+    pub fn depends_on(mut self, other: impl Into<WorkerId>, condition: DependencyCondition) -> Self {
+        self.dependencies.push((other.into(), condition));
         self
     }
 
@@ -489,6 +486,12 @@ impl WorkerSpec {
     pub fn stderr_tail(mut self, bytes: usize) -> Self {
         self.stderr_tail = bytes;
         self
+    }
+}
+
+impl MayBlock for WorkerSpec {
+    fn may_block(&self) -> bool {
+        self.plan.holds_user_values() || self.ready.as_ref().is_some_and(Readiness::holds_closure)
     }
 }
 

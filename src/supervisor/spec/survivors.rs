@@ -1,22 +1,6 @@
-//! What becomes of processes that outlive the worker that started them.
+//! The settings of a worker for processes that outlive it.
 
-use crate::supervisor::spec::WorkerSpec;
-
-/// What becomes of the processes that a worker has started and that are still running when it ends, from
-/// [`WorkerSpec::survivors`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum SurvivorPolicy {
-    /// They are killed, waited for, and named in [`Exit::survivors`](crate::Exit::survivors), at most 4096 of them at a time: a tree
-    /// ends with its worker.
-    #[default]
-    Kill,
-    /// They are named in [`Exit::survivors`](crate::Exit::survivors) and left running. For jobs that start daemons on purpose: a
-    /// compiler cache, an agent, a build daemon.
-    Report,
-    /// They are not looked for.
-    Ignore,
-}
+use crate::{policy::survivors::SurvivorPolicy, supervisor::spec::WorkerSpec};
 
 impl WorkerSpec {
     /// What becomes of processes that outlive it; by default they are [killed](SurvivorPolicy::Kill).

@@ -7,7 +7,8 @@ use crate::{
         process::Process,
         spawn::{launch, prepare},
     },
-    supervisor::spec::{DeathSignal, WorkerSpec, survivors::SurvivorPolicy},
+    policy::survivors::SurvivorPolicy,
+    supervisor::spec::{DeathSignal, WorkerSpec},
 };
 use std::time::Duration;
 

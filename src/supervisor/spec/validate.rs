@@ -2,8 +2,8 @@
 
 use crate::{
     launch::{error::SpecError, plan::Program, stdio::OutputMode},
-    policy::{conflict::Conflict, watchdog::Life},
-    supervisor::spec::{DeathSignal, MessageSource, WorkerSpec, readiness::Wanted, survivors::SurvivorPolicy},
+    policy::{conflict::Conflict, survivors::SurvivorPolicy, watchdog::Life},
+    supervisor::spec::{DeathSignal, MessageSource, WorkerSpec, readiness::Wanted},
 };
 
 fn refused(conflict: Conflict) -> SpecError {

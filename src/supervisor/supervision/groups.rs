@@ -13,10 +13,9 @@ use crate::{
         restart_history::{RestartDecision, RunEnd},
     },
     supervisor::{
-        commands::{Action, GroupCommand},
+        commands::{Action, GroupCommand, Restarted},
         event_loop::Driver,
         events::event::{Event, EventKind},
-        handles::stop::RestartHandle,
         reactor::{arena::Place, timers::Timer},
         spawner::queue::HANG_TIME,
         spec::group::GroupError,
@@ -88,7 +87,7 @@ impl Driver {
     }
 
     /// Answers with those who come back: of a start those who rested, of a restart all of them.
-    fn begin_anew(&mut self, input: impl FnOnce(Node) -> Input, group: GroupId, answer: &Sender<RestartHandle>) {
+    fn begin_anew(&mut self, input: impl FnOnce(Node) -> Input, group: GroupId, answer: &Sender<Restarted>) {
         let node = Node::Group(group);
         let input = input(node);
         let is_start = matches!(input, Input::Start(_));
@@ -107,7 +106,7 @@ impl Driver {
         let comes_back = |kept: &&Kept| !kept.is_resting && kept.spec.restart.restart() != Restart::Never;
         let anew = self.members(node).filter(comes_back);
         let anew = anew.filter_map(|kept| Some((Arc::clone(&kept.shared), *before.get(&kept.shared.id())?)));
-        drop(answer.send(RestartHandle::new(anew)));
+        drop(answer.send(anew.collect()));
     }
 
     /// Its user wants something of a member.

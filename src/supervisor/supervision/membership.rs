@@ -12,9 +12,8 @@ use crate::{
         restart::{Restart, RestartIntensity},
     },
     supervisor::{
-        commands::{FirstStart, Newcomers},
+        commands::{FirstStart, Newcomers, Restarted},
         event_loop::Driver,
-        handles::stop::RestartHandle,
         spec::{SharedSpec, WorkerSpec, group::GroupError},
         supervision::{
             restart::next_seed,
@@ -127,21 +126,21 @@ impl Driver {
         Ok(())
     }
 
-    pub(crate) fn start_member(&mut self, group: GroupId, worker: WorkerId) -> Result<RestartHandle, GroupError> {
+    pub(crate) fn start_member(&mut self, group: GroupId, worker: WorkerId) -> Result<Restarted, GroupError> {
         self.check_is_of(group, worker)?;
         let id = worker;
         if self.supervision.groups.is_group_over(id) {
             let reason = "its group does not run: start the group".into();
             return Err(GroupError::Rejected { reason });
         }
-        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return Ok(RestartHandle::default()) };
+        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return Ok(Vec::new()) };
         let before =
             (kept.is_resting || kept.wish == Wish::End).then(|| (Arc::clone(&kept.shared), kept.shared.incarnation()));
         if before.is_some() {
             kept.begin_anew();
         }
         self.tell_groups(Input::Start(Node::Member(id)));
-        Ok(RestartHandle::new(before))
+        Ok(before.into_iter().collect())
     }
 
     fn check_is_of(&self, group: GroupId, worker: WorkerId) -> Result<(), GroupError> {

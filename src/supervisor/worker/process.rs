@@ -3,11 +3,11 @@
 use crate::{
     exit::Exit,
     launch::{child::ChildProcess, descriptors::ParentFds, spawn::LaunchedChild},
+    policy::survivors::SurvivorPolicy,
     supervisor::{
         containment::{Mark, cgroup_pool::Cell, token::Token},
         control::connection::Link,
         spawner::Starter,
-        spec::survivors::SurvivorPolicy,
         sync::lock,
     },
     sys::cgroup::Frozen,

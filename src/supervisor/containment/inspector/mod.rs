@@ -12,10 +12,8 @@ pub(crate) mod work;
 
 use crate::{
     exit::Survivor,
-    supervisor::{
-        commands::Mailbox, containment::inspector::work::Work, spec::survivors::SurvivorPolicy, sync::lock,
-        worker::process::Present,
-    },
+    policy::survivors::SurvivorPolicy,
+    supervisor::{commands::Mailbox, containment::inspector::work::Work, sync::lock, worker::process::Present},
     sys::{
         pidfd,
         proc::{Eyes, Held},

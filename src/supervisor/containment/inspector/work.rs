@@ -3,7 +3,10 @@
 use crate::{
     exit::Survivor,
     launch::child::is_own_child,
-    policy::descendants::{Facts, Root, Sign, Tree, tree_of},
+    policy::{
+        descendants::{Facts, Root, Sign, Tree, tree_of},
+        survivors::SurvivorPolicy,
+    },
     supervisor::{
         clock::now,
         commands::{Command, Mailbox},
@@ -12,7 +15,6 @@ use crate::{
             inspector::{Findings, Progress, Request, Task, keep, reaping::Killed},
             token::{Token, tokens},
         },
-        spec::survivors::SurvivorPolicy,
         sync::lock,
     },
     sys::{
