@@ -6,12 +6,15 @@ use super::{
     sweep::Sweep,
 };
 use crate::sys::{
-    fd,
-    kin::{self, Kin},
-    pidfd::{self, PidFd},
+    fd, kill,
+    pidfd::PidFd,
     poll::{self, Deadline, Interest},
-    proc::{self, Environment, Eyes},
-    signals,
+    proc::{
+        environ::{EnvironReader, EnvironState},
+        list,
+        stat::Stat,
+    },
+    signals, this_process,
 };
 use std::{
     env,
@@ -48,7 +51,7 @@ struct Order {
 /// Gives the exit code.
 pub(super) fn run() -> i32 {
     signals::block_all();
-    kin::set_title(c"pipewright-guard");
+    this_process::set_title(c"pipewright-guard");
     match guard() {
         Ok(()) => 0,
         Err(error) => {
@@ -63,7 +66,7 @@ fn guard() -> io::Result<()> {
     let mut told = BufReader::new(File::from(fd::adopt(ORDER)));
     let (reader, writer) = (File::from(fd::adopt(LIST_READER)), fd::adopt(LIST_WRITER));
     let order = order(&mut told)?;
-    let host = Kin::of(order.host);
+    let host = Stat::of(order.host).ok();
     report(&format!("{READY}{}\n{TESTED}", self_test()?));
     wait_for_end(&told.into_inner(), order.host)?;
     let listed = groups::read(reader, writer.as_fd()).unwrap_or_default();
@@ -86,11 +89,11 @@ fn order(told: &mut impl BufRead) -> io::Result<Order> {
 
 /// Exercises what the sweep relies on. Gives what it has to do without.
 fn self_test() -> io::Result<&'static str> {
-    let own = pidfd::own_pid();
-    kin::probe_own_group()?;
-    let is_listed = proc::all().is_ok_and(|all| all.contains(&own));
-    let found = Eyes::new().find(own, |bytes| memchr::memmem::find(bytes, VARIABLE.as_bytes()));
-    let sees = is_listed && matches!(found, Environment::Has(_)) && Kin::of(own).is_some();
+    let own = this_process::own_pid();
+    kill::probe_own_group()?;
+    let is_listed = list::all().is_ok_and(|all| all.contains(&own));
+    let found = EnvironReader::new().search(own, |bytes| memchr::memmem::find(bytes, VARIABLE.as_bytes()));
+    let sees = is_listed && matches!(found, EnvironState::Found(_)) && Stat::of(own).is_ok();
     Ok(if sees { "" } else { WITHOUT_PROC })
 }
 
@@ -106,7 +109,7 @@ fn wait_for_end(pipe: &File, host: i32) -> io::Result<()> {
     let mut watched = vec![(pipe.as_fd(), Interest::Readable)];
     watched.extend(pidfd.as_ref().ok().map(|pidfd| (pidfd.as_fd(), Interest::Readable)));
     // The number may have been given to another process already.
-    if kin::parent() != host {
+    if this_process::parent() != host {
         return Ok(());
     }
     poll::wait_any(&watched, Deadline::after(Duration::MAX)).map(drop)

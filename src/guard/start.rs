@@ -15,7 +15,7 @@ use crate::{
         spawn::{launch, prepare},
         stdio::{OutputMode, ProcessGroup, StdinMode},
     },
-    sys::pidfd,
+    sys::this_process,
 };
 use std::{
     env,
@@ -166,7 +166,7 @@ impl OwnOrShell {
         pipe.write_all(order.token.as_bytes())?;
         pipe.write_all(b"\n")?;
         pipe.write_all(order.cgroup.map(Path::as_os_str).unwrap_or_default().as_bytes())?;
-        pipe.write_all(format!("\n{}\n", pidfd::own_pid()).as_bytes())?;
+        pipe.write_all(format!("\n{}\n", this_process::own_pid()).as_bytes())?;
         let mut plan = LaunchPlan::new(Program::Named(self.name(shell).into()));
         plan.environment = vec![EnvironmentChange::Clear];
         let set = |name: &str, value: OsString| EnvironmentChange::Set(name.into(), value);

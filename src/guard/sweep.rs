@@ -1,9 +1,14 @@
 //! What the own executable does when the host has ended: kills all that belongs to its trees.
 
 use crate::sys::{
-    kin::{self, Kin, State},
+    kill,
     pidfd::{self, PidFd},
-    proc::{self, Environment, Eyes, Sight},
+    proc::{
+        environ::{self, EnvironMatch, EnvironReader, EnvironState},
+        list,
+        stat::Stat,
+    },
+    this_process,
 };
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -34,12 +39,12 @@ pub(super) struct Sweep<'a> {
     token: &'a [u8],
     groups: BTreeSet<i32>,
     /// As it was when it lived.
-    host: Option<Kin>,
+    host: Option<Stat>,
     /// The tree's own sessions.
     sessions: HashSet<i32>,
     /// What was found to belong to a tree.
     known: HashSet<(i32, u64)>,
-    eyes: Eyes,
+    environ: EnvironReader,
 }
 
 /// What one look at all processes has come to.
@@ -52,9 +57,9 @@ enum Looked {
 }
 
 impl<'a> Sweep<'a> {
-    pub(super) fn new(token: &'a [u8], groups: BTreeSet<i32>, host: Option<Kin>) -> Self {
+    pub(super) fn new(token: &'a [u8], groups: BTreeSet<i32>, host: Option<Stat>) -> Self {
         let sessions = groups.iter().copied().collect();
-        Self { token, groups, host, sessions, known: HashSet::new(), eyes: Eyes::new() }
+        Self { token, groups, host, sessions, known: HashSet::new(), environ: EnvironReader::new() }
     }
 
     pub(super) fn run(&mut self, cgroup: Option<&Path>, directory: Option<&Path>) {
@@ -67,10 +72,10 @@ impl<'a> Sweep<'a> {
         // No more than once: from now on the numbers may be given to others.
         for group in mem::take(&mut self.groups) {
             // ESRCH: all its members have ended.
-            drop(kin::kill_group(group));
+            drop(kill::kill_group(group));
         }
-        for kin in family {
-            kill(kin);
+        for stat in family {
+            kill(stat);
         }
         self.hunt();
         if let Some(directory) = directory {
@@ -101,53 +106,53 @@ impl<'a> Sweep<'a> {
 
     fn look(&mut self) -> Looked {
         let mut looked = Looked::Nothing;
-        let own = pidfd::own_pid();
-        for pid in proc::all().unwrap_or_default().into_iter().filter(|pid| *pid != own) {
-            match self.eyes.look(pid, self.token) {
-                Sight::Carrier(held) => {
-                    self.know(Kin::of(pid));
+        let own = this_process::own_pid();
+        for pid in list::all().unwrap_or_default().into_iter().filter(|pid| *pid != own) {
+            match self.environ.find_token(pid, self.token) {
+                EnvironMatch::Match(held) => {
+                    self.know(Stat::of(pid).ok());
                     drop(held.signal(libc::SIGKILL));
                     looked = Looked::Killed;
                 }
-                Sight::NotYet if looked == Looked::Nothing => looked = Looked::Hidden,
-                Sight::NotYet | Sight::Stranger => {}
+                EnvironMatch::NotYet if looked == Looked::Nothing => looked = Looked::Hidden,
+                EnvironMatch::NotYet | EnvironMatch::NoMatch => {}
             }
         }
-        for kin in self.family() {
-            kill(kin);
+        for stat in self.family() {
+            kill(stat);
             looked = Looked::Killed;
         }
         looked
     }
 
-    fn know(&mut self, kin: Option<Kin>) {
-        let Some(kin) = kin else { return };
-        self.known.insert((kin.pid, kin.started));
+    fn know(&mut self, stat: Option<Stat>) {
+        let Some(stat) = stat else { return };
+        self.known.insert((stat.pid, stat.start));
         // A session other than the host's was made by a descendant, and is only inherited.
-        if self.host.is_some_and(|host| host.session != kin.session) && kin.session > 1 {
-            self.sessions.insert(kin.session);
+        if self.host.is_some_and(|host| host.session != stat.session) && stat.session > 1 {
+            self.sessions.insert(stat.session);
         }
     }
 
     /// The living processes that belong to the trees by their group, session or parents.
-    fn family(&mut self) -> Vec<Kin> {
-        let own = pidfd::own_pid();
-        let all: Vec<Kin> = proc::all().unwrap_or_default().into_iter().filter_map(Kin::of).collect();
-        let by_pid: HashMap<i32, Kin> = all.iter().map(|kin| (kin.pid, *kin)).collect();
+    fn family(&mut self) -> Vec<Stat> {
+        let own = this_process::own_pid();
+        let all: Vec<Stat> = list::all().unwrap_or_default().into_iter().filter_map(|pid| Stat::of(pid).ok()).collect();
+        let by_pid: HashMap<i32, Stat> = all.iter().map(|stat| (stat.pid, *stat)).collect();
         let mut found = Vec::new();
         loop {
             let before = found.len();
-            for &kin in all.iter().filter(|kin| kin.pid > 1 && kin.pid != own) {
-                let key = (kin.pid, kin.started);
+            for &stat in all.iter().filter(|stat| stat.pid > 1 && stat.pid != own) {
+                let key = (stat.pid, stat.start);
                 let is_known =
-                    |pid: i32| by_pid.get(&pid).is_some_and(|kin| self.known.contains(&(kin.pid, kin.started)));
-                let belongs = self.groups.contains(&kin.group)
-                    || self.sessions.contains(&kin.session)
-                    || is_known(kin.parent)
-                    || kin.state == State::Leaderless && kin::a_thread_carries(kin.pid, self.token);
-                if belongs && !self.known.contains(&key) && !self.may_outlive(kin.pid) {
-                    self.know(Some(kin));
-                    found.push(kin);
+                    |pid: i32| by_pid.get(&pid).is_some_and(|stat| self.known.contains(&(stat.pid, stat.start)));
+                let belongs = self.groups.contains(&stat.group)
+                    || self.sessions.contains(&stat.session)
+                    || is_known(stat.parent)
+                    || stat.is_leaderless && environ::any_thread_contains(stat.pid, self.token);
+                if belongs && !self.known.contains(&key) && !self.may_outlive(stat.pid) {
+                    self.know(Some(stat));
+                    found.push(stat);
                 }
             }
             if found.len() == before {
@@ -155,31 +160,31 @@ impl<'a> Sweep<'a> {
             }
         }
         // The number of a session that has ended may be given to another.
-        self.sessions.retain(|session| all.iter().any(|kin| kin.session == *session));
+        self.sessions.retain(|session| all.iter().any(|stat| stat.session == *session));
         // A supervisor in a tree has a guard of its own, which has its work to do now and ends by itself.
-        found.retain(|kin| kin.state != State::Zombie && !is_guard(kin.pid));
+        found.retain(|stat| !stat.is_zombie && !is_guard(stat.pid));
         found
     }
 
     /// Whether it is of a worker that may outlive the host, or whose daemons may: those carry the token with a dash behind it.
     fn may_outlive(&mut self, pid: i32) -> bool {
         let token = [self.token.strip_suffix(b".").unwrap_or(self.token), b"-"].concat();
-        matches!(self.eyes.find(pid, |bytes| memchr::memmem::find(bytes, &token)), Environment::Has(_))
+        matches!(self.environ.search(pid, |bytes| memchr::memmem::find(bytes, &token)), EnvironState::Found(_))
     }
 }
 
 /// Kills a process that was seen a moment ago.
-fn kill(kin: Kin) {
-    match PidFd::open(kin.pid) {
+fn kill(stat: Stat) {
+    match PidFd::open(stat.pid) {
         // The number may have been given to another process before it was opened.
-        Ok(pidfd) if Kin::of(kin.pid).is_some_and(|now| now.started == kin.started) => {
+        Ok(pidfd) if Stat::of(stat.pid).is_ok_and(|now| now.start == stat.start) => {
             if pidfd.signal(libc::SIGKILL).is_err_and(|error| pidfd::is_send_denied(&error)) {
-                drop(kin::kill(kin.pid));
+                drop(kill::kill_process(stat.pid));
             }
         }
         Ok(_) => {}
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-        Err(_) => drop(kin::kill(kin.pid)),
+        Err(_) => drop(kill::kill_process(stat.pid)),
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
 use crate::sys::{
     child_setup::{GroupChange, ProcessAttributes, Rlimit, Step},
     clone::{self, Grant, Image, Texts},
-    pidfd,
+    this_process,
 };
 use std::{
     env,
@@ -108,7 +108,7 @@ pub(super) fn attributes(plan: &LaunchPlan, death_signal: Option<i32>) -> Proces
             ProcessGroup::NewSession => GroupChange::OwnSession,
             ProcessGroup::Inherit => GroupChange::None,
         },
-        death_signal: death_signal.map(|signal| (signal, pidfd::own_pid())),
+        death_signal: death_signal.map(|signal| (signal, this_process::own_pid())),
         limits: plan
             .limits
             .iter()

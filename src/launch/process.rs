@@ -9,7 +9,7 @@ use super::{
 use crate::{
     exit::Exit,
     pipe::anonymous::ends::{PipeReader, PipeWriter},
-    sys::{pidfd::own_pid, poll::Deadline},
+    sys::{poll::Deadline, this_process::own_pid},
 };
 use std::{
     io,

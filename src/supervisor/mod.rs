@@ -40,7 +40,7 @@ use crate::{
         },
         worker::{registry::Roster, status::SupervisorStatus},
     },
-    sys::{deferred_close::DropInBackground, eventfd::Waker, pidfd, proc},
+    sys::{deferred_close::DropInBackground, eventfd::Waker, this_process},
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::{
@@ -270,7 +270,7 @@ impl Supervisor {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        if pidfd::own_pid() != self.owner {
+        if this_process::own_pid() != self.owner {
             // A fork of the host: the threads are not here, and a lock they held at that moment is held for ever.
             self.forget();
             return;
@@ -365,7 +365,7 @@ impl SupervisorBuilder {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a window cannot be 0 bytes"));
         }
         if self.subreaper {
-            proc::become_subreaper().map_err(|error| not_built("becoming a subreaper", error))?;
+            this_process::become_subreaper().map_err(|error| not_built("becoming a subreaper", error))?;
         }
         let waker = Arc::new(Waker::new().map_err(|error| not_built("creating an eventfd", error))?);
         let (commands, inbox) = crossbeam_channel::unbounded();
@@ -402,7 +402,7 @@ impl SupervisorBuilder {
             roster,
             driver: Some(Loop { thread, ended }),
             grace_period: self.grace_period,
-            owner: pidfd::own_pid(),
+            owner: this_process::own_pid(),
         })
     }
 }

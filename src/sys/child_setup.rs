@@ -1,10 +1,7 @@
 //! How a child is set up between fork and exec: group, limits, signals, descriptors. Every function of this file is
 //! async-signal-safe: bare system calls, no allocation, no lock. Both ways of spawning use them.
 
-use super::{
-    pidfd::{self, Handover},
-    signals::SignalSet,
-};
+use super::{pidfd::Handover, signals::SignalSet, this_process};
 use std::{
     io,
     os::{fd::RawFd, unix::process::CommandExt},
@@ -181,7 +178,7 @@ impl ProcessAttributes {
 
 fn leads_session() -> bool {
     // SAFETY: getsid(2) takes a number, 0 meaning this process, and cannot fail for that.
-    (unsafe { libc::getsid(0) }) == pidfd::own_pid()
+    this_process::session() == this_process::own_pid()
 }
 
 /// The result of a call in the child.
@@ -337,12 +334,6 @@ fn number(name: &[u8]) -> Option<RawFd> {
         value = value.checked_mul(10)?.checked_add(RawFd::from(digit))?;
     }
     (!digits.is_empty()).then_some(value)
-}
-
-/// Whether it is there and in this group.
-pub(crate) fn is_in_group(pid: libc::pid_t, leader: libc::pid_t) -> bool {
-    // SAFETY: getpgid(2) takes a number.
-    (unsafe { libc::getpgid(pid) }) == leader
 }
 
 #[cfg(test)]

@@ -15,9 +15,9 @@ use std::{
 };
 
 use super::{
-    pidfd::own_pid,
     signals,
     socket::{self, Wait},
+    this_process::own_pid,
 };
 
 /// How many threads may be closing before nobody new is let in who could make it more.

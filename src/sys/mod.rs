@@ -14,7 +14,7 @@ pub(crate) mod fd_free_stream;
 pub(crate) mod fifo;
 pub(crate) mod identity;
 pub(crate) mod inotify;
-pub(crate) mod kin;
+pub(crate) mod kill;
 pub(crate) mod lock;
 pub(crate) mod pidfd;
 pub(crate) mod poll;
@@ -22,6 +22,7 @@ pub(crate) mod proc;
 pub(crate) mod random;
 pub(crate) mod signals;
 pub(crate) mod socket;
+pub(crate) mod this_process;
 pub(crate) mod write;
 pub(crate) mod xattr;
 

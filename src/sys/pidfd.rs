@@ -1,8 +1,9 @@
 //! pidfd: a process that cannot be mistaken for another, however often its number is used again. See `pidfd_open(2)`.
 
 use super::{
-    cvt, fd, retry,
+    cvt, fd, kill, retry,
     socket::{self, Take},
+    this_process::own_pid,
 };
 use rustix::{
     io::Errno,
@@ -96,7 +97,7 @@ impl PidFd {
     /// A child keeps its number until it is reaped, by whatever part of this program.
     fn kill_unreaped(&self, number: libc::pid_t, target: libc::pid_t, signal: libc::c_int) -> io::Result<()> {
         if number > 1 && self.is_unreaped() {
-            kill(target, signal)
+            kill::kill(target, signal)
         } else {
             Err(io::Error::from_raw_os_error(libc::ESRCH))
         }
@@ -186,12 +187,6 @@ fn send(descriptor: RawFd, signal: libc::c_int, flags: libc::c_uint) -> io::Resu
     // SAFETY: pidfd_send_signal(2) with a null siginfo behaves as kill(2); a descriptor that is not open is refused.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, descriptor, signal, info, flags) };
     cvt(i32::try_from(result).unwrap_or(-1)).map(drop)
-}
-
-/// Sends a signal by number: the caller knows that the number is still this process's, or this group's.
-pub(crate) fn kill(number: libc::pid_t, signal: libc::c_int) -> io::Result<()> {
-    // SAFETY: kill(2) takes two numbers.
-    cvt(unsafe { libc::kill(number, signal) }).map(drop)
 }
 
 /// Takes the status of a zombie: ECHILD where it is not this process's. By its number where pidfds are denied: a zombie keeps that.
@@ -315,14 +310,4 @@ impl Handover {
         let received = socket::receive_message(self.parent.as_fd(), &mut [0], Take::Descriptors).ok()?;
         received.descriptors.into_iter().next().map(PidFd::from)
     }
-}
-
-/// The pid of this process; not cached, so that it is right in a forked child.
-pub(crate) fn own_pid() -> libc::pid_t {
-    Pid::as_raw(Some(rustix::process::getpid()))
-}
-
-/// Whether this is the thread that runs `main`: it lives as long as its process.
-pub(crate) fn is_main_thread() -> bool {
-    rustix::thread::gettid() == rustix::process::getpid()
 }

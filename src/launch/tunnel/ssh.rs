@@ -22,8 +22,8 @@ use crate::{
     },
     sys::{
         eventfd::Flag,
-        pidfd::own_pid,
         poll::{self, Deadline, Interest},
+        this_process::own_pid,
     },
     text::printable,
 };

@@ -22,9 +22,9 @@ use super::{
 use crate::{
     sys::{
         is_shortage, lock,
-        pidfd::own_pid,
         poll::Patience,
         socket::{self, Address, SocketType},
+        this_process::own_pid,
     },
     text::printable_path,
 };

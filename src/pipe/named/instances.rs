@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use crate::sys::{eventfd::Semaphore, pidfd::own_pid};
+use crate::sys::{eventfd::Semaphore, this_process::own_pid};
 
 #[derive(Debug)]
 pub(super) struct Instances {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    sys::{fd, identity, lock, pidfd::own_pid, random, socket},
+    sys::{fd, identity, lock, random, socket, this_process::own_pid},
     text::printable_path,
 };
 

@@ -11,7 +11,7 @@ use crate::pipe::{
     mode::{Direction, PipeMode},
     timeout::{StartedTimeout, Timeout},
 };
-use crate::sys::{pidfd::own_pid, poll::Interest, socket};
+use crate::sys::{poll::Interest, socket, this_process::own_pid};
 
 /// The reading half of a [`Stream`]. Dropping it makes the other side's writes fail.
 #[derive(Debug)]

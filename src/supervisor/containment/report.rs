@@ -4,7 +4,7 @@ use crate::{
     supervisor::{handles::worker::Worker, worker::process::Present},
     sys::{
         pidfd,
-        proc::{self, Visibility},
+        proc::mount::{self, Visibility},
     },
 };
 use std::fmt;
@@ -83,7 +83,7 @@ impl Present {
         if let Some(reason) = self.no_cgroup() {
             note(KernelFeature::Cgroup, reason);
         }
-        match proc::visibility() {
+        match mount::visibility() {
             Visibility::All => {}
             Visibility::Hidden => note(KernelFeature::Proc, "mounted with hidepid"),
             Visibility::Absent => note(KernelFeature::Proc, "not mounted, or for another pid namespace"),

@@ -5,7 +5,7 @@
 //! Process numbers are given in turn, so a descendant has a number that was given after the worker's own. Where no others were given
 //! than to workers of this supervisor there is nothing to look for: most workers start nothing.
 
-use crate::sys::proc;
+use crate::sys::proc::list;
 use std::time::Duration;
 /// How many processes a machine can start in a second, generously: so long no number comes twice.
 const STARTS_PER_SECOND: i32 = 50_000;
@@ -19,7 +19,7 @@ pub(crate) struct Numbers {
 
 impl Numbers {
     pub(crate) fn new() -> Self {
-        let seconds = f64::from(proc::highest_number()) / f64::from(STARTS_PER_SECOND);
+        let seconds = f64::from(list::highest_number()) / f64::from(STARTS_PER_SECOND);
         Self { first_wrap: Duration::from_secs_f64(seconds) }
     }
 
@@ -31,7 +31,7 @@ impl Numbers {
     /// Whether this process cannot have started any other: since its start no more numbers were given than to the `started`
     /// processes of this supervisor. Reads the one file of `/proc` that says so.
     pub(crate) fn shows_no_descendant(&self, pid: i32, lived: Duration, started: u64) -> bool {
-        let given = proc::last_number().map(|last| i64::from(last) - i64::from(pid));
+        let given = list::last_number().map(|last| i64::from(last) - i64::from(pid));
         let started = i64::try_from(started).unwrap_or(i64::MAX);
         !self.may_wrap_in(lived) && given.is_ok_and(|given| (0..=started).contains(&given))
     }

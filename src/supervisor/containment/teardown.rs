@@ -14,7 +14,7 @@ use crate::{
     sys::{
         pidfd::Reaped,
         poll::Deadline,
-        proc::{self, Held, Stat},
+        proc::{list, pinned::PinnedProcess, stat::Stat},
     },
 };
 use std::sync::Arc;
@@ -24,13 +24,13 @@ impl Present {
     pub(crate) fn kill_tree(&self) {
         let pid = self.child().pid().cast_signed();
         let is_whole = self.survivors() == SurvivorPolicy::Kill;
-        let descendants = if is_whole { proc::descendants(pid) } else { Vec::new() };
+        let descendants = if is_whole { list::descendants(pid) } else { Vec::new() };
         let descendants: Vec<Stat> = descendants.into_iter().filter_map(|pid| Stat::of(pid).ok()).collect();
         // The worker first: with its children gone it might end by itself, and be told so.
         self.with_cell(Cell::kill);
         drop(self.child().signal_group(libc::SIGKILL));
         for descendant in descendants {
-            drop(Held::open(&descendant).and_then(|held| held.signal(libc::SIGKILL)));
+            drop(PinnedProcess::open(&descendant).and_then(|held| held.signal(libc::SIGKILL)));
         }
     }
 }

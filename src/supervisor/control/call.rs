@@ -2,7 +2,7 @@
 
 use crate::{
     supervisor::{control::connection::Link, events::trace::Asked},
-    sys::{pidfd::own_pid, poll::Deadline},
+    sys::{poll::Deadline, this_process::own_pid},
     wire::{
         decode::decode,
         jsonrpc::error::{Answer, CallError},

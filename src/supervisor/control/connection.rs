@@ -18,9 +18,8 @@ use crate::{
     sys::{
         epoll::{Interests, Poller},
         fd_free_stream::FdFreeStream,
-        is_shortage, is_transient,
-        pidfd::own_pid,
-        socket,
+        is_shortage, is_transient, socket,
+        this_process::own_pid,
     },
     wire::{
         framing::error::FrameError,

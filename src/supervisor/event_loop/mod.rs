@@ -31,7 +31,7 @@ use crate::{
         spawner::Starter,
         supervision::{Supervision, restart::Left, worker::Kept},
     },
-    sys::{epoll::Reports, proc::Held, random, signals},
+    sys::{epoll::Reports, proc::pinned::PinnedProcess, random, signals},
 };
 use crossbeam_channel::{Receiver, Sender};
 use std::{
@@ -104,7 +104,7 @@ pub(crate) struct Trees {
     /// The processes of those who live, and in which tick of the boot clock each was started.
     pub(crate) own: HashMap<i32, u64>,
     /// Whoever has left his worker's group and is stopped with everybody.
-    pub(crate) away: Vec<Held>,
+    pub(crate) away: Vec<PinnedProcess>,
     /// Dropped when all that is to be stopped with the program is.
     pub(crate) freezing: Option<Sender<()>>,
     /// Those that were told as stuck: they are reaped when they end after all.

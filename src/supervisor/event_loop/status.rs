@@ -17,7 +17,7 @@ use crate::{
             status::{SupervisorStatus, WorkerState, WorkerStatus},
         },
     },
-    sys::proc::{self, Held},
+    sys::proc::{pinned::PinnedProcess, stat},
 };
 use crossbeam_channel::Sender;
 use std::{sync::Arc, time::Instant};
@@ -90,7 +90,7 @@ impl Driver {
     }
 
     /// The inspector has stopped what has left the group of a worker.
-    pub(crate) fn stopped(&mut self, held: Vec<Held>) {
+    pub(crate) fn stopped(&mut self, held: Vec<PinnedProcess>) {
         self.trees.away.extend(held);
         if !self.reactor.clock.stands_still() {
             // The program goes on already.
@@ -138,7 +138,7 @@ impl Driver {
 }
 
 fn status(kept: &Kept, live: Option<&Live>, now: Instant) -> WorkerStatus {
-    let usage = live.and_then(|live| proc::usage(live.present.child().pid()));
+    let usage = live.and_then(|live| stat::usage(live.present.child().pid()));
     let state = match live {
         None if kept.is_resting => WorkerState::Ended,
         None => WorkerState::Waiting,

@@ -9,7 +9,7 @@ use crate::{
         spawner::queue::Starts,
         sync::lock,
     },
-    sys::{pidfd, signals},
+    sys::{signals, this_process},
 };
 use signal_hook::{
     consts::{SIGINT, SIGTERM, SIGTSTP},
@@ -62,7 +62,7 @@ struct Listener {
 impl SignalGuard {
     pub(crate) fn listen(mailbox: Mailbox, starts: Arc<Starts>) -> io::Result<Self> {
         let mut listening = lock(&LISTENING);
-        let owner = pidfd::own_pid();
+        let owner = this_process::own_pid();
         if listening.owner != owner {
             // The host's own handlers go on being called, also when nobody listens here.
             let defaults: Vec<i32> =
@@ -157,7 +157,7 @@ impl Ear {
 
 impl Drop for SignalGuard {
     fn drop(&mut self) {
-        if pidfd::own_pid() != self.owner {
+        if this_process::own_pid() != self.owner {
             // A fork of the host: the thread is not here.
             return;
         }

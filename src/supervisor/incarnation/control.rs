@@ -23,7 +23,10 @@ use crate::{
         },
         supervision::worker::Kept,
     },
-    sys::{identity, poll, proc},
+    sys::{
+        identity, poll,
+        proc::{list, process},
+    },
 };
 use std::{iter, mem, os::fd::AsFd, sync::Arc, time::Duration};
 
@@ -287,7 +290,7 @@ impl Live {
     fn other_user(&self) -> Option<u32> {
         let may_connect = [Some(identity::effective_uid()), self.spec.peer_user];
         let pid = self.present.child().pid();
-        let users = iter::once(pid).chain(proc::children_of_main_thread(pid)).filter_map(proc::user);
+        let users = iter::once(pid).chain(list::children_of_main_thread(pid)).filter_map(process::fs_uid);
         users.into_iter().find(|uid| !may_connect.contains(&Some(*uid)))
     }
 

@@ -24,7 +24,11 @@ use crate::{
         supervision::worker::Kept,
         worker::notify_socket::NotifySocket,
     },
-    sys::{identity, is_transient, proc, socket::Credentials},
+    sys::{
+        identity, is_transient,
+        proc::{list, stat},
+        socket::Credentials,
+    },
     wire::sd_notify::Notice,
 };
 use std::{
@@ -295,7 +299,7 @@ impl Driver {
         live.notice_control(self.reactor.clock.now());
         let hears = live.hears_of_life();
         if let Some(vigil) = &mut live.health.vigil {
-            let usage = || proc::usage(live.present.child().pid());
+            let usage = || stat::usage(live.present.child().pid());
             let is_excused = !hears || live.present.is_frozen() || usage().is_some_and(|usage| usage.is_stopped);
             for act in vigil.timeout(self.reactor.clock.now(), Duration::ZERO, is_excused) {
                 self.do_act(place, act);
@@ -344,7 +348,7 @@ impl Live {
             return true;
         }
         let lives_there = |cell: &Cell| cell.cgroup.processes().is_ok_and(|all| all.contains(&pid));
-        proc::descends(pid, self.present.child().pid()) || self.present.with_cell(lives_there).unwrap_or(false)
+        list::descends(pid, self.present.child().pid()) || self.present.with_cell(lives_there).unwrap_or(false)
     }
 
     /// What was read of control since this was looked at last is a sign of life.

@@ -19,7 +19,7 @@ use crate::{
             token::Target,
         },
     },
-    sys::proc::{self, Held},
+    sys::{proc::pinned::PinnedProcess, this_process},
 };
 use std::{
     collections::HashSet,
@@ -61,7 +61,11 @@ impl Driver {
                 return self.wait_for_cgroup(place);
             }
             live.inspection.uninspected = Some(0);
-            return if proc::is_reaper() { self.inspect(place, Task::ReapKilled) } else { self.reap_alone(place) };
+            return if this_process::is_reaper() {
+                self.inspect(place, Task::ReapKilled)
+            } else {
+                self.reap_alone(place)
+            };
         }
         let lived = now.saturating_duration_since(live.started);
         let started_since = self.starter.started().saturating_sub(live.starts_before);
@@ -209,7 +213,7 @@ impl Driver {
     }
 
     /// Waits for the ends of these. Those that cannot be watched are looked for again by timer, until their time is over.
-    fn wait_for(&mut self, place: Place, held: Vec<Held>) {
+    fn wait_for(&mut self, place: Place, held: Vec<PinnedProcess>) {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let burial = live.burial.get_or_insert_default();
         for held in held {
@@ -264,7 +268,8 @@ impl Driver {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let is_group = live.incarnation.waits_for_group();
         let Some(burial) = &mut live.burial else { return };
-        let (gone, left): (Vec<Held>, Vec<Held>) = burial.waited_for.drain(..).partition(Held::has_ended);
+        let (gone, left): (Vec<PinnedProcess>, Vec<PinnedProcess>) =
+            burial.waited_for.drain(..).partition(PinnedProcess::has_ended);
         burial.waited_for = left;
         let is_over = burial.waited_for.is_empty();
         let may_go_on = burial.rounds < ROUNDS;
@@ -366,7 +371,7 @@ pub(crate) struct Inspection {
 /// Waiting for the end of those who have outlived a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Burial {
-    pub(crate) waited_for: Vec<Held>,
+    pub(crate) waited_for: Vec<PinnedProcess>,
     pub(crate) rounds: u32,
     /// How often those were looked at again that were in the middle of an exec.
     pub(crate) waits: u32,

@@ -38,7 +38,7 @@ use crate::{
         sync::lock,
         worker::{WorkerShared, notify_socket::NotifySocket, process::Present, registry::Roster, sockets::Sockets},
     },
-    sys::{pidfd, proc, random, signals},
+    sys::{proc::stat, random, signals, this_process},
     wire::jsonrpc::address::KEY_VARIABLE,
 };
 use crossbeam_channel::RecvTimeoutError;
@@ -138,7 +138,7 @@ impl Starter {
 
     /// Whether the calling thread may be the parent of a worker, and of the guard that comes with it.
     pub(crate) fn may_start_here(spec: &WorkerSpec) -> bool {
-        pidfd::is_main_thread() || spec.survives && spec.death_signal_or(DEATH_SIGNAL).is_none()
+        this_process::is_main_thread() || spec.survives && spec.death_signal_or(DEATH_SIGNAL).is_none()
     }
 
     pub(crate) fn starts(&self) -> &Arc<Starts> {
@@ -330,7 +330,7 @@ impl Starter {
         self.begun.fetch_add(1, Ordering::SeqCst);
         // Taken before the process exists: its processor time can then never exceed its uptime.
         let started = now();
-        let born = proc::boot_ticks();
+        let born = stat::boot_ticks();
         let launched = launch_once(&spec.plan, prepared, &context);
         match &launched {
             Ok(_) => self.started.fetch_add(1, Ordering::SeqCst),

@@ -7,8 +7,8 @@ use crate::{
     sys::{
         deferred_close::{self, DeferredClose},
         fd,
-        pidfd::own_pid,
         socket::{self, Credentials, Take},
+        this_process::own_pid,
     },
     wire::sd_notify::{self, Notice},
 };

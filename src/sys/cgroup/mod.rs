@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{fd, proc};
+use super::{fd, proc::pinned};
 pub(crate) use site::Site;
 
 /// How deep cgroups that a worker has made in its own are followed.
@@ -190,7 +190,7 @@ impl Cgroup {
             // A bounded number of descriptors at a time.
             for some in self.processes()?.chunks(HELD_MAX) {
                 let still = |pid: &i32| self.processes().unwrap_or_default().contains(pid);
-                let held = proc::hold(|| some.iter().copied().filter(&still).collect());
+                let held = pinned::pin(|| some.iter().copied().filter(&still).collect());
                 for process in held {
                     drop(process.signal(libc::SIGKILL));
                 }

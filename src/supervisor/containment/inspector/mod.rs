@@ -16,7 +16,7 @@ use crate::{
     supervisor::{commands::Mailbox, containment::inspector::work::Work, sync::lock, worker::process::Present},
     sys::{
         pidfd,
-        proc::{Eyes, Held},
+        proc::{environ::EnvironReader, pinned::PinnedProcess},
         signals,
     },
 };
@@ -85,7 +85,7 @@ pub(crate) struct Findings {
     /// How many were found, also those that are not named or held.
     pub(crate) count: usize,
     /// Some of them, to wait for their ends.
-    pub(crate) held: Vec<Held>,
+    pub(crate) held: Vec<PinnedProcess>,
     pub(crate) sessions: HashSet<i32>,
     /// See [`Exit::uninspected`](crate::Exit::uninspected).
     pub(crate) uninspected: Option<u32>,
@@ -187,7 +187,7 @@ impl Inspector {
             progress: Arc::default(),
             stuck: Arc::clone(&self.stuck),
             reserve: Arc::clone(&self.reserve),
-            eyes: Eyes::new(),
+            environ: EnvironReader::new(),
             killed: HashMap::new(),
             adopts: self.adopts,
             _alive: alive,

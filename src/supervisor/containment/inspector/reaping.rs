@@ -5,7 +5,8 @@ use crate::{
     supervisor::containment::inspector::{Request, work::Work},
     sys::{
         pidfd,
-        proc::{self, Stat},
+        proc::{list, stat::Stat},
+        this_process,
     },
 };
 
@@ -41,7 +42,7 @@ impl Work {
     }
 
     pub(crate) fn note_killed(&mut self, stat: &Stat, request: &Request) {
-        if proc::is_reaper() {
+        if this_process::is_reaper() {
             let worker = request.present.child().pid().cast_signed();
             self.killed.insert(stat.pid, Killed { start: stat.start, worker });
         }
@@ -49,7 +50,7 @@ impl Work {
 
     /// Reaps a zombie that was killed here, or adopted, where it is the host's.
     pub(crate) fn reap(&mut self, stat: &Stat) -> bool {
-        let is_orphan = stat.is_zombie && stat.parent == pidfd::own_pid() && !is_own_child(stat.pid);
+        let is_orphan = stat.is_zombie && stat.parent == this_process::own_pid() && !is_own_child(stat.pid);
         let was_killed = self.killed.get(&stat.pid).is_some_and(|killed| killed.start == stat.start);
         // A child that another part of the host has started is that part's to reap.
         is_orphan && (was_killed || self.adopts) && pidfd::reap_zombie(stat.pid).is_ok()
@@ -57,7 +58,7 @@ impl Work {
 
     /// Reaps adopted orphans that have ended by themselves.
     pub(crate) fn reap_orphans(&mut self) {
-        for pid in proc::children(pidfd::own_pid()) {
+        for pid in list::children(this_process::own_pid()) {
             if let Ok(stat) = Stat::of(pid) {
                 self.reap(&stat);
             }

@@ -18,8 +18,16 @@ use crate::{
         sync::lock,
     },
     sys::{
-        child_setup, pidfd,
-        proc::{self, Environment, Eyes, Held, Stat, Visibility},
+        kill,
+        proc::{
+            environ::{EnvironMatch, EnvironReader, EnvironState},
+            list,
+            mount::{self, Visibility},
+            pinned::PinnedProcess,
+            process,
+            stat::Stat,
+        },
+        this_process,
     },
     text::printable,
 };
@@ -51,7 +59,7 @@ pub(crate) struct Work {
     pub(crate) progress: Arc<Progress>,
     pub(crate) stuck: Arc<Mutex<HashSet<i32>>>,
     pub(crate) reserve: Arc<Mutex<Vec<OwnedFd>>>,
-    pub(crate) eyes: Eyes,
+    pub(crate) environ: EnvironReader,
     /// What was killed in a host that is the parent of orphans, until it is reaped or gone.
     pub(crate) killed: HashMap<i32, Killed>,
     /// The host is a subreaper, or process 1.
@@ -128,9 +136,9 @@ impl Work {
         let inhabitants = request.present.with_cell(|cell: &Cell| cell.cgroup.processes().unwrap_or_default());
         let has_cell = inhabitants.is_some();
         let list = match inhabitants {
-            Some(inhabitants) if proc::is_reaper() => inhabitants,
+            Some(inhabitants) if this_process::is_reaper() => inhabitants,
             Some(_) => Vec::new(),
-            None => proc::descendants(pid),
+            None => list::descendants(pid),
         };
         let stats: Vec<Stat> = list.into_iter().filter_map(|pid| Stat::of(pid).ok()).collect();
         for stat in &stats {
@@ -143,14 +151,14 @@ impl Work {
             findings.refused = is_refusal(&request.present.child().signal(libc::SIGKILL));
             return findings;
         }
-        let own = proc::own_session();
+        let own = this_process::session();
         findings.sessions = stats.iter().map(|stat| stat.session).filter(|it| *it != own && *it != 0).collect();
         // The worker first: with its children gone it might end by itself, and be reported so.
         let killed = request.present.child().signal_group(libc::SIGKILL);
         findings.refused = is_refusal(&killed);
         for stat in stats {
             self.at(stat.pid);
-            drop(Held::open(&stat).and_then(|held| held.signal(libc::SIGKILL)));
+            drop(PinnedProcess::open(&stat).and_then(|held| held.signal(libc::SIGKILL)));
         }
         findings
     }
@@ -162,17 +170,18 @@ impl Work {
         let stopped = &mut findings.held;
         // What is stopped forks no more, so the last look finds nothing new.
         for _ in 0..STOPS {
-            let known: HashSet<i32> = stopped.iter().map(|held: &Held| held.pid).collect();
+            let known: HashSet<i32> = stopped.iter().map(|held: &PinnedProcess| held.pid).collect();
             for pid in away(request).into_iter().filter(|pid| !known.contains(pid)) {
                 if self.at(pid) {
                     continue;
                 }
-                if let proc::Sight::Carrier(mut held) = self.eyes.look(pid, request.present.token().as_str().as_bytes())
+                if let EnvironMatch::Match(mut held) =
+                    self.environ.find_token(pid, request.present.token().as_str().as_bytes())
                 {
                     // ESRCH: it has ended.
                     drop(held.signal(libc::SIGSTOP));
                     if stopped.len() >= HELD_MAX {
-                        held.keep_number_only();
+                        held.close_pidfd();
                     }
                     stopped.push(held);
                 }
@@ -210,18 +219,18 @@ impl Work {
     }
 
     fn look_for(&mut self, requests: &[Request]) {
-        self.eyes.was_short = false;
-        let mut visibility = proc::visibility();
+        self.environ.had_shortage = false;
+        let mut visibility = mount::visibility();
         let mut seen = self.look(requests, visibility);
-        if self.eyes.was_short {
-            self.eyes.was_short = false;
+        if self.environ.had_shortage {
+            self.environ.had_shortage = false;
             lock(&self.reserve).clear();
-            visibility = proc::visibility();
+            visibility = mount::visibility();
             seen = self.look(requests, visibility);
         }
         for request in requests {
             let mut findings = self.judge(request, &seen, visibility);
-            findings.look_again |= self.eyes.was_short || findings.count == 0 && self.is_reaping(request);
+            findings.look_again |= self.environ.had_shortage || findings.count == 0 && self.is_reaping(request);
             self.mailbox.send(Command::Inspected(Box::new(findings)));
         }
         keep(&self.reserve);
@@ -240,12 +249,12 @@ impl Work {
         let mut from = requests.iter().map(Request::first).min().flatten();
         for _ in 0..ROUNDS {
             // Read before the look: what is started meanwhile has a higher number, and its turn in the next round.
-            let last = proc::last_number().ok();
+            let last = list::last_number().ok();
             let pids = match (from, last) {
                 (Some(from), Some(last)) if from > last && last > 0 => break,
                 (Some(from), Some(last)) if last - from < PROBES => (from..=last).collect(),
-                _ => proc::all().unwrap_or_else(|error| {
-                    self.eyes.note(&error);
+                _ => list::all().unwrap_or_else(|error| {
+                    self.environ.note_shortage(&error);
                     Vec::new()
                 }),
             };
@@ -261,13 +270,13 @@ impl Work {
     }
 
     fn look_at(&mut self, pid: i32, earliest: u64, run: &str, wants_pipes: bool) -> Option<Seen> {
-        if pid == pidfd::own_pid() {
+        if pid == this_process::own_pid() {
             return None;
         }
         let stat = match Stat::of(pid) {
             Ok(stat) => stat,
             Err(error) => {
-                self.eyes.note(&error);
+                self.environ.note_shortage(&error);
                 return None;
             }
         };
@@ -275,7 +284,7 @@ impl Work {
             self.reap(&stat);
             return None;
         }
-        if stat.start < earliest || proc::is_thread(pid) {
+        if stat.start < earliest || process::is_thread(pid) {
             return None;
         }
         let sight = if self.at(pid) { Sight::Unreadable } else { self.sight(&stat, run, wants_pipes) };
@@ -283,24 +292,24 @@ impl Work {
     }
 
     fn sight(&mut self, stat: &Stat, run: &str, wants_pipes: bool) -> Sight {
-        let places = proc::places(stat);
+        let places = process::directories(stat);
         let mut unreadable = places.is_empty();
         for place in &places {
-            match self.eyes.find_in(place, |environment| tokens(environment, run.as_bytes())) {
-                Environment::Has(tokens) => return Sight::Tokens(tokens),
-                Environment::Hides => return Sight::NotYet,
-                Environment::Refused => unreadable = true,
-                Environment::Lacks => {}
+            match self.environ.search_in(place, |environment| tokens(environment, run.as_bytes())) {
+                EnvironState::Found(tokens) => return Sight::Tokens(tokens),
+                EnvironState::NotYet => return Sight::NotYet,
+                EnvironState::Denied => unreadable = true,
+                EnvironState::NotFound => {}
             }
         }
         let pipes = match places.first().filter(|_| wants_pipes || unreadable) {
             None => Ok(Vec::new()),
-            Some(place) => proc::pipes_written(place),
+            Some(place) => process::pipes_written(place),
         };
         match pipes {
             Ok(pipes) => Sight::Pipes(pipes),
             Err(error) => {
-                self.eyes.note(&error);
+                self.environ.note_shortage(&error);
                 if unreadable { Sight::Unreadable } else { Sight::Pipes(Vec::new()) }
             }
         }
@@ -318,7 +327,7 @@ impl Work {
             for pid in members.map(|one| one.pid) {
                 findings.count += 1;
                 if let Some(one) = seen.get(&pid).filter(|_| findings.held.len() < HELD_MAX) {
-                    findings.held.extend(Held::open(&one.stat));
+                    findings.held.extend(PinnedProcess::open(&one.stat));
                 }
             }
             return findings;
@@ -342,9 +351,9 @@ impl Work {
         findings.look_again = !not_yet.is_empty();
         findings.uninspected = match visibility {
             Visibility::All => {
-                let uid = proc::real_uid(request.present.child().pid().cast_signed());
-                let uid = uid.unwrap_or_else(proc::own_real_uid);
-                let is_alike = |pid: &&i32| proc::real_uid(**pid) == Some(uid);
+                let uid = process::real_uid(request.present.child().pid().cast_signed());
+                let uid = uid.unwrap_or_else(this_process::real_uid);
+                let is_alike = |pid: &&i32| process::real_uid(**pid) == Some(uid);
                 u32::try_from(unreadable.iter().filter(is_alike).count()).ok()
             }
             Visibility::Hidden | Visibility::Absent => None,
@@ -353,9 +362,12 @@ impl Work {
     }
 
     fn kill(&mut self, stat: &Stat, findings: &mut Findings) {
-        let held = match Held::open(stat) {
+        let held = match PinnedProcess::open(stat) {
             Ok(held) => held,
-            Err(error) => return self.eyes.note(&error),
+            Err(error) => {
+                self.environ.note_shortage(&error);
+                return;
+            }
         };
         let killed = held.signal(libc::SIGKILL);
         findings.refused |= is_refusal(&killed);
@@ -388,7 +400,7 @@ impl Request {
         // Each worker that is older than the orphan can be the one that it comes from: it is left to the last of them.
         let own_pid = self.present.child().pid().cast_signed();
         let is_candidate = |(other, born): (&i32, &u64)| *other != own_pid && *born <= seen.stat.start;
-        let is_adopted = self.adopts && parent == pidfd::own_pid() && !self.others.iter().any(is_candidate);
+        let is_adopted = self.adopts && parent == this_process::own_pid() && !self.others.iter().any(is_candidate);
         Facts { pid, parent, group, session, sign, is_adopted }
     }
 
@@ -398,7 +410,7 @@ impl Request {
             pid: child.pid().cast_signed(),
             is_unreaped: child.is_unreaped(),
             leads_group: child.leads_group(),
-            born_in: proc::own_session(),
+            born_in: this_process::session(),
             sessions: &self.sessions,
         }
     }
@@ -409,14 +421,14 @@ impl Request {
 fn away(request: &Request) -> Vec<i32> {
     let pid = request.present.child().pid().cast_signed();
     let inhabitants = request.present.with_cell(|cell: &Cell| cell.cgroup.processes().unwrap_or_default());
-    let mut tree = inhabitants.unwrap_or_else(|| proc::descendants(pid));
-    tree.retain(|other| !child_setup::is_in_group(*other, pid));
+    let mut tree = inhabitants.unwrap_or_else(|| list::descendants(pid));
+    tree.retain(|other| !kill::is_in_group(*other, pid));
     tree
 }
 
 /// The sessions of the members, but for the one of the host.
 fn sessions_of(facts: &[Facts], members: &[i32]) -> HashSet<i32> {
-    let own = proc::own_session();
+    let own = this_process::session();
     let members: HashSet<i32> = members.iter().copied().collect();
     let of_members = facts.iter().filter(|one| members.contains(&one.pid)).map(|one| one.session);
     of_members.filter(|session| *session != own && *session != 0).collect()
@@ -444,11 +456,11 @@ fn is_refusal(sent: &io::Result<()>) -> bool {
 
 /// What is reported of a process that has outlived its worker.
 fn survivor(stat: &Stat, pipes: &[(u64, &'static str)]) -> Survivor {
-    let places = proc::places(stat);
-    let held = places.first().and_then(|place| proc::pipes_written(place).ok()).unwrap_or_default();
+    let places = process::directories(stat);
+    let held = places.first().and_then(|place| process::pipes_written(place).ok()).unwrap_or_default();
     let mut holds: Vec<Box<str>> =
         pipes.iter().filter(|(inode, _)| held.contains(inode)).map(|(_, name)| Box::from(*name)).collect();
     holds.dedup();
-    let command = printable(&proc::command_line(stat.pid)).to_string();
+    let command = printable(&process::command_line(stat.pid)).to_string();
     Survivor { pid: stat.pid.unsigned_abs(), command: command.into(), holds, alive: true }
 }
