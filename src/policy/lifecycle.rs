@@ -1,9 +1,9 @@
-//! One process, from its start until it is reaped: when to wait for its last words, when to give them up, when to kill.
+//! The lifecycle of one process, from spawn to reap: how a stop proceeds, how long its streams are drained, when it is killed.
 
 use super::deadline::Deadline;
 use std::time::{Duration, Instant};
 
-/// A stream that we read.
+/// An output stream of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum StreamId {
     Messages,
@@ -14,7 +14,7 @@ pub(crate) enum StreamId {
 impl StreamId {
     pub(crate) const ALL: [Self; 3] = [Self::Messages, Self::Stdout, Self::Stderr];
 
-    /// What a user calls it.
+    /// The name in events and errors.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Messages => "messages",
@@ -32,83 +32,77 @@ impl StreamId {
     }
 }
 
-/// What the driver has learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Input {
-    /// A stream has come to its end: nobody holds its other end any more.
+pub(crate) enum LifecycleInput {
+    /// End of file on a stream: no process holds its write end any more.
     StreamEnded(StreamId),
-    /// The process has ended; it is not reaped yet. What it had written was read before this input.
-    Died,
-    /// Nothing is left of the process group of a worker that has ended: the answer to `WaitForGroup`.
-    GroupEnded,
-    /// The process has ended, and yet its status cannot be taken: whoever traces it (a debugger, strace) comes first.
-    Withheld,
-    /// Its end would not be noticed.
-    Unheard,
-    /// About its stop.
-    Ask(Ask),
+    /// The process has exited and is not reaped. What it wrote before was read before this input.
+    ProcessExited,
+    /// No process is left in the process group of the exited worker. The answer to `WaitForProcessGroup`.
+    ProcessGroupEnded,
+    /// The process has exited, but its status cannot be taken yet: a tracer (debugger, strace) has to take it first.
+    StatusUnavailable,
+    /// The pidfd cannot be registered, so the exit would not be noticed.
+    WatchFailed,
+    Stop(StopRequest),
     /// The time of `poll_timeout` may have come.
     Timeout,
 }
 
-/// What is wanted of one that is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ask {
-    /// It shall end. Told again, it shall end sooner.
-    Stop,
-    /// It shall end, and be killed in so long at the latest.
-    StopWithin(Duration),
-    /// The present rung of the ladder had nothing to do.
-    NothingDone,
-    /// It asks for more time to end.
+pub(crate) enum StopRequest {
+    /// Begins the stop. During a stop, goes on to the next stage.
+    Advance,
+    /// Begins the stop, if it has not begun, and sends SIGKILL after this time at the latest.
+    Within(Duration),
+    /// The current stage had nothing to do.
+    StageEmpty,
+    /// The worker asks for more time (`EXTEND_TIMEOUT_USEC`).
     Extend(Duration),
 }
 
-/// What the driver is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Output {
-    /// Take the steps of this rung of the stop ladder.
-    Climb(usize),
-    /// The process has ended while it was being stopped: find out whether others of its group still run, and wait for their end.
-    WaitForGroup,
-    /// SIGKILL to the process and its tree.
+pub(crate) enum LifecycleOutput {
+    /// Take the steps of the stage with this index of the stop policy.
+    RunStopStage(usize),
+    /// The process exited during a stop: check whether other processes of its group run, and wait for their end.
+    WaitForProcessGroup,
+    /// Send SIGKILL to the process and its tree.
     Kill,
-    /// Close a stream that somebody else still holds, and tell of a leak.
-    Abandon(StreamId),
-    /// Take the status, tell of the exit. The last output, unless the answer is `Withheld`.
+    /// Close a stream whose write end another process still holds, and report it as leaked.
+    CloseLeaked(StreamId),
+    /// Take the exit status and report the exit. The last output, unless `StatusUnavailable` follows.
     Reap,
-    /// Not even SIGKILL has ended it (uninterruptible sleep), as far as anybody knows: tell of an exit all the same. The last
-    /// output.
-    GiveUp,
+    /// The process has not exited after SIGKILL (uninterruptible sleep): report an exit all the same. The last output.
+    ReportUnkillable,
 }
 
-/// How long things may take.
 #[derive(Debug, Clone)]
-pub(crate) struct Patience {
-    /// From the death of the process to the end of its streams.
-    pub(crate) drain_time: Duration,
-    /// From each rung of the stop ladder to the next; after the last one comes SIGKILL.
+pub(crate) struct Timeouts {
+    /// From the exit of the process to the end of its streams.
+    pub(crate) drain_timeout: Duration,
+    /// One per stage of the stop policy. SIGKILL follows the last one.
     pub(crate) grace_periods: Vec<Duration>,
-    /// How much longer a worker can make its stop by asking.
-    pub(crate) longest_extension: Duration,
-    /// From SIGKILL to giving up.
-    pub(crate) longest_death: Duration,
+    /// By how much the worker can extend its stop in total.
+    pub(crate) max_extension: Duration,
+    /// From SIGKILL to `ReportUnkillable`.
+    pub(crate) kill_timeout: Duration,
 }
 
-/// How long to leave the status to a tracer before asking again, at first and at most: the kernel does not tell when it lets go.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LAST_PAUSE: Duration = Duration::from_millis(256);
+/// The first and the longest delay before the status is taken again. The kernel does not report when a tracer lets go.
+const FIRST_STATUS_RETRY: Duration = Duration::from_millis(1);
+const LAST_STATUS_RETRY: Duration = Duration::from_millis(256);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum LifecycleState {
     Running,
     Stopping {
-        rung: usize,
+        stage: usize,
         until: Deadline,
     },
-    /// The process has ended, and the rest of its group has the time that the ladder gives.
+    /// The process has exited, and the rest of its process group goes on through the stages.
     GroupStopping {
-        rung: usize,
+        stage: usize,
         until: Deadline,
     },
     Killed,
@@ -118,248 +112,278 @@ enum State {
     Reaping {
         pause: Duration,
     },
-    Withheld {
-        again_at: Deadline,
+    AwaitingStatus {
+        retry_at: Deadline,
         pause: Duration,
     },
-    Over,
+    Ended,
 }
 
 #[derive(Debug)]
-pub(crate) struct Incarnation {
-    state: State,
+pub(crate) struct Lifecycle {
+    state: LifecycleState,
     open: [bool; StreamId::ALL.len()],
-    patience: Patience,
-    /// No rung of the ladder lasts beyond this.
+    timeouts: Timeouts,
+    /// When SIGKILL is sent, whatever the stages say.
     kill_at: Deadline,
-    /// What is left of the longest extension.
+    /// What is left of `max_extension`.
     extension: Duration,
-    /// Whoever stops is told how long that takes at most: from then on nothing is waited for beyond this.
-    give_up_at: Deadline,
+    /// The end of every wait. Callers of a stop are told how long it takes at most, and rely on it.
+    unkillable_at: Deadline,
 }
 
-impl Incarnation {
-    pub(crate) fn new(streams: impl IntoIterator<Item = StreamId>, patience: Patience) -> Self {
+impl Lifecycle {
+    pub(crate) fn new(streams: impl IntoIterator<Item = StreamId>, timeouts: Timeouts) -> Self {
         let mut open = [false; StreamId::ALL.len()];
         for stream in streams {
             set(&mut open, stream, true);
         }
-        let extension = patience.longest_extension;
-        Self { state: State::Running, open, patience, kill_at: Deadline::NEVER, extension, give_up_at: Deadline::NEVER }
-    }
-
-    /// Whether it has not ended, and nobody has it end.
-    pub(crate) fn is_running(&self) -> bool {
-        self.state == State::Running
-    }
-
-    /// Whether the rest of its process group is waited for.
-    pub(crate) fn waits_for_group(&self) -> bool {
-        matches!(self.state, State::GroupStopping { .. })
-    }
-
-    /// When to call with `Timeout`, if nothing else happens.
-    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        match self.state {
-            State::Running | State::Reaping { .. } | State::Over => None,
-            State::Stopping { until: due, .. }
-            | State::GroupStopping { until: due, .. }
-            | State::Draining { until: due } => due.poll_timeout(),
-            State::Killed => self.give_up_at.poll_timeout(),
-            State::Withheld { again_at, .. } => again_at.or(self.give_up_at).poll_timeout(),
+        let extension = timeouts.max_extension;
+        Self {
+            state: LifecycleState::Running,
+            open,
+            timeouts,
+            kill_at: Deadline::NEVER,
+            extension,
+            unkillable_at: Deadline::NEVER,
         }
     }
 
-    pub(crate) fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
+    /// Whether the process runs and is not being stopped.
+    pub(crate) fn is_running(&self) -> bool {
+        self.state == LifecycleState::Running
+    }
+
+    pub(crate) fn waits_for_group(&self) -> bool {
+        matches!(self.state, LifecycleState::GroupStopping { .. })
+    }
+
+    /// When to call `handle` with `Timeout`, if no other input comes first.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        match self.state {
+            LifecycleState::Running | LifecycleState::Reaping { .. } | LifecycleState::Ended => None,
+            LifecycleState::Stopping { until: due, .. }
+            | LifecycleState::GroupStopping { until: due, .. }
+            | LifecycleState::Draining { until: due } => due.poll_timeout(),
+            LifecycleState::Killed => self.unkillable_at.poll_timeout(),
+            LifecycleState::AwaitingStatus { retry_at, .. } => retry_at.or(self.unkillable_at).poll_timeout(),
+        }
+    }
+
+    pub(crate) fn handle(&mut self, input: LifecycleInput, now: Instant) -> Vec<LifecycleOutput> {
         match (self.state, input) {
             (
-                State::Running | State::Stopping { .. } | State::GroupStopping { .. } | State::Killed,
-                Input::StreamEnded(stream),
+                LifecycleState::Running
+                | LifecycleState::Stopping { .. }
+                | LifecycleState::GroupStopping { .. }
+                | LifecycleState::Killed,
+                LifecycleInput::StreamEnded(stream),
             ) => {
                 set(&mut self.open, stream, false);
                 Vec::new()
             }
-            (State::Draining { .. }, Input::StreamEnded(stream)) => {
+            (LifecycleState::Draining { .. }, LifecycleInput::StreamEnded(stream)) => {
                 set(&mut self.open, stream, false);
                 self.reap_when_drained()
             }
-            (State::Stopping { rung, until }, Input::Died) => {
-                self.state = State::GroupStopping { rung, until };
-                vec![Output::WaitForGroup]
+            (LifecycleState::Stopping { stage, until }, LifecycleInput::ProcessExited) => {
+                self.state = LifecycleState::GroupStopping { stage, until };
+                vec![LifecycleOutput::WaitForProcessGroup]
             }
-            (State::Running | State::Killed, Input::Died) | (State::GroupStopping { .. }, Input::GroupEnded) => {
-                self.drain(now)
-            }
-            (State::Reaping { pause }, Input::Withheld) => {
-                let again_at = Deadline::after(now, pause);
-                self.state = State::Withheld { again_at, pause: (pause * 2).min(LAST_PAUSE) };
+            (LifecycleState::Running | LifecycleState::Killed, LifecycleInput::ProcessExited)
+            | (LifecycleState::GroupStopping { .. }, LifecycleInput::ProcessGroupEnded) => self.drain(now),
+            (LifecycleState::Reaping { pause }, LifecycleInput::StatusUnavailable) => {
+                let retry_at = Deadline::after(now, pause);
+                self.state = LifecycleState::AwaitingStatus { retry_at, pause: (pause * 2).min(LAST_STATUS_RETRY) };
                 Vec::new()
             }
-            (_, Input::Ask(ask)) => self.asked(ask, now),
-            (State::Stopping { rung, until } | State::GroupStopping { rung, until }, Input::Timeout)
-                if until.has_come(now) =>
-            {
-                self.climb(rung + 1, now)
-            }
-            (State::Running | State::Stopping { .. }, Input::Unheard) => self.kill(now),
-            (State::Killed | State::Withheld { .. }, Input::Timeout) if self.give_up_at.has_come(now) => {
-                self.state = State::Over;
-                vec![Output::GiveUp]
-            }
-            (State::Withheld { again_at, pause }, Input::Timeout) if again_at.has_come(now) => {
-                self.state = State::Reaping { pause };
-                vec![Output::Reap]
-            }
-            (State::Draining { until }, Input::Timeout) if until.has_come(now) => self.abandon(),
-            // Too early, or told twice, or after the end.
+            (_, LifecycleInput::Stop(request)) => self.handle_stop(request, now),
             (
-                State::Running
-                | State::Stopping { .. }
-                | State::GroupStopping { .. }
-                | State::Killed
-                | State::Withheld { .. },
-                Input::Timeout | Input::Withheld,
+                LifecycleState::Stopping { stage, until } | LifecycleState::GroupStopping { stage, until },
+                LifecycleInput::Timeout,
+            ) if until.has_come(now) => self.begin_stage(stage + 1, now),
+            (LifecycleState::Running | LifecycleState::Stopping { .. }, LifecycleInput::WatchFailed) => self.kill(now),
+            (LifecycleState::Killed | LifecycleState::AwaitingStatus { .. }, LifecycleInput::Timeout)
+                if self.unkillable_at.has_come(now) =>
+            {
+                self.state = LifecycleState::Ended;
+                vec![LifecycleOutput::ReportUnkillable]
+            }
+            (LifecycleState::AwaitingStatus { retry_at, pause }, LifecycleInput::Timeout) if retry_at.has_come(now) => {
+                self.state = LifecycleState::Reaping { pause };
+                vec![LifecycleOutput::Reap]
+            }
+            (LifecycleState::Draining { until }, LifecycleInput::Timeout) if until.has_come(now) => self.close_leaked(),
+            // Early timeouts, repeated inputs, and inputs after the end.
+            (
+                LifecycleState::Running
+                | LifecycleState::Stopping { .. }
+                | LifecycleState::GroupStopping { .. }
+                | LifecycleState::Killed
+                | LifecycleState::AwaitingStatus { .. },
+                LifecycleInput::Timeout | LifecycleInput::StatusUnavailable,
             )
             | (
-                State::Running
-                | State::Stopping { .. }
-                | State::Killed
-                | State::Draining { .. }
-                | State::Reaping { .. }
-                | State::Withheld { .. }
-                | State::Over,
-                Input::GroupEnded,
+                LifecycleState::Running
+                | LifecycleState::Stopping { .. }
+                | LifecycleState::Killed
+                | LifecycleState::Draining { .. }
+                | LifecycleState::Reaping { .. }
+                | LifecycleState::AwaitingStatus { .. }
+                | LifecycleState::Ended,
+                LifecycleInput::ProcessGroupEnded,
             )
-            | (State::GroupStopping { .. }, Input::Died | Input::Unheard)
-            | (State::Killed, Input::Unheard)
-            | (State::Draining { .. }, Input::Died | Input::Timeout | Input::Withheld | Input::Unheard)
-            | (State::Reaping { .. }, Input::Timeout)
-            | (State::Reaping { .. } | State::Withheld { .. }, Input::StreamEnded(_) | Input::Died | Input::Unheard)
-            | (State::Over, Input::StreamEnded(_) | Input::Died | Input::Withheld | Input::Unheard | Input::Timeout) => {
-                Vec::new()
-            }
+            | (LifecycleState::GroupStopping { .. }, LifecycleInput::ProcessExited | LifecycleInput::WatchFailed)
+            | (LifecycleState::Killed, LifecycleInput::WatchFailed)
+            | (
+                LifecycleState::Draining { .. },
+                LifecycleInput::ProcessExited
+                | LifecycleInput::Timeout
+                | LifecycleInput::StatusUnavailable
+                | LifecycleInput::WatchFailed,
+            )
+            | (LifecycleState::Reaping { .. }, LifecycleInput::Timeout)
+            | (
+                LifecycleState::Reaping { .. } | LifecycleState::AwaitingStatus { .. },
+                LifecycleInput::StreamEnded(_) | LifecycleInput::ProcessExited | LifecycleInput::WatchFailed,
+            )
+            | (
+                LifecycleState::Ended,
+                LifecycleInput::StreamEnded(_)
+                | LifecycleInput::ProcessExited
+                | LifecycleInput::StatusUnavailable
+                | LifecycleInput::WatchFailed
+                | LifecycleInput::Timeout,
+            ) => Vec::new(),
         }
     }
 
-    fn asked(&mut self, ask: Ask, now: Instant) -> Vec<Output> {
-        match (self.state, ask) {
-            (State::Running, Ask::Stop) => self.climb(0, now),
-            (State::Running, Ask::StopWithin(time)) => {
+    fn handle_stop(&mut self, request: StopRequest, now: Instant) -> Vec<LifecycleOutput> {
+        match (self.state, request) {
+            (LifecycleState::Running, StopRequest::Advance) => self.begin_stage(0, now),
+            (LifecycleState::Running, StopRequest::Within(time)) => {
                 self.kill_at = Deadline::after(now, time);
-                self.climb(0, now)
+                self.begin_stage(0, now)
             }
-            (State::Stopping { rung, until }, Ask::StopWithin(time)) => {
+            (LifecycleState::Stopping { stage, until }, StopRequest::Within(time)) => {
                 self.kill_at = self.kill_at.or(Deadline::after(now, time));
-                self.state = State::Stopping { rung, until: until.or(self.kill_at) };
+                self.state = LifecycleState::Stopping { stage, until: until.or(self.kill_at) };
                 Vec::new()
             }
-            (State::GroupStopping { rung, until }, Ask::StopWithin(time)) => {
+            (LifecycleState::GroupStopping { stage, until }, StopRequest::Within(time)) => {
                 self.kill_at = self.kill_at.or(Deadline::after(now, time));
-                self.state = State::GroupStopping { rung, until: until.or(self.kill_at) };
+                self.state = LifecycleState::GroupStopping { stage, until: until.or(self.kill_at) };
                 Vec::new()
             }
-            (State::Stopping { rung, .. } | State::GroupStopping { rung, .. }, Ask::Stop | Ask::NothingDone) => {
-                self.climb(rung + 1, now)
-            }
-            (State::Stopping { rung, until }, Ask::Extend(time)) => {
+            (
+                LifecycleState::Stopping { stage, .. } | LifecycleState::GroupStopping { stage, .. },
+                StopRequest::Advance | StopRequest::StageEmpty,
+            ) => self.begin_stage(stage + 1, now),
+            (LifecycleState::Stopping { stage, until }, StopRequest::Extend(time)) => {
                 let time = time.min(self.extension);
                 self.extension -= time;
-                self.give_up_at = self.give_up_at.later(time);
-                self.state = State::Stopping { rung, until: until.later(time).or(self.kill_at) };
+                self.unkillable_at = self.unkillable_at.later(time);
+                self.state = LifecycleState::Stopping { stage, until: until.later(time).or(self.kill_at) };
                 Vec::new()
             }
-            (State::Draining { until }, Ask::Stop) => {
+            (LifecycleState::Draining { until }, StopRequest::Advance) => {
+                self.state = LifecycleState::Draining {
+                    until: until.or(self.set_unkillable_after(Deadline::after(now, self.total_grace_period()))),
+                };
+                Vec::new()
+            }
+            (LifecycleState::Draining { until }, StopRequest::Within(time)) => {
                 self.state =
-                    State::Draining { until: until.or(self.give_up_after(Deadline::after(now, self.longest_stop()))) };
+                    LifecycleState::Draining { until: until.or(self.set_unkillable_after(Deadline::after(now, time))) };
                 Vec::new()
             }
-            (State::Draining { until }, Ask::StopWithin(time)) => {
-                self.state = State::Draining { until: until.or(self.give_up_after(Deadline::after(now, time))) };
+            (LifecycleState::AwaitingStatus { .. }, StopRequest::Advance | StopRequest::Within(_)) => {
+                self.unkillable_at = self.unkillable_at.or(Deadline::after(now, self.timeouts.kill_timeout));
                 Vec::new()
             }
-            (State::Withheld { .. }, Ask::Stop | Ask::StopWithin(_)) => {
-                self.give_up_at = self.give_up_at.or(Deadline::after(now, self.patience.longest_death));
-                Vec::new()
-            }
-            // Nothing can be hurried, or there is nothing to hurry.
-            (State::Killed | State::Reaping { .. } | State::Over, Ask::Stop | Ask::StopWithin(_))
-            | (
-                State::Running
-                | State::Killed
-                | State::Draining { .. }
-                | State::Reaping { .. }
-                | State::Withheld { .. }
-                | State::Over,
-                Ask::NothingDone | Ask::Extend(_),
+            // Nothing is left to speed up.
+            (
+                LifecycleState::Killed | LifecycleState::Reaping { .. } | LifecycleState::Ended,
+                StopRequest::Advance | StopRequest::Within(_),
             )
-            | (State::GroupStopping { .. }, Ask::Extend(_)) => Vec::new(),
+            | (
+                LifecycleState::Running
+                | LifecycleState::Killed
+                | LifecycleState::Draining { .. }
+                | LifecycleState::Reaping { .. }
+                | LifecycleState::AwaitingStatus { .. }
+                | LifecycleState::Ended,
+                StopRequest::StageEmpty | StopRequest::Extend(_),
+            )
+            | (LifecycleState::GroupStopping { .. }, StopRequest::Extend(_)) => Vec::new(),
         }
     }
 
-    /// The next rung of the ladder, or its end.
-    fn climb(&mut self, rung: usize, now: Instant) -> Vec<Output> {
-        // A rung that began when the time for all of them is over would end at the moment that has just come.
+    /// Begins this stage, or kills after the last one.
+    fn begin_stage(&mut self, stage: usize, now: Instant) -> Vec<LifecycleOutput> {
+        // At `kill_at` a stage would end in the instant in which it began, and its timeout would not be delivered.
         let may_last = !self.kill_at.has_come(now);
-        let Some(&grace_period) = self.patience.grace_periods.get(rung).filter(|_| may_last) else {
+        let Some(&grace_period) = self.timeouts.grace_periods.get(stage).filter(|_| may_last) else {
             return self.kill(now);
         };
         let until = Deadline::after(now, grace_period).or(self.kill_at);
         self.state = match self.state {
-            State::GroupStopping { .. } => State::GroupStopping { rung, until },
-            State::Running
-            | State::Stopping { .. }
-            | State::Killed
-            | State::Draining { .. }
-            | State::Reaping { .. }
-            | State::Withheld { .. }
-            | State::Over => State::Stopping { rung, until },
+            LifecycleState::GroupStopping { .. } => LifecycleState::GroupStopping { stage, until },
+            LifecycleState::Running
+            | LifecycleState::Stopping { .. }
+            | LifecycleState::Killed
+            | LifecycleState::Draining { .. }
+            | LifecycleState::Reaping { .. }
+            | LifecycleState::AwaitingStatus { .. }
+            | LifecycleState::Ended => LifecycleState::Stopping { stage, until },
         };
-        // Before it is known how long the rest of the ladder takes: the time of all of it.
-        let rest = self.patience.grace_periods.get(rung + 1..).unwrap_or_default();
+        // All remaining stages may take their full grace periods.
+        let rest = self.timeouts.grace_periods.get(stage + 1..).unwrap_or_default();
         let rest = rest.iter().fold(Duration::ZERO, |sum, period| sum.saturating_add(*period));
-        self.give_up_after(until.later(rest).or(self.kill_at));
-        vec![Output::Climb(rung)]
+        self.set_unkillable_after(until.later(rest).or(self.kill_at));
+        vec![LifecycleOutput::RunStopStage(stage)]
     }
 
-    /// From the first rung to SIGKILL.
-    fn longest_stop(&self) -> Duration {
-        self.patience.grace_periods.iter().fold(Duration::ZERO, |sum, period| sum.saturating_add(*period))
+    fn total_grace_period(&self) -> Duration {
+        self.timeouts.grace_periods.iter().fold(Duration::ZERO, |sum, period| sum.saturating_add(*period))
     }
 
-    fn give_up_after(&mut self, killed_at: Deadline) -> Deadline {
-        self.give_up_at = killed_at.later(self.patience.longest_death);
-        self.give_up_at
+    fn set_unkillable_after(&mut self, killed_at: Deadline) -> Deadline {
+        self.unkillable_at = killed_at.later(self.timeouts.kill_timeout);
+        self.unkillable_at
     }
 
-    fn kill(&mut self, now: Instant) -> Vec<Output> {
+    fn kill(&mut self, now: Instant) -> Vec<LifecycleOutput> {
         let has_ended = self.waits_for_group();
-        self.state = State::Killed;
-        self.give_up_at = Deadline::after(now, self.patience.longest_death);
-        let mut outputs = vec![Output::Kill];
+        self.state = LifecycleState::Killed;
+        self.unkillable_at = Deadline::after(now, self.timeouts.kill_timeout);
+        let mut outputs = vec![LifecycleOutput::Kill];
         if has_ended {
             outputs.extend(self.drain(now));
         }
         outputs
     }
 
-    fn drain(&mut self, now: Instant) -> Vec<Output> {
-        self.state = State::Draining { until: Deadline::after(now, self.patience.drain_time).or(self.give_up_at) };
+    fn drain(&mut self, now: Instant) -> Vec<LifecycleOutput> {
+        self.state = LifecycleState::Draining {
+            until: Deadline::after(now, self.timeouts.drain_timeout).or(self.unkillable_at),
+        };
         self.reap_when_drained()
     }
 
-    fn reap_when_drained(&mut self) -> Vec<Output> {
+    fn reap_when_drained(&mut self) -> Vec<LifecycleOutput> {
         if self.open.contains(&true) {
             return Vec::new();
         }
-        self.state = State::Reaping { pause: FIRST_PAUSE };
-        vec![Output::Reap]
+        self.state = LifecycleState::Reaping { pause: FIRST_STATUS_RETRY };
+        vec![LifecycleOutput::Reap]
     }
 
-    fn abandon(&mut self) -> Vec<Output> {
-        self.state = State::Reaping { pause: FIRST_PAUSE };
+    fn close_leaked(&mut self) -> Vec<LifecycleOutput> {
+        self.state = LifecycleState::Reaping { pause: FIRST_STATUS_RETRY };
         let open = self.open;
         let held = StreamId::ALL.into_iter().filter(|stream| open.get(stream.index()) == Some(&true));
-        held.map(Output::Abandon).chain([Output::Reap]).collect()
+        held.map(LifecycleOutput::CloseLeaked).chain([LifecycleOutput::Reap]).collect()
     }
 }
 
@@ -374,238 +398,290 @@ mod tests {
     use super::{super::deadline::start, *};
     use proptest::prelude::*;
 
-    const DRAIN_TIME: Duration = Duration::from_millis(200);
+    const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
     const GRACE_PERIOD: Duration = Duration::from_secs(2);
-    const LONGEST_DEATH: Duration = Duration::from_secs(5);
+    const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-    fn patience() -> Patience {
-        Patience {
-            drain_time: DRAIN_TIME,
+    fn timeouts() -> Timeouts {
+        Timeouts {
+            drain_timeout: DRAIN_TIMEOUT,
             grace_periods: vec![GRACE_PERIOD],
-            longest_extension: Duration::from_secs(3),
-            longest_death: LONGEST_DEATH,
+            max_extension: Duration::from_secs(3),
+            kill_timeout: KILL_TIMEOUT,
         }
     }
 
     #[test]
-    fn p01_an_exit_waits_for_the_end_of_every_stream() {
+    fn p01_exit_is_reported_after_every_stream_ended() {
         let t0 = start();
-        let mut one = Incarnation::new([StreamId::Messages, StreamId::Stderr], patience());
-        assert_eq!(one.handle(Input::Died, t0), []);
-        assert_eq!(one.handle(Input::StreamEnded(StreamId::Messages), t0), []);
-        assert_eq!(one.handle(Input::StreamEnded(StreamId::Stderr), t0), [Output::Reap]);
-        assert_eq!(one.poll_timeout(), None);
+        let mut lifecycle = Lifecycle::new([StreamId::Messages, StreamId::Stderr], timeouts());
+        assert_eq!(lifecycle.handle(LifecycleInput::ProcessExited, t0), []);
+        assert_eq!(lifecycle.handle(LifecycleInput::StreamEnded(StreamId::Messages), t0), []);
+        assert_eq!(lifecycle.handle(LifecycleInput::StreamEnded(StreamId::Stderr), t0), [LifecycleOutput::Reap]);
+        assert_eq!(lifecycle.poll_timeout(), None);
     }
 
     #[test]
-    fn p01_streams_may_end_long_before_the_process() {
+    fn p01_streams_may_end_before_the_process() {
         let t0 = start();
-        let mut one = Incarnation::new([StreamId::Messages], patience());
-        assert_eq!(one.handle(Input::StreamEnded(StreamId::Messages), t0), []);
-        assert_eq!(one.poll_timeout(), None, "a process may live without its pipe");
-        assert_eq!(one.handle(Input::Died, t0), [Output::Reap]);
+        let mut lifecycle = Lifecycle::new([StreamId::Messages], timeouts());
+        assert_eq!(lifecycle.handle(LifecycleInput::StreamEnded(StreamId::Messages), t0), []);
+        assert_eq!(lifecycle.poll_timeout(), None, "a process may run without open pipes");
+        assert_eq!(lifecycle.handle(LifecycleInput::ProcessExited, t0), [LifecycleOutput::Reap]);
     }
 
     #[test]
-    fn p04_a_held_stream_is_given_up_after_the_drain_time() {
+    fn p04_leaked_stream_is_closed_after_drain_timeout() {
         let t0 = start();
-        let mut one = Incarnation::new(StreamId::ALL, patience());
-        assert_eq!(one.handle(Input::StreamEnded(StreamId::Stdout), t0), []);
-        assert_eq!(one.handle(Input::Died, t0), []);
-        assert_eq!(one.poll_timeout(), Some(t0 + DRAIN_TIME));
-        assert_eq!(one.handle(Input::Timeout, t0 + DRAIN_TIME / 2), []);
-        let outputs = one.handle(Input::Timeout, t0 + DRAIN_TIME);
-        let expected = [Output::Abandon(StreamId::Messages), Output::Abandon(StreamId::Stderr), Output::Reap];
+        let mut lifecycle = Lifecycle::new(StreamId::ALL, timeouts());
+        assert_eq!(lifecycle.handle(LifecycleInput::StreamEnded(StreamId::Stdout), t0), []);
+        assert_eq!(lifecycle.handle(LifecycleInput::ProcessExited, t0), []);
+        assert_eq!(lifecycle.poll_timeout(), Some(t0 + DRAIN_TIMEOUT));
+        assert_eq!(lifecycle.handle(LifecycleInput::Timeout, t0 + DRAIN_TIMEOUT / 2), []);
+        let outputs = lifecycle.handle(LifecycleInput::Timeout, t0 + DRAIN_TIMEOUT);
+        let expected = [
+            LifecycleOutput::CloseLeaked(StreamId::Messages),
+            LifecycleOutput::CloseLeaked(StreamId::Stderr),
+            LifecycleOutput::Reap,
+        ];
         assert_eq!(outputs, expected);
     }
 
     #[test]
-    fn p08_stopping_ends_in_a_kill_and_then_in_a_report() {
+    fn p08_stop_kills_and_then_reports_unkillable() {
         let t0 = start();
-        let mut one = Incarnation::new([], patience());
-        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), [Output::Climb(0)]);
+        let mut lifecycle = Lifecycle::new([], timeouts());
+        assert_eq!(
+            lifecycle.handle(LifecycleInput::Stop(StopRequest::Advance), t0),
+            [LifecycleOutput::RunStopStage(0)]
+        );
         let t1 = t0 + GRACE_PERIOD;
-        assert_eq!(one.handle(Input::Timeout, t1), [Output::Kill]);
-        assert_eq!(one.handle(Input::Timeout, t1), [], "too early");
-        assert_eq!(one.handle(Input::Timeout, t1 + LONGEST_DEATH), [Output::GiveUp]);
-        assert_eq!(one.handle(Input::Died, t1 + LONGEST_DEATH), [], "told already");
+        assert_eq!(lifecycle.handle(LifecycleInput::Timeout, t1), [LifecycleOutput::Kill]);
+        assert_eq!(lifecycle.handle(LifecycleInput::Timeout, t1), [], "too early");
+        assert_eq!(lifecycle.handle(LifecycleInput::Timeout, t1 + KILL_TIMEOUT), [LifecycleOutput::ReportUnkillable]);
+        assert_eq!(lifecycle.handle(LifecycleInput::ProcessExited, t1 + KILL_TIMEOUT), [], "already reported");
     }
 
     #[test]
-    fn p08_the_rest_of_a_group_keeps_the_grace_periods_of_a_stop() {
+    fn p08_rest_of_process_group_keeps_grace_periods() {
         let t0 = start();
-        let ladder = Patience { grace_periods: vec![GRACE_PERIOD, GRACE_PERIOD], ..patience() };
+        let stages = Timeouts { grace_periods: vec![GRACE_PERIOD, GRACE_PERIOD], ..timeouts() };
         let stopped = || {
-            let mut one = Incarnation::new([], ladder.clone());
-            assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), [Output::Climb(0)]);
-            assert_eq!(one.handle(Input::Died, t0), [Output::WaitForGroup]);
-            assert_eq!(one.poll_timeout(), Some(t0 + GRACE_PERIOD), "the step's own time, counted from its begin");
-            one
+            let mut lifecycle = Lifecycle::new([], stages.clone());
+            assert_eq!(
+                lifecycle.handle(LifecycleInput::Stop(StopRequest::Advance), t0),
+                [LifecycleOutput::RunStopStage(0)]
+            );
+            assert_eq!(lifecycle.handle(LifecycleInput::ProcessExited, t0), [LifecycleOutput::WaitForProcessGroup]);
+            assert_eq!(
+                lifecycle.poll_timeout(),
+                Some(t0 + GRACE_PERIOD),
+                "the grace period counts from the start of the stage"
+            );
+            lifecycle
         };
-        assert_eq!(stopped().handle(Input::GroupEnded, t0), [Output::Reap]);
+        assert_eq!(stopped().handle(LifecycleInput::ProcessGroupEnded, t0), [LifecycleOutput::Reap]);
         let mut slow = stopped();
-        assert_eq!(slow.handle(Input::Timeout, t0 + GRACE_PERIOD), [Output::Climb(1)]);
+        assert_eq!(slow.handle(LifecycleInput::Timeout, t0 + GRACE_PERIOD), [LifecycleOutput::RunStopStage(1)]);
         let end = t0 + 2 * GRACE_PERIOD;
-        assert_eq!(slow.handle(Input::Timeout, end), [Output::Kill, Output::Reap]);
+        assert_eq!(slow.handle(LifecycleInput::Timeout, end), [LifecycleOutput::Kill, LifecycleOutput::Reap]);
         let mut hurried = stopped();
-        assert_eq!(hurried.handle(Input::Ask(Ask::StopWithin(DRAIN_TIME)), t0), []);
-        assert_eq!(hurried.poll_timeout(), Some(t0 + DRAIN_TIME));
-        assert_eq!(stopped().handle(Input::Ask(Ask::Stop), t0), [Output::Climb(1)], "a second stop goes on");
-        let mut alone = Incarnation::new([], patience());
-        assert_eq!(alone.handle(Input::Died, t0), [Output::Reap], "one that ends by itself takes its group along");
+        assert_eq!(hurried.handle(LifecycleInput::Stop(StopRequest::Within(DRAIN_TIMEOUT)), t0), []);
+        assert_eq!(hurried.poll_timeout(), Some(t0 + DRAIN_TIMEOUT));
+        assert_eq!(
+            stopped().handle(LifecycleInput::Stop(StopRequest::Advance), t0),
+            [LifecycleOutput::RunStopStage(1)],
+            "a second stop begins the next stage"
+        );
+        let mut alone = Lifecycle::new([], timeouts());
+        assert_eq!(
+            alone.handle(LifecycleInput::ProcessExited, t0),
+            [LifecycleOutput::Reap],
+            "the group is killed when the worker exits by itself"
+        );
     }
 
     #[test]
-    fn times_beyond_the_clock_are_for_ever() {
-        let endless = Patience { drain_time: Duration::MAX, grace_periods: vec![Duration::MAX], ..patience() };
+    fn timeouts_beyond_the_clock_never_expire() {
+        let endless = Timeouts { drain_timeout: Duration::MAX, grace_periods: vec![Duration::MAX], ..timeouts() };
         let t0 = start();
-        let mut one = Incarnation::new([StreamId::Messages], endless);
-        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), [Output::Climb(0)]);
-        assert_eq!(one.poll_timeout(), None);
-        assert_eq!(one.handle(Input::Died, t0), [Output::WaitForGroup]);
-        assert_eq!(one.handle(Input::GroupEnded, t0), []);
-        assert_eq!(one.poll_timeout(), None);
-        assert_eq!(one.handle(Input::StreamEnded(StreamId::Messages), t0), [Output::Reap]);
+        let mut lifecycle = Lifecycle::new([StreamId::Messages], endless);
+        assert_eq!(
+            lifecycle.handle(LifecycleInput::Stop(StopRequest::Advance), t0),
+            [LifecycleOutput::RunStopStage(0)]
+        );
+        assert_eq!(lifecycle.poll_timeout(), None);
+        assert_eq!(lifecycle.handle(LifecycleInput::ProcessExited, t0), [LifecycleOutput::WaitForProcessGroup]);
+        assert_eq!(lifecycle.handle(LifecycleInput::ProcessGroupEnded, t0), []);
+        assert_eq!(lifecycle.poll_timeout(), None);
+        assert_eq!(lifecycle.handle(LifecycleInput::StreamEnded(StreamId::Messages), t0), [LifecycleOutput::Reap]);
     }
 
     #[test]
-    fn p08_no_drain_time_holds_up_a_stop() {
-        let slow = Patience { drain_time: Duration::MAX, ..patience() };
+    fn p08_drain_timeout_does_not_delay_a_stop() {
+        let slow = Timeouts { drain_timeout: Duration::MAX, ..timeouts() };
         let t0 = start();
-        let bound = t0 + GRACE_PERIOD + LONGEST_DEATH;
-        let histories: [&[Input]; 2] = [&[Input::Died, Input::Ask(Ask::Stop)], &[Input::Ask(Ask::Stop), Input::Died]];
+        let bound = t0 + GRACE_PERIOD + KILL_TIMEOUT;
+        let histories: [&[LifecycleInput]; 2] = [
+            &[LifecycleInput::ProcessExited, LifecycleInput::Stop(StopRequest::Advance)],
+            &[LifecycleInput::Stop(StopRequest::Advance), LifecycleInput::ProcessExited],
+        ];
         for history in histories {
-            let mut one = Incarnation::new([StreamId::Messages], slow.clone());
+            let mut lifecycle = Lifecycle::new([StreamId::Messages], slow.clone());
             for &input in history {
-                one.handle(input, t0);
+                lifecycle.handle(input, t0);
             }
-            one.handle(Input::GroupEnded, t0);
-            assert_eq!(one.poll_timeout(), Some(bound), "{history:?}");
-            assert_eq!(one.handle(Input::Timeout, bound), [Output::Abandon(StreamId::Messages), Output::Reap]);
+            lifecycle.handle(LifecycleInput::ProcessGroupEnded, t0);
+            assert_eq!(lifecycle.poll_timeout(), Some(bound), "{history:?}");
+            assert_eq!(
+                lifecycle.handle(LifecycleInput::Timeout, bound),
+                [LifecycleOutput::CloseLeaked(StreamId::Messages), LifecycleOutput::Reap]
+            );
         }
     }
 
     #[test]
-    fn a_status_that_a_tracer_withholds_is_asked_for_again() {
+    fn status_taken_by_tracer_is_retried() {
         let mut now = start();
-        let mut one = Incarnation::new([], patience());
-        assert_eq!(one.handle(Input::Died, now), [Output::Reap]);
+        let mut lifecycle = Lifecycle::new([], timeouts());
+        assert_eq!(lifecycle.handle(LifecycleInput::ProcessExited, now), [LifecycleOutput::Reap]);
         for _ in 0..20 {
-            assert_eq!(one.handle(Input::Withheld, now), []);
-            let due = one.poll_timeout().unwrap();
-            assert!(due > now && due <= now + LAST_PAUSE, "neither a spin nor a long wait");
+            assert_eq!(lifecycle.handle(LifecycleInput::StatusUnavailable, now), []);
+            let due = lifecycle.poll_timeout().unwrap();
+            assert!(due > now && due <= now + LAST_STATUS_RETRY, "neither a busy loop nor a long delay");
             now = due;
-            assert_eq!(one.handle(Input::Timeout, now), [Output::Reap]);
+            assert_eq!(lifecycle.handle(LifecycleInput::Timeout, now), [LifecycleOutput::Reap]);
         }
-        one.handle(Input::Withheld, now);
-        one.handle(Input::Ask(Ask::Stop), now);
-        assert_eq!(one.handle(Input::Timeout, now + LONGEST_DEATH), [Output::GiveUp]);
+        lifecycle.handle(LifecycleInput::StatusUnavailable, now);
+        lifecycle.handle(LifecycleInput::Stop(StopRequest::Advance), now);
+        assert_eq!(lifecycle.handle(LifecycleInput::Timeout, now + KILL_TIMEOUT), [LifecycleOutput::ReportUnkillable]);
     }
 
     #[test]
-    fn one_that_cannot_be_heard_is_killed_and_its_exit_told() {
+    fn watch_failure_kills_and_reports_exit() {
         let t0 = start();
-        let mut one = Incarnation::new([], patience());
-        assert_eq!(one.handle(Input::Unheard, t0), [Output::Kill]);
-        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), []);
-        assert_eq!(one.handle(Input::Timeout, t0 + LONGEST_DEATH), [Output::GiveUp]);
+        let mut lifecycle = Lifecycle::new([], timeouts());
+        assert_eq!(lifecycle.handle(LifecycleInput::WatchFailed, t0), [LifecycleOutput::Kill]);
+        assert_eq!(lifecycle.handle(LifecycleInput::Stop(StopRequest::Advance), t0), []);
+        assert_eq!(lifecycle.handle(LifecycleInput::Timeout, t0 + KILL_TIMEOUT), [LifecycleOutput::ReportUnkillable]);
     }
 
     #[test]
-    fn p08_a_second_stop_goes_to_the_next_rung() {
+    fn p08_second_stop_begins_next_stage() {
         let t0 = start();
-        let ladder = Patience { grace_periods: vec![GRACE_PERIOD, GRACE_PERIOD], ..patience() };
-        let mut one = Incarnation::new([], ladder);
-        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), [Output::Climb(0)]);
-        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), [Output::Climb(1)]);
-        assert_eq!(one.poll_timeout(), Some(t0 + GRACE_PERIOD));
-        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), [Output::Kill]);
-        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), []);
+        let stages = Timeouts { grace_periods: vec![GRACE_PERIOD, GRACE_PERIOD], ..timeouts() };
+        let mut lifecycle = Lifecycle::new([], stages);
+        assert_eq!(
+            lifecycle.handle(LifecycleInput::Stop(StopRequest::Advance), t0),
+            [LifecycleOutput::RunStopStage(0)]
+        );
+        assert_eq!(
+            lifecycle.handle(LifecycleInput::Stop(StopRequest::Advance), t0),
+            [LifecycleOutput::RunStopStage(1)]
+        );
+        assert_eq!(lifecycle.poll_timeout(), Some(t0 + GRACE_PERIOD));
+        assert_eq!(lifecycle.handle(LifecycleInput::Stop(StopRequest::Advance), t0), [LifecycleOutput::Kill]);
+        assert_eq!(lifecycle.handle(LifecycleInput::Stop(StopRequest::Advance), t0), []);
     }
 
     #[test]
-    fn p08_a_rung_with_nothing_to_do_takes_no_time() {
+    fn p08_empty_stage_takes_no_time() {
         let t0 = start();
-        let mut one = Incarnation::new([], patience());
-        assert_eq!(one.handle(Input::Ask(Ask::Stop), t0), [Output::Climb(0)]);
-        assert_eq!(one.handle(Input::Ask(Ask::NothingDone), t0), [Output::Kill]);
+        let mut lifecycle = Lifecycle::new([], timeouts());
+        assert_eq!(
+            lifecycle.handle(LifecycleInput::Stop(StopRequest::Advance), t0),
+            [LifecycleOutput::RunStopStage(0)]
+        );
+        assert_eq!(lifecycle.handle(LifecycleInput::Stop(StopRequest::StageEmpty), t0), [LifecycleOutput::Kill]);
     }
 
     #[test]
-    fn p08_a_worker_gets_more_time_within_a_cap_and_never_beyond_a_deadline() {
+    fn p08_extension_is_capped_and_bounded_by_deadline() {
         let t0 = start();
-        let mut one = Incarnation::new([], patience());
-        one.handle(Input::Ask(Ask::Stop), t0);
-        one.handle(Input::Ask(Ask::Extend(Duration::from_secs(2))), t0);
-        assert_eq!(one.poll_timeout(), Some(t0 + GRACE_PERIOD + Duration::from_secs(2)));
-        one.handle(Input::Ask(Ask::Extend(Duration::from_secs(2))), t0);
-        assert_eq!(one.poll_timeout(), Some(t0 + GRACE_PERIOD + Duration::from_secs(3)), "the cap");
-        one.handle(Input::Ask(Ask::StopWithin(Duration::from_secs(1))), t0);
-        assert_eq!(one.poll_timeout(), Some(t0 + Duration::from_secs(1)));
-        let mut two = Incarnation::new([], patience());
-        assert_eq!(two.handle(Input::Ask(Ask::StopWithin(Duration::from_millis(1))), t0), [Output::Climb(0)]);
-        assert_eq!(two.handle(Input::Timeout, t0 + Duration::from_millis(1)), [Output::Kill]);
+        let mut lifecycle = Lifecycle::new([], timeouts());
+        lifecycle.handle(LifecycleInput::Stop(StopRequest::Advance), t0);
+        lifecycle.handle(LifecycleInput::Stop(StopRequest::Extend(Duration::from_secs(2))), t0);
+        assert_eq!(lifecycle.poll_timeout(), Some(t0 + GRACE_PERIOD + Duration::from_secs(2)));
+        lifecycle.handle(LifecycleInput::Stop(StopRequest::Extend(Duration::from_secs(2))), t0);
+        assert_eq!(lifecycle.poll_timeout(), Some(t0 + GRACE_PERIOD + Duration::from_secs(3)), "the cap");
+        lifecycle.handle(LifecycleInput::Stop(StopRequest::Within(Duration::from_secs(1))), t0);
+        assert_eq!(lifecycle.poll_timeout(), Some(t0 + Duration::from_secs(1)));
+        let mut two = Lifecycle::new([], timeouts());
+        assert_eq!(
+            two.handle(LifecycleInput::Stop(StopRequest::Within(Duration::from_millis(1))), t0),
+            [LifecycleOutput::RunStopStage(0)]
+        );
+        assert_eq!(two.handle(LifecycleInput::Timeout, t0 + Duration::from_millis(1)), [LifecycleOutput::Kill]);
     }
 
-    /// As the driver does it: it is told of a moment once, and only of one that is new.
-    fn end_by_time_alone(one: &mut Incarnation) -> Vec<(Instant, Output)> {
-        let mut told = Vec::new();
-        while let Some(due) = one.poll_timeout() {
-            told.extend(one.handle(Input::Timeout, due).into_iter().map(|output| (due, output)));
-            assert_ne!(one.poll_timeout(), Some(due), "nobody would be told of it again: {told:?}");
+    /// Like the event loop: each deadline is delivered once, and only if it is new.
+    fn run_timeouts(lifecycle: &mut Lifecycle) -> Vec<(Instant, LifecycleOutput)> {
+        let mut outputs = Vec::new();
+        while let Some(due) = lifecycle.poll_timeout() {
+            outputs.extend(lifecycle.handle(LifecycleInput::Timeout, due).into_iter().map(|output| (due, output)));
+            assert_ne!(lifecycle.poll_timeout(), Some(due), "this deadline would not be delivered again: {outputs:?}");
         }
-        told
+        outputs
     }
 
     #[test]
-    fn p08_no_rung_outlasts_the_time_that_a_stop_may_take() {
+    fn p08_no_stage_outlasts_the_stop_timeout() {
         let t0 = start();
         let [first, second] = [GRACE_PERIOD / 2, GRACE_PERIOD * 2].map(|time| t0 + time);
-        let ladder = Patience { grace_periods: vec![GRACE_PERIOD; 3], ..patience() };
-        let stopped = |asks: &[Ask]| {
-            let mut one = Incarnation::new([], ladder.clone());
-            let told: Vec<Output> = asks.iter().flat_map(|&ask| one.handle(Input::Ask(ask), t0)).collect();
-            (told, end_by_time_alone(&mut one))
+        let stages = Timeouts { grace_periods: vec![GRACE_PERIOD; 3], ..timeouts() };
+        let stopped = |requests: &[StopRequest]| {
+            let mut lifecycle = Lifecycle::new([], stages.clone());
+            let outputs: Vec<LifecycleOutput> =
+                requests.iter().flat_map(|&request| lifecycle.handle(LifecycleInput::Stop(request), t0)).collect();
+            (outputs, run_timeouts(&mut lifecycle))
         };
-        let within = |due: Instant| Ask::StopWithin(due - t0);
-        let killed_at = |due| [(due, Output::Kill), (due + LONGEST_DEATH, Output::GiveUp)];
-        assert_eq!(stopped(&[within(first)]), (vec![Output::Climb(0)], killed_at(first).to_vec()));
-        assert_eq!(stopped(&[Ask::Stop, within(first)]), (vec![Output::Climb(0)], killed_at(first).to_vec()));
-        let late = [(t0 + GRACE_PERIOD, Output::Climb(1))].into_iter().chain(killed_at(second)).collect();
-        assert_eq!(stopped(&[within(second)]), (vec![Output::Climb(0)], late), "when the second rung ends");
-        assert_eq!(stopped(&[within(t0)]).0, [Output::Kill], "there is no time for a rung");
+        let within = |due: Instant| StopRequest::Within(due - t0);
+        let killed_at = |due| [(due, LifecycleOutput::Kill), (due + KILL_TIMEOUT, LifecycleOutput::ReportUnkillable)];
+        assert_eq!(stopped(&[within(first)]), (vec![LifecycleOutput::RunStopStage(0)], killed_at(first).to_vec()));
+        assert_eq!(
+            stopped(&[StopRequest::Advance, within(first)]),
+            (vec![LifecycleOutput::RunStopStage(0)], killed_at(first).to_vec())
+        );
+        let late =
+            [(t0 + GRACE_PERIOD, LifecycleOutput::RunStopStage(1))].into_iter().chain(killed_at(second)).collect();
+        assert_eq!(
+            stopped(&[within(second)]),
+            (vec![LifecycleOutput::RunStopStage(0)], late),
+            "when the second stage ends"
+        );
+        assert_eq!(stopped(&[within(t0)]).0, [LifecycleOutput::Kill], "there is no time for a stage");
     }
 
     proptest! {
         #[test]
-        fn any_history_ends_once(history in prop::collection::vec((0..11_u8, 0..3000_u64), 0..40)) {
+        fn any_history_reports_one_end(history in prop::collection::vec((0..11_u8, 0..3000_u64), 0..40)) {
             let mut now = start();
-            let mut one = Incarnation::new(StreamId::ALL, patience());
+            let mut lifecycle = Lifecycle::new(StreamId::ALL, timeouts());
             let mut outputs = Vec::new();
             for (input, pause_ms) in history {
                 now += Duration::from_millis(pause_ms);
                 let input = match input {
-                    0 => Input::Died,
-                    1 => Input::Ask(Ask::Stop),
-                    2 => Input::Timeout,
-                    3 => Input::Unheard,
-                    4 => Input::Ask(Ask::StopWithin(Duration::from_millis(pause_ms))),
-                    5 => Input::Ask(Ask::NothingDone),
-                    6 => Input::Ask(Ask::Extend(Duration::from_millis(pause_ms))),
-                    7 => Input::GroupEnded,
-                    stream => Input::StreamEnded(StreamId::ALL[usize::from(stream) - 8]),
+                    0 => LifecycleInput::ProcessExited,
+                    1 => LifecycleInput::Stop(StopRequest::Advance),
+                    2 => LifecycleInput::Timeout,
+                    3 => LifecycleInput::WatchFailed,
+                    4 => LifecycleInput::Stop(StopRequest::Within(Duration::from_millis(pause_ms))),
+                    5 => LifecycleInput::Stop(StopRequest::StageEmpty),
+                    6 => LifecycleInput::Stop(StopRequest::Extend(Duration::from_millis(pause_ms))),
+                    7 => LifecycleInput::ProcessGroupEnded,
+                    stream => LifecycleInput::StreamEnded(StreamId::ALL[usize::from(stream) - 8]),
                 };
-                outputs.extend(one.handle(input, now));
+                outputs.extend(lifecycle.handle(input, now));
             }
-            // Whatever came before: stop it, let time pass, and it is over.
-            for input in [Input::Ask(Ask::Stop), Input::Timeout, Input::Died, Input::Timeout, Input::Timeout] {
-                outputs.extend(one.handle(input, now));
+            // Whatever came before: a stop and enough time end it.
+            for input in [LifecycleInput::Stop(StopRequest::Advance), LifecycleInput::Timeout, LifecycleInput::ProcessExited, LifecycleInput::Timeout, LifecycleInput::Timeout] {
+                outputs.extend(lifecycle.handle(input, now));
                 now += Duration::from_secs(10);
             }
-            let ends = outputs.iter().filter(|output| matches!(output, Output::Reap | Output::GiveUp)).count();
+            let ends = outputs.iter().filter(|output| matches!(output, LifecycleOutput::Reap | LifecycleOutput::ReportUnkillable)).count();
             prop_assert_eq!(ends, 1);
-            prop_assert!(matches!(outputs.last(), Some(Output::Reap | Output::GiveUp)), "the end is last: {:?}", outputs);
-            prop_assert_eq!(one.poll_timeout(), None);
+            prop_assert!(matches!(outputs.last(), Some(LifecycleOutput::Reap | LifecycleOutput::ReportUnkillable)), "the end is not last: {:?}", outputs);
+            prop_assert_eq!(lifecycle.poll_timeout(), None);
         }
     }
 }

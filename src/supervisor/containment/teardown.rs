@@ -7,7 +7,7 @@ use crate::{
     supervisor::{
         clock::now,
         containment::cgroup_pool::Cell,
-        incarnation::LONGEST_DEATH,
+        incarnation::KILL_TIMEOUT,
         spawner::Starter,
         worker::{WorkerShared, process::Present},
     },
@@ -44,13 +44,13 @@ impl Starter {
         }
         if !orphans.is_empty() {
             // Whoever has left its family is found by its token.
-            self.sentinel().sweep(LONGEST_DEATH);
+            self.sentinel().sweep(KILL_TIMEOUT);
         }
         self.reap_killed(orphans)
     }
 
     fn reap_killed(&self, orphans: &[Arc<Present>]) -> Vec<Option<Reaped>> {
-        let deadline = Deadline::after(LONGEST_DEATH);
+        let deadline = Deadline::after(KILL_TIMEOUT);
         let reap = |present: &Arc<Present>| {
             // Before the kernel gives its number to somebody else.
             present.leave_guard(self);

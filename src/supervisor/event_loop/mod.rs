@@ -6,7 +6,7 @@ pub(crate) mod status;
 pub(crate) mod teardown;
 
 use crate::{
-    policy::lifecycle::Input,
+    policy::lifecycle::LifecycleInput,
     supervisor::{
         commands::{Command, Mailbox},
         containment::{
@@ -305,7 +305,7 @@ impl Driver {
         for _ in 0..TIMERS {
             let Some(timer) = self.reactor.timers.take_due(now) else { return };
             match timer {
-                Timer::Incarnation(place) => self.input(place, Input::Timeout),
+                Timer::Incarnation(place) => self.input(place, LifecycleInput::Timeout),
                 Timer::Health(place) => self.check_health(place),
                 // Reported when it failed first.
                 Timer::Probe(place) => drop(self.probe(place)),

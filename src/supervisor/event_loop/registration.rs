@@ -1,7 +1,7 @@
 //! What the kernel is to report, and what it has refused to: `epoll_ctl(2)` can run out of memory or of the user's watches, which passes.
 
 use crate::{
-    policy::lifecycle::Input,
+    policy::lifecycle::LifecycleInput,
     supervisor::{
         control::server::Control,
         event_loop::Driver,
@@ -47,7 +47,7 @@ impl Driver {
                 self.warn_of_refusal(target, error);
                 if let Target::Process(place) | Target::Stream(place, _) = target {
                     // Its end, or its output, would never be noticed.
-                    self.input(place, Input::Unheard);
+                    self.input(place, LifecycleInput::WatchFailed);
                 }
             }
             Ok(()) | Err(_) => {

@@ -4,7 +4,7 @@ use crate::{
     ids::WorkerId,
     pipe::anonymous::ends::PipeReader,
     policy::{
-        lifecycle::{Ask, Input},
+        lifecycle::{LifecycleInput, StopRequest},
         readiness::{Mark, Outcome, ReadinessTracker, Sign},
         watchdog::{Act, Life, Vigil},
     },
@@ -129,16 +129,16 @@ impl Driver {
 
     /// We end it, though nobody has asked for that. One that is on its way down already has its own time.
     fn put_down(&mut self, place: Place) {
-        if let Some(live) = live_at(&mut self.incarnations.slots, place).filter(|live| live.incarnation.is_running()) {
+        if let Some(live) = live_at(&mut self.incarnations.slots, place).filter(|live| live.lifecycle.is_running()) {
             live.health.is_unhealthy = true;
-            self.input(place, Input::Ask(Ask::Stop));
+            self.input(place, LifecycleInput::Stop(StopRequest::Advance));
         }
     }
 
     /// It has run as long as it may.
     pub(crate) fn end_its_time(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if live.incarnation.is_running() {
+        if live.lifecycle.is_running() {
             let after = self.reactor.clock.now().saturating_duration_since(live.started);
             self.outlet.send(live.event(EventKind::RuntimeExceeded { after }));
             self.put_down(place);
@@ -227,7 +227,7 @@ impl Driver {
             readiness.extend(time, self.reactor.clock.now());
             self.set_health_timer(place);
         }
-        self.input(place, Input::Ask(Ask::Extend(time)));
+        self.input(place, LifecycleInput::Stop(StopRequest::Extend(time)));
     }
 
     /// It has told how it is.
@@ -276,7 +276,7 @@ impl Driver {
                 }
             }
             Notice::Alive => live.alive(Life::Notify, self.reactor.clock.now()),
-            Notice::Trigger if live.health.vigil.is_some() && live.incarnation.is_running() => {
+            Notice::Trigger if live.health.vigil.is_some() && live.lifecycle.is_running() => {
                 self.do_act(place, Act::StopLadder);
             }
             Notice::Trigger => {}
@@ -287,7 +287,7 @@ impl Driver {
     /// Time for the wait, or for the watchdog.
     pub(crate) fn check_health(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if !live.incarnation.is_running() {
+        if !live.lifecycle.is_running() {
             // It has ended, or is about to: from here on its stop ladder says how long anything may take.
             return;
         }

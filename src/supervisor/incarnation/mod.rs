@@ -15,7 +15,7 @@ use crate::{
     launch::child::{exit_status, usage},
     policy::{
         backpressure::{EVENT_BYTES, Levels},
-        lifecycle::{Incarnation, Patience, StreamId},
+        lifecycle::{Lifecycle, StreamId, Timeouts},
         watchdog::Life,
     },
     supervisor::{
@@ -57,9 +57,9 @@ use std::{
 };
 
 /// From SIGKILL to giving up on a process in uninterruptible sleep.
-pub(crate) const LONGEST_DEATH: Duration = Duration::from_secs(5);
+pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer a worker can make its stop by asking for it.
-const LONGEST_EXTENSION: Duration = Duration::from_secs(60);
+const MAX_STOP_EXTENSION: Duration = Duration::from_secs(60);
 /// The longest line of a captured standard stream, in bytes; a longer one comes in pieces.
 const MAX_LINE: usize = 64 << 10;
 
@@ -74,7 +74,7 @@ pub(crate) struct Live {
     pub(crate) shared: Arc<WorkerShared>,
     pub(crate) present: Arc<Present>,
     pub(crate) spec: SharedSpec,
-    pub(crate) incarnation: Incarnation,
+    pub(crate) lifecycle: Lifecycle,
     pub(crate) paused: bool,
     /// Its control connection, while there is one.
     pub(crate) session: Option<Session>,
@@ -110,17 +110,17 @@ impl Live {
             stdout.map(|pipe| Listener::new(StreamId::Stdout, pipe, &spec)),
             stderr.map(|pipe| Listener::new(StreamId::Stderr, pipe, &spec)),
         ];
-        let patience = Patience {
-            drain_time: spec.drain_timeout,
-            grace_periods: spec.stop.stages().iter().map(|rung| rung.grace_period).collect(),
-            longest_extension: LONGEST_EXTENSION,
-            longest_death: LONGEST_DEATH,
+        let timeouts = Timeouts {
+            drain_timeout: spec.drain_timeout,
+            grace_periods: spec.stop.stages().iter().map(|stage| stage.grace_period).collect(),
+            max_extension: MAX_STOP_EXTENSION,
+            kill_timeout: KILL_TIMEOUT,
         };
         let open = streams.iter().flatten().map(|listener| listener.id);
         Self {
             shared,
             present,
-            incarnation: Incarnation::new(open, patience),
+            lifecycle: Lifecycle::new(open, timeouts),
             paused: false,
             session: None,
             started,

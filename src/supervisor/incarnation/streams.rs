@@ -3,7 +3,7 @@
 use crate::{
     pipe::anonymous::ends::PipeReader,
     policy::{
-        lifecycle::{Input, StreamId},
+        lifecycle::{LifecycleInput, StreamId},
         watchdog::Life,
     },
     supervisor::{
@@ -48,7 +48,7 @@ impl Driver {
         }
         if has_ended {
             self.forget_stream(place, stream);
-            self.input(place, Input::StreamEnded(stream));
+            self.input(place, LifecycleInput::StreamEnded(stream));
         }
     }
 

@@ -5,7 +5,7 @@ use crate::{
     ids::WorkerId,
     launch::child::GroupCleanup,
     policy::{
-        lifecycle::{Ask, Input, Output, StreamId},
+        lifecycle::{LifecycleInput, LifecycleOutput, StopRequest, StreamId},
         readiness::Sign,
         stop::StopStep,
         survivors::SurvivorPolicy,
@@ -73,7 +73,14 @@ impl Driver {
             self.act(shared.id(), left.map_or(Action::Stop, Action::StopWithin));
         } else if !is_wanted {
             let is_overdue = self.supervision.kept.get(&shared.id()).is_some_and(|kept| kept.is_overdue);
-            self.input(place, Input::Ask(if is_overdue { Ask::StopWithin(Duration::ZERO) } else { Ask::Stop }));
+            self.input(
+                place,
+                LifecycleInput::Stop(if is_overdue {
+                    StopRequest::Within(Duration::ZERO)
+                } else {
+                    StopRequest::Advance
+                }),
+            );
         }
     }
 
@@ -97,7 +104,7 @@ impl Driver {
             let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
             if live.drain(stream, &mut self.incarnations.scratch, &mut self.outlet) {
                 self.forget_stream(place, stream);
-                self.input(place, Input::StreamEnded(stream));
+                self.input(place, LifecycleInput::StreamEnded(stream));
             }
         }
         self.notice(place);
@@ -106,7 +113,7 @@ impl Driver {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         live.health.ended = Some(self.reactor.clock.now());
         let is_judged = live.health.judge.as_ref().is_some_and(Judge::is_busy);
-        if is_judged && live.incarnation.is_running() {
+        if is_judged && live.lifecycle.is_running() {
             let time = live.spec.drain_timeout;
             return self.reactor.set_timer_after(time, Timer::Verdict(place));
         }
@@ -119,20 +126,20 @@ impl Driver {
         if live.health.ended.take().is_some() {
             self.reactor.timers.cancel(Timer::Verdict(place));
             self.see(place, Sign::Died);
-            self.input(place, Input::Died);
+            self.input(place, LifecycleInput::ProcessExited);
         }
     }
 
-    pub(crate) fn input(&mut self, place: Place, input: Input) {
+    pub(crate) fn input(&mut self, place: Place, input: LifecycleInput) {
         let now = self.reactor.clock.now();
-        if matches!(input, Input::Ask(Ask::Stop | Ask::StopWithin(_))) {
+        if matches!(input, LifecycleInput::Stop(StopRequest::Advance | StopRequest::Within(_))) {
             // A stop does not wait for the host's code.
             self.die(place);
         }
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        let before = live.incarnation.poll_timeout();
-        let outputs = live.incarnation.handle(input, now);
-        let after = live.incarnation.poll_timeout();
+        let before = live.lifecycle.poll_timeout();
+        let outputs = live.lifecycle.handle(input, now);
+        let after = live.lifecycle.poll_timeout();
         match after {
             _ if after == before => {}
             Some(due) => self.reactor.set_timer(due, Timer::Incarnation(place)),
@@ -143,31 +150,31 @@ impl Driver {
         }
     }
 
-    fn perform(&mut self, place: Place, output: Output) {
+    fn perform(&mut self, place: Place, output: LifecycleOutput) {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         match output {
-            Output::Climb(rung) => {
+            LifecycleOutput::RunStopStage(rung) => {
                 live.is_being_ended = true;
                 self.outlet.trace.climb(live.shared.id(), rung, &live.spec.stop);
                 if !live.climb(rung) {
-                    self.input(place, Input::Ask(Ask::NothingDone));
+                    self.input(place, LifecycleInput::Stop(StopRequest::StageEmpty));
                 }
             }
-            Output::Kill => {
+            LifecycleOutput::Kill => {
                 live.is_being_ended = true;
                 self.outlet.trace.kill(live.shared.id());
                 self.kill_tree(place);
             }
-            Output::Abandon(stream) => {
+            LifecycleOutput::CloseLeaked(stream) => {
                 // A paused stream was not listened to since the worker's death, so its end may have come unseen.
                 if !live.drain(stream, &mut self.incarnations.scratch, &mut self.outlet) {
                     live.abandon(stream, &mut self.outlet);
                 }
                 self.forget_stream(place, stream);
             }
-            Output::WaitForGroup => self.wait_for_group(place),
-            Output::Reap => self.bury(place),
-            Output::GiveUp => {
+            LifecycleOutput::WaitForProcessGroup => self.wait_for_group(place),
+            LifecycleOutput::Reap => self.bury(place),
+            LifecycleOutput::ReportUnkillable => {
                 drop(live.present.child().with_pidfd(|pidfd| self.reactor.poller.remove(pidfd)));
                 for stream in StreamId::ALL {
                     let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
@@ -226,9 +233,9 @@ impl Driver {
         // Before the kernel gives its number to somebody else.
         live.present.leave_guard(&self.starter);
         match live.present.child().reap(live.rest()) {
-            Ok(None) => self.input(place, Input::Withheld),
+            Ok(None) => self.input(place, LifecycleInput::StatusUnavailable),
             // Its status is still there to be taken once the kernel has memory again.
-            Err(error) if is_shortage(&error) => self.input(place, Input::Withheld),
+            Err(error) if is_shortage(&error) => self.input(place, LifecycleInput::StatusUnavailable),
             reaped => {
                 let exit = live.exit(reaped.ok().flatten(), self.reactor.clock.now());
                 self.leave(place, exit);
@@ -287,7 +294,7 @@ impl Live {
     fn step(&self, step: &StopStep) -> bool {
         let child = self.present.child();
         // ESRCH: it has ended, and its report is on the way. A stopped one gets its signal only when it goes on.
-        let has_ended = self.incarnation.waits_for_group();
+        let has_ended = self.lifecycle.waits_for_group();
         match step {
             StopStep::Signal(_) | StopStep::Notify(_) if has_ended => false,
             StopStep::ClosePipes => self.present.close_pipes(),

@@ -1,18 +1,18 @@
 //! The end of a tree: what has outlived a worker is found, named, killed, and waited for; only then the worker is reaped.
 //!
 //! The looking is done by the inspector, on its own thread. Here its answers become signals and waits, all of them bounded:
-//! `LONGEST_DEATH` after its streams have ended a worker is reaped, whatever is left.
+//! `KILL_TIMEOUT` after its streams have ended a worker is reaped, whatever is left.
 
 use crate::{
     exit::Survivor,
-    policy::{lifecycle::Input, survivors::SurvivorPolicy},
+    policy::{lifecycle::LifecycleInput, survivors::SurvivorPolicy},
     supervisor::{
         containment::{
             cgroup_pool::Cell,
             inspector::{Findings, Request, STALL, Task},
         },
         event_loop::Driver,
-        incarnation::{LONGEST_DEATH, Live},
+        incarnation::{KILL_TIMEOUT, Live},
         reactor::{
             arena::{Place, live_at},
             timers::Timer,
@@ -52,8 +52,8 @@ impl Driver {
             return self.reap(place);
         }
         if live.burial.is_none() {
-            live.burial.get_or_insert_default().until = now.checked_add(LONGEST_DEATH);
-            self.reactor.set_timer_after(LONGEST_DEATH, Timer::BuryEnd(place));
+            live.burial.get_or_insert_default().until = now.checked_add(KILL_TIMEOUT);
+            self.reactor.set_timer_after(KILL_TIMEOUT, Timer::BuryEnd(place));
         }
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if let Some(is_populated) = live.present.with_cell(Cell::is_populated) {
@@ -129,7 +129,7 @@ impl Driver {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         match task {
             Task::KillTree => live.kill_group(),
-            Task::Group => self.input(place, Input::GroupEnded),
+            Task::Group => self.input(place, LifecycleInput::ProcessGroupEnded),
             Task::ReapKilled => self.reap_alone(place),
             // It is not asked for by `inspect`.
             Task::StopTree => {}
@@ -238,7 +238,7 @@ impl Driver {
             || live.present.with_cell(Cell::is_populated) == Some(false)
             || self.trees.numbers.shows_no_descendant(child.pid().cast_signed(), lived, started_since);
         if is_alone {
-            self.input(place, Input::GroupEnded);
+            self.input(place, LifecycleInput::ProcessGroupEnded);
         } else {
             self.inspect(place, Task::Group);
         }
@@ -247,7 +247,7 @@ impl Driver {
     /// What is left of the group of a worker that has ended while it was being stopped.
     fn group_found(&mut self, place: Place, findings: Findings) {
         if findings.count == 0 && !findings.look_again {
-            self.input(place, Input::GroupEnded);
+            self.input(place, LifecycleInput::ProcessGroupEnded);
         } else {
             self.wait_for(place, findings.held);
         }
@@ -266,7 +266,7 @@ impl Driver {
     /// A survivor has ended. When all have, it is looked again.
     pub(crate) fn buried(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        let is_group = live.incarnation.waits_for_group();
+        let is_group = live.lifecycle.waits_for_group();
         let Some(burial) = &mut live.burial else { return };
         let (gone, left): (Vec<PinnedProcess>, Vec<PinnedProcess>) =
             burial.waited_for.drain(..).partition(PinnedProcess::has_ended);
@@ -296,7 +296,7 @@ impl Driver {
     pub(crate) fn bury_in_time(&mut self, place: Place) {
         let now = self.reactor.clock.now();
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if live.incarnation.waits_for_group() {
+        if live.lifecycle.waits_for_group() {
             if live.inspection.asked.is_none() {
                 self.inspect(place, Task::Group);
             }

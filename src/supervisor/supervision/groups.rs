@@ -8,7 +8,7 @@ use crate::{
             state::Groups,
             transition::{Input, Output, Verdict},
         },
-        lifecycle::{Ask, Input as Fact},
+        lifecycle::{LifecycleInput, StopRequest},
         restart::Restart,
         restart_history::{RestartDecision, RunEnd},
     },
@@ -115,9 +115,11 @@ impl Driver {
         let node = Node::Member(worker);
         match (kept.standing, action) {
             // Already on its way down: its own ladder goes on faster, of which its group need not hear.
-            (Standing::Lives(place), Action::Stop) if kept.wish == Wish::End => self.input(place, Fact::Ask(Ask::Stop)),
+            (Standing::Lives(place), Action::Stop) if kept.wish == Wish::End => {
+                self.input(place, LifecycleInput::Stop(StopRequest::Advance))
+            }
             (Standing::Lives(place), Action::StopWithin(time)) if kept.wish == Wish::End => {
-                self.input(place, Fact::Ask(Ask::StopWithin(time)));
+                self.input(place, LifecycleInput::Stop(StopRequest::Within(time)));
             }
             // One that has ended stays so until it is started.
             (_, Action::Restart) if kept.is_resting => {}
@@ -127,7 +129,7 @@ impl Driver {
                 self.tell_groups(Input::Stop(node));
                 let Standing::Lives(place) = standing else { return };
                 if self.supervision.kept.get(&worker).is_some_and(|kept| kept.wish == Wish::End) {
-                    self.input(place, Fact::Ask(Ask::StopWithin(time)));
+                    self.input(place, LifecycleInput::Stop(StopRequest::Within(time)));
                 } else {
                     // It is told when those that need it have ended, and is killed in time all the same.
                     self.reactor.set_timer_after(time, Timer::ForceOne(place));
@@ -163,7 +165,7 @@ impl Driver {
 
     pub(crate) fn kill_at_once(&mut self, late: Vec<Place>) {
         for place in late {
-            self.input(place, Fact::Ask(Ask::StopWithin(Duration::ZERO)));
+            self.input(place, LifecycleInput::Stop(StopRequest::Within(Duration::ZERO)));
         }
     }
 
@@ -300,7 +302,7 @@ impl Driver {
         let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
         kept.wish = Wish::End;
         match kept.standing {
-            Standing::Lives(place) => self.input(place, Fact::Ask(Ask::Stop)),
+            Standing::Lives(place) => self.input(place, LifecycleInput::Stop(StopRequest::Advance)),
             // It ends when it arrives.
             Standing::Starts if !self.starter.starts().cancel(worker) => {
                 kept.answer_first_start();

@@ -5,7 +5,7 @@ use crate::{
     ids::WorkerId,
     launch::error::SpawnError,
     policy::{
-        lifecycle::{Ask, Input},
+        lifecycle::{LifecycleInput, StopRequest},
         restart_history::{RestartDecision, RunEnd},
     },
     supervisor::{
@@ -71,9 +71,11 @@ impl Driver {
         }
         match (kept.standing, action) {
             (Standing::Lives(place), Action::StopWithin(time)) => {
-                self.input(place, Input::Ask(Ask::StopWithin(time)));
+                self.input(place, LifecycleInput::Stop(StopRequest::Within(time)));
             }
-            (Standing::Lives(place), Action::Stop | Action::Restart) => self.input(place, Input::Ask(Ask::Stop)),
+            (Standing::Lives(place), Action::Stop | Action::Restart) => {
+                self.input(place, LifecycleInput::Stop(StopRequest::Advance))
+            }
             (Standing::Waits(_), Action::Restart) => {
                 kept.wish = Wish::Policy;
                 self.start_again(worker);
