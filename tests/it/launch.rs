@@ -1,5 +1,4 @@
-//! Starting: what a child gets, what it does not get, and how a start that fails says so. Everything twice: straight, and
-//! through a user's own `Command`.
+//! Starts: what a child inherits and does not inherit, and errors. Most tests run twice: direct and through a user's own `Command`.
 
 use crate::{
     kernel,
@@ -22,12 +21,11 @@ use std::{
     thread,
 };
 
-/// The numbers that an `inspect` worker says it has open.
+/// The fds that an `inspect` worker reports as open.
 fn numbers(inspected: &Value) -> BTreeSet<i64> {
     inspected["fds"].as_array().unwrap().iter().map(|fd| fd["fd"].as_i64().unwrap()).collect()
 }
 
-/// A directory that goes away with the test.
 fn scratch() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
@@ -44,7 +42,7 @@ fn errno(error: &SpawnError) -> Option<i32> {
 }
 
 both_ways! {
-    fn p03_a_child_has_the_standard_streams_and_its_handles(way: Way) {
+    fn p03_child_has_standard_streams_and_its_handles_only(way: Way) {
         let leaked: Vec<i32> = (0..50).map(|_| kernel::leaky_duplicate(0)).collect();
         let inspected = one_message(way.fixture("inspect"));
         leaked.into_iter().for_each(kernel::close);
@@ -59,7 +57,7 @@ both_ways! {
         }
     }
 
-    fn p03_forty_threads_spawn_and_every_child_has_its_own_handle_alone(way: Way) {
+    fn p03_concurrent_spawns_leak_no_handles(way: Way) {
         const THREADS: usize = 40;
         const EACH: usize = 3;
         let supervisor = Supervisor::new().unwrap();
@@ -86,14 +84,14 @@ both_ways! {
         assert_eq!(count, THREADS * EACH);
     }
 
-    fn arguments_arrive_as_they_are(way: Way) {
+    fn arguments_arrive_unchanged(way: Way) {
         let odd = ["", "{}", "{{}}", "a b", "\"quoted\"", "$HOME", "-", "--", "ünï", "*"];
         let inspected = one_message(way.fixture("inspect").args(odd));
         let arguments: Vec<&str> = inspected["argv"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
         assert!(arguments.ends_with(&odd), "{arguments:?}");
     }
 
-    fn the_environment_is_inherited_and_changed_in_order(way: Way) {
+    fn environment_is_inherited_and_changed_in_order(way: Way) {
         let spec = way.fixture("inspect").env("GONE", "1").env_remove("GONE").env("STAYS", "a=b").env_remove("PATH");
         let inspected = one_message(spec);
         let environment = &inspected["env"];
@@ -103,24 +101,24 @@ both_ways! {
         assert_eq!(environment.get("CARGO_MANIFEST_DIR").is_some(), std::env::var("CARGO_MANIFEST_DIR").is_ok());
     }
 
-    fn an_environment_can_be_empty(way: Way) {
+    fn env_clear_removes_inherited_variables(way: Way) {
         let inspected = one_message(way.fixture("inspect").env("BEFORE", "1").env_clear().env("AFTER", "1"));
         let names: Vec<&String> = inspected["env"].as_object().unwrap().keys().collect();
-        assert_eq!(names, ["AFTER", "PIPEWRIGHT_TREE"], "and the token by which its tree is recognised");
+        assert_eq!(names, ["AFTER", "PIPEWRIGHT_TREE"], "and the token of its process tree");
     }
 
-    fn a_handle_can_be_told_in_the_environment(way: Way) {
+    fn handle_is_passed_in_environment(way: Way) {
         let spec = way.plain("env-worker").messages(Pass::env("PIPEWRIGHT_MESSAGES"));
         assert!(one_message(spec).is_object());
     }
 
-    fn a_worker_starts_where_it_is_told(way: Way) {
+    fn current_dir_is_set(way: Way) {
         let directory = scratch();
         let inspected = one_message(way.fixture("inspect").current_dir(directory.path()));
         assert_eq!(inspected["cwd"], directory.path().to_str().unwrap());
     }
 
-    fn a_working_directory_that_is_missing_is_named(way: Way) {
+    fn missing_current_dir_is_reported_with_path(way: Way) {
         let error = way.fixture("inspect").current_dir("/no/such/place").spawn_unsupervised().unwrap_err();
         assert_eq!(errno(&error), Some(libc::ENOENT), "{error:?}");
         if way == Way::Direct {
@@ -129,12 +127,12 @@ both_ways! {
         }
     }
 
-    fn a_program_that_is_missing_is_named(way: Way) {
+    fn missing_program_is_reported_with_path(way: Way) {
         for number in 3..64 {
-            // On this error hangs a story: a handle at the number of std's private socket would swallow it.
+            // A handle at the number of std's private socket would hide this error.
             let spec = way.program("/no/such/program").messages(Pass::fd(number));
             match spec.spawn_unsupervised().unwrap_err() {
-                // A user's Command keeps the parent's numbers, so a number that is taken here cannot be had.
+                // A user's Command keeps the parent's numbers, so a number in use here is not available.
                 SpawnError::Failed { step: SpawnStep::FixedFd(taken), .. } if way == Way::Command => {
                     assert_eq!(taken, number);
                 }
@@ -147,13 +145,13 @@ both_ways! {
         }
     }
 
-    fn a_name_that_is_not_in_the_path_is_named(way: Way) {
+    fn program_not_in_path_is_reported_with_name(way: Way) {
         let error = way.program("no-such-program-anywhere").spawn_unsupervised().unwrap_err();
         assert_eq!(errno(&error), Some(libc::ENOENT));
         assert!(error.to_string().contains("no-such-program-anywhere"), "{error}");
     }
 
-    fn a_file_that_may_not_be_run_is_permission_denied(way: Way) {
+    fn file_without_execute_permission_is_denied(way: Way) {
         let directory = scratch();
         let path = script(&directory, "plain", "#!/bin/sh\n");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -161,7 +159,7 @@ both_ways! {
         assert_eq!(errno(&error), Some(libc::EACCES), "{error:?}");
     }
 
-    fn p16_a_file_that_the_kernel_does_not_run_names_the_missing_first_line(way: Way) {
+    fn p16_format_error_mentions_missing_shebang(way: Way) {
         let directory = scratch();
         let mut other_machine = fs::read(FIXTURE).unwrap();
         other_machine[18] ^= 0xff;
@@ -179,7 +177,7 @@ both_ways! {
         }
     }
 
-    fn a_relative_program_is_searched_in_the_childs_directory(way: Way) {
+    fn relative_program_resolves_in_current_dir_of_child(way: Way) {
         let directory = scratch();
         fs::create_dir(directory.path().join("bin")).unwrap();
         script(&directory, "bin/tool", "#!/bin/sh\nexit \"$1\"\n");
@@ -189,10 +187,10 @@ both_ways! {
         }
     }
 
-    fn too_many_arguments_are_too_many(way: Way) {
+    fn too_long_argument_list_is_reported(way: Way) {
         for program in [way.plain("exit"), way.program("true")] {
             let error = program.args((0..40).map(|_| "x".repeat(120 << 10))).spawn_unsupervised();
-            // A single argument has a limit of its own, 128 KiB; all together a quarter of the stack limit.
+            // A single argument is limited to 128 KiB, all arguments together to a quarter of the stack limit.
             let error = error.map(drop).unwrap_err();
             assert_eq!(errno(&error), Some(libc::E2BIG), "{error:?}");
             assert!(error.is_permanent());
@@ -200,7 +198,7 @@ both_ways! {
         }
     }
 
-    fn a_busy_program_is_tried_again_and_then_told(way: Way) {
+    fn busy_program_is_retried_then_reported(way: Way) {
         let directory = scratch();
         let path = directory.path().join("busy");
         fs::copy(FIXTURE, &path).unwrap();
@@ -221,7 +219,7 @@ both_ways! {
         closer.join().unwrap();
     }
 
-    fn a_worker_leads_its_own_group_or_session_or_none(way: Way) {
+    fn process_group_is_new_session_or_inherited(way: Way) {
         let own = one_message(way.fixture("inspect"));
         assert_eq!(own["pgid"], own["pid"]);
         assert_ne!(own["sid"], own["pid"]);
@@ -231,7 +229,7 @@ both_ways! {
         assert_ne!(inherited["pgid"], inherited["pid"]);
     }
 
-    fn limits_nice_and_umask_are_set(way: Way) {
+    fn rlimits_nice_affinity_and_umask_are_set(way: Way) {
         let spec = way.fixture("inspect").rlimit(ResourceLimit::OpenFiles, 123).rlimit(ResourceLimit::CoreBytes, 0).nice(7).umask(0o137);
         let spec = spec.io_priority(IoPriority::BestEffort(6)).cpu_affinity([0]);
         let inspected = one_message(spec);
@@ -243,10 +241,10 @@ both_ways! {
         assert_eq!(inspected["processors"], "0", "{inspected}");
     }
 
-    fn a_processor_that_there_is_not_is_told(way: Way) {
+    fn missing_processor_is_reported(way: Way) {
         match way.plain("exit").cpu_affinity([999]).spawn_unsupervised() {
             Err(SpawnError::Failed { step, source, .. }) => {
-                // std does not tell which step of a `Command` failed.
+                // std does not report which step of a `Command` failed.
                 let expected = if way == Way::Direct { SpawnStep::CpuAffinity } else { SpawnStep::Command };
                 assert_eq!((step, source.raw_os_error()), (expected, Some(libc::EINVAL)));
             }
@@ -254,7 +252,7 @@ both_ways! {
         }
     }
 
-    fn many_threads_start_workers_at_once(way: Way) {
+    fn many_threads_spawn_concurrently(way: Way) {
         const THREADS: usize = 250;
         let supervisor = Supervisor::new().unwrap();
         let start = Barrier::new(THREADS);
@@ -271,10 +269,10 @@ both_ways! {
         });
     }
 
-    fn signals_are_as_in_a_fresh_process(way: Way) {
+    fn child_has_default_signal_state(way: Way) {
         let test = match way {
-            Way::Direct => "launch::direct::signals_are_as_in_a_fresh_process",
-            Way::Command => "launch::command::signals_are_as_in_a_fresh_process",
+            Way::Direct => "launch::direct::child_has_default_signal_state",
+            Way::Command => "launch::command::child_has_default_signal_state",
         };
         if !alone(test, |spec| spec) {
             return;
@@ -288,28 +286,28 @@ both_ways! {
         assert_eq!(inspected["ignored"].as_u64().unwrap() & !(1 << (libc::SIGPIPE - 1)), 0, "{inspected}");
     }
 
-    fn a_supervised_worker_dies_with_its_parent(way: Way) {
+    fn parent_death_signal_is_sigkill_unless_set(way: Way) {
         assert_eq!(one_message(way.fixture("inspect"))["pdeathsig"], libc::SIGKILL);
         assert_eq!(one_message(way.fixture("inspect").parent_death_signal(None))["pdeathsig"], 0);
         assert_eq!(one_message(way.fixture("inspect").parent_death_signal(Some(libc::SIGTERM)))["pdeathsig"], libc::SIGTERM);
     }
 
-    fn several_pipes_either_way(way: Way) {
+    fn pipes_carry_bytes_in_both_directions(way: Way) {
         let spec = way
             .plain("echo-pipe")
             .input_pipe("in", Pass::arg("--read={}"))
             .output_pipe("out", Pass::arg("--write={}"));
         let mut process = spec.spawn_unsupervised().unwrap();
         let (mut input, output) = (process.take_writer("in").unwrap(), process.take_reader("out").unwrap());
-        assert!(process.take_writer("in").is_none(), "an end is given once");
-        assert!(process.take_writer("out").is_none(), "an end is of one direction");
+        assert!(process.take_writer("in").is_none(), "an end is taken once");
+        assert!(process.take_writer("out").is_none(), "an end has one direction");
         input.write_all(b"there and back").unwrap();
         drop(input);
         assert_eq!(read_to_end(&output), b"there and back");
         assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
     }
 
-    fn standard_streams_go_where_they_are_told(way: Way) {
+    fn output_goes_to_file_pipe_or_fd(way: Way) {
         let directory = scratch();
         let path = directory.path().join("out");
         for _ in 0..2 {
@@ -326,7 +324,7 @@ both_ways! {
         assert_eq!(fs::read_to_string(directory.path().join("given")).unwrap().trim_end(), "given");
     }
 
-    fn standard_input_can_be_a_file_or_a_pipe(way: Way) {
+    fn stdin_reads_from_file_or_pipe(way: Way) {
         let directory = scratch();
         let path = directory.path().join("in");
         fs::write(&path, "from a file\n").unwrap();
@@ -337,20 +335,20 @@ both_ways! {
         assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
     }
 
-    fn a_descriptor_of_ours_can_be_given(way: Way) {
+    fn inherited_fd_reaches_child(way: Way) {
         let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let mut process = way.plain("say").inherit_fd(theirs, Pass::arg("--write={}")).arg("--text=hello").spawn_unsupervised().unwrap();
-        let mut heard = [0; 5];
+        let mut received = [0; 5];
         ours.set_read_timeout(Some(DEADLINE)).unwrap();
-        ours.read_exact(&mut heard).unwrap();
-        assert_eq!(&heard, b"hello");
+        ours.read_exact(&mut received).unwrap();
+        assert_eq!(&received, b"hello");
         assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
     }
 
-    fn nothing_is_left_of_a_start_that_failed(way: Way) {
+    fn failed_start_leaves_no_process_and_no_fd(way: Way) {
         let test = match way {
-            Way::Direct => "launch::direct::nothing_is_left_of_a_start_that_failed",
-            Way::Command => "launch::command::nothing_is_left_of_a_start_that_failed",
+            Way::Direct => "launch::direct::failed_start_leaves_no_process_and_no_fd",
+            Way::Command => "launch::command::failed_start_leaves_no_process_and_no_fd",
         };
         if !alone(test, |spec| spec) {
             return;
@@ -367,10 +365,10 @@ both_ways! {
         assert!(supervisor.events().is_empty(), "{:?}", supervisor.events().recv());
     }
 
-    fn running_out_of_descriptors_is_an_error_that_passes(way: Way) {
+    fn fd_shortage_is_temporary_error(way: Way) {
         let test = match way {
-            Way::Direct => "launch::direct::running_out_of_descriptors_is_an_error_that_passes",
-            Way::Command => "launch::command::running_out_of_descriptors_is_an_error_that_passes",
+            Way::Direct => "launch::direct::fd_shortage_is_temporary_error",
+            Way::Command => "launch::command::fd_shortage_is_temporary_error",
         };
         if !alone(test, |spec| spec.rlimit(ResourceLimit::OpenFiles, 64)) {
             return;
@@ -380,7 +378,7 @@ both_ways! {
         while let Ok(file) = File::open("/dev/null") {
             hoard.push(file);
         }
-        // With every number free that the start needs but the last one, then one more, and so on: each step fails once.
+        // One fd becomes free after each failure, so that each step of the start fails once.
         let mut failures = 0;
         let mut process = loop {
             match way.fixture("inspect").spawn_unsupervised() {
@@ -400,15 +398,15 @@ both_ways! {
         assert_eq!(open_descriptors(), at_first, "after {failures} failures");
     }
 
-    fn a_host_without_standard_streams_can_spawn(way: Way) {
+    fn host_without_standard_streams_can_spawn(way: Way) {
         let test = match way {
-            Way::Direct => "launch::direct::a_host_without_standard_streams_can_spawn",
-            Way::Command => "launch::command::a_host_without_standard_streams_can_spawn",
+            Way::Direct => "launch::direct::host_without_standard_streams_can_spawn",
+            Way::Command => "launch::command::host_without_standard_streams_can_spawn",
         };
         if !alone(test, |spec| spec) {
             return;
         }
-        // Kept elsewhere, so that the harness can still tell how this went.
+        // Duplicated, so that the test harness can still print the result.
         let kept: Vec<i32> = [0, 1, 2].map(kernel::leaky_duplicate).to_vec();
         [0, 1, 2].into_iter().for_each(kernel::close);
         let inspected = {
@@ -426,13 +424,13 @@ both_ways! {
         }
     }
 
-    fn a_host_without_standard_streams_hears_of_failures_and_nobody_else_does(way: Way) {
+    fn host_without_standard_streams_gets_errors_and_child_output_stays_clean(way: Way) {
         let test = match way {
             Way::Direct => {
-                "launch::direct::a_host_without_standard_streams_hears_of_failures_and_nobody_else_does"
+                "launch::direct::host_without_standard_streams_gets_errors_and_child_output_stays_clean"
             }
             Way::Command => {
-                "launch::command::a_host_without_standard_streams_hears_of_failures_and_nobody_else_does"
+                "launch::command::host_without_standard_streams_gets_errors_and_child_output_stays_clean"
             }
         };
         if !alone(test, |spec| spec) {
@@ -443,39 +441,39 @@ both_ways! {
         let kept: Vec<i32> = [0, 1, 2].map(kernel::leaky_duplicate).to_vec();
         [0, 1, 2].into_iter().for_each(kernel::close);
         let outcome = way.program("/no/such/program").spawn_unsupervised().map(drop);
-        let said_nothing = way.program("true").stdout(OutputMode::Fd(theirs)).spawn_unsupervised().map(|mut process| process.wait().is_ok());
+        let child = way.program("true").stdout(OutputMode::Fd(theirs)).spawn_unsupervised().map(|mut process| process.wait().is_ok());
         let still_closed = (0..=2).all(|number| kernel::leaky_duplicate(number) < 0);
         for (number, copy) in kept.into_iter().enumerate() {
             kernel::restore(copy, i32::try_from(number).unwrap());
         }
         assert_eq!(errno(&outcome.unwrap_err()), Some(libc::ENOENT));
         assert!(still_closed);
-        assert!(said_nothing.unwrap());
-        let mut heard = Vec::new();
-        ours.read_to_end(&mut heard).unwrap();
-        assert_eq!(heard, b"", "what std and we tell each other goes into nobody's stdout");
+        assert!(child.unwrap());
+        let mut received = Vec::new();
+        ours.read_to_end(&mut received).unwrap();
+        assert_eq!(received, b"", "messages between std and the library must not reach the child's stdout");
     }
 
-    fn p03_a_kernel_without_close_range_is_no_excuse(way: Way) {
+    fn p03_closes_fds_without_close_range(way: Way) {
         let test = match way {
-            Way::Direct => "launch::direct::p03_a_kernel_without_close_range_is_no_excuse",
-            Way::Command => "launch::command::p03_a_kernel_without_close_range_is_no_excuse",
+            Way::Direct => "launch::direct::p03_closes_fds_without_close_range",
+            Way::Command => "launch::command::p03_closes_fds_without_close_range",
         };
         if !alone(test, |spec| spec) {
             return;
         }
         kernel::refuse(libc::SYS_close_range, None, libc::ENOSYS);
-        // More than the walk's buffer holds at once.
+        // More than fit into the buffer that reads /proc/self/fd.
         let leaked: Vec<i32> = (0..500).map(|_| kernel::leaky_duplicate(0)).collect();
         let inspected = one_message(way.fixture("inspect"));
         leaked.into_iter().for_each(kernel::close);
         assert_eq!(numbers(&inspected).len(), 4, "{inspected}");
     }
 
-    fn p11_a_fork_of_the_host_leaves_a_process_alone(way: Way) {
+    fn p11_forked_host_does_not_kill_process(way: Way) {
         let test = match way {
-            Way::Direct => "launch::direct::p11_a_fork_of_the_host_leaves_a_process_alone",
-            Way::Command => "launch::command::p11_a_fork_of_the_host_leaves_a_process_alone",
+            Way::Direct => "launch::direct::p11_forked_host_does_not_kill_process",
+            Way::Command => "launch::command::p11_forked_host_does_not_kill_process",
         };
         if !alone(test, |spec| spec) {
             return;
@@ -492,10 +490,10 @@ both_ways! {
         assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
     }
 
-    fn a_host_with_twenty_thousand_descriptors_can_spawn(way: Way) {
+    fn host_with_twenty_thousand_fds_can_spawn(way: Way) {
         let test = match way {
-            Way::Direct => "launch::direct::a_host_with_twenty_thousand_descriptors_can_spawn",
-            Way::Command => "launch::command::a_host_with_twenty_thousand_descriptors_can_spawn",
+            Way::Direct => "launch::direct::host_with_twenty_thousand_fds_can_spawn",
+            Way::Command => "launch::command::host_with_twenty_thousand_fds_can_spawn",
         };
         if !alone(test, |spec| spec) {
             return;
@@ -505,7 +503,7 @@ both_ways! {
         while open < 20_000 && kernel::leaky_duplicate(null.as_raw_fd()) >= 0 {
             open += 1;
         }
-        // Some room for the test's own.
+        // Leave room for the fds of the test itself.
         (0..64).for_each(|back| kernel::close(null.as_raw_fd() + open - back));
         assert!(open > 900, "{open} descriptors");
         let inspected = one_message(way.fixture("inspect"));
@@ -514,31 +512,29 @@ both_ways! {
 }
 
 #[test]
-fn handles_land_at_any_numbers() {
-    // Every permutation of places among the numbers that the parent's own ends are likely to have.
+fn fds_move_to_any_numbers() {
+    // Permutations of numbers that the parent's own ends are likely to have.
     for rotation in 0..8 {
         let mut spec = WorkerSpec::new(FIXTURE).arg("inspect").messages(Pass::arg("--messages={}"));
         let places: Vec<i32> = (0..8).map(|place| 4 + (place * 3 + rotation) % 8).collect();
         for (place, number) in places.iter().enumerate() {
             spec = spec.input_pipe(&format!("pipe {place}"), Pass::fd(*number));
         }
-        let inspected = one_message(spec.output_pipe("far", Pass::fd(900)));
+        let inspected = one_message(spec.output_pipe("high", Pass::fd(900)));
         let expected: BTreeSet<i64> = (0..12).chain([900]).collect();
         assert_eq!(numbers(&inspected), expected);
     }
 }
 
 #[test]
-fn a_fixed_number_can_be_told_too() {
+fn fixed_fd_is_also_written_to_argument() {
     let inspected = one_message(WorkerSpec::new(FIXTURE).arg("inspect").messages(Pass::arg("--messages={}").at_fd(77)));
     assert!(numbers(&inspected).contains(&77), "{inspected}");
 }
 
 #[test]
-fn any_number_below_the_limit_can_be_had_and_no_other() {
-    if !alone("launch::any_number_below_the_limit_can_be_had_and_no_other", |spec| {
-        spec.rlimit(ResourceLimit::OpenFiles, 64)
-    }) {
+fn fixed_fd_must_be_below_rlimit() {
+    if !alone("launch::fixed_fd_must_be_below_rlimit", |spec| spec.rlimit(ResourceLimit::OpenFiles, 64)) {
         return;
     }
     let supervisor = Supervisor::new().unwrap();
@@ -553,7 +549,7 @@ fn any_number_below_the_limit_can_be_had_and_no_other() {
 }
 
 #[test]
-fn a_command_whose_hook_makes_a_session_can_be_started() {
+fn command_with_setsid_hook_can_start() {
     for group in [ProcessGroup::New, ProcessGroup::NewSession] {
         let spec = WorkerSpec::from_command(|| kernel::with_session(std::process::Command::new(FIXTURE)));
         let inspected = one_message(spec.arg("inspect").messages(Pass::arg("--messages={}")).process_group(group));
@@ -562,28 +558,28 @@ fn a_command_whose_hook_makes_a_session_can_be_started() {
 }
 
 #[test]
-fn a_script_without_its_interpreter_says_so() {
+fn missing_interpreter_is_reported() {
     let directory = scratch();
     let error = WorkerSpec::new(script(&directory, "orphan", "#!/no/such/shell\n")).spawn_unsupervised().unwrap_err();
     assert_eq!(error.step(), Some(&SpawnStep::Interpreter), "{error:?}");
 }
 
 #[test]
-fn the_path_is_searched_as_execvp_does() {
+fn path_is_searched_as_by_execvp() {
     let (first, second) = (scratch(), scratch());
     let denied = script(&first, "tool", "#!/bin/sh\nexit 1\n");
     fs::set_permissions(&denied, fs::Permissions::from_mode(0o644)).unwrap();
     script(&second, "tool", "#!/bin/sh\nexit 42\n");
     let path = format!("/no/such/place:{}:{}", first.path().display(), second.path().display());
     let mut process = WorkerSpec::new("tool").env("PATH", path).spawn_unsupervised().unwrap();
-    assert_eq!(process.wait().unwrap().code(), Some(42), "a file that may not be run does not end the search");
+    assert_eq!(process.wait().unwrap().code(), Some(42), "a file that is not executable does not end the search");
     let only_denied = format!("{}:/no/such/place", first.path().display());
     let error = WorkerSpec::new("tool").env("PATH", only_denied).spawn_unsupervised().unwrap_err();
-    assert_eq!(errno(&error), Some(libc::EACCES), "but it is what is told when nothing else is found");
+    assert_eq!(errno(&error), Some(libc::EACCES), "reported if nothing else is found");
 }
 
 #[test]
-fn mistakes_are_told_before_anything_is_spawned() {
+fn spec_errors_are_returned_before_spawn() {
     let supervisor = Supervisor::new().unwrap();
     let refused = |spec: WorkerSpec| match supervisor.spawn(spec) {
         Err(SpawnError::Spec(error)) => error,
@@ -612,32 +608,29 @@ fn mistakes_are_told_before_anything_is_spawned() {
 }
 
 #[test]
-fn p05_a_start_copies_nothing_of_the_parent() {
+fn p05_start_does_not_copy_parent_memory() {
     const PAGES: usize = 16 << 10;
-    if !alone("launch::p05_a_start_copies_nothing_of_the_parent", |spec| spec) {
+    if !alone("launch::p05_start_does_not_copy_parent_memory", |spec| spec) {
         return;
     }
     let supervisor = guarded();
     let mut memory = kernel::small_pages(PAGES * 4096);
-    // A fork makes every page of its parent one that has to be given anew when it is written, also long after the exec.
-    let mut pages_given = |way: Way| {
+    // After a fork, each page of the parent is copied when it is written, even long after the exec.
+    let mut pages_copied = |way: Way| {
         let worker = supervisor.spawn(way.plain("exit")).unwrap();
         assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
         let before = kernel::page_faults();
         memory.iter_mut().step_by(4096).for_each(|byte| *byte = byte.wrapping_add(1));
         kernel::page_faults() - before
     };
-    let direct = pages_given(Way::Direct);
-    let forked = pages_given(Way::Command);
+    let direct = pages_copied(Way::Direct);
+    let forked = pages_copied(Way::Command);
     assert!(direct < PAGES as u64 / 8, "{direct} of {PAGES}");
-    assert!(
-        forked > PAGES as u64 / 2,
-        "a user's own `Command` with a hook forks, and so this counts what it should: {forked}"
-    );
+    assert!(forked > PAGES as u64 / 2, "a `Command` with a hook forks, so the counter must show it: {forked}");
 }
 
 #[test]
-fn what_only_a_supervisor_does_is_refused_by_hand() {
+fn supervised_settings_conflict_with_spawn_unsupervised() {
     let spec = || WorkerSpec::new("true");
     for (setting, spec) in [
         ("cgroup_limit", spec().cgroup_limit(pipewright::CgroupLimit::PidsMax(3))),
@@ -657,7 +650,7 @@ fn what_only_a_supervisor_does_is_refused_by_hand() {
 }
 
 #[test]
-fn where_messages_come_from_can_be_said_in_any_order() {
+fn message_stream_conflicts_do_not_depend_on_call_order() {
     let spec = || WorkerSpec::new("x");
     let conflict = |spec: WorkerSpec| match spec.validate().unwrap_err() {
         SpecError::Conflict { settings, .. } => settings,
@@ -682,7 +675,7 @@ fn where_messages_come_from_can_be_said_in_any_order() {
 }
 
 #[test]
-fn p16_an_error_says_what_which_and_why_in_one_line() {
+fn p16_error_text_has_what_which_and_why() {
     let error = WorkerSpec::new("./no-such-program").spawn_unsupervised().unwrap_err();
     assert_eq!(error.to_string(), "failed to start ./no-such-program: execve: No such file or directory (os error 2)");
     assert!(format!("{error:?}").starts_with("Failed { program: \"./no-such-program\", step: Exec(None)"), "{error:?}");

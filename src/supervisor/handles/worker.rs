@@ -222,7 +222,7 @@ impl Worker {
         self.shared.link()?.notify(method, params)
     }
 
-    /// Our end of its standard input, where the spec says [`Input::Pipe`](crate::Input::Pipe); once.
+    /// Takes our end of standard input, with [`StdinMode::Pipe`](crate::StdinMode::Pipe).
     pub fn take_stdin(&self) -> Option<PipeWriter> {
         lock(&self.shared.present()?.ends).stdin.take()
     }

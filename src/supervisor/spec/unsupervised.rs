@@ -14,7 +14,7 @@ use std::time::Duration;
 
 impl WorkerSpec {
     /// Starts one process without a supervisor: the caller reads its pipes and waits for its exit. Reading a pipe to its end has no
-    /// timeout, and a descendant may keep the pipe open: use [`read_deadline`](crate::pipe::anonymous::PipeReader::read_deadline), or a
+    /// timeout, and a descendant may keep the pipe open: use [`read_timeout`](crate::pipe::anonymous::PipeReader::read_timeout), or a
     /// supervisor.
     ///
     /// # Errors
