@@ -79,12 +79,12 @@ impl GroupList {
     /// # Errors
     ///
     /// Where the user's quota for pipes is used up, for thousands of groups. The group is not in the list then.
-    pub(crate) fn enter(&self, group: u32) -> io::Result<()> {
+    pub(crate) fn add(&self, group: u32) -> io::Result<()> {
         self.lock().change(group, true)
     }
 
     /// A group has ended, or is about to be reaped: from then on its number may be given to another process.
-    pub(crate) fn leave(&self, group: u32) {
+    pub(crate) fn remove(&self, group: u32) {
         // Whatever cannot be written, the group is not in the list afterwards.
         drop(self.lock().change(group, false));
     }
@@ -252,10 +252,10 @@ mod tests {
                     directory = Some(path);
                 }
                 if enters {
-                    list.enter(group).unwrap();
+                    list.add(group).unwrap();
                     model.insert(group.cast_signed());
                 } else {
-                    list.leave(group);
+                    list.remove(group);
                     model.remove(&group.cast_signed());
                 }
             }
@@ -269,8 +269,8 @@ mod tests {
     fn p09_group_list_holds_thirty_thousand_groups() {
         let list = GroupList::new().unwrap();
         let many = 4_000_000..4_030_000;
-        many.clone().for_each(|group| list.enter(group).unwrap());
-        many.clone().step_by(2).for_each(|group| list.leave(group));
+        many.clone().for_each(|group| list.add(group).unwrap());
+        many.clone().step_by(2).for_each(|group| list.remove(group));
         assert_eq!(groups_of(&list), many.skip(1).step_by(2).map(u32::cast_signed).collect());
     }
 }

@@ -11,35 +11,14 @@
 //! missing. A shell also tries its tools out, on a process of its own; the first worker does not wait for that. Where the tools do not
 //! do what they should, [`Warning::GuardExited`](crate::Warning::GuardExited) says so, and further starts fail.
 
-mod groups;
-mod own;
-mod start;
-mod sweep;
+mod cleanup;
+mod executable;
+pub(crate) mod groups;
+pub(crate) mod program;
+mod protocol;
+pub(crate) mod start;
 
-pub(crate) use groups::GroupList;
-pub(crate) use start::{Order, Running, Until, start};
-
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// The program that serves as the guard, for [`SupervisorBuilder::guard`](crate::SupervisorBuilder::guard).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Guard {
-    /// The host's own executable where [`init`] was called in this process, the shell elsewhere.
-    #[default]
-    Auto,
-    /// `/bin/sh` with `grep`, `head`, `rm`, `rmdir`, `sleep` and `tr`. `ps` shows `sh -s pipewright-guard`.
-    Shell,
-    /// The host's own executable, which must have called [`init`]. It needs no other program, and finds more than the shell does:
-    /// also what shares a session with the tree, or has parents in it. `ps` shows `pipewright-guard`.
-    OwnExecutable,
-    /// No guard. When the host is killed each worker's own process still ends by its parent-death signal; what it has started
-    /// lives on. When the supervisor is dropped, all trees end as always.
-    Disabled,
-}
-
-/// Whether [`init`] was called in this process.
-static IS_INITIALIZED: AtomicBool = AtomicBool::new(false);
+pub use program::Guard;
 
 /// Lets this executable serve as the guard of its own supervisors. To be called as the first statement of `main`, before any
 /// thread is started.
@@ -53,12 +32,8 @@ static IS_INITIALIZED: AtomicBool = AtomicBool::new(false);
 /// ```
 #[expect(clippy::exit, reason = "the process is the guard; the program's main is not to run in it")]
 pub fn init() {
-    if own::is_guard() {
-        std::process::exit(own::run());
+    if executable::is_guard() {
+        std::process::exit(executable::run());
     }
-    IS_INITIALIZED.store(true, Ordering::Relaxed);
-}
-
-fn is_initialized() -> bool {
-    IS_INITIALIZED.load(Ordering::Relaxed)
+    program::set_initialized();
 }

@@ -1,9 +1,9 @@
 //! The host's side: how a guard is started, and what is asked of it.
 
 use super::{
-    Guard,
     groups::{self, GroupList},
-    is_initialized, own,
+    program::{Guard, is_initialized},
+    protocol::{CONFIG_FD, EXECUTABLE, LIST_READER_FD, LIST_WRITER_FD, READY, TESTED, TITLE, VARIABLE, WITHOUT},
 };
 use crate::{
     launch::{
@@ -28,19 +28,6 @@ use std::{
     time::Duration,
 };
 
-/// What `ps` shows.
-pub(super) const TITLE: &str = "pipewright-guard";
-/// The guard's descriptors: what it has to know, which ends with the host; and both ends of the list of groups.
-pub(super) const ORDER: i32 = 3;
-pub(super) const LIST_READER: i32 = 4;
-pub(super) const LIST_WRITER: i32 = 5;
-/// The line by which a guard says that the end of the host will not escape it, and that nothing is missing. What it can do without
-/// follows behind [`WITHOUT`].
-pub(super) const READY: &str = "ready";
-/// The line behind it, after the part of the self-test that takes a while.
-pub(super) const TESTED: &str = "tested";
-pub(super) const WITHOUT: &str = " without ";
-
 const SHELL: &str = "/bin/sh";
 const SCRIPT: &str = include_str!("shell.sh");
 /// Where the shell finds its tools.
@@ -55,7 +42,7 @@ const REMEDIES: &str = "call `pipewright::guard::init()` first in `main` so that
 
 /// What a guard has to know. It comes through a pipe: the token is a secret, and an argument list is not.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Order<'a> {
+pub(crate) struct GuardConfig<'a> {
     /// In the environment of every process that is to be killed.
     pub(crate) token: &'a str,
     /// Killed as a whole and removed.
@@ -65,7 +52,7 @@ pub(crate) struct Order<'a> {
 
 /// For what a start waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Until {
+pub(crate) enum StartStage {
     /// The guard notices the end of the host, and its tools are there. A guard whose self-test fails later ends, which is noticed as
     /// the end of any guard.
     Ready,
@@ -76,7 +63,7 @@ pub(crate) enum Until {
 
 /// A guard that runs. Dropping it ends it, before it sees the end of its pipe.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct GuardProcess {
     pub(crate) process: Process,
     /// What it has to do without; empty where that is nothing.
     pub(crate) missing: Box<str>,
@@ -84,9 +71,9 @@ pub(crate) struct Running {
     pipe: File,
 }
 
-impl Running {
+impl GuardProcess {
     /// Has it do now what it is there for, and waits for its end, at most `within`.
-    pub(crate) fn sweep(self, within: Duration) {
+    pub(crate) fn run_cleanup(self, within: Duration) {
         let Self { mut process, pipe, missing: _ } = self;
         // The guard sees the end of the pipe, or gets the signal where a fork of the host holds the pipe too.
         drop(pipe);
@@ -97,7 +84,11 @@ impl Running {
 
 /// Starts a guard; `None` where there is to be none. To be called on a thread that lives as long as workers may: for a shell the end
 /// of this thread is the end of the host.
-pub(crate) fn start(guard: Guard, order: &Order<'_>, until: Until) -> Result<Option<Running>, SpawnError> {
+pub(crate) fn start(
+    guard: Guard,
+    config: &GuardConfig<'_>,
+    stage: StartStage,
+) -> Result<Option<GuardProcess>, SpawnError> {
     let program = match guard {
         Guard::Disabled => return Ok(None),
         Guard::OwnExecutable if !is_initialized() => {
@@ -105,31 +96,37 @@ pub(crate) fn start(guard: Guard, order: &Order<'_>, until: Until) -> Result<Opt
                 "this executable was to be its own guard and has not called `pipewright::guard::init()` in `main`";
             return Err(SpawnError::guard(io::Error::new(io::ErrorKind::Unsupported, missing)));
         }
-        Guard::OwnExecutable => OwnOrShell::Own,
-        Guard::Auto if is_initialized() => OwnOrShell::Own,
-        Guard::Auto | Guard::Shell => OwnOrShell::Shell,
+        Guard::OwnExecutable => GuardProgram::Own,
+        Guard::Auto if is_initialized() => GuardProgram::Own,
+        Guard::Auto | Guard::Shell => GuardProgram::Shell,
     };
-    program.start(SHELL, PATH, order, until).map(Some)
+    program.start(SHELL, PATH, config, stage).map(Some)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum OwnOrShell {
+pub(super) enum GuardProgram {
     Own,
     Shell,
 }
 
-impl OwnOrShell {
+impl GuardProgram {
     fn name(self, shell: &str) -> &str {
         match self {
-            Self::Own => own::EXECUTABLE,
+            Self::Own => EXECUTABLE,
             Self::Shell => shell,
         }
     }
 
-    pub(super) fn start(self, shell: &str, path: &str, order: &Order<'_>, until: Until) -> Result<Running, SpawnError> {
+    pub(super) fn start(
+        self,
+        shell: &str,
+        path: &str,
+        config: &GuardConfig<'_>,
+        stage: StartStage,
+    ) -> Result<GuardProcess, SpawnError> {
         let refused = |kind, text: &str| SpawnError::guard(io::Error::new(kind, format!("{text}; {REMEDIES}")));
         let named = |text: String| format!("{}: {text}", self.name(shell));
-        let (pipe, plan) = self.plan(shell, path, order).map_err(SpawnError::guard)?;
+        let (pipe, plan) = self.plan(shell, path, config).map_err(SpawnError::guard)?;
         // The own executable watches the process of the host and not the thread. The shell is not killed by this signal while it
         // has no trap for it yet.
         let death_signal = (self == Self::Shell).then_some(libc::SIGURG);
@@ -148,11 +145,11 @@ impl OwnOrShell {
             report(&mut process, &mut bytes, read).map_err(|error| refused(error.kind(), &named(error.to_string())))
         };
         let first = report()?;
-        let second = if first.starts_with(READY) && until == Until::Tested { Some(report()?) } else { None };
+        let second = if first.starts_with(READY) && stage == StartStage::Tested { Some(report()?) } else { None };
         let unlike = |report: &String| report != TESTED;
         match (first.strip_prefix(READY), second.filter(unlike)) {
             (Some(rest), None) => {
-                Ok(Running { process, missing: rest.strip_prefix(WITHOUT).unwrap_or(rest).into(), pipe })
+                Ok(GuardProcess { process, missing: rest.strip_prefix(WITHOUT).unwrap_or(rest).into(), pipe })
             }
             (None, _) => Err(refused(io::ErrorKind::Unsupported, &named(first))),
             (Some(_), Some(second)) => Err(refused(io::ErrorKind::Unsupported, &named(second))),
@@ -160,12 +157,12 @@ impl OwnOrShell {
     }
 
     /// The plan, and the end of the pipe that the guard waits for.
-    fn plan(self, shell: &str, path: &str, order: &Order<'_>) -> io::Result<(File, LaunchPlan)> {
+    fn plan(self, shell: &str, path: &str, config: &GuardConfig<'_>) -> io::Result<(File, LaunchPlan)> {
         // Written while both ends are here: there is always a reader, and so no SIGPIPE.
         let (told, mut pipe) = groups::pipe()?;
-        pipe.write_all(order.token.as_bytes())?;
+        pipe.write_all(config.token.as_bytes())?;
         pipe.write_all(b"\n")?;
-        pipe.write_all(order.cgroup.map(Path::as_os_str).unwrap_or_default().as_bytes())?;
+        pipe.write_all(config.cgroup.map(Path::as_os_str).unwrap_or_default().as_bytes())?;
         pipe.write_all(format!("\n{}\n", this_process::own_pid()).as_bytes())?;
         let mut plan = LaunchPlan::new(Program::Named(self.name(shell).into()));
         plan.environment = vec![EnvironmentChange::Clear];
@@ -173,7 +170,7 @@ impl OwnOrShell {
         match self {
             Self::Own => {
                 plan.title = Some(TITLE.into());
-                plan.environment.push(set(own::VARIABLE, "1".into()));
+                plan.environment.push(set(VARIABLE, "1".into()));
                 // Its libraries may be where only the host's environment says.
                 let of_linker = env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(b"LD_"));
                 plan.environment.extend(of_linker.map(|(name, value)| EnvironmentChange::Set(name, value)));
@@ -188,8 +185,8 @@ impl OwnOrShell {
         plan.stdout = OutputMode::Lines;
         plan.stderr = OutputMode::Null;
         plan.group = ProcessGroup::NewSession;
-        let [reader, writer] = order.groups.ends()?;
-        for (end, number) in [(OwnedFd::from(told), ORDER), (reader, LIST_READER), (writer, LIST_WRITER)] {
+        let [reader, writer] = config.groups.ends()?;
+        for (end, number) in [(OwnedFd::from(told), CONFIG_FD), (reader, LIST_READER_FD), (writer, LIST_WRITER_FD)] {
             plan.add_fd(&number.to_string(), FdSource::Inherited(Arc::new(end)), Pass::fd(number));
         }
         Ok((pipe, plan))
@@ -273,9 +270,9 @@ mod tests {
             Some(Self { program, path: tools.path().into(), _tools: tools })
         }
 
-        fn start(&self, token: &str, groups: &GroupList) -> Result<Running, SpawnError> {
+        fn start(&self, token: &str, groups: &GroupList) -> Result<GuardProcess, SpawnError> {
             let (shell, path) = (self.program.to_str().unwrap(), self.path.to_str().unwrap());
-            OwnOrShell::Shell.start(shell, path, &Order { token, cgroup: None, groups }, Until::Tested)
+            GuardProgram::Shell.start(shell, path, &GuardConfig { token, cgroup: None, groups }, StartStage::Tested)
         }
     }
 
@@ -290,7 +287,7 @@ mod tests {
             let token = token();
             let execs = WorkerSpec::new("sh").args(["-c", EXECS, EXECS]).env(TREE, format!("{token}.1.1."));
             let mut all: Vec<Process> = (0..10).map(|_| execs.spawn_unsupervised().unwrap()).collect();
-            shell.start(&token, &groups).unwrap().sweep(PATIENCE);
+            shell.start(&token, &groups).unwrap().run_cleanup(PATIENCE);
             let left =
                 all.iter_mut().filter_map(|one| one.wait_timeout(PATIENCE).unwrap().is_none().then(|| one.pid()));
             assert_eq!(left.collect::<Vec<_>>(), [0; 0], "{}", shell.program.display());
@@ -306,11 +303,11 @@ mod tests {
             assert_eq!(stream.read_timeout(&mut [0; 8], PATIENCE).unwrap(), 3);
         }
         let groups = GroupList::new().unwrap();
-        groups.enter(left.pid()).unwrap();
-        groups.enter(other.pid()).unwrap();
-        groups.enter(right.pid()).unwrap();
-        groups.leave(other.pid());
-        shell.start(&token(), &groups).unwrap().sweep(PATIENCE);
+        groups.add(left.pid()).unwrap();
+        groups.add(other.pid()).unwrap();
+        groups.add(right.pid()).unwrap();
+        groups.remove(other.pid());
+        shell.start(&token(), &groups).unwrap().run_cleanup(PATIENCE);
         for (stream, leader) in streams.iter().zip([&mut left, &mut right]) {
             // Its end comes when no process of the group is left.
             assert_eq!(stream.read_timeout(&mut [0; 8], PATIENCE).unwrap(), 0, "{}", shell.program.display());
@@ -360,9 +357,9 @@ mod tests {
             symlink("/bin/true", tools.path().join(tool)).unwrap();
         }
         let groups = GroupList::new().unwrap();
-        let order = Order { token: "token", cgroup: None, groups: &groups };
+        let config = GuardConfig { token: "token", cgroup: None, groups: &groups };
         let path = tools.path().to_str().unwrap();
-        let error = OwnOrShell::Shell.start(SHELL, path, &order, Until::Ready).unwrap_err();
+        let error = GuardProgram::Shell.start(SHELL, path, &config, StartStage::Ready).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!(
@@ -375,19 +372,19 @@ mod tests {
             symlink("/bin/true", tools.path().join(tool)).unwrap();
         }
         symlink("/bin/sleep", tools.path().join("sleep")).unwrap();
-        let error = OwnOrShell::Shell.start(SHELL, path, &order, Until::Tested).unwrap_err();
+        let error = GuardProgram::Shell.start(SHELL, path, &config, StartStage::Tested).unwrap_err();
         assert!(error.to_string().contains("it cannot find and kill a process by its environment"), "{error:?}");
     }
 
     #[test]
     fn p16_guard_without_a_shell_names_the_remedies() {
         let groups = GroupList::new().unwrap();
-        let order = Order { token: "token", cgroup: None, groups: &groups };
-        let error = OwnOrShell::Shell.start("/nowhere/sh", PATH, &order, Until::Ready).unwrap_err();
+        let config = GuardConfig { token: "token", cgroup: None, groups: &groups };
+        let error = GuardProgram::Shell.start("/nowhere/sh", PATH, &config, StartStage::Ready).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("/nowhere/sh") && text.contains("No such file") && text.ends_with(REMEDIES), "{text}");
         assert!(error.is_permanent());
-        let error = start(Guard::OwnExecutable, &order, Until::Ready).unwrap_err();
+        let error = start(Guard::OwnExecutable, &config, StartStage::Ready).unwrap_err();
         assert!(error.to_string().contains("has not called `pipewright::guard::init()`"), "{error:?}");
     }
 }

@@ -18,7 +18,7 @@ pub(crate) mod sync;
 pub(crate) mod worker;
 
 use crate::{
-    guard::Guard,
+    guard::program::Guard,
     ids::WorkerId,
     launch::{context::OpenMode, error::SpawnError, spawn::prepare},
     supervisor::{

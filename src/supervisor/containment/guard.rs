@@ -2,7 +2,11 @@
 
 use crate::{
     exit::ExitStatus,
-    guard::{self, GroupList, Guard, Order, Running, Until},
+    guard::{
+        groups::GroupList,
+        program::Guard,
+        start::{self, GuardConfig, GuardProcess, StartStage},
+    },
     launch::error::SpawnError,
     supervisor::{
         commands::{Command, Mailbox},
@@ -32,7 +36,7 @@ pub(crate) struct Sentinel {
 
 #[derive(Debug, Default)]
 struct State {
-    running: Option<Running>,
+    running: Option<GuardProcess>,
     /// The guard that has ended, until that is reported.
     ended: Option<(u32, ExitStatus)>,
     /// It was reported that there is no guard.
@@ -41,7 +45,7 @@ struct State {
 
 impl State {
     /// What is to be reported of a start.
-    fn take_news(&mut self, running: &Running) -> Option<Warning> {
+    fn take_news(&mut self, running: &GuardProcess) -> Option<Warning> {
         let pid = running.process.pid();
         let was_lost = mem::take(&mut self.is_lost);
         let ended =
@@ -79,7 +83,7 @@ impl Sentinel {
     }
 
     fn renew(&self, state: &mut State) -> Result<bool, SpawnError> {
-        if let Some(Running { process, .. }) = &mut state.running {
+        if let Some(GuardProcess { process, .. }) = &mut state.running {
             let pid = process.pid();
             let status = match process.wait_timeout(Duration::ZERO) {
                 Ok(None) => return Ok(false),
@@ -91,7 +95,7 @@ impl Sentinel {
         }
         // The start of the first worker does not wait for the whole self-test. A guard that fails it ends, and is replaced.
         let replaces = state.ended.is_some() || state.is_lost;
-        let started = self.start(if replaces { Until::Tested } else { Until::Ready });
+        let started = self.start(if replaces { StartStage::Tested } else { StartStage::Ready });
         let (end, warning) = match &started {
             Ok(Some(running)) => (running.process.exit_fd().ok(), state.take_news(running)),
             Ok(None) => (None, None),
@@ -111,14 +115,14 @@ impl Sentinel {
         drop(self.stand());
         let running = lock(&self.state).running.take();
         if let Some(running) = running {
-            running.sweep(within);
+            running.run_cleanup(within);
         }
     }
 
-    fn start(&self, until: Until) -> Result<Option<Running>, SpawnError> {
+    fn start(&self, until: StartStage) -> Result<Option<GuardProcess>, SpawnError> {
         let cgroup = self.pen.path();
-        let order = Order { token: &self.run, cgroup: cgroup.as_deref(), groups: &self.groups };
-        guard::start(self.kind, &order, until)
+        let order = GuardConfig { token: &self.run, cgroup: cgroup.as_deref(), groups: &self.groups };
+        start::start(self.kind, &order, until)
     }
 
     /// The directory of the supervisor's sockets, which is to go with the host.
@@ -131,12 +135,12 @@ impl Sentinel {
     /// A group is to be killed with the host. Gives its number where it is in the list; elsewhere its members are found by their
     /// token.
     pub(crate) fn enter(&self, group: u32) -> Option<u32> {
-        (self.kind != Guard::Disabled && self.groups.enter(group).is_ok()).then_some(group)
+        (self.kind != Guard::Disabled && self.groups.add(group).is_ok()).then_some(group)
     }
 
     /// A group has ended, or is about to be reaped: from then on its number may be given to another process.
     pub(crate) fn leave(&self, group: u32) {
-        self.groups.leave(group);
+        self.groups.remove(group);
     }
 }
 

@@ -56,7 +56,7 @@ mod tests {
     use crate::ids::WorkerId;
     use crate::supervisor::{commands::Mailbox, event_loop::Parts};
     use crate::{
-        guard::Guard,
+        guard::program::Guard,
         launch::{context::OpenMode, spawn::prepare},
         supervisor::{flow_control::Meter, spawner::Starter, spec::WorkerSpec, worker::registry::Roster},
         sys::{deferred_close::DropInBackground, eventfd::Waker},

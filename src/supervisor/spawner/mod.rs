@@ -7,7 +7,7 @@
 pub(crate) mod queue;
 
 use crate::{
-    guard::Guard,
+    guard::program::Guard,
     ids::WorkerId,
     launch::{
         context::{CgroupPlacement, OpenMode, SpawnContext},

@@ -1,9 +1,9 @@
 //! The guard as a process of the host's own executable.
 
 use super::{
+    cleanup::Cleanup,
     groups,
-    start::{LIST_READER, LIST_WRITER, ORDER, READY, TESTED, TITLE},
-    sweep::Sweep,
+    protocol::{CONFIG_FD, LIST_READER_FD, LIST_WRITER_FD, READY, TESTED, TITLE, VARIABLE},
 };
 use crate::sys::{
     fd, kill,
@@ -26,11 +26,6 @@ use std::{
     time::Duration,
 };
 
-/// The host's executable, also where its file was replaced or removed.
-pub(super) const EXECUTABLE: &str = "/proc/self/exe";
-/// Set in the environment of a guard.
-pub(super) const VARIABLE: &str = "PIPEWRIGHT_GUARD";
-
 /// It can kill what the host has listed, and the cgroup; nothing else.
 const WITHOUT_PROC: &str = " without /proc";
 
@@ -42,7 +37,7 @@ pub(super) fn is_guard() -> bool {
 }
 
 /// What the host has told.
-struct Order {
+struct ReceivedConfig {
     token: Vec<u8>,
     cgroup: Option<PathBuf>,
     host: i32,
@@ -63,18 +58,18 @@ pub(super) fn run() -> i32 {
 
 fn guard() -> io::Result<()> {
     // The plan that started this process has put them there.
-    let mut told = BufReader::new(File::from(fd::adopt(ORDER)));
-    let (reader, writer) = (File::from(fd::adopt(LIST_READER)), fd::adopt(LIST_WRITER));
-    let order = order(&mut told)?;
-    let host = Stat::of(order.host).ok();
+    let mut told = BufReader::new(File::from(fd::adopt(CONFIG_FD)));
+    let (reader, writer) = (File::from(fd::adopt(LIST_READER_FD)), fd::adopt(LIST_WRITER_FD));
+    let config = read_config(&mut told)?;
+    let host = Stat::of(config.host).ok();
     report(&format!("{READY}{}\n{TESTED}", self_test()?));
-    wait_for_end(&told.into_inner(), order.host)?;
+    wait_for_end(&told.into_inner(), config.host)?;
     let listed = groups::read(reader, writer.as_fd()).unwrap_or_default();
-    Sweep::new(&order.token, listed.groups, host).run(order.cgroup.as_deref(), listed.directory.as_deref());
+    Cleanup::new(&config.token, listed.groups, host).run(config.cgroup.as_deref(), listed.directory.as_deref());
     Ok(())
 }
 
-fn order(told: &mut impl BufRead) -> io::Result<Order> {
+fn read_config(told: &mut impl BufRead) -> io::Result<ReceivedConfig> {
     let mut line = || {
         let mut line = Vec::new();
         told.read_until(b'\n', &mut line)?;
@@ -84,7 +79,7 @@ fn order(told: &mut impl BufRead) -> io::Result<Order> {
     let (token, cgroup, host) = (line()?, line()?, line()?);
     let host = String::from_utf8_lossy(&host).parse().map_err(|_| io::ErrorKind::InvalidData)?;
     let cgroup = (!cgroup.is_empty()).then(|| PathBuf::from(OsString::from_vec(cgroup)));
-    Ok(Order { token: [&token[..], b"."].concat(), cgroup, host })
+    Ok(ReceivedConfig { token: [&token[..], b"."].concat(), cgroup, host })
 }
 
 /// Exercises what the sweep relies on. Gives what it has to do without.

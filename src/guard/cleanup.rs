@@ -19,11 +19,11 @@ use std::{
 };
 
 /// So many looks in turn have to find nothing.
-const QUIET_LOOKS: u32 = 4;
+const QUIET_SCANS: u32 = 4;
 /// What can be found is found by then.
-const LOOKS: u32 = 1000;
+const SCANS: u32 = 1000;
 /// A process that stays in an exec, from a disk that hangs, does not keep the guard for ever.
-const HIDDEN_LOOKS: u32 = 200;
+const IN_EXEC_SCANS: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(1);
 /// How often, and how soon, it is tried again to remove the cgroup while its processes end.
 const REMOVALS: u32 = 50;
@@ -35,7 +35,7 @@ const GUARD_NAME: &str = "pipewright-guar";
 /// their leaders lead, all descendants that still have their parents, and whatever shares a session with one of these, unless it
 /// is the host's session.
 #[derive(Debug)]
-pub(super) struct Sweep<'a> {
+pub(super) struct Cleanup<'a> {
     token: &'a [u8],
     groups: BTreeSet<i32>,
     /// As it was when it lived.
@@ -47,16 +47,16 @@ pub(super) struct Sweep<'a> {
     environ: EnvironReader,
 }
 
-/// What one look at all processes has come to.
+/// What one scan at all processes has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Looked {
+enum ScanOutcome {
     Nothing,
     /// A process is in the middle of an exec.
-    Hidden,
+    InExec,
     Killed,
 }
 
-impl<'a> Sweep<'a> {
+impl<'a> Cleanup<'a> {
     pub(super) fn new(token: &'a [u8], groups: BTreeSet<i32>, host: Option<Stat>) -> Self {
         let sessions = groups.iter().copied().collect();
         Self { token, groups, host, sessions, known: HashSet::new(), environ: EnvironReader::new() }
@@ -68,16 +68,16 @@ impl<'a> Sweep<'a> {
             drop(fs::write(cgroup.join("cgroup.kill"), "1"));
         }
         // Before the groups are killed, while parents are still there to be descended from.
-        let family = self.family();
+        let related = self.related();
         // No more than once: from now on the numbers may be given to others.
         for group in mem::take(&mut self.groups) {
             // ESRCH: all its members have ended.
             drop(kill::kill_group(group));
         }
-        for stat in family {
+        for stat in related {
             kill(stat);
         }
-        self.hunt();
+        self.scan_until_quiet();
         if let Some(directory) = directory {
             // Refused where it is gone already.
             drop(fs::remove_dir_all(directory));
@@ -87,45 +87,45 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    fn hunt(&mut self) {
+    fn scan_until_quiet(&mut self) {
         let (mut quiet, mut hidden) = (0, 0);
-        for _ in 0..LOOKS {
-            match self.look() {
-                Looked::Killed => quiet = 0,
-                Looked::Hidden if hidden < HIDDEN_LOOKS => {
+        for _ in 0..SCANS {
+            match self.scan() {
+                ScanOutcome::Killed => quiet = 0,
+                ScanOutcome::InExec if hidden < IN_EXEC_SCANS => {
                     hidden += 1;
                     pause(PAUSE);
                 }
-                Looked::Nothing | Looked::Hidden => quiet += 1,
+                ScanOutcome::Nothing | ScanOutcome::InExec => quiet += 1,
             }
-            if quiet == QUIET_LOOKS {
+            if quiet == QUIET_SCANS {
                 return;
             }
         }
     }
 
-    fn look(&mut self) -> Looked {
-        let mut looked = Looked::Nothing;
+    fn scan(&mut self) -> ScanOutcome {
+        let mut looked = ScanOutcome::Nothing;
         let own = this_process::own_pid();
         for pid in list::all().unwrap_or_default().into_iter().filter(|pid| *pid != own) {
             match self.environ.find_token(pid, self.token) {
                 EnvironMatch::Match(held) => {
-                    self.know(Stat::of(pid).ok());
+                    self.record(Stat::of(pid).ok());
                     drop(held.signal(libc::SIGKILL));
-                    looked = Looked::Killed;
+                    looked = ScanOutcome::Killed;
                 }
-                EnvironMatch::NotYet if looked == Looked::Nothing => looked = Looked::Hidden,
+                EnvironMatch::NotYet if looked == ScanOutcome::Nothing => looked = ScanOutcome::InExec,
                 EnvironMatch::NotYet | EnvironMatch::NoMatch => {}
             }
         }
-        for stat in self.family() {
+        for stat in self.related() {
             kill(stat);
-            looked = Looked::Killed;
+            looked = ScanOutcome::Killed;
         }
         looked
     }
 
-    fn know(&mut self, stat: Option<Stat>) {
+    fn record(&mut self, stat: Option<Stat>) {
         let Some(stat) = stat else { return };
         self.known.insert((stat.pid, stat.start));
         // A session other than the host's was made by a descendant, and is only inherited.
@@ -135,7 +135,7 @@ impl<'a> Sweep<'a> {
     }
 
     /// The living processes that belong to the trees by their group, session or parents.
-    fn family(&mut self) -> Vec<Stat> {
+    fn related(&mut self) -> Vec<Stat> {
         let own = this_process::own_pid();
         let all: Vec<Stat> = list::all().unwrap_or_default().into_iter().filter_map(|pid| Stat::of(pid).ok()).collect();
         let by_pid: HashMap<i32, Stat> = all.iter().map(|stat| (stat.pid, *stat)).collect();
@@ -151,7 +151,7 @@ impl<'a> Sweep<'a> {
                     || is_known(stat.parent)
                     || stat.is_leaderless && environ::any_thread_contains(stat.pid, self.token);
                 if belongs && !self.known.contains(&key) && !self.may_outlive(stat.pid) {
-                    self.know(Some(stat));
+                    self.record(Some(stat));
                     found.push(stat);
                 }
             }

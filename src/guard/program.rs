@@ -1,0 +1,31 @@
+//! Which program serves as the guard.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The program that serves as the guard, for [`SupervisorBuilder::guard`](crate::SupervisorBuilder::guard).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Guard {
+    /// The host's own executable where [`init`](super::init) was called in this process, the shell elsewhere.
+    #[default]
+    Auto,
+    /// `/bin/sh` with `grep`, `head`, `rm`, `rmdir`, `sleep` and `tr`. `ps` shows `sh -s pipewright-guard`.
+    Shell,
+    /// The host's own executable, which must have called [`init`](super::init). It needs no other program, and finds more than the shell does:
+    /// also what shares a session with the tree, or has parents in it. `ps` shows `pipewright-guard`.
+    OwnExecutable,
+    /// No guard. When the host is killed each worker's own process still ends by its parent-death signal; what it has started
+    /// lives on. When the supervisor is dropped, all trees end as always.
+    Disabled,
+}
+
+/// Whether `init` was called in this process.
+static IS_INITIALIZED: AtomicBool = AtomicBool::new(false);
+
+pub(super) fn set_initialized() {
+    IS_INITIALIZED.store(true, Ordering::Relaxed);
+}
+
+pub(super) fn is_initialized() -> bool {
+    IS_INITIALIZED.load(Ordering::Relaxed)
+}
