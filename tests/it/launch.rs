@@ -318,8 +318,8 @@ both_ways! {
             assert!(process.wait_timeout(DEADLINE).unwrap().unwrap().success());
         }
         assert_eq!(fs::read_to_string(&path).unwrap().matches("to a file,").count(), 2, "files are appended to");
-        let given = Arc::new(File::create(directory.path().join("given")).unwrap().into());
-        let spec = way.plain("exit").args(["--stdout", "given"]).stdout(OutputMode::Fd(given));
+        let given = File::create(directory.path().join("given")).unwrap();
+        let spec = way.plain("exit").args(["--stdout", "given"]).stdout(given);
         assert!(spec.spawn_unsupervised().unwrap().wait().unwrap().success());
         assert_eq!(fs::read_to_string(directory.path().join("given")).unwrap().trim_end(), "given");
     }

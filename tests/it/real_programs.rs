@@ -1,6 +1,6 @@
-//! Programs that nobody adapted: each takes a descriptor number on its command line or in its environment, and is a worker.
+//! Unmodified programs as workers: each takes an fd number on its command line or in its environment.
 //!
-//! They are ignored where they may be missing; continuous integration installs them and runs these tests too.
+//! Tests of programs that may be missing are ignored by default; continuous integration installs the programs and runs them.
 
 use crate::support::{DEADLINE, Story, Way, both_ways, read_to_end};
 use pipewright::{
@@ -10,7 +10,7 @@ use pipewright::{
 use serde_json::Value;
 use std::{fs, io::Write};
 
-/// All messages of one run, as text, with how it ended.
+/// Runs a worker and returns its messages as text and its exit.
 fn run(spec: WorkerSpec) -> (Vec<String>, std::sync::Arc<pipewright::Exit>) {
     let mut story = Story::new();
     story.supervisor.spawn(spec.stderr(OutputMode::Lines)).unwrap();
@@ -27,7 +27,7 @@ fn run(spec: WorkerSpec) -> (Vec<String>, std::sync::Arc<pipewright::Exit>) {
 
 both_ways! {
     #[ignore = "needs gpg"]
-    fn gpg_tells_its_status(way: Way) {
+    fn gpg_reports_status_over_message_pipe(way: Way) {
         let home = tempfile::tempdir().unwrap();
         let clear = home.path().join("clear");
         fs::write(&clear, "attack at dawn").unwrap();
@@ -45,17 +45,17 @@ both_ways! {
         worker.take_writer("passphrase").unwrap().write_all(b"correct horse\n").unwrap();
         let first = story.message();
         assert!(first.as_str().unwrap().starts_with("[GNUPG:] "), "{first:?}");
-        // Without an agent it cannot go on; what it says of that comes through the same pipe, line by line.
+        // Without an agent, gpg fails and reports that over the same pipe.
         drop(worker.wait_timeout(DEADLINE).expect("its end"));
-        let told = story.rest();
-        assert!(told.iter().any(|event| matches!(event.kind, EventKind::Exited(_))), "{told:?}");
+        let events = story.rest();
+        assert!(events.iter().any(|event| matches!(event.kind, EventKind::Exited(_))), "{events:?}");
         let spec = gpg().args(["--status-fd"]).messages(Pass::arg("{}")).args(["--list-packets"]).arg(&clear);
         let (messages, exit) = run(spec.stdout(OutputMode::Null));
         assert!(messages.iter().any(|line| line.starts_with("[GNUPG:] NODATA")), "{messages:?}, {exit}");
     }
 
     #[ignore = "needs bubblewrap, and the right to make namespaces"]
-    fn bwrap_tells_its_child_and_its_end_as_json(way: Way) {
+    fn bwrap_reports_child_and_exit_as_json(way: Way) {
         let spec = way
             .program("bwrap")
             .args(["--ro-bind", "/", "/", "--json-status-fd"])
@@ -64,13 +64,13 @@ both_ways! {
             .validate_json();
         let (messages, exit) = run(spec);
         assert_eq!(exit.code(), Some(7), "{}", exit.stderr_text());
-        let told: Vec<Value> = messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
-        assert!(told[0]["child-pid"].is_u64(), "{messages:?}");
-        assert_eq!(told.last().unwrap()["exit-code"], 7, "{messages:?}");
+        let values: Vec<Value> = messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+        assert!(values[0]["child-pid"].is_u64(), "{messages:?}");
+        assert_eq!(values.last().unwrap()["exit-code"], 7, "{messages:?}");
     }
 
     #[ignore = "needs dpkg and dpkg-deb"]
-    fn dpkg_tells_what_it_does(way: Way) {
+    fn dpkg_reports_status_over_message_pipe(way: Way) {
         let scratch = tempfile::tempdir().unwrap();
         let (tree, root) = (scratch.path().join("tree"), scratch.path().join("root"));
         fs::create_dir_all(tree.join("DEBIAN")).unwrap();
@@ -80,7 +80,7 @@ both_ways! {
         for file in ["status", "available"] {
             fs::write(root.join("var/lib/dpkg").join(file), "").unwrap();
         }
-        let control = "Package: nothing\nVersion: 1\nArchitecture: all\nMaintainer: nobody <n@example.org>\nDescription: -\n";
+        let control = "Package: nothing\nVersion: 1\nArchitecture: all\nMaintainer: none <n@example.org>\nDescription: -\n";
         fs::write(tree.join("DEBIAN/control"), control).unwrap();
         let package = scratch.path().join("nothing.deb");
         let built = WorkerSpec::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&tree).arg(&package);
@@ -107,7 +107,7 @@ both_ways! {
     }
 
     #[ignore = "needs openssl"]
-    fn openssl_takes_its_password_from_a_pipe(way: Way) {
+    fn openssl_reads_password_from_pipe(way: Way) {
         let seal = |clear: &[u8], password: &[u8], mode: &[&str]| {
             let spec = way
                 .program("openssl")
@@ -126,21 +126,21 @@ both_ways! {
         };
         let (sealed, _) = seal(b"attack at dawn", b"correct horse\n", &["-e"]);
         assert_eq!(seal(&sealed, b"correct horse\n", &["-d"]), (b"attack at dawn".to_vec(), true));
-        // Of 256 wrong passwords one gives padding that looks right, and success; never the text.
+        // One in 256 wrong passwords gives valid padding and a successful exit, but never the text.
         assert_ne!(seal(&sealed, b"wrong horse\n", &["-d"]).0, b"attack at dawn");
     }
 }
 
-/// It takes a single digit, in its environment; a user's own Command would need our own number of that digit to be free.
+/// git takes a single digit. Direct starts only: with a user's own `Command`, that fd number would have to be free in the parent.
 #[test]
 #[ignore = "needs git"]
-fn git_traces_itself_as_json() {
+fn git_trace2_events_are_json_messages() {
     let spec = WorkerSpec::new("git").arg("version").messages(Pass::env("GIT_TRACE2_EVENT").at_fd(9)).validate_json();
     let (messages, exit) = run(spec.stdout(OutputMode::Null));
     assert!(exit.success());
-    let told: Vec<Value> = messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
-    assert_eq!(told[0]["event"], "version", "{messages:?}");
-    assert!(told.iter().any(|event| event["event"] == "exit" && event["code"] == 0), "{messages:?}");
+    let values: Vec<Value> = messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+    assert_eq!(values[0]["event"], "version", "{messages:?}");
+    assert!(values.iter().any(|event| event["event"] == "exit" && event["code"] == 0), "{messages:?}");
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn redis_becomes_ready_by_sd_notify() {
 
 #[test]
 #[ignore = "needs python3"]
-fn a_server_whose_port_is_taken_gives_up_and_says_why() {
+fn server_with_port_in_use_gives_up_with_stderr() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let mut story = Story::new();
@@ -180,7 +180,7 @@ fn a_server_whose_port_is_taken_gives_up_and_says_why() {
 }
 
 #[test]
-fn a_script_that_leaves_children_in_the_background_is_stopped_as_a_whole() {
+fn stop_kills_background_children_of_script() {
     let mut story = Story::new();
     let script = "trap '' TERM; for n in 1 2 3; do (trap '' TERM; sh -c 'echo $$; exec sleep 1000') & done; wait";
     let stop = StopPolicy::kill().step([StopStep::SignalGroup(libc::SIGTERM)], std::time::Duration::from_millis(50));

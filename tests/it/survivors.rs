@@ -1,4 +1,4 @@
-//! What becomes of processes that outlive their worker: killed, reported, or left.
+//! Processes that outlive their worker: killed, reported or ignored.
 
 use crate::support::{Story, Way, both_ways, is_alive, wait_gone};
 use pipewright::{
@@ -29,7 +29,7 @@ impl Drop for Left {
     }
 }
 
-/// The next two pids that are sent: which of them is the daemon is not said.
+/// Receives the two pids, in any order.
 #[track_caller]
 fn two(story: &mut Story) -> Left {
     Left([(); 2].map(|()| u32::try_from(story.json().as_u64().unwrap()).unwrap()).to_vec())
@@ -54,7 +54,7 @@ both_ways! {
         assert!(exit.survivors.iter().all(|survivor| survivor.alive), "{exit:?}");
         assert!(left.0.iter().all(|pid| is_alive(*pid)), "{exit:?}");
         drop(story);
-        assert!(left.0.iter().all(|pid| is_alive(*pid)), "they outlive the supervisor too");
+        assert!(left.0.iter().all(|pid| is_alive(*pid)), "they outlive the supervisor, too");
     }
 
     fn p09_leaves_survivors_that_are_not_looked_for(way: Way) {
@@ -67,7 +67,7 @@ both_ways! {
         assert!(left.0.iter().all(|pid| is_alive(*pid)));
     }
 
-    fn p09_a_stop_ends_the_group_and_leaves_reported_daemons(way: Way) {
+    fn p09_stop_kills_group_and_leaves_reported_daemons(way: Way) {
         let mut story = Story::new();
         let worker = story.supervisor.spawn(starts(way, SurvivorPolicy::Report, "exec sleep 1000")).unwrap();
         let left = two(&mut story);
@@ -93,7 +93,7 @@ fn p09_killed_survivors_are_reported_as_ended() {
 }
 
 #[test]
-fn survivors_cannot_be_left_in_a_limited_tree_or_by_hand() {
+fn survivors_conflict_with_cgroup_limit_and_unsupervised_spawn() {
     let conflict = |refused: Result<(), SpawnError>| match refused {
         Err(SpawnError::Spec(SpecError::Conflict { settings, .. })) => settings,
         other => panic!("{other:?}"),

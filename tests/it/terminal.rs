@@ -1,4 +1,4 @@
-//! What the terminal does to a host, and the workers that have left its process group.
+//! Signals of a terminal: the host and its workers in other process groups.
 
 use crate::{
     kernel,
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Whether it is in this state: the letter of `proc_pid_stat(5)`.
+/// Whether the process is in this state, a letter of proc_pid_stat(5).
 pub(crate) fn is_in_state(pid: u32, wanted: char) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(wanted))
@@ -29,7 +29,7 @@ fn wait_ignores(pid: u32, signal: i32) {
     wait_mask(pid, "SigIgn:", signal);
 }
 
-/// Until the signal is in this line of `proc_pid_status(5)`.
+/// Waits until the signal is in this mask of proc_pid_status(5).
 #[track_caller]
 fn wait_mask(pid: u32, mask: &str, signal: i32) {
     let status = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -41,7 +41,7 @@ fn wait_mask(pid: u32, mask: &str, signal: i32) {
     assert!(comes_true(is_in), "{}", status());
 }
 
-/// A host that has its supervisors listen to the terminal's signals, the process ids it tells, and what it says.
+/// Starts a host whose supervisors handle the terminal's signals; returns it with the pids that it prints and its output.
 fn host(options: &[&str]) -> (Process, Vec<u32>, BufReader<PipeReader>) {
     let spec = WorkerSpec::new(FIXTURE).arg("terminal-host").args(options.iter().copied()).stdout(OutputMode::Lines);
     let mut process = spec.spawn_unsupervised().unwrap();
@@ -63,7 +63,7 @@ fn ends_at_ctrl_c_by(process: Process, lines: BufReader<PipeReader>, end: &str) 
     ends_by(process, lines, end);
 }
 
-/// It says this and ends well.
+/// Expects this line and a successful exit.
 #[track_caller]
 fn ends_by(mut process: Process, mut lines: BufReader<PipeReader>, end: &str) {
     let mut last = String::new();
@@ -73,11 +73,11 @@ fn ends_by(mut process: Process, mut lines: BufReader<PipeReader>, end: &str) {
 }
 
 #[test]
-fn ctrl_c_ends_everybody_politely_and_the_second_at_once() {
+fn first_ctrl_c_stops_gracefully_and_second_kills() {
     let (process, _, lines) = host(&[]);
     ends_at_ctrl_c(process, lines);
     let (mut process, pids, lines) = host(&["--script", "trap '' TERM; echo up >&2; while :; do sleep 1000; done"]);
-    // Before the trap is set, the first SIGTERM would be enough.
+    // Before the trap is set, SIGTERM would terminate the worker.
     wait_ignores(pids[0], libc::SIGTERM);
     process.signal(libc::SIGINT).unwrap();
     insist(&mut process, libc::SIGINT);
@@ -85,10 +85,10 @@ fn ctrl_c_ends_everybody_politely_and_the_second_at_once() {
 }
 
 #[test]
-fn a_signal_that_comes_twice_is_one_wish() {
+fn simultaneous_signals_are_one_stop_request() {
     let (process, pids, lines) = host(&["--script", "trap 'sleep 0.3; exit 7' TERM; while :; do sleep 0.1; done"]);
     wait_mask(pids[0], "SigCgt:", libc::SIGTERM);
-    // As timeout(1) does it; here the two come at the same moment, and are not taken for one by the kernel.
+    // As timeout(1) sends them, but at the same time: two different signals, which the kernel does not merge.
     process.signal(libc::SIGSTOP).unwrap();
     wait_state(process.pid(), 'T');
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGCONT] {
@@ -98,7 +98,7 @@ fn a_signal_that_comes_twice_is_one_wish() {
 }
 
 #[test]
-fn ctrl_z_stops_everybody_and_fg_goes_on() {
+fn ctrl_z_stops_host_and_worker_until_sigcont() {
     let (process, pids, lines) = host(&[]);
     process.signal(libc::SIGTSTP).unwrap();
     wait_state(process.pid(), 'T');
@@ -109,7 +109,7 @@ fn ctrl_z_stops_everybody_and_fg_goes_on() {
 }
 
 #[test]
-fn a_worker_that_was_frozen_stays_so_when_everybody_goes_on() {
+fn frozen_worker_stays_frozen_after_sigcont() {
     let (process, pids, lines) = host(&["--frozen"]);
     let [worker, frozen] = *pids else { panic!("{pids:?}") };
     wait_state(frozen, 'T');
@@ -123,7 +123,7 @@ fn a_worker_that_was_frozen_stays_so_when_everybody_goes_on() {
 }
 
 #[test]
-fn p11_when_nobody_listens_any_more_ctrl_c_and_ctrl_z_do_what_they_did() {
+fn p11_dropped_signal_guard_restores_default_actions() {
     let (mut process, _, _lines) = host(&["--no-more"]);
     process.signal(libc::SIGTSTP).unwrap();
     wait_state(process.pid(), 'T');
@@ -134,92 +134,92 @@ fn p11_when_nobody_listens_any_more_ctrl_c_and_ctrl_z_do_what_they_did() {
 }
 
 #[test]
-fn two_supervisors_stop_and_go_on_as_one() {
+fn two_supervisors_stop_and_continue_together() {
     for _ in 0..5 {
         let (process, pids, lines) = host(&["--twice"]);
         process.signal(libc::SIGTSTP).unwrap();
         wait_state(process.pid(), 'T');
         process.signal(libc::SIGCONT).unwrap();
         wait_state(pids[0], 'S');
-        // Another stop would come before this is heard.
+        // A second stop would arrive before SIGINT.
         ends_at_ctrl_c(process, lines);
     }
 }
 
-/// How long its worker ran until its time was over, as the host tells it.
+/// The runtime of the worker until its limit, as the host prints it.
 fn had(line: &str) -> Duration {
     let ms = line.strip_prefix("had ").and_then(|line| line.strip_suffix(" ms\n"));
     Duration::from_millis(ms.unwrap_or_else(|| panic!("{line:?}")).parse().unwrap())
 }
 
 #[test]
-fn p15_deadlines_stand_still_while_everybody_is_stopped() {
+fn p15_deadlines_pause_while_stopped_by_ctrl_z() {
     const LIMIT: Duration = Duration::from_millis(600);
     let began = Instant::now();
     let (process, _, mut lines) = host(&["--time-limit-ms=600"]);
     process.signal(libc::SIGTSTP).unwrap();
     wait_state(process.pid(), 'T');
-    let ran_at_most = began.elapsed();
-    // Time has to pass that does not count.
+    let ran_before_max = began.elapsed();
+    // Time that must not count.
     let (_keep, never) = crossbeam_channel::bounded::<()>(0);
     assert!(never.recv_timeout(LIMIT).is_err());
-    let went_on = Instant::now();
+    let continued = Instant::now();
     process.signal(libc::SIGCONT).unwrap();
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
     assert!(had(&line) >= LIMIT, "{line}");
-    let (ran_then, left) = (went_on.elapsed(), LIMIT.saturating_sub(ran_at_most));
-    assert!(ran_then >= left, "{ran_then:?} after it went on, when {left:?} were left");
+    let (ran_after, left) = (continued.elapsed(), LIMIT.saturating_sub(ran_before_max));
+    assert!(ran_after >= left, "{ran_after:?} after SIGCONT, when {left:?} were left");
     ends_at_ctrl_c(process, lines);
 }
 
 #[test]
-fn p15_a_host_suspended_with_its_workers_loses_none_to_a_deadline() {
+fn p15_deadlines_pause_while_host_is_suspended() {
     const LIMIT: Duration = Duration::from_millis(900);
     const SUSPENDED: Duration = Duration::from_millis(2400);
     let began = Instant::now();
     let (process, _, mut lines) = host(&["--deadlines-ms=900", "--warnings"]);
-    // With SIGSTOP nothing tells the host, as when its cgroup is frozen.
+    // SIGSTOP gives the host no notification, like a frozen cgroup.
     process.signal(libc::SIGSTOP).unwrap();
     wait_state(process.pid(), 'T');
-    let ran_at_most = began.elapsed();
+    let ran_before_max = began.elapsed();
     let (_keep, never) = crossbeam_channel::bounded::<()>(0);
     assert!(never.recv_timeout(SUSPENDED).is_err());
-    let went_on = Instant::now();
+    let continued = Instant::now();
     process.signal(libc::SIGCONT).unwrap();
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
     assert!(line.starts_with("event loop was not run for "), "{line:?}");
-    let mut found_out = Vec::new();
+    let mut expired = Vec::new();
     for _ in 0..3 {
         let mut line = String::new();
         lines.read_line(&mut line).unwrap();
-        let (ran_then, left) = (went_on.elapsed(), LIMIT.saturating_sub(ran_at_most));
-        assert!(ran_then >= left, "{line:?}: {ran_then:?} after it went on, when {left:?} were left");
-        found_out.push(line);
+        let (ran_after, left) = (continued.elapsed(), LIMIT.saturating_sub(ran_before_max));
+        assert!(ran_after >= left, "{line:?}: {ran_after:?} after SIGCONT, when {left:?} were left");
+        expired.push(line);
     }
-    assert!(found_out.iter().any(|line| line == "not ready\n"), "{found_out:?}");
+    assert!(expired.iter().any(|line| line == "not ready\n"), "{expired:?}");
     ends_at_ctrl_c(process, lines);
 }
 
 #[test]
-fn p15_deadlines_are_kept_by_a_host_that_is_stopped_again_and_again() {
+fn p15_deadline_expires_in_host_that_is_stopped_repeatedly() {
     let (process, _, mut lines) = host(&["--time-limit-ms=300"]);
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut line = String::new();
         lines.read_line(&mut line).unwrap();
-        tell.send((line, lines)).unwrap();
+        sender.send((line, lines)).unwrap();
     });
     let until = Instant::now() + DEADLINE / 3;
-    // Each time its wait ends early, and must not begin anew.
+    // Each stop interrupts the wait of the event loop, which must not restart its timeout.
     let (line, lines) = loop {
-        assert!(Instant::now() < until, "its time is not over");
+        assert!(Instant::now() < until, "the deadline has not expired");
         process.signal(libc::SIGSTOP).unwrap();
         wait_state(process.pid(), 'T');
         process.signal(libc::SIGCONT).unwrap();
-        if let Ok(told) = told.recv_timeout(Duration::from_millis(20)) {
-            break told;
+        if let Ok(received) = receiver.recv_timeout(Duration::from_millis(20)) {
+            break received;
         }
     };
     assert!(had(&line) >= Duration::from_millis(300), "{line}");
@@ -227,14 +227,14 @@ fn p15_deadlines_are_kept_by_a_host_that_is_stopped_again_and_again() {
 }
 
 #[test]
-fn p11_ctrl_z_during_a_start_stops_nobody_for_good() {
+fn p11_ctrl_z_during_spawn_leaves_no_child_stopped() {
     const MARK: &str = "TEST_MARK_TERMINAL";
     let mark = std::process::id().to_string();
     let (_keep, never) = crossbeam_channel::bounded::<()>(0);
     let pause = |time| assert!(never.recv_timeout(time).is_err());
     let seed = u64::from(std::process::id()) << 32 | 0x9E37_79B9;
     let mut chance = Chance(seed);
-    // It starts somebody again and again, each in a group of his own.
+    // The host restarts its worker continuously, each time in a new process group.
     let spec = WorkerSpec::new(FIXTURE).args(["host", "--level", "own"]).env(MARK, &mark).stdout(OutputMode::Lines);
     let mut host = spec.stderr(OutputMode::Null).spawn_unsupervised().unwrap();
     let mut line = String::new();

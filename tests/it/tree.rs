@@ -1,4 +1,4 @@
-//! What a worker has started ends with it, at each level of containment.
+//! Process trees: descendants end with their worker, at each level of containment.
 
 use crate::support::{
     Chance, DEADLINE, FIXTURE, Story, Way, alone, both_ways, carriers, cgroup2_mount, comes_true, is_alive,
@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Tells the pids of a daemon of its own session, streams closed, and of a child; then it lives or ends.
+/// Starts a daemon in its own session and a child, both with closed streams, which send their pids as messages.
 const DAEMON: &str = r"
 setsid sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000 </dev/null >/dev/null 2>&1' sh $1 &
 sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000 </dev/null >/dev/null 2>&1' sh $1 &
@@ -30,36 +30,36 @@ fn daemons(way: Way, then: &str) -> WorkerSpec {
         .drain_timeout(Duration::from_millis(20))
 }
 
-/// Ends by itself when its input does: by then its daemons have told who they are.
-fn until_told(way: Way) -> WorkerSpec {
+/// Exits at the end of its input, which the test closes after both pids have arrived.
+fn until_input_ends(way: Way) -> WorkerSpec {
     daemons(way, "read -r _; exit 0").stdin(StdinMode::Pipe)
 }
 
-/// The next two pids that are told.
+/// Receives two pids.
 #[track_caller]
 fn two(story: &mut Story) -> [u32; 2] {
     [(); 2].map(|()| u32::try_from(story.json().as_u64().unwrap()).unwrap())
 }
 
 both_ways! {
-    fn p09_daemons_end_with_their_worker_and_are_named(way: Way) {
+    fn p09_kills_and_reports_daemons_after_worker_exit(way: Way) {
         let mut story = Story::new();
-        let worker = story.supervisor.spawn(until_told(way)).unwrap();
+        let worker = story.supervisor.spawn(until_input_ends(way)).unwrap();
         let daemons = two(&mut story);
-        // They told it before they became what they are.
+        // The pids are sent before exec: wait until both run sleep.
         let is_asleep = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap().starts_with(b"sleep");
         assert!(comes_true(|| daemons.iter().all(is_asleep)));
         drop(worker.take_stdin());
         let exit = story.exit();
         assert!(exit.success(), "{exit}");
         for daemon in daemons {
-            assert!(!is_alive(daemon), "its end comes before the exit is told");
+            assert!(!is_alive(daemon), "it must be dead before the exit event");
             let survivor = exit.survivors.iter().find(|survivor| survivor.pid == daemon);
             assert!(survivor.is_some_and(|survivor| &*survivor.command == "sleep 1000"), "{exit:?}");
         }
     }
 
-    fn p09_daemons_end_when_their_worker_is_killed_or_stopped(way: Way) {
+    fn p09_kills_daemons_after_kill_or_stop(way: Way) {
         let ends: [fn(&Worker); 2] = [|worker| worker.kill().unwrap(), |worker| drop(worker.stop())];
         for end in ends {
             let mut story = Story::new();
@@ -71,16 +71,16 @@ both_ways! {
         }
     }
 
-    fn p09_without_a_group_of_its_own_they_end_too(way: Way) {
+    fn p09_kills_daemons_of_worker_in_inherited_group(way: Way) {
         let mut story = Story::new();
-        let worker = story.supervisor.spawn(until_told(way).process_group(ProcessGroup::Inherit)).unwrap();
+        let worker = story.supervisor.spawn(until_input_ends(way).process_group(ProcessGroup::Inherit)).unwrap();
         let daemons = two(&mut story);
         drop(worker.take_stdin());
         assert!(story.exit().success());
         assert!(daemons.iter().all(|daemon| !is_alive(*daemon)));
     }
 
-    fn p09_who_threw_its_environment_away_is_found_by_its_parents(way: Way) {
+    fn p09_finds_daemon_without_environment_by_its_ancestors(way: Way) {
         let mut story = Story::new();
         let script = "setsid env -i sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000 >/dev/null' sh $1 & wait";
         let spec = way.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}"));
@@ -91,14 +91,14 @@ both_ways! {
         wait_gone(daemon);
     }
 
-    fn a_frozen_worker_does_nothing_and_can_be_stopped(way: Way) {
+    fn frozen_worker_does_not_run_and_can_be_stopped(way: Way) {
         let mut story = Story::new();
         let spec = way.program("/bin/sh").args(["-c", "while :; do echo; done"]).stdout(OutputMode::Lines);
         let worker = story.supervisor.spawn(spec).unwrap();
         let line = |event: pipewright::Event| matches!(event.kind, EventKind::Line { .. }).then_some(());
         story.find(line);
         worker.freeze().unwrap();
-        // What it had written comes, and then nothing more.
+        // Lines written before the freeze arrive, and then no more.
         while story.supervisor.events().recv_timeout(Duration::from_millis(200)).is_ok() {}
         worker.thaw().unwrap();
         story.find(line);
@@ -112,9 +112,10 @@ both_ways! {
         assert_eq!(exit.signal(), Some(libc::SIGTERM));
     }
 
-    fn p08_the_rest_of_a_group_has_the_grace_period_of_a_stop(way: Way) {
+    fn p08_group_members_get_grace_period_of_stop(way: Way) {
         let mut story = Story::new();
-        // The wrapper ends at SIGTERM, its server after it has said so. What it starts is there before the signal, and hears it.
+        // The wrapper exits at SIGTERM, its server 50 ms later, after a message. The server's child exists before the signal and gets
+        // it, too.
         let server = r"trap 'sleep 0.05; echo 2 >/proc/self/fd/$1; exit' TERM; sleep 1000 & echo 1 >/proc/self/fd/$1; wait";
         let script = "trap 'exit 0' TERM; sh -c \"$2\" sh $1 & wait";
         let spec = way.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).arg(server);
@@ -122,13 +123,13 @@ both_ways! {
         let worker = story.supervisor.spawn(spec.stop(stop)).unwrap();
         assert_eq!(story.json(), 1);
         worker.stop();
-        assert_eq!(story.json(), 2, "the server was not given the time to end");
+        assert_eq!(story.json(), 2, "the server was killed before the end of its grace period");
         assert!(story.exit().success());
     }
 
-    fn p08_a_group_that_goes_on_is_killed_after_the_grace_period(way: Way) {
+    fn p08_kills_group_members_after_grace_period(way: Way) {
         let mut story = Story::new();
-        // The member ignores what ends its parent.
+        // The member ignores the signal that makes its parent exit.
         let script = "trap 'exit 0' TERM; $0 ignore-term --messages=$1 & wait";
         let spec = way.program("/bin/sh").args(["-c", script, FIXTURE]).messages(Pass::arg("{}"));
         let stop = StopPolicy::kill().step([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_millis(100));
@@ -139,7 +140,7 @@ both_ways! {
         assert!(report.workers[0].took >= Duration::from_millis(100), "{report}");
     }
 
-    fn a_signal_to_the_group_reaches_all_of_it(way: Way) {
+    fn signal_group_reaches_all_members(way: Way) {
         let mut story = Story::new();
         let member = "trap 'echo 3 >/proc/self/fd/$1; exit' USR1; echo 1 >/proc/self/fd/$1; sleep 1000 & wait";
         let script = format!("trap 'echo 2 >/proc/self/fd/$1' USR1; ({member}) & while ! wait; do :; done");
@@ -147,13 +148,13 @@ both_ways! {
         let worker = story.supervisor.spawn(spec).unwrap();
         assert_eq!(story.json(), 1);
         worker.signal_group(libc::SIGUSR1).unwrap();
-        let mut told = [story.json(), story.json()].map(|number| number.as_u64());
-        told.sort_unstable();
-        assert_eq!(told, [Some(2), Some(3)]);
+        let mut received = [story.json(), story.json()].map(|number| number.as_u64());
+        received.sort_unstable();
+        assert_eq!(received, [Some(2), Some(3)]);
         assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
     }
 
-    fn who_was_killed_frozen_is_followed_by_others(way: Way) {
+    fn spawn_succeeds_after_frozen_worker_is_killed(way: Way) {
         let supervisor = Arc::new(Supervisor::new().unwrap());
         for _ in 0..3 {
             let worker = supervisor.spawn(way.program("sleep").arg("1000")).unwrap();
@@ -168,18 +169,18 @@ both_ways! {
         }
     }
 
-    fn a_frozen_worker_hears_of_every_rung(way: Way) {
+    fn stop_of_frozen_worker_runs_every_step(way: Way) {
         let story = Story::new();
         let stop = StopPolicy::kill().step([StopStep::ClosePipes], Duration::from_secs(3600));
         let worker = story.supervisor.spawn(way.program("cat").stdin(StdinMode::Pipe).stop(stop)).unwrap();
         worker.freeze().unwrap();
         worker.stop();
-        assert!(worker.wait_timeout(DEADLINE).expect("its end").success(), "its input has ended");
+        assert!(worker.wait_timeout(DEADLINE).expect("its end").success(), "its input was closed");
     }
 }
 
-/// Daemons of workers that end while they become other programs, twenty at a time.
-fn daemons_at_every_moment(rounds: u64) {
+/// Workers that exit while their daemons exec other programs, twenty at a time.
+fn daemons_during_exec(rounds: u64) {
     const MARK: &str = "TEST_MARK_DAEMONS";
     let mark = std::process::id().to_string();
     let mut chance = Chance(u64::from(std::process::id()) << 20 | 1);
@@ -198,19 +199,19 @@ fn daemons_at_every_moment(rounds: u64) {
 }
 
 #[test]
-fn p09_who_is_in_the_middle_of_an_exec_ends_too() {
-    if alone("tree::p09_who_is_in_the_middle_of_an_exec_ends_too", |spec| spec) {
-        daemons_at_every_moment(20);
+fn p09_kills_descendant_during_exec() {
+    if alone("tree::p09_kills_descendant_during_exec", |spec| spec) {
+        daemons_during_exec(20);
     }
 }
 
 #[test]
-fn the_strongest_containment_is_chosen_and_told() {
+fn strongest_containment_is_chosen_and_reported() {
     let story = Story::new();
     let containment = |spec: WorkerSpec| story.supervisor.spawn(spec.arg("hang")).unwrap().containment().unwrap().kind;
     let expected = if may_make_cgroups() { ContainmentKind::Cgroup } else { ContainmentKind::ProcessGroup };
     assert_eq!(containment(Way::Direct.program(FIXTURE)), expected);
-    // Whoever starts it by a `Command` of their own, or lets it survive, has the process group.
+    // A user's own `Command` and a worker that outlives the supervisor have no cgroup.
     assert_eq!(containment(Way::Command.program(FIXTURE)), ContainmentKind::ProcessGroup);
     assert_eq!(containment(WorkerSpec::new(FIXTURE).outlive_supervisor()), ContainmentKind::ProcessGroup);
     assert_eq!(
@@ -220,7 +221,7 @@ fn the_strongest_containment_is_chosen_and_told() {
 }
 
 #[test]
-fn no_cgroup_is_left() {
+fn worker_cgroup_is_removed() {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
     let story = Story::new();
     let worker = story.supervisor.spawn(Way::Direct.plain("hang")).unwrap();
@@ -235,9 +236,9 @@ fn no_cgroup_is_left() {
 }
 
 #[test]
-fn a_limit_that_cannot_be_set_is_told() {
+fn unavailable_cgroup_limit_is_reported() {
     let story = Story::new();
-    // Where the controller is to be had the worker starts, and is limited: then there is nothing to refuse.
+    // If the controller is available, the worker starts with the limit.
     match story.supervisor.spawn(WorkerSpec::new("true").cgroup_limit(CgroupLimit::MemoryMax(64 << 20))) {
         Ok(worker) => {
             assert_eq!(worker.containment().map_or(ContainmentKind::Cgroup, |it| it.kind), ContainmentKind::Cgroup);
@@ -258,8 +259,8 @@ fn a_limit_that_cannot_be_set_is_told() {
 }
 
 #[test]
-fn who_took_its_cgroup_away_takes_it_from_nobody_else() {
-    // It moves to the root of the hierarchy, which only root may.
+fn removed_worker_cgroup_does_not_affect_others() {
+    // The worker moves to the root of the hierarchy, which requires root.
     let mount = cgroup2_mount().filter(|_| may_make_cgroups() && fs::metadata("/proc/self").unwrap().uid() == 0);
     let Some(mount) = mount else { return };
     let story = Story::new();
@@ -275,8 +276,8 @@ fn who_took_its_cgroup_away_takes_it_from_nobody_else() {
 
 #[test]
 #[ignore = "takes six seconds, and needs root and the freezer of cgroup v1"]
-fn who_was_told_as_stuck_is_reaped_when_it_ends_after_all() {
-    // One that stands still in it does not even hear SIGKILL.
+fn unkillable_worker_is_reaped_after_late_exit() {
+    // A process frozen by cgroup v1 does not die from SIGKILL.
     let freezer = format!("/sys/fs/cgroup/freezer/pipewright-test-{}", std::process::id());
     fs::create_dir(&freezer).unwrap();
     let story = Story::new();
@@ -294,7 +295,7 @@ fn who_was_told_as_stuck_is_reaped_when_it_ends_after_all() {
     let report = worker.stop().wait(DEADLINE);
     assert_eq!(report.workers[0].exit.as_ref().map(|exit| exit.status), Some(ExitStatus::Unkillable), "{report}");
     fs::write(&state, "THAWED").unwrap();
-    // Not a zombie either, though we hold its handle.
+    // It is reaped, although the test holds its handle.
     wait(&|| !fs::exists(format!("/proc/{}", worker.pid().unwrap())).unwrap());
     fs::remove_dir(&freezer).unwrap();
 }
