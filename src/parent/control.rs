@@ -1,9 +1,6 @@
-//! The worker's side of control: one connection to the parent, calls both ways.
-//!
-//! A thread listens, and puts what comes into a channel. A worker that serves on one thread needs no such way round: that
-//! thread reads, and the listener stands by for when it is in a request for long.
+//! The worker's side of the control connection: calls in both directions.
 
-use super::writer::Writer;
+use super::{serving::ReaderRole, writer::LineWriter};
 use crate::{
     pipe::{
         named::{connect::ConnectOptions, name::PipeName, split::ReadHalf, stream::Stream},
@@ -14,8 +11,8 @@ use crate::{
         jsonrpc::{
             address::Address,
             encode,
-            endpoint::{Inbound, Received, RpcEndpoint},
-            error::{Answer, CallError, RpcError},
+            endpoint::{Inbound, Received},
+            error::CallError,
             protocol::{HELLO, Hello, SHUTDOWN},
             reader::{RpcInput, RpcReader},
             request::{Notification, Request, RpcSender},
@@ -26,164 +23,87 @@ use crossbeam_channel::{Receiver, Sender};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     io::{self, Read},
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread,
     time::Duration,
 };
 
-/// How long to wait for the parent to answer the door.
-const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// The longest line of the parent's, in bytes.
+/// How long the parent may take to accept the connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest line of the parent, in bytes.
 const MAX_LINE: usize = 64 << 20;
 const READ_BYTES: usize = 64 << 10;
-/// How long the thread that serves may be in a request before the listener listens for it: so late may a cancellation or a
-/// `ping` be, twice over.
-const TICK: Duration = Duration::from_millis(10);
 
-/// Something that the parent wants, or tells.
+/// A message of the parent.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ParentMessage {
-    /// It waits for an answer.
+    /// The parent waits for an answer.
     Request(Request),
-    /// It does not.
+    /// The parent waits for no answer.
     Notification(Notification),
 }
 
-/// A worker's link to its parent. Whoever writes waits for the socket itself.
+/// The control connection of a worker.
 #[derive(Debug)]
-pub(super) struct Control {
-    writer: Writer,
-    reading: Mutex<Reading>,
-    shared: Mutex<Shared>,
-    /// Wakes the listener that stands by.
-    stand_by: Condvar,
-    is_asleep: AtomicBool,
-    /// Odd while the one thread that serves is in a request.
-    turns: AtomicU64,
+pub(super) struct ControlClient {
+    writer: LineWriter,
+    role: ReaderRole,
+    read_state: Mutex<ReadState>,
     incoming: Receiver<ParentMessage>,
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    endpoint: RpcEndpoint<Sender<Answer>>,
-    is_closed: bool,
-    servers: Servers,
-}
-
-/// How many threads serve.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Servers {
-    #[default]
-    None,
-    One,
-    /// Then none of them reads: it would keep its requests to itself. For good, since some may be waiting for the listener.
-    Many,
-}
-
-/// Had by whoever reads.
+/// Locked by the thread that reads.
 #[derive(Debug)]
-struct Reading {
-    reader: ReadHalf,
+struct ReadState {
+    socket: ReadHalf,
     rpc: RpcReader,
-    scratch: Vec<u8>,
-    /// `None` once the parent wants nothing more.
-    heard: Option<Sender<ParentMessage>>,
-    is_over: bool,
+    buffer: Vec<u8>,
+    /// `None` after `shutdown` or the end of the connection.
+    program: Option<Sender<ParentMessage>>,
+    is_closed: bool,
 }
 
-impl Control {
+impl ControlClient {
     pub(super) fn connect(address: &Address) -> io::Result<Arc<Self>> {
         let name = PipeName::new(&address.path).map_err(io::Error::from)?;
-        // The parent may run as another user: a worker that was started by sudo, or has given up its privileges.
+        // The parent may run as another user: the worker was started by sudo, or has dropped its privileges.
         let options = ConnectOptions::new().trust_directory();
-        let stream = options.connect(&name, CONNECT_TIME).map_err(io::Error::from)?;
+        let stream = options.connect(&name, CONNECT_TIMEOUT).map_err(io::Error::from)?;
         let watched = stream.clone();
-        let (reader, writer) = stream.split();
+        let (socket, writer) = stream.split();
         let hello = encode::notification(HELLO, &Hello { key: address.key.clone() }).map_err(io::Error::other)?;
-        let writer = Writer::new(writer);
-        writer.write(&hello, &StartedTimeout::now(Timeout::after(CONNECT_TIME)))?;
-        let (heard, incoming) = crossbeam_channel::unbounded();
-        let scratch = vec![0; READ_BYTES];
-        let reading = Reading { reader, rpc: RpcReader::new(MAX_LINE), scratch, heard: Some(heard), is_over: false };
-        let control = Arc::new(Self {
-            writer,
-            reading: Mutex::new(reading),
-            shared: Mutex::default(),
-            stand_by: Condvar::new(),
-            is_asleep: AtomicBool::new(false),
-            turns: AtomicU64::new(0),
-            incoming,
-        });
-        let weak = Arc::downgrade(&control);
+        let writer = LineWriter::new(writer);
+        writer.write(&hello, &StartedTimeout::now(Timeout::after(CONNECT_TIMEOUT)))?;
+        let (program, incoming) = crossbeam_channel::unbounded();
+        let (rpc, buffer) = (RpcReader::new(MAX_LINE), vec![0; READ_BYTES]);
+        let read_state = Mutex::new(ReadState { socket, rpc, buffer, program: Some(program), is_closed: false });
+        let client = Arc::new(Self { writer, role: ReaderRole::default(), read_state, incoming });
+        let weak = Arc::downgrade(&client);
         thread::Builder::new().name("pipewright-control".into()).spawn(move || listen(&watched, &weak))?;
-        Ok(control)
-    }
-
-    fn shared(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(client)
     }
 
     pub(super) fn incoming(&self) -> &Receiver<ParentMessage> {
         &self.incoming
     }
 
-    /// The parent's requests, one by one, on this thread, until it wants nothing more.
+    /// Passes the parent's requests to `answer`, one by one on this thread, until the parent wants the worker to exit.
     pub(super) fn serve(self: &Arc<Self>, mut answer: impl FnMut(Request)) {
-        let serving = Serving::begin(self);
-        let mut ready = Vec::new();
-        let mut goes_on = true;
-        while goes_on && serving.reads_itself() {
-            goes_on = self.read(Timeout::never(), |incoming| ready.push(incoming));
-            // What the listener has heard while this thread was in a request came before.
-            let heard = self.incoming.try_iter();
-            for request in heard.chain(ready.drain(..)).filter_map(ParentMessage::into_request) {
-                let _turn = serving.enter();
+        let serving = self.role.begin_serving();
+        let mut received = Vec::new();
+        let mut is_open = true;
+        while is_open && serving.is_only_server() {
+            is_open = self.read(Timeout::never(), |message| received.push(message));
+            // What the listener read while this thread was in a request came earlier.
+            let earlier = self.incoming.try_iter();
+            for request in earlier.chain(received.drain(..)).filter_map(ParentMessage::into_request) {
+                let _active = serving.begin_request();
                 answer(request);
             }
         }
         drop(serving);
         self.incoming.iter().filter_map(ParentMessage::into_request).for_each(answer);
-    }
-
-    /// Reads once, or not at all where it would wait and the listener has heard something already. False where nothing more
-    /// will be heard: the connection has ended, or the parent has asked for the end.
-    fn read(self: &Arc<Self>, wait: Timeout<'_>, mut hear: impl FnMut(ParentMessage)) -> bool {
-        let mut reading = self.reading();
-        if wait.is_never() && (!self.incoming.is_empty() || reading.heard.is_none()) {
-            return reading.heard.is_some();
-        }
-        let Reading { reader, rpc, scratch, heard, is_over } = &mut *reading;
-        let read = if wait.is_never() { reader.read(scratch) } else { reader.as_stream().read_timeout(scratch, wait) };
-        let bytes = match read {
-            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::TimedOut) => return true,
-            read => scratch.get(..read.unwrap_or(0)).unwrap_or_default(),
-        };
-        if bytes.is_empty() {
-            (*heard, *is_over) = (None, true);
-            drop(reading);
-            self.close();
-            return false;
-        }
-        let mut hear = |incoming: ParentMessage| {
-            let is_last = incoming.is_shutdown();
-            if heard.is_some() {
-                hear(incoming);
-            }
-            // What comes behind it is dropped, and a request so answers with an error by itself.
-            if is_last {
-                *heard = None;
-            }
-        };
-        rpc.read(bytes, |input, _| {
-            if let Some(message) = self.receive(input) {
-                hear(message);
-            }
-        });
-        heard.is_some()
     }
 
     pub(super) fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
@@ -197,85 +117,106 @@ impl Control {
     {
         let (answered, answer) = crossbeam_channel::bounded(1);
         let id = {
-            let mut shared = self.shared();
+            let mut shared = self.role.shared();
             if shared.is_closed {
                 return Err(CallError::ParentGone);
             }
             shared.endpoint.calls.begin(answered)
         };
-        // Somebody has to read the answer, and whoever serves may be in a request: this one.
-        self.stand_by.notify_all();
-        let begun = StartedTimeout::now(Timeout::after(timeout));
+        // The serving thread may be in a request, even this thread: the listener reads the answer.
+        self.role.wake_listener();
+        let timeout = StartedTimeout::now(Timeout::after(timeout));
         let sent =
-            encode::request(id, method, params).map_err(CallError::Encode).and_then(|line| self.send(&line, &begun));
+            encode::request(id, method, params).map_err(CallError::Encode).and_then(|line| self.send(&line, &timeout));
         if let Err(error) = sent {
-            // A part of it may be on its way, and the rest goes before the next line: this one, if it can.
+            // If a part of the line was sent, its rest goes out before the next line.
             self.abandon(id);
             return Err(error);
         }
-        let Ok(answer) = answer.recv_timeout(begun.remaining()) else {
+        let Ok(answer) = answer.recv_timeout(timeout.remaining()) else {
             self.abandon(id);
             return Err(CallError::TimedOut);
         };
         decode(answer?.get()).map_err(|error| CallError::InvalidResult(Box::new(error)))
     }
 
-    fn send(&self, line: &[u8], begun: &StartedTimeout<'_>) -> Result<(), CallError> {
-        self.writer.write(line, begun).map_err(|error| match error.kind() {
+    fn send(&self, line: &[u8], timeout: &StartedTimeout<'_>) -> Result<(), CallError> {
+        self.writer.write(line, timeout).map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => CallError::ParentGone,
             io::ErrorKind::TimedOut => CallError::TimedOut,
             _ => CallError::Io(error),
         })
     }
 
-    /// Nobody waits for the answer to this request any more. If the parent cannot be told, the answer will be passed over.
+    /// Cancels a call whose caller no longer waits. If the parent cannot be notified now, its answer will be ignored.
     fn abandon(&self, id: u64) {
-        let cancellation = self.shared().endpoint.abandon(id);
+        let cancellation = self.role.shared().endpoint.abandon(id);
         if let Some(line) = cancellation {
-            self.writer.write_at_once(&line);
+            self.writer.try_write(&line);
         }
     }
 
-    /// The parent has closed the connection, or has ended.
-    fn close(&self) {
-        let mut shared = self.shared();
-        shared.is_closed = true;
-        self.stand_by.notify_all();
-        let waiting = shared.endpoint.close();
-        drop(shared);
-        for caller in waiting {
-            // A caller that has given up in this moment hears nothing.
-            drop(caller.try_send(Err(CallError::ParentGone)));
+    /// Reads once. Returns `false` if nothing more will come for the program: the connection has ended, or the parent has sent
+    /// `shutdown`. Without a timeout it does not read while messages of the listener are waiting.
+    fn read(self: &Arc<Self>, timeout: Timeout<'_>, mut deliver: impl FnMut(ParentMessage)) -> bool {
+        let mut state = self.read_state();
+        if timeout.is_never() && (!self.incoming.is_empty() || state.program.is_none()) {
+            return state.program.is_some();
         }
-    }
-
-    /// The listener's turn. False where the connection has ended.
-    fn read_for_all(self: &Arc<Self>) -> bool {
-        let heard = self.reading().heard.clone();
-        // The channel keeps them all: its receiver is in `self`. Answers are read also when nothing else is wanted any more.
-        self.read(Timeout::after(Duration::ZERO), |incoming| {
-            if let Some(heard) = &heard {
-                drop(heard.send(incoming));
+        let ReadState { socket, rpc, buffer, program, is_closed } = &mut *state;
+        let read =
+            if timeout.is_never() { socket.read(buffer) } else { socket.as_stream().read_timeout(buffer, timeout) };
+        let bytes = match read {
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::TimedOut) => return true,
+            read => buffer.get(..read.unwrap_or(0)).unwrap_or_default(),
+        };
+        if bytes.is_empty() {
+            (*program, *is_closed) = (None, true);
+            drop(state);
+            self.close();
+            return false;
+        }
+        rpc.read(bytes, |input, _| {
+            let Some(message) = self.receive(input) else { return };
+            let is_last = message.is_shutdown();
+            if program.is_some() {
+                deliver(message);
+            }
+            // What follows `shutdown` is dropped; a dropped request is answered with an error.
+            if is_last {
+                *program = None;
             }
         });
-        !self.reading().is_over
+        program.is_some()
     }
 
-    fn reading(&self) -> MutexGuard<'_, Reading> {
-        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Reads what is there and sends it into the channel. Returns `false` if the connection has ended.
+    fn read_for_channel(self: &Arc<Self>) -> bool {
+        let program = self.read_state().program.clone();
+        // The channel is unbounded, and its receiver is in `self`. Answers are read even after `shutdown`.
+        self.read(Timeout::after(Duration::ZERO), |message| {
+            if let Some(program) = &program {
+                drop(program.send(message));
+            }
+        });
+        !self.read_state().is_closed
     }
 
-    /// Applies a message, or a line that was not understood. Gives what is for the program.
+    fn read_state(&self) -> MutexGuard<'_, ReadState> {
+        self.read_state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies one line. Returns a message for the program.
     fn receive(self: &Arc<Self>, input: RpcInput) -> Option<ParentMessage> {
         let received = match input {
-            RpcInput::Message(message, _) => self.shared().endpoint.receive(message),
-            RpcInput::Error(error) => self.shared().endpoint.receive_error(&error),
+            RpcInput::Message(message, _) => self.role.shared().endpoint.receive(message),
+            RpcInput::Error(error) => self.role.shared().endpoint.receive_error(&error),
         };
         match received {
-            // One that has given up in this moment hears nothing.
+            // Fails if the caller timed out at this moment.
             Received::Answer(caller, answer) => drop(caller.try_send(answer)),
-            // Whoever reads must not wait for the parent to do so; a parent that had no pong asks again.
-            Received::Reply(line) => self.writer.write_at_once(&line),
+            // The reading thread must not wait for the parent to read. If a pong is dropped, the parent sends the next ping.
+            Received::Reply(line) => self.writer.try_write(&line),
             Received::Forward(Inbound::Request { id, method, params, cancelled }) => {
                 let sender = Arc::clone(self) as Arc<dyn RpcSender>;
                 return Some(ParentMessage::Request(Request::new(id, (method, params), sender, cancelled, None)));
@@ -283,98 +224,42 @@ impl Control {
             Received::Forward(Inbound::Notification { method, params }) => {
                 return Some(ParentMessage::Notification(Notification { method, params, _permit: None }));
             }
-            // No request that could be answered, or an answer that nobody waits for: the parent of this library sends none such.
+            // Neither can be answered, and a supervisor of this library sends neither.
             Received::Forward(Inbound::UnexpectedAnswer) | Received::Done => {}
         }
         None
     }
 
-    /// Whether the one thread that serves reads, so that nobody else needs to.
-    fn is_read(shared: &Shared) -> bool {
-        shared.servers == Servers::One && shared.endpoint.calls.is_empty() && !shared.is_closed
-    }
-
-    fn is_in_request(&self) -> bool {
-        self.turns.load(Ordering::SeqCst) % 2 == 1
-    }
-
-    /// Waits until somebody else has to listen: nobody serves, or the one that serves is in a request for more than a tick, or
-    /// somebody waits for an answer.
-    fn stand_by(&self) {
-        let mut shared = self.shared();
-        let mut before = self.turns.load(Ordering::SeqCst);
-        while Self::is_read(&shared) {
-            let turns = self.turns.load(Ordering::SeqCst);
-            if turns != before {
-                before = turns;
-            } else if self.is_in_request() {
-                return;
-            } else {
-                // Nothing has come for a tick. The next request wakes us, and those that follow it soon do not have to.
-                self.is_asleep.store(true, Ordering::SeqCst);
-                while Self::is_read(&shared) && self.turns.load(Ordering::SeqCst) == turns {
-                    shared = self.stand_by.wait(shared).unwrap_or_else(PoisonError::into_inner);
-                }
-                self.is_asleep.store(false, Ordering::SeqCst);
-                continue;
-            }
-            shared = self.stand_by.wait_timeout(shared, TICK).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-}
-
-/// While a thread serves.
-struct Serving<'a>(&'a Control);
-
-impl<'a> Serving<'a> {
-    fn begin(control: &'a Control) -> Self {
-        let mut shared = control.shared();
-        shared.servers = if shared.servers == Servers::None { Servers::One } else { Servers::Many };
+    /// The parent has closed the connection or exited.
+    fn close(&self) {
+        let mut shared = self.role.shared();
+        shared.is_closed = true;
+        self.role.wake_listener();
+        let callers = shared.endpoint.close();
         drop(shared);
-        control.stand_by.notify_all();
-        Self(control)
-    }
-
-    fn reads_itself(&self) -> bool {
-        self.0.shared().servers == Servers::One
-    }
-
-    fn enter(&self) -> Turn<'_> {
-        self.0.turns.fetch_add(1, Ordering::SeqCst);
-        if self.0.is_asleep.load(Ordering::SeqCst) {
-            drop(self.0.shared());
-            self.0.stand_by.notify_all();
+        for caller in callers {
+            // Fails if the caller timed out at this moment.
+            drop(caller.try_send(Err(CallError::ParentGone)));
         }
-        Turn(self.0)
     }
 }
 
-/// While the one thread that serves is in a request, which may panic.
-struct Turn<'a>(&'a Control);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.turns.fetch_add(1, Ordering::SeqCst);
+impl RpcSender for ControlClient {
+    fn send_line(&self, line: Vec<u8>) -> Result<(), CallError> {
+        self.send(&line, &StartedTimeout::now(Timeout::never()))
     }
-}
 
-impl Drop for Serving<'_> {
-    fn drop(&mut self) {
-        let mut shared = self.0.shared();
-        if shared.servers == Servers::One {
-            shared.servers = Servers::None;
-        }
-        drop(shared);
-        self.0.stand_by.notify_all();
+    fn request_answered(&self, id: &str) {
+        self.role.shared().endpoint.requests.end(id);
     }
 }
 
 impl ParentMessage {
     fn is_shutdown(&self) -> bool {
-        matches!(self, Self::Notification(told) if told.method == SHUTDOWN)
+        matches!(self, Self::Notification(notification) if notification.method == SHUTDOWN)
     }
 
-    fn into_request(self) -> Option<Request> {
+    pub(super) fn into_request(self) -> Option<Request> {
         match self {
             Self::Request(request) => Some(request),
             Self::Notification(_) => None,
@@ -382,35 +267,16 @@ impl ParentMessage {
     }
 }
 
-impl RpcSender for Control {
-    fn send_line(&self, line: Vec<u8>) -> Result<(), CallError> {
-        self.send(&line, &StartedTimeout::now(Timeout::never()))
-    }
-
-    fn request_answered(&self, id: &str) {
-        self.shared().endpoint.requests.end(id);
-    }
-}
-
-/// The listener: ends with the connection, or when nobody holds the link any more.
-fn listen(watched: &Stream, control: &Weak<Control>) {
+/// The listener thread. It ends with the connection, or when the client has been dropped.
+fn listen(watched: &Stream, client: &Weak<ControlClient>) {
     loop {
-        // Fails for want of memory only; then it is asked again.
+        // poll(2) fails only for want of memory; then it is repeated.
         let waited = watched.wait_readable();
-        let Some(control) = control.upgrade() else { return };
-        let is_read = Control::is_read(&control.shared()) && !control.is_in_request();
-        if waited.is_err() || is_read {
-            control.stand_by();
-        } else if !control.read_for_all() {
+        let Some(client) = client.upgrade() else { return };
+        if waited.is_err() || client.role.is_read_by_server() {
+            client.role.wait_until_needed();
+        } else if !client.read_for_channel() {
             return;
         }
-    }
-}
-
-/// Answers requests with a function: its result, or its error.
-pub(super) fn answer<R: Serialize>(request: Request, outcome: Result<R, RpcError>) -> Result<(), CallError> {
-    match outcome {
-        Ok(result) => request.reply(&result),
-        Err(error) => request.reply_error(&error),
     }
 }

@@ -1,4 +1,4 @@
-//! Whole lines to the parent, from many threads, each of which waits no longer than it wants.
+//! Whole lines to the parent, from many threads, each with its own timeout.
 
 use crate::{
     pipe::{
@@ -13,120 +13,122 @@ use std::{
     time::Duration,
 };
 
-/// How much is left for whoever writes; more than that waits for no parent that reads.
-const LEFT_BYTES: usize = 64 << 10;
+/// The most bytes that are queued for the thread that writes. A parent that reads never lets so much pile up.
+const QUEUED_BYTES_MAX: usize = 64 << 10;
 
-/// The writing side of control.
+/// The writing side of the control connection.
 #[derive(Debug)]
-pub(super) struct Writer {
-    gate: Mutex<Gate>,
+pub(super) struct LineWriter {
+    state: Mutex<WriterState>,
     is_free: Condvar,
 }
 
 #[derive(Debug)]
-struct Gate {
-    /// Nothing while somebody writes.
-    pen: Option<Pen>,
-    waiting: usize,
-    /// Whole lines for whoever writes now, to be written when he is done.
-    left: Vec<u8>,
+struct WriterState {
+    /// `None` while a thread writes.
+    end: Option<WriteEnd>,
+    waiting_threads: usize,
+    /// Whole lines that the writing thread writes after its own.
+    queued: Vec<u8>,
 }
 
 #[derive(Debug)]
-struct Pen {
+struct WriteEnd {
     half: WriteHalf,
-    /// Of a line whose writer had no more time: it goes before the next.
-    rest: SendQueue,
+    /// The rest of a line whose writer timed out. It precedes the next line.
+    unfinished: SendQueue,
 }
 
-impl Writer {
+impl LineWriter {
     pub(super) fn new(half: WriteHalf) -> Self {
-        let pen = Some(Pen { half, rest: SendQueue::default() });
-        Self { gate: Mutex::new(Gate { pen, waiting: 0, left: Vec::new() }), is_free: Condvar::new() }
+        let end = Some(WriteEnd { half, unfinished: SendQueue::default() });
+        let state = WriterState { end, waiting_threads: 0, queued: Vec::new() };
+        Self { state: Mutex::new(state), is_free: Condvar::new() }
     }
 
-    /// Writes a line. At [`TimedOut`](io::ErrorKind::TimedOut) the other side will see all of it or nothing.
-    pub(super) fn write(&self, line: &[u8], begun: &StartedTimeout<'_>) -> io::Result<()> {
-        let mut pen = self.take(begun)?;
-        let written = pen.write(line, begun);
-        self.put(pen);
+    /// Writes a line. After [`TimedOut`](io::ErrorKind::TimedOut) the parent will receive all of it or nothing.
+    pub(super) fn write(&self, line: &[u8], timeout: &StartedTimeout<'_>) -> io::Result<()> {
+        let mut end = self.take(timeout)?;
+        let written = end.write(line, timeout);
+        self.put(end);
         written
     }
 
-    /// Writes a line if that goes without waiting. Somebody who writes just now need not be stuck: the parent may have his line
-    /// already, and answers it, before he has laid down the pen. So the line is left for him.
-    pub(super) fn write_at_once(&self, line: &[u8]) {
-        let mut gate = self.lock();
-        match gate.pen.take() {
-            Some(mut pen) => {
-                drop(gate);
-                pen.write_at_once(line);
-                self.put(pen);
+    /// Writes a line if that is possible without blocking; otherwise the line is dropped. While another thread writes, it is
+    /// queued for that thread, which need not be blocked: the parent may have read its line, and answered, before the thread
+    /// returns from write(2).
+    pub(super) fn try_write(&self, line: &[u8]) {
+        let mut state = self.lock();
+        match state.end.take() {
+            Some(mut end) => {
+                drop(state);
+                end.try_write(line);
+                self.put(end);
             }
-            None if gate.left.len() < LEFT_BYTES => gate.left.extend_from_slice(line),
+            None if state.queued.len() < QUEUED_BYTES_MAX => state.queued.extend_from_slice(line),
             None => {}
         }
     }
 
-    fn put(&self, mut pen: Pen) {
-        let mut gate = self.lock();
-        while !gate.left.is_empty() {
-            let left = mem::take(&mut gate.left);
-            drop(gate);
-            pen.write_at_once(&left);
-            gate = self.lock();
+    fn put(&self, mut end: WriteEnd) {
+        let mut state = self.lock();
+        while !state.queued.is_empty() {
+            let queued = mem::take(&mut state.queued);
+            drop(state);
+            end.try_write(&queued);
+            state = self.lock();
         }
-        gate.pen = Some(pen);
-        let is_wanted = gate.waiting > 0;
-        drop(gate);
-        if is_wanted {
+        state.end = Some(end);
+        let has_waiting = state.waiting_threads > 0;
+        drop(state);
+        if has_waiting {
             self.is_free.notify_one();
         }
     }
 
-    fn take(&self, begun: &StartedTimeout<'_>) -> io::Result<Pen> {
-        let mut gate = self.lock();
+    fn take(&self, timeout: &StartedTimeout<'_>) -> io::Result<WriteEnd> {
+        let mut state = self.lock();
         loop {
-            if let Some(pen) = gate.pen.take() {
-                return Ok(pen);
+            if let Some(end) = state.end.take() {
+                return Ok(end);
             }
-            let left = begun.remaining();
-            if left.is_zero() {
+            let remaining = timeout.remaining();
+            if remaining.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            gate.waiting += 1;
-            gate = self.is_free.wait_timeout(gate, left).unwrap_or_else(PoisonError::into_inner).0;
-            gate.waiting -= 1;
+            state.waiting_threads += 1;
+            state = self.is_free.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting_threads -= 1;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Gate> {
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, WriterState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Pen {
-    fn write_at_once(&mut self, lines: &[u8]) {
-        // A parent that does not read has to do without.
+impl WriteEnd {
+    fn try_write(&mut self, lines: &[u8]) {
+        // A parent that does not read misses them.
         drop(self.write(lines, &StartedTimeout::now(Timeout::after(Duration::ZERO))));
     }
 
-    fn write(&mut self, line: &[u8], begun: &StartedTimeout<'_>) -> io::Result<()> {
-        let (written, outcome) = self.write_some(self.rest.rest(), begun);
-        self.rest.advance(written);
+    fn write(&mut self, line: &[u8], timeout: &StartedTimeout<'_>) -> io::Result<()> {
+        let (written, outcome) = self.write_some(self.unfinished.rest(), timeout);
+        self.unfinished.advance(written);
         outcome?;
-        let (written, outcome) = self.write_some(line, begun);
+        let (written, outcome) = self.write_some(line, timeout);
         if written > 0 {
-            self.rest.push(line.get(written..).unwrap_or_default());
+            self.unfinished.push(line.get(written..).unwrap_or_default());
         }
         outcome
     }
 
-    /// How much was written, and whether that was all.
-    fn write_some(&self, bytes: &[u8], begun: &StartedTimeout<'_>) -> (usize, io::Result<()>) {
+    /// Returns how many bytes were written, and the error if those were not all.
+    fn write_some(&self, bytes: &[u8], timeout: &StartedTimeout<'_>) -> (usize, io::Result<()>) {
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            match self.half.as_stream().write_timeout(rest, begun.rest()) {
+            match self.half.as_stream().write_timeout(rest, timeout.rest()) {
                 Ok(bytes) => written += bytes,
                 Err(error) => return (written, Err(error)),
             }
@@ -143,19 +145,19 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(30);
 
     #[test]
-    fn what_comes_while_somebody_writes_is_written_when_he_is_done() {
+    fn queued_line_is_written_after_the_line_in_progress() {
         let directory = tempfile::tempdir().unwrap();
         let name = PipeName::new(directory.path().join("writer")).unwrap();
         let listener = Listener::bind(&name).unwrap();
         let client = ConnectOptions::new().connect(&name, DEADLINE).unwrap();
         let (_reader, half) = client.split();
         let server = listener.accept().unwrap();
-        let writer = Writer::new(half);
-        let mut pen = writer.take(&StartedTimeout::now(Timeout::never())).unwrap();
-        pen.write(b"answer\n", &StartedTimeout::now(Timeout::never())).unwrap();
-        writer.write_at_once(b"pong\n");
-        writer.put(pen);
-        writer.write_at_once(b"more\n");
+        let writer = LineWriter::new(half);
+        let mut end = writer.take(&StartedTimeout::now(Timeout::never())).unwrap();
+        end.write(b"answer\n", &StartedTimeout::now(Timeout::never())).unwrap();
+        writer.try_write(b"pong\n");
+        writer.put(end);
+        writer.try_write(b"more\n");
         let mut said = Vec::new();
         while said.len() < b"answer\npong\nmore\n".len() {
             let mut part = [0; 64];

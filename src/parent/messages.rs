@@ -1,0 +1,272 @@
+//! The pipe for messages: whole frames, from many threads.
+
+use super::error::{ParentError, SendError};
+use crate::{
+    pipe::anonymous::{ends::PipeWriter, handle::Handle},
+    wire::framing::{Framing, encode::encode},
+};
+use serde::Serialize;
+use std::{
+    cell::Cell,
+    io::{self, Write as _},
+    process,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+/// The most bytes of a frame buffer that are kept for the next frame.
+const KEPT_BYTES_MAX: usize = 64 * 1024;
+
+/// The worker's end of the pipe for messages, or none.
+#[derive(Debug)]
+pub(super) struct MessagePipe {
+    /// Outside the lock, so that `is_closed` does not wait for a blocked write.
+    pipe: Option<PipeWriter>,
+    lock: Mutex<WriteLock>,
+    pub(super) framing: Framing,
+}
+
+/// Held while frames are written, so that those of several threads do not mix.
+#[derive(Debug, Default)]
+struct WriteLock {
+    /// A write failed within a frame: whatever followed would be read as its rest.
+    is_torn: bool,
+}
+
+thread_local! {
+    /// The buffer for the frames of this thread, kept so that not every message allocates.
+    static FRAME: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+impl MessagePipe {
+    /// Without a pipe: every `send` fails.
+    pub(super) fn none() -> Self {
+        Self { pipe: None, lock: Mutex::default(), framing: Framing::default() }
+    }
+
+    /// `given` describes the handle in errors.
+    pub(super) fn inherit(handle: Handle, given: impl FnOnce() -> String) -> Result<Self, ParentError> {
+        let pipe = PipeWriter::inherit(handle)
+            .map_err(|source| ParentError::InvalidHandle { given: given().into(), source })?;
+        Ok(Self { pipe: Some(pipe), ..Self::none() })
+    }
+
+    pub(super) fn pipe(&self) -> Option<&PipeWriter> {
+        self.pipe.as_ref()
+    }
+
+    pub(super) fn send<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError> {
+        // Taken out, not borrowed: serializing the value may itself send messages.
+        let mut frame = FRAME.try_with(Cell::take).unwrap_or_default();
+        frame.clear();
+        let sent = encode(self.framing, value, &mut frame).map_err(SendError::Encode).and_then(|()| self.write(&frame));
+        frame.shrink_to(KEPT_BYTES_MAX);
+        // Fails on a thread whose buffer was destroyed already; that thread sends as well.
+        FRAME.try_with(|kept| kept.set(frame)).unwrap_or_default();
+        sent
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.pipe.as_ref().is_some_and(PipeWriter::is_broken)
+    }
+
+    pub(super) fn wait_closed(&self, timeout: Duration) -> bool {
+        // poll(2) fails only for want of memory, which says nothing about the parent.
+        self.pipe.as_ref().is_some_and(|pipe| pipe.wait_broken(timeout).unwrap_or(false))
+    }
+
+    /// Writes whole frames.
+    fn write(&self, frames: &[u8]) -> Result<(), SendError> {
+        let Some(mut pipe) = self.pipe.as_ref() else { return Err(SendError::NoMessages) };
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_torn {
+            return Err(SendError::Io(io::Error::other("an earlier message was written in part only")));
+        }
+        let mut rest = frames;
+        while !rest.is_empty() {
+            match pipe.write(rest) {
+                Ok(count) if count > 0 => rest = rest.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(SendError::ParentGone),
+                failed => {
+                    lock.is_torn = rest.len() < frames.len();
+                    return Err(SendError::Io(failed.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into())));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Messages that are written together: [`Parent::buffered`](crate::Parent::buffered).
+///
+/// Dropping it writes the buffered messages and ignores errors; [`flush`](Self::flush) returns them. Buffered messages are lost
+/// when the process is killed or ends by [`std::process::exit`].
+pub struct BufferedSender<'a> {
+    messages: &'a MessagePipe,
+    frames: Vec<u8>,
+    capacity: usize,
+    /// The process that created it.
+    owner: u32,
+}
+
+shown_as!(BufferedSender<'_>, |buffered| { bytes: buffered.frames.len(), capacity: buffered.capacity });
+
+impl<'a> BufferedSender<'a> {
+    pub(super) fn new(messages: &'a MessagePipe, capacity: usize) -> Self {
+        Self { messages, frames: Vec::new(), capacity, owner: process::id() }
+    }
+
+    /// Adds a message, and writes all buffered messages once they reach the capacity.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Parent::send`](crate::Parent::send). After [`SendError::Encode`] the messages before it are still buffered; after
+    /// any other error the buffer is empty.
+    pub fn send<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), SendError> {
+        encode(self.messages.framing, value, &mut self.frames).map_err(SendError::Encode)?;
+        if self.frames.len() >= self.capacity { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes the buffered messages, if any.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Parent::send`](crate::Parent::send). The buffer is empty then.
+    pub fn flush(&mut self) -> Result<(), SendError> {
+        let written = self.messages.write(&self.frames);
+        self.frames.clear();
+        self.frames.shrink_to(self.capacity.max(KEPT_BYTES_MAX));
+        written
+    }
+}
+
+impl Drop for BufferedSender<'_> {
+    fn drop(&mut self) {
+        // After a fork both processes have a copy; only the original writes the messages.
+        if self.owner == process::id() {
+            // A destructor cannot return the error; `flush` can.
+            drop(self.flush());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read as _, os::fd::AsFd as _, sync::Arc, thread};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::pipe::anonymous::{ends::PipeReader, from_child};
+
+    fn pipe() -> (MessagePipe, PipeReader) {
+        let (reader, end) = from_child().unwrap();
+        (MessagePipe { pipe: Some(end.into_writer().unwrap()), ..MessagePipe::none() }, reader)
+    }
+
+    #[test]
+    fn p02_threads_send_whole_messages() {
+        let (parent, mut reader) = pipe();
+        let parent = Arc::new(parent);
+        let long = "x".repeat(10_000);
+        let mut received = String::new();
+        thread::scope(|scope| {
+            for sender in [0, 1, 2] {
+                let (parent, long) = (Arc::clone(&parent), &long);
+                scope.spawn(move || (0..50).for_each(|n| parent.send(&(sender, n, long)).unwrap()));
+            }
+            drop(parent);
+            reader.read_to_string(&mut received).unwrap();
+        });
+        let mut next = [0, 0, 0];
+        for line in received.lines() {
+            let (sender, n, text): (usize, u32, &str) = serde_json::from_str(line).unwrap();
+            assert_eq!((n, text), (next[sender], &*long));
+            next[sender] += 1;
+        }
+        assert_eq!(next, [50, 50, 50]);
+    }
+
+    #[test]
+    fn p02_sends_whole_messages_through_a_nonblocking_pipe() {
+        let (parent, mut reader) = pipe();
+        crate::sys::fd::set_nonblocking(parent.pipe().unwrap().as_fd()).unwrap();
+        crate::sys::fd::set_nonblocking(reader.as_fd()).unwrap();
+        let long = "x".repeat(300_000);
+        let mut received = String::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..10).for_each(|n| parent.send(&(n, &long)).unwrap());
+                drop(parent);
+            });
+            reader.read_to_string(&mut received).unwrap();
+        });
+        let numbers = received.lines().map(|line| serde_json::from_str::<(u32, &str)>(line).unwrap().0);
+        assert_eq!(numbers.collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn buffered_messages_are_written_together() {
+        let (parent, reader) = pipe();
+        let available = || reader.bytes_available().unwrap();
+        let mut buffered = BufferedSender::new(&parent, 8);
+        buffered.send(&12).unwrap();
+        buffered.send(&34).unwrap();
+        assert_eq!(available(), 0);
+        buffered.send(&5).unwrap();
+        assert_eq!(available(), 8, "12, 34 and 5, a line each");
+        buffered.send(&6).unwrap();
+        let unwritable = std::collections::BTreeMap::from([((1, 2), 3)]);
+        assert!(matches!(buffered.send(&unwritable), Err(SendError::Encode(_))));
+        buffered.flush().unwrap();
+        assert_eq!(available(), 10);
+        buffered.send(&7).unwrap();
+        drop(buffered);
+        assert_eq!(available(), 12, "dropping writes the rest");
+    }
+
+    #[test]
+    fn p02_buffered_messages_are_not_written_by_the_drop_in_another_process() {
+        let (parent, reader) = pipe();
+        let mut buffered = BufferedSender::new(&parent, 100);
+        buffered.send(&1).unwrap();
+        // As in a forked child, whose parent writes the message too.
+        buffered.owner = 0;
+        drop(buffered);
+        assert_eq!(reader.bytes_available().unwrap(), 0);
+    }
+
+    #[test]
+    fn serializing_a_message_may_send_another() {
+        struct Sending<'a>(&'a MessagePipe);
+        impl Serialize for Sending<'_> {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                self.0.send(&"inner").map_err(serde::ser::Error::custom)?;
+                serializer.serialize_str("outer")
+            }
+        }
+        let (parent, mut reader) = pipe();
+        parent.send(&Sending(&parent)).unwrap();
+        drop(parent);
+        let mut received = String::new();
+        reader.read_to_string(&mut received).unwrap();
+        assert_eq!(received, "\"inner\"\n\"outer\"\n");
+    }
+
+    #[test]
+    fn p15_closed_pipe_is_reported() {
+        let (parent, reader) = pipe();
+        assert!(!parent.is_closed());
+        assert!(!parent.wait_closed(Duration::from_millis(1)));
+        drop(reader);
+        assert!(parent.wait_closed(Duration::from_secs(60)));
+        assert!(parent.is_closed());
+        let error = parent.send(&json!({"done": 1})).unwrap_err();
+        assert!(matches!(error, SendError::ParentGone));
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::BrokenPipe);
+        let mut buffered = BufferedSender::new(&parent, 100);
+        buffered.send(&1).unwrap();
+        assert!(matches!(buffered.flush(), Err(SendError::ParentGone)));
+    }
+}
