@@ -1,7 +1,7 @@
 //! A host that limits a worker's tree, and tells what became of it.
 
 use crate::{Options, Outcome};
-use pipewright::{CgroupLimit, StdinMode, Supervisor, Worker, WorkerSpec};
+use pipewright::{StdinMode, Supervisor, Worker, WorkerSpec, limits::CgroupLimit};
 use serde_json::{Map, Value, json};
 use std::{fs, path::Path};
 

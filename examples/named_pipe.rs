@@ -22,7 +22,6 @@ use std::{
 };
 
 use pipewright::{
-    Tunnel,
     pipe::{
         PipeMode,
         anonymous::PipeWriter,
@@ -31,6 +30,7 @@ use pipewright::{
         },
     },
     printable,
+    tunnel::Tunnel,
 };
 
 type Outcome = Result<(), Box<dyn Error>>;

@@ -21,7 +21,7 @@ pub struct Exit {
     pub stderr_tail: Box<[u8]>,
     /// Streams that somebody else still held open after the process had ended and the drain time was over.
     pub leaked_streams: Vec<LeakedStream>,
-    /// The kernel has killed one of its tree since the tree's [memory limit](crate::CgroupLimit) was reached.
+    /// The kernel has killed one of its tree since the tree's [memory limit](crate::limits::CgroupLimit) was reached.
     pub oom_killed: bool,
     /// Processes of its tree that outlived it, as [`WorkerSpec::survivors`](crate::WorkerSpec::survivors) says: killed (the default)
     /// or only reported. [`Survivor::alive`] tells which of them were still running when the exit was reported.

@@ -1,10 +1,41 @@
-//! Supervisor of worker processes: pipes, messages, calls.
+//! Supervision of child processes on Linux: spawning, messages and output in one channel, calls, restarts, and the clean-up of every
+//! descendant.
 //!
-//! A parent starts [workers](Worker) from [specs](WorkerSpec) and hears everything they say, and all that happens to them, as
-//! [events](Event) in one crossbeam channel. A worker sends [messages](Message) through a pipe whose number stands on its command
-//! line, and can be [called](Worker::call) over a named pipe.
+//! ```
+//! use pipewright::{EventKind, OutputMode, Supervisor, WorkerSpec};
+//!
+//! let supervisor = Supervisor::new()?;
+//! supervisor.spawn(WorkerSpec::new("sh").args(["-c", "echo hello; exit 3"]).stdout(OutputMode::Lines))?;
+//! supervisor.close(); // no more workers: the channel closes after the last event
+//! for event in supervisor.events() {
+//!     match event.kind {
+//!         EventKind::Line { line, .. } => println!("{}: {}", event.worker, line.text()), // #1: hello
+//!         EventKind::Exited(exit) => println!("{}: {exit}", event.worker),               // #1: exit code 3
+//!         _ => {}
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The nouns
+//!
+//! * A [`WorkerSpec`] describes a child process: program, arguments, pipes, readiness, restarts, stop.
+//! * The [`Supervisor`] spawns workers from specs. It runs one event loop and sends every [`Event`] of every worker to one crossbeam
+//!   channel, [`Supervisor::events`].
+//! * A [`Worker`] is the parent's handle: wait, stop, restart, signal, [call](Worker::call). An *incarnation* is one process of a
+//!   worker; each restart begins the next one.
+//! * A [`Message`] is one frame, by default one JSON line, that a worker writes to the pipe named on its command line. A [`Line`] is a line of its
+//!   captured standard output or error.
+//! * A [`Request`] or [`Notification`] arrives from a worker over its control connection, which carries JSON-RPC 2.0 both ways.
+//! * [`Parent`] is the worker's side of all this. Linking it is optional: any program that takes a file descriptor number can be a worker.
+//! * A [`WorkerGroup`] starts workers in the order of their dependencies, stops them in reverse, and restarts them by a [`Strategy`], as in OTP.
+//! * A [`Process`] is one child without a supervisor ([`WorkerSpec::spawn_unsupervised`]).
+//!
+//! [`pipe`] has anonymous and named pipes that are useful without a supervisor.
 //!
 //! # A build tool
+//!
+//! Each worker reports progress through its message pipe. `{}` is replaced by the number of the file descriptor.
 //!
 //! ```no_run
 //! use pipewright::{EventKind, Pass, Supervisor, WorkerSpec};
@@ -14,7 +45,7 @@
 //! for file in ["a.c", "b.c"] {
 //!     supervisor.spawn(compiler.clone().arg(file))?;
 //! }
-//! supervisor.close(); // no more workers: the events end with the last one
+//! supervisor.close();
 //! for event in supervisor.events() {
 //!     if let EventKind::Message(message) = event.kind {
 //!         println!("{}: {}", event.worker, message.as_str()?);
@@ -25,8 +56,8 @@
 //!
 //! # A test harness
 //!
-//! Each test is a worker with a time limit: one that hangs is ended with its process group, and one that leaves a daemon behind that
-//! holds its output delays nothing, and is reported.
+//! Each test is a worker with a time limit. A test that hangs is stopped together with its process group. A daemon that a test leaves
+//! behind with the test's output open delays nothing, and is reported.
 //!
 //! ```
 //! use pipewright::{EventKind, OutputMode, Supervisor, SurvivorPolicy, WorkerSpec};
@@ -35,7 +66,7 @@
 //! let supervisor = Supervisor::new()?;
 //! let test = WorkerSpec::new("sh").args(["-c", "echo tested; exit 3"]).runtime_max(Duration::from_secs(10));
 //! supervisor.spawn(test.stdout(OutputMode::Lines).stderr(OutputMode::Lines).survivors(SurvivorPolicy::Report))?;
-//! supervisor.close(); // no more workers: the events end with the last one
+//! supervisor.close();
 //! let (mut text, mut code) = (String::new(), None);
 //! for event in supervisor.events() {
 //!     match event.kind {
@@ -51,8 +82,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! One process without a supervisor is [`WorkerSpec::spawn_unsupervised`]: you read its pipes, with deadlines, and wait for it.
-//!
 //! # A plugin host
 //!
 //! ```no_run
@@ -65,109 +94,121 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # In a worker
+//! # A worker
 //!
 //! ```no_run
 //! let parent = pipewright::Parent::from_args()?;
 //! parent.send(&"started")?;
 //! parent.serve(1, |request| match request.method() {
-//!     "format" => Ok(request.params::<[String; 1]>()?.concat()), // what is no string is the caller's error
+//!     "format" => Ok(request.params::<[String; 1]>()?.concat()), // wrong parameters are the caller's error
 //!     other => Err(pipewright::RpcError::method_not_found(other)),
 //! });
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # What blocks, and what waits
+//! # What blocks
 //!
-//! [`Supervisor::spawn`] returns when the program runs. Receiving an event, [`Worker::wait`] and [`Worker::call`] wait as long as
-//! you say. A worker waits when its [window](WorkerSpec::window) is used up: 1 MiB of its messages are in the channel or in your
-//! hands. Dropping messages gives their bytes back. Whoever keeps what it received, but has received everything, is not stalled.
+//! * [`Supervisor::spawn`] blocks until the child has executed its program.
+//! * [`Worker::call`], [`Worker::wait_timeout`] and all other waits take a timeout; only [`Worker::wait`] and [`WorkerGroup::wait`] do
+//!   not.
+//! * The event loop never blocks. A slow consumer delays only the workers whose [window](WorkerSpec::window) is used up: by default a
+//!   worker is paused while 1 MiB of its messages is in the channel or held by the consumer. Dropping a message returns its bytes. A
+//!   consumer that keeps its messages but has received all of them does not stall the worker.
 //!
 //! # What dropping does
 //!
-//! Dropping a [`Worker`] changes nothing. Dropping the [`Supervisor`] ends all workers with all they have started, within its grace
-//! period (2 s, which cuts the default stop ladder short) and five seconds; [`shutdown`](Supervisor::shutdown) does so too, and
-//! tells how. When its process is killed, so are they.
-//! Dropping a [`Process`] kills it, and dropping a [`Tunnel`] ends its ssh. Dropping a [`Request`] answers it with an error, and a
-//! [`PendingCall`] cancels it.
+//! | dropped | effect |
+//! |---|---|
+//! | [`Supervisor`] | Stops all workers and everything they started, within its grace period (2 s, which cuts the default [stop policy](StopPolicy) short) and six more seconds. [`shutdown`](Supervisor::shutdown) does the same with a timeout and returns a report. |
+//! | [`Worker`], [`WorkerGroup`] | Nothing. |
+//! | [`Message`], [`Line`] | Returns its bytes to the worker's window. |
+//! | [`Request`] | Answers with an error. |
+//! | [`PendingCall`] | Cancels the call. |
+//! | [`Process`] | Kills it. |
+//! | [`Tunnel`](tunnel::Tunnel) | Ends its ssh. |
+//!
+//! If the supervisor's process is killed, its [guard] kills all workers and their descendants.
 //!
 //! # Features
 //!
-//! `tracing`, off by default, tells [tracing](https://docs.rs/tracing) what happens, all of it under the target `pipewright`. Each
-//! incarnation is a span `worker` with the fields `id`, `name`, `incarnation` and `pid`, and each [event](EventKind) of it is one in
-//! that span, told just before it is sent. What fails is a warning, giving up an error, starts, readiness and restarts are
-//! information; an exit is a warning unless it succeeded or the worker was being stopped, and an error where the worker is
-//! [unkillable](ExitStatus::Unkillable). The rungs of a stop ladder are at `DEBUG`, and so is each call when it has ended: its `method`, its
-//! `outcome`, and how long it `took_us`, in the span of its caller. Times are numbers: `after_ms`, `duration_ms`.
+//! `tracing`, off by default, reports to [tracing](https://docs.rs/tracing) under the target `pipewright`. Each incarnation is a span
+//! `worker` with the fields `id`, `name`, `incarnation` and `pid`; each [event](EventKind) is a tracing event in that span, reported
+//! just before it is sent. Durations are numbers: `after_ms`, `duration_ms`.
 //!
-//! What a worker says is told at `TRACE` alone, and by its length: it may hold secrets, and so may what it is asked and answers, its
-//! arguments and its environment. Of control the names of the methods are told.
+//! | level | events |
+//! |---|---|
+//! | `ERROR` | giving up, an [unkillable](ExitStatus::Unkillable) process |
+//! | `WARN` | failures, and exits other than a success or a requested stop |
+//! | `INFO` | starts, readiness, restarts, expected exits |
+//! | `DEBUG` | steps of a [stop policy](StopPolicy); completed calls with `method`, `outcome` and `took_us`, in the caller's span |
+//! | `TRACE` | messages, lines, requests: their length or method only |
 //!
-//! Subscribers run on the supervisor's loop, where only the global one is heard: a slow one delays all workers. A panic of it is
-//! told by the panic hook and goes no further: workers are looked after, and the next thing is told, as if nothing had been. It may
-//! use a [`Worker`] that it holds, but must not wait there: not for an answer, an end or a [status](Supervisor::status), and not
-//! for whoever receives the events.
+//! The content of messages and output, parameters, results, arguments and environments are never reported, since they may contain
+//! secrets.
 //!
-//! The documents: [architecture](docs::architecture), [gotchas](docs::gotchas) and
-//! [protocol](docs::protocol).
+//! The subscriber runs on the event loop's thread, so only the global subscriber receives these events, and a slow one delays all
+//! workers. A panic in it goes to the panic hook and is caught. It may use a [`Worker`] handle, but must not block on the
+//! supervisor: not on a call, an exit, a [status](Supervisor::status) or the consumer of the events.
+//!
+//! # Documents
+//!
+//! [architecture](docs::architecture), [gotchas](docs::gotchas), [protocol](docs::protocol).
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("pipewright runs on Linux only: it needs pidfd, epoll and clone(2)");
 
-// The floors, bottom to top: a module imports only from those that stand above it in this list.
+// In dependency order: a module imports only modules above it. `tests/it/house.rs` has the exact table.
 #[cfg(target_os = "linux")]
 #[macro_use] // `shown_as`
-mod text; // foreign text made safe to show
+mod text; // escapes text of other processes
 
 #[cfg(target_os = "linux")]
-mod ids; // the numbers of workers and groups
+mod ids; // worker and group ids
 
 #[cfg(target_os = "linux")]
-mod exit; // how a process ended: facts that every floor speaks of
+mod exit; // how a process ended
 
 #[cfg(target_os = "linux")]
-mod sys; // the kernel, one facility a file; the only unsafe
+mod sys; // system calls, one kernel facility per file; the only unsafe code
 
 #[cfg(target_os = "linux")]
-mod wire; // bytes to values and back; pure
+mod wire; // framing, JSON-RPC, sd_notify; no I/O
 
 #[cfg(target_os = "linux")]
-mod policy; // decisions: facts and the time in, actions out; pure
+mod policy; // state machines: facts and the current time in, actions out; no I/O
 
 #[cfg(target_os = "linux")]
-pub mod pipe; // the two kinds of pipes; useful alone
+pub mod pipe; // anonymous and named pipes
 
 #[cfg(target_os = "linux")]
-mod parent; // the worker's side; links nothing of what stands below
+mod parent; // the worker's side; does not link the supervisor
 
 #[cfg(target_os = "linux")]
-mod launch; // a recipe becomes a process
+mod launch; // starts one process
 
 #[cfg(target_os = "linux")]
-pub mod guard; // the process that ends all trees when the host is killed
+pub mod guard; // kills all trees when the supervisor's process is killed
 
 #[cfg(target_os = "linux")]
 mod supervisor; // the parent's side
 
 #[cfg(target_os = "linux")]
-pub use exit::{Exit, ExitStatus, LeakedStream, Survivor, Usage};
+pub use exit::{Exit, ExitStatus};
 #[cfg(target_os = "linux")]
 pub use ids::{GroupId, WorkerId};
 #[cfg(target_os = "linux")]
 pub use launch::{
     error::{SpawnError, SpawnStep, SpecError},
-    limits::{CgroupLimit, IoPriority, ResourceLimit},
     pass::Pass,
     process::Process,
     stdio::{OutputMode, ProcessGroup, StdinMode},
-    tunnel::{Tunnel, TunnelBuilder, error::TunnelError},
 };
 #[cfg(target_os = "linux")]
 pub use parent::{BufferedSender, Parent, ParentError, ParentMessage, SendError};
 #[cfg(target_os = "linux")]
 pub use policy::{
     group::model::{AutoShutdown, DependencyCondition, Strategy},
-    restart::{Backoff, ExitMatch, GiveUpReason, Restart, RestartIntensity, RestartPolicy},
+    restart::{Backoff, ExitMatch, Restart, RestartIntensity, RestartPolicy},
     stop::{StopPolicy, StopStep},
     survivors::SurvivorPolicy,
     watchdog::Watchdog,
@@ -175,15 +216,8 @@ pub use policy::{
 #[cfg(target_os = "linux")]
 pub use supervisor::{
     Supervisor, SupervisorBuilder,
-    containment::report::{Containment, ContainmentKind, KernelFeature, MissingFeature},
-    control::{
-        call::{CallCanceller, PendingCall},
-        hello::HandshakeError,
-    },
-    events::{
-        event::{DisconnectReason, Event, EventKind, InvalidFrame, OutputStream, ReadinessError},
-        warning::Warning,
-    },
+    control::call::{CallCanceller, PendingCall},
+    events::event::{Event, EventKind},
     handles::{
         batch::WorkerBatch,
         group::WorkerGroup,
@@ -196,21 +230,13 @@ pub use supervisor::{
         group::{GroupError, GroupPolicy},
         readiness::Readiness,
     },
-    worker::{
-        group::{GroupEndReason, GroupState, GroupStatus},
-        status::{SupervisorStatus, WorkerState, WorkerStatus},
-    },
 };
 #[cfg(target_os = "linux")]
 pub use text::{Printable, printable};
 #[cfg(target_os = "linux")]
 pub use wire::{
     decode::DecodeError,
-    framing::{
-        Framing,
-        error::{FrameError, FrameErrorKind},
-        line_ending::LineEnding,
-    },
+    framing::Framing,
     jsonrpc::{
         error::{CallError, RpcError},
         request::{Notification, Request},
@@ -218,7 +244,51 @@ pub use wire::{
     message::{Line, Message},
 };
 
-/// Documents that are longer than a page of a type.
+/// What events carry: reasons, errors, warnings and the parts of an [`Exit`].
+#[cfg(target_os = "linux")]
+pub mod events {
+    pub use crate::{
+        exit::{LeakedStream, Survivor, Usage},
+        policy::restart::GiveUpReason,
+        supervisor::{
+            control::hello::HandshakeError,
+            events::{
+                event::{DisconnectReason, InvalidFrame, OutputStream, ReadinessError},
+                warning::Warning,
+            },
+        },
+        wire::framing::{
+            error::{FrameError, FrameErrorKind},
+            line_ending::LineEnding,
+        },
+    };
+}
+
+/// Resource limits and priorities of workers, for [`WorkerSpec`].
+#[cfg(target_os = "linux")]
+pub mod limits {
+    pub use crate::launch::limits::{CgroupLimit, IoPriority, ResourceLimit};
+}
+
+/// Snapshots of supervisors, workers and groups, and how strongly descendants are contained.
+#[cfg(target_os = "linux")]
+pub mod status {
+    pub use crate::supervisor::{
+        containment::report::{Containment, ContainmentKind, KernelFeature, MissingFeature},
+        worker::{
+            group::{GroupEndReason, GroupState, GroupStatus},
+            status::{SupervisorStatus, WorkerState, WorkerStatus},
+        },
+    };
+}
+
+/// Named pipes of another machine, through ssh.
+#[cfg(target_os = "linux")]
+pub mod tunnel {
+    pub use crate::launch::tunnel::{Tunnel, TunnelBuilder, error::TunnelError};
+}
+
+/// Longer documents.
 pub mod docs {
     #[doc = include_str!("../docs/architecture.md")]
     pub mod architecture {}
@@ -228,7 +298,7 @@ pub mod docs {
     pub mod protocol {}
 }
 
-/// The programs of the README are compiled with the tests.
+/// Compiles the programs of the README with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 mod readme {}

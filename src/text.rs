@@ -26,7 +26,7 @@ macro_rules! shown_as {
 /// backslash stays as it is, so the original cannot be restored from the result.
 ///
 /// The library applies this to foreign text in its errors and in texts meant for people, such as
-/// [`Survivor::command`](crate::Survivor::command). Output as the worker wrote it, such as [`Line::text`](crate::Line::text) and
+/// [`Survivor::command`](crate::events::Survivor::command). Output as the worker wrote it, such as [`Line::text`](crate::Line::text) and
 /// [`Exit::stderr_tail`](crate::Exit::stderr_tail), is unchanged: use this before it is shown.
 ///
 /// ```

@@ -9,8 +9,10 @@ use crate::{
 };
 use crossbeam_channel::Receiver;
 use pipewright::{
-    Event, EventKind, Exit, GroupError, GroupPolicy, ReadinessError, Restart, Supervisor, SupervisorStatus, Worker,
-    WorkerGroup, WorkerSpec, WorkerState, printable,
+    Event, EventKind, Exit, GroupError, GroupPolicy, Restart, Supervisor, Worker, WorkerGroup, WorkerSpec,
+    events::ReadinessError,
+    printable,
+    status::{SupervisorStatus, WorkerState},
 };
 use std::{
     collections::HashSet,

@@ -2,8 +2,9 @@
 
 use super::value::{Keys, Value, Wrong, flag, list, number, parsed, place, table, text, word};
 use pipewright::{
-    Backoff, CgroupLimit, DependencyCondition, ExitMatch, OutputMode, Readiness, ResourceLimit, Restart,
-    RestartIntensity, RestartPolicy, SpecError, StopPolicy, StopStep, WorkerSpec,
+    Backoff, DependencyCondition, ExitMatch, OutputMode, Readiness, Restart, RestartIntensity, RestartPolicy,
+    SpecError, StopPolicy, StopStep, WorkerSpec,
+    limits::{CgroupLimit, ResourceLimit},
 };
 use std::{
     collections::BTreeMap,

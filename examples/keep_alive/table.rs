@@ -1,6 +1,6 @@
 //! The table of all workers, as text that fits a terminal of 80 columns.
 
-use pipewright::{WorkerStatus, printable};
+use pipewright::{printable, status::WorkerStatus};
 use std::time::Duration;
 
 const NAME_CHARS: usize = 16;

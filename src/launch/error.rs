@@ -168,7 +168,7 @@ pub enum SpawnStep {
     Clone,
     /// clone3(2) into the worker's cgroup.
     Cgroup,
-    /// Setting a [`CgroupLimit`](crate::CgroupLimit): no cgroup of its own, or no such controller.
+    /// Setting a [`CgroupLimit`](crate::limits::CgroupLimit): no cgroup of its own, or no such controller.
     CgroupLimit,
     /// Entering the working directory.
     CurrentDir(Box<Path>),

@@ -250,7 +250,7 @@ impl Supervisor {
     ///   signals a whole group, often sends the first one twice.
     /// * SIGTSTP: the workers are stopped with all they have started, then this process; when it goes on they do, and no deadline of
     ///   theirs has come nearer meanwhile. Those of your own calls have. Of those who have left a worker's group some go on all the
-    ///   time: whoever has thrown away its environment or is in the middle of an exec, and without a [cgroup](crate::Containment) whoever
+    ///   time: whoever has thrown away its environment or is in the middle of an exec, and without a [cgroup](crate::status::Containment) whoever
     ///   has lost its parent. Where there is no shell above this process that could have it go on, as for the first program of a
     ///   container's terminal, nobody is stopped for longer than a moment: the kernel spares such a program.
     ///

@@ -3,8 +3,8 @@
 
 use crate::support::{DEADLINE, FIXTURE, Story, Way, alone, comes_true, switches};
 use pipewright::{
-    CallError, EventKind, FrameErrorKind, OutputMode, Pass, Readiness, StdinMode, Supervisor, Watchdog, Worker,
-    WorkerSpec,
+    CallError, EventKind, OutputMode, Pass, Readiness, StdinMode, Supervisor, Watchdog, Worker, WorkerSpec,
+    events::FrameErrorKind,
 };
 use serde_json::{Value, json};
 use std::{

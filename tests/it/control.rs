@@ -2,8 +2,9 @@
 
 use crate::support::{DEADLINE, Story, Way, alone, both_ways, is_alive};
 use pipewright::{
-    CallError, DisconnectReason, Event, EventKind, FrameErrorKind, HandshakeError, OutputMode, Pass, Request,
-    StdinMode, StopPolicy, StopStep, Supervisor, Warning, Worker, WorkerSpec,
+    CallError, Event, EventKind, OutputMode, Pass, Request, StdinMode, StopPolicy, StopStep, Supervisor, Worker,
+    WorkerSpec,
+    events::{DisconnectReason, FrameErrorKind, HandshakeError, Warning},
 };
 use serde_json::{Value, json};
 use std::{

@@ -5,7 +5,8 @@ use crate::{
     support::{DEADLINE, Story, Way, alone, as_ordinary_user, comes_true, is_alive},
 };
 use pipewright::{
-    Exit, ExitStatus, KernelFeature, Pass, ProcessGroup, StdinMode, StopPolicy, StopStep, Supervisor, WorkerSpec,
+    Exit, ExitStatus, Pass, ProcessGroup, StdinMode, StopPolicy, StopStep, Supervisor, WorkerSpec,
+    status::KernelFeature,
 };
 use std::{fs, sync::Arc, time::Duration};
 

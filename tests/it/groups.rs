@@ -5,9 +5,11 @@ use crate::{
     support::{DEADLINE, Story, Way, both_ways},
 };
 use pipewright::{
-    AutoShutdown, Backoff, DependencyCondition, Event, EventKind, ExitMatch, ExitStatus, GiveUpReason, GroupEndReason,
-    GroupError, GroupPolicy, GroupState, OutputMode, Readiness, Restart, RestartPolicy, SpecError, StdinMode,
-    StopPolicy, StopStep, StoppedWorker, Strategy, Supervisor, Worker, WorkerGroup, WorkerSpec, WorkerState,
+    AutoShutdown, Backoff, DependencyCondition, Event, EventKind, ExitMatch, ExitStatus, GroupError, GroupPolicy,
+    OutputMode, Readiness, Restart, RestartPolicy, SpecError, StdinMode, StopPolicy, StopStep, StoppedWorker, Strategy,
+    Supervisor, Worker, WorkerGroup, WorkerSpec,
+    events::GiveUpReason,
+    status::{GroupEndReason, GroupState, WorkerState},
 };
 use std::{sync::mpsc, thread, time::Duration};
 

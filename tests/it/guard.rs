@@ -5,7 +5,8 @@ use crate::support::{
     read_to_end, wait_gone, wait_nobody,
 };
 use pipewright::{
-    Exit, OutputMode, Process, ProcessGroup, ResourceLimit, StdinMode, Worker, WorkerSpec, pipe::anonymous::PipeReader,
+    Exit, OutputMode, Process, ProcessGroup, StdinMode, Worker, WorkerSpec, limits::ResourceLimit,
+    pipe::anonymous::PipeReader,
 };
 use std::{
     fmt, fs,

@@ -6,8 +6,10 @@ use crate::{
 };
 use crossbeam_channel::{Receiver, Sender};
 use pipewright::{
-    Backoff, EventKind, Message, OutputMode, Pass, Readiness, ReadinessError, Restart, RestartPolicy, SpawnError,
-    SpecError, StdinMode, StopPolicy, StopStep, Supervisor, Warning, Watchdog, WorkerSpec, WorkerState,
+    Backoff, EventKind, Message, OutputMode, Pass, Readiness, Restart, RestartPolicy, SpawnError, SpecError, StdinMode,
+    StopPolicy, StopStep, Supervisor, Watchdog, WorkerSpec,
+    events::{ReadinessError, Warning},
+    status::WorkerState,
 };
 use serde_json::json;
 use std::{

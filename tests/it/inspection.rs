@@ -9,8 +9,8 @@ use crate::{
     },
 };
 use pipewright::{
-    Backoff, Containment, ContainmentKind, Exit, ExitStatus, KernelFeature, Pass, Restart, RestartIntensity,
-    RestartPolicy, StdinMode, StopPolicy, WorkerSpec,
+    Backoff, Exit, ExitStatus, Pass, Restart, RestartIntensity, RestartPolicy, StdinMode, StopPolicy, WorkerSpec,
+    status::{Containment, ContainmentKind, KernelFeature},
 };
 use std::{
     fs,
@@ -128,7 +128,7 @@ fn p09_every_candidate_inspected_counts_none() {
 #[test]
 fn p06_the_end_of_a_large_tree_leaves_descriptors_to_the_host() {
     if !alone("inspection::p06_the_end_of_a_large_tree_leaves_descriptors_to_the_host", |spec| {
-        spec.rlimit(pipewright::ResourceLimit::OpenFiles, 160)
+        spec.rlimit(pipewright::limits::ResourceLimit::OpenFiles, 160)
     }) {
         return;
     }

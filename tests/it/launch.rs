@@ -5,8 +5,8 @@ use crate::{
     support::{DEADLINE, FIXTURE, Story, Way, alone, both_ways, guarded, one_message, open_descriptors, read_to_end},
 };
 use pipewright::{
-    IoPriority, OutputMode, Pass, ProcessGroup, ResourceLimit, SpawnError, SpawnStep, SpecError, StdinMode, Supervisor,
-    WorkerSpec,
+    OutputMode, Pass, ProcessGroup, SpawnError, SpawnStep, SpecError, StdinMode, Supervisor, WorkerSpec,
+    limits::{IoPriority, ResourceLimit},
 };
 use serde_json::Value;
 use std::{
@@ -633,7 +633,7 @@ fn p05_start_does_not_copy_parent_memory() {
 fn supervised_settings_conflict_with_spawn_unsupervised() {
     let spec = || WorkerSpec::new("true");
     for (setting, spec) in [
-        ("cgroup_limit", spec().cgroup_limit(pipewright::CgroupLimit::PidsMax(3))),
+        ("cgroup_limit", spec().cgroup_limit(pipewright::limits::CgroupLimit::PidsMax(3))),
         ("runtime_max", spec().runtime_max(DEADLINE)),
         ("restart", spec().restart(pipewright::Restart::OnFailure)),
         ("ready", spec().ready(pipewright::Readiness::sd_notify())),

@@ -6,7 +6,7 @@ use crate::{
     named::{is_root, reachable},
     support::{DEADLINE, FIXTURE, alone, cgroup2_mount, comes_true, read_to_end},
 };
-use pipewright::{CgroupLimit, ContainmentKind, OutputMode, SpawnStep, Supervisor, WorkerSpec};
+use pipewright::{OutputMode, SpawnStep, Supervisor, WorkerSpec, limits::CgroupLimit, status::ContainmentKind};
 use serde_json::{Value, json};
 use std::{
     fs,

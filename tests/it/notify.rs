@@ -6,7 +6,9 @@ use crate::{
     support::{DEADLINE, FIXTURE, Story, Way, alone, both_ways, stop_loop},
 };
 use pipewright::{
-    EventKind, Readiness, ReadinessError, StopPolicy, StopStep, Warning, Watchdog, Worker, WorkerSpec, WorkerState,
+    EventKind, Readiness, StopPolicy, StopStep, Watchdog, Worker, WorkerSpec,
+    events::{ReadinessError, Warning},
+    status::WorkerState,
 };
 use std::{
     fs,

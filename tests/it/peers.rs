@@ -5,7 +5,9 @@ use crate::{
     named::{is_root, reachable},
     support::{DEADLINE, FIXTURE, Story, Way, alone},
 };
-use pipewright::{CallError, DisconnectReason, EventKind, Pass, Readiness, StdinMode, Watchdog, Worker, WorkerSpec};
+use pipewright::{
+    CallError, EventKind, Pass, Readiness, StdinMode, Watchdog, Worker, WorkerSpec, events::DisconnectReason,
+};
 use std::{
     env, fs,
     os::unix::fs::PermissionsExt,

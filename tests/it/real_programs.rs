@@ -4,8 +4,8 @@
 
 use crate::support::{DEADLINE, Story, Way, both_ways, read_to_end};
 use pipewright::{
-    Backoff, EventKind, GiveUpReason, OutputMode, Pass, Readiness, Restart, RestartIntensity, RestartPolicy, StdinMode,
-    StopPolicy, StopStep, WorkerSpec,
+    Backoff, EventKind, OutputMode, Pass, Readiness, Restart, RestartIntensity, RestartPolicy, StdinMode, StopPolicy,
+    StopStep, WorkerSpec, events::GiveUpReason,
 };
 use serde_json::Value;
 use std::{fs, io::Write};

@@ -363,7 +363,7 @@ fn p07_restarts_wait_for_a_consumer_that_does_not_receive() {
     let is_held_back = || {
         let status = supervisor.status();
         let [worker] = &*status.workers else { panic!("{status:?}") };
-        worker.window_used >= WINDOW && worker.state == pipewright::WorkerState::Waiting
+        worker.window_used >= WINDOW && worker.state == pipewright::status::WorkerState::Waiting
     };
     wait_until("its window is used up by its events", is_held_back);
     let incarnation = worker.incarnation();

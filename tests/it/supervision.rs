@@ -5,9 +5,9 @@ use crate::{
     support::{DEADLINE, Story, Way, alone, both_ways, comes_true, is_alive, read_to_end},
 };
 use pipewright::{
-    Backoff, Event, EventKind, ExitMatch, GiveUpReason, OutputMode, Pass, Readiness, ResourceLimit, Restart,
-    RestartIntensity, RestartPolicy, SpawnError, SpecError, StdinMode, StopPolicy, StopReport, StopStep, Supervisor,
-    Worker, WorkerSpec, WorkerState,
+    Backoff, Event, EventKind, ExitMatch, OutputMode, Pass, Readiness, Restart, RestartIntensity, RestartPolicy,
+    SpawnError, SpecError, StdinMode, StopPolicy, StopReport, StopStep, Supervisor, Worker, WorkerSpec,
+    events::GiveUpReason, limits::ResourceLimit, status::WorkerState,
 };
 use std::{
     fs::{self, File, OpenOptions},

@@ -7,8 +7,10 @@ use crate::{
     },
 };
 use pipewright::{
-    Backoff, Event, EventKind, ExitStatus, FrameErrorKind, Framing, OutputMode, OutputStream, Pass, ProcessGroup,
-    ResourceLimit, Restart, RestartIntensity, RestartPolicy, StdinMode, Supervisor, Warning, WorkerId, WorkerSpec,
+    Backoff, Event, EventKind, ExitStatus, Framing, OutputMode, Pass, ProcessGroup, Restart, RestartIntensity,
+    RestartPolicy, StdinMode, Supervisor, WorkerId, WorkerSpec,
+    events::{FrameErrorKind, OutputStream, Warning},
+    limits::ResourceLimit,
 };
 use serde::Deserialize;
 use serde_json::Value;

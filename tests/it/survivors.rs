@@ -2,7 +2,8 @@
 
 use crate::support::{Story, Way, both_ways, is_alive, wait_gone};
 use pipewright::{
-    CgroupLimit, Exit, Pass, SpawnError, SpecError, StdinMode, StopPolicy, Supervisor, SurvivorPolicy, WorkerSpec,
+    Exit, Pass, SpawnError, SpecError, StdinMode, StopPolicy, Supervisor, SurvivorPolicy, WorkerSpec,
+    limits::CgroupLimit,
 };
 use std::{sync::Arc, time::Duration};
 

@@ -5,8 +5,8 @@ use crate::support::{
     may_make_cgroups, wait_gone,
 };
 use pipewright::{
-    CgroupLimit, ContainmentKind, EventKind, ExitStatus, OutputMode, Pass, ProcessGroup, SpawnError, SpawnStep,
-    SpecError, StdinMode, StopPolicy, StopStep, Supervisor, Worker, WorkerSpec,
+    EventKind, ExitStatus, OutputMode, Pass, ProcessGroup, SpawnError, SpawnStep, SpecError, StdinMode, StopPolicy,
+    StopStep, Supervisor, Worker, WorkerSpec, limits::CgroupLimit, status::ContainmentKind,
 };
 use std::{
     fs,

@@ -2,7 +2,8 @@
 
 use crate::support::{DEADLINE, Story, Way};
 use pipewright::{
-    EventKind, FrameErrorKind, Framing, LineEnding, OutputMode, Pass, StdinMode, Worker, WorkerSpec,
+    EventKind, Framing, OutputMode, Pass, StdinMode, Worker, WorkerSpec,
+    events::{FrameErrorKind, LineEnding},
     pipe::anonymous::PipeWriter,
 };
 use serde_json::{Value, json};

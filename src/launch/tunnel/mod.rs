@@ -73,7 +73,7 @@ const OPTIONS: [&str; 13] = [
 /// When ssh exits, reads and writes of every stream fail with [`TunnelError::Ended`]. Dropping the tunnel terminates ssh.
 ///
 /// ```no_run
-/// use pipewright::Tunnel;
+/// use pipewright::tunnel::Tunnel;
 /// use std::{io::{Read, Write}, time::Duration};
 ///
 /// let tunnel = Tunnel::ssh("builder@host-7")?;

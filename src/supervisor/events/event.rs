@@ -131,7 +131,7 @@ pub enum EventKind {
         recent_output: Box<str>,
     },
     /// It tells what it is doing, by `sd_notify`; at most 1 KiB of it, [printable](crate::printable). While one such event is not received, later ones are only in
-    /// [`WorkerStatus::status`](crate::WorkerStatus::status).
+    /// [`WorkerStatus::status`](crate::status::WorkerStatus::status).
     #[doc(alias = "STATUS")]
     StatusText(Box<str>),
     /// It tells that it is about to end, by `sd_notify`.

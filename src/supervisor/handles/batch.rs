@@ -39,7 +39,7 @@ impl WorkerBatch {
         Self { group, workers: Vec::new() }
     }
 
-    /// One more member. Its worker can be named by later ones ([`WorkerSpec::after`]).
+    /// One more member. Its worker can be named by later ones ([`WorkerSpec::depends_on`]).
     ///
     /// # Errors
     ///

@@ -45,16 +45,16 @@ impl From<GroupError> for io::Error {
 /// Workers that belong together, as their parent holds them: from [`Supervisor::group`](crate::supervisor::Supervisor::group). Cheap to clone;
 /// dropping it changes nothing.
 ///
-/// Who is restarted with whom is the group's [`Strategy`]. The rules are those of an OTP supervisor; the differences, with their
+/// Who is restarted with whom is the group's [`Strategy`](crate::Strategy). The rules are those of an OTP supervisor; the differences, with their
 /// reasons, are listed below.
 ///
 /// # Order
 ///
-/// Members start in the order in which they were added, each as soon as what it [waits for](WorkerSpec::after) is there. With
-/// [`Strategy::OneForAll`] and [`Strategy::RestForOne`] a member also waits until every earlier one that is being started runs,
-/// its backoff included, at the first start and at each restart. With [`Strategy::OneForOne`] they do not wait for each other.
+/// Members start in the order in which they were added, each as soon as what it [waits for](WorkerSpec::depends_on) is there. With
+/// [`Strategy::OneForAll`](crate::Strategy::OneForAll) and [`Strategy::RestForOne`](crate::Strategy::RestForOne) a member also waits until every earlier one that is being started runs,
+/// its backoff included, at the first start and at each restart. With [`Strategy::OneForOne`](crate::Strategy::OneForOne) they do not wait for each other.
 ///
-/// They are asked to stop in the reverse order. Where one waits for another by [`WorkerSpec::after`], the other is asked when the
+/// They are asked to stop in the reverse order. Where one waits for another by [`WorkerSpec::depends_on`], the other is asked when the
 /// first is gone. All others end at the same time: OTP ends them one by one, and then a group takes as long as the
 /// stop policies of all its members together, which for processes is seconds each.
 ///
@@ -67,7 +67,7 @@ impl From<GroupError> for io::Error {
 ///   ([`DependencyFailed`](crate::EventKind::DependencyFailed)), and that is no failure of its group.
 /// * Members that have ended stay in the group and can be started again, also those with [`Restart::Never`], until they are
 ///   [removed](Self::remove).
-/// * With [`OneForAll`](Strategy::OneForAll) and [`RestForOne`](Strategy::RestForOne), as in OTP, a member with
+/// * With [`OneForAll`](crate::Strategy::OneForAll) and [`RestForOne`](crate::Strategy::RestForOne), as in OTP, a member with
 ///   [`Restart::OnFailure`] that has ended with success runs again when its siblings are restarted, although
 ///   [`Worker::wait`](crate::supervisor::handles::worker::Worker::wait) has returned for it.
 ///

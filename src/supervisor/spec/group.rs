@@ -13,7 +13,7 @@ use crate::{
 };
 use std::time::Duration;
 
-/// How a [`WorkerGroup`] is kept alive.
+/// How a [`WorkerGroup`](crate::WorkerGroup) is kept alive.
 #[derive(Debug, Clone, Copy)]
 #[must_use]
 pub struct GroupPolicy {
@@ -66,7 +66,7 @@ impl GroupPolicy {
         self
     }
 
-    /// Whether it ends by itself when its [significant](WorkerSpec::significant) members have: by success, by failure, by giving
+    /// Whether it ends by itself when its [significant](crate::WorkerSpec::significant) members have: by success, by failure, by giving
     /// up, or since what they wait for has failed. As in OTP, one that is stopped by its caller or with its siblings is not an end
     /// by itself and ends nothing, but it counts as gone when another significant one ends.
     pub fn auto_shutdown(mut self, when: AutoShutdown) -> Self {

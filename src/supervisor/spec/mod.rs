@@ -262,7 +262,7 @@ impl WorkerSpec {
     }
 
     /// Sets the timeout for connecting to the control pipe; 10 s by default. When it expires, the worker's events include
-    /// [`ConnectTimeout`](crate::DisconnectReason::ConnectTimeout). If the connection makes the worker ready, the timeout is at least
+    /// [`ConnectTimeout`](crate::events::DisconnectReason::ConnectTimeout). If the connection makes the worker ready, the timeout is at least
     /// that of [`Readiness`](Readiness::timeout).
     pub fn control_connect_timeout(mut self, timeout: Duration) -> Self {
         self.control_connect_timeout = timeout;
@@ -441,7 +441,7 @@ impl WorkerSpec {
     }
 
     /// The largest message in bytes; by default 16 MiB, at most 1 GiB. A longer one is skipped and reported as a
-    /// [`FrameError`](crate::FrameError) as soon as its length is known; a host that does not want to go on then stops the worker. So much memory can one worker's unfinished message take.
+    /// [`FrameError`](crate::events::FrameError) as soon as its length is known; a host that does not want to go on then stops the worker. So much memory can one worker's unfinished message take.
     #[doc(alias = "max_frame_length")]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = bytes;

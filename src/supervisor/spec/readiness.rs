@@ -91,7 +91,7 @@ impl Readiness {
     /// counts as `false`, and is reported by the panic hook alone.
     ///
     /// Only the first 16 MiB are looked at (each message counts 16 bytes more than it has); then the worker is not ready for good
-    /// ([`ReadinessError::OutputLimit`](crate::ReadinessError::OutputLimit)).
+    /// ([`ReadinessError::OutputLimit`](crate::events::ReadinessError::OutputLimit)).
     pub fn message(is_it: impl Fn(&Message) -> bool + Send + Sync + 'static) -> Self {
         Self::new(Wanted::Message(Arc::new(is_it)))
     }
@@ -99,7 +99,7 @@ impl Readiness {
     /// When a line of its captured standard output or error matches a regular expression, in the syntax of the crate
     /// [`regex-lite`](https://docs.rs/regex-lite). Only the first 4 KiB of a line are looked at, and only the first 16 MiB of the
     /// output (each line counts 16 bytes more than it has); then the worker is not ready for good
-    /// ([`ReadinessError::OutputLimit`](crate::ReadinessError::OutputLimit)).
+    /// ([`ReadinessError::OutputLimit`](crate::events::ReadinessError::OutputLimit)).
     #[doc(alias = "ready_log_line")]
     pub fn log_line(pattern: &str) -> Self {
         Self::new(Wanted::Line(pattern.into(), Regex::new(pattern).ok()))
@@ -113,7 +113,7 @@ impl Readiness {
 
     /// When it tells so by `sd_notify`: it finds the socket in `NOTIFY_SOCKET`, as an absolute path. Processes of its tree are
     /// heard, whichever user they run as, and those of our user and of root; anything else is refused with a
-    /// [`Warning`](crate::Warning::NotificationRejected). A worker of another user than ours reaches the socket where we are root, or
+    /// [`Warning`](crate::events::Warning::NotificationRejected). A worker of another user than ours reaches the socket where we are root, or
     /// where [`peer_user`](crate::WorkerSpec::peer_user) says so.
     #[doc(alias = "NOTIFY_SOCKET")]
     pub fn sd_notify() -> Self {

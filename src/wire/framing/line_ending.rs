@@ -1,6 +1,6 @@
 //! What ended a line.
 
-/// What ended a [`Line`].
+/// What ended a [`Line`](crate::Line).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LineEnding {
@@ -10,7 +10,7 @@ pub enum LineEnding {
     CarriageReturnLineFeed,
     /// `\r` alone.
     CarriageReturn,
-    /// Nothing: the line is longer than 64 KiB, and goes on in the next [`Line`] of its stream. Such pieces end between
+    /// Nothing: the line is longer than 64 KiB, and goes on in the next [`Line`](crate::Line) of its stream. Such pieces end between
     /// characters.
     Partial,
     /// Nothing: the stream has ended, or was given up.

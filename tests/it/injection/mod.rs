@@ -11,7 +11,7 @@ mod scenarios;
 use crate::support::{alone_within, cgroups_of, children, may_make_cgroups, open_descriptors};
 use calls::{CALLS, IN_CGROUPS, Means, OUTSIDE_CGROUPS, means};
 use injector::Fault;
-use pipewright::{CgroupLimit, ContainmentKind, StdinMode, Supervisor, WorkerSpec};
+use pipewright::{StdinMode, Supervisor, WorkerSpec, limits::CgroupLimit, status::ContainmentKind};
 use run::Run;
 use scenarios::SCENARIOS;
 use std::{

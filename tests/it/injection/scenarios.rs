@@ -3,8 +3,9 @@
 use super::{injector, run::Run};
 use crate::support::{FIXTURE, Way, comes_true};
 use pipewright::{
-    Backoff, CgroupLimit, DependencyCondition, IoPriority, OutputMode, Pass, Readiness, ResourceLimit, Restart,
-    RestartPolicy, StdinMode, StopPolicy, StopStep, Strategy, Supervisor, WorkerSpec,
+    Backoff, DependencyCondition, OutputMode, Pass, Readiness, Restart, RestartPolicy, StdinMode, StopPolicy, StopStep,
+    Strategy, Supervisor, WorkerSpec,
+    limits::{CgroupLimit, IoPriority, ResourceLimit},
     pipe::{
         PipeMode,
         named::{ConnectOptions, ListenerOptions, PipeName},

@@ -8,13 +8,14 @@ use crate::{
     support::{DEADLINE, example, read_to_end, wait_gone},
 };
 use pipewright::{
-    Exit, OutputMode, StdinMode, Tunnel, TunnelBuilder, TunnelError, WorkerSpec,
+    Exit, OutputMode, StdinMode, WorkerSpec,
     pipe::{
         CancelToken, PipeMode, Timeout,
         named::{
             Access, ConnectOptions, ImpersonationLevel, ListenerOptions, MessageError, NameError, PipeName, Stream,
         },
     },
+    tunnel::{Tunnel, TunnelBuilder, TunnelError},
 };
 use std::{
     fs, io,

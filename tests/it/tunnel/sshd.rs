@@ -2,8 +2,9 @@
 
 use crate::{kernel, support::DEADLINE};
 use pipewright::{
-    OutputMode, Process, Tunnel, TunnelBuilder, WorkerSpec,
+    OutputMode, Process, WorkerSpec,
     pipe::named::{Access, Listener, ListenerOptions, PipeName},
+    tunnel::{Tunnel, TunnelBuilder},
 };
 use std::{
     fs, io,
