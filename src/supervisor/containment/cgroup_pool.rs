@@ -4,7 +4,11 @@ use crate::{
     launch::limits::CgroupLimit,
     supervisor::sync::lock,
     sys::{
-        cgroup::{Cgroup, CgroupError, Frozen, Site},
+        cgroup::{
+            error::CgroupError,
+            group::{Cgroup, Frozen},
+            subtree::DelegatedSubtree,
+        },
         poll::Patience,
         random,
     },
@@ -41,7 +45,7 @@ pub(crate) struct Pen {
 /// A cgroup that may not have been made yet.
 #[derive(Debug)]
 struct Place {
-    site: Site,
+    site: DelegatedSubtree,
     /// Nobody else's, not even of one that has our number in another namespace: the guard kills what is there.
     name: String,
 }
@@ -75,7 +79,7 @@ impl Cell {
 
     fn may_be_used_again(&self) -> bool {
         let was = |what: &AtomicBool| what.load(Ordering::Relaxed);
-        !self.is_limited && !was(&self.was_killed) && !was(&self.was_frozen) && self.cgroup.is_deserted()
+        !self.is_limited && !was(&self.was_killed) && !was(&self.was_frozen) && self.cgroup.is_unpopulated()
     }
 
     /// Whether the kernel has killed one of its inhabitants for want of memory. Asked only where a limit was set: elsewhere the
@@ -95,7 +99,7 @@ impl Pen {
         if let Some(place) = self.place.get() {
             return Ok(place);
         }
-        let site = Site::find()?;
+        let site = DelegatedSubtree::find()?;
         let random = u64::from_ne_bytes(random::bytes().map_err(CgroupError::NoName)?);
         let name = format!("pipewright-{}-{:x}-{random:016x}", process::id(), namespace());
         Ok(self.place.get_or_init(|| Place { site, name }))
@@ -119,7 +123,7 @@ impl Pen {
         loop {
             match self.place() {
                 Ok(Place { site, name }) => return Some(site.path_of(name)),
-                Err(error) if !error.lasts() && patience.wait() => {}
+                Err(error) if !error.is_permanent() && patience.wait() => {}
                 Err(_) => return None,
             }
         }
@@ -135,7 +139,7 @@ impl Pen {
         }
         self.home().and_then(|home| self.make(&home)).map_err(|error| {
             let reason: Box<str> = error.to_string().into();
-            if error.lasts() {
+            if error.is_permanent() {
                 *lock(&self.refusal) = Some(reason.clone());
             }
             reason
@@ -195,7 +199,7 @@ impl Drop for Pen {
             // Somebody is left there only where he could not be reached before. What is still in it goes with it.
             drop(home.kill());
             let mut patience = Patience::default();
-            while home.remove().is_err_and(|error| !error.lasts()) && patience.wait() {}
+            while home.remove().is_err_and(|error| !error.is_permanent()) && patience.wait() {}
         }
     }
 }

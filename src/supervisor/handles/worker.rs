@@ -13,7 +13,7 @@ use crate::{
         sync::lock,
         worker::{Waited, WorkerShared, process::Present},
     },
-    sys::cgroup::Frozen,
+    sys::cgroup::group::Frozen,
     wire::jsonrpc::error::CallError,
 };
 use serde::{Serialize, de::DeserializeOwned};

@@ -10,7 +10,7 @@ use crate::{
         spawner::Starter,
         sync::lock,
     },
-    sys::cgroup::Frozen,
+    sys::cgroup::group::Frozen,
 };
 use std::{
     io,
