@@ -6,8 +6,9 @@ use crate::{
     launch::error::SpawnError,
     pipe::anonymous::ends::PipeReader,
     supervisor::{
-        containment::{guard::GuardNews, inspector::Findings},
-        control::server::Server,
+        containment::{guard::GuardReport, inspector::Findings},
+        control::{connection::ConnectionEvent, server::Server},
+        reactor::report::Report,
         spec::{
             SharedSpec,
             group::{GroupError, GroupPolicy},
@@ -45,14 +46,8 @@ pub(crate) enum Command {
     Act(WorkerId, Action),
     /// The control server has been started.
     Listen(Box<Server>),
-    /// A caller has read something of this worker that is for the loop.
-    Talk(WorkerId),
-    /// Callers ask this worker one thing after the other.
-    Burst(WorkerId),
-    /// The kernel was short of memory for this worker's control connection.
-    Rest(WorkerId),
-    /// The kernel has refused to report what this worker's connection waits for.
-    Watch(WorkerId),
+    /// A control connection reports.
+    Connection(ConnectionEvent),
     /// About groups.
     Group(GroupCommand),
     /// The inspector has looked.
@@ -67,7 +62,7 @@ pub(crate) enum Command {
     /// Nobody will come any more: end when everybody has gone.
     Close,
     /// What has come of a start of the guard.
-    Guard(GuardNews),
+    Guard(GuardReport),
     /// End everybody.
     Stop,
 }
@@ -157,6 +152,24 @@ impl Mailbox {
     pub(crate) fn put(&self, command: Command) {
         // A loop that has ended has no workers: there is nothing to do for it.
         drop(self.commands.send(command));
+    }
+}
+
+impl Report<ConnectionEvent> for Mailbox {
+    fn report(&self, event: ConnectionEvent) {
+        self.send(Command::Connection(event));
+    }
+}
+
+impl Report<Findings> for Mailbox {
+    fn report(&self, findings: Findings) {
+        self.send(Command::Inspected(Box::new(findings)));
+    }
+}
+
+impl Report<GuardReport> for Mailbox {
+    fn report(&self, report: GuardReport) {
+        self.send(Command::Guard(report));
     }
 }
 

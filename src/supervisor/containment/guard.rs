@@ -8,12 +8,7 @@ use crate::{
         start::{self, GuardConfig, GuardProcess, StartStage},
     },
     launch::error::SpawnError,
-    supervisor::{
-        commands::{Command, Mailbox},
-        containment::cgroup_pool::Pen,
-        events::warning::Warning,
-        sync::lock,
-    },
+    supervisor::{containment::cgroup_pool::Pen, reactor::report::Report, sync::lock},
 };
 use std::{
     io, mem,
@@ -30,7 +25,7 @@ pub(crate) struct Sentinel {
     run: Box<str>,
     pen: Arc<Pen>,
     groups: GroupList,
-    mailbox: Mailbox,
+    reports: Arc<dyn Report<GuardReport>>,
     state: Mutex<State>,
 }
 
@@ -45,28 +40,33 @@ struct State {
 
 impl State {
     /// What is to be reported of a start.
-    fn take_news(&mut self, running: &GuardProcess) -> Option<Warning> {
+    fn take_news(&mut self, running: &GuardProcess) -> Option<GuardNotice> {
         let pid = running.process.pid();
         let was_lost = mem::take(&mut self.is_lost);
         let ended =
-            self.ended.take().map(|(old, status)| Warning::GuardExited { pid: old, status, replacement: Ok(pid) });
-        let restored = was_lost.then_some(Warning::GuardRestored { pid });
-        let limited = || Warning::GuardDegraded { missing: running.missing.clone() };
+            self.ended.take().map(|(old, status)| GuardNotice::Exited { pid: old, status, replacement: Ok(pid) });
+        let restored = was_lost.then_some(GuardNotice::Restored { pid });
+        let limited = || GuardNotice::Degraded { missing: running.missing.clone() };
         ended.or(restored).or_else(|| (!running.missing.is_empty()).then(limited))
     }
 
     /// The same where it has failed. The start of a first guard that fails is the error of the worker that wants it.
-    fn take_failure(&mut self, error: &SpawnError) -> Option<Warning> {
+    fn take_failure(&mut self, error: &SpawnError) -> Option<GuardNotice> {
         let (pid, status) = self.ended.take()?;
         self.is_lost = true;
-        Some(Warning::GuardExited { pid, status, replacement: Err(error.to_string().into()) })
+        Some(GuardNotice::Exited { pid, status, replacement: Err(error.to_string().into()) })
     }
 }
 
 impl Sentinel {
-    pub(crate) fn new(kind: Guard, run: &str, pen: &Arc<Pen>, mailbox: Mailbox) -> io::Result<Self> {
+    pub(crate) fn new(
+        kind: Guard,
+        run: &str,
+        pen: &Arc<Pen>,
+        reports: Arc<dyn Report<GuardReport>>,
+    ) -> io::Result<Self> {
         let (pen, groups) = (Arc::clone(pen), GroupList::new()?);
-        Ok(Self { kind, run: run.into(), pen, groups, mailbox, state: Mutex::default() })
+        Ok(Self { kind, run: run.into(), pen, groups, reports, state: Mutex::default() })
     }
 
     /// Starts the guard, unless it runs. To be called on a thread that lives as long as workers may: the end of this thread is
@@ -96,14 +96,14 @@ impl Sentinel {
         // The start of the first worker does not wait for the whole self-test. A guard that fails it ends, and is replaced.
         let replaces = state.ended.is_some() || state.is_lost;
         let started = self.start(if replaces { StartStage::Tested } else { StartStage::Ready });
-        let (end, warning) = match &started {
+        let (end, notice) = match &started {
             Ok(Some(running)) => (running.process.exit_fd().ok(), state.take_news(running)),
             Ok(None) => (None, None),
             Err(error) => (None, state.take_failure(error)),
         };
         // A first guard that cannot be started is nothing that the loop has to do with.
         if end.is_some() || state.is_lost {
-            self.mailbox.send(Command::Guard(GuardNews { end, warning }));
+            self.reports.report(GuardReport { end, notice });
         }
         state.running = started?;
         Ok(true)
@@ -144,10 +144,18 @@ impl Sentinel {
     }
 }
 
-/// What has come of a start of the guard.
+/// What a start of the guard reports to the event loop.
 #[derive(Debug)]
-pub(crate) struct GuardNews {
-    /// Its pidfd; none where it could not be started.
+pub(crate) struct GuardReport {
+    /// The pidfd of the guard; `None` where the start failed.
     pub(crate) end: Option<OwnedFd>,
-    pub(crate) warning: Option<Warning>,
+    pub(crate) notice: Option<GuardNotice>,
+}
+
+/// A change of the guard that becomes a [`Warning`](crate::Warning), with the same fields.
+#[derive(Debug)]
+pub(crate) enum GuardNotice {
+    Exited { pid: u32, status: ExitStatus, replacement: Result<u32, Box<str>> },
+    Restored { pid: u32 },
+    Degraded { missing: Box<str> },
 }

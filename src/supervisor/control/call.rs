@@ -1,7 +1,7 @@
 //! A call that is under way, in the hands of whoever waits for its answer.
 
 use crate::{
-    supervisor::{control::connection::Link, events::trace::Asked},
+    supervisor::control::{call_span::CallSpan, connection::Link},
     sys::{poll::Deadline, this_process::own_pid},
     wire::{
         decode::decode,
@@ -25,7 +25,7 @@ pub struct PendingCall {
     pub(crate) id: u64,
     pub(crate) answer: Receiver<Answer>,
     pub(crate) answered: Sender<Answer>,
-    pub(crate) asked: Asked,
+    pub(crate) span: CallSpan,
     /// The process that has begun it.
     pub(crate) owner: i32,
 }
@@ -55,7 +55,7 @@ impl PendingCall {
     /// [`CallError`]: the worker's own error, or why there is no answer.
     pub fn wait<R: DeserializeOwned>(mut self, timeout: Duration) -> Result<R, CallError> {
         let result = self.answer_until(Deadline::after(timeout)).and_then(|answer| understand(&answer));
-        self.asked.end(result.as_ref().err());
+        self.span.end(result.as_ref().err());
         result
     }
 
@@ -77,7 +77,7 @@ impl Drop for PendingCall {
             // A fork has a copy: its parent still waits for the answer.
             return;
         }
-        self.asked.end(Some(&CallError::Cancelled));
+        self.span.end(Some(&CallError::Cancelled));
         // Does nothing once it is answered.
         self.link.give_up(self.id);
     }

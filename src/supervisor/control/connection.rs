@@ -10,9 +10,8 @@ use crate::{
     ids::WorkerId,
     policy::call_burst::Burst,
     supervisor::{
-        commands::{Command, Mailbox},
-        control::{call::PendingCall, reader::Reading},
-        events::trace::Asked,
+        control::{call::PendingCall, call_span::CallSpan, reader::Reading},
+        reactor::report::Report,
         sync::lock,
     },
     sys::{
@@ -51,13 +50,26 @@ pub(crate) const QUEUE_BYTES: usize = 1 << 20;
 /// How many bytes are sent to one worker before others have their turn.
 const FLUSH_BYTES: usize = 1 << 20;
 
+/// What a connection reports to the event loop, each with its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConnectionEvent {
+    /// A caller has read a message that the loop has to process.
+    Readable(WorkerId),
+    /// Callers make one call after the other, and read the answers themselves.
+    CallBurst(WorkerId),
+    /// The kernel was short of memory. The connection is not watched until the loop tries again.
+    OutOfMemory(WorkerId),
+    /// The kernel refused to watch the connection. The loop has to register it again.
+    WatchFailed(WorkerId),
+}
+
 /// A worker's link. It exists from the start of the worker; what is sent before the worker has connected waits.
 #[derive(Debug)]
 pub(crate) struct Link {
     state: Mutex<State>,
     /// A caller has given the reading back to a loop that waits for it.
     pub(crate) given_back: Condvar,
-    pub(crate) mailbox: Mailbox,
+    pub(crate) events: Arc<dyn Report<ConnectionEvent>>,
     pub(crate) worker: WorkerId,
     was_heard: AtomicBool,
 }
@@ -73,7 +85,7 @@ pub(crate) struct State {
     wants_writes: bool,
     /// The kernel was short of memory: the socket is not watched until the loop tries again. It stays readable and writable meanwhile.
     rests: bool,
-    mailbox: Mailbox,
+    events: Arc<dyn Report<ConnectionEvent>>,
     worker: WorkerId,
     /// What the loop's epoll was told last; nothing where it does not have the socket.
     watched: Option<Interests>,
@@ -116,7 +128,7 @@ impl AsFd for Connection {
 }
 
 impl Link {
-    pub(crate) fn new(mailbox: Mailbox, worker: WorkerId) -> Self {
+    pub(crate) fn new(events: Arc<dyn Report<ConnectionEvent>>, worker: WorkerId) -> Self {
         let state = State {
             socket: Socket::Awaited,
             queue: SendQueue::default(),
@@ -126,18 +138,12 @@ impl Link {
             burst: Burst::default(),
             wants_writes: false,
             rests: false,
-            mailbox: mailbox.clone(),
+            events: Arc::clone(&events),
             worker,
             watched: None,
             receive_timeout: Duration::ZERO,
         };
-        Self {
-            state: Mutex::new(state),
-            given_back: Condvar::new(),
-            mailbox,
-            worker,
-            was_heard: AtomicBool::new(false),
-        }
+        Self { state: Mutex::new(state), given_back: Condvar::new(), events, worker, was_heard: AtomicBool::new(false) }
     }
 
     pub(crate) fn is_awaited(&self) -> bool {
@@ -364,7 +370,7 @@ impl Link {
             state.burst.end();
             state.watch();
         }
-        PendingCall { link: Arc::clone(self), id, answer, answered, asked: Asked::default(), owner: own_pid() }
+        PendingCall { link: Arc::clone(self), id, answer, answered, span: CallSpan::default(), owner: own_pid() }
     }
 
     pub(crate) fn give_up(&self, id: u64) {
@@ -397,14 +403,14 @@ impl State {
     /// Has the loop try again after a pause.
     fn rest(&mut self) {
         if !mem::replace(&mut self.rests, true) {
-            self.mailbox.send(Command::Rest(self.worker));
+            self.events.report(ConnectionEvent::OutOfMemory(self.worker));
         }
     }
 
     /// Has the loop told of what is to be told. Where the kernel refuses that, the loop asks again by timer.
     pub(crate) fn watch(&mut self) {
         if self.try_watch().is_err() {
-            self.mailbox.send(Command::Watch(self.worker));
+            self.events.report(ConnectionEvent::WatchFailed(self.worker));
         }
     }
 

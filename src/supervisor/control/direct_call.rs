@@ -3,10 +3,9 @@
 use crate::{
     supervisor::{
         clock::now,
-        commands::Command,
         control::{
             call::PendingCall,
-            connection::{Connection, Link, Reader, Socket, State},
+            connection::{Connection, ConnectionEvent, Link, Reader, Socket, State},
             reader::Reading,
         },
     },
@@ -82,7 +81,7 @@ impl Link {
         let sent = state.send(line);
         drop(state);
         if is_burst {
-            self.mailbox.send(Command::Burst(self.worker));
+            self.events.report(ConnectionEvent::CallBurst(self.worker));
         }
         sent.map(|()| Ok(loan)).map_err(CallError::Io)
     }
@@ -157,7 +156,7 @@ impl Loan<'_> {
         if is_recalled {
             link.given_back.notify_all();
         } else if is_unheard {
-            link.mailbox.send(Command::Talk(link.worker));
+            link.events.report(ConnectionEvent::Readable(link.worker));
         }
         done
     }

@@ -42,6 +42,15 @@ impl fmt::Display for HandshakeError {
     }
 }
 
+/// A rejected handshake that is to be reported. The fields are those of [`Warning::HandshakeRejected`](crate::Warning).
+#[derive(Debug)]
+pub(crate) struct RejectedHandshake {
+    pub(crate) fault: HandshakeError,
+    pub(crate) pid: Option<u32>,
+    pub(crate) excerpt: Box<str>,
+    pub(crate) unreported: u64,
+}
+
 /// What was received, printable, without anything that may be a part of a key.
 pub(crate) fn excerpt(received: &[u8]) -> Box<str> {
     let mut shown = Vec::with_capacity(EXCERPT_BYTES);

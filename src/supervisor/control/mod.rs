@@ -1,6 +1,7 @@
 //! The control channel: JSON-RPC 2.0 over a named pipe.
 
 pub(crate) mod call;
+pub(crate) mod call_span;
 pub(crate) mod connection;
 pub(crate) mod direct_call;
 pub(crate) mod hello;

@@ -10,8 +10,7 @@ use crate::{
         peer::Access,
     },
     supervisor::{
-        control::hello::{self, HandshakeError, Refusals},
-        events::warning::Warning,
+        control::hello::{self, HandshakeError, Refusals, RejectedHandshake},
         reactor::arena::Place,
         sync::lock,
     },
@@ -273,14 +272,14 @@ impl Control {
         self.visitors.remove(&visitor).map(|visitor| visitor.socket)
     }
 
-    /// Refuses a connection: it gets an error line, unless it does not read. The warning is given where it is to be reported.
+    /// Rejects a connection: sends an error line, unless the peer does not read. Returns what is to be reported, within the rate limit.
     pub(crate) fn refuse(
         &mut self,
         visitor: u64,
         fault: HandshakeError,
         now: Instant,
         received: u64,
-    ) -> Option<Warning> {
+    ) -> Option<RejectedHandshake> {
         let visitor = self.visitors.get(&visitor)?;
         let error = RpcError::new(INVALID_REQUEST, fault.to_string());
         if let Ok(line) = encode::error_without_id(&error) {
@@ -289,7 +288,7 @@ impl Control {
         let unreported = self.refusals.next(now, received)?;
         let pid = socket::peer_credentials(visitor.socket.as_fd()).ok().and_then(|peer| u32::try_from(peer.pid).ok());
         let pid = pid.filter(|pid| *pid > 0);
-        Some(Warning::HandshakeRejected { fault, pid, excerpt: hello::excerpt(&visitor.said), unreported })
+        Some(RejectedHandshake { fault, pid, excerpt: hello::excerpt(&visitor.said), unreported })
     }
 
     /// The warning of a refusal is the event of this number.

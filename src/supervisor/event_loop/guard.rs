@@ -5,7 +5,7 @@
 
 use crate::{
     supervisor::{
-        containment::guard::GuardNews,
+        containment::guard::GuardReport,
         event_loop::Driver,
         events::event::Event,
         reactor::{timers::Timer, token::Target},
@@ -41,10 +41,10 @@ pub(crate) struct GuardWatch {
 
 impl Driver {
     /// A guard was started, or could not be.
-    pub(crate) fn hear_of_guard(&mut self, news: GuardNews) {
-        let GuardNews { end, warning } = news;
-        if let Some(warning) = warning {
-            self.outlet.send(Event::warning(warning));
+    pub(crate) fn hear_of_guard(&mut self, news: GuardReport) {
+        let GuardReport { end, notice } = news;
+        if let Some(notice) = notice {
+            self.outlet.send(Event::warning(notice));
         }
         self.forget_guard();
         if end.is_some() {

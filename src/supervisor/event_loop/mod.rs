@@ -13,7 +13,7 @@ use crate::{
             inspector::{Inspector, Task},
             scan::Numbers,
         },
-        control::{hello::HandshakeError, server::Control},
+        control::{connection::ConnectionEvent, hello::HandshakeError, server::Control},
         event_loop::guard::GuardWatch,
         events::{
             event::{DisconnectReason, Event},
@@ -156,7 +156,7 @@ impl Driver {
             supervision: Supervision::new(u64::from_ne_bytes(random::bytes()?)),
             trees: Trees {
                 numbers: Numbers::new(),
-                inspector: Inspector::new(mailbox.clone(), adopts),
+                inspector: Inspector::new(Arc::new(mailbox.clone()), adopts),
                 requests: 0,
                 asked: HashMap::new(),
                 own: HashMap::new(),
@@ -244,18 +244,18 @@ impl Driver {
             Command::Passed(worker, incarnation) => self.passed(worker, incarnation),
             Command::Act(worker, action) => self.act(worker, action),
             Command::Listen(server) => self.listen(*server),
-            Command::Talk(worker) => self.hear_of(worker),
-            Command::Burst(worker) => {
+            Command::Connection(ConnectionEvent::Readable(worker)) => self.hear_of(worker),
+            Command::Connection(ConnectionEvent::CallBurst(worker)) => {
                 if let Some(place) = self.supervision.kept.get(&worker).and_then(Kept::place) {
                     self.let_call(place);
                 }
             }
-            Command::Rest(worker) => {
+            Command::Connection(ConnectionEvent::OutOfMemory(worker)) => {
                 if let Some(place) = self.supervision.kept.get(&worker).and_then(Kept::place) {
                     self.reactor.set_timer_after(crate::supervisor::incarnation::control::REST, Timer::Rest(place));
                 }
             }
-            Command::Watch(worker) => {
+            Command::Connection(ConnectionEvent::WatchFailed(worker)) => {
                 if let Some(place) = self.supervision.kept.get(&worker).and_then(Kept::place) {
                     self.register(Target::Control(place));
                 }

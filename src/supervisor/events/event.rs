@@ -60,8 +60,8 @@ impl Event {
     }
 
     /// About the supervisor itself.
-    pub(crate) fn warning(warning: Warning) -> Self {
-        Self::of_the_gone(WorkerId::SUPERVISOR, EventKind::Warning(Box::new(warning)))
+    pub(crate) fn warning(warning: impl Into<Warning>) -> Self {
+        Self::of_the_gone(WorkerId::SUPERVISOR, EventKind::Warning(Box::new(warning.into())))
     }
 
     /// Of a group, whose last worker has been forgotten.

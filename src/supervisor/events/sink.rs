@@ -3,7 +3,7 @@
 use crate::{
     policy::backpressure::Levels,
     supervisor::{
-        events::{event::Event, trace::Trace},
+        events::{event::Event, trace::spans::Trace},
         flow_control::Meter,
         worker::WorkerShared,
     },

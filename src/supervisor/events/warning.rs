@@ -1,6 +1,13 @@
 //! Faults of the supervisor's surroundings, reported as events.
 
-use crate::{exit::ExitStatus, ids::WorkerId, supervisor::control::hello::HandshakeError};
+use crate::{
+    exit::ExitStatus,
+    ids::WorkerId,
+    supervisor::{
+        containment::guard::GuardNotice,
+        control::hello::{HandshakeError, RejectedHandshake},
+    },
+};
 use std::{fmt, io, time::Duration};
 
 /// A fault that concerns the supervisor as a whole, from [`EventKind::Warning`](crate::supervisor::events::event::EventKind::Warning). Supervision continues;
@@ -85,6 +92,22 @@ pub enum Warning {
         /// By how much the deadlines were moved.
         missed: Duration,
     },
+}
+
+impl From<RejectedHandshake> for Warning {
+    fn from(RejectedHandshake { fault, pid, excerpt, unreported }: RejectedHandshake) -> Self {
+        Self::HandshakeRejected { fault, pid, excerpt, unreported }
+    }
+}
+
+impl From<GuardNotice> for Warning {
+    fn from(notice: GuardNotice) -> Self {
+        match notice {
+            GuardNotice::Exited { pid, status, replacement } => Self::GuardExited { pid, status, replacement },
+            GuardNotice::Restored { pid } => Self::GuardRestored { pid },
+            GuardNotice::Degraded { missing } => Self::GuardDegraded { missing },
+        }
+    }
 }
 
 impl fmt::Display for Warning {

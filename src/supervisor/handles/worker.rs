@@ -7,8 +7,10 @@ use crate::{
     supervisor::{
         clock::now,
         commands::{Action, Command},
-        control::call::{PendingCall, understand},
-        events::trace::Asked,
+        control::{
+            call::{PendingCall, understand},
+            call_span::CallSpan,
+        },
         handles::stop::{RestartHandle, StopHandle},
         sync::lock,
         worker::{Waited, WorkerShared, process::Present},
@@ -192,10 +194,10 @@ impl Worker {
         P: Serialize + ?Sized,
         R: DeserializeOwned,
     {
-        let mut asked = Asked::begin(self.shared.id, method);
+        let mut span = CallSpan::begin(self.shared.id, method);
         let answer = self.shared.link().and_then(|link| link.ask(method, params, timeout));
         let result = answer.and_then(|answer| understand(&answer));
-        asked.end(result.as_ref().err());
+        span.end(result.as_ref().err());
         result
     }
 
@@ -206,10 +208,10 @@ impl Worker {
     /// When the question cannot be sent: never waits for a worker that does not read, but is [`QueueFull`](CallError::QueueFull) when a
     /// mebibyte waits already.
     pub fn start_call<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<PendingCall, CallError> {
-        let mut asked = Asked::begin(self.shared.id, method);
+        let mut span = CallSpan::begin(self.shared.id, method);
         let call = self.shared.link().and_then(|link| link.call(method, params));
-        let mut call = call.inspect_err(|error| asked.end(Some(error)))?;
-        call.asked = asked;
+        let mut call = call.inspect_err(|error| span.end(Some(error)))?;
+        call.span = span;
         Ok(call)
     }
 

@@ -1,6 +1,7 @@
 //! What the event loop waits for: kernel events, timers, the clock.
 
 pub(crate) mod arena;
+pub(crate) mod report;
 pub(crate) mod timers;
 pub(crate) mod token;
 

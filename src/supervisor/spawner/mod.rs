@@ -27,9 +27,13 @@ use crate::{
             guard::Sentinel,
             token::Token,
         },
-        control::{connection::Link, server::Issued},
+        control::{
+            connection::{ConnectionEvent, Link},
+            server::Issued,
+        },
         handles::worker::Worker,
         panics::unharmed,
+        reactor::report::Report,
         spawner::queue::{Handed, PATIENCE, Permit, Purpose, Start, Starts, Tie},
         spec::{
             MessageSource, SharedSpec, WorkerSpec,
@@ -87,6 +91,7 @@ impl Drop for Leaving {
 #[derive(Debug)]
 pub(crate) struct Starter {
     mailbox: Mailbox,
+    connection_events: Arc<dyn Report<ConnectionEvent>>,
     roster: Arc<Roster>,
     sockets: Sockets,
     /// 128 random bits that are in the environment of every process of every tree.
@@ -106,9 +111,10 @@ impl Starter {
     pub(crate) fn new(mailbox: Mailbox, roster: Arc<Roster>, guard: Guard) -> io::Result<Self> {
         let run: Box<str> = format!("{:032x}", u128::from_ne_bytes(random::bytes()?)).into();
         let pen = Arc::new(Pen::default());
-        let sentinel = Sentinel::new(guard, &run, &pen, mailbox.clone())?;
+        let sentinel = Sentinel::new(guard, &run, &pen, Arc::new(mailbox.clone()))?;
         let starts = Starts::new(mailbox.clone());
         Ok(Self {
+            connection_events: Arc::new(mailbox.clone()),
             mailbox,
             roster,
             sockets: Sockets::default(),
@@ -357,7 +363,7 @@ impl Starter {
         let guarded = if leads { self.sentinel.enter(launched.child.pid()) } else { None };
         let streams = listen_to(spec, &mut launched.ends);
         let bell = launched.ends.take_reader(BELL);
-        let link = address.is_some().then(|| Arc::new(Link::new(self.mailbox.clone(), id)));
+        let link = address.is_some().then(|| Arc::new(Link::new(Arc::clone(&self.connection_events), id)));
         let tie = thread.filter(|_| context.death_signal.is_some()).and_then(|thread| self.starts.tie(thread));
         let (guarded, cell, tie) = (guarded.into(), cell.into(), tie.into());
         let mark = Mark { token, guarded, cell, no_cgroup, born, survivors: spec.survivors, tie };

@@ -13,7 +13,7 @@ pub(crate) mod work;
 use crate::{
     exit::Survivor,
     policy::survivors::SurvivorPolicy,
-    supervisor::{commands::Mailbox, containment::inspector::work::Work, sync::lock, worker::process::Present},
+    supervisor::{containment::inspector::work::Work, reactor::report::Report, sync::lock, worker::process::Present},
     sys::{
         pidfd,
         proc::{environ::EnvironReader, pinned::PinnedProcess},
@@ -108,7 +108,7 @@ pub(crate) struct Progress {
 pub(crate) struct Inspector {
     /// The host is a subreaper, or process 1: orphans become its children.
     pub(crate) adopts: bool,
-    mailbox: Mailbox,
+    reports: Arc<dyn Report<Findings>>,
     thread: Option<Running>,
     /// Processes at which a thread is stuck.
     stuck: Arc<Mutex<HashSet<i32>>>,
@@ -126,8 +126,8 @@ struct Running {
 }
 
 impl Inspector {
-    pub(crate) fn new(mailbox: Mailbox, adopts: bool) -> Self {
-        let mut inspector = Self { adopts, mailbox, thread: None, stuck: Arc::default(), reserve: Arc::default() };
+    pub(crate) fn new(reports: Arc<dyn Report<Findings>>, adopts: bool) -> Self {
+        let mut inspector = Self { adopts, reports, thread: None, stuck: Arc::default(), reserve: Arc::default() };
         keep(&inspector.reserve);
         if adopts {
             // It reaps adopted orphans also while nothing is asked. Where no thread can be had now, the first request starts it.
@@ -183,7 +183,7 @@ impl Inspector {
 
     fn work(&self, alive: Sender<()>) -> Work {
         Work {
-            mailbox: self.mailbox.clone(),
+            reports: Arc::clone(&self.reports),
             progress: Arc::default(),
             stuck: Arc::clone(&self.stuck),
             reserve: Arc::clone(&self.reserve),
@@ -218,10 +218,16 @@ fn keep(reserve: &Mutex<Vec<OwnedFd>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::eventfd::Waker;
 
     /// A process that a thread is stuck at.
     const STUCK: i32 = 4711;
+
+    #[derive(Debug)]
+    struct Ignored;
+
+    impl Report<Findings> for Ignored {
+        fn report(&self, _: Findings) {}
+    }
 
     impl Inspector {
         /// A thread whose work is done by the test.
@@ -237,8 +243,7 @@ mod tests {
     }
 
     fn inspector() -> Inspector {
-        let (commands, _) = crossbeam_channel::unbounded();
-        Inspector::new(Mailbox { commands, waker: Arc::new(Waker::new().unwrap()) }, false)
+        Inspector::new(Arc::new(Ignored), false)
     }
 
     #[test]

@@ -9,12 +9,12 @@ use crate::{
     },
     supervisor::{
         clock::now,
-        commands::{Command, Mailbox},
         containment::{
             cgroup_pool::Cell,
             inspector::{Findings, Progress, Request, Task, keep, reaping::Killed},
             token::{Token, tokens},
         },
+        reactor::report::Report,
         sync::lock,
     },
     sys::{
@@ -55,7 +55,7 @@ const NAMED_MAX: usize = 4096;
 
 /// The thread's side.
 pub(crate) struct Work {
-    pub(crate) mailbox: Mailbox,
+    pub(crate) reports: Arc<dyn Report<Findings>>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) stuck: Arc<Mutex<HashSet<i32>>>,
     pub(crate) reserve: Arc<Mutex<Vec<OwnedFd>>>,
@@ -109,7 +109,7 @@ impl Work {
                         continue;
                     }
                 };
-                self.mailbox.send(Command::Inspected(Box::new(findings)));
+                self.reports.report(findings);
             }
             if !looks.is_empty() {
                 self.look_for(&looks);
@@ -231,7 +231,7 @@ impl Work {
         for request in requests {
             let mut findings = self.judge(request, &seen, visibility);
             findings.look_again |= self.environ.had_shortage || findings.count == 0 && self.is_reaping(request);
-            self.mailbox.send(Command::Inspected(Box::new(findings)));
+            self.reports.report(findings);
         }
         keep(&self.reserve);
     }

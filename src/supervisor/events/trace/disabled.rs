@@ -8,7 +8,6 @@ use crate::{
         events::event::Event,
         worker::{WorkerShared, process::Present},
     },
-    wire::jsonrpc::error::CallError,
 };
 use std::sync::Arc;
 
@@ -29,15 +28,4 @@ impl Trace {
     pub(crate) fn climb(&mut self, _: WorkerId, _: usize, _: &StopPolicy) {}
 
     pub(crate) fn kill(&mut self, _: WorkerId) {}
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Asked {}
-
-impl Asked {
-    pub(crate) fn begin(_: WorkerId, _: &str) -> Self {
-        Self {}
-    }
-
-    pub(crate) fn end(&mut self, _: Option<&CallError>) {}
 }

@@ -7,24 +7,14 @@ use crate::{
     ids::WorkerId,
     policy::stop::{StopPolicy, StopStage},
     supervisor::{
-        clock::now,
+        control::call_span::TARGET,
         events::event::{Event, EventKind},
         panics::unharmed,
         worker::{WorkerShared, process::Present},
     },
-    wire::jsonrpc::error::CallError,
 };
-use std::{
-    collections::HashMap,
-    error::Error,
-    mem,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, error::Error, mem, sync::Arc, time::Duration};
 use tracing::{Level, Span, enabled, error_span, event};
-
-/// Of all spans and events, also when rooms of ours are renamed.
-const TARGET: &str = "pipewright";
 
 /// An event in a span.
 macro_rules! note {
@@ -237,51 +227,4 @@ fn exited(span: &Span, exit: &Exit, is_expected: bool) {
 
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A call over control that is under way; nothing where nobody wants to hear of it.
-#[derive(Debug, Default)]
-pub(crate) struct Asked(Option<Box<Question>>);
-
-#[derive(Debug)]
-struct Question {
-    worker: WorkerId,
-    method: Box<str>,
-    began: Instant,
-}
-
-impl Asked {
-    pub(crate) fn begin(worker: WorkerId, method: &str) -> Self {
-        let is_heard = unharmed(|| enabled!(target: TARGET, Level::DEBUG));
-        Self(is_heard.unwrap_or(false).then(|| Box::new(Question { worker, method: method.into(), began: now() })))
-    }
-
-    /// It has ended, by an error where there is one. Told once.
-    pub(crate) fn end(&mut self, error: Option<&CallError>) {
-        let Some(question) = self.0.take() else { return };
-        let Question { worker, method, began } = *question;
-        let took_us = u64::try_from(now().saturating_duration_since(began).as_micros()).unwrap_or(u64::MAX);
-        // In whatever span its caller is.
-        unharmed(|| {
-            let (worker, method, outcome) = (worker.0, &*method, outcome(error));
-            event!(target: TARGET, Level::DEBUG, worker, method, took_us, outcome, "call");
-        });
-    }
-}
-
-/// Without what the worker may have said of it.
-fn outcome(error: Option<&CallError>) -> &'static str {
-    match error {
-        None => "answered",
-        Some(CallError::Rpc(_)) => "refused",
-        Some(CallError::TimedOut) => "timed out",
-        Some(CallError::WorkerExited(_)) => "worker gone",
-        Some(CallError::ParentGone) => "parent gone",
-        Some(CallError::Cancelled) => "cancelled",
-        Some(CallError::NotConnected) => "no control",
-        Some(CallError::QueueFull { .. }) => "full",
-        Some(CallError::Encode(_)) => "not written",
-        Some(CallError::InvalidResult(_)) => "not understood",
-        Some(CallError::Io(_)) => "failed",
-    }
 }
