@@ -152,9 +152,10 @@ impl Supervisor {
         if may_start_here {
             let started = starter.start_here(id, spec, prepared);
             drop(permit);
-            return started;
+            return started.map(|shared| Worker::new(shared, &self.mailbox));
         }
-        Starter::start_elsewhere(starter, id, spec, (prepared, permit))
+        let started = Starter::start_elsewhere(starter, id, spec, (prepared, permit))?;
+        Ok(Worker::new(started, &self.mailbox))
     }
 
     /// Everything that happens, in one crossbeam channel: good in `select!`, and to be cloned for several consumers, each of
@@ -180,7 +181,7 @@ impl Supervisor {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn worker(&self, id: WorkerId) -> Option<Worker> {
-        self.roster.find(id)
+        self.roster.find(id).map(|shared| Worker::new(shared, &self.mailbox))
     }
 
     /// Takes no more workers. When the last one has ended the event channel ends too.

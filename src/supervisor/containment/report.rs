@@ -1,7 +1,7 @@
 //! How strongly a worker's descendants are held together, and which means for that are missing.
 
 use crate::{
-    supervisor::{handles::worker::Worker, worker::process::Present},
+    supervisor::worker::process::Present,
     sys::{
         pidfd,
         proc::mount::{self, Visibility},
@@ -9,7 +9,7 @@ use crate::{
 };
 use std::fmt;
 
-/// How strongly a worker's descendants are held together with it, from [`Worker::containment`]. The strongest kind that is available
+/// How strongly a worker's descendants are held together with it, from [`Worker::containment`](crate::Worker::containment). The strongest kind that is available
 /// is chosen.
 ///
 /// Its `Display` is one line: the kind, and each means that is missing with the reason.
@@ -61,16 +61,8 @@ pub enum KernelFeature {
     PidfdSendSignal,
 }
 
-impl Worker {
-    /// How strongly what it starts is held together with it, and which means are missing, as found now; `None` while it has no
-    /// process.
-    pub fn containment(&self) -> Option<Containment> {
-        self.shared.present().filter(|present| present.child().is_running()).map(|present| present.containment())
-    }
-}
-
 impl Present {
-    fn containment(&self) -> Containment {
+    pub(crate) fn containment(&self) -> Containment {
         let kind = if self.with_cell(|_| ()).is_some() {
             ContainmentKind::Cgroup
         } else if self.child().leads_group() {

@@ -85,9 +85,9 @@ mod tests {
         let prepared = prepare(&spec.plan, OpenMode::Nonblocking).unwrap();
         let worker = starter.start_here(WorkerId(1), Arc::new(DropInBackground::new(spec)), prepared).unwrap();
         drop(driver);
-        let exit = worker.wait_timeout(Duration::ZERO).expect("its end");
+        let exit = worker.ended(Some(now())).expect("its end").0;
         assert_eq!(exit.status, ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });
-        assert!(worker.signal(0).is_err(), "it is reaped");
+        assert!(worker.child(|child| child.signal(0)).is_err(), "it is reaped");
         assert_eq!(events.len(), 0, "its start was not told either");
     }
 }

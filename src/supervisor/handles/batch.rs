@@ -47,9 +47,9 @@ impl WorkerBatch {
     pub fn add(&mut self, spec: WorkerSpec) -> Result<Worker, GroupError> {
         spec.validate_apart_from_restart()?;
         let roster = &self.group.roster;
-        let shared = roster.enter(WorkerId(roster.next_id()), &spec, self.group.mailbox.clone(), None);
+        let shared = roster.enter(WorkerId(roster.next_id()), &spec, None);
         self.workers.push((Arc::clone(&shared), Arc::new(DropInBackground::new(spec))));
-        Ok(Worker { shared })
+        Ok(Worker::new(shared, &self.group.mailbox))
     }
 
     /// Declares all of them, and starts them in this order if their group runs. Gives what can be waited for.

@@ -141,7 +141,7 @@ impl WorkerGroup {
     /// its siblings do not notice it.
     pub fn add(&self, spec: WorkerSpec) -> Result<Worker, GroupError> {
         spec.validate_apart_from_restart()?;
-        let shared = self.roster.enter(WorkerId(self.roster.next_id()), &spec, self.mailbox.clone(), None);
+        let shared = self.roster.enter(WorkerId(self.roster.next_id()), &spec, None);
         let workers = vec![(Arc::clone(&shared), Arc::new(DropInBackground::new(spec)))];
         if let Some(started) = self.declare(workers, true)? {
             match started.recv_timeout(START_TIME) {
@@ -151,7 +151,7 @@ impl WorkerGroup {
                 Err(RecvTimeoutError::Disconnected) => return Err(GroupError::SupervisorGone),
             }
         }
-        Ok(Worker { shared })
+        Ok(Worker::new(shared, &self.mailbox))
     }
 
     pub(crate) fn declare(&self, workers: Newcomers, is_awaited: bool) -> Result<Option<FirstStart>, GroupError> {

@@ -6,7 +6,8 @@ use crate::{
     pipe::anonymous::ends::{PipeReader, PipeWriter},
     supervisor::{
         clock::now,
-        commands::{Action, Command},
+        commands::{Action, Command, Mailbox},
+        containment::report::Containment,
         control::{
             call::{PendingCall, understand},
             call_span::CallSpan,
@@ -24,7 +25,8 @@ use std::{io, sync::Arc, time::Duration};
 /// A worker, as its parent holds it: cheap to clone, and good on any thread. Dropping it changes nothing.
 #[derive(Clone)]
 pub struct Worker {
-    pub(crate) shared: Arc<WorkerShared>,
+    shared: Arc<WorkerShared>,
+    commands: Mailbox,
 }
 
 shown_as!(Worker, |worker| { id: worker.id().0, name: worker.name(), pid: worker.pid().unwrap_or_default() });
@@ -36,6 +38,10 @@ impl From<&Worker> for WorkerId {
 }
 
 impl Worker {
+    pub(crate) fn new(shared: Arc<WorkerShared>, commands: &Mailbox) -> Self {
+        Self { shared, commands: commands.clone() }
+    }
+
     /// Its name in events.
     pub fn id(&self) -> WorkerId {
         self.shared.id
@@ -148,7 +154,7 @@ impl Worker {
 
     fn end(&self, action: Action) -> StopHandle {
         let began = now();
-        self.shared.mailbox.send(Command::Act(self.shared.id, action));
+        self.commands.send(Command::Act(self.shared.id, action));
         StopHandle::new(vec![Arc::clone(&self.shared)], began)
     }
 
@@ -157,7 +163,7 @@ impl Worker {
     /// has ended for good stays ended. Returns at once, with what can be waited for.
     pub fn restart(&self) -> RestartHandle {
         let restarting = RestartHandle::new([(Arc::clone(&self.shared), self.incarnation())]);
-        self.shared.mailbox.send(Command::Act(self.shared.id, Action::Restart));
+        self.commands.send(Command::Act(self.shared.id, Action::Restart));
         restarting
     }
 
@@ -237,5 +243,11 @@ impl Worker {
     /// Our end of the pipe that [`output_pipe`](crate::WorkerSpec::output_pipe) named; once. The supervisor does not read it.
     pub fn take_reader(&self, name: &str) -> Option<PipeReader> {
         lock(&self.shared.present()?.ends).take_reader(name)
+    }
+
+    /// How strongly what it starts is held together with it, and which means are missing, as found now; `None` while it has no
+    /// process.
+    pub fn containment(&self) -> Option<Containment> {
+        self.shared.present().filter(|present| present.child().is_running()).map(|present| present.containment())
     }
 }

@@ -31,7 +31,6 @@ use crate::{
             connection::{ConnectionEvent, Link},
             server::Issued,
         },
-        handles::worker::Worker,
         panics::unharmed,
         reactor::report::Report,
         spawner::queue::{Handed, PATIENCE, Permit, Purpose, Start, Starts, Tie},
@@ -162,7 +161,7 @@ impl Starter {
         id: WorkerId,
         spec: SharedSpec,
         (prepared, permit): (PreparedFds, Permit),
-    ) -> Result<Worker, SpawnError> {
+    ) -> Result<Arc<WorkerShared>, SpawnError> {
         let (answer, answered) = crossbeam_channel::bounded(1);
         let purpose = Purpose::First { answer, _permit: permit };
         this.starts.push(Start { id, spec, purpose, prepared: Some(prepared), attempts: 0, due: None });
@@ -243,7 +242,7 @@ impl Starter {
         id: WorkerId,
         spec: SharedSpec,
         prepared: PreparedFds,
-    ) -> Result<Worker, SpawnError> {
+    ) -> Result<Arc<WorkerShared>, SpawnError> {
         let mut prepared = Some(prepared);
         let mut attempts = 0;
         let begun = loop {
@@ -258,9 +257,9 @@ impl Starter {
                 begun => break begun?,
             }
         };
-        let worker = self.enter(id, spec, begun, None)?;
+        let shared = self.enter(id, spec, begun, None)?;
         self.starts.wake_loop();
-        Ok(worker)
+        Ok(shared)
     }
 
     /// Nobody takes what is handed over from now on.
@@ -285,11 +284,16 @@ impl Starter {
     }
 
     /// A new worker's first incarnation runs.
-    fn enter(&self, id: WorkerId, spec: SharedSpec, begun: Begun, thread: Option<u64>) -> Result<Worker, SpawnError> {
-        let shared = self.roster.enter(id, &spec, self.mailbox.clone(), Some(Arc::clone(&begun.present)));
-        let worker = Worker { shared: Arc::clone(&shared) };
-        self.hand_over(begun.arrival(shared, spec), thread)?;
-        Ok(worker)
+    fn enter(
+        &self,
+        id: WorkerId,
+        spec: SharedSpec,
+        begun: Begun,
+        thread: Option<u64>,
+    ) -> Result<Arc<WorkerShared>, SpawnError> {
+        let shared = self.roster.enter(id, &spec, Some(Arc::clone(&begun.present)));
+        self.hand_over(begun.arrival(Arc::clone(&shared), spec), thread)?;
+        Ok(shared)
     }
 
     /// Starts one incarnation, of this number, on the calling thread, which is a spawner thread of that number or the main thread.

@@ -11,7 +11,6 @@ use crate::{
     supervisor::{
         clock::now,
         commands::{Command, Mailbox},
-        handles::worker::Worker,
         spec::SharedSpec,
         sync::lock,
         worker::WorkerShared,
@@ -48,7 +47,7 @@ pub(crate) struct Start {
 #[derive(Debug)]
 pub(crate) enum Purpose {
     /// A new worker, whose caller waits for it. The permit is held until the loop has it.
-    First { answer: Sender<Result<Worker, SpawnError>>, _permit: Permit },
+    First { answer: Sender<Result<Arc<WorkerShared>, SpawnError>>, _permit: Permit },
     /// The next incarnation.
     Again(Arc<WorkerShared>),
 }

@@ -4,10 +4,7 @@ use crate::{
     exit::Exit,
     ids::WorkerId,
     launch::child::ChildProcess,
-    supervisor::{
-        clock::now, commands::Mailbox, control::connection::Link, flow_control::Account, sync::lock,
-        worker::process::Present,
-    },
+    supervisor::{clock::now, control::connection::Link, flow_control::Account, sync::lock, worker::process::Present},
     wire::jsonrpc::error::CallError,
 };
 use std::{
@@ -27,7 +24,6 @@ pub(crate) mod status;
 pub(crate) struct WorkerShared {
     pub(crate) id: WorkerId,
     pub(crate) name: Box<str>,
-    pub(crate) mailbox: Mailbox,
     standing: Mutex<Standing>,
     changed: Condvar,
     pub(crate) account: Account,
@@ -42,14 +38,9 @@ pub(crate) struct Standing {
 }
 
 impl WorkerShared {
-    pub(crate) fn new(
-        (id, name): (WorkerId, Box<str>),
-        mailbox: Mailbox,
-        present: Option<Arc<Present>>,
-        account: Account,
-    ) -> Self {
+    pub(crate) fn new((id, name): (WorkerId, Box<str>), present: Option<Arc<Present>>, account: Account) -> Self {
         let standing = Mutex::new(Standing { present, ended: None });
-        Self { id, name, mailbox, standing, changed: Condvar::new(), account }
+        Self { id, name, standing, changed: Condvar::new(), account }
     }
 
     pub(crate) fn id(&self) -> WorkerId {

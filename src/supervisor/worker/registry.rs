@@ -3,9 +3,7 @@
 use crate::{
     ids::WorkerId,
     supervisor::{
-        commands::Mailbox,
         flow_control::{Account, Meter},
-        handles::worker::Worker,
         spec::WorkerSpec,
         sync::lock,
         worker::{WorkerShared, process::Present},
@@ -52,16 +50,10 @@ impl Roster {
     }
 
     /// Before anything is told of it.
-    pub(crate) fn enter(
-        &self,
-        id: WorkerId,
-        spec: &WorkerSpec,
-        mailbox: Mailbox,
-        present: Option<Arc<Present>>,
-    ) -> Arc<WorkerShared> {
+    pub(crate) fn enter(&self, id: WorkerId, spec: &WorkerSpec, present: Option<Arc<Present>>) -> Arc<WorkerShared> {
         let name = spec.name.clone().unwrap_or_else(|| spec.plan.file_name());
         let account = Account::new(spec.window, &self.window);
-        let shared = Arc::new(WorkerShared::new((id, name), mailbox, present, account));
+        let shared = Arc::new(WorkerShared::new((id, name), present, account));
         let mut workers = lock(&self.workers);
         workers.entries.insert(id, Arc::downgrade(&shared));
         workers.forget_the_gone();
@@ -73,9 +65,8 @@ impl Roster {
         lock(&self.workers).entries.values().filter_map(Weak::upgrade).collect()
     }
 
-    pub(crate) fn find(&self, id: WorkerId) -> Option<Worker> {
-        let shared = lock(&self.workers).entries.get(&id)?.upgrade()?;
-        Some(Worker { shared })
+    pub(crate) fn find(&self, id: WorkerId) -> Option<Arc<WorkerShared>> {
+        lock(&self.workers).entries.get(&id)?.upgrade()
     }
 }
 
