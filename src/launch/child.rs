@@ -4,8 +4,8 @@ use super::retry::pause_for;
 use crate::{
     exit::{ExitStatus, Usage},
     sys::{
-        pidfd::{Ending, PidFd, RawUsage, Reaped},
-        poll::{self, Deadline, Interest, Waited},
+        pidfd::{PidFd, RawUsage, Reaped, WaitStatus},
+        poll::{self, Deadline, Interest, PollOutcome},
     },
 };
 use std::{
@@ -141,14 +141,14 @@ impl ChildProcess {
 
 /// Waits for the exit until the deadline; returns whether the process has exited.
 fn wait_exit(pidfd: &PidFd, deadline: Deadline) -> io::Result<bool> {
-    Ok(poll::wait(pidfd.as_fd(), Interest::Readable, deadline)? == Waited::Ready)
+    Ok(poll::wait(pidfd.as_fd(), Interest::Readable, deadline)? == PollOutcome::Ready)
 }
 
-pub(crate) fn exit_status(ending: Ending) -> ExitStatus {
+pub(crate) fn exit_status(ending: WaitStatus) -> ExitStatus {
     match ending {
-        Ending::Code(code) => ExitStatus::Code(code),
-        Ending::Signal { signal, core_dumped } => ExitStatus::Signal { signal, core_dumped },
-        Ending::Unknown => ExitStatus::Unknown,
+        WaitStatus::Code(code) => ExitStatus::Code(code),
+        WaitStatus::Signal { signal, core_dumped } => ExitStatus::Signal { signal, core_dumped },
+        WaitStatus::Unknown => ExitStatus::Unknown,
     }
 }
 

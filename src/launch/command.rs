@@ -15,11 +15,11 @@ use super::{
     stdio::ProcessGroup,
 };
 use crate::sys::{
-    clone::Texts,
+    clone::CStringArray,
     deferred_close,
     exec_format::ExecAttempt,
     fd,
-    pidfd::{self, Handover, PidFd},
+    pidfd::{self, PidFd, PidfdHandover},
 };
 use command_fds::CommandFdExt;
 use std::{
@@ -80,7 +80,7 @@ fn run(
     command.stdout(standard(stdout).map_err(failed)?);
     command.stderr(standard(stderr).map_err(failed)?);
     let occupied = occupy_standard_numbers().map_err(failed)?;
-    let handover = Handover::new().map_err(failed)?;
+    let handover = PidfdHandover::new().map_err(failed)?;
     attributes(plan, context.death_signal).add_to(&mut command, &handover);
     command.preserved_fds(kept);
     let search = search_first(&mut command, is_cleared);
@@ -139,7 +139,7 @@ fn search_first(command: &mut Command, is_cleared: bool) -> ProgramSearch {
         // std returns an error for a NUL byte.
         return search;
     }
-    let mut texts_of_arguments = Texts::default();
+    let mut texts_of_arguments = CStringArray::default();
     for argument in &arguments {
         texts_of_arguments.push(&[argument.as_bytes()]);
     }
@@ -201,7 +201,7 @@ fn spawn(command: &mut Command) -> io::Result<std::process::Child> {
 }
 
 /// Takes over the new process with the pidfd that it has sent, or opens one if it could not send one.
-fn adopt(mut child: std::process::Child, handover: &Handover, plan: &LaunchPlan) -> io::Result<ChildProcess> {
+fn adopt(mut child: std::process::Child, handover: &PidfdHandover, plan: &LaunchPlan) -> io::Result<ChildProcess> {
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     match handover.receive().map_or_else(|| PidFd::open(pid), Ok) {
         Ok(pidfd) => Ok(ChildProcess::new(pid, pidfd, plan.group != ProcessGroup::Inherit)),

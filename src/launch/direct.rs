@@ -12,8 +12,8 @@ use super::{
     stdio::ProcessGroup,
 };
 use crate::sys::{
-    child_setup::{GroupChange, ProcessAttributes, Rlimit, Step},
-    clone::{self, Grant, Image, Texts},
+    child_setup::{GroupChange, ProcessAttributes, Rlimit, SetupStep},
+    clone::{self, CStringArray, ExecImage, FdMapping},
     this_process,
 };
 use std::{
@@ -35,7 +35,7 @@ pub(super) fn start(
     let numbers = plan.child_fds();
     let environment = environment(plan, &numbers, context);
     let search = ProgramSearch::new(program, path_of(&environment));
-    let image = Image {
+    let image = ExecImage {
         candidates: search.candidates.clone(),
         arguments: arguments(plan, program, &numbers, context.control_path),
         environment: texts(&environment),
@@ -47,7 +47,7 @@ pub(super) fn start(
     let cloned = clone::spawn(&image).map_err(|failure| {
         let directory = plan.directory.as_deref();
         let (exec, errno) = match failure.step {
-            Step::Exec => search.diagnose(failure.errno, directory),
+            SetupStep::Exec => search.diagnose(failure.errno, directory),
             _ => (SpawnStep::Exec(None), failure.errno),
         };
         let step = step_of(failure, directory, exec);
@@ -95,10 +95,10 @@ fn path_of(environment: &[(OsString, OsString)]) -> Option<OsString> {
     environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone())
 }
 
-fn descriptors(ends: &ChildFds, numbers: &[RawFd]) -> Vec<Grant> {
+fn descriptors(ends: &ChildFds, numbers: &[RawFd]) -> Vec<FdMapping> {
     let standard = ends.standard.iter().map(AsRawFd::as_raw_fd).zip(0..);
     let extra = ends.extra.iter().map(AsRawFd::as_raw_fd).zip(numbers.iter().copied());
-    standard.chain(extra).map(|(source, target)| Grant { source, target }).collect()
+    standard.chain(extra).map(|(source, target)| FdMapping { source, target }).collect()
 }
 
 pub(super) fn attributes(plan: &LaunchPlan, death_signal: Option<i32>) -> ProcessAttributes {
@@ -128,8 +128,8 @@ fn c_string(text: OsString) -> CString {
     text.unwrap_or_default()
 }
 
-fn arguments(plan: &LaunchPlan, program: &OsStr, numbers: &[RawFd], control_path: &str) -> Texts {
-    let mut texts = Texts::default();
+fn arguments(plan: &LaunchPlan, program: &OsStr, numbers: &[RawFd], control_path: &str) -> CStringArray {
+    let mut texts = CStringArray::default();
     texts.push(&[plan.title.as_deref().unwrap_or(program).as_bytes()]);
     for argument in plan.arguments(numbers, control_path) {
         texts.push(&[argument.as_bytes()]);
@@ -137,8 +137,8 @@ fn arguments(plan: &LaunchPlan, program: &OsStr, numbers: &[RawFd], control_path
     texts
 }
 
-pub(super) fn texts(environment: &[(OsString, OsString)]) -> Texts {
-    let mut texts = Texts::default();
+pub(super) fn texts(environment: &[(OsString, OsString)]) -> CStringArray {
+    let mut texts = CStringArray::default();
     for (name, value) in environment {
         texts.push(&[name.as_bytes(), b"=", value.as_bytes()]);
     }

@@ -1,7 +1,7 @@
 //! Errors of a start: the spec is invalid, or a system call failed.
 
 use crate::{
-    sys::child_setup::{Failure, Step},
+    sys::child_setup::{SetupFailure, SetupStep},
     text::{printable, printable_path},
 };
 use std::{fmt, io, path::Path};
@@ -318,18 +318,18 @@ impl From<SpawnError> for io::Error {
 }
 
 /// Maps a failure in the child to the step of the public error.
-pub(super) fn step_of(failure: Failure, directory: Option<&Path>, exec: SpawnStep) -> SpawnStep {
+pub(super) fn step_of(failure: SetupFailure, directory: Option<&Path>, exec: SpawnStep) -> SpawnStep {
     match failure.step {
-        Step::Clone => SpawnStep::Clone,
-        Step::Cgroup => SpawnStep::Cgroup,
-        Step::Directory => SpawnStep::CurrentDir(directory.unwrap_or(Path::new(".")).into()),
-        Step::Descriptors => SpawnStep::Fds,
-        Step::Group => SpawnStep::ProcessGroup,
-        Step::DeathSignal => SpawnStep::ParentDeathSignal,
-        Step::Limit => SpawnStep::Rlimit,
-        Step::Nice => SpawnStep::Nice,
-        Step::IoPriority => SpawnStep::IoPriority,
-        Step::Processors => SpawnStep::CpuAffinity,
-        Step::Exec => exec,
+        SetupStep::Clone => SpawnStep::Clone,
+        SetupStep::Cgroup => SpawnStep::Cgroup,
+        SetupStep::Directory => SpawnStep::CurrentDir(directory.unwrap_or(Path::new(".")).into()),
+        SetupStep::Descriptors => SpawnStep::Fds,
+        SetupStep::Group => SpawnStep::ProcessGroup,
+        SetupStep::DeathSignal => SpawnStep::ParentDeathSignal,
+        SetupStep::Limit => SpawnStep::Rlimit,
+        SetupStep::Nice => SpawnStep::Nice,
+        SetupStep::IoPriority => SpawnStep::IoPriority,
+        SetupStep::Processors => SpawnStep::CpuAffinity,
+        SetupStep::Exec => exec,
     }
 }

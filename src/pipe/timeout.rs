@@ -9,7 +9,7 @@ use std::{
 
 use crate::sys::{
     eventfd::Flag,
-    poll::{self, Deadline, Interest, Waited},
+    poll::{self, Deadline, Interest, PollOutcome},
 };
 
 /// Ends blocked calls of any thread: those that wait now, and those that are timeout later.
@@ -202,8 +202,8 @@ impl<'a> StartedTimeout<'a> {
             return self.wait(&[(fd, interest)]);
         }
         Ok(match poll::wait(fd, interest, self.deadline)? {
-            Waited::Ready => WakeReason::Ready(0),
-            Waited::TimedOut => WakeReason::TimedOut,
+            PollOutcome::Ready => WakeReason::Ready(0),
+            PollOutcome::TimedOut => WakeReason::TimedOut,
         })
     }
 

@@ -1,7 +1,7 @@
 //! How a child is set up between fork and exec: group, limits, signals, descriptors. Every function of this file is
 //! async-signal-safe: bare system calls, no allocation, no lock. Both ways of spawning use them.
 
-use super::{pidfd::Handover, signals::SignalSet, this_process};
+use super::{pidfd::PidfdHandover, signals::SignalSet, this_process};
 use std::{
     io,
     os::{fd::RawFd, unix::process::CommandExt},
@@ -12,7 +12,7 @@ use std::{
 /// The step at which a child could not be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Step {
+pub(crate) enum SetupStep {
     Clone = 1,
     Directory,
     Descriptors,
@@ -26,7 +26,7 @@ pub(crate) enum Step {
     Cgroup,
 }
 
-impl Step {
+impl SetupStep {
     const ALL: [Self; 11] = [
         Self::Clone,
         Self::Directory,
@@ -52,13 +52,13 @@ impl Step {
 
 /// A step and the kernel's reason.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Failure {
-    pub(crate) step: Step,
+pub(crate) struct SetupFailure {
+    pub(crate) step: SetupStep,
     pub(crate) errno: i32,
 }
 
-impl Failure {
-    pub(crate) fn last(step: Step) -> Self {
+impl SetupFailure {
+    pub(crate) fn last(step: SetupStep) -> Self {
         Self { step, errno: errno() }
     }
 }
@@ -96,14 +96,14 @@ pub(crate) struct ProcessAttributes {
 
 impl ProcessAttributes {
     /// Applies everything to the calling process, which is the child. The signal mask is emptied last.
-    pub(crate) fn apply(&self) -> Result<(), Failure> {
+    pub(crate) fn apply(&self) -> Result<(), SetupFailure> {
         match self.group {
             // A hook of the user's own `Command` may have called setsid(2), and a session's leader cannot be asked again: it
             // leads its group too.
             // SAFETY: setpgid(2) takes two numbers: this process, a group of its own.
-            GroupChange::OwnGroup if !leads_session() => check(Step::Group, unsafe { libc::setpgid(0, 0) })?,
+            GroupChange::OwnGroup if !leads_session() => check(SetupStep::Group, unsafe { libc::setpgid(0, 0) })?,
             // SAFETY: setsid(2) takes nothing. It fails where a user's own `Command` has made the child a group's leader.
-            GroupChange::OwnSession if !leads_session() => check(Step::Group, unsafe { libc::setsid() })?,
+            GroupChange::OwnSession if !leads_session() => check(SetupStep::Group, unsafe { libc::setsid() })?,
             GroupChange::None | GroupChange::OwnGroup | GroupChange::OwnSession => {}
         }
         if self.group != GroupChange::None {
@@ -114,11 +114,11 @@ impl ProcessAttributes {
         if let Some((signal, parent)) = self.death_signal {
             let signal = libc::c_ulong::from(signal.unsigned_abs());
             // SAFETY: prctl(2) PR_SET_PDEATHSIG takes a number.
-            check(Step::DeathSignal, unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) })?;
+            check(SetupStep::DeathSignal, unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) })?;
             // The parent may have died before the line above: then the signal never comes, and we end by ourselves.
             // SAFETY: getppid(2) takes nothing and cannot fail.
             if unsafe { libc::getppid() } != parent {
-                return Err(Failure { step: Step::DeathSignal, errno: libc::ESRCH });
+                return Err(SetupFailure { step: SetupStep::DeathSignal, errno: libc::ESRCH });
             }
         }
         for limit in &self.limits {
@@ -134,23 +134,23 @@ impl ProcessAttributes {
                     ptr::null_mut::<libc::rlimit64>(),
                 )
             };
-            check(Step::Limit, result)?;
+            check(SetupStep::Limit, result)?;
         }
         if let Some(nice) = self.nice {
             // SAFETY: setpriority(2) raw, for the type of `which`: three numbers, 0 meaning this process.
-            check(Step::Nice, unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) })?;
+            check(SetupStep::Nice, unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) })?;
         }
         if let Some(priority) = self.io_priority {
             const IOPRIO_WHO_PROCESS: libc::c_int = 1; // linux/ioprio.h
             // SAFETY: ioprio_set(2) takes three numbers, 0 meaning this thread, the only one.
             let set = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) };
-            check(Step::IoPriority, set)?;
+            check(SetupStep::IoPriority, set)?;
         }
         if !self.processors.is_empty() {
             let bytes = size_of_val(self.processors.as_slice());
             // SAFETY: sched_setaffinity(2) reads `bytes` bytes at the pointer, which the vector has; 0 means this thread.
             let set = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, self.processors.as_ptr()) };
-            check(Step::Processors, set)?;
+            check(SetupStep::Processors, set)?;
         }
         if let Some(umask) = self.umask {
             // SAFETY: umask(2) takes a number and cannot fail.
@@ -162,12 +162,12 @@ impl ProcessAttributes {
 
     /// Has a `Command` apply this in its child, and mark every other descriptor close-on-exec: what the fast way closes.
     /// Hooks run in the order they were added, so a later one can still grant descriptors.
-    pub(crate) fn add_to(self, command: &mut Command, handover: &Handover) {
+    pub(crate) fn add_to(self, command: &mut Command, handover: &PidfdHandover) {
         let child_end = handover.child_end();
         let hook = move || {
             reset_signal_handlers();
             mark_all_close_on_exec();
-            Handover::send_own(child_end);
+            PidfdHandover::send_own(child_end);
             self.apply().map_err(|failure| io::Error::from_raw_os_error(failure.errno))
         };
         // SAFETY: the hook runs between fork and exec and is made of async-signal-safe calls only; an `io::Error` from an
@@ -182,8 +182,8 @@ fn leads_session() -> bool {
 }
 
 /// The result of a call in the child.
-pub(crate) fn check(step: Step, result: impl Into<i64>) -> Result<(), Failure> {
-    if result.into() == -1 { Err(Failure::last(step)) } else { Ok(()) }
+pub(crate) fn check(step: SetupStep, result: impl Into<i64>) -> Result<(), SetupFailure> {
+    if result.into() == -1 { Err(SetupFailure::last(step)) } else { Ok(()) }
 }
 
 pub(crate) fn errno() -> i32 {
@@ -343,10 +343,10 @@ mod tests {
 
     #[test]
     fn every_step_comes_back_from_its_code() {
-        for step in Step::ALL {
-            assert_eq!(Step::from_code(step.code()), Some(step));
+        for step in SetupStep::ALL {
+            assert_eq!(SetupStep::from_code(step.code()), Some(step));
         }
-        assert_eq!(Step::from_code(0), None, "0 means that nothing failed");
+        assert_eq!(SetupStep::from_code(0), None, "0 means that nothing failed");
     }
 
     #[test]

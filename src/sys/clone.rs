@@ -4,7 +4,7 @@
 //! the parent. For the same reason everything between clone and exec is a bare system call: no allocation, no lock, no
 //! library state. What went wrong is written into memory that both see; no pipe is needed to tell it.
 
-use super::child_setup::{self, Failure, ProcessAttributes, Step};
+use super::child_setup::{self, ProcessAttributes, SetupFailure, SetupStep};
 use super::{
     clone3::{self, StackRange},
     cvt,
@@ -24,29 +24,29 @@ use std::{
 
 /// Everything a child needs, ready to be used by bare system calls.
 #[derive(Debug)]
-pub(crate) struct Image {
+pub(crate) struct ExecImage {
     /// The files to try, in order, as execvp(3) does with `$PATH`.
     pub(crate) candidates: Vec<CString>,
-    pub(crate) arguments: Texts,
-    pub(crate) environment: Texts,
+    pub(crate) arguments: CStringArray,
+    pub(crate) environment: CStringArray,
     pub(crate) directory: Option<CString>,
     /// Which of our descriptors the child gets, at which of its numbers. Everything else is closed.
-    pub(crate) descriptors: Vec<Grant>,
+    pub(crate) descriptors: Vec<FdMapping>,
     pub(crate) attributes: ProcessAttributes,
     /// Our descriptor of the directory of the cgroup that the child is born in; ours where there is none.
     pub(crate) cgroup: Option<RawFd>,
 }
 
-/// Texts for execve(2), one behind the other in one piece of memory: an allocation for each would cost more than the rest
+/// Strings for execve(2), one behind the other in one piece of memory: an allocation for each would cost more than the rest
 /// of a start's preparation.
 #[derive(Debug, Default)]
-pub(crate) struct Texts {
+pub(crate) struct CStringArray {
     /// Each with its final zero byte.
     bytes: Vec<u8>,
     starts: Vec<usize>,
 }
 
-impl Texts {
+impl CStringArray {
     /// Appends a text, given in parts that contain no zero byte.
     pub(crate) fn push(&mut self, parts: &[&[u8]]) {
         debug_assert!(parts.iter().all(|part| !part.contains(&0)), "a text would end early");
@@ -66,26 +66,26 @@ impl Texts {
 
 /// One descriptor of ours and its number in the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Grant {
+pub(crate) struct FdMapping {
     pub(crate) source: RawFd,
     pub(crate) target: RawFd,
 }
 
 /// A private stack for the child: sharing the caller's would let the child overwrite the frames the parent returns to.
 #[derive(Debug)]
-struct Stack {
+struct ChildStack {
     base: *mut libc::c_void,
 }
 
 // SAFETY: the mapping belongs to this value alone, and munmap(2) may be called from any thread.
-unsafe impl Send for Stack {}
+unsafe impl Send for ChildStack {}
 
-static SPARE: Mutex<Option<Stack>> = Mutex::new(None);
+static SPARE: Mutex<Option<ChildStack>> = Mutex::new(None);
 
 const STACK_BYTES: usize = 64 * 1024;
 const GUARD_BYTES: usize = 16 * 1024; // a whole page, also where pages have 16 KiB
 
-impl Stack {
+impl ChildStack {
     /// The one that was used last, or a new one: mapping it, faulting it in and unmapping it is a tenth of a start's cost.
     fn take() -> io::Result<Self> {
         let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -121,7 +121,7 @@ impl Stack {
     }
 }
 
-impl Drop for Stack {
+impl Drop for ChildStack {
     fn drop(&mut self) {
         // SAFETY: unmaps exactly what `new` mapped; no child uses it, since clone(2) with CLONE_VFORK returns after exec.
         let result = unsafe { libc::munmap(self.base, GUARD_BYTES + STACK_BYTES) };
@@ -131,28 +131,28 @@ impl Drop for Stack {
 
 /// A process that has reached its program.
 #[derive(Debug)]
-pub(crate) struct Cloned {
+pub(crate) struct ClonedChild {
     pub(crate) pid: libc::pid_t,
     pub(crate) pidfd: PidFd,
 }
 
 /// What the child reads, and where it writes why it failed.
-struct Order<'a> {
-    image: &'a Image,
+struct ChildContext<'a> {
+    image: &'a ExecImage,
     arguments: Vec<*const libc::c_char>,
     environment: Vec<*const libc::c_char>,
     /// As `image.descriptors`, but the child may change the sources.
-    table: Vec<Grant>,
+    table: Vec<FdMapping>,
     failed_step: AtomicU8,
     failed_errno: AtomicI32,
 }
 
-/// Starts the image. When it fails no process is left. After a failure in `Step::Cgroup` the same image without its cgroup
+/// Starts the image. When it fails no process is left. After a failure in `SetupStep::Cgroup` the same image without its cgroup
 /// may do.
-pub(crate) fn spawn(image: &Image) -> Result<Cloned, Failure> {
+pub(crate) fn spawn(image: &ExecImage) -> Result<ClonedChild, SetupFailure> {
     let failed = |error: io::Error| failure_of_clone(image, error.raw_os_error().unwrap_or(0));
-    let stack = Stack::take().map_err(failed)?;
-    let mut order = Order {
+    let stack = ChildStack::take().map_err(failed)?;
+    let mut order = ChildContext {
         image,
         arguments: image.arguments.pointers(),
         environment: image.environment.pointers(),
@@ -167,36 +167,36 @@ pub(crate) fn spawn(image: &Image) -> Result<Cloned, Failure> {
     mask.set_as_mask();
     stack.give_back();
     let cloned = cloned.map_err(failed)?;
-    match Step::from_code(order.failed_step.load(Ordering::Relaxed)) {
+    match SetupStep::from_code(order.failed_step.load(Ordering::Relaxed)) {
         None => Ok(cloned),
         Some(step) => {
             // Nothing to learn from the status, and ECHILD (a host that ignores SIGCHLD) means it is gone already.
             drop(cloned.pidfd.wait_and_reap());
-            Err(Failure { step, errno: order.failed_errno.load(Ordering::Relaxed) })
+            Err(SetupFailure { step, errno: order.failed_errno.load(Ordering::Relaxed) })
         }
     }
 }
 
 /// What the kernel says when it has no room for one more process it would say without the cgroup too (though the cgroup's own
 /// limit is told in the same way); everything else is about the cgroup.
-fn failure_of_clone(image: &Image, errno: i32) -> Failure {
+fn failure_of_clone(image: &ExecImage, errno: i32) -> SetupFailure {
     let is_full = matches!(errno, libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE);
-    Failure { step: if image.cgroup.is_none() || is_full { Step::Clone } else { Step::Cgroup }, errno }
+    SetupFailure { step: if image.cgroup.is_none() || is_full { SetupStep::Clone } else { SetupStep::Cgroup }, errno }
 }
 
-fn clone(order: &mut Order<'_>, stack: &Stack) -> io::Result<Cloned> {
+fn clone(order: &mut ChildContext<'_>, stack: &ChildStack) -> io::Result<ClonedChild> {
     match order.image.cgroup {
         None => clone_here(order, stack),
         Some(cgroup) => {
             let range = StackRange { base: stack.lowest(), bytes: STACK_BYTES };
             // SAFETY: as in `clone_here`; `spawn` has blocked every signal, and `child` ends in exec or _exit(2).
             let cloned = unsafe { clone3::spawn_into(cgroup, range, child, ptr::from_mut(order).cast()) };
-            cloned.map(|(pid, pidfd)| Cloned { pid, pidfd })
+            cloned.map(|(pid, pidfd)| ClonedChild { pid, pidfd })
         }
     }
 }
 
-fn clone_here(order: &mut Order<'_>, stack: &Stack) -> io::Result<Cloned> {
+fn clone_here(order: &mut ChildContext<'_>, stack: &ChildStack) -> io::Result<ClonedChild> {
     let mut pidfd: RawFd = -1;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
     let order: *mut libc::c_void = ptr::from_mut(order).cast();
@@ -213,12 +213,12 @@ fn clone_here(order: &mut Order<'_>, stack: &Stack) -> io::Result<Cloned> {
     }
     // SAFETY: the kernel has just opened this descriptor for us, close-on-exec, and nobody else knows its number.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Cloned { pid, pidfd: PidFd::from(pidfd) })
+    Ok(ClonedChild { pid, pidfd: PidFd::from(pidfd) })
 }
 
 extern "C" fn child(order: *mut libc::c_void) -> libc::c_int {
-    // SAFETY: `clone` passed a pointer to an `Order` that lives, and is not touched by the parent, until we exec or exit.
-    let order = unsafe { &mut *order.cast::<Order<'_>>() };
+    // SAFETY: `clone` passed a pointer to a `ChildContext` that lives, and is not touched by the parent, until we exec or exit.
+    let order = unsafe { &mut *order.cast::<ChildContext<'_>>() };
     let failure = match order.prepare() {
         Ok(()) => order.exec(),
         Err(failure) => failure,
@@ -230,14 +230,14 @@ extern "C" fn child(order: *mut libc::c_void) -> libc::c_int {
 }
 
 /// The child's side. Async-signal-safe: system calls and arithmetic, nothing else.
-impl Order<'_> {
-    fn prepare(&mut self) -> Result<(), Failure> {
+impl ChildContext<'_> {
+    fn prepare(&mut self) -> Result<(), SetupFailure> {
         child_setup::reset_signal_handlers();
         if let Some(directory) = &self.image.directory {
             // SAFETY: chdir(2) reads a C string that outlives the call; without CLONE_FS only the child moves.
-            child_setup::check(Step::Directory, unsafe { libc::chdir(directory.as_ptr()) })?;
+            child_setup::check(SetupStep::Directory, unsafe { libc::chdir(directory.as_ptr()) })?;
         }
-        self.move_descriptors().map_err(|()| Failure::last(Step::Descriptors))?;
+        self.move_descriptors().map_err(|()| SetupFailure::last(SetupStep::Descriptors))?;
         child_setup::close_all_but(&self.table.iter().map(|grant| grant.target));
         self.image.attributes.apply()
     }
@@ -263,7 +263,7 @@ impl Order<'_> {
 
     /// Returns only when it fails. As execvp(3): a file that may not be run does not end the search, but is what is told
     /// when nothing else is found.
-    fn exec(&self) -> Failure {
+    fn exec(&self) -> SetupFailure {
         let mut denied = false;
         let mut errno = libc::ENOENT;
         for candidate in &self.image.candidates {
@@ -271,10 +271,10 @@ impl Order<'_> {
             match errno {
                 libc::EACCES => denied = true,
                 libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
-                _ => return Failure { step: Step::Exec, errno },
+                _ => return SetupFailure { step: SetupStep::Exec, errno },
             }
         }
-        Failure { step: Step::Exec, errno: if denied { libc::EACCES } else { errno } }
+        SetupFailure { step: SetupStep::Exec, errno: if denied { libc::EACCES } else { errno } }
     }
 
     fn exec_one(&self, file: &CStr) -> i32 {

@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     signals,
-    socket::{self, Wait},
+    socket::{self, RecvMode},
     this_process::own_pid,
 };
 
@@ -168,7 +168,7 @@ impl Drop for DeferredClose {
 
 /// Whether nothing is there that nobody has read, nor anybody whom nobody has accepted.
 fn is_empty(socket: BorrowedFd<'_>) -> bool {
-    match socket::peek(socket, &mut [0], Wait::No, 0) {
+    match socket::peek(socket, &mut [0], RecvMode::Nonblocking, 0) {
         // An empty datagram would look like the end; but those who take datagrams take their senders, for whom there is no room.
         Ok(seen) => seen == Some(0),
         Err(error) => match error.raw_os_error() {

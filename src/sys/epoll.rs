@@ -29,9 +29,9 @@ impl Interests {
 }
 
 /// Room for what one wait reports.
-pub(crate) struct Reports(Vec<Event>);
+pub(crate) struct EpollEvents(Vec<Event>);
 
-impl Reports {
+impl EpollEvents {
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self(Vec::with_capacity(capacity))
     }
@@ -69,7 +69,7 @@ impl Poller {
 
     /// Waits until something is readable or `timeout` is over; for ever where there is none. A signal ends it too, or that the
     /// process was stopped: how much of the time is left is for the caller to say.
-    pub(crate) fn wait(&self, reports: &mut Reports, timeout: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn wait(&self, reports: &mut EpollEvents, timeout: Option<Duration>) -> io::Result<()> {
         // In whole milliseconds that fit into 31 bits: for any other timeout rustix calls epoll_pwait2(2), of Linux 5.11.
         let timeout = timeout.map(whole_milliseconds);
         reports.0.clear();

@@ -1,7 +1,7 @@
 //! Keeps execvp(3) from running with `/bin/sh` what the kernel does not run: a script without a `#!` line, an empty file, an
 //! executable of another machine. glibc does that on ENOEXEC; musl, and what starts a program by execve(2), do not.
 
-use super::clone::Texts;
+use super::clone::CStringArray;
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use std::{
     ffi::{CStr, CString},
@@ -27,7 +27,7 @@ pub(crate) struct ExecAttempt {
     arguments: Vec<*const libc::c_char>,
     environment: Vec<*const libc::c_char>,
     /// What the pointers point into.
-    _texts: [Texts; 2],
+    _texts: [CStringArray; 2],
 }
 
 // SAFETY: the pointers point into texts that this value owns, does not change, and keeps on the heap when it moves.
@@ -36,7 +36,7 @@ unsafe impl Send for ExecAttempt {}
 unsafe impl Sync for ExecAttempt {}
 
 impl ExecAttempt {
-    pub(crate) fn new(candidates: Vec<CString>, arguments: Texts, environment: Texts) -> Self {
+    pub(crate) fn new(candidates: Vec<CString>, arguments: CStringArray, environment: CStringArray) -> Self {
         Self {
             candidates,
             arguments: arguments.pointers(),

@@ -15,7 +15,7 @@ pub(crate) const MIN_FD: RawFd = 10;
 
 /// What stands behind a descriptor, as `fstat` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum FileKind {
     Fifo,
     Socket,
     RegularFile,
@@ -27,7 +27,7 @@ pub(crate) enum Kind {
     KernelObject,
 }
 
-impl Kind {
+impl FileKind {
     /// With its article, to stand in a sentence.
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -45,7 +45,7 @@ impl Kind {
 
 /// What `open` or `pipe` allowed on a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
+pub(crate) enum AccessMode {
     Read,
     Write,
     Both,
@@ -117,30 +117,30 @@ pub(crate) fn redirect_standard(number: RawFd, target: BorrowedFd<'_>) -> io::Re
     })?)
 }
 
-pub(crate) fn kind(number: RawFd) -> io::Result<Kind> {
+pub(crate) fn file_kind(number: RawFd) -> io::Result<FileKind> {
     let stat = with_number(number, |fd| rustix::fs::fstat(fd))?;
     Ok(match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Fifo => Kind::Fifo,
-        FileType::Socket => Kind::Socket,
-        FileType::RegularFile => Kind::RegularFile,
-        FileType::Directory => Kind::Directory,
-        FileType::CharacterDevice => Kind::CharacterDevice,
-        FileType::BlockDevice => Kind::BlockDevice,
-        FileType::Symlink => Kind::SymbolicLink,
-        FileType::Unknown => Kind::KernelObject,
+        FileType::Fifo => FileKind::Fifo,
+        FileType::Socket => FileKind::Socket,
+        FileType::RegularFile => FileKind::RegularFile,
+        FileType::Directory => FileKind::Directory,
+        FileType::CharacterDevice => FileKind::CharacterDevice,
+        FileType::BlockDevice => FileKind::BlockDevice,
+        FileType::Symlink => FileKind::SymbolicLink,
+        FileType::Unknown => FileKind::KernelObject,
     })
 }
 
-pub(crate) fn access(number: RawFd) -> io::Result<Access> {
+pub(crate) fn access_mode(number: RawFd) -> io::Result<AccessMode> {
     let flags = with_number(number, |fd| rustix::fs::fcntl_getfl(fd))?;
     if flags.contains(OFlags::PATH) {
-        return Ok(Access::Neither);
+        return Ok(AccessMode::Neither);
     }
     Ok(match flags & OFlags::ACCMODE {
-        OFlags::RDONLY => Access::Read,
-        OFlags::WRONLY => Access::Write,
-        OFlags::RDWR => Access::Both,
-        _ => Access::Neither,
+        OFlags::RDONLY => AccessMode::Read,
+        OFlags::WRONLY => AccessMode::Write,
+        OFlags::RDWR => AccessMode::Both,
+        _ => AccessMode::Neither,
     })
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     deferred_close::DeferredClose,
-    socket::{self, Wait},
+    socket::{self, RecvMode},
 };
 
 /// asm-generic/socket.h; not in `libc` for every target.
@@ -44,7 +44,7 @@ impl FdFreeStream {
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Refusing(socket) => socket::receive(socket.as_fd(), buffer),
-            Self::Looking(_) => self.look_and_receive(buffer, Wait::No),
+            Self::Looking(_) => self.look_and_receive(buffer, RecvMode::Nonblocking),
         }
     }
 
@@ -52,12 +52,12 @@ impl FdFreeStream {
     pub(crate) fn receive_waiting(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Refusing(socket) => socket::receive_waiting(socket.as_fd(), buffer),
-            Self::Looking(_) => self.look_and_receive(buffer, Wait::AsTold),
+            Self::Looking(_) => self.look_and_receive(buffer, RecvMode::Blocking),
         }
     }
 
     /// Takes no more than was looked at: what has come meanwhile may have descriptors.
-    fn look_and_receive(&self, buffer: &mut [u8], wait: Wait) -> io::Result<usize> {
+    fn look_and_receive(&self, buffer: &mut [u8], wait: RecvMode) -> io::Result<usize> {
         let Some(seen) = socket::look(self.as_fd(), buffer, wait)? else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "descriptors came along"));
         };

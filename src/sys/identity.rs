@@ -18,14 +18,14 @@ use super::cvt;
 
 /// Everything that decides what a thread may do, apart from capabilities.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Ids {
+pub(crate) struct ThreadIds {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     /// Sorted, without doubles.
     pub(crate) groups: Vec<u32>,
 }
 
-impl Ids {
+impl ThreadIds {
     pub(crate) fn new(uid: u32, gid: u32, mut groups: Vec<u32>) -> Self {
         groups.sort_unstable();
         groups.dedup();
@@ -57,7 +57,7 @@ pub(crate) fn overflow_ids() -> (Option<u32>, Option<u32>) {
 /// capability. What is right already is left alone, so that equal ids need no privilege.
 ///
 /// Meant for a thread that ends soon. On failure the thread may have some of the ids: it must end, too.
-pub(crate) fn become_for_good(ids: &Ids) -> io::Result<()> {
+pub(crate) fn become_for_good(ids: &ThreadIds) -> io::Result<()> {
     let unchanged_root = ids.uid == 0 && user_ids()? == [0; 3];
     if groups()? != ids.groups {
         let all: Vec<Gid> = ids.groups.iter().map(|&group| Gid::from_raw(group)).collect();
@@ -80,7 +80,7 @@ pub(crate) fn become_for_good(ids: &Ids) -> io::Result<()> {
 }
 
 /// Whether the calling thread has these ids already, all of them.
-pub(crate) fn are(ids: &Ids) -> io::Result<bool> {
+pub(crate) fn are(ids: &ThreadIds) -> io::Result<bool> {
     Ok(user_ids()? == [ids.uid; 3] && group_ids()? == [ids.gid; 3] && groups()? == ids.groups)
 }
 
@@ -107,7 +107,7 @@ fn group_ids() -> io::Result<[u32; 3]> {
 /// Sorted, without doubles.
 fn groups() -> io::Result<Vec<u32>> {
     let groups = rustix::process::getgroups()?.into_iter().map(Gid::as_raw).collect();
-    Ok(Ids::new(0, 0, groups).groups)
+    Ok(ThreadIds::new(0, 0, groups).groups)
 }
 
 /// How many threads have foreign ids now, and the flag that the process had before the first of them.

@@ -2,7 +2,7 @@
 
 use super::{
     cvt, fd, kill, retry,
-    socket::{self, Take},
+    socket::{self, RecvAction},
     this_process::own_pid,
 };
 use rustix::{
@@ -26,7 +26,7 @@ pub(crate) struct PidFd(OwnedFd);
 
 /// How a reaped process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum WaitStatus {
     Code(i32),
     Signal {
         signal: i32,
@@ -39,7 +39,7 @@ pub(crate) enum Ending {
 /// What the kernel tells of a process that has ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reaped {
-    pub(crate) ending: Ending,
+    pub(crate) ending: WaitStatus,
     /// Nothing where the status was taken by somebody else.
     pub(crate) usage: Option<RawUsage>,
 }
@@ -154,14 +154,14 @@ impl PidFd {
         // SAFETY: as for `info`.
         let usage = unsafe { usage.assume_init() };
         let ending = match info.si_code {
-            libc::CLD_EXITED => Ending::Code(status),
-            code => Ending::Signal { signal: status, core_dumped: code == libc::CLD_DUMPED },
+            libc::CLD_EXITED => WaitStatus::Code(status),
+            code => WaitStatus::Signal { signal: status, core_dumped: code == libc::CLD_DUMPED },
         };
         Ok(Some(Reaped { ending, usage: Some(RawUsage::from(&usage)) }))
     }
 
     /// `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux 6.15: the wait status, also after somebody else took it.
-    fn status_taken_by_others(&self) -> Ending {
+    fn status_taken_by_others(&self) -> WaitStatus {
         const PIDFD_GET_INFO: u64 = 0xC040_FF0B; // _IOWR(0xFF, 11, 64 bytes), linux/pidfd.h
         const PIDFD_INFO_EXIT: u32 = 1 << 3; // in the lower half of the mask
         const MASK_WORD: usize = if cfg!(target_endian = "little") { 0 } else { 1 };
@@ -171,13 +171,13 @@ impl PidFd {
         // SAFETY: the ioctl reads and writes the 64 bytes that its number names, and the array has 64.
         let result = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO as _, info.as_mut_ptr()) };
         if result == -1 || info[MASK_WORD] & PIDFD_INFO_EXIT == 0 {
-            return Ending::Unknown;
+            return WaitStatus::Unknown;
         }
         let status = info[EXIT_CODE_WORD].cast_signed();
         if libc::WIFSIGNALED(status) {
-            Ending::Signal { signal: libc::WTERMSIG(status), core_dumped: libc::WCOREDUMP(status) }
+            WaitStatus::Signal { signal: libc::WTERMSIG(status), core_dumped: libc::WCOREDUMP(status) }
         } else {
-            Ending::Code(libc::WEXITSTATUS(status))
+            WaitStatus::Code(libc::WEXITSTATUS(status))
         }
     }
 }
@@ -273,12 +273,12 @@ impl From<&libc::rusage> for RawUsage {
 /// `pidfd_open` by the parent would be too late in a host that ignores SIGCHLD: a child that ended at once is gone, and its
 /// number may be somebody else's. Where `pidfd_open` is denied the kernel (Linux 6.5) adds a pidfd of the sender to the message.
 #[derive(Debug)]
-pub(crate) struct Handover {
+pub(crate) struct PidfdHandover {
     parent: UnixDatagram,
     child: UnixDatagram,
 }
 
-impl Handover {
+impl PidfdHandover {
     pub(crate) fn new() -> io::Result<Self> {
         let (parent, child) = UnixDatagram::pair()?;
         if open_denial().is_some() {
@@ -307,7 +307,7 @@ impl Handover {
 
     /// In the parent, once the child runs its program. Nothing where the child could not send.
     pub(crate) fn receive(&self) -> Option<PidFd> {
-        let received = socket::receive_message(self.parent.as_fd(), &mut [0], Take::Descriptors).ok()?;
+        let received = socket::receive_message(self.parent.as_fd(), &mut [0], RecvAction::Descriptors).ok()?;
         received.descriptors.into_iter().next().map(PidFd::from)
     }
 }

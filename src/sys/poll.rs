@@ -13,9 +13,9 @@ use super::is_shortage;
 /// Waits out a shortage, which passes: 1 ms at first, then twice as long each time, a quarter of a second altogether. For calls that
 /// nothing makes again later; the event loop has timers.
 #[derive(Debug, Default)]
-pub(crate) struct Patience(u32);
+pub(crate) struct ShortageBackoff(u32);
 
-impl Patience {
+impl ShortageBackoff {
     const PAUSES: u32 = 8;
 
     /// False once all the time is used up.
@@ -50,7 +50,7 @@ impl Interest {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Waited {
+pub(crate) enum PollOutcome {
     /// What was waited for, or the other side is gone (`POLLHUP` on a reading end or a socket, `POLLERR` on a writing end):
     /// in both cases a read or a write now answers at once.
     Ready,
@@ -89,9 +89,9 @@ impl Deadline {
 /// delay that look.
 ///
 /// Signals do not end it: it goes on with the time that is left. Nor does want of memory, which passes, unless it stays.
-pub(crate) fn wait(fd: BorrowedFd<'_>, interest: Interest, deadline: Deadline) -> io::Result<Waited> {
+pub(crate) fn wait(fd: BorrowedFd<'_>, interest: Interest, deadline: Deadline) -> io::Result<PollOutcome> {
     let mut asked = [PollFd::from_borrowed_fd(fd, interest.events())];
-    Ok(if poll(&mut asked, deadline)?.is_some() { Waited::Ready } else { Waited::TimedOut })
+    Ok(if poll(&mut asked, deadline)?.is_some() { PollOutcome::Ready } else { PollOutcome::TimedOut })
 }
 
 /// Waits until one of the descriptors is ready and tells the first such one's place in the list, or `None` when the deadline
@@ -102,7 +102,7 @@ pub(crate) fn wait_any(watched: &[(BorrowedFd<'_>, Interest)], deadline: Deadlin
 }
 
 fn poll(asked: &mut [PollFd<'_>], deadline: Deadline) -> io::Result<Option<usize>> {
-    let mut patience = Patience::default();
+    let mut backoff = ShortageBackoff::default();
     loop {
         let timeout = deadline.remaining().map(whole_milliseconds);
         match rustix::event::poll(asked, timeout.as_ref()).map_err(io::Error::from) {
@@ -114,7 +114,7 @@ fn poll(asked: &mut [PollFd<'_>], deadline: Deadline) -> io::Result<Option<usize
             }
             Ok(_) => return Ok(asked.iter().position(|one| !one.revents().is_empty())),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_shortage(&error) && patience.wait() => {}
+            Err(error) if is_shortage(&error) && backoff.wait() => {}
             Err(error) => return Err(error),
         }
     }
@@ -122,7 +122,7 @@ fn poll(asked: &mut [PollFd<'_>], deadline: Deadline) -> io::Result<Option<usize
 
 /// Whether there is something to read now, the end of the other side included; never waits.
 pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(wait(fd, Interest::Readable, Deadline::after(Duration::ZERO))? == Waited::Ready)
+    Ok(wait(fd, Interest::Readable, Deadline::after(Duration::ZERO))? == PollOutcome::Ready)
 }
 
 /// Rounded up: rounded down, the last part of a millisecond would be spent in a loop of calls with a timeout of 0. At most

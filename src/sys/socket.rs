@@ -54,9 +54,9 @@ impl SocketType {
 
 /// Where a local socket lives.
 #[derive(Clone)]
-pub(crate) struct Address(SocketAddrUnix);
+pub(crate) struct SocketAddress(SocketAddrUnix);
 
-impl Address {
+impl SocketAddress {
     /// `ENAMETOOLONG` from 108 bytes on.
     pub(crate) fn path(path: &Path) -> io::Result<Self> {
         // The kernel would take one byte more, without a NUL behind it.
@@ -76,7 +76,7 @@ pub(crate) fn new(kind: SocketType) -> io::Result<OwnedFd> {
     fd::dup_above(rustix::net::socket_with(AddressFamily::UNIX, kind.number(), SocketFlags::CLOEXEC, None)?, 3)
 }
 
-pub(crate) fn bind(socket: BorrowedFd<'_>, address: &Address) -> io::Result<()> {
+pub(crate) fn bind(socket: BorrowedFd<'_>, address: &SocketAddress) -> io::Result<()> {
     Ok(rustix::net::bind(socket, &address.0)?)
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn listen(socket: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
 }
 
 /// Waits for a place in the backlog as long as [`set_send_timeout`] said, then fails with `EAGAIN`.
-pub(crate) fn connect(socket: BorrowedFd<'_>, address: &Address) -> io::Result<()> {
+pub(crate) fn connect(socket: BorrowedFd<'_>, address: &SocketAddress) -> io::Result<()> {
     // A local connect that a signal interrupts has done nothing, so it can be called again.
     Ok(retry_on_intr(|| rustix::net::connect(socket, &address.0))?)
 }
@@ -275,26 +275,31 @@ pub(crate) fn receive_waiting(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::
 
 /// How much of a message [`receive`] would read, which stays there; `None` if more came along than a sender, which has room where
 /// a socket has [`receive_credentials`].
-pub(super) fn look(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> io::Result<Option<usize>> {
+pub(super) fn look(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: RecvMode) -> io::Result<Option<usize>> {
     let seen = peek(socket, buffer, wait, 0)?;
     if seen.is_none() && rustix::net::sockopt::socket_passcred(socket) == Ok(true) {
-        return peek(socket, buffer, Wait::No, SENDER_BYTES);
+        return peek(socket, buffer, RecvMode::Nonblocking, SENDER_BYTES);
     }
     Ok(seen)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wait {
-    No,
+pub(super) enum RecvMode {
+    Nonblocking,
     /// As [`receive_waiting`] does.
-    AsTold,
+    Blocking,
 }
 
 /// `None` if more came along than there is room for. The kernel looks no further than to the first bytes with descriptors.
-pub(super) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait, room: usize) -> io::Result<Option<usize>> {
+pub(super) fn peek(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    wait: RecvMode,
+    room: usize,
+) -> io::Result<Option<usize>> {
     let mut control = [0; SENDER_BYTES];
     let control = control.get_mut(..room).unwrap_or_default();
-    let flags = libc::MSG_PEEK | if wait == Wait::No { libc::MSG_DONTWAIT } else { 0 };
+    let flags = libc::MSG_PEEK | if wait == RecvMode::Nonblocking { libc::MSG_DONTWAIT } else { 0 };
     let got = receive_with_control(socket, buffer, control, flags)?;
     Ok((got.flags & libc::MSG_CTRUNC == 0).then_some(got.bytes))
 }
@@ -320,7 +325,7 @@ pub(crate) fn send(
 
 /// What a call of [`receive_message`] brought.
 #[derive(Debug)]
-pub(crate) struct Received {
+pub(crate) struct ReceivedDatagram {
     /// All of the message, also where the buffer was shorter; 0 for an empty message and for the end of the stream.
     pub(crate) bytes: usize,
     /// Whoever sent it: an empty message has a sender, the end of the stream has none. Needs [`receive_credentials`].
@@ -331,7 +336,7 @@ pub(crate) struct Received {
 
 /// What to do with the message that is first in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Take {
+pub(crate) enum RecvAction {
     /// Leave it there and only look.
     Peek,
     /// Take it; the kernel closes the descriptors that came along, unseen.
@@ -341,19 +346,23 @@ pub(crate) enum Take {
 }
 
 /// Takes or looks at one message, and never waits. On a stream: the bytes that are there.
-pub(crate) fn receive_message(socket: BorrowedFd<'_>, buffer: &mut [u8], take: Take) -> io::Result<Received> {
+pub(crate) fn receive_message(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    take: RecvAction,
+) -> io::Result<ReceivedDatagram> {
     let mut control = [0; CONTROL_BYTES];
     // Room for the sender alone makes the kernel drop what follows it. (A stream has no sender; there 32 bytes would take four
     // descriptors in.)
-    let room = if take == Take::Descriptors { CONTROL_BYTES } else { SENDER_BYTES };
+    let room = if take == RecvAction::Descriptors { CONTROL_BYTES } else { SENDER_BYTES };
     let control = control.get_mut(..room).unwrap_or_default();
-    let peek = if take == Take::Peek { libc::MSG_PEEK } else { 0 };
+    let peek = if take == RecvAction::Peek { libc::MSG_PEEK } else { 0 };
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC | libc::MSG_TRUNC | peek;
     let got = retry(|| receive_with_control(socket, buffer, control, flags))?;
     let (sender, descriptors) = take_control(control.get(..got.control_bytes).unwrap_or_default());
     // In a host that has closed them, 0, 1 and 2 are free.
     let descriptors = descriptors.into_iter().map(|one| fd::dup_above(one, 3)).collect::<io::Result<_>>()?;
-    Ok(Received { bytes: got.bytes, sender, descriptors })
+    Ok(ReceivedDatagram { bytes: got.bytes, sender, descriptors })
 }
 
 const DESCRIPTORS_MAX: usize = 253; // SCM_MAX_FD

@@ -16,7 +16,7 @@ use crate::pipe::{
     write_error::{WriteError, write_all},
 };
 use crate::sys::{
-    fd::{self, Kind},
+    fd::{self, FileKind},
     fifo,
     poll::Interest,
     retry, write,
@@ -219,8 +219,8 @@ impl PipeWriter {
     ///
     /// None is known for a pipe or a socket.
     pub fn bytes_unread(&self) -> io::Result<usize> {
-        match fd::kind(self.end.as_raw_fd())? {
-            Kind::Socket => fifo::unread_by_peer(self.as_fd()),
+        match fd::file_kind(self.end.as_raw_fd())? {
+            FileKind::Socket => fifo::unread_by_peer(self.as_fd()),
             _ => fifo::unread(self.as_fd()),
         }
     }

@@ -17,7 +17,7 @@ use std::{
 use command_fds::inherited::{InheritedFdError, take_fd_ownership};
 
 use crate::pipe::mode::Direction;
-use crate::sys::fd::{self, Access, Kind};
+use crate::sys::fd::{self, AccessMode, FileKind};
 
 /// 0, 1 and 2 belong to `std`; no end of ours ever stands there.
 pub(super) const FIRST_PRIVATE_NUMBER: RawFd = 3;
@@ -237,15 +237,15 @@ pub(super) fn inspect(number: RawFd, wanted: Direction) -> Result<(), HandleErro
         return Err(HandleError::NotOpen { number });
     }
     let os = |source| HandleError::Os { number, source };
-    match fd::kind(number).map_err(os)? {
-        Kind::Fifo | Kind::Socket => {}
+    match fd::file_kind(number).map_err(os)? {
+        FileKind::Fifo | FileKind::Socket => {}
         other => return Err(HandleError::NotAPipe { number, found: other.name() }),
     }
-    let found = match fd::access(number).map_err(os)? {
-        Access::Read => Direction::In,
-        Access::Write => Direction::Out,
-        Access::Both => Direction::InOut,
-        Access::Neither => return Err(HandleError::NotAPipe { number, found: "a mere path to a pipe (O_PATH)" }),
+    let found = match fd::access_mode(number).map_err(os)? {
+        AccessMode::Read => Direction::In,
+        AccessMode::Write => Direction::Out,
+        AccessMode::Both => Direction::InOut,
+        AccessMode::Neither => return Err(HandleError::NotAPipe { number, found: "a mere path to a pipe (O_PATH)" }),
     };
     if found == wanted || found == Direction::InOut {
         Ok(())

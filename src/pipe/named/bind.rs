@@ -22,8 +22,8 @@ use super::{
 use crate::{
     sys::{
         is_shortage, lock,
-        poll::Patience,
-        socket::{self, Address, SocketType},
+        poll::ShortageBackoff,
+        socket::{self, SocketAddress, SocketType},
         this_process::own_pid,
     },
     text::printable_path,
@@ -135,10 +135,10 @@ impl Drop for NameLock {
 
 /// Tries again what the kernel may refuse for want of memory, and what leaves a file behind where it fails.
 fn retry_on_shortage<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let mut patience = Patience::default();
+    let mut backoff = ShortageBackoff::default();
     loop {
         match call() {
-            Err(error) if (is_shortage(&error) || error.kind() == io::ErrorKind::Interrupted) && patience.wait() => {}
+            Err(error) if (is_shortage(&error) || error.kind() == io::ErrorKind::Interrupted) && backoff.wait() => {}
             done => return done,
         }
     }
@@ -162,7 +162,7 @@ pub(super) fn bind(
         }
         NameKind::InPrivateDirectory(path) | NameKind::Path(path) => path,
         NameKind::Abstract(text) => {
-            let address = Address::abstract_name(text).map_err(failed)?;
+            let address = SocketAddress::abstract_name(text).map_err(failed)?;
             let bound = socket::bind(socket.as_fd(), &address);
             return match bound.and_then(|()| socket::listen(socket.as_fd(), backlog)) {
                 Ok(()) => Ok((socket, BoundName { _lock: None })),
@@ -278,20 +278,20 @@ fn remove_dead(path: &Path) -> Result<(), ListenError> {
 
 /// Connects to a path of any length: one that does not fit into an address is opened first, and connected to through `/proc`.
 pub(super) fn connect_path(socket: &OwnedFd, path: &Path) -> io::Result<()> {
-    if let Ok(address) = Address::path(path) {
+    if let Ok(address) = SocketAddress::path(path) {
         return socket::connect(socket.as_fd(), &address);
     }
     let file = lock::open_path(path)?;
-    socket::connect(socket.as_fd(), &Address::path(&through_proc(&file))?)
+    socket::connect(socket.as_fd(), &SocketAddress::path(&through_proc(&file))?)
 }
 
 /// Calls with the address of a new file: if the path does not fit, through its directory and `/proc`.
-fn with_address(path: &Path, call: impl FnOnce(&Address) -> io::Result<()>) -> io::Result<()> {
-    if let Ok(address) = Address::path(path) {
+fn with_address(path: &Path, call: impl FnOnce(&SocketAddress) -> io::Result<()>) -> io::Result<()> {
+    if let Ok(address) = SocketAddress::path(path) {
         return call(&address);
     }
     let directory = lock::open_path(path.parent().unwrap_or(Path::new("/")))?;
-    call(&Address::path(&through_proc(&directory).join(path.file_name().unwrap_or_default()))?)
+    call(&SocketAddress::path(&through_proc(&directory).join(path.file_name().unwrap_or_default()))?)
 }
 
 fn through_proc(file: &File) -> PathBuf {

@@ -29,7 +29,7 @@ use crate::{
         identity,
         inotify::Appearances,
         poll::Interest,
-        socket::{self, Address, SocketType},
+        socket::{self, SocketAddress, SocketType},
     },
     text::printable_path,
 };
@@ -199,7 +199,7 @@ impl ConnectOptions {
         socket::set_send_timeout(socket.as_fd(), BACKLOG_WAIT)?;
         let connected = match name.kind() {
             NameKind::InPrivateDirectory(path) | NameKind::Path(path) => connect_path(&socket, path),
-            NameKind::Abstract(text) => socket::connect(socket.as_fd(), &Address::abstract_name(text)?),
+            NameKind::Abstract(text) => socket::connect(socket.as_fd(), &SocketAddress::abstract_name(text)?),
         };
         if let Err(error) = connected {
             return self.not_connected(name, error);

@@ -12,7 +12,7 @@ use super::{
     peer::{ImpersonationLevel, Peer, PeerError},
     stream::Stream,
 };
-use crate::sys::identity::{self, Ids, Undumpable};
+use crate::sys::identity::{self, ThreadIds, Undumpable};
 
 /// Why a closure did not run with the client's rights. It was not called at all.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +101,7 @@ pub fn run_as_client<T: Send>(stream: &Stream, call: impl FnOnce() -> T + Send) 
     }
     let peer = stream.peer().map_err(ImpersonateError::Peer)?;
     refuse_unmapped(&peer)?;
-    let ids = Ids::new(peer.uid(), peer.gid(), peer.groups().to_vec());
+    let ids = ThreadIds::new(peer.uid(), peer.gid(), peer.groups().to_vec());
     // Before the ids change, and until the thread is no more.
     let undumpable = if identity::are(&ids)? { None } else { Some(Undumpable::enter()?) };
     let thread_id = AtomicI32::new(0);

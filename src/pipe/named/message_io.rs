@@ -17,7 +17,7 @@ use crate::pipe::{
 };
 use crate::sys::{
     poll::Interest,
-    socket::{self, Received, Take},
+    socket::{self, ReceivedDatagram, RecvAction},
 };
 
 /// The length before each message of a framed stream.
@@ -39,7 +39,7 @@ fn would_block() -> io::Error {
 
 /// Receiving. Whoever holds the receive_buffer never waits; waiting is done without it, so that no thread holds up another's deadline.
 impl Stream {
-    pub(super) fn receive_next(&self, take: Take, timeout: &StartedTimeout<'_>) -> Result<Next, MessageError> {
+    pub(super) fn receive_next(&self, take: RecvAction, timeout: &StartedTimeout<'_>) -> Result<Next, MessageError> {
         self.check(Direction::reads)?;
         if timeout.is_cancelled()? {
             return Err(MessageError::Cancelled);
@@ -62,7 +62,7 @@ impl Stream {
     pub(super) fn try_read_part(&self, buf: &mut [u8]) -> Result<Option<MessagePart>, MessageError> {
         let mut receive_buffer = locked(&self.inner.receive_buffer);
         if receive_buffer.current.is_none() {
-            match self.try_next(&mut receive_buffer, Take::Bytes) {
+            match self.try_next(&mut receive_buffer, RecvAction::Bytes) {
                 Ok(Some(parcel)) => receive_buffer.current = Some((parcel.bytes, 0)),
                 Ok(None) => return Ok(Some(MessagePart { bytes: 0, is_complete: true })),
                 Err(MessageError::Os(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -93,7 +93,7 @@ impl Stream {
         }
     }
 
-    fn try_next(&self, receive_buffer: &mut ReceiveBuffer, take: Take) -> Result<Next, MessageError> {
+    fn try_next(&self, receive_buffer: &mut ReceiveBuffer, take: RecvAction) -> Result<Next, MessageError> {
         if receive_buffer.ended {
             return Ok(None);
         }
@@ -107,16 +107,16 @@ impl Stream {
         next
     }
 
-    fn try_next_packet(&self, take: Take) -> Result<Next, MessageError> {
+    fn try_next_packet(&self, take: RecvAction) -> Result<Next, MessageError> {
         // A reset comes before the messages that are still queued, once; after it they can be received.
-        let ends = || Received { bytes: 0, sender: None, descriptors: Vec::new() };
+        let ends = || ReceivedDatagram { bytes: 0, sender: None, descriptors: Vec::new() };
         let receive = |buf: &mut [u8], take| {
             let first = socket::receive_message(self.socket(), buf, take);
             let was_reset = first.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset);
             drop(self.at_reset(first.as_ref().map(drop).map_err(|error| error.kind().into()), ()));
             if was_reset { self.at_reset(socket::receive_message(self.socket(), buf, take), ends()) } else { first }
         };
-        let seen = receive(&mut [], Take::Peek)?;
+        let seen = receive(&mut [], RecvAction::Peek)?;
         if seen.bytes == 0 && seen.sender.is_none() {
             return Ok(None);
         }

@@ -15,7 +15,7 @@ use crate::pipe::{
     mode::{Direction, PipeMode},
     timeout::{StartedTimeout, Timeout},
 };
-use crate::sys::socket::Take;
+use crate::sys::socket::RecvAction;
 
 /// A [`Stream`] whose messages stay whole. [`Stream::into_messages`] makes it.
 ///
@@ -137,7 +137,7 @@ impl MessageStream {
     ///
     /// As `recv`; [`MessageError::TimedOut`], [`MessageError::Cancelled`].
     pub fn recv_timeout<'a>(&self, timeout: impl Into<Timeout<'a>>) -> Result<Option<Vec<u8>>, MessageError> {
-        let next = self.stream.receive_next(Take::Bytes, &StartedTimeout::now(timeout.into()))?;
+        let next = self.stream.receive_next(RecvAction::Bytes, &StartedTimeout::now(timeout.into()))?;
         Ok(next.map(|parcel| parcel.bytes))
     }
 
@@ -148,7 +148,7 @@ impl MessageStream {
     ///
     /// As `recv_timeout`. A framed stream never has descriptors.
     pub fn recv_with_fds<'a>(&self, timeout: impl Into<Timeout<'a>>) -> Result<Option<ReceivedMessage>, MessageError> {
-        self.stream.receive_next(Take::Descriptors, &StartedTimeout::now(timeout.into()))
+        self.stream.receive_next(RecvAction::Descriptors, &StartedTimeout::now(timeout.into()))
     }
 
     /// Reads from one message at most, as much as fits into `buf`; the next read goes on where this one stopped. 0 for an empty

@@ -27,7 +27,7 @@ use crate::pipe::{
 use crate::sys::{
     is_shortage,
     poll::Interest,
-    socket::{self, SocketType, Take},
+    socket::{self, RecvAction, SocketType},
 };
 
 /// How long a call that the kernel refused for want of memory waits before it tries again.
@@ -341,7 +341,7 @@ impl Stream {
             return Ok((0, Vec::new()));
         }
         loop {
-            let got = socket::receive_message(self.socket(), buf, Take::Descriptors);
+            let got = socket::receive_message(self.socket(), buf, RecvAction::Descriptors);
             let got = match self.at_reset(got.map(|got| (got.bytes, got.descriptors)), (0, Vec::new())) {
                 Ok((0, _)) => self.check_end().map(|()| (0, Vec::new())),
                 other => other,

@@ -9,7 +9,7 @@ use crate::{
             group::{Cgroup, Frozen},
             subtree::DelegatedSubtree,
         },
-        poll::Patience,
+        poll::ShortageBackoff,
         random,
     },
 };
@@ -119,11 +119,11 @@ impl Pen {
     /// Where it is or will be, to be killed as a whole. It is made later: whoever is to remove it is there before it is.
     pub(crate) fn path(&self) -> Option<PathBuf> {
         // The guard asks once, and lives as long as the supervisor.
-        let mut patience = Patience::default();
+        let mut backoff = ShortageBackoff::default();
         loop {
             match self.place() {
                 Ok(Place { site, name }) => return Some(site.path_of(name)),
-                Err(error) if !error.is_permanent() && patience.wait() => {}
+                Err(error) if !error.is_permanent() && backoff.wait() => {}
                 Err(_) => return None,
             }
         }
@@ -198,8 +198,8 @@ impl Drop for Pen {
         if let Some(home) = lock(&self.home).take() {
             // Somebody is left there only where he could not be reached before. What is still in it goes with it.
             drop(home.kill());
-            let mut patience = Patience::default();
-            while home.remove().is_err_and(|error| !error.is_permanent()) && patience.wait() {}
+            let mut backoff = ShortageBackoff::default();
+            while home.remove().is_err_and(|error| !error.is_permanent()) && backoff.wait() {}
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::{
         spawner::Starter,
         supervision::{Supervision, restart::Left, worker::Kept},
     },
-    sys::{epoll::Reports, proc::pinned::PinnedProcess, random, signals},
+    sys::{epoll::EpollEvents, proc::pinned::PinnedProcess, random, signals},
 };
 use crossbeam_channel::{Receiver, Sender};
 use std::{
@@ -183,7 +183,7 @@ impl Driver {
     }
 
     fn run(&mut self) {
-        let mut reports = Reports::with_capacity(REPORTS);
+        let mut reports = EpollEvents::with_capacity(REPORTS);
         while !self.is_over() {
             let timeout = self.timeout();
             if self.reactor.poller.wait(&mut reports, timeout).is_err() {

@@ -7,7 +7,7 @@ use crate::{
     sys::{
         deferred_close::{self, DeferredClose},
         fd,
-        socket::{self, Credentials, Take},
+        socket::{self, Credentials, RecvAction},
         this_process::own_pid,
     },
     wire::sd_notify::{self, Notice},
@@ -78,7 +78,7 @@ impl NotifySocket {
     /// close one can take as long as its sender likes (docs/gotchas.md, "To close can wait"), so that is done elsewhere.
     pub(crate) fn receive(&self) -> Option<Datagram> {
         let mut datagram = [0; DATAGRAM_BYTES];
-        let received = socket::receive_message(self.as_fd(), &mut datagram, Take::Descriptors).ok()?;
+        let received = socket::receive_message(self.as_fd(), &mut datagram, RecvAction::Descriptors).ok()?;
         self.close_elsewhere(received.descriptors);
         let bytes = datagram.get(..received.bytes.min(DATAGRAM_BYTES)).unwrap_or_default();
         Some(Datagram { sender: received.sender, notices: sd_notify::parse(bytes).collect() })

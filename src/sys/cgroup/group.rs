@@ -42,7 +42,7 @@ impl Cgroup {
         Self::make(&self.site, &self.path, name)
     }
 
-    /// The directory to clone a process into: see `Image::cgroup`.
+    /// The directory to clone a process into: see `ExecImage::cgroup`.
     pub(crate) fn open(&self) -> Result<OwnedFd, CgroupError> {
         open_directory(&self.path).map_err(|source| CgroupError::refused(CgroupOperation::Open, &self.path, source))
     }
