@@ -1,12 +1,12 @@
-//! What a worker costs that ends at once and is started again, for ever: in time, and in what is left of it in the parent.
+//! Cost of a worker that exits at once and is restarted forever: restarts per second, and resources left in the parent.
 //!
 //! | peer | how |
 //! |---|---|
 //! | `pipewright` | one worker, `Restart::Always` without a pause, its events received |
 //! | `std` | `Command::spawn` and `Child::wait` in a loop: `posix_spawn` and `waitid` |
 //!
-//! Both run the same program, a thousand times in turn. `state` lines tell what the parent holds after the first thousand and after
-//! the last.
+//! Both run the same program, a thousand times in turn. `churn-state` lines show the resources of the parent after the first and after
+//! the last thousand.
 
 use crate::{
     Done, Options,
@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-/// Ends with a failure, at once. The argument keeps coreutils from loading a locale.
+/// Fails at once. With two arguments, coreutils' `false` does not load a locale.
 const PROGRAM: [&str; 3] = ["/bin/false", "--messages", "3"];
 const BLOCK: usize = 1000;
 const BLOCKS: usize = 100;
@@ -35,7 +35,7 @@ struct Line {
     per_second: f64,
 }
 
-/// What this process holds.
+/// Resources of this process.
 #[derive(Debug, Serialize)]
 struct State {
     bench: &'static str,
@@ -50,7 +50,7 @@ struct State {
 struct Verdict {
     bench: &'static str,
     cycles: usize,
-    /// How many times as long as `std`.
+    /// Ratio of the times.
     pipewright_over_std: f64,
     rss_growth_kib: i64,
 }
@@ -81,7 +81,7 @@ pub(crate) fn run(options: &Options) -> Done {
     })?)
 }
 
-/// Seconds for so many lives of one worker.
+/// Returns the seconds for `cycles` incarnations of one worker.
 fn supervised(supervisor: &Supervisor, cycles: usize) -> Result<f64, Box<dyn Error + Send + Sync>> {
     let policy = RestartPolicy::from(Restart::Always)
         .backoff(Backoff::constant(Duration::ZERO))
@@ -103,7 +103,7 @@ fn supervised(supervisor: &Supervisor, cycles: usize) -> Result<f64, Box<dyn Err
     Ok(seconds)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the peer is std's own way")]
+#[expect(clippy::disallowed_methods, reason = "the peer of the comparison")]
 fn bare(cycles: usize) -> Result<f64, Box<dyn Error + Send + Sync>> {
     let [program, arguments @ ..] = PROGRAM;
     let began = now();

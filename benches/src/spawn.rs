@@ -1,25 +1,23 @@
-//! What starting a process costs, from a small parent and from a huge one.
+//! Cost of starting a process from a small parent and from a large one.
 //!
-//! Every peer starts `/bin/true --messages N`: a program in Rust would add half a millisecond of its own, and hide the
-//! difference. (With one argument, coreutils' `true` loads the locale to tell `--help` in the user's language, which takes
-//! 150 microseconds; with two it does not.) Standard input is `/dev/null`, the other two streams are inherited. What is
-//! measured:
+//! Every peer starts `/bin/true --messages N`: the start-up of a Rust program takes half a millisecond, which would hide the
+//! differences. (With one argument, coreutils' `true` loads the locale for a translated `--help`, which takes 150 microseconds;
+//! with two it does not.) Standard input is `/dev/null`, the other two streams are inherited. Measured times:
 //!
-//! * `us_median`: inside the call that starts it. The recipe (`WorkerSpec`, `Command`) is made before.
-//! * `us_to_exit`: from the beginning of that call until the child is reaped.
+//! * `us_median`: inside the call that starts the process. The `WorkerSpec` or `Command` is built before.
+//! * `us_to_exit`: from the start of that call until the child is reaped.
 //!
-//! | peer | starts with | given to the child | reaped by |
+//! | peer | starts with | passed to the child | reaped by |
 //! |---|---|---|---|
 //! | `pipewright` | `Supervisor::spawn`, on the main thread | a message pipe | the `Exited` event |
 //! | `pipewright-launch` | `WorkerSpec::spawn_unsupervised` | a message pipe | `Process::wait` |
 //! | `std` | `std::process::Command` | nothing | `Child::wait` |
-//! | `command-fds` | `std::process::Command` with `preserved_fds`; the pipe is made within the call | a pipe | `Child::wait` |
+//! | `command-fds` | `std::process::Command` with `preserved_fds`; the call includes creating the pipe | a pipe | `Child::wait` |
 //! | `tokio` | `tokio::process::Command` on a current-thread runtime | nothing | `Child::wait` |
 //!
-//! Limits: `std` and `tokio` pass no descriptor, which is what keeps them on the C library's `posix_spawn`; with one they fork
-//! like `command-fds`. The parent's size is ballast of ordinary 4 KiB pages in one mapping; see `memory`. The peer that forks
-//! runs after the others and not among them: each fork write-protects the parent's whole memory, and whoever starts a child next
-//! would pay for the faults.
+//! Limits: `std` and `tokio` pass no fd, so they use the C library's `posix_spawn`; with an fd they fork like `command-fds`. The
+//! parent's size is ballast of 4 KiB pages in one mapping; see `memory`. The peer that forks runs after the others: each fork
+//! write-protects the parent's whole memory, and the page faults would be charged to the next peer.
 
 use crate::{
     Done, Options,
@@ -39,14 +37,14 @@ use tokio::runtime::{self, Runtime};
 
 const PROGRAM: &str = "/bin/true";
 
-/// Every size comes up so often, a part of its rounds each time, so that what else the machine does falls on all of them.
+/// Passes over all sizes, each with a part of the rounds, so that other load on the machine affects all sizes.
 const PASSES: usize = 3;
 
-/// A parent's size and how often its peers run.
+/// Size of the parent and number of rounds.
 struct Case {
     parent_rss_mib: usize,
     rounds: usize,
-    /// The peer that copies the page tables runs only every so many rounds: it takes a thousand times as long.
+    /// The forking peer runs once in `fork_every` rounds: copying the page tables takes a thousand times as long.
     fork_every: usize,
 }
 
@@ -72,11 +70,11 @@ enum Peer {
 }
 
 const PEERS: [Peer; 5] = [Peer::Pipewright, Peer::PipewrightLaunch, Peer::Std, Peer::CommandFds, Peer::Tokio];
-/// Those whose child shares the parent's memory until it execs.
+/// Peers whose child shares the parent's memory until exec.
 const SHARING: [Peer; 4] = [Peer::Pipewright, Peer::PipewrightLaunch, Peer::Std, Peer::Tokio];
 const FORKING: Peer = Peer::CommandFds;
 
-/// A start: when it began, when the call returned, when the child was reaped.
+/// Times of one start.
 struct Start {
     began: Instant,
     returned: Instant,
@@ -92,7 +90,7 @@ struct Line {
     us_to_exit: f64,
 }
 
-/// The ratios of `us_median` that the peers are compared by; `small` and `large` are the parent's sizes.
+/// Ratios of `us_median`; `small` and `large` are sizes of the parent.
 #[derive(Debug, Serialize)]
 struct Verdict {
     bench: &'static str,
@@ -114,7 +112,7 @@ pub(crate) fn run(options: &Options) -> Done {
         for case in cases {
             let _ballast = Ballast::new(case.parent_rss_mib)?;
             bench.start(Peer::Std)?;
-            // In another order each time: what a start leaves behind, busy processors and cold caches, falls on its successor.
+            // The order changes each round: busy processors and cold caches after a start affect the next one.
             for round in 0..case.rounds / PASSES {
                 for turn in 0..SHARING.len() {
                     let peer = SHARING[(round + turn * (1 + round % 3)) % SHARING.len()];
@@ -168,7 +166,7 @@ fn verdict(lines: &[Line], small_mib: usize, large_mib: usize) -> Verdict {
     }
 }
 
-/// What lives as long as the peers' hosts would.
+/// State that a host keeps between starts.
 struct Bench {
     supervisor: Supervisor,
     spec: WorkerSpec,
@@ -226,7 +224,7 @@ impl Bench {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "what it is compared with")]
+#[expect(clippy::disallowed_methods, reason = "a peer of the comparison")]
 fn std() -> Started {
     let mut command = Command::new(PROGRAM);
     command.args(["--messages", "3"]).stdin(Stdio::null());
@@ -237,7 +235,7 @@ fn std() -> Started {
     Ok(Start { began, returned, reaped: now() })
 }
 
-#[expect(clippy::disallowed_methods, reason = "what it is compared with")]
+#[expect(clippy::disallowed_methods, reason = "a peer of the comparison")]
 fn command_fds() -> Started {
     let mut command = Command::new(PROGRAM);
     command.stdin(Stdio::null());

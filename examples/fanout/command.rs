@@ -1,22 +1,21 @@
-//! The command of an entry: split into words or left to the shell, as make does it, and what its options say.
+//! The command of an entry, split into words or left to the shell as make does, and its output options.
 
 use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::{OsStrExt, OsStringExt},
 };
 
-/// How an entry is run.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
     /// A program and its arguments.
     Words(Vec<OsString>),
-    /// A line that only a shell understands: Ninja writes `cd DIR && tool`, `: && linker && :`.
+    /// A line with shell syntax: Ninja writes `cd DIR && tool`, `: && linker && :`.
     Shell(OsString),
 }
 
-/// What only a shell understands where it is not quoted: lists, pipes, redirections, expansions, globs.
+/// Unquoted characters that need a shell: lists, pipes, redirections, expansions, globs.
 const SHELL_CHARACTERS: &[u8] = b";&|<>()$`*?[\n";
-/// First words that no program stands for.
+/// First words that are shell builtins or keywords.
 const SHELL_WORDS: [&str; 15] =
     [":", ".", "cd", "exec", "eval", "export", "set", "unset", "umask", "if", "for", "while", "case", "{", "!"];
 
@@ -24,7 +23,7 @@ impl Command {
     pub(crate) fn parse(line: &OsStr) -> Result<Self, String> {
         let text = line.as_bytes();
         let words = shlex::bytes::split(text)
-            .ok_or_else(|| format!("the command has an open quote: {:?}", String::from_utf8_lossy(text)))?;
+            .ok_or_else(|| format!("open quote in command: {:?}", String::from_utf8_lossy(text)))?;
         let first = words.first().map(Vec::as_slice).unwrap_or_default();
         let is_assignment = first.split(|byte| *byte == b'=').nth(1).is_some();
         if is_assignment || SHELL_WORDS.iter().any(|word| word.as_bytes() == first) || has_shell_characters(text) {
@@ -55,32 +54,32 @@ fn has_shell_characters(text: &[u8]) -> bool {
     false
 }
 
-/// Options whose operand is for another tool, whatever it looks like.
-const PASSES_ON: [&str; 7] =
+/// Options whose operand is passed on to another tool.
+const PASS_THROUGH: [&str; 7] =
     ["-Xclang", "-Xlinker", "-Xassembler", "-Xpreprocessor", "-Xcompiler", "-Xptxas", "-mllvm"];
 
-/// Where an option stands, and what it is given.
-struct Found {
+/// The position of an option and its operand.
+struct FoundOption {
     at: usize,
-    /// How many words it is.
+    /// Number of words.
     words: usize,
-    /// Where in the last of them the operand begins.
+    /// Start of the operand within the last word.
     operand_at: usize,
 }
 
-impl Found {
+impl FoundOption {
     fn operand<'a>(&self, arguments: &'a [OsString]) -> Option<&'a OsStr> {
         let word = arguments.get(self.at + self.words - 1)?.as_bytes();
         word.get(self.operand_at..).map(OsStr::from_bytes)
     }
 }
 
-/// The last `-o FILE`, or else the last `-oFILE` whose operand looks like a file: `-openmp` and `-object-file-name=x` do not say
-/// where the object goes.
-fn find_output(arguments: &[OsString]) -> Option<Found> {
+/// Finds the last `-o FILE`, or else the last `-oFILE` whose operand looks like a file: `-openmp` and `-object-file-name=x` do not
+/// name the output.
+fn find_output(arguments: &[OsString]) -> Option<FoundOption> {
     let is_own = |at: usize| {
         let before = at.checked_sub(1).and_then(|before| arguments.get(before));
-        !before.is_some_and(|before| PASSES_ON.iter().any(|option| *option == before))
+        !before.is_some_and(|before| PASS_THROUGH.iter().any(|option| *option == before))
     };
     let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
     let last = |is_one: &dyn Fn(&[u8]) -> bool| {
@@ -89,30 +88,30 @@ fn find_output(arguments: &[OsString]) -> Option<Found> {
     let looks_like_a_file =
         |operand: &[u8]| operand.contains(&b'/') || operand.ends_with(b".o") || operand.ends_with(b".obj");
     if let Some(at) = last(&|word| word == b"-o").filter(|at| at + 1 < arguments.len()) {
-        return Some(Found { at, words: 2, operand_at: 0 });
+        return Some(FoundOption { at, words: 2, operand_at: 0 });
     }
     let at = last(&|word| word.strip_prefix(b"-o").is_some_and(looks_like_a_file))?;
-    Some(Found { at, words: 1, operand_at: 2 })
+    Some(FoundOption { at, words: 1, operand_at: 2 })
 }
 
-/// The file that a command makes, where it says so.
+/// The output file that the command names.
 pub(crate) fn output(arguments: &[OsString]) -> Option<&OsStr> {
     find_output(arguments)?.operand(arguments)
 }
 
-/// How compilers are told where the list of dependencies goes: as a word of its own, or attached.
+/// Options that name the dependency file, as the next word or attached.
 const DEPENDENCY_FILES: [&str; 4] = ["-MF", "-MJ", "-Wp,-MD,", "-Wp,-MMD,"];
 
-fn find_dependency_files(arguments: &[OsString]) -> Vec<Found> {
+fn find_dependency_files(arguments: &[OsString]) -> Vec<FoundOption> {
     let mut found = Vec::new();
     for (at, word) in arguments.iter().enumerate() {
         let option = DEPENDENCY_FILES.iter().find(|option| word.as_bytes().starts_with(option.as_bytes()));
         match option {
             Some(option) if word.len() > option.len() => {
-                found.push(Found { at, words: 1, operand_at: option.len() });
+                found.push(FoundOption { at, words: 1, operand_at: option.len() });
             }
             Some(option) if option.len() == 3 && at + 1 < arguments.len() => {
-                found.push(Found { at, words: 2, operand_at: 0 });
+                found.push(FoundOption { at, words: 2, operand_at: 0 });
             }
             _ => {}
         }
@@ -120,35 +119,35 @@ fn find_dependency_files(arguments: &[OsString]) -> Vec<Found> {
     found
 }
 
-/// Files beside the output that a command writes; their directories have to be there.
+/// Dependency files that the command writes; their directories must exist.
 pub(crate) fn dependency_files(arguments: &[OsString]) -> Vec<&OsStr> {
     find_dependency_files(arguments).iter().filter_map(|found| found.operand(arguments)).collect()
 }
 
-/// Has a command make `output`, and its list of dependencies beside it.
+/// Changes the output of a command to `output`, and its dependency file to `output.d`.
 pub(crate) fn redirect(arguments: &mut Vec<OsString>, output: &OsStr) {
     let mut dependencies = output.to_owned();
     dependencies.push(".d");
-    for Found { at, words, operand_at } in find_dependency_files(arguments) {
+    for FoundOption { at, words, operand_at } in find_dependency_files(arguments) {
         if let Some(word) = arguments.get_mut(at + words - 1) {
             let mut changed = OsStr::from_bytes(word.as_bytes().get(..operand_at).unwrap_or_default()).to_owned();
             changed.push(&dependencies);
             *word = changed;
         }
     }
-    if let Some(Found { at, words, .. }) = find_output(arguments) {
+    if let Some(FoundOption { at, words, .. }) = find_output(arguments) {
         arguments.drain(at..at + words);
     }
     add_options(arguments, ["-o".into(), output.to_owned()]);
 }
 
-/// Puts options among the others: what stands behind `--` would be taken for a file.
+/// Inserts options before `--`: after it, they would be file names.
 pub(crate) fn add_options(arguments: &mut Vec<OsString>, options: impl IntoIterator<Item = OsString>) {
     let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
     drop(arguments.splice(end..end, options));
 }
 
-/// Whether the program is one of GCC's compilers by its name, also behind a wrapper such as ccache: `x86_64-linux-gnu-gcc-12`.
+/// Whether the program, possibly after a wrapper such as ccache, has the name of a GCC compiler: `x86_64-linux-gnu-gcc-12`.
 pub(crate) fn is_gcc(arguments: &[OsString]) -> bool {
     let named = |word: Option<&OsString>, stems: &[&str]| {
         let name = word.map(|word| word.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default());
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_is_needed_for_what_words_cannot_say() {
+    fn shell_syntax_needs_shell() {
         let is_shell = |line: &str| matches!(Command::parse(OsStr::new(line)).unwrap(), Command::Shell(_));
         for line in [
             ": && gcc a.o -o b && :",
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_that_begins_with_o_is_no_output() {
+    fn option_beginning_with_o_is_not_output() {
         for (line, expected) in [
             ("cc -c a.c -o a.o -Xclang -object-file-name=x", Some("a.o")),
             ("cc -c a.c -openmp", None),
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_dependencies_follow_the_output() {
+    fn dependency_files_follow_redirected_output() {
         let mut arguments = words("gcc -MD -MF .deps/a.Tpo -Wp,-MMD,d/.a.d -c a.c -o a.o -Xclang -object-file-name=x");
         assert_eq!(dependency_files(&arguments), [OsStr::new(".deps/a.Tpo"), OsStr::new("d/.a.d")]);
         redirect(&mut arguments, OsStr::new("/o/a.o"));
@@ -221,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn compilers_of_gcc_are_known_by_name() {
+    fn gcc_compilers_are_recognized_by_name() {
         for line in ["gcc", "/usr/bin/x86_64-linux-gnu-g++-12", "ccache cc", "c++", "/opt/gcc-12.2/bin/gcc-12.2"] {
             assert!(is_gcc(&words(line)), "{line}");
         }

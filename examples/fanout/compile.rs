@@ -1,9 +1,9 @@
-//! The worker: runs one compiler and tells its parent, as messages, what came of it.
+//! The worker: runs one compiler and sends the results to its parent as messages.
 
 use crate::{
     command::{add_options, dependency_files, is_gcc},
     database::Entry,
-    diagnostics::{self, Diagnostic, Severity, Told as Printed},
+    diagnostics::{self, Diagnostic, OutputItem, Severity},
     output,
 };
 use crossbeam_channel::Receiver;
@@ -19,18 +19,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a worker tells.
+/// A message from a worker to its parent.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Told {
+pub(crate) enum WorkerMessage {
     Started,
     Diagnostic(Diagnostic),
-    /// Anything else that the compiler printed.
+    /// Other output of the compiler.
     Text(String),
     Finished(Finished),
 }
 
-/// What came of one compilation.
+/// Result of a compilation.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Finished {
     pub(crate) compiled: bool,
@@ -40,7 +40,7 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    /// The usage is the compiler's and that of all it ran itself: GCC's `cc` leaves the work to `cc1` and `as`.
+    /// The usage includes the compiler's own children: GCC's `cc` runs `cc1` and `as`.
     fn of(exit: &Exit) -> Self {
         let usage = exit.usage.unwrap_or_default();
         Self {
@@ -67,22 +67,22 @@ fn run() -> Result<(), Box<dyn Error>> {
     let mut text = String::new();
     io::stdin().read_to_string(&mut text)?;
     let entry: Entry = serde_json::from_str(&text)?;
-    parent.send(&Told::Started)?;
-    let (told, finished) = match compile(&entry) {
-        Ok(run) => (run.told(&entry), Finished::of(&run.exit)),
+    parent.send(&WorkerMessage::Started)?;
+    let (messages, finished) = match compile(&entry) {
+        Ok(run) => (run.messages(&entry), Finished::of(&run.exit)),
         Err(error) => {
             let error = Diagnostic::error_in(Path::new(&entry.file), &explain(&*error));
-            (vec![Told::Diagnostic(error)], Finished::default())
+            (vec![WorkerMessage::Diagnostic(error)], Finished::default())
         }
     };
-    for told in told {
-        parent.send(&told)?;
+    for message in messages {
+        parent.send(&message)?;
     }
-    parent.send(&Told::Finished(finished))?;
+    parent.send(&WorkerMessage::Finished(finished))?;
     Ok(())
 }
 
-/// A compiler that has ended.
+/// A compiler that has exited.
 struct Run {
     stdout: String,
     stderr: String,
@@ -90,22 +90,22 @@ struct Run {
 }
 
 impl Run {
-    /// All that the compiler printed. With an error for a compiler that failed without one: it crashed, was killed, or words its
-    /// errors in a way that is not known here.
-    fn told(&self, entry: &Entry) -> Vec<Told> {
+    /// The output of the compiler as messages. Adds an error if the compiler failed without a known diagnostic: it crashed, was
+    /// killed, or has an unknown error format.
+    fn messages(&self, entry: &Entry) -> Vec<WorkerMessage> {
         let printed = diagnostics::parse(&self.stderr);
-        let is_error = |told: &Printed| matches!(told, Printed::Diagnostic(told) if told.severity == Severity::Error);
+        let is_error = |item: &OutputItem| matches!(item, OutputItem::Diagnostic(it) if it.severity == Severity::Error);
         let has_error = printed.iter().any(is_error);
-        let mut told = Vec::new();
+        let mut messages = Vec::new();
         let stdout = self.stdout.trim_end_matches('\n');
         if !stdout.is_empty() {
-            told.push(Told::Text(stdout.to_owned()));
+            messages.push(WorkerMessage::Text(stdout.to_owned()));
         }
-        let is_explained = self.exit.success() || has_error;
-        if is_explained {
-            told.extend(printed.into_iter().map(|printed| match printed {
-                Printed::Diagnostic(diagnostic) => Told::Diagnostic(diagnostic),
-                Printed::Text(text) => Told::Text(text),
+        let has_reason = self.exit.success() || has_error;
+        if has_reason {
+            messages.extend(printed.into_iter().map(|item| match item {
+                OutputItem::Diagnostic(diagnostic) => WorkerMessage::Diagnostic(diagnostic),
+                OutputItem::Text(text) => WorkerMessage::Text(text),
             }));
         } else {
             let compiler = entry.arguments.first().map_or("the compiler".into(), |compiler| compiler.to_string_lossy());
@@ -114,25 +114,25 @@ impl Run {
                 text.push_str("\n  ");
                 text.push_str(&line);
             }
-            told.push(Told::Diagnostic(Diagnostic::error_in(Path::new(&entry.file), &text)));
+            messages.push(WorkerMessage::Diagnostic(Diagnostic::error_in(Path::new(&entry.file), &text)));
         }
-        told
+        messages
     }
 
-    /// Whether the option that asks for JSON may be why it failed. A compiler that knows it says so in JSON.
+    /// Whether the JSON option may be the cause of the failure: a compiler that supports it prints JSON.
     fn may_have_refused(&self) -> bool {
         !self.exit.success() && !diagnostics::has_json(&self.stderr)
     }
 }
 
-/// Runs a compiler of GCC so that it tells its diagnostics as JSON. One that fails and shows no JSON is run once more, as the
-/// database has it: it may only be called like one.
+/// Runs a GCC compiler with JSON diagnostics. If it fails without printing JSON, runs it again without the option: it may be another
+/// compiler with the name of GCC's.
 fn compile(entry: &Entry) -> Result<Run, Box<dyn Error>> {
     let directory = Path::new(&entry.directory);
     let named = dependency_files(&entry.arguments).into_iter().map(|file| directory.join(file));
     for file in entry.output.as_ref().map(|output| directory.join(output)).into_iter().chain(named) {
         if let Some(directory) = file.parent() {
-            fs::create_dir_all(directory).map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
+            fs::create_dir_all(directory).map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
         }
     }
     if is_gcc(&entry.arguments) {
@@ -151,7 +151,7 @@ fn run_compiler(entry: &Entry, option: Option<&str>) -> Result<Run, Box<dyn Erro
     let mut process = WorkerSpec::new(compiler)
         .args(arguments)
         .current_dir(&entry.directory)
-        // In our own group, so that what ends this worker ends the compiler too.
+        // In the worker's process group, so that it is killed together with the worker.
         .process_group(ProcessGroup::Inherit)
         .stdout(OutputMode::Lines)
         .stderr(OutputMode::Lines)
@@ -159,15 +159,15 @@ fn run_compiler(entry: &Entry, option: Option<&str>) -> Result<Run, Box<dyn Erro
     let stdout = Capture::start(process.take_stdout())?;
     let stderr = Capture::start(process.take_stderr())?;
     let exit = process.wait()?.clone();
-    let until = now() + DRAIN_TIME;
+    let until = now() + DRAIN_TIMEOUT;
     Ok(Run { stdout: stdout.finish(until), stderr: stderr.finish(until), exit })
 }
 
-/// How long a stream of a compiler that has ended is read while another process holds it open: as long as a supervisor would.
-/// A wrapper's server in the background keeps it for hours.
-const DRAIN_TIME: Duration = Duration::from_millis(500);
+/// How long to read a stream after the compiler has exited. A background server of a compiler wrapper holds the stream open for
+/// hours.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A stream that is read on a thread of its own, so that neither of two fills up while the other is waited for.
+/// Reads a stream on its own thread, so that the compiler does not block on a full pipe.
 struct Capture(Receiver<Vec<u8>>);
 
 impl Capture {
@@ -186,7 +186,7 @@ impl Capture {
         Ok(Self(pieces))
     }
 
-    /// All that comes until the end of the stream, or until then.
+    /// Returns what was read until the end of the stream or the deadline.
     fn finish(self, until: Instant) -> String {
         let mut bytes = Vec::new();
         while let Ok(piece) = self.0.recv_deadline(until) {
@@ -196,12 +196,12 @@ impl Capture {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the drain time counts from the compiler's end")]
+#[expect(clippy::disallowed_methods, reason = "the drain timeout starts at the exit of the compiler")]
 fn now() -> Instant {
     Instant::now()
 }
 
-/// An error with its causes, in one line.
+/// Formats an error and its sources in one line.
 pub(crate) fn explain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -16,54 +16,54 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// One compilation, ready to be run. Strings are `OsString`, whose JSON form keeps bytes that are not UTF-8.
+/// One compilation. Strings are `OsString`, whose JSON form preserves bytes that are not UTF-8.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Entry {
     /// Absolute.
     pub(crate) directory: OsString,
-    /// As the database names it; for an entry without a file, its output.
+    /// As named in the database; `no file` if it is empty.
     pub(crate) file: OsString,
-    /// The compiler and its arguments, with where the object goes.
+    /// The compiler and its arguments, including the output option.
     pub(crate) arguments: Vec<OsString>,
-    /// What it makes, absolute; `None` where that is not known.
+    /// Absolute path of the output; `None` if unknown.
     pub(crate) output: Option<OsString>,
-    /// What is compiled, absolute, so that it can be compared with what other entries make.
+    /// Absolute path of the source file, comparable with the outputs of other entries.
     pub(crate) input: OsString,
 }
 
 impl Entry {
-    /// Whether this entry has to wait for `other`, which stands before it in the database: both make the same file, or `other`
-    /// makes what this one reads.
+    /// Whether this entry must wait for `other`, which precedes it in the database: both write the same file, or `other` writes the
+    /// input of this one.
     pub(crate) fn waits_for(&self, other: &Self) -> bool {
-        other.output.as_ref().is_some_and(|made| *made == self.input || self.output.as_ref() == Some(made))
+        other.output.as_ref().is_some_and(|written| *written == self.input || self.output.as_ref() == Some(written))
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct Database {
     pub(crate) entries: Vec<Entry>,
-    pub(crate) bad: Vec<BadEntry>,
+    pub(crate) invalid: Vec<InvalidEntry>,
 }
 
 /// An entry that cannot be run.
 #[derive(Debug)]
-pub(crate) struct BadEntry {
+pub(crate) struct InvalidEntry {
     /// Counted from 1.
     number: usize,
     name: OsString,
     reason: String,
 }
 
-impl fmt::Display for BadEntry {
+impl fmt::Display for InvalidEntry {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { number, name, reason } = self;
         write!(formatter, "entry {number} ({}): {reason}", Path::new(name).display())
     }
 }
 
-/// An entry as it stands in the file.
+/// An entry as in the file.
 #[derive(Debug, Deserialize)]
-struct Raw {
+struct RawEntry {
     directory: Option<Text>,
     file: Option<Text>,
     arguments: Option<Vec<Text>>,
@@ -71,7 +71,7 @@ struct Raw {
     output: Option<Text>,
 }
 
-/// A JSON string whose bytes need not be UTF-8.
+/// A JSON string that may contain bytes that are not UTF-8.
 #[derive(Debug)]
 struct Text(OsString);
 
@@ -98,19 +98,19 @@ impl<'de> Deserialize<'de> for Text {
 }
 
 impl Database {
-    /// The database that the command line names, or the example's own.
+    /// Loads the database at `path`, or that of the example project.
     pub(crate) fn load(path: Option<&Path>, out: Option<&Path>) -> Result<Self, Box<dyn Error>> {
         if let Some(path) = path {
             let named = |error: &dyn fmt::Display| format!("{}: {error}", path.display());
             let text = fs::read(path).map_err(|error| named(&error))?;
-            // A relative `directory` is relative to where the database lies, as clang's tools read it.
+            // As in clang's tools, a relative `directory` starts at the directory of the database.
             let folder = std::path::absolute(path)?;
             let folder = folder.parent().unwrap_or(Path::new("/"));
             return Self::parse(&text, folder, out).map_err(|error| named(&error).into());
         }
-        // Beside the program, so that `cargo clean` removes it.
+        // In the target directory, so that `cargo clean` removes it.
         let beside = || Some(std::env::current_exe().ok()?.ancestors().nth(2)?.join("fanout-objects"));
-        let out = out.map(Path::to_path_buf).or_else(beside).ok_or("there is no place for the objects: give --out")?;
+        let out = out.map(Path::to_path_buf).or_else(beside).ok_or("no directory for objects: use --out")?;
         Self::of(own_project()?, Path::new("/"), Some(&out))
     }
 
@@ -120,39 +120,39 @@ impl Database {
         Self::of(raw, folder, out)
     }
 
-    fn of(raw: Vec<Raw>, folder: &Path, out: Option<&Path>) -> Result<Self, Box<dyn Error>> {
+    fn of(raw: Vec<RawEntry>, folder: &Path, out: Option<&Path>) -> Result<Self, Box<dyn Error>> {
         if raw.is_empty() {
-            return Err("there is nothing to compile".into());
+            return Err("no entries".into());
         }
-        let (mut entries, mut bad) = (Vec::new(), Vec::new());
+        let (mut entries, mut invalid) = (Vec::new(), Vec::new());
         for (index, raw) in raw.into_iter().enumerate() {
             let name =
                 |text: &Option<Text>| text.as_ref().map(|Text(text)| text.clone()).filter(|text| !text.is_empty());
             let name = name(&raw.file).or_else(|| name(&raw.output)).unwrap_or_else(|| "no file".into());
             match Entry::of(raw, folder, out.is_some()) {
                 Ok(entry) => entries.push(entry),
-                Err(reason) => bad.push(BadEntry { number: index + 1, name, reason }),
+                Err(reason) => invalid.push(InvalidEntry { number: index + 1, name, reason }),
             }
         }
         if let Some(out) = out {
             redirect(&mut entries, &std::path::absolute(out)?);
         }
-        Ok(Self { entries, bad })
+        Ok(Self { entries, invalid })
     }
 }
 
 impl Entry {
-    fn of(raw: Raw, folder: &Path, is_redirected: bool) -> Result<Self, String> {
-        let Raw { directory, file, arguments, command, output } = raw;
-        let Text(directory) = directory.ok_or("`directory` is missing")?;
+    fn of(raw: RawEntry, folder: &Path, is_redirected: bool) -> Result<Self, String> {
+        let RawEntry { directory, file, arguments, command, output } = raw;
+        let Text(directory) = directory.ok_or("missing `directory`")?;
         let directory = folder.join(directory);
         if !directory.is_dir() {
-            return Err(format!("there is no directory {}", directory.display()));
+            return Err(format!("no such directory: {}", directory.display()));
         }
         let command = match (arguments, command) {
             (Some(arguments), _) => Command::Words(arguments.into_iter().map(|Text(text)| text).collect()),
             (None, Some(Text(command))) => Command::parse(&command)?,
-            (None, None) => return Err("neither `arguments` nor `command`".into()),
+            (None, None) => return Err("missing `arguments` or `command`".into()),
         };
         let file = file.map(|Text(file)| file).unwrap_or_default();
         let output = output.map(|Text(output)| output);
@@ -162,20 +162,20 @@ impl Entry {
                 (words, named)
             }
             Command::Shell(_) if is_redirected => {
-                return Err("its command needs a shell, so --out cannot say where the object goes".into());
+                return Err("its command needs a shell, so --out cannot change its output".into());
             }
             Command::Shell(line) => {
                 (vec!["/bin/sh".into(), "-c".into(), line], Some(output.clone().unwrap_or_default()))
             }
         };
         let Some(compiler) = arguments.first_mut().filter(|compiler| !compiler.is_empty()) else {
-            return Err("the command is empty".into());
+            return Err("empty command".into());
         };
-        // As the shell finds it after `cd directory`.
+        // A relative compiler starts at the entry's directory.
         if compiler.as_encoded_bytes().contains(&b'/') {
             *compiler = directory.join(&*compiler).into();
         }
-        // The last is what a compiler does that is given no `-o`.
+        // The default output of a compiler without `-o` comes last.
         let by_default = || Path::new(&file).file_name().map(|name| Path::new(name).with_extension("o").into());
         let output = named.or_else(|| output.clone()).or_else(by_default).filter(|output| !output.is_empty());
         Ok(Self {
@@ -188,7 +188,7 @@ impl Entry {
     }
 }
 
-/// Without `.` and `..`, by name alone: good for comparing two names of one build, not for opening.
+/// Removes `.` and `..` without reading the file system: for comparing paths, not for opening them.
 fn normal(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for part in path.components() {
@@ -201,7 +201,7 @@ fn normal(path: &Path) -> PathBuf {
     normal
 }
 
-/// Sends every object below `out`, where it keeps its place among the others: two files of one name do not meet.
+/// Moves every output below `out`, with its path relative to the common directory, so that equal file names do not collide.
 fn redirect(entries: &mut [Entry], out: &Path) {
     let outputs =
         |entries: &[Entry]| entries.iter().filter_map(|entry| entry.output.as_ref().map(PathBuf::from)).collect();
@@ -214,12 +214,12 @@ fn redirect(entries: &mut [Entry], out: &Path) {
     for entry in entries {
         let Some(before) = entry.output.as_ref().map(Path::new) else { continue };
         let below = before.strip_prefix(&common).unwrap_or(before);
-        // `..` must not lead out of the directory again.
+        // `..` must not lead out of `out`.
         let below: PathBuf = below.components().filter(|part| matches!(part, Component::Normal(_))).collect();
         let mut output = out.join(&below);
         let mut copy = 1;
         while !taken.insert(output.clone()) {
-            // One file compiled twice, with different options.
+            // The same file is compiled twice, with different options.
             copy += 1;
             output = out.join(below.with_extension(format!("{copy}.o")));
         }
@@ -228,8 +228,8 @@ fn redirect(entries: &mut [Entry], out: &Path) {
     }
 }
 
-/// The C project beside this example.
-fn own_project() -> Result<Vec<Raw>, Box<dyn Error>> {
+/// The entries of `examples/c-project`.
+fn own_project() -> Result<Vec<RawEntry>, Box<dyn Error>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/c-project");
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
     let mut files: Vec<PathBuf> = fs::read_dir(&directory)
@@ -241,7 +241,7 @@ fn own_project() -> Result<Vec<Raw>, Box<dyn Error>> {
     let raw = |file: PathBuf| {
         let options = ["-std=c11", "-O2", "-Wall", "-Wextra", "-c"].map(OsString::from);
         let words = [compiler.clone()].into_iter().chain(options).chain([file.clone().into()]);
-        Raw {
+        RawEntry {
             arguments: Some(words.map(Text).collect()),
             directory: Some(Text(directory.clone().into())),
             file: Some(Text(file.into())),
@@ -262,8 +262,8 @@ mod tests {
     }
 
     fn entries(text: &str, out: Option<&str>) -> Vec<Entry> {
-        let Database { entries, bad } = load(text.as_bytes(), out);
-        assert!(bad.is_empty(), "{bad:?}");
+        let Database { entries, invalid } = load(text.as_bytes(), out);
+        assert!(invalid.is_empty(), "{invalid:?}");
         entries
     }
 
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_of_an_entry() {
+    fn entry_has_arguments_or_command() {
         let entries = entries(
             r#"[{"directory":"/","file":"a.c","command":"cc -DX='a b' -c a.c -o o/a.o"},
                 {"directory":"/tmp","file":"b.c","arguments":["cc","-c","b.c","-oc/b.o"],"extra":1},
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn relative_directories_and_compilers_are_found_from_the_database() {
+    fn relative_directory_resolves_from_database_file() {
         let entries = entries(
             r#"[{"directory":".","file":"../a.c","command":"../tc/gcc -c ../a.c -o x/../a.o"},
                 {"directory":"/usr","file":"a.o","command":"gcc a.o -o liba.so && :","output":"liba.so"}]"#,
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_waits_for_what_it_reads_and_for_its_twin() {
+    fn entry_waits_for_producer_and_for_same_output() {
         let entries = entries(
             r#"[{"directory":"/tmp","file":"a.c","command":"cc -DV=1 -c a.c -o a.o"},
                 {"directory":"/tmp","file":"a.c","command":"cc -DV=2 -c a.c -o ./a.o"},
@@ -317,11 +317,11 @@ mod tests {
     }
 
     #[test]
-    fn names_need_not_be_utf8() {
+    fn file_names_need_not_be_utf8() {
         let text =
             b"[{\"directory\":\"/tmp\",\"file\":\"\xe9.c\",\"command\":\"cc -c \xe9.c -o \xe9.o\",\"x\":\"\xe9\"}]";
-        let Database { entries, bad } = load(text, None);
-        assert!(bad.is_empty(), "{bad:?}");
+        let Database { entries, invalid } = load(text, None);
+        assert!(invalid.is_empty(), "{invalid:?}");
         let json = serde_json::to_vec(&entries[0]).unwrap();
         let entry: Entry = serde_json::from_slice(&json).unwrap();
         assert_eq!(entry.output.unwrap().as_bytes(), b"/tmp/\xe9.o");
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_of_one_name_do_not_meet() {
+    fn redirected_objects_do_not_collide() {
         let found = entries(
             r#"[{"directory":"/tmp","file":"x/a.c","arguments":["cc","-c","x/a.c","-o","x/a.o"]},
                 {"directory":"/tmp","file":"y/a.c","arguments":["cc","-c","y/a.c","-oy/a.o"]},
@@ -344,12 +344,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_database_is_refused_in_one_line() {
+    fn invalid_database_is_one_line_error() {
         for (text, expected) in [
             ("[", "not a compilation database"),
             ("{}", "not a compilation database"),
             (r#"[{"directory":1}]"#, "not a compilation database: invalid type: integer `1`, expected a string"),
-            ("[]", "there is nothing to compile"),
+            ("[]", "no entries"),
         ] {
             let error = Database::parse(text.as_bytes(), Path::new("/"), None).unwrap_err().to_string();
             assert!(error.contains(expected) && !error.contains('\n'), "{text}: {error}");
@@ -357,25 +357,22 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_entry_is_reported_and_the_others_are_kept() {
+    fn invalid_entry_is_reported_and_others_kept() {
         const GOOD: &str = r#"{"directory":"/","file":"b.c","command":"cc -c b.c"}"#;
         for (text, expected) in [
-            (r#"{"file":"a.c"}"#, "entry 1 (a.c): `directory` is missing"),
-            (r#"{"directory":"/","file":"a.c"}"#, "entry 1 (a.c): neither `arguments` nor `command`"),
-            (r#"{"directory":"/","file":"a.c","arguments":[]}"#, "entry 1 (a.c): the command is empty"),
-            (r#"{"directory":"/","command":"","file":"","output":"all"}"#, "entry 1 (all): the command is empty"),
-            (r#"{"directory":"/","file":"a.c","command":"cc\n'a"}"#, "entry 1 (a.c): the command has an open quote"),
-            (
-                r#"{"directory":"/no/such","file":"a.c","command":"cc"}"#,
-                "entry 1 (a.c): there is no directory /no/such",
-            ),
+            (r#"{"file":"a.c"}"#, "entry 1 (a.c): missing `directory`"),
+            (r#"{"directory":"/","file":"a.c"}"#, "entry 1 (a.c): missing `arguments` or `command`"),
+            (r#"{"directory":"/","file":"a.c","arguments":[]}"#, "entry 1 (a.c): empty command"),
+            (r#"{"directory":"/","command":"","file":"","output":"all"}"#, "entry 1 (all): empty command"),
+            (r#"{"directory":"/","file":"a.c","command":"cc\n'a"}"#, "entry 1 (a.c): open quote in command"),
+            (r#"{"directory":"/no/such","file":"a.c","command":"cc"}"#, "entry 1 (a.c): no such directory: /no/such"),
         ] {
-            let Database { entries, bad } = load(format!("[{text},{GOOD}]").as_bytes(), None);
-            assert_eq!((entries.len(), bad.len()), (1, 1), "{text}");
-            let line = bad[0].to_string();
+            let Database { entries, invalid } = load(format!("[{text},{GOOD}]").as_bytes(), None);
+            assert_eq!((entries.len(), invalid.len()), (1, 1), "{text}");
+            let line = invalid[0].to_string();
             assert!(line.starts_with(expected) && !line.contains('\n'), "{text}: {line}");
         }
         let shell = load(br#"[{"directory":"/","file":"a.c","command":"cc -c a.c && :"}]"#, Some("/out"));
-        assert!(shell.bad[0].to_string().contains("needs a shell"), "{:?}", shell.bad);
+        assert!(shell.invalid[0].to_string().contains("needs a shell"), "{:?}", shell.invalid);
     }
 }

@@ -1,4 +1,4 @@
-//! What compilers print on standard error, as data.
+//! Parses what compilers print on standard error.
 
 use serde::{Deserialize, Serialize};
 use std::{
@@ -11,7 +11,7 @@ pub(crate) struct Diagnostic {
     pub(crate) severity: Severity,
     pub(crate) message: String,
     pub(crate) place: Option<Place>,
-    /// The option that turns it on or off, as `-Wunused-variable`.
+    /// The option that controls the diagnostic, such as `-Wunused-variable`.
     pub(crate) option: Option<String>,
 }
 
@@ -42,7 +42,7 @@ impl Severity {
 }
 
 impl Diagnostic {
-    /// An error that is about a file as a whole.
+    /// An error without a position in the file.
     pub(crate) fn error_in(file: &Path, text: &str) -> Self {
         Self { severity: Severity::Error, message: format!("{}: {text}", file.display()), place: None, option: None }
     }
@@ -66,15 +66,15 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// What a compiler printed on standard error, in its order.
+/// A piece of a compiler's standard error.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Told {
+pub(crate) enum OutputItem {
     Diagnostic(Diagnostic),
-    /// Lines that are none: source lines with carets, include chains, notes of a wrapper.
+    /// Other lines: source lines with carets, include chains, output of a wrapper.
     Text(String),
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for OutputItem {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Diagnostic(diagnostic) => diagnostic.fmt(formatter),
@@ -83,22 +83,22 @@ impl fmt::Display for Told {
     }
 }
 
-/// GCC's JSON where a line is some, plain text otherwise.
-pub(crate) fn parse(output: &str) -> Vec<Told> {
+/// Parses each line as GCC's JSON, or else as plain text.
+pub(crate) fn parse(output: &str) -> Vec<OutputItem> {
     let mut found = Vec::new();
     for line in output.lines() {
-        if let Ok(told) = serde_json::from_str::<Vec<Gcc>>(line) {
-            for one in told {
-                one.flatten(&mut found);
+        if let Ok(diagnostics) = serde_json::from_str::<Vec<Gcc>>(line) {
+            for diagnostic in diagnostics {
+                diagnostic.flatten(&mut found);
             }
         } else {
-            found.push(plain(line).map_or_else(|| Told::Text(line.to_owned()), Told::Diagnostic));
+            found.push(plain(line).map_or_else(|| OutputItem::Text(line.to_owned()), OutputItem::Diagnostic));
         }
     }
     found
 }
 
-/// Whether a line is GCC's JSON.
+/// Whether a line of the output is GCC's JSON.
 pub(crate) fn has_json(output: &str) -> bool {
     output.lines().any(|line| serde_json::from_str::<Vec<Gcc>>(line).is_ok())
 }
@@ -124,28 +124,28 @@ struct GccLocation {
 struct GccPlace {
     file: PathBuf,
     line: u32,
-    /// GCC 9 and 10 call it so; later ones tell bytes and columns apart and keep this name too.
+    /// GCC 9 and 10 have only this field; later versions add `byte-column` and `display-column`.
     #[serde(default)]
     column: u32,
 }
 
 impl Gcc {
-    fn flatten(self, found: &mut Vec<Told>) {
+    fn flatten(self, found: &mut Vec<OutputItem>) {
         let place = self.locations.into_iter().next().map(|location| Place {
             file: location.caret.file,
             line: location.caret.line,
             column: location.caret.column,
         });
         let severity = Severity::parse(&self.kind).unwrap_or(Severity::Note);
-        found.push(Told::Diagnostic(Diagnostic { severity, message: self.message, place, option: self.option }));
+        found.push(OutputItem::Diagnostic(Diagnostic { severity, message: self.message, place, option: self.option }));
         for child in self.children {
             child.flatten(found);
         }
     }
 }
 
-/// `file:line:column: severity: text [-Woption]`, with or without the column, `tool: severity: text`, as `as` writes it with a
-/// capital, or `severity: text` and `error[E0425]: text`, as rustc does.
+/// Parses `file:line:column: severity: text [-Woption]` with an optional column, `tool: severity: text`, capitalized severities
+/// (`as`), and `severity: text` and `error[E0425]: text` (rustc).
 fn plain(line: &str) -> Option<Diagnostic> {
     const MARKS: [&str; 7] = ["fatal error", "error", "Error", "warning", "Warning", "note", "remark"];
     let (before, severity, message) = MARKS
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_of_gcc() {
+    fn parses_gcc_json() {
         let output = r#"[{"kind": "warning", "message": "unused variable ‘x’", "option": "-Wunused-variable",
 "locations": [], "children": []}]"#
             .replace('\n', "")
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_text() {
+    fn parses_plain_text() {
         let output = "In file included from b.h:1:\nsrc/a.c:10:5: error: expected ';': got 'x'\n   10 |  x\n      |  ^\n\
                       a.c:7: warning: old style [-Wold]\nclang: error: unknown argument: '-fdiagnostics-format=json'\n\
                       s.s:3: Error: no such instruction\nwarning: unused variable: `x`\nerror[E0425]: no `y`\n";
@@ -220,14 +220,14 @@ mod tests {
                 "error: no `y`",
             ]
         );
-        assert_eq!(parse(output).iter().filter(|told| matches!(told, Told::Text(_))).count(), 3);
+        assert_eq!(parse(output).iter().filter(|item| matches!(item, OutputItem::Text(_))).count(), 3);
     }
 
     #[test]
-    fn anything_else_is_text() {
-        assert_eq!(parse("[]\nnot: a diagnostic\n"), [Told::Text("not: a diagnostic".into())]);
+    fn other_lines_are_text() {
+        assert_eq!(parse("[]\nnot: a diagnostic\n"), [OutputItem::Text("not: a diagnostic".into())]);
         assert!(has_json("x\n[]\n") && !has_json("[1,2]\nx\n"));
-        let told = Diagnostic::error_in(Path::new("a.c"), "cc: exit code 3").to_string();
-        assert_eq!(told, "error: a.c: cc: exit code 3");
+        let text = Diagnostic::error_in(Path::new("a.c"), "cc: exit code 3").to_string();
+        assert_eq!(text, "error: a.c: cc: exit code 3");
     }
 }

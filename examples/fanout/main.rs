@@ -1,24 +1,24 @@
-//! A small real build tool: compiles every entry of a compilation database, several at once.
+//! A small build tool: compiles the entries of a compilation database in parallel.
 //!
 //! ```text
 //! cargo run --release --example fanout -- [compile_commands.json] [--jobs N] [--keep-going] [--out DIR]
 //! ```
 //!
-//! Without a database it builds the small C project beside it. Each compilation is a worker: this same program, started again
-//! with `--worker`, its entry on standard input and the number of its message pipe on its command line. The worker runs the
-//! compiler and tells what it finds, as messages; the parent here hears all workers in one channel.
+//! Without a database it builds the C project in `examples/c-project`. Each compilation is a worker: this program with `--worker`,
+//! its entry on standard input and the number of its message pipe on the command line. The worker runs the compiler and sends the
+//! results as messages; the parent receives the messages of all workers in one channel.
 //!
-//! The exit code is 0 if everything was compiled, 1 if something was not, 2 if the command line or the database is wrong, 130
-//! after Ctrl-C and 143 after SIGTERM, which leave no compiler running.
+//! The exit code is 0 if every entry was compiled, 1 if a compilation failed, 2 if the command line or the database is invalid, 130
+//! after Ctrl-C and 143 after SIGTERM. An interrupt leaves no compiler running.
 
-mod command; // a command line: words or shell, and what its options say
+mod command; // command lines: words or shell, output options
 mod compile; // the worker's side: runs one compiler
 mod database; // reads compile_commands.json
-mod diagnostics; // what compilers print, as data
-mod output; // writes lines to our own stdout and stderr
-mod report; // what the user sees
+mod diagnostics; // parses the output of compilers
+mod output; // writes lines to stdout and stderr
+mod report; // progress, diagnostics and summary
 
-use compile::{Finished, Told, explain};
+use compile::{Finished, WorkerMessage, explain};
 use crossbeam_channel::Receiver;
 use database::{Database, Entry};
 use pipewright::{EventKind, OutputMode, Pass, StdinMode, Supervisor, SurvivorPolicy, Worker, WorkerId, WorkerSpec};
@@ -38,8 +38,8 @@ use std::{
 const USAGE: &str = "usage: fanout [compile_commands.json] [--jobs N] [--keep-going] [--out DIR]";
 const WORKER: &str = "--worker";
 
-/// A worker reads its entry before anything else; one that does not take it in this time never will.
-const HANDOVER_TIME_MAX: Duration = Duration::from_secs(10);
+/// Timeout for writing an entry to a worker, which reads it before anything else.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == WORKER) {
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     }
     let options = match Options::parse(std::env::args_os().skip(1)) {
         Ok(Options { help: true, .. }) => {
-            output::say(USAGE);
+            output::print_line(USAGE);
             return ExitCode::SUCCESS;
         }
         options => options,
@@ -57,14 +57,14 @@ fn main() -> ExitCode {
     let (database, options) = match build {
         Ok(build) => build,
         Err(error) => {
-            output::complain(&error);
+            output::print_error(&error);
             return ExitCode::from(2);
         }
     };
     let name =
         options.database.as_deref().map_or_else(|| "the example's project".into(), |path| path.to_string_lossy());
-    for bad in &database.bad {
-        output::complain(&format_args!("{name}: {bad}"));
+    for entry in &database.invalid {
+        output::print_error(&format_args!("{name}: {entry}"));
     }
     if database.entries.is_empty() {
         return ExitCode::from(2);
@@ -72,13 +72,12 @@ fn main() -> ExitCode {
     match run(database, &options) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            output::complain(&error);
+            output::print_error(&error);
             ExitCode::FAILURE
         }
     }
 }
 
-/// The command line.
 struct Options {
     database: Option<PathBuf>,
     jobs: usize,
@@ -89,7 +88,7 @@ struct Options {
 
 fn jobs_of(text: &OsStr) -> Result<usize, Box<dyn Error>> {
     let jobs = text.to_str().and_then(|text| text.parse().ok()).filter(|&jobs: &usize| jobs > 0);
-    jobs.ok_or_else(|| format!("--jobs {} is not a number above 0", text.display()).into())
+    jobs.ok_or_else(|| format!("invalid --jobs {}: not a positive number", text.display()).into())
 }
 
 impl Options {
@@ -102,13 +101,13 @@ impl Options {
             let mut value = || arguments.next().ok_or_else(|| format!("{shown} needs a value; {USAGE}"));
             match argument.as_bytes() {
                 b"--jobs" | b"-j" => options.jobs = jobs_of(&value()?)?,
-                // As make takes it.
+                // `-jN`, as in make.
                 [b'-', b'j', jobs @ ..] if !jobs.is_empty() => options.jobs = jobs_of(OsStr::from_bytes(jobs))?,
                 b"--keep-going" | b"-k" => options.keep_going = true,
                 b"--out" => options.out = Some(value()?.into()),
                 b"--help" | b"-h" => options.help = true,
-                [b'-', _, ..] => return Err(format!("there is no option {shown}; {USAGE}").into()),
-                _ if options.database.is_some() => return Err(format!("one database at a time; {USAGE}").into()),
+                [b'-', _, ..] => return Err(format!("unknown option {shown}; {USAGE}").into()),
+                _ if options.database.is_some() => return Err(format!("more than one database; {USAGE}").into()),
                 _ => options.database = Some(argument.into()),
             }
         }
@@ -116,14 +115,14 @@ impl Options {
     }
 }
 
-/// A compilation that is under way.
+/// A running compilation.
 struct Job {
     entry: Entry,
     finished: Option<Finished>,
     _worker: Worker,
 }
 
-/// Everything that is to be done, is being done and was done.
+/// State of the build.
 struct Build<'a> {
     supervisor: &'a Supervisor,
     /// In the order of the database.
@@ -139,7 +138,7 @@ fn run(database: Database, options: &Options) -> Result<u8, Box<dyn Error>> {
     let supervisor = Supervisor::builder().grace_period(Duration::from_millis(500)).build()?;
     let mut build = Build {
         supervisor: &supervisor,
-        report: Report::new(database.entries.len(), database.bad.len()),
+        report: Report::new(database.entries.len(), database.invalid.len()),
         waiting: database.entries,
         jobs: options.jobs,
         running: HashMap::new(),
@@ -148,14 +147,14 @@ fn run(database: Database, options: &Options) -> Result<u8, Box<dyn Error>> {
     build.start_more();
     while !build.running.is_empty() {
         crossbeam_channel::select! {
-            recv(supervisor.events()) -> event => build.hear(event?),
+            recv(supervisor.events()) -> event => build.handle(event?),
             recv(interrupts) -> signal => {
-                // Every worker leads a process group, its compiler is in it, and the supervisor ends whole groups.
+                // Every compiler is in the process group of its worker, and the supervisor kills whole groups.
                 let report = build.report;
                 drop(supervisor);
                 report.close();
-                output::complain(&"interrupted; no compiler is left running");
-                // As a shell tells it: 130 for SIGINT, 143 for SIGTERM.
+                output::print_error(&"interrupted; no compiler is left running");
+                // As a shell reports it: 130 for SIGINT, 143 for SIGTERM.
                 return Ok(u8::try_from(128 + signal?)?);
             }
         }
@@ -164,7 +163,7 @@ fn run(database: Database, options: &Options) -> Result<u8, Box<dyn Error>> {
 }
 
 impl Build<'_> {
-    /// Starts as many as may run at once, until a failure stops the build.
+    /// Starts entries up to the limit of parallel jobs, unless a failure has stopped the build.
     fn start_more(&mut self) {
         while self.running.len() < self.jobs && (self.keep_going || !self.report.has_failures()) {
             let Some(entry) = self.next() else { return };
@@ -177,7 +176,7 @@ impl Build<'_> {
         }
     }
 
-    /// The first entry that waits for none of those before it.
+    /// Removes the first entry that does not wait for an earlier, unfinished entry.
     fn next(&mut self) -> Option<Entry> {
         let is_free = |index: &usize| {
             let (earlier, rest) = self.waiting.split_at(*index);
@@ -195,29 +194,28 @@ impl Build<'_> {
             .name(entry.file.to_string_lossy())
             .stdin(StdinMode::Pipe)
             .stderr(OutputMode::Lines)
-            // What a compiler leaves running on purpose, as sccache's server, is for the next compilation.
+            // A server that a compiler wrapper starts, such as sccache's, serves the next compilations, too.
             .survivors(SurvivorPolicy::Report);
         let text = serde_json::to_vec(entry)?;
         let worker = self.supervisor.spawn(spec)?;
-        // Through a pipe, whose end is the end of the entry: with the whole entry on it, a command line can be longer than the
-        // kernel allows, and the number of an entry says nothing when the database was made in memory, or is written anew
-        // meanwhile.
-        let handed_over = worker.take_stdin().map(|stdin| stdin.write_all_timeout(&text, HANDOVER_TIME_MAX));
+        // The entry is written to standard input: it can be too long for a command line. Its index in the database would not
+        // do, since the file may change during the build.
+        let handed_over = worker.take_stdin().map(|stdin| stdin.write_all_timeout(&text, HANDOVER_TIMEOUT));
         if handed_over.is_some_and(|written| written.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)) {
             worker.kill()?;
         }
-        // Any other failure is the worker's death, and its `Exited` says more about it.
+        // Any other error means that the worker has exited, which its `Exited` event reports.
         Ok(worker)
     }
 
-    fn hear(&mut self, event: pipewright::Event) {
+    fn handle(&mut self, event: pipewright::Event) {
         let Some(job) = self.running.get_mut(&event.worker) else { return };
         match event.kind {
             EventKind::Message(message) => match message.json() {
-                Ok(Told::Started) => self.report.started(&job.entry),
-                Ok(Told::Diagnostic(diagnostic)) => self.report.diagnostic(event.worker, &diagnostic),
-                Ok(Told::Text(text)) => self.report.note(event.worker, text),
-                Ok(Told::Finished(finished)) => job.finished = Some(finished),
+                Ok(WorkerMessage::Started) => self.report.started(&job.entry),
+                Ok(WorkerMessage::Diagnostic(diagnostic)) => self.report.diagnostic(event.worker, &diagnostic),
+                Ok(WorkerMessage::Text(text)) => self.report.note(event.worker, text),
+                Ok(WorkerMessage::Finished(finished)) => job.finished = Some(finished),
                 Err(error) => self.report.note(event.worker, format!("{}: {error}", job.entry.file.display())),
             },
             EventKind::Line { line, .. } => self.report.note(event.worker, line.text().into_owned()),
@@ -238,7 +236,7 @@ impl Build<'_> {
     }
 }
 
-/// Ctrl-C and a polite kill, as a channel.
+/// SIGINT and SIGTERM as a channel.
 fn interrupts() -> Result<Receiver<i32>, Box<dyn Error>> {
     let mut signals = signal_hook::iterator::Signals::new([libc::SIGINT, libc::SIGTERM])?;
     let (sender, interrupts) = crossbeam_channel::bounded(1);

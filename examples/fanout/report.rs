@@ -1,4 +1,4 @@
-//! What the user sees: a progress bar or plain lines, diagnostics file by file, and the sum at the end.
+//! Output for the user: a progress bar or plain lines, diagnostics grouped by file, and a summary.
 
 use crate::{
     compile::Finished,
@@ -21,57 +21,58 @@ pub(crate) struct Report {
     total: usize,
     compiled: usize,
     failed: usize,
-    bad: usize,
+    invalid: usize,
     warnings: usize,
     times: Vec<(OsString, Finished)>,
-    floor: Floor,
+    queue: OutputQueue,
 }
 
-/// One file speaks at a time, so that diagnostics do not mix: the first that has something to say holds the floor until it is
-/// finished, and the others wait their turn.
+/// Groups diagnostics by worker: the output of one worker is printed at once until it has finished, and that of the others is
+/// queued.
 #[derive(Default)]
-struct Floor {
-    speaker: Option<WorkerId>,
+struct OutputQueue {
+    current: Option<WorkerId>,
+    /// Texts of the other workers, and whether each has finished.
     waiting: VecDeque<(WorkerId, Vec<String>, bool)>,
 }
 
-impl Floor {
-    /// Gives back what may be printed now.
-    fn say(&mut self, worker: WorkerId, text: String) -> Option<String> {
-        if *self.speaker.get_or_insert(worker) == worker {
+impl OutputQueue {
+    /// Returns the text if it can be printed now; queues it otherwise.
+    fn push(&mut self, worker: WorkerId, text: String) -> Option<String> {
+        if *self.current.get_or_insert(worker) == worker {
             return Some(text);
         }
-        match self.waiting.iter_mut().find(|(who, ..)| *who == worker) {
+        match self.waiting.iter_mut().find(|(other, ..)| *other == worker) {
             Some((_, texts, _)) => texts.push(text),
             None => self.waiting.push_back((worker, vec![text], false)),
         }
         None
     }
 
-    /// The worker has no more to say; gives what the next ones have been waiting to say.
-    fn leave(&mut self, worker: WorkerId) -> Vec<String> {
-        if self.speaker != Some(worker) {
-            if let Some((.., is_finished)) = self.waiting.iter_mut().find(|(who, ..)| *who == worker) {
+    /// Marks the worker as finished; returns the queued texts that can be printed now.
+    fn finish(&mut self, worker: WorkerId) -> Vec<String> {
+        if self.current != Some(worker) {
+            if let Some((.., is_finished)) = self.waiting.iter_mut().find(|(other, ..)| *other == worker) {
                 *is_finished = true;
             }
             return Vec::new();
         }
-        self.speaker = None;
-        let mut said = Vec::new();
-        while let Some((who, texts, is_finished)) = self.waiting.pop_front() {
-            said.extend(texts);
+        self.current = None;
+        let mut printable = Vec::new();
+        while let Some((next, texts, is_finished)) = self.waiting.pop_front() {
+            printable.extend(texts);
             if !is_finished {
-                self.speaker = Some(who);
+                self.current = Some(next);
                 break;
             }
         }
-        said
+        printable
     }
 }
 
 impl Report {
-    /// Of so many entries, and so many that cannot be run.
-    pub(crate) fn new(total: usize, bad: usize) -> Self {
+    /// `total` entries to compile, and `invalid` entries of the database.
+    pub(crate) fn new(total: usize, invalid: usize) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {wide_msg}");
             ProgressBar::new(total as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
@@ -82,10 +83,10 @@ impl Report {
             total,
             compiled: 0,
             failed: 0,
-            bad,
+            invalid,
             warnings: 0,
             times: Vec::new(),
-            floor: Floor::default(),
+            queue: OutputQueue::default(),
         }
     }
 
@@ -104,23 +105,23 @@ impl Report {
         self.note(worker, diagnostic.to_string());
     }
 
-    /// Anything else that a worker gave cause to say.
+    /// Prints other text of a worker.
     pub(crate) fn note(&mut self, worker: WorkerId, text: String) {
-        if let Some(text) = self.floor.say(worker, text) {
+        if let Some(text) = self.queue.push(worker, text) {
             self.print(&text);
         }
     }
 
     pub(crate) fn finished(&mut self, worker: WorkerId, entry: &Entry, finished: Finished) {
-        self.leave(worker);
+        self.print_queued(worker);
         self.count(entry, finished.compiled);
         self.times.push((entry.file.clone(), finished));
     }
 
-    /// A worker that ended without saying that it was finished: it was killed, or it crashed.
+    /// A worker that exited without `Finished`: it was killed, or it crashed.
     pub(crate) fn lost(&mut self, worker: WorkerId, entry: &Entry, exit: &Exit) {
-        self.note(worker, format!("{}: its worker ended: {exit}", entry.file.display()));
-        self.leave(worker);
+        self.note(worker, format!("{}: worker terminated: {exit}", entry.file.display()));
+        self.print_queued(worker);
         self.count(entry, false);
     }
 
@@ -130,8 +131,8 @@ impl Report {
         self.count(entry, false);
     }
 
-    fn leave(&mut self, worker: WorkerId) {
-        for text in self.floor.leave(worker) {
+    fn print_queued(&mut self, worker: WorkerId) {
+        for text in self.queue.finish(worker) {
             self.print(&text);
         }
     }
@@ -143,7 +144,7 @@ impl Report {
         match &self.bar {
             Some(bar) => {
                 bar.inc(1);
-                // What went well is told by the bar.
+                // The bar shows the successful ones.
                 if !is_compiled {
                     bar.println(line);
                 }
@@ -154,33 +155,33 @@ impl Report {
 
     fn print(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| output::say(text)),
-            None => output::say(text),
+            Some(bar) => bar.suspend(|| output::print_line(text)),
+            None => output::print_line(text),
         }
     }
 
-    /// The sum. True if everything was compiled.
+    /// Prints the summary. Returns whether every entry was compiled.
     pub(crate) fn close(mut self) -> bool {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
         let seconds = now().saturating_duration_since(self.started).as_secs_f64();
-        let Self { compiled, failed, bad, warnings, total, .. } = self;
+        let Self { compiled, failed, invalid, warnings, total, .. } = self;
         if compiled + failed < total {
             self.print(&format!("{} not compiled", total - compiled - failed));
         }
-        let failed = failed + bad;
+        let failed = failed + invalid;
         self.print(&format!("{compiled} compiled, {failed} failed, {warnings} warnings in {seconds:.2} s"));
         self.times.sort_by_key(|(_, finished)| std::cmp::Reverse(finished.wall));
         for (file, Finished { wall, cpu, peak_bytes, .. }) in self.times.iter().take(5) {
             let (wall, cpu, mib) = (wall.as_secs_f64(), cpu.as_secs_f64(), peak_bytes >> 20);
             self.print(&format!("  {wall:>7.3} s wall  {cpu:>7.3} s cpu  {mib:>5} MiB  {}", file.display()));
         }
-        compiled == total && bad == 0
+        compiled == total && invalid == 0
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the user wants to know how long it took")]
+#[expect(clippy::disallowed_methods, reason = "the summary shows the elapsed time")]
 fn now() -> Instant {
     Instant::now()
 }

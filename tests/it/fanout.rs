@@ -1,4 +1,4 @@
-//! The main job, as its user runs it.
+//! The `fanout` example as its user runs it.
 
 use crate::{
     kernel,
@@ -17,17 +17,17 @@ use std::{
     process::{Command, Stdio},
 };
 
-// Cargo runs no unit tests of an example that is also built to be run; so its pure parts are tested here.
+// Cargo does not run unit tests of an example that is also built as a program, so its pure modules are tested here.
 #[path = "../../examples/fanout/command.rs"]
 mod command;
 #[path = "../../examples/fanout/database.rs"]
-#[expect(dead_code, reason = "what reads files is tested through the program")]
+#[expect(dead_code, reason = "code that reads files is tested through the program")]
 mod database;
 #[path = "../../examples/fanout/diagnostics.rs"]
 mod diagnostics;
 
 fn fanout() -> WorkerSpec {
-    // Compilers speak the user's language, and quote as that does.
+    // Messages of compilers depend on the locale.
     WorkerSpec::new(example("fanout")).env("LC_ALL", "C").stdout(OutputMode::Lines).stderr(OutputMode::Lines)
 }
 
@@ -39,7 +39,7 @@ struct Run {
 
 fn finish(mut process: Process) -> Run {
     let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
-    // Neither can fill its pipe: a few lines each.
+    // Read one after the other: a few lines cannot fill a pipe.
     let text = |pipe| String::from_utf8(read_to_end(&pipe)).unwrap();
     let (stdout, stderr) = (text(stdout), text(stderr));
     Run { exit: process.wait_timeout(DEADLINE).unwrap().expect("its end").clone(), stdout, stderr }
@@ -76,7 +76,7 @@ fn database(directory: &Path, files: &[(&str, &str)], compiler: &str) -> PathBuf
 }
 
 #[test]
-fn it_builds_its_own_project() {
+fn builds_example_project() {
     let out = tempfile::tempdir().unwrap();
     let run = run(&fanout().arg("--out").arg(out.path()).args(["--jobs", "2"]));
     assert!(run.exit.success(), "{}\n{}", run.stdout, run.stderr);
@@ -87,7 +87,7 @@ fn it_builds_its_own_project() {
 }
 
 #[test]
-fn it_stops_at_the_first_failure_unless_told_to_go_on() {
+fn stops_at_first_failure_without_keep_going() {
     let directory = tempfile::tempdir().unwrap();
     let files = [("a.c", "int a = b;\n"), ("b.c", "int b;\n"), ("c.c", "int c;\n"), ("d.c", "int d;\n")];
     let database = database(directory.path(), &files, "cc");
@@ -96,20 +96,20 @@ fn it_stops_at_the_first_failure_unless_told_to_go_on() {
     assert!(stopped.stdout.contains("3 not compiled\n0 compiled, 1 failed, 0 warnings"), "{}", stopped.stdout);
     assert!(stopped.stdout.contains("a.c:1:9: error:"), "{}", stopped.stdout);
     assert!(!directory.path().join("d.o").exists());
-    let went_on = run(&fanout().arg(&database).args(["--jobs", "2", "--keep-going"]));
-    assert_eq!(went_on.exit.code(), Some(1));
-    assert!(went_on.stdout.contains("3 compiled, 1 failed, 0 warnings"), "{}", went_on.stdout);
+    let continued = run(&fanout().arg(&database).args(["--jobs", "2", "--keep-going"]));
+    assert_eq!(continued.exit.code(), Some(1));
+    assert!(continued.stdout.contains("3 compiled, 1 failed, 0 warnings"), "{}", continued.stdout);
     assert!(directory.path().join("d.o").exists());
 }
 
 #[test]
-fn bad_databases_get_one_line_and_exit_code_2() {
+fn invalid_database_exits_with_2_and_one_line() {
     let directory = tempfile::tempdir().unwrap();
     for (text, expected) in [
         (None, "No such file"),
         (Some("{"), "not a compilation database"),
         (Some("{\"a\":1}"), "not a compilation database"),
-        (Some("[]"), "there is nothing to compile"),
+        (Some("[]"), "no entries"),
         (Some(r#"[{"directory":"/","file":"a.c","command":"cc\n'a"}]"#), "open quote"),
         (Some(r#"[{"directory":"/no/such/place","file":"a.c","command":"cc -c a.c"}]"#), "/no/such/place"),
     ] {
@@ -133,7 +133,7 @@ fn bad_databases_get_one_line_and_exit_code_2() {
 }
 
 #[test]
-fn a_compiler_that_is_missing_is_a_failed_entry() {
+fn missing_compiler_fails_entry() {
     let directory = tempfile::tempdir().unwrap();
     let run = run(&fanout().arg(database(directory.path(), &[("a.c", "int a;\n")], "no-such-compiler")));
     assert_eq!(run.exit.code(), Some(1), "{}", run.stderr);
@@ -141,7 +141,7 @@ fn a_compiler_that_is_missing_is_a_failed_entry() {
 }
 
 #[test]
-fn a_compiler_that_fails_without_an_error_is_explained() {
+fn compiler_failure_without_diagnostic_is_reported() {
     let directory = tempfile::tempdir().unwrap();
     for (script, expected) in [
         ("echo 'no licence today' >&2; exit 3", "exit code 3\n  no licence today\n"),
@@ -156,7 +156,7 @@ fn a_compiler_that_fails_without_an_error_is_explained() {
 }
 
 #[test]
-fn a_compiler_that_knows_no_json_is_asked_again() {
+fn compiler_without_json_option_runs_again() {
     let directory = tempfile::tempdir().unwrap();
     let script = r#"case "$*" in *-fdiagnostics-format=json*) echo "cc: error: unknown argument: '-fdiagnostics-format=json'" >&2; exit 1;; esac
 echo 'a.c:3:7: warning: old style [-Wold]' >&2"#;
@@ -171,7 +171,7 @@ echo 'a.c:3:7: warning: old style [-Wold]' >&2"#;
 }
 
 #[test]
-fn objects_of_one_name_are_both_kept() {
+fn objects_of_same_name_are_both_kept() {
     let directory = tempfile::tempdir().unwrap();
     let entries: Vec<_> = ["x", "y"]
         .iter()
@@ -191,7 +191,7 @@ fn objects_of_one_name_are_both_kept() {
 }
 
 #[test]
-fn an_output_that_nobody_reads_stops_no_compilation() {
+fn closed_output_does_not_stop_build() {
     let out = tempfile::tempdir().unwrap();
     let mut process = fanout().arg("--out").arg(out.path()).spawn_unsupervised().unwrap();
     drop((process.take_stdout(), process.take_stderr()));
@@ -201,20 +201,20 @@ fn an_output_that_nobody_reads_stops_no_compilation() {
 }
 
 #[test]
-fn ctrl_c_leaves_no_compiler_running() {
+fn interrupt_kills_compilers() {
     let directory = tempfile::tempdir().unwrap();
-    let told = directory.path().join("pids");
-    assert_eq!(kernel::make_fifo(&told), 0);
-    // Tells its number, and then neither ends by itself nor when it is asked to.
+    let fifo = directory.path().join("pids");
+    assert_eq!(kernel::make_fifo(&fifo), 0);
+    // Sends its pid, ignores SIGTERM and SIGINT, and never exits by itself.
     let script =
         "trap '' TERM INT\nmkfifo \"$0.$$\"\necho \"$$\" > \"$(dirname \"$0\")/pids\"\nread -r line < \"$0.$$\"";
     let slow = compiler(directory.path(), "slow-cc", script);
     for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
         let database = database(directory.path(), &[("a.c", "")], &slow);
-        // For both directions, so that opening it waits for nobody.
-        let pipe = OwnedFd::from(File::options().read(true).write(true).open(&told).unwrap());
+        // Opened for both directions, which does not block.
+        let pipe = OwnedFd::from(File::options().read(true).write(true).open(&fifo).unwrap());
         let process = fanout().arg(database).spawn_unsupervised().unwrap();
-        assert!(kernel::poll_readable(&pipe, DEADLINE), "no compiler has told its number");
+        assert!(kernel::poll_readable(&pipe, DEADLINE), "no compiler has sent its pid");
         let mut text = [0; 32];
         let length = File::from(pipe).read(&mut text).unwrap();
         let pid: u32 = String::from_utf8_lossy(&text[..length]).trim().parse().unwrap();
@@ -236,13 +236,13 @@ fn commands(directory: &Path, commands: &[&str]) -> PathBuf {
 }
 
 #[test]
-fn a_compiler_with_a_relative_path_is_found_from_its_directory() {
+fn relative_compiler_resolves_from_entry_directory() {
     let directory = tempfile::tempdir().unwrap();
     let (build, tools) = (directory.path().join("build"), directory.path().join("tools"));
     fs::create_dir_all(&build).unwrap();
     fs::create_dir_all(&tools).unwrap();
     compiler(&tools, "gcc", "echo 'a.c:1:1: warning: the right one' >&2");
-    // What the caller's directory would lead to.
+    // A wrong compiler, at the same path relative to the caller's directory.
     let (caller, wrong) = (directory.path().join("x/caller"), directory.path().join("x/tools"));
     fs::create_dir_all(&caller).unwrap();
     fs::create_dir_all(&wrong).unwrap();
@@ -255,17 +255,17 @@ fn a_compiler_with_a_relative_path_is_found_from_its_directory() {
 }
 
 #[test]
-fn a_daemon_of_a_wrapper_delays_no_build_and_lives_on() {
+fn daemon_of_compiler_wrapper_survives_without_delay() {
     let directory = tempfile::tempdir().unwrap();
-    let told = directory.path().join("pids");
-    assert_eq!(kernel::make_fifo(&told), 0);
-    let pipe = OwnedFd::from(File::options().read(true).write(true).open(&told).unwrap());
-    // As sccache on its first call: the server keeps the standard error that it inherited.
+    let fifo = directory.path().join("pids");
+    assert_eq!(kernel::make_fifo(&fifo), 0);
+    let pipe = OwnedFd::from(File::options().read(true).write(true).open(&fifo).unwrap());
+    // As sccache's first call: the server keeps the inherited standard error open.
     let script = "setsid sh -c 'echo $$ >\"$(dirname \"$0\")/pids\"; exec sleep 1000' \"$0\" </dev/null >/dev/null &\nexec cc \"$@\"";
     let wrapper = compiler(directory.path(), "wrapper", script);
     let run = run(&fanout().arg(database(directory.path(), &[("a.c", "int a;\n"), ("b.c", "int b;\n")], &wrapper)));
     assert!(run.exit.success(), "{}\n{}", run.stdout, run.stderr);
-    assert!(kernel::poll_readable(&pipe, DEADLINE), "no daemon has told its number");
+    assert!(kernel::poll_readable(&pipe, DEADLINE), "no daemon has sent its pid");
     let mut text = [0; 32];
     let length = File::from(pipe).read(&mut text).unwrap();
     for pid in String::from_utf8_lossy(&text[..length]).lines() {
@@ -276,7 +276,7 @@ fn a_daemon_of_a_wrapper_delays_no_build_and_lives_on() {
 }
 
 #[test]
-fn all_that_a_compiler_prints_is_shown() {
+fn all_compiler_output_is_printed() {
     let directory = tempfile::tempdir().unwrap();
     let script = "echo 'copied to the output'\necho 'a.c:1:2: warning: odd' >&2\necho '    1 | a' >&2";
     let chatty = compiler(directory.path(), "chatty", script);
@@ -287,9 +287,9 @@ fn all_that_a_compiler_prints_is_shown() {
 }
 
 #[test]
-fn a_compiler_that_fails_with_our_option_is_run_without() {
+fn strict_compiler_runs_again_without_json_option() {
     let directory = tempfile::tempdir().unwrap();
-    // Called as GCC is, and as strict as rustc about what it does not know.
+    // Has the name of GCC and rejects unknown options, like rustc.
     let script = "for a; do case $a in -f*) echo \"error: Unrecognized option: 'f'\" >&2; exit 1;; esac; done";
     let strict = compiler(directory.path(), "strict-gcc", script);
     let run = run(&fanout().arg(database(directory.path(), &[("a.c", "")], &strict)));
@@ -297,9 +297,9 @@ fn a_compiler_that_fails_with_our_option_is_run_without() {
 }
 
 #[test]
-fn entries_with_one_output_run_one_after_the_other() {
+fn entries_with_same_output_run_in_sequence() {
     let directory = tempfile::tempdir().unwrap();
-    // Fails where another one is at work on the same output.
+    // Fails if another compiler writes the same output.
     let script = "mkdir lock || exit 1\nfor i in 1 2 3 4 5 6 7 8 9; do cc -c a.c -DV=\"$1\" -o a.o; done\nrmdir lock";
     let slow = compiler(directory.path(), "slow", script);
     let lines: Vec<String> = (1..4).map(|value| format!("{slow} {value} -o a.o")).collect();
@@ -309,7 +309,7 @@ fn entries_with_one_output_run_one_after_the_other() {
 }
 
 #[test]
-fn an_entry_waits_for_the_one_that_makes_its_file() {
+fn entry_waits_for_producer_of_its_input() {
     let directory = tempfile::tempdir().unwrap();
     let entries = serde_json::json!([
         {"directory": directory.path(), "file": "a.c", "command": "cc -DV=1 -c a.c -o a.o"},
@@ -323,7 +323,7 @@ fn an_entry_waits_for_the_one_that_makes_its_file() {
 }
 
 #[test]
-fn directories_of_dependency_files_are_made() {
+fn directories_of_dependency_files_are_created() {
     let directory = tempfile::tempdir().unwrap();
     let line = "cc -DV=1 -MT a.o -MD -MP -MF .deps/a.Tpo -c -o a.o a.c";
     let database = commands(directory.path(), &[line]);
@@ -337,7 +337,7 @@ fn directories_of_dependency_files_are_made() {
 }
 
 #[test]
-fn bad_entries_are_reported_one_by_one_and_the_others_compiled() {
+fn invalid_entries_are_reported_and_others_compiled() {
     let directory = tempfile::tempdir().unwrap();
     let entries = serde_json::json!([
         {"directory": directory.path(), "file": "a.c", "command": "cc -DV=1 -c a.c"},
@@ -348,18 +348,14 @@ fn bad_entries_are_reported_one_by_one_and_the_others_compiled() {
     write(directory.path(), "a.c", "int a = V;\n");
     let run = run(&fanout().arg(write(directory.path(), "database.json", &entries.to_string())));
     assert_eq!(run.exit.code(), Some(1), "{}\n{}", run.stdout, run.stderr);
-    assert!(run.stderr.contains("database.json: entry 2 (all): the command is empty\n"), "{}", run.stderr);
-    assert!(
-        run.stderr.contains("database.json: entry 3 (b.c): there is no directory /no/such/place\n"),
-        "{}",
-        run.stderr
-    );
+    assert!(run.stderr.contains("database.json: entry 2 (all): empty command\n"), "{}", run.stderr);
+    assert!(run.stderr.contains("database.json: entry 3 (b.c): no such directory: /no/such/place\n"), "{}", run.stderr);
     assert!(run.stdout.contains("2 compiled, 2 failed, "), "{}", run.stdout);
     assert!(directory.path().join("a.o").exists());
 }
 
 #[test]
-fn names_that_are_not_utf8_are_compiled() {
+fn non_utf8_file_names_are_compiled() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join(OsStr::from_bytes(b"\xe9.c")), "int a;\n").unwrap();
     let mut text = format!("[{{\"directory\":{:?},\"file\":\"", directory.path()).into_bytes();
@@ -372,10 +368,10 @@ fn names_that_are_not_utf8_are_compiled() {
 }
 
 #[test]
-fn p02_nothing_is_lost_on_a_standard_output_that_does_not_block() {
+fn p02_nonblocking_stdout_loses_no_lines() {
     const LINES: usize = 3000;
     let directory = tempfile::tempdir().unwrap();
-    // More than a socket holds.
+    // More than a socket buffer holds.
     let text = "x".repeat(400);
     let script = format!("i=0; while [ $i -lt {LINES} ]; do echo \"a.c:1:1: warning: {text}\" >&2; i=$((i + 1)); done");
     let chatty = compiler(directory.path(), "chatty", &script);
