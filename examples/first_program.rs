@@ -1,4 +1,4 @@
-//! The README's first program: workers that send messages.
+//! The README's build tool: workers that send messages.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it shows what happens")]
 
 use pipewright::{EventKind, OutputMode, Pass, Supervisor, WorkerSpec};
@@ -11,12 +11,12 @@ struct Progress {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let supervisor = Supervisor::new()?;
     let worker = WorkerSpec::new("./compile-worker")
-        .messages(Pass::arg("--messages={}")) // the number of the pipe replaces {}
-        .stderr(OutputMode::Lines); // standard error comes line by line, and its end with the exit
+        .messages(Pass::arg("--messages={}")) // {} is replaced by the number of the file descriptor
+        .stderr(OutputMode::Lines); // up to 8 KiB of it also come with the exit
     for file in ["a.c", "b.c"] {
         supervisor.spawn(worker.clone().arg(file))?;
     }
-    supervisor.close(); // no more workers: the events end with the last one
+    supervisor.close(); // no more workers: the channel closes after the last event
     for event in supervisor.events() {
         match event.kind {
             EventKind::Message(message) => match message.json::<Progress>() {

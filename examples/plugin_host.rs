@@ -1,4 +1,4 @@
-//! The README's third program: a plugin that is kept alive.
+//! The README's plugin host: a plugin that is kept alive.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it shows what happens")]
 
 use pipewright::{EventKind, OutputMode, Pass, Readiness, Restart, Supervisor, Watchdog, WorkerSpec};
@@ -6,15 +6,15 @@ use std::time::Duration;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let supervisor = Supervisor::new()?;
-    let _signals = supervisor.handle_signals()?; // Ctrl-C stops all workers, the second one kills them
+    let _signals = supervisor.handle_signals()?; // Ctrl-C stops all workers; a second Ctrl-C kills them
     let spec = WorkerSpec::new("./plugin")
         .control(Pass::env("PIPEWRIGHT_CONTROL"))
         .stderr(OutputMode::Lines)
         .ready(Readiness::control().timeout(Duration::from_secs(5)))
         .watchdog(Watchdog::ping(Duration::from_secs(30)))
-        .restart(Restart::OnFailure); // after 100 ms, 200 ms, … 30 s; gives up after 5 restarts within 30 s
+        .restart(Restart::OnFailure); // after 100 ms, 200 ms, … 30 s; gives up after 5 restarts in 30 s
     let plugin = supervisor.spawn(spec)?;
-    supervisor.close(); // no more workers: the events end when the plugin will not run again
+    supervisor.close(); // no more workers: the channel closes after the last event
     if plugin.wait_ready(Duration::from_secs(5))
         && let Err(error) = plugin.notify("greet", &["hello"])
     {
@@ -27,6 +27,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             _ => {}
         }
     }
-    print!("{}", supervisor.stop_all().wait(Duration::from_secs(10))); // what still runs: how each worker ended, slowest first
+    print!("{}", supervisor.stop_all().wait(Duration::from_secs(10))); // how each worker that still ran exited
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The programs of the README, run with workers that misbehave.
+//! Runs the programs of the README with workers that misbehave.
 
 use crate::{
     kernel,
@@ -8,17 +8,26 @@ use pipewright::{EventKind, OutputMode, Process, WorkerSpec};
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 #[test]
-fn the_readme_shows_the_programs_that_are_tested() {
+fn readme_contains_the_tested_programs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(root.join("README.md")).unwrap();
-    for name in ["first_program.rs", "plugin_host.rs"] {
+    for name in ["hello.rs", "first_program.rs", "plugin_host.rs"] {
         let program = fs::read_to_string(root.join("examples").join(name)).unwrap();
         let code = &program[program.find("use pipewright").unwrap()..];
         assert!(readme.contains(&format!("```rust,no_run\n{code}```")), "the README shows another {name}");
     }
 }
 
-/// Starts a program of the README where its worker is this shell script.
+#[test]
+fn readme_shows_the_output_of_hello() {
+    let readme = include_str!("../../README.md");
+    let spec = WorkerSpec::new(example("hello")).stdout(OutputMode::Lines).stderr(OutputMode::Lines);
+    let (code, text) = finish(spec.spawn_unsupervised().unwrap());
+    assert_eq!(code, Some(0), "{text}");
+    assert!(readme.contains(&format!("```text\n{text}```")), "{text}");
+}
+
+/// Starts an example of the README in a directory where its worker is the shell script.
 fn start(program: &str, worker: &str, script: &str) -> (tempfile::TempDir, Process) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(worker);
@@ -28,21 +37,21 @@ fn start(program: &str, worker: &str, script: &str) -> (tempfile::TempDir, Proce
     (directory, spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).spawn_unsupervised().unwrap())
 }
 
-/// Its code and all it has printed.
+/// Returns the exit code and everything it printed.
 #[track_caller]
 fn finish(mut process: Process) -> (Option<i32>, String) {
     let streams = [process.take_stdout().unwrap(), process.take_stderr().unwrap()];
     let text: Vec<u8> = streams.iter().flat_map(read_to_end).collect();
-    let exit = process.wait_timeout(DEADLINE).unwrap().expect("its end");
+    let exit = process.wait_timeout(DEADLINE).unwrap().expect("exits");
     (exit.code(), String::from_utf8(text).unwrap())
 }
 
 #[test]
-fn p15_the_plugin_host_ends_with_its_plugin() {
+fn p15_plugin_host_exits_with_its_plugin() {
     for (script, expected) in [
         ("exit 0", "#1: exit code 0"),
         ("echo 'no licence' >&2; exit 0", "#1: exit code 0: no licence"),
-        // Neither connects nor ends by itself.
+        // A descendant keeps the pipes open, and nothing connects.
         ("sleep 0.2 & exit 0", "#1: exit code 0"),
     ] {
         let (_directory, process) = start("plugin_host", "plugin", script);
@@ -52,10 +61,10 @@ fn p15_the_plugin_host_ends_with_its_plugin() {
 }
 
 #[test]
-fn p15_the_plugin_host_stops_a_plugin_that_hangs() {
+fn p15_plugin_host_stops_a_hanging_plugin_at_sigint() {
     let (directory, process) =
         start("plugin_host", "plugin", "while :; do [ -p pid ] && break; done; echo $$ >pid; exec sleep 1000");
-    // It is not ready within five seconds, and would be restarted until it is given up; Ctrl-C ends it before.
+    // The plugin is not ready within 5 s and would be restarted; SIGINT comes before that.
     let fifo = directory.path().join("pid");
     assert_eq!(kernel::make_fifo(&fifo), 0);
     let pipe = fs::File::options().read(true).write(true).open(fifo).unwrap();
@@ -69,7 +78,7 @@ fn p15_the_plugin_host_stops_a_plugin_that_hangs() {
 }
 
 #[test]
-fn p02_the_first_program_goes_on_after_garbage() {
+fn p02_first_program_continues_after_invalid_messages() {
     let script = "h=${1#--messages=}\ncase $2 in a.c) echo '{\"done\": \"no\"}' >&$h; echo '{\"done\": 7}' >&$h ;; *) echo broken >&2; exit 3 ;; esac";
     let (_directory, process) = start("first_program", "compile-worker", script);
     let (code, text) = finish(process);
@@ -80,7 +89,7 @@ fn p02_the_first_program_goes_on_after_garbage() {
 }
 
 #[test]
-fn p15_a_harness_ends_a_test_that_hangs_and_one_that_leaves_a_daemon() {
+fn p15_harness_stops_a_hanging_test_and_one_that_leaves_a_daemon() {
     let mut story = Story::new();
     for script in ["echo tested; sleep 1000", "echo tested; setsid sleep 1000 & exit 3"] {
         let test = WorkerSpec::new("sh").args(["-c", script]).runtime_max(Duration::from_millis(300));
