@@ -1,10 +1,10 @@
-//! When a worker is made to wait: bytes that are out and bytes that came back.
+//! Backpressure: when the streams of a worker are paused and resumed.
 
-/// What a message costs beside its bytes: the event in the channel. Without it a flood of one-byte messages would cost the
-/// parent many times its window.
+/// The cost of a message beyond its bytes: its event in the channel. Without it, a flood of one-byte messages would use many times
+/// the window in memory.
 pub(crate) const EVENT_BYTES: usize = 64;
 
-/// How many bytes may be out.
+/// How many bytes may be in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Window {
     limit: usize,
@@ -15,45 +15,47 @@ impl Window {
         Self { limit }
     }
 
-    fn is_used_up(self, out: usize) -> bool {
-        out >= self.limit
+    fn is_exhausted(self, in_flight: usize) -> bool {
+        in_flight >= self.limit
     }
 
-    /// Half has come back. Resuming at every byte would pause again at once, with two system calls each time.
-    pub(crate) fn has_room_again(self, out: usize) -> bool {
-        out <= self.limit / 2
+    /// Whether half of the window is free. Resuming at every returned byte would pause again at once, at two system calls each.
+    pub(crate) fn has_room(self, in_flight: usize) -> bool {
+        in_flight <= self.limit / 2
     }
 }
 
-/// The state of one worker's window and of its supervisor's.
+/// The windows of one worker and of its supervisor. Bytes are in flight from the read until the consumer drops the message.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Levels {
+pub(crate) struct WindowState {
     pub(crate) worker: Window,
-    pub(crate) worker_out: usize,
+    pub(crate) worker_in_flight: usize,
     pub(crate) supervisor: Window,
-    pub(crate) supervisor_out: usize,
-    /// So little of this worker may be out whatever others have out.
+    pub(crate) supervisor_in_flight: usize,
+    /// The bytes that this worker may have in flight even when the window of the supervisor is exhausted.
     pub(crate) share: usize,
-    /// Something of this worker's is still in the channel. A consumer that keeps what it received but has emptied the
-    /// channel is not stalled: it could wait for ever for bytes that only it could free.
+    /// An event of this worker is still in the channel. A consumer that keeps messages but has emptied the channel is not
+    /// stalled: pausing would make it wait for bytes that only it can free.
     pub(crate) unreceived: bool,
-    /// Something of anybody's is.
+    /// An event of any worker is still in the channel.
     pub(crate) any_unreceived: bool,
 }
 
-impl Levels {
-    /// Whether this worker's streams are not to be read for now.
+impl WindowState {
+    /// Whether the streams of this worker must not be read for now.
     pub(crate) fn must_pause(&self) -> bool {
-        self.worker.is_used_up(self.worker_out) && self.unreceived
-            || self.supervisor.is_used_up(self.supervisor_out) && self.any_unreceived && self.worker_out >= self.share
+        self.worker.is_exhausted(self.worker_in_flight) && self.unreceived
+            || self.supervisor.is_exhausted(self.supervisor_in_flight)
+                && self.any_unreceived
+                && self.worker_in_flight >= self.share
     }
 
-    /// Whether a paused worker's streams are to be read again.
+    /// Whether the streams of a paused worker may be read again.
     pub(crate) fn may_resume(&self) -> bool {
-        (self.worker.has_room_again(self.worker_out) || !self.unreceived)
-            && (self.supervisor.has_room_again(self.supervisor_out)
+        (self.worker.has_room(self.worker_in_flight) || !self.unreceived)
+            && (self.supervisor.has_room(self.supervisor_in_flight)
                 || !self.any_unreceived
-                || self.worker_out < self.share / 2)
+                || self.worker_in_flight < self.share / 2)
     }
 }
 
@@ -62,56 +64,64 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn levels(worker_out: usize, supervisor_out: usize, unreceived: bool) -> Levels {
+    fn state(worker_in_flight: usize, supervisor_in_flight: usize, unreceived: bool) -> WindowState {
         let (worker, supervisor) = (Window::new(100), Window::new(1000));
-        Levels { worker, worker_out, supervisor, supervisor_out, share: 0, unreceived, any_unreceived: unreceived }
+        WindowState {
+            worker,
+            worker_in_flight,
+            supervisor,
+            supervisor_in_flight,
+            share: 0,
+            unreceived,
+            any_unreceived: unreceived,
+        }
     }
 
     #[test]
-    fn p06_a_worker_waits_when_its_window_is_used_up() {
-        assert!(!levels(99, 99, true).must_pause());
-        assert!(levels(100, 100, true).must_pause());
-        assert!(!levels(51, 51, true).may_resume());
-        assert!(levels(50, 50, true).may_resume());
+    fn p06_worker_pauses_when_its_window_is_exhausted() {
+        assert!(!state(99, 99, true).must_pause());
+        assert!(state(100, 100, true).must_pause());
+        assert!(!state(51, 51, true).may_resume());
+        assert!(state(50, 50, true).may_resume());
     }
 
     #[test]
-    fn p07_every_worker_waits_when_the_supervisors_window_is_used_up() {
-        assert!(levels(1, 1000, true).must_pause());
-        assert!(!levels(1, 501, true).may_resume());
-        assert!(levels(1, 500, true).may_resume());
-        let newcomer = Levels { unreceived: false, ..levels(0, 1000, true) };
-        assert!(newcomer.must_pause(), "also one that has sent nothing yet, or many of them would fill the parent");
+    fn p07_every_worker_pauses_when_supervisor_window_is_exhausted() {
+        assert!(state(1, 1000, true).must_pause());
+        assert!(!state(1, 501, true).may_resume());
+        assert!(state(1, 500, true).may_resume());
+        let newcomer = WindowState { unreceived: false, ..state(0, 1000, true) };
+        assert!(newcomer.must_pause(), "a worker that sent nothing yet pauses too: many of them would fill the memory");
         assert!(!newcomer.may_resume());
     }
 
     #[test]
-    fn p06_a_consumer_that_keeps_everything_is_not_stalled() {
-        assert!(!levels(5000, 5000, false).must_pause());
-        assert!(levels(5000, 5000, false).may_resume());
+    fn p06_consumer_that_keeps_messages_is_not_stalled() {
+        assert!(!state(5000, 5000, false).must_pause());
+        assert!(state(5000, 5000, false).may_resume());
     }
 
     #[test]
-    fn p06_a_share_is_heard_whatever_others_have_out() {
-        let shared = |out| Levels { share: 10, ..levels(out, 2000, true) };
+    fn p06_share_is_read_despite_other_workers() {
+        let shared = |out| WindowState { share: 10, ..state(out, 2000, true) };
         assert!(!shared(9).must_pause() && shared(10).must_pause());
         assert!(!shared(5).may_resume() && shared(4).may_resume());
-        assert!(Levels { share: 10, ..levels(100, 100, true) }.must_pause(), "and no more than its own window");
+        assert!(WindowState { share: 10, ..state(100, 100, true) }.must_pause(), "its own window still applies");
     }
 
     proptest! {
         #[test]
-        fn never_both(
+        fn never_pauses_and_resumes_at_once(
             limit in 1..500_usize, share in 0..500_usize, out in 0..1000_usize, total in 0..1000_usize,
             unreceived: bool, others: bool,
         ) {
-            let levels = Levels {
+            let state = WindowState {
                 share,
-                worker: Window::new(limit), worker_out: out,
-                supervisor: Window::new(limit), supervisor_out: total, unreceived,
+                worker: Window::new(limit), worker_in_flight: out,
+                supervisor: Window::new(limit), supervisor_in_flight: total, unreceived,
                 any_unreceived: unreceived || others,
             };
-            prop_assert!(!(levels.must_pause() && levels.may_resume()), "{:?} would pause and resume for ever", levels);
+            prop_assert!(!(state.must_pause() && state.may_resume()), "{:?} would pause and resume in a loop", state);
         }
     }
 }

@@ -1,52 +1,51 @@
-//! Calls that follow one another closely: between them the loop is not asked to listen, which would cost two system calls each.
+//! Bursts of calls. During one the control connection is not registered with the event loop, which saves two system calls a call.
 //!
-//! The loop is told when a burst begins, and looks in every [`LOOK`] whether it goes on. What the worker says unasked meanwhile
-//! is read by the next call, or when the burst is over.
+//! The loop is notified when a burst begins, and checks every [`CHECK_INTERVAL`] whether it continues. What the worker sends
+//! unasked meanwhile is read by the next call, or at the end of the burst.
 
 use std::time::{Duration, Instant};
 
-/// Calls that begin no further apart belong together.
-const GAP: Duration = Duration::from_millis(1);
-/// So many of them make a burst.
-const CALLS: u32 = 8;
-/// How often the loop looks whether a burst goes on.
-pub(crate) const LOOK: Duration = Duration::from_millis(2);
+/// The longest time between the starts of two calls of one burst.
+const MAX_GAP: Duration = Duration::from_millis(1);
+/// After this many such gaps in a row a burst begins.
+const MIN_GAPS: u32 = 8;
+pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(2);
 
 #[derive(Debug, Default)]
-pub(crate) struct Burst {
-    last: Option<Instant>,
-    /// How many have followed closely, up to a burst.
-    calls: u32,
-    is_on: bool,
-    /// Since the loop has looked.
+pub(crate) struct CallBurst {
+    last_call: Option<Instant>,
+    /// Calls in a row within `MAX_GAP`, up to `MIN_GAPS`.
+    gaps: u32,
+    is_active: bool,
+    /// Since the last check.
     has_called: bool,
 }
 
-impl Burst {
-    pub(crate) fn is_on(&self) -> bool {
-        self.is_on
+impl CallBurst {
+    pub(crate) fn is_active(&self) -> bool {
+        self.is_active
     }
 
-    /// A caller reads for itself. True where that begins a burst, of which the loop is to be told.
-    pub(crate) fn call(&mut self, now: Instant) -> bool {
-        let is_close = self.last.is_some_and(|last| now.saturating_duration_since(last) <= GAP);
-        self.calls = if is_close { (self.calls + 1).min(CALLS) } else { 0 };
-        (self.last, self.has_called) = (Some(now), true);
-        let begins = self.calls == CALLS && !self.is_on;
-        self.is_on |= begins;
+    /// A call begins whose caller reads the reply itself. Returns whether a burst begins with it.
+    pub(crate) fn on_call(&mut self, now: Instant) -> bool {
+        let is_close = self.last_call.is_some_and(|last| now.saturating_duration_since(last) <= MAX_GAP);
+        self.gaps = if is_close { (self.gaps + 1).min(MIN_GAPS) } else { 0 };
+        (self.last_call, self.has_called) = (Some(now), true);
+        let begins = self.gaps == MIN_GAPS && !self.is_active;
+        self.is_active |= begins;
         begins
     }
 
-    /// The loop looks.
-    pub(crate) fn goes_on(&mut self) -> bool {
-        self.is_on &= self.has_called;
+    /// Ends the burst if there was no call since the last check. Returns whether it continues.
+    pub(crate) fn check(&mut self) -> bool {
+        self.is_active &= self.has_called;
         self.has_called = false;
-        self.is_on
+        self.is_active
     }
 
-    /// Somebody waits for an answer that he does not read himself.
-    pub(crate) fn end(&mut self) {
-        (self.is_on, self.calls) = (false, 0);
+    /// Ends the burst: a call waits for a reply that its caller does not read itself.
+    pub(crate) fn reset(&mut self) {
+        (self.is_active, self.gaps) = (false, 0);
     }
 }
 
@@ -56,29 +55,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_calls_that_follow_closely_make_a_burst() {
-        let (mut burst, t0) = (Burst::default(), start());
+    fn burst_begins_after_calls_in_close_succession() {
+        let (mut burst, t0) = (CallBurst::default(), start());
         for call in 0..100 {
-            assert!(!burst.call(t0 + 2 * GAP * call), "too far apart");
+            assert!(!burst.on_call(t0 + 2 * MAX_GAP * call), "too far apart");
         }
         let t1 = t0 + Duration::from_secs(1);
-        let begun: Vec<bool> = (0..20).map(|call| burst.call(t1 + GAP * call)).collect();
-        assert_eq!(begun.iter().position(|begins| *begins), Some(8), "the first has nobody before it");
-        assert_eq!(begun.iter().filter(|begins| **begins).count(), 1, "it is told once");
-        assert!(burst.is_on());
+        let begun: Vec<bool> = (0..20).map(|call| burst.on_call(t1 + MAX_GAP * call)).collect();
+        assert_eq!(begun.iter().position(|begins| *begins), Some(8), "the first call follows none");
+        assert_eq!(begun.iter().filter(|begins| **begins).count(), 1, "the start is returned once");
+        assert!(burst.is_active());
     }
 
     #[test]
-    fn it_is_over_when_nobody_calls_between_two_looks() {
-        let (mut burst, t0) = (Burst::default(), start());
-        assert!(!burst.goes_on());
-        assert_eq!((0..=CALLS).filter(|_| burst.call(t0)).count(), 1);
-        assert!(burst.goes_on() && burst.is_on());
-        burst.call(t0);
-        assert!(burst.goes_on());
-        assert!(!burst.goes_on() && !burst.is_on());
-        assert!(burst.call(t0), "and the next call begins it anew");
-        burst.end();
-        assert!(!burst.is_on() && !burst.call(t0));
+    fn burst_ends_without_calls_between_two_checks() {
+        let (mut burst, t0) = (CallBurst::default(), start());
+        assert!(!burst.check());
+        assert_eq!((0..=MIN_GAPS).filter(|_| burst.on_call(t0)).count(), 1);
+        assert!(burst.check() && burst.is_active());
+        burst.on_call(t0);
+        assert!(burst.check());
+        assert!(!burst.check() && !burst.is_active());
+        assert!(burst.on_call(t0), "the next call begins a new burst");
+        burst.reset();
+        assert!(!burst.is_active() && !burst.on_call(t0));
     }
 }

@@ -1,7 +1,7 @@
 //! Counts the bytes that are out, and wakes the loop when enough have come back to one who waits.
 
 use crate::{
-    policy::backpressure::{Levels, Window},
+    policy::backpressure::{Window, WindowState},
     sys::eventfd::Waker,
     wire::credit::{Permit, ReturnCredit},
 };
@@ -94,13 +94,13 @@ impl Meter {
         }
     }
 
-    pub(crate) fn levels(&self, unreceived: bool, any_unreceived: bool) -> Levels {
+    pub(crate) fn levels(&self, unreceived: bool, any_unreceived: bool) -> WindowState {
         let whole = self.whole.as_deref().unwrap_or(self);
-        Levels {
+        WindowState {
             worker: self.window,
-            worker_out: self.out.load(Ordering::SeqCst),
+            worker_in_flight: self.out.load(Ordering::SeqCst),
             supervisor: whole.window,
-            supervisor_out: whole.out.load(Ordering::SeqCst),
+            supervisor_in_flight: whole.out.load(Ordering::SeqCst),
             share: self.share,
             unreceived,
             any_unreceived,
@@ -111,7 +111,7 @@ impl Meter {
 impl ReturnCredit for Meter {
     fn returned(&self, bytes: usize) {
         let out = self.out.fetch_sub(bytes, Ordering::SeqCst).saturating_sub(bytes);
-        if self.window.has_room_again(out)
+        if self.window.has_room(out)
             && self.waiting.load(Ordering::SeqCst)
             && self.waiting.swap(false, Ordering::SeqCst)
         {

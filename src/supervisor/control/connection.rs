@@ -8,7 +8,7 @@ use crate::wire::jsonrpc::request::RpcSender;
 use crate::{
     exit::Exit,
     ids::WorkerId,
-    policy::call_burst::Burst,
+    policy::call_burst::CallBurst,
     supervisor::{
         control::{call::PendingCall, call_span::CallSpan, reader::Reading},
         reactor::report::Report,
@@ -81,7 +81,7 @@ pub(crate) struct State {
     pub(crate) endpoint: RpcEndpoint<Sender<Answer>>,
     pub(crate) reader: Reader,
     pub(crate) is_recalled: bool,
-    pub(crate) burst: Burst,
+    pub(crate) burst: CallBurst,
     wants_writes: bool,
     /// The kernel was short of memory: the socket is not watched until the loop tries again. It stays readable and writable meanwhile.
     rests: bool,
@@ -135,7 +135,7 @@ impl Link {
             endpoint: RpcEndpoint::default(),
             reader: Reader::Loop,
             is_recalled: false,
-            burst: Burst::default(),
+            burst: CallBurst::default(),
             wants_writes: false,
             rests: false,
             events: Arc::clone(&events),
@@ -367,7 +367,7 @@ impl Link {
         } else {
             state.endpoint.calls.wait(id, answered.clone());
             // The loop reads its answer.
-            state.burst.end();
+            state.burst.reset();
             state.watch();
         }
         PendingCall { link: Arc::clone(self), id, answer, answered, span: CallSpan::default(), owner: own_pid() }
@@ -415,7 +415,7 @@ impl State {
     }
 
     fn try_watch(&mut self) -> io::Result<()> {
-        let reads = matches!(self.reader, Reader::Nobody(_) | Reader::Loop) && !self.burst.is_on();
+        let reads = matches!(self.reader, Reader::Nobody(_) | Reader::Loop) && !self.burst.is_active();
         let interests = Interests { reads: reads && !self.rests, writes: self.wants_writes && !self.rests };
         if let (Socket::Open(connection), Some(watched)) = (&self.socket, &mut self.watched)
             && *watched != interests

@@ -57,7 +57,7 @@ impl Link {
     /// The loop's turn in a burst: true while it goes on.
     pub(crate) fn goes_on_calling(&self) -> bool {
         let mut state = self.lock();
-        let goes_on = state.burst.goes_on();
+        let goes_on = state.burst.check();
         state.watch();
         goes_on
     }
@@ -77,7 +77,7 @@ impl Link {
         let Some(reading) = state.take(Reader::Caller) else { return Ok(Err(line)) };
         let lent = loan.lent.insert(Lent { reading, connection });
         state.set_receive_timeout(&lent.connection, timeout);
-        let is_burst = state.endpoint.calls.is_empty() && state.burst.call(now());
+        let is_burst = state.endpoint.calls.is_empty() && state.burst.on_call(now());
         let sent = state.send(line);
         drop(state);
         if is_burst {

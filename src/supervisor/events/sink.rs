@@ -1,7 +1,7 @@
 //! Sends events into the channel.
 
 use crate::{
-    policy::backpressure::Levels,
+    policy::backpressure::WindowState,
     supervisor::{
         events::{event::Event, trace::spans::Trace},
         flow_control::Meter,
@@ -48,11 +48,11 @@ impl Outlet {
     }
 
     /// The levels of a worker's meter, whose last event was the one of this number.
-    pub(crate) fn levels(&self, meter: &Meter, last_sent: u64) -> Levels {
+    pub(crate) fn levels(&self, meter: &Meter, last_sent: u64) -> WindowState {
         meter.levels(last_sent > self.received(), !self.events.is_empty())
     }
 
-    pub(crate) fn levels_of(&self, shared: &WorkerShared) -> Levels {
+    pub(crate) fn levels_of(&self, shared: &WorkerShared) -> WindowState {
         self.levels(&shared.account.meter, shared.account.last_sent())
     }
 

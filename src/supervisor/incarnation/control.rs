@@ -3,8 +3,8 @@
 use crate::{
     policy::{
         call_burst,
-        readiness::{Mark, Sign},
-        watchdog::Life,
+        readiness::{ReadinessInput, ReadinessSource},
+        watchdog::LivenessSource,
     },
     supervisor::{
         control::{
@@ -149,7 +149,7 @@ impl Driver {
         self.register(Target::Control(place));
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         self.outlet.send(live.event(EventKind::ControlConnected));
-        self.see(place, Sign::Shown(Mark::Connected));
+        self.handle_readiness(place, ReadinessInput::Observed(ReadinessSource::Control));
         if !said.is_empty() {
             self.talk(place);
         }
@@ -206,7 +206,7 @@ impl Driver {
                 continue;
             }
             session.resume();
-            live.excuse(Life::Ping, self.reactor.clock.now());
+            live.reset_watchdog(LivenessSource::Ping, self.reactor.clock.now());
             self.register(Target::Control(place));
             // What a caller has read is not reported by the kernel any more.
             self.talk(place);
@@ -226,7 +226,7 @@ impl Driver {
     pub(crate) fn let_call(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if live.present.link().is_some_and(|link| link.goes_on_calling()) {
-            self.reactor.set_timer_after(call_burst::LOOK, Timer::Burst(place));
+            self.reactor.set_timer_after(call_burst::CHECK_INTERVAL, Timer::Burst(place));
         }
     }
 

@@ -5,8 +5,8 @@ use crate::{
     pipe::anonymous::ends::PipeReader,
     policy::{
         lifecycle::{LifecycleInput, StopRequest},
-        readiness::{Mark, Outcome, ReadinessTracker, Sign},
-        watchdog::{Act, Life, Vigil},
+        readiness::{ReadinessInput, ReadinessOutcome, ReadinessSource, ReadinessTracker},
+        watchdog::{LivenessSource, WatchdogAction, WatchdogTimer},
     },
     supervisor::{
         containment::cgroup_pool::Cell,
@@ -50,7 +50,7 @@ impl Driver {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let Some(ready) = &live.spec.ready else { return self.watch_life(place) };
         // Counted from now and not from `live.started`: an exec that took long must not use up the time to become ready.
-        let wait = ReadinessTracker::new(ready.mark(), ready.timeout, self.reactor.clock.now());
+        let wait = ReadinessTracker::new(ready.source(), ready.timeout, self.reactor.clock.now());
         if let Some(is_it) = ready.is_it() {
             live.health.judge = Some(Judge::new(Arc::clone(is_it)));
         }
@@ -58,7 +58,7 @@ impl Driver {
         if let Some(Err(error)) = self.probe(place) {
             self.warn_of_probe(place, error);
         }
-        self.see(place, Sign::Shown(Mark::Started));
+        self.handle_readiness(place, ReadinessInput::Observed(ReadinessSource::Started));
         self.set_health_timer(place);
     }
 
@@ -92,33 +92,36 @@ impl Driver {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         live.present.set_ready();
         live.shared.tell_change();
-        live.health.vigil = live.spec.watchdog.map(|watchdog| Vigil::new(watchdog, self.reactor.clock.now()));
+        live.health.watchdog =
+            live.spec.watchdog.map(|watchdog| WatchdogTimer::new(watchdog, self.reactor.clock.now()));
         let worker = live.shared.id();
         self.set_health_timer(place);
         self.member_ready(worker);
     }
 
     /// Something was observed that may make it ready, or keep it from ever being so.
-    pub(crate) fn see(&mut self, place: Place, sign: Sign) {
+    pub(crate) fn handle_readiness(&mut self, place: Place, input: ReadinessInput) {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let Some(readiness) = &mut live.health.readiness else { return };
-        let outcome = readiness.see(sign, self.reactor.clock.now());
+        let outcome = readiness.handle(input, self.reactor.clock.now());
         self.conclude(place, outcome);
     }
 
-    fn conclude(&mut self, place: Place, outcome: Option<Outcome>) {
+    fn conclude(&mut self, place: Place, outcome: Option<ReadinessOutcome>) {
         let (Some(outcome), Some(live)) = (outcome, live_at(&mut self.incarnations.slots, place)) else { return };
         let why = match outcome {
-            Outcome::Slow { waited } => return self.outlet.send(live.event(EventKind::ReadinessDelayed { waited })),
-            Outcome::Became { after } => {
+            ReadinessOutcome::Delayed { waited } => {
+                return self.outlet.send(live.event(EventKind::ReadinessDelayed { waited }));
+            }
+            ReadinessOutcome::Ready { after } => {
                 live.end_wait();
                 self.outlet.send(live.event(EventKind::Ready { after }));
                 return self.watch_life(place);
             }
-            Outcome::Missed { waited } => ReadinessError::TimedOut { waited },
-            Outcome::Closed { after } => ReadinessError::PipeClosed { after },
-            Outcome::Exhausted { after } => ReadinessError::OutputLimit { after },
-            Outcome::Died { after } => ReadinessError::Exited { after },
+            ReadinessOutcome::TimedOut { waited } => ReadinessError::TimedOut { waited },
+            ReadinessOutcome::PipeClosed { after } => ReadinessError::PipeClosed { after },
+            ReadinessOutcome::OutputLimit { after } => ReadinessError::OutputLimit { after },
+            ReadinessOutcome::Exited { after } => ReadinessError::Exited { after },
         };
         let recent_output = live.end_wait();
         self.outlet.send(live.event(EventKind::NotReady { reason: why, recent_output }));
@@ -148,12 +151,12 @@ impl Driver {
     /// What was read of it has shown something.
     pub(crate) fn look_at_signs(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if let Some(mark) = live.health.shown.take() {
-            return self.see(place, Sign::Shown(mark));
+        if let Some(source) = live.health.shown.take() {
+            return self.handle_readiness(place, ReadinessInput::Observed(source));
         }
         // What is still with the judge may be what makes it ready.
         if live.health.is_exhausted() && !live.health.judge.as_ref().is_some_and(Judge::is_busy) {
-            self.see(place, Sign::OutputLimit);
+            self.handle_readiness(place, ReadinessInput::OutputLimit);
         }
     }
 
@@ -161,8 +164,8 @@ impl Driver {
     pub(crate) fn reached(&mut self, worker: WorkerId, incarnation: u32) {
         let Some(place) = self.place_of(worker, incarnation) else { return };
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if let Some(mark) = live.spec.ready.as_ref().map(Readiness::mark) {
-            self.see(place, Sign::Shown(mark));
+        if let Some(source) = live.spec.ready.as_ref().map(Readiness::source) {
+            self.handle_readiness(place, ReadinessInput::Observed(source));
         }
         self.die(place);
     }
@@ -194,13 +197,13 @@ impl Driver {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
             Err(error) if is_transient(&error) => return false,
             Ok(bytes @ 1..) if !part.iter().take(bytes).any(|byte| *byte == b'\n') => return true,
-            Ok(1..) => Some(Sign::Shown(Mark::Newline)),
+            Ok(1..) => Some(ReadinessInput::Observed(ReadinessSource::NotifyFd)),
             Ok(_) | Err(_) => None,
         };
         drop(self.reactor.poller.remove(bell));
         live.health.bell = None;
         match sign {
-            Some(sign) => self.see(place, sign),
+            Some(sign) => self.handle_readiness(place, sign),
             None => self.reactor.set_timer_after(END_TIME, Timer::Bell(place)),
         }
         false
@@ -208,7 +211,7 @@ impl Driver {
 
     /// The pipe for the newline has ended a while ago, and it lives.
     pub(crate) fn miss_bell(&mut self, place: Place) {
-        self.see(place, Sign::DescriptorClosed);
+        self.handle_readiness(place, ReadinessInput::PipeClosed);
     }
 
     /// The worker has ended: what it has written there before is read. What others go on writing is not waited for.
@@ -261,7 +264,7 @@ impl Driver {
     fn hear_notice(&mut self, place: Place, notice: Notice) {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         match notice {
-            Notice::Ready => self.see(place, Sign::Shown(Mark::Notified)),
+            Notice::Ready => self.handle_readiness(place, ReadinessInput::Observed(ReadinessSource::SdNotify)),
             Notice::Status(text) => {
                 // A flood of them must not fill the channel: the last one is always in `Supervisor::status`.
                 if self.outlet.received() >= live.health.last_told {
@@ -275,9 +278,9 @@ impl Driver {
                     self.outlet.send(live.event(EventKind::SelfStopping));
                 }
             }
-            Notice::Alive => live.alive(Life::Notify, self.reactor.clock.now()),
-            Notice::Trigger if live.health.vigil.is_some() && live.lifecycle.is_running() => {
-                self.do_act(place, Act::StopLadder);
+            Notice::Alive => live.record_activity(LivenessSource::Notify, self.reactor.clock.now()),
+            Notice::Trigger if live.health.watchdog.is_some() && live.lifecycle.is_running() => {
+                self.run_watchdog_action(place, WatchdogAction::Stop);
             }
             Notice::Trigger => {}
             Notice::Extend(time) => self.extend(place, time),
@@ -298,31 +301,31 @@ impl Driver {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         live.notice_control(self.reactor.clock.now());
         let hears = live.hears_of_life();
-        if let Some(vigil) = &mut live.health.vigil {
+        if let Some(watchdog) = &mut live.health.watchdog {
             let usage = || stat::usage(live.present.child().pid());
             let is_excused = !hears || live.present.is_frozen() || usage().is_some_and(|usage| usage.is_stopped);
-            for act in vigil.timeout(self.reactor.clock.now(), Duration::ZERO, is_excused) {
-                self.do_act(place, act);
+            for action in watchdog.timeout(self.reactor.clock.now(), Duration::ZERO, is_excused) {
+                self.run_watchdog_action(place, action);
             }
         }
         self.set_health_timer(place);
     }
 
-    fn do_act(&mut self, place: Place, act: Act) {
+    fn run_watchdog_action(&mut self, place: Place, action: WatchdogAction) {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        match act {
-            Act::Ping => {
+        match action {
+            WatchdogAction::Ping => {
                 if let Some(link) = live.present.link() {
                     link.ping();
                 }
             }
-            Act::TellSilent { since } => {
+            WatchdogAction::Warn { since } => {
                 let silent_for = self.reactor.clock.now().saturating_duration_since(since);
                 self.outlet.send(live.event(EventKind::WatchdogWarning { silent_for }));
             }
             // ESRCH: it has ended, and its report is on the way.
-            Act::AskForStack(signal) => drop(live.present.child().signal(signal)),
-            Act::StopLadder => {
+            WatchdogAction::SendAbortSignal(signal) => drop(live.present.child().signal(signal)),
+            WatchdogAction::Stop => {
                 self.outlet.send(live.event(EventKind::WatchdogTimeout));
                 self.put_down(place);
             }
@@ -332,8 +335,8 @@ impl Driver {
     pub(crate) fn set_health_timer(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         let readiness = live.health.readiness.as_ref().and_then(ReadinessTracker::poll_timeout);
-        let vigil = live.health.vigil.as_ref().and_then(Vigil::poll_timeout);
-        match readiness.into_iter().chain(vigil).min() {
+        let watchdog = live.health.watchdog.as_ref().and_then(WatchdogTimer::poll_timeout);
+        match readiness.into_iter().chain(watchdog).min() {
             Some(due) => self.reactor.set_timer(due, Timer::Health(place)),
             None => self.reactor.timers.cancel(Timer::Health(place)),
         }
@@ -353,8 +356,8 @@ impl Live {
 
     /// What was read of control since this was looked at last is a sign of life.
     pub(crate) fn notice_control(&mut self, now: Instant) {
-        if self.health.vigil.is_some() && self.present.link().is_some_and(|link| link.was_heard()) {
-            self.alive(Life::Ping, now);
+        if self.health.watchdog.is_some() && self.present.link().is_some_and(|link| link.was_heard()) {
+            self.record_activity(LivenessSource::Ping, now);
         }
     }
 
@@ -369,30 +372,30 @@ impl Live {
     /// Whether a sign of life would be heard: nothing is read while the consumer has too much to receive already, and nobody can
     /// answer a ping before it has connected, for which it has a time of its own.
     fn hears_of_life(&self) -> bool {
-        match self.spec.watchdog.map(|watchdog| watchdog.life()) {
-            Some(Life::Ping) => {
+        match self.spec.watchdog.map(|watchdog| watchdog.liveness_source()) {
+            Some(LivenessSource::Ping) => {
                 !self.awaits_control() && self.session.as_ref().is_none_or(|session| !session.is_paused())
             }
-            Some(Life::Messages) => !self.paused,
-            Some(Life::Notify) | None => true,
+            Some(LivenessSource::Messages) => !self.paused,
+            Some(LivenessSource::Notify) | None => true,
         }
     }
 
     /// Its silence up to now was not its own: nobody listened.
-    pub(crate) fn excuse(&mut self, life: Life, now: Instant) {
-        if let (Some(vigil), Some(watchdog)) = (&mut self.health.vigil, &self.spec.watchdog)
-            && watchdog.life() == life
+    pub(crate) fn reset_watchdog(&mut self, source: LivenessSource, now: Instant) {
+        if let (Some(timer), Some(watchdog)) = (&mut self.health.watchdog, &self.spec.watchdog)
+            && watchdog.liveness_source() == source
         {
-            vigil.excuse(now);
+            timer.reset(now);
         }
     }
 
     /// A sign of life, if it is the kind that is waited for.
-    pub(crate) fn alive(&mut self, life: Life, now: Instant) {
-        if let (Some(vigil), Some(watchdog)) = (&mut self.health.vigil, &self.spec.watchdog)
-            && watchdog.life() == life
+    pub(crate) fn record_activity(&mut self, source: LivenessSource, now: Instant) {
+        if let (Some(timer), Some(watchdog)) = (&mut self.health.watchdog, &self.spec.watchdog)
+            && watchdog.liveness_source() == source
         {
-            vigil.alive(now);
+            timer.record_activity(now);
         }
     }
 }
@@ -420,9 +423,9 @@ pub(crate) struct Health {
     pub(crate) last_told: u64,
     /// It has told that it is about to end.
     pub(crate) is_stopping: bool,
-    pub(crate) vigil: Option<Vigil>,
+    pub(crate) watchdog: Option<WatchdogTimer>,
     /// Something of what was read has made it ready.
-    pub(crate) shown: Option<Mark>,
+    pub(crate) shown: Option<ReadinessSource>,
     /// We end it, since it did not become ready, gave no sign of life, or has had its time.
     pub(crate) is_unhealthy: bool,
 }

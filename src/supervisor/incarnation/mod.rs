@@ -14,9 +14,9 @@ use crate::{
     exit::{Exit, ExitStatus, LeakedStream, Survivor},
     launch::child::{exit_status, usage},
     policy::{
-        backpressure::{EVENT_BYTES, Levels},
+        backpressure::{EVENT_BYTES, WindowState},
         lifecycle::{Lifecycle, StreamId, Timeouts},
-        watchdog::Life,
+        watchdog::LivenessSource,
     },
     supervisor::{
         commands::Arrival,
@@ -166,7 +166,7 @@ impl Live {
         self.paused || self.session.as_ref().is_some_and(Session::is_paused)
     }
 
-    pub(crate) fn levels(&self, outlet: &Outlet) -> Levels {
+    pub(crate) fn levels(&self, outlet: &Outlet) -> WindowState {
         outlet.levels_of(&self.shared)
     }
 
@@ -180,7 +180,7 @@ impl Live {
         if std::mem::take(&mut self.has_spoken) {
             let now = now();
             self.last_message = Some(now);
-            self.alive(Life::Messages, now);
+            self.record_activity(LivenessSource::Messages, now);
         }
     }
 
@@ -306,7 +306,7 @@ impl Live {
             match &event.kind {
                 EventKind::Message(message) if health.judge.is_some() => messages.push(message.clone()),
                 EventKind::Line { line, .. } if ready.is_line(line) => {
-                    health.shown = Some(ready.mark());
+                    health.shown = Some(ready.source());
                     return;
                 }
                 _ => {}

@@ -1,7 +1,7 @@
 //! The control connection of one living incarnation, as the loop sees it: lines in, events and answers out.
 
 use crate::{
-    policy::backpressure::{EVENT_BYTES, Levels},
+    policy::backpressure::{EVENT_BYTES, WindowState},
     supervisor::{
         control::{
             connection::{Connection, Link},
@@ -104,7 +104,7 @@ impl Session {
         self.link.recall_reading();
     }
 
-    pub(crate) fn levels(&self, outlet: &Outlet) -> Levels {
+    pub(crate) fn levels(&self, outlet: &Outlet) -> WindowState {
         outlet.levels(&self.meter, self.last_sent)
     }
 

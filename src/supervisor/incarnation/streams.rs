@@ -4,7 +4,7 @@ use crate::{
     pipe::anonymous::ends::PipeReader,
     policy::{
         lifecycle::{LifecycleInput, StreamId},
-        watchdog::Life,
+        watchdog::LivenessSource,
     },
     supervisor::{
         event_loop::{Driver, FIRST_LOOK, LAST_LOOK},
@@ -101,7 +101,7 @@ impl Driver {
                 return true;
             }
             live.paused = false;
-            live.excuse(Life::Messages, now);
+            live.reset_watchdog(LivenessSource::Messages, now);
             resumed.push(place);
             false
         });

@@ -6,7 +6,7 @@ use crate::{
     launch::child::GroupCleanup,
     policy::{
         lifecycle::{LifecycleInput, LifecycleOutput, StopRequest, StreamId},
-        readiness::Sign,
+        readiness::ReadinessInput,
         stop::StopStep,
         survivors::SurvivorPolicy,
     },
@@ -125,7 +125,7 @@ impl Driver {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         if live.health.ended.take().is_some() {
             self.reactor.timers.cancel(Timer::Verdict(place));
-            self.see(place, Sign::Died);
+            self.handle_readiness(place, ReadinessInput::ProcessExited);
             self.input(place, LifecycleInput::ProcessExited);
         }
     }

@@ -17,7 +17,7 @@ use crate::{
         retry::{busy_pause, pause_for},
         spawn::{PreparedFds, launch_once, prepare},
     },
-    policy::watchdog::Life,
+    policy::watchdog::LivenessSource,
     supervisor::{
         clock::now,
         commands::{Arrival, Command, Mailbox},
@@ -450,7 +450,10 @@ impl Begun {
 
 /// The socket for `sd_notify(3)`, where the spec has a use for it, and what the worker is told about it.
 fn listen_to_notices(spec: &WorkerSpec, sockets: &Sockets) -> Result<(Option<NotifySocket>, Variables), SpawnError> {
-    let period = spec.watchdog.filter(|watchdog| watchdog.life() == Life::Notify).map(|watchdog| watchdog.period());
+    let period = spec
+        .watchdog
+        .filter(|watchdog| watchdog.liveness_source() == LivenessSource::Notify)
+        .map(|watchdog| watchdog.period());
     if period.is_none() && !spec.ready.as_ref().is_some_and(Readiness::is_by_notice) {
         return Ok((None, Vec::new()));
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     launch::{error::SpecError, pass::Pass},
-    policy::readiness::Mark,
+    policy::readiness::ReadinessSource,
     supervisor::panics::unharmed,
     wire::message::{Line, Message},
 };
@@ -143,16 +143,16 @@ impl Readiness {
         self
     }
 
-    pub(crate) fn mark(&self) -> Mark {
+    pub(crate) fn source(&self) -> ReadinessSource {
         match &self.wanted {
-            Wanted::Started => Mark::Started,
-            Wanted::Control => Mark::Connected,
-            Wanted::Message(_) => Mark::Message,
-            Wanted::Line(..) => Mark::Line,
-            Wanted::Newline(_) => Mark::Newline,
-            Wanted::Notify => Mark::Notified,
-            Wanted::Probe(Probe::Tcp(_) | Probe::Unix(_)) => Mark::Reached,
-            Wanted::Probe(Probe::Check(_)) => Mark::Checked,
+            Wanted::Started => ReadinessSource::Started,
+            Wanted::Control => ReadinessSource::Control,
+            Wanted::Message(_) => ReadinessSource::Message,
+            Wanted::Line(..) => ReadinessSource::LogLine,
+            Wanted::Newline(_) => ReadinessSource::NotifyFd,
+            Wanted::Notify => ReadinessSource::SdNotify,
+            Wanted::Probe(Probe::Tcp(_) | Probe::Unix(_)) => ReadinessSource::Connect,
+            Wanted::Probe(Probe::Check(_)) => ReadinessSource::Check,
         }
     }
 

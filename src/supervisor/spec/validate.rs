@@ -2,7 +2,7 @@
 
 use crate::{
     launch::{error::SpecError, plan::Program, stdio::OutputMode},
-    policy::{conflict::Conflict, survivors::SurvivorPolicy, watchdog::Life},
+    policy::{conflict::Conflict, survivors::SurvivorPolicy, watchdog::LivenessSource},
     supervisor::spec::{DeathSignal, MessageSource, WorkerSpec, readiness::Wanted},
 };
 
@@ -111,14 +111,14 @@ impl WorkerSpec {
         }
         if let Some(watchdog) = &self.watchdog {
             watchdog.check().map_err(refused)?;
-            match watchdog.life() {
-                Life::Ping if !self.has_control => {
+            match watchdog.liveness_source() {
+                LivenessSource::Ping if !self.has_control => {
                     return missing(["watchdog", "control"], "a watchdog that pings needs a control pipe");
                 }
-                Life::Messages if self.messages == MessageSource::Nowhere => {
+                LivenessSource::Messages if self.messages == MessageSource::Nowhere => {
                     return missing(["watchdog", "messages"], "a watchdog of messages needs messages");
                 }
-                Life::Ping | Life::Messages | Life::Notify => {}
+                LivenessSource::Ping | LivenessSource::Messages | LivenessSource::Notify => {}
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use crate::{
     exit::Survivor,
     launch::child::is_own_child,
     policy::{
-        descendants::{Facts, Root, Sign, Tree, tree_of},
+        descendants::{Descendants, Ownership, ProcessFacts, TreeRoot, find_descendants},
         survivors::SurvivorPolicy,
     },
     supervisor::{
@@ -319,7 +319,7 @@ impl Work {
     fn judge(&mut self, request: &Request, seen: &HashMap<i32, Seen>, visibility: Visibility) -> Findings {
         let mut findings = Findings::none(request);
         let born = request.present.born();
-        let facts: Vec<Facts> =
+        let facts: Vec<ProcessFacts> =
             seen.values().filter(|one| one.stat.start >= born).map(|one| request.facts(one)).collect();
         if request.task == Task::Group {
             let leader = request.present.child().pid().cast_signed();
@@ -332,7 +332,7 @@ impl Work {
             }
             return findings;
         }
-        let Tree { members, not_yet, unreadable } = tree_of(request.root(), &facts);
+        let Descendants { members, pending: not_yet, unreadable } = find_descendants(request.root(), &facts);
         let kills = request.task == Task::Survivors(SurvivorPolicy::Kill);
         let sessions = sessions_of(&facts, &members);
         findings.sessions.extend(sessions);
@@ -383,34 +383,34 @@ impl Request {
         (!self.has_wrapped).then(|| self.present.child().pid().cast_signed().saturating_add(1))
     }
 
-    fn facts(&self, seen: &Seen) -> Facts {
+    fn facts(&self, seen: &Seen) -> ProcessFacts {
         let Stat { pid, parent, group, session, .. } = seen.stat;
         let own: &Token = self.present.token();
         let is_own = |token: &[u8]| token == own.as_str().as_bytes();
         let is_piped = |inode: &u64| self.pipes.iter().any(|(own, _)| own == inode);
-        let sign = match &seen.sight {
-            _ if self.others.contains_key(&pid) || is_own_child(pid) => Sign::OfAnother,
-            Sight::Tokens(tokens) if tokens.iter().any(|token| is_own(token)) => Sign::Ours,
-            Sight::Tokens(_) => Sign::OfAnother,
-            Sight::Pipes(pipes) if pipes.iter().any(is_piped) => Sign::Ours,
-            Sight::Pipes(_) => Sign::Nothing,
-            Sight::NotYet => Sign::NotYet,
-            Sight::Unreadable => Sign::Unreadable,
+        let ownership = match &seen.sight {
+            _ if self.others.contains_key(&pid) || is_own_child(pid) => Ownership::Other,
+            Sight::Tokens(tokens) if tokens.iter().any(|token| is_own(token)) => Ownership::Own,
+            Sight::Tokens(_) => Ownership::Other,
+            Sight::Pipes(pipes) if pipes.iter().any(is_piped) => Ownership::Own,
+            Sight::Pipes(_) => Ownership::None,
+            Sight::NotYet => Ownership::Pending,
+            Sight::Unreadable => Ownership::Unreadable,
         };
         // Each worker that is older than the orphan can be the one that it comes from: it is left to the last of them.
         let own_pid = self.present.child().pid().cast_signed();
         let is_candidate = |(other, born): (&i32, &u64)| *other != own_pid && *born <= seen.stat.start;
         let is_adopted = self.adopts && parent == this_process::own_pid() && !self.others.iter().any(is_candidate);
-        Facts { pid, parent, group, session, sign, is_adopted }
+        ProcessFacts { pid, parent, group, session, ownership, is_adopted }
     }
 
-    fn root(&self) -> Root<'_> {
+    fn root(&self) -> TreeRoot<'_> {
         let child = self.present.child();
-        Root {
+        TreeRoot {
             pid: child.pid().cast_signed(),
             is_unreaped: child.is_unreaped(),
             leads_group: child.leads_group(),
-            born_in: this_process::session(),
+            initial_session: this_process::session(),
             sessions: &self.sessions,
         }
     }
@@ -427,7 +427,7 @@ fn away(request: &Request) -> Vec<i32> {
 }
 
 /// The sessions of the members, but for the one of the host.
-fn sessions_of(facts: &[Facts], members: &[i32]) -> HashSet<i32> {
+fn sessions_of(facts: &[ProcessFacts], members: &[i32]) -> HashSet<i32> {
     let own = this_process::session();
     let members: HashSet<i32> = members.iter().copied().collect();
     let of_members = facts.iter().filter(|one| members.contains(&one.pid)).map(|one| one.session);
