@@ -12,7 +12,7 @@ pub enum StdinMode {
     Null,
     /// Inherits our standard input, or `/dev/null` if it is closed. A worker in its own process group (the default) that reads from
     /// a terminal is stopped by SIGTTIN, without an event: use [`ProcessGroup::Inherit`] or [`ProcessGroup::NewSession`] for it
-    /// ([gotchas](crate::docs::gotchas), "The terminal is for one group").
+    /// ([gotchas](crate::docs::gotchas), "The terminal is for one process group").
     Inherit,
     /// A pipe; `take_stdin` returns our end.
     Pipe,

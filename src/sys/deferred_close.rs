@@ -1,4 +1,4 @@
-//! A thread for what may not close at once (docs/gotchas.md, "To close can wait").
+//! A thread for what may not close at once (docs/gotchas.md, "Closing can block").
 
 use std::{
     fmt,

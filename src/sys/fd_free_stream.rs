@@ -13,7 +13,7 @@ use super::{
 /// asm-generic/socket.h; not in `libc` for every target.
 const SO_PASSRIGHTS: i32 = 83;
 
-/// What of it is closed can wait as long as the sender likes (docs/gotchas.md, "To close can wait"), and what nobody takes the
+/// What of it is closed can wait as long as the sender likes (docs/gotchas.md, "Closing can block"), and what nobody takes the
 /// kernel closes in the read, or with the socket. So nobody reads that far.
 #[derive(Debug)]
 pub(crate) enum FdFreeStream {

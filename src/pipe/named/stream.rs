@@ -48,7 +48,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(5);
 ///   vanish). [`into_messages`](Self::into_messages) gives the face that keeps them whole.
 ///
 /// Descriptors that came along and that nobody asked for are closed by the read that passes them, or by the drop. That can take
-/// as long as their sender likes (`docs/gotchas.md`, "To close can wait").
+/// as long as their sender likes (`docs/gotchas.md`, "Closing can block").
 ///
 /// A local socket has no buffer on the reader's side: what is on its way is charged to the writer's
 /// [`send_buffer_size`](Self::send_buffer_size).

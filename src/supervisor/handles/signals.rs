@@ -148,7 +148,7 @@ impl Ear {
         others
     }
 
-    /// Whoever was impatient and has typed Ctrl-Z twice meant one stop (docs/gotchas.md, "Ctrl-Z where there is no shell").
+    /// Whoever was impatient and has typed Ctrl-Z twice meant one stop (docs/gotchas.md, "Ctrl-Z without a shell").
     fn stop(&mut self) -> Vec<i32> {
         signals::stop_by(SIGTSTP);
         self.signals.pending().filter(|signal| *signal != SIGTSTP).collect()

@@ -75,7 +75,7 @@ impl NotifySocket {
     /// The next datagram; `None` where there is none for now.
     ///
     /// Descriptors that come along are closed: after `BARRIER=1` that tells the sender that everything before was dealt with. To
-    /// close one can take as long as its sender likes (docs/gotchas.md, "To close can wait"), so that is done elsewhere.
+    /// close one can take as long as its sender likes (docs/gotchas.md, "Closing can block"), so that is done elsewhere.
     pub(crate) fn receive(&self) -> Option<Datagram> {
         let mut datagram = [0; DATAGRAM_BYTES];
         let received = socket::receive_message(self.as_fd(), &mut datagram, RecvAction::Descriptors).ok()?;
