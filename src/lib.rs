@@ -166,6 +166,9 @@ mod text; // escapes text of other processes
 mod ids; // worker and group ids
 
 #[cfg(target_os = "linux")]
+mod deadline; // points in time; pure
+
+#[cfg(target_os = "linux")]
 mod exit; // how a process ended
 
 #[cfg(target_os = "linux")]

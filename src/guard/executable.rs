@@ -5,10 +5,11 @@ use super::{
     groups,
     protocol::{CONFIG_FD, LIST_READER_FD, LIST_WRITER_FD, READY, TESTED, TITLE, VARIABLE},
 };
+use crate::deadline::Deadline;
 use crate::sys::{
     fd, kill,
     pidfd::PidFd,
-    poll::{self, Deadline, Interest},
+    poll::{self, Interest},
     proc::{
         environ::{EnvironReader, EnvironState},
         list,
@@ -107,5 +108,5 @@ fn wait_for_end(pipe: &File, host: i32) -> io::Result<()> {
     if this_process::parent() != host {
         return Ok(());
     }
-    poll::wait_any(&watched, Deadline::after(Duration::MAX)).map(drop)
+    poll::wait_any(&watched, Deadline::after_now(Duration::MAX)).map(drop)
 }

@@ -2,10 +2,11 @@
 
 use super::retry::pause_for;
 use crate::{
+    deadline::Deadline,
     exit::{ExitStatus, Usage},
     sys::{
         pidfd::{PidFd, RawUsage, Reaped, WaitStatus},
-        poll::{self, Deadline, Interest, PollOutcome},
+        poll::{self, Interest, PollOutcome},
     },
 };
 use std::{

@@ -7,9 +7,10 @@ use super::{
     spawn::LaunchedChild,
 };
 use crate::{
+    deadline::Deadline,
     exit::Exit,
     pipe::anonymous::ends::{PipeReader, PipeWriter},
-    sys::{poll::Deadline, this_process::own_pid},
+    sys::this_process::own_pid,
 };
 use std::{
     io,
@@ -107,7 +108,7 @@ impl Process {
     /// As [`wait`](Self::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> io::Result<Option<&Exit>> {
         if self.exit.is_none()
-            && let Some(reaped) = self.child.reap_until(Deadline::after(timeout))?
+            && let Some(reaped) = self.child.reap_until(Deadline::after_now(timeout))?
         {
             self.exit = Some(Exit {
                 usage: reaped.usage.map(usage),

@@ -7,9 +7,10 @@ use std::{
     time::Duration,
 };
 
+use crate::deadline::Deadline;
 use crate::sys::{
     eventfd::Flag,
-    poll::{self, Deadline, Interest, PollOutcome},
+    poll::{self, Interest, PollOutcome},
 };
 
 /// Ends blocked calls of any thread: those that wait now, and those that are timeout later.
@@ -169,7 +170,7 @@ pub(crate) struct StartedTimeout<'a> {
 
 impl<'a> StartedTimeout<'a> {
     pub(crate) fn now(wait: Timeout<'a>) -> Self {
-        Self { deadline: Deadline::after(wait.timeout), cancel: wait.cancel }
+        Self { deadline: Deadline::after_now(wait.timeout), cancel: wait.cancel }
     }
 
     /// What is left of its time.
@@ -219,7 +220,7 @@ impl<'a> StartedTimeout<'a> {
         watched: &[(BorrowedFd<'_>, Interest)],
         pause: Duration,
     ) -> io::Result<WakeReason> {
-        self.wait_until(watched, self.deadline.or(Deadline::after(pause)))
+        self.wait_until(watched, self.deadline.or(Deadline::after_now(pause)))
     }
 
     pub(super) fn wait_until(&self, watched: &[(BorrowedFd<'_>, Interest)], until: Deadline) -> io::Result<WakeReason> {

@@ -51,8 +51,8 @@ impl CallBurst {
 
 #[cfg(test)]
 mod tests {
-    use super::super::deadline::start;
     use super::*;
+    use crate::deadline::start;
 
     #[test]
     fn burst_begins_after_calls_in_close_succession() {

@@ -1,6 +1,6 @@
 //! The lifecycle of one process, from spawn to reap: how a stop proceeds, how long its streams are drained, when it is killed.
 
-use super::deadline::Deadline;
+use crate::deadline::Deadline;
 use std::time::{Duration, Instant};
 
 /// An output stream of a worker.
@@ -201,19 +201,19 @@ impl Lifecycle {
             (
                 LifecycleState::Stopping { stage, until } | LifecycleState::GroupStopping { stage, until },
                 LifecycleInput::Timeout,
-            ) if until.has_come(now) => self.begin_stage(stage + 1, now),
+            ) if until.is_due(now) => self.begin_stage(stage + 1, now),
             (LifecycleState::Running | LifecycleState::Stopping { .. }, LifecycleInput::WatchFailed) => self.kill(now),
             (LifecycleState::Killed | LifecycleState::AwaitingStatus { .. }, LifecycleInput::Timeout)
-                if self.unkillable_at.has_come(now) =>
+                if self.unkillable_at.is_due(now) =>
             {
                 self.state = LifecycleState::Ended;
                 vec![LifecycleOutput::ReportUnkillable]
             }
-            (LifecycleState::AwaitingStatus { retry_at, pause }, LifecycleInput::Timeout) if retry_at.has_come(now) => {
+            (LifecycleState::AwaitingStatus { retry_at, pause }, LifecycleInput::Timeout) if retry_at.is_due(now) => {
                 self.state = LifecycleState::Reaping { pause };
                 vec![LifecycleOutput::Reap]
             }
-            (LifecycleState::Draining { until }, LifecycleInput::Timeout) if until.has_come(now) => self.close_leaked(),
+            (LifecycleState::Draining { until }, LifecycleInput::Timeout) if until.is_due(now) => self.close_leaked(),
             // Early timeouts, repeated inputs, and inputs after the end.
             (
                 LifecycleState::Running
@@ -322,7 +322,7 @@ impl Lifecycle {
     /// Begins this stage, or kills after the last one.
     fn begin_stage(&mut self, stage: usize, now: Instant) -> Vec<LifecycleOutput> {
         // At `kill_at` a stage would end in the instant in which it began, and its timeout would not be delivered.
-        let may_last = !self.kill_at.has_come(now);
+        let may_last = !self.kill_at.is_due(now);
         let Some(&grace_period) = self.timeouts.grace_periods.get(stage).filter(|_| may_last) else {
             return self.kill(now);
         };
@@ -395,7 +395,8 @@ fn set(open: &mut [bool; StreamId::ALL.len()], stream: StreamId, value: bool) {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::deadline::start, *};
+    use super::*;
+    use crate::deadline::start;
     use proptest::prelude::*;
 
     const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);

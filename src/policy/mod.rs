@@ -9,7 +9,6 @@
 pub(crate) mod backpressure;
 pub(crate) mod call_burst;
 pub(crate) mod conflict;
-pub(crate) mod deadline;
 pub(crate) mod descendants;
 pub(crate) mod group;
 pub(crate) mod lifecycle;

@@ -1,6 +1,6 @@
 //! Readiness of a started worker: what makes it ready, and how long it may take.
 
-use super::deadline::Deadline;
+use crate::deadline::Deadline;
 use std::time::{Duration, Instant};
 
 /// What makes a worker ready.
@@ -105,12 +105,12 @@ impl ReadinessTracker {
     /// not its fault.
     pub(crate) fn timeout(&mut self, now: Instant) -> Option<ReadinessOutcome> {
         let deadline = self.deadline?;
-        if self.warning.has_come(now) {
+        if self.warning.is_due(now) {
             // A call that is late returns `Delayed` first and `TimedOut` from the next call.
             self.warning.clear();
             return Some(ReadinessOutcome::Delayed { waited: now.saturating_duration_since(self.started) });
         }
-        if deadline.has_come(now) { self.end(now, |waited| ReadinessOutcome::TimedOut { waited }) } else { None }
+        if deadline.is_due(now) { self.end(now, |waited| ReadinessOutcome::TimedOut { waited }) } else { None }
     }
 
     /// When to call `timeout`, if no input comes first.
@@ -142,7 +142,7 @@ impl ReadinessTracker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::deadline::start;
+    use crate::deadline::start;
     use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);

@@ -172,7 +172,7 @@ impl RestartHistory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{deadline::start, restart::ExitMatch};
+    use crate::{deadline::start, policy::restart::ExitMatch};
     use proptest::prelude::*;
 
     const CRASH: RunEnd =

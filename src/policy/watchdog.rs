@@ -1,6 +1,7 @@
 //! The watchdog: how long a running worker may be silent, and what follows.
 
-use super::{conflict::Conflict, deadline::Deadline};
+use super::conflict::Conflict;
+use crate::deadline::Deadline;
 use std::time::{Duration, Instant};
 
 /// Detects a worker that hangs. After a silence the supervisor sends a warning event, then optionally a signal that makes the
@@ -321,7 +322,7 @@ impl WatchdogTimer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::deadline::start;
+    use crate::deadline::start;
     use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::is_shortage;
+use crate::deadline::Deadline;
 
 /// Waits out a shortage, which passes: 1 ms at first, then twice as long each time, a quarter of a second altogether. For calls that
 /// nothing makes again later; the event loop has timers.
@@ -57,31 +58,20 @@ pub(crate) enum PollOutcome {
     TimedOut,
 }
 
-/// A moment to give up at; `Deadline::after(Duration::MAX)` is never.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline(Option<Instant>);
-
+/// The methods that read the clock.
 impl Deadline {
-    /// A timeout too long for the clock is for ever.
-    pub(crate) fn after(timeout: Duration) -> Self {
-        Self(now().checked_add(timeout))
-    }
-
-    /// The earlier of the two.
-    pub(crate) fn or(self, other: Self) -> Self {
-        match (self.0, other.0) {
-            (Some(one), Some(two)) => Self(Some(one.min(two))),
-            (one, two) => Self(one.or(two)),
-        }
+    /// Never, where the timeout is too long for the clock.
+    pub(crate) fn after_now(timeout: Duration) -> Self {
+        Self::after(now(), timeout)
     }
 
     pub(crate) fn has_passed(self) -> bool {
-        self.remaining().is_some_and(|left| left.is_zero())
+        self.is_due(now())
     }
 
-    /// `None` is for ever.
+    /// The time that is left; `None` if it never comes.
     pub(crate) fn remaining(self) -> Option<Duration> {
-        self.0.map(|at| at.saturating_duration_since(now()))
+        self.poll_timeout().map(|at| at.saturating_duration_since(now()))
     }
 }
 
@@ -122,7 +112,7 @@ fn poll(asked: &mut [PollFd<'_>], deadline: Deadline) -> io::Result<Option<usize
 
 /// Whether there is something to read now, the end of the other side included; never waits.
 pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(wait(fd, Interest::Readable, Deadline::after(Duration::ZERO))? == PollOutcome::Ready)
+    Ok(wait(fd, Interest::Readable, Deadline::after_now(Duration::ZERO))? == PollOutcome::Ready)
 }
 
 /// Rounded up: rounded down, the last part of a millisecond would be spent in a loop of calls with a timeout of 0. At most
@@ -156,9 +146,9 @@ mod tests {
 
     #[test]
     fn a_timeout_beyond_the_clock_is_for_ever() {
-        assert!(Deadline::after(Duration::MAX).remaining().is_none());
-        let soon = Deadline::after(Duration::from_secs(1));
-        assert!(soon.or(Deadline(None)).remaining().is_some());
-        assert!(Deadline(None).or(soon).remaining().is_some());
+        assert!(Deadline::after_now(Duration::MAX).remaining().is_none());
+        let soon = Deadline::after_now(Duration::from_secs(1));
+        assert!(soon.or(Deadline::NEVER).remaining().is_some());
+        assert!(Deadline::NEVER.or(soon).remaining().is_some());
     }
 }

@@ -1,8 +1,8 @@
 //! The deadline of one call on a tunnel.
 
 use crate::{
+    deadline::Deadline,
     pipe::timeout::{CancelToken, StartedTimeout, Timeout},
-    sys::poll::Deadline,
 };
 use std::time::Duration;
 

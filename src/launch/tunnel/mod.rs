@@ -11,6 +11,7 @@ use self::{
 };
 use super::plan::{Argument, LaunchPlan, Program};
 use crate::{
+    deadline::Deadline,
     exit::Exit,
     pipe::named::{
         connect::{ConnectError, ConnectOptions},
@@ -18,7 +19,7 @@ use crate::{
         private_directory::PrivateDirectory,
         stream::Stream,
     },
-    sys::{fifo, poll::Deadline, socket},
+    sys::{fifo, socket},
 };
 use crossbeam_channel::{Receiver, Sender};
 use std::{
@@ -143,7 +144,7 @@ impl TunnelBuilder {
         check_destination(&self.destination)?;
         let private = PrivateDirectory::new()?;
         let control = PipeName::new(private.path().join("control"))?;
-        let deadline = Deadline::after(self.connect_timeout);
+        let deadline = Deadline::after_now(self.connect_timeout);
         let ssh = SshProcess::start(self.plan(&private.path().join("control")), control)?;
         let until = TunnelDeadline { deadline, ended: &ssh.shared.ended };
         // ssh creates the control socket after the login.
@@ -317,7 +318,8 @@ impl Drop for Forward<'_> {
         drop(fs::remove_file(&self.local));
         let mut open = mem::take(&mut *self.tunnel.open_forwards());
         open.push((mem::take(&mut self.local), mem::take(&mut self.remote)));
-        let until = TunnelDeadline { deadline: self.until.deadline.or(Deadline::after(CLOSE_TIMEOUT)), ..self.until };
+        let until =
+            TunnelDeadline { deadline: self.until.deadline.or(Deadline::after_now(CLOSE_TIMEOUT)), ..self.until };
         while let Some((local, remote)) = open.last() {
             match mux::close_forward(&self.tunnel.ssh.shared.control, local, remote, &until) {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => break,

@@ -6,6 +6,7 @@ use super::{
     mux::{self, MissingSocket},
 };
 use crate::{
+    deadline::Deadline,
     exit::{Exit, ExitStatus},
     launch::{
         context::{OpenMode, SpawnContext},
@@ -22,7 +23,7 @@ use crate::{
     },
     sys::{
         eventfd::Flag,
-        poll::{self, Deadline, Interest},
+        poll::{self, Interest},
         this_process::own_pid,
     },
     text::printable,
@@ -130,7 +131,7 @@ impl SshState {
         loop {
             let mut watched = vec![(self.stop.as_fd(), Interest::Readable), (end.as_fd(), Interest::Readable)];
             watched.extend(stderr.as_ref().map(|pipe| (pipe.as_fd(), Interest::Readable)));
-            match poll::wait_any(&watched, Deadline::after(Duration::MAX)) {
+            match poll::wait_any(&watched, Deadline::after_now(Duration::MAX)) {
                 Ok(Some(0)) => {
                     // Fails if ssh has already exited.
                     drop(process.signal(libc::SIGTERM));
@@ -209,7 +210,7 @@ impl SshState {
                 return Ok(Some(exit));
             }
             match check {
-                None => *check = Some(LivenessCheck::Hello { hello: None, until: Deadline::after(HELLO_TIMEOUT) }),
+                None => *check = Some(LivenessCheck::Hello { hello: None, until: Deadline::after_now(HELLO_TIMEOUT) }),
                 Some(LivenessCheck::Hello { hello, until }) => {
                     let wait = begun.no_later_than(*until).rest();
                     let progress = match hello {
@@ -224,7 +225,7 @@ impl SshState {
                         // A stopped ssh cannot be distinguished from a busy one.
                         Err(error) if error.kind() == io::ErrorKind::TimedOut && until.has_passed() => return Ok(None),
                         Err(error) if is_timeout_or_cancelled(&error) => return Err(error),
-                        Err(_) => *check = Some(LivenessCheck::Exiting(Deadline::after(EXIT_TIMEOUT))),
+                        Err(_) => *check = Some(LivenessCheck::Exiting(Deadline::after_now(EXIT_TIMEOUT))),
                     }
                 }
                 Some(LivenessCheck::Exiting(until)) => {
@@ -237,7 +238,7 @@ impl SshState {
     }
 
     pub(super) fn until(&self, timeout: Duration) -> TunnelDeadline<'_> {
-        TunnelDeadline { deadline: Deadline::after(timeout), ended: &self.ended }
+        TunnelDeadline { deadline: Deadline::after_now(timeout), ended: &self.ended }
     }
 
     /// The error of a call to ssh, with the exit of ssh as its cause if ssh has exited.

@@ -11,8 +11,9 @@ use super::{
     handshake::{self, ClientHello, HandshakeAnswer, HandshakeError, ServerReply},
     peer::{Access, ImpersonationLevel},
 };
+use crate::deadline::Deadline;
 use crate::pipe::mode::{Direction, PipeMode};
-use crate::sys::{epoll::Poller, fd_free_stream::FdFreeStream, poll::Deadline, socket};
+use crate::sys::{epoll::Poller, fd_free_stream::FdFreeStream, socket};
 
 /// How long a client may take for its first 16 bytes. It sends them at once, so a client that has not is stuck or not ours.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -118,7 +119,11 @@ impl Admission {
             if let Some(activity) = &self.activity {
                 activity.add(&client, POLL_TOKEN)?;
             }
-            pending.push(PendingClient { socket: client, received: Vec::new(), until: Deadline::after(HELLO_TIMEOUT) });
+            pending.push(PendingClient {
+                socket: client,
+                received: Vec::new(),
+                until: Deadline::after_now(HELLO_TIMEOUT),
+            });
             return Ok(None);
         }
         Ok(Some(AcceptedClient { socket: client.into_descriptor(), level: None }))

@@ -19,6 +19,7 @@ use super::{
     peer::Access,
     stream::{Stream, Terms, locked},
 };
+use crate::deadline::Deadline;
 use crate::pipe::{
     mode::{Direction, PipeMode},
     timeout::{Cancelled, StartedTimeout, Timeout, WakeReason},
@@ -28,7 +29,7 @@ use crate::sys::{
     eventfd::{Flag, Semaphore},
     fd_free_stream::FdFreeStream,
     identity,
-    poll::{Deadline, Interest},
+    poll::Interest,
     socket::{self, SocketType},
 };
 
@@ -398,7 +399,7 @@ impl Listener {
         if pause == Duration::MAX && pending.len() < PENDING_CLIENTS_MAX {
             watched.push((self.socket.as_fd(), Interest::Readable));
         }
-        let until = pending.iter().fold(Deadline::after(pause), |until, client| until.or(client.until));
+        let until = pending.iter().fold(Deadline::after_now(pause), |until, client| until.or(client.until));
         match timeout.wait_until(&watched, until)? {
             WakeReason::TimedOut if timeout.has_passed() => Err(AcceptError::TimedOut),
             WakeReason::Cancelled => Err(AcceptError::Cancelled),

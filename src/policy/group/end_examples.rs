@@ -1,17 +1,15 @@
 //! How groups and their members end, by example.
 
+use crate::deadline::start;
 use crate::ids::{GroupId, WorkerId};
-use crate::policy::{
-    deadline::start,
-    group::{
-        error::GroupError,
-        examples::{
-            A, B, C, INNER, PERIOD, PERMANENT, ROOT, SETTINGS, TEMPORARY, TRANSIENT, crashed, done, failed, gave_up,
-            root, run, run_all, with,
-        },
-        model::{Activity, AutoShutdown, DependencyCondition, End, GroupSettings, Lifetime, Node, Role, Strategy},
-        transition::{Input, Output},
+use crate::policy::group::{
+    error::GroupError,
+    examples::{
+        A, B, C, INNER, PERIOD, PERMANENT, ROOT, SETTINGS, TEMPORARY, TRANSIENT, crashed, done, failed, gave_up, root,
+        run, run_all, with,
     },
+    model::{Activity, AutoShutdown, DependencyCondition, End, GroupSettings, Lifetime, Node, Role, Strategy},
+    transition::{Input, Output},
 };
 
 #[test]

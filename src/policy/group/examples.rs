@@ -1,14 +1,12 @@
 //! What groups promise, by example. `group_sim` holds them to it in any history.
 
+use crate::deadline::start;
 use crate::ids::{GroupId, WorkerId};
-use crate::policy::{
-    deadline::start,
-    group::{
-        error::GroupError,
-        model::{AutoShutdown, DependencyCondition, GroupIntensity, GroupSettings, Lifetime, Node, Role, Strategy},
-        state::Groups,
-        transition::{Input, Output, Verdict},
-    },
+use crate::policy::group::{
+    error::GroupError,
+    model::{AutoShutdown, DependencyCondition, GroupIntensity, GroupSettings, Lifetime, Node, Role, Strategy},
+    state::Groups,
+    transition::{Input, Output, Verdict},
 };
 use std::time::{Duration, Instant};
 

@@ -4,15 +4,13 @@
 //! want to start runs at once here, and what they want to stop is gone at once; overlapping histories are the subject of
 //! `group_sim`. Where the groups differ from OTP on purpose, the specification says so with the word "difference".
 
+use crate::deadline::start;
 use crate::ids::{GroupId, WorkerId};
-use crate::policy::{
-    deadline::start,
-    group::{
-        examples::{PERIOD, ROOT},
-        model::{Activity, AutoShutdown, GroupIntensity, GroupSettings, Lifetime, Node, Role, Strategy},
-        state::Groups,
-        transition::{Input, Output, Verdict},
-    },
+use crate::policy::group::{
+    examples::{PERIOD, ROOT},
+    model::{Activity, AutoShutdown, GroupIntensity, GroupSettings, Lifetime, Node, Role, Strategy},
+    state::Groups,
+    transition::{Input, Output, Verdict},
 };
 use proptest::prelude::*;
 use std::{

@@ -1,16 +1,14 @@
 //! Groups in an invented world: what they promise, in any history.
 
+use crate::deadline::start;
 use crate::ids::{GroupId, WorkerId};
-use crate::policy::{
-    deadline::start,
-    group::{
-        dependencies::Towards,
-        examples::{PERIOD, PERMANENT, ROOT, TRANSIENT, crashed, done, gave_up},
-        members::Outlook,
-        model::{AutoShutdown, DependencyCondition, GroupIntensity, GroupSettings, Lifetime, Node, Role, Strategy},
-        state::{Down, Groups, Phase, State},
-        transition::{Input, Output, Verdict},
-    },
+use crate::policy::group::{
+    dependencies::Towards,
+    examples::{PERIOD, PERMANENT, ROOT, TRANSIENT, crashed, done, gave_up},
+    members::Outlook,
+    model::{AutoShutdown, DependencyCondition, GroupIntensity, GroupSettings, Lifetime, Node, Role, Strategy},
+    state::{Down, Groups, Phase, State},
+    transition::{Input, Output, Verdict},
 };
 use proptest::prelude::*;
 use std::{

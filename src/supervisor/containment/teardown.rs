@@ -1,6 +1,7 @@
 //! Whom nobody looks after any more: the loop has ended, for whatever reason, and with it end the trees of all its workers.
 
 use crate::{
+    deadline::Deadline,
     exit::{Exit, ExitStatus},
     launch::child::exit_status,
     policy::survivors::SurvivorPolicy,
@@ -13,7 +14,6 @@ use crate::{
     },
     sys::{
         pidfd::Reaped,
-        poll::Deadline,
         proc::{list, pinned::PinnedProcess, stat::Stat},
     },
 };
@@ -50,7 +50,7 @@ impl Starter {
     }
 
     fn reap_killed(&self, orphans: &[Arc<Present>]) -> Vec<Option<Reaped>> {
-        let deadline = Deadline::after(KILL_TIMEOUT);
+        let deadline = Deadline::after_now(KILL_TIMEOUT);
         let reap = |present: &Arc<Present>| {
             // Before the kernel gives its number to somebody else.
             present.leave_guard(self);

@@ -1,8 +1,9 @@
 //! A call that is under way, in the hands of whoever waits for its answer.
 
 use crate::{
+    deadline::Deadline,
     supervisor::control::{call_span::CallSpan, connection::Link},
-    sys::{poll::Deadline, this_process::own_pid},
+    sys::this_process::own_pid,
     wire::{
         decode::decode,
         jsonrpc::error::{Answer, CallError},
@@ -54,7 +55,7 @@ impl PendingCall {
     ///
     /// [`CallError`]: the worker's own error, or why there is no answer.
     pub fn wait<R: DeserializeOwned>(mut self, timeout: Duration) -> Result<R, CallError> {
-        let result = self.answer_until(Deadline::after(timeout)).and_then(|answer| understand(&answer));
+        let result = self.answer_until(Deadline::after_now(timeout)).and_then(|answer| understand(&answer));
         self.span.end(result.as_ref().err());
         result
     }

@@ -1,6 +1,7 @@
 //! A caller that reads for itself: it takes the reading, and the loop does not hear of its answer.
 
 use crate::{
+    deadline::Deadline,
     supervisor::{
         clock::now,
         control::{
@@ -9,7 +10,6 @@ use crate::{
             reader::Reading,
         },
     },
-    sys::poll::Deadline,
     wire::jsonrpc::{
         encode,
         endpoint::Inbound,
@@ -41,7 +41,7 @@ impl Link {
         params: &P,
         timeout: Duration,
     ) -> Result<Box<RawValue>, CallError> {
-        let deadline = Deadline::after(timeout);
+        let deadline = Deadline::after_now(timeout);
         let id = self.lock().endpoint.calls.next_id();
         let line = encode::request(id, method, params).map_err(CallError::Encode)?;
         let call = match self.borrow_reading(line, timeout)? {

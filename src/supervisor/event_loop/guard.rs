@@ -4,6 +4,7 @@
 //! ends. So that thread lives as long as the guard that it has started.
 
 use crate::{
+    deadline::Deadline,
     supervisor::{
         containment::guard::GuardReport,
         event_loop::Driver,
@@ -12,7 +13,7 @@ use crate::{
         spawner::Starter,
     },
     sys::{
-        poll::{self, Deadline, Interest},
+        poll::{self, Interest},
         signals,
     },
 };
@@ -107,6 +108,6 @@ fn replace(starter: Arc<Starter>) {
     // The guard ends with the last owner of the starter.
     drop(starter);
     if let Some(end) = end {
-        drop(poll::wait(end.as_fd(), Interest::Readable, Deadline::after(Duration::MAX)));
+        drop(poll::wait(end.as_fd(), Interest::Readable, Deadline::after_now(Duration::MAX)));
     }
 }

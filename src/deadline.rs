@@ -1,8 +1,8 @@
-//! Moments to act at.
+//! A point in time at which something is due. Pure: `sys::poll` adds the methods that read the clock.
 
 use std::time::{Duration, Instant};
 
-/// A deadline. Beyond the end of the clock it is never.
+/// A deadline; never, where it lies beyond the range of the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Deadline(Option<Instant>);
 
@@ -13,7 +13,6 @@ impl Deadline {
         Self(now.checked_add(time))
     }
 
-    /// Begins anew.
     pub(crate) fn set(&mut self, now: Instant, time: Duration) {
         *self = Self::after(now, time);
     }
@@ -22,16 +21,15 @@ impl Deadline {
         *self = Self::NEVER;
     }
 
-    /// When it comes.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.0
     }
 
-    pub(crate) fn has_come(&self, now: Instant) -> bool {
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.0.is_some_and(|due| now >= due)
     }
 
-    /// So much later.
+    /// Postponed by `time`.
     pub(crate) fn later(self, time: Duration) -> Self {
         Self(self.0.and_then(|due| due.checked_add(time)))
     }
@@ -41,7 +39,7 @@ impl Deadline {
         Self(self.0.into_iter().chain(other.0).min())
     }
 
-    /// Moves it so far that at least `time` from now is left.
+    /// Postpones it if less than `time` is left.
     pub(crate) fn leave_at_least(&mut self, now: Instant, time: Duration) {
         if let Some(due) = self.0 {
             self.0 = now.checked_add(time).map(|wanted| wanted.max(due));
@@ -51,7 +49,7 @@ impl Deadline {
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "invented time needs one real instant to count from")]
-pub(super) fn start() -> Instant {
+pub(crate) fn start() -> Instant {
     Instant::now()
 }
 
@@ -62,18 +60,18 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn what_is_asked_for_counts_from_now() {
+    fn leave_at_least_counts_from_now() {
         let t0 = start();
         let mut deadline = Deadline::after(t0, 3 * SECOND);
         deadline.leave_at_least(t0, 2 * SECOND);
         assert_eq!(deadline.poll_timeout(), Some(t0 + 3 * SECOND), "there is more already");
         deadline.leave_at_least(t0 + 2 * SECOND, 2 * SECOND);
         assert_eq!(deadline.poll_timeout(), Some(t0 + 4 * SECOND));
-        assert!(!deadline.has_come(t0 + 3 * SECOND) && deadline.has_come(t0 + 4 * SECOND));
+        assert!(!deadline.is_due(t0 + 3 * SECOND) && deadline.is_due(t0 + 4 * SECOND));
     }
 
     #[test]
-    fn a_time_beyond_the_clock_is_never() {
+    fn time_beyond_the_clock_is_never() {
         let t0 = start();
         let mut deadline = Deadline::after(t0, Duration::MAX);
         assert_eq!(deadline, Deadline::NEVER);
