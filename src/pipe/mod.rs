@@ -1,9 +1,14 @@
-//! Pipes between processes, useful without the rest of the library.
+//! Pipes between processes. They work without a supervisor.
 //!
-//! * [`anonymous`]: one way, local, cheap. One end stays here, the other reaches a child as an inherited descriptor whose
-//!   number stands on the child's command line.
-//! * [`named`]: both ways, many clients under one [name](named::PipeName), bytes or messages. The server knows who its client
-//!   is, and can act with that client's rights.
+//! | | [`anonymous`] | [`named`] |
+//! |---|---|---|
+//! | direction | one way | both ways |
+//! | peers | parent and child | one server, many clients |
+//! | found by | an inherited file descriptor, whose number is an argument of the child | a [`PipeName`](named::PipeName) |
+//! | carries | bytes | bytes or messages |
+//! | peer identity | | user, groups, process; the server can act with the rights of the client |
+//!
+//! Blocking calls take a [`Timeout`]; a [`CancelToken`] ends them from another thread.
 
 pub mod anonymous;
 pub mod named;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Which way the bytes of an end go, seen from whoever holds it.
+/// Direction of the data, as seen from the process that owns the end.
 ///
 /// ```
 /// use pipewright::pipe::{Direction, anonymous};
@@ -15,11 +15,11 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Direction {
-    /// The holder reads.
+    /// The owner reads.
     In,
-    /// The holder writes.
+    /// The owner writes.
     Out,
-    /// The holder reads and writes.
+    /// The owner reads and writes.
     InOut,
 }
 
@@ -38,14 +38,14 @@ impl Direction {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PipeMode {
-    /// Bytes without borders, over a stream socket. Any program that can open a local socket can be the other side.
+    /// Bytes without boundaries, over a stream socket. The peer can be any program that opens a Unix domain socket.
     #[default]
     Byte,
-    /// Whole messages, whose borders the kernel keeps (`SOCK_SEQPACKET`): writers never mix, and an empty message is one. The
-    /// longest is about 208 KiB, or what the sender's buffer is made to hold, up to 4 MiB.
+    /// Messages whose boundaries the kernel keeps (`SOCK_SEQPACKET`). Concurrent writers never mix their messages, and a
+    /// message may be empty. The longest message is about 208 KiB, or what fits into the sender's buffer, up to 4 MiB.
     Message,
-    /// Whole messages over a stream socket, each after its length (four bytes, the most significant first). Longer messages,
-    /// and a way through tunnels that only carry streams.
+    /// Messages over a stream socket, each after its length (four bytes, big-endian). Allows longer messages, and works through
+    /// tunnels, which carry only streams.
     Framed,
 }
 

@@ -1,4 +1,4 @@
-//! How long a call may block, and who may end it sooner.
+//! Timeouts and cancellation of blocking calls.
 
 use std::{
     io,
@@ -13,9 +13,10 @@ use crate::sys::{
     poll::{self, Interest, PollOutcome},
 };
 
-/// Ends blocked calls of any thread: those that wait now, and those that are timeout later.
+/// Cancels blocking calls from another thread: those in progress, and every later call that is given the token.
 ///
-/// Clones are the same switch. It stays on for good; calls that shall not be bothered any more get a new one. One descriptor.
+/// Clones share one state. A cancelled token stays cancelled; create a new one for calls that should run again. Each token
+/// uses one file descriptor.
 ///
 /// ```
 /// use pipewright::pipe::{CancelToken, named::{AcceptError, Listener, PipeName}};
@@ -37,21 +38,21 @@ pub struct CancelToken(Arc<Flag>);
 shown_as!(CancelToken, |cancel| { is_cancelled: cancel.0.is_raised().unwrap_or(false) });
 
 impl CancelToken {
-    /// A switch that is off.
+    /// Creates a token that is not cancelled.
     ///
     /// # Errors
     ///
-    /// When the process is out of descriptors.
+    /// If the process is out of file descriptors.
     pub fn new() -> io::Result<Self> {
         Flag::new().map(|flag| Self(Arc::new(flag)))
     }
 
-    /// Turns it on: every call that was given it ends with an error of its kind that says so.
+    /// Cancels the token: every call that was given it returns its error for a cancelled call.
     pub fn cancel(&self) {
         self.0.raise();
     }
 
-    /// Waits until it is on, and gives false when `timeout` ends first by its time.
+    /// Waits until the token is cancelled. Returns false if `timeout` expires first.
     pub(crate) fn wait(&self, timeout: &StartedTimeout<'_>) -> io::Result<bool> {
         match timeout.wait(&[(self.0.as_fd(), Interest::Readable)])? {
             WakeReason::Ready(_) => Ok(true),
@@ -60,19 +61,19 @@ impl CancelToken {
         }
     }
 
-    /// Whether it is on.
+    /// Returns whether the token is cancelled.
     ///
     /// # Errors
     ///
-    /// When the kernel is out of memory.
+    /// If the kernel is out of memory.
     pub fn is_cancelled(&self) -> io::Result<bool> {
         self.0.is_raised()
     }
 }
 
-/// What ends a blocking call if nothing else does: a time, a [`CancelToken`], both or neither.
+/// Bounds a blocking call: by a duration, a [`CancelToken`], both or neither.
 ///
-/// Calls take `impl Into<Timeout>`, so that a [`Duration`] or a `&CancelToken` will do.
+/// Calls take `impl Into<Timeout>`, so a [`Duration`] or a `&CancelToken` can be passed directly.
 ///
 /// ```
 /// use pipewright::pipe::{CancelToken, Timeout};
@@ -90,12 +91,12 @@ pub struct Timeout<'a> {
 }
 
 impl<'a> Timeout<'a> {
-    /// As long as it takes.
+    /// Waits without limit.
     pub const fn never() -> Self {
         Self::after(Duration::MAX)
     }
 
-    /// Counted from the start of the call. Zero looks once and does not wait.
+    /// Expires `timeout` after the start of the call. Zero checks once without blocking.
     pub const fn after(timeout: Duration) -> Self {
         Self { timeout, cancel: None }
     }
@@ -104,7 +105,7 @@ impl<'a> Timeout<'a> {
         self.timeout == Duration::MAX && self.cancel.is_none()
     }
 
-    /// Also until the switch is turned on.
+    /// Also ends the call when `cancel` is cancelled.
     #[must_use]
     pub const fn or_cancelled(self, cancel: &'a CancelToken) -> Self {
         Self { cancel: Some(cancel), ..self }
@@ -123,9 +124,9 @@ impl<'a> From<&'a CancelToken> for Timeout<'a> {
     }
 }
 
-/// The error inside an [`io::Error`] of the kind [`Other`](io::ErrorKind::Other) from a read or write that a [`CancelToken`] ended.
+/// The inner error of an [`io::Error`] returned by a read or write that a [`CancelToken`] ended.
 ///
-/// Not of the kind `Interrupted`: `read_exact` and its like would begin anew.
+/// The kind is [`Other`](io::ErrorKind::Other), not `Interrupted`: `read_exact` and similar calls retry on the latter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cancelled")]
 #[non_exhaustive]
@@ -141,17 +142,17 @@ pub(super) fn is_cancelled(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.downcast_ref::<Cancelled>().is_some())
 }
 
-/// Why a wait has ended.
+/// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WakeReason {
-    /// The descriptor at this place of the list is ready.
+    /// The descriptor at this index is ready.
     Ready(usize),
     TimedOut,
     Cancelled,
 }
 
 impl WakeReason {
-    /// For the calls that end with an [`io::Error`].
+    /// Converts the other two reasons into an [`io::Error`].
     pub(super) fn into_io(self) -> io::Result<usize> {
         match self {
             Self::Ready(at) => Ok(at),
@@ -161,7 +162,7 @@ impl WakeReason {
     }
 }
 
-/// A [`Timeout`] that has timeout.
+/// A [`Timeout`] whose clock runs: the deadline of one call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StartedTimeout<'a> {
     deadline: Deadline,
@@ -173,22 +174,22 @@ impl<'a> StartedTimeout<'a> {
         Self { deadline: Deadline::after_now(wait.timeout), cancel: wait.cancel }
     }
 
-    /// What is left of its time.
+    /// Time left until the deadline; `Duration::MAX` without one.
     pub(crate) fn remaining(&self) -> Duration {
         self.deadline.remaining().unwrap_or(Duration::MAX)
     }
 
-    /// The same, and no longer than until then.
+    /// Moves the deadline forward to `deadline` if that is earlier.
     pub(crate) fn no_later_than(self, deadline: Deadline) -> Self {
         Self { deadline: self.deadline.or(deadline), ..self }
     }
 
-    /// What is left of it, for another call.
+    /// The remaining time and the token, for another call.
     pub(crate) fn rest(&self) -> Timeout<'a> {
         Timeout { timeout: self.remaining(), cancel: self.cancel }
     }
 
-    /// Already cancelled? Asked before anything is done, so that a cancelled call does nothing.
+    /// Checked before the first effect of a call, so that a cancelled call does nothing.
     pub(super) fn is_cancelled(&self) -> io::Result<bool> {
         self.cancel.map_or(Ok(false), CancelToken::is_cancelled)
     }
@@ -197,7 +198,7 @@ impl<'a> StartedTimeout<'a> {
         self.deadline.has_passed()
     }
 
-    /// Waits for one descriptor. A single poll(2) without an allocation where nothing can cancel.
+    /// Waits for one descriptor. Without a token it is a single poll(2) without allocation.
     pub(super) fn wait_for(&self, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<WakeReason> {
         if self.cancel.is_some() {
             return self.wait(&[(fd, interest)]);
@@ -213,8 +214,8 @@ impl<'a> StartedTimeout<'a> {
         self.wait_until(watched, self.deadline)
     }
 
-    /// As [`wait`](Self::wait), and no longer than `pause`; whether it was the pause that ended, only
-    /// [`has_passed`](Self::has_passed) tells.
+    /// Like [`wait`](Self::wait), but no longer than `pause`. Returns `TimedOut` for both; check
+    /// [`has_passed`](Self::has_passed) to tell them apart.
     pub(super) fn wait_at_most(
         &self,
         watched: &[(BorrowedFd<'_>, Interest)],
@@ -224,10 +225,10 @@ impl<'a> StartedTimeout<'a> {
     }
 
     pub(super) fn wait_until(&self, watched: &[(BorrowedFd<'_>, Interest)], until: Deadline) -> io::Result<WakeReason> {
-        // The switch stands first, so that it wins over a descriptor that is always ready.
-        let switch = self.cancel.map(|cancel| (cancel.0.as_fd(), Interest::Readable));
-        let all: Vec<_> = switch.into_iter().chain(watched.iter().copied()).collect();
-        let before = usize::from(switch.is_some());
+        // The token comes first so that it takes precedence over a descriptor that is always ready.
+        let token = self.cancel.map(|cancel| (cancel.0.as_fd(), Interest::Readable));
+        let all: Vec<_> = token.into_iter().chain(watched.iter().copied()).collect();
+        let before = usize::from(token.is_some());
         Ok(match poll::wait_any(&all, self.deadline.or(until))? {
             None => WakeReason::TimedOut,
             Some(at) if at < before => WakeReason::Cancelled,

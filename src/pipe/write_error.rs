@@ -1,11 +1,11 @@
-//! How far a write of several pieces came.
+//! Writes that need several system calls, and their error.
 
 use std::io;
 
 use super::timeout;
 
-/// Why `write_all_timeout` of a [`PipeWriter`](super::anonymous::PipeWriter) or of a named pipe's [`Stream`](super::named::Stream) could not write all, and
-/// how far it came.
+/// Error of a `write_all_timeout` of a [`PipeWriter`](super::anonymous::PipeWriter) or a named pipe's
+/// [`Stream`](super::named::Stream): the cause, and how many bytes were written.
 #[derive(Debug, thiserror::Error)]
 #[error("{written} of {asked} bytes were written: {source}")]
 pub struct WriteError {
@@ -19,30 +19,31 @@ impl WriteError {
         Self { written, asked, source }
     }
 
-    /// How many bytes, from the start, are in the pipe or read already. Go on after them, or the reader sees them twice.
+    /// Number of bytes written. Resume after them: they are in the pipe or were read already.
     pub fn written(&self) -> usize {
         self.written
     }
 
-    /// [`TimedOut`](io::ErrorKind::TimedOut), [`BrokenPipe`](io::ErrorKind::BrokenPipe), `Other` for a cancelled call, ...
+    /// Kind of the cause: [`TimedOut`](io::ErrorKind::TimedOut), [`BrokenPipe`](io::ErrorKind::BrokenPipe), `Other` for a cancelled
+    /// call, and so on.
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()
     }
 
-    /// Whether a [`CancelToken`](super::CancelToken) ended the call.
+    /// Returns true if a [`CancelToken`](super::CancelToken) ended the call.
     pub fn is_cancelled(&self) -> bool {
         timeout::is_cancelled(&self.source)
     }
 }
 
 impl From<WriteError> for io::Error {
-    /// Keeps the kind; the `WriteError` is the error inside.
+    /// Keeps the kind; the `WriteError` becomes the inner error.
     fn from(error: WriteError) -> Self {
         Self::new(error.kind(), error)
     }
 }
 
-/// Calls `write` until all is written. The error says how far it came.
+/// Calls `write` until `buf` is written.
 pub(super) fn write_all(buf: &[u8], mut write: impl FnMut(&[u8]) -> io::Result<usize>) -> Result<(), WriteError> {
     let mut written = 0;
     while let Some(rest) = buf.get(written..).filter(|rest| !rest.is_empty()) {

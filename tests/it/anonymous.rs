@@ -656,7 +656,7 @@ fn a_handle_is_claimed_once_while_its_owner_lives() {
     assert!(claimed(handle), "an end that was claimed");
     assert_eq!(
         PipeWriter::inherit(handle).unwrap_err().to_string(),
-        format!("descriptor {handle} has an owner in this process already: a handle can be claimed once")
+        format!("descriptor {handle} is already owned in this process: a handle can be claimed once")
     );
     let descriptor = OwnedFd::from(writer);
     assert!(claimed(handle), "a descriptor we no longer see");
@@ -722,7 +722,7 @@ fn unread_bytes_are_seen_from_both_ends_until_they_are_read() {
     (&writer).write_all(&pattern(500)).unwrap();
     assert_eq!((reader.bytes_available().unwrap(), writer.bytes_unread().unwrap()), (500, 500));
     let error = writer.wait_drained(Duration::from_millis(5)).unwrap_err();
-    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::TimedOut, "500 bytes are still unread"));
+    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::TimedOut, "timed out: 500 bytes unread"));
     thread::scope(|scope| {
         let draining = scope.spawn(|| writer.wait_drained(PATIENCE));
         read_exactly(&reader, 500);
@@ -740,7 +740,7 @@ fn a_drain_ends_when_the_reader_goes() {
         read_exactly(&reader, 2);
         drop(reader);
         let error = draining.join().unwrap().unwrap_err();
-        let text = "the reader went and left 3 bytes unread";
+        let text = "reader closed with 3 bytes unread";
         assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::BrokenPipe, text));
     });
 

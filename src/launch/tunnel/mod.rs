@@ -353,7 +353,7 @@ fn check_destination(destination: &str) -> Result<(), TunnelError> {
 /// Applies the rules for local names, and rejects options.
 fn check_name(name: &OsStr) -> Result<(), NameError> {
     if name.as_bytes().starts_with(b"-") {
-        return Err(NameError::Dash);
+        return Err(NameError::LeadingDash);
     }
     PipeName::new(name).map(drop)
 }
@@ -368,7 +368,7 @@ mod tests {
             check_name(good.as_ref()).unwrap();
         }
         for bad in ["-jobs", "-", "-oProxyCommand=x"] {
-            assert!(matches!(check_name(bad.as_ref()), Err(NameError::Dash)), "{bad}");
+            assert!(matches!(check_name(bad.as_ref()), Err(NameError::LeadingDash)), "{bad}");
         }
         assert!(matches!(check_name("a/b".as_ref()), Err(NameError::Slash)));
     }

@@ -1,4 +1,4 @@
-//! The two ends, as the program that holds one uses it.
+//! The reading and the writing end of an anonymous pipe.
 #![expect(single_use_lifetimes, reason = "`impl Into<Timeout<'_>>` is not stable Rust yet")]
 
 use std::{
@@ -22,14 +22,14 @@ use crate::sys::{
     retry, write,
 };
 
-/// How long [`PipeWriter::wait_drained`] waits before it asks again, at first and at most: the kernel tells nobody when a pipe
-/// runs empty.
+/// First and longest pause between two checks of [`PipeWriter::wait_drained`]: the kernel sends no notification when a pipe is
+/// empty.
 const DRAIN_PAUSE_MIN: Duration = Duration::from_millis(1);
 const DRAIN_PAUSE_MAX: Duration = Duration::from_millis(20);
 
-/// The reading end of a pipe. Dropping it closes it.
+/// Reading end of a pipe. Closed on drop.
 ///
-/// [`Read`] is there for `&PipeReader` too: one read is one call of the kernel, and threads may share the end.
+/// [`Read`] is also implemented for `&PipeReader`: one read is one system call, so threads can share the end.
 pub struct PipeReader {
     end: os_pipe::PipeReader,
     claim: Claim,
@@ -38,50 +38,50 @@ pub struct PipeReader {
 shown_as!(PipeReader, |reader| { number: reader.end.as_raw_fd() });
 
 impl PipeReader {
-    /// Takes over the reading end that the parent passed on under this number.
+    /// Takes ownership of a reading end inherited from the parent process.
     ///
-    /// It becomes close-on-exec at once, so that no grandchild holds the pipe open. A socket will do, and a pipe opened for
-    /// reading *and* writing too; such a pipe never ends as long as this end itself is open.
+    /// The end becomes close-on-exec, so that no child of this process holds the pipe open. A socket and a pipe opened for both
+    /// reading and writing are accepted too; the latter has no end of file while this end is open.
     ///
     /// # Errors
     ///
-    /// Says what was found instead; the descriptor is left as it was. A number can be claimed once, and again only after this
-    /// end is dropped and somebody gave the number away anew.
+    /// [`HandleError`]; the descriptor was not changed. A handle can be claimed once. After this end was dropped, its number can
+    /// be claimed again only if [`ChildEnd::into_handle`](super::ChildEnd::into_handle) released a new end under it.
     #[doc(alias = "AnonymousPipeClientStream")]
     pub fn inherit(handle: Handle) -> Result<Self, HandleError> {
         claim(handle, Direction::In, StandardStreams::Refused).map(|(fd, claim)| Self::new(fd, claim))
     }
 
-    /// As [`inherit`](Self::inherit), and takes 0, 1 and 2 as well.
+    /// Like [`inherit`](Self::inherit), but also accepts the numbers 0, 1 and 2.
     ///
-    /// A pipe that is a standard stream moves to another number, and `/dev/null` takes its place: `std::io::stdin` is at its end
-    /// from then on (after what it has buffered), and children inherit that instead of the pipe.
+    /// A standard stream is moved to another number and replaced by `/dev/null`. `std::io::stdin` then returns what it has buffered
+    /// and the end of file, and children inherit `/dev/null` instead of the pipe.
     ///
     /// # Errors
     ///
-    /// As for `inherit`.
+    /// Same as `inherit`.
     pub fn inherit_standard(handle: Handle) -> Result<Self, HandleError> {
         claim(handle, Direction::In, StandardStreams::Allowed).map(|(fd, claim)| Self::new(fd, claim))
     }
 
-    /// One more descriptor of the same end, close-on-exec. The end is closed when all of them are.
+    /// Duplicates the file descriptor, close-on-exec. The end is closed with its last duplicate.
     ///
     /// # Errors
     ///
-    /// When the process is out of descriptors.
+    /// If the process is out of file descriptors.
     pub fn try_clone(&self) -> io::Result<Self> {
         self.end.try_clone().map(Self::from)
     }
 
-    /// Reads at most `buf.len()` bytes and waits for the first one as `wait` says: a [`Duration`], a
-    /// [`CancelToken`](crate::pipe::CancelToken), or both. 0 is the end of the file.
+    /// Reads at most `buf.len()` bytes. Blocks until there is at least one byte, for at most `timeout`: a [`Duration`], a
+    /// [`CancelToken`](crate::pipe::CancelToken), or both. Returns 0 at the end of file.
     ///
-    /// No byte is lost when the time is up or the call is cancelled. Only one of those who share the end may read at a time: if another one takes the
-    /// bytes between the wait and the read, this call blocks until more come.
+    /// No data is lost when the timeout expires or the call is cancelled. Threads or processes that share the end must not read
+    /// at the same time: if another reader takes the data between the wait and the read, this call blocks beyond its timeout.
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`] inside an error of the kind `Other`; what `read` fails with.
+    /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`] inside an error of kind `Other`; errors of read(2).
     pub fn read_timeout<'a>(&self, buf: &mut [u8], timeout: impl Into<Timeout<'a>>) -> io::Result<usize> {
         if buf.is_empty() {
             return Ok(0);
@@ -90,58 +90,58 @@ impl PipeReader {
         loop {
             match timeout.wait_for(self.as_fd(), Interest::Readable)? {
                 WakeReason::Ready(_) => match retry(|| self.read_once(buf)) {
-                    // `O_NONBLOCK` is set, and another reader took the bytes.
+                    // `O_NONBLOCK` is set and another reader took the data.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     done => return done,
                 },
                 WakeReason::TimedOut => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing to read within the timeout"));
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "timed out: no data to read"));
                 }
                 WakeReason::Cancelled => return Err(Cancelled.into()),
             }
         }
     }
 
-    /// Reads once. [`WouldBlock`](io::ErrorKind::WouldBlock) where `O_NONBLOCK` is set and there is nothing.
+    /// Calls read(2) once. Returns [`WouldBlock`](io::ErrorKind::WouldBlock) if `O_NONBLOCK` is set and there is no data.
     pub(crate) fn read_once(&self, buf: &mut [u8]) -> io::Result<usize> {
         (&self.end).read(buf)
     }
 
-    /// Bytes that were written and not yet read.
+    /// Number of bytes that can be read without blocking.
     ///
     /// # Errors
     ///
-    /// None is known for a pipe or a socket.
+    /// None known for a pipe or a socket.
     pub fn bytes_available(&self) -> io::Result<usize> {
         fifo::unread(self.as_fd())
     }
 
-    /// How many bytes the pipe holds at most. The same at both ends.
+    /// Capacity of the pipe in bytes, the same at both ends.
     ///
     /// # Errors
     ///
-    /// When the end is a socket.
+    /// If the end is a socket.
     #[doc(alias = "InBufferSize")]
     pub fn capacity(&self) -> io::Result<usize> {
         fifo::capacity(self.as_fd())
     }
 
-    /// Makes the pipe hold at least `bytes`, and returns how many it holds now: the kernel rounds up to pages and powers of two.
+    /// Requests a capacity of `bytes`, and returns the actual one: the kernel rounds up to a power of two of pages.
     ///
     /// # Errors
     ///
-    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) above `/proc/sys/fs/pipe-max-size` (1 MiB as a rule) without
-    /// `CAP_SYS_RESOURCE`; [`ResourceBusy`](io::ErrorKind::ResourceBusy) when more than `bytes` are unread; when the end is a
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) above `/proc/sys/fs/pipe-max-size` (usually 1 MiB) without
+    /// `CAP_SYS_RESOURCE`; [`ResourceBusy`](io::ErrorKind::ResourceBusy) if more than `bytes` are unread; an error if the end is a
     /// socket.
     pub fn set_capacity(&self, bytes: usize) -> io::Result<usize> {
         fifo::set_capacity(self.as_fd(), bytes)
     }
 }
 
-/// The writing end of a pipe. Dropping it closes it, and what was written can still be read.
+/// Writing end of a pipe. Closed on drop; data written before can still be read.
 ///
-/// [`Write`] is there for `&PipeWriter` too. Writes of at most 4096 bytes arrive in one piece, also when threads or processes
-/// share the end; longer ones may be mixed with others'. Nothing is buffered here: `flush` has nothing to do.
+/// [`Write`] is also implemented for `&PipeWriter`. Writes of at most 4096 bytes are atomic, also among threads and processes that
+/// share the end; longer ones may interleave. Writes are not buffered in this process, so `flush` does nothing.
 pub struct PipeWriter {
     end: os_pipe::PipeWriter,
     claim: Claim,
@@ -150,52 +150,51 @@ pub struct PipeWriter {
 shown_as!(PipeWriter, |writer| { number: writer.end.as_raw_fd() });
 
 impl PipeWriter {
-    /// Takes over the writing end that the parent passed on under this number.
+    /// Takes ownership of a writing end inherited from the parent process.
     ///
-    /// It becomes close-on-exec at once, so that no grandchild holds the pipe open. A socket will do, and a pipe opened for
-    /// reading *and* writing too; such a pipe never breaks as long as this end itself is open.
+    /// The end becomes close-on-exec, so that no child of this process holds the pipe open. A socket and a pipe opened for both
+    /// reading and writing are accepted too; writes to the latter never fail with `BrokenPipe` while this end is open.
     ///
     /// # Errors
     ///
-    /// Says what was found instead; the descriptor is left as it was. A number can be claimed once, and again only after this
-    /// end is dropped and somebody gave the number away anew.
+    /// [`HandleError`]; the descriptor was not changed. A handle can be claimed once. After this end was dropped, its number can
+    /// be claimed again only if [`ChildEnd::into_handle`](super::ChildEnd::into_handle) released a new end under it.
     #[doc(alias = "AnonymousPipeClientStream")]
     pub fn inherit(handle: Handle) -> Result<Self, HandleError> {
         claim(handle, Direction::Out, StandardStreams::Refused).map(|(fd, claim)| Self::new(fd, claim))
     }
 
-    /// As [`inherit`](Self::inherit), and takes 0, 1 and 2 as well.
+    /// Like [`inherit`](Self::inherit), but also accepts the numbers 0, 1 and 2.
     ///
-    /// A pipe that is a standard stream moves to another number, and `/dev/null` takes its place: what is printed there from
-    /// then on is lost instead of standing between the bytes of the pipe, and children inherit `/dev/null` instead of the pipe.
-    /// Flush what was printed before.
+    /// A standard stream is moved to another number and replaced by `/dev/null`. Later prints are discarded instead of mixing with
+    /// the data of the pipe, and children inherit `/dev/null` instead of the pipe. Flush earlier prints first.
     ///
     /// # Errors
     ///
-    /// As for `inherit`.
+    /// Same as `inherit`.
     pub fn inherit_standard(handle: Handle) -> Result<Self, HandleError> {
         claim(handle, Direction::Out, StandardStreams::Allowed).map(|(fd, claim)| Self::new(fd, claim))
     }
 
-    /// One more descriptor of the same end, close-on-exec. The end is closed when all of them are.
+    /// Duplicates the file descriptor, close-on-exec. The end is closed with its last duplicate.
     ///
     /// # Errors
     ///
-    /// When the process is out of descriptors.
+    /// If the process is out of file descriptors.
     pub fn try_clone(&self) -> io::Result<Self> {
         self.end.try_clone().map(Self::from)
     }
 
-    /// Writes all of `buf`, in pieces of at most 4096 bytes, and gives up when `wait` ends: a [`Duration`] for all of it, a
+    /// Writes all of `buf`, in pieces of at most 4096 bytes. `timeout` bounds the whole call: a [`Duration`], a
     /// [`CancelToken`](crate::pipe::CancelToken), or both.
     ///
-    /// It keeps to its time as long as nobody else writes to the same pipe: another writer can fill the room that was there a
-    /// moment ago, and this call then waits until somebody reads.
+    /// With other writers on the same pipe the call can exceed its timeout: if another writer takes the free space between the
+    /// wait and the write, the write blocks until the reader reads.
     ///
     /// # Errors
     ///
-    /// [`WriteError`] says how many bytes are on their way. It turns into an [`io::Error`] of the kind
-    /// [`TimedOut`](io::ErrorKind::TimedOut) or whatever `write` failed with.
+    /// [`WriteError`] has the number of bytes written. It converts into an [`io::Error`] of kind
+    /// [`TimedOut`](io::ErrorKind::TimedOut) or the kind of the failed write(2).
     pub fn write_all_timeout<'a>(&self, buf: &[u8], timeout: impl Into<Timeout<'a>>) -> Result<(), WriteError> {
         let timeout = StartedTimeout::now(timeout.into());
         write_all(buf, |rest| {
@@ -203,7 +202,7 @@ impl PipeWriter {
             loop {
                 timeout.wait_for(self.as_fd(), Interest::Writable)?.into_io()?;
                 match retry(|| write::write(self.as_fd(), piece)) {
-                    // `O_NONBLOCK` is set, and another writer took the room.
+                    // `O_NONBLOCK` is set and another writer took the space.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     done => return done,
                 }
@@ -211,13 +210,13 @@ impl PipeWriter {
         })
     }
 
-    /// Bytes that were written and not yet read. 0 says that the other side has read all, not that it has dealt with it.
+    /// Number of bytes written and not yet read. 0 means that the reader has read everything, not that it has processed it.
     ///
-    /// For a socket it is kernel memory instead of bytes, so that only 0 has a meaning.
+    /// For a socket the number counts kernel memory, so only 0 is meaningful.
     ///
     /// # Errors
     ///
-    /// None is known for a pipe or a socket.
+    /// None known for a pipe or a socket.
     pub fn bytes_unread(&self) -> io::Result<usize> {
         match fd::file_kind(self.end.as_raw_fd())? {
             FileKind::Socket => fifo::unread_by_peer(self.as_fd()),
@@ -225,13 +224,13 @@ impl PipeWriter {
         }
     }
 
-    /// Waits until the other side has read everything.
+    /// Waits until the reader has read everything.
     ///
     /// # Errors
     ///
-    /// [`BrokenPipe`](io::ErrorKind::BrokenPipe) at once when the reader goes and leaves bytes behind;
-    /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`] inside an error of the kind `Other`. (A socket forgets unread bytes
-    /// with its reader, so there it counts as drained.)
+    /// [`BrokenPipe`](io::ErrorKind::BrokenPipe) at once if the reader closes its end and leaves data unread;
+    /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`] inside an error of kind `Other`. A socket discards unread data when its
+    /// reader closes, so it counts as drained then.
     #[doc(alias = "WaitForPipeDrain")]
     pub fn wait_drained<'a>(&self, timeout: impl Into<Timeout<'a>>) -> io::Result<()> {
         let timeout = StartedTimeout::now(timeout.into());
@@ -240,36 +239,36 @@ impl PipeWriter {
             if timeout.is_cancelled()? {
                 return Err(Cancelled.into());
             }
-            let reader_gone = self.is_broken();
-            // Asked second: a reader that took the last byte and closed in between has drained the pipe.
+            let is_reader_gone = self.is_broken();
+            // Must come second: a reader that reads the last byte and closes in between has drained the pipe.
             let unread = self.bytes_unread()?;
             if unread == 0 {
                 return Ok(());
             }
-            if reader_gone {
-                let text = format!("the reader went and left {unread} bytes unread");
+            if is_reader_gone {
+                let text = format!("reader closed with {unread} bytes unread");
                 return Err(io::Error::new(io::ErrorKind::BrokenPipe, text));
             }
             if timeout.has_passed() {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{unread} bytes are still unread")));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("timed out: {unread} bytes unread")));
             }
             timeout.wait_at_most(&[(self.as_fd(), Interest::Hangup)], pause)?;
             pause = (pause * 2).min(DRAIN_PAUSE_MAX);
         }
     }
 
-    /// Whether every reader is gone, so that a write can only fail. Never blocks.
+    /// Returns whether all readers have closed, so that a write would fail. Never blocks.
     #[doc(alias = "IsConnected")]
     pub fn is_broken(&self) -> bool {
-        // The kernel cannot fail here except for want of memory, which says nothing about the reader.
+        // Fails only for lack of memory, which says nothing about the reader.
         self.wait_broken(Duration::ZERO).unwrap_or(false)
     }
 
-    /// Waits until every reader is gone, and returns true; false when the timeout has passed first.
+    /// Waits until all readers have closed. Returns false if the timeout expires first.
     ///
     /// # Errors
     ///
-    /// [`Cancelled`] inside an error of the kind `Other`; when the kernel is out of memory.
+    /// [`Cancelled`] inside an error of kind `Other`; an error if the kernel is out of memory.
     pub fn wait_broken<'a>(&self, timeout: impl Into<Timeout<'a>>) -> io::Result<bool> {
         match StartedTimeout::now(timeout.into()).wait_for(self.as_fd(), Interest::Hangup)? {
             WakeReason::Ready(_) => Ok(true),
@@ -278,27 +277,27 @@ impl PipeWriter {
         }
     }
 
-    /// How many bytes the pipe holds at most. The same at both ends.
+    /// Capacity of the pipe in bytes, the same at both ends.
     ///
     /// # Errors
     ///
-    /// When the end is a socket.
+    /// If the end is a socket.
     #[doc(alias = "OutBufferSize")]
     pub fn capacity(&self) -> io::Result<usize> {
         fifo::capacity(self.as_fd())
     }
 
-    /// Makes the pipe hold at least `bytes`, and returns how many it holds now: the kernel rounds up to pages and powers of two.
+    /// Requests a capacity of `bytes`, and returns the actual one: the kernel rounds up to a power of two of pages.
     ///
     /// # Errors
     ///
-    /// As for [`PipeReader::set_capacity`].
+    /// Same as [`PipeReader::set_capacity`].
     pub fn set_capacity(&self, bytes: usize) -> io::Result<usize> {
         fifo::set_capacity(self.as_fd(), bytes)
     }
 }
 
-/// What both ends are, seen from the standard library.
+/// Conversions from and to types of the standard library, for both ends.
 macro_rules! descriptor {
     ($end:ident, $direction:expr) => {
         impl $end {
@@ -328,8 +327,8 @@ macro_rules! descriptor {
         impl TryFrom<OwnedFd> for $end {
             type Error = HandleError;
 
-            /// Takes a pipe or a socket that is open for this direction; anything else is closed. Whether children inherit it stays
-            /// as it is.
+            /// Accepts a pipe or a socket open for this direction; other descriptors are closed. The close-on-exec flag is not
+            /// changed.
             fn try_from(descriptor: OwnedFd) -> Result<Self, HandleError> {
                 inspect(descriptor.as_raw_fd(), $direction)?;
                 let claim = Claim::of(&descriptor);
@@ -340,7 +339,7 @@ macro_rules! descriptor {
         impl TryFrom<File> for $end {
             type Error = HandleError;
 
-            /// As for an `OwnedFd`: an opened FIFO will do, a regular file will not.
+            /// Same as for an `OwnedFd`: accepts an open FIFO, but no regular file.
             fn try_from(file: File) -> Result<Self, HandleError> {
                 OwnedFd::from(file).try_into()
             }
@@ -359,7 +358,7 @@ macro_rules! descriptor {
         }
 
         impl From<$end> for OwnedFd {
-            /// The number of an inherited end can never be claimed again: see [`ChildEnd`](super::ChildEnd)'s conversion.
+            /// The number of an inherited end can never be claimed again, as with the conversion of [`ChildEnd`](super::ChildEnd).
             fn from(end: $end) -> Self {
                 end.claim.keep();
                 end.end.into()
@@ -377,9 +376,13 @@ macro_rules! descriptor {
 descriptor!(PipeReader, Direction::In);
 descriptor!(PipeWriter, Direction::Out);
 
-/// Repeats a call on an end that another process has set to `O_NONBLOCK`, which all that share the pipe then have: these faces
-/// wait all the same.
-fn waiting<T>(end: BorrowedFd<'_>, interest: Interest, mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+/// Repeats a call until it does not return `WouldBlock`. Another process that shares the end may have set `O_NONBLOCK`, which
+/// applies to all of them.
+fn retry_until_ready<T>(
+    end: BorrowedFd<'_>,
+    interest: Interest,
+    mut call: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
     loop {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -390,7 +393,7 @@ fn waiting<T>(end: BorrowedFd<'_>, interest: Interest, mut call: impl FnMut() ->
     }
 }
 
-/// A read waits also where `O_NONBLOCK` is set: another process that shares the pipe can have set it.
+/// A read also blocks if another process that shares the end has set `O_NONBLOCK`.
 impl Read for PipeReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         (&*self).read(buf)
@@ -399,13 +402,12 @@ impl Read for PipeReader {
 
 impl Read for &PipeReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        waiting(self.as_fd(), Interest::Readable, || self.read_once(buf))
+        retry_until_ready(self.as_fd(), Interest::Readable, || self.read_once(buf))
     }
 }
 
-/// A write whose readers are all gone fails with [`BrokenPipe`](io::ErrorKind::BrokenPipe). No SIGPIPE is raised, also in a
-/// program that has that signal at its default. It waits also where `O_NONBLOCK` is set: another process that shares the pipe
-/// can have set it.
+/// A write without readers fails with [`BrokenPipe`](io::ErrorKind::BrokenPipe). SIGPIPE is not raised, even if the signal has
+/// its default action. A write also blocks if another process that shares the end has set `O_NONBLOCK`.
 impl Write for PipeWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         (&*self).write(buf)
@@ -418,7 +420,7 @@ impl Write for PipeWriter {
 
 impl Write for &PipeWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        waiting(self.as_fd(), Interest::Writable, || write::write(self.as_fd(), buf))
+        retry_until_ready(self.as_fd(), Interest::Writable, || write::write(self.as_fd(), buf))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! The number of an inherited descriptor as text, and who in this process owns which number.
+//! Handles: numbers of inherited file descriptors as text, and the registry of claimed numbers.
 
 use std::{
     collections::BTreeMap,
@@ -19,18 +19,19 @@ use command_fds::inherited::{InheritedFdError, take_fd_ownership};
 use crate::pipe::mode::Direction;
 use crate::sys::fd::{self, AccessMode, FileKind};
 
-/// 0, 1 and 2 belong to `std`; no end of ours ever stands there.
+/// Lowest number of ends of this library: 0, 1 and 2 belong to `std`.
 pub(super) const FIRST_PRIVATE_NUMBER: RawFd = 3;
 
-/// An excerpt of what was given as a handle, in characters: enough to recognise it.
+/// Longest excerpt of an invalid handle in an error, in characters.
 const EXCERPT_CHARS: usize = 64;
 
-/// The number of an inherited descriptor: what stands on a child's command line.
+/// Number of an inherited file descriptor, to be passed as an argument of a child process.
 ///
-/// It is only a number. It keeps nothing open, and it means something in one process alone: the child it was made for.
-/// [`PipeReader::inherit`](super::PipeReader::inherit) and its sister turn it into an end of a pipe.
+/// It does not keep the descriptor open, and is valid only in the child it was made for.
+/// [`PipeReader::inherit`](super::PipeReader::inherit) and [`PipeWriter::inherit`](super::PipeWriter::inherit) turn it into an end
+/// of a pipe.
 ///
-/// Its text is strict: decimal digits only, no sign, no blanks, no leading zero, at most 2147483647.
+/// Its text has decimal digits only: no sign, no blanks, no leading zero, at most 2147483647.
 ///
 /// ```
 /// use pipewright::pipe::anonymous::Handle;
@@ -45,15 +46,15 @@ const EXCERPT_CHARS: usize = 64;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle {
     number: RawFd,
-    /// The number as text, right-aligned, so that it can be lent as an argument.
+    /// The number in decimal digits, right-aligned, so that `AsRef<OsStr>` can borrow it.
     text: [u8; DIGITS_MAX],
 }
 
-/// Of 2147483647.
+/// Digits of 2147483647.
 const DIGITS_MAX: usize = 10;
 
 impl Handle {
-    /// The number, 0 or more.
+    /// The file descriptor number, not negative.
     pub const fn number(self) -> RawFd {
         self.number
     }
@@ -91,7 +92,7 @@ impl fmt::Debug for Handle {
 }
 
 impl AsRef<OsStr> for Handle {
-    /// Its text, as an argument: `command.arg(handle)`.
+    /// The text of the handle, for `command.arg(handle)`.
     fn as_ref(&self) -> &OsStr {
         OsStr::from_bytes(self.digits())
     }
@@ -113,7 +114,7 @@ impl FromStr for Handle {
 impl TryFrom<RawFd> for Handle {
     type Error = HandleError;
 
-    /// For a number the two programs agreed on beforehand. Negative numbers are refused.
+    /// For a number agreed on by both programs. Negative numbers are rejected.
     fn try_from(number: RawFd) -> Result<Self, HandleError> {
         if number < 0 {
             Err(HandleError::NotANumber { text: number.to_string().into() })
@@ -123,65 +124,64 @@ impl TryFrom<RawFd> for Handle {
     }
 }
 
-/// Why a handle could not become an end of a pipe. Nothing was closed or changed.
+/// Error of turning a handle into an end of a pipe. The descriptor was not closed or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandleError {
-    /// The text is not a handle's.
-    #[error("{text:?} is not a handle: a handle is a descriptor's number, as its parent wrote it, in digits only")]
+    /// The text is not a valid handle.
+    #[error("invalid handle {text:?}: not a file descriptor number in decimal digits")]
     NotANumber {
-        /// Its first 64 characters.
+        /// First 64 characters of the text.
         text: Box<str>,
     },
-    /// The number is 0, 1 or 2, where `std` reads and prints.
-    #[error("handle {number} is a standard stream: ask for it by `inherit_standard` if it is really meant")]
+    /// The number is 0, 1 or 2, a standard stream.
+    #[error("handle {number} is a standard stream: use `inherit_standard` to claim it")]
     StandardStream {
-        /// The handle's number.
+        /// Number of the handle.
         number: RawFd,
     },
-    /// Nothing stands behind the number.
-    #[error("descriptor {number} is not open: the parent did not pass it on, or it was closed since")]
+    /// No file descriptor with this number is open.
+    #[error("descriptor {number} is not open: not inherited from the parent, or closed since")]
     NotOpen {
-        /// The handle's number.
+        /// Number of the handle.
         number: RawFd,
     },
-    /// The descriptor is close-on-exec, so it cannot have come from the parent: this process opened it, and owns it somewhere.
-    #[error("descriptor {number} was opened by this process itself, it did not come from its parent")]
+    /// The descriptor is close-on-exec, so it cannot have been inherited: this process opened it.
+    #[error("descriptor {number} was not inherited: this process opened it")]
     NotInherited {
-        /// The handle's number.
+        /// Number of the handle.
         number: RawFd,
     },
-    /// The descriptor is something other than a pipe or a socket.
+    /// The descriptor is no pipe or socket.
     #[error("descriptor {number} is {found}, not a pipe or a socket")]
     NotAPipe {
-        /// The handle's number.
+        /// Number of the handle.
         number: RawFd,
-        /// What it is, with an article: "a regular file".
+        /// Its type, with an article: "a regular file".
         found: &'static str,
     },
-    /// The descriptor goes the other way.
+    /// The descriptor is open for another direction.
     #[error("descriptor {number} is open for {found}, not for {wanted}")]
     WrongDirection {
-        /// The handle's number.
+        /// Number of the handle.
         number: RawFd,
-        /// What the caller wants to do with it.
+        /// Direction that the caller needs.
         wanted: Direction,
-        /// What it is open for.
+        /// Direction that it is open for.
         found: Direction,
     },
-    /// Somebody in this process owns the number: it was claimed before, or it is a
-    /// [`ChildEnd`](super::ChildEnd) that is still held.
-    #[error("descriptor {number} has an owner in this process already: a handle can be claimed once")]
+    /// The number is owned in this process: it was claimed before, or belongs to an existing [`ChildEnd`](super::ChildEnd).
+    #[error("descriptor {number} is already owned in this process: a handle can be claimed once")]
     AlreadyClaimed {
-        /// The handle's number.
+        /// Number of the handle.
         number: RawFd,
     },
-    /// The kernel refused something else.
-    #[error("descriptor {number} could not be taken over: {source}")]
+    /// A system call failed.
+    #[error("cannot claim descriptor {number}: {source}")]
     Os {
-        /// The handle's number.
+        /// Number of the handle.
         number: RawFd,
-        /// Why.
+        /// Error of the system call.
         source: io::Error,
     },
 }
@@ -197,14 +197,14 @@ impl From<HandleError> for io::Error {
     }
 }
 
-/// Whether 0 to 2 may be claimed.
+/// Whether the numbers 0 to 2 may be claimed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum StandardStreams {
     Refused,
     Allowed,
 }
 
-/// Makes the caller the owner of an inherited number: checked, close-on-exec, and entered in the registry.
+/// Claims an inherited number: checks it, makes it close-on-exec, and enters it in the registry.
 pub(super) fn claim(
     handle: Handle,
     wanted: Direction,
@@ -217,21 +217,21 @@ pub(super) fn claim(
             StandardStreams::Allowed => take_standard(number, wanted).map(|fd| (fd, Claim::none())),
         };
     }
-    // Held until the entry stands, so that of two threads with the same text one is refused.
+    // Locked until the entry is made, so that only one of two threads with the same handle succeeds.
     let mut registry = registry();
-    // First, because an entry that was kept for ever may be older than what stands behind the number now.
+    // Must come first: a permanent entry may be older than the descriptor that has the number now.
     inspect(number, wanted)?;
     let fd = match registry.numbers.get(&number) {
         Some(FdOwner::Held { .. }) => return Err(HandleError::AlreadyClaimed { number }),
         Some(FdOwner::Released) => fd::adopt(number),
         None => take_inherited(number)?,
     };
-    // So that no grandchild holds the pipe open. After this line a second claim would be refused even without the registry.
+    // Keeps children of this process from holding the pipe open. Also makes a second claim fail, even without the registry.
     fd::set_close_on_exec(fd.as_fd()).map_err(|source| HandleError::Os { number, source })?;
     Ok((fd, registry.enter(number)))
 }
 
-/// Whether this number can do what is wanted of it. Looks, and changes nothing: a refused descriptor stays as it was.
+/// Checks that the descriptor is a pipe or socket open for `wanted`. Changes nothing.
 pub(super) fn inspect(number: RawFd, wanted: Direction) -> Result<(), HandleError> {
     if !fd::is_open(number) {
         return Err(HandleError::NotOpen { number });
@@ -245,7 +245,7 @@ pub(super) fn inspect(number: RawFd, wanted: Direction) -> Result<(), HandleErro
         AccessMode::Read => Direction::In,
         AccessMode::Write => Direction::Out,
         AccessMode::Both => Direction::InOut,
-        AccessMode::Neither => return Err(HandleError::NotAPipe { number, found: "a mere path to a pipe (O_PATH)" }),
+        AccessMode::Neither => return Err(HandleError::NotAPipe { number, found: "a path to a pipe (O_PATH)" }),
     };
     if found == wanted || found == Direction::InOut {
         Ok(())
@@ -254,14 +254,15 @@ pub(super) fn inspect(number: RawFd, wanted: Direction) -> Result<(), HandleErro
     }
 }
 
-/// A program may have called `init_inherited_fds` of command-fds, which then owns every inherited descriptor; ask it first.
+/// Takes an inherited descriptor. If the program called `init_inherited_fds` of command-fds, that crate owns all of them and must
+/// be asked first.
 fn take_inherited(number: RawFd) -> Result<OwnedFd, HandleError> {
     match take_fd_ownership(number) {
         Ok(fd) => Ok(fd),
         Err(InheritedFdError::OwnershipTaken(_)) => Err(HandleError::AlreadyClaimed { number }),
         Err(InheritedFdError::NotInitialized | InheritedFdError::FileDescriptorNotInherited(_)) => {
-            // What came through exec is not close-on-exec; what Rust's std opens is. So this tells an inherited descriptor from
-            // a file of this process that happens to have the number, which would get a second owner here.
+            // Descriptors that survived exec are not close-on-exec; those opened by Rust's std are. This keeps a file of this
+            // process that happens to have the number from getting a second owner.
             match fd::is_close_on_exec(number) {
                 Ok(false) => Ok(fd::adopt(number)),
                 Ok(true) => Err(HandleError::NotInherited { number }),
@@ -271,10 +272,10 @@ fn take_inherited(number: RawFd) -> Result<OwnedFd, HandleError> {
     }
 }
 
-/// Takes the pipe away from a standard stream and leaves `/dev/null` there: nothing that is printed can get between the bytes
-/// of the pipe, no grandchild inherits it, and the number never becomes free for a file that would then be taken for stdout.
+/// Replaces a standard stream by `/dev/null` and returns the pipe under another number. Prints then cannot mix with the data of the
+/// pipe, children do not inherit it, and the number never becomes free for another file, which would be used as stdout.
 fn take_standard(number: RawFd, wanted: Direction) -> Result<OwnedFd, HandleError> {
-    let _one_at_a_time = registry();
+    let _lock = registry();
     inspect(number, wanted)?;
     let take = || {
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
@@ -285,17 +286,17 @@ fn take_standard(number: RawFd, wanted: Direction) -> Result<OwnedFd, HandleErro
     take().map_err(|source| HandleError::Os { number, source })
 }
 
-/// Who owns a number that travels, or travelled, as text.
+/// Owner of a registered number.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum FdOwner {
-    /// A live end of ours. The ticket tells it from an earlier end of the same number whose entry is still to be removed.
+    /// An open end of this library. The ticket tells it from an earlier end with the same number whose entry is not removed yet.
     Held { ticket: u64 },
-    /// Nobody: given up by `ChildEnd::into_handle`, for whoever claims it.
+    /// No owner: released by `ChildEnd::into_handle` to be claimed.
     Released,
 }
 
-/// A handle is text, and any text can be claimed; two owners of one number would each close it, the second time under
-/// whatever file has the number by then. So what is claimed is written down, for the whole process.
+/// Claimed numbers of the process. A handle is text, which can be claimed twice; the second owner would close a number that may
+/// belong to another file by then.
 struct Registry {
     numbers: BTreeMap<RawFd, FdOwner>,
     tickets: u64,
@@ -308,7 +309,7 @@ fn registry() -> MutexGuard<'static, Registry> {
 }
 
 impl Registry {
-    /// Replaces an older entry: the caller holds the number, so whoever had it before has closed it.
+    /// Replaces an older entry: the caller owns the number, so its earlier owner has closed it.
     fn enter(&mut self, number: RawFd) -> Claim {
         self.tickets = self.tickets.wrapping_add(1);
         self.numbers.insert(number, FdOwner::Held { ticket: self.tickets });
@@ -316,30 +317,30 @@ impl Registry {
     }
 }
 
-/// An entry in the registry, removed on drop. Stands *after* the descriptor in its struct, so that the number is closed first.
+/// Entry in the registry, removed on drop. Must come *after* the descriptor in its struct, so that the number is closed first.
 #[derive(Debug)]
 pub(super) struct Claim {
     entry: Option<(RawFd, u64)>,
 }
 
 impl Claim {
-    /// For an end whose number never travels as text.
+    /// For an end whose number is never used as a handle.
     pub(super) const fn none() -> Self {
         Self { entry: None }
     }
 
-    /// Enters a descriptor made here whose number may travel.
+    /// Registers a descriptor created here whose number may be used as a handle.
     pub(super) fn of(fd: &OwnedFd) -> Self {
         registry().enter(fd.as_raw_fd())
     }
 
-    /// Leaves the entry for ever: the number goes to an owner whose end this library does not see. Should the number be free
-    /// again one day, nobody will claim it as inherited, so the entry harms nobody; and an end of ours replaces it.
+    /// Keeps the entry permanently: the number goes to an owner outside this library. If the number is reused later, it will not be
+    /// claimed as inherited, and an end of this library replaces the entry.
     pub(super) fn keep(mut self) {
         self.entry = None;
     }
 
-    /// Gives the number up for whoever claims it next.
+    /// Releases the number for the next claim.
     pub(super) fn release(mut self, fd: OwnedFd) -> Handle {
         self.entry = None;
         let mut registry = registry();

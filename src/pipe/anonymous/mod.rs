@@ -1,10 +1,10 @@
-//! Anonymous pipes: one way, local, and given to a child as an inherited descriptor.
+//! Anonymous pipes between a process and its child, for one direction.
 //!
-//! A pipe has two ends. [`to_child`] and [`from_child`] make a pair of which one end stays here and the other, the
-//! [`ChildEnd`], goes to a child process. It goes there under its number: the child is told "your pipe is descriptor 17" on its
-//! command line, and makes an end of that [`Handle`] by [`PipeReader::inherit`] or [`PipeWriter::inherit`].
+//! [`to_child`] and [`from_child`] create a pipe. One end stays in this process; the other, a [`ChildEnd`], is inherited by a child.
+//! The child gets the number of the file descriptor as an argument, its [`Handle`], and opens its end with
+//! [`PipeReader::inherit`] or [`PipeWriter::inherit`].
 //!
-//! # A first pipe
+//! # Within one process
 //!
 //! Both ends may also stay in one process, for two threads:
 //!
@@ -14,18 +14,18 @@
 //!
 //! let (mut reader, child_end) = anonymous::from_child()?;
 //! let mut writer = child_end.into_writer()?;
-//! let thread = std::thread::spawn(move || writer.write_all(b"hello")); // the writer is dropped at its end ...
+//! let thread = std::thread::spawn(move || writer.write_all(b"hello")); // drops the writer at its end,
 //! let mut text = String::new();
-//! reader.read_to_string(&mut text)?;                                   // ... so this comes to an end
+//! reader.read_to_string(&mut text)?;                                   // which ends the file here
 //! assert_eq!(text, "hello");
 //! # thread.join().unwrap()?;
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! # To another process, the short way
+//! # To a child, with a `WorkerSpec`
 //!
-//! A [`WorkerSpec`](crate::WorkerSpec) makes the pipe, passes its end on, and writes the number on the command line; the child holds
-//! this end and nothing else. [`spawn_unsupervised`](crate::WorkerSpec::spawn_unsupervised) starts one process; a [`Supervisor`](crate::Supervisor) any number.
+//! A [`WorkerSpec`](crate::WorkerSpec) creates the pipe, lets the child inherit its end and no other descriptor, and adds the number
+//! to the arguments. [`spawn_unsupervised`](crate::WorkerSpec::spawn_unsupervised) starts one process; a [`Supervisor`](crate::Supervisor) any number.
 //!
 //! ```
 //! use pipewright::{Pass, WorkerSpec};
@@ -40,10 +40,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # To a child of your own `Command`
+//! # To a child, with `Command`
 //!
-//! [`ChildEnd::pass_to`] lets a [`Command`] carry the end, and tells the number to write on its command line. Any program that
-//! takes a descriptor number will do; this one is a shell.
+//! [`ChildEnd::pass_to`] adds the end to a [`Command`] and returns the handle for its arguments. The child can be any program that
+//! accepts a file descriptor number, such as a shell:
 //!
 //! ```
 //! use pipewright::pipe::anonymous;
@@ -54,7 +54,7 @@
 //! let handle = child_end.pass_to(&mut command)?;
 //! command.arg("-c").arg(format!("echo hello >&{handle}"));
 //! let mut child = command.spawn()?;
-//! drop(command); // it holds the child's end: without this line the next one waits for ever
+//! drop(command); // it owns the end of the child: without this line `read_to_string` never returns
 //!
 //! let mut text = String::new();
 //! reader.read_to_string(&mut text)?;
@@ -63,7 +63,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! A child written in Rust says, with the handle's text from its arguments:
+//! A child written in Rust opens the end with the handle from its arguments:
 //!
 //! ```no_run
 //! # use pipewright::pipe::anonymous::PipeWriter;
@@ -72,7 +72,7 @@
 //! # Ok::<(), pipewright::pipe::anonymous::HandleError>(())
 //! ```
 //!
-//! and one in C#, since the handle's text is what .NET expects:
+//! .NET accepts the same text. In C#:
 //!
 //! ```csharp
 //! using var pipe = new AnonymousPipeClientStream(PipeDirection.Out, args[0]);
@@ -80,19 +80,19 @@
 //! writer.WriteLine("hello");
 //! ```
 //!
-//! # What ends, and when
+//! # End of file
 //!
-//! A reader comes to the end of the file when *every* copy of the writing end is closed, in every process; a writer gets
-//! [`BrokenPipe`](io::ErrorKind::BrokenPipe) when every copy of the reading end is. So both ends are close-on-exec from the
-//! first moment and stay so: no child gets one that was not given to it, however many threads spawn at once.
+//! A reader gets the end of file when *all* copies of the writing end are closed, in all processes. A writer gets
+//! [`BrokenPipe`](io::ErrorKind::BrokenPipe) when all copies of the reading end are closed. Both ends are created close-on-exec,
+//! so a child inherits only ends that were passed to it, even if threads spawn concurrently.
 //!
-//! # What blocks
+//! # Blocking
 //!
 //! Reading blocks while the pipe is empty, writing while it is full (64 KiB unless
 //! [`set_capacity`](PipeWriter::set_capacity) was called). [`PipeReader::read_timeout`] and
-//! [`PipeWriter::write_all_timeout`] give up after a [`Duration`](std::time::Duration), or when another thread turns on a
-//! [`CancelToken`](crate::pipe::CancelToken). None of them sets `O_NONBLOCK`: that flag is shared with everyone who holds a copy of the end, also
-//! in other processes.
+//! [`PipeWriter::write_all_timeout`] return an error after a [`Duration`](std::time::Duration), or when another thread cancels a
+//! [`CancelToken`](crate::pipe::CancelToken). None of them sets `O_NONBLOCK`, since all copies of an end share that flag, also in other
+//! processes.
 
 use std::{
     io,
@@ -114,42 +114,41 @@ use crate::sys::fd;
 pub(crate) mod ends;
 pub(crate) mod handle;
 
-/// Ends that a `Command` passes on stand here or higher, out of the way of the small numbers that programs and shell scripts
-/// like to fix by hand (`3>log`).
+/// Lowest number of an end passed by a `Command`: small numbers are often used explicitly by programs and shell scripts (`3>log`).
 const FIRST_PASSED_NUMBER: RawFd = 10;
 
-/// A pipe that we write to and the child reads from.
+/// Creates a pipe from this process to a child.
 ///
 /// # Errors
 ///
-/// When the process or the machine is out of descriptors.
+/// If the process or the machine is out of file descriptors.
 #[doc(alias = "AnonymousPipeServerStream")]
 pub fn to_child() -> io::Result<(PipeWriter, ChildEnd)> {
     let (reader, writer) = pair()?;
     Ok((os_pipe::PipeWriter::from(writer).into(), ChildEnd::new(reader, Direction::In)))
 }
 
-/// A pipe that the child writes to and we read from.
+/// Creates a pipe from a child to this process.
 ///
 /// # Errors
 ///
-/// When the process or the machine is out of descriptors.
+/// If the process or the machine is out of file descriptors.
 #[doc(alias = "AnonymousPipeServerStream")]
 pub fn from_child() -> io::Result<(PipeReader, ChildEnd)> {
     let (reader, writer) = pair()?;
     Ok((os_pipe::PipeReader::from(reader).into(), ChildEnd::new(writer, Direction::Out)))
 }
 
-/// In a host that runs with 0, 1 or 2 closed, the kernel gives those numbers to the next pipe, and the first `println!` would
-/// go into it. So ends that land there move up.
+/// Creates both ends with numbers above 2. In a process that runs with 0, 1 or 2 closed, the kernel would assign those numbers, and
+/// `println!` would write into the pipe.
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = os_pipe::pipe()?;
     Ok((fd::dup_above(reader.into(), FIRST_PRIVATE_NUMBER)?, fd::dup_above(writer.into(), FIRST_PRIVATE_NUMBER)?))
 }
 
-/// The end of a pipe that is meant for a child. Dropping it closes it.
+/// End of a pipe for a child. Closed on drop.
 #[doc(alias = "ClientSafePipeHandle")]
-#[must_use = "dropping it closes the child's end"]
+#[must_use = "dropping it closes the end of the child"]
 pub struct ChildEnd {
     fd: OwnedFd,
     claim: Claim,
@@ -164,64 +163,63 @@ impl ChildEnd {
         Self { fd, claim, direction }
     }
 
-    /// The number of this end *in this process*. The end remains owned by `self`, so nobody here can claim the number.
+    /// Number of this end *in this process*. `self` still owns the end, so the handle cannot be claimed in this process.
     pub fn handle(&self) -> Handle {
         Handle::of(&self.fd)
     }
 
-    /// What the child does with it: [`Direction::In`] for [`to_child`], [`Direction::Out`] for [`from_child`].
+    /// Direction of the child: [`Direction::In`] for [`to_child`], [`Direction::Out`] for [`from_child`].
     pub fn direction(&self) -> Direction {
         self.direction
     }
 
-    /// Lets the children of `command` inherit this end, and only this end; returns its number in them.
+    /// Lets every child of `command` inherit this end, and no other end of this library. Returns its handle in the child, a number
+    /// from 10 on.
     ///
-    /// The number is 10 or higher. Every child that `command` spawns gets the end.
+    /// **Drop the `Command` after spawning.** It owns the end. While it exists, a reader in this process gets no end of file, and a
+    /// writer does not detect that the child has exited.
     ///
-    /// **Drop the `Command` after spawning.** It owns the end from now on. As long as it lives, a reader here never comes to the
-    /// end of the file, and a writer here never learns that the child is gone.
-    ///
-    /// The child clears close-on-exec itself, after the fork; in this process the flag is never cleared. std can then no longer
-    /// use its cheapest way to spawn, so this costs more the more memory this process has.
+    /// The child clears the close-on-exec flag after the fork; it is never cleared in this process. Therefore std cannot use
+    /// posix_spawn(3), and spawning takes longer the more memory this process uses.
     ///
     /// # Errors
     ///
-    /// When the process is out of descriptors. The end is closed then.
+    /// If the process is out of file descriptors. The end is closed.
     #[doc(alias = "GetClientHandleAsString")]
     pub fn pass_to(self, command: &mut Command) -> io::Result<Handle> {
-        // The entry of the old number goes with `self.claim`. The new number needs none: nobody here can reach the descriptor
-        // inside the `Command`, and being close-on-exec it is never taken for an inherited one.
+        // Dropping `self.claim` removes the entry of the old number. The new number needs none: the descriptor inside the `Command`
+        // is not reachable, and being close-on-exec it is never taken for an inherited one.
         let fd = fd::dup_above(self.fd, FIRST_PASSED_NUMBER)?;
         let handle = Handle::of(&fd);
-        // Never `fd_mappings`: a number asked for there can be the one on which std's child reports that exec failed, which
-        // then lands in the pipe while `spawn` says that all went well.
+        // `fd_mappings` must not be used: its target can be the descriptor on which std's child reports a failed exec. The report
+        // would go into the pipe, and `spawn` would return success.
         command.preserved_fds(vec![fd]);
         Ok(handle)
     }
 
-    /// Uses the end in this process, to read.
+    /// Converts the end into a reader in this process.
     ///
     /// # Errors
     ///
-    /// [`HandleError::WrongDirection`] for an end of [`from_child`], which is closed then.
+    /// [`HandleError::WrongDirection`] for an end of [`from_child`], which is closed.
     pub fn into_reader(self) -> Result<PipeReader, HandleError> {
         self.expect_direction(Direction::In)?;
         Ok(PipeReader::new(self.fd, self.claim))
     }
 
-    /// Uses the end in this process, to write.
+    /// Converts the end into a writer in this process.
     ///
     /// # Errors
     ///
-    /// [`HandleError::WrongDirection`] for an end of [`to_child`], which is closed then.
+    /// [`HandleError::WrongDirection`] for an end of [`to_child`], which is closed.
     pub fn into_writer(self) -> Result<PipeWriter, HandleError> {
         self.expect_direction(Direction::Out)?;
         Ok(PipeWriter::new(self.fd, self.claim))
     }
 
-    /// Gives up the end for whoever claims its number in this process, by [`PipeReader::inherit`] or [`PipeWriter::inherit`].
+    /// Releases the end, to be claimed in this process with [`PipeReader::inherit`] or [`PipeWriter::inherit`].
     ///
-    /// If nobody does, it stays open until the process ends. It stays close-on-exec: children do not get it.
+    /// Unless it is claimed, it stays open until the process exits. It stays close-on-exec, so children do not inherit it.
     #[must_use = "the number is the only way back to the end, which stays open"]
     pub fn into_handle(self) -> Handle {
         self.claim.release(self.fd)
@@ -242,7 +240,7 @@ impl AsFd for ChildEnd {
 }
 
 impl From<ChildEnd> for OwnedFd {
-    /// Its number can never be claimed as a handle in this process again: this library no longer sees when it is closed, and two
+    /// Its number can never again be claimed as a handle in this process: this library no longer knows when it is closed, and two
     /// owners of one number would be unsound.
     fn from(end: ChildEnd) -> Self {
         end.claim.keep();

@@ -1,4 +1,4 @@
-//! Who of the clients in the backlog comes in.
+//! Admission of clients from the backlog: access check and handshake.
 
 use std::{
     io::{self, IoSlice},
@@ -15,23 +15,23 @@ use crate::deadline::Deadline;
 use crate::pipe::mode::{Direction, PipeMode};
 use crate::sys::{epoll::Poller, fd_free_stream::FdFreeStream, socket};
 
-/// How long a client may take for its first 16 bytes. It sends them at once, so a client that has not is stuck or not ours.
+/// Time a client has for the 16 bytes of its handshake. A client of this library sends them at once.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many clients may be about to introduce themselves. The others wait in the backlog.
+/// Most clients in the handshake at one time. Further clients wait in the backlog.
 pub(super) const PENDING_CLIENTS_MAX: usize = 256;
 
-/// Under which the poller of a admission reports; nobody asks it which it was.
+/// Token of all sockets in the poller, which only has to report that one of them is ready.
 const POLL_TOKEN: u64 = 0;
 
-/// Whether clients introduce themselves.
+/// Whether clients must perform the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HandshakeMode {
     None,
-    Handshake,
+    Required,
 }
 
-/// What a client must be and say to come in.
+/// Requirements for a client, and what accepted streams get.
 #[derive(Debug)]
 pub(super) struct Admission {
     pub(super) mode: PipeMode,
@@ -39,13 +39,13 @@ pub(super) struct Admission {
     pub(super) access: Access,
     pub(super) handshake: HandshakeMode,
     pub(super) send_buffer_size: Option<usize>,
-    pub(super) our_uid: u32,
+    pub(super) own_uid: u32,
     pub(super) counters: Counters,
-    /// With a handshake: who knocks, and who is half-way in.
+    /// With a handshake: polls the listening socket and the sockets of pending clients.
     pub(super) activity: Option<Poller>,
 }
 
-/// A client that has not introduced itself yet.
+/// A client whose handshake is incomplete.
 #[derive(Debug)]
 pub(super) struct PendingClient {
     pub(super) socket: FdFreeStream,
@@ -53,7 +53,7 @@ pub(super) struct PendingClient {
     pub(super) until: Deadline,
 }
 
-/// A client that may become a stream.
+/// An admitted client.
 pub(super) struct AcceptedClient {
     pub(super) socket: OwnedFd,
     pub(super) level: Option<ImpersonationLevel>,
@@ -66,15 +66,15 @@ pub(super) struct Counters {
     pub(super) vanished: AtomicU64,
 }
 
-/// How many clients a [`Listener`](super::Listener) has met. Each client that got as far as being looked at is in one of the three.
+/// Number of clients of a [`Listener`](super::Listener) by outcome. Each client taken from the backlog counts once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListenerStats {
     /// Returned by `accept`.
     pub accepted: u64,
-    /// Put out: not allowed in, of another mode, direction or version, or not speaking our handshake at all.
+    /// Rejected: not allowed, different mode, direction or version, or no valid handshake.
     pub refused: u64,
-    /// Gone before they were accepted. Without a handshake such a client is accepted, and its stream is at its end.
+    /// Disconnected before being accepted. Without a handshake such a client is accepted, and its stream is at the end.
     pub vanished: u64,
 }
 
@@ -89,23 +89,23 @@ impl Counters {
 }
 
 impl Admission {
-    /// What shows that somebody activity at a admission where clients introduce themselves: the listening socket alone would not.
-    pub(super) fn activity(handshake: HandshakeMode, listening: &OwnedFd) -> io::Result<Option<Poller>> {
+    /// Creates the poller for the handshake: the listening socket alone does not show activity of pending clients.
+    pub(super) fn poller(handshake: HandshakeMode, listening: &OwnedFd) -> io::Result<Option<Poller>> {
         if handshake == HandshakeMode::None {
             return Ok(None);
         }
-        let activity = Poller::new()?;
-        activity.add(listening, POLL_TOKEN)?;
-        Ok(Some(activity))
+        let poller = Poller::new()?;
+        poller.add(listening, POLL_TOKEN)?;
+        Ok(Some(poller))
     }
 
-    /// What is to be done with a client from the backlog.
+    /// Checks a client from the backlog. Returns it if it is accepted without a handshake; with one, adds it to `pending`.
     pub(super) fn admit(
         &self,
         client: FdFreeStream,
         pending: &mut Vec<PendingClient>,
     ) -> io::Result<Option<AcceptedClient>> {
-        if !self.access.allows(client.as_fd(), self.our_uid)? {
+        if !self.access.allows(client.as_fd(), self.own_uid)? {
             self.refuse(client.as_fd(), HandshakeAnswer::NotAllowed);
             return Ok(None);
         }
@@ -115,7 +115,7 @@ impl Admission {
         if self.mode == PipeMode::Message {
             socket::receive_credentials(client.as_fd())?;
         }
-        if self.handshake == HandshakeMode::Handshake {
+        if self.handshake == HandshakeMode::Required {
             if let Some(activity) = &self.activity {
                 activity.add(&client, POLL_TOKEN)?;
             }
@@ -129,7 +129,7 @@ impl Admission {
         Ok(Some(AcceptedClient { socket: client.into_descriptor(), level: None }))
     }
 
-    /// Hears what the pending say, and answers the first one that says the right thing.
+    /// Advances the handshakes of pending clients, and returns the first client that is accepted.
     pub(super) fn poll_pending(&self, pending: &mut Vec<PendingClient>) -> Option<AcceptedClient> {
         let mut at = 0;
         while let Some(client) = pending.get_mut(at) {
@@ -157,7 +157,7 @@ impl Admission {
     fn remove_pending(&self, pending: &mut Vec<PendingClient>, at: usize) -> FdFreeStream {
         let client = pending.swap_remove(at).socket;
         if let Some(activity) = &self.activity {
-            // Also where it is closed next: a program that is just being started may hold a copy. It was added, so it is there.
+            // Even if it is closed next: a process that is being spawned may hold a copy, which would keep the registration.
             drop(activity.remove(&client));
         }
         client
@@ -172,7 +172,7 @@ impl Admission {
             self.refuse(client.as_fd(), reply.answer);
             return None;
         }
-        // After this answer the client counts itself as accepted: nothing may fail any more.
+        // After this reply the client considers itself accepted, so nothing may fail afterwards.
         if socket::send(client.as_fd(), &[IoSlice::new(&reply.to_bytes())], &[]).is_err() {
             self.counters.vanished.fetch_add(1, Ordering::Relaxed);
             return None;
@@ -182,9 +182,9 @@ impl Admission {
 
     fn refuse(&self, client: BorrowedFd<'_>, answer: HandshakeAnswer) {
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
-        if self.handshake == HandshakeMode::Handshake {
+        if self.handshake == HandshakeMode::Required {
             let reply = ServerReply { answer, mode: self.mode, direction: self.direction };
-            // 16 bytes always fit into a new socket; if the client is gone it does not need the answer.
+            // 16 bytes always fit into a new socket. A client that has disconnected needs no reply.
             drop(socket::send(client, &[IoSlice::new(&reply.to_bytes())], &[]));
         }
     }
@@ -203,9 +203,9 @@ impl PendingClient {
         match self.socket.receive(&mut buffer[..room]) {
             Ok(count @ 1..) => self.received.extend_from_slice(&buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return HelloProgress::Nothing,
-            // Descriptors; nobody is asked for them here.
+            // The client sent file descriptors, which the handshake does not allow.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return HelloProgress::ClientHello(Err(HandshakeError::NotOurs));
+                return HelloProgress::ClientHello(Err(HandshakeError::Unrecognized));
             }
             Ok(0) | Err(_) => return HelloProgress::End,
         }

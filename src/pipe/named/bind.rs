@@ -1,4 +1,6 @@
-//! A name is taken, taken over from the dead, and given back: never from the living, and never a file that is not ours.
+//! Binds a name to a listening socket, and releases it.
+//!
+//! A name is taken over only from a server that has exited, and only a socket file is ever replaced.
 
 use std::{
     ffi::OsStr,
@@ -29,60 +31,60 @@ use crate::{
     text::printable_path,
 };
 
-/// How often a lock file may vanish under us, because its server ends just now, before we give up.
+/// Attempts to lock a lock file that disappears because its server is ending.
 const LOCK_TRIES: u32 = 100;
 
-/// Why a name cannot be listened on.
+/// Error of listening on a name.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
-    /// The directory of the private names cannot be used.
-    #[error("the directory of private pipes cannot be used: {0}")]
+    /// The private directory cannot be used.
+    #[error("cannot use the private directory: {0}")]
     Name(#[source] NameError),
-    /// A server of that name lives, here or in another process; or one is just starting or ending.
-    #[error("{} is in use: another server listens there", printable_path(path))]
+    /// Another server has this name, in this or another process, or is starting or stopping.
+    #[error("{} is in use by another server", printable_path(path))]
     InUse {
-        /// Where.
+        /// Path of the name.
         path: Box<Path>,
     },
-    /// Something else has that path. It is left as it is.
+    /// The path exists and is no socket. It was not changed.
     #[error("{} exists and is not a socket", printable_path(path))]
     NotASocket {
-        /// Where.
+        /// Path of the name.
         path: Box<Path>,
     },
-    /// The lock file beside the socket, which says whether a server lives, cannot be opened. Another user may have made it, where
-    /// several may write to the directory: then the name cannot be taken before that file is removed.
+    /// The lock file of the name cannot be opened. It may belong to another user if several users can write to the directory;
+    /// the name cannot be used until that file is removed.
     #[error("cannot open the lock file {}{}: {source}", printable_path(lock), owned_by(*owner))]
     LockFile {
-        /// The lock file: `.NAME.lock` beside the socket.
+        /// The lock file, `.NAME.lock` in the directory of the socket.
         lock: Box<Path>,
-        /// The user it belongs to; `None` where it is not there or cannot be looked at.
+        /// User id of its owner, if it is known.
         owner: Option<u32>,
-        /// The kernel's reason.
+        /// Error of the system call.
         source: io::Error,
     },
-    /// A limit of no instances at all.
+    /// [`max_instances`](super::ListenerOptions::max_instances) is 0.
     #[error("max_instances must be at least 1")]
     NoInstances,
-    /// Others shall come in, but the name lives in a directory that only we may enter.
-    #[error("others cannot reach {}: its directory is private; give an absolute path", printable_path(path))]
+    /// Other users are admitted, but the name is in the private directory of this user.
+    #[error("other users cannot reach {}: its directory is private; use an absolute path", printable_path(path))]
     Unreachable {
-        /// Where.
+        /// Path of the name.
         path: Box<Path>,
     },
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot listen on {}: {source}", printable_path(path))]
     Os {
-        /// Where.
+        /// Path of the name.
         path: Box<Path>,
-        /// What it said.
+        /// Error of the system call.
         source: io::Error,
     },
 }
 
 fn owned_by(owner: Option<u32>) -> String {
-    owner.map(|uid| format!(", which belongs to user {uid}")).unwrap_or_default()
+    owner.map(|uid| format!(" of user {uid}")).unwrap_or_default()
 }
 
 impl From<ListenError> for io::Error {
@@ -98,22 +100,22 @@ impl From<ListenError> for io::Error {
     }
 }
 
-/// A name that is ours. Dropping it gives the name back.
+/// A bound name. Dropping it releases the name.
 #[derive(Debug)]
 pub(super) struct BoundName {
-    /// None for an abstract name.
+    /// `None` for an abstract name, which the kernel releases with the socket.
     _lock: Option<NameLock>,
 }
 
 #[derive(Debug)]
 struct NameLock {
     path: PathBuf,
-    /// Device and inode of our socket's file.
+    /// Device and inode of the socket file.
     file: (u64, u64),
     lock_path: PathBuf,
-    /// Locked as long as we live, whatever kills us: nobody needs to ask a living server whether it lives.
+    /// Locked until this process exits, even by SIGKILL, so that others need not connect to find out whether the server runs.
     _lock: File,
-    /// The process that took the name. A fork of it has a copy, whose drop must not take the name away.
+    /// The process that bound the name. A forked child has a copy and must not release the name.
     owner: i32,
 }
 
@@ -122,18 +124,18 @@ impl Drop for NameLock {
         if self.owner != own_pid() {
             return;
         }
-        // The lock is still name_lock, so nobody of ours can have taken the name since we look.
+        // The lock is still held, so no server of this library can have taken the name since the check.
         if retry_on_shortage(|| fs::symlink_metadata(&self.path))
             .is_ok_and(|found| (found.dev(), found.ino()) == self.file)
         {
             drop(retry_on_shortage(|| fs::remove_file(&self.path)));
         }
-        // Whoever opened the lock file before this finds that it is not the one with that name any more, and opens again.
+        // A process that opened the lock file before this detects that it was removed, and opens it again.
         drop(retry_on_shortage(|| fs::remove_file(&self.lock_path)));
     }
 }
 
-/// Tries again what the kernel may refuse for want of memory, and what leaves a file behind where it fails.
+/// Retries a call that fails for lack of memory, for calls whose failure would leave a file behind.
 fn retry_on_shortage<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let mut backoff = ShortageBackoff::default();
     loop {
@@ -144,7 +146,7 @@ fn retry_on_shortage<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
     }
 }
 
-/// Puts a listening socket under the name.
+/// Binds a new listening socket to the name.
 pub(super) fn bind(
     name: &PipeName,
     kind: SocketType,
@@ -178,13 +180,13 @@ pub(super) fn bind(
     Ok((socket, BoundName { _lock: Some(name_lock) }))
 }
 
-/// Binds and opens up a temp name, and only then links the real one to it: who finds the real name finds a server that
-/// listens, with the mode it shall have.
+/// Binds the socket to a temporary name, sets its mode, listens, and only then links the real name to it. A client that finds
+/// the name therefore finds a listening server with the right mode.
 fn bind_and_link(socket: &OwnedFd, path: &Path, access: Access, backlog: u32) -> Result<(u64, u64), ListenError> {
     let failed = |source| ListenError::Os { path: path.into(), source };
-    // One temp name for each name, so that a server killed between here and the link leaves no heap of them behind.
+    // One temporary name per name, so that servers killed before the link do not leave many files behind.
     let temp = TempName::new(beside(path, &[format!(".pw-{:016x}.new", hash(file_name(path))).as_bytes()]))?;
-    // chmod after bind would leave a moment with the umask's mode; chmod before it can only take rights away.
+    // A chmod after bind would leave a moment with the mode of the umask. Before bind, the umask can only remove permissions.
     socket::set_file_mode(socket.as_fd(), 0o600).map_err(failed)?;
     with_address(&temp.0, |address| socket::bind(socket.as_fd(), address)).map_err(failed)?;
     if let Access::Group(gid) = access {
@@ -197,7 +199,7 @@ fn bind_and_link(socket: &OwnedFd, path: &Path, access: Access, backlog: u32) ->
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             remove_dead(path)?;
             match fs::hard_link(&temp.0, path) {
-                // A server that knows nothing of our locks was quicker.
+                // A server that does not use the lock file was faster.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     return Err(ListenError::InUse { path: path.into() });
                 }
@@ -209,11 +211,11 @@ fn bind_and_link(socket: &OwnedFd, path: &Path, access: Access, backlog: u32) ->
     Ok((file.dev(), file.ino()))
 }
 
-/// The name a socket is bound under before it is published; removed on drop.
+/// Temporary name of a socket until its real name is linked. Removed on drop.
 struct TempName(PathBuf);
 
 impl TempName {
-    /// Under the lock, what is left there belongs to a server that was killed at a bad moment.
+    /// Called with the lock held: an existing socket belongs to a server that was killed before it linked its name.
     fn new(path: PathBuf) -> Result<Self, ListenError> {
         match fs::symlink_metadata(&path) {
             Ok(found) if found.file_type().is_socket() => match fs::remove_file(&path) {
@@ -244,10 +246,10 @@ fn take_lock(path: &Path, lock_path: &Path) -> Result<File, ListenError> {
         if !retry_on_shortage(|| lock::try_lock(&file)).map_err(failed)? {
             break;
         }
-        let ours = file.metadata().map_err(failed)?;
-        // Its server may have ended, and removed it, between the two calls: then the lock is on a file that nobody finds.
+        let locked = file.metadata().map_err(failed)?;
+        // Its server may have removed the file between the two calls: then the lock is on an unlinked file.
         match fs::symlink_metadata(lock_path) {
-            Ok(found) if (found.dev(), found.ino()) == (ours.dev(), ours.ino()) => return Ok(file),
+            Ok(found) if (found.dev(), found.ino()) == (locked.dev(), locked.ino()) => return Ok(file),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
@@ -256,7 +258,7 @@ fn take_lock(path: &Path, lock_path: &Path) -> Result<File, ListenError> {
     Err(ListenError::InUse { path: path.into() })
 }
 
-/// Removes the file of a socket whose server is dead. Only the kernel's "refused" proves that.
+/// Removes a socket file whose server has exited. Only ECONNREFUSED proves that.
 fn remove_dead(path: &Path) -> Result<(), ListenError> {
     let failed = |source| ListenError::Os { path: path.into(), source };
     match fs::symlink_metadata(path) {
@@ -265,9 +267,9 @@ fn remove_dead(path: &Path) -> Result<(), ListenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
     }
-    // The probe is of a type that no server of ours has. The kernel finds out whether any socket is bound to the file, then that
-    // the types differ (EPROTOTYPE), and only then whether the socket listens. So the server never sees the probe, and one that has
-    // bound its socket and does not listen yet counts as alive.
+    // The probe is a datagram socket, a type that no server of this library uses. The kernel checks first whether a socket is bound
+    // to the file, then whether the types match (EPROTOTYPE), then whether it listens. So the server never sees the probe, and a
+    // server that has bound its socket but does not listen yet counts as running.
     let probe = OwnedFd::from(UnixDatagram::unbound().map_err(failed)?);
     match connect_path(&probe, path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
@@ -276,7 +278,7 @@ fn remove_dead(path: &Path) -> Result<(), ListenError> {
     }
 }
 
-/// Connects to a path of any length: one that does not fit into an address is opened first, and connected to through `/proc`.
+/// Connects to a path of any length. One that does not fit into a socket address is opened and reached through `/proc`.
 pub(super) fn connect_path(socket: &OwnedFd, path: &Path) -> io::Result<()> {
     if let Ok(address) = SocketAddress::path(path) {
         return socket::connect(socket.as_fd(), &address);
@@ -285,7 +287,7 @@ pub(super) fn connect_path(socket: &OwnedFd, path: &Path) -> io::Result<()> {
     socket::connect(socket.as_fd(), &SocketAddress::path(&through_proc(&file))?)
 }
 
-/// Calls with the address of a new file: if the path does not fit, through its directory and `/proc`.
+/// Calls `call` with the address of a new file. If the path is too long, the address goes through the directory in `/proc`.
 fn with_address(path: &Path, call: impl FnOnce(&SocketAddress) -> io::Result<()>) -> io::Result<()> {
     if let Ok(address) = SocketAddress::path(path) {
         return call(&address);
@@ -307,7 +309,7 @@ fn beside(path: &Path, parts: &[&[u8]]) -> PathBuf {
     path.with_file_name(OsStr::from_bytes(&parts.concat()))
 }
 
-/// FNV-1a: short, and the same in every version and process, which `std`'s hasher does not promise.
+/// FNV-1a: unlike the hasher of `std`, stable across versions and processes.
 fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }

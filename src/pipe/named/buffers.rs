@@ -1,20 +1,20 @@
-//! What a stream of messages keeps between two calls.
+//! State that a message stream keeps between calls.
 
-/// What has been read from the socket and not yet by the user.
+/// Data read from the socket and not yet returned to the caller.
 #[derive(Debug, Default)]
 pub(super) struct ReceiveBuffer {
-    /// A message that is being read in parts, and how far that has come.
+    /// A message that is read in parts, and the number of bytes returned so far.
     pub(super) current: Option<(Vec<u8>, usize)>,
-    /// A framed message that has not come whole.
+    /// The beginning of an incomplete framed message, with its length prefix.
     pub(super) frame: Vec<u8>,
     pub(super) ended: bool,
 }
 
-/// What is left to be sent of a framed message.
+/// The unsent rest of a framed message.
 #[derive(Debug, Default)]
 pub(super) struct SendBuffer {
     pub(super) rest: Vec<u8>,
     pub(super) sent: usize,
-    /// Counts the messages that had to leave a rest here.
+    /// Number of messages that left a rest here. Identifies the current one.
     pub(super) number: u64,
 }

@@ -34,19 +34,19 @@ use crate::{
     text::printable_path,
 };
 
-/// How long a client sleeps in the kernel for a place in a full backlog before it looks whether it was cancelled.
+/// Longest wait for space in a full backlog before the client checks whether the call was cancelled.
 const BACKLOG_WAIT: Duration = Duration::from_millis(20);
 
-/// How long it waits before it tries again where nothing tells it when to, at first and at most: a name that is abstract, a
-/// user who has too many inotify instances.
+/// First and longest pause between two attempts without notification, as for abstract names, or when the user has too many
+/// inotify instances.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(50);
 
-/// Even where the kernel tells of new names: a directory on a network is changed by others, too, and nobody tells when a server
-/// begins to listen that has made its name before that.
+/// Longest pause between two attempts with inotify. It reports no changes made by other machines on a network file system, and
+/// not when a bound server starts to listen.
 const WATCH_PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Connects with the defaults of [`ConnectOptions`], and waits for the server to appear.
+/// Connects with the default [`ConnectOptions`]. Waits for the server to appear.
 ///
 /// # Errors
 ///
@@ -55,15 +55,16 @@ pub fn connect<'a>(name: &PipeName, timeout: impl Into<Timeout<'a>>) -> Result<S
     ConnectOptions::new().connect(name, timeout)
 }
 
-/// How to connect. The defaults: bytes, both ways, to a server of the current user, waiting for it to appear, no handshake.
+/// Options of a client. By default it uses byte mode in both directions, trusts servers of the current user, waits for the server
+/// to appear, and performs no handshake.
 #[doc(alias = "NamedPipeClientStream")]
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
     mode: PipeMode,
     direction: Direction,
-    server: Access,
+    allowed_server: Access,
     trusts_directory: bool,
-    absent: MissingServer,
+    missing_server: MissingServer,
     handshake: Option<ImpersonationLevel>,
     send_buffer_size: Option<usize>,
     max_message_size: usize,
@@ -80,9 +81,9 @@ impl Default for ConnectOptions {
         Self {
             mode: PipeMode::Byte,
             direction: Direction::InOut,
-            server: Access::CurrentUser,
+            allowed_server: Access::CurrentUser,
             trusts_directory: false,
-            absent: MissingServer::Wait,
+            missing_server: MissingServer::Wait,
             handshake: None,
             send_buffer_size: None,
             max_message_size: DEFAULT_MAX_MESSAGE_SIZE,
@@ -91,72 +92,72 @@ impl Default for ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// The defaults.
+    /// Returns the default options.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What the pipe carries; the server's mode.
+    /// Sets the mode, which must be the mode of the server.
     #[must_use]
     pub const fn mode(mut self, mode: PipeMode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Which way the client's end goes.
+    /// Sets the direction of the end of the client.
     #[must_use]
     pub const fn direction(mut self, direction: Direction) -> Self {
         self.direction = direction;
         self
     }
 
-    /// Who the server may be. Names outside the private directory can be squatted by other users: widen this only for a server
-    /// that you know to run as somebody else.
+    /// Sets which users the server may run as. Another user may bind a name outside the private directory first, so widen this
+    /// only for a server that is known to run as another user.
     #[must_use]
     pub const fn allowed_server(mut self, access: Access) -> Self {
-        self.server = access;
+        self.allowed_server = access;
         self
     }
 
-    /// Also trusts a server of the user who owns the directory of the name, if no other user may write to it: who could put
-    /// a socket there could put anything there.
+    /// Also trusts a server that runs as the owner of the directory of the name, if no other user can write to that directory.
     pub(crate) const fn trust_directory(mut self) -> Self {
         self.trusts_directory = true;
         self
     }
 
-    /// Fails at once when nobody listens, instead of waiting for a server to appear. A server that is busy is waited for.
+    /// Fails at once if no server listens, instead of waiting for one. A busy server is still waited for.
     #[must_use]
     pub const fn no_wait(mut self) -> Self {
-        self.absent = MissingServer::Fail;
+        self.missing_server = MissingServer::Fail;
         self
     }
 
-    /// Introduces us to a server that asks for it ([`ListenerOptions::handshake`](super::ListenerOptions::handshake)),
-    /// and lets it do so much with our identity. `connect` then returns when the server has accepted us.
+    /// Performs the handshake, for a server with [`ListenerOptions::handshake`](super::ListenerOptions::handshake). `level` is
+    /// what the server may do with the identity of the client. `connect` returns after the server has accepted the client.
     #[must_use]
     pub const fn handshake(mut self, level: ImpersonationLevel) -> Self {
         self.handshake = Some(level);
         self
     }
 
-    /// What [`Stream::set_send_buffer_size`] is called with.
+    /// Sets the size passed to [`Stream::set_send_buffer_size`].
     #[must_use]
     pub const fn send_buffer_size(mut self, bytes: usize) -> Self {
         self.send_buffer_size = Some(bytes);
         self
     }
 
-    /// The longest message of [`PipeMode::Framed`] in bytes, sent or received. Without a call: 16 MiB.
+    /// Sets the longest message of [`PipeMode::Framed`] in bytes, sent or received. Default: 16 MiB.
     #[must_use]
     pub const fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = bytes;
         self
     }
 
-    /// Connects. The time counts from here, for everything together.
+    /// Connects to `name`. The timeout bounds the whole call.
     ///
-    /// Without a handshake, being connected means standing in the server's backlog: what is written now is kept for it.
+    /// Without a handshake, the stream is connected as soon as it is in the backlog of the server. Data written before the
+    /// server accepts it is kept.
     ///
     /// # Errors
     ///
@@ -165,22 +166,20 @@ impl ConnectOptions {
     pub fn connect<'a>(&self, name: &PipeName, timeout: impl Into<Timeout<'a>>) -> Result<Stream, ConnectError> {
         let timeout = StartedTimeout::now(timeout.into());
         name.prepare_directory().map_err(ConnectError::Name)?;
-        let mut watch_server = ServerWatch::new(name);
+        let mut watch = ServerWatch::new(name);
         loop {
             if timeout.is_cancelled()? {
                 return Err(ConnectError::Cancelled);
             }
             match self.attempt(name, &timeout)? {
                 ConnectAttempt::Connected(stream) => return Ok(stream),
-                ConnectAttempt::MissingServer(_) if self.absent == MissingServer::Fail => {
+                ConnectAttempt::NotFound(_) if self.missing_server == MissingServer::Fail => {
                     return Err(ConnectError::NoServer { path: name.text() });
                 }
-                // The watch must be older than the look, or a server that comes in between is missed.
-                ConnectAttempt::MissingServer(_) if watch_server.begin()? => {}
-                ConnectAttempt::MissingServer(absence) if !timeout.has_passed() => {
-                    watch_server.wait(absence, &timeout)?
-                }
-                ConnectAttempt::MissingServer(_) => return Err(ConnectError::NoServer { path: name.text() }),
+                // The watch must start before the last attempt, or a server that appears in between is missed.
+                ConnectAttempt::NotFound(_) if watch.begin()? => {}
+                ConnectAttempt::NotFound(reason) if !timeout.has_passed() => watch.wait(reason, &timeout)?,
+                ConnectAttempt::NotFound(_) => return Err(ConnectError::NoServer { path: name.text() }),
                 ConnectAttempt::Busy if timeout.has_passed() => return Err(ConnectError::Busy { path: name.text() }),
                 ConnectAttempt::Busy => {}
             }
@@ -205,9 +204,9 @@ impl ConnectOptions {
             return self.not_connected(name, error);
         }
         socket::set_send_timeout(socket.as_fd(), Duration::ZERO)?;
-        if !self.server.allows(socket.as_fd(), identity::effective_uid())? {
+        if !self.allowed_server.allows(socket.as_fd(), identity::effective_uid())? {
             let uid = socket::peer_credentials(socket.as_fd())?.uid;
-            if !self.trusts_directory || !is_of_user_alone(name, uid) {
+            if !self.trusts_directory || !is_writable_only_by(name, uid) {
                 return Err(ConnectError::WrongServer { path: name.text(), uid });
             }
         }
@@ -225,21 +224,21 @@ impl ConnectOptions {
 
     fn not_connected(&self, name: &PipeName, error: io::Error) -> Result<ConnectAttempt, ConnectError> {
         match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR) => Ok(ConnectAttempt::MissingServer(NotFound::NoName)),
+            Some(libc::ENOENT | libc::ENOTDIR) => Ok(ConnectAttempt::NotFound(NotFound::NoName)),
             Some(libc::ECONNREFUSED) => match name.path().map(fs::symlink_metadata) {
                 Some(Ok(found)) if !found.file_type().is_socket() && !found.is_symlink() => {
                     Err(ConnectError::NotASocket { path: name.text() })
                 }
-                _ => Ok(ConnectAttempt::MissingServer(NotFound::Refused)),
+                _ => Ok(ConnectAttempt::NotFound(NotFound::Refused)),
             },
             Some(libc::EAGAIN) => Ok(ConnectAttempt::Busy),
             Some(libc::EACCES | libc::EPERM) => Err(ConnectError::Denied { path: name.text() }),
-            Some(libc::EPROTOTYPE) => Err(ConnectError::WrongMode { ours: self.mode, theirs: None }),
+            Some(libc::EPROTOTYPE) => Err(ConnectError::WrongMode { client: self.mode, server: None }),
             _ => Err(ConnectError::Os(error)),
         }
     }
 
-    /// `None` once the server has accepted us.
+    /// Returns `None` if the server has accepted the client.
     fn handshake_with(
         &self,
         socket: &OwnedFd,
@@ -251,17 +250,17 @@ impl ConnectOptions {
         match socket::send(socket.as_fd(), &[IoSlice::new(&hello.to_bytes())], &[]) {
             // 16 bytes always fit into a new socket.
             Ok(_) => {}
-            // It may have answered before it closed.
-            Err(error) if is_gone(&error) => {}
+            // The server may have replied before it closed the connection.
+            Err(error) if is_peer_gone(&error) => {}
             Err(error) => return Err(error.into()),
         }
-        let (mut heard, mut at) = ([0_u8; handshake::BYTES], 0);
-        while at < heard.len() {
-            match socket::receive(socket.as_fd(), &mut heard[at..]) {
-                // It ended, or put us out without a word: as if there were none. The next try, after a pause, will show.
-                Ok(0) => return Ok(Some(ConnectAttempt::MissingServer(NotFound::Refused))),
+        let (mut reply, mut at) = ([0_u8; handshake::BYTES], 0);
+        while at < reply.len() {
+            match socket::receive(socket.as_fd(), &mut reply[at..]) {
+                // The server ended, or rejected the client without a reply. Treated as no server; the next attempt will tell.
+                Ok(0) => return Ok(Some(ConnectAttempt::NotFound(NotFound::Refused))),
                 Ok(count) => at += count,
-                // In the message mode, before the answer of a server that has gone on already; once.
+                // In message mode the kernel reports a reset once, before a reply that is still queued.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     match timeout.wait(&[(socket.as_fd(), Interest::Readable)])? {
@@ -273,60 +272,61 @@ impl ConnectOptions {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.check_reply(ServerReply::parse(heard), name).map(|()| None)
+        self.check_reply(ServerReply::parse(reply), name).map(|()| None)
     }
 
     fn check_reply(&self, reply: Result<ServerReply, HandshakeError>, name: &PipeName) -> Result<(), ConnectError> {
         let reply = match reply {
-            Err(HandshakeError::NotOurs) => return Err(ConnectError::NotOurs { path: name.text() }),
-            Err(HandshakeError::Version(theirs)) => {
-                return Err(ConnectError::WrongVersion { ours: handshake::VERSION, theirs });
+            Err(HandshakeError::Unrecognized) => return Err(ConnectError::NoHandshake { path: name.text() }),
+            Err(HandshakeError::Version(server)) => {
+                return Err(ConnectError::WrongVersion { client: handshake::VERSION, server });
             }
             Ok(reply) => reply,
         };
         match reply.answer {
             HandshakeAnswer::Accepted => Ok(()),
             HandshakeAnswer::WrongVersion => {
-                Err(ConnectError::WrongVersion { ours: handshake::VERSION, theirs: handshake::VERSION })
+                Err(ConnectError::WrongVersion { client: handshake::VERSION, server: handshake::VERSION })
             }
-            HandshakeAnswer::WrongMode => Err(ConnectError::WrongMode { ours: self.mode, theirs: Some(reply.mode) }),
+            HandshakeAnswer::WrongMode => Err(ConnectError::WrongMode { client: self.mode, server: Some(reply.mode) }),
             HandshakeAnswer::WrongDirection => {
-                Err(ConnectError::WrongDirection { ours: self.direction, theirs: reply.direction })
+                Err(ConnectError::WrongDirection { client: self.direction, server: reply.direction })
             }
             HandshakeAnswer::NotAllowed => Err(ConnectError::Denied { path: name.text() }),
         }
     }
 }
 
-fn is_gone(error: &io::Error) -> bool {
+fn is_peer_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 enum ConnectAttempt {
     Connected(Stream),
-    MissingServer(NotFound),
+    NotFound(NotFound),
     /// The backlog is full.
     Busy,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum NotFound {
-    /// Its appearance will be told.
+    /// The path does not exist. inotify reports when it is created.
     NoName,
-    /// A dead server's file: a new server's will be told. Or a server that will listen in a moment, which nobody tells.
+    /// The socket has no listener. Either its server has exited, and inotify reports the file of the next one; or the server will
+    /// listen in a moment, which is not reported.
     Refused,
 }
 
-/// A server that is waited for.
+/// Waits for a server to appear, between connection attempts.
 struct ServerWatch<'a> {
     name: &'a PipeName,
     watch: Option<(PathBuf, Appearances)>,
     pause: Duration,
-    /// The socket that nobody listened on when it was last tried.
+    /// The socket file without a listener at the last attempt.
     file: Option<FileId>,
 }
 
-/// What tells a file from the next one of that name, also if that gets its inode.
+/// Identifies a file, also if a later file of that name reuses its inode: device, inode and change time.
 type FileId = (u64, u64, i64, i64);
 
 impl<'a> ServerWatch<'a> {
@@ -334,7 +334,7 @@ impl<'a> ServerWatch<'a> {
         Self { name, watch: None, pause: RETRY_PAUSE_MIN, file: None }
     }
 
-    /// Begins to watch. True says: look again before waiting.
+    /// Starts the watch. Returns true if another attempt must be made before waiting.
     fn begin(&mut self) -> Result<bool, ConnectError> {
         if self.watch.is_some() {
             return Ok(false);
@@ -343,7 +343,7 @@ impl<'a> ServerWatch<'a> {
         match Appearances::in_directory(directory) {
             Ok(watch) => self.watch = Some((directory.to_owned(), watch)),
             Err(error) => match error.raw_os_error() {
-                // Too many watches of this user, a directory that we may not read, or one that has just gone: pauses will do.
+                // Too many watches of this user, or an unreadable or removed directory: falls back to pauses.
                 Some(libc::EMFILE | libc::ENOSPC | libc::EACCES | libc::ENOENT | libc::ENOTDIR) => {}
                 _ => return Err(error.into()),
             },
@@ -351,19 +351,19 @@ impl<'a> ServerWatch<'a> {
         Ok(self.watch.is_some())
     }
 
-    fn wait(&mut self, absence: NotFound, timeout: &StartedTimeout<'_>) -> Result<(), ConnectError> {
-        let longest = match (absence, self.watch.is_some()) {
+    fn wait(&mut self, reason: NotFound, timeout: &StartedTimeout<'_>) -> Result<(), ConnectError> {
+        let longest = match (reason, self.watch.is_some()) {
             (NotFound::NoName, true) => WATCH_PAUSE_MAX,
             (NotFound::Refused, true) => self.pause_for_file(WATCH_PAUSE_MAX),
             (_, false) => self.pause_for_file(RETRY_PAUSE_MAX),
         };
-        let told = self.watch.as_ref().map(|(_, watch)| (watch.as_fd(), Interest::Readable));
-        if timeout.wait_at_most(told.as_slice(), longest)? == WakeReason::Cancelled {
+        let watched = self.watch.as_ref().map(|(_, watch)| (watch.as_fd(), Interest::Readable));
+        if timeout.wait_at_most(watched.as_slice(), longest)? == WakeReason::Cancelled {
             return Err(ConnectError::Cancelled);
         }
         if let Some((directory, watch)) = &self.watch {
             watch.forget()?;
-            // A directory on the way has appeared, or gone: watch another one.
+            // A directory of the path was created or removed, so another one must be watched.
             if self.name.path().and_then(existing_ancestor) != Some(directory.as_path()) {
                 self.watch = None;
             }
@@ -371,8 +371,7 @@ impl<'a> ServerWatch<'a> {
         Ok(())
     }
 
-    /// Doubles while the file stays the same, so that no more time is lost than has passed. A new file's server is about to
-    /// listen.
+    /// Doubles the pause while the file stays the same. A new file resets it: its server is about to listen.
     fn pause_for_file(&mut self, longest: Duration) -> Duration {
         let found = self.name.path().and_then(|path| fs::symlink_metadata(path).ok());
         let mark = found.map(|found| (found.dev(), found.ino(), found.ctime(), found.ctime_nsec()));
@@ -385,90 +384,90 @@ impl<'a> ServerWatch<'a> {
     }
 }
 
-fn is_of_user_alone(name: &PipeName, uid: u32) -> bool {
+fn is_writable_only_by(name: &PipeName, uid: u32) -> bool {
     let directory = name.path().and_then(Path::parent).and_then(|directory| fs::metadata(directory).ok());
     directory.is_some_and(|found| found.uid() == uid && found.mode() & 0o022 == 0)
 }
 
-/// The directory of the name, or the closest one above it that exists: there the missing part of the path will appear.
+/// The closest existing ancestor of the path, in which its missing part will be created.
 fn existing_ancestor(path: &Path) -> Option<&Path> {
     path.ancestors().skip(1).find(|directory| directory.is_dir())
 }
 
-/// Why there is no connection.
+/// Error of connecting.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The directory of the private names cannot be used.
-    #[error("the directory of private pipes cannot be used: {0}")]
+    /// The private directory cannot be used.
+    #[error("cannot use the private directory: {0}")]
     Name(#[source] NameError),
-    /// Nobody listens there: at once if that was asked for, else until the time was up.
+    /// No server listened before the timeout expired, or at all with [`ConnectOptions::no_wait`].
     #[error("no server listens on {}", printable_path(path))]
     NoServer {
-        /// Where.
+        /// Path of the name.
         path: Box<Path>,
     },
-    /// A server is there and has not accepted us within the time: its backlog is full, all its instances are busy, or we asked for
-    /// a handshake, and it knows of none and waits for us to speak.
-    #[error("the server on {} is busy", printable_path(path))]
+    /// The server did not accept the client before the timeout expired: its backlog is full, all its instances are in use, or the
+    /// client performs a handshake and the server does not.
+    #[error("server on {} is busy", printable_path(path))]
     Busy {
-        /// Where.
+        /// Path of the name.
         path: Box<Path>,
     },
     /// The call was cancelled.
     #[error("cancelled")]
     Cancelled,
-    /// The path has something else.
+    /// The path is no socket.
     #[error("{} is not a socket", printable_path(path))]
     NotASocket {
-        /// Where.
+        /// Path of the name.
         path: Box<Path>,
     },
-    /// We may not connect: the file's mode says so, or the server.
-    #[error("access to the server on {} was denied", printable_path(path))]
+    /// The mode of the file or the server denies access.
+    #[error("access denied by the server on {}", printable_path(path))]
     Denied {
-        /// Where.
+        /// Path of the name.
         path: Box<Path>,
     },
-    /// The server is not who it may be: see [`ConnectOptions::allowed_server`].
-    #[error("the server on {} runs as user {uid}, who is not trusted here", printable_path(path))]
+    /// The server runs as a user that [`ConnectOptions::allowed_server`] does not include.
+    #[error("server on {} runs as untrusted user {uid}", printable_path(path))]
     WrongServer {
-        /// Where.
+        /// Path of the name.
         path: Box<Path>,
-        /// Who it is.
+        /// User id of the server.
         uid: u32,
     },
-    /// The server's pipe carries something else; what, only a handshake tells.
-    #[error("this end is for a {ours} pipe, and the server's is {}", theirs.map_or_else(|| "not".into(), |mode| format!("a {mode} pipe")))]
+    /// The server uses another mode, which only a handshake reveals.
+    #[error("client uses {client} mode, server uses {}", server.map_or_else(|| "another mode".into(), |mode| format!("{mode} mode")))]
     WrongMode {
-        /// Ours.
-        ours: PipeMode,
-        /// The server's.
-        theirs: Option<PipeMode>,
+        /// Of this client.
+        client: PipeMode,
+        /// Of the server.
+        server: Option<PipeMode>,
     },
-    /// The ends do not fit: what one side writes, the other must read.
-    #[error("this end is for {ours}, and the server's is for {theirs}")]
+    /// The server does not support the direction of the client.
+    #[error("client end is for {client}, server end is for {server}")]
     WrongDirection {
-        /// Ours.
-        ours: Direction,
-        /// The server's.
-        theirs: Direction,
+        /// Of this client.
+        client: Direction,
+        /// Of the server.
+        server: Direction,
     },
-    /// The server's handshake is of another version.
-    #[error("the server's handshake has version {theirs}, and ours {ours}")]
+    /// The server uses another version of the handshake.
+    #[error("client uses handshake version {client}, server uses version {server}")]
     WrongVersion {
-        /// Ours.
-        ours: u8,
-        /// The server's.
-        theirs: u8,
+        /// Of this client.
+        client: u8,
+        /// Of the server.
+        server: u8,
     },
-    /// The server does not speak our handshake.
-    #[error("the server on {} does not speak this library's handshake; connect without it", printable_path(path))]
-    NotOurs {
-        /// Where.
+    /// The server does not use the handshake of this library.
+    #[error("server on {} sent no valid handshake: connect without one", printable_path(path))]
+    NoHandshake {
+        /// Path of the name.
         path: Box<Path>,
     },
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot connect: {0}")]
     Os(#[from] io::Error),
 }
@@ -486,7 +485,7 @@ impl From<ConnectError> for io::Error {
             | ConnectError::WrongMode { .. }
             | ConnectError::WrongDirection { .. }
             | ConnectError::WrongVersion { .. }
-            | ConnectError::NotOurs { .. } => io::ErrorKind::InvalidInput,
+            | ConnectError::NoHandshake { .. } => io::ErrorKind::InvalidInput,
             ConnectError::Os(source) => source.kind(),
         };
         Self::new(kind, error)

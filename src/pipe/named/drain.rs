@@ -1,4 +1,4 @@
-//! Whether the other side has read everything.
+//! Waiting until the peer has read everything.
 #![expect(single_use_lifetimes, reason = "`impl Into<Timeout<'_>>` is not stable Rust yet")]
 
 use std::{io, sync::atomic::Ordering, time::Duration};
@@ -10,18 +10,18 @@ use crate::pipe::{
 };
 use crate::sys::{fifo, socket};
 
-/// How long [`Stream::wait_drained`] waits before it asks again, at first and at most: the kernel tells nobody when the other
-/// side has read everything.
+/// First and longest pause between two checks of [`Stream::wait_drained`]: the kernel sends no notification when the peer has
+/// read everything.
 const DRAIN_PAUSE_MIN: Duration = Duration::from_millis(1);
 const DRAIN_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 impl Stream {
-    /// Waits until the other side has read everything; whether it has dealt with it, only an answer can tell. (At the end of a
-    /// tunnel, "the other side" is the tunnel.)
+    /// Waits until the peer has read everything that was written. It may not have processed it yet; only a reply can tell
+    /// that. Through a tunnel, the peer is the local end of the tunnel.
     ///
     /// # Errors
     ///
-    /// [`DrainError`]: at once when the other side goes and leaves something unread.
+    /// [`DrainError`]. Returned at once if the peer closes the stream and leaves data unread.
     #[doc(alias = "WaitForPipeDrain")]
     pub fn wait_drained<'a>(&self, timeout: impl Into<Timeout<'a>>) -> Result<(), DrainError> {
         self.drain(&StartedTimeout::now(timeout.into()))
@@ -35,7 +35,7 @@ impl Stream {
                 return Err(DrainError::Cancelled);
             }
             let all_sent = self.flush_send_buffer();
-            // Asked first: a side that leaves lets the error be known before it throws away what it has not read.
+            // Must come before the check for an error: a closing peer sets the error before it discards unread data.
             let unread = fifo::unread_by_peer(self.socket())?;
             if socket::take_error(self.socket())?.is_some() {
                 self.inner.was_reset.store(true, Ordering::Relaxed);
@@ -57,32 +57,32 @@ impl Stream {
         }
     }
 
-    /// Disconnects as soon as the other side has read everything. When it has not in time, the stream stays connected.
+    /// Disconnects once the peer has read everything. If the timeout expires first, the stream stays connected.
     ///
     /// # Errors
     ///
-    /// As [`wait_drained`](Self::wait_drained).
+    /// Same as [`wait_drained`](Self::wait_drained).
     pub fn disconnect_drained<'a>(&self, timeout: impl Into<Timeout<'a>>) -> Result<(), DrainError> {
         self.drain(&StartedTimeout::now(timeout.into()))?;
         self.disconnect().map_err(DrainError::Os)
     }
 }
 
-/// Why not everything has been read.
+/// Error of [`Stream::wait_drained`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DrainError {
-    /// The other side is gone and left something unread.
-    #[error("the other side went without reading everything")]
+    /// The peer closed the stream and left data unread.
+    #[error("peer closed the connection with unread data")]
     PeerGone,
-    /// It still has something to read.
-    #[error("the other side has not read everything within the time")]
+    /// The peer had not read everything when the timeout expired.
+    #[error("timed out: peer has not read all data")]
     TimedOut,
     /// The call was cancelled.
     #[error("cancelled")]
     Cancelled,
-    /// The stream only reads, or was disconnected on this side; or the kernel failed.
-    #[error("cannot tell whether the other side has read everything: {0}")]
+    /// The stream is read-only or was disconnected on this side, or a system call failed.
+    #[error("cannot determine whether peer has read all data: {0}")]
     Os(#[from] io::Error),
 }
 

@@ -1,7 +1,7 @@
-//! What two ends of ours tell each other before the first byte, as values.
+//! Messages of the handshake, which two ends of this library exchange before the first byte of data.
 //!
-//! The client sends a [`ClientHello`] as soon as it is connected, the server a [`ServerReply`] when somebody accepts it. Both have 16 bytes
-//! and begin alike: 8 bytes of magic, the version, then one byte each.
+//! The client sends a [`ClientHello`] after connecting, the server a [`ServerReply`] when it accepts or rejects the client. Both
+//! have 16 bytes:
 //!
 //! | byte | hello | reply |
 //! |---|---|---|
@@ -42,10 +42,10 @@ pub(super) struct ServerReply {
     pub(super) direction: Direction,
 }
 
-/// What came cannot be a handshake of ours, or is one of another version.
+/// Error of parsing a handshake message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HandshakeError {
-    NotOurs,
+    Unrecognized,
     Version(u8),
 }
 
@@ -65,7 +65,7 @@ impl ClientHello {
             0 => ImpersonationLevel::Anonymous,
             1 => ImpersonationLevel::Identification,
             2 => ImpersonationLevel::Impersonation,
-            _ => return Err(HandshakeError::NotOurs),
+            _ => return Err(HandshakeError::Unrecognized),
         };
         Ok(Self { mode: mode_of(mode)?, direction: direction_of(direction)?, level })
     }
@@ -91,21 +91,21 @@ impl ServerReply {
             2 => HandshakeAnswer::WrongMode,
             3 => HandshakeAnswer::WrongDirection,
             4 => HandshakeAnswer::NotAllowed,
-            _ => return Err(HandshakeError::NotOurs),
+            _ => return Err(HandshakeError::Unrecognized),
         };
         Ok(Self { answer, mode: mode_of(mode)?, direction: direction_of(direction)? })
     }
 }
 
-/// What a server of this mode and direction says to a client. Whatever the client wants to do, the server must allow; a server
-/// that goes both ways also takes a client that goes one way.
+/// The reply of a server of this mode and direction. The server must support every direction of the client: a server for both
+/// directions also accepts a client for one. Returns `None` for a client that does not perform the handshake.
 pub(super) fn answer(
     hello: Result<ClientHello, HandshakeError>,
     mode: PipeMode,
     direction: Direction,
 ) -> Option<ServerReply> {
     let answer = match hello {
-        Err(HandshakeError::NotOurs) => return None,
+        Err(HandshakeError::Unrecognized) => return None,
         Err(HandshakeError::Version(_)) => HandshakeAnswer::WrongVersion,
         Ok(hello) if hello.mode != mode => HandshakeAnswer::WrongMode,
         Ok(hello)
@@ -130,7 +130,7 @@ fn bytes(fields: [u8; 3]) -> [u8; BYTES] {
 fn fields(bytes: [u8; BYTES]) -> Result<[u8; 3], HandshakeError> {
     let [magic @ .., version, first, second, third, _, _, _, _] = bytes;
     if magic != MAGIC {
-        return Err(HandshakeError::NotOurs);
+        return Err(HandshakeError::Unrecognized);
     }
     if version != VERSION {
         return Err(HandshakeError::Version(version));
@@ -151,7 +151,7 @@ const fn mode_of(number: u8) -> Result<PipeMode, HandshakeError> {
         0 => Ok(PipeMode::Byte),
         1 => Ok(PipeMode::Message),
         2 => Ok(PipeMode::Framed),
-        _ => Err(HandshakeError::NotOurs),
+        _ => Err(HandshakeError::Unrecognized),
     }
 }
 
@@ -168,7 +168,7 @@ const fn direction_of(number: u8) -> Result<Direction, HandshakeError> {
         1 => Ok(Direction::In),
         2 => Ok(Direction::Out),
         3 => Ok(Direction::InOut),
-        _ => Err(HandshakeError::NotOurs),
+        _ => Err(HandshakeError::Unrecognized),
     }
 }
 
@@ -180,7 +180,7 @@ mod tests {
     const DIRECTIONS: [Direction; 3] = [Direction::In, Direction::Out, Direction::InOut];
 
     #[test]
-    fn what_is_said_is_understood() {
+    fn messages_round_trip() {
         for mode in MODES {
             for direction in DIRECTIONS {
                 for level in [
@@ -206,8 +206,8 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_and_another_version_are_told_apart() {
-        assert_eq!(ClientHello::parse(*b"GET / HTTP/1.1\r\n"), Err(HandshakeError::NotOurs));
+    fn parse_distinguishes_unknown_protocol_from_other_version() {
+        assert_eq!(ClientHello::parse(*b"GET / HTTP/1.1\r\n"), Err(HandshakeError::Unrecognized));
         let mut other =
             ClientHello { mode: PipeMode::Byte, direction: Direction::In, level: ImpersonationLevel::Anonymous }
                 .to_bytes();
@@ -215,11 +215,11 @@ mod tests {
         assert_eq!(ClientHello::parse(other), Err(HandshakeError::Version(9)));
         other[8] = VERSION;
         other[9] = 7;
-        assert_eq!(ClientHello::parse(other), Err(HandshakeError::NotOurs));
+        assert_eq!(ClientHello::parse(other), Err(HandshakeError::Unrecognized));
     }
 
     #[test]
-    fn directions_fit_when_the_server_allows_all_that_the_client_wants() {
+    fn server_accepts_directions_that_it_supports() {
         let fits = |client, server| {
             let hello = ClientHello { mode: PipeMode::Byte, direction: client, level: ImpersonationLevel::Anonymous };
             answer(Ok(hello), PipeMode::Byte, server).unwrap().answer == HandshakeAnswer::Accepted

@@ -1,4 +1,4 @@
-//! Acting with a client's rights.
+//! Running code with the rights of a client.
 
 use std::{
     io,
@@ -14,33 +14,33 @@ use super::{
 };
 use crate::sys::identity::{self, ThreadIds, Undumpable};
 
-/// Why a closure did not run with the client's rights. It was not called at all.
+/// Error of [`run_as_client`]. The closure was not called.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImpersonateError {
-    /// The client does not allow it.
-    #[error("the client allows {allowed:?}, and not Impersonation")]
+    /// The client does not allow impersonation.
+    #[error("client allows {allowed:?}, not Impersonation")]
     NotAllowed {
-        /// What it allows.
+        /// Level that the client allows.
         allowed: ImpersonationLevel,
     },
-    /// Nobody knows who the client is.
-    #[error("cannot tell who the client is: {0}")]
+    /// The identity of the client is unknown.
+    #[error("unknown client: {0}")]
     Peer(#[source] PeerError),
-    /// One of the client's ids has no number in our user namespace, so that it looks like the ids of others.
-    #[error("the client's id {id} stands for all ids that are not mapped here")]
+    /// An id of the client is not mapped in this user namespace, so it cannot be told from other unmapped ids.
+    #[error("client id {id} is the overflow id of unmapped ids")]
     Unmapped {
         /// The overflow id.
         id: NonZero<u32>,
     },
-    /// Taking other ids needs `CAP_SETUID` and `CAP_SETGID`.
-    #[error("no privilege to act as user {uid}; CAP_SETUID and CAP_SETGID are needed")]
+    /// Changing to the ids of the client needs `CAP_SETUID` and `CAP_SETGID`.
+    #[error("no privilege to act as user {uid}: needs CAP_SETUID and CAP_SETGID")]
     NotPermitted {
-        /// Who the client is.
+        /// User id of the client.
         uid: u32,
     },
-    /// The kernel failed, or no thread could be started.
-    #[error("cannot take the client's ids: {0}")]
+    /// A system call failed, or no thread could be started.
+    #[error("cannot change to the ids of the client: {0}")]
     Os(#[from] io::Error),
 }
 
@@ -56,44 +56,44 @@ impl From<ImpersonateError> for io::Error {
 }
 
 impl Stream {
-    /// [`run_as_client`] for the client of this stream.
+    /// Calls [`run_as_client`] for the client of this stream.
     ///
     /// # Errors
     ///
-    /// [`ImpersonateError`]; the closure was not called.
+    /// [`ImpersonateError`]. The closure was not called.
     #[doc(alias = "RunAsClient")]
     pub fn run_as_client<T: Send>(&self, call: impl FnOnce() -> T + Send) -> Result<T, ImpersonateError> {
         run_as_client(self, call)
     }
 }
 
-/// Runs a closure with the rights of whoever is at the other end of the stream, and returns what it returns. A panic in it goes
-/// on here.
+/// Runs a closure with the rights of the peer of `stream` and returns its result. A panic of the closure continues in the
+/// caller.
 ///
-/// The closure runs on a fresh thread that takes all of the client's ids for good (its groups, and real, effective and saved
-/// group and user id), drops every capability, and ends. There is no way back in that thread, and no other thread ever changes.
-/// If the client's ids are the caller's, no privilege is needed.
+/// The closure runs on a new thread. That thread changes permanently to the ids of the client (supplementary groups; real,
+/// effective and saved group and user id), drops all capabilities, and exits afterwards. Other threads are unaffected. If the
+/// client has the ids of the caller, no privilege is needed.
 ///
-/// A client that connected with a handshake must allow it
-/// ([`ImpersonationLevel::Impersonation`]); a plain one has said nothing, and is not asked.
+/// A client that connected with a handshake must allow [`ImpersonationLevel::Impersonation`]. A client without a handshake
+/// allows everything.
 ///
-/// # What it is not
+/// # Limits
 ///
-/// It decides which files may be opened, so that a client cannot make a server open what it could not open itself. It is
-/// **not a sandbox**:
+/// The ids decide which files can be opened, so a client cannot make a server open files that the client itself could not. It
+/// is **not a sandbox**:
 ///
-/// * Memory, open descriptors and everything else of the process stay reachable, so hostile *code* must not run in there.
-/// * Resource limits, namespaces, keyrings and security labels stay the server's.
-/// * The ids are those of the moment at which the client connected, and of the process that connected.
-/// * Threads and programs that the closure starts keep the client's ids. Do not start work for others in there (thread pools).
-/// * While it runs, nobody may call glibc's `setuid` and its sisters elsewhere in the process: glibc makes every thread repeat
-///   them, and aborts the process when one cannot.
-/// * While it runs, the process writes no core dump and cannot be traced or looked at through `/proc` by its own user: or the
-///   client could trace the thread, and so own the server. That ends with the last such call.
+/// * The closure can access the memory and open file descriptors of the process. Do not run hostile *code* in it.
+/// * Resource limits, namespaces, keyrings and security labels remain those of the server.
+/// * The ids are those of the connecting process at the time of the connection.
+/// * Threads and programs started by the closure keep the ids of the client. Do not use it to start a thread pool.
+/// * While it runs, no other thread may call glibc's `setuid` and related functions: glibc repeats them in every thread and
+///   aborts the process if one of them fails.
+/// * While it runs, the process writes no core dump, and its own user cannot trace it or read its `/proc` files. Otherwise the
+///   client could trace the thread and take over the server. This ends with the last running call.
 ///
 /// # Errors
 ///
-/// [`ImpersonateError`]; the closure was not called.
+/// [`ImpersonateError`]. The closure was not called.
 #[doc(alias = "RunAsClient")]
 pub fn run_as_client<T: Send>(stream: &Stream, call: impl FnOnce() -> T + Send) -> Result<T, ImpersonateError> {
     if let Some(allowed) = stream.impersonation_level().filter(|level| *level != ImpersonationLevel::Impersonation) {
@@ -102,7 +102,7 @@ pub fn run_as_client<T: Send>(stream: &Stream, call: impl FnOnce() -> T + Send) 
     let peer = stream.peer().map_err(ImpersonateError::Peer)?;
     refuse_unmapped(&peer)?;
     let ids = ThreadIds::new(peer.uid(), peer.gid(), peer.groups().to_vec());
-    // Before the ids change, and until the thread is no more.
+    // Must be in effect before the ids change and until the thread is gone.
     let undumpable = if identity::are(&ids)? { None } else { Some(Undumpable::enter()?) };
     let thread_id = AtomicI32::new(0);
     let outcome = thread::scope(|scope| {
@@ -113,7 +113,7 @@ pub fn run_as_client<T: Send>(stream: &Stream, call: impl FnOnce() -> T + Send) 
         let thread = thread::Builder::new().name("run-as-client".into()).spawn_scoped(scope, run)?;
         Ok::<_, io::Error>(thread.join())
     });
-    await_end(thread_id.into_inner());
+    wait_for_thread_end(thread_id.into_inner());
     drop(undumpable);
     match outcome? {
         Ok(Ok(value)) => Ok(value),
@@ -135,9 +135,9 @@ fn refuse_unmapped(peer: &Peer) -> Result<(), ImpersonateError> {
     }
 }
 
-/// A thread that was joined has told so in its last moment, in which it still has the client's ids and our memory.
-fn await_end(id: i32) {
-    // 0: there was none.
+/// A joined thread may still exist for a moment, with the ids of the client and access to this memory.
+fn wait_for_thread_end(id: i32) {
+    // 0: no thread was started.
     while id != 0 && !identity::thread_has_ended(id) {
         thread::yield_now();
     }

@@ -1,4 +1,4 @@
-//! How many streams of a listener live.
+//! Counts the accepted streams of a listener.
 
 use std::sync::{
     Arc,
@@ -9,29 +9,30 @@ use crate::sys::{eventfd::Semaphore, this_process::own_pid};
 
 #[derive(Debug)]
 pub(super) struct Instances {
-    free: Option<Semaphore>,
+    /// Free instances; `None` without a limit.
+    semaphore: Option<Semaphore>,
     live: AtomicUsize,
 }
 
 impl Instances {
-    pub(super) fn new(free: Option<Semaphore>) -> Arc<Self> {
-        Arc::new(Self { free, live: AtomicUsize::new(0) })
+    pub(super) fn new(semaphore: Option<Semaphore>) -> Arc<Self> {
+        Arc::new(Self { semaphore, live: AtomicUsize::new(0) })
     }
 
     pub(super) fn live(&self) -> usize {
         self.live.load(Ordering::Relaxed)
     }
 
-    pub(super) fn free(&self) -> Option<&Semaphore> {
-        self.free.as_ref()
+    pub(super) fn semaphore(&self) -> Option<&Semaphore> {
+        self.semaphore.as_ref()
     }
 }
 
-/// One of the free of a listener. Dropping it makes room for the next client.
+/// One accepted stream of a listener. Dropping it admits the next client.
 #[derive(Debug)]
 pub(super) struct Instance {
     all: Arc<Instances>,
-    /// The process that has accepted the client. A fork of it shares the count of free free.
+    /// The process that accepted the client. A forked child shares the semaphore and must not release it.
     owner: i32,
 }
 
@@ -45,8 +46,8 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         self.all.live.fetch_sub(1, Ordering::Relaxed);
-        if let Some(free) = self.all.free.as_ref().filter(|_| self.owner == own_pid()) {
-            free.free();
+        if let Some(semaphore) = self.all.semaphore.as_ref().filter(|_| self.owner == own_pid()) {
+            semaphore.free();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The server's side of a name: who comes in, how many, and when.
+//! Servers: binding a name and accepting clients.
 #![expect(single_use_lifetimes, reason = "`impl Into<Timeout<'_>>` is not stable Rust yet")]
 
 use std::{
@@ -33,14 +33,15 @@ use crate::sys::{
     socket::{self, SocketType},
 };
 
-/// How long nobody is taken from the backlog when the process or the machine is out of descriptors or memory, or too many of
-/// those who were put out do not close.
+/// Pause of `accept` when the process or the machine is out of file descriptors or memory, or too many sockets of rejected clients
+/// are waiting to be closed.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 
-/// The kernel cuts it down to `/proc/sys/net/core/somaxconn`.
+/// Default backlog. The kernel limits it to `/proc/sys/net/core/somaxconn`.
 const BACKLOG: u32 = 4096;
 
-/// How a [`Listener`] listens. The defaults: bytes, both ways, for the current user, any number of clients, no handshake.
+/// Options of a [`Listener`]. By default it uses byte mode in both directions, admits the current user and any number of clients,
+/// and performs no handshake.
 ///
 /// ```
 /// use pipewright::pipe::{PipeMode, named::{ConnectOptions, ListenerOptions, PipeName}};
@@ -86,26 +87,26 @@ impl Default for ListenerOptions {
 }
 
 impl ListenerOptions {
-    /// The defaults.
+    /// Returns the default options.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What the pipe carries.
+    /// Sets the mode.
     #[must_use]
     pub const fn mode(mut self, mode: PipeMode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Which way the server's ends go.
+    /// Sets the direction of the ends of the server.
     #[must_use]
     pub const fn direction(mut self, direction: Direction) -> Self {
         self.direction = direction;
         self
     }
 
-    /// Who may connect.
+    /// Sets which users may connect.
     #[must_use]
     #[doc(alias = "PipeSecurity")]
     pub const fn access(mut self, access: Access) -> Self {
@@ -113,19 +114,21 @@ impl ListenerOptions {
         self
     }
 
-    /// Makes clients introduce themselves, and tells them when they are accepted. Only clients that also ask for the handshake
-    /// get in; a plain socket client is put out after 5 seconds.
+    /// Requires the handshake. Clients without [`ConnectOptions::handshake`](super::ConnectOptions::handshake) are rejected after 5
+    /// seconds.
     ///
-    /// With it a client that is connected has been accepted, one that comes when all instances are busy waits and gets a typed
-    /// error when its time is up, and ends whose modes or directions do not fit are told so. Without it, a client is connected
-    /// as soon as it is in the backlog, as with any socket.
+    /// With the handshake, `connect` of the client returns after the server has accepted it. While all instances are in use, it
+    /// waits until its timeout expires ([`ConnectError::Busy`](super::ConnectError::Busy)). Different modes or directions are
+    /// reported to the client as errors. Without the handshake, a client is connected as soon as it is in the backlog, as with
+    /// every socket.
     #[must_use]
     pub const fn handshake(mut self) -> Self {
-        self.handshake = HandshakeMode::Handshake;
+        self.handshake = HandshakeMode::Required;
         self
     }
 
-    /// How many accepted streams may live at once; at least 1. It holds across processes, as a name has one listener.
+    /// Sets the largest number of accepted streams at one time, at least 1. Default: unlimited. `accept` waits for an accepted stream
+    /// to be dropped or disconnected.
     #[must_use]
     #[doc(alias = "maxNumberOfServerInstances")]
     pub const fn max_instances(mut self, count: u32) -> Self {
@@ -133,15 +136,15 @@ impl ListenerOptions {
         self
     }
 
-    /// How many clients may wait for `accept` before the next ones wait to get that far; the kernel adds one, and cuts it down
-    /// to `/proc/sys/net/core/somaxconn`. Without a call: 4096.
+    /// Sets the number of clients that can wait for `accept`; further clients block in `connect`. Default: 4096. The kernel adds one
+    /// and limits the number to `/proc/sys/net/core/somaxconn`.
     #[must_use]
     pub const fn backlog(mut self, clients: u32) -> Self {
         self.backlog = clients;
         self
     }
 
-    /// What [`Stream::set_send_buffer_size`] is called with for every stream.
+    /// Sets the size passed to [`Stream::set_send_buffer_size`] for each stream.
     #[must_use]
     #[doc(alias = "OutBufferSize")]
     pub const fn send_buffer_size(mut self, bytes: usize) -> Self {
@@ -149,17 +152,17 @@ impl ListenerOptions {
         self
     }
 
-    /// The longest message of [`PipeMode::Framed`] in bytes, sent or received. Without a call: 16 MiB.
+    /// Sets the longest message of [`PipeMode::Framed`] in bytes, sent or received. Default: 16 MiB.
     #[must_use]
     pub const fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = bytes;
         self
     }
 
-    /// Takes the name. Clients can connect from now on, before anybody calls `accept`.
+    /// Binds the name and listens. Clients can connect from then on, before `accept` is called.
     ///
-    /// The name is published whole: whoever finds it finds a server that listens, with the file mode it shall have. The name
-    /// of a server that has died is taken over; that of a living one, and a file that is no socket, never.
+    /// The socket file appears with its final mode and a listening server. A socket left by a server that has exited is
+    /// replaced; the socket of a running server, or a file of another type, never is.
     ///
     /// # Errors
     ///
@@ -174,12 +177,12 @@ impl ListenerOptions {
         let (stop, accept_lock) = (Flag::new().map_err(failed)?, Semaphore::new(1).map_err(failed)?);
         let kind = self.mode.socket_type();
         let prepare = |socket: &OwnedFd| match kind {
-            // Every socket that is accepted has it from this one, for messages that come before the accept, too.
+            // Accepted sockets inherit the option, which thus also covers messages sent before the accept.
             SocketType::Messages => socket::receive_credentials(socket.as_fd()),
             SocketType::Stream => Ok(()),
         };
         let (socket, bound_name) = bind::bind(name, kind, self.access, self.backlog, prepare)?;
-        let activity = Admission::activity(self.handshake, &socket).map_err(failed)?;
+        let activity = Admission::poller(self.handshake, &socket).map_err(failed)?;
         Ok(Listener {
             _bound_name: bound_name,
             socket: DeferredClose::new(socket),
@@ -190,7 +193,7 @@ impl ListenerOptions {
                 access: self.access,
                 handshake: self.handshake,
                 send_buffer_size: self.send_buffer_size,
-                our_uid: identity::effective_uid(),
+                own_uid: identity::effective_uid(),
                 counters: Counters::default(),
                 activity,
             },
@@ -203,18 +206,18 @@ impl ListenerOptions {
     }
 }
 
-/// A server: one name, any number of clients, each an accepted [`Stream`]. Dropping it gives the name back and turns away who
-/// has not been accepted; accepted streams live on.
+/// A server: owns a name and accepts a [`Stream`] for each client. Dropping it releases the name and disconnects clients in the
+/// backlog; accepted streams stay open.
 #[doc(alias = "NamedPipeServerStream")]
 pub struct Listener {
-    // Dropped first: the name goes while we still listen, so that no client finds a name without a server.
+    // Dropped first: the name is released before the socket stops listening, so that no client finds a name without a server.
     _bound_name: BoundName,
     socket: DeferredClose,
     name: PipeName,
     admission: Admission,
     max_message_size: usize,
     stop: Flag,
-    /// One thread at a time takes clients in; the others wait for this and not for a mutex, as it can be polled.
+    /// Held by the one thread that accepts. A semaphore instead of a mutex, since waiting threads must poll it with a timeout.
     accept_lock: Semaphore,
     instances: Arc<Instances>,
     pending: Mutex<Vec<PendingClient>>,
@@ -222,34 +225,34 @@ pub struct Listener {
 
 shown_as!(Listener, |listener| { name: listener.name });
 
-/// For a loop of one's own, and for nothing but waiting: readable when there may be something to accept. Then call
-/// [`accept_timeout`](Listener::accept_timeout) with a time of zero until it gives [`AcceptError::TimedOut`], which it may do
-/// at once.
+/// For event loops, and only for polling: readable when there may be a client to accept. Then call
+/// [`accept_timeout`](Listener::accept_timeout) with a timeout of zero until it returns [`AcceptError::TimedOut`], which may be at
+/// once.
 ///
-/// It becomes readable when a client knocks, when one that is half-way in its handshake goes on or leaves, and when the listener
-/// is shut down. It stays readable as long as a client knocks who cannot be let in yet: while all instances are busy, while the
-/// process is out of descriptors, and while 256 others are half-way in.
+/// It becomes readable when a client connects, when a client in the handshake sends data or disconnects, and when the listener is
+/// shut down. It stays readable while a client cannot be accepted: all instances are in use, the process is out of file
+/// descriptors, or 256 other clients are in the handshake.
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.admission.activity.as_ref().map_or(self.socket.as_fd(), AsFd::as_fd)
     }
 }
 
-/// Why no client was accepted. None of these ends a server: `accept` can be called again, except after `ShutDown`.
+/// Error of accepting a client. `accept` can be called again, except after `ShutDown`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AcceptError {
-    /// No client, or no free instance, within the time.
-    #[error("no client within the time")]
+    /// No client connected, or no instance became free, before the timeout expired.
+    #[error("timed out: no client connected")]
     TimedOut,
     /// The call was cancelled.
     #[error("cancelled")]
     Cancelled,
     /// [`Listener::shutdown`] was called.
-    #[error("the listener was shut down")]
+    #[error("listener was shut down")]
     ShutDown,
-    /// The kernel failed.
-    #[error("cannot accept a client: {0}")]
+    /// A system call failed.
+    #[error("cannot accept client: {0}")]
     Os(#[from] io::Error),
 }
 
@@ -265,7 +268,7 @@ impl From<AcceptError> for io::Error {
 }
 
 impl Listener {
-    /// Listens with the defaults of [`ListenerOptions`].
+    /// Listens on `name` with the default [`ListenerOptions`].
     ///
     /// # Errors
     ///
@@ -274,24 +277,24 @@ impl Listener {
         ListenerOptions::new().listen(name)
     }
 
-    /// The next client, waiting for one as long as it takes. Any number of threads may wait.
+    /// Waits for the next client. Any number of threads may call it concurrently.
     ///
-    /// A client that is refused, or goes away too early, is passed over and counted. When the process is out of descriptors,
-    /// clients are left in the backlog until there are some again.
+    /// Clients that are rejected or disconnect early are skipped and counted. While the process is out of file descriptors,
+    /// clients stay in the backlog.
     ///
     /// # Errors
     ///
-    /// [`AcceptError::ShutDown`], and [`AcceptError::Os`] when the kernel fails.
+    /// [`AcceptError::ShutDown`]; [`AcceptError::Os`] if a system call fails.
     #[doc(alias = "WaitForConnection")]
     pub fn accept(&self) -> Result<Stream, AcceptError> {
         self.accept_timeout(Timeout::never())
     }
 
-    /// As [`accept`](Self::accept), with an end to waiting. No client is lost by it.
+    /// Like [`accept`](Self::accept), with a timeout. No client is lost when it expires.
     ///
     /// # Errors
     ///
-    /// As `accept`; [`AcceptError::TimedOut`] and [`AcceptError::Cancelled`].
+    /// Same as `accept`; [`AcceptError::TimedOut`] and [`AcceptError::Cancelled`].
     pub fn accept_timeout<'a>(&self, timeout: impl Into<Timeout<'a>>) -> Result<Stream, AcceptError> {
         let timeout = StartedTimeout::now(timeout.into());
         let _turn = AcceptLock::take(self, &timeout)?;
@@ -311,7 +314,7 @@ impl Listener {
                         match FdFreeStream::new(client).and_then(|client| self.admission.admit(client, &mut pending)) {
                             Ok(Some(stream)) => return Ok(self.into_stream(stream, instance)),
                             Ok(None) => {}
-                            // Nothing is known against the listener.
+                            // A failure of this client only.
                             Err(_) => drop(self.admission.counters.vanished.fetch_add(1, Ordering::Relaxed)),
                         }
                         continue;
@@ -319,7 +322,7 @@ impl Listener {
                     Err(error) if is_shortage(&error) => shortage = true,
                     Err(error) if is_of_one_client(&error) => continue,
                     Err(error) => {
-                        // Shut down since it was checked: whatever the kernel says of that, it is no failure.
+                        // If the listener was shut down since the last check, the error is a consequence of that.
                         self.check_running()?;
                         return Err(error.into());
                     }
@@ -331,30 +334,31 @@ impl Listener {
         }
     }
 
-    /// The clients as they come, until [`shutdown`](Self::shutdown). An error does not end it.
+    /// Iterates over clients until [`shutdown`](Self::shutdown). Continues after an error.
     pub fn incoming(&self) -> Incoming<'_> {
         Incoming { listener: self }
     }
 
-    /// Ends every `accept` that waits now or is called later, and turns new clients away. The name is kept until the drop.
+    /// Makes every current and later `accept` return [`AcceptError::ShutDown`], and rejects new clients. The name stays bound until
+    /// the listener is dropped.
     pub fn shutdown(&self) {
         self.stop.raise();
-        // A listening socket that is shut down refuses. It cannot fail on a socket that listens.
+        // Makes the kernel refuse connections. Cannot fail on a listening socket.
         drop(socket::shutdown(self.socket.as_fd(), std::net::Shutdown::Both));
     }
 
-    /// Where it listens.
+    /// The name it listens on.
     pub fn name(&self) -> &PipeName {
         &self.name
     }
 
-    /// How many accepted streams live: neither dropped, with all clones, nor disconnected.
+    /// Number of accepted streams that are neither disconnected nor dropped with all their clones.
     #[doc(alias = "NumberOfServerInstances")]
     pub fn instances(&self) -> usize {
         self.instances.live()
     }
 
-    /// Whom it has met so far.
+    /// Number of clients so far, by outcome.
     pub fn stats(&self) -> ListenerStats {
         self.admission.counters.stats()
     }
@@ -363,17 +367,17 @@ impl Listener {
         if self.stop.is_raised()? { Err(AcceptError::ShutDown) } else { Ok(()) }
     }
 
-    /// Waits for a place; the stop flag and the switch end it.
-    fn take(&self, free: &Semaphore, timeout: &StartedTimeout<'_>) -> Result<(), AcceptError> {
+    /// Acquires a semaphore. Shutdown, the timeout and cancellation end the wait.
+    fn acquire(&self, semaphore: &Semaphore, timeout: &StartedTimeout<'_>) -> Result<(), AcceptError> {
         loop {
             if timeout.is_cancelled()? {
                 return Err(AcceptError::Cancelled);
             }
             self.check_running()?;
-            if free.take()? {
+            if semaphore.take()? {
                 return Ok(());
             }
-            match timeout.wait(&[(self.stop.as_fd(), Interest::Readable), (free.as_fd(), Interest::Readable)])? {
+            match timeout.wait(&[(self.stop.as_fd(), Interest::Readable), (semaphore.as_fd(), Interest::Readable)])? {
                 WakeReason::Ready(_) => {}
                 WakeReason::TimedOut => return Err(AcceptError::TimedOut),
                 WakeReason::Cancelled => return Err(AcceptError::Cancelled),
@@ -382,8 +386,8 @@ impl Listener {
     }
 
     fn take_instance(&self, timeout: &StartedTimeout<'_>) -> Result<Instance, AcceptError> {
-        if let Some(free) = self.instances.free() {
-            self.take(free, timeout)?;
+        if let Some(semaphore) = self.instances.semaphore() {
+            self.acquire(semaphore, timeout)?;
         }
         Ok(Instance::new(&self.instances))
     }
@@ -421,12 +425,12 @@ impl Listener {
     }
 }
 
-/// The right to take clients in; given back on drop.
+/// Guard of [`Listener::accept_lock`].
 struct AcceptLock<'a>(&'a Listener);
 
 impl<'a> AcceptLock<'a> {
     fn take(listener: &'a Listener, timeout: &StartedTimeout<'_>) -> Result<Self, AcceptError> {
-        listener.take(&listener.accept_lock, timeout).map(|()| Self(listener))
+        listener.acquire(&listener.accept_lock, timeout).map(|()| Self(listener))
     }
 }
 
@@ -444,7 +448,7 @@ fn is_of_one_client(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ECONNABORTED | libc::EPROTO | libc::EPERM))
 }
 
-/// The clients of a [`Listener`] as they come.
+/// Iterator over the clients of a [`Listener`].
 #[derive(Debug)]
 pub struct Incoming<'a> {
     listener: &'a Listener,

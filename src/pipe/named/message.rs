@@ -1,62 +1,62 @@
-//! One message of a named pipe, and why one was not sent or received.
+//! A received message, and the error of sending and receiving.
 
 use std::{io, os::fd::OwnedFd};
 
 use crate::pipe::timeout::{Cancelled, is_cancelled};
 
-/// The longest message of a framed pipe in bytes, unless told otherwise.
+/// Longest message of a framed pipe in bytes, unless configured.
 pub(super) const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
 
-/// A message and the descriptors that came with it.
+/// A message and the file descriptors received with it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ReceivedMessage {
-    /// The message.
+    /// Content of the message.
     pub bytes: Vec<u8>,
-    /// Close-on-exec, in the order in which they were sent.
-    pub descriptors: Vec<OwnedFd>,
+    /// File descriptors in the order in which they were sent. They are close-on-exec.
+    pub fds: Vec<OwnedFd>,
 }
 
 impl ReceivedMessage {
-    pub(super) const fn bare(bytes: Vec<u8>) -> Self {
-        Self { bytes, descriptors: Vec::new() }
+    pub(super) const fn without_fds(bytes: Vec<u8>) -> Self {
+        Self { bytes, fds: Vec::new() }
     }
 }
 
-/// Why a message was not sent or received.
+/// Error of sending or receiving a message.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// Longer than the pipe carries. Nothing of it was sent; or, of a framed stream, the other side announces it, and nothing
-    /// more can be received.
-    #[error("a message of {bytes} bytes, {limit} at most")]
+    /// The message exceeds the limit of the pipe. When sending, nothing was sent. When receiving on a framed stream, no further
+    /// message can be received.
+    #[error("message of {bytes} bytes exceeds the limit of {limit} bytes")]
     TooLarge {
-        /// So long is the message.
+        /// Size of the message.
         bytes: usize,
-        /// And so long it may be: see [`MessageStream::max_message_size`](super::MessageStream::max_message_size).
+        /// Largest size, see [`MessageStream::max_message_size`](super::MessageStream::max_message_size).
         limit: usize,
     },
-    /// Nothing was sent or received within the time. It can be tried again.
-    #[error("no message within the time")]
+    /// The timeout expired before anything was sent or received. The call can be repeated.
+    #[error("timed out: no message was transferred")]
     TimedOut,
-    /// Cancelled before anything was sent or received.
+    /// The call was cancelled before anything was sent or received.
     #[error("cancelled")]
     Cancelled,
-    /// The beginning of a framed message was sent before the time was up or the call was cancelled. The rest goes out before
-    /// the next message, or with [`MessageStream::flush`](super::MessageStream::flush): do not send this one again.
-    #[error("the message is on its way, but not all of it")]
+    /// The timeout expired or the call was cancelled after the beginning of a framed message was sent. Do not send the message
+    /// again: the rest is sent before the next message, or by [`MessageStream::flush`](super::MessageStream::flush).
+    #[error("message sent in part: the rest follows with the next message or flush")]
     Unfinished,
-    /// The other side is gone.
-    #[error("the other side is gone")]
+    /// The peer has closed the connection.
+    #[error("peer closed the connection")]
     PeerGone,
-    /// The other side went in the middle of a framed message.
-    #[error("the other side went and left a message unfinished, {missing} bytes are missing")]
-    CutOff {
-        /// At least so many.
+    /// The peer closed the connection in the middle of a framed message.
+    #[error("peer closed the connection within a message: at least {missing} bytes missing")]
+    Truncated {
+        /// Number of missing bytes, at least.
         missing: usize,
     },
-    /// The stream does not go that way, or was disconnected on this side; or the kernel failed.
-    #[error("cannot send or receive: {0}")]
+    /// The stream does not have this direction or was disconnected on this side, or a system call failed.
+    #[error("cannot transfer message: {0}")]
     Os(#[source] io::Error),
 }
 
@@ -78,7 +78,7 @@ impl From<MessageError> for io::Error {
             MessageError::TimedOut | MessageError::Unfinished => io::ErrorKind::TimedOut,
             MessageError::Cancelled => return Cancelled.into(),
             MessageError::PeerGone => io::ErrorKind::BrokenPipe,
-            MessageError::CutOff { .. } => io::ErrorKind::UnexpectedEof,
+            MessageError::Truncated { .. } => io::ErrorKind::UnexpectedEof,
             MessageError::Os(source) => source.kind(),
         };
         Self::new(kind, error)

@@ -1,4 +1,4 @@
-//! Whole messages over a named pipe.
+//! Connections that keep messages whole.
 #![expect(single_use_lifetimes, reason = "`impl Into<Timeout<'_>>` is not stable Rust yet")]
 
 use std::{
@@ -17,14 +17,14 @@ use crate::pipe::{
 };
 use crate::sys::socket::RecvAction;
 
-/// A [`Stream`] whose messages stay whole. [`Stream::into_messages`] makes it.
+/// A connection that sends and receives whole messages. Created by [`Stream::into_messages`].
 ///
-/// Shared references send and receive, from any number of threads: messages never mix. Sending waits for room and receiving
-/// for a message; deadlines, cancelling and the ends are as with [`Stream`].
+/// All methods take `&self`, so threads can share it; their messages never mix. Sending blocks while the send buffer is full,
+/// receiving while no message is available. Timeouts, cancellation and the end of the stream work as for [`Stream`].
 ///
-/// A message can also be read in parts, through [`Read`]: each read stays within one message, and
-/// [`is_message_complete`](Self::is_message_complete) tells whether it reached the message's end. Threads that share a stream
-/// should not read in parts.
+/// [`Read`] reads one message in parts: a read never crosses the end of a message, and
+/// [`is_message_complete`](Self::is_message_complete) returns whether the last one reached it. Threads that share a stream
+/// should not use it.
 pub struct MessageStream {
     stream: Stream,
     is_message_complete: AtomicBool,
@@ -33,15 +33,15 @@ pub struct MessageStream {
 shown_as!(MessageStream, |stream| { stream: stream.stream });
 
 impl Stream {
-    /// The face that keeps messages whole.
+    /// Converts the stream into one that keeps messages whole.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a byte pipe: it has no messages.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a byte pipe, which has no messages.
     #[doc(alias = "ReadMode")]
     pub fn into_messages(self) -> io::Result<MessageStream> {
         match self.mode() {
-            PipeMode::Byte => Err(io::Error::new(io::ErrorKind::InvalidInput, "a byte pipe has no messages")),
+            PipeMode::Byte => Err(io::Error::new(io::ErrorKind::InvalidInput, "byte pipe has no messages")),
             PipeMode::Message | PipeMode::Framed => Ok(MessageStream::new(self)),
         }
     }
@@ -52,52 +52,54 @@ impl MessageStream {
         Self { stream, is_message_complete: AtomicBool::new(true) }
     }
 
-    /// The same connection as bytes: for its peer, its end, its state.
+    /// The connection as a byte stream: for its peer, state and shutdown.
     pub const fn as_stream(&self) -> &Stream {
         &self.stream
     }
 
-    /// Gives the face of whole messages up.
+    /// Converts back into a byte stream.
     pub fn into_stream(self) -> Stream {
         self.stream
     }
 
-    /// The longest message that can be sent, in bytes. Of the message mode it is what the kernel takes from the
-    /// [`send_buffer_size`](Stream::send_buffer_size), and [`Stream::set_send_buffer_size`] raises it, to 4 MiB at most; of the framed mode the
-    /// limit that was set when the stream was opened. What can be received is the other side's limit.
+    /// Longest message that can be sent, in bytes.
+    ///
+    /// In message mode it follows from the [`send_buffer_size`](Stream::send_buffer_size), and
+    /// [`Stream::set_send_buffer_size`] raises it to at most 4 MiB. In framed mode it is the limit set when the stream was
+    /// opened. The peer may have another limit for what it receives.
     ///
     /// # Errors
     ///
-    /// None is known.
+    /// None known.
     pub fn max_message_size(&self) -> io::Result<usize> {
-        self.stream.message_limit()
+        self.stream.max_message_size()
     }
 
-    /// Sends one message, which may be empty. Waits for room as long as it takes.
+    /// Sends one message, which may be empty. Blocks while the send buffer is full.
     ///
     /// # Errors
     ///
-    /// [`MessageError::TooLarge`], [`MessageError::PeerGone`], ...
+    /// [`MessageError::TooLarge`], [`MessageError::PeerGone`] and so on.
     pub fn send(&self, message: &[u8]) -> Result<(), MessageError> {
         self.send_timeout(message, Timeout::never())
     }
 
-    /// As [`send`](Self::send), with an end to waiting.
+    /// Like [`send`](Self::send), with a timeout.
     ///
     /// # Errors
     ///
-    /// As `send`; [`MessageError::TimedOut`] or [`MessageError::Cancelled`] when nothing was sent, [`MessageError::Unfinished`]
-    /// when the beginning of a framed message was.
+    /// Same as `send`; [`MessageError::TimedOut`] or [`MessageError::Cancelled`] if nothing was sent,
+    /// [`MessageError::Unfinished`] if the beginning of a framed message was sent.
     pub fn send_timeout<'a>(&self, message: &[u8], timeout: impl Into<Timeout<'a>>) -> Result<(), MessageError> {
         self.send_with_fds(message, &[], timeout)
     }
 
-    /// As [`send_timeout`](Self::send_timeout), and sends copies of descriptors along, at most 253. The other side must ask
-    /// for them; if it does not, they are closed unseen.
+    /// Like [`send_timeout`](Self::send_timeout), and passes copies of up to 253 file descriptors with the message. A peer that
+    /// receives without [`recv_with_fds`](Self::recv_with_fds) closes them.
     ///
     /// # Errors
     ///
-    /// As `send_timeout`; an [`Unsupported`](io::ErrorKind::Unsupported) error for a framed stream.
+    /// Same as `send_timeout`; [`Unsupported`](io::ErrorKind::Unsupported) for a framed stream.
     pub fn send_with_fds<'a>(
         &self,
         message: &[u8],
@@ -112,51 +114,51 @@ impl MessageStream {
         self.stream.send_whole(message, descriptors, &timeout)
     }
 
-    /// Sends what is left of a framed message that could not be sent whole in time.
+    /// Sends the rest of a framed message that was sent in part.
     ///
     /// # Errors
     ///
-    /// [`MessageError::Unfinished`] when it still cannot be.
+    /// [`MessageError::Unfinished`] if the timeout expires again.
     pub fn flush<'a>(&self, timeout: impl Into<Timeout<'a>>) -> Result<(), MessageError> {
         self.stream.check(Direction::writes)?;
-        self.stream.send_tail(None, &StartedTimeout::now(timeout.into()))
+        self.stream.finish_frame(None, &StartedTimeout::now(timeout.into()))
     }
 
-    /// The next message, or what is left of one that was read in parts; `None` at the end.
+    /// Receives the next message, or the rest of one that was read in part. Returns `None` at the end of the stream.
     ///
     /// # Errors
     ///
-    /// [`MessageError::CutOff`], [`MessageError::TooLarge`], ...
+    /// [`MessageError::Truncated`], [`MessageError::TooLarge`] and so on.
     pub fn recv(&self) -> Result<Option<Vec<u8>>, MessageError> {
         self.recv_timeout(Timeout::never())
     }
 
-    /// As [`recv`](Self::recv), with an end to waiting. No message is lost by it.
+    /// Like [`recv`](Self::recv), with a timeout. No message is lost when it expires.
     ///
     /// # Errors
     ///
-    /// As `recv`; [`MessageError::TimedOut`], [`MessageError::Cancelled`].
+    /// Same as `recv`; [`MessageError::TimedOut`], [`MessageError::Cancelled`].
     pub fn recv_timeout<'a>(&self, timeout: impl Into<Timeout<'a>>) -> Result<Option<Vec<u8>>, MessageError> {
         let next = self.stream.receive_next(RecvAction::Bytes, &StartedTimeout::now(timeout.into()))?;
-        Ok(next.map(|parcel| parcel.bytes))
+        Ok(next.map(|message| message.bytes))
     }
 
-    /// As [`recv_timeout`](Self::recv_timeout), and takes the descriptors that came along. They are close-on-exec. What they
-    /// are is for the caller to find out before using them.
+    /// Like [`recv_timeout`](Self::recv_timeout), and also returns the file descriptors passed with the message. They are
+    /// close-on-exec, and of any type the peer chose: check them before use. A framed stream carries none.
     ///
     /// # Errors
     ///
-    /// As `recv_timeout`. A framed stream never has descriptors.
+    /// Same as `recv_timeout`.
     pub fn recv_with_fds<'a>(&self, timeout: impl Into<Timeout<'a>>) -> Result<Option<ReceivedMessage>, MessageError> {
         self.stream.receive_next(RecvAction::Descriptors, &StartedTimeout::now(timeout.into()))
     }
 
-    /// Reads from one message at most, as much as fits into `buf`; the next read goes on where this one stopped. 0 for an empty
-    /// message, and at the end, which [`is_at_end`](Self::is_at_end) tells apart.
+    /// Reads as much of the current message as fits into `buf`; the next read continues there. Returns 0 for an empty message
+    /// and at the end of the stream; [`is_at_end`](Self::is_at_end) tells them apart.
     ///
     /// # Errors
     ///
-    /// As [`recv_timeout`](Self::recv_timeout).
+    /// Same as [`recv_timeout`](Self::recv_timeout).
     pub fn read_timeout<'a>(&self, buf: &mut [u8], timeout: impl Into<Timeout<'a>>) -> Result<usize, MessageError> {
         let timeout = StartedTimeout::now(timeout.into());
         self.stream.check(Direction::reads)?;
@@ -175,13 +177,13 @@ impl MessageStream {
         }
     }
 
-    /// Whether the last read in parts reached the end of its message.
+    /// Returns whether the last [`read_timeout`](Self::read_timeout) or [`Read`] reached the end of its message.
     #[doc(alias = "IsMessageComplete")]
     pub fn is_message_complete(&self) -> bool {
         self.is_message_complete.load(Ordering::Acquire)
     }
 
-    /// Whether the end of the stream has been read: no message will come any more.
+    /// Returns whether the end of the stream was reached: no further message will arrive.
     pub fn is_at_end(&self) -> bool {
         locked(&self.stream.inner.receive_buffer).ended
     }

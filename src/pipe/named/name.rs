@@ -1,4 +1,4 @@
-//! What a named pipe is called, and where the name lives.
+//! Names of named pipes and the private directory.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -17,16 +17,16 @@ use crate::{
     text::printable_path,
 };
 
-/// The longest last part of a name in bytes: a file name holds 255, and the lock file beside the socket takes six more.
+/// Longest last component in bytes: a file name has at most 255, and the lock file adds six.
 const FILE_NAME_BYTES_MAX: usize = 249;
 
-/// The longest path that the kernel takes, without its final NUL (limits.h).
+/// Longest path, without its NUL byte (PATH_MAX in limits.h).
 const PATH_BYTES_MAX: usize = 4095;
 
-/// A name that can be listened on or connected to. Making one touches nothing.
+/// Address of a named pipe. Creating a value does not access the file system.
 ///
-/// Displayed, it is the path (`@name` for an abstract one): put it into messages, since two programs that do not find each
-/// other most often look into different directories.
+/// `Display` writes the path, or `@name` for an abstract name. Log it: programs that do not find each other usually use
+/// different directories.
 ///
 /// ```
 /// use pipewright::pipe::named::PipeName;
@@ -43,26 +43,28 @@ pub struct PipeName {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum NameKind {
-    /// In our own directory, which is made on demand and checked.
+    /// In the private directory, which is created on demand and checked.
     InPrivateDirectory(PathBuf),
-    /// Wherever the user says.
+    /// An absolute path given by the caller.
     Path(PathBuf),
-    /// In no file system at all.
+    /// In the abstract namespace.
     Abstract(Vec<u8>),
 }
 
 impl PipeName {
-    /// An absolute path is used as it is. A plain name lives in the user's own directory: `$XDG_RUNTIME_DIR/pipewright/`, or
-    /// `/tmp/pipewright-<uid>/` where the variable is not set to an absolute path. `TMPDIR` has no say: server and clients often
-    /// differ in it, and would not find each other. The environment is read here and not again.
+    /// Creates a name from an absolute path or a plain name.
     ///
-    /// The private directory is made (0700) by whoever needs it first, server or client, and refused unless it is a directory
-    /// of this user that nobody else may enter. Root makes none in another user's directory, as
-    /// `XDG_RUNTIME_DIR` names it after `su`: that user could not use it.
+    /// A plain name is a file in the private directory of the user: `$XDG_RUNTIME_DIR/pipewright/`, or `/tmp/pipewright-<uid>/`
+    /// if the variable is not set to an absolute path. `TMPDIR` is ignored, since it often differs between server and client.
+    /// The environment is read once, here.
+    ///
+    /// The server or client that needs the private directory first creates it with mode 0700. An existing directory is rejected
+    /// unless it belongs to this user and no other user can enter it. Root does not create one in a directory of another user,
+    /// where `XDG_RUNTIME_DIR` may point after `su`, because that user could not use it.
     ///
     /// # Errors
     ///
-    /// [`NameError`] says which rule the name breaks.
+    /// [`NameError`].
     pub fn new(name: impl AsRef<OsStr>) -> Result<Self, NameError> {
         let name = name.as_ref();
         if name.as_bytes().first() == Some(&b'/') {
@@ -73,17 +75,17 @@ impl PipeName {
         Ok(Self { kind: NameKind::InPrivateDirectory(path) })
     }
 
-    /// The path where .NET's `NamedPipeServerStream` of this name listens on Unix: `$TMPDIR`, or `/tmp` where that is not set or
-    /// empty, then `CoreFxPipe_` and the name; an absolute path is itself. A relative `TMPDIR` is meant from the working directory
-    /// of this moment. The path has at most 107 bytes, as .NET opens no longer one. .NET only knows byte pipes, and no handshake.
+    /// Creates the name that .NET's `NamedPipeServerStream` uses on Unix: `CoreFxPipe_` and the name, in `$TMPDIR`, or in `/tmp` if
+    /// that is unset or empty. A relative `TMPDIR` is resolved against the current working directory. An absolute path is used
+    /// unchanged. .NET supports byte pipes without a handshake, and paths of at most 107 bytes.
     ///
-    /// A .NET server deletes whatever socket has its path before it binds, also that of a living server. So it takes the name of
-    /// a [`Listener`](super::Listener) without an error on either side: the listener is not found any more, and does not
-    /// remove the other server's socket when it is dropped. A `Listener` never takes the name of a living .NET server.
+    /// A .NET server deletes an existing socket of that path before it binds, even one of a running server. It thereby takes the
+    /// name of a [`Listener`](super::Listener) without an error on either side: clients no longer reach the listener, which
+    /// leaves the socket of the other server alone when it is dropped. A `Listener` never takes the name of a running .NET server.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new), except that a name may begin with a `.`; [`NameError::TooLong`] from 108 bytes on.
+    /// Same as [`new`](Self::new), but a name may begin with `.`, and [`NameError::TooLong`] applies from 108 bytes on.
     pub fn dotnet(name: impl AsRef<OsStr>) -> Result<Self, NameError> {
         let name = name.as_ref();
         let path = if name.as_bytes().first() == Some(&b'/') {
@@ -104,15 +106,16 @@ impl PipeName {
         }
     }
 
-    /// A name in Linux' abstract namespace: no file, nothing to clean up, gone with its server. A process that another thread of the
-    /// server starts at that moment keeps the name until its exec.
+    /// Creates a name in the abstract namespace of Linux. It has no file and ends with its server. A process that the server is
+    /// spawning at that moment keeps the name until its exec.
     ///
-    /// Any user of the machine, and any container with the host's network, can reach and squat it: no file mode protects it.
-    /// Both sides check who the other one is ([`Access`](super::Access)), and that is all there is.
+    /// No file mode protects an abstract name: every user of the machine, and every container in the network namespace of the
+    /// host, can connect to it or bind it first. The check of the peer ([`Access`](super::Access)) on both sides is the only
+    /// protection.
     ///
     /// # Errors
     ///
-    /// When it is empty or longer than 107 bytes.
+    /// If the name is empty or longer than 107 bytes.
     pub fn abstract_name(name: impl AsRef<OsStr>) -> Result<Self, NameError> {
         let name = name.as_ref().as_bytes();
         if name.is_empty() {
@@ -124,7 +127,7 @@ impl PipeName {
         Ok(Self { kind: NameKind::Abstract(name.to_vec()) })
     }
 
-    /// Where the socket's file is; `None` for an abstract name.
+    /// Path of the socket file; `None` for an abstract name.
     pub fn path(&self) -> Option<&Path> {
         match &self.kind {
             NameKind::InPrivateDirectory(path) | NameKind::Path(path) => Some(path),
@@ -136,7 +139,7 @@ impl PipeName {
         &self.kind
     }
 
-    /// The path, for error texts.
+    /// The path, for error messages.
     pub(super) fn text(&self) -> Box<Path> {
         match &self.kind {
             NameKind::InPrivateDirectory(path) | NameKind::Path(path) => path.clone().into_boxed_path(),
@@ -144,7 +147,7 @@ impl PipeName {
         }
     }
 
-    /// Makes the private directory if the name lives there, and checks it.
+    /// Creates and checks the private directory if the name is in it.
     pub(super) fn prepare_directory(&self) -> Result<(), NameError> {
         match &self.kind {
             NameKind::InPrivateDirectory(path) => path.parent().map_or(Ok(()), ensure_private),
@@ -162,59 +165,56 @@ impl fmt::Display for PipeName {
     }
 }
 
-/// Why a name cannot be used.
+/// Error of a name that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
-    /// No text at all.
-    #[error("the name of a pipe must not be empty")]
+    /// The name is empty.
+    #[error("pipe name is empty")]
     Empty,
-    /// .NET and Windows reserve it, in any spelling.
-    #[error("the name \"anonymous\" is reserved")]
+    /// The name is `anonymous`, in upper or lower case, which .NET and Windows reserve.
+    #[error("pipe name \"anonymous\" is reserved")]
     Reserved,
-    /// No path can hold it.
-    #[error("the name has a NUL byte in it")]
+    /// The name contains a NUL byte.
+    #[error("pipe name contains a NUL byte")]
     Nul,
-    /// Only absolute paths have directories; a relative one would depend on where the program was started.
-    #[error("the name has a '/' in it; give an absolute path, or a plain name")]
+    /// The name is a relative path, which would depend on the working directory.
+    #[error("pipe name contains '/': use an absolute path or a plain name")]
     Slash,
-    /// `/`, or a path that ends in `/`, `/.` or `/..`: a directory, not a name.
-    #[error("{} is the path of a directory, not of a pipe", printable_path(path))]
+    /// The path is `/` or ends in `/`, `/.` or `/..`.
+    #[error("{} is a directory, not a pipe", printable_path(path))]
     Directory {
         /// The path.
         path: Box<Path>,
     },
-    /// A plain name only; such names belong to the files that a server keeps beside its socket.
-    #[error("the name begins with a '.'; such names are kept for lock files")]
-    Hidden,
-    /// Only of a pipe on another machine: no part of a command there or here shall take it for an option.
-    #[error("the name begins with a '-', as options do; give an absolute path")]
-    Dash,
-    /// Longer than a file name or a path can be.
-    #[error("the name has {bytes} bytes, {limit} at most")]
+    /// The plain name begins with `.`, as lock files do.
+    #[error("pipe name begins with '.', which is reserved for lock files")]
+    LeadingDot,
+    /// The name of a pipe on another machine begins with `-`. A command could take it for an option.
+    #[error("pipe name begins with '-': use an absolute path")]
+    LeadingDash,
+    /// The name exceeds the limit of a file name or path.
+    #[error("pipe name of {bytes} bytes exceeds the limit of {limit} bytes")]
     TooLong {
-        /// As many.
+        /// Length of the name.
         bytes: usize,
-        /// And so many are allowed.
+        /// Largest length.
         limit: usize,
     },
-    /// The directory of the private names is not ours alone. Nothing in it can be trusted.
-    #[error(
-        "{} cannot hold private pipes: {found}; set XDG_RUNTIME_DIR, or give an absolute path",
-        printable_path(path)
-    )]
+    /// Other users can access the private directory, so its content cannot be trusted.
+    #[error("{} cannot hold private pipes: {found}; set XDG_RUNTIME_DIR or use an absolute path", printable_path(path))]
     NotPrivate {
         /// The directory.
         path: Box<Path>,
-        /// What is wrong with it.
+        /// What was found.
         found: Box<str>,
     },
-    /// The directory of the private names cannot be made or looked at.
-    #[error("cannot make or open the directory {}: {source}", printable_path(path))]
+    /// The private directory cannot be created or opened.
+    #[error("cannot create or open directory {}: {source}", printable_path(path))]
     Os {
         /// The directory.
         path: Box<Path>,
-        /// What the system says.
+        /// Error of the system call.
         source: io::Error,
     },
 }
@@ -232,7 +232,7 @@ impl From<NameError> for io::Error {
 
 fn check_plain(name: &OsStr) -> Result<(), NameError> {
     check_file_name(name)?;
-    if name.as_bytes().starts_with(b".") { Err(NameError::Hidden) } else { Ok(()) }
+    if name.as_bytes().starts_with(b".") { Err(NameError::LeadingDot) } else { Ok(()) }
 }
 
 fn check_file_name(name: &OsStr) -> Result<(), NameError> {
@@ -278,15 +278,15 @@ fn directory_in_tmp() -> PathBuf {
     PathBuf::from(format!("/tmp/pipewright-{}", identity::effective_uid()))
 }
 
-/// In `/tmp` anybody may have been there first: with a link to a place of theirs, or with a directory that they may write to.
+/// Creates or checks the private directory. In `/tmp` another user may have created a symbolic link or a directory of that name.
 fn ensure_private(directory: &Path) -> Result<(), NameError> {
     let failed = |source| NameError::Os { path: directory.into(), source };
     let refused = |found: &str| Err(NameError::NotPrivate { path: directory.into(), found: found.into() });
-    let us = identity::effective_uid();
-    // Root may write everywhere: what it makes there would keep its owner from making his own.
-    let above = directory.parent().filter(|_| us == 0).and_then(|above| fs::metadata(above).ok());
-    if let Some(above) = above.filter(|above| above.uid() != us && above.mode() & libc::S_ISVTX == 0) {
-        return refused(&format!("it would be in a directory of the user {}, and we are root", above.uid()));
+    let own_uid = identity::effective_uid();
+    // Root can write everywhere, and its directory would keep the owner of the parent from creating one.
+    let above = directory.parent().filter(|_| own_uid == 0).and_then(|above| fs::metadata(above).ok());
+    if let Some(above) = above.filter(|above| above.uid() != own_uid && above.mode() & libc::S_ISVTX == 0) {
+        return refused(&format!("it would be in a directory of user {}, and this process runs as root", above.uid()));
     }
     match DirBuilder::new().mode(0o700).create(directory) {
         Ok(()) => {}
@@ -301,11 +301,11 @@ fn ensure_private(directory: &Path) -> Result<(), NameError> {
         }
         Err(source) => return Err(failed(source)),
     };
-    if opened.uid() != us {
-        return refused(&format!("it belongs to the user {}, and we are {us}", opened.uid()));
+    if opened.uid() != own_uid {
+        return refused(&format!("it belongs to user {}, and this process runs as user {own_uid}", opened.uid()));
     }
     if opened.mode() & 0o077 != 0 {
-        return refused(&format!("its mode is {:04o}, others can enter; 0700 is wanted", opened.mode() & 0o7777));
+        return refused(&format!("its mode is {:04o}, must be 0700", opened.mode() & 0o7777));
     }
     Ok(())
 }
@@ -316,7 +316,7 @@ mod tests {
     use std::{fs::Permissions, os::unix::fs::PermissionsExt};
 
     #[test]
-    fn a_directory_that_others_prepared_is_refused() {
+    fn rejects_directory_prepared_by_other_user() {
         let base = std::env::temp_dir().join(format!("pipewright-name-test-{}", std::process::id()));
         fs::create_dir(&base).unwrap();
         let refusal = |directory: &Path| ensure_private(directory).unwrap_err().to_string();
@@ -334,10 +334,11 @@ mod tests {
         if identity::effective_uid() == 0 {
             DirBuilder::new().mode(0o700).create(base.join("theirs")).unwrap();
             std::os::unix::fs::chown(base.join("theirs"), Some(65_500), None).unwrap();
-            assert!(refusal(&base.join("theirs")).contains("it belongs to the user 65500"));
+            assert!(refusal(&base.join("theirs")).contains("it belongs to user 65500"));
             let in_theirs = base.join("theirs").join("ours");
             assert!(
-                refusal(&in_theirs).contains("pipes: it would be in a directory of the user 65500, and we are root;")
+                refusal(&in_theirs)
+                    .contains("pipes: it would be in a directory of user 65500, and this process runs as root;")
             );
             assert!(!in_theirs.exists());
             fs::set_permissions(base.join("theirs"), Permissions::from_mode(0o1777)).unwrap();

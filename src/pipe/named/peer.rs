@@ -1,4 +1,4 @@
-//! Who is at the other end of a named pipe, and who may be.
+//! Identity of the peer of a named pipe, and access rules.
 
 use std::{
     io,
@@ -7,19 +7,19 @@ use std::{
 
 use crate::sys::{identity, socket};
 
-/// Who may be at the other end. The socket file's mode says it to the kernel, and each side checks it again by what the kernel
-/// knows of the other one.
+/// Which users may be at the other end. The kernel enforces it by the mode of the socket file; each side also checks the
+/// credentials of its peer.
 #[doc(alias = "CurrentUserOnly")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {
-    /// Processes of our own effective user id, and nobody else: not even root, as in .NET. File mode 0600.
+    /// Only processes with the effective user id of this process. Not even root, as in .NET. File mode 0600.
     #[default]
     CurrentUser,
-    /// Also those that have this group id, as their group or as a supplementary one. File mode 0660, and that group. A server
-    /// must be in the group, or root, to give its file to it.
+    /// Also processes with this group id, as effective or supplementary group. File mode 0660 and this group. A server must be a
+    /// member of the group or root to change the group of its file.
     Group(u32),
-    /// Everybody who can reach the file. File mode 0666.
+    /// Every process that can reach the file. File mode 0666.
     Anyone,
 }
 
@@ -32,7 +32,7 @@ impl Access {
         }
     }
 
-    /// Whether whoever is at the other end of the socket may be there.
+    /// Returns whether the peer of `socket` is allowed.
     pub(super) fn allows(self, socket: BorrowedFd<'_>, our_uid: u32) -> io::Result<bool> {
         if self == Self::Anyone {
             return Ok(true);
@@ -46,24 +46,24 @@ impl Access {
     }
 }
 
-/// What a client lets a server do with the client's identity. A promise that this library keeps, not a wall: the kernel tells
-/// every server the ids of its clients, and a root server needs nobody's permission.
+/// What a client allows a server to do with the client's identity. Servers that use this library honour it. It is no security
+/// boundary: the kernel tells every server the ids of its clients, and a server with root privileges needs no permission.
 #[doc(alias = "TokenImpersonationLevel")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ImpersonationLevel {
-    /// The server may not ask who the client is.
+    /// The server may not query the identity of the client.
     Anonymous,
-    /// The server may know who the client is. What a client of ours allows unless it says otherwise.
+    /// The server may query the identity of the client. The default.
     #[default]
     Identification,
     /// The server may act with the client's rights.
     Impersonation,
 }
 
-/// Who is at the other end: a client as it was when it connected, a server as it was when it began to listen.
+/// Credentials of the peer: of a client when it connected, of a server when it started to listen.
 ///
-/// A socket that was passed on to another process keeps the ids of the process that connected it.
+/// A socket that was passed to another process keeps the credentials of the process that connected it.
 pub struct Peer {
     uid: u32,
     gid: u32,
@@ -86,55 +86,54 @@ impl Peer {
         })
     }
 
-    /// Its effective user id.
+    /// Effective user id.
     pub fn uid(&self) -> u32 {
         self.uid
     }
 
-    /// Its effective group id.
+    /// Effective group id.
     pub fn gid(&self) -> u32 {
         self.gid
     }
 
-    /// Its supplementary groups, as the kernel had them; no database is asked.
+    /// Supplementary group ids, as recorded by the kernel. The group database is not consulted.
     pub fn groups(&self) -> &[u32] {
         &self.groups
     }
 
-    /// Its process id; `None` for a process outside our PID namespace. The number may belong to another process by now:
-    /// [`pidfd`](Self::pidfd) never does.
+    /// Process id; `None` for a process outside this PID namespace. The kernel can reuse the number after the process has
+    /// exited; [`pidfd`](Self::pidfd) always refers to the same process.
     pub fn pid(&self) -> Option<u32> {
         self.pid
     }
 
-    /// A handle on that very process, readable once it has ended. `None` where the kernel is older than 6.5, or where the
-    /// process has been reaped.
+    /// A pidfd of the process, readable once it has exited. `None` before Linux 6.5, or if the process has been reaped.
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd.as_ref().map(AsFd::as_fd)
     }
 
-    /// Looks up the name of the user; `None` for an id without one. This may ask a network service, and wait for it.
+    /// Looks up the user name; `None` for an id without one. May block on a network directory service.
     ///
     /// # Errors
     ///
-    /// When the user database cannot be read.
+    /// If the user database cannot be read.
     #[doc(alias = "GetImpersonationUserName")]
     pub fn user_name(&self) -> io::Result<Option<String>> {
         identity::user_name(self.uid)
     }
 }
 
-/// Why [`Stream::peer`](super::Stream::peer) does not tell.
+/// Error of [`Stream::peer`](super::Stream::peer).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerError {
-    /// The client said so when it connected.
-    #[error("the client wants to stay anonymous")]
+    /// The client connected with [`ImpersonationLevel::Anonymous`].
+    #[error("client is anonymous")]
     Anonymous,
-    /// [`disconnect`](super::Stream::disconnect) was called here.
-    #[error("the stream was disconnected on this side")]
+    /// [`disconnect`](super::Stream::disconnect) was called on this side.
+    #[error("stream was disconnected on this side")]
     Disconnected,
-    /// The system did not tell.
-    #[error("cannot ask the kernel who the other side is: {0}")]
+    /// A system call failed.
+    #[error("cannot read credentials of the peer: {0}")]
     Os(#[from] io::Error),
 }

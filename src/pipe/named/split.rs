@@ -1,4 +1,4 @@
-//! A stream for those who only know `Read` and `Write`, and cut in two.
+//! `Read` and `Write` for streams, and the two halves of a split stream.
 
 use std::{
     io::{self, Read, Write},
@@ -13,15 +13,15 @@ use crate::pipe::{
 };
 use crate::sys::{poll::Interest, socket, this_process::own_pid};
 
-/// The reading half of a [`Stream`]. Dropping it makes the other side's writes fail.
+/// Reading half of a [`Stream`]. Dropping it makes writes of the peer fail.
 #[derive(Debug)]
 pub struct ReadHalf(Stream, OwnerProcess);
 
-/// The writing half of a [`Stream`]. Dropping it tells the other side that no more will come.
+/// Writing half of a [`Stream`]. Dropping it ends the stream for the reading peer.
 #[derive(Debug)]
 pub struct WriteHalf(Stream, OwnerProcess);
 
-/// The process that has split the stream. Its forks have copies of the half, whose drop must not end the connection for it.
+/// The process that split the stream. A forked child has copies of the halves; dropping those must not end the connection.
 #[derive(Debug)]
 struct OwnerProcess(i32);
 
@@ -32,8 +32,9 @@ impl OwnerProcess {
 }
 
 impl Stream {
-    /// One half reads and one writes. Dropping the writing half tells the other side that no more will come; dropping the
-    /// reading half makes its writes fail. Clones made before are not touched by the split, and feel those ends.
+    /// Splits the stream into a reading and a writing half. Dropping the writing half ends the stream for the reading peer;
+    /// dropping the reading half makes writes of the peer fail. Clones made before the split share the connection, so a
+    /// dropped half ends that direction for them too.
     pub fn split(self) -> (ReadHalf, WriteHalf) {
         (ReadHalf::new(self.clone()), WriteHalf::new(self))
     }
@@ -44,7 +45,7 @@ impl ReadHalf {
         Self(stream, OwnerProcess(own_pid()))
     }
 
-    /// The whole stream, for what is not reading.
+    /// The whole stream, for everything but reading.
     pub const fn as_stream(&self) -> &Stream {
         &self.0
     }
@@ -55,7 +56,7 @@ impl WriteHalf {
         Self(stream, OwnerProcess(own_pid()))
     }
 
-    /// The whole stream, for what is not writing.
+    /// The whole stream, for everything but writing.
     pub const fn as_stream(&self) -> &Stream {
         &self.0
     }
@@ -64,7 +65,7 @@ impl WriteHalf {
 impl Drop for ReadHalf {
     fn drop(&mut self) {
         if self.1.is_current() {
-            // Fails only when the other side is gone already.
+            // Fails only if the peer has closed already.
             drop(socket::shutdown(self.0.socket(), Shutdown::Read));
         }
     }
@@ -73,7 +74,7 @@ impl Drop for ReadHalf {
 impl Drop for WriteHalf {
     fn drop(&mut self) {
         if self.1.is_current() {
-            // Fails only when the other side is gone already.
+            // Fails only if the peer has closed already.
             drop(socket::shutdown(self.0.socket(), Shutdown::Write));
         }
     }
@@ -86,17 +87,17 @@ impl AsFd for Stream {
 }
 
 impl Stream {
-    /// Waits until there is something to read, the end included.
+    /// Waits until a read would not block, including at the end of the stream.
     pub(crate) fn wait_readable(&self) -> io::Result<()> {
         StartedTimeout::now(Timeout::never()).wait(&[(self.socket(), Interest::Readable)]).map(drop)
     }
 
-    /// As `read_timeout` for ever, and in one system call where there is nothing yet: bytes only, and not on a socket that its
-    /// owner has made non-blocking.
-    fn read_patiently(&self, buf: &mut [u8]) -> io::Result<usize> {
+    /// Like `read_timeout` without a timeout, but needs only one system call when no data is available. That works for byte
+    /// pipes on a blocking socket; other streams fall back to `read_timeout`.
+    fn read_blocking(&self, buf: &mut [u8]) -> io::Result<usize> {
         if self.mode() == PipeMode::Byte && !buf.is_empty() {
             self.check(Direction::reads)?;
-            match self.at_reset(socket::receive_waiting(self.socket(), buf), 0) {
+            match self.or_end_at_reset(socket::receive_waiting(self.socket(), buf), 0) {
                 Ok(bytes @ 1..) => return Ok(bytes),
                 Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                     return Err(error);
@@ -112,7 +113,7 @@ macro_rules! read {
     ($($reader:ty),*) => {$(
         impl Read for $reader {
             fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-                self.as_stream().read_patiently(buf)
+                self.as_stream().read_blocking(buf)
             }
         }
     )*};
@@ -125,9 +126,9 @@ macro_rules! write {
                 self.as_stream().write_timeout(buf, Timeout::never())
             }
 
-            /// Nothing is kept back here, and nothing is waited for. Fails with
-            /// [`BrokenPipe`](io::ErrorKind::BrokenPipe) after a write that did. That the other side has closed is no
-            /// failure as long as nothing more is written: it may have read everything.
+            /// Does nothing, since writes are not buffered in this process. Returns
+            /// [`BrokenPipe`](io::ErrorKind::BrokenPipe) if an earlier write failed with it. A closed peer alone is no error:
+            /// it may have read everything.
             fn flush(&mut self) -> io::Result<()> {
                 let stream = self.as_stream();
                 stream.check(Direction::writes)?;

@@ -1,4 +1,4 @@
-//! One connection of a named pipe, as bytes.
+//! One connection of a named pipe, as a stream of bytes.
 #![expect(single_use_lifetimes, reason = "`impl Into<Timeout<'_>>` is not stable Rust yet")]
 
 use std::{
@@ -30,28 +30,28 @@ use crate::sys::{
     socket::{self, RecvAction, SocketType},
 };
 
-/// How long a call that the kernel refused for want of memory waits before it tries again.
+/// Pause before a call that failed for lack of memory is retried.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(5);
 
-/// One connection between a client and a server. Both sides have this type.
+/// One connection between a client and a server. Both sides use this type.
 ///
-/// It is read and written by shared reference too, from any number of threads; a clone is the same stream, and the last of
-/// them closes it. `Read` and `Write` wait as long as it takes; the calls that take a [`Timeout`] have a deadline or can be
-/// cancelled, and lose no byte by it. [`disconnect`](Self::disconnect) wakes every one of them.
+/// `Read` and `Write` are implemented for `&Stream`, so threads can share it. A clone is the same connection, which is closed
+/// with the last clone. `Read` and `Write` block without limit. The methods with a [`Timeout`] can expire or be cancelled, without
+/// losing data. [`disconnect`](Self::disconnect) ends all of them.
 ///
-/// * A read gives 0 when the other side has closed, again and again, after everything that was sent before. Also when the
-///   other side closed without having read all of ours: that shows in writing, and in [`wait_drained`](Self::wait_drained).
-/// * A write after the other side has closed fails with [`BrokenPipe`](io::ErrorKind::BrokenPipe). `SIGPIPE` is never raised.
-/// * Against the [`direction`](Self::direction), reads and writes fail with [`Unsupported`](io::ErrorKind::Unsupported).
-/// * After `disconnect` they fail with [`NotConnected`](io::ErrorKind::NotConnected).
-/// * In the message modes a write is one message, and reads run through them as if they were one stream of bytes (empty ones
-///   vanish). [`into_messages`](Self::into_messages) gives the face that keeps them whole.
+/// * After the peer has closed, reads return the remaining data and then 0. That is also so if the peer has left data unread;
+///   writes and [`wait_drained`](Self::wait_drained) report that case.
+/// * Writes after the peer has closed fail with [`BrokenPipe`](io::ErrorKind::BrokenPipe). `SIGPIPE` is never raised.
+/// * Reads and writes that the [`direction`](Self::direction) excludes fail with [`Unsupported`](io::ErrorKind::Unsupported).
+/// * Reads and writes after `disconnect` fail with [`NotConnected`](io::ErrorKind::NotConnected).
+/// * In the message modes a write sends one message, and reads return the content of messages as one stream of bytes. Use
+///   [`into_messages`](Self::into_messages) to keep them whole.
 ///
-/// Descriptors that came along and that nobody asked for are closed by the read that passes them, or by the drop. That can take
-/// as long as their sender likes (`docs/gotchas.md`, "Closing can block").
+/// File descriptors that the peer sent are closed by the read that skips them, or on drop, unless
+/// [`read_with_fds`](Self::read_with_fds) is used. Closing them can block (`docs/gotchas.md`, "Closing can block").
 ///
-/// A local socket has no buffer on the reader's side: what is on its way is charged to the writer's
-/// [`send_buffer_size`](Self::send_buffer_size).
+/// Unix domain sockets have no receive buffer: data in transit is charged to the
+/// [`send_buffer_size`](Self::send_buffer_size) of the writer.
 #[doc(alias = "NamedPipeServerStream")]
 #[doc(alias = "NamedPipeClientStream")]
 #[derive(Clone)]
@@ -68,41 +68,41 @@ pub(super) struct Inner {
     pub(super) receive_buffer: Mutex<ReceiveBuffer>,
     pub(super) send_buffer: Mutex<SendBuffer>,
     disconnected: AtomicBool,
-    /// The other side left without having read everything of ours.
+    /// The peer closed the connection with unread data.
     pub(super) was_reset: AtomicBool,
-    /// A write found the other side gone.
+    /// A write found that the peer has closed.
     pub(super) has_failed: AtomicBool,
     instance: Mutex<Option<Instance>>,
     pub(super) transport: TransportState,
 }
 
-/// What both sides have agreed on, or believe.
+/// Properties of the connection. Without a handshake they are what this side was configured with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
     pub(super) mode: PipeMode,
     pub(super) direction: Direction,
-    /// What the client allows; `None` where it was not asked.
+    /// What the client allows; `None` without a handshake.
     pub(super) level: Option<ImpersonationLevel>,
-    /// The longest message of a framed stream, in bytes.
+    /// Longest message of a framed stream, in bytes.
     pub(super) max_message_size: usize,
 }
 
-/// Locks whatever the thread that last held it came to.
+/// Locks a mutex, also after a panic of a thread that held it.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Stream {
-    /// Takes a connected local socket, of whatever origin: inherited, from a `socketpair`, from another library. It goes both
-    /// ways, nothing is known of what a client allows, and framed messages may have 16 MiB.
+    /// Creates a stream from a connected Unix domain socket: inherited, from `socketpair`, or from another library. The stream has
+    /// both directions, no impersonation level, and a limit of 16 MiB for framed messages.
     ///
-    /// Only one stream should read from a socket. In the message mode a second one can make this one lose the end of a message,
-    /// which is then an error.
+    /// Only one stream should read from a socket. In message mode a second reader can make this one lose the end of a message,
+    /// which is reported as an error.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) when it is no local socket of the type that the mode wants;
-    /// [`NotConnected`](io::ErrorKind::NotConnected).
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is no Unix domain socket of the type that `mode` needs;
+    /// [`NotConnected`](io::ErrorKind::NotConnected) if it is not connected.
     pub fn from_fd(socket: OwnedFd, mode: PipeMode) -> io::Result<Self> {
         let wanted = mode.socket_type();
         let found = match socket::socket_type(socket.as_fd()) {
@@ -110,7 +110,7 @@ impl Stream {
             other => other?,
         };
         if found != Some(wanted) {
-            let text = format!("not a local socket for a {mode} pipe");
+            let text = format!("not a Unix domain socket of the type for a {mode} pipe");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         socket::check_connected(socket.as_fd())?;
@@ -137,14 +137,14 @@ impl Stream {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Ends, at the socket, the direction that this end does not have, so that the other side notices.
+    /// Shuts down the unused direction of the socket, so that the peer detects it.
     pub(super) fn close_unused_direction(&self) {
         let how = match self.direction() {
             Direction::In => Shutdown::Write,
             Direction::Out => Shutdown::Read,
             Direction::InOut => return,
         };
-        // Fails only when the other side is gone already, and then reads and writes will tell.
+        // Fails only if the peer has closed already, which reads and writes report.
         drop(socket::shutdown(self.socket(), how));
     }
 
@@ -156,22 +156,22 @@ impl Stream {
         self
     }
 
-    /// What it carries.
+    /// Mode of the pipe.
     #[doc(alias = "TransmissionMode")]
     pub fn mode(&self) -> PipeMode {
         self.inner.terms.mode
     }
 
-    /// Which way this end goes.
+    /// Direction of this end.
     pub fn direction(&self) -> Direction {
         self.inner.terms.direction
     }
 
-    /// Reads what is there, at most `buf.len()` bytes, waiting for the first. 0 is the end.
+    /// Reads available data, at most `buf.len()` bytes. Blocks until there is at least one byte. Returns 0 at the end of the stream.
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`](crate::pipe::Cancelled) inside an error of the kind `Other`.
+    /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`](crate::pipe::Cancelled) inside an error of kind `Other`.
     pub fn read_timeout<'a>(&self, buf: &mut [u8], timeout: impl Into<Timeout<'a>>) -> io::Result<usize> {
         let timeout = StartedTimeout::now(timeout.into());
         self.check(Direction::reads)?;
@@ -196,14 +196,14 @@ impl Stream {
         if self.mode() != PipeMode::Byte {
             return self.try_read_through_messages(buf);
         }
-        match self.at_reset(socket::receive(self.socket(), buf), 0) {
+        match self.or_end_at_reset(socket::receive(self.socket(), buf), 0) {
             Ok(0) => self.check_end().map(|()| 0),
             other => other,
         }
     }
 
-    /// A reset is remembered, and stands for the end of what can be read.
-    pub(super) fn at_reset<T>(&self, answer: io::Result<T>, end: T) -> io::Result<T> {
+    /// Records a reset, and turns it into the end of the stream.
+    pub(super) fn or_end_at_reset<T>(&self, answer: io::Result<T>, end: T) -> io::Result<T> {
         match answer {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 self.inner.was_reset.store(true, Ordering::Relaxed);
@@ -213,12 +213,13 @@ impl Stream {
         }
     }
 
-    /// Writes some of `buf`, waiting until there is room; in a message mode all of it, as one message. No bytes are no message.
+    /// Writes at least one byte of `buf`, and returns the number of bytes written. Blocks while the send buffer is full. In a
+    /// message mode, sends `buf` as one message; an empty `buf` sends none.
     ///
     /// # Errors
     ///
-    /// As [`read_timeout`](Self::read_timeout), and [`BrokenPipe`](io::ErrorKind::BrokenPipe). In a message mode
-    /// [`MessageError`] inside an error of the fitting kind.
+    /// Same as [`read_timeout`](Self::read_timeout), and [`BrokenPipe`](io::ErrorKind::BrokenPipe). In a message mode, a
+    /// [`MessageError`] inside an error of the corresponding kind.
     pub fn write_timeout<'a>(&self, buf: &[u8], timeout: impl Into<Timeout<'a>>) -> io::Result<usize> {
         let timeout = StartedTimeout::now(timeout.into());
         self.check(Direction::writes)?;
@@ -236,14 +237,13 @@ impl Stream {
         }
     }
 
-    /// Writes all of `buf`, and gives up when `wait` ends; it counts for all of it together. In a message mode `buf` is one
-    /// message. Bytes of other threads that write to the same stream may stand between those of a long `buf`.
+    /// Writes all of `buf`. The timeout bounds the whole call. In a message mode, sends `buf` as one message. In byte mode, data
+    /// written by other threads may come between parts of a long `buf`.
     ///
     /// # Errors
     ///
-    /// [`WriteError`] says how many bytes are on their way. In a message mode that is none of them, or all where the beginning was
-    /// sent: the rest then goes out before the next message, as with
-    /// [`MessageError::Unfinished`].
+    /// [`WriteError`] has the number of bytes written. In a message mode that is 0, or all if the beginning was sent: the rest is
+    /// then sent before the next message, as with [`MessageError::Unfinished`].
     pub fn write_all_timeout<'a>(&self, buf: &[u8], timeout: impl Into<Timeout<'a>>) -> Result<(), WriteError> {
         let timeout = StartedTimeout::now(timeout.into());
         if self.mode() == PipeMode::Byte {
@@ -275,7 +275,7 @@ impl Stream {
         }
     }
 
-    /// Sends what there is room for. What is left of a reset comes with the first call after it, and is remembered.
+    /// Sends as much as fits without blocking. Records the error of a closed connection.
     pub(super) fn send_some(&self, pieces: &[IoSlice<'_>], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
         match socket::send(self.socket(), pieces, descriptors) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
@@ -295,14 +295,14 @@ impl Stream {
         self.inner.has_failed.load(Ordering::Relaxed)
     }
 
-    /// Writes some of `buf`, at least one byte, and sends copies of descriptors along with the first of them (at most 253).
-    /// The other side must ask for them; if it does not, they are closed unseen.
+    /// Writes at least one byte of `buf`, and passes copies of up to 253 file descriptors with the first byte. A peer that reads
+    /// without [`read_with_fds`](Self::read_with_fds) closes them.
     ///
     /// # Errors
     ///
-    /// As [`write_timeout`](Self::write_timeout); [`InvalidInput`](io::ErrorKind::InvalidInput) without a byte to go with or
-    /// with too many descriptors; [`Unsupported`](io::ErrorKind::Unsupported) unless this is a byte pipe
-    /// ([`MessageStream`](super::MessageStream) has its own).
+    /// Same as [`write_timeout`](Self::write_timeout); [`InvalidInput`](io::ErrorKind::InvalidInput) if `buf` is empty or there are
+    /// too many descriptors; [`Unsupported`](io::ErrorKind::Unsupported) in a message mode, where
+    /// [`MessageStream::send_with_fds`](super::MessageStream::send_with_fds) does it.
     #[doc(alias = "SCM_RIGHTS")]
     pub fn write_with_fds<'a>(
         &self,
@@ -321,12 +321,12 @@ impl Stream {
         }
     }
 
-    /// As [`read_timeout`](Self::read_timeout), and takes the descriptors that came along with these bytes. They are
-    /// close-on-exec. What they are is for the caller to find out before using them.
+    /// Like [`read_timeout`](Self::read_timeout), and also returns the file descriptors passed with the data. They are
+    /// close-on-exec, and of any type the peer chose: check them before use.
     ///
     /// # Errors
     ///
-    /// As `read_timeout`; [`Unsupported`](io::ErrorKind::Unsupported) unless this is a byte pipe.
+    /// Same as `read_timeout`; [`Unsupported`](io::ErrorKind::Unsupported) in a message mode.
     pub fn read_with_fds<'a>(
         &self,
         buf: &mut [u8],
@@ -342,7 +342,7 @@ impl Stream {
         }
         loop {
             let got = socket::receive_message(self.socket(), buf, RecvAction::Descriptors);
-            let got = match self.at_reset(got.map(|got| (got.bytes, got.descriptors)), (0, Vec::new())) {
+            let got = match self.or_end_at_reset(got.map(|got| (got.bytes, got.descriptors)), (0, Vec::new())) {
                 Ok((0, _)) => self.check_end().map(|()| (0, Vec::new())),
                 other => other,
             };
@@ -356,19 +356,19 @@ impl Stream {
     pub(super) fn check(&self, allowed: fn(Direction) -> bool) -> io::Result<()> {
         let direction = self.direction();
         if !allowed(direction) {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("this end of the pipe is for {direction}")));
+            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("end of the pipe is for {direction}")));
         }
         self.check_here()
     }
 
     pub(super) fn check_here(&self) -> io::Result<()> {
         if self.inner.disconnected.load(Ordering::Acquire) {
-            return Err(io::Error::new(io::ErrorKind::NotConnected, "the stream was disconnected on this side"));
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "stream was disconnected on this side"));
         }
         Ok(())
     }
 
-    /// From now on this stream ends with its transport's reason if that is what has ended. The first transport stays.
+    /// Sets the transport, whose failure then replaces the end of the stream or a write error. A second call has no effect.
     pub(crate) fn set_transport(&self, transport: Arc<dyn Transport>) {
         self.inner.transport.set(transport);
     }
@@ -385,37 +385,36 @@ impl Stream {
         self.inner.transport.with_reason(error, timeout)
     }
 
-    /// Whether the other side is there. Tells the truth also when it went without a word, and with data still to be read; never
-    /// blocks.
+    /// Returns whether the peer is connected. Also detects a peer that was killed, and one that left data to be read. Never blocks.
     ///
-    /// A side that only ended its writing is still there, except at an end that only reads: there is nothing left for it.
+    /// A peer that has only shut down its writing direction is connected, except for an end that only reads.
     pub fn is_connected(&self) -> bool {
-        // The kernel cannot fail here except for want of memory, which says nothing about the other side.
+        // Fails only for lack of memory, which says nothing about the peer.
         self.check_here().is_ok() && !socket::is_hung_up(self.socket()).unwrap_or(false)
     }
 
-    /// Ends the connection for every clone of this stream, now, and wakes whoever waits in a call on it. What was written stays
-    /// readable for the other side, which then finds the end. At a server this makes room for the next client.
+    /// Closes the connection for all clones of this stream, and ends all blocked calls on it. The peer can still read what was
+    /// written before. On a server, the instance becomes free for the next client.
     ///
     /// # Errors
     ///
-    /// [`NotConnected`](io::ErrorKind::NotConnected) the second time.
+    /// [`NotConnected`](io::ErrorKind::NotConnected) if it was called before.
     #[doc(alias = "Disconnect")]
     pub fn disconnect(&self) -> io::Result<()> {
         if self.inner.disconnected.swap(true, Ordering::AcqRel) {
             return self.check_here();
         }
-        // Fails only when the other side is gone already.
+        // Fails only if the peer has closed already.
         drop(socket::shutdown(self.socket(), Shutdown::Both));
         drop(locked(&self.inner.instance).take());
         Ok(())
     }
 
-    /// Who is at the other end.
+    /// Returns the identity of the peer.
     ///
     /// # Errors
     ///
-    /// [`PeerError::Anonymous`] when the client did not want that to be asked.
+    /// [`PeerError::Anonymous`] if the client connected with [`ImpersonationLevel::Anonymous`].
     pub fn peer(&self) -> Result<Peer, PeerError> {
         if self.inner.terms.level == Some(ImpersonationLevel::Anonymous) {
             return Err(PeerError::Anonymous);
@@ -424,41 +423,41 @@ impl Stream {
         Peer::of(self.socket()).map_err(PeerError::Os)
     }
 
-    /// What the client allows its server. `None` without a handshake, and at the client's own end: nothing was said, and
-    /// nothing is held back (as on Windows for a plain `CreateFile`).
+    /// What the client allows the server to do with its identity. `None` without a handshake and at the end of the client: nothing
+    /// is restricted then, as on Windows for a plain `CreateFile`.
     pub fn impersonation_level(&self) -> Option<ImpersonationLevel> {
         self.inner.terms.level
     }
 
-    /// Bytes of kernel memory that may be on their way to the other side, as the kernel really counts. Every write takes some
-    /// hundred more than it has bytes.
+    /// Kernel memory for data in transit to the peer, in bytes. Each write takes some hundred bytes of it in addition to its data.
     ///
     /// # Errors
     ///
-    /// None is known.
+    /// None known.
     #[doc(alias = "OutBufferSize")]
     pub fn send_buffer_size(&self) -> io::Result<usize> {
         socket::send_buffer(self.socket())
     }
 
-    /// Asks for so many bytes, and returns what it became: the kernel doubles the number, to pay for its own needs, and allows
-    /// those without `CAP_NET_ADMIN` no more than twice `/proc/sys/net/core/wmem_max`. Also raises the limit of a message.
+    /// Requests a send buffer of `bytes`, and returns its actual size: the kernel doubles the number to cover its overhead, and
+    /// limits it to twice `/proc/sys/net/core/wmem_max` without `CAP_NET_ADMIN`. In message mode this is also the limit of a
+    /// message.
     ///
     /// # Errors
     ///
-    /// None is known.
+    /// None known.
     pub fn set_send_buffer_size(&self, bytes: usize) -> io::Result<usize> {
         socket::set_send_buffer(self.socket(), bytes)?;
         self.send_buffer_size()
     }
 
-    /// The socket, close-on-exec, to be given to a child or to another library. If other clones live it is a copy, and the
-    /// stream goes on as long as any of them. What a message mode has read ahead is lost, and it does not count as one of a
-    /// server's instances any more.
+    /// Converts the stream into its socket, which is close-on-exec, for a child or another library. If there are other clones, the
+    /// socket is a duplicate. Data that a message mode has buffered is lost. The stream no longer counts as an instance of its
+    /// server.
     ///
     /// # Errors
     ///
-    /// When a copy is needed and the process is out of descriptors.
+    /// If a duplicate is needed and the process is out of file descriptors.
     #[doc(alias = "SafePipeHandle")]
     pub fn into_fd(self) -> io::Result<OwnedFd> {
         match Arc::try_unwrap(self.inner) {

@@ -233,8 +233,10 @@ fn s44_ends_whose_directions_do_not_fit_are_refused() {
                 connected.unwrap();
             } else {
                 let error = connected.unwrap_err();
-                let ConnectError::WrongDirection { ours, theirs } = error else { panic!("{error}") };
-                assert_eq!((ours, theirs), (client, server));
+                let ConnectError::WrongDirection { client: of_client, server: of_server } = error else {
+                    panic!("{error}")
+                };
+                assert_eq!((of_client, of_server), (client, server));
                 assert_eq!((listener.stats().refused, listener.stats().accepted), (1, 0));
                 listener.shutdown();
             }
@@ -250,14 +252,14 @@ fn modes_that_do_not_fit_are_refused() {
     // Message and byte: also without a handshake, by the type of the socket.
     let listener = ListenerOptions::new().mode(PipeMode::Message).listen(&name).unwrap();
     let error = connect(&name, PATIENCE).unwrap_err();
-    assert!(matches!(error, ConnectError::WrongMode { ours: PipeMode::Byte, theirs: None }), "{error}");
+    assert!(matches!(error, ConnectError::WrongMode { client: PipeMode::Byte, server: None }), "{error}");
     drop(listener);
     let (listening, connecting) = shaking();
     let listener = listening.mode(PipeMode::Framed).listen(&name).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| listener.accept_timeout(PATIENCE));
         let error = connecting.connect(&name, PATIENCE).unwrap_err();
-        assert!(matches!(error, ConnectError::WrongMode { theirs: Some(PipeMode::Framed), .. }), "{error}");
+        assert!(matches!(error, ConnectError::WrongMode { server: Some(PipeMode::Framed), .. }), "{error}");
         listener.shutdown();
     });
 }
@@ -285,8 +287,8 @@ fn versions_that_do_not_fit_are_refused() {
             let (mut accepted, _) = foreign.accept().unwrap();
             accepted.write_all(says).unwrap();
             match (client.join().unwrap(), version) {
-                (Err(ConnectError::WrongVersion { ours: 1, theirs }), Some(version)) => assert_eq!(theirs, version),
-                (Err(ConnectError::NotOurs { .. }), None) => {}
+                (Err(ConnectError::WrongVersion { client: 1, server }), Some(version)) => assert_eq!(server, version),
+                (Err(ConnectError::NoHandshake { .. }), None) => {}
                 (other, _) => panic!("{other:?}"),
             }
         });

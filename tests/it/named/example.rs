@@ -143,7 +143,7 @@ fn a_chat_goes_on_without_those_who_are_strange_silent_or_gone() {
     // One who will not say who it is.
     let (name, known) = (place.name("pipe"), guest(PipeMode::Framed, ImpersonationLevel::Identification));
     let unknown = guest(PipeMode::Framed, ImpersonationLevel::Anonymous).connect(&name, PATIENCE).unwrap();
-    assert_eq!(server.complaint(), "guest 2 did not get in: the client wants to stay anonymous");
+    assert_eq!(server.complaint(), "guest 2 did not get in: client is anonymous");
     assert_eq!(read_stream(&unknown), b"");
     // One who breaks the frame.
     let broken = UnixStream::from(known.connect(&name, PATIENCE).unwrap().into_fd().unwrap());
@@ -204,13 +204,13 @@ fn both_sides_must_ask_for_messages() {
     let place = Place::new();
     let _server = Running::serve(&place, &["--messages"]);
     let (code, said) = Running::connect(&place, &[]).end();
-    assert_eq!((code, &*said), (Some(1), "named_pipe: this end is for a framed pipe, and the server's is not\n"));
+    assert_eq!((code, &*said), (Some(1), "named_pipe: client uses framed mode, server uses another mode\n"));
     let witness = witness(&place, PipeMode::Message);
     let talker = Running::connect(&place, &["--messages"]);
     assert!(hear(&witness).ends_with("/1 came in"));
     // Too long for a message of the kernel's: only its speaker is told.
     talker.say(&"x".repeat(1 << 20));
-    assert!(talker.complaint().starts_with("named_pipe: a message of 1048576 bytes, "));
+    assert!(talker.complaint().starts_with("named_pipe: message of 1048576 bytes exceeds "));
     talker.say("short");
     assert!(hear(&witness).ends_with("/1: short"));
     // With the speaker's name before it, it is too long for the others: they stay.

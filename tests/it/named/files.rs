@@ -44,7 +44,7 @@ fn s33_bad_names_are_refused_when_made_with_the_reason() {
     assert!(matches!(refusal("/tmp/a/"), NameError::Directory { .. }));
     assert!(matches!(refusal("/"), NameError::Directory { .. }));
     assert!(matches!(refusal("/tmp/.."), NameError::Directory { .. }));
-    assert!(matches!(refusal(".lock"), NameError::Hidden));
+    assert!(matches!(refusal(".lock"), NameError::LeadingDot));
     assert!(matches!(refusal(&"x".repeat(250)), NameError::TooLong { bytes: 250, limit: 249 }));
     assert!(matches!(PipeName::dotnet("a/b"), Err(NameError::Slash)));
     assert_eq!(io::Error::from(refusal("a/b")).kind(), io::ErrorKind::InvalidInput);
@@ -83,10 +83,7 @@ fn a_plain_name_lives_in_a_private_directory() {
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o770)).unwrap();
     for arguments in [&["named-serve", "plain"][..], &["named-client", "plain", "plain"]] {
         let line = start(arguments).line();
-        assert!(
-            line.starts_with("error: the directory of private pipes cannot be used: ") && line.contains("0770"),
-            "{line}"
-        );
+        assert!(line.starts_with("error: cannot use the private directory: ") && line.contains("0770"), "{line}");
     }
 }
 

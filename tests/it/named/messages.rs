@@ -213,7 +213,7 @@ fn a_frame_in_single_bytes_and_one_that_is_cut_off() {
     }
     drop(client);
     let error = server.recv_timeout(PATIENCE).unwrap_err();
-    assert!(matches!(error, MessageError::CutOff { missing: 3 }), "{error}");
+    assert!(matches!(error, MessageError::Truncated { missing: 3 }), "{error}");
     assert_eq!(io::Error::from(error).kind(), ErrorKind::UnexpectedEof);
     assert_eq!(recv(&server), None);
 }
@@ -359,11 +359,11 @@ fn descriptors_go_with_their_message() {
     client.send_timeout(b"none", PATIENCE).unwrap();
     drop(far);
     assert_eq!(recv(&server).unwrap(), b"uninvited");
-    let parcel = server.recv_with_fds(PATIENCE).unwrap().unwrap();
-    assert_eq!((parcel.bytes.len(), parcel.descriptors.len()), (0, 1), "also with an empty message");
-    assert_eq!(server.recv_with_fds(PATIENCE).unwrap().unwrap().descriptors.len(), 0);
+    let message = server.recv_with_fds(PATIENCE).unwrap().unwrap();
+    assert_eq!((message.bytes.len(), message.fds.len()), (0, 1), "also with an empty message");
+    assert_eq!(server.recv_with_fds(PATIENCE).unwrap().unwrap().fds.len(), 0);
     near.set_read_timeout(Some(PATIENCE)).unwrap();
-    drop(parcel);
+    drop(message);
     assert_eq!((&near).read(&mut [0]).unwrap(), 0, "nobody else holds it: the uninvited copy was closed");
 
     let (_server, client) = Pair::messages(PipeMode::Framed);

@@ -69,7 +69,7 @@ fn p16_lock_file_that_cannot_be_opened_is_named_with_its_owner() {
     let error = Listener::bind(&place.name("one")).unwrap_err();
     assert!(matches!(error, ListenError::LockFile { owner: Some(_), .. }), "{error}");
     let text = error.to_string();
-    assert!(text.contains(".one.lock, which belongs to user "), "{text}");
+    assert!(text.contains(".one.lock of user "), "{text}");
 }
 
 #[test]

@@ -169,7 +169,10 @@ fn tunnel_resolves_plain_names_on_remote_machine() {
     expect(&listener.accept_timeout(DEADLINE).unwrap(), b"x");
     assert!(matches!(tunnel.connect("a/b", DEADLINE), Err(TunnelError::InvalidName(NameError::Slash))));
     for option in ["-jobs", "-oProxyCommand=x"] {
-        assert!(matches!(tunnel.connect(option, DEADLINE), Err(TunnelError::InvalidName(NameError::Dash))), "{option}");
+        assert!(
+            matches!(tunnel.connect(option, DEADLINE), Err(TunnelError::InvalidName(NameError::LeadingDash))),
+            "{option}"
+        );
     }
     assert!(matches!(tunnel.connect(format!("/{}", "x".repeat(107)), DEADLINE), Err(TunnelError::InvalidName(_))));
 }
@@ -350,7 +353,7 @@ fn tunnel_stream_deadlines_hold_while_ssh_is_stopped() {
     while let Err(error) = streams[0].read_timeout(&mut [0; 8], Duration::ZERO) {
         assert!(error.kind() == io::ErrorKind::TimedOut && start.elapsed() < DEADLINE, "{error}");
     }
-    assert!(matches!(cut.recv_timeout(DEADLINE), Err(MessageError::CutOff { missing: 3 })));
+    assert!(matches!(cut.recv_timeout(DEADLINE), Err(MessageError::Truncated { missing: 3 })));
     // After ssh has exited, the read still reports the peer's end; a write fails.
     drop(tunnel);
     assert_eq!(streams[0].read_timeout(&mut [0; 8], DEADLINE).unwrap(), 0);
