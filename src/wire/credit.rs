@@ -1,14 +1,14 @@
-//! Bytes of a window that are out, and come back.
+//! Bytes of a flow-control window that are in use until their consumer drops them.
 
 use std::{fmt, sync::Arc};
 
-/// Who is told how many bytes of a window are free again. The driver is, as the lower floor must not know it.
+/// Receives the bytes that are available again. A trait, since the supervisor implements it and this module must not import it.
 pub(crate) trait ReturnCredit: Send + Sync + fmt::Debug {
-    /// So many bytes are no longer held by the consumer; told on whatever thread let them go. Must not block.
+    /// The consumer no longer holds this many bytes. Called on the thread that dropped them; must not block.
     fn returned(&self, bytes: usize);
 }
 
-/// Bytes of a window that are out; they return when it is dropped.
+/// Bytes of a window that are in use. Dropping it returns them.
 #[derive(Debug)]
 pub(crate) struct Permit {
     bytes: usize,
@@ -16,7 +16,6 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// When it is dropped, `credit` is told of so many bytes.
     pub(crate) fn new(bytes: usize, credit: Arc<dyn ReturnCredit>) -> Self {
         Self { bytes, credit }
     }

@@ -1,13 +1,13 @@
-//! Parsing JSON, with the place of what is wrong.
+//! Parses JSON and reports the offset of errors.
 
 use super::framing::error::FrameErrorKind;
 use crate::text::printable;
 use serde::{Deserialize, de::IgnoredAny};
 use std::{io, str, str::Utf8Error};
 
-/// A message is not JSON, or not JSON of the wanted type.
+/// A message is not JSON, or not of the expected type.
 #[derive(Debug, thiserror::Error)]
-#[error("the message is not what was wanted, at byte {offset}: `{excerpt}`: {source}")]
+#[error("invalid message at byte {offset}: `{excerpt}`: {source}")]
 pub struct DecodeError {
     offset: usize,
     excerpt: Box<str>,
@@ -16,15 +16,15 @@ pub struct DecodeError {
 
 const _: () = assert!(size_of::<DecodeError>() <= 64);
 
-/// An excerpt shows so many bytes before the offset, and as many from there on.
+/// The most bytes of an excerpt before the offset, and after it.
 const EXCERPT_SIDE_BYTES: usize = 40;
 
-/// Parses JSON text that is not a message of its own.
+/// Parses JSON text.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, DecodeError> {
     serde_json::from_str(text).map_err(|error| DecodeError::json(text.as_bytes(), error))
 }
 
-/// What is wrong with a message, told without keeping what it says. For a spec that wants it checked at once.
+/// Checks that a message is JSON, without building a value.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), FrameErrorKind> {
     let text = str::from_utf8(bytes).map_err(|error| FrameErrorKind::NotUtf8 { offset: error.valid_up_to() })?;
     serde_json::from_str::<IgnoredAny>(text)
@@ -33,13 +33,13 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), FrameErrorKind> {
 }
 
 impl DecodeError {
-    /// Where in the message reading stopped, in bytes: at the wrong byte, or behind the value of the wrong type.
+    /// The offset in the message at which parsing stopped, in bytes: at the invalid byte, or after the value of the wrong type.
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// The message around that place, which `[here]` marks: at most 80 bytes of it, with control characters escaped and
-    /// what is not UTF-8 replaced.
+    /// The message around that offset, which `[here]` marks: at most 80 bytes, with control characters escaped and invalid UTF-8
+    /// replaced.
     pub fn excerpt(&self) -> &str {
         &self.excerpt
     }
@@ -73,12 +73,12 @@ impl From<DecodeError> for io::Error {
 enum DecodeSource {
     #[error(transparent)]
     Utf8(Utf8Error),
-    /// It may quote the message.
+    /// Its text may quote the message.
     #[error("{}", printable(&.0.to_string()))]
     Json(serde_json::Error),
 }
 
-/// Where parsing stopped. `serde_json` tells lines and columns, both from 1, and column 0 for a line feed.
+/// The offset at which parsing stopped. `serde_json` reports lines and columns, both from 1, and column 0 for a line feed.
 fn json_offset(bytes: &[u8], error: &serde_json::Error) -> usize {
     if error.is_eof() {
         return bytes.len();

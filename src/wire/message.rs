@@ -1,4 +1,4 @@
-//! What a consumer holds: slices of shared chunks, parsed where they are consumed and not in the loop.
+//! Messages and lines: slices of shared chunks, parsed by their consumer and not by the event loop.
 
 use super::{
     credit::Permit,
@@ -9,32 +9,31 @@ use crate::text::printable;
 use serde::Deserialize;
 use std::{borrow::Cow, fmt, str, sync::Arc};
 
-/// One message of a worker: JSON text nobody has parsed yet.
+/// One message of a worker: JSON text that is not parsed yet.
 ///
-/// A message is a slice of a chunk it shares with its neighbours; cloning is cheap and copies no bytes. The chunk counts
-/// against its worker's window until the last message in it is dropped, so parse what you need and let the message go.
+/// A message is a slice of a chunk that it shares with its neighbours. Cloning is cheap and copies no bytes. The chunk counts
+/// against its worker's window until the last message in it is dropped, so parse what you need and drop the message.
 #[derive(Clone)]
 pub struct Message {
     slice: Slice,
 }
 
-/// One line a worker printed on standard output or standard error, without its line end.
+/// One line that a worker printed on standard output or standard error, without its line ending.
 ///
-/// Lines end at a line feed, at a carriage return (programs that overwrite a line to show progress write one), or at both. With
-/// [`ending`](Self::ending) nothing is lost: all lines of a stream with their endings, one after the other, are what the worker
-/// wrote, byte for byte.
+/// Lines end at a line feed, at a carriage return (which programs use to overwrite a progress line), or at both. Together with
+/// their [`endings`](Self::ending), the lines of a stream are byte for byte what the worker wrote.
 ///
-/// Cheap to clone; shares its bytes with its neighbours as [`Message`] does.
+/// Cheap to clone: it shares its bytes with its neighbours as [`Message`] does.
 #[derive(Clone)]
 pub struct Line {
     slice: Slice,
 }
 
-/// Bytes shared by the messages that lie in them.
+/// Bytes that several messages share.
 #[derive(Debug)]
 pub(crate) struct Chunk {
     bytes: Vec<u8>,
-    /// Returns with the last slice.
+    /// Returned to the window with the last slice.
     _permit: Permit,
 }
 
@@ -44,53 +43,53 @@ struct Slice {
     span: Span,
 }
 
-// Every message waiting for its consumer is one: half of it is the pointer to the chunk.
+// There is one for each queued message; half of it is the pointer to the chunk.
 const _: () = assert!(size_of::<Message>() == 16 || size_of::<usize>() != 8);
 
 impl Message {
-    /// The frames of a chunk as messages, in order. Takes one count of the chunk for each but the last, which gets the
-    /// caller's own: collect them before the first is sent, and no consumer fights for that count meanwhile.
+    /// The frames of a chunk as messages, in order. Increments the reference count of the chunk for each but the last: collect
+    /// them before the first is sent, so that no consumer contends for the count meanwhile.
     pub(crate) fn of(chunk: Arc<Chunk>, spans: &[Span]) -> impl Iterator<Item = Self> {
         slices(chunk, spans).map(|slice| Self { slice })
     }
 
-    /// The text as bytes.
+    /// The message as bytes.
     pub fn as_bytes(&self) -> &[u8] {
         self.slice.bytes()
     }
 
-    /// The text.
+    /// The message as text.
     ///
     /// # Errors
     ///
-    /// When it is not UTF-8.
+    /// If it is not UTF-8.
     pub fn as_str(&self) -> Result<&str, DecodeError> {
         str::from_utf8(self.as_bytes()).map_err(|error| DecodeError::utf8(self.as_bytes(), error))
     }
 
     /// Parses the message. The value may borrow from it: use `Cow<str>` with `#[serde(borrow)]` for strings, since a `&str`
-    /// cannot hold one that is written with escapes.
+    /// cannot represent a string with escapes.
     ///
     /// # Errors
     ///
-    /// When the message is not JSON, not UTF-8, or not a `T`. The error says where; the next message is not affected.
+    /// If the message is not UTF-8, not JSON, or not a `T`. The error has the offset. Later messages are not affected.
     pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, DecodeError> {
         decode(self.as_str()?)
     }
 
-    /// How many bytes it has.
+    /// Its length in bytes.
     pub fn len(&self) -> usize {
         self.as_bytes().len()
     }
 
-    /// Whether it has none. No framing delivers such a message.
+    /// Whether its length is zero. No framing delivers such a message.
     pub fn is_empty(&self) -> bool {
         self.as_bytes().is_empty()
     }
 }
 
 impl Line {
-    /// The frames of a chunk as lines, in order; as [`Message::of`].
+    /// The frames of a chunk as lines, in order, as [`Message::of`] does.
     pub(crate) fn of(chunk: Arc<Chunk>, spans: &[Span]) -> impl Iterator<Item = Self> {
         slices(chunk, spans).map(|slice| Self { slice })
     }
@@ -100,17 +99,17 @@ impl Line {
         self.slice.bytes()
     }
 
-    /// What ended it.
+    /// The ending of the line.
     pub fn ending(&self) -> LineEnding {
         self.slice.span.ending()
     }
 
-    /// Whether the line goes on in the next [`Line`] of its stream, as it is longer than 64 KiB.
+    /// Whether the line is longer than 64 KiB and continues in the next [`Line`] of its stream.
     pub fn is_partial(&self) -> bool {
         self.ending() == LineEnding::Partial
     }
 
-    /// The line as text; what is not UTF-8 is replaced by `�`. It may hold control characters: see [`printable`].
+    /// The line as text, with invalid UTF-8 replaced by `�`. It may contain control characters: see [`printable`].
     pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.as_bytes())
     }
@@ -171,50 +170,53 @@ mod tests {
     use crate::wire::{credit::ReturnCredit, decode::check, framing::error::FrameErrorKind};
 
     #[derive(Debug, Default)]
-    struct Purse(AtomicUsize);
+    struct CountedCredit(AtomicUsize);
 
-    impl ReturnCredit for Purse {
+    impl ReturnCredit for CountedCredit {
         fn returned(&self, bytes: usize) {
             self.0.fetch_add(bytes, Ordering::Relaxed);
         }
     }
 
     fn message(bytes: &[u8]) -> Message {
-        let chunk = Chunk::new(bytes.to_vec(), Permit::new(0, Arc::new(Purse::default())));
+        let chunk = Chunk::new(bytes.to_vec(), Permit::new(0, Arc::new(CountedCredit::default())));
         Message::of(chunk, &[Span::new(0, bytes.len())]).next().unwrap()
     }
 
     #[test]
-    fn the_charge_returns_when_the_last_slice_goes() {
-        let purse = Arc::new(Purse::default());
-        let chunk = Chunk::new(b"12\n345".to_vec(), Permit::new(99, Arc::<Purse>::clone(&purse)));
+    fn p06_permit_returns_with_the_last_slice() {
+        let credit = Arc::new(CountedCredit::default());
+        let chunk = Chunk::new(b"12\n345".to_vec(), Permit::new(99, Arc::<CountedCredit>::clone(&credit)));
         let spans = [Span::new(0, 2), Span::new(3, 6)];
         let messages = Message::of(chunk, &spans).collect::<Vec<_>>();
         assert_eq!(messages.iter().map(Message::as_bytes).collect::<Vec<_>>(), [b"12".as_slice(), b"345"]);
         assert_eq!(messages.iter().map(Message::len).sum::<usize>(), 5);
         let kept = messages[1].clone();
         drop(messages);
-        assert_eq!(purse.0.load(Ordering::Relaxed), 0);
+        assert_eq!(credit.0.load(Ordering::Relaxed), 0);
         drop(kept);
-        assert_eq!(purse.0.load(Ordering::Relaxed), 99);
+        assert_eq!(credit.0.load(Ordering::Relaxed), 99);
     }
 
     #[test]
-    fn a_chunk_without_slices_returns_at_once() {
-        let purse = Arc::new(Purse::default());
-        assert_eq!(Line::of(Chunk::new(Vec::new(), Permit::new(7, Arc::<Purse>::clone(&purse))), &[]).count(), 0);
-        assert_eq!(purse.0.load(Ordering::Relaxed), 7);
+    fn p06_permit_of_a_chunk_without_slices_returns_at_once() {
+        let credit = Arc::new(CountedCredit::default());
+        assert_eq!(
+            Line::of(Chunk::new(Vec::new(), Permit::new(7, Arc::<CountedCredit>::clone(&credit))), &[]).count(),
+            0
+        );
+        assert_eq!(credit.0.load(Ordering::Relaxed), 7);
     }
 
     #[test]
-    fn a_message_is_parsed_where_it_is_consumed() {
+    fn message_is_parsed_by_its_consumer() {
         assert_eq!(message(b"{\"done\": 1}").json::<Value>().unwrap(), json!({"done": 1}));
         assert_eq!(message(b"\"borrowed\"").json::<&str>().unwrap(), "borrowed");
         assert_eq!(format!("{:?}", message(b"{\n}")), "Message({\\n})");
     }
 
     #[test]
-    fn p16_an_error_shows_the_place() {
+    fn p16_decode_error_shows_offset_and_excerpt() {
         let error = |bytes: &[u8]| message(bytes).json::<Vec<u32>>().unwrap_err();
         let place = |bytes: &[u8]| (error(bytes).offset(), error(bytes).excerpt().to_owned());
         assert_eq!(place(b"[1, x]"), (4, "[1, [here]x]".into()));
@@ -227,16 +229,13 @@ mod tests {
         assert_eq!(place(&long), (100, format!("…{}[here]x{}…", " ".repeat(40), "y".repeat(39))));
 
         let error = error(b"[1, x]");
-        assert_eq!(
-            error.to_string(),
-            "the message is not what was wanted, at byte 4: `[1, [here]x]`: expected value at line 1 column 5"
-        );
+        assert_eq!(error.to_string(), "invalid message at byte 4: `[1, [here]x]`: expected value at line 1 column 5");
         assert_eq!(error.source().unwrap().to_string(), "expected value at line 1 column 5");
         assert_eq!(io::Error::from(error).kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]
-    fn check_finds_what_is_no_json() {
+    fn check_reports_invalid_utf8_and_json() {
         assert_eq!(check(b" {\"a\": [1.5e3, \"\\u00e9\"]} "), Ok(()));
         assert_eq!(check(b"{\"a\" 1}"), Err(FrameErrorKind::NotJson { offset: 5 }));
         assert_eq!(check(b"\"\xc3\""), Err(FrameErrorKind::NotUtf8 { offset: 1 }));
@@ -245,7 +244,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_message_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..40), text in "[\\[{\"\\n0-9,:é]{0,40}") {
+        fn any_bytes_are_a_value_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..40), text in "[\\[{\"\\n0-9,:é]{0,40}") {
             for bytes in [bytes.as_slice(), text.as_bytes()] {
                 match message(bytes).json::<Value>() {
                     Ok(_) => prop_assert_eq!(check(bytes), Ok(())),

@@ -1,18 +1,18 @@
-//! Bytes to values and back. Pure: bytes come in as slices, and what they mean goes out as values.
+//! Converts bytes to values and back. Pure: slices of bytes in, values out.
 //!
-//! Whatever a child writes passes through here, so nothing on this floor may index past an end or overflow.
+//! Everything that a child writes passes through here, so no index and no arithmetic in this module may panic.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-pub(crate) mod framing; // where one frame ends; caps
+pub(crate) mod framing; // splits streams into frames, with limits
 
-pub(crate) mod credit; // bytes of a window that are out
+pub(crate) mod credit; // bytes of a flow-control window that are in use
 
-pub(crate) mod decode; // parsing JSON, with the place of what is wrong
+pub(crate) mod decode; // parses JSON, with the offset of errors
 
-pub(crate) mod message; // what a consumer holds: a slice of a shared chunk
+pub(crate) mod message; // messages and lines: slices of shared chunks
 
 pub(crate) mod send_queue; // bytes that wait to be sent
 
-pub(crate) mod sd_notify; // sd_notify: what a daemon tells of itself
+pub(crate) mod sd_notify; // parses sd_notify(3) datagrams
 
 pub(crate) mod jsonrpc; // JSON-RPC 2.0

@@ -1,27 +1,27 @@
-//! `sd_notify(3)`: what a daemon tells of itself, as lines of `KEY=value` in one datagram.
+//! Parses `sd_notify(3)` datagrams: lines of `KEY=value`.
 
 use crate::text::printable;
 use std::time::Duration;
 
-/// The longest status that is told, in bytes.
-const STATUS_BYTES: usize = 1024;
+/// The most bytes of a status text that are kept.
+const STATUS_BYTES_MAX: usize = 1024;
 
-/// One thing that was told. What is unknown, or makes no sense, is passed over, as the protocol wants it.
+/// One assignment of a datagram. Unknown and invalid ones are ignored, as the protocol requires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Notice {
     Ready,
     Stopping,
-    /// What it is doing, for people.
+    /// `STATUS=`: a text for humans.
     Status(Box<str>),
-    /// It lives.
+    /// `WATCHDOG=1`.
     Alive,
-    /// It says itself that it does not work any more.
+    /// `WATCHDOG=trigger`: the service reports itself as failed.
     Trigger,
-    /// It wants so much time, from now, to become ready or to end.
+    /// `EXTEND_TIMEOUT_USEC=`: more time, counted from now, to become ready or to exit.
     Extend(Duration),
 }
 
-/// What a datagram says, in its order.
+/// The assignments of a datagram, in order.
 pub(crate) fn parse(datagram: &[u8]) -> impl Iterator<Item = Notice> {
     datagram.split(|byte| *byte == b'\n').filter_map(notice)
 }
@@ -36,7 +36,7 @@ fn notice(line: &[u8]) -> Option<Notice> {
         (b"WATCHDOG", b"1") => Some(Notice::Alive),
         (b"WATCHDOG", b"trigger") => Some(Notice::Trigger),
         (b"STATUS", text) => {
-            let text = text.get(..STATUS_BYTES).unwrap_or(text);
+            let text = text.get(..STATUS_BYTES_MAX).unwrap_or(text);
             Some(Notice::Status(printable(text).to_string().into()))
         }
         (b"EXTEND_TIMEOUT_USEC", text) => {
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn what_systemd_notify_sends_is_understood() {
+    fn assignments_of_systemd_notify_are_parsed() {
         assert_eq!(all(b"READY=1\nSTATUS=hello world"), [Notice::Ready, Notice::Status("hello world".into())]);
         assert_eq!(all(b"STATUS=a=b\n"), [Notice::Status("a=b".into())]);
         assert_eq!(all(b"STATUS=\x1b[2Ja\rb"), [Notice::Status("\\u{1b}[2Ja\\rb".into())]);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_passed_over() {
+    fn unknown_assignments_are_ignored() {
         let odd: [&[u8]; 8] =
             [b"", b"\n\n", b"READY", b"READY=0", b"X_MINE=1", b"BARRIER=1", b"EXTEND_TIMEOUT_USEC=-1", b"=READY=1"];
         for datagram in odd {
@@ -78,11 +78,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_notices_or_nothing(datagram in prop::collection::vec(any::<u8>(), 0..3000)) {
+        fn any_bytes_are_parsed_within_limits(datagram in prop::collection::vec(any::<u8>(), 0..3000)) {
             for notice in all(&datagram) {
                 if let Notice::Status(text) = notice {
-                    // A control character becomes an escape of six.
-                    prop_assert!(text.len() <= 6 * STATUS_BYTES);
+                    // The escape of a control character has six bytes.
+                    prop_assert!(text.len() <= 6 * STATUS_BYTES_MAX);
                 }
             }
         }

@@ -1,4 +1,7 @@
-//! What one read brought, cut into frames.
+//! The frames that reads have completed.
+//!
+//! Frames that lie whole in one read share one copy of that part of the read: one allocation and one `memcpy` for thousands of
+//! messages. Only a frame that began in an earlier read gets a copy of its own.
 
 use super::{
     error::{EXCERPT_BYTES_MAX, FrameError, FrameErrorKind},
@@ -6,10 +9,10 @@ use super::{
 };
 use std::ops::Range;
 
-/// Frames are held as 30-bit ranges of their chunk; no cap can be higher than what they can name.
+/// The longest frame, in bytes: frames are stored as 30-bit ranges of their chunk.
 pub(super) const FRAME_BYTES_MAX: usize = 0x3fff_0000;
 
-/// What reads brought, in the order of the stream. Reused: [`drain`](Self::drain) empties it and keeps its room.
+/// The frames and errors that reads completed, in stream order. Reusable: [`drain`](Self::drain) keeps the allocations.
 #[derive(Debug, Default)]
 pub(crate) struct FrameBatch {
     items: Vec<BatchItem>,
@@ -26,85 +29,86 @@ enum BatchItem {
 /// A part of a [`FrameBatch`].
 #[derive(Debug)]
 pub(crate) enum FrameChunk<'a> {
-    /// Bytes of their own, where in the stream they began, and the frames that lie in them: never none, never overlapping, in
-    /// order.
-    Frames { bytes: Vec<u8>, offset: u64, spans: &'a [Span] },
-    /// Bytes that are no frame.
+    /// A chunk, its offset in the stream, and the frames in it: at least one, in order, without overlap.
+    Frames {
+        bytes: Vec<u8>,
+        offset: u64,
+        spans: &'a [Span],
+    },
     Error(FrameError),
 }
 
-/// Where a frame lies in its chunk, and for a line how it ends. Half the size of a `Range<usize>`, since every message waiting
-/// for its consumer has one.
+/// The range of a frame in its chunk, and the ending of a line. Half the size of a `Range<usize>`, since every queued message has
+/// one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
-    /// The two highest bits are the higher bits of the line's ending.
+    /// The two highest bits are the higher bits of the line ending's code.
     start: u32,
-    /// The two highest bits are the lower bits of it.
+    /// The two highest bits are its lower bits.
     end: u32,
 }
 
-const PLACE_BITS: u32 = 30;
-const PLACE: u32 = (1 << PLACE_BITS) - 1;
-const _: () = assert!(FRAME_BYTES_MAX <= PLACE as usize);
+const INDEX_BITS: u32 = 30;
+const INDEX_MASK: u32 = (1 << INDEX_BITS) - 1;
+const _: () = assert!(FRAME_BYTES_MAX <= INDEX_MASK as usize);
 
 impl Span {
-    /// Both numbers are at most [`FRAME_BYTES_MAX`], the longest part of a read and the longest frame.
+    /// Both numbers must be at most [`FRAME_BYTES_MAX`].
     #[inline]
     pub(crate) fn new(start: usize, end: usize) -> Self {
-        let narrow = |number| u32::try_from(number).unwrap_or(PLACE).min(PLACE);
+        let narrow = |number| u32::try_from(number).unwrap_or(INDEX_MASK).min(INDEX_MASK);
         Self { start: narrow(start), end: narrow(end) }
     }
 
     fn of_line(start: usize, end: usize, ending: LineEnding) -> Self {
         let Self { start, end } = Self::new(start, end);
         let code = ending.code();
-        Self { start: start | (code >> 2) << PLACE_BITS, end: end | (code & 3) << PLACE_BITS }
+        Self { start: start | (code >> 2) << INDEX_BITS, end: end | (code & 3) << INDEX_BITS }
     }
 
     pub(crate) fn start(self) -> usize {
-        (self.start & PLACE) as usize
+        (self.start & INDEX_MASK) as usize
     }
 
     fn end(self) -> usize {
-        (self.end & PLACE) as usize
+        (self.end & INDEX_MASK) as usize
     }
 
-    /// Its bytes in the chunk.
+    /// The bytes of the frame.
     #[inline]
     pub(crate) fn of(self, chunk: &[u8]) -> &[u8] {
         chunk.get(self.start()..self.end()).unwrap_or_default()
     }
 
     pub(crate) fn ending(self) -> LineEnding {
-        LineEnding::of_code((self.start >> PLACE_BITS) << 2 | self.end >> PLACE_BITS)
+        LineEnding::of_code((self.start >> INDEX_BITS) << 2 | self.end >> INDEX_BITS)
     }
 }
 
 impl FrameBatch {
-    /// Whether there is nothing to drain.
     pub(crate) fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
-    /// Gives all pieces in order and leaves the batch empty.
+    /// Returns all chunks and errors in order, and leaves the batch empty.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = FrameChunk<'_>> {
         let Self { items, spans } = self;
         items.drain(..).map(|item| match item {
             BatchItem::Chunk { bytes, offset, spans: range } => {
                 FrameChunk::Frames { bytes, offset, spans: spans.get(range).unwrap_or_default() }
             }
-            BatchItem::Error(fault) => FrameChunk::Error(fault),
+            BatchItem::Error(error) => FrameChunk::Error(error),
         })
     }
 }
 
-/// Collects the frames of one read: frames that follow each other become one chunk.
+/// Adds the frames of one read to a batch. Consecutive frames become one chunk.
 pub(super) struct FrameCollector<'a> {
     read: &'a [u8],
-    /// Where in the stream `read` begins.
+    /// The offset of `read` in the stream.
     position: u64,
     batch: &'a mut FrameBatch,
-    /// Where the open chunk begins and ends in `read`; it is open while it has spans.
+    /// The range of the open chunk in `read`; a chunk is open once it has spans.
     start: usize,
     end: usize,
     first_span: usize,
@@ -119,18 +123,18 @@ impl<'a> FrameCollector<'a> {
         Self { read, position, batch, start: 0, end: 0, first_span }
     }
 
-    /// The place in the stream of a place in this read.
+    /// The offset in the stream of an index of this read.
     pub(super) fn offset(&self, at: usize) -> u64 {
         self.position.saturating_add(at as u64)
     }
 
-    /// A frame that lies whole in this read.
+    /// Adds a frame that lies whole in this read.
     #[inline]
     pub(super) fn frame(&mut self, start: usize, end: usize) {
         self.line(start, end, LineEnding::None);
     }
 
-    /// A line that lies whole in this read.
+    /// Adds a line that lies whole in this read.
     #[inline]
     pub(super) fn line(&mut self, start: usize, end: usize, ending: LineEnding) {
         if self.batch.spans.len() == self.first_span {
@@ -141,12 +145,12 @@ impl<'a> FrameCollector<'a> {
         self.batch.spans.push(Span::of_line(start, end, ending));
     }
 
-    /// A frame that began in an earlier read, at this place in the stream.
+    /// Adds a frame that began in an earlier read, at `offset`.
     pub(super) fn own(&mut self, bytes: Vec<u8>, offset: u64) {
         self.own_line(bytes, offset, LineEnding::None);
     }
 
-    /// A line that began in an earlier read.
+    /// Adds a line that began in an earlier read.
     pub(super) fn own_line(&mut self, bytes: Vec<u8>, offset: u64, ending: LineEnding) {
         self.close();
         let end = bytes.len();
@@ -154,29 +158,30 @@ impl<'a> FrameCollector<'a> {
         self.push_chunk(bytes, offset);
     }
 
-    pub(super) fn fault(&mut self, fault: FrameError) {
+    pub(super) fn error(&mut self, error: FrameError) {
         self.close();
-        self.batch.items.push(BatchItem::Error(fault));
+        self.batch.items.push(BatchItem::Error(error));
     }
 
-    /// A fault of the bytes from `offset` to `end`, of which `before` came in earlier reads.
-    pub(super) fn damage(&mut self, kind: FrameErrorKind, (offset, end): (u64, u64), before: &[u8]) {
+    /// Adds an error for the bytes from `offset` to `end`, of which `before` came in earlier reads.
+    pub(super) fn error_at(&mut self, kind: FrameErrorKind, (offset, end): (u64, u64), before: &[u8]) {
         let length = end.saturating_sub(offset);
         let excerpt = self.excerpt(offset, end, before);
-        self.fault(FrameError::new(kind, offset, length, &excerpt));
+        self.error(FrameError::new(kind, offset, length, &excerpt));
     }
 
-    /// The bytes of the stream from `offset` to `end`, at most as many as a fault shows. The first of them that came in earlier
-    /// reads are `before`, or the first few of them.
+    /// The bytes of the stream from `offset` to `end`, at most as many as an error keeps. `before` has those from earlier reads, or
+    /// the first few of them.
     pub(super) fn excerpt(&self, offset: u64, end: u64, before: &[u8]) -> Vec<u8> {
-        let place = |offset: u64| usize::try_from(offset.saturating_sub(self.position)).unwrap_or(usize::MAX);
-        let (start, end) = (place(offset), place(end).min(self.read.len()));
+        let index = |offset: u64| usize::try_from(offset.saturating_sub(self.position)).unwrap_or(usize::MAX);
+        let (start, end) = (index(offset), index(end).min(self.read.len()));
         let early = usize::try_from(self.position.saturating_sub(offset)).unwrap_or(usize::MAX);
         let before = before.get(..early).unwrap_or(before);
         let here = if before.len() == early { self.read.get(start..end).unwrap_or_default() } else { &[] };
         before.iter().chain(here).take(EXCERPT_BYTES_MAX).copied().collect()
     }
 
+    /// Ends the open chunk.
     pub(super) fn close(&mut self) {
         if self.batch.spans.len() > self.first_span {
             let bytes = self.read.get(self.start..self.end).unwrap_or_default().to_vec();

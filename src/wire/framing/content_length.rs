@@ -1,4 +1,4 @@
-//! HeaderParser of lines: `Content-Length: 17`, others, and a blank line.
+//! Header sections: `Content-Length: 17`, other lines, and a blank line.
 
 use memchr::memchr2;
 
@@ -13,49 +13,49 @@ const SECTION_BYTES_MAX: u64 = 4096;
 
 const CONTENT_LENGTH: &[u8] = b"content-length";
 
-/// What the names of header lines begin with.
+/// The prefixes of accepted header names.
 const PREFIXES: [&[u8]; 2] = [b"content-", b"x-"];
 
-/// Reads header sections, and recognizes the line that makes one among other bytes.
+/// Parses header sections, and finds a `Content-Length` line among other bytes.
 #[derive(Debug, Default)]
 pub(super) struct ContentLengthParser {
-    /// Sees every byte, and finds what stands in the middle of a line.
+    /// Examines every byte, to find a `Content-Length` in the middle of a line too.
     finder: LengthLineFinder,
-    /// Where the section begins.
+    /// The offset of the section.
     start: u64,
-    /// Its first bytes, for a fault. It has begun when there are any.
+    /// The first bytes of the section, for errors. Empty outside a section.
     text: Vec<u8>,
     place: LinePart,
     line_start: u64,
     length: Option<u64>,
 }
 
-/// Where in a section the next byte stands.
+/// The position of the next byte in the section.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum LinePart {
-    /// At the begin of a line.
+    /// At the start of a line.
     #[default]
     Start,
-    /// Within a byte order mark, of which so many bytes have come.
+    /// Within a byte order mark, after this many of its bytes.
     Mark(usize),
-    /// Within a line that has only spaces so far.
+    /// Within a line that contains only spaces so far.
     Blank,
-    /// Within a name, which begins with this prefix, and has so many bytes so far.
+    /// Within a name with this prefix, after this many of its bytes.
     Name(&'static [u8], usize),
     /// Between a name and its colon.
     Named,
-    /// Behind the colon of this line.
+    /// After the colon of another line.
     Value,
-    /// Behind the colon of a line whose name is the one that counts.
+    /// After the colon of a `Content-Length` line.
     Length,
 }
 
-/// What has come of a section with a byte.
+/// The effect of a byte on the section.
 enum Step {
     To(LinePart),
-    /// It was the end of a line that means nothing before a section, or of a byte order mark.
-    Nothing,
-    /// It was the end of the section.
+    /// It ended a blank line before the section, or a byte order mark.
+    Skip,
+    /// It ended the section.
     End,
     Invalid,
 }
@@ -63,7 +63,7 @@ enum Step {
 impl ContentLengthParser {
     fn step(&self, byte: u8) -> Step {
         match (self.place, byte) {
-            (LinePart::Start | LinePart::Blank, b'\n') if self.line_start == self.start => Step::Nothing,
+            (LinePart::Start | LinePart::Blank, b'\n') if self.line_start == self.start => Step::Skip,
             (LinePart::Start | LinePart::Blank, b'\n') => Step::End,
             (LinePart::Start | LinePart::Blank, b'\r' | b' ' | b'\t') => Step::To(LinePart::Blank),
             (LinePart::Start, first) if BYTE_ORDER_MARK.first() == Some(&first) && self.line_start == self.start => {
@@ -75,7 +75,7 @@ impl ContentLengthParser {
             }
             (LinePart::Mark(seen), byte) if BYTE_ORDER_MARK.get(seen) == Some(&byte) => {
                 let seen = seen.saturating_add(1);
-                if seen == BYTE_ORDER_MARK.len() { Step::Nothing } else { Step::To(LinePart::Mark(seen)) }
+                if seen == BYTE_ORDER_MARK.len() { Step::Skip } else { Step::To(LinePart::Mark(seen)) }
             }
             (LinePart::Name(prefix, seen), byte) if prefix.get(seen).is_some() => {
                 let goes_on = prefix.get(seen) == Some(&byte.to_ascii_lowercase());
@@ -89,7 +89,7 @@ impl ContentLengthParser {
             (LinePart::Name(prefix, seen), byte) if byte.is_ascii_graphic() => Step::To(LinePart::Name(prefix, seen)),
             (LinePart::Value, b'\n') => Step::To(LinePart::Start),
             (LinePart::Value, _) => Step::To(LinePart::Value),
-            (LinePart::Length, _) if self.finder.may_be_inside() && self.finder.start == self.line_start => {
+            (LinePart::Length, _) if self.finder.may_have_begun() && self.finder.start == self.line_start => {
                 Step::To(LinePart::Length)
             }
             (LinePart::Mark(_) | LinePart::Blank | LinePart::Name(..) | LinePart::Named | LinePart::Length, _) => {
@@ -98,7 +98,7 @@ impl ContentLengthParser {
         }
     }
 
-    /// The line that counts has ended, before `at`.
+    /// Handles a complete `Content-Length` line, which ends before `at`.
     fn has_length(&mut self, length: u64, at: u64) -> Option<HeaderProgress> {
         if self.finder.start == self.line_start && self.length.is_none_or(|earlier| earlier == length) {
             (self.place, self.line_start, self.length) = (LinePart::Start, at, Some(length));
@@ -109,24 +109,24 @@ impl ContentLengthParser {
         Some(HeaderProgress::Damage { start, text })
     }
 
-    /// A section begins with the line that the finder has found, which ends before `at`.
+    /// Begins a section with the line that the finder has found, which ends before `at`.
     fn found(&mut self, length: u64, at: u64) {
         self.start = self.finder.start;
         self.text.clone_from(&self.finder.text);
         (self.place, self.line_start, self.length) = (LinePart::Start, at, Some(length));
     }
 
-    fn forget_section(&mut self) {
+    fn clear_section(&mut self) {
         self.text.clear();
         (self.place, self.length) = (LinePart::Start, None);
     }
 }
 
 impl HeaderParser for ContentLengthParser {
-    fn read(&mut self, bytes: &[u8], at: u64) -> (usize, HeaderProgress) {
+    fn parse(&mut self, bytes: &[u8], at: u64) -> (usize, HeaderProgress) {
         for (used, byte) in (1_usize..).zip(bytes) {
-            let behind = at.saturating_add(used as u64);
-            let offset = behind.saturating_sub(1);
+            let end = at.saturating_add(used as u64);
+            let offset = end.saturating_sub(1);
             if self.text.is_empty() {
                 (self.start, self.line_start) = (offset, offset);
             }
@@ -134,29 +134,29 @@ impl HeaderParser for ContentLengthParser {
                 self.text.push(*byte);
             }
             if let Some(length) = self.finder.step(*byte, offset) {
-                match self.has_length(length, behind) {
+                match self.has_length(length, end) {
                     Some(damage) => return (used, damage),
                     None => continue,
                 }
             }
             match self.step(*byte) {
-                Step::To(LinePart::Start) => (self.place, self.line_start) = (LinePart::Start, behind),
+                Step::To(LinePart::Start) => (self.place, self.line_start) = (LinePart::Start, end),
                 Step::To(place) => self.place = place,
-                Step::Nothing => self.forget_section(),
+                Step::Skip => self.clear_section(),
                 Step::End => return (used, self.length.map_or(HeaderProgress::Invalid, HeaderProgress::Size)),
                 Step::Invalid => return (used, HeaderProgress::Invalid),
             }
-            if behind.saturating_sub(self.start) >= SECTION_BYTES_MAX {
+            if end.saturating_sub(self.start) >= SECTION_BYTES_MAX {
                 return (used, HeaderProgress::Invalid);
             }
         }
         (bytes.len(), HeaderProgress::Incomplete)
     }
 
-    fn seek(&mut self, bytes: &[u8], at: u64) -> Option<usize> {
+    fn find(&mut self, bytes: &[u8], at: u64) -> Option<usize> {
         let mut next = 0_usize;
         while let Some(rest) = bytes.get(next..).filter(|rest| !rest.is_empty()) {
-            if !self.finder.may_be_inside() {
+            if !self.finder.may_have_begun() {
                 next = next.saturating_add(memchr2(b'c', b'C', rest)?);
             }
             let byte = bytes.get(next).copied()?;
@@ -166,7 +166,7 @@ impl HeaderParser for ContentLengthParser {
                 self.found(length, offset.saturating_add(1));
                 return Some(next);
             }
-            if self.finder.may_be_inside() {
+            if self.finder.may_have_begun() {
                 self.start = self.finder.start;
             }
         }
@@ -174,23 +174,23 @@ impl HeaderParser for ContentLengthParser {
     }
 
     fn accept(&mut self) {
-        self.forget_section();
+        self.clear_section();
         self.finder = LengthLineFinder::default();
     }
 
-    fn is_text_instead(&mut self) -> bool {
+    fn reject(&mut self) -> bool {
         false
     }
 
-    fn may_be_inside(&self) -> bool {
-        self.finder.may_be_inside()
+    fn may_have_begun(&self) -> bool {
+        self.finder.may_have_begun()
     }
 
     fn start(&self) -> u64 {
         self.start
     }
 
-    fn text(&self) -> &[u8] {
+    fn excerpt(&self) -> &[u8] {
         if self.place == LinePart::Blank && self.line_start == self.start { &[] } else { &self.text }
     }
 
@@ -199,12 +199,12 @@ impl HeaderParser for ContentLengthParser {
     }
 }
 
-/// Recognizes `Content-Length: 17` with its line end, byte by byte.
+/// Recognizes `Content-Length: 17` with its line ending, byte by byte.
 #[derive(Debug, Default)]
 struct LengthLineFinder {
     part: FinderState,
     start: u64,
-    /// Its bytes so far, but for surplus spaces.
+    /// The bytes of the line so far, except surplus spaces.
     text: Vec<u8>,
     number: u64,
 }
@@ -213,17 +213,17 @@ struct LengthLineFinder {
 enum FinderState {
     #[default]
     None,
-    /// So many bytes of the name.
+    /// After this many bytes of the name.
     Name(usize),
-    /// Behind the colon.
+    /// After the colon.
     Colon,
     Digits,
-    /// Spaces behind the digits.
+    /// In spaces after the digits.
     End,
 }
 
 impl LengthLineFinder {
-    fn may_be_inside(&self) -> bool {
+    fn may_have_begun(&self) -> bool {
         self.part != FinderState::None
     }
 
@@ -231,7 +231,7 @@ impl LengthLineFinder {
         self.part == FinderState::Colon
     }
 
-    /// The length, if this byte ends the line.
+    /// Returns the length if this byte ends the line.
     fn step(&mut self, byte: u8, offset: u64) -> Option<u64> {
         let lower = byte.to_ascii_lowercase();
         let digit = char::from(byte).to_digit(10).map(u64::from);
@@ -267,7 +267,7 @@ impl LengthLineFinder {
                 if CONTENT_LENGTH.first() == Some(&lower) { FinderState::Name(1) } else { FinderState::None }
             }
         };
-        if self.may_be_inside() && self.text.len() < EXCERPT_BYTES_MAX {
+        if self.may_have_begun() && self.text.len() < EXCERPT_BYTES_MAX {
             self.text.push(byte);
         }
         None

@@ -1,6 +1,4 @@
-//! A [`Deframer`] is fed with what one read brought, and says which whole frames lie in it. Frames that lie whole in one read
-//! share one copy of that stretch of the read: one allocation and one `memcpy` for thousands of messages. Only a frame that
-//! began in an earlier read is collected on its own.
+//! Splits a stream of bytes into frames.
 
 use super::{
     Framing,
@@ -12,11 +10,11 @@ use super::{
     text::TextLines,
 };
 
-/// FrameCollector a stream of bytes into frames, whatever pieces it arrives in.
+/// Splits a stream of bytes into frames, independent of how the stream is divided into reads.
 #[derive(Debug)]
 pub(crate) struct Deframer {
     splitter: Splitter,
-    /// How many bytes of the stream were read.
+    /// The offset of the next read in the stream.
     position: u64,
 }
 
@@ -29,7 +27,7 @@ enum Splitter {
 }
 
 impl Deframer {
-    /// For messages: frames longer than `max_frame` bytes become faults.
+    /// For messages. Frames longer than `max_frame` bytes become errors.
     pub(crate) fn new(framing: Framing, max_frame: usize) -> Self {
         let max = max_frame.min(FRAME_BYTES_MAX);
         let splitter = match framing {
@@ -41,20 +39,20 @@ impl Deframer {
         Self { splitter, position: 0 }
     }
 
-    /// For captured output, of which nothing may be lost: blank lines are lines, a line longer than `max_line` bytes comes in
-    /// pieces, and an unfinished last line is a line. Never gives a fault.
+    /// For captured output, without loss: blank lines are lines, a line longer than `max_line` bytes is split, and an unfinished
+    /// last line is a line. Never reports an error.
     pub(crate) fn text(max_line: usize) -> Self {
         Self { splitter: Splitter::Text(TextLines::new(max_line.clamp(1, FRAME_BYTES_MAX))), position: 0 }
     }
 
-    /// Counts offsets from `position` on: so many bytes of the stream were read elsewhere.
+    /// Counts offsets from `position`: the bytes before it were read elsewhere.
     pub(crate) fn starting_at(mut self, position: u64) -> Self {
         self.position = position;
         self
     }
 
-    /// Adds to `batch` what `read` completes, in the order of the stream. Each byte is looked at once, however the stream is
-    /// cut into reads.
+    /// Adds to `batch` what `read` completes, in stream order. Examines each byte once, independent of how the stream is divided
+    /// into reads.
     pub(crate) fn feed(&mut self, read: &[u8], batch: &mut FrameBatch) {
         for part in read.chunks(FRAME_BYTES_MAX) {
             let mut frames = FrameCollector::new(part, self.position, batch);
@@ -69,7 +67,7 @@ impl Deframer {
         }
     }
 
-    /// What was read, if it is just one whole line, and its offset: the usual case of a conversation, which needs no copy.
+    /// Returns the line and its offset if `read` is exactly one line: the usual case of requests and answers, which needs no copy.
     pub(crate) fn whole_line<'a>(&mut self, read: &'a [u8]) -> Option<(&'a [u8], u64)> {
         let Splitter::Delimited(delimited) = &self.splitter else { return None };
         let line = delimited.whole_line(read)?;
@@ -78,7 +76,7 @@ impl Deframer {
         Some((line, offset))
     }
 
-    /// The stream has ended: adds what is to say of an unfinished frame.
+    /// Handles the end of the stream: adds the error for an incomplete frame, or the last line.
     pub(crate) fn finish(&mut self, batch: &mut FrameBatch) {
         let mut frames = FrameCollector::new(&[], self.position, batch);
         match &mut self.splitter {
@@ -92,14 +90,14 @@ impl Deframer {
 
 #[cfg(test)]
 impl Deframer {
-    /// The memory an unfinished frame occupies, in bytes.
+    /// The memory of an incomplete frame, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
-        let tail = match &self.splitter {
-            Splitter::Delimited(delimited) => &delimited.tail,
-            Splitter::Text(text) => &text.tail,
-            Splitter::LengthPrefixed(prefixed) => &prefixed.tail,
-            Splitter::ContentLength(prefixed) => &prefixed.tail,
+        let partial = match &self.splitter {
+            Splitter::Delimited(delimited) => &delimited.partial,
+            Splitter::Text(text) => &text.partial,
+            Splitter::LengthPrefixed(prefixed) => &prefixed.partial,
+            Splitter::ContentLength(prefixed) => &prefixed.partial,
         };
-        tail.capacity()
+        partial.capacity()
     }
 }

@@ -1,14 +1,14 @@
-//! A value as one frame.
+//! Writes values as frames.
 
 use super::Framing;
 use memchr::memchr2;
 use serde::{Serialize, ser::Error as _};
 use std::io::Write as _;
 
-/// Appends `value` to `out` as one whole frame. After an error `out` is as it was.
+/// Appends `value` to `out` as one frame. After an error `out` is unchanged.
 ///
-/// Only a `RawValue` can carry raw line ends, between its tokens; in [`Framing::Lines`] they become spaces. A zero byte
-/// cannot stand in JSON.
+/// Only a `RawValue` can contain raw line endings, between its tokens; [`Framing::Lines`] replaces them by spaces. JSON contains
+/// no zero byte.
 pub(crate) fn encode<T: Serialize + ?Sized>(
     framing: Framing,
     value: &T,
@@ -37,11 +37,11 @@ fn encode_from<T: Serialize + ?Sized>(
     match framing {
         Framing::Lines => {
             let mut rest = out.get_mut(body..).unwrap_or_default();
-            while let Some((raw, behind)) =
+            while let Some((raw, next)) =
                 memchr2(b'\n', b'\r', rest).and_then(|at| rest.get_mut(at..)?.split_first_mut())
             {
                 *raw = b' ';
-                rest = behind;
+                rest = next;
             }
             out.push(b'\n');
         }
@@ -53,7 +53,7 @@ fn encode_from<T: Serialize + ?Sized>(
             }
         }
         Framing::ContentLength => {
-            // The size is known only now: the header is written behind the value, then they change places.
+            // The size is known only now: the header is written after the value, then rotated in front of it.
             let end = out.len();
             write!(out, "Content-Length: {length}\r\n\r\n").map_err(serde_json::Error::io)?;
             out.get_mut(start..).unwrap_or_default().rotate_left(end.saturating_sub(start));

@@ -1,65 +1,64 @@
-//! Bytes that are no frame, as a value.
+//! Damaged bytes of a stream.
 
 use crate::text::printable;
 use std::fmt;
 
-/// Damage in a message stream, reported at the moment at which it is known. The stream goes on after it.
+/// Damaged bytes in a message stream, reported as soon as the damage is detected. The stream continues after them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FrameError {
-    /// What is wrong.
+    /// The kind of damage.
     pub kind: FrameErrorKind,
-    /// Where the damage begins, in bytes from the beginning of the stream: at the first byte of the frame, its header included.
+    /// The offset of the damage in the stream, in bytes: that of the first byte of the frame or of its header.
     pub offset: u64,
-    /// How many damaged bytes were seen, without the header of a frame that is [`Truncated`](FrameErrorKind::Truncated) or
-    /// [`Torn`](FrameErrorKind::Torn) in its value. For [`TooLong`](FrameErrorKind::TooLong) with a framing that announces sizes: the
-    /// announced size.
+    /// The number of damaged bytes seen, without the header of a frame that is [`Truncated`](FrameErrorKind::Truncated) or
+    /// [`Torn`](FrameErrorKind::Torn) in its value. For [`TooLong`](FrameErrorKind::TooLong) with a framing that announces sizes,
+    /// the announced size.
     pub length: u64,
-    /// The first of these bytes that had arrived, 256 at most.
+    /// The first of these bytes that had arrived, at most 256.
     pub excerpt: Box<[u8]>,
 }
 
-/// What is wrong with the bytes of a [`FrameError`].
+/// The kind of damage that a [`FrameError`] reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FrameErrorKind {
-    /// The stream ended in the middle of a frame: the worker was killed while it wrote, or never flushed.
+    /// The stream ended in the middle of a frame: the worker was killed while it wrote, or did not flush.
     Truncated,
-    /// The frame is longer than the limit. Reported as soon as that is known: at the header where the framing announces the
-    /// size, at the first byte too many otherwise. Its bytes are skipped.
+    /// The frame is longer than the limit. Reported at the header if the framing announces the size, otherwise at the first byte
+    /// beyond the limit. Its bytes are skipped.
     TooLong {
         /// The longest frame allowed, in bytes.
         limit: usize,
     },
     /// The frame is not UTF-8.
     NotUtf8 {
-        /// Where in the frame, in bytes.
+        /// The offset in the frame, in bytes.
         offset: usize,
     },
     /// The frame is not JSON.
     NotJson {
-        /// Where in the frame, in bytes.
+        /// The offset in the frame, in bytes.
         offset: usize,
     },
-    /// The bytes between two frames are no header. Reading goes on at the next one.
+    /// The bytes between two frames are not a header. Reading resumes at the next header.
     InvalidHeader,
-    /// Another header stands inside the frame: its announced size is wrong, or its writer did not finish it. Reading goes on at
-    /// that header.
+    /// Another header begins inside the frame: the announced size is wrong, or the writer did not finish the frame. Reading
+    /// resumes at that header.
     Torn {
         /// The announced size, in bytes.
         size: u64,
     },
-    /// A line on the control connection is not JSON-RPC 2.0, or answers no open request.
+    /// A line of the control connection is not JSON-RPC 2.0, or answers no open request.
     NotRpc,
 }
 
-/// The most bytes a [`FrameError`] shows.
+/// The most bytes of [`FrameError::excerpt`].
 pub(super) const EXCERPT_BYTES_MAX: usize = 256;
 
 impl FrameError {
-    /// A fault at this place, of so many bytes, which begin so.
-    pub(crate) fn new(kind: FrameErrorKind, offset: u64, length: u64, begin: &[u8]) -> Self {
-        let excerpt = begin.get(..EXCERPT_BYTES_MAX).unwrap_or(begin);
+    pub(crate) fn new(kind: FrameErrorKind, offset: u64, length: u64, bytes: &[u8]) -> Self {
+        let excerpt = bytes.get(..EXCERPT_BYTES_MAX).unwrap_or(bytes);
         Self { kind, offset, length, excerpt: excerpt.into() }
     }
 }
@@ -80,9 +79,9 @@ impl fmt::Display for FrameError {
                 write!(f, "a message of {length} bytes that is not JSON at byte {offset}")?;
             }
             FrameErrorKind::NotRpc => write!(f, "a line of {length} bytes that is not JSON-RPC 2.0")?,
-            FrameErrorKind::InvalidHeader => write!(f, "{length} bytes that are no header where one should stand")?,
+            FrameErrorKind::InvalidHeader => write!(f, "{length} bytes in place of a header")?,
             FrameErrorKind::Torn { size } => {
-                write!(f, "a message of {size} bytes as announced, with another header after {length}")?;
+                write!(f, "a message announced with {size} bytes, with another header after {length}")?;
             }
         }
         write!(f, ", at offset {}", self.offset)?;

@@ -1,4 +1,4 @@
-//! HeaderParser of four bytes: the size as a big-endian number.
+//! Headers of four bytes: the size as a big-endian number.
 
 use memchr::memchr;
 
@@ -9,17 +9,17 @@ use super::{
 
 const BYTES: usize = 4;
 
-/// Reads sizes. Among other bytes a size is recognized by its first byte, which is zero below 16 MiB, and by the first byte of
-/// the value behind it.
+/// Parses sizes. Among other bytes a size is recognized by its first byte, which is zero below 16 MiB, and by the first byte of
+/// the value that follows.
 #[derive(Debug)]
 pub(super) struct LengthParser {
-    /// The largest size that is looked for.
+    /// The largest size that is recognized.
     max: usize,
-    /// Where the size in `bytes` begins.
+    /// The offset of the size in `bytes`.
     start: u64,
-    /// The size, as far as it was read or found.
+    /// The bytes of the size so far.
     bytes: Vec<u8>,
-    /// While a size is looked for: the last bytes, from a zero on.
+    /// During a search: the last bytes, beginning with a zero.
     window: Vec<u8>,
 }
 
@@ -28,7 +28,7 @@ impl LengthParser {
         Self { max, start: 0, bytes: Vec::with_capacity(BYTES), window: Vec::with_capacity(BYTES) }
     }
 
-    /// Whether the window is a size, if this byte follows.
+    /// Whether the window is a size if this byte follows.
     fn is_size(&self, next: u8) -> bool {
         let fits = (1..=self.max as u64).contains(&u64::from(number(&self.window)));
         fits && matches!(next, b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n')
@@ -41,7 +41,7 @@ impl LengthParser {
 }
 
 impl HeaderParser for LengthParser {
-    fn read(&mut self, bytes: &[u8], at: u64) -> (usize, HeaderProgress) {
+    fn parse(&mut self, bytes: &[u8], at: u64) -> (usize, HeaderProgress) {
         if self.bytes.is_empty() {
             self.start = at;
         }
@@ -59,7 +59,7 @@ impl HeaderParser for LengthParser {
         (part.len(), HeaderProgress::Size(number(&self.bytes).into()))
     }
 
-    fn seek(&mut self, bytes: &[u8], at: u64) -> Option<usize> {
+    fn find(&mut self, bytes: &[u8], at: u64) -> Option<usize> {
         let mut next = 0_usize;
         while let Some(rest) = bytes.get(next..).filter(|rest| !rest.is_empty()) {
             if self.window.is_empty() {
@@ -90,20 +90,20 @@ impl HeaderParser for LengthParser {
         self.window.clear();
     }
 
-    fn is_text_instead(&mut self) -> bool {
-        // Of a size that is a number, and not text, this byte is zero, or a control character.
+    fn reject(&mut self) -> bool {
+        // The first byte of a real size is zero or a control character.
         let is_text = self.bytes.first().is_some_and(|first| *first >= b' ' || first.is_ascii_whitespace());
         if is_text {
             let later: Vec<u8> = self.bytes.drain(..).skip(1).collect();
             let start = self.start;
             self.window.clear();
-            // Fewer bytes than a size has, so none is found yet.
-            self.seek(&later, start.saturating_add(1));
+            // Three bytes are too few to complete a size.
+            self.find(&later, start.saturating_add(1));
         }
         is_text
     }
 
-    fn may_be_inside(&self) -> bool {
+    fn may_have_begun(&self) -> bool {
         !self.window.is_empty()
     }
 
@@ -111,7 +111,7 @@ impl HeaderParser for LengthParser {
         self.start
     }
 
-    fn text(&self) -> &[u8] {
+    fn excerpt(&self) -> &[u8] {
         &self.bytes
     }
 

@@ -1,6 +1,6 @@
-//! What ended a line.
+//! The ending of a captured line.
 
-/// What ended a [`Line`](crate::Line).
+/// The ending of a [`Line`](crate::Line).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LineEnding {
@@ -10,10 +10,10 @@ pub enum LineEnding {
     CarriageReturnLineFeed,
     /// `\r` alone.
     CarriageReturn,
-    /// Nothing: the line is longer than 64 KiB, and goes on in the next [`Line`](crate::Line) of its stream. Such pieces end between
+    /// None: the line is longer than 64 KiB and continues in the next [`Line`](crate::Line) of its stream. It is split between
     /// characters.
     Partial,
-    /// Nothing: the stream has ended, or was given up.
+    /// None: the stream has ended, or is no longer read.
     None,
 }
 
@@ -28,7 +28,7 @@ impl LineEnding {
         }
     }
 
-    /// As three bits; zero for frames that are no lines.
+    /// Three bits; zero for frames that are not lines.
     pub(super) const fn code(self) -> u32 {
         match self {
             Self::None => 0,

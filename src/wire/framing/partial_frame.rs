@@ -1,21 +1,21 @@
-//! The bytes of a frame that is not whole yet.
+//! The bytes of an incomplete frame.
 
 use std::ops::Range;
 
-/// A buffer larger than this is given away or given back after use, so that ten thousand idle workers hold little.
+/// A buffer larger than this is not kept after use, so that ten thousand idle workers occupy little memory.
 const KEPT_BYTES_MAX: usize = 8 * 1024;
 
-/// The bytes of a frame that is not whole yet.
+/// The bytes of an incomplete frame.
 #[derive(Debug)]
 pub(super) struct PartialFrame {
     bytes: Vec<u8>,
-    /// How many bytes there can be at most.
-    most: usize,
+    /// In bytes.
+    max: usize,
 }
 
 impl PartialFrame {
-    pub(super) fn new(most: usize) -> Self {
-        Self { bytes: Vec::new(), most }
+    pub(super) fn new(max: usize) -> Self {
+        Self { bytes: Vec::new(), max }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -28,16 +28,15 @@ impl PartialFrame {
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
         let needed = self.bytes.len().saturating_add(bytes.len());
-        // Doubles like any `Vec`, but not past what can ever be needed.
+        // Doubles as any `Vec`, but not beyond the maximum.
         if needed > self.bytes.capacity() {
-            let room = self.bytes.capacity().saturating_mul(2).min(self.most).max(needed);
+            let room = self.bytes.capacity().saturating_mul(2).min(self.max).max(needed);
             self.bytes.reserve_exact(room.saturating_sub(self.bytes.len()));
         }
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Takes these bytes as a chunk of their own and forgets the rest. A small buffer is copied, to be used again; a large one is
-    /// given away.
+    /// Removes these bytes as a chunk and discards the others. A small buffer is copied and kept; a large one becomes the chunk.
     pub(super) fn take(&mut self, range: Range<usize>) -> Vec<u8> {
         self.bytes.truncate(range.end);
         if self.bytes.capacity() > KEPT_BYTES_MAX {

@@ -267,8 +267,8 @@ fn p16_a_fault_says_what_is_wrong_and_where() {
         (FrameErrorKind::TooLong { limit: 5 }, "a message of at least 7 bytes, longer than the 5 allowed"),
         (FrameErrorKind::NotUtf8 { offset: 4 }, "a message of 7 bytes that is not UTF-8 at byte 4"),
         (FrameErrorKind::NotJson { offset: 3 }, "a message of 7 bytes that is not JSON at byte 3"),
-        (FrameErrorKind::InvalidHeader, "7 bytes that are no header where one should stand"),
-        (FrameErrorKind::Torn { size: 30 }, "a message of 30 bytes as announced, with another header after 7"),
+        (FrameErrorKind::InvalidHeader, "7 bytes in place of a header"),
+        (FrameErrorKind::Torn { size: 30 }, "a message announced with 30 bytes, with another header after 7"),
         (FrameErrorKind::NotRpc, "a line of 7 bytes that is not JSON-RPC 2.0"),
     ];
     for (kind, expected) in cases {
