@@ -210,7 +210,7 @@ both_ways! {
             }
         }
         lines.sort();
-        assert_eq!(lines, ["0: yes", "1: no (code 7)", "2: the request was dropped without an answer (code -32603)"]);
+        assert_eq!(lines, ["0: yes", "1: remote error 7: no", "2: remote error -32603: the request was dropped without an answer"]);
         assert_eq!(notified, Some(["done".to_owned()]));
         drop(worker);
     }

@@ -1,4 +1,4 @@
-//! Values as lines.
+//! Writes messages as lines.
 
 use super::{
     error::RpcError,
@@ -25,12 +25,12 @@ struct OutgoingMessage<'a, P: ?Sized, R: ?Sized> {
     error: Option<&'a RpcError>,
 }
 
-/// Of a request of ours, or of one that came.
+/// The id of a request of this side, or of the peer.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum OutgoingId<'a> {
-    Ours(u64),
-    Theirs(&'a RawValue),
+    Own(u64),
+    Peer(&'a RawValue),
 }
 
 impl<P: ?Sized, R: ?Sized> OutgoingMessage<'_, P, R> {
@@ -46,10 +46,10 @@ fn line<P: Serialize + ?Sized, R: Serialize + ?Sized>(
         line.truncate(line.len().saturating_sub(NO_PARAMS.len()));
         line.extend_from_slice(b"}\n");
     } else if outgoing.params.is_some() {
-        // The name stands in no string before them, where its quotes would be escaped.
+        // The first match is the member: in a string its quotes would be escaped.
         let start = memmem::find(&line, PARAMS).map(|at| at.saturating_add(PARAMS.len()));
         if !matches!(start.and_then(|start| line.get(start)), Some(b'[' | b'{')) {
-            let text = "the parameters of JSON-RPC are an array, an object, or none: a single value goes into an array";
+            let text = "JSON-RPC allows an array, an object, or no parameters: pass a single value in an array";
             return Err(serde_json::Error::custom(text));
         }
     }
@@ -58,47 +58,39 @@ fn line<P: Serialize + ?Sized, R: Serialize + ?Sized>(
 
 const PARAMS: &[u8] = b",\"params\":";
 
-/// The end of a line whose parameters are none: JSON-RPC wants an array, an object, or nothing at all. They stand last.
+/// The end of a line without parameters, which are the last member. JSON-RPC allows an array, an object, or no member.
 const NO_PARAMS: &[u8] = b",\"params\":null}\n";
 
-/// A request as a line.
 pub(crate) fn request<P: Serialize + ?Sized>(id: u64, method: &str, params: &P) -> Result<Vec<u8>, serde_json::Error> {
-    let id = Some(OutgoingId::Ours(id));
+    let id = Some(OutgoingId::Own(id));
     line::<P, ()>(&OutgoingMessage { id, method: Some(method), params: Some(params), ..OutgoingMessage::EMPTY })
 }
 
-/// A notification as a line.
 pub(crate) fn notification<P: Serialize + ?Sized>(method: &str, params: &P) -> Result<Vec<u8>, serde_json::Error> {
     line::<P, ()>(&OutgoingMessage { method: Some(method), params: Some(params), ..OutgoingMessage::EMPTY })
 }
 
-/// The notification that takes a request of ours back, as a line.
+/// The notification that cancels a request of this side.
 pub(crate) fn cancellation(id: u64) -> Result<Vec<u8>, serde_json::Error> {
     notification(CANCEL, &Cancel { id: serde_json::value::to_raw_value(&id)? })
 }
 
-/// A good answer as a line.
 pub(crate) fn response<R: Serialize + ?Sized>(id: &RequestId, result: &R) -> Result<Vec<u8>, serde_json::Error> {
     line::<(), R>(&OutgoingMessage {
-        id: Some(OutgoingId::Theirs(&id.0)),
+        id: Some(OutgoingId::Peer(&id.0)),
         result: Some(result),
         ..OutgoingMessage::EMPTY
     })
 }
 
-/// A bad answer as a line.
 pub(crate) fn error_response(id: &RequestId, error: &RpcError) -> Result<Vec<u8>, serde_json::Error> {
-    line::<(), ()>(&OutgoingMessage {
-        id: Some(OutgoingId::Theirs(&id.0)),
-        error: Some(error),
-        ..OutgoingMessage::EMPTY
-    })
+    line::<(), ()>(&OutgoingMessage { id: Some(OutgoingId::Peer(&id.0)), error: Some(error), ..OutgoingMessage::EMPTY })
 }
 
-/// An answer to a line that is no request, or cannot be told from one: an error whose id is null, as a line.
+/// The answer to a line that is not a request, or whose id is unknown: an error whose id is null.
 pub(crate) fn error_without_id(error: &RpcError) -> Result<Vec<u8>, serde_json::Error> {
     line::<(), ()>(&OutgoingMessage {
-        id: Some(OutgoingId::Theirs(RawValue::NULL)),
+        id: Some(OutgoingId::Peer(RawValue::NULL)),
         error: Some(error),
         ..OutgoingMessage::EMPTY
     })

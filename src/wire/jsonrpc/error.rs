@@ -1,4 +1,4 @@
-//! Why a call has no result.
+//! Errors of calls.
 
 use crate::{exit::Exit, text::printable, wire::decode::DecodeError};
 use serde::{Deserialize, Serialize};
@@ -9,46 +9,46 @@ pub(crate) const INVALID_REQUEST: i64 = -32600;
 pub(crate) const METHOD_NOT_FOUND: i64 = -32601;
 pub(crate) const INVALID_PARAMS: i64 = -32602;
 pub(crate) const INTERNAL_ERROR: i64 = -32603;
-/// Of the Language Server Protocol: a request that was taken back.
+/// From the Language Server Protocol.
 pub(crate) const REQUEST_CANCELLED: i64 = -32800;
 
-/// What the other side answered instead of a result: the `error` object of JSON-RPC 2.0.
+/// The `error` object of JSON-RPC 2.0: the answer to a request that failed.
 #[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
-#[error("{} (code {code})", printable(message))]
+#[error("remote error {code}: {}", printable(message))]
 #[non_exhaustive]
 pub struct RpcError {
-    /// What kind of error; -32768 to -32000 are JSON-RPC's own.
+    /// The kind of error. JSON-RPC reserves -32768 to -32000.
     pub code: i64,
-    /// One sentence.
+    /// A short description.
     pub message: String,
-    /// Anything more, as the method defines it.
+    /// Further information, as the method defines it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Box<RawValue>>,
 }
 
 impl RpcError {
-    /// An error of a method's own; codes of -32000 and below are JSON-RPC's.
+    /// An error that a method defines. JSON-RPC reserves -32768 to -32000.
     pub fn new(code: i64, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), data: None }
     }
 
-    /// The error of JSON-RPC 2.0 for a method that nobody knows.
+    /// The error of JSON-RPC 2.0 for an unknown method.
     pub fn method_not_found(method: &str) -> Self {
-        Self::new(METHOD_NOT_FOUND, format!("there is no method {method:?}"))
+        Self::new(METHOD_NOT_FOUND, format!("method not found: {method:?}"))
     }
 
     /// Adds data.
     ///
     /// # Errors
     ///
-    /// When it does not turn into JSON.
+    /// If it cannot be serialized as JSON.
     pub fn with_data(mut self, data: &impl Serialize) -> Result<Self, serde_json::Error> {
         self.data = Some(serde_json::value::to_raw_value(data)?);
         Ok(self)
     }
 }
 
-/// The error of JSON-RPC 2.0 for parameters that a method does not understand: what `?` makes of
+/// The error of JSON-RPC 2.0 for invalid parameters, so that a method can use `?` on
 /// [`Request::params`](crate::Request::params).
 impl From<DecodeError> for RpcError {
     fn from(error: DecodeError) -> Self {
@@ -56,54 +56,54 @@ impl From<DecodeError> for RpcError {
     }
 }
 
-/// What a response has instead of a result.
+/// The failure that a response reports.
 #[derive(Debug)]
 pub(crate) enum RpcFailure {
     Error(RpcError),
-    /// Its `error` is not what JSON-RPC 2.0 says: the call it answers ends all the same.
+    /// The `error` member is not valid JSON-RPC 2.0. The response ends its call all the same.
     Invalid(DecodeError),
 }
 
-/// How a call ends: the JSON text of its result, or why there is none.
+/// The JSON text of the result of a call, or the error.
 pub(crate) type Answer = Result<Box<RawValue>, CallError>;
 
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The other side answered with an error.
+    /// The peer answered with an error.
     #[error("{0}")]
     Rpc(#[source] Box<RpcError>),
-    /// There was no answer in time. The other side was told that nobody waits any more.
-    #[error("no answer in time")]
+    /// No answer arrived before the timeout. The peer is notified that the call is cancelled.
+    #[error("no answer before the timeout")]
     TimedOut,
-    /// The worker has ended, and this is how; or nobody knows how, where only its connection has ended so far.
-    #[error("the worker is gone{}", ending(.0.as_deref()))]
+    /// The worker has exited. `None` if its connection has ended and its exit is not known yet.
+    #[error("worker exited{}", ending(.0.as_deref()))]
     WorkerExited(Option<Arc<Exit>>),
-    /// The parent has ended, or closed the connection.
-    #[error("the parent is gone")]
+    /// The parent has exited or closed the connection.
+    #[error("parent is gone")]
     ParentGone,
-    /// The call was cancelled on this side. The other side was told.
-    #[error("the call was cancelled")]
+    /// The call was cancelled on this side. The peer is notified.
+    #[error("call was cancelled")]
     Cancelled,
-    /// The worker has no control pipe: its spec gives it none.
-    #[error("there is no control pipe: the spec has no `control`")]
+    /// There is no control pipe: the spec of the worker does not set `control`.
+    #[error("no control pipe: the spec does not set `control`")]
     NotConnected,
-    /// The other side does not read, and what waits for it has reached the limit.
-    #[error("{queued} bytes wait already for the other side to read")]
+    /// The peer does not read, and the queue of bytes for it has reached its limit.
+    #[error("send queue is full: the peer has not read {queued} bytes")]
     QueueFull {
-        /// How many bytes wait.
+        /// The queued bytes.
         queued: usize,
     },
-    /// The parameters do not turn into JSON, or into neither an array nor an object, which is all that JSON-RPC allows: a single
-    /// value goes into an array, `&[5]`.
-    #[error("the parameters cannot be written as JSON: {}", printable(&.0.to_string()))]
+    /// The parameters cannot be serialized as a JSON array or object. JSON-RPC allows nothing else: pass a single value as an
+    /// array, `&[5]`.
+    #[error("cannot serialize parameters: {}", printable(&.0.to_string()))]
     Encode(#[source] serde_json::Error),
-    /// The result is not what was wanted.
-    #[error("the result was not understood: {0}")]
+    /// The result does not have the expected type.
+    #[error("invalid result: {0}")]
     InvalidResult(#[source] Box<DecodeError>),
     /// The connection failed.
-    #[error("the control pipe failed: {0}")]
+    #[error("control pipe failed: {0}")]
     Io(#[source] io::Error),
 }
 
@@ -129,7 +129,7 @@ impl From<CallError> for io::Error {
             CallError::QueueFull { .. } => io::ErrorKind::WouldBlock,
             CallError::Encode(_) | CallError::InvalidResult(_) => io::ErrorKind::InvalidData,
             CallError::Io(source) => source.kind(),
-            // Not `Interrupted`, after which whoever reads or writes tries again.
+            // Not `Interrupted`, after which readers and writers repeat their call.
             CallError::Rpc(_) | CallError::Cancelled => io::ErrorKind::Other,
         };
         Self::new(kind, error)
@@ -144,7 +144,7 @@ mod tests {
     use crate::wire::decode::decode;
 
     #[test]
-    fn parameters_that_are_not_understood_are_an_error_of_the_caller() {
+    fn decode_error_becomes_invalid_params() {
         let error = RpcError::from(decode::<u32>("\"x\"").unwrap_err());
         assert_eq!(error.code, -32602);
         assert!(error.message.contains("expected u32"), "{error}");

@@ -1,4 +1,4 @@
-//! A line, understood.
+//! Parses one line.
 
 use super::error::RpcFailure;
 use crate::wire::decode::decode;
@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// The name of a request: whatever JSON its sender chose, to be sent back as it is.
+/// The id of a request: any JSON that its sender chose, returned unchanged.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(pub(super) Box<RawValue>);
 
@@ -16,7 +16,7 @@ impl RequestId {
     }
 }
 
-/// One line, understood.
+/// One line, parsed.
 #[derive(Debug)]
 pub(crate) enum RpcMessage {
     Request {
@@ -28,12 +28,12 @@ pub(crate) enum RpcMessage {
         method: String,
         params: Option<Box<RawValue>>,
     },
-    /// To a request of ours, which are numbered.
+    /// The answer to a request of this side. Those have numeric ids.
     Response {
         id: u64,
         outcome: Result<Box<RawValue>, RpcFailure>,
     },
-    /// To a request of ours that the other side did not understand, or whose id it did not see: an error whose id is null.
+    /// An error without an id: the peer could not parse a request of this side.
     UnidentifiedError(RpcFailure),
 }
 
@@ -54,10 +54,10 @@ struct Line<'a> {
 }
 
 impl RpcMessage {
-    /// Understands one line. Nothing if it is no JSON-RPC 2.0.
+    /// Parses one line. Returns `None` if it is not JSON-RPC 2.0.
     pub(crate) fn parse(line: &[u8]) -> Option<Self> {
         let line: Line<'_> = serde_json::from_slice(line).ok()?;
-        // Responses of peers that leave the member out are still the answers that our callers wait for.
+        // Some peers omit the member in responses; their callers still wait for them.
         let may_lack_version = line.method.is_none() && line.jsonrpc.is_none();
         if line.jsonrpc.as_deref() != Some("2.0") && !may_lack_version {
             return None;
@@ -77,7 +77,7 @@ impl RpcMessage {
                 let outcome = match (line.result, line.error) {
                     (_, Some(error)) => Err(refused(error)),
                     (Some(result), None) => Ok(result.to_owned()),
-                    // `"result": null` and none at all read the same; JSON-RPC requires one of the two members.
+                    // serde does not distinguish `"result": null` from a missing member; JSON-RPC requires one of the two.
                     (None, None) => Ok(RawValue::NULL.to_owned()),
                 };
                 Some(Self::Response { id, outcome })
@@ -91,7 +91,7 @@ fn refused(error: &RawValue) -> RpcFailure {
     decode(error.get()).map_or_else(RpcFailure::Invalid, RpcFailure::Error)
 }
 
-/// The id of a request of ours, as it came back: a whole number, or as a string.
+/// The id of a request of this side as the peer returned it: a whole number, possibly as a string.
 pub(super) fn own_id(text: &str) -> Option<u64> {
     match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
@@ -100,14 +100,14 @@ pub(super) fn own_id(text: &str) -> Option<u64> {
     }
 }
 
-/// A JSON number that is whole, however it is written: `7`, `7.0` and `7e0` are one number.
+/// Parses a whole number in any notation of JSON: `7`, `7.0` and `7e0` are the same number.
 pub(super) fn whole_number(text: &str) -> Option<u64> {
-    // Up to here, every whole number is one of f64.
+    // f64 represents every whole number up to this one.
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
     text.parse().ok().or_else(|| {
         let number: f64 = text.parse().ok()?;
         let is_whole = number.fract() == 0.0 && (0.0..=EXACT_MAX).contains(&number);
-        // Written without a fraction, it can be parsed as what it is.
+        // A cast could truncate: the number is printed without a fraction and parsed again.
         is_whole.then(|| format!("{number:.0}").parse().ok())?
     })
 }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_and_notifications_come_through() {
+    fn requests_and_notifications_round_trip() {
         match round_trip(request(7, "build", &json!({"file": "a\nb"}))) {
             RpcMessage::Request { id, method, params } => {
                 assert_eq!((id.text(), method.as_str()), ("7", "build"));
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(bare, "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"ping\"}\n");
         for scalar in [json!(5), json!("text"), json!(true), json!(",\"params\":[")] {
             let error = request(7, "m,\"params\":[", &scalar).unwrap_err();
-            assert!(error.to_string().contains("a single value goes into an array"), "{error}");
+            assert!(error.to_string().contains("pass a single value in an array"), "{error}");
             assert!(notification("m", &[scalar]).is_ok());
         }
         let within = String::from_utf8(notification("tick", &json!({"params": null})).unwrap()).unwrap();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_go_back_under_the_id_they_came_with() {
+    fn responses_carry_the_id_of_their_request() {
         let RpcMessage::Request { id, .. } =
             RpcMessage::parse(br#"{"jsonrpc":"2.0","id":"a-1","method":"m"}"#).unwrap()
         else {
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn p15_ids_of_other_writers_are_recognized() {
+    fn p15_ids_in_other_notations_are_recognized() {
         let id = |id: &str| match RpcMessage::parse(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":1}}"#).as_bytes()) {
             Some(RpcMessage::Response { id, .. }) => Some(id),
             None => None,
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_told() {
+    fn lines_that_are_not_jsonrpc_are_rejected() {
         for line in [
             "",
             "1",
@@ -226,7 +226,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_answered(line in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_parsed_or_rejected(line in prop::collection::vec(any::<u8>(), 0..200)) {
             drop(RpcMessage::parse(&line));
         }
     }

@@ -1,12 +1,12 @@
 //! JSON-RPC 2.0, one object a line. The specification: <https://www.jsonrpc.org/specification>.
 
-pub(crate) mod error; // why a call has no result
-pub(crate) mod message; // a line, understood
-pub(crate) mod reader; // bytes as messages
-pub(crate) mod oversized; // what the begin of a line that is too long tells
+pub(crate) mod error; // errors of calls
+pub(crate) mod message; // one line, parsed
+pub(crate) mod reader; // bytes in, messages out
+pub(crate) mod oversized; // the id of a line beyond the limit
 pub(crate) mod protocol; // the methods of this library
-pub(crate) mod encode; // values as lines
-pub(crate) mod address; // where a worker finds its parent
-pub(crate) mod pending; // which call waits for which answer
-pub(crate) mod endpoint; // what a message means for open calls and requests
-pub(crate) mod request; // a request of the other side, to be answered
+pub(crate) mod encode; // values to lines
+pub(crate) mod address; // the address of a control pipe
+pub(crate) mod pending; // open calls and requests
+pub(crate) mod endpoint; // the state machine of one side of a connection
+pub(crate) mod request; // requests of the peer

@@ -1,4 +1,4 @@
-//! What the beginning of a line that is too long tells.
+//! Finds the id of a line that is too long.
 
 use super::{
     error::{INVALID_REQUEST, RpcError, RpcFailure},
@@ -15,7 +15,7 @@ use serde::{
 use serde_json::value::RawValue;
 use std::fmt;
 
-/// A line that was too long to be kept, as far as its beginning tells: whoever waits for it, or for its answer, need not wait on.
+/// A message that is too long, identified by the start of its line, so that its call can end before the timeout.
 #[derive(Debug)]
 pub(crate) enum OversizedMessage {
     Request(RequestId, RpcError),
@@ -23,30 +23,30 @@ pub(crate) enum OversizedMessage {
 }
 
 impl OversizedMessage {
-    /// What a fault stands for, if it is a request or a response whose `id` comes before what made it long.
-    pub(crate) fn of(fault: &FrameError) -> Option<Self> {
-        let FrameErrorKind::TooLong { limit } = fault.kind else { return None };
-        let mut head = Head::default();
-        // It fails where the line is cut.
-        drop(serde_json::Deserializer::from_slice(&fault.excerpt).deserialize_map(&mut head));
-        let id = head.id?;
+    /// The request or response that an error stands for, if its `id` precedes the long member.
+    pub(crate) fn of(error: &FrameError) -> Option<Self> {
+        let FrameErrorKind::TooLong { limit } = error.kind else { return None };
+        let mut header = PartialHeader::default();
+        // Parsing fails at the end of the excerpt.
+        drop(serde_json::Deserializer::from_slice(&error.excerpt).deserialize_map(&mut header));
+        let id = header.id?;
         let text = format!("a line longer than the {limit} bytes allowed");
-        if head.is_request {
+        if header.is_request {
             return Some(Self::Request(RequestId(id), RpcError::new(INVALID_REQUEST, text)));
         }
-        let refusal = RpcFailure::Invalid(DecodeError::json(&fault.excerpt, serde::de::Error::custom(text)));
+        let refusal = RpcFailure::Invalid(DecodeError::json(&error.excerpt, serde::de::Error::custom(text)));
         Some(Self::Response(own_id(id.get())?, refusal))
     }
 }
 
-/// The members of a line that come before its long one.
+/// The members of a line before its long one.
 #[derive(Default)]
-struct Head {
+struct PartialHeader {
     id: Option<Box<RawValue>>,
     is_request: bool,
 }
 
-impl<'de> Visitor<'de> for &mut Head {
+impl<'de> Visitor<'de> for &mut PartialHeader {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,12 +56,12 @@ impl<'de> Visitor<'de> for &mut Head {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
         let mut id = None;
         while let Some(name) = members.next_key::<String>()? {
-            // Something follows it, so it is whole.
+            // Another member follows the id, so it is complete.
             self.id = id.take().or(self.id.take());
             match name.as_str() {
                 "id" => id = Some(members.next_value()?),
                 name => {
-                    // Known before its value, which may be the long one.
+                    // Recorded before the value, which may be the long one.
                     self.is_request |= name == "method" || name == "params";
                     members.next_value::<IgnoredAny>()?;
                 }
@@ -76,13 +76,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_that_is_too_long_is_known_by_its_beginning() {
+    fn line_beyond_the_limit_is_identified_by_its_start() {
         let beginning = |text: &str| {
             let mut fault = FrameError::new(FrameErrorKind::TooLong { limit: 9 }, 0, 70, text.as_bytes());
-            let told = OversizedMessage::of(&fault);
+            let message = OversizedMessage::of(&fault);
             fault.kind = FrameErrorKind::Truncated;
-            assert!(OversizedMessage::of(&fault).is_none(), "nobody waits for it any more");
-            told
+            assert!(OversizedMessage::of(&fault).is_none(), "only a line beyond the limit is identified");
+            message
         };
         for text in [r#"{"jsonrpc":"2.0","id":7,"result":"xx"#, r#"{ "id" : 7, "error": {"code": 1, "message": "xé"#] {
             let Some(OversizedMessage::Response(7, RpcFailure::Invalid(error))) = beginning(text) else {

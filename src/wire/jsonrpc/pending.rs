@@ -1,4 +1,4 @@
-//! Which call waits for which answer, and which request of the other side has none yet.
+//! The open calls of this side, and the open requests of the peer.
 
 use super::message::whole_number;
 use std::{
@@ -10,55 +10,55 @@ use std::{
     },
 };
 
-/// PendingCalls that wait for their answers. `W` is whatever wakes the caller.
+/// Calls that wait for their answers. `C` wakes a caller.
 #[derive(Debug)]
-pub(crate) struct PendingCalls<W> {
+pub(crate) struct PendingCalls<C> {
     last_id: u64,
-    waiting: BTreeMap<u64, W>,
-    /// Sent requests whose answers may come and have no waiting caller: it gave up, or there was none.
+    waiting: BTreeMap<u64, C>,
+    /// Requests whose answers are ignored: their callers have timed out, or there were none.
     ignored: BTreeSet<u64>,
 }
 
-/// The most late answers that are expected; beyond that those to the oldest requests count as answers to no request.
+/// The most ignored answers that are remembered. Beyond it, answers to the oldest such requests count as unexpected.
 const IGNORED_MAX: usize = 1024;
 
-/// What an answer belongs to.
+/// The request that an answer belongs to.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Answered<W> {
-    /// A call that waits for it.
-    Call(W),
-    /// A request whose answer has no waiting caller.
+pub(crate) enum Answered<C> {
+    /// A call that waits for the answer.
+    Call(C),
+    /// A request whose answer is ignored.
     Ignored,
-    /// No open request: there was none of this id, or it has its answer already. The first one counts.
+    /// No open request: the id is unknown, or the request was answered before. The first answer counts.
     Unexpected,
 }
 
-impl<W> Default for PendingCalls<W> {
+impl<C> Default for PendingCalls<C> {
     fn default() -> Self {
         Self { last_id: 0, waiting: BTreeMap::new(), ignored: BTreeSet::new() }
     }
 }
 
-impl<W> PendingCalls<W> {
-    /// The id of a new call, never given again.
+impl<C> PendingCalls<C> {
+    /// The id of a new call. Ids are not reused.
     pub(crate) fn next_id(&mut self) -> u64 {
         self.last_id = self.last_id.wrapping_add(1);
         self.last_id
     }
 
-    /// A call of this id waits for its answer from now on.
-    pub(crate) fn wait(&mut self, id: u64, waiter: W) {
-        self.waiting.insert(id, waiter);
+    /// Registers a call that waits for its answer.
+    pub(crate) fn wait(&mut self, id: u64, caller: C) {
+        self.waiting.insert(id, caller);
     }
 
-    /// A new call that waits; gives its id.
-    pub(crate) fn begin(&mut self, waiter: W) -> u64 {
+    /// Registers a new call and returns its id.
+    pub(crate) fn begin(&mut self, caller: C) -> u64 {
         let id = self.next_id();
-        self.wait(id, waiter);
+        self.wait(id, caller);
         id
     }
 
-    /// The answer to this id may come, and has no waiting caller.
+    /// Registers a request whose answer is ignored.
     pub(crate) fn expect_ignored(&mut self, id: u64) {
         if self.ignored.len() >= IGNORED_MAX {
             self.ignored.pop_first();
@@ -66,72 +66,71 @@ impl<W> PendingCalls<W> {
         self.ignored.insert(id);
     }
 
-    /// Whether no caller waits for an answer.
+    /// Whether no call is waiting.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// An answer has come.
-    pub(crate) fn answer(&mut self, id: u64) -> Answered<W> {
+    /// Removes the call that this answer belongs to.
+    pub(crate) fn answer(&mut self, id: u64) -> Answered<C> {
         match self.waiting.remove(&id) {
-            Some(waiter) => Answered::Call(waiter),
+            Some(caller) => Answered::Call(caller),
             None if self.ignored.remove(&id) => Answered::Ignored,
             None => Answered::Unexpected,
         }
     }
 
-    /// An answer without an id has come: the other side did not understand a request. It is taken for that of the call that
-    /// waits, if just one does.
-    pub(crate) fn answer_without_id(&mut self) -> Answered<W> {
+    /// Handles an error without an id: the peer could not parse a request. It is attributed to the waiting call if there is exactly
+    /// one.
+    pub(crate) fn answer_without_id(&mut self) -> Answered<C> {
         if self.waiting.len() > 1 {
             return Answered::Unexpected;
         }
         match self.waiting.pop_first() {
-            Some((_, waiter)) => Answered::Call(waiter),
+            Some((_, caller)) => Answered::Call(caller),
             None if self.ignored.pop_first().is_some() => Answered::Ignored,
             None => Answered::Unexpected,
         }
     }
 
-    /// The caller of a request that was sent has given up. Nothing if it had its answer.
-    pub(crate) fn abandon(&mut self, id: u64) -> Option<W> {
-        let waiter = self.waiting.remove(&id)?;
+    /// The caller of a sent request no longer waits. Returns `None` if the call has ended.
+    pub(crate) fn abandon(&mut self, id: u64) -> Option<C> {
+        let caller = self.waiting.remove(&id)?;
         self.expect_ignored(id);
-        Some(waiter)
+        Some(caller)
     }
 
-    /// A request was not sent after all.
+    /// Removes a call whose request was not sent.
     pub(crate) fn withdraw(&mut self, id: u64) {
         self.waiting.remove(&id);
     }
 
-    /// The connection has ended, and with it every call.
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = W> {
+    /// Removes all calls.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = C> {
         std::mem::take(&mut self.waiting).into_values()
     }
 }
 
-/// The other side's requests that are not answered yet, by their ids as they came: each with the flag that says whether it was
-/// cancelled. Numbers are the same however they are written.
+/// The unanswered requests of the peer, by id, each with its cancellation flag. Numeric ids are compared by value, in any notation.
 #[derive(Debug, Default)]
 pub(crate) struct PendingRequests(HashMap<String, Arc<AtomicBool>>);
 
 impl PendingRequests {
-    /// A new one; gives its flag.
+    /// Registers a request and returns its cancellation flag.
     pub(crate) fn begin(&mut self, id: &str) -> Arc<AtomicBool> {
         let cancelled = Arc::new(AtomicBool::new(false));
         self.0.insert(key(id).into_owned(), Arc::clone(&cancelled));
         cancelled
     }
 
-    /// It is taken back. Nothing if it was answered before.
+    /// Sets the flag of a request, unless it was answered.
     pub(crate) fn cancel(&self, id: &str) {
         if let Some(cancelled) = self.0.get(&*key(id)) {
             cancelled.store(true, Ordering::Relaxed);
         }
     }
 
-    /// It is answered.
+    /// Removes an answered request.
     pub(crate) fn end(&mut self, id: &str) {
         self.0.remove(&*key(id));
     }
@@ -140,7 +139,7 @@ impl PendingRequests {
         self.0.is_empty()
     }
 
-    /// The connection has ended: nobody waits for any of them.
+    /// Cancels and removes all requests: the connection has ended.
     pub(crate) fn cancel_all(&mut self) {
         for (_, cancelled) in self.0.drain() {
             cancelled.store(true, Ordering::Relaxed);
@@ -148,7 +147,7 @@ impl PendingRequests {
     }
 }
 
-/// An id, whole numbers in their shortest form.
+/// The id with whole numbers in their shortest notation.
 fn key(id: &str) -> Cow<'_, str> {
     if id.starts_with('"') { id.into() } else { whole_number(id).map_or(id.into(), |id| id.to_string().into()) }
 }
@@ -158,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_cancelled_until_it_is_answered() {
+    fn request_is_cancelled_unless_answered() {
         let mut requests = PendingRequests::default();
         let [first, second, third] = ["1", "\"a\"", "3"].map(|id| requests.begin(id));
         requests.cancel("\"a\"");
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn p02_the_first_answer_counts() {
+    fn p02_first_answer_counts() {
         let mut calls = PendingCalls::default();
         let (first, second) = (calls.begin('a'), calls.begin('b'));
         assert_eq!(calls.answer_without_id(), Answered::Unexpected, "it can belong to either");
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn p07_late_answers_are_expected_within_bounds() {
+    fn p06_ignored_answers_are_bounded() {
         let mut calls: PendingCalls<()> = PendingCalls::default();
         for _ in 0..3 * IGNORED_MAX {
             let id = calls.begin(());
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn p02_numerically_equal_ids_are_one_request() {
+    fn p02_numerically_equal_ids_are_the_same_request() {
         let mut requests = PendingRequests::default();
         let [number, text] = ["7.0", "\"7\""].map(|id| requests.begin(id));
         requests.cancel("7");

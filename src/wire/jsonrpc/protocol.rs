@@ -1,19 +1,19 @@
-//! The methods of this library, and their parameters.
+//! The methods of this library and their parameters.
 
 use super::message::RequestId;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::time::Duration;
 
-/// The method that the library answers by itself, on either side, with `null`.
+/// The request that the library itself answers, on both sides, with `null`.
 pub(crate) const PING: &str = "ping";
-/// The first notification of a worker: it shows its key.
+/// The first notification of a worker, with its key.
 pub(crate) const HELLO: &str = "hello";
-/// The notification that takes a request back, as in the Language Server Protocol.
+/// The notification that cancels a request, as in the Language Server Protocol.
 pub(crate) const CANCEL: &str = "$/cancelRequest";
-/// The notification by which a worker asks for more time to become ready, or to end.
+/// The notification by which a worker requests more time to become ready or to exit.
 pub(crate) const EXTEND: &str = "$/extend";
-/// The notification by which a parent asks its worker to end.
+/// The notification by which a parent requests the exit of its worker.
 pub(crate) const SHUTDOWN: &str = "shutdown";
 
 /// The parameters of [`CANCEL`].
@@ -22,7 +22,7 @@ pub(super) struct Cancel {
     pub(super) id: Box<RawValue>,
 }
 
-/// Which request the other side takes back, from the parameters of [`CANCEL`].
+/// The id of the cancelled request, from the parameters of [`CANCEL`].
 pub(crate) fn cancelled_id(params: Option<&RawValue>) -> Option<RequestId> {
     let cancel = serde_json::from_str::<Cancel>(params?.get()).ok()?;
     Some(RequestId(cancel.id))
@@ -31,11 +31,11 @@ pub(crate) fn cancelled_id(params: Option<&RawValue>) -> Option<RequestId> {
 /// The parameters of [`EXTEND`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Extend {
-    /// From now.
+    /// Milliseconds from now.
     pub(crate) ms: u64,
 }
 
-/// How much more time the other side asks for, from the parameters of [`EXTEND`].
+/// The additional time, from the parameters of [`EXTEND`].
 pub(crate) fn extension(params: Option<&RawValue>) -> Option<Duration> {
     serde_json::from_str::<Extend>(params?.get()).ok().map(|extend| Duration::from_millis(extend.ms))
 }

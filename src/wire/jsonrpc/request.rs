@@ -1,4 +1,4 @@
-//! A request of the other side, to be answered now or later, on any thread.
+//! Requests and notifications of the peer.
 
 use super::{
     encode,
@@ -19,22 +19,21 @@ use std::{
     },
 };
 
-/// Where lines for the other side are put. Must not block for long.
+/// Sends lines to the peer.
 pub(crate) trait RpcSender: Send + Sync + fmt::Debug {
-    /// Takes one whole line.
+    /// Sends one whole line, or queues it.
     fn send_line(&self, line: Vec<u8>) -> Result<(), CallError>;
 
-    /// The same for an answer, which its caller waits for: it is never left out while the connection lasts. One that finds no room ends
-    /// the connection.
+    /// Sends an answer that must not be lost while the connection lasts: if the queue has no room for it, the connection is closed.
     fn send_reply(&self, line: Vec<u8>) -> Result<(), CallError> {
         self.send_line(line)
     }
 
-    /// A request has been answered: it can be cancelled no more.
+    /// A request was answered and can no longer be cancelled.
     fn request_answered(&self, id: &str);
 }
 
-/// A request of the other side. It must be answered: one that is dropped answers with an error by itself.
+/// A request of the peer. It must be answered; dropping it sends an error. It can be answered later and on any thread.
 #[must_use = "a request that is dropped answers with an error"]
 pub struct Request {
     id: RequestId,
@@ -43,7 +42,7 @@ pub struct Request {
     sender: Arc<dyn RpcSender>,
     cancelled: Arc<AtomicBool>,
     is_answered: bool,
-    /// The process that has received it.
+    /// The process that received it.
     owner: u32,
     _permit: Option<Permit>,
 }
@@ -54,7 +53,7 @@ shown_as!(Request, |request| {
     params: text(request.params.as_deref()),
 });
 
-/// A notification of the other side: nobody waits for an answer.
+/// A notification of the peer: a message without an answer.
 pub struct Notification {
     pub(crate) method: String,
     pub(crate) params: Option<Box<RawValue>>,
@@ -64,16 +63,16 @@ pub struct Notification {
 shown_as!(Notification, |notification| { method: notification.method, params: text(notification.params.as_deref()) });
 
 impl Notification {
-    /// What it is about.
+    /// The name of the method.
     pub fn method(&self) -> &str {
         &self.method
     }
 
-    /// Its parameters. Those that were left out read as `null`.
+    /// The parameters. Missing ones read as `null`.
     ///
     /// # Errors
     ///
-    /// When they are not a `T`.
+    /// If they are not a `T`.
     pub fn params<'a, T: Deserialize<'a>>(&'a self) -> Result<T, DecodeError> {
         decode(text(self.params.as_deref()))
     }
@@ -90,22 +89,22 @@ impl Request {
         Self { id, method, params, sender, cancelled, is_answered: false, owner: process::id(), _permit: permit }
     }
 
-    /// What is wanted.
+    /// The name of the method.
     pub fn method(&self) -> &str {
         &self.method
     }
 
-    /// Its parameters. Those that were left out read as `null`.
+    /// The parameters. Missing ones read as `null`.
     ///
     /// # Errors
     ///
-    /// When they are not a `T`.
+    /// If they are not a `T`.
     pub fn params<'a, T: Deserialize<'a>>(&'a self) -> Result<T, DecodeError> {
         decode(text(self.params.as_deref()))
     }
 
-    /// Whether nobody waits for the answer any more: the caller has given up, or the connection has ended. Long work looks
-    /// here now and then.
+    /// Whether the answer is no longer needed: the caller has cancelled the call, or the connection has ended. Methods that take long
+    /// should check it from time to time.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
@@ -114,13 +113,13 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// When the result does not turn into JSON, which the other side is then told, or it cannot be sent any more.
+    /// If the result cannot be serialized as JSON, in which case the peer receives an error, or if it cannot be sent.
     pub fn reply<R: Serialize + ?Sized>(mut self, result: &R) -> Result<(), CallError> {
         match encode::response(&self.id, result) {
             Ok(line) => self.answer(line),
             Err(error) => {
-                let told = RpcError::new(INTERNAL_ERROR, "the result cannot be written as JSON");
-                self.answer_error(&told)?;
+                let error_reply = RpcError::new(INTERNAL_ERROR, "the result cannot be written as JSON");
+                self.answer_error(&error_reply)?;
                 Err(CallError::Encode(error))
             }
         }
@@ -130,16 +129,16 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// When it cannot be sent any more.
+    /// If it cannot be sent.
     pub fn reply_error(mut self, error: &RpcError) -> Result<(), CallError> {
         self.answer_error(error)
     }
 
-    /// Answers that there is no such method.
+    /// Answers with the error for an unknown method.
     ///
     /// # Errors
     ///
-    /// When it cannot be sent any more.
+    /// If it cannot be sent.
     pub fn reply_method_not_found(mut self) -> Result<(), CallError> {
         self.answer_error(&RpcError::method_not_found(&self.method))
     }
@@ -154,9 +153,9 @@ impl Request {
         self.sender.request_answered(self.id.text());
         match self.sender.send_line(line) {
             Err(CallError::QueueFull { queued }) => {
-                let text = format!("the answer was left out: {queued} bytes are not read yet");
-                let told = RpcError::new(INTERNAL_ERROR, text);
-                let line = encode::error_response(&self.id, &told).map_err(CallError::Encode)?;
+                let text = format!("answer dropped: {queued} bytes have not been read yet");
+                let error = RpcError::new(INTERNAL_ERROR, text);
+                let line = encode::error_response(&self.id, &error).map_err(CallError::Encode)?;
                 self.sender.send_reply(line)?;
                 Err(CallError::QueueFull { queued })
             }
@@ -167,7 +166,7 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        // A fork has a copy: the answer is its parent's to give.
+        // After a fork both processes have a copy; only the original answers.
         if self.is_answered || self.owner != process::id() {
             return;
         }
@@ -176,7 +175,7 @@ impl Drop for Request {
         } else {
             RpcError::new(INTERNAL_ERROR, "the request was dropped without an answer")
         };
-        // A connection that is gone needs no answer.
+        // A closed connection needs no answer.
         drop(self.answer_error(&error));
     }
 }
