@@ -6,7 +6,7 @@ use crate::{
     launch::error::SpawnError,
     pipe::anonymous::ends::PipeReader,
     supervisor::{
-        containment::{guard::GuardReport, inspector::Findings},
+        containment::{guard::GuardReport, inspector::request::Findings},
         control::{connection::ConnectionEvent, server::Server},
         reactor::report::Report,
         spec::{

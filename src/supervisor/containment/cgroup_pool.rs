@@ -1,4 +1,4 @@
-//! The cgroups that workers live in, where we may make some: what is started there does not get out.
+//! The cgroups of workers, where this process may create cgroups. A process does not leave the cgroup in which it was started.
 
 use crate::{
     launch::limits::CgroupLimit,
@@ -15,129 +15,148 @@ use crate::{
 };
 use std::{
     fs,
-    os::unix::fs::MetadataExt,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::PathBuf,
     process,
     sync::{
-        Mutex, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
-/// How many empty ones are kept for the next workers: to make and remove one costs more than the rest of a start.
-const SPARE: usize = 64;
+/// The number of empty cgroups that are kept for later workers. Creating and removing a cgroup costs more than the rest of a start.
+const SPARE_MAX: usize = 64;
 
-/// One supervisor's cgroup, in which its workers' lie.
+/// The cgroup of one supervisor, and the cgroups of its workers below it.
 #[derive(Debug, Default)]
-pub(crate) struct Pen {
-    /// Where it is to be, once that is known.
-    place: OnceLock<Place>,
-    /// Made when it is needed first.
-    home: Mutex<Option<Cgroup>>,
-    /// Why there can be none. A failure that may pass is not kept: the next start tries again.
+pub(crate) struct CgroupPool {
+    /// Where the supervisor's cgroup is to be, once that is known.
+    location: OnceLock<Location>,
+    /// The supervisor's cgroup, created for the first worker.
+    root: Mutex<Option<Cgroup>>,
+    /// Why no cgroup can be created. Transient errors are not kept: the next start tries again.
     refusal: Mutex<Option<Box<str>>>,
-    spare: Mutex<Vec<Cell>>,
-    /// Those that could not be removed, for want of memory or while the last process is on its way out.
-    refused: Mutex<Vec<Cell>>,
+    spare: Mutex<Vec<Cgroup>>,
+    /// Cgroups whose removal failed, for want of memory or while their last process exits.
+    unremoved: Mutex<Vec<Cgroup>>,
     made: AtomicU32,
 }
 
-/// A cgroup that may not have been made yet.
+/// The place of a cgroup that may not exist yet.
 #[derive(Debug)]
-struct Place {
-    site: DelegatedSubtree,
-    /// Nobody else's, not even of one that has our number in another namespace: the guard kills what is there.
+struct Location {
+    subtree: DelegatedSubtree,
+    /// Unique, also among processes with the same pid in other namespaces: the guard kills what is there.
     name: String,
 }
 
-/// The cgroup of one incarnation.
+/// The cgroup of one incarnation. Dropping it returns it to its pool.
 #[derive(Debug)]
-pub(crate) struct Cell {
-    pub(crate) cgroup: Cgroup,
-    /// It has limits of its own, and is nobody else's afterwards.
+pub(crate) struct WorkerCgroup {
+    cgroup: Cgroup,
+    pool: Arc<CgroupPool>,
+    /// Limits were set, so it is not used for another worker.
     is_limited: bool,
-    /// It was killed as a whole. Whoever is born into such a cgroup is killed at once, however long ago that was: the kernel
-    /// (6.18) takes it for a fork that was under way (docs/gotchas.md, "A cgroup that was killed").
-    was_killed: AtomicBool,
-    /// Whoever is born into one that still is stands still before its first instruction, and with it whoever started it.
-    was_frozen: AtomicBool,
+    /// It was killed or frozen, or is in an unknown state, so it is not used for another worker. A process that is started in a cgroup that was
+    /// killed is killed at once, however long ago that was: the kernel (6.18) takes the start for a fork that was under way
+    /// (docs/gotchas.md, "A cgroup that was killed"). A process that is started in a frozen cgroup stops before its first instruction, and
+    /// its parent waits for it.
+    is_tainted: AtomicBool,
 }
 
-impl Cell {
-    /// SIGKILL to all who live in it.
+impl WorkerCgroup {
+    /// Opens the directory, to start a process in the cgroup.
+    pub(crate) fn open(&self) -> Result<OwnedFd, CgroupError> {
+        self.cgroup.open()
+    }
+
+    /// The ids of the processes in the cgroup; none where they cannot be read.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        self.cgroup.processes().unwrap_or_default()
+    }
+
+    /// Sends SIGKILL to all processes in the cgroup.
     pub(crate) fn kill(&self) {
-        self.was_killed.store(true, Ordering::Relaxed);
-        // Fails where it has been taken away, and then nobody is in it.
+        self.is_tainted.store(true, Ordering::Relaxed);
+        // Fails where the cgroup has been removed, which needs it to be empty.
         drop(self.cgroup.kill());
     }
 
-    /// Stops all who live in it, or has them go on.
+    /// Stops or continues all processes in the cgroup.
     pub(crate) fn freeze(&self, frozen: Frozen) -> Result<(), CgroupError> {
-        self.was_frozen.store(true, Ordering::Relaxed);
+        self.is_tainted.store(true, Ordering::Relaxed);
         self.cgroup.freeze(frozen)
     }
 
-    fn may_be_used_again(&self) -> bool {
-        let was = |what: &AtomicBool| what.load(Ordering::Relaxed);
-        !self.is_limited && !was(&self.was_killed) && !was(&self.was_frozen) && self.cgroup.is_unpopulated()
-    }
-
-    /// Whether the kernel has killed one of its inhabitants for want of memory. Asked only where a limit was set: elsewhere the
-    /// figure is not this worker's.
+    /// Whether the kernel has killed a process in the cgroup for want of memory. Read only where a limit was set: the counter of a reused
+    /// cgroup may be from an earlier worker.
     pub(crate) fn oom_killed(&self) -> bool {
         self.is_limited && self.cgroup.oom_kills().is_ok_and(|kills| kills > 0)
     }
 
-    /// Whether somebody lives in it.
     pub(crate) fn is_populated(&self) -> bool {
         self.cgroup.is_populated().unwrap_or(true)
     }
+
+    /// Removes the cgroup instead of keeping it for another worker.
+    pub(crate) fn discard(self) {
+        self.is_tainted.store(true, Ordering::Relaxed);
+    }
 }
 
-impl Pen {
-    fn place(&self) -> Result<&Place, CgroupError> {
-        if let Some(place) = self.place.get() {
-            return Ok(place);
+impl Drop for WorkerCgroup {
+    fn drop(&mut self) {
+        let is_reusable = !self.is_limited && !self.is_tainted.load(Ordering::Relaxed) && self.cgroup.is_unpopulated();
+        self.pool.release(self.cgroup.clone(), is_reusable);
+    }
+}
+
+impl CgroupPool {
+    fn location(&self) -> Result<&Location, CgroupError> {
+        if let Some(location) = self.location.get() {
+            return Ok(location);
         }
-        let site = DelegatedSubtree::find()?;
+        let subtree = DelegatedSubtree::find()?;
         let random = u64::from_ne_bytes(random::bytes().map_err(CgroupError::NoName)?);
         let name = format!("pipewright-{}-{:x}-{random:016x}", process::id(), namespace());
-        Ok(self.place.get_or_init(|| Place { site, name }))
+        Ok(self.location.get_or_init(|| Location { subtree, name }))
     }
 
-    fn home(&self) -> Result<Cgroup, CgroupError> {
-        let mut home = lock(&self.home);
-        if let Some(home) = &*home {
-            return Ok(home.clone());
+    fn root(&self) -> Result<Cgroup, CgroupError> {
+        let mut root = lock(&self.root);
+        if let Some(root) = &*root {
+            return Ok(root.clone());
         }
-        let Place { site, name } = self.place()?;
-        // Of a host that was killed together with its guard.
-        site.clean(is_left_over);
-        Ok(home.insert(site.create(name)?).clone())
+        let Location { subtree, name } = self.location()?;
+        // Left by hosts that were killed together with their guards.
+        subtree.clean(is_left_over);
+        Ok(root.insert(subtree.create(name)?).clone())
     }
 
-    /// Where it is or will be, to be killed as a whole. It is made later: whoever is to remove it is there before it is.
+    /// The path of the supervisor's cgroup, for the guard. The cgroup is created later, so that the guard that removes it runs before it
+    /// exists.
     pub(crate) fn path(&self) -> Option<PathBuf> {
-        // The guard asks once, and lives as long as the supervisor.
+        // The guard is started once, and lives as long as the supervisor.
         let mut backoff = ShortageBackoff::default();
         loop {
-            match self.place() {
-                Ok(Place { site, name }) => return Some(site.path_of(name)),
+            match self.location() {
+                Ok(Location { subtree, name }) => return Some(subtree.path_of(name)),
                 Err(error) if !error.is_permanent() && backoff.wait() => {}
                 Err(_) => return None,
             }
         }
     }
 
-    /// An empty one, or why there is none.
-    pub(crate) fn take(&self) -> Result<Cell, Box<str>> {
+    /// Returns an empty cgroup, or the reason why there is none.
+    pub(crate) fn take(self: &Arc<Self>) -> Result<WorkerCgroup, Box<str>> {
         if let Some(spare) = lock(&self.spare).pop() {
-            return Ok(spare);
+            return Ok(self.lease(spare, false));
         }
         if let Some(refusal) = &*lock(&self.refusal) {
             return Err(refusal.clone());
         }
-        self.home().and_then(|home| self.make(&home)).map_err(|error| {
+        let made = self.create();
+        made.map(|cgroup| self.lease(cgroup, false)).map_err(|error| {
             let reason: Box<str> = error.to_string().into();
             if error.is_permanent() {
                 *lock(&self.refusal) = Some(reason.clone());
@@ -146,66 +165,61 @@ impl Pen {
         })
     }
 
-    /// One of its own for a worker that is limited.
-    pub(crate) fn take_limited(&self, limits: &[CgroupLimit]) -> Result<Cell, CgroupError> {
-        let mut cell = self.make(&self.home()?)?;
-        cell.is_limited = true;
-        let limited = limits.iter().try_for_each(|limit| match *limit {
-            CgroupLimit::MemoryMax(bytes) => cell.cgroup.set_memory_max(bytes),
-            CgroupLimit::CpuMax(millicores) => cell.cgroup.set_cpu_max(millicores),
-            CgroupLimit::PidsMax(count) => cell.cgroup.set_pids_max(count),
-        });
-        match limited {
-            Ok(()) => Ok(cell),
-            Err(error) => {
-                self.discard(cell);
-                Err(error)
+    /// Returns a new cgroup with these limits.
+    pub(crate) fn take_limited(self: &Arc<Self>, limits: &[CgroupLimit]) -> Result<WorkerCgroup, CgroupError> {
+        let leased = self.lease(self.create()?, true);
+        for limit in limits {
+            match *limit {
+                CgroupLimit::MemoryMax(bytes) => leased.cgroup.set_memory_max(bytes)?,
+                CgroupLimit::CpuMax(millicores) => leased.cgroup.set_cpu_max(millicores)?,
+                CgroupLimit::PidsMax(count) => leased.cgroup.set_pids_max(count)?,
             }
         }
+        Ok(leased)
     }
 
-    fn make(&self, home: &Cgroup) -> Result<Cell, CgroupError> {
-        let cgroup = home.create(&self.made.fetch_add(1, Ordering::Relaxed).to_string())?;
-        let (was_killed, was_frozen) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Cell { cgroup, is_limited: false, was_killed, was_frozen })
+    fn create(&self) -> Result<Cgroup, CgroupError> {
+        self.root()?.create(&self.made.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
-    /// Its worker has ended.
-    pub(crate) fn give_back(&self, cell: Cell) {
+    fn lease(self: &Arc<Self>, cgroup: Cgroup, is_limited: bool) -> WorkerCgroup {
+        WorkerCgroup { cgroup, pool: Arc::clone(self), is_limited, is_tainted: AtomicBool::new(false) }
+    }
+
+    fn release(&self, cgroup: Cgroup, is_reusable: bool) {
         let mut spare = lock(&self.spare);
-        if spare.len() < SPARE && cell.may_be_used_again() {
-            spare.push(cell);
+        if is_reusable && spare.len() < SPARE_MAX {
+            spare.push(cgroup);
         } else {
             drop(spare);
-            self.discard(cell);
+            self.remove(cgroup);
         }
     }
 
-    /// Removes one, and those whose removal was refused before. What a process that does not die keeps is tried again each time, at
+    /// Removes `cgroup`, and retries the removals that failed before. A cgroup whose process does not exit is tried again each time, and
     /// last with the supervisor's own.
-    pub(crate) fn discard(&self, cell: Cell) {
-        let mut refused = lock(&self.refused);
-        refused.push(cell);
-        refused.retain(|cell| cell.cgroup.remove().is_err());
+    fn remove(&self, cgroup: Cgroup) {
+        let mut unremoved = lock(&self.unremoved);
+        unremoved.push(cgroup);
+        unremoved.retain(|cgroup| cgroup.remove().is_err());
     }
 }
 
-impl Drop for Pen {
+impl Drop for CgroupPool {
     fn drop(&mut self) {
-        for cell in lock(&self.spare).drain(..) {
-            drop(cell.cgroup.remove());
+        for cgroup in lock(&self.spare).drain(..) {
+            drop(cgroup.remove());
         }
-        if let Some(home) = lock(&self.home).take() {
-            // Somebody is left there only where he could not be reached before. What is still in it goes with it.
-            drop(home.kill());
+        if let Some(root) = lock(&self.root).take() {
+            // Processes are left only where they could not be reached before.
+            drop(root.kill());
             let mut backoff = ShortageBackoff::default();
-            while home.remove().is_err_and(|error| !error.is_permanent()) && backoff.wait() {}
+            while root.remove().is_err_and(|error| !error.is_permanent()) && backoff.wait() {}
         }
     }
 }
 
-/// Whether a cgroup's name is that of a supervisor whose process is gone. That of a process whose numbers are not ours cannot be
-/// told to be.
+/// Whether a cgroup's name is that of a supervisor whose process is gone. That is unknown for a process of another pid namespace.
 fn is_left_over(name: &str) -> bool {
     let Some(rest) = name.strip_prefix("pipewright-") else { return false };
     let mut parts = rest.split('-');
@@ -214,7 +228,7 @@ fn is_left_over(name: &str) -> bool {
     is_ours && owner.is_some_and(|pid| !fs::exists(format!("/proc/{pid}")).unwrap_or(true))
 }
 
-/// In which namespace our process has its number: `pid_namespaces(7)`.
+/// The pid namespace of this process: `pid_namespaces(7)`.
 fn namespace() -> u64 {
     fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino())
 }

@@ -8,7 +8,7 @@ use crate::{
         start::{self, GuardConfig, GuardProcess, StartStage},
     },
     launch::error::SpawnError,
-    supervisor::{containment::cgroup_pool::Pen, reactor::report::Report, sync::lock},
+    supervisor::{containment::cgroup_pool::CgroupPool, reactor::report::Report, sync::lock},
 };
 use std::{
     io, mem,
@@ -20,11 +20,11 @@ use std::{
 
 /// Guards one supervisor's trees.
 #[derive(Debug)]
-pub(crate) struct Sentinel {
+pub(crate) struct TreeGuard {
     kind: Guard,
     run: Box<str>,
-    pen: Arc<Pen>,
-    groups: GroupList,
+    pool: Arc<CgroupPool>,
+    groups: Arc<GroupList>,
     reports: Arc<dyn Report<GuardReport>>,
     state: Mutex<State>,
 }
@@ -58,24 +58,24 @@ impl State {
     }
 }
 
-impl Sentinel {
+impl TreeGuard {
     pub(crate) fn new(
         kind: Guard,
         run: &str,
-        pen: &Arc<Pen>,
+        pool: &Arc<CgroupPool>,
         reports: Arc<dyn Report<GuardReport>>,
     ) -> io::Result<Self> {
-        let (pen, groups) = (Arc::clone(pen), GroupList::new()?);
-        Ok(Self { kind, run: run.into(), pen, groups, reports, state: Mutex::default() })
+        let (pool, groups) = (Arc::clone(pool), Arc::new(GroupList::new()?));
+        Ok(Self { kind, run: run.into(), pool, groups, reports, state: Mutex::default() })
     }
 
     /// Starts the guard, unless it runs. To be called on a thread that lives as long as workers may: the end of this thread is
     /// for a shell the end of the host. True if it was started now.
-    pub(crate) fn stand(&self) -> Result<bool, SpawnError> {
+    pub(crate) fn ensure_running(&self) -> Result<bool, SpawnError> {
         if self.kind == Guard::Disabled { Ok(false) } else { self.renew(&mut lock(&self.state)) }
     }
 
-    /// As [`stand`](Self::stand). Gives the pidfd of the guard that runs then.
+    /// As [`ensure_running`](Self::ensure_running). Gives the pidfd of the guard that runs then.
     pub(crate) fn replace(&self) -> Option<OwnedFd> {
         let mut state = lock(&self.state);
         self.renew(&mut state).ok()?;
@@ -110,9 +110,9 @@ impl Sentinel {
     }
 
     /// Has a guard do now what it is there for, and waits for that, at most `within`.
-    pub(crate) fn sweep(&self, within: Duration) {
+    pub(crate) fn run_cleanup(&self, within: Duration) {
         // The last one may have swept before these were started. Refused for want of memory or descriptors.
-        drop(self.stand());
+        drop(self.ensure_running());
         let running = lock(&self.state).running.take();
         if let Some(running) = running {
             running.run_cleanup(within);
@@ -120,7 +120,7 @@ impl Sentinel {
     }
 
     fn start(&self, until: StartStage) -> Result<Option<GuardProcess>, SpawnError> {
-        let cgroup = self.pen.path();
+        let cgroup = self.pool.path();
         let order = GuardConfig { token: &self.run, cgroup: cgroup.as_deref(), groups: &self.groups };
         start::start(self.kind, &order, until)
     }
@@ -132,15 +132,25 @@ impl Sentinel {
         }
     }
 
-    /// A group is to be killed with the host. Gives its number where it is in the list; elsewhere its members are found by their
-    /// token.
-    pub(crate) fn enter(&self, group: u32) -> Option<u32> {
-        (self.kind != Guard::Disabled && self.groups.add(group).is_ok()).then_some(group)
+    /// Adds a process group to the list of groups that are killed with the host. `None` where it is not in the list; its members are then
+    /// found by their token.
+    pub(crate) fn register(&self, group: u32) -> Option<GuardEntry> {
+        let is_listed = self.kind != Guard::Disabled && self.groups.add(group).is_ok();
+        is_listed.then(|| GuardEntry { groups: Arc::clone(&self.groups), group })
     }
+}
 
-    /// A group has ended, or is about to be reaped: from then on its number may be given to another process.
-    pub(crate) fn leave(&self, group: u32) {
-        self.groups.remove(group);
+/// A process group in the list of the guard, until this is dropped: before its leader is reaped, since its number may be used again after
+/// that.
+#[derive(Debug)]
+pub(crate) struct GuardEntry {
+    groups: Arc<GroupList>,
+    group: u32,
+}
+
+impl Drop for GuardEntry {
+    fn drop(&mut self) {
+        self.groups.remove(self.group);
     }
 }
 

@@ -1,7 +1,7 @@
 //! How strongly a worker's descendants are held together, and which means for that are missing.
 
 use crate::{
-    supervisor::worker::process::Present,
+    supervisor::containment::process_tree::ProcessTree,
     sys::{
         pidfd,
         proc::mount::{self, Visibility},
@@ -61,9 +61,10 @@ pub enum KernelFeature {
     PidfdSendSignal,
 }
 
-impl Present {
+impl ProcessTree {
+    /// How strongly the tree is held together, and which features are missing, as found now.
     pub(crate) fn containment(&self) -> Containment {
-        let kind = if self.with_cell(|_| ()).is_some() {
+        let kind = if self.with_cgroup(|_| ()).is_some() {
             ContainmentKind::Cgroup
         } else if self.child().leads_group() {
             ContainmentKind::ProcessGroup

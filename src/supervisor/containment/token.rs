@@ -8,9 +8,9 @@ pub(crate) const VARIABLE: &str = "PIPEWRIGHT_TREE";
 
 /// What an incarnation is recognised by. Ends with a dot, so that the first worker's is not the beginning of the tenth's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Token(Box<str>);
+pub(crate) struct TreeToken(Box<str>);
 
-impl Token {
+impl TreeToken {
     /// The guard looks for the run and a dot: with `outlives_us` it does not find the processes of this tree.
     pub(crate) fn new(run: &str, worker: WorkerId, incarnation: u32, outlives_us: bool) -> Self {
         let apart = if outlives_us { "-" } else { "" };
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn tokens_are_told_apart() {
-        let ours = [Token::new("abc", WorkerId(1), 2, false), Token::new("abc", WorkerId(12), 3, true)];
+        let ours = [TreeToken::new("abc", WorkerId(1), 2, false), TreeToken::new("abc", WorkerId(12), 3, true)];
         assert!(ours.iter().all(|token| token.run() == "abc"));
         let environment = format!("A=1\0{VARIABLE}=xyz.7.1.:{}\0B={}\0", ours[0].as_str(), ours[1].as_str());
         let found = tokens(environment.as_bytes(), b"abc").unwrap();

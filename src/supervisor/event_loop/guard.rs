@@ -104,7 +104,7 @@ fn replace(starter: Arc<Starter>) {
     // The host's signals belong to the host's threads.
     signals::block_all();
     // The loop is told by the sentinel, also where this fails.
-    let end = starter.sentinel().replace();
+    let end = starter.guard().replace();
     // The guard ends with the last owner of the starter.
     drop(starter);
     if let Some(end) = end {

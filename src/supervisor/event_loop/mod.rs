@@ -10,7 +10,7 @@ use crate::{
     supervisor::{
         commands::{Command, Mailbox},
         containment::{
-            inspector::{Inspector, Task},
+            inspector::{Inspector, request::Task},
             scan::Numbers,
         },
         control::{connection::ConnectionEvent, hello::HandshakeError, server::Control},

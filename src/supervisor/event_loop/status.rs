@@ -4,7 +4,7 @@ use crate::{
     ids::WorkerId,
     supervisor::{
         commands::{Action, StopAll},
-        containment::inspector::Task,
+        containment::inspector::request::Task,
         event_loop::{Driver, LastCall},
         incarnation::Live,
         reactor::{
@@ -126,7 +126,7 @@ impl Driver {
         for place in places {
             if let Some(live) = live_at(&mut self.incarnations.slots, place)
                 // Its user wants it to stand still, whatever else goes on.
-                && !live.present.is_frozen()
+                && !live.present.tree().is_frozen()
             {
                 // ESRCH: it has ended.
                 drop(live.present.child().signal_group(signal));

@@ -16,7 +16,6 @@ use crate::{
         sync::lock,
         worker::{Waited, WorkerShared, process::Present},
     },
-    sys::cgroup::group::Frozen,
     wire::jsonrpc::error::CallError,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -56,7 +55,7 @@ impl Worker {
     /// started. Use it for display only: the kernel may reuse the number. [`signal`](Self::signal) never reaches another process.
     #[doc(alias = "id")]
     pub fn pid(&self) -> Option<u32> {
-        self.shared.present().map(|present| present.child.pid())
+        self.shared.present().map(|present| present.child().pid())
     }
 
     /// Sends a signal to its process, by the number that `libc` or `kill -l` give.
@@ -86,7 +85,7 @@ impl Worker {
     #[doc(alias = "pause")]
     #[doc(alias = "SIGSTOP")]
     pub fn freeze(&self) -> io::Result<()> {
-        self.set_frozen(Frozen::Yes)
+        self.process()?.tree().freeze()
     }
 
     /// Has it go on.
@@ -97,12 +96,11 @@ impl Worker {
     #[doc(alias = "resume")]
     #[doc(alias = "SIGCONT")]
     pub fn thaw(&self) -> io::Result<()> {
-        self.set_frozen(Frozen::No)
+        self.process()?.tree().thaw()
     }
 
-    fn set_frozen(&self, frozen: Frozen) -> io::Result<()> {
-        let present = self.shared.present().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
-        present.set_frozen(frozen)
+    fn process(&self) -> io::Result<Arc<Present>> {
+        self.shared.present().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
     }
 
     /// Kills its process, and everything in its group where that is its own, with SIGKILL. That it has ended is told by
@@ -248,6 +246,6 @@ impl Worker {
     /// How strongly what it starts is held together with it, and which means are missing, as found now; `None` while it has no
     /// process.
     pub fn containment(&self) -> Option<Containment> {
-        self.shared.present().filter(|present| present.child().is_running()).map(|present| present.containment())
+        self.shared.present().filter(|present| present.child().is_running()).map(|present| present.tree().containment())
     }
 }

@@ -9,7 +9,7 @@ use crate::{
         watchdog::{LivenessSource, WatchdogAction, WatchdogTimer},
     },
     supervisor::{
-        containment::cgroup_pool::Cell,
+        containment::cgroup_pool::WorkerCgroup,
         event_loop::Driver,
         events::{
             event::{Event, EventKind, ReadinessError},
@@ -303,7 +303,7 @@ impl Driver {
         let hears = live.hears_of_life();
         if let Some(watchdog) = &mut live.health.watchdog {
             let usage = || stat::usage(live.present.child().pid());
-            let is_excused = !hears || live.present.is_frozen() || usage().is_some_and(|usage| usage.is_stopped);
+            let is_excused = !hears || live.present.tree().is_frozen() || usage().is_some_and(|usage| usage.is_stopped);
             for action in watchdog.timeout(self.reactor.clock.now(), Duration::ZERO, is_excused) {
                 self.run_watchdog_action(place, action);
             }
@@ -350,8 +350,8 @@ impl Live {
         if uid == 0 || uid == identity::effective_uid() {
             return true;
         }
-        let lives_there = |cell: &Cell| cell.cgroup.processes().is_ok_and(|all| all.contains(&pid));
-        list::descends(pid, self.present.child().pid()) || self.present.with_cell(lives_there).unwrap_or(false)
+        let lives_there = |cgroup: &WorkerCgroup| cgroup.processes().contains(&pid);
+        list::descends(pid, self.present.child().pid()) || self.present.tree().with_cgroup(lives_there).unwrap_or(false)
     }
 
     /// What was read of control since this was looked at last is a sign of life.

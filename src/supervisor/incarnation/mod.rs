@@ -20,7 +20,7 @@ use crate::{
     },
     supervisor::{
         commands::Arrival,
-        containment::cgroup_pool::Cell,
+        containment::{cgroup_pool::WorkerCgroup, teardown::KILL_TIMEOUT},
         events::{
             event::{Event, EventKind, InvalidFrame},
             sink::Outlet,
@@ -56,8 +56,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// From SIGKILL to giving up on a process in uninterruptible sleep.
-pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer a worker can make its stop by asking for it.
 const MAX_STOP_EXTENSION: Duration = Duration::from_secs(60);
 /// The longest line of a captured standard stream, in bytes; a longer one comes in pieces.
@@ -355,7 +353,7 @@ impl Live {
             duration: now.saturating_duration_since(self.started),
             stderr_tail: self.stderr.take(),
             leaked_streams: std::mem::take(&mut self.leaked_streams),
-            oom_killed: self.present.with_cell(Cell::oom_killed).unwrap_or(false),
+            oom_killed: self.present.tree().with_cgroup(WorkerCgroup::oom_killed).unwrap_or(false),
             survivors: std::mem::take(&mut self.survivors),
             uninspected: self.inspection.uninspected,
         }

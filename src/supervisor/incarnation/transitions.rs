@@ -55,7 +55,7 @@ impl Driver {
         let Some(slot) = self.incarnations.slots.get_mut(index) else { return };
         slot.occupants = slot.occupants.wrapping_add(1);
         let place = Place { slot: index, occupant: slot.occupants };
-        self.trees.own.insert(live.present.child().pid().cast_signed(), live.present.born());
+        self.trees.own.insert(live.present.child().pid().cast_signed(), live.present.tree().started_tick());
         slot.live = Some(live);
         let is_wanted = self.keep(&shared, &spec, place);
         self.watch(place);
@@ -231,7 +231,7 @@ impl Driver {
     pub(crate) fn reap(&mut self, place: Place) {
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
         // Before the kernel gives its number to somebody else.
-        live.present.leave_guard(&self.starter);
+        live.present.tree().release_guard_entry();
         match live.present.child().reap(live.rest()) {
             Ok(None) => self.input(place, LifecycleInput::StatusUnavailable),
             // Its status is still there to be taken once the kernel has memory again.
@@ -252,9 +252,9 @@ impl Driver {
         for timer in Timer::of(place) {
             self.reactor.timers.cancel(timer);
         }
-        live.present.leave_guard(&self.starter);
-        live.present.leave_cell(&self.starter);
-        live.present.untie();
+        live.present.tree().release_guard_entry();
+        live.present.tree().release_cgroup();
+        live.present.tree().release_thread();
         // Whoever holds the handle of an ended worker holds no more of it than what it has said.
         live.present.close_pipes();
         self.trees.own.remove(&live.present.child().pid().cast_signed());
@@ -285,7 +285,7 @@ impl Live {
 
     /// Takes the steps of a rung of the stop ladder. False if there was nothing to do.
     fn climb(&self, rung: usize) -> bool {
-        self.present.thaw();
+        self.present.tree().thaw_for_stop();
         let steps = self.spec.stop.stages().get(rung).map(|rung| rung.steps.as_slice()).unwrap_or_default();
         // Every one of them, also after the first that had something to do.
         steps.iter().filter(|step| self.step(step)).count() > 0

@@ -8,8 +8,11 @@ use crate::{
     policy::{lifecycle::LifecycleInput, survivors::SurvivorPolicy},
     supervisor::{
         containment::{
-            cgroup_pool::Cell,
-            inspector::{Findings, Request, STALL, Task},
+            cgroup_pool::WorkerCgroup,
+            inspector::{
+                STALL,
+                request::{Findings, Request, Task},
+            },
         },
         event_loop::Driver,
         incarnation::{KILL_TIMEOUT, Live},
@@ -56,7 +59,7 @@ impl Driver {
             self.reactor.set_timer_after(KILL_TIMEOUT, Timer::BuryEnd(place));
         }
         let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if let Some(is_populated) = live.present.with_cell(Cell::is_populated) {
+        if let Some(is_populated) = live.present.tree().with_cgroup(WorkerCgroup::is_populated) {
             if is_populated {
                 return self.wait_for_cgroup(place);
             }
@@ -108,7 +111,7 @@ impl Driver {
         let request = Request {
             number: self.trees.requests,
             task,
-            present: Arc::clone(&live.present),
+            tree: Arc::clone(live.present.tree()),
             pipes: live.pipes(),
             has_wrapped: self.trees.numbers.may_wrap_in(now.saturating_duration_since(live.started)),
             sessions: live.inspection.sessions.clone(),
@@ -235,7 +238,7 @@ impl Driver {
         let lived = now.saturating_duration_since(live.started);
         let started_since = self.starter.started().saturating_sub(live.starts_before);
         let is_alone = !child.leads_group()
-            || live.present.with_cell(Cell::is_populated) == Some(false)
+            || live.present.tree().with_cgroup(WorkerCgroup::is_populated) == Some(false)
             || self.trees.numbers.shows_no_descendant(child.pid().cast_signed(), lived, started_since);
         if is_alone {
             self.input(place, LifecycleInput::ProcessGroupEnded);

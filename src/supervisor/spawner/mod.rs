@@ -7,25 +7,29 @@
 pub(crate) mod queue;
 
 use crate::{
+    deadline::Deadline,
+    exit::{Exit, ExitStatus},
     guard::program::Guard,
     ids::WorkerId,
     launch::{
+        child::exit_status,
         context::{CgroupPlacement, OpenMode, SpawnContext},
         descriptors::ParentFds,
         error::{SpawnError, SpawnStep},
         plan::{MESSAGES, Program},
         retry::{busy_pause, pause_for},
-        spawn::{PreparedFds, launch_once, prepare},
+        spawn::{LaunchedChild, PreparedFds, launch_once, prepare},
     },
     policy::watchdog::LivenessSource,
     supervisor::{
         clock::now,
         commands::{Arrival, Command, Mailbox},
         containment::{
-            Mark,
-            cgroup_pool::{Cell, Pen},
-            guard::Sentinel,
-            token::Token,
+            cgroup_pool::{CgroupPool, WorkerCgroup},
+            guard::TreeGuard,
+            process_tree::{ProcessTree, ThreadHold},
+            teardown::{KILL_TIMEOUT, kill_and_reap, reap_killed},
+            token::TreeToken,
         },
         control::{
             connection::{ConnectionEvent, Link},
@@ -41,7 +45,7 @@ use crate::{
         sync::lock,
         worker::{WorkerShared, notify_socket::NotifySocket, process::Present, registry::Roster, sockets::Sockets},
     },
-    sys::{proc::stat, random, signals, this_process},
+    sys::{pidfd::Reaped, proc::stat, random, signals, this_process},
     wire::jsonrpc::address::KEY_VARIABLE,
 };
 use crossbeam_channel::RecvTimeoutError;
@@ -95,8 +99,8 @@ pub(crate) struct Starter {
     sockets: Sockets,
     /// 128 random bits that are in the environment of every process of every tree.
     run: Box<str>,
-    sentinel: Sentinel,
-    pen: Arc<Pen>,
+    guard: TreeGuard,
+    pool: Arc<CgroupPool>,
     starts: Arc<Starts>,
     /// The guard gets a signal when the thread that started it ends.
     guard_tie: Mutex<Option<Tie>>,
@@ -109,8 +113,8 @@ pub(crate) struct Starter {
 impl Starter {
     pub(crate) fn new(mailbox: Mailbox, roster: Arc<Roster>, guard: Guard) -> io::Result<Self> {
         let run: Box<str> = format!("{:032x}", u128::from_ne_bytes(random::bytes()?)).into();
-        let pen = Arc::new(Pen::default());
-        let sentinel = Sentinel::new(guard, &run, &pen, Arc::new(mailbox.clone()))?;
+        let pool = Arc::new(CgroupPool::default());
+        let guard = TreeGuard::new(guard, &run, &pool, Arc::new(mailbox.clone()))?;
         let starts = Starts::new(mailbox.clone());
         Ok(Self {
             connection_events: Arc::new(mailbox.clone()),
@@ -118,8 +122,8 @@ impl Starter {
             roster,
             sockets: Sockets::default(),
             run,
-            sentinel,
-            pen,
+            guard,
+            pool,
             starts,
             guard_tie: Mutex::new(None),
             begun: AtomicU64::new(0),
@@ -133,12 +137,8 @@ impl Starter {
         self.started.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn pen(&self) -> &Pen {
-        &self.pen
-    }
-
-    pub(crate) fn sentinel(&self) -> &Sentinel {
-        &self.sentinel
+    pub(crate) fn guard(&self) -> &TreeGuard {
+        &self.guard
     }
 
     /// Whether the calling thread may be the parent of a worker, and of the guard that comes with it.
@@ -273,7 +273,7 @@ impl Starter {
         match self.starts.hand_over(thread, || Command::Arrive(arrival)) {
             Handed::Over => Ok(()),
             Handed::Cancelled => {
-                self.undo(&present);
+                Self::undo(&present);
                 Ok(())
             }
             Handed::LoopGone => {
@@ -281,6 +281,33 @@ impl Starter {
                 Err(SpawnError::SupervisorGone)
             }
         }
+    }
+
+    /// Kills these processes with their trees, and reaps them. `None` for a process that does not exit in time.
+    pub(crate) fn end_orphans(&self, orphans: &[Arc<Present>]) -> Vec<Option<Reaped>> {
+        let trees: Vec<_> = orphans.iter().map(|present| Arc::clone(present.tree())).collect();
+        let reaped = kill_and_reap(&self.guard, &trees);
+        for present in orphans {
+            present.close_pipes();
+        }
+        reaped
+    }
+
+    /// Kills a new process whose worker was stopped during the start. It has just reached its program.
+    fn undo(present: &Present) {
+        present.tree().kill();
+        reap_killed(present.tree(), Deadline::after_now(KILL_TIMEOUT));
+        present.close_pipes();
+        present.close_link(None);
+    }
+
+    /// Kills a new process that the loop has not received, and notifies the waiters of its worker.
+    pub(crate) fn end_newcomer(&self, shared: &WorkerShared, present: &Arc<Present>) {
+        let reaped = self.end_orphans(std::slice::from_ref(present)).pop().flatten();
+        let status = reaped.map_or(ExitStatus::Unkillable, |reaped| exit_status(reaped.ending));
+        let exit = Arc::new(Exit::of(status));
+        present.close_link(Some(&exit));
+        shared.end((exit, now()));
     }
 
     /// A new worker's first incarnation runs.
@@ -310,20 +337,20 @@ impl Starter {
         let issued = if spec.has_control { Some(self.address(spec)?) } else { None };
         let address = issued.as_ref().map(|issued| &issued.address);
         let control = address.map(ToString::to_string).unwrap_or_default();
-        let token = Token::new(&self.run, id, number, !spec.ends_as_a_whole());
+        let token = TreeToken::new(&self.run, id, number, !spec.ends_as_a_whole());
         if !spec.survives {
             self.stand_guard(thread)?;
         }
         let (notices, mut variables) = listen_to_notices(spec, &self.sockets)?;
         if let Some(place) = self.sockets.place() {
-            self.sentinel.set_directory(place.path());
+            self.guard.set_directory(place.path());
         }
         variables.push(token.variable());
         if let Some(address) = address.filter(|_| spec.plan.has_control_argument()) {
             variables.push((KEY_VARIABLE, address.key.clone().into()));
         }
-        let (cell, directory, mut no_cgroup) = match self.cell_for(spec)? {
-            Ok((cell, directory)) => (Some(cell), Some(directory), None),
+        let (mut cgroup, directory, mut no_cgroup) = match self.cgroup_for(spec)? {
+            Ok((cgroup, directory)) => (Some(cgroup), Some(directory), None),
             Err(reason) => (None, None, Some(reason)),
         };
         let context = SpawnContext {
@@ -340,7 +367,7 @@ impl Starter {
         self.begun.fetch_add(1, Ordering::SeqCst);
         // Taken before the process exists: its processor time can then never exceed its uptime.
         let started = now();
-        let born = stat::boot_ticks();
+        let started_tick = stat::boot_ticks();
         let launched = launch_once(&spec.plan, prepared, &context);
         match &launched {
             Ok(_) => self.started.fetch_add(1, Ordering::SeqCst),
@@ -349,35 +376,38 @@ impl Starter {
         // Those that another thread is about to start are counted: their numbers may be lower than this one's.
         let starts_before = self.begun.load(Ordering::SeqCst);
         let in_cgroup = launched.as_ref().is_ok_and(|launched| launched.in_cgroup);
-        let cell = match cell {
-            Some(cell) if !in_cgroup => {
-                no_cgroup = Some("the kernel refused a birth into it".into());
-                // Nobody is born into it for a reason of its own: a process in it has changed it.
-                if launched.is_ok() {
-                    self.pen.discard(cell);
-                } else {
-                    self.pen.give_back(cell);
-                }
-                None
+        if !in_cgroup && let Some(cgroup) = cgroup.take() {
+            no_cgroup = Some("the kernel refused to start a process in it".into());
+            if launched.is_ok() {
+                // The kernel has no reason of its own to refuse: a process in the cgroup has changed it.
+                cgroup.discard();
             }
-            cell => cell,
-        };
-        let mut launched = launched?;
-        let leads = launched.child.leads_group() && !spec.survives;
-        let guarded = if leads { self.sentinel.enter(launched.child.pid()) } else { None };
-        let streams = listen_to(spec, &mut launched.ends);
-        let bell = launched.ends.take_reader(BELL);
+        }
+        let LaunchedChild { child, mut ends, .. } = launched?;
+        let leads = child.leads_group() && !spec.survives;
+        let guard_entry = if leads { self.guard.register(child.pid()) } else { None };
+        let streams = listen_to(spec, &mut ends);
+        let bell = ends.take_reader(BELL);
         let link = address.is_some().then(|| Arc::new(Link::new(Arc::clone(&self.connection_events), id)));
         let tie = thread.filter(|_| context.death_signal.is_some()).and_then(|thread| self.starts.tie(thread));
-        let (guarded, cell, tie) = (guarded.into(), cell.into(), tie.into());
-        let mark = Mark { token, guarded, cell, no_cgroup, born, survivors: spec.survivors, tie };
-        let present = Arc::new(Present::new(number, launched, link, mark));
+        let tree = ProcessTree {
+            guard_entry: guard_entry.into(),
+            child,
+            token,
+            cgroup: cgroup.into(),
+            no_cgroup,
+            started_tick,
+            survivors: spec.survivors,
+            thread: tie.map(|tie| Box::new(tie) as Box<dyn ThreadHold>).into(),
+            is_frozen: Mutex::default(),
+        };
+        let present = Arc::new(Present::new(number, tree, ends, link));
         Ok(Begun { present, key: issued.map(Issued::into_key), started, starts_before, streams, bell, notices })
     }
 
     /// Has a guard, and keeps the thread that started it: that thread's end is for the guard the end of the process.
     fn stand_guard(&self, thread: Option<u64>) -> Result<(), SpawnError> {
-        if self.sentinel.stand()? {
+        if self.guard.ensure_running()? {
             let tie = thread.and_then(|thread| self.starts.tie(thread));
             let before = std::mem::replace(&mut *lock(&self.guard_tie), tie);
             drop(before);
@@ -386,20 +416,20 @@ impl Starter {
     }
 
     /// Where a new incarnation is to live, or why that is no cgroup of ours.
-    fn cell_for(&self, spec: &WorkerSpec) -> Result<Result<(Cell, OwnedFd), Box<str>>, SpawnError> {
-        let open = |cell: Cell| match cell.cgroup.open() {
-            Ok(directory) => Ok((cell, directory)),
+    fn cgroup_for(&self, spec: &WorkerSpec) -> Result<Result<(WorkerCgroup, OwnedFd), Box<str>>, SpawnError> {
+        let open = |cgroup: WorkerCgroup| match cgroup.open() {
+            Ok(directory) => Ok((cgroup, directory)),
             Err(error) => {
-                self.pen.discard(cell);
+                cgroup.discard();
                 Err(error)
             }
         };
         if !spec.cgroup_limits.is_empty() {
-            let cell = self.pen.take_limited(&spec.cgroup_limits).and_then(open).map_err(|error| {
+            let cgroup = self.pool.take_limited(&spec.cgroup_limits).and_then(open).map_err(|error| {
                 let source = io::Error::new(error.kind(), error);
                 SpawnError::failed(spec.plan.program_name(), SpawnStep::CgroupLimit, source)
             })?;
-            return Ok(Ok(cell));
+            return Ok(Ok(cgroup));
         }
         // A user's own `Command` is not born in one, and one that may survive us is not killed with ours.
         if !matches!(spec.plan.program, Program::Named(_)) {
@@ -408,7 +438,7 @@ impl Starter {
         if !spec.ends_as_a_whole() {
             return Ok(Err("not for outlive_supervisor, or survivors that are not killed".into()));
         }
-        Ok(self.pen.take().and_then(|cell| open(cell).map_err(|error| error.to_string().into())))
+        Ok(self.pool.take().and_then(|cgroup| open(cgroup).map_err(|error| error.to_string().into())))
     }
 
     /// The address of a new incarnation.

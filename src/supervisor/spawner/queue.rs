@@ -11,6 +11,7 @@ use crate::{
     supervisor::{
         clock::now,
         commands::{Command, Mailbox},
+        containment::process_tree::ThreadHold,
         spec::SharedSpec,
         sync::lock,
         worker::WorkerShared,
@@ -373,6 +374,8 @@ pub(crate) struct Tie {
     starts: Arc<Starts>,
     thread: u64,
 }
+
+impl ThreadHold for Tie {}
 
 impl Drop for Tie {
     fn drop(&mut self) {

@@ -62,7 +62,7 @@ impl WorkerShared {
 
     pub(crate) fn child<T>(&self, run: impl FnOnce(&ChildProcess) -> io::Result<T>) -> io::Result<T> {
         let present = self.present().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
-        run(&present.child)
+        run(present.child())
     }
 
     /// The control link of the present incarnation.

@@ -8,27 +8,27 @@
 //! process it is stuck at, and a new one takes over: it skips that process, which then counts as uninspected.
 
 pub(crate) mod reaping;
+pub(crate) mod request;
 pub(crate) mod work;
 
 use crate::{
-    exit::Survivor,
-    policy::survivors::SurvivorPolicy,
-    supervisor::{containment::inspector::work::Work, reactor::report::Report, sync::lock, worker::process::Present},
-    sys::{
-        pidfd,
-        proc::{environ::EnvironReader, pinned::PinnedProcess},
-        signals,
+    supervisor::{
+        containment::inspector::{
+            reaping::Reaper,
+            request::{Findings, Progress, Request, refill},
+            work::Work,
+        },
+        reactor::report::Report,
+        sync::lock,
     },
+    sys::{proc::environ::EnvironReader, signals},
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     io,
     os::fd::OwnedFd,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicI32, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::Ordering},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -37,71 +37,6 @@ use std::{
 pub(crate) const STALL: Duration = Duration::from_secs(1);
 /// How many threads may be stuck at once. With more, nothing is inspected.
 const STUCK_MAX: usize = 8;
-/// How many descriptors are kept for looking when the host has used up all others.
-const RESERVE: usize = 8;
-
-/// What the loop wants to know.
-#[derive(Debug, Clone)]
-pub(crate) struct Request {
-    /// The answer carries it.
-    pub(crate) number: u64,
-    pub(crate) task: Task,
-    pub(crate) present: Arc<Present>,
-    /// The pipes of the worker, by inode and name.
-    pub(crate) pipes: Vec<(u64, &'static str)>,
-    /// It has lived so long that process numbers may have come again since.
-    pub(crate) has_wrapped: bool,
-    /// Sessions that were seen in its tree.
-    pub(crate) sessions: HashSet<i32>,
-    /// Those of other living workers, with the tick of the boot clock in which they were started.
-    pub(crate) others: Arc<HashMap<i32, u64>>,
-    /// The host is a subreaper, or process 1: orphans become its children.
-    pub(crate) adopts: bool,
-}
-
-/// What is to be done with what is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Task {
-    /// The worker lives: kill it and its descendants.
-    KillTree,
-    /// Name what lives in its cgroup, and kill all of it.
-    KillInhabitants,
-    /// Reap what was killed in its cgroup, where it has become the host's.
-    ReapKilled,
-    /// Find what outlives it, and kill it or not.
-    Survivors(SurvivorPolicy),
-    /// Find what is left of its process group.
-    Group,
-    /// The worker is stopped: stop what has left its group.
-    StopTree,
-}
-
-/// What was found.
-#[derive(Debug)]
-pub(crate) struct Findings {
-    pub(crate) number: u64,
-    pub(crate) task: Task,
-    pub(crate) survivors: Vec<Survivor>,
-    /// How many were found, also those that are not named or held.
-    pub(crate) count: usize,
-    /// Some of them, to wait for their ends.
-    pub(crate) held: Vec<PinnedProcess>,
-    pub(crate) sessions: HashSet<i32>,
-    /// See [`Exit::uninspected`](crate::Exit::uninspected).
-    pub(crate) uninspected: Option<u32>,
-    /// Some will show their environments in a moment, or could not be looked at for want of descriptors.
-    pub(crate) look_again: bool,
-    /// SIGKILL was refused to some, as they run as another user.
-    pub(crate) refused: bool,
-}
-
-/// Where the thread is.
-#[derive(Debug, Default)]
-pub(crate) struct Progress {
-    /// The process at which it is; 0 for none.
-    at: AtomicI32,
-    steps: AtomicU64,
-}
 
 /// The loop's side.
 #[derive(Debug)]
@@ -128,7 +63,7 @@ struct Running {
 impl Inspector {
     pub(crate) fn new(reports: Arc<dyn Report<Findings>>, adopts: bool) -> Self {
         let mut inspector = Self { adopts, reports, thread: None, stuck: Arc::default(), reserve: Arc::default() };
-        keep(&inspector.reserve);
+        refill(&inspector.reserve);
         if adopts {
             // It reaps adopted orphans also while nothing is asked. Where no thread can be had now, the first request starts it.
             inspector.thread = inspector.start().ok();
@@ -188,8 +123,7 @@ impl Inspector {
             stuck: Arc::clone(&self.stuck),
             reserve: Arc::clone(&self.reserve),
             environ: EnvironReader::new(),
-            killed: HashMap::new(),
-            adopts: self.adopts,
+            reaper: Reaper::new(self.adopts),
             _alive: alive,
         }
     }
@@ -204,14 +138,6 @@ impl Drop for Inspector {
             // Its work cannot panic; if it did, there is nothing to do about it here.
             drop(thread.join());
         }
-    }
-}
-
-fn keep(reserve: &Mutex<Vec<OwnedFd>>) {
-    let mut reserve = lock(reserve);
-    while reserve.len() < RESERVE {
-        let Ok(descriptor) = pidfd::placeholder() else { return };
-        reserve.push(descriptor);
     }
 }
 

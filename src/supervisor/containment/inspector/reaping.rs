@@ -2,27 +2,41 @@
 
 use crate::{
     launch::child::is_own_child,
-    supervisor::containment::inspector::{Request, work::Work},
+    supervisor::containment::process_tree::ProcessTree,
     sys::{
         pidfd,
         proc::{list, stat::Stat},
         this_process,
     },
 };
+use std::collections::HashMap;
 
 /// A process that was killed here.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Killed {
+struct Killed {
     start: u64,
     /// The process of the worker in whose tree it was.
     worker: i32,
 }
 
-impl Work {
+/// Reaps orphans, where the host adopts them.
+#[derive(Debug)]
+pub(crate) struct Reaper {
+    /// What was killed in a host that is the parent of orphans, until it is reaped or gone.
+    killed: HashMap<i32, Killed>,
+    /// The host is a subreaper, or process 1.
+    pub(crate) adopts: bool,
+}
+
+impl Reaper {
+    pub(crate) fn new(adopts: bool) -> Self {
+        Self { killed: HashMap::new(), adopts }
+    }
+
     /// Reaps those that were killed and have become children of the host, as process 1 or as a subreaper. True if some of this tree
     /// will in a moment: they have not ended, or their parents, which were killed too, have not.
-    pub(crate) fn is_reaping(&mut self, request: &Request) -> bool {
-        let worker = request.present.child().pid().cast_signed();
+    pub(crate) fn is_reaping(&mut self, tree: &ProcessTree) -> bool {
+        let worker = tree.pid();
         let mut is_reaping = false;
         for (pid, killed) in self.killed.clone() {
             match Stat::of(pid) {
@@ -41,9 +55,9 @@ impl Work {
         is_reaping
     }
 
-    pub(crate) fn note_killed(&mut self, stat: &Stat, request: &Request) {
+    pub(crate) fn note_killed(&mut self, stat: &Stat, tree: &ProcessTree) {
         if this_process::is_reaper() {
-            let worker = request.present.child().pid().cast_signed();
+            let worker = tree.pid();
             self.killed.insert(stat.pid, Killed { start: stat.start, worker });
         }
     }

@@ -10,9 +10,12 @@ use crate::{
     supervisor::{
         clock::now,
         containment::{
-            cgroup_pool::Cell,
-            inspector::{Findings, Progress, Request, Task, keep, reaping::Killed},
-            token::{Token, tokens},
+            cgroup_pool::WorkerCgroup,
+            inspector::{
+                reaping::Reaper,
+                request::{Findings, Progress, Request, Task, refill},
+            },
+            token::{TreeToken, tokens},
         },
         reactor::report::Report,
         sync::lock,
@@ -60,10 +63,7 @@ pub(crate) struct Work {
     pub(crate) stuck: Arc<Mutex<HashSet<i32>>>,
     pub(crate) reserve: Arc<Mutex<Vec<OwnedFd>>>,
     pub(crate) environ: EnvironReader,
-    /// What was killed in a host that is the parent of orphans, until it is reaped or gone.
-    pub(crate) killed: HashMap<i32, Killed>,
-    /// The host is a subreaper, or process 1.
-    pub(crate) adopts: bool,
+    pub(crate) reaper: Reaper,
     pub(crate) _alive: Sender<()>,
 }
 
@@ -85,10 +85,11 @@ impl Work {
     pub(crate) fn run(mut self, inbox: &Receiver<Request>) {
         let mut next_reaping = now() + ORPHANS_PERIOD;
         loop {
-            let first = if self.adopts { inbox.recv_deadline(next_reaping) } else { inbox.recv().map_err(Into::into) };
+            let first =
+                if self.reaper.adopts { inbox.recv_deadline(next_reaping) } else { inbox.recv().map_err(Into::into) };
             // Also while requests keep coming.
-            if self.adopts && now() >= next_reaping {
-                self.reap_orphans();
+            if self.reaper.adopts && now() >= next_reaping {
+                self.reaper.reap_orphans();
                 next_reaping = now() + ORPHANS_PERIOD;
             }
             let first = match first {
@@ -131,10 +132,10 @@ impl Work {
     }
 
     fn kill_tree(&mut self, request: &Request) -> Findings {
-        let pid = request.present.child().pid().cast_signed();
+        let pid = request.tree.pid();
         self.at(pid);
-        let inhabitants = request.present.with_cell(|cell: &Cell| cell.cgroup.processes().unwrap_or_default());
-        let has_cell = inhabitants.is_some();
+        let inhabitants = request.tree.with_cgroup(WorkerCgroup::processes);
+        let has_cgroup = inhabitants.is_some();
         let list = match inhabitants {
             Some(inhabitants) if this_process::is_reaper() => inhabitants,
             Some(_) => Vec::new(),
@@ -142,19 +143,19 @@ impl Work {
         };
         let stats: Vec<Stat> = list.into_iter().filter_map(|pid| Stat::of(pid).ok()).collect();
         for stat in &stats {
-            self.note_killed(stat, request);
+            self.reaper.note_killed(stat, &request.tree);
         }
         let mut findings = Findings::none(request);
-        if has_cell {
-            request.present.with_cell(Cell::kill);
+        if has_cgroup {
+            request.tree.with_cgroup(WorkerCgroup::kill);
             // It may have left the cgroup, where it is root.
-            findings.refused = is_refusal(&request.present.child().signal(libc::SIGKILL));
+            findings.refused = is_refusal(&request.tree.child().signal(libc::SIGKILL));
             return findings;
         }
         let own = this_process::session();
         findings.sessions = stats.iter().map(|stat| stat.session).filter(|it| *it != own && *it != 0).collect();
         // The worker first: with its children gone it might end by itself, and be reported so.
-        let killed = request.present.child().signal_group(libc::SIGKILL);
+        let killed = request.tree.child().signal_group(libc::SIGKILL);
         findings.refused = is_refusal(&killed);
         for stat in stats {
             self.at(stat.pid);
@@ -176,7 +177,7 @@ impl Work {
                     continue;
                 }
                 if let EnvironMatch::Match(mut held) =
-                    self.environ.find_token(pid, request.present.token().as_str().as_bytes())
+                    self.environ.find_token(pid, request.tree.token().as_str().as_bytes())
                 {
                     // ESRCH: it has ended.
                     drop(held.signal(libc::SIGSTOP));
@@ -196,25 +197,25 @@ impl Work {
     /// Names what lives in a cgroup, and kills all of it.
     fn kill_inhabitants(&mut self, request: &Request) -> Findings {
         let mut findings = Findings::none(request);
-        let inhabitants = request.present.with_cell(|cell: &Cell| cell.cgroup.processes().unwrap_or_default());
+        let inhabitants = request.tree.with_cgroup(WorkerCgroup::processes);
         for pid in inhabitants.unwrap_or_default() {
             findings.count += 1;
             let is_skipped = self.at(pid);
             // ESRCH: it has ended meanwhile.
             let Ok(stat) = Stat::of(pid) else { continue };
-            self.note_killed(&stat, request);
+            self.reaper.note_killed(&stat, &request.tree);
             if findings.survivors.len() < NAMED_MAX && !is_skipped {
                 findings.survivors.push(survivor(&stat, &request.pipes));
             }
         }
-        request.present.with_cell(Cell::kill);
-        drop(request.present.child().signal_group(libc::SIGKILL));
+        request.tree.with_cgroup(WorkerCgroup::kill);
+        drop(request.tree.child().signal_group(libc::SIGKILL));
         findings.uninspected = Some(0);
         findings
     }
 
     fn reap_killed(&mut self, request: &Request) -> Findings {
-        let look_again = self.is_reaping(request);
+        let look_again = self.reaper.is_reaping(&request.tree);
         Findings { uninspected: Some(0), look_again, ..Findings::none(request) }
     }
 
@@ -230,10 +231,11 @@ impl Work {
         }
         for request in requests {
             let mut findings = self.judge(request, &seen, visibility);
-            findings.look_again |= self.environ.had_shortage || findings.count == 0 && self.is_reaping(request);
+            findings.look_again |=
+                self.environ.had_shortage || findings.count == 0 && self.reaper.is_reaping(&request.tree);
             self.reports.report(findings);
         }
-        keep(&self.reserve);
+        refill(&self.reserve);
     }
 
     /// Looks at all processes that may be of these trees.
@@ -243,8 +245,8 @@ impl Work {
             // The numbers there, if any, are those of other processes here.
             return seen;
         }
-        let earliest = requests.iter().map(|request| request.present.born()).min().unwrap_or(0);
-        let runs: Vec<&str> = requests.iter().map(|request| request.present.token().run()).collect();
+        let earliest = requests.iter().map(|request| request.tree.started_tick()).min().unwrap_or(0);
+        let runs: Vec<&str> = requests.iter().map(|request| request.tree.token().run()).collect();
         let wants_pipes = requests.iter().any(|request| !request.pipes.is_empty());
         let mut from = requests.iter().map(Request::first).min().flatten();
         for _ in 0..ROUNDS {
@@ -281,7 +283,7 @@ impl Work {
             }
         };
         if stat.is_zombie {
-            self.reap(&stat);
+            self.reaper.reap(&stat);
             return None;
         }
         if stat.start < earliest || process::is_thread(pid) {
@@ -318,11 +320,11 @@ impl Work {
     /// Finds the tree of one request among what was seen, and does what is to be done with it.
     fn judge(&mut self, request: &Request, seen: &HashMap<i32, Seen>, visibility: Visibility) -> Findings {
         let mut findings = Findings::none(request);
-        let born = request.present.born();
+        let born = request.tree.started_tick();
         let facts: Vec<ProcessFacts> =
             seen.values().filter(|one| one.stat.start >= born).map(|one| request.facts(one)).collect();
         if request.task == Task::Group {
-            let leader = request.present.child().pid().cast_signed();
+            let leader = request.tree.pid();
             let members = facts.iter().filter(|one| one.group == leader && one.pid != leader);
             for pid in members.map(|one| one.pid) {
                 findings.count += 1;
@@ -344,14 +346,14 @@ impl Work {
                 findings.survivors.push(survivor(&one.stat, &request.pipes));
             }
             if kills {
-                self.note_killed(&one.stat, request);
+                self.reaper.note_killed(&one.stat, &request.tree);
                 self.kill(&one.stat, &mut findings);
             }
         }
         findings.look_again = !not_yet.is_empty();
         findings.uninspected = match visibility {
             Visibility::All => {
-                let uid = process::real_uid(request.present.child().pid().cast_signed());
+                let uid = process::real_uid(request.tree.pid());
                 let uid = uid.unwrap_or_else(this_process::real_uid);
                 let is_alike = |pid: &&i32| process::real_uid(**pid) == Some(uid);
                 u32::try_from(unreadable.iter().filter(is_alike).count()).ok()
@@ -380,12 +382,12 @@ impl Work {
 impl Request {
     /// The first number that a descendant can have; `None` for any.
     fn first(&self) -> Option<i32> {
-        (!self.has_wrapped).then(|| self.present.child().pid().cast_signed().saturating_add(1))
+        (!self.has_wrapped).then(|| self.tree.pid().saturating_add(1))
     }
 
     fn facts(&self, seen: &Seen) -> ProcessFacts {
         let Stat { pid, parent, group, session, .. } = seen.stat;
-        let own: &Token = self.present.token();
+        let own: &TreeToken = self.tree.token();
         let is_own = |token: &[u8]| token == own.as_str().as_bytes();
         let is_piped = |inode: &u64| self.pipes.iter().any(|(own, _)| own == inode);
         let ownership = match &seen.sight {
@@ -398,14 +400,14 @@ impl Request {
             Sight::Unreadable => Ownership::Unreadable,
         };
         // Each worker that is older than the orphan can be the one that it comes from: it is left to the last of them.
-        let own_pid = self.present.child().pid().cast_signed();
+        let own_pid = self.tree.pid();
         let is_candidate = |(other, born): (&i32, &u64)| *other != own_pid && *born <= seen.stat.start;
         let is_adopted = self.adopts && parent == this_process::own_pid() && !self.others.iter().any(is_candidate);
         ProcessFacts { pid, parent, group, session, ownership, is_adopted }
     }
 
     fn root(&self) -> TreeRoot<'_> {
-        let child = self.present.child();
+        let child = self.tree.child();
         TreeRoot {
             pid: child.pid().cast_signed(),
             is_unreaped: child.is_unreaped(),
@@ -419,8 +421,8 @@ impl Request {
 /// What of a tree is not in the worker's group, and would not hear what that is sent: all of its cgroup, where it has one, or the
 /// descendants whose parents have not ended.
 fn away(request: &Request) -> Vec<i32> {
-    let pid = request.present.child().pid().cast_signed();
-    let inhabitants = request.present.with_cell(|cell: &Cell| cell.cgroup.processes().unwrap_or_default());
+    let pid = request.tree.pid();
+    let inhabitants = request.tree.with_cgroup(WorkerCgroup::processes);
     let mut tree = inhabitants.unwrap_or_else(|| list::descendants(pid));
     tree.retain(|other| !kill::is_in_group(*other, pid));
     tree
@@ -432,22 +434,6 @@ fn sessions_of(facts: &[ProcessFacts], members: &[i32]) -> HashSet<i32> {
     let members: HashSet<i32> = members.iter().copied().collect();
     let of_members = facts.iter().filter(|one| members.contains(&one.pid)).map(|one| one.session);
     of_members.filter(|session| *session != own && *session != 0).collect()
-}
-
-impl Findings {
-    fn none(request: &Request) -> Self {
-        Self {
-            number: request.number,
-            task: request.task,
-            survivors: Vec::new(),
-            count: 0,
-            held: Vec::new(),
-            sessions: HashSet::new(),
-            uninspected: None,
-            look_again: false,
-            refused: false,
-        }
-    }
 }
 
 fn is_refusal(sent: &io::Result<()>) -> bool {
