@@ -1,37 +1,39 @@
-//! How a process ended: facts that every floor speaks of.
+//! How a process ended.
 
 use crate::text::printable;
 use std::{borrow::Cow, fmt, time::Duration};
 
-/// All that is known of a process that has ended.
+/// How a process ended, and what is known about it.
 ///
-/// Its `Display` says how it ended, as a sentence wants it: `exit code 3`, `killed by signal 9 (SIGKILL)`.
+/// `Display` writes the status as a phrase: `exit code 3`, `killed by signal 9 (SIGKILL)`.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Exit {
-    /// How the process ended.
+    /// The exit status.
     pub status: ExitStatus,
-    /// What the process used; `None` when somebody else reaped it, and its use of the machine is lost.
+    /// Resource usage; `None` if other code reaped the process, which loses it.
     pub usage: Option<Usage>,
-    /// Time from the return of the spawn until the process was reaped: a short life can be shorter here than its processor time.
+    /// Time from the return of spawn to the reaping. For a short-lived process it can be shorter than its CPU time.
     pub duration: Duration,
-    /// The first and the last bytes of its standard error, when a supervisor captures it, and between them a line such as
-    /// `[52311 bytes omitted]`; all of it where it is no longer than [`stderr_tail`](crate::WorkerSpec::stderr_tail) allows. Empty
-    /// otherwise, and for a process started by hand.
+    /// The beginning and the end of standard error, if a supervisor captures it, with a line such as `[52311 bytes omitted]` between them.
+    /// All of it if it is no longer than [`stderr_tail`](crate::WorkerSpec::stderr_tail) allows. Empty otherwise, and for a process
+    /// spawned without a supervisor.
     pub stderr_tail: Box<[u8]>,
-    /// Streams that somebody else still held open after the process had ended and the drain time was over.
+    /// Streams that another process still held open after the process had exited and the drain timeout had passed.
     pub leaked_streams: Vec<LeakedStream>,
-    /// The kernel has killed one of its tree since the tree's [memory limit](crate::limits::CgroupLimit) was reached.
+    /// Whether the kernel killed a process of the tree at the tree's [memory limit](crate::limits::CgroupLimit).
     pub oom_killed: bool,
-    /// Processes of its tree that outlived it, as [`WorkerSpec::survivors`](crate::WorkerSpec::survivors) says: killed (the default)
-    /// or only reported. [`Survivor::alive`] tells which of them were still running when the exit was reported.
+    /// Descendants that outlived the process: killed (the default) or only reported, as
+    /// [`WorkerSpec::survivors`](crate::WorkerSpec::survivors) specifies. [`Survivor::alive`] tells whether one was still running when
+    /// the exit was reported.
     pub survivors: Vec<Survivor>,
-    /// How many processes could not be attributed: they have the worker's real uid, started no earlier than it, belong to no other
-    /// known worker, and neither their environment nor their descriptors could be read. Each of them may be a survivor that was
-    /// not found. `Some(0)`: every candidate was inspected.
+    /// The number of processes that could not be attributed: they have the worker's real uid, did not start before it, belong to no
+    /// other known worker, and neither their environment nor their file descriptors could be read. Each may be a survivor that was not
+    /// found. `Some(0)`: every candidate was inspected.
     ///
-    /// `None`: unknown. `/proc` is missing or mounted with `hidepid`, the inspection did not end in time, or none was made:
-    /// [`SurvivorPolicy::Ignore`](crate::SurvivorPolicy::Ignore), a process started by hand, and one that did not end.
+    /// `None`: unknown. `/proc` is missing or mounted with `hidepid`, the inspection timed out, or there was none: with
+    /// [`SurvivorPolicy::Ignore`](crate::SurvivorPolicy::Ignore), for a process spawned without a supervisor, and for one that did not
+    /// end.
     pub uninspected: Option<u32>,
 }
 
@@ -52,78 +54,77 @@ impl fmt::Debug for Exit {
     }
 }
 
-/// How a process ended.
+/// Exit status of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExitStatus {
-    /// It returned from `main` or called `exit`; the kernel keeps the lowest 8 bits.
+    /// Returned from `main` or called `exit`; the kernel keeps the lowest 8 bits.
     Code(i32),
-    /// A signal ended it.
+    /// Terminated by a signal.
     Signal {
-        /// The number of the signal.
+        /// The signal number.
         signal: i32,
-        /// Whether the kernel also wrote a core dump.
+        /// Whether the kernel wrote a core dump.
         core_dumped: bool,
     },
-    /// It did not end: SIGKILL was sent, and after 5 s it was still there, most likely in an uninterruptible sleep in the
-    /// kernel. It is given up; what it held is its own.
+    /// Did not end within 5 s of SIGKILL, most likely because it is in an uninterruptible sleep in the kernel. It is no longer waited
+    /// for; what it holds stays in use.
     Unkillable,
-    /// It did not end: the kernel refused SIGKILL with `EPERM`, since the process runs as another user by now (a setuid program,
-    /// sudo). It is given up after 5 s, and is reaped when it ends.
+    /// Did not end: the kernel refused SIGKILL with `EPERM`, since the process now runs as another user (setuid program, sudo). It is
+    /// no longer waited for after 5 s, and is reaped when it ends.
     KillRefused,
-    /// It was never started: a member of a group that was stopped, or of which what it waits for has failed.
+    /// Never started: a member of a group that was stopped, or whose dependency has failed.
     NeverStarted,
-    /// It ended, but somebody else in this program waited for it and took the status away (`waitpid(-1)`, or an ignored
-    /// `SIGCHLD`).
+    /// Ended, but other code in this process took the status (`waitpid(-1)`, or `SIGCHLD` is ignored).
     Unknown,
 }
 
-/// What a process and the descendants it waited for used of the machine.
+/// Resource usage of a process and of the descendants that it waited for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Time on a processor in its own code.
+    /// CPU time in user mode.
     pub user: Duration,
-    /// Time on a processor in the kernel, on its behalf.
+    /// CPU time in kernel mode.
     pub system: Duration,
-    /// The most memory it held at one time, in bytes. The kernel counts from before its exec: never less than what *we* held when
-    /// it was started, however it was.
+    /// Maximum resident set size in bytes. The kernel counts from before the exec: it is never less than what this process held when it
+    /// spawned the child.
     pub max_rss_bytes: u64,
-    /// Page faults that needed no disk.
+    /// Page faults without I/O.
     pub minor_faults: u64,
-    /// Page faults that had to wait for a disk.
+    /// Page faults that waited for I/O.
     pub major_faults: u64,
-    /// How often it gave up the processor to wait for something.
+    /// Voluntary context switches.
     pub voluntary_switches: u64,
-    /// How often the processor was taken from it.
+    /// Involuntary context switches.
     pub involuntary_switches: u64,
 }
 
-/// A stream of an ended process that somebody else still holds open: mostly a grandchild left in the background.
+/// A stream of an exited process that another process still holds open, mostly a descendant left in the background.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeakedStream {
-    /// Which stream: `messages`, `stdout`, `stderr`.
+    /// The stream: `messages`, `stdout` or `stderr`.
     pub stream: Box<str>,
 }
 
-/// A process that a worker had started, directly or not, and that outlived it.
+/// A descendant of a worker that outlived it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Survivor {
-    /// Its process id.
+    /// The PID.
     pub pid: u32,
-    /// Its command line, words separated by spaces, at most 256 bytes of it, [`printable`].
+    /// The command line, with spaces between the arguments, at most 256 bytes, made [`printable`].
     pub command: Box<str>,
-    /// Which of the worker's streams it still held open: `messages`, `stdout`, `stderr`.
+    /// The worker's streams that it still held open: `messages`, `stdout`, `stderr`.
     pub holds: Vec<Box<str>>,
-    /// Whether it was running when the exit was reported: its spec leaves it alive, or SIGKILL was refused (`EPERM`) or has not
-    /// ended it within 5 s.
+    /// Whether it was still running when the exit was reported: it was not to be killed, or SIGKILL was refused (`EPERM`) or did not
+    /// end it within 5 s.
     pub alive: bool,
 }
 
 impl Exit {
-    /// Of one of which nothing else is known.
+    /// With this status, and nothing else known.
     pub(crate) fn of(status: ExitStatus) -> Self {
         Self {
             status,
@@ -137,12 +138,12 @@ impl Exit {
         }
     }
 
-    /// Whether the process ended by itself with code 0.
+    /// Whether the process exited with code 0.
     pub fn success(&self) -> bool {
         self.status == ExitStatus::Code(0)
     }
 
-    /// The exit code, if it ended by itself.
+    /// The exit code, if the process exited by itself.
     pub fn code(&self) -> Option<i32> {
         match self.status {
             ExitStatus::Code(code) => Some(code),
@@ -154,7 +155,7 @@ impl Exit {
         }
     }
 
-    /// The number of the signal that ended it, if one did.
+    /// The number of the signal that terminated the process, if one did.
     pub fn signal(&self) -> Option<i32> {
         match self.status {
             ExitStatus::Signal { signal, .. } => Some(signal),
@@ -166,9 +167,8 @@ impl Exit {
         }
     }
 
-    /// What is kept of its standard error as [`printable`] lines. Line feeds and tabs stay; other control
-    /// characters, colours too, are escaped, and what is not UTF-8 is replaced by `�`.
-    /// [`stderr_tail`](Self::stderr_tail) has the bytes as they were written.
+    /// [`stderr_tail`](Self::stderr_tail) as text, made [`printable`] by line. Line feeds and tabs stay; other control characters,
+    /// terminal colours included, are escaped, and invalid UTF-8 is replaced by `�`.
     pub fn stderr_text(&self) -> Cow<'_, str> {
         printable(&self.stderr_tail).lines().to_string().into()
     }
@@ -202,7 +202,7 @@ impl fmt::Display for ExitStatus {
             Self::Unkillable => f.write_str("still there after SIGKILL"),
             Self::KillRefused => f.write_str("still there: SIGKILL was refused (EPERM)"),
             Self::NeverStarted => f.write_str("never started"),
-            Self::Unknown => f.write_str("ended, but somebody else took its exit status"),
+            Self::Unknown => f.write_str("ended, but other code in this process took its exit status"),
         }
     }
 }
@@ -223,7 +223,7 @@ impl fmt::Display for LeakedStream {
     }
 }
 
-/// Linux on x86-64 and `AArch64` numbers them so. Real-time signals have no names of their own.
+/// Numbered as on Linux on x86-64 and `AArch64`. Real-time signals have no names.
 const SIGNALS: [&str; 31] = [
     "SIGHUP",
     "SIGINT",
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_say_how_it_ended() {
+    fn display_describes_the_exit() {
         let killed = |signal, core_dumped| exit(ExitStatus::Signal { signal, core_dumped }).to_string();
         assert_eq!(exit(ExitStatus::Code(3)).to_string(), "exit code 3");
         assert_eq!(killed(11, true), "killed by signal 11 (SIGSEGV), core dumped");
@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(uninspected(Some(0)), "exit code 0");
         assert_eq!(uninspected(Some(1)), "exit code 0, 1 process could not be inspected");
         assert_eq!(uninspected(Some(2)), "exit code 0, 2 processes could not be inspected");
-        assert_eq!(exit(ExitStatus::Unknown).to_string(), "ended, but somebody else took its exit status");
+        assert_eq!(exit(ExitStatus::Unknown).to_string(), "ended, but other code in this process took its exit status");
         let hostile = Survivor { pid: 7, command: "\x1b[2J\nroot# ".into(), holds: Vec::new(), alive: false };
         assert_eq!(hostile.to_string(), "process 7 (\\u{1b}[2J\\nroot# ) was left running");
         let survivor =
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn only_code_zero_is_success() {
+    fn only_exit_code_zero_is_success() {
         let signal = ExitStatus::Signal { signal: 15, core_dumped: false };
         let facts = |status| (exit(status).success(), exit(status).code(), exit(status).signal());
         assert_eq!(facts(ExitStatus::Code(0)), (true, Some(0), None));

@@ -1,4 +1,4 @@
-//! Text of other processes, made safe to show: on a terminal, in a log, in an error of one line.
+//! Text of other processes, made safe for a terminal, a log or a one-line error.
 
 use std::{
     fmt::{self, Write},
@@ -6,8 +6,7 @@ use std::{
     path::Path,
 };
 
-/// Shows a type in `{:?}` by what its user knows it by, and nothing of what holds it together: neither locks and channels nor keys,
-/// tokens and values of environment variables.
+/// Implements `Debug` with the fields that matter to a user, without locks, channels, keys, tokens and values of environment variables.
 macro_rules! shown_as {
     ($type:ident $(<$lifetime:lifetime>)?, |$this:ident| { $($field:ident: $value:expr),* $(,)? }) => {
         impl std::fmt::Debug for $type $(<$lifetime>)? {
@@ -19,15 +18,15 @@ macro_rules! shown_as {
     };
 }
 
-/// Makes text of another process safe to show: it stays in its line and cannot control a terminal.
+/// Makes text of another process safe to display: it stays on its line and cannot control a terminal.
 ///
-/// The result displays as UTF-8. Escaped as in Rust (`\n`, `\u{1b}`) are control characters, line and paragraph separators,
-/// the characters that reorder text (bidirectional controls), and byte order marks. Each invalid sequence becomes `�`. A
-/// backslash stays as it is, so the original cannot be restored from the result.
+/// The result displays as UTF-8. Control characters, line and paragraph separators, characters that reorder text (bidirectional
+/// controls) and byte order marks are escaped as in Rust (`\n`, `\u{1b}`). Invalid sequences become `�`. A backslash stays as it is, so
+/// the result is not reversible.
 ///
-/// The library applies this to foreign text in its errors and in texts meant for people, such as
+/// The library applies this to foreign text in its errors and in texts for display, such as
 /// [`Survivor::command`](crate::events::Survivor::command). Output as the worker wrote it, such as [`Line::text`](crate::Line::text) and
-/// [`Exit::stderr_tail`](crate::Exit::stderr_tail), is unchanged: use this before it is shown.
+/// [`Exit::stderr_tail`](crate::Exit::stderr_tail), is unchanged: apply this before displaying it.
 ///
 /// ```
 /// use pipewright::printable;
@@ -44,7 +43,7 @@ pub(crate) fn printable_path(path: &Path) -> Printable<'_> {
     printable(path.as_os_str().as_bytes())
 }
 
-/// Displays text of another process, escaped; from [`printable`].
+/// Escaped text of another process, from [`printable`]. Implements `Display`.
 #[derive(Clone, Copy, Debug)]
 pub struct Printable<'a> {
     bytes: &'a [u8],
@@ -52,7 +51,7 @@ pub struct Printable<'a> {
 }
 
 impl Printable<'_> {
-    /// Keeps line feeds and tabs as they are. A carriage return before a line feed is dropped.
+    /// Keeps line feeds and tabs. Drops a carriage return before a line feed.
     #[must_use]
     pub const fn lines(self) -> Self {
         Self { keeps_lines: true, ..self }
@@ -73,7 +72,6 @@ impl fmt::Display for Printable<'_> {
 
 fn write_escaped(out: &mut fmt::Formatter<'_>, text: &str, keeps_lines: bool) -> fmt::Result {
     let mut rest = text;
-    // Plain stretches are written whole.
     while let Some(at) = rest.find(|c| needs_escape(c) && !(keeps_lines && matches!(c, '\n' | '\t'))) {
         let (plain, from) = rest.split_at(at);
         out.write_str(plain)?;
@@ -87,7 +85,7 @@ fn write_escaped(out: &mut fmt::Formatter<'_>, text: &str, keeps_lines: bool) ->
     out.write_str(rest)
 }
 
-/// Whether a character acts on the text around it or on a terminal instead of being seen.
+/// Whether a character affects the text around it or the terminal instead of being visible.
 fn needs_escape(c: char) -> bool {
     c.is_control()
         || matches!(

@@ -1,4 +1,4 @@
-//! A thread for what may not close at once (docs/gotchas.md, "Closing can block").
+//! Threads for values whose close or drop can block (docs/gotchas.md, "Closing can block").
 
 use std::{
     fmt,
@@ -20,15 +20,15 @@ use super::{
     this_process::own_pid,
 };
 
-/// How many threads may be closing before nobody new is let in who could make it more.
+/// At this many closing threads, no new peer is accepted that could add one.
 const CLOSERS: usize = 256;
-/// How often what a panic left may panic when it is dropped, before it is leaked.
+/// How often the payload of a panic may panic when it is dropped before it is leaked.
 const NESTED_PANICS: u32 = 4;
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
-/// Drops something on a thread of its own; here where none is to be had.
+/// Drops a value on a thread of its own; on the calling thread if none can be started.
 pub(crate) fn close_in_background(what: impl Send + 'static) {
-    // In this order: it counts until it is dropped.
+    // In this order: counted until the value is dropped.
     let closing = (what, UnderWay::new());
     let close = move || {
         signals::block_all();
@@ -37,17 +37,17 @@ pub(crate) fn close_in_background(what: impl Send + 'static) {
     drop(thread::Builder::new().name("pipewright-close".into()).spawn(close));
 }
 
-/// Values that wait for a thread which drops them.
+/// Values that wait for a thread to drop them.
 static RELEASED: Mutex<Vec<Box<dyn Send>>> = Mutex::new(Vec::new());
 
-/// Drops a value whose end may block or panic, on a thread of its own. The panic ends there; the panic hook has reported it by
-/// then. Where no thread can be had, the value waits for the next one.
+/// Drops a value whose drop may block or panic on a thread of its own. The panic is caught; the panic hook has reported it. If no
+/// thread can be started, the value waits for the next call.
 pub(crate) fn drop_in_background(value: impl Send + 'static) {
     let released = || RELEASED.lock().unwrap_or_else(PoisonError::into_inner);
     released().push(Box::new(value));
     let drop_all = move || {
         signals::block_all();
-        // Each is taken out before it is dropped: its own code may come here again.
+        // The value is taken out first: its drop may call this function.
         while let Some(value) = { released().pop() } {
             contain(|| drop(value));
         }
@@ -55,7 +55,7 @@ pub(crate) fn drop_in_background(value: impl Send + 'static) {
     drop(thread::Builder::new().name("pipewright-drop".into()).spawn(drop_all));
 }
 
-/// Runs code that is not ours, where a panic ends. What it panicked with can panic again when it is dropped.
+/// Runs user code and catches its panics, also those of dropping a panic's payload.
 fn contain(run: impl FnOnce()) {
     let mut caught = catch_unwind(AssertUnwindSafe(run));
     for _ in 0..NESTED_PANICS {
@@ -72,13 +72,13 @@ fn leak<T>(payload: T) {
     mem::forget(payload);
 }
 
-/// A value that may hold something of the host's.
+/// A value that may own something of the user's.
 pub(crate) trait MayBlock: Send + 'static {
-    /// Whether its end runs code, or closes descriptors, that are not ours.
+    /// Whether the drop runs user code or closes descriptors of a user or a peer.
     fn may_block(&self) -> bool;
 }
 
-/// A value that is dropped by [`drop_in_background`] where its end may block or panic, whoever drops it.
+/// A value that is dropped by [`drop_in_background`] if its drop may block or panic.
 pub(crate) struct DropInBackground<T: MayBlock>(ManuallyDrop<T>);
 
 impl<T: MayBlock> DropInBackground<T> {
@@ -97,7 +97,7 @@ impl<T: MayBlock> Deref for DropInBackground<T> {
 
 impl<T: MayBlock> Drop for DropInBackground<T> {
     fn drop(&mut self) {
-        // SAFETY: this is the end of it, and nothing else takes the value out.
+        // SAFETY: the value is being dropped, and is taken out only here.
         let value = unsafe { ManuallyDrop::take(&mut self.0) };
         if value.may_block() {
             drop_in_background(value);
@@ -111,7 +111,7 @@ impl<T: MayBlock + fmt::Debug> fmt::Debug for DropInBackground<T> {
     }
 }
 
-/// Too much does not close: whoever lets strangers in waits with that.
+/// Whether too many closes are pending: a listener then stops accepting.
 pub(crate) fn is_saturated() -> bool {
     UNDER_WAY.load(Ordering::Relaxed) >= CLOSERS
 }
@@ -131,11 +131,11 @@ impl Drop for UnderWay {
     }
 }
 
-/// A socket in which others may have left descriptors that nobody has taken: unless it is empty it is closed elsewhere.
+/// A socket that may hold descriptors which were not received: it is closed in the background unless it is empty.
 #[derive(Debug)]
 pub(crate) struct DeferredClose {
     socket: ManuallyDrop<OwnedFd>,
-    /// A fork of this process has a copy. Shut down there, the socket would end here too.
+    /// The process that made it. A forked child must not shut the socket down, which would affect the parent.
     owner: libc::pid_t,
 }
 
@@ -146,19 +146,19 @@ impl DeferredClose {
 
     pub(crate) fn into_descriptor(self) -> OwnedFd {
         let mut kept = ManuallyDrop::new(self);
-        // SAFETY: `kept` is not dropped, so nobody else takes it.
+        // SAFETY: `kept` is never dropped, so this is the only access.
         unsafe { ManuallyDrop::take(&mut kept.socket) }
     }
 }
 
 impl Drop for DeferredClose {
     fn drop(&mut self) {
-        // SAFETY: this is the end of it; `into_descriptor`, the other one that takes it, does not come here.
+        // SAFETY: the value is being dropped; `into_descriptor`, the other place that takes it, prevents the drop.
         let socket = unsafe { ManuallyDrop::take(&mut self.socket) };
         if self.owner != own_pid() {
             return;
         }
-        // Nobody can send any more. Fails where the other side is gone, and nobody could.
+        // The peer cannot send after this. Fails if the peer is gone, which is equivalent.
         drop(socket::shutdown(socket.as_fd(), Shutdown::Read));
         if !is_empty(socket.as_fd()) {
             close_in_background(socket);
@@ -166,28 +166,28 @@ impl Drop for DeferredClose {
     }
 }
 
-/// Whether nothing is there that nobody has read, nor anybody whom nobody has accepted.
+/// Whether the socket holds no unread data and no unaccepted connection.
 fn is_empty(socket: BorrowedFd<'_>) -> bool {
     match socket::peek(socket, &mut [0], RecvMode::Nonblocking, 0) {
-        // An empty datagram would look like the end; but those who take datagrams take their senders, for whom there is no room.
+        // An empty datagram would look like end of file; sockets for datagrams also receive the sender, for which there is no room.
         Ok(seen) => seen == Some(0),
         Err(error) => match error.raw_os_error() {
-            // No datagram.
+            // No datagram is queued.
             Some(libc::EAGAIN) => true,
-            // It listens.
+            // A listener.
             Some(libc::EINVAL) => is_left_by_all(socket),
             _ => false,
         },
     }
 }
 
-/// Those who stand before the door are closed one by one.
+/// Closes the pending connections one by one.
 fn is_left_by_all(listener: BorrowedFd<'_>) -> bool {
     loop {
         match socket::accept(listener) {
             Ok(Some(client)) => drop(DeferredClose::new(client)),
             Ok(None) => return true,
-            // As it is shut down; anything else is a shortage.
+            // EINVAL: the listener is shut down. Anything else is a shortage.
             Err(error) => return error.raw_os_error() == Some(libc::EINVAL),
         }
     }

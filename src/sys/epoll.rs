@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-/// A set of descriptors to wait for.
+/// An epoll instance.
 #[derive(Debug)]
 pub(crate) struct Poller(OwnedFd);
 
-/// What of a descriptor is to be reported.
+/// Which events of a descriptor are reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Interests {
     pub(crate) reads: bool,
@@ -24,11 +24,11 @@ pub(crate) struct Interests {
 }
 
 impl Interests {
-    /// What [`Poller::add`] asks for.
+    /// The interests that [`Poller::add`] registers.
     pub(crate) const READS: Self = Self { reads: true, writes: false };
 }
 
-/// Room for what one wait reports.
+/// A buffer for the events of one wait.
 pub(crate) struct EpollEvents(Vec<Event>);
 
 impl EpollEvents {
@@ -36,7 +36,7 @@ impl EpollEvents {
         Self(Vec::with_capacity(capacity))
     }
 
-    /// The tokens of the descriptors that are readable, or whose other side is gone.
+    /// The tokens of the ready descriptors. Hangup and error count as ready.
     pub(crate) fn tokens(&self) -> impl Iterator<Item = u64> {
         self.0.iter().map(|event| event.data.u64())
     }
@@ -47,13 +47,12 @@ impl Poller {
         fd::dup_above(rustix::event::epoll::create(CreateFlags::CLOEXEC)?, fd::MIN_FD).map(Self)
     }
 
-    /// Reports `descriptor` under `token` for as long as it is readable.
+    /// Registers `descriptor` for reading under `token`.
     pub(crate) fn add(&self, descriptor: &impl AsFd, token: u64) -> io::Result<()> {
         Ok(rustix::event::epoll::add(&self.0, descriptor, EventData::new_u64(token), EventFlags::IN)?)
     }
 
-    /// Reports a descriptor that was added while it is readable, while it is writable, both or neither. The hang-up of the
-    /// other side is reported all the same.
+    /// Changes the interests of a registered descriptor. Hangups are reported in any case.
     pub(crate) fn watch(&self, descriptor: &impl AsFd, token: u64, interests: Interests) -> io::Result<()> {
         let mut flags = EventFlags::empty();
         flags.set(EventFlags::IN, interests.reads);
@@ -61,16 +60,16 @@ impl Poller {
         Ok(rustix::event::epoll::modify(&self.0, descriptor, EventData::new_u64(token), flags)?)
     }
 
-    /// Stops reporting. Masking the interest would not do: the kernel always reports a hang-up, and a paused pipe whose
-    /// writer has died would make the loop spin.
+    /// Deregisters a descriptor. Empty interests would not suffice: the kernel always reports a hangup, and a paused pipe whose writer
+    /// has ended would make the loop spin.
     pub(crate) fn remove(&self, descriptor: &impl AsFd) -> io::Result<()> {
         Ok(rustix::event::epoll::delete(&self.0, descriptor)?)
     }
 
-    /// Waits until something is readable or `timeout` is over; for ever where there is none. A signal ends it too, or that the
-    /// process was stopped: how much of the time is left is for the caller to say.
+    /// Waits for events up to `timeout`, without limit if there is none. A signal ends the wait early, as does SIGCONT after a stop:
+    /// the caller computes the time that is left.
     pub(crate) fn wait(&self, reports: &mut EpollEvents, timeout: Option<Duration>) -> io::Result<()> {
-        // In whole milliseconds that fit into 31 bits: for any other timeout rustix calls epoll_pwait2(2), of Linux 5.11.
+        // In whole milliseconds that fit into 31 bits: for other timeouts rustix uses epoll_pwait2(2), which needs Linux 5.11.
         let timeout = timeout.map(whole_milliseconds);
         reports.0.clear();
         match rustix::event::epoll::wait(&self.0, spare_capacity(&mut reports.0), timeout.as_ref()) {
@@ -80,7 +79,7 @@ impl Poller {
     }
 }
 
-/// Readable while something in it is.
+/// Readable while one of its descriptors is ready.
 impl AsFd for Poller {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -1,4 +1,4 @@
-//! eventfd(2): lets a blocked call be woken without closing anything.
+//! eventfd(2): wakes a blocked call without closing a descriptor.
 
 use rustix::{event::EventfdFlags, io::Errno};
 use std::{
@@ -8,7 +8,7 @@ use std::{
 
 use super::{fd, poll};
 
-/// A flag that can be polled: readable from [`raise`](Flag::raise) on, for everybody and for ever.
+/// A flag that can be polled: readable once [`raise`](Flag::raise) was called, permanently.
 #[derive(Debug)]
 pub(crate) struct Flag(OwnedFd);
 
@@ -32,7 +32,7 @@ impl AsFd for Flag {
     }
 }
 
-/// Wakes a loop from any thread: readable from [`wake`](Waker::wake) until [`reset`](Waker::reset).
+/// Wakes an event loop from any thread: readable from [`wake`](Waker::wake) until [`reset`](Waker::reset).
 #[derive(Debug)]
 pub(crate) struct Waker(OwnedFd);
 
@@ -45,9 +45,9 @@ impl Waker {
         add_one(&self.0);
     }
 
-    /// Forgets all calls of [`wake`](Self::wake) so far.
+    /// Clears all calls of [`wake`](Self::wake) so far.
     pub(crate) fn reset(&self) {
-        // Fails only when nobody woke us.
+        // Fails only if `wake` was not called.
         drop(take(&self.0));
     }
 }
@@ -58,7 +58,7 @@ impl AsFd for Waker {
     }
 }
 
-/// A number of places that can be polled for: readable while one is free.
+/// A counting semaphore that can be polled: readable while its value is positive.
 #[derive(Debug)]
 pub(crate) struct Semaphore(OwnedFd);
 
@@ -67,7 +67,7 @@ impl Semaphore {
         eventfd(free, EventfdFlags::SEMAPHORE).map(Self)
     }
 
-    /// Takes one if one is free; never waits.
+    /// Decrements it if it is positive. Never blocks.
     pub(crate) fn take(&self) -> io::Result<bool> {
         match take(&self.0) {
             Ok(()) => Ok(true),
@@ -76,7 +76,7 @@ impl Semaphore {
         }
     }
 
-    /// Gives one back.
+    /// Increments it.
     pub(crate) fn free(&self) {
         add_one(&self.0);
     }
@@ -90,16 +90,16 @@ impl AsFd for Semaphore {
 
 fn eventfd(start: u32, flags: EventfdFlags) -> io::Result<OwnedFd> {
     let eventfd = rustix::event::eventfd(start, flags | EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-    // In a host that has closed them, 0, 1 and 2 are free; a child that inherits them must not find this.
+    // In a host that has closed 0, 1 or 2, the eventfd would get that number, and a child would inherit it.
     fd::dup_above(eventfd, 3)
 }
 
 fn add_one(eventfd: &OwnedFd) {
-    // A lost wake-up would be a wait without end. Otherwise it fails only when the counter is full: it is readable anyway then.
+    // A lost wake-up would block the waiter forever. Any other error means that the counter is full, and so readable.
     while rustix::io::write(eventfd, &1_u64.to_ne_bytes()) == Err(Errno::INTR) {}
 }
 
-/// Takes one from a semaphore, and all from any other.
+/// Takes one from a semaphore, or the whole value of a plain counter.
 fn take(eventfd: &OwnedFd) -> io::Result<()> {
     let mut count = [0; size_of::<u64>()];
     rustix::io::read(eventfd, &mut count)?;

@@ -1,4 +1,4 @@
-//! What a descriptor number stands for, and its flags.
+//! File descriptors: kind, access mode, flags and duplicates.
 
 use rustix::{
     fs::{FileType, OFlags},
@@ -9,11 +9,12 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
-/// Where the loop's own descriptors live: not at 0 to 2, which a host may have closed and a child may inherit, and above the
-/// small numbers at which programs expect their handles, which a user's own `Command` can give only while they are free here.
+/// The lowest number for long-lived descriptors of this library: above 0 to 2, which a host may have closed and a child may inherit,
+/// and above the small numbers at which programs expect inherited handles. A user's `Command` can use those only while they are free
+/// in this process.
 pub(crate) const MIN_FD: RawFd = 10;
 
-/// What stands behind a descriptor, as `fstat` tells it.
+/// The type of an open file, from `fstat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileKind {
     Fifo,
@@ -23,12 +24,12 @@ pub(crate) enum FileKind {
     CharacterDevice,
     BlockDevice,
     SymbolicLink,
-    /// eventfd, epoll, pidfd and their like have no file type.
+    /// eventfd, epoll, pidfd and similar: no file type.
     KernelObject,
 }
 
 impl FileKind {
-    /// With its article, to stand in a sentence.
+    /// With its article, for use in a sentence.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Fifo => "a pipe",
@@ -43,39 +44,38 @@ impl FileKind {
     }
 }
 
-/// What `open` or `pipe` allowed on a descriptor.
+/// The access mode of an open file description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AccessMode {
     Read,
     Write,
     Both,
-    /// `O_PATH`, or Linux' undocumented mode 3: good for `ioctl` and `openat` only.
+    /// `O_PATH`, or the undocumented mode 3 of Linux: usable for `ioctl` and `openat` only.
     Neither,
 }
 
-/// Makes the caller the owner of a number, which is then closed on drop.
+/// Takes ownership of a file descriptor, which is then closed on drop.
 ///
-/// No function can look up whether a number has an owner already, so this face is only as safe as its callers are careful.
-/// Each of them has checked, under the lock of `pipe::handle`'s registry, that the number is open, that nobody claimed it
-/// there, and that it came through `exec` (it is not close-on-exec, as everything is that Rust's own std opens).
+/// Whether a number already has an owner cannot be determined, so the safety depends on the callers. Each of them has checked, under
+/// the lock of the registry in `pipe::anonymous::handle`, that the number is open, that it is not claimed, and that it was inherited
+/// through exec: it is not close-on-exec, as every descriptor opened by std is.
 pub(crate) fn adopt(number: RawFd) -> OwnedFd {
     assert!(number >= 0, "a descriptor is never negative");
-    // SAFETY: an `OwnedFd` wants an open number (>= 0, checked) that nothing else will close. The caller has looked it up as
-    // told above; open(2): numbers are per process, so no other process can take it away.
+    // SAFETY: an `OwnedFd` needs an open number (>= 0, checked) that has no other owner. The caller has verified that as described
+    // above; numbers are per process (open(2)), so no other process can close it.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
-/// Makes one call on a number of which it is not known whether it is open: then the call fails with `EBADF`.
+/// Makes one call on a number that may not be open: then the call fails with `EBADF`.
 fn with_number<T>(number: RawFd, call: impl FnOnce(BorrowedFd<'_>) -> rustix::io::Result<T>) -> io::Result<T> {
     if number < 0 {
         return Err(Errno::BADF.into());
     }
-    // SAFETY: the number is not -1, and it is borrowed for one call only, which neither reads from it nor writes to it. The
-    // kernel looks it up, so that a number that is not open, or is closed meanwhile, is an error and nothing worse.
+    // SAFETY: the number is not -1, and it is borrowed for one call that neither reads nor writes. The kernel looks it up, so a
+    // number that is not open, or is closed concurrently, only causes an error.
     Ok(call(unsafe { BorrowedFd::borrow_raw(number) })?)
 }
 
-/// Whether the number stands for anything now.
 pub(crate) fn is_open(number: RawFd) -> bool {
     is_close_on_exec(number).is_ok()
 }
@@ -84,31 +84,30 @@ pub(crate) fn is_close_on_exec(number: RawFd) -> io::Result<bool> {
     Ok(with_number(number, |fd| rustix::io::fcntl_getfd(fd))?.contains(FdFlags::CLOEXEC))
 }
 
-/// `FD_CLOEXEC` is the only descriptor flag there is, so it is set without asking for the others first.
+/// `FD_CLOEXEC` is the only file descriptor flag, so it is set without reading the others.
 pub(crate) fn set_close_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC)?)
 }
 
-/// The same open file under the lowest free number from `at_least` on, close-on-exec; the old number is closed.
-/// A number that is high enough stays as it is.
+/// Duplicates the descriptor to the lowest free number from `at_least` on, close-on-exec, and closes the original. Returns it
+/// unchanged if its number is already high enough.
 pub(crate) fn dup_above(fd: OwnedFd, at_least: RawFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() >= at_least { Ok(fd) } else { duplicate(fd.as_fd(), at_least) }
 }
 
-/// One more number for the same open file, from `at_least` on, close-on-exec from the first moment.
+/// Duplicates the descriptor to the lowest free number from `at_least` on, close-on-exec.
 pub(crate) fn duplicate(fd: BorrowedFd<'_>, at_least: RawFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(fd, at_least)?)
 }
 
-/// As [`duplicate`], of a number without an owner.
+/// As [`duplicate`], for a number without an owner.
 pub(crate) fn duplicate_number(number: RawFd, at_least: RawFd) -> io::Result<OwnedFd> {
     with_number(number, |fd| rustix::io::fcntl_dupfd_cloexec(fd, at_least))
 }
 
-/// Lets a standard stream's number (0 to 2) stand for `target`, with no moment in which the number is free.
+/// Atomically replaces a standard stream (0 to 2) by `target`.
 pub(crate) fn redirect_standard(number: RawFd, target: BorrowedFd<'_>) -> io::Result<()> {
-    // Any other number may have an owner that does not expect this. These three have none: std uses them by their numbers,
-    // whatever they stand for.
+    // Any other number may have an owner that relies on it. These three have none: std uses them by number.
     Ok(retry_on_intr(|| match number {
         0 => rustix::stdio::dup2_stdin(target),
         1 => rustix::stdio::dup2_stdout(target),
@@ -144,24 +143,22 @@ pub(crate) fn access_mode(number: RawFd) -> io::Result<AccessMode> {
     })
 }
 
-/// A read or write that finds nothing to do fails from now on. `O_NONBLOCK` lies on the open file description: everyone who
-/// holds a duplicate, in any process, feels it.
+/// Sets `O_NONBLOCK`. The flag belongs to the open file description: it affects all duplicates, in any process.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(fd, rustix::fs::fcntl_getfl(fd)? | OFlags::NONBLOCK)?)
 }
 
-/// A read or write that finds nothing to do waits from now on, for everyone as above.
+/// Clears `O_NONBLOCK`, with the same effect on duplicates.
 pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(fd, rustix::fs::fcntl_getfl(fd)? - OFlags::NONBLOCK)?)
 }
 
-/// The size of a page of memory, in bytes.
 pub(crate) fn page_bytes() -> u64 {
     // SAFETY: sysconf(3) takes a number.
     u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
-/// The number of the file behind a descriptor, within its file system.
+/// The inode number of the open file.
 pub(crate) fn inode(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(rustix::fs::fstat(descriptor)?.st_ino)
 }

@@ -1,4 +1,4 @@
-//! A stream socket of somebody who sends bytes and is not to send descriptors: none of his is ever closed by whoever reads.
+//! A stream socket whose reader never receives, and so never closes, file descriptors of the peer.
 
 use std::{
     io,
@@ -13,18 +13,18 @@ use super::{
 /// asm-generic/socket.h; not in `libc` for every target.
 const SO_PASSRIGHTS: i32 = 83;
 
-/// What of it is closed can wait as long as the sender likes (docs/gotchas.md, "Closing can block"), and what nobody takes the
-/// kernel closes in the read, or with the socket. So nobody reads that far.
+/// Closing a descriptor of the peer can block for as long as the peer likes (docs/gotchas.md, "Closing can block"), and the kernel
+/// closes descriptors that are not received: in the read, or with the socket. So no read goes that far.
 #[derive(Debug)]
 pub(crate) enum FdFreeStream {
-    /// The kernel lets nobody send them.
+    /// The kernel refuses descriptors at the sender.
     Refusing(OwnedFd),
-    /// They are looked for before each read.
+    /// Each read first peeks for descriptors.
     Looking(DeferredClose),
 }
 
 impl FdFreeStream {
-    /// Of a connected socket that nobody has read from.
+    /// `socket` must be connected, and nothing may have been read from it.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         if refuses_descriptors(socket.as_fd()) {
             return Ok(Self::Refusing(socket));
@@ -40,7 +40,7 @@ impl FdFreeStream {
         }
     }
 
-    /// As [`socket::receive`]; `InvalidData`, again and again, where descriptors come along.
+    /// As [`socket::receive`]; fails with `InvalidData`, repeatedly, at descriptors.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Refusing(socket) => socket::receive(socket.as_fd(), buffer),
@@ -56,7 +56,7 @@ impl FdFreeStream {
         }
     }
 
-    /// Takes no more than was looked at: what has come meanwhile may have descriptors.
+    /// Reads no more than was peeked: data that arrived since then can carry descriptors.
     fn look_and_receive(&self, buffer: &mut [u8], wait: RecvMode) -> io::Result<usize> {
         let Some(seen) = socket::look(self.as_fd(), buffer, wait)? else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "descriptors came along"));
@@ -77,20 +77,20 @@ impl AsFd for FdFreeStream {
     }
 }
 
-/// Nobody can send descriptors any more to those that a listener accepts: it fails at the sender. Needs Linux 6.16. What has
-/// come before is there.
+/// Refuses descriptors on the sockets that a listener accepts: sending them fails. Needs Linux 6.16. Has no effect on what was sent
+/// before.
 pub(crate) fn refuse_descriptors(listener: BorrowedFd<'_>) -> io::Result<()> {
     socket::set_option(listener, SO_PASSRIGHTS, &0_i32)
 }
 
-/// Whether that was asked of its listener, and the kernel does it.
+/// Whether the listener requested that, and the kernel supports it.
 fn refuses_descriptors(socket: BorrowedFd<'_>) -> bool {
     let mut passes = 1_i32;
     socket::get_option(socket, SO_PASSRIGHTS, &mut passes).is_ok() && passes == 0
 }
 
-/// A byte that was sent with `MSG_OOB` is read in its turn. Else a read passes it over, and closes the descriptors that came
-/// along, whether or not it has room for them.
+/// Delivers a byte sent with `MSG_OOB` in sequence. A read would otherwise skip it and close the descriptors sent with it, whether or
+/// not there is room for them.
 fn receive_urgent_inline(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_socket_oobinline(socket, true)?)
 }

@@ -1,4 +1,4 @@
-//! inotify(7): "something appeared in this directory".
+//! inotify(7): notification of new names in a directory.
 
 use rustix::{
     fs::inotify::{CreateFlags, WatchFlags},
@@ -12,17 +12,17 @@ use std::{
 
 use super::fd;
 
-/// Watches one directory from the moment it is made: readable when a name has appeared there since, or when the directory
-/// itself has gone.
+/// Watches one directory: readable once a name has appeared in it since the watch was added, or once the directory was removed or
+/// renamed.
 #[derive(Debug)]
 pub(crate) struct Appearances(OwnedFd);
 
 impl Appearances {
-    /// Fails with `EMFILE` beyond `/proc/sys/fs/inotify/max_user_instances` (128 as a rule) of one user.
+    /// Fails with `EMFILE` beyond `/proc/sys/fs/inotify/max_user_instances` (128 by default) per user.
     pub(crate) fn in_directory(directory: &Path) -> io::Result<Self> {
         let inotify = rustix::fs::inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let inotify = fd::dup_above(inotify, 3)?;
-        // `link` and `bind` report as CREATE, `rename` as MOVED_TO; a socket that others may now write to, as ATTRIB.
+        // `link` and `bind` report CREATE, `rename` MOVED_TO, and a change of the socket's permissions ATTRIB.
         let events = WatchFlags::CREATE
             | WatchFlags::MOVED_TO
             | WatchFlags::ATTRIB
@@ -33,7 +33,7 @@ impl Appearances {
         Ok(Self(inotify))
     }
 
-    /// Forgets what has appeared so far.
+    /// Discards the events so far.
     pub(crate) fn forget(&self) -> io::Result<()> {
         let mut events = [0_u8; 4096];
         loop {

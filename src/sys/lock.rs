@@ -1,4 +1,4 @@
-//! flock(2), and directories held by a descriptor: who may act on a name.
+//! flock(2), and opening lock files and directories.
 
 use rustix::{
     fs::FlockOperation,
@@ -6,8 +6,8 @@ use rustix::{
 };
 use std::{fs::File, io, os::unix::fs::OpenOptionsExt, path::Path};
 
-/// Locks the open file for us alone if nobody else has it locked; never waits. The lock ends with the last descriptor of this
-/// open file, so with the process at the latest.
+/// Tries to lock the open file exclusively. Never blocks. The lock is released with the last descriptor of this open file description,
+/// at the latest when the process ends.
 pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     match retry_on_intr(|| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)) {
         Ok(()) => Ok(true),
@@ -16,7 +16,7 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Opens or makes a lock file, which only its owner may read; a symbolic link is not followed, nor a special file waited for.
+/// Opens or creates a lock file that only its owner may read. Follows no symbolic link and does not block on a special file.
 pub(crate) fn open_lock_file(path: &Path) -> io::Result<File> {
     File::options()
         .read(true)
@@ -28,18 +28,17 @@ pub(crate) fn open_lock_file(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// A directory to name things in, whatever the permission to list it. A symbolic link in the last place is refused
-/// (`ENOTDIR`).
+/// Opens a directory to access names in it, without the right to list it. Refuses a symbolic link as last component (`ENOTDIR`).
 pub(crate) fn open_directory(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)
 }
 
-/// A directory to be locked, which takes the right to list it. A symbolic link in the last place is refused (`ENOTDIR`).
+/// Opens a directory to lock it, which needs the right to list it. Refuses a symbolic link as last component (`ENOTDIR`).
 pub(crate) fn open_to_lock(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)
 }
 
-/// Holds on to a file of any kind, without a right to read it or write to it.
+/// Opens a file of any type with `O_PATH`, without the right to read or write it.
 pub(crate) fn open_path(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_PATH).open(path)
 }

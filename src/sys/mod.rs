@@ -1,4 +1,4 @@
-//! The kernel, one facility a file, each behind a safe face: `OwnedFd`, `io::Result`, `Duration`. Knows no workers.
+//! System calls, one kernel facility per file, with safe interfaces: `OwnedFd`, `io::Result`, `Duration`. Nothing here knows workers.
 #![expect(unsafe_code, reason = "the only room with the key")]
 
 pub(crate) mod cgroup;
@@ -28,27 +28,27 @@ pub(crate) mod xattr;
 
 use std::io;
 
-/// Turns the kernel's -1 into the error it means.
+/// Converts a return value of -1 into `errno`.
 pub(crate) fn cvt(result: i32) -> io::Result<i32> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// As [`cvt`], for calls that count bytes.
+/// As [`cvt`], for calls that return a number of bytes.
 pub(crate) fn cvt_size(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// Whether the kernel has refused a call for want of memory, which says nothing about the descriptor and passes.
+/// Whether the kernel was short of memory: temporary, and unrelated to the file descriptor.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS))
 }
 
-/// Whether a call on a descriptor that is watched can succeed when it is tried again.
+/// Whether a call on a polled file descriptor can succeed when it is repeated.
 pub(crate) fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) || is_shortage(error)
 }
 
-/// Calls again as long as a signal interrupts.
+/// Repeats the call while signals interrupt it.
 pub(crate) fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {

@@ -1,4 +1,4 @@
-//! One descriptor, one deadline: for the faces that block.
+//! poll(2) with deadlines, for blocking calls.
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::{
@@ -11,15 +11,15 @@ use std::{
 use super::is_shortage;
 use crate::deadline::Deadline;
 
-/// Waits out a shortage, which passes: 1 ms at first, then twice as long each time, a quarter of a second altogether. For calls that
-/// nothing makes again later; the event loop has timers.
+/// Pauses between repetitions of a call that failed for lack of memory: 1 ms, then twice as long each time, 255 ms in total. For calls
+/// that are not repeated later; the event loop uses timers.
 #[derive(Debug, Default)]
 pub(crate) struct ShortageBackoff(u32);
 
 impl ShortageBackoff {
     const PAUSES: u32 = 8;
 
-    /// False once all the time is used up.
+    /// Returns false once the total time is used up.
     #[expect(clippy::disallowed_methods, reason = "no descriptor tells the end of a shortage")]
     pub(crate) fn wait(&mut self) -> bool {
         if self.0 == Self::PAUSES {
@@ -31,12 +31,12 @@ impl ShortageBackoff {
     }
 }
 
-/// What is waited for. An error or a hangup of the other side ends every wait: poll(2) reports them unasked.
+/// The event to wait for. An error or a hangup always ends the wait: poll(2) reports both unconditionally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interest {
     Readable,
     Writable,
-    /// Nothing but the end of the other side.
+    /// Only the hangup of the peer.
     Hangup,
 }
 
@@ -52,8 +52,8 @@ impl Interest {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PollOutcome {
-    /// What was waited for, or the other side is gone (`POLLHUP` on a reading end or a socket, `POLLERR` on a writing end):
-    /// in both cases a read or a write now answers at once.
+    /// The event occurred, or the peer is gone (`POLLHUP` on a reading end or a socket, `POLLERR` on a writing end): a read or a
+    /// write does not block now.
     Ready,
     TimedOut,
 }
@@ -69,23 +69,23 @@ impl Deadline {
         self.is_due(now())
     }
 
-    /// The time that is left; `None` if it never comes.
+    /// The time left; `None` for a deadline that never comes.
     pub(crate) fn remaining(self) -> Option<Duration> {
         self.poll_timeout().map(|at| at.saturating_duration_since(now()))
     }
 }
 
-/// Waits until the descriptor is ready or the deadline has passed. A deadline in the past still looks once, and a shortage of memory may
-/// delay that look.
+/// Waits until the descriptor is ready or the deadline has passed. Polls at least once, also with a deadline in the past; a lack of
+/// memory can delay that.
 ///
-/// Signals do not end it: it goes on with the time that is left. Nor does want of memory, which passes, unless it stays.
+/// Continues after signals, with the time that is left, and after a temporary lack of memory.
 pub(crate) fn wait(fd: BorrowedFd<'_>, interest: Interest, deadline: Deadline) -> io::Result<PollOutcome> {
     let mut asked = [PollFd::from_borrowed_fd(fd, interest.events())];
     Ok(if poll(&mut asked, deadline)?.is_some() { PollOutcome::Ready } else { PollOutcome::TimedOut })
 }
 
-/// Waits until one of the descriptors is ready and tells the first such one's place in the list, or `None` when the deadline
-/// has passed. Looks once even if it has passed already. As with [`wait`], the end of the other side counts as ready.
+/// Waits until one of the descriptors is ready and returns the index of the first ready one, or `None` when the deadline has passed.
+/// Polls at least once. As with [`wait`], a hangup counts as ready.
 pub(crate) fn wait_any(watched: &[(BorrowedFd<'_>, Interest)], deadline: Deadline) -> io::Result<Option<usize>> {
     let asked = watched.iter().map(|(fd, interest)| PollFd::from_borrowed_fd(*fd, interest.events()));
     poll(&mut asked.collect::<Vec<_>>(), deadline)
@@ -97,7 +97,7 @@ fn poll(asked: &mut [PollFd<'_>], deadline: Deadline) -> io::Result<Option<usize
         let timeout = deadline.remaining().map(whole_milliseconds);
         match rustix::event::poll(asked, timeout.as_ref()).map_err(io::Error::from) {
             Ok(0) if deadline.has_passed() => return Ok(None),
-            // 0 before the deadline: it lay further away than `whole_milliseconds` can count.
+            // 0 before the deadline: `whole_milliseconds` has shortened the timeout.
             Ok(0) => {}
             Ok(_) if asked.iter().any(|one| one.revents().contains(PollFlags::NVAL)) => {
                 return Err(io::Error::from_raw_os_error(libc::EBADF));
@@ -110,13 +110,13 @@ fn poll(asked: &mut [PollFd<'_>], deadline: Deadline) -> io::Result<Option<usize
     }
 }
 
-/// Whether there is something to read now, the end of the other side included; never waits.
+/// Whether a read returns without blocking, at the end of the file too. Never blocks.
 pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(wait(fd, Interest::Readable, Deadline::after_now(Duration::ZERO))? == PollOutcome::Ready)
 }
 
-/// Rounded up: rounded down, the last part of a millisecond would be spent in a loop of calls with a timeout of 0. At most
-/// `i32::MAX` milliseconds (24 days), which is what `epoll_pwait` can count.
+/// Rounded up: rounded down, the last fraction of a millisecond would be spent in calls with a timeout of 0. At most `i32::MAX`
+/// milliseconds (24 days), the limit of `epoll_pwait`.
 pub(super) fn whole_milliseconds(left: Duration) -> Timespec {
     let whole = i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
     Timespec { tv_sec: i64::from(whole / 1000), tv_nsec: (whole % 1000 * 1_000_000).into() }

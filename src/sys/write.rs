@@ -1,5 +1,5 @@
-//! A write that never raises SIGPIPE, whatever the disposition of the host is: std ignores the signal in a Rust program, but a
-//! host in another language, a program with `#[unix_sigpipe = "sig_dfl"]`, or one that resets it keeps the default, which is to die.
+//! A write that never raises SIGPIPE. std ignores the signal in a Rust program, but a host in another language, a program with
+//! `#[unix_sigpipe = "sig_dfl"]`, or one that resets the action keeps the default, which terminates the process.
 
 use super::signals::SignalSet;
 use rustix::io::ReadWriteFlags;
@@ -11,18 +11,18 @@ use std::{
 
 /// `RWF_NOSIGNAL` of `linux/fs.h`, since Linux 6.18.
 const NO_SIGNAL: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x100);
-/// The position of a pipe or a socket: -1 in both halves.
+/// The offset for pipes and sockets: -1 in both halves.
 const NO_POSITION: u64 = u64::MAX;
 
-/// False once the kernel has said that it does not know [`NO_SIGNAL`].
+/// False once the kernel has rejected [`NO_SIGNAL`].
 static KERNEL_CAN: AtomicBool = AtomicBool::new(true);
 
-/// As write(2), for a pipe or a socket. Where every reader is gone it fails with `EPIPE`, and no signal is raised.
+/// As write(2), for a pipe or a socket. Fails with `EPIPE` if there is no reader, without raising a signal.
 pub(crate) fn write(end: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     if KERNEL_CAN.load(Ordering::Relaxed) {
         match write_without_signal(end, bytes) {
-            // Unknown flag, unknown call (an old sandbox says EPERM too): a fact about this kernel, and it costs two cheap calls
-            // a write if it was not.
+            // The kernel does not know the flag or the call; an old sandbox returns EPERM. If the answer was about something else, every
+            // write costs two more cheap calls from now on.
             Err(error)
                 if matches!(
                     error.raw_os_error(),
@@ -41,15 +41,16 @@ fn write_without_signal(end: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> 
     Ok(rustix::io::pwritev2(end, &[IoSlice::new(bytes)], NO_POSITION, NO_SIGNAL)?)
 }
 
-/// The signal of a failed write is sent to the thread that wrote: it waits, blocked, and is taken away, unless one was there before.
+/// A failed write sends the signal to the calling thread: it stays pending, since it is blocked, and is consumed here unless it was
+/// pending before.
 fn write_with_signal_blocked(end: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let pipe_signal = SignalSet::only(libc::SIGPIPE);
     let before = pipe_signal.block();
-    // Where it was not blocked, none can have been pending.
+    // A signal that was not blocked cannot have been pending.
     let was_pending = before.contains(libc::SIGPIPE) && SignalSet::pending().contains(libc::SIGPIPE);
     let written = rustix::io::write(end, bytes).map_err(io::Error::from);
     if !was_pending && written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-        // None where a sandbox wrote in place of this process.
+        // Nothing is pending if a sandbox wrote in place of this process.
         pipe_signal.take_pending();
     }
     before.set_as_mask();
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
     use std::os::fd::{AsFd, OwnedFd};
 
-    /// The writing ends of a pipe and of a socket whose other sides are closed.
+    /// The writing ends of a pipe and of a socket whose peers are closed.
     fn broken() -> [OwnedFd; 2] {
         let (reader, writer) = os_pipe::pipe().unwrap();
         let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -69,7 +70,7 @@ mod tests {
         [writer.into(), one.into()]
     }
 
-    /// A signal that is blocked stays pending even where its disposition is to ignore it, so that it shows here.
+    /// A blocked signal becomes pending even if its action is to be ignored, so a test can observe it.
     fn with_sigpipe_blocked(test: impl FnOnce() + Send) {
         std::thread::scope(|scope| {
             scope.spawn(|| {

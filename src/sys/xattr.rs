@@ -1,11 +1,11 @@
-//! What is noted on a file beside its contents: `xattr(7)`.
+//! Extended attributes: xattr(7).
 
 use std::{ffi::CStr, path::Path};
 
-/// The most that is read of a value.
+/// The longest value that is read, in bytes.
 const LONGEST: usize = 64;
 
-/// A short value; nothing where there is none, or none that we may see.
+/// Reads a short value; `None` if it is absent or not readable.
 pub(crate) fn get(path: &Path, name: &CStr) -> Option<Vec<u8>> {
     let mut value = [0_u8; LONGEST];
     let length = rustix::fs::getxattr(path, name, &mut value).ok()?;
