@@ -36,7 +36,7 @@ impl ResourceLimit {
     }
 }
 
-/// I/O priority of ioprio_set(2), for [`WorkerSpec::io_priority`](crate::WorkerSpec::io_priority). Only some of the kernel's I/O
+/// I/O priority of `ioprio_set(2)`, for [`WorkerSpec::io_priority`](crate::WorkerSpec::io_priority). Only some of the kernel's I/O
 /// schedulers honor it: BFQ, and mq-deadline in part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

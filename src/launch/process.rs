@@ -43,32 +43,32 @@ impl Process {
         self.child.pid()
     }
 
-    /// Takes our end of the message pipe.
+    /// Takes our end of the message pipe; `None` if already taken.
     pub fn take_messages(&mut self) -> Option<PipeReader> {
         self.ends.take_reader(MESSAGES)
     }
 
-    /// Takes our end of standard input, with [`StdinMode::Pipe`](crate::StdinMode::Pipe).
+    /// Takes our end of standard input, with [`StdinMode::Pipe`](crate::StdinMode::Pipe); `None` if already taken.
     pub fn take_stdin(&mut self) -> Option<PipeWriter> {
         self.ends.stdin.take()
     }
 
-    /// Takes our end of standard output, with [`OutputMode::Lines`](crate::OutputMode::Lines).
+    /// Takes our end of standard output, with [`OutputMode::Lines`](crate::OutputMode::Lines); `None` if already taken.
     pub fn take_stdout(&mut self) -> Option<PipeReader> {
         self.ends.stdout.take()
     }
 
-    /// Takes our end of standard error, with [`OutputMode::Lines`](crate::OutputMode::Lines).
+    /// Takes our end of standard error, with [`OutputMode::Lines`](crate::OutputMode::Lines); `None` if already taken.
     pub fn take_stderr(&mut self) -> Option<PipeReader> {
         self.ends.stderr.take()
     }
 
-    /// Takes our end of the pipe that [`output_pipe`](crate::WorkerSpec::output_pipe) named.
+    /// Takes our end of the pipe that [`output_pipe`](crate::WorkerSpec::output_pipe) named; `None` if already taken.
     pub fn take_reader(&mut self, name: &str) -> Option<PipeReader> {
         self.ends.take_reader(name)
     }
 
-    /// Takes our end of the pipe that [`input_pipe`](crate::WorkerSpec::input_pipe) named.
+    /// Takes our end of the pipe that [`input_pipe`](crate::WorkerSpec::input_pipe) named; `None` if already taken.
     pub fn take_writer(&mut self, name: &str) -> Option<PipeWriter> {
         self.ends.take_writer(name)
     }
