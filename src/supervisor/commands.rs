@@ -1,8 +1,7 @@
 //! What the event loop is asked to do, and how.
 
-use crate::ids::GroupId;
 use crate::{
-    ids::WorkerId,
+    ids::{GroupId, WorkerId},
     launch::error::SpawnError,
     pipe::anonymous::ends::PipeReader,
     supervisor::{

@@ -4,7 +4,6 @@
 //! take waits here, up to a limit, and the loop sends it when the worker has read. The loop reads, unless a caller that waits
 //! for its answer does.
 
-use crate::wire::jsonrpc::request::RpcSender;
 use crate::{
     exit::Exit,
     ids::WorkerId,
@@ -28,6 +27,7 @@ use crate::{
             error::{Answer, CallError},
             message::RpcMessage,
             protocol::PING,
+            request::RpcSender,
         },
         send_queue::SendQueue,
     },

@@ -11,7 +11,7 @@ use crate::{
     },
     supervisor::{
         control::hello::{self, HandshakeError, Refusals, RejectedHandshake},
-        reactor::arena::Place,
+        reactor::arena::Key,
         sync::lock,
     },
     sys::{
@@ -153,7 +153,7 @@ struct Visitor {
 /// Somebody who is known now, and what it has said behind its key.
 #[derive(Debug)]
 pub(crate) struct Known {
-    pub(crate) place: Place,
+    pub(crate) place: Key,
     pub(crate) socket: FdFreeStream,
     pub(crate) said: Vec<u8>,
     /// How many bytes came before `said`.
@@ -187,7 +187,7 @@ pub(crate) struct Control {
 /// An incarnation that has not connected yet, and the user it may run as apart from ours.
 #[derive(Debug, Clone, Copy)]
 struct Expected {
-    place: Place,
+    place: Key,
     user: Option<u32>,
 }
 
@@ -250,7 +250,7 @@ impl Control {
     }
 
     /// A worker was started. It may have connected already.
-    pub(crate) fn expect(&mut self, key: String, place: Place, user: Option<u32>) -> Option<Known> {
+    pub(crate) fn expect(&mut self, key: String, place: Key, user: Option<u32>) -> Option<Known> {
         self.server.keys.remove(&key);
         let expected = Expected { place, user };
         let is_it = |visitor: &Visitor| visitor.key.as_deref() == Some(&key) && expected.may_be(visitor.uid);
@@ -263,7 +263,7 @@ impl Control {
     }
 
     /// Nobody of this place is expected any more.
-    pub(crate) fn forget(&mut self, place: Place) {
+    pub(crate) fn forget(&mut self, place: Key) {
         self.expected.retain(|_, expected| expected.place != place);
     }
 

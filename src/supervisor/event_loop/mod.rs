@@ -1,6 +1,8 @@
 //! The loop thread: kernel events become inputs, outputs become system calls. It decides nothing and waits for nobody.
 
+pub(crate) mod control;
 pub(crate) mod guard;
+pub(crate) mod incarnations;
 pub(crate) mod registration;
 pub(crate) mod status;
 pub(crate) mod teardown;
@@ -9,10 +11,6 @@ use crate::{
     policy::lifecycle::LifecycleInput,
     supervisor::{
         commands::{Command, Mailbox},
-        containment::{
-            inspector::{Inspector, request::Task},
-            scan::Numbers,
-        },
         control::{connection::ConnectionEvent, hello::HandshakeError, server::Control},
         event_loop::guard::GuardWatch,
         events::{
@@ -21,21 +19,15 @@ use crate::{
             warning::Warning,
         },
         flow_control::Meter,
-        incarnation::transitions::Stuck,
-        reactor::{
-            Reactor,
-            arena::{Place, Slot},
-            timers::Timer,
-            token::Target,
-        },
+        incarnation::{Live, context::ReadState, control::REST, trees::Trees},
+        reactor::{Reactor, arena::Arena, timers::Timer, token::Target},
         spawner::Starter,
-        supervision::{Supervision, restart::Left, worker::Kept},
+        supervision::{Supervision, restart::Left},
     },
-    sys::{epoll::EpollEvents, proc::pinned::PinnedProcess, random, signals},
+    sys::{epoll::EpollEvents, random, signals},
 };
 use crossbeam_channel::{Receiver, Sender};
 use std::{
-    collections::HashMap,
     io,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -68,47 +60,14 @@ pub(crate) struct Driver {
     commands: Receiver<Command>,
     pub(crate) mailbox: Mailbox,
     pub(crate) outlet: Outlet,
-    pub(crate) incarnations: Incarnations,
+    pub(crate) incarnations: Arena<Live>,
+    pub(crate) reading: ReadState,
     pub(crate) supervision: Supervision,
     pub(crate) trees: Trees,
     pub(crate) starter: Arc<Starter>,
     pub(crate) server: Option<Control>,
     guard: GuardWatch,
     pub(crate) shutdown: Shutdown,
-}
-
-/// The incarnations that run, and those among them that are not read for now.
-#[derive(Debug)]
-pub(crate) struct Incarnations {
-    pub(crate) slots: Vec<Slot>,
-    pub(crate) free: Vec<usize>,
-    /// What streams are read into.
-    pub(crate) scratch: Vec<u8>,
-    /// Of the supervisor.
-    pub(crate) window: Arc<Meter>,
-    /// Their output is not read for now.
-    pub(crate) paused: Vec<Place>,
-    /// Their control connection is not read for now.
-    pub(crate) silent: Vec<Place>,
-    pub(crate) next_look: Duration,
-}
-
-/// What is known of the processes of all trees.
-#[derive(Debug)]
-pub(crate) struct Trees {
-    pub(crate) numbers: Numbers,
-    pub(crate) inspector: Inspector,
-    /// How many requests the inspector has had, and those that it has not answered.
-    pub(crate) requests: u64,
-    pub(crate) asked: HashMap<u64, (Place, Task)>,
-    /// The processes of those who live, and in which tick of the boot clock each was started.
-    pub(crate) own: HashMap<i32, u64>,
-    /// Whoever has left his worker's group and is stopped with everybody.
-    pub(crate) away: Vec<PinnedProcess>,
-    /// Dropped when all that is to be stopped with the program is.
-    pub(crate) freezing: Option<Sender<()>>,
-    /// Those that were told as stuck: they are reaped when they end after all.
-    pub(crate) stuck: HashMap<u64, Stuck>,
 }
 
 /// How far the end of the supervisor has come.
@@ -144,9 +103,8 @@ impl Driver {
             reactor,
             commands,
             outlet: Outlet::new(events),
-            incarnations: Incarnations {
-                slots: Vec::new(),
-                free: Vec::new(),
+            incarnations: Arena::new(),
+            reading: ReadState {
                 scratch: vec![0; READ_BYTES],
                 window,
                 paused: Vec::new(),
@@ -154,16 +112,7 @@ impl Driver {
                 next_look: FIRST_LOOK,
             },
             supervision: Supervision::new(u64::from_ne_bytes(random::bytes()?)),
-            trees: Trees {
-                numbers: Numbers::new(),
-                inspector: Inspector::new(Arc::new(mailbox.clone()), adopts),
-                requests: 0,
-                asked: HashMap::new(),
-                own: HashMap::new(),
-                away: Vec::new(),
-                freezing: None,
-                stuck: HashMap::new(),
-            },
+            trees: Trees::new(mailbox.clone(), adopts),
             starter,
             mailbox,
             server: None,
@@ -194,9 +143,11 @@ impl Driver {
             self.look_at_clock();
             for token in reports.tokens() {
                 self.ready(Target::of_token(token));
+                self.settle();
             }
             self.obey_some();
             self.resume();
+            self.settle();
             self.look_at_clock();
             self.run_timers();
         }
@@ -220,6 +171,7 @@ impl Driver {
         for _ in 0..COMMANDS {
             let Ok(command) = self.commands.try_recv() else { return };
             self.obey(command);
+            self.settle();
         }
         self.mailbox.waker.wake();
     }
@@ -229,10 +181,8 @@ impl Driver {
             return None;
         }
         let timer = self.reactor.timers.next().map(|due| due.saturating_duration_since(self.reactor.clock.now()));
-        let is_someone_paused = !(self.incarnations.paused.is_empty()
-            && self.incarnations.silent.is_empty()
-            && self.supervision.held_back.is_empty());
-        let look = is_someone_paused.then_some(self.incarnations.next_look);
+        let is_someone_paused = self.count_paused() > 0;
+        let look = is_someone_paused.then_some(self.reading.next_look);
         timer.into_iter().chain(look).min()
     }
 
@@ -240,24 +190,36 @@ impl Driver {
         match command {
             Command::Arrive(arrival) => self.arrive(*arrival),
             Command::NotStarted(worker, error) => self.left(worker, Left::NotStarted(error)),
-            Command::Reached(worker, incarnation) => self.reached(worker, incarnation),
-            Command::Passed(worker, incarnation) => self.passed(worker, incarnation),
+            Command::Reached(worker, incarnation) => {
+                if let Some(key) = self.key_of_incarnation(worker, incarnation) {
+                    self.on(key, Live::reached);
+                }
+            }
+            Command::Passed(worker, incarnation) => {
+                if let Some(key) = self.key_of_incarnation(worker, incarnation) {
+                    self.on(key, Live::passed);
+                }
+            }
             Command::Act(worker, action) => self.act(worker, action),
             Command::Listen(server) => self.listen(*server),
-            Command::Connection(ConnectionEvent::Readable(worker)) => self.hear_of(worker),
+            Command::Connection(ConnectionEvent::Readable(worker)) => {
+                if let Some(key) = self.key_of(worker) {
+                    self.on(key, Live::hear_caller);
+                }
+            }
             Command::Connection(ConnectionEvent::CallBurst(worker)) => {
-                if let Some(place) = self.supervision.kept.get(&worker).and_then(Kept::place) {
-                    self.let_call(place);
+                if let Some(key) = self.key_of(worker) {
+                    self.on(key, Live::let_call);
                 }
             }
             Command::Connection(ConnectionEvent::OutOfMemory(worker)) => {
-                if let Some(place) = self.supervision.kept.get(&worker).and_then(Kept::place) {
-                    self.reactor.set_timer_after(crate::supervisor::incarnation::control::REST, Timer::Rest(place));
+                if let Some(key) = self.key_of(worker) {
+                    self.reactor.set_timer_after(REST, Timer::Rest(key));
                 }
             }
             Command::Connection(ConnectionEvent::WatchFailed(worker)) => {
-                if let Some(place) = self.supervision.kept.get(&worker).and_then(Kept::place) {
-                    self.register(Target::Control(place));
+                if let Some(key) = self.key_of(worker) {
+                    self.register(Target::Control(key));
                 }
             }
             Command::Group(command) => self.obey_group(command),
@@ -286,14 +248,14 @@ impl Driver {
             Target::Waker => self.mailbox.waker.reset(),
             Target::Door => self.knock(),
             Target::Visitor(visitor) => self.visit(visitor),
-            Target::Process(place) => self.died(place),
-            Target::Stream(place, stream) => self.read(place, stream),
-            Target::Control(place) => self.talk(place),
-            Target::Survivor(place) => self.buried(place),
-            Target::Bell(place) => {
-                self.ring(place);
+            Target::Process(key) => self.process_exited(key),
+            Target::Stream(key, stream) => self.on(key, |live, cx| live.read_stream(stream, cx)),
+            Target::Control(key) => self.on(key, Live::talk),
+            Target::Survivor(key) => self.on(key, Live::buried),
+            Target::Bell(key) => {
+                self.at(key, Live::ring);
             }
-            Target::Notices(place) => self.notice(place),
+            Target::Notices(key) => self.on(key, Live::notice),
             Target::Stuck(number) => self.reap_late(number),
             Target::Guard => self.guard_ended(),
         }
@@ -304,33 +266,38 @@ impl Driver {
         let now = self.reactor.clock.now();
         for _ in 0..TIMERS {
             let Some(timer) = self.reactor.timers.take_due(now) else { return };
-            match timer {
-                Timer::Incarnation(place) => self.input(place, LifecycleInput::Timeout),
-                Timer::Health(place) => self.check_health(place),
-                // Reported when it failed first.
-                Timer::Probe(place) => drop(self.probe(place)),
-                Timer::TimeLimit(place) => self.end_its_time(place),
-                Timer::Bury(place) | Timer::BuryEnd(place) => self.bury_in_time(place),
-                Timer::Kill(place) => self.kill_without_inspector(place),
-                Timer::Inspector => self.check_inspector(),
-                Timer::Stuck(number) => self.check_stuck(number),
-                Timer::Force => self.force(),
-                Timer::ForceOne(place) => self.kill_at_once(vec![place]),
-                Timer::Group(group) => self.force_group(group),
-                Timer::Restart(worker) => self.restart(worker),
-                Timer::Starts => self.relieve_starts(),
-                Timer::Arrival(worker) => self.miss_arrival(worker),
-                Timer::Watch => self.register_again(),
-                Timer::Connect(place) => self.miss(place),
-                Timer::Disconnect(place) => self.disconnect(place, DisconnectReason::Closed),
-                Timer::Visitor(visitor) => self.refuse(visitor, HandshakeError::TimedOut),
-                Timer::Door => self.register(Target::Door),
-                Timer::Guard => self.look_after_guard(),
-                Timer::Burst(place) => self.let_call(place),
-                Timer::Rest(place) => self.talk_again(place),
-                Timer::Bell(place) => self.miss_bell(place),
-                Timer::Verdict(place) => self.die(place),
-            }
+            self.fire(timer);
+            self.settle();
+        }
+    }
+
+    fn fire(&mut self, timer: Timer) {
+        match timer {
+            Timer::Incarnation(key) => self.input(key, LifecycleInput::Timeout),
+            Timer::Health(key) => self.on(key, Live::check_health),
+            // Reported when it failed first.
+            Timer::Probe(key) => drop(self.at(key, Live::probe)),
+            Timer::TimeLimit(key) => self.on(key, Live::end_its_time),
+            Timer::Bury(key) | Timer::BuryEnd(key) => self.on(key, Live::bury_in_time),
+            Timer::Kill(key) => self.on(key, |live, _| live.kill_group()),
+            Timer::Inspector => self.check_inspector(),
+            Timer::Stuck(number) => self.check_stuck(number),
+            Timer::Force => self.force(),
+            Timer::ForceOne(key) => self.kill_at_once(vec![key]),
+            Timer::Group(group) => self.force_group(group),
+            Timer::Restart(worker) => self.restart(worker),
+            Timer::Starts => self.relieve_starts(),
+            Timer::Arrival(worker) => self.miss_arrival(worker),
+            Timer::Watch => self.register_again(),
+            Timer::Connect(key) => self.on(key, Live::miss),
+            Timer::Disconnect(key) => self.on(key, |live, cx| live.disconnect(DisconnectReason::Closed, cx)),
+            Timer::Visitor(visitor) => self.refuse(visitor, HandshakeError::TimedOut),
+            Timer::Door => self.register(Target::Door),
+            Timer::Guard => self.look_after_guard(),
+            Timer::Burst(key) => self.on(key, Live::let_call),
+            Timer::Rest(key) => self.on(key, Live::talk_again),
+            Timer::Bell(key) => self.on(key, Live::miss_bell),
+            Timer::Verdict(key) => self.on(key, Live::die),
         }
     }
 }

@@ -1,71 +1,37 @@
-//! What the kernel is to report, and what it has refused to: `epoll_ctl(2)` can run out of memory or of the user's watches, which passes.
+//! Registers descriptors with the kernel, and tries again where it has refused that for now.
 
 use crate::{
-    policy::lifecycle::LifecycleInput,
     supervisor::{
-        control::server::Control,
         event_loop::Driver,
         events::{event::Event, warning::Warning},
-        incarnation::Live,
-        reactor::{arena::live_at, timers::Timer, token::Target},
-        worker::process::Present,
+        reactor::token::Target,
     },
-    sys::{is_transient, poll},
+    sys::poll,
 };
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
-    time::Duration,
 };
 
-/// How soon it is tried again.
-const PAUSE: Duration = Duration::from_millis(50);
-
 impl Driver {
-    /// Has the kernel report this descriptor. Where it refuses that for want of something, it is asked again by timer: what happens
-    /// meanwhile is reported then, since epoll is level-triggered.
+    /// Has the kernel report this descriptor; see `Reactor::note_registration`.
     pub(crate) fn register(&mut self, target: Target) {
-        let Some(added) = self.add(target) else {
-            // There is nothing to watch any more.
-            self.reactor.unwatched.remove(&target);
+        if let Some(key) = target.key() {
+            if self.at(key, |live, cx| live.register(target, cx)).is_none() {
+                self.reactor.unwatched.remove(&target);
+            }
             return;
-        };
-        match added {
-            Err(error) if is_transient(&error) || error.raw_os_error() == Some(libc::ENOSPC) => {
-                // Once for each shortage; and the control server for itself, since that all workers need.
-                let is_known = |known: &Target| (*known == Target::Door) == (target == Target::Door);
-                let is_first = !self.reactor.unwatched.iter().any(is_known);
-                self.reactor.unwatched.insert(target);
-                self.reactor.set_timer_after(PAUSE, Timer::Watch);
-                if is_first {
-                    self.warn_of_refusal(target, error);
-                }
-            }
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                self.reactor.unwatched.remove(&target);
-                self.warn_of_refusal(target, error);
-                if let Target::Process(place) | Target::Stream(place, _) = target {
-                    // Its end, or its output, would never be noticed.
-                    self.input(place, LifecycleInput::WatchFailed);
-                }
-            }
-            Ok(()) | Err(_) => {
-                self.reactor.unwatched.remove(&target);
-            }
+        }
+        let poller = Arc::clone(&self.reactor.poller);
+        let added = self.with_descriptor(target, |descriptor| poller.add(&descriptor, target.token()));
+        if let Some(refusal) = self.reactor.note_registration(target, added) {
+            self.outlet.send(Event::warning(Warning::from(refusal)));
         }
     }
 
-    fn warn_of_refusal(&mut self, target: Target, error: io::Error) {
-        let warning = match target {
-            Target::Door => Warning::ControlUnavailable { error },
-            _ => Warning::WatchFailed { error },
-        };
-        self.outlet.send(Event::warning(warning));
-    }
-
     /// Asks again for everything that was refused. What still is gets its turn now if it is ready: a refusal that lasts slows a worker
-    /// down, and neither silences it nor hides its end.
+    /// down, and neither silences it nor hides its exit.
     pub(crate) fn register_again(&mut self) {
         let refused: Vec<Target> = self.reactor.unwatched.iter().copied().collect();
         for target in refused {
@@ -80,49 +46,28 @@ impl Driver {
         }
     }
 
-    /// Nothing where there is nothing to watch.
-    fn add(&mut self, target: Target) -> Option<io::Result<()>> {
-        if let Target::Control(place) = target {
-            let live = live_at(&mut self.incarnations.slots, place)?;
-            // One that has ended is open for a while still.
-            live.session.as_ref()?;
-            return live.present.link()?.register();
-        }
-        let poller = Arc::clone(&self.reactor.poller);
-        self.with_descriptor(target, |descriptor| poller.add(&descriptor, target.token()))
-    }
-
-    /// Does something with what a target stands for; nothing where that is gone.
+    /// Does something with what a target stands for; `None` where that is gone.
     fn with_descriptor<T>(
-        &mut self,
+        &self,
         target: Target,
         run: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
     ) -> Option<io::Result<T>> {
-        let slots = &mut self.incarnations.slots;
         let descriptor = match target {
-            Target::Process(place) => return with_process(&live_at(slots, place)?.present, run),
-            Target::Stuck(number) => return with_process(&self.trees.stuck.get(&number)?.present, run),
-            Target::Stream(place, stream) => {
-                let live: &Live = live_at(slots, place).filter(|live| !live.paused)?;
-                live.listeners().find(|listener| listener.id == stream)?.as_fd()
-            }
-            Target::Bell(place) => live_at(slots, place)?.health.bell.as_ref()?.as_fd(),
-            Target::Notices(place) => live_at(slots, place)?.health.notices.as_ref()?.as_fd(),
-            Target::Control(place) => live_at(slots, place)?.session.as_ref()?.as_fd(),
-            Target::Visitor(visitor) => self.server.as_ref().and_then(|control: &Control| control.visitor(visitor))?,
+            Target::Process(key)
+            | Target::Stream(key, _)
+            | Target::Control(key)
+            | Target::Bell(key)
+            | Target::Notices(key)
+            | Target::Survivor(key) => return self.incarnations.get(key)?.with_descriptor(target, run),
+            Target::Stuck(number) => return self.trees.stuck.get(&number)?.present.with_process(run),
+            Target::Visitor(visitor) => self.server.as_ref()?.visitor(visitor)?,
             Target::Door => self.server.as_ref()?.as_fd(),
             Target::Guard => self.guard.end.as_ref()?.as_fd(),
-            // The first is watched from the start; the second is looked for again by `wait_for`.
-            Target::Waker | Target::Survivor(_) => return None,
+            // Watched from the start.
+            Target::Waker => return None,
         };
         Some(run(descriptor))
     }
-}
-
-/// Nothing where it is reaped.
-fn with_process<T>(present: &Present, run: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> Option<io::Result<T>> {
-    let done = present.child().with_pidfd(|pidfd| run(pidfd.as_fd()));
-    Some(done).filter(|done| done.as_ref().err().and_then(io::Error::raw_os_error) != Some(libc::ESRCH))
 }
 
 fn is_true(answer: io::Result<bool>) -> bool {

@@ -7,10 +7,7 @@ use crate::{
         containment::inspector::request::Task,
         event_loop::{Driver, LastCall},
         incarnation::Live,
-        reactor::{
-            arena::{Place, live_at},
-            timers::Timer,
-        },
+        reactor::{arena::Key, timers::Timer},
         supervision::worker::{Kept, Wish},
         worker::{
             WorkerShared,
@@ -27,8 +24,8 @@ impl Driver {
         let now = self.reactor.clock.now();
         let mut workers: Vec<WorkerStatus> = Vec::with_capacity(self.supervision.kept.len());
         for kept in self.supervision.kept.values() {
-            let live = kept.place().and_then(|place| live_at(&mut self.incarnations.slots, place));
-            workers.push(status(kept, live.as_deref(), now));
+            let live = kept.place().and_then(|key| self.incarnations.get(key));
+            workers.push(status(kept, live, now));
         }
         workers.sort_unstable_by_key(|status| status.worker);
         SupervisorStatus {
@@ -41,8 +38,8 @@ impl Driver {
 
     pub(crate) fn status_of(&mut self, worker: WorkerId) -> Option<WorkerStatus> {
         let kept = self.supervision.kept.get(&worker)?;
-        let live = kept.place().and_then(|place| live_at(&mut self.incarnations.slots, place));
-        Some(status(kept, live.as_deref(), self.reactor.clock.now()))
+        let live = kept.place().and_then(|key| self.incarnations.get(key));
+        Some(status(kept, live, self.reactor.clock.now()))
     }
 
     /// Everybody is to end for good. Gives those who were there.
@@ -83,7 +80,7 @@ impl Driver {
     pub(crate) fn freeze(&mut self, done: Sender<()>) {
         self.reactor.clock.stop();
         for place in self.signal_all(libc::SIGSTOP) {
-            self.ask_inspector(place, Task::StopTree);
+            self.at(place, |live, cx| live.ask_inspector(Task::StopTree, cx));
         }
         self.trees.freezing = Some(done);
         self.end_freezing();
@@ -120,11 +117,11 @@ impl Driver {
     }
 
     /// Signals the groups of all workers, and gives their places.
-    fn signal_all(&mut self, signal: i32) -> Vec<Place> {
-        let places: Vec<Place> = self.supervision.kept.values().filter_map(Kept::place).collect();
+    fn signal_all(&mut self, signal: i32) -> Vec<Key> {
+        let places: Vec<Key> = self.supervision.kept.values().filter_map(Kept::place).collect();
         let mut signalled = Vec::with_capacity(places.len());
         for place in places {
-            if let Some(live) = live_at(&mut self.incarnations.slots, place)
+            if let Some(live) = self.incarnations.get(place)
                 // Its user wants it to stand still, whatever else goes on.
                 && !live.present.tree().is_frozen()
             {

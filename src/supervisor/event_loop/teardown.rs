@@ -33,7 +33,7 @@ impl Drop for Driver {
 
 impl Driver {
     fn end_those_who_live(&mut self) {
-        let lives: Vec<Box<Live>> = self.incarnations.slots.iter_mut().filter_map(|slot| slot.live.take()).collect();
+        let lives: Vec<Box<Live>> = self.incarnations.drain().collect();
         let orphans: Vec<_> = lives.iter().map(|live| Arc::clone(&live.present)).collect();
         for (mut live, reaped) in lives.into_iter().zip(self.starter.end_orphans(&orphans)) {
             let mut exit = live.exit(reaped, self.reactor.clock.now());

@@ -6,6 +6,7 @@ use crate::{
     supervisor::{
         containment::guard::GuardNotice,
         control::hello::{HandshakeError, RejectedHandshake},
+        reactor::{Refusal, token::Target},
     },
 };
 use std::{fmt, io, time::Duration};
@@ -160,6 +161,15 @@ impl fmt::Display for Warning {
                     "event loop was not run for {missed:.1?}, as in a suspended process: deadlines of workers moved"
                 )
             }
+        }
+    }
+}
+
+impl From<Refusal> for Warning {
+    fn from(Refusal { target, error, is_final: _ }: Refusal) -> Self {
+        match target {
+            Target::Door => Self::ControlUnavailable { error },
+            _ => Self::WatchFailed { error },
         }
     }
 }

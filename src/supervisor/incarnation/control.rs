@@ -7,280 +7,173 @@ use crate::{
         watchdog::LivenessSource,
     },
     supervisor::{
-        control::{
-            connection::Connection,
-            hello::HandshakeError,
-            reader::Reading,
-            server::{Control, HELLO_TIME, Known, Server, Visit},
-        },
-        event_loop::{Driver, FIRST_LOOK},
-        events::event::{DisconnectReason, Event, EventKind},
-        incarnation::{Live, session::Session},
-        reactor::{
-            arena::{Place, live_at},
-            timers::Timer,
-            token::Target,
-        },
-        supervision::worker::Kept,
+        control::{connection::Connection, reader::Reading, server::Known},
+        event_loop::FIRST_LOOK,
+        events::event::{DisconnectReason, EventKind},
+        incarnation::{Live, context::Context, session::Session},
+        reactor::{timers::Timer, token::Target},
     },
     sys::{
         identity, poll,
         proc::{list, process},
     },
 };
-use std::{iter, mem, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{iter, os::fd::AsFd, sync::Arc, time::Duration};
 
 /// How long a connection's end is taken for the worker's own, which is about to be told: its calls end with its exit then. The
 /// kernel closes a dying process's connections before it tells of the death, and a loaded machine can take its time between.
 pub(crate) const END_TIME: Duration = Duration::from_secs(1);
-/// How long nobody is let in after somebody knocked who could not be.
-const DOOR_PAUSE: Duration = Duration::from_millis(50);
 /// How long a control connection is left alone after the kernel was short of memory for it.
 pub(crate) const REST: Duration = Duration::from_millis(20);
 /// The most that is read of a worker's last words on control, in reads.
 const LAST_READS: usize = 64;
 
-impl Driver {
-    pub(crate) fn listen(&mut self, server: Server) {
-        // Whoever has come to the old door is let in before it is gone.
-        self.let_in();
-        match &mut self.server {
-            Some(control) => {
-                let old = control.move_to(server);
-                drop(self.reactor.poller.remove(&old));
-            }
-            none => *none = Some(Control::new(server)),
-        }
-        self.register(Target::Door);
-    }
-
+impl Live {
     /// A worker with a control pipe has been started.
-    pub(crate) fn expect(&mut self, place: Place, key: String, control_connect_timeout: Duration) {
-        self.reactor.set_timer_after(control_connect_timeout, Timer::Connect(place));
-        let user = live_at(&mut self.incarnations.slots, place).and_then(|live| live.spec.peer_user);
-        let early = self.server.as_mut().and_then(|control| control.expect(key, place, user));
+    pub(crate) fn expect(&mut self, key: String, control_connect_timeout: Duration, cx: &mut Context<'_>) {
+        cx.reactor.set_timer_after(control_connect_timeout, Timer::Connect(self.key));
+        let user = self.spec.peer_user;
+        let early = cx.server.as_mut().and_then(|control| control.expect(key, self.key, user));
         if let Some(known) = early {
-            drop(self.reactor.poller.remove(&known.socket));
-            self.connect(known);
+            drop(cx.reactor.poller.remove(&known.socket));
+            self.connect(known, cx);
         }
     }
 
-    pub(crate) fn knock(&mut self) {
-        if !self.let_in()
-            && let Some(control) = &self.server
-        {
-            // Reported as it is, the door would make the loop spin.
-            drop(self.reactor.poller.remove(control));
-            self.reactor.set_timer_after(DOOR_PAUSE, Timer::Door);
-        }
-    }
-
-    /// All who stand before the door. False if some have to stay there.
-    fn let_in(&mut self) -> bool {
-        while let Some(control) = &mut self.server {
-            let visitor = match control.accept() {
-                Ok(Some(visitor)) => visitor,
-                Ok(None) => return true,
-                Err(()) => return false,
-            };
-            self.register(Target::Visitor(visitor));
-            self.reactor.set_timer_after(HELLO_TIME, Timer::Visitor(visitor));
-        }
-        true
-    }
-
-    /// Somebody who was expected has ended: it may stand before the door, or in it, with something to say.
-    pub(crate) fn hear_the_door(&mut self) {
-        // Whoever has to stay there is let in later, and heard too late.
-        self.let_in();
-        for visitor in self.server.as_ref().map(Control::visitors).unwrap_or_default() {
-            self.visit(visitor);
-        }
-    }
-
-    pub(crate) fn visit(&mut self, visitor: u64) {
-        match self.server.as_mut().map(|control| control.hear(visitor)) {
-            Some(Visit::Known(known)) => {
-                self.reactor.timers.cancel(Timer::Visitor(visitor));
-                drop(self.reactor.poller.remove(&known.socket));
-                self.connect(known);
-            }
-            Some(Visit::Waits) => {
-                if let Some(socket) = self.server.as_ref().and_then(|control| control.visitor(visitor)) {
-                    drop(self.reactor.poller.remove(&socket));
-                }
-            }
-            Some(Visit::Over) => self.put_out(visitor),
-            Some(Visit::Refused(fault)) => self.refuse(visitor, fault),
-            Some(Visit::GoesOn) | None => {}
-        }
-    }
-
-    /// Closes a connection without a hello, and reports it.
-    pub(crate) fn refuse(&mut self, visitor: u64, fault: HandshakeError) {
-        let (now, received) = (self.reactor.clock.now(), self.outlet.received());
-        if let Some(control) = &mut self.server
-            && let Some(warning) = control.refuse(visitor, fault, now, received)
-        {
-            self.outlet.send(Event::warning(warning));
-            control.refusal_reported_as(self.outlet.sent());
-        }
-        self.put_out(visitor);
-    }
-
-    pub(crate) fn put_out(&mut self, visitor: u64) {
-        self.reactor.timers.cancel(Timer::Visitor(visitor));
-        if let Some(socket) = self.server.as_mut().and_then(|control| control.put_out(visitor)) {
-            // Not left to its closing: a fork of the host can hold the same description, and it would be reported for ever.
-            drop(self.reactor.poller.remove(&socket));
-        }
-    }
-
-    fn connect(&mut self, known: Known) {
-        let Known { place, socket, said, hello_bytes } = known;
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        let Some(link) = live.present.link().map(Arc::clone) else { return };
-        self.reactor.timers.cancel(Timer::Connect(place));
-        let token = Target::Control(place).token();
-        let connection = Arc::new(Connection { socket, poller: Arc::clone(&self.reactor.poller), token });
-        let reading = Reading::begun(live.spec.max_message_size, &said, hello_bytes);
-        live.session = Some(Session::new(Arc::clone(&connection), &link, &self.incarnations.window));
+    /// Its control connection has shown the key of this incarnation.
+    pub(crate) fn connect(&mut self, known: Known, cx: &mut Context<'_>) {
+        let Known { place: _, socket, said, hello_bytes } = known;
+        let Some(link) = self.present.link().map(Arc::clone) else { return };
+        cx.reactor.timers.cancel(Timer::Connect(self.key));
+        let token = Target::Control(self.key).token();
+        let connection = Arc::new(Connection { socket, poller: Arc::clone(&cx.reactor.poller), token });
+        let reading = Reading::begun(self.spec.max_message_size, &said, hello_bytes);
+        self.session = Some(Session::new(Arc::clone(&connection), &link, &cx.reading.window));
         link.open(&connection, reading);
-        self.register(Target::Control(place));
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        self.outlet.send(live.event(EventKind::ControlConnected));
-        self.handle_readiness(place, ReadinessInput::Observed(ReadinessSource::Control));
+        self.register(Target::Control(self.key), cx);
+        cx.outlet.send(self.event(EventKind::ControlConnected));
+        self.handle_readiness(ReadinessInput::Observed(ReadinessSource::Control), cx);
         if !said.is_empty() {
-            self.talk(place);
+            self.talk(cx);
         }
     }
 
     /// The worker has said something, or has room for more.
-    pub(crate) fn talk(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        let Some(mut session) = live.session.take() else { return };
+    pub(crate) fn talk(&mut self, cx: &mut Context<'_>) {
+        let Some(mut session) = self.session.take() else { return };
         if session.is_paused() {
             session.stir();
-            live.session = Some(session);
+            self.session = Some(session);
             return;
         }
         session.flush();
-        if session.levels(&self.outlet).must_pause() && session.pause() {
-            live.session = Some(session);
-            self.incarnations.silent.push(place);
-            self.incarnations.next_look = FIRST_LOOK;
+        if session.levels(cx.outlet).must_pause() && session.pause() {
+            self.session = Some(session);
+            cx.reading.silent.push(self.key);
+            cx.reading.next_look = FIRST_LOOK;
             return;
         }
-        let ended = session.read(&mut self.incarnations.scratch, |kind| live.event(kind), &mut self.outlet);
-        live.notice_control(self.reactor.clock.now());
+        let ended = session.read(&mut cx.reading.scratch, |kind| self.event(kind), cx.outlet);
+        self.notice_control(cx.reactor.clock.now());
         let extension = session.extension.take();
         if ended {
-            drop(self.reactor.poller.remove(&session));
+            drop(cx.reactor.poller.remove(&session));
             session.hang_up();
             // Dropped only with the timer: the link still holds the socket, and its calls wait for the exit.
-            self.reactor.set_timer_after(END_TIME, Timer::Disconnect(place));
+            cx.reactor.set_timer_after(END_TIME, Timer::Disconnect(self.key));
         } else {
-            live.session = Some(session);
+            self.session = Some(session);
         }
         if let Some(time) = extension {
-            self.extend(place, time);
+            self.extend(time, cx);
         }
     }
 
     /// A shortage of the kernel's may be over.
-    pub(crate) fn talk_again(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        let Some(session) = &live.session else { return };
+    pub(crate) fn talk_again(&mut self, cx: &mut Context<'_>) {
+        let Some(session) = &self.session else { return };
         session.try_again();
-        self.talk(place);
+        self.talk(cx);
     }
 
-    /// Goes on with those whose requests have been received.
-    pub(crate) fn hear_again(&mut self) {
-        for place in mem::take(&mut self.incarnations.silent) {
-            let Some(live) = live_at(&mut self.incarnations.slots, place) else { continue };
-            let Some(session) = live.session.as_mut() else { continue };
-            session.wait_for_room();
-            if !session.levels(&self.outlet).may_resume() {
-                self.incarnations.silent.push(place);
-                continue;
-            }
-            session.resume();
-            live.reset_watchdog(LivenessSource::Ping, self.reactor.clock.now());
-            self.register(Target::Control(place));
-            // What a caller has read is not reported by the kernel any more.
-            self.talk(place);
+    /// Reads on if requests have been received. False if not.
+    pub(crate) fn may_talk_again(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(session) = self.session.as_mut() else { return true };
+        session.wait_for_room();
+        if !session.levels(cx.outlet).may_resume() {
+            return false;
         }
+        session.resume();
+        self.reset_watchdog(LivenessSource::Ping, cx.reactor.clock.now());
+        self.register(Target::Control(self.key), cx);
+        // What a caller has read is not reported by the kernel any more.
+        self.talk(cx);
+        true
     }
 
-    /// A caller has read something that is for us.
-    pub(crate) fn hear_of(&mut self, worker: crate::ids::WorkerId) {
-        let Some(place) = self.supervision.kept.get(&worker).and_then(Kept::place) else { return };
-        let session = live_at(&mut self.incarnations.slots, place).and_then(|live| live.session.as_ref());
-        if session.is_some_and(|session| !session.is_paused()) {
-            self.talk(place);
+    /// A caller has read something that is for the event loop.
+    pub(crate) fn hear_caller(&mut self, cx: &mut Context<'_>) {
+        if self.session.as_ref().is_some_and(|session| !session.is_paused()) {
+            self.talk(cx);
         }
     }
 
     /// Callers ask it one thing after the other, and read for themselves: whether they still do is looked at now and then.
-    pub(crate) fn let_call(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if live.present.link().is_some_and(|link| link.goes_on_calling()) {
-            self.reactor.set_timer_after(call_burst::CHECK_INTERVAL, Timer::Burst(place));
+    pub(crate) fn let_call(&mut self, cx: &mut Context<'_>) {
+        if self.present.link().is_some_and(|link| link.goes_on_calling()) {
+            cx.reactor.set_timer_after(call_burst::CHECK_INTERVAL, Timer::Burst(self.key));
         }
     }
 
     /// It has not connected in time.
-    pub(crate) fn miss(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place).filter(|live| live.awaits_control()) else {
+    pub(crate) fn miss(&mut self, cx: &mut Context<'_>) {
+        if !self.awaits_control() {
             return;
-        };
-        let why = live.other_user().map_or(DisconnectReason::ConnectTimeout, |uid| DisconnectReason::OtherUser { uid });
-        self.forget_control(place);
-        self.disconnect(place, why);
+        }
+        let why = self.other_user().map_or(DisconnectReason::ConnectTimeout, |uid| DisconnectReason::OtherUser { uid });
+        self.forget_control(cx);
+        self.disconnect(why, cx);
     }
 
     /// Its connection has ended a while ago, and it lives.
-    pub(crate) fn disconnect(&mut self, place: Place, why: DisconnectReason) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if let Some(session) = live.session.take() {
-            drop(self.reactor.poller.remove(&session));
+    pub(crate) fn disconnect(&mut self, why: DisconnectReason, cx: &mut Context<'_>) {
+        if let Some(session) = self.session.take() {
+            drop(cx.reactor.poller.remove(&session));
         }
         // Its death is about to be told, and ends its calls with its exit.
-        if live.present.child().with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).unwrap_or(true) {
+        if self.present.child().with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).unwrap_or(true) {
             return;
         }
-        if live.present.close_link(None) {
-            self.outlet.send(live.event(EventKind::ControlDisconnected(why)));
+        if self.present.close_link(None) {
+            cx.outlet.send(self.event(EventKind::ControlDisconnected(why)));
         }
     }
 
     /// The worker has ended: what it said last on control is read, and nobody is expected any more.
-    pub(crate) fn last_talk(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if live.awaits_control() {
+    pub(crate) fn last_talk(&mut self, cx: &mut Context<'_>) {
+        if self.awaits_control() {
             // Not reaped yet: the kernel still knows whose process it was.
             let why =
-                live.other_user().map_or(DisconnectReason::ExitedFirst, |uid| DisconnectReason::OtherUser { uid });
-            self.outlet.send(live.event(EventKind::ControlDisconnected(why)));
+                self.other_user().map_or(DisconnectReason::ExitedFirst, |uid| DisconnectReason::OtherUser { uid });
+            cx.outlet.send(self.event(EventKind::ControlDisconnected(why)));
         }
-        if let Some(mut session) = live.session.take() {
-            drop(self.reactor.poller.remove(&session));
+        if let Some(mut session) = self.session.take() {
+            drop(cx.reactor.poller.remove(&session));
             session.recall();
             for _ in 0..LAST_READS {
                 // At first whatever the kernel says: a caller may have read something that nobody has told yet.
-                let is_over = session.read(&mut self.incarnations.scratch, |kind| live.event(kind), &mut self.outlet);
+                let is_over = session.read(&mut cx.reading.scratch, |kind| self.event(kind), cx.outlet);
                 if is_over || !poll::is_readable(session.as_fd()).unwrap_or(false) {
                     break;
                 }
             }
         }
-        self.forget_control(place);
+        self.forget_control(cx);
     }
 
-    fn forget_control(&mut self, place: Place) {
-        if let Some(control) = &mut self.server {
-            control.forget(place);
+    fn forget_control(&mut self, cx: &mut Context<'_>) {
+        if let Some(control) = &mut cx.server {
+            control.forget(self.key);
         }
     }
 }

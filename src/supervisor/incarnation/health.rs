@@ -1,7 +1,6 @@
 //! Whether workers are ready, and whether they still live: what was seen of them goes in, what is to be done is done.
 
 use crate::{
-    ids::WorkerId,
     pipe::anonymous::ends::PipeReader,
     policy::{
         lifecycle::{LifecycleInput, StopRequest},
@@ -10,18 +9,19 @@ use crate::{
     },
     supervisor::{
         containment::cgroup_pool::WorkerCgroup,
-        event_loop::Driver,
         events::{
             event::{Event, EventKind, ReadinessError},
             warning::Warning,
         },
-        incarnation::{Live, control::END_TIME, message_probe::Judge, probe::Prober},
-        reactor::{
-            arena::{Place, live_at},
-            timers::Timer,
+        incarnation::{
+            Live,
+            context::{Context, Fact},
+            control::END_TIME,
+            message_probe::Judge,
+            probe::Prober,
         },
+        reactor::timers::Timer,
         spec::readiness::Readiness,
-        supervision::worker::Kept,
         worker::notify_socket::NotifySocket,
     },
     sys::{
@@ -44,154 +44,142 @@ const NOTICES: usize = 64;
 /// The most that is read of an ended worker's readiness pipe, in reads: more than a pipe holds.
 const LAST_RINGS: usize = 1 << 10;
 
-impl Driver {
+impl Live {
     /// A worker has been started: from now on its readiness is waited for, or its life is watched.
-    pub(crate) fn attend(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        let Some(ready) = &live.spec.ready else { return self.watch_life(place) };
-        // Counted from now and not from `live.started`: an exec that took long must not use up the time to become ready.
-        let wait = ReadinessTracker::new(ready.source(), ready.timeout, self.reactor.clock.now());
+    pub(crate) fn attend(&mut self, cx: &mut Context<'_>) {
+        let Some(ready) = &self.spec.ready else { return self.watch_life(cx) };
+        // Counted from now and not from `self.started`: an exec that took long must not use up the time to become ready.
+        let wait = ReadinessTracker::new(ready.source(), ready.timeout, cx.reactor.clock.now());
         if let Some(is_it) = ready.is_it() {
-            live.health.judge = Some(Judge::new(Arc::clone(is_it)));
+            self.health.judge = Some(Judge::new(Arc::clone(is_it)));
         }
-        live.health.readiness = Some(wait);
-        if let Some(Err(error)) = self.probe(place) {
-            self.warn_of_probe(place, error);
+        self.health.readiness = Some(wait);
+        if let Some(Err(error)) = self.probe(cx) {
+            self.warn_of_probe(error, cx);
         }
-        self.handle_readiness(place, ReadinessInput::Observed(ReadinessSource::Started));
-        self.set_health_timer(place);
+        self.handle_readiness(ReadinessInput::Observed(ReadinessSource::Started), cx);
+        self.set_health_timer(cx);
     }
 
     /// Has a thread ask whether it is ready. Where there is none to be had, that is tried again, since nothing else makes it ready.
     /// Nothing where there is nothing to ask.
-    pub(crate) fn probe(&mut self, place: Place) -> Option<io::Result<()>> {
-        let live = live_at(&mut self.incarnations.slots, place)?;
-        live.health.readiness.as_ref()?;
-        let (worker, incarnation) = (live.shared.id(), live.present.number());
-        let mailbox = self.mailbox.clone();
-        let started = if let Some(judge) = &live.health.judge {
+    pub(crate) fn probe(&mut self, cx: &mut Context<'_>) -> Option<io::Result<()>> {
+        self.health.readiness.as_ref()?;
+        let (worker, incarnation) = (self.shared.id(), self.present.number());
+        let mailbox = cx.mailbox.clone();
+        let started = if let Some(judge) = &self.health.judge {
             judge.start(mailbox, worker, incarnation)
         } else {
-            let probe = live.spec.ready.as_ref()?.probe()?.clone();
+            let probe = self.spec.ready.as_ref()?.probe()?.clone();
             let started = Prober::start(probe, mailbox, worker, incarnation);
-            started.map(|prober| live.health.prober = Some(prober))
+            started.map(|prober| self.health.prober = Some(prober))
         };
         if started.is_err() {
-            self.reactor.set_timer_after(PROBE_PAUSE, Timer::Probe(place));
+            cx.reactor.set_timer_after(PROBE_PAUSE, Timer::Probe(self.key));
         }
         Some(started)
     }
 
-    fn warn_of_probe(&mut self, place: Place, error: io::Error) {
-        if let Some(live) = live_at(&mut self.incarnations.slots, place) {
-            self.outlet.send(live.event(EventKind::Warning(Box::new(Warning::ProbeThreadFailed { error }))));
+    fn warn_of_probe(&mut self, error: io::Error, cx: &mut Context<'_>) {
+        if !self.is_over() {
+            cx.outlet.send(self.event(EventKind::Warning(Box::new(Warning::ProbeThreadFailed { error }))));
         }
     }
 
-    fn watch_life(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        live.present.set_ready();
-        live.shared.tell_change();
-        live.health.watchdog =
-            live.spec.watchdog.map(|watchdog| WatchdogTimer::new(watchdog, self.reactor.clock.now()));
-        let worker = live.shared.id();
-        self.set_health_timer(place);
-        self.member_ready(worker);
+    fn watch_life(&mut self, cx: &mut Context<'_>) {
+        self.present.set_ready();
+        self.shared.tell_change();
+        self.health.watchdog = self.spec.watchdog.map(|watchdog| WatchdogTimer::new(watchdog, cx.reactor.clock.now()));
+        let worker = self.shared.id();
+        self.set_health_timer(cx);
+        cx.facts.push_back(Fact::Ready(worker));
     }
 
     /// Something was observed that may make it ready, or keep it from ever being so.
-    pub(crate) fn handle_readiness(&mut self, place: Place, input: ReadinessInput) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        let Some(readiness) = &mut live.health.readiness else { return };
-        let outcome = readiness.handle(input, self.reactor.clock.now());
-        self.conclude(place, outcome);
+    pub(crate) fn handle_readiness(&mut self, input: ReadinessInput, cx: &mut Context<'_>) {
+        if self.is_over() {
+            return;
+        }
+        let Some(readiness) = &mut self.health.readiness else { return };
+        let outcome = readiness.handle(input, cx.reactor.clock.now());
+        self.conclude(outcome, cx);
     }
 
-    fn conclude(&mut self, place: Place, outcome: Option<ReadinessOutcome>) {
-        let (Some(outcome), Some(live)) = (outcome, live_at(&mut self.incarnations.slots, place)) else { return };
+    fn conclude(&mut self, outcome: Option<ReadinessOutcome>, cx: &mut Context<'_>) {
+        let Some(outcome) = outcome.filter(|_| !self.is_over()) else { return };
         let why = match outcome {
             ReadinessOutcome::Delayed { waited } => {
-                return self.outlet.send(live.event(EventKind::ReadinessDelayed { waited }));
+                return cx.outlet.send(self.event(EventKind::ReadinessDelayed { waited }));
             }
             ReadinessOutcome::Ready { after } => {
-                live.end_wait();
-                self.outlet.send(live.event(EventKind::Ready { after }));
-                return self.watch_life(place);
+                self.end_wait();
+                cx.outlet.send(self.event(EventKind::Ready { after }));
+                return self.watch_life(cx);
             }
             ReadinessOutcome::TimedOut { waited } => ReadinessError::TimedOut { waited },
             ReadinessOutcome::PipeClosed { after } => ReadinessError::PipeClosed { after },
             ReadinessOutcome::OutputLimit { after } => ReadinessError::OutputLimit { after },
             ReadinessOutcome::Exited { after } => ReadinessError::Exited { after },
         };
-        let recent_output = live.end_wait();
-        self.outlet.send(live.event(EventKind::NotReady { reason: why, recent_output }));
+        let recent_output = self.end_wait();
+        cx.outlet.send(self.event(EventKind::NotReady { reason: why, recent_output }));
         if !matches!(why, ReadinessError::Exited { .. }) {
-            self.put_down(place);
+            self.put_down(cx);
         }
     }
 
     /// We end it, though nobody has asked for that. One that is on its way down already has its own time.
-    fn put_down(&mut self, place: Place) {
-        if let Some(live) = live_at(&mut self.incarnations.slots, place).filter(|live| live.lifecycle.is_running()) {
-            live.health.is_unhealthy = true;
-            self.input(place, LifecycleInput::Stop(StopRequest::Advance));
+    fn put_down(&mut self, cx: &mut Context<'_>) {
+        if !self.is_over() && self.lifecycle.is_running() {
+            self.health.is_unhealthy = true;
+            self.input(LifecycleInput::Stop(StopRequest::Advance), cx);
         }
     }
 
     /// It has run as long as it may.
-    pub(crate) fn end_its_time(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if live.lifecycle.is_running() {
-            let after = self.reactor.clock.now().saturating_duration_since(live.started);
-            self.outlet.send(live.event(EventKind::RuntimeExceeded { after }));
-            self.put_down(place);
+    pub(crate) fn end_its_time(&mut self, cx: &mut Context<'_>) {
+        if self.lifecycle.is_running() {
+            let after = cx.reactor.clock.now().saturating_duration_since(self.started);
+            cx.outlet.send(self.event(EventKind::RuntimeExceeded { after }));
+            self.put_down(cx);
         }
     }
 
     /// What was read of it has shown something.
-    pub(crate) fn look_at_signs(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if let Some(source) = live.health.shown.take() {
-            return self.handle_readiness(place, ReadinessInput::Observed(source));
+    pub(crate) fn look_at_signs(&mut self, cx: &mut Context<'_>) {
+        if self.is_over() {
+            return;
+        }
+        if let Some(mark) = self.health.shown.take() {
+            return self.handle_readiness(ReadinessInput::Observed(mark), cx);
         }
         // What is still with the judge may be what makes it ready.
-        if live.health.is_exhausted() && !live.health.judge.as_ref().is_some_and(Judge::is_busy) {
-            self.handle_readiness(place, ReadinessInput::OutputLimit);
+        if self.health.is_exhausted() && !self.health.judge.as_ref().is_some_and(Judge::is_busy) {
+            self.handle_readiness(ReadinessInput::OutputLimit, cx);
         }
     }
 
     /// A prober has come through, or a judge has accepted a message.
-    pub(crate) fn reached(&mut self, worker: WorkerId, incarnation: u32) {
-        let Some(place) = self.place_of(worker, incarnation) else { return };
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if let Some(source) = live.spec.ready.as_ref().map(Readiness::source) {
-            self.handle_readiness(place, ReadinessInput::Observed(source));
+    pub(crate) fn reached(&mut self, cx: &mut Context<'_>) {
+        if let Some(mark) = self.spec.ready.as_ref().map(Readiness::source) {
+            self.handle_readiness(ReadinessInput::Observed(mark), cx);
         }
-        self.die(place);
+        self.die(cx);
     }
 
     /// A judge has accepted no message of a batch.
-    pub(crate) fn passed(&mut self, worker: WorkerId, incarnation: u32) {
-        let Some(place) = self.place_of(worker, incarnation) else { return };
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        let Some(judge) = &mut live.health.judge else { return };
+    pub(crate) fn passed(&mut self, cx: &mut Context<'_>) {
+        let Some(judge) = &mut self.health.judge else { return };
         judge.pass();
         if !judge.is_busy() {
-            self.look_at_signs(place);
-            self.die(place);
+            self.look_at_signs(cx);
+            self.die(cx);
         }
     }
 
-    /// Where this incarnation of a worker is, if it is still there.
-    fn place_of(&mut self, worker: WorkerId, incarnation: u32) -> Option<Place> {
-        let place = self.supervision.kept.get(&worker).and_then(Kept::place)?;
-        live_at(&mut self.incarnations.slots, place).filter(|live| live.present.number() == incarnation).map(|_| place)
-    }
-
     /// The pipe for the newline has something, or has ended. False where there was nothing more to read.
-    pub(crate) fn ring(&mut self, place: Place) -> bool {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return false };
-        let Some(bell) = &live.health.bell else { return false };
+    pub(crate) fn ring(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(bell) = &self.health.bell else { return false };
         let mut part = [0; 256];
         let sign = match bell.read_once(&mut part) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
@@ -200,145 +188,143 @@ impl Driver {
             Ok(1..) => Some(ReadinessInput::Observed(ReadinessSource::NotifyFd)),
             Ok(_) | Err(_) => None,
         };
-        drop(self.reactor.poller.remove(bell));
-        live.health.bell = None;
+        drop(cx.reactor.poller.remove(bell));
+        self.health.bell = None;
         match sign {
-            Some(sign) => self.handle_readiness(place, sign),
-            None => self.reactor.set_timer_after(END_TIME, Timer::Bell(place)),
+            Some(sign) => self.handle_readiness(sign, cx),
+            None => cx.reactor.set_timer_after(END_TIME, Timer::Bell(self.key)),
         }
         false
     }
 
     /// The pipe for the newline has ended a while ago, and it lives.
-    pub(crate) fn miss_bell(&mut self, place: Place) {
-        self.handle_readiness(place, ReadinessInput::PipeClosed);
+    pub(crate) fn miss_bell(&mut self, cx: &mut Context<'_>) {
+        self.handle_readiness(ReadinessInput::PipeClosed, cx);
     }
 
     /// The worker has ended: what it has written there before is read. What others go on writing is not waited for.
-    pub(crate) fn ring_out(&mut self, place: Place) {
+    pub(crate) fn ring_out(&mut self, cx: &mut Context<'_>) {
         for _ in 0..LAST_RINGS {
-            if !self.ring(place) {
+            if !self.ring(cx) {
                 return;
             }
         }
     }
 
     /// It asks for more time, to become ready or to end.
-    pub(crate) fn extend(&mut self, place: Place, time: Duration) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if let Some(readiness) = &mut live.health.readiness {
-            readiness.extend(time, self.reactor.clock.now());
-            self.set_health_timer(place);
+    pub(crate) fn extend(&mut self, time: Duration, cx: &mut Context<'_>) {
+        if let Some(readiness) = &mut self.health.readiness {
+            readiness.extend(time, cx.reactor.clock.now());
+            self.set_health_timer(cx);
         }
-        self.input(place, LifecycleInput::Stop(StopRequest::Extend(time)));
+        self.input(LifecycleInput::Stop(StopRequest::Extend(time)), cx);
     }
 
     /// It has told how it is.
-    pub(crate) fn notice(&mut self, place: Place) {
+    pub(crate) fn notice(&mut self, cx: &mut Context<'_>) {
         for _ in 0..NOTICES {
-            let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-            if live.health.notices.as_ref().is_some_and(NotifySocket::is_clogged) {
-                return self.forget_notices(place);
+            if self.health.notices.as_ref().is_some_and(NotifySocket::is_clogged) {
+                return self.forget_notices(cx);
             }
-            let Some(datagram) = live.health.notices.as_ref().and_then(NotifySocket::receive) else { return };
-            if live.is_spoken_for_by(datagram.sender) {
+            let Some(datagram) = self.health.notices.as_ref().and_then(NotifySocket::receive) else { return };
+            if self.is_spoken_for_by(datagram.sender) {
                 for notice in datagram.notices {
-                    self.hear_notice(place, notice);
+                    self.hear_notice(notice, cx);
                 }
-            } else if !mem::replace(&mut live.health.has_refused, true) {
-                let (worker, sender) = (live.shared.id(), datagram.sender);
+            } else if !mem::replace(&mut self.health.has_refused, true) {
+                let (worker, sender) = (self.shared.id(), datagram.sender);
                 let (pid, uid) = sender.map_or((0, 0), |sender| (sender.pid.unsigned_abs(), sender.uid));
-                self.outlet.send(Event::warning(Warning::NotificationRejected { worker, pid, uid }));
+                cx.outlet.send(Event::warning(Warning::NotificationRejected { worker, pid, uid }));
             }
         }
     }
 
-    fn forget_notices(&mut self, place: Place) {
-        let Some(notices) = live_at(&mut self.incarnations.slots, place).and_then(|live| live.health.notices.take())
-        else {
+    fn forget_notices(&mut self, cx: &mut Context<'_>) {
+        let Some(notices) = self.health.notices.take() else {
             return;
         };
-        drop(self.reactor.poller.remove(&notices));
+        drop(cx.reactor.poller.remove(&notices));
     }
 
-    fn hear_notice(&mut self, place: Place, notice: Notice) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
+    fn hear_notice(&mut self, notice: Notice, cx: &mut Context<'_>) {
+        if self.is_over() {
+            return;
+        }
         match notice {
-            Notice::Ready => self.handle_readiness(place, ReadinessInput::Observed(ReadinessSource::SdNotify)),
+            Notice::Ready => self.handle_readiness(ReadinessInput::Observed(ReadinessSource::SdNotify), cx),
             Notice::Status(text) => {
                 // A flood of them must not fill the channel: the last one is always in `Supervisor::status`.
-                if self.outlet.received() >= live.health.last_told {
-                    self.outlet.send(live.event(EventKind::StatusText(text.clone())));
-                    live.health.last_told = self.outlet.sent();
+                if cx.outlet.received() >= self.health.last_told {
+                    cx.outlet.send(self.event(EventKind::StatusText(text.clone())));
+                    self.health.last_told = cx.outlet.sent();
                 }
-                live.health.status = Some(text);
+                self.health.status = Some(text);
             }
             Notice::Stopping => {
-                if !mem::replace(&mut live.health.is_stopping, true) {
-                    self.outlet.send(live.event(EventKind::SelfStopping));
+                if !mem::replace(&mut self.health.is_stopping, true) {
+                    cx.outlet.send(self.event(EventKind::SelfStopping));
                 }
             }
-            Notice::Alive => live.record_activity(LivenessSource::Notify, self.reactor.clock.now()),
-            Notice::Trigger if live.health.watchdog.is_some() && live.lifecycle.is_running() => {
-                self.run_watchdog_action(place, WatchdogAction::Stop);
+            Notice::Alive => self.record_activity(LivenessSource::Notify, cx.reactor.clock.now()),
+            Notice::Trigger if self.health.watchdog.is_some() && self.lifecycle.is_running() => {
+                self.run_watchdog_action(WatchdogAction::Stop, cx);
             }
             Notice::Trigger => {}
-            Notice::Extend(time) => self.extend(place, time),
+            Notice::Extend(time) => self.extend(time, cx),
         }
     }
 
     /// Time for the wait, or for the watchdog.
-    pub(crate) fn check_health(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if !live.lifecycle.is_running() {
+    pub(crate) fn check_health(&mut self, cx: &mut Context<'_>) {
+        if !self.lifecycle.is_running() {
             // It has ended, or is about to: from here on its stop ladder says how long anything may take.
             return;
         }
-        if let Some(readiness) = &mut live.health.readiness {
-            let outcome = readiness.timeout(self.reactor.clock.now());
-            self.conclude(place, outcome);
+        if let Some(readiness) = &mut self.health.readiness {
+            let outcome = readiness.timeout(cx.reactor.clock.now());
+            self.conclude(outcome, cx);
         }
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        live.notice_control(self.reactor.clock.now());
-        let hears = live.hears_of_life();
-        if let Some(watchdog) = &mut live.health.watchdog {
-            let usage = || stat::usage(live.present.child().pid());
-            let is_excused = !hears || live.present.tree().is_frozen() || usage().is_some_and(|usage| usage.is_stopped);
-            for action in watchdog.timeout(self.reactor.clock.now(), Duration::ZERO, is_excused) {
-                self.run_watchdog_action(place, action);
+        self.notice_control(cx.reactor.clock.now());
+        let hears = self.hears_of_life();
+        if let Some(watchdog) = &mut self.health.watchdog {
+            let usage = || stat::usage(self.present.child().pid());
+            let is_excused = !hears || self.present.tree().is_frozen() || usage().is_some_and(|usage| usage.is_stopped);
+            for action in watchdog.timeout(cx.reactor.clock.now(), Duration::ZERO, is_excused) {
+                self.run_watchdog_action(action, cx);
             }
         }
-        self.set_health_timer(place);
+        self.set_health_timer(cx);
     }
 
-    fn run_watchdog_action(&mut self, place: Place, action: WatchdogAction) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
+    fn run_watchdog_action(&mut self, action: WatchdogAction, cx: &mut Context<'_>) {
+        if self.is_over() {
+            return;
+        }
         match action {
             WatchdogAction::Ping => {
-                if let Some(link) = live.present.link() {
+                if let Some(link) = self.present.link() {
                     link.ping();
                 }
             }
             WatchdogAction::Warn { since } => {
-                let silent_for = self.reactor.clock.now().saturating_duration_since(since);
-                self.outlet.send(live.event(EventKind::WatchdogWarning { silent_for }));
+                let silent_for = cx.reactor.clock.now().saturating_duration_since(since);
+                cx.outlet.send(self.event(EventKind::WatchdogWarning { silent_for }));
             }
             // ESRCH: it has ended, and its report is on the way.
-            WatchdogAction::SendAbortSignal(signal) => drop(live.present.child().signal(signal)),
+            WatchdogAction::SendAbortSignal(signal) => drop(self.present.child().signal(signal)),
             WatchdogAction::Stop => {
-                self.outlet.send(live.event(EventKind::WatchdogTimeout));
-                self.put_down(place);
+                cx.outlet.send(self.event(EventKind::WatchdogTimeout));
+                self.put_down(cx);
             }
         }
     }
 
-    pub(crate) fn set_health_timer(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        let readiness = live.health.readiness.as_ref().and_then(ReadinessTracker::poll_timeout);
-        let watchdog = live.health.watchdog.as_ref().and_then(WatchdogTimer::poll_timeout);
+    pub(crate) fn set_health_timer(&mut self, cx: &mut Context<'_>) {
+        let readiness = self.health.readiness.as_ref().and_then(ReadinessTracker::poll_timeout);
+        let watchdog = self.health.watchdog.as_ref().and_then(WatchdogTimer::poll_timeout);
         match readiness.into_iter().chain(watchdog).min() {
-            Some(due) => self.reactor.set_timer(due, Timer::Health(place)),
-            None => self.reactor.timers.cancel(Timer::Health(place)),
+            Some(due) => cx.reactor.set_timer(due, Timer::Health(self.key)),
+            None => cx.reactor.timers.cancel(Timer::Health(self.key)),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One living incarnation as the loop sees it: its streams, its window, its last words.
 
+pub(crate) mod context;
 pub(crate) mod control;
 pub(crate) mod health;
 pub(crate) mod message_probe;
@@ -9,13 +10,14 @@ pub(crate) mod streams;
 pub(crate) mod tail;
 pub(crate) mod transitions;
 pub(crate) mod tree_exit;
+pub(crate) mod trees;
 
 use crate::{
     exit::{Exit, ExitStatus, LeakedStream, Survivor},
     launch::child::{exit_status, usage},
     policy::{
         backpressure::{EVENT_BYTES, WindowState},
-        lifecycle::{Lifecycle, StreamId, Timeouts},
+        lifecycle::{Lifecycle, LifecycleInput, StreamId, Timeouts},
         watchdog::LivenessSource,
     },
     supervisor::{
@@ -24,14 +26,17 @@ use crate::{
         events::{
             event::{Event, EventKind, InvalidFrame},
             sink::Outlet,
+            warning::Warning,
         },
         incarnation::{
+            context::Context,
             health::Health,
             session::Session,
             streams::{Kind, Listener, never_wait},
             tail::Ends,
             tree_exit::{Burial, Inspection},
         },
+        reactor::{arena::Key, token::Target},
         spec::{
             SharedSpec,
             readiness::{SEARCH_BYTES_MAX, weight},
@@ -51,7 +56,8 @@ use crate::{
     },
 };
 use std::{
-    os::fd::AsFd,
+    io,
+    os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -69,6 +75,10 @@ const READY_KEPT: usize = 4096;
 
 #[derive(Debug)]
 pub(crate) struct Live {
+    /// Its place in the arena of the event loop.
+    pub(crate) key: Key,
+    /// Its last event has been sent.
+    pub(crate) is_over: bool,
     pub(crate) shared: Arc<WorkerShared>,
     pub(crate) present: Arc<Present>,
     pub(crate) spec: SharedSpec,
@@ -100,7 +110,7 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(crate) fn new(arrival: Arrival) -> Self {
+    pub(crate) fn new(key: Key, arrival: Arrival) -> Self {
         let Arrival { shared, present, spec, started, starts_before, messages, stdout, stderr, bell, notices, key: _ } =
             arrival;
         let streams = [
@@ -116,6 +126,8 @@ impl Live {
         };
         let open = streams.iter().flatten().map(|listener| listener.id);
         Self {
+            key,
+            is_over: false,
             shared,
             present,
             lifecycle: Lifecycle::new(open, timeouts),
@@ -137,6 +149,53 @@ impl Live {
             spec,
             leaked_streams: Vec::new(),
         }
+    }
+
+    /// Whether its last event has been sent: nothing may be sent of it any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Has the kernel report this descriptor. One that it refuses for want of something is tried again by timer: what happens
+    /// meanwhile is reported then, since epoll is level-triggered.
+    pub(crate) fn register(&mut self, target: Target, cx: &mut Context<'_>) {
+        let added = if let Target::Control(_) = target {
+            // A connection that has ended is open for a while still.
+            self.session.as_ref().and_then(|_| self.present.link()?.register())
+        } else {
+            self.with_descriptor(target, |descriptor| cx.reactor.poller.add(&descriptor, target.token()))
+        };
+        let Some(refusal) = cx.reactor.note_registration(target, added) else { return };
+        let is_final = refusal.is_final;
+        cx.outlet.send(Event::warning(Warning::from(refusal)));
+        if is_final && matches!(target, Target::Process(_) | Target::Stream(..)) {
+            // Its end, or its output, would never be noticed.
+            self.input(LifecycleInput::WatchFailed, cx);
+        }
+    }
+
+    /// Does something with what a target of this incarnation stands for; `None` where that is gone.
+    pub(crate) fn with_descriptor<T>(
+        &self,
+        target: Target,
+        run: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> Option<io::Result<T>> {
+        let descriptor = match target {
+            Target::Process(_) => return self.present.with_process(run),
+            Target::Stream(..) if self.paused => return None,
+            Target::Stream(_, stream) => self.listeners().find(|listener| listener.id == stream)?.as_fd(),
+            Target::Bell(_) => self.health.bell.as_ref()?.as_fd(),
+            Target::Notices(_) => self.health.notices.as_ref()?.as_fd(),
+            Target::Control(_) => self.session.as_ref()?.as_fd(),
+            // The first is looked for again by `wait_for`; the others are not of incarnations.
+            Target::Survivor(_)
+            | Target::Waker
+            | Target::Door
+            | Target::Visitor(_)
+            | Target::Stuck(_)
+            | Target::Guard => return None,
+        };
+        Some(run(descriptor))
     }
 
     pub(crate) fn event(&self, kind: EventKind) -> Event {

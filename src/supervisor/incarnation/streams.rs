@@ -7,13 +7,10 @@ use crate::{
         watchdog::LivenessSource,
     },
     supervisor::{
-        event_loop::{Driver, FIRST_LOOK, LAST_LOOK},
+        event_loop::FIRST_LOOK,
         events::event::OutputStream,
-        incarnation::MAX_LINE,
-        reactor::{
-            arena::{Place, live_at},
-            token::Target,
-        },
+        incarnation::{Live, MAX_LINE, context::Context},
+        reactor::token::Target,
         spec::{
             MessageSource, WorkerSpec,
             readiness::{Readiness, SEARCHED_BYTES},
@@ -22,99 +19,68 @@ use crate::{
     sys::fd,
     wire::framing::deframer::Deframer,
 };
-use std::{
-    mem,
-    os::fd::{AsFd, BorrowedFd},
-};
+use std::os::fd::{AsFd, BorrowedFd};
 
-impl Driver {
-    pub(crate) fn read(&mut self, place: Place, stream: StreamId) {
+impl Live {
+    pub(crate) fn read_stream(&mut self, stream: StreamId, cx: &mut Context<'_>) {
         // Before the read and not after it: otherwise each of a thousand workers could read once past their supervisor's window.
-        self.pause_if_used_up(place);
-        let Some(live) = live_at(&mut self.incarnations.slots, place).filter(|live| !live.paused) else { return };
+        self.pause_if_used_up(cx);
+        if self.is_over() || self.paused {
+            return;
+        }
         // What is looked through for a sign of readiness costs far more than what is passed on: a smaller share.
         let is_searched =
-            live.health.readiness.is_some() && live.spec.ready.as_ref().is_some_and(Readiness::is_by_output);
-        let share = if is_searched {
-            SEARCHED_BYTES.min(self.incarnations.scratch.len())
-        } else {
-            self.incarnations.scratch.len()
-        };
-        let Some(scratch) = self.incarnations.scratch.get_mut(..share) else { return };
-        let has_ended = live.read(stream, scratch, &mut self.outlet);
-        live.note_messages(|| self.reactor.clock.now());
+            self.health.readiness.is_some() && self.spec.ready.as_ref().is_some_and(Readiness::is_by_output);
+        let share = if is_searched { SEARCHED_BYTES.min(cx.reading.scratch.len()) } else { cx.reading.scratch.len() };
+        let Some(scratch) = cx.reading.scratch.get_mut(..share) else { return };
+        let has_ended = self.read(stream, scratch, cx.outlet);
+        self.note_messages(|| cx.reactor.clock.now());
         if is_searched {
-            self.look_at_signs(place);
+            self.look_at_signs(cx);
         }
         if has_ended {
-            self.forget_stream(place, stream);
-            self.input(place, LifecycleInput::StreamEnded(stream));
+            self.forget_stream(stream, cx);
+            self.input(LifecycleInput::StreamEnded(stream), cx);
         }
     }
 
     /// Takes a stream out of the poller and closes it.
-    pub(crate) fn forget_stream(&mut self, place: Place, stream: StreamId) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if let Some(listener) = live.close(stream) {
+    pub(crate) fn forget_stream(&mut self, stream: StreamId, cx: &mut Context<'_>) {
+        if let Some(listener) = self.close(stream) {
             // Closing alone would not do: a fork of the host can hold the same description, and it would be reported for ever.
-            drop(self.reactor.poller.remove(&listener));
+            drop(cx.reactor.poller.remove(&listener));
         }
     }
 
-    fn pause_if_used_up(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if live.paused || !live.levels(&self.outlet).must_pause() {
+    fn pause_if_used_up(&mut self, cx: &mut Context<'_>) {
+        if self.paused || !self.levels(cx.outlet).must_pause() {
             return;
         }
-        for listener in live.listeners() {
-            drop(self.reactor.poller.remove(listener));
+        for listener in self.listeners() {
+            drop(cx.reactor.poller.remove(listener));
         }
-        live.paused = true;
-        self.incarnations.paused.push(place);
-        self.incarnations.next_look = FIRST_LOOK;
+        self.paused = true;
+        cx.reading.paused.push(self.key);
+        cx.reading.next_look = FIRST_LOOK;
     }
 
-    /// Goes on with whoever has room again.
-    pub(crate) fn resume(&mut self) {
-        let before = self.incarnations.paused.len() + self.incarnations.silent.len() + self.supervision.held_back.len();
-        if before == 0 {
-            return;
+    /// Reads on if there is room again. False if not.
+    pub(crate) fn may_read_again(&mut self, cx: &mut Context<'_>) -> bool {
+        // First ask to be woken, then look: bytes that come back in between are seen by one or the other.
+        self.shared.account.meter.wait_for_room();
+        if !self.levels(cx.outlet).may_resume() {
+            return false;
         }
-        self.read_again();
-        self.hear_again();
-        self.restart_again();
-        let has_resumed =
-            self.incarnations.paused.len() + self.incarnations.silent.len() + self.supervision.held_back.len() < before;
-        self.incarnations.next_look =
-            if has_resumed { FIRST_LOOK } else { (self.incarnations.next_look * 2).min(LAST_LOOK) };
-    }
-
-    fn read_again(&mut self) {
-        let now = self.reactor.clock.now();
-        let mut paused = mem::take(&mut self.incarnations.paused);
-        let mut resumed = Vec::new();
-        paused.retain(|&place| {
-            let Some(live) = live_at(&mut self.incarnations.slots, place) else { return false };
-            // First ask to be woken, then look: bytes that come back in between are seen by one or the other.
-            live.shared.account.meter.wait_for_room();
-            if !live.levels(&self.outlet).may_resume() {
-                return true;
-            }
-            live.paused = false;
-            live.reset_watchdog(LivenessSource::Messages, now);
-            resumed.push(place);
-            false
-        });
-        self.incarnations.paused = paused;
-        for place in resumed {
-            self.listen_to(place);
-        }
+        self.paused = false;
+        self.reset_watchdog(LivenessSource::Messages, cx.reactor.clock.now());
+        self.listen_to(cx);
+        true
     }
 
     /// Has a worker's streams reported.
-    pub(crate) fn listen_to(&mut self, place: Place) {
+    pub(crate) fn listen_to(&mut self, cx: &mut Context<'_>) {
         for stream in StreamId::ALL {
-            self.register(Target::Stream(place, stream));
+            self.register(Target::Stream(self.key, stream), cx);
         }
     }
 }

@@ -14,13 +14,8 @@ use crate::{
                 request::{Findings, Request, Task},
             },
         },
-        event_loop::Driver,
-        incarnation::{KILL_TIMEOUT, Live},
-        reactor::{
-            arena::{Place, live_at},
-            timers::Timer,
-            token::Target,
-        },
+        incarnation::{KILL_TIMEOUT, Live, context::Context},
+        reactor::{timers::Timer, token::Target},
     },
     sys::{proc::pinned::PinnedProcess, this_process},
 };
@@ -45,232 +40,191 @@ const LAST_PAUSE: Duration = Duration::from_millis(64);
 /// How long the inspector has to kill a tree before the process group is killed without it.
 const KILL_PATIENCE: Duration = Duration::from_millis(100);
 
-impl Driver {
+impl Live {
     /// The worker has ended, and its streams have. Takes its status as soon as nothing of its tree is left.
-    pub(crate) fn bury(&mut self, place: Place) {
-        let now = self.reactor.clock.now();
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        let survivors = live.spec.survivors;
+    pub(crate) fn bury(&mut self, cx: &mut Context<'_>) {
+        let now = cx.reactor.clock.now();
+        let survivors = self.spec.survivors;
         if survivors == SurvivorPolicy::Ignore {
-            return self.reap(place);
+            return self.reap(cx);
         }
-        if live.burial.is_none() {
-            live.burial.get_or_insert_default().until = now.checked_add(KILL_TIMEOUT);
-            self.reactor.set_timer_after(KILL_TIMEOUT, Timer::BuryEnd(place));
+        if self.burial.is_none() {
+            self.burial.get_or_insert_default().until = now.checked_add(KILL_TIMEOUT);
+            cx.reactor.set_timer_after(KILL_TIMEOUT, Timer::BuryEnd(self.key));
         }
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if let Some(is_populated) = live.present.tree().with_cgroup(WorkerCgroup::is_populated) {
+        if let Some(is_populated) = self.present.tree().with_cgroup(WorkerCgroup::is_populated) {
             if is_populated {
-                return self.wait_for_cgroup(place);
+                return self.wait_for_cgroup(cx);
             }
-            live.inspection.uninspected = Some(0);
-            return if this_process::is_reaper() {
-                self.inspect(place, Task::ReapKilled)
-            } else {
-                self.reap_alone(place)
-            };
+            self.inspection.uninspected = Some(0);
+            return if this_process::is_reaper() { self.inspect(Task::ReapKilled, cx) } else { self.reap_alone(cx) };
         }
-        let lived = now.saturating_duration_since(live.started);
-        let started_since = self.starter.started().saturating_sub(live.starts_before);
-        let pid = live.present.child().pid().cast_signed();
-        if !self.trees.inspector.adopts && self.trees.numbers.shows_no_descendant(pid, lived, started_since) {
-            live.inspection.uninspected = Some(0);
-            return self.reap_alone(place);
+        let lived = now.saturating_duration_since(self.started);
+        let started_since = cx.starter.started().saturating_sub(self.starts_before);
+        let pid = self.present.child().pid().cast_signed();
+        if !cx.trees.inspector.adopts && cx.trees.numbers.shows_no_descendant(pid, lived, started_since) {
+            self.inspection.uninspected = Some(0);
+            return self.reap_alone(cx);
         }
-        self.inspect(place, Task::Survivors(survivors));
+        self.inspect(Task::Survivors(survivors), cx);
     }
 
     /// Waits until its cgroup, which was killed as a whole, is empty. Before Linux 5.14 what is forked meanwhile escapes the kill, so
     /// that is repeated now and then.
-    fn wait_for_cgroup(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        let burial = live.burial.get_or_insert_default();
+    fn wait_for_cgroup(&mut self, cx: &mut Context<'_>) {
+        let burial = self.burial.get_or_insert_default();
         if burial.rounds % KILL_AGAIN == 0 && !std::mem::take(&mut burial.is_killed) {
-            return self.inspect(place, Task::KillInhabitants);
+            return self.inspect(Task::KillInhabitants, cx);
         }
         burial.rounds += 1;
         let pause = (EXEC_TIME * 2_u32.saturating_pow(burial.rounds.min(16))).min(LAST_PAUSE);
-        self.reactor.set_timer_after(pause, Timer::Bury(place));
+        cx.reactor.set_timer_after(pause, Timer::Bury(self.key));
     }
 
     /// Has the inspector look. It is asked again where it does not get on; see `check_inspector`.
-    pub(crate) fn inspect(&mut self, place: Place, task: Task) {
-        let number = self.ask_inspector(place, task);
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        live.inspection.asked = number;
+    pub(crate) fn inspect(&mut self, task: Task, cx: &mut Context<'_>) {
+        let number = self.ask_inspector(task, cx);
+        self.inspection.asked = number;
         if number.is_none() {
-            self.cannot_inspect(place, task);
+            self.cannot_inspect(task, cx);
         }
     }
 
     /// The number of the request; `None` where no thread can be had for it.
-    pub(crate) fn ask_inspector(&mut self, place: Place, task: Task) -> Option<u64> {
-        let now = self.reactor.clock.now();
-        let live = live_at(&mut self.incarnations.slots, place)?;
-        self.trees.requests += 1;
+    pub(crate) fn ask_inspector(&mut self, task: Task, cx: &mut Context<'_>) -> Option<u64> {
+        let now = cx.reactor.clock.now();
+        cx.trees.requests += 1;
         let request = Request {
-            number: self.trees.requests,
+            number: cx.trees.requests,
             task,
-            tree: Arc::clone(live.present.tree()),
-            pipes: live.pipes(),
-            has_wrapped: self.trees.numbers.may_wrap_in(now.saturating_duration_since(live.started)),
-            sessions: live.inspection.sessions.clone(),
-            others: Arc::new(self.trees.own.clone()),
-            adopts: self.trees.inspector.adopts,
+            tree: Arc::clone(self.present.tree()),
+            pipes: self.pipes(),
+            has_wrapped: cx.trees.numbers.may_wrap_in(now.saturating_duration_since(self.started)),
+            sessions: self.inspection.sessions.clone(),
+            others: Arc::new(cx.trees.own.clone()),
+            adopts: cx.trees.inspector.adopts,
         };
-        if !self.trees.inspector.ask(request) {
+        if !cx.trees.inspector.ask(request) {
             return None;
         }
-        if self.trees.asked.is_empty() {
-            self.reactor.set_timer_after(STALL, Timer::Inspector);
+        if cx.trees.asked.is_empty() {
+            cx.reactor.set_timer_after(STALL, Timer::Inspector);
         }
-        self.trees.asked.insert(self.trees.requests, (place, task));
-        Some(self.trees.requests)
+        cx.trees.asked.insert(cx.trees.requests, (self.key, task));
+        Some(cx.trees.requests)
     }
 
-    fn cannot_inspect(&mut self, place: Place, task: Task) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
+    fn cannot_inspect(&mut self, task: Task, cx: &mut Context<'_>) {
         match task {
-            Task::KillTree => live.kill_group(),
-            Task::Group => self.input(place, LifecycleInput::ProcessGroupEnded),
-            Task::ReapKilled => self.reap_alone(place),
+            Task::KillTree => self.kill_group(),
+            Task::Group => self.input(LifecycleInput::ProcessGroupEnded, cx),
+            Task::ReapKilled => self.reap_alone(cx),
             // It is not asked for by `inspect`.
             Task::StopTree => {}
             // Until its time is over.
-            Task::KillInhabitants | Task::Survivors(_) => self.reactor.set_timer_after(AGAIN, Timer::Bury(place)),
+            Task::KillInhabitants | Task::Survivors(_) => cx.reactor.set_timer_after(AGAIN, Timer::Bury(self.key)),
         }
     }
 
-    /// Whether the inspector gets on. Where it does not, another one is asked all that this one has not answered.
-    pub(crate) fn check_inspector(&mut self) {
-        if self.trees.asked.is_empty() {
+    /// The inspector has answered a request about this incarnation.
+    pub(crate) fn inspected(&mut self, task: Task, findings: Findings, cx: &mut Context<'_>) {
+        if self.inspection.asked.take_if(|asked| *asked == findings.number).is_none() {
             return;
         }
-        if self.trees.inspector.has_stalled() {
-            let asked: Vec<(Place, Task)> = self.trees.asked.drain().map(|(_, asked)| asked).collect();
-            for (place, task) in asked {
-                // What it has stopped is continued when it gives its findings, late.
-                if task != Task::StopTree {
-                    self.inspect(place, task);
-                }
-            }
-            self.end_freezing();
-        }
-        self.reactor.set_timer_after(STALL, Timer::Inspector);
-    }
-
-    pub(crate) fn inspected(&mut self, findings: Findings) {
-        let asked = self.trees.asked.remove(&findings.number);
-        if findings.task == Task::StopTree {
-            // Also from a thread that was stuck, and has stopped processes meanwhile.
-            return self.stopped(findings.held);
-        }
-        let Some((place, task)) = asked else { return };
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if live.inspection.asked.take_if(|asked| *asked == findings.number).is_none() {
-            return;
-        }
-        live.inspection.kill_refused |= findings.refused && task == Task::KillTree;
-        live.inspection.sessions.extend(&findings.sessions);
+        self.inspection.kill_refused |= findings.refused && task == Task::KillTree;
+        self.inspection.sessions.extend(&findings.sessions);
         match task {
             Task::KillTree | Task::StopTree => {}
-            Task::Group => self.group_found(place, findings),
+            Task::Group => self.group_found(findings, cx),
             Task::KillInhabitants => {
-                live.inspection.uninspected = findings.uninspected;
-                live.name(findings.survivors);
-                live.burial.get_or_insert_default().is_killed = true;
-                self.wait_for_cgroup(place);
+                self.inspection.uninspected = findings.uninspected;
+                self.name(findings.survivors);
+                self.burial.get_or_insert_default().is_killed = true;
+                self.wait_for_cgroup(cx);
             }
-            Task::ReapKilled if self.looks_again(place, findings.look_again) => {}
-            Task::ReapKilled => self.reap_alone(place),
-            Task::Survivors(survivors) => self.found(place, survivors, findings),
+            Task::ReapKilled if self.looks_again(findings.look_again, cx) => {}
+            Task::ReapKilled => self.reap_alone(cx),
+            Task::Survivors(survivors) => self.found(survivors, findings, cx),
         }
     }
 
-    fn found(&mut self, place: Place, survivors: SurvivorPolicy, findings: Findings) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        live.inspection.uninspected = findings.uninspected;
-        live.name(findings.survivors);
-        let burial = live.burial.get_or_insert_default();
+    fn found(&mut self, survivors: SurvivorPolicy, findings: Findings, cx: &mut Context<'_>) {
+        self.inspection.uninspected = findings.uninspected;
+        self.name(findings.survivors);
+        let burial = self.burial.get_or_insert_default();
         if findings.count > 0 && survivors == SurvivorPolicy::Kill {
             burial.rounds += 1;
-            drop(live.present.child().signal_group(libc::SIGKILL));
-            return self.wait_for(place, findings.held);
+            drop(self.present.child().signal_group(libc::SIGKILL));
+            return self.wait_for(findings.held, cx);
         }
-        if self.looks_again(place, findings.look_again) {
+        if self.looks_again(findings.look_again, cx) {
             return;
         }
-        if survivors == SurvivorPolicy::Kill { self.reap_alone(place) } else { self.reap(place) }
+        if survivors == SurvivorPolicy::Kill { self.reap_alone(cx) } else { self.reap(cx) }
     }
 
     /// Looks again in a moment, where that is worth while.
-    fn looks_again(&mut self, place: Place, is_wanted: bool) -> bool {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return false };
-        let burial = live.burial.get_or_insert_default();
+    fn looks_again(&mut self, is_wanted: bool, cx: &mut Context<'_>) -> bool {
+        let burial = self.burial.get_or_insert_default();
         let looks_again = is_wanted && burial.waits < WAITS;
         if looks_again {
             burial.waits += 1;
-            self.reactor.set_timer_after(EXEC_TIME, Timer::Bury(place));
+            cx.reactor.set_timer_after(EXEC_TIME, Timer::Bury(self.key));
         }
         looks_again
     }
 
     /// Waits for the ends of these. Those that cannot be watched are looked for again by timer, until their time is over.
-    fn wait_for(&mut self, place: Place, held: Vec<PinnedProcess>) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        let burial = live.burial.get_or_insert_default();
+    fn wait_for(&mut self, held: Vec<PinnedProcess>, cx: &mut Context<'_>) {
+        let burial = self.burial.get_or_insert_default();
         for held in held {
-            let watched = held.pidfd().map(|pidfd| self.reactor.poller.add(pidfd, Target::Survivor(place).token()));
+            let watched = held.pidfd().map(|pidfd| cx.reactor.poller.add(pidfd, Target::Survivor(self.key).token()));
             if watched.is_some_and(|watched| watched.is_ok()) {
                 burial.waited_for.push(held);
             }
         }
         if burial.waited_for.is_empty() {
-            self.reactor.set_timer_after(AGAIN, Timer::Bury(place));
+            cx.reactor.set_timer_after(AGAIN, Timer::Bury(self.key));
         }
     }
 
     /// A worker has ended while it was being stopped: the rest of its group has the rest of the ladder's time.
-    pub(crate) fn wait_for_group(&mut self, place: Place) {
-        let now = self.reactor.clock.now();
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        let child = live.present.child();
-        let lived = now.saturating_duration_since(live.started);
-        let started_since = self.starter.started().saturating_sub(live.starts_before);
+    pub(crate) fn wait_for_group(&mut self, cx: &mut Context<'_>) {
+        let now = cx.reactor.clock.now();
+        let child = self.present.child();
+        let lived = now.saturating_duration_since(self.started);
+        let started_since = cx.starter.started().saturating_sub(self.starts_before);
         let is_alone = !child.leads_group()
-            || live.present.tree().with_cgroup(WorkerCgroup::is_populated) == Some(false)
-            || self.trees.numbers.shows_no_descendant(child.pid().cast_signed(), lived, started_since);
+            || self.present.tree().with_cgroup(WorkerCgroup::is_populated) == Some(false)
+            || cx.trees.numbers.shows_no_descendant(child.pid().cast_signed(), lived, started_since);
         if is_alone {
-            self.input(place, LifecycleInput::ProcessGroupEnded);
+            self.input(LifecycleInput::ProcessGroupEnded, cx);
         } else {
-            self.inspect(place, Task::Group);
+            self.inspect(Task::Group, cx);
         }
     }
 
     /// What is left of the group of a worker that has ended while it was being stopped.
-    fn group_found(&mut self, place: Place, findings: Findings) {
+    fn group_found(&mut self, findings: Findings, cx: &mut Context<'_>) {
         if findings.count == 0 && !findings.look_again {
-            self.input(place, LifecycleInput::ProcessGroupEnded);
+            self.input(LifecycleInput::ProcessGroupEnded, cx);
         } else {
-            self.wait_for(place, findings.held);
+            self.wait_for(findings.held, cx);
         }
     }
 
     /// Takes the status of one of whose tree nothing is left.
-    fn reap_alone(&mut self, place: Place) {
-        if let Some(live) = live_at(&mut self.incarnations.slots, place) {
-            for survivor in &mut live.survivors {
-                survivor.alive = false;
-            }
+    fn reap_alone(&mut self, cx: &mut Context<'_>) {
+        for survivor in &mut self.survivors {
+            survivor.alive = false;
         }
-        self.reap(place);
+        self.reap(cx);
     }
 
     /// A survivor has ended. When all have, it is looked again.
-    pub(crate) fn buried(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        let is_group = live.lifecycle.waits_for_group();
-        let Some(burial) = &mut live.burial else { return };
+    pub(crate) fn buried(&mut self, cx: &mut Context<'_>) {
+        let is_group = self.lifecycle.waits_for_group();
+        let Some(burial) = &mut self.burial else { return };
         let (gone, left): (Vec<PinnedProcess>, Vec<PinnedProcess>) =
             burial.waited_for.drain(..).partition(PinnedProcess::has_ended);
         burial.waited_for = left;
@@ -278,67 +232,58 @@ impl Driver {
         let may_go_on = burial.rounds < ROUNDS;
         for held in gone {
             if let Some(pidfd) = held.pidfd() {
-                drop(self.reactor.poller.remove(pidfd));
+                drop(cx.reactor.poller.remove(pidfd));
                 // As process 1, or as a subreaper (prctl(2)), the host is the parent of those whose own have ended. ECHILD: it is
                 // not.
                 drop(pidfd.reap());
             }
-            for survivor in live.survivors.iter_mut().filter(|survivor| survivor.pid == held.pid.unsigned_abs()) {
+            for survivor in self.survivors.iter_mut().filter(|survivor| survivor.pid == held.pid.unsigned_abs()) {
                 survivor.alive = false;
             }
         }
         match (is_over, is_group) {
-            (true, true) => self.inspect(place, Task::Group),
-            (true, false) if may_go_on => self.bury(place),
-            (true, false) => self.reap(place),
+            (true, true) => self.inspect(Task::Group, cx),
+            (true, false) if may_go_on => self.bury(cx),
+            (true, false) => self.reap(cx),
             (false, _) => {}
         }
     }
 
     /// It is time to look again, or to give up those that do not die.
-    pub(crate) fn bury_in_time(&mut self, place: Place) {
-        let now = self.reactor.clock.now();
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if live.lifecycle.waits_for_group() {
-            if live.inspection.asked.is_none() {
-                self.inspect(place, Task::Group);
+    pub(crate) fn bury_in_time(&mut self, cx: &mut Context<'_>) {
+        let now = cx.reactor.clock.now();
+        if self.lifecycle.waits_for_group() {
+            if self.inspection.asked.is_none() {
+                self.inspect(Task::Group, cx);
             }
             return;
         }
-        match &mut live.burial {
-            None => self.bury(place),
+        match &mut self.burial {
+            None => self.bury(cx),
             Some(burial) if burial.until.is_some_and(|until| until <= now) => {
                 for held in burial.waited_for.drain(..) {
                     if let Some(pidfd) = held.pidfd() {
-                        drop(self.reactor.poller.remove(pidfd));
+                        drop(cx.reactor.poller.remove(pidfd));
                     }
                 }
                 // An answer that is still due comes too late: what it would have said is unknown.
-                if live.inspection.asked.take().is_some() {
-                    live.inspection.uninspected = None;
+                if self.inspection.asked.take().is_some() {
+                    self.inspection.uninspected = None;
                 }
-                self.reap(place);
+                self.reap(cx);
             }
-            Some(burial) if burial.waited_for.is_empty() && live.inspection.asked.is_none() => self.bury(place),
+            Some(burial) if burial.waited_for.is_empty() && self.inspection.asked.is_none() => self.bury(cx),
             Some(_) => {}
         }
     }
 
     /// SIGKILL to the worker and its tree.
-    pub(crate) fn kill_tree(&mut self, place: Place) {
-        let Some(live) = live_at(&mut self.incarnations.slots, place) else { return };
-        if live.spec.survivors != SurvivorPolicy::Kill {
-            return live.kill_group();
+    pub(crate) fn kill_tree(&mut self, cx: &mut Context<'_>) {
+        if self.spec.survivors != SurvivorPolicy::Kill {
+            return self.kill_group();
         }
-        self.reactor.set_timer_after(KILL_PATIENCE, Timer::Kill(place));
-        self.inspect(place, Task::KillTree);
-    }
-
-    /// The inspector may be busy or stuck: the process and its group are killed without it.
-    pub(crate) fn kill_without_inspector(&mut self, place: Place) {
-        if let Some(live) = live_at(&mut self.incarnations.slots, place) {
-            live.kill_group();
-        }
+        cx.reactor.set_timer_after(KILL_PATIENCE, Timer::Kill(self.key));
+        self.inspect(Task::KillTree, cx);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
             token::Target,
         },
     },
-    sys::epoll::Poller,
+    sys::{epoll::Poller, is_transient},
 };
 use std::{
     collections::HashSet,
@@ -21,6 +21,18 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+
+/// How soon a registration that the kernel has refused is tried again.
+const REGISTRATION_PAUSE: Duration = Duration::from_millis(50);
+
+/// A registration that `epoll_ctl(2)` has refused. It can run out of memory or of the user's watches, which passes.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) target: Target,
+    pub(crate) error: io::Error,
+    /// It is not tried again.
+    pub(crate) is_final: bool,
+}
 
 /// The poller, the clock and the timers of one event loop.
 #[derive(Debug)]
@@ -40,6 +52,29 @@ impl Reactor {
             timers: TimerQueue::new(),
             unwatched: HashSet::new(),
         })
+    }
+
+    /// Notes what came of the registration of a descriptor, `None` where there is nothing to register any more. Gives a refusal that
+    /// has to be reported: the first one of a shortage, and each that will not pass.
+    pub(crate) fn note_registration(&mut self, target: Target, added: Option<io::Result<()>>) -> Option<Refusal> {
+        match added {
+            Some(Err(error)) if is_transient(&error) || error.raw_os_error() == Some(libc::ENOSPC) => {
+                // Once for each shortage; and the control server for itself, since that all workers need.
+                let is_known = |known: &Target| (*known == Target::Door) == (target == Target::Door);
+                let is_first = !self.unwatched.iter().any(is_known);
+                self.unwatched.insert(target);
+                self.set_timer_after(REGISTRATION_PAUSE, Timer::Watch);
+                is_first.then_some(Refusal { target, error, is_final: false })
+            }
+            Some(Err(error)) if error.kind() != io::ErrorKind::AlreadyExists => {
+                self.unwatched.remove(&target);
+                Some(Refusal { target, error, is_final: true })
+            }
+            Some(_) | None => {
+                self.unwatched.remove(&target);
+                None
+            }
+        }
     }
 
     /// Sets this timer, or moves it where it is set already.

@@ -5,7 +5,7 @@
 
 use crate::{
     ids::{GroupId, WorkerId},
-    supervisor::reactor::arena::Place,
+    supervisor::reactor::arena::Key,
 };
 use std::{
     collections::{BTreeSet, HashMap},
@@ -64,19 +64,19 @@ impl<K: Copy + Ord + Hash> TimerQueue<K> {
 /// What a timer is for. Each is set once at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Timer {
-    Incarnation(Place),
+    Incarnation(Key),
     /// It should be ready by now, or have given a sign of life.
-    Health(Place),
+    Health(Key),
     /// The thread that asks whether it is ready could not be started.
-    Probe(Place),
+    Probe(Key),
     /// It has run as long as it may.
-    TimeLimit(Place),
+    TimeLimit(Key),
     /// Its tree is to be looked at again.
-    Bury(Place),
+    Bury(Key),
     /// What is left of its tree is not waited for any longer.
-    BuryEnd(Place),
+    BuryEnd(Key),
     /// Its tree should have been killed by the inspector.
-    Kill(Place),
+    Kill(Key),
     /// The inspector should get on.
     Inspector,
     /// It is tried again to kill this one.
@@ -84,7 +84,7 @@ pub(crate) enum Timer {
     /// Whoever should have ended by now is killed.
     Force,
     /// The same, of one.
-    ForceOne(Place),
+    ForceOne(Key),
     /// The same, in one group.
     Group(GroupId),
     /// It is to be started again.
@@ -96,9 +96,9 @@ pub(crate) enum Timer {
     /// Starts wait, and those before them may hang.
     Starts,
     /// It should have connected to control by now.
-    Connect(Place),
+    Connect(Key),
     /// Its control connection has ended a while ago.
-    Disconnect(Place),
+    Disconnect(Key),
     /// It should have said by now who it is.
     Visitor(u64),
     /// The door has been shut for a while.
@@ -106,18 +106,18 @@ pub(crate) enum Timer {
     /// The guard is to be replaced, or watched.
     Guard,
     /// Callers ask a worker one thing after the other.
-    Burst(Place),
+    Burst(Key),
     /// The kernel was short of memory for its control connection.
-    Rest(Place),
+    Rest(Key),
     /// The pipe on which it should have told that it is ready has ended.
-    Bell(Place),
+    Bell(Key),
     /// It has ended, and the judge of its messages has had its time.
-    Verdict(Place),
+    Verdict(Key),
 }
 
 impl Timer {
     /// All timers of one incarnation.
-    pub(crate) fn of(place: Place) -> [Self; 14] {
+    pub(crate) fn of(place: Key) -> [Self; 14] {
         [
             Self::Incarnation(place),
             Self::Health(place),

@@ -1,6 +1,6 @@
 //! Where incarnations live in the loop, and how the kernel's reports and the timers name them.
 
-use crate::{policy::lifecycle::StreamId, supervisor::reactor::arena::Place};
+use crate::{policy::lifecycle::StreamId, supervisor::reactor::arena::Key};
 
 /// Who a kernel report is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -10,15 +10,15 @@ pub(crate) enum Target {
     Door,
     /// Somebody who has connected to it and has not said yet who it is.
     Visitor(u64),
-    Process(Place),
-    Stream(Place, StreamId),
-    Control(Place),
+    Process(Key),
+    Stream(Key, StreamId),
+    Control(Key),
     /// One who has outlived the worker of this place.
-    Survivor(Place),
+    Survivor(Key),
     /// The pipe on which it tells that it is ready.
-    Bell(Place),
+    Bell(Key),
     /// The socket to which it tells how it is.
-    Notices(Place),
+    Notices(Key),
     /// One that was told as stuck.
     Stuck(u64),
     /// The guard's process.
@@ -38,7 +38,7 @@ impl Target {
 
     /// The lowest four bits say what it is, the others whose.
     pub(crate) fn token(self) -> u64 {
-        let of = |place: Place, part: u64| (place.slot as u64) << 36 | u64::from(place.occupant) << 4 | part;
+        let of = |place: Key, part: u64| (place.slot as u64) << 36 | u64::from(place.generation) << 4 | part;
         match self {
             Self::Waker => Self::OTHER,
             Self::Door => Self::PARTS | Self::OTHER,
@@ -54,10 +54,23 @@ impl Target {
         }
     }
 
+    /// The incarnation that it is about.
+    pub(crate) fn key(self) -> Option<Key> {
+        match self {
+            Self::Process(key)
+            | Self::Stream(key, _)
+            | Self::Control(key)
+            | Self::Survivor(key)
+            | Self::Bell(key)
+            | Self::Notices(key) => Some(key),
+            Self::Waker | Self::Door | Self::Visitor(_) | Self::Stuck(_) | Self::Guard => None,
+        }
+    }
+
     pub(crate) fn of_token(token: u64) -> Self {
         let rest = token >> 4;
         let occupant = u32::try_from(rest & u64::from(u32::MAX)).unwrap_or_default();
-        let place = Place { slot: (token >> 36) as usize, occupant };
+        let place = Key { slot: (token >> 36) as usize, generation: occupant };
         match token % Self::PARTS {
             Self::OTHER => match rest {
                 0 => Self::Waker,
@@ -86,7 +99,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_token_says_whose_it_is(slot in 0..1_usize << 27, occupant: u32, visitor in 0..1_u64 << 50) {
-            let place = Place { slot, occupant };
+            let place = Key { slot, generation: occupant };
             let of_place = [
                 Target::Process(place), Target::Control(place), Target::Survivor(place), Target::Bell(place),
                 Target::Notices(place),

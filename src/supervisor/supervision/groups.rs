@@ -16,7 +16,7 @@ use crate::{
         commands::{Action, GroupCommand, Restarted},
         event_loop::Driver,
         events::event::{Event, EventKind},
-        reactor::{arena::Place, timers::Timer},
+        reactor::{arena::Key, timers::Timer},
         spawner::queue::HANG_TIME,
         spec::group::GroupError,
         supervision::worker::{Kept, Standing, Wish},
@@ -163,7 +163,7 @@ impl Driver {
         }
     }
 
-    pub(crate) fn kill_at_once(&mut self, late: Vec<Place>) {
+    pub(crate) fn kill_at_once(&mut self, late: Vec<Key>) {
         for place in late {
             self.input(place, LifecycleInput::Stop(StopRequest::Within(Duration::ZERO)));
         }

@@ -9,6 +9,7 @@ use crate::{
     ids::{GroupId, WorkerId},
     policy::group::{state::Groups, transition},
     supervisor::{
+        incarnation::context::Fact,
         supervision::{groups::no_groups, worker::Kept},
         worker::group::GroupShared,
     },
@@ -32,6 +33,8 @@ pub(crate) struct Supervision {
     pub(crate) cause: WorkerId,
     /// Workers whose restart waits for room in their window.
     pub(crate) held_back: Vec<WorkerId>,
+    /// What incarnations have reported and is not handled yet.
+    pub(crate) facts: VecDeque<Fact>,
 }
 
 impl Supervision {
@@ -44,6 +47,7 @@ impl Supervision {
             for_groups: VecDeque::new(),
             cause: WorkerId::SUPERVISOR,
             held_back: Vec::new(),
+            facts: VecDeque::new(),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
             event::{Event, EventKind},
             warning::Warning,
         },
-        reactor::{arena::Place, timers::Timer},
+        reactor::{arena::Key, timers::Timer},
         spawner::Starter,
         spec::SharedSpec,
         supervision::worker::{Kept, Standing, Wish},
@@ -40,7 +40,7 @@ pub(crate) enum Left {
 
 impl Driver {
     /// An incarnation has begun. False if nobody wants it any more.
-    pub(crate) fn keep(&mut self, shared: &Arc<WorkerShared>, spec: &SharedSpec, place: Place) -> bool {
+    pub(crate) fn keep(&mut self, shared: &Arc<WorkerShared>, spec: &SharedSpec, place: Key) -> bool {
         match self.supervision.kept.entry(shared.id()) {
             Entry::Vacant(vacant) => {
                 let seed = next_seed(&mut self.supervision.seed, shared.id());
@@ -187,7 +187,7 @@ impl Driver {
         {
             if self.is_held_back(worker) {
                 self.supervision.held_back.push(worker);
-                self.incarnations.next_look = FIRST_LOOK;
+                self.reading.next_look = FIRST_LOOK;
             } else {
                 self.start_again(worker);
             }

@@ -8,7 +8,7 @@ use crate::{
     },
     supervisor::{
         clock::now,
-        reactor::arena::Place,
+        reactor::arena::Key,
         spec::{SharedSpec, group::GroupError},
         worker::WorkerShared,
     },
@@ -33,7 +33,7 @@ pub(crate) enum Wish {
 /// Where it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    Lives(Place),
+    Lives(Key),
     /// It is started again then, unless that has changed.
     Waits(Instant),
     /// It is started as soon as its last process has ended, which SIGKILL has not ended in time.
@@ -119,7 +119,7 @@ impl Kept {
         self.last.clone().unwrap_or_else(|| (Arc::new(Exit::of(ExitStatus::NeverStarted)), now()))
     }
 
-    pub(crate) fn place(&self) -> Option<Place> {
+    pub(crate) fn place(&self) -> Option<Key> {
         match self.standing {
             Standing::Lives(place) => Some(place),
             Standing::Waits(_) | Standing::Held | Standing::Starts | Standing::Rests => None,

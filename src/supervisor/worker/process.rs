@@ -5,9 +5,13 @@ use crate::{
     launch::{child::ChildProcess, descriptors::ParentFds},
     supervisor::{containment::process_tree::ProcessTree, control::connection::Link, sync::lock},
 };
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// One incarnation, as the handles and the loop know it together.
@@ -67,5 +71,11 @@ impl Present {
         let were_some = ends.has_writers();
         ends.close_writers();
         were_some
+    }
+
+    /// Does something with the pidfd of its process; `None` where it is reaped.
+    pub(crate) fn with_process<T>(&self, run: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> Option<io::Result<T>> {
+        let done = self.child().with_pidfd(|pidfd| run(pidfd.as_fd()));
+        Some(done).filter(|done| done.as_ref().err().and_then(io::Error::raw_os_error) != Some(libc::ESRCH))
     }
 }

@@ -1,0 +1,203 @@
+//! Incarnations in the event loop: they are inserted, handle what concerns them, and are removed.
+
+use crate::{
+    ids::WorkerId,
+    launch::child::GroupCleanup,
+    policy::lifecycle::{LifecycleInput, StopRequest},
+    supervisor::{
+        commands::{Action, Arrival},
+        containment::inspector::{
+            STALL,
+            request::{Findings, Task},
+        },
+        event_loop::{Driver, FIRST_LOOK, LAST_LOOK, LastCall},
+        events::event::EventKind,
+        incarnation::{
+            Live,
+            context::{Context, Fact},
+            transitions::STUCK_PERIOD,
+            trees::Stuck,
+        },
+        reactor::{arena::Key, timers::Timer},
+        supervision::{
+            restart::Left,
+            worker::{Kept, Standing},
+        },
+    },
+};
+use std::{mem, sync::Arc, time::Duration};
+
+impl Driver {
+    /// Lets an incarnation handle something; `None` where it is gone.
+    pub(crate) fn at<T>(&mut self, key: Key, run: impl FnOnce(&mut Live, &mut Context<'_>) -> T) -> Option<T> {
+        let live = self.incarnations.get_mut(key)?;
+        let mut cx = Context {
+            reactor: &mut self.reactor,
+            outlet: &mut self.outlet,
+            trees: &mut self.trees,
+            reading: &mut self.reading,
+            server: &mut self.server,
+            starter: &self.starter,
+            mailbox: &self.mailbox,
+            facts: &mut self.supervision.facts,
+        };
+        let done = run(live, &mut cx);
+        if live.is_over() {
+            drop(self.incarnations.remove(key));
+        }
+        Some(done)
+    }
+
+    pub(crate) fn on(&mut self, key: Key, run: impl FnOnce(&mut Live, &mut Context<'_>)) {
+        // An incarnation that is gone has nothing to handle.
+        self.at(key, run);
+    }
+
+    pub(crate) fn input(&mut self, key: Key, input: LifecycleInput) {
+        self.on(key, |live, cx| live.input(input, cx));
+    }
+
+    /// Tells supervision what incarnations have reported. Only here the two meet: an incarnation never waits for what supervision
+    /// makes of its exit.
+    pub(crate) fn settle(&mut self) {
+        while let Some(fact) = self.supervision.facts.pop_front() {
+            match fact {
+                Fact::Ready(worker) => self.member_ready(worker),
+                Fact::Finished { worker, exit, unhealthy } => {
+                    self.left(worker, Left::Ended { exit, unhealthy });
+                    self.outlet.trace.leave(worker);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn arrive(&mut self, mut arrival: Arrival) {
+        // By the loop's clock, which may be behind.
+        arrival.started = arrival.started.min(self.reactor.clock.now());
+        let (secret, control_connect_timeout) = (arrival.key.take(), arrival.spec.time_to_connect());
+        let (shared, spec, present) =
+            (Arc::clone(&arrival.shared), Arc::clone(&arrival.spec), Arc::clone(&arrival.present));
+        // Before the event: a consumer of the event finds this incarnation behind the worker's handle.
+        shared.begin(&present);
+        self.outlet.trace.begin(&shared, &present);
+        let key = self.incarnations.insert_with(|key| Live::new(key, arrival));
+        self.on(key, |live, cx| cx.outlet.send(live.event(EventKind::Started { pid: live.present.child().pid() })));
+        self.trees.own.insert(present.child().pid().cast_signed(), present.tree().started_tick());
+        let is_wanted = self.keep(&shared, &spec, key);
+        self.on(key, Live::watch);
+        if let Some(limit) = spec.runtime_max {
+            self.reactor.set_timer_after(limit, Timer::TimeLimit(key));
+        }
+        self.member_started(shared.id());
+        // Before it is expected: it may have connected already, and that may be what makes it ready.
+        self.on(key, Live::attend);
+        if let Some(secret) = secret {
+            self.on(key, |live, cx| live.expect(secret, control_connect_timeout, cx));
+        }
+        self.settle();
+        if let Some(LastCall { until }) = self.shutdown.last_call {
+            let left = until.map(|until| until.saturating_duration_since(self.reactor.clock.now()));
+            self.act(shared.id(), left.map_or(Action::Stop, Action::StopWithin));
+        } else if !is_wanted {
+            let is_overdue = self.supervision.kept.get(&shared.id()).is_some_and(|kept| kept.is_overdue);
+            self.input(
+                key,
+                LifecycleInput::Stop(if is_overdue {
+                    StopRequest::Within(Duration::ZERO)
+                } else {
+                    StopRequest::Advance
+                }),
+            );
+        }
+    }
+
+    pub(crate) fn process_exited(&mut self, key: Key) {
+        if self.incarnations.get(key).is_some_and(Live::awaits_control) {
+            self.hear_the_door();
+        }
+        self.on(key, Live::died);
+    }
+
+    /// The incarnation of a worker that runs.
+    pub(crate) fn key_of(&self, worker: WorkerId) -> Option<Key> {
+        self.supervision.kept.get(&worker).and_then(Kept::place)
+    }
+
+    /// This incarnation of a worker, if it still runs.
+    pub(crate) fn key_of_incarnation(&self, worker: WorkerId, incarnation: u32) -> Option<Key> {
+        let key = self.key_of(worker)?;
+        self.incarnations.get(key).filter(|live| live.present.number() == incarnation).map(|_| key)
+    }
+
+    /// Goes on with those that were paused and have room again.
+    pub(crate) fn resume(&mut self) {
+        let before = self.count_paused();
+        if before == 0 {
+            return;
+        }
+        let mut paused = mem::take(&mut self.reading.paused);
+        paused.retain(|&key| self.at(key, Live::may_read_again) == Some(false));
+        self.reading.paused.append(&mut paused);
+        let mut silent = mem::take(&mut self.reading.silent);
+        silent.retain(|&key| self.at(key, Live::may_talk_again) == Some(false));
+        self.reading.silent.append(&mut silent);
+        self.restart_again();
+        let has_resumed = self.count_paused() < before;
+        self.reading.next_look = if has_resumed { FIRST_LOOK } else { (self.reading.next_look * 2).min(LAST_LOOK) };
+    }
+
+    pub(crate) fn count_paused(&self) -> usize {
+        self.reading.paused.len() + self.reading.silent.len() + self.supervision.held_back.len()
+    }
+
+    /// Checks that the inspector makes progress. Where it does not, another one gets all requests that it has not answered.
+    pub(crate) fn check_inspector(&mut self) {
+        if self.trees.asked.is_empty() {
+            return;
+        }
+        if self.trees.inspector.has_stalled() {
+            let asked: Vec<(Key, Task)> = self.trees.asked.drain().map(|(_, asked)| asked).collect();
+            for (key, task) in asked {
+                // What it has stopped is continued when it gives its findings, late.
+                if task != Task::StopTree {
+                    self.on(key, |live, cx| live.inspect(task, cx));
+                }
+            }
+            self.end_freezing();
+        }
+        self.reactor.set_timer_after(STALL, Timer::Inspector);
+    }
+
+    pub(crate) fn inspected(&mut self, findings: Findings) {
+        let asked = self.trees.asked.remove(&findings.number);
+        if findings.task == Task::StopTree {
+            // Also from a thread that was stuck, and has stopped processes meanwhile.
+            return self.stopped(findings.held);
+        }
+        if let Some((key, task)) = asked {
+            self.on(key, |live, cx| live.inspected(task, findings, cx));
+        }
+    }
+
+    /// Tries again to kill a process that was reported as unkillable: one that ran as another user may have given that up.
+    pub(crate) fn check_stuck(&mut self, number: u64) {
+        let Some(Stuck { present, .. }) = self.trees.stuck.get(&number) else { return };
+        if present.child().is_running() {
+            drop(present.child().signal_group(libc::SIGKILL));
+            self.reactor.set_timer_after(STUCK_PERIOD, Timer::Stuck(number));
+        } else {
+            self.reap_late(number);
+        }
+    }
+
+    /// A process that was reported as unkillable has ended.
+    pub(crate) fn reap_late(&mut self, number: u64) {
+        let Some(Stuck { worker, present }) = self.trees.stuck.remove(&number) else { return };
+        drop(present.child().with_pidfd(|pidfd| self.reactor.poller.remove(pidfd)));
+        // Its exit was reported before.
+        drop(present.child().reap(GroupCleanup::Kill));
+        if self.supervision.kept.get(&worker).is_some_and(|kept| kept.standing == Standing::Held) {
+            self.start_again(worker);
+        }
+    }
+}

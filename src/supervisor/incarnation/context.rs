@@ -1,0 +1,56 @@
+//! What an incarnation uses of the event loop, and what it reports to it.
+
+use crate::{
+    exit::Exit,
+    ids::WorkerId,
+    supervisor::{
+        commands::Mailbox,
+        control::server::Control,
+        events::sink::Outlet,
+        flow_control::Meter,
+        incarnation::trees::Trees,
+        reactor::{Reactor, arena::Key},
+        spawner::Starter,
+    },
+};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+/// The parts of the event loop that an incarnation uses while it handles something.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) reactor: &'a mut Reactor,
+    pub(crate) outlet: &'a mut Outlet,
+    pub(crate) trees: &'a mut Trees,
+    pub(crate) reading: &'a mut ReadState,
+    pub(crate) server: &'a mut Option<Control>,
+    pub(crate) starter: &'a Arc<Starter>,
+    pub(crate) mailbox: &'a Mailbox,
+    pub(crate) facts: &'a mut VecDeque<Fact>,
+}
+
+/// What supervision has to know of an incarnation.
+#[derive(Debug)]
+pub(crate) enum Fact {
+    Ready(WorkerId),
+    Finished {
+        worker: WorkerId,
+        exit: Arc<Exit>,
+        /// The supervisor ended it without a request: it was not ready in time, gave no sign of life, or had its time.
+        unhealthy: bool,
+    },
+}
+
+/// How incarnations share reading: the buffer, the supervisor's window, and who is paused.
+#[derive(Debug)]
+pub(crate) struct ReadState {
+    /// What streams are read into.
+    pub(crate) scratch: Vec<u8>,
+    /// The window of the supervisor.
+    pub(crate) window: Arc<Meter>,
+    /// Incarnations whose output is not read for now.
+    pub(crate) paused: Vec<Key>,
+    /// Incarnations whose control connection is not read for now.
+    pub(crate) silent: Vec<Key>,
+    /// When the loop checks next whether a paused one may go on; see `FIRST_LOOK`.
+    pub(crate) next_look: Duration,
+}

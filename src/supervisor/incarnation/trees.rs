@@ -1,0 +1,59 @@
+//! The processes of all incarnations of one supervisor.
+
+use crate::{
+    ids::WorkerId,
+    supervisor::{
+        commands::Mailbox,
+        containment::{
+            inspector::{Inspector, request::Task},
+            scan::Numbers,
+        },
+        reactor::arena::Key,
+        worker::process::Present,
+    },
+    sys::proc::pinned::PinnedProcess,
+};
+use crossbeam_channel::Sender;
+use std::{collections::HashMap, sync::Arc};
+
+/// What is known of the processes of all trees.
+#[derive(Debug)]
+pub(crate) struct Trees {
+    pub(crate) numbers: Numbers,
+    pub(crate) inspector: Inspector,
+    /// The number of the last request to the inspector.
+    pub(crate) requests: u64,
+    /// Requests that the inspector has not answered, by their numbers.
+    pub(crate) asked: HashMap<u64, (Key, Task)>,
+    /// The workers' own processes, and in which tick of the boot clock each was started.
+    pub(crate) own: HashMap<i32, u64>,
+    /// Processes that have left their worker's group and were stopped together with the host.
+    pub(crate) away: Vec<PinnedProcess>,
+    /// Dropped when everything that is stopped together with the host is stopped.
+    pub(crate) freezing: Option<Sender<()>>,
+    /// Processes that were reported as unkillable, by a number of their own.
+    pub(crate) stuck: HashMap<u64, Stuck>,
+}
+
+/// A process that SIGKILL had not ended in time; it is reaped when it ends after all.
+#[derive(Debug)]
+pub(crate) struct Stuck {
+    pub(crate) worker: WorkerId,
+    pub(crate) present: Arc<Present>,
+}
+
+impl Trees {
+    /// `adopts`: the host is a subreaper, and orphans become its children.
+    pub(crate) fn new(mailbox: Mailbox, adopts: bool) -> Self {
+        Self {
+            numbers: Numbers::new(),
+            inspector: Inspector::new(Arc::new(mailbox), adopts),
+            requests: 0,
+            asked: HashMap::new(),
+            own: HashMap::new(),
+            away: Vec::new(),
+            freezing: None,
+            stuck: HashMap::new(),
+        }
+    }
+}
