@@ -22,7 +22,7 @@ use std::{
     path::Path,
 };
 
-/// The parent's end of a named pipe.
+/// The parent's end of a pipe from `WorkerSpec::input_pipe` or `output_pipe`.
 #[derive(Debug)]
 pub(crate) enum ParentPipe {
     Reader(PipeReader),
@@ -93,6 +93,7 @@ impl AsRawFd for ChildStdio {
     }
 }
 
+/// Creates all fds of a child before the child exists, so that an error leaves nothing behind.
 pub(super) fn create(plan: &LaunchPlan, open_mode: OpenMode) -> Result<(ParentFds, ChildFds), SpawnError> {
     let pipes = |source| SpawnError::failed(plan.program_name(), SpawnStep::Pipes, source);
     let mut ends = ParentFds::default();

@@ -145,7 +145,6 @@ pub(super) fn texts(environment: &[(OsString, OsString)]) -> CStringArray {
     texts
 }
 
-/// Makes everything the child is to hold, before there is a child: when one cannot be made, nothing is left.
 #[cfg(test)]
 mod tests {
     use super::*;

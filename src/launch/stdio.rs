@@ -84,7 +84,7 @@ pub enum ProcessGroup {
     /// inherited terminal without being stopped, concurrently with us; it cannot open `/dev/tty`.
     #[doc(alias = "detached")]
     NewSession,
-    /// Our process group: signals from the terminal reach the worker, it may use the terminal while we are in the foreground, and
-    /// only the process itself can be killed through its group.
+    /// Our process group: signals from the terminal reach the worker, and it may use the terminal while we are in the foreground.
+    /// Signals for its group go to the process alone.
     Inherit,
 }
