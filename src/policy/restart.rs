@@ -92,8 +92,8 @@ impl Backoff {
 #[doc(alias = "StartLimitBurst")]
 #[doc(alias = "StartLimitIntervalSec")]
 pub struct RestartIntensity {
-    pub(super) restarts: u32,
-    pub(super) period: Duration,
+    pub(crate) restarts: u32,
+    pub(crate) period: Duration,
 }
 
 impl Default for RestartIntensity {

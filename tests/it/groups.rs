@@ -663,7 +663,7 @@ fn what_makes_no_sense_is_refused() {
     group.add(hanging().restart(RestartPolicy::from(Restart::OnFailure).force_restart([ExitMatch::Code(3)]))).unwrap();
     assert!(refused(hanging().depends_on(&first, DependencyCondition::Completed)).contains("never ends"));
     let alone = supervisor.spawn(hanging()).unwrap();
-    assert!(refused(hanging().depends_on(&alone, DependencyCondition::Ready)).contains("is no member of a group"));
+    assert!(refused(hanging().depends_on(&alone, DependencyCondition::Ready)).contains("is not a member of a group"));
     assert!(supervisor.spawn(hanging().depends_on(&first, DependencyCondition::Ready)).is_err(), "only in a group");
     assert!(supervisor.group(GroupPolicy::default().significant()).is_err());
     for policy in [GroupPolicy::default().restart(Restart::Always), GroupPolicy::default().intensity(3, Duration::ZERO)]
@@ -720,5 +720,5 @@ fn p16_who_waits_for_a_worker_outside_of_groups_is_told_so() {
     let outside = supervisor.spawn(WorkerSpec::new("true")).unwrap();
     let error =
         group.add(WorkerSpec::new("true").depends_on(&outside, DependencyCondition::Started)).map(drop).unwrap_err();
-    assert!(error.to_string().contains("is no member of a group"), "{error}");
+    assert!(error.to_string().contains("is not a member of a group"), "{error}");
 }

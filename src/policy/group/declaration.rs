@@ -1,11 +1,12 @@
 //! How groups, members and their dependencies are declared and removed.
 
 use super::{
-    error::GroupError,
-    model::{AutoShutdown, DependencyCondition, GroupSettings, Lifetime, Node, Role},
-    state::{Down, Group, Groups, Member, State},
+    error::DeclarationError,
+    model::{AutoShutdown, DependencyCondition, GroupSettings, NodeId, Role},
+    state::{DownReason, Group, Groups, Member, MemberState},
 };
 use crate::ids::{GroupId, WorkerId};
+use crate::policy::restart::Restart;
 use std::collections::BTreeSet;
 
 /// What is declared. It may be at any time; nothing starts before `Input::Start` of it, or a start of its
@@ -20,16 +21,16 @@ impl Groups {
         parent: GroupId,
         role: Role,
         settings: GroupSettings,
-    ) -> Result<(), GroupError> {
+    ) -> Result<(), DeclarationError> {
         if self.groups.contains_key(&group) {
-            return Err(GroupError::Taken(Node::Group(group)));
+            return Err(DeclarationError::AlreadyExists(NodeId::Group(group)));
         }
-        if let (Some(within), Some(limit)) = (settings.stop_within, self.stop_within(parent))
-            && within > limit
+        if let (Some(timeout), Some(limit)) = (settings.stop_timeout, self.stop_timeout(parent))
+            && timeout > limit
         {
-            return Err(GroupError::LongerEnd { within, outer: parent, limit });
+            return Err(DeclarationError::ExceedsParentTimeout { timeout, outer: parent, limit });
         }
-        let place = self.take_place(Node::Group(group), parent, role)?;
+        let place = self.take_place(NodeId::Group(group), parent, role)?;
         self.groups.insert(group, Group::new(Some(parent), place, role, settings));
         Ok(())
     }
@@ -37,12 +38,12 @@ impl Groups {
     /// # Errors
     ///
     /// As `add_group`.
-    pub(crate) fn add_member(&mut self, member: WorkerId, group: GroupId, role: Role) -> Result<(), GroupError> {
+    pub(crate) fn add_member(&mut self, member: WorkerId, group: GroupId, role: Role) -> Result<(), DeclarationError> {
         if self.members.contains_key(&member) {
-            return Err(GroupError::Taken(Node::Member(member)));
+            return Err(DeclarationError::AlreadyExists(NodeId::Member(member)));
         }
-        let place = self.take_place(Node::Member(member), group, role)?;
-        let state = State::Down(Down::New);
+        let place = self.take_place(NodeId::Member(member), group, role)?;
+        let state = MemberState::Down(DownReason::New);
         self.members.insert(member, Member { group, place, role, state });
         Ok(())
     }
@@ -57,14 +58,14 @@ impl Groups {
         member: WorkerId,
         on: WorkerId,
         condition: DependencyCondition,
-    ) -> Result<(), GroupError> {
-        self.known(Node::Member(member))?;
-        self.known(Node::Member(on))?;
-        let is_permanent = self.members.get(&on).is_some_and(|on| on.role.lifetime == Lifetime::Permanent);
+    ) -> Result<(), DeclarationError> {
+        self.known(NodeId::Member(member))?;
+        self.known(NodeId::Member(on))?;
+        let is_permanent = self.members.get(&on).is_some_and(|on| on.role.restart == Restart::Always);
         if is_permanent && condition == DependencyCondition::Completed {
-            return Err(GroupError::NeverExits { member, on });
+            return Err(DeclarationError::NeverCompletes { member, on });
         }
-        self.order.link(member, on, condition).map_err(|members| GroupError::Circle { members })
+        self.dependencies.link(member, on, condition).map_err(|members| DeclarationError::Cycle { members })
     }
 
     /// Whether `Input::Remove` of it would be heard.
@@ -72,16 +73,16 @@ impl Groups {
     /// # Errors
     ///
     /// When somebody waits for it, or for one of its members.
-    pub(crate) fn check_removal(&self, node: Node) -> Result<(), GroupError> {
+    pub(crate) fn check_removal(&self, node: NodeId) -> Result<(), DeclarationError> {
         self.known(node)?;
-        if node == Node::Group(self.root) {
-            return Err(GroupError::Root);
+        if node == NodeId::Group(self.root) {
+            return Err(DeclarationError::RootGroup);
         }
         let leaving: BTreeSet<_> = self.members_under(node).into_iter().collect();
         for &member in &leaving {
-            let stays = |by: &WorkerId| !leaving.contains(by) && !self.is_being_removed(Node::Member(*by));
-            if let Some(by) = self.order.needed_by(member).find(stays) {
-                return Err(GroupError::StillNeeded { member, by });
+            let stays = |by: &WorkerId| !leaving.contains(by) && !self.is_being_removed(NodeId::Member(*by));
+            if let Some(by) = self.dependencies.dependents_of(member).find(stays) {
+                return Err(DeclarationError::HasDependents { member, by });
             }
         }
         Ok(())
@@ -92,21 +93,23 @@ impl Groups {
     /// # Errors
     ///
     /// When the member is in no group, or in one that is neither `group` nor within it.
-    pub(crate) fn check_member(&self, member: WorkerId, group: GroupId) -> Result<(), GroupError> {
-        let node = Node::Member(member);
-        self.known(Node::Group(group))?;
+    pub(crate) fn check_member(&self, member: WorkerId, group: GroupId) -> Result<(), DeclarationError> {
+        let node = NodeId::Member(member);
+        self.known(NodeId::Group(group))?;
         self.known(node)?;
-        if self.groups_of(node).contains(&group) { Ok(()) } else { Err(GroupError::Elsewhere { member, group }) }
+        if self.groups_of(node).contains(&group) { Ok(()) } else { Err(DeclarationError::NotInGroup { member, group }) }
     }
 
-    fn take_place(&mut self, node: Node, group: GroupId, role: Role) -> Result<u64, GroupError> {
-        self.known(Node::Group(group))?;
-        let Some(parent) = self.groups.get_mut(&group) else { return Err(GroupError::Unknown(Node::Group(group))) };
-        if role.significant && role.lifetime == Lifetime::Permanent {
-            return Err(GroupError::SignificantPermanent(node));
+    fn take_place(&mut self, node: NodeId, group: GroupId, role: Role) -> Result<u64, DeclarationError> {
+        self.known(NodeId::Group(group))?;
+        let Some(parent) = self.groups.get_mut(&group) else {
+            return Err(DeclarationError::Unknown(NodeId::Group(group)));
+        };
+        if role.significant && role.restart == Restart::Always {
+            return Err(DeclarationError::SignificantPermanent(node));
         }
         if role.significant && parent.settings.auto_shutdown == AutoShutdown::Never {
-            return Err(GroupError::SignificantInVain { node, group });
+            return Err(DeclarationError::SignificantWithoutShutdown { node, group });
         }
         let place = self.next_place;
         self.next_place += 1;
@@ -114,11 +117,11 @@ impl Groups {
         Ok(place)
     }
 
-    fn known(&self, node: Node) -> Result<(), GroupError> {
+    fn known(&self, node: NodeId) -> Result<(), DeclarationError> {
         let is_there = match node {
-            Node::Member(member) => self.members.contains_key(&member),
-            Node::Group(group) => self.groups.contains_key(&group),
+            NodeId::Member(member) => self.members.contains_key(&member),
+            NodeId::Group(group) => self.groups.contains_key(&group),
         };
-        if is_there && !self.is_being_removed(node) { Ok(()) } else { Err(GroupError::Unknown(node)) }
+        if is_there && !self.is_being_removed(node) { Ok(()) } else { Err(DeclarationError::Unknown(node)) }
     }
 }

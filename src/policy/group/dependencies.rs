@@ -6,38 +6,38 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Where to look from a member: at what it needs, or at those who need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Towards {
-    Needed,
-    Needing,
+pub(super) enum Direction {
+    Dependencies,
+    Dependents,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Order {
-    nodes: BTreeMap<WorkerId, Links>,
+pub(super) struct DependencyGraph {
+    nodes: BTreeMap<WorkerId, Edges>,
 }
 
 #[derive(Debug, Default)]
-struct Links {
-    after: Vec<(WorkerId, DependencyCondition)>,
-    needed_by: BTreeSet<WorkerId>,
+struct Edges {
+    dependencies: Vec<(WorkerId, DependencyCondition)>,
+    dependents: BTreeSet<WorkerId>,
 }
 
-impl Order {
+impl DependencyGraph {
     /// What a member waits for.
-    pub(super) fn after(&self, member: WorkerId) -> &[(WorkerId, DependencyCondition)] {
-        self.nodes.get(&member).map_or(&[], |links| &links.after)
+    pub(super) fn dependencies_of(&self, member: WorkerId) -> &[(WorkerId, DependencyCondition)] {
+        self.nodes.get(&member).map_or(&[], |edges| &edges.dependencies)
     }
 
     /// Who waits for it, directly.
-    pub(super) fn needed_by(&self, member: WorkerId) -> impl Iterator<Item = WorkerId> {
-        self.nodes.get(&member).into_iter().flat_map(|links| links.needed_by.iter().copied())
+    pub(super) fn dependents_of(&self, member: WorkerId) -> impl Iterator<Item = WorkerId> {
+        self.nodes.get(&member).into_iter().flat_map(|edges| edges.dependents.iter().copied())
     }
 
     /// Everybody who is reached from these, over any number of steps; these themselves only where one reaches another.
     ///
     /// Steps lead through members that have ended, since an application that waits for a migration which needed the database
     /// needs the database too.
-    pub(super) fn reach(&self, from: impl IntoIterator<Item = WorkerId>, towards: Towards) -> BTreeSet<WorkerId> {
+    pub(super) fn reachable(&self, from: impl IntoIterator<Item = WorkerId>, towards: Direction) -> BTreeSet<WorkerId> {
         let mut reached = BTreeSet::new();
         let mut todo: Vec<_> = from.into_iter().collect();
         while let Some(member) = todo.pop() {
@@ -60,31 +60,31 @@ impl Order {
         if let Some(circle) = self.path(on, member) {
             return Err(circle);
         }
-        let after = &mut self.nodes.entry(member).or_default().after;
-        after.retain(|(other, _)| *other != on);
-        after.push((on, condition));
-        self.nodes.entry(on).or_default().needed_by.insert(member);
+        let dependencies = &mut self.nodes.entry(member).or_default().dependencies;
+        dependencies.retain(|(other, _)| *other != on);
+        dependencies.push((on, condition));
+        self.nodes.entry(on).or_default().dependents.insert(member);
         Ok(())
     }
 
     pub(super) fn forget(&mut self, member: WorkerId) {
-        let Some(links) = self.nodes.remove(&member) else { return };
-        for (on, _) in links.after {
+        let Some(edges) = self.nodes.remove(&member) else { return };
+        for (on, _) in edges.dependencies {
             if let Some(needed) = self.nodes.get_mut(&on) {
-                needed.needed_by.remove(&member);
+                needed.dependents.remove(&member);
             }
         }
-        for needing in links.needed_by {
+        for needing in edges.dependents {
             if let Some(needing) = self.nodes.get_mut(&needing) {
-                needing.after.retain(|(on, _)| *on != member);
+                needing.dependencies.retain(|(on, _)| *on != member);
             }
         }
     }
 
-    fn step(&self, member: WorkerId, towards: Towards) -> Vec<WorkerId> {
+    fn step(&self, member: WorkerId, towards: Direction) -> Vec<WorkerId> {
         match towards {
-            Towards::Needed => self.after(member).iter().map(|(on, _)| *on).collect(),
-            Towards::Needing => self.needed_by(member).collect(),
+            Direction::Dependencies => self.dependencies_of(member).iter().map(|(on, _)| *on).collect(),
+            Direction::Dependents => self.dependents_of(member).collect(),
         }
     }
 
@@ -101,7 +101,7 @@ impl Order {
                 }
                 return Some(path.into());
             }
-            for next in self.step(member, Towards::Needed) {
+            for next in self.step(member, Direction::Dependencies) {
                 if next != from && !came_from.contains_key(&next) {
                     came_from.insert(next, member);
                     todo.push(next);

@@ -3,14 +3,15 @@
 use crate::deadline::start;
 use crate::ids::{GroupId, WorkerId};
 use crate::policy::group::{
-    error::GroupError,
+    error::DeclarationError,
     examples::{
         A, B, C, INNER, PERIOD, PERMANENT, ROOT, SETTINGS, TEMPORARY, TRANSIENT, crashed, done, failed, gave_up, root,
         run, run_all, with,
     },
-    model::{Activity, AutoShutdown, DependencyCondition, End, GroupSettings, Lifetime, Node, Role, Strategy},
-    transition::{Input, Output},
+    model::{AutoShutdown, DependencyCondition, GroupActivity, GroupOutcome, GroupSettings, NodeId, Role, Strategy},
+    transition::{GroupInput, GroupOutput},
 };
+use crate::policy::restart::Restart;
 
 #[test]
 fn p08_stopping_goes_in_reverse_through_what_has_ended() {
@@ -19,21 +20,21 @@ fn p08_stopping_goes_in_reverse_through_what_has_ended() {
     let mut groups = root(SETTINGS, &[(application, PERMANENT), (migration, TRANSIENT), (database, PERMANENT)]);
     groups.add_dependency(application, migration, DependencyCondition::Completed).unwrap();
     groups.add_dependency(migration, database, DependencyCondition::Ready).unwrap();
-    assert_eq!(groups.handle(Input::Start(Node::Group(ROOT)), t0), [Output::Start(database)]);
-    assert_eq!(groups.handle(Input::Started(database), t0), []);
-    assert_eq!(groups.handle(Input::Ready(database), t0), [Output::Start(migration)]);
-    assert_eq!(groups.handle(Input::Started(migration), t0), []);
-    assert_eq!(groups.handle(done(migration), t0), [Output::Start(application)]);
+    assert_eq!(groups.handle(GroupInput::Start(NodeId::Group(ROOT)), t0), [GroupOutput::Start(database)]);
+    assert_eq!(groups.handle(GroupInput::Started(database), t0), []);
+    assert_eq!(groups.handle(GroupInput::Ready(database), t0), [GroupOutput::Start(migration)]);
+    assert_eq!(groups.handle(GroupInput::Started(migration), t0), []);
+    assert_eq!(groups.handle(done(migration), t0), [GroupOutput::Start(application)]);
     assert_eq!(
-        groups.handle(Input::Stop(Node::Group(ROOT)), t0),
-        [Output::Stop(application)],
+        groups.handle(GroupInput::Stop(NodeId::Group(ROOT)), t0),
+        [GroupOutput::Stop(application)],
         "the database is needed still"
     );
-    assert_eq!(groups.handle(failed(application), t0), [Output::Stop(database)]);
-    assert_eq!(groups.handle(crashed(database), t0), [Output::GroupEnded(ROOT)]);
-    assert_eq!(groups.handle(Input::Stop(Node::Group(ROOT)), t0), [], "it has ended, and that is said once");
-    assert_eq!(groups.handle(Input::Start(Node::Member(database)), t0), [], "the group is stopped");
-    assert_eq!(groups.handle(Input::Start(Node::Group(ROOT)), t0), [Output::Start(database)]);
+    assert_eq!(groups.handle(failed(application), t0), [GroupOutput::Stop(database)]);
+    assert_eq!(groups.handle(crashed(database), t0), [GroupOutput::GroupEnded(ROOT)]);
+    assert_eq!(groups.handle(GroupInput::Stop(NodeId::Group(ROOT)), t0), [], "it has ended, and that is said once");
+    assert_eq!(groups.handle(GroupInput::Start(NodeId::Member(database)), t0), [], "the group is stopped");
+    assert_eq!(groups.handle(GroupInput::Start(NodeId::Group(ROOT)), t0), [GroupOutput::Start(database)]);
 }
 
 #[test]
@@ -41,38 +42,41 @@ fn p08_stopping_calls_off_what_waits_and_what_restarts() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, PERMANENT), (B, PERMANENT), (C, PERMANENT)]);
     groups.add_dependency(C, B, DependencyCondition::Ready).unwrap();
-    groups.handle(Input::Start(Node::Group(ROOT)), t0);
-    assert_eq!(groups.handle(Input::Started(A), t0), [Output::Start(B)]);
-    assert_eq!(groups.handle(crashed(A), t0), [Output::Stop(B)], "a start that has not happened is called off");
-    assert_eq!(groups.handle(Input::Stop(Node::Group(ROOT)), t0), []);
-    assert_eq!(groups.handle(failed(B), t0), [Output::GroupEnded(ROOT)]);
+    groups.handle(GroupInput::Start(NodeId::Group(ROOT)), t0);
+    assert_eq!(groups.handle(GroupInput::Started(A), t0), [GroupOutput::Start(B)]);
+    assert_eq!(groups.handle(crashed(A), t0), [GroupOutput::Stop(B)], "a start that has not happened is called off");
+    assert_eq!(groups.handle(GroupInput::Stop(NodeId::Group(ROOT)), t0), []);
+    assert_eq!(groups.handle(failed(B), t0), [GroupOutput::GroupEnded(ROOT)]);
 }
 
 #[test]
 fn significant_ends_shut_the_group_down() {
     let t0 = start();
-    let role = |lifetime| Role { lifetime, significant: true };
-    let members = [(A, role(Lifetime::Transient)), (B, role(Lifetime::Temporary)), (C, PERMANENT)];
+    let role = |restart| Role { restart, significant: true };
+    let members = [(A, role(Restart::OnFailure)), (B, role(Restart::Never)), (C, PERMANENT)];
     let any = GroupSettings { auto_shutdown: AutoShutdown::AnySignificant, ..SETTINGS };
     let all = GroupSettings { auto_shutdown: AutoShutdown::AllSignificant, ..SETTINGS };
 
     let mut groups = root(any, &members);
     run_all(&mut groups, t0);
-    assert_eq!(groups.handle(crashed(A), t0), [Output::Start(A)], "it has not ended");
-    assert_eq!(groups.handle(failed(B), t0), [Output::Stop(C), Output::Stop(A)]);
+    assert_eq!(groups.handle(crashed(A), t0), [GroupOutput::Start(A)], "it has not ended");
+    assert_eq!(groups.handle(failed(B), t0), [GroupOutput::Stop(C), GroupOutput::Stop(A)]);
     groups.handle(failed(A), t0);
-    assert_eq!(groups.handle(done(C), t0), [Output::GroupEnded(ROOT)]);
-    assert_eq!(groups.survey(ROOT).unwrap().activity, Activity::Over(End::ShutDown));
+    assert_eq!(groups.handle(done(C), t0), [GroupOutput::GroupEnded(ROOT)]);
+    assert_eq!(groups.snapshot(ROOT).unwrap().activity, GroupActivity::Down(GroupOutcome::ShutDown));
 
     let mut groups = root(any, &members);
     run_all(&mut groups, t0);
-    assert_eq!(groups.handle(gave_up(A), t0), [Output::GroupGaveUp(ROOT), Output::Stop(C), Output::Stop(B)]);
+    assert_eq!(
+        groups.handle(gave_up(A), t0),
+        [GroupOutput::GroupGaveUp(ROOT), GroupOutput::Stop(C), GroupOutput::Stop(B)]
+    );
 
     let mut groups = root(all, &members);
     run_all(&mut groups, t0);
     assert_eq!(groups.handle(failed(B), t0), []);
-    assert_eq!(groups.handle(crashed(A), t0), [Output::Start(A)]);
-    assert_eq!(groups.handle(done(A), t0), [Output::Stop(C)]);
+    assert_eq!(groups.handle(crashed(A), t0), [GroupOutput::Start(A)]);
+    assert_eq!(groups.handle(done(A), t0), [GroupOutput::Stop(C)]);
 }
 
 #[test]
@@ -89,28 +93,28 @@ fn every_end_of_a_significant_one_counts_in_any_order() {
         run_all(&mut groups, t0);
         for (at, member) in order.into_iter().enumerate() {
             let outputs = groups.handle(if member == B { gave_up(B) } else { failed(member) }, t0);
-            assert_eq!(outputs.contains(&Output::Stop(C)), at == 2, "{order:?}: {outputs:?}");
+            assert_eq!(outputs.contains(&GroupOutput::Stop(C)), at == 2, "{order:?}: {outputs:?}");
         }
     }
     // As in OTP, what a user stops ends nothing, but is gone.
     let mut groups = root(all, &[(C, PERMANENT), (A, significant), (B, significant)]);
     run_all(&mut groups, t0);
-    assert_eq!(groups.handle(Input::Stop(Node::Member(A)), t0), [Output::Stop(A)]);
+    assert_eq!(groups.handle(GroupInput::Stop(NodeId::Member(A)), t0), [GroupOutput::Stop(A)]);
     assert_eq!(groups.handle(done(A), t0), []);
-    assert_eq!(groups.handle(done(B), t0), [Output::Stop(C)]);
+    assert_eq!(groups.handle(done(B), t0), [GroupOutput::Stop(C)]);
 }
 
 #[test]
 fn a_group_can_be_significant() {
     let t0 = start();
     let any = GroupSettings { auto_shutdown: AutoShutdown::AnySignificant, ..SETTINGS };
-    let role = Role { lifetime: Lifetime::Transient, significant: true };
+    let role = Role { restart: Restart::OnFailure, significant: true };
     let mut groups = root(any, &[(A, PERMANENT)]);
     groups.add_group(INNER, ROOT, role, any).unwrap();
     groups.add_member(B, INNER, role).unwrap();
     run_all(&mut groups, t0);
-    assert_eq!(groups.handle(done(B), t0), [Output::Stop(A)]);
-    assert_eq!(groups.handle(done(A), t0), [Output::GroupEnded(INNER), Output::GroupEnded(ROOT)]);
+    assert_eq!(groups.handle(done(B), t0), [GroupOutput::Stop(A)]);
+    assert_eq!(groups.handle(done(A), t0), [GroupOutput::GroupEnded(INNER), GroupOutput::GroupEnded(ROOT)]);
 }
 
 #[test]
@@ -122,9 +126,10 @@ fn a_group_on_its_way_out_is_restarted_with_its_siblings() {
     groups.add_member(B, INNER, Role { significant: true, ..TRANSIENT }).unwrap();
     groups.add_member(C, INNER, PERMANENT).unwrap();
     run_all(&mut groups, t0);
-    assert_eq!(groups.handle(done(B), t0), [Output::Stop(C)]);
+    assert_eq!(groups.handle(done(B), t0), [GroupOutput::Stop(C)]);
     assert_eq!(groups.handle(crashed(A), t0), []);
-    let expected = [Output::GroupRestarting(INNER), Output::Start(A), Output::Start(B), Output::Start(C)];
+    let expected =
+        [GroupOutput::GroupRestarting(INNER), GroupOutput::Start(A), GroupOutput::Start(B), GroupOutput::Start(C)];
     let outputs = groups.handle(done(C), t0);
     assert_eq!(run(&mut groups, outputs, t0), expected);
 }
@@ -140,11 +145,11 @@ fn what_a_group_had_in_inner_ones_comes_back_with_it() {
     groups.add_member(B, innermost, PERMANENT).unwrap();
     groups.add_member(C, INNER, Role { significant: true, ..TRANSIENT }).unwrap();
     run_all(&mut groups, t0);
-    assert_eq!(groups.handle(done(C), t0), [Output::Stop(B)]);
-    assert_eq!(groups.handle(done(B), t0), [Output::GroupEnded(innermost), Output::GroupEnded(INNER)]);
-    assert!(groups.is_over(Node::Member(B)));
+    assert_eq!(groups.handle(done(C), t0), [GroupOutput::Stop(B)]);
+    assert_eq!(groups.handle(done(B), t0), [GroupOutput::GroupEnded(innermost), GroupOutput::GroupEnded(INNER)]);
+    assert!(groups.is_finished(NodeId::Member(B)));
     let outputs = groups.handle(crashed(A), t0);
-    assert_eq!(run(&mut groups, outputs, t0), [Output::Start(A), Output::Start(B), Output::Start(C)]);
+    assert_eq!(run(&mut groups, outputs, t0), [GroupOutput::Start(A), GroupOutput::Start(B), GroupOutput::Start(C)]);
 }
 
 #[test]
@@ -153,17 +158,24 @@ fn members_are_removed_while_others_run() {
     let mut groups = root(with(Strategy::OneForAll), &[(A, PERMANENT), (B, PERMANENT)]);
     groups.add_dependency(B, A, DependencyCondition::Started).unwrap();
     run_all(&mut groups, t0);
-    let needed = GroupError::StillNeeded { member: A, by: B };
-    assert_eq!(groups.check_removal(Node::Member(A)), Err(needed));
-    assert_eq!(groups.handle(Input::Remove(Node::Member(A)), t0), []);
-    assert_eq!(groups.handle(Input::Remove(Node::Member(B)), t0), [Output::Stop(B)]);
-    assert_eq!(groups.handle(Input::Restart(Node::Member(B)), t0), [], "it is on its way out");
-    assert_eq!(groups.add_dependency(B, A, DependencyCondition::Ready), Err(GroupError::Unknown(Node::Member(B))));
-    assert_eq!(groups.handle(crashed(B), t0), [Output::Removed(Node::Member(B))]);
-    assert_eq!(groups.handle(crashed(A), t0), [Output::Start(A)]);
-    groups.handle(Input::Started(A), t0);
+    let needed = DeclarationError::HasDependents { member: A, by: B };
+    assert_eq!(groups.check_removal(NodeId::Member(A)), Err(needed));
+    assert_eq!(groups.handle(GroupInput::Remove(NodeId::Member(A)), t0), []);
+    assert_eq!(groups.handle(GroupInput::Remove(NodeId::Member(B)), t0), [GroupOutput::Stop(B)]);
+    assert_eq!(groups.handle(GroupInput::Restart(NodeId::Member(B)), t0), [], "it is on its way out");
+    assert_eq!(
+        groups.add_dependency(B, A, DependencyCondition::Ready),
+        Err(DeclarationError::Unknown(NodeId::Member(B)))
+    );
+    assert_eq!(groups.handle(crashed(B), t0), [GroupOutput::Removed(NodeId::Member(B))]);
+    assert_eq!(groups.handle(crashed(A), t0), [GroupOutput::Start(A)]);
+    groups.handle(GroupInput::Started(A), t0);
     groups.add_member(B, ROOT, PERMANENT).unwrap();
-    assert_eq!(groups.handle(Input::Start(Node::Member(B)), t0), [Output::Start(B)], "a new one of that id");
+    assert_eq!(
+        groups.handle(GroupInput::Start(NodeId::Member(B)), t0),
+        [GroupOutput::Start(B)],
+        "a new one of that id"
+    );
 }
 
 #[test]
@@ -171,24 +183,28 @@ fn one_added_during_a_restart_starts_in_its_turn() {
     let t0 = start();
     let mut groups = root(with(Strategy::RestForOne), &[(A, PERMANENT), (B, PERMANENT)]);
     run_all(&mut groups, t0);
-    assert_eq!(groups.handle(crashed(A), t0), [Output::Stop(B)]);
+    assert_eq!(groups.handle(crashed(A), t0), [GroupOutput::Stop(B)]);
     groups.add_member(C, ROOT, PERMANENT).unwrap();
-    assert_eq!(groups.handle(Input::Start(Node::Member(C)), t0), []);
+    assert_eq!(groups.handle(GroupInput::Start(NodeId::Member(C)), t0), []);
     let outputs = groups.handle(done(B), t0);
-    assert_eq!(run(&mut groups, outputs, t0), [Output::Start(A), Output::Start(B), Output::Start(C)]);
+    assert_eq!(run(&mut groups, outputs, t0), [GroupOutput::Start(A), GroupOutput::Start(B), GroupOutput::Start(C)]);
 }
 
 #[test]
 fn the_end_of_a_group_is_limited_from_its_first_order_to_end() {
     let t0 = start();
     let mut groups = root(SETTINGS, &[(A, PERMANENT)]);
-    let limited = GroupSettings { stop_within: Some(PERIOD), ..SETTINGS };
+    let limited = GroupSettings { stop_timeout: Some(PERIOD), ..SETTINGS };
     groups.add_group(INNER, ROOT, PERMANENT, limited).unwrap();
     groups.add_member(B, INNER, PERMANENT).unwrap();
-    assert_eq!((groups.stop_within(INNER), groups.stop_within(ROOT)), (Some(PERIOD), None));
+    assert_eq!((groups.stop_timeout(INNER), groups.stop_timeout(ROOT)), (Some(PERIOD), None));
     run_all(&mut groups, t0);
-    let ends = Output::GroupEnds { group: INNER, within: PERIOD };
-    assert_eq!(groups.handle(Input::Stop(Node::Group(INNER)), t0), [ends, Output::Stop(B)]);
-    assert_eq!(groups.handle(Input::Stop(Node::Group(INNER)), t0), [], "asked again, it has no more time than it had");
-    assert_eq!(groups.handle(done(B), t0), [Output::GroupEnded(INNER)]);
+    let ends = GroupOutput::GroupStopping { group: INNER, timeout: PERIOD };
+    assert_eq!(groups.handle(GroupInput::Stop(NodeId::Group(INNER)), t0), [ends, GroupOutput::Stop(B)]);
+    assert_eq!(
+        groups.handle(GroupInput::Stop(NodeId::Group(INNER)), t0),
+        [],
+        "asked again, it has no more time than it had"
+    );
+    assert_eq!(groups.handle(done(B), t0), [GroupOutput::GroupEnded(INNER)]);
 }

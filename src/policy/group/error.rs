@@ -1,45 +1,47 @@
-//! Why groups are not made or changed as somebody wants.
+//! Why a declaration or a removal is refused.
 
-use super::model::Node;
+use super::model::NodeId;
 use crate::ids::{GroupId, WorkerId};
 use std::time::Duration;
 
-/// Why a declaration, or a removal, is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum GroupError {
-    #[error("{0} is significant and permanent: it would never end for good, so it cannot end its group")]
-    SignificantPermanent(Node),
-    #[error("{node} is significant, and {group} never shuts down by itself: set its automatic shutdown")]
-    SignificantInVain { node: Node, group: GroupId },
-    /// Each waits for the next, and the last for the first.
-    #[error("they wait for each other in a circle: {}", members.iter().map(|member| format!("worker {member}")).collect::<Vec<_>>().join(", "))]
-    Circle { members: Box<[WorkerId]> },
-    #[error("worker {member} waits for the end of worker {on}, which is permanent and never ends for good")]
-    NeverExits { member: WorkerId, on: WorkerId },
-    #[error("{}", unknown(*.0))]
-    Unknown(Node),
-    #[error("worker {member} is not a member of {group}, nor of a group within it")]
-    Elsewhere { member: WorkerId, group: GroupId },
-    #[error("{0} is there already")]
-    Taken(Node),
-    #[error("worker {member} cannot be removed, worker {by} waits for it: remove that one first")]
-    StillNeeded { member: WorkerId, by: WorkerId },
+pub(crate) enum DeclarationError {
+    #[error("{0} is significant but always restarted, so it would never end for good")]
+    SignificantPermanent(NodeId),
+    #[error("{node} is significant, but {group} has no automatic shutdown")]
+    SignificantWithoutShutdown { node: NodeId, group: GroupId },
+    /// Each member depends on the next, and the last on the first.
+    #[error("dependency cycle: {}", display_cycle(members))]
+    Cycle { members: Box<[WorkerId]> },
+    #[error("worker {member} waits for worker {on} to complete, which is always restarted and never ends for good")]
+    NeverCompletes { member: WorkerId, on: WorkerId },
+    #[error("{}", display_unknown(*.0))]
+    Unknown(NodeId),
+    #[error("worker {member} is not a member of {group} or of a group within it")]
+    NotInGroup { member: WorkerId, group: GroupId },
+    #[error("{0} already exists")]
+    AlreadyExists(NodeId),
+    #[error("worker {member} cannot be removed: worker {by} depends on it")]
+    HasDependents { member: WorkerId, by: WorkerId },
     #[error("the outermost group cannot be removed")]
-    Root,
-    #[error("its end may take {within:?} (stop_within), and that of {outer} around it no longer than {limit:?}")]
-    LongerEnd { within: Duration, outer: GroupId, limit: Duration },
+    RootGroup,
+    #[error("stop timeout {timeout:?} exceeds the stop timeout {limit:?} of {outer} around it")]
+    ExceedsParentTimeout { timeout: Duration, outer: GroupId, limit: Duration },
 }
 
-/// A worker may be there without being a member; a group is there or not.
-fn unknown(node: Node) -> String {
+fn display_cycle(members: &[WorkerId]) -> String {
+    let names: Vec<_> = members.iter().chain(members.first()).map(|member| format!("worker {member}")).collect();
+    names.join(" -> ")
+}
+
+/// A worker can exist without being a member; a group cannot be unknown otherwise.
+fn display_unknown(node: NodeId) -> String {
     match node {
-        Node::Member(worker) => {
-            format!(
-                "worker {worker} is no member of a group, or is being removed; a member is added by `WorkerGroup::add`"
-            )
+        NodeId::Member(worker) => {
+            format!("worker {worker} is not a member of a group, or is being removed: add it by `WorkerGroup::add`")
         }
-        Node::Group(group) => format!("there is no {group}, or it is being removed"),
+        NodeId::Group(group) => format!("{group} does not exist, or is being removed"),
     }
 }
 
@@ -48,15 +50,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workers_and_groups_are_named_as_in_events() {
+    fn errors_name_workers_and_groups_like_events() {
         let (member, on) = (WorkerId(5), WorkerId(7));
-        let unknown = GroupError::Unknown(Node::Group(GroupId(3)));
-        assert_eq!(unknown.to_string(), "there is no group #3, or it is being removed");
-        let unknown = GroupError::Unknown(Node::Member(member));
-        assert!(unknown.to_string().starts_with("worker #5 is no member of a group, "), "{unknown}");
-        let circle = GroupError::Circle { members: [member, on].into() };
-        assert_eq!(circle.to_string(), "they wait for each other in a circle: worker #5, worker #7");
-        let never = GroupError::NeverExits { member, on };
-        assert!(never.to_string().starts_with("worker #5 waits for the end of worker #7, "), "{never}");
+        let unknown = DeclarationError::Unknown(NodeId::Group(GroupId(3)));
+        assert_eq!(unknown.to_string(), "group #3 does not exist, or is being removed");
+        let unknown = DeclarationError::Unknown(NodeId::Member(member));
+        assert!(unknown.to_string().starts_with("worker #5 is not a member of a group, "), "{unknown}");
+        let cycle = DeclarationError::Cycle { members: [member, on].into() };
+        assert_eq!(cycle.to_string(), "dependency cycle: worker #5 -> worker #7 -> worker #5");
+        let never = DeclarationError::NeverCompletes { member, on };
+        assert!(never.to_string().starts_with("worker #5 waits for worker #7 to complete, "), "{never}");
     }
 }

@@ -3,11 +3,15 @@
 use crate::deadline::start;
 use crate::ids::{GroupId, WorkerId};
 use crate::policy::group::{
-    error::GroupError,
-    model::{AutoShutdown, DependencyCondition, GroupIntensity, GroupSettings, Lifetime, Node, Role, Strategy},
+    error::DeclarationError,
+    model::{AutoShutdown, DependencyCondition, GroupSettings, NodeId, Role, Strategy},
     state::Groups,
-    transition::{Input, Output, Verdict},
+    transition::{GroupInput, GroupOutput},
 };
+use crate::policy::restart::GiveUpReason;
+use crate::policy::restart::Restart;
+use crate::policy::restart::RestartIntensity;
+use crate::policy::restart_history::RestartDecision;
 use std::time::{Duration, Instant};
 
 pub(super) const ROOT: GroupId = GroupId(0);
@@ -16,16 +20,16 @@ pub(super) const A: WorkerId = WorkerId(1);
 pub(super) const B: WorkerId = WorkerId(2);
 pub(super) const C: WorkerId = WorkerId(3);
 pub(super) const PERIOD: Duration = Duration::from_secs(10);
-const INTENSITY: GroupIntensity = GroupIntensity { restarts: 2, period: PERIOD };
+const INTENSITY: RestartIntensity = RestartIntensity::new(2, PERIOD);
 pub(super) const SETTINGS: GroupSettings = GroupSettings {
     strategy: Strategy::OneForOne,
     auto_shutdown: AutoShutdown::Never,
     intensity: Some(INTENSITY),
-    stop_within: None,
+    stop_timeout: None,
 };
-pub(super) const PERMANENT: Role = Role { lifetime: Lifetime::Permanent, significant: false };
-pub(super) const TRANSIENT: Role = Role { lifetime: Lifetime::Transient, significant: false };
-pub(super) const TEMPORARY: Role = Role { lifetime: Lifetime::Temporary, significant: false };
+pub(super) const PERMANENT: Role = Role { restart: Restart::Always, significant: false };
+pub(super) const TRANSIENT: Role = Role { restart: Restart::OnFailure, significant: false };
+pub(super) const TEMPORARY: Role = Role { restart: Restart::Never, significant: false };
 
 pub(super) fn with(strategy: Strategy) -> GroupSettings {
     GroupSettings { strategy, ..SETTINGS }
@@ -41,54 +45,54 @@ pub(super) fn root(settings: GroupSettings, members: &[(WorkerId, Role)]) -> Gro
 }
 
 /// Starts everything, and whatever starts runs and is ready at once. What was started, in order.
-pub(super) fn run_all(groups: &mut Groups, now: Instant) -> Vec<Output> {
-    let outputs = groups.handle(Input::Start(Node::Group(ROOT)), now);
+pub(super) fn run_all(groups: &mut Groups, now: Instant) -> Vec<GroupOutput> {
+    let outputs = groups.handle(GroupInput::Start(NodeId::Group(ROOT)), now);
     run(groups, outputs, now)
 }
 
-pub(super) fn run(groups: &mut Groups, mut outputs: Vec<Output>, now: Instant) -> Vec<Output> {
+pub(super) fn run(groups: &mut Groups, mut outputs: Vec<GroupOutput>, now: Instant) -> Vec<GroupOutput> {
     let mut at = 0;
     while let Some(output) = outputs.get(at).copied() {
-        if let Output::Start(member) = output {
-            outputs.extend(groups.handle(Input::Started(member), now));
-            outputs.extend(groups.handle(Input::Ready(member), now));
+        if let GroupOutput::Start(member) = output {
+            outputs.extend(groups.handle(GroupInput::Started(member), now));
+            outputs.extend(groups.handle(GroupInput::Ready(member), now));
         }
         at += 1;
     }
     outputs
 }
 
-pub(super) fn crashed(member: WorkerId) -> Input {
-    Input::Ended { member, success: false, verdict: Verdict::Again }
+pub(super) fn crashed(member: WorkerId) -> GroupInput {
+    GroupInput::Ended { member, success: false, decision: RestartDecision::Restart { after: Duration::ZERO } }
 }
 
-pub(super) fn done(member: WorkerId) -> Input {
-    Input::Ended { member, success: true, verdict: Verdict::Finished }
+pub(super) fn done(member: WorkerId) -> GroupInput {
+    GroupInput::Ended { member, success: true, decision: RestartDecision::Finish }
 }
 
-pub(super) fn failed(member: WorkerId) -> Input {
-    Input::Ended { member, success: false, verdict: Verdict::Finished }
+pub(super) fn failed(member: WorkerId) -> GroupInput {
+    GroupInput::Ended { member, success: false, decision: RestartDecision::Finish }
 }
 
-pub(super) fn gave_up(member: WorkerId) -> Input {
-    Input::Ended { member, success: false, verdict: Verdict::GaveUp }
+pub(super) fn gave_up(member: WorkerId) -> GroupInput {
+    GroupInput::Ended { member, success: false, decision: RestartDecision::GiveUp(GiveUpReason::IntensityExceeded) }
 }
 
 #[test]
 fn p13_one_for_one_restarts_one() {
     let t0 = start();
     let mut groups = root(SETTINGS, &[(A, PERMANENT), (B, PERMANENT)]);
-    assert_eq!(run_all(&mut groups, t0), [Output::Start(A), Output::Start(B)]);
+    assert_eq!(run_all(&mut groups, t0), [GroupOutput::Start(A), GroupOutput::Start(B)]);
     for member in [A, B] {
         let restarts = groups.handle(crashed(member), t0);
-        assert_eq!(run(&mut groups, restarts, t0), [Output::Start(member)]);
+        assert_eq!(run(&mut groups, restarts, t0), [GroupOutput::Start(member)]);
     }
     assert_eq!(
         groups.handle(crashed(A), t0),
-        [Output::GroupGaveUp(ROOT), Output::Stop(B)],
+        [GroupOutput::GroupGaveUp(ROOT), GroupOutput::Stop(B)],
         "all restarts count together"
     );
-    assert_eq!(groups.handle(failed(B), t0), [Output::GroupEnded(ROOT)]);
+    assert_eq!(groups.handle(failed(B), t0), [GroupOutput::GroupEnded(ROOT)]);
 }
 
 #[test]
@@ -97,25 +101,29 @@ fn p13_unlimited_groups_restart_for_ever() {
     let mut groups = root(GroupSettings { intensity: None, ..with(Strategy::OneForAll) }, &[(A, PERMANENT)]);
     run_all(&mut groups, t0);
     for _ in 0..1000 {
-        assert_eq!(groups.handle(crashed(A), t0), [Output::Start(A)]);
+        assert_eq!(groups.handle(crashed(A), t0), [GroupOutput::Start(A)]);
     }
-    assert_eq!(groups.survey(ROOT).unwrap().restarts, 0, "nothing is remembered");
+    assert_eq!(groups.snapshot(ROOT).unwrap().restarts, 0, "nothing is remembered");
 }
 
 #[test]
 fn p13_a_start_that_the_host_is_too_short_for_is_no_restart() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, TEMPORARY), (B, PERMANENT)]);
-    let postponed = |member| Input::Ended { member, success: false, verdict: Verdict::Postponed };
-    assert_eq!(groups.handle(Input::Start(Node::Group(ROOT)), t0), [Output::Start(A)]);
+    let postponed = |member| GroupInput::Ended {
+        member,
+        success: false,
+        decision: RestartDecision::Postpone { after: Duration::ZERO },
+    };
+    assert_eq!(groups.handle(GroupInput::Start(NodeId::Group(ROOT)), t0), [GroupOutput::Start(A)]);
     for _ in 0..10 {
-        assert_eq!(groups.handle(postponed(A), t0), [Output::Start(A)]);
+        assert_eq!(groups.handle(postponed(A), t0), [GroupOutput::Start(A)]);
     }
-    assert_eq!(groups.handle(Input::Started(A), t0), [Output::Start(B)]);
+    assert_eq!(groups.handle(GroupInput::Started(A), t0), [GroupOutput::Start(B)]);
     for _ in 0..10 {
-        assert_eq!(groups.handle(postponed(B), t0), [Output::Start(B)], "A goes on");
+        assert_eq!(groups.handle(postponed(B), t0), [GroupOutput::Start(B)], "A goes on");
     }
-    assert_eq!(groups.survey(ROOT).unwrap().restarts, 0);
+    assert_eq!(groups.snapshot(ROOT).unwrap().restarts, 0);
 }
 
 #[test]
@@ -123,12 +131,16 @@ fn p13_one_for_all_starts_when_all_are_gone() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, PERMANENT), (B, PERMANENT), (C, TRANSIENT)]);
     groups.add_dependency(B, A, DependencyCondition::Ready).unwrap();
-    assert_eq!(run_all(&mut groups, t0), [Output::Start(A), Output::Start(C), Output::Start(B)]);
-    assert_eq!(groups.handle(crashed(C), t0), [Output::Stop(B)], "A is needed by B");
-    assert_eq!(groups.handle(failed(B), t0), [Output::Stop(A)]);
-    assert_eq!(groups.handle(failed(A), t0), [Output::Start(A)]);
-    assert_eq!(groups.handle(Input::Started(A), t0), [Output::Start(C)], "B waits for more, and holds up nobody");
-    assert_eq!(groups.handle(Input::Ready(A), t0), [Output::Start(B)]);
+    assert_eq!(run_all(&mut groups, t0), [GroupOutput::Start(A), GroupOutput::Start(C), GroupOutput::Start(B)]);
+    assert_eq!(groups.handle(crashed(C), t0), [GroupOutput::Stop(B)], "A is needed by B");
+    assert_eq!(groups.handle(failed(B), t0), [GroupOutput::Stop(A)]);
+    assert_eq!(groups.handle(failed(A), t0), [GroupOutput::Start(A)]);
+    assert_eq!(
+        groups.handle(GroupInput::Started(A), t0),
+        [GroupOutput::Start(C)],
+        "B waits for more, and holds up nobody"
+    );
+    assert_eq!(groups.handle(GroupInput::Ready(A), t0), [GroupOutput::Start(B)]);
 }
 
 #[test]
@@ -143,23 +155,23 @@ fn p13_restarts_keep_the_order_of_declaration() {
         groups.add_member(C, ROOT, PERMANENT).unwrap();
         groups.add_member(last, ROOT, PERMANENT).unwrap();
         groups.add_dependency(last, A, DependencyCondition::Started).unwrap();
-        assert_eq!(groups.handle(Input::Start(Node::Group(ROOT)), t0), [Output::Start(A)]);
+        assert_eq!(groups.handle(GroupInput::Start(NodeId::Group(ROOT)), t0), [GroupOutput::Start(A)]);
         for round in 0..2 {
-            let begun: &[_] = if round == 0 { &[] } else { &[Output::GroupRestarting(INNER)] };
-            let within_start = [Output::Start(B), Output::Start(within)];
-            let outputs = groups.handle(Input::Started(A), t0);
+            let begun: &[_] = if round == 0 { &[] } else { &[GroupOutput::GroupRestarting(INNER)] };
+            let within_start = [GroupOutput::Start(B), GroupOutput::Start(within)];
+            let outputs = groups.handle(GroupInput::Started(A), t0);
             assert_eq!(outputs, within_start, "in the inner one they do not wait for each other: {begun:?}");
-            assert_eq!(groups.handle(Input::Started(within), t0), []);
-            assert_eq!(groups.handle(Input::Started(B), t0), [Output::Start(C)]);
-            assert_eq!(groups.handle(Input::Started(C), t0), [Output::Start(last)]);
-            groups.handle(Input::Started(last), t0);
+            assert_eq!(groups.handle(GroupInput::Started(within), t0), []);
+            assert_eq!(groups.handle(GroupInput::Started(B), t0), [GroupOutput::Start(C)]);
+            assert_eq!(groups.handle(GroupInput::Started(C), t0), [GroupOutput::Start(last)]);
+            groups.handle(GroupInput::Started(last), t0);
             if round == 0 {
-                let stops: Vec<_> = [last, C, within, B].map(Output::Stop).into();
+                let stops: Vec<_> = [last, C, within, B].map(GroupOutput::Stop).into();
                 assert_eq!(groups.handle(crashed(A), t0), stops);
                 for member in [B, within, C] {
                     assert_eq!(groups.handle(done(member), t0), []);
                 }
-                assert_eq!(groups.handle(done(last), t0), [Output::GroupRestarting(INNER), Output::Start(A)]);
+                assert_eq!(groups.handle(done(last), t0), [GroupOutput::GroupRestarting(INNER), GroupOutput::Start(A)]);
             }
         }
     }
@@ -170,10 +182,10 @@ fn p13_one_for_all_runs_a_finished_one_again() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, TRANSIENT), (B, PERMANENT)]);
     groups.add_dependency(B, A, DependencyCondition::Completed).unwrap();
-    assert_eq!(run_all(&mut groups, t0), [Output::Start(A)]);
-    assert_eq!(groups.handle(done(A), t0), [Output::Start(B)]);
-    assert_eq!(groups.handle(crashed(B), t0), [Output::Start(A)], "as in OTP: all are started, in order");
-    assert_eq!(groups.handle(done(A), t0), [Output::Start(B)]);
+    assert_eq!(run_all(&mut groups, t0), [GroupOutput::Start(A)]);
+    assert_eq!(groups.handle(done(A), t0), [GroupOutput::Start(B)]);
+    assert_eq!(groups.handle(crashed(B), t0), [GroupOutput::Start(A)], "as in OTP: all are started, in order");
+    assert_eq!(groups.handle(done(A), t0), [GroupOutput::Start(B)]);
 }
 
 #[test]
@@ -186,15 +198,15 @@ fn p13_rest_for_one_restarts_those_that_start_later() {
     groups.add_dependency(A, B, DependencyCondition::Started).unwrap();
     groups.add_dependency(B, C, DependencyCondition::Started).unwrap();
     assert_eq!(run_all(&mut groups, t0).len(), 4);
-    assert_eq!(groups.handle(crashed(B), t0), [Output::Stop(A)]);
-    assert_eq!(groups.handle(done(A), t0), [Output::Start(B)]);
-    assert_eq!(groups.handle(Input::Started(B), t0), [Output::Start(A)]);
-    groups.handle(Input::Started(A), t0);
-    assert_eq!(groups.handle(crashed(first), t0), [Output::Stop(A)], "all the others, in reverse");
-    assert_eq!(groups.handle(done(A), t0), [Output::Stop(B)]);
-    assert_eq!(groups.handle(done(B), t0), [Output::Stop(C)]);
-    assert_eq!(groups.handle(done(C), t0), [Output::Start(first)]);
-    assert_eq!(groups.handle(Input::Started(first), t0), [Output::Start(C)]);
+    assert_eq!(groups.handle(crashed(B), t0), [GroupOutput::Stop(A)]);
+    assert_eq!(groups.handle(done(A), t0), [GroupOutput::Start(B)]);
+    assert_eq!(groups.handle(GroupInput::Started(B), t0), [GroupOutput::Start(A)]);
+    groups.handle(GroupInput::Started(A), t0);
+    assert_eq!(groups.handle(crashed(first), t0), [GroupOutput::Stop(A)], "all the others, in reverse");
+    assert_eq!(groups.handle(done(A), t0), [GroupOutput::Stop(B)]);
+    assert_eq!(groups.handle(done(B), t0), [GroupOutput::Stop(C)]);
+    assert_eq!(groups.handle(done(C), t0), [GroupOutput::Start(first)]);
+    assert_eq!(groups.handle(GroupInput::Started(first), t0), [GroupOutput::Start(C)]);
 }
 
 #[test]
@@ -202,11 +214,14 @@ fn p13_a_second_crash_widens_the_restart() {
     let t0 = start();
     let mut groups = root(with(Strategy::RestForOne), &[(A, PERMANENT), (B, PERMANENT), (C, PERMANENT)]);
     run_all(&mut groups, t0);
-    assert_eq!(groups.handle(crashed(B), t0), [Output::Stop(C)]);
+    assert_eq!(groups.handle(crashed(B), t0), [GroupOutput::Stop(C)]);
     assert_eq!(groups.handle(crashed(A), t0), []);
     let outputs = groups.handle(done(C), t0);
-    assert_eq!(run(&mut groups, outputs, t0), [Output::Start(A), Output::Start(B), Output::Start(C)]);
-    assert_eq!(groups.handle(crashed(C), t0), [Output::GroupGaveUp(ROOT), Output::Stop(B), Output::Stop(A)]);
+    assert_eq!(run(&mut groups, outputs, t0), [GroupOutput::Start(A), GroupOutput::Start(B), GroupOutput::Start(C)]);
+    assert_eq!(
+        groups.handle(crashed(C), t0),
+        [GroupOutput::GroupGaveUp(ROOT), GroupOutput::Stop(B), GroupOutput::Stop(A)]
+    );
 }
 
 #[test]
@@ -216,13 +231,13 @@ fn p13_temporary_ones_are_never_restarted() {
     groups.add_group(INNER, ROOT, TEMPORARY, SETTINGS).unwrap();
     groups.add_member(C, INNER, PERMANENT).unwrap();
     run_all(&mut groups, t0);
-    assert_eq!(groups.handle(crashed(A), t0), [Output::Stop(C), Output::Stop(B)]);
+    assert_eq!(groups.handle(crashed(A), t0), [GroupOutput::Stop(C), GroupOutput::Stop(B)]);
     assert_eq!(groups.handle(done(B), t0), []);
-    assert_eq!(groups.handle(done(C), t0), [Output::Start(A), Output::GroupEnded(INNER)]);
-    groups.handle(Input::Started(A), t0);
-    assert_eq!(groups.handle(Input::Start(Node::Member(B)), t0), [Output::Start(B)], "a user may");
-    assert_eq!(groups.handle(crashed(B), t0), [], "whatever its verdict says");
-    assert_eq!(groups.handle(Input::Start(Node::Group(INNER)), t0), [Output::Start(C)]);
+    assert_eq!(groups.handle(done(C), t0), [GroupOutput::Start(A), GroupOutput::GroupEnded(INNER)]);
+    groups.handle(GroupInput::Started(A), t0);
+    assert_eq!(groups.handle(GroupInput::Start(NodeId::Member(B)), t0), [GroupOutput::Start(B)], "a user may");
+    assert_eq!(groups.handle(crashed(B), t0), [], "whatever its decision says");
+    assert_eq!(groups.handle(GroupInput::Start(NodeId::Group(INNER)), t0), [GroupOutput::Start(C)]);
 }
 
 #[test]
@@ -230,14 +245,14 @@ fn p13_what_a_user_has_stopped_stays_stopped() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, PERMANENT), (B, PERMANENT)]);
     run_all(&mut groups, t0);
-    assert_eq!(groups.handle(Input::Stop(Node::Member(B)), t0), [Output::Stop(B)]);
-    assert_eq!(groups.handle(Input::Stop(Node::Member(B)), t0), [], "asked twice");
+    assert_eq!(groups.handle(GroupInput::Stop(NodeId::Member(B)), t0), [GroupOutput::Stop(B)]);
+    assert_eq!(groups.handle(GroupInput::Stop(NodeId::Member(B)), t0), [], "asked twice");
     assert_eq!(groups.handle(crashed(B), t0), []);
-    assert_eq!(groups.handle(crashed(A), t0), [Output::Start(A)]);
-    assert_eq!(groups.handle(Input::Start(Node::Member(B)), t0), [], "in its turn");
-    assert_eq!(groups.handle(Input::Started(A), t0), [Output::Start(B)]);
-    assert_eq!(groups.handle(Input::Restart(Node::Member(B)), t0), [Output::Stop(B)]);
-    assert_eq!(groups.handle(failed(B), t0), [Output::Start(B)], "no backoff: this end was not its own");
+    assert_eq!(groups.handle(crashed(A), t0), [GroupOutput::Start(A)]);
+    assert_eq!(groups.handle(GroupInput::Start(NodeId::Member(B)), t0), [], "in its turn");
+    assert_eq!(groups.handle(GroupInput::Started(A), t0), [GroupOutput::Start(B)]);
+    assert_eq!(groups.handle(GroupInput::Restart(NodeId::Member(B)), t0), [GroupOutput::Stop(B)]);
+    assert_eq!(groups.handle(failed(B), t0), [GroupOutput::Start(B)], "no backoff: this end was not its own");
 }
 
 #[test]
@@ -250,23 +265,26 @@ fn p13_too_many_restarts_escalate() {
     run_all(&mut groups, t0);
     for inner_life in 0..=INTENSITY.restarts {
         for _ in 0..INTENSITY.restarts {
-            assert_eq!(groups.handle(crashed(B), t0), [Output::Stop(C)]);
+            assert_eq!(groups.handle(crashed(B), t0), [GroupOutput::Stop(C)]);
             let outputs = groups.handle(done(C), t0);
-            assert_eq!(run(&mut groups, outputs, t0), [Output::Start(B), Output::Start(C)]);
+            assert_eq!(run(&mut groups, outputs, t0), [GroupOutput::Start(B), GroupOutput::Start(C)]);
         }
-        assert_eq!(groups.handle(crashed(B), t0), [Output::GroupGaveUp(INNER), Output::Stop(C)]);
+        assert_eq!(groups.handle(crashed(B), t0), [GroupOutput::GroupGaveUp(INNER), GroupOutput::Stop(C)]);
         let outputs = groups.handle(done(C), t0);
-        let expected: &[Output] = if inner_life < INTENSITY.restarts {
-            &[Output::GroupRestarting(INNER), Output::Start(B), Output::Start(C)]
+        let expected: &[GroupOutput] = if inner_life < INTENSITY.restarts {
+            &[GroupOutput::GroupRestarting(INNER), GroupOutput::Start(B), GroupOutput::Start(C)]
         } else {
-            &[Output::GroupGaveUp(ROOT), Output::Stop(A)]
+            &[GroupOutput::GroupGaveUp(ROOT), GroupOutput::Stop(A)]
         };
         assert_eq!(run(&mut groups, outputs, t0), expected);
-        assert!(!groups.is_over(Node::Member(B)) && !groups.is_over(Node::Group(INNER)), "nothing is final yet");
+        assert!(
+            !groups.is_finished(NodeId::Member(B)) && !groups.is_finished(NodeId::Group(INNER)),
+            "nothing is final yet"
+        );
     }
-    assert_eq!(groups.handle(crashed(A), t0), [Output::GroupEnded(INNER), Output::GroupEnded(ROOT)]);
-    assert!(groups.is_over(Node::Member(B)) && groups.is_over(Node::Group(INNER)));
-    assert!(groups.is_at_rest(Node::Group(ROOT)));
+    assert_eq!(groups.handle(crashed(A), t0), [GroupOutput::GroupEnded(INNER), GroupOutput::GroupEnded(ROOT)]);
+    assert!(groups.is_finished(NodeId::Member(B)) && groups.is_finished(NodeId::Group(INNER)));
+    assert!(groups.is_down(NodeId::Group(ROOT)));
 }
 
 #[test]
@@ -276,10 +294,10 @@ fn p13_restarts_are_forgotten_after_the_period() {
     run_all(&mut groups, t0);
     for round in 0..20 {
         let now = t0 + (PERIOD / 2 + Duration::from_millis(1)) * round;
-        assert_eq!(groups.handle(crashed(A), now), [Output::Start(A)], "{round}");
+        assert_eq!(groups.handle(crashed(A), now), [GroupOutput::Start(A)], "{round}");
     }
     let late = t0 + (PERIOD / 2 + Duration::from_millis(1)) * 19;
-    assert_eq!(groups.handle(crashed(A), late), [Output::GroupGaveUp(ROOT), Output::GroupEnded(ROOT)]);
+    assert_eq!(groups.handle(crashed(A), late), [GroupOutput::GroupGaveUp(ROOT), GroupOutput::GroupEnded(ROOT)]);
 }
 
 #[test]
@@ -289,8 +307,8 @@ fn p13_who_cannot_be_missed_takes_its_group_along() {
         let mut groups = root(with(strategy), &[(A, PERMANENT), (B, TEMPORARY), (C, PERMANENT)]);
         run_all(&mut groups, t0);
         assert_eq!(groups.handle(gave_up(B), t0), [], "nobody counts on a temporary one");
-        assert_eq!(groups.handle(gave_up(C), t0), [Output::GroupGaveUp(ROOT), Output::Stop(A)]);
-        assert_eq!(groups.handle(done(A), t0), [Output::GroupEnded(ROOT)]);
+        assert_eq!(groups.handle(gave_up(C), t0), [GroupOutput::GroupGaveUp(ROOT), GroupOutput::Stop(A)]);
+        assert_eq!(groups.handle(done(A), t0), [GroupOutput::GroupEnded(ROOT)]);
     }
 }
 
@@ -301,12 +319,12 @@ fn what_comes_after_all_were_stopped_starts() {
     groups.add_group(INNER, ROOT, PERMANENT, SETTINGS).unwrap();
     groups.add_member(B, INNER, PERMANENT).unwrap();
     run_all(&mut groups, t0);
-    assert_eq!(groups.handle(Input::StopAll, t0), [Output::Stop(B), Output::Stop(A)]);
+    assert_eq!(groups.handle(GroupInput::StopAll, t0), [GroupOutput::Stop(B), GroupOutput::Stop(A)]);
     assert_eq!(groups.handle(done(A), t0), []);
-    assert_eq!(groups.handle(done(B), t0), [Output::GroupEnded(INNER)]);
+    assert_eq!(groups.handle(done(B), t0), [GroupOutput::GroupEnded(INNER)]);
     groups.add_member(C, ROOT, PERMANENT).unwrap();
-    assert_eq!(groups.handle(Input::Start(Node::Member(C)), t0), [Output::Start(C)]);
-    assert_eq!(groups.handle(Input::Start(Node::Group(INNER)), t0), [Output::Start(B)]);
+    assert_eq!(groups.handle(GroupInput::Start(NodeId::Member(C)), t0), [GroupOutput::Start(C)]);
+    assert_eq!(groups.handle(GroupInput::Start(NodeId::Group(INNER)), t0), [GroupOutput::Start(B)]);
 }
 
 #[test]
@@ -317,11 +335,11 @@ fn a_group_started_while_it_stops_starts_when_it_has() {
     groups.add_member(A, INNER, PERMANENT).unwrap();
     groups.add_member(B, INNER, TEMPORARY).unwrap();
     run_all(&mut groups, t0);
-    assert_eq!(groups.handle(Input::Stop(Node::Group(INNER)), t0), [Output::Stop(B), Output::Stop(A)]);
-    assert_eq!(groups.handle(Input::Start(Node::Group(INNER)), t0), []);
+    assert_eq!(groups.handle(GroupInput::Stop(NodeId::Group(INNER)), t0), [GroupOutput::Stop(B), GroupOutput::Stop(A)]);
+    assert_eq!(groups.handle(GroupInput::Start(NodeId::Group(INNER)), t0), []);
     assert_eq!(groups.handle(done(A), t0), []);
     let outputs = groups.handle(done(B), t0);
-    assert_eq!(outputs, [Output::GroupRestarting(INNER), Output::Start(A), Output::Start(B)]);
+    assert_eq!(outputs, [GroupOutput::GroupRestarting(INNER), GroupOutput::Start(A), GroupOutput::Start(B)]);
 }
 
 #[test]
@@ -335,11 +353,12 @@ fn what_can_never_come_is_told_to_all_who_wait() {
         let mut groups = root(SETTINGS, &[(A, TRANSIENT), (B, PERMANENT), (C, PERMANENT)]);
         groups.add_dependency(B, A, when).unwrap();
         groups.add_dependency(C, B, DependencyCondition::Started).unwrap();
-        assert_eq!(groups.handle(Input::Start(Node::Group(ROOT)), t0), [Output::Start(A)]);
-        let expected = [Output::DependencyFailed { member: B, on: A }, Output::DependencyFailed { member: C, on: B }];
+        assert_eq!(groups.handle(GroupInput::Start(NodeId::Group(ROOT)), t0), [GroupOutput::Start(A)]);
+        let expected =
+            [GroupOutput::DependencyFailed { member: B, on: A }, GroupOutput::DependencyFailed { member: C, on: B }];
         assert_eq!(groups.handle(end, t0), expected, "{when:?}");
-        assert_eq!(groups.handle(Input::Start(Node::Member(A)), t0), [Output::Start(A)]);
-        assert_eq!(groups.handle(Input::Start(Node::Member(B)), t0), [], "a user may try again");
+        assert_eq!(groups.handle(GroupInput::Start(NodeId::Member(A)), t0), [GroupOutput::Start(A)]);
+        assert_eq!(groups.handle(GroupInput::Start(NodeId::Member(B)), t0), [], "a user may try again");
     }
 }
 
@@ -351,10 +370,10 @@ fn a_group_that_is_over_fails_those_that_wait_for_its_members() {
     groups.add_member(A, INNER, PERMANENT).unwrap();
     groups.add_member(B, INNER, PERMANENT).unwrap();
     groups.add_dependency(C, B, DependencyCondition::Ready).unwrap();
-    groups.handle(Input::Start(Node::Group(ROOT)), t0);
-    assert_eq!(groups.handle(Input::Started(A), t0), [Output::Start(B)]);
-    assert_eq!(groups.handle(gave_up(A), t0), [Output::GroupGaveUp(INNER), Output::Stop(B)]);
-    let expected = [Output::DependencyFailed { member: C, on: B }, Output::GroupEnded(INNER)];
+    groups.handle(GroupInput::Start(NodeId::Group(ROOT)), t0);
+    assert_eq!(groups.handle(GroupInput::Started(A), t0), [GroupOutput::Start(B)]);
+    assert_eq!(groups.handle(gave_up(A), t0), [GroupOutput::GroupGaveUp(INNER), GroupOutput::Stop(B)]);
+    let expected = [GroupOutput::DependencyFailed { member: C, on: B }, GroupOutput::GroupEnded(INNER)];
     assert_eq!(groups.handle(done(B), t0), expected);
 }
 
@@ -363,7 +382,7 @@ fn circles_are_refused_by_name() {
     let mut groups = root(SETTINGS, &[(A, PERMANENT), (B, PERMANENT), (C, PERMANENT)]);
     groups.add_dependency(A, B, DependencyCondition::Started).unwrap();
     groups.add_dependency(B, C, DependencyCondition::Ready).unwrap();
-    let circle = |members: &[WorkerId]| Err(GroupError::Circle { members: members.into() });
+    let circle = |members: &[WorkerId]| Err(DeclarationError::Cycle { members: members.into() });
     assert_eq!(groups.add_dependency(C, A, DependencyCondition::Started), circle(&[C, A, B]));
     assert_eq!(groups.add_dependency(A, A, DependencyCondition::Started), circle(&[A]));
     assert_eq!(groups.add_dependency(A, C, DependencyCondition::Started), Ok(()));
@@ -373,19 +392,19 @@ fn circles_are_refused_by_name() {
 fn impossible_declarations_are_refused() {
     let mut groups = root(SETTINGS, &[(A, PERMANENT), (B, TRANSIENT)]);
     let significant = |role| Role { significant: true, ..role };
-    let node = Node::Member(C);
-    let in_vain = GroupError::SignificantInVain { node, group: ROOT };
+    let node = NodeId::Member(C);
+    let in_vain = DeclarationError::SignificantWithoutShutdown { node, group: ROOT };
     assert_eq!(groups.add_member(C, ROOT, significant(TRANSIENT)), Err(in_vain));
-    assert_eq!(groups.add_member(C, ROOT, significant(PERMANENT)), Err(GroupError::SignificantPermanent(node)));
-    assert_eq!(groups.add_member(C, INNER, PERMANENT), Err(GroupError::Unknown(Node::Group(INNER))));
-    assert_eq!(groups.add_member(A, ROOT, PERMANENT), Err(GroupError::Taken(Node::Member(A))));
+    assert_eq!(groups.add_member(C, ROOT, significant(PERMANENT)), Err(DeclarationError::SignificantPermanent(node)));
+    assert_eq!(groups.add_member(C, INNER, PERMANENT), Err(DeclarationError::Unknown(NodeId::Group(INNER))));
+    assert_eq!(groups.add_member(A, ROOT, PERMANENT), Err(DeclarationError::AlreadyExists(NodeId::Member(A))));
     assert_eq!(
         groups.add_dependency(B, A, DependencyCondition::Completed),
-        Err(GroupError::NeverExits { member: B, on: A })
+        Err(DeclarationError::NeverCompletes { member: B, on: A })
     );
-    assert_eq!(groups.add_dependency(B, C, DependencyCondition::Started), Err(GroupError::Unknown(node)));
-    assert_eq!(groups.check_removal(Node::Group(ROOT)), Err(GroupError::Root));
-    assert!(size_of::<GroupError>() < 64);
+    assert_eq!(groups.add_dependency(B, C, DependencyCondition::Started), Err(DeclarationError::Unknown(node)));
+    assert_eq!(groups.check_removal(NodeId::Group(ROOT)), Err(DeclarationError::RootGroup));
+    assert!(size_of::<DeclarationError>() < 64);
 }
 
 #[test]

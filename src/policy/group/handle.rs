@@ -4,37 +4,37 @@
 //! first, until nothing is left. So no input costs more than what it concerns, however many idle workers there are.
 
 use super::{
-    model::Node,
-    state::{Down, Group, Groups, Phase, Rest, State, Then},
-    transition::{Input, Output},
+    model::NodeId,
+    state::{AfterStop, DownReason, Group, GroupDownReason, GroupPhase, Groups, MemberState},
+    transition::{GroupInput, GroupOutput},
 };
 use std::time::Instant;
 
 impl Groups {
-    pub(crate) fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
+    pub(crate) fn handle(&mut self, input: GroupInput, now: Instant) -> Vec<GroupOutput> {
         match input {
-            Input::Start(node) => self.start(node),
-            Input::Stop(node) => self.stop(node, Then::Stopped),
-            Input::Restart(node) => {
+            GroupInput::Start(node) => self.start(node),
+            GroupInput::Stop(node) => self.stop(node, AfterStop::Stopped),
+            GroupInput::Restart(node) => {
                 if !self.is_being_removed(node) {
-                    self.stop(node, Then::Start);
+                    self.stop(node, AfterStop::Start);
                     self.start(node);
                 }
             }
-            Input::StopAll => {
+            GroupInput::StopAll => {
                 for child in self.children(self.root).into_iter().rev() {
-                    self.stop(child, Then::Stopped);
+                    self.stop(child, AfterStop::Stopped);
                 }
             }
-            Input::Remove(node) => {
+            GroupInput::Remove(node) => {
                 if self.check_removal(node).is_ok() {
-                    self.stop(node, Then::Stopped);
+                    self.stop(node, AfterStop::Stopped);
                     self.removals.push(node);
                 }
             }
-            Input::Started(member) => self.advance(member, false),
-            Input::Ready(member) => self.advance(member, true),
-            Input::Ended { member, success, verdict } => self.ended(member, success, verdict, now),
+            GroupInput::Started(member) => self.advance(member, false),
+            GroupInput::Ready(member) => self.advance(member, true),
+            GroupInput::Ended { member, success, decision } => self.ended(member, success, decision, now),
         }
         self.settle(now);
         self.report_ends();
@@ -45,13 +45,13 @@ impl Groups {
     fn settle(&mut self, now: Instant) {
         loop {
             if let Some(member) = self.work.stops.pop_front() {
-                self.tell_to_stop(member);
+                self.send_stop(member);
             } else if let Some(group) = self.work.groups.pop_front() {
-                self.look_at_group(group, now);
+                self.check_group(group, now);
             } else if let Some(member) = self.work.starts.pop_front() {
                 self.try_to_start(member);
             } else if let Some(group) = self.work.turns.pop_front() {
-                while let Some(member) = self.next_turn(group) {
+                while let Some(member) = self.next_waiting(group) {
                     self.try_to_start(member);
                 }
             } else {
@@ -61,35 +61,35 @@ impl Groups {
     }
 
     fn forget_removed(&mut self) {
-        let (done, left) = std::mem::take(&mut self.removals).into_iter().partition(|node| self.is_at_rest(*node));
+        let (done, left) = std::mem::take(&mut self.removals).into_iter().partition(|node| self.is_down(*node));
         self.removals = left;
-        let done: Vec<Node> = done;
+        let done: Vec<NodeId> = done;
         for node in done {
             self.forget_with_children(node);
         }
     }
 
-    fn forget_with_children(&mut self, node: Node) {
+    fn forget_with_children(&mut self, node: NodeId) {
         if self.role(node).is_none() {
             return; // forgotten with its group
         }
-        if let Node::Group(group) = node {
+        if let NodeId::Group(group) = node {
             for child in self.children(group) {
                 self.forget_with_children(child);
             }
         }
         self.forget(node);
-        self.work.outputs.push(Output::Removed(node));
+        self.work.outputs.push(GroupOutput::Removed(node));
     }
 }
 
 /// What users ask for.
 impl Groups {
-    fn start(&mut self, node: Node) {
+    fn start(&mut self, node: NodeId) {
         if self.is_being_removed(node) {
             return;
         }
-        self.revive(node);
+        self.reset_for_start(node);
         self.join_restart(node);
         if self.is_open(node) {
             self.begin(node);
@@ -97,48 +97,55 @@ impl Groups {
     }
 
     /// Makes all that a user, or an end, has put aside start again when its turn comes.
-    fn revive(&mut self, node: Node) {
+    fn reset_for_start(&mut self, node: NodeId) {
         if self.removals.contains(&node) {
             return;
         }
         match node {
-            Node::Member(member) => self.set_state(member, |state, _| match state {
-                State::Down(Down::New) | State::Waiting | State::Starting | State::Running { .. } => state,
-                State::Down(Down::Stopped | Down::Over { .. } | Down::Lost) => State::Down(Down::New),
-                State::Leaving { told, ready, .. } => State::Leaving { told, ready, then: Then::Start },
+            NodeId::Member(member) => self.set_state(member, |state, _| match state {
+                MemberState::Down(DownReason::New)
+                | MemberState::Waiting
+                | MemberState::Starting
+                | MemberState::Running { .. } => state,
+                MemberState::Down(DownReason::Stopped | DownReason::Ended { .. } | DownReason::Failed) => {
+                    MemberState::Down(DownReason::New)
+                }
+                MemberState::Stopping { is_sent, ready, .. } => {
+                    MemberState::Stopping { is_sent, ready, then: AfterStop::Start }
+                }
             }),
-            Node::Group(id) => {
+            NodeId::Group(id) => {
                 let Some(group) = self.groups.get_mut(&id) else { return };
                 match &mut group.phase {
-                    Phase::Up | Phase::Restarting { .. } => {}
-                    Phase::Rest(rest) | Phase::Ending { then: rest } => *rest = Rest::Idle,
+                    GroupPhase::Up | GroupPhase::Restarting { .. } => {}
+                    GroupPhase::Down(rest) | GroupPhase::Stopping { then: rest } => *rest = GroupDownReason::Idle,
                 }
-                self.work.touched.insert(node);
+                self.work.changed.insert(node);
                 for child in self.children(id) {
-                    self.revive(child);
+                    self.reset_for_start(child);
                 }
             }
         }
     }
 
     /// One that is added while its group restarts starts in its place, not at once.
-    pub(super) fn join_restart(&mut self, node: Node) {
-        let is_at_rest = self.is_at_rest(node);
+    pub(super) fn join_restart(&mut self, node: NodeId) {
+        let is_down = self.is_down(node);
         let Some(parent) = self.parent(node) else { return };
-        if let Some(Group { phase: Phase::Restarting { set, .. }, .. }) = self.groups.get_mut(&parent)
-            && is_at_rest
+        if let Some(Group { phase: GroupPhase::Restarting { set, .. }, .. }) = self.groups.get_mut(&parent)
+            && is_down
         {
             set.insert(node);
         }
     }
 
-    fn stop(&mut self, node: Node, then: Then) {
+    fn stop(&mut self, node: NodeId, then: AfterStop) {
         match node {
-            Node::Member(member) => self.take_down_member(member, then),
-            Node::Group(group) => {
+            NodeId::Member(member) => self.stop_member(member, then),
+            NodeId::Group(group) => {
                 let rest = match then {
-                    Then::Stopped => Rest::Stopped,
-                    Then::Start | Then::WithGroup => Rest::Idle,
+                    AfterStop::Stopped => GroupDownReason::Stopped,
+                    AfterStop::Start | AfterStop::WithGroup => GroupDownReason::Idle,
                 };
                 self.end_group(group, rest);
             }

@@ -1,164 +1,182 @@
 //! One member's life: when it may start, and when it has to stop.
 
 use super::{
-    dependencies::Towards,
-    model::{DependencyCondition, Lifetime, Node},
-    state::{Down, Groups, Member, State, Then},
-    transition::{Output, Verdict},
+    dependencies::Direction,
+    model::{DependencyCondition, NodeId},
+    state::{AfterStop, DownReason, Groups, Member, MemberState},
+    transition::GroupOutput,
 };
 use crate::ids::WorkerId;
+use crate::policy::restart::Restart;
+use crate::policy::restart_history::RestartDecision;
 use std::time::Instant;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outlook {
+pub(super) enum DependencyState {
     Met,
     Pending,
-    Hopeless,
+    Failed,
 }
 
 /// One member's life.
 impl Groups {
     pub(super) fn advance(&mut self, member: WorkerId, is_ready: bool) {
         self.set_state(member, |state, _| match state {
-            State::Starting => State::Running { ready: is_ready },
-            State::Running { ready } => State::Running { ready: ready || is_ready },
-            State::Down(_) | State::Waiting | State::Leaving { .. } => state,
+            MemberState::Starting => MemberState::Running { ready: is_ready },
+            MemberState::Running { ready } => MemberState::Running { ready: ready || is_ready },
+            MemberState::Down(_) | MemberState::Waiting | MemberState::Stopping { .. } => state,
         });
-        self.work.starts.extend(self.order.needed_by(member));
+        self.work.starts.extend(self.dependencies.dependents_of(member));
     }
 
-    pub(super) fn ended(&mut self, id: WorkerId, success: bool, verdict: Verdict, now: Instant) {
+    pub(super) fn ended(&mut self, id: WorkerId, success: bool, decision: RestartDecision, now: Instant) {
         let Some(member) = self.members.get_mut(&id) else { return };
-        let is_temporary = member.role.lifetime == Lifetime::Temporary;
-        let over = |was_ready| Down::Over { success, was_ready };
+        let is_temporary = member.role.restart == Restart::Never;
+        let over = |was_ready| DownReason::Ended { success, was_ready };
         let (down, own_end) = match member.state {
             // Reported twice.
-            State::Down(_) | State::Waiting => return,
-            State::Leaving { then, ready, .. } => match then {
-                Then::WithGroup if is_temporary => (over(ready), None),
-                Then::WithGroup | Then::Start => (Down::New, None),
-                Then::Stopped => (Down::Stopped, None),
+            MemberState::Down(_) | MemberState::Waiting => return,
+            MemberState::Stopping { then, ready, .. } => match then {
+                AfterStop::WithGroup if is_temporary => (over(ready), None),
+                AfterStop::WithGroup | AfterStop::Start => (DownReason::New, None),
+                AfterStop::Stopped => (DownReason::Stopped, None),
             },
-            state @ (State::Starting | State::Running { .. }) => {
-                let was_ready = state == State::Running { ready: true };
-                match verdict {
-                    Verdict::Postponed => (Down::New, None),
-                    Verdict::Again if !is_temporary => (Down::New, Some(Down::New)),
-                    Verdict::Again | Verdict::Finished => (over(was_ready), Some(over(was_ready))),
-                    Verdict::GaveUp => (Down::Lost, Some(Down::Lost)),
+            state @ (MemberState::Starting | MemberState::Running { .. }) => {
+                let was_ready = state == MemberState::Running { ready: true };
+                match decision {
+                    RestartDecision::Postpone { .. } => (DownReason::New, None),
+                    RestartDecision::Restart { .. } if !is_temporary => (DownReason::New, Some(DownReason::New)),
+                    RestartDecision::Restart { .. } | RestartDecision::Finish => {
+                        (over(was_ready), Some(over(was_ready)))
+                    }
+                    RestartDecision::GiveUp(_) => (DownReason::Failed, Some(DownReason::Failed)),
                 }
             }
         };
-        self.set_state(id, |_, _| State::Down(down));
-        let groups = self.groups_of(Node::Member(id));
+        self.set_state(id, |_, _| MemberState::Down(down));
+        let groups = self.groups_of(NodeId::Member(id));
         for group in &groups {
             if let Some(group) = self.groups.get_mut(group) {
-                group.alive = group.alive.saturating_sub(1);
+                group.active_members = group.active_members.saturating_sub(1);
             }
         }
-        self.work.stops.extend(self.order.reach([id], Towards::Needed).into_iter().rev());
-        self.work.starts.extend(self.order.needed_by(id));
+        self.work.stops.extend(self.dependencies.reachable([id], Direction::Dependencies).into_iter().rev());
+        self.work.starts.extend(self.dependencies.dependents_of(id));
         if let Some(down) = own_end {
-            self.after_own_end(Node::Member(id), down, now);
-        } else if self.is_open(Node::Member(id)) {
-            self.begin(Node::Member(id));
+            self.after_own_end(NodeId::Member(id), down, now);
+        } else if self.is_open(NodeId::Member(id)) {
+            self.begin(NodeId::Member(id));
         }
         // From the innermost: what one of them has to say comes to the next.
         self.work.groups.extend(groups);
     }
 
     pub(super) fn try_to_start(&mut self, id: WorkerId) {
-        let Some(&Member { state: State::Waiting, .. }) = self.members.get(&id) else { return };
+        let Some(&Member { state: MemberState::Waiting, .. }) = self.members.get(&id) else { return };
         let mut is_met = true;
-        for &(on, condition) in self.order.after(id) {
-            match self.outlook(on, condition) {
-                Outlook::Met => {}
-                Outlook::Pending => is_met = false,
-                Outlook::Hopeless => {
-                    self.work.outputs.push(Output::DependencyFailed { member: id, on });
-                    self.work.starts.extend(self.order.needed_by(id));
-                    self.set_state(id, |_, _| State::Down(Down::Lost));
+        for &(on, condition) in self.dependencies.dependencies_of(id) {
+            match self.dependency_state(on, condition) {
+                DependencyState::Met => {}
+                DependencyState::Pending => is_met = false,
+                DependencyState::Failed => {
+                    self.work.outputs.push(GroupOutput::DependencyFailed { member: id, on });
+                    self.work.starts.extend(self.dependencies.dependents_of(id));
+                    self.set_state(id, |_, _| MemberState::Down(DownReason::Failed));
                     self.after_lost_dependency(id);
                     return;
                 }
             }
         }
-        if !is_met || !self.takes_turn(id) {
+        if !is_met || !self.try_take_turn(id) {
             return;
         }
-        self.set_state(id, |_, _| State::Starting);
-        for group in self.groups_of(Node::Member(id)) {
+        self.set_state(id, |_, _| MemberState::Starting);
+        for group in self.groups_of(NodeId::Member(id)) {
             if let Some(group) = self.groups.get_mut(&group) {
-                group.alive += 1;
+                group.active_members += 1;
             }
         }
-        self.work.outputs.push(Output::Start(id));
+        self.work.outputs.push(GroupOutput::Start(id));
     }
 
-    pub(super) fn outlook(&self, on: WorkerId, condition: DependencyCondition) -> Outlook {
-        let Some(on) = self.members.get(&on) else { return Outlook::Hopeless };
+    pub(super) fn dependency_state(&self, on: WorkerId, condition: DependencyCondition) -> DependencyState {
+        let Some(on) = self.members.get(&on) else { return DependencyState::Failed };
         match (on.state, condition) {
-            (State::Running { .. }, DependencyCondition::Started)
+            (MemberState::Running { .. }, DependencyCondition::Started)
             | (
-                State::Running { ready: true } | State::Down(Down::Over { success: true, was_ready: true }),
+                MemberState::Running { ready: true }
+                | MemberState::Down(DownReason::Ended { success: true, was_ready: true }),
                 DependencyCondition::Ready,
             )
             | (
-                State::Down(Down::Over { success: true, .. }),
+                MemberState::Down(DownReason::Ended { success: true, .. }),
                 DependencyCondition::Started | DependencyCondition::Completed,
-            ) => Outlook::Met,
-            (State::Running { .. }, DependencyCondition::Ready | DependencyCondition::Completed)
+            ) => DependencyState::Met,
+            (MemberState::Running { .. }, DependencyCondition::Ready | DependencyCondition::Completed)
             | (
-                State::Waiting | State::Starting | State::Leaving { .. } | State::Down(Down::New | Down::Stopped),
+                MemberState::Waiting
+                | MemberState::Starting
+                | MemberState::Stopping { .. }
+                | MemberState::Down(DownReason::New | DownReason::Stopped),
                 DependencyCondition::Started | DependencyCondition::Ready | DependencyCondition::Completed,
-            ) => Outlook::Pending,
+            ) => DependencyState::Pending,
             (
-                State::Down(Down::Over { .. } | Down::Lost),
+                MemberState::Down(DownReason::Ended { .. } | DownReason::Failed),
                 DependencyCondition::Started | DependencyCondition::Ready | DependencyCondition::Completed,
-            ) => Outlook::Hopeless,
+            ) => DependencyState::Failed,
         }
     }
 
-    pub(super) fn tell_to_stop(&mut self, id: WorkerId) {
-        let Some(&Member { state: State::Leaving { told: false, ready, then }, .. }) = self.members.get(&id) else {
+    pub(super) fn send_stop(&mut self, id: WorkerId) {
+        let Some(&Member { state: MemberState::Stopping { is_sent: false, ready, then }, .. }) = self.members.get(&id)
+        else {
             return;
         };
-        let is_leaving = |member: &WorkerId| {
-            self.members.get(member).is_some_and(|member| matches!(member.state, State::Leaving { .. }))
+        let is_stopping = |member: &WorkerId| {
+            self.members.get(member).is_some_and(|member| matches!(member.state, MemberState::Stopping { .. }))
         };
-        if !self.order.reach([id], Towards::Needing).iter().any(is_leaving) {
-            self.set_state(id, |_, _| State::Leaving { told: true, ready, then });
-            self.work.outputs.push(Output::Stop(id));
+        if !self.dependencies.reachable([id], Direction::Dependents).iter().any(is_stopping) {
+            self.set_state(id, |_, _| MemberState::Stopping { is_sent: true, ready, then });
+            self.work.outputs.push(GroupOutput::Stop(id));
         }
     }
 
-    pub(super) fn take_down_member(&mut self, id: WorkerId, then: Then) {
+    pub(super) fn stop_member(&mut self, id: WorkerId, then: AfterStop) {
         self.set_state(id, |state, role| match (state, then) {
-            (State::Starting, _) => State::Leaving { told: false, ready: false, then },
-            (State::Running { ready }, _) => State::Leaving { told: false, ready, then },
+            (MemberState::Starting, _) => MemberState::Stopping { is_sent: false, ready: false, then },
+            (MemberState::Running { ready }, _) => MemberState::Stopping { is_sent: false, ready, then },
             // What a user has asked for stands.
-            (State::Leaving { then: Then::Stopped, .. } | State::Down(Down::Stopped), Then::WithGroup) => state,
-            (State::Leaving { told, ready, .. }, _) => State::Leaving { told, ready, then },
-            (State::Down(_) | State::Waiting, Then::Stopped) => State::Down(Down::Stopped),
-            (State::Down(Down::Over { .. } | Down::Lost), Then::WithGroup) if role == Lifetime::Temporary => state,
-            (State::Waiting, Then::WithGroup | Then::Start)
-            | (State::Down(Down::Over { .. } | Down::Lost), Then::WithGroup) => State::Down(Down::New),
-            (State::Down(_), Then::WithGroup | Then::Start) => state,
+            (
+                MemberState::Stopping { then: AfterStop::Stopped, .. } | MemberState::Down(DownReason::Stopped),
+                AfterStop::WithGroup,
+            ) => state,
+            (MemberState::Stopping { is_sent, ready, .. }, _) => MemberState::Stopping { is_sent, ready, then },
+            (MemberState::Down(_) | MemberState::Waiting, AfterStop::Stopped) => MemberState::Down(DownReason::Stopped),
+            (MemberState::Down(DownReason::Ended { .. } | DownReason::Failed), AfterStop::WithGroup)
+                if role == Restart::Never =>
+            {
+                state
+            }
+            (MemberState::Waiting, AfterStop::WithGroup | AfterStop::Start)
+            | (MemberState::Down(DownReason::Ended { .. } | DownReason::Failed), AfterStop::WithGroup) => {
+                MemberState::Down(DownReason::New)
+            }
+            (MemberState::Down(_), AfterStop::WithGroup | AfterStop::Start) => state,
         });
         self.work.stops.push_back(id);
     }
 
-    pub(super) fn set_state(&mut self, id: WorkerId, change: impl FnOnce(State, Lifetime) -> State) {
+    pub(super) fn set_state(&mut self, id: WorkerId, change: impl FnOnce(MemberState, Restart) -> MemberState) {
         let Some(member) = self.members.get_mut(&id) else { return };
         let before = member.state;
-        member.state = change(before, member.role.lifetime);
+        member.state = change(before, member.role.restart);
         let after = member.state;
-        self.work.touched.insert(Node::Member(id));
-        if before == State::Waiting && after != State::Waiting {
-            self.leave_turns(id);
+        self.work.changed.insert(NodeId::Member(id));
+        if before == MemberState::Waiting && after != MemberState::Waiting {
+            self.stop_waiting(id);
         }
-        if (before == State::Starting) != (after == State::Starting) {
-            self.note_starting(id, after == State::Starting);
+        if (before == MemberState::Starting) != (after == MemberState::Starting) {
+            self.count_starting(id, after == MemberState::Starting);
         }
     }
 }

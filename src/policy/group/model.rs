@@ -1,31 +1,34 @@
-//! What is declared of groups and their members, and how they are named.
+//! What users declare about groups and their members, and what they can ask about them.
 
-use crate::ids::{GroupId, WorkerId};
+use crate::{
+    ids::{GroupId, WorkerId},
+    policy::restart::{Restart, RestartIntensity},
+};
 use std::{fmt, time::Duration};
 
-/// Who is restarted when one of a group is to be.
+/// Which members of a group are restarted when one of them has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Strategy {
-    /// It alone. Members do not wait for each other's starts.
+    /// Only that member. Members do not wait for each other's starts.
     #[default]
     OneForOne,
-    /// All of them: the others are stopped, and when all are gone all are started, in the order of declaration.
+    /// All members: the others are stopped, and once all have ended, all are started in the order of declaration.
     OneForAll,
-    /// It, and those that were declared after it or wait for it, in the order of declaration.
+    /// That member, the members declared after it, and the members that depend on one of these, in the order of declaration.
     RestForOne,
 }
 
-/// Whether a group ends by itself when its significant members have.
+/// Whether a group stops by itself when its significant members have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum AutoShutdown {
     /// It does not.
     #[default]
     Never,
-    /// When one of them has ended.
+    /// It stops when one significant member has ended.
     AnySignificant,
-    /// When the last of them has ended.
+    /// It stops when all significant members have ended.
     AllSignificant,
 }
 
@@ -44,83 +47,66 @@ pub enum DependencyCondition {
     Completed,
 }
 
-/// What a group consists of.
+/// A child of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Node {
+pub(crate) enum NodeId {
     Member(WorkerId),
     Group(GroupId),
 }
 
-/// When one is started again. For a worker this is its restart policy, and each end of it comes with a verdict; for a group,
-/// giving up is failure and an automatic shutdown is success.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lifetime {
-    /// Never, also not with its siblings; only when a user says so.
-    Temporary,
-    /// After a failure, and with its siblings.
-    Transient,
-    /// Always.
-    Permanent,
-}
-
-/// What one is to the group it is in.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Role {
-    pub(crate) lifetime: Lifetime,
-    pub(crate) significant: bool,
-}
-
-/// How many restarts of its children a group bears, as in OTP: of workers and of groups, alone or with siblings. With one more
-/// it gives up. It costs 16 bytes for each restart it allows.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct GroupIntensity {
-    pub(crate) restarts: u32,
-    pub(crate) period: Duration,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct GroupSettings {
-    pub(crate) strategy: Strategy,
-    pub(crate) auto_shutdown: AutoShutdown,
-    /// `None` for no limit: then only the backoff of the workers bounds the restarts.
-    pub(crate) intensity: Option<GroupIntensity>,
-    /// From the beginning of its end; whoever is left then is killed.
-    pub(crate) stop_within: Option<Duration>,
-}
-
-/// Why a group does not run, and will not unless a user starts it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    Stopped,
-    ShutDown,
-    GaveUp,
-    /// The group around it has ended, or was restarted without it.
-    WithParent,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Activity {
-    Running,
-    Restarting,
-    Stopping,
-    /// It starts with the group around it.
-    Waiting,
-    Over(End),
-}
-
-/// A group at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Survey {
-    pub(crate) activity: Activity,
-    pub(crate) restarts: usize,
-    pub(crate) children: Vec<Node>,
-}
-
-impl fmt::Display for Node {
+impl fmt::Display for NodeId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Member(member) => write!(formatter, "worker {member}"),
             Self::Group(group) => group.fmt(formatter),
         }
     }
+}
+
+/// What a node is in its parent group.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Role {
+    /// With `Never` the node is temporary: it is not restarted with its siblings either. For a worker the decision after each exit
+    /// is that of its own policy. For a group, giving up is a failure and an automatic shutdown is a success.
+    pub(crate) restart: Restart,
+    pub(crate) significant: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GroupSettings {
+    pub(crate) strategy: Strategy,
+    pub(crate) auto_shutdown: AutoShutdown,
+    /// The restarts of all children count, whatever caused them. Each restart that is allowed costs 16 bytes. `None` for no limit:
+    /// then only the backoff of the workers bounds the restarts.
+    pub(crate) intensity: Option<RestartIntensity>,
+    /// From the begin of the stop; members that are left then are killed.
+    pub(crate) stop_timeout: Option<Duration>,
+}
+
+/// Why a group is down and stays down until a user starts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GroupOutcome {
+    Stopped,
+    ShutDown,
+    GaveUp,
+    /// Its parent group has ended, or was restarted without it.
+    WithParent,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GroupActivity {
+    Running,
+    Restarting,
+    Stopping,
+    /// It starts with its parent group.
+    Waiting,
+    Down(GroupOutcome),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupSnapshot {
+    pub(crate) activity: GroupActivity,
+    pub(crate) restarts: usize,
+    /// In the order of declaration.
+    pub(crate) children: Vec<NodeId>,
 }

@@ -8,10 +8,14 @@ use crate::deadline::start;
 use crate::ids::{GroupId, WorkerId};
 use crate::policy::group::{
     examples::{PERIOD, ROOT},
-    model::{Activity, AutoShutdown, GroupIntensity, GroupSettings, Lifetime, Node, Role, Strategy},
+    model::{AutoShutdown, GroupActivity, GroupSettings, NodeId, Role, Strategy},
     state::Groups,
-    transition::{Input, Output, Verdict},
+    transition::{GroupInput, GroupOutput},
 };
+use crate::policy::restart::GiveUpReason;
+use crate::policy::restart::Restart;
+use crate::policy::restart::RestartIntensity;
+use crate::policy::restart_history::RestartDecision;
 use proptest::prelude::*;
 use std::{
     collections::BTreeMap,
@@ -28,7 +32,7 @@ enum Reason {
 }
 
 struct Child {
-    node: Node,
+    node: NodeId,
     role: Role,
     runs: bool,
     /// A difference: what a user has stopped is not started with its siblings. For OTP `terminate_child` is forgotten then.
@@ -58,7 +62,7 @@ struct Otp {
 
 impl Otp {
     /// The supervisor of a node, and its place there.
-    fn find(&self, node: Node) -> Option<(GroupId, usize)> {
+    fn find(&self, node: NodeId) -> Option<(GroupId, usize)> {
         self.supervisors
             .iter()
             .find_map(|(id, supervisor)| Some((*id, supervisor.children.iter().position(|child| child.node == node)?)))
@@ -81,8 +85,8 @@ impl Otp {
         }
         child.runs = true;
         match child.node {
-            Node::Member(member) => self.log.starts.push(member),
-            Node::Group(group) => {
+            NodeId::Member(member) => self.log.starts.push(member),
+            NodeId::Group(group) => {
                 // A new process: it remembers nothing.
                 self.supervisors.get_mut(&group).unwrap().restarts.clear();
                 self.start_all(group);
@@ -98,27 +102,27 @@ impl Otp {
             if !ran {
                 continue;
             }
-            child.is_deleted = child.role.lifetime == Lifetime::Temporary;
+            child.is_deleted = child.role.restart == Restart::Never;
             match node {
-                Node::Member(member) => self.log.stops.push(member),
-                Node::Group(group) => self.terminate(group, 0..self.supervisors[&group].children.len()),
+                NodeId::Member(member) => self.log.stops.push(member),
+                NodeId::Group(group) => self.terminate(group, 0..self.supervisors[&group].children.len()),
             }
         }
     }
 
     /// `handle_info({'EXIT', ..})` and `restart_child`.
-    fn exit(&mut self, node: Node, reason: Reason, now: Instant) {
+    fn exit(&mut self, node: NodeId, reason: Reason, now: Instant) {
         let (id, place) = self.find(node).unwrap();
         let child = self.child(id, place);
         child.runs = false;
-        match (child.role.lifetime, reason) {
-            (Lifetime::Temporary, _) => {
+        match (child.role.restart, reason) {
+            (Restart::Never, _) => {
                 child.is_deleted = true;
                 self.auto_shutdown(id, place, now);
             }
-            (Lifetime::Transient, Reason::Normal) => self.auto_shutdown(id, place, now),
-            (Lifetime::Transient | Lifetime::Permanent, Reason::Fatal) => self.shut_down(id, Reason::Abnormal, now),
-            (Lifetime::Transient, Reason::Abnormal) | (Lifetime::Permanent, Reason::Normal | Reason::Abnormal) => {
+            (Restart::OnFailure, Reason::Normal) => self.auto_shutdown(id, place, now),
+            (Restart::OnFailure | Restart::Always, Reason::Fatal) => self.shut_down(id, Reason::Abnormal, now),
+            (Restart::OnFailure, Reason::Abnormal) | (Restart::Always, Reason::Normal | Reason::Abnormal) => {
                 self.restart(id, place, now);
             }
         }
@@ -127,7 +131,7 @@ impl Otp {
     /// `add_restart` and `restart/2`.
     fn restart(&mut self, id: GroupId, place: usize, now: Instant) {
         let supervisor = self.supervisors.get_mut(&id).unwrap();
-        let GroupIntensity { restarts, period } = supervisor.settings.intensity.unwrap();
+        let RestartIntensity { restarts, period } = supervisor.settings.intensity.unwrap();
         supervisor.restarts.push(now);
         supervisor.restarts.retain(|at| now - *at <= period);
         let count = supervisor.children.len();
@@ -147,12 +151,12 @@ impl Otp {
     fn auto_shutdown(&mut self, id: GroupId, place: usize, now: Instant) {
         let Supervisor { settings, children, .. } = &self.supervisors[&id];
         let is_last = !children.iter().any(|child| child.role.significant && child.runs);
-        let shuts_down = match settings.auto_shutdown {
+        let is_shutdown_due = match settings.auto_shutdown {
             AutoShutdown::Never => false,
             AutoShutdown::AnySignificant => true,
             AutoShutdown::AllSignificant => is_last,
         };
-        if children[place].role.significant && shuts_down {
+        if children[place].role.significant && is_shutdown_due {
             self.shut_down(id, Reason::Normal, now);
         }
     }
@@ -162,11 +166,11 @@ impl Otp {
         if id == ROOT {
             self.root_runs = false;
         } else {
-            self.exit(Node::Group(id), reason, now);
+            self.exit(NodeId::Group(id), reason, now);
         }
     }
 
-    fn runs(&self, node: Node) -> bool {
+    fn runs(&self, node: NodeId) -> bool {
         match self.find(node) {
             Some((id, place)) => self.supervisors[&id].children[place].runs,
             None => self.root_runs,
@@ -174,7 +178,7 @@ impl Otp {
     }
 
     fn stop_child(&mut self, member: WorkerId) {
-        let (id, place) = self.find(Node::Member(member)).unwrap();
+        let (id, place) = self.find(NodeId::Member(member)).unwrap();
         let child = self.child(id, place);
         child.is_stopped = true;
         if std::mem::replace(&mut child.runs, false) {
@@ -183,7 +187,7 @@ impl Otp {
     }
 
     fn start_child(&mut self, member: WorkerId) {
-        let (id, place) = self.find(Node::Member(member)).unwrap();
+        let (id, place) = self.find(NodeId::Member(member)).unwrap();
         let child = self.child(id, place);
         (child.is_stopped, child.is_deleted) = (false, false);
         self.start(id, place);
@@ -197,26 +201,26 @@ struct Real {
 }
 
 impl Real {
-    fn handle(&mut self, input: Input, now: Instant) {
+    fn handle(&mut self, input: GroupInput, now: Instant) {
         let mut outputs = self.groups.handle(input, now);
         let mut at = 0;
         while let Some(output) = outputs.get(at).copied() {
             match output {
-                Output::Start(member) => {
+                GroupOutput::Start(member) => {
                     self.log.starts.push(member);
-                    outputs.extend(self.groups.handle(Input::Started(member), now));
+                    outputs.extend(self.groups.handle(GroupInput::Started(member), now));
                 }
-                Output::Stop(member) => {
+                GroupOutput::Stop(member) => {
                     self.log.stops.push(member);
-                    let ended = Input::Ended { member, success: true, verdict: Verdict::Finished };
+                    let ended = GroupInput::Ended { member, success: true, decision: RestartDecision::Finish };
                     outputs.extend(self.groups.handle(ended, now));
                 }
-                Output::DependencyFailed { .. }
-                | Output::GroupGaveUp(_)
-                | Output::GroupEnds { .. }
-                | Output::GroupEnded(_)
-                | Output::GroupRestarting(_)
-                | Output::Removed(_) => {}
+                GroupOutput::DependencyFailed { .. }
+                | GroupOutput::GroupGaveUp(_)
+                | GroupOutput::GroupStopping { .. }
+                | GroupOutput::GroupEnded(_)
+                | GroupOutput::GroupRestarting(_)
+                | GroupOutput::Removed(_) => {}
             }
             at += 1;
         }
@@ -229,8 +233,8 @@ fn build(top: [u8; 3], nodes: &[[u8; 5]]) -> (Otp, Real) {
         strategy: [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne][usize::from(strategy % 3)],
         auto_shutdown: [AutoShutdown::Never, AutoShutdown::AnySignificant, AutoShutdown::AllSignificant]
             [usize::from(shutdown % 3)],
-        intensity: Some(GroupIntensity { restarts: u32::from(restarts % 4), period: PERIOD }),
-        stop_within: None,
+        intensity: Some(RestartIntensity::new(u32::from(restarts % 4), PERIOD)),
+        stop_timeout: None,
     };
     let supervisor = |settings| Supervisor { settings, children: Vec::new(), restarts: Vec::new() };
     let mut supervisors = BTreeMap::from([(ROOT, supervisor(settings(top)))]);
@@ -238,18 +242,18 @@ fn build(top: [u8; 3], nodes: &[[u8; 5]]) -> (Otp, Real) {
     for (id, &[kind, parent, role, strategy, restarts]) in (1..).zip(nodes) {
         let parents: Vec<GroupId> = supervisors.keys().copied().collect();
         let parent = parents[usize::from(parent) % parents.len()];
-        let lifetime = [Lifetime::Permanent, Lifetime::Transient, Lifetime::Temporary][usize::from(role % 3)];
+        let restart = [Restart::Always, Restart::OnFailure, Restart::Never][usize::from(role % 3)];
         let is_heeded = supervisors[&parent].settings.auto_shutdown != AutoShutdown::Never;
-        let significant = role & 4 != 0 && is_heeded && lifetime != Lifetime::Permanent;
-        let role = Role { lifetime, significant };
-        let node = if kind % 4 == 0 { Node::Group(GroupId(id)) } else { Node::Member(WorkerId(id)) };
+        let significant = role & 4 != 0 && is_heeded && restart != Restart::Always;
+        let role = Role { restart, significant };
+        let node = if kind % 4 == 0 { NodeId::Group(GroupId(id)) } else { NodeId::Member(WorkerId(id)) };
         match node {
-            Node::Group(group) => {
+            NodeId::Group(group) => {
                 let settings = settings([strategy, strategy / 3, restarts]);
                 groups.add_group(group, parent, role, settings).unwrap();
                 supervisors.insert(group, supervisor(settings));
             }
-            Node::Member(member) => groups.add_member(member, parent, role).unwrap(),
+            NodeId::Member(member) => groups.add_member(member, parent, role).unwrap(),
         }
         let child = Child { node, role, runs: false, is_stopped: false, is_deleted: false };
         supervisors.get_mut(&parent).unwrap().children.push(child);
@@ -261,8 +265,8 @@ fn build(top: [u8; 3], nodes: &[[u8; 5]]) -> (Otp, Real) {
 /// Whether two members start in the order of declaration. A difference: in a group of independent workers they do not wait
 /// for each other.
 fn are_ordered(groups: &Groups, first: WorkerId, second: WorkerId) -> bool {
-    let around = groups.groups_of(Node::Member(second));
-    let common = groups.groups_of(Node::Member(first)).into_iter().find(|group| around.contains(group));
+    let around = groups.groups_of(NodeId::Member(second));
+    let common = groups.groups_of(NodeId::Member(first)).into_iter().find(|group| around.contains(group));
     common.is_some_and(|group| groups.groups[&group].settings.strategy != Strategy::OneForOne)
 }
 
@@ -284,12 +288,12 @@ fn compare(otp: &mut Otp, real: &mut Real, what: &str) {
     assert_eq!(seen.stops, expected.stops, "stops after {what}");
     for (id, supervisor) in &otp.supervisors {
         for child in &supervisor.children {
-            let Node::Member(member) = child.node else { continue };
+            let NodeId::Member(member) = child.node else { continue };
             assert_eq!(real.groups.members[&member].state.is_alive(), child.runs, "{member} after {what}");
         }
-        let runs = real.groups.survey(*id).unwrap().activity == Activity::Running;
-        assert_eq!(runs, otp.runs(Node::Group(*id)), "{id} after {what}");
-        assert_eq!(real.groups.is_over(Node::Group(*id)), !runs, "{id} after {what}");
+        let runs = real.groups.snapshot(*id).unwrap().activity == GroupActivity::Running;
+        assert_eq!(runs, otp.runs(NodeId::Group(*id)), "{id} after {what}");
+        assert_eq!(real.groups.is_finished(NodeId::Group(*id)), !runs, "{id} after {what}");
     }
 }
 
@@ -298,32 +302,34 @@ fn happen(otp: &mut Otp, real: &mut Real, [what, pick]: [u8; 2], now: Instant) {
     let members: Vec<WorkerId> = real.groups.members.keys().copied().collect();
     let is_user = what % 10 >= 8;
     let supervised =
-        |member: &WorkerId| otp.find(Node::Member(*member)).is_some_and(|(id, _)| otp.runs(Node::Group(id)));
-    let may = |member: &&WorkerId| if is_user { supervised(member) } else { otp.runs(Node::Member(**member)) };
+        |member: &WorkerId| otp.find(NodeId::Member(*member)).is_some_and(|(id, _)| otp.runs(NodeId::Group(id)));
+    let may = |member: &&WorkerId| if is_user { supervised(member) } else { otp.runs(NodeId::Member(**member)) };
     let candidates: Vec<_> = members.iter().filter(may).collect();
     if candidates.is_empty() {
         return;
     }
     let member = *candidates[usize::from(pick) % candidates.len()];
-    let lifetime = real.groups.role(Node::Member(member)).unwrap().lifetime;
-    let end = |success, verdict| Input::Ended { member, success, verdict };
-    let (reason, input) = match (what % 10, lifetime) {
+    let restart = real.groups.role(NodeId::Member(member)).unwrap().restart;
+    let end = |success, decision| GroupInput::Ended { member, success, decision };
+    let (reason, input) = match (what % 10, restart) {
         (8, _) => {
             otp.stop_child(member);
-            (None, Input::Stop(Node::Member(member)))
+            (None, GroupInput::Stop(NodeId::Member(member)))
         }
         (9, _) => {
             otp.start_child(member);
-            (None, Input::Start(Node::Member(member)))
+            (None, GroupInput::Start(NodeId::Member(member)))
         }
-        (7, _) => (Some(Reason::Fatal), end(false, Verdict::GaveUp)),
-        (0..=3, Lifetime::Temporary) => (Some(Reason::Abnormal), end(false, Verdict::Finished)),
-        (0..=3, Lifetime::Transient | Lifetime::Permanent) => (Some(Reason::Abnormal), end(false, Verdict::Again)),
-        (_, Lifetime::Permanent) => (Some(Reason::Normal), end(true, Verdict::Again)),
-        (_, Lifetime::Temporary | Lifetime::Transient) => (Some(Reason::Normal), end(true, Verdict::Finished)),
+        (7, _) => (Some(Reason::Fatal), end(false, RestartDecision::GiveUp(GiveUpReason::IntensityExceeded))),
+        (0..=3, Restart::Never) => (Some(Reason::Abnormal), end(false, RestartDecision::Finish)),
+        (0..=3, Restart::OnFailure | Restart::Always) => {
+            (Some(Reason::Abnormal), end(false, RestartDecision::Restart { after: Duration::ZERO }))
+        }
+        (_, Restart::Always) => (Some(Reason::Normal), end(true, RestartDecision::Restart { after: Duration::ZERO })),
+        (_, Restart::Never | Restart::OnFailure) => (Some(Reason::Normal), end(true, RestartDecision::Finish)),
     };
     if let Some(reason) = reason {
-        otp.exit(Node::Member(member), reason, now);
+        otp.exit(NodeId::Member(member), reason, now);
     }
     real.handle(input, now);
     compare(otp, real, &format!("{input:?}"));
@@ -340,7 +346,7 @@ proptest! {
         let (mut otp, mut real) = build(top, &nodes);
         let mut now = start();
         otp.start_all(ROOT);
-        real.handle(Input::Start(Node::Group(ROOT)), now);
+        real.handle(GroupInput::Start(NodeId::Group(ROOT)), now);
         compare(&mut otp, &mut real, "the start");
         for (what, pause_ms) in history {
             now += Duration::from_millis(pause_ms);

@@ -3,13 +3,17 @@
 use crate::deadline::start;
 use crate::ids::{GroupId, WorkerId};
 use crate::policy::group::{
-    dependencies::Towards,
+    dependencies::Direction,
     examples::{PERIOD, PERMANENT, ROOT, TRANSIENT, crashed, done, gave_up},
-    members::Outlook,
-    model::{AutoShutdown, DependencyCondition, GroupIntensity, GroupSettings, Lifetime, Node, Role, Strategy},
-    state::{Down, Groups, Phase, State},
-    transition::{Input, Output, Verdict},
+    members::DependencyState,
+    model::{AutoShutdown, DependencyCondition, GroupSettings, NodeId, Role, Strategy},
+    state::{DownReason, GroupPhase, Groups, MemberState},
+    transition::{GroupInput, GroupOutput},
 };
+use crate::policy::restart::GiveUpReason;
+use crate::policy::restart::Restart;
+use crate::policy::restart::RestartIntensity;
+use crate::policy::restart_history::RestartDecision;
 use proptest::prelude::*;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +28,7 @@ struct Fact {
     over: bool,
     started: bool,
     ready: bool,
-    told: bool,
+    is_sent: bool,
     /// Its last life ended with success, and what it was then.
     succeeded: bool,
     was_ready: bool,
@@ -52,8 +56,8 @@ impl World {
             strategy: [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne][usize::from(next() % 3)],
             auto_shutdown: [AutoShutdown::Never, AutoShutdown::AnySignificant, AutoShutdown::AllSignificant]
                 [usize::from(next() % 3)],
-            intensity: Some(GroupIntensity { restarts: u32::from(next() % 5), period: PERIOD }),
-            stop_within: next().is_multiple_of(2).then_some(PERIOD),
+            intensity: Some(RestartIntensity::new(u32::from(next() % 5), PERIOD)),
+            stop_timeout: next().is_multiple_of(2).then_some(PERIOD),
         };
         let mut groups = Groups::new(ROOT, settings());
         for group in 1..4 {
@@ -89,7 +93,7 @@ impl World {
             || self.groups.add_member(id, group, TRANSIENT).is_ok();
         if added {
             self.next_id += 1;
-            let over = self.groups.is_over(Node::Member(id));
+            let over = self.groups.is_finished(NodeId::Member(id));
             self.facts.insert(id, Fact { starts_allowed: 1, over, ..Fact::default() });
         }
     }
@@ -109,55 +113,57 @@ impl World {
         (!found.is_empty()).then(|| found[usize::from(byte) % found.len()])
     }
 
-    fn node(&self, byte: u8) -> Node {
+    fn node(&self, byte: u8) -> NodeId {
         if byte.is_multiple_of(4) {
-            return Node::Group(GroupId(u64::from(byte / 4) % 4));
+            return NodeId::Group(GroupId(u64::from(byte / 4) % 4));
         }
-        self.pick(byte / 4, |_| true).map_or(Node::Group(ROOT), Node::Member)
+        self.pick(byte / 4, |_| true).map_or(NodeId::Group(ROOT), NodeId::Member)
     }
 
-    fn end_of(&self, member: WorkerId, byte: u8) -> Input {
+    fn end_of(&self, member: WorkerId, byte: u8) -> GroupInput {
         let success = byte.is_multiple_of(2);
-        let verdict = match self.groups.role(Node::Member(member)).unwrap().lifetime {
-            Lifetime::Temporary => Verdict::Finished,
-            Lifetime::Transient if success => Verdict::Finished,
-            Lifetime::Transient | Lifetime::Permanent if byte & 6 == 0 => Verdict::GaveUp,
-            Lifetime::Transient | Lifetime::Permanent => Verdict::Again,
+        let decision = match self.groups.role(NodeId::Member(member)).unwrap().restart {
+            Restart::Never => RestartDecision::Finish,
+            Restart::OnFailure if success => RestartDecision::Finish,
+            Restart::OnFailure | Restart::Always if byte & 6 == 0 => {
+                RestartDecision::GiveUp(GiveUpReason::IntensityExceeded)
+            }
+            Restart::OnFailure | Restart::Always => RestartDecision::Restart { after: Duration::ZERO },
         };
-        Input::Ended { member, success, verdict }
+        GroupInput::Ended { member, success, decision }
     }
 
     /// One step of the world; `None` if there is nobody to take it.
-    fn input(&mut self, step: u8, byte: u8) -> Option<Input> {
+    fn input(&mut self, step: u8, byte: u8) -> Option<GroupInput> {
         Some(match step % 16 {
-            0..=2 => Input::Started(self.pick(byte, |fact| fact.alive && !fact.started)?),
-            3 | 4 => Input::Ready(self.pick(byte, |fact| fact.started && !fact.ready)?),
-            5..=7 => self.end_of(self.pick(byte, |fact| fact.alive && !fact.told)?, byte.wrapping_add(step / 16)),
-            8..=10 => self.end_of(self.pick(byte, |fact| fact.told)?, byte.wrapping_add(step / 16)),
-            11 => Input::Stop(self.node(byte)),
-            12 => Input::Start(self.node(byte)),
-            13 => Input::Restart(self.node(byte)),
-            14 if byte < 40 => Input::Remove(self.node(step ^ byte.wrapping_mul(7))),
+            0..=2 => GroupInput::Started(self.pick(byte, |fact| fact.alive && !fact.started)?),
+            3 | 4 => GroupInput::Ready(self.pick(byte, |fact| fact.started && !fact.ready)?),
+            5..=7 => self.end_of(self.pick(byte, |fact| fact.alive && !fact.is_sent)?, byte.wrapping_add(step / 16)),
+            8..=10 => self.end_of(self.pick(byte, |fact| fact.is_sent)?, byte.wrapping_add(step / 16)),
+            11 => GroupInput::Stop(self.node(byte)),
+            12 => GroupInput::Start(self.node(byte)),
+            13 => GroupInput::Restart(self.node(byte)),
+            14 if byte < 40 => GroupInput::Remove(self.node(step ^ byte.wrapping_mul(7))),
             14 => {
                 self.add(byte);
                 self.link(u8::try_from(self.next_id.saturating_sub(1) % 256).unwrap(), byte, step / 16);
-                Input::Start(Node::Member(WorkerId(self.next_id.saturating_sub(1))))
+                GroupInput::Start(NodeId::Member(WorkerId(self.next_id.saturating_sub(1))))
             }
             // Told late, or twice.
-            _ => [Input::Started, Input::Ready, done, crashed, gave_up][usize::from(step / 16 % 5)](
+            _ => [GroupInput::Started, GroupInput::Ready, done, crashed, gave_up][usize::from(step / 16 % 5)](
                 self.pick(byte, |fact| !fact.alive)?,
             ),
         })
     }
 
-    fn step(&mut self, input: Input) -> Vec<Output> {
+    fn step(&mut self, input: GroupInput) -> Vec<GroupOutput> {
         let counted = self.before(input);
         let outputs = self.groups.handle(input, self.now);
         for output in &outputs {
             self.see(*output, input);
         }
         if let Some(group) = counted
-            && !outputs.contains(&Output::GroupGaveUp(group))
+            && !outputs.contains(&GroupOutput::GroupGaveUp(group))
         {
             self.count(group);
         }
@@ -177,53 +183,53 @@ impl World {
     }
 
     /// The end of each group that has run is reported once it is final.
-    fn check_ends(&mut self, input: Input) {
+    fn check_ends(&mut self, input: GroupInput) {
         for (id, group) in &self.groups.groups {
-            if self.groups.is_over(Node::Group(*id)) {
+            if self.groups.is_finished(NodeId::Group(*id)) {
                 assert!(!self.running.contains(id), "{id:?} at {input:?}: its end was not reported");
-            } else if !matches!(group.phase, Phase::Rest(_)) || group.is_unreported {
+            } else if !matches!(group.phase, GroupPhase::Down(_)) || group.is_unreported {
                 self.running.insert(*id);
             }
         }
     }
 
     /// Who is over, or is not any more, is told of: the driver looks at nobody else.
-    fn check_touched(&mut self, input: Input) {
-        let touched = self.groups.take_touched();
+    fn check_touched(&mut self, input: GroupInput) {
+        let changed = self.groups.take_changed();
         for (id, fact) in &mut self.facts {
-            let node = Node::Member(*id);
-            let is_over = self.groups.is_over(node);
-            assert!(fact.over == is_over || touched.contains(&node), "{id:?} at {input:?}: {is_over}");
-            fact.over = is_over;
+            let node = NodeId::Member(*id);
+            let is_finished = self.groups.is_finished(node);
+            assert!(fact.over == is_finished || changed.contains(&node), "{id:?} at {input:?}: {is_finished}");
+            fact.over = is_finished;
         }
     }
 
     /// Takes note of what is told; the group, if this is an end that makes it restart siblings.
-    fn before(&mut self, input: Input) -> Option<GroupId> {
+    fn before(&mut self, input: GroupInput) -> Option<GroupId> {
         match input {
-            Input::Start(node) | Input::Restart(node) => {
+            GroupInput::Start(node) | GroupInput::Restart(node) => {
                 for member in self.groups.members_under(node) {
                     if let Some(fact) = self.facts.get_mut(&member) {
                         fact.starts_allowed += 1;
                     }
                 }
             }
-            Input::Started(member) | Input::Ready(member) => {
+            GroupInput::Started(member) | GroupInput::Ready(member) => {
                 let fact = self.facts.get_mut(&member).unwrap();
                 fact.started |= fact.alive;
-                fact.ready |= fact.alive && input == Input::Ready(member);
+                fact.ready |= fact.alive && input == GroupInput::Ready(member);
             }
-            Input::Ended { member, success, verdict } => {
+            GroupInput::Ended { member, success, decision } => {
                 let fact = self.facts.get_mut(&member).unwrap();
                 if fact.alive {
-                    let own = !matches!(self.groups.members[&member].state, State::Leaving { .. });
+                    let own = !matches!(self.groups.members[&member].state, MemberState::Stopping { .. });
                     (fact.succeeded, fact.was_ready) = (success, fact.ready);
-                    (fact.alive, fact.started, fact.ready, fact.told) = (false, false, false, false);
-                    let group = self.groups.parent(Node::Member(member)).unwrap();
-                    return (own && verdict == Verdict::Again).then_some(group);
+                    (fact.alive, fact.started, fact.ready, fact.is_sent) = (false, false, false, false);
+                    let group = self.groups.parent(NodeId::Member(member)).unwrap();
+                    return (own && decision == RestartDecision::Restart { after: Duration::ZERO }).then_some(group);
                 }
             }
-            Input::Stop(_) | Input::StopAll | Input::Remove(_) => {}
+            GroupInput::Stop(_) | GroupInput::StopAll | GroupInput::Remove(_) => {}
         }
         None
     }
@@ -236,9 +242,9 @@ impl World {
         assert!(recent <= usize::try_from(intensity.restarts).unwrap(), "{group:?}: {recent} of {intensity:?}");
     }
 
-    fn see(&mut self, output: Output, input: Input) {
+    fn see(&mut self, output: GroupOutput, input: GroupInput) {
         match output {
-            Output::Start(member) => {
+            GroupOutput::Start(member) => {
                 for (on, when) in &self.facts[&member].after {
                     // Whom others wait for is not removed before them.
                     let on = &self.facts[on];
@@ -251,7 +257,7 @@ impl World {
                 }
                 let is_starting = |other: &WorkerId| {
                     let fact = &self.facts[other];
-                    fact.alive && !fact.started && !fact.told && !self.groups.is_leaving(*other)
+                    fact.alive && !fact.started && !fact.is_sent && !self.groups.is_stopping(*other)
                 };
                 let mut earlier = self.facts.keys().filter(|other| self.is_ordered_before(**other, member));
                 let early = earlier.find(|other| is_starting(other));
@@ -259,42 +265,45 @@ impl World {
                 let fact = self.facts.get_mut(&member).unwrap();
                 assert!(!fact.alive, "{output:?} at {input:?} while it runs");
                 fact.alive = true;
-                if self.groups.role(Node::Member(member)).unwrap().lifetime == Lifetime::Temporary {
+                if self.groups.role(NodeId::Member(member)).unwrap().restart == Restart::Never {
                     assert!(fact.starts_allowed > 0, "{output:?} at {input:?}, for which no user has asked");
                     fact.starts_allowed = 0;
                 }
             }
-            Output::Stop(member) => {
-                let needing = self.groups.order.reach([member], Towards::Needing);
-                let is_leaving = |other: &WorkerId| self.facts[other].told && self.facts[other].alive;
-                assert!(!needing.iter().any(is_leaving), "{output:?} at {input:?} before those that need it");
+            GroupOutput::Stop(member) => {
+                let needing = self.groups.dependencies.reachable([member], Direction::Dependents);
+                let is_stopping = |other: &WorkerId| self.facts[other].is_sent && self.facts[other].alive;
+                assert!(!needing.iter().any(is_stopping), "{output:?} at {input:?} before those that need it");
                 let fact = self.facts.get_mut(&member).unwrap();
-                assert!(fact.alive && !fact.told, "{output:?} at {input:?}: {fact:?}");
-                fact.told = true;
+                assert!(fact.alive && !fact.is_sent, "{output:?} at {input:?}: {fact:?}");
+                fact.is_sent = true;
             }
-            Output::DependencyFailed { member, .. } => assert!(!self.facts[&member].alive),
-            Output::GroupEnds { group, within } => {
-                assert_eq!(within, PERIOD);
+            GroupOutput::DependencyFailed { member, .. } => assert!(!self.facts[&member].alive),
+            GroupOutput::GroupStopping { group, timeout } => {
+                assert_eq!(timeout, PERIOD);
                 self.ending.insert(group);
             }
-            Output::GroupGaveUp(_) | Output::Removed(Node::Group(_)) => {}
-            Output::GroupEnded(group) => {
+            GroupOutput::GroupGaveUp(_) | GroupOutput::Removed(NodeId::Group(_)) => {}
+            GroupOutput::GroupEnded(group) => {
                 // One that begins and ends with the same input has not been seen to run.
-                let begins = matches!(input, Input::Start(_) | Input::Restart(_) | Input::Ended { .. });
+                let begins = matches!(input, GroupInput::Start(_) | GroupInput::Restart(_) | GroupInput::Ended { .. });
                 assert!(self.running.remove(&group) || begins, "{output:?} at {input:?}: its end was reported before");
-                assert!(self.groups.is_over(Node::Group(group)), "{output:?} at {input:?}, and it will run again");
+                assert!(
+                    self.groups.is_finished(NodeId::Group(group)),
+                    "{output:?} at {input:?}, and it will run again"
+                );
                 self.ending.remove(&group);
                 self.restarts.remove(&group);
             }
-            Output::GroupRestarting(group) => {
+            GroupOutput::GroupRestarting(group) => {
                 self.ending.remove(&group);
                 self.restarts.remove(&group);
             }
-            Output::Removed(Node::Member(member)) => {
+            GroupOutput::Removed(NodeId::Member(member)) => {
                 let fact = self.facts.remove(&member).unwrap();
                 assert!(!fact.alive);
                 for (other, _) in self.facts.iter().filter(|(_, fact)| fact.after.contains_key(&member)) {
-                    let other = Node::Member(*other);
+                    let other = NodeId::Member(*other);
                     let leaves = self.groups.role(other).is_none() || self.groups.is_being_removed(other);
                     assert!(leaves, "{member:?} is gone, and {other:?} waits for it");
                 }
@@ -303,52 +312,61 @@ impl World {
     }
 
     /// What must hold between any two inputs: the books agree, and nobody waits for nothing.
-    fn check(&self, input: Input) {
+    fn check(&self, input: GroupInput) {
         let groups = &self.groups;
         for (id, member) in &groups.members {
             assert_eq!(member.state.is_alive(), self.facts[id].alive, "{id:?} at {input:?}: {member:?}");
             match member.state {
-                State::Waiting => {
-                    assert!(groups.is_open(Node::Member(*id)), "{id:?} at {input:?} waits in a stopped group");
-                    let outlooks: Vec<_> =
-                        groups.order.after(*id).iter().map(|on| groups.outlook(on.0, on.1)).collect();
-                    let has_turn = groups.turn_before(*id).is_none();
-                    let waits = outlooks.contains(&Outlook::Pending) || !has_turn;
-                    assert!(waits && !outlooks.contains(&Outlook::Hopeless), "{id:?} at {input:?}: {outlooks:?}");
+                MemberState::Waiting => {
+                    assert!(groups.is_open(NodeId::Member(*id)), "{id:?} at {input:?} waits in a stopped group");
+                    let outlooks: Vec<_> = groups
+                        .dependencies
+                        .dependencies_of(*id)
+                        .iter()
+                        .map(|on| groups.dependency_state(on.0, on.1))
+                        .collect();
+                    let has_turn = groups.blocking_group(*id).is_none();
+                    let waits = outlooks.contains(&DependencyState::Pending) || !has_turn;
+                    assert!(waits && !outlooks.contains(&DependencyState::Failed), "{id:?} at {input:?}: {outlooks:?}");
                 }
-                State::Leaving { told: false, .. } => {
-                    let needing = groups.order.reach([*id], Towards::Needing);
-                    let leaves = |other| matches!(groups.members[other].state, State::Leaving { .. });
-                    assert!(needing.iter().any(leaves), "{id:?} at {input:?} is not told to stop");
+                MemberState::Stopping { is_sent: false, .. } => {
+                    let needing = groups.dependencies.reachable([*id], Direction::Dependents);
+                    let leaves = |other| matches!(groups.members[other].state, MemberState::Stopping { .. });
+                    assert!(needing.iter().any(leaves), "{id:?} at {input:?} is not is_sent to stop");
                 }
-                State::Down(Down::New) => {
+                MemberState::Down(DownReason::New) => {
                     assert!(
-                        !groups.is_open(Node::Member(*id))
-                            || groups.is_being_removed(Node::Member(*id))
+                        !groups.is_open(NodeId::Member(*id))
+                            || groups.is_being_removed(NodeId::Member(*id))
                             || self.is_unasked(*id),
                         "{id:?} at {input:?} is forgotten"
                     );
                 }
-                State::Down(_) | State::Starting | State::Running { .. } | State::Leaving { told: true, .. } => {}
+                MemberState::Down(_)
+                | MemberState::Starting
+                | MemberState::Running { .. }
+                | MemberState::Stopping { is_sent: true, .. } => {}
             }
         }
         for (id, group) in &groups.groups {
-            let alive = groups.members_under(Node::Group(*id)).iter().filter(|member| self.facts[member].alive).count();
-            assert_eq!(group.alive, alive, "{id:?} at {input:?}: {group:?}");
-            let is_limited = matches!(group.phase, Phase::Ending { .. }) && group.settings.stop_within.is_some();
+            let alive =
+                groups.members_under(NodeId::Group(*id)).iter().filter(|member| self.facts[member].alive).count();
+            assert_eq!(group.active_members, alive, "{id:?} at {input:?}: {group:?}");
+            let is_limited =
+                matches!(group.phase, GroupPhase::Stopping { .. }) && group.settings.stop_timeout.is_some();
             assert!(self.ending.contains(id) || !is_limited, "{id:?} at {input:?}: {group:?}");
             match &group.phase {
-                Phase::Up => {}
-                Phase::Rest(_) => assert_eq!(alive, 0, "{id:?} at {input:?}"),
-                Phase::Ending { .. } => assert!(alive > 0, "{id:?} at {input:?} never ends"),
-                Phase::Restarting { set, pending } => {
-                    assert!(pending.iter().any(|node| !groups.is_at_rest(*node)), "{id:?} at {input:?} never starts");
-                    let is_quiet = |node: &Node| match node {
-                        Node::Member(member) => !matches!(
+                GroupPhase::Up => {}
+                GroupPhase::Down(_) => assert_eq!(alive, 0, "{id:?} at {input:?}"),
+                GroupPhase::Stopping { .. } => assert!(alive > 0, "{id:?} at {input:?} never ends"),
+                GroupPhase::Restarting { set, pending } => {
+                    assert!(pending.iter().any(|node| !groups.is_down(*node)), "{id:?} at {input:?} never starts");
+                    let is_quiet = |node: &NodeId| match node {
+                        NodeId::Member(member) => !matches!(
                             groups.members[member].state,
-                            State::Starting | State::Running { .. } | State::Waiting
+                            MemberState::Starting | MemberState::Running { .. } | MemberState::Waiting
                         ),
-                        Node::Group(group) => groups.groups[group].phase != Phase::Up,
+                        NodeId::Group(group) => groups.groups[group].phase != GroupPhase::Up,
                     };
                     assert!(
                         set.iter().filter(|node| groups.role(**node).is_some()).all(is_quiet),
@@ -366,8 +384,8 @@ impl World {
 }
 
 fn role(byte: u8) -> Role {
-    let lifetime = [Lifetime::Temporary, Lifetime::Transient, Lifetime::Permanent][usize::from(byte % 3)];
-    Role { lifetime, significant: byte & 4 == 0 && lifetime != Lifetime::Permanent }
+    let restart = [Restart::Never, Restart::OnFailure, Restart::Always][usize::from(byte % 3)];
+    Role { restart, significant: byte & 4 == 0 && restart != Restart::Always }
 }
 
 proptest! {
@@ -380,7 +398,7 @@ proptest! {
         whole: bool,
     ) {
         let mut world = World::new(&shape);
-        world.step(Input::Start(Node::Group(ROOT)));
+        world.step(GroupInput::Start(NodeId::Group(ROOT)));
         for (step, byte, pause_ms) in history {
             world.now += Duration::from_millis(pause_ms);
             if let Some(input) = world.input(step, byte) {
@@ -389,26 +407,26 @@ proptest! {
         }
         // Whatever came before: after a stop of all, all end, in reverse, and nothing starts.
         let ends = usize::from(world.running.contains(&ROOT));
-        let mut outputs = world.step(if whole { Input::Stop(Node::Group(ROOT)) } else { Input::StopAll });
+        let mut outputs = world.step(if whole { GroupInput::Stop(NodeId::Group(ROOT)) } else { GroupInput::StopAll });
         for byte in choices.iter().cycle() {
             if !world.facts.values().any(|fact| fact.alive) {
                 break;
             }
-            let member = world.pick(*byte, |fact| fact.told).expect("somebody alive has been told to stop");
+            let member = world.pick(*byte, |fact| fact.is_sent).expect("somebody alive has been is_sent to stop");
             let before = outputs.len();
             outputs.extend(world.step(world.end_of(member, *byte)));
             for output in &outputs[before..] {
-                if let Output::Stop(member) = output {
-                    let needing = world.groups.order.reach([*member], Towards::Needing);
+                if let GroupOutput::Stop(member) = output {
+                    let needing = world.groups.dependencies.reachable([*member], Direction::Dependents);
                     prop_assert!(needing.iter().all(|other| !world.facts[other].alive), "{member:?} before {needing:?}");
                 }
             }
         }
-        let is_start = |output: &&Output| matches!(output, Output::Start(_));
+        let is_start = |output: &&GroupOutput| matches!(output, GroupOutput::Start(_));
         prop_assert_eq!(outputs.iter().find(is_start), None);
         if whole {
-            prop_assert_eq!(outputs.iter().filter(|output| **output == Output::GroupEnded(ROOT)).count(), ends);
-            prop_assert!(world.groups.is_at_rest(Node::Group(ROOT)));
+            prop_assert_eq!(outputs.iter().filter(|output| **output == GroupOutput::GroupEnded(ROOT)).count(), ends);
+            prop_assert!(world.groups.is_down(NodeId::Group(ROOT)));
         }
     }
 }

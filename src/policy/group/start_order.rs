@@ -6,26 +6,26 @@
 
 use super::{
     model::Strategy,
-    state::{Groups, Path, Turns},
+    state::{Groups, Path, StartOrder},
 };
 use crate::ids::{GroupId, WorkerId};
 
 impl Groups {
     /// Whether no earlier sibling is being started or waits for its turn, in any of its groups that has an order. One that has
     /// to wait is asked again in its turn.
-    pub(super) fn takes_turn(&mut self, member: WorkerId) -> bool {
-        let Some((group, path)) = self.turn_before(member) else { return true };
+    pub(super) fn try_take_turn(&mut self, member: WorkerId) -> bool {
+        let Some((group, path)) = self.blocking_group(member) else { return true };
         if let Some(group) = self.groups.get_mut(&group) {
-            group.turns.waiting.insert(path, member);
+            group.start_order.waiting.insert(path, member);
         }
         false
     }
 
     /// The group in which the member has to wait for an earlier child, and its path there.
-    pub(super) fn turn_before(&self, member: WorkerId) -> Option<(GroupId, Path)> {
+    pub(super) fn blocking_group(&self, member: WorkerId) -> Option<(GroupId, Path)> {
         self.paths(member).into_iter().find(|(group, path)| {
             self.groups.get(group).is_some_and(|group| {
-                let Turns { starting, waiting } = &group.turns;
+                let StartOrder { starting, waiting } = &group.start_order;
                 let is_after = |place: &u64| path.first().is_some_and(|own| place < own);
                 group.settings.strategy != Strategy::OneForOne
                     && (starting.keys().next().is_some_and(is_after)
@@ -35,24 +35,24 @@ impl Groups {
     }
 
     /// The next one that waits in this group and need not any more.
-    pub(super) fn next_turn(&mut self, group: GroupId) -> Option<WorkerId> {
-        let Turns { starting, waiting } = &mut self.groups.get_mut(&group)?.turns;
+    pub(super) fn next_waiting(&mut self, group: GroupId) -> Option<WorkerId> {
+        let StartOrder { starting, waiting } = &mut self.groups.get_mut(&group)?.start_order;
         let next = waiting.first_entry()?;
         let is_early = |first: &u64| next.key().first().is_some_and(|place| first < place);
         if starting.keys().next().is_some_and(is_early) { None } else { Some(next.remove()) }
     }
 
     /// The start of a member begins, or has succeeded, failed or been called off.
-    pub(super) fn note_starting(&mut self, member: WorkerId, is_starting: bool) {
+    pub(super) fn count_starting(&mut self, member: WorkerId, is_starting: bool) {
         for (id, path) in self.paths(member) {
             let (Some(&place), Some(group)) = (path.first(), self.groups.get_mut(&id)) else { continue };
-            let count = group.turns.starting.entry(place).or_default();
+            let count = group.start_order.starting.entry(place).or_default();
             if is_starting {
                 *count += 1;
             } else {
                 *count = count.saturating_sub(1);
                 if *count == 0 {
-                    group.turns.starting.remove(&place);
+                    group.start_order.starting.remove(&place);
                 }
                 self.work.turns.push_back(id);
             }
@@ -71,10 +71,10 @@ impl Groups {
     }
 
     /// It does not wait for its start any more.
-    pub(super) fn leave_turns(&mut self, member: WorkerId) {
+    pub(super) fn stop_waiting(&mut self, member: WorkerId) {
         for (group, path) in self.paths(member) {
             if let Some(group) = self.groups.get_mut(&group) {
-                group.turns.waiting.remove(&path);
+                group.start_order.waiting.remove(&path);
             }
         }
     }

@@ -1,233 +1,236 @@
-//! Groups in groups and their members, and where each of them stands in its life.
+//! The state of all groups and members.
 
 use super::{
-    dependencies::Order,
-    model::{GroupSettings, Lifetime, Node, Role},
-    transition::Output,
+    dependencies::DependencyGraph,
+    model::{GroupSettings, NodeId, Role},
+    transition::GroupOutput,
 };
-use crate::ids::{GroupId, WorkerId};
+use crate::{
+    ids::{GroupId, WorkerId},
+    policy::restart::Restart,
+};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Instant,
 };
 
-/// Groups in groups and their members, and where each of them stands in its life.
 #[derive(Debug)]
-#[expect(clippy::struct_field_names, reason = "groups and members are the two words of this floor")]
+#[expect(clippy::struct_field_names, reason = "the groups of a type that is a tree of groups")]
 pub(crate) struct Groups {
     pub(super) root: GroupId,
     pub(super) groups: BTreeMap<GroupId, Group>,
     pub(super) members: BTreeMap<WorkerId, Member>,
-    pub(super) order: Order,
-    pub(super) removals: Vec<Node>,
-    pub(super) work: Work,
+    pub(super) dependencies: DependencyGraph,
+    pub(super) removals: Vec<NodeId>,
+    pub(super) work: WorkQueue,
     pub(super) next_place: u64,
 }
 
-/// What one input has set going, and is not yet decided.
+/// What one input has caused and is not decided yet.
 #[derive(Debug, Default)]
-pub(super) struct Work {
+pub(super) struct WorkQueue {
     pub(super) stops: VecDeque<WorkerId>,
     pub(super) groups: VecDeque<GroupId>,
     pub(super) starts: VecDeque<WorkerId>,
-    /// Groups in which a start has succeeded or failed: later children may follow.
+    /// Groups in which a start has succeeded or failed, so that later children may start.
     pub(super) turns: VecDeque<GroupId>,
-    pub(super) outputs: Vec<Output>,
+    pub(super) outputs: Vec<GroupOutput>,
     /// Groups that have ended, the inner ones first.
     pub(super) ended: Vec<GroupId>,
-    /// Nodes for which `is_over` may have changed.
-    pub(super) touched: BTreeSet<Node>,
+    /// Nodes for which `is_finished` may have changed.
+    pub(super) changed: BTreeSet<NodeId>,
 }
 
 #[derive(Debug)]
 pub(super) struct Group {
-    /// None for the root.
+    /// `None` for the root.
     pub(super) parent: Option<GroupId>,
+    /// The key in `children` of the parent.
     pub(super) place: u64,
     pub(super) role: Role,
     pub(super) settings: GroupSettings,
     /// In the order of declaration.
-    pub(super) children: BTreeMap<u64, Node>,
-    pub(super) phase: Phase,
-    /// How many members, also in groups within, have a process or are about to.
-    pub(super) alive: usize,
+    pub(super) children: BTreeMap<u64, NodeId>,
+    pub(super) phase: GroupPhase,
+    /// Members, including those of inner groups, that have a process or are about to.
+    pub(super) active_members: usize,
     pub(super) restarts: VecDeque<Instant>,
-    pub(super) turns: Turns,
-    /// It has run since its end was reported last.
+    pub(super) start_order: StartOrder,
+    /// The group was up since its end was last reported.
     pub(super) is_unreported: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    Rest(Rest),
+pub(super) enum GroupPhase {
+    Down(GroupDownReason),
     Up,
-    /// These are being stopped, to be started when none is left; `pending` are those not seen to be gone.
+    /// `set` is being stopped, and is started when all of it is down. `pending` are those not seen down yet.
     Restarting {
-        set: BTreeSet<Node>,
-        pending: Vec<Node>,
+        set: BTreeSet<NodeId>,
+        pending: Vec<NodeId>,
     },
-    Ending {
-        then: Rest,
+    Stopping {
+        then: GroupDownReason,
     },
 }
 
-/// How a group that does not run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rest {
+pub(super) enum GroupDownReason {
     /// It starts with its parent.
     Idle,
     /// A user has stopped it, and only a user starts it.
     Stopped,
     /// It has ended by itself.
-    Over { success: bool },
-    /// It is temporary, and was ended with its siblings.
+    Ended { success: bool },
+    /// It is temporary, and was stopped with its siblings.
     Retired,
 }
 
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) group: GroupId,
+    /// The key in `children` of the group.
     pub(super) place: u64,
     pub(super) role: Role,
-    pub(super) state: State,
+    pub(super) state: MemberState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    Down(Down),
-    /// It is to start as soon as what it waits for is there.
+pub(super) enum MemberState {
+    Down(DownReason),
+    /// It starts as soon as its dependencies and the start order allow it.
     Waiting,
-    /// To be started, but nothing has been heard of that.
+    /// `Start` was returned, and its result is not known.
     Starting,
     Running {
         ready: bool,
     },
-    /// It is to end; `told` once those that need it are gone.
-    Leaving {
-        told: bool,
+    /// `Stop` is returned (`is_sent`) when all its dependents are down.
+    Stopping {
+        is_sent: bool,
         ready: bool,
-        then: Then,
+        then: AfterStop,
     },
 }
 
-/// How a member without a process stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Down {
+pub(super) enum DownReason {
     /// It starts with its group.
     New,
-    /// A user has stopped it, and only a user starts it. In OTP a sibling's restart would.
+    /// A user has stopped it, and only a user starts it. In OTP the restart of a sibling would.
     Stopped,
     /// It has ended for good.
-    Over { success: bool, was_ready: bool },
-    /// It has given up, or what it waits for has, or its group has ended for good.
-    Lost,
+    Ended { success: bool, was_ready: bool },
+    /// It or a dependency has given up, or its group has ended for good.
+    Failed,
 }
 
-/// What becomes of a member that is to end.
+/// What follows the stop of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Then {
+pub(super) enum AfterStop {
+    /// It starts with its group, unless it is temporary.
     WithGroup,
     Stopped,
     Start,
 }
 
-impl State {
+impl MemberState {
     #[cfg(test)]
     pub(super) fn is_alive(self) -> bool {
         match self {
-            Self::Starting | Self::Running { .. } | Self::Leaving { .. } => true,
+            Self::Starting | Self::Running { .. } | Self::Stopping { .. } => true,
             Self::Down(_) | Self::Waiting => false,
         }
     }
 }
 
-/// By the places of a group's children.
+/// The state of ordered starts in one group.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
-    /// How many members of each child are being started.
+pub(super) struct StartOrder {
+    /// For each child by its place, how many members in it are being started.
     pub(super) starting: BTreeMap<u64, usize>,
     /// Members that wait for an earlier child, in the order of declaration.
     pub(super) waiting: BTreeMap<Path, WorkerId>,
 }
 
-/// From a child of a group down to a member: of each the place in its group.
+/// The places from a child of a group down to a member.
 pub(super) type Path = Vec<u64>;
 
 impl Groups {
-    /// The outermost group, which is up from the beginning.
+    /// Creates the outermost group, which is always up.
     pub(crate) fn new(root: GroupId, settings: GroupSettings) -> Self {
-        let role = Role { lifetime: Lifetime::Temporary, significant: false };
-        let group = Group { phase: Phase::Up, is_unreported: true, ..Group::new(None, 0, role, settings) };
+        let role = Role { restart: Restart::Never, significant: false };
+        let group = Group { phase: GroupPhase::Up, is_unreported: true, ..Group::new(None, 0, role, settings) };
         Self {
             root,
             groups: BTreeMap::from([(root, group)]),
             members: BTreeMap::new(),
-            order: Order::default(),
+            dependencies: DependencyGraph::default(),
             removals: Vec::new(),
-            work: Work::default(),
+            work: WorkQueue::default(),
             next_place: 0,
         }
     }
 }
 
-/// How they stand to each other.
+/// Relations between nodes.
 impl Groups {
-    pub(super) fn parent(&self, node: Node) -> Option<GroupId> {
+    pub(super) fn parent(&self, node: NodeId) -> Option<GroupId> {
         match node {
-            Node::Member(member) => self.members.get(&member).map(|member| member.group),
-            Node::Group(group) => self.groups.get(&group).and_then(|group| group.parent),
+            NodeId::Member(member) => self.members.get(&member).map(|member| member.group),
+            NodeId::Group(group) => self.groups.get(&group).and_then(|group| group.parent),
         }
     }
 
-    pub(super) fn role(&self, node: Node) -> Option<Role> {
+    pub(super) fn role(&self, node: NodeId) -> Option<Role> {
         match node {
-            Node::Member(member) => self.members.get(&member).map(|member| member.role),
-            Node::Group(group) => self.groups.get(&group).map(|group| group.role),
+            NodeId::Member(member) => self.members.get(&member).map(|member| member.role),
+            NodeId::Group(group) => self.groups.get(&group).map(|group| group.role),
         }
     }
 
-    /// The groups it is in, from the innermost.
-    pub(super) fn groups_of(&self, node: Node) -> Vec<GroupId> {
-        std::iter::successors(self.parent(node), |group| self.parent(Node::Group(*group))).collect()
+    /// The groups around a node, from the innermost.
+    pub(super) fn groups_of(&self, node: NodeId) -> Vec<GroupId> {
+        std::iter::successors(self.parent(node), |group| self.parent(NodeId::Group(*group))).collect()
     }
 
     /// In the order of declaration.
-    pub(super) fn children(&self, group: GroupId) -> Vec<Node> {
+    pub(super) fn children(&self, group: GroupId) -> Vec<NodeId> {
         self.groups.get(&group).map(|group| group.children.values().copied().collect()).unwrap_or_default()
     }
 
-    pub(super) fn groups_under(&self, node: Node) -> Vec<GroupId> {
+    pub(super) fn groups_under(&self, node: NodeId) -> Vec<GroupId> {
         match node {
-            Node::Member(_) => Vec::new(),
-            Node::Group(group) => {
+            NodeId::Member(_) => Vec::new(),
+            NodeId::Group(group) => {
                 let within = self.children(group).into_iter().flat_map(|child| self.groups_under(child));
                 within.chain([group]).collect()
             }
         }
     }
 
-    pub(crate) fn members_under(&self, node: Node) -> Vec<WorkerId> {
+    pub(crate) fn members_under(&self, node: NodeId) -> Vec<WorkerId> {
         match node {
-            Node::Member(member) => vec![member],
-            Node::Group(group) => {
+            NodeId::Member(member) => vec![member],
+            NodeId::Group(group) => {
                 self.children(group).into_iter().flat_map(|child| self.members_under(child)).collect()
             }
         }
     }
 
-    pub(super) fn is_being_removed(&self, node: Node) -> bool {
+    pub(super) fn is_being_removed(&self, node: NodeId) -> bool {
         !self.removals.is_empty()
             && (self.removals.contains(&node)
-                || self.groups_of(node).into_iter().any(|group| self.removals.contains(&Node::Group(group))))
+                || self.groups_of(node).into_iter().any(|group| self.removals.contains(&NodeId::Group(group))))
     }
 
-    pub(super) fn forget(&mut self, node: Node) {
+    pub(super) fn forget(&mut self, node: NodeId) {
         let place = match node {
-            Node::Member(member) => {
-                self.order.forget(member);
+            NodeId::Member(member) => {
+                self.dependencies.forget(member);
                 self.members.remove(&member).map(|member| (Some(member.group), member.place))
             }
-            Node::Group(group) => self.groups.remove(&group).map(|group| (group.parent, group.place)),
+            NodeId::Group(group) => self.groups.remove(&group).map(|group| (group.parent, group.place)),
         };
         if let Some((Some(parent), place)) = place
             && let Some(parent) = self.groups.get_mut(&parent)
@@ -245,10 +248,10 @@ impl Group {
             role,
             settings,
             children: BTreeMap::new(),
-            phase: Phase::Rest(Rest::Idle),
-            alive: 0,
+            phase: GroupPhase::Down(GroupDownReason::Idle),
+            active_members: 0,
             restarts: VecDeque::new(),
-            turns: Turns::default(),
+            start_order: StartOrder::default(),
             is_unreported: false,
         }
     }

@@ -1,57 +1,60 @@
 //! What a group does when one of it ends: who is restarted with it, and when it is too much.
 
 use super::{
-    dependencies::Towards,
-    model::{AutoShutdown, Lifetime, Node, Strategy},
-    state::{Down, Group, Groups, Phase, Rest, State, Then},
-    transition::Output,
+    dependencies::Direction,
+    model::{AutoShutdown, NodeId, Strategy},
+    state::{AfterStop, DownReason, Group, GroupDownReason, GroupPhase, Groups, MemberState},
+    transition::GroupOutput,
 };
 use crate::ids::{GroupId, WorkerId};
+use crate::policy::restart::Restart;
 use std::{collections::BTreeSet, time::Instant};
 
 /// A group's life.
 impl Groups {
     /// Whether nothing above it keeps it from running.
-    pub(super) fn is_open(&self, node: Node) -> bool {
+    pub(super) fn is_open(&self, node: NodeId) -> bool {
         let mut below = node;
         while let Some(id) = self.parent(below) {
             match self.groups.get(&id).map(|group| &group.phase) {
-                Some(Phase::Up) => {}
-                Some(Phase::Restarting { set, .. }) if !set.contains(&below) => {}
-                Some(Phase::Restarting { .. } | Phase::Rest(_) | Phase::Ending { .. }) | None => return false,
+                Some(GroupPhase::Up) => {}
+                Some(GroupPhase::Restarting { set, .. }) if !set.contains(&below) => {}
+                Some(GroupPhase::Restarting { .. } | GroupPhase::Down(_) | GroupPhase::Stopping { .. }) | None => {
+                    return false;
+                }
             }
-            below = Node::Group(id);
+            below = NodeId::Group(id);
         }
         true
     }
 
     /// Starts what is at rest and ready to start with its group.
-    pub(super) fn begin(&mut self, node: Node) {
+    pub(super) fn begin(&mut self, node: NodeId) {
         match node {
-            Node::Member(member) => {
+            NodeId::Member(member) => {
                 self.set_state(member, |state, _| match state {
-                    State::Down(Down::New) => State::Waiting,
-                    State::Down(Down::Stopped | Down::Over { .. } | Down::Lost)
-                    | State::Waiting
-                    | State::Starting
-                    | State::Running { .. }
-                    | State::Leaving { .. } => state,
+                    MemberState::Down(DownReason::New) => MemberState::Waiting,
+                    MemberState::Down(DownReason::Stopped | DownReason::Ended { .. } | DownReason::Failed)
+                    | MemberState::Waiting
+                    | MemberState::Starting
+                    | MemberState::Running { .. }
+                    | MemberState::Stopping { .. } => state,
                 });
                 self.work.starts.push_back(member);
             }
-            Node::Group(id) => {
+            NodeId::Group(id) => {
                 let Some(group) = self.groups.get_mut(&id) else { return };
                 match group.phase {
-                    Phase::Rest(Rest::Idle) => {
-                        group.phase = Phase::Up;
+                    GroupPhase::Down(GroupDownReason::Idle) => {
+                        group.phase = GroupPhase::Up;
                         group.restarts.clear();
                         if std::mem::replace(&mut group.is_unreported, true) {
-                            self.work.outputs.push(Output::GroupRestarting(id));
+                            self.work.outputs.push(GroupOutput::GroupRestarting(id));
                         }
-                        self.work.touched.insert(node);
+                        self.work.changed.insert(node);
                     }
-                    Phase::Up => {}
-                    Phase::Restarting { .. } => {
+                    GroupPhase::Up => {}
+                    GroupPhase::Restarting { .. } => {
                         for child in self.children(id) {
                             self.join_restart(child);
                             if self.is_open(child) {
@@ -60,7 +63,10 @@ impl Groups {
                         }
                         return;
                     }
-                    Phase::Rest(Rest::Stopped | Rest::Over { .. } | Rest::Retired) | Phase::Ending { .. } => return,
+                    GroupPhase::Down(
+                        GroupDownReason::Stopped | GroupDownReason::Ended { .. } | GroupDownReason::Retired,
+                    )
+                    | GroupPhase::Stopping { .. } => return,
                 }
                 for child in self.children(id) {
                     self.begin(child);
@@ -69,73 +75,76 @@ impl Groups {
         }
     }
 
-    pub(super) fn take_down(&mut self, node: Node) {
+    pub(super) fn stop_with_group(&mut self, node: NodeId) {
         match node {
-            Node::Member(member) => self.take_down_member(member, Then::WithGroup),
-            Node::Group(id) => {
+            NodeId::Member(member) => self.stop_member(member, AfterStop::WithGroup),
+            NodeId::Group(id) => {
                 let Some(group) = self.groups.get_mut(&id) else { return };
-                let is_temporary = group.role.lifetime == Lifetime::Temporary;
+                let is_temporary = group.role.restart == Restart::Never;
                 match group.phase {
-                    Phase::Up | Phase::Restarting { .. } => {
-                        self.end_group(id, if is_temporary { Rest::Retired } else { Rest::Idle });
+                    GroupPhase::Up | GroupPhase::Restarting { .. } => {
+                        self.end_group(id, if is_temporary { GroupDownReason::Retired } else { GroupDownReason::Idle });
                     }
                     // It fails or ends, and is restarted with its parent.
-                    Phase::Ending { then: Rest::Over { .. } } if !is_temporary => {
-                        group.phase = Phase::Ending { then: Rest::Idle };
+                    GroupPhase::Stopping { then: GroupDownReason::Ended { .. } } if !is_temporary => {
+                        group.phase = GroupPhase::Stopping { then: GroupDownReason::Idle };
                     }
-                    Phase::Rest(Rest::Over { .. }) if !is_temporary => {
-                        group.phase = Phase::Rest(Rest::Idle);
-                        self.touch(node);
-                        self.take_down_children(id);
+                    GroupPhase::Down(GroupDownReason::Ended { .. }) if !is_temporary => {
+                        group.phase = GroupPhase::Down(GroupDownReason::Idle);
+                        self.mark_subtree_changed(node);
+                        self.stop_children(id);
                     }
                     // Its members may have been given up together with the group around it, which now comes back.
-                    Phase::Rest(Rest::Idle) => self.take_down_children(id),
-                    Phase::Ending { .. } | Phase::Rest(Rest::Stopped | Rest::Over { .. } | Rest::Retired) => {}
+                    GroupPhase::Down(GroupDownReason::Idle) => self.stop_children(id),
+                    GroupPhase::Stopping { .. }
+                    | GroupPhase::Down(
+                        GroupDownReason::Stopped | GroupDownReason::Ended { .. } | GroupDownReason::Retired,
+                    ) => {}
                 }
             }
         }
     }
 
     /// In reverse, so that outputs of one moment come in reverse.
-    pub(super) fn take_down_children(&mut self, id: GroupId) {
+    pub(super) fn stop_children(&mut self, id: GroupId) {
         for child in self.children(id).into_iter().rev() {
-            self.take_down(child);
+            self.stop_with_group(child);
         }
     }
 
-    pub(super) fn end_group(&mut self, id: GroupId, then: Rest) {
+    pub(super) fn end_group(&mut self, id: GroupId, then: GroupDownReason) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let has_begun = matches!(group.phase, Phase::Up | Phase::Restarting { .. });
-        if let (Some(within), true) = (group.settings.stop_within, has_begun) {
-            self.work.outputs.push(Output::GroupEnds { group: id, within });
+        let has_begun = matches!(group.phase, GroupPhase::Up | GroupPhase::Restarting { .. });
+        if let (Some(timeout), true) = (group.settings.stop_timeout, has_begun) {
+            self.work.outputs.push(GroupOutput::GroupStopping { group: id, timeout });
         }
-        group.phase = Phase::Ending { then };
-        self.take_down_children(id);
+        group.phase = GroupPhase::Stopping { then };
+        self.stop_children(id);
         self.work.groups.push_back(id);
     }
 
     fn give_up(&mut self, id: GroupId) {
-        self.work.outputs.push(Output::GroupGaveUp(id));
-        self.end_group(id, Rest::Over { success: false });
+        self.work.outputs.push(GroupOutput::GroupGaveUp(id));
+        self.end_group(id, GroupDownReason::Ended { success: false });
     }
 
     /// One of a group has ended by itself: `down` says whether it is to come back.
-    pub(super) fn after_own_end(&mut self, node: Node, down: Down, now: Instant) {
+    pub(super) fn after_own_end(&mut self, node: NodeId, down: DownReason, now: Instant) {
         let (Some(role), Some(parent)) = (self.role(node), self.parent(node)) else { return };
         if !self.is_active(parent) {
             return;
         }
         match down {
-            Down::New => self.restart(parent, node, now),
-            Down::Lost if role.lifetime != Lifetime::Temporary => self.give_up(parent),
-            Down::Over { .. } | Down::Lost | Down::Stopped => self.shut_down_after(node, parent),
+            DownReason::New => self.restart(parent, node, now),
+            DownReason::Failed if role.restart != Restart::Never => self.give_up(parent),
+            DownReason::Ended { .. } | DownReason::Failed | DownReason::Stopped => self.shut_down_after(node, parent),
         }
     }
 
     /// It cannot start, since what it waits for will not come. Its siblings go on: none of them has failed, and a user may start
     /// both again.
     pub(super) fn after_lost_dependency(&mut self, member: WorkerId) {
-        let node = Node::Member(member);
+        let node = NodeId::Member(member);
         if let Some(parent) = self.parent(node).filter(|parent| self.is_active(*parent)) {
             self.shut_down_after(node, parent);
         }
@@ -143,21 +152,21 @@ impl Groups {
 
     fn is_active(&self, id: GroupId) -> bool {
         match self.groups.get(&id).map(|group| &group.phase) {
-            Some(Phase::Up | Phase::Restarting { .. }) => true,
-            Some(Phase::Ending { .. } | Phase::Rest(_)) | None => false,
+            Some(GroupPhase::Up | GroupPhase::Restarting { .. }) => true,
+            Some(GroupPhase::Stopping { .. } | GroupPhase::Down(_)) | None => false,
         }
     }
 
     /// One of a group has ended for good by itself, for whatever reason.
-    fn shut_down_after(&mut self, node: Node, parent: GroupId) {
-        if self.role(node).is_some_and(|role| role.significant) && self.shuts_down(parent) {
-            self.end_group(parent, Rest::Over { success: true });
+    fn shut_down_after(&mut self, node: NodeId, parent: GroupId) {
+        if self.role(node).is_some_and(|role| role.significant) && self.is_shutdown_due(parent) {
+            self.end_group(parent, GroupDownReason::Ended { success: true });
         }
     }
 
-    fn restart(&mut self, id: GroupId, node: Node, now: Instant) {
+    fn restart(&mut self, id: GroupId, node: NodeId, now: Instant) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        if !group.bears_restart(now) {
+        if !group.allows_restart(now) {
             self.give_up(id);
             return;
         }
@@ -167,78 +176,78 @@ impl Groups {
                 return;
             }
             Strategy::OneForAll => self.children(id).into_iter().collect(),
-            Strategy::RestForOne => self.rest(id, node),
+            Strategy::RestForOne => self.rest_for_one_set(id, node),
         };
         for child in self.children(id).into_iter().rev().filter(|child| more.contains(child)) {
-            self.take_down(child);
+            self.stop_with_group(child);
         }
         let Some(group) = self.groups.get_mut(&id) else { return };
         let before = match &mut group.phase {
-            Phase::Restarting { set, .. } => std::mem::take(set),
-            Phase::Up | Phase::Ending { .. } | Phase::Rest(_) => BTreeSet::new(),
+            GroupPhase::Restarting { set, .. } => std::mem::take(set),
+            GroupPhase::Up | GroupPhase::Stopping { .. } | GroupPhase::Down(_) => BTreeSet::new(),
         };
         let set: BTreeSet<_> = before.union(&more).copied().collect();
-        group.phase = Phase::Restarting { pending: set.iter().copied().collect(), set };
+        group.phase = GroupPhase::Restarting { pending: set.iter().copied().collect(), set };
     }
 
-    pub(super) fn look_at_group(&mut self, id: GroupId, now: Instant) {
+    pub(super) fn check_group(&mut self, id: GroupId, now: Instant) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         match &mut group.phase {
-            Phase::Up | Phase::Rest(_) => {}
-            Phase::Ending { then } => {
+            GroupPhase::Up | GroupPhase::Down(_) => {}
+            GroupPhase::Stopping { then } => {
                 let then = *then;
-                if group.alive == 0 {
-                    group.phase = Phase::Rest(then);
+                if group.active_members == 0 {
+                    group.phase = GroupPhase::Down(then);
                     self.group_ended(id, then, now);
                 }
             }
-            Phase::Restarting { set, pending } => {
+            GroupPhase::Restarting { set, pending } => {
                 let (set, mut pending) = (std::mem::take(set), std::mem::take(pending));
                 // Whoever is gone stays gone until all are, so nobody is looked at twice.
-                while pending.pop_if(|node| self.is_at_rest(*node)).is_some() {}
+                while pending.pop_if(|node| self.is_down(*node)).is_some() {}
                 let is_done = pending.is_empty();
                 let Some(group) = self.groups.get_mut(&id) else { return };
                 if is_done {
-                    group.phase = Phase::Up;
+                    group.phase = GroupPhase::Up;
                     // Also those that a user has asked for since.
                     for child in self.children(id) {
                         self.begin(child);
                     }
                 } else {
-                    group.phase = Phase::Restarting { set, pending };
+                    group.phase = GroupPhase::Restarting { set, pending };
                 }
             }
         }
     }
 
-    fn group_ended(&mut self, id: GroupId, then: Rest, now: Instant) {
-        let node = Node::Group(id);
-        self.touch(node);
+    fn group_ended(&mut self, id: GroupId, then: GroupDownReason, now: Instant) {
+        let node = NodeId::Group(id);
+        self.mark_subtree_changed(node);
         let (Some(role), parent) = (self.role(node), self.parent(node)) else { return };
         let own_end = match then {
-            Rest::Idle => {
+            GroupDownReason::Idle => {
                 if self.is_open(node) {
                     self.begin(node);
                 }
                 None
             }
-            Rest::Stopped => None,
-            Rest::Retired => {
-                self.lose(node);
+            GroupDownReason::Stopped => None,
+            GroupDownReason::Retired => {
+                self.mark_failed(node);
                 None
             }
-            Rest::Over { success } => {
-                let is_again = match role.lifetime {
-                    Lifetime::Temporary => false,
-                    Lifetime::Transient => !success,
-                    Lifetime::Permanent => true,
+            GroupDownReason::Ended { success } => {
+                let is_again = match role.restart {
+                    Restart::Never => false,
+                    Restart::OnFailure => !success,
+                    Restart::Always => true,
                 };
                 Some(if is_again {
                     self.revive_after_failure(id);
-                    Down::New
+                    DownReason::New
                 } else {
-                    self.lose(node);
-                    Down::Over { success, was_ready: false }
+                    self.mark_failed(node);
+                    DownReason::Ended { success, was_ready: false }
                 })
             }
         };
@@ -250,46 +259,46 @@ impl Groups {
     }
 
     /// Whether it has ended may decide that of all in it.
-    fn touch(&mut self, node: Node) {
-        self.work.touched.extend(self.members_under(node).into_iter().map(Node::Member));
-        self.work.touched.extend(self.groups_under(node).into_iter().map(Node::Group));
+    fn mark_subtree_changed(&mut self, node: NodeId) {
+        self.work.changed.extend(self.members_under(node).into_iter().map(NodeId::Member));
+        self.work.changed.extend(self.groups_under(node).into_iter().map(NodeId::Group));
     }
 
     /// Of the groups that have ended those for which that is final: what comes of it is the group's around it to decide.
     pub(super) fn report_ends(&mut self) {
         for id in std::mem::take(&mut self.work.ended) {
-            if self.is_over(Node::Group(id))
+            if self.is_finished(NodeId::Group(id))
                 && let Some(group) = self.groups.get_mut(&id)
                 && std::mem::take(&mut group.is_unreported)
             {
-                self.work.outputs.push(Output::GroupEnded(id));
+                self.work.outputs.push(GroupOutput::GroupEnded(id));
             }
         }
     }
 
     fn revive_after_failure(&mut self, id: GroupId) {
         if let Some(group) = self.groups.get_mut(&id) {
-            group.phase = Phase::Rest(Rest::Idle);
+            group.phase = GroupPhase::Down(GroupDownReason::Idle);
         }
     }
 
     /// A group has ended for good: who waits for one of it, waits in vain.
-    fn lose(&mut self, node: Node) {
+    fn mark_failed(&mut self, node: NodeId) {
         for member in self.members_under(node) {
             self.set_state(member, |state, _| match state {
-                State::Down(Down::New) => State::Down(Down::Lost),
-                State::Down(Down::Stopped | Down::Over { .. } | Down::Lost)
-                | State::Waiting
-                | State::Starting
-                | State::Running { .. }
-                | State::Leaving { .. } => state,
+                MemberState::Down(DownReason::New) => MemberState::Down(DownReason::Failed),
+                MemberState::Down(DownReason::Stopped | DownReason::Ended { .. } | DownReason::Failed)
+                | MemberState::Waiting
+                | MemberState::Starting
+                | MemberState::Running { .. }
+                | MemberState::Stopping { .. } => state,
             });
-            self.work.starts.extend(self.order.needed_by(member));
+            self.work.starts.extend(self.dependencies.dependents_of(member));
         }
     }
 
     /// Whether a significant one's end is the end of its group.
-    fn shuts_down(&self, id: GroupId) -> bool {
+    fn is_shutdown_due(&self, id: GroupId) -> bool {
         let Some(group) = self.groups.get(&id) else { return false };
         match group.settings.auto_shutdown {
             AutoShutdown::Never => false,
@@ -297,7 +306,7 @@ impl Groups {
             AutoShutdown::AllSignificant => group
                 .children
                 .values()
-                .all(|child| !self.role(*child).is_some_and(|role| role.significant) || self.is_over(*child)),
+                .all(|child| !self.role(*child).is_some_and(|role| role.significant) || self.is_finished(*child)),
         }
     }
 }
@@ -305,21 +314,24 @@ impl Groups {
 impl Groups {
     /// Whom a rest-for-one restart takes along: the one that is to be restarted, those declared after it, and whoever waits
     /// for one of these; but nobody for whom it waits itself.
-    fn rest(&self, group: GroupId, cause: Node) -> BTreeSet<Node> {
-        let before = self.lift(group, &self.order.reach(self.members_under(cause), Towards::Needed));
+    fn rest_for_one_set(&self, group: GroupId, cause: NodeId) -> BTreeSet<NodeId> {
+        let before = self.children_containing(
+            group,
+            &self.dependencies.reachable(self.members_under(cause), Direction::Dependencies),
+        );
         let after = self.children(group).into_iter().skip_while(|child| *child != cause);
         let mut set: BTreeSet<_> = after.filter(|child| *child == cause || !before.contains(child)).collect();
         let members = set.iter().flat_map(|child| self.members_under(*child));
-        let needing = self.lift(group, &self.order.reach(members, Towards::Needing));
+        let needing = self.children_containing(group, &self.dependencies.reachable(members, Direction::Dependents));
         set.extend(needing.difference(&before));
         set
     }
 
     /// The children of a group in which these members are.
-    fn lift(&self, group: GroupId, members: &BTreeSet<WorkerId>) -> BTreeSet<Node> {
+    fn children_containing(&self, group: GroupId, members: &BTreeSet<WorkerId>) -> BTreeSet<NodeId> {
         let child = |member: &WorkerId| {
-            let up = |node: &Node| self.parent(*node).map(Node::Group);
-            std::iter::successors(Some(Node::Member(*member)), up).find(|node| self.parent(*node) == Some(group))
+            let up = |node: &NodeId| self.parent(*node).map(NodeId::Group);
+            std::iter::successors(Some(NodeId::Member(*member)), up).find(|node| self.parent(*node) == Some(group))
         };
         members.iter().filter_map(child).collect()
     }
@@ -327,7 +339,7 @@ impl Groups {
 
 impl Group {
     /// Counts a restart, unless it is one too many.
-    fn bears_restart(&mut self, now: Instant) -> bool {
+    fn allows_restart(&mut self, now: Instant) -> bool {
         let Some(intensity) = self.settings.intensity else { return true };
         while self.restarts.front().is_some_and(|at| now.saturating_duration_since(*at) > intensity.period) {
             self.restarts.pop_front();

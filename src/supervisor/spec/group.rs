@@ -6,9 +6,9 @@ use crate::{
     policy::{
         group::{
             error,
-            model::{AutoShutdown, GroupIntensity, GroupSettings, Lifetime, Role, Strategy},
+            model::{AutoShutdown, GroupSettings, Role, Strategy},
         },
-        restart::Restart,
+        restart::{Restart, RestartIntensity},
     },
 };
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub struct GroupPolicy {
     strategy: Strategy,
     auto_shutdown: AutoShutdown,
     /// `None` for no limit.
-    pub(crate) intensity: Option<GroupIntensity>,
+    pub(crate) intensity: Option<RestartIntensity>,
     stop_timeout: Option<Duration>,
     /// `None` for the default of its place.
     pub(crate) restart: Option<Restart>,
@@ -33,7 +33,7 @@ impl Default for GroupPolicy {
         Self {
             strategy: Strategy::default(),
             auto_shutdown: AutoShutdown::default(),
-            intensity: Some(GroupIntensity { restarts: 5, period: Duration::from_secs(30) }),
+            intensity: Some(RestartIntensity::new(5, Duration::from_secs(30))),
             stop_timeout: None,
             restart: None,
             significant: false,
@@ -55,7 +55,7 @@ impl GroupPolicy {
     /// A worker has no intensity of its own in a group unless its spec sets one, which then counts too. A worker whose
     /// [backoff](crate::Backoff) alone makes so many restarts longer than `period` is refused: its group would never give up.
     pub fn intensity(mut self, restarts: u32, period: Duration) -> Self {
-        self.intensity = Some(GroupIntensity { restarts, period });
+        self.intensity = Some(RestartIntensity::new(restarts, period));
         self
     }
 
@@ -105,20 +105,12 @@ impl GroupPolicy {
 
     pub(crate) fn settings(&self) -> GroupSettings {
         let Self { strategy, auto_shutdown, intensity, stop_timeout, .. } = *self;
-        GroupSettings { strategy, auto_shutdown, intensity, stop_within: stop_timeout }
+        GroupSettings { strategy, auto_shutdown, intensity, stop_timeout }
     }
 
     pub(crate) fn role(&self, is_within_another: bool) -> Role {
         let by_place = if is_within_another { Restart::Always } else { Restart::Never };
-        Role { lifetime: lifetime(self.restart.unwrap_or(by_place)), significant: self.significant }
-    }
-}
-
-pub(crate) fn lifetime(restart: Restart) -> Lifetime {
-    match restart {
-        Restart::Never => Lifetime::Temporary,
-        Restart::OnFailure => Lifetime::Transient,
-        Restart::Always => Lifetime::Permanent,
+        Role { restart: self.restart.unwrap_or(by_place), significant: self.significant }
     }
 }
 
@@ -156,8 +148,8 @@ pub enum GroupError {
     TimedOut,
 }
 
-impl From<error::GroupError> for GroupError {
-    fn from(error: error::GroupError) -> Self {
+impl From<error::DeclarationError> for GroupError {
+    fn from(error: error::DeclarationError) -> Self {
         Self::Rejected { reason: error.to_string().into() }
     }
 }

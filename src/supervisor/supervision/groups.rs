@@ -4,9 +4,9 @@ use crate::{
     ids::{GroupId, WorkerId},
     policy::{
         group::{
-            model::{Activity, AutoShutdown, GroupSettings, Node, Strategy},
+            model::{AutoShutdown, GroupActivity, GroupSettings, NodeId, Strategy},
             state::Groups,
-            transition::{Input, Output, Verdict},
+            transition::{GroupInput, GroupOutput},
         },
         lifecycle::{LifecycleInput, StopRequest},
         restart::Restart,
@@ -32,7 +32,7 @@ const ROOT: GroupId = GroupId(0);
 pub(crate) fn no_groups() -> Groups {
     // What is in it is bounded by itself: it ends for good when it gives up.
     let (strategy, auto_shutdown) = (Strategy::OneForOne, AutoShutdown::Never);
-    Groups::new(ROOT, GroupSettings { strategy, auto_shutdown, intensity: None, stop_within: None })
+    Groups::new(ROOT, GroupSettings { strategy, auto_shutdown, intensity: None, stop_timeout: None })
 }
 
 impl Driver {
@@ -44,7 +44,7 @@ impl Driver {
                     self.supervision.groups.add_group(id, parent, policy.role(parent != ROOT), policy.settings());
                 if added.is_ok() {
                     self.supervision.group_handles.insert(id, group);
-                    self.tell_groups(Input::Start(Node::Group(id)));
+                    self.tell_groups(GroupInput::Start(NodeId::Group(id)));
                 }
                 // A caller that does not wait any more needs no answer.
                 drop(answer.send(added.map_err(GroupError::from)));
@@ -58,39 +58,39 @@ impl Driver {
                 drop(answer.send(self.start_member(group, worker)));
             }
             GroupCommand::Status(group, answer) => drop(answer.send(self.group_status(group))),
-            GroupCommand::Start(group, answer) => self.begin_anew(Input::Start, group, &answer),
+            GroupCommand::Start(group, answer) => self.begin_anew(GroupInput::Start, group, &answer),
             GroupCommand::Stop(group, answer) => {
-                let node = Node::Group(group);
+                let node = NodeId::Group(group);
                 // Whoever has asked and gone gets no answer.
                 drop(answer.send(self.running(node)));
-                self.tell_groups(Input::Stop(node));
+                self.tell_groups(GroupInput::Stop(node));
             }
             GroupCommand::RemoveAll(group, answer) => {
-                let node = Node::Group(group);
+                let node = NodeId::Group(group);
                 let may = self.supervision.groups.check_removal(node).map_err(GroupError::from);
                 let is_removed = may.is_ok();
                 drop(answer.send(may.map(|()| self.running(node))));
                 if is_removed {
-                    self.tell_groups(Input::Remove(node));
+                    self.tell_groups(GroupInput::Remove(node));
                 }
             }
-            GroupCommand::Restart(group, answer) => self.begin_anew(Input::Restart, group, &answer),
+            GroupCommand::Restart(group, answer) => self.begin_anew(GroupInput::Restart, group, &answer),
         }
     }
 
-    fn running(&self, node: Node) -> Vec<Arc<WorkerShared>> {
+    fn running(&self, node: NodeId) -> Vec<Arc<WorkerShared>> {
         self.members(node).filter(|kept| !kept.is_resting).map(|kept| Arc::clone(&kept.shared)).collect()
     }
 
-    fn members(&self, node: Node) -> impl Iterator<Item = &Kept> {
+    fn members(&self, node: NodeId) -> impl Iterator<Item = &Kept> {
         self.supervision.groups.members_under(node).into_iter().filter_map(|id| self.supervision.kept.get(&id))
     }
 
     /// Answers with those who come back: of a start those who rested, of a restart all of them.
-    fn begin_anew(&mut self, input: impl FnOnce(Node) -> Input, group: GroupId, answer: &Sender<Restarted>) {
-        let node = Node::Group(group);
+    fn begin_anew(&mut self, input: impl FnOnce(NodeId) -> GroupInput, group: GroupId, answer: &Sender<Restarted>) {
+        let node = NodeId::Group(group);
         let input = input(node);
-        let is_start = matches!(input, Input::Start(_));
+        let is_start = matches!(input, GroupInput::Start(_));
         let before: BTreeMap<_, _> = (self.members(node))
             .filter(|kept| kept.is_resting || !is_start)
             .map(|kept| (kept.shared.id(), kept.shared.incarnation()))
@@ -112,7 +112,7 @@ impl Driver {
     /// Its user wants something of a member.
     pub(crate) fn act_member(&mut self, worker: WorkerId, action: Action) {
         let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
-        let node = Node::Member(worker);
+        let node = NodeId::Member(worker);
         match (kept.standing, action) {
             // Already on its way down: its own ladder goes on faster, of which its group need not hear.
             (Standing::Lives(place), Action::Stop) if kept.wish == Wish::End => {
@@ -123,10 +123,10 @@ impl Driver {
             }
             // One that has ended stays so until it is started.
             (_, Action::Restart) if kept.is_resting => {}
-            (_, Action::Restart) => self.tell_groups(Input::Restart(node)),
-            (_, Action::Stop) => self.tell_groups(Input::Stop(node)),
+            (_, Action::Restart) => self.tell_groups(GroupInput::Restart(node)),
+            (_, Action::Stop) => self.tell_groups(GroupInput::Stop(node)),
             (standing, Action::StopWithin(time)) => {
-                self.tell_groups(Input::Stop(node));
+                self.tell_groups(GroupInput::Stop(node));
                 let Standing::Lives(place) = standing else { return };
                 if self.supervision.kept.get(&worker).is_some_and(|kept| kept.wish == Wish::End) {
                     self.input(place, LifecycleInput::Stop(StopRequest::Within(time)));
@@ -141,7 +141,7 @@ impl Driver {
     /// Everybody in groups ends, in their order.
     pub(crate) fn stop_groups(&mut self) {
         if self.supervision.kept.values().any(|kept| kept.is_member) {
-            self.tell_groups(Input::StopAll);
+            self.tell_groups(GroupInput::StopAll);
         }
     }
 
@@ -154,9 +154,9 @@ impl Driver {
     /// A group's end has had its time.
     pub(crate) fn force_group(&mut self, group: GroupId) {
         // Those that still wait for others to end before them get no ladder any more.
-        let late = self.members(Node::Group(group)).filter_map(Kept::place).collect();
+        let late = self.members(NodeId::Group(group)).filter_map(Kept::place).collect();
         self.kill_at_once(late);
-        for id in self.supervision.groups.members_under(Node::Group(group)) {
+        for id in self.supervision.groups.members_under(NodeId::Group(group)) {
             if let Some(kept) = self.supervision.kept.get_mut(&id) {
                 kept.is_overdue = kept.standing == Standing::Starts;
             }
@@ -172,13 +172,13 @@ impl Driver {
     /// A member runs; it may be ready with that.
     pub(crate) fn member_started(&mut self, worker: WorkerId) {
         if self.is_member(worker) {
-            self.tell_groups(Input::Started(worker));
+            self.tell_groups(GroupInput::Started(worker));
         }
     }
 
     pub(crate) fn member_ready(&mut self, worker: WorkerId) {
         if self.is_member(worker) {
-            self.tell_groups(Input::Ready(worker));
+            self.tell_groups(GroupInput::Ready(worker));
         }
     }
 
@@ -195,38 +195,33 @@ impl Driver {
             RunEnd::Unhealthy { .. } | RunEnd::StartFailed | RunEnd::HostShortage | RunEnd::Unstartable => false,
         };
         kept.standing = Standing::Rests;
-        let (verdict, gave_up) = match kept.verdict(cause, now) {
-            RestartDecision::Restart { after } => {
-                kept.own_end = Some((now, after));
-                (Verdict::Again, None)
+        let (mut decision, mut gave_up) = (kept.decide(cause, now), None);
+        match decision {
+            RestartDecision::Restart { after } | RestartDecision::Postpone { after } => {
+                kept.own_end = Some((now, after))
             }
-            RestartDecision::Postpone { after } => {
-                kept.own_end = Some((now, after));
-                (Verdict::Postponed, None)
+            RestartDecision::Finish | RestartDecision::GiveUp(_) if kept.wish == Wish::End => {
+                decision = RestartDecision::Finish;
             }
-            // It may be started again all the same, with siblings or with its group.
-            RestartDecision::Finish | RestartDecision::GiveUp(_) if kept.wish == Wish::End => (Verdict::Finished, None),
-            RestartDecision::Finish => {
-                kept.own_end = Some((now, kept.policy.next_delay()));
-                (Verdict::Finished, None)
-            }
+            // The member may still be started again, with its siblings or with its group.
+            RestartDecision::Finish => kept.own_end = Some((now, kept.policy.next_delay())),
             RestartDecision::GiveUp(why) => {
                 kept.own_end = Some((now, kept.policy.next_delay()));
-                (Verdict::GaveUp, Some(why))
+                gave_up = Some(why);
             }
-        };
+        }
         match gave_up {
-            Some(_) if self.supervision.groups.is_leaving(worker) => {}
-            Some(_) if self.supervision.groups.may_return(worker) => kept.gave_up = gave_up,
+            Some(_) if self.supervision.groups.is_stopping(worker) => {}
+            Some(_) if self.supervision.groups.can_return(worker) => kept.gave_up = gave_up,
             Some(why) => self.tell(worker, EventKind::GaveUp(why)),
             None => {}
         }
         self.supervision.cause = worker;
-        self.tell_groups(Input::Ended { member: worker, success, verdict });
+        self.tell_groups(GroupInput::Ended { member: worker, success, decision });
     }
 
     /// What one input brings about may be an input itself: that has its turn when all of this one's outputs are done.
-    pub(crate) fn tell_groups(&mut self, input: Input) {
+    pub(crate) fn tell_groups(&mut self, input: GroupInput) {
         self.supervision.for_groups.push_back(input);
         if self.supervision.for_groups.len() > 1 {
             return;
@@ -240,31 +235,31 @@ impl Driver {
         self.let_rest();
     }
 
-    fn do_for_group(&mut self, output: Output) {
+    fn do_for_group(&mut self, output: GroupOutput) {
         match output {
-            Output::Start(id) => self.start_member_now(id),
-            Output::Stop(id) => self.stop_member(id),
-            Output::DependencyFailed { member: id, on } => {
+            GroupOutput::Start(id) => self.start_member_now(id),
+            GroupOutput::Stop(id) => self.stop_member(id),
+            GroupOutput::DependencyFailed { member: id, on } => {
                 self.tell(id, EventKind::DependencyFailed { on });
             }
-            Output::GroupGaveUp(id) => self.tell(self.supervision.cause, EventKind::GroupGaveUp(id)),
-            Output::GroupEnds { group, within } => self.reactor.set_timer_after(within, Timer::Group(group)),
-            Output::GroupEnded(id) => {
+            GroupOutput::GroupGaveUp(id) => self.tell(self.supervision.cause, EventKind::GroupGaveUp(id)),
+            GroupOutput::GroupStopping { group, timeout } => self.reactor.set_timer_after(timeout, Timer::Group(group)),
+            GroupOutput::GroupEnded(id) => {
                 self.reactor.timers.cancel(Timer::Group(id));
                 self.report_those_who_gave_up(id);
                 self.tell(self.supervision.cause, EventKind::GroupEnded(id));
             }
-            Output::GroupRestarting(id) => {
+            GroupOutput::GroupRestarting(id) => {
                 self.reactor.timers.cancel(Timer::Group(id));
-                for member in self.supervision.groups.members_under(Node::Group(id)) {
+                for member in self.supervision.groups.members_under(NodeId::Group(id)) {
                     if let Some(kept) = self.supervision.kept.get_mut(&member) {
                         kept.begin_next_life();
                     }
                 }
                 self.tell(self.supervision.cause, EventKind::GroupRestarting(id));
             }
-            Output::Removed(Node::Member(id)) => self.end(id),
-            Output::Removed(Node::Group(id)) => {
+            GroupOutput::Removed(NodeId::Member(id)) => self.end(id),
+            GroupOutput::Removed(NodeId::Group(id)) => {
                 if let Some(handle) = self.supervision.group_handles.remove(&id) {
                     handle.set_end(Some(GroupEndReason::Removed));
                 }
@@ -290,9 +285,9 @@ impl Driver {
 
     /// Nothing around them starts them again.
     fn report_those_who_gave_up(&mut self, group: GroupId) {
-        for id in self.supervision.groups.members_under(Node::Group(group)) {
+        for id in self.supervision.groups.members_under(NodeId::Group(group)) {
             let Some(kept) = self.supervision.kept.get_mut(&WorkerId(id.0)) else { continue };
-            if let Some(why) = kept.gave_up.take_if(|_| self.supervision.groups.is_over(Node::Member(id))) {
+            if let Some(why) = kept.gave_up.take_if(|_| self.supervision.groups.is_finished(NodeId::Member(id))) {
                 self.tell(WorkerId(id.0), EventKind::GaveUp(why));
             }
         }
@@ -311,7 +306,11 @@ impl Driver {
             Standing::Starts | Standing::Waits(_) | Standing::Held | Standing::Rests => {
                 kept.answer_first_start();
                 kept.standing = Standing::Rests;
-                self.tell_groups(Input::Ended { member: worker, success: false, verdict: Verdict::Finished });
+                self.tell_groups(GroupInput::Ended {
+                    member: worker,
+                    success: false,
+                    decision: RestartDecision::Finish,
+                });
             }
         }
     }
@@ -325,10 +324,10 @@ impl Driver {
 
     /// Those whom their group does not want to run have ended, until it does.
     fn let_rest(&mut self) {
-        for node in self.supervision.groups.take_touched() {
+        for node in self.supervision.groups.take_changed() {
             let id = match node {
-                Node::Member(id) => id,
-                Node::Group(id) => {
+                NodeId::Member(id) => id,
+                NodeId::Group(id) => {
                     self.let_group_rest(id);
                     continue;
                 }
@@ -337,7 +336,7 @@ impl Driver {
             if !kept.is_member {
                 continue;
             }
-            let rests = kept.standing == Standing::Rests && self.supervision.groups.is_over(node);
+            let rests = kept.standing == Standing::Rests && self.supervision.groups.is_finished(node);
             match (rests, kept.is_resting) {
                 (true, false) => kept.shared.end(kept.last_exit()),
                 (false, true) => kept.shared.wake(),
@@ -349,14 +348,16 @@ impl Driver {
 
     /// Those who wait for the end of a group are answered, and those who come later.
     fn let_group_rest(&mut self, id: GroupId) {
-        let (Some(handle), Some(survey)) =
-            (self.supervision.group_handles.get(&id), self.supervision.groups.survey(id))
+        let (Some(handle), Some(snapshot)) =
+            (self.supervision.group_handles.get(&id), self.supervision.groups.snapshot(id))
         else {
             return;
         };
-        handle.set_end(match survey.activity {
-            Activity::Over(end) => Some(end.into()),
-            Activity::Running | Activity::Restarting | Activity::Stopping | Activity::Waiting => None,
+        handle.set_end(match snapshot.activity {
+            GroupActivity::Down(end) => Some(end.into()),
+            GroupActivity::Running | GroupActivity::Restarting | GroupActivity::Stopping | GroupActivity::Waiting => {
+                None
+            }
         });
     }
 }

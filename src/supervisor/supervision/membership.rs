@@ -6,8 +6,8 @@ use crate::{
     policy::{
         group::{
             error,
-            model::{Activity, Node, Role, Survey},
-            transition::Input,
+            model::{GroupActivity, GroupSnapshot, NodeId, Role},
+            transition::GroupInput,
         },
         restart::{Restart, RestartIntensity},
     },
@@ -35,13 +35,13 @@ impl Driver {
             if let Err(error) = self.add_member(group, shared, spec) {
                 // In reverse, since later ones may wait for earlier ones. None of them has been started.
                 for (shared, _) in workers.iter().take(at).rev() {
-                    self.tell_groups(Input::Remove(Node::Member(shared.id())));
+                    self.tell_groups(GroupInput::Remove(NodeId::Member(shared.id())));
                 }
                 return Err(error);
             }
         }
         for (shared, _) in workers {
-            self.tell_groups(Input::Start(Node::Member(shared.id())));
+            self.tell_groups(GroupInput::Start(NodeId::Member(shared.id())));
         }
         Ok(())
     }
@@ -61,15 +61,12 @@ impl Driver {
         }
         self.check_settings(group, spec)?;
         let id = shared.id();
-        let role = Role {
-            lifetime: crate::supervisor::spec::group::lifetime(spec.restart.restart()),
-            significant: spec.is_significant,
-        };
+        let role = Role { restart: spec.restart.restart(), significant: spec.is_significant };
         self.supervision.groups.add_member(id, group, role)?;
         for &(on, condition) in &spec.dependencies {
             if let Err(error) = self.supervision.groups.add_dependency(id, on, condition) {
                 // It has not been started, so it is forgotten at once.
-                self.supervision.groups.handle(Input::Remove(Node::Member(id)), self.reactor.clock.now());
+                self.supervision.groups.handle(GroupInput::Remove(NodeId::Member(id)), self.reactor.clock.now());
                 return Err(error.into());
             }
         }
@@ -81,7 +78,7 @@ impl Driver {
 
     /// What a spec says must fit what its group says.
     fn check_settings(&self, group: GroupId, spec: &WorkerSpec) -> Result<(), GroupError> {
-        let (ladder, within) = (spec.stop.total_grace_period(), self.supervision.groups.stop_within(group));
+        let (ladder, within) = (spec.stop.total_grace_period(), self.supervision.groups.stop_timeout(group));
         if let Some(within) = within.filter(|within| *within < ladder) {
             let reason =
                 format!("its stop ladder takes {ladder:?}, and its group's end no longer than {within:?}").into();
@@ -111,7 +108,7 @@ impl Driver {
         }
         if kept.is_member {
             kept.standing = Standing::Rests;
-            self.tell_groups(Input::Remove(Node::Member(worker)));
+            self.tell_groups(GroupInput::Remove(NodeId::Member(worker)));
         } else {
             self.end(worker);
         }
@@ -119,17 +116,17 @@ impl Driver {
     }
 
     pub(crate) fn remove_member(&mut self, group: GroupId, worker: WorkerId) -> Result<(), GroupError> {
-        let node = Node::Member(worker);
+        let node = NodeId::Member(worker);
         self.check_is_of(group, worker)?;
         self.supervision.groups.check_removal(node)?;
-        self.tell_groups(Input::Remove(node));
+        self.tell_groups(GroupInput::Remove(node));
         Ok(())
     }
 
     pub(crate) fn start_member(&mut self, group: GroupId, worker: WorkerId) -> Result<Restarted, GroupError> {
         self.check_is_of(group, worker)?;
         let id = worker;
-        if self.supervision.groups.is_group_over(id) {
+        if self.supervision.groups.is_group_finished(id) {
             let reason = "its group does not run: start the group".into();
             return Err(GroupError::Rejected { reason });
         }
@@ -139,32 +136,32 @@ impl Driver {
         if before.is_some() {
             kept.begin_anew();
         }
-        self.tell_groups(Input::Start(Node::Member(id)));
+        self.tell_groups(GroupInput::Start(NodeId::Member(id)));
         Ok(before.into_iter().collect())
     }
 
     fn check_is_of(&self, group: GroupId, worker: WorkerId) -> Result<(), GroupError> {
         match self.supervision.groups.check_member(worker, group) {
             Ok(()) => Ok(()),
-            Err(error::GroupError::Elsewhere { .. }) => Err(GroupError::NotAMember { worker, group }),
+            Err(error::DeclarationError::NotInGroup { .. }) => Err(GroupError::NotAMember { worker, group }),
             Err(error) => Err(error.into()),
         }
     }
 
     pub(crate) fn group_status(&mut self, id: GroupId) -> Option<GroupStatus> {
-        let Survey { activity, restarts, children } = self.supervision.groups.survey(id)?;
+        let GroupSnapshot { activity, restarts, children } = self.supervision.groups.snapshot(id)?;
         let state = match activity {
-            Activity::Running => GroupState::Running,
-            Activity::Restarting => GroupState::Restarting,
-            Activity::Stopping => GroupState::Stopping,
-            Activity::Waiting => GroupState::Waiting,
-            Activity::Over(end) => GroupState::Ended(end.into()),
+            GroupActivity::Running => GroupState::Running,
+            GroupActivity::Restarting => GroupState::Restarting,
+            GroupActivity::Stopping => GroupState::Stopping,
+            GroupActivity::Waiting => GroupState::Waiting,
+            GroupActivity::Down(end) => GroupState::Ended(end.into()),
         };
         let (mut members, mut groups) = (Vec::new(), Vec::new());
         for child in children {
             match child {
-                Node::Member(id) => members.extend(self.status_of(id)),
-                Node::Group(id) => groups.extend(self.group_status(id)),
+                NodeId::Member(id) => members.extend(self.status_of(id)),
+                NodeId::Group(id) => groups.extend(self.group_status(id)),
             }
         }
         Some(GroupStatus { group: id, state, restarts, members, groups })

@@ -28,7 +28,7 @@ pub(crate) struct Supervision {
     pub(crate) groups: Groups,
     pub(crate) group_handles: HashMap<GroupId, Arc<GroupShared>>,
     /// Inputs of the groups that are still to be handled.
-    pub(crate) for_groups: VecDeque<transition::Input>,
+    pub(crate) for_groups: VecDeque<transition::GroupInput>,
     /// The member whose exit was the last.
     pub(crate) cause: WorkerId,
     /// Workers whose restart waits for room in their window.

@@ -153,7 +153,7 @@ impl Driver {
         let verdict = if self.shutdown.is_ending {
             RestartDecision::Finish
         } else {
-            kept.verdict(cause, self.reactor.clock.now())
+            kept.decide(cause, self.reactor.clock.now())
         };
         match verdict {
             RestartDecision::Finish => self.end(worker),

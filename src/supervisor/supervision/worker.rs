@@ -127,7 +127,7 @@ impl Kept {
     }
 
     /// What becomes of it now that an incarnation has ended, or could not begin.
-    pub(crate) fn verdict(&mut self, cause: RunEnd, now: Instant) -> RestartDecision {
+    pub(crate) fn decide(&mut self, cause: RunEnd, now: Instant) -> RestartDecision {
         match self.wish {
             Wish::Policy => self.policy.decide(cause, now),
             Wish::End => RestartDecision::Finish,

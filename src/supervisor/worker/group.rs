@@ -2,7 +2,7 @@
 
 use crate::{
     ids::GroupId,
-    policy::group::model::End,
+    policy::group::model::GroupOutcome,
     supervisor::{clock::now, sync::lock, worker::status::WorkerStatus},
 };
 use serde::Serialize;
@@ -45,13 +45,13 @@ impl fmt::Display for GroupEndReason {
     }
 }
 
-impl From<End> for GroupEndReason {
-    fn from(end: End) -> Self {
-        match end {
-            End::Stopped => Self::Stopped,
-            End::ShutDown => Self::ShutDown,
-            End::GaveUp => Self::GaveUp,
-            End::WithParent => Self::WithParent,
+impl From<GroupOutcome> for GroupEndReason {
+    fn from(outcome: GroupOutcome) -> Self {
+        match outcome {
+            GroupOutcome::Stopped => Self::Stopped,
+            GroupOutcome::ShutDown => Self::ShutDown,
+            GroupOutcome::GaveUp => Self::GaveUp,
+            GroupOutcome::WithParent => Self::WithParent,
         }
     }
 }
