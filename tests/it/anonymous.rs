@@ -17,7 +17,7 @@
 //! | 74, 75 offsets, argument checks | types: slices |
 //! | 78 duplex for two seconds | an anonymous pipe goes one way |
 //! | 85 clones of a named pipe | named pipes; clones of anonymous ends are statement 13 |
-//! | 88 cancel of a pending write | `p15_cancel_ends_pending_reads_writes_and_waits_and_loses_nothing` |
+//! | 88 cancel of a pending write | `p15_cancel_ends_pending_calls_without_data_loss` |
 #![expect(clippy::disallowed_methods, reason = "the tests drive std's Command themselves")]
 
 use std::{
@@ -112,7 +112,7 @@ fn is_close_on_exec(process: &str, number: RawFd) -> bool {
 // Creation.
 
 #[test]
-fn s01_both_forms_of_a_pair_work() {
+fn s01_pairs_transfer_data_in_both_forms() {
     let (writer, end) = anonymous::to_child().unwrap();
     assert_eq!(end.direction(), Direction::In);
     (&writer).write_all(b"down").unwrap();
@@ -132,7 +132,7 @@ fn assert_breaks(writer: &PipeWriter) {
 }
 
 #[test]
-fn s07_ends_are_connected_from_the_start() {
+fn s07_ends_are_connected_after_creation() {
     let (writer, end) = anonymous::to_child().unwrap();
     assert!(!writer.is_broken());
     drop(end);
@@ -140,7 +140,7 @@ fn s07_ends_are_connected_from_the_start() {
 }
 
 #[test]
-fn s08_an_end_is_made_from_the_handles_text() {
+fn s08_inherit_accepts_text_of_handle() {
     let (writer, end) = anonymous::to_child().unwrap();
     let text = end.into_handle().to_string();
     let reader = PipeReader::inherit(text.parse().unwrap()).unwrap();
@@ -153,7 +153,7 @@ fn s08_an_end_is_made_from_the_handles_text() {
 }
 
 #[test]
-fn s09_what_is_not_a_number_is_refused() {
+fn s09_parse_rejects_text_that_is_no_number() {
     for text in ["abc", "-1", "", " 5", "5 ", "+5", "05", "0x5", "5.0", "٥", "2147483648", "99999999999999999999"] {
         let error = text.parse::<Handle>().unwrap_err();
         assert!(matches!(&error, HandleError::NotANumber { text: told } if **told == *text), "{text:?}: {error:?}");
@@ -180,14 +180,14 @@ proptest! {
 }
 
 #[test]
-fn s10_a_number_that_is_not_open_is_refused() {
+fn s10_inherit_rejects_closed_descriptor() {
     let handle = Handle::try_from(RawFd::MAX).unwrap();
     assert!(matches!(PipeReader::inherit(handle), Err(HandleError::NotOpen { number: RawFd::MAX })));
     assert!(matches!(PipeWriter::inherit(handle), Err(HandleError::NotOpen { number: RawFd::MAX })));
 }
 
 #[test]
-fn s11_what_is_not_a_pipe_or_a_socket_is_refused() {
+fn s11_inherit_rejects_descriptor_of_other_type() {
     for (path, name) in [("Cargo.toml", "a regular file"), ("src", "a directory"), ("/dev/null", "a character device")]
     {
         let file = File::open(path).unwrap();
@@ -203,7 +203,7 @@ fn s11_what_is_not_a_pipe_or_a_socket_is_refused() {
 }
 
 #[test]
-fn s12_ends_made_anew_from_descriptors_work() {
+fn s12_ends_from_owned_fds_work() {
     let (writer, end) = anonymous::to_child().unwrap();
     let writer = PipeWriter::from(os_pipe::PipeWriter::from(OwnedFd::from(writer)));
     let reader = PipeReader::from(os_pipe::PipeReader::from(OwnedFd::from(end)));
@@ -215,7 +215,7 @@ fn s12_ends_made_anew_from_descriptors_work() {
 }
 
 #[test]
-fn s13_clones_work_as_the_original() {
+fn s13_clones_work_like_the_original() {
     let (reader, writer) = pair();
     let (other_reader, other_writer) = (reader.try_clone().unwrap(), writer.try_clone().unwrap());
     (&other_writer).write_all(b"one").unwrap();
@@ -240,7 +240,7 @@ fn s14_both_ends_report_the_same_capacity() {
 }
 
 #[test]
-fn s16_dropping_the_childs_end_loses_no_byte() {
+fn s16_dropping_child_end_loses_no_data() {
     let (reader, end) = anonymous::from_child().unwrap();
     let writer = end.into_writer().unwrap();
     (&writer).write_all(b"written before").unwrap();
@@ -251,7 +251,7 @@ fn s16_dropping_the_childs_end_loses_no_byte() {
 // Across processes.
 
 #[test]
-fn s17_ten_bytes_go_to_a_child_and_back() {
+fn s17_child_echoes_ten_bytes() {
     let (writer, child_reads) = anonymous::to_child().unwrap();
     let (reader, child_writes) = anonymous::from_child().unwrap();
     let mut command = fixture("echo-pipe");
@@ -274,7 +274,7 @@ fn s17_ten_bytes_go_to_a_child_and_back() {
 }
 
 #[test]
-fn s18_the_child_reads_five_bytes_then_the_end() {
+fn s18_child_reads_data_then_end_of_file() {
     let (writer, end) = anonymous::to_child().unwrap();
     let mut command = fixture("count");
     let handle = end.pass_to(&mut command).unwrap();
@@ -288,7 +288,7 @@ fn s18_the_child_reads_five_bytes_then_the_end() {
 }
 
 #[test]
-fn s19_the_end_comes_also_while_our_copy_of_the_childs_end_is_open() {
+fn s19_end_of_file_despite_open_copy_of_child_end() {
     let (writer, end) = anonymous::to_child().unwrap();
     let other_writer = writer.try_clone().unwrap();
     let mut command = fixture("count");
@@ -302,7 +302,7 @@ fn s19_the_end_comes_also_while_our_copy_of_the_childs_end_is_open() {
 }
 
 #[test]
-fn s19_the_command_holds_the_childs_end_until_it_is_dropped() {
+fn s19_command_owns_child_end_until_dropped() {
     let (writer, end) = anonymous::to_child().unwrap();
     let mut command = fixture("count");
     let handle = end.pass_to(&mut command).unwrap();
@@ -315,7 +315,7 @@ fn s19_the_command_holds_the_childs_end_until_it_is_dropped() {
 }
 
 #[test]
-fn s20_a_child_that_closes_its_end_and_lives_on_ends_the_stream() {
+fn s20_child_closing_its_end_ends_the_stream() {
     let (reader, end) = anonymous::from_child().unwrap();
     let mut command = fixture("say");
     let handle = end.pass_to(&mut command).unwrap();
@@ -330,7 +330,7 @@ fn s20_a_child_that_closes_its_end_and_lives_on_ends_the_stream() {
 // Reading and writing.
 
 #[test]
-fn s69_bytes_arrive_whole_and_in_order() {
+fn s69_bytes_arrive_complete_and_in_order() {
     for count in [1, 42, 10 * 1024] {
         let (reader, writer) = pair();
         (&writer).flush().unwrap();
@@ -340,12 +340,12 @@ fn s69_bytes_arrive_whole_and_in_order() {
 }
 
 #[test]
-fn s70_ten_megabytes_arrive_whole() {
+fn s70_ten_megabytes_arrive_complete() {
     copied(10 * 1024 * 1024);
 }
 
 #[test]
-fn s71_a_read_never_returns_more_than_was_written() {
+fn s71_read_returns_no_more_than_was_written() {
     let (reader, writer) = pair();
     for message in 0..5_u8 {
         (&writer).write_all(&[message; 512]).unwrap();
@@ -354,7 +354,7 @@ fn s71_a_read_never_returns_more_than_was_written() {
 }
 
 #[test]
-fn s72_a_read_of_no_bytes_returns_at_once_and_eats_nothing() {
+fn s72_empty_read_returns_at_once_and_consumes_nothing() {
     let (mut reader, writer) = pair();
     for _ in 0..2 {
         assert_eq!(reader.read_timeout(&mut [], PATIENCE).unwrap(), 0);
@@ -367,7 +367,7 @@ fn s72_a_read_of_no_bytes_returns_at_once_and_eats_nothing() {
 }
 
 #[test]
-fn s73_a_write_of_no_bytes_changes_nothing() {
+fn s73_empty_write_has_no_effect() {
     let (reader, writer) = pair();
     for text in ["hello", "", "", "world"] {
         (&writer).write_all(text.as_bytes()).unwrap();
@@ -402,7 +402,7 @@ fn s76_copies_of_any_length_are_exact_and_end() {
 }
 
 #[test]
-fn s77_twenty_pairs_at_once() {
+fn s77_twenty_pairs_work_concurrently() {
     thread::scope(|scope| {
         for _ in 0..20 {
             scope.spawn(|| copied(10 * 1024));
@@ -411,7 +411,7 @@ fn s77_twenty_pairs_at_once() {
 }
 
 #[test]
-fn s79_chains_of_writes_and_reads() {
+fn s79_alternating_writes_and_reads_work() {
     for (rounds, write, read) in [(5000, 1, 1), (500, 21, 18), (500, 18, 21), (5, 128_000, 64_000)] {
         let (reader, writer) = pair();
         let sent = pattern(rounds * write);
@@ -437,7 +437,7 @@ fn s79_chains_of_writes_and_reads() {
 }
 
 #[test]
-fn s80_flush_never_waits() {
+fn s80_flush_never_blocks() {
     let (_reader, writer) = pair();
     (&writer).write_all(b"unread").unwrap();
     (&writer).flush().unwrap();
@@ -447,7 +447,7 @@ fn s80_flush_never_waits() {
 // The end of the file, and broken pipes.
 
 #[test]
-fn s81_the_end_of_the_file_comes_after_the_bytes_and_stays() {
+fn s81_end_of_file_follows_data_and_persists() {
     let (mut reader, writer) = pair();
     (&writer).write_all(b"rest").unwrap();
     drop(writer);
@@ -459,7 +459,7 @@ fn s81_the_end_of_the_file_comes_after_the_bytes_and_stays() {
 }
 
 #[test]
-fn s82_a_pending_read_returns_when_the_writer_goes() {
+fn s82_pending_read_ends_when_writer_closes() {
     let (reader, writer) = pair();
     thread::scope(|scope| {
         let pending = scope.spawn(|| read_some(&reader, 16));
@@ -469,7 +469,7 @@ fn s82_a_pending_read_returns_when_the_writer_goes() {
 }
 
 #[test]
-fn s83_a_write_fails_once_the_reader_is_gone() {
+fn s83_write_fails_after_reader_closed() {
     let (reader, writer) = pair();
     drop(reader);
     assert_breaks(&writer);
@@ -479,7 +479,7 @@ fn s83_a_write_fails_once_the_reader_is_gone() {
 }
 
 #[test]
-fn s84_a_pending_write_fails_when_the_reader_goes() {
+fn s84_pending_write_fails_when_reader_closes() {
     let (reader, writer) = pair();
     let pending = thread::Builder::new().spawn(move || (&writer).write_all(&pattern(1024 * 1024))).unwrap();
     assert_eq!(read_some(&reader, 1), [0]); // it has begun, and cannot have ended: the pipe holds less
@@ -491,7 +491,7 @@ fn s84_a_pending_write_fails_when_the_reader_goes() {
 // Deadlines, which stand for .NET's cancellation.
 
 #[test]
-fn s86_with_no_time_left_nothing_happens() {
+fn s86_zero_timeout_has_no_effect() {
     let (reader, writer) = pair();
     let error = reader.read_timeout(&mut [0; 16], Duration::ZERO).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
@@ -505,7 +505,7 @@ fn s86_with_no_time_left_nothing_happens() {
 }
 
 #[test]
-fn s87_a_read_that_timed_out_lost_no_byte() {
+fn s87_timed_out_read_loses_no_data() {
     let (reader, writer) = pair();
     for timeout in [Duration::ZERO, Duration::from_nanos(1), Duration::from_millis(100)] {
         let error = reader.read_timeout(&mut [0; 16], timeout).unwrap_err();
@@ -516,7 +516,7 @@ fn s87_a_read_that_timed_out_lost_no_byte() {
 }
 
 #[test]
-fn a_write_that_timed_out_tells_how_far_it_came() {
+fn timed_out_write_reports_bytes_written() {
     let (reader, writer) = pair();
     assert_eq!(writer.set_capacity(4096).unwrap(), 4096);
     let sent = pattern(10_000);
@@ -536,7 +536,7 @@ fn a_write_that_timed_out_tells_how_far_it_came() {
 }
 
 #[test]
-fn p15_cancel_ends_pending_reads_writes_and_waits_and_loses_nothing() {
+fn p15_cancel_ends_pending_calls_without_data_loss() {
     let is_cancelled =
         |error: &io::Error| error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Cancelled>);
     for cancel_first in [true, false] {
@@ -582,7 +582,7 @@ fn within_reach(what: &str, is_so: impl FnMut() -> bool) {
 // What only this library promises.
 
 #[test]
-fn a_standard_stream_is_refused_unless_asked_for() {
+fn inherit_rejects_standard_stream() {
     for number in 0..=2 {
         let handle = Handle::try_from(number).unwrap();
         let error = PipeWriter::inherit(handle).unwrap_err();
@@ -593,8 +593,8 @@ fn a_standard_stream_is_refused_unless_asked_for() {
 
 /// Runs itself in a process of its own, whose stdin is the pipe.
 #[test]
-fn a_standard_stream_that_was_claimed_leaves_dev_null_behind() {
-    const NAME: &str = "anonymous::a_standard_stream_that_was_claimed_leaves_dev_null_behind";
+fn inherit_standard_leaves_dev_null_behind() {
+    const NAME: &str = "anonymous::inherit_standard_leaves_dev_null_behind";
     const CHILD: &str = "PIPEWRIGHT_TEST_CLAIMS_STDIN";
     if std::env::var_os(CHILD).is_some() {
         let stdin: Handle = "0".parse().unwrap();
@@ -622,7 +622,7 @@ fn a_standard_stream_that_was_claimed_leaves_dev_null_behind() {
 }
 
 #[test]
-fn the_wrong_direction_is_refused_and_the_right_one_still_works() {
+fn inherit_rejects_wrong_direction_and_keeps_descriptor() {
     let (writer, end) = anonymous::to_child().unwrap();
     let handle = end.into_handle();
     let error = PipeWriter::inherit(handle).unwrap_err();
@@ -646,7 +646,7 @@ fn the_wrong_direction_is_refused_and_the_right_one_still_works() {
 }
 
 #[test]
-fn a_handle_is_claimed_once_while_its_owner_lives() {
+fn handle_is_claimed_once_until_dropped() {
     let (reader, end) = anonymous::from_child().unwrap();
     let handle = end.handle();
     let claimed = |handle| matches!(PipeWriter::inherit(handle), Err(HandleError::AlreadyClaimed { .. }));
@@ -665,7 +665,7 @@ fn a_handle_is_claimed_once_while_its_owner_lives() {
 }
 
 #[test]
-fn of_two_threads_with_the_same_text_one_is_refused() {
+fn concurrent_claims_succeed_once() {
     for _ in 0..100 {
         let (reader, end) = anonymous::from_child().unwrap();
         let handle = end.into_handle();
@@ -685,7 +685,7 @@ fn of_two_threads_with_the_same_text_one_is_refused() {
 }
 
 #[test]
-fn what_this_process_opened_itself_is_refused() {
+fn inherit_rejects_descriptor_opened_by_this_process() {
     let (reader, writer) = os_pipe::pipe().unwrap();
     let handle = |fd: &dyn AsRawFd| Handle::try_from(fd.as_raw_fd()).unwrap();
     let results = [PipeReader::inherit(handle(&reader)).map(drop), PipeWriter::inherit(handle(&writer)).map(drop)];
@@ -716,7 +716,7 @@ fn capacities_are_rounded_up_and_limited() {
 }
 
 #[test]
-fn unread_bytes_are_seen_from_both_ends_until_they_are_read() {
+fn unread_bytes_are_reported_at_both_ends() {
     let (reader, writer) = pair();
     writer.wait_drained(Duration::ZERO).unwrap();
     (&writer).write_all(&pattern(500)).unwrap();
@@ -732,7 +732,7 @@ fn unread_bytes_are_seen_from_both_ends_until_they_are_read() {
 }
 
 #[test]
-fn a_drain_ends_when_the_reader_goes() {
+fn drain_ends_when_reader_closes() {
     let (reader, writer) = pair();
     (&writer).write_all(b"12345").unwrap();
     thread::scope(|scope| {
@@ -752,7 +752,7 @@ fn a_drain_ends_when_the_reader_goes() {
 }
 
 #[test]
-fn a_writer_learns_that_the_reader_went_without_writing() {
+fn writer_detects_closed_reader_without_writing() {
     let (reader, writer) = pair();
     (&writer).write_all(b"unread").unwrap();
     assert!(!writer.is_broken());
@@ -766,7 +766,7 @@ fn a_writer_learns_that_the_reader_went_without_writing() {
 }
 
 #[test]
-fn p11_no_end_ever_loses_close_on_exec() {
+fn p11_ends_stay_close_on_exec() {
     let (writer, child_reads) = anonymous::to_child().unwrap();
     let (reader, child_writes) = anonymous::from_child().unwrap();
     let clones = (writer.try_clone().unwrap(), reader.try_clone().unwrap());
@@ -789,7 +789,7 @@ fn p11_no_end_ever_loses_close_on_exec() {
 }
 
 #[test]
-fn p03_a_child_gets_the_end_it_was_granted_and_no_other() {
+fn p03_child_inherits_only_the_passed_end() {
     let (writer, _other_end) = anonymous::to_child().unwrap();
     let (reader, granted) = anonymous::from_child().unwrap();
     let pipe = |fd: &dyn AsRawFd| fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
@@ -807,7 +807,7 @@ fn p03_a_child_gets_the_end_it_was_granted_and_no_other() {
 
 /// In a process of its own: the tests' own ignores SIGPIPE, as all programs of std do.
 #[test]
-fn p11_a_write_without_readers_is_an_error_where_sigpipe_is_at_its_default() {
+fn p11_write_without_readers_fails_despite_default_sigpipe() {
     let host = WorkerSpec::new(FIXTURE).arg("broken-pipes").stdout(OutputMode::Lines);
     let mut process = host.spawn_unsupervised().unwrap();
     let mut said = String::new();
@@ -819,7 +819,7 @@ fn p11_a_write_without_readers_is_an_error_where_sigpipe_is_at_its_default() {
 }
 
 #[test]
-fn ends_are_made_of_descriptors_files_and_pipes_of_std() {
+fn ends_convert_from_fds_files_and_std_pipes() {
     let (reader, writer) = io::pipe().unwrap();
     let (mut reader, mut writer) = (PipeReader::from(reader), PipeWriter::from(writer));
     writer.write_all(b"std").unwrap();
@@ -842,7 +842,7 @@ fn ends_are_made_of_descriptors_files_and_pipes_of_std() {
 }
 
 #[test]
-fn a_handle_is_an_argument() {
+fn handle_works_as_argument() {
     for number in [0, 7, 10, 100, RawFd::MAX] {
         let handle = Handle::try_from(number).unwrap();
         let mut command = Command::new("worker");

@@ -44,7 +44,7 @@ fn becomes_ready(spec: WorkerSpec) -> (Story, Worker) {
 }
 
 #[test]
-fn p15_notification_from_a_network_namespace_of_its_own_is_heard() {
+fn p15_notification_from_own_network_namespace_arrives() {
     let unshare: &[&str] = if is_root() { &["--net"] } else { &["--map-root-user", "--net"] };
     if !Command::new("unshare").args(unshare).arg("true").status().is_ok_and(|status| status.success()) {
         eprintln!("skipped: no network namespace is to be had");
@@ -54,7 +54,7 @@ fn p15_notification_from_a_network_namespace_of_its_own_is_heard() {
 }
 
 #[test]
-fn p15_notification_of_a_worker_that_gave_up_its_privileges_is_heard() {
+fn p15_notification_after_dropping_privileges_arrives() {
     if !is_root() {
         return;
     }
@@ -69,7 +69,7 @@ fn p15_notification_of_a_worker_that_gave_up_its_privileges_is_heard() {
 }
 
 #[test]
-fn p12_worker_of_another_user_connects_where_its_spec_says_so_and_no_other() {
+fn p12_worker_of_other_user_connects_only_if_its_spec_allows() {
     if !is_root() {
         return;
     }
@@ -91,7 +91,7 @@ fn p12_worker_of_another_user_connects_where_its_spec_says_so_and_no_other() {
 }
 
 #[test]
-fn p16_worker_that_may_not_connect_as_another_user_is_reported_as_such() {
+fn p16_reports_worker_of_other_user_that_may_not_connect() {
     if !is_root() {
         return;
     }
@@ -129,8 +129,8 @@ fn control_path(story: &mut Story) -> PathBuf {
 }
 
 #[test]
-fn p12_sockets_are_in_a_private_directory_in_tmpdir_and_go_with_the_supervisor() {
-    const NAME: &str = "peers::p12_sockets_are_in_a_private_directory_in_tmpdir_and_go_with_the_supervisor";
+fn p12_private_socket_directory_is_removed_with_supervisor() {
+    const NAME: &str = "peers::p12_private_socket_directory_is_removed_with_supervisor";
     let directory = tempfile::tempdir().unwrap();
     let here = |spec: WorkerSpec| spec.env_remove("XDG_RUNTIME_DIR").env("TMPDIR", directory.path());
     if !alone(NAME, here) {
@@ -147,8 +147,8 @@ fn p12_sockets_are_in_a_private_directory_in_tmpdir_and_go_with_the_supervisor()
 }
 
 #[test]
-fn p11_every_language_can_use_the_address_whatever_the_runtime_directory() {
-    const NAME: &str = "peers::p11_every_language_can_use_the_address_whatever_the_runtime_directory";
+fn p11_socket_address_is_short_for_any_runtime_directory() {
+    const NAME: &str = "peers::p11_socket_address_is_short_for_any_runtime_directory";
     // In the process of its own `TMPDIR` is of no use.
     let directory = tempfile::tempdir_in("/tmp").unwrap();
     // Short enough for a socket, too long for ours.
@@ -169,8 +169,8 @@ fn p11_every_language_can_use_the_address_whatever_the_runtime_directory() {
 }
 
 #[test]
-fn p11_fork_that_drops_calls_and_requests_ends_none_of_them() {
-    const NAME: &str = "peers::p11_fork_that_drops_calls_and_requests_ends_none_of_them";
+fn p11_fork_dropping_calls_and_requests_ends_none() {
+    const NAME: &str = "peers::p11_fork_dropping_calls_and_requests_ends_none";
     if !alone(NAME, |spec| spec) {
         return;
     }

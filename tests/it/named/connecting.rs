@@ -24,7 +24,7 @@ use crate::kernel;
 use super::{A_WHILE, PATIENCE, Pair, Place, byte, dead_server, meet, plain, put, shaking, until, until_cancelled};
 
 #[test]
-fn s24_a_limit_of_no_instances_is_refused() {
+fn s24_listen_rejects_zero_instances() {
     let place = Place::new();
     let error = ListenerOptions::new().max_instances(0).listen(&place.name("one")).unwrap_err();
     assert!(matches!(error, ListenError::NoInstances), "{error}");
@@ -34,7 +34,7 @@ fn s24_a_limit_of_no_instances_is_refused() {
 }
 
 #[test]
-fn s25_s36_what_is_not_a_connected_socket_is_refused() {
+fn s25_s36_from_fd_rejects_unconnected_descriptors() {
     let place = Place::new();
     let kind = |socket: OwnedFd, mode| Stream::from_fd(socket, mode).unwrap_err().kind();
     let file = File::create(place.path("file")).unwrap();
@@ -48,7 +48,7 @@ fn s25_s36_what_is_not_a_connected_socket_is_refused() {
 }
 
 #[test]
-fn s38_a_name_without_a_server_times_out() {
+fn s38_connect_without_server_times_out() {
     let place = Place::new();
     let token = CancelToken::new().unwrap();
     for timeout in [60, 91, 92].map(Duration::from_millis) {
@@ -67,7 +67,7 @@ fn s38_a_name_without_a_server_times_out() {
 }
 
 #[test]
-fn s38_a_dead_servers_name_times_out_too() {
+fn s38_connect_to_stale_socket_times_out() {
     let place = Place::new();
     dead_server(&place.path("dead"));
     let error = connect(&place.name("dead"), A_WHILE).unwrap_err();
@@ -75,7 +75,7 @@ fn s38_a_dead_servers_name_times_out_too() {
 }
 
 #[test]
-fn s39_s43_connecting_can_be_cancelled() {
+fn s39_s43_connect_can_be_cancelled() {
     let place = Place::new();
     let cancel = CancelToken::new().unwrap();
     let busy = Listener::bind(&place.name("busy")).unwrap();
@@ -101,7 +101,7 @@ fn thread_sleeps() -> u32 {
 }
 
 #[test]
-fn s40_waiting_for_a_server_costs_nothing() {
+fn s40_waiting_for_server_uses_no_cpu() {
     let place = Place::new();
     // A missing name, a missing directory, and a dead server's file.
     dead_server(&place.path("dead"));
@@ -121,7 +121,7 @@ fn s40_waiting_for_a_server_costs_nothing() {
 }
 
 #[test]
-fn a_client_waits_for_its_server_to_appear() {
+fn connect_waits_for_server_to_appear() {
     let place = Place::new();
     for name in ["late", "late/in/a/directory"] {
         let name = place.name(name);
@@ -138,7 +138,7 @@ fn a_client_waits_for_its_server_to_appear() {
 }
 
 #[test]
-fn a_client_waits_for_a_dead_server_to_come_back() {
+fn connect_waits_for_server_to_restart() {
     let place = Place::new();
     dead_server(&place.path("one"));
     thread::scope(|scope| {
@@ -154,7 +154,7 @@ fn a_client_waits_for_a_dead_server_to_come_back() {
 }
 
 #[test]
-fn a_client_waits_for_a_server_that_is_bound_and_does_not_listen_yet() {
+fn connect_waits_for_bound_server_to_listen() {
     let place = Place::new();
     dead_server(&place.path("one"));
     thread::scope(|scope| {
@@ -171,7 +171,7 @@ fn a_client_waits_for_a_server_that_is_bound_and_does_not_listen_yet() {
 }
 
 #[test]
-fn s42_a_second_client_of_a_busy_server_times_out() {
+fn s42_second_client_of_busy_server_times_out() {
     let place = Place::new();
     let (options, client) = shaking();
     let listener = options.max_instances(1).listen(&place.name("one")).unwrap();
@@ -190,7 +190,7 @@ fn s42_a_second_client_of_a_busy_server_times_out() {
 }
 
 #[test]
-fn s42_nobody_accepts_and_the_backlog_is_full() {
+fn s42_connect_times_out_with_full_backlog() {
     let place = Place::new();
     let listener = ListenerOptions::new().backlog(1).listen(&place.name("one")).unwrap();
     // listen(n) admits n + 1.
@@ -211,7 +211,7 @@ fn s42_nobody_accepts_and_the_backlog_is_full() {
 }
 
 #[test]
-fn s44_ends_whose_directions_do_not_fit_are_refused() {
+fn s44_connect_rejects_incompatible_direction() {
     use Direction::{In, InOut, Out};
     for (server, client, fits) in [
         (Out, Out, false),
@@ -246,7 +246,7 @@ fn s44_ends_whose_directions_do_not_fit_are_refused() {
 }
 
 #[test]
-fn modes_that_do_not_fit_are_refused() {
+fn connect_rejects_other_mode() {
     let place = Place::new();
     let name = place.name("one");
     // Message and byte: also without a handshake, by the type of the socket.
@@ -265,7 +265,7 @@ fn modes_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn versions_that_do_not_fit_are_refused() {
+fn connect_rejects_other_version() {
     use std::io::{Read, Write};
     let place = Place::new();
     let (listening, connecting) = shaking();
@@ -297,7 +297,7 @@ fn versions_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn s45_accepting_can_be_cancelled() {
+fn s45_accept_can_be_cancelled() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
     let mut cancel = CancelToken::new().unwrap();
@@ -323,7 +323,7 @@ fn s45_accepting_can_be_cancelled() {
 }
 
 #[test]
-fn accepting_has_a_deadline() {
+fn accept_times_out() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
     let start = Instant::now();
@@ -335,7 +335,7 @@ fn accepting_has_a_deadline() {
 }
 
 #[test]
-fn s47_client_may_connect_before_the_server_waits() {
+fn s47_client_connects_before_accept() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
     let client = connect(listener.name(), PATIENCE).unwrap();
@@ -345,7 +345,7 @@ fn s47_client_may_connect_before_the_server_waits() {
 }
 
 #[test]
-fn s47_also_with_a_handshake_that_waits_for_the_accept() {
+fn s47_client_with_handshake_waits_for_accept() {
     let place = Place::new();
     let (listening, connecting) = shaking();
     let listener = listening.listen(&place.name("one")).unwrap();
@@ -359,7 +359,7 @@ fn s47_also_with_a_handshake_that_waits_for_the_accept() {
 }
 
 #[test]
-fn s48_client_and_server_meet_in_either_order() {
+fn s48_client_and_server_start_in_either_order() {
     for mode in [PipeMode::Byte, PipeMode::Message, PipeMode::Framed] {
         for (server, client) in [(ListenerOptions::new(), ConnectOptions::new()), shaking()] {
             let Pair { server, client, .. } = Pair::with(&server.mode(mode), &client.mode(mode));
@@ -372,7 +372,7 @@ fn s48_client_and_server_meet_in_either_order() {
 }
 
 #[test]
-fn s49_connecting_needs_nobody_who_accepts() {
+fn s49_connect_needs_no_accept() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
     let clients: Vec<_> = (0..20).map(|_| connect(listener.name(), PATIENCE).unwrap()).collect();
@@ -382,7 +382,7 @@ fn s49_connecting_needs_nobody_who_accepts() {
 }
 
 #[test]
-fn a_client_that_waits_for_the_handshake_outlives_its_server() {
+fn connect_in_handshake_survives_server_restart() {
     let place = Place::new();
     let (listening, connecting) = shaking();
     let old = listening.listen(&place.name("one")).unwrap();
@@ -399,7 +399,7 @@ fn a_client_that_waits_for_the_handshake_outlives_its_server() {
 }
 
 #[test]
-fn a_client_that_says_nothing_does_not_hold_up_the_others() {
+fn silent_client_does_not_delay_others() {
     let place = Place::new();
     let (listening, connecting) = shaking();
     let listener = listening.listen(&place.name("one")).unwrap();
@@ -418,7 +418,7 @@ fn a_client_that_says_nothing_does_not_hold_up_the_others() {
 }
 
 #[test]
-fn a_file_that_we_may_not_use_is_denied() {
+fn connect_without_permission_is_denied() {
     if super::is_root() {
         eprintln!("skipped: root may use every file");
         return;

@@ -34,17 +34,17 @@ const KILLERS: u64 = 3;
 const HAMMER: u64 = u64::MAX;
 
 #[test]
-fn ten_thousand_connects_from_forty_threads_are_counted_exactly() {
+fn ten_thousand_connects_are_counted_exactly() {
     // In a process of its own the descriptors are only ours.
-    if alone("named::crowd::ten_thousand_connects_from_forty_threads_are_counted_exactly", |spec| spec) {
+    if alone("named::crowd::ten_thousand_connects_are_counted_exactly", |spec| spec) {
         let crowd = the_crowd(0);
         assert_eq!((crowd.accepted, crowd.vanished), (CLIENTS + 1, QUITTERS));
     }
 }
 
 #[test]
-fn ten_thousand_connects_from_forty_threads_while_clients_are_killed() {
-    if alone("named::crowd::ten_thousand_connects_from_forty_threads_while_clients_are_killed", |spec| spec) {
+fn ten_thousand_connects_with_killed_clients_are_counted() {
+    if alone("named::crowd::ten_thousand_connects_with_killed_clients_are_counted", |spec| spec) {
         let Crowd { accepted, vanished, dead } = the_crowd(KILLERS);
         assert!(dead.killed > 10, "{dead:?}");
         // The only ones of whom one side alone knows: each that was killed may have been about to come in.
@@ -212,7 +212,7 @@ fn smuggle(name: &PipeName, before: &[u8], flags: i32) -> (UnixStream, TcpStream
 }
 
 #[test]
-fn descriptors_that_strangers_bring_hold_nobody_up() {
+fn fds_sent_in_handshake_do_not_delay_server() {
     let began = Instant::now();
     let place = Place::new();
     let (server, client) = shaking();

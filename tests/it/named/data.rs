@@ -23,7 +23,7 @@ use super::{
 };
 
 #[test]
-fn s69_s70_s76_bytes_arrive_whole_and_in_order() {
+fn s69_s70_s76_bytes_arrive_complete_and_in_order() {
     for mode in MODES {
         for size in [0, 1, 42, 1024, 4095, 4096, 10 << 10, 1 << 20, 10 << 20] {
             let Pair { server, mut client, .. } = Pair::new(mode);
@@ -44,7 +44,7 @@ fn s69_s70_s76_bytes_arrive_whole_and_in_order() {
 }
 
 #[test]
-fn s71_a_read_never_returns_more_than_was_written() {
+fn s71_read_returns_no_more_than_was_written() {
     let Pair { server, client, .. } = Pair::bytes();
     let mut buffer = [0; 1024];
     let (mut written, mut read) = (Vec::new(), Vec::new());
@@ -62,7 +62,7 @@ fn s71_a_read_never_returns_more_than_was_written() {
 }
 
 #[test]
-fn s72_s73_reads_and_writes_of_nothing_do_nothing() {
+fn s72_s73_empty_reads_and_writes_have_no_effect() {
     for mode in MODES {
         let Pair { mut server, mut client, .. } = Pair::new(mode);
         assert_eq!(server.read(&mut []).unwrap(), 0);
@@ -77,7 +77,7 @@ fn s72_s73_reads_and_writes_of_nothing_do_nothing() {
 }
 
 #[test]
-fn s77_twenty_pairs_at_once() {
+fn s77_twenty_pairs_work_concurrently() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
     let data = pattern(10 << 10);
@@ -93,7 +93,7 @@ fn s77_twenty_pairs_at_once() {
 }
 
 #[test]
-fn s78_both_directions_at_once_do_not_mix() {
+fn s78_concurrent_directions_do_not_mix() {
     // Far more than both buffers hold, in pieces that fit neither into a message's nor into a buffer's length.
     const BYTES: usize = 4 << 20;
     for mode in MODES {
@@ -111,7 +111,7 @@ fn s78_both_directions_at_once_do_not_mix() {
 }
 
 #[test]
-fn s79_chains_of_writes_and_reads() {
+fn s79_alternating_writes_and_reads_work() {
     let token = CancelToken::new().unwrap();
     for mode in MODES {
         for (count, write, read) in [(5000, 1, 1), (500, 21, 18), (500, 18, 21), (5, 128_000, 64_000)] {
@@ -142,7 +142,7 @@ fn s79_chains_of_writes_and_reads() {
 }
 
 #[test]
-fn s80_flush_never_waits() {
+fn s80_flush_never_blocks() {
     let Pair { mut server, client, .. } = Pair::bytes();
     while server.write_timeout(&[0; 4096], Duration::ZERO).is_ok() {}
     server.flush().unwrap();
@@ -150,7 +150,7 @@ fn s80_flush_never_waits() {
 }
 
 #[test]
-fn s81_the_end_comes_after_the_data_and_stays() {
+fn s81_end_follows_data_and_persists() {
     for mode in MODES {
         let Pair { mut server, mut client, .. } = Pair::new(mode);
         client.write_all(b"rest").unwrap();
@@ -163,7 +163,7 @@ fn s81_the_end_comes_after_the_data_and_stays() {
 }
 
 #[test]
-fn s81_also_when_the_other_side_had_not_read_everything() {
+fn s81_end_follows_data_if_peer_left_data_unread() {
     for mode in MODES {
         let Pair { mut server, mut client, .. } = Pair::new(mode);
         server.write_all(b"never read").unwrap();
@@ -177,7 +177,7 @@ fn s81_also_when_the_other_side_had_not_read_everything() {
 }
 
 #[test]
-fn s82_a_pending_read_ends_when_the_writer_goes() {
+fn s82_pending_read_ends_when_writer_closes() {
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
         thread::scope(|scope| {
@@ -189,7 +189,7 @@ fn s82_a_pending_read_ends_when_the_writer_goes() {
 }
 
 #[test]
-fn s83_writes_fail_at_once_when_the_reader_is_gone() {
+fn s83_writes_fail_after_reader_closed() {
     for mode in MODES {
         let Pair { mut server, client, .. } = Pair::new(mode);
         close(client, &server);
@@ -199,7 +199,7 @@ fn s83_writes_fail_at_once_when_the_reader_is_gone() {
 }
 
 #[test]
-fn p16_flush_to_a_reader_that_read_all_and_closed_succeeds() {
+fn p16_flush_succeeds_if_closed_reader_read_all() {
     for mode in MODES {
         let Pair { server, mut client, .. } = Pair::new(mode);
         client.write_all(b"served").unwrap();
@@ -212,7 +212,7 @@ fn p16_flush_to_a_reader_that_read_all_and_closed_succeeds() {
 }
 
 #[test]
-fn p15_write_all_deadline_that_times_out_says_how_much_is_on_its_way() {
+fn p15_write_all_timeout_reports_bytes_written() {
     let data = pattern(4 << 20);
     let Pair { server, client, .. } = Pair::bytes();
     let error = client.write_all_timeout(&data, Duration::from_millis(1)).unwrap_err();
@@ -233,7 +233,7 @@ fn p15_write_all_deadline_that_times_out_says_how_much_is_on_its_way() {
 }
 
 #[test]
-fn p15_write_all_deadline_of_a_message_is_all_or_nothing() {
+fn p15_write_all_timeout_of_message_is_all_or_nothing() {
     for mode in [PipeMode::Message, PipeMode::Framed] {
         let Pair { server, client, .. } = Pair::new(mode);
         let message = pattern(100_000);
@@ -258,7 +258,7 @@ fn p15_write_all_deadline_of_a_message_is_all_or_nothing() {
 }
 
 #[test]
-fn s84_a_pending_write_fails_when_the_reader_goes() {
+fn s84_pending_write_fails_when_reader_closes() {
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
         thread::scope(|scope| {
@@ -277,7 +277,7 @@ fn s84_a_pending_write_fails_when_the_reader_goes() {
 }
 
 #[test]
-fn s85_a_clone_and_a_stream_made_from_the_descriptor_work_as_the_original() {
+fn s85_clone_and_stream_from_fd_work_like_the_original() {
     let Pair { server, client, .. } = Pair::bytes();
     let copy = server.clone();
     write_all(&client, b"ab");
@@ -294,7 +294,7 @@ fn is_cancelled(error: &io::Error) -> bool {
 }
 
 #[test]
-fn s86_what_is_cancelled_already_does_nothing() {
+fn s86_cancelled_call_has_no_effect() {
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
         let cancel = CancelToken::new().unwrap();
@@ -308,7 +308,7 @@ fn s86_what_is_cancelled_already_does_nothing() {
 }
 
 #[test]
-fn s87_a_pending_read_can_be_cancelled_and_loses_nothing() {
+fn s87_pending_read_can_be_cancelled_without_data_loss() {
     for mode in MODES {
         for pause in [Duration::ZERO, A_WHILE] {
             let Pair { server, client, .. } = Pair::new(mode);
@@ -327,7 +327,7 @@ fn s87_a_pending_read_can_be_cancelled_and_loses_nothing() {
 }
 
 #[test]
-fn s88_a_pending_write_can_be_cancelled() {
+fn s88_pending_write_can_be_cancelled() {
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
         let cancel = CancelToken::new().unwrap();
@@ -353,7 +353,7 @@ fn s88_a_pending_write_can_be_cancelled() {
 }
 
 #[test]
-fn reads_and_writes_have_deadlines() {
+fn reads_and_writes_time_out() {
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
         let start = Instant::now();
@@ -367,7 +367,7 @@ fn reads_and_writes_have_deadlines() {
 }
 
 #[test]
-fn s107_a_connected_end_can_be_given_to_a_child_by_its_number() {
+fn s107_child_inherits_connected_end_by_number() {
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
         let end = client.into_fd().unwrap();
@@ -398,7 +398,7 @@ fn s108_ping_pong_across_processes() {
 }
 
 #[test]
-fn s109_buffer_sizes_are_set_and_told_as_they_are() {
+fn s109_send_buffer_size_is_reported_as_set_by_kernel() {
     let Pair { server, client, .. } =
         Pair::with(&ListenerOptions::new().send_buffer_size(50_000), &ConnectOptions::new().send_buffer_size(60_000));
     assert_eq!(server.send_buffer_size().unwrap(), 100_000, "the kernel doubles it");
@@ -413,7 +413,7 @@ fn s109_buffer_sizes_are_set_and_told_as_they_are() {
 }
 
 #[test]
-fn descriptors_pass_when_both_sides_want_it() {
+fn fds_are_passed_if_both_sides_use_them() {
     let Pair { server, client, .. } = Pair::bytes();
     let (near, far) = UnixStream::pair().unwrap();
     client.write_with_fds(b"here", &[far.as_fd(), far.as_fd()], PATIENCE).unwrap();
@@ -435,7 +435,7 @@ fn descriptors_pass_when_both_sides_want_it() {
 }
 
 #[test]
-fn uninvited_descriptors_are_closed() {
+fn unrequested_fds_are_closed() {
     let Pair { server, client, .. } = Pair::bytes();
     let (near, far) = UnixStream::pair().unwrap();
     client.write_with_fds(b"x", &[far.as_fd()], PATIENCE).unwrap();

@@ -12,7 +12,7 @@ use pipewright::pipe::{CancelToken, PipeMode, named::DrainError};
 use super::{A_WHILE, MODES, PATIENCE, Pair, close, read_exactly, read_to_end, until, until_cancelled, write_all};
 
 #[test]
-fn s110_wait_drained_returns_once_everything_is_read() {
+fn s110_wait_drained_returns_after_all_data_is_read() {
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
         server.wait_drained(Duration::ZERO).unwrap();
@@ -35,7 +35,7 @@ fn s110_wait_drained_returns_once_everything_is_read() {
 }
 
 #[test]
-fn s110_a_side_that_goes_without_reading_has_not_drained() {
+fn s110_wait_drained_fails_if_peer_leaves_data_unread() {
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
         write_all(&server, b"never read");
@@ -56,7 +56,7 @@ fn s110_a_side_that_goes_without_reading_has_not_drained() {
 }
 
 #[test]
-fn s110_nor_for_who_has_failed_to_write_in_between() {
+fn s110_wait_drained_fails_after_failed_write() {
     for mode in MODES {
         let Pair { mut server, client, .. } = Pair::new(mode);
         write_all(&server, b"never read");
@@ -70,7 +70,7 @@ fn s110_nor_for_who_has_failed_to_write_in_between() {
 }
 
 #[test]
-fn s110_the_rest_of_a_frame_that_nobody_will_read_is_not_drained() {
+fn s110_wait_drained_fails_with_unsent_rest_of_frame() {
     let Pair { server, client, .. } = Pair::new(PipeMode::Framed);
     // More than the kernel takes: its end waits here.
     let long = vec![0; 4 << 20];
@@ -87,7 +87,7 @@ fn s110_the_rest_of_a_frame_that_nobody_will_read_is_not_drained() {
 }
 
 #[test]
-fn disconnect_after_draining() {
+fn disconnect_drained_waits_for_reader() {
     let Pair { server, client, listener, .. } = Pair::bytes();
     write_all(&server, b"important");
     assert!(matches!(server.disconnect_drained(A_WHILE), Err(DrainError::TimedOut)));

@@ -102,7 +102,7 @@ fn hear(witness: &MessageStream) -> String {
 }
 
 #[test]
-fn what_one_says_all_the_others_hear() {
+fn chat_sends_lines_to_all_other_clients() {
     for (flags, mode) in [(&[][..], PipeMode::Framed), (&["--messages"], PipeMode::Message)] {
         let place = Place::new();
         let _server = Running::serve(&place, flags);
@@ -126,7 +126,7 @@ fn what_one_says_all_the_others_hear() {
 }
 
 #[test]
-fn a_chat_goes_on_without_those_who_are_strange_silent_or_gone() {
+fn chat_survives_invalid_slow_and_killed_clients() {
     let place = Place::new();
     let server = Running::serve(&place, &[]);
     let witness = witness(&place, PipeMode::Framed);
@@ -183,7 +183,7 @@ fn a_chat_goes_on_without_those_who_are_strange_silent_or_gone() {
 }
 
 #[test]
-fn a_place_for_so_many() {
+fn chat_limits_number_of_clients() {
     let place = Place::new();
     let _server = Running::serve(&place, &["--max", "2"]);
     let witness = witness(&place, PipeMode::Framed);
@@ -200,7 +200,7 @@ fn a_place_for_so_many() {
 }
 
 #[test]
-fn both_sides_must_ask_for_messages() {
+fn message_mode_needs_flag_on_both_sides() {
     let place = Place::new();
     let _server = Running::serve(&place, &["--messages"]);
     let (code, said) = Running::connect(&place, &[]).end();
@@ -220,7 +220,7 @@ fn both_sides_must_ask_for_messages() {
 }
 
 #[test]
-fn a_file_goes_to_its_client_whole_or_with_a_reason_why_not() {
+fn file_server_sends_file_or_reason() {
     for (flags, mode) in [(&[][..], PipeMode::Framed), (&["--messages"], PipeMode::Message)] {
         let place = Place::new();
         let file = place.path("file");
@@ -250,7 +250,7 @@ fn a_file_goes_to_its_client_whole_or_with_a_reason_why_not() {
 }
 
 #[test]
-fn a_client_gets_only_what_it_may_read() {
+fn file_server_obeys_permissions_of_client() {
     if skipped() {
         return;
     }

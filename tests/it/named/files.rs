@@ -20,14 +20,14 @@ use super::{PATIENCE, Place, Program, dead_server, meet, text, until};
 use crate::support::comes_true;
 
 #[test]
-fn s21_s31_an_empty_name_is_refused() {
+fn s21_s31_empty_name_is_rejected() {
     assert!(matches!(PipeName::new(""), Err(NameError::Empty)));
     assert!(matches!(PipeName::dotnet(""), Err(NameError::Empty)));
     assert!(matches!(PipeName::abstract_name(""), Err(NameError::Empty)));
 }
 
 #[test]
-fn s22_the_name_anonymous_is_reserved() {
+fn s22_name_anonymous_is_reserved() {
     for name in ["anonymous", "ANONYMOUS", "Anonymous"] {
         assert!(matches!(PipeName::new(name), Err(NameError::Reserved)), "{name}");
         assert!(matches!(PipeName::dotnet(name), Err(NameError::Reserved)), "{name}");
@@ -36,7 +36,7 @@ fn s22_the_name_anonymous_is_reserved() {
 }
 
 #[test]
-fn s33_bad_names_are_refused_when_made_with_the_reason() {
+fn s33_invalid_names_are_rejected_with_reason() {
     let refusal = |name: &str| PipeName::new(name).unwrap_err();
     assert!(matches!(refusal("a/b"), NameError::Slash));
     assert!(matches!(refusal("a\0b"), NameError::Nul));
@@ -51,7 +51,7 @@ fn s33_bad_names_are_refused_when_made_with_the_reason() {
 }
 
 #[test]
-fn a_name_tells_where_it_lives() {
+fn name_displays_its_path() {
     assert_eq!(PipeName::new("/some/where").unwrap().path(), Some(Path::new("/some/where")));
     let dotnet = PipeName::dotnet("x").unwrap();
     assert_eq!(dotnet.path(), Some(std::env::temp_dir().join("CoreFxPipe_x").as_path()));
@@ -61,7 +61,7 @@ fn a_name_tells_where_it_lives() {
 }
 
 #[test]
-fn a_plain_name_lives_in_a_private_directory() {
+fn plain_name_is_in_private_directory() {
     // In a child: the environment of this process is not ours to change.
     let place = Place::new();
     let start = |arguments: &[&str]| {
@@ -88,7 +88,7 @@ fn a_plain_name_lives_in_a_private_directory() {
 }
 
 #[test]
-fn s29_s52_a_second_server_of_a_name_is_refused() {
+fn s29_s52_second_server_of_name_is_rejected() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
     let error = Listener::bind(&place.name("one")).unwrap_err();
@@ -100,7 +100,7 @@ fn s29_s52_a_second_server_of_a_name_is_refused() {
 }
 
 #[test]
-fn s29_also_across_processes() {
+fn s29_second_server_in_other_process_is_rejected() {
     let place = Place::new();
     let mut server = Program::fixture(&["named-serve", text(&place.path("one"))]);
     assert_eq!(server.line(), "listening");
@@ -110,7 +110,7 @@ fn s29_also_across_processes() {
 }
 
 #[test]
-fn s30_a_second_server_with_another_direction_is_refused() {
+fn s30_second_server_with_other_direction_is_rejected() {
     let place = Place::new();
     let _listener = Listener::bind(&place.name("one")).unwrap();
     let other = ListenerOptions::new().direction(pipewright::pipe::Direction::In).listen(&place.name("one"));
@@ -118,7 +118,7 @@ fn s30_a_second_server_with_another_direction_is_refused() {
 }
 
 #[test]
-fn s55_a_name_can_be_used_again_with_another_limit() {
+fn s55_name_is_reusable_with_other_limit() {
     let place = Place::new();
     drop(ListenerOptions::new().max_instances(1).listen(&place.name("one")).unwrap());
     let listener = ListenerOptions::new().max_instances(2).listen(&place.name("one")).unwrap();
@@ -128,7 +128,7 @@ fn s55_a_name_can_be_used_again_with_another_limit() {
 }
 
 #[test]
-fn s103_the_socket_file_has_the_mode_it_shall_have() {
+fn s103_socket_file_has_mode_of_access() {
     let place = Place::new();
     for (access, mode) in [(Access::CurrentUser, 0o600), (Access::Anyone, 0o666)] {
         let _listener = ListenerOptions::new().access(access).listen(&place.name("one")).unwrap();
@@ -137,7 +137,7 @@ fn s103_the_socket_file_has_the_mode_it_shall_have() {
 }
 
 #[test]
-fn s104_plain_sockets_can_be_the_other_side() {
+fn s104_peer_can_be_plain_socket() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("ours")).unwrap();
     let mut plain = super::plain(&place.path("ours"));
@@ -159,7 +159,7 @@ fn s104_plain_sockets_can_be_the_other_side() {
 }
 
 #[test]
-fn s105_the_file_lives_as_long_as_the_server() {
+fn s105_socket_file_is_removed_with_server() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
     assert!(fs::symlink_metadata(place.path("one")).unwrap().file_type().is_socket());
@@ -169,7 +169,7 @@ fn s105_the_file_lives_as_long_as_the_server() {
 }
 
 #[test]
-fn s106_paths_longer_than_a_socket_address_work() {
+fn s106_paths_longer_than_socket_address_work() {
     let place = Place::new();
     let deep = place.0.join("d".repeat(120)).join("e".repeat(120));
     fs::create_dir_all(&deep).unwrap();
@@ -192,7 +192,7 @@ fn s106_paths_longer_than_a_socket_address_work() {
 }
 
 #[test]
-fn s106_every_length_around_the_limit_works() {
+fn s106_path_lengths_around_limit_work() {
     let place = Place::new();
     let base = text(&place.0).len() + 1;
     for total in 100..116 {
@@ -202,7 +202,7 @@ fn s106_every_length_around_the_limit_works() {
 }
 
 #[test]
-fn a_file_that_is_no_socket_is_never_deleted() {
+fn listen_keeps_file_that_is_no_socket() {
     let place = Place::new();
     fs::write(place.path("file"), "precious").unwrap();
     assert!(matches!(Listener::bind(&place.name("file")), Err(ListenError::NotASocket { .. })));
@@ -218,7 +218,7 @@ fn a_file_that_is_no_socket_is_never_deleted() {
 }
 
 #[test]
-fn a_living_server_of_another_library_is_never_displaced() {
+fn listen_keeps_running_server_of_other_library() {
     let place = Place::new();
     let plain = UnixListener::bind(place.path("plain")).unwrap();
     assert!(matches!(Listener::bind(&place.name("plain")), Err(ListenError::InUse { .. })));
@@ -231,7 +231,7 @@ fn a_living_server_of_another_library_is_never_displaced() {
 }
 
 #[test]
-fn a_dead_servers_name_is_taken_over() {
+fn listen_replaces_stale_socket() {
     let place = Place::new();
     let mut server = Program::fixture(&["named-serve", text(&place.path("one"))]);
     assert_eq!(server.line(), "listening");
@@ -244,7 +244,7 @@ fn a_dead_servers_name_is_taken_over() {
 }
 
 #[test]
-fn of_many_starters_at_once_exactly_one_becomes_the_server() {
+fn concurrent_listens_succeed_once() {
     let place = Place::new();
     for round in 0..50 {
         // Every other round finds the file of a dead server.
@@ -274,7 +274,7 @@ fn of_many_starters_at_once_exactly_one_becomes_the_server() {
 }
 
 #[test]
-fn drop_removes_only_what_is_ours() {
+fn drop_keeps_file_of_other_server() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
     fs::remove_file(place.path("one")).unwrap();
@@ -284,14 +284,14 @@ fn drop_removes_only_what_is_ours() {
 }
 
 #[test]
-fn others_cannot_be_let_into_a_private_directory() {
+fn listen_rejects_other_users_in_private_directory() {
     let name = PipeName::new(format!("private-{}", std::process::id())).unwrap();
     let error = ListenerOptions::new().access(Access::Anyone).listen(&name).unwrap_err();
     assert!(matches!(error, ListenError::Unreachable { .. }), "{error}");
 }
 
 #[test]
-fn an_abstract_name_works_and_vanishes_with_its_server() {
+fn abstract_name_ends_with_its_server() {
     let name = PipeName::abstract_name(format!("pipewright-test-{}", std::process::id())).unwrap();
     let listener = Listener::bind(&name).unwrap();
     assert!(matches!(Listener::bind(&name), Err(ListenError::InUse { .. })));

@@ -78,7 +78,7 @@ fn open_to_all(place: &Place) -> Listener {
 }
 
 #[test]
-fn s97_the_same_user_gets_in_whatever_the_two_sides_ask() {
+fn s97_same_user_is_admitted_with_any_access() {
     let place = Place::new();
     for server in [Access::CurrentUser, Access::Anyone] {
         for client in [Access::CurrentUser, Access::Anyone] {
@@ -91,7 +91,7 @@ fn s97_the_same_user_gets_in_whatever_the_two_sides_ask() {
 }
 
 #[test]
-fn s97_many_servers_on_many_threads() {
+fn s97_many_servers_run_concurrently() {
     let place = Place::new();
     thread::scope(|scope| {
         for number in 0..20 {
@@ -105,7 +105,7 @@ fn s97_many_servers_on_many_threads() {
 }
 
 #[test]
-fn s98_other_users_are_refused_and_the_accepting_goes_on() {
+fn s98_other_users_are_rejected_and_accept_continues() {
     if skipped() {
         return;
     }
@@ -140,7 +140,7 @@ fn s98_other_users_are_refused_and_the_accepting_goes_on() {
 }
 
 #[test]
-fn s98_also_where_no_file_keeps_other_users_out() {
+fn s98_other_users_are_rejected_on_abstract_name() {
     if skipped() {
         return;
     }
@@ -163,7 +163,7 @@ fn s98_also_where_no_file_keeps_other_users_out() {
 }
 
 #[test]
-fn s98_a_client_refuses_the_server_of_another_user() {
+fn s98_client_rejects_server_of_other_user() {
     if skipped() {
         return;
     }
@@ -189,7 +189,7 @@ fn s98_a_client_refuses_the_server_of_another_user() {
 }
 
 #[test]
-fn a_group_gets_in() {
+fn group_members_are_admitted() {
     if skipped() {
         return;
     }
@@ -215,7 +215,7 @@ fn is_older_than(version: [u32; 2]) -> bool {
 }
 
 #[test]
-fn s99_the_other_side_is_known_by_all_its_ids() {
+fn s99_peer_reports_all_ids() {
     let Pair { server, client, .. } = Pair::bytes();
     for end in [&server, &client] {
         let peer = end.peer().unwrap();
@@ -232,7 +232,7 @@ fn s99_the_other_side_is_known_by_all_its_ids() {
 }
 
 #[test]
-fn s99_also_another_user_and_its_groups() {
+fn s99_peer_reports_ids_of_other_user() {
     if skipped() {
         return;
     }
@@ -246,7 +246,7 @@ fn s99_also_another_user_and_its_groups() {
 }
 
 #[test]
-fn s100_an_anonymous_client_is_not_asked_about() {
+fn s100_anonymous_client_is_not_identified() {
     for level in [ImpersonationLevel::Anonymous, ImpersonationLevel::Identification, ImpersonationLevel::Impersonation]
     {
         let pair = Pair::with(&ListenerOptions::new().handshake(), &ConnectOptions::new().handshake(level));
@@ -265,7 +265,7 @@ fn own_status(name: &str) -> String {
 }
 
 #[test]
-fn s101_the_closure_runs_with_all_ids_of_the_client_and_nobody_else_does() {
+fn s101_only_the_closure_runs_with_ids_of_client() {
     if skipped() {
         return;
     }
@@ -308,7 +308,7 @@ fn s101_the_closure_runs_with_all_ids_of_the_client_and_nobody_else_does() {
 }
 
 #[test]
-fn s101_the_clients_files_open_and_roots_do_not() {
+fn s101_closure_opens_files_of_client_only() {
     if skipped() {
         return;
     }
@@ -338,7 +338,7 @@ fn s101_the_clients_files_open_and_roots_do_not() {
 }
 
 #[test]
-fn s102_the_library_obeys_what_the_client_allows() {
+fn s102_impersonation_needs_permission_of_client() {
     for (level, runs) in [
         (ImpersonationLevel::Anonymous, false),
         (ImpersonationLevel::Identification, false),
@@ -355,7 +355,7 @@ fn s102_the_library_obeys_what_the_client_allows() {
 }
 
 #[test]
-fn results_and_panics_come_back_and_equal_ids_need_no_privilege() {
+fn closure_returns_results_and_panics_without_privilege_for_equal_ids() {
     let Pair { server, .. } = Pair::bytes();
     let borrowed = String::from("borrowed");
     assert_eq!(server.run_as_client(|| borrowed.len()).unwrap(), 8);
@@ -366,7 +366,7 @@ fn results_and_panics_come_back_and_equal_ids_need_no_privilege() {
 }
 
 #[test]
-fn without_privilege_nothing_runs() {
+fn closure_does_not_run_without_privilege() {
     if skipped() {
         return;
     }
@@ -389,7 +389,7 @@ const WITH_OVERFLOW: [[u32; 3]; 3] =
     [[OVERFLOW, STRANGER, CLUB], [STRANGER, OVERFLOW, CLUB], [STRANGER, STRANGER, OVERFLOW]];
 
 #[test]
-fn ids_that_are_not_mapped_are_refused() {
+fn unmapped_ids_are_rejected() {
     // Nobody is mapped there but root.
     let apart = || {
         let mut command = Command::new("unshare");
@@ -414,7 +414,7 @@ fn ids_that_are_not_mapped_are_refused() {
 }
 
 #[test]
-fn nobody_is_somebody_where_all_ids_are_mapped() {
+fn overflow_id_is_accepted_if_all_ids_are_mapped() {
     if skipped() {
         return;
     }
@@ -433,11 +433,12 @@ fn nobody_is_somebody_where_all_ids_are_mapped() {
 }
 
 #[test]
-fn the_hosts_death_signal_and_dumpable_flag_stay() {
+fn impersonation_keeps_parent_death_signal_and_dumpable_flag() {
     if skipped() {
         return;
     }
-    if !crate::support::alone("named::identity::the_hosts_death_signal_and_dumpable_flag_stay", |spec| spec) {
+    if !crate::support::alone("named::identity::impersonation_keeps_parent_death_signal_and_dumpable_flag", |spec| spec)
+    {
         return;
     }
     let place = Place::new();
@@ -455,7 +456,7 @@ fn the_hosts_death_signal_and_dumpable_flag_stay() {
 }
 
 #[test]
-fn many_run_at_once_and_the_process_is_as_before() {
+fn concurrent_impersonations_leave_process_unchanged() {
     if skipped() {
         return;
     }

@@ -18,7 +18,7 @@ use crate::kernel;
 use super::{A_WHILE, PATIENCE, Pair, Place, byte, close, meet, put, shaking, until};
 
 #[test]
-fn s50_one_instance_serves_clients_one_after_the_other() {
+fn s50_one_instance_serves_clients_in_turn() {
     for count in [1, 3] {
         let place = Place::new();
         let listener = ListenerOptions::new().max_instances(1).listen(&place.name("one")).unwrap();
@@ -37,7 +37,7 @@ fn s50_one_instance_serves_clients_one_after_the_other() {
 }
 
 #[test]
-fn s51_instances_serve_clients_at_once() {
+fn s51_instances_serve_clients_concurrently() {
     for (instances, clients) in [(1, 1), (1, 4), (4, 1), (4, 4)] {
         let place = Place::new();
         let listener = ListenerOptions::new().max_instances(instances).listen(&place.name("one")).unwrap();
@@ -72,7 +72,7 @@ fn s51_instances_serve_clients_at_once() {
 }
 
 #[test]
-fn s56_instances_without_a_limit() {
+fn s56_instances_are_unlimited_by_default() {
     let place = Place::new();
     for access in [Access::CurrentUser, Access::Anyone] {
         let listener = ListenerOptions::new().access(access).listen(&place.name("one")).unwrap();
@@ -84,7 +84,7 @@ fn s56_instances_without_a_limit() {
 }
 
 #[test]
-fn s57_of_two_threads_that_wait_one_gives_up_and_the_other_gets_the_client() {
+fn s57_client_goes_to_waiting_thread_after_other_times_out() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
     thread::scope(|scope| {
@@ -96,7 +96,7 @@ fn s57_of_two_threads_that_wait_one_gives_up_and_the_other_gets_the_client() {
 }
 
 #[test]
-fn s58_the_number_of_instances_is_known() {
+fn s58_instances_are_counted() {
     let place = Place::new();
     let listener = ListenerOptions::new().max_instances(3).listen(&place.name("one")).unwrap();
     let (server, _client) = meet(&listener, &ConnectOptions::new());
@@ -109,7 +109,7 @@ fn s58_the_number_of_instances_is_known() {
 }
 
 #[test]
-fn shutdown_wakes_everybody_and_turns_new_clients_away() {
+fn shutdown_ends_all_accepts_and_rejects_clients() {
     let place = Place::new();
     let (listening, connecting) = shaking();
     for options in [ListenerOptions::new(), listening.max_instances(1)] {
@@ -128,7 +128,7 @@ fn shutdown_wakes_everybody_and_turns_new_clients_away() {
 }
 
 #[test]
-fn shutdown_is_told_as_shutdown_to_whoever_is_just_accepting() {
+fn shutdown_during_accept_returns_shut_down() {
     let place = Place::new();
     for _ in 0..200 {
         let listener = Listener::bind(&place.name("one")).unwrap();
@@ -157,7 +157,7 @@ fn shutdown_is_told_as_shutdown_to_whoever_is_just_accepting() {
 }
 
 #[test]
-fn a_loop_of_ones_own_hears_of_every_client() {
+fn polling_loop_is_notified_of_every_client() {
     const HELLO: &[u8] = b"pipewrt\0\x01\x00\x03\x01\0\0\0\0";
     let place = Place::new();
     let (listening, _) = shaking();
@@ -194,7 +194,7 @@ fn a_loop_of_ones_own_hears_of_every_client() {
 }
 
 #[test]
-fn clients_that_vanish_do_not_end_the_accepting() {
+fn disconnected_clients_do_not_end_accept() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("plain")).unwrap();
     for _ in 0..5 {
@@ -221,7 +221,7 @@ fn clients_that_vanish_do_not_end_the_accepting() {
 }
 
 #[test]
-fn s61_after_disconnect_nothing_works_on_this_side() {
+fn s61_calls_fail_after_disconnect() {
     let Pair { mut server, listener, client, _place } = Pair::bytes();
     server.disconnect().unwrap();
     let kind = |result: io::Result<()>| result.unwrap_err().kind();
@@ -237,7 +237,7 @@ fn s61_after_disconnect_nothing_works_on_this_side() {
 }
 
 #[test]
-fn s62_after_the_servers_disconnect_the_client_reads_the_end_and_cannot_write() {
+fn s62_client_reads_end_and_cannot_write_after_server_disconnects() {
     let Pair { mut server, mut client, .. } = Pair::bytes();
     server.write_all(b"last").unwrap();
     server.disconnect().unwrap();
@@ -250,7 +250,7 @@ fn s62_after_the_servers_disconnect_the_client_reads_the_end_and_cannot_write() 
 }
 
 #[test]
-fn s64_a_server_whose_client_is_gone_knows_it() {
+fn s64_server_detects_disconnected_client() {
     let Pair { server, client, listener, _place } = Pair::bytes();
     assert!(server.is_connected());
     close(client, &server);
@@ -259,7 +259,7 @@ fn s64_a_server_whose_client_is_gone_knows_it() {
 }
 
 #[test]
-fn is_connected_tells_the_truth_while_there_is_still_something_to_read() {
+fn is_connected_is_false_with_data_left_to_read() {
     for mode in [PipeMode::Byte, PipeMode::Message, PipeMode::Framed] {
         let Pair { server, mut client, .. } = Pair::new(mode);
         client.write_all(b"unread").unwrap();
@@ -269,7 +269,7 @@ fn is_connected_tells_the_truth_while_there_is_still_something_to_read() {
 }
 
 #[test]
-fn a_side_that_only_ended_its_writing_is_still_there() {
+fn peer_that_only_shut_down_writing_is_connected() {
     let Pair { server, client, .. } = Pair::bytes();
     let plain = UnixStream::from(client.into_fd().unwrap());
     plain.shutdown(Shutdown::Write).unwrap();
@@ -280,7 +280,7 @@ fn a_side_that_only_ended_its_writing_is_still_there() {
 }
 
 #[test]
-fn s67_ends_go_one_way() {
+fn s67_ends_have_one_direction() {
     let listening = ListenerOptions::new().direction(Direction::Out);
     let connecting = ConnectOptions::new().direction(Direction::In);
     let Pair { mut server, mut client, .. } = Pair::with(&listening, &connecting);
@@ -299,7 +299,7 @@ fn s67_ends_go_one_way() {
 }
 
 #[test]
-fn s67_the_other_side_notices_the_direction_that_is_missing_also_without_a_handshake() {
+fn s67_peer_detects_missing_direction_without_handshake() {
     let Pair { client, server, .. } =
         Pair::with(&ListenerOptions::new().direction(Direction::In), &ConnectOptions::new());
     assert_eq!(client.read_timeout(&mut [0], PATIENCE).unwrap(), 0, "nothing can ever come");
@@ -312,7 +312,7 @@ fn s67_the_other_side_notices_the_direction_that_is_missing_also_without_a_hands
 }
 
 #[test]
-fn disconnect_wakes_whoever_waits_in_a_read_or_a_write() {
+fn disconnect_ends_pending_reads_and_writes() {
     for mode in [PipeMode::Byte, PipeMode::Message, PipeMode::Framed] {
         let Pair { server, client, .. } = Pair::new(mode);
         thread::scope(|scope| {
@@ -336,7 +336,7 @@ fn disconnect_wakes_whoever_waits_in_a_read_or_a_write() {
 }
 
 #[test]
-fn dropping_a_half_ends_its_direction_only() {
+fn dropped_half_ends_its_direction_only() {
     let Pair { server, mut client, .. } = Pair::bytes();
     let (mut reader, mut writer) = server.split();
     writer.write_all(b"all").unwrap();
@@ -350,7 +350,7 @@ fn dropping_a_half_ends_its_direction_only() {
 }
 
 #[test]
-fn out_of_descriptors_does_not_spin_and_loses_no_client() {
+fn accept_without_free_fds_neither_spins_nor_loses_clients() {
     // In a process of its own, as the limit is the process's.
     let place = Place::new();
     let mut server = super::Program::fixture(&["named-starved", super::text(&place.path("one"))]);

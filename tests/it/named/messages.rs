@@ -26,7 +26,7 @@ fn read(stream: &MessageStream, size: usize) -> (Vec<u8>, bool) {
 }
 
 #[test]
-fn s89_messages_keep_their_borders() {
+fn s89_messages_keep_their_boundaries() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
         for message in [&b"four"[..], b"to", b"more"] {
@@ -39,7 +39,7 @@ fn s89_messages_keep_their_borders() {
 }
 
 #[test]
-fn s90_a_read_that_is_one_byte_short() {
+fn s90_message_read_with_buffer_one_byte_short() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
         client.send_timeout(b"12345", PATIENCE).unwrap();
@@ -51,7 +51,7 @@ fn s90_a_read_that_is_one_byte_short() {
 }
 
 #[test]
-fn s91_a_message_in_three_reads() {
+fn s91_message_read_in_three_parts() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
         client.send_timeout(b"12345", PATIENCE).unwrap();
@@ -65,7 +65,7 @@ fn s91_a_message_in_three_reads() {
 }
 
 #[test]
-fn s92_from_the_server_to_the_client_too_one_way_or_both() {
+fn s92_messages_from_server_to_client() {
     for mode in MODES {
         for (server, client) in [(Direction::Out, Direction::In), (Direction::InOut, Direction::InOut)] {
             let Pair { server, client, .. } = Pair::with(
@@ -81,13 +81,13 @@ fn s92_from_the_server_to_the_client_too_one_way_or_both() {
 }
 
 #[test]
-fn s93_a_byte_pipe_has_no_messages() {
+fn s93_byte_pipe_has_no_messages() {
     let Pair { server, .. } = Pair::bytes();
     assert_eq!(server.into_messages().unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
 #[test]
-fn an_empty_message_is_not_the_end() {
+fn empty_message_is_not_the_end() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
         client.send_timeout(b"", PATIENCE).unwrap();
@@ -106,7 +106,7 @@ fn an_empty_message_is_not_the_end() {
 }
 
 #[test]
-fn an_empty_message_sent_before_the_accept_is_not_the_end() {
+fn empty_message_sent_before_accept_is_not_the_end() {
     let place = Place::new();
     let listener = ListenerOptions::new().mode(PipeMode::Message).listen(&place.name("one")).unwrap();
     let options = ConnectOptions::new().mode(PipeMode::Message);
@@ -119,7 +119,7 @@ fn an_empty_message_sent_before_the_accept_is_not_the_end() {
 }
 
 #[test]
-fn a_reset_comes_before_messages_and_loses_none() {
+fn reset_before_queued_messages_loses_none() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
         server.send_timeout(b"never read", PATIENCE).unwrap();
@@ -138,7 +138,7 @@ fn a_reset_comes_before_messages_and_loses_none() {
 }
 
 #[test]
-fn the_longest_message_goes_through_and_one_more_byte_is_refused() {
+fn longest_message_is_sent_and_longer_one_rejected() {
     for mode in MODES {
         let Pair { server, client, .. } =
             Pair::with(&ListenerOptions::new().mode(mode), &ConnectOptions::new().mode(mode).max_message_size(300_000));
@@ -157,7 +157,7 @@ fn the_longest_message_goes_through_and_one_more_byte_is_refused() {
 }
 
 #[test]
-fn the_limit_of_messages_can_be_raised() {
+fn max_message_size_can_be_raised() {
     let (server, client) = Pair::messages(PipeMode::Message);
     let before = client.max_message_size().unwrap();
     let buffer = client.as_stream().set_send_buffer_size(1 << 20).unwrap();
@@ -175,7 +175,7 @@ fn the_limit_of_messages_can_be_raised() {
 }
 
 #[test]
-fn a_framed_message_of_16_mib() {
+fn framed_message_of_16_mib_is_sent() {
     let (server, client) = Pair::messages(PipeMode::Framed);
     let limit = client.max_message_size().unwrap();
     assert_eq!(limit, 16 << 20);
@@ -186,7 +186,7 @@ fn a_framed_message_of_16_mib() {
 }
 
 #[test]
-fn a_frame_that_is_announced_too_long_ends_the_stream_and_costs_nothing() {
+fn oversized_frame_ends_stream_without_allocation() {
     let Pair { server, mut client, .. } = framed_against_plain();
     let server = server.into_messages().unwrap();
     client.write_all(&u32::MAX.to_be_bytes()).unwrap();
@@ -201,7 +201,7 @@ fn framed_against_plain() -> Pair {
 }
 
 #[test]
-fn a_frame_in_single_bytes_and_one_that_is_cut_off() {
+fn frame_in_single_bytes_is_received_and_truncated_one_reported() {
     let Pair { server, mut client, .. } = framed_against_plain();
     let server = server.into_messages().unwrap();
     for byte in *b"\0\0\0\x03abc\0\0\0\x05de" {
@@ -219,7 +219,7 @@ fn a_frame_in_single_bytes_and_one_that_is_cut_off() {
 }
 
 #[test]
-fn writers_never_mix() {
+fn messages_of_concurrent_writers_do_not_mix() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
         thread::scope(|scope| {
@@ -243,7 +243,7 @@ fn writers_never_mix() {
 }
 
 #[test]
-fn many_readers_share_the_messages() {
+fn concurrent_readers_share_messages() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
         let (server, seen) = (&server, std::sync::Mutex::new(Vec::new()));
@@ -267,7 +267,7 @@ fn many_readers_share_the_messages() {
 }
 
 #[test]
-fn streams_over_the_same_socket_never_hand_out_a_message_as_another_one() {
+fn streams_sharing_a_socket_never_mix_up_messages() {
     const ROUNDS: usize = 20_000;
     let Pair { server, client, .. } = Pair::new(PipeMode::Message);
     // It knows nothing of the first one's lock, as one in another process would not.
@@ -301,7 +301,7 @@ fn streams_over_the_same_socket_never_hand_out_a_message_as_another_one() {
 }
 
 #[test]
-fn deadlines_and_cancelling() {
+fn messages_time_out_and_can_be_cancelled() {
     for mode in MODES {
         let (server, client) = Pair::messages(mode);
         assert!(matches!(server.recv_timeout(A_WHILE), Err(MessageError::TimedOut)));
@@ -318,7 +318,7 @@ fn deadlines_and_cancelling() {
 }
 
 #[test]
-fn a_frame_that_is_not_finished_in_time_is_finished_later() {
+fn frame_sent_in_part_is_finished_later() {
     let (server, client) = Pair::messages(PipeMode::Framed);
     let long = pattern(5 << 20);
     let error = client.send_timeout(&long, A_WHILE).unwrap_err();
@@ -338,7 +338,7 @@ fn a_frame_that_is_not_finished_in_time_is_finished_later() {
 }
 
 #[test]
-fn bytes_of_a_message_pipe() {
+fn message_pipe_can_be_read_as_bytes() {
     for mode in MODES {
         let Pair { server, mut client, .. } = Pair::new(mode);
         client.write_all(b"one").unwrap();
@@ -351,7 +351,7 @@ fn bytes_of_a_message_pipe() {
 }
 
 #[test]
-fn descriptors_go_with_their_message() {
+fn fds_are_passed_with_their_message() {
     let (server, client) = Pair::messages(PipeMode::Message);
     let (near, far) = UnixStream::pair().unwrap();
     client.send_with_fds(b"uninvited", &[far.as_fd()], PATIENCE).unwrap();
@@ -372,7 +372,7 @@ fn descriptors_go_with_their_message() {
 }
 
 #[test]
-fn a_pair_of_any_origin() {
+fn messages_work_over_socketpair() {
     let (one, other) = UnixStream::pair().unwrap();
     let one = Stream::from_fd(one.into(), PipeMode::Framed).unwrap().into_messages().unwrap();
     let other = Stream::from_fd(other.into(), PipeMode::Framed).unwrap().into_messages().unwrap();
@@ -381,7 +381,7 @@ fn a_pair_of_any_origin() {
 }
 
 #[test]
-fn whoever_waits_for_room_or_for_a_message_does_not_spin() {
+fn waiting_for_space_or_message_does_not_spin() {
     const WAITED: Duration = Duration::from_millis(200);
     const USED_MAX: Duration = Duration::from_millis(20);
     for mode in MODES {

@@ -74,7 +74,7 @@ const A_WHILE: Duration = Duration::from_millis(90);
 const MODES: [PipeMode; 3] = [PipeMode::Byte, PipeMode::Message, PipeMode::Framed];
 
 #[test]
-fn every_statement_has_a_test_or_a_reason_why_not() {
+fn every_statement_has_test_or_reason() {
     let table = include_str!("mod.rs").lines().filter_map(|line| line.strip_prefix("//! | "));
     let mut missing: BTreeSet<u32> = (1..=110).collect();
     for row in table {

@@ -12,8 +12,8 @@ use super::{PATIENCE, Pair, Place, meet, read_exactly, read_to_end, write_all};
 use crate::{kernel, support::alone};
 
 #[test]
-fn p10_fork_that_drops_a_listener_and_its_streams_takes_nothing_from_the_parent() {
-    const NAME: &str = "named::names::p10_fork_that_drops_a_listener_and_its_streams_takes_nothing_from_the_parent";
+fn p10_fork_dropping_listener_and_streams_does_not_affect_parent() {
+    const NAME: &str = "named::names::p10_fork_dropping_listener_and_streams_does_not_affect_parent";
     if !alone(NAME, |spec| spec) {
         return;
     }
@@ -45,7 +45,7 @@ fn p10_fork_that_drops_a_listener_and_its_streams_takes_nothing_from_the_parent(
 }
 
 #[test]
-fn p12_bind_to_a_living_name_is_not_seen_by_its_server() {
+fn p12_bind_to_name_in_use_does_not_reach_its_server() {
     let place = Place::new();
     let server = UnixListener::bind(place.path("one")).unwrap();
     server.set_nonblocking(true).unwrap();
@@ -54,7 +54,7 @@ fn p12_bind_to_a_living_name_is_not_seen_by_its_server() {
 }
 
 #[test]
-fn p12_bind_to_the_name_of_a_server_that_does_not_listen_yet_is_refused() {
+fn p12_bind_to_name_of_server_not_listening_yet_is_rejected() {
     let place = Place::new();
     let bound = kernel::bind_only(&place.path("one"));
     assert!(matches!(Listener::bind(&place.name("one")), Err(ListenError::InUse { .. })));
@@ -63,7 +63,7 @@ fn p12_bind_to_the_name_of_a_server_that_does_not_listen_yet_is_refused() {
 }
 
 #[test]
-fn p16_lock_file_that_cannot_be_opened_is_named_with_its_owner() {
+fn p16_unusable_lock_file_is_reported_with_owner() {
     let place = Place::new();
     fs::create_dir(place.path(".one.lock")).unwrap();
     let error = Listener::bind(&place.name("one")).unwrap_err();
@@ -73,7 +73,7 @@ fn p16_lock_file_that_cannot_be_opened_is_named_with_its_owner() {
 }
 
 #[test]
-fn dotnet_names_follow_dotnets_rule() {
+fn dotnet_names_follow_rules_of_dotnet() {
     let hidden = PipeName::dotnet(".hidden").unwrap();
     assert!(hidden.to_string().ends_with("/CoreFxPipe_.hidden"), "{hidden}");
     let path = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
@@ -86,15 +86,15 @@ fn dotnet_names_follow_dotnets_rule() {
 }
 
 #[test]
-fn dotnet_names_are_in_tmp_where_tmpdir_is_empty() {
-    if alone("named::names::dotnet_names_are_in_tmp_where_tmpdir_is_empty", |spec| spec.env("TMPDIR", "")) {
+fn dotnet_names_are_in_tmp_if_tmpdir_is_empty() {
+    if alone("named::names::dotnet_names_are_in_tmp_if_tmpdir_is_empty", |spec| spec.env("TMPDIR", "")) {
         assert_eq!(PipeName::dotnet("x").unwrap().to_string(), "/tmp/CoreFxPipe_x");
     }
 }
 
 #[test]
-fn dotnet_names_are_below_the_working_directory_where_tmpdir_is_relative() {
-    const NAME: &str = "named::names::dotnet_names_are_below_the_working_directory_where_tmpdir_is_relative";
+fn dotnet_names_are_in_working_directory_if_tmpdir_is_relative() {
+    const NAME: &str = "named::names::dotnet_names_are_in_working_directory_if_tmpdir_is_relative";
     if alone(NAME, |spec| spec.env("TMPDIR", "some/where/")) {
         let expected = std::env::current_dir().unwrap().join("some/where/CoreFxPipe_x");
         assert_eq!(PipeName::dotnet("x").unwrap().path(), Some(expected.as_path()));
@@ -102,7 +102,7 @@ fn dotnet_names_are_below_the_working_directory_where_tmpdir_is_relative() {
 }
 
 #[test]
-fn p02_halves_still_end_their_direction_when_dropped() {
+fn p02_dropped_halves_end_their_direction() {
     let Pair { server, client, .. } = Pair::bytes();
     let (reader, writer) = client.split();
     drop(writer);
