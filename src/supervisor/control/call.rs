@@ -2,15 +2,22 @@
 
 use crate::{
     deadline::Deadline,
-    supervisor::control::{call_span::CallSpan, connection::Link},
+    supervisor::control::{
+        call_span::CallSpan,
+        connection::{Link, Socket, State},
+    },
     sys::this_process::own_pid,
     wire::{
         decode::decode,
-        jsonrpc::error::{Answer, CallError},
+        jsonrpc::{
+            encode,
+            error::{Answer, CallError},
+            request::RpcSender,
+        },
     },
 };
 use crossbeam_channel::{Receiver, Sender};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
 
@@ -45,6 +52,48 @@ impl CallCanceller {
     /// Ends the call with [`CallError::Cancelled`], unless it has its answer already; the worker is told.
     pub fn cancel(&self) {
         drop(self.answered.try_send(Err(CallError::Cancelled)));
+    }
+}
+
+impl Link {
+    pub(crate) fn call<P: Serialize + ?Sized>(
+        self: &Arc<Self>,
+        method: &str,
+        params: &P,
+    ) -> Result<PendingCall, CallError> {
+        let id = self.lock().endpoint.calls.next_id();
+        let line = encode::request(id, method, params).map_err(CallError::Encode)?;
+        self.send_call(id, line)
+    }
+
+    pub(crate) fn send_call(self: &Arc<Self>, id: u64, line: Vec<u8>) -> Result<PendingCall, CallError> {
+        let call = self.begin(&mut self.lock(), id);
+        let sent = self.send_line(line);
+        if sent.is_err() {
+            // Nothing was asked, so there is nothing to take back.
+            self.lock().endpoint.calls.withdraw(id);
+        }
+        sent.map(|()| call)
+    }
+
+    /// A call that waits for others to read its answer.
+    pub(crate) fn begin(self: &Arc<Self>, state: &mut State, id: u64) -> PendingCall {
+        let (answered, answer) = crossbeam_channel::bounded(1);
+        if let Socket::Closed(exit) = &state.socket {
+            drop(answered.try_send(Err(CallError::WorkerExited(exit.clone()))));
+        } else {
+            state.endpoint.calls.wait(id, answered.clone());
+            // The loop reads its answer.
+            state.burst.reset();
+            state.watch();
+        }
+        PendingCall { link: Arc::clone(self), id, answer, answered, span: CallSpan::default(), owner: own_pid() }
+    }
+
+    pub(crate) fn give_up(&self, id: u64) {
+        let cancellation = self.lock().endpoint.abandon(id);
+        // The worker is told, so that it can stop working on it. If that cannot be sent, its answer will be passed over.
+        drop(cancellation.map(|line| self.send_line(line)));
     }
 }
 

@@ -8,16 +8,11 @@ use crate::{
     exit::Exit,
     ids::WorkerId,
     policy::call_burst::CallBurst,
-    supervisor::{
-        control::{call::PendingCall, call_span::CallSpan, reader::Reading},
-        reactor::report::Report,
-        sync::lock,
-    },
+    supervisor::{control::reader::Reading, reactor::report::Report, sync::lock},
     sys::{
         epoll::{Interests, Poller},
         fd_free_stream::FdFreeStream,
         is_shortage, is_transient, socket,
-        this_process::own_pid,
     },
     wire::{
         framing::error::FrameError,
@@ -337,46 +332,6 @@ impl Link {
 
     pub(crate) fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
         self.send_line(encode::notification(method, params).map_err(CallError::Encode)?)
-    }
-
-    pub(crate) fn call<P: Serialize + ?Sized>(
-        self: &Arc<Self>,
-        method: &str,
-        params: &P,
-    ) -> Result<PendingCall, CallError> {
-        let id = self.lock().endpoint.calls.next_id();
-        let line = encode::request(id, method, params).map_err(CallError::Encode)?;
-        self.send_call(id, line)
-    }
-
-    pub(crate) fn send_call(self: &Arc<Self>, id: u64, line: Vec<u8>) -> Result<PendingCall, CallError> {
-        let call = self.begin(&mut self.lock(), id);
-        let sent = self.send_line(line);
-        if sent.is_err() {
-            // Nothing was asked, so there is nothing to take back.
-            self.lock().endpoint.calls.withdraw(id);
-        }
-        sent.map(|()| call)
-    }
-
-    /// A call that waits for others to read its answer.
-    pub(crate) fn begin(self: &Arc<Self>, state: &mut State, id: u64) -> PendingCall {
-        let (answered, answer) = crossbeam_channel::bounded(1);
-        if let Socket::Closed(exit) = &state.socket {
-            drop(answered.try_send(Err(CallError::WorkerExited(exit.clone()))));
-        } else {
-            state.endpoint.calls.wait(id, answered.clone());
-            // The loop reads its answer.
-            state.burst.reset();
-            state.watch();
-        }
-        PendingCall { link: Arc::clone(self), id, answer, answered, span: CallSpan::default(), owner: own_pid() }
-    }
-
-    pub(crate) fn give_up(&self, id: u64) {
-        let cancellation = self.lock().endpoint.abandon(id);
-        // The worker is told, so that it can stop working on it. If that cannot be sent, its answer will be passed over.
-        drop(cancellation.map(|line| self.send_line(line)));
     }
 }
 

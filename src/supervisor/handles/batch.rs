@@ -34,11 +34,14 @@ pub struct WorkerBatch {
     workers: Newcomers,
 }
 
-impl WorkerBatch {
-    pub(crate) fn new(group: WorkerGroup) -> Self {
-        Self { group, workers: Vec::new() }
+impl WorkerGroup {
+    /// Members to be declared together, before any of them starts.
+    pub fn batch(&self) -> WorkerBatch {
+        WorkerBatch { group: self.clone(), workers: Vec::new() }
     }
+}
 
+impl WorkerBatch {
     /// One more member. Its worker can be named by later ones ([`WorkerSpec::depends_on`]).
     ///
     /// # Errors

@@ -7,7 +7,6 @@ use crate::{
         clock::now,
         commands::{Command, FirstStart, GroupCommand, Mailbox, Newcomers, Unanswered},
         handles::{
-            batch::WorkerBatch,
             stop::{RestartHandle, StopHandle},
             worker::Worker,
         },
@@ -156,11 +155,6 @@ impl WorkerGroup {
 
     pub(crate) fn declare(&self, workers: Newcomers, is_awaited: bool) -> Result<Option<FirstStart>, GroupError> {
         self.put(|answer| GroupCommand::AddWorkers { group: self.id(), workers, is_awaited, answer })?
-    }
-
-    /// Members to be declared together, before any of them starts.
-    pub fn batch(&self) -> WorkerBatch {
-        WorkerBatch::new(self.clone())
     }
 
     /// Starts one member of this group or of one within it, which was stopped or has ended, as if it had never failed. One that
