@@ -143,7 +143,7 @@ impl Starter {
 
     /// Whether the calling thread may be the parent of a worker, and of the guard that comes with it.
     pub(crate) fn may_start_here(spec: &WorkerSpec) -> bool {
-        this_process::is_main_thread() || spec.survives && spec.death_signal_or(DEATH_SIGNAL).is_none()
+        this_process::is_main_thread() || spec.outlives_supervisor && spec.death_signal_or(DEATH_SIGNAL).is_none()
     }
 
     pub(crate) fn starts(&self) -> &Arc<Starts> {
@@ -337,8 +337,8 @@ impl Starter {
         let issued = if spec.has_control { Some(self.address(spec)?) } else { None };
         let address = issued.as_ref().map(|issued| &issued.address);
         let control = address.map(ToString::to_string).unwrap_or_default();
-        let token = TreeToken::new(&self.run, id, number, !spec.ends_as_a_whole());
-        if !spec.survives {
+        let token = TreeToken::new(&self.run, id, number, !spec.kills_whole_tree());
+        if !spec.outlives_supervisor {
             self.stand_guard(thread)?;
         }
         let (notices, mut variables) = listen_to_notices(spec, &self.sockets)?;
@@ -384,7 +384,7 @@ impl Starter {
             }
         }
         let LaunchedChild { child, mut ends, .. } = launched?;
-        let leads = child.leads_group() && !spec.survives;
+        let leads = child.leads_group() && !spec.outlives_supervisor;
         let guard_entry = if leads { self.guard.register(child.pid()) } else { None };
         let streams = listen_to(spec, &mut ends);
         let bell = ends.take_reader(BELL);
@@ -435,7 +435,7 @@ impl Starter {
         if !matches!(spec.plan.program, Program::Named(_)) {
             return Ok(Err("not for from_command".into()));
         }
-        if !spec.ends_as_a_whole() {
+        if !spec.kills_whole_tree() {
             return Ok(Err("not for outlive_supervisor, or survivors that are not killed".into()));
         }
         Ok(self.pool.take().and_then(|cgroup| open(cgroup).map_err(|error| error.to_string().into())))

@@ -1,34 +1,33 @@
-//! The settings of a worker for processes that outlive it.
+//! Settings for processes that outlive their worker or their supervisor.
 
 use crate::{policy::survivors::SurvivorPolicy, supervisor::spec::WorkerSpec};
 
 impl WorkerSpec {
-    /// What becomes of processes that outlive it; by default they are [killed](SurvivorPolicy::Kill).
+    /// Sets what happens to descendants that outlive the worker; they are [killed](SurvivorPolicy::Kill) by default.
     ///
     /// With [`Report`](SurvivorPolicy::Report) and [`Ignore`](SurvivorPolicy::Ignore):
     ///
-    /// * When the worker ends by itself, nothing of its tree is killed, also not what is left in its process group.
-    /// * When it is stopped, restarted, dropped with its supervisor, or runs into a limit, its process group is ended with it. A
-    ///   daemon that has left the group (`setsid`, as daemons do) lives on.
-    /// * When the host is killed, the same: the worker and its group are killed, daemons live on.
-    /// * It has no cgroup of its own, since all of a cgroup is killed together: [`cgroup_limit`](Self::cgroup_limit) is refused.
-    /// * The daemon keeps what it has inherited: a captured stream that it holds open is closed after the
-    ///   [drain time](Self::drain_timeout) and named in [`Exit::leaked_streams`](crate::Exit::leaked_streams).
+    /// * When the worker exits by itself, no process of its tree is killed, including its process group.
+    /// * When the worker is stopped or restarted, exceeds a limit, or its supervisor is dropped, its process group is killed, too.
+    ///   Daemons that have left the group with `setsid` keep running.
+    /// * When the host is killed, the worker and its process group are killed; daemons keep running.
+    /// * The worker has no cgroup of its own, since a cgroup is killed as a whole. [`cgroup_limit`](Self::cgroup_limit) conflicts.
+    /// * A daemon may hold captured streams open: they are closed after the [drain timeout](Self::drain_timeout) and reported in [`Exit::leaked_streams`](crate::Exit::leaked_streams).
     #[doc(alias = "KillMode")]
     pub fn survivors(mut self, survivors: SurvivorPolicy) -> Self {
         self.survivors = survivors;
         self
     }
 
-    /// Lets it live on, with all it has started, when the process of its supervisor is killed. Dropping the supervisor ends it
-    /// all the same.
+    /// Keeps the worker and its descendants running when the supervisor's process is killed. Dropping the supervisor still stops
+    /// them.
     pub fn outlive_supervisor(mut self) -> Self {
-        self.survives = true;
+        self.outlives_supervisor = true;
         self
     }
 
-    /// Whether its tree may be killed as a whole, by its cgroup or by the guard.
-    pub(crate) fn ends_as_a_whole(&self) -> bool {
-        !self.survives && self.survivors == SurvivorPolicy::Kill
+    /// Whether the cgroup or the guard may kill the whole tree.
+    pub(crate) fn kills_whole_tree(&self) -> bool {
+        !self.outlives_supervisor && self.survivors == SurvivorPolicy::Kill
     }
 }

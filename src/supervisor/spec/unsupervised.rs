@@ -31,7 +31,7 @@ impl WorkerSpec {
             ("restart", self.restart.can_restart()),
             ("ready", self.ready.is_some()),
             ("watchdog", self.watchdog.is_some()),
-            ("outlive_supervisor", self.survives),
+            ("outlive_supervisor", self.outlives_supervisor),
             ("survivors", self.survivors != SurvivorPolicy::Kill),
         ];
         if let Some((setting, _)) = supervised_only.into_iter().find(|(_, is_set)| *is_set) {
@@ -50,7 +50,7 @@ impl WorkerSpec {
     /// The parent-death signal, or `unset` if the spec does not set it.
     pub(crate) fn death_signal_or(&self, unset: Option<i32>) -> Option<i32> {
         match self.death_signal {
-            DeathSignal::Unset => unset.filter(|_| !self.survives),
+            DeathSignal::Unset => unset.filter(|_| !self.outlives_supervisor),
             DeathSignal::Never => None,
             DeathSignal::Signal(signal) => Some(signal),
         }

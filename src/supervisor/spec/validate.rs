@@ -43,9 +43,9 @@ impl WorkerSpec {
             return Err(SpecError::Conflict { settings: [stream.0, stream.1], reason });
         }
         self.check_health()?;
-        let is_ours = matches!(self.plan.program, Program::Named(_)) && self.ends_as_a_whole();
+        let is_ours = matches!(self.plan.program, Program::Named(_)) && self.kills_whole_tree();
         if !self.cgroup_limits.is_empty() && !is_ours {
-            let other = match (self.survives, self.survivors) {
+            let other = match (self.outlives_supervisor, self.survivors) {
                 (true, _) => "outlive_supervisor",
                 (false, SurvivorPolicy::Report | SurvivorPolicy::Ignore) => "survivors",
                 (false, SurvivorPolicy::Kill) => "from_command",
