@@ -1,5 +1,5 @@
-//! How a child is set up between fork and exec: group, limits, signals, descriptors. Every function of this file is
-//! async-signal-safe: bare system calls, no allocation, no lock. Both ways of spawning use them.
+//! Setup of a child between fork and exec: group, limits, signals, file descriptors. Every function is async-signal-safe: raw system
+//! calls, no allocation, no lock. Used by both ways to spawn.
 
 use super::{pidfd::PidfdHandover, signals::SignalSet, this_process};
 use std::{
@@ -9,7 +9,7 @@ use std::{
     ptr,
 };
 
-/// The step at which a child could not be made.
+/// The step of a spawn that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum SetupStep {
@@ -50,7 +50,6 @@ impl SetupStep {
     }
 }
 
-/// A step and the kernel's reason.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SetupFailure {
     pub(crate) step: SetupStep,
@@ -63,7 +62,7 @@ impl SetupFailure {
     }
 }
 
-/// Whose group and session the child joins.
+/// The change of process group and session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GroupChange {
     None,
@@ -71,7 +70,6 @@ pub(crate) enum GroupChange {
     OwnSession,
 }
 
-/// One limit of setrlimit(2): soft and hard.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rlimit {
     pub(crate) resource: libc::c_int,
@@ -79,43 +77,43 @@ pub(crate) struct Rlimit {
     pub(crate) hard: u64,
 }
 
-/// How the child behaves as a process, whatever program it runs.
+/// Attributes of the child that its program inherits.
 #[derive(Debug, Clone)]
 pub(crate) struct ProcessAttributes {
     pub(crate) group: GroupChange,
-    /// The signal that the child gets when the thread that spawned it ends, and that thread's process.
+    /// The signal sent to the child when the thread that spawned it ends, and the PID of that thread's process.
     pub(crate) death_signal: Option<(libc::c_int, libc::pid_t)>,
     pub(crate) limits: Vec<Rlimit>,
     pub(crate) nice: Option<i32>,
-    /// As `ioprio_set(2)` takes it: a class in the highest bits, a level in the lowest.
+    /// As for `ioprio_set(2)`: the class in the highest bits, the level in the lowest.
     pub(crate) io_priority: Option<i32>,
-    /// A bit for each processor, as `sched_setaffinity(2)` takes them; empty for all.
+    /// A bit mask of processors, as for `sched_setaffinity(2)`; empty for all.
     pub(crate) processors: Vec<libc::c_ulong>,
     pub(crate) umask: Option<u32>,
 }
 
 impl ProcessAttributes {
-    /// Applies everything to the calling process, which is the child. The signal mask is emptied last.
+    /// Applies the attributes to the calling process, the child. Empties the signal mask last.
     pub(crate) fn apply(&self) -> Result<(), SetupFailure> {
         match self.group {
-            // A hook of the user's own `Command` may have called setsid(2), and a session's leader cannot be asked again: it
-            // leads its group too.
-            // SAFETY: setpgid(2) takes two numbers: this process, a group of its own.
+            // A hook of the user's `Command` may have called setsid(2), after which setpgid(2) fails; a session leader already leads its
+            // group.
+            // SAFETY: setpgid(2) takes two numbers: this process, and a new group.
             GroupChange::OwnGroup if !leads_session() => check(SetupStep::Group, unsafe { libc::setpgid(0, 0) })?,
-            // SAFETY: setsid(2) takes nothing. It fails where a user's own `Command` has made the child a group's leader.
+            // SAFETY: setsid(2) takes nothing. It fails if a user's `Command` has made the child a group leader.
             GroupChange::OwnSession if !leads_session() => check(SetupStep::Group, unsafe { libc::setsid() })?,
             GroupChange::None | GroupChange::OwnGroup | GroupChange::OwnSession => {}
         }
         if self.group != GroupChange::None {
-            // A Ctrl-Z of a moment ago would stop it as soon as it unblocks its signals, before its exec, and no SIGCONT to the
-            // group that it has left would ever reach it.
+            // A stop signal sent shortly before would stop the child as soon as it unblocks signals, before its exec, and it has left the
+            // group that receives the SIGCONT.
             discard_pending_signals();
         }
         if let Some((signal, parent)) = self.death_signal {
             let signal = libc::c_ulong::from(signal.unsigned_abs());
             // SAFETY: prctl(2) PR_SET_PDEATHSIG takes a number.
             check(SetupStep::DeathSignal, unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) })?;
-            // The parent may have died before the line above: then the signal never comes, and we end by ourselves.
+            // If the parent ended before the line above, the signal is never sent, so the spawn fails.
             // SAFETY: getppid(2) takes nothing and cannot fail.
             if unsafe { libc::getppid() } != parent {
                 return Err(SetupFailure { step: SetupStep::DeathSignal, errno: libc::ESRCH });
@@ -123,8 +121,8 @@ impl ProcessAttributes {
         }
         for limit in &self.limits {
             let value = libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard };
-            // prlimit(2) raw, since the type of `resource` differs between the C libraries.
-            // SAFETY: reads `value`, which outlives the call; the null pointer says that the old value is not wanted.
+            // Raw prlimit(2), since the type of `resource` differs between C libraries.
+            // SAFETY: reads `value`, which outlives the call; the null pointer means that the old value is not returned.
             let result = unsafe {
                 libc::syscall(
                     libc::SYS_prlimit64,
@@ -137,7 +135,7 @@ impl ProcessAttributes {
             check(SetupStep::Limit, result)?;
         }
         if let Some(nice) = self.nice {
-            // SAFETY: setpriority(2) raw, for the type of `which`: three numbers, 0 meaning this process.
+            // SAFETY: raw setpriority(2), for the type of `which`: three numbers, 0 meaning this process.
             check(SetupStep::Nice, unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) })?;
         }
         if let Some(priority) = self.io_priority {
@@ -148,7 +146,7 @@ impl ProcessAttributes {
         }
         if !self.processors.is_empty() {
             let bytes = size_of_val(self.processors.as_slice());
-            // SAFETY: sched_setaffinity(2) reads `bytes` bytes at the pointer, which the vector has; 0 means this thread.
+            // SAFETY: sched_setaffinity(2) reads `bytes` bytes at the pointer, the size of the vector's contents; 0 means this thread.
             let set = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, self.processors.as_ptr()) };
             check(SetupStep::Processors, set)?;
         }
@@ -160,8 +158,8 @@ impl ProcessAttributes {
         Ok(())
     }
 
-    /// Has a `Command` apply this in its child, and mark every other descriptor close-on-exec: what the fast way closes.
-    /// Hooks run in the order they were added, so a later one can still grant descriptors.
+    /// Makes the child of a `Command` apply this and mark every other descriptor close-on-exec, instead of closing it as the direct way
+    /// does. Hooks run in the order in which they were added, so a later one can still pass descriptors.
     pub(crate) fn add_to(self, command: &mut Command, handover: &PidfdHandover) {
         let child_end = handover.child_end();
         let hook = move || {
@@ -170,51 +168,50 @@ impl ProcessAttributes {
             PidfdHandover::send_own(child_end);
             self.apply().map_err(|failure| io::Error::from_raw_os_error(failure.errno))
         };
-        // SAFETY: the hook runs between fork and exec and is made of async-signal-safe calls only; an `io::Error` from an
-        // errno does not allocate. `self` is dropped in the parent, with the command.
+        // SAFETY: the hook runs between fork and exec and makes async-signal-safe calls only; an `io::Error` from an errno does not
+        // allocate. `self` is dropped in the parent, with the command.
         unsafe { command.pre_exec(hook) };
     }
 }
 
 fn leads_session() -> bool {
-    // SAFETY: getsid(2) takes a number, 0 meaning this process, and cannot fail for that.
     this_process::session() == this_process::own_pid()
 }
 
-/// The result of a call in the child.
+/// Checks the result of a system call in the child.
 pub(crate) fn check(step: SetupStep, result: impl Into<i64>) -> Result<(), SetupFailure> {
     if result.into() == -1 { Err(SetupFailure::last(step)) } else { Ok(()) }
 }
 
 pub(crate) fn errno() -> i32 {
-    // Reads the C library's errno; no allocation.
+    // Reads errno without allocating.
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-/// All signals back to their default action. exec(2) resets the caught ones but keeps the ignored ones, and until then a
-/// handler of the host must not run in the child.
+/// Resets all signals to their default action. exec(2) resets caught signals but keeps ignored ones, and before exec no handler of the
+/// host must run in the child.
 pub(crate) fn reset_signal_handlers() {
     const SIGNALS: libc::c_int = 64;
     const SET_BYTES: usize = 8;
-    // The kernel's own structure, which has at most so many bytes on our machines; all zero is SIG_DFL without flags.
+    // The kernel's structure, at most this large on the supported machines; all zero is SIG_DFL without flags.
     let default = [0_u64; 4];
     for signal in 1..=SIGNALS {
-        // Raw, since the C library refuses its own two signals, and glibc's posix_spawn(3) leaves them ignored: whoever
-        // started the host may have passed that on. SIGKILL and SIGSTOP are refused and need no reset.
-        // SAFETY: rt_sigaction(2) reads `default`; the null pointer says that the old action is not wanted.
+        // Raw, since the C library refuses its own two signals, which glibc's posix_spawn(3) leaves ignored: the host may have
+        // inherited that. SIGKILL and SIGSTOP are refused and need no reset.
+        // SAFETY: rt_sigaction(2) reads `default`; the null pointer means that the old action is not returned.
         unsafe {
             libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null_mut::<u64>(), SET_BYTES);
         }
     }
 }
 
-/// What was sent to this process, or to a group of which it was one, and is blocked still.
+/// Discards blocked signals that were sent to this process or to its former group.
 fn discard_pending_signals() {
     const SET_BYTES: usize = 8;
     let (all, at_once) = (u64::MAX, libc::timespec { tv_sec: 0, tv_nsec: 0 });
     loop {
-        // Raw: the C library leaves its own two signals out.
-        // SAFETY: rt_sigtimedwait(2) reads the set and the time; the null pointer says that no details are wanted.
+        // Raw: the C library excludes its own two signals.
+        // SAFETY: rt_sigtimedwait(2) reads the set and the time; the null pointer means that the details are not returned.
         let signal = unsafe {
             libc::syscall(
                 libc::SYS_rt_sigtimedwait,
@@ -230,26 +227,26 @@ fn discard_pending_signals() {
     }
 }
 
-/// A copy of a descriptor at `least` or above.
+/// Duplicates a descriptor to `least` or above.
 pub(crate) fn duplicate_above(descriptor: RawFd, least: RawFd) -> Result<RawFd, ()> {
     // SAFETY: fcntl(2) F_DUPFD_CLOEXEC takes numbers.
     let copy = unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, least) };
     if copy == -1 { Err(()) } else { Ok(copy) }
 }
 
-/// Puts a copy of `source` at the number `target`, to survive exec; where they are the same only the flag is cleared.
+/// Duplicates `source` to `target` without close-on-exec; if they are equal, clears the flag.
 pub(crate) fn place(source: RawFd, target: RawFd) -> Result<(), ()> {
     let result = if source == target {
         // SAFETY: fcntl(2) F_SETFD takes numbers.
         unsafe { libc::fcntl(source, libc::F_SETFD, 0) }
     } else {
-        // SAFETY: dup2(2) takes two numbers; what was open at `target` in the child is meant to be replaced.
+        // SAFETY: dup2(2) takes two numbers; what is open at `target` in the child is to be replaced.
         unsafe { libc::dup2(source, target) }
     };
     if result == -1 { Err(()) } else { Ok(()) }
 }
 
-/// Closes every descriptor but `keep`, which comes sorted.
+/// Closes every descriptor except `keep`, which is sorted.
 pub(crate) fn close_all_but(keep: &(impl Iterator<Item = RawFd> + Clone)) {
     let mut first = 0;
     for kept in keep.clone() {
@@ -277,12 +274,12 @@ fn mark_all_close_on_exec() {
 
 /// `close_range(2)`, Linux 5.9.
 fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> Result<(), ()> {
-    // SAFETY: takes three numbers; in the child no descriptor in the range is ours to keep.
+    // SAFETY: takes three numbers; the child owns no descriptor in the range.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     if result == -1 { Err(()) } else { Ok(()) }
 }
 
-/// What kernels without `close_range` leave us.
+/// The fallback for kernels without `close_range`.
 fn close_each_but(keep: &(impl Iterator<Item = RawFd> + Clone)) {
     each_open_descriptor(|descriptor| {
         if !keep.clone().any(|kept| kept == descriptor) {
@@ -292,11 +289,11 @@ fn close_each_but(keep: &(impl Iterator<Item = RawFd> + Clone)) {
 }
 
 fn close(descriptor: RawFd) {
-    // SAFETY: close(2) takes a number; we are the child, and nobody there owns descriptors but the program to come.
+    // SAFETY: close(2) takes a number; in the child no value owns the descriptor.
     unsafe { libc::close(descriptor) };
 }
 
-/// Calls `visit` for every open descriptor: the numbers in /proc/self/fd, or where there is no /proc every possible one.
+/// Calls `visit` for every open descriptor: those in /proc/self/fd, or every possible number if there is no /proc.
 fn each_open_descriptor(mut visit: impl FnMut(RawFd)) {
     // SAFETY: open(2) reads a C string.
     let directory =
@@ -308,11 +305,11 @@ fn each_open_descriptor(mut visit: impl FnMut(RawFd)) {
     }
     let mut entries = [0_u8; 4096];
     loop {
-        // SAFETY: getdents64(2) writes at most so many bytes into a buffer of that size.
+        // SAFETY: getdents64(2) writes at most the given number of bytes, the size of the buffer.
         let filled = unsafe { libc::syscall(libc::SYS_getdents64, directory, entries.as_mut_ptr(), entries.len()) };
         let Ok(filled @ 1..) = usize::try_from(filled) else { break };
         let mut at = 0;
-        // A record is ino u64, off u64, length u16, type u8, then the name with a final NUL.
+        // A record is ino u64, off u64, length u16, type u8, then the NUL-terminated name.
         while let Some(&[low, high]) = entries.get(at + 16..at + 18).filter(|_| at < filled) {
             let length = usize::from(u16::from_ne_bytes([low, high]));
             let found = entries.get(at + 19..at + length).and_then(number);
@@ -342,15 +339,15 @@ mod tests {
     use std::{collections::BTreeSet, fs::File, os::fd::AsRawFd};
 
     #[test]
-    fn every_step_comes_back_from_its_code() {
+    fn step_codes_round_trip() {
         for step in SetupStep::ALL {
             assert_eq!(SetupStep::from_code(step.code()), Some(step));
         }
-        assert_eq!(SetupStep::from_code(0), None, "0 means that nothing failed");
+        assert_eq!(SetupStep::from_code(0), None, "0 means no failure");
     }
 
     #[test]
-    fn the_walk_without_close_range_finds_what_is_open() {
+    fn fallback_walk_finds_open_descriptors() {
         let files: Vec<File> = (0..300).map(|_| File::open("/dev/null").unwrap()).collect();
         let mut found = BTreeSet::new();
         each_open_descriptor(|descriptor| {
@@ -362,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_descriptors_are_numbers() {
+    fn descriptor_names_are_numbers() {
         assert_eq!(number(b"17\0\0"), Some(17));
         assert_eq!(number(b"..\0"), None);
         assert_eq!(number(b"\0"), None);

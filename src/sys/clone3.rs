@@ -1,8 +1,8 @@
-//! clone3(2) into a cgroup, with a stack of the child's own.
+//! clone3(2) into a cgroup, on a separate stack.
 //!
-//! The C library's clone(3) has no place for a cgroup, and its syscall(3) cannot be used with another stack: the child
-//! would return into a frame that its stack does not have. So the few instructions around the call stand here. To move a
-//! child afterwards instead, by writing into `cgroup.procs`, would leave it a moment in which to fork.
+//! The C library's clone(3) has no argument for a cgroup, and syscall(3) cannot be used with another stack: the child would return
+//! into a frame that does not exist on that stack. So the call is written in assembly. Moving a child afterwards, by writing to
+//! `cgroup.procs`, would leave time for a fork.
 
 use super::pidfd::PidFd;
 use std::{
@@ -11,10 +11,10 @@ use std::{
     os::fd::{FromRawFd, OwnedFd, RawFd},
 };
 
-/// What the child runs; it never comes back.
+/// The child's function, which does not return.
 pub(super) type Entry = extern "C" fn(*mut libc::c_void) -> libc::c_int;
 
-/// The child's stack, whose top is `base` plus `bytes`, a multiple of 16.
+/// The child's stack. Its top, `base` plus `bytes`, is a multiple of 16.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StackRange {
     pub(super) base: *mut libc::c_void,
@@ -41,21 +41,20 @@ struct Arguments {
 
 const _: () = assert!(size_of::<Arguments>() == 88, "CLONE_ARGS_SIZE_VER2");
 
-/// Makes a child that shares our memory until it execs or exits, as `clone::clone` does, but is born in the cgroup. Tells
-/// its pid and its pidfd.
+/// Clones a child as `clone::clone` does, into the cgroup. Returns its PID and pidfd.
 ///
-/// The errors of a kernel or a sandbox that does not know this: `ENOSYS`, `EPERM`, `E2BIG`, `EINVAL`. Those of the cgroup:
-/// `EACCES` (not ours), `EBUSY` (it passes controllers on), `ENODEV` (removed), `EOPNOTSUPP` (its domain is invalid).
+/// Errors of a kernel or sandbox without support: `ENOSYS`, `EPERM`, `E2BIG`, `EINVAL`. Errors of the cgroup: `EACCES` (not delegated),
+/// `EBUSY` (controllers are enabled for its children), `ENODEV` (removed), `EOPNOTSUPP` (its domain is invalid).
 ///
 /// # Safety
 ///
-/// `entry` must be async-signal-safe and must not return; `order` must be what it expects; the stack must belong to this
-/// call alone and be writable; every signal must be blocked.
+/// `entry` must be async-signal-safe and must not return; `context` must be valid for it; the stack must be writable and not in use;
+/// every signal must be blocked.
 pub(super) unsafe fn spawn_into(
     cgroup: RawFd,
     stack: StackRange,
     entry: Entry,
-    order: *mut libc::c_void,
+    context: *mut libc::c_void,
 ) -> io::Result<(libc::pid_t, PidFd)> {
     let mut pidfd: RawFd = -1;
     let arguments = Arguments {
@@ -72,15 +71,15 @@ pub(super) unsafe fn spawn_into(
         cgroup: u64::from(cgroup.unsigned_abs()),
     };
     debug_assert!(stack.base.addr().wrapping_add(stack.bytes).is_multiple_of(16), "both ABIs ask for that");
-    // SAFETY: what this function's caller promises is what `enter` asks for; `arguments` and `pidfd` live until it returns.
-    let result = unsafe { enter(&raw const arguments, entry, order) };
+    // SAFETY: the caller guarantees what `enter` requires; `arguments` and `pidfd` outlive the call.
+    let result = unsafe { enter(&raw const arguments, entry, context) };
     let pid = match libc::pid_t::try_from(result) {
         Ok(pid @ 1..) => pid,
-        // The kernel's own form of errors: -1 to -4095.
+        // The kernel returns errors as -1 to -4095.
         negative => return Err(io::Error::from_raw_os_error(negative.map_or(libc::EINVAL, i32::wrapping_neg))),
     };
-    // SAFETY: the kernel has just opened it for us, close-on-exec: CLONE_INTO_CGROUP is younger than CLONE_PIDFD, so a
-    // kernel that has let the call pass has written it.
+    // SAFETY: the kernel has just opened it, close-on-exec: CLONE_INTO_CGROUP is newer than CLONE_PIDFD, so a kernel that accepts
+    // the call writes it.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok((pid, PidFd::from(pidfd)))
 }
@@ -93,18 +92,18 @@ fn address(pointer: *mut libc::c_void) -> u64 {
     pointer.expose_provenance() as u64
 }
 
-/// The call itself. In the child it goes on with `entry(order)` on the new stack, which is empty and aligned; in the parent
-/// it returns the kernel's answer.
+/// Makes the call. The child continues with `entry(context)` on the new, empty and aligned stack; in the parent this returns the kernel's
+/// result.
 ///
 /// # Safety
 ///
-/// As `spawn_into`; `arguments` must be a whole `Arguments` that ask for a new stack.
+/// As `spawn_into`; `arguments` must be complete and specify a new stack.
 #[cfg(target_arch = "x86_64")]
-unsafe fn enter(arguments: *const Arguments, entry: Entry, order: *mut libc::c_void) -> i64 {
+unsafe fn enter(arguments: *const Arguments, entry: Entry, context: *mut libc::c_void) -> i64 {
     let result: i64;
-    // SAFETY: syscall changes rax, rcx and r11 and leaves everything else as it is, in the parent and in the child (Intel
-    // SDM, syscall; psABI A.2). Only the child, where rax is 0, runs the lines up to `2:`, on its own stack: `call` pushes
-    // there, and the parent's frame is not touched. The frame pointer of 0 ends a debugger's walk.
+    // SAFETY: syscall changes only rax, rcx and r11, in the parent and in the child (Intel SDM, syscall; psABI A.2). Only the child,
+    // where rax is 0, runs the lines up to `2:`, on its own stack: `call` pushes there, and the parent's frame is not touched. The
+    // frame pointer of 0 ends a backtrace.
     unsafe {
         asm!(
             "syscall",
@@ -118,7 +117,7 @@ unsafe fn enter(arguments: *const Arguments, entry: Entry, order: *mut libc::c_v
             inlateout("rax") libc::SYS_clone3 => result,
             in("rdi") arguments,
             in("rsi") size_of::<Arguments>(),
-            in("r8") order,
+            in("r8") context,
             in("r9") entry,
             lateout("rcx") _,
             lateout("r11") _,
@@ -134,10 +133,10 @@ unsafe fn enter(arguments: *const Arguments, entry: Entry, order: *mut libc::c_v
 ///
 /// As above.
 #[cfg(target_arch = "aarch64")]
-unsafe fn enter(arguments: *const Arguments, entry: Entry, order: *mut libc::c_void) -> i64 {
+unsafe fn enter(arguments: *const Arguments, entry: Entry, context: *mut libc::c_void) -> i64 {
     let result: i64;
-    // SAFETY: svc #0 changes x0 and leaves every other register as it is, in the parent and in the child (arm64 syscall
-    // ABI). Only the child, where x0 is 0, runs the lines up to `2:`; what it changes there is its own copy.
+    // SAFETY: svc #0 changes only x0, in the parent and in the child (arm64 syscall ABI). Only the child, where x0 is 0, runs the lines
+    // up to `2:`; what it changes there is its own copy.
     unsafe {
         asm!(
             "svc #0",
@@ -149,7 +148,7 @@ unsafe fn enter(arguments: *const Arguments, entry: Entry, order: *mut libc::c_v
             "2:",
             inlateout("x0") arguments => result,
             in("x1") size_of::<Arguments>(),
-            in("x2") order,
+            in("x2") context,
             in("x3") entry,
             in("x8") libc::SYS_clone3,
             options(nostack),
@@ -158,7 +157,7 @@ unsafe fn enter(arguments: *const Arguments, entry: Entry, order: *mut libc::c_v
     result
 }
 
-/// On other machines there is no cgroup from birth.
+/// Not implemented for other machines: a child cannot be cloned into a cgroup there.
 ///
 /// # Safety
 ///

@@ -1,5 +1,5 @@
-//! Keeps execvp(3) from running with `/bin/sh` what the kernel does not run: a script without a `#!` line, an empty file, an
-//! executable of another machine. glibc does that on ENOEXEC; musl, and what starts a program by execve(2), do not.
+//! Prevents execvp(3) from running with `/bin/sh` what the kernel cannot execute: a script without a `#!` line, an empty file, an
+//! executable for another machine. glibc does that on ENOEXEC; musl, and programs that use execve(2), do not.
 
 use super::clone::CStringArray;
 use rustix::fs::{Mode, OFlags, SeekFrom};
@@ -11,7 +11,7 @@ use std::{
     process::Command,
 };
 
-/// The number of this machine in an ELF header.
+/// The ELF machine number of this machine.
 const MACHINE: Option<u16> = if cfg!(target_arch = "x86_64") {
     Some(libc::EM_X86_64)
 } else if cfg!(target_arch = "aarch64") {
@@ -20,19 +20,19 @@ const MACHINE: Option<u16> = if cfg!(target_arch = "x86_64") {
     None
 };
 
-/// The files that execvp(3) would try, in its order, and what they would be run with.
+/// An attempt to execute the files that execvp(3) would try, in the same order.
 #[derive(Debug)]
 pub(crate) struct ExecAttempt {
     candidates: Vec<CString>,
     arguments: Vec<*const libc::c_char>,
     environment: Vec<*const libc::c_char>,
-    /// What the pointers point into.
+    /// The buffers that the pointers refer to.
     _texts: [CStringArray; 2],
 }
 
-// SAFETY: the pointers point into texts that this value owns, does not change, and keeps on the heap when it moves.
+// SAFETY: the pointers refer to buffers that this value owns, does not change, and keeps on the heap when it moves.
 unsafe impl Send for ExecAttempt {}
-// SAFETY: as above; sharing it only reads.
+// SAFETY: as above; shared access only reads.
 unsafe impl Sync for ExecAttempt {}
 
 impl ExecAttempt {
@@ -45,15 +45,15 @@ impl ExecAttempt {
         }
     }
 
-    /// Has the child of a `Command` make the attempt just before its own: the last hook to be added.
+    /// Makes the child of a `Command` call this just before its own exec: add it as the last hook.
     pub(crate) fn add_to(self, command: &mut Command) {
         let hook = move || self.make();
         // SAFETY: the hook runs between fork and exec and makes system calls only; an `io::Error` from an errno does not allocate.
         unsafe { command.pre_exec(hook) };
     }
 
-    /// Fails where execvp(3) would turn to the shell. It leaves to that what the kernel certainly runs, since a `Command` does not
-    /// tell the name that it gives its program (`arg0`), and what fails for another reason, since that fails there too.
+    /// Fails where execvp(3) would run the shell. Leaves files that the kernel certainly executes to execvp(3), since a `Command` does not
+    /// reveal the `arg0` of its program, and also files that fail for another reason, since execvp(3) fails there too.
     fn make(&self) -> io::Result<()> {
         for file in &self.candidates {
             if is_native(file) {
@@ -71,7 +71,7 @@ impl ExecAttempt {
     }
 }
 
-/// Whether the file is a whole executable of this machine: what the kernel looks at before it runs one. False where it cannot be read.
+/// Whether the file is a complete executable for this machine, as the kernel checks before running it. False if it cannot be read.
 fn is_native(file: &CStr) -> bool {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let Ok(file) = rustix::fs::open(file, flags, Mode::empty()) else { return false };
@@ -81,7 +81,7 @@ fn is_native(file: &CStr) -> bool {
     is_whole && is_native_header(&header, bytes)
 }
 
-/// By the header of an ELF file (`Elf64_Ehdr` of elf.h) and the length of the file.
+/// Checks the header of an ELF file (`Elf64_Ehdr` of elf.h) against the length of the file.
 fn is_native_header(header: &[u8; size_of::<libc::Elf64_Ehdr>()], bytes: u64) -> bool {
     let u16_at = |at| header[at..].first_chunk().map_or(0, |field| u16::from_ne_bytes(*field));
     let u64_at = |at| header[at..].first_chunk().map_or(0, |field| u64::from_ne_bytes(*field));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_executable_of_this_machine_is_native() {
+    fn complete_executable_of_this_machine_is_native() {
         let own = std::env::current_exe().unwrap();
         assert!(native(&own));
         let bytes = fs::read(own).unwrap();

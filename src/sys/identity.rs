@@ -1,7 +1,7 @@
-//! Whose rights a thread has: all ids of one thread, taken one way, and what that does to the process.
+//! User and group ids of one thread, and the effect of changing them on the process.
 //!
-//! glibc's `setuid` and its sisters change every thread. The kernel's own calls change the calling thread only, and so do those
-//! of `rustix::thread`.
+//! The C library's `setuid` and similar functions change every thread. The kernel's calls change the calling thread only, and so do
+//! the functions of `rustix::thread`.
 
 use rustix::{
     process::{DumpableBehavior, Gid, Pid, Uid},
@@ -16,12 +16,12 @@ use std::{
 
 use super::cvt;
 
-/// Everything that decides what a thread may do, apart from capabilities.
+/// The ids that determine the permissions of a thread, apart from capabilities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadIds {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// Sorted, without doubles.
+    /// Sorted and without duplicates.
     pub(crate) groups: Vec<u32>,
 }
 
@@ -33,13 +33,13 @@ impl ThreadIds {
     }
 }
 
-/// The ids the kernel looks at when this thread opens a file.
+/// The effective user id of the calling thread.
 pub(crate) fn effective_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// The user and the group id that stand for all that have no number in our user namespace, as `user_namespaces(7)` tells; none
-/// where every id has one: there they are ids as any others, Debian's `nobody` and `nogroup`.
+/// The overflow user and group ids, which stand for ids without a mapping in this user namespace (`user_namespaces(7)`). `None` if every
+/// id is mapped: then these are ordinary ids, Debian's `nobody` and `nogroup`.
 pub(crate) fn overflow_ids() -> (Option<u32>, Option<u32>) {
     let read = |path: String| std::fs::read_to_string(path).ok();
     let overflow = |kind: &str| {
@@ -53,10 +53,10 @@ pub(crate) fn overflow_ids() -> (Option<u32>, Option<u32>) {
     (overflow("uid"), overflow("gid"))
 }
 
-/// Gives the calling thread these ids for good: groups, then all three group ids, then all three user ids, then no
-/// capability. What is right already is left alone, so that equal ids need no privilege.
+/// Permanently gives the calling thread these ids: supplementary groups, then all three group ids, then all three user ids. Then drops
+/// all capabilities. Ids that are already right are not set, so that equal ids need no privilege.
 ///
-/// Meant for a thread that ends soon. On failure the thread may have some of the ids: it must end, too.
+/// For a thread that ends soon. After a failure the thread may have some of the ids, and must end.
 pub(crate) fn become_for_good(ids: &ThreadIds) -> io::Result<()> {
     let unchanged_root = ids.uid == 0 && user_ids()? == [0; 3];
     if groups()? != ids.groups {
@@ -71,20 +71,20 @@ pub(crate) fn become_for_good(ids: &ThreadIds) -> io::Result<()> {
         let uid = Uid::from_raw(ids.uid);
         rustix::thread::set_thread_res_uid(uid, uid, uid)?;
     }
-    // A server that is not root but has CAP_SETUID would keep all its capabilities: the kernel's rule is about uid 0 only. Root
-    // that serves root stays what it is.
+    // A server that is not root but has CAP_SETUID would keep its capabilities: the kernel drops them only on a change from uid 0.
+    // Root serving root keeps them.
     if !unchanged_root {
         drop_capabilities()?;
     }
     if are(ids)? { Ok(()) } else { Err(io::Error::other("the kernel accepted the ids, and shows others")) }
 }
 
-/// Whether the calling thread has these ids already, all of them.
+/// Whether the calling thread already has all of these ids.
 pub(crate) fn are(ids: &ThreadIds) -> io::Result<bool> {
     Ok(user_ids()? == [ids.uid; 3] && group_ids()? == [ids.gid; 3] && groups()? == ids.groups)
 }
 
-/// Permitted, effective and inheritable; the ambient ones go with the permitted ones.
+/// Drops the permitted, effective and inheritable capabilities. The ambient ones go with the permitted ones.
 fn drop_capabilities() -> io::Result<()> {
     let none = CapabilitySet::empty();
     Ok(rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
@@ -104,20 +104,20 @@ fn group_ids() -> io::Result<[u32; 3]> {
     Ok([real, effective, saved])
 }
 
-/// Sorted, without doubles.
+/// Sorted and without duplicates.
 fn groups() -> io::Result<Vec<u32>> {
     let groups = rustix::process::getgroups()?.into_iter().map(Gid::as_raw).collect();
     Ok(ThreadIds::new(0, 0, groups).groups)
 }
 
-/// How many threads have foreign ids now, and the flag that the process had before the first of them.
+/// The number of threads with foreign ids, and the dumpable flag of the process before the first of them.
 static UNDUMPABLE: Mutex<(usize, DumpableBehavior)> = Mutex::new((0, DumpableBehavior::NotDumpable));
 
-/// While one of these lives nobody without privilege may trace this process or read its memory.
+/// While a value exists, unprivileged processes may not trace this process or read its memory.
 ///
-/// A thread that takes a client's ids is, for ptrace(2), the client's: without this the client could attach to it and, as
-/// threads share their memory, own the whole server. The kernel clears the flag by itself when the ids change, and never sets
-/// it again: the last of these does, and must be dropped after its thread has ended.
+/// For ptrace(2), a thread that takes a client's ids belongs to the client: it could attach to the thread and, as threads share
+/// memory, control the whole server. The kernel clears the flag when the ids change and never sets it again. The last value restores
+/// it, and must be dropped after its thread has ended.
 #[derive(Debug)]
 pub(crate) struct Undumpable(());
 
@@ -137,27 +137,27 @@ impl Drop for Undumpable {
     fn drop(&mut self) {
         let mut state = UNDUMPABLE.lock().unwrap_or_else(PoisonError::into_inner);
         state.0 -= 1;
-        // 2 (only root may read a dump) cannot be set; the kernel has made it of /proc/sys/fs/suid_dumpable, and 0 is stricter.
+        // 2 (dump readable by root only) cannot be set; the kernel derives it from /proc/sys/fs/suid_dumpable, and 0 is stricter.
         if state.0 == 0 && state.1 == DumpableBehavior::Dumpable {
-            // 1 is always allowed.
+            // Setting 1 never fails.
             rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap_or_default();
         }
     }
 }
 
-/// The number of the calling thread.
+/// The id of the calling thread.
 pub(crate) fn thread_id() -> i32 {
     Pid::as_raw(Some(rustix::thread::gettid()))
 }
 
-/// Whether the kernel has forgotten a thread of this process. Joining a thread comes a moment before that.
+/// Whether a thread of this process has been released by the kernel, which happens shortly after it can be joined.
 pub(crate) fn thread_has_ended(id: i32) -> bool {
     let process = c_long::from(std::process::id().cast_signed());
-    // SAFETY: tgkill(2) takes numbers; signal 0 only asks.
+    // SAFETY: tgkill(2) takes numbers; signal 0 only checks for existence.
     unsafe { libc::syscall(libc::SYS_tgkill, process, c_long::from(id), 0) == -1 }
 }
 
-/// The name that belongs to a user id, as the system's user database has it. May ask a network service and wait for it.
+/// The name of a user id in the user database. Can query a network service and block.
 pub(crate) fn user_name(uid: u32) -> io::Result<Option<String>> {
     let mut text = vec![0_u8; 1024];
     loop {
@@ -169,15 +169,15 @@ pub(crate) fn user_name(uid: u32) -> io::Result<Option<String>> {
         match code {
             0 if found.is_null() => return Ok(None),
             0 => {
-                // SAFETY: a non-null `found` points at `entry`, which is filled.
+                // SAFETY: a non-null `found` points to `entry`, which is initialised.
                 let entry = unsafe { entry.assume_init() };
-                // SAFETY: `pw_name` ends in NUL and lies in `text`, which still lives.
+                // SAFETY: `pw_name` ends in NUL and lies in `text`, which is alive.
                 let name = unsafe { CStr::from_ptr(entry.pw_name) };
                 return Ok(Some(name.to_string_lossy().into_owned()));
             }
             libc::ERANGE if length < 1 << 20 => text.resize(length * 2, 0),
             libc::EINTR => {}
-            // getpwuid_r(3) lists what systems answer for "no such user".
+            // Errors that getpwuid_r(3) lists for "no such user".
             libc::ENOENT | libc::ESRCH | libc::EBADF | libc::EPERM => return Ok(None),
             code => return Err(io::Error::from_raw_os_error(code)),
         }

@@ -1,4 +1,4 @@
-//! pidfd: a process that cannot be mistaken for another, however often its number is used again. See `pidfd_open(2)`.
+//! `pidfd_open(2)` and related calls: a reference to one process, unaffected by the reuse of PIDs.
 
 use super::{
     cvt, fd, kill, retry,
@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-/// A descriptor of one process; readable once the process has ended.
+/// A pidfd; readable once the process has ended.
 #[derive(Debug)]
 pub(crate) struct PidFd(OwnedFd);
 
@@ -32,15 +32,14 @@ pub(crate) enum WaitStatus {
         signal: i32,
         core_dumped: bool,
     },
-    /// Somebody else took the status, or the host ignores SIGCHLD, and the kernel is too old to tell it twice.
+    /// Other code took the status, or the host ignores SIGCHLD, and the kernel is too old to return the status twice.
     Unknown,
 }
 
-/// What the kernel tells of a process that has ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reaped {
     pub(crate) ending: WaitStatus,
-    /// Nothing where the status was taken by somebody else.
+    /// `None` if other code took the status.
     pub(crate) usage: Option<RawUsage>,
 }
 
@@ -57,26 +56,26 @@ pub(crate) struct RawUsage {
 }
 
 impl PidFd {
-    /// Opens a child that is not reaped yet.
+    /// Opens a child that is not reaped.
     pub(crate) fn open(pid: libc::pid_t) -> io::Result<Self> {
         let pid = Pid::from_raw(pid).ok_or(Errno::INVAL)?;
         Ok(Self::from(rustix::process::pidfd_open(pid, PidfdFlags::empty())?))
     }
 
-    /// Sends a signal; ESRCH when the process is gone. Where the call itself is refused, see [`is_send_denied`].
+    /// Sends a signal; `ESRCH` if the process is gone. If the call itself is denied, see [`is_send_denied`].
     pub(crate) fn signal(&self, signal: libc::c_int) -> io::Result<()> {
         send(self.0.as_raw_fd(), signal, 0)
     }
 
-    /// Sends a signal to the process group that this child leads; ESRCH when it leads none.
+    /// Sends a signal to the process group that this child leads; `ESRCH` if it leads none.
     ///
-    /// The kernel (Linux 6.9) keeps the group's identity in the descriptor: it finds the group also when its leader was reaped, and
-    /// never another one. Before that, the group is signalled by its number, while the leader is not reaped.
+    /// Since Linux 6.9 the kernel finds the group by the pidfd, even after its leader was reaped. Before that, the group is signalled
+    /// by its number while the leader is not reaped.
     pub(crate) fn signal_group(&self, leader: libc::pid_t, signal: libc::c_int) -> io::Result<()> {
         const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2; // linux/pidfd.h
         match send(self.0.as_raw_fd(), signal, PIDFD_SIGNAL_PROCESS_GROUP) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) || is_send_denied(&error) => {
-                // kill(2) gives -1 and our own group a meaning of their own.
+                // kill(2) gives -1 and this process's own group a special meaning.
                 if leader <= 1 || leader == own_pid() {
                     return Err(io::Error::from_raw_os_error(libc::EINVAL));
                 }
@@ -86,7 +85,7 @@ impl PidFd {
         }
     }
 
-    /// Sends a signal to this child; by its number where the call is denied.
+    /// Sends a signal to this child; by its PID if the call is denied.
     pub(crate) fn signal_child(&self, number: libc::pid_t, signal: libc::c_int) -> io::Result<()> {
         match self.signal(signal) {
             Err(error) if is_send_denied(&error) => self.kill_unreaped(number, number, signal),
@@ -94,7 +93,7 @@ impl PidFd {
         }
     }
 
-    /// A child keeps its number until it is reaped, by whatever part of this program.
+    /// A child keeps its PID until any code of this process reaps it.
     fn kill_unreaped(&self, number: libc::pid_t, target: libc::pid_t, signal: libc::c_int) -> io::Result<()> {
         if number > 1 && self.is_unreaped() {
             kill::kill(target, signal)
@@ -103,18 +102,18 @@ impl PidFd {
         }
     }
 
-    /// Whether this process still has its number: it is a child that is not reaped.
+    /// Whether the process still has its PID: it is a child that is not reaped.
     pub(crate) fn is_unreaped(&self) -> bool {
         self.waitid(libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
             .is_ok_and(|reaped| reaped.is_none_or(|it| it.usage.is_some()))
     }
 
-    /// Takes the status of an ended process, or `None` while it runs. Never blocks.
+    /// Takes the status of an ended process; `None` while it runs. Never blocks.
     pub(crate) fn reap(&self) -> io::Result<Option<Reaped>> {
         self.waitid(libc::WEXITED | libc::WNOHANG)
     }
 
-    /// Waits for the end, however long, and takes the status.
+    /// Waits without limit for the process to end, and takes the status.
     pub(crate) fn wait_and_reap(&self) -> io::Result<Option<Reaped>> {
         self.waitid(libc::WEXITED)
     }
@@ -123,7 +122,7 @@ impl PidFd {
         let mut info: MaybeUninit<libc::siginfo_t> = MaybeUninit::zeroed();
         let mut usage: MaybeUninit<libc::rusage> = MaybeUninit::zeroed();
         let waited = retry(|| {
-            // The raw call has a fifth argument that the C library hides: the resource use of this child alone.
+            // The raw call has a fifth argument that the C library lacks: the resource usage of this child.
             // SAFETY: waitid(2) writes one siginfo and one rusage into memory of that size.
             let result = unsafe {
                 libc::syscall(
@@ -144,9 +143,9 @@ impl PidFd {
             }
             Err(error) => return Err(error),
         }
-        // SAFETY: zeroed, then perhaps written by the kernel: both are valid.
+        // SAFETY: zeroed, then possibly written by the kernel; both are valid.
         let info = unsafe { info.assume_init() };
-        // SAFETY: for a siginfo of waitid(2), or one of zeroes, this field is the one in use.
+        // SAFETY: in a siginfo of waitid(2), or one of zeroes, this field is the active one.
         let (pid, status) = (unsafe { info.si_pid() }, unsafe { info.si_status() });
         if pid == 0 {
             return Ok(None);
@@ -160,7 +159,7 @@ impl PidFd {
         Ok(Some(Reaped { ending, usage: Some(RawUsage::from(&usage)) }))
     }
 
-    /// `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux 6.15: the wait status, also after somebody else took it.
+    /// `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux 6.15: returns the status even after other code took it.
     fn status_taken_by_others(&self) -> WaitStatus {
         const PIDFD_GET_INFO: u64 = 0xC040_FF0B; // _IOWR(0xFF, 11, 64 bytes), linux/pidfd.h
         const PIDFD_INFO_EXIT: u32 = 1 << 3; // in the lower half of the mask
@@ -168,7 +167,7 @@ impl PidFd {
         const EXIT_CODE_WORD: usize = 15; // struct pidfd_info: mask u64, cgroupid u64, 11 numbers of 32 bits, then exit_code
         let mut info = [0_u32; 16];
         info[MASK_WORD] = PIDFD_INFO_EXIT;
-        // SAFETY: the ioctl reads and writes the 64 bytes that its number names, and the array has 64.
+        // SAFETY: the ioctl reads and writes 64 bytes, as its number encodes, and the array has 64.
         let result = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO as _, info.as_mut_ptr()) };
         if result == -1 || info[MASK_WORD] & PIDFD_INFO_EXIT == 0 {
             return WaitStatus::Unknown;
@@ -189,7 +188,7 @@ fn send(descriptor: RawFd, signal: libc::c_int, flags: libc::c_uint) -> io::Resu
     cvt(i32::try_from(result).unwrap_or(-1)).map(drop)
 }
 
-/// Takes the status of a zombie: ECHILD where it is not this process's. By its number where pidfds are denied: a zombie keeps that.
+/// Reaps a zombie; `ECHILD` if it is not a child of this process. Uses the PID if pidfds are denied: a zombie keeps its PID.
 pub(crate) fn reap_zombie(pid: libc::pid_t) -> io::Result<()> {
     match PidFd::open(pid) {
         Ok(pidfd) => pidfd.reap().map(drop),
@@ -201,42 +200,42 @@ pub(crate) fn reap_zombie(pid: libc::pid_t) -> io::Result<()> {
     }
 }
 
-/// A descriptor to be closed when others are needed.
+/// A file descriptor that reserves a number until it is needed.
 pub(crate) fn placeholder() -> io::Result<OwnedFd> {
     Ok(fs::File::open("/dev/null")?.into())
 }
 
-/// Why `pidfd_open` cannot be used: a seccomp filter (older container profiles), or a kernel before 5.3. It is asked again each time:
-/// no answer is kept, since a filter can be added at any time.
+/// Why `pidfd_open` is denied: a seccomp filter (older container profiles), or a kernel before 5.3. Not cached, since a filter can be
+/// added at any time.
 pub(crate) fn open_denial() -> Option<io::Error> {
-    // The kernel itself says ESRCH: no number of a process is as large.
+    // Without a filter the kernel returns ESRCH: no PID is that large.
     PidFd::open(libc::pid_t::MAX).err().filter(is_denial)
 }
 
-/// The same of `pidfd_send_signal`.
+/// Why `pidfd_send_signal` is denied.
 pub(crate) fn send_denial() -> Option<io::Error> {
-    // The kernel itself refuses this descriptor with EBADF.
+    // Without a filter the kernel returns EBADF.
     send(-1, 0, 0).err().filter(is_denial)
 }
 
-/// Whether a process could not be opened since that is denied.
+/// Whether `pidfd_open` failed because it is denied.
 pub(crate) fn is_open_denied(error: &io::Error) -> bool {
     is_denial(error) && open_denial().is_some()
 }
 
-/// Whether a refused signal was refused by a filter, and not since the process belongs to another user.
+/// Whether a signal was refused by a filter, as opposed to the permissions of the process.
 pub(crate) fn is_send_denied(error: &io::Error) -> bool {
     is_denial(error) && send_denial().is_some()
 }
 
-/// What seccomp filters answer, as container runtimes write them: their default errno, or that of a call that does not exist.
+/// The errors that seccomp filters of container runtimes return: their default errno, or that of a missing call.
 fn is_denial(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS))
 }
 
 impl From<OwnedFd> for PidFd {
-    /// In a host that has closed them, 0, 1 and 2 are free; a child that inherits them must not find this. Where there is no
-    /// other number left it stays: a process without its pidfd would be worse.
+    /// Moves a descriptor below 3 up, as in a host that has closed 0, 1 or 2: a child would inherit it as a standard stream. If no
+    /// number is free it stays, since losing the process would be worse.
     fn from(descriptor: OwnedFd) -> Self {
         let lifted = if descriptor.as_raw_fd() < 3 { fd::duplicate(descriptor.as_fd(), 3).ok() } else { None };
         Self(lifted.unwrap_or(descriptor))
@@ -268,10 +267,10 @@ impl From<&libc::rusage> for RawUsage {
     }
 }
 
-/// A way for a forked child to hand its parent a pidfd of itself.
+/// Transfers a pidfd from a forked child to its parent.
 ///
-/// `pidfd_open` by the parent would be too late in a host that ignores SIGCHLD: a child that ended at once is gone, and its
-/// number may be somebody else's. Where `pidfd_open` is denied the kernel (Linux 6.5) adds a pidfd of the sender to the message.
+/// `pidfd_open` in the parent would be too late if the host ignores SIGCHLD: a child that ended immediately is gone, and its PID may
+/// be reused. If `pidfd_open` is denied, the kernel (Linux 6.5) attaches a pidfd of the sender to the message.
 #[derive(Debug)]
 pub(crate) struct PidfdHandover {
     parent: UnixDatagram,
@@ -282,20 +281,20 @@ impl PidfdHandover {
     pub(crate) fn new() -> io::Result<Self> {
         let (parent, child) = UnixDatagram::pair()?;
         if open_denial().is_some() {
-            // Refused by older kernels: then the child cannot be held at all, and its start fails.
+            // Older kernels refuse this: then the child cannot be pinned, and its start fails.
             drop(socket::receive_pidfd(parent.as_fd()));
         }
         Ok(Self { parent, child })
     }
 
-    /// What the child needs of it.
+    /// The descriptor that the child uses.
     pub(crate) fn child_end(&self) -> RawFd {
         self.child.as_raw_fd()
     }
 
-    /// In the child, between fork and exec: async-signal-safe. A failure is for the parent to notice.
+    /// Called in the child between fork and exec: async-signal-safe. The parent notices a failure.
     pub(crate) fn send_own(child_end: RawFd) {
-        // SAFETY: the forked child has the parent's descriptors, this one among them, until exec.
+        // SAFETY: until exec the forked child has the parent's descriptors, this one among them.
         let child_end = unsafe { BorrowedFd::borrow_raw(child_end) };
         let byte = [IoSlice::new(&[0])];
         let sent = match rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()) {
@@ -305,7 +304,7 @@ impl PidfdHandover {
         drop(sent);
     }
 
-    /// In the parent, once the child runs its program. Nothing where the child could not send.
+    /// Called in the parent once the child has executed its program. `None` if the child could not send.
     pub(crate) fn receive(&self) -> Option<PidFd> {
         let received = socket::receive_message(self.parent.as_fd(), &mut [0], RecvAction::Descriptors).ok()?;
         received.descriptors.into_iter().next().map(PidFd::from)

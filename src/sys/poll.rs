@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_beyond_the_clock_is_for_ever() {
+    fn timeout_beyond_the_clock_is_infinite() {
         assert!(Deadline::after_now(Duration::MAX).remaining().is_none());
         let soon = Deadline::after_now(Duration::from_secs(1));
         assert!(soon.or(Deadline::NEVER).remaining().is_some());

@@ -1,4 +1,4 @@
-//! Local sockets (unix(7)): streams and whole messages, who is at the other end, and what the kernel still holds.
+//! Local sockets (unix(7)): streams and messages, peer credentials, ancillary data.
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
@@ -26,20 +26,20 @@ const SO_PASSPIDFD: i32 = 76;
 const SO_PEERPIDFD: i32 = 77;
 const SCM_PIDFD: i32 = 4; // linux/socket.h
 
-/// The longest path that fits into an address, without its final NUL.
+/// The longest path in an address, without its final NUL.
 pub(crate) const PATH_BYTES_MAX: usize = 107;
 
-/// What the kernel adds to a message within the send buffer (the room of `sendmsg` is `SO_SNDBUF - 32`, in `af_unix.c`).
+/// Kernel overhead of a message in the send buffer (`sendmsg` accepts `SO_SNDBUF - 32` bytes, in `af_unix.c`).
 const MESSAGE_OVERHEAD_BYTES: usize = 32;
 
-/// The kernel wants one piece of memory for each message, and no piece is larger than 4 MiB and a little.
+/// The kernel allocates each message in one piece, of 4 MiB and a little at most.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SocketType {
-    /// Bytes without borders.
+    /// A byte stream.
     Stream,
-    /// Messages whose borders the kernel keeps.
+    /// A sequence of messages (`SOCK_SEQPACKET`).
     Messages,
 }
 
@@ -52,21 +52,21 @@ impl SocketType {
     }
 }
 
-/// Where a local socket lives.
+/// The address of a local socket.
 #[derive(Clone)]
 pub(crate) struct SocketAddress(SocketAddrUnix);
 
 impl SocketAddress {
-    /// `ENAMETOOLONG` from 108 bytes on.
+    /// Fails with `ENAMETOOLONG` from 108 bytes on.
     pub(crate) fn path(path: &Path) -> io::Result<Self> {
-        // The kernel would take one byte more, without a NUL behind it.
+        // The kernel would accept one byte more, without a final NUL.
         if path.as_os_str().len() > PATH_BYTES_MAX {
             return Err(Errno::NAMETOOLONG.into());
         }
         Ok(Self(SocketAddrUnix::new(path)?))
     }
 
-    /// A name that no file stands for, and that every user of the network namespace can reach.
+    /// An abstract name: no file, reachable by every user of the network namespace.
     pub(crate) fn abstract_name(name: &[u8]) -> io::Result<Self> {
         Ok(Self(SocketAddrUnix::new_abstract_name(name)?))
     }
@@ -80,19 +80,19 @@ pub(crate) fn bind(socket: BorrowedFd<'_>, address: &SocketAddress) -> io::Resul
     Ok(rustix::net::bind(socket, &address.0)?)
 }
 
-/// The kernel cuts the backlog down to `/proc/sys/net/core/somaxconn`. From now on `accept` never waits: only we hold the socket.
+/// The kernel limits the backlog to `/proc/sys/net/core/somaxconn`. Makes the socket nonblocking, so that `accept` never blocks.
 pub(crate) fn listen(socket: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
     fd::set_nonblocking(socket)?;
     Ok(rustix::net::listen(socket, i32::try_from(backlog).unwrap_or(i32::MAX))?)
 }
 
-/// Waits for a place in the backlog as long as [`set_send_timeout`] said, then fails with `EAGAIN`.
+/// Waits up to [`set_send_timeout`] for room in the backlog, then fails with `EAGAIN`.
 pub(crate) fn connect(socket: BorrowedFd<'_>, address: &SocketAddress) -> io::Result<()> {
-    // A local connect that a signal interrupts has done nothing, so it can be called again.
+    // A local connect that a signal interrupts has had no effect and can be repeated.
     Ok(retry_on_intr(|| rustix::net::connect(socket, &address.0))?)
 }
 
-/// The next client in the backlog, close-on-exec; `None` if there is none. Its reads and writes wait, unless told otherwise.
+/// Accepts the next connection, close-on-exec and blocking; `None` if none is pending.
 pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     match retry_on_intr(|| rustix::net::accept_with(listener, SocketFlags::CLOEXEC)) {
         Ok(socket) => fd::dup_above(socket, 3).map(Some),
@@ -101,17 +101,17 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// What the file of a socket that is bound afterwards may be used for, minus the umask.
+/// The mode of the file that a later bind creates, minus the umask.
 pub(crate) fn set_file_mode(socket: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::fchmod(socket, Mode::from_raw_mode(mode))?)
 }
 
-/// How long a blocking `connect` or send waits; zero is for ever.
+/// The timeout of a blocking `connect` or send; zero is none.
 pub(crate) fn set_send_timeout(socket: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_socket_timeout(socket, Timeout::Send, not_zero(timeout))?)
 }
 
-/// How long [`receive_waiting`] waits; zero is for ever.
+/// The timeout of [`receive_waiting`]; zero is none.
 pub(crate) fn set_receive_timeout(socket: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_socket_timeout(socket, Timeout::Recv, not_zero(timeout))?)
 }
@@ -120,25 +120,25 @@ fn not_zero(timeout: Duration) -> Option<Duration> {
     (!timeout.is_zero()).then_some(timeout)
 }
 
-/// Every message that is received from now on brings its sender's ids: an empty one then differs from the end of the stream.
-/// Sockets that a listener accepts have it from the listener.
+/// Attaches the sender's ids to every message received from now on, which distinguishes an empty message from the end of the stream.
+/// Accepted sockets inherit this from the listener.
 pub(crate) fn receive_credentials(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_socket_passcred(socket, true)?)
 }
 
-/// Every message that is received from now on brings a pidfd of its sender, among its descriptors. Linux 6.5.
+/// Attaches a pidfd of the sender to every message received from now on. Linux 6.5.
 pub(super) fn receive_pidfd(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, SO_PASSPIDFD, &1_i32)
 }
 
-/// Bytes of kernel memory that may be on their way to the other side.
+/// The limit of unread bytes on their way to the peer, in bytes of kernel memory.
 pub(crate) fn send_buffer(socket: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(rustix::net::sockopt::socket_send_buffer_size(socket)?)
 }
 
-/// The kernel doubles the number, and cuts it down to twice `/proc/sys/net/core/wmem_max` for those without `CAP_NET_ADMIN`.
+/// The kernel doubles the number, and without `CAP_NET_ADMIN` limits it to twice `/proc/sys/net/core/wmem_max`.
 pub(crate) fn set_send_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
-    // The kernel doubles within 31 bits.
+    // Doubled by the kernel within 31 bits.
     let bytes = bytes.min(i32::MAX as usize / 2);
     Ok(match rustix::net::sockopt::set_socket_send_buffer_size_force(socket, bytes) {
         Err(Errno::PERM | Errno::ACCESS) => rustix::net::sockopt::set_socket_send_buffer_size(socket, bytes),
@@ -146,17 +146,17 @@ pub(crate) fn set_send_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Resul
     }?)
 }
 
-/// The longest message that this socket can send.
+/// The longest message that this socket can send, in bytes.
 pub(crate) fn message_limit(socket: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(send_buffer(socket)?.saturating_sub(MESSAGE_OVERHEAD_BYTES).min(MESSAGE_BYTES_MAX))
 }
 
-/// The error that waits to be reported, and forgets it: `ECONNRESET` when the other side left without reading everything.
+/// Takes the pending error: `ECONNRESET` if the peer closed the connection with unread data.
 pub(crate) fn take_error(socket: BorrowedFd<'_>) -> io::Result<Option<io::Error>> {
     Ok(rustix::net::sockopt::socket_error(socket)?.err().map(io::Error::from))
 }
 
-/// `None` for what is not a local socket of one of our two types.
+/// `None` for a socket of another domain or type.
 pub(crate) fn socket_type(socket: BorrowedFd<'_>) -> io::Result<Option<SocketType>> {
     if rustix::net::sockopt::socket_domain(socket)? != AddressFamily::UNIX {
         return Ok(None);
@@ -165,34 +165,34 @@ pub(crate) fn socket_type(socket: BorrowedFd<'_>) -> io::Result<Option<SocketTyp
     Ok([SocketType::Stream, SocketType::Messages].into_iter().find(|one| one.number() == kind))
 }
 
-/// `NotConnected` for a socket that has no other side yet.
+/// Fails with `NotConnected` if the socket has no peer.
 pub(crate) fn check_connected(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::net::getpeername(socket).map(drop)?)
 }
 
-/// Who is at the other end: a client as it was when it connected, a server as it was when it began to listen.
+/// Credentials of a peer: of a client when it connected, of a server when it called listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Credentials {
-    /// 0 for a process that has no number in our namespace.
+    /// 0 for a process outside of this PID namespace.
     pub(crate) pid: i32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
 }
 
-/// rustix has a type for this in which a number of a process is never 0.
+/// Not through rustix, whose type excludes a PID of 0.
 pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
     let mut raw = libc::ucred { pid: 0, uid: 0, gid: 0 };
     get_option(socket, libc::SO_PEERCRED, &mut raw)?;
     Ok(Credentials { pid: raw.pid, uid: raw.uid, gid: raw.gid })
 }
 
-/// The supplementary groups that belong to [`peer_credentials`].
+/// The supplementary groups of the peer, as of [`peer_credentials`].
 pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups = vec![0_u32; 64];
     loop {
         let mut length = bytes_of(groups.as_slice());
         let pointer = groups.as_mut_ptr().cast();
-        // SAFETY: getsockopt(2) writes at most `length` bytes, which is what the vector has, and one length.
+        // SAFETY: getsockopt(2) writes at most `length` bytes, the size of the vector's contents, and one length.
         let answer = cvt(unsafe {
             libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PEERGROUPS, pointer, &raw mut length)
         });
@@ -202,19 +202,19 @@ pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
                 groups.truncate(count);
                 return Ok(groups);
             }
-            // The kernel has told how many there are.
+            // The kernel has returned the count.
             Err(error) if error.raw_os_error() == Some(libc::ERANGE) && count > groups.len() => groups.resize(count, 0),
             Err(error) => return Err(error),
         }
     }
 }
 
-/// A handle on the very process that [`peer_credentials`] names, however often its number was used again. `None` where the
-/// kernel (before 6.5) cannot, or where the process has been reaped.
+/// A pidfd of the process in [`peer_credentials`]; `None` if the kernel lacks support (before 6.5), or if the process has been
+/// reaped.
 pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     let mut number = -1_i32;
     match get_option(socket, SO_PEERPIDFD, &mut number) {
-        // SAFETY: the kernel made this number a moment ago, close-on-exec and for us alone.
+        // SAFETY: the kernel has just opened this descriptor, close-on-exec, and it has no other owner.
         Ok(()) if number >= 0 => fd::dup_above(unsafe { OwnedFd::from_raw_fd(number) }, 3).map(Some),
         Ok(()) => Ok(None),
         Err(error) => match error.raw_os_error() {
@@ -234,7 +234,7 @@ fn bytes_of<T: ?Sized>(value: &T) -> libc::socklen_t {
     libc::socklen_t::try_from(size_of_val(value)).unwrap_or(libc::socklen_t::MAX)
 }
 
-/// `T` must be a type of which any bytes are a value: the callers use integers and structures of integers.
+/// `T` must be valid for any bytes: the callers use integers and structures of integers.
 pub(super) fn get_option<T: Copy>(socket: BorrowedFd<'_>, option: i32, value: &mut T) -> io::Result<()> {
     let mut length = bytes_of(value);
     let pointer = std::ptr::from_mut(value).cast();
@@ -242,7 +242,7 @@ pub(super) fn get_option<T: Copy>(socket: BorrowedFd<'_>, option: i32, value: &m
     cvt(unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, pointer, &raw mut length) }).map(drop)
 }
 
-/// Ends one direction or both, for every holder of the socket, and wakes whoever waits in a call on it.
+/// Shuts down one direction or both, for every holder of the socket. Blocked calls return.
 pub(crate) fn shutdown(socket: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
     let how = match how {
         Shutdown::Read => rustix::net::Shutdown::Read,
@@ -252,7 +252,7 @@ pub(crate) fn shutdown(socket: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> 
     Ok(rustix::net::shutdown(socket, how)?)
 }
 
-/// Both directions have ended: the other side has closed its socket, or each side has ended one direction.
+/// Whether both directions are shut down: the peer has closed its socket, or each side has shut down one direction.
 pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
     let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
     let at_once = Timespec::default();
@@ -260,21 +260,21 @@ pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(asked.iter().any(|socket| socket.revents().contains(PollFlags::HUP)))
 }
 
-/// Reads what is there, and never waits. Descriptors that come along are closed by the kernel, unseen.
+/// Reads what is available. Never blocks. The kernel closes descriptors that were sent along.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let (bytes, _) = retry_on_intr(|| rustix::net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT))?;
     Ok(bytes)
 }
 
-/// Reads what is there, and waits for the first of it, as long as [`set_receive_timeout`] said; then it is `WouldBlock`, as
-/// also on a socket that its owner has made non-blocking. A signal ends it: the kernel would count from the beginning again.
+/// Reads what is available, and blocks up to [`set_receive_timeout`] for the first byte; then it fails with `WouldBlock`, as it does
+/// at once on a nonblocking socket. Fails after a signal, since the kernel would restart the timeout.
 pub(crate) fn receive_waiting(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let (bytes, _) = rustix::net::recv(socket, buffer, RecvFlags::empty())?;
     Ok(bytes)
 }
 
-/// How much of a message [`receive`] would read, which stays there; `None` if more came along than a sender, which has room where
-/// a socket has [`receive_credentials`].
+/// How many bytes [`receive`] would read, without consuming them; `None` if ancillary data other than the sender is attached. The
+/// sender is expected if [`receive_credentials`] was called.
 pub(super) fn look(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: RecvMode) -> io::Result<Option<usize>> {
     let seen = peek(socket, buffer, wait, 0)?;
     if seen.is_none() && rustix::net::sockopt::socket_passcred(socket) == Ok(true) {
@@ -286,11 +286,11 @@ pub(super) fn look(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: RecvMode) ->
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RecvMode {
     Nonblocking,
-    /// As [`receive_waiting`] does.
+    /// As [`receive_waiting`].
     Blocking,
 }
 
-/// `None` if more came along than there is room for. The kernel looks no further than to the first bytes with descriptors.
+/// `None` if the ancillary data exceeds `room`. The kernel stops at the first bytes that descriptors are attached to.
 pub(super) fn peek(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -304,7 +304,8 @@ pub(super) fn peek(
     Ok((got.flags & libc::MSG_CTRUNC == 0).then_some(got.bytes))
 }
 
-/// Sends the pieces as one, and never waits. Never raises SIGPIPE. The descriptors go with the first byte; at most 253.
+/// Sends the slices as one message. Never blocks and never raises SIGPIPE. The descriptors, at most 253, are attached to the first
+/// byte.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     pieces: &[IoSlice<'_>],
@@ -312,7 +313,7 @@ pub(crate) fn send(
 ) -> io::Result<usize> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     if let ([piece], []) = (pieces, descriptors) {
-        // What most calls are: the kernel has half as much to copy and to check.
+        // The common case: the kernel copies and checks half as much.
         return Ok(retry_on_intr(|| rustix::net::send(socket, piece, flags))?);
     }
     let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
@@ -323,44 +324,44 @@ pub(crate) fn send(
     Ok(retry_on_intr(|| rustix::net::sendmsg(socket, pieces, &mut control, flags))?)
 }
 
-/// What a call of [`receive_message`] brought.
+/// A message from [`receive_message`].
 #[derive(Debug)]
 pub(crate) struct ReceivedDatagram {
-    /// All of the message, also where the buffer was shorter; 0 for an empty message and for the end of the stream.
+    /// The length of the whole message, even if the buffer was shorter; 0 for an empty message and at the end of the stream.
     pub(crate) bytes: usize,
-    /// Whoever sent it: an empty message has a sender, the end of the stream has none. Needs [`receive_credentials`].
+    /// Present for an empty message, absent at the end of the stream. Needs [`receive_credentials`].
     pub(crate) sender: Option<Credentials>,
-    /// Close-on-exec; empty unless asked for.
+    /// Close-on-exec. Empty unless [`RecvAction::Descriptors`] was requested.
     pub(crate) descriptors: Vec<OwnedFd>,
 }
 
-/// What to do with the message that is first in the queue.
+/// What [`receive_message`] does with the next message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RecvAction {
-    /// Leave it there and only look.
+    /// Leave it in the queue.
     Peek,
-    /// Take it; the kernel closes the descriptors that came along, unseen.
+    /// Take it; the kernel closes the attached descriptors.
     Bytes,
-    /// Take it and its descriptors.
+    /// Take it and the attached descriptors.
     Descriptors,
 }
 
-/// Takes or looks at one message, and never waits. On a stream: the bytes that are there.
+/// Takes or peeks at one message; of a stream, the available bytes. Never blocks.
 pub(crate) fn receive_message(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     take: RecvAction,
 ) -> io::Result<ReceivedDatagram> {
     let mut control = [0; CONTROL_BYTES];
-    // Room for the sender alone makes the kernel drop what follows it. (A stream has no sender; there 32 bytes would take four
-    // descriptors in.)
+    // With room for the sender only, the kernel discards what follows it. (On a stream, which has no sender, these 32 bytes would
+    // admit four descriptors.)
     let room = if take == RecvAction::Descriptors { CONTROL_BYTES } else { SENDER_BYTES };
     let control = control.get_mut(..room).unwrap_or_default();
     let peek = if take == RecvAction::Peek { libc::MSG_PEEK } else { 0 };
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC | libc::MSG_TRUNC | peek;
     let got = retry(|| receive_with_control(socket, buffer, control, flags))?;
     let (sender, descriptors) = take_control(control.get(..got.control_bytes).unwrap_or_default());
-    // In a host that has closed them, 0, 1 and 2 are free.
+    // In a host that has closed 0, 1 or 2, a received descriptor would get that number.
     let descriptors = descriptors.into_iter().map(|one| fd::dup_above(one, 3)).collect::<io::Result<_>>()?;
     Ok(ReceivedDatagram { bytes: got.bytes, sender, descriptors })
 }
@@ -369,14 +370,14 @@ const DESCRIPTORS_MAX: usize = 253; // SCM_MAX_FD
 const SENDER_BYTES: usize = 32; // CMSG_SPACE(sizeof(struct ucred)) with an 8-byte size_t
 const CONTROL_BYTES: usize = SENDER_BYTES + 16 + DESCRIPTORS_MAX * 4 + 4;
 
-/// What a call of recvmsg(2) has written.
+/// The results of recvmsg(2).
 struct Filled {
     bytes: usize,
     control_bytes: usize,
     flags: libc::c_int,
 }
 
-/// recvmsg(2), whose ancillary data rustix takes apart without `SCM_PIDFD`: the descriptor in it would be lost.
+/// recvmsg(2). Not through rustix, which skips `SCM_PIDFD` and so would leak the descriptor in it.
 fn receive_with_control(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -384,20 +385,20 @@ fn receive_with_control(
     flags: libc::c_int,
 ) -> io::Result<Filled> {
     let mut piece = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: all zero is a `struct msghdr` without a name, pieces and ancillary data.
+    // SAFETY: all zero is a `struct msghdr` without name, buffers and ancillary data.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     (message.msg_iov, message.msg_iovlen) = (&raw mut piece, 1);
     (message.msg_control, message.msg_controllen) = (control.as_mut_ptr().cast(), control.len() as _);
-    // SAFETY: recvmsg(2) writes to the one piece and to the control buffer, at most as much as their lengths say.
+    // SAFETY: recvmsg(2) writes to the buffer and to the control buffer, at most their lengths.
     let bytes = cvt_size(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })?;
     Ok(Filled { bytes, control_bytes: message.msg_controllen as _, flags: message.msg_flags })
 }
 
-/// Takes all descriptors into ownership, so that none is lost whatever else is in there.
+/// Takes ownership of all descriptors, so that none leaks.
 fn take_control(mut control: &[u8]) -> (Option<Credentials>, Vec<OwnedFd>) {
     const WORD: usize = size_of::<usize>();
     let (mut sender, mut descriptors) = (None, Vec::new());
-    // As the kernel writes it: `size_t` length of all, level, type, and the data, each message at a multiple of a word.
+    // The kernel's layout: total length as `size_t`, level, type and data; each message starts at a multiple of a word.
     while let Some((length, rest)) = control.split_first_chunk::<WORD>()
         && let Some((level, rest)) = rest.split_first_chunk()
         && let Some((kind, _)) = rest.split_first_chunk()
@@ -412,10 +413,10 @@ fn take_control(mut control: &[u8]) -> (Option<Credentials>, Vec<OwnedFd>) {
                     sender = Some(Credentials { pid, uid, gid: u32::from_ne_bytes(*gid) });
                 }
             }
-            // A pidfd is one number; negative where the sender is gone.
+            // A pidfd is one number, negative if the sender is gone.
             (libc::SOL_SOCKET, libc::SCM_RIGHTS | SCM_PIDFD) => {
                 let numbers = numbers.iter().map(|number| i32::from_ne_bytes(*number));
-                // SAFETY: the kernel has installed this number for us a moment ago.
+                // SAFETY: the kernel has just installed this descriptor for this process.
                 descriptors
                     .extend(numbers.filter(|number| *number >= 0).map(|one| unsafe { OwnedFd::from_raw_fd(one) }));
             }

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn p11_a_broken_pipe_is_an_error_and_no_signal() {
+    fn p11_broken_pipe_is_an_error_without_signal() {
         with_sigpipe_blocked(|| {
             for end in &broken() {
                 for write in [write, write_with_signal_blocked] {
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn p11_a_signal_of_the_hosts_stays_pending() {
+    fn p11_pending_signal_of_host_stays_pending() {
         with_sigpipe_blocked(|| {
             raise_sigpipe();
             for end in &broken() {
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn p11_the_signal_mask_is_what_it_was() {
+    fn p11_write_restores_signal_mask() {
         let before = SignalSet::empty().block();
         let (mut reader, writer) = os_pipe::pipe().unwrap();
         assert_eq!(write_with_signal_blocked(writer.as_fd(), b"ab").unwrap(), 2);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_knows_the_flag_needs_one_call() {
+    fn kernel_with_nosignal_flag_needs_one_call() {
         let (_reader, writer) = os_pipe::pipe().unwrap();
         match write_without_signal(writer.as_fd(), b"x") {
             Ok(written) => assert_eq!(written, 1),

@@ -127,7 +127,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// During exec a process has no code yet (`load_elf_binary` in fs/binfmt_elf.c sets that after the environment), and the end of
+    /// During exec a process has no code yet (`load_elf_binary` in `fs/binfmt_elf.c` sets that after the environment), and the end of
     /// its environment is not final.
     fn has_environment(&self) -> Option<bool> {
         /// include/linux/sched.h
