@@ -576,7 +576,7 @@ fn p15_cancel_ends_pending_calls_without_data_loss() {
 /// Looks again and again.
 #[track_caller]
 fn within_reach(what: &str, is_so: impl FnMut() -> bool) {
-    assert!(crate::support::comes_true(is_so), "not within the deadline: {what}");
+    assert!(crate::support::becomes_true(is_so), "not within the deadline: {what}");
 }
 
 // What only this library promises.

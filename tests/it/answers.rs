@@ -1,7 +1,7 @@
 //! Calls while something else goes on: a consumer that receives nothing, a worker that says too much. The test is the worker, at
 //! the other end of the socket.
 
-use crate::support::{DEADLINE, FIXTURE, Story, Way, alone, comes_true, switches};
+use crate::support::{DEADLINE, FIXTURE, Story, Way, alone, becomes_true, switches};
 use pipewright::{
     CallError, EventKind, OutputMode, Pass, Readiness, StdinMode, Supervisor, Watchdog, Worker, WorkerSpec,
     events::FrameErrorKind,
@@ -72,7 +72,7 @@ fn paused(supervisor: &Supervisor, worker: &Worker) {
         let workers = supervisor.status().workers;
         workers.iter().any(|status| status.worker == worker.id() && status.is_paused)
     };
-    assert!(comes_true(is_paused), "it is still read: {:#?}", supervisor.status());
+    assert!(becomes_true(is_paused), "it is still read: {:#?}", supervisor.status());
 }
 
 #[test]

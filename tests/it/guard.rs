@@ -1,8 +1,8 @@
 //! Promise 9 when the host is killed: nobody of any tree is left within a second.
 
 use crate::support::{
-    Chance, DEADLINE, FIXTURE, Story, Way, alone, carriers, cgroups_of, children, comes_true, may_make_cgroups,
-    read_to_end, wait_gone, wait_nobody,
+    Chance, DEADLINE, FIXTURE, Story, Way, alone, becomes_true, carriers, cgroups_of, children, may_make_cgroups,
+    read_to_end, wait_all_gone, wait_gone,
 };
 use pipewright::{
     Exit, OutputMode, Process, ProcessGroup, StdinMode, Worker, WorkerSpec, limits::ResourceLimit,
@@ -101,8 +101,8 @@ impl Host {
     }
 
     #[track_caller]
-    fn wait_nobody(&self) {
-        wait_nobody(|| self.offspring());
+    fn wait_all_gone(&self) {
+        wait_all_gone(|| self.offspring());
     }
 
     /// A guard that had just begun is not among those who were seen, and the cgroup is the last thing that it removes.
@@ -134,7 +134,7 @@ fn guards_of(host: u32) -> Vec<u32> {
 /// yet.
 #[track_caller]
 pub(crate) fn guard_of(host: u32) -> u32 {
-    assert!(comes_true(|| !guards_of(host).is_empty()), "no guard among {:?}", children(host));
+    assert!(becomes_true(|| !guards_of(host).is_empty()), "no guard among {:?}", children(host));
     guards_of(host)[0]
 }
 
@@ -154,7 +154,7 @@ fn kill_hostile(setting: Setting<'_>, contained: &str, number: u64) -> Duration 
     let rest = read_to_end(output.get_ref());
     let took = now() - began;
     assert_eq!(String::from_utf8_lossy(&rest), "", "{setting:?}");
-    host.wait_nobody();
+    host.wait_all_gone();
     wait_gone(guard);
     host.wait_no_cgroup();
     took
@@ -240,13 +240,13 @@ fn kill_one(level: &str, round: u64, after: Duration) -> (Duration, Duration) {
     let guards = host.guards();
     let began = now();
     host.kill();
-    host.wait_nobody();
+    host.wait_all_gone();
     let mut nobody = now() - began;
     guards.into_iter().for_each(wait_gone);
     host.wait_no_cgroup();
     // Somebody who was in the middle of an exec was not seen the first time.
     if !host.offspring().is_empty() {
-        host.wait_nobody();
+        host.wait_all_gone();
         nobody = now() - began;
     }
     (nobody, now() - began)
@@ -270,7 +270,7 @@ fn p09_a_killed_host_leaves_nobody() {
         assert!(host.offspring().len() > 3, "{:?}", host.offspring());
         assert_eq!(cgroups_of(host.process.pid()).is_empty(), contained != "Cgroup");
         host.kill();
-        host.wait_nobody();
+        host.wait_all_gone();
         wait_gone(guard);
         assert_eq!(cgroups_of(host.process.pid()), [""; 0]);
     }
@@ -314,7 +314,7 @@ fn p09_killed_guard_is_replaced_and_reported() {
         assert_eq!(host.guards(), [second]);
         host.kill();
         assert_eq!(read_to_end(output.get_ref()), b"", "{guard}");
-        host.wait_nobody();
+        host.wait_all_gone();
         wait_gone(second);
     }
 }
@@ -353,7 +353,7 @@ fn p09_guard_notices_the_end_of_a_host_whose_fork_holds_its_pipe() {
         wait_gone(guard_process);
         assert_eq!(host.offspring(), forks, "{guard}");
         crate::kernel::kill(forks[0], libc::SIGKILL);
-        host.wait_nobody();
+        host.wait_all_gone();
         drop(output);
     }
 }
@@ -365,7 +365,7 @@ fn p09_workers_end_with_a_host_without_guard() {
     for guard in ["none", "shell"] {
         let mut host = Host::start(Setting { single: Some("--"), ..Setting::new("process", guard) }, 9_000_000);
         let output = host.is_up("EnvToken");
-        assert!(comes_true(|| host.offspring().len() > 4), "{:?}", host.offspring());
+        assert!(becomes_true(|| host.offspring().len() > 4), "{:?}", host.offspring());
         // It cannot replace its guard.
         host.process.signal(libc::SIGSTOP).unwrap();
         let (guards, workers): (Vec<u32>, Vec<u32>) =
@@ -397,16 +397,16 @@ fn p09_guard_without_proc_kills_the_listed_groups_and_says_what_is_missing() {
     assert_eq!(line(&mut output), missing);
     let all = || host.offspring().len();
     // The host, two shells, and three that sleep, of which two are in a session of their own.
-    assert!(comes_true(|| all() == 6), "{:?}", host.offspring());
+    assert!(becomes_true(|| all() == 6), "{:?}", host.offspring());
     host.process.signal(libc::SIGKILL).unwrap();
-    assert!(comes_true(|| all() == 2), "{:?}", host.offspring());
+    assert!(becomes_true(|| all() == 2), "{:?}", host.offspring());
     kill_all(&host);
 }
 
 /// Again and again: a shell whose child was killed first starts another one before its turn comes.
 #[track_caller]
 fn kill_all(host: &Host) {
-    assert!(comes_true(|| {
+    assert!(becomes_true(|| {
         let left = host.offspring();
         for pid in &left {
             crate::kernel::kill(*pid, libc::SIGKILL);
@@ -439,7 +439,7 @@ fn p09_guard_that_fails_its_test_is_reported_and_comes_back() {
     assert!(told.starts_with("guard restored as process "), "{told}");
     host.kill();
     assert_eq!(read_to_end(output.get_ref()), b"");
-    host.wait_nobody();
+    host.wait_all_gone();
 }
 
 /// The shells that are installed.

@@ -2,7 +2,7 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, FIXTURE, Story, Way, alone, both_ways, comes_true, is_alive, stop_loop},
+    support::{DEADLINE, FIXTURE, Story, Way, alone, becomes_true, both_ways, is_alive, stop_loop},
 };
 use crossbeam_channel::{Receiver, Sender};
 use pipewright::{
@@ -453,7 +453,7 @@ fn p01_a_worker_that_was_ready_before_it_ended_is_ready_first() {
     let worker = story.supervisor.spawn(spec.drain_timeout(DEADLINE)).unwrap();
     entered.recv_timeout(DEADLINE).expect("its closure is called");
     let pid = worker.pid().unwrap();
-    assert!(comes_true(|| !is_alive(pid)), "its end");
+    assert!(becomes_true(|| !is_alive(pid)), "its end");
     // The loop knows of that when it has answered.
     assert!(story.supervisor.status().is_complete);
     drop(open);

@@ -1,10 +1,10 @@
-//! Descendants are found by whatever sign of them is left, and what cannot be inspected is counted. As an ordinary user where the
-//! tests run as root: root may read everything.
+//! Finds descendants by any remaining trace, and counts processes that cannot be inspected. Drops root privileges, since root can read
+//! everything.
 
 use crate::{
     kernel,
     support::{
-        DEADLINE, FIXTURE, NOBODY, Story, Way, alone, as_ordinary_user, comes_true, is_alive, may_make_cgroups,
+        DEADLINE, FIXTURE, NOBODY, Story, Way, alone, as_ordinary_user, becomes_true, is_alive, may_make_cgroups,
         wait_gone,
     },
 };
@@ -23,20 +23,20 @@ use std::{
     time::Duration,
 };
 
-/// A worker that runs `script` with the number of its message pipe as `$1` and the fixture as `$0`, and ends with its input.
+/// A worker that runs `script` with the number of its message pipe as `$1` and the fixture as `$0`, and exits at the end of its input.
 fn running(script: &str) -> WorkerSpec {
     let script = format!("{script}\nread -r _; exit 0");
     let spec = Way::Command.program("/bin/sh").args(["-c", &script, FIXTURE]).messages(Pass::arg("{}"));
     spec.stdin(StdinMode::Pipe).drain_timeout(Duration::from_millis(20)).stop(StopPolicy::kill())
 }
 
-/// What the one descendant is, and the exit of its worker, which ends when `is_so` holds.
+/// Runs the worker until `is_so` holds for its descendant. Returns the descendant's pid and the worker's exit.
 #[track_caller]
-fn outlived_by(spec: WorkerSpec, is_so: impl Fn(u32) -> bool) -> (u32, Arc<Exit>) {
+fn descendant_and_exit(spec: WorkerSpec, is_so: impl Fn(u32) -> bool) -> (u32, Arc<Exit>) {
     let mut story = Story::new();
     let worker = story.supervisor.spawn(spec).unwrap();
     let descendant = u32::try_from(story.json().as_u64().unwrap()).unwrap();
-    assert!(comes_true(|| is_so(descendant)), "{:?}", fs::read_to_string(format!("/proc/{descendant}/status")));
+    assert!(becomes_true(|| is_so(descendant)), "{:?}", fs::read_to_string(format!("/proc/{descendant}/status")));
     drop(worker.take_stdin());
     let exit = story.exit();
     assert!(exit.success(), "{exit:?}");
@@ -55,27 +55,27 @@ fn cannot_be_read(pid: u32) -> bool {
 #[test]
 fn p09_kills_descendant_without_environment_in_the_group() {
     let script = "env -i sleep 1000 </dev/null >/dev/null 2>&1 9>&- & echo $! >/proc/self/fd/$1";
-    let (descendant, exit) = outlived_by(running(script), has_no_environment);
+    let (descendant, exit) = descendant_and_exit(running(script), has_no_environment);
     assert!(!is_alive(descendant), "{exit:?}");
     assert_eq!(exit.survivors.iter().map(|one| one.pid).collect::<Vec<_>>(), [descendant], "{exit:?}");
 }
 
 #[test]
 fn p09_kills_descendant_without_environment_in_a_session_of_the_tree() {
-    // The session's first process carries the token, its child in a group of its own does not.
+    // The session leader has the token; its child, in a group of its own, does not.
     let script = r"setsid sh -c '
         set -m
         env -i sleep 1000 </dev/null >/dev/null 2>&1 &
         echo $! >/proc/self/fd/$1
         exec sleep 1001 </dev/null >/dev/null 2>&1' sh $1 &";
-    let (descendant, exit) = outlived_by(running(script), has_no_environment);
+    let (descendant, exit) = descendant_and_exit(running(script), has_no_environment);
     assert!(!is_alive(descendant), "{exit:?}");
 }
 
 #[test]
-fn p09_kills_descendant_that_shows_nothing_but_a_pipe() {
+fn p09_kills_descendant_known_only_by_a_pipe() {
     let script = "setsid env -i sleep 1000 </dev/null 2>&1 & echo $! >/proc/self/fd/$1";
-    let (descendant, exit) = outlived_by(running(script), has_no_environment);
+    let (descendant, exit) = descendant_and_exit(running(script), has_no_environment);
     assert!(!is_alive(descendant), "{exit:?}");
     assert_eq!(exit.survivors.iter().map(|one| &*one.holds).collect::<Vec<_>>(), [["messages".into()]], "{exit:?}");
 }
@@ -90,7 +90,7 @@ fn p09_kills_descendant_whose_main_thread_has_ended() {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
     };
-    let (descendant, exit) = outlived_by(running(script), has_left);
+    let (descendant, exit) = descendant_and_exit(running(script), has_left);
     wait_gone(descendant);
     assert_eq!(exit.survivors.iter().map(|one| one.pid).collect::<Vec<_>>(), [descendant], "{exit:?}");
 }
@@ -101,33 +101,34 @@ fn p09_kills_unreadable_descendant_by_its_group() {
         return;
     }
     let script = "\"$0\" undumpable </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1";
-    let (descendant, exit) = outlived_by(running(script), cannot_be_read);
+    let (descendant, exit) = descendant_and_exit(running(script), cannot_be_read);
     wait_gone(descendant);
     assert_eq!(exit.survivors.len(), 1, "{exit:?}");
 }
 
 #[test]
-fn p09_counts_a_descendant_that_cannot_be_inspected() {
-    if !as_ordinary_user("inspection::p09_counts_a_descendant_that_cannot_be_inspected") {
+fn p09_counts_descendant_that_cannot_be_inspected() {
+    if !as_ordinary_user("inspection::p09_counts_descendant_that_cannot_be_inspected") {
         return;
     }
     let script = "setsid \"$0\" undumpable </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1";
-    let (descendant, exit) = outlived_by(running(script), cannot_be_read);
-    // Nothing shows whose it is. Other tests may have such processes at the same time.
+    let (descendant, exit) = descendant_and_exit(running(script), cannot_be_read);
+    // Nothing shows its worker. Other tests may have such processes at the same time.
     assert!(exit.uninspected.is_some_and(|count| count >= 1) && exit.survivors.is_empty(), "{exit:?}");
     assert!(exit.to_string().contains("could not be inspected"), "{exit}");
     kernel::kill(descendant, libc::SIGKILL);
 }
 
 #[test]
-fn p09_every_candidate_inspected_counts_none() {
-    let (_, exit) = outlived_by(running("sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1"), is_alive);
+fn p09_counts_none_if_all_candidates_were_inspected() {
+    let (_, exit) =
+        descendant_and_exit(running("sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1"), is_alive);
     assert_eq!(exit.uninspected, Some(0), "{exit:?}");
 }
 
 #[test]
-fn p06_the_end_of_a_large_tree_leaves_descriptors_to_the_host() {
-    if !alone("inspection::p06_the_end_of_a_large_tree_leaves_descriptors_to_the_host", |spec| {
+fn p06_killing_a_large_tree_leaves_descriptors_to_the_host() {
+    if !alone("inspection::p06_killing_a_large_tree_leaves_descriptors_to_the_host", |spec| {
         spec.rlimit(pipewright::limits::ResourceLimit::OpenFiles, 160)
     }) {
         return;
@@ -144,7 +145,7 @@ fn p06_the_end_of_a_large_tree_leaves_descriptors_to_the_host() {
     });
     let script =
         "for i in $(seq 300); do setsid sleep 1000 </dev/null >/dev/null 2>&1 & done; echo $! >/proc/self/fd/$1";
-    // One that has not left the worker's group yet would be killed with it, unnamed.
+    // A process still in the worker's group would be killed with it and not be listed.
     let all_have_left = |last: u32| {
         let read = |path: String| fs::read_to_string(path).unwrap_or_default();
         let stat = read(format!("/proc/{last}/stat"));
@@ -153,7 +154,7 @@ fn p06_the_end_of_a_large_tree_leaves_descriptors_to_the_host() {
         let sleeps = |child: &&str| read(format!("/proc/{child}/comm")) == "sleep\n";
         children.split_whitespace().filter(sleeps).count() == 300
     };
-    let (_, exit) = outlived_by(running(script), all_have_left);
+    let (_, exit) = descendant_and_exit(running(script), all_have_left);
     is_over.store(true, Ordering::Relaxed);
     opens.join().unwrap();
     assert_eq!(exit.survivors.len(), 300, "{exit}");
@@ -161,22 +162,22 @@ fn p06_the_end_of_a_large_tree_leaves_descriptors_to_the_host() {
 }
 
 #[test]
-fn p09_a_subreaper_keeps_no_zombies_of_killed_survivors() {
-    if !alone("inspection::p09_a_subreaper_keeps_no_zombies_of_killed_survivors", |spec| spec) {
+fn p09_subreaper_reaps_killed_survivors() {
+    if !alone("inspection::p09_subreaper_reaps_killed_survivors", |spec| spec) {
         return;
     }
     kernel::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
     for way in [Way::Direct, Way::Command] {
         let script = "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1; read -r _; exit 0";
         let spec = way.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).stdin(StdinMode::Pipe);
-        let (descendant, exit) = outlived_by(spec.drain_timeout(Duration::from_millis(20)), is_alive);
+        let (descendant, exit) = descendant_and_exit(spec.drain_timeout(Duration::from_millis(20)), is_alive);
         assert!(!fs::exists(format!("/proc/{descendant}")).unwrap(), "{way:?}: a zombie is left, {exit:?}");
     }
 }
 
 #[test]
-fn p09_a_subreaper_finds_orphans_that_show_nothing() {
-    if !as_ordinary_user("inspection::p09_a_subreaper_finds_orphans_that_show_nothing") {
+fn p09_subreaper_finds_unreadable_orphans() {
+    if !as_ordinary_user("inspection::p09_subreaper_finds_unreadable_orphans") {
         return;
     }
     let supervisor = pipewright::Supervisor::builder().subreaper(true).build().unwrap();
@@ -184,7 +185,7 @@ fn p09_a_subreaper_finds_orphans_that_show_nothing() {
     let script = "setsid \"$0\" undumpable </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1";
     let worker = story.supervisor.spawn(running(script)).unwrap();
     let descendant = u32::try_from(story.json().as_u64().unwrap()).unwrap();
-    assert!(comes_true(|| cannot_be_read(descendant)));
+    assert!(becomes_true(|| cannot_be_read(descendant)));
     drop(worker.take_stdin());
     let exit = story.exit();
     assert!(!fs::exists(format!("/proc/{descendant}")).unwrap(), "{exit:?}");
@@ -192,9 +193,8 @@ fn p09_a_subreaper_finds_orphans_that_show_nothing() {
 }
 
 #[test]
-fn p09_a_subreaper_reaps_orphans_that_end_by_themselves_while_workers_come_and_go() {
-    if !alone("inspection::p09_a_subreaper_reaps_orphans_that_end_by_themselves_while_workers_come_and_go", |spec| spec)
-    {
+fn p09_subreaper_reaps_exiting_orphans_while_workers_restart() {
+    if !alone("inspection::p09_subreaper_reaps_exiting_orphans_while_workers_restart", |spec| spec) {
         return;
     }
     let supervisor = pipewright::Supervisor::builder().subreaper(true).build().unwrap();
@@ -204,17 +204,17 @@ fn p09_a_subreaper_reaps_orphans_that_end_by_themselves_while_workers_come_and_g
         Way::Direct.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).stdin(StdinMode::Pipe);
     let leaver = story.supervisor.spawn(leaver).unwrap();
     let orphan = story.json().as_u64().unwrap();
-    // Each of its ends is a request to the thread that also reaps.
+    // Each of its exits is a request to the thread that also reaps.
     let again = RestartPolicy::from(Restart::Always)
         .backoff(Backoff::constant(Duration::from_millis(50)))
         .intensity(RestartIntensity::unlimited());
     story.supervisor.spawn(WorkerSpec::new("sh").args(["-c", "setsid sleep 1000 & exit 0"]).restart(again)).unwrap();
-    assert!(comes_true(|| !fs::exists(format!("/proc/{orphan}")).unwrap()), "a zombie is left");
+    assert!(becomes_true(|| !fs::exists(format!("/proc/{orphan}")).unwrap()), "a zombie is left");
     drop(leaver);
 }
 
 #[test]
-fn p16_containment_names_what_is_missing() {
+fn p16_containment_names_missing_features() {
     let story = Story::new();
     let worker = story.supervisor.spawn(Way::Command.plain("hang")).unwrap();
     let containment = worker.containment().unwrap();
@@ -223,15 +223,15 @@ fn p16_containment_names_what_is_missing() {
     assert!(containment.to_string().starts_with("process group; no cgroup: "), "{containment}");
 }
 
-/// A worker's containment, and its exit, where it leaves a process in its group and a daemon. No `/proc` is needed to see them.
-fn left_without_proc(story: &mut Story, meanwhile: impl FnOnce()) -> (Containment, [u32; 2], Arc<Exit>) {
+/// Runs a worker that leaves a process in its group and a daemon. Returns its containment, their pids and its exit. Needs no `/proc`.
+fn run_without_proc(story: &mut Story, meanwhile: impl FnOnce()) -> (Containment, [u32; 2], Arc<Exit>) {
     let script = "sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >&$1; \
         setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >&$1; read -r _; exit 0";
     let spec =
         Way::Direct.program("/bin/sh").args(["-c", script, "sh"]).messages(Pass::arg("{}")).stdin(StdinMode::Pipe);
     let worker = story.supervisor.spawn(spec.drain_timeout(Duration::from_millis(20))).unwrap();
     let [member, daemon] = [(); 2].map(|()| u32::try_from(story.json().as_u64().unwrap()).unwrap());
-    assert!(comes_true(|| kernel::group_of(daemon) == Some(daemon)));
+    assert!(becomes_true(|| kernel::group_of(daemon) == Some(daemon)));
     meanwhile();
     let containment = worker.containment().unwrap();
     drop(worker.take_stdin());
@@ -239,70 +239,77 @@ fn left_without_proc(story: &mut Story, meanwhile: impl FnOnce()) -> (Containmen
     (containment, [member, daemon], exit)
 }
 
-/// Waits for the end of a process, without `/proc`.
-fn ends(pid: u32) -> bool {
+/// Waits for the exit of a process, without `/proc`.
+fn exits(pid: u32) -> bool {
     kernel::pidfd_open(pid).is_none_or(|process| kernel::poll_readable(&process, DEADLINE))
 }
 
-fn means(containment: &Containment) -> Vec<KernelFeature> {
+fn missing_features(containment: &Containment) -> Vec<KernelFeature> {
     containment.missing.iter().map(|one| one.feature).collect()
 }
 
 #[test]
-fn p16_without_proc_containment_and_exit_say_so() {
+fn p16_containment_and_exit_report_missing_proc() {
     // Only root may mount.
-    if kernel::effective_uid() != 0 || !alone("inspection::p16_without_proc_containment_and_exit_say_so", |spec| spec) {
+    if kernel::effective_uid() != 0 || !alone("inspection::p16_containment_and_exit_report_missing_proc", |spec| spec) {
         return;
     }
     kernel::unshare_mounts();
     kernel::hide_proc();
     for user in [0, NOBODY] {
         kernel::become_user(user);
-        let (containment, [member, daemon], exit) = left_without_proc(&mut Story::new(), || {});
-        assert_eq!(means(&containment), [KernelFeature::Cgroup, KernelFeature::Proc], "{user}: {containment}");
+        let (containment, [member, daemon], exit) = run_without_proc(&mut Story::new(), || {});
+        assert_eq!(
+            missing_features(&containment),
+            [KernelFeature::Cgroup, KernelFeature::Proc],
+            "{user}: {containment}"
+        );
         assert_eq!((exit.status, exit.uninspected), (ExitStatus::Code(0), None), "{user}: {exit:?}");
-        assert!(ends(member), "{user}: {exit:?}");
+        assert!(exits(member), "{user}: {exit:?}");
         kernel::kill(daemon, libc::SIGKILL);
     }
 }
 
 #[test]
-fn p09_a_cgroup_ends_a_tree_also_when_proc_has_gone() {
-    let test = "inspection::p09_a_cgroup_ends_a_tree_also_when_proc_has_gone";
+fn p09_cgroup_kills_tree_without_proc() {
+    let test = "inspection::p09_cgroup_kills_tree_without_proc";
     if kernel::effective_uid() != 0 || !may_make_cgroups() || !alone(test, |spec| spec) {
         return;
     }
     kernel::unshare_mounts();
-    let (containment, [member, daemon], exit) = left_without_proc(&mut Story::new(), kernel::hide_proc);
-    assert_eq!((containment.kind, means(&containment)), (ContainmentKind::Cgroup, vec![KernelFeature::Proc]));
-    assert!(ends(member) && ends(daemon), "{exit:?}");
+    let (containment, [member, daemon], exit) = run_without_proc(&mut Story::new(), kernel::hide_proc);
+    assert_eq!(
+        (containment.kind, missing_features(&containment)),
+        (ContainmentKind::Cgroup, vec![KernelFeature::Proc])
+    );
+    assert!(exits(member) && exits(daemon), "{exit:?}");
     assert_eq!(exit.uninspected, Some(0), "{exit:?}");
 }
 
 #[test]
-fn p10_numbers_of_another_pid_namespace_are_not_used() {
-    let test = "inspection::p10_numbers_of_another_pid_namespace_are_not_used";
+fn p10_ignores_pids_of_another_namespace() {
+    let test = "inspection::p10_ignores_pids_of_another_namespace";
     if kernel::effective_uid() != 0 || !alone(test, |spec| spec) {
         return;
     }
     kernel::unshare_numbers();
     let process_1 = kernel::fork(|| {
         kernel::become_user(NOBODY);
-        let (containment, [member, daemon], exit) = left_without_proc(&mut Story::new(), || {});
-        assert_eq!(means(&containment), [KernelFeature::Cgroup, KernelFeature::Proc], "{containment}");
+        let (containment, [member, daemon], exit) = run_without_proc(&mut Story::new(), || {});
+        assert_eq!(missing_features(&containment), [KernelFeature::Cgroup, KernelFeature::Proc], "{containment}");
         assert_eq!((exit.uninspected, exit.survivors.len()), (None, 0), "{exit:?}");
-        assert!(ends(member), "{exit:?}");
-        assert_eq!(kernel::kill(daemon, 0), 0, "it was not known");
+        assert!(exits(member), "{exit:?}");
+        assert_eq!(kernel::kill(daemon, 0), 0, "it was found");
         7
     });
-    // A panic ends the only thread there is, and that would be 0.
+    // A panic ends the only thread, with status 0.
     assert_eq!(kernel::wait(process_1), 7 << 8);
 }
 
 #[test]
 #[ignore = "takes 12 s, and needs root to make a setuid program"]
-fn p13_no_incarnation_starts_beside_one_that_may_not_be_killed() {
-    let test = "inspection::p13_no_incarnation_starts_beside_one_that_may_not_be_killed";
+fn p13_no_restart_beside_a_process_that_refuses_sigkill() {
+    let test = "inspection::p13_no_restart_beside_a_process_that_refuses_sigkill";
     let program = std::env::temp_dir().join("pipewright-test-setuid");
     if kernel::effective_uid() == 0 && std::env::var_os("PIPEWRIGHT_TEST_ALONE").is_none() {
         drop(fs::remove_file(&program));
@@ -323,7 +330,7 @@ fn p13_no_incarnation_starts_beside_one_that_may_not_be_killed() {
     assert_eq!(story.exit().status, ExitStatus::KillRefused);
     assert!(!restarting.wait(Duration::from_millis(500)), "it runs beside {first}");
     assert!(is_alive(first) && worker.incarnation() == 1);
-    // It ends by itself, and then the next one may run.
+    // It exits by itself; then the next incarnation starts.
     assert!(worker.wait_incarnation(2, DEADLINE));
     assert!(!fs::exists(format!("/proc/{first}")).unwrap(), "a zombie is left");
 }

@@ -4,7 +4,7 @@
 use crate::{
     kernel,
     named::{is_root, reachable},
-    support::{DEADLINE, FIXTURE, alone, cgroup2_mount, comes_true, read_to_end},
+    support::{DEADLINE, FIXTURE, alone, becomes_true, cgroup2_mount, read_to_end},
 };
 use pipewright::{OutputMode, SpawnStep, Supervisor, WorkerSpec, limits::CgroupLimit, status::ContainmentKind};
 use serde_json::{Value, json};
@@ -107,7 +107,7 @@ impl Subtree {
         assert!(exit.success(), "{exit}: {}", String::from_utf8_lossy(&stderr));
         // Of the supervisor's own nothing is left: by itself or by its guard.
         let left = || fs::read_dir(&self.path).unwrap().any(|entry| is_ours(&entry.unwrap().file_name()));
-        assert!(comes_true(|| !left()), "{:?}", fs::read_dir(&self.path));
+        assert!(becomes_true(|| !left()), "{:?}", fs::read_dir(&self.path));
         serde_json::from_slice(&stdout).unwrap()
     }
 }
@@ -119,7 +119,7 @@ fn is_ours(name: &std::ffi::OsStr) -> bool {
 impl Drop for Subtree {
     fn drop(&mut self) {
         // The host's guard may still be in it.
-        let gone = comes_true(|| {
+        let gone = becomes_true(|| {
             let empty = fs::remove_dir(self.path.join("leaf")).is_ok() || !fs::exists(self.path.join("leaf")).unwrap();
             empty && fs::remove_dir(&self.path).is_ok()
         });

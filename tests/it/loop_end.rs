@@ -1,11 +1,11 @@
-//! When the supervisor's loop ends before its workers do: nobody lives on whom nobody looks after, and nobody waits for ever.
+//! The event loop ends before its workers: all workers are killed, and no wait hangs.
 //!
-//! No worker and no closure can bring that about, so each host takes the loop's epoll away from it, as a careless `closefrom`
-//! would: at the next thing that the loop hears it ends.
+//! No worker and no closure can cause that, so each test replaces the loop's epoll descriptor, as a careless `closefrom` would. The loop ends at its next
+//! wait.
 
 use crate::{
     kernel,
-    support::{DEADLINE, FIXTURE, Story, alone, children, comes_true, open_descriptors, stop_loop, wait_gone},
+    support::{DEADLINE, FIXTURE, Story, alone, becomes_true, children, open_descriptors, stop_loop, wait_gone},
 };
 use pipewright::{
     CallError, DependencyCondition, Event, EventKind, ExitStatus, GroupError, Pass, Restart, SpawnError, Strategy,
@@ -23,11 +23,11 @@ use std::{
 const ZERO: Duration = Duration::ZERO;
 const KILLED: ExitStatus = ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false };
 
-/// A supervisor, and the numbers of its loop's epoll: some are kept to be closed in need.
+/// A supervisor, and the numbers of its loop's epoll descriptors, spare ones included.
 fn host() -> (Story, Vec<RawFd>) {
     let before = open_descriptors();
     let story = Story::new();
-    // When it answers it has them all.
+    // Once it answers, all of them are open.
     story.supervisor.status();
     let is_new = |(number, what): &(RawFd, PathBuf)| {
         what == Path::new("anon_inode:[eventpoll]") && !before.iter().any(|(before, _)| before == number)
@@ -35,34 +35,34 @@ fn host() -> (Story, Vec<RawFd>) {
     (story, open_descriptors().into_iter().filter(is_new).map(|(number, _)| number).collect())
 }
 
-/// The next wait of the loop fails: it has something else there.
-fn take_away(epolls: &[RawFd]) {
+/// Makes the next wait of the loop fail.
+fn replace_epolls(epolls: &[RawFd]) {
     for number in epolls {
         kernel::restore(File::open("/dev/null").unwrap().into_raw_fd(), *number);
     }
 }
 
-/// Starts somebody who says its number in a file, and waits for that.
+/// Starts a child that writes its pid to a file, and waits for the file.
 const FAMILY: &str =
     "sh -c 'echo $$ >$0.new; mv $0.new $0; exec sleep 1000' $0 & while [ ! -e $0 ]; do :; done; exec sleep 1000";
-/// The same, and it leaves its session and its parent.
+/// The same with a daemon: its own session, its parent exited.
 const DAEMON: &str = "(setsid sh -c 'echo $$ >$0.new; mv $0.new $0; exec sleep 1000' $0 &); \
                       while [ ! -e $0 ]; do :; done; exec sleep 1000";
 
-fn number_in(file: &Path) -> u32 {
-    assert!(comes_true(|| file.exists()), "{}", file.display());
+fn pid_in(file: &Path) -> u32 {
+    assert!(becomes_true(|| file.exists()), "{}", file.display());
     fs::read_to_string(file).unwrap().trim().parse().unwrap()
 }
 
 #[track_caller]
 fn killed(worker: &Worker) {
-    assert_eq!(worker.wait_timeout(DEADLINE).expect("its end").status, KILLED);
-    assert!(!Path::new(&format!("/proc/{}", worker.pid().unwrap())).exists(), "it is reaped");
+    assert_eq!(worker.wait_timeout(DEADLINE).expect("exits").status, KILLED);
+    assert!(!Path::new(&format!("/proc/{}", worker.pid().unwrap())).exists(), "it is not reaped");
 }
 
 #[test]
-fn everybody_ends_with_it_and_is_told() {
-    if !alone("loop_end::everybody_ends_with_it_and_is_told", |spec| spec) {
+fn kills_and_reports_all_workers() {
+    if !alone("loop_end::kills_and_reports_all_workers", |spec| spec) {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -70,7 +70,7 @@ fn everybody_ends_with_it_and_is_told() {
     let file = directory.path().join("number");
     let spec = WorkerSpec::new("sh").args(["-c", DAEMON]).arg(&file).restart(Restart::Always);
     let here = story.supervisor.spawn(spec).unwrap();
-    let daemon = number_in(&file);
+    let daemon = pid_in(&file);
     let serving = WorkerSpec::new(FIXTURE).arg("serve").control(Pass::arg("--control={}"));
     let there = thread::scope(|scope| scope.spawn(|| story.supervisor.spawn(serving)).join().unwrap()).unwrap();
     story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
@@ -81,22 +81,22 @@ fn everybody_ends_with_it_and_is_told() {
     assert!(matches!(waiting, GroupError::Rejected { .. }), "{waiting}");
     let call = there.start_call("until cancelled", &()).unwrap();
 
-    take_away(&epolls);
+    replace_epolls(&epolls);
     let restarting = there.restart();
     killed(&here);
     killed(&there);
     killed(&member);
     wait_gone(daemon);
-    assert!(matches!(call.wait::<()>(DEADLINE), Err(CallError::WorkerExited(Some(_)))), "with how it has ended");
+    assert!(matches!(call.wait::<()>(DEADLINE), Err(CallError::WorkerExited(Some(_)))), "with its exit");
     assert!(!restarting.wait(DEADLINE));
-    nobody_is_there(&story, &group, &here);
+    assert_all_calls_return(&story, &group, &here);
     let told = story.rest();
     let ends = |event: &&Event| matches!(&event.kind, EventKind::Exited(exit) if exit.status == KILLED);
     assert_eq!(told.iter().filter(ends).count(), 3, "{told:#?}");
 }
 
-/// Whatever is asked for then has an answer.
-fn nobody_is_there(story: &Story, group: &pipewright::WorkerGroup, worker: &Worker) {
+/// Asserts that every method returns after the loop has ended.
+fn assert_all_calls_return(story: &Story, group: &pipewright::WorkerGroup, worker: &Worker) {
     let supervisor = &story.supervisor;
     assert!(supervisor.status().workers.is_empty());
     assert!(supervisor.stop_all().wait(DEADLINE).workers.is_empty());
@@ -111,59 +111,59 @@ fn nobody_is_there(story: &Story, group: &pipewright::WorkerGroup, worker: &Work
     assert!(matches!(group.add(WorkerSpec::new("true")), Err(GroupError::SupervisorGone)));
     assert!(matches!(group.remove(worker), Err(GroupError::SupervisorGone)));
     assert!(group.stop().wait(DEADLINE).workers.is_empty());
-    assert!(group.start().wait(DEADLINE) && group.restart().wait(DEADLINE), "there is nobody to wait for");
+    assert!(group.start().wait(DEADLINE) && group.restart().wait(DEADLINE), "there is no worker to wait for");
 }
 
 #[test]
-fn a_start_that_is_under_way_is_undone_by_its_caller() {
-    if alone("loop_end::a_start_that_is_under_way_is_undone_by_its_caller", |spec| spec) {
-        // Any thread may be the parent of one that survives us.
-        a_late_start_is_undone(FAMILY, WorkerSpec::outlive_supervisor);
+fn caller_undoes_pending_spawn() {
+    if alone("loop_end::caller_undoes_pending_spawn", |spec| spec) {
+        // A worker that outlives the supervisor may be started by any thread.
+        late_spawn_is_undone(FAMILY, WorkerSpec::outlive_supervisor);
     }
 }
 
 #[test]
-fn a_start_that_is_under_way_is_undone_by_the_spawner() {
-    if alone("loop_end::a_start_that_is_under_way_is_undone_by_the_spawner", |spec| spec) {
-        a_late_start_is_undone(DAEMON, |spec| spec);
+fn spawner_undoes_pending_spawn() {
+    if alone("loop_end::spawner_undoes_pending_spawn", |spec| spec) {
+        late_spawn_is_undone(DAEMON, |spec| spec);
     }
 }
 
-fn a_late_start_is_undone(script: &'static str, with: impl Fn(WorkerSpec) -> WorkerSpec) {
+fn late_spawn_is_undone(script: &'static str, with: impl Fn(WorkerSpec) -> WorkerSpec) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("number");
     let (story, epolls) = host();
-    // It ends with the loop, and the guard that stands by then is used up for that.
+    // It is killed when the loop ends; by then the guard runs.
     let sleeper = WorkerSpec::new("sleep").arg("1000");
     let (events, wakes) = (story.supervisor.events().clone(), story.supervisor.spawn(sleeper).unwrap());
     let at = file.clone();
     let command = move || {
-        take_away(&epolls);
+        replace_epolls(&epolls);
         wakes.stop();
         while events.recv_timeout(DEADLINE).is_ok() {}
         let mut command = Command::new("sh");
         command.args(["-c", script]).arg(&at);
         command
     };
-    let error = story.supervisor.spawn(with(WorkerSpec::from_command(command))).expect_err("nobody looks after it");
+    let error = story.supervisor.spawn(with(WorkerSpec::from_command(command))).expect_err("the loop has ended");
     assert!(matches!(error, SpawnError::SupervisorGone), "{error}");
     if let Ok(number) = fs::read_to_string(&file) {
         wait_gone(number.trim().parse().unwrap());
     }
-    // From now on nothing is even begun.
+    // Later spawns do not even start.
     let ran = directory.path().join("ran");
-    let error = story.supervisor.spawn(with(WorkerSpec::new("touch").arg(&ran))).expect_err("nobody looks after it");
+    let error = story.supervisor.spawn(with(WorkerSpec::new("touch").arg(&ran))).expect_err("the loop has ended");
     assert!(matches!(error, SpawnError::SupervisorGone), "{error}");
     drop(story);
     assert!(!ran.exists());
-    assert!(children(std::process::id()).is_empty(), "nor a zombie");
+    assert!(children(std::process::id()).is_empty(), "a zombie is left");
 }
 
-/// Everything that waits for an answer of the loop: the waits end, and say that there was none.
+/// Everything that waits for an answer of the loop returns, and reports the timeout.
 #[test]
 #[ignore = "waits for the 5 s that a loop has to answer"]
-fn p15_every_question_to_a_loop_that_does_not_run_ends() {
-    if !alone("loop_end::p15_every_question_to_a_loop_that_does_not_run_ends", |spec| spec) {
+fn p15_every_request_to_a_suspended_loop_times_out() {
+    if !alone("loop_end::p15_every_request_to_a_suspended_loop_times_out", |spec| spec) {
         return;
     }
     let Story { supervisor, .. } = Story::new();

@@ -1,7 +1,12 @@
-//! Everything the library promises, proven through its public face with real processes.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops at the first surprise")]
-#![expect(clippy::disallowed_methods, reason = "tests start threads, and std's own commands to compare with")]
-#![expect(clippy::items_after_statements, reason = "a figure stands where it is used")]
+//! Tests the promises of the library through its public API with real processes.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails at the first unexpected result"
+)]
+#![expect(clippy::disallowed_methods, reason = "tests start threads, and std commands for comparison")]
+#![expect(clippy::items_after_statements, reason = "constants are next to their use")]
 
 mod kernel;
 mod support;

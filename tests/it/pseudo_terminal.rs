@@ -3,7 +3,7 @@
 use crate::{
     guard::guard_of,
     kernel,
-    support::{Chance, DEADLINE, FIXTURE, carriers, cgroups_of, comes_true, wait_gone, wait_nobody},
+    support::{Chance, DEADLINE, FIXTURE, becomes_true, carriers, cgroups_of, wait_all_gone, wait_gone},
     terminal::{is_in_state, wait_state},
 };
 use pipewright::{Process, ProcessGroup, WorkerSpec};
@@ -123,7 +123,7 @@ impl Terminal {
         self.wait_for("away ");
         let sleeps = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
         assert!(
-            comes_true(|| self.processes.all().iter().filter(|pid| sleeps(pid)).count() == 2),
+            becomes_true(|| self.processes.all().iter().filter(|pid| sleeps(pid)).count() == 2),
             "{}",
             self.processes
         );
@@ -165,7 +165,7 @@ impl Terminal {
     fn wait_foreground(&self, group: u32) {
         let has = || kernel::foreground(&self.master);
         assert!(
-            comes_true(|| has() == group),
+            becomes_true(|| has() == group),
             "{} has it, not {group}; it has shown:\n{}\n{}",
             has(),
             self.shown,
@@ -205,7 +205,7 @@ impl Job {
         terminal.type_in(CTRL_Z);
         terminal.wait_foreground(self.shell.pid());
         let is_stopped = || self.job_processes(terminal).into_iter().all(|pid| is_in_state(pid, 'T'));
-        assert!(comes_true(is_stopped), "a process is not stopped:\n{}", terminal.processes);
+        assert!(becomes_true(is_stopped), "a process is not stopped:\n{}", terminal.processes);
         terminal.type_in("echo \"$((20 + 3)) skidoo\"\n");
         terminal.wait_for("23 skidoo");
     }
@@ -216,7 +216,7 @@ impl Job {
         terminal.type_in("fg\n");
         terminal.wait_foreground(self.host);
         let continues = || !self.job_processes(terminal).into_iter().any(|pid| is_in_state(pid, 'T'));
-        assert!(comes_true(continues), "a process is stopped:\n{}", terminal.processes);
+        assert!(becomes_true(continues), "a process is stopped:\n{}", terminal.processes);
     }
 
     /// Ctrl-C: the job exits, and the shell gets the host's exit code.
@@ -247,7 +247,7 @@ impl Processes {
 
     #[track_caller]
     fn wait_all_gone(&self) {
-        wait_nobody(|| self.all());
+        wait_all_gone(|| self.all());
     }
 }
 
@@ -360,7 +360,7 @@ fn continues_for_good(between: Duration) -> bool {
     // A second stop would take effect before Ctrl-C and return the terminal to the shell.
     terminal.type_in(CTRL_C);
     let mut ends = false;
-    let is_known = comes_true(|| {
+    let is_known = becomes_true(|| {
         while kernel::poll_readable(&terminal.master, Duration::ZERO) && terminal.read() {}
         ends = terminal.shown.contains("exit code 3");
         ends || is_in_state(job.host, 'T') && kernel::foreground(&terminal.master) == job.shell.pid()

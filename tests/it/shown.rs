@@ -1,4 +1,4 @@
-//! What `{:?}` shows of the public types: what a user knows them by, no secrets, and nothing of the library's insides.
+//! `{:?}` of public types shows their identity, but no secrets and no internals.
 
 use crate::support::{DEADLINE, FIXTURE, Story};
 use pipewright::{
@@ -11,8 +11,8 @@ use pipewright::{
 use std::fmt::Debug;
 
 const SECRET: &str = "hunter2";
-/// Names of types and fields of the library and of std's that hold it together.
-const INSIDES: [&str; 12] = [
+/// Internal types and fields of the library and of std.
+const INTERNALS: [&str; 12] = [
     "Mutex", "poisoned", "Atomic", "Sender", "Receiver", "Mailbox", "Meter", "OwnedFd", "Shared", "(Weak)", "Condvar",
     "Credit",
 ];
@@ -23,16 +23,16 @@ impl Shown {
     fn of(&mut self, what: &str, value: &impl Debug) {
         let text = format!("{value:?}");
         let words = |name| text.match_indices(name).map(|(at, _)| text[..at].chars().next_back());
-        let insides =
-            INSIDES.into_iter().find(|name| words(*name).any(|before| !before.is_some_and(char::is_alphanumeric)));
-        if text.contains(SECRET) || text.len() > 600 || insides.is_some() {
-            self.0.push(format!("{what} ({insides:?}): {text}"));
+        let internals =
+            INTERNALS.into_iter().find(|name| words(*name).any(|before| !before.is_some_and(char::is_alphanumeric)));
+        if text.contains(SECRET) || text.len() > 600 || internals.is_some() {
+            self.0.push(format!("{what} ({internals:?}): {text}"));
         }
     }
 }
 
 #[test]
-fn p12_debug_shows_no_secrets_and_no_insides() {
+fn p12_debug_shows_no_secrets_and_no_internals() {
     let mut shown = Shown(Vec::new());
     let mut story = Story::new();
     shown.of("Supervisor", &story.supervisor);
@@ -53,7 +53,7 @@ fn p12_debug_shows_no_secrets_and_no_insides() {
     let stopping = worker.stop();
     shown.of("StopHandle", &stopping);
     for event in story.rest() {
-        // What a worker says is its own: this one tells its environment.
+        // The content of a message is the worker's: this one sends its environment.
         if !matches!(event.kind, EventKind::Message(_)) {
             shown.of("Event", &event);
         }

@@ -237,7 +237,7 @@ fn holding<T: Send + Sync + 'static>(way: &str, value: T) -> WorkerSpec {
 const WAYS: [&str; 3] = ["message", "check", "command"];
 
 #[test]
-fn p06_a_value_of_the_hosts_that_blocks_when_it_is_dropped_delays_nobody() {
+fn p06_user_value_that_blocks_in_drop_delays_no_worker() {
     for way in WAYS {
         let supervisor = Supervisor::new().unwrap();
         let (dropping, dropped) = crossbeam_channel::unbounded();
@@ -247,7 +247,7 @@ fn p06_a_value_of_the_hosts_that_blocks_when_it_is_dropped_delays_nobody() {
             opened.recv().unwrap_or_default();
         });
         let worker = supervisor.spawn(holding(way, value)).unwrap();
-        worker.wait_timeout(DEADLINE).expect("its end");
+        worker.wait_timeout(DEADLINE).expect("exits");
         let thread = dropped.recv_timeout(DEADLINE).expect("its value is dropped");
         assert_ne!(thread.as_deref(), Some("pipewright-loop"), "{way}");
         runs_and_ends(&supervisor);
@@ -256,7 +256,7 @@ fn p06_a_value_of_the_hosts_that_blocks_when_it_is_dropped_delays_nobody() {
 }
 
 #[test]
-fn p06_a_value_of_the_hosts_that_panics_when_it_is_dropped_harms_nobody() {
+fn p06_user_value_that_panics_in_drop_harms_no_worker() {
     for way in WAYS {
         let supervisor = Supervisor::new().unwrap();
         let innocent = supervisor.spawn(WorkerSpec::new("sleep").arg("1000")).unwrap();
@@ -266,7 +266,7 @@ fn p06_a_value_of_the_hosts_that_panics_when_it_is_dropped_harms_nobody() {
             panic!("a value of the host's panics");
         });
         let worker = supervisor.spawn(holding(way, value)).unwrap();
-        worker.wait_timeout(DEADLINE).expect("its end");
+        worker.wait_timeout(DEADLINE).expect("exits");
         dropped.recv_timeout(DEADLINE).expect("its value is dropped");
         runs_and_ends(&supervisor);
         assert_eq!(innocent.wait_timeout(Duration::ZERO), None, "{way}");
@@ -274,7 +274,7 @@ fn p06_a_value_of_the_hosts_that_panics_when_it_is_dropped_harms_nobody() {
 }
 
 #[test]
-fn p06_what_a_closure_panics_with_harms_nobody() {
+fn p06_panic_payload_that_panics_harms_no_worker() {
     struct Grenade(Sender<()>);
     impl Drop for Grenade {
         fn drop(&mut self) {

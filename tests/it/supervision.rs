@@ -2,7 +2,7 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, Story, Way, alone, both_ways, comes_true, is_alive, read_to_end},
+    support::{DEADLINE, Story, Way, alone, becomes_true, both_ways, is_alive, read_to_end},
 };
 use pipewright::{
     Backoff, Event, EventKind, ExitMatch, OutputMode, Pass, Readiness, Restart, RestartIntensity, RestartPolicy,
@@ -346,7 +346,7 @@ fn p16_a_status_counts_what_waits_also_when_everybody_has_gone() {
         assert_eq!(status.events_waiting, 2, "{status:?}");
         status.workers.is_empty()
     };
-    assert!(comes_true(have_gone), "{:?}", supervisor.status());
+    assert!(becomes_true(have_gone), "{:?}", supervisor.status());
 }
 
 #[test]

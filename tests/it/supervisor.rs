@@ -1,9 +1,9 @@
-//! Hearing them all: order, whole messages, windows, ends.
+//! Events of many workers: order, whole messages, windows, exits.
 
 use crate::{
     kernel,
     support::{
-        DEADLINE, Story, Way, alone, both_ways, comes_true, guarded, is_alive, open_descriptors, switches, wait_gone,
+        DEADLINE, Story, Way, alone, becomes_true, both_ways, guarded, is_alive, open_descriptors, switches, wait_gone,
     },
 };
 use pipewright::{
@@ -29,8 +29,8 @@ struct Numbered {
     n: u64,
 }
 
-/// Checks that each worker's numbered messages are all there, in order, and that its exit is its last event.
-fn assert_told_in_order(events: &[Event], counts: &HashMap<WorkerId, u64>) {
+/// Checks that each worker's numbered messages are complete and in order, and that its exit is its last event.
+fn assert_delivered_in_order(events: &[Event], counts: &HashMap<WorkerId, u64>) {
     let mut next: HashMap<WorkerId, u64> = HashMap::new();
     let mut ended: Vec<WorkerId> = Vec::new();
     for event in events {
@@ -56,21 +56,21 @@ fn flood(way: Way, count: u64, size: usize) -> WorkerSpec {
 }
 
 both_ways! {
-    fn p01_what_was_written_before_the_end_comes_before_exited(way: Way) {
+    fn p01_delivers_everything_written_before_exited(way: Way) {
         let mut story = Story::new();
         let mut counts = HashMap::new();
         for worker in 0..8 {
-            // More than a pipe holds, and an end at once: with a code, or by a signal in the middle of nothing.
+            // More than a pipe holds, with an immediate exit.
             let count = 3000 + worker;
             let worker = story.supervisor.spawn(flood(way, count, 100)).unwrap();
             counts.insert(worker.id(), count);
         }
         let events = story.rest();
-        assert_told_in_order(&events, &counts);
+        assert_delivered_in_order(&events, &counts);
         assert!(matches!(events.first().unwrap().kind, EventKind::Started { .. }));
     }
 
-    fn p02_a_message_cut_off_by_death_is_a_fault_with_its_bytes(way: Way) {
+    fn p02_message_truncated_by_exit_is_invalid_frame_with_excerpt(way: Way) {
         let mut story = Story::new();
         story.supervisor.spawn(way.fixture("partial").args(["--signal", "9"])).unwrap();
         let events = story.rest();
@@ -84,7 +84,7 @@ both_ways! {
         assert!(matches!(&events.last().unwrap().kind, EventKind::Exited(exit) if exit.signal() == Some(9)), "{events:?}");
     }
 
-    fn p02_garbage_is_told_and_the_stream_goes_on(way: Way) {
+    fn p02_stream_resumes_after_reported_garbage(way: Way) {
         let mut story = Story::new();
         story.supervisor.spawn(way.fixture("garbage").args(["--count", "50"]).validate_json()).unwrap();
         let events = story.rest();
@@ -95,7 +95,7 @@ both_ways! {
         assert_eq!(messages.len(), 1, "{messages:?}");
     }
 
-    fn p02_unchecked_garbage_is_found_when_parsed(way: Way) {
+    fn p02_parsing_reports_garbage_without_validation(way: Way) {
         let mut story = Story::new();
         story.supervisor.spawn(way.fixture("garbage").args(["--count", "5"])).unwrap();
         let error = story.message().json::<Value>().unwrap_err();
@@ -104,10 +104,10 @@ both_ways! {
             EventKind::Message(message) => Some(message.json::<Value>().is_ok()),
             _ => None,
         });
-        assert_eq!(good, Some(true), "the last message is a good one");
+        assert_eq!(good, Some(true), "the last message is valid");
     }
 
-    fn p02_a_message_that_is_too_long_is_skipped(way: Way) {
+    fn p02_skips_oversized_message(way: Way) {
         let mut story = Story::new();
         story.supervisor.spawn(way.fixture("huge").args(["--size", "300000"]).max_message_size(200_000)).unwrap();
         let events = story.rest();
@@ -120,7 +120,7 @@ both_ways! {
         assert!(fault.excerpt.len() <= 256);
     }
 
-    fn a_huge_message_comes_whole(way: Way) {
+    fn delivers_huge_message_whole(way: Way) {
         let mut story = Story::new();
         story.supervisor.spawn(way.fixture("huge").args(["--size", "8000000"])).unwrap();
         let message = story.message();
@@ -129,7 +129,7 @@ both_ways! {
         assert!(story.exit().success());
     }
 
-    fn many_threads_send_through_one_parent(way: Way) {
+    fn parent_sends_from_many_threads(way: Way) {
         let mut story = Story::new();
         let spec = way.fixture("many-writers").args(["--threads", "8", "--count", "200", "--size", "9000"]).validate_json();
         story.supervisor.spawn(spec).unwrap();
@@ -139,7 +139,7 @@ both_ways! {
         assert_eq!((messages, faults.len()), (1600, 0), "{faults:?}");
     }
 
-    fn messages_can_come_from_the_standard_streams(way: Way) {
+    fn reads_messages_from_standard_streams(way: Way) {
         let mut story = Story::new();
         let from_stdout = way.plain("flood").args(["--count", "3", "--size", "10", "--stream", "stdout"]);
         story.supervisor.spawn(from_stdout.messages_on_stdout()).unwrap();
@@ -147,10 +147,10 @@ both_ways! {
         let second = story.supervisor.spawn(from_stderr.messages_on_stderr()).unwrap();
         let events = story.rest();
         let counts = HashMap::from([(WorkerId::clone(&events[0].worker), 3), (second.id(), 3)]);
-        assert_told_in_order(&events, &counts);
+        assert_delivered_in_order(&events, &counts);
     }
 
-    fn captured_lines_are_told_apart_and_the_tail_is_kept(way: Way) {
+    fn captures_lines_per_stream_and_keeps_stderr_tail(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("lines").args(["--stdout", "100", "--stderr", "5000"]);
         story.supervisor.spawn(spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).stderr_tail(1000)).unwrap();
@@ -172,7 +172,7 @@ both_ways! {
         assert!(text.contains("bytes omitted]\n"), "{text}");
     }
 
-    fn an_exit_tells_all(way: Way) {
+    fn exit_has_usage_duration_code_and_stderr(way: Way) {
         let mut story = Story::new();
         let worker = story.supervisor.spawn(way.fixture("allocate").args(["--mib", "50"])).unwrap();
         let exit = story.exit();
@@ -187,7 +187,7 @@ both_ways! {
         assert_eq!((exit.code(), &*exit.stderr_text()), (Some(7), "why\n"));
     }
 
-    fn every_deadly_signal_is_told(way: Way) {
+    fn exit_reports_every_fatal_signal(way: Way) {
         let mut story = Story::new();
         for signal in [1, 2, 3, 4, 6, 7, 8, 9, 11, 13, 14, 15] {
             let spec = way.plain("die").args(["--signal", &signal.to_string()]);
@@ -197,7 +197,7 @@ both_ways! {
         }
     }
 
-    fn p04_a_grandchild_that_holds_the_pipe_is_a_leak_and_delays_nothing(way: Way) {
+    fn p04_grandchild_holding_a_pipe_is_reported_as_leak_without_delay(way: Way) {
         for (hold, session) in [("messages", false), ("messages", true), ("stdout", false), ("stderr", true)] {
             let mut story = Story::new();
             let mut spec = way.fixture("grandchild").args(["--hold", hold]);
@@ -214,11 +214,11 @@ both_ways! {
             assert_eq!(survivor.pid, grandchild);
             assert!(survivor.command.contains("child-fixture"), "{survivor}");
             assert!(survivor.holds.iter().any(|held| **held == *hold), "{survivor}, session: {session}");
-            assert!(!is_alive(grandchild), "it ends before its worker's exit is told");
+            assert!(!is_alive(grandchild), "it is killed before its worker's exit is reported");
         }
     }
 
-    fn a_worker_may_close_its_pipe_and_live_on(way: Way) {
+    fn worker_runs_on_after_closing_its_pipe(way: Way) {
         let mut story = Story::new();
         let worker = story.supervisor.spawn(way.fixture("close-early").stdin(StdinMode::Pipe)).unwrap();
         drop(story.message());
@@ -228,7 +228,7 @@ both_ways! {
         assert!(exit.success() && exit.leaked_streams.is_empty(), "{exit:?}");
     }
 
-    fn p10_signals_reach_the_worker_and_then_nobody(way: Way) {
+    fn p10_signals_reach_worker_and_no_process_after_exit(way: Way) {
         let mut story = Story::new();
         let worker = story.supervisor.spawn(way.fixture("ignore-term")).unwrap();
         drop(story.message());
@@ -241,16 +241,16 @@ both_ways! {
         worker.kill().unwrap();
     }
 
-    fn p08_a_worker_that_left_its_group_is_killed_too(way: Way) {
+    fn p08_kills_worker_that_left_its_group(way: Way) {
         let mut story = Story::new();
         let worker = story.supervisor.spawn(way.fixture("leave-group")).unwrap();
         drop(story.message());
         worker.kill().unwrap();
-        let exit = worker.wait_timeout(DEADLINE).expect("its end");
+        let exit = worker.wait_timeout(DEADLINE).expect("exits");
         assert_eq!(exit.signal(), Some(libc::SIGKILL));
     }
 
-    fn durations_and_sizes_without_end_do_no_harm(way: Way) {
+    fn accepts_maximal_durations_and_sizes(way: Way) {
         let endless = Supervisor::builder().grace_period(Duration::MAX).window(usize::MAX).build().unwrap();
         let mut story = Story::of(endless);
         let spec = way.fixture("flood").args(["--count", "100", "--size", "100"]).stderr(OutputMode::Lines);
@@ -262,7 +262,7 @@ both_ways! {
         assert_eq!(second.wait().stderr_text().lines().count(), 100);
     }
 
-    fn p08_dropping_ends_everybody_within_a_bound(way: Way) {
+    fn p08_drop_stops_all_workers_in_bounded_time(way: Way) {
         let supervisor = Supervisor::builder().grace_period(Duration::from_millis(100)).build().unwrap();
         let polite = supervisor.spawn(way.fixture("hang")).unwrap();
         let stubborn = supervisor.spawn(way.fixture("ignore-term")).unwrap();
@@ -276,22 +276,22 @@ both_ways! {
         assert_eq!(stubborn.wait().signal(), Some(libc::SIGKILL));
         drop(reader.wait());
         let exits = events.iter().filter(|event| matches!(event.kind, EventKind::Exited(_))).count();
-        assert_eq!(exits, 3, "a receiver that was cloned hears the end, and then that it is the end");
+        assert_eq!(exits, 3, "a cloned receiver gets all exits, then the channel closes");
         for worker in [polite, stubborn, reader] {
             assert!(!is_alive(worker.pid().unwrap()));
         }
     }
 
-    fn p06_a_slow_consumer_holds_up_one_worker_only(way: Way) {
+    fn p06_slow_consumer_delays_only_one_worker(way: Way) {
         let mut story = Story::new();
         let flooding = story.supervisor.spawn(flood(way, 20_000, 1000).window(64 << 10)).unwrap();
-        // Keeps a message, so that its window can never be empty again, and receives nothing more of it.
+        // Keeps one message, so that the window never becomes empty, and receives no more of this worker.
         let kept = story.find(|event| match event.kind {
             EventKind::Message(message) if event.worker == flooding.id() => Some(message),
             _ => None,
         });
         let other = story.supervisor.spawn(way.plain("exit").args(["--code", "3"])).unwrap();
-        assert_eq!(other.wait_timeout(DEADLINE).expect("the other one's exit").code(), Some(3));
+        assert_eq!(other.wait_timeout(DEADLINE).expect("the other worker's exit").code(), Some(3));
         assert!(story.supervisor.events().len() < 1000, "{} events wait", story.supervisor.events().len());
         drop(kept);
         let mut received = 1;
@@ -301,7 +301,7 @@ both_ways! {
         assert_eq!(received, 20_000);
     }
 
-    fn p06_a_consumer_that_keeps_everything_is_not_stalled(way: Way) {
+    fn p06_consumer_keeping_all_messages_is_not_stalled(way: Way) {
         let mut story = Story::new();
         story.supervisor.spawn(flood(way, 20_000, 200).window(16 << 10)).unwrap();
         let events = story.rest();
@@ -310,24 +310,24 @@ both_ways! {
         assert_eq!(kept.len(), 20_000);
     }
 
-    fn p06_an_exit_does_not_wait_for_a_consumer(way: Way) {
+    fn p06_exit_does_not_wait_for_consumer(way: Way) {
         let story = Story::new();
-        // More than the window and less than window and pipe together, so the worker can end with nobody receiving.
+        // More than the window, less than window and pipe together: the worker can exit without a consumer.
         let worker = story.supervisor.spawn(flood(way, 60, 1000).window(4096)).unwrap();
-        assert!(worker.wait_timeout(DEADLINE).expect("its exit").success());
+        assert!(worker.wait_timeout(DEADLINE).expect("exits").success());
     }
 
-    fn the_other_framings_arrive_too(way: Way) {
+    fn delivers_messages_in_other_framings(way: Way) {
         for (name, framing) in
             [("nul", Framing::Nul), ("length32", Framing::LengthPrefixed), ("content-length", Framing::ContentLength)]
         {
             let mut story = Story::new();
             let worker = story.supervisor.spawn(flood(way, 500, 2000).args(["--framing", name]).framing(framing)).unwrap();
-            assert_told_in_order(&story.rest(), &HashMap::from([(worker.id(), 500)]));
+            assert_delivered_in_order(&story.rest(), &HashMap::from([(worker.id(), 500)]));
         }
     }
 
-    fn a_worker_that_outlives_its_parents_ear_is_told(way: Way) {
+    fn send_fails_after_parent_closed_the_pipe(way: Way) {
         let directory = tempfile::tempdir().unwrap();
         let report = directory.path().join("report");
         let spec = way.fixture("send-after-parent").arg("--report").arg(&report).stdin(StdinMode::Pipe);
@@ -340,32 +340,32 @@ both_ways! {
 }
 
 #[test]
-fn p07_a_flood_at_a_consumer_that_reads_nothing_stays_bounded() {
+fn p07_flood_without_consumer_stays_bounded() {
     // 128 MiB, twice the bound.
-    if alone("supervisor::p07_a_flood_at_a_consumer_that_reads_nothing_stays_bounded", |spec| spec) {
-        flood_a_consumer_that_reads_nothing(32 << 10);
+    if alone("supervisor::p07_flood_without_consumer_stays_bounded", |spec| spec) {
+        flood_without_consumer(32 << 10);
     }
 }
 
 #[test]
 #[ignore = "takes 10 s"]
-fn p07_a_flood_of_one_gib_at_a_consumer_that_reads_nothing_stays_bounded() {
-    if alone("supervisor::p07_a_flood_of_one_gib_at_a_consumer_that_reads_nothing_stays_bounded", |spec| spec) {
-        flood_a_consumer_that_reads_nothing(256 << 10);
+fn p07_flood_of_one_gib_without_consumer_stays_bounded() {
+    if alone("supervisor::p07_flood_of_one_gib_without_consumer_stays_bounded", |spec| spec) {
+        flood_without_consumer(256 << 10);
     }
 }
 
 /// `count` messages of 4 KiB; the peak of this process's memory stays below 64 MiB.
-fn flood_a_consumer_that_reads_nothing(count: u64) {
+fn flood_without_consumer(count: u64) {
     const BOUND: u64 = 64 << 20;
     let story = Story::new();
     let flooding = story.supervisor.spawn(flood(Way::Direct, count, 4096)).unwrap();
-    // It is stuck once it sleeps in a write; meanwhile the others' events keep coming.
+    // It blocks in a write; meanwhile the events of other workers arrive.
     for code in 0..20 {
         let other = story.supervisor.spawn(Way::Direct.plain("exit").args(["--code", &code.to_string()])).unwrap();
-        assert_eq!(other.wait_timeout(DEADLINE).expect("another's exit").code(), Some(code));
+        assert_eq!(other.wait_timeout(DEADLINE).expect("exits").code(), Some(code));
     }
-    assert_eq!(flooding.wait_timeout(Duration::ZERO), None, "nobody reads, so it cannot have ended");
+    assert_eq!(flooding.wait_timeout(Duration::ZERO), None, "it is blocked, so it cannot have exited");
     let mut next = 0;
     let exit = loop {
         let event = story.supervisor.events().recv_timeout(DEADLINE).unwrap();
@@ -384,8 +384,8 @@ fn flood_a_consumer_that_reads_nothing(count: u64) {
 }
 
 #[test]
-fn p07_small_messages_and_garbage_are_bounded_too() {
-    if !alone("supervisor::p07_small_messages_and_garbage_are_bounded_too", |spec| spec) {
+fn p07_small_messages_and_garbage_stay_bounded() {
+    if !alone("supervisor::p07_small_messages_and_garbage_stay_bounded", |spec| spec) {
         return;
     }
     let mut story = Story::of(Supervisor::builder().window(8 << 20).build().unwrap());
@@ -395,16 +395,16 @@ fn p07_small_messages_and_garbage_are_bounded_too() {
         story.supervisor.spawn(spec).unwrap();
         story.supervisor.spawn(WorkerSpec::new("yes").messages_on_stdout()).unwrap();
     }
-    // Every window is used up when the number of waiting events does not grow any more; a received event makes the loop look.
+    // All windows are used up when the number of queued events no longer grows; each spawn makes the loop run.
     let mut before = 0;
     let mut still = 0;
     while still < 50 {
         let waiting = story.supervisor.events().len();
-        // The two are the start and the exit of the worker below.
+        // 2: the start and the exit of the worker below.
         still = if waiting <= before + 2 { still + 1 } else { 0 };
         before = waiting;
         let other = story.supervisor.spawn(WorkerSpec::new("true")).unwrap();
-        other.wait_timeout(DEADLINE).expect("another's exit");
+        other.wait_timeout(DEADLINE).expect("exits");
     }
     assert!(before > 1000, "{before} events wait");
     assert!(kernel::peak_rss_bytes() < 64 << 20, "peak of {} bytes", kernel::peak_rss_bytes());
@@ -412,8 +412,8 @@ fn p07_small_messages_and_garbage_are_bounded_too() {
 }
 
 #[test]
-fn p11_a_host_that_ignores_sigchld_gets_its_exits() {
-    if !alone("supervisor::p11_a_host_that_ignores_sigchld_gets_its_exits", |spec| spec) {
+fn p11_reports_exits_in_host_that_ignores_sigchld() {
+    if !alone("supervisor::p11_reports_exits_in_host_that_ignores_sigchld", |spec| spec) {
         return;
     }
     kernel::ignore_signal(libc::SIGCHLD);
@@ -422,7 +422,7 @@ fn p11_a_host_that_ignores_sigchld_gets_its_exits() {
         for code in 0..5 {
             story.supervisor.spawn(way.plain("exit").args(["--code", &code.to_string()])).unwrap();
             let exit = story.exit();
-            // The kernel tells the status of a child it has reaped itself since Linux 6.15; before that nobody knows.
+            // The kernel keeps the status of a child it reaped itself since Linux 6.15; before that it is lost.
             assert!(exit.status == ExitStatus::Code(code) || exit.status == ExitStatus::Unknown, "{exit:?}");
         }
         WorkerSpec::new("/no/such/program").spawn_unsupervised().unwrap_err();
@@ -430,8 +430,8 @@ fn p11_a_host_that_ignores_sigchld_gets_its_exits() {
 }
 
 #[test]
-fn p11_a_fork_of_the_host_leaves_the_workers_alone() {
-    if !alone("supervisor::p11_a_fork_of_the_host_leaves_the_workers_alone", |spec| spec) {
+fn p11_drop_in_forked_host_keeps_workers() {
+    if !alone("supervisor::p11_drop_in_forked_host_keeps_workers", |spec| spec) {
         return;
     }
     let story = Story::new();
@@ -451,8 +451,8 @@ fn p11_a_fork_of_the_host_leaves_the_workers_alone() {
 }
 
 #[test]
-fn p01_what_a_grandchild_says_to_a_full_window_is_heard_within_the_drain_time() {
-    // Its window is used up and nobody receives, so its stream is not listened to any more when it ends.
+fn p01_delivers_grandchild_message_behind_full_window_within_drain_timeout() {
+    // Its window is used up and nothing is received, so its stream is paused when it exits.
     let script =
         r#"(read go <&4; echo '"last words"' >&3) & i=0; while [ $i -lt 50 ]; do echo $i >&3; i=$((i+1)); done"#;
     let mut story = Story::new();
@@ -460,8 +460,8 @@ fn p01_what_a_grandchild_says_to_a_full_window_is_heard_within_the_drain_time() 
     let worker = story.supervisor.spawn(spec.window(64).drain_timeout(Duration::from_secs(1))).unwrap();
     wait_gone(worker.pid().unwrap());
     worker.take_writer("go").unwrap().write_all(b"now\n").unwrap();
-    let exit = worker.wait_timeout(DEADLINE).expect("its exit");
-    assert_eq!(exit.leaked_streams, [], "the end of the stream was there to be read");
+    let exit = worker.wait_timeout(DEADLINE).expect("exits");
+    assert_eq!(exit.leaked_streams, [], "the end of the stream could be read");
     let mut texts = Vec::new();
     for event in story.rest() {
         if let EventKind::Message(message) = event.kind {
@@ -473,8 +473,8 @@ fn p01_what_a_grandchild_says_to_a_full_window_is_heard_within_the_drain_time() 
 }
 
 #[test]
-fn an_exit_waits_for_whoever_traces_the_worker() {
-    if !alone("supervisor::an_exit_waits_for_whoever_traces_the_worker", |spec| spec) {
+fn exit_waits_for_tracer_of_worker() {
+    if !alone("supervisor::exit_waits_for_tracer_of_worker", |spec| spec) {
         return;
     }
     let mut story = Story::new();
@@ -485,7 +485,7 @@ fn an_exit_waits_for_whoever_traces_the_worker() {
     let tracer = kernel::fork(|| kernel::trace(worker.pid().unwrap(), says.as_raw_fd(), answered.as_raw_fd()));
     said.read_exact(&mut [0]).unwrap();
     worker.kill().unwrap();
-    // Only a tracer knows of this end until it goes; what is waited for here is an event that must not come.
+    // Until the tracer detaches, only the tracer sees the exit: no event may arrive.
     let early = story.supervisor.events().recv_timeout(Duration::from_millis(100));
     assert!(early.is_err(), "{early:?}");
     answer.write_all(b".").unwrap();
@@ -498,9 +498,9 @@ fn an_exit_waits_for_whoever_traces_the_worker() {
 }
 
 #[test]
-fn p06_a_worker_that_the_kernel_does_not_let_us_watch_is_heard_all_the_same() {
+fn p06_reads_worker_when_epoll_registration_fails() {
     const COUNT: u64 = 3000;
-    if !alone("supervisor::p06_a_worker_that_the_kernel_does_not_let_us_watch_is_heard_all_the_same", |spec| spec) {
+    if !alone("supervisor::p06_reads_worker_when_epoll_registration_fails", |spec| spec) {
         return;
     }
     let mut story = Story::of(guarded());
@@ -513,15 +513,15 @@ fn p06_a_worker_that_the_kernel_does_not_let_us_watch_is_heard_all_the_same() {
     let talking = story.supervisor.spawn(flood(Way::Direct, COUNT, 100)).unwrap();
     story.supervisor.close();
     hanging.kill().unwrap();
-    assert_eq!(hanging.wait_timeout(DEADLINE).expect("its exit").signal(), Some(libc::SIGKILL));
-    assert!(talking.wait_timeout(DEADLINE).expect("its exit").success());
+    assert_eq!(hanging.wait_timeout(DEADLINE).expect("exits").signal(), Some(libc::SIGKILL));
+    assert!(talking.wait_timeout(DEADLINE).expect("exits").success());
     let events = story.rest();
-    assert_told_in_order(&events, &[(talking.id(), COUNT), (hanging.id(), 0)].into());
+    assert_delivered_in_order(&events, &[(talking.id(), COUNT), (hanging.id(), 0)].into());
 }
 
 #[test]
-fn the_handles_of_ended_workers_hold_no_descriptors() {
-    if !alone("supervisor::the_handles_of_ended_workers_hold_no_descriptors", |spec| spec) {
+fn handles_of_exited_workers_hold_no_descriptors() {
+    if !alone("supervisor::handles_of_exited_workers_hold_no_descriptors", |spec| spec) {
         return;
     }
     let supervisor = guarded();
@@ -539,26 +539,26 @@ fn the_handles_of_ended_workers_hold_no_descriptors() {
 }
 
 #[test]
-fn p07_many_workers_do_not_each_exceed_the_supervisors_window() {
+fn p07_many_workers_together_stay_within_supervisor_window() {
     const WORKERS: usize = 40;
     const WINDOW: usize = 1 << 20;
     let mut story = Story::of(Supervisor::builder().window(WINDOW).build().unwrap());
     let workers: Vec<_> =
         (0..WORKERS).map(|_| story.supervisor.spawn(flood(Way::Direct, 4000, 1).window(WINDOW)).unwrap()).collect();
-    // Lifecycle events go on, so when this one has ended the loop has been round a few times.
+    // Lifecycle events are delivered, so after these exits the loop has run several times.
     for _ in 0..20 {
         let other = story.supervisor.spawn(Way::Direct.plain("exit")).unwrap();
         assert!(other.wait_timeout(DEADLINE).is_some());
     }
-    // Each counts 64 bytes, and the last pipe is read as a whole.
+    // Each message counts 64 bytes; the last read is not cut.
     let waiting = story.supervisor.events().len();
     assert!(waiting * 64 < WINDOW + (64 << 10) * 8, "{waiting} events wait");
     let events = story.rest();
-    assert_told_in_order(&events, &workers.iter().map(|worker| (worker.id(), 4000)).collect());
+    assert_delivered_in_order(&events, &workers.iter().map(|worker| (worker.id(), 4000)).collect());
 }
 
 #[test]
-fn a_panic_in_the_consumer_ends_every_worker() {
+fn consumer_panic_stops_all_workers() {
     let mut worker = None;
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let mut story = Story::new();
@@ -573,7 +573,7 @@ fn a_panic_in_the_consumer_ends_every_worker() {
 }
 
 #[test]
-fn several_consumers_share_the_events() {
+fn several_consumers_share_events() {
     let supervisor = Supervisor::new().unwrap();
     for _ in 0..4 {
         supervisor.spawn(flood(Way::Direct, 1000, 50)).unwrap();
@@ -592,7 +592,7 @@ fn several_consumers_share_the_events() {
 }
 
 #[test]
-fn the_events_are_good_in_a_select() {
+fn events_work_in_select() {
     let supervisor = Supervisor::new().unwrap();
     supervisor.spawn(Way::Direct.plain("exit")).unwrap();
     let deadline = crossbeam_channel::after(DEADLINE);
@@ -609,16 +609,16 @@ fn the_events_are_good_in_a_select() {
 }
 
 #[test]
-fn a_closed_supervisor_takes_no_more_and_ends_its_events() {
+fn closed_supervisor_refuses_spawns_and_closes_channel() {
     let supervisor = Supervisor::new().unwrap();
     supervisor.spawn(Way::Direct.plain("exit")).unwrap();
     supervisor.close();
     assert!(matches!(supervisor.spawn(WorkerSpec::new("true")), Err(pipewright::SpawnError::SupervisorGone)));
-    assert_eq!(supervisor.events().iter().count(), 2, "started, exited, the end");
+    assert_eq!(supervisor.events().iter().count(), 2, "started, exited, closed");
 }
 
 #[test]
-fn p09_spawning_closing_and_dropping_at_once_loses_nobody() {
+fn p09_concurrent_spawn_close_and_drop_lose_no_worker() {
     const THREADS: usize = 4;
     for round in 0..20 {
         let supervisor = Arc::new(Supervisor::new().unwrap());
@@ -630,7 +630,7 @@ fn p09_spawning_closing_and_dropping_at_once_loses_nobody() {
                 thread::spawn(move || {
                     start.wait();
                     let mut workers = Vec::new();
-                    // Until it is closed; whichever thread comes last drops the supervisor.
+                    // Until it is closed; the last thread drops the supervisor.
                     while let Ok(worker) = supervisor.spawn(WorkerSpec::new("true")) {
                         workers.push(worker);
                     }
@@ -646,7 +646,7 @@ fn p09_spawning_closing_and_dropping_at_once_loses_nobody() {
         drop(supervisor);
         let workers: Vec<_> = spawners.into_iter().flat_map(|spawner| spawner.join().unwrap()).collect();
         let rest = events.iter().count();
-        assert_eq!(round + rest, 2 * workers.len(), "started and exited, each");
+        assert_eq!(round + rest, 2 * workers.len(), "each started and exited");
         for worker in &workers {
             assert!(worker.wait_timeout(Duration::ZERO).is_some());
         }
@@ -654,8 +654,8 @@ fn p09_spawning_closing_and_dropping_at_once_loses_nobody() {
 }
 
 #[test]
-fn nothing_is_left_after_a_thousand_workers() {
-    if !alone("supervisor::nothing_is_left_after_a_thousand_workers", |spec| spec) {
+fn thousand_workers_leave_nothing_behind() {
+    if !alone("supervisor::thousand_workers_leave_nothing_behind", |spec| spec) {
         return;
     }
     let before = open_descriptors();
@@ -673,14 +673,14 @@ fn nothing_is_left_after_a_thousand_workers() {
     }
     assert_eq!(open_descriptors(), before);
     let threads = std::fs::read_dir("/proc/self/task").unwrap().count();
-    assert!(threads <= 3, "{threads} threads: the harness has two");
+    assert!(threads <= 3, "{threads} threads; the test harness has two");
     let children = std::fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id())).unwrap();
     assert_eq!(children, "");
 }
 
 #[test]
-fn p14_idle_workers_cost_nothing() {
-    if !alone("supervisor::p14_idle_workers_cost_nothing", |spec| spec) {
+fn p14_idle_workers_cause_no_wakeups() {
+    if !alone("supervisor::p14_idle_workers_cause_no_wakeups", |spec| spec) {
         return;
     }
     const WORKERS: usize = 300;
@@ -693,18 +693,17 @@ fn p14_idle_workers_cost_nothing() {
     }
     while story.supervisor.events().try_recv().is_ok() {}
     assert!(switches() > 0, "the threads are found by their names");
-    // Time has to pass for nothing to happen in it; what is counted is not the time but the wake-ups. The last of what has
-    // been received may still be being tidied up in the first such while.
+    // Counts wake-ups in a period without events. The first period may still contain clean-up work of received events.
     let is_still = |_| {
         let before = switches();
         assert!(story.supervisor.events().recv_timeout(Duration::from_millis(200)).is_err());
         switches() == before
     };
-    assert!((0..10).any(is_still), "the threads wake up for nothing");
+    assert!((0..10).any(is_still), "the threads wake up without an event");
 }
 
 #[test]
-fn a_group_is_killed_with_its_worker_and_a_session_too() {
+fn kill_includes_process_group_and_session() {
     for group in [ProcessGroup::New, ProcessGroup::NewSession] {
         let mut story = Story::new();
         let script = "sh -c 'echo $$ >&3; exec sleep 1000' & wait";
@@ -720,7 +719,7 @@ fn a_group_is_killed_with_its_worker_and_a_session_too() {
 }
 
 #[test]
-fn a_worker_has_a_name() {
+fn worker_has_a_name() {
     let supervisor = Supervisor::new().unwrap();
     let worker = supervisor.spawn(WorkerSpec::new("true")).unwrap();
     assert_eq!(worker.name(), "true");
@@ -730,7 +729,7 @@ fn a_worker_has_a_name() {
 }
 
 #[test]
-fn the_worker_of_an_event_is_found_from_its_first_event_to_its_last() {
+fn finds_worker_of_every_event() {
     const WORKERS: usize = 200;
     let supervisor = Supervisor::new().unwrap();
     let (mut last_events, mut names) = (Vec::new(), HashMap::new());
@@ -747,7 +746,7 @@ fn the_worker_of_an_event_is_found_from_its_first_event_to_its_last() {
             supervisor.close();
         });
         for event in supervisor.events() {
-            let worker = supervisor.worker(event.worker).unwrap_or_else(|| panic!("nobody has told {event:?}"));
+            let worker = supervisor.worker(event.worker).unwrap_or_else(|| panic!("no worker of {event:?}"));
             let name = names.entry(event.worker).or_insert_with(|| worker.name().to_owned());
             assert_eq!(worker.name(), name.as_str());
             if matches!(event.kind, EventKind::GaveUp(_)) {
@@ -760,12 +759,12 @@ fn the_worker_of_an_event_is_found_from_its_first_event_to_its_last() {
         let id = event.worker;
         assert!(supervisor.worker(id).unwrap().wait_timeout(DEADLINE).is_some());
         drop(event);
-        assert!(comes_true(|| supervisor.worker(id).is_none()), "{id}");
+        assert!(becomes_true(|| supervisor.worker(id).is_none()), "{id}");
     }
 }
 
 #[test]
-fn p06_opening_a_fifo_holds_up_nobody_else() {
+fn p06_opening_a_fifo_delays_no_other_spawn() {
     let directory = tempfile::tempdir().unwrap();
     let fifo = directory.path().join("fifo");
     assert_eq!(kernel::make_fifo(&fifo), 0);
@@ -775,18 +774,18 @@ fn p06_opening_a_fifo_holds_up_nobody_else() {
             let spec = Way::Direct.plain("exit").args(["--stdout", "through the fifo"]);
             supervisor.spawn(spec.stdout(OutputMode::File(fifo.clone()))).unwrap()
         });
-        // Spawned from a thread that is not the main one, as the other, which waits for somebody to read.
+        // Spawned from a thread other than the main thread, like the one above, which waits for a reader.
         let other = supervisor.spawn(Way::Direct.plain("exit")).unwrap();
-        assert!(other.wait_timeout(DEADLINE).expect("its exit").success());
+        assert!(other.wait_timeout(DEADLINE).expect("exits").success());
         assert_eq!(std::fs::read_to_string(&fifo).unwrap(), "through the fifo\n");
-        assert!(opening.join().unwrap().wait_timeout(DEADLINE).expect("its exit").success());
+        assert!(opening.join().unwrap().wait_timeout(DEADLINE).expect("exits").success());
     });
 }
 
 #[test]
-fn p16_a_supervisor_that_cannot_be_set_up_names_the_step() {
+fn p16_failed_setup_of_supervisor_names_the_step() {
     let poor = |spec: WorkerSpec| spec.rlimit(ResourceLimit::OpenFiles, 8);
-    if !alone("supervisor::p16_a_supervisor_that_cannot_be_set_up_names_the_step", poor) {
+    if !alone("supervisor::p16_failed_setup_of_supervisor_names_the_step", poor) {
         return;
     }
     let error = Supervisor::new().map(drop).unwrap_err();
@@ -794,7 +793,7 @@ fn p16_a_supervisor_that_cannot_be_set_up_names_the_step() {
 }
 
 #[test]
-fn a_worker_is_called_by_the_file_name_of_its_program() {
+fn default_name_is_file_name_of_program() {
     let supervisor = Supervisor::new().unwrap();
     assert_eq!(supervisor.spawn(WorkerSpec::new("/bin/true")).unwrap().name(), "true");
     assert_eq!(supervisor.spawn(WorkerSpec::new("true").name("first")).unwrap().name(), "first");

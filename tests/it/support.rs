@@ -1,4 +1,4 @@
-//! What the tests share: the two ways of starting, waiting with a deadline, and a process of one's own.
+//! Shared by the tests: both ways of starting, waits with a deadline, tests in a process of their own.
 
 use crate::kernel;
 use pipewright::{Event, EventKind, Exit, Message, OutputMode, Pass, Process, Supervisor, WorkerSpec};
@@ -14,10 +14,10 @@ use std::{
     time::Duration,
 };
 
-/// Far longer than anything here takes, also on a loaded machine; a wait that ends with it has failed.
+/// Far longer than any step takes, also on a loaded machine; a wait that reaches it has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// How a worker is started: straight, or through a user's own `Command`. The same tests hold for both.
+/// How a worker is started: directly, or through a user's own `Command`. The same tests run for both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     Direct,
@@ -38,7 +38,7 @@ impl Way {
         self.program(FIXTURE).arg(subcommand).messages(Pass::arg("--messages={}"))
     }
 
-    /// The fixture without one.
+    /// The fixture without a message pipe.
     pub(crate) fn plain(self, subcommand: &str) -> WorkerSpec {
         self.program(FIXTURE).arg(subcommand)
     }
@@ -46,7 +46,7 @@ impl Way {
 
 pub(crate) const FIXTURE: &str = env!("CARGO_BIN_EXE_child-fixture");
 
-/// An example's program, which `cargo test` builds beside the tests, but `cargo test --test it` leaves as it was.
+/// Path of an example's program, which `cargo test` builds, but `cargo test --test it` does not.
 #[track_caller]
 pub(crate) fn example(name: &str) -> PathBuf {
     const BUILD: &str = "build it with `cargo build --examples`, or run the whole `cargo test`";
@@ -69,7 +69,7 @@ pub(crate) fn example(name: &str) -> PathBuf {
     program
 }
 
-/// Makes of each function two tests: one for each way of starting.
+/// Generates two tests from each function, one per way of starting.
 macro_rules! both_ways {
     ($($(#[$attribute:meta])* fn $name:ident($way:ident: Way) $body:block)*) => {
         mod direct {
@@ -83,9 +83,9 @@ macro_rules! both_ways {
 }
 pub(crate) use both_ways;
 
-/// Waits until none of these is left, nor whoever they have started meanwhile.
+/// Waits until `list` is empty, including processes that are started meanwhile.
 #[track_caller]
-pub(crate) fn wait_nobody(list: impl Fn() -> Vec<u32>) {
+pub(crate) fn wait_all_gone(list: impl Fn() -> Vec<u32>) {
     loop {
         let left = list();
         if left.is_empty() {
@@ -95,9 +95,9 @@ pub(crate) fn wait_nobody(list: impl Fn() -> Vec<u32>) {
     }
 }
 
-/// Signals it until it ends, as an impatient user does: a second signal that comes too soon is taken for the first.
+/// Signals the process until it exits. Pauses between signals, since a second one that follows too soon counts as the first.
 #[track_caller]
-pub(crate) fn insist(process: &mut Process, signal: i32) {
+pub(crate) fn signal_until_exit(process: &mut Process, signal: i32) {
     const PAUSE: Duration = Duration::from_millis(60);
     for _ in 0..DEADLINE.as_millis() / PAUSE.as_millis() {
         process.signal(signal).unwrap();
@@ -105,10 +105,10 @@ pub(crate) fn insist(process: &mut Process, signal: i32) {
             return;
         }
     }
-    panic!("{} runs still", process.pid());
+    panic!("{} is still running", process.pid());
 }
 
-/// A supervisor and all it has told so far, to be shown when something does not come.
+/// A supervisor and its events so far, which are printed when an expected event does not arrive.
 pub(crate) struct Story {
     pub(crate) supervisor: Supervisor,
     pub(crate) told: Vec<String>,
@@ -134,7 +134,7 @@ impl Story {
         }
     }
 
-    /// The next event that `pick` wants; the others are passed over.
+    /// Returns the first result of `pick`; skips other events.
     #[track_caller]
     pub(crate) fn find<T>(&mut self, mut pick: impl FnMut(Event) -> Option<T>) -> T {
         loop {
@@ -165,7 +165,7 @@ impl Story {
         })
     }
 
-    /// Everything until all workers have ended.
+    /// Closes the supervisor and returns all events until the channel closes.
     #[track_caller]
     pub(crate) fn rest(&mut self) -> Vec<Event> {
         self.supervisor.close();
@@ -184,28 +184,28 @@ pub(crate) fn shorten(text: &str) -> String {
     text.chars().take(300).collect()
 }
 
-/// One process and the one message it sends.
+/// Runs a worker and returns its message.
 pub(crate) fn one_message(spec: WorkerSpec) -> Value {
     let mut story = Story::new();
     story.supervisor.spawn(spec.stderr(OutputMode::Lines)).unwrap();
     story.json()
 }
 
-/// A supervisor whose guard stands: that comes with the first worker, and stays.
+/// A supervisor whose guard runs: it is started with the first worker.
 pub(crate) fn guarded() -> Supervisor {
     let supervisor = Supervisor::new().unwrap();
     let first = supervisor.spawn(WorkerSpec::new("true")).unwrap();
-    first.wait_timeout(DEADLINE).expect("its end");
+    first.wait_timeout(DEADLINE).expect("exits");
     while supervisor.events().try_recv().is_ok() {}
     supervisor
 }
 
-/// The numbers that are open in this process, with what stands behind them.
+/// The open descriptors of this process, with their targets.
 pub(crate) fn open_descriptors() -> Vec<(RawFd, PathBuf)> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc/self/fd").unwrap() {
         let entry = entry.unwrap();
-        // The directory being read has gone by the time anybody looks.
+        // The descriptor of the directory being read is closed by now.
         if let Ok(target) = fs::read_link(entry.path()) {
             let number = entry.file_name().to_str().unwrap().parse().unwrap();
             if !target.to_string_lossy().contains("/fd") {
@@ -217,7 +217,7 @@ pub(crate) fn open_descriptors() -> Vec<(RawFd, PathBuf)> {
     found
 }
 
-/// Keeps the loop of the only supervisor of this process from running until what this gives is dropped.
+/// Suspends the event loop of the only supervisor of this process until the result is dropped.
 #[track_caller]
 pub(crate) fn stop_loop() -> kernel::Stopped {
     let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap());
@@ -230,15 +230,15 @@ pub(crate) fn stop_loop() -> kernel::Stopped {
     kernel::stop_thread(thread)
 }
 
-/// Runs a test in a process of its own, where it is alone with its descriptors, limits and signals: the test binary is
-/// started again for this one test. Gives `true` in that process.
+/// Runs a test in a process of its own, with its own descriptors, limits and signals: starts the test binary again for this
+/// test. Returns `true` in that process.
 ///
-/// `prepare` says how that process is started.
+/// `prepare` adjusts the spec of that process.
 pub(crate) fn alone(test: &str, prepare: impl FnOnce(WorkerSpec) -> WorkerSpec) -> bool {
     alone_within(test, 4 * DEADLINE, prepare)
 }
 
-/// As [`alone`], for what takes up to `time`.
+/// As [`alone`], for tests that take up to `time`.
 pub(crate) fn alone_within(test: &str, time: Duration, prepare: impl FnOnce(WorkerSpec) -> WorkerSpec) -> bool {
     const ALONE: &str = "PIPEWRIGHT_TEST_ALONE";
     if std::env::var(ALONE).is_ok_and(|name| name == test) {
@@ -266,10 +266,10 @@ pub(crate) fn alone_within(test: &str, time: Duration, prepare: impl FnOnce(Work
     false
 }
 
-/// "nobody", by convention.
+/// The user `nobody`, by convention.
 pub(crate) const NOBODY: u32 = 65534;
 
-/// Runs a test alone, as an ordinary user where the tests run as root: one without cgroups, who may read no more than its own.
+/// As [`alone`], but drops root privileges: an ordinary user has no cgroups and cannot read other users' processes.
 pub(crate) fn as_ordinary_user(test: &str) -> bool {
     let is_there = alone(test, |spec| spec.env("HOME", "/tmp").env_remove("XDG_RUNTIME_DIR").env_remove("TMPDIR"));
     if is_there && kernel::effective_uid() == 0 {
@@ -278,7 +278,7 @@ pub(crate) fn as_ordinary_user(test: &str) -> bool {
     is_there
 }
 
-/// Reads to the end, and gives up at the deadline.
+/// Reads to the end of file; panics at the deadline.
 #[track_caller]
 pub(crate) fn read_to_end(pipe: &pipewright::pipe::anonymous::PipeReader) -> Vec<u8> {
     let mut all = Vec::new();
@@ -292,20 +292,20 @@ pub(crate) fn read_to_end(pipe: &pipewright::pipe::anonymous::PipeReader) -> Vec
     }
 }
 
-/// Whether a process is there, and not only its zombie.
+/// Whether a process exists and is not a zombie.
 pub(crate) fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The state follows the name, which stands in parentheses and may contain some.
+    // The state follows the name, which is in parentheses and may contain parentheses.
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-/// The living processes that have this variable in their environment, with this value.
+/// The live processes with this variable and value in their environment.
 pub(crate) fn carriers(name: &str, value: &str) -> Vec<u32> {
     let mark = format!("{name}={value}");
     let pids =
         fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| {
-        // All of it at once: between two reads an exec may take it away.
+        // In one read: an exec may replace it between two reads.
         let mut environment = vec![0; 256 << 10];
         let read = fs::File::open(format!("/proc/{pid}/environ")).and_then(|mut file| file.read(&mut environment));
         environment.truncate(read.unwrap_or(0));
@@ -321,7 +321,7 @@ pub(crate) fn children(pid: u32) -> Vec<u32> {
     lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
-/// How often the library's threads of this process have slept or been made to wait.
+/// Number of context switches of the library's threads in this process.
 pub(crate) fn switches() -> u64 {
     let threads = fs::read_dir("/proc/self/task").unwrap().map(|thread| thread.unwrap().path());
     let mine =
@@ -334,7 +334,7 @@ pub(crate) fn switches() -> u64 {
     .sum()
 }
 
-/// xorshift64, <https://www.jstatsoft.org/article/view/v008i14>: what a seed of our own makes of chance. Not zero.
+/// A pseudo-random generator with a given seed, not zero: xorshift64, <https://www.jstatsoft.org/article/view/v008i14>.
 pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
@@ -350,20 +350,20 @@ impl Chance {
     }
 }
 
-/// Where cgroup v2 is mounted, if it is.
+/// Mount point of cgroup v2.
 pub(crate) fn cgroup2_mount() -> Option<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
     line.split(' ').nth(4).map(str::to_owned)
 }
 
-/// The cgroups that supervisors in a process have made, wherever they are.
+/// All cgroups created by supervisors of a process.
 pub(crate) fn cgroups_of(pid: u32) -> Vec<String> {
     let name = format!("pipewright-{pid}-");
     let mut found = Vec::new();
     let mut below = Vec::from_iter(cgroup2_mount());
     while let Some(directory) = below.pop() {
-        // Others are made and removed meanwhile.
+        // Cgroups are created and removed meanwhile.
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 let path = entry.path().into_os_string().into_string().unwrap();
@@ -375,7 +375,7 @@ pub(crate) fn cgroups_of(pid: u32) -> Vec<String> {
     found
 }
 
-/// Whether a supervisor of ours holds its workers in cgroups.
+/// Whether supervisors can create cgroups here.
 pub(crate) fn may_make_cgroups() -> bool {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned();
@@ -384,13 +384,13 @@ pub(crate) fn may_make_cgroups() -> bool {
     fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).is_ok()
 }
 
-/// Asks again and again, where nothing tells. False if it is not so at the deadline.
-pub(crate) fn comes_true(mut is_so: impl FnMut() -> bool) -> bool {
+/// Polls a condition for which there is no event. Returns false at the deadline.
+pub(crate) fn becomes_true(mut is_so: impl FnMut() -> bool) -> bool {
     let (_keep, never) = crossbeam_channel::bounded::<()>(0);
     (0..DEADLINE.as_millis()).any(|_| is_so() || never.recv_timeout(Duration::from_millis(1)).is_ok())
 }
 
-/// Waits for the end of a process that is not ours to wait for.
+/// Waits for the exit of a process that is not a child.
 #[track_caller]
 pub(crate) fn wait_gone(pid: u32) {
     let Some(watch) = watch(pid) else { return };
@@ -402,7 +402,7 @@ pub(crate) fn wait_gone(pid: u32) {
     );
 }
 
-/// A pidfd by way of `pidfd_open`, through a crate-free door: `/proc/PID` gives no readiness, so libc is asked.
+/// Opens a pidfd with `pidfd_open`, since `/proc/PID` cannot be polled.
 fn watch(pid: u32) -> Option<std::os::fd::OwnedFd> {
     kernel::pidfd_open(pid)
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     kernel,
-    support::{Chance, DEADLINE, FIXTURE, carriers, children, comes_true, insist, wait_gone},
+    support::{Chance, DEADLINE, FIXTURE, becomes_true, carriers, children, signal_until_exit, wait_gone},
 };
 use pipewright::{OutputMode, Process, WorkerSpec, pipe::anonymous::PipeReader};
 use std::{
@@ -21,7 +21,7 @@ pub(crate) fn is_in_state(pid: u32, wanted: char) -> bool {
 
 #[track_caller]
 pub(crate) fn wait_state(pid: u32, wanted: char) {
-    assert!(comes_true(|| is_in_state(pid, wanted)), "{:?}", fs::read_to_string(format!("/proc/{pid}/stat")));
+    assert!(becomes_true(|| is_in_state(pid, wanted)), "{:?}", fs::read_to_string(format!("/proc/{pid}/stat")));
 }
 
 #[track_caller]
@@ -38,7 +38,7 @@ fn wait_mask(pid: u32, mask: &str, signal: i32) {
         let found = status.lines().find_map(|line| line.strip_prefix(mask)).unwrap().trim();
         u64::from_str_radix(found, 16).unwrap() >> (signal - 1) & 1 == 1
     };
-    assert!(comes_true(is_in), "{}", status());
+    assert!(becomes_true(is_in), "{}", status());
 }
 
 /// Starts a host whose supervisors handle the terminal's signals; returns it with the pids that it prints and its output.
@@ -80,7 +80,7 @@ fn first_ctrl_c_stops_gracefully_and_second_kills() {
     // Before the trap is set, SIGTERM would terminate the worker.
     wait_ignores(pids[0], libc::SIGTERM);
     process.signal(libc::SIGINT).unwrap();
-    insist(&mut process, libc::SIGINT);
+    signal_until_exit(&mut process, libc::SIGINT);
     ends_by(process, lines, "killed by signal 9 (SIGKILL)\n");
 }
 
@@ -247,7 +247,7 @@ fn p11_ctrl_z_during_spawn_leaves_no_child_stopped() {
         pause(Duration::from_micros(chance.below(1500)));
     }
     let stopped = || -> Vec<u32> { children(host.pid()).into_iter().filter(|pid| is_in_state(*pid, 'T')).collect() };
-    comes_true(|| stopped().is_empty());
+    becomes_true(|| stopped().is_empty());
     let stopped = stopped();
     host.kill().unwrap();
     host.wait().unwrap();

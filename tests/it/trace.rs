@@ -1,4 +1,4 @@
-//! What a subscriber of `tracing` is told. A process has one subscriber for good, so each test has a process of its own.
+//! What is reported to `tracing`. A process has one global subscriber, so each test runs in a process of its own.
 
 use crate::support::{DEADLINE, FIXTURE, Story, alone, guarded, open_descriptors};
 use pipewright::{
@@ -21,16 +21,16 @@ use tracing::{
     subscriber::set_global_default,
 };
 
-/// What no field may hold.
+/// Must not appear in any field.
 const SECRET: &str = "hush";
-/// As the parameters of a call.
+/// The secret as parameters of a call.
 const SECRETS: &[&str] = &[SECRET];
 
-/// A span or an event, as it was told.
+/// A span or an event as reported.
 #[derive(Debug, Clone)]
 struct Note {
     level: Level,
-    /// Of an event: in which span.
+    /// The span of an event.
     within: Option<usize>,
     fields: Fields,
 }
@@ -38,11 +38,11 @@ struct Note {
 #[derive(Debug, Clone, Default)]
 struct Fields(BTreeMap<&'static str, Value>);
 
-/// Remembers everything of ours down to a level; and does something of its own with each event of the loop.
+/// Records the library's spans and events down to a level, and calls `then` at each event of the loop.
 struct Recorder {
     finest: Level,
     spans: Mutex<Vec<Note>>,
-    /// How many handles of each span there are.
+    /// Number of handles per span.
     handles: Mutex<Vec<i32>>,
     events: Mutex<Vec<Note>>,
     then: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -136,7 +136,7 @@ impl Recorder {
         self.events.lock().unwrap().iter().filter(|event| pick(event)).cloned().collect()
     }
 
-    /// The incarnation of its span, its level and what it says, of each event but the finest.
+    /// Incarnation, level and message of each event above `TRACE`.
     fn outline(&self) -> Vec<String> {
         let spans = self.spans();
         let events = self.events(|event| event.level < Level::TRACE);
@@ -154,7 +154,7 @@ impl Recorder {
         found[0].clone()
     }
 
-    /// Nothing that was said is in any field, and no span is left open.
+    /// Asserts that no field contains the secret and no span is open.
     fn check(&self) {
         let (spans, events) = (self.spans.lock().unwrap(), self.events.lock().unwrap());
         for note in spans.iter().chain(events.iter()) {
@@ -174,7 +174,7 @@ impl Fields {
     }
 }
 
-/// Fails at once, three times, after it has told its secret everywhere it can.
+/// Fails at once, three times, after writing its secret to all its streams.
 fn crasher() -> WorkerSpec {
     let policy = RestartPolicy::from(Restart::Always)
         .backoff(Backoff::constant(Duration::from_millis(1)))
@@ -185,8 +185,8 @@ fn crasher() -> WorkerSpec {
 }
 
 #[test]
-fn each_life_of_a_worker_is_a_span_with_its_events() {
-    if !alone("trace::each_life_of_a_worker_is_a_span_with_its_events", |spec| spec) {
+fn each_incarnation_is_a_span_with_its_events() {
+    if !alone("trace::each_incarnation_is_a_span_with_its_events", |spec| spec) {
         return;
     }
     let recorder = Recorder::install(Level::TRACE);
@@ -208,7 +208,7 @@ fn each_life_of_a_worker_is_a_span_with_its_events() {
 
     let first = |text: &str| recorder.events(|event| event.fields.text() == text)[0].fields.clone();
     let exited = first("exited");
-    assert_eq!(exited.of("code"), &json!(9), "a number");
+    assert_eq!(exited.of("code"), &json!(9), "not a number");
     assert!(exited.of("duration_ms").is_u64() && exited.of("signal").is_null(), "{exited:?}");
     assert_eq!(first("restarting").of("after_ms"), &json!(1));
     assert_eq!(first("gave up").of("reason"), "IntensityExceeded");
@@ -223,8 +223,8 @@ fn each_life_of_a_worker_is_a_span_with_its_events() {
 }
 
 #[test]
-fn the_end_of_a_worker_is_a_warning_where_nobody_asked_for_it() {
-    if !alone("trace::the_end_of_a_worker_is_a_warning_where_nobody_asked_for_it", |spec| spec) {
+fn unrequested_exit_is_a_warning() {
+    if !alone("trace::unrequested_exit_is_a_warning", |spec| spec) {
         return;
     }
     let mut story = Story::new();
@@ -232,7 +232,7 @@ fn the_end_of_a_worker_is_a_warning_where_nobody_asked_for_it() {
     let spec = WorkerSpec::new("cat").stdin(StdinMode::Pipe).stop(stop);
     let asked = story.supervisor.spawn(spec.clone().name("asked")).unwrap();
     story.find(|event| matches!(event.kind, EventKind::Started { .. }).then_some(()));
-    // It comes late, and finds the span of a worker that has started long before.
+    // Installed late: the span of the running worker is created now.
     let recorder = Recorder::install(Level::TRACE);
     asked.stop();
     story.exit();
@@ -250,8 +250,8 @@ fn the_end_of_a_worker_is_a_warning_where_nobody_asked_for_it() {
 }
 
 #[test]
-fn a_span_ends_with_its_process_and_nothing_is_kept_of_a_worker() {
-    if !alone("trace::a_span_ends_with_its_process_and_nothing_is_kept_of_a_worker", |spec| spec) {
+fn span_closes_with_its_process() {
+    if !alone("trace::span_closes_with_its_process", |spec| spec) {
         return;
     }
     let mut story = Story::of(guarded());
@@ -264,19 +264,19 @@ fn a_span_ends_with_its_process_and_nothing_is_kept_of_a_worker() {
     let worker = story.supervisor.spawn(spec).unwrap();
     worker.signal(libc::SIGTERM).unwrap();
     story.find(|event| matches!(event.kind, EventKind::Restarting { .. }).then_some(()));
-    // When the loop answers it is done with what it has told.
+    // Once the loop answers, it has reported the earlier events.
     story.supervisor.status();
-    assert_eq!(*recorder.handles.lock().unwrap(), [0], "it waits, and its span has ended");
+    assert_eq!(*recorder.handles.lock().unwrap(), [0], "the span is still open during the backoff");
     worker.stop().wait(DEADLINE);
     drop(worker);
     story.supervisor.status();
-    assert_eq!(open_descriptors(), before, "the pipe to it");
+    assert_eq!(open_descriptors(), before, "a pipe of the worker is still open");
     recorder.check();
 }
 
 #[test]
-fn what_could_not_start_is_told_with_the_reason() {
-    if !alone("trace::what_could_not_start_is_told_with_the_reason", |spec| spec) {
+fn failed_spawn_has_the_reason() {
+    if !alone("trace::failed_spawn_has_the_reason", |spec| spec) {
         return;
     }
     let recorder = Recorder::install(Level::TRACE);
@@ -286,7 +286,7 @@ fn what_could_not_start_is_told_with_the_reason() {
     fs::copy("/bin/cat", &program).unwrap();
     let spec = WorkerSpec::new(&program).name("gone").stdin(StdinMode::Pipe).restart(Restart::Always);
     let worker = story.supervisor.spawn(spec).unwrap();
-    // Its first life ends with its input, and by then its program is gone.
+    // The first incarnation exits at the end of its input; by then its program is gone.
     fs::remove_file(&program).unwrap();
     drop(worker.take_stdin());
     story.rest();
@@ -297,13 +297,17 @@ fn what_could_not_start_is_told_with_the_reason() {
     let error = spawn_failed.fields.of("error").as_str().unwrap().to_owned();
     assert!(error.contains("failed to start") && error.contains(program.to_str().unwrap()), "{error}");
     let span = &recorder.spans()[spawn_failed.within.unwrap()];
-    assert_eq!(json!(span.0), json!({"id": 1, "name": "gone", "incarnation": 2}), "there is no process");
+    assert_eq!(
+        json!(span.0),
+        json!({"id": 1, "name": "gone", "incarnation": 2}),
+        "a span without a process has no pid"
+    );
     recorder.check();
 }
 
 #[test]
-fn what_is_left_behind_is_a_warning() {
-    if !alone("trace::what_is_left_behind_is_a_warning", |spec| spec) {
+fn survivors_and_leaks_are_a_warning() {
+    if !alone("trace::survivors_and_leaks_are_a_warning", |spec| spec) {
         return;
     }
     let recorder = Recorder::install(Level::WARN);
@@ -312,20 +316,16 @@ fn what_is_left_behind_is_a_warning() {
     story.supervisor.spawn(spec).unwrap();
     story.rest();
     drop(story);
-    assert_eq!(recorder.outline(), ["1 WARN left something behind"], "and its own end was a good one");
+    assert_eq!(recorder.outline(), ["1 WARN left something behind"], "the exit itself was a success");
     let left = recorder.the("left something behind");
     assert_eq!((left.fields.of("leaks"), left.fields.of("survivors")), (&json!(1), &json!(1)));
-    assert_eq!(
-        recorder.spans()[0].of("name"),
-        "forgetful",
-        "the span is there also for those who hear of failures alone"
-    );
+    assert_eq!(recorder.spans()[0].of("name"), "forgetful", "the span exists for subscribers of warnings only");
     recorder.check();
 }
 
 #[test]
-fn a_member_that_is_not_started_has_its_name() {
-    if !alone("trace::a_member_that_is_not_started_has_its_name", |spec| spec) {
+fn member_that_is_not_started_has_its_name() {
+    if !alone("trace::member_that_is_not_started_has_its_name", |spec| spec) {
         return;
     }
     let recorder = Recorder::install(Level::INFO);
@@ -344,14 +344,14 @@ fn a_member_that_is_not_started_has_its_name() {
     story.find(|event| matches!(event.kind, EventKind::GroupEnded(_)).then_some(()));
     drop(story);
     let killed = recorder.events(|event| event.fields.of("signal") == 9);
-    assert_eq!(killed.iter().map(|event| event.level).collect::<Vec<_>>(), [Level::INFO], "as it was asked to");
+    assert_eq!(killed.iter().map(|event| event.level).collect::<Vec<_>>(), [Level::INFO], "the stop was requested");
     assert_eq!(recorder.the("group ended").fields.of("group"), &json!(1));
     recorder.check();
 }
 
 #[test]
-fn a_call_is_told_when_it_has_ended() {
-    if !alone("trace::a_call_is_told_when_it_has_ended", |spec| spec) {
+fn completed_call_is_an_event() {
+    if !alone("trace::completed_call_is_an_event", |spec| spec) {
         return;
     }
     let recorder = Recorder::install(Level::TRACE);
@@ -390,8 +390,8 @@ fn a_call_is_told_when_it_has_ended() {
 }
 
 #[test]
-fn a_subscriber_may_ask_and_tell_workers() {
-    if !alone("trace::a_subscriber_may_ask_and_tell_workers", |spec| spec) {
+fn subscriber_may_use_worker_handles() {
+    if !alone("trace::subscriber_may_use_worker_handles", |spec| spec) {
         return;
     }
     let recorder = Recorder::install(Level::TRACE);
@@ -401,7 +401,7 @@ fn a_subscriber_may_ask_and_tell_workers() {
     worker.call::<_, i64>("add", &[1, 2], DEADLINE).unwrap();
     let used = worker.clone();
     assert!(recorder.then.set(Box::new(move || use_all(&used))).is_ok());
-    // All of this ends, so nobody was locked out.
+    // All of these return: the subscriber holds no lock.
     assert!(worker.restart().wait(DEADLINE), "{:#?}", recorder.outline());
     assert_eq!(worker.call::<_, i64>("add", &[3, 4], DEADLINE).unwrap(), 7);
     worker.stop();
@@ -412,7 +412,7 @@ fn a_subscriber_may_ask_and_tell_workers() {
     recorder.check();
 }
 
-/// Whatever does not wait.
+/// Calls everything that does not block.
 fn use_all(worker: &Worker) {
     drop((worker.pid().unwrap(), worker.containment(), worker.incarnation(), worker.take_stdin(), worker.signal(0)));
     drop((worker.notify("told", &()), worker.wait_timeout(Duration::ZERO), worker.wait_ready(Duration::ZERO)));
@@ -420,18 +420,18 @@ fn use_all(worker: &Worker) {
 }
 
 #[test]
-fn nothing_is_different_where_nobody_listens() {
+fn works_without_a_subscriber() {
     let mut story = Story::new();
     story.supervisor.spawn(crasher()).unwrap();
     let events = story.rest();
     assert!(matches!(events.last().map(|event| &event.kind), Some(EventKind::GaveUp(_))), "{events:#?}");
 }
 
-/// Panics whatever it is told, also while a panic of its own is under way; counts how often.
-struct Hothead(Mutex<u32>);
+/// Panics in every method, also while it is panicking; counts the panics.
+struct PanickingSubscriber(Mutex<u32>);
 
-impl Hothead {
-    fn flare_up(&self) {
+impl PanickingSubscriber {
+    fn count_and_panic(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         panic!("on purpose");
     }
@@ -441,22 +441,22 @@ impl Hothead {
     }
 }
 
-impl Subscriber for Hothead {
+impl Subscriber for PanickingSubscriber {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
-        // Some spans come into being, so that they can be cloned and closed.
+        // Every second span is created, so that spans are cloned and closed.
         if self.count().is_multiple_of(2) {
-            self.flare_up();
+            self.count_and_panic();
         }
         attributes.record(&mut Fields::default());
         Id::from_u64(1)
     }
 
     fn event(&self, _: &Event<'_>) {
-        self.flare_up();
+        self.count_and_panic();
     }
 
     fn clone_span(&self, id: &Id) -> Id {
@@ -464,7 +464,7 @@ impl Subscriber for Hothead {
     }
 
     fn try_close(&self, _: Id) -> bool {
-        self.flare_up();
+        self.count_and_panic();
         true
     }
 
@@ -475,12 +475,12 @@ impl Subscriber for Hothead {
 }
 
 #[test]
-fn a_subscriber_that_panics_harms_nobody() {
-    if !alone("trace::a_subscriber_that_panics_harms_nobody", |spec| spec) {
+fn panicking_subscriber_harms_no_worker() {
+    if !alone("trace::panicking_subscriber_harms_no_worker", |spec| spec) {
         return;
     }
-    let hothead = Arc::new(Hothead(Mutex::default()));
-    set_global_default(Arc::clone(&hothead)).unwrap();
+    let panicking = Arc::new(PanickingSubscriber(Mutex::default()));
+    set_global_default(Arc::clone(&panicking)).unwrap();
     let mut story = Story::new();
     let spec = WorkerSpec::new(FIXTURE).arg("serve").control(Pass::arg("--control={}")).restart(Restart::Always);
     let worker = story.supervisor.spawn(spec).unwrap();
@@ -491,10 +491,10 @@ fn a_subscriber_that_panics_harms_nobody() {
     story.find(|event| matches!(event.kind, EventKind::GaveUp(_)).then_some(()));
     assert_eq!(worker.call::<_, i64>("add", &[3, 4], DEADLINE).unwrap(), 7);
     assert_eq!(story.supervisor.status().workers.len(), 1);
-    let before = hothead.count();
+    let before = panicking.count();
     assert!(worker.stop().wait(DEADLINE).unfinished().next().is_none());
     let told = story.rest();
     let ends = told.iter().filter(|event| event.worker == worker.id() && matches!(event.kind, EventKind::Exited(_)));
     assert!(ends.count() > 0, "{told:#?}");
-    assert!(before > 10 && hothead.count() > before, "it goes on being told: {before}, {}", hothead.count());
+    assert!(before > 10 && panicking.count() > before, "no events after the stop: {before}, {}", panicking.count());
 }

@@ -1,7 +1,7 @@
 //! Process trees: descendants end with their worker, at each level of containment.
 
 use crate::support::{
-    Chance, DEADLINE, FIXTURE, Story, Way, alone, both_ways, carriers, cgroup2_mount, comes_true, is_alive,
+    Chance, DEADLINE, FIXTURE, Story, Way, alone, becomes_true, both_ways, carriers, cgroup2_mount, is_alive,
     may_make_cgroups, wait_gone,
 };
 use pipewright::{
@@ -48,7 +48,7 @@ both_ways! {
         let daemons = two(&mut story);
         // The pids are sent before exec: wait until both run sleep.
         let is_asleep = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap().starts_with(b"sleep");
-        assert!(comes_true(|| daemons.iter().all(is_asleep)));
+        assert!(becomes_true(|| daemons.iter().all(is_asleep)));
         drop(worker.take_stdin());
         let exit = story.exit();
         assert!(exit.success(), "{exit}");

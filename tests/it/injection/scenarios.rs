@@ -1,7 +1,7 @@
 //! What a host does with the library, each part with a supervisor of its own. Each runs with one failing call or with none.
 
 use super::{injector, run::Run};
-use crate::support::{FIXTURE, Way, comes_true};
+use crate::support::{FIXTURE, Way, becomes_true};
 use pipewright::{
     Backoff, DependencyCondition, OutputMode, Pass, Readiness, Restart, RestartPolicy, StdinMode, StopPolicy, StopStep,
     Strategy, Supervisor, WorkerSpec,
@@ -164,7 +164,7 @@ fn tree(run: &Run) {
     let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
     let exit = host.exit(&worker);
     run.check(exit.success(), || format!("it ended well before: {exit}"));
-    run.check(comes_true(|| run.marked().is_empty()), || format!("still there: {:?}", run.marked()));
+    run.check(becomes_true(|| run.marked().is_empty()), || format!("still there: {:?}", run.marked()));
 }
 
 fn dropped(run: &Run) {
@@ -174,7 +174,7 @@ fn dropped(run: &Run) {
     let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
     run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(&worker)));
     drop(host);
-    run.check(comes_true(|| run.marked().is_empty()), || format!("still there: {:?}", run.marked()));
+    run.check(becomes_true(|| run.marked().is_empty()), || format!("still there: {:?}", run.marked()));
 }
 
 fn group(run: &Run) {
@@ -191,7 +191,7 @@ fn group(run: &Run) {
     let report = group.stop().wait(SOON);
     run.check(report.unfinished().count() == 0, || format!("it stopped: {report}"));
     let ends = || host.all().iter().filter(|event| event.contains("GroupEnded")).count();
-    run.check(comes_true(|| ends() > 0), || format!("its end was reported: {:?}", host.all()));
+    run.check(becomes_true(|| ends() > 0), || format!("its end was reported: {:?}", host.all()));
     run.check(ends() == 1, || format!("its end was reported once: {:?}", host.all()));
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     kernel,
-    support::{DEADLINE, example, insist, read_to_end, wait_gone},
+    support::{DEADLINE, example, read_to_end, signal_until_exit, wait_gone},
 };
 use pipewright::{Exit, OutputMode, Process, StdinMode, WorkerSpec, pipe::anonymous::PipeReader};
 use std::{fs, io::Write, net::TcpListener, os::unix::net::UnixListener};
@@ -239,7 +239,7 @@ fn ctrl_c_leaves_nobody_and_the_second_one_is_at_once() {
     foreman.process.signal(libc::SIGINT).unwrap();
     foreman.stdout.find("polite: killed by signal 15");
     wait_gone(grandchild);
-    insist(&mut foreman.process, libc::SIGINT);
+    signal_until_exit(&mut foreman.process, libc::SIGINT);
     let (exit, lines, stderr) = foreman.finish();
     assert!(exit.success(), "somebody had failed, but all were to end: {exit}, {lines:#?}, {stderr:#?}");
     places(&lines, &["stubborn: killed by signal 9", "hopeless: given up: its program cannot be started"]);

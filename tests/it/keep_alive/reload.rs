@@ -3,7 +3,7 @@
 use super::{Foreman, places};
 use crate::{
     kernel,
-    support::{insist, is_alive, wait_gone},
+    support::{is_alive, signal_until_exit, wait_gone},
 };
 use std::fs;
 
@@ -189,7 +189,7 @@ fn a_file_read_again_while_all_are_being_stopped_changes_nothing() {
     foreman.reload("[workers.new]\ncommand = ['sleep', '1000']\n");
     foreman.stdout.find("keep_alive: all are being stopped, so the file is not read again");
     assert!(is_alive(stubborn), "nor is anybody stopped sooner");
-    insist(&mut foreman.process, libc::SIGTERM);
+    signal_until_exit(&mut foreman.process, libc::SIGTERM);
     let (exit, lines, stderr) = foreman.finish();
     assert!(exit.success() && stderr.is_empty(), "{exit}: {lines:#?}, {stderr:#?}");
     places(&lines, &["stubborn: killed by signal 9"]);

@@ -17,7 +17,7 @@ use pipewright::pipe::named::{
 };
 
 use super::{PATIENCE, Place, Program, dead_server, meet, text, until};
-use crate::support::comes_true;
+use crate::support::becomes_true;
 
 #[test]
 fn s21_s31_empty_name_is_rejected() {
@@ -298,7 +298,7 @@ fn abstract_name_ends_with_its_server() {
     meet(&listener, &ConnectOptions::new());
     drop(listener);
     // A process that another test starts just now holds a copy of the socket until its exec, and so the name.
-    assert!(comes_true(|| Listener::bind(&name).is_ok()));
+    assert!(becomes_true(|| Listener::bind(&name).is_ok()));
     let connect = || ConnectOptions::new().no_wait().connect(&name, PATIENCE);
-    assert!(comes_true(|| matches!(connect(), Err(ConnectError::NoServer { .. }))));
+    assert!(becomes_true(|| matches!(connect(), Err(ConnectError::NoServer { .. }))));
 }
