@@ -13,10 +13,10 @@ use crate::{
             group::{GroupError, GroupPolicy},
         },
         worker::{
-            WorkerShared,
-            group::{GroupShared, GroupStatus},
+            SharedWorker,
+            group::{GroupStatus, SharedGroup},
             notify_socket::NotifySocket,
-            process::Present,
+            process::WorkerProcess,
             status::SupervisorStatus,
         },
     },
@@ -34,7 +34,7 @@ pub(crate) const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// What the loop is told.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Arrive(Box<Arrival>),
+    Arrive(Box<SpawnedProcess>),
     /// The next incarnation of this worker could not be started.
     NotStarted(WorkerId, SpawnError),
     /// What made this incarnation of a worker ready was asked for and found.
@@ -54,7 +54,7 @@ pub(crate) enum Command {
     /// How is everybody?
     Report(Sender<SupervisorStatus>),
     /// Everybody is to end. Gives those who are there.
-    StopAll(StopAll, Sender<Vec<Arc<WorkerShared>>>),
+    StopAll(StopAll, Sender<Vec<Arc<SharedWorker>>>),
     /// The program is stopped by its user, with everybody, or goes on.
     Freeze(Sender<()>),
     Thaw,
@@ -79,9 +79,9 @@ pub(crate) enum StopAll {
 
 /// A process that has just been started.
 #[derive(Debug)]
-pub(crate) struct Arrival {
-    pub(crate) shared: Arc<WorkerShared>,
-    pub(crate) present: Arc<Present>,
+pub(crate) struct SpawnedProcess {
+    pub(crate) shared: Arc<SharedWorker>,
+    pub(crate) process: Arc<WorkerProcess>,
     pub(crate) spec: SharedSpec,
     /// What it will show when it connects.
     pub(crate) key: Option<String>,
@@ -117,14 +117,14 @@ impl From<Unanswered> for GroupError {
 
 /// Where commands for the loop are put.
 #[derive(Debug, Clone)]
-pub(crate) struct Mailbox {
+pub(crate) struct CommandSender {
     pub(crate) commands: Sender<Command>,
     pub(crate) waker: Arc<Waker>,
 }
 
-impl Mailbox {
+impl CommandSender {
     pub(crate) fn send(&self, command: Command) {
-        self.put(command);
+        self.push_no_wake(command);
         self.waker.wake();
     }
 
@@ -148,25 +148,25 @@ impl Mailbox {
     }
 
     /// For a loop that will be woken.
-    pub(crate) fn put(&self, command: Command) {
+    pub(crate) fn push_no_wake(&self, command: Command) {
         // A loop that has ended has no workers: there is nothing to do for it.
         drop(self.commands.send(command));
     }
 }
 
-impl Report<ConnectionEvent> for Mailbox {
+impl Report<ConnectionEvent> for CommandSender {
     fn report(&self, event: ConnectionEvent) {
         self.send(Command::Connection(event));
     }
 }
 
-impl Report<Findings> for Mailbox {
+impl Report<Findings> for CommandSender {
     fn report(&self, findings: Findings) {
         self.send(Command::Inspected(Box::new(findings)));
     }
 }
 
-impl Report<GuardReport> for Mailbox {
+impl Report<GuardReport> for CommandSender {
     fn report(&self, report: GuardReport) {
         self.send(Command::Guard(report));
     }
@@ -184,7 +184,7 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) enum GroupCommand {
     Add {
-        group: Arc<GroupShared>,
+        group: Arc<SharedGroup>,
         parent: Option<GroupId>,
         policy: GroupPolicy,
         answer: Sender<Result<(), GroupError>>,
@@ -212,18 +212,18 @@ pub(crate) enum GroupCommand {
     /// Gives those who are to begin anew.
     Start(GroupId, Sender<Restarted>),
     /// Gives those who are to end.
-    Stop(GroupId, Sender<Vec<Arc<WorkerShared>>>),
+    Stop(GroupId, Sender<Vec<Arc<SharedWorker>>>),
     /// As `Stop`, and for good.
-    RemoveAll(GroupId, Sender<Result<Vec<Arc<WorkerShared>>, GroupError>>),
+    RemoveAll(GroupId, Sender<Result<Vec<Arc<SharedWorker>>, GroupError>>),
     /// As `Start`.
     Restart(GroupId, Sender<Restarted>),
 }
 
 /// Workers that start again, each with the number of its last incarnation before.
-pub(crate) type Restarted = Vec<(Arc<WorkerShared>, u32)>;
+pub(crate) type Restarted = Vec<(Arc<SharedWorker>, u32)>;
 
 /// Workers that are to be members, with their specs.
-pub(crate) type Newcomers = Vec<(Arc<WorkerShared>, SharedSpec)>;
+pub(crate) type Newcomers = Vec<(Arc<SharedWorker>, SharedSpec)>;
 
 /// Has one answer, when the first start of a member has succeeded, failed or been called off.
 pub(crate) type FirstStart = Receiver<Result<(), GroupError>>;

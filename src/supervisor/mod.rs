@@ -23,7 +23,7 @@ use crate::{
     launch::{context::OpenMode, error::SpawnError, spawn::prepare},
     supervisor::{
         clock::now,
-        commands::{Command, Mailbox, StopAll, Unanswered},
+        commands::{Command, CommandSender, StopAll, Unanswered},
         event_loop::{Driver, Parts},
         events::event::Event,
         flow_control::Meter,
@@ -33,12 +33,12 @@ use crate::{
             stop::{StopHandle, StopReport},
             worker::Worker,
         },
-        spawner::Starter,
+        spawner::Spawner,
         spec::{
             WorkerSpec,
             group::{GroupError, GroupPolicy},
         },
-        worker::{registry::Roster, status::SupervisorStatus},
+        worker::{registry::WorkerRegistry, status::SupervisorStatus},
     },
     sys::{deferred_close::DropInBackground, eventfd::Waker, this_process},
 };
@@ -93,10 +93,10 @@ const GRACE_PERIOD: Duration = Duration::from_secs(2);
 /// dropping it does nothing: the workers are the parent's.
 pub struct Supervisor {
     events: Receiver<Event>,
-    mailbox: Mailbox,
+    commands: CommandSender,
     /// `None` in a fork of the host, once dropped.
-    starter: Option<Arc<Starter>>,
-    roster: Arc<Roster>,
+    spawner: Option<Arc<Spawner>>,
+    registry: Arc<WorkerRegistry>,
     /// `None` in a fork of the host, and once dropped.
     driver: Option<Loop>,
     /// How long workers have in all when it is dropped.
@@ -142,20 +142,20 @@ impl Supervisor {
     /// 300 workers fit.
     pub fn spawn(&self, spec: WorkerSpec) -> Result<Worker, SpawnError> {
         spec.validate()?;
-        let id = WorkerId(self.roster.next_id());
-        let starter = self.starter.as_ref().ok_or(SpawnError::SupervisorGone)?;
+        let id = WorkerId(self.registry.next_id());
+        let spawner = self.spawner.as_ref().ok_or(SpawnError::SupervisorGone)?;
         // Held until the loop has the worker: until then the loop goes on.
-        let permit = starter.starts().permit().ok_or(SpawnError::SupervisorGone)?;
+        let permit = spawner.starts().permit().ok_or(SpawnError::SupervisorGone)?;
         let prepared = prepare(&spec.plan, OpenMode::Blocking)?;
-        let may_start_here = Starter::may_start_here(&spec);
+        let may_start_here = Spawner::may_start_here(&spec);
         let spec = Arc::new(DropInBackground::new(spec));
         if may_start_here {
-            let started = starter.start_here(id, spec, prepared);
+            let started = spawner.start_here(id, spec, prepared);
             drop(permit);
-            return started.map(|shared| Worker::new(shared, &self.mailbox));
+            return started.map(|shared| Worker::new(shared, &self.commands));
         }
-        let started = Starter::start_elsewhere(starter, id, spec, (prepared, permit))?;
-        Ok(Worker::new(started, &self.mailbox))
+        let started = Spawner::start_elsewhere(spawner, id, spec, (prepared, permit))?;
+        Ok(Worker::new(started, &self.commands))
     }
 
     /// Everything that happens, in one crossbeam channel: good in `select!`, and to be cloned for several consumers, each of
@@ -181,14 +181,14 @@ impl Supervisor {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn worker(&self, id: WorkerId) -> Option<Worker> {
-        self.roster.find(id).map(|shared| Worker::new(shared, &self.mailbox))
+        self.registry.find(id).map(|shared| Worker::new(shared, &self.commands))
     }
 
     /// Takes no more workers. When the last one has ended the event channel ends too.
     #[doc(alias = "shutdown_input")]
     pub fn close(&self) {
-        if let Some(starter) = &self.starter {
-            starter.starts().close();
+        if let Some(spawner) = &self.spawner {
+            spawner.starts().close();
         }
     }
 
@@ -200,18 +200,18 @@ impl Supervisor {
     /// [`GroupError::Rejected`] where it is significant, or to be restarted: there is no group around it.
     /// [`GroupError::SupervisorGone`].
     pub fn group(&self, policy: impl Into<GroupPolicy>) -> Result<WorkerGroup, GroupError> {
-        WorkerGroup::add_to(None, policy.into(), &self.mailbox, &self.roster)
+        WorkerGroup::add_to(None, policy.into(), &self.commands, &self.registry)
     }
 
     /// How everybody is. Asks the loop, which answers between two looks at the kernel. Waits 5 s for that at most, and then gives a
     /// status that is [not complete](SupervisorStatus::is_complete).
     #[doc(alias = "which_children")]
     pub fn status(&self) -> SupervisorStatus {
-        self.mailbox.ask(Command::Report).unwrap_or_else(|why| SupervisorStatus {
+        self.commands.ask(Command::Report).unwrap_or_else(|why| SupervisorStatus {
             workers: Vec::new(),
             // A loop that has ended may have sent what is not received yet.
             events_waiting: self.events.len(),
-            spawner_threads: self.starter.as_ref().map_or(0, |starter| starter.starts().threads()),
+            spawner_threads: self.spawner.as_ref().map_or(0, |spawner| spawner.starts().threads()),
             is_complete: why == Unanswered::LoopGone,
         })
     }
@@ -224,10 +224,10 @@ impl Supervisor {
 
     fn stop_everybody(&self, wanted: StopAll) -> StopHandle {
         let began = now();
-        let stopping = self.mailbox.ask(|answer| Command::StopAll(wanted, answer)).unwrap_or_else(|why| match why {
+        let stopping = self.commands.ask(|answer| Command::StopAll(wanted, answer)).unwrap_or_else(|why| match why {
             Unanswered::LoopGone => Vec::new(),
             // It will read that later: the workers that are known end then.
-            Unanswered::Late => self.roster.all(),
+            Unanswered::Late => self.registry.all(),
         });
         StopHandle::new(stopping, began)
     }
@@ -264,8 +264,8 @@ impl Supervisor {
     /// When no descriptor or thread can be had.
     #[doc(alias = "ctrlc")]
     pub fn handle_signals(&self) -> io::Result<SignalGuard> {
-        let starts = self.starter.as_ref().map(|starter| Arc::clone(starter.starts()));
-        SignalGuard::listen(self.mailbox.clone(), starts.ok_or(io::ErrorKind::BrokenPipe)?)
+        let starts = self.spawner.as_ref().map(|spawner| Arc::clone(spawner.starts()));
+        SignalGuard::listen(self.commands.clone(), starts.ok_or(io::ErrorKind::BrokenPipe)?)
     }
 }
 
@@ -277,10 +277,10 @@ impl Drop for Supervisor {
             return;
         }
         self.close();
-        self.mailbox.send(Command::Stop);
-        let (Some(driver), Some(starter)) = (self.driver.take(), self.starter.take()) else { return };
+        self.commands.send(Command::Stop);
+        let (Some(driver), Some(spawner)) = (self.driver.take(), self.spawner.take()) else { return };
         let here = thread::current().id();
-        if driver.thread.thread().id() == here || starter.starts().is_thread(here) {
+        if driver.thread.thread().id() == here || spawner.starts().is_thread(here) {
             // Dropped by the host's own code on a thread of this supervisor, which cannot wait for itself: all ends without a wait.
             return;
         }
@@ -288,7 +288,7 @@ impl Drop for Supervisor {
         if driver.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected) {
             // A panic of ours has been printed by then; the host need not suffer a second one.
             drop(driver.thread.join());
-            starter.starts().wait_end(LAST_START);
+            spawner.starts().wait_end(LAST_START);
         }
     }
 }
@@ -297,10 +297,10 @@ impl Supervisor {
     #[expect(clippy::mem_forget, reason = "dropping a channel takes locks that a fork may have copied locked")]
     fn forget(&mut self) {
         let (commands, _) = crossbeam_channel::bounded(0);
-        let waker = Arc::clone(&self.mailbox.waker);
-        let mailbox = Mailbox { commands, waker };
-        mem::forget(self.starter.take());
-        mem::forget(mem::replace(&mut self.mailbox, mailbox));
+        let waker = Arc::clone(&self.commands.waker);
+        let commands = CommandSender { commands, waker };
+        mem::forget(self.spawner.take());
+        mem::forget(mem::replace(&mut self.commands, commands));
         mem::forget(mem::replace(&mut self.events, crossbeam_channel::never()));
         mem::forget(self.driver.take());
     }
@@ -372,35 +372,35 @@ impl SupervisorBuilder {
         let (commands, inbox) = crossbeam_channel::unbounded();
         let (told, events) = crossbeam_channel::unbounded();
         let (running, ended) = crossbeam_channel::bounded(0);
-        let mailbox = Mailbox { commands, waker: Arc::clone(&waker) };
+        let commands = CommandSender { commands, waker: Arc::clone(&waker) };
         let window = Arc::new(Meter::of_supervisor(self.window, Arc::clone(&waker)));
-        let roster = Arc::new(Roster::new(Arc::clone(&window)));
-        let starter = Arc::new(
-            Starter::new(mailbox.clone(), Arc::clone(&roster), self.guard)
+        let registry = Arc::new(WorkerRegistry::new(Arc::clone(&window)));
+        let spawner = Arc::new(
+            Spawner::new(commands.clone(), Arc::clone(&registry), self.guard)
                 .map_err(|error| not_built("setting up the guard", error))?,
         );
         let driver = Driver::new(Parts {
-            commands: inbox,
+            inbox,
             events: told,
-            mailbox: mailbox.clone(),
+            commands: commands.clone(),
             window,
             grace_period: self.grace_period,
             adopts: self.subreaper,
-            starter: Arc::clone(&starter),
+            spawner: Arc::clone(&spawner),
         })
         .map_err(|error| not_built("setting up epoll", error))?;
         // First the thread that starts workers: if the second one cannot be had, dropping `driver` ends the first.
-        starter
+        spawner
             .starts()
-            .begin(|number| spawner::thread(&starter, number))
+            .begin(|number| spawner::thread(&spawner, number))
             .map_err(|error| not_built("creating the thread that starts workers", error))?;
         let thread =
             driver.start(running).map_err(|error| not_built("creating the thread of the event loop", error))?;
         Ok(Supervisor {
             events,
-            mailbox,
-            starter: Some(starter),
-            roster,
+            commands,
+            spawner: Some(spawner),
+            registry,
             driver: Some(Loop { thread, ended }),
             grace_period: self.grace_period,
             owner: this_process::own_pid(),

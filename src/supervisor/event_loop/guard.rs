@@ -10,7 +10,7 @@ use crate::{
         event_loop::Driver,
         events::event::Event,
         reactor::{timers::Timer, token::Target},
-        spawner::Starter,
+        spawner::Spawner,
     },
     sys::{
         poll::{self, Interest},
@@ -90,9 +90,9 @@ impl Driver {
     }
 
     fn replace_guard(&mut self) {
-        let starter = Arc::clone(&self.starter);
+        let spawner = Arc::clone(&self.spawner);
         let thread = thread::Builder::new().name("pipewright-guard".into());
-        if thread.spawn(move || replace(starter)).is_err() {
+        if thread.spawn(move || replace(spawner)).is_err() {
             // Out of threads or memory, which passes.
             self.pause_guard();
         }
@@ -100,13 +100,13 @@ impl Driver {
 }
 
 /// Starts a guard where none runs, and lives as long as that.
-fn replace(starter: Arc<Starter>) {
+fn replace(spawner: Arc<Spawner>) {
     // The host's signals belong to the host's threads.
     signals::block_all();
     // The loop is told by the sentinel, also where this fails.
-    let end = starter.guard().replace();
+    let end = spawner.guard().replace();
     // The guard ends with the last owner of the starter.
-    drop(starter);
+    drop(spawner);
     if let Some(end) = end {
         drop(poll::wait(end.as_fd(), Interest::Readable, Deadline::after_now(Duration::MAX)));
     }

@@ -5,7 +5,7 @@ use crate::{
     launch::child::GroupCleanup,
     policy::lifecycle::{LifecycleInput, StopRequest},
     supervisor::{
-        commands::{Action, Arrival},
+        commands::{Action, SpawnedProcess},
         containment::inspector::{
             STALL,
             request::{Findings, Task},
@@ -37,8 +37,8 @@ impl Driver {
             trees: &mut self.trees,
             reading: &mut self.reading,
             server: &mut self.server,
-            starter: &self.starter,
-            mailbox: &self.mailbox,
+            spawner: &self.spawner,
+            commands: &self.commands,
             facts: &mut self.supervision.facts,
         };
         let done = run(live, &mut cx);
@@ -71,18 +71,18 @@ impl Driver {
         }
     }
 
-    pub(crate) fn arrive(&mut self, mut arrival: Arrival) {
+    pub(crate) fn arrive(&mut self, mut arrival: SpawnedProcess) {
         // By the loop's clock, which may be behind.
         arrival.started = arrival.started.min(self.reactor.clock.now());
         let (secret, control_connect_timeout) = (arrival.key.take(), arrival.spec.time_to_connect());
-        let (shared, spec, present) =
-            (Arc::clone(&arrival.shared), Arc::clone(&arrival.spec), Arc::clone(&arrival.present));
+        let (shared, spec, process) =
+            (Arc::clone(&arrival.shared), Arc::clone(&arrival.spec), Arc::clone(&arrival.process));
         // Before the event: a consumer of the event finds this incarnation behind the worker's handle.
-        shared.begin(&present);
-        self.outlet.trace.begin(&shared, &present);
+        shared.begin(&process);
+        self.outlet.trace.begin(&shared, &process);
         let key = self.incarnations.insert_with(|key| Live::new(key, arrival));
-        self.on(key, |live, cx| cx.outlet.send(live.event(EventKind::Started { pid: live.present.child().pid() })));
-        self.trees.own.insert(present.child().pid().cast_signed(), present.tree().started_tick());
+        self.on(key, |live, cx| cx.outlet.send(live.event(EventKind::Started { pid: live.process.child().pid() })));
+        self.trees.own.insert(process.child().pid().cast_signed(), process.tree().started_tick());
         let is_wanted = self.keep(&shared, &spec, key);
         self.on(key, Live::watch);
         if let Some(limit) = spec.runtime_max {
@@ -126,7 +126,7 @@ impl Driver {
     /// This incarnation of a worker, if it still runs.
     pub(crate) fn key_of_incarnation(&self, worker: WorkerId, incarnation: u32) -> Option<Key> {
         let key = self.key_of(worker)?;
-        self.incarnations.get(key).filter(|live| live.present.number() == incarnation).map(|_| key)
+        self.incarnations.get(key).filter(|live| live.process.number() == incarnation).map(|_| key)
     }
 
     /// Goes on with those that were paused and have room again.
@@ -181,9 +181,9 @@ impl Driver {
 
     /// Tries again to kill a process that was reported as unkillable: one that ran as another user may have given that up.
     pub(crate) fn check_stuck(&mut self, number: u64) {
-        let Some(Stuck { present, .. }) = self.trees.stuck.get(&number) else { return };
-        if present.child().is_running() {
-            drop(present.child().signal_group(libc::SIGKILL));
+        let Some(Stuck { process, .. }) = self.trees.stuck.get(&number) else { return };
+        if process.child().is_running() {
+            drop(process.child().signal_group(libc::SIGKILL));
             self.reactor.set_timer_after(STUCK_PERIOD, Timer::Stuck(number));
         } else {
             self.reap_late(number);
@@ -192,10 +192,10 @@ impl Driver {
 
     /// A process that was reported as unkillable has ended.
     pub(crate) fn reap_late(&mut self, number: u64) {
-        let Some(Stuck { worker, present }) = self.trees.stuck.remove(&number) else { return };
-        drop(present.child().with_pidfd(|pidfd| self.reactor.poller.remove(pidfd)));
+        let Some(Stuck { worker, process }) = self.trees.stuck.remove(&number) else { return };
+        drop(process.child().with_pidfd(|pidfd| self.reactor.poller.remove(pidfd)));
         // Its exit was reported before.
-        drop(present.child().reap(GroupCleanup::Kill));
+        drop(process.child().reap(GroupCleanup::Kill));
         if self.supervision.kept.get(&worker).is_some_and(|kept| kept.standing == Standing::Held) {
             self.start_again(worker);
         }

@@ -10,7 +10,7 @@ pub(crate) mod teardown;
 use crate::{
     policy::lifecycle::LifecycleInput,
     supervisor::{
-        commands::{Command, Mailbox},
+        commands::{Command, CommandSender},
         control::{connection::ConnectionEvent, hello::HandshakeError, server::Control},
         event_loop::guard::GuardWatch,
         events::{
@@ -21,7 +21,7 @@ use crate::{
         flow_control::Meter,
         incarnation::{Live, context::ReadState, control::REST, trees::Trees},
         reactor::{Reactor, arena::Arena, timers::Timer, token::Target},
-        spawner::Starter,
+        spawner::Spawner,
         supervision::{Supervision, restart::Left},
     },
     sys::{epoll::EpollEvents, random, signals},
@@ -57,14 +57,14 @@ pub(crate) struct LastCall {
 #[derive(Debug)]
 pub(crate) struct Driver {
     pub(crate) reactor: Reactor,
-    commands: Receiver<Command>,
-    pub(crate) mailbox: Mailbox,
+    inbox: Receiver<Command>,
+    pub(crate) commands: CommandSender,
     pub(crate) outlet: Outlet,
     pub(crate) incarnations: Arena<Live>,
     pub(crate) reading: ReadState,
     pub(crate) supervision: Supervision,
     pub(crate) trees: Trees,
-    pub(crate) starter: Arc<Starter>,
+    pub(crate) spawner: Arc<Spawner>,
     pub(crate) server: Option<Control>,
     guard: GuardWatch,
     pub(crate) shutdown: Shutdown,
@@ -84,24 +84,24 @@ pub(crate) struct Shutdown {
 /// What a driver is made of.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    pub(crate) commands: Receiver<Command>,
+    pub(crate) inbox: Receiver<Command>,
     pub(crate) events: Sender<Event>,
-    pub(crate) mailbox: Mailbox,
+    pub(crate) commands: CommandSender,
     pub(crate) window: Arc<Meter>,
     pub(crate) grace_period: Duration,
     /// The host is a subreaper: orphans become its children.
     pub(crate) adopts: bool,
-    pub(crate) starter: Arc<Starter>,
+    pub(crate) spawner: Arc<Spawner>,
 }
 
 impl Driver {
     pub(crate) fn new(parts: Parts) -> io::Result<Self> {
-        let Parts { commands, events, mailbox, window, grace_period, adopts, starter } = parts;
+        let Parts { inbox, events, commands, window, grace_period, adopts, spawner } = parts;
         let reactor = Reactor::new()?;
-        reactor.poller.add(&*mailbox.waker, Target::Waker.token())?;
+        reactor.poller.add(&*commands.waker, Target::Waker.token())?;
         Ok(Self {
             reactor,
-            commands,
+            inbox,
             outlet: Outlet::new(events),
             incarnations: Arena::new(),
             reading: ReadState {
@@ -112,9 +112,9 @@ impl Driver {
                 next_look: FIRST_LOOK,
             },
             supervision: Supervision::new(u64::from_ne_bytes(random::bytes()?)),
-            trees: Trees::new(mailbox.clone(), adopts),
-            starter,
-            mailbox,
+            trees: Trees::new(commands.clone(), adopts),
+            spawner,
+            commands,
             server: None,
             guard: GuardWatch::default(),
             shutdown: Shutdown { closed: false, last_call: None, is_ending: false, grace_period },
@@ -169,11 +169,11 @@ impl Driver {
     /// Commands up to a turn's share; the rest has its turn after the next look at the kernel.
     fn obey_some(&mut self) {
         for _ in 0..COMMANDS {
-            let Ok(command) = self.commands.try_recv() else { return };
+            let Ok(command) = self.inbox.try_recv() else { return };
             self.obey(command);
             self.settle();
         }
-        self.mailbox.waker.wake();
+        self.commands.waker.wake();
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -245,7 +245,7 @@ impl Driver {
 
     fn ready(&mut self, target: Target) {
         match target {
-            Target::Waker => self.mailbox.waker.reset(),
+            Target::Waker => self.commands.waker.reset(),
             Target::Door => self.knock(),
             Target::Visitor(visitor) => self.visit(visitor),
             Target::Process(key) => self.process_exited(key),

@@ -59,7 +59,7 @@ impl Driver {
             | Target::Bell(key)
             | Target::Notices(key)
             | Target::Survivor(key) => return self.incarnations.get(key)?.with_descriptor(target, run),
-            Target::Stuck(number) => return self.trees.stuck.get(&number)?.present.with_process(run),
+            Target::Stuck(number) => return self.trees.stuck.get(&number)?.process.with_process(run),
             Target::Visitor(visitor) => self.server.as_ref()?.visitor(visitor)?,
             Target::Door => self.server.as_ref()?.as_fd(),
             Target::Guard => self.guard.end.as_ref()?.as_fd(),

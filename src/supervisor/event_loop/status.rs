@@ -10,7 +10,7 @@ use crate::{
         reactor::{arena::Key, timers::Timer},
         supervision::worker::{Kept, Wish},
         worker::{
-            WorkerShared,
+            SharedWorker,
             status::{SupervisorStatus, WorkerState, WorkerStatus},
         },
     },
@@ -31,7 +31,7 @@ impl Driver {
         SupervisorStatus {
             workers,
             events_waiting: self.outlet.waiting(),
-            spawner_threads: self.starter.starts().threads(),
+            spawner_threads: self.spawner.starts().threads(),
             is_complete: true,
         }
     }
@@ -43,7 +43,7 @@ impl Driver {
     }
 
     /// Everybody is to end for good. Gives those who were there.
-    pub(crate) fn stop_all(&mut self, wanted: StopAll) -> Vec<Arc<WorkerShared>> {
+    pub(crate) fn stop_all(&mut self, wanted: StopAll) -> Vec<Arc<SharedWorker>> {
         let everybody: Vec<_> = self
             .supervision
             .kept
@@ -123,10 +123,10 @@ impl Driver {
         for place in places {
             if let Some(live) = self.incarnations.get(place)
                 // Its user wants it to stand still, whatever else goes on.
-                && !live.present.tree().is_frozen()
+                && !live.process.tree().is_frozen()
             {
                 // ESRCH: it has ended.
-                drop(live.present.child().signal_group(signal));
+                drop(live.process.child().signal_group(signal));
                 signalled.push(place);
             }
         }
@@ -135,13 +135,13 @@ impl Driver {
 }
 
 fn status(kept: &Kept, live: Option<&Live>, now: Instant) -> WorkerStatus {
-    let usage = live.and_then(|live| stat::usage(live.present.child().pid()));
+    let usage = live.and_then(|live| stat::usage(live.process.child().pid()));
     let state = match live {
         None if kept.is_resting => WorkerState::Ended,
         None => WorkerState::Waiting,
         Some(_) if kept.wish != Wish::Policy => WorkerState::Stopping,
         Some(live) if live.health.is_unhealthy => WorkerState::Stopping,
-        Some(live) if !live.present.is_ready() => WorkerState::Starting,
+        Some(live) if !live.process.is_ready() => WorkerState::Starting,
         Some(_) => WorkerState::Running,
     };
     WorkerStatus {
@@ -149,13 +149,13 @@ fn status(kept: &Kept, live: Option<&Live>, now: Instant) -> WorkerStatus {
         name: kept.shared.name().into(),
         state,
         incarnation: kept.shared.incarnation(),
-        pid: live.map(|live| live.present.child().pid()),
+        pid: live.map(|live| live.process.child().pid()),
         uptime: live.map(|live| now.saturating_duration_since(live.started)),
         restarts: kept.restarts,
         window_used: kept.shared.account.meter.used(),
         window: kept.spec.window,
         is_paused: live.is_some_and(Live::is_paused),
-        control_queue: live.and_then(|live| live.present.link()).map_or(0, |link| link.queued()),
+        control_queue: live.and_then(|live| live.process.link()).map_or(0, |link| link.queued()),
         last_message: live.and_then(|live| live.last_message).map(|at| now.saturating_duration_since(at)),
         status: live.and_then(|live| live.health.status.clone()),
         cpu: usage.map(|usage| usage.cpu),

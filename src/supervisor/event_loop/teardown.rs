@@ -12,15 +12,15 @@ use std::{mem, sync::Arc};
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.starter.abandon();
+        self.spawner.abandon();
         // Whoever asks something from now on finds that nobody hears, and whoever has asked already gets no answer.
-        let commands = mem::replace(&mut self.commands, crossbeam_channel::never());
-        for command in commands.try_iter() {
+        let inbox = mem::replace(&mut self.inbox, crossbeam_channel::never());
+        for command in inbox.try_iter() {
             if let Command::Arrive(arrival) = command {
-                self.starter.end_newcomer(&arrival.shared, &arrival.present);
+                self.spawner.end_newcomer(&arrival.shared, &arrival.process);
             }
         }
-        drop(commands);
+        drop(inbox);
         self.end_those_who_live();
         for kept in self.supervision.kept.values().filter(|kept| !kept.is_resting) {
             kept.shared.end(kept.last_exit());
@@ -34,14 +34,14 @@ impl Drop for Driver {
 impl Driver {
     fn end_those_who_live(&mut self) {
         let lives: Vec<Box<Live>> = self.incarnations.drain().collect();
-        let orphans: Vec<_> = lives.iter().map(|live| Arc::clone(&live.present)).collect();
-        for (mut live, reaped) in lives.into_iter().zip(self.starter.end_orphans(&orphans)) {
+        let orphans: Vec<_> = lives.iter().map(|live| Arc::clone(&live.process)).collect();
+        for (mut live, reaped) in lives.into_iter().zip(self.spawner.end_orphans(&orphans)) {
             let mut exit = live.exit(reaped, self.reactor.clock.now());
             if reaped.is_none() {
                 exit.status = ExitStatus::Unkillable;
             }
             let exit = Arc::new(exit);
-            live.present.close_link(Some(&exit));
+            live.process.close_link(Some(&exit));
             self.outlet.send(live.event(EventKind::Exited(Arc::clone(&exit))));
             if let Some(kept) = self.supervision.kept.get_mut(&live.shared.id()) {
                 kept.last = Some((exit, now()));
@@ -54,11 +54,11 @@ impl Driver {
 mod tests {
     use super::*;
     use crate::ids::WorkerId;
-    use crate::supervisor::{commands::Mailbox, event_loop::Parts};
+    use crate::supervisor::{commands::CommandSender, event_loop::Parts};
     use crate::{
         guard::program::Guard,
         launch::{context::OpenMode, spawn::prepare},
-        supervisor::{flow_control::Meter, spawner::Starter, spec::WorkerSpec, worker::registry::Roster},
+        supervisor::{flow_control::Meter, spawner::Spawner, spec::WorkerSpec, worker::registry::WorkerRegistry},
         sys::{deferred_close::DropInBackground, eventfd::Waker},
     };
     use std::time::Duration;
@@ -67,23 +67,23 @@ mod tests {
     fn one_that_was_handed_over_and_not_taken_ends() {
         let (commands, inbox) = crossbeam_channel::unbounded();
         let (told, events) = crossbeam_channel::unbounded();
-        let mailbox = Mailbox { commands, waker: Arc::new(Waker::new().unwrap()) };
-        let window = Arc::new(Meter::of_supervisor(1 << 20, Arc::clone(&mailbox.waker)));
-        let roster = Arc::new(Roster::new(Arc::clone(&window)));
-        let starter = Arc::new(Starter::new(mailbox.clone(), roster, Guard::default()).unwrap());
+        let commands = CommandSender { commands, waker: Arc::new(Waker::new().unwrap()) };
+        let window = Arc::new(Meter::of_supervisor(1 << 20, Arc::clone(&commands.waker)));
+        let registry = Arc::new(WorkerRegistry::new(Arc::clone(&window)));
+        let spawner = Arc::new(Spawner::new(commands.clone(), registry, Guard::default()).unwrap());
         let parts = Parts {
-            commands: inbox,
+            inbox,
             events: told,
-            mailbox,
+            commands,
             window,
             grace_period: Duration::ZERO,
             adopts: false,
-            starter: Arc::clone(&starter),
+            spawner: Arc::clone(&spawner),
         };
         let driver = Driver::new(parts).unwrap();
         let spec = WorkerSpec::new("sleep").arg("1000");
         let prepared = prepare(&spec.plan, OpenMode::Nonblocking).unwrap();
-        let worker = starter.start_here(WorkerId(1), Arc::new(DropInBackground::new(spec)), prepared).unwrap();
+        let worker = spawner.start_here(WorkerId(1), Arc::new(DropInBackground::new(spec)), prepared).unwrap();
         drop(driver);
         let exit = worker.ended(Some(now())).expect("its end").0;
         assert_eq!(exit.status, ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });

@@ -5,7 +5,7 @@ use crate::{
     ids::{GroupId, WorkerId},
     launch::error::SpawnError,
     policy::{backpressure::EVENT_BYTES, restart::GiveUpReason},
-    supervisor::{events::warning::Warning, worker::WorkerShared},
+    supervisor::{events::warning::Warning, worker::SharedWorker},
     wire::{
         credit::Permit,
         framing::error::FrameError,
@@ -37,14 +37,14 @@ pub struct Event {
 /// What an event holds beside what it tells.
 struct Held {
     /// So that its worker is found as long as the event exists.
-    shared: Arc<WorkerShared>,
+    shared: Arc<SharedWorker>,
     /// It counts against its worker's window until it is dropped, unless what it tells does: otherwise a worker that is started again and again
     /// would fill the channel.
     _permit: Option<Permit>,
 }
 
 impl Event {
-    pub(crate) fn of(shared: &Arc<WorkerShared>, incarnation: u32, kind: EventKind) -> Self {
+    pub(crate) fn of(shared: &Arc<SharedWorker>, incarnation: u32, kind: EventKind) -> Self {
         let is_frequent = matches!(kind, EventKind::Message(_) | EventKind::Line { .. });
         let hold = || {
             let permit = (!kind.is_charged()).then(|| shared.account.meter.permit(kind.bytes()));
@@ -55,7 +55,7 @@ impl Event {
     }
 
     /// Whose window it counts against, unless it is a message or a line.
-    pub(crate) fn worker_shared(&self) -> Option<&WorkerShared> {
+    pub(crate) fn worker_shared(&self) -> Option<&SharedWorker> {
         self.held.as_ref().map(|held| &*held.shared)
     }
 

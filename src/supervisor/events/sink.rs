@@ -5,7 +5,7 @@ use crate::{
     supervisor::{
         events::{event::Event, trace::spans::Trace},
         flow_control::Meter,
-        worker::WorkerShared,
+        worker::SharedWorker,
     },
     wire::framing::batch::FrameBatch,
 };
@@ -52,7 +52,7 @@ impl Outlet {
         meter.levels(last_sent > self.received(), !self.events.is_empty())
     }
 
-    pub(crate) fn levels_of(&self, shared: &WorkerShared) -> WindowState {
+    pub(crate) fn levels_of(&self, shared: &SharedWorker) -> WindowState {
         self.levels(&shared.account.meter, shared.account.last_sent())
     }
 

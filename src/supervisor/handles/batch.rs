@@ -49,10 +49,10 @@ impl WorkerBatch {
     /// [`GroupError::Spec`]. What concerns the group is said by [`start`](Self::start).
     pub fn add(&mut self, spec: WorkerSpec) -> Result<Worker, GroupError> {
         spec.validate_apart_from_restart()?;
-        let roster = &self.group.roster;
-        let shared = roster.enter(WorkerId(roster.next_id()), &spec, None);
+        let registry = &self.group.registry;
+        let shared = registry.enter(WorkerId(registry.next_id()), &spec, None);
         self.workers.push((Arc::clone(&shared), Arc::new(DropInBackground::new(spec))));
-        Ok(Worker::new(shared, &self.group.mailbox))
+        Ok(Worker::new(shared, &self.group.commands))
     }
 
     /// Declares all of them, and starts them in this order if their group runs. Gives what can be waited for.

@@ -5,7 +5,7 @@ use crate::{
     policy::restart::Restart,
     supervisor::{
         clock::now,
-        commands::{Command, FirstStart, GroupCommand, Mailbox, Newcomers, Unanswered},
+        commands::{Command, CommandSender, FirstStart, GroupCommand, Newcomers, Unanswered},
         handles::{
             stop::{RestartHandle, StopHandle},
             worker::Worker,
@@ -15,8 +15,8 @@ use crate::{
             group::{GroupError, GroupPolicy},
         },
         worker::{
-            group::{GroupEndReason, GroupShared, GroupStatus},
-            registry::Roster,
+            group::{GroupEndReason, GroupStatus, SharedGroup},
+            registry::WorkerRegistry,
         },
     },
     sys::deferred_close::DropInBackground,
@@ -83,9 +83,9 @@ impl From<GroupError> for io::Error {
 #[derive(Clone)]
 #[doc(alias = "supervisor")]
 pub struct WorkerGroup {
-    shared: Arc<GroupShared>,
-    pub(crate) mailbox: Mailbox,
-    pub(crate) roster: Arc<Roster>,
+    shared: Arc<SharedGroup>,
+    pub(crate) commands: CommandSender,
+    pub(crate) registry: Arc<WorkerRegistry>,
 }
 
 shown_as!(WorkerGroup, |group| { id: group.id().0 });
@@ -94,8 +94,8 @@ impl WorkerGroup {
     pub(crate) fn add_to(
         parent: Option<GroupId>,
         policy: GroupPolicy,
-        mailbox: &Mailbox,
-        roster: &Arc<Roster>,
+        commands: &CommandSender,
+        registry: &Arc<WorkerRegistry>,
     ) -> Result<Self, GroupError> {
         if policy.intensity.is_some_and(|intensity| intensity.period.is_zero()) {
             let reason =
@@ -108,8 +108,8 @@ impl WorkerGroup {
                 "there is no group around it that could restart it: put it into one, whose intensity bounds that";
             return Err(GroupError::Rejected { reason: reason.into() });
         }
-        let shared = Arc::new(GroupShared::new(GroupId(roster.next_id())));
-        let group = Self { shared, mailbox: mailbox.clone(), roster: Arc::clone(roster) };
+        let shared = Arc::new(SharedGroup::new(GroupId(registry.next_id())));
+        let group = Self { shared, commands: commands.clone(), registry: Arc::clone(registry) };
         let shared = Arc::clone(&group.shared);
         group.ask(|answer| GroupCommand::Add { group: shared, parent, policy, answer })?;
         Ok(group)
@@ -126,7 +126,7 @@ impl WorkerGroup {
     ///
     /// [`GroupError::Rejected`] where it is significant and that makes no sense, or its intensity has no period.
     pub fn group(&self, policy: impl Into<GroupPolicy>) -> Result<Self, GroupError> {
-        Self::add_to(Some(self.id()), policy.into(), &self.mailbox, &self.roster)
+        Self::add_to(Some(self.id()), policy.into(), &self.commands, &self.registry)
     }
 
     /// Adds a worker. Where it can start at once, returns when its program runs, as
@@ -140,7 +140,7 @@ impl WorkerGroup {
     /// its siblings do not notice it.
     pub fn add(&self, spec: WorkerSpec) -> Result<Worker, GroupError> {
         spec.validate_apart_from_restart()?;
-        let shared = self.roster.enter(WorkerId(self.roster.next_id()), &spec, None);
+        let shared = self.registry.enter(WorkerId(self.registry.next_id()), &spec, None);
         let workers = vec![(Arc::clone(&shared), Arc::new(DropInBackground::new(spec)))];
         if let Some(started) = self.declare(workers, true)? {
             match started.recv_timeout(START_TIME) {
@@ -150,7 +150,7 @@ impl WorkerGroup {
                 Err(RecvTimeoutError::Disconnected) => return Err(GroupError::SupervisorGone),
             }
         }
-        Ok(Worker::new(shared, &self.mailbox))
+        Ok(Worker::new(shared, &self.commands))
     }
 
     pub(crate) fn declare(&self, workers: Newcomers, is_awaited: bool) -> Result<Option<FirstStart>, GroupError> {
@@ -262,6 +262,6 @@ impl WorkerGroup {
     }
 
     fn put<T>(&self, command: impl FnOnce(Sender<T>) -> GroupCommand) -> Result<T, Unanswered> {
-        self.mailbox.ask(|answer| Command::Group(command(answer)))
+        self.commands.ask(|answer| Command::Group(command(answer)))
     }
 }

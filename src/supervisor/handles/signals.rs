@@ -5,8 +5,8 @@
 use crate::{
     supervisor::{
         clock::now,
-        commands::{Command, Mailbox, StopAll},
-        spawner::queue::Starts,
+        commands::{Command, CommandSender, StopAll},
+        spawner::queue::SpawnQueue,
         sync::lock,
     },
     sys::{signals, this_process},
@@ -54,13 +54,13 @@ struct Listening {
 
 struct Listener {
     number: u64,
-    mailbox: Mailbox,
-    starts: Arc<Starts>,
+    commands: CommandSender,
+    starts: Arc<SpawnQueue>,
     was_asked: bool,
 }
 
 impl SignalGuard {
-    pub(crate) fn listen(mailbox: Mailbox, starts: Arc<Starts>) -> io::Result<Self> {
+    pub(crate) fn listen(commands: CommandSender, starts: Arc<SpawnQueue>) -> io::Result<Self> {
         let mut listening = lock(&LISTENING);
         let owner = this_process::own_pid();
         if listening.owner != owner {
@@ -76,7 +76,7 @@ impl SignalGuard {
         }
         listening.last_number += 1;
         let number = listening.last_number;
-        listening.supervisors.push(Listener { number, mailbox, starts, was_asked: false });
+        listening.supervisors.push(Listener { number, commands, starts, was_asked: false });
         Ok(Self { number, owner })
     }
 }
@@ -121,14 +121,14 @@ impl Ear {
         }
         let note = |one: &mut Listener| {
             one.starts.close();
-            (one.mailbox.clone(), mem::replace(&mut one.was_asked, true))
+            (one.commands.clone(), mem::replace(&mut one.was_asked, true))
         };
         let noted: Vec<_> = lock(&LISTENING).supervisors.iter_mut().map(note).collect();
         // Without the lock: a user's code on a loop may drop what it listens with.
-        for (mailbox, was_asked) in noted {
+        for (commands, was_asked) in noted {
             let wanted = if was_asked { StopAll::Within(Duration::ZERO) } else { StopAll::ForGood };
             // Fails where the loop has ended, or is not run: then it is done when it is.
-            drop(mailbox.ask(|answer| Command::StopAll(wanted, answer)));
+            drop(commands.ask(|answer| Command::StopAll(wanted, answer)));
         }
         // Not when it was heard: a loop that has much to do lets us wait, and the second signal has come meanwhile.
         self.obeyed = Some(now());
@@ -136,14 +136,14 @@ impl Ear {
 
     /// First the workers, then we; and the other way round.
     fn stop_with_everybody(&mut self) -> Vec<i32> {
-        let mailboxes: Vec<Mailbox> = lock(&LISTENING).supervisors.iter().map(|one| one.mailbox.clone()).collect();
-        for mailbox in &mailboxes {
+        let senders: Vec<CommandSender> = lock(&LISTENING).supervisors.iter().map(|one| one.commands.clone()).collect();
+        for commands in &senders {
             // There is no answer but the end of the wait.
-            mailbox.ask_within(STOP_TIME, Command::Freeze).unwrap_or_default();
+            commands.ask_within(STOP_TIME, Command::Freeze).unwrap_or_default();
         }
         let others = self.stop();
-        for mailbox in &mailboxes {
-            mailbox.send(Command::Thaw);
+        for commands in &senders {
+            commands.send(Command::Thaw);
         }
         others
     }

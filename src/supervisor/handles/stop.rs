@@ -6,7 +6,7 @@ use crate::{
     supervisor::{
         clock::now,
         commands::{Restarted, Unanswered},
-        worker::{WorkerShared, process::Present},
+        worker::{SharedWorker, process::WorkerProcess},
     },
 };
 use std::{
@@ -20,7 +20,7 @@ use std::{
 /// [`WorkerGroup::stop`](crate::supervisor::handles::group::WorkerGroup::stop). Dropping it changes nothing: they end all the same.
 #[derive(Clone)]
 pub struct StopHandle {
-    workers: Vec<Arc<WorkerShared>>,
+    workers: Vec<Arc<SharedWorker>>,
     began: Instant,
     is_complete: bool,
 }
@@ -28,7 +28,7 @@ pub struct StopHandle {
 shown_as!(StopHandle, |stopping| { workers: ids(&stopping.workers.iter().collect::<Vec<_>>()) });
 
 impl StopHandle {
-    pub(crate) fn new(workers: Vec<Arc<WorkerShared>>, began: Instant) -> Self {
+    pub(crate) fn new(workers: Vec<Arc<SharedWorker>>, began: Instant) -> Self {
         Self { workers, began, is_complete: true }
     }
 
@@ -44,7 +44,7 @@ impl StopHandle {
     pub fn wait(&self, timeout: Duration) -> StopReport {
         // Beyond the end of the clock is for ever.
         let deadline = now().checked_add(timeout);
-        let ended = |shared: &Arc<WorkerShared>| {
+        let ended = |shared: &Arc<SharedWorker>| {
             let ended = shared.ended(deadline);
             let at = ended.as_ref().map_or_else(now, |(_, at)| *at);
             let (worker, name) = (shared.id(), shared.name().into());
@@ -74,7 +74,7 @@ pub struct RestartHandle {
 shown_as!(RestartHandle, |restarting| { workers: ids(&restarting.workers.iter().map(|(shared, _)| shared).collect::<Vec<_>>()) });
 
 impl RestartHandle {
-    pub(crate) fn new(workers: impl IntoIterator<Item = (Arc<WorkerShared>, u32)>) -> Self {
+    pub(crate) fn new(workers: impl IntoIterator<Item = (Arc<SharedWorker>, u32)>) -> Self {
         Self { workers: workers.into_iter().collect(), is_unanswered: false }
     }
 
@@ -89,7 +89,7 @@ impl RestartHandle {
         let deadline = now().checked_add(timeout);
         !self.is_unanswered
             && self.workers.iter().all(|(shared, number)| {
-                let is_it = |present: &Present| present.number() > *number && present.is_ready();
+                let is_it = |process: &WorkerProcess| process.number() > *number && process.is_ready();
                 shared.is_met(deadline, is_it)
             })
     }
@@ -145,6 +145,6 @@ impl fmt::Display for StopReport {
 }
 
 /// The workers' numbers, as `Debug` shows them.
-fn ids(workers: &[&Arc<WorkerShared>]) -> Vec<u64> {
+fn ids(workers: &[&Arc<SharedWorker>]) -> Vec<u64> {
     workers.iter().map(|shared| shared.id().0).collect()
 }

@@ -6,7 +6,7 @@ use crate::{
     pipe::anonymous::ends::{PipeReader, PipeWriter},
     supervisor::{
         clock::now,
-        commands::{Action, Command, Mailbox},
+        commands::{Action, Command, CommandSender},
         containment::report::Containment,
         control::{
             call::{PendingCall, understand},
@@ -14,7 +14,7 @@ use crate::{
         },
         handles::stop::{RestartHandle, StopHandle},
         sync::lock,
-        worker::{Waited, WorkerShared, process::Present},
+        worker::{SharedWorker, WaitOutcome, process::WorkerProcess},
     },
     wire::jsonrpc::error::CallError,
 };
@@ -24,8 +24,8 @@ use std::{io, sync::Arc, time::Duration};
 /// A worker, as its parent holds it: cheap to clone, and good on any thread. Dropping it changes nothing.
 #[derive(Clone)]
 pub struct Worker {
-    shared: Arc<WorkerShared>,
-    commands: Mailbox,
+    shared: Arc<SharedWorker>,
+    commands: CommandSender,
 }
 
 shown_as!(Worker, |worker| { id: worker.id().0, name: worker.name(), pid: worker.pid().unwrap_or_default() });
@@ -37,7 +37,7 @@ impl From<&Worker> for WorkerId {
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<WorkerShared>, commands: &Mailbox) -> Self {
+    pub(crate) fn new(shared: Arc<SharedWorker>, commands: &CommandSender) -> Self {
         Self { shared, commands: commands.clone() }
     }
 
@@ -55,7 +55,7 @@ impl Worker {
     /// started. Use it for display only: the kernel may reuse the number. [`signal`](Self::signal) never reaches another process.
     #[doc(alias = "id")]
     pub fn pid(&self) -> Option<u32> {
-        self.shared.present().map(|present| present.child().pid())
+        self.shared.process().map(|process| process.child().pid())
     }
 
     /// Sends a signal to its process, by the number that `libc` or `kill -l` give.
@@ -99,8 +99,8 @@ impl Worker {
         self.process()?.tree().thaw()
     }
 
-    fn process(&self) -> io::Result<Arc<Present>> {
-        self.shared.present().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+    fn process(&self) -> io::Result<Arc<WorkerProcess>> {
+        self.shared.process().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
     }
 
     /// Kills its process, and everything in its group where that is its own, with SIGKILL. That it has ended is told by
@@ -122,7 +122,7 @@ impl Worker {
     /// receives, or receive until [`Exited`](crate::EventKind::Exited) instead.
     pub fn wait(&self) -> Arc<Exit> {
         loop {
-            if let Waited::Ended(exit) = self.shared.wait_until(None, |_| false) {
+            if let WaitOutcome::Ended(exit) = self.shared.wait_until(None, |_| false) {
                 return exit;
             }
         }
@@ -131,8 +131,8 @@ impl Worker {
     /// As [`wait`](Self::wait), at most so long; `None` if it still runs, or will run again.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<Arc<Exit>> {
         match self.shared.wait_until(now().checked_add(timeout), |_| false) {
-            Waited::Ended(exit) => Some(exit),
-            Waited::Met | Waited::TimedOut => None,
+            WaitOutcome::Ended(exit) => Some(exit),
+            WaitOutcome::Met | WaitOutcome::TimedOut => None,
         }
     }
 
@@ -168,7 +168,7 @@ impl Worker {
     /// Waits until its present incarnation is ready, or the next one: at once where its spec does not say what it takes. False
     /// when the time is over before, or when it has ended for good.
     pub fn wait_ready(&self, timeout: Duration) -> bool {
-        self.shared.is_met(now().checked_add(timeout), Present::is_ready)
+        self.shared.is_met(now().checked_add(timeout), WorkerProcess::is_ready)
     }
 
     /// Which of its processes runs, or ran last, counted from 1.
@@ -179,10 +179,10 @@ impl Worker {
     /// Waits until an incarnation of at least this number has started. False when the time is over before, or when it has ended
     /// for good.
     pub fn wait_incarnation(&self, number: u32, timeout: Duration) -> bool {
-        match self.shared.wait_until(now().checked_add(timeout), |present| present.number >= number) {
-            Waited::Ended(_) => self.incarnation() >= number,
-            Waited::Met => true,
-            Waited::TimedOut => false,
+        match self.shared.wait_until(now().checked_add(timeout), |process| process.number >= number) {
+            WaitOutcome::Ended(_) => self.incarnation() >= number,
+            WaitOutcome::Met => true,
+            WaitOutcome::TimedOut => false,
         }
     }
 
@@ -230,22 +230,22 @@ impl Worker {
 
     /// Takes our end of standard input, with [`StdinMode::Pipe`](crate::StdinMode::Pipe).
     pub fn take_stdin(&self) -> Option<PipeWriter> {
-        lock(&self.shared.present()?.ends).stdin.take()
+        lock(&self.shared.process()?.ends).stdin.take()
     }
 
     /// Our end of the pipe that [`input_pipe`](crate::WorkerSpec::input_pipe) named; once.
     pub fn take_writer(&self, name: &str) -> Option<PipeWriter> {
-        lock(&self.shared.present()?.ends).take_writer(name)
+        lock(&self.shared.process()?.ends).take_writer(name)
     }
 
     /// Our end of the pipe that [`output_pipe`](crate::WorkerSpec::output_pipe) named; once. The supervisor does not read it.
     pub fn take_reader(&self, name: &str) -> Option<PipeReader> {
-        lock(&self.shared.present()?.ends).take_reader(name)
+        lock(&self.shared.process()?.ends).take_reader(name)
     }
 
     /// How strongly what it starts is held together with it, and which means are missing, as found now; `None` while it has no
     /// process.
     pub fn containment(&self) -> Option<Containment> {
-        self.shared.present().filter(|present| present.child().is_running()).map(|present| present.tree().containment())
+        self.shared.process().filter(|process| process.child().is_running()).map(|process| process.tree().containment())
     }
 }

@@ -4,13 +4,13 @@ use crate::{
     exit::Exit,
     ids::WorkerId,
     supervisor::{
-        commands::Mailbox,
+        commands::CommandSender,
         control::server::Control,
         events::sink::Outlet,
         flow_control::Meter,
         incarnation::trees::Trees,
         reactor::{Reactor, arena::Key},
-        spawner::Starter,
+        spawner::Spawner,
     },
 };
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -23,8 +23,8 @@ pub(crate) struct Context<'a> {
     pub(crate) trees: &'a mut Trees,
     pub(crate) reading: &'a mut ReadState,
     pub(crate) server: &'a mut Option<Control>,
-    pub(crate) starter: &'a Arc<Starter>,
-    pub(crate) mailbox: &'a Mailbox,
+    pub(crate) spawner: &'a Arc<Spawner>,
+    pub(crate) commands: &'a CommandSender,
     pub(crate) facts: &'a mut VecDeque<Fact>,
 }
 

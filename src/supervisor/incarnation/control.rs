@@ -43,7 +43,7 @@ impl Live {
     /// Its control connection has shown the key of this incarnation.
     pub(crate) fn connect(&mut self, known: Known, cx: &mut Context<'_>) {
         let Known { place: _, socket, said, hello_bytes } = known;
-        let Some(link) = self.present.link().map(Arc::clone) else { return };
+        let Some(link) = self.process.link().map(Arc::clone) else { return };
         cx.reactor.timers.cancel(Timer::Connect(self.key));
         let token = Target::Control(self.key).token();
         let connection = Arc::new(Connection { socket, poller: Arc::clone(&cx.reactor.poller), token });
@@ -120,7 +120,7 @@ impl Live {
 
     /// Callers ask it one thing after the other, and read for themselves: whether they still do is looked at now and then.
     pub(crate) fn let_call(&mut self, cx: &mut Context<'_>) {
-        if self.present.link().is_some_and(|link| link.goes_on_calling()) {
+        if self.process.link().is_some_and(|link| link.goes_on_calling()) {
             cx.reactor.set_timer_after(call_burst::CHECK_INTERVAL, Timer::Burst(self.key));
         }
     }
@@ -141,10 +141,10 @@ impl Live {
             drop(cx.reactor.poller.remove(&session));
         }
         // Its death is about to be told, and ends its calls with its exit.
-        if self.present.child().with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).unwrap_or(true) {
+        if self.process.child().with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).unwrap_or(true) {
             return;
         }
-        if self.present.close_link(None) {
+        if self.process.close_link(None) {
             cx.outlet.send(self.event(EventKind::ControlDisconnected(why)));
         }
     }
@@ -182,12 +182,12 @@ impl Live {
     /// The user that its process, or a child of it, runs as, if that user may not connect for control.
     fn other_user(&self) -> Option<u32> {
         let may_connect = [Some(identity::effective_uid()), self.spec.peer_user];
-        let pid = self.present.child().pid();
+        let pid = self.process.child().pid();
         let users = iter::once(pid).chain(list::children_of_main_thread(pid)).filter_map(process::fs_uid);
         users.into_iter().find(|uid| !may_connect.contains(&Some(*uid)))
     }
 
     pub(crate) fn awaits_control(&self) -> bool {
-        self.session.is_none() && self.present.awaits_control()
+        self.session.is_none() && self.process.awaits_control()
     }
 }

@@ -65,13 +65,13 @@ impl Live {
     /// Nothing where there is nothing to ask.
     pub(crate) fn probe(&mut self, cx: &mut Context<'_>) -> Option<io::Result<()>> {
         self.health.readiness.as_ref()?;
-        let (worker, incarnation) = (self.shared.id(), self.present.number());
-        let mailbox = cx.mailbox.clone();
+        let (worker, incarnation) = (self.shared.id(), self.process.number());
+        let commands = cx.commands.clone();
         let started = if let Some(judge) = &self.health.judge {
-            judge.start(mailbox, worker, incarnation)
+            judge.start(commands, worker, incarnation)
         } else {
             let probe = self.spec.ready.as_ref()?.probe()?.clone();
-            let started = Prober::start(probe, mailbox, worker, incarnation);
+            let started = Prober::start(probe, commands, worker, incarnation);
             started.map(|prober| self.health.prober = Some(prober))
         };
         if started.is_err() {
@@ -87,7 +87,7 @@ impl Live {
     }
 
     fn watch_life(&mut self, cx: &mut Context<'_>) {
-        self.present.set_ready();
+        self.process.set_ready();
         self.shared.tell_change();
         self.health.watchdog = self.spec.watchdog.map(|watchdog| WatchdogTimer::new(watchdog, cx.reactor.clock.now()));
         let worker = self.shared.id();
@@ -287,8 +287,8 @@ impl Live {
         self.notice_control(cx.reactor.clock.now());
         let hears = self.hears_of_life();
         if let Some(watchdog) = &mut self.health.watchdog {
-            let usage = || stat::usage(self.present.child().pid());
-            let is_excused = !hears || self.present.tree().is_frozen() || usage().is_some_and(|usage| usage.is_stopped);
+            let usage = || stat::usage(self.process.child().pid());
+            let is_excused = !hears || self.process.tree().is_frozen() || usage().is_some_and(|usage| usage.is_stopped);
             for action in watchdog.timeout(cx.reactor.clock.now(), Duration::ZERO, is_excused) {
                 self.run_watchdog_action(action, cx);
             }
@@ -302,7 +302,7 @@ impl Live {
         }
         match action {
             WatchdogAction::Ping => {
-                if let Some(link) = self.present.link() {
+                if let Some(link) = self.process.link() {
                     link.ping();
                 }
             }
@@ -311,7 +311,7 @@ impl Live {
                 cx.outlet.send(self.event(EventKind::WatchdogWarning { silent_for }));
             }
             // ESRCH: it has ended, and its report is on the way.
-            WatchdogAction::SendAbortSignal(signal) => drop(self.present.child().signal(signal)),
+            WatchdogAction::SendAbortSignal(signal) => drop(self.process.child().signal(signal)),
             WatchdogAction::Stop => {
                 cx.outlet.send(self.event(EventKind::WatchdogTimeout));
                 self.put_down(cx);
@@ -337,12 +337,12 @@ impl Live {
             return true;
         }
         let lives_there = |cgroup: &WorkerCgroup| cgroup.processes().contains(&pid);
-        list::descends(pid, self.present.child().pid()) || self.present.tree().with_cgroup(lives_there).unwrap_or(false)
+        list::descends(pid, self.process.child().pid()) || self.process.tree().with_cgroup(lives_there).unwrap_or(false)
     }
 
     /// What was read of control since this was looked at last is a sign of life.
     pub(crate) fn notice_control(&mut self, now: Instant) {
-        if self.health.watchdog.is_some() && self.present.link().is_some_and(|link| link.was_heard()) {
+        if self.health.watchdog.is_some() && self.process.link().is_some_and(|link| link.was_heard()) {
             self.record_activity(LivenessSource::Ping, now);
         }
     }

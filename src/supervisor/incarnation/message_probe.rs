@@ -3,7 +3,7 @@
 use crate::{
     ids::WorkerId,
     supervisor::{
-        commands::{Command, Mailbox},
+        commands::{Command, CommandSender},
         incarnation::probe::start_thread,
         panics::unharmed,
         spec::readiness::IsIt,
@@ -36,7 +36,7 @@ impl Judge {
     }
 
     /// Starts the thread. What was [shown](Self::show) before that waits for it.
-    pub(crate) fn start(&self, mailbox: Mailbox, worker: WorkerId, incarnation: u32) -> io::Result<()> {
+    pub(crate) fn start(&self, commands: CommandSender, worker: WorkerId, incarnation: u32) -> io::Result<()> {
         let (is_it, batches) = (IsIt::clone(&self.is_it), self.unseen.clone());
         start_thread("pipewright-judge", move || {
             for batch in &batches {
@@ -44,9 +44,9 @@ impl Judge {
                 // Before the verdict: the bytes are back in the worker's window when the loop hears of it.
                 drop(batch);
                 if is_ready {
-                    return mailbox.send(Command::Reached(worker, incarnation));
+                    return commands.send(Command::Reached(worker, incarnation));
                 }
-                mailbox.send(Command::Passed(worker, incarnation));
+                commands.send(Command::Passed(worker, incarnation));
             }
         })
     }

@@ -21,7 +21,7 @@ use crate::{
         watchdog::LivenessSource,
     },
     supervisor::{
-        commands::Arrival,
+        commands::SpawnedProcess,
         containment::{cgroup_pool::WorkerCgroup, teardown::KILL_TIMEOUT},
         events::{
             event::{Event, EventKind, InvalidFrame},
@@ -41,7 +41,7 @@ use crate::{
             SharedSpec,
             readiness::{SEARCH_BYTES_MAX, weight},
         },
-        worker::{WorkerShared, process::Present},
+        worker::{SharedWorker, process::WorkerProcess},
     },
     sys::{fd, is_transient, pidfd::Reaped},
     text::printable,
@@ -79,8 +79,8 @@ pub(crate) struct Live {
     pub(crate) key: Key,
     /// Its last event has been sent.
     pub(crate) is_over: bool,
-    pub(crate) shared: Arc<WorkerShared>,
-    pub(crate) present: Arc<Present>,
+    pub(crate) shared: Arc<SharedWorker>,
+    pub(crate) process: Arc<WorkerProcess>,
     pub(crate) spec: SharedSpec,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) paused: bool,
@@ -110,9 +110,20 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(crate) fn new(key: Key, arrival: Arrival) -> Self {
-        let Arrival { shared, present, spec, started, starts_before, messages, stdout, stderr, bell, notices, key: _ } =
-            arrival;
+    pub(crate) fn new(key: Key, arrival: SpawnedProcess) -> Self {
+        let SpawnedProcess {
+            shared,
+            process,
+            spec,
+            started,
+            starts_before,
+            messages,
+            stdout,
+            stderr,
+            bell,
+            notices,
+            key: _,
+        } = arrival;
         let streams = [
             messages.map(|pipe| Listener::new(StreamId::Messages, pipe, &spec)),
             stdout.map(|pipe| Listener::new(StreamId::Stdout, pipe, &spec)),
@@ -129,7 +140,7 @@ impl Live {
             key,
             is_over: false,
             shared,
-            present,
+            process,
             lifecycle: Lifecycle::new(open, timeouts),
             paused: false,
             session: None,
@@ -161,7 +172,7 @@ impl Live {
     pub(crate) fn register(&mut self, target: Target, cx: &mut Context<'_>) {
         let added = if let Target::Control(_) = target {
             // A connection that has ended is open for a while still.
-            self.session.as_ref().and_then(|_| self.present.link()?.register())
+            self.session.as_ref().and_then(|_| self.process.link()?.register())
         } else {
             self.with_descriptor(target, |descriptor| cx.reactor.poller.add(&descriptor, target.token()))
         };
@@ -181,7 +192,7 @@ impl Live {
         run: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
     ) -> Option<io::Result<T>> {
         let descriptor = match target {
-            Target::Process(_) => return self.present.with_process(run),
+            Target::Process(_) => return self.process.with_process(run),
             Target::Stream(..) if self.paused => return None,
             Target::Stream(_, stream) => self.listeners().find(|listener| listener.id == stream)?.as_fd(),
             Target::Bell(_) => self.health.bell.as_ref()?.as_fd(),
@@ -199,7 +210,7 @@ impl Live {
     }
 
     pub(crate) fn event(&self, kind: EventKind) -> Event {
-        Event::of(&self.shared, self.present.number(), kind)
+        Event::of(&self.shared, self.process.number(), kind)
     }
 
     pub(crate) fn listeners(&self) -> impl Iterator<Item = &Listener> {
@@ -412,7 +423,7 @@ impl Live {
             duration: now.saturating_duration_since(self.started),
             stderr_tail: self.stderr.take(),
             leaked_streams: std::mem::take(&mut self.leaked_streams),
-            oom_killed: self.present.tree().with_cgroup(WorkerCgroup::oom_killed).unwrap_or(false),
+            oom_killed: self.process.tree().with_cgroup(WorkerCgroup::oom_killed).unwrap_or(false),
             survivors: std::mem::take(&mut self.survivors),
             uninspected: self.inspection.uninspected,
         }

@@ -3,7 +3,7 @@
 use crate::{
     ids::WorkerId,
     supervisor::{
-        commands::{Command, Mailbox},
+        commands::{Command, CommandSender},
         spec::readiness::Probe,
     },
     sys::signals,
@@ -21,7 +21,7 @@ pub(crate) struct Prober {
 }
 
 impl Prober {
-    pub(crate) fn start(probe: Probe, mailbox: Mailbox, worker: WorkerId, incarnation: u32) -> io::Result<Self> {
+    pub(crate) fn start(probe: Probe, commands: CommandSender, worker: WorkerId, incarnation: u32) -> io::Result<Self> {
         let (goes_on, ended) = crossbeam_channel::bounded(0);
         start_thread("pipewright-probe", move || {
             let mut pause = FIRST_PAUSE;
@@ -31,7 +31,7 @@ impl Prober {
                 }
                 pause = (pause * 2).min(LAST_PAUSE);
             }
-            mailbox.send(Command::Reached(worker, incarnation));
+            commands.send(Command::Reached(worker, incarnation));
         })?;
         Ok(Self { _goes_on: goes_on })
     }

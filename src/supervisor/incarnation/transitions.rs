@@ -43,7 +43,7 @@ impl Live {
         if self.is_over() {
             return;
         }
-        drop(self.present.child().with_pidfd(|pidfd| cx.reactor.poller.remove(pidfd)));
+        drop(self.process.child().with_pidfd(|pidfd| cx.reactor.poller.remove(pidfd)));
         self.last_talk(cx);
         for stream in StreamId::ALL {
             if self.is_over() {
@@ -130,7 +130,7 @@ impl Live {
             LifecycleOutput::WaitForProcessGroup => self.wait_for_group(cx),
             LifecycleOutput::Reap => self.bury(cx),
             LifecycleOutput::ReportUnkillable => {
-                drop(self.present.child().with_pidfd(|pidfd| cx.reactor.poller.remove(pidfd)));
+                drop(self.process.child().with_pidfd(|pidfd| cx.reactor.poller.remove(pidfd)));
                 for stream in StreamId::ALL {
                     if self.is_over() {
                         return;
@@ -142,9 +142,9 @@ impl Live {
                     return;
                 }
                 // It may have ended after all, if it is one whose end could not be heard.
-                let reaped = self.present.child().reap(self.rest()).ok().flatten();
+                let reaped = self.process.child().reap(self.rest()).ok().flatten();
                 let mut exit = self.exit(reaped, cx.reactor.clock.now());
-                if reaped.is_none() && self.present.child().is_running() {
+                if reaped.is_none() && self.process.child().is_running() {
                     exit.status =
                         if self.inspection.kill_refused { ExitStatus::KillRefused } else { ExitStatus::Unkillable };
                     self.wait_for_stuck(cx);
@@ -158,19 +158,19 @@ impl Live {
     fn wait_for_stuck(&self, cx: &mut Context<'_>) {
         let number = cx.trees.stuck.keys().max().map_or(0, |last| last + 1);
         let token = Target::Stuck(number);
-        let added = self.present.with_process(|pidfd| cx.reactor.poller.add(&pidfd, token.token()));
+        let added = self.process.with_process(|pidfd| cx.reactor.poller.add(&pidfd, token.token()));
         if let Some(refusal) = cx.reactor.note_registration(token, added) {
             cx.outlet.send(Event::warning(Warning::from(refusal)));
         }
-        cx.trees.stuck.insert(number, Stuck { worker: self.shared.id(), present: Arc::clone(&self.present) });
+        cx.trees.stuck.insert(number, Stuck { worker: self.shared.id(), process: Arc::clone(&self.process) });
         cx.reactor.set_timer_after(STUCK_PERIOD, Timer::Stuck(number));
     }
 
     /// Takes the status of one whose tree has ended.
     pub(crate) fn reap(&mut self, cx: &mut Context<'_>) {
         // Before the kernel gives its number to somebody else.
-        self.present.tree().release_guard_entry();
-        match self.present.child().reap(self.rest()) {
+        self.process.tree().release_guard_entry();
+        match self.process.child().reap(self.rest()) {
             Ok(None) => self.input(LifecycleInput::StatusUnavailable, cx),
             // Its status is still there to be taken once the kernel has memory again.
             Err(error) if is_shortage(&error) => self.input(LifecycleInput::StatusUnavailable, cx),
@@ -187,15 +187,15 @@ impl Live {
         for timer in Timer::of(self.key) {
             cx.reactor.timers.cancel(timer);
         }
-        self.present.tree().release_guard_entry();
-        self.present.tree().release_cgroup();
-        self.present.tree().release_thread();
+        self.process.tree().release_guard_entry();
+        self.process.tree().release_cgroup();
+        self.process.tree().release_thread();
         // Whoever holds the handle of an ended worker holds no more of it than what it has said.
-        self.present.close_pipes();
-        cx.trees.own.remove(&self.present.child().pid().cast_signed());
+        self.process.close_pipes();
+        cx.trees.own.remove(&self.process.child().pid().cast_signed());
         let exit = Arc::new(exit);
         // Before the event: whoever hears of the exit finds that no call waits any more.
-        self.present.close_link(Some(&exit));
+        self.process.close_link(Some(&exit));
         cx.outlet.send(self.event(EventKind::Exited(Arc::clone(&exit))));
         if let Some(bell) = &self.health.bell {
             drop(cx.reactor.poller.remove(bell));
@@ -220,20 +220,20 @@ impl Live {
 
     /// Takes the steps of a rung of the stop ladder. False if there was nothing to do.
     fn climb(&self, rung: usize) -> bool {
-        self.present.tree().thaw_for_stop();
+        self.process.tree().thaw_for_stop();
         let steps = self.spec.stop.stages().get(rung).map(|rung| rung.steps.as_slice()).unwrap_or_default();
         // Every one of them, also after the first that had something to do.
         steps.iter().filter(|step| self.step(step)).count() > 0
     }
 
     fn step(&self, step: &StopStep) -> bool {
-        let child = self.present.child();
+        let child = self.process.child();
         // ESRCH: it has ended, and its report is on the way. A stopped one gets its signal only when it goes on.
         let has_ended = self.lifecycle.waits_for_group();
         match step {
             StopStep::Signal(_) | StopStep::Notify(_) if has_ended => false,
-            StopStep::ClosePipes => self.present.close_pipes(),
-            StopStep::Notify(method) => self.present.link().is_some_and(|link| link.tell(method)),
+            StopStep::ClosePipes => self.process.close_pipes(),
+            StopStep::Notify(method) => self.process.link().is_some_and(|link| link.tell(method)),
             StopStep::Signal(signal) => child.signal(*signal).and_then(|()| child.signal(libc::SIGCONT)).is_ok(),
             StopStep::SignalGroup(signal) => {
                 child.signal_group(*signal).and_then(|()| child.signal_group(libc::SIGCONT)).is_ok()

@@ -52,7 +52,7 @@ impl Live {
             self.burial.get_or_insert_default().until = now.checked_add(KILL_TIMEOUT);
             cx.reactor.set_timer_after(KILL_TIMEOUT, Timer::BuryEnd(self.key));
         }
-        if let Some(is_populated) = self.present.tree().with_cgroup(WorkerCgroup::is_populated) {
+        if let Some(is_populated) = self.process.tree().with_cgroup(WorkerCgroup::is_populated) {
             if is_populated {
                 return self.wait_for_cgroup(cx);
             }
@@ -60,8 +60,8 @@ impl Live {
             return if this_process::is_reaper() { self.inspect(Task::ReapKilled, cx) } else { self.reap_alone(cx) };
         }
         let lived = now.saturating_duration_since(self.started);
-        let started_since = cx.starter.started().saturating_sub(self.starts_before);
-        let pid = self.present.child().pid().cast_signed();
+        let started_since = cx.spawner.started().saturating_sub(self.starts_before);
+        let pid = self.process.child().pid().cast_signed();
         if !cx.trees.inspector.adopts && cx.trees.numbers.shows_no_descendant(pid, lived, started_since) {
             self.inspection.uninspected = Some(0);
             return self.reap_alone(cx);
@@ -97,7 +97,7 @@ impl Live {
         let request = Request {
             number: cx.trees.requests,
             task,
-            tree: Arc::clone(self.present.tree()),
+            tree: Arc::clone(self.process.tree()),
             pipes: self.pipes(),
             has_wrapped: cx.trees.numbers.may_wrap_in(now.saturating_duration_since(self.started)),
             sessions: self.inspection.sessions.clone(),
@@ -154,7 +154,7 @@ impl Live {
         let burial = self.burial.get_or_insert_default();
         if findings.count > 0 && survivors == SurvivorPolicy::Kill {
             burial.rounds += 1;
-            drop(self.present.child().signal_group(libc::SIGKILL));
+            drop(self.process.child().signal_group(libc::SIGKILL));
             return self.wait_for(findings.held, cx);
         }
         if self.looks_again(findings.look_again, cx) {
@@ -191,11 +191,11 @@ impl Live {
     /// A worker has ended while it was being stopped: the rest of its group has the rest of the ladder's time.
     pub(crate) fn wait_for_group(&mut self, cx: &mut Context<'_>) {
         let now = cx.reactor.clock.now();
-        let child = self.present.child();
+        let child = self.process.child();
         let lived = now.saturating_duration_since(self.started);
-        let started_since = cx.starter.started().saturating_sub(self.starts_before);
+        let started_since = cx.spawner.started().saturating_sub(self.starts_before);
         let is_alone = !child.leads_group()
-            || self.present.tree().with_cgroup(WorkerCgroup::is_populated) == Some(false)
+            || self.process.tree().with_cgroup(WorkerCgroup::is_populated) == Some(false)
             || cx.trees.numbers.shows_no_descendant(child.pid().cast_signed(), lived, started_since);
         if is_alone {
             self.input(LifecycleInput::ProcessGroupEnded, cx);
@@ -290,7 +290,7 @@ impl Live {
 impl Live {
     /// SIGKILL to the process and its group.
     pub(crate) fn kill_group(&mut self) {
-        let killed = self.present.child().signal_group(libc::SIGKILL);
+        let killed = self.process.child().signal_group(libc::SIGKILL);
         self.inspection.kill_refused |= killed.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
     }
 

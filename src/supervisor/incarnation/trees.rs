@@ -3,13 +3,13 @@
 use crate::{
     ids::WorkerId,
     supervisor::{
-        commands::Mailbox,
+        commands::CommandSender,
         containment::{
             inspector::{Inspector, request::Task},
             scan::Numbers,
         },
         reactor::arena::Key,
-        worker::process::Present,
+        worker::process::WorkerProcess,
     },
     sys::proc::pinned::PinnedProcess,
 };
@@ -39,15 +39,15 @@ pub(crate) struct Trees {
 #[derive(Debug)]
 pub(crate) struct Stuck {
     pub(crate) worker: WorkerId,
-    pub(crate) present: Arc<Present>,
+    pub(crate) process: Arc<WorkerProcess>,
 }
 
 impl Trees {
     /// `adopts`: the host is a subreaper, and orphans become its children.
-    pub(crate) fn new(mailbox: Mailbox, adopts: bool) -> Self {
+    pub(crate) fn new(commands: CommandSender, adopts: bool) -> Self {
         Self {
             numbers: Numbers::new(),
-            inspector: Inspector::new(Arc::new(mailbox), adopts),
+            inspector: Inspector::new(Arc::new(commands), adopts),
             requests: 0,
             asked: HashMap::new(),
             own: HashMap::new(),

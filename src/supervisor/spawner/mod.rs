@@ -23,7 +23,7 @@ use crate::{
     policy::watchdog::LivenessSource,
     supervisor::{
         clock::now,
-        commands::{Arrival, Command, Mailbox},
+        commands::{Command, CommandSender, SpawnedProcess},
         containment::{
             cgroup_pool::{CgroupPool, WorkerCgroup},
             guard::TreeGuard,
@@ -37,13 +37,16 @@ use crate::{
         },
         panics::unharmed,
         reactor::report::Report,
-        spawner::queue::{Handed, PATIENCE, Permit, Purpose, Start, Starts, Tie},
+        spawner::queue::{HandOver, PATIENCE, Permit, SpawnKind, SpawnQueue, SpawnerThreadHold, Start},
         spec::{
             MessageSource, SharedSpec, WorkerSpec,
             readiness::{BELL, Readiness},
         },
         sync::lock,
-        worker::{WorkerShared, notify_socket::NotifySocket, process::Present, registry::Roster, sockets::Sockets},
+        worker::{
+            SharedWorker, notify_socket::NotifySocket, process::WorkerProcess, registry::WorkerRegistry,
+            sockets::Sockets,
+        },
     },
     sys::{pidfd::Reaped, proc::stat, random, signals, this_process},
     wire::jsonrpc::address::KEY_VARIABLE,
@@ -65,61 +68,61 @@ use std::{
 const DEATH_SIGNAL: Option<i32> = Some(libc::SIGKILL);
 
 /// Has one more thread serve the queue of starts.
-pub(crate) fn thread(starter: &Arc<Starter>, number: u64) -> io::Result<JoinHandle<()>> {
-    let starter = Arc::clone(starter);
+pub(crate) fn thread(spawner: &Arc<Spawner>, number: u64) -> io::Result<JoinHandle<()>> {
+    let spawner = Arc::clone(spawner);
     thread::Builder::new().name("pipewright-spawn".into()).spawn(move || {
         // The host's signals belong to the host's threads.
         signals::block_all();
-        let leaving = Leaving { starter, number };
-        while let Some(start) = leaving.starter.starts.next(number) {
-            leaving.starter.serve(number, start);
-            leaving.starter.starts.done(number);
+        let leaving = Leaving { spawner, number };
+        while let Some(start) = leaving.spawner.starts.next(number) {
+            leaving.spawner.serve(number, start);
+            leaving.spawner.starts.done(number);
         }
     })
 }
 
 /// Notes the end of a spawner thread, also when it panics.
 struct Leaving {
-    starter: Arc<Starter>,
+    spawner: Arc<Spawner>,
     number: u64,
 }
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        self.starter.starts.leave(self.number);
+        self.spawner.starts.leave(self.number);
     }
 }
 
 /// Starts workers, on whatever thread may be their parent.
 #[derive(Debug)]
-pub(crate) struct Starter {
-    mailbox: Mailbox,
+pub(crate) struct Spawner {
+    commands: CommandSender,
     connection_events: Arc<dyn Report<ConnectionEvent>>,
-    roster: Arc<Roster>,
+    registry: Arc<WorkerRegistry>,
     sockets: Sockets,
     /// 128 random bits that are in the environment of every process of every tree.
     run: Box<str>,
     guard: TreeGuard,
     pool: Arc<CgroupPool>,
-    starts: Arc<Starts>,
+    starts: Arc<SpawnQueue>,
     /// The guard gets a signal when the thread that started it ends.
-    guard_tie: Mutex<Option<Tie>>,
+    guard_tie: Mutex<Option<SpawnerThreadHold>>,
     /// How many processes are being started or were.
     begun: AtomicU64,
     /// How many were.
     started: AtomicU64,
 }
 
-impl Starter {
-    pub(crate) fn new(mailbox: Mailbox, roster: Arc<Roster>, guard: Guard) -> io::Result<Self> {
+impl Spawner {
+    pub(crate) fn new(commands: CommandSender, registry: Arc<WorkerRegistry>, guard: Guard) -> io::Result<Self> {
         let run: Box<str> = format!("{:032x}", u128::from_ne_bytes(random::bytes()?)).into();
         let pool = Arc::new(CgroupPool::default());
-        let guard = TreeGuard::new(guard, &run, &pool, Arc::new(mailbox.clone()))?;
-        let starts = Starts::new(mailbox.clone());
+        let guard = TreeGuard::new(guard, &run, &pool, Arc::new(commands.clone()))?;
+        let starts = SpawnQueue::new(commands.clone());
         Ok(Self {
-            connection_events: Arc::new(mailbox.clone()),
-            mailbox,
-            roster,
+            connection_events: Arc::new(commands.clone()),
+            commands,
+            registry,
             sockets: Sockets::default(),
             run,
             guard,
@@ -146,7 +149,7 @@ impl Starter {
         this_process::is_main_thread() || spec.outlives_supervisor && spec.death_signal_or(DEATH_SIGNAL).is_none()
     }
 
-    pub(crate) fn starts(&self) -> &Arc<Starts> {
+    pub(crate) fn starts(&self) -> &Arc<SpawnQueue> {
         &self.starts
     }
 
@@ -161,9 +164,9 @@ impl Starter {
         id: WorkerId,
         spec: SharedSpec,
         (prepared, permit): (PreparedFds, Permit),
-    ) -> Result<Arc<WorkerShared>, SpawnError> {
+    ) -> Result<Arc<SharedWorker>, SpawnError> {
         let (answer, answered) = crossbeam_channel::bounded(1);
-        let purpose = Purpose::First { answer, _permit: permit };
+        let purpose = SpawnKind::First { answer, _permit: permit };
         this.starts.push(Start { id, spec, purpose, prepared: Some(prepared), attempts: 0, due: None });
         loop {
             match answered.recv_timeout(PATIENCE) {
@@ -175,8 +178,8 @@ impl Starter {
     }
 
     /// Queues the next incarnation of a worker.
-    pub(crate) fn start_again(&self, shared: Arc<WorkerShared>, spec: SharedSpec) {
-        let (id, purpose) = (shared.id(), Purpose::Again(shared));
+    pub(crate) fn start_again(&self, shared: Arc<SharedWorker>, spec: SharedSpec) {
+        let (id, purpose) = (shared.id(), SpawnKind::Again(shared));
         self.starts.push(Start { id, spec, purpose, prepared: None, attempts: 0, due: None });
     }
 
@@ -185,8 +188,8 @@ impl Starter {
         let (spec, count) = (
             Arc::clone(&start.spec),
             match &start.purpose {
-                Purpose::First { .. } => 1,
-                Purpose::Again(shared) => shared.incarnation() + 1,
+                SpawnKind::First { .. } => 1,
+                SpawnKind::Again(shared) => shared.incarnation() + 1,
             },
         );
         let prepared = &mut start.prepared;
@@ -215,22 +218,22 @@ impl Starter {
     }
 
     /// Hands what has come of a start to the loop, and to the caller that waits for it.
-    fn conclude(&self, number: u64, start: Start, begun: Result<Begun, SpawnError>) {
+    fn conclude(&self, number: u64, start: Start, begun: Result<StartedProcess, SpawnError>) {
         let Start { id, spec, purpose, prepared: _, attempts: _, due: _ } = start;
         match (purpose, begun) {
-            (Purpose::First { answer, _permit }, begun) => {
+            (SpawnKind::First { answer, _permit }, begun) => {
                 // Handed over before the answer: whatever the caller then wants of its worker must not come to the loop before the
                 // worker does. A caller always waits for its answer, unless it was killed together with everything else. It is
                 // answered before the loop is woken, so that it does not wait for that too.
                 drop(answer.send(begun.and_then(|begun| self.enter(id, spec, begun, Some(number)))));
             }
-            (Purpose::Again(shared), Ok(begun)) => {
+            (SpawnKind::Again(shared), Ok(begun)) => {
                 // Where the loop has ended its end was told already.
                 drop(self.hand_over(begun.arrival(shared, spec), Some(number)));
             }
-            (Purpose::Again(_), Err(error)) => {
+            (SpawnKind::Again(_), Err(error)) => {
                 // Where it was cancelled, or the loop has ended, nothing waits for it.
-                let _: Handed = self.starts.hand_over(Some(number), || Command::NotStarted(id, error));
+                let _: HandOver = self.starts.hand_over(Some(number), || Command::NotStarted(id, error));
             }
         }
         self.starts.wake_loop();
@@ -242,7 +245,7 @@ impl Starter {
         id: WorkerId,
         spec: SharedSpec,
         prepared: PreparedFds,
-    ) -> Result<Arc<WorkerShared>, SpawnError> {
+    ) -> Result<Arc<SharedWorker>, SpawnError> {
         let mut prepared = Some(prepared);
         let mut attempts = 0;
         let begun = loop {
@@ -268,45 +271,45 @@ impl Starter {
     }
 
     /// Puts a worker into the hands of the loop, which is to be woken; ends it where there is no loop any more, or it is not wanted.
-    fn hand_over(&self, arrival: Box<Arrival>, thread: Option<u64>) -> Result<(), SpawnError> {
-        let (shared, present) = (Arc::clone(&arrival.shared), Arc::clone(&arrival.present));
+    fn hand_over(&self, arrival: Box<SpawnedProcess>, thread: Option<u64>) -> Result<(), SpawnError> {
+        let (shared, process) = (Arc::clone(&arrival.shared), Arc::clone(&arrival.process));
         match self.starts.hand_over(thread, || Command::Arrive(arrival)) {
-            Handed::Over => Ok(()),
-            Handed::Cancelled => {
-                Self::undo(&present);
+            HandOver::Over => Ok(()),
+            HandOver::Cancelled => {
+                Self::undo(&process);
                 Ok(())
             }
-            Handed::LoopGone => {
-                self.end_newcomer(&shared, &present);
+            HandOver::LoopGone => {
+                self.end_newcomer(&shared, &process);
                 Err(SpawnError::SupervisorGone)
             }
         }
     }
 
     /// Kills these processes with their trees, and reaps them. `None` for a process that does not exit in time.
-    pub(crate) fn end_orphans(&self, orphans: &[Arc<Present>]) -> Vec<Option<Reaped>> {
-        let trees: Vec<_> = orphans.iter().map(|present| Arc::clone(present.tree())).collect();
+    pub(crate) fn end_orphans(&self, orphans: &[Arc<WorkerProcess>]) -> Vec<Option<Reaped>> {
+        let trees: Vec<_> = orphans.iter().map(|process| Arc::clone(process.tree())).collect();
         let reaped = kill_and_reap(&self.guard, &trees);
-        for present in orphans {
-            present.close_pipes();
+        for process in orphans {
+            process.close_pipes();
         }
         reaped
     }
 
     /// Kills a new process whose worker was stopped during the start. It has just reached its program.
-    fn undo(present: &Present) {
-        present.tree().kill();
-        reap_killed(present.tree(), Deadline::after_now(KILL_TIMEOUT));
-        present.close_pipes();
-        present.close_link(None);
+    fn undo(process: &WorkerProcess) {
+        process.tree().kill();
+        reap_killed(process.tree(), Deadline::after_now(KILL_TIMEOUT));
+        process.close_pipes();
+        process.close_link(None);
     }
 
     /// Kills a new process that the loop has not received, and notifies the waiters of its worker.
-    pub(crate) fn end_newcomer(&self, shared: &WorkerShared, present: &Arc<Present>) {
-        let reaped = self.end_orphans(std::slice::from_ref(present)).pop().flatten();
+    pub(crate) fn end_newcomer(&self, shared: &SharedWorker, process: &Arc<WorkerProcess>) {
+        let reaped = self.end_orphans(std::slice::from_ref(process)).pop().flatten();
         let status = reaped.map_or(ExitStatus::Unkillable, |reaped| exit_status(reaped.ending));
         let exit = Arc::new(Exit::of(status));
-        present.close_link(Some(&exit));
+        process.close_link(Some(&exit));
         shared.end((exit, now()));
     }
 
@@ -315,10 +318,10 @@ impl Starter {
         &self,
         id: WorkerId,
         spec: SharedSpec,
-        begun: Begun,
+        begun: StartedProcess,
         thread: Option<u64>,
-    ) -> Result<Arc<WorkerShared>, SpawnError> {
-        let shared = self.roster.enter(id, &spec, Some(Arc::clone(&begun.present)));
+    ) -> Result<Arc<SharedWorker>, SpawnError> {
+        let shared = self.registry.enter(id, &spec, Some(Arc::clone(&begun.process)));
         self.hand_over(begun.arrival(Arc::clone(&shared), spec), thread)?;
         Ok(shared)
     }
@@ -330,7 +333,7 @@ impl Starter {
         spec: &WorkerSpec,
         prepared: &mut Option<PreparedFds>,
         (number, thread): (u32, Option<u64>),
-    ) -> Result<Begun, SpawnError> {
+    ) -> Result<StartedProcess, SpawnError> {
         if self.starts.is_over() {
             return Err(SpawnError::SupervisorGone);
         }
@@ -401,8 +404,16 @@ impl Starter {
             thread: tie.map(|tie| Box::new(tie) as Box<dyn ThreadHold>).into(),
             is_frozen: Mutex::default(),
         };
-        let present = Arc::new(Present::new(number, tree, ends, link));
-        Ok(Begun { present, key: issued.map(Issued::into_key), started, starts_before, streams, bell, notices })
+        let process = Arc::new(WorkerProcess::new(number, tree, ends, link));
+        Ok(StartedProcess {
+            process,
+            key: issued.map(Issued::into_key),
+            started,
+            starts_before,
+            streams,
+            bell,
+            notices,
+        })
     }
 
     /// Has a guard, and keeps the thread that started it: that thread's end is for the guard the end of the process.
@@ -443,14 +454,14 @@ impl Starter {
 
     /// The address of a new incarnation.
     fn address(&self, spec: &WorkerSpec) -> Result<Issued, SpawnError> {
-        let made = self.sockets.address(spec, |server| self.mailbox.send(Command::Listen(Box::new(server))));
+        let made = self.sockets.address(spec, |server| self.commands.send(Command::Listen(Box::new(server))));
         made.map_err(|source| SpawnError::failed(spec.plan.program_name(), SpawnStep::Control, source))
     }
 }
 
 /// A process that runs.
-struct Begun {
-    present: Arc<Present>,
+struct StartedProcess {
+    process: Arc<WorkerProcess>,
     key: Option<String>,
     started: Instant,
     starts_before: u64,
@@ -459,12 +470,12 @@ struct Begun {
     notices: Option<NotifySocket>,
 }
 
-impl Begun {
-    fn arrival(self, shared: Arc<WorkerShared>, spec: SharedSpec) -> Box<Arrival> {
-        let Self { present, key, started, starts_before, streams: (messages, stdout, stderr), bell, notices } = self;
-        Box::new(Arrival {
+impl StartedProcess {
+    fn arrival(self, shared: Arc<SharedWorker>, spec: SharedSpec) -> Box<SpawnedProcess> {
+        let Self { process, key, started, starts_before, streams: (messages, stdout, stderr), bell, notices } = self;
+        Box::new(SpawnedProcess {
             shared,
-            present,
+            process,
             spec,
             key,
             started,

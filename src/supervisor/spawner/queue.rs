@@ -10,11 +10,11 @@ use crate::{
     launch::{error::SpawnError, spawn::PreparedFds},
     supervisor::{
         clock::now,
-        commands::{Command, Mailbox},
+        commands::{Command, CommandSender},
         containment::process_tree::ThreadHold,
         spec::SharedSpec,
         sync::lock,
-        worker::WorkerShared,
+        worker::SharedWorker,
     },
 };
 use crossbeam_channel::Sender;
@@ -36,7 +36,7 @@ pub(crate) const HANG_TIME: Duration = Duration::from_secs(1);
 pub(crate) struct Start {
     pub(crate) id: WorkerId,
     pub(crate) spec: SharedSpec,
-    pub(crate) purpose: Purpose,
+    pub(crate) purpose: SpawnKind,
     /// Once its pipes are made and its files are open.
     pub(crate) prepared: Option<PreparedFds>,
     /// How many times its program was busy.
@@ -46,19 +46,19 @@ pub(crate) struct Start {
 }
 
 #[derive(Debug)]
-pub(crate) enum Purpose {
+pub(crate) enum SpawnKind {
     /// A new worker, whose caller waits for it. The permit is held until the loop has it.
-    First { answer: Sender<Result<Arc<WorkerShared>, SpawnError>>, _permit: Permit },
+    First { answer: Sender<Result<Arc<SharedWorker>, SpawnError>>, _permit: Permit },
     /// The next incarnation.
-    Again(Arc<WorkerShared>),
+    Again(Arc<SharedWorker>),
 }
 
 /// All that callers, spawner threads and the loop share about starts. The lock is never held while something is started.
 #[derive(Debug)]
-pub(crate) struct Starts {
+pub(crate) struct SpawnQueue {
     state: Mutex<State>,
     changed: Condvar,
-    mailbox: Mailbox,
+    commands: CommandSender,
 }
 
 #[derive(Debug, Default)]
@@ -99,7 +99,7 @@ impl Thread {
 
 /// What a start hands to the loop, and whether the loop took it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Handed {
+pub(crate) enum HandOver {
     Over,
     /// The worker was stopped while it was started.
     Cancelled,
@@ -107,9 +107,9 @@ pub(crate) enum Handed {
     LoopGone,
 }
 
-impl Starts {
-    pub(crate) fn new(mailbox: Mailbox) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), changed: Condvar::new(), mailbox })
+impl SpawnQueue {
+    pub(crate) fn new(commands: CommandSender) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), changed: Condvar::new(), commands })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -133,7 +133,7 @@ impl Starts {
         state.is_closed = true;
         drop(state);
         if is_last {
-            self.mailbox.send(Command::Close);
+            self.commands.send(Command::Close);
         }
     }
 
@@ -186,31 +186,31 @@ impl Starts {
     }
 
     /// Puts what has come of a start into the loop's mailbox, unless the loop has ended or the start was cancelled.
-    pub(crate) fn hand_over(&self, thread: Option<u64>, command: impl FnOnce() -> Command) -> Handed {
+    pub(crate) fn hand_over(&self, thread: Option<u64>, command: impl FnOnce() -> Command) -> HandOver {
         let mut state = self.lock();
         if state.is_over {
-            return Handed::LoopGone;
+            return HandOver::LoopGone;
         }
         let busy = thread.and_then(|number| state.threads.get_mut(&number)?.busy.as_mut());
         if let Some(busy) = busy {
             if busy.is_cancelled {
-                return Handed::Cancelled;
+                return HandOver::Cancelled;
             }
             // From here on it has arrived.
             busy.worker = WorkerId::SUPERVISOR;
         }
-        self.mailbox.put(command());
-        Handed::Over
+        self.commands.push_no_wake(command());
+        HandOver::Over
     }
 
     pub(crate) fn wake_loop(&self) {
-        self.mailbox.waker.wake();
+        self.commands.waker.wake();
     }
 
     /// Notes that a process gets a signal when this thread ends.
-    pub(crate) fn tie(self: &Arc<Self>, thread: u64) -> Option<Tie> {
+    pub(crate) fn tie(self: &Arc<Self>, thread: u64) -> Option<SpawnerThreadHold> {
         self.lock().threads.get_mut(&thread)?.ties += 1;
-        Some(Tie { starts: Arc::clone(self), thread })
+        Some(SpawnerThreadHold { starts: Arc::clone(self), thread })
     }
 
     /// How many threads there are.
@@ -354,7 +354,7 @@ impl Starts {
 
 /// One new worker may still come. The loop goes on as long as there are permits.
 #[derive(Debug)]
-pub(crate) struct Permit(Arc<Starts>);
+pub(crate) struct Permit(Arc<SpawnQueue>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
@@ -363,21 +363,21 @@ impl Drop for Permit {
         let is_last = state.is_closed && state.permits == 0;
         drop(state);
         if is_last {
-            self.0.mailbox.send(Command::Close);
+            self.0.commands.send(Command::Close);
         }
     }
 }
 
 /// A process that gets a signal when the thread ends that started it. Dropped when the process is reaped.
 #[derive(Debug)]
-pub(crate) struct Tie {
-    starts: Arc<Starts>,
+pub(crate) struct SpawnerThreadHold {
+    starts: Arc<SpawnQueue>,
     thread: u64,
 }
 
-impl ThreadHold for Tie {}
+impl ThreadHold for SpawnerThreadHold {}
 
-impl Drop for Tie {
+impl Drop for SpawnerThreadHold {
     fn drop(&mut self) {
         let mut state = self.starts.lock();
         let others = state.threads.len() > 1;

@@ -20,7 +20,7 @@ use crate::{
         spawner::queue::HANG_TIME,
         spec::group::GroupError,
         supervision::worker::{Kept, Standing, Wish},
-        worker::{WorkerShared, group::GroupEndReason},
+        worker::{SharedWorker, group::GroupEndReason},
     },
 };
 use crossbeam_channel::Sender;
@@ -78,7 +78,7 @@ impl Driver {
         }
     }
 
-    fn running(&self, node: NodeId) -> Vec<Arc<WorkerShared>> {
+    fn running(&self, node: NodeId) -> Vec<Arc<SharedWorker>> {
         self.members(node).filter(|kept| !kept.is_resting).map(|kept| Arc::clone(&kept.shared)).collect()
     }
 
@@ -158,7 +158,7 @@ impl Driver {
         self.kill_at_once(late);
         for id in self.supervision.groups.members_under(NodeId::Group(group)) {
             if let Some(kept) = self.supervision.kept.get_mut(&id) {
-                kept.is_overdue = kept.standing == Standing::Starts;
+                kept.is_overdue = kept.standing == Standing::SpawnQueue;
             }
         }
     }
@@ -299,11 +299,11 @@ impl Driver {
         match kept.standing {
             Standing::Lives(place) => self.input(place, LifecycleInput::Stop(StopRequest::Advance)),
             // It ends when it arrives.
-            Standing::Starts if !self.starter.starts().cancel(worker) => {
+            Standing::SpawnQueue if !self.spawner.starts().cancel(worker) => {
                 kept.answer_first_start();
                 self.reactor.set_timer_after(HANG_TIME, Timer::Arrival(worker));
             }
-            Standing::Starts | Standing::Waits(_) | Standing::Held | Standing::Rests => {
+            Standing::SpawnQueue | Standing::Waits(_) | Standing::Held | Standing::Rests => {
                 kept.answer_first_start();
                 kept.standing = Standing::Rests;
                 self.tell_groups(GroupInput::Ended {

@@ -20,7 +20,7 @@ use crate::{
             worker::{Kept, Standing, Wish},
         },
         worker::{
-            WorkerShared,
+            SharedWorker,
             group::{GroupState, GroupStatus},
         },
     },
@@ -49,13 +49,13 @@ impl Driver {
     /// What reports the first start of the first of them, where that is under way.
     pub(crate) fn await_start(&mut self, workers: &Newcomers) -> Option<FirstStart> {
         let first = workers.first().and_then(|(shared, _)| self.supervision.kept.get_mut(&shared.id()));
-        let kept = first.filter(|kept| kept.standing == Standing::Starts)?;
+        let kept = first.filter(|kept| kept.standing == Standing::SpawnQueue)?;
         let (answer, started) = crossbeam_channel::bounded(1);
         kept.first_start = Some(answer);
         Some(started)
     }
 
-    fn add_member(&mut self, group: GroupId, shared: &Arc<WorkerShared>, spec: &SharedSpec) -> Result<(), GroupError> {
+    fn add_member(&mut self, group: GroupId, shared: &Arc<SharedWorker>, spec: &SharedSpec) -> Result<(), GroupError> {
         if self.shutdown.closed || self.shutdown.last_call.is_some() {
             return Err(GroupError::SupervisorGone);
         }

@@ -11,7 +11,7 @@ use crate::{
     supervisor::{
         incarnation::context::Fact,
         supervision::{groups::no_groups, worker::Kept},
-        worker::group::GroupShared,
+        worker::group::SharedGroup,
     },
 };
 use std::{
@@ -26,7 +26,7 @@ pub(crate) struct Supervision {
     pub(crate) kept: HashMap<WorkerId, Kept>,
     pub(crate) seed: u64,
     pub(crate) groups: Groups,
-    pub(crate) group_handles: HashMap<GroupId, Arc<GroupShared>>,
+    pub(crate) group_handles: HashMap<GroupId, Arc<SharedGroup>>,
     /// Inputs of the groups that are still to be handled.
     pub(crate) for_groups: VecDeque<transition::GroupInput>,
     /// The member whose exit was the last.

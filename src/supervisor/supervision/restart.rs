@@ -17,10 +17,10 @@ use crate::{
             warning::Warning,
         },
         reactor::{arena::Key, timers::Timer},
-        spawner::Starter,
+        spawner::Spawner,
         spec::SharedSpec,
         supervision::worker::{Kept, Standing, Wish},
-        worker::WorkerShared,
+        worker::SharedWorker,
     },
 };
 use std::{collections::hash_map::Entry, mem, sync::Arc, time::Duration};
@@ -40,7 +40,7 @@ pub(crate) enum Left {
 
 impl Driver {
     /// An incarnation has begun. False if nobody wants it any more.
-    pub(crate) fn keep(&mut self, shared: &Arc<WorkerShared>, spec: &SharedSpec, place: Key) -> bool {
+    pub(crate) fn keep(&mut self, shared: &Arc<SharedWorker>, spec: &SharedSpec, place: Key) -> bool {
         match self.supervision.kept.entry(shared.id()) {
             Entry::Vacant(vacant) => {
                 let seed = next_seed(&mut self.supervision.seed, shared.id());
@@ -82,9 +82,9 @@ impl Driver {
             }
             (Standing::Waits(_) | Standing::Held, Action::Stop | Action::StopWithin(_)) => self.end(worker),
             // It is the new beginning that is wanted.
-            (Standing::Starts | Standing::Held, Action::Restart) => kept.wish = Wish::Policy,
-            (Standing::Starts, Action::Stop | Action::StopWithin(_)) => {
-                if self.starter.starts().cancel(worker) {
+            (Standing::SpawnQueue | Standing::Held, Action::Restart) => kept.wish = Wish::Policy,
+            (Standing::SpawnQueue, Action::Stop | Action::StopWithin(_)) => {
+                if self.spawner.starts().cancel(worker) {
                     self.end(worker);
                 } else {
                     // It ends when it arrives.
@@ -98,7 +98,7 @@ impl Driver {
     /// A worker that was stopped while it was started should have arrived by now.
     pub(crate) fn miss_arrival(&mut self, worker: WorkerId) {
         let Some(kept) = self.supervision.kept.get(&worker) else { return };
-        if kept.standing != Standing::Starts || kept.wish != Wish::End {
+        if kept.standing != Standing::SpawnQueue || kept.wish != Wish::End {
             return;
         }
         if kept.is_member { self.stop_member(worker) } else { self.act(worker, Action::Stop) }
@@ -216,7 +216,7 @@ impl Driver {
                     }
                 }
                 // Stopped or started meanwhile, or it waits for a later time, which has a timer.
-                Standing::Waits(_) | Standing::Lives(_) | Standing::Held | Standing::Starts | Standing::Rests => {}
+                Standing::Waits(_) | Standing::Lives(_) | Standing::Held | Standing::SpawnQueue | Standing::Rests => {}
             }
         }
     }
@@ -225,18 +225,18 @@ impl Driver {
         let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
         if let Some(old) = self.trees.stuck.values().find(|stuck| stuck.worker == worker) {
             kept.standing = Standing::Held;
-            let pid = old.present.child().pid();
+            let pid = old.process.child().pid();
             return self.tell(worker, EventKind::Warning(Box::new(Warning::RestartBlocked { pid })));
         }
-        kept.standing = Standing::Starts;
+        kept.standing = Standing::SpawnQueue;
         let (shared, spec) = (Arc::clone(&kept.shared), Arc::clone(&kept.spec));
-        self.starter.start_again(shared, spec);
+        self.spawner.start_again(shared, spec);
         self.reactor.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::Starts);
     }
 
     /// Starts wait for threads that may hang in others.
     pub(crate) fn relieve_starts(&mut self) {
-        if Starter::relieve(&self.starter) {
+        if Spawner::relieve(&self.spawner) {
             self.reactor.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::Starts);
         }
     }

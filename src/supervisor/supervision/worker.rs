@@ -10,7 +10,7 @@ use crate::{
         clock::now,
         reactor::arena::Key,
         spec::{SharedSpec, group::GroupError},
-        worker::WorkerShared,
+        worker::SharedWorker,
     },
 };
 use crossbeam_channel::Sender;
@@ -39,14 +39,14 @@ pub(crate) enum Standing {
     /// It is started as soon as its last process has ended, which SIGKILL has not ended in time.
     Held,
     /// The spawner has it.
-    Starts,
+    SpawnQueue,
     /// A member of a group that is not to run just now.
     Rests,
 }
 
 #[derive(Debug)]
 pub(crate) struct Kept {
-    pub(crate) shared: Arc<WorkerShared>,
+    pub(crate) shared: Arc<SharedWorker>,
     pub(crate) spec: SharedSpec,
     pub(crate) standing: Standing,
     pub(crate) wish: Wish,
@@ -71,7 +71,7 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    pub(crate) fn new(shared: &Arc<WorkerShared>, spec: &SharedSpec, standing: Standing, seed: u64) -> Self {
+    pub(crate) fn new(shared: &Arc<SharedWorker>, spec: &SharedSpec, standing: Standing, seed: u64) -> Self {
         Self {
             shared: Arc::clone(shared),
             spec: Arc::clone(spec),
@@ -90,7 +90,7 @@ impl Kept {
     }
 
     /// A member of a group, not started yet.
-    pub(crate) fn member(shared: &Arc<WorkerShared>, spec: &SharedSpec, seed: u64) -> Self {
+    pub(crate) fn member(shared: &Arc<SharedWorker>, spec: &SharedSpec, seed: u64) -> Self {
         let policy = RestartHistory::of_member(spec.restart.clone(), seed);
         Self { is_member: true, policy, ..Self::new(shared, spec, Standing::Rests, seed) }
     }
@@ -122,7 +122,7 @@ impl Kept {
     pub(crate) fn place(&self) -> Option<Key> {
         match self.standing {
             Standing::Lives(place) => Some(place),
-            Standing::Waits(_) | Standing::Held | Standing::Starts | Standing::Rests => None,
+            Standing::Waits(_) | Standing::Held | Standing::SpawnQueue | Standing::Rests => None,
         }
     }
 

@@ -91,13 +91,13 @@ pub struct GroupStatus {
 
 /// What the handles and the loop know together of a group.
 #[derive(Debug)]
-pub(crate) struct GroupShared {
+pub(crate) struct SharedGroup {
     pub(crate) id: GroupId,
     end: Mutex<Option<GroupEndReason>>,
     changed: Condvar,
 }
 
-impl GroupShared {
+impl SharedGroup {
     pub(crate) fn new(id: GroupId) -> Self {
         Self { id, end: Mutex::new(None), changed: Condvar::new() }
     }

@@ -4,7 +4,9 @@ use crate::{
     exit::Exit,
     ids::WorkerId,
     launch::child::ChildProcess,
-    supervisor::{clock::now, control::connection::Link, flow_control::Account, sync::lock, worker::process::Present},
+    supervisor::{
+        clock::now, control::connection::Link, flow_control::Account, sync::lock, worker::process::WorkerProcess,
+    },
     wire::jsonrpc::error::CallError,
 };
 use std::{
@@ -21,7 +23,7 @@ pub(crate) mod status;
 
 /// What the handles and the loop know together of a worker.
 #[derive(Debug)]
-pub(crate) struct WorkerShared {
+pub(crate) struct SharedWorker {
     pub(crate) id: WorkerId,
     pub(crate) name: Box<str>,
     standing: Mutex<Standing>,
@@ -32,14 +34,14 @@ pub(crate) struct WorkerShared {
 #[derive(Debug)]
 pub(crate) struct Standing {
     /// The present incarnation, or the last one; none where it has not been started yet, as a member of a group.
-    present: Option<Arc<Present>>,
+    process: Option<Arc<WorkerProcess>>,
     /// How the last incarnation ended, and when, once there will be no other.
     ended: Option<(Arc<Exit>, Instant)>,
 }
 
-impl WorkerShared {
-    pub(crate) fn new((id, name): (WorkerId, Box<str>), present: Option<Arc<Present>>, account: Account) -> Self {
-        let standing = Mutex::new(Standing { present, ended: None });
+impl SharedWorker {
+    pub(crate) fn new((id, name): (WorkerId, Box<str>), process: Option<Arc<WorkerProcess>>, account: Account) -> Self {
+        let standing = Mutex::new(Standing { process, ended: None });
         Self { id, name, standing, changed: Condvar::new(), account }
     }
 
@@ -51,30 +53,30 @@ impl WorkerShared {
         &self.name
     }
 
-    pub(crate) fn present(&self) -> Option<Arc<Present>> {
-        lock(&self.standing).present.clone()
+    pub(crate) fn process(&self) -> Option<Arc<WorkerProcess>> {
+        lock(&self.standing).process.clone()
     }
 
     /// The number of the present incarnation, or of the last; 0 before the first.
     pub(crate) fn incarnation(&self) -> u32 {
-        lock(&self.standing).present.as_ref().map_or(0, |present| present.number)
+        lock(&self.standing).process.as_ref().map_or(0, |process| process.number)
     }
 
     pub(crate) fn child<T>(&self, run: impl FnOnce(&ChildProcess) -> io::Result<T>) -> io::Result<T> {
-        let present = self.present().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
-        run(present.child())
+        let process = self.process().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+        run(process.child())
     }
 
     /// The control link of the present incarnation.
     pub(crate) fn link(&self) -> Result<Arc<Link>, CallError> {
-        let present = self.present().ok_or(CallError::WorkerExited(None))?;
-        present.link.clone().ok_or(CallError::NotConnected)
+        let process = self.process().ok_or(CallError::WorkerExited(None))?;
+        process.link.clone().ok_or(CallError::NotConnected)
     }
 
     /// The next incarnation has started.
-    pub(crate) fn begin(&self, present: &Arc<Present>) {
+    pub(crate) fn begin(&self, process: &Arc<WorkerProcess>) {
         let mut standing = lock(&self.standing);
-        standing.present = Some(Arc::clone(present));
+        standing.process = Some(Arc::clone(process));
         standing.ended = None;
         drop(standing);
         self.changed.notify_all();
@@ -98,8 +100,8 @@ impl WorkerShared {
     }
 
     /// Waits until its present incarnation, or a later one, is as wanted. False at the deadline, or when it has ended for good.
-    pub(crate) fn is_met(&self, deadline: Option<Instant>, is_it: impl Fn(&Present) -> bool) -> bool {
-        matches!(self.wait_until(deadline, is_it), Waited::Met)
+    pub(crate) fn is_met(&self, deadline: Option<Instant>, is_it: impl Fn(&WorkerProcess) -> bool) -> bool {
+        matches!(self.wait_until(deadline, is_it), WaitOutcome::Met)
     }
 
     /// How it ended for good, and when; waits for that until then.
@@ -109,19 +111,23 @@ impl WorkerShared {
     }
 
     /// Waits until it has ended for good, or `is_over` says so; `None` at the deadline.
-    pub(crate) fn wait_until(&self, deadline: Option<Instant>, is_over: impl Fn(&Present) -> bool) -> Waited {
+    pub(crate) fn wait_until(
+        &self,
+        deadline: Option<Instant>,
+        is_over: impl Fn(&WorkerProcess) -> bool,
+    ) -> WaitOutcome {
         let mut standing = lock(&self.standing);
         loop {
             if let Some((exit, _)) = &standing.ended {
-                return Waited::Ended(Arc::clone(exit));
+                return WaitOutcome::Ended(Arc::clone(exit));
             }
-            if standing.present.as_deref().is_some_and(&is_over) {
-                return Waited::Met;
+            if standing.process.as_deref().is_some_and(&is_over) {
+                return WaitOutcome::Met;
             }
             // A timeout beyond the end of time is for ever.
             let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now()));
             if left.is_zero() {
-                return Waited::TimedOut;
+                return WaitOutcome::TimedOut;
             }
             standing = self.changed.wait_timeout(standing, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -129,7 +135,7 @@ impl WorkerShared {
 }
 
 /// What a wait for a worker has come to.
-pub(crate) enum Waited {
+pub(crate) enum WaitOutcome {
     Ended(Arc<Exit>),
     Met,
     TimedOut,

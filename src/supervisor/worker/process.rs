@@ -16,7 +16,7 @@ use std::{
 
 /// One incarnation, as the handles and the loop know it together.
 #[derive(Debug)]
-pub(crate) struct Present {
+pub(crate) struct WorkerProcess {
     pub(crate) number: u32,
     tree: Arc<ProcessTree>,
     pub(crate) ends: Mutex<ParentFds>,
@@ -25,7 +25,7 @@ pub(crate) struct Present {
     is_ready: AtomicBool,
 }
 
-impl Present {
+impl WorkerProcess {
     pub(crate) fn new(number: u32, tree: ProcessTree, ends: ParentFds, link: Option<Arc<Link>>) -> Self {
         Self { number, tree: Arc::new(tree), ends: Mutex::new(ends), link, is_ready: AtomicBool::new(false) }
     }

@@ -6,7 +6,7 @@ use crate::{
         flow_control::{Account, Meter},
         spec::WorkerSpec,
         sync::lock,
-        worker::{WorkerShared, process::Present},
+        worker::{SharedWorker, process::WorkerProcess},
     },
 };
 use std::{
@@ -24,7 +24,7 @@ const FEW: usize = 64;
 static LAST_ID: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Debug)]
-pub(crate) struct Roster {
+pub(crate) struct WorkerRegistry {
     /// The window of all workers together.
     window: Arc<Meter>,
     workers: Mutex<Entries>,
@@ -33,12 +33,12 @@ pub(crate) struct Roster {
 /// Nobody is kept by standing here: the loop keeps who may run again, handles and events whom they are about.
 #[derive(Debug, Default)]
 struct Entries {
-    entries: HashMap<WorkerId, Weak<WorkerShared>>,
+    entries: HashMap<WorkerId, Weak<SharedWorker>>,
     /// How many there were when it was last looked for those that are gone.
     were_there: usize,
 }
 
-impl Roster {
+impl WorkerRegistry {
     pub(crate) fn new(window: Arc<Meter>) -> Self {
         Self { window, workers: Mutex::default() }
     }
@@ -50,10 +50,15 @@ impl Roster {
     }
 
     /// Before anything is told of it.
-    pub(crate) fn enter(&self, id: WorkerId, spec: &WorkerSpec, present: Option<Arc<Present>>) -> Arc<WorkerShared> {
+    pub(crate) fn enter(
+        &self,
+        id: WorkerId,
+        spec: &WorkerSpec,
+        process: Option<Arc<WorkerProcess>>,
+    ) -> Arc<SharedWorker> {
         let name = spec.name.clone().unwrap_or_else(|| spec.plan.file_name());
         let account = Account::new(spec.window, &self.window);
-        let shared = Arc::new(WorkerShared::new((id, name), present, account));
+        let shared = Arc::new(SharedWorker::new((id, name), process, account));
         let mut workers = lock(&self.workers);
         workers.entries.insert(id, Arc::downgrade(&shared));
         workers.forget_the_gone();
@@ -61,11 +66,11 @@ impl Roster {
     }
 
     /// All that may still do anything.
-    pub(crate) fn all(&self) -> Vec<Arc<WorkerShared>> {
+    pub(crate) fn all(&self) -> Vec<Arc<SharedWorker>> {
         lock(&self.workers).entries.values().filter_map(Weak::upgrade).collect()
     }
 
-    pub(crate) fn find(&self, id: WorkerId) -> Option<Arc<WorkerShared>> {
+    pub(crate) fn find(&self, id: WorkerId) -> Option<Arc<SharedWorker>> {
         lock(&self.workers).entries.get(&id)?.upgrade()
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     policy::stop::StopPolicy,
     supervisor::{
         events::event::Event,
-        worker::{WorkerShared, process::Present},
+        worker::{SharedWorker, process::WorkerProcess},
     },
 };
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use std::sync::Arc;
 pub(crate) struct Trace {}
 
 impl Trace {
-    pub(crate) fn meet(&mut self, _: &Arc<WorkerShared>) {}
+    pub(crate) fn meet(&mut self, _: &Arc<SharedWorker>) {}
 
-    pub(crate) fn begin(&mut self, _: &Arc<WorkerShared>, _: &Present) {}
+    pub(crate) fn begin(&mut self, _: &Arc<SharedWorker>, _: &WorkerProcess) {}
 
     pub(crate) fn leave(&mut self, _: WorkerId) {}
 

@@ -10,7 +10,7 @@ use crate::{
         control::call_span::TARGET,
         events::event::{Event, EventKind},
         panics::unharmed,
-        worker::{WorkerShared, process::Present},
+        worker::{SharedWorker, process::WorkerProcess},
     },
 };
 use std::{collections::HashMap, error::Error, mem, sync::Arc, time::Duration};
@@ -31,7 +31,7 @@ pub(crate) struct Trace {
 
 #[derive(Debug)]
 struct Known {
-    shared: Arc<WorkerShared>,
+    shared: Arc<SharedWorker>,
     life: Option<Life>,
 }
 
@@ -59,12 +59,12 @@ impl Drop for Told {
 
 impl Trace {
     /// A worker that may be told of before it has started, as a member of a group.
-    pub(crate) fn meet(&mut self, shared: &Arc<WorkerShared>) {
+    pub(crate) fn meet(&mut self, shared: &Arc<SharedWorker>) {
         self.known.insert(shared.id(), Known { shared: Arc::clone(shared), life: None });
     }
 
-    pub(crate) fn begin(&mut self, shared: &Arc<WorkerShared>, present: &Present) {
-        let (incarnation, pid) = (present.number(), present.child().pid());
+    pub(crate) fn begin(&mut self, shared: &Arc<SharedWorker>, process: &WorkerProcess) {
+        let (incarnation, pid) = (process.number(), process.child().pid());
         let life = Some(Life { incarnation, pid, span: Told(Span::none()), is_ending: false });
         self.known.insert(shared.id(), Known { shared: Arc::clone(shared), life });
     }
