@@ -1,6 +1,6 @@
 //! Named pipes: one server, many clients, both directions.
 //!
-//! A [`Listener`] binds a [`PipeName`] and accepts one [`Stream`] for each client. A client calls [`connect`], which returns a
+//! A [`Listener`] binds a [`PipeName`] and accepts one [`Stream`] for each client. A client calls [`connect`](fn@connect), which returns a
 //! [`Stream`] too: both sides use the same type. Underneath is a Unix domain socket (unix(7)), not a FIFO, so any program that
 //! can open such a socket can be the peer of a byte pipe.
 //!
@@ -38,7 +38,7 @@
 //! |---|---|
 //! | [`PipeName`] | address: a file path, a name in the user's private directory, or an abstract name |
 //! | [`Listener`], [`ListenerOptions`] | server: owns the name, accepts clients |
-//! | [`ConnectOptions`], [`connect`] | client |
+//! | [`ConnectOptions`], [`connect`](fn@connect) | client |
 //! | [`Stream`], [`ReadHalf`], [`WriteHalf`] | one connection, as bytes |
 //! | [`MessageStream`] | one connection, as whole messages |
 //! | [`Peer`], [`Access`] | the process at the other end, and who may be there |

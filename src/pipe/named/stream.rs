@@ -171,7 +171,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`](crate::pipe::Cancelled) inside an error of kind `Other`.
+    /// [`TimedOut`](io::ErrorKind::TimedOut); [`Cancelled`] inside an error of kind `Other`.
     pub fn read_timeout<'a>(&self, buf: &mut [u8], timeout: impl Into<Timeout<'a>>) -> io::Result<usize> {
         let timeout = StartedTimeout::now(timeout.into());
         self.check(Direction::reads)?;

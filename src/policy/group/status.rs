@@ -31,7 +31,7 @@ impl Groups {
         settings.filter_map(|group| group.settings.stop_timeout).min()
     }
 
-    /// The nodes for which [`is_over`](Self::is_over) may have changed since the last call.
+    /// The nodes for which `is_over` may have changed since the last call.
     pub(crate) fn take_changed(&mut self) -> BTreeSet<NodeId> {
         std::mem::take(&mut self.work.changed)
     }

@@ -162,7 +162,7 @@ pub(crate) struct GuardReport {
     pub(crate) notice: Option<GuardNotice>,
 }
 
-/// A change of the guard that becomes a [`Warning`](crate::Warning), with the same fields.
+/// A change of the guard that becomes a [`Warning`](crate::events::Warning), with the same fields.
 #[derive(Debug)]
 pub(crate) enum GuardNotice {
     Exited { pid: u32, status: ExitStatus, replacement: Result<u32, Box<str>> },

@@ -42,7 +42,7 @@ impl fmt::Display for HandshakeError {
     }
 }
 
-/// A rejected handshake that is to be reported. The fields are those of [`Warning::HandshakeRejected`](crate::Warning).
+/// A rejected handshake that is to be reported. The fields are those of [`Warning::HandshakeRejected`](crate::events::Warning).
 #[derive(Debug)]
 pub(crate) struct RejectedHandshake {
     pub(crate) fault: HandshakeError,
