@@ -1,20 +1,21 @@
-//! How groups, members and their dependencies are declared and removed.
+//! Declares and removes groups, members and dependencies.
 
 use super::{
     error::DeclarationError,
     model::{AutoShutdown, DependencyCondition, GroupSettings, NodeId, Role},
     state::{DownReason, Group, Groups, Member, MemberState},
 };
-use crate::ids::{GroupId, WorkerId};
-use crate::policy::restart::Restart;
+use crate::{
+    ids::{GroupId, WorkerId},
+    policy::restart::Restart,
+};
 use std::collections::BTreeSet;
 
-/// What is declared. It may be at any time; nothing starts before `Input::Start` of it, or a start of its
-/// group.
+/// Declarations are accepted at any time. Nothing starts before `GroupInput::Start` of the node or of a group around it.
 impl Groups {
     /// # Errors
     ///
-    /// When its significance makes no sense, `parent` is not there, or `group` is.
+    /// If `group` exists, `parent` does not, or the role or the settings do not fit the parent.
     pub(crate) fn add_group(
         &mut self,
         group: GroupId,
@@ -37,7 +38,7 @@ impl Groups {
 
     /// # Errors
     ///
-    /// As `add_group`.
+    /// See `add_group`.
     pub(crate) fn add_member(&mut self, member: WorkerId, group: GroupId, role: Role) -> Result<(), DeclarationError> {
         if self.members.contains_key(&member) {
             return Err(DeclarationError::AlreadyExists(NodeId::Member(member)));
@@ -48,39 +49,40 @@ impl Groups {
         Ok(())
     }
 
-    /// Has a member start only when another, of any group, is as far as `condition` says. Running ones go on as they are.
+    /// Lets `member` start only once `on`, a member of any group, meets `condition`. Replaces an earlier condition on the same
+    /// member. Running members are not affected.
     ///
     /// # Errors
     ///
-    /// When they would wait for each other, or for ever.
+    /// If this closes a cycle, or if the condition can never be met.
     pub(crate) fn add_dependency(
         &mut self,
         member: WorkerId,
         on: WorkerId,
         condition: DependencyCondition,
     ) -> Result<(), DeclarationError> {
-        self.known(NodeId::Member(member))?;
-        self.known(NodeId::Member(on))?;
+        self.check_exists(NodeId::Member(member))?;
+        self.check_exists(NodeId::Member(on))?;
         let is_permanent = self.members.get(&on).is_some_and(|on| on.role.restart == Restart::Always);
         if is_permanent && condition == DependencyCondition::Completed {
             return Err(DeclarationError::NeverCompletes { member, on });
         }
-        self.dependencies.link(member, on, condition).map_err(|members| DeclarationError::Cycle { members })
+        self.dependencies.add(member, on, condition).map_err(|members| DeclarationError::Cycle { members })
     }
 
-    /// Whether `Input::Remove` of it would be heard.
+    /// Checks that `GroupInput::Remove` of this node would be carried out.
     ///
     /// # Errors
     ///
-    /// When somebody waits for it, or for one of its members.
+    /// If a member outside of it depends on it, or on one of its members.
     pub(crate) fn check_removal(&self, node: NodeId) -> Result<(), DeclarationError> {
-        self.known(node)?;
+        self.check_exists(node)?;
         if node == NodeId::Group(self.root) {
             return Err(DeclarationError::RootGroup);
         }
-        let leaving: BTreeSet<_> = self.members_under(node).into_iter().collect();
-        for &member in &leaving {
-            let stays = |by: &WorkerId| !leaving.contains(by) && !self.is_being_removed(NodeId::Member(*by));
+        let removed: BTreeSet<_> = self.members_under(node).into_iter().collect();
+        for &member in &removed {
+            let stays = |by: &WorkerId| !removed.contains(by) && !self.is_being_removed(NodeId::Member(*by));
             if let Some(by) = self.dependencies.dependents_of(member).find(stays) {
                 return Err(DeclarationError::HasDependents { member, by });
             }
@@ -88,20 +90,20 @@ impl Groups {
         Ok(())
     }
 
-    /// Whether `Input::Remove` of it, asked of `group`, concerns that group.
+    /// Checks that a member belongs to `group` or to a group within it.
     ///
     /// # Errors
     ///
-    /// When the member is in no group, or in one that is neither `group` nor within it.
+    /// If it does not, or if one of the two does not exist.
     pub(crate) fn check_member(&self, member: WorkerId, group: GroupId) -> Result<(), DeclarationError> {
         let node = NodeId::Member(member);
-        self.known(NodeId::Group(group))?;
-        self.known(node)?;
+        self.check_exists(NodeId::Group(group))?;
+        self.check_exists(node)?;
         if self.groups_of(node).contains(&group) { Ok(()) } else { Err(DeclarationError::NotInGroup { member, group }) }
     }
 
     fn take_place(&mut self, node: NodeId, group: GroupId, role: Role) -> Result<u64, DeclarationError> {
-        self.known(NodeId::Group(group))?;
+        self.check_exists(NodeId::Group(group))?;
         let Some(parent) = self.groups.get_mut(&group) else {
             return Err(DeclarationError::Unknown(NodeId::Group(group)));
         };
@@ -117,11 +119,11 @@ impl Groups {
         Ok(place)
     }
 
-    fn known(&self, node: NodeId) -> Result<(), DeclarationError> {
-        let is_there = match node {
+    fn check_exists(&self, node: NodeId) -> Result<(), DeclarationError> {
+        let exists = match node {
             NodeId::Member(member) => self.members.contains_key(&member),
             NodeId::Group(group) => self.groups.contains_key(&group),
         };
-        if is_there && !self.is_being_removed(node) { Ok(()) } else { Err(DeclarationError::Unknown(node)) }
+        if exists && !self.is_being_removed(node) { Ok(()) } else { Err(DeclarationError::Unknown(node)) }
     }
 }

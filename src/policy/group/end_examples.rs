@@ -1,17 +1,23 @@
 //! How groups and their members end, by example.
 
-use crate::deadline::start;
-use crate::ids::{GroupId, WorkerId};
-use crate::policy::group::{
-    error::DeclarationError,
-    examples::{
-        A, B, C, INNER, PERIOD, PERMANENT, ROOT, SETTINGS, TEMPORARY, TRANSIENT, crashed, done, failed, gave_up, root,
-        run, run_all, with,
+use crate::{
+    deadline::start,
+    ids::{GroupId, WorkerId},
+    policy::{
+        group::{
+            error::DeclarationError,
+            examples::{
+                A, B, C, INNER, PERIOD, PERMANENT, ROOT, SETTINGS, TEMPORARY, TRANSIENT, crashed, done, failed,
+                gave_up, root, run, run_all, with,
+            },
+            model::{
+                AutoShutdown, DependencyCondition, GroupActivity, GroupOutcome, GroupSettings, NodeId, Role, Strategy,
+            },
+            transition::{GroupInput, GroupOutput},
+        },
+        restart::Restart,
     },
-    model::{AutoShutdown, DependencyCondition, GroupActivity, GroupOutcome, GroupSettings, NodeId, Role, Strategy},
-    transition::{GroupInput, GroupOutput},
 };
-use crate::policy::restart::Restart;
 
 #[test]
 fn p08_stopping_goes_in_reverse_through_what_has_ended() {

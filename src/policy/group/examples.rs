@@ -1,17 +1,19 @@
 //! What groups promise, by example. `group_sim` holds them to it in any history.
 
-use crate::deadline::start;
-use crate::ids::{GroupId, WorkerId};
-use crate::policy::group::{
-    error::DeclarationError,
-    model::{AutoShutdown, DependencyCondition, GroupSettings, NodeId, Role, Strategy},
-    state::Groups,
-    transition::{GroupInput, GroupOutput},
+use crate::{
+    deadline::start,
+    ids::{GroupId, WorkerId},
+    policy::{
+        group::{
+            error::DeclarationError,
+            model::{AutoShutdown, DependencyCondition, GroupSettings, NodeId, Role, Strategy},
+            state::Groups,
+            transition::{GroupInput, GroupOutput},
+        },
+        restart::{GiveUpReason, Restart, RestartIntensity},
+        restart_history::RestartDecision,
+    },
 };
-use crate::policy::restart::GiveUpReason;
-use crate::policy::restart::Restart;
-use crate::policy::restart::RestartIntensity;
-use crate::policy::restart_history::RestartDecision;
 use std::time::{Duration, Instant};
 
 pub(super) const ROOT: GroupId = GroupId(0);

@@ -1,7 +1,8 @@
-//! What is told about the members of groups, and each member's life: when it may start, and when it has to stop.
+//! Handles one input to its end, and carries out the requests of users.
 //!
-//! An input changes what is wanted and queues whoever may be concerned; `settle` then decides for one after the other, stops
-//! first, until nothing is left. So no input costs more than what it concerns, however many idle workers there are.
+//! An input changes the wanted state and queues the nodes that it may affect. `settle` then decides about one node after the
+//! other, stops first, until the queues are empty. The cost of an input depends on the nodes that it affects, not on the number
+//! of workers.
 
 use super::{
     model::NodeId,
@@ -32,13 +33,13 @@ impl Groups {
                     self.removals.push(node);
                 }
             }
-            GroupInput::Started(member) => self.advance(member, false),
-            GroupInput::Ready(member) => self.advance(member, true),
-            GroupInput::Ended { member, success, decision } => self.ended(member, success, decision, now),
+            GroupInput::Started(member) => self.member_running(member, false),
+            GroupInput::Ready(member) => self.member_running(member, true),
+            GroupInput::Ended { member, success, decision } => self.member_ended(member, success, decision, now),
         }
         self.settle(now);
         self.report_ends();
-        self.forget_removed();
+        self.complete_removals();
         std::mem::take(&mut self.work.outputs)
     }
 
@@ -60,30 +61,30 @@ impl Groups {
         }
     }
 
-    fn forget_removed(&mut self) {
+    fn complete_removals(&mut self) {
         let (done, left) = std::mem::take(&mut self.removals).into_iter().partition(|node| self.is_down(*node));
         self.removals = left;
         let done: Vec<NodeId> = done;
         for node in done {
-            self.forget_with_children(node);
+            self.remove_with_children(node);
         }
     }
 
-    fn forget_with_children(&mut self, node: NodeId) {
+    fn remove_with_children(&mut self, node: NodeId) {
         if self.role(node).is_none() {
-            return; // forgotten with its group
+            return; // removed with its group
         }
         if let NodeId::Group(group) = node {
             for child in self.children(group) {
-                self.forget_with_children(child);
+                self.remove_with_children(child);
             }
         }
-        self.forget(node);
+        self.remove(node);
         self.work.outputs.push(GroupOutput::Removed(node));
     }
 }
 
-/// What users ask for.
+/// Requests of users.
 impl Groups {
     fn start(&mut self, node: NodeId) {
         if self.is_being_removed(node) {
@@ -92,11 +93,11 @@ impl Groups {
         self.reset_for_start(node);
         self.join_restart(node);
         if self.is_open(node) {
-            self.begin(node);
+            self.start_if_idle(node);
         }
     }
 
-    /// Makes all that a user, or an end, has put aside start again when its turn comes.
+    /// Makes nodes that were stopped or have ended start with their group again.
     fn reset_for_start(&mut self, node: NodeId) {
         if self.removals.contains(&node) {
             return;
@@ -118,7 +119,7 @@ impl Groups {
                 let Some(group) = self.groups.get_mut(&id) else { return };
                 match &mut group.phase {
                     GroupPhase::Up | GroupPhase::Restarting { .. } => {}
-                    GroupPhase::Down(rest) | GroupPhase::Stopping { then: rest } => *rest = GroupDownReason::Idle,
+                    GroupPhase::Down(reason) | GroupPhase::Stopping { then: reason } => *reason = GroupDownReason::Idle,
                 }
                 self.work.changed.insert(node);
                 for child in self.children(id) {
@@ -128,7 +129,7 @@ impl Groups {
         }
     }
 
-    /// One that is added while its group restarts starts in its place, not at once.
+    /// A node that is started while its group restarts starts with the group, not at once.
     pub(super) fn join_restart(&mut self, node: NodeId) {
         let is_down = self.is_down(node);
         let Some(parent) = self.parent(node) else { return };

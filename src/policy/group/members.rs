@@ -1,4 +1,4 @@
-//! One member's life: when it may start, and when it has to stop.
+//! Decides when a member starts and stops.
 
 use super::{
     dependencies::Direction,
@@ -6,9 +6,10 @@ use super::{
     state::{AfterStop, DownReason, Groups, Member, MemberState},
     transition::GroupOutput,
 };
-use crate::ids::WorkerId;
-use crate::policy::restart::Restart;
-use crate::policy::restart_history::RestartDecision;
+use crate::{
+    ids::WorkerId,
+    policy::{restart::Restart, restart_history::RestartDecision},
+};
 use std::time::Instant;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,9 +19,8 @@ pub(super) enum DependencyState {
     Failed,
 }
 
-/// One member's life.
 impl Groups {
-    pub(super) fn advance(&mut self, member: WorkerId, is_ready: bool) {
+    pub(super) fn member_running(&mut self, member: WorkerId, is_ready: bool) {
         self.set_state(member, |state, _| match state {
             MemberState::Starting => MemberState::Running { ready: is_ready },
             MemberState::Running { ready } => MemberState::Running { ready: ready || is_ready },
@@ -29,15 +29,15 @@ impl Groups {
         self.work.starts.extend(self.dependencies.dependents_of(member));
     }
 
-    pub(super) fn ended(&mut self, id: WorkerId, success: bool, decision: RestartDecision, now: Instant) {
+    pub(super) fn member_ended(&mut self, id: WorkerId, success: bool, decision: RestartDecision, now: Instant) {
         let Some(member) = self.members.get_mut(&id) else { return };
         let is_temporary = member.role.restart == Restart::Never;
-        let over = |was_ready| DownReason::Ended { success, was_ready };
+        let ended = |was_ready| DownReason::Ended { success, was_ready };
         let (down, own_end) = match member.state {
-            // Reported twice.
+            // A repeated report.
             MemberState::Down(_) | MemberState::Waiting => return,
             MemberState::Stopping { then, ready, .. } => match then {
-                AfterStop::WithGroup if is_temporary => (over(ready), None),
+                AfterStop::WithGroup if is_temporary => (ended(ready), None),
                 AfterStop::WithGroup | AfterStop::Start => (DownReason::New, None),
                 AfterStop::Stopped => (DownReason::Stopped, None),
             },
@@ -47,7 +47,7 @@ impl Groups {
                     RestartDecision::Postpone { .. } => (DownReason::New, None),
                     RestartDecision::Restart { .. } if !is_temporary => (DownReason::New, Some(DownReason::New)),
                     RestartDecision::Restart { .. } | RestartDecision::Finish => {
-                        (over(was_ready), Some(over(was_ready)))
+                        (ended(was_ready), Some(ended(was_ready)))
                     }
                     RestartDecision::GiveUp(_) => (DownReason::Failed, Some(DownReason::Failed)),
                 }
@@ -65,9 +65,9 @@ impl Groups {
         if let Some(down) = own_end {
             self.after_own_end(NodeId::Member(id), down, now);
         } else if self.is_open(NodeId::Member(id)) {
-            self.begin(NodeId::Member(id));
+            self.start_if_idle(NodeId::Member(id));
         }
-        // From the innermost: what one of them has to say comes to the next.
+        // From the innermost, since its decision may concern the next.
         self.work.groups.extend(groups);
     }
 
@@ -82,7 +82,7 @@ impl Groups {
                     self.work.outputs.push(GroupOutput::DependencyFailed { member: id, on });
                     self.work.starts.extend(self.dependencies.dependents_of(id));
                     self.set_state(id, |_, _| MemberState::Down(DownReason::Failed));
-                    self.after_lost_dependency(id);
+                    self.after_failed_dependency(id);
                     return;
                 }
             }
@@ -145,7 +145,7 @@ impl Groups {
         self.set_state(id, |state, role| match (state, then) {
             (MemberState::Starting, _) => MemberState::Stopping { is_sent: false, ready: false, then },
             (MemberState::Running { ready }, _) => MemberState::Stopping { is_sent: false, ready, then },
-            // What a user has asked for stands.
+            // The stop of a user outlives the stop of a group.
             (
                 MemberState::Stopping { then: AfterStop::Stopped, .. } | MemberState::Down(DownReason::Stopped),
                 AfterStop::WithGroup,

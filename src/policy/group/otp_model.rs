@@ -4,18 +4,20 @@
 //! want to start runs at once here, and what they want to stop is gone at once; overlapping histories are the subject of
 //! `group_sim`. Where the groups differ from OTP on purpose, the specification says so with the word "difference".
 
-use crate::deadline::start;
-use crate::ids::{GroupId, WorkerId};
-use crate::policy::group::{
-    examples::{PERIOD, ROOT},
-    model::{AutoShutdown, GroupActivity, GroupSettings, NodeId, Role, Strategy},
-    state::Groups,
-    transition::{GroupInput, GroupOutput},
+use crate::{
+    deadline::start,
+    ids::{GroupId, WorkerId},
+    policy::{
+        group::{
+            examples::{PERIOD, ROOT},
+            model::{AutoShutdown, GroupActivity, GroupSettings, NodeId, Role, Strategy},
+            state::Groups,
+            transition::{GroupInput, GroupOutput},
+        },
+        restart::{GiveUpReason, Restart, RestartIntensity},
+        restart_history::RestartDecision,
+    },
 };
-use crate::policy::restart::GiveUpReason;
-use crate::policy::restart::Restart;
-use crate::policy::restart::RestartIntensity;
-use crate::policy::restart_history::RestartDecision;
 use proptest::prelude::*;
 use std::{
     collections::BTreeMap,

@@ -1,19 +1,21 @@
 //! Groups in an invented world: what they promise, in any history.
 
-use crate::deadline::start;
-use crate::ids::{GroupId, WorkerId};
-use crate::policy::group::{
-    dependencies::Direction,
-    examples::{PERIOD, PERMANENT, ROOT, TRANSIENT, crashed, done, gave_up},
-    members::DependencyState,
-    model::{AutoShutdown, DependencyCondition, GroupSettings, NodeId, Role, Strategy},
-    state::{DownReason, GroupPhase, Groups, MemberState},
-    transition::{GroupInput, GroupOutput},
+use crate::{
+    deadline::start,
+    ids::{GroupId, WorkerId},
+    policy::{
+        group::{
+            dependencies::Direction,
+            examples::{PERIOD, PERMANENT, ROOT, TRANSIENT, crashed, done, gave_up},
+            members::DependencyState,
+            model::{AutoShutdown, DependencyCondition, GroupSettings, NodeId, Role, Strategy},
+            state::{DownReason, GroupPhase, Groups, MemberState},
+            transition::{GroupInput, GroupOutput},
+        },
+        restart::{GiveUpReason, Restart, RestartIntensity},
+        restart_history::RestartDecision,
+    },
 };
-use crate::policy::restart::GiveUpReason;
-use crate::policy::restart::Restart;
-use crate::policy::restart::RestartIntensity;
-use crate::policy::restart_history::RestartDecision;
 use proptest::prelude::*;
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,8 +1,8 @@
-//! Starts in the order of declaration, in groups whose strategy takes siblings along.
+//! Starts in the order of declaration, in groups that restart several members together.
 //!
-//! There each child builds on those declared before it, as in OTP, where `start_link` of one returns before the next is called.
-//! So a member waits while an earlier sibling is being started, which includes that one's backoff. A sibling that waits for
-//! its dependencies holds up nobody: it may wait for a later one.
+//! In these groups each child relies on the children declared before it, as in OTP, where `start_link` of one returns before the
+//! next is called. A member waits while an earlier sibling is being started, including its backoff. A sibling that waits for its
+//! dependencies does not delay later ones, since it may depend on them.
 
 use super::{
     model::Strategy,
@@ -11,8 +11,8 @@ use super::{
 use crate::ids::{GroupId, WorkerId};
 
 impl Groups {
-    /// Whether no earlier sibling is being started or waits for its turn, in any of its groups that has an order. One that has
-    /// to wait is asked again in its turn.
+    /// Whether the member may start now: in none of its ordered groups an earlier sibling is being started or waits. Otherwise the
+    /// member is queued, and returned by `next_waiting` later.
     pub(super) fn try_take_turn(&mut self, member: WorkerId) -> bool {
         let Some((group, path)) = self.blocking_group(member) else { return true };
         if let Some(group) = self.groups.get_mut(&group) {
@@ -21,7 +21,7 @@ impl Groups {
         false
     }
 
-    /// The group in which the member has to wait for an earlier child, and its path there.
+    /// The innermost group in which the member has to wait for an earlier child, and its path in that group.
     pub(super) fn blocking_group(&self, member: WorkerId) -> Option<(GroupId, Path)> {
         self.paths(member).into_iter().find(|(group, path)| {
             self.groups.get(group).is_some_and(|group| {
@@ -34,7 +34,7 @@ impl Groups {
         })
     }
 
-    /// The next one that waits in this group and need not any more.
+    /// Removes and returns the next queued member of this group that need not wait any longer.
     pub(super) fn next_waiting(&mut self, group: GroupId) -> Option<WorkerId> {
         let StartOrder { starting, waiting } = &mut self.groups.get_mut(&group)?.start_order;
         let next = waiting.first_entry()?;
@@ -42,7 +42,7 @@ impl Groups {
         if starting.keys().next().is_some_and(is_early) { None } else { Some(next.remove()) }
     }
 
-    /// The start of a member begins, or has succeeded, failed or been called off.
+    /// The start of a member begins, or it has succeeded, failed or been cancelled.
     pub(super) fn count_starting(&mut self, member: WorkerId, is_starting: bool) {
         for (id, path) in self.paths(member) {
             let (Some(&place), Some(group)) = (path.first(), self.groups.get_mut(&id)) else { continue };
@@ -59,7 +59,7 @@ impl Groups {
         }
     }
 
-    /// Its groups, from the innermost, each with the path from there to the member.
+    /// The groups around the member, from the innermost, each with the path to the member.
     fn paths(&self, member: WorkerId) -> Vec<(GroupId, Path)> {
         let mut below = self.members.get(&member).map(|member| (member.group, vec![member.place]));
         std::iter::from_fn(|| {
@@ -70,7 +70,7 @@ impl Groups {
         .collect()
     }
 
-    /// It does not wait for its start any more.
+    /// Removes the member from all queues.
     pub(super) fn stop_waiting(&mut self, member: WorkerId) {
         for (group, path) in self.paths(member) {
             if let Some(group) = self.groups.get_mut(&group) {

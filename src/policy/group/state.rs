@@ -203,8 +203,8 @@ impl Groups {
         match node {
             NodeId::Member(_) => Vec::new(),
             NodeId::Group(group) => {
-                let within = self.children(group).into_iter().flat_map(|child| self.groups_under(child));
-                within.chain([group]).collect()
+                let inner = self.children(group).into_iter().flat_map(|child| self.groups_under(child));
+                inner.chain([group]).collect()
             }
         }
     }
@@ -224,10 +224,10 @@ impl Groups {
                 || self.groups_of(node).into_iter().any(|group| self.removals.contains(&NodeId::Group(group))))
     }
 
-    pub(super) fn forget(&mut self, node: NodeId) {
+    pub(super) fn remove(&mut self, node: NodeId) {
         let place = match node {
             NodeId::Member(member) => {
-                self.dependencies.forget(member);
+                self.dependencies.remove(member);
                 self.members.remove(&member).map(|member| (Some(member.group), member.place))
             }
             NodeId::Group(group) => self.groups.remove(&group).map(|group| (group.parent, group.place)),

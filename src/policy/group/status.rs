@@ -1,12 +1,13 @@
-//! How groups and their members stand.
+//! Queries about groups and their members.
 
 use super::{
     model::{GroupActivity, GroupOutcome, GroupSnapshot, NodeId},
     state::{DownReason, GroupDownReason, GroupPhase, Groups, MemberState},
 };
-use crate::ids::{GroupId, WorkerId};
-use crate::policy::restart::Restart;
-use crate::policy::restart::RestartIntensity;
+use crate::{
+    ids::{GroupId, WorkerId},
+    policy::restart::{Restart, RestartIntensity},
+};
 use std::{collections::BTreeSet, time::Duration};
 
 impl Groups {
@@ -14,31 +15,31 @@ impl Groups {
         self.groups.get(&group).and_then(|group| group.settings.intensity)
     }
 
-    /// Whether only the start of a group lets the member run.
+    /// Whether the member can run only after a user starts a group around it.
     pub(crate) fn is_group_finished(&self, member: WorkerId) -> bool {
         self.is_parent_finished(NodeId::Member(member))
     }
 
-    /// Whether it has been asked to end, so that its end is not its own.
+    /// Whether the member is being stopped, so that its exit is not its own.
     pub(crate) fn is_stopping(&self, member: WorkerId) -> bool {
         self.members.get(&member).is_some_and(|member| matches!(member.state, MemberState::Stopping { .. }))
     }
 
-    /// How long the end of what is in this group may take, as it and those around it say.
+    /// The shortest stop timeout of this group and the groups around it.
     pub(crate) fn stop_timeout(&self, group: GroupId) -> Option<Duration> {
         let around = self.groups_of(NodeId::Group(group));
         let settings = [group].into_iter().chain(around).filter_map(|group| self.groups.get(&group));
         settings.filter_map(|group| group.settings.stop_timeout).min()
     }
 
-    /// The nodes for which `is_over` may have changed since the last call.
+    /// The nodes for which `is_finished` may have changed since the last call.
     pub(crate) fn take_changed(&mut self) -> BTreeSet<NodeId> {
         std::mem::take(&mut self.work.changed)
     }
 
-    /// Whether it has ended, and nothing that is under way starts it again: only a user, or in a group that takes siblings along
-    /// the end of a sibling. What starts with its group is not over before its group is, and a group that is being restarted, or
-    /// whose failure the group around it has yet to answer, is not over.
+    /// Whether the node has ended and nothing in progress starts it again. Only a user does, or the exit of a sibling in a group
+    /// that restarts several members together. A node that starts with its group is not finished before the group is. A group that is
+    /// being restarted, or whose failure its parent has not handled yet, is not finished.
     pub(crate) fn is_finished(&self, node: NodeId) -> bool {
         match node {
             NodeId::Member(member) => match self.members.get(&member).map(|member| member.state) {
@@ -68,14 +69,13 @@ impl Groups {
         self.parent(node).is_some_and(|parent| self.is_finished(NodeId::Group(parent)))
     }
 
-    /// Whether the failure of this member, by which its group gives up, can be answered by a restart of the group.
+    /// Whether the group of this member, which gives up because of it, can be restarted by its parent.
     pub(crate) fn can_return(&self, member: WorkerId) -> bool {
-        let lives = |node| self.role(node).is_some_and(|role| role.restart != Restart::Never);
+        let is_restartable = |node| self.role(node).is_some_and(|role| role.restart != Restart::Never);
         let node = NodeId::Member(member);
-        lives(node) && self.parent(node).is_some_and(|group| lives(NodeId::Group(group)))
+        is_restartable(node) && self.parent(node).is_some_and(|group| is_restartable(NodeId::Group(group)))
     }
 
-    /// What a group does, the number of its restarts within its period, and its groups in the order of declaration.
     pub(crate) fn snapshot(&self, group: GroupId) -> Option<GroupSnapshot> {
         let found = self.groups.get(&group)?;
         let activity = match &found.phase {
@@ -93,7 +93,7 @@ impl Groups {
         Some(GroupSnapshot { activity, restarts: found.restarts.len(), children: self.children(group) })
     }
 
-    /// Whether it has no process and none is about to start: an `Input::Stop` of it would find nothing to do.
+    /// Whether the node has no process and none is about to start.
     pub(crate) fn is_down(&self, node: NodeId) -> bool {
         match node {
             NodeId::Member(member) => {

@@ -1,4 +1,4 @@
-//! What a group does when one of it ends: who is restarted with it, and when it is too much.
+//! Decides what a group does when a child ends: which children are restarted, and when it gives up or shuts down.
 
 use super::{
     dependencies::Direction,
@@ -6,13 +6,14 @@ use super::{
     state::{AfterStop, DownReason, Group, GroupDownReason, GroupPhase, Groups, MemberState},
     transition::GroupOutput,
 };
-use crate::ids::{GroupId, WorkerId};
-use crate::policy::restart::Restart;
+use crate::{
+    ids::{GroupId, WorkerId},
+    policy::restart::Restart,
+};
 use std::{collections::BTreeSet, time::Instant};
 
-/// A group's life.
 impl Groups {
-    /// Whether nothing above it keeps it from running.
+    /// Whether all groups around the node allow it to run.
     pub(super) fn is_open(&self, node: NodeId) -> bool {
         let mut below = node;
         while let Some(id) = self.parent(below) {
@@ -28,8 +29,8 @@ impl Groups {
         true
     }
 
-    /// Starts what is at rest and ready to start with its group.
-    pub(super) fn begin(&mut self, node: NodeId) {
+    /// Starts the node, and everything in it, where it is down and starts with its group.
+    pub(super) fn start_if_idle(&mut self, node: NodeId) {
         match node {
             NodeId::Member(member) => {
                 self.set_state(member, |state, _| match state {
@@ -58,7 +59,7 @@ impl Groups {
                         for child in self.children(id) {
                             self.join_restart(child);
                             if self.is_open(child) {
-                                self.begin(child);
+                                self.start_if_idle(child);
                             }
                         }
                         return;
@@ -69,7 +70,7 @@ impl Groups {
                     | GroupPhase::Stopping { .. } => return,
                 }
                 for child in self.children(id) {
-                    self.begin(child);
+                    self.start_if_idle(child);
                 }
             }
         }
@@ -85,7 +86,7 @@ impl Groups {
                     GroupPhase::Up | GroupPhase::Restarting { .. } => {
                         self.end_group(id, if is_temporary { GroupDownReason::Retired } else { GroupDownReason::Idle });
                     }
-                    // It fails or ends, and is restarted with its parent.
+                    // It is ending by itself, and is restarted with its parent.
                     GroupPhase::Stopping { then: GroupDownReason::Ended { .. } } if !is_temporary => {
                         group.phase = GroupPhase::Stopping { then: GroupDownReason::Idle };
                     }
@@ -94,7 +95,7 @@ impl Groups {
                         self.mark_subtree_changed(node);
                         self.stop_children(id);
                     }
-                    // Its members may have been given up together with the group around it, which now comes back.
+                    // Its members may have been marked as failed together with its parent, which now restarts.
                     GroupPhase::Down(GroupDownReason::Idle) => self.stop_children(id),
                     GroupPhase::Stopping { .. }
                     | GroupPhase::Down(
@@ -105,7 +106,7 @@ impl Groups {
         }
     }
 
-    /// In reverse, so that outputs of one moment come in reverse.
+    /// In reverse order of declaration, which is then the order of the outputs.
     pub(super) fn stop_children(&mut self, id: GroupId) {
         for child in self.children(id).into_iter().rev() {
             self.stop_with_group(child);
@@ -128,7 +129,7 @@ impl Groups {
         self.end_group(id, GroupDownReason::Ended { success: false });
     }
 
-    /// One of a group has ended by itself: `down` says whether it is to come back.
+    /// A child of a group has ended by itself. `New` if it is to be restarted.
     pub(super) fn after_own_end(&mut self, node: NodeId, down: DownReason, now: Instant) {
         let (Some(role), Some(parent)) = (self.role(node), self.parent(node)) else { return };
         if !self.is_active(parent) {
@@ -141,9 +142,9 @@ impl Groups {
         }
     }
 
-    /// It cannot start, since what it waits for will not come. Its siblings go on: none of them has failed, and a user may start
-    /// both again.
-    pub(super) fn after_lost_dependency(&mut self, member: WorkerId) {
+    /// A member cannot start, since the condition on a dependency cannot be met. Its siblings keep running: none of them has failed,
+    /// and a user can start both members again.
+    pub(super) fn after_failed_dependency(&mut self, member: WorkerId) {
         let node = NodeId::Member(member);
         if let Some(parent) = self.parent(node).filter(|parent| self.is_active(*parent)) {
             self.shut_down_after(node, parent);
@@ -157,7 +158,7 @@ impl Groups {
         }
     }
 
-    /// One of a group has ended for good by itself, for whatever reason.
+    /// A child of a group has ended for good by itself.
     fn shut_down_after(&mut self, node: NodeId, parent: GroupId) {
         if self.role(node).is_some_and(|role| role.significant) && self.is_shutdown_due(parent) {
             self.end_group(parent, GroupDownReason::Ended { success: true });
@@ -170,15 +171,15 @@ impl Groups {
             self.give_up(id);
             return;
         }
-        let more = match group.settings.strategy {
+        let affected = match group.settings.strategy {
             Strategy::OneForOne => {
-                self.begin(node);
+                self.start_if_idle(node);
                 return;
             }
             Strategy::OneForAll => self.children(id).into_iter().collect(),
             Strategy::RestForOne => self.rest_for_one_set(id, node),
         };
-        for child in self.children(id).into_iter().rev().filter(|child| more.contains(child)) {
+        for child in self.children(id).into_iter().rev().filter(|child| affected.contains(child)) {
             self.stop_with_group(child);
         }
         let Some(group) = self.groups.get_mut(&id) else { return };
@@ -186,7 +187,7 @@ impl Groups {
             GroupPhase::Restarting { set, .. } => std::mem::take(set),
             GroupPhase::Up | GroupPhase::Stopping { .. } | GroupPhase::Down(_) => BTreeSet::new(),
         };
-        let set: BTreeSet<_> = before.union(&more).copied().collect();
+        let set: BTreeSet<_> = before.union(&affected).copied().collect();
         group.phase = GroupPhase::Restarting { pending: set.iter().copied().collect(), set };
     }
 
@@ -203,15 +204,15 @@ impl Groups {
             }
             GroupPhase::Restarting { set, pending } => {
                 let (set, mut pending) = (std::mem::take(set), std::mem::take(pending));
-                // Whoever is gone stays gone until all are, so nobody is looked at twice.
+                // A node that is down stays down until all are, so no node is checked twice.
                 while pending.pop_if(|node| self.is_down(*node)).is_some() {}
                 let is_done = pending.is_empty();
                 let Some(group) = self.groups.get_mut(&id) else { return };
                 if is_done {
                     group.phase = GroupPhase::Up;
-                    // Also those that a user has asked for since.
+                    // All children, since a user may have started others meanwhile.
                     for child in self.children(id) {
-                        self.begin(child);
+                        self.start_if_idle(child);
                     }
                 } else {
                     group.phase = GroupPhase::Restarting { set, pending };
@@ -227,7 +228,7 @@ impl Groups {
         let own_end = match then {
             GroupDownReason::Idle => {
                 if self.is_open(node) {
-                    self.begin(node);
+                    self.start_if_idle(node);
                 }
                 None
             }
@@ -237,13 +238,13 @@ impl Groups {
                 None
             }
             GroupDownReason::Ended { success } => {
-                let is_again = match role.restart {
+                let is_restarted = match role.restart {
                     Restart::Never => false,
                     Restart::OnFailure => !success,
                     Restart::Always => true,
                 };
-                Some(if is_again {
-                    self.revive_after_failure(id);
+                Some(if is_restarted {
+                    self.set_idle(id);
                     DownReason::New
                 } else {
                     self.mark_failed(node);
@@ -258,13 +259,13 @@ impl Groups {
         self.work.groups.extend(parent);
     }
 
-    /// Whether it has ended may decide that of all in it.
+    /// Whether a group is finished decides whether the nodes in it are.
     fn mark_subtree_changed(&mut self, node: NodeId) {
         self.work.changed.extend(self.members_under(node).into_iter().map(NodeId::Member));
         self.work.changed.extend(self.groups_under(node).into_iter().map(NodeId::Group));
     }
 
-    /// Of the groups that have ended those for which that is final: what comes of it is the group's around it to decide.
+    /// Reports the groups that have ended for good, now that their parents have decided about a restart.
     pub(super) fn report_ends(&mut self) {
         for id in std::mem::take(&mut self.work.ended) {
             if self.is_finished(NodeId::Group(id))
@@ -276,13 +277,13 @@ impl Groups {
         }
     }
 
-    fn revive_after_failure(&mut self, id: GroupId) {
+    fn set_idle(&mut self, id: GroupId) {
         if let Some(group) = self.groups.get_mut(&id) {
             group.phase = GroupPhase::Down(GroupDownReason::Idle);
         }
     }
 
-    /// A group has ended for good: who waits for one of it, waits in vain.
+    /// A group has ended for good, so conditions on its members cannot be met any more.
     fn mark_failed(&mut self, node: NodeId) {
         for member in self.members_under(node) {
             self.set_state(member, |state, _| match state {
@@ -297,7 +298,7 @@ impl Groups {
         }
     }
 
-    /// Whether a significant one's end is the end of its group.
+    /// Whether the end of a significant child stops the group.
     fn is_shutdown_due(&self, id: GroupId) -> bool {
         let Some(group) = self.groups.get(&id) else { return false };
         match group.settings.auto_shutdown {
@@ -312,18 +313,18 @@ impl Groups {
 }
 
 impl Groups {
-    /// Whom a rest-for-one restart takes along: the one that is to be restarted, those declared after it, and whoever waits
-    /// for one of these; but nobody for whom it waits itself.
+    /// The children that a rest-for-one restart affects: `cause`, the children declared after it, and their dependents, except for
+    /// the dependencies of `cause`.
     fn rest_for_one_set(&self, group: GroupId, cause: NodeId) -> BTreeSet<NodeId> {
-        let before = self.children_containing(
+        let needed = self.children_containing(
             group,
             &self.dependencies.reachable(self.members_under(cause), Direction::Dependencies),
         );
         let after = self.children(group).into_iter().skip_while(|child| *child != cause);
-        let mut set: BTreeSet<_> = after.filter(|child| *child == cause || !before.contains(child)).collect();
+        let mut set: BTreeSet<_> = after.filter(|child| *child == cause || !needed.contains(child)).collect();
         let members = set.iter().flat_map(|child| self.members_under(*child));
-        let needing = self.children_containing(group, &self.dependencies.reachable(members, Direction::Dependents));
-        set.extend(needing.difference(&before));
+        let dependents = self.children_containing(group, &self.dependencies.reachable(members, Direction::Dependents));
+        set.extend(dependents.difference(&needed));
         set
     }
 
@@ -338,7 +339,7 @@ impl Groups {
 }
 
 impl Group {
-    /// Counts a restart, unless it is one too many.
+    /// Whether the intensity allows a restart now. Counts it if so.
     fn allows_restart(&mut self, now: Instant) -> bool {
         let Some(intensity) = self.settings.intensity else { return true };
         while self.restarts.front().is_some_and(|at| now.saturating_duration_since(*at) > intensity.period) {
