@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Connection(ConnectionEvent),
     /// About groups.
     Group(GroupCommand),
+    /// The status of a group; `None` where there is no such group any more.
+    GroupStatus(GroupId, Sender<Option<GroupStatus>>),
     /// The inspector has looked.
     Inspected(Box<Findings>),
     /// How is everybody?
@@ -207,8 +209,6 @@ pub(crate) enum GroupCommand {
         worker: WorkerId,
         answer: Sender<Result<Restarted, GroupError>>,
     },
-    /// Nothing where there is no such group any more.
-    Status(GroupId, Sender<Option<GroupStatus>>),
     /// Gives those who are to begin anew.
     Start(GroupId, Sender<Restarted>),
     /// Gives those who are to end.

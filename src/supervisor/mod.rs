@@ -10,6 +10,7 @@ pub(crate) mod flow_control;
 pub(crate) mod handles;
 pub(crate) mod incarnation;
 pub(crate) mod panics;
+pub(crate) mod process_trees;
 pub(crate) mod reactor;
 pub(crate) mod spawner;
 pub(crate) mod spec;

@@ -10,22 +10,24 @@ use crate::{
             STALL,
             request::{Findings, Task},
         },
-        event_loop::{Driver, FIRST_LOOK, LAST_LOOK, LastCall},
+        event_loop::Driver,
         events::event::EventKind,
         incarnation::{
             Live,
-            context::{Context, Fact},
+            context::{Context, FIRST_LOOK, Fact, LAST_LOOK},
             transitions::STUCK_PERIOD,
-            trees::Stuck,
         },
+        process_trees::Stuck,
         reactor::{arena::Key, timers::Timer},
         supervision::{
+            self, Supervision,
             restart::Left,
+            shutdown::Phase,
             worker::{Kept, Standing},
         },
     },
 };
-use std::{mem, sync::Arc, time::Duration};
+use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
 impl Driver {
     /// Lets an incarnation handle something; `None` where it is gone.
@@ -39,7 +41,7 @@ impl Driver {
             server: &mut self.server,
             spawner: &self.spawner,
             commands: &self.commands,
-            facts: &mut self.supervision.facts,
+            facts: &mut self.pending.facts,
         };
         let done = run(live, &mut cx);
         if live.is_over() {
@@ -57,16 +59,36 @@ impl Driver {
         self.on(key, |live, cx| live.input(input, cx));
     }
 
-    /// Tells supervision what incarnations have reported. Only here the two meet: an incarnation never waits for what supervision
-    /// makes of its exit.
+    /// Lets supervision handle something.
+    pub(crate) fn supervise<T>(&mut self, run: impl FnOnce(&mut Supervision, &mut supervision::Context<'_>) -> T) -> T {
+        let mut cx = supervision::Context {
+            reactor: &mut self.reactor,
+            outlet: &mut self.outlet,
+            trees: &self.trees,
+            spawner: &self.spawner,
+            shutdown: &self.shutdown,
+            stops: &mut self.pending.stops,
+        };
+        run(&mut self.supervision, &mut cx)
+    }
+
+    /// Passes on what incarnations have reported to supervision, and what supervision asks of incarnations. Only here the two meet.
+    ///
+    /// Reports come first: what supervision makes of an exit is in the channel before the next incarnation handles anything.
     pub(crate) fn settle(&mut self) {
-        while let Some(fact) = self.supervision.facts.pop_front() {
-            match fact {
-                Fact::Ready(worker) => self.member_ready(worker),
-                Fact::Finished { worker, exit, unhealthy } => {
-                    self.left(worker, Left::Ended { exit, unhealthy });
-                    self.outlet.trace.leave(worker);
+        loop {
+            if let Some(fact) = self.pending.facts.pop_front() {
+                match fact {
+                    Fact::Ready(worker) => self.supervise(|supervision, cx| supervision.member_ready(worker, cx)),
+                    Fact::Finished { worker, exit, unhealthy } => {
+                        self.supervise(|supervision, cx| supervision.left(worker, Left::Ended { exit, unhealthy }, cx));
+                        self.outlet.trace.leave(worker);
+                    }
                 }
+            } else if let Some((key, stop)) = self.pending.stops.pop_front() {
+                self.input(key, LifecycleInput::Stop(stop));
+            } else {
+                return;
             }
         }
     }
@@ -83,21 +105,22 @@ impl Driver {
         let key = self.incarnations.insert_with(|key| Live::new(key, arrival));
         self.on(key, |live, cx| cx.outlet.send(live.event(EventKind::Started { pid: live.process.child().pid() })));
         self.trees.own.insert(process.child().pid().cast_signed(), process.tree().started_tick());
-        let is_wanted = self.keep(&shared, &spec, key);
+        let is_wanted = self.supervision.keep(&shared, &spec, key);
         self.on(key, Live::watch);
         if let Some(limit) = spec.runtime_max {
             self.reactor.set_timer_after(limit, Timer::TimeLimit(key));
         }
-        self.member_started(shared.id());
+        self.supervise(|supervision, cx| supervision.member_started(shared.id(), cx));
         // Before it is expected: it may have connected already, and that may be what makes it ready.
         self.on(key, Live::attend);
         if let Some(secret) = secret {
             self.on(key, |live, cx| live.expect(secret, control_connect_timeout, cx));
         }
         self.settle();
-        if let Some(LastCall { until }) = self.shutdown.last_call {
+        if let Phase::Stopping { until } | Phase::Terminating { until } = self.shutdown.phase {
             let left = until.map(|until| until.saturating_duration_since(self.reactor.clock.now()));
-            self.act(shared.id(), left.map_or(Action::Stop, Action::StopWithin));
+            let action = left.map_or(Action::Stop, Action::StopWithin);
+            self.supervise(|supervision, cx| supervision.act(shared.id(), action, cx));
         } else if !is_wanted {
             let is_overdue = self.supervision.kept.get(&shared.id()).is_some_and(|kept| kept.is_overdue);
             self.input(
@@ -141,7 +164,7 @@ impl Driver {
         let mut silent = mem::take(&mut self.reading.silent);
         silent.retain(|&key| self.at(key, Live::may_talk_again) == Some(false));
         self.reading.silent.append(&mut silent);
-        self.restart_again();
+        self.supervise(Supervision::restart_again);
         let has_resumed = self.count_paused() < before;
         self.reading.next_look = if has_resumed { FIRST_LOOK } else { (self.reading.next_look * 2).min(LAST_LOOK) };
     }
@@ -197,7 +220,14 @@ impl Driver {
         // Its exit was reported before.
         drop(process.child().reap(GroupCleanup::Kill));
         if self.supervision.kept.get(&worker).is_some_and(|kept| kept.standing == Standing::Held) {
-            self.start_again(worker);
+            self.supervise(|supervision, cx| supervision.start_again(worker, cx));
         }
     }
+}
+
+/// What incarnations and supervision have for each other.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    pub(crate) facts: VecDeque<Fact>,
+    pub(crate) stops: VecDeque<(Key, StopRequest)>,
 }

@@ -8,21 +8,26 @@ pub(crate) mod status;
 pub(crate) mod teardown;
 
 use crate::{
-    policy::lifecycle::LifecycleInput,
+    policy::lifecycle::{LifecycleInput, StopRequest},
     supervisor::{
         commands::{Command, CommandSender},
         control::{connection::ConnectionEvent, hello::HandshakeError, server::Control},
-        event_loop::guard::GuardWatch,
+        event_loop::{guard::GuardWatch, incarnations::Pending},
         events::{
             event::{DisconnectReason, Event},
             sink::Outlet,
             warning::Warning,
         },
         flow_control::Meter,
-        incarnation::{Live, context::ReadState, control::REST, trees::Trees},
+        incarnation::{
+            Live,
+            context::{FIRST_LOOK, ReadState},
+            control::REST,
+        },
+        process_trees::Trees,
         reactor::{Reactor, arena::Arena, timers::Timer, token::Target},
         spawner::Spawner,
-        supervision::{Supervision, restart::Left},
+        supervision::{Supervision, restart::Left, shutdown::Shutdown},
     },
     sys::{epoll::EpollEvents, random, signals},
 };
@@ -42,17 +47,6 @@ const REPORTS: usize = 256;
 const COMMANDS: usize = 256;
 /// How many timers are run before the loop looks at the kernel again.
 const TIMERS: usize = 1024;
-/// How often, at first and at last, the loop looks whether the consumer has emptied the channel while it keeps what was in it.
-/// Only while somebody is paused: a channel does not tell when something is received.
-pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(1);
-pub(crate) const LAST_LOOK: Duration = Duration::from_millis(128);
-
-/// What whoever still comes has to do: to end, by then where that is said.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LastCall {
-    pub(crate) until: Option<Instant>,
-}
-
 /// The thread that does all reading and waiting for one supervisor.
 #[derive(Debug)]
 pub(crate) struct Driver {
@@ -68,17 +62,7 @@ pub(crate) struct Driver {
     pub(crate) server: Option<Control>,
     guard: GuardWatch,
     pub(crate) shutdown: Shutdown,
-}
-
-/// How far the end of the supervisor has come.
-#[derive(Debug)]
-pub(crate) struct Shutdown {
-    pub(crate) closed: bool,
-    /// Once all were told to end for good.
-    pub(crate) last_call: Option<LastCall>,
-    /// Nobody comes back.
-    pub(crate) is_ending: bool,
-    pub(crate) grace_period: Duration,
+    pub(crate) pending: Pending,
 }
 
 /// What a driver is made of.
@@ -117,7 +101,8 @@ impl Driver {
             commands,
             server: None,
             guard: GuardWatch::default(),
-            shutdown: Shutdown { closed: false, last_call: None, is_ending: false, grace_period },
+            shutdown: Shutdown::new(grace_period),
+            pending: Pending::default(),
         })
     }
 
@@ -133,7 +118,7 @@ impl Driver {
 
     fn run(&mut self) {
         let mut reports = EpollEvents::with_capacity(REPORTS);
-        while !self.is_over() {
+        while !self.supervision.is_over(&self.shutdown) {
             let timeout = self.timeout();
             if self.reactor.poller.wait(&mut reports, timeout).is_err() {
                 // epoll_wait(2) fails only for arguments that cannot be: a poller that is none, a buffer that is none.
@@ -160,9 +145,7 @@ impl Driver {
         if let Some(due) = self.reactor.timers.due(Timer::Force) {
             self.reactor.timers.set(Timer::Force, earlier(due));
         }
-        if let Some(LastCall { until }) = &mut self.shutdown.last_call {
-            *until = until.map(earlier);
-        }
+        self.shutdown.advance(earlier);
         self.outlet.send(Event::warning(Warning::Suspended { missed }));
     }
 
@@ -189,7 +172,9 @@ impl Driver {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Arrive(arrival) => self.arrive(*arrival),
-            Command::NotStarted(worker, error) => self.left(worker, Left::NotStarted(error)),
+            Command::NotStarted(worker, error) => {
+                self.supervise(|supervision, cx| supervision.left(worker, Left::NotStarted(error), cx))
+            }
             Command::Reached(worker, incarnation) => {
                 if let Some(key) = self.key_of_incarnation(worker, incarnation) {
                     self.on(key, Live::reached);
@@ -200,7 +185,7 @@ impl Driver {
                     self.on(key, Live::passed);
                 }
             }
-            Command::Act(worker, action) => self.act(worker, action),
+            Command::Act(worker, action) => self.supervise(|supervision, cx| supervision.act(worker, action, cx)),
             Command::Listen(server) => self.listen(*server),
             Command::Connection(ConnectionEvent::Readable(worker)) => {
                 if let Some(key) = self.key_of(worker) {
@@ -222,7 +207,8 @@ impl Driver {
                     self.register(Target::Control(key));
                 }
             }
-            Command::Group(command) => self.obey_group(command),
+            Command::GroupStatus(group, answer) => drop(answer.send(self.group_status(group))),
+            Command::Group(command) => self.supervise(|supervision, cx| supervision.obey_group(command, cx)),
             Command::Inspected(findings) => self.inspected(*findings),
             // Whoever has asked and gone gets no answer.
             Command::Report(answer) => drop(answer.send(self.report())),
@@ -230,14 +216,13 @@ impl Driver {
             // The caller waits for the end of the channel.
             Command::Freeze(done) => self.freeze(done),
             Command::Thaw => self.thaw(),
-            Command::Close => self.shutdown.closed = true,
+            Command::Close => self.shutdown.is_closed = true,
             Command::Guard(news) => self.hear_of_guard(news),
             Command::Stop => {
                 // Not closed yet: one that was answered for may still be on its way here.
-                self.shutdown.last_call =
-                    Some(LastCall { until: self.reactor.clock.now().checked_add(self.shutdown.grace_period) });
-                self.shutdown.is_ending = true;
-                self.end_everybody();
+                let grace_period = self.shutdown.grace_period;
+                self.shutdown.terminate(self.reactor.clock.now().checked_add(grace_period));
+                self.supervise(Supervision::end_everybody);
                 self.reactor.set_timer_after(self.shutdown.grace_period, Timer::Force);
             }
         }
@@ -282,12 +267,17 @@ impl Driver {
             Timer::Kill(key) => self.on(key, |live, _| live.kill_group()),
             Timer::Inspector => self.check_inspector(),
             Timer::Stuck(number) => self.check_stuck(number),
-            Timer::Force => self.force(),
-            Timer::ForceOne(key) => self.kill_at_once(vec![key]),
-            Timer::Group(group) => self.force_group(group),
-            Timer::Restart(worker) => self.restart(worker),
-            Timer::Starts => self.relieve_starts(),
-            Timer::Arrival(worker) => self.miss_arrival(worker),
+            Timer::Force => self.supervise(Supervision::force),
+            Timer::ForceOne(key) => self.input(key, LifecycleInput::Stop(StopRequest::Within(Duration::ZERO))),
+            Timer::Group(group) => self.supervise(|supervision, cx| supervision.force_group(group, cx)),
+            Timer::Restart(worker) => {
+                let is_held_back = self.supervise(|supervision, cx| supervision.restart(worker, cx));
+                if is_held_back {
+                    self.reading.next_look = FIRST_LOOK;
+                }
+            }
+            Timer::Starts => self.supervise(Supervision::relieve_starts),
+            Timer::Arrival(worker) => self.supervise(|supervision, cx| supervision.miss_arrival(worker, cx)),
             Timer::Watch => self.register_again(),
             Timer::Connect(key) => self.on(key, Live::miss),
             Timer::Disconnect(key) => self.on(key, |live, cx| live.disconnect(DisconnectReason::Closed, cx)),

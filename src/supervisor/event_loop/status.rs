@@ -1,16 +1,21 @@
 //! What the loop knows of everybody, and what is done with everybody at once.
 
 use crate::{
-    ids::WorkerId,
+    ids::{GroupId, WorkerId},
+    policy::group::model::{GroupActivity, GroupSnapshot, NodeId},
     supervisor::{
         commands::{Action, StopAll},
         containment::inspector::request::Task,
-        event_loop::{Driver, LastCall},
+        event_loop::Driver,
         incarnation::Live,
         reactor::{arena::Key, timers::Timer},
-        supervision::worker::{Kept, Wish},
+        supervision::{
+            Supervision,
+            worker::{Kept, Wish},
+        },
         worker::{
             SharedWorker,
+            group::{GroupState, GroupStatus},
             status::{SupervisorStatus, WorkerState, WorkerStatus},
         },
     },
@@ -42,6 +47,25 @@ impl Driver {
         Some(status(kept, live, self.reactor.clock.now()))
     }
 
+    pub(crate) fn group_status(&mut self, id: GroupId) -> Option<GroupStatus> {
+        let GroupSnapshot { activity, restarts, children } = self.supervision.groups.snapshot(id)?;
+        let state = match activity {
+            GroupActivity::Running => GroupState::Running,
+            GroupActivity::Restarting => GroupState::Restarting,
+            GroupActivity::Stopping => GroupState::Stopping,
+            GroupActivity::Waiting => GroupState::Waiting,
+            GroupActivity::Down(end) => GroupState::Ended(end.into()),
+        };
+        let (mut members, mut groups) = (Vec::new(), Vec::new());
+        for child in children {
+            match child {
+                NodeId::Member(id) => members.extend(self.status_of(id)),
+                NodeId::Group(id) => groups.extend(self.group_status(id)),
+            }
+        }
+        Some(GroupStatus { group: id, state, restarts, members, groups })
+    }
+
     /// Everybody is to end for good. Gives those who were there.
     pub(crate) fn stop_all(&mut self, wanted: StopAll) -> Vec<Arc<SharedWorker>> {
         let everybody: Vec<_> = self
@@ -58,7 +82,7 @@ impl Driver {
         let action = within.map_or(Action::Stop, Action::StopWithin);
         if wanted != StopAll::Present {
             let until = within.and_then(|time| self.reactor.clock.now().checked_add(time));
-            self.shutdown.last_call = Some(LastCall { until });
+            self.shutdown.stop(until);
         }
         for shared in &everybody {
             // Members end in their groups' order, and are killed where that takes too long. Those that are ending already end
@@ -66,10 +90,10 @@ impl Driver {
             let waits =
                 self.supervision.kept.get(&shared.id()).is_some_and(|kept| kept.is_member && kept.wish != Wish::End);
             if !waits {
-                self.act(shared.id(), action);
+                self.supervise(|supervision, cx| supervision.act(shared.id(), action, cx));
             }
         }
-        self.stop_groups();
+        self.supervise(Supervision::stop_groups);
         if let Some(time) = within {
             self.reactor.set_timer_after(time, Timer::Force);
         }

@@ -195,7 +195,7 @@ impl WorkerGroup {
     /// supervisor has ended, and where its event loop does not answer within 5 s.
     #[doc(alias = "which_children")]
     pub fn status(&self) -> Option<GroupStatus> {
-        self.put(|answer| GroupCommand::Status(self.id(), answer)).ok().flatten()
+        self.commands.ask(|answer| Command::GroupStatus(self.id(), answer)).ok().flatten()
     }
 
     /// Waits until the group has ended for good: no member runs, and only a caller starts it again. A restart of it, also by the

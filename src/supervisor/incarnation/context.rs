@@ -8,12 +8,17 @@ use crate::{
         control::server::Control,
         events::sink::Outlet,
         flow_control::Meter,
-        incarnation::trees::Trees,
+        process_trees::Trees,
         reactor::{Reactor, arena::Key},
         spawner::Spawner,
     },
 };
 use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+/// How often, at first and at last, the loop looks whether the consumer has emptied the channel while it keeps what was in it.
+/// Only while somebody is paused: a channel does not tell when something is received.
+pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(1);
+pub(crate) const LAST_LOOK: Duration = Duration::from_millis(128);
 
 /// The parts of the event loop that an incarnation uses while it handles something.
 #[derive(Debug)]

@@ -8,9 +8,12 @@ use crate::{
     },
     supervisor::{
         control::{connection::Connection, reader::Reading, server::Known},
-        event_loop::FIRST_LOOK,
         events::event::{DisconnectReason, EventKind},
-        incarnation::{Live, context::Context, session::Session},
+        incarnation::{
+            Live,
+            context::{Context, FIRST_LOOK},
+            session::Session,
+        },
         reactor::{timers::Timer, token::Target},
     },
     sys::{

@@ -10,7 +10,6 @@ pub(crate) mod streams;
 pub(crate) mod tail;
 pub(crate) mod transitions;
 pub(crate) mod tree_exit;
-pub(crate) mod trees;
 
 use crate::{
     exit::{Exit, ExitStatus, LeakedStream, Survivor},

@@ -7,9 +7,11 @@ use crate::{
         watchdog::LivenessSource,
     },
     supervisor::{
-        event_loop::FIRST_LOOK,
         events::event::OutputStream,
-        incarnation::{Live, MAX_LINE, context::Context},
+        incarnation::{
+            Live, MAX_LINE,
+            context::{Context, FIRST_LOOK},
+        },
         reactor::token::Target,
         spec::{
             MessageSource, WorkerSpec,

@@ -8,18 +8,20 @@ use crate::{
             state::Groups,
             transition::{GroupInput, GroupOutput},
         },
-        lifecycle::{LifecycleInput, StopRequest},
+        lifecycle::StopRequest,
         restart::Restart,
         restart_history::{RestartDecision, RunEnd},
     },
     supervisor::{
         commands::{Action, GroupCommand, Restarted},
-        event_loop::Driver,
         events::event::{Event, EventKind},
         reactor::{arena::Key, timers::Timer},
         spawner::queue::HANG_TIME,
         spec::group::GroupError,
-        supervision::worker::{Kept, Standing, Wish},
+        supervision::{
+            Context, Supervision,
+            worker::{Kept, Standing, Wish},
+        },
         worker::{SharedWorker, group::GroupEndReason},
     },
 };
@@ -35,46 +37,44 @@ pub(crate) fn no_groups() -> Groups {
     Groups::new(ROOT, GroupSettings { strategy, auto_shutdown, intensity: None, stop_timeout: None })
 }
 
-impl Driver {
-    pub(crate) fn obey_group(&mut self, command: GroupCommand) {
+impl Supervision {
+    pub(crate) fn obey_group(&mut self, command: GroupCommand, cx: &mut Context<'_>) {
         match command {
             GroupCommand::Add { group, parent, policy, answer } => {
                 let (id, parent) = (group.id, parent.map_or(ROOT, |parent| parent));
-                let added =
-                    self.supervision.groups.add_group(id, parent, policy.role(parent != ROOT), policy.settings());
+                let added = self.groups.add_group(id, parent, policy.role(parent != ROOT), policy.settings());
                 if added.is_ok() {
-                    self.supervision.group_handles.insert(id, group);
-                    self.tell_groups(GroupInput::Start(NodeId::Group(id)));
+                    self.group_handles.insert(id, group);
+                    self.tell_groups(GroupInput::Start(NodeId::Group(id)), cx);
                 }
                 // A caller that does not wait any more needs no answer.
                 drop(answer.send(added.map_err(GroupError::from)));
             }
             GroupCommand::AddWorkers { group, workers, is_awaited, answer } => {
-                let added = self.add_members(group, &workers);
+                let added = self.add_members(group, &workers, cx);
                 drop(answer.send(added.map(|()| if is_awaited { self.await_start(&workers) } else { None })));
             }
-            GroupCommand::Remove { group, worker, answer } => drop(answer.send(self.remove_member(group, worker))),
+            GroupCommand::Remove { group, worker, answer } => drop(answer.send(self.remove_member(group, worker, cx))),
             GroupCommand::StartMember { group, worker, answer } => {
-                drop(answer.send(self.start_member(group, worker)));
+                drop(answer.send(self.start_member(group, worker, cx)));
             }
-            GroupCommand::Status(group, answer) => drop(answer.send(self.group_status(group))),
-            GroupCommand::Start(group, answer) => self.begin_anew(GroupInput::Start, group, &answer),
+            GroupCommand::Start(group, answer) => self.begin_anew(GroupInput::Start, group, &answer, cx),
             GroupCommand::Stop(group, answer) => {
                 let node = NodeId::Group(group);
                 // Whoever has asked and gone gets no answer.
                 drop(answer.send(self.running(node)));
-                self.tell_groups(GroupInput::Stop(node));
+                self.tell_groups(GroupInput::Stop(node), cx);
             }
             GroupCommand::RemoveAll(group, answer) => {
                 let node = NodeId::Group(group);
-                let may = self.supervision.groups.check_removal(node).map_err(GroupError::from);
+                let may = self.groups.check_removal(node).map_err(GroupError::from);
                 let is_removed = may.is_ok();
                 drop(answer.send(may.map(|()| self.running(node))));
                 if is_removed {
-                    self.tell_groups(GroupInput::Remove(node));
+                    self.tell_groups(GroupInput::Remove(node), cx);
                 }
             }
-            GroupCommand::Restart(group, answer) => self.begin_anew(GroupInput::Restart, group, &answer),
+            GroupCommand::Restart(group, answer) => self.begin_anew(GroupInput::Restart, group, &answer, cx),
         }
     }
 
@@ -83,11 +83,17 @@ impl Driver {
     }
 
     fn members(&self, node: NodeId) -> impl Iterator<Item = &Kept> {
-        self.supervision.groups.members_under(node).into_iter().filter_map(|id| self.supervision.kept.get(&id))
+        self.groups.members_under(node).into_iter().filter_map(|id| self.kept.get(&id))
     }
 
     /// Answers with those who come back: of a start those who rested, of a restart all of them.
-    fn begin_anew(&mut self, input: impl FnOnce(NodeId) -> GroupInput, group: GroupId, answer: &Sender<Restarted>) {
+    fn begin_anew(
+        &mut self,
+        input: impl FnOnce(NodeId) -> GroupInput,
+        group: GroupId,
+        answer: &Sender<Restarted>,
+        cx: &mut Context<'_>,
+    ) {
         let node = NodeId::Group(group);
         let input = input(node);
         let is_start = matches!(input, GroupInput::Start(_));
@@ -97,12 +103,12 @@ impl Driver {
             .collect();
         if is_start {
             for id in before.keys() {
-                if let Some(kept) = self.supervision.kept.get_mut(id) {
+                if let Some(kept) = self.kept.get_mut(id) {
                     kept.begin_anew();
                 }
             }
         }
-        self.tell_groups(input);
+        self.tell_groups(input, cx);
         let comes_back = |kept: &&Kept| !kept.is_resting && kept.spec.restart.restart() != Restart::Never;
         let anew = self.members(node).filter(comes_back);
         let anew = anew.filter_map(|kept| Some((Arc::clone(&kept.shared), *before.get(&kept.shared.id())?)));
@@ -110,86 +116,86 @@ impl Driver {
     }
 
     /// Its user wants something of a member.
-    pub(crate) fn act_member(&mut self, worker: WorkerId, action: Action) {
-        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
+    pub(crate) fn act_member(&mut self, worker: WorkerId, action: Action, cx: &mut Context<'_>) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
         let node = NodeId::Member(worker);
         match (kept.standing, action) {
             // Already on its way down: its own ladder goes on faster, of which its group need not hear.
             (Standing::Lives(place), Action::Stop) if kept.wish == Wish::End => {
-                self.input(place, LifecycleInput::Stop(StopRequest::Advance))
+                cx.stops.push_back((place, StopRequest::Advance))
             }
             (Standing::Lives(place), Action::StopWithin(time)) if kept.wish == Wish::End => {
-                self.input(place, LifecycleInput::Stop(StopRequest::Within(time)));
+                cx.stops.push_back((place, StopRequest::Within(time)));
             }
             // One that has ended stays so until it is started.
             (_, Action::Restart) if kept.is_resting => {}
-            (_, Action::Restart) => self.tell_groups(GroupInput::Restart(node)),
-            (_, Action::Stop) => self.tell_groups(GroupInput::Stop(node)),
+            (_, Action::Restart) => self.tell_groups(GroupInput::Restart(node), cx),
+            (_, Action::Stop) => self.tell_groups(GroupInput::Stop(node), cx),
             (standing, Action::StopWithin(time)) => {
-                self.tell_groups(GroupInput::Stop(node));
+                self.tell_groups(GroupInput::Stop(node), cx);
                 let Standing::Lives(place) = standing else { return };
-                if self.supervision.kept.get(&worker).is_some_and(|kept| kept.wish == Wish::End) {
-                    self.input(place, LifecycleInput::Stop(StopRequest::Within(time)));
+                if self.kept.get(&worker).is_some_and(|kept| kept.wish == Wish::End) {
+                    cx.stops.push_back((place, StopRequest::Within(time)));
                 } else {
                     // It is told when those that need it have ended, and is killed in time all the same.
-                    self.reactor.set_timer_after(time, Timer::ForceOne(place));
+                    cx.reactor.set_timer_after(time, Timer::ForceOne(place));
                 }
             }
         }
     }
 
     /// Everybody in groups ends, in their order.
-    pub(crate) fn stop_groups(&mut self) {
-        if self.supervision.kept.values().any(|kept| kept.is_member) {
-            self.tell_groups(GroupInput::StopAll);
+    pub(crate) fn stop_groups(&mut self, cx: &mut Context<'_>) {
+        if self.kept.values().any(|kept| kept.is_member) {
+            self.tell_groups(GroupInput::StopAll, cx);
         }
     }
 
     /// Everybody should have ended, also those who wait for others to end before them.
-    pub(crate) fn force(&mut self) {
-        let late = self.supervision.kept.values().filter_map(Kept::place).collect();
-        self.kill_at_once(late);
+    pub(crate) fn force(&mut self, cx: &mut Context<'_>) {
+        let late = self.kept.values().filter_map(Kept::place).collect();
+        self.kill_at_once(late, cx);
     }
 
     /// A group's end has had its time.
-    pub(crate) fn force_group(&mut self, group: GroupId) {
+    pub(crate) fn force_group(&mut self, group: GroupId, cx: &mut Context<'_>) {
         // Those that still wait for others to end before them get no ladder any more.
         let late = self.members(NodeId::Group(group)).filter_map(Kept::place).collect();
-        self.kill_at_once(late);
-        for id in self.supervision.groups.members_under(NodeId::Group(group)) {
-            if let Some(kept) = self.supervision.kept.get_mut(&id) {
+        self.kill_at_once(late, cx);
+        for id in self.groups.members_under(NodeId::Group(group)) {
+            if let Some(kept) = self.kept.get_mut(&id) {
                 kept.is_overdue = kept.standing == Standing::SpawnQueue;
             }
         }
     }
 
-    pub(crate) fn kill_at_once(&mut self, late: Vec<Key>) {
+    pub(crate) fn kill_at_once(&mut self, late: Vec<Key>, cx: &mut Context<'_>) {
         for place in late {
-            self.input(place, LifecycleInput::Stop(StopRequest::Within(Duration::ZERO)));
+            cx.stops.push_back((place, StopRequest::Within(Duration::ZERO)));
         }
     }
 
     /// A member runs; it may be ready with that.
-    pub(crate) fn member_started(&mut self, worker: WorkerId) {
+    pub(crate) fn member_started(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
         if self.is_member(worker) {
-            self.tell_groups(GroupInput::Started(worker));
+            self.tell_groups(GroupInput::Started(worker), cx);
         }
     }
 
-    pub(crate) fn member_ready(&mut self, worker: WorkerId) {
+    pub(crate) fn member_ready(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
         if self.is_member(worker) {
-            self.tell_groups(GroupInput::Ready(worker));
+            self.tell_groups(GroupInput::Ready(worker), cx);
         }
     }
 
     fn is_member(&self, worker: WorkerId) -> bool {
-        self.supervision.kept.get(&worker).is_some_and(|kept| kept.is_member)
+        self.kept.get(&worker).is_some_and(|kept| kept.is_member)
     }
 
     /// An incarnation of a member has ended, with its tree, or could not begin.
-    pub(crate) fn left_member(&mut self, worker: WorkerId, cause: RunEnd) {
-        let now = self.reactor.clock.now();
-        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
+    pub(crate) fn left_member(&mut self, worker: WorkerId, cause: RunEnd, cx: &mut Context<'_>) {
+        let now = cx.reactor.clock.now();
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
         let success = match cause {
             RunEnd::Exited { status, .. } => kept.spec.restart.is_success(status),
             RunEnd::Unhealthy { .. } | RunEnd::StartFailed | RunEnd::HostShortage | RunEnd::Unstartable => false,
@@ -211,56 +217,56 @@ impl Driver {
             }
         }
         match gave_up {
-            Some(_) if self.supervision.groups.is_stopping(worker) => {}
-            Some(_) if self.supervision.groups.can_return(worker) => kept.gave_up = gave_up,
-            Some(why) => self.tell(worker, EventKind::GaveUp(why)),
+            Some(_) if self.groups.is_stopping(worker) => {}
+            Some(_) if self.groups.can_return(worker) => kept.gave_up = gave_up,
+            Some(why) => self.tell(worker, EventKind::GaveUp(why), cx),
             None => {}
         }
-        self.supervision.cause = worker;
-        self.tell_groups(GroupInput::Ended { member: worker, success, decision });
+        self.cause = worker;
+        self.tell_groups(GroupInput::Ended { member: worker, success, decision }, cx);
     }
 
     /// What one input brings about may be an input itself: that has its turn when all of this one's outputs are done.
-    pub(crate) fn tell_groups(&mut self, input: GroupInput) {
-        self.supervision.for_groups.push_back(input);
-        if self.supervision.for_groups.len() > 1 {
+    pub(crate) fn tell_groups(&mut self, input: GroupInput, cx: &mut Context<'_>) {
+        self.for_groups.push_back(input);
+        if self.for_groups.len() > 1 {
             return;
         }
-        while let Some(&input) = self.supervision.for_groups.front() {
-            for output in self.supervision.groups.handle(input, self.reactor.clock.now()) {
-                self.do_for_group(output);
+        while let Some(&input) = self.for_groups.front() {
+            for output in self.groups.handle(input, cx.reactor.clock.now()) {
+                self.do_for_group(output, cx);
             }
-            self.supervision.for_groups.pop_front();
+            self.for_groups.pop_front();
         }
         self.let_rest();
     }
 
-    fn do_for_group(&mut self, output: GroupOutput) {
+    fn do_for_group(&mut self, output: GroupOutput, cx: &mut Context<'_>) {
         match output {
-            GroupOutput::Start(id) => self.start_member_now(id),
-            GroupOutput::Stop(id) => self.stop_member(id),
+            GroupOutput::Start(id) => self.start_member_now(id, cx),
+            GroupOutput::Stop(id) => self.stop_member(id, cx),
             GroupOutput::DependencyFailed { member: id, on } => {
-                self.tell(id, EventKind::DependencyFailed { on });
+                self.tell(id, EventKind::DependencyFailed { on }, cx);
             }
-            GroupOutput::GroupGaveUp(id) => self.tell(self.supervision.cause, EventKind::GroupGaveUp(id)),
-            GroupOutput::GroupStopping { group, timeout } => self.reactor.set_timer_after(timeout, Timer::Group(group)),
+            GroupOutput::GroupGaveUp(id) => self.tell(self.cause, EventKind::GroupGaveUp(id), cx),
+            GroupOutput::GroupStopping { group, timeout } => cx.reactor.set_timer_after(timeout, Timer::Group(group)),
             GroupOutput::GroupEnded(id) => {
-                self.reactor.timers.cancel(Timer::Group(id));
-                self.report_those_who_gave_up(id);
-                self.tell(self.supervision.cause, EventKind::GroupEnded(id));
+                cx.reactor.timers.cancel(Timer::Group(id));
+                self.report_those_who_gave_up(id, cx);
+                self.tell(self.cause, EventKind::GroupEnded(id), cx);
             }
             GroupOutput::GroupRestarting(id) => {
-                self.reactor.timers.cancel(Timer::Group(id));
-                for member in self.supervision.groups.members_under(NodeId::Group(id)) {
-                    if let Some(kept) = self.supervision.kept.get_mut(&member) {
+                cx.reactor.timers.cancel(Timer::Group(id));
+                for member in self.groups.members_under(NodeId::Group(id)) {
+                    if let Some(kept) = self.kept.get_mut(&member) {
                         kept.begin_next_life();
                     }
                 }
-                self.tell(self.supervision.cause, EventKind::GroupRestarting(id));
+                self.tell(self.cause, EventKind::GroupRestarting(id), cx);
             }
-            GroupOutput::Removed(NodeId::Member(id)) => self.end(id),
+            GroupOutput::Removed(NodeId::Member(id)) => self.end(id, cx),
             GroupOutput::Removed(NodeId::Group(id)) => {
-                if let Some(handle) = self.supervision.group_handles.remove(&id) {
+                if let Some(handle) = self.group_handles.remove(&id) {
                     handle.set_end(Some(GroupEndReason::Removed));
                 }
             }
@@ -268,55 +274,54 @@ impl Driver {
     }
 
     /// It is to run: at once, or when the pause after an end of its own is over.
-    fn start_member_now(&mut self, worker: WorkerId) {
-        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
+    fn start_member_now(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
         kept.wish = Wish::Policy;
         kept.is_overdue = false;
         kept.gave_up = None;
         match kept.own_end.take() {
             Some((ended, pause)) => {
-                let after = pause.saturating_sub(self.reactor.clock.now().saturating_duration_since(ended));
-                self.tell(worker, EventKind::Restarting { after });
-                self.wait_for_restart(worker, after);
+                let after = pause.saturating_sub(cx.reactor.clock.now().saturating_duration_since(ended));
+                self.tell(worker, EventKind::Restarting { after }, cx);
+                self.wait_for_restart(worker, after, cx);
             }
-            None => self.start_again(worker),
+            None => self.start_again(worker, cx),
         }
     }
 
     /// Nothing around them starts them again.
-    fn report_those_who_gave_up(&mut self, group: GroupId) {
-        for id in self.supervision.groups.members_under(NodeId::Group(group)) {
-            let Some(kept) = self.supervision.kept.get_mut(&WorkerId(id.0)) else { continue };
-            if let Some(why) = kept.gave_up.take_if(|_| self.supervision.groups.is_finished(NodeId::Member(id))) {
-                self.tell(WorkerId(id.0), EventKind::GaveUp(why));
+    fn report_those_who_gave_up(&mut self, group: GroupId, cx: &mut Context<'_>) {
+        for id in self.groups.members_under(NodeId::Group(group)) {
+            let Some(kept) = self.kept.get_mut(&WorkerId(id.0)) else { continue };
+            if let Some(why) = kept.gave_up.take_if(|_| self.groups.is_finished(NodeId::Member(id))) {
+                self.tell(WorkerId(id.0), EventKind::GaveUp(why), cx);
             }
         }
     }
 
-    pub(crate) fn stop_member(&mut self, worker: WorkerId) {
-        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
+    pub(crate) fn stop_member(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
         kept.wish = Wish::End;
         match kept.standing {
-            Standing::Lives(place) => self.input(place, LifecycleInput::Stop(StopRequest::Advance)),
+            Standing::Lives(place) => cx.stops.push_back((place, StopRequest::Advance)),
             // It ends when it arrives.
-            Standing::SpawnQueue if !self.spawner.starts().cancel(worker) => {
+            Standing::SpawnQueue if !cx.spawner.starts().cancel(worker) => {
                 kept.answer_first_start();
-                self.reactor.set_timer_after(HANG_TIME, Timer::Arrival(worker));
+                cx.reactor.set_timer_after(HANG_TIME, Timer::Arrival(worker));
             }
             Standing::SpawnQueue | Standing::Waits(_) | Standing::Held | Standing::Rests => {
                 kept.answer_first_start();
                 kept.standing = Standing::Rests;
-                self.tell_groups(GroupInput::Ended {
-                    member: worker,
-                    success: false,
-                    decision: RestartDecision::Finish,
-                });
+                self.tell_groups(
+                    GroupInput::Ended { member: worker, success: false, decision: RestartDecision::Finish },
+                    cx,
+                );
             }
         }
     }
 
-    pub(crate) fn tell(&mut self, worker: WorkerId, kind: EventKind) {
-        self.outlet.send(match self.supervision.kept.get(&worker) {
+    pub(crate) fn tell(&mut self, worker: WorkerId, kind: EventKind, cx: &mut Context<'_>) {
+        cx.outlet.send(match self.kept.get(&worker) {
             Some(Kept { shared, .. }) => Event::of(shared, shared.incarnation(), kind),
             None => Event::of_the_gone(worker, kind),
         });
@@ -324,7 +329,7 @@ impl Driver {
 
     /// Those whom their group does not want to run have ended, until it does.
     fn let_rest(&mut self) {
-        for node in self.supervision.groups.take_changed() {
+        for node in self.groups.take_changed() {
             let id = match node {
                 NodeId::Member(id) => id,
                 NodeId::Group(id) => {
@@ -332,11 +337,11 @@ impl Driver {
                     continue;
                 }
             };
-            let Some(kept) = self.supervision.kept.get_mut(&WorkerId(id.0)) else { continue };
+            let Some(kept) = self.kept.get_mut(&WorkerId(id.0)) else { continue };
             if !kept.is_member {
                 continue;
             }
-            let rests = kept.standing == Standing::Rests && self.supervision.groups.is_finished(node);
+            let rests = kept.standing == Standing::Rests && self.groups.is_finished(node);
             match (rests, kept.is_resting) {
                 (true, false) => kept.shared.end(kept.last_exit()),
                 (false, true) => kept.shared.wake(),
@@ -348,9 +353,7 @@ impl Driver {
 
     /// Those who wait for the end of a group are answered, and those who come later.
     fn let_group_rest(&mut self, id: GroupId) {
-        let (Some(handle), Some(snapshot)) =
-            (self.supervision.group_handles.get(&id), self.supervision.groups.snapshot(id))
-        else {
+        let (Some(handle), Some(snapshot)) = (self.group_handles.get(&id), self.groups.snapshot(id)) else {
             return;
         };
         handle.set_end(match snapshot.activity {

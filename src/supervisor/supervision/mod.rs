@@ -3,14 +3,21 @@
 pub(crate) mod groups;
 pub(crate) mod membership;
 pub(crate) mod restart;
+pub(crate) mod shutdown;
 pub(crate) mod worker;
 
 use crate::{
     ids::{GroupId, WorkerId},
-    policy::group::{state::Groups, transition},
+    policy::{
+        group::{state::Groups, transition},
+        lifecycle::StopRequest,
+    },
     supervisor::{
-        incarnation::context::Fact,
-        supervision::{groups::no_groups, worker::Kept},
+        events::sink::Outlet,
+        process_trees::Trees,
+        reactor::{Reactor, arena::Key},
+        spawner::Spawner,
+        supervision::{groups::no_groups, shutdown::Shutdown, worker::Kept},
         worker::group::SharedGroup,
     },
 };
@@ -18,6 +25,18 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
 };
+
+/// The parts of the event loop that supervision uses.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) reactor: &'a mut Reactor,
+    pub(crate) outlet: &'a mut Outlet,
+    pub(crate) trees: &'a Trees,
+    pub(crate) spawner: &'a Arc<Spawner>,
+    pub(crate) shutdown: &'a Shutdown,
+    /// Requests to stop incarnations, which the event loop passes on.
+    pub(crate) stops: &'a mut VecDeque<(Key, StopRequest)>,
+}
 
 /// The workers of one supervisor across their incarnations, and the groups they are in.
 #[derive(Debug)]
@@ -33,8 +52,6 @@ pub(crate) struct Supervision {
     pub(crate) cause: WorkerId,
     /// Workers whose restart waits for room in their window.
     pub(crate) held_back: Vec<WorkerId>,
-    /// What incarnations have reported and is not handled yet.
-    pub(crate) facts: VecDeque<Fact>,
 }
 
 impl Supervision {
@@ -47,7 +64,6 @@ impl Supervision {
             for_groups: VecDeque::new(),
             cause: WorkerId::SUPERVISOR,
             held_back: Vec::new(),
-            facts: VecDeque::new(),
         }
     }
 }

@@ -5,13 +5,12 @@ use crate::{
     ids::WorkerId,
     launch::error::SpawnError,
     policy::{
-        lifecycle::{LifecycleInput, StopRequest},
+        lifecycle::StopRequest,
         restart_history::{RestartDecision, RunEnd},
     },
     supervisor::{
         clock::now,
         commands::Action,
-        event_loop::{Driver, FIRST_LOOK},
         events::{
             event::{Event, EventKind},
             warning::Warning,
@@ -19,7 +18,11 @@ use crate::{
         reactor::{arena::Key, timers::Timer},
         spawner::Spawner,
         spec::SharedSpec,
-        supervision::worker::{Kept, Standing, Wish},
+        supervision::{
+            Context, Supervision,
+            shutdown::Shutdown,
+            worker::{Kept, Standing, Wish},
+        },
         worker::SharedWorker,
     },
 };
@@ -38,12 +41,12 @@ pub(crate) enum Left {
     NotStarted(SpawnError),
 }
 
-impl Driver {
+impl Supervision {
     /// An incarnation has begun. False if nobody wants it any more.
     pub(crate) fn keep(&mut self, shared: &Arc<SharedWorker>, spec: &SharedSpec, place: Key) -> bool {
-        match self.supervision.kept.entry(shared.id()) {
+        match self.kept.entry(shared.id()) {
             Entry::Vacant(vacant) => {
-                let seed = next_seed(&mut self.supervision.seed, shared.id());
+                let seed = next_seed(&mut self.seed, shared.id());
                 vacant.insert(Kept::new(shared, spec, Standing::Lives(place), seed));
                 true
             }
@@ -58,11 +61,11 @@ impl Driver {
         }
     }
 
-    pub(crate) fn act(&mut self, worker: WorkerId, action: Action) {
+    pub(crate) fn act(&mut self, worker: WorkerId, action: Action, cx: &mut Context<'_>) {
         // One that has ended for good has ended.
-        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
         if kept.is_member {
-            return self.act_member(worker, action);
+            return self.act_member(worker, action, cx);
         }
         match action {
             Action::Restart if kept.wish == Wish::End => return,
@@ -71,24 +74,24 @@ impl Driver {
         }
         match (kept.standing, action) {
             (Standing::Lives(place), Action::StopWithin(time)) => {
-                self.input(place, LifecycleInput::Stop(StopRequest::Within(time)));
+                cx.stops.push_back((place, StopRequest::Within(time)));
             }
             (Standing::Lives(place), Action::Stop | Action::Restart) => {
-                self.input(place, LifecycleInput::Stop(StopRequest::Advance))
+                cx.stops.push_back((place, StopRequest::Advance))
             }
             (Standing::Waits(_), Action::Restart) => {
                 kept.wish = Wish::Policy;
-                self.start_again(worker);
+                self.start_again(worker, cx);
             }
-            (Standing::Waits(_) | Standing::Held, Action::Stop | Action::StopWithin(_)) => self.end(worker),
+            (Standing::Waits(_) | Standing::Held, Action::Stop | Action::StopWithin(_)) => self.end(worker, cx),
             // It is the new beginning that is wanted.
             (Standing::SpawnQueue | Standing::Held, Action::Restart) => kept.wish = Wish::Policy,
             (Standing::SpawnQueue, Action::Stop | Action::StopWithin(_)) => {
-                if self.spawner.starts().cancel(worker) {
-                    self.end(worker);
+                if cx.spawner.starts().cancel(worker) {
+                    self.end(worker, cx);
                 } else {
                     // It ends when it arrives.
-                    self.reactor.set_timer_after(crate::supervisor::spawner::queue::HANG_TIME, Timer::Arrival(worker));
+                    cx.reactor.set_timer_after(crate::supervisor::spawner::queue::HANG_TIME, Timer::Arrival(worker));
                 }
             }
             (Standing::Rests, Action::Restart | Action::Stop | Action::StopWithin(_)) => {}
@@ -96,33 +99,33 @@ impl Driver {
     }
 
     /// A worker that was stopped while it was started should have arrived by now.
-    pub(crate) fn miss_arrival(&mut self, worker: WorkerId) {
-        let Some(kept) = self.supervision.kept.get(&worker) else { return };
+    pub(crate) fn miss_arrival(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
+        let Some(kept) = self.kept.get(&worker) else { return };
         if kept.standing != Standing::SpawnQueue || kept.wish != Wish::End {
             return;
         }
-        if kept.is_member { self.stop_member(worker) } else { self.act(worker, Action::Stop) }
+        if kept.is_member { self.stop_member(worker, cx) } else { self.act(worker, Action::Stop, cx) }
     }
 
     /// The supervisor goes: everybody ends, and nobody comes back.
-    pub(crate) fn end_everybody(&mut self) {
-        let everybody: Vec<WorkerId> = self.supervision.kept.keys().copied().collect();
+    pub(crate) fn end_everybody(&mut self, cx: &mut Context<'_>) {
+        let everybody: Vec<WorkerId> = self.kept.keys().copied().collect();
         for worker in everybody {
             // Groups have nothing to say any more.
-            let rests = self.supervision.kept.get_mut(&worker).is_some_and(|kept| {
+            let rests = self.kept.get_mut(&worker).is_some_and(|kept| {
                 kept.is_member = false;
                 kept.standing == Standing::Rests
             });
             if rests {
-                self.end(worker);
+                self.end(worker, cx);
             }
-            self.act(worker, Action::StopWithin(self.shutdown.grace_period));
+            self.act(worker, Action::StopWithin(cx.shutdown.grace_period), cx);
         }
     }
 
     /// An incarnation has ended, or could not begin: what now?
-    pub(crate) fn left(&mut self, worker: WorkerId, left: Left) {
-        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
+    pub(crate) fn left(&mut self, worker: WorkerId, left: Left, cx: &mut Context<'_>) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
         let cause = match left {
             Left::Ended { exit, unhealthy } => {
                 let (status, ran) = (exit.status, exit.duration);
@@ -131,8 +134,8 @@ impl Driver {
                 cause
             }
             Left::NotStarted(error) => {
-                let Some(error) = self.refuse_member(worker, error) else { return };
-                let Some(kept) = self.supervision.kept.get(&worker) else { return };
+                let Some(error) = self.refuse_member(worker, error, cx) else { return };
+                let Some(kept) = self.kept.get(&worker) else { return };
                 let cause = if error.is_permanent() {
                     RunEnd::Unstartable
                 } else if error.is_shortage() {
@@ -142,77 +145,76 @@ impl Driver {
                 };
                 let number = kept.shared.incarnation();
                 let kind = EventKind::SpawnFailed(Arc::new(error));
-                self.outlet.send(Event::of(&kept.shared, number + 1, kind));
+                cx.outlet.send(Event::of(&kept.shared, number + 1, kind));
                 cause
             }
         };
-        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
         if kept.is_member {
-            return self.left_member(worker, cause);
+            return self.left_member(worker, cause, cx);
         }
-        let verdict = if self.shutdown.is_ending {
+        let verdict = if cx.shutdown.is_terminating() {
             RestartDecision::Finish
         } else {
-            kept.decide(cause, self.reactor.clock.now())
+            kept.decide(cause, cx.reactor.clock.now())
         };
         match verdict {
-            RestartDecision::Finish => self.end(worker),
+            RestartDecision::Finish => self.end(worker, cx),
             RestartDecision::GiveUp(why) => {
-                self.tell(worker, EventKind::GaveUp(why));
-                self.end(worker);
+                self.tell(worker, EventKind::GaveUp(why), cx);
+                self.end(worker, cx);
             }
             RestartDecision::Restart { after } | RestartDecision::Postpone { after } => {
-                self.tell(worker, EventKind::Restarting { after });
+                self.tell(worker, EventKind::Restarting { after }, cx);
                 // A pause beyond the clock is for ever: until somebody calls `restart`, or `stop`.
-                self.wait_for_restart(worker, after);
+                self.wait_for_restart(worker, after, cx);
             }
         }
     }
 
-    pub(crate) fn wait_for_restart(&mut self, worker: WorkerId, after: Duration) {
-        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
+    pub(crate) fn wait_for_restart(&mut self, worker: WorkerId, after: Duration, cx: &mut Context<'_>) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
         // Beyond the clock is beyond the life of any process.
-        let Some(due) = self.reactor.clock.now().checked_add(after.min(LONGEST_PAUSE)) else { return };
+        let Some(due) = cx.reactor.clock.now().checked_add(after.min(LONGEST_PAUSE)) else { return };
         kept.standing = Standing::Waits(due);
-        self.reactor.set_timer(due, Timer::Restart(worker));
+        cx.reactor.set_timer(due, Timer::Restart(worker));
     }
 
     /// The time for a restart has come, unless something has come between.
-    pub(crate) fn restart(&mut self, worker: WorkerId) {
-        if self
-            .supervision
-            .kept
-            .get(&worker)
-            .is_some_and(|kept| matches!(kept.standing, Standing::Waits(due) if due <= self.reactor.clock.now()))
-        {
-            if self.is_held_back(worker) {
-                self.supervision.held_back.push(worker);
-                self.reading.next_look = FIRST_LOOK;
-            } else {
-                self.start_again(worker);
-            }
+    /// True if the restart waits for room in the worker's window.
+    pub(crate) fn restart(&mut self, worker: WorkerId, cx: &mut Context<'_>) -> bool {
+        let is_due = |kept: &Kept| matches!(kept.standing, Standing::Waits(due) if due <= cx.reactor.clock.now());
+        if !self.kept.get(&worker).is_some_and(is_due) {
+            return false;
         }
+        let is_held_back = self.is_held_back(worker, cx);
+        if is_held_back {
+            self.held_back.push(worker);
+        } else {
+            self.start_again(worker, cx);
+        }
+        is_held_back
     }
 
     /// Each incarnation has some events: a worker that ends at once, and comes back at once, would fill the channel of a consumer that does not
     /// receive.
-    fn is_held_back(&self, worker: WorkerId) -> bool {
-        self.supervision.kept.get(&worker).is_some_and(|kept| self.outlet.levels_of(&kept.shared).must_pause())
+    fn is_held_back(&self, worker: WorkerId, cx: &Context<'_>) -> bool {
+        self.kept.get(&worker).is_some_and(|kept| cx.outlet.levels_of(&kept.shared).must_pause())
     }
 
     /// Goes on with restarts for which there is room again.
-    pub(crate) fn restart_again(&mut self) {
-        for worker in mem::take(&mut self.supervision.held_back) {
-            let Some(kept) = self.supervision.kept.get(&worker) else { continue };
+    pub(crate) fn restart_again(&mut self, cx: &mut Context<'_>) {
+        for worker in mem::take(&mut self.held_back) {
+            let Some(kept) = self.kept.get(&worker) else { continue };
             // First ask to be woken, then look, as for streams.
             kept.shared.account.meter.wait_for_room();
-            let levels = self.outlet.levels_of(&kept.shared);
+            let levels = cx.outlet.levels_of(&kept.shared);
             match kept.standing {
-                Standing::Waits(due) if due <= self.reactor.clock.now() => {
+                Standing::Waits(due) if due <= cx.reactor.clock.now() => {
                     if levels.may_resume() {
-                        self.start_again(worker);
+                        self.start_again(worker, cx);
                     } else {
-                        self.supervision.held_back.push(worker);
+                        self.held_back.push(worker);
                     }
                 }
                 // Stopped or started meanwhile, or it waits for a later time, which has a timer.
@@ -221,38 +223,38 @@ impl Driver {
         }
     }
 
-    pub(crate) fn start_again(&mut self, worker: WorkerId) {
-        let Some(kept) = self.supervision.kept.get_mut(&worker) else { return };
-        if let Some(old) = self.trees.stuck.values().find(|stuck| stuck.worker == worker) {
+    pub(crate) fn start_again(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
+        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        if let Some(old) = cx.trees.stuck.values().find(|stuck| stuck.worker == worker) {
             kept.standing = Standing::Held;
             let pid = old.process.child().pid();
-            return self.tell(worker, EventKind::Warning(Box::new(Warning::RestartBlocked { pid })));
+            return self.tell(worker, EventKind::Warning(Box::new(Warning::RestartBlocked { pid })), cx);
         }
         kept.standing = Standing::SpawnQueue;
         let (shared, spec) = (Arc::clone(&kept.shared), Arc::clone(&kept.spec));
-        self.spawner.start_again(shared, spec);
-        self.reactor.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::Starts);
+        cx.spawner.start_again(shared, spec);
+        cx.reactor.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::Starts);
     }
 
     /// Starts wait for threads that may hang in others.
-    pub(crate) fn relieve_starts(&mut self) {
-        if Spawner::relieve(&self.spawner) {
-            self.reactor.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::Starts);
+    pub(crate) fn relieve_starts(&mut self, cx: &mut Context<'_>) {
+        if Spawner::relieve(&cx.spawner) {
+            cx.reactor.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::Starts);
         }
     }
 
     /// It will not come back.
-    pub(crate) fn end(&mut self, worker: WorkerId) {
-        let Some(kept) = self.supervision.kept.remove(&worker) else { return };
-        self.reactor.timers.cancel(Timer::Restart(worker));
-        self.outlet.trace.forget(worker);
+    pub(crate) fn end(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
+        let Some(kept) = self.kept.remove(&worker) else { return };
+        cx.reactor.timers.cancel(Timer::Restart(worker));
+        cx.outlet.trace.forget(worker);
         // After its last event: whoever has waited for the exit finds it in the channel.
         kept.shared.end(kept.last_exit());
     }
 
     /// Nobody lives and nobody will.
-    pub(crate) fn is_over(&self) -> bool {
-        self.shutdown.closed && self.supervision.kept.values().all(|kept| kept.is_resting)
+    pub(crate) fn is_over(&self, shutdown: &Shutdown) -> bool {
+        shutdown.is_closed && self.kept.values().all(|kept| kept.is_resting)
     }
 }
 
