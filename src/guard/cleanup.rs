@@ -1,4 +1,4 @@
-//! What the own executable does when the host has ended: kills all that belongs to its trees.
+//! Cleanup by the host's own executable after the host has ended: kills every process of its trees.
 
 use crate::sys::{
     kill,
@@ -18,40 +18,39 @@ use std::{
     time::Duration,
 };
 
-/// So many looks in turn have to find nothing.
+/// The number of consecutive scans that must find nothing.
 const QUIET_SCANS: u32 = 4;
-/// What can be found is found by then.
+/// The limit of scans.
 const SCANS: u32 = 1000;
-/// A process that stays in an exec, from a disk that hangs, does not keep the guard for ever.
+/// The limit of scans that find a process in exec, which a disk that does not respond can block forever.
 const IN_EXEC_SCANS: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(1);
-/// How often, and how soon, it is tried again to remove the cgroup while its processes end.
+/// Attempts to remove the cgroup while its processes end, and the pause between them.
 const REMOVALS: u32 = 50;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
-/// How a guard of another supervisor is named: the kernel keeps 15 bytes of its title.
+/// The name of a guard: the kernel keeps 15 bytes of its title.
 const GUARD_NAME: &str = "pipewright-guar";
 
-/// Kills everything that carries the token, and what is related to it: the members of the listed groups and of the sessions that
-/// their leaders lead, all descendants that still have their parents, and whatever shares a session with one of these, unless it
-/// is the host's session.
+/// Kills every process that carries the token, and related processes: members of the listed groups and of the sessions led by their
+/// leaders, descendants whose parents are alive, and processes that share a session with one of these, except the host's session.
 #[derive(Debug)]
 pub(super) struct Cleanup<'a> {
     token: &'a [u8],
     groups: BTreeSet<i32>,
-    /// As it was when it lived.
+    /// As of the start of the guard.
     host: Option<Stat>,
-    /// The tree's own sessions.
+    /// Sessions that belong to the trees.
     sessions: HashSet<i32>,
-    /// What was found to belong to a tree.
+    /// PID and start time of each process found to belong to a tree.
     known: HashSet<(i32, u64)>,
     environ: EnvironReader,
 }
 
-/// What one scan at all processes has come to.
+/// The result of one scan of all processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ScanOutcome {
     Nothing,
-    /// A process is in the middle of an exec.
+    /// A process is in exec.
     InExec,
     Killed,
 }
@@ -64,14 +63,14 @@ impl<'a> Cleanup<'a> {
 
     pub(super) fn run(&mut self, cgroup: Option<&Path>, directory: Option<&Path>) {
         if let Some(cgroup) = cgroup {
-            // At once: whatever its members have started is in it too. Refused where none was made.
+            // First: it includes everything that the members have started. Fails if no cgroup was made.
             drop(fs::write(cgroup.join("cgroup.kill"), "1"));
         }
-        // Before the groups are killed, while parents are still there to be descended from.
+        // Before the groups are killed: descendants are found by parents that are alive.
         let related = self.related();
-        // No more than once: from now on the numbers may be given to others.
+        // Once only: the numbers can be reused afterwards.
         for group in mem::take(&mut self.groups) {
-            // ESRCH: all its members have ended.
+            // ESRCH: all members have ended.
             drop(kill::kill_group(group));
         }
         for stat in related {
@@ -79,7 +78,7 @@ impl<'a> Cleanup<'a> {
         }
         self.scan_until_quiet();
         if let Some(directory) = directory {
-            // Refused where it is gone already.
+            // Fails if it is already removed.
             drop(fs::remove_dir_all(directory));
         }
         if let Some(cgroup) = cgroup {
@@ -128,13 +127,13 @@ impl<'a> Cleanup<'a> {
     fn record(&mut self, stat: Option<Stat>) {
         let Some(stat) = stat else { return };
         self.known.insert((stat.pid, stat.start));
-        // A session other than the host's was made by a descendant, and is only inherited.
+        // Any session other than the host's was made by a descendant.
         if self.host.is_some_and(|host| host.session != stat.session) && stat.session > 1 {
             self.sessions.insert(stat.session);
         }
     }
 
-    /// The living processes that belong to the trees by their group, session or parents.
+    /// The living processes that belong to the trees by group, session or parent.
     fn related(&mut self) -> Vec<Stat> {
         let own = this_process::own_pid();
         let all: Vec<Stat> = list::all().unwrap_or_default().into_iter().filter_map(|pid| Stat::of(pid).ok()).collect();
@@ -159,24 +158,24 @@ impl<'a> Cleanup<'a> {
                 break;
             }
         }
-        // The number of a session that has ended may be given to another.
+        // The number of a session that has ended can be reused.
         self.sessions.retain(|session| all.iter().any(|stat| stat.session == *session));
-        // A supervisor in a tree has a guard of its own, which has its work to do now and ends by itself.
+        // The guard of a supervisor in a tree cleans up that supervisor's trees and ends by itself.
         found.retain(|stat| !stat.is_zombie && !is_guard(stat.pid));
         found
     }
 
-    /// Whether it is of a worker that may outlive the host, or whose daemons may: those carry the token with a dash behind it.
+    /// Whether the worker of the process, or its daemons, may outlive the host: its token is followed by a dash.
     fn may_outlive(&mut self, pid: i32) -> bool {
         let token = [self.token.strip_suffix(b".").unwrap_or(self.token), b"-"].concat();
         matches!(self.environ.search(pid, |bytes| memchr::memmem::find(bytes, &token)), EnvironState::Found(_))
     }
 }
 
-/// Kills a process that was seen a moment ago.
+/// Kills a process that was just seen.
 fn kill(stat: Stat) {
     match PidFd::open(stat.pid) {
-        // The number may have been given to another process before it was opened.
+        // The PID may have been reused before the process was opened.
         Ok(pidfd) if Stat::of(stat.pid).is_ok_and(|now| now.start == stat.start) => {
             if pidfd.signal(libc::SIGKILL).is_err_and(|error| pidfd::is_send_denied(&error)) {
                 drop(kill::kill_process(stat.pid));
@@ -192,7 +191,7 @@ fn is_guard(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == GUARD_NAME)
 }
 
-/// Removes a cgroup with those below it, once they are empty.
+/// Removes a cgroup and its children once they are empty.
 fn remove(cgroup: &Path) {
     for _ in 0..REMOVALS {
         remove_tree(cgroup);
@@ -209,13 +208,13 @@ fn remove_tree(directory: &Path) {
             remove_tree(&entry.path());
         }
     }
-    // Refused while a process is in it.
+    // Fails while a process is in it.
     drop(fs::remove_dir(directory));
 }
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "nothing tells when another process has ended its exec, or left its cgroup"
+    reason = "the end of an exec, or the exit from a cgroup, is not reported by the kernel"
 )]
 fn pause(time: Duration) {
     thread::sleep(time);

@@ -1,4 +1,4 @@
-//! The guard as a process of the host's own executable.
+//! The guard that is the host's own executable.
 
 use super::{
     cleanup::Cleanup,
@@ -27,24 +27,24 @@ use std::{
     time::Duration,
 };
 
-/// It can kill what the host has listed, and the cgroup; nothing else.
+/// Then it can kill the listed groups and the cgroup only.
 const WITHOUT_PROC: &str = " without /proc";
 
-/// Whether a supervisor has started this process as its guard.
+/// Whether this process was started as a guard.
 pub(super) fn is_guard() -> bool {
     let mut arguments = env::args_os();
     let is_titled = arguments.next().is_some_and(|title| title == TITLE) && arguments.next().is_none();
     is_titled && env::var_os(VARIABLE).is_some()
 }
 
-/// What the host has told.
+/// The configuration received from the host.
 struct ReceivedConfig {
     token: Vec<u8>,
     cgroup: Option<PathBuf>,
     host: i32,
 }
 
-/// Gives the exit code.
+/// Returns the exit code.
 pub(super) fn run() -> i32 {
     signals::block_all();
     this_process::set_title(c"pipewright-guard");
@@ -58,7 +58,7 @@ pub(super) fn run() -> i32 {
 }
 
 fn guard() -> io::Result<()> {
-    // The plan that started this process has put them there.
+    // Inherited from the host: `GuardProgram::plan` assigns these numbers.
     let mut told = BufReader::new(File::from(fd::adopt(CONFIG_FD)));
     let (reader, writer) = (File::from(fd::adopt(LIST_READER_FD)), fd::adopt(LIST_WRITER_FD));
     let config = read_config(&mut told)?;
@@ -83,7 +83,7 @@ fn read_config(told: &mut impl BufRead) -> io::Result<ReceivedConfig> {
     Ok(ReceivedConfig { token: [&token[..], b"."].concat(), cgroup, host })
 }
 
-/// Exercises what the sweep relies on. Gives what it has to do without.
+/// Tests what the cleanup relies on. Returns what is missing.
 fn self_test() -> io::Result<&'static str> {
     let own = this_process::own_pid();
     kill::probe_own_group()?;
@@ -93,18 +93,18 @@ fn self_test() -> io::Result<&'static str> {
     Ok(if sees { "" } else { WITHOUT_PROC })
 }
 
-/// One line for the host.
+/// Writes one line to the host.
 fn report(line: &str) {
-    // A host that has ended meanwhile hears nothing; the guard does its work all the same.
+    // A host that has ended reads nothing; the guard continues all the same.
     drop(io::stdout().write_all(format!("{line}\n").as_bytes()));
 }
 
-/// Waits for the end of the host: of the process, or of the pipe.
+/// Waits for the host to end: its process, or the pipe.
 fn wait_for_end(pipe: &File, host: i32) -> io::Result<()> {
     let pidfd = PidFd::open(host);
     let mut watched = vec![(pipe.as_fd(), Interest::Readable)];
     watched.extend(pidfd.as_ref().ok().map(|pidfd| (pidfd.as_fd(), Interest::Readable)));
-    // The number may have been given to another process already.
+    // The PID may have been reused before the process was opened.
     if this_process::parent() != host {
         return Ok(());
     }

@@ -1,12 +1,12 @@
-//! The process groups that the guard kills, and the directory that it removes, in a pipe.
+//! The process groups that the guard kills and the directory that it removes, as lines in a pipe.
 //!
-//! The host holds both ends, and the guard inherits them. The host appends a line for each change, so that the guard sleeps through
-//! all of them and still finds the lines when the host is gone. A pipe, since a file in memory obeys `RLIMIT_FSIZE`: a write beyond
-//! that limit kills the host by SIGXFSZ.
+//! The host holds both ends, and the guard inherits them. The host appends a line for each change, so the guard does not wake up for
+//! changes and still finds the lines after the host has ended. A pipe, since a memfd obeys `RLIMIT_FSIZE`: a write beyond that limit
+//! kills the host by SIGXFSZ.
 //!
-//! `+N` adds a group, `-N` removes it, `=` removes all; `/PATH` is the directory of the host's sockets from then on. Before the pipe
-//! fills up the host writes `=`, the directory and the present groups, and then reads what stood before. A host that is killed in
-//! between leaves lines that mean the same.
+//! `+N` adds a group, `-N` removes it, `=` removes all groups; `/PATH` sets the directory of the host's sockets. Before the pipe fills
+//! up, the host writes `=`, the directory and the present groups, and then reads the lines before them. If the host is killed in
+//! between, the remaining lines have the same meaning.
 
 use crate::sys::{fd, fifo};
 use std::{
@@ -22,15 +22,14 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// The guard reads the list up to this line, which it writes itself: the end of the pipe does not come while a fork of the host
-/// holds its writing end.
+/// The guard writes this line and reads the list up to it: end of file does not occur while a fork of the host holds the writing end.
 pub(super) const END: &str = "end";
-/// So many bytes of lines are left as they are, however few groups they are about.
+/// Up to this many bytes the lines are not compacted, however few groups they describe.
 const FEW_BYTES: usize = 4096;
-/// The largest pipe that is asked for, `/proc/sys/fs/pipe-max-size` by default.
+/// The largest capacity that is requested, in bytes: the default of `/proc/sys/fs/pipe-max-size`.
 const LARGEST_BYTES: usize = 1 << 20;
 
-/// The list of what goes with the host.
+/// What is killed and removed with the host.
 #[derive(Debug)]
 pub(crate) struct GroupList {
     ends: Mutex<Ends>,
@@ -41,19 +40,19 @@ struct Ends {
     reader: File,
     writer: File,
     groups: BTreeSet<u32>,
-    /// A line, or nothing. No path in it has a line feed.
+    /// One line, or empty. Its path contains no line feed.
     directory: String,
-    /// Unread in the pipe.
+    /// Unread bytes in the pipe.
     bytes: usize,
     capacity: usize,
-    /// What the pipe may be enlarged to.
+    /// The limit for enlarging the pipe.
     capacity_max: usize,
 }
 
 impl GroupList {
     pub(crate) fn new() -> io::Result<Self> {
         let (reader, writer) = pipe()?;
-        // Its capacity is kept in account. Should that ever be wrong, a write fails and does not wait.
+        // `bytes` and `capacity` prevent a full pipe. If they are wrong, a write fails instead of blocking.
         fd::set_nonblocking(writer.as_fd())?;
         let capacity = fifo::capacity(reader.as_fd())?;
         let ends = Ends {
@@ -68,34 +67,34 @@ impl GroupList {
         Ok(Self { ends: Mutex::new(ends) })
     }
 
-    /// Both ends for a guard: to read, and to write the last line.
+    /// Both ends for a guard, which reads the list and writes its last line.
     pub(super) fn ends(&self) -> io::Result<[OwnedFd; 2]> {
         let ends = self.lock();
         Ok([OwnedFd::from(ends.reader.try_clone()?), OwnedFd::from(ends.writer.try_clone()?)])
     }
 
-    /// A group is to be killed with the host.
+    /// Adds a group to be killed with the host.
     ///
     /// # Errors
     ///
-    /// Where the user's quota for pipes is used up, for thousands of groups. The group is not in the list then.
+    /// If the user's pipe quota is used up, which takes thousands of groups. The group is not in the list then.
     pub(crate) fn add(&self, group: u32) -> io::Result<()> {
         self.lock().change(group, true)
     }
 
-    /// A group has ended, or is about to be reaped: from then on its number may be given to another process.
+    /// Removes a group that has ended or is about to be reaped: its number can be reused afterwards.
     pub(crate) fn remove(&self, group: u32) {
-        // Whatever cannot be written, the group is not in the list afterwards.
+        // Also if writing fails, the group is not in the list afterwards.
         drop(self.lock().change(group, false));
     }
 
-    /// This directory is to be removed with the host, in the place of any before it.
+    /// Sets the directory to be removed with the host, in place of an earlier one.
     pub(crate) fn set_directory(&self, path: &Path) {
         let mut ends = self.lock();
         let line = format!("{}\n", path.display());
         if ends.directory != line {
             ends.directory.clone_from(&line);
-            // What does not fit is in the list after the next renewal, and the next supervisor removes it too.
+            // On failure the line is written with the next compaction, and the next supervisor removes the directory too.
             let written = ends.bytes + line.len() <= ends.room() && ends.write(&line).is_ok();
             drop(if written { Ok(()) } else { ends.renew() });
         }
@@ -120,15 +119,15 @@ impl Ends {
         }
         let renewed = self.renew();
         if renewed.is_err() && is_in {
-            // Without the new one they have fitted.
+            // Without the new group the lines fit.
             self.groups.remove(&group);
             drop(self.renew());
         }
         renewed
     }
 
-    /// So many bytes fit, whatever was read before. The kernel counts pages: one may be read in part, a long text begins a new one
-    /// although the last is not full, and one is left for the guard's own line.
+    /// The number of bytes that fit in any case. The kernel counts pages: one may be partly read, a long text starts a new page although
+    /// the last is not full, and one is reserved for the guard's own line.
     fn room(&self) -> usize {
         self.capacity.saturating_sub(3 * page_bytes())
     }
@@ -139,8 +138,8 @@ impl Ends {
         if written? == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
-    /// Replaces all lines by the present groups. Where there is no room for both, the old ones go first; where there is none for
-    /// the new ones either, the list stays empty.
+    /// Replaces all lines by the present groups. Without room for both, the old lines are removed first; without room for the new ones
+    /// alone, the list stays empty.
     fn renew(&mut self) -> io::Result<()> {
         let lines = self.groups.iter().map(|group| format!("+{group}\n"));
         let text: String = ["=\n".to_owned(), self.directory.clone()].into_iter().chain(lines).collect();
@@ -166,7 +165,7 @@ impl Ends {
         written
     }
 
-    /// Reads so many bytes, which are there.
+    /// Reads this many bytes, which are available.
     fn skip(&mut self, bytes: usize) -> io::Result<()> {
         let skipped = io::copy(&mut (&self.reader).take(bytes as u64), &mut io::sink());
         self.bytes = self.bytes.saturating_sub(bytes);
@@ -178,21 +177,21 @@ fn page_bytes() -> usize {
     usize::try_from(fd::page_bytes()).unwrap_or(4096)
 }
 
-/// A pipe whose ends are close-on-exec and out of the way of small numbers.
+/// A pipe whose ends are close-on-exec and have high numbers.
 pub(super) fn pipe() -> io::Result<(File, File)> {
     let (reader, writer) = io::pipe()?;
     let lift = |end: OwnedFd| fd::dup_above(end, fd::MIN_FD).map(File::from);
     Ok((lift(reader.into())?, lift(writer.into())?))
 }
 
-/// What goes with the host, as its guard reads it.
+/// The list as its guard reads it.
 #[derive(Debug, Default)]
 pub(super) struct Listed {
     pub(super) groups: BTreeSet<i32>,
     pub(super) directory: Option<PathBuf>,
 }
 
-/// Reads a list to its end, as a guard.
+/// Reads a list to its end, in the guard.
 pub(super) fn read(reader: impl Read, writer: BorrowedFd<'_>) -> io::Result<Listed> {
     File::from(writer.try_clone_to_owned()?).write_all(format!("{END}\n").as_bytes())?;
     let mut listed = Listed::default();
@@ -207,7 +206,7 @@ pub(super) fn read(reader: impl Read, writer: BorrowedFd<'_>) -> io::Result<List
             (Some(b'-'), Some(group)) => drop(listed.groups.remove(&group)),
             (Some(b'='), _) => listed.groups.clear(),
             (Some(b'/'), _) => listed.directory = Some(OsString::from_vec(line).into()),
-            // The end of a line of which the host has read the beginning.
+            // The end of a line whose beginning the host has read.
             _ => {}
         }
     }
@@ -239,7 +238,7 @@ mod tests {
             let list = GroupList::new().unwrap();
             if small {
                 let mut ends = list.lock();
-                // What a user gets whose quota is used up.
+                // As for a user whose pipe quota is used up.
                 ends.capacity = fifo::set_capacity(ends.writer.as_fd(), 2 * page_bytes()).unwrap();
                 ends.capacity_max = ends.capacity;
             }

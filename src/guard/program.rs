@@ -1,4 +1,4 @@
-//! Which program serves as the guard.
+//! The program that serves as the guard.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Guard {
-    /// The host's own executable where [`init`](super::init) was called in this process, the shell elsewhere.
+    /// The host's own executable if [`init`](super::init) was called in this process, otherwise the shell.
     #[default]
     Auto,
     /// `/bin/sh` with `grep`, `head`, `rm`, `rmdir`, `sleep` and `tr`. `ps` shows `sh -s pipewright-guard`.
     Shell,
-    /// The host's own executable, which must have called [`init`](super::init). It needs no other program, and finds more than the shell does:
-    /// also what shares a session with the tree, or has parents in it. `ps` shows `pipewright-guard`.
+    /// The host's own executable, which must have called [`init`](super::init). It needs no other program, and finds more than the shell
+    /// does: also processes that share a session with the tree, or have parents in it. `ps` shows `pipewright-guard`.
     OwnExecutable,
-    /// No guard. When the host is killed each worker's own process still ends by its parent-death signal; what it has started
-    /// lives on. When the supervisor is dropped, all trees end as always.
+    /// No guard. If the host is killed, each worker's own process still ends by its parent-death signal, but its descendants live on. When
+    /// the supervisor is dropped, all trees end as always.
     Disabled,
 }
 

@@ -1,30 +1,28 @@
 # The guard of one supervisor, for a POSIX shell: dash, bash, Busybox. It needs grep, head, rm, rmdir, sleep and tr.
 #
-# Descriptor 3 gives three lines, the token of the supervisor's processes, its cgroup or nothing, and the number of the host's
-# process; then it ends with the host. Descriptor 4 is the list of what goes with the host, and 5 its other end. Standard output is
-# for two lines: "ready" once the end of the host is noticed, and "tested"; or what is missing instead.
+# fd 3 delivers three lines: the token of the supervisor's processes, its cgroup or nothing, and the PID of the host. End of file
+# follows when the host ends. fd 4 is the list of what is killed and removed with the host, and fd 5 its writing end. Standard output
+# receives two lines: "ready" once the end of the host will be noticed, and "tested"; or an error instead.
 trap '' HUP INT QUIT TERM TSTP TTIN TTOU PIPE USR1 USR2
 IFS= read -r token <&3
 IFS= read -r cgroup <&3
 read -r host <&3
 run=$token
 
-# Whether /proc is there and has the numbers of this pid namespace. After unshare(1) it may have those of another: the processes that
-# it shows then have other numbers here.
+# Whether /proc exists and shows this PID namespace. After unshare(1) it can show another one, with other PIDs.
 has_proc() {
     read -r number rest </proc/self/stat && [ "$number" = $$ ]
 }
 
-# Reads /proc/$process/stat with built-in commands only. Succeeds where the process has no memory (a zombie, a thread of the
-# kernel), or is not in the middle of an exec and was given no environment: start_code (field 26) is set after env_start and
-# env_end (50, 51) are.
+# Reads /proc/$process/stat with built-in commands only. Succeeds if the process has no memory (a zombie, a kernel thread), or is
+# not in exec and has an empty environment: start_code (field 26) is set after env_start and env_end (50, 51).
 has_no_environment() {
     read -r fields <"$task/stat" || return 0
     set -- ${fields##*) }
     [ $# -ge 49 ] && [ "${24}" -ne 0 ] && [ "${48}" = "${49}" ]
 }
 
-# Sets $task to a thread of $process that has memory. The main thread has none once it has called pthread_exit.
+# Sets $task to a thread of $process that has memory. The main thread has none after pthread_exit.
 find_task() {
     task=/proc/$process
     [ -e "$task/exe" ] && return 0
@@ -34,9 +32,9 @@ find_task() {
     return 1
 }
 
-# Whether $process carries the token. A process in the middle of an exec shows no environment, so it is read again. Where it
-# stays empty, "hidden" is printed.
-is_carrier() {
+# Whether the environment of $process contains the token. A process in exec shows no environment, so it is read again. If it stays
+# empty, "in-exec" is printed.
+has_token() {
     tries=0
     while [ $tries -lt 50 ]; do
         find_task || return 1
@@ -47,36 +45,36 @@ is_carrier() {
         esac
         tries=$((tries + 1))
     done
-    echo hidden
+    echo in-exec
     return 1
 }
 
-# Kills $process if it carries the token, and prints its number.
-judge() {
-    is_carrier && kill -9 "$process" && echo "$process"
+# Kills $process if it has the token, and prints its PID.
+kill_if_token() {
+    has_token && kill -9 "$process" && echo "$process"
 }
 
-# Judges the processes whose main thread has ended: /proc/PID/environ is not readable there, task/TID/environ is.
-look_at_leaderless() {
+# Checks the processes whose main thread has ended: /proc/PID/environ is not readable then, task/TID/environ is.
+scan_leaderless() {
     for process in /proc/[0-9]*; do
         [ -e "$process/exe" ] && continue
         set -- "$process"/task/[0-9]*
         process=${process#/proc/}
-        [ $# -gt 1 ] && judge
+        [ $# -gt 1 ] && kill_if_token
     done
 }
 
-# Looks at every process once.
-look() {
-    look_at_leaderless
-    judge_all /proc/[0-9]*/environ
+# Scans every process once.
+scan() {
+    scan_leaderless
+    kill_all_with_token /proc/[0-9]*/environ
 }
 
-# Judges the processes whose environments these files are. One pipeline reads all of them in a few milliseconds: head names the
-# file of each, and not every grep (Busybox's does not) reads beyond a zero byte. A header right behind the blank line that ends
-# the last one belongs to an empty environment. Both kinds are read again by themselves before anything is signalled, since such
-# a line may also stand in an environment.
-judge_all() {
+# Checks the processes with these environ files. One pipeline reads all of them in a few milliseconds: head prints the name of each
+# file, and not every grep (not that of Busybox) reads beyond a zero byte. A header directly behind the blank line that ends the
+# last file belongs to an empty environment. Candidates are read again one by one before anything is signalled, since an
+# environment can contain such a line too.
+kill_all_with_token() {
     head -n 1000000 /dev/null "$@" | tr '\0' '\n' |
         grep -nF -e '==> /proc/' -e PIPEWRIGHT_TREE= | {
         process=
@@ -84,39 +82,39 @@ judge_all() {
             number=${line%%:*}
             case ${line#*:} in
             '==> /proc/'*)
-                [ -n "$process" ] && [ $((number - at)) -eq 2 ] && judge
+                [ -n "$process" ] && [ $((number - at)) -eq 2 ] && kill_if_token
                 at=$number
                 process=${line#*/proc/}
                 process=${process%%/*}
                 ;;
             *"$run."*)
-                [ -n "$process" ] && judge
+                [ -n "$process" ] && kill_if_token
                 process=
                 ;;
             esac
         done
-        [ -n "$process" ] && judge
+        [ -n "$process" ] && kill_if_token
     }
 }
 
-# Looks until several looks in turn have found nothing. A process that stays hidden does not keep it going for ever.
-hunt() {
+# Scans until several consecutive scans have found nothing. A process that stays in exec does not keep it from ending.
+scan_until_quiet() {
     quiet=0
-    hidden=0
-    looks=0
-    while [ $quiet -lt 4 ] && [ $looks -lt 1000 ]; do
-        looks=$((looks + 1))
-        case $(look) in
+    in_exec=0
+    scans=0
+    while [ $quiet -lt 4 ] && [ $scans -lt 1000 ]; do
+        scans=$((scans + 1))
+        case $(scan) in
         *[0-9]*) quiet=0 ;;
-        *hidden*) hidden=$((hidden + 1)) && [ $hidden -gt 20 ] && quiet=$((quiet + 1)) ;;
+        *in-exec*) in_exec=$((in_exec + 1)) && [ $in_exec -gt 20 ] && quiet=$((quiet + 1)) ;;
         *) quiet=$((quiet + 1)) ;;
         esac
     done
 }
 
 # `+N` adds a group, `-N` removes it, `=` removes all; `/PATH` is the directory of the host's sockets. The list ends with the line
-# that is written here: the end of the pipe does not come while a fork of the host holds its writing end. kill takes a group as
-# `-N`; dash knows no `--`.
+# written here: end of file does not occur while a fork of the host holds the writing end. kill takes a group as `-N`; dash does not
+# support `--`.
 kill_groups() {
     groups=
     directory=
@@ -145,13 +143,13 @@ remove_cgroup() {
     done
 }
 
-sweep() {
+cleanup() {
     trap '' URG
     [ -n "$cgroup" ] && echo 1 >"$cgroup/cgroup.kill"
     kill_groups
-    # Also where the end of the host comes in the middle of the test.
+    # The host can end during the self-test, which changes $run.
     run=$token
-    has_proc && hunt
+    has_proc && scan_until_quiet
     [ -n "$directory" ] && rm -rf "$directory"
     [ -n "$cgroup" ] && remove_cgroup
     exit 0
@@ -162,7 +160,7 @@ fail() {
     exit 1
 }
 
-# What the sweep relies on, since nothing can be reported when that is needed. This part starts no process: the host waits for it.
+# Tests what the cleanup relies on, since nothing can be reported once it runs. This part starts no process: the host waits for it.
 test_tools() {
     missing=
     for tool in grep head rm rmdir sleep tr; do
@@ -174,23 +172,23 @@ test_tools() {
     trap 'signalled=1' USR1
     kill -10 "-$$"
     trap '' USR1
-    [ -n "$signalled" ] || fail "its kill cannot signal a process group by number"
+    [ -n "$signalled" ] || fail "kill cannot signal a process group by number"
 }
 
-# Finds and kills a process of its own as the sweep does. That carries the host's token too: a sweep in the middle of the test ends
-# it.
+# Finds and kills a process of its own as the cleanup does. The process has the host's token too, so that a cleanup during the test
+# ends it.
 test_search() {
     run=probe.$$
     PIPEWRIGHT_TREE=$run.$token. sleep 10 &
     probe=$!
     tries=0
-    # It has the shell's own environment until its exec.
+    # Until its exec the process has the environment of the shell.
     while :; do
-        case $(judge_all "/proc/$probe/environ") in
+        case $(kill_all_with_token "/proc/$probe/environ") in
         *"$probe"*) break ;;
         esac
         tries=$((tries + 1))
-        [ $tries -lt 100 ] || fail "it cannot find and kill a process by its environment with head, tr, grep and kill"
+        [ $tries -lt 100 ] || fail "cannot find and kill a process by its environment with head, tr, grep and kill"
     done
     wait $probe
     run=$token
@@ -198,12 +196,12 @@ test_search() {
 
 test_tools
 echo pipewright-guard >/proc/self/comm
-trap sweep URG
+trap cleanup URG
 if has_proc && read -r stat </proc/$$/stat; then
     echo ready
     set -- ${stat##*) }
-    # The host may have ended before the trap was there.
-    [ "$2" = "$host" ] || sweep
+    # The host may have ended before the trap was set.
+    [ "$2" = "$host" ] || cleanup
     test_search
 else
     echo ready without /proc
@@ -211,4 +209,4 @@ fi
 echo tested
 exec >&2
 read -r never <&3
-sweep
+cleanup

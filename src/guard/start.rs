@@ -1,4 +1,4 @@
-//! The host's side: how a guard is started, and what is asked of it.
+//! Starts a guard, on the host's side.
 
 use super::{
     groups::{self, GroupList},
@@ -30,60 +30,60 @@ use std::{
 
 const SHELL: &str = "/bin/sh";
 const SCRIPT: &str = include_str!("shell.sh");
-/// Where the shell finds its tools.
+/// The search path of the shell.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
-/// The longest that a self-test may take. It takes some 7 ms on an idle machine.
+/// The timeout of the self-test, which takes about 7 ms on an idle machine.
 const SELF_TEST_TIME: Duration = Duration::from_secs(20);
-/// Longer than any line of a guard.
+/// The longest line of a guard, in bytes.
 const REPORT_BYTES: usize = 1024;
 
 const REMEDIES: &str = "call `pipewright::guard::init()` first in `main` so that this executable is its own guard, or select \
                         `Guard::Disabled`";
 
-/// What a guard has to know. It comes through a pipe: the token is a secret, and an argument list is not.
+/// The configuration of a guard. It is sent through a pipe: the token is a secret, and an argument list is public.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GuardConfig<'a> {
-    /// In the environment of every process that is to be killed.
+    /// Contained in the environment of every process to be killed.
     pub(crate) token: &'a str,
     /// Killed as a whole and removed.
     pub(crate) cgroup: Option<&'a Path>,
     pub(crate) groups: &'a GroupList,
 }
 
-/// For what a start waits.
+/// How far a guard must be before its start returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StartStage {
-    /// The guard notices the end of the host, and its tools are there. A guard whose self-test fails later ends, which is noticed as
-    /// the end of any guard.
+    /// The guard will notice the end of the host, and its tools exist. If its self-test fails later, the guard exits, which is noticed
+    /// as for any guard.
     Ready,
-    /// It has also passed the part of its self-test that starts processes. For a guard in the place of one that has ended, since
-    /// that may have been the reason.
+    /// The guard has also passed the part of its self-test that starts processes. For the replacement of a guard that has exited, since
+    /// a failed self-test may have been the reason.
     Tested,
 }
 
-/// A guard that runs. Dropping it ends it, before it sees the end of its pipe.
+/// A running guard. Dropping it ends the process before it sees the end of its pipe.
 #[derive(Debug)]
 pub(crate) struct GuardProcess {
     pub(crate) process: Process,
-    /// What it has to do without; empty where that is nothing.
+    /// What is missing in its environment; empty if nothing is.
     pub(crate) missing: Box<str>,
-    /// The guard waits for its end.
+    /// The guard waits for the end of this pipe.
     pipe: File,
 }
 
 impl GuardProcess {
-    /// Has it do now what it is there for, and waits for its end, at most `within`.
+    /// Makes the guard run its cleanup now, and waits up to `within` for its exit.
     pub(crate) fn run_cleanup(self, within: Duration) {
         let Self { mut process, pipe, missing: _ } = self;
-        // The guard sees the end of the pipe, or gets the signal where a fork of the host holds the pipe too.
+        // The guard sees the end of the pipe; if a fork of the host holds the pipe too, the signal has the same effect.
         drop(pipe);
         drop(process.signal(libc::SIGURG));
         drop(process.wait_timeout(within));
     }
 }
 
-/// Starts a guard; `None` where there is to be none. To be called on a thread that lives as long as workers may: for a shell the end
-/// of this thread is the end of the host.
+/// Starts a guard; `None` if it is disabled. Call it on a thread that lives as long as workers may: a shell takes the end of this thread
+/// for the end of the host.
 pub(crate) fn start(
     guard: Guard,
     config: &GuardConfig<'_>,
@@ -92,8 +92,7 @@ pub(crate) fn start(
     let program = match guard {
         Guard::Disabled => return Ok(None),
         Guard::OwnExecutable if !is_initialized() => {
-            let missing =
-                "this executable was to be its own guard and has not called `pipewright::guard::init()` in `main`";
+            let missing = "`Guard::OwnExecutable` is selected, but `main` has not called `pipewright::guard::init()`";
             return Err(SpawnError::guard(io::Error::new(io::ErrorKind::Unsupported, missing)));
         }
         Guard::OwnExecutable => GuardProgram::Own,
@@ -127,14 +126,13 @@ impl GuardProgram {
         let refused = |kind, text: &str| SpawnError::guard(io::Error::new(kind, format!("{text}; {REMEDIES}")));
         let named = |text: String| format!("{}: {text}", self.name(shell));
         let (pipe, plan) = self.plan(shell, path, config).map_err(SpawnError::guard)?;
-        // The own executable watches the process of the host and not the thread. The shell is not killed by this signal while it
-        // has no trap for it yet.
+        // The own executable watches the host's process, not the thread. The shell ignores this signal until it has set its trap.
         let death_signal = (self == Self::Shell).then_some(libc::SIGURG);
         let context = SpawnContext { death_signal, ..SpawnContext::default() };
         let launched = prepare(&plan, OpenMode::Nonblocking).and_then(|prepared| launch(&plan, prepared, &context));
         let mut process = match launched {
             Ok(launched) => Process::new(launched),
-            // What passes is tried again, and so keeps its number.
+            // A temporary error is retried, and so keeps its errno.
             Err(error) if !error.is_permanent() => return Err(error.of_guard()),
             Err(error) => return Err(refused(io::ErrorKind::Unsupported, &error.to_string())),
         };
@@ -156,9 +154,9 @@ impl GuardProgram {
         }
     }
 
-    /// The plan, and the end of the pipe that the guard waits for.
+    /// Returns the plan, and the end of the pipe that the guard waits for.
     fn plan(self, shell: &str, path: &str, config: &GuardConfig<'_>) -> io::Result<(File, LaunchPlan)> {
-        // Written while both ends are here: there is always a reader, and so no SIGPIPE.
+        // Written while both ends are open in this process: there is a reader, and so no SIGPIPE.
         let (told, mut pipe) = groups::pipe()?;
         pipe.write_all(config.token.as_bytes())?;
         pipe.write_all(b"\n")?;
@@ -171,7 +169,7 @@ impl GuardProgram {
             Self::Own => {
                 plan.title = Some(TITLE.into());
                 plan.environment.push(set(VARIABLE, "1".into()));
-                // Its libraries may be where only the host's environment says.
+                // The linker may find its libraries only through the host's environment.
                 let of_linker = env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(b"LD_"));
                 plan.environment.extend(of_linker.map(|(name, value)| EnvironmentChange::Set(name, value)));
             }
@@ -193,7 +191,7 @@ impl GuardProgram {
     }
 }
 
-/// The script in a pipe, without what only a reader of it needs: a pipe of a user whose quota is used up holds two pages.
+/// The script in a pipe, without comments and indentation: for a user whose pipe quota is used up a pipe holds two pages.
 fn script() -> io::Result<File> {
     let lines = SCRIPT.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let text = lines.flat_map(|line| [line, "\n"]).collect::<String>();
@@ -202,7 +200,7 @@ fn script() -> io::Result<File> {
     Ok(script)
 }
 
-/// One of the lines that a guard says about its self-test. `bytes` were read before, and are in no line yet.
+/// Reads one line of the guard's self-test. `bytes` holds what was read after the line before.
 fn report(
     process: &mut Process,
     bytes: &mut Vec<u8>,
@@ -218,7 +216,7 @@ fn report(
         match read(&mut buffer)? {
             0 => {
                 let ended = process.wait_timeout(SELF_TEST_TIME)?.map(ToString::to_string).unwrap_or_default();
-                let text = format!("its self-test did not finish: {ended}");
+                let text = format!("self-test did not finish: {ended}");
                 return Err(io::Error::new(io::ErrorKind::Unsupported, text));
             }
             count => bytes.extend_from_slice(buffer.get(..count).unwrap_or_default()),
@@ -233,16 +231,16 @@ mod tests {
     use std::{os::unix::fs::symlink, path::PathBuf};
     use tempfile::TempDir;
 
-    /// Becomes the same program again and again.
+    /// Executes the same program repeatedly.
     const EXECS: &str = "exec sh -c \"$0\" \"$0\"";
-    /// One member runs without an environment, and so does the leader after its exec.
+    /// One member runs without environment, and so does the leader after its exec.
     const EMPTY_ENVIRONMENTS: &str = "env -i sleep 1000 & echo up; exec env -i sleep 1000";
     /// The time that a killed process may take to end.
     const PATIENCE: Duration = Duration::from_secs(10);
-    /// The variable of the tokens, as the supervisor names it.
+    /// The environment variable of the tokens, as in the supervisor.
     const TREE: &str = "PIPEWRIGHT_TREE";
 
-    /// A shell and where it finds its tools.
+    /// A shell and the search path of its tools.
     struct Shell {
         program: PathBuf,
         path: PathBuf,
@@ -250,7 +248,7 @@ mod tests {
     }
 
     impl Shell {
-        /// `None`, and a line that says so, where the shell is not installed.
+        /// `None`, with a message, if the shell is not installed.
         fn find(name: &str) -> Option<Self> {
             let directories = PATH.split(':').map(Path::new);
             let Some(found) = directories.map(|directory| directory.join(name)).find(|file| file.exists()) else {
@@ -258,7 +256,7 @@ mod tests {
                 return None;
             };
             let tools = tempfile::tempdir().unwrap();
-            // Busybox finds out by its name which of its programs it is.
+            // Busybox selects its program by the name it is called with.
             let program = tools.path().join("sh");
             symlink(&found, &program).unwrap();
             if name != "busybox" {
@@ -309,11 +307,11 @@ mod tests {
         groups.remove(other.pid());
         shell.start(&token(), &groups).unwrap().run_cleanup(PATIENCE);
         for (stream, leader) in streams.iter().zip([&mut left, &mut right]) {
-            // Its end comes when no process of the group is left.
+            // End of file occurs when no process of the group is left.
             assert_eq!(stream.read_timeout(&mut [0; 8], PATIENCE).unwrap(), 0, "{}", shell.program.display());
             assert_eq!(leader.wait().unwrap().signal(), Some(libc::SIGKILL));
         }
-        assert_eq!(other.wait_timeout(Duration::ZERO).unwrap(), None, "a group that has left the list is spared");
+        assert_eq!(other.wait_timeout(Duration::ZERO).unwrap(), None, "a group removed from the list is spared");
     }
 
     fn shows_neither_script_nor_token(shell: &str) {
@@ -331,7 +329,7 @@ mod tests {
         assert_eq!(&*guard.missing, "");
     }
 
-    /// A test for each shell that may be `/bin/sh`.
+    /// One test for each shell that may be `/bin/sh`.
     macro_rules! each_shell {
         ($($name:ident: $check:ident($shell:literal);)*) => {
             $(#[test] fn $name() { $check($shell); })*
@@ -373,7 +371,7 @@ mod tests {
         }
         symlink("/bin/sleep", tools.path().join("sleep")).unwrap();
         let error = GuardProgram::Shell.start(SHELL, path, &config, StartStage::Tested).unwrap_err();
-        assert!(error.to_string().contains("it cannot find and kill a process by its environment"), "{error:?}");
+        assert!(error.to_string().contains("cannot find and kill a process by its environment"), "{error:?}");
     }
 
     #[test]
