@@ -50,7 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<u8, Box<dyn Error>> {
         }
         Some("notice") => {
             parent.say(count / 2);
-            talk::tell("READY=1", 1)?;
+            talk::send_datagram("READY=1", 1)?;
             parent.say(count);
         }
         Some("serve") => {

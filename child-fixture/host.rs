@@ -1,4 +1,4 @@
-//! A host of its own: it supervises trees until somebody kills it.
+//! A separate host process, which supervises trees until it is killed.
 
 use crate::{Options, Outcome};
 use pipewright::{
@@ -15,21 +15,21 @@ use std::{
     time::Duration,
 };
 
-/// Three deep, one branch in a session of its own, streams closed, as daemons are.
+/// Three levels deep; one branch is a daemon: in its own session, with its streams redirected.
 const TREE: &str = "setsid sh -c 'sleep 1000 </dev/null >/dev/null 2>&1 & exec sleep 1000' & (sleep 1000; :) & wait";
-/// Leaves a daemon behind and ends, again and again.
+/// Leaves a daemon behind and exits with an error, at each restart.
 const CRASH: &str = "setsid sh -c 'sleep 1000 </dev/null >/dev/null 2>&1 & exec sleep 1000' & exit 1";
 
-/// Members of the worker's group that have no environment to be found by, and two that have left the group. All hold standard
-/// output.
+/// Members of the worker's process group without the token in their environment, and two processes that have left the group. All
+/// hold standard output open.
 const HOSTILE: &str = "env -i sleep 1000 & env -i sh -c 'sleep 1000; :' & $0 overwrite-environment & setsid sleep 1000 & \
                        setsid $0 end-main-thread & wait";
 
-/// Writes a title over the whole environment, as sshd and nginx do.
+/// Overwrites the whole environment with a process title, as sshd and nginx do.
 pub(crate) fn overwrite_environment() -> Outcome {
     let stat = fs::read_to_string("/proc/self/stat")?;
     let fields: Vec<&str> = stat.rsplit_once(") ").ok_or("no name")?.1.split_whitespace().collect();
-    // Fields 50 and 51 of proc_pid_stat(5), of which the third is the first here.
+    // Fields 50 and 51 of proc_pid_stat(5); the first two are cut off here.
     let (start, end): (u64, u64) = (fields[47].parse()?, fields[48].parse()?);
     let title: Vec<u8> = b"title: ".iter().copied().cycle().take(usize::try_from(end - start)?).collect();
     let memory = fs::File::options().write(true).open("/proc/self/mem")?;
@@ -42,16 +42,16 @@ fn guard(options: &Options) -> Result<Guard, String> {
         Some("shell") => Ok(Guard::Shell),
         Some("own") => Ok(Guard::OwnExecutable),
         Some("none") => Ok(Guard::Disabled),
-        Some(other) => Err(format!("there is no guard {other:?}")),
+        Some(other) => Err(format!("unknown guard {other:?}")),
     }
 }
 
-/// `[--guard shell|own|none] [--hostile] [--single] [--forked] --level own|session|inherit|command|process|survive`: says `up` and how
-/// its workers are contained when all have been started for the first time, and every warning. With `--single`, there is one worker.
-/// With `--forked`, a fork of this process lives on, with all that it has open but for standard output.
+/// `[--guard shell|own|none] [--hostile] [--single] [--forked] --level own|session|inherit|command|process|survive`: once all
+/// workers have started, prints `up` and their containment; also prints every warning. `--single` starts one worker. With `--forked`, a
+/// fork of this process stays alive with all open descriptors except standard output.
 pub(crate) fn run(options: &Options) -> Outcome {
     let level = options.get("level").unwrap_or("own").to_owned();
-    // Without /proc, it is found by its own name.
+    // Does not depend on /proc.
     let fixture = env::current_exe().or_else(|_| env::args_os().next().map(Into::into).ok_or("no name"))?;
     let spec = |script: &'static str| {
         let spec = match level.as_str() {
@@ -99,7 +99,8 @@ pub(crate) fn run(options: &Options) -> Outcome {
     Ok(())
 }
 
-/// `[--guard shell|own|none]`: a host with one worker that has connected for control; says so, and lives until the end of its input.
+/// `[--guard shell|own|none]`: a host with one worker. Prints a line once its control connection is open, and waits for the end of
+/// standard input.
 pub(crate) fn control(options: &Options) -> Outcome {
     let supervisor = Supervisor::builder().guard(guard(options)?).build()?;
     let worker = WorkerSpec::new(env::current_exe()?).arg("serve").control(Pass::arg("--control={}"));
@@ -110,10 +111,10 @@ pub(crate) fn control(options: &Options) -> Outcome {
     Ok(())
 }
 
-/// A host that leaves the terminal's signals to its supervisors. Says `up PID`, and at the end how its worker ended; ends with
-/// `--code N`. With `--frozen`, a second worker is frozen, and named too; with `--twice`, there is a second supervisor; with
-/// `--time-limit-ms N` it says when its worker has had that time. `--deadlines-ms N` gives it three more workers, which are not
-/// ready, give no sign of life, and do not end in that time: it says when each of them is found out. With `--warnings` it says those too.
+/// A host whose supervisors handle the signals of the terminal. Prints `up PID`, and at the end the exit of its worker; exits with
+/// `--code N`. `--frozen` freezes a second worker and prints its pid too; `--twice` creates a second supervisor; with
+/// `--time-limit-ms N` it prints when the runtime limit is exceeded. `--deadlines-ms N` starts three more workers that miss their
+/// readiness, watchdog and runtime timeouts, and prints each event. `--warnings` prints warnings.
 pub(crate) fn terminal(options: &Options) -> Result<u8, Box<dyn Error>> {
     let supervisor = Supervisor::new()?;
     let signals = supervisor.handle_signals()?;
@@ -127,7 +128,7 @@ pub(crate) fn terminal(options: &Options) -> Result<u8, Box<dyn Error>> {
     let _others = if options.has("twice") { Some(other.handle_signals()?) } else { None };
     let mut up = vec![worker.pid().unwrap_or_default()];
     if options.has("frozen") {
-        // Without a cgroup of its own, whose freezing the kernel keeps apart from signals.
+        // Without a cgroup: the freezer of a cgroup is independent of stop signals.
         let frozen = supervisor.spawn(WorkerSpec::from_command(|| {
             let mut command = Command::new("sleep");
             command.arg("1000");
@@ -142,7 +143,7 @@ pub(crate) fn terminal(options: &Options) -> Result<u8, Box<dyn Error>> {
         }
     }
     say(&format!("up {}", up.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")))?;
-    // They end with the last worker after the first Ctrl-C: nobody has closed anything here.
+    // The events end with the last worker after the first Ctrl-C; the supervisor was not closed.
     for event in supervisor.events() {
         match event.kind {
             EventKind::RuntimeExceeded { after } => say(&format!("had {} ms", after.as_millis()))?,
@@ -156,8 +157,8 @@ pub(crate) fn terminal(options: &Options) -> Result<u8, Box<dyn Error>> {
     options.number_or("code", 0)
 }
 
-/// `[--script SCRIPT] [--time-limit-ms N] [--grace-ms N] [--group own|session|inherit] [--keyboard]`, the last for one that reads
-/// what is typed.
+/// `[--script SCRIPT] [--time-limit-ms N] [--grace-ms N] [--group own|session|inherit] [--keyboard]`; with the last, the worker
+/// reads from the terminal.
 fn terminal_worker(options: &Options) -> Result<WorkerSpec, Box<dyn Error>> {
     let script = options.get("script").unwrap_or("exec sleep 1000").to_owned();
     let mut spec =
@@ -165,21 +166,21 @@ fn terminal_worker(options: &Options) -> Result<WorkerSpec, Box<dyn Error>> {
             None | Some("own") => ProcessGroup::New,
             Some("session") => ProcessGroup::NewSession,
             Some("inherit") => ProcessGroup::Inherit,
-            Some(other) => return Err(format!("there is no group {other:?}").into()),
+            Some(other) => return Err(format!("unknown group {other:?}").into()),
         });
     if options.get("time-limit-ms").is_some() {
         spec = spec.runtime_max(Duration::from_millis(options.number("time-limit-ms")?));
     }
     if options.get("grace-ms").is_some() {
         let grace_period = Duration::from_millis(options.number("grace-ms")?);
-        // Twice: one that is only asked to end sooner is not killed yet.
+        // Twice: a worker that is only asked to exit sooner is not killed yet.
         let ask = [StopStep::SignalGroup(libc::SIGTERM)];
         spec = spec.stop(StopPolicy::kill().step(ask.clone(), grace_period).step(ask, grace_period));
     }
     Ok(if options.has("keyboard") { spec.stdin(StdinMode::Inherit) } else { spec })
 }
 
-/// One for each deadline that a worker can miss by itself.
+/// One worker for each timeout.
 fn overdue(deadline: Duration) -> [WorkerSpec; 3] {
     let idle = || WorkerSpec::new("sleep").arg("1000");
     [

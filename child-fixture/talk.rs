@@ -1,4 +1,4 @@
-//! Workers that talk over control, well or badly.
+//! Workers that use their control connection correctly or incorrectly.
 
 use crate::{Options, Outcome, inspect, kernel};
 use pipewright::{Parent, Request, RpcError};
@@ -53,7 +53,7 @@ pub(crate) fn serve(options: &Options) -> Outcome {
                 }
                 Ok(Value::Null)
             }
-            // A worker that itself asks before it answers, and tells something in between.
+            // Sends a notification and a request of its own before it answers.
             "ask back" => {
                 let question: Value = request.params()?;
                 parent.notify("asking", &question).map_err(|error| RpcError::new(1, error.to_string()))?;
@@ -68,7 +68,7 @@ pub(crate) fn serve(options: &Options) -> Outcome {
     Ok(())
 }
 
-/// Asks from three threads at once, prints the answers, and says that it is done.
+/// Sends requests from three threads at once, prints the answers, and sends a notification.
 pub(crate) fn ask() -> Outcome {
     let parent = Parent::from_args()?;
     thread::scope(|scope| {
@@ -85,37 +85,37 @@ pub(crate) fn ask() -> Outcome {
     Ok(())
 }
 
-/// Tells more and more on one thread, and asks on another, until a question ends in its time though nothing comes through.
-#[expect(clippy::exit, reason = "its other thread waits for ever")]
+/// Sends notifications on one thread and requests on another, until a request times out while the notifications are blocked.
+#[expect(clippy::exit, reason = "its other thread is blocked")]
 pub(crate) fn ask_in_flood() -> Outcome {
     let parent = Parent::from_args()?;
-    let told = AtomicU64::new(0);
+    let sent = AtomicU64::new(0);
     let text = "x".repeat(10_000);
     thread::scope(|scope| {
         scope.spawn(|| {
             while parent.notify("flood", &[&text]).is_ok() {
-                told.fetch_add(1, Ordering::SeqCst);
+                sent.fetch_add(1, Ordering::SeqCst);
             }
         });
         loop {
-            let before = told.load(Ordering::SeqCst);
-            let outcome = parent.call::<_, Value>("anybody?", &(), Duration::from_millis(200));
-            if told.load(Ordering::SeqCst) == before {
+            let before = sent.load(Ordering::SeqCst);
+            let outcome = parent.call::<_, Value>("unanswered", &(), Duration::from_millis(200));
+            if sent.load(Ordering::SeqCst) == before {
                 std::process::exit(i32::from(!matches!(outcome, Err(pipewright::CallError::TimedOut))));
             }
         }
     })
 }
 
-/// `--say TEXT` with commas for line ends: tells that by `sd_notify(3)`, and lives until its input ends.
+/// `--say TEXT` with commas for line ends: sends it by `sd_notify(3)` and waits for the end of standard input.
 pub(crate) fn notify(options: &Options) -> Outcome {
-    tell(&options.get("say").ok_or("--say is missing")?.replace(',', "\n"), options.number_or("times", 1)?)?;
+    send_datagram(&options.get("say").ok_or("--say is missing")?.replace(',', "\n"), options.number_or("times", 1)?)?;
     io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }
 
-/// Tells this so many times by `sd_notify(3)`.
-pub(crate) fn tell(text: &str, times: u32) -> Outcome {
+/// Sends this datagram by `sd_notify(3)` this many times.
+pub(crate) fn send_datagram(text: &str, times: u32) -> Outcome {
     let socket = std::os::unix::net::UnixDatagram::unbound()?;
     socket.connect(std::env::var("NOTIFY_SOCKET")?)?;
     for _ in 0..times {
@@ -124,7 +124,7 @@ pub(crate) fn tell(text: &str, times: u32) -> Outcome {
     Ok(())
 }
 
-/// `--ms N`: when it is asked to end it asks for more time, and takes it.
+/// `--ms N`: on a stop request it extends its timeout and uses the time.
 pub(crate) fn slow_end(options: &Options) -> Outcome {
     let parent = Parent::from_args()?;
     while parent.incoming().recv().is_ok() {}
@@ -134,14 +134,14 @@ pub(crate) fn slow_end(options: &Options) -> Outcome {
     Ok(())
 }
 
-/// Connects, closes, and lives on until the end of standard input.
+/// Connects, closes the connection, and waits for the end of standard input.
 pub(crate) fn hang_up() -> Outcome {
     drop(Parent::from_args()?);
     io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }
 
-/// Connects by hand and never reads.
+/// Connects without the library and never reads.
 pub(crate) fn deaf() -> Outcome {
     let socket = connect()?;
     io::stdin().read_to_end(&mut Vec::new())?;
@@ -149,17 +149,17 @@ pub(crate) fn deaf() -> Outcome {
     Ok(())
 }
 
-/// Connects by hand, says no more when it is told to end, and waits until that is said of the other side too.
+/// Connects without the library, shuts its side down on `shutdown`, and waits until the supervisor does the same.
 pub(crate) fn half_close() -> Outcome {
     let socket = connect()?;
     let mut lines = io::BufReader::new(&socket).lines();
-    let asked = lines.next().ok_or("nobody asks for anything")??;
+    let request = lines.next().ok_or("the connection ended without a request")??;
     socket.shutdown(std::net::Shutdown::Write)?;
     let rest: Vec<_> = lines.collect::<Result<_, _>>()?;
-    if asked.contains("shutdown") && rest.is_empty() {
+    if request.contains("shutdown") && rest.is_empty() {
         Ok(())
     } else {
-        Err(format!("{asked}, and then {rest:?}").into())
+        Err(format!("{request}, and then {rest:?}").into())
     }
 }
 
@@ -184,7 +184,7 @@ pub(crate) fn notify_flood(options: &Options) -> Outcome {
     Ok(())
 }
 
-/// `PATH?KEY`, of the path that is an argument and the key that is in the environment.
+/// `PATH?KEY`, with the path from an argument and the key from the environment.
 pub(crate) fn control_address(path: Option<String>) -> Result<String, Box<dyn std::error::Error>> {
     let path = path.ok_or("--control is missing")?;
     Ok(format!("{path}?{}", std::env::var("PIPEWRIGHT_CONTROL_KEY")?))

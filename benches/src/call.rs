@@ -1,4 +1,4 @@
-//! What a question to another process and its answer cost, one at a time, with 100 bytes each way.
+//! The latency of a request to another process and its answer, one at a time, with 100 bytes in each direction.
 //!
 //! | peer | the other process |
 //! |---|---|
@@ -7,9 +7,9 @@
 //! | `pipewright` | `worker.call`, answered by `Parent::serve` on one thread |
 //! | `ipc-channel` | a pair of its channels |
 //!
-//! All four processes live through the whole run; they are asked in turn, a hundred questions at a time. Where the scheduler puts
-//! them decides more than anything else (waking another core costs tens of microseconds), so both cases are measured: all on one
-//! core, and the asker on another core than those who answer.
+//! All four processes run during the whole bench; each in turn answers a hundred requests. Their placement by the scheduler matters most
+//! (waking another core costs tens of microseconds), so both cases are measured: all processes on one core, and the caller on another
+//! core than its peers.
 
 use crate::{
     Done, Options,
@@ -32,7 +32,7 @@ use std::{
     time::Duration,
 };
 
-/// What the bench is started with to be the other process.
+/// The command that runs this program as the other process.
 pub(crate) const COMMAND: &str = "call-child";
 
 const PEERS: [&str; 4] = ["raw", "json", "pipewright", "ipc-channel"];
@@ -67,7 +67,7 @@ pub(crate) fn run(options: &Options) -> Done {
         }
         let exit = asker.spawn_unsupervised()?.wait()?.clone();
         if !exit.success() {
-            return Err(format!("the one who asks: {exit}").into());
+            return Err(format!("the caller: {exit}").into());
         }
     }
     Ok(())
@@ -82,7 +82,7 @@ fn measure(cores: usize, options: &Options) -> Done {
             for _ in 0..BLOCK {
                 let began = now();
                 others.ask(peer)?;
-                // The first block warms up.
+                // The first block is a warm-up.
                 if block > 0 {
                     samples.push((now() - began).as_secs_f64() * 1e6);
                 }
@@ -106,14 +106,14 @@ fn measure(cores: usize, options: &Options) -> Done {
     })?)
 }
 
-/// The other processes, and our ends.
+/// The other processes, with the connections to them.
 struct Others {
     raw: UnixStream,
     json: BufReader<UnixStream>,
     worker: Worker,
     asks: IpcSender<String>,
     answers: IpcReceiver<String>,
-    question: String,
+    request: String,
     _supervisor: Supervisor,
     _processes: Vec<Process>,
 }
@@ -133,8 +133,8 @@ impl Others {
         let (server, name) = IpcOneShotServer::<(IpcSender<String>, IpcReceiver<String>)>::new()?;
         processes.push(child("ipc-channel")?.arg(name).spawn_unsupervised()?);
         let (_, (asks, answers)) = server.accept()?;
-        let question = "x".repeat(98);
-        Ok(Self { raw, json, worker, asks, answers, question, _supervisor: supervisor, _processes: processes })
+        let request = "x".repeat(98);
+        Ok(Self { raw, json, worker, asks, answers, request, _supervisor: supervisor, _processes: processes })
     }
 
     fn ask(&mut self, peer: &str) -> Done {
@@ -145,28 +145,28 @@ impl Others {
                 self.raw.read_exact(&mut answer)?;
             }
             "json" => {
-                let mut line = serde_json::to_string(&self.question)?;
+                let mut line = serde_json::to_string(&self.request)?;
                 line.push('\n');
                 self.json.get_mut().write_all(line.as_bytes())?;
                 line.clear();
                 self.json.read_line(&mut line)?;
-                check(&serde_json::from_str::<String>(&line)?, &self.question)?;
+                check(&serde_json::from_str::<String>(&line)?, &self.request)?;
             }
             "pipewright" => {
-                let [answer]: [String; 1] = self.worker.call("echo", &[&self.question], PATIENCE)?;
-                check(&answer, &self.question)?;
+                let [answer]: [String; 1] = self.worker.call("echo", &[&self.request], PATIENCE)?;
+                check(&answer, &self.request)?;
             }
             _ => {
-                self.asks.send(self.question.clone())?;
-                check(&self.answers.recv()?, &self.question)?;
+                self.asks.send(self.request.clone())?;
+                check(&self.answers.recv()?, &self.request)?;
             }
         }
         Ok(())
     }
 }
 
-fn check(answer: &str, question: &str) -> Done {
-    if answer == question { Ok(()) } else { Err("another answer came back".into()) }
+fn check(answer: &str, request: &str) -> Done {
+    if answer == request { Ok(()) } else { Err("the answer differs from the request".into()) }
 }
 
 fn child(peer: &str) -> Result<WorkerSpec, Failed> {
@@ -200,15 +200,15 @@ pub(crate) fn serve(words: &[String]) -> Done {
             request.params::<Value>().map_err(|error| pipewright::RpcError::new(-32602, error.to_string()))
         }),
         Some("ipc-channel") => {
-            let (asks, questions) = ipc::channel::<String>()?;
+            let (asks, requests) = ipc::channel::<String>()?;
             let (answers, heard) = ipc::channel::<String>()?;
             let server = words.get(1).ok_or("the server's name is missing")?;
             IpcSender::connect(server.clone())?.send((asks, heard))?;
-            while let Ok(question) = questions.recv() {
-                answers.send(question)?;
+            while let Ok(request) = requests.recv() {
+                answers.send(request)?;
             }
         }
-        other => return Err(format!("there is no peer {other:?}").into()),
+        other => return Err(format!("unknown peer {other:?}").into()),
     }
     Ok(())
 }

@@ -1,27 +1,27 @@
-//! How many messages a second come through, from children that write them as fast as their pipes take them.
+//! Messages received per second from children that write as fast as their pipes accept.
 //!
-//! A message is a line of so many bytes (its end included) like `{"n":12,"file":"src/a.c","done":true,"pad":"xxx"}`. The
-//! children write ready-made blocks of 64 KiB, so that they are not the limit; they are the same for all peers, and their
-//! pipes are passed by the library in all cases: only the receiving side differs.
+//! A message is a line of the given size (line feed included) like `{"n":12,"file":"src/a.c","done":true,"pad":"xxx"}`. The
+//! children write prepared blocks of 64 KiB, so that they are not the bottleneck. They are the same for all peers, and the library
+//! passes their pipes in all cases: only the receiving side differs.
 //!
 //! | peer | reads | `decoded` |
 //! |---|---|---|
-//! | `raw` | blocks of 64 KiB, and counts line ends: the limit. On the main thread for one child, on a thread a child for more | `false` |
+//! | `raw` | blocks of 64 KiB and counts line feeds: the upper bound. On the main thread for one child, on one thread per child for more | `false` |
 //! | `pipewright` | `Supervisor::events` on the main thread | `false`: received and dropped; `true`: `Message::json` |
-//! | `threads` | a thread a child with `BufRead::lines`, into one unbounded crossbeam channel, received on the main thread | `true`: `serde_json::from_str` on the main thread |
+//! | `threads` | one thread per child with `BufRead::lines`, into one unbounded crossbeam channel, received on the main thread | `true`: `serde_json::from_str` on the main thread |
 //!
-//! What is decoded is a struct of the first three fields with an owned string, the same for both. The clock starts when the
-//! children, all of them started and waiting, are let go, and stops when the last message has been received.
+//! Messages are decoded into a struct of the first three fields with an owned string, the same for both. The clock starts when the
+//! waiting children are released, and stops when the last message has been received.
 //!
 //! Limits:
 //!
-//! * The children compete with the parent for the processors. On two of them, that and the writing of the pipe are a part of
-//!   every figure.
-//! * What else the machine does changes more than anything here. Seen on two processors, one worker, 100 bytes: beside other
-//!   busy programs `raw` reached six times, and `threads` twice, of what they reach alone, and `pipewright` about the same.
-//!   Probably a reader that finds a processor idle is woken for every little, where otherwise the pipe fills up meanwhile.
-//!   So compare runs of a quiet machine, and say so.
-//! * `threads` has nothing that keeps its memory bounded, which is in its favour.
+//! * The children compete with the parent for the processors. On two processors, this and the writes to the pipe are part of every
+//!   figure.
+//! * Other load on the machine changes the figures more than anything else. Observed on two processors with one worker and 100 bytes:
+//!   next to other busy programs `raw` reached six times and `threads` twice its figure of an idle machine, and `pipewright` about the
+//!   same. Probably a reader on an idle processor is woken for each small write, while otherwise the pipe fills up meanwhile.
+//!   Compare runs on an idle machine only.
+//! * `threads` does not bound its memory, which is to its advantage.
 
 use crate::{
     Done, Options,
@@ -51,7 +51,7 @@ struct Case {
     messages: usize,
 }
 
-/// All sizes with all numbers of workers; so many messages that a run takes about half a second.
+/// All sizes with all numbers of workers. The number of messages is chosen so that a run takes about half a second.
 fn cases(options: &Options) -> Vec<Case> {
     let sizes = [(100, 2_000_000), (4 << 10, 256_000), (64 << 10, 16_000)];
     let pairs = [1, 8, 64].into_iter().flat_map(|workers| sizes.map(|(bytes, messages)| (workers, bytes, messages)));
@@ -70,7 +70,7 @@ enum Peer {
     Threads,
 }
 
-/// A peer, and whether it decodes.
+/// A peer and whether it decodes.
 type Way = (Peer, bool);
 
 const WAYS: [Way; 5] = [
@@ -91,7 +91,7 @@ struct Line {
     decoded: bool,
 }
 
-/// How many times as many messages `pipewright` receives as `threads`, from one worker that sends the smallest ones.
+/// The throughput of `pipewright` divided by that of `threads`, for one worker and the smallest messages.
 #[derive(Debug, Serialize)]
 struct Verdict {
     bench: &'static str,
@@ -101,9 +101,9 @@ struct Verdict {
     decoded_over_threads: f64,
 }
 
-/// What a consumer wants of a message.
+/// The fields that a consumer decodes.
 #[derive(Debug, Deserialize)]
-#[expect(dead_code, reason = "filling it is what is measured")]
+#[expect(dead_code, reason = "decoding it is measured")]
 struct Progress {
     n: u64,
     file: String,
@@ -115,7 +115,7 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 pub(crate) fn run(options: &Options) -> Done {
     let cases = cases(options);
     let Some(first) = cases.first().copied() else {
-        return Err("no such case: 1, 8 or 64 workers, 100, 4096 or 65536 bytes".into());
+        return Err("unknown case: 1, 8 or 64 workers, 100, 4096 or 65536 bytes".into());
     };
     let runs = if options.quick { 1 } else { RUNS };
     let mut verdict = None;
@@ -151,7 +151,7 @@ fn verdict(case: Case, rates: [f64; WAYS.len()]) -> Verdict {
     }
 }
 
-/// How long one run takes.
+/// Returns the time of one run.
 fn receive((peer, decoded): Way, case: Case) -> Outcome<Duration> {
     match peer {
         Peer::Raw => raw(case),
@@ -160,11 +160,11 @@ fn receive((peer, decoded): Way, case: Case) -> Outcome<Duration> {
     }
 }
 
-/// What keeps the children waiting until it is dropped.
+/// Dropping it releases the children.
 struct Gate(PipeWriter);
 
 impl Gate {
-    /// Lets them go and starts the clock.
+    /// Releases the children and starts the clock.
     fn open(self) -> Instant {
         let began = now();
         drop(self.0);
@@ -172,7 +172,7 @@ impl Gate {
     }
 }
 
-/// The spec of the children, each to send its share of the messages.
+/// The spec of the children. Each sends its share of the messages.
 fn spec(case: Case) -> Outcome<(WorkerSpec, Gate)> {
     let (waiting, gate) = io::pipe()?;
     let spec = WorkerSpec::new(env::current_exe()?)
@@ -184,7 +184,7 @@ fn spec(case: Case) -> Outcome<(WorkerSpec, Gate)> {
     Ok((spec, Gate(gate)))
 }
 
-/// The children as the peers have them that read for themselves.
+/// The children and their pipes, for the peers that read without the library.
 fn launch(case: Case) -> Outcome<(Vec<Process>, Vec<PipeReader>, Gate)> {
     let (spec, gate) = spec(case)?;
     let (mut processes, mut pipes) = (Vec::new(), Vec::new());
@@ -284,7 +284,7 @@ fn expected(case: Case) -> usize {
     case.messages / case.workers * case.workers
 }
 
-/// Stops the clock, and looks whether every message has come.
+/// Stops the clock and checks that every message was received.
 fn finish(case: Case, began: Instant, received: usize, processes: Vec<Process>) -> Outcome<Duration> {
     let took = now() - began;
     for mut process in processes {

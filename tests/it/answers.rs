@@ -1,5 +1,5 @@
-//! Calls while something else goes on: a consumer that receives nothing, a worker that says too much. The test is the worker, at
-//! the other end of the socket.
+//! Calls under adverse conditions: a consumer that receives nothing, a worker that sends too much. The test plays the worker's side of
+//! the control connection.
 
 use crate::support::{DEADLINE, FIXTURE, Story, Way, alone, becomes_true, switches};
 use pipewright::{
@@ -15,15 +15,15 @@ use std::{
     time::Duration,
 };
 
-/// More than a control connection may have in the channel.
+/// More bytes than one control connection may have in the event channel.
 const TOO_MUCH: usize = 2 << 20;
 
-/// One that hands its address to the test, and lives until its input ends.
-fn absent() -> WorkerSpec {
+/// A worker that passes its control address to the test and waits for the end of its standard input.
+fn passive() -> WorkerSpec {
     Way::Direct.fixture("control-address").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe)
 }
 
-/// Starts it; gives its address.
+/// Returns the worker and its control address.
 fn spawn(story: &mut Story, spec: WorkerSpec) -> (Worker, String) {
     let worker = story.supervisor.spawn(spec).unwrap();
     let address = story.json().as_str().unwrap().to_owned();
@@ -50,7 +50,7 @@ fn note(text: &str) -> String {
     format!("{}\n", json!({"jsonrpc": "2.0", "method": "note", "params": text}))
 }
 
-/// Answers every request with its own parameters, until the connection ends.
+/// Answers every request with its parameters until the connection ends.
 fn echo(socket: &UnixStream) {
     let mut writer = socket.try_clone().unwrap();
     for line in BufReader::new(socket).lines() {
@@ -65,26 +65,26 @@ fn echo(socket: &UnixStream) {
     }
 }
 
-/// Waits until this worker is not read any more.
+/// Waits until the supervisor stops reading from this worker.
 #[track_caller]
-fn paused(supervisor: &Supervisor, worker: &Worker) {
+fn wait_until_paused(supervisor: &Supervisor, worker: &Worker) {
     let is_paused = || {
         let workers = supervisor.status().workers;
         workers.iter().any(|status| status.worker == worker.id() && status.is_paused)
     };
-    assert!(becomes_true(is_paused), "it is still read: {:#?}", supervisor.status());
+    assert!(becomes_true(is_paused), "not paused: {:#?}", supervisor.status());
 }
 
 #[test]
-fn p06_answers_wait_for_nobody_elses_consumer() {
+fn p06_answers_do_not_wait_for_the_consumer_of_others() {
     let mut story = Story::of(Supervisor::builder().window(256 << 10).build().unwrap());
-    let (worker, mut socket) = connected(&mut story, absent());
+    let (worker, mut socket) = connected(&mut story, passive());
     let flood = WorkerSpec::new(FIXTURE)
         .args(["flood", "--count", "1000", "--size", "1000"])
         .messages(Pass::arg("--messages={}"));
     let flooding = story.supervisor.spawn(flood).unwrap();
-    paused(&story.supervisor, &flooding);
-    // From here on nobody receives, and the window of all is used up.
+    wait_until_paused(&story.supervisor, &flooding);
+    // No event is received any more, and the window of the supervisor is exhausted.
     socket.write_all(note("in the channel").as_bytes()).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| echo(&socket));
@@ -99,9 +99,9 @@ fn p06_answers_wait_for_nobody_elses_consumer() {
 }
 
 #[test]
-fn p06_a_worker_that_nobody_listens_to_is_not_found_dead() {
+fn p06_watchdog_spares_a_worker_whose_messages_are_not_consumed() {
     let mut story = Story::new();
-    let watched = absent().watchdog(Watchdog::ping(Duration::from_millis(100)));
+    let watched = passive().watchdog(Watchdog::ping(Duration::from_millis(100)));
     let (worker, socket) = connected(&mut story, watched);
     let text = note(&"x".repeat(10_000));
     thread::scope(|scope| {
@@ -111,19 +111,15 @@ fn p06_a_worker_that_nobody_listens_to_is_not_found_dead() {
                 (&socket).write_all(text.as_bytes()).unwrap();
             }
         });
-        paused(&story.supervisor, &worker);
-        assert_eq!(
-            worker.wait_timeout(Duration::from_secs(1)),
-            None,
-            "ten times its period, and nobody reads its answers"
-        );
+        wait_until_paused(&story.supervisor, &worker);
+        assert_eq!(worker.wait_timeout(Duration::from_secs(1)), None, "ten periods without a read of its answers");
         for _ in 0..TOO_MUCH / text.len() {
-            let told = story.find(|event| match event.kind {
+            let is_notification = story.find(|event| match event.kind {
                 EventKind::WatchdogTimeout | EventKind::WatchdogWarning { .. } => Some(false),
                 EventKind::Notification(_) => Some(true),
                 _ => None,
             });
-            assert!(told, "{:?}", story.told);
+            assert!(is_notification, "{:?}", story.told);
         }
         flooder.join().unwrap();
         assert!(worker.call::<_, [bool; 1]>("echo", &[true], DEADLINE).unwrap()[0]);
@@ -132,18 +128,18 @@ fn p06_a_worker_that_nobody_listens_to_is_not_found_dead() {
 }
 
 #[test]
-fn p06_what_is_told_to_a_worker_comes_through_while_nobody_listens_to_it() {
+fn p06_notifications_reach_a_worker_whose_messages_are_not_consumed() {
     const LINES: usize = 60;
     let mut story = Story::new();
-    let (worker, socket) = connected(&mut story, absent());
+    let (worker, socket) = connected(&mut story, passive());
     let text = note(&"x".repeat(10_000));
     thread::scope(|scope| {
         scope.spawn(|| {
-            // Fails when the test has seen enough.
+            // Fails once the test shuts the socket down.
             while (&socket).write_all(text.as_bytes()).is_ok() {}
         });
-        paused(&story.supervisor, &worker);
-        // More than the socket takes at once.
+        wait_until_paused(&story.supervisor, &worker);
+        // More than the socket buffer holds.
         let text = "y".repeat(10_000);
         for _ in 0..LINES {
             worker.notify("listen", &[&text]).unwrap();
@@ -155,14 +151,14 @@ fn p06_what_is_told_to_a_worker_comes_through_while_nobody_listens_to_it() {
 }
 
 #[test]
-fn p15_a_call_ends_in_time_whatever_else_the_worker_says() {
+fn p15_call_times_out_despite_other_messages() {
     let mut story = Story::new();
-    let (worker, mut socket) = connected(&mut story, absent());
+    let (worker, mut socket) = connected(&mut story, passive());
     assert!(matches!(worker.call::<_, Value>("first", &(), Duration::from_millis(10)), Err(CallError::TimedOut)));
     thread::scope(|scope| {
         let (stop, stopped) = mpsc::channel::<()>();
         scope.spawn(move || {
-            // The late answer to the first call, again and again: nobody wants it, and it is no event.
+            // The late answer to the first call, repeatedly: it is ignored and produces no event.
             let late = format!("{}\n", json!({"jsonrpc": "2.0", "id": 1, "result": null}));
             while stopped.recv_timeout(Duration::from_millis(5)) == Err(mpsc::RecvTimeoutError::Timeout) {
                 socket.write_all(late.as_bytes()).unwrap();
@@ -178,30 +174,30 @@ fn p15_a_call_ends_in_time_whatever_else_the_worker_says() {
 }
 
 #[test]
-fn p15_a_workers_call_ends_in_time_though_nobody_listens() {
+fn p15_call_of_a_worker_times_out_if_its_messages_are_not_consumed() {
     let story = Story::new();
     let worker = story.supervisor.spawn(Way::Direct.plain("ask-in-flood").control(Pass::arg("--control={}"))).unwrap();
-    // Nobody receives what it tells.
-    assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
+    // The events of the worker are not received.
+    assert!(worker.wait_timeout(DEADLINE).expect("its exit").success());
 }
 
 #[test]
-fn what_stands_behind_the_key_is_heard_whoever_calls_just_then() {
+fn bytes_after_the_key_are_delivered_during_a_call() {
     let mut story = Story::new();
     for _ in 0..30 {
-        let (worker, address) = spawn(&mut story, absent());
+        let (worker, address) = spawn(&mut story, passive());
         let (mut socket, hello) = hello(&address);
         thread::scope(|scope| {
             scope.spawn(|| {
                 let call = || worker.call::<_, Value>("x", &(), Duration::from_micros(1));
                 while matches!(call(), Err(CallError::TimedOut)) {}
             });
-            socket.write_all((hello + &note("behind the key")).as_bytes()).unwrap();
-            let told = story.find(|event| match event.kind {
-                EventKind::Notification(told) => Some(told.params::<String>().unwrap()),
+            socket.write_all((hello + &note("after the key")).as_bytes()).unwrap();
+            let text = story.find(|event| match event.kind {
+                EventKind::Notification(notification) => Some(notification.params::<String>().unwrap()),
                 _ => None,
             });
-            assert_eq!(told, "behind the key");
+            assert_eq!(text, "after the key");
             scope.spawn(|| echo(&socket));
             worker.call::<_, Value>("x", &(), DEADLINE).unwrap();
             worker.kill().unwrap();
@@ -211,10 +207,10 @@ fn what_stands_behind_the_key_is_heard_whoever_calls_just_then() {
 }
 
 #[test]
-fn who_is_ready_when_it_connects_has_that_time_for_it() {
+fn readiness_by_connection_uses_the_readiness_timeout() {
     let mut story = Story::new();
     let spec =
-        absent().control_connect_timeout(Duration::from_millis(20)).ready(Readiness::control().timeout(DEADLINE));
+        passive().control_connect_timeout(Duration::from_millis(20)).ready(Readiness::control().timeout(DEADLINE));
     let (worker, address) = spawn(&mut story, spec);
     assert!(!worker.wait_ready(Duration::from_millis(100)));
     let (mut socket, hello) = hello(&address);
@@ -227,9 +223,9 @@ fn who_is_ready_when_it_connects_has_that_time_for_it() {
 }
 
 #[test]
-fn p16_an_answer_that_is_none_is_told() {
+fn p16_invalid_answer_is_reported() {
     let mut story = Story::new();
-    let (worker, mut socket) = connected(&mut story, absent());
+    let (worker, mut socket) = connected(&mut story, passive());
     thread::scope(|scope| {
         let call = scope.spawn(|| worker.call::<_, Value>("x", &(), DEADLINE));
         let mut line = String::new();
@@ -250,11 +246,11 @@ fn p16_an_answer_that_is_none_is_told() {
 }
 
 #[test]
-fn p15_answers_of_other_writers_end_their_calls() {
+fn p15_answers_in_other_notations_end_their_calls() {
     let mut story = Story::new();
-    let (worker, socket) = connected(&mut story, absent());
+    let (worker, socket) = connected(&mut story, passive());
     let mut lines = BufReader::new(socket.try_clone().unwrap()).lines();
-    let mut ask = |answer: fn(&Value) -> String| {
+    let mut call_with = |answer: fn(&Value) -> String| {
         thread::scope(|scope| {
             let call = scope.spawn(|| worker.call::<_, Value>("x", &[1], DEADLINE));
             let request: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
@@ -268,25 +264,25 @@ fn p15_answers_of_other_writers_end_their_calls() {
         |id| format!("{{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"result\":1}}\n"),
     ];
     for form in forms {
-        assert_eq!(ask(form).unwrap(), json!(1));
+        assert_eq!(call_with(form).unwrap(), json!(1));
     }
-    let nameless = |_: &Value| {
+    let without_id = |_: &Value| {
         "{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32700,\"message\":\"Parse error\"}}\n".to_owned()
     };
-    let error = ask(nameless).unwrap_err();
+    let error = call_with(without_id).unwrap_err();
     assert!(matches!(&error, CallError::Rpc(error) if error.code == -32700), "{error:?}");
-    let versionless = |id: &Value| format!("{{\"id\":{id},\"result\":1}}\n");
-    assert_eq!(ask(versionless).unwrap(), json!(1));
+    let without_version = |id: &Value| format!("{{\"id\":{id},\"result\":1}}\n");
+    assert_eq!(call_with(without_version).unwrap(), json!(1));
     let batch = |id: &Value| {
         format!("[{{\"jsonrpc\":\"2.0\",\"method\":\"m\"}},{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":1}}]\n")
     };
-    assert_eq!(ask(batch).unwrap(), json!(1));
-    // Of two answers the first counts, and the second is a fault.
+    assert_eq!(call_with(batch).unwrap(), json!(1));
+    // The first of two answers counts; the second is a frame error.
     let twice = |id: &Value| {
         let answer = |result| format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":\"{result}\"}}\n");
         answer("first") + &answer("second")
     };
-    assert_eq!(ask(twice).unwrap(), json!("first"));
+    assert_eq!(call_with(twice).unwrap(), json!("first"));
     let fault = story.find(|event| match event.kind {
         EventKind::InvalidFrame(fault) => Some(fault),
         _ => None,
@@ -296,9 +292,9 @@ fn p15_answers_of_other_writers_end_their_calls() {
 }
 
 #[test]
-fn p15_answer_without_room_becomes_an_error_answer() {
+fn p15_answer_beyond_the_queue_becomes_an_error() {
     let mut story = Story::new();
-    let (worker, mut socket) = connected(&mut story, absent());
+    let (worker, mut socket) = connected(&mut story, passive());
     socket.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":\"big\",\"method\":\"m\"}\n").unwrap();
     let request = story.find(|event| match event.kind {
         EventKind::Request(request) => Some(request),
@@ -317,9 +313,9 @@ fn p15_answer_without_room_becomes_an_error_answer() {
 }
 
 #[test]
-fn p02_a_byte_order_mark_before_the_hello_is_skipped() {
+fn p02_byte_order_mark_before_the_hello_is_skipped() {
     let mut story = Story::new();
-    let (worker, address) = spawn(&mut story, absent());
+    let (worker, address) = spawn(&mut story, passive());
     let (mut socket, hello) = hello(&address);
     socket.write_all(format!("\u{feff}{hello}").as_bytes()).unwrap();
     story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
@@ -327,12 +323,12 @@ fn p02_a_byte_order_mark_before_the_hello_is_skipped() {
 }
 
 #[test]
-fn p15_nobody_waits_for_a_line_that_was_too_long() {
+fn p15_line_beyond_the_limit_ends_its_call() {
     let mut story = Story::new();
-    let (worker, mut socket) = connected(&mut story, absent().max_message_size(1000));
+    let (worker, mut socket) = connected(&mut story, passive().max_message_size(1000));
     let long = "x".repeat(2000);
-    let question = json!({"jsonrpc": "2.0", "id": 5, "method": "long", "params": long});
-    socket.write_all(format!("{question}\n").as_bytes()).unwrap();
+    let request = json!({"jsonrpc": "2.0", "id": 5, "method": "long", "params": long});
+    socket.write_all(format!("{request}\n").as_bytes()).unwrap();
     let mut answer = String::new();
     BufReader::new(&socket).read_line(&mut answer).unwrap();
     let answer: Value = serde_json::from_str(&answer).unwrap();
@@ -341,7 +337,7 @@ fn p15_nobody_waits_for_a_line_that_was_too_long() {
         scope.spawn(|| echo(&socket));
         let error = worker.call::<_, Value>("echo", &[&long], DEADLINE).unwrap_err();
         assert!(matches!(error, CallError::InvalidResult(_)), "{error:?}");
-        assert_eq!(worker.call::<_, [u32; 1]>("echo", &[1], DEADLINE).unwrap(), [1], "what comes after it");
+        assert_eq!(worker.call::<_, [u32; 1]>("echo", &[1], DEADLINE).unwrap(), [1], "later messages are not affected");
         socket.shutdown(std::net::Shutdown::Both).unwrap();
     });
     for _ in 0..2 {
@@ -354,32 +350,32 @@ fn p15_nobody_waits_for_a_line_that_was_too_long() {
 }
 
 #[test]
-fn p14_a_worker_that_waits_for_its_consumer_costs_little() {
-    if !alone("answers::p14_a_worker_that_waits_for_its_consumer_costs_little", |spec| spec) {
+fn p14_waiting_for_a_consumer_costs_few_wakeups() {
+    if !alone("answers::p14_waiting_for_a_consumer_costs_few_wakeups", |spec| spec) {
         return;
     }
     let mut story = Story::new();
-    let (worker, socket) = connected(&mut story, absent());
+    let (worker, socket) = connected(&mut story, passive());
     let text = note(&"x".repeat(10_000));
     thread::scope(|scope| {
         scope.spawn(|| while (&socket).write_all(text.as_bytes()).is_ok() {});
-        paused(&story.supervisor, &worker);
-        // The looks get rarer, up to one in 128 ms.
+        wait_until_paused(&story.supervisor, &worker);
+        // The supervisor checks at growing intervals, up to 128 ms.
         let before = switches();
         assert_eq!(worker.wait_timeout(Duration::from_secs(1)), None);
-        let looks = switches() - before;
-        assert!(looks < 100, "{looks} wake-ups in a second");
+        let wakeups = switches() - before;
+        assert!(wakeups < 100, "{wakeups} wake-ups in a second");
         socket.shutdown(std::net::Shutdown::Both).unwrap();
     });
 }
 
 #[test]
-fn workers_connect_wherever_the_runtime_directory_is_or_was() {
+fn workers_connect_without_a_runtime_directory() {
     let directory = tempfile::tempdir().unwrap();
     let runtime = directory.path().join("runtime");
     let place = runtime.clone();
     let here = move |spec: WorkerSpec| spec.env("XDG_RUNTIME_DIR", &place);
-    if !alone("answers::workers_connect_wherever_the_runtime_directory_is_or_was", here) {
+    if !alone("answers::workers_connect_without_a_runtime_directory", here) {
         return;
     }
     let runtime = std::path::PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR").unwrap());
@@ -388,20 +384,20 @@ fn workers_connect_wherever_the_runtime_directory_is_or_was() {
     let answers = |worker: &Worker| assert_eq!(worker.call::<_, [u32; 1]>("echo", &[1], DEADLINE).unwrap(), [1]);
     let first = story.supervisor.spawn(spec()).unwrap();
     answers(&first);
-    assert!(!runtime.exists(), "it was never there");
+    assert!(!runtime.exists(), "it was never created");
     let supervisor = Supervisor::new().unwrap();
     std::fs::create_dir(&runtime).unwrap();
     let second = supervisor.spawn(spec().ready(Readiness::control())).unwrap();
     answers(&second);
-    // Its user has logged out.
+    // As when the user logs out.
     std::fs::remove_dir_all(&runtime).unwrap();
     assert!(second.restart().wait(DEADLINE), "{:#?}", supervisor.status());
     answers(&second);
 }
 
 #[test]
-fn p09_what_killed_hosts_have_left_is_swept_away() {
-    const NAME: &str = "answers::p09_what_killed_hosts_have_left_is_swept_away";
+fn p09_remains_of_killed_hosts_are_removed() {
+    const NAME: &str = "answers::p09_remains_of_killed_hosts_are_removed";
     let directory = tempfile::tempdir().unwrap();
     let runtime = directory.path().to_owned();
     let here = move |spec: WorkerSpec| spec.env("XDG_RUNTIME_DIR", &runtime);
@@ -416,7 +412,7 @@ fn p09_what_killed_hosts_have_left_is_swept_away() {
     };
     let mut story = Story::new();
     let mut serving = || {
-        // A guard would remove the directory.
+        // Without a guard, which would remove the directory.
         let host = WorkerSpec::new(FIXTURE)
             .args(["control-host", "--guard", "none"])
             .stdin(StdinMode::Pipe)

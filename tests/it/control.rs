@@ -1,4 +1,4 @@
-//! Control: calls both ways over the named pipe.
+//! Calls in both directions over the control pipe.
 
 use crate::support::{DEADLINE, Story, Way, alone, both_ways, is_alive};
 use pipewright::{
@@ -32,27 +32,27 @@ fn request(event: Event) -> Option<Request> {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is handed to `find`")]
+#[expect(clippy::needless_pass_by_value, reason = "passed to `find`")]
 fn disconnected(event: Event) -> Option<DisconnectReason> {
     match event.kind {
-        EventKind::ControlDisconnected(why) => Some(why),
+        EventKind::ControlDisconnected(reason) => Some(reason),
         _ => None,
     }
 }
 
 both_ways! {
-    fn a_worker_answers(way: Way) {
+    fn worker_answers_calls(way: Way) {
         let (mut story, worker) = started(way);
         let sum: i64 = worker.call("add", &[1, 2, 3], DEADLINE).unwrap();
         assert_eq!(sum, 6);
-        // The library itself answers this one.
+        // Answered by the library itself.
         worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
-        let told = worker.call::<_, Value>("echo", &json!({"text": "a\nb", "n": [1, null]}), DEADLINE).unwrap();
-        assert_eq!(told, json!({"text": "a\nb", "n": [1, null]}));
+        let echoed = worker.call::<_, Value>("echo", &json!({"text": "a\nb", "n": [1, null]}), DEADLINE).unwrap();
+        assert_eq!(echoed, json!({"text": "a\nb", "n": [1, null]}));
         story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
     }
 
-    fn errors_come_back_as_they_are(way: Way) {
+    fn errors_of_methods_reach_the_caller(way: Way) {
         let (_story, worker) = started(way);
         match worker.call::<_, Value>("fail", &json!({"code": 42}), DEADLINE).unwrap_err() {
             CallError::Rpc(error) => {
@@ -81,7 +81,7 @@ both_ways! {
         assert!(matches!(worker.call::<_, Value>("echo", &unwritable, DEADLINE), Err(CallError::Encode(_))));
     }
 
-    fn forty_threads_call_at_once_and_each_gets_its_own_answer(way: Way) {
+    fn concurrent_calls_get_their_own_answers(way: Way) {
         let (_story, worker) = started(way);
         thread::scope(|scope| {
             for thread in 0..40 {
@@ -96,24 +96,24 @@ both_ways! {
         });
     }
 
-    fn answers_may_come_in_any_order(way: Way) {
+    fn answers_arrive_in_any_order(way: Way) {
         let story = Story::new();
         let worker = story.supervisor.spawn(serving(way).args(["--threads", "2"])).unwrap();
         let slow = worker.start_call("wait", &["the line"]).unwrap();
-        assert_eq!(worker.call::<_, i64>("add", &[1], DEADLINE).unwrap(), 1, "it overtakes");
+        assert_eq!(worker.call::<_, i64>("add", &[1], DEADLINE).unwrap(), 1, "it overtakes the first");
         worker.call::<_, ()>("release", &["the line"], DEADLINE).unwrap();
         assert_eq!(slow.wait::<String>(DEADLINE).unwrap(), "the line");
     }
 
-    fn p15_a_call_ends_in_time_and_the_worker_is_told(way: Way) {
+    fn p15_timed_out_call_is_cancelled_in_the_worker(way: Way) {
         let (_story, worker) = started(way);
         let error = worker.call::<_, Value>("until cancelled", &(), Duration::from_millis(20)).unwrap_err();
         assert!(matches!(error, CallError::TimedOut), "{error:?}");
-        // It serves one at a time, so this one comes through only because the first was given up.
+        // The worker serves one request at a time: this one succeeds only if the first was cancelled.
         assert_eq!(worker.call::<_, i64>("add", &[2], DEADLINE).unwrap(), 2);
     }
 
-    fn a_call_can_be_cancelled_from_another_thread(way: Way) {
+    fn call_is_cancelled_from_another_thread(way: Way) {
         let (_story, worker) = started(way);
         let call = worker.start_call("until cancelled", &()).unwrap();
         let cancel = call.cancel_handle();
@@ -122,10 +122,10 @@ both_ways! {
         canceller.join().unwrap();
         assert_eq!(worker.call::<_, i64>("add", &[3], DEADLINE).unwrap(), 3);
         drop(worker.start_call("until cancelled", &()).unwrap());
-        assert_eq!(worker.call::<_, i64>("add", &[4], DEADLINE).unwrap(), 4, "dropping cancels too");
+        assert_eq!(worker.call::<_, i64>("add", &[4], DEADLINE).unwrap(), 4, "dropping cancels as well");
     }
 
-    fn p15_calls_end_when_the_worker_does_with_its_exit(way: Way) {
+    fn p15_calls_end_with_the_exit_of_the_worker(way: Way) {
         let (mut story, worker) = started(way);
         let calls: Vec<_> = (0..10).map(|_| worker.start_call("until cancelled", &()).unwrap()).collect();
         worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
@@ -141,11 +141,11 @@ both_ways! {
         assert_eq!(story.exit().signal(), Some(9));
     }
 
-    fn p15_a_caller_that_reads_for_itself_hears_of_the_death(way: Way) {
+    fn p15_direct_call_ends_with_the_exit_of_the_worker(way: Way) {
         let (mut story, worker) = started(way);
         thread::scope(|scope| {
             let call = scope.spawn(|| worker.call::<_, Value>("until cancelled", &(), DEADLINE));
-            // Heard while that caller waits, or before: both end the same way.
+            // The ping is answered while the caller waits, or before: the result is the same.
             worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
             worker.kill().unwrap();
             match call.join().unwrap().unwrap_err() {
@@ -156,7 +156,7 @@ both_ways! {
         assert_eq!(story.exit().signal(), Some(9));
     }
 
-    fn what_a_worker_says_during_a_call_is_told(way: Way) {
+    fn messages_during_a_call_become_events(way: Way) {
         const CALLS: u32 = 50;
         let (mut story, worker) = started(way);
         thread::scope(|scope| {
@@ -178,7 +178,7 @@ both_ways! {
         });
     }
 
-    fn a_worker_in_a_long_request_still_answers_a_ping(way: Way) {
+    fn worker_in_a_long_request_answers_pings(way: Way) {
         let (_story, worker) = started(way);
         let long = worker.start_call("until cancelled", &()).unwrap();
         for _ in 0..20 {
@@ -188,11 +188,11 @@ both_ways! {
         assert_eq!(worker.call::<_, i64>("add", &[5], DEADLINE).unwrap(), 5);
     }
 
-    fn a_worker_asks_and_is_answered_now_or_later(way: Way) {
+    fn requests_of_a_worker_are_answered_in_any_order(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("ask").control(Pass::env("PIPEWRIGHT_CONTROL")).stdout(OutputMode::Lines);
         let worker = story.supervisor.spawn(spec.stderr(OutputMode::Lines)).unwrap();
-        // It asks from three threads at once. They are answered in the opposite order, the last by being dropped.
+        // It sends requests from three threads at once. They are answered in reverse order; the last one is dropped.
         let mut requests: Vec<Request> = (0..3).map(|_| story.find(request)).collect();
         requests.sort_by_key(|request| request.params::<[u32; 1]>().unwrap());
         assert!(requests.iter().all(|request| request.method() == "may I" && !request.is_cancelled()));
@@ -215,7 +215,7 @@ both_ways! {
         drop(worker);
     }
 
-    fn a_worker_that_never_connects_is_told(way: Way) {
+    fn worker_that_never_connects_is_reported(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("hang").control(Pass::env("PIPEWRIGHT_CONTROL")).control_connect_timeout(Duration::from_millis(30));
         let worker = story.supervisor.spawn(spec).unwrap();
@@ -225,7 +225,7 @@ both_ways! {
         assert!(is_alive(worker.pid().unwrap()));
     }
 
-    fn a_worker_that_dies_first_is_told(way: Way) {
+    fn worker_that_exits_before_connecting_is_reported(way: Way) {
         let mut story = Story::new();
         let worker = story.supervisor.spawn(way.plain("exit").control(Pass::env("PIPEWRIGHT_CONTROL"))).unwrap();
         let error = worker.call::<_, Value>("ping", &(), DEADLINE).unwrap_err();
@@ -234,7 +234,7 @@ both_ways! {
         assert!(story.exit().success());
     }
 
-    fn what_a_worker_tells_before_it_ends_at_once_is_heard(way: Way) {
+    fn notifications_before_an_immediate_exit_are_delivered(way: Way) {
         const WORKERS: usize = 100;
         let mut story = Story::new();
         for _ in 0..WORKERS {
@@ -253,7 +253,7 @@ both_ways! {
         assert_eq!((connected, told), (WORKERS, WORKERS));
     }
 
-    fn a_worker_that_closes_its_side_hears_the_end_of_ours(way: Way) {
+    fn half_closed_connection_is_shut_down_by_the_supervisor(way: Way) {
         let mut story = Story::new();
         let ladder = StopPolicy::kill().step([StopStep::Notify("shutdown".into())], DEADLINE);
         let spec = way.plain("half-close").control(Pass::arg("--control={}")).stop(ladder);
@@ -262,10 +262,10 @@ both_ways! {
         let report = worker.stop().wait(DEADLINE);
         assert!(report.workers[0].exit.as_ref().unwrap().success(), "{report}");
         let disconnected: Vec<_> = story.rest().into_iter().filter_map(disconnected).collect();
-        assert_eq!(disconnected, [], "it was not waited for whether it had died");
+        assert_eq!(disconnected, [], "its exit precedes the end of the connection");
     }
 
-    fn a_worker_may_hang_up_and_live_on(way: Way) {
+    fn worker_may_close_its_connection_and_continue(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("hang-up").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
         let worker = story.supervisor.spawn(spec).unwrap();
@@ -275,38 +275,38 @@ both_ways! {
         assert!(story.exit().success());
     }
 
-    fn p12_strangers_are_put_out(way: Way) {
+    fn p12_invalid_handshakes_are_rejected(way: Way) {
         let mut story = Story::new();
         let spec = way.fixture("control-address").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
         let worker = story.supervisor.spawn(spec).unwrap();
         let address = story.json().as_str().unwrap().to_owned();
         let (path, key) = address.rsplit_once('?').unwrap();
         let hello = |key: &str| format!("{}\n", json!({"jsonrpc": "2.0", "method": "hello", "params": {"key": key}}));
-        let mut refused = |said: &[u8], fault: HandshakeError| {
-            let mut stranger = UnixStream::connect(path).unwrap();
-            // Well before it would be put out for its silence.
-            stranger.set_read_timeout(Some(DEADLINE)).unwrap();
-            // It may be put out while it is still speaking.
-            drop(stranger.write_all(said));
+        let mut rejected = |bytes: &[u8], expected: HandshakeError| {
+            let mut client = UnixStream::connect(path).unwrap();
+            // Shorter than the handshake timeout.
+            client.set_read_timeout(Some(DEADLINE)).unwrap();
+            // The connection may be closed during the write.
+            drop(client.write_all(bytes));
             let mut answer = String::new();
-            drop(stranger.read_to_string(&mut answer));
+            drop(client.read_to_string(&mut answer));
             let answer: Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer:?}"));
             assert_eq!((&answer["id"], &answer["error"]["code"]), (&Value::Null, &json!(-32600)), "{answer}");
-            let told = story.find(|event| match event.kind {
+            let warning = story.find(|event| match event.kind {
                 EventKind::Warning(warning) => Some(warning),
                 _ => None,
             });
-            let Warning::HandshakeRejected { fault: why, pid, excerpt, .. } = &*told else { panic!("{told}") };
-            assert_eq!((*why, *pid), (fault, Some(std::process::id())), "{told}");
-            assert!(!told.to_string().contains(key), "{told}");
+            let Warning::HandshakeRejected { fault: why, pid, excerpt, .. } = &*warning else { panic!("{warning}") };
+            assert_eq!((*why, *pid), (expected, Some(std::process::id())), "{warning}");
+            assert!(!warning.to_string().contains(key), "{warning}");
             excerpt.to_string()
         };
-        assert_eq!(refused(b"GET / HTTP/1.1\n", HandshakeError::NotHello), "GET / HTTP/1.1\\n");
-        refused(&[b'x'; 10_000], HandshakeError::LineTooLong);
-        refused(b"{\"jsonrpc\":\"2.0\",\"method\":\"hello\"}\n", HandshakeError::NotHello);
-        refused(format!("debug{}", hello(key)).as_bytes(), HandshakeError::NotHello);
-        refused(hello("0123456789abcdef").as_bytes(), HandshakeError::UnknownKey);
-        // The right key lets in once, whoever has it; Python and Node do just this.
+        assert_eq!(rejected(b"GET / HTTP/1.1\n", HandshakeError::NotHello), "GET / HTTP/1.1\\n");
+        rejected(&[b'x'; 10_000], HandshakeError::LineTooLong);
+        rejected(b"{\"jsonrpc\":\"2.0\",\"method\":\"hello\"}\n", HandshakeError::NotHello);
+        rejected(format!("debug{}", hello(key)).as_bytes(), HandshakeError::NotHello);
+        rejected(hello("0123456789abcdef").as_bytes(), HandshakeError::UnknownKey);
+        // The key is valid once, for any client: workers in Python and Node connect in this way.
         let mut socket = UnixStream::connect(path).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         socket.write_all(hello(key).as_bytes()).unwrap();
@@ -323,26 +323,26 @@ both_ways! {
         assert!(story.exit().success());
     }
 
-    fn p07_a_worker_that_does_not_read_gets_a_bounded_queue(way: Way) {
+    fn p07_queue_for_a_worker_that_does_not_read_is_bounded(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("deaf").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
         let worker = story.supervisor.spawn(spec).unwrap();
         story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
         let text = "x".repeat(10_000);
-        let error = (0..10_000).find_map(|_| worker.notify("hear me", &[&text]).err()).expect("a limit");
+        let error = (0..10_000).find_map(|_| worker.notify("unread", &[&text]).err()).expect("a limit");
         assert!(matches!(error, CallError::QueueFull { queued } if queued > 900_000), "{error:?}");
         let other = story.supervisor.spawn(serving(way)).unwrap();
-        assert_eq!(other.call::<_, i64>("add", &[1], DEADLINE).unwrap(), 1, "nobody else waits");
+        assert_eq!(other.call::<_, i64>("add", &[1], DEADLINE).unwrap(), 1, "other workers are not delayed");
     }
 
-    fn p07_a_flood_of_notifications_is_bounded_and_complete(way: Way) {
+    fn p07_flood_of_notifications_is_bounded_and_complete(way: Way) {
         const COUNT: u64 = 20_000;
         let mut story = Story::new();
         let spec = way.plain("notify-flood").control(Pass::arg("--control={}")).args(["--count", &COUNT.to_string()]);
         let worker = story.supervisor.spawn(spec.arg("--size").arg("1000")).unwrap();
         let other = story.supervisor.spawn(way.plain("exit")).unwrap();
         other.wait_timeout(DEADLINE).expect("its exit");
-        assert_eq!(worker.wait_timeout(Duration::ZERO), None, "nobody receives, so it cannot have ended");
+        assert_eq!(worker.wait_timeout(Duration::ZERO), None, "no event is received, so the worker cannot have finished");
         assert!(story.supervisor.events().len() < 5000, "{} wait", story.supervisor.events().len());
         let mut next = 0;
         while next < COUNT {
@@ -357,17 +357,17 @@ both_ways! {
 }
 
 #[test]
-fn two_hundred_workers_answer_and_a_fifth_dies_at_once() {
-    many_workers_answer_and_a_fifth_dies_at_once(200);
+fn two_hundred_workers_answer_while_a_fifth_is_killed() {
+    workers_answer_while_a_fifth_is_killed(200);
 }
 
 #[test]
 #[ignore = "takes 10 s"]
-fn a_thousand_workers_answer_and_a_fifth_dies_at_once() {
-    many_workers_answer_and_a_fifth_dies_at_once(1000);
+fn a_thousand_workers_answer_while_a_fifth_is_killed() {
+    workers_answer_while_a_fifth_is_killed(1000);
 }
 
-fn many_workers_answer_and_a_fifth_dies_at_once(count: usize) {
+fn workers_answer_while_a_fifth_is_killed(count: usize) {
     let story = Story::new();
     let supervisor = &story.supervisor;
     let workers: Vec<Worker> =
@@ -392,14 +392,14 @@ fn many_workers_answer_and_a_fifth_dies_at_once(count: usize) {
     }
 }
 
-/// The one example in this language that takes its control pipe from its environment.
+/// The only example in this language that reads its control pipe from its environment.
 fn worker_of(document: &str, language: &str) -> String {
     let examples = document.split("```").filter_map(|block| block.strip_prefix(language));
     let mut workers = examples.filter(|example| example.contains("PIPEWRIGHT_CONTROL"));
     workers.next().expect("an example").to_owned()
 }
 
-fn a_worker_without_our_library_works(interpreter: [&str; 2], worker: &str) {
+fn worker_without_the_library_answers(interpreter: [&str; 2], worker: &str) {
     let story = Story::new();
     let spec = WorkerSpec::new(interpreter[0]).args([interpreter[1], worker]);
     let worker = story.supervisor.spawn(spec.control(Pass::env("PIPEWRIGHT_CONTROL"))).unwrap();
@@ -407,20 +407,20 @@ fn a_worker_without_our_library_works(interpreter: [&str; 2], worker: &str) {
     assert!(matches!(worker.call::<_, i64>("subtract", &(), DEADLINE), Err(CallError::Rpc(_))));
     worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
     let report = worker.stop().wait(DEADLINE);
-    assert!(report.workers[0].exit.as_ref().unwrap().success(), "it ends when it is asked to: {report}");
+    assert!(report.workers[0].exit.as_ref().unwrap().success(), "it exits when requested: {report}");
 }
 
 #[test]
 #[ignore = "needs python3"]
-fn the_python_worker_of_the_readme_works() {
-    a_worker_without_our_library_works(["python3", "-c"], &worker_of(include_str!("../../README.md"), "python\n"));
+fn python_worker_of_the_readme_answers() {
+    worker_without_the_library_answers(["python3", "-c"], &worker_of(include_str!("../../README.md"), "python\n"));
 }
 
 #[test]
 #[ignore = "needs node"]
-fn the_node_worker_of_the_protocol_works() {
+fn node_worker_of_the_protocol_answers() {
     let worker = worker_of(include_str!("../../docs/protocol.md"), "js\n");
-    a_worker_without_our_library_works(["node", "-e"], &worker);
+    worker_without_the_library_answers(["node", "-e"], &worker);
     let story = Story::new();
     let spec = WorkerSpec::new("node").args(["-e", &worker]).control(Pass::env("PIPEWRIGHT_CONTROL"));
     let worker = story.supervisor.spawn(spec).unwrap();
@@ -428,8 +428,8 @@ fn the_node_worker_of_the_protocol_works() {
     assert_eq!(worker.call::<_, String>("add", &[one, other], DEADLINE).unwrap(), format!("{one}{other}"));
 }
 
-/// One call, each way.
-fn is_served() {
+/// One call to a worker of each kind.
+fn calls_succeed() {
     for way in [Way::Direct, Way::Command] {
         let (story, worker) = started(way);
         assert_eq!(worker.call::<_, i64>("add", &[20, 22], DEADLINE).unwrap(), 42);
@@ -439,33 +439,33 @@ fn is_served() {
 }
 
 #[test]
-fn p11_a_host_with_a_blank_environment_is_served() {
-    if alone("control::p11_a_host_with_a_blank_environment_is_served", WorkerSpec::env_clear) {
+fn p11_calls_succeed_with_a_blank_environment() {
+    if alone("control::p11_calls_succeed_with_a_blank_environment", WorkerSpec::env_clear) {
         let names: Vec<_> = std::env::vars_os().map(|(name, _)| name).collect();
-        assert_eq!(names.len(), 1, "only what says which test it is: {names:?}");
-        is_served();
+        assert_eq!(names.len(), 1, "only the name of the test: {names:?}");
+        calls_succeed();
     }
 }
 
 #[test]
-fn p11_a_host_with_a_long_runtime_directory_is_served() {
-    // Longer than the address of a socket.
+fn p11_calls_succeed_with_a_long_runtime_directory() {
+    // Longer than the address of a socket may be.
     let directory = tempfile::tempdir().unwrap();
     let runtime = directory.path().join("x".repeat(150 - directory.path().as_os_str().len()));
     fs::create_dir(&runtime).unwrap();
     fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).unwrap();
     let prepare = |spec: WorkerSpec| spec.env("XDG_RUNTIME_DIR", &runtime);
-    if alone("control::p11_a_host_with_a_long_runtime_directory_is_served", prepare) {
+    if alone("control::p11_calls_succeed_with_a_long_runtime_directory", prepare) {
         assert!(std::env::var("XDG_RUNTIME_DIR").unwrap().len() > 150);
-        is_served();
+        calls_succeed();
     }
 }
 
 #[test]
-fn without_a_control_pipe_there_are_no_calls() {
+fn calls_without_a_control_pipe_fail() {
     let supervisor = Supervisor::new().unwrap();
     let worker = supervisor.spawn(Way::Direct.plain("hang")).unwrap();
     assert!(matches!(worker.call::<_, Value>("ping", &(), DEADLINE), Err(CallError::NotConnected)));
-    let by_hand = serving(Way::Direct).spawn_unsupervised().unwrap_err();
-    assert!(by_hand.to_string().contains("invalid worker spec"), "{by_hand:?}");
+    let error = serving(Way::Direct).spawn_unsupervised().unwrap_err();
+    assert!(error.to_string().contains("invalid worker spec"), "{error:?}");
 }

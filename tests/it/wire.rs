@@ -1,4 +1,4 @@
-//! Bytes on the wire that are not what they should be.
+//! Streams of messages and lines with damage, byte order marks and unusual line endings.
 
 use crate::support::{DEADLINE, Story, Way};
 use pipewright::{
@@ -9,7 +9,7 @@ use pipewright::{
 use serde_json::{Value, json};
 use std::io::Write;
 
-/// A worker whose messages are what is written to it.
+/// A worker that returns its standard input as messages.
 fn echo(story: &Story, framing: Framing) -> (Worker, PipeWriter) {
     let spec =
         WorkerSpec::new("cat").stdin(StdinMode::Pipe).messages_on_stdout().framing(framing).max_message_size(1000);
@@ -32,21 +32,21 @@ fn frame(framing: Framing, body: &str) -> Vec<u8> {
     [&head, body.as_bytes(), end].concat()
 }
 
-/// The messages, and of each fault kind and offset.
-fn told(story: &mut Story) -> (Vec<Value>, Vec<(FrameErrorKind, u64)>) {
-    let (mut messages, mut faults) = (Vec::new(), Vec::new());
+/// All messages, and the kind and offset of each frame error.
+fn messages_and_errors(story: &mut Story) -> (Vec<Value>, Vec<(FrameErrorKind, u64)>) {
+    let (mut messages, mut errors) = (Vec::new(), Vec::new());
     for event in story.rest() {
         match event.kind {
             EventKind::Message(message) => messages.push(message.json().unwrap()),
-            EventKind::InvalidFrame(fault) => faults.push((fault.kind, fault.offset)),
+            EventKind::InvalidFrame(error) => errors.push((error.kind, error.offset)),
             _ => {}
         }
     }
-    (messages, faults)
+    (messages, errors)
 }
 
 #[test]
-fn p02_damage_costs_no_message_behind_it() {
+fn p02_messages_after_damage_are_delivered() {
     let short = frame(Framing::ContentLength, "{\"label\":\"caf\u{e9}\"}");
     let short = String::from_utf8(short).unwrap().replace("17", "16").into_bytes();
     let cases: [(Framing, Vec<u8>); 9] = [
@@ -69,16 +69,16 @@ fn p02_damage_costs_no_message_behind_it() {
         (1..200).for_each(|n| stream.extend_from_slice(&frame(framing, &format!("{{\"n\":{n}}}"))));
         writer.write_all(&stream).unwrap();
         drop(writer);
-        let (messages, faults) = told(&mut story);
+        let (messages, errors) = messages_and_errors(&mut story);
         let shown = String::from_utf8_lossy(&damage);
         assert_eq!(messages, (0..200).map(|n| json!({ "n": n })).collect::<Vec<_>>(), "{framing:?} {shown}");
-        assert!(!faults.is_empty(), "{framing:?} {shown}");
-        assert!(faults.iter().all(|(_, offset)| (begin..end).contains(offset)), "{faults:?} {framing:?} {shown}");
+        assert!(!errors.is_empty(), "{framing:?} {shown}");
+        assert!(errors.iter().all(|(_, offset)| (begin..end).contains(offset)), "{errors:?} {framing:?} {shown}");
     }
 }
 
 #[test]
-fn p02_a_frame_that_is_too_long_is_reported_at_its_header() {
+fn p02_long_frame_is_reported_at_its_header() {
     for (framing, stream) in [
         (Framing::LengthPrefixed, 5000_u32.to_be_bytes().to_vec()),
         (Framing::LengthPrefixed, b"Warning: deprecated\n".to_vec()),
@@ -87,36 +87,36 @@ fn p02_a_frame_that_is_too_long_is_reported_at_its_header() {
         (Framing::Nul, vec![b'1'; 1001]),
     ] {
         let mut story = Story::new();
-        // The stream stays open, and nothing follows.
+        // The stream stays open without further bytes.
         let (worker, mut writer) = echo(&story, framing);
         writer.write_all(&stream).unwrap();
         let (kind, length) = story.find(|event| match event.kind {
-            EventKind::InvalidFrame(fault) => Some((fault.kind, fault.length)),
+            EventKind::InvalidFrame(error) => Some((error.kind, error.length)),
             _ => None,
         });
         assert_eq!(kind, FrameErrorKind::TooLong { limit: 1000 }, "{framing:?}");
         assert!(length > 1000, "{framing:?}: {length}");
         drop(writer);
         assert!(worker.wait_timeout(DEADLINE).unwrap().success());
-        let (messages, faults) = told(&mut story);
-        assert_eq!((messages.len(), faults), (0, Vec::new()), "{framing:?}: it is reported once");
+        let (messages, errors) = messages_and_errors(&mut story);
+        assert_eq!((messages.len(), errors), (0, Vec::new()), "{framing:?}: reported once");
     }
 }
 
 #[test]
-fn p02_a_byte_order_mark_before_the_first_message_is_skipped() {
+fn p02_byte_order_mark_before_first_message_is_skipped() {
     for framing in [Framing::Lines, Framing::Nul, Framing::LengthPrefixed, Framing::ContentLength] {
         let mut story = Story::new();
         let (_worker, mut writer) = echo(&story, framing);
         writer.write_all(b"\xef\xbb\xbf").unwrap();
         writer.write_all(&frame(framing, "{\"n\":0}")).unwrap();
         drop(writer);
-        assert_eq!(told(&mut story), (vec![json!({"n": 0})], Vec::new()), "{framing:?}");
+        assert_eq!(messages_and_errors(&mut story), (vec![json!({"n": 0})], Vec::new()), "{framing:?}");
     }
 }
 
 #[test]
-fn p02_output_with_its_line_endings_is_what_was_written() {
+fn p02_lines_and_endings_reproduce_the_output() {
     let long = vec![b'x'; 150_000];
     let outputs: [&[u8]; 6] =
         [b"a\nb", b"a\nb\n", b"x\r\ny\r\n", b"10 %\r20 %\r30 %\r\ndone\n", b"\n\r\r\n\n\r", &long];
@@ -146,7 +146,7 @@ fn p02_output_with_its_line_endings_is_what_was_written() {
 }
 
 #[test]
-fn p01_progress_is_delivered_while_its_line_goes_on() {
+fn p01_progress_is_delivered_before_its_line_ends() {
     let mut story = Story::new();
     let worker =
         story.supervisor.spawn(WorkerSpec::new("cat").stdin(StdinMode::Pipe).stdout(OutputMode::Lines)).unwrap();
@@ -162,7 +162,7 @@ fn p01_progress_is_delivered_while_its_line_goes_on() {
 }
 
 #[test]
-fn p15_serves_on_fewer_threads_where_none_can_be_created() {
+fn p15_serves_on_fewer_threads_if_none_can_be_created() {
     let mut story = Story::new();
     let spec =
         Way::Direct.plain("serve").control(Pass::arg("--control={}")).args(["--threads", "8", "--no-more-memory"]);

@@ -1,16 +1,16 @@
-//! Streams with damage in them.
+//! Streams with damaged bytes.
 
 use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 
-use super::{FRAMINGS, Said, drain, fault, frame, hear, messages};
+use super::{FRAMINGS, Output, drain, error, frame, messages, read_in_parts};
 use crate::wire::{
     decode::check,
     framing::{Framing, batch::FrameBatch, deframer::Deframer, encode::encode, error::FrameErrorKind},
 };
 
 #[test]
-fn p02_reports_damage_before_the_next_bytes_come() {
+fn p02_reports_damage_before_more_bytes_arrive() {
     let too_long = FrameErrorKind::TooLong { limit: 9 };
     let cases: [(Framing, &[u8], FrameErrorKind, u64); 10] = [
         (Framing::Lines, b"1\n0123456789", too_long, 2),
@@ -25,23 +25,23 @@ fn p02_reports_damage_before_the_next_bytes_come() {
         (Framing::ContentLength, b"Content-Length: 90\n\n[Content-Length: 8\n", FrameErrorKind::Torn { size: 90 }, 0),
     ];
     for (framing, stream, kind, offset) in cases {
-        let (mut batch, mut said) = (FrameBatch::default(), Vec::new());
+        let (mut batch, mut outputs) = (FrameBatch::default(), Vec::new());
         let max = if matches!(kind, FrameErrorKind::Torn { .. }) { 99 } else { 9 };
         let mut deframer = Deframer::new(framing, max);
         deframer.feed(&stream[..stream.len() - 1], &mut batch);
-        drain(&mut batch, &mut said);
-        assert!(said.iter().all(|said| matches!(said, Said::Frame(_))), "{said:?}");
+        drain(&mut batch, &mut outputs);
+        assert!(outputs.iter().all(|outputs| matches!(outputs, Output::Frame(_))), "{outputs:?}");
         deframer.feed(&stream[stream.len() - 1..], &mut batch);
-        drain(&mut batch, &mut said);
-        let found = said
-            .iter()
-            .find_map(|said| if let Said::Fault(fault) = said { Some((fault.kind, fault.offset)) } else { None });
+        drain(&mut batch, &mut outputs);
+        let found = outputs.iter().find_map(|outputs| {
+            if let Output::Error(error) = outputs { Some((error.kind, error.offset)) } else { None }
+        });
         assert_eq!(found, Some((kind, offset)), "{framing:?} {:?}", String::from_utf8_lossy(stream));
     }
 }
 
 #[test]
-fn p02_after_a_bad_header_the_next_message_is_found() {
+fn p02_finds_next_message_after_invalid_header() {
     let long = format!("X-Long: {}\n", "y".repeat(5000));
     let cases: [&str; 14] = [
         "Debugger attached.\n",
@@ -62,28 +62,28 @@ fn p02_after_a_bad_header_the_next_message_is_found() {
     for damage in cases {
         let stream = [damage.as_bytes(), b"content-lengtH: 1\r\n\r\n1"].concat();
         let excerpt = &damage.as_bytes()[..damage.len().min(256)];
-        let expected = [fault(FrameErrorKind::InvalidHeader, 0, damage.len() as u64, excerpt), frame("1")];
+        let expected = [error(FrameErrorKind::InvalidHeader, 0, damage.len() as u64, excerpt), frame("1")];
         assert_eq!(messages(Framing::ContentLength, 9, &stream), expected, "{damage}");
     }
-    let said = messages(Framing::ContentLength, 9, b"Content-Length: 1\nContent-Length: 2\n\n12");
-    assert_eq!(said, [fault(FrameErrorKind::InvalidHeader, 0, 18, "Content-Length: 1\n"), frame("12")]);
+    let outputs = messages(Framing::ContentLength, 9, b"Content-Length: 1\nContent-Length: 2\n\n12");
+    assert_eq!(outputs, [error(FrameErrorKind::InvalidHeader, 0, 18, "Content-Length: 1\n"), frame("12")]);
 }
 
 #[test]
-fn p02_reads_on_behind_a_wrong_size() {
-    // Counted in characters, or larger than the value, so that it ends within the next header or behind it.
+fn p02_resumes_after_wrong_size() {
+    // Sizes counted in characters, or larger than the value, so that the frame ends inside or after the next header.
     let value = "{\"a\":{\"label\":\"caf\u{e9}\"}}";
     for size in [1, value.len() - 1, value.len() + 1, value.len() + 9, value.len() + 25, 10_000] {
         let stream =
             format!("Content-Length: {size}\r\n\r\n{value}Content-Length: 2\r\n\r\n{{}}Content-Length: 3\n\n[1]");
-        let said = messages(Framing::ContentLength, 20_000, stream.as_bytes());
-        assert!(said.ends_with(&[frame("{}"), frame("[1]")]), "{size}: {said:?}");
-        assert!(matches!(said[..said.len() - 2].last(), Some(Said::Fault(_))), "{size}: {said:?}");
+        let outputs = messages(Framing::ContentLength, 20_000, stream.as_bytes());
+        assert!(outputs.ends_with(&[frame("{}"), frame("[1]")]), "{size}: {outputs:?}");
+        assert!(matches!(outputs[..outputs.len() - 2].last(), Some(Output::Error(_))), "{size}: {outputs:?}");
         let mut stream = u32::try_from(size).unwrap().to_be_bytes().to_vec();
         stream.extend([value.as_bytes(), b"\0\0\0\x02{}\0\0\0\x03[1]"].concat());
-        let said = messages(Framing::LengthPrefixed, 20_000, &stream);
-        assert!(said.ends_with(&[frame("{}"), frame("[1]")]), "{size}: {said:?}");
-        assert!(matches!(said[..said.len() - 2].last(), Some(Said::Fault(_))), "{size}: {said:?}");
+        let outputs = messages(Framing::LengthPrefixed, 20_000, &stream);
+        assert!(outputs.ends_with(&[frame("{}"), frame("[1]")]), "{size}: {outputs:?}");
+        assert!(matches!(outputs[..outputs.len() - 2].last(), Some(Output::Error(_))), "{size}: {outputs:?}");
     }
 }
 
@@ -93,12 +93,12 @@ enum Part {
     Frame(Value),
     /// Bytes between frames.
     Garbage(Vec<u8>),
-    /// A frame that ends early, and other bytes in place of the rest.
+    /// A frame that ends early, with other bytes in place of its rest.
     Torn(Value, prop::sample::Index, Vec<u8>),
 }
 
 fn part() -> impl Strategy<Value = Part> {
-    // Of an object no beginning is JSON.
+    // No proper prefix of an object is JSON.
     let object = || "[ -~é]{0,20}".prop_map(|text| json!({ "n": text }));
     let garbage = || {
         prop_oneof![
@@ -110,7 +110,7 @@ fn part() -> impl Strategy<Value = Part> {
             1 => Just("Content-Length: 12".to_owned()),
             1 => (256_usize..6000).prop_map(|size| "w".repeat(size)),
         ]
-        .prop_filter("no JSON, and not blank", |text| check(text.as_bytes()).is_err() && !text.trim().is_empty())
+        .prop_filter("neither JSON nor blank", |text| check(text.as_bytes()).is_err() && !text.trim().is_empty())
     };
     prop_oneof![
         4 => object().prop_map(Part::Frame),
@@ -121,9 +121,9 @@ fn part() -> impl Strategy<Value = Part> {
 }
 
 proptest! {
-    /// Any damage between frames, or in the middle of them, costs only what it touches.
+    /// Damage between or inside frames loses only the frames that it touches.
     #[test]
-    fn p02_every_recognizable_frame_behind_damage_is_delivered(parts in vec(part(), 1..12), reads in vec(1_usize..60, 1..8)) {
+    fn p02_delivers_every_recognizable_frame_after_damage(parts in vec(part(), 1..12), reads in vec(1_usize..60, 1..8)) {
         for framing in FRAMINGS {
             let mut stream = Vec::new();
             let (mut expected, mut damaged) = (Vec::new(), Vec::new());
@@ -132,11 +132,11 @@ proptest! {
                 match part {
                     Part::Frame(value) => {
                         encode(framing, value, &mut stream).unwrap();
-                        expected.push(Said::Frame(serde_json::to_vec(value).unwrap()));
+                        expected.push(Output::Frame(serde_json::to_vec(value).unwrap()));
                     }
                     Part::Garbage(bytes) => {
                         stream.extend_from_slice(bytes);
-                        // A line, or a value and its zero byte, is recognized by what ends the one before.
+                        // A delimited frame is recognized by the delimiter of the previous one.
                         match framing {
                             Framing::Lines => stream.push(b'\n'),
                             Framing::Nul => stream.push(0),
@@ -147,9 +147,9 @@ proptest! {
                     Part::Torn(value, cut, more) => {
                         let mut whole = Vec::new();
                         encode(framing, value, &mut whole).unwrap();
-                        // What is left of a header of four bytes cannot be told from zeros.
+                        // The rest of a header of four bytes cannot be distinguished from zeros.
                         let least = if framing == Framing::LengthPrefixed { 5 } else { 1 };
-                        // The delimiter is put back.
+                        // The delimiter is restored.
                         let most = whole.len() - if matches!(framing, Framing::Lines | Framing::Nul) { 2 } else { 1 };
                         let cut = least + cut.index(most - least + 1);
                         whole.truncate(cut.min(most));
@@ -164,16 +164,16 @@ proptest! {
                     }
                 }
             }
-            let said = hear(&mut Deframer::new(framing, 1 << 16), &stream, &reads);
-            let frames = said.iter().filter(|said| matches!(said, Said::Frame(bytes) if check(bytes).is_ok())).cloned();
+            let outputs = read_in_parts(&mut Deframer::new(framing, 1 << 16), &stream, &reads);
+            let frames = outputs.iter().filter(|outputs| matches!(outputs, Output::Frame(bytes) if check(bytes).is_ok())).cloned();
             prop_assert_eq!(frames.collect::<Vec<_>>(), expected, "{:?} {:?}", framing, String::from_utf8_lossy(&stream));
-            // Everything else is a fault, here or where the value is checked; with the place of damage, and not more than one for each.
-            let places = said.iter().filter_map(|said| if let Said::Fault(fault) = said { Some(fault.offset) } else { None });
-            for place in places {
+            // Everything else is an error, here or in the check of the value: at the offset of the damage, at most one for each.
+            let offsets = outputs.iter().filter_map(|outputs| if let Output::Error(error) = outputs { Some(error.offset) } else { None });
+            for place in offsets {
                 prop_assert!(damaged.iter().any(|range| range.contains(&usize::try_from(place).unwrap())), "{place} is not in {damaged:?}");
             }
             if matches!(framing, Framing::ContentLength | Framing::LengthPrefixed) {
-                let wrong = said.iter().filter(|said| !matches!(said, Said::Frame(bytes) if check(bytes).is_ok())).count();
+                let wrong = outputs.iter().filter(|outputs| !matches!(outputs, Output::Frame(bytes) if check(bytes).is_ok())).count();
                 prop_assert!(wrong > 0 || damaged.is_empty(), "{framing:?}: {damaged:?} unreported");
             }
         }

@@ -1,4 +1,4 @@
-//! What holds for any bytes, and the corners by name.
+//! Properties for arbitrary bytes, and special cases.
 
 mod damage;
 
@@ -17,114 +17,115 @@ use super::{
 const FRAMINGS: [Framing; 4] = [Framing::Lines, Framing::Nul, Framing::LengthPrefixed, Framing::ContentLength];
 
 #[derive(Debug, PartialEq, Clone)]
-enum Said {
+enum Output {
     Frame(Vec<u8>),
-    Fault(FrameError),
+    Error(FrameError),
 }
 
-fn drain(batch: &mut FrameBatch, said: &mut Vec<Said>) {
+fn drain(batch: &mut FrameBatch, outputs: &mut Vec<Output>) {
     for piece in batch.drain() {
         match piece {
             FrameChunk::Frames { bytes, offset: _, spans } => {
                 let ranges: Vec<_> =
                     spans.iter().map(|span| span.start()..span.start() + span.of(&bytes).len()).collect();
                 assert_eq!(ranges[0].start, 0);
-                assert_eq!(ranges.last().unwrap().end, bytes.len(), "a chunk is as long as its frames need");
+                assert_eq!(ranges.last().unwrap().end, bytes.len(), "a chunk is exactly as long as its frames");
                 assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "{ranges:?}");
                 assert_eq!(bytes.capacity(), bytes.len());
-                said.extend(spans.iter().map(|span| Said::Frame(span.of(&bytes).to_vec())));
+                outputs.extend(spans.iter().map(|span| Output::Frame(span.of(&bytes).to_vec())));
             }
-            FrameChunk::Error(fault) => said.push(Said::Fault(fault)),
+            FrameChunk::Error(error) => outputs.push(Output::Error(error)),
         }
     }
     assert!(batch.is_empty());
 }
 
-/// Everything a stream says, read in pieces of these sizes, over and over.
-fn hear(deframer: &mut Deframer, stream: &[u8], reads: &[usize]) -> Vec<Said> {
-    let (mut batch, mut said, mut rest) = (FrameBatch::default(), Vec::new(), stream);
+/// The frames and errors of a stream that is read in parts of these sizes, cyclically.
+fn read_in_parts(deframer: &mut Deframer, stream: &[u8], reads: &[usize]) -> Vec<Output> {
+    let (mut batch, mut outputs, mut rest) = (FrameBatch::default(), Vec::new(), stream);
     for size in reads.iter().cycle() {
         let (read, later) = rest.split_at((*size).min(rest.len()));
         deframer.feed(read, &mut batch);
-        drain(&mut batch, &mut said);
+        drain(&mut batch, &mut outputs);
         rest = later;
         if rest.is_empty() {
             break;
         }
     }
     deframer.finish(&mut batch);
-    drain(&mut batch, &mut said);
-    said
+    drain(&mut batch, &mut outputs);
+    outputs
 }
 
-/// In one read, which must be what it says in single bytes.
-fn say(new: impl Fn() -> Deframer, stream: &[u8]) -> Vec<Said> {
-    let whole = hear(&mut new(), stream, &[stream.len().max(1)]);
-    assert_eq!(comparable(&whole, stream), comparable(&hear(&mut new(), stream, &[1]), stream));
+/// The frames and errors of a stream in one read. They must equal those of reads of single bytes.
+fn read_whole(new: impl Fn() -> Deframer, stream: &[u8]) -> Vec<Output> {
+    let whole = read_in_parts(&mut new(), stream, &[stream.len().max(1)]);
+    assert_eq!(comparable(&whole, stream), comparable(&read_in_parts(&mut new(), stream, &[1]), stream));
     whole
 }
 
-/// Without what a fault shows of the bytes that arrived with those that made it known. That must be what stands at its offset.
-fn comparable(said: &[Said], stream: &[u8]) -> Vec<Said> {
-    let comparable = said.iter().map(|said| match said {
-        Said::Fault(fault) => {
-            let start = usize::try_from(fault.offset).unwrap();
-            let is_of_value = matches!(fault.kind, FrameErrorKind::Truncated | FrameErrorKind::Torn { .. });
-            assert!(is_of_value || stream[start..].starts_with(&fault.excerpt), "{fault}");
-            let is_known_later = matches!(fault.kind, FrameErrorKind::InvalidHeader);
-            let length = if is_known_later { 0 } else { fault.length };
-            Said::Fault(FrameError::new(fault.kind, fault.offset, length, &[]))
+/// Removes what depends on the read sizes: excerpts, and the length of errors that are detected later. An excerpt must match the stream
+/// at its offset.
+fn comparable(outputs: &[Output], stream: &[u8]) -> Vec<Output> {
+    let comparable = outputs.iter().map(|outputs| match outputs {
+        Output::Error(error) => {
+            let start = usize::try_from(error.offset).unwrap();
+            let is_of_value = matches!(error.kind, FrameErrorKind::Truncated | FrameErrorKind::Torn { .. });
+            assert!(is_of_value || stream[start..].starts_with(&error.excerpt), "{error}");
+            let is_known_later = matches!(error.kind, FrameErrorKind::InvalidHeader);
+            let length = if is_known_later { 0 } else { error.length };
+            Output::Error(FrameError::new(error.kind, error.offset, length, &[]))
         }
-        Said::Frame(_) => said.clone(),
+        Output::Frame(_) => outputs.clone(),
     });
     comparable.collect()
 }
 
-fn messages(framing: Framing, max: usize, stream: &[u8]) -> Vec<Said> {
-    say(|| Deframer::new(framing, max), stream)
+fn messages(framing: Framing, max: usize, stream: &[u8]) -> Vec<Output> {
+    read_whole(|| Deframer::new(framing, max), stream)
 }
 
-fn frame(bytes: impl AsRef<[u8]>) -> Said {
-    Said::Frame(bytes.as_ref().to_vec())
+fn frame(bytes: impl AsRef<[u8]>) -> Output {
+    Output::Frame(bytes.as_ref().to_vec())
 }
 
-fn fault(kind: FrameErrorKind, offset: u64, length: u64, excerpt: impl AsRef<[u8]>) -> Said {
-    Said::Fault(FrameError { kind, offset, length, excerpt: excerpt.as_ref().into() })
+fn error(kind: FrameErrorKind, offset: u64, length: u64, excerpt: impl AsRef<[u8]>) -> Output {
+    Output::Error(FrameError { kind, offset, length, excerpt: excerpt.as_ref().into() })
 }
 
 #[test]
-fn lines_lose_their_ends_and_blank_ones_are_skipped() {
-    let said = messages(Framing::Lines, 8, b"1\n\n22\r\n \t \r\n\r\n\r\r\n333\n");
-    assert_eq!(said, [frame("1"), frame("22"), frame("333")]);
-    // A carriage return does not count against the limit, and inside a line it is a byte like any other.
+fn line_endings_are_removed_and_blank_lines_skipped() {
+    let outputs = messages(Framing::Lines, 8, b"1\n\n22\r\n \t \r\n\r\n\r\r\n333\n");
+    assert_eq!(outputs, [frame("1"), frame("22"), frame("333")]);
+    // A carriage return of the line ending does not count against the limit; inside a line it is an ordinary byte.
     assert_eq!(messages(Framing::Lines, 3, b"a\rb\r\nabc\r\n"), [frame("a\rb"), frame("abc")]);
 }
 
 #[test]
-fn p02_reports_a_line_that_is_too_long_at_once() {
+fn p02_reports_long_line_at_the_limit() {
     let kind = FrameErrorKind::TooLong { limit: 3 };
-    let said = messages(Framing::Lines, 3, b"1\nabcd\n22\r\nabc\r\r\n333\nabcdefgh");
+    let outputs = messages(Framing::Lines, 3, b"1\nabcd\n22\r\nabc\r\r\n333\nabcdefgh");
     let expected = [
         frame("1"),
-        fault(kind, 2, 4, "abcd"),
+        error(kind, 2, 4, "abcd"),
         frame("22"),
-        fault(kind, 11, 5, "abc\r\r"),
+        error(kind, 11, 5, "abc\r\r"),
         frame("333"),
-        fault(kind, 21, 4, "abcd"),
+        error(kind, 21, 4, "abcd"),
     ];
-    assert_eq!(said, expected);
-    assert_eq!(messages(Framing::Nul, 3, b"abcd\0abc\0"), [fault(kind, 0, 4, "abcd"), frame("abc")]);
+    assert_eq!(outputs, expected);
+    assert_eq!(messages(Framing::Nul, 3, b"abcd\0abc\0"), [error(kind, 0, 4, "abcd"), frame("abc")]);
 
     let kind = FrameErrorKind::TooLong { limit: 1000 };
     let mut stream = vec![b'x'; 1_000_000];
     stream.extend_from_slice(b"\n{}\n");
     let mut deframer = Deframer::new(Framing::Lines, 1000);
-    assert_eq!(hear(&mut deframer, &stream, &[4096]), [fault(kind, 0, 1001, [b'x'; 256]), frame("{}")]);
+    assert_eq!(read_in_parts(&mut deframer, &stream, &[4096]), [error(kind, 0, 1001, [b'x'; 256]), frame("{}")]);
 }
 
 #[test]
-fn p02_a_frame_cut_off_by_death_is_shown() {
-    let cut = |offset, length, excerpt| fault(FrameErrorKind::Truncated, offset, length, excerpt);
+fn p02_reports_truncated_frame() {
+    let cut = |offset, length, excerpt| error(FrameErrorKind::Truncated, offset, length, excerpt);
     assert_eq!(messages(Framing::Lines, 9, b"1\n{\"a\""), [frame("1"), cut(2, 4, "{\"a\"")]);
     assert_eq!(messages(Framing::Lines, 9, b"1\n \t"), [frame("1")]);
     assert_eq!(messages(Framing::Nul, 9, b"1\0{"), [frame("1"), cut(2, 1, "{")]);
@@ -138,7 +139,7 @@ fn p02_a_frame_cut_off_by_death_is_shown() {
 }
 
 #[test]
-fn p02_skips_a_byte_order_mark_before_a_frame() {
+fn p02_skips_byte_order_mark_before_frame() {
     let stream = |parts: [&[u8]; 2]| parts.map(|part| [b"\xef\xbb\xbf", part].concat()).concat();
     let expected = [frame("{}"), frame("[1]")];
     assert_eq!(messages(Framing::Lines, 9, &stream([b"{}\n", b"[1]\r\n"])), expected);
@@ -146,7 +147,7 @@ fn p02_skips_a_byte_order_mark_before_a_frame() {
     assert_eq!(messages(Framing::LengthPrefixed, 9, &stream([b"\0\0\0\x02{}", b"\0\0\0\x03[1]"])), expected);
     let headed: [&[u8]; 2] = [b"Content-Length: 2\r\n\r\n{}", b"Content-Length: 3\r\n\r\n[1]"];
     assert_eq!(messages(Framing::ContentLength, 9, &stream(headed)), expected);
-    // Alone it is nothing.
+    // Alone it is not a frame.
     assert_eq!(messages(Framing::Lines, 9, &stream([b"\n", b""])), []);
 }
 
@@ -156,39 +157,39 @@ fn nul_frames_may_span_lines() {
 }
 
 #[test]
-fn p02_skips_a_value_that_is_too_long() {
+fn p02_skips_value_that_is_too_long() {
     assert_eq!(messages(Framing::LengthPrefixed, 3, b"\0\0\0\0\0\0\0\x03abc"), [frame("abc")]);
     let kind = FrameErrorKind::TooLong { limit: 3 };
-    let said = messages(Framing::LengthPrefixed, 3, b"\0\0\0\x04abcd\0\0\0\x01e");
-    assert_eq!(said, [fault(kind, 0, 4, "\0\0\0\x04abcd"), frame("e")]);
-    let said = messages(Framing::LengthPrefixed, 3, b"\xff\xff\xff\xffabc\0\0\0\x02{}");
-    assert_eq!(said, [fault(kind, 0, u32::MAX.into(), b"\xff\xff\xff\xffabc"), frame("{}")]);
+    let outputs = messages(Framing::LengthPrefixed, 3, b"\0\0\0\x04abcd\0\0\0\x01e");
+    assert_eq!(outputs, [error(kind, 0, 4, "\0\0\0\x04abcd"), frame("e")]);
+    let outputs = messages(Framing::LengthPrefixed, 3, b"\xff\xff\xff\xffabc\0\0\0\x02{}");
+    assert_eq!(outputs, [error(kind, 0, u32::MAX.into(), b"\xff\xff\xff\xffabc"), frame("{}")]);
     let stream = format!("Content-Length: {}\n\nabcContent-Length: 1\n\n1", u64::MAX);
-    let [Said::Fault(too_long), next] = &messages(Framing::ContentLength, 3, stream.as_bytes())[..] else { panic!() };
+    let [Output::Error(too_long), next] = &messages(Framing::ContentLength, 3, stream.as_bytes())[..] else { panic!() };
     assert_eq!((too_long.kind, too_long.offset, too_long.length, next), (kind, 0, u64::MAX, &frame("1")));
     let stream = b"Content-Length: 4\n\nabcdContent-Length: 1\n\n1";
-    let [Said::Fault(too_long), next] = &messages(Framing::ContentLength, 3, stream)[..] else { panic!() };
+    let [Output::Error(too_long), next] = &messages(Framing::ContentLength, 3, stream)[..] else { panic!() };
     assert_eq!((too_long.kind, too_long.length, &*too_long.excerpt, next), (kind, 4, &stream[..23], &frame("1")));
 }
 
 #[test]
-fn headers_are_read_with_tolerance() {
+fn header_variants_are_accepted() {
     let stream = b"Content-Length: 2\r\nContent-Type: x; y=z\r\n\r\n{}\r\ncontent-length:1\n\n1CONTENT-LENGTH :  0\r\n\r\nX-Y: y\nContent-Length: 3\n\n[1]\n";
     assert_eq!(messages(Framing::ContentLength, 9, stream), [frame("{}"), frame("1"), frame("[1]")]);
 }
 
 #[test]
-fn p02_text_loses_nothing() {
-    let text = |max: usize, stream: &str| say(|| Deframer::text(max), stream.as_bytes());
+fn p02_captured_lines_are_complete() {
+    let text = |max: usize, stream: &str| read_whole(|| Deframer::text(max), stream.as_bytes());
     assert_eq!(text(9, "a\n\n \r\nb\r\rlast"), ["a", "", " ", "b", "", "last"].map(frame));
     assert_eq!(text(9, "a\nb\r"), [frame("a"), frame("b")]);
     assert_eq!(text(3, "abc\r\nabcd\r\nabcdefgh"), ["abc", "abc", "d", "abc", "def", "gh"].map(frame));
-    // Pieces end between characters.
+    // Long lines are split between characters.
     assert_eq!(text(4, "abéé\nab\u{1f600}\n"), ["abé", "é", "ab", "\u{1f600}"].map(frame));
-    assert_eq!(say(|| Deframer::text(0), b"\x80\x80\n"), [frame(b"\x80"), frame(b"\x80")]);
+    assert_eq!(read_whole(|| Deframer::text(0), b"\x80\x80\n"), [frame(b"\x80"), frame(b"\x80")]);
 }
 
-/// The lines of a stream, with their ends.
+/// The lines of a stream with their endings.
 fn lines(max: usize, stream: &[u8], reads: &[usize]) -> Vec<(Vec<u8>, LineEnding)> {
     let (mut deframer, mut batch, mut lines, mut rest) =
         (Deframer::text(max), FrameBatch::default(), Vec::new(), stream);
@@ -211,7 +212,7 @@ fn lines(max: usize, stream: &[u8], reads: &[usize]) -> Vec<(Vec<u8>, LineEnding
 }
 
 #[test]
-fn p02_lines_say_how_they_ended() {
+fn p02_lines_have_their_endings() {
     let stream = b"a\nb\r\n 10 %\r 20 %\r\nabcdefgh\n\rlast";
     let expected = [
         ("a", LineEnding::LineFeed),
@@ -230,13 +231,13 @@ fn p02_lines_say_how_they_ended() {
 }
 
 #[test]
-fn p07_memory_is_bounded_and_given_back() {
+fn p07_memory_is_bounded_and_released() {
     for framing in FRAMINGS {
         let mut deframer = Deframer::new(framing, 1 << 20);
         let mut stream = Vec::new();
         encode(framing, &"x".repeat(1 << 19), &mut stream).unwrap();
-        let said = hear(&mut deframer, &stream, &[1000]);
-        assert!(matches!(&said[..], [Said::Frame(bytes)] if bytes.len() == (1 << 19) + 2));
+        let outputs = read_in_parts(&mut deframer, &stream, &[1000]);
+        assert!(matches!(&outputs[..], [Output::Frame(bytes)] if bytes.len() == (1 << 19) + 2));
         assert!(deframer.held_bytes() <= 8 * 1024, "{framing:?} keeps {}", deframer.held_bytes());
         let mut batch = FrameBatch::default();
         for _ in 0..100 {
@@ -254,13 +255,13 @@ fn whole_frames_of_a_read_share_one_chunk() {
     deframer.feed(b"33\n4444\n5\n6", &mut batch);
     let chunks = batch.drain().map(|piece| match piece {
         FrameChunk::Frames { bytes, offset: _, spans } => (String::from_utf8(bytes).unwrap(), spans.len()),
-        FrameChunk::Error(fault) => panic!("{fault}"),
+        FrameChunk::Error(error) => panic!("{error}"),
     });
     assert_eq!(chunks.collect::<Vec<_>>(), [("1\n22".into(), 2), ("333".into(), 1), ("4444\n5".into(), 2)]);
 }
 
 #[test]
-fn p16_a_fault_says_what_is_wrong_and_where() {
+fn p16_frame_error_shows_kind_and_offset() {
     let text = |kind, length| FrameError::new(kind, 9, length, b"{\"a\x1b\xff").to_string();
     let cases = [
         (FrameErrorKind::Truncated, "the stream ended within a message, after 7 bytes of it"),
@@ -279,7 +280,7 @@ fn p16_a_fault_says_what_is_wrong_and_where() {
 }
 
 #[test]
-fn encode_leaves_nothing_behind_an_error() {
+fn encode_error_leaves_output_unchanged() {
     let unwritable = std::collections::BTreeMap::from([((1, 2), 3)]);
     for framing in FRAMINGS {
         let mut out = b"before".to_vec();
@@ -288,7 +289,7 @@ fn encode_leaves_nothing_behind_an_error() {
     }
 }
 
-/// Bytes that look like something: framing characters, headers, JSON, broken UTF-8.
+/// Bytes that resemble real streams: delimiters, headers, JSON, invalid UTF-8.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
         4 => vec(any::<u8>(), 0..12),
@@ -308,7 +309,7 @@ fn value() -> impl Strategy<Value = Value> {
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
-        // Eighths: serde_json may read other fractions back one last bit off, and that is not our matter.
+        // Multiples of 1/8: serde_json may round other fractions when parsing.
         any::<i32>().prop_map(|eighths| Value::from(f64::from(eighths) / 8.0)),
         any::<String>().prop_map(Value::from),
     ];
@@ -322,20 +323,20 @@ fn value() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn p02_what_is_said_does_not_depend_on_the_reads(
+    fn p02_frames_do_not_depend_on_read_sizes(
         stream in bytes(), max in 0_usize..40, reads in vec(1_usize..50, 1..8),
     ) {
         for framing in FRAMINGS {
             let whole = messages(framing, max, &stream);
-            let said = hear(&mut Deframer::new(framing, max), &stream, &reads);
-            prop_assert_eq!(comparable(&said, &stream), comparable(&whole, &stream));
+            let outputs = read_in_parts(&mut Deframer::new(framing, max), &stream, &reads);
+            prop_assert_eq!(comparable(&outputs, &stream), comparable(&whole, &stream));
         }
-        let whole = say(|| Deframer::text(max), &stream);
-        prop_assert_eq!(hear(&mut Deframer::text(max), &stream, &reads), whole);
+        let whole = read_whole(|| Deframer::text(max), &stream);
+        prop_assert_eq!(read_in_parts(&mut Deframer::text(max), &stream, &reads), whole);
     }
 
     #[test]
-    fn p07_a_deframer_holds_no_more_than_a_frame(stream in bytes(), max in 0_usize..40) {
+    fn p07_deframer_holds_at_most_one_frame(stream in bytes(), max in 0_usize..40) {
         let mut batch = FrameBatch::default();
         for framing in FRAMINGS {
             let mut deframer = Deframer::new(framing, max);
@@ -347,8 +348,8 @@ proptest! {
     }
 
     #[test]
-    fn lines_are_what_a_naive_reader_finds(stream in bytes(), max in 1_usize..40) {
-        let said = messages(Framing::Lines, max, &stream);
+    fn lines_match_naive_splitting(stream in bytes(), max in 1_usize..40) {
+        let outputs = messages(Framing::Lines, max, &stream);
         let (last, lines) = stream.split(|byte| *byte == b'\n').collect::<Vec<_>>().split_last()
             .map(|(last, lines)| (last.to_vec(), lines.iter().map(|line| line.to_vec()).collect::<Vec<_>>())).unwrap();
         let strip = |line: &[u8]| line.strip_suffix(b"\r").unwrap_or(line).to_vec();
@@ -358,7 +359,7 @@ proptest! {
         let mut at = |line: &[u8]| { let start = offset; offset += line.len() as u64 + 1; start };
         let too_long = |offset: u64, line: &[u8]| {
             let known = if line[max] == b'\r' { max + 2 } else { max + 1 };
-            fault(FrameErrorKind::TooLong { limit: max }, offset, known as u64, excerpt(&line[..known]))
+            error(FrameErrorKind::TooLong { limit: max }, offset, known as u64, excerpt(&line[..known]))
         };
         let mut expected = Vec::new();
         for line in &lines {
@@ -369,18 +370,18 @@ proptest! {
         if strip(&last).len() > max {
             expected.push(too_long(offset, &last));
         } else if !blank(&last) {
-            expected.push(fault(FrameErrorKind::Truncated, offset, last.len() as u64, excerpt(&last)));
+            expected.push(error(FrameErrorKind::Truncated, offset, last.len() as u64, excerpt(&last)));
         }
-        prop_assert_eq!(said, expected);
+        prop_assert_eq!(outputs, expected);
     }
 
     #[test]
-    fn p02_text_is_all_there(stream in "[a-cé\u{1f600}\n\r]{0,60}", max in 4_usize..12, reads in vec(1_usize..20, 1..8)) {
+    fn p02_captured_text_is_complete(stream in "[a-cé\u{1f600}\n\r]{0,60}", max in 4_usize..12, reads in vec(1_usize..20, 1..8)) {
         let lines = lines(max, stream.as_bytes(), &reads);
         let mut rebuilt = Vec::new();
         for (line, ending) in &lines {
             prop_assert!(line.len() <= max);
-            prop_assert!(std::str::from_utf8(line).is_ok(), "cut between characters");
+            prop_assert!(std::str::from_utf8(line).is_ok(), "split between characters");
             prop_assert!(!line.is_empty() || *ending != LineEnding::Partial);
             rebuilt.extend_from_slice(line);
             rebuilt.extend_from_slice(ending.as_bytes());
@@ -389,12 +390,12 @@ proptest! {
     }
 
     #[test]
-    fn what_is_encoded_is_heard(values in vec(value(), 0..8), pretty in any::<bool>(), reads in vec(1_usize..50, 1..8)) {
+    fn encoded_values_are_decoded(values in vec(value(), 0..8), pretty in any::<bool>(), reads in vec(1_usize..50, 1..8)) {
         for framing in FRAMINGS {
             let mut stream = Vec::new();
             for value in &values {
                 if pretty {
-                    // A raw value keeps the line ends between its tokens.
+                    // A raw value keeps the line endings between its tokens.
                     let text = serde_json::to_string_pretty(value).unwrap().replace('\n', "\r\n");
                     let raw = RawValue::from_string(text).unwrap();
                     encode(framing, &raw, &mut stream).unwrap();
@@ -402,10 +403,10 @@ proptest! {
                     encode(framing, value, &mut stream).unwrap();
                 }
             }
-            let said = hear(&mut Deframer::new(framing, 1 << 20), &stream, &reads);
-            let heard = said.iter().map(|said| match said {
-                Said::Frame(bytes) => serde_json::from_slice(bytes).unwrap(),
-                Said::Fault(fault) => json!(fault.to_string()),
+            let outputs = read_in_parts(&mut Deframer::new(framing, 1 << 20), &stream, &reads);
+            let heard = outputs.iter().map(|outputs| match outputs {
+                Output::Frame(bytes) => serde_json::from_slice(bytes).unwrap(),
+                Output::Error(error) => json!(error.to_string()),
             });
             prop_assert_eq!(heard.collect::<Vec<Value>>(), values.clone());
         }
