@@ -5,6 +5,7 @@
 //! longer than the start. For every other caller there is a thread that only spawns and outlives all workers.
 
 pub(crate) mod queue;
+mod streams;
 
 use crate::{
     deadline::Deadline,
@@ -14,13 +15,11 @@ use crate::{
     launch::{
         child::exit_status,
         context::{CgroupPlacement, OpenMode, SpawnContext},
-        descriptors::ParentFds,
         error::{SpawnError, SpawnStep},
-        plan::{MESSAGES, Program},
+        plan::Program,
         retry::{busy_pause, pause_for},
         spawn::{LaunchedChild, PreparedFds, launch_once, prepare},
     },
-    policy::watchdog::LivenessSource,
     supervisor::{
         clock::now,
         commands::{Command, CommandSender, SpawnedProcess},
@@ -37,11 +36,11 @@ use crate::{
         },
         panics::unharmed,
         reactor::report::Report,
-        spawner::queue::{HandOver, PATIENCE, Permit, SpawnKind, SpawnQueue, SpawnerThreadHold, Start},
-        spec::{
-            MessageSource, SharedSpec, WorkerSpec,
-            readiness::{BELL, Readiness},
+        spawner::{
+            queue::{HandOver, PATIENCE, Permit, SpawnKind, SpawnQueue, SpawnerThreadHold, Start},
+            streams::{Pipe, notify_socket, take_pipes},
         },
+        spec::{SharedSpec, WorkerSpec, readiness::BELL},
         sync::lock,
         worker::{
             SharedWorker, notify_socket::NotifySocket, process::WorkerProcess, registry::WorkerRegistry,
@@ -53,7 +52,6 @@ use crate::{
 };
 use crossbeam_channel::RecvTimeoutError;
 use std::{
-    ffi::OsString,
     io,
     os::fd::{AsFd, OwnedFd},
     sync::{
@@ -344,7 +342,7 @@ impl Spawner {
         if !spec.outlives_supervisor {
             self.stand_guard(thread)?;
         }
-        let (notices, mut variables) = listen_to_notices(spec, &self.sockets)?;
+        let (notices, mut variables) = notify_socket(spec, &self.sockets)?;
         if let Some(place) = self.sockets.place() {
             self.guard.set_directory(place.path());
         }
@@ -389,7 +387,7 @@ impl Spawner {
         let LaunchedChild { child, mut ends, .. } = launched?;
         let leads = child.leads_group() && !spec.outlives_supervisor;
         let guard_entry = if leads { self.guard.register(child.pid()) } else { None };
-        let streams = listen_to(spec, &mut ends);
+        let streams = take_pipes(spec, &mut ends);
         let bell = ends.take_reader(BELL);
         let link = address.is_some().then(|| Arc::new(Link::new(Arc::clone(&self.connection_events), id)));
         let tie = thread.filter(|_| context.death_signal.is_some()).and_then(|thread| self.starts.tie(thread));
@@ -487,36 +485,4 @@ impl StartedProcess {
             notices,
         })
     }
-}
-
-/// The socket for `sd_notify(3)`, where the spec has a use for it, and what the worker is told about it.
-fn listen_to_notices(spec: &WorkerSpec, sockets: &Sockets) -> Result<(Option<NotifySocket>, Variables), SpawnError> {
-    let period = spec
-        .watchdog
-        .filter(|watchdog| watchdog.liveness_source() == LivenessSource::Notify)
-        .map(|watchdog| watchdog.period());
-    if period.is_none() && !spec.ready.as_ref().is_some_and(Readiness::is_by_notice) {
-        return Ok((None, Vec::new()));
-    }
-    let failed = |source| SpawnError::failed(spec.plan.program_name(), SpawnStep::Notify, source);
-    let (socket, address) = sockets.notify(spec).map_err(failed)?;
-    let mut variables = vec![("NOTIFY_SOCKET", address.into())];
-    if let Some(period) = period {
-        variables.push(("WATCHDOG_USEC", period.as_micros().to_string().into()));
-    }
-    Ok((Some(socket), variables))
-}
-
-type Variables = Vec<(&'static str, OsString)>;
-
-type Pipe = Option<crate::pipe::anonymous::ends::PipeReader>;
-
-/// The pipes that the loop reads: messages, stdout, stderr.
-fn listen_to(spec: &WorkerSpec, ends: &mut ParentFds) -> (Pipe, Pipe, Pipe) {
-    let messages = if spec.messages == MessageSource::Pipe { ends.take_reader(MESSAGES) } else { None };
-    if let (Some(messages), Some(capacity)) = (&messages, spec.pipe_capacity) {
-        // Refused beyond the user's quota; then the pipe is as large as it was, which is what the spec promises.
-        drop(messages.set_capacity(capacity));
-    }
-    (messages, ends.stdout.take(), ends.stderr.take())
 }
