@@ -128,7 +128,7 @@ pub(crate) struct Lifecycle {
     kill_at: Deadline,
     /// What is left of `max_extension`.
     extension: Duration,
-    /// The end of every wait. Callers of a stop are told how long it takes at most, and rely on it.
+    /// The end of every wait. The longest duration of a stop is reported to its caller, who relies on it.
     unkillable_at: Deadline,
 }
 

@@ -1,9 +1,9 @@
-//! Decisions: facts and the time come in, actions go out. No I/O, no clock, no thread: what happens between a spawn and an
-//! `Exited` can be told, and tested, as a list of inputs with invented times.
+//! Decisions without effects: facts and the time come in, actions go out. No I/O, no clock, no thread, so that everything between a
+//! spawn and its `Exited` event can be tested as a list of inputs with invented times.
 //!
-//! The contract: the driver calls `handle` with every fact in the order it learned them and carries out every output in
-//! order; it calls with `Timeout` when the time of `poll_timeout` has come, and `poll_timeout` may have changed after any
-//! call. A timeout that comes too early changes nothing.
+//! Contract: the event loop calls `handle` with every fact in the order in which it learned them, and carries out all outputs in
+//! order. When the time of `poll_timeout` has come it calls `handle` with `Timeout`, or `timeout`. `poll_timeout` may change with
+//! every call. A timeout that comes too early changes nothing.
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub(crate) mod backpressure;

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn p13_the_policy_says_who_comes_back() {
+    fn p13_policy_decides_about_restarts() {
         for (restart, after_success, after_crash) in
             [(Restart::Never, false, false), (Restart::OnFailure, false, true), (Restart::Always, true, true)]
         {
@@ -204,78 +204,75 @@ mod tests {
     }
 
     #[test]
-    fn p13_a_shortage_of_the_host_counts_as_no_failure() {
+    fn p13_host_shortage_counts_as_no_failure() {
         for when in [Restart::Never, Restart::OnFailure, Restart::Always] {
             let policy = RestartPolicy::from(when).intensity(RestartIntensity::new(1, Duration::from_secs(3600)));
             let mut restarts = RestartHistory::new(policy, 7);
-            let mut pauses = Vec::new();
+            let mut delays = Vec::new();
             for _ in 0..100 {
                 match restarts.decide(RunEnd::HostShortage, start()) {
-                    RestartDecision::Postpone { after } => pauses.push(after),
+                    RestartDecision::Postpone { after } => delays.push(after),
                     other
                     @ (RestartDecision::Restart { .. } | RestartDecision::Finish | RestartDecision::GiveUp(_)) => {
                         panic!("{other:?}")
                     }
                 }
             }
-            assert!(pauses[0] <= Duration::from_millis(100), "{pauses:?}");
+            assert!(delays[0] <= Duration::from_millis(100), "{delays:?}");
             let is_slow = |after: &Duration| (2..=5).contains(&after.as_secs());
-            assert!(pauses.iter().skip(7).all(is_slow), "up to 5 s, less chance: {pauses:?}");
+            assert!(delays.iter().skip(7).all(is_slow), "5 s less jitter: {delays:?}");
             if when != Restart::Never {
-                assert!(is_restart(restarts.decide(CRASH, start())), "its own restarts are all left");
+                assert!(is_restart(restarts.decide(CRASH, start())), "none of its own restarts is used up");
                 let RestartDecision::Postpone { after } = restarts.decide(RunEnd::HostShortage, start()) else {
                     panic!("{when:?}")
                 };
-                assert!(after <= Duration::from_millis(100), "a new shortage: {after:?}");
+                assert!(after <= Duration::from_millis(100), "the backoff of a new shortage: {after:?}");
                 assert_eq!(restarts.decide(CRASH, start()), RestartDecision::GiveUp(GiveUpReason::IntensityExceeded));
             }
         }
     }
 
     #[test]
-    fn p13_a_new_life_of_its_group_has_a_fresh_history_and_waits_longer_each_time() {
+    fn p13_group_restart_clears_history_and_backs_off() {
         let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(4)).jitter(0.0);
         let policy =
             RestartPolicy::from(Restart::Always).backoff(backoff).intensity(RestartIntensity::new(2, Duration::MAX));
         let mut restarts = RestartHistory::of_member(policy, 7);
-        for life in [1, 2, 4, 4] {
+        for seconds in [1, 2, 4, 4] {
             for after in [1, 2].map(Duration::from_secs) {
                 assert_eq!(restarts.decide(CRASH, start()), RestartDecision::Restart { after });
             }
             assert_eq!(restarts.decide(CRASH, start()), RestartDecision::GiveUp(GiveUpReason::IntensityExceeded));
-            assert_eq!(restarts.on_group_restart_caused(), Duration::from_secs(life));
+            assert_eq!(restarts.on_group_restart_caused(), Duration::from_secs(seconds));
         }
         restarts.reset();
-        assert_eq!(restarts.on_group_restart_caused(), Duration::from_secs(1), "as if it had never failed");
+        assert_eq!(restarts.on_group_restart_caused(), Duration::from_secs(1), "as after the first failure");
         let stable = RunEnd::Exited { status: ExitStatus::Code(1), ran: Duration::from_secs(60) };
         assert_eq!(restarts.decide(stable, start()), RestartDecision::Restart { after: Duration::from_secs(1) });
         assert_eq!(restarts.on_group_restart_caused(), Duration::from_secs(1));
         let mut unset = RestartHistory::of_member(RestartPolicy::from(Restart::Always), 7);
-        assert!(
-            (0..100).all(|_| is_restart(unset.decide(CRASH, start()))),
-            "its group's intensity is the one that counts"
-        );
+        assert!((0..100).all(|_| is_restart(unset.decide(CRASH, start()))), "only the intensity of the group applies");
     }
 
     #[test]
-    fn p13_causes_refine_it() {
+    fn p13_exit_matches_override_the_policy() {
         let policy = RestartPolicy::from(Restart::OnFailure).success([ExitMatch::Code(77), ExitMatch::Signal(11)]);
         let policy = policy.fatal([ExitMatch::Code(125)]).force_restart([ExitMatch::Code(0)]);
         assert_eq!(decide(policy.clone(), code(77)), RestartDecision::Finish);
         assert_eq!(decide(policy.clone(), CRASH), RestartDecision::Finish);
         assert_eq!(decide(policy.clone(), code(125)), RestartDecision::GiveUp(GiveUpReason::FatalCode));
         assert!(is_restart(decide(policy.clone(), code(0))));
-        let policy_of_signals = RestartPolicy::from(Restart::Never).force_restart([ExitMatch::Signal(11)]);
-        assert!(is_restart(decide(policy_of_signals, CRASH)));
-        let policy_of_signals = RestartPolicy::from(Restart::Always).fatal([ExitMatch::Signal(11)]);
-        assert_eq!(decide(policy_of_signals, CRASH), RestartDecision::GiveUp(GiveUpReason::FatalSignal));
+        let signals = RestartPolicy::from(Restart::Never).force_restart([ExitMatch::Signal(11)]);
+        assert!(is_restart(decide(signals, CRASH)));
+        let signals = RestartPolicy::from(Restart::Always).fatal([ExitMatch::Signal(11)]);
+        assert_eq!(decide(signals, CRASH), RestartDecision::GiveUp(GiveUpReason::FatalSignal));
         assert_eq!(decide(Restart::Always, RunEnd::Unstartable), RestartDecision::GiveUp(GiveUpReason::SpawnFailed));
         assert_eq!(decide(Restart::Never, RunEnd::StartFailed), RestartDecision::Finish);
         assert!(is_restart(decide(policy, RunEnd::StartFailed)));
     }
 
     #[test]
-    fn p13_pauses_double_up_to_the_cap_and_reset_after_a_stable_time() {
+    fn p13_delays_double_up_to_the_cap_and_reset_after_a_stable_time() {
         let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(4)).jitter(0.0);
         let policy = RestartPolicy::from(Restart::Always).backoff(backoff).intensity(RestartIntensity::unlimited());
         let mut restarts = RestartHistory::new(policy, 1);
@@ -294,14 +291,14 @@ mod tests {
     }
 
     #[test]
-    fn p13_too_many_within_the_period_is_the_end() {
+    fn p13_too_many_restarts_within_the_period_give_up() {
         let policy = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::ZERO));
         let policy = policy.intensity(RestartIntensity::new(2, Duration::from_secs(10)));
         let mut restarts = RestartHistory::new(policy, 1);
         let t0 = start();
         assert!(is_restart(restarts.decide(CRASH, t0)));
         assert!(is_restart(restarts.decide(CRASH, t0 + Duration::from_secs(6))));
-        // The first one is out of the period by now, so there is room for one more.
+        // The first restart is older than the period.
         assert!(is_restart(restarts.decide(CRASH, t0 + Duration::from_secs(11))));
         let decision = restarts.decide(CRASH, t0 + Duration::from_secs(12));
         assert_eq!(decision, RestartDecision::GiveUp(GiveUpReason::IntensityExceeded));
@@ -309,14 +306,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn p13_never_more_than_allowed_within_any_period(
-            seed: u64, restarts in 0..6_u32, period_ms in 1..5000_u64, pauses_ms in prop::collection::vec(0..2000_u64, 1..60),
+        fn p13_restarts_within_any_period_never_exceed_intensity(
+            seed: u64, restarts in 0..6_u32, period_ms in 1..5000_u64, delays_ms in prop::collection::vec(0..2000_u64, 1..60),
         ) {
             let period = Duration::from_millis(period_ms);
             let policy = RestartPolicy::from(Restart::Always).intensity(RestartIntensity::new(restarts, period));
             let mut state = RestartHistory::new(policy, seed);
             let (mut now, mut started) = (start(), Vec::new());
-            for pause_ms in pauses_ms {
+            for pause_ms in delays_ms {
                 now += Duration::from_millis(pause_ms);
                 match state.decide(CRASH, now) {
                     RestartDecision::Restart { after } => {

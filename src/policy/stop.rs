@@ -6,8 +6,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopStep {
-    /// Closes the supervisor's ends of the worker's pipes, including standard input, which tells the worker that there is no more
-    /// work.
+    /// Closes the supervisor's ends of the worker's pipes, including standard input: the worker reads end of file.
     ClosePipes,
     /// Sends a notification with this method and without parameters over the control connection.
     Notify(Box<str>),

@@ -402,11 +402,11 @@ mod tests {
             timer.record_activity(t0 + Duration::from_millis(ms));
             assert_eq!(timer.poll_timeout(), due);
         }
-        let heard = t0 + Duration::from_millis(4999);
+        let last = t0 + Duration::from_millis(4999);
         assert_eq!(timer.timeout(t0 + 6 * SECOND, IN_TIME, false), []);
         assert_eq!(
             timer.poll_timeout(),
-            Some(heard + 6 * SECOND),
+            Some(last + 6 * SECOND),
             "three quarters of the period after the last message"
         );
     }

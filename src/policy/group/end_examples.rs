@@ -1,4 +1,4 @@
-//! How groups and their members end, by example.
+//! Examples of stops, shutdowns and removals in groups.
 
 use crate::{
     deadline::start,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 #[test]
-fn p08_stopping_goes_in_reverse_through_what_has_ended() {
+fn p08_stop_order_includes_dependencies_of_ended_members() {
     let t0 = start();
     let (database, migration, application) = (A, B, C);
     let mut groups = root(SETTINGS, &[(application, PERMANENT), (migration, TRANSIENT), (database, PERMANENT)]);
@@ -34,29 +34,29 @@ fn p08_stopping_goes_in_reverse_through_what_has_ended() {
     assert_eq!(
         groups.handle(GroupInput::Stop(NodeId::Group(ROOT)), t0),
         [GroupOutput::Stop(application)],
-        "the database is needed still"
+        "the database is still needed"
     );
     assert_eq!(groups.handle(failed(application), t0), [GroupOutput::Stop(database)]);
     assert_eq!(groups.handle(crashed(database), t0), [GroupOutput::GroupEnded(ROOT)]);
-    assert_eq!(groups.handle(GroupInput::Stop(NodeId::Group(ROOT)), t0), [], "it has ended, and that is said once");
+    assert_eq!(groups.handle(GroupInput::Stop(NodeId::Group(ROOT)), t0), [], "the end is reported once");
     assert_eq!(groups.handle(GroupInput::Start(NodeId::Member(database)), t0), [], "the group is stopped");
     assert_eq!(groups.handle(GroupInput::Start(NodeId::Group(ROOT)), t0), [GroupOutput::Start(database)]);
 }
 
 #[test]
-fn p08_stopping_calls_off_what_waits_and_what_restarts() {
+fn p08_stop_cancels_waiting_and_restarting_members() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, PERMANENT), (B, PERMANENT), (C, PERMANENT)]);
     groups.add_dependency(C, B, DependencyCondition::Ready).unwrap();
     groups.handle(GroupInput::Start(NodeId::Group(ROOT)), t0);
     assert_eq!(groups.handle(GroupInput::Started(A), t0), [GroupOutput::Start(B)]);
-    assert_eq!(groups.handle(crashed(A), t0), [GroupOutput::Stop(B)], "a start that has not happened is called off");
+    assert_eq!(groups.handle(crashed(A), t0), [GroupOutput::Stop(B)], "a start that has not happened is cancelled");
     assert_eq!(groups.handle(GroupInput::Stop(NodeId::Group(ROOT)), t0), []);
     assert_eq!(groups.handle(failed(B), t0), [GroupOutput::GroupEnded(ROOT)]);
 }
 
 #[test]
-fn significant_ends_shut_the_group_down() {
+fn significant_members_shut_the_group_down() {
     let t0 = start();
     let role = |restart| Role { restart, significant: true };
     let members = [(A, role(Restart::OnFailure)), (B, role(Restart::Never)), (C, PERMANENT)];
@@ -65,7 +65,7 @@ fn significant_ends_shut_the_group_down() {
 
     let mut groups = root(any, &members);
     run_all(&mut groups, t0);
-    assert_eq!(groups.handle(crashed(A), t0), [GroupOutput::Start(A)], "it has not ended");
+    assert_eq!(groups.handle(crashed(A), t0), [GroupOutput::Start(A)], "it is restarted, so it has not ended");
     assert_eq!(groups.handle(failed(B), t0), [GroupOutput::Stop(C), GroupOutput::Stop(A)]);
     groups.handle(failed(A), t0);
     assert_eq!(groups.handle(done(C), t0), [GroupOutput::GroupEnded(ROOT)]);
@@ -86,23 +86,23 @@ fn significant_ends_shut_the_group_down() {
 }
 
 #[test]
-fn every_end_of_a_significant_one_counts_in_any_order() {
+fn every_end_of_a_significant_member_counts() {
     let t0 = start();
     let all = GroupSettings { auto_shutdown: AutoShutdown::AllSignificant, ..SETTINGS };
-    let [first, vain] = [WorkerId(8), WorkerId(9)];
+    let [first, dependent] = [WorkerId(8), WorkerId(9)];
     let significant = Role { significant: true, ..TEMPORARY };
-    let members = [(C, PERMANENT), (first, TEMPORARY), (A, significant), (B, significant), (vain, significant)];
-    // One fails, one gives up, and one waits for what never comes.
+    let members = [(C, PERMANENT), (first, TEMPORARY), (A, significant), (B, significant), (dependent, significant)];
+    // One member fails, one gives up, and the dependency of one fails.
     for order in [[A, B, first], [A, first, B], [B, A, first], [B, first, A], [first, A, B], [first, B, A]] {
         let mut groups = root(all, &members);
-        groups.add_dependency(vain, first, DependencyCondition::Completed).unwrap();
+        groups.add_dependency(dependent, first, DependencyCondition::Completed).unwrap();
         run_all(&mut groups, t0);
         for (at, member) in order.into_iter().enumerate() {
             let outputs = groups.handle(if member == B { gave_up(B) } else { failed(member) }, t0);
             assert_eq!(outputs.contains(&GroupOutput::Stop(C)), at == 2, "{order:?}: {outputs:?}");
         }
     }
-    // As in OTP, what a user stops ends nothing, but is gone.
+    // As in OTP, a member that a user stops does not trigger the shutdown, but counts as ended.
     let mut groups = root(all, &[(C, PERMANENT), (A, significant), (B, significant)]);
     run_all(&mut groups, t0);
     assert_eq!(groups.handle(GroupInput::Stop(NodeId::Member(A)), t0), [GroupOutput::Stop(A)]);
@@ -111,7 +111,7 @@ fn every_end_of_a_significant_one_counts_in_any_order() {
 }
 
 #[test]
-fn a_group_can_be_significant() {
+fn group_can_be_significant() {
     let t0 = start();
     let any = GroupSettings { auto_shutdown: AutoShutdown::AnySignificant, ..SETTINGS };
     let role = Role { restart: Restart::OnFailure, significant: true };
@@ -124,7 +124,7 @@ fn a_group_can_be_significant() {
 }
 
 #[test]
-fn a_group_on_its_way_out_is_restarted_with_its_siblings() {
+fn stopping_group_is_restarted_with_its_siblings() {
     let t0 = start();
     let any = GroupSettings { auto_shutdown: AutoShutdown::AnySignificant, ..SETTINGS };
     let mut groups = root(with(Strategy::OneForAll), &[(A, PERMANENT)]);
@@ -141,7 +141,7 @@ fn a_group_on_its_way_out_is_restarted_with_its_siblings() {
 }
 
 #[test]
-fn what_a_group_had_in_inner_ones_comes_back_with_it() {
+fn restarted_group_restarts_its_inner_groups() {
     let t0 = start();
     let any = GroupSettings { auto_shutdown: AutoShutdown::AnySignificant, ..SETTINGS };
     let innermost = GroupId(2);
@@ -159,7 +159,7 @@ fn what_a_group_had_in_inner_ones_comes_back_with_it() {
 }
 
 #[test]
-fn members_are_removed_while_others_run() {
+fn member_is_removed_while_others_run() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, PERMANENT), (B, PERMANENT)]);
     groups.add_dependency(B, A, DependencyCondition::Started).unwrap();
@@ -168,7 +168,7 @@ fn members_are_removed_while_others_run() {
     assert_eq!(groups.check_removal(NodeId::Member(A)), Err(needed));
     assert_eq!(groups.handle(GroupInput::Remove(NodeId::Member(A)), t0), []);
     assert_eq!(groups.handle(GroupInput::Remove(NodeId::Member(B)), t0), [GroupOutput::Stop(B)]);
-    assert_eq!(groups.handle(GroupInput::Restart(NodeId::Member(B)), t0), [], "it is on its way out");
+    assert_eq!(groups.handle(GroupInput::Restart(NodeId::Member(B)), t0), [], "it is being removed");
     assert_eq!(
         groups.add_dependency(B, A, DependencyCondition::Ready),
         Err(DeclarationError::Unknown(NodeId::Member(B)))
@@ -180,12 +180,12 @@ fn members_are_removed_while_others_run() {
     assert_eq!(
         groups.handle(GroupInput::Start(NodeId::Member(B)), t0),
         [GroupOutput::Start(B)],
-        "a new one of that id"
+        "a new member with the same id"
     );
 }
 
 #[test]
-fn one_added_during_a_restart_starts_in_its_turn() {
+fn member_added_during_a_restart_starts_in_order() {
     let t0 = start();
     let mut groups = root(with(Strategy::RestForOne), &[(A, PERMANENT), (B, PERMANENT)]);
     run_all(&mut groups, t0);
@@ -197,7 +197,7 @@ fn one_added_during_a_restart_starts_in_its_turn() {
 }
 
 #[test]
-fn the_end_of_a_group_is_limited_from_its_first_order_to_end() {
+fn stop_timeout_counts_from_the_first_stop() {
     let t0 = start();
     let mut groups = root(SETTINGS, &[(A, PERMANENT)]);
     let limited = GroupSettings { stop_timeout: Some(PERIOD), ..SETTINGS };
@@ -210,7 +210,7 @@ fn the_end_of_a_group_is_limited_from_its_first_order_to_end() {
     assert_eq!(
         groups.handle(GroupInput::Stop(NodeId::Group(INNER)), t0),
         [],
-        "asked again, it has no more time than it had"
+        "a second stop does not extend the timeout"
     );
     assert_eq!(groups.handle(done(B), t0), [GroupOutput::GroupEnded(INNER)]);
 }

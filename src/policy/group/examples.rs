@@ -1,4 +1,4 @@
-//! What groups promise, by example. `group_sim` holds them to it in any history.
+//! Examples of starts, restarts and failures in groups. `simulation` tests random histories.
 
 use crate::{
     deadline::start,
@@ -37,7 +37,7 @@ pub(super) fn with(strategy: Strategy) -> GroupSettings {
     GroupSettings { strategy, ..SETTINGS }
 }
 
-/// The root alone, with these members in it.
+/// A root group with these members.
 pub(super) fn root(settings: GroupSettings, members: &[(WorkerId, Role)]) -> Groups {
     let mut groups = Groups::new(ROOT, settings);
     for (member, role) in members {
@@ -46,7 +46,7 @@ pub(super) fn root(settings: GroupSettings, members: &[(WorkerId, Role)]) -> Gro
     groups
 }
 
-/// Starts everything, and whatever starts runs and is ready at once. What was started, in order.
+/// Starts everything; each member runs and is ready at once. Returns all outputs in order.
 pub(super) fn run_all(groups: &mut Groups, now: Instant) -> Vec<GroupOutput> {
     let outputs = groups.handle(GroupInput::Start(NodeId::Group(ROOT)), now);
     run(groups, outputs, now)
@@ -81,7 +81,7 @@ pub(super) fn gave_up(member: WorkerId) -> GroupInput {
 }
 
 #[test]
-fn p13_one_for_one_restarts_one() {
+fn p13_one_for_one_restarts_only_the_failed_member() {
     let t0 = start();
     let mut groups = root(SETTINGS, &[(A, PERMANENT), (B, PERMANENT)]);
     assert_eq!(run_all(&mut groups, t0), [GroupOutput::Start(A), GroupOutput::Start(B)]);
@@ -98,18 +98,18 @@ fn p13_one_for_one_restarts_one() {
 }
 
 #[test]
-fn p13_unlimited_groups_restart_for_ever() {
+fn p13_group_without_intensity_never_gives_up() {
     let t0 = start();
     let mut groups = root(GroupSettings { intensity: None, ..with(Strategy::OneForAll) }, &[(A, PERMANENT)]);
     run_all(&mut groups, t0);
     for _ in 0..1000 {
         assert_eq!(groups.handle(crashed(A), t0), [GroupOutput::Start(A)]);
     }
-    assert_eq!(groups.snapshot(ROOT).unwrap().restarts, 0, "nothing is remembered");
+    assert_eq!(groups.snapshot(ROOT).unwrap().restarts, 0, "no history is kept");
 }
 
 #[test]
-fn p13_a_start_that_the_host_is_too_short_for_is_no_restart() {
+fn p13_postponed_start_counts_as_no_restart() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, TEMPORARY), (B, PERMANENT)]);
     let postponed = |member| GroupInput::Ended {
@@ -123,13 +123,13 @@ fn p13_a_start_that_the_host_is_too_short_for_is_no_restart() {
     }
     assert_eq!(groups.handle(GroupInput::Started(A), t0), [GroupOutput::Start(B)]);
     for _ in 0..10 {
-        assert_eq!(groups.handle(postponed(B), t0), [GroupOutput::Start(B)], "A goes on");
+        assert_eq!(groups.handle(postponed(B), t0), [GroupOutput::Start(B)], "A keeps running");
     }
     assert_eq!(groups.snapshot(ROOT).unwrap().restarts, 0);
 }
 
 #[test]
-fn p13_one_for_all_starts_when_all_are_gone() {
+fn p13_one_for_all_starts_when_all_have_ended() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, PERMANENT), (B, PERMANENT), (C, TRANSIENT)]);
     groups.add_dependency(B, A, DependencyCondition::Ready).unwrap();
@@ -140,7 +140,7 @@ fn p13_one_for_all_starts_when_all_are_gone() {
     assert_eq!(
         groups.handle(GroupInput::Started(A), t0),
         [GroupOutput::Start(C)],
-        "B waits for more, and holds up nobody"
+        "B waits for more, which does not delay C"
     );
     assert_eq!(groups.handle(GroupInput::Ready(A), t0), [GroupOutput::Start(B)]);
 }
@@ -162,7 +162,7 @@ fn p13_restarts_keep_the_order_of_declaration() {
             let begun: &[_] = if round == 0 { &[] } else { &[GroupOutput::GroupRestarting(INNER)] };
             let within_start = [GroupOutput::Start(B), GroupOutput::Start(within)];
             let outputs = groups.handle(GroupInput::Started(A), t0);
-            assert_eq!(outputs, within_start, "in the inner one they do not wait for each other: {begun:?}");
+            assert_eq!(outputs, within_start, "members of the inner group do not wait for each other: {begun:?}");
             assert_eq!(groups.handle(GroupInput::Started(within), t0), []);
             assert_eq!(groups.handle(GroupInput::Started(B), t0), [GroupOutput::Start(C)]);
             assert_eq!(groups.handle(GroupInput::Started(C), t0), [GroupOutput::Start(last)]);
@@ -180,7 +180,7 @@ fn p13_restarts_keep_the_order_of_declaration() {
 }
 
 #[test]
-fn p13_one_for_all_runs_a_finished_one_again() {
+fn p13_one_for_all_restarts_completed_members() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, TRANSIENT), (B, PERMANENT)]);
     groups.add_dependency(B, A, DependencyCondition::Completed).unwrap();
@@ -191,12 +191,12 @@ fn p13_one_for_all_runs_a_finished_one_again() {
 }
 
 #[test]
-fn p13_rest_for_one_restarts_those_that_start_later() {
+fn p13_rest_for_one_restarts_later_members_and_dependents() {
     let t0 = start();
     let first = WorkerId(9);
     let mut groups =
         root(with(Strategy::RestForOne), &[(first, PERMANENT), (A, PERMANENT), (B, PERMANENT), (C, PERMANENT)]);
-    // Declared before it but needing it; declared after it but needed by it.
+    // A is declared before B but depends on it; C is declared after B, which depends on it.
     groups.add_dependency(A, B, DependencyCondition::Started).unwrap();
     groups.add_dependency(B, C, DependencyCondition::Started).unwrap();
     assert_eq!(run_all(&mut groups, t0).len(), 4);
@@ -204,7 +204,7 @@ fn p13_rest_for_one_restarts_those_that_start_later() {
     assert_eq!(groups.handle(done(A), t0), [GroupOutput::Start(B)]);
     assert_eq!(groups.handle(GroupInput::Started(B), t0), [GroupOutput::Start(A)]);
     groups.handle(GroupInput::Started(A), t0);
-    assert_eq!(groups.handle(crashed(first), t0), [GroupOutput::Stop(A)], "all the others, in reverse");
+    assert_eq!(groups.handle(crashed(first), t0), [GroupOutput::Stop(A)], "all others, in reverse order");
     assert_eq!(groups.handle(done(A), t0), [GroupOutput::Stop(B)]);
     assert_eq!(groups.handle(done(B), t0), [GroupOutput::Stop(C)]);
     assert_eq!(groups.handle(done(C), t0), [GroupOutput::Start(first)]);
@@ -212,7 +212,7 @@ fn p13_rest_for_one_restarts_those_that_start_later() {
 }
 
 #[test]
-fn p13_a_second_crash_widens_the_restart() {
+fn p13_second_crash_extends_the_restart() {
     let t0 = start();
     let mut groups = root(with(Strategy::RestForOne), &[(A, PERMANENT), (B, PERMANENT), (C, PERMANENT)]);
     run_all(&mut groups, t0);
@@ -227,7 +227,7 @@ fn p13_a_second_crash_widens_the_restart() {
 }
 
 #[test]
-fn p13_temporary_ones_are_never_restarted() {
+fn p13_temporary_nodes_are_never_restarted() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, PERMANENT), (B, TEMPORARY)]);
     groups.add_group(INNER, ROOT, TEMPORARY, SETTINGS).unwrap();
@@ -237,35 +237,35 @@ fn p13_temporary_ones_are_never_restarted() {
     assert_eq!(groups.handle(done(B), t0), []);
     assert_eq!(groups.handle(done(C), t0), [GroupOutput::Start(A), GroupOutput::GroupEnded(INNER)]);
     groups.handle(GroupInput::Started(A), t0);
-    assert_eq!(groups.handle(GroupInput::Start(NodeId::Member(B)), t0), [GroupOutput::Start(B)], "a user may");
-    assert_eq!(groups.handle(crashed(B), t0), [], "whatever its decision says");
+    assert_eq!(groups.handle(GroupInput::Start(NodeId::Member(B)), t0), [GroupOutput::Start(B)], "a user can start it");
+    assert_eq!(groups.handle(crashed(B), t0), [], "whatever its own policy decides");
     assert_eq!(groups.handle(GroupInput::Start(NodeId::Group(INNER)), t0), [GroupOutput::Start(C)]);
 }
 
 #[test]
-fn p13_what_a_user_has_stopped_stays_stopped() {
+fn p13_member_stopped_by_user_stays_stopped() {
     let t0 = start();
     let mut groups = root(with(Strategy::OneForAll), &[(A, PERMANENT), (B, PERMANENT)]);
     run_all(&mut groups, t0);
     assert_eq!(groups.handle(GroupInput::Stop(NodeId::Member(B)), t0), [GroupOutput::Stop(B)]);
-    assert_eq!(groups.handle(GroupInput::Stop(NodeId::Member(B)), t0), [], "asked twice");
+    assert_eq!(groups.handle(GroupInput::Stop(NodeId::Member(B)), t0), [], "a repeated request");
     assert_eq!(groups.handle(crashed(B), t0), []);
     assert_eq!(groups.handle(crashed(A), t0), [GroupOutput::Start(A)]);
-    assert_eq!(groups.handle(GroupInput::Start(NodeId::Member(B)), t0), [], "in its turn");
+    assert_eq!(groups.handle(GroupInput::Start(NodeId::Member(B)), t0), [], "it waits for its turn");
     assert_eq!(groups.handle(GroupInput::Started(A), t0), [GroupOutput::Start(B)]);
     assert_eq!(groups.handle(GroupInput::Restart(NodeId::Member(B)), t0), [GroupOutput::Stop(B)]);
-    assert_eq!(groups.handle(failed(B), t0), [GroupOutput::Start(B)], "no backoff: this end was not its own");
+    assert_eq!(groups.handle(failed(B), t0), [GroupOutput::Start(B)], "no backoff: the member did not end by itself");
 }
 
 #[test]
-fn p13_too_many_restarts_escalate() {
+fn p13_too_many_restarts_escalate_to_the_parent() {
     let t0 = start();
     let mut groups = root(SETTINGS, &[(A, PERMANENT)]);
     groups.add_group(INNER, ROOT, PERMANENT, with(Strategy::OneForAll)).unwrap();
     groups.add_member(B, INNER, PERMANENT).unwrap();
     groups.add_member(C, INNER, PERMANENT).unwrap();
     run_all(&mut groups, t0);
-    for inner_life in 0..=INTENSITY.restarts {
+    for inner_restart in 0..=INTENSITY.restarts {
         for _ in 0..INTENSITY.restarts {
             assert_eq!(groups.handle(crashed(B), t0), [GroupOutput::Stop(C)]);
             let outputs = groups.handle(done(C), t0);
@@ -273,7 +273,7 @@ fn p13_too_many_restarts_escalate() {
         }
         assert_eq!(groups.handle(crashed(B), t0), [GroupOutput::GroupGaveUp(INNER), GroupOutput::Stop(C)]);
         let outputs = groups.handle(done(C), t0);
-        let expected: &[GroupOutput] = if inner_life < INTENSITY.restarts {
+        let expected: &[GroupOutput] = if inner_restart < INTENSITY.restarts {
             &[GroupOutput::GroupRestarting(INNER), GroupOutput::Start(B), GroupOutput::Start(C)]
         } else {
             &[GroupOutput::GroupGaveUp(ROOT), GroupOutput::Stop(A)]
@@ -303,19 +303,19 @@ fn p13_restarts_are_forgotten_after_the_period() {
 }
 
 #[test]
-fn p13_who_cannot_be_missed_takes_its_group_along() {
+fn p13_group_gives_up_with_a_permanent_member() {
     let t0 = start();
     for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
         let mut groups = root(with(strategy), &[(A, PERMANENT), (B, TEMPORARY), (C, PERMANENT)]);
         run_all(&mut groups, t0);
-        assert_eq!(groups.handle(gave_up(B), t0), [], "nobody counts on a temporary one");
+        assert_eq!(groups.handle(gave_up(B), t0), [], "the group does not need a temporary member");
         assert_eq!(groups.handle(gave_up(C), t0), [GroupOutput::GroupGaveUp(ROOT), GroupOutput::Stop(A)]);
         assert_eq!(groups.handle(done(A), t0), [GroupOutput::GroupEnded(ROOT)]);
     }
 }
 
 #[test]
-fn what_comes_after_all_were_stopped_starts() {
+fn nodes_added_after_stop_all_can_start() {
     let t0 = start();
     let mut groups = root(SETTINGS, &[(A, PERMANENT)]);
     groups.add_group(INNER, ROOT, PERMANENT, SETTINGS).unwrap();
@@ -330,7 +330,7 @@ fn what_comes_after_all_were_stopped_starts() {
 }
 
 #[test]
-fn a_group_started_while_it_stops_starts_when_it_has() {
+fn group_started_during_its_stop_starts_afterwards() {
     let t0 = start();
     let mut groups = root(SETTINGS, &[]);
     groups.add_group(INNER, ROOT, PERMANENT, SETTINGS).unwrap();
@@ -345,27 +345,27 @@ fn a_group_started_while_it_stops_starts_when_it_has() {
 }
 
 #[test]
-fn what_can_never_come_is_told_to_all_who_wait() {
+fn failed_dependency_fails_all_dependents() {
     let t0 = start();
-    for (end, when) in [
+    for (end, condition) in [
         (failed(A), DependencyCondition::Completed),
         (failed(A), DependencyCondition::Started),
         (done(A), DependencyCondition::Ready),
     ] {
         let mut groups = root(SETTINGS, &[(A, TRANSIENT), (B, PERMANENT), (C, PERMANENT)]);
-        groups.add_dependency(B, A, when).unwrap();
+        groups.add_dependency(B, A, condition).unwrap();
         groups.add_dependency(C, B, DependencyCondition::Started).unwrap();
         assert_eq!(groups.handle(GroupInput::Start(NodeId::Group(ROOT)), t0), [GroupOutput::Start(A)]);
         let expected =
             [GroupOutput::DependencyFailed { member: B, on: A }, GroupOutput::DependencyFailed { member: C, on: B }];
-        assert_eq!(groups.handle(end, t0), expected, "{when:?}");
+        assert_eq!(groups.handle(end, t0), expected, "{condition:?}");
         assert_eq!(groups.handle(GroupInput::Start(NodeId::Member(A)), t0), [GroupOutput::Start(A)]);
-        assert_eq!(groups.handle(GroupInput::Start(NodeId::Member(B)), t0), [], "a user may try again");
+        assert_eq!(groups.handle(GroupInput::Start(NodeId::Member(B)), t0), [], "a user can start it again");
     }
 }
 
 #[test]
-fn a_group_that_is_over_fails_those_that_wait_for_its_members() {
+fn finished_group_fails_dependents_of_its_members() {
     let t0 = start();
     let mut groups = root(SETTINGS, &[(C, PERMANENT)]);
     groups.add_group(INNER, ROOT, TEMPORARY, with(Strategy::OneForAll)).unwrap();
@@ -380,23 +380,23 @@ fn a_group_that_is_over_fails_those_that_wait_for_its_members() {
 }
 
 #[test]
-fn circles_are_refused_by_name() {
+fn cycles_are_refused_by_name() {
     let mut groups = root(SETTINGS, &[(A, PERMANENT), (B, PERMANENT), (C, PERMANENT)]);
     groups.add_dependency(A, B, DependencyCondition::Started).unwrap();
     groups.add_dependency(B, C, DependencyCondition::Ready).unwrap();
-    let circle = |members: &[WorkerId]| Err(DeclarationError::Cycle { members: members.into() });
-    assert_eq!(groups.add_dependency(C, A, DependencyCondition::Started), circle(&[C, A, B]));
-    assert_eq!(groups.add_dependency(A, A, DependencyCondition::Started), circle(&[A]));
+    let cycle = |members: &[WorkerId]| Err(DeclarationError::Cycle { members: members.into() });
+    assert_eq!(groups.add_dependency(C, A, DependencyCondition::Started), cycle(&[C, A, B]));
+    assert_eq!(groups.add_dependency(A, A, DependencyCondition::Started), cycle(&[A]));
     assert_eq!(groups.add_dependency(A, C, DependencyCondition::Started), Ok(()));
 }
 
 #[test]
-fn impossible_declarations_are_refused() {
+fn contradictory_declarations_are_refused() {
     let mut groups = root(SETTINGS, &[(A, PERMANENT), (B, TRANSIENT)]);
     let significant = |role| Role { significant: true, ..role };
     let node = NodeId::Member(C);
-    let in_vain = DeclarationError::SignificantWithoutShutdown { node, group: ROOT };
-    assert_eq!(groups.add_member(C, ROOT, significant(TRANSIENT)), Err(in_vain));
+    let without_shutdown = DeclarationError::SignificantWithoutShutdown { node, group: ROOT };
+    assert_eq!(groups.add_member(C, ROOT, significant(TRANSIENT)), Err(without_shutdown));
     assert_eq!(groups.add_member(C, ROOT, significant(PERMANENT)), Err(DeclarationError::SignificantPermanent(node)));
     assert_eq!(groups.add_member(C, INNER, PERMANENT), Err(DeclarationError::Unknown(NodeId::Group(INNER))));
     assert_eq!(groups.add_member(A, ROOT, PERMANENT), Err(DeclarationError::AlreadyExists(NodeId::Member(A))));
@@ -410,7 +410,7 @@ fn impossible_declarations_are_refused() {
 }
 
 #[test]
-fn p14_ten_thousand_cost_no_more_each_than_ten() {
+fn p14_cost_of_ten_thousand_members_is_linear() {
     let t0 = start();
     let members: Vec<_> = (0..10_000).map(|id| (WorkerId(id), PERMANENT)).collect();
     let mut groups = root(with(Strategy::OneForAll), &members);
@@ -421,5 +421,5 @@ fn p14_ten_thousand_cost_no_more_each_than_ten() {
         outputs = groups.handle(done(*member), t0);
     }
     let outputs = run(&mut groups, outputs, t0);
-    assert_eq!(outputs.len(), members.len(), "quadratic, this would take minutes");
+    assert_eq!(outputs.len(), members.len(), "at quadratic cost this test would take minutes");
 }

@@ -1,8 +1,8 @@
-//! Groups against a small executable specification of OTP's `supervisor`, in random histories.
+//! Compares groups with a small executable specification of OTP's `supervisor`, in random histories.
 //!
-//! The specification is sequential, as OTP is: an exit is dealt with to its end before the next one. So whatever the groups
-//! want to start runs at once here, and what they want to stop is gone at once; overlapping histories are the subject of
-//! `group_sim`. Where the groups differ from OTP on purpose, the specification says so with the word "difference".
+//! The specification is sequential, like OTP: each exit is handled completely before the next one. Here a member that is started
+//! runs at once, and one that is stopped has ended at once; `simulation` tests overlapping histories. Intended differences from OTP are
+//! marked with the word "difference".
 
 use crate::{
     deadline::start,
@@ -24,12 +24,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How a child ends.
+/// The reason of an exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reason {
     Normal,
     Abnormal,
-    /// A worker that cannot be started or must not be, which OTP does not know. It is as if the restart had been one too many.
+    /// The worker gave up, which OTP does not know. Treated as if the intensity were exceeded.
     Fatal,
 }
 
@@ -37,9 +37,9 @@ struct Child {
     node: NodeId,
     role: Role,
     runs: bool,
-    /// A difference: what a user has stopped is not started with its siblings. For OTP `terminate_child` is forgotten then.
+    /// A difference: a child stopped by a user is not started with its siblings. OTP forgets `terminate_child` then.
     is_stopped: bool,
-    /// OTP deletes temporary children. A difference: they stay, so that a user can start them.
+    /// OTP deletes temporary children. A difference: they stay declared, so that a user can start them.
     is_deleted: bool,
 }
 
@@ -49,7 +49,7 @@ struct Supervisor {
     restarts: Vec<Instant>,
 }
 
-/// What can be observed.
+/// The observable actions.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Log {
     starts: Vec<WorkerId>,
@@ -89,7 +89,7 @@ impl Otp {
         match child.node {
             NodeId::Member(member) => self.log.starts.push(member),
             NodeId::Group(group) => {
-                // A new process: it remembers nothing.
+                // A new supervisor process has no history.
                 self.supervisors.get_mut(&group).unwrap().restarts.clear();
                 self.start_all(group);
             }
@@ -138,7 +138,7 @@ impl Otp {
         supervisor.restarts.retain(|at| now - *at <= period);
         let count = supervisor.children.len();
         if supervisor.restarts.len() > usize::try_from(restarts).unwrap() {
-            // A difference: OTP's reason is `shutdown`, which for a transient child is no failure.
+            // A difference: in OTP the reason is `shutdown`, which is no failure of a transient child.
             return self.shut_down(id, Reason::Abnormal, now);
         }
         let affected = match supervisor.settings.strategy {
@@ -196,7 +196,7 @@ impl Otp {
     }
 }
 
-/// The groups, with processes that start and end at once.
+/// The groups under test, with processes that start and end at once.
 struct Real {
     groups: Groups,
     log: Log,
@@ -229,7 +229,7 @@ impl Real {
     }
 }
 
-/// Declares the same in both.
+/// Declares the same nodes in both.
 fn build(top: [u8; 3], nodes: &[[u8; 5]]) -> (Otp, Real) {
     let settings = |[strategy, shutdown, restarts]: [u8; 3]| GroupSettings {
         strategy: [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne][usize::from(strategy % 3)],
@@ -264,8 +264,8 @@ fn build(top: [u8; 3], nodes: &[[u8; 5]]) -> (Otp, Real) {
     (otp, Real { groups, log: Log::default() })
 }
 
-/// Whether two members start in the order of declaration. A difference: in a group of independent workers they do not wait
-/// for each other.
+/// Whether two members start in the order of declaration. A difference: members of a one-for-one group do not wait for each
+/// other.
 fn are_ordered(groups: &Groups, first: WorkerId, second: WorkerId) -> bool {
     let around = groups.groups_of(NodeId::Member(second));
     let common = groups.groups_of(NodeId::Member(first)).into_iter().find(|group| around.contains(group));
@@ -299,8 +299,8 @@ fn compare(otp: &mut Otp, real: &mut Real, what: &str) {
     }
 }
 
-/// One thing that happens to a member, in both.
-fn happen(otp: &mut Otp, real: &mut Real, [what, pick]: [u8; 2], now: Instant) {
+/// Applies one event to both.
+fn apply(otp: &mut Otp, real: &mut Real, [what, pick]: [u8; 2], now: Instant) {
     let members: Vec<WorkerId> = real.groups.members.keys().copied().collect();
     let is_user = what % 10 >= 8;
     let supervised =
@@ -340,7 +340,7 @@ fn happen(otp: &mut Otp, real: &mut Real, [what, pick]: [u8; 2], now: Instant) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
     #[test]
-    fn p13_groups_do_as_an_otp_supervisor(
+    fn p13_groups_behave_like_otp_supervisors(
         top: [u8; 3],
         nodes in prop::collection::vec(any::<[u8; 5]>(), 1..12),
         history in prop::collection::vec((any::<[u8; 2]>(), 0..5000_u64), 0..60),
@@ -352,7 +352,7 @@ proptest! {
         compare(&mut otp, &mut real, "the start");
         for (what, pause_ms) in history {
             now += Duration::from_millis(pause_ms);
-            happen(&mut otp, &mut real, what, now);
+            apply(&mut otp, &mut real, what, now);
         }
     }
 }

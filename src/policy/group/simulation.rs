@@ -1,4 +1,4 @@
-//! Groups in an invented world: what they promise, in any history.
+//! Checks the invariants of groups in random histories.
 
 use crate::{
     deadline::start,
@@ -22,16 +22,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What the world knows of a member, apart from `Groups`.
+/// What is known of a member independently of `Groups`.
 #[derive(Debug, Default, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "facts, each true or not, apart from the states they are to check")]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, to check the states against")]
 struct Fact {
     alive: bool,
     over: bool,
     started: bool,
     ready: bool,
     is_sent: bool,
-    /// Its last life ended with success, and what it was then.
+    /// Of its last run.
     succeeded: bool,
     was_ready: bool,
     starts_allowed: u32,
@@ -42,9 +42,9 @@ struct World {
     groups: Groups,
     facts: BTreeMap<WorkerId, Fact>,
     restarts: BTreeMap<GroupId, Vec<Instant>>,
-    /// Those whose end is limited and has been begun and not told.
+    /// Groups with a stop timeout that are stopping.
     ending: BTreeSet<GroupId>,
-    /// Those that have run since their end was reported last.
+    /// Groups that were up since their end was last reported.
     running: BTreeSet<GroupId>,
     next_id: u64,
     now: Instant,
@@ -135,7 +135,7 @@ impl World {
         GroupInput::Ended { member, success, decision }
     }
 
-    /// One step of the world; `None` if there is nobody to take it.
+    /// The input of one step; `None` if no member fits.
     fn input(&mut self, step: u8, byte: u8) -> Option<GroupInput> {
         Some(match step % 16 {
             0..=2 => GroupInput::Started(self.pick(byte, |fact| fact.alive && !fact.started)?),
@@ -151,7 +151,7 @@ impl World {
                 self.link(u8::try_from(self.next_id.saturating_sub(1) % 256).unwrap(), byte, step / 16);
                 GroupInput::Start(NodeId::Member(WorkerId(self.next_id.saturating_sub(1))))
             }
-            // Told late, or twice.
+            // A late or repeated report.
             _ => [GroupInput::Started, GroupInput::Ready, done, crashed, gave_up][usize::from(step / 16 % 5)](
                 self.pick(byte, |fact| !fact.alive)?,
             ),
@@ -162,7 +162,7 @@ impl World {
         let counted = self.before(input);
         let outputs = self.groups.handle(input, self.now);
         for output in &outputs {
-            self.see(*output, input);
+            self.check_output(*output, input);
         }
         if let Some(group) = counted
             && !outputs.contains(&GroupOutput::GroupGaveUp(group))
@@ -170,12 +170,12 @@ impl World {
             self.count(group);
         }
         self.check(input);
-        self.check_touched(input);
+        self.check_changed(input);
         self.check_ends(input);
         outputs
     }
 
-    /// Whether a group that takes siblings along has declared the first of them, or its group, before the other.
+    /// Whether a group with ordered starts declares `earlier`, or its group, before `later`.
     fn is_ordered_before(&self, earlier: WorkerId, later: WorkerId) -> bool {
         self.groups.groups.iter().filter(|(_, group)| group.settings.strategy != Strategy::OneForOne).any(|(id, _)| {
             let children = self.groups.children(*id);
@@ -184,7 +184,7 @@ impl World {
         })
     }
 
-    /// The end of each group that has run is reported once it is final.
+    /// Each group that was up reports its end once it is final.
     fn check_ends(&mut self, input: GroupInput) {
         for (id, group) in &self.groups.groups {
             if self.groups.is_finished(NodeId::Group(*id)) {
@@ -195,8 +195,8 @@ impl World {
         }
     }
 
-    /// Who is over, or is not any more, is told of: the driver looks at nobody else.
-    fn check_touched(&mut self, input: GroupInput) {
+    /// `take_changed` contains every node whose `is_finished` changed: the event loop checks no other nodes.
+    fn check_changed(&mut self, input: GroupInput) {
         let changed = self.groups.take_changed();
         for (id, fact) in &mut self.facts {
             let node = NodeId::Member(*id);
@@ -206,7 +206,7 @@ impl World {
         }
     }
 
-    /// Takes note of what is told; the group, if this is an end that makes it restart siblings.
+    /// Records an input. Returns the group that restarts siblings because of it, if any.
     fn before(&mut self, input: GroupInput) -> Option<GroupId> {
         match input {
             GroupInput::Start(node) | GroupInput::Restart(node) => {
@@ -244,11 +244,11 @@ impl World {
         assert!(recent <= usize::try_from(intensity.restarts).unwrap(), "{group:?}: {recent} of {intensity:?}");
     }
 
-    fn see(&mut self, output: GroupOutput, input: GroupInput) {
+    fn check_output(&mut self, output: GroupOutput, input: GroupInput) {
         match output {
             GroupOutput::Start(member) => {
                 for (on, when) in &self.facts[&member].after {
-                    // Whom others wait for is not removed before them.
+                    // A dependency is not removed before its dependents.
                     let on = &self.facts[on];
                     let is_met = match when {
                         DependencyCondition::Started => on.started || !on.alive && on.succeeded,
@@ -263,19 +263,19 @@ impl World {
                 };
                 let mut earlier = self.facts.keys().filter(|other| self.is_ordered_before(**other, member));
                 let early = earlier.find(|other| is_starting(other));
-                assert_eq!(early, None, "{output:?} at {input:?} before an earlier one runs");
+                assert_eq!(early, None, "{output:?} at {input:?} before an earlier member runs");
                 let fact = self.facts.get_mut(&member).unwrap();
                 assert!(!fact.alive, "{output:?} at {input:?} while it runs");
                 fact.alive = true;
                 if self.groups.role(NodeId::Member(member)).unwrap().restart == Restart::Never {
-                    assert!(fact.starts_allowed > 0, "{output:?} at {input:?}, for which no user has asked");
+                    assert!(fact.starts_allowed > 0, "{output:?} at {input:?}, which no user started");
                     fact.starts_allowed = 0;
                 }
             }
             GroupOutput::Stop(member) => {
-                let needing = self.groups.dependencies.reachable([member], Direction::Dependents);
+                let dependents = self.groups.dependencies.reachable([member], Direction::Dependents);
                 let is_stopping = |other: &WorkerId| self.facts[other].is_sent && self.facts[other].alive;
-                assert!(!needing.iter().any(is_stopping), "{output:?} at {input:?} before those that need it");
+                assert!(!dependents.iter().any(is_stopping), "{output:?} at {input:?} before its dependents");
                 let fact = self.facts.get_mut(&member).unwrap();
                 assert!(fact.alive && !fact.is_sent, "{output:?} at {input:?}: {fact:?}");
                 fact.is_sent = true;
@@ -287,12 +287,12 @@ impl World {
             }
             GroupOutput::GroupGaveUp(_) | GroupOutput::Removed(NodeId::Group(_)) => {}
             GroupOutput::GroupEnded(group) => {
-                // One that begins and ends with the same input has not been seen to run.
+                // A group that starts and ends with the same input was not seen to be up.
                 let begins = matches!(input, GroupInput::Start(_) | GroupInput::Restart(_) | GroupInput::Ended { .. });
-                assert!(self.running.remove(&group) || begins, "{output:?} at {input:?}: its end was reported before");
+                assert!(self.running.remove(&group) || begins, "{output:?} at {input:?}: its end was already reported");
                 assert!(
                     self.groups.is_finished(NodeId::Group(group)),
-                    "{output:?} at {input:?}, and it will run again"
+                    "{output:?} at {input:?}, although it starts again"
                 );
                 self.ending.remove(&group);
                 self.restarts.remove(&group);
@@ -307,13 +307,13 @@ impl World {
                 for (other, _) in self.facts.iter().filter(|(_, fact)| fact.after.contains_key(&member)) {
                     let other = NodeId::Member(*other);
                     let leaves = self.groups.role(other).is_none() || self.groups.is_being_removed(other);
-                    assert!(leaves, "{member:?} is gone, and {other:?} waits for it");
+                    assert!(leaves, "{member:?} was removed, but {other:?} depends on it");
                 }
             }
         }
     }
 
-    /// What must hold between any two inputs: the books agree, and nobody waits for nothing.
+    /// The invariants between any two inputs: the states agree, and every wait has a cause.
     fn check(&self, input: GroupInput) {
         let groups = &self.groups;
         for (id, member) in &groups.members {
@@ -321,27 +321,30 @@ impl World {
             match member.state {
                 MemberState::Waiting => {
                     assert!(groups.is_open(NodeId::Member(*id)), "{id:?} at {input:?} waits in a stopped group");
-                    let outlooks: Vec<_> = groups
+                    let dependency_states: Vec<_> = groups
                         .dependencies
                         .dependencies_of(*id)
                         .iter()
                         .map(|on| groups.dependency_state(on.0, on.1))
                         .collect();
                     let has_turn = groups.blocking_group(*id).is_none();
-                    let waits = outlooks.contains(&DependencyState::Pending) || !has_turn;
-                    assert!(waits && !outlooks.contains(&DependencyState::Failed), "{id:?} at {input:?}: {outlooks:?}");
+                    let waits = dependency_states.contains(&DependencyState::Pending) || !has_turn;
+                    assert!(
+                        waits && !dependency_states.contains(&DependencyState::Failed),
+                        "{id:?} at {input:?}: {dependency_states:?}"
+                    );
                 }
                 MemberState::Stopping { is_sent: false, .. } => {
-                    let needing = groups.dependencies.reachable([*id], Direction::Dependents);
+                    let dependents = groups.dependencies.reachable([*id], Direction::Dependents);
                     let leaves = |other| matches!(groups.members[other].state, MemberState::Stopping { .. });
-                    assert!(needing.iter().any(leaves), "{id:?} at {input:?} is not is_sent to stop");
+                    assert!(dependents.iter().any(leaves), "{id:?} at {input:?} is not told to stop");
                 }
                 MemberState::Down(DownReason::New) => {
                     assert!(
                         !groups.is_open(NodeId::Member(*id))
                             || groups.is_being_removed(NodeId::Member(*id))
-                            || self.is_unasked(*id),
-                        "{id:?} at {input:?} is forgotten"
+                            || self.is_unstarted(*id),
+                        "{id:?} at {input:?} is left waiting"
                     );
                 }
                 MemberState::Down(_)
@@ -360,7 +363,7 @@ impl World {
             match &group.phase {
                 GroupPhase::Up => {}
                 GroupPhase::Down(_) => assert_eq!(alive, 0, "{id:?} at {input:?}"),
-                GroupPhase::Stopping { .. } => assert!(alive > 0, "{id:?} at {input:?} never ends"),
+                GroupPhase::Stopping { .. } => assert!(alive > 0, "{id:?} at {input:?} never stops"),
                 GroupPhase::Restarting { set, pending } => {
                     assert!(pending.iter().any(|node| !groups.is_down(*node)), "{id:?} at {input:?} never starts");
                     let is_quiet = |node: &NodeId| match node {
@@ -379,8 +382,8 @@ impl World {
         }
     }
 
-    /// Declared, but `Start` was not heard yet.
-    fn is_unasked(&self, member: WorkerId) -> bool {
+    /// Declared, but not started by a user yet.
+    fn is_unstarted(&self, member: WorkerId) -> bool {
         self.facts[&member].starts_allowed == 1
     }
 }
@@ -393,7 +396,7 @@ fn role(byte: u8) -> Role {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
-    fn p08_p13_any_history_keeps_order_and_bounds_and_ends(
+    fn p08_p13_any_history_keeps_order_and_limits_and_ends(
         shape in prop::collection::vec(any::<u8>(), 12..40),
         history in prop::collection::vec((any::<u8>(), any::<u8>(), 0..4000_u64), 0..120),
         choices in prop::collection::vec(any::<u8>(), 64),
@@ -407,20 +410,20 @@ proptest! {
                 world.step(input);
             }
         }
-        // Whatever came before: after a stop of all, all end, in reverse, and nothing starts.
+        // Whatever came before: after `StopAll` all members end, in reverse order, and none starts.
         let ends = usize::from(world.running.contains(&ROOT));
         let mut outputs = world.step(if whole { GroupInput::Stop(NodeId::Group(ROOT)) } else { GroupInput::StopAll });
         for byte in choices.iter().cycle() {
             if !world.facts.values().any(|fact| fact.alive) {
                 break;
             }
-            let member = world.pick(*byte, |fact| fact.is_sent).expect("somebody alive has been is_sent to stop");
+            let member = world.pick(*byte, |fact| fact.is_sent).expect("a running member was told to stop");
             let before = outputs.len();
             outputs.extend(world.step(world.end_of(member, *byte)));
             for output in &outputs[before..] {
                 if let GroupOutput::Stop(member) = output {
-                    let needing = world.groups.dependencies.reachable([*member], Direction::Dependents);
-                    prop_assert!(needing.iter().all(|other| !world.facts[other].alive), "{member:?} before {needing:?}");
+                    let dependents = world.groups.dependencies.reachable([*member], Direction::Dependents);
+                    prop_assert!(dependents.iter().all(|other| !world.facts[other].alive), "{member:?} before {dependents:?}");
                 }
             }
         }
