@@ -4,7 +4,7 @@ use crate::{
     deadline::Deadline,
     supervisor::control::{
         call_span::CallSpan,
-        connection::{Link, Socket, State},
+        connection::{ConnectionState, RpcConnection, SocketState},
     },
     sys::this_process::own_pid,
     wire::{
@@ -22,14 +22,14 @@ use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
 
 /// The result of a call, as the caller wants it.
-pub(crate) fn understand<R: DeserializeOwned>(result: &RawValue) -> Result<R, CallError> {
+pub(crate) fn decode_result<R: DeserializeOwned>(result: &RawValue) -> Result<R, CallError> {
     decode(result.get()).map_err(|error| CallError::InvalidResult(Box::new(error)))
 }
 
 /// A call that is under way: [`Worker::start_call`](crate::Worker::start_call). Dropping it cancels it.
 #[must_use = "a call that is dropped is cancelled"]
 pub struct PendingCall {
-    pub(crate) link: Arc<Link>,
+    pub(crate) connection: Arc<RpcConnection>,
     pub(crate) id: u64,
     pub(crate) answer: Receiver<Answer>,
     pub(crate) answered: Sender<Answer>,
@@ -55,7 +55,7 @@ impl CallCanceller {
     }
 }
 
-impl Link {
+impl RpcConnection {
     pub(crate) fn call<P: Serialize + ?Sized>(
         self: &Arc<Self>,
         method: &str,
@@ -77,9 +77,9 @@ impl Link {
     }
 
     /// A call that waits for others to read its answer.
-    pub(crate) fn begin(self: &Arc<Self>, state: &mut State, id: u64) -> PendingCall {
+    pub(crate) fn begin(self: &Arc<Self>, state: &mut ConnectionState, id: u64) -> PendingCall {
         let (answered, answer) = crossbeam_channel::bounded(1);
-        if let Socket::Closed(exit) = &state.socket {
+        if let SocketState::Closed(exit) = &state.socket {
             drop(answered.try_send(Err(CallError::WorkerExited(exit.clone()))));
         } else {
             state.endpoint.calls.wait(id, answered.clone());
@@ -87,10 +87,10 @@ impl Link {
             state.burst.reset();
             state.watch();
         }
-        PendingCall { link: Arc::clone(self), id, answer, answered, span: CallSpan::default(), owner: own_pid() }
+        PendingCall { connection: Arc::clone(self), id, answer, answered, span: CallSpan::default(), owner: own_pid() }
     }
 
-    pub(crate) fn give_up(&self, id: u64) {
+    pub(crate) fn abandon_call(&self, id: u64) {
         let cancellation = self.lock().endpoint.abandon(id);
         // The worker is told, so that it can stop working on it. If that cannot be sent, its answer will be passed over.
         drop(cancellation.map(|line| self.send_line(line)));
@@ -104,7 +104,7 @@ impl PendingCall {
     ///
     /// [`CallError`]: the worker's own error, or why there is no answer.
     pub fn wait<R: DeserializeOwned>(mut self, timeout: Duration) -> Result<R, CallError> {
-        let result = self.answer_until(Deadline::after_now(timeout)).and_then(|answer| understand(&answer));
+        let result = self.answer_until(Deadline::after_now(timeout)).and_then(|answer| decode_result(&answer));
         self.span.end(result.as_ref().err());
         result
     }
@@ -129,6 +129,6 @@ impl Drop for PendingCall {
         }
         self.span.end(Some(&CallError::Cancelled));
         // Does nothing once it is answered.
-        self.link.give_up(self.id);
+        self.connection.abandon_call(self.id);
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     exit::Exit,
     ids::WorkerId,
     policy::call_burst::CallBurst,
-    supervisor::{control::reader::Reading, reactor::report::Report, sync::lock},
+    supervisor::{control::reader::FrameReader, reactor::report::Report, sync::lock},
     sys::{
         epoll::{Interests, Poller},
         fd_free_stream::FdFreeStream,
@@ -60,26 +60,26 @@ pub(crate) enum ConnectionEvent {
 
 /// A worker's link. It exists from the start of the worker; what is sent before the worker has connected waits.
 #[derive(Debug)]
-pub(crate) struct Link {
-    state: Mutex<State>,
+pub(crate) struct RpcConnection {
+    state: Mutex<ConnectionState>,
     /// A caller has given the reading back to a loop that waits for it.
-    pub(crate) given_back: Condvar,
+    pub(crate) lease_returned: Condvar,
     pub(crate) events: Arc<dyn Report<ConnectionEvent>>,
     pub(crate) worker: WorkerId,
-    was_heard: AtomicBool,
+    was_active: AtomicBool,
 }
 
 #[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) socket: Socket,
+pub(crate) struct ConnectionState {
+    pub(crate) socket: SocketState,
     pub(crate) queue: SendQueue,
     pub(crate) endpoint: RpcEndpoint<Sender<Answer>>,
-    pub(crate) reader: Reader,
-    pub(crate) is_recalled: bool,
+    pub(crate) read_owner: ReadOwner,
+    pub(crate) is_revoked: bool,
     pub(crate) burst: CallBurst,
     wants_writes: bool,
     /// The kernel was short of memory: the socket is not watched until the loop tries again. It stays readable and writable meanwhile.
-    rests: bool,
+    is_backing_off: bool,
     events: Arc<dyn Report<ConnectionEvent>>,
     worker: WorkerId,
     /// What the loop's epoll was told last; nothing where it does not have the socket.
@@ -89,18 +89,18 @@ pub(crate) struct State {
 }
 
 #[derive(Debug)]
-pub(crate) enum Socket {
+pub(crate) enum SocketState {
     Awaited,
-    Open(Arc<Connection>),
+    Open(Arc<RpcSocket>),
     /// With how the worker ended, once that is known.
     Closed(Option<Arc<Exit>>),
 }
 
 /// Who has the reading.
 #[derive(Debug)]
-pub(crate) enum Reader {
+pub(crate) enum ReadOwner {
     /// Whoever wants to read takes it.
-    Nobody(Box<Reading>),
+    Idle(Box<FrameReader>),
     /// It reads now, or waits for the worker to connect.
     Loop,
     /// It keeps everybody from reading.
@@ -110,50 +110,56 @@ pub(crate) enum Reader {
 
 /// A worker's socket, and where the loop watches it.
 #[derive(Debug)]
-pub(crate) struct Connection {
-    pub(crate) socket: FdFreeStream,
+pub(crate) struct RpcSocket {
+    pub(crate) stream: FdFreeStream,
     pub(crate) poller: Arc<Poller>,
     pub(crate) token: u64,
 }
 
-impl AsFd for Connection {
+impl AsFd for RpcSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.stream.as_fd()
     }
 }
 
-impl Link {
+impl RpcConnection {
     pub(crate) fn new(events: Arc<dyn Report<ConnectionEvent>>, worker: WorkerId) -> Self {
-        let state = State {
-            socket: Socket::Awaited,
+        let state = ConnectionState {
+            socket: SocketState::Awaited,
             queue: SendQueue::default(),
             endpoint: RpcEndpoint::default(),
-            reader: Reader::Loop,
-            is_recalled: false,
+            read_owner: ReadOwner::Loop,
+            is_revoked: false,
             burst: CallBurst::default(),
             wants_writes: false,
-            rests: false,
+            is_backing_off: false,
             events: Arc::clone(&events),
             worker,
             watched: None,
             receive_timeout: Duration::ZERO,
         };
-        Self { state: Mutex::new(state), given_back: Condvar::new(), events, worker, was_heard: AtomicBool::new(false) }
+        Self {
+            state: Mutex::new(state),
+            lease_returned: Condvar::new(),
+            events,
+            worker,
+            was_active: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn is_awaited(&self) -> bool {
-        matches!(self.lock().socket, Socket::Awaited)
+        matches!(self.lock().socket, SocketState::Awaited)
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         lock(&self.state)
     }
 
     /// The worker has connected. The loop has with the reading what came behind its key, and watches the socket next.
-    pub(crate) fn open(&self, connection: &Arc<Connection>, reading: Reading) {
+    pub(crate) fn open(&self, socket: &Arc<RpcSocket>, frame_reader: FrameReader) {
         let mut state = self.lock();
-        state.socket = Socket::Open(Arc::clone(connection));
-        state.reader = Reader::Nobody(Box::new(reading));
+        state.socket = SocketState::Open(Arc::clone(socket));
+        state.read_owner = ReadOwner::Idle(Box::new(frame_reader));
         state.flush_or_watch();
     }
 
@@ -163,59 +169,59 @@ impl Link {
     }
 
     /// The kernel was short of memory for a read of the loop.
-    pub(crate) fn rest(&self) {
+    pub(crate) fn back_off(&self) {
         let mut state = self.lock();
-        state.rest();
+        state.back_off();
         state.watch();
     }
 
     /// That may be over.
-    pub(crate) fn try_again(&self) {
+    pub(crate) fn retry(&self) {
         let mut state = self.lock();
-        state.rests = false;
+        state.is_backing_off = false;
         state.flush_or_watch();
     }
 
     /// The loop begins to read. Nothing if a caller reads.
-    pub(crate) fn take_reading(&self) -> Option<Box<Reading>> {
-        self.lock().take(Reader::Loop)
+    pub(crate) fn take_reader(&self) -> Option<Box<FrameReader>> {
+        self.lock().take(ReadOwner::Loop)
     }
 
     /// The loop has read.
-    pub(crate) fn give_reading(&self, reading: Box<Reading>) {
-        self.lock().reader = Reader::Nobody(reading);
+    pub(crate) fn return_reader(&self, frame_reader: Box<FrameReader>) {
+        self.lock().read_owner = ReadOwner::Idle(frame_reader);
     }
 
     /// The loop keeps everybody from reading. Nothing if a caller reads.
-    pub(crate) fn pause(&self) -> Option<Box<Reading>> {
+    pub(crate) fn pause(&self) -> Option<Box<FrameReader>> {
         let mut state = self.lock();
-        let reading = state.take(Reader::Paused)?;
+        let frame_reader = state.take(ReadOwner::Paused)?;
         state.watch();
-        Some(reading)
+        Some(frame_reader)
     }
 
     /// Something was reported of a paused connection: it takes what waits for it, or else its other side is gone, which the
     /// kernel would report for ever.
-    pub(crate) fn stir(&self) {
+    pub(crate) fn on_paused_event(&self) {
         let mut state = self.lock();
         if state.wants_writes {
             state.flush_or_watch();
-        } else if let Socket::Open(connection) = &state.socket {
-            drop(connection.poller.remove(connection));
+        } else if let SocketState::Open(socket) = &state.socket {
+            drop(socket.poller.remove(socket));
             state.watched = None;
         }
     }
 
     /// Has the kernel report to the loop what the connection waits for. Nothing where there is none, or where it waits for nothing: it
-    /// is paused, and was [stirred](Self::stir).
+    /// is paused, and was handled by [`on_paused_event`](Self::on_paused_event).
     pub(crate) fn register(&self) -> Option<io::Result<()>> {
         let mut state = self.lock();
-        let Socket::Open(connection) = &state.socket else { return None };
+        let SocketState::Open(socket) = &state.socket else { return None };
         if state.watched.is_none() {
-            if matches!(state.reader, Reader::Paused) && !state.wants_writes {
+            if matches!(state.read_owner, ReadOwner::Paused) && !state.wants_writes {
                 return None;
             }
-            if let Err(error) = connection.poller.add(connection, connection.token) {
+            if let Err(error) = socket.poller.add(socket, socket.token) {
                 return Some(Err(error));
             }
             state.watched = Some(Interests::READS);
@@ -224,39 +230,39 @@ impl Link {
     }
 
     /// Everybody may read again. The loop watches the connection next.
-    pub(crate) fn resume(&self, reading: Box<Reading>) {
-        self.lock().reader = Reader::Nobody(reading);
+    pub(crate) fn resume(&self, frame_reader: Box<FrameReader>) {
+        self.lock().read_owner = ReadOwner::Idle(frame_reader);
     }
 
     /// The worker has ended: a caller that still reads is sent back. It has to do no more than to put down what it has read.
-    pub(crate) fn recall_reading(&self) {
+    pub(crate) fn revoke_read_lease(&self) {
         let mut state = self.lock();
-        state.is_recalled = true;
-        while state.is_lent() {
+        state.is_revoked = true;
+        while state.is_leased() {
             state.wake_reader();
-            state = self.given_back.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.lease_returned.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// The worker says nothing any more. Unless it waits for something of ours it hears that we have nothing more to say either: it
     /// may be waiting for that, as Node does.
-    pub(crate) fn hang_up(&self) {
+    pub(crate) fn shutdown_write(&self) {
         let mut state = self.lock();
         // The loop has taken it out of its epoll.
         state.watched = None;
-        if let (Socket::Open(connection), true, true) =
+        if let (SocketState::Open(socket), true, true) =
             (&state.socket, state.queue.is_empty(), state.endpoint.requests.is_empty())
         {
-            drop(socket::shutdown(connection.as_fd(), Shutdown::Write));
+            drop(socket::shutdown(socket.as_fd(), Shutdown::Write));
         }
     }
 
     /// The connection has ended, or the worker has: every call ends. True if it was not closed before.
     pub(crate) fn close(&self, exit: Option<&Arc<Exit>>) -> bool {
         let mut state = self.lock();
-        let was_closed = matches!(state.socket, Socket::Closed(_));
+        let was_closed = matches!(state.socket, SocketState::Closed(_));
         state.wake_reader();
-        state.socket = Socket::Closed(exit.cloned());
+        state.socket = SocketState::Closed(exit.cloned());
         state.queue = SendQueue::default();
         let waiting = state.endpoint.close();
         drop(state);
@@ -297,7 +303,7 @@ impl Link {
     }
 
     /// Asks the worker for a sign of life. Whether something has come back is told by
-    /// [`was_heard`](Self::was_heard).
+    /// [`take_activity`](Self::take_activity).
     pub(crate) fn ping(&self) {
         let id = {
             let mut state = self.lock();
@@ -315,18 +321,18 @@ impl Link {
     }
 
     /// Something was read.
-    pub(crate) fn note_heard(&self) {
-        self.was_heard.store(true, Ordering::Relaxed);
+    pub(crate) fn record_activity(&self) {
+        self.was_active.store(true, Ordering::Relaxed);
     }
 
     /// Whether something was read since this was asked last, by whomever.
-    pub(crate) fn was_heard(&self) -> bool {
-        self.was_heard.swap(false, Ordering::Relaxed)
+    pub(crate) fn take_activity(&self) -> bool {
+        self.was_active.swap(false, Ordering::Relaxed)
     }
 
     /// Tells a connected worker something that has no parameters. False if that cannot be sent.
-    pub(crate) fn tell(&self, method: &str) -> bool {
-        let is_open = matches!(self.lock().socket, Socket::Open(_));
+    pub(crate) fn notify_without_params(&self, method: &str) -> bool {
+        let is_open = matches!(self.lock().socket, SocketState::Open(_));
         is_open && self.notify(method, &()).is_ok()
     }
 
@@ -335,19 +341,19 @@ impl Link {
     }
 }
 
-impl State {
-    pub(crate) fn take(&mut self, by: Reader) -> Option<Box<Reading>> {
-        match mem::replace(&mut self.reader, by) {
-            Reader::Nobody(reading) => Some(reading),
+impl ConnectionState {
+    pub(crate) fn take(&mut self, by: ReadOwner) -> Option<Box<FrameReader>> {
+        match mem::replace(&mut self.read_owner, by) {
+            ReadOwner::Idle(frame_reader) => Some(frame_reader),
             other => {
-                self.reader = other;
+                self.read_owner = other;
                 None
             }
         }
     }
 
-    fn is_lent(&self) -> bool {
-        matches!(self.reader, Reader::Caller)
+    fn is_leased(&self) -> bool {
+        matches!(self.read_owner, ReadOwner::Caller)
     }
 
     fn flush_or_watch(&mut self) {
@@ -356,8 +362,8 @@ impl State {
     }
 
     /// Has the loop try again after a pause.
-    fn rest(&mut self) {
-        if !mem::replace(&mut self.rests, true) {
+    fn back_off(&mut self) {
+        if !mem::replace(&mut self.is_backing_off, true) {
             self.events.report(ConnectionEvent::OutOfMemory(self.worker));
         }
     }
@@ -370,12 +376,13 @@ impl State {
     }
 
     fn try_watch(&mut self) -> io::Result<()> {
-        let reads = matches!(self.reader, Reader::Nobody(_) | Reader::Loop) && !self.burst.is_active();
-        let interests = Interests { reads: reads && !self.rests, writes: self.wants_writes && !self.rests };
-        if let (Socket::Open(connection), Some(watched)) = (&self.socket, &mut self.watched)
+        let reads = matches!(self.read_owner, ReadOwner::Idle(_) | ReadOwner::Loop) && !self.burst.is_active();
+        let interests =
+            Interests { reads: reads && !self.is_backing_off, writes: self.wants_writes && !self.is_backing_off };
+        if let (SocketState::Open(socket), Some(watched)) = (&self.socket, &mut self.watched)
             && *watched != interests
         {
-            connection.poller.watch(connection, connection.token, interests)?;
+            socket.poller.watch(socket, socket.token, interests)?;
             *watched = interests;
         }
         Ok(())
@@ -383,16 +390,16 @@ impl State {
 
     /// A caller that waits in a read gets what is there, and then the end.
     fn wake_reader(&self) {
-        if let (Socket::Open(connection), true) = (&self.socket, self.is_lent()) {
+        if let (SocketState::Open(socket), true) = (&self.socket, self.is_leased()) {
             // Fails only when the other side is gone, and then nobody waits.
-            drop(socket::shutdown(connection.as_fd(), Shutdown::Read));
+            drop(socket::shutdown(socket.as_fd(), Shutdown::Read));
         }
     }
 
-    pub(crate) fn set_receive_timeout(&mut self, connection: &Connection, timeout: Duration) {
+    pub(crate) fn set_receive_timeout(&mut self, socket: &RpcSocket, timeout: Duration) {
         // The kernel counts in microseconds, and takes 0 for ever. A year is ever enough, and fits.
         let timeout = timeout.clamp(Duration::from_micros(1), Duration::from_secs(365 * 24 * 3600));
-        if timeout != self.receive_timeout && socket::set_receive_timeout(connection.as_fd(), timeout).is_ok() {
+        if timeout != self.receive_timeout && socket::set_receive_timeout(socket.as_fd(), timeout).is_ok() {
             self.receive_timeout = timeout;
         }
     }
@@ -416,7 +423,7 @@ impl State {
 
     /// Sends as much as the socket takes. True if nothing is left that could be sent now.
     fn flush(&mut self) -> io::Result<bool> {
-        let Socket::Open(socket) = &self.socket else { return Ok(true) };
+        let SocketState::Open(socket) = &self.socket else { return Ok(true) };
         let mut share = FLUSH_BYTES;
         while !self.queue.is_empty() {
             if share == 0 {
@@ -428,7 +435,7 @@ impl State {
                     share = share.saturating_sub(bytes);
                 }
                 Err(error) if is_shortage(&error) => {
-                    self.rest();
+                    self.back_off();
                     return Ok(false);
                 }
                 Err(error) if is_transient(&error) => return Ok(false),

@@ -6,8 +6,8 @@ use crate::{
         clock::now,
         control::{
             call::PendingCall,
-            connection::{Connection, ConnectionEvent, Link, Reader, Socket, State},
-            reader::Reading,
+            connection::{ConnectionEvent, ConnectionState, ReadOwner, RpcConnection, RpcSocket, SocketState},
+            reader::FrameReader,
         },
     },
     wire::jsonrpc::{
@@ -23,17 +23,17 @@ use serde_json::value::RawValue;
 use std::{io, sync::Arc, time::Duration};
 
 /// The reading, in the hands of a caller. It comes back whatever the caller comes to: the loop may be waiting for it.
-struct Loan<'a> {
-    link: &'a Link,
-    lent: Option<Lent>,
+struct ReadLease<'a> {
+    connection: &'a RpcConnection,
+    leased: Option<LeasedReader>,
 }
 
-struct Lent {
-    reading: Box<Reading>,
-    connection: Arc<Connection>,
+struct LeasedReader {
+    frame_reader: Box<FrameReader>,
+    socket: Arc<RpcSocket>,
 }
 
-impl Link {
+impl RpcConnection {
     /// Asks, and waits for the answer. Where nobody else reads, the caller does.
     pub(crate) fn ask<P: Serialize + ?Sized>(
         self: &Arc<Self>,
@@ -44,8 +44,8 @@ impl Link {
         let deadline = Deadline::after_now(timeout);
         let id = self.lock().endpoint.calls.next_id();
         let line = encode::request(id, method, params).map_err(CallError::Encode)?;
-        let call = match self.borrow_reading(line, timeout)? {
-            Ok(loan) => match self.read_answer(loan, id, deadline) {
+        let call = match self.lease_reader(line, timeout)? {
+            Ok(lease) => match self.read_answer(lease, id, deadline) {
                 Ok(answer) => return answer,
                 Err(call) => call,
             },
@@ -64,26 +64,27 @@ impl Link {
 
     /// Sends a line and takes the reading, so that the loop never hears of the answer; gives the line back, unsent, if somebody
     /// else reads.
-    fn borrow_reading(&self, line: Vec<u8>, timeout: Duration) -> Result<Result<Loan<'_>, Vec<u8>>, CallError> {
+    fn lease_reader(&self, line: Vec<u8>, timeout: Duration) -> Result<Result<ReadLease<'_>, Vec<u8>>, CallError> {
         // Dropped after the lock, which it takes.
-        let mut loan = Loan { link: self, lent: None };
+        let mut lease = ReadLease { connection: self, leased: None };
         let mut state = self.lock();
-        let Socket::Open(connection) = &state.socket else { return Ok(Err(line)) };
-        let connection = Arc::clone(connection);
-        let has_unheard = matches!(&state.reader, Reader::Nobody(reading) if !reading.unheard.is_empty());
-        if state.is_recalled || has_unheard || !state.queue.is_empty() || timeout.is_zero() {
+        let SocketState::Open(socket) = &state.socket else { return Ok(Err(line)) };
+        let socket = Arc::clone(socket);
+        let has_pending =
+            matches!(&state.read_owner, ReadOwner::Idle(frame_reader) if !frame_reader.pending.is_empty());
+        if state.is_revoked || has_pending || !state.queue.is_empty() || timeout.is_zero() {
             return Ok(Err(line));
         }
-        let Some(reading) = state.take(Reader::Caller) else { return Ok(Err(line)) };
-        let lent = loan.lent.insert(Lent { reading, connection });
-        state.set_receive_timeout(&lent.connection, timeout);
+        let Some(frame_reader) = state.take(ReadOwner::Caller) else { return Ok(Err(line)) };
+        let leased = lease.leased.insert(LeasedReader { frame_reader, socket });
+        state.set_receive_timeout(&leased.socket, timeout);
         let is_burst = state.endpoint.calls.is_empty() && state.burst.on_call(now());
         let sent = state.send(line);
         drop(state);
         if is_burst {
             self.events.report(ConnectionEvent::CallBurst(self.worker));
         }
-        sent.map(|()| Ok(loan)).map_err(CallError::Io)
+        sent.map(|()| Ok(lease)).map_err(CallError::Io)
     }
 
     /// Reads until the answer to this call has come; or something for the loop, or the end, and then goes on as a [`PendingCall`].
@@ -91,37 +92,42 @@ impl Link {
         feature = "tracing",
         expect(clippy::result_large_err, reason = "a call that goes on is no error, and is moved once")
     )]
-    fn read_answer(self: &Arc<Self>, mut loan: Loan<'_>, own: u64, deadline: Deadline) -> Result<Answer, PendingCall> {
-        let answer = loan.lent.as_mut().and_then(|lent| self.read_until(lent, own, deadline));
-        answer.ok_or_else(|| loan.give_back(|state| self.begin(state, own)))
+    fn read_answer(
+        self: &Arc<Self>,
+        mut lease: ReadLease<'_>,
+        own: u64,
+        deadline: Deadline,
+    ) -> Result<Answer, PendingCall> {
+        let answer = lease.leased.as_mut().and_then(|leased| self.read_until(leased, own, deadline));
+        answer.ok_or_else(|| lease.return_to(|state| self.begin(state, own)))
     }
 
-    fn read_until(&self, lent: &mut Lent, own: u64, deadline: Deadline) -> Option<Answer> {
-        let Lent { reading, connection } = lent;
+    fn read_until(&self, leased: &mut LeasedReader, own: u64, deadline: Deadline) -> Option<Answer> {
+        let LeasedReader { frame_reader, socket } = leased;
         let mut answer = None;
-        let mut scratch = reading.take_scratch();
-        while answer.is_none() && reading.unheard.is_empty() {
-            match connection.socket.receive_waiting(&mut scratch) {
+        let mut scratch = frame_reader.take_scratch();
+        while answer.is_none() && frame_reader.pending.is_empty() {
+            match socket.stream.receive_waiting(&mut scratch) {
                 Ok(bytes @ 1..) => {
-                    self.note_heard();
+                    self.record_activity();
                     let bytes = scratch.get(..bytes).unwrap_or_default();
-                    reading.understand(bytes, |heard, line, unheard| match heard {
+                    frame_reader.feed(bytes, |heard, line, pending| match heard {
                         RpcInput::Message(RpcMessage::Response { id, outcome }, _) if id == own && answer.is_none() => {
                             answer = Some(outcome.map_err(CallError::from));
                         }
                         RpcInput::Message(message @ RpcMessage::Response { .. }, _) => {
                             if let Some(Inbound::UnexpectedAnswer) = self.receive(message) {
-                                unheard.push(RpcInput::Error(line.not_rpc()));
+                                pending.push(RpcInput::Error(line.not_rpc()));
                             }
                         }
                         RpcInput::Message(RpcMessage::UnidentifiedError(refusal), _) => {
                             if answer.is_none() && self.is_only_caller() {
                                 answer = Some(Err(CallError::from(refusal)));
                             } else {
-                                unheard.push(RpcInput::Error(line.not_rpc()));
+                                pending.push(RpcInput::Error(line.not_rpc()));
                             }
                         }
-                        other => unheard.push(other),
+                        other => pending.push(other),
                     });
                 }
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
@@ -132,40 +138,40 @@ impl Link {
                 // Whatever else has come, the kernel counts anew with each read.
                 match deadline.remaining() {
                     Some(Duration::ZERO) => break,
-                    left => self.lock().set_receive_timeout(connection, left.unwrap_or(Duration::MAX)),
+                    left => self.lock().set_receive_timeout(socket, left.unwrap_or(Duration::MAX)),
                 }
             }
         }
-        reading.put_scratch(scratch);
+        frame_reader.put_scratch(scratch);
         answer
     }
 }
 
-impl Loan<'_> {
-    fn give_back<T>(&mut self, then: impl FnOnce(&mut State) -> T) -> T {
-        let Self { link, lent } = self;
-        let is_unheard = lent.as_ref().is_some_and(|lent| !lent.reading.unheard.is_empty());
-        let mut state = link.lock();
+impl ReadLease<'_> {
+    fn return_to<T>(&mut self, then: impl FnOnce(&mut ConnectionState) -> T) -> T {
+        let Self { connection, leased } = self;
+        let has_pending = leased.as_ref().is_some_and(|leased| !leased.frame_reader.pending.is_empty());
+        let mut state = connection.lock();
         let done = then(&mut state);
-        if let Some(Lent { reading, .. }) = lent.take() {
-            state.reader = Reader::Nobody(reading);
+        if let Some(LeasedReader { frame_reader, .. }) = leased.take() {
+            state.read_owner = ReadOwner::Idle(frame_reader);
         }
         state.watch();
-        let is_recalled = state.is_recalled;
+        let is_revoked = state.is_revoked;
         drop(state);
-        if is_recalled {
-            link.given_back.notify_all();
-        } else if is_unheard {
-            link.events.report(ConnectionEvent::Readable(link.worker));
+        if is_revoked {
+            connection.lease_returned.notify_all();
+        } else if has_pending {
+            connection.events.report(ConnectionEvent::Readable(connection.worker));
         }
         done
     }
 }
 
-impl Drop for Loan<'_> {
+impl Drop for ReadLease<'_> {
     fn drop(&mut self) {
-        if self.lent.is_some() {
-            self.give_back(|_| ());
+        if self.leased.is_some() {
+            self.return_to(|_| ());
         }
     }
 }

@@ -13,26 +13,26 @@ const READ_BYTES: usize = 16 << 10;
 
 /// The reading side of a connection.
 #[derive(Debug)]
-pub(crate) struct Reading {
+pub(crate) struct FrameReader {
     reader: RpcReader,
     /// What a caller has read that is no answer: the loop tells it before it reads on.
-    pub(crate) unheard: Vec<RpcInput>,
+    pub(crate) pending: Vec<RpcInput>,
     /// Where a caller reads to; kept for its room.
     scratch: Vec<u8>,
 }
 
-impl Reading {
+impl FrameReader {
     /// With the bytes that were read behind the first `position`; no request was sent before them.
-    pub(crate) fn begun(max_message_size: usize, said: &[u8], position: u64) -> Self {
+    pub(crate) fn starting_with(max_message_size: usize, said: &[u8], position: u64) -> Self {
         let reader = RpcReader::new(max_message_size).starting_at(position);
-        let mut reading = Self { reader, unheard: Vec::new(), scratch: Vec::new() };
+        let mut reading = Self { reader, pending: Vec::new(), scratch: Vec::new() };
         if !said.is_empty() {
-            reading.understand(said, |input, line, unheard| {
+            reading.feed(said, |input, line, pending| {
                 let is_answer = matches!(
                     input,
                     RpcInput::Message(RpcMessage::Response { .. } | RpcMessage::UnidentifiedError(_), _)
                 );
-                unheard.push(if is_answer { RpcInput::Error(line.not_rpc()) } else { input });
+                pending.push(if is_answer { RpcInput::Error(line.not_rpc()) } else { input });
             });
         }
         reading
@@ -49,12 +49,8 @@ impl Reading {
     }
 
     /// Understands what was read, each line with its bytes; no bytes are the end of the connection.
-    pub(crate) fn understand(
-        &mut self,
-        bytes: &[u8],
-        mut receive: impl FnMut(RpcInput, RpcLine<'_>, &mut Vec<RpcInput>),
-    ) {
-        let Self { reader, unheard, scratch: _ } = self;
-        reader.read(bytes, |input, line| receive(input, line, unheard));
+    pub(crate) fn feed(&mut self, bytes: &[u8], mut receive: impl FnMut(RpcInput, RpcLine<'_>, &mut Vec<RpcInput>)) {
+        let Self { reader, pending, scratch: _ } = self;
+        reader.read(bytes, |input, line| receive(input, line, pending));
     }
 }

@@ -1,7 +1,7 @@
 //! How lines come into the queue of a connection, and what becomes of those for which there is no room.
 
 use crate::{
-    supervisor::control::connection::{Link, QUEUE_BYTES, Socket},
+    supervisor::control::connection::{QUEUE_BYTES, RpcConnection, SocketState},
     sys::socket,
     wire::jsonrpc::{error::CallError, request::RpcSender},
 };
@@ -10,12 +10,12 @@ use std::{net::Shutdown, os::fd::AsFd};
 /// How many bytes may wait beyond [`QUEUE_BYTES`] that are errors in the place of answers that did not fit.
 const ANSWER_BYTES: usize = 1 << 20;
 
-impl RpcSender for Link {
+impl RpcSender for RpcConnection {
     fn send_line(&self, line: Vec<u8>) -> Result<(), CallError> {
         let mut state = self.lock();
         match &state.socket {
-            Socket::Closed(exit) => return Err(CallError::WorkerExited(exit.clone())),
-            Socket::Awaited | Socket::Open(_) => {}
+            SocketState::Closed(exit) => return Err(CallError::WorkerExited(exit.clone())),
+            SocketState::Awaited | SocketState::Open(_) => {}
         }
         let queued = state.queue.len();
         if queued > 0 && queued + line.len() > QUEUE_BYTES {
@@ -41,8 +41,8 @@ impl RpcSender for Link {
             return Ok(());
         }
         // A worker that asks on and reads nothing. The loop reads the end, and so does the worker, whose calls end with it.
-        if let Socket::Open(connection) = &state.socket {
-            drop(socket::shutdown(connection.as_fd(), Shutdown::Both));
+        if let SocketState::Open(socket) = &state.socket {
+            drop(socket::shutdown(socket.as_fd(), Shutdown::Both));
         }
         Err(CallError::QueueFull { queued })
     }

@@ -179,7 +179,7 @@ fn status(kept: &Kept, live: Option<&Live>, now: Instant) -> WorkerStatus {
         window_used: kept.shared.account.meter.used(),
         window: kept.spec.window,
         is_paused: live.is_some_and(Live::is_paused),
-        control_queue: live.and_then(|live| live.process.link()).map_or(0, |link| link.queued()),
+        control_queue: live.and_then(|live| live.process.connection()).map_or(0, |connection| connection.queued()),
         last_message: live.and_then(|live| live.last_message).map(|at| now.saturating_duration_since(at)),
         status: live.and_then(|live| live.health.status.clone()),
         cpu: usage.map(|usage| usage.cpu),

@@ -41,7 +41,7 @@ impl Driver {
                 exit.status = ExitStatus::Unkillable;
             }
             let exit = Arc::new(exit);
-            live.process.close_link(Some(&exit));
+            live.process.close_connection(Some(&exit));
             self.outlet.send(live.event(EventKind::Exited(Arc::clone(&exit))));
             if let Some(kept) = self.supervision.kept.get_mut(&live.shared.id()) {
                 kept.last = Some((exit, now()));

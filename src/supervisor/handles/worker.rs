@@ -9,7 +9,7 @@ use crate::{
         commands::{Action, Command, CommandSender},
         containment::report::Containment,
         control::{
-            call::{PendingCall, understand},
+            call::{PendingCall, decode_result},
             call_span::CallSpan,
         },
         handles::stop::{RestartHandle, StopHandle},
@@ -199,8 +199,8 @@ impl Worker {
         R: DeserializeOwned,
     {
         let mut span = CallSpan::begin(self.shared.id, method);
-        let answer = self.shared.link().and_then(|link| link.ask(method, params, timeout));
-        let result = answer.and_then(|answer| understand(&answer));
+        let answer = self.shared.connection().and_then(|connection| connection.ask(method, params, timeout));
+        let result = answer.and_then(|answer| decode_result(&answer));
         span.end(result.as_ref().err());
         result
     }
@@ -213,7 +213,7 @@ impl Worker {
     /// mebibyte waits already.
     pub fn start_call<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<PendingCall, CallError> {
         let mut span = CallSpan::begin(self.shared.id, method);
-        let call = self.shared.link().and_then(|link| link.call(method, params));
+        let call = self.shared.connection().and_then(|connection| connection.call(method, params));
         let mut call = call.inspect_err(|error| span.end(Some(error)))?;
         call.span = span;
         Ok(call)
@@ -225,7 +225,7 @@ impl Worker {
     ///
     /// As [`start_call`](Self::start_call). That it has read it is not said.
     pub fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
-        self.shared.link()?.notify(method, params)
+        self.shared.connection()?.notify(method, params)
     }
 
     /// Takes our end of standard input, with [`StdinMode::Pipe`](crate::StdinMode::Pipe).

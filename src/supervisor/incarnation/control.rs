@@ -7,7 +7,7 @@ use crate::{
         watchdog::LivenessSource,
     },
     supervisor::{
-        control::{connection::Connection, reader::Reading, server::Known},
+        control::{connection::RpcSocket, reader::FrameReader, server::Known},
         events::event::{DisconnectReason, EventKind},
         incarnation::{
             Live,
@@ -46,13 +46,13 @@ impl Live {
     /// Its control connection has shown the key of this incarnation.
     pub(crate) fn connect(&mut self, known: Known, cx: &mut Context<'_>) {
         let Known { place: _, socket, said, hello_bytes } = known;
-        let Some(link) = self.process.link().map(Arc::clone) else { return };
+        let Some(connection) = self.process.connection().map(Arc::clone) else { return };
         cx.reactor.timers.cancel(Timer::Connect(self.key));
         let token = Target::Control(self.key).token();
-        let connection = Arc::new(Connection { socket, poller: Arc::clone(&cx.reactor.poller), token });
-        let reading = Reading::begun(self.spec.max_message_size, &said, hello_bytes);
-        self.session = Some(Session::new(Arc::clone(&connection), &link, &cx.reading.window));
-        link.open(&connection, reading);
+        let socket = Arc::new(RpcSocket { stream: socket, poller: Arc::clone(&cx.reactor.poller), token });
+        let frame_reader = FrameReader::starting_with(self.spec.max_message_size, &said, hello_bytes);
+        self.session = Some(Session::new(Arc::clone(&socket), &connection, &cx.reading.window));
+        connection.open(&socket, frame_reader);
         self.register(Target::Control(self.key), cx);
         cx.outlet.send(self.event(EventKind::ControlConnected));
         self.handle_readiness(ReadinessInput::Observed(ReadinessSource::Control), cx);
@@ -65,7 +65,7 @@ impl Live {
     pub(crate) fn talk(&mut self, cx: &mut Context<'_>) {
         let Some(mut session) = self.session.take() else { return };
         if session.is_paused() {
-            session.stir();
+            session.on_paused_event();
             self.session = Some(session);
             return;
         }
@@ -81,7 +81,7 @@ impl Live {
         let extension = session.extension.take();
         if ended {
             drop(cx.reactor.poller.remove(&session));
-            session.hang_up();
+            session.shutdown_write();
             // Dropped only with the timer: the link still holds the socket, and its calls wait for the exit.
             cx.reactor.set_timer_after(END_TIME, Timer::Disconnect(self.key));
         } else {
@@ -95,7 +95,7 @@ impl Live {
     /// A shortage of the kernel's may be over.
     pub(crate) fn talk_again(&mut self, cx: &mut Context<'_>) {
         let Some(session) = &self.session else { return };
-        session.try_again();
+        session.retry();
         self.talk(cx);
     }
 
@@ -123,7 +123,7 @@ impl Live {
 
     /// Callers ask it one thing after the other, and read for themselves: whether they still do is looked at now and then.
     pub(crate) fn let_call(&mut self, cx: &mut Context<'_>) {
-        if self.process.link().is_some_and(|link| link.goes_on_calling()) {
+        if self.process.connection().is_some_and(|connection| connection.goes_on_calling()) {
             cx.reactor.set_timer_after(call_burst::CHECK_INTERVAL, Timer::Burst(self.key));
         }
     }
@@ -147,7 +147,7 @@ impl Live {
         if self.process.child().with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).unwrap_or(true) {
             return;
         }
-        if self.process.close_link(None) {
+        if self.process.close_connection(None) {
             cx.outlet.send(self.event(EventKind::ControlDisconnected(why)));
         }
     }
@@ -162,7 +162,7 @@ impl Live {
         }
         if let Some(mut session) = self.session.take() {
             drop(cx.reactor.poller.remove(&session));
-            session.recall();
+            session.revoke_read_lease();
             for _ in 0..LAST_READS {
                 // At first whatever the kernel says: a caller may have read something that nobody has told yet.
                 let is_over = session.read(&mut cx.reading.scratch, |kind| self.event(kind), cx.outlet);

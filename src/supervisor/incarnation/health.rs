@@ -302,8 +302,8 @@ impl Live {
         }
         match action {
             WatchdogAction::Ping => {
-                if let Some(link) = self.process.link() {
-                    link.ping();
+                if let Some(connection) = self.process.connection() {
+                    connection.ping();
                 }
             }
             WatchdogAction::Warn { since } => {
@@ -342,7 +342,9 @@ impl Live {
 
     /// What was read of control since this was looked at last is a sign of life.
     pub(crate) fn notice_control(&mut self, now: Instant) {
-        if self.health.watchdog.is_some() && self.process.link().is_some_and(|link| link.was_heard()) {
+        if self.health.watchdog.is_some()
+            && self.process.connection().is_some_and(|connection| connection.take_activity())
+        {
             self.record_activity(LivenessSource::Ping, now);
         }
     }

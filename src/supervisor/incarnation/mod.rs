@@ -171,7 +171,7 @@ impl Live {
     pub(crate) fn register(&mut self, target: Target, cx: &mut Context<'_>) {
         let added = if let Target::Control(_) = target {
             // A connection that has ended is open for a while still.
-            self.session.as_ref().and_then(|_| self.process.link()?.register())
+            self.session.as_ref().and_then(|_| self.process.connection()?.register())
         } else {
             self.with_descriptor(target, |descriptor| cx.reactor.poller.add(&descriptor, target.token()))
         };

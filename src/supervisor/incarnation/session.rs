@@ -4,8 +4,8 @@ use crate::{
     policy::backpressure::{EVENT_BYTES, WindowState},
     supervisor::{
         control::{
-            connection::{Connection, Link},
-            reader::Reading,
+            connection::{RpcConnection, RpcSocket},
+            reader::FrameReader,
         },
         events::{
             event::{Event, EventKind, InvalidFrame},
@@ -41,31 +41,31 @@ const CONTROL_SHARE: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Session {
-    connection: Arc<Connection>,
-    link: Arc<Link>,
+    socket: Arc<RpcSocket>,
+    connection: Arc<RpcConnection>,
     meter: Arc<Meter>,
     last_sent: u64,
     /// Kept from everybody, while too much is in the channel.
-    held: Option<Box<Reading>>,
+    held: Option<Box<FrameReader>>,
     /// It has asked for so much more time.
     pub(crate) extension: Option<Duration>,
 }
 
 impl AsFd for Session {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.connection.as_fd()
+        self.socket.as_fd()
     }
 }
 
 impl Session {
-    pub(crate) fn new(connection: Arc<Connection>, link: &Arc<Link>, window: &Arc<Meter>) -> Self {
+    pub(crate) fn new(socket: Arc<RpcSocket>, connection: &Arc<RpcConnection>, window: &Arc<Meter>) -> Self {
         let meter = Arc::new(Meter::of_worker(CONTROL_WINDOW, window).with_share(CONTROL_SHARE));
-        Self { connection, link: Arc::clone(link), meter, last_sent: 0, held: None, extension: None }
+        Self { socket, connection: Arc::clone(connection), meter, last_sent: 0, held: None, extension: None }
     }
 
     /// Reads no more. False if a caller reads, who will not read on when something else than its answer comes.
     pub(crate) fn pause(&mut self) -> bool {
-        self.held = self.link.pause();
+        self.held = self.connection.pause();
         self.is_paused()
     }
 
@@ -75,33 +75,33 @@ impl Session {
 
     /// Reads on.
     pub(crate) fn resume(&mut self) {
-        if let Some(reading) = self.held.take() {
-            self.link.resume(reading);
+        if let Some(frame_reader) = self.held.take() {
+            self.connection.resume(frame_reader);
         }
     }
 
-    pub(crate) fn hang_up(&self) {
-        self.link.hang_up();
+    pub(crate) fn shutdown_write(&self) {
+        self.connection.shutdown_write();
     }
 
     /// Something of a paused connection was reported.
-    pub(crate) fn stir(&self) {
-        self.link.stir();
+    pub(crate) fn on_paused_event(&self) {
+        self.connection.on_paused_event();
     }
 
     /// Sends what waits for the worker to read.
     pub(crate) fn flush(&self) {
-        self.link.flush();
+        self.connection.flush();
     }
 
     /// A shortage of the kernel's may be over.
-    pub(crate) fn try_again(&self) {
-        self.link.try_again();
+    pub(crate) fn retry(&self) {
+        self.connection.retry();
     }
 
     /// Sends callers back that read.
-    pub(crate) fn recall(&self) {
-        self.link.recall_reading();
+    pub(crate) fn revoke_read_lease(&self) {
+        self.connection.revoke_read_lease();
     }
 
     pub(crate) fn levels(&self, outlet: &Outlet) -> WindowState {
@@ -115,15 +115,15 @@ impl Session {
     /// Reads once. True at the end of the connection.
     pub(crate) fn read(&mut self, scratch: &mut [u8], about: impl Fn(EventKind) -> Event, outlet: &mut Outlet) -> bool {
         // One that is paused has the end of its worker read all the same.
-        let Some(mut reading) = self.held.take().or_else(|| self.link.take_reading()) else { return false };
-        for heard in std::mem::take(&mut reading.unheard) {
+        let Some(mut frame_reader) = self.held.take().or_else(|| self.connection.take_reader()) else { return false };
+        for heard in std::mem::take(&mut frame_reader.pending) {
             self.hear(heard, RpcLine::NONE, &about, outlet);
         }
-        let read = self.connection.socket.receive(scratch);
+        let read = self.socket.stream.receive(scratch);
         let is_over = match read {
             Err(error) if is_transient(&error) => {
                 if is_shortage(&error) {
-                    self.link.rest();
+                    self.connection.back_off();
                 }
                 false
             }
@@ -131,13 +131,13 @@ impl Session {
                 let bytes = read.unwrap_or(0);
                 let bytes = scratch.get(..bytes).unwrap_or_default();
                 if !bytes.is_empty() {
-                    self.link.note_heard();
+                    self.connection.record_activity();
                 }
-                reading.understand(bytes, |heard, line, _| self.hear(heard, line, &about, outlet));
+                frame_reader.feed(bytes, |heard, line, _| self.hear(heard, line, &about, outlet));
                 bytes.is_empty()
             }
         };
-        self.link.give_reading(reading);
+        self.connection.return_reader(frame_reader);
         is_over
     }
 
@@ -147,7 +147,7 @@ impl Session {
             RpcInput::Message(message, length) => self.message(message, length, line),
             RpcInput::Error(error) => {
                 // Where there is no room for the reply, this is the end of the connection.
-                self.link.receive_error(&error);
+                self.connection.receive_error(&error);
                 Some(self.fault(error))
             }
         };
@@ -163,9 +163,9 @@ impl Session {
 
     /// One line: answered here, or to be told.
     fn message(&mut self, message: RpcMessage, length: usize, line: RpcLine<'_>) -> Option<EventKind> {
-        match self.link.receive(message)? {
+        match self.connection.receive(message)? {
             Inbound::Request { id, method, params, cancelled } => {
-                let sender = Arc::clone(&self.link) as Arc<dyn RpcSender>;
+                let sender = Arc::clone(&self.connection) as Arc<dyn RpcSender>;
                 let permit = Some(self.permit(length));
                 Some(EventKind::Request(Box::new(Request::new(id, (method, params), sender, cancelled, permit))))
             }

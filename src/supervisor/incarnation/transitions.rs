@@ -195,7 +195,7 @@ impl Live {
         cx.trees.own.remove(&self.process.child().pid().cast_signed());
         let exit = Arc::new(exit);
         // Before the event: whoever hears of the exit finds that no call waits any more.
-        self.process.close_link(Some(&exit));
+        self.process.close_connection(Some(&exit));
         cx.outlet.send(self.event(EventKind::Exited(Arc::clone(&exit))));
         if let Some(bell) = &self.health.bell {
             drop(cx.reactor.poller.remove(bell));
@@ -233,7 +233,9 @@ impl Live {
         match step {
             StopStep::Signal(_) | StopStep::Notify(_) if has_ended => false,
             StopStep::ClosePipes => self.process.close_pipes(),
-            StopStep::Notify(method) => self.process.link().is_some_and(|link| link.tell(method)),
+            StopStep::Notify(method) => {
+                self.process.connection().is_some_and(|connection| connection.notify_without_params(method))
+            }
             StopStep::Signal(signal) => child.signal(*signal).and_then(|()| child.signal(libc::SIGCONT)).is_ok(),
             StopStep::SignalGroup(signal) => {
                 child.signal_group(*signal).and_then(|()| child.signal_group(libc::SIGCONT)).is_ok()

@@ -31,7 +31,7 @@ use crate::{
             token::TreeToken,
         },
         control::{
-            connection::{ConnectionEvent, Link},
+            connection::{ConnectionEvent, RpcConnection},
             server::Issued,
         },
         panics::unharmed,
@@ -299,7 +299,7 @@ impl Spawner {
         process.tree().kill();
         reap_killed(process.tree(), Deadline::after_now(KILL_TIMEOUT));
         process.close_pipes();
-        process.close_link(None);
+        process.close_connection(None);
     }
 
     /// Kills a new process that the loop has not received, and notifies the waiters of its worker.
@@ -307,7 +307,7 @@ impl Spawner {
         let reaped = self.end_orphans(std::slice::from_ref(process)).pop().flatten();
         let status = reaped.map_or(ExitStatus::Unkillable, |reaped| exit_status(reaped.ending));
         let exit = Arc::new(Exit::of(status));
-        process.close_link(Some(&exit));
+        process.close_connection(Some(&exit));
         shared.end((exit, now()));
     }
 
@@ -389,7 +389,8 @@ impl Spawner {
         let guard_entry = if leads { self.guard.register(child.pid()) } else { None };
         let streams = take_pipes(spec, &mut ends);
         let bell = ends.take_reader(BELL);
-        let link = address.is_some().then(|| Arc::new(Link::new(Arc::clone(&self.connection_events), id)));
+        let connection =
+            address.is_some().then(|| Arc::new(RpcConnection::new(Arc::clone(&self.connection_events), id)));
         let tie = thread.filter(|_| context.death_signal.is_some()).and_then(|thread| self.starts.tie(thread));
         let tree = ProcessTree {
             guard_entry: guard_entry.into(),
@@ -402,7 +403,7 @@ impl Spawner {
             thread: tie.map(|tie| Box::new(tie) as Box<dyn ThreadHold>).into(),
             is_frozen: Mutex::default(),
         };
-        let process = Arc::new(WorkerProcess::new(number, tree, ends, link));
+        let process = Arc::new(WorkerProcess::new(number, tree, ends, connection));
         Ok(StartedProcess {
             process,
             key: issued.map(Issued::into_key),

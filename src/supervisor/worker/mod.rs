@@ -5,7 +5,8 @@ use crate::{
     ids::WorkerId,
     launch::child::ChildProcess,
     supervisor::{
-        clock::now, control::connection::Link, flow_control::Account, sync::lock, worker::process::WorkerProcess,
+        clock::now, control::connection::RpcConnection, flow_control::Account, sync::lock,
+        worker::process::WorkerProcess,
     },
     wire::jsonrpc::error::CallError,
 };
@@ -68,9 +69,9 @@ impl SharedWorker {
     }
 
     /// The control link of the present incarnation.
-    pub(crate) fn link(&self) -> Result<Arc<Link>, CallError> {
+    pub(crate) fn connection(&self) -> Result<Arc<RpcConnection>, CallError> {
         let process = self.process().ok_or(CallError::WorkerExited(None))?;
-        process.link.clone().ok_or(CallError::NotConnected)
+        process.connection.clone().ok_or(CallError::NotConnected)
     }
 
     /// The next incarnation has started.

@@ -3,7 +3,7 @@
 use crate::{
     exit::Exit,
     launch::{child::ChildProcess, descriptors::ParentFds},
-    supervisor::{containment::process_tree::ProcessTree, control::connection::Link, sync::lock},
+    supervisor::{containment::process_tree::ProcessTree, control::connection::RpcConnection, sync::lock},
 };
 use std::{
     io,
@@ -21,13 +21,13 @@ pub(crate) struct WorkerProcess {
     tree: Arc<ProcessTree>,
     pub(crate) ends: Mutex<ParentFds>,
     /// Where the spec gives it a control pipe.
-    pub(crate) link: Option<Arc<Link>>,
+    pub(crate) connection: Option<Arc<RpcConnection>>,
     is_ready: AtomicBool,
 }
 
 impl WorkerProcess {
-    pub(crate) fn new(number: u32, tree: ProcessTree, ends: ParentFds, link: Option<Arc<Link>>) -> Self {
-        Self { number, tree: Arc::new(tree), ends: Mutex::new(ends), link, is_ready: AtomicBool::new(false) }
+    pub(crate) fn new(number: u32, tree: ProcessTree, ends: ParentFds, connection: Option<Arc<RpcConnection>>) -> Self {
+        Self { number, tree: Arc::new(tree), ends: Mutex::new(ends), connection, is_ready: AtomicBool::new(false) }
     }
 
     pub(crate) fn tree(&self) -> &Arc<ProcessTree> {
@@ -51,17 +51,17 @@ impl WorkerProcess {
         self.tree.child()
     }
 
-    pub(crate) fn link(&self) -> Option<&Arc<Link>> {
-        self.link.as_ref()
+    pub(crate) fn connection(&self) -> Option<&Arc<RpcConnection>> {
+        self.connection.as_ref()
     }
 
     pub(crate) fn awaits_control(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.is_awaited())
+        self.connection.as_ref().is_some_and(|connection| connection.is_awaited())
     }
 
     /// Ends all calls. True if the link was not closed before.
-    pub(crate) fn close_link(&self, exit: Option<&Arc<Exit>>) -> bool {
-        self.link.as_ref().is_some_and(|link| link.close(exit))
+    pub(crate) fn close_connection(&self, exit: Option<&Arc<Exit>>) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.close(exit))
     }
 
     /// Closes the pipes to the child that nobody has taken: the polite way to say that there is no more work. False if there
