@@ -16,6 +16,10 @@ pub(crate) fn capacity(fd: BorrowedFd<'_>) -> io::Result<usize> {
 
 /// Returns the capacity that the kernel has chosen: a power of two of pages.
 pub(crate) fn set_capacity(fd: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
+    // rustix returns EPERM for a size that does not fit.
+    if i32::try_from(bytes).is_err() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
     Ok(rustix::pipe::fcntl_setpipe_size(fd, bytes)?)
 }
 
