@@ -1,4 +1,4 @@
-//! The other end of a named pipe, in a process of its own: it can be killed, or run as another user.
+//! The other end of a named pipe in its own process, which tests kill or run as another user.
 
 use std::{
     error::Error,
@@ -14,10 +14,10 @@ use pipewright::pipe::{
     named::{AcceptError, Access, ConnectOptions, ImpersonationLevel, Listener, ListenerOptions, PipeName, Stream},
 };
 
-/// No wait is longer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait.
+const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Runs `named-...` with its arguments and returns the exit code; `None` for a subcommand that is not one of these.
+/// Runs a `named-...` subcommand and returns its exit code; `None` for other subcommands.
 pub(crate) fn run(arguments: &[String]) -> Option<u8> {
     let texts: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match texts.as_slice() {
@@ -59,11 +59,11 @@ fn serve(name: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Tries to act as the first client.
+/// Calls `run_as_client` for the first client.
 fn as_client(name: &str) -> Result<(), Box<dyn Error>> {
     let listener = ListenerOptions::new().access(Access::Anyone).listen(&PipeName::new(name)?)?;
     say("listening")?;
-    let stream = listener.accept_timeout(PATIENCE)?;
+    let stream = listener.accept_timeout(DEADLINE)?;
     let mut ran = false;
     match stream.run_as_client(|| ran = true) {
         Ok(()) => say("it ran")?,
@@ -72,10 +72,10 @@ fn as_client(name: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Has no descriptor to accept with, until a line comes in.
+/// Accepts without free file descriptors until a line arrives on stdin.
 fn starved(name: &str) -> Result<(), Box<dyn Error>> {
     let listener = Listener::bind(&PipeName::new(name)?)?;
-    // A wait needs none, but std opens one for each of these.
+    // Waiting needs no file descriptor.
     rlimit(64)?;
     let mut hoard = Vec::new();
     while let Ok(file) = fs::File::open("/dev/null") {
@@ -88,7 +88,7 @@ fn starved(name: &str) -> Result<(), Box<dyn Error>> {
     let starved = matches!(answer, Err(AcceptError::TimedOut)) && used < Duration::from_millis(50);
     say(if starved { "starved" } else { "not starved" })?;
     std::thread::scope(|scope| {
-        let accepting = scope.spawn(|| listener.accept_timeout(PATIENCE));
+        let accepting = scope.spawn(|| listener.accept_timeout(DEADLINE));
         io::stdin().read_line(&mut String::new())?;
         hoard.clear();
         let mut stream = accepting.join().map_err(|_| io::Error::other("panic"))??;
@@ -117,8 +117,7 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// Connects and disconnects until it is killed, or the server has ended. Says `k` when it is about to knock, and `i` when it is
-/// in.
+/// Connects and disconnects until it is killed or the server ends. Writes `k` before it connects, and `i` when it is connected.
 fn hammer(name: &str) -> Result<(), Box<dyn Error>> {
     let name = PipeName::new(name)?;
     let options = ConnectOptions::new().handshake(ImpersonationLevel::Identification).no_wait();
@@ -126,14 +125,14 @@ fn hammer(name: &str) -> Result<(), Box<dyn Error>> {
     say("hammering")?;
     loop {
         mark(b'k')?;
-        let mut stream = options.connect(&name, PATIENCE)?;
+        let mut stream = options.connect(&name, DEADLINE)?;
         mark(b'i')?;
         stream.write_all(&u64::MAX.to_be_bytes())?;
         stream.read_exact(&mut echo)?;
     }
 }
 
-/// Connects, says so, and stays until the server ends the stream.
+/// Connects, reports it, and stays connected until the server ends the stream.
 fn client(name: &str, level: &str) -> Result<(), Box<dyn Error>> {
     let options = ConnectOptions::new().allowed_server(Access::Anyone);
     let options = match level {
@@ -148,7 +147,7 @@ fn client(name: &str, level: &str) -> Result<(), Box<dyn Error>> {
         Some(name) => PipeName::abstract_name(name)?,
         None => PipeName::new(name)?,
     };
-    let mut stream = options.connect(&name, PATIENCE)?;
+    let mut stream = options.connect(&name, DEADLINE)?;
     let groups = fs::read_to_string("/proc/self/status")?;
     let groups = groups.lines().find(|line| line.starts_with("Groups:")).unwrap_or_default();
     say(&format!("connected {groups}"))?;
@@ -156,10 +155,10 @@ fn client(name: &str, level: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Answers each line on one one-way pipe with one on the other.
+/// Replies to each line from one one-way pipe with a line on another.
 fn ping_pong(inward: &str, outward: &str) -> Result<(), Box<dyn Error>> {
     let connect = |name: &str, direction| -> Result<Stream, Box<dyn Error>> {
-        Ok(ConnectOptions::new().direction(direction).connect(&PipeName::new(name)?, PATIENCE)?)
+        Ok(ConnectOptions::new().direction(direction).connect(&PipeName::new(name)?, DEADLINE)?)
     };
     let reader = BufReader::new(connect(inward, Direction::In)?);
     let mut writer = connect(outward, Direction::Out)?;
@@ -169,7 +168,7 @@ fn ping_pong(inward: &str, outward: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Takes over a connected end, and gives back five bytes as capital letters.
+/// Inherits a connected end, and returns five bytes in upper case.
 fn inherited(mode: &str, handle: &str) -> Result<(), Box<dyn Error>> {
     let modes = [PipeMode::Byte, PipeMode::Message, PipeMode::Framed];
     let mode = modes.into_iter().find(|known| known.to_string() == mode).ok_or("no mode")?;

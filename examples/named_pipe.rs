@@ -1,14 +1,14 @@
 //! A chat of several terminals, and a file server that reads each file with the rights of the client that asks.
 //!
 //! ```text
-//! named_pipe serve NAME [--messages] [--max N]     what one client says, all the others hear
-//! named_pipe serve NAME --as-client FILE           each client gets FILE in one message, if the client may read it
-//! named_pipe connect NAME [--messages]             stdin goes there, what comes from there to stdout
+//! named_pipe serve NAME [--messages] [--max N]     chat: sends each line of a client to all other clients
+//! named_pipe serve NAME --as-client FILE           sends FILE to each client, in one message, if the client may read it
+//! named_pipe connect NAME [--messages]             sends stdin, prints what it receives
 //! named_pipe connect ssh://USER@HOST/NAME          the same, on another machine
 //! ```
 //!
-//! NAME is a plain name or an absolute path (`ssh://host//run/jobs`). For clients of other users, give a path that they can
-//! reach; a client that comes through ssh is the user it logged in as.
+//! NAME is a plain name or an absolute path (`ssh://host//run/jobs`). Clients of other users need a path that they can reach. A
+//! client that connects through ssh has the rights of the user it logs in as.
 use std::{
     error::Error,
     fmt::Display,
@@ -37,7 +37,7 @@ type Outcome = Result<(), Box<dyn Error>>;
 
 const USAGE: &str = "usage: named_pipe serve NAME [--messages] [--max N] [--as-client FILE] | named_pipe connect [ssh://USER@HOST/]NAME [--messages]";
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let Err(error) = run() else { return ExitCode::SUCCESS };
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         }
         cause = error.source();
     }
-    complain(&format_args!("named_pipe: {text}"));
+    report(&format_args!("named_pipe: {text}"));
     ExitCode::FAILURE
 }
 
@@ -81,34 +81,34 @@ fn run() -> Outcome {
     }
 }
 
-/// Where the other side is: on this machine, or at the end of a tunnel that lives as long as the talk.
-fn connect(place: &str, mode: PipeMode) -> Outcome {
-    // The client asks to be served with its own rights, by whoever serves there.
+/// Connects on this machine, or through a tunnel that stays open until the connection ends.
+fn connect(target: &str, mode: PipeMode) -> Outcome {
+    // Trusts a server of any user, and allows it to act with the rights of this client.
     let options =
         ConnectOptions::new().mode(mode).allowed_server(Access::Anyone).handshake(ImpersonationLevel::Impersonation);
-    let Some(elsewhere) = place.strip_prefix("ssh://") else {
-        return talk(options.connect(&PipeName::new(place)?, PATIENCE)?.into_messages()?);
+    let Some(remote) = target.strip_prefix("ssh://") else {
+        return talk(options.connect(&PipeName::new(target)?, CONNECT_TIMEOUT)?.into_messages()?);
     };
-    let (machine, name) = elsewhere.split_once('/').ok_or(USAGE)?;
+    let (machine, name) = remote.split_once('/').ok_or(USAGE)?;
     let tunnel = Tunnel::ssh(format!("ssh://{machine}"))?;
-    talk(tunnel.connect_with(&options, name, PATIENCE)?.into_messages()?)
+    talk(tunnel.connect_with(&options, name, CONNECT_TIMEOUT)?.into_messages()?)
 }
 
-/// Everything that a client says goes to all others.
+/// Sends each message of a client to all other clients.
 fn chat(options: &ListenerOptions, name: &PipeName) -> Outcome {
     let listener = options.listen(name)?;
-    let guests = Guests::default();
-    complain(&format_args!("listening on {name}"));
+    let clients = Clients::default();
+    report(&format_args!("listening on {name}"));
     thread::scope(|scope| {
         for (number, stream) in listener.incoming().enumerate() {
-            // One that does not get in keeps nobody else out.
-            let guest = stream.map_err(Into::into).and_then(|stream| guests.enter(number, stream));
-            match guest {
-                Ok((who, speaker)) => {
-                    let guests = &guests;
-                    thread::Builder::new().spawn_scoped(scope, move || guests.host(number, &who, &speaker))?;
+            // A client that cannot be accepted does not affect others.
+            let client = stream.map_err(Into::into).and_then(|stream| clients.add(number, stream));
+            match client {
+                Ok((name, receiver)) => {
+                    let clients = &clients;
+                    thread::Builder::new().spawn_scoped(scope, move || clients.serve(number, &name, &receiver))?;
                 }
-                Err(error) => complain(&format_args!("guest {number} did not get in: {error}")),
+                Err(error) => report(&format_args!("client {number} rejected: {error}")),
             }
         }
         Ok(())
@@ -116,42 +116,42 @@ fn chat(options: &ListenerOptions, name: &PipeName) -> Outcome {
 }
 
 #[derive(Default)]
-struct Guests(Mutex<Vec<(usize, MessageStream)>>);
+struct Clients(Mutex<Vec<(usize, MessageStream)>>);
 
-impl Guests {
-    /// Who it is, and what it will say.
-    fn enter(&self, number: usize, stream: Stream) -> Result<(String, MessageStream), Box<dyn Error>> {
-        let speaker = stream.clone().into_messages()?;
-        // Fails for one who wants to stay unknown.
-        let who = stream.peer()?;
-        let who = format!("{}/{number}", who.user_name()?.unwrap_or_else(|| who.uid().to_string()));
-        self.tell(number, format!("{who} came in").as_bytes());
+impl Clients {
+    /// Adds a client. Returns its display name, and its stream for receiving.
+    fn add(&self, number: usize, stream: Stream) -> Result<(String, MessageStream), Box<dyn Error>> {
+        let receiver = stream.clone().into_messages()?;
+        // Fails for an anonymous client.
+        let peer = stream.peer()?;
+        let name = format!("{}/{number}", peer.user_name()?.unwrap_or_else(|| peer.uid().to_string()));
+        self.broadcast(number, format!("{name} joined").as_bytes());
         self.list().push((number, stream.into_messages()?));
-        Ok((who, speaker))
+        Ok((name, receiver))
     }
 
-    /// As long as the guest stays.
-    fn host(&self, number: usize, who: &str, speaker: &MessageStream) {
-        while let Ok(Some(text)) = speaker.recv() {
-            self.tell(number, &[who.as_bytes(), b": ", &text].concat());
+    /// Forwards messages of a client until it disconnects.
+    fn serve(&self, number: usize, name: &str, receiver: &MessageStream) {
+        while let Ok(Some(text)) = receiver.recv() {
+            self.broadcast(number, &[name.as_bytes(), b": ", &text].concat());
         }
-        self.list().retain(|(guest, _)| *guest != number);
-        self.tell(number, format!("{who} has left").as_bytes());
-        // Makes room for the next one. Fails where the guest was put out.
-        drop(speaker.as_stream().disconnect());
+        self.list().retain(|(client, _)| *client != number);
+        self.broadcast(number, format!("{name} left").as_bytes());
+        // Frees the instance. Fails if the client was disconnected for being slow.
+        drop(receiver.as_stream().disconnect());
     }
 
-    /// To all but one. A guest who does not listen is not waited for: it is put out, and its host hears of it.
-    fn tell(&self, from: usize, text: &[u8]) {
-        self.list().retain(|(number, guest)| {
+    /// Sends to all clients but one. Disconnects a client that does not read, which ends its `serve`.
+    fn broadcast(&self, from: usize, text: &[u8]) {
+        self.list().retain(|(number, client)| {
             if *number == from {
                 return true;
             }
-            match guest.send_timeout(text, Duration::from_millis(100)) {
-                // A speech that is too long is nobody else's fault.
+            match client.send_timeout(text, Duration::from_millis(100)) {
+                // A message that is too long is no fault of the receiver.
                 Ok(()) | Err(MessageError::TooLarge { .. }) => true,
                 Err(_) => {
-                    drop(guest.as_stream().disconnect());
+                    drop(client.as_stream().disconnect());
                     false
                 }
             }
@@ -163,14 +163,14 @@ impl Guests {
     }
 }
 
-/// Each client gets the file, or the reason why it may not have it.
+/// Sends each client the file or the reason why it cannot be read.
 fn serve_file(options: &ListenerOptions, name: &PipeName, file: &str) -> Outcome {
     let listener = options.listen(name)?;
-    complain(&format_args!("listening on {name}"));
+    report(&format_args!("listening on {name}"));
     for stream in listener.incoming() {
         let sent = stream.map_err(Into::into).and_then(|stream| send_file(stream, file));
         if let Err(error) = sent {
-            complain(&format_args!("a client went without its answer: {error}"));
+            report(&format_args!("cannot reply to a client: {error}"));
         }
     }
     Ok(())
@@ -179,11 +179,11 @@ fn serve_file(options: &ListenerOptions, name: &PipeName, file: &str) -> Outcome
 fn send_file(stream: Stream, file: &str) -> Outcome {
     let answer = stream.run_as_client(|| fs::read(file));
     let client = stream.into_messages()?;
-    // The kernel's own messages are short, framed ones are long.
+    // Messages of the kernel are shorter than framed ones.
     let limit = client.max_message_size()?;
     let answer = match answer {
         Ok(Ok(bytes)) if bytes.len() > limit => {
-            format!("{file}: {} bytes, and a message of this pipe has {limit} at most", bytes.len()).into_bytes()
+            format!("{file}: {} bytes exceed the limit of a message, {limit} bytes", bytes.len()).into_bytes()
         }
         Ok(Ok(bytes)) => bytes,
         Ok(Err(error)) => format!("{file}: {error}").into_bytes(),
@@ -192,36 +192,36 @@ fn send_file(stream: Stream, file: &str) -> Outcome {
     Ok(client.send_timeout(&answer, Duration::from_secs(5))?)
 }
 
-/// Until the other side ends.
+/// Sends lines of stdin and prints messages until the server closes the connection.
 fn talk(stream: MessageStream) -> Outcome {
     let stream = Arc::new(stream);
-    let speaker = Arc::clone(&stream);
-    // Not waited for: stdin may never end, and a thread that reads it cannot be woken. It goes with the process.
+    let sender = Arc::clone(&stream);
+    // Not joined: stdin may never end, and a blocked read of it cannot be woken. The thread ends with the process.
     thread::Builder::new().spawn(move || {
         for line in io::stdin().lock().lines() {
             let Ok(line) = line else { break };
-            match speaker.send(line.as_bytes()) {
+            match sender.send(line.as_bytes()) {
                 Ok(()) => {}
-                Err(error @ MessageError::TooLarge { .. }) => complain(&format_args!("named_pipe: {error}")),
+                Err(error @ MessageError::TooLarge { .. }) => report(&format_args!("named_pipe: {error}")),
                 Err(_) => break,
             }
         }
     })?;
     let is_terminal = io::stdout().is_terminal();
     while let Some(message) = stream.recv()? {
-        // What another user says must not control the terminal.
+        // Text of other users must not control the terminal.
         let line = if is_terminal { printable(&message).lines().to_string().into_bytes() } else { message };
         write_line(io::stdout(), &line)?;
     }
     Ok(())
 }
 
-/// Tells the user something on standard error; serving goes on where that is closed.
-fn complain(what: &dyn Display) {
+/// Writes a line to standard error. Ignores errors, so that a server continues without standard error.
+fn report(what: &dyn Display) {
     drop(write_line(io::stderr(), what.to_string().as_bytes()));
 }
 
-/// Also where another process has made the descriptor non-blocking: then it is waited for instead of losing the line.
+/// Waits for space even if another process has made the descriptor non-blocking, so that no line is lost.
 fn write_line(stream: impl AsFd, line: &[u8]) -> io::Result<()> {
     let writer = PipeWriter::from(os_pipe::PipeWriter::from(stream.as_fd().try_clone_to_owned()?));
     Ok(writer.write_all_timeout(&[line, b"\n"].concat(), Duration::MAX)?)

@@ -1,15 +1,15 @@
-//! How fast bytes and messages go through each kind of pipe, from one thread of this process to another.
+//! Throughput of bytes and messages for each kind of pipe, between two threads of this process.
 //!
 //! | peer | what | a message is |
 //! |---|---|---|
-//! | `socketpair` | a raw pair of stream sockets, the limit of what a local socket can do | one write |
+//! | `socketpair` | a pair of stream sockets, the upper bound for Unix domain sockets | one write |
 //! | `anonymous` | `pipe::anonymous` | one write |
 //! | `named-byte` | `pipe::named`, byte mode | one write |
 //! | `named-message` | message mode, the kernel's boundaries | one `send`, one `recv` |
 //! | `named-framed` | framed mode | one `send`, one `recv` |
 //!
-//! At 64 KiB the bytes a second count, at 100 bytes the messages a second. Nothing is buffered: each message is a system call of
-//! the writer's. The first three do not keep messages apart, so their reader has fewer calls.
+//! Read bytes per second at 64 KiB, and messages per second at 100 bytes. Nothing is buffered: each message is one system call of the
+//! writer. The first three do not keep messages apart, so their reader needs fewer calls.
 
 use crate::{
     Done, Options,
@@ -60,7 +60,7 @@ pub(crate) fn run(options: &Options) -> Done {
     Ok(())
 }
 
-/// Seconds for so many messages of one size.
+/// Seconds for `count` messages of one size.
 fn time(peer: &str, size: usize, count: usize) -> Result<f64, Failed> {
     let total = size * count;
     match peer {

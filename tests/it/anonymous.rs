@@ -15,7 +15,7 @@
 //! | 67 reading a write-only end | types: `PipeWriter` is not `Read` |
 //! | 68 length, position, seek | types: no `Seek` |
 //! | 74, 75 offsets, argument checks | types: slices |
-//! | 78 duplex for two seconds | an anonymous pipe goes one way |
+//! | 78 duplex for two seconds | an anonymous pipe has one direction |
 //! | 85 clones of a named pipe | named pipes; clones of anonymous ends are statement 13 |
 //! | 88 cancel of a pending write | `p15_cancel_ends_pending_calls_without_data_loss` |
 #![expect(clippy::disallowed_methods, reason = "the tests drive std's Command themselves")]
@@ -40,24 +40,21 @@ use pipewright::{
 };
 use proptest::prelude::*;
 
-/// No wait of these tests is longer, however slow the machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 fn pair() -> (PipeReader, PipeWriter) {
     let (reader, end) = anonymous::from_child().unwrap();
     (reader, end.into_writer().unwrap())
 }
 
-/// Runs what may block on a thread of its own, and gives up on it after a while.
+/// Runs a call that may block on its own thread, and panics if it takes too long.
 fn within<T: Send + 'static>(what: &str, call: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new().spawn(move || sender.send(call()).is_ok()).unwrap();
-    receiver.recv_timeout(PATIENCE).map_err(|error| format!("{what}: {error}")).unwrap()
+    receiver.recv_timeout(DEADLINE).map_err(|error| format!("{what}: {error}")).unwrap()
 }
 
 fn read_some(reader: &PipeReader, limit: usize) -> Vec<u8> {
     let mut buffer = vec![0; limit];
-    let count = reader.read_timeout(&mut buffer, PATIENCE).unwrap();
+    let count = reader.read_timeout(&mut buffer, DEADLINE).unwrap();
     buffer.truncate(count);
     buffer
 }
@@ -83,7 +80,7 @@ fn read_to_end(reader: &PipeReader) -> Vec<u8> {
     }
 }
 
-/// Bytes in which a lost, doubled or exchanged piece shows: the period is a prime.
+/// Bytes whose period is a prime, so that lost, repeated or swapped pieces are detected.
 fn pattern(count: usize) -> Vec<u8> {
     (0_u8..251).cycle().take(count).collect()
 }
@@ -101,7 +98,7 @@ fn exit(mut child: Child) -> ExitStatus {
     })
 }
 
-/// The flags of a descriptor as the kernel tells them, of any process we may look into.
+/// Flags of a descriptor of any process, from fdinfo.
 fn is_close_on_exec(process: &str, number: RawFd) -> bool {
     let info = fs::read_to_string(format!("/proc/{process}/fdinfo/{number}")).unwrap();
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
@@ -124,10 +121,10 @@ fn s01_pairs_transfer_data_in_both_forms() {
     assert_eq!(read_some(&reader, 16), b"up");
 }
 
-/// The reader has gone; a child that another test forks in this moment may hold a copy of it until it execs.
+/// Waits until the reader has closed: a process being spawned by another test may hold a copy of it until its exec.
 #[track_caller]
 fn assert_breaks(writer: &PipeWriter) {
-    assert!(writer.wait_broken(PATIENCE).unwrap(), "somebody still holds the reading end");
+    assert!(writer.wait_broken(DEADLINE).unwrap(), "the reading end is still open");
     assert!(writer.is_broken());
 }
 
@@ -148,7 +145,7 @@ fn s08_inherit_accepts_text_of_handle() {
     (&writer).write_all(b"by number").unwrap();
     assert_eq!(read_some(&reader, 16), b"by number");
     drop(reader);
-    // The claiming end owns the number and closes it.
+    // The inherited end owns the number and closes it.
     assert_breaks(&writer);
 }
 
@@ -198,7 +195,7 @@ fn s11_inherit_rejects_descriptor_of_other_type() {
             "{path}: {error:?}"
         );
         assert_eq!(error.to_string(), format!("descriptor {number} is {name}, not a pipe or a socket"));
-        file.metadata().unwrap(); // still open: a refusal closes nothing
+        file.metadata().unwrap(); // still open: an error closes nothing
     }
 }
 
@@ -265,7 +262,7 @@ fn s17_child_echoes_ten_bytes() {
         (&writer).write_all(&ping).unwrap();
         assert_eq!(read_exactly(&reader, 10), ping);
     }
-    // In the child a claimed end is close-on-exec, so that no grandchild of ours holds it open.
+    // In the child an inherited end is close-on-exec, so that its children do not hold it open.
     let pid = child.id().to_string();
     assert!(is_close_on_exec(&pid, read.number()) && is_close_on_exec(&pid, write.number()));
     drop(writer);
@@ -311,7 +308,7 @@ fn s19_command_owns_child_end_until_dropped() {
     exit(child);
     assert!(!writer.is_broken());
     drop(command);
-    assert!(writer.wait_broken(PATIENCE).unwrap());
+    assert!(writer.wait_broken(DEADLINE).unwrap());
 }
 
 #[test]
@@ -357,11 +354,11 @@ fn s71_read_returns_no_more_than_was_written() {
 fn s72_empty_read_returns_at_once_and_consumes_nothing() {
     let (mut reader, writer) = pair();
     for _ in 0..2 {
-        assert_eq!(reader.read_timeout(&mut [], PATIENCE).unwrap(), 0);
+        assert_eq!(reader.read_timeout(&mut [], DEADLINE).unwrap(), 0);
         assert_eq!(reader.read(&mut []).unwrap(), 0);
     }
     (&writer).write_all(b"x").unwrap();
-    assert_eq!(reader.read_timeout(&mut [], PATIENCE).unwrap(), 0);
+    assert_eq!(reader.read_timeout(&mut [], DEADLINE).unwrap(), 0);
     assert_eq!(reader.read(&mut []).unwrap(), 0);
     assert_eq!(read_some(&reader, 16), b"x");
 }
@@ -372,15 +369,15 @@ fn s73_empty_write_has_no_effect() {
     for text in ["hello", "", "", "world"] {
         (&writer).write_all(text.as_bytes()).unwrap();
         assert_eq!((&writer).write(b"").unwrap(), 0);
-        writer.write_all_timeout(b"", PATIENCE).unwrap();
+        writer.write_all_timeout(b"", DEADLINE).unwrap();
     }
     drop(writer);
     assert_eq!(read_to_end(&reader), b"helloworld");
 }
 
-/// Writes on one thread, with and without a deadline, and reads on another.
+/// Writes on one thread, with and without a timeout, and reads on another.
 fn copied(count: usize) {
-    for deadline in [None, Some(PATIENCE)] {
+    for deadline in [None, Some(DEADLINE)] {
         let (reader, writer) = pair();
         thread::scope(|scope| {
             scope.spawn(move || match deadline {
@@ -444,7 +441,7 @@ fn s80_flush_never_blocks() {
     assert_eq!(writer.bytes_unread().unwrap(), 6);
 }
 
-// The end of the file, and broken pipes.
+// End of file and broken pipes.
 
 #[test]
 fn s81_end_of_file_follows_data_and_persists() {
@@ -474,7 +471,7 @@ fn s83_write_fails_after_reader_closed() {
     drop(reader);
     assert_breaks(&writer);
     assert_eq!((&writer).write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
-    let error = writer.write_all_timeout(b"x", PATIENCE).unwrap_err();
+    let error = writer.write_all_timeout(b"x", DEADLINE).unwrap_err();
     assert_eq!((error.kind(), error.written()), (ErrorKind::BrokenPipe, 0));
 }
 
@@ -482,13 +479,13 @@ fn s83_write_fails_after_reader_closed() {
 fn s84_pending_write_fails_when_reader_closes() {
     let (reader, writer) = pair();
     let pending = thread::Builder::new().spawn(move || (&writer).write_all(&pattern(1024 * 1024))).unwrap();
-    assert_eq!(read_some(&reader, 1), [0]); // it has begun, and cannot have ended: the pipe holds less
+    assert_eq!(read_some(&reader, 1), [0]); // started, and cannot have finished: the pipe holds less
     drop(reader);
     let result = within("the write's end", || pending.join().unwrap());
     assert_eq!(result.unwrap_err().kind(), ErrorKind::BrokenPipe);
 }
 
-// Deadlines, which stand for .NET's cancellation.
+// Timeouts, which correspond to cancellation in .NET.
 
 #[test]
 fn s86_zero_timeout_has_no_effect() {
@@ -497,7 +494,7 @@ fn s86_zero_timeout_has_no_effect() {
     assert_eq!(error.kind(), ErrorKind::TimedOut);
 
     let full = writer.capacity().unwrap();
-    writer.write_all_timeout(&pattern(full), Duration::ZERO).unwrap(); // there is room: no time is needed
+    writer.write_all_timeout(&pattern(full), Duration::ZERO).unwrap(); // there is space: needs no time
     let error = writer.write_all_timeout(b"x", Duration::ZERO).unwrap_err();
     assert_eq!((error.kind(), error.written()), (ErrorKind::TimedOut, 0));
     assert_eq!(read_exactly(&reader, full), pattern(full));
@@ -530,7 +527,7 @@ fn timed_out_write_reports_bytes_written() {
 
     let rest = sent.get(written..).unwrap().to_vec();
     thread::scope(|scope| {
-        scope.spawn(move || writer.write_all_timeout(&rest, PATIENCE).unwrap());
+        scope.spawn(move || writer.write_all_timeout(&rest, DEADLINE).unwrap());
         assert_eq!(read_to_end(&reader), sent);
     });
 }
@@ -547,15 +544,15 @@ fn p15_cancel_ends_pending_calls_without_data_loss() {
         if cancel_first {
             cancel.cancel();
         }
-        let wait = Timeout::after(PATIENCE).or_cancelled(&cancel);
+        let wait = Timeout::after(DEADLINE).or_cancelled(&cancel);
         let written = thread::scope(|scope| {
             let read = scope.spawn(|| other_reader.read_timeout(&mut [0], wait).unwrap_err());
             let write = scope.spawn(|| writer.write_all_timeout(&data, wait).unwrap_err());
             let full = if cancel_first { 0 } else { data.len() - 1 };
             within_reach("the writes", || reader.bytes_available().unwrap() == full);
             if cancel_first {
-                // Something is to be read and to be drained.
-                writer.write_all_timeout(b"x", PATIENCE).unwrap();
+                // There is data to read and to drain.
+                writer.write_all_timeout(b"x", DEADLINE).unwrap();
             }
             let drain = scope.spawn(|| writer.wait_drained(wait).unwrap_err());
             let broken = scope.spawn(|| writer.wait_broken(wait).unwrap_err());
@@ -573,13 +570,13 @@ fn p15_cancel_ends_pending_calls_without_data_loss() {
     }
 }
 
-/// Looks again and again.
+/// Polls until a condition holds.
 #[track_caller]
 fn within_reach(what: &str, is_so: impl FnMut() -> bool) {
     assert!(crate::support::becomes_true(is_so), "not within the deadline: {what}");
 }
 
-// What only this library promises.
+// Promises of this library beyond .NET.
 
 #[test]
 fn inherit_rejects_standard_stream() {
@@ -591,7 +588,7 @@ fn inherit_rejects_standard_stream() {
     }
 }
 
-/// Runs itself in a process of its own, whose stdin is the pipe.
+/// Runs itself in a child process whose stdin is the pipe.
 #[test]
 fn inherit_standard_leaves_dev_null_behind() {
     const NAME: &str = "anonymous::inherit_standard_leaves_dev_null_behind";
@@ -690,7 +687,7 @@ fn inherit_rejects_descriptor_opened_by_this_process() {
     let handle = |fd: &dyn AsRawFd| Handle::try_from(fd.as_raw_fd()).unwrap();
     let results = [PipeReader::inherit(handle(&reader)).map(drop), PipeWriter::inherit(handle(&writer)).map(drop)];
     for result in results {
-        // The second when another test has turned an end with this number into an `OwnedFd` before: such entries stay.
+        // The second error if another test has converted an end with this number into an `OwnedFd`: such entries are permanent.
         let refused = matches!(result, Err(HandleError::NotInherited { .. } | HandleError::AlreadyClaimed { .. }));
         assert!(refused, "{result:?}");
     }
@@ -710,7 +707,7 @@ fn capacities_are_rounded_up_and_limited() {
     let limit: usize = fs::read_to_string("/proc/sys/fs/pipe-max-size").unwrap().trim().parse().unwrap();
     match writer.set_capacity(2 * limit) {
         Err(error) => assert_eq!(error.kind(), ErrorKind::PermissionDenied),
-        // With CAP_SYS_RESOURCE there is no limit to see; the tests of an ordinary user see it.
+        // With CAP_SYS_RESOURCE there is no limit; tests run by an ordinary user cover it.
         Ok(real) => println!("not tested: this user may pass pipe-max-size ({real} > {limit})"),
     }
 }
@@ -724,7 +721,7 @@ fn unread_bytes_are_reported_at_both_ends() {
     let error = writer.wait_drained(Duration::from_millis(5)).unwrap_err();
     assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::TimedOut, "timed out: 500 bytes unread"));
     thread::scope(|scope| {
-        let draining = scope.spawn(|| writer.wait_drained(PATIENCE));
+        let draining = scope.spawn(|| writer.wait_drained(DEADLINE));
         read_exactly(&reader, 500);
         draining.join().unwrap().unwrap();
     });
@@ -736,7 +733,7 @@ fn drain_ends_when_reader_closes() {
     let (reader, writer) = pair();
     (&writer).write_all(b"12345").unwrap();
     thread::scope(|scope| {
-        let draining = scope.spawn(|| writer.wait_drained(PATIENCE));
+        let draining = scope.spawn(|| writer.wait_drained(DEADLINE));
         read_exactly(&reader, 2);
         drop(reader);
         let error = draining.join().unwrap().unwrap_err();
@@ -748,7 +745,7 @@ fn drain_ends_when_reader_closes() {
     (&writer).write_all(b"12345").unwrap();
     read_exactly(&reader, 5);
     drop(reader);
-    writer.wait_drained(PATIENCE).unwrap(); // it took all before it went
+    writer.wait_drained(DEADLINE).unwrap(); // read everything before it closed
 }
 
 #[test]
@@ -758,7 +755,7 @@ fn writer_detects_closed_reader_without_writing() {
     assert!(!writer.is_broken());
     assert!(!writer.wait_broken(Duration::from_millis(5)).unwrap());
     thread::scope(|scope| {
-        let waiting = scope.spawn(|| writer.wait_broken(PATIENCE));
+        let waiting = scope.spawn(|| writer.wait_broken(DEADLINE));
         drop(reader);
         assert!(waiting.join().unwrap().unwrap());
     });
@@ -776,7 +773,7 @@ fn p11_ends_stay_close_on_exec() {
         assert!(fd.as_raw_fd() > 2);
         assert!(is_close_on_exec("self", fd.as_raw_fd()));
     }
-    // Also while a command carries it, and after the command spawned.
+    // Also while a command owns it, and after the command was spawned.
     let mut command = fixture("count");
     let handle = child_reads.pass_to(&mut command).unwrap();
     assert!(is_close_on_exec("self", handle.number()));
@@ -805,7 +802,7 @@ fn p03_child_inherits_only_the_passed_end() {
     assert!(list.contains(&format!(" {handle} -> {}", theirs.display())), "{list}");
 }
 
-/// In a process of its own: the tests' own ignores SIGPIPE, as all programs of std do.
+/// In a child process, since std makes the test process ignore SIGPIPE.
 #[test]
 fn p11_write_without_readers_fails_despite_default_sigpipe() {
     let host = WorkerSpec::new(FIXTURE).arg("broken-pipes").stdout(OutputMode::Lines);
@@ -831,7 +828,7 @@ fn ends_convert_from_fds_files_and_std_pipes() {
     let (reader, writer) = io::pipe().unwrap();
     let reader = PipeReader::try_from(OwnedFd::from(reader)).unwrap();
     let writer = PipeWriter::try_from(File::from(OwnedFd::from(writer))).unwrap();
-    writer.write_all_timeout(b"file", PATIENCE).unwrap();
+    writer.write_all_timeout(b"file", DEADLINE).unwrap();
     assert_eq!(read_some(&reader, 10), b"file");
     let (reader, writer) = (io::PipeReader::from(reader), File::from(writer));
     let wrong = PipeWriter::try_from(OwnedFd::from(reader)).unwrap_err();

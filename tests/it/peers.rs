@@ -1,4 +1,4 @@
-//! Where workers reach their supervisor, and which of them may: other users, other namespaces, odd directories.
+//! Sockets of the supervisor: access of workers of other users and namespaces, and unusual directories.
 
 use crate::{
     kernel,
@@ -16,10 +16,10 @@ use std::{
     time::Duration,
 };
 
-/// As this user, whom nothing else uses.
+/// A user id that no other test uses.
 const SETPRIV: [&str; 3] = ["--reuid=65501", "--regid=65501", "--clear-groups"];
 
-/// The fixture where that user can reach it.
+/// The fixture at a path that this user can reach.
 fn fixture_for_all() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -60,7 +60,7 @@ fn p15_notification_after_dropping_privileges_arrives() {
     }
     let (_directory, program) = fixture_for_all();
     becomes_ready(as_another(&program).args(["notify", "--say", "READY=1"]));
-    // Below a process that has kept them.
+    // Below a process that has kept its privileges.
     let script = format!("setpriv {} {} notify --say READY=1; exit 3", SETPRIV.join(" "), program.display());
     let (mut story, worker) =
         becomes_ready(WorkerSpec::new("sh").args(["-c", &script]).watchdog(Watchdog::notify(DEADLINE)));
@@ -78,10 +78,10 @@ fn p12_worker_of_other_user_connects_only_if_its_spec_allows() {
     let serve = as_another(&program).arg("serve").control(Pass::arg("--control={}"));
     let other = story.supervisor.spawn(serve.clone().peer_user(65501)).unwrap();
     assert_eq!(other.call::<_, [u32; 1]>("echo", &[7], DEADLINE).unwrap(), [7]);
-    // Our own workers go on as before, with the same server.
+    // Workers of this user continue with the same server.
     let own = story.supervisor.spawn(Way::Direct.plain("serve").control(Pass::arg("--control={}"))).unwrap();
     assert_eq!(own.call::<_, [u32; 1]>("echo", &[8], DEADLINE).unwrap(), [8]);
-    // That user's other processes do not get in as a worker of which it was not said.
+    // Other processes of that user are rejected for workers whose spec does not allow it.
     let hidden = story.supervisor.spawn(serve.control_connect_timeout(Duration::from_millis(500))).unwrap();
     let why = story.find(|event| match event.kind {
         EventKind::ControlDisconnected(why) if event.worker == hidden.id() => Some(why),
@@ -106,7 +106,7 @@ fn p16_reports_worker_of_other_user_that_may_not_connect() {
     assert_eq!(why, DisconnectReason::OtherUser { uid: 65501 });
     assert!(why.to_string().contains("user 65501"), "{why}");
     assert!(!matches!(worker.call::<_, u32>("echo", &[1], DEADLINE), Ok(_) | Err(CallError::TimedOut)));
-    // One that fails at the refusal, and ends.
+    // A worker that fails when it is rejected, and exits.
     let spec = WorkerSpec::new("setpriv").args(SETPRIV).arg("false").control(Pass::env("PIPEWRIGHT_CONTROL"));
     let ends = story.supervisor.spawn(spec).unwrap();
     let why = story.find(|event| match event.kind {
@@ -116,7 +116,7 @@ fn p16_reports_worker_of_other_user_that_may_not_connect() {
     assert_eq!(why, DisconnectReason::OtherUser { uid: 65501 });
 }
 
-/// The path of the control server, as a worker finds it.
+/// Path of the control server in the environment of a worker.
 #[track_caller]
 fn control_path(story: &mut Story) -> PathBuf {
     let spec = WorkerSpec::new("printenv").arg("PIPEWRIGHT_CONTROL").stdout(pipewright::OutputMode::Lines);
@@ -149,13 +149,13 @@ fn p12_private_socket_directory_is_removed_with_supervisor() {
 #[test]
 fn p11_socket_address_is_short_for_any_runtime_directory() {
     const NAME: &str = "peers::p11_socket_address_is_short_for_any_runtime_directory";
-    // In the process of its own `TMPDIR` is of no use.
+    // In a child process whose `TMPDIR` cannot be used.
     let directory = tempfile::tempdir_in("/tmp").unwrap();
-    // Short enough for a socket, too long for ours.
+    // Short enough for a socket address, too long for the sockets of the supervisor.
     let runtime = directory.path().join("x".repeat(100 - 1 - directory.path().as_os_str().len()));
     fs::create_dir(&runtime).unwrap();
     fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).unwrap();
-    // The next one is no directory at all.
+    // The next one is no directory.
     let here = |spec: WorkerSpec| spec.env("XDG_RUNTIME_DIR", &runtime).env("TMPDIR", "/dev/null");
     if !alone(NAME, here) {
         return;

@@ -1,4 +1,4 @@
-//! Connecting, waiting, giving up.
+//! Connecting, waiting for servers, timeouts and cancellation.
 
 use std::{
     fs::{self, File},
@@ -21,7 +21,9 @@ use pipewright::pipe::{
 
 use crate::kernel;
 
-use super::{A_WHILE, PATIENCE, Pair, Place, byte, dead_server, meet, plain, put, shaking, until, until_cancelled};
+use super::{
+    A_WHILE, DEADLINE, Pair, Place, byte, meet, plain, put, stale_socket, until, until_cancelled, with_handshake,
+};
 
 #[test]
 fn s24_listen_rejects_zero_instances() {
@@ -54,22 +56,22 @@ fn s38_connect_without_server_times_out() {
     for timeout in [60, 91, 92].map(Duration::from_millis) {
         for wait in [Timeout::after(timeout), Timeout::after(timeout).or_cancelled(&token)] {
             let start = Instant::now();
-            let error = connect(&place.name("nobody"), wait).unwrap_err();
+            let error = connect(&place.name("missing"), wait).unwrap_err();
             assert!(matches!(error, ConnectError::NoServer { .. }), "{error}");
             assert!(start.elapsed() >= timeout, "{:?} of {timeout:?}", start.elapsed());
         }
     }
     let start = Instant::now();
-    let error = ConnectOptions::new().no_wait().connect(&place.name("nobody"), PATIENCE).unwrap_err();
+    let error = ConnectOptions::new().no_wait().connect(&place.name("missing"), DEADLINE).unwrap_err();
     assert!(matches!(error, ConnectError::NoServer { .. }), "{error}");
-    assert!(start.elapsed() < PATIENCE, "at once, it was asked");
-    assert!(error.to_string().contains("/nobody"), "{error}");
+    assert!(start.elapsed() < DEADLINE, "returns at once");
+    assert!(error.to_string().contains("/missing"), "{error}");
 }
 
 #[test]
 fn s38_connect_to_stale_socket_times_out() {
     let place = Place::new();
-    dead_server(&place.path("dead"));
+    stale_socket(&place.path("dead"));
     let error = connect(&place.name("dead"), A_WHILE).unwrap_err();
     assert!(matches!(error, ConnectError::NoServer { .. }), "{error}");
 }
@@ -80,10 +82,10 @@ fn s39_s43_connect_can_be_cancelled() {
     let cancel = CancelToken::new().unwrap();
     let busy = Listener::bind(&place.name("busy")).unwrap();
     thread::scope(|scope| {
-        let pending = scope.spawn(|| connect(&place.name("nobody"), until_cancelled(&cancel)));
-        let shaken = scope.spawn(|| shaking().1.connect(busy.name(), until_cancelled(&cancel)));
-        // The second one is in the backlog for certain once the listener has it.
-        let _backlog = busy.accept_timeout(PATIENCE).unwrap();
+        let pending = scope.spawn(|| connect(&place.name("missing"), until_cancelled(&cancel)));
+        let shaken = scope.spawn(|| with_handshake().1.connect(busy.name(), until_cancelled(&cancel)));
+        // Once it is accepted, the second client is certainly in the backlog.
+        let _backlog = busy.accept_timeout(DEADLINE).unwrap();
         cancel.cancel();
         assert!(matches!(pending.join().unwrap(), Err(ConnectError::Cancelled)));
         assert!(matches!(shaken.join().unwrap(), Err(ConnectError::Cancelled)));
@@ -93,7 +95,7 @@ fn s39_s43_connect_can_be_cancelled() {
     assert!(matches!(error, ConnectError::Cancelled), "already cancelled, though a server is there: {error}");
 }
 
-/// How often the calling thread has gone to sleep in the kernel.
+/// Number of voluntary context switches of the calling thread.
 fn thread_sleeps() -> u32 {
     let text = fs::read_to_string("/proc/thread-self/status").unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
@@ -103,9 +105,9 @@ fn thread_sleeps() -> u32 {
 #[test]
 fn s40_waiting_for_server_uses_no_cpu() {
     let place = Place::new();
-    // A missing name, a missing directory, and a dead server's file.
-    dead_server(&place.path("dead"));
-    // Each on a thread of its own, as are the figures.
+    // A missing name, a missing directory, and a stale socket file.
+    stale_socket(&place.path("dead"));
+    // Each on its own thread, since the figures are per thread.
     let waits = &|name: &str, looks: u32| {
         let (time, sleeps) = (kernel::thread_time(), thread_sleeps());
         connect(&place.name(name), Duration::from_secs(1)).unwrap_err();
@@ -114,7 +116,7 @@ fn s40_waiting_for_server_uses_no_cpu() {
         assert!(sleeps <= looks, "looked {sleeps} times in 1 s for {name}");
     };
     thread::scope(|scope| {
-        for (name, looks) in [("nobody", 3), ("no/such/directory", 3), ("dead", 14)] {
+        for (name, looks) in [("missing", 3), ("no/such/directory", 3), ("dead", 14)] {
             scope.spawn(move || waits(name, looks));
         }
     });
@@ -126,7 +128,7 @@ fn connect_waits_for_server_to_appear() {
     for name in ["late", "late/in/a/directory"] {
         let name = place.name(name);
         let listener = thread::scope(|scope| {
-            let client = scope.spawn(|| connect(&name, PATIENCE).map(drop));
+            let client = scope.spawn(|| connect(&name, DEADLINE).map(drop));
             assert!(!client.is_finished());
             fs::create_dir_all(name.path().unwrap().parent().unwrap()).unwrap();
             let listener = Listener::bind(&name).unwrap();
@@ -140,10 +142,10 @@ fn connect_waits_for_server_to_appear() {
 #[test]
 fn connect_waits_for_server_to_restart() {
     let place = Place::new();
-    dead_server(&place.path("one"));
+    stale_socket(&place.path("one"));
     thread::scope(|scope| {
-        let client = scope.spawn(|| connect(&place.name("one"), PATIENCE).map(|_| Instant::now()));
-        // Until the client looks of its own accord every second or two only.
+        let client = scope.spawn(|| connect(&place.name("one"), DEADLINE).map(|_| Instant::now()));
+        // Long enough for the client to reach its longest pause.
         connect(&place.name("one"), Duration::from_millis(1100)).unwrap_err();
         let start = Instant::now();
         let listener = Listener::bind(&place.name("one")).unwrap();
@@ -156,9 +158,9 @@ fn connect_waits_for_server_to_restart() {
 #[test]
 fn connect_waits_for_bound_server_to_listen() {
     let place = Place::new();
-    dead_server(&place.path("one"));
+    stale_socket(&place.path("one"));
     thread::scope(|scope| {
-        let client = scope.spawn(|| connect(&place.name("one"), PATIENCE).map(|_| Instant::now()));
+        let client = scope.spawn(|| connect(&place.name("one"), DEADLINE).map(|_| Instant::now()));
         connect(&place.name("one"), Duration::from_millis(1100)).unwrap_err();
         fs::remove_file(place.path("one")).unwrap();
         let bound = kernel::bind_only(&place.path("one"));
@@ -173,7 +175,7 @@ fn connect_waits_for_bound_server_to_listen() {
 #[test]
 fn s42_second_client_of_busy_server_times_out() {
     let place = Place::new();
-    let (options, client) = shaking();
+    let (options, client) = with_handshake();
     let listener = options.max_instances(1).listen(&place.name("one")).unwrap();
     let (first, _client) = meet(&listener, &client);
     thread::scope(|scope| {
@@ -194,7 +196,7 @@ fn s42_connect_times_out_with_full_backlog() {
     let place = Place::new();
     let listener = ListenerOptions::new().backlog(1).listen(&place.name("one")).unwrap();
     // listen(n) admits n + 1.
-    let _waiting = [connect(listener.name(), PATIENCE).unwrap(), connect(listener.name(), PATIENCE).unwrap()];
+    let _waiting = [connect(listener.name(), DEADLINE).unwrap(), connect(listener.name(), DEADLINE).unwrap()];
     let start = Instant::now();
     let error = connect(listener.name(), A_WHILE).unwrap_err();
     assert!(matches!(error, ConnectError::Busy { .. }), "{error}");
@@ -202,10 +204,10 @@ fn s42_connect_times_out_with_full_backlog() {
     let cancel = CancelToken::new().unwrap();
     thread::scope(|scope| {
         let cancelled = scope.spawn(|| connect(listener.name(), until_cancelled(&cancel)));
-        let patient = scope.spawn(|| connect(listener.name(), PATIENCE));
+        let patient = scope.spawn(|| connect(listener.name(), DEADLINE));
         cancel.cancel();
         assert!(matches!(cancelled.join().unwrap(), Err(ConnectError::Cancelled)));
-        drop(listener.accept_timeout(PATIENCE).unwrap());
+        drop(listener.accept_timeout(DEADLINE).unwrap());
         patient.join().unwrap().unwrap();
     });
 }
@@ -224,11 +226,11 @@ fn s44_connect_rejects_incompatible_direction() {
         (InOut, Out, true),
     ] {
         let place = Place::new();
-        let (listening, connecting) = shaking();
+        let (listening, connecting) = with_handshake();
         let listener = listening.direction(server).listen(&place.name("one")).unwrap();
         thread::scope(|scope| {
-            let accepted = scope.spawn(|| listener.accept_timeout(PATIENCE));
-            let connected = connecting.direction(client).connect(listener.name(), PATIENCE);
+            let accepted = scope.spawn(|| listener.accept_timeout(DEADLINE));
+            let connected = connecting.direction(client).connect(listener.name(), DEADLINE);
             if fits {
                 connected.unwrap();
             } else {
@@ -249,16 +251,16 @@ fn s44_connect_rejects_incompatible_direction() {
 fn connect_rejects_other_mode() {
     let place = Place::new();
     let name = place.name("one");
-    // Message and byte: also without a handshake, by the type of the socket.
+    // Message and byte mode: also detected without a handshake, by the type of the socket.
     let listener = ListenerOptions::new().mode(PipeMode::Message).listen(&name).unwrap();
-    let error = connect(&name, PATIENCE).unwrap_err();
+    let error = connect(&name, DEADLINE).unwrap_err();
     assert!(matches!(error, ConnectError::WrongMode { client: PipeMode::Byte, server: None }), "{error}");
     drop(listener);
-    let (listening, connecting) = shaking();
+    let (listening, connecting) = with_handshake();
     let listener = listening.mode(PipeMode::Framed).listen(&name).unwrap();
     thread::scope(|scope| {
-        scope.spawn(|| listener.accept_timeout(PATIENCE));
-        let error = connecting.connect(&name, PATIENCE).unwrap_err();
+        scope.spawn(|| listener.accept_timeout(DEADLINE));
+        let error = connecting.connect(&name, DEADLINE).unwrap_err();
         assert!(matches!(error, ConnectError::WrongMode { server: Some(PipeMode::Framed), .. }), "{error}");
         listener.shutdown();
     });
@@ -268,10 +270,10 @@ fn connect_rejects_other_mode() {
 fn connect_rejects_other_version() {
     use std::io::{Read, Write};
     let place = Place::new();
-    let (listening, connecting) = shaking();
+    let (listening, connecting) = with_handshake();
     let listener = listening.listen(&place.name("ours")).unwrap();
     thread::scope(|scope| {
-        scope.spawn(|| listener.accept_timeout(PATIENCE));
+        scope.spawn(|| listener.accept_timeout(DEADLINE));
         let mut other = plain(&place.path("ours"));
         other.write_all(b"pipewrt\0\x09\x00\x03\x01\0\0\0\0").unwrap();
         let mut answer = Vec::new();
@@ -279,11 +281,11 @@ fn connect_rejects_other_version() {
         assert_eq!(&answer[..10], b"pipewrt\0\x01\x01", "version 1 says: wrong version");
         listener.shutdown();
     });
-    // And a server of another version, or of another kind.
+    // A server with another version of the handshake, and one with another protocol.
     for (says, version) in [(b"pipewrt\0\x09\x01\x00\x03\0\0\0\0", Some(9)), (b"220 mail ready\r\n", None)] {
-        let foreign = UnixListener::bind(place.path("theirs")).unwrap();
+        let foreign = UnixListener::bind(place.path("foreign")).unwrap();
         thread::scope(|scope| {
-            let client = scope.spawn(|| connecting.connect(&place.name("theirs"), PATIENCE));
+            let client = scope.spawn(|| connecting.connect(&place.name("foreign"), DEADLINE));
             let (mut accepted, _) = foreign.accept().unwrap();
             accepted.write_all(says).unwrap();
             match (client.join().unwrap(), version) {
@@ -292,7 +294,7 @@ fn connect_rejects_other_version() {
                 (other, _) => panic!("{other:?}"),
             }
         });
-        fs::remove_file(place.path("theirs")).unwrap();
+        fs::remove_file(place.path("foreign")).unwrap();
     }
 }
 
@@ -304,22 +306,22 @@ fn s45_accept_can_be_cancelled() {
     for pause in [Duration::ZERO, A_WHILE] {
         cancel = CancelToken::new().unwrap();
         thread::scope(|scope| {
-            // One of them has its turn, the others wait for theirs.
+            // One of them holds the accept lock, the others wait for it.
             let waiting = [(); 3].map(|()| scope.spawn(|| listener.accept_timeout(until_cancelled(&cancel))));
-            // Nobody is there: this only waits.
-            connect(&place.name("nobody"), pause).unwrap_err();
+            // No server exists: this only waits.
+            connect(&place.name("missing"), pause).unwrap_err();
             cancel.cancel();
             for one in waiting {
                 assert!(matches!(one.join().unwrap(), Err(AcceptError::Cancelled)));
             }
         });
     }
-    let _client = connect(listener.name(), PATIENCE).unwrap();
+    let _client = connect(listener.name(), DEADLINE).unwrap();
     assert!(
         matches!(listener.accept_timeout(until_cancelled(&cancel)), Err(AcceptError::Cancelled)),
         "though a client waits"
     );
-    listener.accept_timeout(PATIENCE).unwrap();
+    listener.accept_timeout(DEADLINE).unwrap();
 }
 
 #[test]
@@ -338,22 +340,22 @@ fn accept_times_out() {
 fn s47_client_connects_before_accept() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
-    let client = connect(listener.name(), PATIENCE).unwrap();
+    let client = connect(listener.name(), DEADLINE).unwrap();
     put(&client, 7);
-    let server = listener.accept_timeout(PATIENCE).unwrap();
+    let server = listener.accept_timeout(DEADLINE).unwrap();
     assert_eq!(byte(&server), 7);
 }
 
 #[test]
 fn s47_client_with_handshake_waits_for_accept() {
     let place = Place::new();
-    let (listening, connecting) = shaking();
+    let (listening, connecting) = with_handshake();
     let listener = listening.listen(&place.name("one")).unwrap();
     thread::scope(|scope| {
-        let client = scope.spawn(|| connecting.connect(listener.name(), PATIENCE));
+        let client = scope.spawn(|| connecting.connect(listener.name(), DEADLINE));
         assert!(matches!(connecting.connect(listener.name(), A_WHILE), Err(ConnectError::Busy { .. })));
         assert!(!client.is_finished(), "connected means accepted");
-        listener.accept_timeout(PATIENCE).unwrap();
+        listener.accept_timeout(DEADLINE).unwrap();
         client.join().unwrap().unwrap();
     });
 }
@@ -361,7 +363,7 @@ fn s47_client_with_handshake_waits_for_accept() {
 #[test]
 fn s48_client_and_server_start_in_either_order() {
     for mode in [PipeMode::Byte, PipeMode::Message, PipeMode::Framed] {
-        for (server, client) in [(ListenerOptions::new(), ConnectOptions::new()), shaking()] {
+        for (server, client) in [(ListenerOptions::new(), ConnectOptions::new()), with_handshake()] {
             let Pair { server, client, .. } = Pair::with(&server.mode(mode), &client.mode(mode));
             put(&client, 1);
             assert_eq!(byte(&server), 1);
@@ -375,7 +377,7 @@ fn s48_client_and_server_start_in_either_order() {
 fn s49_connect_needs_no_accept() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
-    let clients: Vec<_> = (0..20).map(|_| connect(listener.name(), PATIENCE).unwrap()).collect();
+    let clients: Vec<_> = (0..20).map(|_| connect(listener.name(), DEADLINE).unwrap()).collect();
     assert!(clients.iter().all(Stream::is_connected));
     drop(listener);
     until("turned away when the listener went", || clients.iter().all(|client| !client.is_connected()));
@@ -384,16 +386,16 @@ fn s49_connect_needs_no_accept() {
 #[test]
 fn connect_in_handshake_survives_server_restart() {
     let place = Place::new();
-    let (listening, connecting) = shaking();
+    let (listening, connecting) = with_handshake();
     let old = listening.listen(&place.name("one")).unwrap();
     thread::scope(|scope| {
-        let client = scope.spawn(|| connecting.connect(&place.name("one"), PATIENCE));
-        // It stands in the old server's backlog when that ends.
+        let client = scope.spawn(|| connecting.connect(&place.name("one"), DEADLINE));
+        // The client is in the backlog of the old server when that ends.
         let plain = UnixStream::connect(place.path("one")).unwrap();
         drop(old);
         drop(plain);
         let new = listening.listen(&place.name("one")).unwrap();
-        new.accept_timeout(PATIENCE).unwrap();
+        new.accept_timeout(DEADLINE).unwrap();
         client.join().unwrap().unwrap();
     });
 }
@@ -401,7 +403,7 @@ fn connect_in_handshake_survives_server_restart() {
 #[test]
 fn silent_client_does_not_delay_others() {
     let place = Place::new();
-    let (listening, connecting) = shaking();
+    let (listening, connecting) = with_handshake();
     let listener = listening.listen(&place.name("one")).unwrap();
     let _silent: Vec<_> = (0..10).map(|_| UnixStream::connect(place.path("one")).unwrap()).collect();
     let _torn: Vec<_> = (0..10)
@@ -426,5 +428,5 @@ fn connect_without_permission_is_denied() {
     let place = Place::new();
     let _listener = Listener::bind(&place.name("one")).unwrap();
     fs::set_permissions(place.path("one"), fs::Permissions::from_mode(0o000)).unwrap();
-    assert!(matches!(connect(&place.name("one"), PATIENCE), Err(ConnectError::Denied { .. })));
+    assert!(matches!(connect(&place.name("one"), DEADLINE), Err(ConnectError::Denied { .. })));
 }

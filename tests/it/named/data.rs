@@ -1,4 +1,4 @@
-//! Bytes go through whole and in order, and calls end when they shall.
+//! Transfer of bytes, and the end of blocked calls.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -18,7 +18,7 @@ use pipewright::{
 use crate::support::FIXTURE;
 
 use super::{
-    A_WHILE, MODES, PATIENCE, Pair, Place, Program, close, pattern, read_exactly, read_to_end, text, until,
+    A_WHILE, DEADLINE, MODES, Pair, Place, Program, close, pattern, read_exactly, read_to_end, text, until,
     until_cancelled, write_all,
 };
 
@@ -52,7 +52,7 @@ fn s71_read_returns_no_more_than_was_written() {
         let message: Vec<u8> = pattern(512).iter().map(|byte| byte ^ round).collect();
         write_all(&client, &message);
         written.extend(message);
-        let count = server.read_timeout(&mut buffer, PATIENCE).unwrap();
+        let count = server.read_timeout(&mut buffer, DEADLINE).unwrap();
         read.extend_from_slice(&buffer[..count]);
         assert!(written.starts_with(&read), "after {round} more");
     }
@@ -84,17 +84,17 @@ fn s77_twenty_pairs_work_concurrently() {
     thread::scope(|scope| {
         for _ in 0..20 {
             scope.spawn(|| {
-                let client = connect(listener.name(), PATIENCE).unwrap();
+                let client = connect(listener.name(), DEADLINE).unwrap();
                 write_all(&client, &data);
             });
-            scope.spawn(|| assert!(read_to_end(&listener.accept_timeout(PATIENCE).unwrap()) == data));
+            scope.spawn(|| assert!(read_to_end(&listener.accept_timeout(DEADLINE).unwrap()) == data));
         }
     });
 }
 
 #[test]
 fn s78_concurrent_directions_do_not_mix() {
-    // Far more than both buffers hold, in pieces that fit neither into a message's nor into a buffer's length.
+    // Far more than both buffers hold, in pieces whose size divides neither a message nor a buffer.
     const BYTES: usize = 4 << 20;
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
@@ -115,7 +115,7 @@ fn s79_alternating_writes_and_reads_work() {
     let token = CancelToken::new().unwrap();
     for mode in MODES {
         for (count, write, read) in [(5000, 1, 1), (500, 21, 18), (500, 18, 21), (5, 128_000, 64_000)] {
-            for wait in [Timeout::after(PATIENCE), until_cancelled(&token)] {
+            for wait in [Timeout::after(DEADLINE), until_cancelled(&token)] {
                 let Pair { server, client, .. } = Pair::new(mode);
                 let data = pattern(count * write);
                 thread::scope(|scope| {
@@ -181,7 +181,7 @@ fn s82_pending_read_ends_when_writer_closes() {
     for mode in MODES {
         let Pair { server, client, .. } = Pair::new(mode);
         thread::scope(|scope| {
-            let reader = scope.spawn(|| server.read_timeout(&mut [0], PATIENCE));
+            let reader = scope.spawn(|| server.read_timeout(&mut [0], DEADLINE));
             drop(client);
             assert_eq!(reader.join().unwrap().unwrap(), 0);
         });
@@ -225,7 +225,7 @@ fn p15_write_all_timeout_reports_bytes_written() {
     assert!(error.is_cancelled() && error.written() == 0, "{error:?}");
     thread::scope(|scope| {
         scope.spawn(|| {
-            client.write_all_timeout(&data[written..], PATIENCE).unwrap();
+            client.write_all_timeout(&data[written..], DEADLINE).unwrap();
             drop(client);
         });
         assert!(read_to_end(&server) == data);
@@ -249,8 +249,8 @@ fn p15_write_all_timeout_of_message_is_all_or_nothing() {
         let rest = &message[error.written()..];
         thread::scope(|scope| {
             scope.spawn(|| {
-                client.write_all_timeout(rest, PATIENCE).unwrap();
-                client.into_messages().unwrap().flush(PATIENCE).unwrap();
+                client.write_all_timeout(rest, DEADLINE).unwrap();
+                client.into_messages().unwrap().flush(DEADLINE).unwrap();
             });
             assert_eq!(read_to_end(&server).len(), sent + message.len(), "{mode}");
         });
@@ -264,7 +264,7 @@ fn s84_pending_write_fails_when_reader_closes() {
         thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 loop {
-                    if let Err(error) = server.write_timeout(&vec![0; 50_000], PATIENCE) {
+                    if let Err(error) = server.write_timeout(&vec![0; 50_000], DEADLINE) {
                         return error.kind();
                     }
                 }
@@ -315,7 +315,7 @@ fn s87_pending_read_can_be_cancelled_without_data_loss() {
             let cancel = CancelToken::new().unwrap();
             thread::scope(|scope| {
                 let reader = scope.spawn(|| server.read_timeout(&mut [0; 8], until_cancelled(&cancel)));
-                // Nothing is there to read: this only waits.
+                // There is no data: this only waits.
                 client.read_timeout(&mut [0], pause).unwrap_err();
                 cancel.cancel();
                 assert!(is_cancelled(&reader.join().unwrap().unwrap_err()));
@@ -342,7 +342,7 @@ fn s88_pending_write_can_be_cancelled() {
             until("the pipe is full", || server.write_timeout(&vec![0; 50_000], Duration::ZERO).is_err());
             cancel.cancel();
             let error = writer.join().unwrap();
-            // Part of a frame may be on its way, and that is said instead.
+            // If part of a frame was sent, the error reports that instead.
             assert!(
                 is_cancelled(&error) || (mode == PipeMode::Framed && error.kind() == ErrorKind::TimedOut),
                 "{error}"
@@ -373,11 +373,11 @@ fn s107_child_inherits_connected_end_by_number() {
         let end = client.into_fd().unwrap();
         let spec = WorkerSpec::new(FIXTURE).args(["named-inherited", &mode.to_string()]);
         let mut child = spec.inherit_fd(end, Pass::arg("{}")).spawn_unsupervised().unwrap();
-        // The recipe with our copy of the end went with that call.
+        // The spec, with the copy of the end in this process, was dropped by that call.
         write_all(&server, b"ready");
         assert_eq!(read_exactly(&server, 5), b"READY", "{mode}");
-        assert_eq!(read_to_end(&server), b"", "and the end comes, since nobody here holds the other side");
-        assert!(child.wait_timeout(PATIENCE).unwrap().expect("its end").success());
+        assert_eq!(read_to_end(&server), b"", "the end follows, since this process has no copy of the peer end");
+        assert!(child.wait_timeout(DEADLINE).unwrap().expect("its end").success());
     }
 }
 
@@ -387,8 +387,8 @@ fn s108_ping_pong_across_processes() {
     let listen = |name, direction| ListenerOptions::new().direction(direction).listen(&place.name(name)).unwrap();
     let (there, back) = (listen("there", Direction::Out), listen("back", Direction::In));
     let _child = Program::fixture(&["named-ping-pong", text(&place.path("there")), text(&place.path("back"))]);
-    let writer = there.accept_timeout(PATIENCE).unwrap();
-    let reader = back.accept_timeout(PATIENCE).unwrap();
+    let writer = there.accept_timeout(DEADLINE).unwrap();
+    let reader = back.accept_timeout(DEADLINE).unwrap();
     for number in 0..10 {
         write_all(&writer, format!("{number}\n").as_bytes());
         assert_eq!(read_exactly(&reader, 7), format!("pong {number}\n").as_bytes());
@@ -404,7 +404,7 @@ fn s109_send_buffer_size_is_reported_as_set_by_kernel() {
     assert_eq!(server.send_buffer_size().unwrap(), 100_000, "the kernel doubles it");
     assert_eq!(client.send_buffer_size().unwrap(), 120_000);
     assert_eq!(client.set_send_buffer_size(10_000).unwrap(), 20_000);
-    // And it is so.
+    // The size takes effect.
     let mut sent = 0;
     while let Ok(count) = client.write_timeout(&[0; 1000], Duration::ZERO) {
         sent += count;
@@ -416,21 +416,21 @@ fn s109_send_buffer_size_is_reported_as_set_by_kernel() {
 fn fds_are_passed_if_both_sides_use_them() {
     let Pair { server, client, .. } = Pair::bytes();
     let (near, far) = UnixStream::pair().unwrap();
-    client.write_with_fds(b"here", &[far.as_fd(), far.as_fd()], PATIENCE).unwrap();
+    client.write_with_fds(b"here", &[far.as_fd(), far.as_fd()], DEADLINE).unwrap();
     drop(far);
     let mut buffer = [0; 10];
-    let (count, descriptors) = server.read_with_fds(&mut buffer, PATIENCE).unwrap();
+    let (count, descriptors) = server.read_with_fds(&mut buffer, DEADLINE).unwrap();
     assert_eq!((&buffer[..count], descriptors.len()), (&b"here"[..], 2));
     let mut passed = UnixStream::from(descriptors.into_iter().next().unwrap());
     passed.write_all(b"through").unwrap();
     drop(passed);
     let mut text = String::new();
-    near.set_read_timeout(Some(PATIENCE)).unwrap();
+    near.set_read_timeout(Some(DEADLINE)).unwrap();
     (&near).read_to_string(&mut text).unwrap();
     assert_eq!(text, "through");
-    let error = client.write_with_fds(b"", &[near.as_fd()], PATIENCE).unwrap_err();
+    let error = client.write_with_fds(b"", &[near.as_fd()], DEADLINE).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    let error = client.write_with_fds(b"x", &vec![near.as_fd(); 254], PATIENCE).unwrap_err();
+    let error = client.write_with_fds(b"x", &vec![near.as_fd(); 254], DEADLINE).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }
 
@@ -438,10 +438,10 @@ fn fds_are_passed_if_both_sides_use_them() {
 fn unrequested_fds_are_closed() {
     let Pair { server, client, .. } = Pair::bytes();
     let (near, far) = UnixStream::pair().unwrap();
-    client.write_with_fds(b"x", &[far.as_fd()], PATIENCE).unwrap();
+    client.write_with_fds(b"x", &[far.as_fd()], DEADLINE).unwrap();
     drop(far);
     assert_eq!(read_exactly(&server, 1), b"x");
-    // The only other holder of the far end was the message.
-    near.set_read_timeout(Some(PATIENCE)).unwrap();
+    // Only the message held another copy of the far end.
+    near.set_read_timeout(Some(DEADLINE)).unwrap();
     assert_eq!((&near).read(&mut [0]).unwrap(), 0);
 }

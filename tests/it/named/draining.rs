@@ -1,4 +1,4 @@
-//! Whether the other side has read everything.
+//! Waiting until the peer has read everything.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -9,7 +9,7 @@ use std::{
 
 use pipewright::pipe::{CancelToken, PipeMode, named::DrainError};
 
-use super::{A_WHILE, MODES, PATIENCE, Pair, close, read_exactly, read_to_end, until, until_cancelled, write_all};
+use super::{A_WHILE, DEADLINE, MODES, Pair, close, read_exactly, read_to_end, until, until_cancelled, write_all};
 
 #[test]
 fn s110_wait_drained_returns_after_all_data_is_read() {
@@ -19,7 +19,7 @@ fn s110_wait_drained_returns_after_all_data_is_read() {
         write_all(&server, &[0; 1000]);
         assert!(matches!(server.wait_drained(A_WHILE), Err(DrainError::TimedOut)), "{mode}");
         thread::scope(|scope| {
-            let drained = scope.spawn(|| server.wait_drained(PATIENCE));
+            let drained = scope.spawn(|| server.wait_drained(DEADLINE));
             read_exactly(&client, 999);
             if mode == PipeMode::Byte {
                 assert!(matches!(server.wait_drained(A_WHILE), Err(DrainError::TimedOut)), "one byte is left");
@@ -40,19 +40,19 @@ fn s110_wait_drained_fails_if_peer_leaves_data_unread() {
         let Pair { server, client, .. } = Pair::new(mode);
         write_all(&server, b"never read");
         thread::scope(|scope| {
-            let drained = scope.spawn(|| server.wait_drained(PATIENCE));
+            let drained = scope.spawn(|| server.wait_drained(DEADLINE));
             drop(client);
             assert!(matches!(drained.join().unwrap(), Err(DrainError::PeerGone)), "{mode}");
         });
-        // Also for who asks later, and after having read the end.
+        // Also when called later, and after the end was read.
         assert_eq!(read_to_end(&server), b"");
-        assert!(matches!(server.wait_drained(PATIENCE), Err(DrainError::PeerGone)), "{mode}");
+        assert!(matches!(server.wait_drained(DEADLINE), Err(DrainError::PeerGone)), "{mode}");
     }
     let Pair { server, client, .. } = Pair::bytes();
     write_all(&server, b"read");
     read_exactly(&client, 4);
     drop(client);
-    server.wait_drained(PATIENCE).unwrap();
+    server.wait_drained(DEADLINE).unwrap();
 }
 
 #[test]
@@ -61,10 +61,10 @@ fn s110_wait_drained_fails_after_failed_write() {
         let Pair { mut server, client, .. } = Pair::new(mode);
         write_all(&server, b"never read");
         close(client, &server);
-        // The kernel tells of the reset once, and this call hears it.
+        // The kernel reports the reset once, to this call.
         assert_eq!(server.write(b"more").unwrap_err().kind(), ErrorKind::BrokenPipe, "{mode}");
         for _ in 0..2 {
-            assert!(matches!(server.wait_drained(PATIENCE), Err(DrainError::PeerGone)), "{mode}");
+            assert!(matches!(server.wait_drained(DEADLINE), Err(DrainError::PeerGone)), "{mode}");
         }
     }
 }
@@ -72,17 +72,17 @@ fn s110_wait_drained_fails_after_failed_write() {
 #[test]
 fn s110_wait_drained_fails_with_unsent_rest_of_frame() {
     let Pair { server, client, .. } = Pair::new(PipeMode::Framed);
-    // More than the kernel takes: its end waits here.
+    // More than the kernel buffers: the rest stays in this process.
     let long = vec![0; 4 << 20];
     server.write_timeout(&long, Duration::ZERO).unwrap_err();
     let plain = UnixStream::from(client.into_fd().unwrap());
     plain.set_nonblocking(true).unwrap();
     while (&plain).read(&mut [0; 4096]).is_ok() {}
-    // It has read everything that has left, and goes.
+    // The peer has read everything that was sent, and closes.
     drop(plain);
-    until("the other side is gone", || !server.is_connected());
+    until("peer has closed", || !server.is_connected());
     for _ in 0..2 {
-        assert!(matches!(server.wait_drained(PATIENCE), Err(DrainError::PeerGone)));
+        assert!(matches!(server.wait_drained(DEADLINE), Err(DrainError::PeerGone)));
     }
 }
 
@@ -93,7 +93,7 @@ fn disconnect_drained_waits_for_reader() {
     assert!(matches!(server.disconnect_drained(A_WHILE), Err(DrainError::TimedOut)));
     assert_eq!((server.is_connected(), listener.instances()), (true, 1));
     thread::scope(|scope| {
-        let disconnected = scope.spawn(|| server.disconnect_drained(PATIENCE));
+        let disconnected = scope.spawn(|| server.disconnect_drained(DEADLINE));
         assert_eq!(read_exactly(&client, 9), b"important");
         disconnected.join().unwrap().unwrap();
     });

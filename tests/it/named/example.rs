@@ -1,4 +1,4 @@
-//! The chat and the file server, as their users run them on one machine. (Through a tunnel: `tunnel`.)
+//! The example `named_pipe`, chat and file server, on one machine. (Through a tunnel: `tunnel`.)
 
 use std::{
     fs,
@@ -22,12 +22,12 @@ use pipewright::{
 use crate::support::{example, read_to_end};
 
 use super::{
-    A_WHILE, PATIENCE, Place,
-    identity::{STRANGER, skipped},
+    A_WHILE, DEADLINE, Place,
+    identity::{OTHER_USER, skipped},
     is_root, line, reachable, read_to_end as read_stream, text, until,
 };
 
-/// The example at work; killed when the test ends.
+/// A process of the example, killed when the test ends.
 struct Running {
     process: Process,
     stdin: PipeWriter,
@@ -51,7 +51,7 @@ impl Running {
     fn serve(place: &Place, flags: &[&str]) -> Self {
         let name = place.path("pipe");
         let server = Self::start(&[&["serve", text(&name)], flags].concat());
-        assert_eq!(server.complaint(), format!("listening on {}", name.display()));
+        assert_eq!(server.stderr_line(), format!("listening on {}", name.display()));
         server
     }
 
@@ -69,14 +69,14 @@ impl Running {
     }
 
     #[track_caller]
-    fn complaint(&self) -> String {
+    fn stderr_line(&self) -> String {
         line(&self.stderr)
     }
 
-    /// Its exit code and what it said on standard error.
+    /// Exit code and remaining standard error.
     #[track_caller]
     fn end(mut self) -> (Option<i32>, String) {
-        let exit = self.process.wait_timeout(PATIENCE).unwrap().cloned().expect("it ends");
+        let exit = self.process.wait_timeout(DEADLINE).unwrap().cloned().expect("process exits");
         (exit.code(), String::from_utf8(read_to_end(&self.stderr)).unwrap())
     }
 
@@ -85,20 +85,20 @@ impl Running {
     }
 }
 
-/// The library's own client.
-fn guest(mode: PipeMode, level: ImpersonationLevel) -> ConnectOptions {
+/// Options of a client in this process.
+fn client_options(mode: PipeMode, level: ImpersonationLevel) -> ConnectOptions {
     ConnectOptions::new().mode(mode).handshake(level)
 }
 
-/// A guest in this process: it is in for certain when it is connected, so that whoever comes next is told to it.
-fn witness(place: &Place, mode: PipeMode) -> MessageStream {
-    let guest = guest(mode, ImpersonationLevel::Identification);
-    guest.connect(&place.name("pipe"), PATIENCE).unwrap().into_messages().unwrap()
+/// A client in this process. Its `connect` returns after it was accepted, so it is notified of every later client.
+fn observer(place: &Place, mode: PipeMode) -> MessageStream {
+    let options = client_options(mode, ImpersonationLevel::Identification);
+    options.connect(&place.name("pipe"), DEADLINE).unwrap().into_messages().unwrap()
 }
 
 #[track_caller]
-fn hear(witness: &MessageStream) -> String {
-    String::from_utf8(super::recv(witness).expect("it is put out")).unwrap()
+fn receive(observer: &MessageStream) -> String {
+    String::from_utf8(super::recv(observer).expect("client is connected")).unwrap()
 }
 
 #[test]
@@ -106,22 +106,22 @@ fn chat_sends_lines_to_all_other_clients() {
     for (flags, mode) in [(&[][..], PipeMode::Framed), (&["--messages"], PipeMode::Message)] {
         let place = Place::new();
         let _server = Running::serve(&place, flags);
-        let witness = witness(&place, mode);
+        let observer = observer(&place, mode);
         let first = Running::connect(&place, flags);
-        assert!(hear(&witness).ends_with("/1 came in"));
-        first.say("is anybody here?");
-        assert!(hear(&witness).ends_with("/1: is anybody here?"));
+        assert!(receive(&observer).ends_with("/1 joined"));
+        first.say("any clients here?");
+        assert!(receive(&observer).ends_with("/1: any clients here?"));
         let second = Running::connect(&place, flags);
-        let both_hear = |words: &str| {
-            let heard = [hear(&witness), first.line()];
+        let both_receive = |words: &str| {
+            let heard = [receive(&observer), first.line()];
             assert!(heard.iter().all(|heard| heard.ends_with(words)), "{words}: {heard:?}");
         };
-        both_hear("/2 came in");
+        both_receive("/2 joined");
         second.say("hello");
-        both_hear("/2: hello");
+        both_receive("/2: hello");
         first.say("welcome");
-        assert!(hear(&witness).ends_with("/1: welcome"));
-        assert!(second.line().ends_with("/1: welcome"), "and not what was said before it came, or its own words");
+        assert!(receive(&observer).ends_with("/1: welcome"));
+        assert!(second.line().ends_with("/1: welcome"), "not what was sent before it joined, nor its own lines");
     }
 }
 
@@ -129,36 +129,36 @@ fn chat_sends_lines_to_all_other_clients() {
 fn chat_survives_invalid_slow_and_killed_clients() {
     let place = Place::new();
     let server = Running::serve(&place, &[]);
-    let witness = witness(&place, PipeMode::Framed);
+    let observer = observer(&place, PipeMode::Framed);
     let talker = Running::connect(&place, &[]);
-    assert!(hear(&witness).ends_with("/1 came in"));
-    // Now it is in, and nothing is looked up any more.
+    assert!(receive(&observer).ends_with("/1 joined"));
+    // Accepted, and all lookups of user names are done.
     talker.say("quiet");
-    assert!(hear(&witness).ends_with("/1: quiet"));
+    assert!(receive(&observer).ends_with("/1: quiet"));
     let before = server.descriptors();
-    let both_hear = |words: &str| {
-        let heard = [hear(&witness), talker.line()];
+    let both_receive = |words: &str| {
+        let heard = [receive(&observer), talker.line()];
         assert!(heard.iter().all(|heard| heard.ends_with(words)), "{words}: {heard:?}");
     };
-    // One who will not say who it is.
-    let (name, known) = (place.name("pipe"), guest(PipeMode::Framed, ImpersonationLevel::Identification));
-    let unknown = guest(PipeMode::Framed, ImpersonationLevel::Anonymous).connect(&name, PATIENCE).unwrap();
-    assert_eq!(server.complaint(), "guest 2 did not get in: client is anonymous");
+    // An anonymous client.
+    let (name, known) = (place.name("pipe"), client_options(PipeMode::Framed, ImpersonationLevel::Identification));
+    let unknown = client_options(PipeMode::Framed, ImpersonationLevel::Anonymous).connect(&name, DEADLINE).unwrap();
+    assert_eq!(server.stderr_line(), "client 2 rejected: client is anonymous");
     assert_eq!(read_stream(&unknown), b"");
-    // One who breaks the frame.
-    let broken = UnixStream::from(known.connect(&name, PATIENCE).unwrap().into_fd().unwrap());
-    both_hear("/3 came in");
+    // A client that sends an invalid frame.
+    let broken = UnixStream::from(known.connect(&name, DEADLINE).unwrap().into_fd().unwrap());
+    both_receive("/3 joined");
     (&broken).write_all(&[0xff; 8]).unwrap();
-    both_hear("/3 has left");
-    // One who does not listen, and is spoken to until nothing fits into its pipe any more.
-    let silent = known.connect(&name, PATIENCE).unwrap();
-    both_hear("/4 came in");
+    both_receive("/3 left");
+    // A client that does not read until its pipe is full.
+    let silent = known.connect(&name, DEADLINE).unwrap();
+    both_receive("/4 joined");
     thread::scope(|scope| {
         let heard = scope.spawn(|| {
             let mut left = false;
             loop {
-                let words = hear(&witness);
-                left |= words.ends_with("/4 has left");
+                let words = receive(&observer);
+                left |= words.ends_with("/4 left");
                 if words.ends_with("/1: enough") {
                     return left;
                 }
@@ -167,35 +167,35 @@ fn chat_survives_invalid_slow_and_killed_clients() {
         while silent.is_connected() {
             talker.say(&"x".repeat(30_000));
         }
-        assert!(talker.line().ends_with("/4 has left"));
+        assert!(talker.line().ends_with("/4 left"));
         talker.say("enough");
         assert!(heard.join().unwrap());
     });
-    // One who is killed.
+    // A client that is killed.
     let killed = Running::connect(&place, &[]);
-    both_hear("/5 came in");
+    both_receive("/5 joined");
     killed.process.kill().unwrap();
-    both_hear("/5 has left");
-    // Nothing of them is left, and the next one gets in.
+    both_receive("/5 left");
+    // Their streams are closed, and the next client is accepted.
     until("the server has closed their streams", || server.descriptors() == before);
     let _next = Running::connect(&place, &[]);
-    both_hear("/6 came in");
+    both_receive("/6 joined");
 }
 
 #[test]
 fn chat_limits_number_of_clients() {
     let place = Place::new();
     let _server = Running::serve(&place, &["--max", "2"]);
-    let witness = witness(&place, PipeMode::Framed);
+    let observer = observer(&place, PipeMode::Framed);
     let first = Running::connect(&place, &[]);
-    assert!(hear(&witness).ends_with("/1 came in"));
-    let one_too_many = guest(PipeMode::Framed, ImpersonationLevel::Identification);
+    assert!(receive(&observer).ends_with("/1 joined"));
+    let one_too_many = client_options(PipeMode::Framed, ImpersonationLevel::Identification);
     let refused = one_too_many.connect(&place.name("pipe"), A_WHILE);
     assert!(matches!(refused, Err(ConnectError::Busy { .. })), "{refused:?}");
     let next = Running::connect(&place, &[]);
     first.process.kill().unwrap();
     next.say("at last");
-    let words = ["/1 has left", "/2 came in", "/2: at last"].map(|words| (words, hear(&witness)));
+    let words = ["/1 left", "/2 joined", "/2: at last"].map(|words| (words, receive(&observer)));
     assert!(words.iter().all(|(wanted, found)| found.ends_with(wanted)), "{words:?}");
 }
 
@@ -205,18 +205,18 @@ fn message_mode_needs_flag_on_both_sides() {
     let _server = Running::serve(&place, &["--messages"]);
     let (code, said) = Running::connect(&place, &[]).end();
     assert_eq!((code, &*said), (Some(1), "named_pipe: client uses framed mode, server uses another mode\n"));
-    let witness = witness(&place, PipeMode::Message);
+    let observer = observer(&place, PipeMode::Message);
     let talker = Running::connect(&place, &["--messages"]);
-    assert!(hear(&witness).ends_with("/1 came in"));
-    // Too long for a message of the kernel's: only its speaker is told.
+    assert!(receive(&observer).ends_with("/1 joined"));
+    // Too long for a message: reported to the sender only.
     talker.say(&"x".repeat(1 << 20));
-    assert!(talker.complaint().starts_with("named_pipe: message of 1048576 bytes exceeds "));
+    assert!(talker.stderr_line().starts_with("named_pipe: message of 1048576 bytes exceeds "));
     talker.say("short");
-    assert!(hear(&witness).ends_with("/1: short"));
-    // With the speaker's name before it, it is too long for the others: they stay.
-    talker.say(&"x".repeat(witness.max_message_size().unwrap()));
+    assert!(receive(&observer).ends_with("/1: short"));
+    // Too long with the name of the sender in front: not delivered, and all clients stay connected.
+    talker.say(&"x".repeat(observer.max_message_size().unwrap()));
     talker.say("still here");
-    assert!(hear(&witness).ends_with("/1: still here"));
+    assert!(receive(&observer).ends_with("/1: still here"));
 }
 
 #[test]
@@ -225,8 +225,8 @@ fn file_server_sends_file_or_reason() {
         let place = Place::new();
         let file = place.path("file");
         let _server = Running::serve(&place, &[&["--as-client", text(&file)], flags].concat());
-        let options = guest(mode, ImpersonationLevel::Impersonation);
-        let ask = || options.connect(&place.name("pipe"), PATIENCE).unwrap().into_messages().unwrap();
+        let options = client_options(mode, ImpersonationLevel::Impersonation);
+        let ask = || options.connect(&place.name("pipe"), DEADLINE).unwrap().into_messages().unwrap();
         let answer = || super::recv(&ask()).unwrap();
         assert!(String::from_utf8(answer()).unwrap().contains("No such file"));
         fs::write(&file, "short").unwrap();
@@ -240,9 +240,9 @@ fn file_server_sends_file_or_reason() {
             assert!(got == long);
         } else {
             let got = String::from_utf8(got).unwrap();
-            assert!(got.contains(": 5242880 bytes, and a message of this pipe has "), "{got}");
+            assert!(got.contains(": 5242880 bytes exceed the limit of a message, "), "{got}");
         }
-        // One that goes without its answer is not the last one.
+        // A client that leaves without its reply does not end the server.
         drop(ask());
         fs::write(&file, "still here").unwrap();
         assert_eq!(answer(), b"still here");
@@ -261,13 +261,14 @@ fn file_server_obeys_permissions_of_client() {
     fs::write(&file, "secret").unwrap();
     let ask = || {
         let client = WorkerSpec::new("setpriv");
-        let client = client.args([format!("--reuid={STRANGER}"), format!("--regid={STRANGER}")]).arg("--clear-groups");
+        let client =
+            client.args([format!("--reuid={OTHER_USER}"), format!("--regid={OTHER_USER}")]).arg("--clear-groups");
         Running::of(
             client.arg(reachable(&example("named_pipe"), &place.0)).args(["connect", text(&place.path("pipe"))]),
         )
         .line()
     };
-    for (owner, readable) in [(0, false), (STRANGER, true)] {
+    for (owner, readable) in [(0, false), (OTHER_USER, true)] {
         chown(&file, Some(owner), Some(owner)).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         let got = ask();

@@ -16,7 +16,7 @@ use pipewright::pipe::named::{
     Access, ConnectError, ConnectOptions, ListenError, Listener, ListenerOptions, NameError, PipeName,
 };
 
-use super::{PATIENCE, Place, Program, dead_server, meet, text, until};
+use super::{DEADLINE, Place, Program, meet, stale_socket, text, until};
 use crate::support::becomes_true;
 
 #[test]
@@ -62,7 +62,7 @@ fn name_displays_its_path() {
 
 #[test]
 fn plain_name_is_in_private_directory() {
-    // In a child: the environment of this process is not ours to change.
+    // In a child, since the environment of the test process must not change.
     let place = Place::new();
     let start = |arguments: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_child-fixture"));
@@ -94,7 +94,7 @@ fn s29_s52_second_server_of_name_is_rejected() {
     let error = Listener::bind(&place.name("one")).unwrap_err();
     assert!(matches!(error, ListenError::InUse { .. }), "{error}");
     assert_eq!(io::Error::from(error).kind(), io::ErrorKind::AddrInUse);
-    // Nobody was disturbed: the one that was refused is not among the first one's clients.
+    // The rejected server is not counted as a client of the first one.
     let (_server, _client) = meet(&listener, &ConnectOptions::new());
     assert_eq!(listener.stats().accepted, 1);
 }
@@ -141,7 +141,7 @@ fn s104_peer_can_be_plain_socket() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("ours")).unwrap();
     let mut plain = super::plain(&place.path("ours"));
-    let mut server = listener.accept_timeout(PATIENCE).unwrap();
+    let mut server = listener.accept_timeout(DEADLINE).unwrap();
     plain.write_all(b"ping").unwrap();
     assert_eq!(super::read_exactly(&server, 4), b"ping");
     server.write_all(b"pong").unwrap();
@@ -150,9 +150,9 @@ fn s104_peer_can_be_plain_socket() {
     assert_eq!(&answer, b"pong");
 
     let listener = UnixListener::bind(place.path("plain")).unwrap();
-    let mut client = pipewright::pipe::named::connect(&place.name("plain"), PATIENCE).unwrap();
+    let mut client = pipewright::pipe::named::connect(&place.name("plain"), DEADLINE).unwrap();
     let (mut plain, _) = listener.accept().unwrap();
-    plain.set_read_timeout(Some(PATIENCE)).unwrap();
+    plain.set_read_timeout(Some(DEADLINE)).unwrap();
     client.write_all(b"ping").unwrap();
     plain.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"ping");
@@ -185,7 +185,7 @@ fn s106_paths_longer_than_socket_address_work() {
         assert!(!path.exists());
     }
     assert_eq!(fs::read_dir(&deep).unwrap().count(), 0);
-    // Up to what the kernel takes for any path.
+    // Up to the limit of the kernel for paths.
     let path = |bytes: usize| format!("/{}x", "d/".repeat(bytes / 2 - 1));
     PipeName::new(path(4094)).unwrap();
     assert!(matches!(PipeName::new(path(4096)), Err(NameError::TooLong { bytes: 4096, limit: 4095 })));
@@ -207,7 +207,7 @@ fn listen_keeps_file_that_is_no_socket() {
     fs::write(place.path("file"), "precious").unwrap();
     assert!(matches!(Listener::bind(&place.name("file")), Err(ListenError::NotASocket { .. })));
     assert_eq!(fs::read_to_string(place.path("file")).unwrap(), "precious");
-    let error = pipewright::pipe::named::connect(&place.name("file"), PATIENCE).unwrap_err();
+    let error = pipewright::pipe::named::connect(&place.name("file"), DEADLINE).unwrap_err();
     assert!(matches!(error, ConnectError::NotASocket { .. }), "{error}");
 
     fs::create_dir(place.path("directory")).unwrap();
@@ -224,8 +224,8 @@ fn listen_keeps_running_server_of_other_library() {
     assert!(matches!(Listener::bind(&place.name("plain")), Err(ListenError::InUse { .. })));
     UnixStream::connect(place.path("plain")).unwrap();
     drop(plain);
-    until("nobody listens", || UnixStream::connect(place.path("plain")).is_err());
-    // It left its file behind.
+    until("socket is closed", || UnixStream::connect(place.path("plain")).is_err());
+    // Its socket file is left.
     let listener = Listener::bind(&place.name("plain")).unwrap();
     meet(&listener, &ConnectOptions::new());
 }
@@ -247,9 +247,9 @@ fn listen_replaces_stale_socket() {
 fn concurrent_listens_succeed_once() {
     let place = Place::new();
     for round in 0..50 {
-        // Every other round finds the file of a dead server.
+        // Every other round starts with a stale socket file.
         if round % 2 == 0 {
-            dead_server(&place.path("one"));
+            stale_socket(&place.path("one"));
         }
         let start = Barrier::new(8);
         let servers: Vec<_> = thread::scope(|scope| {
@@ -297,8 +297,8 @@ fn abstract_name_ends_with_its_server() {
     assert!(matches!(Listener::bind(&name), Err(ListenError::InUse { .. })));
     meet(&listener, &ConnectOptions::new());
     drop(listener);
-    // A process that another test starts just now holds a copy of the socket until its exec, and so the name.
+    // A process being spawned by another test holds a copy of the socket, and thereby the name, until its exec.
     assert!(becomes_true(|| Listener::bind(&name).is_ok()));
-    let connect = || ConnectOptions::new().no_wait().connect(&name, PATIENCE);
+    let connect = || ConnectOptions::new().no_wait().connect(&name, DEADLINE);
     assert!(becomes_true(|| matches!(connect(), Err(ConnectError::NoServer { .. }))));
 }

@@ -1,4 +1,4 @@
-//! Who is at the other end, and acting as it. What needs another user needs root, and says so when it is skipped.
+//! Identity of the peer, and impersonation. Tests with another user need root, and print a line when they are skipped.
 
 use std::{
     fs,
@@ -26,37 +26,37 @@ use pipewright::pipe::{
 
 use crate::{kernel, support::FIXTURE};
 
-use super::{PATIENCE, Pair, Place, Program, is_root, meet, shaking, text};
+use super::{DEADLINE, Pair, Place, Program, is_root, meet, text, with_handshake};
 
-/// A user without a name, and a group that it only has as a supplementary one.
-pub(super) const STRANGER: u32 = 65_500;
-const CLUB: u32 = 65_501;
+/// A user without a name, and a group that it has only as a supplementary one.
+pub(super) const OTHER_USER: u32 = 65_500;
+const OTHER_GROUP: u32 = 65_501;
 
-/// `true` where there is no other user to be had.
-#[expect(clippy::print_stderr, reason = "who runs the tests should know")]
+/// Returns true without the privilege to run clients as another user.
+#[expect(clippy::print_stderr, reason = "skipped tests must be visible")]
 pub(super) fn skipped() -> bool {
     let skip = !is_root();
     if skip {
-        eprintln!("skipped: to run a client as another user one must be root");
+        eprintln!("skipped: running a client as another user needs root");
     }
     skip
 }
 
-/// Acting as somebody else shows in the whole process, and some of these tests look at that.
+/// Serializes impersonation: it changes the process, which some tests check.
 fn alone() -> MutexGuard<'static, ()> {
     static WHOLE_PROCESS: Mutex<()> = Mutex::new(());
     WHOLE_PROCESS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The fixture, where another user can reach it.
+/// The fixture at a path that other users can reach.
 fn reachable_fixture(directory: &Path) -> PathBuf {
     super::reachable(Path::new(env!("CARGO_BIN_EXE_child-fixture")), directory)
 }
 
 /// A client that runs as another user, with a supplementary group.
-fn stranger(name: &PipeName, level: &str) -> Program {
+fn client_of_other_user(name: &PipeName, level: &str) -> Program {
     let path = name.path().unwrap();
-    client_of([STRANGER, STRANGER, CLUB], path.parent().unwrap(), &[text(path), level])
+    client_of([OTHER_USER, OTHER_USER, OTHER_GROUP], path.parent().unwrap(), &[text(path), level])
 }
 
 /// A client with this user, group and supplementary group; its program is run from `directory`.
@@ -67,9 +67,9 @@ fn client_of([user, group, supplementary]: [u32; 3], directory: &Path, arguments
     Program::start(command.process_group(0))
 }
 
-fn accept_stranger(listener: &Listener, level: &str) -> (Stream, Program) {
-    let client = stranger(listener.name(), level);
-    let stream = listener.accept_timeout(PATIENCE).unwrap();
+fn accept_other_user(listener: &Listener, level: &str) -> (Stream, Program) {
+    let client = client_of_other_user(listener.name(), level);
+    let stream = listener.accept_timeout(DEADLINE).unwrap();
     (stream, client)
 }
 
@@ -110,28 +110,28 @@ fn s98_other_users_are_rejected_and_accept_continues() {
         return;
     }
     let place = Place::new();
-    // The file's mode keeps them out already; here somebody has opened it.
+    // The mode of the file rejects other users already, so it is changed.
     let listener = Listener::bind(&place.name("ours")).unwrap();
-    let mut kept_out = stranger(listener.name(), "plain");
-    assert!(kept_out.line().contains("denied"));
+    let mut rejected = client_of_other_user(listener.name(), "plain");
+    assert!(rejected.line().contains("denied"));
     fs::set_permissions(place.path("ours"), fs::Permissions::from_mode(0o666)).unwrap();
     thread::scope(|scope| {
-        let accepted = scope.spawn(|| listener.accept_timeout(PATIENCE));
-        let mut refused = stranger(listener.name(), "plain");
-        assert!(refused.line().starts_with("connected"), "it stands in the backlog");
-        assert_eq!(refused.finish(), 0, "and then at the end of its stream");
-        let _client = connect(listener.name(), PATIENCE).unwrap();
+        let accepted = scope.spawn(|| listener.accept_timeout(DEADLINE));
+        let mut refused = client_of_other_user(listener.name(), "plain");
+        assert!(refused.line().starts_with("connected"), "it is in the backlog");
+        assert_eq!(refused.finish(), 0, "its stream ended");
+        let _client = connect(listener.name(), DEADLINE).unwrap();
         assert_eq!(accepted.join().unwrap().unwrap().peer().unwrap().uid(), 0);
     });
     assert_eq!((listener.stats().accepted, listener.stats().refused), (1, 1));
 
-    // With a handshake it is told why.
-    let (listening, _) = shaking();
+    // With a handshake the client gets the reason.
+    let (listening, _) = with_handshake();
     let listener = listening.listen(&place.name("shaking")).unwrap();
     fs::set_permissions(place.path("shaking"), fs::Permissions::from_mode(0o666)).unwrap();
     thread::scope(|scope| {
-        let accepting = scope.spawn(|| listener.accept_timeout(PATIENCE));
-        let mut refused = stranger(listener.name(), "identification");
+        let accepting = scope.spawn(|| listener.accept_timeout(DEADLINE));
+        let mut refused = client_of_other_user(listener.name(), "identification");
         assert!(refused.line().contains("denied"));
         listener.shutdown();
         assert!(matches!(accepting.join().unwrap(), Err(AcceptError::ShutDown)));
@@ -147,19 +147,19 @@ fn s98_other_users_are_rejected_on_abstract_name() {
     let place = Place::new();
     let name = format!("pipewright-test-{}", place.0.display());
     let listener = Listener::bind(&PipeName::abstract_name(&name).unwrap()).unwrap();
-    let connect_as = |user, level| client_of([user, user, CLUB], &place.0, &[&format!("@{name}"), level]);
+    let connect_as = |user, level| client_of([user, user, OTHER_GROUP], &place.0, &[&format!("@{name}"), level]);
     thread::scope(|scope| {
-        let accepting = scope.spawn(|| listener.accept_timeout(PATIENCE));
-        let mut refused = connect_as(STRANGER, "plain");
-        assert!(refused.line().starts_with("connected"), "it stands in the backlog");
-        assert_eq!(refused.finish(), 0, "and then at the end of its stream");
-        let mut let_in = connect_as(0, "current-user");
-        assert_eq!(accepting.join().unwrap().unwrap().peer().unwrap().pid(), Some(let_in.child.id()));
-        assert!(let_in.line().starts_with("connected"));
+        let accepting = scope.spawn(|| listener.accept_timeout(DEADLINE));
+        let mut refused = connect_as(OTHER_USER, "plain");
+        assert!(refused.line().starts_with("connected"), "it is in the backlog");
+        assert_eq!(refused.finish(), 0, "its stream ended");
+        let mut admitted = connect_as(0, "current-user");
+        assert_eq!(accepting.join().unwrap().unwrap().peer().unwrap().pid(), Some(admitted.child.id()));
+        assert!(admitted.line().starts_with("connected"));
     });
     assert_eq!((listener.stats().accepted, listener.stats().refused), (1, 1));
-    // And the other way round: the name may have been taken by somebody else.
-    assert!(connect_as(STRANGER, "current-user").line().contains("runs as untrusted user 0"));
+    // A client rejects a server of another user in the same way.
+    assert!(connect_as(OTHER_USER, "current-user").line().contains("runs as untrusted user 0"));
 }
 
 #[test]
@@ -169,23 +169,23 @@ fn s98_client_rejects_server_of_other_user() {
     }
     let place = Place::new();
     let listener = open_to_all(&place);
-    let mut client = stranger(listener.name(), "current-user");
+    let mut client = client_of_other_user(listener.name(), "current-user");
     assert!(client.line().contains("runs as untrusted user 0"));
     drop(listener);
-    // Where neither side minds, they meet.
+    // If both sides allow it, they connect.
     let listener = open_to_all(&place);
-    let (stream, mut client) = accept_stranger(&listener, "plain");
+    let (stream, mut client) = accept_other_user(&listener, "plain");
     assert!(client.line().starts_with("connected") && stream.is_connected());
-    // And root the server of a user: a directory of the user's, and its server in there.
+    // Root rejects a server of another user, in a directory of that user.
     fs::create_dir(place.path("theirs")).unwrap();
-    chown(place.path("theirs"), Some(STRANGER), Some(STRANGER)).unwrap();
+    chown(place.path("theirs"), Some(OTHER_USER), Some(OTHER_USER)).unwrap();
     let mut command = Command::new(reachable_fixture(&place.0));
     let path = place.path("theirs/server");
-    let mut server = Program::start(command.args(["named-serve", text(&path)]).uid(STRANGER).gid(STRANGER));
+    let mut server = Program::start(command.args(["named-serve", text(&path)]).uid(OTHER_USER).gid(OTHER_USER));
     assert_eq!(server.line(), "listening");
-    let error = connect(&place.name("theirs/server"), PATIENCE).unwrap_err();
-    assert!(matches!(error, ConnectError::WrongServer { uid: STRANGER, .. }), "{error}");
-    ConnectOptions::new().allowed_server(Access::Anyone).connect(&place.name("theirs/server"), PATIENCE).unwrap();
+    let error = connect(&place.name("theirs/server"), DEADLINE).unwrap_err();
+    assert!(matches!(error, ConnectError::WrongServer { uid: OTHER_USER, .. }), "{error}");
+    ConnectOptions::new().allowed_server(Access::Anyone).connect(&place.name("theirs/server"), DEADLINE).unwrap();
 }
 
 #[test]
@@ -194,20 +194,20 @@ fn group_members_are_admitted() {
         return;
     }
     let place = Place::new();
-    let listener = ListenerOptions::new().access(Access::Group(CLUB)).listen(&place.name("club")).unwrap();
+    let listener = ListenerOptions::new().access(Access::Group(OTHER_GROUP)).listen(&place.name("club")).unwrap();
     let found = fs::metadata(place.path("club")).unwrap();
     assert_eq!(found.permissions().mode() & 0o7777, 0o660);
-    assert_eq!(std::os::unix::fs::MetadataExt::gid(&found), CLUB);
-    let (stream, mut client) = accept_stranger(&listener, "plain");
-    assert_eq!(client.line(), format!("connected Groups:\t{CLUB}"));
-    assert_eq!(stream.peer().unwrap().uid(), STRANGER);
+    assert_eq!(std::os::unix::fs::MetadataExt::gid(&found), OTHER_GROUP);
+    let (stream, mut client) = accept_other_user(&listener, "plain");
+    assert_eq!(client.line(), format!("connected Groups:\t{OTHER_GROUP}"));
+    assert_eq!(stream.peer().unwrap().uid(), OTHER_USER);
     drop(listener);
-    // Not in this group.
+    // The client is not in this group.
     let listener = ListenerOptions::new().access(Access::Group(1)).listen(&place.name("club")).unwrap();
-    assert!(stranger(listener.name(), "plain").line().contains("denied"));
+    assert!(client_of_other_user(listener.name(), "plain").line().contains("denied"));
 }
 
-/// Of the kernel.
+/// Compares with the version of the running kernel.
 fn is_older_than(version: [u32; 2]) -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
@@ -238,9 +238,9 @@ fn s99_peer_reports_ids_of_other_user() {
     }
     let place = Place::new();
     let listener = open_to_all(&place);
-    let (stream, client) = accept_stranger(&listener, "plain");
+    let (stream, client) = accept_other_user(&listener, "plain");
     let peer = stream.peer().unwrap();
-    assert_eq!((peer.uid(), peer.gid(), peer.groups()), (STRANGER, STRANGER, &[CLUB][..]));
+    assert_eq!((peer.uid(), peer.gid(), peer.groups()), (OTHER_USER, OTHER_USER, &[OTHER_GROUP][..]));
     assert_eq!(peer.pid(), Some(client.child.id()));
     assert_eq!(peer.user_name().unwrap(), None, "it has no name");
 }
@@ -272,8 +272,8 @@ fn s101_only_the_closure_runs_with_ids_of_client() {
     let _alone = alone();
     let place = Place::new();
     let listener = open_to_all(&place);
-    let (stream, _client) = accept_stranger(&listener, "impersonation");
-    let (stream_2, _client_2) = accept_stranger(&listener, "plain");
+    let (stream, _client) = accept_other_user(&listener, "impersonation");
+    let (stream_2, _client_2) = accept_other_user(&listener, "plain");
     drop(stream);
     let before = (own_status("Uid"), own_status("Gid"), own_status("Groups"), own_status("CapEff"), kernel::dumpable());
     let inside = run_as_client(&stream_2, || {
@@ -287,14 +287,14 @@ fn s101_only_the_closure_runs_with_ids_of_client() {
         (ids, others.is_ok_and(|count| count > 0), kernel::dumpable())
     })
     .unwrap();
-    let uid = STRANGER;
+    let uid = OTHER_USER;
     let none = "0000000000000000";
     assert_eq!(
         inside.0,
         [
             format!("Uid: {uid} {uid} {uid} {uid}"),
             format!("Gid: {uid} {uid} {uid} {uid}"),
-            format!("Groups: {CLUB} "),
+            format!("Groups: {OTHER_GROUP} "),
             format!("CapInh: {none}"),
             format!("CapPrm: {none}"),
             format!("CapEff: {none}"),
@@ -320,20 +320,20 @@ fn s101_closure_opens_files_of_client_only() {
         chown(place.path(name), Some(owner), Some(group)).unwrap();
         place.path(name)
     };
-    let theirs = write("theirs", STRANGER, STRANGER, 0o600);
-    let clubs = write("clubs", 0, CLUB, 0o640);
+    let theirs = write("theirs", OTHER_USER, OTHER_USER, 0o600);
+    let clubs = write("clubs", 0, OTHER_GROUP, 0o640);
     let roots = write("roots", 0, 0, 0o600);
     let roots_group = write("roots-group", 0, 0, 0o640);
-    let (listening, _) = shaking();
+    let (listening, _) = with_handshake();
     let listener = listening.access(Access::Anyone).listen(&place.name("open")).unwrap();
-    let (stream, _client) = accept_stranger(&listener, "impersonation");
+    let (stream, _client) = accept_other_user(&listener, "impersonation");
     let read = |path: &PathBuf| stream.run_as_client(|| fs::read_to_string(path)).unwrap();
     assert_eq!(read(&theirs).unwrap(), "theirs");
     assert_eq!(read(&clubs).unwrap(), "clubs");
     assert_eq!(read(&roots).unwrap_err().kind(), ErrorKind::PermissionDenied);
     assert_eq!(read(&roots_group).unwrap_err().kind(), ErrorKind::PermissionDenied, "not by root's group either");
     let shell = stream.run_as_client(|| Command::new("sh").args(["-c", "id -u; id -G"]).output()).unwrap().unwrap();
-    assert_eq!(String::from_utf8(shell.stdout).unwrap(), format!("{STRANGER}\n{STRANGER} {CLUB}\n"));
+    assert_eq!(String::from_utf8(shell.stdout).unwrap(), format!("{OTHER_USER}\n{OTHER_USER} {OTHER_GROUP}\n"));
     assert!(fs::read_to_string(&roots).is_ok(), "we are root as before");
 }
 
@@ -372,26 +372,26 @@ fn closure_does_not_run_without_privilege() {
     }
     let place = Place::new();
     fs::create_dir(place.path("theirs")).unwrap();
-    chown(place.path("theirs"), Some(STRANGER), Some(STRANGER)).unwrap();
+    chown(place.path("theirs"), Some(OTHER_USER), Some(OTHER_USER)).unwrap();
     let path = place.path("theirs/server");
     let mut command = Command::new(reachable_fixture(&place.0));
-    let mut server = Program::start(command.args(["named-as-client", text(&path)]).uid(STRANGER).gid(STRANGER));
+    let mut server = Program::start(command.args(["named-as-client", text(&path)]).uid(OTHER_USER).gid(OTHER_USER));
     assert_eq!(server.line(), "listening");
     let mut client =
-        ConnectOptions::new().allowed_server(Access::Anyone).connect(&place.name("theirs/server"), PATIENCE).unwrap();
+        ConnectOptions::new().allowed_server(Access::Anyone).connect(&place.name("theirs/server"), DEADLINE).unwrap();
     assert_eq!(server.line(), "no privilege to act as user 0: needs CAP_SETUID and CAP_SETGID; ran: false");
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
 }
 
-/// Debian's `nobody` and `nogroup`, and what the kernel shows for ids that are not mapped.
+/// Overflow id, which the kernel reports for unmapped ids. Debian's `nobody` and `nogroup`.
 const OVERFLOW: u32 = 65_534;
 const WITH_OVERFLOW: [[u32; 3]; 3] =
-    [[OVERFLOW, STRANGER, CLUB], [STRANGER, OVERFLOW, CLUB], [STRANGER, STRANGER, OVERFLOW]];
+    [[OVERFLOW, OTHER_USER, OTHER_GROUP], [OTHER_USER, OVERFLOW, OTHER_GROUP], [OTHER_USER, OTHER_USER, OVERFLOW]];
 
 #[test]
 fn unmapped_ids_are_rejected() {
-    // Nobody is mapped there but root.
-    let apart = || {
+    // Only root is mapped there.
+    let in_user_namespace = || {
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user"]);
         command
@@ -399,14 +399,14 @@ fn unmapped_ids_are_rejected() {
     if skipped() {
         return;
     }
-    if !apart().arg("true").status().is_ok_and(|status| status.success()) {
+    if !in_user_namespace().arg("true").status().is_ok_and(|status| status.success()) {
         eprintln!("skipped: no user namespaces here");
         return;
     }
-    for ids in WITH_OVERFLOW.into_iter().chain([[STRANGER, STRANGER, CLUB]]) {
+    for ids in WITH_OVERFLOW.into_iter().chain([[OTHER_USER, OTHER_USER, OTHER_GROUP]]) {
         let place = Place::new();
         let path = place.path("open");
-        let mut server = Program::start(apart().arg(FIXTURE).args(["named-as-client", text(&path)]));
+        let mut server = Program::start(in_user_namespace().arg(FIXTURE).args(["named-as-client", text(&path)]));
         assert_eq!(server.line(), "listening");
         let _client = client_of(ids, &place.0, &[text(&path), "plain"]);
         assert_eq!(server.line(), "client id 65534 is the overflow id of unmapped ids; ran: false", "{ids:?}");
@@ -423,7 +423,7 @@ fn overflow_id_is_accepted_if_all_ids_are_mapped() {
     let listener = open_to_all(&place);
     for ids in WITH_OVERFLOW {
         let _client = client_of(ids, &place.0, &[text(&place.path("open")), "plain"]);
-        let stream = listener.accept_timeout(PATIENCE).unwrap();
+        let stream = listener.accept_timeout(DEADLINE).unwrap();
         let inside = stream.run_as_client(|| ["Uid", "Gid", "Groups"].map(own_status)).unwrap();
         assert_eq!(
             inside.map(|line| line.split_whitespace().nth(1).map(str::to_owned)),
@@ -443,7 +443,7 @@ fn impersonation_keeps_parent_death_signal_and_dumpable_flag() {
     }
     let place = Place::new();
     let listener = open_to_all(&place);
-    let (stream, _client) = accept_stranger(&listener, "plain");
+    let (stream, _client) = accept_other_user(&listener, "plain");
     for (dump, signal) in [(1, libc::SIGTERM), (0, libc::SIGUSR1)] {
         kernel::prctl(libc::PR_SET_DUMPABLE, dump);
         kernel::prctl(libc::PR_SET_PDEATHSIG, signal);
@@ -463,14 +463,14 @@ fn concurrent_impersonations_leave_process_unchanged() {
     let _alone = alone();
     let place = Place::new();
     let listener = open_to_all(&place);
-    let (stream, _client) = accept_stranger(&listener, "plain");
+    let (stream, _client) = accept_other_user(&listener, "plain");
     let before = kernel::dumpable();
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..50 {
                     let (uid, inside) = stream.run_as_client(|| (own_status("Uid"), kernel::dumpable())).unwrap();
-                    assert_eq!((uid, inside), (format!("Uid: {STRANGER} {STRANGER} {STRANGER} {STRANGER}"), 0));
+                    assert_eq!((uid, inside), (format!("Uid: {OTHER_USER} {OTHER_USER} {OTHER_USER} {OTHER_USER}"), 0));
                 }
             });
         }

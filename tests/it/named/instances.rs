@@ -1,4 +1,4 @@
-//! Several clients, and the states that a stream goes through.
+//! Several clients, and the states of a stream.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -15,16 +15,16 @@ use pipewright::pipe::{
 
 use crate::kernel;
 
-use super::{A_WHILE, PATIENCE, Pair, Place, byte, close, meet, put, shaking, until};
+use super::{A_WHILE, DEADLINE, Pair, Place, byte, close, meet, put, until, with_handshake};
 
 #[test]
 fn s50_one_instance_serves_clients_in_turn() {
     for count in [1, 3] {
         let place = Place::new();
         let listener = ListenerOptions::new().max_instances(1).listen(&place.name("one")).unwrap();
-        let clients: Vec<_> = (0..count).map(|_| connect(listener.name(), PATIENCE).unwrap()).collect();
+        let clients: Vec<_> = (0..count).map(|_| connect(listener.name(), DEADLINE).unwrap()).collect();
         for (number, mut client) in (0..).zip(clients) {
-            let server = listener.accept_timeout(PATIENCE).unwrap();
+            let server = listener.accept_timeout(DEADLINE).unwrap();
             assert!(matches!(listener.accept_timeout(Duration::ZERO), Err(AcceptError::TimedOut)));
             put(&server, number);
             assert_eq!(byte(&client), number);
@@ -55,7 +55,7 @@ fn s51_instances_serve_clients_concurrently() {
                 .map(|number| {
                     let name = listener.name();
                     scope.spawn(move || {
-                        let client = connect(name, PATIENCE).unwrap();
+                        let client = connect(name, DEADLINE).unwrap();
                         put(&client, number);
                         assert_eq!(byte(&client), number);
                     })
@@ -88,9 +88,9 @@ fn s57_client_goes_to_waiting_thread_after_other_times_out() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("one")).unwrap();
     thread::scope(|scope| {
-        let patient = scope.spawn(|| listener.accept_timeout(PATIENCE));
+        let patient = scope.spawn(|| listener.accept_timeout(DEADLINE));
         assert!(matches!(listener.accept_timeout(A_WHILE), Err(AcceptError::TimedOut)));
-        let _client = connect(listener.name(), PATIENCE).unwrap();
+        let _client = connect(listener.name(), DEADLINE).unwrap();
         patient.join().unwrap().unwrap();
     });
 }
@@ -111,19 +111,19 @@ fn s58_instances_are_counted() {
 #[test]
 fn shutdown_ends_all_accepts_and_rejects_clients() {
     let place = Place::new();
-    let (listening, connecting) = shaking();
+    let (listening, connecting) = with_handshake();
     for options in [ListenerOptions::new(), listening.max_instances(1)] {
         let listener = options.listen(&place.name("one")).unwrap();
         thread::scope(|scope| {
-            let waiting: Vec<_> = (0..3).map(|_| scope.spawn(|| listener.accept_timeout(PATIENCE))).collect();
+            let waiting: Vec<_> = (0..3).map(|_| scope.spawn(|| listener.accept_timeout(DEADLINE))).collect();
             listener.shutdown();
             for one in waiting {
                 assert!(matches!(one.join().unwrap(), Err(AcceptError::ShutDown)));
             }
         });
         assert!(listener.incoming().next().is_none());
-        assert!(matches!(listener.accept_timeout(PATIENCE), Err(AcceptError::ShutDown)));
-        connecting.clone().no_wait().connect(listener.name(), PATIENCE).unwrap_err();
+        assert!(matches!(listener.accept_timeout(DEADLINE), Err(AcceptError::ShutDown)));
+        connecting.clone().no_wait().connect(listener.name(), DEADLINE).unwrap_err();
     }
 }
 
@@ -133,7 +133,7 @@ fn shutdown_during_accept_returns_shut_down() {
     for _ in 0..200 {
         let listener = Listener::bind(&place.name("one")).unwrap();
         thread::scope(|scope| {
-            // Never waiting, it is nearly always between two looks.
+            // Without waiting, the threads are nearly always between two checks.
             let busy: Vec<_> = (0..3)
                 .map(|_| {
                     scope.spawn(|| {
@@ -146,7 +146,7 @@ fn shutdown_during_accept_returns_shut_down() {
                     })
                 })
                 .collect();
-            until("somebody is accepting", || connect(listener.name(), PATIENCE).is_ok());
+            until("a thread is accepting", || connect(listener.name(), DEADLINE).is_ok());
             listener.shutdown();
             for one in busy {
                 let ended = one.join().unwrap();
@@ -160,35 +160,35 @@ fn shutdown_during_accept_returns_shut_down() {
 fn polling_loop_is_notified_of_every_client() {
     const HELLO: &[u8] = b"pipewrt\0\x01\x00\x03\x01\0\0\0\0";
     let place = Place::new();
-    let (listening, _) = shaking();
+    let (listening, _) = with_handshake();
     let listener = listening.listen(&place.name("one")).unwrap();
     let readable = |timeout| kernel::poll_readable(&listener, timeout);
-    let nobody = || matches!(listener.accept_timeout(Duration::ZERO), Err(AcceptError::TimedOut));
+    let no_client = || matches!(listener.accept_timeout(Duration::ZERO), Err(AcceptError::TimedOut));
     assert!(!readable(Duration::ZERO));
-    // It knocks, and takes its time for the rest.
+    // A client that connects and sends the handshake slowly.
     let mut slow = UnixStream::connect(place.path("one")).unwrap();
-    assert!(readable(PATIENCE) && nobody() && !readable(Duration::ZERO));
+    assert!(readable(DEADLINE) && no_client() && !readable(Duration::ZERO));
     slow.write_all(&HELLO[..5]).unwrap();
-    assert!(readable(PATIENCE) && nobody() && !readable(Duration::ZERO));
+    assert!(readable(DEADLINE) && no_client() && !readable(Duration::ZERO));
     slow.write_all(&HELLO[5..]).unwrap();
-    assert!(readable(PATIENCE));
+    assert!(readable(DEADLINE));
     let _server = listener.accept_timeout(Duration::ZERO).unwrap();
     slow.write_all(b"for the server").unwrap();
-    assert!(!readable(Duration::ZERO), "that one is in");
-    // It leaves half-way.
+    assert!(!readable(Duration::ZERO), "the client is accepted");
+    // A client that disconnects during the handshake.
     let leaving = UnixStream::connect(place.path("one")).unwrap();
-    assert!(readable(PATIENCE) && nobody() && !readable(Duration::ZERO));
+    assert!(readable(DEADLINE) && no_client() && !readable(Duration::ZERO));
     drop(leaving);
-    assert!(readable(PATIENCE) && nobody() && !readable(Duration::ZERO));
+    assert!(readable(DEADLINE) && no_client() && !readable(Duration::ZERO));
     assert_eq!(listener.stats().vanished, 1);
     listener.shutdown();
-    assert!(readable(PATIENCE));
+    assert!(readable(DEADLINE));
 
     let listener = Listener::bind(&place.name("plain")).unwrap();
     let readable = |timeout| kernel::poll_readable(&listener, timeout);
     assert!(!readable(Duration::ZERO));
-    let _client = connect(listener.name(), PATIENCE).unwrap();
-    assert!(readable(PATIENCE));
+    let _client = connect(listener.name(), DEADLINE).unwrap();
+    assert!(readable(DEADLINE));
     let _server = listener.accept_timeout(Duration::ZERO).unwrap();
     assert!(!readable(Duration::ZERO));
 }
@@ -198,17 +198,17 @@ fn disconnected_clients_do_not_end_accept() {
     let place = Place::new();
     let listener = Listener::bind(&place.name("plain")).unwrap();
     for _ in 0..5 {
-        drop(connect(listener.name(), PATIENCE).unwrap());
+        drop(connect(listener.name(), DEADLINE).unwrap());
     }
-    let talker = connect(listener.name(), PATIENCE).unwrap();
+    let talker = connect(listener.name(), DEADLINE).unwrap();
     put(&talker, 9);
     drop(talker);
     for _ in 0..5 {
-        assert_eq!(listener.accept_timeout(PATIENCE).unwrap().read(&mut [0]).unwrap(), 0);
+        assert_eq!(listener.accept_timeout(DEADLINE).unwrap().read(&mut [0]).unwrap(), 0);
     }
-    assert_eq!(byte(&listener.accept_timeout(PATIENCE).unwrap()), 9, "what it said before it went");
+    assert_eq!(byte(&listener.accept_timeout(DEADLINE).unwrap()), 9, "what it said before it went");
 
-    let (listening, connecting) = shaking();
+    let (listening, connecting) = with_handshake();
     let listener = listening.listen(&place.name("shaking")).unwrap();
     for _ in 0..5 {
         drop(UnixStream::connect(place.path("shaking")).unwrap());
@@ -230,9 +230,9 @@ fn s61_calls_fail_after_disconnect() {
     assert_eq!(kind(server.write(&[0]).map(drop)), ErrorKind::NotConnected);
     assert_eq!(kind(server.flush()), ErrorKind::NotConnected);
     assert!(matches!(server.peer(), Err(PeerError::Disconnected)));
-    assert!(matches!(server.wait_drained(PATIENCE), Err(DrainError::Os(_))));
+    assert!(matches!(server.wait_drained(DEADLINE), Err(DrainError::Os(_))));
     assert!(!server.is_connected() && !client.is_connected());
-    // And the next client can come.
+    // The next client can connect.
     meet(&listener, &ConnectOptions::new());
 }
 
@@ -290,7 +290,7 @@ fn s67_ends_have_one_direction() {
     assert_eq!(kind(client.write(&[0]).map(drop)), ErrorKind::Unsupported);
     assert_eq!(kind(client.flush()), ErrorKind::Unsupported);
     assert!(
-        matches!(client.wait_drained(PATIENCE), Err(DrainError::Os(error)) if error.kind() == ErrorKind::Unsupported)
+        matches!(client.wait_drained(DEADLINE), Err(DrainError::Os(error)) if error.kind() == ErrorKind::Unsupported)
     );
     put(&server, 3);
     assert_eq!(byte(&client), 3);
@@ -302,12 +302,12 @@ fn s67_ends_have_one_direction() {
 fn s67_peer_detects_missing_direction_without_handshake() {
     let Pair { client, server, .. } =
         Pair::with(&ListenerOptions::new().direction(Direction::In), &ConnectOptions::new());
-    assert_eq!(client.read_timeout(&mut [0], PATIENCE).unwrap(), 0, "nothing can ever come");
+    assert_eq!(client.read_timeout(&mut [0], DEADLINE).unwrap(), 0, "nothing can ever come");
     put(&client, 1);
     drop(server);
     let Pair { mut client, server, .. } =
         Pair::with(&ListenerOptions::new().direction(Direction::Out), &ConnectOptions::new());
-    assert_eq!(client.write(&[0]).unwrap_err().kind(), ErrorKind::BrokenPipe, "nobody can ever read it");
+    assert_eq!(client.write(&[0]).unwrap_err().kind(), ErrorKind::BrokenPipe, "no reader exists");
     drop(server);
 }
 
@@ -324,7 +324,7 @@ fn disconnect_ends_pending_reads_and_writes() {
                     }
                 }
             });
-            // It waits once nothing fits any more: then nobody else can send either.
+            // The writer blocks once the pipe is full.
             until("the pipe is full", || server.write_timeout(&[0], Duration::ZERO).is_err());
             server.disconnect().unwrap();
             assert_eq!(reader.join().unwrap().unwrap_or(0), 0);
@@ -351,12 +351,12 @@ fn dropped_half_ends_its_direction_only() {
 
 #[test]
 fn accept_without_free_fds_neither_spins_nor_loses_clients() {
-    // In a process of its own, as the limit is the process's.
+    // In its own process, to which the limit applies.
     let place = Place::new();
     let mut server = super::Program::fixture(&["named-starved", super::text(&place.path("one"))]);
     assert_eq!(server.line(), "listening");
-    let client = connect(&place.name("one"), PATIENCE).unwrap();
-    assert_eq!(server.line(), "starved", "nobody was accepted in half a second, and no time was used");
+    let client = connect(&place.name("one"), DEADLINE).unwrap();
+    assert_eq!(server.line(), "starved", "no client was accepted in half a second, without CPU time");
     let start = Instant::now();
     writeln!(server.child.stdin.as_mut().unwrap()).unwrap();
     assert_eq!(byte(&client), 1, "accepted after {:?}", start.elapsed());

@@ -14,10 +14,10 @@
 //! | 28 -1 instances means 255 | here no limit means no limit |
 //! | 32 unknown enum values | types |
 //! | 34 access rights of a client | Windows' access control lists |
-//! | 35 the host's own name as server | another machine is reached by a tunnel, not by a name |
-//! | 37 timeouts out of range | types: `Duration`; the longest one is for ever |
+//! | 35 the name of the host as server | other machines are reached through a tunnel |
+//! | 37 timeouts out of range | types: `Duration`; the longest one never expires |
 //! | 41, 63 connecting a connected client, or accepting into a connected server | types: each call makes a new stream |
-//! | 46 cancelling from outside (`CancelIoEx`) | one way to cancel, in `s39`, `s45` and `s87` |
+//! | 46 cancelling from outside (`CancelIoEx`) | cancellation is tested in `s39`, `s45` and `s87` |
 //! | 53, 54 each instance names its own limit | one listener has one limit |
 //! | 57 one of two waiting instances is disposed | one listener; its waiting threads are in `s57` |
 //! | 59, 60 reading and writing before there is a connection | types: there is no stream yet |
@@ -66,9 +66,9 @@ use pipewright::pipe::{
     named::{ConnectOptions, ImpersonationLevel, Listener, ListenerOptions, MessageStream, PipeName, Stream},
 };
 
-use crate::{kernel, support::DEADLINE as PATIENCE};
+use crate::{kernel, support::DEADLINE};
 
-/// How long something must not happen.
+/// Time for which something must not happen.
 const A_WHILE: Duration = Duration::from_millis(90);
 
 const MODES: [PipeMode; 3] = [PipeMode::Byte, PipeMode::Message, PipeMode::Framed];
@@ -88,7 +88,7 @@ fn every_statement_has_test_or_reason() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/named");
     for file in fs::read_dir(directory).unwrap() {
         let text = fs::read_to_string(file.unwrap().path()).unwrap();
-        // "fn s29_s52_a_second_server"
+        // "fn s29_s52_second_server"
         for name in text.lines().filter_map(|line| line.strip_prefix("fn ")) {
             let numbers = name.split('_').map_while(|word| word.strip_prefix('s')?.parse().ok());
             numbers.for_each(|tested: u32| missing.retain(|number| *number != tested));
@@ -97,7 +97,7 @@ fn every_statement_has_test_or_reason() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
-/// A directory of the test's own, that everybody may enter, and is removed with its sockets.
+/// A directory for one test that all users can enter. Removed on drop.
 struct Place(PathBuf);
 
 impl Place {
@@ -118,7 +118,7 @@ impl Place {
         PipeName::new(self.path(name)).unwrap()
     }
 
-    /// What is left in it.
+    /// Names of the files in it.
     fn files(&self) -> Vec<String> {
         let mut files: Vec<String> =
             fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -133,7 +133,7 @@ impl Drop for Place {
     }
 }
 
-/// Both ends of one connection. Dropping it drops the listener last.
+/// Both ends of one connection. The listener is dropped last.
 struct Pair {
     server: Stream,
     client: Stream,
@@ -158,23 +158,23 @@ impl Pair {
         Self { server, client, listener, _place: place }
     }
 
-    /// As messages: the server's end, the client's end.
+    /// Server and client end, as message streams.
     fn messages(mode: PipeMode) -> (MessageStream, MessageStream) {
         let Self { server, client, .. } = Self::new(mode);
         (server.into_messages().unwrap(), client.into_messages().unwrap())
     }
 }
 
-/// Accepts while it connects.
+/// Connects and accepts concurrently.
 fn meet(listener: &Listener, client: &ConnectOptions) -> (Stream, Stream) {
     thread::scope(|scope| {
-        let server = scope.spawn(|| listener.accept_timeout(PATIENCE));
-        let client = client.connect(listener.name(), PATIENCE);
+        let server = scope.spawn(|| listener.accept_timeout(DEADLINE));
+        let client = client.connect(listener.name(), DEADLINE);
         (server.join().unwrap().unwrap(), client.unwrap())
     })
 }
 
-fn shaking() -> (ListenerOptions, ConnectOptions) {
+fn with_handshake() -> (ListenerOptions, ConnectOptions) {
     let client = ConnectOptions::new().handshake(ImpersonationLevel::Identification);
     (ListenerOptions::new().handshake(), client)
 }
@@ -184,7 +184,7 @@ fn read_exactly(stream: &Stream, count: usize) -> Vec<u8> {
     let mut all = vec![0; count];
     let mut have = 0;
     while have < count {
-        let got = stream.read_timeout(&mut all[have..], PATIENCE).unwrap();
+        let got = stream.read_timeout(&mut all[have..], DEADLINE).unwrap();
         assert!(got > 0, "end of stream after {have} of {count} bytes");
         have += got;
     }
@@ -195,7 +195,7 @@ fn read_exactly(stream: &Stream, count: usize) -> Vec<u8> {
 fn read_to_end(stream: &Stream) -> Vec<u8> {
     let (mut all, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
     loop {
-        match stream.read_timeout(&mut piece, PATIENCE).unwrap() {
+        match stream.read_timeout(&mut piece, DEADLINE).unwrap() {
             0 => return all,
             count => all.extend_from_slice(&piece[..count]),
         }
@@ -205,58 +205,58 @@ fn read_to_end(stream: &Stream) -> Vec<u8> {
 #[track_caller]
 fn write_all(stream: &Stream, mut bytes: &[u8]) {
     while !bytes.is_empty() {
-        bytes = &bytes[stream.write_timeout(bytes, PATIENCE).unwrap()..];
+        bytes = &bytes[stream.write_timeout(bytes, DEADLINE).unwrap()..];
     }
 }
 
 #[track_caller]
 fn recv(stream: &MessageStream) -> Option<Vec<u8>> {
-    stream.recv_timeout(PATIENCE).unwrap()
+    stream.recv_timeout(DEADLINE).unwrap()
 }
 
-/// Bytes that repeat only after 251.
+/// Bytes with a period of 251, a prime.
 fn pattern(count: usize) -> Vec<u8> {
     (0..count).map(|at| u8::try_from(at % 251).unwrap()).collect()
 }
 
-/// Waits for a state that no descriptor tells of, by asking again and again.
+/// Polls until a condition holds that cannot be waited for.
 #[track_caller]
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(start.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
         thread::yield_now();
     }
 }
 
-/// Until it is cancelled, and no longer than a test may take.
+/// A timeout that ends on cancellation, or at the deadline of the test.
 fn until_cancelled(cancel: &CancelToken) -> Timeout<'_> {
-    Timeout::after(PATIENCE).or_cancelled(cancel)
+    Timeout::after(DEADLINE).or_cancelled(cancel)
 }
 
-/// Drops one end and waits until the other one knows. Elsewhere in this process another test may be starting a program at this
-/// moment: between fork and exec the program holds a copy of everything, and keeps the socket open a moment longer.
+/// Drops one end and waits until the other end detects it. A process being spawned by another test holds a copy of the socket
+/// until its exec.
 fn close(end: Stream, other: &Stream) {
     drop(end);
-    until("the other side is gone", || !other.is_connected());
+    until("peer has closed", || !other.is_connected());
 }
 
-/// The file of a server that has died; for certain, as with [`close`].
-fn dead_server(path: &Path) {
+/// Creates a stale socket file. Waits like [`close`].
+fn stale_socket(path: &Path) {
     drop(UnixListener::bind(path).unwrap());
-    until("nobody listens", || UnixStream::connect(path).is_err());
+    until("socket is closed", || UnixStream::connect(path).is_err());
 }
 
 pub(crate) fn is_root() -> bool {
     fs::read_to_string("/proc/self/status").unwrap().lines().any(|line| line.starts_with("Uid:\t0\t0\t0"))
 }
 
-/// A program, where another user can reach it.
+/// Copies a program to a path that other users can reach.
 pub(crate) fn reachable(program: &Path, directory: &Path) -> PathBuf {
     let path = directory.join(program.file_name().unwrap());
     if !path.exists() {
-        // Not by us: a program that another test starts at this moment would hold the file open for writing until its exec,
-        // and then this one cannot be run ("text file busy").
+        // By another process: a process being spawned by another test would hold the file open for writing, which makes exec fail
+        // with ETXTBSY.
         assert!(Command::new("cp").arg(program).arg(&path).status().unwrap().success());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -282,7 +282,7 @@ impl Program {
         Self { child, stdout: stdout.into() }
     }
 
-    /// The next line it prints; empty at the end.
+    /// The next line of its output; empty at the end.
     #[track_caller]
     fn line(&mut self) -> String {
         line(&self.stdout).trim_end().to_owned()
@@ -293,7 +293,7 @@ impl Program {
         self.wait();
     }
 
-    /// Ends its stdin, and waits for it.
+    /// Closes its stdin and waits for its exit.
     #[track_caller]
     fn finish(&mut self) -> i32 {
         drop(self.child.stdin.take());
@@ -302,18 +302,18 @@ impl Program {
 
     #[track_caller]
     fn wait(&mut self) -> i32 {
-        // Not reaped yet, so the number is still its own.
+        // Not reaped yet, so the number cannot be reused.
         let end = kernel::pidfd_open(self.child.id()).unwrap();
-        assert!(kernel::poll_readable(&end, PATIENCE), "process {} goes on", self.child.id());
+        assert!(kernel::poll_readable(&end, DEADLINE), "process {} still runs", self.child.id());
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
 }
 
-/// The next line in a pipe, and not a byte more; what there is of it at the end.
+/// Reads the next line from a pipe and no byte more; at the end, the rest.
 #[track_caller]
 fn line(pipe: &PipeReader) -> String {
     let (mut said, mut byte) = (Vec::new(), [0]);
-    while pipe.read_timeout(&mut byte, PATIENCE).unwrap() == 1 && byte != *b"\n" {
+    while pipe.read_timeout(&mut byte, DEADLINE).unwrap() == 1 && byte != *b"\n" {
         said.push(byte[0]);
     }
     String::from_utf8(said).unwrap()
@@ -339,9 +339,9 @@ fn put(stream: &Stream, byte: u8) {
     write_all(stream, &[byte]);
 }
 
-/// A local socket as any program has it, whose reads have a deadline, too.
+/// A plain Unix domain socket with a read timeout.
 fn plain(path: &Path) -> UnixStream {
     let plain = UnixStream::connect(path).unwrap();
-    plain.set_read_timeout(Some(PATIENCE)).unwrap();
+    plain.set_read_timeout(Some(DEADLINE)).unwrap();
     plain
 }

@@ -1,4 +1,4 @@
-//! Names that are taken, probed and given back, and the names of .NET.
+//! Binding, probing and releasing names, and the names of .NET.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 
 use pipewright::pipe::named::{ConnectOptions, ListenError, Listener, ListenerOptions, NameError, PipeName};
 
-use super::{PATIENCE, Pair, Place, meet, read_exactly, read_to_end, write_all};
+use super::{DEADLINE, Pair, Place, meet, read_exactly, read_to_end, write_all};
 use crate::{kernel, support::alone};
 
 #[test]
@@ -35,11 +35,11 @@ fn p10_fork_dropping_listener_and_streams_does_not_affect_parent() {
     write_all(&server, b"back");
     let mut back = [0; 4];
     reader.read_exact(&mut back).unwrap();
-    // The fork has freed no instance either.
-    let waiting = ConnectOptions::new().connect(&place.name("one"), PATIENCE).unwrap();
+    // The forked child has not freed an instance.
+    let waiting = ConnectOptions::new().connect(&place.name("one"), DEADLINE).unwrap();
     listener.accept_timeout(super::A_WHILE).unwrap_err();
     drop((server, waiting));
-    listener.accept_timeout(PATIENCE).unwrap();
+    listener.accept_timeout(DEADLINE).unwrap();
     drop(listener);
     assert_eq!(place.files(), [""; 0]);
 }
