@@ -180,7 +180,7 @@ impl ChildEnd {
     /// writer does not detect that the child has exited.
     ///
     /// The child clears the close-on-exec flag after the fork; it is never cleared in this process. Therefore std cannot use
-    /// posix_spawn(3), and spawning takes longer the more memory this process uses.
+    /// `posix_spawn`, and spawning takes longer the more memory this process uses.
     ///
     /// # Errors
     ///

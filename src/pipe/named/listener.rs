@@ -305,14 +305,14 @@ impl Listener {
             self.check_running()?;
             shortage |= deferred_close::is_saturated();
             if let Some(stream) = self.admission.poll_pending(&mut pending) {
-                return Ok(self.into_stream(stream, instance));
+                return Ok(self.new_stream(stream, instance));
             }
             if !shortage && pending.len() < PENDING_CLIENTS_MAX {
                 match socket::accept(self.socket.as_fd()) {
                     Ok(None) => {}
                     Ok(Some(client)) => {
                         match FdFreeStream::new(client).and_then(|client| self.admission.admit(client, &mut pending)) {
-                            Ok(Some(stream)) => return Ok(self.into_stream(stream, instance)),
+                            Ok(Some(stream)) => return Ok(self.new_stream(stream, instance)),
                             Ok(None) => {}
                             // A failure of this client only.
                             Err(_) => drop(self.admission.counters.vanished.fetch_add(1, Ordering::Relaxed)),
@@ -411,7 +411,7 @@ impl Listener {
         }
     }
 
-    fn into_stream(&self, accepted: AcceptedClient, instance: Instance) -> Stream {
+    fn new_stream(&self, accepted: AcceptedClient, instance: Instance) -> Stream {
         self.admission.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let terms = Terms {
             mode: self.admission.mode,

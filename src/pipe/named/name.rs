@@ -20,7 +20,7 @@ use crate::{
 /// Longest last component in bytes: a file name has at most 255, and the lock file adds six.
 const FILE_NAME_BYTES_MAX: usize = 249;
 
-/// Longest path, without its NUL byte (PATH_MAX in limits.h).
+/// Longest path, without its NUL byte (`PATH_MAX`).
 const PATH_BYTES_MAX: usize = 4095;
 
 /// Address of a named pipe. Creating a value does not access the file system.
