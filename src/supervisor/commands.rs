@@ -5,8 +5,8 @@ use crate::{
     launch::error::SpawnError,
     pipe::anonymous::ends::PipeReader,
     supervisor::{
-        containment::{guard::GuardReport, inspector::request::Findings},
-        control::{connection::ConnectionEvent, server::Server},
+        containment::{guard::GuardReport, inspector::request::ScanResult},
+        control::{connection::ConnectionEvent, server::ControlListener},
         reactor::report::Report,
         spec::{
             SharedSpec,
@@ -31,51 +31,53 @@ use std::{
 /// How long callers wait for an answer of the loop.
 pub(crate) const ANSWER_TIME: Duration = Duration::from_secs(5);
 
-/// What the loop is told.
+/// A command to the event loop.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Arrive(Box<SpawnedProcess>),
-    /// The next incarnation of this worker could not be started.
-    NotStarted(WorkerId, SpawnError),
-    /// What made this incarnation of a worker ready was asked for and found.
-    Reached(WorkerId, u32),
-    /// Some messages of this incarnation of a worker were looked at, and do not make it ready.
-    Passed(WorkerId, u32),
-    /// What its user wants of a worker.
-    Act(WorkerId, Action),
-    /// The control server has been started.
-    Listen(Box<Server>),
+    /// A process was started.
+    Spawned(Box<SpawnedProcess>),
+    /// The next incarnation of a worker could not be started.
+    SpawnFailed(WorkerId, SpawnError),
+    /// The readiness probe of this incarnation of a worker has succeeded.
+    ProbeSucceeded(WorkerId, u32),
+    /// A batch of messages of this incarnation of a worker does not make it ready.
+    MessagesRejected(WorkerId, u32),
+    /// A call on a worker's handle.
+    Worker(WorkerId, Action),
+    /// The listener for control connections was created.
+    ControlListener(Box<ControlListener>),
     /// A control connection reports.
     Connection(ConnectionEvent),
-    /// About groups.
+    /// A call on a group's handle.
     Group(GroupCommand),
-    /// The status of a group; `None` where there is no such group any more.
+    /// Returns the status of a group; `None` where the group does not exist any more.
     GroupStatus(GroupId, Sender<Option<GroupStatus>>),
-    /// The inspector has looked.
-    Inspected(Box<Findings>),
-    /// How is everybody?
-    Report(Sender<SupervisorStatus>),
-    /// Everybody is to end. Gives those who are there.
+    /// The inspector reports.
+    ScanResult(Box<ScanResult>),
+    /// Returns the status of all workers.
+    Snapshot(Sender<SupervisorStatus>),
+    /// Stops all workers. Returns those that have not ended.
     StopAll(StopAll, Sender<Vec<Arc<SharedWorker>>>),
-    /// The program is stopped by its user, with everybody, or goes on.
-    Freeze(Sender<()>),
-    Thaw,
-    /// Nobody will come any more: end when everybody has gone.
+    /// The user suspends the program: stops all trees, and drops the sender when they have stopped.
+    Suspend(Sender<()>),
+    /// The program continues.
+    Resume,
+    /// No more workers are added: the loop ends with the last worker.
     Close,
-    /// What has come of a start of the guard.
+    /// The guard reports.
     Guard(GuardReport),
-    /// End everybody.
-    Stop,
+    /// The supervisor is dropped: ends all workers within the grace period.
+    Terminate,
 }
 
-/// Who is to end, and how.
+/// Which workers are stopped, and within which time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopAll {
-    /// Who is there, by the ladders.
+    /// The workers that exist, by their stop policies.
     Present,
-    /// Also who is still on the way here.
+    /// Also workers that are being started.
     ForGood,
-    /// The same, and in so much time.
+    /// The same, within this time.
     Within(Duration),
 }
 
@@ -85,34 +87,34 @@ pub(crate) struct SpawnedProcess {
     pub(crate) shared: Arc<SharedWorker>,
     pub(crate) process: Arc<WorkerProcess>,
     pub(crate) spec: SharedSpec,
-    /// What it will show when it connects.
+    /// The key that it sends when it connects for control.
     pub(crate) key: Option<String>,
     pub(crate) started: Instant,
-    /// How many processes the starter had started by then, this one counted.
+    /// The number of processes that the spawner had started by then, this one included.
     pub(crate) starts_before: u64,
     pub(crate) messages: Option<PipeReader>,
     pub(crate) stdout: Option<PipeReader>,
     pub(crate) stderr: Option<PipeReader>,
-    /// On which it tells that it is ready.
+    /// The pipe on which it writes a newline when it is ready.
     pub(crate) bell: Option<PipeReader>,
-    /// To which it tells how it is.
+    /// The socket to which it sends `sd_notify` datagrams.
     pub(crate) notices: Option<NotifySocket>,
 }
 
 /// Why the loop has not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unanswered {
-    /// It has ended, and has no workers.
+pub(crate) enum AskError {
+    /// The loop has ended, and has no workers.
     LoopGone,
-    /// Not in time. What was asked for may be done later.
-    Late,
+    /// The loop has not answered in time. It may execute the command later.
+    TimedOut,
 }
 
-impl From<Unanswered> for GroupError {
-    fn from(why: Unanswered) -> Self {
+impl From<AskError> for GroupError {
+    fn from(why: AskError) -> Self {
         match why {
-            Unanswered::LoopGone => Self::SupervisorGone,
-            Unanswered::Late => Self::TimedOut,
+            AskError::LoopGone => Self::SupervisorGone,
+            AskError::TimedOut => Self::TimedOut,
         }
     }
 }
@@ -132,7 +134,7 @@ impl CommandSender {
 
     /// Asks the loop, and waits for its answer. The loop answers between two looks at the kernel; [`ANSWER_TIME`] is for one that is
     /// not run at all.
-    pub(crate) fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Command) -> Result<T, Unanswered> {
+    pub(crate) fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Command) -> Result<T, AskError> {
         self.ask_within(ANSWER_TIME, question)
     }
 
@@ -140,12 +142,12 @@ impl CommandSender {
         &self,
         time: Duration,
         question: impl FnOnce(Sender<T>) -> Command,
-    ) -> Result<T, Unanswered> {
+    ) -> Result<T, AskError> {
         let (answer, answered) = crossbeam_channel::bounded(1);
         self.send(question(answer));
         answered.recv_timeout(time).map_err(|error| match error {
-            RecvTimeoutError::Disconnected => Unanswered::LoopGone,
-            RecvTimeoutError::Timeout => Unanswered::Late,
+            RecvTimeoutError::Disconnected => AskError::LoopGone,
+            RecvTimeoutError::Timeout => AskError::TimedOut,
         })
     }
 
@@ -162,9 +164,9 @@ impl Report<ConnectionEvent> for CommandSender {
     }
 }
 
-impl Report<Findings> for CommandSender {
-    fn report(&self, findings: Findings) {
-        self.send(Command::Inspected(Box::new(findings)));
+impl Report<ScanResult> for CommandSender {
+    fn report(&self, findings: ScanResult) {
+        self.send(Command::ScanResult(Box::new(findings)));
     }
 }
 
@@ -194,10 +196,10 @@ pub(crate) enum GroupCommand {
     /// All of them, or none.
     AddWorkers {
         group: GroupId,
-        workers: Newcomers,
+        workers: NewMembers,
         /// Whether the caller waits for the first start of the first of them, and takes its failure for a refusal.
         is_awaited: bool,
-        answer: Sender<Result<Option<FirstStart>, GroupError>>,
+        answer: Sender<Result<Option<FirstStartResult>, GroupError>>,
     },
     Remove {
         group: GroupId,
@@ -223,7 +225,7 @@ pub(crate) enum GroupCommand {
 pub(crate) type Restarted = Vec<(Arc<SharedWorker>, u32)>;
 
 /// Workers that are to be members, with their specs.
-pub(crate) type Newcomers = Vec<(Arc<SharedWorker>, SharedSpec)>;
+pub(crate) type NewMembers = Vec<(Arc<SharedWorker>, SharedSpec)>;
 
 /// Has one answer, when the first start of a member has succeeded, failed or been called off.
-pub(crate) type FirstStart = Receiver<Result<(), GroupError>>;
+pub(crate) type FirstStartResult = Receiver<Result<(), GroupError>>;

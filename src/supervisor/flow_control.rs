@@ -12,7 +12,7 @@ use std::sync::{
 
 /// The bytes of one worker, or of a whole supervisor, that are in the channel or in the consumer's hands.
 #[derive(Debug)]
-pub(crate) struct Meter {
+pub(crate) struct FlowControl {
     window: Window,
     out: AtomicUsize,
     /// Somebody is paused and wants to know when there is room again.
@@ -26,15 +26,15 @@ pub(crate) struct Meter {
 
 /// A worker's window, for all its incarnations.
 #[derive(Debug)]
-pub(crate) struct Account {
-    pub(crate) meter: Arc<Meter>,
+pub(crate) struct WorkerWindow {
+    pub(crate) flow: Arc<FlowControl>,
     /// The number of the last event that counts against it; only the loop looks.
     last_sent: AtomicU64,
 }
 
-impl Account {
-    pub(crate) fn new(window: usize, whole: &Arc<Meter>) -> Self {
-        Self { meter: Arc::new(Meter::of_worker(window, whole)), last_sent: AtomicU64::new(0) }
+impl WorkerWindow {
+    pub(crate) fn new(window: usize, whole: &Arc<FlowControl>) -> Self {
+        Self { flow: Arc::new(FlowControl::of_worker(window, whole)), last_sent: AtomicU64::new(0) }
     }
 
     pub(crate) fn note_sent(&self, number: u64) {
@@ -46,7 +46,7 @@ impl Account {
     }
 }
 
-impl Meter {
+impl FlowControl {
     pub(crate) fn of_supervisor(window: usize, waker: Arc<Waker>) -> Self {
         Self {
             window: Window::new(window),
@@ -108,7 +108,7 @@ impl Meter {
     }
 }
 
-impl ReturnCredit for Meter {
+impl ReturnCredit for FlowControl {
     fn returned(&self, bytes: usize) {
         let out = self.out.fetch_sub(bytes, Ordering::SeqCst).saturating_sub(bytes);
         if self.window.has_room(out)

@@ -24,10 +24,10 @@ use crate::{
     launch::{context::OpenMode, error::SpawnError, spawn::prepare},
     supervisor::{
         clock::now,
-        commands::{Command, CommandSender, StopAll, Unanswered},
+        commands::{AskError, Command, CommandSender, StopAll},
         event_loop::{Driver, Parts},
         events::event::Event,
-        flow_control::Meter,
+        flow_control::FlowControl,
         handles::{
             group::WorkerGroup,
             signals::SignalGuard,
@@ -208,12 +208,12 @@ impl Supervisor {
     /// status that is [not complete](SupervisorStatus::is_complete).
     #[doc(alias = "which_children")]
     pub fn status(&self) -> SupervisorStatus {
-        self.commands.ask(Command::Report).unwrap_or_else(|why| SupervisorStatus {
+        self.commands.ask(Command::Snapshot).unwrap_or_else(|why| SupervisorStatus {
             workers: Vec::new(),
             // A loop that has ended may have sent what is not received yet.
             events_waiting: self.events.len(),
             spawner_threads: self.spawner.as_ref().map_or(0, |spawner| spawner.starts().threads()),
-            is_complete: why == Unanswered::LoopGone,
+            is_complete: why == AskError::LoopGone,
         })
     }
 
@@ -226,9 +226,9 @@ impl Supervisor {
     fn stop_everybody(&self, wanted: StopAll) -> StopHandle {
         let began = now();
         let stopping = self.commands.ask(|answer| Command::StopAll(wanted, answer)).unwrap_or_else(|why| match why {
-            Unanswered::LoopGone => Vec::new(),
+            AskError::LoopGone => Vec::new(),
             // It will read that later: the workers that are known end then.
-            Unanswered::Late => self.registry.all(),
+            AskError::TimedOut => self.registry.all(),
         });
         StopHandle::new(stopping, began)
     }
@@ -278,7 +278,7 @@ impl Drop for Supervisor {
             return;
         }
         self.close();
-        self.commands.send(Command::Stop);
+        self.commands.send(Command::Terminate);
         let (Some(driver), Some(spawner)) = (self.driver.take(), self.spawner.take()) else { return };
         let here = thread::current().id();
         if driver.thread.thread().id() == here || spawner.starts().is_thread(here) {
@@ -374,7 +374,7 @@ impl SupervisorBuilder {
         let (told, events) = crossbeam_channel::unbounded();
         let (running, ended) = crossbeam_channel::bounded(0);
         let commands = CommandSender { commands, waker: Arc::clone(&waker) };
-        let window = Arc::new(Meter::of_supervisor(self.window, Arc::clone(&waker)));
+        let window = Arc::new(FlowControl::of_supervisor(self.window, Arc::clone(&waker)));
         let registry = Arc::new(WorkerRegistry::new(Arc::clone(&window)));
         let spawner = Arc::new(
             Spawner::new(commands.clone(), Arc::clone(&registry), self.guard)

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What a user's code gives; nothing where it panics. The panic hook has told of that by then. What it panicked with can be anything,
 /// also something that panics or blocks when it is dropped: that is done elsewhere.
-pub(crate) fn unharmed<T>(run: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(run)).map_err(deferred_close::drop_in_background).ok()
 }
 
@@ -26,9 +26,9 @@ mod tests {
 
     #[test]
     fn whatever_is_thrown_stays_there() {
-        assert_eq!(unharmed(|| 1), Some(1));
+        assert_eq!(catch(|| 1), Some(1));
         for pins in 0..3 {
-            assert_eq!(unharmed(|| panic_any(Grenade(pins))), None::<()>);
+            assert_eq!(catch(|| panic_any(Grenade(pins))), None::<()>);
         }
     }
 }

@@ -5,8 +5,8 @@ use crate::{
     supervisor::{
         commands::CommandSender,
         containment::{
-            inspector::{Inspector, request::Task},
-            scan::Numbers,
+            inspector::{Inspector, request::ScanTask},
+            scan::PidAllocation,
         },
         reactor::arena::Key,
         worker::process::WorkerProcess,
@@ -19,12 +19,12 @@ use std::{collections::HashMap, sync::Arc};
 /// What is known of the processes of all trees.
 #[derive(Debug)]
 pub(crate) struct Trees {
-    pub(crate) numbers: Numbers,
+    pub(crate) numbers: PidAllocation,
     pub(crate) inspector: Inspector,
     /// The number of the last request to the inspector.
     pub(crate) requests: u64,
     /// Requests that the inspector has not answered, by their numbers.
-    pub(crate) asked: HashMap<u64, (Key, Task)>,
+    pub(crate) asked: HashMap<u64, (Key, ScanTask)>,
     /// The workers' own processes, and in which tick of the boot clock each was started.
     pub(crate) own: HashMap<i32, u64>,
     /// Processes that have left their worker's group and were stopped together with the host.
@@ -46,7 +46,7 @@ impl Trees {
     /// `adopts`: the host is a subreaper, and orphans become its children.
     pub(crate) fn new(commands: CommandSender, adopts: bool) -> Self {
         Self {
-            numbers: Numbers::new(),
+            numbers: PidAllocation::new(),
             inspector: Inspector::new(Arc::new(commands), adopts),
             requests: 0,
             asked: HashMap::new(),

@@ -26,11 +26,11 @@ pub(crate) struct TreeGuard {
     pool: Arc<CgroupPool>,
     groups: Arc<GroupList>,
     reports: Arc<dyn Report<GuardReport>>,
-    state: Mutex<State>,
+    state: Mutex<GuardState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct GuardState {
     running: Option<GuardProcess>,
     /// The guard that has ended, until that is reported.
     ended: Option<(u32, ExitStatus)>,
@@ -38,7 +38,7 @@ struct State {
     is_lost: bool,
 }
 
-impl State {
+impl GuardState {
     /// What is to be reported of a start.
     fn take_news(&mut self, running: &GuardProcess) -> Option<GuardNotice> {
         let pid = running.process.pid();
@@ -82,7 +82,7 @@ impl TreeGuard {
         state.running.as_ref()?.process.exit_fd().ok()
     }
 
-    fn renew(&self, state: &mut State) -> Result<bool, SpawnError> {
+    fn renew(&self, state: &mut GuardState) -> Result<bool, SpawnError> {
         if let Some(GuardProcess { process, .. }) = &mut state.running {
             let pid = process.pid();
             let status = match process.wait_timeout(Duration::ZERO) {

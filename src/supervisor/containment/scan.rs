@@ -12,12 +12,12 @@ const STARTS_PER_SECOND: i32 = 50_000;
 
 /// The process numbers that were given since a worker was started.
 #[derive(Debug)]
-pub(crate) struct Numbers {
+pub(crate) struct PidAllocation {
     /// So long no number comes twice.
     first_wrap: Duration,
 }
 
-impl Numbers {
+impl PidAllocation {
     pub(crate) fn new() -> Self {
         let seconds = f64::from(list::highest_number()) / f64::from(STARTS_PER_SECOND);
         Self { first_wrap: Duration::from_secs_f64(seconds) }

@@ -1,7 +1,7 @@
 //! The `tracing` event that records a call over control. Without the feature `tracing` nothing is recorded.
 
 #[cfg(feature = "tracing")]
-use crate::supervisor::{clock::now, panics::unharmed};
+use crate::supervisor::{clock::now, panics::catch};
 use crate::{ids::WorkerId, wire::jsonrpc::error::CallError};
 #[cfg(feature = "tracing")]
 use std::time::Instant;
@@ -30,7 +30,7 @@ struct CallRecord {
 #[cfg(feature = "tracing")]
 impl CallSpan {
     pub(crate) fn begin(worker: WorkerId, method: &str) -> Self {
-        let is_enabled = unharmed(|| enabled!(target: TARGET, Level::DEBUG)).unwrap_or(false);
+        let is_enabled = catch(|| enabled!(target: TARGET, Level::DEBUG)).unwrap_or(false);
         let record = || Box::new(CallRecord { worker, method: method.into(), began: now() });
         Self { record: is_enabled.then(record) }
     }
@@ -40,7 +40,7 @@ impl CallSpan {
         let Some(record) = self.record.take() else { return };
         let CallRecord { worker, method, began } = *record;
         let took_us = u64::try_from(now().saturating_duration_since(began).as_micros()).unwrap_or(u64::MAX);
-        unharmed(|| {
+        catch(|| {
             let (worker, method, outcome) = (worker.0, &*method, outcome(error));
             event!(target: TARGET, Level::DEBUG, worker, method, took_us, outcome, "call");
         });

@@ -68,7 +68,7 @@ pub(crate) fn excerpt(received: &[u8]) -> Box<str> {
 
 /// Bounds how many refusals are reported.
 #[derive(Debug, Default)]
-pub(crate) struct Refusals {
+pub(crate) struct RejectionLimiter {
     reported: u32,
     /// When the first of them was, and the number of the event with the last.
     since: Option<Instant>,
@@ -76,7 +76,7 @@ pub(crate) struct Refusals {
     unreported: u64,
 }
 
-impl Refusals {
+impl RejectionLimiter {
     /// A connection is refused, when so many events were received. How many earlier refusals were not reported, if this one is to
     /// be.
     pub(crate) fn next(&mut self, now: Instant, received: u64) -> Option<u64> {
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn p07_refusals_are_reported_within_bounds() {
         let start = crate::supervisor::clock::now();
-        let mut refusals = Refusals::default();
+        let mut refusals = RejectionLimiter::default();
         let mut next = |after: u64, received| refusals.next(start + Duration::from_secs(after), received);
         let reported = iter::repeat_with(|| next(0, 0)).take(100).flatten().count();
         assert_eq!(reported, 8);

@@ -10,7 +10,7 @@ use crate::{
         peer::Access,
     },
     supervisor::{
-        control::hello::{self, HandshakeError, Refusals, RejectedHandshake},
+        control::hello::{self, HandshakeError, RejectedHandshake, RejectionLimiter},
         reactor::arena::Key,
         sync::lock,
     },
@@ -53,18 +53,18 @@ const VISITORS: usize = 256;
 
 /// The server in the loop, and the users apart from ours whose processes may connect.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub(crate) struct ControlListener {
     pub(crate) listener: Listener,
-    pub(crate) admitted: Admitted,
+    pub(crate) admitted: AdmittedUsers,
     /// Of the incarnations that are being started.
-    pub(crate) keys: Keys,
+    pub(crate) keys: PendingKeys,
 }
 
 /// Users that may connect apart from our own. Shared by the starter, which adds them before their workers start, and the loop.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Admitted(Arc<Mutex<Vec<u32>>>);
+pub(crate) struct AdmittedUsers(Arc<Mutex<Vec<u32>>>);
 
-impl Admitted {
+impl AdmittedUsers {
     pub(crate) fn add(&self, uid: u32) {
         let mut all = lock(&self.0);
         if !all.contains(&uid) {
@@ -95,15 +95,15 @@ pub(crate) fn listen(directory: &Path) -> io::Result<(Listener, String)> {
 
 /// The keys of incarnations whose start the loop has not heard of: a worker can connect before it does.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Keys(Arc<Mutex<HashSet<String>>>);
+pub(crate) struct PendingKeys(Arc<Mutex<HashSet<String>>>);
 
-impl Keys {
+impl PendingKeys {
     /// The address of a new incarnation.
-    pub(crate) fn issue(&self, path: &str) -> io::Result<Issued> {
+    pub(crate) fn issue(&self, path: &str) -> io::Result<IssuedAddress> {
         let key = u128::from_ne_bytes(random::bytes()?);
         let address = Address { path: path.to_owned(), key: format!("{key:032x}") };
         lock(&self.0).insert(address.key.clone());
-        Ok(Issued { address, keys: Some(self.clone()) })
+        Ok(IssuedAddress { address, keys: Some(self.clone()) })
     }
 
     fn has(&self, key: &str) -> bool {
@@ -117,20 +117,20 @@ impl Keys {
 
 /// The address of an incarnation that is being started. Its key is void when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Issued {
+pub(crate) struct IssuedAddress {
     pub(crate) address: Address,
-    keys: Option<Keys>,
+    keys: Option<PendingKeys>,
 }
 
-impl Issued {
-    /// The incarnation has started: the loop is about to [expect](Control::expect) this key.
+impl IssuedAddress {
+    /// The incarnation has started: the loop is about to [expect](ControlServer::expect_key) this key.
     pub(crate) fn into_key(mut self) -> String {
         self.keys = None;
         mem::take(&mut self.address.key)
     }
 }
 
-impl Drop for Issued {
+impl Drop for IssuedAddress {
     fn drop(&mut self) {
         if let Some(keys) = &self.keys {
             keys.remove(&self.address.key);
@@ -140,7 +140,7 @@ impl Drop for Issued {
 
 /// Somebody who has connected.
 #[derive(Debug)]
-struct Visitor {
+struct ControlHandshake {
     socket: FdFreeStream,
     uid: u32,
     said: Vec<u8>,
@@ -152,7 +152,7 @@ struct Visitor {
 
 /// Somebody who is known now, and what it has said behind its key.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct AuthenticatedClient {
     pub(crate) place: Key,
     pub(crate) socket: FdFreeStream,
     pub(crate) said: Vec<u8>,
@@ -162,63 +162,64 @@ pub(crate) struct Known {
 
 /// What has come of a visitor.
 #[derive(Debug)]
-pub(crate) enum Visit {
-    GoesOn,
-    /// It has shown a key of somebody whose start has not been told yet. What it says next stays in its socket until then, its
-    /// end too.
-    Waits,
-    /// Gone by itself, without a word.
-    Over,
-    Refused(HandshakeError),
-    Known(Known),
+pub(crate) enum HandshakeResult {
+    /// The first line is not complete.
+    Incomplete,
+    /// The key belongs to an incarnation whose start the loop has not heard of. The connection is not read until then, and its end is not
+    /// noticed either.
+    Early,
+    /// The peer has closed the connection without sending anything.
+    Closed,
+    Rejected(HandshakeError),
+    Authenticated(AuthenticatedClient),
 }
 
 /// The loop's side of the server.
 #[derive(Debug)]
-pub(crate) struct Control {
-    server: Server,
-    visitors: HashMap<u64, Visitor>,
+pub(crate) struct ControlServer {
+    server: ControlListener,
+    handshakes: HashMap<u64, ControlHandshake>,
     last_visitor: u64,
     /// Who is expected, by key.
-    expected: HashMap<String, Expected>,
-    refusals: Refusals,
+    expected: HashMap<String, ExpectedWorker>,
+    rejections: RejectionLimiter,
 }
 
 /// An incarnation that has not connected yet, and the user it may run as apart from ours.
 #[derive(Debug, Clone, Copy)]
-struct Expected {
+struct ExpectedWorker {
     place: Key,
     user: Option<u32>,
 }
 
-impl Expected {
+impl ExpectedWorker {
     /// A user that was named for one worker gets in with that worker's key alone.
     fn may_be(self, uid: u32) -> bool {
         uid == identity::effective_uid() || self.user == Some(uid)
     }
 }
 
-impl AsFd for Control {
+impl AsFd for ControlServer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.server.listener.as_fd()
     }
 }
 
-impl Control {
-    pub(crate) fn new(server: Server) -> Self {
-        let (visitors, expected) = (HashMap::new(), HashMap::new());
-        Self { server, visitors, last_visitor: 0, expected, refusals: Refusals::default() }
+impl ControlServer {
+    pub(crate) fn new(server: ControlListener) -> Self {
+        let (handshakes, expected) = (HashMap::new(), HashMap::new());
+        Self { server, handshakes, last_visitor: 0, expected, rejections: RejectionLimiter::default() }
     }
 
     /// Another server in place of one whose name is gone. Gives that back.
-    pub(crate) fn move_to(&mut self, server: Server) -> Listener {
+    pub(crate) fn replace_listener(&mut self, server: ControlListener) -> Listener {
         mem::replace(&mut self.server, server).listener
     }
 
     /// Takes one in, if there is one. An error where there is no room for one: too many visitors, or too many who do not close, or
     /// no descriptors, which leaves them in the backlog. A visitor that was refused, or has gone, is passed over by the listener.
     pub(crate) fn accept(&mut self) -> Result<Option<u64>, ()> {
-        if self.visitors.len() >= VISITORS || deferred_close::is_saturated() {
+        if self.handshakes.len() >= VISITORS || deferred_close::is_saturated() {
             return Err(());
         }
         for _ in 0..REFUSALS {
@@ -231,8 +232,10 @@ impl Control {
             let Ok(Credentials { uid, .. }) = socket::peer_credentials(socket.as_fd()) else { continue };
             if self.server.admitted.allows(uid) {
                 self.last_visitor += 1;
-                self.visitors
-                    .insert(self.last_visitor, Visitor { socket, uid, said: Vec::new(), hello_bytes: 0, key: None });
+                self.handshakes.insert(
+                    self.last_visitor,
+                    ControlHandshake { socket, uid, said: Vec::new(), hello_bytes: 0, key: None },
+                );
                 return Ok(Some(self.last_visitor));
             }
         }
@@ -241,25 +244,26 @@ impl Control {
     }
 
     /// Who has not said yet who it is.
-    pub(crate) fn visitors(&self) -> Vec<u64> {
-        self.visitors.iter().filter(|(_, visitor)| visitor.key.is_none()).map(|(id, _)| *id).collect()
+    pub(crate) fn unauthenticated(&self) -> Vec<u64> {
+        self.handshakes.iter().filter(|(_, visitor)| visitor.key.is_none()).map(|(id, _)| *id).collect()
     }
 
-    pub(crate) fn visitor(&self, visitor: u64) -> Option<BorrowedFd<'_>> {
-        self.visitors.get(&visitor).map(|visitor| visitor.socket.as_fd())
+    pub(crate) fn handshake_fd(&self, visitor: u64) -> Option<BorrowedFd<'_>> {
+        self.handshakes.get(&visitor).map(|visitor| visitor.socket.as_fd())
     }
 
     /// A worker was started. It may have connected already.
-    pub(crate) fn expect(&mut self, key: String, place: Key, user: Option<u32>) -> Option<Known> {
+    pub(crate) fn expect_key(&mut self, key: String, place: Key, user: Option<u32>) -> Option<AuthenticatedClient> {
         self.server.keys.remove(&key);
-        let expected = Expected { place, user };
-        let is_it = |visitor: &Visitor| visitor.key.as_deref() == Some(&key) && expected.may_be(visitor.uid);
-        let early = self.visitors.iter().find(|(_, visitor)| is_it(visitor)).map(|(id, _)| *id);
-        let Some(Visitor { socket, said, hello_bytes, .. }) = early.and_then(|id| self.visitors.remove(&id)) else {
+        let expected = ExpectedWorker { place, user };
+        let is_it = |visitor: &ControlHandshake| visitor.key.as_deref() == Some(&key) && expected.may_be(visitor.uid);
+        let early = self.handshakes.iter().find(|(_, visitor)| is_it(visitor)).map(|(id, _)| *id);
+        let Some(ControlHandshake { socket, said, hello_bytes, .. }) = early.and_then(|id| self.handshakes.remove(&id))
+        else {
             self.expected.insert(key, expected);
             return None;
         };
-        Some(Known { place, socket, said, hello_bytes })
+        Some(AuthenticatedClient { place, socket, said, hello_bytes })
     }
 
     /// Nobody of this place is expected any more.
@@ -268,70 +272,72 @@ impl Control {
     }
 
     /// A visitor has had its time.
-    pub(crate) fn put_out(&mut self, visitor: u64) -> Option<FdFreeStream> {
-        self.visitors.remove(&visitor).map(|visitor| visitor.socket)
+    pub(crate) fn remove(&mut self, visitor: u64) -> Option<FdFreeStream> {
+        self.handshakes.remove(&visitor).map(|visitor| visitor.socket)
     }
 
     /// Rejects a connection: sends an error line, unless the peer does not read. Returns what is to be reported, within the rate limit.
-    pub(crate) fn refuse(
+    pub(crate) fn reject(
         &mut self,
         visitor: u64,
         fault: HandshakeError,
         now: Instant,
         received: u64,
     ) -> Option<RejectedHandshake> {
-        let visitor = self.visitors.get(&visitor)?;
+        let visitor = self.handshakes.get(&visitor)?;
         let error = RpcError::new(INVALID_REQUEST, fault.to_string());
         if let Ok(line) = encode::error_without_id(&error) {
             drop(socket::send(visitor.socket.as_fd(), &[io::IoSlice::new(&line)], &[]));
         }
-        let unreported = self.refusals.next(now, received)?;
+        let unreported = self.rejections.next(now, received)?;
         let pid = socket::peer_credentials(visitor.socket.as_fd()).ok().and_then(|peer| u32::try_from(peer.pid).ok());
         let pid = pid.filter(|pid| *pid > 0);
         Some(RejectedHandshake { fault, pid, excerpt: hello::excerpt(&visitor.said), unreported })
     }
 
     /// The warning of a refusal is the event of this number.
-    pub(crate) fn refusal_reported_as(&mut self, event: u64) {
-        self.refusals.reported_as(event);
+    pub(crate) fn rejection_reported_as(&mut self, event: u64) {
+        self.rejections.reported_as(event);
     }
 
     /// A visitor has said something, or has gone.
-    pub(crate) fn hear(&mut self, id: u64) -> Visit {
-        let Some(visitor) = self.visitors.get_mut(&id) else { return Visit::Over };
+    pub(crate) fn read_hello(&mut self, id: u64) -> HandshakeResult {
+        let Some(visitor) = self.handshakes.get_mut(&id) else { return HandshakeResult::Closed };
         if visitor.key.is_some() {
             // What it says next is for later, though it was reported in the same moment as its key.
-            return Visit::GoesOn;
+            return HandshakeResult::Incomplete;
         }
         let mut part = [0; HELLO_BYTES];
         let room = HELLO_BYTES.saturating_sub(visitor.said.len());
         let Some(part) = part.get_mut(..room).filter(|part| !part.is_empty()) else {
             // As much without a line end, or more behind a key than any client says before it is known.
-            return Visit::Refused(HandshakeError::LineTooLong);
+            return HandshakeResult::Rejected(HandshakeError::LineTooLong);
         };
         match visitor.socket.receive(part) {
-            Err(error) if is_transient(&error) => return Visit::GoesOn,
+            Err(error) if is_transient(&error) => return HandshakeResult::Incomplete,
             Ok(bytes @ 1..) => visitor.said.extend_from_slice(part.get(..bytes).unwrap_or_default()),
-            Ok(_) | Err(_) if visitor.said.is_empty() => return Visit::Over,
-            Ok(_) | Err(_) => return Visit::Refused(HandshakeError::Closed),
+            Ok(_) | Err(_) if visitor.said.is_empty() => return HandshakeResult::Closed,
+            Ok(_) | Err(_) => return HandshakeResult::Rejected(HandshakeError::Closed),
         }
-        let Some(end) = memchr::memchr(b'\n', &visitor.said) else { return Visit::GoesOn };
+        let Some(end) = memchr::memchr(b'\n', &visitor.said) else { return HandshakeResult::Incomplete };
         let Some(key) = key(visitor.said.get(..end).unwrap_or_default()) else {
-            return Visit::Refused(HandshakeError::NotHello);
+            return HandshakeResult::Rejected(HandshakeError::NotHello);
         };
         let expected = self.expected.get(&key).copied();
         if expected.map_or_else(|| !self.server.keys.has(&key), |one| !one.may_be(visitor.uid)) {
-            return Visit::Refused(HandshakeError::UnknownKey);
+            return HandshakeResult::Rejected(HandshakeError::UnknownKey);
         }
         visitor.said.drain(..=end);
         visitor.hello_bytes = end as u64 + 1;
-        let Some(Expected { place, .. }) = expected else {
+        let Some(ExpectedWorker { place, .. }) = expected else {
             visitor.key = Some(key);
-            return Visit::Waits;
+            return HandshakeResult::Early;
         };
         self.expected.remove(&key);
-        let Some(Visitor { socket, said, hello_bytes, .. }) = self.visitors.remove(&id) else { return Visit::Over };
-        Visit::Known(Known { place, socket, said, hello_bytes })
+        let Some(ControlHandshake { socket, said, hello_bytes, .. }) = self.handshakes.remove(&id) else {
+            return HandshakeResult::Closed;
+        };
+        HandshakeResult::Authenticated(AuthenticatedClient { place, socket, said, hello_bytes })
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::supervisor::{
     control::{
         hello::HandshakeError,
-        server::{Control, HELLO_TIME, Known, Server, Visit},
+        server::{AuthenticatedClient, ControlListener, ControlServer, HELLO_TIME, HandshakeResult},
     },
     event_loop::Driver,
     events::event::Event,
@@ -15,15 +15,15 @@ use std::time::Duration;
 const DOOR_PAUSE: Duration = Duration::from_millis(50);
 
 impl Driver {
-    pub(crate) fn listen(&mut self, server: Server) {
+    pub(crate) fn listen(&mut self, server: ControlListener) {
         // Whoever has come to the old door is let in before it is gone.
         self.let_in();
         match &mut self.server {
             Some(control) => {
-                let old = control.move_to(server);
+                let old = control.replace_listener(server);
                 drop(self.reactor.poller.remove(&old));
             }
-            none => *none = Some(Control::new(server)),
+            none => *none = Some(ControlServer::new(server)),
         }
         self.register(Target::Door);
     }
@@ -56,50 +56,50 @@ impl Driver {
     pub(crate) fn hear_the_door(&mut self) {
         // Whoever has to stay there is let in later, and heard too late.
         self.let_in();
-        for visitor in self.server.as_ref().map(Control::visitors).unwrap_or_default() {
+        for visitor in self.server.as_ref().map(ControlServer::unauthenticated).unwrap_or_default() {
             self.visit(visitor);
         }
     }
 
     pub(crate) fn visit(&mut self, visitor: u64) {
-        match self.server.as_mut().map(|control| control.hear(visitor)) {
-            Some(Visit::Known(known)) => {
+        match self.server.as_mut().map(|control| control.read_hello(visitor)) {
+            Some(HandshakeResult::Authenticated(known)) => {
                 self.reactor.timers.cancel(Timer::Visitor(visitor));
                 drop(self.reactor.poller.remove(&known.socket));
                 self.connect(known);
             }
-            Some(Visit::Waits) => {
-                if let Some(socket) = self.server.as_ref().and_then(|control| control.visitor(visitor)) {
+            Some(HandshakeResult::Early) => {
+                if let Some(socket) = self.server.as_ref().and_then(|control| control.handshake_fd(visitor)) {
                     drop(self.reactor.poller.remove(&socket));
                 }
             }
-            Some(Visit::Over) => self.put_out(visitor),
-            Some(Visit::Refused(fault)) => self.refuse(visitor, fault),
-            Some(Visit::GoesOn) | None => {}
+            Some(HandshakeResult::Closed) => self.put_out(visitor),
+            Some(HandshakeResult::Rejected(fault)) => self.refuse(visitor, fault),
+            Some(HandshakeResult::Incomplete) | None => {}
         }
     }
 
     /// Closes a connection without a hello, and reports it.
     pub(crate) fn refuse(&mut self, visitor: u64, fault: HandshakeError) {
-        let (now, received) = (self.reactor.clock.now(), self.outlet.received());
+        let (now, received) = (self.reactor.clock.now(), self.sink.received());
         if let Some(control) = &mut self.server
-            && let Some(warning) = control.refuse(visitor, fault, now, received)
+            && let Some(warning) = control.reject(visitor, fault, now, received)
         {
-            self.outlet.send(Event::warning(warning));
-            control.refusal_reported_as(self.outlet.sent());
+            self.sink.send(Event::warning(warning));
+            control.rejection_reported_as(self.sink.sent());
         }
         self.put_out(visitor);
     }
 
     pub(crate) fn put_out(&mut self, visitor: u64) {
         self.reactor.timers.cancel(Timer::Visitor(visitor));
-        if let Some(socket) = self.server.as_mut().and_then(|control| control.put_out(visitor)) {
+        if let Some(socket) = self.server.as_mut().and_then(|control| control.remove(visitor)) {
             // Not left to its closing: a fork of the host can hold the same description, and it would be reported for ever.
             drop(self.reactor.poller.remove(&socket));
         }
     }
 
-    fn connect(&mut self, known: Known) {
+    fn connect(&mut self, known: AuthenticatedClient) {
         self.on(known.place, |live, cx| live.connect(known, cx));
     }
 }

@@ -45,7 +45,7 @@ impl Driver {
     pub(crate) fn hear_of_guard(&mut self, news: GuardReport) {
         let GuardReport { end, notice } = news;
         if let Some(notice) = notice {
-            self.outlet.send(Event::warning(notice));
+            self.sink.send(Event::warning(notice));
         }
         self.forget_guard();
         if end.is_some() {

@@ -8,7 +8,7 @@ use crate::{
         commands::{Action, SpawnedProcess},
         containment::inspector::{
             STALL,
-            request::{Findings, Task},
+            request::{ScanResult, ScanTask},
         },
         event_loop::Driver,
         events::event::EventKind,
@@ -35,7 +35,7 @@ impl Driver {
         let live = self.incarnations.get_mut(key)?;
         let mut cx = Context {
             reactor: &mut self.reactor,
-            outlet: &mut self.outlet,
+            sink: &mut self.sink,
             trees: &mut self.trees,
             reading: &mut self.reading,
             server: &mut self.server,
@@ -63,7 +63,7 @@ impl Driver {
     pub(crate) fn supervise<T>(&mut self, run: impl FnOnce(&mut Supervision, &mut supervision::Context<'_>) -> T) -> T {
         let mut cx = supervision::Context {
             reactor: &mut self.reactor,
-            outlet: &mut self.outlet,
+            sink: &mut self.sink,
             trees: &self.trees,
             spawner: &self.spawner,
             shutdown: &self.shutdown,
@@ -82,7 +82,7 @@ impl Driver {
                     Fact::Ready(worker) => self.supervise(|supervision, cx| supervision.member_ready(worker, cx)),
                     Fact::Finished { worker, exit, unhealthy } => {
                         self.supervise(|supervision, cx| supervision.left(worker, Left::Ended { exit, unhealthy }, cx));
-                        self.outlet.trace.leave(worker);
+                        self.sink.trace.leave(worker);
                     }
                 }
             } else if let Some((key, stop)) = self.pending.stops.pop_front() {
@@ -100,10 +100,10 @@ impl Driver {
         let (shared, spec, process) =
             (Arc::clone(&arrival.shared), Arc::clone(&arrival.spec), Arc::clone(&arrival.process));
         // Before the event: a consumer of the event finds this incarnation behind the worker's handle.
-        shared.begin(&process);
-        self.outlet.trace.begin(&shared, &process);
+        shared.set_process(&process);
+        self.sink.trace.begin(&shared, &process);
         let key = self.incarnations.insert_with(|key| Live::new(key, arrival));
-        self.on(key, |live, cx| cx.outlet.send(live.event(EventKind::Started { pid: live.process.child().pid() })));
+        self.on(key, |live, cx| cx.sink.send(live.event(EventKind::Started { pid: live.process.child().pid() })));
         self.trees.own.insert(process.child().pid().cast_signed(), process.tree().started_tick());
         let is_wanted = self.supervision.keep(&shared, &spec, key);
         self.on(key, Live::watch);
@@ -179,10 +179,10 @@ impl Driver {
             return;
         }
         if self.trees.inspector.has_stalled() {
-            let asked: Vec<(Key, Task)> = self.trees.asked.drain().map(|(_, asked)| asked).collect();
+            let asked: Vec<(Key, ScanTask)> = self.trees.asked.drain().map(|(_, asked)| asked).collect();
             for (key, task) in asked {
                 // What it has stopped is continued when it gives its findings, late.
-                if task != Task::StopTree {
+                if task != ScanTask::StopTree {
                     self.on(key, |live, cx| live.inspect(task, cx));
                 }
             }
@@ -191,9 +191,9 @@ impl Driver {
         self.reactor.set_timer_after(STALL, Timer::Inspector);
     }
 
-    pub(crate) fn inspected(&mut self, findings: Findings) {
+    pub(crate) fn inspected(&mut self, findings: ScanResult) {
         let asked = self.trees.asked.remove(&findings.number);
-        if findings.task == Task::StopTree {
+        if findings.task == ScanTask::StopTree {
             // Also from a thread that was stuck, and has stopped processes meanwhile.
             return self.stopped(findings.held);
         }

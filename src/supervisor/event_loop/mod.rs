@@ -11,14 +11,14 @@ use crate::{
     policy::lifecycle::{LifecycleInput, StopRequest},
     supervisor::{
         commands::{Command, CommandSender},
-        control::{connection::ConnectionEvent, hello::HandshakeError, server::Control},
+        control::{connection::ConnectionEvent, hello::HandshakeError, server::ControlServer},
         event_loop::{guard::GuardWatch, incarnations::Pending},
         events::{
             event::{DisconnectReason, Event},
-            sink::Outlet,
+            sink::EventSink,
             warning::Warning,
         },
-        flow_control::Meter,
+        flow_control::FlowControl,
         incarnation::{
             Live,
             context::{FIRST_LOOK, ReadState},
@@ -53,13 +53,13 @@ pub(crate) struct Driver {
     pub(crate) reactor: Reactor,
     inbox: Receiver<Command>,
     pub(crate) commands: CommandSender,
-    pub(crate) outlet: Outlet,
+    pub(crate) sink: EventSink,
     pub(crate) incarnations: Arena<Live>,
     pub(crate) reading: ReadState,
     pub(crate) supervision: Supervision,
     pub(crate) trees: Trees,
     pub(crate) spawner: Arc<Spawner>,
-    pub(crate) server: Option<Control>,
+    pub(crate) server: Option<ControlServer>,
     guard: GuardWatch,
     pub(crate) shutdown: Shutdown,
     pub(crate) pending: Pending,
@@ -71,7 +71,7 @@ pub(crate) struct Parts {
     pub(crate) inbox: Receiver<Command>,
     pub(crate) events: Sender<Event>,
     pub(crate) commands: CommandSender,
-    pub(crate) window: Arc<Meter>,
+    pub(crate) window: Arc<FlowControl>,
     pub(crate) grace_period: Duration,
     /// The host is a subreaper: orphans become its children.
     pub(crate) adopts: bool,
@@ -86,7 +86,7 @@ impl Driver {
         Ok(Self {
             reactor,
             inbox,
-            outlet: Outlet::new(events),
+            sink: EventSink::new(events),
             incarnations: Arena::new(),
             reading: ReadState {
                 scratch: vec![0; READ_BYTES],
@@ -146,7 +146,7 @@ impl Driver {
             self.reactor.timers.set(Timer::Force, earlier(due));
         }
         self.shutdown.advance(earlier);
-        self.outlet.send(Event::warning(Warning::Suspended { missed }));
+        self.sink.send(Event::warning(Warning::Suspended { missed }));
     }
 
     /// Commands up to a turn's share; the rest has its turn after the next look at the kernel.
@@ -171,22 +171,22 @@ impl Driver {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Arrive(arrival) => self.arrive(*arrival),
-            Command::NotStarted(worker, error) => {
+            Command::Spawned(arrival) => self.arrive(*arrival),
+            Command::SpawnFailed(worker, error) => {
                 self.supervise(|supervision, cx| supervision.left(worker, Left::NotStarted(error), cx))
             }
-            Command::Reached(worker, incarnation) => {
+            Command::ProbeSucceeded(worker, incarnation) => {
                 if let Some(key) = self.key_of_incarnation(worker, incarnation) {
                     self.on(key, Live::reached);
                 }
             }
-            Command::Passed(worker, incarnation) => {
+            Command::MessagesRejected(worker, incarnation) => {
                 if let Some(key) = self.key_of_incarnation(worker, incarnation) {
                     self.on(key, Live::passed);
                 }
             }
-            Command::Act(worker, action) => self.supervise(|supervision, cx| supervision.act(worker, action, cx)),
-            Command::Listen(server) => self.listen(*server),
+            Command::Worker(worker, action) => self.supervise(|supervision, cx| supervision.act(worker, action, cx)),
+            Command::ControlListener(server) => self.listen(*server),
             Command::Connection(ConnectionEvent::Readable(worker)) => {
                 if let Some(key) = self.key_of(worker) {
                     self.on(key, Live::hear_caller);
@@ -209,16 +209,16 @@ impl Driver {
             }
             Command::GroupStatus(group, answer) => drop(answer.send(self.group_status(group))),
             Command::Group(command) => self.supervise(|supervision, cx| supervision.obey_group(command, cx)),
-            Command::Inspected(findings) => self.inspected(*findings),
+            Command::ScanResult(findings) => self.inspected(*findings),
             // Whoever has asked and gone gets no answer.
-            Command::Report(answer) => drop(answer.send(self.report())),
+            Command::Snapshot(answer) => drop(answer.send(self.report())),
             Command::StopAll(wanted, answer) => drop(answer.send(self.stop_all(wanted))),
             // The caller waits for the end of the channel.
-            Command::Freeze(done) => self.freeze(done),
-            Command::Thaw => self.thaw(),
+            Command::Suspend(done) => self.freeze(done),
+            Command::Resume => self.thaw(),
             Command::Close => self.shutdown.is_closed = true,
             Command::Guard(news) => self.hear_of_guard(news),
-            Command::Stop => {
+            Command::Terminate => {
                 // Not closed yet: one that was answered for may still be on its way here.
                 let grace_period = self.shutdown.grace_period;
                 self.shutdown.terminate(self.reactor.clock.now().checked_add(grace_period));

@@ -26,7 +26,7 @@ impl Driver {
         let poller = Arc::clone(&self.reactor.poller);
         let added = self.with_descriptor(target, |descriptor| poller.add(&descriptor, target.token()));
         if let Some(refusal) = self.reactor.note_registration(target, added) {
-            self.outlet.send(Event::warning(Warning::from(refusal)));
+            self.sink.send(Event::warning(Warning::from(refusal)));
         }
     }
 
@@ -60,7 +60,7 @@ impl Driver {
             | Target::Notices(key)
             | Target::Survivor(key) => return self.incarnations.get(key)?.with_descriptor(target, run),
             Target::Stuck(number) => return self.trees.stuck.get(&number)?.process.with_process(run),
-            Target::Visitor(visitor) => self.server.as_ref()?.visitor(visitor)?,
+            Target::Visitor(visitor) => self.server.as_ref()?.handshake_fd(visitor)?,
             Target::Door => self.server.as_ref()?.as_fd(),
             Target::Guard => self.guard.end.as_ref()?.as_fd(),
             // Watched from the start.

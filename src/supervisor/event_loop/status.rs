@@ -5,7 +5,7 @@ use crate::{
     policy::group::model::{GroupActivity, GroupSnapshot, NodeId},
     supervisor::{
         commands::{Action, StopAll},
-        containment::inspector::request::Task,
+        containment::inspector::request::ScanTask,
         event_loop::Driver,
         incarnation::Live,
         reactor::{arena::Key, timers::Timer},
@@ -35,7 +35,7 @@ impl Driver {
         workers.sort_unstable_by_key(|status| status.worker);
         SupervisorStatus {
             workers,
-            events_waiting: self.outlet.waiting(),
+            events_waiting: self.sink.waiting(),
             spawner_threads: self.spawner.starts().threads(),
             is_complete: true,
         }
@@ -104,7 +104,7 @@ impl Driver {
     pub(crate) fn freeze(&mut self, done: Sender<()>) {
         self.reactor.clock.stop();
         for place in self.signal_all(libc::SIGSTOP) {
-            self.at(place, |live, cx| live.ask_inspector(Task::StopTree, cx));
+            self.at(place, |live, cx| live.ask_inspector(ScanTask::StopTree, cx));
         }
         self.trees.freezing = Some(done);
         self.end_freezing();
@@ -121,7 +121,7 @@ impl Driver {
     }
 
     pub(crate) fn end_freezing(&mut self) {
-        if !self.trees.asked.values().any(|(_, task)| *task == Task::StopTree) {
+        if !self.trees.asked.values().any(|(_, task)| *task == ScanTask::StopTree) {
             self.trees.freezing = None;
         }
     }
@@ -176,7 +176,7 @@ fn status(kept: &Kept, live: Option<&Live>, now: Instant) -> WorkerStatus {
         pid: live.map(|live| live.process.child().pid()),
         uptime: live.map(|live| now.saturating_duration_since(live.started)),
         restarts: kept.restarts,
-        window_used: kept.shared.account.meter.used(),
+        window_used: kept.shared.window.flow.used(),
         window: kept.spec.window,
         is_paused: live.is_some_and(Live::is_paused),
         control_queue: live.and_then(|live| live.process.connection()).map_or(0, |connection| connection.queued()),

@@ -16,14 +16,14 @@ impl Drop for Driver {
         // Whoever asks something from now on finds that nobody hears, and whoever has asked already gets no answer.
         let inbox = mem::replace(&mut self.inbox, crossbeam_channel::never());
         for command in inbox.try_iter() {
-            if let Command::Arrive(arrival) = command {
+            if let Command::Spawned(arrival) = command {
                 self.spawner.end_newcomer(&arrival.shared, &arrival.process);
             }
         }
         drop(inbox);
         self.end_those_who_live();
         for kept in self.supervision.kept.values().filter(|kept| !kept.is_resting) {
-            kept.shared.end(kept.last_exit());
+            kept.shared.set_ended(kept.last_exit());
         }
         for group in self.supervision.group_handles.values() {
             group.end_at_last(GroupEndReason::SupervisorGone);
@@ -42,7 +42,7 @@ impl Driver {
             }
             let exit = Arc::new(exit);
             live.process.close_connection(Some(&exit));
-            self.outlet.send(live.event(EventKind::Exited(Arc::clone(&exit))));
+            self.sink.send(live.event(EventKind::Exited(Arc::clone(&exit))));
             if let Some(kept) = self.supervision.kept.get_mut(&live.shared.id()) {
                 kept.last = Some((exit, now()));
             }
@@ -58,7 +58,7 @@ mod tests {
     use crate::{
         guard::program::Guard,
         launch::{context::OpenMode, spawn::prepare},
-        supervisor::{flow_control::Meter, spawner::Spawner, spec::WorkerSpec, worker::registry::WorkerRegistry},
+        supervisor::{flow_control::FlowControl, spawner::Spawner, spec::WorkerSpec, worker::registry::WorkerRegistry},
         sys::{deferred_close::DropInBackground, eventfd::Waker},
     };
     use std::time::Duration;
@@ -68,7 +68,7 @@ mod tests {
         let (commands, inbox) = crossbeam_channel::unbounded();
         let (told, events) = crossbeam_channel::unbounded();
         let commands = CommandSender { commands, waker: Arc::new(Waker::new().unwrap()) };
-        let window = Arc::new(Meter::of_supervisor(1 << 20, Arc::clone(&commands.waker)));
+        let window = Arc::new(FlowControl::of_supervisor(1 << 20, Arc::clone(&commands.waker)));
         let registry = Arc::new(WorkerRegistry::new(Arc::clone(&window)));
         let spawner = Arc::new(Spawner::new(commands.clone(), registry, Guard::default()).unwrap());
         let parts = Parts {
@@ -85,7 +85,7 @@ mod tests {
         let prepared = prepare(&spec.plan, OpenMode::Nonblocking).unwrap();
         let worker = spawner.start_here(WorkerId(1), Arc::new(DropInBackground::new(spec)), prepared).unwrap();
         drop(driver);
-        let exit = worker.ended(Some(now())).expect("its end").0;
+        let exit = worker.wait_ended(Some(now())).expect("its end").0;
         assert_eq!(exit.status, ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });
         assert!(worker.child(|child| child.signal(0)).is_err(), "it is reaped");
         assert_eq!(events.len(), 0, "its start was not told either");

@@ -47,7 +47,7 @@ impl Event {
     pub(crate) fn of(shared: &Arc<SharedWorker>, incarnation: u32, kind: EventKind) -> Self {
         let is_frequent = matches!(kind, EventKind::Message(_) | EventKind::Line { .. });
         let hold = || {
-            let permit = (!kind.is_charged()).then(|| shared.account.meter.permit(kind.bytes()));
+            let permit = (!kind.is_charged()).then(|| shared.window.flow.permit(kind.bytes()));
             Box::new(Held { shared: Arc::clone(shared), _permit: permit })
         };
         let held = (!is_frequent).then(hold);

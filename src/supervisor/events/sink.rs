@@ -4,7 +4,7 @@ use crate::{
     policy::backpressure::WindowState,
     supervisor::{
         events::{event::Event, trace::spans::Trace},
-        flow_control::Meter,
+        flow_control::FlowControl,
         worker::SharedWorker,
     },
     wire::framing::batch::FrameBatch,
@@ -14,7 +14,7 @@ use crossbeam_channel::Sender;
 /// Where events go. Only the loop sends, so it knows how many were sent, and with the length of the channel how many were
 /// received.
 #[derive(Debug)]
-pub(crate) struct Outlet {
+pub(crate) struct EventSink {
     pub(crate) events: Sender<Event>,
     pub(crate) sent: u64,
     pub(crate) batch: FrameBatch,
@@ -23,15 +23,15 @@ pub(crate) struct Outlet {
     pub(crate) trace: Trace,
 }
 
-impl Outlet {
+impl EventSink {
     pub(crate) fn new(events: Sender<Event>) -> Self {
         Self { events, sent: 0, batch: FrameBatch::default(), ready: Vec::new(), trace: Trace::default() }
     }
 
     pub(crate) fn send(&mut self, event: Event) {
-        self.trace.tell(&event);
+        self.trace.record_event(&event);
         if let Some(shared) = event.worker_shared() {
-            shared.account.note_sent(self.sent + 1);
+            shared.window.note_sent(self.sent + 1);
         }
         // The supervisor holds a receiver until this loop has ended.
         drop(self.events.send(event));
@@ -48,12 +48,12 @@ impl Outlet {
     }
 
     /// The levels of a worker's meter, whose last event was the one of this number.
-    pub(crate) fn levels(&self, meter: &Meter, last_sent: u64) -> WindowState {
-        meter.levels(last_sent > self.received(), !self.events.is_empty())
+    pub(crate) fn levels(&self, flow: &FlowControl, last_sent: u64) -> WindowState {
+        flow.levels(last_sent > self.received(), !self.events.is_empty())
     }
 
     pub(crate) fn levels_of(&self, shared: &SharedWorker) -> WindowState {
-        self.levels(&shared.account.meter, shared.account.last_sent())
+        self.levels(&shared.window.flow, shared.window.last_sent())
     }
 
     pub(crate) fn received(&self) -> u64 {

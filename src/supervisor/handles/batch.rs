@@ -5,7 +5,7 @@ use crate::{
     ids::WorkerId,
     supervisor::{
         clock::now,
-        commands::Newcomers,
+        commands::NewMembers,
         handles::{group::WorkerGroup, stop::RestartHandle, worker::Worker},
         spec::{WorkerSpec, group::GroupError},
     },
@@ -31,7 +31,7 @@ use std::sync::Arc;
 #[must_use = "nothing is declared before start()"]
 pub struct WorkerBatch {
     group: WorkerGroup,
-    workers: Newcomers,
+    workers: NewMembers,
 }
 
 impl WorkerGroup {
@@ -76,7 +76,7 @@ impl WorkerBatch {
 impl Drop for WorkerBatch {
     fn drop(&mut self) {
         for (shared, _) in &self.workers {
-            shared.end((Arc::new(Exit::of(ExitStatus::NeverStarted)), now()));
+            shared.set_ended((Arc::new(Exit::of(ExitStatus::NeverStarted)), now()));
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     policy::restart::Restart,
     supervisor::{
         clock::now,
-        commands::{Command, CommandSender, FirstStart, GroupCommand, Newcomers, Unanswered},
+        commands::{AskError, Command, CommandSender, FirstStartResult, GroupCommand, NewMembers},
         handles::{
             stop::{RestartHandle, StopHandle},
             worker::Worker,
@@ -153,7 +153,11 @@ impl WorkerGroup {
         Ok(Worker::new(shared, &self.commands))
     }
 
-    pub(crate) fn declare(&self, workers: Newcomers, is_awaited: bool) -> Result<Option<FirstStart>, GroupError> {
+    pub(crate) fn declare(
+        &self,
+        workers: NewMembers,
+        is_awaited: bool,
+    ) -> Result<Option<FirstStartResult>, GroupError> {
         self.put(|answer| GroupCommand::AddWorkers { group: self.id(), workers, is_awaited, answer })?
     }
 
@@ -261,7 +265,7 @@ impl WorkerGroup {
         self.put(command)?
     }
 
-    fn put<T>(&self, command: impl FnOnce(Sender<T>) -> GroupCommand) -> Result<T, Unanswered> {
+    fn put<T>(&self, command: impl FnOnce(Sender<T>) -> GroupCommand) -> Result<T, AskError> {
         self.commands.ask(|answer| Command::Group(command(answer)))
     }
 }

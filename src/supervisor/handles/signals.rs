@@ -139,11 +139,11 @@ impl Ear {
         let senders: Vec<CommandSender> = lock(&LISTENING).supervisors.iter().map(|one| one.commands.clone()).collect();
         for commands in &senders {
             // There is no answer but the end of the wait.
-            commands.ask_within(STOP_TIME, Command::Freeze).unwrap_or_default();
+            commands.ask_within(STOP_TIME, Command::Suspend).unwrap_or_default();
         }
         let others = self.stop();
         for commands in &senders {
-            commands.send(Command::Thaw);
+            commands.send(Command::Resume);
         }
         others
     }

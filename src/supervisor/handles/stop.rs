@@ -5,7 +5,7 @@ use crate::{
     ids::WorkerId,
     supervisor::{
         clock::now,
-        commands::{Restarted, Unanswered},
+        commands::{AskError, Restarted},
         worker::{SharedWorker, process::WorkerProcess},
     },
 };
@@ -33,8 +33,8 @@ impl StopHandle {
     }
 
     /// Which workers end is not known, unless there are none.
-    pub(crate) fn unanswered(why: Unanswered, began: Instant) -> Self {
-        Self { workers: Vec::new(), began, is_complete: why == Unanswered::LoopGone }
+    pub(crate) fn unanswered(why: AskError, began: Instant) -> Self {
+        Self { workers: Vec::new(), began, is_complete: why == AskError::LoopGone }
     }
 
     /// Waits until all of them have ended for good, at most so long from now, and tells how each has.
@@ -45,7 +45,7 @@ impl StopHandle {
         // Beyond the end of the clock is for ever.
         let deadline = now().checked_add(timeout);
         let ended = |shared: &Arc<SharedWorker>| {
-            let ended = shared.ended(deadline);
+            let ended = shared.wait_ended(deadline);
             let at = ended.as_ref().map_or_else(now, |(_, at)| *at);
             let (worker, name) = (shared.id(), shared.name().into());
             StoppedWorker {
@@ -79,8 +79,8 @@ impl RestartHandle {
     }
 
     /// Which workers begin anew is not known, unless there are none.
-    pub(crate) fn answered(answer: Result<Restarted, Unanswered>) -> Self {
-        answer.map_or_else(|why| Self { workers: Vec::new(), is_unanswered: why == Unanswered::Late }, Self::new)
+    pub(crate) fn answered(answer: Result<Restarted, AskError>) -> Self {
+        answer.map_or_else(|why| Self { workers: Vec::new(), is_unanswered: why == AskError::TimedOut }, Self::new)
     }
 
     /// Waits until a later incarnation of each is ready, at most so long from now. False when the time is over before, or when one
@@ -90,7 +90,7 @@ impl RestartHandle {
         !self.is_unanswered
             && self.workers.iter().all(|(shared, number)| {
                 let is_it = |process: &WorkerProcess| process.number() > *number && process.is_ready();
-                shared.is_met(deadline, is_it)
+                shared.wait_for(deadline, is_it)
             })
     }
 }

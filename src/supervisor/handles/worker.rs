@@ -152,7 +152,7 @@ impl Worker {
 
     fn end(&self, action: Action) -> StopHandle {
         let began = now();
-        self.commands.send(Command::Act(self.shared.id, action));
+        self.commands.send(Command::Worker(self.shared.id, action));
         StopHandle::new(vec![Arc::clone(&self.shared)], began)
     }
 
@@ -161,14 +161,14 @@ impl Worker {
     /// has ended for good stays ended. Returns at once, with what can be waited for.
     pub fn restart(&self) -> RestartHandle {
         let restarting = RestartHandle::new([(Arc::clone(&self.shared), self.incarnation())]);
-        self.commands.send(Command::Act(self.shared.id, Action::Restart));
+        self.commands.send(Command::Worker(self.shared.id, Action::Restart));
         restarting
     }
 
     /// Waits until its present incarnation is ready, or the next one: at once where its spec does not say what it takes. False
     /// when the time is over before, or when it has ended for good.
     pub fn wait_ready(&self, timeout: Duration) -> bool {
-        self.shared.is_met(now().checked_add(timeout), WorkerProcess::is_ready)
+        self.shared.wait_for(now().checked_add(timeout), WorkerProcess::is_ready)
     }
 
     /// Which of its processes runs, or ran last, counted from 1.

@@ -5,9 +5,9 @@ use crate::{
     ids::WorkerId,
     supervisor::{
         commands::CommandSender,
-        control::server::Control,
-        events::sink::Outlet,
-        flow_control::Meter,
+        control::server::ControlServer,
+        events::sink::EventSink,
+        flow_control::FlowControl,
         process_trees::Trees,
         reactor::{Reactor, arena::Key},
         spawner::Spawner,
@@ -24,10 +24,10 @@ pub(crate) const LAST_LOOK: Duration = Duration::from_millis(128);
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     pub(crate) reactor: &'a mut Reactor,
-    pub(crate) outlet: &'a mut Outlet,
+    pub(crate) sink: &'a mut EventSink,
     pub(crate) trees: &'a mut Trees,
     pub(crate) reading: &'a mut ReadState,
-    pub(crate) server: &'a mut Option<Control>,
+    pub(crate) server: &'a mut Option<ControlServer>,
     pub(crate) spawner: &'a Arc<Spawner>,
     pub(crate) commands: &'a CommandSender,
     pub(crate) facts: &'a mut VecDeque<Fact>,
@@ -51,7 +51,7 @@ pub(crate) struct ReadState {
     /// What streams are read into.
     pub(crate) scratch: Vec<u8>,
     /// The window of the supervisor.
-    pub(crate) window: Arc<Meter>,
+    pub(crate) window: Arc<FlowControl>,
     /// Incarnations whose output is not read for now.
     pub(crate) paused: Vec<Key>,
     /// Incarnations whose control connection is not read for now.

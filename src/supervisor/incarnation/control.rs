@@ -7,7 +7,7 @@ use crate::{
         watchdog::LivenessSource,
     },
     supervisor::{
-        control::{connection::RpcSocket, reader::FrameReader, server::Known},
+        control::{connection::RpcSocket, reader::FrameReader, server::AuthenticatedClient},
         events::event::{DisconnectReason, EventKind},
         incarnation::{
             Live,
@@ -36,7 +36,7 @@ impl Live {
     pub(crate) fn expect(&mut self, key: String, control_connect_timeout: Duration, cx: &mut Context<'_>) {
         cx.reactor.set_timer_after(control_connect_timeout, Timer::Connect(self.key));
         let user = self.spec.peer_user;
-        let early = cx.server.as_mut().and_then(|control| control.expect(key, self.key, user));
+        let early = cx.server.as_mut().and_then(|control| control.expect_key(key, self.key, user));
         if let Some(known) = early {
             drop(cx.reactor.poller.remove(&known.socket));
             self.connect(known, cx);
@@ -44,8 +44,8 @@ impl Live {
     }
 
     /// Its control connection has shown the key of this incarnation.
-    pub(crate) fn connect(&mut self, known: Known, cx: &mut Context<'_>) {
-        let Known { place: _, socket, said, hello_bytes } = known;
+    pub(crate) fn connect(&mut self, known: AuthenticatedClient, cx: &mut Context<'_>) {
+        let AuthenticatedClient { place: _, socket, said, hello_bytes } = known;
         let Some(connection) = self.process.connection().map(Arc::clone) else { return };
         cx.reactor.timers.cancel(Timer::Connect(self.key));
         let token = Target::Control(self.key).token();
@@ -54,7 +54,7 @@ impl Live {
         self.session = Some(Session::new(Arc::clone(&socket), &connection, &cx.reading.window));
         connection.open(&socket, frame_reader);
         self.register(Target::Control(self.key), cx);
-        cx.outlet.send(self.event(EventKind::ControlConnected));
+        cx.sink.send(self.event(EventKind::ControlConnected));
         self.handle_readiness(ReadinessInput::Observed(ReadinessSource::Control), cx);
         if !said.is_empty() {
             self.talk(cx);
@@ -70,13 +70,13 @@ impl Live {
             return;
         }
         session.flush();
-        if session.levels(cx.outlet).must_pause() && session.pause() {
+        if session.levels(cx.sink).must_pause() && session.pause() {
             self.session = Some(session);
             cx.reading.silent.push(self.key);
             cx.reading.next_look = FIRST_LOOK;
             return;
         }
-        let ended = session.read(&mut cx.reading.scratch, |kind| self.event(kind), cx.outlet);
+        let ended = session.read(&mut cx.reading.scratch, |kind| self.event(kind), cx.sink);
         self.notice_control(cx.reactor.clock.now());
         let extension = session.extension.take();
         if ended {
@@ -103,7 +103,7 @@ impl Live {
     pub(crate) fn may_talk_again(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(session) = self.session.as_mut() else { return true };
         session.wait_for_room();
-        if !session.levels(cx.outlet).may_resume() {
+        if !session.levels(cx.sink).may_resume() {
             return false;
         }
         session.resume();
@@ -148,7 +148,7 @@ impl Live {
             return;
         }
         if self.process.close_connection(None) {
-            cx.outlet.send(self.event(EventKind::ControlDisconnected(why)));
+            cx.sink.send(self.event(EventKind::ControlDisconnected(why)));
         }
     }
 
@@ -158,14 +158,14 @@ impl Live {
             // Not reaped yet: the kernel still knows whose process it was.
             let why =
                 self.other_user().map_or(DisconnectReason::ExitedFirst, |uid| DisconnectReason::OtherUser { uid });
-            cx.outlet.send(self.event(EventKind::ControlDisconnected(why)));
+            cx.sink.send(self.event(EventKind::ControlDisconnected(why)));
         }
         if let Some(mut session) = self.session.take() {
             drop(cx.reactor.poller.remove(&session));
             session.revoke_read_lease();
             for _ in 0..LAST_READS {
                 // At first whatever the kernel says: a caller may have read something that nobody has told yet.
-                let is_over = session.read(&mut cx.reading.scratch, |kind| self.event(kind), cx.outlet);
+                let is_over = session.read(&mut cx.reading.scratch, |kind| self.event(kind), cx.sink);
                 if is_over || !poll::is_readable(session.as_fd()).unwrap_or(false) {
                     break;
                 }

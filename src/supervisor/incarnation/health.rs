@@ -82,13 +82,13 @@ impl Live {
 
     fn warn_of_probe(&mut self, error: io::Error, cx: &mut Context<'_>) {
         if !self.is_over() {
-            cx.outlet.send(self.event(EventKind::Warning(Box::new(Warning::ProbeThreadFailed { error }))));
+            cx.sink.send(self.event(EventKind::Warning(Box::new(Warning::ProbeThreadFailed { error }))));
         }
     }
 
     fn watch_life(&mut self, cx: &mut Context<'_>) {
         self.process.set_ready();
-        self.shared.tell_change();
+        self.shared.notify_waiters();
         self.health.watchdog = self.spec.watchdog.map(|watchdog| WatchdogTimer::new(watchdog, cx.reactor.clock.now()));
         let worker = self.shared.id();
         self.set_health_timer(cx);
@@ -109,11 +109,11 @@ impl Live {
         let Some(outcome) = outcome.filter(|_| !self.is_over()) else { return };
         let why = match outcome {
             ReadinessOutcome::Delayed { waited } => {
-                return cx.outlet.send(self.event(EventKind::ReadinessDelayed { waited }));
+                return cx.sink.send(self.event(EventKind::ReadinessDelayed { waited }));
             }
             ReadinessOutcome::Ready { after } => {
                 self.end_wait();
-                cx.outlet.send(self.event(EventKind::Ready { after }));
+                cx.sink.send(self.event(EventKind::Ready { after }));
                 return self.watch_life(cx);
             }
             ReadinessOutcome::TimedOut { waited } => ReadinessError::TimedOut { waited },
@@ -122,7 +122,7 @@ impl Live {
             ReadinessOutcome::Exited { after } => ReadinessError::Exited { after },
         };
         let recent_output = self.end_wait();
-        cx.outlet.send(self.event(EventKind::NotReady { reason: why, recent_output }));
+        cx.sink.send(self.event(EventKind::NotReady { reason: why, recent_output }));
         if !matches!(why, ReadinessError::Exited { .. }) {
             self.put_down(cx);
         }
@@ -140,7 +140,7 @@ impl Live {
     pub(crate) fn end_its_time(&mut self, cx: &mut Context<'_>) {
         if self.lifecycle.is_running() {
             let after = cx.reactor.clock.now().saturating_duration_since(self.started);
-            cx.outlet.send(self.event(EventKind::RuntimeExceeded { after }));
+            cx.sink.send(self.event(EventKind::RuntimeExceeded { after }));
             self.put_down(cx);
         }
     }
@@ -234,7 +234,7 @@ impl Live {
             } else if !mem::replace(&mut self.health.has_refused, true) {
                 let (worker, sender) = (self.shared.id(), datagram.sender);
                 let (pid, uid) = sender.map_or((0, 0), |sender| (sender.pid.unsigned_abs(), sender.uid));
-                cx.outlet.send(Event::warning(Warning::NotificationRejected { worker, pid, uid }));
+                cx.sink.send(Event::warning(Warning::NotificationRejected { worker, pid, uid }));
             }
         }
     }
@@ -254,15 +254,15 @@ impl Live {
             Notice::Ready => self.handle_readiness(ReadinessInput::Observed(ReadinessSource::SdNotify), cx),
             Notice::Status(text) => {
                 // A flood of them must not fill the channel: the last one is always in `Supervisor::status`.
-                if cx.outlet.received() >= self.health.last_told {
-                    cx.outlet.send(self.event(EventKind::StatusText(text.clone())));
-                    self.health.last_told = cx.outlet.sent();
+                if cx.sink.received() >= self.health.last_told {
+                    cx.sink.send(self.event(EventKind::StatusText(text.clone())));
+                    self.health.last_told = cx.sink.sent();
                 }
                 self.health.status = Some(text);
             }
             Notice::Stopping => {
                 if !mem::replace(&mut self.health.is_stopping, true) {
-                    cx.outlet.send(self.event(EventKind::SelfStopping));
+                    cx.sink.send(self.event(EventKind::SelfStopping));
                 }
             }
             Notice::Alive => self.record_activity(LivenessSource::Notify, cx.reactor.clock.now()),
@@ -308,12 +308,12 @@ impl Live {
             }
             WatchdogAction::Warn { since } => {
                 let silent_for = cx.reactor.clock.now().saturating_duration_since(since);
-                cx.outlet.send(self.event(EventKind::WatchdogWarning { silent_for }));
+                cx.sink.send(self.event(EventKind::WatchdogWarning { silent_for }));
             }
             // ESRCH: it has ended, and its report is on the way.
             WatchdogAction::SendAbortSignal(signal) => drop(self.process.child().signal(signal)),
             WatchdogAction::Stop => {
-                cx.outlet.send(self.event(EventKind::WatchdogTimeout));
+                cx.sink.send(self.event(EventKind::WatchdogTimeout));
                 self.put_down(cx);
             }
         }

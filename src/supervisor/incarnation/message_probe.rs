@@ -5,7 +5,7 @@ use crate::{
     supervisor::{
         commands::{Command, CommandSender},
         incarnation::probe::start_thread,
-        panics::unharmed,
+        panics::catch,
         spec::readiness::IsIt,
     },
     wire::message::Message,
@@ -40,13 +40,13 @@ impl Judge {
         let (is_it, batches) = (IsIt::clone(&self.is_it), self.unseen.clone());
         start_thread("pipewright-judge", move || {
             for batch in &batches {
-                let is_ready = batch.iter().any(|message| unharmed(|| is_it(message)).unwrap_or(false));
+                let is_ready = batch.iter().any(|message| catch(|| is_it(message)).unwrap_or(false));
                 // Before the verdict: the bytes are back in the worker's window when the loop hears of it.
                 drop(batch);
                 if is_ready {
-                    return commands.send(Command::Reached(worker, incarnation));
+                    return commands.send(Command::ProbeSucceeded(worker, incarnation));
                 }
-                commands.send(Command::Passed(worker, incarnation));
+                commands.send(Command::MessagesRejected(worker, incarnation));
             }
         })
     }

@@ -24,7 +24,7 @@ use crate::{
         containment::{cgroup_pool::WorkerCgroup, teardown::KILL_TIMEOUT},
         events::{
             event::{Event, EventKind, InvalidFrame},
-            sink::Outlet,
+            sink::EventSink,
             warning::Warning,
         },
         incarnation::{
@@ -177,7 +177,7 @@ impl Live {
         };
         let Some(refusal) = cx.reactor.note_registration(target, added) else { return };
         let is_final = refusal.is_final;
-        cx.outlet.send(Event::warning(Warning::from(refusal)));
+        cx.sink.send(Event::warning(Warning::from(refusal)));
         if is_final && matches!(target, Target::Process(_) | Target::Stream(..)) {
             // Its end, or its output, would never be noticed.
             self.input(LifecycleInput::WatchFailed, cx);
@@ -233,13 +233,13 @@ impl Live {
         self.paused || self.session.as_ref().is_some_and(Session::is_paused)
     }
 
-    pub(crate) fn levels(&self, outlet: &Outlet) -> WindowState {
-        outlet.levels_of(&self.shared)
+    pub(crate) fn levels(&self, sink: &EventSink) -> WindowState {
+        sink.levels_of(&self.shared)
     }
 
     /// Reads once. True at the end of the stream.
-    pub(crate) fn read(&mut self, stream: StreamId, scratch: &mut [u8], outlet: &mut Outlet) -> bool {
-        self.read_some(stream, scratch, outlet).is_some_and(|bytes| bytes == 0)
+    pub(crate) fn read(&mut self, stream: StreamId, scratch: &mut [u8], sink: &mut EventSink) -> bool {
+        self.read_some(stream, scratch, sink).is_some_and(|bytes| bytes == 0)
     }
 
     /// What it has sent is noted as a sign of life.
@@ -253,19 +253,19 @@ impl Live {
 
     /// Reads what an ended process has left in the stream, and no more than that: somebody it has started may go on writing
     /// for ever. True when that was the end.
-    pub(crate) fn drain(&mut self, stream: StreamId, scratch: &mut [u8], outlet: &mut Outlet) -> bool {
+    pub(crate) fn drain(&mut self, stream: StreamId, scratch: &mut [u8], sink: &mut EventSink) -> bool {
         let mut left = self.unread(stream);
         while left > 0 {
             let most = left.min(scratch.len());
             let Some(scratch) = scratch.get_mut(..most) else { return false };
-            match self.read_some(stream, scratch, outlet) {
+            match self.read_some(stream, scratch, sink) {
                 None => return false,
                 Some(0) => return true,
                 Some(bytes) => left = left.saturating_sub(bytes),
             }
         }
         // Nothing is left of its own: whatever comes now is the end, or somebody else's.
-        self.unread(stream) == 0 && self.read(stream, scratch, outlet)
+        self.unread(stream) == 0 && self.read(stream, scratch, sink)
     }
 
     fn unread(&self, stream: StreamId) -> usize {
@@ -274,7 +274,7 @@ impl Live {
     }
 
     /// How many bytes came: `Some(0)` at the end, `None` where there is nothing for now.
-    fn read_some(&mut self, stream: StreamId, scratch: &mut [u8], outlet: &mut Outlet) -> Option<usize> {
+    fn read_some(&mut self, stream: StreamId, scratch: &mut [u8], sink: &mut EventSink) -> Option<usize> {
         let listener = self.streams.get_mut(stream.index())?.as_mut()?;
         let read = match listener.pipe.read_once(scratch) {
             Err(error) if is_transient(&error) => return None,
@@ -289,12 +289,12 @@ impl Live {
             self.last_words.push(bytes);
         }
         if bytes.is_empty() {
-            listener.deframer.finish(&mut outlet.batch);
+            listener.deframer.finish(&mut sink.batch);
         } else {
-            listener.deframer.feed(bytes, &mut outlet.batch);
+            listener.deframer.feed(bytes, &mut sink.batch);
         }
         let kind = listener.kind;
-        self.deliver(kind, outlet);
+        self.deliver(kind, sink);
         if let (Kind::Messages { .. }, 1..) = (kind, read) {
             self.has_spoken = true;
         }
@@ -302,20 +302,20 @@ impl Live {
     }
 
     /// The stream is given up while somebody still holds it.
-    pub(crate) fn abandon(&mut self, stream: StreamId, outlet: &mut Outlet) {
+    pub(crate) fn abandon(&mut self, stream: StreamId, sink: &mut EventSink) {
         self.leaked_streams.push(LeakedStream { stream: stream.name().into() });
         self.abandoned = self.pipes();
         if let Some(listener) = self.streams.get_mut(stream.index()).and_then(Option::as_mut) {
-            listener.deframer.finish(&mut outlet.batch);
+            listener.deframer.finish(&mut sink.batch);
             let kind = listener.kind;
-            self.deliver(kind, outlet);
+            self.deliver(kind, sink);
         }
     }
 
     /// Sends what the last read has completed. The bytes go out of the window together, so that a chunk's messages can be
     /// received and dropped while the later ones are still being sent.
-    fn deliver(&mut self, kind: Kind, outlet: &mut Outlet) {
-        let Outlet { events, sent, batch, ready, trace } = outlet;
+    fn deliver(&mut self, kind: Kind, sink: &mut EventSink) {
+        let EventSink { events, sent, batch, ready, trace } = sink;
         if batch.is_empty() {
             return;
         }
@@ -347,13 +347,13 @@ impl Live {
             }
             *sent += ready.len() as u64;
             for event in ready.drain(..) {
-                trace.tell(&event);
+                trace.record_event(&event);
                 // The supervisor holds a receiver until this loop has ended.
                 drop(events.send(event));
             }
             ready.shrink_to(READY_KEPT);
         }
-        self.shared.account.note_sent(*sent);
+        self.shared.window.note_sent(*sent);
     }
 
     /// Looks for what makes it ready.
@@ -390,7 +390,7 @@ impl Live {
     }
 
     fn permit(&self, bytes: usize) -> Permit {
-        self.shared.account.meter.permit(bytes)
+        self.shared.window.flow.permit(bytes)
     }
 
     fn fault(&self, fault: FrameError) -> EventKind {

@@ -31,7 +31,7 @@ impl Prober {
                 }
                 pause = (pause * 2).min(LAST_PAUSE);
             }
-            commands.send(Command::Reached(worker, incarnation));
+            commands.send(Command::ProbeSucceeded(worker, incarnation));
         })?;
         Ok(Self { _goes_on: goes_on })
     }

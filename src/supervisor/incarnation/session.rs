@@ -9,9 +9,9 @@ use crate::{
         },
         events::{
             event::{Event, EventKind, InvalidFrame},
-            sink::Outlet,
+            sink::EventSink,
         },
-        flow_control::Meter,
+        flow_control::FlowControl,
     },
     sys::{is_shortage, is_transient},
     wire::{
@@ -43,7 +43,7 @@ const CONTROL_SHARE: usize = 64 << 10;
 pub(crate) struct Session {
     socket: Arc<RpcSocket>,
     connection: Arc<RpcConnection>,
-    meter: Arc<Meter>,
+    flow: Arc<FlowControl>,
     last_sent: u64,
     /// Kept from everybody, while too much is in the channel.
     held: Option<Box<FrameReader>>,
@@ -58,9 +58,9 @@ impl AsFd for Session {
 }
 
 impl Session {
-    pub(crate) fn new(socket: Arc<RpcSocket>, connection: &Arc<RpcConnection>, window: &Arc<Meter>) -> Self {
-        let meter = Arc::new(Meter::of_worker(CONTROL_WINDOW, window).with_share(CONTROL_SHARE));
-        Self { socket, connection: Arc::clone(connection), meter, last_sent: 0, held: None, extension: None }
+    pub(crate) fn new(socket: Arc<RpcSocket>, connection: &Arc<RpcConnection>, window: &Arc<FlowControl>) -> Self {
+        let flow = Arc::new(FlowControl::of_worker(CONTROL_WINDOW, window).with_share(CONTROL_SHARE));
+        Self { socket, connection: Arc::clone(connection), flow, last_sent: 0, held: None, extension: None }
     }
 
     /// Reads no more. False if a caller reads, who will not read on when something else than its answer comes.
@@ -104,20 +104,25 @@ impl Session {
         self.connection.revoke_read_lease();
     }
 
-    pub(crate) fn levels(&self, outlet: &Outlet) -> WindowState {
-        outlet.levels(&self.meter, self.last_sent)
+    pub(crate) fn levels(&self, sink: &EventSink) -> WindowState {
+        sink.levels(&self.flow, self.last_sent)
     }
 
     pub(crate) fn wait_for_room(&self) {
-        self.meter.wait_for_room();
+        self.flow.wait_for_room();
     }
 
     /// Reads once. True at the end of the connection.
-    pub(crate) fn read(&mut self, scratch: &mut [u8], about: impl Fn(EventKind) -> Event, outlet: &mut Outlet) -> bool {
+    pub(crate) fn read(
+        &mut self,
+        scratch: &mut [u8],
+        about: impl Fn(EventKind) -> Event,
+        sink: &mut EventSink,
+    ) -> bool {
         // One that is paused has the end of its worker read all the same.
         let Some(mut frame_reader) = self.held.take().or_else(|| self.connection.take_reader()) else { return false };
         for heard in std::mem::take(&mut frame_reader.pending) {
-            self.hear(heard, RpcLine::NONE, &about, outlet);
+            self.hear(heard, RpcLine::NONE, &about, sink);
         }
         let read = self.socket.stream.receive(scratch);
         let is_over = match read {
@@ -133,7 +138,7 @@ impl Session {
                 if !bytes.is_empty() {
                     self.connection.record_activity();
                 }
-                frame_reader.feed(bytes, |heard, line, _| self.hear(heard, line, &about, outlet));
+                frame_reader.feed(bytes, |heard, line, _| self.hear(heard, line, &about, sink));
                 bytes.is_empty()
             }
         };
@@ -142,7 +147,7 @@ impl Session {
     }
 
     /// What has come, and its line where that was read just now.
-    fn hear(&mut self, input: RpcInput, line: RpcLine<'_>, about: &impl Fn(EventKind) -> Event, outlet: &mut Outlet) {
+    fn hear(&mut self, input: RpcInput, line: RpcLine<'_>, about: &impl Fn(EventKind) -> Event, sink: &mut EventSink) {
         let kind = match input {
             RpcInput::Message(message, length) => self.message(message, length, line),
             RpcInput::Error(error) => {
@@ -152,13 +157,13 @@ impl Session {
             }
         };
         if let Some(kind) = kind {
-            self.tell(about(kind), outlet);
+            self.tell(about(kind), sink);
         }
     }
 
-    fn tell(&mut self, event: Event, outlet: &mut Outlet) {
-        outlet.send(event);
-        self.last_sent = outlet.sent();
+    fn tell(&mut self, event: Event, sink: &mut EventSink) {
+        sink.send(event);
+        self.last_sent = sink.sent();
     }
 
     /// One line: answered here, or to be told.
@@ -188,7 +193,7 @@ impl Session {
 
     fn permit(&self, bytes: usize) -> Permit {
         let bytes = bytes + size_of::<Request>() + EVENT_BYTES;
-        self.meter.take(bytes);
-        Permit::new(bytes, Arc::clone(&self.meter) as Arc<dyn ReturnCredit>)
+        self.flow.take(bytes);
+        Permit::new(bytes, Arc::clone(&self.flow) as Arc<dyn ReturnCredit>)
     }
 }

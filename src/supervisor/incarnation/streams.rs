@@ -35,7 +35,7 @@ impl Live {
             self.health.readiness.is_some() && self.spec.ready.as_ref().is_some_and(Readiness::is_by_output);
         let share = if is_searched { SEARCHED_BYTES.min(cx.reading.scratch.len()) } else { cx.reading.scratch.len() };
         let Some(scratch) = cx.reading.scratch.get_mut(..share) else { return };
-        let has_ended = self.read(stream, scratch, cx.outlet);
+        let has_ended = self.read(stream, scratch, cx.sink);
         self.note_messages(|| cx.reactor.clock.now());
         if is_searched {
             self.look_at_signs(cx);
@@ -55,7 +55,7 @@ impl Live {
     }
 
     fn pause_if_used_up(&mut self, cx: &mut Context<'_>) {
-        if self.paused || !self.levels(cx.outlet).must_pause() {
+        if self.paused || !self.levels(cx.sink).must_pause() {
             return;
         }
         for listener in self.listeners() {
@@ -69,8 +69,8 @@ impl Live {
     /// Reads on if there is room again. False if not.
     pub(crate) fn may_read_again(&mut self, cx: &mut Context<'_>) -> bool {
         // First ask to be woken, then look: bytes that come back in between are seen by one or the other.
-        self.shared.account.meter.wait_for_room();
-        if !self.levels(cx.outlet).may_resume() {
+        self.shared.window.flow.wait_for_room();
+        if !self.levels(cx.sink).may_resume() {
             return false;
         }
         self.paused = false;

@@ -49,7 +49,7 @@ impl Live {
             if self.is_over() {
                 return;
             }
-            if self.drain(stream, &mut cx.reading.scratch, cx.outlet) {
+            if self.drain(stream, &mut cx.reading.scratch, cx.sink) {
                 self.forget_stream(stream, cx);
                 self.input(LifecycleInput::StreamEnded(stream), cx);
             }
@@ -110,20 +110,20 @@ impl Live {
         match output {
             LifecycleOutput::RunStopStage(rung) => {
                 self.is_being_ended = true;
-                cx.outlet.trace.climb(self.shared.id(), rung, &self.spec.stop);
+                cx.sink.trace.climb(self.shared.id(), rung, &self.spec.stop);
                 if !self.climb(rung) {
                     self.input(LifecycleInput::Stop(StopRequest::StageEmpty), cx);
                 }
             }
             LifecycleOutput::Kill => {
                 self.is_being_ended = true;
-                cx.outlet.trace.kill(self.shared.id());
+                cx.sink.trace.kill(self.shared.id());
                 self.kill_tree(cx);
             }
             LifecycleOutput::CloseLeaked(stream) => {
                 // A paused stream was not listened to since the worker's death, so its end may have come unseen.
-                if !self.drain(stream, &mut cx.reading.scratch, cx.outlet) {
-                    self.abandon(stream, cx.outlet);
+                if !self.drain(stream, &mut cx.reading.scratch, cx.sink) {
+                    self.abandon(stream, cx.sink);
                 }
                 self.forget_stream(stream, cx);
             }
@@ -135,7 +135,7 @@ impl Live {
                     if self.is_over() {
                         return;
                     }
-                    self.drain(stream, &mut cx.reading.scratch, cx.outlet);
+                    self.drain(stream, &mut cx.reading.scratch, cx.sink);
                     self.forget_stream(stream, cx);
                 }
                 if self.is_over() {
@@ -160,7 +160,7 @@ impl Live {
         let token = Target::Stuck(number);
         let added = self.process.with_process(|pidfd| cx.reactor.poller.add(&pidfd, token.token()));
         if let Some(refusal) = cx.reactor.note_registration(token, added) {
-            cx.outlet.send(Event::warning(Warning::from(refusal)));
+            cx.sink.send(Event::warning(Warning::from(refusal)));
         }
         cx.trees.stuck.insert(number, Stuck { worker: self.shared.id(), process: Arc::clone(&self.process) });
         cx.reactor.set_timer_after(STUCK_PERIOD, Timer::Stuck(number));
@@ -196,7 +196,7 @@ impl Live {
         let exit = Arc::new(exit);
         // Before the event: whoever hears of the exit finds that no call waits any more.
         self.process.close_connection(Some(&exit));
-        cx.outlet.send(self.event(EventKind::Exited(Arc::clone(&exit))));
+        cx.sink.send(self.event(EventKind::Exited(Arc::clone(&exit))));
         if let Some(bell) = &self.health.bell {
             drop(cx.reactor.poller.remove(bell));
         }

@@ -11,7 +11,7 @@ use crate::{
             cgroup_pool::WorkerCgroup,
             inspector::{
                 STALL,
-                request::{Findings, Request, Task},
+                request::{ScanRequest, ScanResult, ScanTask},
             },
         },
         incarnation::{KILL_TIMEOUT, Live, context::Context},
@@ -57,7 +57,11 @@ impl Live {
                 return self.wait_for_cgroup(cx);
             }
             self.inspection.uninspected = Some(0);
-            return if this_process::is_reaper() { self.inspect(Task::ReapKilled, cx) } else { self.reap_alone(cx) };
+            return if this_process::is_reaper() {
+                self.inspect(ScanTask::ReapKilled, cx)
+            } else {
+                self.reap_alone(cx)
+            };
         }
         let lived = now.saturating_duration_since(self.started);
         let started_since = cx.spawner.started().saturating_sub(self.starts_before);
@@ -66,7 +70,7 @@ impl Live {
             self.inspection.uninspected = Some(0);
             return self.reap_alone(cx);
         }
-        self.inspect(Task::Survivors(survivors), cx);
+        self.inspect(ScanTask::Survivors(survivors), cx);
     }
 
     /// Waits until its cgroup, which was killed as a whole, is empty. Before Linux 5.14 what is forked meanwhile escapes the kill, so
@@ -74,7 +78,7 @@ impl Live {
     fn wait_for_cgroup(&mut self, cx: &mut Context<'_>) {
         let burial = self.burial.get_or_insert_default();
         if burial.rounds % KILL_AGAIN == 0 && !std::mem::take(&mut burial.is_killed) {
-            return self.inspect(Task::KillInhabitants, cx);
+            return self.inspect(ScanTask::KillInhabitants, cx);
         }
         burial.rounds += 1;
         let pause = (EXEC_TIME * 2_u32.saturating_pow(burial.rounds.min(16))).min(LAST_PAUSE);
@@ -82,7 +86,7 @@ impl Live {
     }
 
     /// Has the inspector look. It is asked again where it does not get on; see `check_inspector`.
-    pub(crate) fn inspect(&mut self, task: Task, cx: &mut Context<'_>) {
+    pub(crate) fn inspect(&mut self, task: ScanTask, cx: &mut Context<'_>) {
         let number = self.ask_inspector(task, cx);
         self.inspection.asked = number;
         if number.is_none() {
@@ -91,10 +95,10 @@ impl Live {
     }
 
     /// The number of the request; `None` where no thread can be had for it.
-    pub(crate) fn ask_inspector(&mut self, task: Task, cx: &mut Context<'_>) -> Option<u64> {
+    pub(crate) fn ask_inspector(&mut self, task: ScanTask, cx: &mut Context<'_>) -> Option<u64> {
         let now = cx.reactor.clock.now();
         cx.trees.requests += 1;
-        let request = Request {
+        let request = ScanRequest {
             number: cx.trees.requests,
             task,
             tree: Arc::clone(self.process.tree()),
@@ -114,41 +118,43 @@ impl Live {
         Some(cx.trees.requests)
     }
 
-    fn cannot_inspect(&mut self, task: Task, cx: &mut Context<'_>) {
+    fn cannot_inspect(&mut self, task: ScanTask, cx: &mut Context<'_>) {
         match task {
-            Task::KillTree => self.kill_group(),
-            Task::Group => self.input(LifecycleInput::ProcessGroupEnded, cx),
-            Task::ReapKilled => self.reap_alone(cx),
+            ScanTask::KillTree => self.kill_group(),
+            ScanTask::Group => self.input(LifecycleInput::ProcessGroupEnded, cx),
+            ScanTask::ReapKilled => self.reap_alone(cx),
             // It is not asked for by `inspect`.
-            Task::StopTree => {}
+            ScanTask::StopTree => {}
             // Until its time is over.
-            Task::KillInhabitants | Task::Survivors(_) => cx.reactor.set_timer_after(AGAIN, Timer::Bury(self.key)),
+            ScanTask::KillInhabitants | ScanTask::Survivors(_) => {
+                cx.reactor.set_timer_after(AGAIN, Timer::Bury(self.key))
+            }
         }
     }
 
     /// The inspector has answered a request about this incarnation.
-    pub(crate) fn inspected(&mut self, task: Task, findings: Findings, cx: &mut Context<'_>) {
+    pub(crate) fn inspected(&mut self, task: ScanTask, findings: ScanResult, cx: &mut Context<'_>) {
         if self.inspection.asked.take_if(|asked| *asked == findings.number).is_none() {
             return;
         }
-        self.inspection.kill_refused |= findings.refused && task == Task::KillTree;
+        self.inspection.kill_refused |= findings.refused && task == ScanTask::KillTree;
         self.inspection.sessions.extend(&findings.sessions);
         match task {
-            Task::KillTree | Task::StopTree => {}
-            Task::Group => self.group_found(findings, cx),
-            Task::KillInhabitants => {
+            ScanTask::KillTree | ScanTask::StopTree => {}
+            ScanTask::Group => self.group_found(findings, cx),
+            ScanTask::KillInhabitants => {
                 self.inspection.uninspected = findings.uninspected;
                 self.name(findings.survivors);
                 self.burial.get_or_insert_default().is_killed = true;
                 self.wait_for_cgroup(cx);
             }
-            Task::ReapKilled if self.looks_again(findings.look_again, cx) => {}
-            Task::ReapKilled => self.reap_alone(cx),
-            Task::Survivors(survivors) => self.found(survivors, findings, cx),
+            ScanTask::ReapKilled if self.looks_again(findings.look_again, cx) => {}
+            ScanTask::ReapKilled => self.reap_alone(cx),
+            ScanTask::Survivors(survivors) => self.found(survivors, findings, cx),
         }
     }
 
-    fn found(&mut self, survivors: SurvivorPolicy, findings: Findings, cx: &mut Context<'_>) {
+    fn found(&mut self, survivors: SurvivorPolicy, findings: ScanResult, cx: &mut Context<'_>) {
         self.inspection.uninspected = findings.uninspected;
         self.name(findings.survivors);
         let burial = self.burial.get_or_insert_default();
@@ -200,12 +206,12 @@ impl Live {
         if is_alone {
             self.input(LifecycleInput::ProcessGroupEnded, cx);
         } else {
-            self.inspect(Task::Group, cx);
+            self.inspect(ScanTask::Group, cx);
         }
     }
 
     /// What is left of the group of a worker that has ended while it was being stopped.
-    fn group_found(&mut self, findings: Findings, cx: &mut Context<'_>) {
+    fn group_found(&mut self, findings: ScanResult, cx: &mut Context<'_>) {
         if findings.count == 0 && !findings.look_again {
             self.input(LifecycleInput::ProcessGroupEnded, cx);
         } else {
@@ -242,7 +248,7 @@ impl Live {
             }
         }
         match (is_over, is_group) {
-            (true, true) => self.inspect(Task::Group, cx),
+            (true, true) => self.inspect(ScanTask::Group, cx),
             (true, false) if may_go_on => self.bury(cx),
             (true, false) => self.reap(cx),
             (false, _) => {}
@@ -254,7 +260,7 @@ impl Live {
         let now = cx.reactor.clock.now();
         if self.lifecycle.waits_for_group() {
             if self.inspection.asked.is_none() {
-                self.inspect(Task::Group, cx);
+                self.inspect(ScanTask::Group, cx);
             }
             return;
         }
@@ -283,7 +289,7 @@ impl Live {
             return self.kill_group();
         }
         cx.reactor.set_timer_after(KILL_PATIENCE, Timer::Kill(self.key));
-        self.inspect(Task::KillTree, cx);
+        self.inspect(ScanTask::KillTree, cx);
     }
 }
 

@@ -32,12 +32,12 @@ use crate::{
         },
         control::{
             connection::{ConnectionEvent, RpcConnection},
-            server::Issued,
+            server::IssuedAddress,
         },
-        panics::unharmed,
+        panics::catch,
         reactor::report::Report,
         spawner::{
-            queue::{HandOver, PATIENCE, Permit, SpawnKind, SpawnQueue, SpawnerThreadHold, Start},
+            queue::{HandOver, PATIENCE, SpawnKind, SpawnPermit, SpawnQueue, SpawnRequest, SpawnerThreadHold},
             streams::{Pipe, notify_socket, take_pipes},
         },
         spec::{SharedSpec, WorkerSpec, readiness::BELL},
@@ -161,11 +161,11 @@ impl Spawner {
         this: &Arc<Self>,
         id: WorkerId,
         spec: SharedSpec,
-        (prepared, permit): (PreparedFds, Permit),
+        (prepared, permit): (PreparedFds, SpawnPermit),
     ) -> Result<Arc<SharedWorker>, SpawnError> {
         let (answer, answered) = crossbeam_channel::bounded(1);
-        let purpose = SpawnKind::First { answer, _permit: permit };
-        this.starts.push(Start { id, spec, purpose, prepared: Some(prepared), attempts: 0, due: None });
+        let purpose = SpawnKind::New { answer, _permit: permit };
+        this.starts.push(SpawnRequest { id, spec, purpose, prepared: Some(prepared), attempts: 0, due: None });
         loop {
             match answered.recv_timeout(PATIENCE) {
                 Ok(outcome) => return outcome,
@@ -177,21 +177,21 @@ impl Spawner {
 
     /// Queues the next incarnation of a worker.
     pub(crate) fn start_again(&self, shared: Arc<SharedWorker>, spec: SharedSpec) {
-        let (id, purpose) = (shared.id(), SpawnKind::Again(shared));
-        self.starts.push(Start { id, spec, purpose, prepared: None, attempts: 0, due: None });
+        let (id, purpose) = (shared.id(), SpawnKind::Respawn(shared));
+        self.starts.push(SpawnRequest { id, spec, purpose, prepared: None, attempts: 0, due: None });
     }
 
     /// Makes one attempt at a start, on the spawner thread of this number.
-    fn serve(&self, number: u64, mut start: Start) {
+    fn serve(&self, number: u64, mut start: SpawnRequest) {
         let (spec, count) = (
             Arc::clone(&start.spec),
             match &start.purpose {
-                SpawnKind::First { .. } => 1,
-                SpawnKind::Again(shared) => shared.incarnation() + 1,
+                SpawnKind::New { .. } => 1,
+                SpawnKind::Respawn(shared) => shared.incarnation() + 1,
             },
         );
         let prepared = &mut start.prepared;
-        let begun = unharmed(|| {
+        let begun = catch(|| {
             if prepared.is_none() {
                 *prepared = Some(prepare(&spec.plan, OpenMode::Nonblocking)?);
             }
@@ -216,22 +216,22 @@ impl Spawner {
     }
 
     /// Hands what has come of a start to the loop, and to the caller that waits for it.
-    fn conclude(&self, number: u64, start: Start, begun: Result<StartedProcess, SpawnError>) {
-        let Start { id, spec, purpose, prepared: _, attempts: _, due: _ } = start;
+    fn conclude(&self, number: u64, start: SpawnRequest, begun: Result<StartedProcess, SpawnError>) {
+        let SpawnRequest { id, spec, purpose, prepared: _, attempts: _, due: _ } = start;
         match (purpose, begun) {
-            (SpawnKind::First { answer, _permit }, begun) => {
+            (SpawnKind::New { answer, _permit }, begun) => {
                 // Handed over before the answer: whatever the caller then wants of its worker must not come to the loop before the
                 // worker does. A caller always waits for its answer, unless it was killed together with everything else. It is
                 // answered before the loop is woken, so that it does not wait for that too.
                 drop(answer.send(begun.and_then(|begun| self.enter(id, spec, begun, Some(number)))));
             }
-            (SpawnKind::Again(shared), Ok(begun)) => {
+            (SpawnKind::Respawn(shared), Ok(begun)) => {
                 // Where the loop has ended its end was told already.
                 drop(self.hand_over(begun.arrival(shared, spec), Some(number)));
             }
-            (SpawnKind::Again(_), Err(error)) => {
+            (SpawnKind::Respawn(_), Err(error)) => {
                 // Where it was cancelled, or the loop has ended, nothing waits for it.
-                let _: HandOver = self.starts.hand_over(Some(number), || Command::NotStarted(id, error));
+                let _: HandOver = self.starts.hand_over(Some(number), || Command::SpawnFailed(id, error));
             }
         }
         self.starts.wake_loop();
@@ -271,8 +271,8 @@ impl Spawner {
     /// Puts a worker into the hands of the loop, which is to be woken; ends it where there is no loop any more, or it is not wanted.
     fn hand_over(&self, arrival: Box<SpawnedProcess>, thread: Option<u64>) -> Result<(), SpawnError> {
         let (shared, process) = (Arc::clone(&arrival.shared), Arc::clone(&arrival.process));
-        match self.starts.hand_over(thread, || Command::Arrive(arrival)) {
-            HandOver::Over => Ok(()),
+        match self.starts.hand_over(thread, || Command::Spawned(arrival)) {
+            HandOver::Accepted => Ok(()),
             HandOver::Cancelled => {
                 Self::undo(&process);
                 Ok(())
@@ -308,7 +308,7 @@ impl Spawner {
         let status = reaped.map_or(ExitStatus::Unkillable, |reaped| exit_status(reaped.ending));
         let exit = Arc::new(Exit::of(status));
         process.close_connection(Some(&exit));
-        shared.end((exit, now()));
+        shared.set_ended((exit, now()));
     }
 
     /// A new worker's first incarnation runs.
@@ -406,7 +406,7 @@ impl Spawner {
         let process = Arc::new(WorkerProcess::new(number, tree, ends, connection));
         Ok(StartedProcess {
             process,
-            key: issued.map(Issued::into_key),
+            key: issued.map(IssuedAddress::into_key),
             started,
             starts_before,
             streams,
@@ -452,8 +452,8 @@ impl Spawner {
     }
 
     /// The address of a new incarnation.
-    fn address(&self, spec: &WorkerSpec) -> Result<Issued, SpawnError> {
-        let made = self.sockets.address(spec, |server| self.commands.send(Command::Listen(Box::new(server))));
+    fn address(&self, spec: &WorkerSpec) -> Result<IssuedAddress, SpawnError> {
+        let made = self.sockets.address(spec, |server| self.commands.send(Command::ControlListener(Box::new(server))));
         made.map_err(|source| SpawnError::failed(spec.plan.program_name(), SpawnStep::Control, source))
     }
 }

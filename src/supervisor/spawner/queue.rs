@@ -33,7 +33,7 @@ pub(crate) const HANG_TIME: Duration = Duration::from_secs(1);
 
 /// A worker to start.
 #[derive(Debug)]
-pub(crate) struct Start {
+pub(crate) struct SpawnRequest {
     pub(crate) id: WorkerId,
     pub(crate) spec: SharedSpec,
     pub(crate) purpose: SpawnKind,
@@ -48,23 +48,23 @@ pub(crate) struct Start {
 #[derive(Debug)]
 pub(crate) enum SpawnKind {
     /// A new worker, whose caller waits for it. The permit is held until the loop has it.
-    First { answer: Sender<Result<Arc<SharedWorker>, SpawnError>>, _permit: Permit },
+    New { answer: Sender<Result<Arc<SharedWorker>, SpawnError>>, _permit: SpawnPermit },
     /// The next incarnation.
-    Again(Arc<SharedWorker>),
+    Respawn(Arc<SharedWorker>),
 }
 
 /// All that callers, spawner threads and the loop share about starts. The lock is never held while something is started.
 #[derive(Debug)]
 pub(crate) struct SpawnQueue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
     commands: CommandSender,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    waiting: VecDeque<Start>,
-    threads: BTreeMap<u64, Thread>,
+struct QueueState {
+    waiting: VecDeque<SpawnRequest>,
+    threads: BTreeMap<u64, SpawnerThread>,
     last_thread: u64,
     /// No new workers.
     is_closed: bool,
@@ -75,7 +75,7 @@ struct State {
 }
 
 #[derive(Debug, Default)]
-struct Thread {
+struct SpawnerThread {
     id: Option<ThreadId>,
     handle: Option<JoinHandle<()>>,
     busy: Option<Busy>,
@@ -91,7 +91,7 @@ struct Busy {
     is_cancelled: bool,
 }
 
-impl Thread {
+impl SpawnerThread {
     fn is_idle(&self) -> bool {
         self.busy.is_none()
     }
@@ -100,7 +100,7 @@ impl Thread {
 /// What a start hands to the loop, and whether the loop took it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HandOver {
-    Over,
+    Accepted,
     /// The worker was stopped while it was started.
     Cancelled,
     /// The loop has ended.
@@ -112,18 +112,18 @@ impl SpawnQueue {
         Arc::new(Self { state: Mutex::default(), changed: Condvar::new(), commands })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         lock(&self.state)
     }
 
     /// Allows one more new worker; nothing once closed.
-    pub(crate) fn permit(self: &Arc<Self>) -> Option<Permit> {
+    pub(crate) fn permit(self: &Arc<Self>) -> Option<SpawnPermit> {
         let mut state = self.lock();
         if state.is_closed || state.is_over {
             return None;
         }
         state.permits += 1;
-        Some(Permit(Arc::clone(self)))
+        Some(SpawnPermit(Arc::clone(self)))
     }
 
     /// Takes no new workers. The loop learns of it when the last one that was permitted has arrived or failed.
@@ -152,7 +152,7 @@ impl SpawnQueue {
         self.lock().is_over
     }
 
-    pub(crate) fn push(&self, start: Start) {
+    pub(crate) fn push(&self, start: SpawnRequest) {
         let mut state = self.lock();
         if state.is_over {
             drop(state);
@@ -200,7 +200,7 @@ impl SpawnQueue {
             busy.worker = WorkerId::SUPERVISOR;
         }
         self.commands.push_no_wake(command());
-        HandOver::Over
+        HandOver::Accepted
     }
 
     pub(crate) fn wake_loop(&self) {
@@ -223,10 +223,11 @@ impl SpawnQueue {
     }
 
     /// Whether starts wait that no thread could take by now, since each has been busy for longer than [`PATIENCE`].
-    fn needs_thread(state: &State) -> bool {
+    fn needs_thread(state: &QueueState) -> bool {
         let now = now();
-        let is_stuck =
-            |thread: &Thread| thread.busy.is_some_and(|busy| now.saturating_duration_since(busy.since) >= PATIENCE);
+        let is_stuck = |thread: &SpawnerThread| {
+            thread.busy.is_some_and(|busy| now.saturating_duration_since(busy.since) >= PATIENCE)
+        };
         !state.is_over
             && state.waiting.iter().any(|start| start.due.is_none_or(|due| due <= now))
             && state.threads.values().all(is_stuck)
@@ -253,19 +254,19 @@ impl SpawnQueue {
 
     /// Under the lock, so that the thread finds its entry.
     fn add_thread(
-        state: &mut State,
+        state: &mut QueueState,
         start_thread: impl FnOnce(u64) -> std::io::Result<JoinHandle<()>>,
     ) -> std::io::Result<()> {
         let number = state.last_thread + 1;
         let handle = start_thread(number)?;
         state.last_thread = number;
         let id = Some(handle.thread().id());
-        state.threads.insert(number, Thread { id, handle: Some(handle), ..Thread::default() });
+        state.threads.insert(number, SpawnerThread { id, handle: Some(handle), ..SpawnerThread::default() });
         Ok(())
     }
 
     /// The next start for this thread; nothing when the thread is to end.
-    pub(crate) fn next(&self, number: u64) -> Option<Start> {
+    pub(crate) fn next(&self, number: u64) -> Option<SpawnRequest> {
         let mut state = self.lock();
         loop {
             if state.is_over {
@@ -278,7 +279,7 @@ impl SpawnQueue {
                 return None;
             }
             let now = now();
-            let due = |start: &Start| start.due.filter(|due| *due > now);
+            let due = |start: &SpawnRequest| start.due.filter(|due| *due > now);
             let ready = state.waiting.iter().position(|start| due(start).is_none());
             if let Some(start) = ready.filter(|_| !has_elder).and_then(|at| state.waiting.remove(at)) {
                 let busy = Busy { worker: start.id, since: now, is_cancelled: false };
@@ -309,8 +310,8 @@ impl SpawnQueue {
     }
 
     /// Puts a start back whose program is busy, unless it was cancelled.
-    pub(crate) fn put_back(&self, number: u64, start: Start) {
-        let is_cancelled = |state: &State| state.threads.get(&number)?.busy.map(|busy| busy.is_cancelled);
+    pub(crate) fn put_back(&self, number: u64, start: SpawnRequest) {
+        let is_cancelled = |state: &QueueState| state.threads.get(&number)?.busy.map(|busy| busy.is_cancelled);
         let mut state = self.lock();
         if state.is_over || is_cancelled(&state).unwrap_or(false) {
             drop(state);
@@ -354,9 +355,9 @@ impl SpawnQueue {
 
 /// One new worker may still come. The loop goes on as long as there are permits.
 #[derive(Debug)]
-pub(crate) struct Permit(Arc<SpawnQueue>);
+pub(crate) struct SpawnPermit(Arc<SpawnQueue>);
 
-impl Drop for Permit {
+impl Drop for SpawnPermit {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.permits -= 1;

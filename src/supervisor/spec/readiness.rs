@@ -3,7 +3,7 @@
 use crate::{
     launch::{error::SpecError, pass::Pass},
     policy::readiness::ReadinessSource,
-    supervisor::panics::unharmed,
+    supervisor::panics::catch,
     wire::message::{Line, Message},
 };
 use regex_lite::Regex;
@@ -238,7 +238,7 @@ impl Probe {
             }),
             // A local socket answers at once, or has no room for another.
             Self::Unix(path) => UnixStream::connect(path).is_ok(),
-            Self::Check(is_ready) => unharmed(|| is_ready()).unwrap_or(false),
+            Self::Check(is_ready) => catch(|| is_ready()).unwrap_or(false),
         }
     }
 }

@@ -321,7 +321,7 @@ impl Supervision {
     }
 
     pub(crate) fn tell(&mut self, worker: WorkerId, kind: EventKind, cx: &mut Context<'_>) {
-        cx.outlet.send(match self.kept.get(&worker) {
+        cx.sink.send(match self.kept.get(&worker) {
             Some(Kept { shared, .. }) => Event::of(shared, shared.incarnation(), kind),
             None => Event::of_the_gone(worker, kind),
         });
@@ -343,8 +343,8 @@ impl Supervision {
             }
             let rests = kept.standing == Standing::Rests && self.groups.is_finished(node);
             match (rests, kept.is_resting) {
-                (true, false) => kept.shared.end(kept.last_exit()),
-                (false, true) => kept.shared.wake(),
+                (true, false) => kept.shared.set_ended(kept.last_exit()),
+                (false, true) => kept.shared.clear_end(),
                 (true, true) | (false, false) => {}
             }
             kept.is_resting = rests;

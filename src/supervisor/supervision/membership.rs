@@ -12,7 +12,7 @@ use crate::{
         restart::{Restart, RestartIntensity},
     },
     supervisor::{
-        commands::{FirstStart, Newcomers, Restarted},
+        commands::{FirstStartResult, NewMembers, Restarted},
         spec::{SharedSpec, WorkerSpec, group::GroupError},
         supervision::{
             Context, Supervision,
@@ -31,7 +31,7 @@ impl Supervision {
     pub(crate) fn add_members(
         &mut self,
         group: GroupId,
-        workers: &Newcomers,
+        workers: &NewMembers,
         cx: &mut Context<'_>,
     ) -> Result<(), GroupError> {
         for (at, (shared, spec)) in workers.iter().enumerate() {
@@ -50,7 +50,7 @@ impl Supervision {
     }
 
     /// What reports the first start of the first of them, where that is under way.
-    pub(crate) fn await_start(&mut self, workers: &Newcomers) -> Option<FirstStart> {
+    pub(crate) fn await_start(&mut self, workers: &NewMembers) -> Option<FirstStartResult> {
         let first = workers.first().and_then(|(shared, _)| self.kept.get_mut(&shared.id()));
         let kept = first.filter(|kept| kept.standing == Standing::SpawnQueue)?;
         let (answer, started) = crossbeam_channel::bounded(1);
@@ -81,7 +81,7 @@ impl Supervision {
         }
         let seed = next_seed(&mut self.seed, shared.id());
         self.kept.insert(shared.id(), Kept::member(shared, spec, seed));
-        cx.outlet.trace.meet(shared);
+        cx.sink.trace.meet(shared);
         Ok(())
     }
 

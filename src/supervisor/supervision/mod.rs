@@ -13,7 +13,7 @@ use crate::{
         lifecycle::StopRequest,
     },
     supervisor::{
-        events::sink::Outlet,
+        events::sink::EventSink,
         process_trees::Trees,
         reactor::{Reactor, arena::Key},
         spawner::Spawner,
@@ -30,7 +30,7 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     pub(crate) reactor: &'a mut Reactor,
-    pub(crate) outlet: &'a mut Outlet,
+    pub(crate) sink: &'a mut EventSink,
     pub(crate) trees: &'a Trees,
     pub(crate) spawner: &'a Arc<Spawner>,
     pub(crate) shutdown: &'a Shutdown,

@@ -145,7 +145,7 @@ impl Supervision {
                 };
                 let number = kept.shared.incarnation();
                 let kind = EventKind::SpawnFailed(Arc::new(error));
-                cx.outlet.send(Event::of(&kept.shared, number + 1, kind));
+                cx.sink.send(Event::of(&kept.shared, number + 1, kind));
                 cause
             }
         };
@@ -199,7 +199,7 @@ impl Supervision {
     /// Each incarnation has some events: a worker that ends at once, and comes back at once, would fill the channel of a consumer that does not
     /// receive.
     fn is_held_back(&self, worker: WorkerId, cx: &Context<'_>) -> bool {
-        self.kept.get(&worker).is_some_and(|kept| cx.outlet.levels_of(&kept.shared).must_pause())
+        self.kept.get(&worker).is_some_and(|kept| cx.sink.levels_of(&kept.shared).must_pause())
     }
 
     /// Goes on with restarts for which there is room again.
@@ -207,8 +207,8 @@ impl Supervision {
         for worker in mem::take(&mut self.held_back) {
             let Some(kept) = self.kept.get(&worker) else { continue };
             // First ask to be woken, then look, as for streams.
-            kept.shared.account.meter.wait_for_room();
-            let levels = cx.outlet.levels_of(&kept.shared);
+            kept.shared.window.flow.wait_for_room();
+            let levels = cx.sink.levels_of(&kept.shared);
             match kept.standing {
                 Standing::Waits(due) if due <= cx.reactor.clock.now() => {
                     if levels.may_resume() {
@@ -247,9 +247,9 @@ impl Supervision {
     pub(crate) fn end(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
         let Some(kept) = self.kept.remove(&worker) else { return };
         cx.reactor.timers.cancel(Timer::Restart(worker));
-        cx.outlet.trace.forget(worker);
+        cx.sink.trace.forget(worker);
         // After its last event: whoever has waited for the exit finds it in the channel.
-        kept.shared.end(kept.last_exit());
+        kept.shared.set_ended(kept.last_exit());
     }
 
     /// Nobody lives and nobody will.

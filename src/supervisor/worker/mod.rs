@@ -5,7 +5,7 @@ use crate::{
     ids::WorkerId,
     launch::child::ChildProcess,
     supervisor::{
-        clock::now, control::connection::RpcConnection, flow_control::Account, sync::lock,
+        clock::now, control::connection::RpcConnection, flow_control::WorkerWindow, sync::lock,
         worker::process::WorkerProcess,
     },
     wire::jsonrpc::error::CallError,
@@ -27,13 +27,13 @@ pub(crate) mod status;
 pub(crate) struct SharedWorker {
     pub(crate) id: WorkerId,
     pub(crate) name: Box<str>,
-    standing: Mutex<Standing>,
+    current: Mutex<CurrentProcess>,
     changed: Condvar,
-    pub(crate) account: Account,
+    pub(crate) window: WorkerWindow,
 }
 
 #[derive(Debug)]
-pub(crate) struct Standing {
+pub(crate) struct CurrentProcess {
     /// The present incarnation, or the last one; none where it has not been started yet, as a member of a group.
     process: Option<Arc<WorkerProcess>>,
     /// How the last incarnation ended, and when, once there will be no other.
@@ -41,9 +41,13 @@ pub(crate) struct Standing {
 }
 
 impl SharedWorker {
-    pub(crate) fn new((id, name): (WorkerId, Box<str>), process: Option<Arc<WorkerProcess>>, account: Account) -> Self {
-        let standing = Mutex::new(Standing { process, ended: None });
-        Self { id, name, standing, changed: Condvar::new(), account }
+    pub(crate) fn new(
+        (id, name): (WorkerId, Box<str>),
+        process: Option<Arc<WorkerProcess>>,
+        window: WorkerWindow,
+    ) -> Self {
+        let current = Mutex::new(CurrentProcess { process, ended: None });
+        Self { id, name, current, changed: Condvar::new(), window }
     }
 
     pub(crate) fn id(&self) -> WorkerId {
@@ -55,12 +59,12 @@ impl SharedWorker {
     }
 
     pub(crate) fn process(&self) -> Option<Arc<WorkerProcess>> {
-        lock(&self.standing).process.clone()
+        lock(&self.current).process.clone()
     }
 
     /// The number of the present incarnation, or of the last; 0 before the first.
     pub(crate) fn incarnation(&self) -> u32 {
-        lock(&self.standing).process.as_ref().map_or(0, |process| process.number)
+        lock(&self.current).process.as_ref().map_or(0, |process| process.number)
     }
 
     pub(crate) fn child<T>(&self, run: impl FnOnce(&ChildProcess) -> io::Result<T>) -> io::Result<T> {
@@ -75,40 +79,40 @@ impl SharedWorker {
     }
 
     /// The next incarnation has started.
-    pub(crate) fn begin(&self, process: &Arc<WorkerProcess>) {
-        let mut standing = lock(&self.standing);
-        standing.process = Some(Arc::clone(process));
-        standing.ended = None;
-        drop(standing);
+    pub(crate) fn set_process(&self, process: &Arc<WorkerProcess>) {
+        let mut current = lock(&self.current);
+        current.process = Some(Arc::clone(process));
+        current.ended = None;
+        drop(current);
         self.changed.notify_all();
     }
 
     /// Something of it is different: whoever waits for that looks again.
-    pub(crate) fn tell_change(&self) {
-        drop(lock(&self.standing));
+    pub(crate) fn notify_waiters(&self) {
+        drop(lock(&self.current));
         self.changed.notify_all();
     }
 
     /// A member of a group that has ended is to run again.
-    pub(crate) fn wake(&self) {
-        lock(&self.standing).ended = None;
+    pub(crate) fn clear_end(&self) {
+        lock(&self.current).ended = None;
     }
 
     /// There will be no other incarnation.
-    pub(crate) fn end(&self, last: (Arc<Exit>, Instant)) {
-        lock(&self.standing).ended = Some(last);
+    pub(crate) fn set_ended(&self, last: (Arc<Exit>, Instant)) {
+        lock(&self.current).ended = Some(last);
         self.changed.notify_all();
     }
 
     /// Waits until its present incarnation, or a later one, is as wanted. False at the deadline, or when it has ended for good.
-    pub(crate) fn is_met(&self, deadline: Option<Instant>, is_it: impl Fn(&WorkerProcess) -> bool) -> bool {
+    pub(crate) fn wait_for(&self, deadline: Option<Instant>, is_it: impl Fn(&WorkerProcess) -> bool) -> bool {
         matches!(self.wait_until(deadline, is_it), WaitOutcome::Met)
     }
 
     /// How it ended for good, and when; waits for that until then.
-    pub(crate) fn ended(&self, deadline: Option<Instant>) -> Option<(Arc<Exit>, Instant)> {
+    pub(crate) fn wait_ended(&self, deadline: Option<Instant>) -> Option<(Arc<Exit>, Instant)> {
         self.wait_until(deadline, |_| false);
-        lock(&self.standing).ended.clone()
+        lock(&self.current).ended.clone()
     }
 
     /// Waits until it has ended for good, or `is_over` says so; `None` at the deadline.
@@ -117,12 +121,12 @@ impl SharedWorker {
         deadline: Option<Instant>,
         is_over: impl Fn(&WorkerProcess) -> bool,
     ) -> WaitOutcome {
-        let mut standing = lock(&self.standing);
+        let mut current = lock(&self.current);
         loop {
-            if let Some((exit, _)) = &standing.ended {
+            if let Some((exit, _)) = &current.ended {
                 return WaitOutcome::Ended(Arc::clone(exit));
             }
-            if standing.process.as_deref().is_some_and(&is_over) {
+            if current.process.as_deref().is_some_and(&is_over) {
                 return WaitOutcome::Met;
             }
             // A timeout beyond the end of time is for ever.
@@ -130,7 +134,7 @@ impl SharedWorker {
             if left.is_zero() {
                 return WaitOutcome::TimedOut;
             }
-            standing = self.changed.wait_timeout(standing, left).unwrap_or_else(PoisonError::into_inner).0;
+            current = self.changed.wait_timeout(current, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     ids::WorkerId,
     supervisor::{
-        flow_control::{Account, Meter},
+        flow_control::{FlowControl, WorkerWindow},
         spec::WorkerSpec,
         sync::lock,
         worker::{SharedWorker, process::WorkerProcess},
@@ -26,20 +26,20 @@ static LAST_ID: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 pub(crate) struct WorkerRegistry {
     /// The window of all workers together.
-    window: Arc<Meter>,
-    workers: Mutex<Entries>,
+    window: Arc<FlowControl>,
+    workers: Mutex<RegistryEntries>,
 }
 
 /// Nobody is kept by standing here: the loop keeps who may run again, handles and events whom they are about.
 #[derive(Debug, Default)]
-struct Entries {
+struct RegistryEntries {
     entries: HashMap<WorkerId, Weak<SharedWorker>>,
     /// How many there were when it was last looked for those that are gone.
     were_there: usize,
 }
 
 impl WorkerRegistry {
-    pub(crate) fn new(window: Arc<Meter>) -> Self {
+    pub(crate) fn new(window: Arc<FlowControl>) -> Self {
         Self { window, workers: Mutex::default() }
     }
 
@@ -57,8 +57,8 @@ impl WorkerRegistry {
         process: Option<Arc<WorkerProcess>>,
     ) -> Arc<SharedWorker> {
         let name = spec.name.clone().unwrap_or_else(|| spec.plan.file_name());
-        let account = Account::new(spec.window, &self.window);
-        let shared = Arc::new(SharedWorker::new((id, name), process, account));
+        let window = WorkerWindow::new(spec.window, &self.window);
+        let shared = Arc::new(SharedWorker::new((id, name), process, window));
         let mut workers = lock(&self.workers);
         workers.entries.insert(id, Arc::downgrade(&shared));
         workers.forget_the_gone();
@@ -75,7 +75,7 @@ impl WorkerRegistry {
     }
 }
 
-impl Entries {
+impl RegistryEntries {
     /// Each time there are twice as many as after the last time: a few steps for each that comes, and never more than half for
     /// nothing.
     fn forget_the_gone(&mut self) {

@@ -4,7 +4,7 @@
 use crate::{
     pipe::named::private_directory::PrivateDirectory,
     supervisor::{
-        control::server::{Admitted, Issued, Keys, Server},
+        control::server::{AdmittedUsers, ControlListener, IssuedAddress, PendingKeys},
         spec::WorkerSpec,
         sync::lock,
         worker::notify_socket::NotifySocket,
@@ -21,17 +21,17 @@ use std::{
 
 /// Made when the first worker needs one, and anew where the directory is gone: a user's runtime directory goes when they log out.
 #[derive(Debug, Default)]
-pub(crate) struct Sockets(Mutex<State>);
+pub(crate) struct Sockets(Mutex<SocketsState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct SocketsState {
     directory: Option<Arc<PrivateDirectory>>,
     /// The path of the control server.
     control: Option<String>,
     /// The users whose workers may connect for control, apart from ours.
-    admitted: Admitted,
+    admitted: AdmittedUsers,
     /// The keys of the incarnations that are being started.
-    keys: Keys,
+    keys: PendingKeys,
     /// How many sockets for notifications were made.
     notify_sockets: u64,
 }
@@ -57,7 +57,7 @@ impl WorkerSpec {
 
 impl Sockets {
     /// The address of a new incarnation. `start` is given the control server where there is none yet.
-    pub(crate) fn address(&self, spec: &WorkerSpec, start: impl FnOnce(Server)) -> io::Result<Issued> {
+    pub(crate) fn address(&self, spec: &WorkerSpec, start: impl FnOnce(ControlListener)) -> io::Result<IssuedAddress> {
         let mut state = lock(&self.0);
         let directory = state.directory()?;
         // A lookup that fails for another reason says nothing about the file, and a second server would find the name in use.
@@ -68,7 +68,7 @@ impl Sockets {
             path.clone()
         } else {
             let (listener, path) = crate::supervisor::control::server::listen(directory.path())?;
-            start(Server { listener, admitted: state.admitted.clone(), keys: state.keys.clone() });
+            start(ControlListener { listener, admitted: state.admitted.clone(), keys: state.keys.clone() });
             // Before what can fail: the server is there from now on.
             state.control.insert(path).clone()
         };
@@ -99,7 +99,7 @@ impl Sockets {
     }
 }
 
-impl State {
+impl SocketsState {
     fn directory(&mut self) -> io::Result<Arc<PrivateDirectory>> {
         if let Some(directory) = self.directory.as_ref().filter(|directory| directory.exists()) {
             return Ok(Arc::clone(directory));
@@ -110,7 +110,7 @@ impl State {
 }
 
 /// Lets the users who were admitted reach the control server, and no others where that can be had.
-fn open_up(control: &Path, directory: &PrivateDirectory, admitted: &Admitted) -> io::Result<()> {
+fn open_up(control: &Path, directory: &PrivateDirectory, admitted: &AdmittedUsers) -> io::Result<()> {
     let others = admitted.others();
     let mode = match others.as_slice() {
         [] => 0o600,

@@ -1,7 +1,7 @@
 //! Looks for the processes of ended trees in `/proc`, on a thread of its own.
 //!
 //! Reading another process's environment or command line can block for as long as a page fault of that process does, and a look
-//! through all processes takes milliseconds: neither is for the event loop. The loop sends [`Request`]s, and the answers come back
+//! through all processes takes milliseconds: neither is for the event loop. The loop sends [`ScanRequest`]s, and the answers come back
 //! through its mailbox. One look serves all requests that wait for one.
 //!
 //! While an answer is due the loop checks every [`STALL`] that the thread still gets on. One that does not is left behind, with the
@@ -15,8 +15,8 @@ use crate::{
     supervisor::{
         containment::inspector::{
             reaping::Reaper,
-            request::{Findings, Progress, Request, refill},
-            work::Work,
+            request::{ScanProgress, ScanRequest, ScanResult, refill},
+            work::ScanThread,
         },
         reactor::report::Report,
         sync::lock,
@@ -43,7 +43,7 @@ const STUCK_MAX: usize = 8;
 pub(crate) struct Inspector {
     /// The host is a subreaper, or process 1: orphans become its children.
     pub(crate) adopts: bool,
-    reports: Arc<dyn Report<Findings>>,
+    reports: Arc<dyn Report<ScanResult>>,
     thread: Option<Running>,
     /// Processes at which a thread is stuck.
     stuck: Arc<Mutex<HashSet<i32>>>,
@@ -52,8 +52,8 @@ pub(crate) struct Inspector {
 
 #[derive(Debug)]
 struct Running {
-    requests: Sender<Request>,
-    progress: Arc<Progress>,
+    requests: Sender<ScanRequest>,
+    progress: Arc<ScanProgress>,
     seen: u64,
     /// Disconnected when the thread has done its work.
     working: Receiver<()>,
@@ -61,7 +61,7 @@ struct Running {
 }
 
 impl Inspector {
-    pub(crate) fn new(reports: Arc<dyn Report<Findings>>, adopts: bool) -> Self {
+    pub(crate) fn new(reports: Arc<dyn Report<ScanResult>>, adopts: bool) -> Self {
         let mut inspector = Self { adopts, reports, thread: None, stuck: Arc::default(), reserve: Arc::default() };
         refill(&inspector.reserve);
         if adopts {
@@ -72,7 +72,7 @@ impl Inspector {
     }
 
     /// Sends a request. False where no thread can be had for it, now or at all.
-    pub(crate) fn ask(&mut self, request: Request) -> bool {
+    pub(crate) fn ask(&mut self, request: ScanRequest) -> bool {
         self.running().is_some_and(|running| running.requests.send(request).is_ok())
     }
 
@@ -116,8 +116,8 @@ impl Inspector {
         Ok(Running { requests, progress, seen: u64::MAX, working, thread })
     }
 
-    fn work(&self, alive: Sender<()>) -> Work {
-        Work {
+    fn work(&self, alive: Sender<()>) -> ScanThread {
+        ScanThread {
             reports: Arc::clone(&self.reports),
             progress: Arc::default(),
             stuck: Arc::clone(&self.stuck),
@@ -151,13 +151,13 @@ mod tests {
     #[derive(Debug)]
     struct Ignored;
 
-    impl Report<Findings> for Ignored {
-        fn report(&self, _: Findings) {}
+    impl Report<ScanResult> for Ignored {
+        fn report(&self, _: ScanResult) {}
     }
 
     impl Inspector {
         /// A thread whose work is done by the test.
-        fn starts_by_hand(&mut self) -> Work {
+        fn starts_by_hand(&mut self) -> ScanThread {
             let (requests, _) = crossbeam_channel::unbounded();
             let (alive, working) = crossbeam_channel::bounded(0);
             let work = self.work(alive);
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn p14_no_more_threads_are_started_than_may_be_stuck() {
         let mut inspector = inspector();
-        let stuck: Vec<Work> = (1..=STUCK_MAX)
+        let stuck: Vec<ScanThread> = (1..=STUCK_MAX)
             .map(|pid| {
                 let work = inspector.starts_by_hand();
                 work.at(i32::try_from(pid).unwrap());

@@ -20,10 +20,10 @@ const RESERVE: usize = 8;
 
 /// What the loop wants to know.
 #[derive(Debug, Clone)]
-pub(crate) struct Request {
+pub(crate) struct ScanRequest {
     /// The answer carries it.
     pub(crate) number: u64,
-    pub(crate) task: Task,
+    pub(crate) task: ScanTask,
     pub(crate) tree: Arc<ProcessTree>,
     /// The pipes of the worker, by inode and name.
     pub(crate) pipes: Vec<(u64, &'static str)>,
@@ -39,7 +39,7 @@ pub(crate) struct Request {
 
 /// What is to be done with what is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Task {
+pub(crate) enum ScanTask {
     /// The worker lives: kill it and its descendants.
     KillTree,
     /// Name what lives in its cgroup, and kill all of it.
@@ -56,9 +56,9 @@ pub(crate) enum Task {
 
 /// What was found.
 #[derive(Debug)]
-pub(crate) struct Findings {
+pub(crate) struct ScanResult {
     pub(crate) number: u64,
-    pub(crate) task: Task,
+    pub(crate) task: ScanTask,
     pub(crate) survivors: Vec<Survivor>,
     /// How many were found, also those that are not named or held.
     pub(crate) count: usize,
@@ -75,15 +75,15 @@ pub(crate) struct Findings {
 
 /// Where the thread is.
 #[derive(Debug, Default)]
-pub(crate) struct Progress {
+pub(crate) struct ScanProgress {
     /// The process at which it is; 0 for none.
     pub(crate) at: AtomicI32,
     pub(crate) steps: AtomicU64,
 }
 
-impl Findings {
+impl ScanResult {
     /// Nothing was found.
-    pub(crate) fn none(request: &Request) -> Self {
+    pub(crate) fn none(request: &ScanRequest) -> Self {
         Self {
             number: request.number,
             task: request.task,

@@ -13,7 +13,7 @@ use crate::{
             cgroup_pool::WorkerCgroup,
             inspector::{
                 reaping::Reaper,
-                request::{Findings, Progress, Request, Task, refill},
+                request::{ScanProgress, ScanRequest, ScanResult, ScanTask, refill},
             },
             token::{TreeToken, tokens},
         },
@@ -57,9 +57,9 @@ const ORPHANS_PERIOD: Duration = Duration::from_secs(1);
 const NAMED_MAX: usize = 4096;
 
 /// The thread's side.
-pub(crate) struct Work {
-    pub(crate) reports: Arc<dyn Report<Findings>>,
-    pub(crate) progress: Arc<Progress>,
+pub(crate) struct ScanThread {
+    pub(crate) reports: Arc<dyn Report<ScanResult>>,
+    pub(crate) progress: Arc<ScanProgress>,
     pub(crate) stuck: Arc<Mutex<HashSet<i32>>>,
     pub(crate) reserve: Arc<Mutex<Vec<OwnedFd>>>,
     pub(crate) environ: EnvironReader,
@@ -68,12 +68,12 @@ pub(crate) struct Work {
 }
 
 /// One process in a look.
-struct Seen {
+struct ProcessSnapshot {
     stat: Stat,
-    sight: Sight,
+    sight: ProcessMarks,
 }
 
-enum Sight {
+enum ProcessMarks {
     Tokens(Vec<Box<[u8]>>),
     /// No token, and these pipes it writes in.
     Pipes(Vec<u64>),
@@ -81,8 +81,8 @@ enum Sight {
     Unreadable,
 }
 
-impl Work {
-    pub(crate) fn run(mut self, inbox: &Receiver<Request>) {
+impl ScanThread {
+    pub(crate) fn run(mut self, inbox: &Receiver<ScanRequest>) {
         let mut next_reaping = now() + ORPHANS_PERIOD;
         loop {
             let first =
@@ -97,15 +97,15 @@ impl Work {
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let batch: Vec<Request> = std::iter::once(first).chain(inbox.try_iter()).collect();
+            let batch: Vec<ScanRequest> = std::iter::once(first).chain(inbox.try_iter()).collect();
             let mut looks = Vec::new();
             for request in batch {
                 let findings = match request.task {
-                    Task::KillTree => self.kill_tree(&request),
-                    Task::KillInhabitants => self.kill_inhabitants(&request),
-                    Task::ReapKilled => self.reap_killed(&request),
-                    Task::StopTree => self.stop_tree(&request),
-                    Task::Survivors(_) | Task::Group => {
+                    ScanTask::KillTree => self.kill_tree(&request),
+                    ScanTask::KillInhabitants => self.kill_inhabitants(&request),
+                    ScanTask::ReapKilled => self.reap_killed(&request),
+                    ScanTask::StopTree => self.stop_tree(&request),
+                    ScanTask::Survivors(_) | ScanTask::Group => {
                         looks.push(request);
                         continue;
                     }
@@ -131,7 +131,7 @@ impl Work {
         pid != 0 && stuck.contains(&pid)
     }
 
-    fn kill_tree(&mut self, request: &Request) -> Findings {
+    fn kill_tree(&mut self, request: &ScanRequest) -> ScanResult {
         let pid = request.tree.pid();
         self.at(pid);
         let inhabitants = request.tree.with_cgroup(WorkerCgroup::processes);
@@ -145,7 +145,7 @@ impl Work {
         for stat in &stats {
             self.reaper.note_killed(stat, &request.tree);
         }
-        let mut findings = Findings::none(request);
+        let mut findings = ScanResult::none(request);
         if has_cgroup {
             request.tree.with_cgroup(WorkerCgroup::kill);
             // It may have left the cgroup, where it is root.
@@ -166,8 +166,8 @@ impl Work {
 
     /// Stops those of a running worker's tree that have left its group, and gives them: they are to go on with it. What does not
     /// carry the token goes on all the time: the guard of a supervisor that the worker is must not stand still when that is killed.
-    fn stop_tree(&mut self, request: &Request) -> Findings {
-        let mut findings = Findings::none(request);
+    fn stop_tree(&mut self, request: &ScanRequest) -> ScanResult {
+        let mut findings = ScanResult::none(request);
         let stopped = &mut findings.held;
         // What is stopped forks no more, so the last look finds nothing new.
         for _ in 0..STOPS {
@@ -195,8 +195,8 @@ impl Work {
     }
 
     /// Names what lives in a cgroup, and kills all of it.
-    fn kill_inhabitants(&mut self, request: &Request) -> Findings {
-        let mut findings = Findings::none(request);
+    fn kill_inhabitants(&mut self, request: &ScanRequest) -> ScanResult {
+        let mut findings = ScanResult::none(request);
         let inhabitants = request.tree.with_cgroup(WorkerCgroup::processes);
         for pid in inhabitants.unwrap_or_default() {
             findings.count += 1;
@@ -214,12 +214,12 @@ impl Work {
         findings
     }
 
-    fn reap_killed(&mut self, request: &Request) -> Findings {
+    fn reap_killed(&mut self, request: &ScanRequest) -> ScanResult {
         let look_again = self.reaper.is_reaping(&request.tree);
-        Findings { uninspected: Some(0), look_again, ..Findings::none(request) }
+        ScanResult { uninspected: Some(0), look_again, ..ScanResult::none(request) }
     }
 
-    fn look_for(&mut self, requests: &[Request]) {
+    fn look_for(&mut self, requests: &[ScanRequest]) {
         self.environ.had_shortage = false;
         let mut visibility = mount::visibility();
         let mut seen = self.look(requests, visibility);
@@ -239,7 +239,7 @@ impl Work {
     }
 
     /// Looks at all processes that may be of these trees.
-    fn look(&mut self, requests: &[Request], visibility: Visibility) -> HashMap<i32, Seen> {
+    fn look(&mut self, requests: &[ScanRequest], visibility: Visibility) -> HashMap<i32, ProcessSnapshot> {
         let mut seen = HashMap::new();
         if visibility == Visibility::Absent {
             // The numbers there, if any, are those of other processes here.
@@ -248,7 +248,7 @@ impl Work {
         let earliest = requests.iter().map(|request| request.tree.started_tick()).min().unwrap_or(0);
         let runs: Vec<&str> = requests.iter().map(|request| request.tree.token().run()).collect();
         let wants_pipes = requests.iter().any(|request| !request.pipes.is_empty());
-        let mut from = requests.iter().map(Request::first).min().flatten();
+        let mut from = requests.iter().map(ScanRequest::first).min().flatten();
         for _ in 0..ROUNDS {
             // Read before the look: what is started meanwhile has a higher number, and its turn in the next round.
             let last = list::last_number().ok();
@@ -271,7 +271,7 @@ impl Work {
         seen
     }
 
-    fn look_at(&mut self, pid: i32, earliest: u64, run: &str, wants_pipes: bool) -> Option<Seen> {
+    fn look_at(&mut self, pid: i32, earliest: u64, run: &str, wants_pipes: bool) -> Option<ProcessSnapshot> {
         if pid == this_process::own_pid() {
             return None;
         }
@@ -289,17 +289,17 @@ impl Work {
         if stat.start < earliest || process::is_thread(pid) {
             return None;
         }
-        let sight = if self.at(pid) { Sight::Unreadable } else { self.sight(&stat, run, wants_pipes) };
-        Some(Seen { stat, sight })
+        let sight = if self.at(pid) { ProcessMarks::Unreadable } else { self.sight(&stat, run, wants_pipes) };
+        Some(ProcessSnapshot { stat, sight })
     }
 
-    fn sight(&mut self, stat: &Stat, run: &str, wants_pipes: bool) -> Sight {
+    fn sight(&mut self, stat: &Stat, run: &str, wants_pipes: bool) -> ProcessMarks {
         let places = process::directories(stat);
         let mut unreadable = places.is_empty();
         for place in &places {
             match self.environ.search_in(place, |environment| tokens(environment, run.as_bytes())) {
-                EnvironState::Found(tokens) => return Sight::Tokens(tokens),
-                EnvironState::NotYet => return Sight::NotYet,
+                EnvironState::Found(tokens) => return ProcessMarks::Tokens(tokens),
+                EnvironState::NotYet => return ProcessMarks::NotYet,
                 EnvironState::Denied => unreadable = true,
                 EnvironState::NotFound => {}
             }
@@ -309,21 +309,26 @@ impl Work {
             Some(place) => process::pipes_written(place),
         };
         match pipes {
-            Ok(pipes) => Sight::Pipes(pipes),
+            Ok(pipes) => ProcessMarks::Pipes(pipes),
             Err(error) => {
                 self.environ.note_shortage(&error);
-                if unreadable { Sight::Unreadable } else { Sight::Pipes(Vec::new()) }
+                if unreadable { ProcessMarks::Unreadable } else { ProcessMarks::Pipes(Vec::new()) }
             }
         }
     }
 
     /// Finds the tree of one request among what was seen, and does what is to be done with it.
-    fn judge(&mut self, request: &Request, seen: &HashMap<i32, Seen>, visibility: Visibility) -> Findings {
-        let mut findings = Findings::none(request);
+    fn judge(
+        &mut self,
+        request: &ScanRequest,
+        seen: &HashMap<i32, ProcessSnapshot>,
+        visibility: Visibility,
+    ) -> ScanResult {
+        let mut findings = ScanResult::none(request);
         let born = request.tree.started_tick();
         let facts: Vec<ProcessFacts> =
             seen.values().filter(|one| one.stat.start >= born).map(|one| request.facts(one)).collect();
-        if request.task == Task::Group {
+        if request.task == ScanTask::Group {
             let leader = request.tree.pid();
             let members = facts.iter().filter(|one| one.group == leader && one.pid != leader);
             for pid in members.map(|one| one.pid) {
@@ -335,7 +340,7 @@ impl Work {
             return findings;
         }
         let Descendants { members, pending: not_yet, unreadable } = find_descendants(request.root(), &facts);
-        let kills = request.task == Task::Survivors(SurvivorPolicy::Kill);
+        let kills = request.task == ScanTask::Survivors(SurvivorPolicy::Kill);
         let sessions = sessions_of(&facts, &members);
         findings.sessions.extend(sessions);
         for pid in members {
@@ -363,7 +368,7 @@ impl Work {
         findings
     }
 
-    fn kill(&mut self, stat: &Stat, findings: &mut Findings) {
+    fn kill(&mut self, stat: &Stat, findings: &mut ScanResult) {
         let held = match PinnedProcess::open(stat) {
             Ok(held) => held,
             Err(error) => {
@@ -379,25 +384,25 @@ impl Work {
     }
 }
 
-impl Request {
+impl ScanRequest {
     /// The first number that a descendant can have; `None` for any.
     fn first(&self) -> Option<i32> {
         (!self.has_wrapped).then(|| self.tree.pid().saturating_add(1))
     }
 
-    fn facts(&self, seen: &Seen) -> ProcessFacts {
+    fn facts(&self, seen: &ProcessSnapshot) -> ProcessFacts {
         let Stat { pid, parent, group, session, .. } = seen.stat;
         let own: &TreeToken = self.tree.token();
         let is_own = |token: &[u8]| token == own.as_str().as_bytes();
         let is_piped = |inode: &u64| self.pipes.iter().any(|(own, _)| own == inode);
         let ownership = match &seen.sight {
             _ if self.others.contains_key(&pid) || is_own_child(pid) => Ownership::Other,
-            Sight::Tokens(tokens) if tokens.iter().any(|token| is_own(token)) => Ownership::Own,
-            Sight::Tokens(_) => Ownership::Other,
-            Sight::Pipes(pipes) if pipes.iter().any(is_piped) => Ownership::Own,
-            Sight::Pipes(_) => Ownership::None,
-            Sight::NotYet => Ownership::Pending,
-            Sight::Unreadable => Ownership::Unreadable,
+            ProcessMarks::Tokens(tokens) if tokens.iter().any(|token| is_own(token)) => Ownership::Own,
+            ProcessMarks::Tokens(_) => Ownership::Other,
+            ProcessMarks::Pipes(pipes) if pipes.iter().any(is_piped) => Ownership::Own,
+            ProcessMarks::Pipes(_) => Ownership::None,
+            ProcessMarks::NotYet => Ownership::Pending,
+            ProcessMarks::Unreadable => Ownership::Unreadable,
         };
         // Each worker that is older than the orphan can be the one that it comes from: it is left to the last of them.
         let own_pid = self.tree.pid();
@@ -420,7 +425,7 @@ impl Request {
 
 /// What of a tree is not in the worker's group, and would not hear what that is sent: all of its cgroup, where it has one, or the
 /// descendants whose parents have not ended.
-fn away(request: &Request) -> Vec<i32> {
+fn away(request: &ScanRequest) -> Vec<i32> {
     let pid = request.tree.pid();
     let inhabitants = request.tree.with_cgroup(WorkerCgroup::processes);
     let mut tree = inhabitants.unwrap_or_else(|| list::descendants(pid));

@@ -23,7 +23,7 @@ impl Trace {
 
     pub(crate) fn forget(&mut self, _: WorkerId) {}
 
-    pub(crate) fn tell(&mut self, _: &Event) {}
+    pub(crate) fn record_event(&mut self, _: &Event) {}
 
     pub(crate) fn climb(&mut self, _: WorkerId, _: usize, _: &StopPolicy) {}
 

@@ -9,7 +9,7 @@ use crate::{
     supervisor::{
         control::call_span::TARGET,
         events::event::{Event, EventKind},
-        panics::unharmed,
+        panics::catch,
         worker::{SharedWorker, process::WorkerProcess},
     },
 };
@@ -26,21 +26,21 @@ macro_rules! note {
 /// The spans of those who live.
 #[derive(Debug, Default)]
 pub(crate) struct Trace {
-    known: HashMap<WorkerId, Known>,
+    known: HashMap<WorkerId, TracedWorker>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct TracedWorker {
     shared: Arc<SharedWorker>,
-    life: Option<Life>,
+    process: Option<TracedProcess>,
 }
 
 /// One incarnation, from its start until all that its end leads to is told.
 #[derive(Debug)]
-struct Life {
+struct TracedProcess {
     incarnation: u32,
     pid: u32,
-    span: Told,
+    span: GuardedSpan,
     /// It is on its stop ladder: however it ends now, that is no surprise.
     is_ending: bool,
 }
@@ -48,31 +48,31 @@ struct Life {
 /// A span. That it ends, or that there is one handle less of it, is told to the subscriber, which may panic: as it has just done,
 /// perhaps, since spans are dropped also where its panic unwinds.
 #[derive(Debug)]
-struct Told(Span);
+struct GuardedSpan(Span);
 
-impl Drop for Told {
+impl Drop for GuardedSpan {
     fn drop(&mut self) {
         let span = mem::replace(&mut self.0, Span::none());
-        unharmed(|| drop(span));
+        catch(|| drop(span));
     }
 }
 
 impl Trace {
     /// A worker that may be told of before it has started, as a member of a group.
     pub(crate) fn meet(&mut self, shared: &Arc<SharedWorker>) {
-        self.known.insert(shared.id(), Known { shared: Arc::clone(shared), life: None });
+        self.known.insert(shared.id(), TracedWorker { shared: Arc::clone(shared), process: None });
     }
 
     pub(crate) fn begin(&mut self, shared: &Arc<SharedWorker>, process: &WorkerProcess) {
         let (incarnation, pid) = (process.number(), process.child().pid());
-        let life = Some(Life { incarnation, pid, span: Told(Span::none()), is_ending: false });
-        self.known.insert(shared.id(), Known { shared: Arc::clone(shared), life });
+        let process = Some(TracedProcess { incarnation, pid, span: GuardedSpan(Span::none()), is_ending: false });
+        self.known.insert(shared.id(), TracedWorker { shared: Arc::clone(shared), process });
     }
 
     /// Its incarnation is over. What is told of it later has a span of its own, so that this one lasts as long as the process.
     pub(crate) fn leave(&mut self, worker: WorkerId) {
         if let Some(known) = self.known.get_mut(&worker) {
-            known.life = None;
+            known.process = None;
         }
     }
 
@@ -80,15 +80,15 @@ impl Trace {
         self.known.remove(&worker);
     }
 
-    pub(crate) fn tell(&mut self, event: &Event) {
-        unharmed(|| self.note(event));
+    pub(crate) fn record_event(&mut self, event: &Event) {
+        catch(|| self.record(event));
     }
 
-    fn note(&mut self, event: &Event) {
+    fn record(&mut self, event: &Event) {
         if is_talk(&event.kind) && !enabled!(target: TARGET, Level::TRACE) {
             return;
         }
-        let Told(span) = &self.span(event.worker, event.incarnation);
+        let GuardedSpan(span) = &self.span(event.worker, event.incarnation);
         match &event.kind {
             EventKind::Started { .. } => note!(INFO, span, "started"),
             EventKind::Message(message) => note!(TRACE, span, bytes = message.len(), "message"),
@@ -129,8 +129,8 @@ impl Trace {
 
     /// The loop takes it to this rung of its stop ladder.
     pub(crate) fn climb(&mut self, worker: WorkerId, rung: usize, stop: &StopPolicy) {
-        unharmed(|| {
-            let Told(span) = &self.ending(worker);
+        catch(|| {
+            let GuardedSpan(span) = &self.ending(worker);
             let Some(StopStage { steps, grace_period }) = stop.stages().get(rung) else { return };
             note!(DEBUG, span, rung, ?steps, grace_period_ms = ms(*grace_period), "stop ladder");
         });
@@ -138,40 +138,40 @@ impl Trace {
 
     /// The loop sends SIGKILL to its tree.
     pub(crate) fn kill(&mut self, worker: WorkerId) {
-        unharmed(|| {
-            let Told(span) = &self.ending(worker);
+        catch(|| {
+            let GuardedSpan(span) = &self.ending(worker);
             note!(DEBUG, span, "kill");
         });
     }
 
     /// Notes that we end it; gives its span.
-    fn ending(&mut self, worker: WorkerId) -> Told {
-        let Some(life) = self.life(worker) else { return Told(Span::none()) };
-        life.is_ending = true;
-        let incarnation = life.incarnation;
+    fn ending(&mut self, worker: WorkerId) -> GuardedSpan {
+        let Some(process) = self.process(worker) else { return GuardedSpan(Span::none()) };
+        process.is_ending = true;
+        let incarnation = process.incarnation;
         self.span(worker, incarnation)
     }
 
     fn is_ending(&mut self, worker: WorkerId) -> bool {
-        self.life(worker).is_some_and(|life| life.is_ending)
+        self.process(worker).is_some_and(|process| process.is_ending)
     }
 
-    fn life(&mut self, worker: WorkerId) -> Option<&mut Life> {
-        self.known.get_mut(&worker)?.life.as_mut()
+    fn process(&mut self, worker: WorkerId) -> Option<&mut TracedProcess> {
+        self.known.get_mut(&worker)?.process.as_mut()
     }
 
-    fn span(&mut self, worker: WorkerId, incarnation: u32) -> Told {
-        let Some(Known { shared, life }) = self.known.get_mut(&worker) else {
+    fn span(&mut self, worker: WorkerId, incarnation: u32) -> GuardedSpan {
+        let Some(TracedWorker { shared, process }) = self.known.get_mut(&worker) else {
             return worker_span(worker, None, incarnation, None);
         };
         let name = Some(shared.name());
-        match life {
-            Some(life) if life.incarnation == incarnation => {
+        match process {
+            Some(process) if process.incarnation == incarnation => {
                 // A subscriber may have come since it started.
-                if life.span.0.is_disabled() {
-                    life.span = worker_span(worker, name, incarnation, Some(life.pid));
+                if process.span.0.is_disabled() {
+                    process.span = worker_span(worker, name, incarnation, Some(process.pid));
                 }
-                Told(life.span.0.clone())
+                GuardedSpan(process.span.0.clone())
             }
             Some(_) | None => worker_span(worker, name, incarnation, None),
         }
@@ -179,8 +179,8 @@ impl Trace {
 }
 
 /// At the highest level: whoever hears of a failure alone is to know whose it is.
-fn worker_span(worker: WorkerId, name: Option<&str>, incarnation: u32, pid: Option<u32>) -> Told {
-    Told(error_span!(target: TARGET, parent: None, "worker", id = worker.0, name, incarnation, pid))
+fn worker_span(worker: WorkerId, name: Option<&str>, incarnation: u32, pid: Option<u32>) -> GuardedSpan {
+    GuardedSpan(error_span!(target: TARGET, parent: None, "worker", id = worker.0, name, incarnation, pid))
 }
 
 /// What there may be many of.
