@@ -26,11 +26,11 @@ use std::{
 };
 
 fn shell(way: Way, script: &str) -> WorkerSpec {
-    // Not every `sh` takes a descriptor number of two digits.
+    // Not every `sh` accepts file descriptors of two digits.
     way.program("bash").args(["-c", script]).stdin(StdinMode::Pipe)
 }
 
-/// Starts it, waits until it is ready, and for its end when its input ends.
+/// Starts the worker, waits until it is ready, closes its input and waits for its exit.
 #[track_caller]
 fn becomes_ready(spec: WorkerSpec) {
     let mut story = Story::new();
@@ -51,60 +51,60 @@ fn never_ready(spec: WorkerSpec) -> (ReadinessError, Box<str>, Story) {
     let worker = story.supervisor.spawn(spec).unwrap();
     let why = story.find(|event| match event.kind {
         EventKind::NotReady { reason: why, recent_output: last_words } => Some((why, last_words)),
-        EventKind::Ready { .. } => panic!("it is ready"),
+        EventKind::Ready { .. } => panic!("unexpected Ready"),
         _ => None,
     });
     assert!(!worker.wait_ready(DEADLINE));
     (why.0, why.1, story)
 }
 
-/// For a check: not ready before this is set.
+/// A check that succeeds once the flag is set.
 fn flag() -> (Arc<AtomicBool>, impl Fn() -> bool + Send + Sync + 'static) {
     let flag = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&flag);
     (flag, move || asked.load(Ordering::Relaxed))
 }
 
-/// SIGTERM, and then all the time in the world.
+/// SIGTERM, with a practically endless grace period.
 fn endless_stop() -> StopPolicy {
     StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(3600))
 }
 
 both_ways! {
-    fn a_line_makes_ready(way: Way) {
+    fn matching_line_makes_ready(way: Way) {
         let spec = shell(way, "echo starting; echo listening on port 80; cat").stdout(OutputMode::Lines);
         becomes_ready(spec.ready(Readiness::log_line("^listening on port [0-9]+$")));
     }
 
-    fn a_line_on_standard_error_makes_ready(way: Way) {
+    fn matching_line_on_stderr_makes_ready(way: Way) {
         let spec = shell(way, "echo up >&2; cat").stdout(OutputMode::Lines).stderr(OutputMode::Lines);
         becomes_ready(spec.ready(Readiness::log_line("^up$")));
     }
 
-    fn a_start_makes_ready(way: Way) {
+    fn start_makes_ready(way: Way) {
         becomes_ready(shell(way, "cat").ready(Readiness::started()));
     }
 
-    fn a_message_makes_ready(way: Way) {
+    fn message_makes_ready(way: Way) {
         let spec = shell(way, r#"echo '{"n":1}' >&$1; echo '{"n":2}' >&$1; cat"#).arg("sh").messages(Pass::arg("{}"));
         becomes_ready(spec.ready(Readiness::message(|message| message.as_str().is_ok_and(|text| text.contains('2')))));
     }
 
-    fn a_newline_on_its_descriptor_makes_ready(way: Way) {
-        // It says something else before, and closes it after.
+    fn newline_on_notify_fd_makes_ready(way: Way) {
+        // It writes other bytes before, and closes the descriptor after.
         let spec = shell(way, "printf well >&$1; echo >&$1; eval \"exec $1>&-\"; cat").arg("sh");
         becomes_ready(spec.ready(Readiness::notify_fd(Pass::arg("{}"))));
     }
 
-    fn a_descriptor_closed_without_a_newline_is_never_ready(way: Way) {
+    fn notify_fd_closed_without_newline_is_never_ready(way: Way) {
         let spec = shell(way, "printf well >&$1; eval \"exec $1>&-\"; cat").arg("sh");
         let (why, _, mut story) = never_ready(spec.ready(Readiness::notify_fd(Pass::arg("{}"))));
         assert!(matches!(why, ReadinessError::PipeClosed { .. }), "{why:?}");
-        // Its input ends by the first rung of the stop ladder.
+        // The first stage of the stop policy closes its input.
         assert!(story.exit().success());
     }
 
-    fn control_makes_ready(way: Way) {
+    fn control_connection_makes_ready(way: Way) {
         let spec = way.plain("serve").control(Pass::arg("--control={}"));
         let mut story = Story::new();
         let worker = story.supervisor.spawn(spec.ready(Readiness::control())).unwrap();
@@ -117,7 +117,7 @@ both_ways! {
         becomes_ready(spec.ready(Readiness::sd_notify()));
     }
 
-    fn p07_a_flood_of_statuses_is_bounded_and_the_last_one_is_kept(way: Way) {
+    fn p07_flood_of_statuses_is_bounded_and_keeps_the_last(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("notify").args(["--say", "STATUS=busy,READY=1,STATUS=idle", "--times", "20000"]);
         let worker = story.supervisor.spawn(spec.stdin(StdinMode::Pipe).ready(Readiness::sd_notify())).unwrap();
@@ -125,8 +125,8 @@ both_ways! {
         let status = story.supervisor.status();
         assert!(matches!(status.workers[0].status.as_deref(), Some("idle" | "busy")), "{status:?}");
         drop(worker.take_stdin());
-        worker.wait_timeout(DEADLINE).expect("its end");
-        assert!(story.supervisor.events().len() < 20, "{} wait", story.supervisor.events().len());
+        worker.wait_timeout(DEADLINE).expect("an exit");
+        assert!(story.supervisor.events().len() < 20, "{} events are queued", story.supervisor.events().len());
         let told = story.find(|event| match event.kind {
             EventKind::StatusText(text) => Some(text),
             _ => None,
@@ -134,7 +134,7 @@ both_ways! {
         assert_eq!(&*told, "busy");
     }
 
-    fn who_triggers_its_own_watchdog_is_ended(way: Way) {
+    fn watchdog_trigger_stops_the_worker(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("notify").args(["--say", "WATCHDOG=1,WATCHDOG=trigger"]).stdin(StdinMode::Pipe);
         story.supervisor.spawn(spec.watchdog(Watchdog::notify(DEADLINE))).unwrap();
@@ -142,7 +142,7 @@ both_ways! {
         story.exit();
     }
 
-    fn an_open_socket_makes_ready(way: Way) {
+    fn listening_socket_makes_ready(way: Way) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let mut story = Story::new();
@@ -154,14 +154,14 @@ both_ways! {
         story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
     }
 
-    fn an_open_port_makes_ready(way: Way) {
+    fn listening_port_makes_ready(way: Way) {
         let listener = TcpListener::bind("localhost:0").unwrap();
         let address = format!("localhost:{}", listener.local_addr().unwrap().port());
         becomes_ready(shell(way, "cat").ready(Readiness::connect_tcp(address)));
-        listener.accept().expect("somebody has come");
+        listener.accept().expect("a connection of the probe");
     }
 
-    fn a_check_makes_ready_and_may_panic(way: Way) {
+    fn check_makes_ready_and_may_panic(way: Way) {
         let is_ready = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&is_ready);
         let check = Readiness::check(move || if asked.load(Ordering::Relaxed) { true } else { panic!("not yet") });
@@ -173,7 +173,7 @@ both_ways! {
         story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
     }
 
-    fn who_is_not_ready_in_time_is_stopped_and_comes_back(way: Way) {
+    fn readiness_timeout_stops_and_restarts(way: Way) {
         let mut story = Story::new();
         let policy = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
         let ready = Readiness::log_line("never").timeout(Duration::from_millis(400));
@@ -182,7 +182,7 @@ both_ways! {
         for incarnation in 1..=2 {
             let slow_after = story.find(|event| match event.kind {
                 EventKind::ReadinessDelayed { waited } if event.incarnation == incarnation => Some(waited),
-                EventKind::NotReady { .. } => panic!("punished before it was told"),
+                EventKind::NotReady { .. } => panic!("no warning came first"),
                 _ => None,
             });
             assert!(slow_after >= Duration::from_millis(300), "{slow_after:?}");
@@ -192,13 +192,13 @@ both_ways! {
             });
             assert!(matches!(why, ReadinessError::TimedOut { waited } if waited >= Duration::from_millis(400)), "{why:?}");
             assert!(["one\ntwo", "twoone\n"].contains(&&*last_words), "{last_words:?}");
-            // It ended with success, and yet it is a failure.
+            // Not being ready is a failure, whatever the exit status is.
             assert!(story.exit().success());
             story.find(|event| matches!(event.kind, EventKind::Restarting { .. }).then_some(()));
         }
     }
 
-    fn who_dies_before_it_is_ready_is_told(way: Way) {
+    fn exit_before_readiness_is_reported(way: Way) {
         let spec = shell(way, "echo no such port >&2; exit 3").stderr(OutputMode::Lines).ready(Readiness::log_line("listening"));
         let (why, last_words, mut story) = never_ready(spec);
         assert!(matches!(why, ReadinessError::Exited { .. }), "{why:?}");
@@ -207,7 +207,7 @@ both_ways! {
         assert_eq!((exit.code(), &*exit.stderr_text()), (Some(3), "no such port\n"));
     }
 
-    fn who_has_had_its_time_is_stopped_and_comes_back(way: Way) {
+    fn runtime_max_stops_and_restarts(way: Way) {
         let mut story = Story::new();
         let policy = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
         let limit = Duration::from_millis(50);
@@ -215,36 +215,36 @@ both_ways! {
         for incarnation in 1..=2 {
             let after = story.find(|event| match event.kind {
                 EventKind::RuntimeExceeded { after } if event.incarnation == incarnation => Some(after),
-                EventKind::Exited(exit) => panic!("{exit} before its time"),
+                EventKind::Exited(exit) => panic!("{exit} before the limit"),
                 _ => None,
             });
             assert!(after >= limit, "{after:?}");
-            assert!(story.exit().success(), "by the first rung of its ladder");
+            assert!(story.exit().success(), "by the first stage of its stop policy");
         }
     }
 
-    fn who_ends_in_time_is_not_told_to_have_had_it(way: Way) {
+    fn exit_before_runtime_max_is_not_reported_as_exceeded(way: Way) {
         let mut story = Story::new();
         story.supervisor.spawn(shell(way, "exit 0").runtime_max(DEADLINE)).unwrap();
         let events = story.rest();
         assert!(!events.iter().any(|event| matches!(event.kind, EventKind::RuntimeExceeded { .. })), "{events:?}");
     }
 
-    fn who_does_not_answer_a_ping_is_told_asked_for_a_stack_and_ended(way: Way) {
+    fn unanswered_ping_warns_aborts_and_stops(way: Way) {
         let mut story = Story::new();
         let watchdog = Watchdog::ping(Duration::from_millis(60)).abort_signal(libc::SIGABRT);
         let spec = way.plain("deaf").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe).watchdog(watchdog);
         story.supervisor.spawn(spec).unwrap();
         let silent_for = story.find(|event| match event.kind {
             EventKind::WatchdogWarning { silent_for } => Some(silent_for),
-            EventKind::WatchdogTimeout => panic!("punished before it was told"),
+            EventKind::WatchdogTimeout => panic!("no warning came first"),
             _ => None,
         });
         assert!(silent_for >= Duration::from_millis(30), "{silent_for:?}");
         assert_eq!(story.exit().signal(), Some(libc::SIGABRT));
     }
 
-    fn who_answers_pings_lives(way: Way) {
+    fn worker_that_answers_pings_keeps_running(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("serve").control(Pass::arg("--control={}"));
         let worker = story.supervisor.spawn(spec.watchdog(Watchdog::ping(Duration::from_millis(400)))).unwrap();
@@ -255,7 +255,7 @@ both_ways! {
         }
     }
 
-    fn who_sends_no_messages_is_ended(way: Way) {
+    fn worker_without_messages_is_stopped(way: Way) {
         let mut story = Story::new();
         let spec = way.fixture("echo").stdin(StdinMode::Pipe).watchdog(Watchdog::messages(Duration::from_millis(60)));
         story.supervisor.spawn(spec).unwrap();
@@ -263,12 +263,12 @@ both_ways! {
         story.exit();
     }
 
-    fn a_stopped_worker_is_not_silent(way: Way) {
+    fn suspended_worker_is_not_silent(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("deaf").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
         let worker = story.supervisor.spawn(spec.watchdog(Watchdog::ping(Duration::from_millis(60)))).unwrap();
         worker.signal(libc::SIGSTOP).unwrap();
-        assert_eq!(worker.wait_timeout(Duration::from_millis(300)), None, "its period begins anew");
+        assert_eq!(worker.wait_timeout(Duration::from_millis(300)), None, "the period starts again");
         while let Ok(event) = story.supervisor.events().try_recv() {
             assert!(!matches!(event.kind, EventKind::WatchdogWarning { .. } | EventKind::WatchdogTimeout), "{event:?}");
         }
@@ -276,29 +276,29 @@ both_ways! {
         story.find(|event| matches!(event.kind, EventKind::WatchdogTimeout).then_some(()));
     }
 
-    fn nobody_is_pinged_before_it_has_connected(way: Way) {
+    fn worker_is_not_pinged_before_it_has_connected(way: Way) {
         let mut story = Story::new();
         let script = "read; exec \"$@\"";
         let spec = shell(way, script).args(["bash", FIXTURE, "serve"]).control(Pass::arg("--control={}"));
         let worker = story.supervisor.spawn(spec.watchdog(Watchdog::ping(Duration::from_millis(400)))).unwrap();
         let mut stdin = worker.take_stdin().unwrap();
-        assert_eq!(worker.wait_timeout(Duration::from_millis(1200)), None, "three times its period");
+        assert_eq!(worker.wait_timeout(Duration::from_millis(1200)), None, "three periods");
         stdin.write_all(b"\n").unwrap();
         assert_eq!(worker.call::<_, [u32; 1]>("echo", &[1], DEADLINE).unwrap(), [1]);
         story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
         assert!(!story.told.iter().any(|told| told.contains("Silent")), "{:?}", story.told);
         let never = shell(way, "read").control(Pass::arg("--control={}")).control_connect_timeout(Duration::from_millis(100));
         let never = story.supervisor.spawn(never.watchdog(Watchdog::ping(Duration::from_millis(100)))).unwrap();
-        assert!(never.wait_timeout(DEADLINE).is_some(), "it has had its time to connect: {:?}", story.told);
+        assert!(never.wait_timeout(DEADLINE).is_some(), "the connect timeout has passed: {:?}", story.told);
     }
 
-    fn a_watchdog_does_not_cut_the_grace_period_of_a_stop(way: Way) {
+    fn watchdog_does_not_shorten_the_grace_period(way: Way) {
         let mut story = Story::new();
         let (ready, is_ready) = flag();
         let spec = way.fixture("ignore-term").stop(endless_stop()).ready(Readiness::check(is_ready));
         let worker = story.supervisor.spawn(spec.watchdog(Watchdog::messages(Duration::from_millis(200)))).unwrap();
         story.message();
-        // Whoever is frozen is not silent: so the stop comes first, however late we are.
+        // A frozen worker is not silent, so the stop comes first, however late the loop is.
         worker.freeze().unwrap();
         ready.store(true, Ordering::Relaxed);
         assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
@@ -309,7 +309,7 @@ both_ways! {
         assert!(!events.iter().any(|event| matches!(event.kind, EventKind::WatchdogTimeout)), "{events:?}");
     }
 
-    fn a_deadline_of_readiness_does_not_cut_the_grace_period_of_a_stop(way: Way) {
+    fn readiness_timeout_does_not_shorten_the_grace_period(way: Way) {
         let mut within = Duration::from_millis(300);
         loop {
             let mut story = Story::new();
@@ -320,7 +320,7 @@ both_ways! {
             let state = story.supervisor.status().workers[0].state;
             let was_late = story.supervisor.events().try_iter().any(|event| matches!(event.kind, EventKind::NotReady { .. }));
             if was_late {
-                // The deadline came before the stop: it needs a longer one here.
+                // The timeout came before the stop: repeat with a longer one.
                 within *= 2;
                 continue;
             }
@@ -338,15 +338,15 @@ both_ways! {
         }
     }
 
-    fn who_has_ended_is_not_found_silent_while_its_pipe_is_drained(way: Way) {
+    fn exited_worker_is_not_silent_while_its_pipe_is_drained(way: Way) {
         let mut story = Story::new();
-        // It ends right after it has become ready, and its child holds its pipe for longer than its period.
+        // It exits right after it became ready, and its child holds its pipe for longer than the period.
         let script = "sleep 1000 & echo 1 >/proc/self/fd/$1; exit 0";
         let spec = shell(way, script).arg("sh").messages(Pass::arg("{}")).drain_timeout(Duration::from_millis(1200));
         let spec = spec.ready(Readiness::message(|_| true)).watchdog(Watchdog::messages(Duration::from_millis(500)));
         let policy = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
         let worker = story.supervisor.spawn(spec.restart(policy)).unwrap();
-        let exit = worker.wait_timeout(DEADLINE).expect("its end");
+        let exit = worker.wait_timeout(DEADLINE).expect("an exit");
         assert!(exit.success() && exit.leaked_streams.len() == 1, "{exit:?}");
         assert_eq!(worker.incarnation(), 1);
         let events = story.rest();
@@ -354,7 +354,7 @@ both_ways! {
         assert!(!events.iter().any(|event| is_blamed(&event.kind)), "{events:?}");
     }
 
-    fn a_newline_at_the_very_end_makes_ready(way: Way) {
+    fn newline_just_before_exit_makes_ready(way: Way) {
         const WORKERS: usize = 40;
         let mut story = Story::new();
         for _ in 0..WORKERS {
@@ -372,9 +372,9 @@ both_ways! {
         assert_eq!((ready, not), (WORKERS, 0));
     }
 
-    fn p06_who_keeps_a_readiness_pipe_open_holds_up_nobody(way: Way) {
+    fn p06_leaked_readiness_pipe_delays_no_other_worker(way: Way) {
         let mut story = Story::new();
-        // No newline; the daemon holds both pipes when its parent has ended.
+        // No newline; the daemon holds both pipes after its parent exited.
         let script = "printf well >/proc/self/fd/$2; setsid sh -c 'echo $$ >/proc/self/fd/$1; exec sleep 1000' sh $1 & exit 0";
         let spec = shell(way, script).arg("sh").messages(Pass::arg("{}")).ready(Readiness::notify_fd(Pass::arg("{}")));
         let worker = story.supervisor.spawn(spec.drain_timeout(DEADLINE)).unwrap();
@@ -393,15 +393,15 @@ both_ways! {
         thread::spawn(move || answer.send(asked.status().workers.len()));
         assert_eq!(answered.recv_timeout(DEADLINE), Ok(1));
         let other = supervisor.spawn(way.plain("exit")).unwrap();
-        assert!(other.wait_timeout(DEADLINE).expect("another's end").success());
-        assert_eq!(worker.wait_timeout(Duration::ZERO), None, "its pipe is held");
+        assert!(other.wait_timeout(DEADLINE).expect("an exit").success());
+        assert_eq!(worker.wait_timeout(Duration::ZERO), None, "its pipe is still open");
         assert_eq!(kernel::kill(daemon.unwrap(), libc::SIGKILL), 0);
-        assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
+        assert!(worker.wait_timeout(DEADLINE).expect("an exit").success());
     }
 }
 
 #[test]
-fn who_ends_well_before_its_newline_has_ended_well() {
+fn success_before_newline_is_a_success() {
     let mut story = Story::new();
     let spec = WorkerSpec::new("true").ready(Readiness::notify_fd(Pass::fd(3))).restart(Restart::OnFailure);
     story.supervisor.spawn(spec).unwrap();
@@ -413,8 +413,8 @@ fn who_ends_well_before_its_newline_has_ended_well() {
     assert!(died && exits == 1, "{events:#?}");
 }
 
-/// A worker that sends messages, is waited for by the first of them, and whose closure blocks until the sender is dropped.
-fn judged_slowly(script: &str) -> (WorkerSpec, Receiver<()>, Sender<()>) {
+/// A worker whose readiness is decided by a closure on its messages, which blocks until the sender is dropped.
+fn slow_readiness_closure(script: &str) -> (WorkerSpec, Receiver<()>, Sender<()>) {
     let (entering, entered) = crossbeam_channel::unbounded();
     let (open, opened) = crossbeam_channel::unbounded::<()>();
     let is_it = move |_: &Message| {
@@ -427,12 +427,12 @@ fn judged_slowly(script: &str) -> (WorkerSpec, Receiver<()>, Sender<()>) {
 }
 
 #[test]
-fn p06_a_closure_for_messages_that_blocks_delays_no_other_worker() {
+fn p06_blocking_readiness_closure_delays_no_other_worker() {
     let mut story = Story::new();
-    let (spec, entered, open) = judged_slowly("echo 1 >&3; echo 2 >&3; sleep 1000");
+    let (spec, entered, open) = slow_readiness_closure("echo 1 >&3; echo 2 >&3; sleep 1000");
     let blocked = story.supervisor.spawn(spec).unwrap();
-    entered.recv_timeout(DEADLINE).expect("its closure is called");
-    // Its own messages come, and those of others, with their ends.
+    entered.recv_timeout(DEADLINE).expect("a call of the closure");
+    // Its own messages arrive, and the messages and exits of others.
     assert_eq!([story.json(), story.json()], [json!(1), json!(2)]);
     let other = WorkerSpec::new("sh").args(["-c", "echo 3 >&3"]).messages(Pass::fd(3));
     let other = story.supervisor.spawn(other.ready(Readiness::message(|_| true))).unwrap();
@@ -440,21 +440,21 @@ fn p06_a_closure_for_messages_that_blocks_delays_no_other_worker() {
     story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
     assert!(story.exit().success());
     assert!(other.wait_timeout(DEADLINE).is_some() && story.supervisor.status().is_complete);
-    // Neither does its stop wait for the closure.
+    // Its stop does not wait for the closure either.
     assert!(blocked.stop_timeout(Duration::ZERO).wait(DEADLINE).unfinished().next().is_none());
     assert_eq!(entered.len(), 0, "the closure is called once at a time");
     drop(open);
 }
 
 #[test]
-fn p01_a_worker_that_was_ready_before_it_ended_is_ready_first() {
+fn p01_ready_precedes_exited() {
     let mut story = Story::new();
-    let (spec, entered, open) = judged_slowly("echo 1 >&3");
+    let (spec, entered, open) = slow_readiness_closure("echo 1 >&3");
     let worker = story.supervisor.spawn(spec.drain_timeout(DEADLINE)).unwrap();
-    entered.recv_timeout(DEADLINE).expect("its closure is called");
+    entered.recv_timeout(DEADLINE).expect("a call of the closure");
     let pid = worker.pid().unwrap();
-    assert!(becomes_true(|| !is_alive(pid)), "its end");
-    // The loop knows of that when it has answered.
+    assert!(becomes_true(|| !is_alive(pid)), "an exit");
+    // Once the loop has replied, it has seen the exit.
     assert!(story.supervisor.status().is_complete);
     drop(open);
     let kinds: Vec<_> = story.rest().into_iter().map(|event| event.kind).collect();
@@ -464,11 +464,11 @@ fn p01_a_worker_that_was_ready_before_it_ended_is_ready_first() {
 }
 
 #[test]
-fn p15_an_end_waits_for_a_closure_that_blocks_no_longer_than_for_streams() {
+fn p15_exit_waits_for_blocking_closure_up_to_drain_timeout() {
     let mut story = Story::new();
-    let (spec, entered, open) = judged_slowly("echo 1 >&3");
+    let (spec, entered, open) = slow_readiness_closure("echo 1 >&3");
     story.supervisor.spawn(spec.drain_timeout(Duration::from_millis(20))).unwrap();
-    entered.recv_timeout(DEADLINE).expect("its closure is called");
+    entered.recv_timeout(DEADLINE).expect("a call of the closure");
     let why = story.find(|event| match event.kind {
         EventKind::NotReady { reason: why, .. } => Some(why),
         _ => None,
@@ -479,7 +479,7 @@ fn p15_an_end_waits_for_a_closure_that_blocks_no_longer_than_for_streams() {
 }
 
 #[test]
-fn p06_output_beyond_a_limit_is_not_looked_through() {
+fn p06_output_is_searched_up_to_a_limit() {
     const LENGTH: usize = 32 << 10;
     let line = "x".repeat(LENGTH);
     for ready in [Readiness::log_line("never"), Readiness::message(|_| false)] {
@@ -504,18 +504,18 @@ fn p06_output_beyond_a_limit_is_not_looked_through() {
     }
 }
 
-/// As where the host is stopped by SIGSTOP, its cgroup is frozen, or the machine sleeps: the loop wakes long after its timers.
+/// As when the host is stopped by SIGSTOP, its cgroup is frozen, or the machine is suspended: the loop wakes long after its timers.
 #[test]
-#[ignore = "lets 4 s pass"]
-fn p15_a_suspended_host_takes_no_time_from_a_worker() {
-    if !alone("health::p15_a_suspended_host_takes_no_time_from_a_worker", |spec| spec) {
+#[ignore = "takes 4 s"]
+fn p15_suspended_host_does_not_use_up_timeouts() {
+    if !alone("health::p15_suspended_host_does_not_use_up_timeouts", |spec| spec) {
         return;
     }
     let mut story = Story::new();
     let spec = shell(Way::Direct, "read line; echo up; cat").stdout(OutputMode::Lines);
     let worker = story.supervisor.spawn(spec.ready(Readiness::log_line("up").timeout(Duration::from_secs(2)))).unwrap();
     let stdin = worker.take_stdin().unwrap();
-    // Its timers are set when the loop has answered.
+    // Once the loop has replied, the timers are set.
     assert!(story.supervisor.status().is_complete);
     let stopped = stop_loop();
     thread::sleep(Duration::from_secs(4));
@@ -531,7 +531,7 @@ fn p15_a_suspended_host_takes_no_time_from_a_worker() {
 }
 
 #[test]
-fn what_cannot_be_observed_is_refused() {
+fn unobservable_readiness_is_refused() {
     let story = Story::new();
     let refused = |spec: WorkerSpec| match story.supervisor.spawn(spec) {
         Err(SpawnError::Spec(error)) => error,
@@ -552,13 +552,10 @@ fn what_cannot_be_observed_is_refused() {
     let brief =
         spec().stdout(OutputMode::Lines).ready(Readiness::log_line("x").timeout(DEADLINE)).runtime_max(DEADLINE);
     assert_eq!(conflict(brief), ["runtime_max", "ready"]);
-    assert!(
-        spec().ready(Readiness::started()).runtime_max(Duration::from_secs(1)).validate().is_ok(),
-        "it is ready at once"
-    );
+    assert!(spec().ready(Readiness::started()).runtime_max(Duration::from_secs(1)).validate().is_ok(), "ready at once");
     assert_eq!(conflict(spec().runtime_max(Duration::ZERO)), ["runtime_max", "spawn"]);
     let taken = spec().messages_on_stdout().ready(Readiness::log_line("x"));
-    assert_eq!(conflict(taken), ["ready", "stdout"], "its lines are messages");
+    assert_eq!(conflict(taken), ["ready", "stdout"], "its stdout carries messages");
     assert_eq!(conflict(spec().ready(Readiness::sd_notify().timeout(Duration::ZERO))), ["ready", "timeout"]);
     for address in ["nonsense", ":80", "localhost:", "localhost:http", "localhost:0"] {
         assert_eq!(conflict(spec().ready(Readiness::connect_tcp(address))), ["ready", "connect_tcp"], "{address}");

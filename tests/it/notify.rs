@@ -1,4 +1,4 @@
-//! What workers tell by `sd_notify(3)`, and who is heard. The test itself tells it: it is of the same user.
+//! Notifications by `sd_notify(3)`, and which senders are accepted. The test itself sends them, as the same user.
 
 use crate::{
     kernel,
@@ -22,9 +22,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a worker finds in its environment. It shows none while its exec is not over.
+/// A variable in the environment of a worker, which cannot be read before its exec is done.
 #[track_caller]
-fn told(worker: &Worker, name: &str) -> String {
+fn variable(worker: &Worker, name: &str) -> String {
     let until = Instant::now() + DEADLINE;
     loop {
         let environment = fs::read(format!("/proc/{}/environ", worker.pid().unwrap())).unwrap();
@@ -37,28 +37,28 @@ fn told(worker: &Worker, name: &str) -> String {
     }
 }
 
-/// One who can tell of a worker.
-fn teller(worker: &Worker) -> UnixDatagram {
+/// A socket to notify for a worker.
+fn notifier(worker: &Worker) -> UnixDatagram {
     let socket = UnixDatagram::unbound().unwrap();
-    socket.connect(told(worker, "NOTIFY_SOCKET")).unwrap();
+    socket.connect(variable(worker, "NOTIFY_SOCKET")).unwrap();
     socket
 }
 
-/// A worker that says nothing of itself, and one who speaks for it.
+/// A worker that sends no notifications, and a socket to send them.
 fn spawn(story: &Story, spec: WorkerSpec) -> (Worker, UnixDatagram) {
     let worker = story.supervisor.spawn(spec).unwrap();
-    let teller = teller(&worker);
-    (worker, teller)
+    let notifier = notifier(&worker);
+    (worker, notifier)
 }
 
 fn waiting(way: Way) -> WorkerSpec {
     way.plain("hang").ready(Readiness::sd_notify())
 }
 
-/// Tells this as its status, and gives the kinds of all that was told before that is heard.
+/// Sends a status, and returns the events that came before it was received.
 #[track_caller]
-fn until_status(story: &mut Story, teller: &UnixDatagram, text: &str) -> Vec<EventKind> {
-    teller.send(format!("STATUS={text}").as_bytes()).unwrap();
+fn until_status(story: &mut Story, notifier: &UnixDatagram, text: &str) -> Vec<EventKind> {
+    notifier.send(format!("STATUS={text}").as_bytes()).unwrap();
     let mut kinds = Vec::new();
     loop {
         match story.next().kind {
@@ -69,25 +69,25 @@ fn until_status(story: &mut Story, teller: &UnixDatagram, text: &str) -> Vec<Eve
 }
 
 both_ways! {
-    fn who_tells_twice_that_it_is_ready_becomes_so_once(way: Way) {
+    fn second_ready_has_no_effect(way: Way) {
         let mut story = Story::new();
-        let (worker, teller) = spawn(&story, waiting(way));
-        teller.send(b"READY=1").unwrap();
-        teller.send(b"READY=1\nREADY=1").unwrap();
-        let kinds = until_status(&mut story, &teller, "over");
+        let (worker, notifier) = spawn(&story, waiting(way));
+        notifier.send(b"READY=1").unwrap();
+        notifier.send(b"READY=1\nREADY=1").unwrap();
+        let kinds = until_status(&mut story, &notifier, "over");
         let ready = kinds.iter().filter(|kind| matches!(kind, EventKind::Ready { .. }));
         assert_eq!(ready.count(), 1, "{kinds:?}");
         assert!(worker.wait_ready(Duration::ZERO));
     }
 
-    fn p15_who_asks_for_more_time_to_become_ready_has_it(way: Way) {
+    fn p15_extend_timeout_postpones_readiness_timeout(way: Way) {
         const WITHIN: Duration = Duration::from_millis(500);
         let mut story = Story::new();
-        let (worker, teller) = spawn(&story, way.plain("hang").ready(Readiness::sd_notify().timeout(WITHIN)));
-        teller.send(b"EXTEND_TIMEOUT_USEC=60000000").unwrap();
+        let (worker, notifier) = spawn(&story, way.plain("hang").ready(Readiness::sd_notify().timeout(WITHIN)));
+        notifier.send(b"EXTEND_TIMEOUT_USEC=60000000").unwrap();
         assert!(!worker.wait_ready(WITHIN + WITHIN / 2));
         assert_eq!(story.supervisor.status().workers[0].state, WorkerState::Starting);
-        teller.send(b"READY=1").unwrap();
+        notifier.send(b"READY=1").unwrap();
         let after = story.find(|event| match event.kind {
             EventKind::Ready { after } => Some(after),
             EventKind::NotReady { reason: why, .. } => panic!("{why:?}"),
@@ -96,11 +96,11 @@ both_ways! {
         assert!(after > WITHIN, "{after:?}");
     }
 
-    fn p15_who_asks_for_less_time_loses_none(way: Way) {
+    fn p15_extend_timeout_never_shortens(way: Way) {
         const WITHIN: Duration = Duration::from_millis(500);
         let mut story = Story::new();
-        let (_worker, teller) = spawn(&story, way.plain("hang").ready(Readiness::sd_notify().timeout(WITHIN)));
-        teller.send(b"EXTEND_TIMEOUT_USEC=1").unwrap();
+        let (_worker, notifier) = spawn(&story, way.plain("hang").ready(Readiness::sd_notify().timeout(WITHIN)));
+        notifier.send(b"EXTEND_TIMEOUT_USEC=1").unwrap();
         let why = story.find(|event| match event.kind {
             EventKind::NotReady { reason: why, .. } => Some(why),
             _ => None,
@@ -108,14 +108,14 @@ both_ways! {
         assert!(matches!(why, ReadinessError::TimedOut { waited } if waited >= WITHIN), "{why:?}");
     }
 
-    fn p15_a_watchdog_that_is_told_nothing_is_told_first_and_bites_then(way: Way) {
+    fn p15_watchdog_without_notifications_warns_then_stops(way: Way) {
         let mut story = Story::new();
-        let (worker, teller) = spawn(&story, way.plain("hang").watchdog(Watchdog::notify(Duration::from_millis(500))));
-        assert_eq!(told(&worker, "WATCHDOG_USEC"), "500000");
-        teller.send(b"WATCHDOG=1").unwrap();
+        let (worker, notifier) = spawn(&story, way.plain("hang").watchdog(Watchdog::notify(Duration::from_millis(500))));
+        assert_eq!(variable(&worker, "WATCHDOG_USEC"), "500000");
+        notifier.send(b"WATCHDOG=1").unwrap();
         let silent_for = story.find(|event| match event.kind {
             EventKind::WatchdogWarning { silent_for } => Some(silent_for),
-            EventKind::WatchdogTimeout => panic!("punished before it was told"),
+            EventKind::WatchdogTimeout => panic!("no warning came first"),
             _ => None,
         });
         assert!(silent_for >= Duration::from_millis(250), "{silent_for:?}");
@@ -123,90 +123,90 @@ both_ways! {
         assert_eq!(story.exit().signal(), Some(libc::SIGTERM));
     }
 
-    fn p15_a_watchdog_that_is_told_again_and_again_does_not_bite(way: Way) {
+    fn p15_watchdog_notifications_keep_the_worker_running(way: Way) {
         const PERIOD: Duration = Duration::from_millis(600);
         let mut story = Story::new();
-        let (worker, teller) = spawn(&story, way.plain("hang").watchdog(Watchdog::notify(PERIOD)));
-        // Two periods of short silences.
+        let (worker, notifier) = spawn(&story, way.plain("hang").watchdog(Watchdog::notify(PERIOD)));
+        // Two periods with short silences.
         for _ in 0..40 {
-            teller.send(b"WATCHDOG=1").unwrap();
+            notifier.send(b"WATCHDOG=1").unwrap();
             assert_eq!(worker.wait_timeout(PERIOD / 20), None, "{:?}", story.rest());
         }
-        let kinds = until_status(&mut story, &teller, "over");
+        let kinds = until_status(&mut story, &notifier, "over");
         assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::WatchdogTimeout)), "{kinds:?}");
     }
 
-    fn who_triggers_its_watchdog_during_a_stop_keeps_its_grace_period(way: Way) {
+    fn watchdog_trigger_during_a_stop_keeps_the_grace_period(way: Way) {
         let mut story = Story::new();
         let stop = StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], Duration::from_secs(3600));
         let spec = way.fixture("ignore-term").watchdog(Watchdog::notify(DEADLINE)).stop(stop);
-        let (worker, teller) = spawn(&story, spec);
+        let (worker, notifier) = spawn(&story, spec);
         story.message();
         let stopping = worker.stop();
         assert_eq!(story.supervisor.status().workers[0].state, WorkerState::Stopping);
-        teller.send(b"WATCHDOG=trigger").unwrap();
-        let kinds = until_status(&mut story, &teller, "over");
+        notifier.send(b"WATCHDOG=trigger").unwrap();
+        let kinds = until_status(&mut story, &notifier, "over");
         assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::WatchdogTimeout)), "{kinds:?}");
         let report = stopping.wait(Duration::from_millis(100));
         assert_eq!(report.unfinished().count(), 1, "{report}");
         worker.kill().unwrap();
     }
 
-    fn that_it_is_about_to_end_is_told_once(way: Way) {
+    fn stopping_is_reported_once(way: Way) {
         let mut story = Story::new();
-        let (worker, teller) = spawn(&story, way.plain("hang").ready(Readiness::sd_notify()));
-        teller.send(b"STOPPING=1").unwrap();
-        teller.send(b"STOPPING=1").unwrap();
-        let kinds = until_status(&mut story, &teller, "over");
+        let (worker, notifier) = spawn(&story, way.plain("hang").ready(Readiness::sd_notify()));
+        notifier.send(b"STOPPING=1").unwrap();
+        notifier.send(b"STOPPING=1").unwrap();
+        let kinds = until_status(&mut story, &notifier, "over");
         assert_eq!(kinds.iter().filter(|kind| matches!(kind, EventKind::SelfStopping)).count(), 1, "{kinds:?}");
-        assert_eq!(worker.wait_timeout(Duration::ZERO), None, "it ends when it likes");
+        assert_eq!(worker.wait_timeout(Duration::ZERO), None, "it is not stopped");
     }
 
-    fn a_barrier_is_let_go_when_all_before_it_is_known(way: Way) {
+    fn barrier_closes_after_earlier_notifications(way: Way) {
         let mut story = Story::new();
-        let (worker, teller) = spawn(&story, waiting(way));
+        let (worker, notifier) = spawn(&story, waiting(way));
         let (mut barrier, held) = std::io::pipe().unwrap();
-        teller.send(b"READY=1").unwrap();
-        kernel::send_descriptors(&teller, b"BARRIER=1", &[held.as_fd()]);
+        notifier.send(b"READY=1").unwrap();
+        kernel::send_descriptors(&notifier, b"BARRIER=1", &[held.as_fd()]);
         drop(held);
-        assert!(kernel::poll_readable(&barrier, DEADLINE), "it is held");
+        assert!(kernel::poll_readable(&barrier, DEADLINE), "the barrier is open");
         assert_eq!(barrier.read(&mut [0]).unwrap(), 0);
         assert!(worker.wait_ready(Duration::ZERO));
         story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
     }
 
-    fn p03_descriptors_that_come_along_are_closed(way: Way) {
+    fn p03_passed_descriptors_are_closed(way: Way) {
         let mut story = Story::new();
-        let (_worker, teller) = spawn(&story, waiting(way));
+        let (_worker, notifier) = spawn(&story, waiting(way));
         let (mut reader, writer) = std::io::pipe().unwrap();
-        // As many as the kernel lets through at once.
+        // As many as the kernel accepts in one message.
         let many: Vec<BorrowedFd<'_>> = (0..253).map(|_| writer.as_fd()).collect();
         for text in ["FDSTORE=1", "nonsense", ""] {
-            kernel::send_descriptors(&teller, text.as_bytes(), &many);
+            kernel::send_descriptors(&notifier, text.as_bytes(), &many);
         }
-        until_status(&mut story, &teller, "over");
+        until_status(&mut story, &notifier, "over");
         drop(writer);
-        assert!(kernel::poll_readable(&reader, DEADLINE), "they are held");
+        assert!(kernel::poll_readable(&reader, DEADLINE), "they are open");
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
     }
 
-    fn p12_another_user_is_not_heard(way: Way) {
+    fn p12_notifications_of_other_users_are_ignored(way: Way) {
         if !is_root() {
-            // There is no other user to be had.
+            // The test cannot switch to another user.
             return;
         }
         let directory = tempfile::tempdir().unwrap();
         let program = reachable(Path::new(FIXTURE), directory.path());
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut story = Story::new();
-        let (worker, teller) = spawn(&story, waiting(way));
-        let mut stranger = Command::new("setpriv");
-        stranger.args(["--reuid=65500", "--clear-groups"]).arg(&program);
-        stranger.args(["notify", "--times", "3", "--say", "READY=1,STATUS=mine"]).env("NOTIFY_SOCKET", told(&worker, "NOTIFY_SOCKET"));
-        assert!(stranger.stdin(Stdio::null()).status().unwrap().success());
-        let kinds = until_status(&mut story, &teller, "over");
+        let (worker, notifier) = spawn(&story, waiting(way));
+        let mut other_user = Command::new("setpriv");
+        other_user.args(["--reuid=65500", "--clear-groups"]).arg(&program);
+        other_user.args(["notify", "--times", "3", "--say", "READY=1,STATUS=mine"]).env("NOTIFY_SOCKET", variable(&worker, "NOTIFY_SOCKET"));
+        assert!(other_user.stdin(Stdio::null()).status().unwrap().success());
+        let kinds = until_status(&mut story, &notifier, "over");
         assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::Ready { .. } | EventKind::StatusText(_))), "{kinds:?}");
-        // Once, however many there are.
+        // One warning for any number of notifications.
         let warnings: Vec<_> = kinds.iter().filter(|kind| matches!(kind, EventKind::Warning(_))).collect();
         let [EventKind::Warning(warning)] = &*warnings else { panic!("{kinds:?}") };
         let of_it = |warning: &Warning| matches!(warning, Warning::NotificationRejected { worker: of, uid: 65500, .. } if *of == worker.id());
@@ -215,16 +215,16 @@ both_ways! {
 }
 
 #[test]
-fn p06_descriptors_that_do_not_close_hold_nobody_up() {
-    if !alone("notify::p06_descriptors_that_do_not_close_hold_nobody_up", |spec| spec) {
+fn p06_descriptors_that_block_on_close_delay_no_worker() {
+    if !alone("notify::p06_descriptors_that_block_on_close_delay_no_worker", |spec| spec) {
         return;
     }
     let mut story = Story::new();
-    let (worker, teller) = spawn(&story, waiting(Way::Direct));
+    let (worker, notifier) = spawn(&story, waiting(Way::Direct));
     let (_reader, writer) = kernel::lingering();
-    // The loop does not run until only itself can be the last to close.
+    // The loop is stopped until it is the last holder.
     let stopped = stop_loop();
-    kernel::send_descriptors(&teller, b"STATUS=took it", &[writer.as_fd()]);
+    kernel::send_descriptors(&notifier, b"STATUS=took it", &[writer.as_fd()]);
     drop(writer);
     drop(stopped);
     story.find(|event| matches!(event.kind, EventKind::StatusText(_)).then_some(()));

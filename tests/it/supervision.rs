@@ -1,4 +1,4 @@
-//! Restarts and stops: promises 8 and 13, and what a worker's life looks like in events.
+//! Restarts and stops (promises 8 and 13), and the events of a worker.
 
 use crate::{
     kernel,
@@ -26,7 +26,7 @@ fn at_once(restart: Restart) -> RestartPolicy {
     RestartPolicy::from(restart).backoff(Backoff::constant(SHORT))
 }
 
-/// The kinds, without what is different each time.
+/// The kinds of events, without values that vary.
 fn outline(events: &[Event]) -> Vec<String> {
     let kind = |event: &Event| match &event.kind {
         EventKind::Started { .. } => "started".into(),
@@ -40,10 +40,10 @@ fn outline(events: &[Event]) -> Vec<String> {
 }
 
 both_ways! {
-    fn p13_a_worker_that_fails_comes_back_until_it_succeeds(way: Way) {
+    fn p13_failing_worker_is_restarted_until_it_succeeds(way: Way) {
         let mut story = Story::new();
         let state = tempfile::NamedTempFile::new().unwrap();
-        // Fails twice: it counts its lives in a file.
+        // Fails twice: it counts its runs in a file.
         let script = format!("echo >> {0}; exit $((3 - $(wc -l < {0})))", state.path().display());
         let worker = story.supervisor.spawn(shell(way, &script).restart(at_once(Restart::OnFailure))).unwrap();
         let events = story.rest();
@@ -56,7 +56,7 @@ both_ways! {
         assert_eq!(worker.incarnation(), 3);
     }
 
-    fn p13_a_worker_that_fails_too_often_gives_up(way: Way) {
+    fn p13_worker_gives_up_after_too_many_failures(way: Way) {
         let mut story = Story::new();
         let policy = at_once(Restart::Always).intensity(RestartIntensity::new(2, Duration::from_secs(60)));
         let worker = story.supervisor.spawn(shell(way, "echo why >&2; exit 9").stderr(OutputMode::Lines).restart(policy)).unwrap();
@@ -69,21 +69,21 @@ both_ways! {
         assert_eq!(worker.wait().stderr_text(), "why\n");
     }
 
-    fn p13_a_fatal_code_ends_it_at_once(way: Way) {
+    fn p13_fatal_exit_code_gives_up_at_once(way: Way) {
         let mut story = Story::new();
         let policy = at_once(Restart::Always).fatal([ExitMatch::Code(125)]);
         story.supervisor.spawn(shell(way, "exit 125").restart(policy)).unwrap();
         assert_eq!(outline(&story.rest()), ["1: started", "1: exit code 125", "1: FatalCode"]);
     }
 
-    fn p13_what_cannot_start_again_is_not_tried_again(way: Way) {
+    fn p13_missing_program_is_not_retried(way: Way) {
         let mut story = Story::new();
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("program");
         fs::copy("/bin/cat", &program).unwrap();
         let spec = way.program(&program).stdin(StdinMode::Pipe).restart(at_once(Restart::Always));
         let worker = story.supervisor.spawn(spec).unwrap();
-        // Its first life ends with its input, and by then its program is gone.
+        // It exits at end of file on its input, when its program is already deleted.
         fs::remove_file(&program).unwrap();
         drop(worker.take_stdin());
         let events = story.rest();
@@ -96,11 +96,11 @@ both_ways! {
         assert!(worker.wait().success());
     }
 
-    fn p06_a_restart_that_opens_a_fifo_waits_for_nobody(way: Way) {
+    fn p06_restart_that_opens_a_fifo_does_not_block(way: Way) {
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("fifo");
         assert_eq!(kernel::make_fifo(&fifo), 0);
-        // Both of its ends: whoever opens it now does not wait.
+        // With both ends open, opening the FIFO does not block.
         let held = || OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
         let story = Story::new();
         let policy = at_once(Restart::Always).intensity(RestartIntensity::new(1, DEADLINE));
@@ -108,24 +108,24 @@ both_ways! {
         let spec = way.program("/bin/cat").stdin(StdinMode::File(fifo.clone())).restart(policy);
         let worker = story.supervisor.spawn(spec).unwrap();
         drop(writer);
-        // Its second life begins though nobody writes, and so ends at once.
+        // The second incarnation starts although the FIFO has no writer, and so exits at once.
         let exit = worker.wait_timeout(DEADLINE);
         let incarnation = worker.incarnation();
-        // Lets go whoever waits all the same, and with that the end of this test.
+        // Unblocks an open that blocks all the same, so that the test ends.
         drop(held());
         assert!(exit.is_some_and(|exit| exit.success()));
         assert_eq!(incarnation, 2);
     }
 
-    fn what_an_ended_worker_has_said_can_still_be_read(way: Way) {
+    fn output_of_an_exited_worker_can_still_be_read(way: Way) {
         let story = Story::new();
         let spec = way.plain("say").args(["--text", "last words"]).output_pipe("said", Pass::arg("--write={}"));
         let worker = story.supervisor.spawn(spec).unwrap();
-        assert!(worker.wait_timeout(DEADLINE).expect("its end").success());
+        assert!(worker.wait_timeout(DEADLINE).expect("an exit").success());
         assert_eq!(read_to_end(&worker.take_reader("said").unwrap()), b"last words");
     }
 
-    fn a_worker_begins_anew_when_asked(way: Way) {
+    fn worker_restarts_on_request(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("serve").control(Pass::arg("--control={}"));
         let worker = story.supervisor.spawn(spec).unwrap();
@@ -135,37 +135,37 @@ both_ways! {
         assert_eq!(worker.incarnation(), 2);
         assert_ne!(worker.pid().unwrap(), first);
         assert_eq!(worker.call::<_, i64>("add", &[3, 4], DEADLINE).unwrap(), 7);
-        // The default ladder begins with the notification `shutdown`, upon which this worker ends by itself.
+        // The default stop policy begins with the notification `shutdown`, at which this worker exits.
         let report = worker.stop().wait(DEADLINE);
         assert!(matches!(&*report.workers, [ended] if ended.exit.as_ref().unwrap().success()), "{report}");
-        assert!(!worker.restart().wait(DEADLINE), "it has ended for good");
+        assert!(!worker.restart().wait(DEADLINE), "the worker has ended");
         let outline: Vec<_> = outline(&story.rest()).into_iter().filter(|line| !line.contains("onnected")).collect();
         assert_eq!(outline, [
             "1: started", "1: exit code 0", "1: restarting", "2: started", "2: exit code 0",
         ]);
     }
 
-    fn p08_the_ladder_is_climbed_rung_by_rung(way: Way) {
+    fn p08_stop_runs_stage_by_stage(way: Way) {
         let story = Story::new();
         let stop = StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], SHORT).step([StopStep::ClosePipes], SHORT);
         let spec = way.fixture("ignore-term").stdin(StdinMode::Pipe).stop(stop);
         let worker = ready(story, spec);
         worker.1.stop();
-        assert_eq!(worker.1.wait_timeout(DEADLINE).expect("its end").signal(), Some(libc::SIGKILL));
+        assert_eq!(worker.1.wait_timeout(DEADLINE).expect("an exit").signal(), Some(libc::SIGKILL));
     }
 
-    fn p08_a_second_stop_is_faster(way: Way) {
+    fn p08_second_stop_begins_the_next_stage(way: Way) {
         let endless = Duration::from_secs(3600);
         let stop = StopPolicy::kill().step([StopStep::Signal(libc::SIGTERM)], endless);
         let worker = ready(Story::new(), way.fixture("ignore-term").stop(stop));
         let stopping = worker.1.stop();
         assert_eq!(stopping.wait(10 * SHORT).unfinished().count(), 1, "it ignores SIGTERM");
         worker.1.stop();
-        assert_eq!(worker.1.wait_timeout(DEADLINE).expect("its end").signal(), Some(libc::SIGKILL));
+        assert_eq!(worker.1.wait_timeout(DEADLINE).expect("an exit").signal(), Some(libc::SIGKILL));
         worker.1.stop();
     }
 
-    fn p08_a_stop_kills_in_its_time_on_whatever_rung(way: Way) {
+    fn p08_stop_timeout_kills_during_any_stage(way: Way) {
         let stops: [fn(&Story, &Worker) -> StopReport; 4] = [
             |_, worker| worker.stop_timeout(Duration::from_millis(50)).wait(DEADLINE),
             |_, worker| worker.stop_timeout(Duration::ZERO).wait(DEADLINE),
@@ -173,7 +173,7 @@ both_ways! {
             |story, _| story.supervisor.shutdown(Duration::from_millis(50)),
         ];
         for stop in stops {
-            // Its standard input can be closed: the first rung has something to do, and lasts a second.
+            // Its standard input can be closed, so the first stage has something to do and takes a second.
             let (story, worker) = ready(Story::new(), way.fixture("ignore-term").stdin(StdinMode::Pipe));
             let report = stop(&story, &worker);
             assert_eq!(report.unfinished().count(), 0, "{report}");
@@ -182,10 +182,10 @@ both_ways! {
         let supervisor = Supervisor::builder().grace_period(Duration::from_millis(50)).build().unwrap();
         let (story, worker) = ready(Story::of(supervisor), way.fixture("ignore-term").stdin(StdinMode::Pipe));
         drop(story);
-        assert_eq!(worker.wait_timeout(Duration::ZERO).expect("its end").signal(), Some(libc::SIGKILL));
+        assert_eq!(worker.wait_timeout(Duration::ZERO).expect("an exit").signal(), Some(libc::SIGKILL));
     }
 
-    fn a_stopped_worker_does_not_come_back(way: Way) {
+    fn stopped_worker_is_not_restarted(way: Way) {
         let mut story = Story::new();
         let hanging = story.supervisor.spawn(way.plain("hang").restart(at_once(Restart::Always))).unwrap();
         hanging.stop();
@@ -193,25 +193,25 @@ both_ways! {
         let slow = slow.intensity(RestartIntensity::unlimited());
         let waiting = story.supervisor.spawn(shell(way, "exit 1").restart(slow)).unwrap();
         story.find(|event| matches!(event.kind, EventKind::Restarting { .. }).then_some(()));
-        assert_eq!(waiting.wait_timeout(Duration::ZERO), None, "it waits for its restart");
+        assert_eq!(waiting.wait_timeout(Duration::ZERO), None, "the restart is pending");
         waiting.stop();
-        assert_eq!(waiting.wait_timeout(DEADLINE).expect("its end").code(), Some(1));
-        assert_eq!(hanging.wait_timeout(DEADLINE).expect("its end").signal(), Some(libc::SIGTERM));
+        assert_eq!(waiting.wait_timeout(DEADLINE).expect("an exit").code(), Some(1));
+        assert_eq!(hanging.wait_timeout(DEADLINE).expect("an exit").signal(), Some(libc::SIGTERM));
         story.rest();
     }
 
-    fn p08_a_worker_gets_the_time_that_it_asks_for(way: Way) {
+    fn p08_worker_can_extend_its_stop(way: Way) {
         let mut story = Story::new();
         let stop = StopPolicy::kill().step([StopStep::Notify("shutdown".into())], Duration::from_millis(200));
         let spec = way.plain("slow-end").control(Pass::arg("--control={}")).args(["--ms", "600"]).stop(stop);
         let worker = story.supervisor.spawn(spec).unwrap();
         story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
         worker.stop();
-        let exit = worker.wait_timeout(DEADLINE).expect("its end");
+        let exit = worker.wait_timeout(DEADLINE).expect("an exit");
         assert!(exit.success(), "{exit}");
     }
 
-    fn p16_a_shutdown_reports_who_ended_how_and_who_was_slow(way: Way) {
+    fn p16_shutdown_reports_exits_and_unfinished_workers(way: Way) {
         let mut story = Story::new();
         let polite = story.supervisor.spawn(way.plain("serve").control(Pass::arg("--control={}")).name("polite")).unwrap();
         let stubborn = story.supervisor.spawn(way.fixture("ignore-term").name("stubborn")).unwrap();
@@ -223,11 +223,11 @@ both_ways! {
         assert_eq!(slow.exit.as_ref().and_then(|exit| exit.signal()), Some(libc::SIGKILL), "{report}");
         assert!(fast.exit.as_ref().is_some_and(|exit| exit.success()), "{report}");
         assert!(slow.took >= Duration::from_millis(400) && report.unfinished().count() == 0, "{report}");
-        assert!(story.supervisor.spawn(way.plain("exit")).is_err(), "it takes no more workers");
+        assert!(story.supervisor.spawn(way.plain("exit")).is_err(), "no more workers are accepted");
         story.rest();
     }
 
-    fn p16_a_status_tells_how_everybody_is(way: Way) {
+    fn p16_status_lists_all_workers(way: Way) {
         let mut story = Story::new();
         let serving = way.plain("serve").control(Pass::arg("--control={}")).name("serving");
         let serving = story.supervisor.spawn(serving.ready(Readiness::control())).unwrap();
@@ -253,10 +253,10 @@ both_ways! {
         assert!(json["workers"][0]["uptime"].is_f64(), "{json}");
     }
 
-    fn p16_a_status_counts(way: Way) {
+    fn p16_status_has_counters(way: Way) {
         let mut story = Story::new();
         let policy = at_once(Restart::OnFailure);
-        // Fails twice, says something then, and keeps a processor busy.
+        // Fails twice, then writes a message and keeps a processor busy.
         let state = tempfile::NamedTempFile::new().unwrap();
         let script = "echo >>$2; [ $(wc -l <$2) = 3 ] || exit 1; echo '\"0123456789\"' >/proc/self/fd/$1; while :; do :; done";
         let spec = shell(way, script).arg("sh").messages(Pass::arg("{}")).arg(state.path()).restart(policy);
@@ -269,19 +269,19 @@ both_ways! {
         drop(message);
         assert_eq!(own(&story).window_used, 0);
         let until = Instant::now() + DEADLINE;
-        while own(&story).cpu.expect("its time") < Duration::from_millis(20) {
+        while own(&story).cpu.expect("a CPU time") < Duration::from_millis(20) {
             assert!(Instant::now() < until, "{:?}", own(&story));
         }
         assert!(own(&story).cpu <= own(&story).uptime);
     }
 
-    fn p16_a_status_tells_what_waits(way: Way) {
+    fn p16_status_counts_queued_work(way: Way) {
         let mut story = Story::new();
         let deaf = way.plain("deaf").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
         let deaf = story.supervisor.spawn(deaf).unwrap();
         story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
         assert_eq!(story.supervisor.status().workers[0].control_queue, 0);
-        // More than a socket takes.
+        // More than a socket buffer holds.
         let text = "x".repeat(100 << 10);
         for _ in 0..8 {
             deaf.notify("listen", &[&text]).unwrap();
@@ -289,27 +289,27 @@ both_ways! {
         let queue = story.supervisor.status().workers[0].control_queue;
         assert!(queue > 100 << 10 && queue < 9 * (100 << 10), "{queue}");
         for _ in 0..3 {
-            story.supervisor.spawn(way.plain("exit")).unwrap().wait_timeout(DEADLINE).expect("its end");
+            story.supervisor.spawn(way.plain("exit")).unwrap().wait_timeout(DEADLINE).expect("an exit");
         }
         assert_eq!(story.supervisor.status().events_waiting, 6, "three started, three ended");
         assert_eq!(story.supervisor.events().try_iter().count(), 6);
         assert_eq!(story.supervisor.status().events_waiting, 0);
     }
 
-    fn p09_a_dropped_supervisor_restarts_nobody(way: Way) {
+    fn p09_dropped_supervisor_restarts_no_worker(way: Way) {
         let story = Story::new();
         let worker = story.supervisor.spawn(way.plain("hang").restart(at_once(Restart::Always))).unwrap();
         drop(story);
         assert!(!is_alive(worker.pid().unwrap()));
-        assert_eq!(worker.wait_timeout(Duration::ZERO).expect("its end").signal(), Some(libc::SIGTERM));
+        assert_eq!(worker.wait_timeout(Duration::ZERO).expect("an exit").signal(), Some(libc::SIGTERM));
     }
 }
 
 #[test]
-fn what_a_service_manager_tells_its_service_is_not_for_workers() {
+fn variables_of_the_service_manager_are_not_inherited() {
     const NAMES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "LISTEN_FDS"];
     let of_a_service = |spec: WorkerSpec| NAMES.into_iter().fold(spec, |spec, name| spec.env(name, "1"));
-    if !alone("supervision::what_a_service_manager_tells_its_service_is_not_for_workers", of_a_service) {
+    if !alone("supervision::variables_of_the_service_manager_are_not_inherited", of_a_service) {
         return;
     }
     assert!(NAMES.into_iter().all(|name| std::env::var(name).is_ok_and(|value| value == "1")));
@@ -323,7 +323,7 @@ fn what_a_service_manager_tells_its_service_is_not_for_workers() {
             _ => None,
         });
         let told: Vec<_> = lines.filter(|line| NAMES.into_iter().any(|name| line.starts_with(name))).collect();
-        assert_eq!(told, ["LISTEN_FDS=2"], "only what was set by intent, {way:?}");
+        assert_eq!(told, ["LISTEN_FDS=2"], "only the variable set in the spec, {way:?}");
     }
 }
 
@@ -335,14 +335,14 @@ fn ready(mut story: Story, spec: WorkerSpec) -> (Story, Worker) {
 }
 
 #[test]
-fn p16_a_status_counts_what_waits_also_when_everybody_has_gone() {
+fn p16_status_counts_queued_events_after_all_exits() {
     let supervisor = Supervisor::new().unwrap();
     let worker = supervisor.spawn(WorkerSpec::new("true")).unwrap();
     supervisor.close();
-    worker.wait_timeout(DEADLINE).expect("its end");
+    worker.wait_timeout(DEADLINE).expect("an exit");
     let have_gone = || {
         let status = supervisor.status();
-        // Started, and Exited: both before the end of the wait.
+        // Started and Exited, both sent before the wait ended.
         assert_eq!(status.events_waiting, 2, "{status:?}");
         status.workers.is_empty()
     };
@@ -350,7 +350,7 @@ fn p16_a_status_counts_what_waits_also_when_everybody_has_gone() {
 }
 
 #[test]
-fn settings_that_cannot_work_together_are_refused() {
+fn contradictory_settings_are_refused() {
     let story = Story::new();
     let slow = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_secs(10)));
     let error = story.supervisor.spawn(WorkerSpec::new("true").restart(slow)).unwrap_err();
@@ -363,8 +363,8 @@ fn settings_that_cannot_work_together_are_refused() {
         other => panic!("{other:?}"),
     };
     let restart = |policy: RestartPolicy| WorkerSpec::new("true").restart(policy);
-    let never_enough = at_once(Restart::Always).intensity(RestartIntensity::new(3, Duration::ZERO));
-    assert_eq!(conflict(restart(never_enough)), ["intensity", "period"]);
+    let zero_period = at_once(Restart::Always).intensity(RestartIntensity::new(3, Duration::ZERO));
+    assert_eq!(conflict(restart(zero_period)), ["intensity", "period"]);
     assert_eq!(conflict(restart(at_once(Restart::Always).fatal([ExitMatch::Code(300)]))), ["restart", "fatal"]);
     let told = WorkerSpec::new("true").messages(Pass::env("WHERE"));
     assert_eq!(conflict(told.clone().env_clear()), ["Pass::env", "env_clear"]);
@@ -377,7 +377,8 @@ fn settings_that_cannot_work_together_are_refused() {
     assert!(matches!(error, SpawnError::Spec(SpecError::InvalidSignal { signal: 65 })), "{error:?}");
 }
 
-/// Takes every descriptor that this process may still have, also those that become free, until the sender is dropped.
+/// Opens every file descriptor that this process may still open, including those that are closed meanwhile, until the sender is
+/// dropped.
 fn take_all_descriptors(done: mpsc::Receiver<()>) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let mut taken = Vec::new();
@@ -391,19 +392,19 @@ fn take_all_descriptors(done: mpsc::Receiver<()>) -> thread::JoinHandle<()> {
 }
 
 #[test]
-fn p13_a_host_short_of_descriptors_is_no_failure_of_its_worker() {
-    let test = "supervision::p13_a_host_short_of_descriptors_is_no_failure_of_its_worker";
+fn p13_shortage_of_descriptors_is_no_failure_of_a_worker() {
+    let test = "supervision::p13_shortage_of_descriptors_is_no_failure_of_a_worker";
     if !alone(test, |spec| spec.rlimit(ResourceLimit::OpenFiles, 96)) {
         return;
     }
     let mut story = Story::new();
-    // One restart of its own; the shortage costs more starts than that.
+    // The policy allows one restart; the shortage causes more failed starts than that.
     let policy = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_millis(300)));
     let spec =
         WorkerSpec::new("cat").stdin(StdinMode::Pipe).restart(policy.intensity(RestartIntensity::new(1, DEADLINE)));
     let worker = story.supervisor.spawn(spec).unwrap();
     worker.kill().unwrap();
-    // Descendants cannot be looked for during a shortage: the exit would wait for its end.
+    // Descendants cannot be searched for during a shortage, and the exit would wait for its end.
     story.find(|event| matches!(event.kind, EventKind::Exited(_)).then_some(()));
     let (shortage, done) = mpsc::channel();
     let taker = take_all_descriptors(done);
@@ -420,11 +421,11 @@ fn p13_a_host_short_of_descriptors_is_no_failure_of_its_worker() {
     drop(shortage);
     taker.join().unwrap();
     assert!(worker.wait_incarnation(2, DEADLINE), "{:?}", story.told);
-    assert_eq!(story.supervisor.status().workers[0].restarts, 1, "starts that failed are none");
+    assert_eq!(story.supervisor.status().workers[0].restarts, 1, "failed starts are no restarts");
     worker.kill().unwrap();
     let why = story.find(|event| match event.kind {
         EventKind::GaveUp(why) => Some(why),
         _ => None,
     });
-    assert_eq!(why, GiveUpReason::IntensityExceeded, "its own failures count as ever");
+    assert_eq!(why, GiveUpReason::IntensityExceeded, "its own failures still count");
 }
