@@ -1,4 +1,4 @@
-//! A host that keeps SIGPIPE at its default, as programs in C do, and writes where every reader is gone.
+//! A host that keeps the default action of SIGPIPE, as programs in C do, and writes where there is no reader.
 
 use crate::{Outcome, kernel};
 use pipewright::{
@@ -33,7 +33,7 @@ fn report<T: std::fmt::Debug>(what: &str, outcome: &Result<T, ErrorKind>) {
     println!("{what}: {outcome:?}");
 }
 
-/// Of a worker that lives on after it has closed its standard input.
+/// To a worker that runs on after it has closed its standard input.
 fn stdin_without_reader() -> Result<PipeWriter, Box<dyn Error>> {
     let spec = WorkerSpec::new("sh").args(["-c", "exec 0<&-; echo closed; exec >&-; exec sleep 1000"]);
     let mut process = spec.stdin(StdinMode::Pipe).stdout(OutputMode::Lines).spawn_unsupervised()?;
@@ -60,7 +60,7 @@ fn write_to_stream() -> Result<Result<usize, ErrorKind>, Box<dyn Error>> {
     Ok(client.write_timeout(b"x", Timeout::after(PATIENCE)).map_err(|error| error.kind()))
 }
 
-/// A worker that reads its control pipe no more: any error will do, as long as this process lives.
+/// To a worker that no longer reads its control connection: any error is acceptable, as long as this process survives.
 fn call_without_reader() -> Result<Result<i32, ErrorKind>, Box<dyn Error>> {
     let supervisor = Supervisor::new()?;
     let fixture = std::env::current_exe()?;

@@ -1,4 +1,4 @@
-//! Workers of mixed behaviour for the chaos test: which one is the seed's choice.
+//! Workers of mixed behaviour for the chaos test, chosen by the seed.
 
 use crate::{Options, Outcome, kernel, talk};
 use pipewright::Parent;
@@ -13,9 +13,9 @@ use std::{
     time::Duration,
 };
 
-/// Numbers its messages from 0, each with so many bytes behind its number as `--pad` says; then it behaves as `--kind` says.
+/// Numbers its messages from 0, each padded to the size in `--pad`; then it behaves as `--kind` specifies.
 ///
-/// How many it has written it notes in a file of its worker's in the directory `--tally`, eight bytes for each incarnation.
+/// Notes the number of written messages in a file of its worker in the directory `--tally`, eight bytes for each incarnation.
 pub(crate) fn run(options: &Options) -> Result<u8, Box<dyn Error>> {
     let mut parent = Teller::new(options)?;
     let count: u64 = options.number("count")?;
@@ -66,7 +66,7 @@ pub(crate) fn run(options: &Options) -> Result<u8, Box<dyn Error>> {
     Ok(0)
 }
 
-/// Says numbers, and notes how many of them are in the pipe.
+/// Sends numbers, and notes how many of them were written.
 struct Teller {
     parent: Parent,
     pad: String,
@@ -77,7 +77,7 @@ struct Teller {
 
 impl Teller {
     fn new(options: &Options) -> Result<Self, Box<dyn Error>> {
-        // RUN.WORKER.INCARNATION. behind those of supervisors further up.
+        // RUN.WORKER.INCARNATION. follows those of supervisors further up.
         let token = env::var("PIPEWRIGHT_TREE")?;
         let mut parts = token.rsplit(':').next().unwrap_or_default().split('.').skip(1);
         let worker = parts.next().ok_or("no worker")?;
@@ -88,22 +88,22 @@ impl Teller {
         Ok(Self { parent: Parent::from_args()?, pad, said: 0, tally, incarnation })
     }
 
-    /// Until so many have been said in all.
+    /// Until this many have been sent in total.
     fn say(&mut self, count: u64) {
         while self.said < count {
-            // The parent may end it in the middle.
+            // The parent can end it in the middle.
             if self.parent.send(&(self.said, &self.pad)).is_err() {
                 break;
             }
             self.said += 1;
-            // The file is there, and one number long: this does not fail.
+            // The file exists and has room for one number: this does not fail.
             drop(self.tally.write_all_at(&self.said.to_ne_bytes(), self.incarnation * 8));
         }
     }
 }
 
-/// Leaves a process of its own session behind, which holds nothing of ours.
-#[expect(clippy::disallowed_methods, reason = "a worker that nobody adapted starts processes as it likes")]
+/// Leaves a process in a session of its own behind, which holds none of this process's descriptors.
+#[expect(clippy::disallowed_methods, reason = "an unmodified worker starts processes with std")]
 fn daemon() -> Outcome {
     let null = process::Stdio::null;
     process::Command::new("setsid")

@@ -1,4 +1,4 @@
-//! What this process was given, as JSON.
+//! Prints the attributes of this process as JSON.
 
 use crate::kernel;
 use serde_json::{Map, Value, json};
@@ -30,7 +30,7 @@ pub(crate) fn everything() -> Result<Value, Box<dyn Error>> {
     }))
 }
 
-/// What of our memory is in the machine's.
+/// The resident memory of this process.
 pub(crate) fn rss_bytes() -> Result<u64, Box<dyn Error>> {
     let status = fs::read_to_string("/proc/self/status")?;
     let kib = line(&status, "VmRSS:").split_whitespace().next().ok_or("no VmRSS in /proc/self/status")?;
@@ -44,7 +44,7 @@ fn descriptors() -> Result<Vec<Value>, Box<dyn Error>> {
         let entry = entry?;
         let number: i32 = entry.file_name().to_string_lossy().parse()?;
         let target = fs::read_link(entry.path())?;
-        // Not the listing itself, which is open as long as it is read.
+        // Without the listing's own descriptor.
         if target != Path::new(&listing) {
             let (descriptor, status) = kernel::flags(number);
             found.push((
@@ -59,7 +59,7 @@ fn descriptors() -> Result<Vec<Value>, Box<dyn Error>> {
     Ok(found.into_iter().map(|(_, description)| description).collect())
 }
 
-/// Linux on x86-64 and `AArch64` numbers them so.
+/// Numbered as on Linux on x86-64 and `AArch64`.
 const LIMITS: [&str; 16] = [
     "cpu",
     "fsize",
@@ -79,7 +79,7 @@ const LIMITS: [&str; 16] = [
     "rttime",
 ];
 
-/// Each limit's soft and hard value.
+/// The soft and hard value of each limit.
 fn limits() -> Value {
     (0..)
         .zip(LIMITS)
@@ -88,7 +88,7 @@ fn limits() -> Value {
         .into()
 }
 
-/// The set in a line of `/proc/self/status`, which is written in hexadecimal.
+/// A signal set in a line of `/proc/self/status`, in hexadecimal.
 fn signals(status: &str, name: &str) -> u64 {
     u64::from_str_radix(line(status, name), 16).unwrap_or_default()
 }

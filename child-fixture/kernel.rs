@@ -1,22 +1,22 @@
-//! The system calls that a misbehaving child needs.
+//! System calls of a misbehaving child.
 #![expect(unsafe_code, reason = "misbehaving is done by hand")]
 
 use std::{io, os::fd::RawFd, time::Duration};
 
-/// Waits for a signal that ends us.
+/// Waits for a signal that ends the process.
 pub(crate) fn pause() {
     // SAFETY: pause(2) takes nothing.
     unsafe { libc::pause() };
 }
 
-/// Lets time pass without a descriptor to wait for.
+/// Sleeps without a file descriptor.
 pub(crate) fn wait_for_nothing(time: Duration) {
     let timeout_ms = i32::try_from(time.as_millis().max(1)).unwrap_or(i32::MAX);
     // SAFETY: poll(2) of no descriptors reads nothing.
     unsafe { libc::poll(std::ptr::null_mut(), 0, timeout_ms) };
 }
 
-/// Ends the main thread; another one lives on.
+/// Ends the main thread; another thread runs on.
 pub(crate) fn end_main_thread() {
     let other = std::thread::Builder::new().spawn(|| {
         loop {
@@ -27,15 +27,15 @@ pub(crate) fn end_main_thread() {
         eprintln!("no thread: {error}");
         return;
     }
-    // SAFETY: exit(2) raw ends the calling thread alone; it holds nothing that the other one uses.
+    // SAFETY: raw exit(2) ends the calling thread only, which holds nothing that the other one uses.
     unsafe { libc::syscall(libc::SYS_exit, 0) };
 }
 
-/// Leaves a copy of this process that waits for a signal that ends it, and does not hold standard output.
+/// Forks a copy of this process that waits for a signal that ends it, and does not hold standard output.
 pub(crate) fn fork_that_waits() {
-    // SAFETY: the copy makes no other calls than those below, which are safe to make in a copy of a process with threads.
+    // SAFETY: the child only makes the calls below, which are safe in the child of a process with threads.
     if unsafe { libc::fork() } == 0 {
-        // SAFETY: close(2) takes a number; nothing in the copy uses it.
+        // SAFETY: close(2) takes a number; the child does not use it.
         unsafe { libc::close(1) };
         loop {
             pause();
@@ -44,12 +44,12 @@ pub(crate) fn fork_that_waits() {
 }
 
 pub(crate) fn ignore(signal: i32) {
-    // SAFETY: signal(2) with SIG_IGN runs no code of ours.
+    // SAFETY: signal(2) with SIG_IGN installs no handler.
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
 pub(crate) fn default(signal: i32) {
-    // SAFETY: signal(2) with SIG_DFL runs no code of ours.
+    // SAFETY: signal(2) with SIG_DFL installs no handler.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
@@ -63,29 +63,28 @@ pub(crate) fn leave_group() {
     unsafe { libc::setpgid(0, group) };
 }
 
-/// Dies of a signal, also where Rust's runtime handles it.
+/// Ends by a signal, even if Rust's runtime handles it.
 pub(crate) fn raise(signal: i32) {
-    // SAFETY: signal(2) with SIG_DFL runs no code of ours.
+    // SAFETY: signal(2) with SIG_DFL installs no handler.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
     // SAFETY: raise(3) takes a number.
     unsafe { libc::raise(signal) };
 }
 
-/// Forks a grandchild that closes everything but one descriptor and lives on; `alarm` ends it in any case. Returns when it
-/// has closed them.
+/// Forks a grandchild that closes all descriptors but one and lives on; `alarm` ends it in any case. Returns once they are closed.
 pub(crate) fn fork_holding(held: RawFd, session: bool, seconds_max: u32) -> i32 {
     let mut ready = [-1; 2];
     // SAFETY: pipe(2) writes two numbers.
     unsafe { libc::pipe(ready.as_mut_ptr()) };
-    let [hears, says] = ready;
-    // SAFETY: we have one thread, and the child makes only async-signal-safe calls.
+    let [reader, writer] = ready;
+    // SAFETY: this process has one thread, and the child makes only async-signal-safe calls.
     let pid = unsafe { libc::fork() };
     if pid != 0 {
-        // SAFETY: close(2) takes a number; from here on only the grandchild holds this end.
-        unsafe { libc::close(says) };
+        // SAFETY: close(2) takes a number; only the grandchild holds this end from here on.
+        unsafe { libc::close(writer) };
         let mut byte = 0_u8;
-        // SAFETY: read(2) writes one byte of ours; it gives the end of the pipe, which is all that is wanted.
-        unsafe { libc::read(hears, (&raw mut byte).cast(), 1) };
+        // SAFETY: read(2) writes one byte of the array; it returns at the end of the pipe.
+        unsafe { libc::read(reader, (&raw mut byte).cast(), 1) };
         return pid;
     }
     if session {
@@ -93,13 +92,13 @@ pub(crate) fn fork_holding(held: RawFd, session: bool, seconds_max: u32) -> i32 
         unsafe { libc::setsid() };
     }
     for number in 0..256 {
-        if number != held && number != says {
-            // SAFETY: close(2) takes a number; the grandchild uses nothing of what it closes.
+        if number != held && number != writer {
+            // SAFETY: close(2) takes a number; the grandchild does not use what it closes.
             unsafe { libc::close(number) };
         }
     }
-    // SAFETY: as above; last, since it tells that the others are closed.
-    unsafe { libc::close(says) };
+    // SAFETY: as above; last, since it signals that the others are closed.
+    unsafe { libc::close(writer) };
     // SAFETY: alarm(2) takes a number.
     unsafe { libc::alarm(seconds_max) };
     loop {
@@ -123,14 +122,14 @@ pub(crate) fn umask() -> u32 {
     mask
 }
 
-/// As `ioprio_get(2)` tells it.
+/// As returned by `ioprio_get(2)`.
 pub(crate) fn io_priority() -> libc::c_long {
     // SAFETY: ioprio_get(2) takes two numbers: a process, this one.
     unsafe { libc::syscall(libc::SYS_ioprio_get, 1, 0) }
 }
 
 pub(crate) fn nice() -> i32 {
-    // SAFETY: getpriority(2) raw gives 20 minus the nice value, so that it is never negative.
+    // SAFETY: raw getpriority(2) returns 20 minus the nice value, which is never negative.
     let value = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) };
     20 - i32::try_from(value).unwrap_or_default()
 }
@@ -152,7 +151,7 @@ pub(crate) fn death_signal() -> i32 {
     signal
 }
 
-/// The descriptor flags and the file status flags.
+/// The file descriptor flags and the file status flags.
 pub(crate) fn flags(number: RawFd) -> (i32, i32) {
     // SAFETY: fcntl(2) F_GETFD takes numbers.
     let descriptor = unsafe { libc::fcntl(number, libc::F_GETFD) };
@@ -161,7 +160,7 @@ pub(crate) fn flags(number: RawFd) -> (i32, i32) {
     (descriptor, status)
 }
 
-/// Leaves room for small allocations, and none for the stack of a thread.
+/// Leaves memory for small allocations, but not for the stack of a thread.
 pub(crate) fn allow_no_more_memory() -> io::Result<()> {
     let pages = std::fs::read_to_string("/proc/self/statm")?;
     let pages: u64 = pages.split(' ').next().and_then(|pages| pages.parse().ok()).unwrap_or(u64::MAX >> 20);
@@ -174,16 +173,16 @@ pub(crate) fn allow_no_more_memory() -> io::Result<()> {
     }
 }
 
-/// Closes all but the standard streams, and lets no process of the same user look into this one.
+/// Closes all descriptors but the standard streams, and prevents processes of the same user from inspecting this one.
 pub(crate) fn hide_for_good() {
-    // SAFETY: close_range(2) takes three numbers; nothing of this program uses what it closes.
+    // SAFETY: close_range(2) takes three numbers; the program does not use what it closes.
     unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
     // SAFETY: PR_SET_DUMPABLE takes a number.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
     pause();
 }
 
-/// In a setuid program: becomes its owner altogether, whom its parent may not signal.
+/// In a setuid program: becomes its owner, whom its parent may not signal.
 pub(crate) fn become_own_user() {
     // SAFETY: setresuid(2) takes three numbers.
     unsafe { libc::setresuid(0, 0, 0) };

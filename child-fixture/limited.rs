@@ -1,4 +1,4 @@
-//! A host that limits a worker's tree, and tells what became of it.
+//! A host that limits a worker's tree, and prints the result.
 
 use crate::{Options, Outcome};
 use pipewright::{StdinMode, Supervisor, Worker, WorkerSpec, limits::CgroupLimit};
@@ -7,8 +7,8 @@ use std::{fs, path::Path};
 
 const FILES: [&str; 4] = ["memory.max", "memory.swap.max", "cpu.max", "pids.max"];
 
-/// `[--memory-bytes N] [--millicores N] [--processes N] --script TEXT`: a line of JSON about the shell that runs the script once it
-/// has a line feed on its standard input, and about another worker after it.
+/// `[--memory-bytes N] [--millicores N] [--processes N] --script TEXT`: prints a line of JSON about a shell that runs the script once it
+/// reads a line feed from standard input, and about another worker after it.
 pub(crate) fn run(options: &Options) -> Outcome {
     let script = options.get("script").unwrap_or_default();
     let mut spec = WorkerSpec::new("/bin/sh").args(["-c", &format!("read -r _; {script}")]).stdin(StdinMode::Pipe);
@@ -22,7 +22,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
         spec = spec.cgroup_limit(CgroupLimit::PidsMax(options.number("processes")?));
     }
     let supervisor = Supervisor::new()?;
-    let mut told = match supervisor.spawn(spec) {
+    let mut output = match supervisor.spawn(spec) {
         Ok(worker) => ending(&worker)?,
         Err(error) => json!({
             "step": error.step().map(|step| format!("{step:?}")),
@@ -31,8 +31,8 @@ pub(crate) fn run(options: &Options) -> Outcome {
         }),
     };
     let next = supervisor.spawn(WorkerSpec::new("cat").stdin(StdinMode::Pipe))?;
-    told["next"] = json!(format!("{:?}", next.containment().map(|it| it.kind)));
-    println!("{told}");
+    output["next"] = json!(format!("{:?}", next.containment().map(|it| it.kind)));
+    println!("{output}");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Hosts that are workers, or children of `make` or Node, themselves.
+//! Hosts that are themselves workers, or children of `make` or Node.
 
 use crate::{Options, Outcome};
 use pipewright::{EventKind, Parent, Pass, Supervisor, WorkerSpec};
@@ -10,8 +10,8 @@ use std::{
     process::Command,
 };
 
-/// `--depth N`: sends its depth with the names of its environment variables, then has a worker of its own do so, down to depth 0,
-/// and passes on what that says. Its pipe is named by a variable `LEVEL_N`.
+/// `--depth N`: sends its depth with the names of its environment variables, then starts a worker of its own that does the same, down to
+/// depth 0, and forwards that worker's messages. Its pipe is named by the variable `LEVEL_N`.
 pub(crate) fn level(options: &Options) -> Outcome {
     let depth: u32 = options.number("depth")?;
     let parent = Parent::from_env(&format!("LEVEL_{depth}"))?;
@@ -32,7 +32,7 @@ pub(crate) fn level(options: &Options) -> Outcome {
     Ok(())
 }
 
-/// `[--input TEXT] -- PROGRAM ARGUMENT...`: a worker that reads from descriptor 3 and sends messages to 4, which are printed.
+/// `[--input TEXT] -- PROGRAM ARGUMENT...`: a worker that reads from fd 3 and sends messages to fd 4, which are printed.
 pub(crate) fn run_worker(options: &Options) -> Outcome {
     let supervisor = Supervisor::new()?;
     let mut words = options.0.iter().skip_while(|word| *word != "--").skip(1);
@@ -49,7 +49,7 @@ pub(crate) fn run_worker(options: &Options) -> Outcome {
     Ok(io::stdout().flush()?)
 }
 
-/// All messages of its workers; what was damaged is an error.
+/// All messages of its workers; an invalid frame is an error.
 fn messages(supervisor: Supervisor) -> impl Iterator<Item = Result<Value, Box<dyn Error>>> {
     supervisor.close();
     let events = supervisor.events().clone();

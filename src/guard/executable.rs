@@ -59,21 +59,21 @@ pub(super) fn run() -> i32 {
 
 fn guard() -> io::Result<()> {
     // Inherited from the host: `GuardProgram::plan` assigns these numbers.
-    let mut told = BufReader::new(File::from(fd::adopt(CONFIG_FD)));
+    let mut config_pipe = BufReader::new(File::from(fd::adopt(CONFIG_FD)));
     let (reader, writer) = (File::from(fd::adopt(LIST_READER_FD)), fd::adopt(LIST_WRITER_FD));
-    let config = read_config(&mut told)?;
+    let config = read_config(&mut config_pipe)?;
     let host = Stat::of(config.host).ok();
     report(&format!("{READY}{}\n{TESTED}", self_test()?));
-    wait_for_end(&told.into_inner(), config.host)?;
+    wait_for_end(&config_pipe.into_inner(), config.host)?;
     let listed = groups::read(reader, writer.as_fd()).unwrap_or_default();
     Cleanup::new(&config.token, listed.groups, host).run(config.cgroup.as_deref(), listed.directory.as_deref());
     Ok(())
 }
 
-fn read_config(told: &mut impl BufRead) -> io::Result<ReceivedConfig> {
+fn read_config(config_pipe: &mut impl BufRead) -> io::Result<ReceivedConfig> {
     let mut line = || {
         let mut line = Vec::new();
-        told.read_until(b'\n', &mut line)?;
+        config_pipe.read_until(b'\n', &mut line)?;
         line.pop_if(|last| *last == b'\n');
         io::Result::Ok(line)
     };

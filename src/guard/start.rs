@@ -157,7 +157,7 @@ impl GuardProgram {
     /// Returns the plan, and the end of the pipe that the guard waits for.
     fn plan(self, shell: &str, path: &str, config: &GuardConfig<'_>) -> io::Result<(File, LaunchPlan)> {
         // Written while both ends are open in this process: there is a reader, and so no SIGPIPE.
-        let (told, mut pipe) = groups::pipe()?;
+        let (config_pipe, mut pipe) = groups::pipe()?;
         pipe.write_all(config.token.as_bytes())?;
         pipe.write_all(b"\n")?;
         pipe.write_all(config.cgroup.map(Path::as_os_str).unwrap_or_default().as_bytes())?;
@@ -184,7 +184,9 @@ impl GuardProgram {
         plan.stderr = OutputMode::Null;
         plan.group = ProcessGroup::NewSession;
         let [reader, writer] = config.groups.ends()?;
-        for (end, number) in [(OwnedFd::from(told), CONFIG_FD), (reader, LIST_READER_FD), (writer, LIST_WRITER_FD)] {
+        for (end, number) in
+            [(OwnedFd::from(config_pipe), CONFIG_FD), (reader, LIST_READER_FD), (writer, LIST_WRITER_FD)]
+        {
             plan.add_fd(&number.to_string(), FdSource::Inherited(Arc::new(end)), Pass::fd(number));
         }
         Ok((pipe, plan))

@@ -20,7 +20,7 @@ impl ShortageBackoff {
     const PAUSES: u32 = 8;
 
     /// Returns false once the total time is used up.
-    #[expect(clippy::disallowed_methods, reason = "no descriptor tells the end of a shortage")]
+    #[expect(clippy::disallowed_methods, reason = "the end of a shortage is not reported by any descriptor")]
     pub(crate) fn wait(&mut self) -> bool {
         if self.0 == Self::PAUSES {
             return false;

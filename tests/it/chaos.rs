@@ -1,4 +1,4 @@
-//! Fifty workers that behave as badly as they can, killed, stopped and begun anew at random, and a consumer that is now and then slow.
+//! Fifty misbehaving workers, killed, stopped and restarted at random, and a consumer that is slow at times.
 
 use crate::support::{
     Chance, DEADLINE, FIXTURE, alone, carriers, cgroups_of, children, guarded, may_make_cgroups, open_descriptors,
@@ -20,9 +20,9 @@ use tempfile::TempDir;
 
 const WORKERS: usize = 50;
 const KINDS: [&str; 9] = ["crash", "abort", "hang", "stubborn", "daemons", "leak", "notice", "serve", "input"];
-/// How many bytes stand behind a message's number. A write of the longest is cut off where the worker is killed while its pipe is full.
+/// The padding of a message in bytes. A write of the longest is truncated if the worker is killed while its pipe is full.
 const PADS: [&str; 3] = ["0", "100", "10000"];
-/// What every process of this run has in its environment.
+/// In the environment of every process of this run.
 const MARK: &str = "TEST_MARK_CHAOS";
 
 #[expect(clippy::disallowed_methods, reason = "chaos for so long")]
@@ -30,12 +30,12 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// What is known of an incarnation.
+/// What was received from an incarnation.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Life {
     started: bool,
     messages: u64,
-    /// A message that was cut off by its death: nothing comes after it.
+    /// A message truncated by the death of the incarnation: nothing follows it.
     torn: bool,
     exited: bool,
 }
@@ -79,27 +79,27 @@ impl Ledger {
         }
     }
 
-    /// Everything that was wholly written has come, and whoever has written has lived and ended.
+    /// Asserts that every completed write was received, and that every incarnation that wrote was started and exited.
     #[track_caller]
     fn compare(&self, written: &BTreeMap<(u64, u32), u64>) {
         let lives: BTreeMap<_, _> =
             self.lives.iter().map(|((worker, number), life)| ((id(*worker), *number), life)).collect();
         for (key, life) in &lives {
             assert!(life.started && life.exited, "{key:?}: {life:?}");
-            // One more where it was killed between the write and its note.
+            // One more if it was killed between the write and its note.
             let noted = written.get(key).copied().unwrap_or(0);
             assert!(life.messages == noted || life.messages == noted + 1, "{key:?}: {life:?}, {noted} written");
         }
         for key in written.keys() {
-            assert!(lives.contains_key(key), "{key:?} has written, and was never told of");
+            assert!(lives.contains_key(key), "{key:?} has written, and no event was received from it");
         }
     }
 }
 
-/// Where this process and all of its workers keep their files: a directory of their own.
+/// A separate directory for the files of this process and of all workers.
 struct Place {
     directory: PathBuf,
-    /// What every process of this run has in its environment.
+    /// In the environment of every process of this run.
     mark: String,
 }
 
@@ -108,7 +108,7 @@ impl Place {
         self.directory.join("tally")
     }
 
-    /// The files, also those that are sockets, but for the tally.
+    /// All files except the tally, sockets included.
     fn files(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut below = vec![self.directory.clone()];
@@ -127,7 +127,7 @@ fn id(worker: WorkerId) -> u64 {
     worker.to_string().trim_start_matches('#').parse().unwrap()
 }
 
-/// How many messages each incarnation has noted as written, by its worker and its number.
+/// The number of messages that each incarnation has noted as written, by worker and incarnation.
 fn written(tally: &Path) -> BTreeMap<(u64, u32), u64> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(tally).unwrap() {
@@ -150,7 +150,7 @@ fn spec(chance: &mut Chance, place: &Place) -> WorkerSpec {
     let stop = StopPolicy::kill()
         .step([StopStep::Notify("shutdown".into()), StopStep::ClosePipes], Duration::from_millis(30))
         .step([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_millis(30));
-    // One that floods keeps the consumer busy: two or three of them are enough.
+    // A flooding worker keeps the consumer busy: two or three of them are enough.
     let kind = if chance.below(20) == 0 { "flood" } else { chance.one_of(&KINDS) };
     let spec = if chance.below(4) == 0 {
         WorkerSpec::from_command(|| process::Command::new(FIXTURE))
@@ -176,12 +176,12 @@ fn spec(chance: &mut Chance, place: &Place) -> WorkerSpec {
     }
 }
 
-/// Receives for so long, or not at all.
+/// Receives for this time, or not at all.
 fn receive(supervisor: &Supervisor, ledger: &mut Ledger, time: Duration, is_slow: bool) {
     let until = now() + time;
     while let Some(left) = until.checked_duration_since(now()) {
         if is_slow {
-            // The channel is left alone; whoever has used up its window waits.
+            // The channel is not read; workers whose window is used up wait.
             let (_keep, never) = crossbeam_channel::bounded::<()>(0);
             assert!(never.recv_timeout(left).is_err());
         } else if let Ok(event) = supervisor.events().recv_timeout(left) {
@@ -205,7 +205,7 @@ fn act(supervisor: &Supervisor, workers: &mut [Worker], chance: &mut Chance, pla
     }
 }
 
-/// Gives a line about how much there was of it.
+/// Returns a line with the totals.
 fn chaos(time: Duration, seed: u64) -> String {
     let pid = process::id();
     let place = Place { directory: env::var_os("XDG_RUNTIME_DIR").unwrap().into(), mark: format!("{pid}-{seed}") };
@@ -213,11 +213,11 @@ fn chaos(time: Duration, seed: u64) -> String {
     let descriptors = open_descriptors();
     let mut chance = Chance(seed);
     let mut ledger = Ledger::default();
-    // Its guard and control server come with the first workers, and go with it.
+    // The guard and the control server start with the first workers and end with the supervisor.
     let supervisor = guarded();
     let mut workers: Vec<Worker> = (0..WORKERS).map(|_| supervisor.spawn(spec(&mut chance, &place)).unwrap()).collect();
     let until = now() + time;
-    // On a loaded machine it takes longer until there was enough of it.
+    // On a loaded machine it takes longer until enough has happened.
     let latest = until + DEADLINE;
     let is_enough = |ledger: &Ledger| ledger.lives.len() > 2 * WORKERS && ledger.messages > 1000;
     while now() < until || (!is_enough(&ledger) && now() < latest) {
@@ -227,7 +227,7 @@ fn chaos(time: Duration, seed: u64) -> String {
         receive(&supervisor, &mut ledger, if is_slow { 5 * pause } else { pause }, is_slow);
     }
     assert_eq!(cgroups_of(pid).is_empty(), !may_make_cgroups(), "there is one to be left");
-    // The control socket and its lock, and a socket for each worker that reports by sd_notify.
+    // The control socket and its lock, and a notify socket for each worker that has one.
     assert!(place.files().len() >= 2, "there are some to be left: {:?}", place.files());
     let report = supervisor.shutdown(DEADLINE);
     assert_eq!(report.unfinished().count(), 0, "{report}");
@@ -247,14 +247,14 @@ fn leaves_nothing(place: &Place, descriptors: &[(RawFd, PathBuf)]) {
     assert_eq!(open_descriptors(), descriptors);
     assert_eq!(children(process::id()), [0; 0], "no zombie");
     for pid in carriers(MARK, &place.mark) {
-        // Whatever is still there has been killed, and is on its way.
+        // Remaining processes have been killed and are about to end.
         wait_gone(pid);
     }
     assert_eq!(cgroups_of(process::id()), [""; 0]);
     assert_eq!(place.files(), [""; 0].map(PathBuf::from));
 }
 
-/// Has a process keep its files in a directory of its own.
+/// Makes a process keep its files in a separate directory.
 fn at_a_place(spec: WorkerSpec, place: &mut Option<TempDir>) -> WorkerSpec {
     let place = place.insert(tempfile::tempdir().unwrap()).path();
     spec.env("XDG_RUNTIME_DIR", place).env("TMPDIR", place)
@@ -273,9 +273,9 @@ fn p01_p02_p08_p09_chaos_leaves_nothing_and_loses_nothing() {
 
 #[test]
 #[ignore = "takes a minute"]
-fn a_minute_of_chaos() {
+fn one_minute_of_chaos() {
     let mut place = None;
-    if alone("chaos::a_minute_of_chaos", |spec| at_a_place(spec, &mut place)) {
+    if alone("chaos::one_minute_of_chaos", |spec| at_a_place(spec, &mut place)) {
         let seed = u64::from(process::id()) << 20 | 3;
         println!("seed {seed}");
         println!("{}", chaos(Duration::from_secs(60), seed));

@@ -1,4 +1,4 @@
-//! Text of other processes in errors and in texts for people: it controls no terminal and stays in its line.
+//! Text of other processes in errors and in displayed texts: it cannot control a terminal and stays on its line.
 
 use crate::support::{Story, is_alive};
 use pipewright::{
@@ -7,7 +7,7 @@ use pipewright::{
 };
 use std::{fs, time::Duration};
 
-/// Clears the screen, sets a title, goes up a line, and reverses what follows.
+/// Clears the screen, sets a title, moves up a line, and reverses the following text.
 const HOSTILE: &str = "\x1b[2J\x1b]0;root\x07\x1b[1A\u{202e}\u{9b}1m";
 
 #[track_caller]
@@ -26,7 +26,7 @@ fn assert_one_line(text: &str) {
 fn p12_survivor_with_escapes_in_its_command_line_is_shown_harmless() {
     let mut story = Story::new();
     let argument = format!("{HOSTILE}\nforged: line");
-    // The daemon keeps the hostile text as an argument.
+    // The daemon has the hostile text as an argument.
     let daemon = "echo $$ >/proc/self/fd/$1; exec 0<&- 1>&- 2>&-; while sleep 1000; do :; done";
     let script = format!("setsid sh -c '{daemon}' \"$0\" \"$1\" & read -r _");
     let spec = WorkerSpec::new("sh").args(["-c", &script, &argument]);
@@ -41,7 +41,7 @@ fn p12_survivor_with_escapes_in_its_command_line_is_shown_harmless() {
 }
 
 #[test]
-fn p12_last_words_with_escapes_are_shown_harmless_and_kept_raw() {
+fn p12_recent_output_with_escapes_is_shown_harmless_and_kept_raw() {
     let mut story = Story::new();
     let words = format!("first\r\nsecond {HOSTILE}\n");
     let spec = WorkerSpec::new("sh").args(["-c", "printf %s \"$0\" >&2; exit 3", &words]).stderr(OutputMode::Lines);

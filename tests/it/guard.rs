@@ -1,4 +1,4 @@
-//! Promise 9 when the host is killed: nobody of any tree is left within a second.
+//! Promise 9 when the host is killed: no process of its trees is left within a second.
 
 use crate::support::{
     Chance, DEADLINE, FIXTURE, Story, Way, alone, becomes_true, carriers, cgroups_of, children, may_make_cgroups,
@@ -21,12 +21,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The guards that a host can have.
+/// The guards that a host can select.
 const GUARDS: [&str; 2] = ["shell", "own"];
-/// What the host's whole offspring carries, and nobody else.
+/// In the environment of all descendants of the host, and of no other process.
 const MARK: &str = "TEST_HOST_MARK";
 
-/// A host that supervises trees, and the mark of its offspring.
+/// A host that supervises trees, and the mark of its descendants.
 struct Host {
     process: Process,
     mark: String,
@@ -37,14 +37,14 @@ struct Host {
 struct Setting<'a> {
     level: &'a str,
     guard: &'a str,
-    /// With members that can be found by their group alone.
+    /// With members that can be found by their group only.
     is_hostile: bool,
-    /// The program that is `/bin/sh` for it.
+    /// The program that is `/bin/sh` for the host.
     shell: Option<&'a Path>,
     is_nobody: bool,
     /// With one worker, and this option.
     single: Option<&'a str>,
-    /// As root of a mount namespace of its own, done before it is started.
+    /// A shell command, run before the host as root of a separate mount namespace.
     before: Option<&'a str>,
 }
 
@@ -75,12 +75,12 @@ impl Host {
         words.extend([FIXTURE, "host", "--level", level, "--guard", guard]);
         words.extend(is_hostile.then_some("--hostile"));
         words.extend(single.into_iter().flat_map(|option| ["--single", option]));
-        // Its group is not killed with it: that would be us who clean up.
+        // In a separate group, which the test can kill without killing itself.
         let spec = WorkerSpec::new(words[0]).args(&words[1..]).env(MARK, &mark).process_group(ProcessGroup::Inherit);
         Self { process: spec.stdout(OutputMode::Lines).stderr(OutputMode::Null).spawn_unsupervised().unwrap(), mark }
     }
 
-    /// Its standard output, which its workers hold too.
+    /// The host's standard output, which its workers hold too.
     fn is_up(&mut self, contained: &str) -> BufReader<PipeReader> {
         let mut output = BufReader::new(self.process.take_stdout().unwrap());
         assert_eq!(line(&mut output), format!("up Some({contained})\n"));
@@ -105,7 +105,7 @@ impl Host {
         wait_all_gone(|| self.offspring());
     }
 
-    /// A guard that had just begun is not among those who were seen, and the cgroup is the last thing that it removes.
+    /// A guard that had just started is not among those found, and the cgroup is the last thing that it removes.
     #[track_caller]
     fn wait_no_cgroup(&self) {
         let until = now() + DEADLINE;
@@ -125,13 +125,12 @@ fn line(output: &mut BufReader<PipeReader>) -> String {
     line
 }
 
-/// The children of a host's threads that are guards.
+/// The guards among the children of a host's threads.
 fn guards_of(host: u32) -> Vec<u32> {
     children(host).into_iter().filter(|pid| command_line(*pid).contains("pipewright-guard")).collect()
 }
 
-/// The guard of a host that has started a worker. Its start may have returned in the middle of its exec, when it has no command line
-/// yet.
+/// The guard of a host that has started a worker. The start can return while the guard is in exec and has no command line yet.
 #[track_caller]
 pub(crate) fn guard_of(host: u32) -> u32 {
     assert!(becomes_true(|| !guards_of(host).is_empty()), "no guard among {:?}", children(host));
@@ -143,11 +142,11 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Kills a host with hostile members and gives how long after that none of its processes is left.
+/// Kills a host with hostile members and returns the time until none of its processes is left.
 fn kill_hostile(setting: Setting<'_>, contained: &str, number: u64) -> Duration {
     let mut host = Host::start(setting, number);
     let output = host.is_up(contained);
-    // Nine of them, and the workers with their trees. Those without an environment hold the pipe.
+    // Nine members, and the workers with their trees. Those without an environment hold the pipe.
     let guard = guard_of(host.process.pid());
     let began = now();
     host.kill();
@@ -190,7 +189,7 @@ impl Drop for Load {
     }
 }
 
-/// How long many of the same took.
+/// Durations of repeated measurements.
 struct Figures(Vec<Duration>);
 
 impl fmt::Display for Figures {
@@ -202,15 +201,15 @@ impl fmt::Display for Figures {
     }
 }
 
-/// Promised: so long after its host nobody of its trees is left.
+/// The promise: after this time no process of the host's trees is left.
 const PROMISED: Duration = Duration::from_secs(1);
-/// What a machine that others use too may make of it, one time in a hundred. That a guard tidies up and ends after them is waited for.
+/// The limit for 1 % of the cases, on a machine that other programs use too. The guard's own cleanup and exit are awaited separately.
 const WITH_NOISE: Duration = Duration::from_secs(4);
 
-/// Kills hosts at random moments of their lives, on a machine that is busy: before anything of theirs runs, while they start
-/// their workers, and while some of these are started again and again. Three deep are the trees, with daemons among them.
+/// Kills hosts at random moments of their lives, on a busy machine: before anything of theirs runs, while they start their workers,
+/// and while some of these restart repeatedly. The trees are three levels deep, with daemons among them.
 ///
-/// Gives a line about each level.
+/// Returns one line about each level.
 fn kill_at_random(rounds: u64) -> String {
     let seed = u64::from(std::process::id()) << 32 | 0x9E37_79B9;
     let _load = Load::new();
@@ -218,22 +217,25 @@ fn kill_at_random(rounds: u64) -> String {
         let mut chance = Chance(seed);
         let (mut trees, mut all) = (Figures(Vec::new()), Figures(Vec::new()));
         for round in 0..rounds {
-            // A host has started its workers after some 20 ms.
+            // A host has started its workers after about 20 ms.
             let longest = chance.one_of(&[30_000, 120_000]);
             let after = Duration::from_micros(chance.below(longest));
-            let (nobody, nothing) = kill_one(level, round, after);
-            trees.0.push(nobody);
+            let (no_process, nothing) = kill_one(level, round, after);
+            trees.0.push(no_process);
             all.0.push(nothing);
         }
-        let told = format!("{level}, seed {seed}: nobody left after {trees}; nothing left after {all}");
+        let report = format!("{level}, seed {seed}: no process left after {trees}; nothing left after {all}");
         let late = trees.0.iter().filter(|time| **time >= PROMISED).count();
-        assert!(late <= trees.0.len().div_ceil(100) && trees.0.iter().max() < Some(&WITH_NOISE), "{told}; {late} late");
-        told
+        assert!(
+            late <= trees.0.len().div_ceil(100) && trees.0.iter().max() < Some(&WITH_NOISE),
+            "{report}; {late} late"
+        );
+        report
     });
     levels.join("\n")
 }
 
-/// How long after the kill nobody of the trees was left, and how long after it nothing was.
+/// The times from the kill until no process of the trees was left, and until nothing was left.
 fn kill_one(level: &str, round: u64, after: Duration) -> (Duration, Duration) {
     let mut host = Host::start(Setting::new(level, GUARDS[usize::try_from(round % 2).unwrap()]), round);
     assert_eq!(host.process.wait_timeout(after).unwrap(), None, "it ended by itself");
@@ -241,19 +243,19 @@ fn kill_one(level: &str, round: u64, after: Duration) -> (Duration, Duration) {
     let began = now();
     host.kill();
     host.wait_all_gone();
-    let mut nobody = now() - began;
+    let mut no_process = now() - began;
     guards.into_iter().for_each(wait_gone);
     host.wait_no_cgroup();
-    // Somebody who was in the middle of an exec was not seen the first time.
+    // A process in exec was not found the first time.
     if !host.offspring().is_empty() {
         host.wait_all_gone();
-        nobody = now() - began;
+        no_process = now() - began;
     }
-    (nobody, now() - began)
+    (no_process, now() - began)
 }
 
 #[test]
-fn p09_a_killed_host_leaves_nobody() {
+fn p09_killed_host_leaves_no_process() {
     let or_cgroup = |otherwise| if may_make_cgroups() { "Cgroup" } else { otherwise };
     let held = [
         ("own", or_cgroup("ProcessGroup")),
@@ -277,17 +279,17 @@ fn p09_a_killed_host_leaves_nobody() {
 }
 
 #[test]
-fn p09_who_asked_to_survive_its_parent_does() {
+fn p09_worker_that_outlives_its_supervisor_survives_the_host() {
     let mut host = Host::start(Setting::new("survive", "shell"), 3_000_000);
     host.is_up("ProcessGroup");
     let guards = host.guards();
-    assert!(guards.is_empty(), "there is nobody to guard");
+    assert!(guards.is_empty(), "no guard is needed");
     let before = host.offspring();
     host.kill();
     let mut after = host.offspring();
     after.retain(|pid| before.contains(pid));
     assert!(!after.is_empty(), "{before:?}");
-    // A script among them may be about to start another one, so they are looked for until there are none.
+    // A process in the list can be about to fork, so repeat until there are none.
     loop {
         let left = host.offspring();
         if left.is_empty() {
@@ -308,9 +310,9 @@ fn p09_killed_guard_is_replaced_and_reported() {
         let mut output = host.is_up("ProcessGroup");
         let first = guard_of(host.process.pid());
         assert_eq!(crate::kernel::kill(first, libc::SIGKILL), 0);
-        let told = line(&mut output);
+        let report = line(&mut output);
         let start = format!("guard process {first} ended (killed by signal 9 (SIGKILL)), replaced by process ");
-        let second = told.trim_end().strip_prefix(&start).expect(&told).parse().unwrap();
+        let second = report.trim_end().strip_prefix(&start).expect(&report).parse().unwrap();
         assert_eq!(host.guards(), [second]);
         host.kill();
         assert_eq!(read_to_end(output.get_ref()), b"", "{guard}");
@@ -358,8 +360,7 @@ fn p09_guard_notices_the_end_of_a_host_whose_fork_holds_its_pipe() {
     }
 }
 
-/// Without a guard, or with one that is killed in the same moment, the kernel ends the workers' own processes; nothing ends what
-/// they have started.
+/// Without a guard, or if the guard is killed at the same moment, the kernel ends the workers' own processes only, not their descendants.
 #[test]
 fn p09_workers_end_with_a_host_without_guard() {
     for guard in ["none", "shell"] {
@@ -391,19 +392,19 @@ fn p09_guard_without_proc_kills_the_listed_groups_and_says_what_is_missing() {
     let setting = Setting { single: Some("--"), before: Some("umount -l /proc"), ..Setting::new("own", "shell") };
     let mut host = Host::start(setting, 10_000_000);
     let mut output = BufReader::new(host.process.take_stdout().unwrap());
-    // What cgroups there are cannot be read either.
+    // Without /proc, existing cgroups cannot be found either.
     assert_eq!(line(&mut output), "up Some(ProcessGroup)\n");
     let missing = "guard runs without /proc: processes that left their group may survive this one\n";
     assert_eq!(line(&mut output), missing);
     let all = || host.offspring().len();
-    // The host, two shells, and three that sleep, of which two are in a session of their own.
+    // The host, two shells, and three sleeping processes, two of them in a session of their own.
     assert!(becomes_true(|| all() == 6), "{:?}", host.offspring());
     host.process.signal(libc::SIGKILL).unwrap();
     assert!(becomes_true(|| all() == 2), "{:?}", host.offspring());
     kill_all(&host);
 }
 
-/// Again and again: a shell whose child was killed first starts another one before its turn comes.
+/// Repeatedly: a shell whose child was killed first starts another one before it is killed itself.
 #[track_caller]
 fn kill_all(host: &Host) {
     assert!(becomes_true(|| {
@@ -429,14 +430,14 @@ fn p09_guard_that_fails_its_test_is_reported_and_comes_back() {
     let mount = format!("mount --bind {} \"$(readlink -f /usr/bin/tr)\"", broken.display());
     let setting = Setting { single: Some("--"), before: Some(&mount), ..Setting::new("command", "shell") };
     let mut host = Host::start(setting, 11_000_000);
-    // The worker does not wait for that part of the test.
+    // The worker does not wait for that part of the self-test.
     let mut output = host.is_up("ProcessGroup");
-    let told = line(&mut output);
-    assert!(told.starts_with("guard process ") && told.contains("ended (exit code 1)"), "{told}");
-    assert!(told.contains("could not be replaced") && told.contains("cannot find and kill a process"), "{told}");
+    let report = line(&mut output);
+    assert!(report.starts_with("guard process ") && report.contains("ended (exit code 1)"), "{report}");
+    assert!(report.contains("could not be replaced") && report.contains("cannot find and kill a process"), "{report}");
     script(&format!("exec {} \"$@\"", real.display()));
-    let told = line(&mut output);
-    assert!(told.starts_with("guard restored as process "), "{told}");
+    let report = line(&mut output);
+    assert!(report.starts_with("guard restored as process "), "{report}");
     host.kill();
     assert_eq!(read_to_end(output.get_ref()), b"");
     host.wait_all_gone();
@@ -467,7 +468,7 @@ fn comes_true_once(words: &[&str]) -> bool {
         .is_ok_and(|mut process| process.wait_timeout(DEADLINE).unwrap().is_some_and(Exit::success))
 }
 
-/// The host's levels at which each of its hostile members is contained, as root with cgroups.
+/// The levels of containment at which a host has hostile members, as root with cgroups.
 fn hostile_levels() -> Vec<(&'static str, &'static str)> {
     let own = if may_make_cgroups() { "Cgroup" } else { "ProcessGroup" };
     vec![("own", own), ("session", own), ("command", "ProcessGroup")]
@@ -521,7 +522,7 @@ fn p09_figures_of_each_shell_and_level() {
     }
 }
 
-/// Starts a worker on a thread of its own, and waits until there is nothing left of the thread.
+/// Starts a worker on a separate thread, and waits until the kernel has released the thread.
 fn spawned_on_a_passing_thread(story: &mut Story, spec: WorkerSpec) -> Worker {
     let (worker, path) = thread::scope(|scope| {
         let passing = scope.spawn(|| {
@@ -538,12 +539,12 @@ fn spawned_on_a_passing_thread(story: &mut Story, spec: WorkerSpec) -> Worker {
 }
 
 #[test]
-fn p09_a_thread_that_ends_takes_nobody_along() {
+fn p09_worker_survives_the_end_of_the_spawning_thread() {
     let echo = || Way::Direct.fixture("echo");
     for specs in [[echo().parent_death_signal(None), echo()], [echo(), echo().parent_death_signal(None)]] {
         let mut story = Story::new();
         let workers = specs.map(|spec| spawned_on_a_passing_thread(&mut story, spec));
-        // What is waited for here is an end that must not come.
+        // The exit awaited here must not occur.
         assert_eq!(workers[0].wait_timeout(Duration::from_millis(200)), None, "{:?}", story.told);
         for worker in &workers {
             let mut stdin = worker.take_stdin().unwrap();

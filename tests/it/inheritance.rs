@@ -1,10 +1,10 @@
-//! Which of a host's variables its workers inherit, where the host is itself a worker, or a child of `make` or of Node.
+//! Environment variables that workers inherit if the host is itself a worker, or a child of `make` or of Node.
 
 use crate::support::{self, DEADLINE, FIXTURE, Story, Way, alone, both_ways};
 use pipewright::{EventKind, OutputMode, Pass, WorkerSpec};
 use std::{collections::BTreeMap, fs};
 
-/// What a program prints, until it ends.
+/// The output of a program until it exits.
 fn output(spec: &WorkerSpec) -> String {
     let mut process = spec.clone().stdout(OutputMode::Lines).spawn_unsupervised().unwrap();
     let text = support::read_to_end(&process.take_stdout().unwrap());
@@ -12,7 +12,7 @@ fn output(spec: &WorkerSpec) -> String {
     String::from_utf8(text).unwrap()
 }
 
-/// A worker's environment as the host's own program sees it: `env` prints it.
+/// A worker's environment as printed by `env`.
 fn environment(spec: WorkerSpec) -> BTreeMap<String, String> {
     let text = output(&spec.arg("-0"));
     let variables = text.split_terminator('\0').filter_map(|variable| variable.split_once('='));
@@ -74,7 +74,7 @@ fn p03_variables_that_name_descriptors_are_not_inherited() {
 }
 
 both_ways! {
-    fn p03_supervisors_in_workers_hear_their_own_workers_alone(way: Way) {
+    fn p03_nested_supervisors_receive_only_their_own_workers(way: Way) {
         let mut story = Story::new();
         let spec = way.plain("level").args(["--depth", "2"]).messages(Pass::env("LEVEL_2"));
         let spec = if way == Way::Command { spec.args(["--way", "command"]) } else { spec };
@@ -101,7 +101,7 @@ both_ways! {
         }
     }
 
-    fn p12_the_key_of_a_control_pipe_is_not_in_the_arguments(way: Way) {
+    fn p12_control_key_is_not_in_the_arguments(way: Way) {
         let mut story = Story::new();
         let worker = story.supervisor.spawn(way.fixture("serve").arg("--inspect").control(Pass::arg("--control={}"))).unwrap();
         let inspected = story.json();
@@ -113,7 +113,7 @@ both_ways! {
     }
 }
 
-/// What the recipe of a Makefile prints that starts a host, with three jobs and descriptors for their tokens.
+/// The output of a host started by a Makefile's recipe, with three jobs and descriptors for the jobserver's tokens.
 fn below_make(recipe: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("Makefile"), format!("all:\n\t+@{recipe}\n")).unwrap();
@@ -122,7 +122,7 @@ fn below_make(recipe: &str) -> String {
         let spec = WorkerSpec::new("make").args(["--no-print-directory", "-j3"]).args(style);
         spec.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL").current_dir(directory.path())
     };
-    // Since 4.4 a FIFO is the default, which names no descriptor; older ones do not know the option.
+    // Since 4.4 a FIFO, which names no descriptor, is the default; older versions do not know the option.
     let help = output(&spec(&["--help"]));
     let style: &[&str] = if help.contains("--jobserver-style") { &["--jobserver-style=pipe"] } else { &[] };
     output(&spec(style))
@@ -130,7 +130,7 @@ fn below_make(recipe: &str) -> String {
 
 #[test]
 #[ignore = "needs make"]
-fn p03_a_worker_below_make_keeps_its_pipes_to_itself() {
+fn p03_worker_below_make_keeps_its_pipes() {
     let script = r#"make -s -f inner.mk && cat <&3 >&4 && printf '\n"%s"\n' "$$MAKEFLAGS" >&4"#;
     let said = below_make(&format!(
         "echo \"$$MAKEFLAGS\"; {FIXTURE} run-worker --input '\"in\"' -- sh -c '{}'",
@@ -147,7 +147,7 @@ fn p03_a_worker_below_make_keeps_its_pipes_to_itself() {
 
 #[test]
 #[ignore = "needs node"]
-fn p03_a_node_worker_below_a_node_host_has_no_channel() {
+fn p03_node_worker_below_a_node_host_has_no_channel() {
     let worker = "require('fs').writeSync(4, JSON.stringify(typeof process.send) + '\\n')";
     let host = "const [program, ...rest] = process.argv.slice(1); \
                 require('child_process').spawn(program, rest, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })\

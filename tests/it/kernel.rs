@@ -1,4 +1,4 @@
-//! The few system calls that tests need and the library does not show.
+//! System calls that tests need and the library does not expose.
 #![expect(unsafe_code, reason = "tests look at the kernel from outside the library")]
 
 use std::{
@@ -16,12 +16,12 @@ use std::{
     time::Duration,
 };
 
-/// A descriptor that is readable once the process has ended; `None` if it is gone.
+/// A file descriptor that is readable once the process has ended; `None` if it is gone.
 pub(crate) fn pidfd_open(pid: u32) -> Option<OwnedFd> {
     // SAFETY: pidfd_open(2) takes two numbers.
     let number = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let number = RawFd::try_from(number).ok().filter(|&number| number >= 0)?;
-    // SAFETY: just opened for us.
+    // SAFETY: just opened, without another owner.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
@@ -32,7 +32,7 @@ pub(crate) fn poll_readable(fd: &impl AsFd, timeout: Duration) -> bool {
     (unsafe { libc::poll(&raw mut polled, 1, timeout) }) > 0
 }
 
-/// Waits until the other side of a socket has ended its writing, whatever there is to read before that.
+/// Waits until the peer of a socket has shut down its writing, whatever data is unread.
 pub(crate) fn poll_end(fd: &impl AsFd, timeout: Duration) -> bool {
     let mut polled = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
     let timeout = i32::try_from(timeout.as_millis()).unwrap();
@@ -40,25 +40,25 @@ pub(crate) fn poll_end(fd: &impl AsFd, timeout: Duration) -> bool {
     (unsafe { libc::poll(&raw mut polled, 1, timeout) }) > 0
 }
 
-/// For the options that set one number.
+/// prctl(2) for options that set one number.
 pub(crate) fn prctl(option: i32, value: i32) {
     // SAFETY: the caller's option takes a number.
     assert_eq!(unsafe { libc::prctl(option, value, 0, 0, 0) }, 0);
 }
 
-/// Its process group; `None` if it is gone.
+/// The process group; `None` if the process is gone.
 pub(crate) fn group_of(pid: u32) -> Option<u32> {
     // SAFETY: getpgid(2) takes a number.
     u32::try_from(unsafe { libc::getpgid(pid.cast_signed()) }).ok()
 }
 
-/// The user of this process.
+/// The effective user id of this process.
 pub(crate) fn effective_uid() -> u32 {
     // SAFETY: geteuid(2) takes nothing and cannot fail.
     unsafe { libc::geteuid() }
 }
 
-/// Makes this process, which is root's, another user's for good.
+/// Permanently changes the user of this process, which runs as root.
 pub(crate) fn become_user(id: u32) {
     // SAFETY: setgroups(2) reads no list of no groups.
     assert_eq!(unsafe { libc::setgroups(0, std::ptr::null()) }, 0);
@@ -66,11 +66,11 @@ pub(crate) fn become_user(id: u32) {
     assert_eq!(unsafe { libc::setresgid(id, id, id) }, 0);
     // SAFETY: setresuid(2) takes three numbers.
     assert_eq!(unsafe { libc::setresuid(id, id, id) }, 0);
-    // What changes its user is not dumpable any more, and could not read its own /proc files.
+    // A process that changes its user is no longer dumpable, and could not read its own /proc files.
     prctl(libc::PR_SET_DUMPABLE, 1);
 }
 
-/// Gives the calling thread, and those that it starts, a view of the mounts of their own.
+/// Gives the calling thread, and threads that it starts, a separate mount namespace.
 pub(crate) fn unshare_mounts() {
     // SAFETY: unshare(2) takes flags.
     assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0, "{}", io::Error::last_os_error());
@@ -88,19 +88,19 @@ pub(crate) fn hide_proc() {
     assert_eq!(mounted, 0, "{}", io::Error::last_os_error());
 }
 
-/// The next child of this process is process 1 of a pid namespace of its own.
+/// Makes the next child of this process process 1 of a new PID namespace.
 pub(crate) fn unshare_numbers() {
     // SAFETY: unshare(2) takes flags.
     assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0, "{}", io::Error::last_os_error());
 }
 
-/// 1: the process may be dumped and traced by its own user.
+/// 1: the process may be dumped, and traced by its own user.
 pub(crate) fn dumpable() -> i32 {
     // SAFETY: PR_GET_DUMPABLE takes no argument.
     unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }
 }
 
-/// The signal that comes when the parent dies; the kernel forgets it where the ids of a thread change.
+/// The parent-death signal; the kernel clears it when the ids of a thread change.
 pub(crate) fn death_signal() -> i32 {
     let mut signal = 0;
     // SAFETY: PR_GET_PDEATHSIG writes one int.
@@ -116,12 +116,12 @@ pub(crate) fn thread_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
 }
 
-/// A local socket that has its name and does not listen.
+/// A local socket that is bound and does not listen.
 pub(crate) fn bind_only(path: &Path) -> OwnedFd {
     // SAFETY: socket(2) takes numbers.
     let number = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
     assert!(number >= 0);
-    // SAFETY: just opened for us.
+    // SAFETY: just opened, without another owner.
     let socket = unsafe { OwnedFd::from_raw_fd(number) };
     let family = libc::sa_family_t::try_from(libc::AF_UNIX).unwrap();
     let mut address = libc::sockaddr_un { sun_family: family, sun_path: [0; 108] };
@@ -139,12 +139,12 @@ pub(crate) fn listen(socket: &OwnedFd) {
     assert_eq!(unsafe { libc::listen(socket.as_raw_fd(), 8) }, 0);
 }
 
-/// Sends one datagram with descriptors, by `SCM_RIGHTS`.
+/// Sends one datagram with descriptors (`SCM_RIGHTS`).
 pub(crate) fn send_descriptors(socket: &impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
     try_send_descriptors(socket, bytes, descriptors, 0).unwrap();
 }
 
-/// As that, with flags for sendmsg(2), and it may be refused.
+/// As above, with flags for sendmsg(2); can fail.
 pub(crate) fn try_send_descriptors(
     socket: &impl AsFd,
     bytes: &[u8],
@@ -180,7 +180,7 @@ pub(crate) fn try_send_descriptors(
     Ok(())
 }
 
-/// A connection whose data nobody reads, so that to close its end waits 40 seconds: longer than any test. The other end, and it.
+/// A connection with unread data, so that closing its end blocks for 40 seconds: longer than any test. Returns the other end, and it.
 pub(crate) fn lingering() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let reader = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -192,7 +192,7 @@ pub(crate) fn lingering() -> (TcpStream, TcpStream) {
     (reader, writer)
 }
 
-/// To close the last descriptor of a socket waits so long for its data to be read.
+/// Closing the last descriptor of a socket waits this long for its data to be read.
 fn linger(socket: &impl AsFd, seconds: i32) {
     let linger = libc::linger { l_onoff: 1, l_linger: seconds };
     let length = libc::socklen_t::try_from(size_of_val(&linger)).unwrap();
@@ -204,11 +204,11 @@ fn linger(socket: &impl AsFd, seconds: i32) {
 }
 
 pub(crate) fn close(number: RawFd) {
-    // SAFETY: the caller's process is its own; nobody else in it uses the number.
+    // SAFETY: the caller's process uses the number for nothing else.
     unsafe { libc::close(number) };
 }
 
-/// A copy without close-on-exec, as a careless library in the host would make it.
+/// A duplicate without close-on-exec, as a careless library in the host would make it.
 pub(crate) fn leaky_duplicate(number: RawFd) -> RawFd {
     // SAFETY: dup(2) takes a number.
     unsafe { libc::dup(number) }
@@ -219,7 +219,7 @@ pub(crate) fn ignore_signal(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
-/// Forks; the child runs `then` and ends with its code, without returning to the test harness.
+/// Forks; the child runs `then` and exits with its result as code, without returning to the test harness.
 pub(crate) fn fork(then: impl FnOnce() -> i32) -> i32 {
     // SAFETY: the child only runs `then` and leaves by _exit(2).
     match unsafe { libc::fork() } {
@@ -250,15 +250,14 @@ pub(crate) fn block_signal(signal: i32) {
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
 }
 
-/// The largest resident set that this process ever had, in bytes.
+/// The largest resident set that this process has had, in bytes.
 pub(crate) fn peak_rss_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// Puts a kept copy back at its number.
-/// How many pages this process has had to be given so far, its own memory written anew after a fork included.
+/// The number of page faults of this process, including those of its own memory after a fork.
 pub(crate) fn page_faults() -> u64 {
     let mut usage = MaybeUninit::<libc::rusage>::uninit();
     // SAFETY: getrusage(2) writes one structure.
@@ -267,10 +266,10 @@ pub(crate) fn page_faults() -> u64 {
     unsafe { usage.assume_init() }.ru_minflt.unsigned_abs()
 }
 
-/// So many bytes in small pages, all of them there.
+/// Memory of this size in small pages, all of them resident.
 pub(crate) fn small_pages(bytes: usize) -> Vec<u8> {
     let mut memory: Vec<u8> = Vec::with_capacity(bytes);
-    // SAFETY: madvise(2) is advice, about whole pages within memory that is ours; refused where there are no large pages.
+    // SAFETY: madvise(2) is a hint about whole pages of this allocation; refused if there are no large pages.
     unsafe {
         libc::madvise(
             memory.as_mut_ptr().map_addr(|at| at.next_multiple_of(4096)).cast(),
@@ -305,8 +304,8 @@ pub(crate) fn make_fifo(path: &Path) -> i32 {
     unsafe { libc::mkfifo(path.as_ptr(), 0o600) }
 }
 
-/// Has every later call of this number fail in every thread of this process and in its children; or only those that have at
-/// this place, counted from 0, this argument.
+/// Makes every later system call with this number fail in every thread of this process and in its children; optionally only those with
+/// this argument at this position, counted from 0.
 pub(crate) fn refuse(call: libc::c_long, argument: Option<(u32, u32)>, errno: i32) {
     const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS, of struct seccomp_data
     const JUMP_IF_EQUAL: u16 = 0x15;
@@ -333,7 +332,7 @@ pub(crate) fn refuse(call: libc::c_long, argument: Option<(u32, u32)>, errno: i3
     assert_eq!(set, 0, "{}", io::Error::last_os_error());
 }
 
-/// A hook as many programs have it.
+/// A hook as many programs use it.
 pub(crate) fn with_session(mut command: Command) -> Command {
     let hook = || {
         // SAFETY: setsid(2) takes nothing.
@@ -345,18 +344,18 @@ pub(crate) fn with_session(mut command: Command) -> Command {
     command
 }
 
-/// In a forked child: traces a process, says so with a byte, and lets go when a byte comes back.
+/// In a forked child: traces a process, reports that with a byte, and detaches when a byte is received.
 pub(crate) fn trace(pid: u32, said: RawFd, answer: RawFd) -> i32 {
     let nothing = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: ptrace(2) PTRACE_SEIZE uses no memory of ours.
+    // SAFETY: ptrace(2) PTRACE_SEIZE uses no memory of this process.
     let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, i32::try_from(pid).unwrap(), nothing, nothing) };
     if seized != 0 {
         return 1;
     }
     let mut byte = 0_u8;
-    // SAFETY: write(2) reads one byte of ours.
+    // SAFETY: write(2) reads one byte of the array.
     unsafe { libc::write(said, (&raw const byte).cast(), 1) };
-    // SAFETY: read(2) writes one byte of ours.
+    // SAFETY: read(2) writes one byte of the array.
     unsafe { libc::read(answer, (&raw mut byte).cast(), 1) };
     0
 }
@@ -369,16 +368,16 @@ pub(crate) struct Stopped {
 
 pub(crate) fn stop_thread(thread: i32) -> Stopped {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
-    // Where the Yama module lets parents alone trace their children. EINVAL: there is no Yama.
+    // Needed if the Yama module restricts tracing to parents. EINVAL: there is no Yama.
     // SAFETY: PR_SET_PTRACER takes a number.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY, 0, 0, 0) };
     // SAFETY: the child makes system calls only, and does not return from here.
     let tracer = unsafe { libc::fork() };
     if tracer == 0 {
-        // SAFETY: the child has no use for it, and would not see its end with it.
+        // SAFETY: the child does not use it, and would not see end of file on the pipe with it.
         unsafe { libc::close(ours.as_raw_fd()) };
         let result = keep_stopped(thread, theirs.as_raw_fd());
-        // SAFETY: _exit(2) runs nothing of the parent's.
+        // SAFETY: _exit(2) runs no code of the parent.
         unsafe { libc::_exit(result) };
     }
     assert!(tracer > 0, "{}", io::Error::last_os_error());
@@ -387,14 +386,14 @@ pub(crate) fn stop_thread(thread: i32) -> Stopped {
     Stopped { tracer, release: Some(ours) }
 }
 
-/// In a forked child: stops a thread, says so with a byte, and waits for the end of the stream.
+/// In a forked child: stops a thread, reports that with a byte, and waits for the end of the stream.
 fn keep_stopped(thread: i32, stream: RawFd) -> i32 {
     let nothing = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: PTRACE_SEIZE uses no memory of ours.
+    // SAFETY: PTRACE_SEIZE uses no memory of this process.
     if unsafe { libc::ptrace(libc::PTRACE_SEIZE, thread, nothing, nothing) } != 0 {
         return 1;
     }
-    // SAFETY: PTRACE_INTERRUPT uses no memory of ours.
+    // SAFETY: PTRACE_INTERRUPT uses no memory of this process.
     if unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, thread, nothing, nothing) } != 0 {
         return 2;
     }
@@ -404,9 +403,9 @@ fn keep_stopped(thread: i32, stream: RawFd) -> i32 {
         return 3;
     }
     let mut byte = 0_u8;
-    // SAFETY: write(2) reads one byte of ours.
+    // SAFETY: write(2) reads one byte of the array.
     unsafe { libc::write(stream, (&raw const byte).cast(), 1) };
-    // SAFETY: read(2) writes one byte of ours. The thread goes on when its tracer ends.
+    // SAFETY: read(2) writes one byte of the array. The thread continues when its tracer ends.
     unsafe { libc::read(stream, (&raw mut byte).cast(), 1) };
     0
 }
@@ -414,22 +413,22 @@ fn keep_stopped(thread: i32, stream: RawFd) -> i32 {
 impl Drop for Stopped {
     fn drop(&mut self) {
         drop(self.release.take());
-        // SAFETY: waitpid(2) may be given no place for the status.
+        // SAFETY: waitpid(2) accepts a null pointer for the status.
         unsafe { libc::waitpid(self.tracer, std::ptr::null_mut(), 0) };
     }
 }
 
-/// Notes something on a file, as `setfattr` does.
+/// Sets an extended attribute of a file, as `setfattr` does.
 pub(crate) fn note(path: &Path, name: &CStr, value: &[u8]) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
-    // SAFETY: setxattr(2) reads two strings that end in a zero byte, and as many bytes as it is told, which `value` has.
+    // SAFETY: setxattr(2) reads two NUL-terminated strings, and as many bytes of `value` as it has.
     let result = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A new terminal: the side of whoever types, and where its programs find it.
+/// A new pseudo-terminal: its master side, and the path of the other side.
 pub(crate) fn open_terminal() -> (File, PathBuf) {
-    // As posix_openpt(3), and no program that is started meanwhile keeps it.
+    // As posix_openpt(3), but close-on-exec.
     let window = File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/ptmx").unwrap();
     let (unlocked, mut number) = (0, 0_u32);
     // SAFETY: ioctl_tty(2) TIOCSPTLCK reads one int.
@@ -439,7 +438,7 @@ pub(crate) fn open_terminal() -> (File, PathBuf) {
     (window, format!("/dev/pts/{number}").into())
 }
 
-/// Sets one of a terminal's local modes, as `stty` does.
+/// Sets a local mode of a terminal, as `stty` does.
 pub(crate) fn set_local_mode(window: &File, mode: libc::tcflag_t) {
     let mut modes = MaybeUninit::<libc::termios>::uninit();
     // SAFETY: tcgetattr(3) writes one structure.
@@ -451,10 +450,10 @@ pub(crate) fn set_local_mode(window: &File, mode: libc::tcflag_t) {
     assert_eq!(unsafe { libc::tcsetattr(window.as_raw_fd(), libc::TCSANOW, &raw const modes) }, 0);
 }
 
-/// The process group that has the terminal.
+/// The foreground process group of the terminal.
 pub(crate) fn foreground(window: &File) -> u32 {
     let mut group = 0_u32;
-    // Raw, since tcgetpgrp(3) has been given other types.
+    // Raw, since the type of the argument of tcgetpgrp(3) differs.
     // SAFETY: ioctl_tty(2) TIOCGPGRP writes one int.
     assert_eq!(unsafe { libc::ioctl(window.as_raw_fd(), libc::TIOCGPGRP, &raw mut group) }, 0);
     group

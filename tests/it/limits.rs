@@ -1,5 +1,5 @@
-//! Limits on a worker with all it has started, by a host in a cgroup that was delegated to it: to root, as a service manager marks it
-//! or as a container sees it, and to a user. To delegate one, the tests must be root's, and cgroup v2 must have the controllers.
+//! Limits on a worker's tree, set by a host in a delegated cgroup: delegated to root, with systemd's mark or by a cgroup namespace, and to
+//! a user. To delegate a cgroup, the tests must run as root, and cgroup v2 must have the controllers.
 
 use crate::{
     kernel,
@@ -21,19 +21,19 @@ const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 /// To whom a cgroup is delegated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum To {
-    /// Root, by the mark of systemd.
+    /// To root, by systemd's mark.
     Root,
-    /// A user, to whom it belongs.
+    /// To a user, who owns it.
     User,
-    /// Whoever sees nothing else: in a cgroup namespace of its own.
+    /// To a process in a cgroup namespace of its own.
     Container,
-    /// Nobody: a part of somebody else's subtree, where root runs.
-    NobodyButRoot,
-    /// Nobody, and a user is in it.
-    Nobody,
+    /// Not delegated: part of another program's subtree, where root runs.
+    UndelegatedRoot,
+    /// Not delegated, and an ordinary user runs in it.
+    Undelegated,
 }
 
-/// Where in it the host is.
+/// The position of the host in the cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
     Itself,
@@ -44,7 +44,7 @@ enum At {
 struct Subtree {
     path: PathBuf,
     to: To,
-    /// The fixture, where others can reach it.
+    /// A copy of the fixture that other users can execute.
     programs: tempfile::TempDir,
 }
 
@@ -55,8 +55,8 @@ impl Subtree {
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let path = mount.join(format!("pipewright-test-limits-{}-{number}", std::process::id()));
         fs::create_dir_all(path.join("leaf")).unwrap();
-        if to == To::NobodyButRoot {
-            // As its manager does: it may be had for the asking.
+        if to == To::UndelegatedRoot {
+            // As its service manager does.
             let passed = CONTROLLERS.map(|controller| format!("+{controller}")).join(" ");
             fs::write(path.join("cgroup.subtree_control"), passed).unwrap();
         }
@@ -78,13 +78,13 @@ impl Subtree {
         Some(Self { path, to, programs })
     }
 
-    /// What a host at this place tells.
+    /// The output of a host at this place.
     #[track_caller]
     fn host(&self, at: At, arguments: &[&str]) -> Value {
         let place = if at == At::Leaf { "leaf" } else { "." };
         let enter = match self.to {
-            To::Root | To::NobodyButRoot => "echo $$ >$1/$2/cgroup.procs; shift 2; exec \"$@\"",
-            To::User | To::Nobody => {
+            To::Root | To::UndelegatedRoot => "echo $$ >$1/$2/cgroup.procs; shift 2; exec \"$@\"",
+            To::User | To::Undelegated => {
                 "echo $$ >$1/$2/cgroup.procs; shift 2; exec setpriv --reuid=65500 --regid=65500 --clear-groups \"$@\""
             }
             To::Container => {
@@ -105,7 +105,7 @@ impl Subtree {
         let (stdout, stderr) = (read_to_end(&stdout), read_to_end(&stderr));
         let exit = process.wait_timeout(DEADLINE).unwrap().expect("its end").clone();
         assert!(exit.success(), "{exit}: {}", String::from_utf8_lossy(&stderr));
-        // Of the supervisor's own nothing is left: by itself or by its guard.
+        // The supervisor, or its guard, has removed everything of its own.
         let left = || fs::read_dir(&self.path).unwrap().any(|entry| is_ours(&entry.unwrap().file_name()));
         assert!(becomes_true(|| !left()), "{:?}", fs::read_dir(&self.path));
         serde_json::from_slice(&stdout).unwrap()
@@ -144,92 +144,99 @@ fn mount_with_controllers() -> Option<PathBuf> {
     mount
 }
 
-/// A limit of each kind that does not hinder.
+/// A limit of each kind that has no effect.
 const ROOMY: [&str; 3] = ["--memory-bytes=67108864", "--millicores=500", "--processes=20"];
 
 #[test]
-fn all_three_hold_for_a_host_in_a_leaf_of_what_was_delegated_to_it() {
+fn host_in_a_delegated_leaf_sets_all_three_limits() {
     for to in [To::Root, To::User, To::Container] {
         let Some(subtree) = Subtree::new(to) else { return };
-        let told = subtree.host(At::Leaf, &[&ROOMY[..], &["--script=exit 7"]].concat());
-        assert_eq!(told["contained"], "Some(Cgroup)", "{to:?}: {told}");
+        let output = subtree.host(At::Leaf, &[&ROOMY[..], &["--script=exit 7"]].concat());
+        assert_eq!(output["contained"], "Some(Cgroup)", "{to:?}: {output}");
         let name = if to == To::Container { "" } else { subtree.path.file_name().unwrap().to_str().unwrap() };
-        assert!(told["cgroup"].as_str().unwrap().starts_with(&format!("/{name}").replace("//", "/")), "{to:?}: {told}");
-        let files = &told["files"];
+        assert!(
+            output["cgroup"].as_str().unwrap().starts_with(&format!("/{name}").replace("//", "/")),
+            "{to:?}: {output}"
+        );
+        let files = &output["files"];
         let limits = ["memory.max", "cpu.max", "pids.max"].map(|file| files[file].as_str().unwrap_or_default());
-        assert_eq!(limits, ["67108864", "50000 100000", "20"], "{to:?}: {told}");
-        assert!(files["memory.swap.max"].is_null() || files["memory.swap.max"] == "0", "{to:?}: {told}");
-        assert_eq!((&told["code"], &told["oom_killed"]), (&json!(7), &json!(false)), "{to:?}: {told}");
-        assert_eq!(told["next"], "Some(Cgroup)", "{to:?}: {told}");
+        assert_eq!(limits, ["67108864", "50000 100000", "20"], "{to:?}: {output}");
+        assert!(files["memory.swap.max"].is_null() || files["memory.swap.max"] == "0", "{to:?}: {output}");
+        assert_eq!((&output["code"], &output["oom_killed"]), (&json!(7), &json!(false)), "{to:?}: {output}");
+        assert_eq!(output["next"], "Some(Cgroup)", "{to:?}: {output}");
     }
 }
 
 #[test]
-fn a_tree_that_wants_too_much_memory_is_killed_and_that_is_told() {
+fn tree_beyond_its_memory_limit_is_killed_and_reported() {
     for to in [To::Root, To::User] {
         let Some(subtree) = Subtree::new(to) else { return };
         let allocate = format!("{} allocate --mib 256", subtree.programs.path().join("child-fixture").display());
-        let told = subtree.host(At::Leaf, &["--memory-bytes=33554432", &format!("--script=exec {allocate}")]);
-        assert_eq!((&told["signal"], &told["oom_killed"]), (&json!(libc::SIGKILL), &json!(true)), "{to:?}: {told}");
-        // Its child alone: it tells how that ended, and ends well itself.
+        let output = subtree.host(At::Leaf, &["--memory-bytes=33554432", &format!("--script=exec {allocate}")]);
+        assert_eq!(
+            (&output["signal"], &output["oom_killed"]),
+            (&json!(libc::SIGKILL), &json!(true)),
+            "{to:?}: {output}"
+        );
+        // Only the child: the shell reports its exit, and then exits with 0.
         let script = format!("--script={allocate}; test $? = 137");
-        let told = subtree.host(At::Leaf, &["--memory-bytes=33554432", &script]);
-        assert_eq!((&told["code"], &told["oom_killed"]), (&json!(0), &json!(true)), "{to:?}: {told}");
+        let output = subtree.host(At::Leaf, &["--memory-bytes=33554432", &script]);
+        assert_eq!((&output["code"], &output["oom_killed"]), (&json!(0), &json!(true)), "{to:?}: {output}");
     }
 }
 
 #[test]
-fn a_tree_has_no_more_processes_than_it_may() {
+fn tree_beyond_its_process_limit_cannot_fork() {
     let Some(subtree) = Subtree::new(To::Root) else { return };
     let script = "--script=sleep 1000 & sleep 1000 & exit 0";
-    let told = subtree.host(At::Leaf, &["--processes=3", script]);
-    assert_eq!(told["code"], 0, "{told}");
-    // A shell that cannot fork ends.
-    let told = subtree.host(At::Leaf, &["--processes=2", script]);
-    assert!(told["code"].as_i64().is_some_and(|code| code != 0), "{told}");
-    assert_eq!(told["oom_killed"], false, "{told}");
+    let output = subtree.host(At::Leaf, &["--processes=3", script]);
+    assert_eq!(output["code"], 0, "{output}");
+    // A shell that cannot fork exits.
+    let output = subtree.host(At::Leaf, &["--processes=2", script]);
+    assert!(output["code"].as_i64().is_some_and(|code| code != 0), "{output}");
+    assert_eq!(output["oom_killed"], false, "{output}");
 }
 
-/// The limit is, for this kind of reason, and how the next worker is contained.
+/// Asserts that the limit is refused with an error of this kind, and how the next worker is contained.
 #[track_caller]
-fn is_refused(told: &Value, [kind, reason, next]: [&str; 3], to: To) {
-    assert_eq!((&told["step"], &told["kind"]), (&json!("CgroupLimit"), &json!(kind)), "{to:?}: {told}");
-    assert!(told["reason"].as_str().unwrap().contains(reason), "{to:?}: {told}");
-    assert_eq!(told["next"], next, "{to:?}: {told}");
+fn is_refused(output: &Value, [kind, reason, next]: [&str; 3], to: To) {
+    assert_eq!((&output["step"], &output["kind"]), (&json!("CgroupLimit"), &json!(kind)), "{to:?}: {output}");
+    assert!(output["reason"].as_str().unwrap().contains(reason), "{to:?}: {output}");
+    assert_eq!(output["next"], next, "{to:?}: {output}");
 }
 
 #[test]
-fn a_host_that_is_not_in_a_leaf_is_told_and_its_other_workers_are_contained() {
+fn limits_outside_a_leaf_are_refused_and_other_workers_contained() {
     for to in [To::Root, To::User, To::Container] {
         let Some(subtree) = Subtree::new(to) else { return };
         for limit in ROOMY {
-            let told = subtree.host(At::Itself, &[limit]);
-            is_refused(&told, ["Unsupported", "processes in it", "Some(Cgroup)"], to);
+            let output = subtree.host(At::Itself, &[limit]);
+            is_refused(&output, ["Unsupported", "contains processes", "Some(Cgroup)"], to);
         }
     }
 }
 
 #[test]
-fn root_limits_nobody_in_a_subtree_that_was_not_delegated() {
-    let Some(subtree) = Subtree::new(To::NobodyButRoot) else { return };
+fn limits_of_root_in_an_undelegated_subtree_are_refused() {
+    let Some(subtree) = Subtree::new(To::UndelegatedRoot) else { return };
     for limit in ROOMY {
-        let told = subtree.host(At::Leaf, &[limit]);
-        is_refused(&told, ["Unsupported", "processes in it", "Some(Cgroup)"], To::NobodyButRoot);
+        let output = subtree.host(At::Leaf, &[limit]);
+        is_refused(&output, ["Unsupported", "contains processes", "Some(Cgroup)"], To::UndelegatedRoot);
     }
 }
 
 #[test]
-fn a_user_without_a_subtree_is_told() {
-    let Some(subtree) = Subtree::new(To::Nobody) else { return };
+fn limits_of_a_user_without_a_subtree_are_refused() {
+    let Some(subtree) = Subtree::new(To::Undelegated) else { return };
     for limit in ROOMY {
-        let told = subtree.host(At::Leaf, &[limit]);
-        is_refused(&told, ["PermissionDenied", "cgroup", "Some(ProcessGroup)"], To::Nobody);
+        let output = subtree.host(At::Leaf, &[limit]);
+        is_refused(&output, ["PermissionDenied", "cgroup", "Some(ProcessGroup)"], To::Undelegated);
     }
 }
 
 #[test]
-fn who_cannot_be_born_in_its_cgroup_is_not_started_without_its_limit() {
-    const TEST: &str = "limits::who_cannot_be_born_in_its_cgroup_is_not_started_without_its_limit";
+fn worker_is_not_started_outside_its_limited_cgroup() {
+    const TEST: &str = "limits::worker_is_not_started_outside_its_limited_cgroup";
     const LEAF: &str = "PIPEWRIGHT_TEST_LEAF";
     let Some(leaf) = std::env::var_os(LEAF).map(PathBuf::from) else {
         if let Some(subtree) = Subtree::new(To::Root) {
@@ -238,7 +245,7 @@ fn who_cannot_be_born_in_its_cgroup_is_not_started_without_its_limit() {
         return;
     };
     fs::write(leaf.join("cgroup.procs"), std::process::id().to_string()).unwrap();
-    // A sandbox that knows nothing of it.
+    // As in a sandbox without clone3.
     kernel::refuse(libc::SYS_clone3, None, libc::ENOSYS);
     let supervisor = Supervisor::new().unwrap();
     let hanging = || WorkerSpec::new(FIXTURE).arg("hang");

@@ -1,21 +1,21 @@
-//! Which system calls are made to fail, with what, and which calls of the sources that covers.
+//! Which system calls are made to fail, with which errors, and which calls of the sources that covers.
 
 use super::injector::clone3_flags;
 use libc::{EAGAIN, EBUSY, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOLCK, ENOMEM, ENOSPC, EPERM, c_int, c_long};
 
-/// One kind of call that can fail for a while.
+/// A kind of system call that can fail temporarily.
 pub(super) struct Call {
     pub(super) name: &'static str,
-    /// What the kernel calls it by.
+    /// The system call numbers.
     pub(super) numbers: &'static [c_long],
-    /// Which of them are meant, by their arguments.
+    /// Selects calls by their arguments.
     pub(super) is_meant: fn(&[u64; 6]) -> bool,
-    /// The errors that a machine short of something gives.
+    /// The errors of a machine that is short of a resource.
     pub(super) errnos: &'static [c_int],
 }
 
 const ALL: fn(&[u64; 6]) -> bool = |_| true;
-/// The one option for which the kernel has to make something.
+/// The only getsockopt option for which the kernel allocates.
 const SO_PEERPIDFD: u64 = 77;
 const CLONE_THREAD: u64 = 0x10000;
 
@@ -25,7 +25,7 @@ macro_rules! calls {
     };
 }
 
-/// Those that have older names on one of the two machines.
+/// Calls that have older equivalents on one of the two architectures.
 #[cfg(target_arch = "x86_64")]
 mod old {
     pub(super) use libc::{
@@ -110,28 +110,28 @@ pub(super) const CALLS: &[Call] = calls! {
     "write" [libc::SYS_write], ALL, [EINTR];
 };
 
-/// A child's stack, and not a thread's, nor the small one on which std handles signals: without that a thread cannot start.
+/// The stack of a child, not that of a thread, nor the small one for std's signal handlers, without which no thread can start.
 fn is_stack(arguments: &[u64; 6]) -> bool {
     let has = |at: usize, flags: c_int| arguments[at] & u64::from(flags.unsigned_abs()) != 0;
     arguments[1] > 16 << 10 && has(2, libc::PROT_WRITE) && has(3, libc::MAP_STACK)
 }
 
-/// Where rmdir(2) is unlinkat(2), its flag tells it.
+/// Where rmdir(2) is unlinkat(2), its flag distinguishes it.
 fn is_rmdir(arguments: &[u64; 6]) -> bool {
     const AT_REMOVEDIR: u64 = 0x200;
     cfg!(target_arch = "x86_64") || arguments[2] & AT_REMOVEDIR != 0
 }
 
-/// What a name in the sources (`libc::NAME(`, `libc::SYS_NAME`, `rustix::net::NAME(`, `fs::NAME(` and their like) comes to.
+/// What a call in the sources (`libc::NAME(`, `libc::SYS_NAME`, `rustix::net::NAME(`, `fs::NAME(` and similar) makes.
 #[derive(Debug, PartialEq)]
 pub(super) enum Means {
     /// These of `CALLS`.
     Calls(Vec<&'static str>),
-    /// It is never made to fail, for this reason.
+    /// Not made to fail, for this reason.
     Never(&'static str),
 }
 
-/// Names that are not themselves those of a call in `CALLS`.
+/// Names that differ from those in `CALLS`.
 const ALIASES: &[(&str, &[&str])] = &[
     ("Builder", &["clone3 of a thread"]),
     ("accept_with", &["accept4"]),
@@ -174,10 +174,10 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("unbound", &["socket"]),
 ];
 
-/// Those that happen only where this process may make cgroups.
+/// Calls that occur only if this process may make cgroups.
 pub(super) const IN_CGROUPS: [&str; 2] = ["clone3", "rmdir"];
 
-/// Those that may happen only where it may not: descendants are looked for then, and asked how they ended.
+/// Calls that can be absent if this process may make cgroups: without them, descendants are searched for and inspected.
 pub(super) const OUTSIDE_CGROUPS: [&str; 2] = ["ioctl", "readlink"];
 
 const NEVER: &[(&str, &[&str])] = &[

@@ -1,7 +1,7 @@
-//! Makes one chosen system call of this process fail, whoever makes it: the library, std, the C library, or bare assembler.
+//! Makes a chosen system call of this process fail, whether the library, std, the C library or inline assembly makes it.
 //!
-//! The kernel stops each watched call and asks a thread of this process what to do with it (`seccomp_unotify(2)`). That thread
-//! counts it and lets it continue, or gives it an error instead. So no change of the library's system-call layer can escape.
+//! The kernel suspends each watched call and notifies a thread of this process (`seccomp_unotify(2)`). That thread counts the call and
+//! lets it continue, or returns an error instead. So the injection does not depend on how the library makes its calls.
 #![expect(unsafe_code, reason = "the filter and its notifications are the kernel's interface")]
 
 use super::{
@@ -18,15 +18,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Which of the calls fails.
+/// The call that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Fault {
-    /// Its place in `CALLS`.
+    /// Index in `CALLS`.
     pub(super) call: usize,
     pub(super) errno: i32,
-    /// Counted from 1, from the moment of arming.
+    /// Counted from 1 since arming.
     pub(super) occurrence: u32,
-    /// Each call of this kind fails for so long from then on. Zero is that one alone.
+    /// For this time from then on, each call of this kind fails. Zero: only that one.
     pub(super) lasts: Duration,
 }
 
@@ -39,21 +39,21 @@ impl Fault {
 }
 
 const NONE: usize = usize::MAX;
-/// How often each was made since arming. A fixed size, since the thread that counts must not allocate: the caller that waits for
-/// it may hold the allocator's lock.
+/// The number of calls of each kind since arming. Of a fixed size, since the counting thread must not allocate: the suspended caller may
+/// hold the allocator's lock.
 static COUNTS: [AtomicU32; 128] = [const { AtomicU32::new(0) }; 128];
 static CALL: AtomicUsize = AtomicUsize::new(NONE);
 static ERRNO: AtomicI32 = AtomicI32::new(0);
 static OCCURRENCE: AtomicU32 = AtomicU32::new(0);
-/// For how long, in milliseconds, and until when, counted from the first call.
+/// Duration of the failure in milliseconds, and its end, counted from the first call.
 static LASTS: AtomicU64 = AtomicU64::new(0);
 static UNTIL: AtomicU64 = AtomicU64::new(0);
 static IS_ARMED: AtomicBool = AtomicBool::new(false);
 static HAS_FIRED: AtomicBool = AtomicBool::new(false);
-/// The executable of this process: a child that shows it has not executed another one yet.
+/// The executable of this process: a child that still runs it has not executed its program yet.
 static OWN_EXECUTABLE: OnceLock<Path> = OnceLock::new();
 
-/// From now on counts, and has this call fail.
+/// Resets the counts and arms this fault.
 pub(super) fn arm(fault: Option<Fault>) {
     for count in &COUNTS {
         count.store(0, SeqCst);
@@ -71,7 +71,7 @@ pub(super) fn disarm() {
     IS_ARMED.store(false, SeqCst);
 }
 
-/// Runs what belongs to the test alone: no call counts, and none fails.
+/// Runs code of the test: its calls are not counted and do not fail.
 pub(super) fn aside<T>(run: impl FnOnce() -> T) -> T {
     let was_armed = IS_ARMED.swap(false, SeqCst);
     let done = run();
@@ -87,11 +87,11 @@ pub(super) fn counts() -> Vec<u32> {
     COUNTS[..CALLS.len()].iter().map(|count| count.load(SeqCst)).collect()
 }
 
-/// Has the calls of this thread watched, and of all threads and processes that it starts, for good.
+/// Watches the calls of this thread, and of all threads and processes that it starts, permanently.
 pub(super) fn watch() -> io::Result<()> {
     assert!(CALLS.len() <= COUNTS.len());
     OWN_EXECUTABLE.get_or_init(|| executable(c"/proc/self/exe".to_bytes_with_nul()));
-    // Started first: its own calls are not watched, or it would wait for itself.
+    // Started first: the calls of this thread must not be watched, or it would wait for itself.
     let (give, take) = std::sync::mpsc::channel::<OwnedFd>();
     std::thread::Builder::new().name("injector".into()).spawn(move || {
         for listener in take {
@@ -126,7 +126,7 @@ fn install() -> io::Result<OwnedFd> {
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     let listener =
         i32::try_from(listener).ok().filter(|listener| *listener >= 0).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the descriptor is new and ours.
+    // SAFETY: the descriptor is new and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(listener) })
 }
 
@@ -137,7 +137,7 @@ fn serve(listener: &OwnedFd) {
         // SAFETY: the kernel writes one structure.
         let got = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut asked) };
         if got != 0 {
-            // A caller that was killed or interrupted meanwhile.
+            // The caller was killed or interrupted meanwhile.
             continue;
         }
         let errno = judge(&asked);
@@ -146,12 +146,12 @@ fn serve(listener: &OwnedFd) {
             Some(errno) => answer.error = -errno,
             None => answer.flags = u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE).unwrap_or(1),
         }
-        // SAFETY: the kernel reads one structure. A caller that has gone meanwhile needs no answer.
+        // SAFETY: the kernel reads one structure. Fails if the caller is gone.
         unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };
     }
 }
 
-/// The error for this call, if it is the chosen one. Allocates nothing and takes no lock.
+/// The error for this call, if it is the chosen one. Does not allocate and takes no lock.
 fn judge(asked: &libc::seccomp_notif) -> Option<i32> {
     if !IS_ARMED.load(SeqCst) || !is_ours(asked.pid) {
         return None;
@@ -184,11 +184,11 @@ fn milliseconds_now() -> u64 {
     milliseconds(FIRST.get_or_init(now).elapsed())
 }
 
-/// Whether a thread belongs to this process, or is a child of it that has not executed its program yet.
+/// Whether a thread belongs to this process, or to a child that has not executed its program yet.
 fn is_ours(thread: u32) -> bool {
     let mut path = [0; 64];
     write_path(&mut path, b"/proc/self/task/", thread, b"");
-    // SAFETY: faccessat(2) reads a string that ends with a zero.
+    // SAFETY: faccessat(2) reads a NUL-terminated string.
     if unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr().cast(), libc::F_OK, 0) } == 0 {
         return true;
     }
@@ -200,7 +200,7 @@ type Path = ([u8; 256], usize);
 
 fn executable(link: &[u8]) -> Path {
     let mut path = [0; 256];
-    // SAFETY: readlink(2) reads a string that ends with a zero, and writes into the array.
+    // SAFETY: readlink(2) reads a NUL-terminated string, and writes into the array.
     let bytes = unsafe { libc::readlink(link.as_ptr().cast(), path.as_mut_ptr().cast(), path.len()) };
     (path, usize::try_from(bytes).unwrap_or(0))
 }
@@ -219,8 +219,8 @@ fn write_path(path: &mut [u8; 64], before: &[u8], number: u32, after: &[u8]) {
     }
 }
 
-/// The first field of what clone3(2) is given: its flags. This process asks, so the address is one of ours.
+/// The flags of a clone3(2) call, the first field of its arguments. The caller is in this process, so the address is valid here.
 pub(super) fn clone3_flags(address: u64) -> u64 {
-    // SAFETY: the caller waits in clone3 with a `clone_args` there. A child that makes it shares this memory, or has copied it.
+    // SAFETY: the caller is suspended in clone3 with `clone_args` at this address. A calling child shares this memory, or has copied it.
     unsafe { std::ptr::read_volatile(std::ptr::with_exposed_provenance::<u64>(usize::try_from(address).unwrap_or(0))) }
 }

@@ -1,6 +1,6 @@
-//! Every system call of the library may fail at any moment. Each scenario runs with each of its calls failing once, at each
-//! occurrence, with each error that a machine short of something gives: it ends in time, nothing panics, no message is lost, no
-//! worker is blamed, nothing is left, at most one operation fails with the reason in its error, and the next one works.
+//! Every system call of the library can fail at any time. Each scenario runs with each of its calls failing once, at each occurrence,
+//! with each error of a machine that is short of a resource: the scenario ends in time, nothing panics, no message is lost, no worker
+//! is blamed, nothing is left, at most one operation fails with the cause in its error, and the next one succeeds.
 #![expect(clippy::print_stdout, reason = "each run is shown when the test fails")]
 
 mod calls;
@@ -25,12 +25,12 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// Scenario, call and error of what std answers with a panic of its own: it cannot read whether the exec failed.
+/// Scenario, call and error for which std panics: it cannot read whether the exec failed.
 const EXCUSED: [(&str, &str, i32); 1] = [("command", "recv", libc::ENOMEM)];
 /// Longer than a scenario's own deadlines.
 const RUN_TIME: Duration = Duration::from_secs(60);
 
-/// Keeps the process's files in a directory of its own.
+/// Makes the process keep its files in a separate directory.
 fn at_a_place(spec: WorkerSpec, place: &mut Option<TempDir>) -> WorkerSpec {
     let place = place.insert(tempfile::tempdir().unwrap()).path();
     spec.env("XDG_RUNTIME_DIR", place).env("TMPDIR", place)
@@ -51,7 +51,7 @@ fn p16_each_call_of_the_library_fails_once_and_the_next_operation_works() {
         injection.fail_what_happens_once();
         let counts = injection.count();
         for call in 0..CALLS.len() {
-            // Where it is made most often.
+            // In the scenario that makes it most often.
             let most = (0..SCENARIOS.len()).max_by_key(|scenario| counts[*scenario][call]).unwrap();
             if counts[most][call] > 0 {
                 injection.run(
@@ -64,7 +64,7 @@ fn p16_each_call_of_the_library_fails_once_and_the_next_operation_works() {
     });
 }
 
-/// Calls that the loop makes and nothing else repeats.
+/// Calls that only the event loop makes and repeats.
 const OF_THE_LOOP: [(&str, &str); 5] = [
     ("control", "epoll_ctl"),
     ("output", "epoll_ctl"),
@@ -74,8 +74,8 @@ const OF_THE_LOOP: [(&str, &str); 5] = [
 ];
 
 #[test]
-fn p16_a_shortage_that_lasts_for_100_ms_loses_nothing() {
-    let test = "injection::p16_a_shortage_that_lasts_for_100_ms_loses_nothing";
+fn p16_shortage_of_100_ms_loses_nothing() {
+    let test = "injection::p16_shortage_of_100_ms_loses_nothing";
     in_a_process_of_its_own(test, Duration::from_secs(120), || {
         let mut injection = Injection::new();
         for (scenario, call) in OF_THE_LOOP {
@@ -88,8 +88,8 @@ fn p16_a_shortage_that_lasts_for_100_ms_loses_nothing() {
 
 #[test]
 #[ignore = "takes many minutes"]
-fn p16_a_shortage_that_lasts_for_100_ms_loses_nothing_at_any_moment() {
-    let test = "injection::p16_a_shortage_that_lasts_for_100_ms_loses_nothing_at_any_moment";
+fn p16_shortage_of_100_ms_loses_nothing_at_any_moment() {
+    let test = "injection::p16_shortage_of_100_ms_loses_nothing_at_any_moment";
     in_a_process_of_its_own(test, Duration::from_secs(3600), || {
         let mut injection = Injection::new();
         for scenario in 0..SCENARIOS.len() {
@@ -106,8 +106,8 @@ fn p16_a_shortage_that_lasts_for_100_ms_loses_nothing_at_any_moment() {
 fn p16_each_call_of_the_library_fails_at_each_occurrence_with_each_error() {
     let test = "injection::p16_each_call_of_the_library_fails_at_each_occurrence_with_each_error";
     in_a_process_of_its_own(test, Duration::from_secs(3600), || {
-        // `PIPEWRIGHT_INJECT="restart epoll_ctl"` runs those alone, `PIPEWRIGHT_INJECT=""` everything; else the first occurrence, the
-        // last one, and one between.
+        // `PIPEWRIGHT_INJECT="restart epoll_ctl"` runs those alone, `PIPEWRIGHT_INJECT=""` everything; without it, the first, the
+        // middle and the last occurrence.
         let wanted = env::var("PIPEWRIGHT_INJECT");
         let only = wanted.clone().unwrap_or_default();
         let mut injection = Injection::new();
@@ -135,8 +135,8 @@ fn p16_each_call_of_the_library_fails_at_each_occurrence_with_each_error() {
 }
 
 #[test]
-fn p09_a_cgroup_that_could_not_be_made_is_made_at_the_next_start() {
-    let test = "injection::p09_a_cgroup_that_could_not_be_made_is_made_at_the_next_start";
+fn p09_cgroup_is_made_at_the_next_start_after_a_failure() {
+    let test = "injection::p09_cgroup_is_made_at_the_next_start_after_a_failure";
     if !may_make_cgroups() {
         return;
     }
@@ -160,7 +160,7 @@ fn p09_a_cgroup_that_could_not_be_made_is_made_at_the_next_start() {
                     let containment = second.containment().unwrap();
                     assert_eq!(containment.kind, ContainmentKind::Cgroup, "{containment}");
                 }
-                // Where the controller is not passed on to this process.
+                // If the controller is not delegated to this process.
                 Err(error) => assert!(first.is_err() && !error.to_string().contains("No space left"), "{error}"),
             }
         }
@@ -170,7 +170,7 @@ fn p09_a_cgroup_that_could_not_be_made_is_made_at_the_next_start() {
 struct Injection {
     directory: PathBuf,
     runs: usize,
-    /// Of `CALLS`, with the errors they have really had.
+    /// Indices of `CALLS`, with the errors that were injected.
     injected: BTreeSet<(usize, i32)>,
     faults: Vec<String>,
 }
@@ -189,13 +189,13 @@ impl Injection {
         Self { directory, runs: 0, injected: BTreeSet::new(), faults: Vec::new() }
     }
 
-    /// A child's stack is kept for the next child.
+    /// The stack of a child is reused, so this call is made only once.
     fn fail_what_happens_once(&mut self) {
         let call = CALLS.iter().position(|call| call.name == "mmap of a stack").unwrap();
         self.run(0, Some(Fault { call, errno: libc::ENOMEM, occurrence: 1, lasts: Duration::ZERO }));
     }
 
-    /// How often each scenario makes each call.
+    /// The number of calls of each kind in each scenario.
     fn count(&mut self) -> Vec<Vec<u32>> {
         let counts = (0..SCENARIOS.len()).map(|scenario| {
             self.run(scenario, None);
@@ -206,7 +206,7 @@ impl Injection {
         counts
     }
 
-    /// Has these occurrences of a call fail, and all that follow for 100 ms.
+    /// Makes each selected occurrence of a call fail, and all that follow for 100 ms.
     fn last(&mut self, scenario: usize, call: &str, is_wanted: impl Fn(u32, u32) -> bool) {
         self.run(scenario, None);
         let call = CALLS.iter().position(|one| one.name == call).unwrap();
@@ -305,13 +305,13 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Whether this comes true within three seconds.
+/// Whether this becomes true within three seconds.
 fn soon(mut is_so: impl FnMut() -> bool) -> bool {
     let (_keep, never) = crossbeam_channel::bounded::<()>(0);
     (0..300).any(|_| is_so() || never.recv_timeout(Duration::from_millis(10)).is_ok())
 }
 
-/// Sockets and lock files; directories may stay.
+/// Sockets and lock files; directories may remain.
 fn files_below(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -321,8 +321,8 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The names of all calls that the sources make, each with a file that makes it: those of rustix, the C library and the kernel in
-/// `sys`, and what std does for us everywhere.
+/// The names of all system calls in the sources, each with a file that makes it: through rustix and the C library in `sys`, and through
+/// std everywhere.
 fn calls_of_the_sources() -> Vec<(String, String)> {
     const STARTS: [&str; 9] = [
         "libc::SYS_",
@@ -358,8 +358,8 @@ fn calls_of_the_sources() -> Vec<(String, String)> {
     found.into_iter().collect()
 }
 
-/// Its functions are called by their whole paths, so that they are seen here; `rustix::net::sockopt::socket_error` is called
-/// `sockopt::socket_error`. Types, and what only repeats a call, are imported.
+/// Functions of rustix are called by their full paths, so that they are found here; `rustix::net::sockopt::socket_error` is listed as
+/// `sockopt::socket_error`. Types, and functions that only repeat a call, are imported.
 fn calls_of_rustix(code: &str) -> Vec<String> {
     for import in code.split("use rustix::").skip(1).filter_map(|rest| rest.split(';').next()) {
         let names =

@@ -1,4 +1,4 @@
-//! One run of a scenario: what may fail in it, and what must not.
+//! One run of a scenario: which operations may fail in it.
 
 use super::injector::{self, Fault};
 use crate::support::carriers;
@@ -23,7 +23,7 @@ pub(super) struct Run {
     pub(super) fault: Option<Fault>,
     pub(super) directory: PathBuf,
     mark: String,
-    /// What failed, which may be one operation at most.
+    /// The operations that failed, at most one.
     errors: RefCell<Vec<String>>,
 }
 
@@ -33,8 +33,8 @@ impl Run {
         Self { fault, directory, mark, errors: RefCell::default() }
     }
 
-    /// Runs this until it succeeds. With the one failing call it may fail once, with an error that names the call's own; during a
-    /// shortage, as often as that lasts.
+    /// Repeats an operation until it succeeds. With a single failing call it may fail once, with an error that contains the call's; during
+    /// a shortage, as long as that lasts.
     #[track_caller]
     pub(super) fn must<T, E: Error>(&self, what: &str, mut operation: impl FnMut() -> Result<T, E>) -> T {
         let (_keep, never) = crossbeam_channel::bounded::<()>(0);
@@ -73,7 +73,7 @@ impl Run {
         injector::aside(run)
     }
 
-    /// What the processes of a tree carry in their environments.
+    /// In the environments of all processes of a tree.
     pub(super) fn mark(&self) -> (&'static str, &str) {
         (MARK, &self.mark)
     }
@@ -117,7 +117,7 @@ struct Ledger {
     changed: Condvar,
 }
 
-/// A supervisor whose events a thread receives; requests are answered with what they ask with.
+/// A supervisor whose events a thread receives; requests are answered with their parameters.
 pub(super) struct Host {
     pub(super) supervisor: Supervisor,
     ledger: Arc<Ledger>,
@@ -146,13 +146,13 @@ impl Host {
         Self { supervisor, ledger, end: Some((end, receiver)) }
     }
 
-    /// Its end, when that has been received as an event too.
+    /// The exit, once it has been received as an event too.
     #[track_caller]
     pub(super) fn exit(&self, worker: &Worker) -> Arc<Exit> {
         self.exit_after(worker, 1)
     }
 
-    /// Its end after so many lives.
+    /// The exit of this incarnation.
     #[track_caller]
     pub(super) fn exit_after(&self, worker: &Worker, lives: usize) -> Arc<Exit> {
         let Some(exit) = worker.wait_timeout(SOON) else {
@@ -171,7 +171,7 @@ impl Host {
         seen.entry(worker.id()).or_default().clone()
     }
 
-    /// All that is neither a message nor a line.
+    /// All events except messages and lines.
     pub(super) fn all(&self) -> Vec<String> {
         let seen = self.ledger.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.values().flat_map(|seen| seen.others.clone()).collect()
@@ -180,7 +180,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // The supervisor goes by itself, after this; its receiver then sees the end of the events.
+        // The supervisor is dropped after this; the receiver then sees the end of the events.
         if let Some((end, receiver)) = self.end.take() {
             drop(end);
             injector::aside(|| drop(receiver.join()));
@@ -197,7 +197,7 @@ impl Ledger {
             EventKind::Line { line, .. } => of.lines.push(line.text().into_owned()),
             EventKind::Request(request) => {
                 let question: Value = request.params().unwrap_or(Value::Null);
-                // Fails where the connection has; then the caller has an error of its own.
+                // Fails if the connection has failed; then the caller has an error of its own.
                 drop(request.reply(&question));
             }
             kind => {

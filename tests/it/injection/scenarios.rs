@@ -1,4 +1,4 @@
-//! What a host does with the library, each part with a supervisor of its own. Each runs with one failing call or with none.
+//! What a host does with the library, each part with a separate supervisor. Each scenario runs with one failing call or with none.
 
 use super::{injector, run::Run};
 use crate::support::{FIXTURE, Way, becomes_true};
@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-/// A name, and what it does.
+/// A name and its function.
 pub(super) type Scenario = (&'static str, fn(&Run));
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -37,7 +37,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ("pipes", pipes),
 ];
 
-/// Long for anything here, and short of what a run may take.
+/// Longer than anything takes here, and shorter than the limit of a run.
 const SOON: Duration = Duration::from_secs(8);
 
 fn shell(script: &str) -> WorkerSpec {
@@ -48,7 +48,7 @@ fn serving() -> WorkerSpec {
     WorkerSpec::new(FIXTURE).arg("serve").control(Pass::arg("--control={}")).stderr(OutputMode::Lines)
 }
 
-/// All that a child is told to be between clone and exec.
+/// All settings that are applied between clone and exec.
 fn start(run: &Run) {
     let host = run.host();
     let spec = WorkerSpec::new("/bin/true").stdin(StdinMode::Pipe).nice(1).umask(0o27).current_dir("/");
@@ -116,7 +116,7 @@ fn control(run: &Run) {
     }
     let answer = run.must("call back", || worker.call::<_, [i64; 1]>("ask back", &[5], SOON));
     run.check(answer == [5], || format!("the answer is {answer:?}"));
-    // More than a socket takes at once.
+    // More than a socket accepts at once.
     let text = "x".repeat(300_000);
     let echo = run.must("large call", || worker.call::<_, [String; 1]>("echo", &[&text], SOON));
     run.check(echo[0] == text, || format!("{} bytes came back", echo[0].len()));
@@ -211,7 +211,7 @@ fn readiness(run: &Run) {
     }
 }
 
-/// Whether workers can be limited here, found out once and without a failing call.
+/// Whether workers can be limited here, determined once and without a failing call.
 fn can_limit(run: &Run, spec: &WorkerSpec) -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
     *CAN.get_or_init(|| run.aside(|| Supervisor::new().unwrap().spawn(spec.clone()).is_ok()))
@@ -228,9 +228,9 @@ fn limits(run: &Run) {
 }
 
 fn pipes(run: &Run) {
-    let nobody = PipeName::new(run.path("nobody")).unwrap();
-    let missing = pipewright::pipe::named::connect(&nobody, Duration::from_millis(5)).unwrap_err();
-    run.check(injector::has_fired() || missing.to_string().contains("nobody"), || missing.to_string());
+    let missing = PipeName::new(run.path("missing")).unwrap();
+    let error = pipewright::pipe::named::connect(&missing, Duration::from_millis(5)).unwrap_err();
+    run.check(injector::has_fired() || error.to_string().contains("missing"), || error.to_string());
     for (mode, shakes) in [(PipeMode::Byte, false), (PipeMode::Message, true)] {
         let name = PipeName::new(run.path(&format!("pipe-{shakes}"))).unwrap();
         let (mut server, mut client) = (ListenerOptions::new().mode(mode), ConnectOptions::new().mode(mode));
@@ -253,12 +253,12 @@ fn pipes(run: &Run) {
                                 let mut all = Vec::new();
                                 let mut read = stream.read_to_end(&mut all);
                                 if let Err(error) = read {
-                                    // What failed once works the second time.
+                                    // The second attempt must succeed.
                                     errors.push(error.to_string());
                                     read = stream.read_to_end(&mut all);
                                 }
                                 match read {
-                                    // What a client gives up after its connect has failed counts for nothing.
+                                    // Ignores a client that gave up after its connect failed.
                                     Ok(_) if all.is_empty() => {}
                                     Ok(_) => return (Ok(all), errors),
                                     Err(error) => return (Err(error.to_string()), errors),
