@@ -43,14 +43,10 @@ pub(crate) fn launch(
 ) -> Result<LaunchedChild, SpawnError> {
     let mut prepared = Some(prepared);
     for attempt in 0.. {
-        match launch_once(plan, &mut prepared, context) {
-            Err(error)
-                if error.is_busy()
-                    && let Some(pause) = busy_pause(attempt) =>
-            {
-                pause_for(pause);
-            }
-            done => return done,
+        let launched = launch_once(plan, &mut prepared, context);
+        match busy_pause(&launched, attempt) {
+            Some(pause) => pause_for(pause),
+            None => return launched,
         }
     }
     Err(SpawnError::SupervisorGone)

@@ -5,7 +5,7 @@ use std::{
     ffi::{CStr, CString},
     fs::File,
     io::{self, Read, Write},
-    mem::MaybeUninit,
+    mem::{self, MaybeUninit},
     net::{TcpListener, TcpStream},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
@@ -161,18 +161,14 @@ pub(crate) fn try_send_descriptors(
         *slot = descriptor.as_raw_fd();
     }
     let length = size_of::<libc::cmsghdr>() + size_of_val(descriptors);
-    let header = libc::cmsghdr { cmsg_len: length, cmsg_level: libc::SOL_SOCKET, cmsg_type: libc::SCM_RIGHTS };
+    // SAFETY: all-zero bytes are a valid value of both structures, which have private padding with musl.
+    let (mut header, mut message) = unsafe { (mem::zeroed::<libc::cmsghdr>(), mem::zeroed::<libc::msghdr>()) };
+    // The lengths are `usize` with glibc and `u32` with musl.
+    (header.cmsg_len, header.cmsg_level, header.cmsg_type) = (length as _, libc::SOL_SOCKET, libc::SCM_RIGHTS);
     let mut control = Control { header, numbers };
     let mut piece = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    let message = libc::msghdr {
-        msg_name: std::ptr::null_mut(),
-        msg_namelen: 0,
-        msg_iov: &raw mut piece,
-        msg_iovlen: 1,
-        msg_control: (&raw mut control).cast(),
-        msg_controllen: length,
-        msg_flags: 0,
-    };
+    (message.msg_iov, message.msg_iovlen) = (&raw mut piece, 1);
+    (message.msg_control, message.msg_controllen) = ((&raw mut control).cast(), length as _);
     // SAFETY: sendmsg(2) reads the bytes, and as much of the control buffer as `length` says.
     let sent = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, flags) };
     let sent = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;

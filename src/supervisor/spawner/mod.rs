@@ -198,15 +198,14 @@ impl Spawner {
             self.incarnate(start.id, &spec, prepared, (count, Some(number)))
         });
         match begun {
-            Some(Err(error))
-                if error.is_busy()
-                    && let Some(pause) = busy_pause(start.attempts) =>
-            {
-                start.attempts += 1;
-                start.due = now().checked_add(pause);
-                self.starts.put_back(number, start);
-            }
-            Some(begun) => self.conclude(number, start, begun),
+            Some(begun) => match busy_pause(&begun, start.attempts) {
+                Some(pause) => {
+                    start.attempts += 1;
+                    start.due = now().checked_add(pause);
+                    self.starts.put_back(number, start);
+                }
+                None => self.conclude(number, start, begun),
+            },
             None => {
                 let source = io::Error::other("a library thread panicked");
                 let error = SpawnError::failed(spec.plan.program_name(), SpawnStep::Command, source);
@@ -247,15 +246,13 @@ impl Spawner {
         let mut prepared = Some(prepared);
         let mut attempts = 0;
         let begun = loop {
-            match self.incarnate(id, &spec, &mut prepared, (1, None)) {
-                Err(error)
-                    if error.is_busy()
-                        && let Some(pause) = busy_pause(attempts) =>
-                {
+            let begun = self.incarnate(id, &spec, &mut prepared, (1, None));
+            match busy_pause(&begun, attempts) {
+                Some(pause) => {
                     attempts += 1;
                     pause_for(pause);
                 }
-                begun => break begun?,
+                None => break begun?,
             }
         };
         let shared = self.enter(id, spec, begun, None)?;
