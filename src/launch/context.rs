@@ -1,6 +1,9 @@
 //! Parameters of one start that are not part of the plan.
 
-use std::{ffi::OsString, os::fd::BorrowedFd};
+use std::{
+    ffi::OsString,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 /// Whether opening a file may block: opening a FIFO waits for its other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,15 @@ pub(crate) enum CgroupPlacement<'a> {
 }
 
 impl<'a> CgroupPlacement<'a> {
+    /// Places the process in `directory`, if there is one. A cgroup that `has_limits` is required.
+    pub(crate) fn new(directory: Option<&'a OwnedFd>, has_limits: bool) -> Self {
+        match directory {
+            Some(directory) if has_limits => Self::Required(directory.as_fd()),
+            Some(directory) => Self::Preferred(directory.as_fd()),
+            None => Self::Inherit,
+        }
+    }
+
     pub(super) fn directory(self) -> Option<BorrowedFd<'a>> {
         match self {
             Self::Inherit => None,

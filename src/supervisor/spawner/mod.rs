@@ -53,7 +53,7 @@ use crate::{
 use crossbeam_channel::RecvTimeoutError;
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -352,27 +352,16 @@ impl Spawner {
             Err(reason) => (None, None, Some(reason)),
         };
         let context = SpawnContext {
-            cgroup: match &directory {
-                Some(directory) if spec.cgroup_limits.is_empty() => CgroupPlacement::Preferred(directory.as_fd()),
-                Some(directory) => CgroupPlacement::Required(directory.as_fd()),
-                None => CgroupPlacement::Inherit,
-            },
+            cgroup: CgroupPlacement::new(directory.as_ref(), !spec.cgroup_limits.is_empty()),
             death_signal: spec.death_signal_or(DEATH_SIGNAL),
             control_path: address.map_or("", |address| &address.path),
             control: &control,
             variables: &variables,
         };
-        self.begun.fetch_add(1, Ordering::SeqCst);
         // Taken before the process exists: its processor time can then never exceed its uptime.
         let started = now();
         let started_tick = stat::boot_ticks();
-        let launched = launch_once(&spec.plan, prepared, &context);
-        match &launched {
-            Ok(_) => self.started.fetch_add(1, Ordering::SeqCst),
-            Err(_) => self.begun.fetch_sub(1, Ordering::SeqCst),
-        };
-        // Those that another thread is about to start are counted: their numbers may be lower than this one's.
-        let starts_before = self.begun.load(Ordering::SeqCst);
+        let (launched, starts_before) = self.launch_counted(spec, prepared, &context);
         let in_cgroup = launched.as_ref().is_ok_and(|launched| launched.in_cgroup);
         if !in_cgroup && let Some(cgroup) = cgroup.take() {
             no_cgroup = Some("the kernel refused to start a process in it".into());
@@ -410,6 +399,23 @@ impl Spawner {
             bell,
             notices,
         })
+    }
+
+    /// Starts the process; also returns how many starts have begun until then, including unfinished starts of other threads: their
+    /// pids may be lower than this one's.
+    fn launch_counted(
+        &self,
+        spec: &WorkerSpec,
+        prepared: &mut Option<PreparedFds>,
+        context: &SpawnContext<'_>,
+    ) -> (Result<LaunchedChild, SpawnError>, u64) {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let launched = launch_once(&spec.plan, prepared, context);
+        match &launched {
+            Ok(_) => self.started.fetch_add(1, Ordering::SeqCst),
+            Err(_) => self.begun.fetch_sub(1, Ordering::SeqCst),
+        };
+        (launched, self.begun.load(Ordering::SeqCst))
     }
 
     /// Has a guard, and keeps the thread that started it: that thread's end is for the guard the end of the process.
