@@ -159,7 +159,7 @@ compile_error!("pipewright runs on Linux only: it needs pidfd, epoll and clone(2
 
 // In dependency order: a module imports only modules above it. `tests/it/house.rs` has the exact table.
 #[cfg(target_os = "linux")]
-#[macro_use] // `shown_as`
+#[macro_use] // `impl_debug`
 mod text; // escapes text of other processes
 
 #[cfg(target_os = "linux")]

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Implements `Debug` with the fields that matter to a user, without locks, channels, keys, tokens and values of environment variables.
-macro_rules! shown_as {
+macro_rules! impl_debug {
     ($type:ident $(<$lifetime:lifetime>)?, |$this:ident| { $($field:ident: $value:expr),* $(,)? }) => {
         impl std::fmt::Debug for $type $(<$lifetime>)? {
             fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -31,7 +31,7 @@ pub struct Process {
     owner: i32,
 }
 
-shown_as!(Process, |process| { pid: process.pid(), exit: process.exit });
+impl_debug!(Process, |process| { pid: process.pid(), exit: process.exit });
 
 impl Process {
     pub(crate) fn new(launched: LaunchedChild) -> Self {

@@ -110,7 +110,7 @@ pub struct BufferedSender<'a> {
     owner: u32,
 }
 
-shown_as!(BufferedSender<'_>, |buffered| { bytes: buffered.frames.len(), capacity: buffered.capacity });
+impl_debug!(BufferedSender<'_>, |buffered| { bytes: buffered.frames.len(), capacity: buffered.capacity });
 
 impl<'a> BufferedSender<'a> {
     pub(super) fn new(messages: &'a MessagePipe, capacity: usize) -> Self {

@@ -76,7 +76,7 @@ pub struct Parent {
     control: Option<Arc<ControlClient>>,
 }
 
-shown_as!(Parent, |parent| {
+impl_debug!(Parent, |parent| {
     messages: parent.messages.pipe(),
     framing: parent.messages.framing,
     has_control: parent.control.is_some(),

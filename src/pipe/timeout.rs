@@ -35,7 +35,7 @@ use crate::sys::{
 #[derive(Clone)]
 pub struct CancelToken(Arc<Flag>);
 
-shown_as!(CancelToken, |cancel| { is_cancelled: cancel.0.is_raised().unwrap_or(false) });
+impl_debug!(CancelToken, |cancel| { is_cancelled: cancel.0.is_raised().unwrap_or(false) });
 
 impl CancelToken {
     /// Creates a token that is not cancelled.

@@ -105,7 +105,7 @@ pub struct Supervisor {
     owner: i32,
 }
 
-shown_as!(Supervisor, |supervisor| { unreceived: supervisor.events.len() });
+impl_debug!(Supervisor, |supervisor| { unreceived: supervisor.events.len() });
 
 /// The thread of the event loop.
 #[derive(Debug)]

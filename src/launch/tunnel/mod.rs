@@ -97,7 +97,7 @@ pub struct Tunnel {
     open_forwards: Mutex<Vec<(PathBuf, PathBuf)>>,
 }
 
-shown_as!(Tunnel, |tunnel| { ssh: tunnel.ssh.shared.pid() });
+impl_debug!(Tunnel, |tunnel| { ssh: tunnel.ssh.shared.pid() });
 
 /// Options for opening a [`Tunnel`], from [`Tunnel::builder`].
 #[derive(Clone, Debug)]

@@ -35,7 +35,7 @@ pub struct PipeReader {
     claim: Claim,
 }
 
-shown_as!(PipeReader, |reader| { number: reader.end.as_raw_fd() });
+impl_debug!(PipeReader, |reader| { number: reader.end.as_raw_fd() });
 
 impl PipeReader {
     /// Takes ownership of a reading end inherited from the parent process.
@@ -147,7 +147,7 @@ pub struct PipeWriter {
     claim: Claim,
 }
 
-shown_as!(PipeWriter, |writer| { number: writer.end.as_raw_fd() });
+impl_debug!(PipeWriter, |writer| { number: writer.end.as_raw_fd() });
 
 impl PipeWriter {
     /// Takes ownership of a writing end inherited from the parent process.

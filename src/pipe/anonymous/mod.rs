@@ -155,7 +155,7 @@ pub struct ChildEnd {
     direction: Direction,
 }
 
-shown_as!(ChildEnd, |end| { number: end.handle().number(), direction: end.direction });
+impl_debug!(ChildEnd, |end| { number: end.handle().number(), direction: end.direction });
 
 impl ChildEnd {
     fn new(fd: OwnedFd, direction: Direction) -> Self {

@@ -223,7 +223,7 @@ pub struct Listener {
     pending: Mutex<Vec<PendingClient>>,
 }
 
-shown_as!(Listener, |listener| { name: listener.name });
+impl_debug!(Listener, |listener| { name: listener.name });
 
 /// For event loops, and only for polling: readable when there may be a client to accept. Then call
 /// [`accept_timeout`](Listener::accept_timeout) with a timeout of zero until it returns [`AcceptError::TimedOut`], which may be at

@@ -30,7 +30,7 @@ pub struct MessageStream {
     is_message_complete: AtomicBool,
 }
 
-shown_as!(MessageStream, |stream| { stream: stream.stream });
+impl_debug!(MessageStream, |stream| { stream: stream.stream });
 
 impl Stream {
     /// Converts the stream into one that keeps messages whole.

@@ -72,7 +72,7 @@ pub struct Peer {
     pidfd: Option<OwnedFd>,
 }
 
-shown_as!(Peer, |peer| { uid: peer.uid, gid: peer.gid, groups: peer.groups, pid: peer.pid });
+impl_debug!(Peer, |peer| { uid: peer.uid, gid: peer.gid, groups: peer.groups, pid: peer.pid });
 
 impl Peer {
     pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {

@@ -59,7 +59,7 @@ pub struct Stream {
     pub(super) inner: Arc<Inner>,
 }
 
-shown_as!(Stream, |stream| { mode: stream.inner.terms.mode, direction: stream.inner.terms.direction });
+impl_debug!(Stream, |stream| { mode: stream.inner.terms.mode, direction: stream.inner.terms.direction });
 
 #[derive(Debug)]
 pub(super) struct Inner {

@@ -38,7 +38,7 @@ pub struct PendingCall {
     pub(crate) owner: i32,
 }
 
-shown_as!(PendingCall, |call| { id: call.id });
+impl_debug!(PendingCall, |call| { id: call.id });
 
 /// Ends a [`PendingCall`] from another thread.
 #[derive(Clone)]
@@ -46,7 +46,7 @@ pub struct CallCanceller {
     answered: Sender<Answer>,
 }
 
-shown_as!(CallCanceller, |cancel| { is_over: cancel.answered.is_full() });
+impl_debug!(CallCanceller, |cancel| { is_over: cancel.answered.is_full() });
 
 impl CallCanceller {
     /// Ends the call with [`CallError::Cancelled`], unless it has its answer already; the worker is told.

@@ -88,7 +88,7 @@ pub struct WorkerGroup {
     pub(crate) registry: Arc<WorkerRegistry>,
 }
 
-shown_as!(WorkerGroup, |group| { id: group.id().0 });
+impl_debug!(WorkerGroup, |group| { id: group.id().0 });
 
 impl WorkerGroup {
     pub(crate) fn add_to(

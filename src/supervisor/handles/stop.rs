@@ -25,7 +25,7 @@ pub struct StopHandle {
     is_complete: bool,
 }
 
-shown_as!(StopHandle, |stopping| { workers: ids(&stopping.workers.iter().collect::<Vec<_>>()) });
+impl_debug!(StopHandle, |stopping| { workers: ids(&stopping.workers.iter().collect::<Vec<_>>()) });
 
 impl StopHandle {
     pub(crate) fn new(workers: Vec<Arc<SharedWorker>>, began: Instant) -> Self {
@@ -71,7 +71,7 @@ pub struct RestartHandle {
     is_unanswered: bool,
 }
 
-shown_as!(RestartHandle, |restarting| { workers: ids(&restarting.workers.iter().map(|(shared, _)| shared).collect::<Vec<_>>()) });
+impl_debug!(RestartHandle, |restarting| { workers: ids(&restarting.workers.iter().map(|(shared, _)| shared).collect::<Vec<_>>()) });
 
 impl RestartHandle {
     pub(crate) fn new(workers: impl IntoIterator<Item = (Arc<SharedWorker>, u32)>) -> Self {

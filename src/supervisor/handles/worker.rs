@@ -28,7 +28,7 @@ pub struct Worker {
     commands: CommandSender,
 }
 
-shown_as!(Worker, |worker| { id: worker.id().0, name: worker.name(), pid: worker.pid().unwrap_or_default() });
+impl_debug!(Worker, |worker| { id: worker.id().0, name: worker.name(), pid: worker.pid().unwrap_or_default() });
 
 impl From<&Worker> for WorkerId {
     fn from(worker: &Worker) -> Self {

@@ -105,7 +105,7 @@ pub struct WorkerSpec {
     pub(crate) dependencies: Vec<(WorkerId, DependencyCondition)>,
 }
 
-shown_as!(WorkerSpec, |spec| {
+impl_debug!(WorkerSpec, |spec| {
     name: spec.name,
     program: spec.plan.program,
     arguments: spec.plan.arguments,

@@ -47,7 +47,7 @@ pub struct Request {
     _permit: Option<Permit>,
 }
 
-shown_as!(Request, |request| {
+impl_debug!(Request, |request| {
     id: request.id.text(),
     method: request.method,
     params: text(request.params.as_deref()),
@@ -60,7 +60,7 @@ pub struct Notification {
     pub(crate) _permit: Option<Permit>,
 }
 
-shown_as!(Notification, |notification| { method: notification.method, params: text(notification.params.as_deref()) });
+impl_debug!(Notification, |notification| { method: notification.method, params: text(notification.params.as_deref()) });
 
 impl Notification {
     /// The name of the method.
