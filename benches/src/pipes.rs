@@ -8,8 +8,8 @@
 //! | `named-message` | message mode, the kernel's boundaries | one `send`, one `recv` |
 //! | `named-framed` | framed mode | one `send`, one `recv` |
 //!
-//! Read bytes per second at 64 KiB, and messages per second at 100 bytes. Nothing is buffered: each message is one system call of the
-//! writer. The first three do not keep messages apart, so their reader needs fewer calls.
+//! Compare bytes per second at 64 KiB, and messages per second at 100 bytes. Nothing is buffered: each message is one system call
+//! of the writer. The first three do not keep messages apart, so their reader needs fewer calls.
 
 use crate::{
     Done, Options,

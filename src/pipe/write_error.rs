@@ -7,16 +7,16 @@ use super::timeout;
 /// Error of a `write_all_timeout` of a [`PipeWriter`](super::anonymous::PipeWriter) or a named pipe's
 /// [`Stream`](super::named::Stream): the cause, and how many bytes were written.
 #[derive(Debug, thiserror::Error)]
-#[error("{written} of {asked} bytes were written: {source}")]
+#[error("{written} of {total} bytes were written: {source}")]
 pub struct WriteError {
     written: usize,
-    asked: usize,
+    total: usize,
     source: io::Error,
 }
 
 impl WriteError {
-    pub(super) fn new(written: usize, asked: usize, source: io::Error) -> Self {
-        Self { written, asked, source }
+    pub(super) fn new(written: usize, total: usize, source: io::Error) -> Self {
+        Self { written, total, source }
     }
 
     /// Number of bytes written. Resume after them: they are in the pipe or were read already.

@@ -1,7 +1,7 @@
 //! Anonymous pipes between a process and its child, for one direction.
 //!
-//! [`to_child`] and [`from_child`] create a pipe. One end stays in this process; the other, a [`ChildEnd`], is inherited by a child.
-//! The child gets the number of the file descriptor as an argument, its [`Handle`], and opens its end with
+//! [`to_child`] and [`from_child`] create a pipe. One end stays in this process; the other, a [`ChildEnd`], is inherited by a
+//! child. The child gets the number of the file descriptor as an argument, its [`Handle`], and opens its end with
 //! [`PipeReader::inherit`] or [`PipeWriter::inherit`].
 //!
 //! # Within one process
@@ -24,8 +24,9 @@
 //!
 //! # To a child, with a `WorkerSpec`
 //!
-//! A [`WorkerSpec`](crate::WorkerSpec) creates the pipe, lets the child inherit its end and no other descriptor, and adds the number
-//! to the arguments. [`spawn_unsupervised`](crate::WorkerSpec::spawn_unsupervised) starts one process; a [`Supervisor`](crate::Supervisor) any number.
+//! A [`WorkerSpec`](crate::WorkerSpec) creates the pipe, lets the child inherit its end and no other descriptor, and puts the
+//! number into the arguments. [`spawn_unsupervised`](crate::WorkerSpec::spawn_unsupervised) starts one process; a
+//! [`Supervisor`](crate::Supervisor) starts any number.
 //!
 //! ```
 //! use pipewright::{Pass, WorkerSpec};
@@ -91,8 +92,8 @@
 //! Reading blocks while the pipe is empty, writing while it is full (64 KiB unless
 //! [`set_capacity`](PipeWriter::set_capacity) was called). [`PipeReader::read_timeout`] and
 //! [`PipeWriter::write_all_timeout`] return an error after a [`Duration`](std::time::Duration), or when another thread cancels a
-//! [`CancelToken`](crate::pipe::CancelToken). None of them sets `O_NONBLOCK`, since all copies of an end share that flag, also in other
-//! processes.
+//! [`CancelToken`](crate::pipe::CancelToken). None of them sets `O_NONBLOCK`, since all copies of an end share that flag, also
+//! in other processes.
 
 use std::{
     io,

@@ -127,8 +127,8 @@ impl ListenerOptions {
         self
     }
 
-    /// Sets the largest number of accepted streams at one time, at least 1. Default: unlimited. `accept` waits for an accepted stream
-    /// to be dropped or disconnected.
+    /// Sets the largest number of accepted streams at one time, at least 1. Default: unlimited. At the limit, `accept` waits until
+    /// a stream is dropped or disconnected.
     #[must_use]
     #[doc(alias = "maxNumberOfServerInstances")]
     pub const fn max_instances(mut self, count: u32) -> Self {
@@ -136,8 +136,8 @@ impl ListenerOptions {
         self
     }
 
-    /// Sets the number of clients that can wait for `accept`; further clients block in `connect`. Default: 4096. The kernel adds one
-    /// and limits the number to `/proc/sys/net/core/somaxconn`.
+    /// Sets the number of clients that can wait for `accept`; further clients block in `connect`. Default: 4096. The kernel adds
+    /// one and limits the number to `/proc/sys/net/core/somaxconn`.
     #[must_use]
     pub const fn backlog(mut self, clients: u32) -> Self {
         self.backlog = clients;

@@ -1,8 +1,8 @@
 //! Named pipes: one server, many clients, both directions.
 //!
-//! A [`Listener`] binds a [`PipeName`] and accepts one [`Stream`] for each client. A client calls [`connect`](fn@connect), which returns a
-//! [`Stream`] too: both sides use the same type. Underneath is a Unix domain socket (unix(7)), not a FIFO, so any program that
-//! can open such a socket can be the peer of a byte pipe.
+//! A [`Listener`] binds a [`PipeName`] and accepts one [`Stream`] for each client. A client calls [`connect`](fn@connect), which
+//! returns a [`Stream`] too: both sides use the same type. A named pipe is a Unix domain socket (unix(7)), not a FIFO, so any
+//! program that can open such a socket can be the peer of a byte pipe.
 //!
 //! # Example
 //!

@@ -167,7 +167,8 @@ impl Stream {
         self.inner.terms.direction
     }
 
-    /// Reads available data, at most `buf.len()` bytes. Blocks until there is at least one byte. Returns 0 at the end of the stream.
+    /// Reads available data, at most `buf.len()` bytes. Blocks until there is at least one byte. Returns 0 at the end of the
+    /// stream.
     ///
     /// # Errors
     ///
