@@ -14,7 +14,12 @@ use crate::{
     sys::proc::pinned::PinnedProcess,
 };
 use crossbeam_channel::Sender;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// What is known of the processes of all trees.
 #[derive(Debug)]
@@ -31,6 +36,7 @@ pub(crate) struct Trees {
     pub(crate) away: Vec<PinnedProcess>,
     /// Dropped when everything that is stopped together with the host is stopped.
     pub(crate) freezing: Option<Sender<()>>,
+    pub(crate) guard: GuardWatch,
     /// Processes that were reported as unkillable, by a number of their own.
     pub(crate) stuck: HashMap<u64, Stuck>,
 }
@@ -40,6 +46,14 @@ pub(crate) struct Trees {
 pub(crate) struct Stuck {
     pub(crate) worker: WorkerId,
     pub(crate) process: Arc<WorkerProcess>,
+}
+
+/// The guard that is watched.
+#[derive(Debug, Default)]
+pub(crate) struct GuardWatch {
+    pub(crate) end: Option<OwnedFd>,
+    pub(crate) since: Option<Instant>,
+    pub(crate) pause: Duration,
 }
 
 impl Trees {
@@ -53,6 +67,7 @@ impl Trees {
             own: HashMap::new(),
             away: Vec::new(),
             freezing: None,
+            guard: GuardWatch::default(),
             stuck: HashMap::new(),
         }
     }

@@ -17,13 +17,7 @@ use crate::{
         signals,
     },
 };
-use std::{
-    mem,
-    os::fd::{AsFd, OwnedFd},
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{mem, os::fd::AsFd, sync::Arc, thread, time::Duration};
 
 /// A guard that ends sooner than this is not replaced at once the next time: otherwise one that cannot live would be started in
 /// a busy loop.
@@ -31,14 +25,6 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// The first and the longest pause before a replacement.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-
-/// The guard that is watched.
-#[derive(Debug, Default)]
-pub(crate) struct GuardWatch {
-    pub(crate) end: Option<OwnedFd>,
-    since: Option<Instant>,
-    pause: Duration,
-}
 
 impl Driver {
     /// A guard was started, or could not be.
@@ -49,7 +35,7 @@ impl Driver {
         }
         self.forget_guard();
         if end.is_some() {
-            (self.guard.end, self.guard.since) = (end, Some(self.reactor.clock.now()));
+            (self.trees.guard.end, self.trees.guard.since) = (end, Some(self.reactor.clock.now()));
             self.register(Target::Guard);
         } else {
             self.pause_guard();
@@ -59,10 +45,10 @@ impl Driver {
     /// The guard has ended.
     pub(crate) fn guard_ended(&mut self) {
         self.forget_guard();
-        let since = self.guard.since.take();
+        let since = self.trees.guard.since.take();
         let lived = since.map_or(Duration::ZERO, |since| self.reactor.clock.now().saturating_duration_since(since));
         if lived >= SHORT_LIFE {
-            self.guard.pause = Duration::ZERO;
+            self.trees.guard.pause = Duration::ZERO;
             self.replace_guard();
         } else {
             self.pause_guard();
@@ -71,21 +57,21 @@ impl Driver {
 
     /// It is time to look after the guard again.
     pub(crate) fn look_after_guard(&mut self) {
-        if self.guard.end.is_none() {
+        if self.trees.guard.end.is_none() {
             self.replace_guard();
         }
     }
 
     fn forget_guard(&mut self) {
-        if let Some(end) = self.guard.end.take() {
+        if let Some(end) = self.trees.guard.end.take() {
             drop(self.reactor.poller.remove(&end));
         }
     }
 
     /// Each time twice as long as before.
     fn pause_guard(&mut self) {
-        let next = (self.guard.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        let pause = mem::replace(&mut self.guard.pause, next);
+        let next = (self.trees.guard.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        let pause = mem::replace(&mut self.trees.guard.pause, next);
         self.reactor.set_timer_after(pause, Timer::Guard);
     }
 

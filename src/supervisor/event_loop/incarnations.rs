@@ -27,7 +27,7 @@ use crate::{
         },
     },
 };
-use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 impl Driver {
     /// Lets an incarnation handle something; `None` where it is gone.
@@ -223,11 +223,4 @@ impl Driver {
             self.supervise(|supervision, cx| supervision.start_again(worker, cx));
         }
     }
-}
-
-/// What incarnations and supervision have for each other.
-#[derive(Debug, Default)]
-pub(crate) struct Pending {
-    pub(crate) facts: VecDeque<Fact>,
-    pub(crate) stops: VecDeque<(Key, StopRequest)>,
 }

@@ -3,6 +3,7 @@
 pub(crate) mod control;
 pub(crate) mod guard;
 pub(crate) mod incarnations;
+pub(crate) mod pending;
 pub(crate) mod registration;
 pub(crate) mod status;
 pub(crate) mod teardown;
@@ -12,7 +13,7 @@ use crate::{
     supervisor::{
         commands::{Command, CommandSender},
         control::{connection::ConnectionEvent, hello::HandshakeError, server::ControlServer},
-        event_loop::{guard::GuardWatch, incarnations::Pending},
+        event_loop::pending::Pending,
         events::{
             event::{DisconnectReason, Event},
             sink::EventSink,
@@ -60,7 +61,6 @@ pub(crate) struct Driver {
     pub(crate) trees: Trees,
     pub(crate) spawner: Arc<Spawner>,
     pub(crate) server: Option<ControlServer>,
-    guard: GuardWatch,
     pub(crate) shutdown: Shutdown,
     pub(crate) pending: Pending,
 }
@@ -100,7 +100,6 @@ impl Driver {
             spawner,
             commands,
             server: None,
-            guard: GuardWatch::default(),
             shutdown: Shutdown::new(grace_period),
             pending: Pending::default(),
         })

@@ -62,7 +62,7 @@ impl Driver {
             Target::Stuck(number) => return self.trees.stuck.get(&number)?.process.with_process(run),
             Target::Visitor(visitor) => self.server.as_ref()?.handshake_fd(visitor)?,
             Target::Door => self.server.as_ref()?.as_fd(),
-            Target::Guard => self.guard.end.as_ref()?.as_fd(),
+            Target::Guard => self.trees.guard.end.as_ref()?.as_fd(),
             // Watched from the start.
             Target::Waker => return None,
         };

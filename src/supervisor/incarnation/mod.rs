@@ -3,16 +3,19 @@
 pub(crate) mod context;
 pub(crate) mod control;
 pub(crate) mod health;
+pub(crate) mod health_checks;
 pub(crate) mod message_probe;
+pub(crate) mod output;
 pub(crate) mod probe;
 pub(crate) mod session;
 pub(crate) mod streams;
 pub(crate) mod tail;
 pub(crate) mod transitions;
+pub(crate) mod tree;
 pub(crate) mod tree_exit;
 
 use crate::{
-    exit::{Exit, ExitStatus, LeakedStream, Survivor},
+    exit::{Exit, ExitStatus, LeakedStream},
     launch::child::{exit_status, usage},
     policy::{
         backpressure::{EVENT_BYTES, WindowState},
@@ -29,11 +32,10 @@ use crate::{
         },
         incarnation::{
             context::Context,
-            health::Health,
+            health::{Health, Notifications},
+            output::{Kind, Listener, OutputStreams, never_wait},
             session::Session,
-            streams::{Kind, Listener, never_wait},
-            tail::Ends,
-            tree_exit::{Burial, Inspection},
+            tree::TreeExit,
         },
         reactor::{arena::Key, token::Target},
         spec::{
@@ -63,11 +65,6 @@ use std::{
 
 /// How much longer a worker can make its stop by asking for it.
 const MAX_STOP_EXTENSION: Duration = Duration::from_secs(60);
-/// The longest line of a captured standard stream, in bytes; a longer one comes in pieces.
-const MAX_LINE: usize = 64 << 10;
-
-/// How much of what a worker said is told when it does not become ready, in bytes.
-const LAST_WORDS: usize = 2 << 10;
 
 /// How many events the room that is kept between reads is for; more than a full pipe of 16-byte messages gives.
 const READY_KEPT: usize = 4096;
@@ -76,36 +73,20 @@ const READY_KEPT: usize = 4096;
 pub(crate) struct Live {
     /// Its place in the arena of the event loop.
     pub(crate) key: Key,
-    /// Its last event has been sent.
-    pub(crate) is_over: bool,
     pub(crate) shared: Arc<SharedWorker>,
     pub(crate) process: Arc<WorkerProcess>,
     pub(crate) spec: SharedSpec,
-    pub(crate) lifecycle: Lifecycle,
-    pub(crate) paused: bool,
-    /// Its control connection, while there is one.
-    pub(crate) session: Option<Session>,
     pub(crate) started: Instant,
-    /// It has sent something since this was looked at.
-    has_spoken: bool,
-    pub(crate) last_message: Option<Instant>,
-    /// Of the processes we have started at most so many, itself included, have no higher number.
-    pub(crate) starts_before: u64,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) output: OutputStreams,
+    /// The control connection, while there is one.
+    pub(crate) session: Option<Session>,
     pub(crate) health: Health,
-    /// While those are waited for who have outlived it.
-    pub(crate) burial: Option<Burial>,
-    pub(crate) survivors: Vec<Survivor>,
-    pub(crate) inspection: Inspection,
+    pub(crate) tree: TreeExit,
     /// It is stopped or killed by its supervisor.
     pub(crate) is_being_ended: bool,
-    /// The pipes that were given up, by their inodes.
-    abandoned: Vec<(u64, &'static str)>,
-    streams: [Option<Listener>; StreamId::ALL.len()],
-    /// Of its standard error.
-    stderr: Ends,
-    /// Of everything that is read, until it is ready.
-    last_words: Ends,
-    leaked_streams: Vec<LeakedStream>,
+    /// Its last event has been sent.
+    pub(crate) is_over: bool,
 }
 
 impl Live {
@@ -135,29 +116,25 @@ impl Live {
             kill_timeout: KILL_TIMEOUT,
         };
         let open = streams.iter().flatten().map(|listener| listener.id);
+        let health = Health {
+            bell: bell.inspect(never_wait),
+            notifications: Notifications { socket: notices, ..Notifications::default() },
+            searched: Some(0),
+            ..Health::default()
+        };
         Self {
             key,
-            is_over: false,
             shared,
             process,
-            lifecycle: Lifecycle::new(open, timeouts),
-            paused: false,
-            session: None,
             started,
-            has_spoken: false,
-            last_message: None,
-            starts_before,
-            health: Health { bell: bell.inspect(never_wait), notices, searched: Some(0), ..Health::default() },
-            burial: None,
-            survivors: Vec::new(),
-            inspection: Inspection::default(),
-            is_being_ended: false,
-            abandoned: Vec::new(),
-            streams,
-            stderr: Ends::of(spec.stderr_tail),
-            last_words: Ends::of(LAST_WORDS),
+            lifecycle: Lifecycle::new(open, timeouts),
+            output: OutputStreams::new(streams, spec.stderr_tail),
+            session: None,
+            health,
+            tree: TreeExit { starts_before, ..TreeExit::default() },
             spec,
-            leaked_streams: Vec::new(),
+            is_being_ended: false,
+            is_over: false,
         }
     }
 
@@ -192,10 +169,10 @@ impl Live {
     ) -> Option<io::Result<T>> {
         let descriptor = match target {
             Target::Process(_) => return self.process.with_process(run),
-            Target::Stream(..) if self.paused => return None,
+            Target::Stream(..) if self.output.paused => return None,
             Target::Stream(_, stream) => self.listeners().find(|listener| listener.id == stream)?.as_fd(),
             Target::Bell(_) => self.health.bell.as_ref()?.as_fd(),
-            Target::Notices(_) => self.health.notices.as_ref()?.as_fd(),
+            Target::Notices(_) => self.health.notifications.socket.as_ref()?.as_fd(),
             Target::Control(_) => self.session.as_ref()?.as_fd(),
             // The first is looked for again by `wait_for`; the others are not of incarnations.
             Target::Survivor(_)
@@ -213,24 +190,25 @@ impl Live {
     }
 
     pub(crate) fn listeners(&self) -> impl Iterator<Item = &Listener> {
-        self.streams.iter().flatten()
+        self.output.readers.iter().flatten()
     }
 
     /// The pipes that may be held by others, by their inodes.
     pub(crate) fn pipes(&self) -> Vec<(u64, &'static str)> {
-        let open = self.streams.iter().flatten().filter_map(|one| Some((fd::inode(one.as_fd()).ok()?, one.id.name())));
-        let mut pipes: Vec<_> = open.chain(self.abandoned.iter().copied()).collect();
+        let open =
+            self.output.readers.iter().flatten().filter_map(|one| Some((fd::inode(one.as_fd()).ok()?, one.id.name())));
+        let mut pipes: Vec<_> = open.chain(self.output.abandoned.iter().copied()).collect();
         pipes.sort_unstable();
         pipes.dedup();
         pipes
     }
 
     pub(crate) fn close(&mut self, stream: StreamId) -> Option<Listener> {
-        self.streams.get_mut(stream.index())?.take()
+        self.output.readers.get_mut(stream.index())?.take()
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.paused || self.session.as_ref().is_some_and(Session::is_paused)
+        self.output.paused || self.session.as_ref().is_some_and(Session::is_paused)
     }
 
     pub(crate) fn levels(&self, sink: &EventSink) -> WindowState {
@@ -244,9 +222,9 @@ impl Live {
 
     /// What it has sent is noted as a sign of life.
     pub(crate) fn note_messages(&mut self, now: impl FnOnce() -> Instant) {
-        if std::mem::take(&mut self.has_spoken) {
+        if std::mem::take(&mut self.output.has_spoken) {
             let now = now();
-            self.last_message = Some(now);
+            self.output.last_message = Some(now);
             self.record_activity(LivenessSource::Messages, now);
         }
     }
@@ -269,13 +247,13 @@ impl Live {
     }
 
     fn unread(&self, stream: StreamId) -> usize {
-        let listener = self.streams.get(stream.index()).and_then(Option::as_ref);
+        let listener = self.output.readers.get(stream.index()).and_then(Option::as_ref);
         listener.map_or(0, |listener| listener.pipe.bytes_available().unwrap_or(0))
     }
 
     /// How many bytes came: `Some(0)` at the end, `None` where there is nothing for now.
     fn read_some(&mut self, stream: StreamId, scratch: &mut [u8], sink: &mut EventSink) -> Option<usize> {
-        let listener = self.streams.get_mut(stream.index())?.as_mut()?;
+        let listener = self.output.readers.get_mut(stream.index())?.as_mut()?;
         let read = match listener.pipe.read_once(scratch) {
             Err(error) if is_transient(&error) => return None,
             // A pipe has no other errors to give. If it had one, nothing more would come.
@@ -283,10 +261,10 @@ impl Live {
         };
         let bytes = scratch.get(..read)?;
         if stream == StreamId::Stderr {
-            self.stderr.push(bytes);
+            self.output.stderr.push(bytes);
         }
         if self.health.readiness.is_some() {
-            self.last_words.push(bytes);
+            self.output.recent.push(bytes);
         }
         if bytes.is_empty() {
             listener.deframer.finish(&mut sink.batch);
@@ -296,16 +274,16 @@ impl Live {
         let kind = listener.kind;
         self.deliver(kind, sink);
         if let (Kind::Messages { .. }, 1..) = (kind, read) {
-            self.has_spoken = true;
+            self.output.has_spoken = true;
         }
         Some(read)
     }
 
     /// The stream is given up while somebody still holds it.
     pub(crate) fn abandon(&mut self, stream: StreamId, sink: &mut EventSink) {
-        self.leaked_streams.push(LeakedStream { stream: stream.name().into() });
-        self.abandoned = self.pipes();
-        if let Some(listener) = self.streams.get_mut(stream.index()).and_then(Option::as_mut) {
+        self.output.leaked.push(LeakedStream { stream: stream.name().into() });
+        self.output.abandoned = self.pipes();
+        if let Some(listener) = self.output.readers.get_mut(stream.index()).and_then(Option::as_mut) {
             listener.deframer.finish(&mut sink.batch);
             let kind = listener.kind;
             self.deliver(kind, sink);
@@ -408,8 +386,8 @@ impl Live {
 
     /// What it said last, before it was ready.
     pub(crate) fn take_last_words(&mut self) -> Box<str> {
-        let words = self.last_words.take();
-        match &self.health.status {
+        let words = self.output.recent.take();
+        match &self.health.notifications.status {
             Some(status) if words.is_empty() => status.clone(),
             _ => printable(&words).lines().to_string().into(),
         }
@@ -420,11 +398,11 @@ impl Live {
             status: reaped.map_or(ExitStatus::Unknown, |reaped| exit_status(reaped.ending)),
             usage: reaped.and_then(|reaped| reaped.usage).map(usage),
             duration: now.saturating_duration_since(self.started),
-            stderr_tail: self.stderr.take(),
-            leaked_streams: std::mem::take(&mut self.leaked_streams),
+            stderr_tail: self.output.stderr.take(),
+            leaked_streams: std::mem::take(&mut self.output.leaked),
             oom_killed: self.process.tree().with_cgroup(WorkerCgroup::oom_killed).unwrap_or(false),
-            survivors: std::mem::take(&mut self.survivors),
-            uninspected: self.inspection.uninspected,
+            survivors: std::mem::take(&mut self.tree.survivors),
+            uninspected: self.tree.inspection.uninspected,
         }
     }
 }

@@ -145,8 +145,11 @@ impl Live {
                 let reaped = self.process.child().reap(self.rest()).ok().flatten();
                 let mut exit = self.exit(reaped, cx.reactor.clock.now());
                 if reaped.is_none() && self.process.child().is_running() {
-                    exit.status =
-                        if self.inspection.kill_refused { ExitStatus::KillRefused } else { ExitStatus::Unkillable };
+                    exit.status = if self.tree.inspection.kill_refused {
+                        ExitStatus::KillRefused
+                    } else {
+                        ExitStatus::Unkillable
+                    };
                     self.wait_for_stuck(cx);
                 }
                 self.leave(exit, cx);
@@ -200,7 +203,7 @@ impl Live {
         if let Some(bell) = &self.health.bell {
             drop(cx.reactor.poller.remove(bell));
         }
-        if let Some(notices) = self.health.notices.take() {
+        if let Some(notices) = self.health.notifications.socket.take() {
             drop(cx.reactor.poller.remove(&notices));
         }
         let (worker, unhealthy) = (self.shared.id(), self.health.is_unhealthy);

@@ -13,17 +13,14 @@ use crate::{
                 STALL,
                 request::{ScanRequest, ScanResult, ScanTask},
             },
+            teardown::KILL_TIMEOUT,
         },
-        incarnation::{KILL_TIMEOUT, Live, context::Context},
+        incarnation::{Live, context::Context},
         reactor::{timers::Timer, token::Target},
     },
     sys::{proc::pinned::PinnedProcess, this_process},
 };
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 /// How often descendants are looked for before those that keep coming are left to be reported.
 const ROUNDS: u32 = 100;
@@ -48,15 +45,15 @@ impl Live {
         if survivors == SurvivorPolicy::Ignore {
             return self.reap(cx);
         }
-        if self.burial.is_none() {
-            self.burial.get_or_insert_default().until = now.checked_add(KILL_TIMEOUT);
+        if self.tree.burial.is_none() {
+            self.tree.burial.get_or_insert_default().until = now.checked_add(KILL_TIMEOUT);
             cx.reactor.set_timer_after(KILL_TIMEOUT, Timer::BuryEnd(self.key));
         }
         if let Some(is_populated) = self.process.tree().with_cgroup(WorkerCgroup::is_populated) {
             if is_populated {
                 return self.wait_for_cgroup(cx);
             }
-            self.inspection.uninspected = Some(0);
+            self.tree.inspection.uninspected = Some(0);
             return if this_process::is_reaper() {
                 self.inspect(ScanTask::ReapKilled, cx)
             } else {
@@ -64,10 +61,10 @@ impl Live {
             };
         }
         let lived = now.saturating_duration_since(self.started);
-        let started_since = cx.spawner.started().saturating_sub(self.starts_before);
+        let started_since = cx.spawner.started().saturating_sub(self.tree.starts_before);
         let pid = self.process.child().pid().cast_signed();
         if !cx.trees.inspector.adopts && cx.trees.numbers.shows_no_descendant(pid, lived, started_since) {
-            self.inspection.uninspected = Some(0);
+            self.tree.inspection.uninspected = Some(0);
             return self.reap_alone(cx);
         }
         self.inspect(ScanTask::Survivors(survivors), cx);
@@ -76,7 +73,7 @@ impl Live {
     /// Waits until its cgroup, which was killed as a whole, is empty. Before Linux 5.14 what is forked meanwhile escapes the kill, so
     /// that is repeated now and then.
     fn wait_for_cgroup(&mut self, cx: &mut Context<'_>) {
-        let burial = self.burial.get_or_insert_default();
+        let burial = self.tree.burial.get_or_insert_default();
         if burial.rounds % KILL_AGAIN == 0 && !std::mem::take(&mut burial.is_killed) {
             return self.inspect(ScanTask::KillInhabitants, cx);
         }
@@ -88,7 +85,7 @@ impl Live {
     /// Has the inspector look. It is asked again where it does not get on; see `check_inspector`.
     pub(crate) fn inspect(&mut self, task: ScanTask, cx: &mut Context<'_>) {
         let number = self.ask_inspector(task, cx);
-        self.inspection.asked = number;
+        self.tree.inspection.asked = number;
         if number.is_none() {
             self.cannot_inspect(task, cx);
         }
@@ -104,7 +101,7 @@ impl Live {
             tree: Arc::clone(self.process.tree()),
             pipes: self.pipes(),
             has_wrapped: cx.trees.numbers.may_wrap_in(now.saturating_duration_since(self.started)),
-            sessions: self.inspection.sessions.clone(),
+            sessions: self.tree.inspection.sessions.clone(),
             others: Arc::new(cx.trees.own.clone()),
             adopts: cx.trees.inspector.adopts,
         };
@@ -134,18 +131,18 @@ impl Live {
 
     /// The inspector has answered a request about this incarnation.
     pub(crate) fn inspected(&mut self, task: ScanTask, findings: ScanResult, cx: &mut Context<'_>) {
-        if self.inspection.asked.take_if(|asked| *asked == findings.number).is_none() {
+        if self.tree.inspection.asked.take_if(|asked| *asked == findings.number).is_none() {
             return;
         }
-        self.inspection.kill_refused |= findings.refused && task == ScanTask::KillTree;
-        self.inspection.sessions.extend(&findings.sessions);
+        self.tree.inspection.kill_refused |= findings.refused && task == ScanTask::KillTree;
+        self.tree.inspection.sessions.extend(&findings.sessions);
         match task {
             ScanTask::KillTree | ScanTask::StopTree => {}
             ScanTask::Group => self.group_found(findings, cx),
             ScanTask::KillInhabitants => {
-                self.inspection.uninspected = findings.uninspected;
+                self.tree.inspection.uninspected = findings.uninspected;
                 self.name(findings.survivors);
-                self.burial.get_or_insert_default().is_killed = true;
+                self.tree.burial.get_or_insert_default().is_killed = true;
                 self.wait_for_cgroup(cx);
             }
             ScanTask::ReapKilled if self.looks_again(findings.look_again, cx) => {}
@@ -155,9 +152,9 @@ impl Live {
     }
 
     fn found(&mut self, survivors: SurvivorPolicy, findings: ScanResult, cx: &mut Context<'_>) {
-        self.inspection.uninspected = findings.uninspected;
+        self.tree.inspection.uninspected = findings.uninspected;
         self.name(findings.survivors);
-        let burial = self.burial.get_or_insert_default();
+        let burial = self.tree.burial.get_or_insert_default();
         if findings.count > 0 && survivors == SurvivorPolicy::Kill {
             burial.rounds += 1;
             drop(self.process.child().signal_group(libc::SIGKILL));
@@ -171,7 +168,7 @@ impl Live {
 
     /// Looks again in a moment, where that is worth while.
     fn looks_again(&mut self, is_wanted: bool, cx: &mut Context<'_>) -> bool {
-        let burial = self.burial.get_or_insert_default();
+        let burial = self.tree.burial.get_or_insert_default();
         let looks_again = is_wanted && burial.waits < WAITS;
         if looks_again {
             burial.waits += 1;
@@ -182,7 +179,7 @@ impl Live {
 
     /// Waits for the ends of these. Those that cannot be watched are looked for again by timer, until their time is over.
     fn wait_for(&mut self, held: Vec<PinnedProcess>, cx: &mut Context<'_>) {
-        let burial = self.burial.get_or_insert_default();
+        let burial = self.tree.burial.get_or_insert_default();
         for held in held {
             let watched = held.pidfd().map(|pidfd| cx.reactor.poller.add(pidfd, Target::Survivor(self.key).token()));
             if watched.is_some_and(|watched| watched.is_ok()) {
@@ -199,7 +196,7 @@ impl Live {
         let now = cx.reactor.clock.now();
         let child = self.process.child();
         let lived = now.saturating_duration_since(self.started);
-        let started_since = cx.spawner.started().saturating_sub(self.starts_before);
+        let started_since = cx.spawner.started().saturating_sub(self.tree.starts_before);
         let is_alone = !child.leads_group()
             || self.process.tree().with_cgroup(WorkerCgroup::is_populated) == Some(false)
             || cx.trees.numbers.shows_no_descendant(child.pid().cast_signed(), lived, started_since);
@@ -221,7 +218,7 @@ impl Live {
 
     /// Takes the status of one of whose tree nothing is left.
     fn reap_alone(&mut self, cx: &mut Context<'_>) {
-        for survivor in &mut self.survivors {
+        for survivor in &mut self.tree.survivors {
             survivor.alive = false;
         }
         self.reap(cx);
@@ -230,7 +227,7 @@ impl Live {
     /// A survivor has ended. When all have, it is looked again.
     pub(crate) fn buried(&mut self, cx: &mut Context<'_>) {
         let is_group = self.lifecycle.waits_for_group();
-        let Some(burial) = &mut self.burial else { return };
+        let Some(burial) = &mut self.tree.burial else { return };
         let (gone, left): (Vec<PinnedProcess>, Vec<PinnedProcess>) =
             burial.waited_for.drain(..).partition(PinnedProcess::has_ended);
         burial.waited_for = left;
@@ -243,7 +240,7 @@ impl Live {
                 // not.
                 drop(pidfd.reap());
             }
-            for survivor in self.survivors.iter_mut().filter(|survivor| survivor.pid == held.pid.unsigned_abs()) {
+            for survivor in self.tree.survivors.iter_mut().filter(|survivor| survivor.pid == held.pid.unsigned_abs()) {
                 survivor.alive = false;
             }
         }
@@ -259,12 +256,12 @@ impl Live {
     pub(crate) fn bury_in_time(&mut self, cx: &mut Context<'_>) {
         let now = cx.reactor.clock.now();
         if self.lifecycle.waits_for_group() {
-            if self.inspection.asked.is_none() {
+            if self.tree.inspection.asked.is_none() {
                 self.inspect(ScanTask::Group, cx);
             }
             return;
         }
-        match &mut self.burial {
+        match &mut self.tree.burial {
             None => self.bury(cx),
             Some(burial) if burial.until.is_some_and(|until| until <= now) => {
                 for held in burial.waited_for.drain(..) {
@@ -273,12 +270,12 @@ impl Live {
                     }
                 }
                 // An answer that is still due comes too late: what it would have said is unknown.
-                if self.inspection.asked.take().is_some() {
-                    self.inspection.uninspected = None;
+                if self.tree.inspection.asked.take().is_some() {
+                    self.tree.inspection.uninspected = None;
                 }
                 self.reap(cx);
             }
-            Some(burial) if burial.waited_for.is_empty() && self.inspection.asked.is_none() => self.bury(cx),
+            Some(burial) if burial.waited_for.is_empty() && self.tree.inspection.asked.is_none() => self.bury(cx),
             Some(_) => {}
         }
     }
@@ -297,39 +294,14 @@ impl Live {
     /// SIGKILL to the process and its group.
     pub(crate) fn kill_group(&mut self) {
         let killed = self.process.child().signal_group(libc::SIGKILL);
-        self.inspection.kill_refused |= killed.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
+        self.tree.inspection.kill_refused |= killed.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
     }
 
     fn name(&mut self, survivors: Vec<Survivor>) {
         for survivor in survivors {
-            if !self.survivors.iter().any(|known| known.pid == survivor.pid) {
-                self.survivors.push(survivor);
+            if !self.tree.survivors.iter().any(|known| known.pid == survivor.pid) {
+                self.tree.survivors.push(survivor);
             }
         }
     }
-}
-
-/// What is known of its tree.
-#[derive(Debug, Default)]
-pub(crate) struct Inspection {
-    /// How many processes could not be attributed, once that is known.
-    pub(crate) uninspected: Option<u32>,
-    /// The number of the request that the inspector has not answered.
-    pub(crate) asked: Option<u64>,
-    /// Sessions that were seen in it.
-    pub(crate) sessions: HashSet<i32>,
-    /// SIGKILL was refused, as a process of it runs as another user.
-    pub(crate) kill_refused: bool,
-}
-
-/// Waiting for the end of those who have outlived a worker.
-#[derive(Debug, Default)]
-pub(crate) struct Burial {
-    pub(crate) waited_for: Vec<PinnedProcess>,
-    pub(crate) rounds: u32,
-    /// How often those were looked at again that were in the middle of an exec.
-    pub(crate) waits: u32,
-    /// Its cgroup was killed, and not looked at since.
-    pub(crate) is_killed: bool,
-    pub(crate) until: Option<Instant>,
 }

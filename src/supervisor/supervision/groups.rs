@@ -4,8 +4,7 @@ use crate::{
     ids::{GroupId, WorkerId},
     policy::{
         group::{
-            model::{AutoShutdown, GroupActivity, GroupSettings, NodeId, Strategy},
-            state::Groups,
+            model::{GroupActivity, NodeId},
             transition::{GroupInput, GroupOutput},
         },
         lifecycle::StopRequest,
@@ -19,7 +18,7 @@ use crate::{
         spawner::queue::HANG_TIME,
         spec::group::GroupError,
         supervision::{
-            Context, Supervision,
+            Context, ROOT, Supervision,
             worker::{Kept, Standing, Wish},
         },
         worker::{SharedWorker, group::GroupEndReason},
@@ -27,15 +26,6 @@ use crate::{
 };
 use crossbeam_channel::Sender;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-/// Around all groups; it only holds them together.
-const ROOT: GroupId = GroupId(0);
-
-pub(crate) fn no_groups() -> Groups {
-    // What is in it is bounded by itself: it ends for good when it gives up.
-    let (strategy, auto_shutdown) = (Strategy::OneForOne, AutoShutdown::Never);
-    Groups::new(ROOT, GroupSettings { strategy, auto_shutdown, intensity: None, stop_timeout: None })
-}
 
 impl Supervision {
     pub(crate) fn obey_group(&mut self, command: GroupCommand, cx: &mut Context<'_>) {
@@ -204,15 +194,15 @@ impl Supervision {
         let (mut decision, mut gave_up) = (kept.decide(cause, now), None);
         match decision {
             RestartDecision::Restart { after } | RestartDecision::Postpone { after } => {
-                kept.own_end = Some((now, after))
+                kept.restarts.own_end = Some((now, after))
             }
             RestartDecision::Finish | RestartDecision::GiveUp(_) if kept.wish == Wish::End => {
                 decision = RestartDecision::Finish;
             }
             // The member may still be started again, with its siblings or with its group.
-            RestartDecision::Finish => kept.own_end = Some((now, kept.policy.next_delay())),
+            RestartDecision::Finish => kept.restarts.own_end = Some((now, kept.restarts.history.next_delay())),
             RestartDecision::GiveUp(why) => {
-                kept.own_end = Some((now, kept.policy.next_delay()));
+                kept.restarts.own_end = Some((now, kept.restarts.history.next_delay()));
                 gave_up = Some(why);
             }
         }
@@ -279,7 +269,7 @@ impl Supervision {
         kept.wish = Wish::Policy;
         kept.is_overdue = false;
         kept.gave_up = None;
-        match kept.own_end.take() {
+        match kept.restarts.own_end.take() {
             Some((ended, pause)) => {
                 let after = pause.saturating_sub(cx.reactor.clock.now().saturating_duration_since(ended));
                 self.tell(worker, EventKind::Restarting { after }, cx);

@@ -9,7 +9,11 @@ pub(crate) mod worker;
 use crate::{
     ids::{GroupId, WorkerId},
     policy::{
-        group::{state::Groups, transition},
+        group::{
+            model::{AutoShutdown, GroupSettings, Strategy},
+            state::Groups,
+            transition,
+        },
         lifecycle::StopRequest,
     },
     supervisor::{
@@ -17,7 +21,7 @@ use crate::{
         process_trees::Trees,
         reactor::{Reactor, arena::Key},
         spawner::Spawner,
-        supervision::{groups::no_groups, shutdown::Shutdown, worker::Kept},
+        supervision::{shutdown::Shutdown, worker::Kept},
         worker::group::SharedGroup,
     },
 };
@@ -66,4 +70,13 @@ impl Supervision {
             held_back: Vec::new(),
         }
     }
+}
+
+/// The group around all groups; it only holds them together.
+pub(crate) const ROOT: GroupId = GroupId(0);
+
+fn no_groups() -> Groups {
+    // What is in it is bounded by itself: it ends for good when it gives up.
+    let (strategy, auto_shutdown) = (Strategy::OneForOne, AutoShutdown::Never);
+    Groups::new(ROOT, GroupSettings { strategy, auto_shutdown, intensity: None, stop_timeout: None })
 }

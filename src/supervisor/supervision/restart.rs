@@ -54,7 +54,7 @@ impl Supervision {
                 let kept = occupied.get_mut();
                 kept.standing = Standing::Lives(place);
                 // A start that has failed is none.
-                kept.restarts += u32::from(shared.incarnation() > 1);
+                kept.restarts.count += u32::from(shared.incarnation() > 1);
                 kept.answer_first_start();
                 kept.wish == Wish::Policy
             }

@@ -44,15 +44,30 @@ pub(crate) enum Standing {
     Rests,
 }
 
+/// The restarts of one worker.
+#[derive(Debug)]
+pub(crate) struct Restarts {
+    /// How many there were.
+    pub(crate) count: u32,
+    pub(crate) history: RestartHistory,
+    /// When the worker exited last, if that was its own exit, and the delay of its next start from then on. `None` once it is started,
+    /// and where a user starts it.
+    pub(crate) own_end: Option<(Instant, Duration)>,
+}
+
+impl Restarts {
+    fn new(history: RestartHistory) -> Self {
+        Self { count: 0, history, own_end: None }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Kept {
     pub(crate) shared: Arc<SharedWorker>,
     pub(crate) spec: SharedSpec,
     pub(crate) standing: Standing,
     pub(crate) wish: Wish,
-    /// How many times it was started again.
-    pub(crate) restarts: u32,
-    pub(crate) policy: RestartHistory,
+    pub(crate) restarts: Restarts,
     /// How its last incarnation ended, and when.
     pub(crate) last: Option<(Arc<Exit>, Instant)>,
     /// Its group says when it starts.
@@ -61,9 +76,6 @@ pub(crate) struct Kept {
     pub(crate) is_resting: bool,
     /// Its group's end has had its time while it was being started.
     pub(crate) is_overdue: bool,
-    /// When it ended last, if that was its own end, and how long its next start waits from then on. Nothing once it is started,
-    /// and where a user starts it.
-    pub(crate) own_end: Option<(Instant, Duration)>,
     /// It gave up, and the group around its group may start it again all the same.
     pub(crate) gave_up: Option<GiveUpReason>,
     /// Waits for its first start, or for the reason why there is none.
@@ -77,13 +89,11 @@ impl Kept {
             spec: Arc::clone(spec),
             standing,
             wish: Wish::Policy,
-            restarts: 0,
-            policy: RestartHistory::new(spec.restart.clone(), seed),
+            restarts: Restarts::new(RestartHistory::new(spec.restart.clone(), seed)),
             last: None,
             is_member: false,
             is_resting: false,
             is_overdue: false,
-            own_end: None,
             gave_up: None,
             first_start: None,
         }
@@ -91,21 +101,21 @@ impl Kept {
 
     /// A member of a group, not started yet.
     pub(crate) fn member(shared: &Arc<SharedWorker>, spec: &SharedSpec, seed: u64) -> Self {
-        let policy = RestartHistory::of_member(spec.restart.clone(), seed);
-        Self { is_member: true, policy, ..Self::new(shared, spec, Standing::Rests, seed) }
+        let restarts = Restarts::new(RestartHistory::of_member(spec.restart.clone(), seed));
+        Self { is_member: true, restarts, ..Self::new(shared, spec, Standing::Rests, seed) }
     }
 
     /// A user starts it: nothing that was counts any more.
     pub(crate) fn begin_anew(&mut self) {
-        self.policy.reset();
-        self.own_end = None;
+        self.restarts.history.reset();
+        self.restarts.own_end = None;
     }
 
     /// Its group begins a new life.
     pub(crate) fn begin_next_life(&mut self) {
-        match &mut self.own_end {
-            Some((_, pause)) => *pause = self.policy.on_group_restart_caused(),
-            None => self.policy.reset(),
+        match &mut self.restarts.own_end {
+            Some((_, pause)) => *pause = self.restarts.history.on_group_restart_caused(),
+            None => self.restarts.history.reset(),
         }
     }
 
@@ -129,7 +139,7 @@ impl Kept {
     /// What becomes of it now that an incarnation has ended, or could not begin.
     pub(crate) fn decide(&mut self, cause: RunEnd, now: Instant) -> RestartDecision {
         match self.wish {
-            Wish::Policy => self.policy.decide(cause, now),
+            Wish::Policy => self.restarts.history.decide(cause, now),
             Wish::End => RestartDecision::Finish,
             Wish::Again => {
                 self.wish = Wish::Policy;

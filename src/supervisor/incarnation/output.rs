@@ -1,0 +1,104 @@
+//! The output streams of one incarnation, and what is kept of them.
+
+use crate::{
+    exit::LeakedStream,
+    pipe::anonymous::ends::PipeReader,
+    policy::lifecycle::StreamId,
+    supervisor::{
+        events::event::OutputStream,
+        incarnation::tail::Ends,
+        spec::{MessageSource, WorkerSpec},
+    },
+    sys::fd,
+    wire::framing::deframer::Deframer,
+};
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    time::Instant,
+};
+
+/// The longest line of a captured standard stream, in bytes; a longer one comes in pieces.
+const MAX_LINE: usize = 64 << 10;
+
+/// How much of what a worker said is told when it does not become ready, in bytes.
+const LAST_WORDS: usize = 2 << 10;
+
+/// The output streams of an incarnation that are read, and what is kept of what was read.
+#[derive(Debug)]
+pub(crate) struct OutputStreams {
+    pub(crate) readers: [Option<Listener>; StreamId::ALL.len()],
+    /// They are not read for now, since the window is used up.
+    pub(crate) paused: bool,
+    /// Messages were read since this was checked last.
+    pub(crate) has_spoken: bool,
+    pub(crate) last_message: Option<Instant>,
+    /// Pipes that were closed while other processes held them, by their inodes.
+    pub(crate) abandoned: Vec<(u64, &'static str)>,
+    /// The first and last bytes of standard error.
+    pub(crate) stderr: Ends,
+    /// The first and last bytes of everything that was read before the worker was ready.
+    pub(crate) recent: Ends,
+    pub(crate) leaked: Vec<LeakedStream>,
+}
+
+impl OutputStreams {
+    pub(crate) fn new(readers: [Option<Listener>; StreamId::ALL.len()], stderr_tail: usize) -> Self {
+        Self {
+            readers,
+            paused: false,
+            has_spoken: false,
+            last_message: None,
+            abandoned: Vec::new(),
+            stderr: Ends::of(stderr_tail),
+            recent: Ends::of(LAST_WORDS),
+            leaked: Vec::new(),
+        }
+    }
+}
+
+/// What the bytes of a stream are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    Messages { check: bool },
+    Lines(OutputStream),
+}
+
+/// One stream that is read.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) id: StreamId,
+    pub(crate) kind: Kind,
+    pub(crate) pipe: PipeReader,
+    pub(crate) deframer: Deframer,
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+impl Listener {
+    pub(crate) fn new(id: StreamId, pipe: PipeReader, spec: &WorkerSpec) -> Self {
+        let messages = match id {
+            StreamId::Messages => true,
+            StreamId::Stdout => spec.messages == MessageSource::Stdout,
+            StreamId::Stderr => spec.messages == MessageSource::Stderr,
+        };
+        let (kind, deframer) = if messages {
+            let check = spec.validate_json || spec.framing.announces_sizes();
+            (Kind::Messages { check }, Deframer::new(spec.framing, spec.max_message_size))
+        } else {
+            let stream = if id == StreamId::Stdout { OutputStream::Stdout } else { OutputStream::Stderr };
+            (Kind::Lines(stream), Deframer::text(MAX_LINE))
+        };
+        never_wait(&pipe);
+        Self { id, kind, pipe, deframer }
+    }
+}
+
+/// Our end alone: the two ends of a pipe have a description each, so the child's writes still block.
+pub(crate) fn never_wait(pipe: &PipeReader) {
+    // Refused for no descriptor that is open.
+    drop(fd::set_nonblocking(pipe.as_fd()));
+}
