@@ -1,4 +1,4 @@
-//! What a supervisor tells.
+//! Events.
 
 use crate::{
     exit::Exit,
@@ -15,31 +15,31 @@ use crate::{
 };
 use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
-// Every message waiting for its consumer is one: what is rare and large is boxed.
+// Every queued message is an `Event`: large, rare payloads are boxed.
 const _: () = assert!(size_of::<Event>() <= 64);
 
-/// Something that happened to a worker, or that it said.
+/// Something that happened to a worker, or that it sent.
 ///
-/// Of one incarnation, [`Started`](EventKind::Started) is the first event and [`Exited`](EventKind::Exited) the last, and
-/// what it wrote comes in the order it was written, stream by stream.
+/// [`Started`](EventKind::Started) is the first event of an incarnation and [`Exited`](EventKind::Exited) the last. Messages and lines
+/// of one stream arrive in the order in which they were written.
 #[non_exhaustive]
 pub struct Event {
     /// The worker.
     pub worker: WorkerId,
-    /// Which of its processes, counted from 1.
+    /// The incarnation, counted from 1.
     pub incarnation: u32,
     /// What happened.
     pub kind: EventKind,
-    /// Not for messages and lines, of which there are many.
+    /// `None` for messages and lines, which are frequent.
     held: Option<Box<Held>>,
 }
 
-/// What an event holds beside what it tells.
+/// What an event holds besides its public fields.
 struct Held {
-    /// So that its worker is found as long as the event exists.
+    /// Keeps the worker in the registry while the event exists.
     shared: Arc<SharedWorker>,
-    /// It counts against its worker's window until it is dropped, unless what it tells does: otherwise a worker that is started again and again
-    /// would fill the channel.
+    /// Counts the event against the worker's window, unless its payload does. Otherwise a worker that is restarted again and again would
+    /// fill the channel.
     _permit: Option<Permit>,
 }
 
@@ -54,17 +54,17 @@ impl Event {
         Self { worker: shared.id(), incarnation, held, kind }
     }
 
-    /// Whose window it counts against, unless it is a message or a line.
+    /// The worker whose window it counts against; `None` for messages and lines.
     pub(crate) fn worker_shared(&self) -> Option<&SharedWorker> {
         self.held.as_ref().map(|held| &*held.shared)
     }
 
-    /// About the supervisor itself.
+    /// An event of the supervisor itself.
     pub(crate) fn warning(warning: impl Into<Warning>) -> Self {
         Self::of_the_gone(WorkerId::SUPERVISOR, EventKind::Warning(Box::new(warning.into())))
     }
 
-    /// Of a group, whose last worker has been forgotten.
+    /// An event of a group whose last worker is no longer registered.
     pub(crate) fn of_the_gone(worker: WorkerId, kind: EventKind) -> Self {
         Self { worker, incarnation: 0, kind, held: None }
     }
@@ -86,114 +86,113 @@ impl fmt::Debug for Event {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum EventKind {
-    /// Its process runs its program.
+    /// The process executes its program.
     Started {
         /// The process id.
         pid: u32,
     },
-    /// It sent a message.
+    /// The worker sent a message.
     Message(Message),
-    /// It wrote a line to a standard stream that is captured.
+    /// The worker wrote a line to a captured standard stream.
     Line {
-        /// To which.
+        /// The stream.
         stream: OutputStream,
-        /// The line, without its [ending](Line::ending). One that is longer than 64 KiB comes in pieces of that length, each as a
-        /// line that [is partial](Line::is_partial).
+        /// The line, without its [ending](Line::ending). A line longer than 64 KiB is split into pieces of that length, each a
+        /// [partial](Line::is_partial) line.
         line: Line,
     },
-    /// Something came through its message stream that is not a message: cut off by its death, torn, too long, or, with
-    /// [`validate_json`](crate::WorkerSpec::validate_json) or a framing that announces sizes, not JSON. The stream goes on behind it.
+    /// The message stream contains something that is not a message: truncated by the exit, malformed, too long, or, with
+    /// [`validate_json`](crate::WorkerSpec::validate_json) or a framing with sizes, not JSON. Reading resumes after it.
     InvalidFrame(Box<InvalidFrame>),
-    /// It has connected to its control pipe. What was sent to it before goes out now.
+    /// The worker has connected to its control pipe. Calls and notifications made before are sent now.
     ControlConnected,
-    /// Its control connection is missing, or has ended, while nobody asked for that.
+    /// The worker has no control connection, although no stop was requested: it did not connect, or the connection was closed.
     ControlDisconnected(DisconnectReason),
-    /// It asks something over control, and waits for the answer.
+    /// The worker sent a request over control, and waits for the answer.
     Request(Box<Request>),
-    /// It tells something over control.
+    /// The worker sent a notification over control.
     Notification(Box<Notification>),
-    /// It is ready for work, as its [`Readiness`](crate::Readiness) wants it.
+    /// The worker is ready, by its [`Readiness`](crate::Readiness).
     Ready {
-        /// From its start.
+        /// Time since its start.
         after: Duration,
     },
-    /// Three quarters of the time in which it has to become [ready](crate::Readiness) are over.
+    /// The worker is still not [ready](crate::Readiness) after 75 % of its timeout.
     ReadinessDelayed {
-        /// From its start.
+        /// Time since its start.
         waited: Duration,
     },
-    /// It has not become ready, and is stopped unless it has ended already.
+    /// The worker has not become ready. It is stopped, unless it has exited already.
     NotReady {
-        /// Why.
+        /// The reason.
         reason: ReadinessError,
-        /// All it wrote to its messages and captured streams, as [printable](crate::printable) lines; beyond 2 KiB the first and
-        /// the last KiB of it. Where it wrote nothing, its last status by `sd_notify`.
+        /// What it wrote to its message pipe and captured streams, as [printable](crate::printable) lines; of more than 2 KiB the first
+        /// and the last KiB. If it wrote nothing, its last status by `sd_notify`.
         recent_output: Box<str>,
     },
-    /// It tells what it is doing, by `sd_notify`; at most 1 KiB of it, [printable](crate::printable). While one such event is not received, later ones are only in
-    /// [`WorkerStatus::status`](crate::status::WorkerStatus::status).
+    /// The worker sent `STATUS=` by `sd_notify`; up to 1 KiB, [printable](crate::printable). While one of these events has not been
+    /// received, later texts are only in [`WorkerStatus::status`](crate::status::WorkerStatus::status).
     #[doc(alias = "STATUS")]
     StatusText(Box<str>),
-    /// It tells that it is about to end, by `sd_notify`.
+    /// The worker sent `STOPPING=1` by `sd_notify`: it is about to exit.
     #[doc(alias = "STOPPING")]
     SelfStopping,
-    /// Its [`Watchdog`](crate::Watchdog) has heard nothing of it for most of the period.
+    /// The [`Watchdog`](crate::Watchdog) has seen no activity for most of its period.
     WatchdogWarning {
-        /// From the last sign of life.
+        /// Time since the last activity.
         silent_for: Duration,
     },
-    /// Its watchdog has heard nothing of it for the whole period: it is stopped.
+    /// The watchdog has seen no activity for its whole period. The worker is stopped.
     #[doc(alias = "WatchdogSec")]
     WatchdogTimeout,
-    /// It has run as long as its [time limit](crate::WorkerSpec::runtime_max) lets it: it is stopped.
+    /// The incarnation has reached its [`runtime_max`](crate::WorkerSpec::runtime_max). It is stopped.
     #[doc(alias = "RuntimeMaxSec")]
     RuntimeExceeded {
-        /// From its start.
+        /// Time since its start.
         after: Duration,
     },
-    /// Its process has ended and is reaped, and everything it wrote has been told.
+    /// The process has exited and is reaped, and everything it wrote has been delivered.
     Exited(Arc<Exit>),
-    /// It is not started, since this other member of a group, which it waits for, has failed. Its siblings go on, as none of
-    /// them has failed; where it is [significant](crate::WorkerSpec::significant) this counts as its end.
+    /// The worker is not started, since a member of a group that it [depends on](crate::WorkerSpec::depends_on) has failed. Its siblings
+    /// keep running. For a [significant](crate::WorkerSpec::significant) worker this counts as its exit.
     DependencyFailed {
-        /// The other.
+        /// The dependency.
         on: WorkerId,
     },
-    /// There were too many restarts in a group, or a member has given up whose [`Restart`](crate::Restart) is not `Never`: all of
-    /// it is stopped. The worker of this event is the one whose end led to it. A [`GroupRestarting`](Self::GroupRestarting) or
-    /// [`GroupEnded`](Self::GroupEnded) says what comes of it.
+    /// A group exceeded its restart intensity, or a member whose [`Restart`](crate::Restart) is not `Never` gave up. The whole group is
+    /// stopped. The event's worker is the one whose exit caused it. A [`GroupRestarting`](Self::GroupRestarting) or
+    /// [`GroupEnded`](Self::GroupEnded) follows.
     GroupGaveUp(GroupId),
-    /// No worker of a group is left, and only a caller starts it again: it was stopped, or has ended, or the group around it has.
-    /// Comes once for each time that the group ran. The worker of this event is the last one that ended, and means nothing where no
-    /// worker has run in this group.
+    /// No worker of a group is left, and only a caller can start the group again: it was stopped, or it ended, or its parent group ended.
+    /// Sent once for each time that the group ran. The event's worker is the last one that exited; it is meaningless if no worker of
+    /// the group ran.
     GroupEnded(GroupId),
-    /// No worker of a group was left, and it begins a new life: by [`WorkerGroup::restart`](crate::WorkerGroup::restart), by its own
-    /// [`restart`](crate::GroupPolicy::restart) after it gave up or shut down, or with the group around it. Its restarts are
-    /// counted anew. The worker of this event is as in [`GroupEnded`](Self::GroupEnded).
+    /// No worker of a group was left, and the group is started again: by [`WorkerGroup::restart`](crate::WorkerGroup::restart), by its
+    /// own [`restart`](crate::GroupPolicy::restart) after it gave up or shut down, or with its parent group. Its restart count is
+    /// reset. The event's worker is as in [`GroupEnded`](Self::GroupEnded).
     GroupRestarting(GroupId),
-    /// After `Exited`: its next incarnation is started after so long.
+    /// Sent after `Exited`: the next incarnation starts after a delay.
     Restarting {
-        /// From now.
+        /// The delay.
         after: Duration,
     },
-    /// The next incarnation could not be started. Where the host was only [short of something](SpawnError::is_shortage), a
-    /// [`Restarting`](Self::Restarting) follows in any case: that is not counted as a failure of the worker.
+    /// The next incarnation could not be spawned. If the host is [short of a resource](SpawnError::is_shortage), a
+    /// [`Restarting`](Self::Restarting) always follows, and the failure does not count against the worker.
     SpawnFailed(Arc<SpawnError>),
-    /// After `Exited`: it will not be started again, though its policy would have it so. Of a member of a group whose own group is
-    /// then restarted it does not come; where that is decided only later, it comes just before the
-    /// [`GroupEnded`](Self::GroupEnded).
+    /// Sent after `Exited`: the worker is not restarted, although its policy asks for one. Not sent for a member whose group is then
+    /// restarted. If that is decided later, it is sent just before [`GroupEnded`](Self::GroupEnded).
     GaveUp(GiveUpReason),
-    /// A fault that concerns the supervisor and not one worker; the event's `worker` is [`WorkerId::SUPERVISOR`].
+    /// A fault of the supervisor's environment. The event's `worker` is [`WorkerId::SUPERVISOR`], unless the warning is about one worker.
     Warning(Box<Warning>),
 }
 
 impl EventKind {
-    /// What it tells counts against a window by itself.
+    /// Whether the payload counts against a window by itself.
     fn is_charged(&self) -> bool {
         matches!(self, Self::InvalidFrame(_) | Self::Request(_) | Self::Notification(_))
     }
 
-    /// About how many bytes it costs until it is dropped.
+    /// Approximate size in bytes.
     fn bytes(&self) -> usize {
         let of_its_own = match self {
             Self::Exited(exit) => size_of::<Exit>() + exit.stderr_tail.len() + size_of_val(&*exit.survivors),
@@ -206,7 +205,7 @@ impl EventKind {
     }
 }
 
-/// A [`FrameError`]. It counts against its worker's window until it is dropped, so that a flood of garbage cannot fill the parent.
+/// A [`FrameError`]. It counts against its worker's window until it is dropped, so that a flood of invalid frames is bounded.
 pub struct InvalidFrame {
     pub(crate) fault: FrameError,
     pub(crate) _permit: Permit,
@@ -232,28 +231,28 @@ impl Deref for InvalidFrame {
     }
 }
 
-/// Why a worker is not ready. Times count from its start.
+/// Why a worker is not ready. Times are measured from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadinessError {
-    /// Not in time.
+    /// It was not ready within its timeout.
     TimedOut {
-        /// How long it was waited for.
+        /// The time waited.
         waited: Duration,
     },
-    /// It closed the descriptor on which a newline was waited for.
+    /// It closed its readiness pipe without writing a newline.
     PipeClosed {
-        /// When.
+        /// Time since its start.
         after: Duration,
     },
-    /// The line or message that makes it ready was not in the first 16 MiB of its output; no more is looked at.
+    /// The line or message that makes it ready was not in the first 16 MiB of its output.
     OutputLimit {
-        /// When.
+        /// Time since its start.
         after: Duration,
     },
-    /// It ended first; its exit is about to be told.
+    /// It exited first; `Exited` follows.
     Exited {
-        /// When.
+        /// Time since its start.
         after: Duration,
     },
 }
@@ -263,12 +262,12 @@ impl fmt::Display for ReadinessError {
         match self {
             Self::TimedOut { waited } => write!(formatter, "not ready after {waited:.1?}"),
             Self::PipeClosed { after } => {
-                write!(formatter, "it closed its readiness pipe without a newline, after {after:.1?}")
+                write!(formatter, "closed its readiness pipe without a newline after {after:.1?}")
             }
             Self::OutputLimit { after } => {
-                write!(formatter, "nothing in the first 16 MiB of its output made it ready, after {after:.1?}")
+                write!(formatter, "not ready after 16 MiB of output and {after:.1?}")
             }
-            Self::Exited { after } => write!(formatter, "it ended before it was ready, after {after:.1?}"),
+            Self::Exited { after } => write!(formatter, "exited before it was ready, after {after:.1?}"),
         }
     }
 }
@@ -277,17 +276,17 @@ impl fmt::Display for ReadinessError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DisconnectReason {
-    /// It has not connected in the time that its spec gives it.
+    /// It did not connect within its [`control_connect_timeout`](crate::WorkerSpec::control_connect_timeout).
     ConnectTimeout,
-    /// As `ConnectTimeout` or `ExitedFirst`, and the kernel did not let it: its process runs as another user than we do. See
+    /// It did not connect, and could not: its process runs as another user than the supervisor. See
     /// [`WorkerSpec::peer_user`](crate::WorkerSpec::peer_user).
     OtherUser {
-        /// The user that it, or a child of it, runs as.
+        /// The user that the worker or a child of it runs as.
         uid: u32,
     },
-    /// Its process has ended before it had connected; its exit is about to be told.
+    /// It exited before it connected; `Exited` follows.
     ExitedFirst,
-    /// It has closed the connection, or sent descriptors over it, and lives on.
+    /// It closed the connection, or sent descriptors over it, and is still running.
     Closed,
 }
 
@@ -297,13 +296,13 @@ impl fmt::Display for DisconnectReason {
             Self::OtherUser { uid } => {
                 return write!(
                     formatter,
-                    "it has not connected to its control pipe: it runs as user {uid}, who may not connect \
+                    "no control connection: the worker runs as user {uid}, who may not connect \
                      (see WorkerSpec::peer_user)"
                 );
             }
-            Self::ConnectTimeout => "it has not connected to its control pipe in time",
-            Self::ExitedFirst => "it ended before it had connected to its control pipe",
-            Self::Closed => "it has closed its control connection",
+            Self::ConnectTimeout => "no control connection in time",
+            Self::ExitedFirst => "exited before it connected to its control pipe",
+            Self::Closed => "closed its control connection",
         })
     }
 }
@@ -333,11 +332,11 @@ mod tests {
     use crate::wire::framing::error::FrameErrorKind;
 
     #[test]
-    fn reasons_are_sentences() {
+    fn reasons_are_one_line() {
         let after = Duration::from_millis(1500);
         assert_eq!(ReadinessError::TimedOut { waited: after }.to_string(), "not ready after 1.5s");
-        assert_eq!(ReadinessError::Exited { after }.to_string(), "it ended before it was ready, after 1.5s");
-        assert_eq!(DisconnectReason::Closed.to_string(), "it has closed its control connection");
+        assert_eq!(ReadinessError::Exited { after }.to_string(), "exited before it was ready, after 1.5s");
+        assert_eq!(DisconnectReason::Closed.to_string(), "closed its control connection");
         assert_eq!(
             (OutputStream::Stdout.to_string(), GiveUpReason::IntensityExceeded.to_string()),
             ("stdout".into(), "restarted too often".into())
