@@ -1,4 +1,4 @@
-//! Has that run which the file wants, and tells what happens.
+//! Runs the workers of the file and reports what happens.
 
 use crate::{
     explain,
@@ -25,34 +25,34 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many of a failed worker's last words are repeated.
-const LAST_WORDS: usize = 3;
+/// How many lines of the recent output of a failed worker are repeated.
+const OUTPUT_LINES: usize = 3;
 
 pub(crate) struct Foreman<'a> {
     supervisor: &'a Supervisor,
     plan: Plan,
-    /// Each behind those that it comes after.
+    /// Each after its dependencies.
     members: Vec<Member>,
     screen: Screen,
-    /// Somebody wants all of it to end.
+    /// All workers are to be stopped.
     is_stopping: Arc<AtomicBool>,
-    has_told_stop: bool,
+    has_reported_stop: bool,
     is_done: bool,
 }
 
 struct Member {
     name: String,
     recipe: Recipe,
-    /// Of it alone: a worker that gives up ends its group, and the others have nothing to do with that.
+    /// A group of its own: a worker that gives up ends its group, which must not concern the others.
     group: WorkerGroup,
     worker: Worker,
-    /// The file that its lines go to; none for the screen.
+    /// The log file of its lines; `None` for the screen.
     log: Option<Arc<Path>>,
-    /// The file does not want it any more, or not so.
+    /// It was removed from the file, or is being replaced.
     leaves: bool,
-    /// It did not do what it had to, and unless it is tried again that stays so.
+    /// It has failed, and stays so unless it is started again.
     has_failed: bool,
-    /// Its end, as long as it is not known what comes of it.
+    /// Its exit, until the event that says what follows from it.
     ended: Option<Arc<Exit>>,
     last_line: String,
 }
@@ -64,30 +64,37 @@ impl<'a> Foreman<'a> {
         screen: Screen,
         is_stopping: Arc<AtomicBool>,
     ) -> Result<Self, GroupError> {
-        let mut foreman =
-            Self { supervisor, plan, members: Vec::new(), screen, is_stopping, has_told_stop: false, is_done: false };
-        foreman.hire()?;
+        let mut foreman = Self {
+            supervisor,
+            plan,
+            members: Vec::new(),
+            screen,
+            is_stopping,
+            has_reported_stop: false,
+            is_done: false,
+        };
+        foreman.add_missing()?;
         Ok(foreman)
     }
 
-    /// Nobody is left to run.
+    /// No worker is left to run.
     pub(crate) fn is_done(&self) -> bool {
         self.is_done
     }
 
-    /// True if all is well: they were to end, or have done what they had to.
+    /// Whether all workers were stopped or have succeeded.
     pub(crate) fn close(self) -> bool {
         let is_well = self.is_stopping() || !self.members.iter().any(|member| member.has_failed);
         self.screen.close();
         is_well
     }
 
-    /// What is to be heard next: nothing while what was heard could not be written, so that workers wait for our reader.
+    /// The event channel; one that never yields while output is queued, which pauses the workers.
     pub(crate) fn events(&self) -> Receiver<Event> {
         if self.screen.is_behind() { crossbeam_channel::never() } else { self.supervisor.events().clone() }
     }
 
-    /// Reports that the screen has room again: time for [`advance`](Self::advance).
+    /// Notifies that the screen has room again: then call [`advance`](Self::advance).
     pub(crate) fn progress(&self) -> Receiver<()> {
         self.screen.progress()
     }
@@ -96,60 +103,60 @@ impl<'a> Foreman<'a> {
         self.screen.advance();
     }
 
-    /// Reports that all are to end, and that nothing of what is told of it is read.
-    pub(crate) fn patience(&self) -> Receiver<Instant> {
+    /// Notifies that the output is not read during the shutdown: then call [`drop_output`](Self::drop_output).
+    pub(crate) fn output_stuck(&self) -> Receiver<Instant> {
         let is_stuck = self.is_stopping() && self.screen.is_behind();
-        if is_stuck { crossbeam_channel::at(self.screen.patience_ends()) } else { crossbeam_channel::never() }
+        if is_stuck { crossbeam_channel::at(self.screen.stuck_deadline()) } else { crossbeam_channel::never() }
     }
 
-    pub(crate) fn give_up_screen(&mut self) {
-        self.screen.give_up();
+    pub(crate) fn drop_output(&mut self) {
+        self.screen.drop_queue();
     }
 
-    /// The terminal is gone: all are to end as after SIGTERM.
+    /// The terminal was closed: stops all workers, as after SIGTERM.
     pub(crate) fn hang_up(&mut self) {
         if !self.is_stopping.swap(true, Ordering::SeqCst) {
-            self.note("the terminal is gone");
+            self.note("terminal closed");
             self.supervisor.close();
             drop(self.supervisor.stop_all());
         }
-        self.tell_stop();
+        self.report_stop();
     }
 
-    /// Once, however it is noticed: the first that has ended of it may be heard of before the signal is.
-    pub(crate) fn tell_stop(&mut self) {
-        if self.is_stopping() && !self.has_told_stop {
-            self.has_told_stop = true;
-            self.note("stopping all; once more to kill them");
+    /// Reports a stop once: the exit of a worker may be received before the signal that caused it.
+    pub(crate) fn report_stop(&mut self) {
+        if self.is_stopping() && !self.has_reported_stop {
+            self.has_reported_stop = true;
+            self.note("stopping all workers; repeat to kill them");
         }
     }
 
-    pub(crate) fn hear(&mut self, event: Event) -> Result<(), GroupError> {
-        if self.tell(event) { self.catch_up() } else { Ok(()) }
+    pub(crate) fn handle(&mut self, event: Event) -> Result<(), GroupError> {
+        if self.report(event) { self.catch_up() } else { Ok(()) }
     }
 
-    /// The user wants the file to be read again.
+    /// Reads the file again.
     pub(crate) fn reload(&mut self, path: &Path) -> Result<(), GroupError> {
         if self.is_stopping() {
-            self.note("all are being stopped, so the file is not read again");
+            self.note("stopping all workers, file not reloaded");
             return Ok(());
         }
         match Plan::load(path) {
-            Ok(plan) => self.follow(plan),
+            Ok(plan) => self.apply(plan),
             Err(error) => {
-                self.screen.write(Text::Complaint(format!("keep_alive: {error}; the old file stays")));
+                self.screen.write(Text::Complaint(format!("keep_alive: {error}; keeping the old file")));
                 Ok(())
             }
         }
     }
 
-    fn follow(&mut self, plan: Plan) -> Result<(), GroupError> {
-        // Those that have failed until now are tried again.
+    fn apply(&mut self, plan: Plan) -> Result<(), GroupError> {
+        // Workers that have failed until now are started again.
         self.catch_up()?;
         self.plan = plan;
         self.screen.write(Text::Reopen);
-        self.note("the file is read again");
-        self.dismiss()?;
+        self.note("file reloaded");
+        self.remove_outdated()?;
         self.catch_up()
     }
 
@@ -157,7 +164,7 @@ impl<'a> Foreman<'a> {
         self.screen.write(Text::Line(format!("keep_alive: {text}")));
     }
 
-    /// Something about a worker.
+    /// A line about a worker.
     fn note_of(&mut self, name: &str, text: &str) {
         self.screen.write(Text::Line(format!("{}: {}", printable(name), printable(text))));
     }
@@ -169,7 +176,7 @@ impl<'a> Foreman<'a> {
     }
 
     fn show_as(&mut self, status: &SupervisorStatus) {
-        // The next one will do.
+        // The next refresh will do.
         if !self.screen.is_live() || self.screen.is_behind() {
             return;
         }
@@ -185,70 +192,70 @@ impl<'a> Foreman<'a> {
         self.is_stopping.load(Ordering::SeqCst)
     }
 
-    /// Looks at how everybody is, after something has happened.
+    /// Checks the state of all workers after an event.
     ///
-    /// No event says that a worker will not come back, since that is what its policy says: the snapshot shows it. Whatever had
-    /// been told before the snapshot is heard before anything is concluded from it.
+    /// No event says that a worker will not be restarted, since its policy says so: the status shows it. All events sent before the
+    /// status are handled before it is evaluated.
     fn catch_up(&mut self) -> Result<(), GroupError> {
         let mut is_news = true;
         while is_news {
             let status = self.supervisor.status();
             is_news = false;
             for event in self.supervisor.events().try_iter().take(status.events_waiting) {
-                is_news |= self.tell(event);
+                is_news |= self.report(event);
             }
-            self.conclude(&status)?;
+            self.evaluate(&status)?;
         }
         Ok(())
     }
 
-    fn conclude(&mut self, status: &SupervisorStatus) -> Result<(), GroupError> {
-        self.tell_ends();
+    fn evaluate(&mut self, status: &SupervisorStatus) -> Result<(), GroupError> {
+        self.report_exits();
         let known: HashSet<_> = status.workers.iter().map(|status| status.worker).collect();
         self.members.retain(|member| !member.leaves || known.contains(&member.worker.id()));
-        let is_hiring = !self.is_stopping() && self.hire()?;
+        let has_added = !self.is_stopping() && self.add_missing()?;
         let is_over = status.workers.iter().all(|status| status.state == WorkerState::Ended);
         self.is_done =
-            is_over && !is_hiring && (self.is_stopping() || !self.members.iter().any(|member| member.leaves));
+            is_over && !has_added && (self.is_stopping() || !self.members.iter().any(|member| member.leaves));
         self.show_as(status);
         Ok(())
     }
 
-    /// Takes leave of those whom the file does not want, or not so, and of those who have failed for good: a user who has mended what
-    /// they lacked has no other way to say so. Whoever comes after them goes too, and comes back with them.
-    fn dismiss(&mut self) -> Result<(), GroupError> {
-        let mut going: HashSet<String> = HashSet::new();
+    /// Removes the workers that the file does not contain any more or contains differently, and those that have failed for good:
+    /// after repairing the cause, a user has no other way to start them. Their dependents are removed too, and start again with them.
+    fn remove_outdated(&mut self) -> Result<(), GroupError> {
+        let mut outdated: HashSet<String> = HashSet::new();
         let mut notes = Vec::new();
         for member in self.members.iter().filter(|member| !member.leaves) {
             let wanted = self.plan.workers.iter().find(|(name, _)| *name == member.name).map(|(_, recipe)| recipe);
             let why = if wanted.is_none() {
-                "is gone from the file, and is stopped".to_owned()
+                "removed from the file, stopping".to_owned()
             } else if wanted != Some(&member.recipe) {
-                "has changed, and is restarted".to_owned()
-            } else if let Some(first) = member.recipe.after.0.keys().find(|name| going.contains(*name)) {
-                format!("comes after {first}, and is restarted with it")
+                "changed, restarting".to_owned()
+            } else if let Some(first) = member.recipe.after.0.keys().find(|name| outdated.contains(*name)) {
+                format!("depends on {first}, restarting with it")
             } else if member.has_failed && member.worker.wait_timeout(Duration::ZERO).is_some() {
-                "has failed, and is tried again".to_owned()
+                "failed, trying again".to_owned()
             } else {
                 continue;
             };
-            going.insert(member.name.clone());
+            outdated.insert(member.name.clone());
             notes.push((member.name.clone(), why));
         }
         for (name, why) in notes {
             self.note_of(&name, &why);
         }
-        for member in self.members.iter_mut().rev().filter(|member| going.contains(&member.name) && !member.leaves) {
+        for member in self.members.iter_mut().rev().filter(|member| outdated.contains(&member.name) && !member.leaves) {
             member.group.remove_all()?;
             member.leaves = true;
         }
         Ok(())
     }
 
-    /// Adds those that are missing, once those that are gone from the file have ended: a worker with a new name may need the port
-    /// of the old one. Those that take the place of one that still leaves wait until that has ended, and so do those that come after
-    /// such a one. True if some were added.
-    fn hire(&mut self) -> Result<bool, GroupError> {
+    /// Adds missing workers once the workers removed from the file have ended: a worker with a new name may need the port of the old
+    /// one. A worker that replaces one that is still being stopped waits for its end, and so do its dependents. Returns whether
+    /// workers were added.
+    fn add_missing(&mut self) -> Result<bool, GroupError> {
         let is_wanted = |name: &String| self.plan.workers.iter().any(|(wanted, _)| wanted == name);
         if self.members.iter().any(|member| member.leaves && !is_wanted(&member.name)) {
             return Ok(false);
@@ -266,7 +273,7 @@ impl<'a> Foreman<'a> {
                 }
             }
             let group = self.supervisor.group(GroupPolicy::default().unlimited_restarts())?;
-            // In a batch: that it cannot be started is then an event, and concerns no other.
+            // In a batch, a failed start is an event, and concerns no other worker.
             let mut batch = group.batch();
             let worker = batch.add(spec)?;
             batch.start()?;
@@ -283,14 +290,14 @@ impl<'a> Foreman<'a> {
             });
         }
         if self.is_stopping() {
-            // Those that came after all were told to stop have not heard of it.
+            // Workers added after the stop of all workers are not part of it.
             self.members.iter().skip(before).for_each(|member| drop(member.worker.stop()));
         }
         Ok(self.members.len() > before)
     }
 
-    /// Of whose end nothing has come. What comes of an end is the next that is told, if anything is.
-    fn tell_ends(&mut self) {
+    /// Reports the exits that nothing followed from: a restart or a failure would be the next event.
+    fn report_exits(&mut self) {
         let ended = |member: &mut Member| Some((member.name.clone(), member.ended.take()?));
         let ends: Vec<_> = self.members.iter_mut().filter_map(ended).collect();
         for (name, exit) in ends {
@@ -298,11 +305,11 @@ impl<'a> Foreman<'a> {
         }
     }
 
-    /// True if it can change what is to be done.
-    fn tell(&mut self, event: Event) -> bool {
-        self.tell_stop();
+    /// Returns whether the state of workers may have changed.
+    fn report(&mut self, event: Event) -> bool {
+        self.report_stop();
         if !matches!(event.kind, EventKind::Restarting { .. } | EventKind::GaveUp(_)) {
-            self.tell_ends();
+            self.report_exits();
         }
         if let EventKind::Warning(warning) = &event.kind {
             self.note(&warning.to_string());
@@ -313,7 +320,7 @@ impl<'a> Foreman<'a> {
             _ => None,
         };
         let name_of_other = name_of_other.map(|other| other.name.clone()).unwrap_or_default();
-        // Those of a group come with the worker that was the last to end, which may be one that has been forgotten.
+        // Group events name the worker that ended last, which may be removed already.
         let Some(member) = self.members.iter_mut().find(|member| member.worker.id() == event.worker) else {
             return true;
         };
@@ -326,15 +333,15 @@ impl<'a> Foreman<'a> {
             self.screen.write(text);
             return false;
         }
-        for text in member.hear(event.kind, &name_of_other) {
+        for text in member.handle(event.kind, &name_of_other) {
             self.note_of(&name, &text);
         }
         true
     }
 }
 
-/// A worker's spec, and the log file that its lines go to through us. A file that cannot be opened is left to the library: it fails
-/// to start the worker, says why, and tries again.
+/// The spec of a worker, and the log file that this program writes its lines to. If the file cannot be opened, the spec names it: the
+/// library then fails to start the worker, reports why, and tries again.
 fn logged(recipe: &Recipe, name: &str) -> (WorkerSpec, Option<Arc<Path>>) {
     match recipe.log() {
         Some(path) if open_log(path).is_err() => (recipe.without_log().spec(name), None),
@@ -343,8 +350,8 @@ fn logged(recipe: &Recipe, name: &str) -> (WorkerSpec, Option<Arc<Path>>) {
 }
 
 impl Member {
-    /// What there is to be told of it, a line each.
-    fn hear(&mut self, event: EventKind, name_of_other: &str) -> Vec<String> {
+    /// The lines to report about an event.
+    fn handle(&mut self, event: EventKind, name_of_other: &str) -> Vec<String> {
         match event {
             EventKind::Started { pid } => {
                 self.has_failed = false;
@@ -353,7 +360,7 @@ impl Member {
             EventKind::Ready { after } => vec![format!("ready after {}", show(after))],
             EventKind::ReadinessDelayed { waited } => vec![format!("still not ready after {}", show(waited))],
             EventKind::NotReady { reason: why, recent_output: words } => {
-                // However it ends.
+                // Whatever its exit status is.
                 self.has_failed = true;
                 let how = match why {
                     ReadinessError::TimedOut { waited } => format!("not ready after {}", show(waited)),
@@ -363,7 +370,7 @@ impl Member {
             }
             EventKind::RuntimeExceeded { after } => {
                 self.has_failed = true;
-                vec![format!("stopped after {}, its time limit", show(after))]
+                vec![format!("stopped after {}, its run time limit", show(after))]
             }
             EventKind::SpawnFailed(error) => {
                 self.has_failed = true;
@@ -371,10 +378,10 @@ impl Member {
             }
             EventKind::DependencyFailed { .. } => {
                 self.has_failed = true;
-                vec![format!("not started, since {name_of_other} has failed")]
+                vec![format!("not started: {name_of_other} has failed")]
             }
             EventKind::Exited(exit) => {
-                self.has_failed |= self.recipe.comes_back() == Restart::Never && self.recipe.is_failure(exit.code());
+                self.has_failed |= self.recipe.restart_mode() == Restart::Never && self.recipe.is_failure(exit.code());
                 let lines = exit.survivors.iter().map(|survivor| format!("{survivor}, and was killed")).collect();
                 self.ended = Some(exit);
                 lines
@@ -382,28 +389,28 @@ impl Member {
             EventKind::Restarting { after } => {
                 self.has_failed = false;
                 let exit = self.ended.take().map(|exit| format!("{exit}, ")).unwrap_or_default();
-                vec![format!("{exit}again in {}", show(after))]
+                vec![format!("{exit}restarting in {}", show(after))]
             }
             EventKind::GaveUp(why) => {
                 self.has_failed = true;
                 let exit = self.ended.take();
                 let how = exit.as_ref().map(|exit| format!("{exit}, ")).unwrap_or_default();
                 let words = exit.as_ref().map(|exit| exit.stderr_text()).unwrap_or_default();
-                iter::once(format!("{how}given up: {why}")).chain(last_lines(&words)).collect()
+                iter::once(format!("{how}gave up: {why}")).chain(last_lines(&words)).collect()
             }
             _ => Vec::new(),
         }
     }
 }
 
-/// The last lines of them.
+/// The last lines of a text.
 fn last_lines(text: &str) -> impl Iterator<Item = String> {
     let lines: Vec<_> = text.lines().collect();
-    let start = lines.len().saturating_sub(LAST_WORDS);
+    let start = lines.len().saturating_sub(OUTPUT_LINES);
     lines.into_iter().skip(start).map(|line| format!("  {line}"))
 }
 
-/// No user wants nanoseconds.
+/// A duration in milliseconds.
 fn show(time: Duration) -> String {
     let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     humantime::format_duration(Duration::from_millis(millis)).to_string()

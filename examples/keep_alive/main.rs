@@ -1,4 +1,4 @@
-//! A small foreman: starts the workers that a file lists, keeps them alive, and ends them in order.
+//! A small process supervisor: starts the workers of a configuration file, restarts them, and stops them in order.
 //!
 //! ```text
 //! cargo run --example keep_alive -- FILE.toml
@@ -8,50 +8,51 @@
 //! [workers.database]
 //! command = ["postgres", "-D", "data"]
 //! ready = { connect = "127.0.0.1:5432", within = "20s" } # or { line = "listening" }, { notify = true }
-//! stop = [{ signal = "INT", wait = "10s" }] # and then SIGKILL
+//! stop = [{ signal = "INT", wait = "10s" }] # then SIGKILL
 //! limits = { open_files = 1000, nice = 5, run_time = "24h" }
 //!
 //! [workers.migration]
-//! command = ["./migrate"] # once
-//! after = ["database"] # when that is ready
+//! command = ["./migrate"] # runs once
+//! after = ["database"] # once it is ready
 //!
 //! [workers.web]
 //! command = ["./web", "--port", "8080"]
 //! after = { database = "ready", migration = "exited" } # or "started"
 //! env = { LOG = "debug" }
 //! dir = "web"
-//! output = "show" # or "inherit", "null", { file = "web.log" }: each line with the time and the name; with `raw = true` as it is
-//! restart = "always" # or "on-failure", "never", or all that can be said of it:
+//! output = "show" # or "inherit", "null", { file = "web.log" }: each line with time and name; `raw = true` writes directly
+//! restart = "always" # or "on-failure", "never", or a table:
 //! # [workers.web.restart]
 //! # when = "on-failure"
-//! # first = "100ms" # the first pause, which doubles up to `cap`
+//! # first = "100ms" # the first delay, which doubles up to `cap`
 //! # cap = "30s"
-//! # restarts = 5 # more than these within `period`, and it gives up
+//! # restarts = 5 # gives up after more restarts within `period`
 //! # period = "30s"
 //! # success_codes = [77]
 //! # fatal_codes = [125]
 //! ```
 //!
-//! In a terminal it shows a table of all workers, elsewhere a line for each thing that happens; in a file each line begins with the
-//! time. Control characters in what workers write are shown escaped. Ctrl-C stops all of them, each by its own ladder, in the reverse
-//! of their order; the second one kills. Ctrl-Z stops them with us. SIGHUP has the file read again and log files opened anew: workers
-//! that are gone from it are stopped, then those that are new are started, and those that have changed are restarted, with those that
-//! come after them; those that have failed for good are tried again; the others are left alone. While the file is wrong the old one
-//! stays. When the terminal is closed, SIGHUP stops all of them as SIGTERM does.
+//! In a terminal it shows a table of all workers, elsewhere a line for each event; in a file each line begins with the time. Control
+//! characters in the output of workers are escaped. Ctrl-C stops all workers, each by its own stop policy, in reverse order; a second
+//! Ctrl-C kills them. Ctrl-Z suspends the workers with the program.
 //!
-//! A reader of our output that stops reading makes the workers wait, and nothing is lost; while all are being stopped it is given
-//! up after two seconds.
+//! SIGHUP reloads the file and reopens log files. Workers that were removed from the file are stopped, then new ones are started, and
+//! changed ones are restarted together with their dependents. Workers that have failed for good are started again. All others keep
+//! running. If the file is invalid, the old one stays in use. When the terminal is closed, SIGHUP stops all workers, as SIGTERM does.
 //!
-//! The exit code is 0 if everybody was stopped or has done its work, 1 if nobody is left to run and somebody has failed, 2 if the
-//! command line or the file is wrong. Whoever was not started, was never ready or ran past its time has failed, however it ended,
-//! unless it came back and did well.
+//! If the reader of the output stops reading, the workers are paused and no output is lost; during the shutdown, unread output is
+//! dropped after two seconds.
+//!
+//! The exit code is 0 if all workers were stopped or succeeded, 1 if no worker is left to run and one has failed, 2 if the command line
+//! or the file is invalid. A worker that could not be started, was not ready in time or exceeded its run time has failed, whatever its
+//! exit code is, unless a restart succeeded.
 
-mod value; // values of the file, and what is wrong with one
-mod recipe; // one worker, as the file has it; what the library makes of it
-mod file; // reads the file, and says in one line what is wrong with it
+mod value; // values of the file, and errors about them
+mod recipe; // the configuration of one worker
+mod file; // reads the file
 mod table; // the table of all workers, as text
-mod screen; // writes what the user sees, and log files
-mod foreman; // has that run which the file wants
+mod screen; // writes to the terminal and to log files
+mod foreman; // runs the workers of the file
 
 use crossbeam_channel::Receiver;
 use file::Plan;
@@ -72,14 +73,14 @@ use std::{
 
 const USAGE: &str = "usage: keep_alive FILE.toml";
 const HELP: &str = "\
-Starts the workers that a file lists, keeps them alive, and ends them in order.
+Starts the workers of a file, restarts them, and stops them in order.
 
 usage: keep_alive FILE.toml
 
-  -h, --help     shows this
-  -V, --version  shows the version
+  -h, --help     print this help
+  -V, --version  print the version
 
-signals: INT, TERM stop all, the second one kills; HUP reads the file again
+signals: INT, TERM stop all workers, a second one kills; HUP reloads the file
 
 [workers.web]
 command = [\"./web\", \"--port\", \"8080\"]
@@ -95,7 +96,7 @@ limits = { open_files = 1000, run_time = \"24h\" }";
 const REFRESH: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    // The guard is this program too, so that none of the system's tools is needed.
+    // The guard process runs this program too, so no other program has to be installed.
     pipewright::guard::init();
     let path = match argument() {
         Ok(Argument::File(path)) => path,
@@ -121,7 +122,6 @@ fn fail(error: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// What the command line asks for.
 enum Argument {
     File(PathBuf),
     Show(String),
@@ -133,18 +133,18 @@ fn argument() -> Result<Argument, String> {
     match argument.to_str() {
         Some("-h" | "--help") => Ok(Argument::Show(HELP.into())),
         Some("-V" | "--version") => Ok(Argument::Show(format!("keep_alive {}", env!("CARGO_PKG_VERSION")))),
-        Some(option) if option.starts_with('-') => Err(format!("there is no option {option}; {USAGE}")),
+        Some(option) if option.starts_with('-') => Err(format!("unknown option {option}; {USAGE}")),
         _ => Ok(Argument::File(argument.into())),
     }
 }
 
-/// Until nobody is left to run. True if that is as it should be.
+/// Runs until no worker is left. Returns whether all of them were stopped or have succeeded.
 fn run(plan: Plan, path: &Path) -> Result<bool, Box<dyn Error>> {
     let screen = Screen::new()?;
     let had_terminal = has_terminal();
-    // This program starts nothing but workers, so orphans may come to it: it also serves as process 1 of a container.
+    // This program starts only workers, so it can adopt orphans, and also run as process 1 of a container.
     let supervisor = Supervisor::builder().subreaper(true).build()?;
-    // Set by the handler itself, so before anybody can have ended of it.
+    // Set by the signal handler itself, so before any worker can exit because of the signal.
     let is_stopping = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&is_stopping))?;
@@ -156,29 +156,29 @@ fn run(plan: Plan, path: &Path) -> Result<bool, Box<dyn Error>> {
     while !foreman.is_done() {
         crossbeam_channel::select! {
             recv(foreman.events()) -> event => match event {
-                Ok(event) => foreman.hear(event)?,
-                // Everybody was stopped, and has ended.
+                Ok(event) => foreman.handle(event)?,
+                // All workers were stopped and have ended.
                 Err(_) => break,
             },
             recv(signals) -> signal => match signal? {
                 SIGHUP if had_terminal && !has_terminal() => foreman.hang_up(),
                 SIGHUP => foreman.reload(path)?,
-                _ => foreman.tell_stop(),
+                _ => foreman.report_stop(),
             },
             recv(ticks) -> _ => foreman.show(),
             recv(foreman.progress()) -> _ => foreman.advance(),
-            recv(foreman.patience()) -> _ => foreman.give_up_screen(),
+            recv(foreman.output_stuck()) -> _ => foreman.drop_output(),
         }
     }
     Ok(foreman.close())
 }
 
-/// Whether there is a controlling terminal; a session whose terminal was closed has none any more (`tty(4)`).
+/// Whether there is a controlling terminal. A session loses it when the terminal is closed (tty(4)).
 fn has_terminal() -> bool {
     File::open("/dev/tty").is_ok()
 }
 
-/// What the user wants, as a channel.
+/// The signals of the user, as a channel.
 fn signals() -> io::Result<Receiver<i32>> {
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let (sender, receiver) = crossbeam_channel::unbounded();

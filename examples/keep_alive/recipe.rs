@@ -1,4 +1,4 @@
-//! One worker, as the file has it, and the spec that the library makes of it.
+//! One worker as configured in the file, and its spec for the library.
 
 use super::value::{Keys, Value, Wrong, flag, list, number, parsed, place, table, text, word};
 use pipewright::{
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-/// Everything that the file says about a worker. Two that are equal need no restart.
+/// The configuration of a worker. A worker whose configuration did not change is not restarted.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Recipe {
     command: Command,
@@ -35,10 +35,10 @@ impl Recipe {
             command: keys.need("command", Command::read)?,
             restart: keys.get("restart", Restarting::read)?.unwrap_or_default(),
             ready: keys.get("ready", ReadinessConfig::read)?,
-            stop: keys.get("stop", |steps| list(steps, "a list of tables", Step::read))?,
+            stop: keys.get("stop", |steps| list(steps, "an array of tables", Step::read))?,
             after: keys.get("after", After::read)?.unwrap_or_default(),
             limits: keys.get("limits", Limits::read)?.unwrap_or_default(),
-            env: keys.get("env", |variables| table(variables, "a table of texts", owned))?.unwrap_or_default(),
+            env: keys.get("env", |variables| table(variables, "a table of strings", owned))?.unwrap_or_default(),
             dir: keys.get("dir", text)?.map(PathBuf::from),
             output: keys.get("output", Destination::read)?.unwrap_or_default(),
         };
@@ -46,7 +46,7 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// The log file that its lines go to, each with the time and its name.
+    /// The log file for its lines, which are written with the time and the name.
     pub(crate) fn log(&self) -> Option<&Path> {
         match &self.output {
             Destination::Log(path) => Some(path),
@@ -54,7 +54,7 @@ impl Recipe {
         }
     }
 
-    /// The same worker, writing straight into its log file.
+    /// The same worker, writing directly into its log file.
     pub(crate) fn without_log(&self) -> Self {
         match self.log() {
             Some(path) => Self { output: Destination::Raw(path.to_owned()), ready: None, ..self.clone() },
@@ -62,28 +62,28 @@ impl Recipe {
         }
     }
 
-    pub(crate) fn comes_back(&self) -> Restart {
+    pub(crate) fn restart_mode(&self) -> Restart {
         self.restart.when
     }
 
-    /// Whether it is a failure that it has ended so.
+    /// Whether this exit is a failure.
     pub(crate) fn is_failure(&self, code: Option<i32>) -> bool {
         code.is_none_or(|code| code != 0 && !self.restart.success_codes.contains(&code))
     }
 
-    /// What no single key shows: which key it is, and what is wrong with it.
+    /// Checks the combination of keys. Returns the key and the error.
     fn check(&self) -> Result<(), (&'static str, String)> {
         let is_seen = matches!(self.output, Destination::Show | Destination::Log(_));
         if matches!(self.ready, Some(ReadinessConfig { sign: Sign::Line(_), .. })) && !is_seen {
             return Err((
                 "ready.line",
-                "a line is seen only where `output` is \"show\" or a file that is not `raw`".into(),
+                "lines are seen only with `output = \"show\"` or a file that is not `raw`".into(),
             ));
         }
         self.spec("").validate().map_err(|error| explain(&error))
     }
 
-    /// Without those that it comes after, which are not there yet when the file is read.
+    /// Without dependencies, whose workers do not exist yet when the file is read.
     pub(crate) fn spec(&self, name: &str) -> WorkerSpec {
         let Self { command, restart, ready, stop, after: _, limits, env, dir, output } = self;
         let mut spec = WorkerSpec::new(&command.program).args(&command.arguments).name(name).restart(restart.policy());
@@ -91,9 +91,8 @@ impl Recipe {
             spec = spec.ready(ready.ready());
         }
         if let Some(steps) = stop {
-            let ladder = StopPolicy::kill();
-            let climb = |ladder: StopPolicy, step: &Step| ladder.step([StopStep::SignalGroup(step.signal)], step.wait);
-            spec = spec.stop(steps.iter().fold(ladder, climb));
+            let add = |policy: StopPolicy, step: &Step| policy.step([StopStep::SignalGroup(step.signal)], step.wait);
+            spec = spec.stop(steps.iter().fold(StopPolicy::kill(), add));
         }
         for (name, value) in env {
             spec = spec.env(name, value);
@@ -105,7 +104,7 @@ impl Recipe {
     }
 }
 
-/// The key that the user has to look at, and what is wrong in the file's words, where the library has others.
+/// The key of the file that an error of the library is about, and the error in terms of the file.
 fn explain(error: &SpecError) -> (&'static str, String) {
     let text = error.to_string();
     match error {
@@ -118,8 +117,8 @@ fn explain(error: &SpecError) -> (&'static str, String) {
         SpecError::Conflict { settings: ["cgroup_limit", _], reason } => ("limits", reason.to_string()),
         SpecError::Conflict { settings: ["backoff", "max"], reason } => ("restart.first", reason.to_string()),
         SpecError::Conflict { settings: ["intensity", _], .. } => {
-            let what = "with these pauses there are never more than `restarts` of them within `period`, so it would never \
-                        give up: make `period` longer, or `restarts` or the pauses less";
+            let what = "with these delays `restarts` is never exceeded within `period`: make `period` longer, or `restarts` \
+                        or the delays smaller";
             ("restart", what.into())
         }
         SpecError::Conflict { .. } => ("restart", text),
@@ -137,12 +136,12 @@ struct Command {
 
 impl Command {
     fn read(value: &Value<'_>) -> Result<Self, Wrong> {
-        let mut words = list(value, "a list of texts, as [\"program\", \"argument\"],", text)?.into_iter();
+        let mut words = list(value, "an array of strings such as [\"program\", \"argument\"]", text)?.into_iter();
         match words.next() {
             Some(program) if !program.is_empty() => {
                 Ok(Self { program: program.to_owned(), arguments: words.map(str::to_owned).collect() })
             }
-            _ => Err(Wrong::with(value, "it names no program")),
+            _ => Err(Wrong::with(value, "the command is empty")),
         }
     }
 }
@@ -167,7 +166,7 @@ impl Restarting {
         if value.get_ref().is_str() {
             return Ok(Self { when: when(value)?, ..Self::default() });
         }
-        let codes = |value| list(value, "a list of exit codes", |code| number(code, 0..=255));
+        let codes = |value| list(value, "an array of exit codes", |code| number(code, 0..=255));
         let known = ["when", "first", "cap", "restarts", "period", "success_codes", "fatal_codes"];
         let keys = Keys::of(value, "\"never\", \"on-failure\", \"always\" or a table", &known)?;
         Ok(Self {
@@ -181,7 +180,7 @@ impl Restarting {
         })
     }
 
-    /// What the file does not say is as the library has it.
+    /// Missing keys have the defaults of the library.
     fn policy(&self) -> RestartPolicy {
         let exits = |codes: &[i32]| codes.iter().copied().map(ExitMatch::Code).collect::<Vec<_>>();
         let policy = RestartPolicy::from(self.when).success(exits(&self.success_codes)).fatal(exits(&self.fatal_codes));
@@ -217,7 +216,7 @@ impl ReadinessConfig {
             (Some(pattern), None, None) => Sign::Line(pattern.to_owned()),
             (None, Some(()), None) => Sign::Notify,
             (None, None, Some(place)) => Sign::Connect(place.to_owned()),
-            _ => return Err(Wrong::with(value, "it needs one of `line`, `notify = true` and `connect`")),
+            _ => return Err(Wrong::with(value, "expected exactly one of `line`, `notify = true` and `connect`")),
         };
         Ok(Self { sign, within: keys.get("within", time)? })
     }
@@ -236,7 +235,7 @@ impl ReadinessConfig {
     }
 }
 
-/// A rung of the stop ladder: to the whole group, since a shell does not pass signals on.
+/// A stage of the stop policy. The signal goes to the whole process group, since a shell does not forward signals.
 #[derive(Debug, Clone, PartialEq)]
 struct Step {
     signal: i32,
@@ -245,24 +244,24 @@ struct Step {
 
 impl Step {
     fn read(value: &Value<'_>) -> Result<Self, Wrong> {
-        let keys = Keys::of(value, "a table, as { signal = \"TERM\", wait = \"5s\" },", &["signal", "wait"])?;
+        let keys = Keys::of(value, "a table such as { signal = \"TERM\", wait = \"5s\" }", &["signal", "wait"])?;
         Ok(Self { signal: keys.need("signal", signal)?, wait: keys.need("wait", time)? })
     }
 }
 
-/// By its name, with or without `SIG`.
+/// A signal name, with or without `SIG`.
 fn signal(value: &Value<'_>) -> Result<i32, Wrong> {
     parsed(value, |text| {
         let name = format!("SIG{}", text.strip_prefix("SIG").unwrap_or(text));
         let is_named = |number: &i32| signal_hook::low_level::signal_name(*number) == Some(name.as_str());
-        (1..=64).find(is_named).ok_or_else(|| format!("there is no signal {text:?}, as \"TERM\" is one"))
+        (1..=64).find(is_named).ok_or_else(|| format!("unknown signal {text:?}"))
     })
 }
 
-/// As `10s`, `1m 30s`, `200ms`.
+/// Such as `10s`, `1m 30s`, `200ms`.
 fn time(value: &Value<'_>) -> Result<Duration, Wrong> {
     parsed(value, |text| {
-        humantime::parse_duration(text).map_err(|error| format!("{text:?} is no time, as \"10s\" is: {error}"))
+        humantime::parse_duration(text).map_err(|error| format!("{text:?} is not a duration such as \"10s\": {error}"))
     })
 }
 
@@ -334,16 +333,16 @@ impl Limits {
     }
 }
 
-/// Where its standard output and error go.
+/// Where standard output and error go.
 #[derive(Debug, Clone, PartialEq, Default)]
 enum Destination {
     Inherit,
     #[default]
     Show,
     Null,
-    /// Through us, line by line.
+    /// Through this program, line by line.
     Log(PathBuf),
-    /// Straight into the file.
+    /// Directly into the file.
     Raw(PathBuf),
 }
 
@@ -373,7 +372,7 @@ impl Destination {
     }
 }
 
-/// Whom it comes after: a list of those that must be ready, or how far each must be.
+/// The dependencies: an array of workers that must be ready, or a condition for each.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct After(pub(crate) BTreeMap<String, Stage>);
 
@@ -398,7 +397,7 @@ impl After {
     fn read(value: &Value<'_>) -> Result<Self, Wrong> {
         const STAGES: [(&str, Stage); 3] =
             [("started", Stage::Started), ("ready", Stage::Ready), ("exited", Stage::Exited)];
-        const WANTED: &str = "a list of names, or a table as { name = \"ready\" },";
+        const WANTED: &str = "an array of names, or a table such as { name = \"ready\" }";
         if value.get_ref().is_array() {
             let names = list(value, WANTED, text)?;
             return Ok(Self(names.into_iter().map(|name| (name.to_owned(), Stage::Ready)).collect()));

@@ -1,5 +1,5 @@
-//! Writes what the user sees, on a thread of its own: a terminal that was stopped by Ctrl-S, a pipe that is not read and a slow disk
-//! hold up this thread alone.
+//! Writes all output on a separate thread, so that a terminal stopped by Ctrl-S, a pipe that is not read or a slow disk blocks only
+//! that thread.
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,9 +15,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// How many texts the writing thread may be behind before no more events are received, and so workers wait for their reader.
+/// How many texts may be queued before no more events are received, which pauses the workers.
 const BEHIND_MAX: usize = 1024;
-/// How long a reader may take no line while we want to end; then the rest is dropped.
+/// During the shutdown, how long the reader may accept nothing before the rest is dropped.
 const STUCK_TIME: Duration = Duration::from_secs(2);
 
 /// One thing to write.
@@ -31,17 +31,17 @@ pub(crate) enum Text {
     Log(Arc<Path>, String),
     /// The table below the lines of a terminal.
     Table(String),
-    /// Log files are opened anew: they may have been renamed.
+    /// Log files are reopened: they may have been renamed.
     Reopen,
 }
 
-/// The side of the screen that never waits.
+/// The side that never blocks.
 #[derive(Debug)]
 pub(crate) struct Screen {
     texts: Option<Sender<Text>>,
-    /// Something was written; closed when the thread has ended.
+    /// Notified after each write; disconnected when the thread has ended.
     progress: Receiver<()>,
-    /// What the thread has no room for yet.
+    /// Texts that do not fit into the channel yet.
     waiting: VecDeque<Text>,
     last_progress: Instant,
     is_live: bool,
@@ -56,7 +56,7 @@ impl Screen {
             let mut writer = Writer::new(is_live);
             for text in to_write {
                 writer.write(text);
-                // Full: the other side has been told already.
+                // Full: the other side is already notified.
                 let _is_full = written.try_send(());
             }
             writer.close();
@@ -64,54 +64,54 @@ impl Screen {
         Ok(Self { texts: Some(texts), progress, waiting: VecDeque::new(), last_progress: now(), is_live })
     }
 
-    /// Whether there is a terminal to show a table in.
+    /// Whether standard output is a terminal, which shows the table.
     pub(crate) fn is_live(&self) -> bool {
         self.is_live
     }
 
     pub(crate) fn write(&mut self, text: Text) {
         self.waiting.push_back(text);
-        self.hand_over();
+        self.flush_queue();
     }
 
-    /// Whether events are to wait, since what they say could not be written.
+    /// Whether events must not be received for now.
     pub(crate) fn is_behind(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Reports that something was written: time for [`advance`](Self::advance).
+    /// Notifies after a write: then call [`advance`](Self::advance).
     pub(crate) fn progress(&self) -> Receiver<()> {
         if self.texts.is_some() { self.progress.clone() } else { crossbeam_channel::never() }
     }
 
     pub(crate) fn advance(&mut self) {
         self.last_progress = now();
-        self.hand_over();
+        self.flush_queue();
     }
 
-    /// When a reader that takes nothing is given up.
-    pub(crate) fn patience_ends(&self) -> Instant {
+    /// When output to a stuck reader is dropped.
+    pub(crate) fn stuck_deadline(&self) -> Instant {
         self.last_progress + STUCK_TIME
     }
 
-    /// Drops what waits: its reader does not come back.
-    pub(crate) fn give_up(&mut self) {
+    /// Drops all queued texts.
+    pub(crate) fn drop_queue(&mut self) {
         self.waiting.clear();
         self.texts = None;
     }
 
-    /// Writes what is left, for as long as it is read.
+    /// Writes the queued texts as long as the reader accepts them.
     pub(crate) fn close(mut self) {
         self.last_progress = now();
         while self.is_behind() && self.progress.recv_timeout(STUCK_TIME).is_ok() {
-            self.hand_over();
+            self.flush_queue();
         }
         self.texts = None;
-        // Ends with an error when the thread has closed its side, or takes too long.
+        // Fails when the thread has ended, or takes too long.
         while self.progress.recv_timeout(STUCK_TIME).is_ok() {}
     }
 
-    fn hand_over(&mut self) {
+    fn flush_queue(&mut self) {
         while let Some(text) = self.waiting.pop_front() {
             let Some(texts) = &self.texts else { continue };
             if let Err(TrySendError::Full(text)) = texts.try_send(text) {
@@ -122,10 +122,10 @@ impl Screen {
     }
 }
 
-/// The side that may wait.
+/// The side that may block.
 struct Writer {
     bar: Option<ProgressBar>,
-    /// Standard output is a file, which says when something happened.
+    /// Standard output is a file, whose lines begin with the time.
     has_times: bool,
     logs: HashMap<Arc<Path>, File>,
 }
@@ -184,7 +184,7 @@ impl Writer {
     }
 }
 
-/// Opens a log file to write behind what is there.
+/// Opens a log file for appending.
 pub(crate) fn open_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
@@ -193,15 +193,15 @@ fn with_time(text: &str) -> String {
     format!("{} {text}", humantime::format_rfc3339_millis(SystemTime::now()))
 }
 
-/// Also where another process has made the descriptor non-blocking: then it is waited for instead of losing the line. A reader that
-/// has closed it wants no more; the workers are looked after all the same, where `println!` would panic.
+/// Also works on a descriptor that another process made non-blocking: it waits instead of losing the line. A closed reader is
+/// ignored, where `println!` would panic and end the supervision.
 pub(crate) fn write_line(stream: impl AsFd, text: &str) {
     let Ok(descriptor) = stream.as_fd().try_clone_to_owned() else { return };
     let writer = PipeWriter::from(os_pipe::PipeWriter::from(descriptor));
     drop(writer.write_all_timeout(format!("{text}\n").as_bytes(), Duration::MAX));
 }
 
-#[expect(clippy::disallowed_methods, reason = "a reader that takes nothing is given up after a while")]
+#[expect(clippy::disallowed_methods, reason = "output to a stuck reader is dropped after a timeout")]
 fn now() -> Instant {
     Instant::now()
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 const NAME_CHARS: usize = 16;
 const LAST_LINE_CHARS: usize = 22;
 
-/// One worker.
 pub(crate) struct Row<'a> {
     pub(crate) name: &'a str,
     pub(crate) has_failed: bool,
@@ -30,7 +29,7 @@ pub(crate) fn table(rows: &[Row<'_>]) -> String {
     text
 }
 
-/// As much of a text as there is room for, safe to show.
+/// A text cut to `room` characters, with control characters escaped.
 fn cut(text: &str, room: usize) -> String {
     let text = printable(text).to_string();
     if text.chars().count() <= room {
@@ -57,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_fits_80_columns() {
+    fn table_fits_80_columns() {
         let row = Row { name: &"n".repeat(300), has_failed: true, status: None, last_line: &"\u{1b}[2Jx".repeat(99) };
         let text = table(&[row]);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");

@@ -1,4 +1,4 @@
-//! Values of the file, each with its place; and what is wrong with one, in the words of whoever wrote the file.
+//! Values of the file with their positions, and errors about them in terms of the file.
 
 use std::{fmt::Display, ops::RangeInclusive};
 use toml::{
@@ -8,12 +8,12 @@ use toml::{
 
 pub(crate) type Value<'a> = Spanned<DeValue<'a>>;
 
-/// What is wrong, with which key, and where.
+/// An error about the file, with the key and the position.
 #[derive(Debug)]
 pub(crate) struct Wrong {
-    /// In bytes from the beginning.
+    /// Byte offset in the file.
     pub(crate) at: Option<usize>,
-    /// As `limits.nice`; empty where it is the whole.
+    /// Such as `limits.nice`; empty for the whole.
     pub(crate) key: String,
     pub(crate) what: Box<str>,
 }
@@ -27,19 +27,19 @@ impl Wrong {
         Self::at(value.span().start, what)
     }
 
-    /// Something else stands there than belongs there.
+    /// A value of the wrong type.
     pub(crate) fn misplaced(value: &Value<'_>, wanted: &str) -> Self {
         let found = match value.get_ref() {
-            DeValue::String(_) => "a text",
-            DeValue::Integer(_) => "a whole number",
-            DeValue::Float(_) => "a number that is not whole",
+            DeValue::String(_) => "a string",
+            DeValue::Integer(_) => "an integer",
+            DeValue::Float(_) => "a float",
             DeValue::Boolean(true) => "`true`",
             DeValue::Boolean(false) => "`false`",
             DeValue::Datetime(_) => "a date",
-            DeValue::Array(_) => "a list",
+            DeValue::Array(_) => "an array",
             DeValue::Table(_) => "a table",
         };
-        Self::with(value, format!("there is {found} where {wanted} belongs"))
+        Self::with(value, format!("expected {wanted}, found {found}"))
     }
 
     /// The value is that of this key.
@@ -53,14 +53,14 @@ impl Wrong {
 pub(crate) struct Keys<'a>(&'a Value<'a>);
 
 impl<'a> Keys<'a> {
-    /// `wanted` is what belongs there.
+    /// `wanted` describes the expected value.
     pub(crate) fn of(value: &'a Value<'a>, wanted: &str, known: &[&str]) -> Result<Self, Wrong> {
         let table = value.get_ref().as_table().ok_or_else(|| Wrong::misplaced(value, wanted))?;
         let unknown = table.keys().filter(|key| !known.contains(&&**key.get_ref()));
         match unknown.min_by_key(|key| key.span().start) {
             Some(key) => {
                 let known: Vec<_> = known.iter().map(|key| format!("`{key}`")).collect();
-                let what = format!("there is no such key, only {}", known.join(", "));
+                let what = format!("unknown key, expected one of {}", known.join(", "));
                 Err(Wrong::at(key.span().start, what).within(key.get_ref()))
             }
             None => Ok(Self(value)),
@@ -77,11 +77,11 @@ impl<'a> Keys<'a> {
     }
 
     pub(crate) fn need<T>(&self, key: &str, read: impl FnOnce(&'a Value<'a>) -> Result<T, Wrong>) -> Result<T, Wrong> {
-        self.get(key, read)?.ok_or_else(|| Wrong::with(self.0, format!("`{key}` is missing")))
+        self.get(key, read)?.ok_or_else(|| Wrong::with(self.0, format!("missing key `{key}`")))
     }
 }
 
-/// Where the value of a key as `limits.nice` stands, or the table in which it is missing.
+/// The position of the value of a key such as `limits.nice`, or of the table in which it is missing.
 pub(crate) fn place(value: &Value<'_>, key: &str) -> usize {
     let deepest = key.split('.').try_fold(value, |value, key| value.get_ref().get(key).ok_or(value));
     deepest.unwrap_or_else(|value| value).span().start
@@ -96,13 +96,13 @@ pub(crate) fn entries<'a>(table: &'a DeTable<'a>) -> Vec<(&'a str, &'a Value<'a>
 
 pub(crate) fn text<'a>(value: &'a Value<'a>) -> Result<&'a str, Wrong> {
     match value.get_ref().as_str() {
-        Some(text) if text.contains('\0') => Err(Wrong::with(value, "no program can be told a zero byte")),
+        Some(text) if text.contains('\0') => Err(Wrong::with(value, "the string contains a NUL byte")),
         Some(text) => Ok(text),
-        None => Err(Wrong::misplaced(value, "a text in quotes")),
+        None => Err(Wrong::misplaced(value, "a string")),
     }
 }
 
-/// A text that has a meaning.
+/// Parses a string value.
 pub(crate) fn parsed<T>(value: &Value<'_>, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<T, Wrong> {
     parse(text(value)?).map_err(|what| Wrong::with(value, what))
 }
@@ -111,11 +111,11 @@ pub(crate) fn flag(value: &Value<'_>) -> Result<bool, Wrong> {
     value.get_ref().as_bool().ok_or_else(|| Wrong::misplaced(value, "`true` or `false`"))
 }
 
-/// One of these words.
+/// Looks up a word.
 pub(crate) fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     let known = || words.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
     let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
-    found.ok_or_else(|| format!("{text:?} is none of {}", known()))
+    found.ok_or_else(|| format!("{text:?} is not one of {}", known()))
 }
 
 pub(crate) fn number<T>(value: &Value<'_>, range: RangeInclusive<T>) -> Result<T, Wrong>
@@ -123,19 +123,19 @@ where
     T: Copy + Display + Into<i128> + TryFrom<i128>,
 {
     let (least, most) = (*range.start(), *range.end());
-    // Whoever writes more than this has not meant it.
+    // An upper bound beyond this is not worth showing.
     let is_bounded = most.into() < i128::from(u32::MAX);
-    let wanted = if is_bounded { format!("from {least} to {most}") } else { format!("from {least} on") };
+    let wanted = if is_bounded { format!("from {least} to {most}") } else { format!("of at least {least}") };
     let Some(number) = value.get_ref().as_integer() else {
-        return Err(Wrong::misplaced(value, &format!("a whole number {wanted}")));
+        return Err(Wrong::misplaced(value, &format!("an integer {wanted}")));
     };
     let whole = i128::from_str_radix(number.as_str(), number.radix()).ok();
     let whole = whole.filter(|whole| (least.into()..=most.into()).contains(whole));
     let whole = whole.and_then(|whole| T::try_from(whole).ok());
-    whole.ok_or_else(|| Wrong::with(value, format!("{number} is too much or too little, it has to be {wanted}")))
+    whole.ok_or_else(|| Wrong::with(value, format!("{number} is out of range, expected an integer {wanted}")))
 }
 
-/// `wanted` is what belongs there.
+/// `wanted` describes the expected value.
 pub(crate) fn list<'a, T>(
     value: &'a Value<'a>,
     wanted: &str,
@@ -145,7 +145,7 @@ pub(crate) fn list<'a, T>(
     list.iter().map(read).collect()
 }
 
-/// `wanted` is what belongs there; any name may be in it.
+/// A table with any keys; `wanted` describes the expected value.
 pub(crate) fn table<'a, T, C: FromIterator<(String, T)>>(
     value: &'a Value<'a>,
     wanted: &str,

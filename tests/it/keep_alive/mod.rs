@@ -1,4 +1,4 @@
-//! The small foreman, as its user runs it.
+//! The example `keep_alive`, run as a program.
 
 use crate::{
     kernel,
@@ -7,22 +7,22 @@ use crate::{
 use pipewright::{Exit, OutputMode, Process, StdinMode, WorkerSpec, pipe::anonymous::PipeReader};
 use std::{fs, io::Write, net::TcpListener, os::unix::net::UnixListener};
 
-// Cargo runs no unit tests of an example that is also built to be run; so its pure parts are tested here.
+// Cargo runs no unit tests of an example that is also built as a program, so its pure parts are tested here.
 #[path = "../../../examples/keep_alive/value.rs"]
 mod value;
 #[path = "../../../examples/keep_alive/recipe.rs"]
-#[expect(dead_code, reason = "what starts workers is tested through the program")]
+#[expect(dead_code, reason = "the rest is tested through the program")]
 mod recipe;
 #[path = "../../../examples/keep_alive/file.rs"]
-#[expect(dead_code, reason = "what reads files is tested through the program")]
+#[expect(dead_code, reason = "the rest is tested through the program")]
 mod file;
 #[path = "../../../examples/keep_alive/table.rs"]
 mod table;
 
-mod reload; // the file is read again
-mod screen; // what is written, and what becomes of it
+mod reload; // reloads of the file
+mod screen; // output
 
-/// A foreman at work, and what it has said so far.
+/// A running `keep_alive`, and its output so far.
 struct Foreman {
     directory: tempfile::TempDir,
     process: Process,
@@ -30,7 +30,7 @@ struct Foreman {
     stderr: Said,
 }
 
-/// A stream, line by line.
+/// A stream that is read line by line.
 struct Said {
     pipe: PipeReader,
     rest: Vec<u8>,
@@ -50,9 +50,9 @@ impl Said {
                 break end;
             }
             match self.pipe.read_timeout(&mut part, DEADLINE) {
-                Ok(0) => panic!("it has ended; said so far: {:#?}", self.lines),
+                Ok(0) => panic!("end of output; read so far: {:#?}", self.lines),
                 Ok(bytes) => self.rest.extend_from_slice(&part[..bytes]),
-                Err(error) => panic!("{error}; said so far: {:#?}", self.lines),
+                Err(error) => panic!("{error}; read so far: {:#?}", self.lines),
             }
         };
         let line: Vec<u8> = self.rest.drain(..=end).collect();
@@ -60,7 +60,7 @@ impl Said {
         self.lines.last().unwrap()
     }
 
-    /// The next line that begins so; the others are passed over.
+    /// The next line that starts with `start`. Skips other lines.
     #[track_caller]
     fn find(&mut self, start: &str) -> String {
         loop {
@@ -71,7 +71,7 @@ impl Said {
         }
     }
 
-    /// The next lines that begin so, in any order.
+    /// Waits for lines that start with these texts, in any order.
     #[track_caller]
     fn find_all<const N: usize>(&mut self, starts: [&str; N]) {
         let mut missing = starts.to_vec();
@@ -81,15 +81,15 @@ impl Said {
         }
     }
 
-    /// The process id that a worker's last start has told.
+    /// The process id in the last start of a worker.
     #[track_caller]
     fn pid(&self, name: &str) -> u32 {
         let start = format!("{name}: started (pid ");
-        let line = self.lines.iter().rfind(|line| line.starts_with(&start)).expect("its start");
+        let line = self.lines.iter().rfind(|line| line.starts_with(&start)).expect("a start");
         line.rsplit(' ').next().unwrap().trim_end_matches(')').parse().unwrap()
     }
 
-    /// Everything, from its first line on.
+    /// All lines up to the end.
     #[track_caller]
     fn all(mut self) -> Vec<String> {
         self.rest.extend(read_to_end(&self.pipe));
@@ -113,15 +113,15 @@ impl Foreman {
         self.process.signal(libc::SIGHUP).unwrap();
     }
 
-    /// How it ended, and all that it has said.
+    /// The exit and the complete output.
     #[track_caller]
     fn finish(mut self) -> (Exit, Vec<String>, Vec<String>) {
         let (stdout, stderr) = (self.stdout.all(), self.stderr.all());
-        (self.process.wait_timeout(DEADLINE).unwrap().expect("its end").clone(), stdout, stderr)
+        (self.process.wait_timeout(DEADLINE).unwrap().expect("an exit").clone(), stdout, stderr)
     }
 }
 
-/// Where each of these lines stands; they must be there.
+/// The index of each of these lines, which must all exist.
 #[track_caller]
 fn places(lines: &[String], starts: &[&str]) -> Vec<usize> {
     let place = |start: &&str| lines.iter().position(|line| line.starts_with(start));
@@ -172,23 +172,17 @@ fn workers_start_in_order_and_stop_in_reverse() {
 }
 
 #[test]
-fn bad_files_get_one_line_and_exit_code_2() {
+fn invalid_files_give_one_line_and_exit_code_2() {
     for (file, expected) in [
         ("[workers.web]\ncommand = [1]", "workers.toml:2: worker `web`, `command`: "),
-        (
-            "[workers.web]\ncommand = ['x']\nrestrat = 'always'",
-            "workers.toml:3: worker `web`, `restrat`: there is no such key",
-        ),
+        ("[workers.web]\ncommand = ['x']\nrestrat = 'always'", "workers.toml:3: worker `web`, `restrat`: unknown key"),
         (
             "[workers.web]\ncommand = ['x']\nafter = ['db']",
-            "workers.toml:3: worker `web`, `after`: there is no worker `db`",
+            "workers.toml:3: worker `web`, `after`: unknown worker `db`",
         ),
-        (
-            "[workers.a]\ncommand = ['x']\nafter = ['a']",
-            "workers.toml:3: worker `a`, `after`: they wait for each other",
-        ),
+        ("[workers.a]\ncommand = ['x']\nafter = ['a']", "workers.toml:3: worker `a`, `after`: dependency cycle"),
         ("[workers.a\n", "workers.toml:1: "),
-        ("", "workers.toml: there are no workers in it"),
+        ("", "workers.toml: no workers defined"),
     ] {
         let (exit, stdout, stderr) = Foreman::new(file).finish();
         assert_eq!(exit.code(), Some(2), "{file}: {stderr:#?}");
@@ -198,27 +192,27 @@ fn bad_files_get_one_line_and_exit_code_2() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused_at_once() {
+fn irregular_files_are_refused_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let fifo = directory.path().join("fifo");
     assert_eq!(kernel::make_fifo(&fifo), 0);
     for (path, expected) in [
         (directory.path().join("missing"), "No such file"),
-        (fifo, "this is not a regular file"),
-        (directory.path().to_owned(), "this is not a regular file"),
-        ("/dev/zero".into(), "this is not a regular file"),
+        (fifo, "not a regular file"),
+        (directory.path().to_owned(), "not a regular file"),
+        ("/dev/zero".into(), "not a regular file"),
     ] {
         let spec = WorkerSpec::new(example("keep_alive")).arg(&path).stderr(OutputMode::Lines);
         let mut process = spec.spawn_unsupervised().unwrap();
         let stderr = Said::new(process.take_stderr().unwrap()).all();
         let expected = format!("keep_alive: {}: {expected}", path.display());
         assert!(stderr.len() == 1 && stderr[0].starts_with(&expected), "{stderr:#?}");
-        assert_eq!(process.wait_timeout(DEADLINE).unwrap().expect("its end").code(), Some(2));
+        assert_eq!(process.wait_timeout(DEADLINE).unwrap().expect("an exit").code(), Some(2));
     }
 }
 
 #[test]
-fn ctrl_c_leaves_nobody_and_the_second_one_is_at_once() {
+fn second_ctrl_c_kills_all_workers() {
     let mut foreman = Foreman::new(
         r#"
         [workers.stubborn]
@@ -233,16 +227,16 @@ fn ctrl_c_leaves_nobody_and_the_second_one_is_at_once() {
         restart = "always"
         "#,
     );
-    foreman.stdout.find_all(["polite | ", "hopeless: given up"]);
-    let told = foreman.stdout.lines.iter().find_map(|line| line.strip_prefix("polite | "));
-    let grandchild: u32 = told.unwrap().parse().unwrap();
+    foreman.stdout.find_all(["polite | ", "hopeless: gave up"]);
+    let child = foreman.stdout.lines.iter().find_map(|line| line.strip_prefix("polite | "));
+    let grandchild: u32 = child.unwrap().parse().unwrap();
     foreman.process.signal(libc::SIGINT).unwrap();
     foreman.stdout.find("polite: killed by signal 15");
     wait_gone(grandchild);
     signal_until_exit(&mut foreman.process, libc::SIGINT);
     let (exit, lines, stderr) = foreman.finish();
-    assert!(exit.success(), "somebody had failed, but all were to end: {exit}, {lines:#?}, {stderr:#?}");
-    places(&lines, &["stubborn: killed by signal 9", "hopeless: given up: its program cannot be started"]);
+    assert!(exit.success(), "a worker had failed, but all were stopped: {exit}, {lines:#?}, {stderr:#?}");
+    places(&lines, &["stubborn: killed by signal 9", "hopeless: gave up: its program cannot be started"]);
     for line in &lines {
         if let Some((_, pid)) = line.split_once(": started (pid ") {
             wait_gone(pid.trim_end_matches(')').parse().unwrap());
@@ -251,7 +245,7 @@ fn ctrl_c_leaves_nobody_and_the_second_one_is_at_once() {
 }
 
 #[test]
-fn it_ends_with_1_when_somebody_has_failed_and_nobody_is_left() {
+fn exit_code_is_1_when_a_worker_has_failed() {
     let (exit, lines, stderr) = Foreman::new(
         r#"
         [workers.crashing]
@@ -266,12 +260,12 @@ fn it_ends_with_1_when_somebody_has_failed_and_nobody_is_left() {
     )
     .finish();
     assert_eq!(exit.code(), Some(1), "{lines:#?}, {stderr:#?}");
-    let again = lines.iter().filter(|line| line.starts_with("crashing: exit code 3, again in ")).count();
+    let again = lines.iter().filter(|line| line.starts_with("crashing: exit code 3, restarting in ")).count();
     assert_eq!(again, 2, "{lines:#?}");
     let end = [
-        "crashing: exit code 3, given up: restarted too often",
+        "crashing: exit code 3, gave up: restarted too often",
         "crashing:   no licence today",
-        "behind: not started, since crashing has failed",
+        "behind: not started: crashing has failed",
     ];
     assert!(places(&lines, &end).is_sorted(), "{lines:#?}");
     let (exit, lines, _) = Foreman::new("[workers.done]\ncommand = ['true']").finish();
@@ -279,22 +273,22 @@ fn it_ends_with_1_when_somebody_has_failed_and_nobody_is_left() {
 }
 
 #[test]
-fn whoever_did_not_start_or_was_not_ready_or_ran_too_long_has_failed_whatever_its_exit_code() {
+fn failures_count_whatever_the_exit_code() {
     let directory = tempfile::tempdir().unwrap();
-    // To open it fails, with a reason that could pass.
+    // Opening a socket fails with an error that counts as temporary.
     let socket = directory.path().join("socket");
     let _listener = UnixListener::bind(&socket).unwrap();
-    let at_its_ease = r#"command = ["sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"]"#;
+    let exits_at_sigterm = r#"command = ["sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"]"#;
     for (worker, expected) in [
         (format!("command = ['true']\noutput = {{ file = '{}' }}", socket.display()), "bad: failed to start true: "),
         (
             "command = ['true']\noutput = { file = 'no-such-directory/log' }".into(),
-            "bad: given up: its program cannot be started",
+            "bad: gave up: its program cannot be started",
         ),
         ("command = ['true']\nready = { line = 'here' }".into(), "bad: will never be ready"),
         ("command = ['true']\nrestart = 'on-failure'\nready = { line = 'here' }".into(), "bad: will never be ready"),
-        (format!("{at_its_ease}\nready = {{ line = 'here', within = '300ms' }}"), "bad: not ready after "),
-        (format!("{at_its_ease}\nlimits = {{ run_time = '300ms' }}"), "bad: stopped after "),
+        (format!("{exits_at_sigterm}\nready = {{ line = 'here', within = '300ms' }}"), "bad: not ready after "),
+        (format!("{exits_at_sigterm}\nlimits = {{ run_time = '300ms' }}"), "bad: stopped after "),
     ] {
         let (exit, lines, stderr) = Foreman::new(&format!("[workers.bad]\n{worker}\n")).finish();
         assert_eq!(exit.code(), Some(1), "{worker}: {lines:#?}, {stderr:#?}");
@@ -303,7 +297,7 @@ fn whoever_did_not_start_or_was_not_ready_or_ran_too_long_has_failed_whatever_it
 }
 
 #[test]
-fn whoever_comes_back_well_has_not_failed() {
+fn successful_restart_clears_the_failure() {
     let (exit, lines, stderr) = Foreman::new(
         r#"
         [workers.second]
@@ -318,12 +312,12 @@ fn whoever_comes_back_well_has_not_failed() {
     .finish();
     assert!(exit.success() && stderr.is_empty(), "{exit}: {lines:#?}, {stderr:#?}");
     let story =
-        ["second: will never be ready", "second: exit code 3, again in ", "second: ready", "second: exit code 0"];
+        ["second: will never be ready", "second: exit code 3, restarting in ", "second: ready", "second: exit code 0"];
     assert!(places(&lines, &story).is_sorted(), "{lines:#?}");
 }
 
 #[test]
-fn whoever_is_not_ready_is_told_with_its_last_words() {
+fn recent_output_is_shown_when_not_ready() {
     let (exit, lines, stderr) = Foreman::new(
         r#"
         [workers.web]
@@ -339,10 +333,10 @@ fn whoever_is_not_ready_is_told_with_its_last_words() {
 
 #[test]
 #[ignore = "needs python3"]
-fn a_program_started_twice_on_one_port_gives_up_and_says_why() {
+fn second_program_on_a_port_gives_up_with_its_output() {
     const LISTEN: &str =
         "import socket, sys, time; place = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(1000)";
-    // Free until a moment ago.
+    // A free port.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let worker = |name: &str, more: &str| {
         format!(
@@ -351,7 +345,7 @@ fn a_program_started_twice_on_one_port_gives_up_and_says_why() {
     };
     let first = worker("first", &format!("ready = {{ connect = '127.0.0.1:{port}' }}"));
     let mut foreman = Foreman::new(&(first + &worker("second", "after = ['first']")));
-    foreman.stdout.find("second: exit code 1, given up: restarted too often");
+    foreman.stdout.find("second: exit code 1, gave up: restarted too often");
     let why = foreman.stdout.find("second:   OSError");
     assert!(why.contains("Address already in use"), "{why}");
     foreman.process.signal(libc::SIGINT).unwrap();
@@ -361,22 +355,22 @@ fn a_program_started_twice_on_one_port_gives_up_and_says_why() {
 
 #[test]
 #[ignore = "needs script, of util-linux"]
-fn in_a_terminal_it_shows_a_table() {
+fn terminal_shows_a_table() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("workers.toml");
     fs::write(&file, "[workers.web]\ncommand = ['sh', '-c', 'echo hello; exec sleep 1000']").unwrap();
-    // Not every shell gives its place to its last command, and one that stays would itself end of Ctrl-C.
+    // Not every shell replaces itself by its last command, and a remaining shell would exit at Ctrl-C.
     let command = format!("exec {} {}", example("keep_alive").display(), file.display());
     let spec = WorkerSpec::new("script").args(["-q", "-e", "-c", &command, "/dev/null"]);
     let spec = spec.env("SHELL", "/bin/sh").env("TERM", "xterm");
     let mut process = spec.stdin(StdinMode::Pipe).stdout(OutputMode::Lines).spawn_unsupervised().unwrap();
     let mut stdout = Said::new(process.take_stdout().unwrap());
-    // The terminal ends its lines with both.
+    // The terminal ends lines with CR and LF.
     while !(stdout.next().contains("web") && stdout.lines.last().unwrap().contains("hello")) {}
     let mut keyboard = process.take_stdin().unwrap();
     keyboard.write_all(b"\x03").unwrap();
     let all = stdout.all().join("\n");
     assert!(all.contains("worker           state") && all.contains("keep_alive: stopping all"), "{all}");
-    let exit = process.wait_timeout(DEADLINE).unwrap().expect("its end");
+    let exit = process.wait_timeout(DEADLINE).unwrap().expect("an exit");
     assert!(exit.success(), "{exit}: {all}");
 }

@@ -1,4 +1,4 @@
-//! The file is read again.
+//! Reloads of the configuration file.
 
 use super::{Foreman, places};
 use crate::{
@@ -8,16 +8,16 @@ use crate::{
 use std::fs;
 
 #[test]
-fn a_file_read_again_changes_only_what_has_changed() {
+fn reload_changes_only_changed_workers() {
     let worker = |name: &str, more: &str| format!("[workers.{name}]\ncommand = ['sleep', '1000']\n{more}\n");
     let old = [worker("same", ""), worker("changed", ""), worker("behind", "after = ['changed']"), worker("old", "")];
     let mut foreman = Foreman::new(&old.concat());
     foreman.stdout.find_all(["same: started", "changed: started", "behind: started", "old: started"]);
     let [same, changed, gone] = ["same", "changed", "old"].map(|name| foreman.stdout.pid(name));
     foreman.reload("[workers.same]\ncommand = 'sleep'\n");
-    let complaint = "keep_alive: workers.toml:2: worker `same`, `command`: there is a text where a list of texts, as ";
+    let complaint = "keep_alive: workers.toml:2: worker `same`, `command`: expected an array of strings such as ";
     assert!(foreman.stderr.next().starts_with(complaint), "{:#?}", foreman.stderr.lines);
-    assert!([same, changed, gone].into_iter().all(is_alive), "the old file stays");
+    assert!([same, changed, gone].into_iter().all(is_alive), "keeping the old file");
     let new = [
         worker("new", "after = ['changed', 'same']"),
         worker("changed", "env = { A = '1' }"),
@@ -25,7 +25,7 @@ fn a_file_read_again_changes_only_what_has_changed() {
         worker("behind", "after = ['changed']"),
     ];
     foreman.reload(&new.concat());
-    // These two come after it, in any order.
+    // Its dependents start after it, in any order.
     foreman.stdout.find("changed: started");
     assert_ne!(foreman.stdout.pid("changed"), changed);
     foreman.stdout.find_all(["new: started", "behind: started"]);
@@ -39,9 +39,9 @@ fn a_file_read_again_changes_only_what_has_changed() {
     places(
         &lines,
         &[
-            "changed: has changed, and is restarted",
-            "behind: comes after changed, and is restarted with it",
-            "old: is gone from the file, and is stopped",
+            "changed: changed, restarting",
+            "behind: depends on changed, restarting with it",
+            "old: removed from the file, stopping",
         ],
     );
 }
@@ -58,15 +58,15 @@ fn removed_workers_stop_before_new_ones_start() {
     let mut foreman = Foreman::new(&(stubborn.to_owned() + &worker("same", "")));
     foreman.stdout.find_all(["stubborn: ready", "same: started"]);
     let leaver = foreman.stdout.pid("stubborn");
-    // One that is only replaced holds up what needs its place.
+    // A worker that is being replaced delays its dependents.
     let replaced = [worker("stubborn", ""), worker("same", ""), worker("behind", "after = ['stubborn']")];
     foreman.reload(&[replaced.concat(), worker("new", "after = ['same']")].concat());
     foreman.stdout.find("new: started");
-    // One that is gone from the file holds up all: a worker of a new name may be the same program.
+    // A removed worker delays all new ones: one of them may be the same program under a new name.
     foreman.reload(&(worker("same", "") + &worker("renamed", "")));
     foreman.stdout.find("new: killed");
-    // With its group: what is left of one that is being stopped has as long as the leader had.
-    assert_eq!(kernel::kill_group(leaver, libc::SIGKILL), 0, "it is still there");
+    // Kills the whole group: the rest of a group that is being stopped keeps the grace period.
+    assert_eq!(kernel::kill_group(leaver, libc::SIGKILL), 0, "the group is running");
     foreman.stdout.find("renamed: started");
     foreman.process.signal(libc::SIGTERM).unwrap();
     let (exit, lines, stderr) = foreman.finish();
@@ -76,7 +76,7 @@ fn removed_workers_stop_before_new_ones_start() {
 }
 
 #[test]
-fn a_file_read_again_has_those_tried_again_that_have_failed() {
+fn reload_starts_failed_workers_again() {
     let file = r#"
         [workers.same]
         command = ["sleep", "1000"]
@@ -93,8 +93,8 @@ fn a_file_read_again_has_those_tried_again_that_have_failed() {
         "#;
     let mut foreman = Foreman::new(file);
     foreman.stdout.find_all([
-        "hopeless: exit code 3, given up",
-        "behind: not started, since hopeless has failed",
+        "hopeless: exit code 3, gave up",
+        "behind: not started: hopeless has failed",
         "once: exit code 1",
         "done: exit code 0",
         "same: started",
@@ -102,37 +102,37 @@ fn a_file_read_again_has_those_tried_again_that_have_failed() {
     let same = foreman.stdout.pid("same");
     fs::write(foreman.directory.path().join("licence"), "").unwrap();
     foreman.reload(file);
-    foreman.stdout.find("keep_alive: the file is read again");
+    foreman.stdout.find("keep_alive: file reloaded");
     foreman.stdout.find_all(["hopeless: started", "behind: started", "once: exit code 0"]);
     assert!(is_alive(same));
     foreman.process.signal(libc::SIGTERM).unwrap();
     let (exit, lines, stderr) = foreman.finish();
     assert!(exit.success() && stderr.is_empty(), "{exit}: {lines:#?}, {stderr:#?}");
-    let told = ["hopeless: has failed, and is tried again", "behind: comes after hopeless, and is restarted with it"];
-    places(&lines, &told);
+    let expected = ["hopeless: failed, trying again", "behind: depends on hopeless, restarting with it"];
+    places(&lines, &expected);
     let count = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
     assert_eq!([count("same: started"), count("done: started"), count("once: started")], [1, 1, 2], "{lines:#?}");
 }
 
 #[test]
-fn while_the_file_is_wrong_the_old_state_stays() {
+fn reload_of_an_invalid_file_changes_nothing() {
     let good = "[workers.same]\ncommand = ['sleep', '1000']\n";
     let mut foreman = Foreman::new(good);
     foreman.stdout.find("same: started");
     let same = foreman.stdout.pid("same");
     for (file, expected) in [
-        ("", "workers.toml: there are no workers in it"),
+        ("", "workers.toml: no workers defined"),
         (
             "[workers.same]\ncommand = ['x']\nafter = ['other']\n[workers.other]\ncommand = ['x']\nafter = ['same']",
-            "workers.toml:3: worker `same`, `after`: they wait for each other: `same` for `other` for `same`",
+            "workers.toml:3: worker `same`, `after`: dependency cycle: `same` -> `other` -> `same`",
         ),
-        ("[workers.same]\ncommand = ['x']\ncommand = ['y']", "workers.toml:3: `command` is there twice"),
-        ("[workers.same]\ncommand = ['x']\n[workers.same]\ncommand = ['x']", "workers.toml:3: `same` is there twice"),
+        ("[workers.same]\ncommand = ['x']\ncommand = ['y']", "workers.toml:3: duplicate key `command`"),
+        ("[workers.same]\ncommand = ['x']\n[workers.same]\ncommand = ['x']", "workers.toml:3: duplicate key `same`"),
     ] {
         foreman.reload(file);
         let line = foreman.stderr.next();
         assert!(
-            line.starts_with(&format!("keep_alive: {expected}")) && line.ends_with("; the old file stays"),
+            line.starts_with(&format!("keep_alive: {expected}")) && line.ends_with("; keeping the old file"),
             "{line}"
         );
     }
@@ -141,11 +141,11 @@ fn while_the_file_is_wrong_the_old_state_stays() {
     foreman.process.signal(libc::SIGHUP).unwrap();
     let line = foreman.stderr.next();
     assert!(
-        line.starts_with("keep_alive: workers.toml: No such file") && line.ends_with("the old file stays"),
+        line.starts_with("keep_alive: workers.toml: No such file") && line.ends_with("keeping the old file"),
         "{line}"
     );
     foreman.reload(good);
-    foreman.stdout.find("keep_alive: the file is read again");
+    foreman.stdout.find("keep_alive: file reloaded");
     assert!(is_alive(same));
     foreman.process.signal(libc::SIGTERM).unwrap();
     let (exit, lines, stderr) = foreman.finish();
@@ -154,14 +154,14 @@ fn while_the_file_is_wrong_the_old_state_stays() {
 }
 
 #[test]
-fn a_program_that_is_gone_ends_only_its_worker() {
+fn reload_with_a_missing_program_ends_only_its_worker() {
     let worker = |name: &str, program: &str| format!("[workers.{name}]\ncommand = ['{program}', '1000']\n");
     let mut foreman = Foreman::new(&(worker("same", "sleep") + &worker("changed", "sleep")));
     foreman.stdout.find_all(["same: started", "changed: started"]);
     let [same, changed] = ["same", "changed"].map(|name| foreman.stdout.pid(name));
     foreman.reload(&(worker("same", "sleep") + &worker("changed", "no-such-program")));
     foreman.stdout.find("changed: failed to start no-such-program: ");
-    foreman.stdout.find("changed: given up: its program cannot be started");
+    foreman.stdout.find("changed: gave up: its program cannot be started");
     wait_gone(changed);
     foreman.reload(&(worker("same", "sleep") + &worker("changed", "sleep")));
     foreman.stdout.find("changed: started");
@@ -172,7 +172,7 @@ fn a_program_that_is_gone_ends_only_its_worker() {
 }
 
 #[test]
-fn a_file_read_again_while_all_are_being_stopped_changes_nothing() {
+fn reload_during_the_shutdown_changes_nothing() {
     let mut foreman = Foreman::new(
         r#"
         [workers.stubborn]
@@ -184,11 +184,11 @@ fn a_file_read_again_while_all_are_being_stopped_changes_nothing() {
     foreman.stdout.find("stubborn: ready");
     let stubborn = foreman.stdout.pid("stubborn");
     foreman.process.signal(libc::SIGTERM).unwrap();
-    // Two signals that come before anybody has looked are one.
+    // Wait for the first: two pending signals would be merged.
     foreman.stdout.find("stubborn | asked");
     foreman.reload("[workers.new]\ncommand = ['sleep', '1000']\n");
-    foreman.stdout.find("keep_alive: all are being stopped, so the file is not read again");
-    assert!(is_alive(stubborn), "nor is anybody stopped sooner");
+    foreman.stdout.find("keep_alive: stopping all workers, file not reloaded");
+    assert!(is_alive(stubborn), "no worker is stopped sooner");
     signal_until_exit(&mut foreman.process, libc::SIGTERM);
     let (exit, lines, stderr) = foreman.finish();
     assert!(exit.success() && stderr.is_empty(), "{exit}: {lines:#?}, {stderr:#?}");

@@ -1,4 +1,4 @@
-//! What the foreman writes: on a terminal, to a reader that is slow or gone, and into files.
+//! Output of the program: to a terminal, to a slow or closed reader, and to files.
 
 use super::{Foreman, HANG, Said, places};
 use crate::{
@@ -14,7 +14,7 @@ use std::{
 };
 
 #[test]
-fn help_and_version_are_no_mistakes() {
+fn help_and_version_succeed() {
     for (option, expected) in [("--help", "Starts the workers"), ("-h", "Starts the workers"), ("-V", "keep_alive 0.")]
     {
         let spec = WorkerSpec::new(example("keep_alive")).arg(option).stdout(OutputMode::Lines);
@@ -22,12 +22,12 @@ fn help_and_version_are_no_mistakes() {
         let lines = Said::new(process.take_stdout().unwrap()).all();
         assert!(lines[0].starts_with(expected), "{lines:#?}");
         assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
-        assert!(process.wait_timeout(DEADLINE).unwrap().expect("its end").success());
+        assert!(process.wait_timeout(DEADLINE).unwrap().expect("an exit").success());
     }
 }
 
 #[test]
-fn what_workers_write_cannot_control_the_terminal() {
+fn worker_output_cannot_control_the_terminal() {
     let (exit, lines, stderr) = Foreman::new(
         r#"
         [workers.colour]
@@ -40,13 +40,13 @@ fn what_workers_write_cannot_control_the_terminal() {
     assert!(lines.iter().all(|line| line.chars().all(|char| char == '\t' || !char.is_control())), "{lines:#?}");
 }
 
-/// Whether a line begins as `2026-11-27T22:10:00.123Z `.
+/// Whether a line begins with a time such as `2026-11-27T22:10:00.123Z `.
 fn has_time(line: &str) -> bool {
     line.len() > 25 && line.as_bytes()[10] == b'T' && &line[23..25] == "Z "
 }
 
 #[test]
-fn lines_in_log_files_have_a_time_and_a_name() {
+fn lines_in_log_files_have_time_and_name() {
     let mut foreman = Foreman::new(&format!(
         r#"
         [workers.one]
@@ -64,15 +64,15 @@ fn lines_in_log_files_have_a_time_and_a_name() {
         "#
     ));
     foreman.stdout.find("raw: exit code 0");
-    // Renamed as a rotation does, and opened anew when the file is read again.
+    // Renamed by a log rotation, and reopened when the configuration is reloaded.
     let (log, old) = (foreman.directory.path().join("log"), foreman.directory.path().join("log.1"));
     fs::rename(&log, &old).unwrap();
     let again = "[workers.two]\ncommand = ['echo', 'fourth']\noutput = { file = 'log' }\n";
     foreman.reload(again);
-    foreman.stdout.find("one: is gone from the file");
+    foreman.stdout.find("one: removed from the file");
     foreman.stdout.find("two: exit code 0");
     assert_eq!(fs::read_to_string(foreman.directory.path().join("raw.log")).unwrap(), "as it is\n");
-    assert!(foreman.process.wait_timeout(DEADLINE).unwrap().expect("its end").success());
+    assert!(foreman.process.wait_timeout(DEADLINE).unwrap().expect("an exit").success());
     let (old, log) = (fs::read_to_string(old).unwrap(), fs::read_to_string(log).unwrap());
     assert!(old.lines().chain(log.lines()).all(has_time), "{old}{log}");
     let mut texts: Vec<&str> = old.lines().map(|line| &line[25..]).collect();
@@ -82,7 +82,7 @@ fn lines_in_log_files_have_a_time_and_a_name() {
 }
 
 #[test]
-fn a_standard_output_that_is_a_file_has_times() {
+fn stdout_to_a_file_has_times() {
     let directory = tempfile::tempdir().unwrap();
     let (file, log) = (directory.path().join("workers.toml"), directory.path().join("log"));
     fs::write(&file, "[workers.web]\ncommand = ['echo', 'hello']").unwrap();
@@ -92,11 +92,11 @@ fn a_standard_output_that_is_a_file_has_times() {
     assert!(text.lines().all(has_time) && text.contains("Z web | hello\n"), "{text}");
 }
 
-/// Writes so many lines of 60 bytes.
+/// Writes 10,000 lines of 60 bytes.
 const COUNT: &str = "i=10000; while [ $i -lt 20000 ]; do echo \"line-$i-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"; i=$((i + 1)); done";
 
 #[test]
-fn p02_nothing_is_lost_on_an_output_that_does_not_block() {
+fn p02_nonblocking_stdout_loses_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("workers.toml");
     fs::write(&file, format!("[workers.count]\ncommand = ['sh', '-c', '{COUNT}']")).unwrap();
@@ -114,25 +114,25 @@ fn p02_nothing_is_lost_on_an_output_that_does_not_block() {
 }
 
 #[test]
-fn p15_an_output_that_is_not_read_does_not_keep_it_from_ending() {
+fn p15_unread_output_does_not_block_the_shutdown() {
     let mut foreman = Foreman::new(
         "[workers.flood]\ncommand = ['sh', '-c', 'while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done']",
     );
     foreman.stdout.find("flood | ");
     let flood = foreman.stdout.pid("flood");
     foreman.process.signal(libc::SIGTERM).unwrap();
-    let exit = foreman.process.wait_timeout(DEADLINE).unwrap().expect("its end").clone();
+    let exit = foreman.process.wait_timeout(DEADLINE).unwrap().expect("an exit").clone();
     assert!(exit.success(), "{exit}");
     wait_gone(flood);
 }
 
 #[test]
-fn a_terminal_that_is_closed_ends_it() {
+fn closed_terminal_stops_all_workers() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("workers.toml");
     fs::write(&file, "[workers.web]\ncommand = ['sh', '-c', 'echo pid $$ here; exec sleep 1000']").unwrap();
     let (mut window, path) = kernel::open_terminal();
-    // A session's leader gets the first terminal that it opens.
+    // A session leader gets the first terminal that it opens as controlling terminal.
     let spec = WorkerSpec::new("/bin/sh").args(["-c", r#"exec "$@" <>"$0" >&0 2>&0"#]).arg(path);
     let mut process =
         spec.arg(example("keep_alive")).arg(file).process_group(ProcessGroup::NewSession).spawn_unsupervised().unwrap();
@@ -147,7 +147,7 @@ fn a_terminal_that_is_closed_ends_it() {
         }
     };
     drop(window);
-    let exit = process.wait_timeout(DEADLINE).unwrap().expect("its end");
+    let exit = process.wait_timeout(DEADLINE).unwrap().expect("an exit");
     assert!(exit.success(), "{exit}: {shown}");
     wait_gone(pid);
 }
