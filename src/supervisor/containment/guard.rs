@@ -1,4 +1,4 @@
-//! One supervisor's guard: started with its first worker, replaced when it ends. What it is and does: `crate::guard`.
+//! The guard of one supervisor: started with its first worker, and replaced when it exits. `crate::guard` describes what it does.
 
 use crate::{
     exit::ExitStatus,
@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-/// Guards one supervisor's trees.
+/// Runs the guard process for the trees of one supervisor.
 #[derive(Debug)]
 pub(crate) struct TreeGuard {
     kind: Guard,
@@ -32,14 +32,14 @@ pub(crate) struct TreeGuard {
 #[derive(Debug, Default)]
 struct GuardState {
     running: Option<GuardProcess>,
-    /// The guard that has ended, until that is reported.
+    /// The guard that has exited, until that is reported.
     ended: Option<(u32, ExitStatus)>,
-    /// It was reported that there is no guard.
+    /// Whether it was reported that no guard runs.
     is_lost: bool,
 }
 
 impl GuardState {
-    /// What is to be reported of a start.
+    /// Returns what is to be reported of a successful start.
     fn take_news(&mut self, running: &GuardProcess) -> Option<GuardNotice> {
         let pid = running.process.pid();
         let was_lost = mem::take(&mut self.is_lost);
@@ -50,7 +50,8 @@ impl GuardState {
         ended.or(restored).or_else(|| (!running.missing.is_empty()).then(limited))
     }
 
-    /// The same where it has failed. The start of a first guard that fails is the error of the worker that wants it.
+    /// Returns what is to be reported of a failed start. If the first guard fails to start, the spawn of its worker fails with that error
+    /// instead.
     fn take_failure(&mut self, error: &SpawnError) -> Option<GuardNotice> {
         let (pid, status) = self.ended.take()?;
         self.is_lost = true;
@@ -69,13 +70,13 @@ impl TreeGuard {
         Ok(Self { kind, run: run.into(), pool, groups, reports, state: Mutex::default() })
     }
 
-    /// Starts the guard, unless it runs. To be called on a thread that lives as long as workers may: the end of this thread is
-    /// for a shell the end of the host. True if it was started now.
+    /// Starts the guard unless it runs. Call it on a thread that lives as long as workers may: a guard that is a shell takes the end of its
+    /// parent thread for the end of the host. Returns true if the guard was started.
     pub(crate) fn ensure_running(&self) -> Result<bool, SpawnError> {
         if self.kind == Guard::Disabled { Ok(false) } else { self.renew(&mut lock(&self.state)) }
     }
 
-    /// As [`ensure_running`](Self::ensure_running). Gives the pidfd of the guard that runs then.
+    /// As [`ensure_running`](Self::ensure_running). Returns the pidfd of the guard.
     pub(crate) fn replace(&self) -> Option<OwnedFd> {
         let mut state = lock(&self.state);
         self.renew(&mut state).ok()?;
@@ -93,7 +94,7 @@ impl TreeGuard {
             state.ended = Some((pid, status));
             state.running = None;
         }
-        // The start of the first worker does not wait for the whole self-test. A guard that fails it ends, and is replaced.
+        // The start of the first worker does not wait for the whole self-test. A guard that fails the test exits, and is replaced.
         let replaces = state.ended.is_some() || state.is_lost;
         let started = self.start(if replaces { StartStage::Tested } else { StartStage::Ready });
         let (end, notice) = match &started {
@@ -101,7 +102,7 @@ impl TreeGuard {
             Ok(None) => (None, None),
             Err(error) => (None, state.take_failure(error)),
         };
-        // A first guard that cannot be started is nothing that the loop has to do with.
+        // The loop is not concerned with a first guard that fails to start.
         if end.is_some() || state.is_lost {
             self.reports.report(GuardReport { end, notice });
         }
@@ -109,9 +110,9 @@ impl TreeGuard {
         Ok(true)
     }
 
-    /// Has a guard do now what it is there for, and waits for that, at most `within`.
+    /// Lets a guard clean up now, and waits up to `within` for it.
     pub(crate) fn run_cleanup(&self, within: Duration) {
-        // The last one may have swept before these were started. Refused for want of memory or descriptors.
+        // An earlier guard may have cleaned up before these trees were started. Fails without memory or file descriptors.
         drop(self.ensure_running());
         let running = lock(&self.state).running.take();
         if let Some(running) = running {
@@ -125,7 +126,7 @@ impl TreeGuard {
         start::start(self.kind, &order, until)
     }
 
-    /// The directory of the supervisor's sockets, which is to go with the host.
+    /// Sets the directory of the supervisor's sockets, which the guard removes after the host's end.
     pub(crate) fn set_directory(&self, path: &Path) {
         if self.kind != Guard::Disabled {
             self.groups.set_directory(path);

@@ -1,17 +1,17 @@
-//! The token by which the processes of one incarnation are recognised.
+//! The token in the environment of all processes of one incarnation, by which they are recognised.
 
 use crate::ids::WorkerId;
 use std::{env, ffi::OsString};
 
-/// The variable that carries the tokens: ours behind those of supervisors further up, separated by colons.
+/// The environment variable with the tokens: this supervisor's after those of the supervisors above it, separated by colons.
 pub(crate) const VARIABLE: &str = "PIPEWRIGHT_TREE";
 
-/// What an incarnation is recognised by. Ends with a dot, so that the first worker's is not the beginning of the tenth's.
+/// The token of one incarnation. It ends with a dot, so that the token of worker 1 is not a prefix of that of worker 10.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TreeToken(Box<str>);
 
 impl TreeToken {
-    /// The guard looks for the run and a dot: with `outlives_us` it does not find the processes of this tree.
+    /// The guard searches for the run and a dot, so with `outlives_us` it does not find the processes of this tree.
     pub(crate) fn new(run: &str, worker: WorkerId, incarnation: u32, outlives_us: bool) -> Self {
         let apart = if outlives_us { "-" } else { "" };
         Self(format!("{run}{apart}.{}.{incarnation}.", worker.0).into())
@@ -21,12 +21,12 @@ impl TreeToken {
         &self.0
     }
 
-    /// What all tokens of our supervisor begin with.
+    /// The common prefix of all tokens of this supervisor.
     pub(crate) fn run(&self) -> &str {
         self.0.split(['-', '.']).next().unwrap_or_default()
     }
 
-    /// What a process has in its environment: this one behind those that we have ourselves.
+    /// The variable for a new process: this token after those of the host.
     pub(crate) fn variable(&self) -> (&'static str, OsString) {
         let mut all = env::var_os(VARIABLE).unwrap_or_default();
         if !all.is_empty() {
@@ -37,7 +37,7 @@ impl TreeToken {
     }
 }
 
-/// The tokens of a run that are in an environment: each ends where the next variable or the next token begins.
+/// Returns the tokens of a run in an environment. Each ends before the next variable or token.
 pub(crate) fn tokens(environment: &[u8], run: &[u8]) -> Option<Vec<Box<[u8]>>> {
     let found = memchr::memmem::find_iter(environment, run).map(|at| {
         let rest = environment.get(at..).unwrap_or_default();

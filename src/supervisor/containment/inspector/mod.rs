@@ -1,11 +1,11 @@
-//! Looks for the processes of ended trees in `/proc`, on a thread of its own.
+//! Finds and kills the processes of trees by `/proc`, on a thread of its own.
 //!
-//! Reading another process's environment or command line can block for as long as a page fault of that process does, and a look
-//! through all processes takes milliseconds: neither is for the event loop. The loop sends [`ScanRequest`]s, and the answers come back
-//! through its mailbox. One look serves all requests that wait for one.
+//! Reading the environment or command line of another process blocks while that process handles a page fault, and a scan of all processes
+//! takes milliseconds. The event loop does neither: it sends [`ScanRequest`]s, and receives [`ScanResult`]s as commands. One scan serves
+//! all requests that wait for one.
 //!
-//! While an answer is due the loop checks every [`STALL`] that the thread still gets on. One that does not is left behind, with the
-//! process it is stuck at, and a new one takes over: it skips that process, which then counts as uninspected.
+//! While a result is due, the loop checks every [`STALL`] that the thread makes progress. A thread that does not is abandoned with the
+//! process at which it blocks, and a new thread takes over. That one skips the process, which counts as uninspected.
 
 pub(crate) mod reaping;
 pub(crate) mod request;
@@ -33,19 +33,19 @@ use std::{
     time::Duration,
 };
 
-/// How long the thread may be at one process before it counts as stuck there.
+/// How long the thread may take for one process before it counts as blocked.
 pub(crate) const STALL: Duration = Duration::from_secs(1);
-/// How many threads may be stuck at once. With more, nothing is inspected.
+/// The number of threads that may be blocked at once. Beyond it nothing is inspected.
 const STUCK_MAX: usize = 8;
 
-/// The loop's side.
+/// The event loop's side of the inspector.
 #[derive(Debug)]
 pub(crate) struct Inspector {
-    /// The host is a subreaper, or process 1: orphans become its children.
+    /// Whether orphans become children of the host, as a subreaper or process 1.
     pub(crate) adopts: bool,
     reports: Arc<dyn Report<ScanResult>>,
     thread: Option<Running>,
-    /// Processes at which a thread is stuck.
+    /// Process ids at which a thread is blocked.
     stuck: Arc<Mutex<HashSet<i32>>>,
     reserve: Arc<Mutex<Vec<OwnedFd>>>,
 }
@@ -55,7 +55,7 @@ struct Running {
     requests: Sender<ScanRequest>,
     progress: Arc<ScanProgress>,
     seen: u64,
-    /// Disconnected when the thread has done its work.
+    /// Disconnected when the thread has finished.
     working: Receiver<()>,
     thread: JoinHandle<()>,
 }
@@ -65,13 +65,13 @@ impl Inspector {
         let mut inspector = Self { adopts, reports, thread: None, stuck: Arc::default(), reserve: Arc::default() };
         refill(&inspector.reserve);
         if adopts {
-            // It reaps adopted orphans also while nothing is asked. Where no thread can be had now, the first request starts it.
+            // The thread reaps adopted orphans also without requests. If it cannot be started now, the first request starts it.
             inspector.thread = inspector.start().ok();
         }
         inspector
     }
 
-    /// Sends a request. False where no thread can be had for it, now or at all.
+    /// Sends a request. Returns false if no thread can be started for it.
     pub(crate) fn ask(&mut self, request: ScanRequest) -> bool {
         self.running().is_some_and(|running| running.requests.send(request).is_ok())
     }
@@ -83,7 +83,8 @@ impl Inspector {
         self.thread.as_ref()
     }
 
-    /// Whether the thread has not moved since this was last asked. Then it is left behind, and what it was asked is to be asked again.
+    /// Returns true if the thread has made no progress since the last call. The thread is then abandoned, and its requests are to be sent
+    /// again.
     pub(crate) fn has_stalled(&mut self) -> bool {
         let Some(running) = &mut self.thread else { return false };
         let steps = running.progress.steps.load(Ordering::Acquire);
@@ -94,7 +95,7 @@ impl Inspector {
         if at == 0 {
             return false;
         }
-        // The thread looks whether it was left behind after it has counted a step, under the same lock.
+        // The thread checks whether it was abandoned after it has counted a step, under the same lock.
         let mut stuck = lock(&self.stuck);
         let progress = Arc::clone(&running.progress);
         self.thread = None;
@@ -133,9 +134,9 @@ impl Drop for Inspector {
     fn drop(&mut self) {
         let Some(Running { requests, working, thread, .. }) = self.thread.take() else { return };
         drop(requests);
-        // A thread that is stuck would hold up the end of the supervisor: that one is not joined.
+        // A blocked thread would delay the end of the supervisor, so it is not joined.
         if working.recv_timeout(STALL) == Err(RecvTimeoutError::Disconnected) {
-            // Its work cannot panic; if it did, there is nothing to do about it here.
+            // The thread does not panic; if it did, nothing could be done about it here.
             drop(thread.join());
         }
     }
@@ -145,7 +146,7 @@ impl Drop for Inspector {
 mod tests {
     use super::*;
 
-    /// A process that a thread is stuck at.
+    /// A process at which a thread is blocked.
     const STUCK: i32 = 4711;
 
     #[derive(Debug)]
@@ -156,7 +157,7 @@ mod tests {
     }
 
     impl Inspector {
-        /// A thread whose work is done by the test.
+        /// Adds a thread that does nothing; the test does its work.
         fn starts_by_hand(&mut self) -> ScanThread {
             let (requests, _) = crossbeam_channel::unbounded();
             let (alive, working) = crossbeam_channel::bounded(0);
@@ -182,7 +183,7 @@ mod tests {
         let second = inspector.starts_by_hand();
         assert!(second.at(STUCK), "skipped");
         assert!(!second.at(STUCK + 1) && !second.at(0));
-        // The first one gets on after all.
+        // The first thread continues after all.
         assert!(!first.at(STUCK + 1));
         assert!(!second.at(STUCK), "looked at again");
     }

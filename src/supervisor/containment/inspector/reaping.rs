@@ -1,4 +1,4 @@
-//! Reaping what the host is the parent of by adoption, as process 1 or as a subreaper.
+//! Reaps the orphans of which the host is the parent, as process 1 or as a subreaper.
 
 use crate::{
     launch::child::is_own_child,
@@ -11,20 +11,20 @@ use crate::{
 };
 use std::collections::HashMap;
 
-/// A process that was killed here.
+/// A process that the inspector has killed.
 #[derive(Debug, Clone, Copy)]
 struct Killed {
     start: u64,
-    /// The process of the worker in whose tree it was.
+    /// The process id of the worker in whose tree it was.
     worker: i32,
 }
 
 /// Reaps orphans, where the host adopts them.
 #[derive(Debug)]
 pub(crate) struct Reaper {
-    /// What was killed in a host that is the parent of orphans, until it is reaped or gone.
+    /// By process id; until each is reaped or gone. Empty where the host does not become the parent of orphans.
     killed: HashMap<i32, Killed>,
-    /// The host is a subreaper, or process 1.
+    /// Whether orphans become children of the host.
     pub(crate) adopts: bool,
 }
 
@@ -33,8 +33,8 @@ impl Reaper {
         Self { killed: HashMap::new(), adopts }
     }
 
-    /// Reaps those that were killed and have become children of the host, as process 1 or as a subreaper. True if some of this tree
-    /// will in a moment: they have not ended, or their parents, which were killed too, have not.
+    /// Reaps killed processes that have become children of the host. Returns true if processes of this tree are still to be reaped: they
+    /// have not exited, or their parents, which were killed too, have not.
     pub(crate) fn is_reaping(&mut self, tree: &ProcessTree) -> bool {
         let worker = tree.pid();
         let mut is_reaping = false;
@@ -62,15 +62,15 @@ impl Reaper {
         }
     }
 
-    /// Reaps a zombie that was killed here, or adopted, where it is the host's.
+    /// Reaps a zombie that was killed by the inspector, or adopted, if it is a child of the host.
     pub(crate) fn reap(&mut self, stat: &Stat) -> bool {
         let is_orphan = stat.is_zombie && stat.parent == this_process::own_pid() && !is_own_child(stat.pid);
         let was_killed = self.killed.get(&stat.pid).is_some_and(|killed| killed.start == stat.start);
-        // A child that another part of the host has started is that part's to reap.
+        // Children that other code of the host has started are reaped by that code.
         is_orphan && (was_killed || self.adopts) && pidfd::reap_zombie(stat.pid).is_ok()
     }
 
-    /// Reaps adopted orphans that have ended by themselves.
+    /// Reaps adopted orphans that have exited by themselves.
     pub(crate) fn reap_orphans(&mut self) {
         for pid in list::children(this_process::own_pid()) {
             if let Ok(stat) = Stat::of(pid) {

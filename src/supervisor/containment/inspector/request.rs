@@ -1,4 +1,4 @@
-//! What the event loop asks of the inspector's thread, and what that finds.
+//! The requests of the event loop to the inspector's thread, and their results.
 
 use crate::{
     exit::Survivor,
@@ -15,74 +15,74 @@ use std::{
     },
 };
 
-/// How many descriptors are kept for looking when the host has used up all others.
+/// The number of file descriptors that are reserved for scans when the host has used up all others.
 const RESERVE: usize = 8;
 
-/// What the loop wants to know.
+/// A request of the event loop.
 #[derive(Debug, Clone)]
 pub(crate) struct ScanRequest {
-    /// The answer carries it.
+    /// Copied to the result.
     pub(crate) number: u64,
     pub(crate) task: ScanTask,
     pub(crate) tree: Arc<ProcessTree>,
     /// The pipes of the worker, by inode and name.
     pub(crate) pipes: Vec<(u64, &'static str)>,
-    /// It has lived so long that process numbers may have come again since.
+    /// Whether process ids may have wrapped around since the worker was started.
     pub(crate) has_wrapped: bool,
-    /// Sessions that were seen in its tree.
+    /// The sessions of processes of the tree that were found before.
     pub(crate) sessions: HashSet<i32>,
-    /// Those of other living workers, with the tick of the boot clock in which they were started.
+    /// The processes of other running workers, with their start in ticks of the boot clock.
     pub(crate) others: Arc<HashMap<i32, u64>>,
-    /// The host is a subreaper, or process 1: orphans become its children.
+    /// Whether orphans become children of the host, as a subreaper or process 1.
     pub(crate) adopts: bool,
 }
 
-/// What is to be done with what is found.
+/// What a request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ScanTask {
-    /// The worker lives: kill it and its descendants.
+    /// Kills a running worker and its descendants.
     KillTree,
-    /// Name what lives in its cgroup, and kill all of it.
+    /// Lists the processes in the cgroup, and kills them.
     KillInhabitants,
-    /// Reap what was killed in its cgroup, where it has become the host's.
+    /// Reaps killed processes of the cgroup that have become children of the host.
     ReapKilled,
-    /// Find what outlives it, and kill it or not.
+    /// Finds the processes that outlive the worker, and kills them if the policy says so.
     Survivors(SurvivorPolicy),
-    /// Find what is left of its process group.
+    /// Finds the rest of the process group.
     Group,
-    /// The worker is stopped: stop what has left its group.
+    /// Stops the processes of a stopped worker that have left its group.
     StopTree,
 }
 
-/// What was found.
+/// The result of a request.
 #[derive(Debug)]
 pub(crate) struct ScanResult {
     pub(crate) number: u64,
     pub(crate) task: ScanTask,
     pub(crate) survivors: Vec<Survivor>,
-    /// How many were found, also those that are not named or held.
+    /// The number of processes found, also of those that are not in `survivors` or `held`.
     pub(crate) count: usize,
-    /// Some of them, to wait for their ends.
+    /// Some of the processes, to wait for their exits.
     pub(crate) held: Vec<PinnedProcess>,
     pub(crate) sessions: HashSet<i32>,
     /// See [`Exit::uninspected`](crate::Exit::uninspected).
     pub(crate) uninspected: Option<u32>,
-    /// Some will show their environments in a moment, or could not be looked at for want of descriptors.
+    /// Whether to scan again soon: a process was in the middle of an exec, or file descriptors were short.
     pub(crate) look_again: bool,
-    /// SIGKILL was refused to some, as they run as another user.
+    /// Whether SIGKILL was refused for a process that runs as another user.
     pub(crate) refused: bool,
 }
 
-/// Where the thread is.
+/// The progress of the thread.
 #[derive(Debug, Default)]
 pub(crate) struct ScanProgress {
-    /// The process at which it is; 0 for none.
+    /// The process id that it inspects; 0 for none.
     pub(crate) at: AtomicI32,
     pub(crate) steps: AtomicU64,
 }
 
 impl ScanResult {
-    /// Nothing was found.
+    /// A result without processes.
     pub(crate) fn none(request: &ScanRequest) -> Self {
         Self {
             number: request.number,

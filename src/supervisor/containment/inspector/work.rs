@@ -1,4 +1,4 @@
-//! The inspector's thread: looks at processes, judges which of them belong to a tree, and kills them.
+//! The inspector's thread: scans processes, decides which of them belong to a tree, and kills them.
 
 use crate::{
     exit::Survivor,
@@ -43,20 +43,20 @@ use std::{
     time::Duration,
 };
 
-/// How many numbers are looked at one by one; above that all processes are listed.
+/// The most process ids that are probed one by one; for more, all processes are listed.
 const PROBES: i32 = 256;
-/// How often new numbers are followed within one look.
+/// How many times one scan follows new process ids.
 const ROUNDS: u32 = 4;
-/// How often it is looked for those that were forked while others were stopped.
+/// How many times a scan looks for processes that were forked while others were being stopped.
 const STOPS: u32 = 16;
-/// How many pidfds of survivors are held at a time, to wait for their ends.
+/// The most pidfds of survivors that are held at a time, to wait for their exits.
 const HELD_MAX: usize = 64;
-/// How often a subreaper looks for orphans that have ended by themselves: nothing reports them to one thread of many.
+/// How often a subreaper looks for orphans that have exited by themselves: the kernel does not report them to a single thread.
 const ORPHANS_PERIOD: Duration = Duration::from_secs(1);
-/// The most survivors that are named in an exit: what a worker starts must not fill the host's memory.
+/// The most survivors that are listed in an exit, which bounds the host's memory.
 const NAMED_MAX: usize = 4096;
 
-/// The thread's side.
+/// The state of the thread.
 pub(crate) struct ScanThread {
     pub(crate) reports: Arc<dyn Report<ScanResult>>,
     pub(crate) progress: Arc<ScanProgress>,
@@ -67,7 +67,7 @@ pub(crate) struct ScanThread {
     pub(crate) _alive: Sender<()>,
 }
 
-/// One process in a look.
+/// One process of a scan.
 struct ProcessSnapshot {
     stat: Stat,
     sight: ProcessMarks,
@@ -75,7 +75,7 @@ struct ProcessSnapshot {
 
 enum ProcessMarks {
     Tokens(Vec<Box<[u8]>>),
-    /// No token, and these pipes it writes in.
+    /// No token, and the inodes of the pipes that it writes to.
     Pipes(Vec<u64>),
     NotYet,
     Unreadable,
@@ -87,7 +87,7 @@ impl ScanThread {
         loop {
             let first =
                 if self.reaper.adopts { inbox.recv_deadline(next_reaping) } else { inbox.recv().map_err(Into::into) };
-            // Also while requests keep coming.
+            // Also while requests arrive.
             if self.reaper.adopts && now() >= next_reaping {
                 self.reaper.reap_orphans();
                 next_reaping = now() + ORPHANS_PERIOD;
@@ -119,13 +119,13 @@ impl ScanThread {
         }
     }
 
-    /// The thread is at this process now. True if it is to be skipped.
+    /// Records that the thread inspects `pid`. Returns true if the process is to be skipped.
     pub(crate) fn at(&self, pid: i32) -> bool {
         let before = self.progress.at.swap(pid, Ordering::AcqRel);
         self.progress.steps.fetch_add(1, Ordering::AcqRel);
         let mut stuck = lock(&self.stuck);
         if Arc::strong_count(&self.progress) == 1 {
-            // Another thread has taken over while this one was stuck there.
+            // Another thread has taken over while this one was blocked there.
             stuck.remove(&before);
         }
         pid != 0 && stuck.contains(&pid)
@@ -148,7 +148,7 @@ impl ScanThread {
         let mut findings = ScanResult::none(request);
         if has_cgroup {
             request.tree.with_cgroup(WorkerCgroup::kill);
-            // It may have left the cgroup, where it is root.
+            // As root the worker may have left the cgroup.
             findings.refused = is_refusal(&request.tree.child().signal(libc::SIGKILL));
             return findings;
         }
@@ -164,12 +164,12 @@ impl ScanThread {
         findings
     }
 
-    /// Stops those of a running worker's tree that have left its group, and gives them: they are to go on with it. What does not
-    /// carry the token goes on all the time: the guard of a supervisor that the worker is must not stand still when that is killed.
+    /// Stops the processes of a running worker's tree that have left its group, and returns them, to be continued with the worker.
+    /// Processes without the token are not stopped: the guard of a supervisor that runs as a worker must react when that is killed.
     fn stop_tree(&mut self, request: &ScanRequest) -> ScanResult {
         let mut findings = ScanResult::none(request);
         let stopped = &mut findings.held;
-        // What is stopped forks no more, so the last look finds nothing new.
+        // Stopped processes do not fork, so the last scan finds nothing new.
         for _ in 0..STOPS {
             let known: HashSet<i32> = stopped.iter().map(|held: &PinnedProcess| held.pid).collect();
             for pid in away(request).into_iter().filter(|pid| !known.contains(pid)) {
@@ -179,7 +179,7 @@ impl ScanThread {
                 if let EnvironMatch::Match(mut held) =
                     self.environ.find_token(pid, request.tree.token().as_str().as_bytes())
                 {
-                    // ESRCH: it has ended.
+                    // ESRCH: it has exited.
                     drop(held.signal(libc::SIGSTOP));
                     if stopped.len() >= HELD_MAX {
                         held.close_pidfd();
@@ -194,14 +194,14 @@ impl ScanThread {
         findings
     }
 
-    /// Names what lives in a cgroup, and kills all of it.
+    /// Lists the processes in a cgroup, and kills them.
     fn kill_inhabitants(&mut self, request: &ScanRequest) -> ScanResult {
         let mut findings = ScanResult::none(request);
         let inhabitants = request.tree.with_cgroup(WorkerCgroup::processes);
         for pid in inhabitants.unwrap_or_default() {
             findings.count += 1;
             let is_skipped = self.at(pid);
-            // ESRCH: it has ended meanwhile.
+            // ESRCH: it has exited meanwhile.
             let Ok(stat) = Stat::of(pid) else { continue };
             self.reaper.note_killed(&stat, &request.tree);
             if findings.survivors.len() < NAMED_MAX && !is_skipped {
@@ -238,11 +238,11 @@ impl ScanThread {
         refill(&self.reserve);
     }
 
-    /// Looks at all processes that may be of these trees.
+    /// Scans all processes that may belong to these trees.
     fn look(&mut self, requests: &[ScanRequest], visibility: Visibility) -> HashMap<i32, ProcessSnapshot> {
         let mut seen = HashMap::new();
         if visibility == Visibility::Absent {
-            // The numbers there, if any, are those of other processes here.
+            // The ids there, if any, are those of another pid namespace.
             return seen;
         }
         let earliest = requests.iter().map(|request| request.tree.started_tick()).min().unwrap_or(0);
@@ -250,7 +250,7 @@ impl ScanThread {
         let wants_pipes = requests.iter().any(|request| !request.pipes.is_empty());
         let mut from = requests.iter().map(ScanRequest::first).min().flatten();
         for _ in 0..ROUNDS {
-            // Read before the look: what is started meanwhile has a higher number, and its turn in the next round.
+            // Read before the scan: processes that start meanwhile have higher ids, and are scanned in the next round.
             let last = list::last_number().ok();
             let pids = match (from, last) {
                 (Some(from), Some(last)) if from > last && last > 0 => break,
@@ -317,7 +317,7 @@ impl ScanThread {
         }
     }
 
-    /// Finds the tree of one request among what was seen, and does what is to be done with it.
+    /// Finds the tree of one request among the scanned processes, and executes its task.
     fn judge(
         &mut self,
         request: &ScanRequest,
@@ -385,7 +385,7 @@ impl ScanThread {
 }
 
 impl ScanRequest {
-    /// The first number that a descendant can have; `None` for any.
+    /// The lowest process id that a descendant can have; `None` for any.
     fn first(&self) -> Option<i32> {
         (!self.has_wrapped).then(|| self.tree.pid().saturating_add(1))
     }
@@ -404,7 +404,7 @@ impl ScanRequest {
             ProcessMarks::NotYet => Ownership::Pending,
             ProcessMarks::Unreadable => Ownership::Unreadable,
         };
-        // Each worker that is older than the orphan can be the one that it comes from: it is left to the last of them.
+        // Every worker that is older than the orphan may be its origin, so the orphan is left to the last of these workers.
         let own_pid = self.tree.pid();
         let is_candidate = |(other, born): (&i32, &u64)| *other != own_pid && *born <= seen.stat.start;
         let is_adopted = self.adopts && parent == this_process::own_pid() && !self.others.iter().any(is_candidate);
@@ -423,8 +423,8 @@ impl ScanRequest {
     }
 }
 
-/// What of a tree is not in the worker's group, and would not hear what that is sent: all of its cgroup, where it has one, or the
-/// descendants whose parents have not ended.
+/// The processes of a tree outside the worker's group, which its signals do not reach: those of its cgroup, or without one the descendants
+/// whose parents have not exited.
 fn away(request: &ScanRequest) -> Vec<i32> {
     let pid = request.tree.pid();
     let inhabitants = request.tree.with_cgroup(WorkerCgroup::processes);
@@ -433,7 +433,7 @@ fn away(request: &ScanRequest) -> Vec<i32> {
     tree
 }
 
-/// The sessions of the members, but for the one of the host.
+/// The sessions of the members except the host's.
 fn sessions_of(facts: &[ProcessFacts], members: &[i32]) -> HashSet<i32> {
     let own = this_process::session();
     let members: HashSet<i32> = members.iter().copied().collect();
@@ -445,7 +445,7 @@ fn is_refusal(sent: &io::Result<()>) -> bool {
     sent.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
 }
 
-/// What is reported of a process that has outlived its worker.
+/// Describes a process that has outlived its worker.
 fn survivor(stat: &Stat, pipes: &[(u64, &'static str)]) -> Survivor {
     let places = process::directories(stat);
     let held = places.first().and_then(|place| process::pipes_written(place).ok()).unwrap_or_default();
