@@ -1,4 +1,4 @@
-//! What the event loop is asked to do, and how.
+//! The commands to the event loop, and how they are sent.
 
 use crate::{
     ids::{GroupId, WorkerId},
@@ -119,7 +119,7 @@ impl From<AskError> for GroupError {
     }
 }
 
-/// Where commands for the loop are put.
+/// Sends commands to the event loop.
 #[derive(Debug, Clone)]
 pub(crate) struct CommandSender {
     pub(crate) commands: Sender<Command>,
@@ -132,8 +132,8 @@ impl CommandSender {
         self.waker.wake();
     }
 
-    /// Asks the loop, and waits for its answer. The loop answers between two looks at the kernel; [`ANSWER_TIME`] is for one that is
-    /// not run at all.
+    /// Sends a command with a channel for its answer, and waits up to [`ANSWER_TIME`]. The loop answers between two calls of `epoll_wait`;
+    /// the timeout is for a process that is not scheduled.
     pub(crate) fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Command) -> Result<T, AskError> {
         self.ask_within(ANSWER_TIME, question)
     }
@@ -151,9 +151,9 @@ impl CommandSender {
         })
     }
 
-    /// For a loop that will be woken.
+    /// Queues a command without waking the loop.
     pub(crate) fn push_no_wake(&self, command: Command) {
-        // A loop that has ended has no workers: there is nothing to do for it.
+        // A loop that has ended has no workers, so there is nothing to do.
         drop(self.commands.send(command));
     }
 }
@@ -176,7 +176,7 @@ impl Report<GuardReport> for CommandSender {
     }
 }
 
-/// What its user wants of a worker.
+/// A call on a worker's handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     Stop,
@@ -184,7 +184,7 @@ pub(crate) enum Action {
     Restart,
 }
 
-/// What is wanted of groups.
+/// A call on a group's handle.
 #[derive(Debug)]
 pub(crate) enum GroupCommand {
     Add {
@@ -193,11 +193,11 @@ pub(crate) enum GroupCommand {
         policy: GroupPolicy,
         answer: Sender<Result<(), GroupError>>,
     },
-    /// All of them, or none.
+    /// Adds all of the workers, or none.
     AddWorkers {
         group: GroupId,
         workers: NewMembers,
-        /// Whether the caller waits for the first start of the first of them, and takes its failure for a refusal.
+        /// Whether the caller waits for the first start of the first worker, whose failure then refuses the worker.
         is_awaited: bool,
         answer: Sender<Result<Option<FirstStartResult>, GroupError>>,
     },
@@ -211,11 +211,11 @@ pub(crate) enum GroupCommand {
         worker: WorkerId,
         answer: Sender<Result<Restarted, GroupError>>,
     },
-    /// Gives those who are to begin anew.
+    /// Returns the workers that start.
     Start(GroupId, Sender<Restarted>),
-    /// Gives those who are to end.
+    /// Returns the workers that stop.
     Stop(GroupId, Sender<Vec<Arc<SharedWorker>>>),
-    /// As `Stop`, and for good.
+    /// As `Stop`; the group and its workers are then removed.
     RemoveAll(GroupId, Sender<Result<Vec<Arc<SharedWorker>>, GroupError>>),
     /// As `Start`.
     Restart(GroupId, Sender<Restarted>),
@@ -224,8 +224,8 @@ pub(crate) enum GroupCommand {
 /// Workers that start again, each with the number of its last incarnation before.
 pub(crate) type Restarted = Vec<(Arc<SharedWorker>, u32)>;
 
-/// Workers that are to be members, with their specs.
+/// New members of a group, with their specs.
 pub(crate) type NewMembers = Vec<(Arc<SharedWorker>, SharedSpec)>;
 
-/// Has one answer, when the first start of a member has succeeded, failed or been called off.
+/// Receives one result, when the first start of a member has succeeded, failed or been cancelled.
 pub(crate) type FirstStartResult = Receiver<Result<(), GroupError>>;

@@ -1,4 +1,4 @@
-//! Counts the bytes that are out, and wakes the loop when enough have come back to one who waits.
+//! Counts the bytes that consumers have not returned, and wakes the loop when a paused worker may continue.
 
 use crate::{
     policy::backpressure::{Window, WindowState},
@@ -10,17 +10,17 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
-/// The bytes of one worker, or of a whole supervisor, that are in the channel or in the consumer's hands.
+/// The bytes of one worker, or of a whole supervisor, that are in the channel or held by the consumer.
 #[derive(Debug)]
 pub(crate) struct FlowControl {
     window: Window,
     out: AtomicUsize,
-    /// Somebody is paused and wants to know when there is room again.
+    /// A reader is paused, and is to be woken when there is room.
     waiting: AtomicBool,
     waker: Arc<Waker>,
-    /// The supervisor's meter, in a worker's.
+    /// The flow control of the supervisor, where this is a worker's.
     whole: Option<Arc<Self>>,
-    /// What others cannot take away.
+    /// The bytes that remain available to it whatever others use.
     share: usize,
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct FlowControl {
 #[derive(Debug)]
 pub(crate) struct WorkerWindow {
     pub(crate) flow: Arc<FlowControl>,
-    /// The number of the last event that counts against it; only the loop looks.
+    /// The number of the last event that counts against the window. Read by the loop only.
     last_sent: AtomicU64,
 }
 
@@ -62,12 +62,12 @@ impl FlowControl {
         Self { whole: Some(Arc::clone(whole)), ..Self::of_supervisor(window, Arc::clone(&whole.waker)) }
     }
 
-    /// So many bytes it may have out whatever others have out.
+    /// Reserves `share` bytes for it, whatever others use.
     pub(crate) fn with_share(self, share: usize) -> Self {
         Self { share, ..self }
     }
 
-    /// Bytes go out.
+    /// Adds `bytes`.
     pub(crate) fn take(&self, bytes: usize) {
         self.out.fetch_add(bytes, Ordering::SeqCst);
         if let Some(whole) = &self.whole {
@@ -75,18 +75,18 @@ impl FlowControl {
         }
     }
 
-    /// Bytes go out, and come back when this is dropped.
+    /// Adds `bytes` until the permit is dropped.
     pub(crate) fn permit(self: &Arc<Self>, bytes: usize) -> Permit {
         self.take(bytes);
         Permit::new(bytes, Arc::clone(self) as Arc<dyn ReturnCredit>)
     }
 
-    /// How many bytes are out.
+    /// The bytes that are not returned.
     pub(crate) fn used(&self) -> usize {
         self.out.load(Ordering::Relaxed)
     }
 
-    /// Asks for a wake-up. Whoever calls looks at the levels once more afterwards: the bytes may have come back in between.
+    /// Requests a wake-up when there is room. The caller checks the window again afterwards, since bytes may have been returned in between.
     pub(crate) fn wait_for_room(&self) {
         self.waiting.store(true, Ordering::SeqCst);
         if let Some(whole) = &self.whole {

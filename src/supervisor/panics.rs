@@ -1,10 +1,10 @@
-//! What a user has given us to call on a thread of ours: a panic in it is his own affair, and everybody else's workers live on.
+//! Calls of the user's code on threads of the supervisor: a panic in it must not affect other workers.
 
 use crate::sys::deferred_close;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What a user's code gives; nothing where it panics. The panic hook has told of that by then. What it panicked with can be anything,
-/// also something that panics or blocks when it is dropped: that is done elsewhere.
+/// Calls `run`; `None` if it panics, which the panic hook has reported already. The payload is dropped on another thread, since its
+/// destructor may panic or block.
 pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(run)).map_err(deferred_close::drop_in_background).ok()
 }

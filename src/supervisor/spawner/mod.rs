@@ -1,8 +1,8 @@
-//! Where workers are started: on a thread that lives as long as they may, since the kernel sends the parent-death signal when
-//! the *thread* that spawned ends, not the process.
+//! Starts workers. The kernel sends the parent-death signal when the *thread* that started a process ends, so workers are started on
+//! threads that live at least as long.
 //!
-//! The main thread is such a thread, and starts its workers itself: handing them to another and being woken by it takes
-//! longer than the start. For every other caller there is a thread that only spawns and outlives all workers.
+//! The main thread is such a thread, and starts its workers itself: passing a start to another thread and waking up takes longer than the
+//! start. Starts of all other threads are done by a thread of the supervisor.
 
 pub(crate) mod queue;
 mod streams;
@@ -62,14 +62,14 @@ use std::{
     time::Instant,
 };
 
-/// What a worker gets when its parent dies, where its spec does not say.
+/// The parent-death signal where the spec does not set one.
 const DEATH_SIGNAL: Option<i32> = Some(libc::SIGKILL);
 
-/// Has one more thread serve the queue of starts.
+/// Starts one more thread that serves the queue.
 pub(crate) fn thread(spawner: &Arc<Spawner>, number: u64) -> io::Result<JoinHandle<()>> {
     let spawner = Arc::clone(spawner);
     thread::Builder::new().name("pipewright-spawn".into()).spawn(move || {
-        // The host's signals belong to the host's threads.
+        // The host's signals are handled by the host's threads.
         signals::block_all();
         let leaving = Leaving { spawner, number };
         while let Some(start) = leaving.spawner.starts.next(number) {
@@ -79,7 +79,7 @@ pub(crate) fn thread(spawner: &Arc<Spawner>, number: u64) -> io::Result<JoinHand
     })
 }
 
-/// Notes the end of a spawner thread, also when it panics.
+/// Records the end of a spawner thread, also when it panics.
 struct Leaving {
     spawner: Arc<Spawner>,
     number: u64,
@@ -91,23 +91,23 @@ impl Drop for Leaving {
     }
 }
 
-/// Starts workers, on whatever thread may be their parent.
+/// Starts workers, on a thread that may be their parent.
 #[derive(Debug)]
 pub(crate) struct Spawner {
     commands: CommandSender,
     connection_events: Arc<dyn Report<ConnectionEvent>>,
     registry: Arc<WorkerRegistry>,
     sockets: Sockets,
-    /// 128 random bits that are in the environment of every process of every tree.
+    /// 128 random bits, in the environment of every process of every tree.
     run: Box<str>,
     guard: TreeGuard,
     pool: Arc<CgroupPool>,
     starts: Arc<SpawnQueue>,
-    /// The guard gets a signal when the thread that started it ends.
+    /// Keeps the thread running that started the guard: its end would signal the guard.
     guard_tie: Mutex<Option<SpawnerThreadHold>>,
-    /// How many processes are being started or were.
+    /// The number of processes that were or are being started.
     begun: AtomicU64,
-    /// How many were.
+    /// The number of processes that were started.
     started: AtomicU64,
 }
 
@@ -132,8 +132,8 @@ impl Spawner {
         })
     }
 
-    /// How many processes were started so far. Less what `begun` was at some moment: at most how many of them have a number
-    /// that was given after that.
+    /// The number of processes started so far. The difference to an earlier value of `begun` bounds how many of them have a process id that
+    /// was assigned after that.
     pub(crate) fn started(&self) -> u64 {
         self.started.load(Ordering::SeqCst)
     }
@@ -142,7 +142,7 @@ impl Spawner {
         &self.guard
     }
 
-    /// Whether the calling thread may be the parent of a worker, and of the guard that comes with it.
+    /// Whether the calling thread may be the parent of a worker and of the guard that is started with it.
     pub(crate) fn may_start_here(spec: &WorkerSpec) -> bool {
         this_process::is_main_thread() || spec.outlives_supervisor && spec.death_signal_or(DEATH_SIGNAL).is_none()
     }
@@ -151,12 +151,12 @@ impl Spawner {
         &self.starts
     }
 
-    /// Has another thread take over the queue where all others hang. True while starts wait.
+    /// Starts another thread for the queue if all threads are blocked. Returns true while starts wait.
     pub(crate) fn relieve(this: &Arc<Self>) -> bool {
         this.starts.relieve(|number| thread(this, number))
     }
 
-    /// Queues the start of a new worker, and waits for what comes of it.
+    /// Queues the start of a new worker, and waits for its result.
     pub(crate) fn start_elsewhere(
         this: &Arc<Self>,
         id: WorkerId,
@@ -181,7 +181,7 @@ impl Spawner {
         self.starts.push(SpawnRequest { id, spec, purpose, prepared: None, attempts: 0, due: None });
     }
 
-    /// Makes one attempt at a start, on the spawner thread of this number.
+    /// Makes one attempt at a start, on the spawner thread `number`.
     fn serve(&self, number: u64, mut start: SpawnRequest) {
         let (spec, count) = (
             Arc::clone(&start.spec),
@@ -214,29 +214,28 @@ impl Spawner {
         }
     }
 
-    /// Hands what has come of a start to the loop, and to the caller that waits for it.
+    /// Passes the result of a start to the loop, and to the caller that waits for it.
     fn conclude(&self, number: u64, start: SpawnRequest, begun: Result<StartedProcess, SpawnError>) {
         let SpawnRequest { id, spec, purpose, prepared: _, attempts: _, due: _ } = start;
         match (purpose, begun) {
             (SpawnKind::New { answer, _permit }, begun) => {
-                // Handed over before the answer: whatever the caller then wants of its worker must not come to the loop before the
-                // worker does. A caller always waits for its answer, unless it was killed together with everything else. It is
-                // answered before the loop is woken, so that it does not wait for that too.
+                // The loop receives the process before the caller receives its answer, and so before any command of the caller for this
+                // worker. The caller waits for its answer in any case. It is answered before the loop is woken, to save that time.
                 drop(answer.send(begun.and_then(|begun| self.enter(id, spec, begun, Some(number)))));
             }
             (SpawnKind::Respawn(shared), Ok(begun)) => {
-                // Where the loop has ended its end was told already.
+                // If the loop has ended, the end of the worker was reported already.
                 drop(self.hand_over(begun.arrival(shared, spec), Some(number)));
             }
             (SpawnKind::Respawn(_), Err(error)) => {
-                // Where it was cancelled, or the loop has ended, nothing waits for it.
+                // If the start was cancelled or the loop has ended, the result is not used.
                 let _: HandOver = self.starts.hand_over(Some(number), || Command::SpawnFailed(id, error));
             }
         }
         self.starts.wake_loop();
     }
 
-    /// Starts a worker on the calling thread. Only that waits where the start blocks, or the program is busy.
+    /// Starts a worker on the calling thread, which waits while the start blocks or the program file is busy.
     pub(crate) fn start_here(
         &self,
         id: WorkerId,
@@ -260,12 +259,12 @@ impl Spawner {
         Ok(shared)
     }
 
-    /// Nobody takes what is handed over from now on.
+    /// The loop has ended: refuses all further starts.
     pub(crate) fn abandon(&self) {
         self.starts.end();
     }
 
-    /// Puts a worker into the hands of the loop, which is to be woken; ends it where there is no loop any more, or it is not wanted.
+    /// Passes a process to the loop, which the caller wakes. Kills the process if the loop has ended or the start was cancelled.
     fn hand_over(&self, arrival: Box<SpawnedProcess>, thread: Option<u64>) -> Result<(), SpawnError> {
         let (shared, process) = (Arc::clone(&arrival.shared), Arc::clone(&arrival.process));
         match self.starts.hand_over(thread, || Command::Spawned(arrival)) {
@@ -308,7 +307,7 @@ impl Spawner {
         shared.set_ended((exit, now()));
     }
 
-    /// A new worker's first incarnation runs.
+    /// Registers a new worker whose first incarnation runs.
     fn enter(
         &self,
         id: WorkerId,
@@ -321,7 +320,7 @@ impl Spawner {
         Ok(shared)
     }
 
-    /// Starts one incarnation, of this number, on the calling thread, which is a spawner thread of that number or the main thread.
+    /// Starts incarnation `number` on the calling thread: the spawner thread of that number, or the main thread.
     fn incarnate(
         &self,
         id: WorkerId,
@@ -358,7 +357,7 @@ impl Spawner {
             control: &control,
             variables: &variables,
         };
-        // Taken before the process exists: its processor time can then never exceed its uptime.
+        // Read before the process exists, so that its processor time never exceeds its uptime.
         let started = now();
         let started_tick = stat::boot_ticks();
         let (launched, starts_before) = self.launch_counted(spec, prepared, &context);
@@ -418,7 +417,8 @@ impl Spawner {
         (launched, self.begun.load(Ordering::SeqCst))
     }
 
-    /// Has a guard, and keeps the thread that started it: that thread's end is for the guard the end of the process.
+    /// Starts the guard unless it runs, and keeps the thread running that started it: the end of that thread is the end of the host for the
+    /// guard.
     fn stand_guard(&self, thread: Option<u64>) -> Result<(), SpawnError> {
         if self.guard.ensure_running()? {
             let tie = thread.and_then(|thread| self.starts.tie(thread));
@@ -428,7 +428,7 @@ impl Spawner {
         Ok(())
     }
 
-    /// Where a new incarnation is to live, or why that is no cgroup of ours.
+    /// The cgroup for a new incarnation with its open directory, or the reason why there is none.
     fn cgroup_for(&self, spec: &WorkerSpec) -> Result<Result<(WorkerCgroup, OwnedFd), Box<str>>, SpawnError> {
         let open = |cgroup: WorkerCgroup| match cgroup.open() {
             Ok(directory) => Ok((cgroup, directory)),
@@ -444,7 +444,7 @@ impl Spawner {
             })?;
             return Ok(Ok(cgroup));
         }
-        // A user's own `Command` is not born in one, and one that may survive us is not killed with ours.
+        // A user's own `Command` cannot be started in a cgroup, and a tree that may outlive the host must not be killed with it.
         if !matches!(spec.plan.program, Program::Named(_)) {
             return Ok(Err("not for from_command".into()));
         }
@@ -454,14 +454,14 @@ impl Spawner {
         Ok(self.pool.take().and_then(|cgroup| open(cgroup).map_err(|error| error.to_string().into())))
     }
 
-    /// The address of a new incarnation.
+    /// Issues the control address of a new incarnation.
     fn address(&self, spec: &WorkerSpec) -> Result<IssuedAddress, SpawnError> {
         let made = self.sockets.address(spec, |server| self.commands.send(Command::ControlListener(Box::new(server))));
         made.map_err(|source| SpawnError::failed(spec.plan.program_name(), SpawnStep::Control, source))
     }
 }
 
-/// A process that runs.
+/// A new process that has no `SharedWorker` yet.
 struct StartedProcess {
     process: Arc<WorkerProcess>,
     key: Option<String>,

@@ -1,9 +1,10 @@
 //! The queue of starts, and the threads that serve it.
 //!
-//! The kernel sends the parent-death signal when the *thread* that started a process ends, so a thread that starts workers lives at
-//! least as long as they do. Usually there is one. A start can block: an `execve` from a file system that does not answer, a FIFO, a
-//! user's closure. When every thread has been in its start for longer than [`PATIENCE`], another one takes over the queue. So the number of threads
-//! is bounded by the number of starts that hang at the same time, and a start that hangs delays no other.
+//! The kernel sends the parent-death signal when the *thread* that started a process ends, so a thread lives at least as long as the
+//! workers that it has started. Usually there is one thread. A start can block: in an `execve` from a file system that does not answer, in
+//! a FIFO, or in a user's closure. When every thread has been in its start for longer than [`PATIENCE`], another thread takes over the
+//! queue. So the number of threads is bounded by the number of starts that block at the same time, and a blocked start does not delay
+//! others.
 
 use crate::{
     ids::WorkerId,
@@ -25,35 +26,35 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a start may take before another thread takes over the queue.
+/// The time after which another thread takes over the queue.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How long a start may take before it counts as hanging: then a stop of its worker does not wait for it.
+/// The time after which a start counts as blocked, and a stop of its worker does not wait for it.
 pub(crate) const HANG_TIME: Duration = Duration::from_secs(1);
 
-/// A worker to start.
+/// One start of a worker.
 #[derive(Debug)]
 pub(crate) struct SpawnRequest {
     pub(crate) id: WorkerId,
     pub(crate) spec: SharedSpec,
     pub(crate) purpose: SpawnKind,
-    /// Once its pipes are made and its files are open.
+    /// Set once the pipes are created and the files are open.
     pub(crate) prepared: Option<PreparedFds>,
-    /// How many times its program was busy.
+    /// How many attempts have failed because the program file was busy.
     pub(crate) attempts: u32,
-    /// Not before this.
+    /// The earliest time of the next attempt.
     pub(crate) due: Option<Instant>,
 }
 
 #[derive(Debug)]
 pub(crate) enum SpawnKind {
-    /// A new worker, whose caller waits for it. The permit is held until the loop has it.
+    /// A new worker, whose caller waits for the result. The permit is held until the loop has received the process.
     New { answer: Sender<Result<Arc<SharedWorker>, SpawnError>>, _permit: SpawnPermit },
-    /// The next incarnation.
+    /// The next incarnation of a worker.
     Respawn(Arc<SharedWorker>),
 }
 
-/// All that callers, spawner threads and the loop share about starts. The lock is never held while something is started.
+/// The starts that wait, and the threads that serve them. The lock is never held during a start.
 #[derive(Debug)]
 pub(crate) struct SpawnQueue {
     state: Mutex<QueueState>,
@@ -66,11 +67,11 @@ struct QueueState {
     waiting: VecDeque<SpawnRequest>,
     threads: BTreeMap<u64, SpawnerThread>,
     last_thread: u64,
-    /// No new workers.
+    /// New workers are refused.
     is_closed: bool,
-    /// How many new workers may still come.
+    /// The number of permits for new workers.
     permits: usize,
-    /// The loop has ended: nothing would look after a process that is started.
+    /// The loop has ended, so nothing is started any more.
     is_over: bool,
 }
 
@@ -79,7 +80,7 @@ struct SpawnerThread {
     id: Option<ThreadId>,
     handle: Option<JoinHandle<()>>,
     busy: Option<Busy>,
-    /// How many processes that it started get a signal when it ends.
+    /// The number of its processes that would be signalled by its end.
     ties: usize,
 }
 
@@ -87,7 +88,7 @@ struct SpawnerThread {
 struct Busy {
     worker: WorkerId,
     since: Instant,
-    /// The worker was stopped meanwhile: the new process is not wanted.
+    /// The worker was stopped meanwhile, so the new process is killed.
     is_cancelled: bool,
 }
 
@@ -97,11 +98,11 @@ impl SpawnerThread {
     }
 }
 
-/// What a start hands to the loop, and whether the loop took it.
+/// Whether the loop has received the result of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HandOver {
     Accepted,
-    /// The worker was stopped while it was started.
+    /// The worker was stopped during the start.
     Cancelled,
     /// The loop has ended.
     LoopGone,
@@ -116,7 +117,7 @@ impl SpawnQueue {
         lock(&self.state)
     }
 
-    /// Allows one more new worker; nothing once closed.
+    /// Permits one more new worker; `None` once closed.
     pub(crate) fn permit(self: &Arc<Self>) -> Option<SpawnPermit> {
         let mut state = self.lock();
         if state.is_closed || state.is_over {
@@ -126,7 +127,7 @@ impl SpawnQueue {
         Some(SpawnPermit(Arc::clone(self)))
     }
 
-    /// Takes no new workers. The loop learns of it when the last one that was permitted has arrived or failed.
+    /// Refuses new workers. The loop is notified when the last permit is dropped.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         let is_last = !state.is_closed && state.permits == 0;
@@ -137,14 +138,14 @@ impl SpawnQueue {
         }
     }
 
-    /// The loop has ended: threads end too, as soon as their present start has been undone.
+    /// The loop has ended: ends the threads as soon as they have undone their present starts.
     pub(crate) fn end(&self) {
         let mut state = self.lock();
         state.is_over = true;
         let left = std::mem::take(&mut state.waiting);
         drop(state);
         self.changed.notify_all();
-        // Callers that wait for these get `SupervisorGone`. To close their files can block.
+        // Callers that wait for these receive `SupervisorGone`. Closing their files can block.
         crate::sys::deferred_close::drop_in_background(left);
     }
 
@@ -163,9 +164,9 @@ impl SpawnQueue {
         self.changed.notify_all();
     }
 
-    /// Cancels the restart of this worker. True if it will not arrive: it waited in the queue, or it hangs, and its process is ended
-    /// by the thread that starts it when that comes back. False if it has arrived already or is about to: what a process that runs
-    /// writes must be heard.
+    /// Cancels the restart of this worker. Returns true if its process will not reach the loop: the start waits in the queue, or it is
+    /// blocked, and its thread kills the process when it continues. Returns false if the process has reached the loop or is about to, since
+    /// the output of a running process must be read.
     pub(crate) fn cancel(&self, worker: WorkerId) -> bool {
         let mut state = self.lock();
         if let Some(at) = state.waiting.iter().position(|start| start.id == worker) {
@@ -185,7 +186,7 @@ impl SpawnQueue {
         }
     }
 
-    /// Puts what has come of a start into the loop's mailbox, unless the loop has ended or the start was cancelled.
+    /// Sends the result of a start to the loop, unless the loop has ended or the start was cancelled.
     pub(crate) fn hand_over(&self, thread: Option<u64>, command: impl FnOnce() -> Command) -> HandOver {
         let mut state = self.lock();
         if state.is_over {
@@ -196,7 +197,7 @@ impl SpawnQueue {
             if busy.is_cancelled {
                 return HandOver::Cancelled;
             }
-            // From here on it has arrived.
+            // From here on the start cannot be cancelled.
             busy.worker = WorkerId::SUPERVISOR;
         }
         self.commands.push_no_wake(command());
@@ -207,13 +208,13 @@ impl SpawnQueue {
         self.commands.waker.wake();
     }
 
-    /// Notes that a process gets a signal when this thread ends.
+    /// Keeps a thread running until the returned value is dropped.
     pub(crate) fn tie(self: &Arc<Self>, thread: u64) -> Option<SpawnerThreadHold> {
         self.lock().threads.get_mut(&thread)?.ties += 1;
         Some(SpawnerThreadHold { starts: Arc::clone(self), thread })
     }
 
-    /// How many threads there are.
+    /// The number of threads.
     pub(crate) fn threads(&self) -> usize {
         self.lock().threads.len()
     }
@@ -222,7 +223,7 @@ impl SpawnQueue {
         self.lock().threads.values().any(|thread| thread.id == Some(id))
     }
 
-    /// Whether starts wait that no thread could take by now, since each has been busy for longer than [`PATIENCE`].
+    /// Whether starts are due that no thread takes, since each has been busy for longer than [`PATIENCE`].
     fn needs_thread(state: &QueueState) -> bool {
         let now = now();
         let is_stuck = |thread: &SpawnerThread| {
@@ -233,18 +234,17 @@ impl SpawnQueue {
             && state.threads.values().all(is_stuck)
     }
 
-    /// Has another thread take over the queue where that is necessary. True while starts wait: to be called again after
-    /// [`PATIENCE`].
+    /// Starts another thread if that is necessary. Returns true while starts wait: call it again after [`PATIENCE`].
     pub(crate) fn relieve(&self, start_thread: impl FnOnce(u64) -> std::io::Result<JoinHandle<()>>) -> bool {
         let mut state = self.lock();
         if Self::needs_thread(&state) {
-            // Where no thread can be had the starts wait for one that comes back, or for the next attempt.
+            // If no thread can be started, the starts wait for one that continues, or for the next call.
             drop(Self::add_thread(&mut state, start_thread));
         }
         !state.waiting.is_empty()
     }
 
-    /// Starts a thread that serves.
+    /// Starts a thread that serves the queue.
     pub(crate) fn begin(
         &self,
         start_thread: impl FnOnce(u64) -> std::io::Result<JoinHandle<()>>,
@@ -252,7 +252,7 @@ impl SpawnQueue {
         Self::add_thread(&mut self.lock(), start_thread)
     }
 
-    /// Under the lock, so that the thread finds its entry.
+    /// Called under the lock, so that the thread finds its entry.
     fn add_thread(
         state: &mut QueueState,
         start_thread: impl FnOnce(u64) -> std::io::Result<JoinHandle<()>>,
@@ -265,14 +265,14 @@ impl SpawnQueue {
         Ok(())
     }
 
-    /// The next start for this thread; nothing when the thread is to end.
+    /// Waits for the next start of this thread; `None` when the thread is to end.
     pub(crate) fn next(&self, number: u64) -> Option<SpawnRequest> {
         let mut state = self.lock();
         loop {
             if state.is_over {
                 return None;
             }
-            // The oldest idle thread serves, so that later ones can end.
+            // The oldest idle thread serves the queue, so that later ones can end.
             let has_elder = state.threads.range(..number).any(|(_, elder)| elder.is_idle());
             let ties = state.threads.get(&number)?.ties;
             if has_elder && ties == 0 {
@@ -296,7 +296,7 @@ impl SpawnQueue {
         }
     }
 
-    /// The start of this thread is over.
+    /// Records that the start of this thread has finished.
     pub(crate) fn done(&self, number: u64) {
         let mut state = self.lock();
         if let Some(thread) = state.threads.get_mut(&number) {
@@ -309,7 +309,7 @@ impl SpawnQueue {
         }
     }
 
-    /// Puts a start back whose program is busy, unless it was cancelled.
+    /// Queues a start again whose program file was busy, unless it was cancelled.
     pub(crate) fn put_back(&self, number: u64, start: SpawnRequest) {
         let is_cancelled = |state: &QueueState| state.threads.get(&number)?.busy.map(|busy| busy.is_cancelled);
         let mut state = self.lock();
@@ -317,21 +317,21 @@ impl SpawnQueue {
             drop(state);
             return crate::sys::deferred_close::drop_in_background(start);
         }
-        // In one step: whoever cancels it finds it here or there.
+        // Under one lock, so that `cancel` finds the start here or there.
         if let Some(thread) = state.threads.get_mut(&number) {
             thread.busy = None;
         }
         state.waiting.push_back(start);
     }
 
-    /// This thread ends.
+    /// Removes a thread that ends.
     pub(crate) fn leave(&self, number: u64) {
         self.lock().threads.remove(&number);
         self.changed.notify_all();
     }
 
-    /// Waits until all threads have ended, at most so long. One whose start hangs is left to itself: it undoes that start when it
-    /// comes back.
+    /// Waits up to `timeout` until all threads have ended. A thread whose start is blocked is left to itself: it undoes the start when it
+    /// continues.
     pub(crate) fn wait_end(&self, timeout: Duration) {
         let deadline = now().checked_add(timeout);
         let mut handles = Vec::new();
@@ -347,13 +347,13 @@ impl SpawnQueue {
         let left: Vec<_> = state.threads.values().filter_map(|thread| thread.id).collect();
         drop(state);
         for handle in handles.into_iter().filter(|handle| !left.contains(&handle.thread().id())) {
-            // A panic of ours has been printed by then; the host need not suffer a second one.
+            // A panic of the thread has been printed already, and is not passed on to the host.
             drop(handle.join());
         }
     }
 }
 
-/// One new worker may still come. The loop goes on as long as there are permits.
+/// Permits one new worker. The loop runs as long as there are permits.
 #[derive(Debug)]
 pub(crate) struct SpawnPermit(Arc<SpawnQueue>);
 
@@ -369,7 +369,7 @@ impl Drop for SpawnPermit {
     }
 }
 
-/// A process that gets a signal when the thread ends that started it. Dropped when the process is reaped.
+/// Keeps the thread running that started a process. Dropped when the process is reaped.
 #[derive(Debug)]
 pub(crate) struct SpawnerThreadHold {
     starts: Arc<SpawnQueue>,
