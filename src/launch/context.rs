@@ -1,5 +1,6 @@
 //! Parameters of one start that are not part of the plan.
 
+use super::limits::CgroupLimit;
 use std::{
     ffi::OsString,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -41,10 +42,10 @@ pub(crate) enum CgroupPlacement<'a> {
 }
 
 impl<'a> CgroupPlacement<'a> {
-    /// Places the process in `directory`, if there is one. A cgroup that `has_limits` is required.
-    pub(crate) fn new(directory: Option<&'a OwnedFd>, has_limits: bool) -> Self {
+    /// Places the process in `directory`, if there is one. A cgroup with limits is required.
+    pub(crate) fn new(directory: Option<&'a OwnedFd>, limits: &[CgroupLimit]) -> Self {
         match directory {
-            Some(directory) if has_limits => Self::Required(directory.as_fd()),
+            Some(directory) if !limits.is_empty() => Self::Required(directory.as_fd()),
             Some(directory) => Self::Preferred(directory.as_fd()),
             None => Self::Inherit,
         }

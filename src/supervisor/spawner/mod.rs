@@ -351,7 +351,7 @@ impl Spawner {
             Err(reason) => (None, None, Some(reason)),
         };
         let context = SpawnContext {
-            cgroup: CgroupPlacement::new(directory.as_ref(), !spec.cgroup_limits.is_empty()),
+            cgroup: CgroupPlacement::new(directory.as_ref(), &spec.cgroup_limits),
             death_signal: spec.death_signal_or(DEATH_SIGNAL),
             control_path: address.map_or("", |address| &address.path),
             control: &control,
