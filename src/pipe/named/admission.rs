@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    handshake::{self, ClientHello, HandshakeAnswer, HandshakeError, ServerReply},
+    handshake::{self, ClientHello, HandshakeAnswer, InvalidHandshake, ServerReply},
     peer::{Access, ImpersonationLevel},
 };
 use crate::deadline::Deadline;
@@ -163,7 +163,7 @@ impl Admission {
         client
     }
 
-    fn answer(&self, client: FdFreeStream, hello: Result<ClientHello, HandshakeError>) -> Option<AcceptedClient> {
+    fn answer(&self, client: FdFreeStream, hello: Result<ClientHello, InvalidHandshake>) -> Option<AcceptedClient> {
         let Some(reply) = handshake::answer(hello, self.mode, self.direction) else {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             return None;
@@ -193,7 +193,7 @@ impl Admission {
 enum HelloProgress {
     Nothing,
     End,
-    ClientHello(Result<ClientHello, HandshakeError>),
+    ClientHello(Result<ClientHello, InvalidHandshake>),
 }
 
 impl PendingClient {
@@ -205,7 +205,7 @@ impl PendingClient {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return HelloProgress::Nothing,
             // The client sent file descriptors, which the handshake does not allow.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return HelloProgress::ClientHello(Err(HandshakeError::Unrecognized));
+                return HelloProgress::ClientHello(Err(InvalidHandshake::Unrecognized));
             }
             Ok(0) | Err(_) => return HelloProgress::End,
         }

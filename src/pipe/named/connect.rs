@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     bind::connect_path,
-    handshake::{self, ClientHello, HandshakeAnswer, HandshakeError, ServerReply},
+    handshake::{self, ClientHello, HandshakeAnswer, InvalidHandshake, ServerReply},
     message::DEFAULT_MAX_MESSAGE_SIZE,
     name::{NameError, NameKind, PipeName},
     peer::{Access, ImpersonationLevel},
@@ -275,10 +275,10 @@ impl ConnectOptions {
         self.check_reply(ServerReply::parse(reply), name).map(|()| None)
     }
 
-    fn check_reply(&self, reply: Result<ServerReply, HandshakeError>, name: &PipeName) -> Result<(), ConnectError> {
+    fn check_reply(&self, reply: Result<ServerReply, InvalidHandshake>, name: &PipeName) -> Result<(), ConnectError> {
         let reply = match reply {
-            Err(HandshakeError::Unrecognized) => return Err(ConnectError::NoHandshake { path: name.text() }),
-            Err(HandshakeError::Version(server)) => {
+            Err(InvalidHandshake::Unrecognized) => return Err(ConnectError::NoHandshake { path: name.text() }),
+            Err(InvalidHandshake::Version(server)) => {
                 return Err(ConnectError::WrongVersion { client: handshake::VERSION, server });
             }
             Ok(reply) => reply,

@@ -44,7 +44,7 @@ pub(super) struct ServerReply {
 
 /// Error of parsing a handshake message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HandshakeError {
+pub(super) enum InvalidHandshake {
     Unrecognized,
     Version(u8),
 }
@@ -59,13 +59,13 @@ impl ClientHello {
         bytes([mode_number(self.mode), direction_number(self.direction), level])
     }
 
-    pub(super) fn parse(bytes: [u8; BYTES]) -> Result<Self, HandshakeError> {
+    pub(super) fn parse(bytes: [u8; BYTES]) -> Result<Self, InvalidHandshake> {
         let [mode, direction, level] = fields(bytes)?;
         let level = match level {
             0 => ImpersonationLevel::Anonymous,
             1 => ImpersonationLevel::Identification,
             2 => ImpersonationLevel::Impersonation,
-            _ => return Err(HandshakeError::Unrecognized),
+            _ => return Err(InvalidHandshake::Unrecognized),
         };
         Ok(Self { mode: mode_of(mode)?, direction: direction_of(direction)?, level })
     }
@@ -83,7 +83,7 @@ impl ServerReply {
         bytes([answer, mode_number(self.mode), direction_number(self.direction)])
     }
 
-    pub(super) fn parse(bytes: [u8; BYTES]) -> Result<Self, HandshakeError> {
+    pub(super) fn parse(bytes: [u8; BYTES]) -> Result<Self, InvalidHandshake> {
         let [answer, mode, direction] = fields(bytes)?;
         let answer = match answer {
             0 => HandshakeAnswer::Accepted,
@@ -91,7 +91,7 @@ impl ServerReply {
             2 => HandshakeAnswer::WrongMode,
             3 => HandshakeAnswer::WrongDirection,
             4 => HandshakeAnswer::NotAllowed,
-            _ => return Err(HandshakeError::Unrecognized),
+            _ => return Err(InvalidHandshake::Unrecognized),
         };
         Ok(Self { answer, mode: mode_of(mode)?, direction: direction_of(direction)? })
     }
@@ -100,13 +100,13 @@ impl ServerReply {
 /// The reply of a server of this mode and direction. The server must support every direction of the client: a server for both
 /// directions also accepts a client for one. Returns `None` for a client that does not perform the handshake.
 pub(super) fn answer(
-    hello: Result<ClientHello, HandshakeError>,
+    hello: Result<ClientHello, InvalidHandshake>,
     mode: PipeMode,
     direction: Direction,
 ) -> Option<ServerReply> {
     let answer = match hello {
-        Err(HandshakeError::Unrecognized) => return None,
-        Err(HandshakeError::Version(_)) => HandshakeAnswer::WrongVersion,
+        Err(InvalidHandshake::Unrecognized) => return None,
+        Err(InvalidHandshake::Version(_)) => HandshakeAnswer::WrongVersion,
         Ok(hello) if hello.mode != mode => HandshakeAnswer::WrongMode,
         Ok(hello)
             if (hello.direction.reads() && !direction.writes()) || (hello.direction.writes() && !direction.reads()) =>
@@ -127,13 +127,13 @@ fn bytes(fields: [u8; 3]) -> [u8; BYTES] {
     bytes
 }
 
-fn fields(bytes: [u8; BYTES]) -> Result<[u8; 3], HandshakeError> {
+fn fields(bytes: [u8; BYTES]) -> Result<[u8; 3], InvalidHandshake> {
     let [magic @ .., version, first, second, third, _, _, _, _] = bytes;
     if magic != MAGIC {
-        return Err(HandshakeError::Unrecognized);
+        return Err(InvalidHandshake::Unrecognized);
     }
     if version != VERSION {
-        return Err(HandshakeError::Version(version));
+        return Err(InvalidHandshake::Version(version));
     }
     Ok([first, second, third])
 }
@@ -146,12 +146,12 @@ const fn mode_number(mode: PipeMode) -> u8 {
     }
 }
 
-const fn mode_of(number: u8) -> Result<PipeMode, HandshakeError> {
+const fn mode_of(number: u8) -> Result<PipeMode, InvalidHandshake> {
     match number {
         0 => Ok(PipeMode::Byte),
         1 => Ok(PipeMode::Message),
         2 => Ok(PipeMode::Framed),
-        _ => Err(HandshakeError::Unrecognized),
+        _ => Err(InvalidHandshake::Unrecognized),
     }
 }
 
@@ -163,12 +163,12 @@ const fn direction_number(direction: Direction) -> u8 {
     }
 }
 
-const fn direction_of(number: u8) -> Result<Direction, HandshakeError> {
+const fn direction_of(number: u8) -> Result<Direction, InvalidHandshake> {
     match number {
         1 => Ok(Direction::In),
         2 => Ok(Direction::Out),
         3 => Ok(Direction::InOut),
-        _ => Err(HandshakeError::Unrecognized),
+        _ => Err(InvalidHandshake::Unrecognized),
     }
 }
 
@@ -207,15 +207,15 @@ mod tests {
 
     #[test]
     fn parse_distinguishes_unknown_protocol_from_other_version() {
-        assert_eq!(ClientHello::parse(*b"GET / HTTP/1.1\r\n"), Err(HandshakeError::Unrecognized));
+        assert_eq!(ClientHello::parse(*b"GET / HTTP/1.1\r\n"), Err(InvalidHandshake::Unrecognized));
         let mut other =
             ClientHello { mode: PipeMode::Byte, direction: Direction::In, level: ImpersonationLevel::Anonymous }
                 .to_bytes();
         other[8] = 9;
-        assert_eq!(ClientHello::parse(other), Err(HandshakeError::Version(9)));
+        assert_eq!(ClientHello::parse(other), Err(InvalidHandshake::Version(9)));
         other[8] = VERSION;
         other[9] = 7;
-        assert_eq!(ClientHello::parse(other), Err(HandshakeError::Unrecognized));
+        assert_eq!(ClientHello::parse(other), Err(InvalidHandshake::Unrecognized));
     }
 
     #[test]

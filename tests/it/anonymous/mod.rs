@@ -152,7 +152,10 @@ fn s08_inherit_accepts_text_of_handle() {
 fn s09_parse_rejects_text_that_is_no_number() {
     for text in ["abc", "-1", "", " 5", "5 ", "+5", "05", "0x5", "5.0", "٥", "2147483648", "99999999999999999999"] {
         let error = text.parse::<Handle>().unwrap_err();
-        assert!(matches!(&error, HandleError::NotANumber { text: told } if **told == *text), "{text:?}: {error:?}");
+        assert!(
+            matches!(&error, HandleError::NotANumber { text: reported } if **reported == *text),
+            "{text:?}: {error:?}"
+        );
     }
     let error = "x".repeat(1_000_000).parse::<Handle>().unwrap_err();
     assert!(error.to_string().len() < 300, "{error}");
@@ -190,7 +193,7 @@ fn s11_inherit_rejects_descriptor_of_other_type() {
         let number = file.as_raw_fd();
         let error = PipeReader::inherit(Handle::try_from(number).unwrap()).unwrap_err();
         assert!(
-            matches!(error, HandleError::NotAPipe { number: told, found } if told == number && found == name),
+            matches!(error, HandleError::NotAPipe { number: reported, found } if reported == number && found == name),
             "{path}: {error:?}"
         );
         assert_eq!(error.to_string(), format!("descriptor {number} is {name}, not a pipe or a socket"));

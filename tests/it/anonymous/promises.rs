@@ -26,7 +26,7 @@ fn inherit_rejects_standard_stream() {
     for number in 0..=2 {
         let handle = Handle::try_from(number).unwrap();
         let error = PipeWriter::inherit(handle).unwrap_err();
-        assert!(matches!(error, HandleError::StandardStream { number: told } if told == number), "{error:?}");
+        assert!(matches!(error, HandleError::StandardStream { number: reported } if reported == number), "{error:?}");
         assert!(matches!(PipeReader::inherit(handle), Err(HandleError::StandardStream { .. })));
     }
 }

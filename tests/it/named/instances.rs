@@ -254,7 +254,7 @@ fn s64_server_detects_disconnected_client() {
     let Pair { server, client, listener, _place } = Pair::bytes();
     assert!(server.is_connected());
     close(client, &server);
-    assert_eq!(server.peer().unwrap().pid(), Some(std::process::id()), "and still knows who it was");
+    assert_eq!(server.peer().unwrap().pid(), Some(std::process::id()), "the identity is still known");
     meet(&listener, &ConnectOptions::new());
 }
 

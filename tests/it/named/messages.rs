@@ -147,8 +147,8 @@ fn longest_message_is_sent_and_longer_one_rejected() {
         thread::scope(|scope| {
             scope.spawn(|| {
                 let error = client.send_timeout(&vec![1; limit + 1], DEADLINE).unwrap_err();
-                let MessageError::TooLarge { bytes, limit: told } = error else { panic!("{error}") };
-                assert_eq!((bytes, told), (limit + 1, limit), "{mode}");
+                let MessageError::TooLarge { bytes, limit: reported } = error else { panic!("{error}") };
+                assert_eq!((bytes, reported), (limit + 1, limit), "{mode}");
                 client.send_timeout(&pattern(limit), DEADLINE).unwrap();
             });
             assert!(recv(&server).unwrap() == pattern(limit), "{mode}: and nothing of the refused one");
