@@ -1,4 +1,4 @@
-//! Faults of the supervisor's surroundings, reported as events.
+//! Faults of the supervisor's environment, reported as events.
 
 use crate::{
     exit::ExitStatus,
@@ -11,86 +11,86 @@ use crate::{
 };
 use std::{fmt, io, time::Duration};
 
-/// A fault that concerns the supervisor as a whole, from [`EventKind::Warning`](crate::supervisor::events::event::EventKind::Warning). Supervision continues;
-/// each variant says what is missing until the fault is repaired.
+/// A fault of the supervisor's environment, from [`EventKind::Warning`](crate::EventKind::Warning). Supervision continues; each variant says
+/// what does not work until the fault is repaired.
 ///
 /// Its `Display` is one line with operation, object and reason.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Warning {
-    /// A datagram to the [`sd_notify`](crate::Readiness::sd_notify) socket of a worker was not heard: neither did a process of the
-    /// worker's tree send it, nor one of our own user or root. Reported once per incarnation.
+    /// A datagram to the [`sd_notify`](crate::Readiness::sd_notify) socket of a worker was rejected: its sender is neither in the
+    /// worker's tree nor a process of the supervisor's user or root. Reported once per incarnation.
     NotificationRejected {
         /// The worker whose socket it is.
         worker: WorkerId,
-        /// The sender's process id; 0 where it has none in our namespace.
+        /// The sender's process id; 0 if it has none in this pid namespace.
         pid: u32,
         /// The sender's user.
         uid: u32,
     },
-    /// The event loop could not watch the socket to which workers connect for control. It tries again; until that succeeds,
-    /// workers cannot connect. Reported once per failure, not once per attempt.
+    /// The event loop failed to watch the control socket, and retries. Until that succeeds, workers cannot connect. Reported once per failure, not once
+    /// per attempt.
     ControlUnavailable {
         /// The kernel's error.
         error: io::Error,
     },
-    /// A connection to the control socket was refused: it got an error line, and was closed. A worker that connects so has no
-    /// control. At most eight of these wait to be received, and come within 10 s.
+    /// A connection to the control socket was rejected: the peer got an error line, and the connection was closed. At most eight of these
+    /// are queued, and at most eight sent within 10 s.
     HandshakeRejected {
-        /// Why.
+        /// The reason.
         fault: HandshakeError,
-        /// The process that connected, where the kernel says it: its id in this pid namespace.
+        /// The peer's process id in this pid namespace, if known.
         pid: Option<u32>,
-        /// The beginning of what was received, [printable](crate::printable), with `...` in place of what may be a key.
+        /// The beginning of the received line, [printable](crate::printable), with `...` in place of possible keys.
         excerpt: Box<str>,
-        /// How many refusals before this one were not reported.
+        /// Number of earlier rejections that were not reported.
         unreported: u64,
     },
-    /// The [guard](crate::guard) has ended: killed by a user, or by the kernel for want of memory. Where it could not be replaced
-    /// this is tried again; until that succeeds (see [`GuardRestored`](Self::GuardRestored)), what workers have started lives on
-    /// when this process is killed. Reported once per end, not once per attempt.
+    /// The [guard](crate::guard) exited, for example killed by a user or by the OOM killer. If it could not be replaced, that is
+    /// retried. Until it succeeds (see [`GuardRestored`](Self::GuardRestored)), descendants of workers survive if this process
+    /// is killed. Reported once per exit, not once per attempt.
     GuardExited {
-        /// The process that was the guard.
+        /// Process id of the former guard.
         pid: u32,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// The process that is the guard now, or why there is none.
+        /// Process id of the new guard, or why there is none.
         replacement: Result<u32, Box<str>>,
     },
-    /// There is a guard again after [`GuardExited`](Self::GuardExited) without a replacement.
+    /// A guard runs again after a [`GuardExited`](Self::GuardExited) without replacement.
     GuardRestored {
-        /// The process that is the guard now.
+        /// Process id of the guard.
         pid: u32,
     },
-    /// The guard runs and cannot do all that it is there for, since something is missing on this machine.
+    /// The guard runs with reduced function, since something is missing on this machine.
     GuardDegraded {
         /// What is missing: `/proc`.
         missing: Box<str>,
     },
-    /// The worker of this event is to be started again, and its last process is still there: SIGKILL was refused, or has not ended
-    /// it. The next incarnation starts when that process has ended, or never if the worker is stopped before.
+    /// The event's worker is to be restarted, but its last process still exists: SIGKILL was refused or has no effect yet. The next
+    /// incarnation starts when that process has exited, or never if the worker is stopped before.
     RestartBlocked {
-        /// The process that is waited for.
+        /// Id of that process.
         pid: u32,
     },
-    /// The kernel has refused to report a descriptor to the event loop: a worker's process, one of its streams or its connection, or the guard. A shortage
-    /// of memory or of the user's watches passes, and it is tried again; what happens meanwhile is noticed then. Reported once per shortage.
+    /// The kernel refused to watch a file descriptor: of a worker's process, stream or connection, or of the guard. It is retried, since a
+    /// shortage of memory or watches may pass; events that occur meanwhile are noticed then. Reported once per shortage.
     WatchFailed {
         /// The kernel's error.
         error: io::Error,
     },
-    /// The thread that asks whether the worker of this event is ready could not be started. It is tried again every 50 ms for as long as
-    /// the worker has to become ready. Reported once for each incarnation.
+    /// The thread that checks the readiness of the event's worker could not be started. It is retried every 50 ms until the readiness
+    /// timeout. Reported once per incarnation.
     ProbeThreadFailed {
         /// The kernel's error.
         error: io::Error,
     },
-    /// The event loop has woken more than a second after its earliest timer: this process was not run. It was suspended, by SIGSTOP, a frozen
-    /// cgroup or a sleeping machine, or it got no processor. All deadlines of workers have been moved by that time: to become ready, to connect, to
-    /// give a sign of life, to run and to end. Deadlines of calls that wait, and of [`Supervisor::shutdown`](crate::supervisor::Supervisor::shutdown), have
-    /// not.
+    /// The event loop woke more than a second after its earliest timer: this process was suspended (SIGSTOP, a frozen cgroup, a
+    /// sleeping machine), or got no processor time. All deadlines of workers are moved by that time: readiness, control connection,
+    /// watchdog, `runtime_max` and stop. Deadlines of pending calls and of [`Supervisor::shutdown`](crate::Supervisor::shutdown) are
+    /// not moved.
     Suspended {
-        /// By how much the deadlines were moved.
+        /// The time by which the deadlines were moved.
         missed: Duration,
     },
 }
@@ -179,11 +179,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn p16_a_warning_says_operation_object_and_reason() {
-        let error = io::Error::from_raw_os_error(12);
+    fn p16_warning_has_operation_object_and_reason() {
+        let error = io::Error::other("reason");
         assert_eq!(
             Warning::ControlUnavailable { error }.to_string(),
-            "failed to watch the control socket for connections, retrying: Cannot allocate memory (os error 12)"
+            "failed to watch the control socket for connections, retrying: reason"
         );
         let fault = HandshakeError::UnknownKey;
         let refused = Warning::HandshakeRejected { fault, pid: Some(7), excerpt: "GET /".into(), unreported: 2 };
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn p16_a_warning_about_the_guard_says_how_it_ended_and_what_follows() {
+    fn p16_guard_warning_has_status_and_replacement() {
         let status = ExitStatus::Signal { signal: 9, core_dumped: false };
         assert_eq!(
             Warning::GuardExited { pid: 7, status, replacement: Ok(8) }.to_string(),

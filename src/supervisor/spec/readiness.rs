@@ -1,4 +1,4 @@
-//! What makes a worker ready for work.
+//! Readiness of a worker.
 
 use crate::{
     launch::{error::SpecError, pass::Pass},
@@ -16,9 +16,9 @@ use std::{
     time::Duration,
 };
 
-/// How long a worker has to become ready, by default.
+/// Default readiness timeout.
 const READINESS_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long one attempt to connect may take.
+/// Timeout of one connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much of a line is matched: matching takes the loop's time, some 100 ns a byte.
 const LINE_BYTES: usize = 4 << 10;
@@ -29,9 +29,9 @@ pub(crate) const SEARCH_BYTES_MAX: usize = 16 << 20;
 /// The pipe on which readiness is told by a newline.
 pub(crate) const BELL: &str = "readiness";
 
-/// When a worker counts as ready, for [`WorkerSpec::ready`](crate::WorkerSpec::ready). It is told as
-/// [`EventKind::Ready`](crate::EventKind::Ready). One that is not ready [in time](Self::timeout) is stopped, and started again where
-/// its restart policy says so.
+/// When a worker counts as ready, for [`WorkerSpec::ready`](crate::WorkerSpec::ready). Reported as
+/// [`EventKind::Ready`](crate::EventKind::Ready). A worker that is not ready within the [timeout](Self::timeout) is stopped, and
+/// restarted if its restart policy says so.
 ///
 /// ```
 /// use pipewright::{Readiness, WorkerSpec};
@@ -75,68 +75,67 @@ impl Readiness {
         Self { wanted, timeout: READINESS_TIMEOUT }
     }
 
-    /// As soon as its program runs.
+    /// Ready when the program runs.
     pub fn started() -> Self {
         Self::new(Wanted::Started)
     }
 
-    /// When it has connected to its control pipe.
+    /// Ready when the worker has connected to its control pipe.
     pub fn control() -> Self {
         Self::new(Wanted::Control)
     }
 
-    /// When it sends a message that `is_it` accepts. `is_it` is called with one message after the other, on a thread of its own: one
-    /// that blocks keeps its own worker from becoming ready, and delays no other. The messages themselves are delivered meanwhile.
-    /// After the worker's end the calls that are due are waited for up to its [`drain_timeout`](crate::WorkerSpec::drain_timeout). A panic
-    /// counts as `false`, and is reported by the panic hook alone.
+    /// Ready when the worker sends a message for which `is_it` returns true. `is_it` is called for each message in turn, on a thread of its own:
+    /// if it blocks, it delays only this worker's readiness. The messages are delivered meanwhile. After the worker's exit, pending
+    /// calls are waited for up to its [`drain_timeout`](crate::WorkerSpec::drain_timeout). A panic counts as `false`, and goes to the panic hook.
     ///
-    /// Only the first 16 MiB are looked at (each message counts 16 bytes more than it has); then the worker is not ready for good
+    /// Only the first 16 MiB are examined (each message counts 16 bytes extra); then the worker is not ready
     /// ([`ReadinessError::OutputLimit`](crate::events::ReadinessError::OutputLimit)).
     pub fn message(is_it: impl Fn(&Message) -> bool + Send + Sync + 'static) -> Self {
         Self::new(Wanted::Message(Arc::new(is_it)))
     }
 
-    /// When a line of its captured standard output or error matches a regular expression, in the syntax of the crate
-    /// [`regex-lite`](https://docs.rs/regex-lite). Only the first 4 KiB of a line are looked at, and only the first 16 MiB of the
-    /// output (each line counts 16 bytes more than it has); then the worker is not ready for good
+    /// Ready when a line of the captured standard output or error matches a regular expression, in the syntax of the crate
+    /// [`regex-lite`](https://docs.rs/regex-lite). Only the first 4 KiB of a line and the first 16 MiB of the output are examined (each
+    /// line counts 16 bytes extra); then the worker is not ready
     /// ([`ReadinessError::OutputLimit`](crate::events::ReadinessError::OutputLimit)).
     #[doc(alias = "ready_log_line")]
     pub fn log_line(pattern: &str) -> Self {
         Self::new(Wanted::Line(pattern.into(), Regex::new(pattern).ok()))
     }
 
-    /// When it writes a newline to a descriptor that it gets for this, as programs for s6 do. Closing it before is no readiness.
+    /// Ready when the worker writes a newline to a file descriptor that is passed for this, as s6 programs do. Closing it first is a failure.
     #[doc(alias = "notification-fd")]
     pub fn notify_fd(pass: Pass) -> Self {
         Self::new(Wanted::Newline(pass))
     }
 
-    /// When it tells so by `sd_notify`: it finds the socket in `NOTIFY_SOCKET`, as an absolute path. Processes of its tree are
-    /// heard, whichever user they run as, and those of our user and of root; anything else is refused with a
-    /// [`Warning`](crate::events::Warning::NotificationRejected). A worker of another user than ours reaches the socket where we are root, or
-    /// where [`peer_user`](crate::WorkerSpec::peer_user) says so.
+    /// Ready when the worker sends `READY=1` by `sd_notify`. The socket is in `NOTIFY_SOCKET`, as an absolute path. Accepted senders are
+    /// processes of the worker's tree, and those of the supervisor's user and of root; others are rejected with a
+    /// [`Warning`](crate::events::Warning::NotificationRejected). A worker that runs as another user can reach the socket if the supervisor runs as root, or
+    /// if [`peer_user`](crate::WorkerSpec::peer_user) names that user.
     #[doc(alias = "NOTIFY_SOCKET")]
     pub fn sd_notify() -> Self {
         Self::new(Wanted::Notify)
     }
 
-    /// When somebody accepts connections at this TCP address: `host:port`.
+    /// Ready when a TCP connection to `host:port` succeeds.
     pub fn connect_tcp(address: impl Into<Box<str>>) -> Self {
         Self::new(Wanted::Probe(Probe::Tcp(address.into())))
     }
 
-    /// When somebody accepts connections at this socket file.
+    /// Ready when a connection to this socket file succeeds.
     pub fn connect_unix(path: impl Into<PathBuf>) -> Self {
         Self::new(Wanted::Probe(Probe::Unix(path.into())))
     }
 
-    /// When this says so. It is called on a thread of its own, again and again, with pauses of 10 ms at first and 500 ms at last. A
-    /// panic in it is a no, and is told by the panic hook alone.
+    /// Ready when `is_ready` returns true. It is called repeatedly on a thread of its own, with pauses from 10 ms up to 500 ms. A panic
+    /// counts as `false`, and goes to the panic hook.
     pub fn check(is_ready: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self::new(Wanted::Probe(Probe::Check(Arc::new(is_ready))))
     }
 
-    /// How long it has, from its start; by default 30 s.
+    /// Timeout from the start; by default 30 s.
     #[doc(alias = "TimeoutStartSec")]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
