@@ -32,11 +32,11 @@ const LARGEST_BYTES: usize = 1 << 20;
 /// What is killed and removed with the host.
 #[derive(Debug)]
 pub(crate) struct GroupList {
-    ends: Mutex<Ends>,
+    pipe: Mutex<ListPipe>,
 }
 
 #[derive(Debug)]
-struct Ends {
+struct ListPipe {
     reader: File,
     writer: File,
     groups: BTreeSet<u32>,
@@ -55,7 +55,7 @@ impl GroupList {
         // `bytes` and `capacity` prevent a full pipe. If they are wrong, a write fails instead of blocking.
         fd::set_nonblocking(writer.as_fd())?;
         let capacity = fifo::capacity(reader.as_fd())?;
-        let ends = Ends {
+        let pipe = ListPipe {
             reader,
             writer,
             groups: BTreeSet::new(),
@@ -64,7 +64,7 @@ impl GroupList {
             capacity,
             capacity_max: LARGEST_BYTES,
         };
-        Ok(Self { ends: Mutex::new(ends) })
+        Ok(Self { pipe: Mutex::new(pipe) })
     }
 
     /// Both ends for a guard, which reads the list and writes its last line.
@@ -100,12 +100,12 @@ impl GroupList {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Ends> {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ListPipe> {
+        self.pipe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Ends {
+impl ListPipe {
     fn change(&mut self, group: u32, is_in: bool) -> io::Result<()> {
         let is_new = if is_in { self.groups.insert(group) } else { self.groups.remove(&group) };
         if !is_new {
