@@ -1,4 +1,4 @@
-//! Several members of a group that are declared before any of them starts.
+//! Several members of a group that are added together, before any of them starts.
 
 use crate::{
     exit::{Exit, ExitStatus},
@@ -13,8 +13,8 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// Members to be declared together: from [`WorkerGroup::batch`]. Nothing of it exists for the group before
-/// [`start`](Self::start); a batch that is dropped before has changed nothing, and its workers have ended without a start.
+/// Members that are added together, from [`WorkerGroup::batch`]. The group does not know them before [`start`](Self::start). Dropping a
+/// batch changes nothing in the group; its workers have then ended without a start.
 ///
 /// ```no_run
 /// use pipewright::{Restart, Strategy, Supervisor, DependencyCondition, WorkerSpec};
@@ -35,18 +35,18 @@ pub struct WorkerBatch {
 }
 
 impl WorkerGroup {
-    /// Members to be declared together, before any of them starts.
+    /// Returns an empty batch, for members that are added together before any of them starts.
     pub fn batch(&self) -> WorkerBatch {
         WorkerBatch { group: self.clone(), workers: Vec::new() }
     }
 }
 
 impl WorkerBatch {
-    /// One more member. Its worker can be named by later ones ([`WorkerSpec::depends_on`]).
+    /// Adds a member to the batch. Later members can depend on its worker ([`WorkerSpec::depends_on`]).
     ///
     /// # Errors
     ///
-    /// [`GroupError::Spec`]. What concerns the group is said by [`start`](Self::start).
+    /// [`GroupError::Spec`]. Errors that concern the group are returned by [`start`](Self::start).
     pub fn add(&mut self, spec: WorkerSpec) -> Result<Worker, GroupError> {
         spec.validate_apart_from_restart()?;
         let registry = &self.group.registry;
@@ -55,18 +55,18 @@ impl WorkerBatch {
         Ok(Worker::new(shared, &self.group.commands))
     }
 
-    /// Declares all of them, and starts them in this order if their group runs. Gives what can be waited for.
+    /// Adds all members to the group, and starts them in this order if the group runs. Returns a handle to wait for the starts.
     ///
-    /// Does not wait for the starts. One that cannot be started is an [event](crate::EventKind::SpawnFailed) and fails as a
-    /// member that runs does, which can be the failure of its group.
+    /// A start that fails is an [event](crate::EventKind::SpawnFailed), and counts as a failure of a running member, which can make the
+    /// group fail.
     ///
     /// # Errors
     ///
-    /// As [`WorkerGroup::add`]; then none of them is a member.
+    /// As [`WorkerGroup::add`]; none of the workers is then a member.
     pub fn start(mut self) -> Result<RestartHandle, GroupError> {
         let workers = self.workers.clone();
         let restarting = RestartHandle::new(workers.iter().map(|(shared, _)| (Arc::clone(shared), 0)));
-        // What the first start comes to is an event.
+        // The result of the first start is an event.
         drop(self.group.declare(workers, false)?);
         self.workers.clear();
         Ok(restarting)

@@ -1,4 +1,4 @@
-//! Workers that belong together: who starts after whom, and who is restarted with whom.
+//! Groups of workers that are started, stopped and restarted together.
 
 use crate::{
     ids::{GroupId, WorkerId},
@@ -24,7 +24,7 @@ use crate::{
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use std::{io, sync::Arc, time::Duration};
 
-/// How long [`WorkerGroup::add`] waits for the start. One that takes longer hangs, as on a file system that does not answer.
+/// The time that [`WorkerGroup::add`] waits for the start. A longer start is blocked, for example by a file system that does not answer.
 const START_TIME: Duration = Duration::from_secs(5);
 
 impl From<GroupError> for io::Error {
@@ -41,21 +41,21 @@ impl From<GroupError> for io::Error {
     }
 }
 
-/// Workers that belong together, as their parent holds them: from [`Supervisor::group`](crate::supervisor::Supervisor::group). Cheap to clone;
-/// dropping it changes nothing.
+/// A group of workers, from [`Supervisor::group`](crate::supervisor::Supervisor::group). Cheap to clone; dropping it changes nothing.
 ///
-/// Who is restarted with whom is the group's [`Strategy`](crate::Strategy). The rules are those of an OTP supervisor; the differences, with their
-/// reasons, are listed below.
+/// The [`Strategy`](crate::Strategy) says which members are restarted together. The rules are those of an OTP supervisor; the differences
+/// and their reasons are listed below.
 ///
 /// # Order
 ///
-/// Members start in the order in which they were added, each as soon as what it [waits for](WorkerSpec::depends_on) is there. With
-/// [`Strategy::OneForAll`](crate::Strategy::OneForAll) and [`Strategy::RestForOne`](crate::Strategy::RestForOne) a member also waits until every earlier one that is being started runs,
-/// its backoff included, at the first start and at each restart. With [`Strategy::OneForOne`](crate::Strategy::OneForOne) they do not wait for each other.
+/// Members start in the order in which they were added, each as soon as its [dependencies](WorkerSpec::depends_on) are met. With
+/// [`Strategy::OneForAll`](crate::Strategy::OneForAll) and [`Strategy::RestForOne`](crate::Strategy::RestForOne) a member also waits until
+/// all earlier members that are starting run, including their backoff, at the first start and at each restart. With
+/// [`Strategy::OneForOne`](crate::Strategy::OneForOne) members do not wait for each other.
 ///
-/// They are asked to stop in the reverse order. Where one waits for another by [`WorkerSpec::depends_on`], the other is asked when the
-/// first is gone. All others end at the same time: OTP ends them one by one, and then a group takes as long as the
-/// stop policies of all its members together, which for processes is seconds each.
+/// Members stop in the reverse order. A member on which others depend by [`WorkerSpec::depends_on`] is stopped when these have ended. All
+/// others are stopped at the same time: OTP stops them one by one, so that a group takes the sum of the stop policies of its members, which
+/// for processes are seconds each.
 ///
 /// # Differences to OTP
 ///
@@ -115,36 +115,36 @@ impl WorkerGroup {
         Ok(group)
     }
 
-    /// Its name in events.
+    /// Returns the id that names the group in events.
     pub fn id(&self) -> GroupId {
         self.shared.id
     }
 
-    /// A group within this one, which restarts it when it gives up, unless its [`restart`](GroupPolicy::restart) says otherwise.
+    /// Adds a group to this one. This group restarts it when it gives up, unless its [`restart`](GroupPolicy::restart) says otherwise.
     ///
     /// # Errors
     ///
-    /// [`GroupError::Rejected`] where it is significant and that makes no sense, or its intensity has no period.
+    /// [`GroupError::Rejected`] if the group is significant but never ends, or its intensity has no period.
     pub fn group(&self, policy: impl Into<GroupPolicy>) -> Result<Self, GroupError> {
         Self::add_to(Some(self.id()), policy.into(), &self.commands, &self.registry)
     }
 
-    /// Adds a worker. Where it can start at once, returns when its program runs, as
-    /// [`Supervisor::spawn`](crate::supervisor::Supervisor::spawn) does. Where its group does not run, or it waits for another or for its turn,
-    /// it returns before, and so it does for a start that hangs, after 5 s: a start that fails later is an
-    /// [event](crate::EventKind::SpawnFailed), and a failure of the member.
+    /// Adds a worker. If it can start at once, returns when its program runs, like
+    /// [`Supervisor::spawn`](crate::supervisor::Supervisor::spawn). Returns before the start if the group does not run or the worker waits
+    /// for others, and after 5 s if the start blocks. A start that fails later is an [event](crate::EventKind::SpawnFailed), and a failure
+    /// of the member.
     ///
     /// # Errors
     ///
-    /// A mistake in the spec, [`GroupError::Rejected`], or [`GroupError::SpawnFailed`]. Then nothing is left of it: it is no member, and
-    /// its siblings do not notice it.
+    /// [`GroupError::Spec`], [`GroupError::Rejected`], or [`GroupError::SpawnFailed`]. The worker is then not a member, and its siblings
+    /// are not affected.
     pub fn add(&self, spec: WorkerSpec) -> Result<Worker, GroupError> {
         spec.validate_apart_from_restart()?;
         let shared = self.registry.enter(WorkerId(self.registry.next_id()), &spec, None);
         let workers = vec![(Arc::clone(&shared), Arc::new(DropInBackground::new(spec)))];
         if let Some(started) = self.declare(workers, true)? {
             match started.recv_timeout(START_TIME) {
-                // A start that takes longer goes on, and its failure is an event.
+                // A longer start continues, and its failure is an event.
                 Ok(Ok(())) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Err(error)) => return Err(error),
                 Err(RecvTimeoutError::Disconnected) => return Err(GroupError::SupervisorGone),
@@ -161,12 +161,12 @@ impl WorkerGroup {
         self.put(|answer| GroupCommand::AddWorkers { group: self.id(), workers, is_awaited, answer })?
     }
 
-    /// Starts one member of this group or of one within it, which was stopped or has ended, as if it had never failed. One that
-    /// runs is not changed. One whose group is being restarted starts with it.
+    /// Starts a member of this group, or of a group in it, that was stopped or has ended. Its earlier failures are forgotten. A running
+    /// member is not changed. If the group of the member is restarting, it starts with the group.
     ///
     /// # Errors
     ///
-    /// [`GroupError::NotAMember`]. [`GroupError::Rejected`] where the group itself has ended: start the group.
+    /// [`GroupError::NotAMember`]. [`GroupError::Rejected`] if the group itself has ended: start the group.
     ///
     /// ```no_run
     /// # use pipewright::{Restart, Strategy, Supervisor, WorkerSpec};
@@ -185,25 +185,25 @@ impl WorkerGroup {
         restarted.map(RestartHandle::new)
     }
 
-    /// Forgets a worker of this group or of one within it: it is stopped before, and ends for good.
+    /// Removes a worker from this group, or from a group in it. The worker is stopped first, and ends for good.
     ///
     /// # Errors
     ///
-    /// [`GroupError::NotAMember`]. [`GroupError::Rejected`] where another member waits for it.
+    /// [`GroupError::NotAMember`]. [`GroupError::Rejected`] if another member depends on it.
     #[doc(alias = "delete_child")]
     pub fn remove(&self, worker: &Worker) -> Result<(), GroupError> {
         self.ask(|answer| GroupCommand::Remove { group: self.id(), worker: worker.id(), answer })
     }
 
-    /// How the group, its members and the groups within it are; `None` once it is removed or the
-    /// supervisor has ended, and where its event loop does not answer within 5 s.
+    /// Returns the status of the group, its members and the groups in it. `None` if it was removed or the supervisor has ended, and if the
+    /// event loop does not answer within 5 s.
     #[doc(alias = "which_children")]
     pub fn status(&self) -> Option<GroupStatus> {
         self.commands.ask(|answer| Command::GroupStatus(self.id(), answer)).ok().flatten()
     }
 
-    /// Waits until the group has ended for good: no member runs, and only a caller starts it again. A restart of it, also by the
-    /// group around it, is no end. A group whose members have all ended has not: see [`GroupPolicy::auto_shutdown`].
+    /// Waits until the group has ended: no member runs, and only a call starts it again. A restart of the group, also by its parent group,
+    /// does not end the wait. A group whose members have all ended has not ended itself: see [`GroupPolicy::auto_shutdown`].
     ///
     /// ```no_run
     /// # use pipewright::{AutoShutdown, GroupEndReason, GroupPolicy, Supervisor, WorkerSpec};
@@ -221,17 +221,17 @@ impl WorkerGroup {
         }
     }
 
-    /// As [`wait`](Self::wait), at most so long; `None` if it runs then, or will run again.
+    /// As [`wait`](Self::wait), up to `timeout`; `None` if the group still runs or will run again.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<GroupEndReason> {
         self.shared.wait(timeout)
     }
 
-    /// Forgets all of it, also the groups in it: everybody is stopped before, and ends for good. Gives what can be waited for. What
-    /// is added to it from then on is refused.
+    /// Removes the group with all members and groups in it, which are stopped first and end for good. Returns a handle to wait for that.
+    /// Later additions to the group are rejected.
     ///
     /// # Errors
     ///
-    /// [`GroupError::Rejected`] where a member of another group waits for one of its own.
+    /// [`GroupError::Rejected`] if a member of another group depends on a member of this one.
     #[doc(alias = "terminate_child")]
     pub fn remove_all(&self) -> Result<StopHandle, GroupError> {
         let began = now();
@@ -239,14 +239,14 @@ impl WorkerGroup {
         ended.map(|workers| StopHandle::new(workers, began))
     }
 
-    /// Starts it again, with all in it, after [`stop`](Self::stop) or after it has ended. Gives what can be waited for: those who
-    /// come back with that.
+    /// Starts the group again, with all members and groups in it, after [`stop`](Self::stop) or after it has ended. Returns a handle to
+    /// wait for the members that start.
     pub fn start(&self) -> RestartHandle {
         RestartHandle::answered(self.put(|answer| GroupCommand::Start(self.id(), answer)))
     }
 
-    /// Ends all in it, in reverse order; only [`start`](Self::start) or [`restart`](Self::restart) brings them back. Does not wait
-    /// for it, but gives what can be waited for; [`GroupEnded`](crate::EventKind::GroupEnded) tells too when it is over.
+    /// Stops all members and groups in it, in reverse order; only [`start`](Self::start) or [`restart`](Self::restart) starts them again.
+    /// Returns at once, with a handle to wait for the end, which [`GroupEnded`](crate::EventKind::GroupEnded) reports too.
     pub fn stop(&self) -> StopHandle {
         let began = now();
         match self.put(|answer| GroupCommand::Stop(self.id(), answer)) {
@@ -255,8 +255,8 @@ impl WorkerGroup {
         }
     }
 
-    /// Ends all in it and starts it again. Gives what can be waited for: all but those with [`Restart::Never`], whom nothing but
-    /// their user starts a second time.
+    /// Stops the group and starts it again. Returns a handle to wait for its members, except those with [`Restart::Never`], which do not
+    /// start again by themselves.
     pub fn restart(&self) -> RestartHandle {
         RestartHandle::answered(self.put(|answer| GroupCommand::Restart(self.id(), answer)))
     }

@@ -1,4 +1,4 @@
-//! The handles that users hold.
+//! The handles for workers and groups.
 
 pub(crate) mod batch;
 pub(crate) mod group;

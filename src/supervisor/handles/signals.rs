@@ -1,6 +1,7 @@
-//! Ctrl-C and Ctrl-Z, where the program asks for it: the one place of this library that touches signals.
+//! Ctrl-C and Ctrl-Z, on request of the program: the only place of the library that handles signals.
 //!
-//! One thread listens for all supervisors of the process: two that each stopped the process would need two to go on.
+//! One thread handles the signals for all supervisors of the process: with two threads that each stop the process, it would have to be
+//! continued twice.
 
 use crate::{
     supervisor::{
@@ -24,20 +25,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What [`Supervisor::handle_signals`](crate::supervisor::Supervisor::handle_signals) gives. Dropping it ends the listening; when the last
-/// one of the process is dropped the signals do again what they did before.
+/// Handles SIGINT, SIGTERM and SIGTSTP for a supervisor, from
+/// [`Supervisor::handle_signals`](crate::supervisor::Supervisor::handle_signals). When the last value of the process is dropped, the
+/// signals have their former effect again.
 #[derive(Debug)]
 pub struct SignalGuard {
     number: u64,
     owner: i32,
 }
 
-/// So soon after what a signal wants was done the next one is no other wish: `timeout(1)` signals the process and then its group,
-/// and whoever passes Ctrl-C on to a child tells it what the terminal has told it already.
+/// A second signal within this time is ignored: `timeout(1)` signals the process and then its group, and a parent that forwards Ctrl-C
+/// repeats the terminal's signal.
 const SAME_WISH: Duration = Duration::from_millis(50);
 
-/// How long the workers have to be stopped before the program is: a process of theirs can hang in a way in which it cannot be
-/// looked at.
+/// The time to stop the workers before the program is stopped: the inspection of a process can block.
 const STOP_TIME: Duration = Duration::from_secs(1);
 
 const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGTSTP];
@@ -47,8 +48,8 @@ static LISTENING: Mutex<Listening> = Mutex::new(Listening { supervisors: Vec::ne
 struct Listening {
     supervisors: Vec<Listener>,
     last_number: u64,
-    /// The process whose thread listens, for good: a handler cannot be taken back, so somebody has to do what would be done
-    /// without it.
+    /// The process whose thread handles the signals. The thread never ends: a handler cannot be removed, so the thread also performs the
+    /// default actions.
     owner: i32,
 }
 
@@ -64,7 +65,7 @@ impl SignalGuard {
         let mut listening = lock(&LISTENING);
         let owner = this_process::own_pid();
         if listening.owner != owner {
-            // The host's own handlers go on being called, also when nobody listens here.
+            // The host's own handlers are still called.
             let defaults: Vec<i32> =
                 SIGNALS.into_iter().filter(|signal| signals::has_default_action(*signal)).collect();
             let signals = Signals::new(SIGNALS)?;
@@ -81,12 +82,12 @@ impl SignalGuard {
     }
 }
 
-/// The thread that listens.
+/// The thread that handles the signals.
 struct Ear {
     signals: Signals,
-    /// Nobody else of this process has said what is to be done at these.
+    /// The signals that had their default action.
     defaults: Vec<i32>,
-    /// When everybody had been told to end.
+    /// When all workers had been stopped last.
     obeyed: Option<Instant>,
 }
 
@@ -100,21 +101,21 @@ impl Ear {
         }
     }
 
-    /// Gives what else was heard meanwhile.
+    /// Returns the signals that arrived meanwhile.
     fn hear(&mut self, signal: i32) -> Vec<i32> {
         let is_wanted = !lock(&LISTENING).supervisors.is_empty();
         match signal {
             SIGTSTP if is_wanted => return self.stop_with_everybody(),
             _ if is_wanted => self.end_everybody(),
             SIGTSTP if self.defaults.contains(&signal) => return self.stop(),
-            // It fails only for signals that there are not.
+            // Fails only for numbers that are not signals.
             _ if self.defaults.contains(&signal) => drop(emulate_default_handler(signal)),
             _ => {}
         }
         Vec::new()
     }
 
-    /// By their ladders, or at once where that was asked for already; and nobody comes any more.
+    /// Stops all workers by their stop policies, or kills them at the second signal; new workers are refused.
     fn end_everybody(&mut self) {
         if self.obeyed.is_some_and(|at| now().saturating_duration_since(at) < SAME_WISH) {
             return;
@@ -124,21 +125,21 @@ impl Ear {
             (one.commands.clone(), mem::replace(&mut one.was_asked, true))
         };
         let noted: Vec<_> = lock(&LISTENING).supervisors.iter_mut().map(note).collect();
-        // Without the lock: a user's code on a loop may drop what it listens with.
+        // Without the lock: user code on a loop may drop its `SignalGuard`.
         for (commands, was_asked) in noted {
             let wanted = if was_asked { StopAll::Within(Duration::ZERO) } else { StopAll::ForGood };
-            // Fails where the loop has ended, or is not run: then it is done when it is.
+            // Fails if the loop has ended, or does not run: it then stops the workers when it does.
             drop(commands.ask(|answer| Command::StopAll(wanted, answer)));
         }
-        // Not when it was heard: a loop that has much to do lets us wait, and the second signal has come meanwhile.
+        // Not the time of the signal: a busy loop delays the answer, and the second signal has arrived meanwhile.
         self.obeyed = Some(now());
     }
 
-    /// First the workers, then we; and the other way round.
+    /// Stops the workers and then the process; continues them in the reverse order.
     fn stop_with_everybody(&mut self) -> Vec<i32> {
         let senders: Vec<CommandSender> = lock(&LISTENING).supervisors.iter().map(|one| one.commands.clone()).collect();
         for commands in &senders {
-            // There is no answer but the end of the wait.
+            // The loop answers by dropping the sender.
             commands.ask_within(STOP_TIME, Command::Suspend).unwrap_or_default();
         }
         let others = self.stop();
@@ -148,7 +149,7 @@ impl Ear {
         others
     }
 
-    /// Whoever was impatient and has typed Ctrl-Z twice meant one stop (docs/gotchas.md, "Ctrl-Z without a shell").
+    /// Stops the process. A second SIGTSTP that has arrived meanwhile is dropped (docs/gotchas.md, "Ctrl-Z without a shell").
     fn stop(&mut self) -> Vec<i32> {
         signals::stop_by(SIGTSTP);
         self.signals.pending().filter(|signal| *signal != SIGTSTP).collect()
@@ -158,7 +159,7 @@ impl Ear {
 impl Drop for SignalGuard {
     fn drop(&mut self) {
         if this_process::own_pid() != self.owner {
-            // A fork of the host: the thread is not here.
+            // In a fork of the host the thread does not exist.
             return;
         }
         lock(&LISTENING).supervisors.retain(|one| one.number != self.number);

@@ -1,4 +1,4 @@
-//! What stops and restarts have begun, to be waited for, and what has come of it.
+//! Handles to wait for stops and restarts, and their results.
 
 use crate::{
     exit::{Exit, ExitStatus},
@@ -16,8 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Workers that are ending: from [`Worker::stop`](crate::supervisor::handles::worker::Worker::stop), [`Supervisor::stop_all`](crate::supervisor::Supervisor::stop_all) and
-/// [`WorkerGroup::stop`](crate::supervisor::handles::group::WorkerGroup::stop). Dropping it changes nothing: they end all the same.
+/// Workers that are stopping: from [`Worker::stop`](crate::supervisor::handles::worker::Worker::stop),
+/// [`Supervisor::stop_all`](crate::supervisor::Supervisor::stop_all) and
+/// [`WorkerGroup::stop`](crate::supervisor::handles::group::WorkerGroup::stop). Dropping it does not change the stop.
 #[derive(Clone)]
 pub struct StopHandle {
     workers: Vec<Arc<SharedWorker>>,
@@ -32,17 +33,17 @@ impl StopHandle {
         Self { workers, began, is_complete: true }
     }
 
-    /// Which workers end is not known, unless there are none.
+    /// The loop has not answered. If it has ended, there are no workers.
     pub(crate) fn unanswered(why: AskError, began: Instant) -> Self {
         Self { workers: Vec::new(), began, is_complete: why == AskError::LoopGone }
     }
 
-    /// Waits until all of them have ended for good, at most so long from now, and tells how each has.
+    /// Waits up to `timeout` until all of the workers have ended for good, and reports how each has ended.
     ///
-    /// A worker whose window is used up cannot end while it has more to say, until it is killed: wait on another thread than the
-    /// one that receives, or receive until [`Exited`](crate::EventKind::Exited) instead.
+    /// A worker whose window is full cannot end before its output is received, unless it is killed: wait on another thread than the one
+    /// that receives events, or receive until [`Exited`](crate::EventKind::Exited) instead.
     pub fn wait(&self, timeout: Duration) -> StopReport {
-        // Beyond the end of the clock is for ever.
+        // A deadline beyond the range of the clock is never reached.
         let deadline = now().checked_add(timeout);
         let ended = |shared: &Arc<SharedWorker>| {
             let ended = shared.wait_ended(deadline);
@@ -61,13 +62,14 @@ impl StopHandle {
     }
 }
 
-/// Workers that begin anew: from [`Worker::restart`](crate::supervisor::handles::worker::Worker::restart), [`WorkerGroup::start`](crate::supervisor::handles::group::WorkerGroup::start) and
-/// [`WorkerGroup::restart`](crate::supervisor::handles::group::WorkerGroup::restart). Dropping it changes nothing.
+/// Workers that restart: from [`Worker::restart`](crate::supervisor::handles::worker::Worker::restart),
+/// [`WorkerGroup::start`](crate::supervisor::handles::group::WorkerGroup::start) and
+/// [`WorkerGroup::restart`](crate::supervisor::handles::group::WorkerGroup::restart). Dropping it does not change the restart.
 #[derive(Clone, Default)]
 pub struct RestartHandle {
-    /// Each with the number of its last incarnation before.
+    /// Each with the number of its incarnation before the restart.
     workers: Restarted,
-    /// The loop has not said which workers begin anew.
+    /// The loop has not answered which workers restart.
     is_unanswered: bool,
 }
 
@@ -78,13 +80,12 @@ impl RestartHandle {
         Self { workers: workers.into_iter().collect(), is_unanswered: false }
     }
 
-    /// Which workers begin anew is not known, unless there are none.
     pub(crate) fn answered(answer: Result<Restarted, AskError>) -> Self {
         answer.map_or_else(|why| Self { workers: Vec::new(), is_unanswered: why == AskError::TimedOut }, Self::new)
     }
 
-    /// Waits until a later incarnation of each is ready, at most so long from now. False when the time is over before, or when one
-    /// of them has ended for good, and where the event loop has not said within 5 s which workers these are.
+    /// Waits up to `timeout` until a later incarnation of each worker is ready. Returns false at the timeout, if a worker has ended for
+    /// good, or if the event loop has not answered within 5 s which workers restart.
     pub fn wait(&self, timeout: Duration) -> bool {
         let deadline = now().checked_add(timeout);
         !self.is_unanswered
@@ -95,13 +96,13 @@ impl RestartHandle {
     }
 }
 
-/// How a stop went: from [`StopHandle::wait`] and [`Supervisor::shutdown`](crate::supervisor::Supervisor::shutdown).
+/// The result of a stop, from [`StopHandle::wait`] and [`Supervisor::shutdown`](crate::supervisor::Supervisor::shutdown).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StopReport {
-    /// Everybody who was there, slowest first.
+    /// All workers of the stop, the slowest first.
     pub workers: Vec<StoppedWorker>,
-    /// False where the event loop has not said within 5 s which workers end.
+    /// False if the event loop has not answered within 5 s which workers stop.
     pub is_complete: bool,
 }
 
@@ -109,18 +110,18 @@ pub struct StopReport {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StoppedWorker {
-    /// Its name in events.
+    /// The id that names it in events.
     pub worker: WorkerId,
-    /// What people call it.
+    /// The name from its spec, or the file name of its program.
     pub name: Box<str>,
-    /// How it ended; `None` where it did not in time.
+    /// How it ended; `None` if it did not end in time.
     pub exit: Option<Arc<Exit>>,
-    /// How long it took, or was waited for.
+    /// The time until it ended, or that was waited.
     pub took: Duration,
 }
 
 impl StopReport {
-    /// Whoever has not ended, not even by SIGKILL.
+    /// Returns the workers that have not ended, even by SIGKILL.
     pub fn unfinished(&self) -> impl Iterator<Item = &StoppedWorker> {
         self.workers.iter().filter(|ended| !ended.has_ended())
     }
@@ -144,7 +145,7 @@ impl fmt::Display for StopReport {
     }
 }
 
-/// The workers' numbers, as `Debug` shows them.
+/// The ids of the workers, for `Debug`.
 fn ids(workers: &[&Arc<SharedWorker>]) -> Vec<u64> {
     workers.iter().map(|shared| shared.id().0).collect()
 }

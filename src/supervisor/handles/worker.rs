@@ -1,4 +1,4 @@
-//! The parent's handle of a worker.
+//! The supervisor's handle of a worker.
 
 use crate::{
     exit::Exit,
@@ -21,7 +21,7 @@ use crate::{
 use serde::{Serialize, de::DeserializeOwned};
 use std::{io, sync::Arc, time::Duration};
 
-/// A worker, as its parent holds it: cheap to clone, and good on any thread. Dropping it changes nothing.
+/// A handle of a worker. Cheap to clone, and usable on any thread. Dropping it changes nothing.
 #[derive(Clone)]
 pub struct Worker {
     shared: Arc<SharedWorker>,
@@ -41,33 +41,34 @@ impl Worker {
         Self { shared, commands: commands.clone() }
     }
 
-    /// Its name in events.
+    /// Returns the id that names the worker in events.
     pub fn id(&self) -> WorkerId {
         self.shared.id
     }
 
-    /// What people call it: the spec's name, or its program's.
+    /// Returns the name from the spec, or the file name of the program.
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
-    /// The process id of its present incarnation, or of the last one; `None` before the first, as for a member of a group that has not
-    /// started. Use it for display only: the kernel may reuse the number. [`signal`](Self::signal) never reaches another process.
+    /// Returns the process id of the current incarnation, or of the last one; `None` before the first start, for example of a group member.
+    /// Use it for display only: the kernel may reuse the number. [`signal`](Self::signal) never reaches another process.
     #[doc(alias = "id")]
     pub fn pid(&self) -> Option<u32> {
         self.shared.process().map(|process| process.child().pid())
     }
 
-    /// Sends a signal to its process, by the number that `libc` or `kill -l` give.
+    /// Sends a signal to the worker's process, by its number in `libc` or `kill -l`.
     ///
     /// # Errors
     ///
-    /// `ESRCH` once it has ended and is reaped, `EINVAL` for a number that is no signal, `EPERM` when it changed its user.
+    /// `ESRCH` if the process has exited and is reaped, `EINVAL` for a number that is not a signal, `EPERM` if the process runs as another
+    /// user.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         self.shared.child(|child| child.signal(signal))
     }
 
-    /// Sends a signal to its process and everything in its group, where that is its own.
+    /// Sends a signal to the worker's process group, or to its process alone if it shares the host's group.
     ///
     /// # Errors
     ///
@@ -76,19 +77,19 @@ impl Worker {
         self.shared.child(|child| child.signal_group(signal))
     }
 
-    /// Stops it and all it has started, until [`thaw`](Self::thaw): by its cgroup where it has one, else by SIGSTOP to its group.
-    /// A watchdog does not take that for silence; a stop goes on all the same, and has it go on.
+    /// Stops the worker and its descendants until [`thaw`](Self::thaw): by its cgroup if it has one, otherwise by SIGSTOP to its process
+    /// group. The watchdog is suspended meanwhile. [`stop`](Self::stop) continues a stopped worker.
     ///
     /// # Errors
     ///
-    /// As [`signal`](Self::signal); of the kind [`Other`](io::ErrorKind::Other) where its cgroup refuses.
+    /// As [`signal`](Self::signal); of the kind [`Other`](io::ErrorKind::Other) if the cgroup refuses.
     #[doc(alias = "pause")]
     #[doc(alias = "SIGSTOP")]
     pub fn freeze(&self) -> io::Result<()> {
         self.process()?.tree().freeze()
     }
 
-    /// Has it go on.
+    /// Continues the worker and its descendants.
     ///
     /// # Errors
     ///
@@ -103,12 +104,12 @@ impl Worker {
         self.shared.process().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
     }
 
-    /// Kills its process, and everything in its group where that is its own, with SIGKILL. That it has ended is told by
-    /// [`Exited`](crate::EventKind::Exited). One that has ended already is no error.
+    /// Sends SIGKILL to the worker's process group, or to its process alone if it shares the host's group.
+    /// [`Exited`](crate::EventKind::Exited) reports the exit. Returns `Ok` if it has exited already.
     ///
     /// # Errors
     ///
-    /// `EPERM` when it changed its user.
+    /// `EPERM` if the process runs as another user.
     pub fn kill(&self) -> io::Result<()> {
         match self.shared.child(|child| child.signal_group(libc::SIGKILL)) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
@@ -116,10 +117,10 @@ impl Worker {
         }
     }
 
-    /// Waits until it has ended for good and its last event is in the channel; a restart is no end.
+    /// Waits until the worker has ended for good and its last event is in the channel. A restart does not end the wait.
     ///
-    /// A worker whose window is used up cannot end while it has more to say: wait on another thread than the one that
-    /// receives, or receive until [`Exited`](crate::EventKind::Exited) instead.
+    /// A worker whose window is full cannot end before its output is received: wait on another thread than the one that receives events, or
+    /// receive until [`Exited`](crate::EventKind::Exited) instead.
     pub fn wait(&self) -> Arc<Exit> {
         loop {
             if let WaitOutcome::Ended(exit) = self.shared.wait_until(None, |_| false) {
@@ -128,7 +129,7 @@ impl Worker {
         }
     }
 
-    /// As [`wait`](Self::wait), at most so long; `None` if it still runs, or will run again.
+    /// As [`wait`](Self::wait), up to `timeout`; `None` if the worker still runs, or will run again.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<Arc<Exit>> {
         match self.shared.wait_until(now().checked_add(timeout), |_| false) {
             WaitOutcome::Ended(exit) => Some(exit),
@@ -136,15 +137,15 @@ impl Worker {
         }
     }
 
-    /// Ends it for good, by its [stop ladder](crate::WorkerSpec::stop). Returns at once, with what can be waited for;
-    /// [`Exited`](crate::EventKind::Exited) tells too when it is over. Called again it goes to the next rung of the ladder at once.
-    /// One that has ended is no error; one that waits for its restart is not started again.
+    /// Ends the worker for good, by its [stop policy](crate::WorkerSpec::stop). Returns at once, with a handle to wait for the end, which
+    /// [`Exited`](crate::EventKind::Exited) reports too. A second call starts the next stage of the policy at once. A worker that waits for
+    /// its restart is not started again. Has no effect on a worker that has ended.
     #[doc(alias = "terminate")]
     pub fn stop(&self) -> StopHandle {
         self.end(Action::Stop)
     }
 
-    /// As [`stop`](Self::stop), and it is killed after so long, whatever its ladder says.
+    /// As [`stop`](Self::stop), and kills the worker after `timeout`, whatever its stop policy says.
     #[doc(alias = "TimeoutStopSec")]
     pub fn stop_timeout(&self, timeout: Duration) -> StopHandle {
         self.end(Action::StopWithin(timeout))
@@ -156,28 +157,28 @@ impl Worker {
         StopHandle::new(vec![Arc::clone(&self.shared)], began)
     }
 
-    /// Has it begin anew: ends the present incarnation by the stop ladder, and starts the next one when that one's tree is gone,
-    /// whatever its [restart policy](crate::WorkerSpec::restart) says and without counting as one of its restarts. A worker that
-    /// has ended for good stays ended. Returns at once, with what can be waited for.
+    /// Restarts the worker: stops the current incarnation by the stop policy, and starts the next one when its process tree has ended,
+    /// whatever the [restart policy](crate::WorkerSpec::restart) says. The restart does not count for that policy. A worker that has ended
+    /// for good stays ended. Returns at once, with a handle to wait for the restart.
     pub fn restart(&self) -> RestartHandle {
         let restarting = RestartHandle::new([(Arc::clone(&self.shared), self.incarnation())]);
         self.commands.send(Command::Worker(self.shared.id, Action::Restart));
         restarting
     }
 
-    /// Waits until its present incarnation is ready, or the next one: at once where its spec does not say what it takes. False
-    /// when the time is over before, or when it has ended for good.
+    /// Waits up to `timeout` until the current or the next incarnation is ready; without [`ready`](crate::WorkerSpec::ready) in its spec,
+    /// it is ready when it runs. Returns false at the timeout, or if the worker has ended for good.
     pub fn wait_ready(&self, timeout: Duration) -> bool {
         self.shared.wait_for(now().checked_add(timeout), WorkerProcess::is_ready)
     }
 
-    /// Which of its processes runs, or ran last, counted from 1.
+    /// Returns the number of the current or last incarnation, counted from 1.
     pub fn incarnation(&self) -> u32 {
         self.shared.incarnation()
     }
 
-    /// Waits until an incarnation of at least this number has started. False when the time is over before, or when it has ended
-    /// for good.
+    /// Waits up to `timeout` until an incarnation of at least this number has started. Returns false at the timeout, or if the worker has
+    /// ended for good.
     pub fn wait_incarnation(&self, number: u32, timeout: Duration) -> bool {
         match self.shared.wait_until(now().checked_add(timeout), |process| process.number >= number) {
             WaitOutcome::Ended(_) => self.incarnation() >= number,
@@ -186,13 +187,13 @@ impl Worker {
         }
     }
 
-    /// Asks it over control and waits for its answer, at most so long. Any number of threads can ask at once, and the answers
-    /// may come in any order. Before the worker has connected the question waits for it.
+    /// Calls a method of the worker over its control connection, and waits up to `timeout` for the result. Any number of threads can call
+    /// at once, and the results may arrive in any order. A call waits for a worker that has not connected yet.
     ///
     /// # Errors
     ///
-    /// [`CallError`]: the worker's own error, or why there is no answer: [`WorkerExited`](CallError::WorkerExited) with its exit
-    /// when it ends first.
+    /// [`CallError`]: the error that the worker returns, or why there is no result. If the worker exits first,
+    /// [`WorkerExited`](CallError::WorkerExited) with its exit.
     pub fn call<P, R>(&self, method: &str, params: &P, timeout: Duration) -> Result<R, CallError>
     where
         P: Serialize + ?Sized,
@@ -205,12 +206,12 @@ impl Worker {
         result
     }
 
-    /// Asks it over control; the answer is waited for later, or the call is cancelled.
+    /// Starts a call. The result is waited for later, or the call is cancelled.
     ///
     /// # Errors
     ///
-    /// When the question cannot be sent: never waits for a worker that does not read, but is [`QueueFull`](CallError::QueueFull) when a
-    /// mebibyte waits already.
+    /// If the call cannot be sent. Never blocks on a worker that does not read: with 1 MiB queued the error is
+    /// [`QueueFull`](CallError::QueueFull).
     pub fn start_call<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<PendingCall, CallError> {
         let mut span = CallSpan::begin(self.shared.id, method);
         let call = self.shared.connection().and_then(|connection| connection.call(method, params));
@@ -219,11 +220,11 @@ impl Worker {
         Ok(call)
     }
 
-    /// Tells it something over control.
+    /// Sends a notification over the control connection.
     ///
     /// # Errors
     ///
-    /// As [`start_call`](Self::start_call). That it has read it is not said.
+    /// As [`start_call`](Self::start_call). Does not report whether the worker has read it.
     pub fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
         self.shared.connection()?.notify(method, params)
     }
@@ -233,18 +234,19 @@ impl Worker {
         lock(&self.shared.process()?.ends).stdin.take()
     }
 
-    /// Our end of the pipe that [`input_pipe`](crate::WorkerSpec::input_pipe) named; once.
+    /// Takes our end of the pipe that [`input_pipe`](crate::WorkerSpec::input_pipe) named; `None` after the first call.
     pub fn take_writer(&self, name: &str) -> Option<PipeWriter> {
         lock(&self.shared.process()?.ends).take_writer(name)
     }
 
-    /// Our end of the pipe that [`output_pipe`](crate::WorkerSpec::output_pipe) named; once. The supervisor does not read it.
+    /// Takes our end of the pipe that [`output_pipe`](crate::WorkerSpec::output_pipe) named; `None` after the first call. The supervisor
+    /// does not read it.
     pub fn take_reader(&self, name: &str) -> Option<PipeReader> {
         lock(&self.shared.process()?.ends).take_reader(name)
     }
 
-    /// How strongly what it starts is held together with it, and which means are missing, as found now; `None` while it has no
-    /// process.
+    /// Returns how the worker's descendants are held together, and which kernel features are missing for more, as found now; `None` without
+    /// a running process.
     pub fn containment(&self) -> Option<Containment> {
         self.shared.process().filter(|process| process.child().is_running()).map(|process| process.tree().containment())
     }
