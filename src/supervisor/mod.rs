@@ -1,4 +1,4 @@
-//! The parent's side: starts workers, hears them all in one channel, ends them.
+//! The supervisor: starts workers, reports what happens to them in one channel, and stops them.
 
 pub(crate) mod clock;
 pub(crate) mod commands;
@@ -51,21 +51,21 @@ use std::{
     time::Duration,
 };
 
-/// How many bytes of all workers' messages may be waiting, by default.
+/// The default window of all workers together, in bytes.
 const WINDOW: usize = 32 << 20;
-/// How much longer than it was given a shutdown waits: for the deaths of those that were killed, and for being told.
+/// The time that a shutdown waits beyond its timeout, for the exits of killed processes and their events.
 const LAST_WAIT: Duration = Duration::from_secs(6);
-/// How long a start that is under way when everything else has ended is waited for, before it is left to undo itself.
+/// The time that a start is waited for when everything else has ended. After that it is left to its thread, which undoes it.
 const LAST_START: Duration = Duration::from_millis(500);
-/// How long workers have to end by themselves when their supervisor is dropped, by default.
+/// The default time for workers to end by themselves when their supervisor is dropped.
 const GRACE_PERIOD: Duration = Duration::from_secs(2);
 
-/// Starts workers and tells what happens to them, in one channel.
+/// Starts workers and reports what happens to them in one channel.
 ///
-/// It runs two threads, for any number of workers: one that spawns, and one that does all the reading and waiting. While a start hangs
-/// there is one more ([`SupervisorStatus::spawner_threads`]). None of them takes a signal, and nothing of the host is changed: no handler, no
-/// `waitpid(-1)`, no environment. With the first worker its [guard](crate::guard) is started, one small process which ends all trees
-/// if this process is killed.
+/// A supervisor runs two threads for any number of workers: one that starts processes, and one event loop. While a start blocks there is
+/// one more ([`SupervisorStatus::spawner_threads`](crate::status::SupervisorStatus::spawner_threads)). All signals are blocked in these
+/// threads, and the host is not changed: no signal handler, no `waitpid(-1)`, no change of the environment. The first worker also starts
+/// the [guard](crate::guard), a small process that kills all process trees if this process is killed.
 ///
 /// ```no_run
 /// use pipewright::{EventKind, Pass, Supervisor, WorkerSpec};
@@ -87,20 +87,20 @@ const GRACE_PERIOD: Duration = Duration::from_secs(2);
 ///
 /// # Dropping
 ///
-/// Dropping it ends every worker for good, each by its [stop ladder](WorkerSpec::stop), and after the grace period by SIGKILL, with all
-/// it has started; and the threads are joined. It takes the grace period and six seconds at the most: a start that hangs longer is left
-/// to a thread that undoes it. On a thread of the supervisor itself, as in a closure of a spec, it does the same without waiting.
-/// Receivers cloned from [`events`](Self::events) still give what was told until then. In a forked child of the host,
-/// dropping it does nothing: the workers are the parent's.
+/// Dropping the supervisor ends every worker for good, each by its [stop policy](WorkerSpec::stop), after the grace period by SIGKILL, with
+/// all descendants, and joins the threads. This takes at most the grace period and six seconds: a longer start is left to its thread, which
+/// undoes it. On a thread of the supervisor itself, for example in a closure of a spec, the drop does not wait. Receivers cloned from
+/// [`events`](Self::events) still return the events until then. In a forked child of the host the drop does nothing, since the workers
+/// belong to the parent.
 pub struct Supervisor {
     events: Receiver<Event>,
     commands: CommandSender,
-    /// `None` in a fork of the host, once dropped.
+    /// `None` once dropped in a fork of the host.
     spawner: Option<Arc<Spawner>>,
     registry: Arc<WorkerRegistry>,
-    /// `None` in a fork of the host, and once dropped.
+    /// `None` once dropped, also in a fork of the host.
     driver: Option<Loop>,
-    /// How long workers have in all when it is dropped.
+    /// The time for workers to end when the supervisor is dropped.
     grace_period: Duration,
     owner: i32,
 }
@@ -111,41 +111,41 @@ impl_debug!(Supervisor, |supervisor| { unreceived: supervisor.events.len() });
 #[derive(Debug)]
 struct Loop {
     thread: JoinHandle<()>,
-    /// Disconnected when it has ended.
+    /// Disconnected when the thread has ended.
     ended: Receiver<()>,
 }
 
 impl Supervisor {
-    /// A supervisor with the default settings.
+    /// Creates a supervisor with the default settings.
     ///
     /// # Errors
     ///
-    /// When no descriptor, memory or thread can be had.
+    /// If no file descriptor, memory or thread is available.
     pub fn new() -> io::Result<Self> {
         Self::builder().build()
     }
 
-    /// A supervisor with other settings.
+    /// Returns a builder, for other settings.
     pub fn builder() -> SupervisorBuilder {
         SupervisorBuilder { window: WINDOW, grace_period: GRACE_PERIOD, guard: Guard::default(), subreaper: false }
     }
 
-    /// Starts a worker and returns when its program runs. Good from any number of threads at once.
+    /// Starts a worker and returns when its program runs. Can be called on any number of threads at once.
     ///
-    /// The main thread starts it itself; other threads hand it to the supervisor's spawning thread, since a worker dies with
-    /// the thread that started it ([`WorkerSpec::parent_death_signal`]). A host whose main thread ends before its process does, by
-    /// `pthread_exit`, should spawn from another thread.
+    /// The main thread starts the worker itself. Other threads pass the start to a thread of the supervisor, since the kernel signals a
+    /// worker when the thread that started it ends ([`WorkerSpec::parent_death_signal`]). A host whose main thread ends before the process,
+    /// by `pthread_exit`, should spawn from another thread.
     ///
     /// # Errors
     ///
-    /// [`SpawnError`]: a mistake in the spec, or the step that the kernel refused and why. Nothing is left of the attempt: no
-    /// process, no descriptor, no event. Each worker costs one descriptor and one for each pipe: with the usual limit of 1024 some
-    /// 300 workers fit.
+    /// [`SpawnError`]: an error in the spec, or the step that the kernel refused and the reason. A failed start leaves no process, no file
+    /// descriptor and no event. Each worker takes one file descriptor, and one for each pipe: the usual limit of 1024 suffices for about
+    /// 300 workers.
     pub fn spawn(&self, spec: WorkerSpec) -> Result<Worker, SpawnError> {
         spec.validate()?;
         let id = WorkerId(self.registry.next_id());
         let spawner = self.spawner.as_ref().ok_or(SpawnError::SupervisorGone)?;
-        // Held until the loop has the worker: until then the loop goes on.
+        // Held until the loop has the worker, so that the loop does not end before.
         let permit = spawner.starts().permit().ok_or(SpawnError::SupervisorGone)?;
         let prepared = prepare(&spec.plan, OpenMode::Blocking)?;
         let may_start_here = Spawner::may_start_here(&spec);
@@ -159,18 +159,16 @@ impl Supervisor {
         Ok(Worker::new(started, &self.commands))
     }
 
-    /// Everything that happens, in one crossbeam channel: good in `select!`, and to be cloned for several consumers, each of
-    /// which gets a part of the events.
+    /// Returns the crossbeam channel of all events. It works with `select!`, and can be cloned for several consumers, each of which
+    /// receives a part of the events.
     ///
-    /// It stays open as long as workers may still come: `for event in supervisor.events()` ends only after
-    /// [`close`](Self::close).
+    /// The channel is open as long as workers can be added: `for event in supervisor.events()` ends only after [`close`](Self::close).
     pub fn events(&self) -> &Receiver<Event> {
         &self.events
     }
 
-    /// The worker of an event. It is found as long as it may say or do anything, and then as long as somebody holds it, or an event
-    /// of it that is no message and no line: so for whoever looks it up at its last event, also where `spawn` has not returned yet
-    /// on another thread.
+    /// Returns the worker of an event. A worker is found until its last event is sent, and then as long as a handle of it or an event other
+    /// than a message or a line exists. So it is found for its last event, also if `spawn` has not returned yet on another thread.
     ///
     /// ```no_run
     /// # let supervisor = pipewright::Supervisor::new()?;
@@ -185,7 +183,7 @@ impl Supervisor {
         self.registry.find(id).map(|shared| Worker::new(shared, &self.commands))
     }
 
-    /// Takes no more workers. When the last one has ended the event channel ends too.
+    /// Refuses new workers. The event channel is closed when the last worker has ended.
     #[doc(alias = "shutdown_input")]
     pub fn close(&self) {
         if let Some(spawner) = &self.spawner {
@@ -193,32 +191,31 @@ impl Supervisor {
         }
     }
 
-    /// A group of workers that start after one another, stop in reverse, and are restarted together as a
-    /// [`Strategy`](crate::Strategy) or a whole [`GroupPolicy`] says.
+    /// Creates a group: workers that start after one another, stop in reverse order, and are restarted together according to a
+    /// [`Strategy`](crate::Strategy) or a [`GroupPolicy`].
     ///
     /// # Errors
     ///
-    /// [`GroupError::Rejected`] where it is significant, or to be restarted: there is no group around it.
-    /// [`GroupError::SupervisorGone`].
+    /// [`GroupError::Rejected`] if the policy makes it significant or restarts it: it has no parent group. [`GroupError::SupervisorGone`].
     pub fn group(&self, policy: impl Into<GroupPolicy>) -> Result<WorkerGroup, GroupError> {
         WorkerGroup::add_to(None, policy.into(), &self.commands, &self.registry)
     }
 
-    /// How everybody is. Asks the loop, which answers between two looks at the kernel. Waits 5 s for that at most, and then gives a
-    /// status that is [not complete](SupervisorStatus::is_complete).
+    /// Returns the status of all workers. If the event loop does not answer within 5 s, the status is [not
+    /// complete](SupervisorStatus::is_complete).
     #[doc(alias = "which_children")]
     pub fn status(&self) -> SupervisorStatus {
         self.commands.ask(Command::Snapshot).unwrap_or_else(|why| SupervisorStatus {
             workers: Vec::new(),
-            // A loop that has ended may have sent what is not received yet.
+            // A loop that has ended may have sent events that are not received yet.
             events_waiting: self.events.len(),
             spawner_threads: self.spawner.as_ref().map_or(0, |spawner| spawner.starts().threads()),
             is_complete: why == AskError::LoopGone,
         })
     }
 
-    /// Ends every worker that is there now for good, each by its own [stop ladder](WorkerSpec::stop), and returns at once, with
-    /// what can be waited for. Called again, it goes to the next rung of each ladder. Workers that are started later live.
+    /// Ends all current workers for good, each by its [stop policy](WorkerSpec::stop). Returns at once, with a handle to wait for the ends.
+    /// A second call starts the next stage of each policy. Workers that are started later are not affected.
     pub fn stop_all(&self) -> StopHandle {
         self.stop_everybody(StopAll::Present)
     }
@@ -227,16 +224,16 @@ impl Supervisor {
         let began = now();
         let stopping = self.commands.ask(|answer| Command::StopAll(wanted, answer)).unwrap_or_else(|why| match why {
             AskError::LoopGone => Vec::new(),
-            // It will read that later: the workers that are known end then.
+            // The loop will execute the command later: the workers that are known end then.
             AskError::TimedOut => self.registry.all(),
         });
         StopHandle::new(stopping, began)
     }
 
-    /// Takes no more workers, ends all, and waits for that: each by its stop ladder, but killed after `timeout` in any case. What
-    /// survives even that is not waited for longer than five seconds more.
+    /// Refuses new workers, stops all workers by their stop policies, kills them after `timeout`, and waits for their ends. Processes that
+    /// SIGKILL does not end are waited for up to 5 s more.
     ///
-    /// The events go on being told: a worker whose window is used up is killed rather than heard, unless somebody receives.
+    /// Events are still sent: a worker whose window is full is killed at the timeout, unless the events are received.
     pub fn shutdown(&self, timeout: Duration) -> StopReport {
         self.close();
         let (began, last_wait) = (now(), timeout.saturating_add(LAST_WAIT));
@@ -244,21 +241,21 @@ impl Supervisor {
         stopping.wait(last_wait.saturating_sub(now().saturating_duration_since(began)))
     }
 
-    /// Has Ctrl-C and Ctrl-Z do what people expect, for as long as the value lives that this gives. The handlers of SIGINT, SIGTERM
-    /// and SIGTSTP are the process's own affair, so nothing is done unless this is called.
+    /// Handles Ctrl-C and Ctrl-Z for as long as the returned value exists. The handlers of SIGINT, SIGTERM and SIGTSTP belong to the
+    /// process, so nothing is done without this call.
     ///
-    /// * SIGINT or SIGTERM: no more workers are taken, as after [`close`](Self::close), and all are stopped, each by its ladder; the
-    ///   events end with the last one. The second one kills them at once, unless it follows within 50 ms: what passes a Ctrl-C on, or
-    ///   signals a whole group, often sends the first one twice.
-    /// * SIGTSTP: the workers are stopped with all they have started, then this process; when it goes on they do, and no deadline of
-    ///   theirs has come nearer meanwhile. Those of your own calls have. Of those who have left a worker's group some go on all the
-    ///   time: whoever has thrown away its environment or is in the middle of an exec, and without a [cgroup](crate::status::Containment) whoever
-    ///   has lost its parent. Where there is no shell above this process that could have it go on, as for the first program of a
-    ///   container's terminal, nobody is stopped for longer than a moment: the kernel spares such a program.
+    /// * SIGINT or SIGTERM: new workers are refused, as after [`close`](Self::close), and all are stopped by their stop policies; the
+    ///   events end with the last one. The second signal kills them at once, unless it follows within 50 ms: programs that forward
+    ///   Ctrl-C, or signal a whole group, often send the first one twice.
+    /// * SIGTSTP: stops the workers with their descendants, then this process. When it continues, they do too, and the deadlines of
+    ///   workers are moved by that time, but not those of your own calls. Descendants that have left a worker's group are not stopped if
+    ///   they have cleared their environment or are in the middle of an exec, and without a [cgroup](crate::status::Containment) if their
+    ///   parent has exited. If there is no shell above this process to continue it, as for the first program of a container's terminal,
+    ///   the kernel does not stop it, and the workers continue at once.
     ///
-    /// SIGHUP, when the terminal's window is closed, does what it did: by default it ends this process at once, and with it all trees.
+    /// SIGHUP, when the terminal is closed, is not changed: by default it ends this process at once, and with it all process trees.
     ///
-    /// Any number of supervisors can ask for it.
+    /// Any number of supervisors can call it.
     ///
     /// # Errors
     ///
@@ -273,7 +270,7 @@ impl Supervisor {
 impl Drop for Supervisor {
     fn drop(&mut self) {
         if this_process::own_pid() != self.owner {
-            // A fork of the host: the threads are not here, and a lock they held at that moment is held for ever.
+            // In a fork of the host the threads do not exist, and a lock that they held is never released.
             self.forget();
             return;
         }
@@ -282,12 +279,12 @@ impl Drop for Supervisor {
         let (Some(driver), Some(spawner)) = (self.driver.take(), self.spawner.take()) else { return };
         let here = thread::current().id();
         if driver.thread.thread().id() == here || spawner.starts().is_thread(here) {
-            // Dropped by the host's own code on a thread of this supervisor, which cannot wait for itself: all ends without a wait.
+            // Dropped by user code on a thread of this supervisor, which cannot wait for itself.
             return;
         }
         let timeout = self.grace_period.saturating_add(LAST_WAIT);
         if driver.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected) {
-            // A panic of ours has been printed by then; the host need not suffer a second one.
+            // A panic of the loop has been printed already, and is not passed on to the host.
             drop(driver.thread.join());
             spawner.starts().wait_end(LAST_START);
         }
@@ -307,7 +304,7 @@ impl Supervisor {
     }
 }
 
-/// The settings of a [`Supervisor`].
+/// The settings of a [`Supervisor`](crate::Supervisor).
 #[derive(Debug, Clone)]
 #[must_use = "nothing runs before build()"]
 pub struct SupervisorBuilder {
@@ -318,37 +315,37 @@ pub struct SupervisorBuilder {
 }
 
 impl SupervisorBuilder {
-    /// How many bytes of all workers' messages together may be waiting for you before workers are made to wait; by default
-    /// 32 MiB. Each message counts 64 bytes more than it is long.
+    /// Sets how many bytes of all workers together may wait for the consumer before workers are paused; by default 32 MiB. Each message
+    /// counts 64 bytes more than its length.
     pub fn window(mut self, bytes: usize) -> Self {
         self.window = bytes;
         self
     }
 
-    /// How long workers have in all when the supervisor is dropped, from the first rung of their stop ladders to SIGKILL; by
-    /// default 2 s, which cuts the default ladder of 6 s short.
+    /// Sets the time for workers to end when the supervisor is dropped, from the first stage of their stop policies to SIGKILL; by default
+    /// 2 s, which is shorter than the default stop policy of 6 s.
     pub fn grace_period(mut self, period: Duration) -> Self {
         self.grace_period = period;
         self
     }
 
-    /// The program of the guard, the process that ends all trees when this process is killed; by default [`Guard::Auto`].
+    /// Sets the program of the guard, the process that kills all trees when this process is killed; by default [`Guard::Auto`].
     pub fn guard(mut self, guard: Guard) -> Self {
         self.guard = guard;
         self
     }
 
-    /// Has orphans of the workers come back to this process, so that also those are found that show no other sign of their worker:
-    /// no environment, no session, group or pipe. By default they go to process 1. Without cgroups it closes the last gap.
+    /// Makes orphans of the workers children of this process, so that also those are found that show no other sign of their worker: no
+    /// environment, session, group or pipe. By default they become children of process 1. Without cgroups this closes the last gap.
     ///
-    /// It changes the host: the process becomes a *subreaper* (`PR_SET_CHILD_SUBREAPER`), for as long as it runs. Every child that
-    /// the library has not started is then taken for an orphan of a worker. One that may belong to several workers is left until
-    /// the last of these ends, and is then killed with it; one that has ended is reaped, within a second. So this is for programs that
-    /// own their process and start others by this library only: with [`std::process::Command`] or a C library that starts
-    /// processes, their children would be killed, and their exit statuses taken.
+    /// This changes the host: the process becomes a *subreaper* (`PR_SET_CHILD_SUBREAPER`) for as long as it runs. Every child that the
+    /// library has not started is then taken for an orphan of a worker. A child that may belong to several workers is left until the last
+    /// of these ends, and is then killed with it; a child that has exited is reaped within a second. So use it only in programs that start
+    /// processes with this library alone: the children of [`std::process::Command`] or of C libraries would be killed, and their exit
+    /// statuses taken.
     ///
-    /// As process 1 of a container the same holds without being asked for: orphans come to process 1. A program that is process 1
-    /// should set this, so that orphans are reaped; other programs run best below an init (`docker run --init`).
+    /// Process 1 of a container becomes the parent of orphans in any case. A program that is process 1 should set this, so that orphans are
+    /// reaped; other programs run best below an init (`docker run --init`).
     #[doc(alias = "PR_SET_CHILD_SUBREAPER")]
     #[doc(alias = "init")]
     pub fn subreaper(mut self, is_subreaper: bool) -> Self {
@@ -356,12 +353,12 @@ impl SupervisorBuilder {
         self
     }
 
-    /// Starts the two threads.
+    /// Creates the supervisor and starts its two threads.
     ///
     /// # Errors
     ///
-    /// A window of 0 bytes is `InvalidInput`; otherwise when no descriptor, memory or thread can be had. The text names the step, and
-    /// the kernel's error is the one inside ([`io::Error::get_ref`]).
+    /// `InvalidInput` for a window of 0 bytes; otherwise if no file descriptor, memory or thread is available. The text names the step, and
+    /// the kernel's error is the inner one ([`io::Error::get_ref`]).
     pub fn build(self) -> io::Result<Supervisor> {
         if self.window == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a window cannot be 0 bytes"));
@@ -390,7 +387,7 @@ impl SupervisorBuilder {
             spawner: Arc::clone(&spawner),
         })
         .map_err(|error| not_built("setting up epoll", error))?;
-        // First the thread that starts workers: if the second one cannot be had, dropping `driver` ends the first.
+        // First the thread that starts workers: if the second thread cannot be created, dropping `driver` ends the first.
         spawner
             .starts()
             .begin(|number| spawner::thread(&spawner, number))
@@ -409,7 +406,7 @@ impl SupervisorBuilder {
     }
 }
 
-/// Why there is no supervisor: the step, and the kernel's reason.
+/// A failed setup: the step, and the kernel's error.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to set up a supervisor: {step}: {source}")]
 struct NotBuilt {

@@ -1,4 +1,4 @@
-//! What a supervisor reports, and how it is sent.
+//! The events of a supervisor, and how they are sent.
 
 pub(crate) mod sink;
 pub(crate) mod event;

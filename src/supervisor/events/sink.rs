@@ -11,14 +11,13 @@ use crate::{
 };
 use crossbeam_channel::Sender;
 
-/// Where events go. Only the loop sends, so it knows how many were sent, and with the length of the channel how many were
-/// received.
+/// Sends events. Only the loop sends, so it knows the number of sent events, and with the length of the channel that of received ones.
 #[derive(Debug)]
 pub(crate) struct EventSink {
     pub(crate) events: Sender<Event>,
     pub(crate) sent: u64,
     pub(crate) batch: FrameBatch,
-    /// The events of a chunk before they are sent; kept for its room.
+    /// The events of a chunk before they are sent; reused to save allocations.
     pub(crate) ready: Vec<Event>,
     pub(crate) trace: Trace,
 }
@@ -33,12 +32,12 @@ impl EventSink {
         if let Some(shared) = event.worker_shared() {
             shared.window.note_sent(self.sent + 1);
         }
-        // The supervisor holds a receiver until this loop has ended.
+        // The supervisor holds a receiver until the loop has ended.
         drop(self.events.send(event));
         self.sent += 1;
     }
 
-    /// How many events nobody has received yet.
+    /// The number of events that are not received.
     pub(crate) fn waiting(&self) -> usize {
         self.events.len()
     }
@@ -47,7 +46,7 @@ impl EventSink {
         self.sent
     }
 
-    /// The levels of a worker's meter, whose last event was the one of this number.
+    /// The state of a worker's window, whose last event has the number `last_sent`.
     pub(crate) fn levels(&self, flow: &FlowControl, last_sent: u64) -> WindowState {
         flow.levels(last_sent > self.received(), !self.events.is_empty())
     }

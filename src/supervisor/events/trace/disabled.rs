@@ -1,4 +1,4 @@
-//! Without the feature: the same faces, and nothing behind them.
+//! Without the feature `tracing`: the same interface without effect.
 #![expect(clippy::unused_self, reason = "they look as they do with the feature")]
 
 use crate::{

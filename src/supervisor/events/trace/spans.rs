@@ -1,6 +1,6 @@
-//! With the feature: a span for each incarnation, and the events in it.
+//! With the feature `tracing`: a span for each incarnation, and its events.
 //!
-//! Of what a worker says only lengths are told, and the methods it asks for: the rest may hold secrets, and a log is read by others.
+//! Of a worker's output only lengths and the names of methods are recorded: the contents may hold secrets.
 
 use crate::{
     exit::{Exit, ExitStatus},
@@ -23,7 +23,7 @@ macro_rules! note {
     };
 }
 
-/// The spans of those who live.
+/// The spans of the running incarnations.
 #[derive(Debug, Default)]
 pub(crate) struct Trace {
     known: HashMap<WorkerId, TracedWorker>,
@@ -35,18 +35,17 @@ struct TracedWorker {
     process: Option<TracedProcess>,
 }
 
-/// One incarnation, from its start until all that its end leads to is told.
+/// One incarnation, from its start until the events of its end are recorded.
 #[derive(Debug)]
 struct TracedProcess {
     incarnation: u32,
     pid: u32,
     span: GuardedSpan,
-    /// It is on its stop ladder: however it ends now, that is no surprise.
+    /// The supervisor is stopping it, so no exit is unexpected.
     is_ending: bool,
 }
 
-/// A span. That it ends, or that there is one handle less of it, is told to the subscriber, which may panic: as it has just done,
-/// perhaps, since spans are dropped also where its panic unwinds.
+/// A span whose drop, which notifies the subscriber, does not panic: the subscriber may, also while its own panic unwinds.
 #[derive(Debug)]
 struct GuardedSpan(Span);
 
@@ -58,7 +57,7 @@ impl Drop for GuardedSpan {
 }
 
 impl Trace {
-    /// A worker that may be told of before it has started, as a member of a group.
+    /// Adds a worker that may have events before it has started, as a member of a group.
     pub(crate) fn meet(&mut self, shared: &Arc<SharedWorker>) {
         self.known.insert(shared.id(), TracedWorker { shared: Arc::clone(shared), process: None });
     }
@@ -69,7 +68,7 @@ impl Trace {
         self.known.insert(shared.id(), TracedWorker { shared: Arc::clone(shared), process });
     }
 
-    /// Its incarnation is over. What is told of it later has a span of its own, so that this one lasts as long as the process.
+    /// Ends the span of an incarnation. Later events have a span of their own, so that this one lasts as long as the process.
     pub(crate) fn leave(&mut self, worker: WorkerId) {
         if let Some(known) = self.known.get_mut(&worker) {
             known.process = None;
@@ -127,7 +126,7 @@ impl Trace {
         }
     }
 
-    /// The loop takes it to this rung of its stop ladder.
+    /// Records a stage of the stop policy.
     pub(crate) fn climb(&mut self, worker: WorkerId, rung: usize, stop: &StopPolicy) {
         catch(|| {
             let GuardedSpan(span) = &self.ending(worker);
@@ -136,7 +135,7 @@ impl Trace {
         });
     }
 
-    /// The loop sends SIGKILL to its tree.
+    /// Records SIGKILL to the tree.
     pub(crate) fn kill(&mut self, worker: WorkerId) {
         catch(|| {
             let GuardedSpan(span) = &self.ending(worker);
@@ -144,7 +143,7 @@ impl Trace {
         });
     }
 
-    /// Notes that we end it; gives its span.
+    /// Records that the supervisor ends the incarnation, and returns its span.
     fn ending(&mut self, worker: WorkerId) -> GuardedSpan {
         let Some(process) = self.process(worker) else { return GuardedSpan(Span::none()) };
         process.is_ending = true;
@@ -167,7 +166,7 @@ impl Trace {
         let name = Some(shared.name());
         match process {
             Some(process) if process.incarnation == incarnation => {
-                // A subscriber may have come since it started.
+                // A subscriber may have been set since the start.
                 if process.span.0.is_disabled() {
                     process.span = worker_span(worker, name, incarnation, Some(process.pid));
                 }
@@ -178,12 +177,12 @@ impl Trace {
     }
 }
 
-/// At the highest level: whoever hears of a failure alone is to know whose it is.
+/// At the highest level, so that a filter for failures shows the worker.
 fn worker_span(worker: WorkerId, name: Option<&str>, incarnation: u32, pid: Option<u32>) -> GuardedSpan {
     GuardedSpan(error_span!(target: TARGET, parent: None, "worker", id = worker.0, name, incarnation, pid))
 }
 
-/// What there may be many of.
+/// Events that may be frequent.
 fn is_talk(kind: &EventKind) -> bool {
     matches!(
         kind,
