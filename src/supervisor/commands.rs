@@ -96,7 +96,7 @@ pub(crate) struct SpawnedProcess {
     pub(crate) stdout: Option<PipeReader>,
     pub(crate) stderr: Option<PipeReader>,
     /// The pipe on which it writes a newline when it is ready.
-    pub(crate) bell: Option<PipeReader>,
+    pub(crate) readiness_pipe: Option<PipeReader>,
     /// The socket to which it sends `sd_notify` datagrams.
     pub(crate) notices: Option<NotifySocket>,
 }

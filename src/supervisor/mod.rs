@@ -25,7 +25,7 @@ use crate::{
     supervisor::{
         clock::now,
         commands::{AskError, Command, CommandSender, StopAll},
-        event_loop::{Driver, Parts},
+        event_loop::{EventLoop, EventLoopConfig},
         events::event::Event,
         flow_control::FlowControl,
         handles::{
@@ -377,7 +377,7 @@ impl SupervisorBuilder {
             Spawner::new(commands.clone(), Arc::clone(&registry), self.guard)
                 .map_err(|error| not_built("setting up the guard", error))?,
         );
-        let driver = Driver::new(Parts {
+        let driver = EventLoop::new(EventLoopConfig {
             inbox,
             events: told,
             commands: commands.clone(),

@@ -23,7 +23,7 @@ use std::{
 
 /// What is known of the processes of all trees.
 #[derive(Debug)]
-pub(crate) struct Trees {
+pub(crate) struct ProcessTrees {
     pub(crate) numbers: PidAllocation,
     pub(crate) inspector: Inspector,
     /// The number of the last request to the inspector.
@@ -35,15 +35,15 @@ pub(crate) struct Trees {
     /// Processes that have left their worker's group and were stopped together with the host.
     pub(crate) away: Vec<PinnedProcess>,
     /// Dropped when everything that is stopped together with the host is stopped.
-    pub(crate) freezing: Option<Sender<()>>,
+    pub(crate) suspending: Option<Sender<()>>,
     pub(crate) guard: GuardWatch,
     /// Processes that were reported as unkillable, by a number of their own.
-    pub(crate) stuck: HashMap<u64, Stuck>,
+    pub(crate) unkillable: HashMap<u64, UnkillableProcess>,
 }
 
 /// A process that SIGKILL had not ended in time; it is reaped when it ends after all.
 #[derive(Debug)]
-pub(crate) struct Stuck {
+pub(crate) struct UnkillableProcess {
     pub(crate) worker: WorkerId,
     pub(crate) process: Arc<WorkerProcess>,
 }
@@ -56,7 +56,7 @@ pub(crate) struct GuardWatch {
     pub(crate) pause: Duration,
 }
 
-impl Trees {
+impl ProcessTrees {
     /// `adopts`: the host is a subreaper, and orphans become its children.
     pub(crate) fn new(commands: CommandSender, adopts: bool) -> Self {
         Self {
@@ -66,9 +66,9 @@ impl Trees {
             asked: HashMap::new(),
             own: HashMap::new(),
             away: Vec::new(),
-            freezing: None,
+            suspending: None,
             guard: GuardWatch::default(),
-            stuck: HashMap::new(),
+            unkillable: HashMap::new(),
         }
     }
 }

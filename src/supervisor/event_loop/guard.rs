@@ -7,9 +7,9 @@ use crate::{
     deadline::Deadline,
     supervisor::{
         containment::guard::GuardReport,
-        event_loop::Driver,
+        event_loop::EventLoop,
         events::event::Event,
-        reactor::{timers::Timer, token::Target},
+        reactor::{timers::Timer, token::Token},
         spawner::Spawner,
     },
     sys::{
@@ -26,9 +26,9 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-impl Driver {
+impl EventLoop {
     /// A guard was started, or could not be.
-    pub(crate) fn hear_of_guard(&mut self, news: GuardReport) {
+    pub(crate) fn guard_reported(&mut self, news: GuardReport) {
         let GuardReport { end, notice } = news;
         if let Some(notice) = notice {
             self.sink.send(Event::warning(notice));
@@ -36,14 +36,14 @@ impl Driver {
         self.forget_guard();
         if end.is_some() {
             (self.trees.guard.end, self.trees.guard.since) = (end, Some(self.reactor.clock.now()));
-            self.register(Target::Guard);
+            self.register(Token::Guard);
         } else {
             self.pause_guard();
         }
     }
 
     /// The guard has ended.
-    pub(crate) fn guard_ended(&mut self) {
+    pub(crate) fn guard_exited(&mut self) {
         self.forget_guard();
         let since = self.trees.guard.since.take();
         let lived = since.map_or(Duration::ZERO, |since| self.reactor.clock.now().saturating_duration_since(since));
@@ -56,7 +56,7 @@ impl Driver {
     }
 
     /// It is time to look after the guard again.
-    pub(crate) fn look_after_guard(&mut self) {
+    pub(crate) fn check_guard(&mut self) {
         if self.trees.guard.end.is_none() {
             self.replace_guard();
         }

@@ -10,29 +10,29 @@ use crate::{
             STALL,
             request::{ScanResult, ScanTask},
         },
-        event_loop::Driver,
+        event_loop::EventLoop,
         events::event::EventKind,
         incarnation::{
-            Live,
-            context::{Context, FIRST_LOOK, Fact, LAST_LOOK},
-            transitions::STUCK_PERIOD,
+            Incarnation,
+            context::{Context, FIRST_CHECK, Fact, LAST_CHECK},
+            transitions::UNKILLABLE_PERIOD,
         },
-        process_trees::Stuck,
+        process_trees::UnkillableProcess,
         reactor::{arena::Key, timers::Timer},
         supervision::{
             self, Supervision,
-            restart::Left,
+            restart::IncarnationEnd,
             shutdown::Phase,
-            worker::{Kept, Standing},
+            worker::{WorkerPhase, WorkerRecord},
         },
     },
 };
 use std::{mem, sync::Arc, time::Duration};
 
-impl Driver {
+impl EventLoop {
     /// Lets an incarnation handle something; `None` where it is gone.
-    pub(crate) fn at<T>(&mut self, key: Key, run: impl FnOnce(&mut Live, &mut Context<'_>) -> T) -> Option<T> {
-        let live = self.incarnations.get_mut(key)?;
+    pub(crate) fn at<T>(&mut self, key: Key, run: impl FnOnce(&mut Incarnation, &mut Context<'_>) -> T) -> Option<T> {
+        let incarnation = self.incarnations.get_mut(key)?;
         let mut cx = Context {
             reactor: &mut self.reactor,
             sink: &mut self.sink,
@@ -43,20 +43,20 @@ impl Driver {
             commands: &self.commands,
             facts: &mut self.pending.facts,
         };
-        let done = run(live, &mut cx);
-        if live.is_over() {
+        let done = run(incarnation, &mut cx);
+        if incarnation.is_over() {
             drop(self.incarnations.remove(key));
         }
         Some(done)
     }
 
-    pub(crate) fn on(&mut self, key: Key, run: impl FnOnce(&mut Live, &mut Context<'_>)) {
+    pub(crate) fn on(&mut self, key: Key, run: impl FnOnce(&mut Incarnation, &mut Context<'_>)) {
         // An incarnation that is gone has nothing to handle.
         self.at(key, run);
     }
 
     pub(crate) fn input(&mut self, key: Key, input: LifecycleInput) {
-        self.on(key, |live, cx| live.input(input, cx));
+        self.on(key, |incarnation, cx| incarnation.input(input, cx));
     }
 
     /// Lets supervision handle something.
@@ -81,7 +81,9 @@ impl Driver {
                 match fact {
                     Fact::Ready(worker) => self.supervise(|supervision, cx| supervision.member_ready(worker, cx)),
                     Fact::Finished { worker, exit, unhealthy } => {
-                        self.supervise(|supervision, cx| supervision.left(worker, Left::Ended { exit, unhealthy }, cx));
+                        self.supervise(|supervision, cx| {
+                            supervision.on_incarnation_end(worker, IncarnationEnd::Exited { exit, unhealthy }, cx)
+                        });
                         self.sink.trace.leave(worker);
                     }
                 }
@@ -93,7 +95,7 @@ impl Driver {
         }
     }
 
-    pub(crate) fn arrive(&mut self, mut arrival: SpawnedProcess) {
+    pub(crate) fn spawned(&mut self, mut arrival: SpawnedProcess) {
         // By the loop's clock, which may be behind.
         arrival.started = arrival.started.min(self.reactor.clock.now());
         let (secret, control_connect_timeout) = (arrival.key.take(), arrival.spec.time_to_connect());
@@ -102,19 +104,21 @@ impl Driver {
         // Before the event: a consumer of the event finds this incarnation behind the worker's handle.
         shared.set_process(&process);
         self.sink.trace.begin(&shared, &process);
-        let key = self.incarnations.insert_with(|key| Live::new(key, arrival));
-        self.on(key, |live, cx| cx.sink.send(live.event(EventKind::Started { pid: live.process.child().pid() })));
+        let key = self.incarnations.insert_with(|key| Incarnation::new(key, arrival));
+        self.on(key, |incarnation, cx| {
+            cx.sink.send(incarnation.event(EventKind::Started { pid: incarnation.process.child().pid() }))
+        });
         self.trees.own.insert(process.child().pid().cast_signed(), process.tree().started_tick());
         let is_wanted = self.supervision.keep(&shared, &spec, key);
-        self.on(key, Live::watch);
+        self.on(key, Incarnation::watch);
         if let Some(limit) = spec.runtime_max {
-            self.reactor.set_timer_after(limit, Timer::TimeLimit(key));
+            self.reactor.set_timer_after(limit, Timer::RuntimeMax(key));
         }
         self.supervise(|supervision, cx| supervision.member_started(shared.id(), cx));
         // Before it is expected: it may have connected already, and that may be what makes it ready.
-        self.on(key, Live::attend);
+        self.on(key, Incarnation::start_health_checks);
         if let Some(secret) = secret {
-            self.on(key, |live, cx| live.expect(secret, control_connect_timeout, cx));
+            self.on(key, |incarnation, cx| incarnation.expect(secret, control_connect_timeout, cx));
         }
         self.settle();
         if let Phase::Stopping { until } | Phase::Terminating { until } = self.shutdown.phase {
@@ -122,7 +126,7 @@ impl Driver {
             let action = left.map_or(Action::Stop, Action::StopWithin);
             self.supervise(|supervision, cx| supervision.act(shared.id(), action, cx));
         } else if !is_wanted {
-            let is_overdue = self.supervision.kept.get(&shared.id()).is_some_and(|kept| kept.is_overdue);
+            let is_overdue = self.supervision.workers.get(&shared.id()).is_some_and(|record| record.is_overdue);
             self.input(
                 key,
                 LifecycleInput::Stop(if is_overdue {
@@ -135,21 +139,21 @@ impl Driver {
     }
 
     pub(crate) fn process_exited(&mut self, key: Key) {
-        if self.incarnations.get(key).is_some_and(Live::awaits_control) {
-            self.hear_the_door();
+        if self.incarnations.get(key).is_some_and(Incarnation::awaits_control) {
+            self.poll_handshakes();
         }
-        self.on(key, Live::died);
+        self.on(key, Incarnation::exited);
     }
 
     /// The incarnation of a worker that runs.
     pub(crate) fn key_of(&self, worker: WorkerId) -> Option<Key> {
-        self.supervision.kept.get(&worker).and_then(Kept::place)
+        self.supervision.workers.get(&worker).and_then(WorkerRecord::place)
     }
 
     /// This incarnation of a worker, if it still runs.
-    pub(crate) fn key_of_incarnation(&self, worker: WorkerId, incarnation: u32) -> Option<Key> {
+    pub(crate) fn key_of_incarnation(&self, worker: WorkerId, number: u32) -> Option<Key> {
         let key = self.key_of(worker)?;
-        self.incarnations.get(key).filter(|live| live.process.number() == incarnation).map(|_| key)
+        self.incarnations.get(key).filter(|incarnation| incarnation.process.number() == number).map(|_| key)
     }
 
     /// Goes on with those that were paused and have room again.
@@ -159,18 +163,18 @@ impl Driver {
             return;
         }
         let mut paused = mem::take(&mut self.reading.paused);
-        paused.retain(|&key| self.at(key, Live::may_read_again) == Some(false));
+        paused.retain(|&key| self.at(key, Incarnation::try_resume_output) == Some(false));
         self.reading.paused.append(&mut paused);
-        let mut silent = mem::take(&mut self.reading.silent);
-        silent.retain(|&key| self.at(key, Live::may_talk_again) == Some(false));
-        self.reading.silent.append(&mut silent);
+        let mut paused_control = mem::take(&mut self.reading.paused_control);
+        paused_control.retain(|&key| self.at(key, Incarnation::try_resume_control) == Some(false));
+        self.reading.paused_control.append(&mut paused_control);
         self.supervise(Supervision::restart_again);
         let has_resumed = self.count_paused() < before;
-        self.reading.next_look = if has_resumed { FIRST_LOOK } else { (self.reading.next_look * 2).min(LAST_LOOK) };
+        self.reading.next_check = if has_resumed { FIRST_CHECK } else { (self.reading.next_check * 2).min(LAST_CHECK) };
     }
 
     pub(crate) fn count_paused(&self) -> usize {
-        self.reading.paused.len() + self.reading.silent.len() + self.supervision.held_back.len()
+        self.reading.paused.len() + self.reading.paused_control.len() + self.supervision.delayed_restarts.len()
     }
 
     /// Checks that the inspector makes progress. Where it does not, another one gets all requests that it has not answered.
@@ -183,10 +187,10 @@ impl Driver {
             for (key, task) in asked {
                 // What it has stopped is continued when it gives its findings, late.
                 if task != ScanTask::StopTree {
-                    self.on(key, |live, cx| live.inspect(task, cx));
+                    self.on(key, |incarnation, cx| incarnation.inspect(task, cx));
                 }
             }
-            self.end_freezing();
+            self.end_suspension();
         }
         self.reactor.set_timer_after(STALL, Timer::Inspector);
     }
@@ -198,28 +202,28 @@ impl Driver {
             return self.stopped(findings.held);
         }
         if let Some((key, task)) = asked {
-            self.on(key, |live, cx| live.inspected(task, findings, cx));
+            self.on(key, |incarnation, cx| incarnation.inspected(task, findings, cx));
         }
     }
 
     /// Tries again to kill a process that was reported as unkillable: one that ran as another user may have given that up.
-    pub(crate) fn check_stuck(&mut self, number: u64) {
-        let Some(Stuck { process, .. }) = self.trees.stuck.get(&number) else { return };
+    pub(crate) fn retry_unkillable(&mut self, number: u64) {
+        let Some(UnkillableProcess { process, .. }) = self.trees.unkillable.get(&number) else { return };
         if process.child().is_running() {
             drop(process.child().signal_group(libc::SIGKILL));
-            self.reactor.set_timer_after(STUCK_PERIOD, Timer::Stuck(number));
+            self.reactor.set_timer_after(UNKILLABLE_PERIOD, Timer::Unkillable(number));
         } else {
-            self.reap_late(number);
+            self.reap_unkillable(number);
         }
     }
 
     /// A process that was reported as unkillable has ended.
-    pub(crate) fn reap_late(&mut self, number: u64) {
-        let Some(Stuck { worker, process }) = self.trees.stuck.remove(&number) else { return };
+    pub(crate) fn reap_unkillable(&mut self, number: u64) {
+        let Some(UnkillableProcess { worker, process }) = self.trees.unkillable.remove(&number) else { return };
         drop(process.child().with_pidfd(|pidfd| self.reactor.poller.remove(pidfd)));
         // Its exit was reported before.
         drop(process.child().reap(GroupCleanup::Kill));
-        if self.supervision.kept.get(&worker).is_some_and(|kept| kept.standing == Standing::Held) {
+        if self.supervision.workers.get(&worker).is_some_and(|record| record.phase == WorkerPhase::Blocked) {
             self.supervise(|supervision, cx| supervision.start_again(worker, cx));
         }
     }

@@ -21,14 +21,14 @@ use crate::{
         },
         flow_control::FlowControl,
         incarnation::{
-            Live,
-            context::{FIRST_LOOK, ReadState},
+            Incarnation,
+            context::{FIRST_CHECK, ReadState},
             control::REST,
         },
-        process_trees::Trees,
-        reactor::{Reactor, arena::Arena, timers::Timer, token::Target},
+        process_trees::ProcessTrees,
+        reactor::{Reactor, arena::Arena, timers::Timer, token::Token},
         spawner::Spawner,
-        supervision::{Supervision, restart::Left, shutdown::Shutdown},
+        supervision::{Supervision, restart::IncarnationEnd, shutdown::Shutdown},
     },
     sys::{epoll::EpollEvents, random, signals},
 };
@@ -50,15 +50,15 @@ const COMMANDS: usize = 256;
 const TIMERS: usize = 1024;
 /// The thread that does all reading and waiting for one supervisor.
 #[derive(Debug)]
-pub(crate) struct Driver {
+pub(crate) struct EventLoop {
     pub(crate) reactor: Reactor,
     inbox: Receiver<Command>,
     pub(crate) commands: CommandSender,
     pub(crate) sink: EventSink,
-    pub(crate) incarnations: Arena<Live>,
+    pub(crate) incarnations: Arena<Incarnation>,
     pub(crate) reading: ReadState,
     pub(crate) supervision: Supervision,
-    pub(crate) trees: Trees,
+    pub(crate) trees: ProcessTrees,
     pub(crate) spawner: Arc<Spawner>,
     pub(crate) server: Option<ControlServer>,
     pub(crate) shutdown: Shutdown,
@@ -67,7 +67,7 @@ pub(crate) struct Driver {
 
 /// What a driver is made of.
 #[derive(Debug)]
-pub(crate) struct Parts {
+pub(crate) struct EventLoopConfig {
     pub(crate) inbox: Receiver<Command>,
     pub(crate) events: Sender<Event>,
     pub(crate) commands: CommandSender,
@@ -78,11 +78,11 @@ pub(crate) struct Parts {
     pub(crate) spawner: Arc<Spawner>,
 }
 
-impl Driver {
-    pub(crate) fn new(parts: Parts) -> io::Result<Self> {
-        let Parts { inbox, events, commands, window, grace_period, adopts, spawner } = parts;
+impl EventLoop {
+    pub(crate) fn new(parts: EventLoopConfig) -> io::Result<Self> {
+        let EventLoopConfig { inbox, events, commands, window, grace_period, adopts, spawner } = parts;
         let reactor = Reactor::new()?;
-        reactor.poller.add(&*commands.waker, Target::Waker.token())?;
+        reactor.poller.add(&*commands.waker, Token::Waker.as_u64())?;
         Ok(Self {
             reactor,
             inbox,
@@ -92,11 +92,11 @@ impl Driver {
                 scratch: vec![0; READ_BYTES],
                 window,
                 paused: Vec::new(),
-                silent: Vec::new(),
-                next_look: FIRST_LOOK,
+                paused_control: Vec::new(),
+                next_check: FIRST_CHECK,
             },
             supervision: Supervision::new(u64::from_ne_bytes(random::bytes()?)),
-            trees: Trees::new(commands.clone(), adopts),
+            trees: ProcessTrees::new(commands.clone(), adopts),
             spawner,
             commands,
             server: None,
@@ -124,35 +124,35 @@ impl Driver {
                 debug_assert!(false, "epoll_wait failed");
                 return;
             }
-            self.look_at_clock();
+            self.update_clock();
             for token in reports.tokens() {
-                self.ready(Target::of_token(token));
+                self.dispatch(Token::from_u64(token));
                 self.settle();
             }
-            self.obey_some();
+            self.execute_some();
             self.resume();
             self.settle();
-            self.look_at_clock();
+            self.update_clock();
             self.run_timers();
         }
     }
 
     /// Notices that the process was suspended. What was promised to callers is counted in real time all the same.
-    fn look_at_clock(&mut self) {
+    fn update_clock(&mut self) {
         let Some(missed) = self.reactor.clock.look(self.reactor.timers.next()) else { return };
         let earlier = |due: Instant| due.checked_sub(missed).unwrap_or(due);
-        if let Some(due) = self.reactor.timers.due(Timer::Force) {
-            self.reactor.timers.set(Timer::Force, earlier(due));
+        if let Some(due) = self.reactor.timers.due(Timer::KillAll) {
+            self.reactor.timers.set(Timer::KillAll, earlier(due));
         }
         self.shutdown.advance(earlier);
         self.sink.send(Event::warning(Warning::Suspended { missed }));
     }
 
     /// Commands up to a turn's share; the rest has its turn after the next look at the kernel.
-    fn obey_some(&mut self) {
+    fn execute_some(&mut self) {
         for _ in 0..COMMANDS {
             let Ok(command) = self.inbox.try_recv() else { return };
-            self.obey(command);
+            self.execute(command);
             self.settle();
         }
         self.commands.waker.wake();
@@ -164,50 +164,50 @@ impl Driver {
         }
         let timer = self.reactor.timers.next().map(|due| due.saturating_duration_since(self.reactor.clock.now()));
         let is_someone_paused = self.count_paused() > 0;
-        let look = is_someone_paused.then_some(self.reading.next_look);
+        let look = is_someone_paused.then_some(self.reading.next_check);
         timer.into_iter().chain(look).min()
     }
 
-    fn obey(&mut self, command: Command) {
+    fn execute(&mut self, command: Command) {
         match command {
-            Command::Spawned(arrival) => self.arrive(*arrival),
-            Command::SpawnFailed(worker, error) => {
-                self.supervise(|supervision, cx| supervision.left(worker, Left::NotStarted(error), cx))
-            }
+            Command::Spawned(arrival) => self.spawned(*arrival),
+            Command::SpawnFailed(worker, error) => self.supervise(|supervision, cx| {
+                supervision.on_incarnation_end(worker, IncarnationEnd::SpawnFailed(error), cx)
+            }),
             Command::ProbeSucceeded(worker, incarnation) => {
                 if let Some(key) = self.key_of_incarnation(worker, incarnation) {
-                    self.on(key, Live::reached);
+                    self.on(key, Incarnation::reached);
                 }
             }
             Command::MessagesRejected(worker, incarnation) => {
                 if let Some(key) = self.key_of_incarnation(worker, incarnation) {
-                    self.on(key, Live::passed);
+                    self.on(key, Incarnation::passed);
                 }
             }
             Command::Worker(worker, action) => self.supervise(|supervision, cx| supervision.act(worker, action, cx)),
             Command::ControlListener(server) => self.listen(*server),
             Command::Connection(ConnectionEvent::Readable(worker)) => {
                 if let Some(key) = self.key_of(worker) {
-                    self.on(key, Live::hear_caller);
+                    self.on(key, Incarnation::control_readable);
                 }
             }
             Command::Connection(ConnectionEvent::CallBurst(worker)) => {
                 if let Some(key) = self.key_of(worker) {
-                    self.on(key, Live::let_call);
+                    self.on(key, Incarnation::check_call_burst);
                 }
             }
             Command::Connection(ConnectionEvent::OutOfMemory(worker)) => {
                 if let Some(key) = self.key_of(worker) {
-                    self.reactor.set_timer_after(REST, Timer::Rest(key));
+                    self.reactor.set_timer_after(REST, Timer::ConnectionRetry(key));
                 }
             }
             Command::Connection(ConnectionEvent::WatchFailed(worker)) => {
                 if let Some(key) = self.key_of(worker) {
-                    self.register(Target::Control(key));
+                    self.register(Token::Control(key));
                 }
             }
             Command::GroupStatus(group, answer) => drop(answer.send(self.group_status(group))),
-            Command::Group(command) => self.supervise(|supervision, cx| supervision.obey_group(command, cx)),
+            Command::Group(command) => self.supervise(|supervision, cx| supervision.execute_group(command, cx)),
             Command::ScanResult(findings) => self.inspected(*findings),
             // Whoever has asked and gone gets no answer.
             Command::Snapshot(answer) => drop(answer.send(self.report())),
@@ -216,32 +216,32 @@ impl Driver {
             Command::Suspend(done) => self.freeze(done),
             Command::Resume => self.thaw(),
             Command::Close => self.shutdown.is_closed = true,
-            Command::Guard(news) => self.hear_of_guard(news),
+            Command::Guard(news) => self.guard_reported(news),
             Command::Terminate => {
                 // Not closed yet: one that was answered for may still be on its way here.
                 let grace_period = self.shutdown.grace_period;
                 self.shutdown.terminate(self.reactor.clock.now().checked_add(grace_period));
-                self.supervise(Supervision::end_everybody);
-                self.reactor.set_timer_after(self.shutdown.grace_period, Timer::Force);
+                self.supervise(Supervision::stop_all_workers);
+                self.reactor.set_timer_after(self.shutdown.grace_period, Timer::KillAll);
             }
         }
     }
 
-    fn ready(&mut self, target: Target) {
-        match target {
-            Target::Waker => self.commands.waker.reset(),
-            Target::Door => self.knock(),
-            Target::Visitor(visitor) => self.visit(visitor),
-            Target::Process(key) => self.process_exited(key),
-            Target::Stream(key, stream) => self.on(key, |live, cx| live.read_stream(stream, cx)),
-            Target::Control(key) => self.on(key, Live::talk),
-            Target::Survivor(key) => self.on(key, Live::buried),
-            Target::Bell(key) => {
-                self.at(key, Live::ring);
+    fn dispatch(&mut self, token: Token) {
+        match token {
+            Token::Waker => self.commands.waker.reset(),
+            Token::Listener => self.accept_ready(),
+            Token::Handshake(handshake) => self.read_hello(handshake),
+            Token::Process(key) => self.process_exited(key),
+            Token::Stream(key, stream) => self.on(key, |incarnation, cx| incarnation.read_stream(stream, cx)),
+            Token::Control(key) => self.on(key, Incarnation::read_control),
+            Token::Orphan(key) => self.on(key, Incarnation::orphan_exited),
+            Token::ReadinessPipe(key) => {
+                self.at(key, Incarnation::read_readiness);
             }
-            Target::Notices(key) => self.on(key, Live::notice),
-            Target::Stuck(number) => self.reap_late(number),
-            Target::Guard => self.guard_ended(),
+            Token::NotifySocket(key) => self.on(key, Incarnation::read_notifications),
+            Token::Unkillable(number) => self.reap_unkillable(number),
+            Token::Guard => self.guard_exited(),
         }
     }
 
@@ -257,36 +257,38 @@ impl Driver {
 
     fn fire(&mut self, timer: Timer) {
         match timer {
-            Timer::Incarnation(key) => self.input(key, LifecycleInput::Timeout),
-            Timer::Health(key) => self.on(key, Live::check_health),
+            Timer::Lifecycle(key) => self.input(key, LifecycleInput::Timeout),
+            Timer::Health(key) => self.on(key, Incarnation::check_health),
             // Reported when it failed first.
-            Timer::Probe(key) => drop(self.at(key, Live::probe)),
-            Timer::TimeLimit(key) => self.on(key, Live::end_its_time),
-            Timer::Bury(key) | Timer::BuryEnd(key) => self.on(key, Live::bury_in_time),
-            Timer::Kill(key) => self.on(key, |live, _| live.kill_group()),
+            Timer::Probe(key) => drop(self.at(key, Incarnation::probe)),
+            Timer::RuntimeMax(key) => self.on(key, Incarnation::runtime_exceeded),
+            Timer::TreeRescan(key) | Timer::TreeTimeout(key) => self.on(key, Incarnation::tree_timeout),
+            Timer::GroupKill(key) => self.on(key, |incarnation, _| incarnation.kill_group()),
             Timer::Inspector => self.check_inspector(),
-            Timer::Stuck(number) => self.check_stuck(number),
-            Timer::Force => self.supervise(Supervision::force),
-            Timer::ForceOne(key) => self.input(key, LifecycleInput::Stop(StopRequest::Within(Duration::ZERO))),
-            Timer::Group(group) => self.supervise(|supervision, cx| supervision.force_group(group, cx)),
+            Timer::Unkillable(number) => self.retry_unkillable(number),
+            Timer::KillAll => self.supervise(Supervision::kill_all),
+            Timer::KillOne(key) => self.input(key, LifecycleInput::Stop(StopRequest::Within(Duration::ZERO))),
+            Timer::Group(group) => self.supervise(|supervision, cx| supervision.kill_group_members(group, cx)),
             Timer::Restart(worker) => {
                 let is_held_back = self.supervise(|supervision, cx| supervision.restart(worker, cx));
                 if is_held_back {
-                    self.reading.next_look = FIRST_LOOK;
+                    self.reading.next_check = FIRST_CHECK;
                 }
             }
-            Timer::Starts => self.supervise(Supervision::relieve_starts),
-            Timer::Arrival(worker) => self.supervise(|supervision, cx| supervision.miss_arrival(worker, cx)),
-            Timer::Watch => self.register_again(),
-            Timer::Connect(key) => self.on(key, Live::miss),
-            Timer::Disconnect(key) => self.on(key, |live, cx| live.disconnect(DisconnectReason::Closed, cx)),
-            Timer::Visitor(visitor) => self.refuse(visitor, HandshakeError::TimedOut),
-            Timer::Door => self.register(Target::Door),
-            Timer::Guard => self.look_after_guard(),
-            Timer::Burst(key) => self.on(key, Live::let_call),
-            Timer::Rest(key) => self.on(key, Live::talk_again),
-            Timer::Bell(key) => self.on(key, Live::miss_bell),
-            Timer::Verdict(key) => self.on(key, Live::die),
+            Timer::SpawnQueue => self.supervise(Supervision::relieve_starts),
+            Timer::SpawnTimeout(worker) => self.supervise(|supervision, cx| supervision.spawn_timed_out(worker, cx)),
+            Timer::RegistrationRetry => self.register_again(),
+            Timer::ControlConnectTimeout(key) => self.on(key, Incarnation::control_timed_out),
+            Timer::DisconnectGrace(key) => {
+                self.on(key, |incarnation, cx| incarnation.disconnect(DisconnectReason::Closed, cx))
+            }
+            Timer::HandshakeTimeout(handshake) => self.refuse(handshake, HandshakeError::TimedOut),
+            Timer::AcceptBackoff => self.register(Token::Listener),
+            Timer::Guard => self.check_guard(),
+            Timer::CallBurst(key) => self.on(key, Incarnation::check_call_burst),
+            Timer::ConnectionRetry(key) => self.on(key, Incarnation::retry_control),
+            Timer::ReadinessPipeGrace(key) => self.on(key, Incarnation::readiness_pipe_closed),
+            Timer::MessageProbe(key) => self.on(key, Incarnation::die),
         }
     }
 }

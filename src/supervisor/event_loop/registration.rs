@@ -2,9 +2,9 @@
 
 use crate::{
     supervisor::{
-        event_loop::Driver,
+        event_loop::EventLoop,
         events::{event::Event, warning::Warning},
-        reactor::token::Target,
+        reactor::token::Token,
     },
     sys::poll,
 };
@@ -14,18 +14,18 @@ use std::{
     sync::Arc,
 };
 
-impl Driver {
+impl EventLoop {
     /// Has the kernel report this descriptor; see `Reactor::note_registration`.
-    pub(crate) fn register(&mut self, target: Target) {
-        if let Some(key) = target.key() {
-            if self.at(key, |live, cx| live.register(target, cx)).is_none() {
-                self.reactor.unwatched.remove(&target);
+    pub(crate) fn register(&mut self, token: Token) {
+        if let Some(key) = token.key() {
+            if self.at(key, |incarnation, cx| incarnation.register(token, cx)).is_none() {
+                self.reactor.unwatched.remove(&token);
             }
             return;
         }
         let poller = Arc::clone(&self.reactor.poller);
-        let added = self.with_descriptor(target, |descriptor| poller.add(&descriptor, target.token()));
-        if let Some(refusal) = self.reactor.note_registration(target, added) {
+        let added = self.with_descriptor(token, |descriptor| poller.add(&descriptor, token.as_u64()));
+        if let Some(refusal) = self.reactor.note_registration(token, added) {
             self.sink.send(Event::warning(Warning::from(refusal)));
         }
     }
@@ -33,38 +33,38 @@ impl Driver {
     /// Asks again for everything that was refused. What still is gets its turn now if it is ready: a refusal that lasts slows a worker
     /// down, and neither silences it nor hides its exit.
     pub(crate) fn register_again(&mut self) {
-        let refused: Vec<Target> = self.reactor.unwatched.iter().copied().collect();
-        for target in refused {
-            self.register(target);
+        let refused: Vec<Token> = self.reactor.unwatched.iter().copied().collect();
+        for token in refused {
+            self.register(token);
             // A connection may wait for room to write, too.
-            let is_connection = matches!(target, Target::Control(_));
-            if self.reactor.unwatched.contains(&target)
-                && (is_connection || self.with_descriptor(target, poll::is_readable).is_some_and(is_true))
+            let is_connection = matches!(token, Token::Control(_));
+            if self.reactor.unwatched.contains(&token)
+                && (is_connection || self.with_descriptor(token, poll::is_readable).is_some_and(is_true))
             {
-                self.ready(target);
+                self.dispatch(token);
             }
         }
     }
 
-    /// Does something with what a target stands for; `None` where that is gone.
+    /// Does something with what a token stands for; `None` where that is gone.
     fn with_descriptor<T>(
         &self,
-        target: Target,
+        token: Token,
         run: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
     ) -> Option<io::Result<T>> {
-        let descriptor = match target {
-            Target::Process(key)
-            | Target::Stream(key, _)
-            | Target::Control(key)
-            | Target::Bell(key)
-            | Target::Notices(key)
-            | Target::Survivor(key) => return self.incarnations.get(key)?.with_descriptor(target, run),
-            Target::Stuck(number) => return self.trees.stuck.get(&number)?.process.with_process(run),
-            Target::Visitor(visitor) => self.server.as_ref()?.handshake_fd(visitor)?,
-            Target::Door => self.server.as_ref()?.as_fd(),
-            Target::Guard => self.trees.guard.end.as_ref()?.as_fd(),
+        let descriptor = match token {
+            Token::Process(key)
+            | Token::Stream(key, _)
+            | Token::Control(key)
+            | Token::ReadinessPipe(key)
+            | Token::NotifySocket(key)
+            | Token::Orphan(key) => return self.incarnations.get(key)?.with_descriptor(token, run),
+            Token::Unkillable(number) => return self.trees.unkillable.get(&number)?.process.with_process(run),
+            Token::Handshake(handshake) => self.server.as_ref()?.handshake_fd(handshake)?,
+            Token::Listener => self.server.as_ref()?.as_fd(),
+            Token::Guard => self.trees.guard.end.as_ref()?.as_fd(),
             // Watched from the start.
-            Target::Waker => return None,
+            Token::Waker => return None,
         };
         Some(run(descriptor))
     }

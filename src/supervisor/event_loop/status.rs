@@ -6,12 +6,12 @@ use crate::{
     supervisor::{
         commands::{Action, StopAll},
         containment::inspector::request::ScanTask,
-        event_loop::Driver,
-        incarnation::Live,
+        event_loop::EventLoop,
+        incarnation::Incarnation,
         reactor::{arena::Key, timers::Timer},
         supervision::{
             Supervision,
-            worker::{Kept, Wish},
+            worker::{DesiredState, WorkerRecord},
         },
         worker::{
             SharedWorker,
@@ -24,13 +24,13 @@ use crate::{
 use crossbeam_channel::Sender;
 use std::{sync::Arc, time::Instant};
 
-impl Driver {
+impl EventLoop {
     pub(crate) fn report(&mut self) -> SupervisorStatus {
         let now = self.reactor.clock.now();
-        let mut workers: Vec<WorkerStatus> = Vec::with_capacity(self.supervision.kept.len());
-        for kept in self.supervision.kept.values() {
-            let live = kept.place().and_then(|key| self.incarnations.get(key));
-            workers.push(status(kept, live, now));
+        let mut workers: Vec<WorkerStatus> = Vec::with_capacity(self.supervision.workers.len());
+        for record in self.supervision.workers.values() {
+            let incarnation = record.place().and_then(|key| self.incarnations.get(key));
+            workers.push(status(record, incarnation, now));
         }
         workers.sort_unstable_by_key(|status| status.worker);
         SupervisorStatus {
@@ -42,9 +42,9 @@ impl Driver {
     }
 
     pub(crate) fn status_of(&mut self, worker: WorkerId) -> Option<WorkerStatus> {
-        let kept = self.supervision.kept.get(&worker)?;
-        let live = kept.place().and_then(|key| self.incarnations.get(key));
-        Some(status(kept, live, self.reactor.clock.now()))
+        let record = self.supervision.workers.get(&worker)?;
+        let incarnation = record.place().and_then(|key| self.incarnations.get(key));
+        Some(status(record, incarnation, self.reactor.clock.now()))
     }
 
     pub(crate) fn group_status(&mut self, id: GroupId) -> Option<GroupStatus> {
@@ -70,10 +70,10 @@ impl Driver {
     pub(crate) fn stop_all(&mut self, wanted: StopAll) -> Vec<Arc<SharedWorker>> {
         let everybody: Vec<_> = self
             .supervision
-            .kept
+            .workers
             .values()
-            .filter(|kept| !kept.is_resting)
-            .map(|kept| Arc::clone(&kept.shared))
+            .filter(|record| !record.is_stopped)
+            .map(|record| Arc::clone(&record.shared))
             .collect();
         let within = match wanted {
             StopAll::Present | StopAll::ForGood => None,
@@ -87,15 +87,18 @@ impl Driver {
         for shared in &everybody {
             // Members end in their groups' order, and are killed where that takes too long. Those that are ending already end
             // faster.
-            let waits =
-                self.supervision.kept.get(&shared.id()).is_some_and(|kept| kept.is_member && kept.wish != Wish::End);
+            let waits = self
+                .supervision
+                .workers
+                .get(&shared.id())
+                .is_some_and(|record| record.is_member && record.desired != DesiredState::Stop);
             if !waits {
                 self.supervise(|supervision, cx| supervision.act(shared.id(), action, cx));
             }
         }
         self.supervise(Supervision::stop_groups);
         if let Some(time) = within {
-            self.reactor.set_timer_after(time, Timer::Force);
+            self.reactor.set_timer_after(time, Timer::KillAll);
         }
         everybody
     }
@@ -104,10 +107,10 @@ impl Driver {
     pub(crate) fn freeze(&mut self, done: Sender<()>) {
         self.reactor.clock.stop();
         for place in self.signal_all(libc::SIGSTOP) {
-            self.at(place, |live, cx| live.ask_inspector(ScanTask::StopTree, cx));
+            self.at(place, |incarnation, cx| incarnation.ask_inspector(ScanTask::StopTree, cx));
         }
-        self.trees.freezing = Some(done);
-        self.end_freezing();
+        self.trees.suspending = Some(done);
+        self.end_suspension();
     }
 
     /// The inspector has stopped what has left the group of a worker.
@@ -117,17 +120,17 @@ impl Driver {
             // The program goes on already.
             self.resume_away();
         }
-        self.end_freezing();
+        self.end_suspension();
     }
 
-    pub(crate) fn end_freezing(&mut self) {
+    pub(crate) fn end_suspension(&mut self) {
         if !self.trees.asked.values().any(|(_, task)| *task == ScanTask::StopTree) {
-            self.trees.freezing = None;
+            self.trees.suspending = None;
         }
     }
 
     pub(crate) fn thaw(&mut self) {
-        self.trees.freezing = None;
+        self.trees.suspending = None;
         self.signal_all(libc::SIGCONT);
         self.resume_away();
         self.reactor.clock.go_on();
@@ -142,15 +145,15 @@ impl Driver {
 
     /// Signals the groups of all workers, and gives their places.
     fn signal_all(&mut self, signal: i32) -> Vec<Key> {
-        let places: Vec<Key> = self.supervision.kept.values().filter_map(Kept::place).collect();
+        let places: Vec<Key> = self.supervision.workers.values().filter_map(WorkerRecord::place).collect();
         let mut signalled = Vec::with_capacity(places.len());
         for place in places {
-            if let Some(live) = self.incarnations.get(place)
+            if let Some(incarnation) = self.incarnations.get(place)
                 // Its user wants it to stand still, whatever else goes on.
-                && !live.process.tree().is_frozen()
+                && !incarnation.process.tree().is_frozen()
             {
                 // ESRCH: it has ended.
-                drop(live.process.child().signal_group(signal));
+                drop(incarnation.process.child().signal_group(signal));
                 signalled.push(place);
             }
         }
@@ -158,30 +161,34 @@ impl Driver {
     }
 }
 
-fn status(kept: &Kept, live: Option<&Live>, now: Instant) -> WorkerStatus {
-    let usage = live.and_then(|live| stat::usage(live.process.child().pid()));
-    let state = match live {
-        None if kept.is_resting => WorkerState::Ended,
+fn status(record: &WorkerRecord, incarnation: Option<&Incarnation>, now: Instant) -> WorkerStatus {
+    let usage = incarnation.and_then(|incarnation| stat::usage(incarnation.process.child().pid()));
+    let state = match incarnation {
+        None if record.is_stopped => WorkerState::Ended,
         None => WorkerState::Waiting,
-        Some(_) if kept.wish != Wish::Policy => WorkerState::Stopping,
-        Some(live) if live.health.is_unhealthy => WorkerState::Stopping,
-        Some(live) if !live.process.is_ready() => WorkerState::Starting,
+        Some(_) if record.desired != DesiredState::Run => WorkerState::Stopping,
+        Some(incarnation) if incarnation.health.is_unhealthy => WorkerState::Stopping,
+        Some(incarnation) if !incarnation.process.is_ready() => WorkerState::Starting,
         Some(_) => WorkerState::Running,
     };
     WorkerStatus {
-        worker: kept.shared.id(),
-        name: kept.shared.name().into(),
+        worker: record.shared.id(),
+        name: record.shared.name().into(),
         state,
-        incarnation: kept.shared.incarnation(),
-        pid: live.map(|live| live.process.child().pid()),
-        uptime: live.map(|live| now.saturating_duration_since(live.started)),
-        restarts: kept.restarts.count,
-        window_used: kept.shared.window.flow.used(),
-        window: kept.spec.window,
-        is_paused: live.is_some_and(Live::is_paused),
-        control_queue: live.and_then(|live| live.process.connection()).map_or(0, |connection| connection.queued()),
-        last_message: live.and_then(|live| live.output.last_message).map(|at| now.saturating_duration_since(at)),
-        status: live.and_then(|live| live.health.notifications.status.clone()),
+        incarnation: record.shared.incarnation(),
+        pid: incarnation.map(|incarnation| incarnation.process.child().pid()),
+        uptime: incarnation.map(|incarnation| now.saturating_duration_since(incarnation.started)),
+        restarts: record.restarts.count,
+        window_used: record.shared.window.flow.used(),
+        window: record.spec.window,
+        is_paused: incarnation.is_some_and(Incarnation::is_paused),
+        control_queue: incarnation
+            .and_then(|incarnation| incarnation.process.connection())
+            .map_or(0, |connection| connection.queued()),
+        last_message: incarnation
+            .and_then(|incarnation| incarnation.output.last_message)
+            .map(|at| now.saturating_duration_since(at)),
+        status: incarnation.and_then(|incarnation| incarnation.health.notifications.status.clone()),
         cpu: usage.map(|usage| usage.cpu),
         rss_bytes: usage.map(|usage| usage.resident_bytes),
     }

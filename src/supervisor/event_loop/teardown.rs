@@ -4,13 +4,13 @@
 use crate::{
     exit::ExitStatus,
     supervisor::{
-        clock::now, commands::Command, event_loop::Driver, events::event::EventKind, incarnation::Live,
+        clock::now, commands::Command, event_loop::EventLoop, events::event::EventKind, incarnation::Incarnation,
         worker::group::GroupEndReason,
     },
 };
 use std::{mem, sync::Arc};
 
-impl Drop for Driver {
+impl Drop for EventLoop {
     fn drop(&mut self) {
         self.spawner.abandon();
         // Whoever asks something from now on finds that nobody hears, and whoever has asked already gets no answer.
@@ -22,8 +22,8 @@ impl Drop for Driver {
         }
         drop(inbox);
         self.end_those_who_live();
-        for kept in self.supervision.kept.values().filter(|kept| !kept.is_resting) {
-            kept.shared.set_ended(kept.last_exit());
+        for record in self.supervision.workers.values().filter(|record| !record.is_stopped) {
+            record.shared.set_ended(record.last_exit());
         }
         for group in self.supervision.group_handles.values() {
             group.end_at_last(GroupEndReason::SupervisorGone);
@@ -31,20 +31,20 @@ impl Drop for Driver {
     }
 }
 
-impl Driver {
+impl EventLoop {
     fn end_those_who_live(&mut self) {
-        let lives: Vec<Box<Live>> = self.incarnations.drain().collect();
-        let orphans: Vec<_> = lives.iter().map(|live| Arc::clone(&live.process)).collect();
-        for (mut live, reaped) in lives.into_iter().zip(self.spawner.end_orphans(&orphans)) {
-            let mut exit = live.exit(reaped, self.reactor.clock.now());
+        let lives: Vec<Box<Incarnation>> = self.incarnations.drain().collect();
+        let orphans: Vec<_> = lives.iter().map(|incarnation| Arc::clone(&incarnation.process)).collect();
+        for (mut incarnation, reaped) in lives.into_iter().zip(self.spawner.end_orphans(&orphans)) {
+            let mut exit = incarnation.exit(reaped, self.reactor.clock.now());
             if reaped.is_none() {
                 exit.status = ExitStatus::Unkillable;
             }
             let exit = Arc::new(exit);
-            live.process.close_connection(Some(&exit));
-            self.sink.send(live.event(EventKind::Exited(Arc::clone(&exit))));
-            if let Some(kept) = self.supervision.kept.get_mut(&live.shared.id()) {
-                kept.last = Some((exit, now()));
+            incarnation.process.close_connection(Some(&exit));
+            self.sink.send(incarnation.event(EventKind::Exited(Arc::clone(&exit))));
+            if let Some(record) = self.supervision.workers.get_mut(&incarnation.shared.id()) {
+                record.last = Some((exit, now()));
             }
         }
     }
@@ -54,7 +54,7 @@ impl Driver {
 mod tests {
     use super::*;
     use crate::ids::WorkerId;
-    use crate::supervisor::{commands::CommandSender, event_loop::Parts};
+    use crate::supervisor::{commands::CommandSender, event_loop::EventLoopConfig};
     use crate::{
         guard::program::Guard,
         launch::{context::OpenMode, spawn::prepare},
@@ -71,7 +71,7 @@ mod tests {
         let window = Arc::new(FlowControl::of_supervisor(1 << 20, Arc::clone(&commands.waker)));
         let registry = Arc::new(WorkerRegistry::new(Arc::clone(&window)));
         let spawner = Arc::new(Spawner::new(commands.clone(), registry, Guard::default()).unwrap());
-        let parts = Parts {
+        let parts = EventLoopConfig {
             inbox,
             events: told,
             commands,
@@ -80,7 +80,7 @@ mod tests {
             adopts: false,
             spawner: Arc::clone(&spawner),
         };
-        let driver = Driver::new(parts).unwrap();
+        let driver = EventLoop::new(parts).unwrap();
         let spec = WorkerSpec::new("sleep").arg("1000");
         let prepared = prepare(&spec.plan, OpenMode::Nonblocking).unwrap();
         let worker = spawner.start_here(WorkerId(1), Arc::new(DropInBackground::new(spec)), prepared).unwrap();

@@ -6,7 +6,7 @@ use crate::{
     supervisor::{
         containment::guard::GuardNotice,
         control::hello::{HandshakeError, RejectedHandshake},
-        reactor::{Refusal, token::Target},
+        reactor::{Refusal, token::Token},
     },
 };
 use std::{fmt, io, time::Duration};
@@ -166,9 +166,9 @@ impl fmt::Display for Warning {
 }
 
 impl From<Refusal> for Warning {
-    fn from(Refusal { target, error, is_final: _ }: Refusal) -> Self {
-        match target {
-            Target::Door => Self::ControlUnavailable { error },
+    fn from(Refusal { token, error, is_final: _ }: Refusal) -> Self {
+        match token {
+            Token::Listener => Self::ControlUnavailable { error },
             _ => Self::WatchFailed { error },
         }
     }

@@ -8,7 +8,7 @@ use crate::{
         control::server::ControlServer,
         events::sink::EventSink,
         flow_control::FlowControl,
-        process_trees::Trees,
+        process_trees::ProcessTrees,
         reactor::{Reactor, arena::Key},
         spawner::Spawner,
     },
@@ -17,15 +17,15 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 /// How often, at first and at last, the loop looks whether the consumer has emptied the channel while it keeps what was in it.
 /// Only while somebody is paused: a channel does not tell when something is received.
-pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(1);
-pub(crate) const LAST_LOOK: Duration = Duration::from_millis(128);
+pub(crate) const FIRST_CHECK: Duration = Duration::from_millis(1);
+pub(crate) const LAST_CHECK: Duration = Duration::from_millis(128);
 
 /// The parts of the event loop that an incarnation uses while it handles something.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     pub(crate) reactor: &'a mut Reactor,
     pub(crate) sink: &'a mut EventSink,
-    pub(crate) trees: &'a mut Trees,
+    pub(crate) trees: &'a mut ProcessTrees,
     pub(crate) reading: &'a mut ReadState,
     pub(crate) server: &'a mut Option<ControlServer>,
     pub(crate) spawner: &'a Arc<Spawner>,
@@ -55,7 +55,7 @@ pub(crate) struct ReadState {
     /// Incarnations whose output is not read for now.
     pub(crate) paused: Vec<Key>,
     /// Incarnations whose control connection is not read for now.
-    pub(crate) silent: Vec<Key>,
-    /// When the loop checks next whether a paused one may go on; see `FIRST_LOOK`.
-    pub(crate) next_look: Duration,
+    pub(crate) paused_control: Vec<Key>,
+    /// When the loop checks next whether a paused one may go on; see `FIRST_CHECK`.
+    pub(crate) next_check: Duration,
 }

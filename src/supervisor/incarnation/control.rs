@@ -1,4 +1,4 @@
-//! The control server in the loop: visitors come in, show whose they are, and talk.
+//! The control server in the loop: handshakes come in, show whose they are, and talk.
 
 use crate::{
     policy::{
@@ -10,11 +10,11 @@ use crate::{
         control::{connection::RpcSocket, reader::FrameReader, server::AuthenticatedClient},
         events::event::{DisconnectReason, EventKind},
         incarnation::{
-            Live,
-            context::{Context, FIRST_LOOK},
-            session::Session,
+            Incarnation,
+            context::{Context, FIRST_CHECK},
+            session::ControlSession,
         },
-        reactor::{timers::Timer, token::Target},
+        reactor::{timers::Timer, token::Token},
     },
     sys::{
         identity, poll,
@@ -31,10 +31,10 @@ pub(crate) const REST: Duration = Duration::from_millis(20);
 /// The most that is read of a worker's last words on control, in reads.
 const LAST_READS: usize = 64;
 
-impl Live {
+impl Incarnation {
     /// A worker with a control pipe has been started.
     pub(crate) fn expect(&mut self, key: String, control_connect_timeout: Duration, cx: &mut Context<'_>) {
-        cx.reactor.set_timer_after(control_connect_timeout, Timer::Connect(self.key));
+        cx.reactor.set_timer_after(control_connect_timeout, Timer::ControlConnectTimeout(self.key));
         let user = self.spec.peer_user;
         let early = cx.server.as_mut().and_then(|control| control.expect_key(key, self.key, user));
         if let Some(known) = early {
@@ -47,22 +47,22 @@ impl Live {
     pub(crate) fn connect(&mut self, known: AuthenticatedClient, cx: &mut Context<'_>) {
         let AuthenticatedClient { place: _, socket, said, hello_bytes } = known;
         let Some(connection) = self.process.connection().map(Arc::clone) else { return };
-        cx.reactor.timers.cancel(Timer::Connect(self.key));
-        let token = Target::Control(self.key).token();
+        cx.reactor.timers.cancel(Timer::ControlConnectTimeout(self.key));
+        let token = Token::Control(self.key).as_u64();
         let socket = Arc::new(RpcSocket { stream: socket, poller: Arc::clone(&cx.reactor.poller), token });
         let frame_reader = FrameReader::starting_with(self.spec.max_message_size, &said, hello_bytes);
-        self.session = Some(Session::new(Arc::clone(&socket), &connection, &cx.reading.window));
+        self.session = Some(ControlSession::new(Arc::clone(&socket), &connection, &cx.reading.window));
         connection.open(&socket, frame_reader);
-        self.register(Target::Control(self.key), cx);
+        self.register(Token::Control(self.key), cx);
         cx.sink.send(self.event(EventKind::ControlConnected));
         self.handle_readiness(ReadinessInput::Observed(ReadinessSource::Control), cx);
         if !said.is_empty() {
-            self.talk(cx);
+            self.read_control(cx);
         }
     }
 
     /// The worker has said something, or has room for more.
-    pub(crate) fn talk(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn read_control(&mut self, cx: &mut Context<'_>) {
         let Some(mut session) = self.session.take() else { return };
         if session.is_paused() {
             session.on_paused_event();
@@ -72,8 +72,8 @@ impl Live {
         session.flush();
         if session.levels(cx.sink).must_pause() && session.pause() {
             self.session = Some(session);
-            cx.reading.silent.push(self.key);
-            cx.reading.next_look = FIRST_LOOK;
+            cx.reading.paused_control.push(self.key);
+            cx.reading.next_check = FIRST_CHECK;
             return;
         }
         let ended = session.read(&mut cx.reading.scratch, |kind| self.event(kind), cx.sink);
@@ -83,7 +83,7 @@ impl Live {
             drop(cx.reactor.poller.remove(&session));
             session.shutdown_write();
             // Dropped only with the timer: the link still holds the socket, and its calls wait for the exit.
-            cx.reactor.set_timer_after(END_TIME, Timer::Disconnect(self.key));
+            cx.reactor.set_timer_after(END_TIME, Timer::DisconnectGrace(self.key));
         } else {
             self.session = Some(session);
         }
@@ -93,14 +93,14 @@ impl Live {
     }
 
     /// A shortage of the kernel's may be over.
-    pub(crate) fn talk_again(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn retry_control(&mut self, cx: &mut Context<'_>) {
         let Some(session) = &self.session else { return };
         session.retry();
-        self.talk(cx);
+        self.read_control(cx);
     }
 
     /// Reads on if requests have been received. False if not.
-    pub(crate) fn may_talk_again(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn try_resume_control(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(session) = self.session.as_mut() else { return true };
         session.wait_for_room();
         if !session.levels(cx.sink).may_resume() {
@@ -108,28 +108,28 @@ impl Live {
         }
         session.resume();
         self.reset_watchdog(LivenessSource::Ping, cx.reactor.clock.now());
-        self.register(Target::Control(self.key), cx);
+        self.register(Token::Control(self.key), cx);
         // What a caller has read is not reported by the kernel any more.
-        self.talk(cx);
+        self.read_control(cx);
         true
     }
 
     /// A caller has read something that is for the event loop.
-    pub(crate) fn hear_caller(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn control_readable(&mut self, cx: &mut Context<'_>) {
         if self.session.as_ref().is_some_and(|session| !session.is_paused()) {
-            self.talk(cx);
+            self.read_control(cx);
         }
     }
 
     /// Callers ask it one thing after the other, and read for themselves: whether they still do is looked at now and then.
-    pub(crate) fn let_call(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn check_call_burst(&mut self, cx: &mut Context<'_>) {
         if self.process.connection().is_some_and(|connection| connection.goes_on_calling()) {
-            cx.reactor.set_timer_after(call_burst::CHECK_INTERVAL, Timer::Burst(self.key));
+            cx.reactor.set_timer_after(call_burst::CHECK_INTERVAL, Timer::CallBurst(self.key));
         }
     }
 
     /// It has not connected in time.
-    pub(crate) fn miss(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn control_timed_out(&mut self, cx: &mut Context<'_>) {
         if !self.awaits_control() {
             return;
         }
@@ -153,7 +153,7 @@ impl Live {
     }
 
     /// The worker has ended: what it said last on control is read, and nobody is expected any more.
-    pub(crate) fn last_talk(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn drain_control(&mut self, cx: &mut Context<'_>) {
         if self.awaits_control() {
             // Not reaped yet: the kernel still knows whose process it was.
             let why =
@@ -181,7 +181,7 @@ impl Live {
     }
 }
 
-impl Live {
+impl Incarnation {
     /// The user that its process, or a child of it, runs as, if that user may not connect for control.
     fn other_user(&self) -> Option<u32> {
         let may_connect = [Some(identity::effective_uid()), self.spec.peer_user];

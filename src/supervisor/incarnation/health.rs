@@ -7,7 +7,7 @@ use crate::{
         watchdog::WatchdogTimer,
     },
     supervisor::{
-        incarnation::{message_probe::Judge, probe::Prober},
+        incarnation::{message_probe::MessageProbe, probe::ReadinessProbe},
         worker::notify_socket::NotifySocket,
     },
 };
@@ -32,15 +32,15 @@ pub(crate) struct Notifications {
 pub(crate) struct Health {
     /// Until it is ready, or cannot be any more.
     pub(crate) readiness: Option<ReadinessTracker>,
-    pub(crate) prober: Option<Prober>,
+    pub(crate) readiness_probe: Option<ReadinessProbe>,
     /// Looks at its messages, where one of them makes it ready.
-    pub(crate) judge: Option<Judge>,
+    pub(crate) message_probe: Option<MessageProbe>,
     /// How much of its output was looked at; nothing where no more is.
     pub(crate) searched: Option<usize>,
-    /// When the process has ended, while that waits for the verdict of the judge.
+    /// When the process has ended, while that waits for the verdict of the message probe.
     pub(crate) ended: Option<Instant>,
     /// The pipe on which a newline is waited for.
-    pub(crate) bell: Option<PipeReader>,
+    pub(crate) readiness_pipe: Option<PipeReader>,
     pub(crate) notifications: Notifications,
     pub(crate) watchdog: Option<WatchdogTimer>,
     /// Something of what was read has made it ready.

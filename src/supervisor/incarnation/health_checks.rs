@@ -13,11 +13,11 @@ use crate::{
             warning::Warning,
         },
         incarnation::{
-            Live,
+            Incarnation,
             context::{Context, Fact},
             control::END_TIME,
-            message_probe::Judge,
-            probe::Prober,
+            message_probe::MessageProbe,
+            probe::ReadinessProbe,
         },
         reactor::timers::Timer,
         spec::readiness::Readiness,
@@ -43,14 +43,14 @@ const NOTICES: usize = 64;
 /// The most that is read of an ended worker's readiness pipe, in reads: more than a pipe holds.
 const LAST_RINGS: usize = 1 << 10;
 
-impl Live {
+impl Incarnation {
     /// A worker has been started: from now on its readiness is waited for, or its life is watched.
-    pub(crate) fn attend(&mut self, cx: &mut Context<'_>) {
-        let Some(ready) = &self.spec.ready else { return self.watch_life(cx) };
+    pub(crate) fn start_health_checks(&mut self, cx: &mut Context<'_>) {
+        let Some(ready) = &self.spec.ready else { return self.start_watchdog(cx) };
         // Counted from now and not from `self.started`: an exec that took long must not use up the time to become ready.
         let wait = ReadinessTracker::new(ready.source(), ready.timeout, cx.reactor.clock.now());
         if let Some(is_it) = ready.is_it() {
-            self.health.judge = Some(Judge::new(Arc::clone(is_it)));
+            self.health.message_probe = Some(MessageProbe::new(Arc::clone(is_it)));
         }
         self.health.readiness = Some(wait);
         if let Some(Err(error)) = self.probe(cx) {
@@ -66,12 +66,12 @@ impl Live {
         self.health.readiness.as_ref()?;
         let (worker, incarnation) = (self.shared.id(), self.process.number());
         let commands = cx.commands.clone();
-        let started = if let Some(judge) = &self.health.judge {
-            judge.start(commands, worker, incarnation)
+        let started = if let Some(message_probe) = &self.health.message_probe {
+            message_probe.start(commands, worker, incarnation)
         } else {
             let probe = self.spec.ready.as_ref()?.probe()?.clone();
-            let started = Prober::start(probe, commands, worker, incarnation);
-            started.map(|prober| self.health.prober = Some(prober))
+            let started = ReadinessProbe::start(probe, commands, worker, incarnation);
+            started.map(|readiness_probe| self.health.readiness_probe = Some(readiness_probe))
         };
         if started.is_err() {
             cx.reactor.set_timer_after(PROBE_PAUSE, Timer::Probe(self.key));
@@ -85,7 +85,7 @@ impl Live {
         }
     }
 
-    fn watch_life(&mut self, cx: &mut Context<'_>) {
+    fn start_watchdog(&mut self, cx: &mut Context<'_>) {
         self.process.set_ready();
         self.shared.notify_waiters();
         self.health.watchdog = self.spec.watchdog.map(|watchdog| WatchdogTimer::new(watchdog, cx.reactor.clock.now()));
@@ -113,7 +113,7 @@ impl Live {
             ReadinessOutcome::Ready { after } => {
                 self.end_wait();
                 cx.sink.send(self.event(EventKind::Ready { after }));
-                return self.watch_life(cx);
+                return self.start_watchdog(cx);
             }
             ReadinessOutcome::TimedOut { waited } => ReadinessError::TimedOut { waited },
             ReadinessOutcome::PipeClosed { after } => ReadinessError::PipeClosed { after },
@@ -123,12 +123,12 @@ impl Live {
         let recent_output = self.end_wait();
         cx.sink.send(self.event(EventKind::NotReady { reason: why, recent_output }));
         if !matches!(why, ReadinessError::Exited { .. }) {
-            self.put_down(cx);
+            self.stop_unhealthy(cx);
         }
     }
 
     /// We end it, though nobody has asked for that. One that is on its way down already has its own time.
-    fn put_down(&mut self, cx: &mut Context<'_>) {
+    fn stop_unhealthy(&mut self, cx: &mut Context<'_>) {
         if !self.is_over() && self.lifecycle.is_running() {
             self.health.is_unhealthy = true;
             self.input(LifecycleInput::Stop(StopRequest::Advance), cx);
@@ -136,29 +136,29 @@ impl Live {
     }
 
     /// It has run as long as it may.
-    pub(crate) fn end_its_time(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn runtime_exceeded(&mut self, cx: &mut Context<'_>) {
         if self.lifecycle.is_running() {
             let after = cx.reactor.clock.now().saturating_duration_since(self.started);
             cx.sink.send(self.event(EventKind::RuntimeExceeded { after }));
-            self.put_down(cx);
+            self.stop_unhealthy(cx);
         }
     }
 
     /// What was read of it has shown something.
-    pub(crate) fn look_at_signs(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn check_output_readiness(&mut self, cx: &mut Context<'_>) {
         if self.is_over() {
             return;
         }
         if let Some(mark) = self.health.shown.take() {
             return self.handle_readiness(ReadinessInput::Observed(mark), cx);
         }
-        // What is still with the judge may be what makes it ready.
-        if self.health.is_exhausted() && !self.health.judge.as_ref().is_some_and(Judge::is_busy) {
+        // What is still with the message probe may be what makes it ready.
+        if self.health.is_exhausted() && !self.health.message_probe.as_ref().is_some_and(MessageProbe::is_busy) {
             self.handle_readiness(ReadinessInput::OutputLimit, cx);
         }
     }
 
-    /// A prober has come through, or a judge has accepted a message.
+    /// A readiness probe has come through, or a message probe has accepted a message.
     pub(crate) fn reached(&mut self, cx: &mut Context<'_>) {
         if let Some(mark) = self.spec.ready.as_ref().map(Readiness::source) {
             self.handle_readiness(ReadinessInput::Observed(mark), cx);
@@ -166,45 +166,45 @@ impl Live {
         self.die(cx);
     }
 
-    /// A judge has accepted no message of a batch.
+    /// A message probe has accepted no message of a batch.
     pub(crate) fn passed(&mut self, cx: &mut Context<'_>) {
-        let Some(judge) = &mut self.health.judge else { return };
-        judge.pass();
-        if !judge.is_busy() {
-            self.look_at_signs(cx);
+        let Some(message_probe) = &mut self.health.message_probe else { return };
+        message_probe.pass();
+        if !message_probe.is_busy() {
+            self.check_output_readiness(cx);
             self.die(cx);
         }
     }
 
     /// The pipe for the newline has something, or has ended. False where there was nothing more to read.
-    pub(crate) fn ring(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(bell) = &self.health.bell else { return false };
+    pub(crate) fn read_readiness(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(readiness_pipe) = &self.health.readiness_pipe else { return false };
         let mut part = [0; 256];
-        let sign = match bell.read_once(&mut part) {
+        let sign = match readiness_pipe.read_once(&mut part) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
             Err(error) if is_transient(&error) => return false,
             Ok(bytes @ 1..) if !part.iter().take(bytes).any(|byte| *byte == b'\n') => return true,
             Ok(1..) => Some(ReadinessInput::Observed(ReadinessSource::NotifyFd)),
             Ok(_) | Err(_) => None,
         };
-        drop(cx.reactor.poller.remove(bell));
-        self.health.bell = None;
+        drop(cx.reactor.poller.remove(readiness_pipe));
+        self.health.readiness_pipe = None;
         match sign {
             Some(sign) => self.handle_readiness(sign, cx),
-            None => cx.reactor.set_timer_after(END_TIME, Timer::Bell(self.key)),
+            None => cx.reactor.set_timer_after(END_TIME, Timer::ReadinessPipeGrace(self.key)),
         }
         false
     }
 
     /// The pipe for the newline has ended a while ago, and it lives.
-    pub(crate) fn miss_bell(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn readiness_pipe_closed(&mut self, cx: &mut Context<'_>) {
         self.handle_readiness(ReadinessInput::PipeClosed, cx);
     }
 
     /// The worker has ended: what it has written there before is read. What others go on writing is not waited for.
-    pub(crate) fn ring_out(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn drain_readiness(&mut self, cx: &mut Context<'_>) {
         for _ in 0..LAST_RINGS {
-            if !self.ring(cx) {
+            if !self.read_readiness(cx) {
                 return;
             }
         }
@@ -220,7 +220,7 @@ impl Live {
     }
 
     /// It has told how it is.
-    pub(crate) fn notice(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn read_notifications(&mut self, cx: &mut Context<'_>) {
         for _ in 0..NOTICES {
             if self.health.notifications.socket.as_ref().is_some_and(NotifySocket::is_clogged) {
                 return self.forget_notices(cx);
@@ -230,7 +230,7 @@ impl Live {
             };
             if self.is_spoken_for_by(datagram.sender) {
                 for notice in datagram.notices {
-                    self.hear_notice(notice, cx);
+                    self.handle_notification(notice, cx);
                 }
             } else if !mem::replace(&mut self.health.notifications.has_refused, true) {
                 let (worker, sender) = (self.shared.id(), datagram.sender);
@@ -247,7 +247,7 @@ impl Live {
         drop(cx.reactor.poller.remove(&notices));
     }
 
-    fn hear_notice(&mut self, notice: Notice, cx: &mut Context<'_>) {
+    fn handle_notification(&mut self, notice: Notice, cx: &mut Context<'_>) {
         if self.is_over() {
             return;
         }
@@ -315,7 +315,7 @@ impl Live {
             WatchdogAction::SendAbortSignal(signal) => drop(self.process.child().signal(signal)),
             WatchdogAction::Stop => {
                 cx.sink.send(self.event(EventKind::WatchdogTimeout));
-                self.put_down(cx);
+                self.stop_unhealthy(cx);
             }
         }
     }
@@ -330,7 +330,7 @@ impl Live {
     }
 }
 
-impl Live {
+impl Incarnation {
     /// Whether the sender of a datagram may tell how it is: our own user and root, and processes of its tree, whoever they run as.
     fn is_spoken_for_by(&self, sender: Option<Credentials>) -> bool {
         let Some(Credentials { pid, uid, .. }) = sender else { return false };
@@ -353,8 +353,8 @@ impl Live {
     /// It is ready, or will not be. Gives what it said last.
     fn end_wait(&mut self) -> Box<str> {
         self.health.readiness = None;
-        self.health.prober = None;
-        self.health.judge = None;
+        self.health.readiness_probe = None;
+        self.health.message_probe = None;
         self.take_last_words()
     }
 

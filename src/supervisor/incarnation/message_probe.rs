@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender};
 use std::{fmt, io};
 
 /// Dropping it ends the thread, as soon as the closure returns.
-pub(crate) struct Judge {
+pub(crate) struct MessageProbe {
     is_it: IsIt,
     shown: Sender<Box<[Message]>>,
     /// The other end of `shown`: what the closure has not begun to look at is dropped with this.
@@ -23,13 +23,13 @@ pub(crate) struct Judge {
     pending: usize,
 }
 
-impl fmt::Debug for Judge {
+impl fmt::Debug for MessageProbe {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Judge").field("pending", &self.pending).finish_non_exhaustive()
+        formatter.debug_struct("MessageProbe").field("pending", &self.pending).finish_non_exhaustive()
     }
 }
 
-impl Judge {
+impl MessageProbe {
     pub(crate) fn new(is_it: IsIt) -> Self {
         let (shown, unseen) = crossbeam_channel::unbounded();
         Self { is_it, shown, unseen, pending: 0 }
@@ -38,7 +38,7 @@ impl Judge {
     /// Starts the thread. What was [shown](Self::show) before that waits for it.
     pub(crate) fn start(&self, commands: CommandSender, worker: WorkerId, incarnation: u32) -> io::Result<()> {
         let (is_it, batches) = (IsIt::clone(&self.is_it), self.unseen.clone());
-        start_thread("pipewright-judge", move || {
+        start_thread("pipewright-message_probe", move || {
             for batch in &batches {
                 let is_ready = batch.iter().any(|message| catch(|| is_it(message)).unwrap_or(false));
                 // Before the verdict: the bytes are back in the worker's window when the loop hears of it.
@@ -69,7 +69,7 @@ impl Judge {
     }
 }
 
-impl Drop for Judge {
+impl Drop for MessageProbe {
     fn drop(&mut self) {
         while self.unseen.try_recv().is_ok() {}
     }

@@ -34,10 +34,10 @@ use crate::{
             context::Context,
             health::{Health, Notifications},
             output::{Kind, Listener, OutputStreams, never_wait},
-            session::Session,
+            session::ControlSession,
             tree::TreeExit,
         },
-        reactor::{arena::Key, token::Target},
+        reactor::{arena::Key, token::Token},
         spec::{
             SharedSpec,
             readiness::{SEARCH_BYTES_MAX, weight},
@@ -70,7 +70,7 @@ const MAX_STOP_EXTENSION: Duration = Duration::from_secs(60);
 const READY_KEPT: usize = 4096;
 
 #[derive(Debug)]
-pub(crate) struct Live {
+pub(crate) struct Incarnation {
     /// Its place in the arena of the event loop.
     pub(crate) key: Key,
     pub(crate) shared: Arc<SharedWorker>,
@@ -80,16 +80,16 @@ pub(crate) struct Live {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) output: OutputStreams,
     /// The control connection, while there is one.
-    pub(crate) session: Option<Session>,
+    pub(crate) session: Option<ControlSession>,
     pub(crate) health: Health,
     pub(crate) tree: TreeExit,
     /// It is stopped or killed by its supervisor.
-    pub(crate) is_being_ended: bool,
+    pub(crate) is_being_stopped: bool,
     /// Its last event has been sent.
     pub(crate) is_over: bool,
 }
 
-impl Live {
+impl Incarnation {
     pub(crate) fn new(key: Key, arrival: SpawnedProcess) -> Self {
         let SpawnedProcess {
             shared,
@@ -100,7 +100,7 @@ impl Live {
             messages,
             stdout,
             stderr,
-            bell,
+            readiness_pipe,
             notices,
             key: _,
         } = arrival;
@@ -117,7 +117,7 @@ impl Live {
         };
         let open = streams.iter().flatten().map(|listener| listener.id);
         let health = Health {
-            bell: bell.inspect(never_wait),
+            readiness_pipe: readiness_pipe.inspect(never_wait),
             notifications: Notifications { socket: notices, ..Notifications::default() },
             searched: Some(0),
             ..Health::default()
@@ -133,7 +133,7 @@ impl Live {
             health,
             tree: TreeExit { starts_before, ..TreeExit::default() },
             spec,
-            is_being_ended: false,
+            is_being_stopped: false,
             is_over: false,
         }
     }
@@ -145,42 +145,42 @@ impl Live {
 
     /// Has the kernel report this descriptor. One that it refuses for want of something is tried again by timer: what happens
     /// meanwhile is reported then, since epoll is level-triggered.
-    pub(crate) fn register(&mut self, target: Target, cx: &mut Context<'_>) {
-        let added = if let Target::Control(_) = target {
+    pub(crate) fn register(&mut self, token: Token, cx: &mut Context<'_>) {
+        let added = if let Token::Control(_) = token {
             // A connection that has ended is open for a while still.
             self.session.as_ref().and_then(|_| self.process.connection()?.register())
         } else {
-            self.with_descriptor(target, |descriptor| cx.reactor.poller.add(&descriptor, target.token()))
+            self.with_descriptor(token, |descriptor| cx.reactor.poller.add(&descriptor, token.as_u64()))
         };
-        let Some(refusal) = cx.reactor.note_registration(target, added) else { return };
+        let Some(refusal) = cx.reactor.note_registration(token, added) else { return };
         let is_final = refusal.is_final;
         cx.sink.send(Event::warning(Warning::from(refusal)));
-        if is_final && matches!(target, Target::Process(_) | Target::Stream(..)) {
+        if is_final && matches!(token, Token::Process(_) | Token::Stream(..)) {
             // Its end, or its output, would never be noticed.
             self.input(LifecycleInput::WatchFailed, cx);
         }
     }
 
-    /// Does something with what a target of this incarnation stands for; `None` where that is gone.
+    /// Does something with what a token of this incarnation stands for; `None` where that is gone.
     pub(crate) fn with_descriptor<T>(
         &self,
-        target: Target,
+        token: Token,
         run: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
     ) -> Option<io::Result<T>> {
-        let descriptor = match target {
-            Target::Process(_) => return self.process.with_process(run),
-            Target::Stream(..) if self.output.paused => return None,
-            Target::Stream(_, stream) => self.listeners().find(|listener| listener.id == stream)?.as_fd(),
-            Target::Bell(_) => self.health.bell.as_ref()?.as_fd(),
-            Target::Notices(_) => self.health.notifications.socket.as_ref()?.as_fd(),
-            Target::Control(_) => self.session.as_ref()?.as_fd(),
+        let descriptor = match token {
+            Token::Process(_) => return self.process.with_process(run),
+            Token::Stream(..) if self.output.paused => return None,
+            Token::Stream(_, stream) => self.listeners().find(|listener| listener.id == stream)?.as_fd(),
+            Token::ReadinessPipe(_) => self.health.readiness_pipe.as_ref()?.as_fd(),
+            Token::NotifySocket(_) => self.health.notifications.socket.as_ref()?.as_fd(),
+            Token::Control(_) => self.session.as_ref()?.as_fd(),
             // The first is looked for again by `wait_for`; the others are not of incarnations.
-            Target::Survivor(_)
-            | Target::Waker
-            | Target::Door
-            | Target::Visitor(_)
-            | Target::Stuck(_)
-            | Target::Guard => return None,
+            Token::Orphan(_)
+            | Token::Waker
+            | Token::Listener
+            | Token::Handshake(_)
+            | Token::Unkillable(_)
+            | Token::Guard => return None,
         };
         Some(run(descriptor))
     }
@@ -208,7 +208,7 @@ impl Live {
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.output.paused || self.session.as_ref().is_some_and(Session::is_paused)
+        self.output.paused || self.session.as_ref().is_some_and(ControlSession::is_paused)
     }
 
     pub(crate) fn levels(&self, sink: &EventSink) -> WindowState {
@@ -349,7 +349,7 @@ impl Live {
             let Some(searched) = &mut health.searched else { break };
             *searched += weight(length);
             match &event.kind {
-                EventKind::Message(message) if health.judge.is_some() => messages.push(message.clone()),
+                EventKind::Message(message) if health.message_probe.is_some() => messages.push(message.clone()),
                 EventKind::Line { line, .. } if ready.is_line(line) => {
                     health.shown = Some(ready.source());
                     return;
@@ -357,8 +357,8 @@ impl Live {
                 _ => {}
             }
         }
-        if let (Some(judge), false) = (&mut health.judge, messages.is_empty()) {
-            judge.show(messages);
+        if let (Some(message_probe), false) = (&mut health.message_probe, messages.is_empty()) {
+            message_probe.show(messages);
         }
     }
 
@@ -402,7 +402,7 @@ impl Live {
             leaked_streams: std::mem::take(&mut self.output.leaked),
             oom_killed: self.process.tree().with_cgroup(WorkerCgroup::oom_killed).unwrap_or(false),
             survivors: std::mem::take(&mut self.tree.survivors),
-            uninspected: self.tree.inspection.uninspected,
+            uninspected: self.tree.scan.uninspected,
         }
     }
 }

@@ -16,11 +16,11 @@ const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Dropping it ends the asking.
 #[derive(Debug)]
-pub(crate) struct Prober {
+pub(crate) struct ReadinessProbe {
     _goes_on: Sender<()>,
 }
 
-impl Prober {
+impl ReadinessProbe {
     pub(crate) fn start(probe: Probe, commands: CommandSender, worker: WorkerId, incarnation: u32) -> io::Result<Self> {
         let (goes_on, ended) = crossbeam_channel::bounded(0);
         start_thread("pipewright-probe", move || {

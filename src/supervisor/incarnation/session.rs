@@ -40,24 +40,24 @@ const CONTROL_WINDOW: usize = 1 << 20;
 const CONTROL_SHARE: usize = 64 << 10;
 
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct ControlSession {
     socket: Arc<RpcSocket>,
     connection: Arc<RpcConnection>,
     flow: Arc<FlowControl>,
     last_sent: u64,
-    /// Kept from everybody, while too much is in the channel.
+    /// Held back, while too much is in the channel.
     held: Option<Box<FrameReader>>,
     /// It has asked for so much more time.
     pub(crate) extension: Option<Duration>,
 }
 
-impl AsFd for Session {
+impl AsFd for ControlSession {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-impl Session {
+impl ControlSession {
     pub(crate) fn new(socket: Arc<RpcSocket>, connection: &Arc<RpcConnection>, window: &Arc<FlowControl>) -> Self {
         let flow = Arc::new(FlowControl::of_worker(CONTROL_WINDOW, window).with_share(CONTROL_SHARE));
         Self { socket, connection: Arc::clone(connection), flow, last_sent: 0, held: None, extension: None }
@@ -157,11 +157,11 @@ impl Session {
             }
         };
         if let Some(kind) = kind {
-            self.tell(about(kind), sink);
+            self.report(about(kind), sink);
         }
     }
 
-    fn tell(&mut self, event: Event, sink: &mut EventSink) {
+    fn report(&mut self, event: Event, sink: &mut EventSink) {
         sink.send(event);
         self.last_sent = sink.sent();
     }

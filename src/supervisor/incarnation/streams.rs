@@ -7,15 +7,15 @@ use crate::{
     },
     supervisor::{
         incarnation::{
-            Live,
-            context::{Context, FIRST_LOOK},
+            Incarnation,
+            context::{Context, FIRST_CHECK},
         },
-        reactor::token::Target,
+        reactor::token::Token,
         spec::readiness::{Readiness, SEARCHED_BYTES},
     },
 };
 
-impl Live {
+impl Incarnation {
     pub(crate) fn read_stream(&mut self, stream: StreamId, cx: &mut Context<'_>) {
         // Before the read and not after it: otherwise each of a thousand workers could read once past their supervisor's window.
         self.pause_if_used_up(cx);
@@ -30,7 +30,7 @@ impl Live {
         let has_ended = self.read(stream, scratch, cx.sink);
         self.note_messages(|| cx.reactor.clock.now());
         if is_searched {
-            self.look_at_signs(cx);
+            self.check_output_readiness(cx);
         }
         if has_ended {
             self.forget_stream(stream, cx);
@@ -55,11 +55,11 @@ impl Live {
         }
         self.output.paused = true;
         cx.reading.paused.push(self.key);
-        cx.reading.next_look = FIRST_LOOK;
+        cx.reading.next_check = FIRST_CHECK;
     }
 
     /// Reads on if there is room again. False if not.
-    pub(crate) fn may_read_again(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn try_resume_output(&mut self, cx: &mut Context<'_>) -> bool {
         // First ask to be woken, then look: bytes that come back in between are seen by one or the other.
         self.shared.window.flow.wait_for_room();
         if !self.levels(cx.sink).may_resume() {
@@ -74,7 +74,7 @@ impl Live {
     /// Has a worker's streams reported.
     pub(crate) fn listen_to(&mut self, cx: &mut Context<'_>) {
         for stream in StreamId::ALL {
-            self.register(Target::Stream(self.key, stream), cx);
+            self.register(Token::Stream(self.key, stream), cx);
         }
     }
 }

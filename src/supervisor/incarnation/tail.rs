@@ -1,4 +1,4 @@
-//! The first and the last bytes of a stream, of which the middle is not kept.
+//! The first and the last bytes of a stream, of which the middle is not record.
 
 use std::mem;
 
@@ -43,23 +43,23 @@ impl Ends {
     /// What is kept, at most `limit` bytes. Nothing is left.
     pub(crate) fn take(&mut self) -> Box<[u8]> {
         let seen = mem::take(&mut self.seen);
-        let mut kept = mem::take(&mut self.head);
+        let mut record = mem::take(&mut self.head);
         let mut marker = Vec::new();
         if seen > self.limit as u64 {
             let longest = omission(seen).len();
-            if let Some(room) = self.limit.checked_sub(kept.len() + longest) {
+            if let Some(room) = self.limit.checked_sub(record.len() + longest) {
                 self.cut(room);
-                marker = omission(seen - (kept.len() + self.tail.len()) as u64);
+                marker = omission(seen - (record.len() + self.tail.len()) as u64);
             } else {
                 // A limit of a few bytes has room for the end only.
-                kept.append(&mut self.tail);
-                mem::swap(&mut kept, &mut self.tail);
+                record.append(&mut self.tail);
+                mem::swap(&mut record, &mut self.tail);
                 self.cut(self.limit);
             }
         }
-        kept.append(&mut marker);
-        kept.append(&mut self.tail);
-        kept.into_boxed_slice()
+        record.append(&mut marker);
+        record.append(&mut self.tail);
+        record.into_boxed_slice()
     }
 }
 
@@ -77,9 +77,9 @@ mod tests {
         for piece in pieces {
             ends.push(piece);
         }
-        let kept = ends.take();
+        let record = ends.take();
         assert!(ends.take().is_empty(), "nothing is left");
-        String::from_utf8(kept.into()).unwrap()
+        String::from_utf8(record.into()).unwrap()
     }
 
     #[test]

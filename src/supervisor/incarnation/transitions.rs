@@ -15,36 +15,36 @@ use crate::{
             warning::Warning,
         },
         incarnation::{
-            Live,
+            Incarnation,
             context::{Context, Fact},
-            message_probe::Judge,
+            message_probe::MessageProbe,
         },
-        process_trees::Stuck,
-        reactor::{timers::Timer, token::Target},
+        process_trees::UnkillableProcess,
+        reactor::{timers::Timer, token::Token},
     },
     sys::is_shortage,
 };
 use std::{sync::Arc, time::Duration};
 
 /// How often it is tried again to kill a process that SIGKILL has not ended.
-pub(crate) const STUCK_PERIOD: Duration = Duration::from_secs(1);
+pub(crate) const UNKILLABLE_PERIOD: Duration = Duration::from_secs(1);
 
-impl Live {
+impl Incarnation {
     pub(crate) fn watch(&mut self, cx: &mut Context<'_>) {
-        self.register(Target::Process(self.key), cx);
+        self.register(Token::Process(self.key), cx);
         self.listen_to(cx);
-        self.register(Target::Bell(self.key), cx);
-        self.register(Target::Notices(self.key), cx);
+        self.register(Token::ReadinessPipe(self.key), cx);
+        self.register(Token::NotifySocket(self.key), cx);
     }
 
     /// The process has ended. What it had written is read now, whatever its window says: it is no more than its pipes hold,
     /// and its exit must not wait for a slow consumer.
-    pub(crate) fn died(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn exited(&mut self, cx: &mut Context<'_>) {
         if self.is_over() {
             return;
         }
         drop(self.process.child().with_pidfd(|pidfd| cx.reactor.poller.remove(pidfd)));
-        self.last_talk(cx);
+        self.drain_control(cx);
         for stream in StreamId::ALL {
             if self.is_over() {
                 return;
@@ -54,17 +54,17 @@ impl Live {
                 self.input(LifecycleInput::StreamEnded(stream), cx);
             }
         }
-        self.notice(cx);
-        self.ring_out(cx);
-        self.look_at_signs(cx);
+        self.read_notifications(cx);
+        self.drain_readiness(cx);
+        self.check_output_readiness(cx);
         if self.is_over() {
             return;
         }
         self.health.ended = Some(cx.reactor.clock.now());
-        let is_judged = self.health.judge.as_ref().is_some_and(Judge::is_busy);
+        let is_judged = self.health.message_probe.as_ref().is_some_and(MessageProbe::is_busy);
         if is_judged && self.lifecycle.is_running() {
             let time = self.spec.drain_timeout;
-            return cx.reactor.set_timer_after(time, Timer::Verdict(self.key));
+            return cx.reactor.set_timer_after(time, Timer::MessageProbe(self.key));
         }
         self.die(cx);
     }
@@ -75,7 +75,7 @@ impl Live {
             return;
         }
         if self.health.ended.take().is_some() {
-            cx.reactor.timers.cancel(Timer::Verdict(self.key));
+            cx.reactor.timers.cancel(Timer::MessageProbe(self.key));
             self.handle_readiness(ReadinessInput::ProcessExited, cx);
             self.input(LifecycleInput::ProcessExited, cx);
         }
@@ -95,8 +95,8 @@ impl Live {
         let after = self.lifecycle.poll_timeout();
         match after {
             _ if after == before => {}
-            Some(due) => cx.reactor.set_timer(due, Timer::Incarnation(self.key)),
-            None => cx.reactor.timers.cancel(Timer::Incarnation(self.key)),
+            Some(due) => cx.reactor.set_timer(due, Timer::Lifecycle(self.key)),
+            None => cx.reactor.timers.cancel(Timer::Lifecycle(self.key)),
         }
         for output in outputs {
             self.perform(output, cx);
@@ -109,14 +109,14 @@ impl Live {
         }
         match output {
             LifecycleOutput::RunStopStage(rung) => {
-                self.is_being_ended = true;
+                self.is_being_stopped = true;
                 cx.sink.trace.climb(self.shared.id(), rung, &self.spec.stop);
-                if !self.climb(rung) {
+                if !self.run_stop_stage(rung) {
                     self.input(LifecycleInput::Stop(StopRequest::StageEmpty), cx);
                 }
             }
             LifecycleOutput::Kill => {
-                self.is_being_ended = true;
+                self.is_being_stopped = true;
                 cx.sink.trace.kill(self.shared.id());
                 self.kill_tree(cx);
             }
@@ -128,7 +128,7 @@ impl Live {
                 self.forget_stream(stream, cx);
             }
             LifecycleOutput::WaitForProcessGroup => self.wait_for_group(cx),
-            LifecycleOutput::Reap => self.bury(cx),
+            LifecycleOutput::Reap => self.terminate_tree(cx),
             LifecycleOutput::ReportUnkillable => {
                 drop(self.process.child().with_pidfd(|pidfd| cx.reactor.poller.remove(pidfd)));
                 for stream in StreamId::ALL {
@@ -142,50 +142,49 @@ impl Live {
                     return;
                 }
                 // It may have ended after all, if it is one whose end could not be heard.
-                let reaped = self.process.child().reap(self.rest()).ok().flatten();
+                let reaped = self.process.child().reap(self.group_cleanup()).ok().flatten();
                 let mut exit = self.exit(reaped, cx.reactor.clock.now());
                 if reaped.is_none() && self.process.child().is_running() {
-                    exit.status = if self.tree.inspection.kill_refused {
-                        ExitStatus::KillRefused
-                    } else {
-                        ExitStatus::Unkillable
-                    };
-                    self.wait_for_stuck(cx);
+                    exit.status =
+                        if self.tree.scan.kill_refused { ExitStatus::KillRefused } else { ExitStatus::Unkillable };
+                    self.watch_unkillable(cx);
                 }
-                self.leave(exit, cx);
+                self.finish(exit, cx);
             }
         }
     }
 
     /// It may end one day. Until then its worker is not started again.
-    fn wait_for_stuck(&self, cx: &mut Context<'_>) {
-        let number = cx.trees.stuck.keys().max().map_or(0, |last| last + 1);
-        let token = Target::Stuck(number);
-        let added = self.process.with_process(|pidfd| cx.reactor.poller.add(&pidfd, token.token()));
+    fn watch_unkillable(&self, cx: &mut Context<'_>) {
+        let number = cx.trees.unkillable.keys().max().map_or(0, |last| last + 1);
+        let token = Token::Unkillable(number);
+        let added = self.process.with_process(|pidfd| cx.reactor.poller.add(&pidfd, token.as_u64()));
         if let Some(refusal) = cx.reactor.note_registration(token, added) {
             cx.sink.send(Event::warning(Warning::from(refusal)));
         }
-        cx.trees.stuck.insert(number, Stuck { worker: self.shared.id(), process: Arc::clone(&self.process) });
-        cx.reactor.set_timer_after(STUCK_PERIOD, Timer::Stuck(number));
+        cx.trees
+            .unkillable
+            .insert(number, UnkillableProcess { worker: self.shared.id(), process: Arc::clone(&self.process) });
+        cx.reactor.set_timer_after(UNKILLABLE_PERIOD, Timer::Unkillable(number));
     }
 
     /// Takes the status of one whose tree has ended.
     pub(crate) fn reap(&mut self, cx: &mut Context<'_>) {
         // Before the kernel gives its number to somebody else.
         self.process.tree().release_guard_entry();
-        match self.process.child().reap(self.rest()) {
+        match self.process.child().reap(self.group_cleanup()) {
             Ok(None) => self.input(LifecycleInput::StatusUnavailable, cx),
             // Its status is still there to be taken once the kernel has memory again.
             Err(error) if is_shortage(&error) => self.input(LifecycleInput::StatusUnavailable, cx),
             reaped => {
                 let exit = self.exit(reaped.ok().flatten(), cx.reactor.clock.now());
-                self.leave(exit, cx);
+                self.finish(exit, cx);
             }
         }
     }
 
     /// Sends the last event of this incarnation. The event loop removes it then.
-    fn leave(&mut self, exit: Exit, cx: &mut Context<'_>) {
+    fn finish(&mut self, exit: Exit, cx: &mut Context<'_>) {
         self.is_over = true;
         for timer in Timer::of(self.key) {
             cx.reactor.timers.cancel(timer);
@@ -200,8 +199,8 @@ impl Live {
         // Before the event: whoever hears of the exit finds that no call waits any more.
         self.process.close_connection(Some(&exit));
         cx.sink.send(self.event(EventKind::Exited(Arc::clone(&exit))));
-        if let Some(bell) = &self.health.bell {
-            drop(cx.reactor.poller.remove(bell));
+        if let Some(readiness_pipe) = &self.health.readiness_pipe {
+            drop(cx.reactor.poller.remove(readiness_pipe));
         }
         if let Some(notices) = self.health.notifications.socket.take() {
             drop(cx.reactor.poller.remove(&notices));
@@ -211,10 +210,10 @@ impl Live {
     }
 }
 
-impl Live {
+impl Incarnation {
     /// What becomes of its group. One that leaves its survivors alive when it ends by itself takes its group along when it is ended.
-    fn rest(&self) -> GroupCleanup {
-        if self.is_being_ended || self.spec.survivors == SurvivorPolicy::Kill {
+    fn group_cleanup(&self) -> GroupCleanup {
+        if self.is_being_stopped || self.spec.survivors == SurvivorPolicy::Kill {
             GroupCleanup::Kill
         } else {
             GroupCleanup::Leave
@@ -222,7 +221,7 @@ impl Live {
     }
 
     /// Takes the steps of a rung of the stop ladder. False if there was nothing to do.
-    fn climb(&self, rung: usize) -> bool {
+    fn run_stop_stage(&self, rung: usize) -> bool {
         self.process.tree().thaw_for_stop();
         let steps = self.spec.stop.stages().get(rung).map(|rung| rung.steps.as_slice()).unwrap_or_default();
         // Every one of them, also after the first that had something to do.

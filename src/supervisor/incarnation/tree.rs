@@ -9,15 +9,15 @@ pub(crate) struct TreeExit {
     /// How many processes the supervisor had started before this one, which is counted too: no more numbers were given to
     /// workers by then.
     pub(crate) starts_before: u64,
-    pub(crate) inspection: Inspection,
+    pub(crate) scan: TreeScan,
     /// While processes of the tree are waited for.
-    pub(crate) burial: Option<Burial>,
+    pub(crate) termination: Option<TreeTermination>,
     pub(crate) survivors: Vec<Survivor>,
 }
 
 /// What is known of its tree.
 #[derive(Debug, Default)]
-pub(crate) struct Inspection {
+pub(crate) struct TreeScan {
     /// How many processes could not be attributed, once that is known.
     pub(crate) uninspected: Option<u32>,
     /// The number of the request that the inspector has not answered.
@@ -30,7 +30,7 @@ pub(crate) struct Inspection {
 
 /// Waiting for the end of those who have outlived a worker.
 #[derive(Debug, Default)]
-pub(crate) struct Burial {
+pub(crate) struct TreeTermination {
     pub(crate) waited_for: Vec<PinnedProcess>,
     pub(crate) rounds: u32,
     /// How often those were looked at again that were in the middle of an exec.

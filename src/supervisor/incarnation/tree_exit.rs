@@ -15,8 +15,8 @@ use crate::{
             },
             teardown::KILL_TIMEOUT,
         },
-        incarnation::{Live, context::Context},
-        reactor::{timers::Timer, token::Target},
+        incarnation::{Incarnation, context::Context},
+        reactor::{timers::Timer, token::Token},
     },
     sys::{proc::pinned::PinnedProcess, this_process},
 };
@@ -37,35 +37,31 @@ const LAST_PAUSE: Duration = Duration::from_millis(64);
 /// How long the inspector has to kill a tree before the process group is killed without it.
 const KILL_PATIENCE: Duration = Duration::from_millis(100);
 
-impl Live {
+impl Incarnation {
     /// The worker has ended, and its streams have. Takes its status as soon as nothing of its tree is left.
-    pub(crate) fn bury(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn terminate_tree(&mut self, cx: &mut Context<'_>) {
         let now = cx.reactor.clock.now();
         let survivors = self.spec.survivors;
         if survivors == SurvivorPolicy::Ignore {
             return self.reap(cx);
         }
-        if self.tree.burial.is_none() {
-            self.tree.burial.get_or_insert_default().until = now.checked_add(KILL_TIMEOUT);
-            cx.reactor.set_timer_after(KILL_TIMEOUT, Timer::BuryEnd(self.key));
+        if self.tree.termination.is_none() {
+            self.tree.termination.get_or_insert_default().until = now.checked_add(KILL_TIMEOUT);
+            cx.reactor.set_timer_after(KILL_TIMEOUT, Timer::TreeTimeout(self.key));
         }
         if let Some(is_populated) = self.process.tree().with_cgroup(WorkerCgroup::is_populated) {
             if is_populated {
                 return self.wait_for_cgroup(cx);
             }
-            self.tree.inspection.uninspected = Some(0);
-            return if this_process::is_reaper() {
-                self.inspect(ScanTask::ReapKilled, cx)
-            } else {
-                self.reap_alone(cx)
-            };
+            self.tree.scan.uninspected = Some(0);
+            return if this_process::is_reaper() { self.inspect(ScanTask::ReapKilled, cx) } else { self.reap_last(cx) };
         }
         let lived = now.saturating_duration_since(self.started);
         let started_since = cx.spawner.started().saturating_sub(self.tree.starts_before);
         let pid = self.process.child().pid().cast_signed();
         if !cx.trees.inspector.adopts && cx.trees.numbers.shows_no_descendant(pid, lived, started_since) {
-            self.tree.inspection.uninspected = Some(0);
-            return self.reap_alone(cx);
+            self.tree.scan.uninspected = Some(0);
+            return self.reap_last(cx);
         }
         self.inspect(ScanTask::Survivors(survivors), cx);
     }
@@ -73,19 +69,19 @@ impl Live {
     /// Waits until its cgroup, which was killed as a whole, is empty. Before Linux 5.14 what is forked meanwhile escapes the kill, so
     /// that is repeated now and then.
     fn wait_for_cgroup(&mut self, cx: &mut Context<'_>) {
-        let burial = self.tree.burial.get_or_insert_default();
-        if burial.rounds % KILL_AGAIN == 0 && !std::mem::take(&mut burial.is_killed) {
+        let termination = self.tree.termination.get_or_insert_default();
+        if termination.rounds % KILL_AGAIN == 0 && !std::mem::take(&mut termination.is_killed) {
             return self.inspect(ScanTask::KillInhabitants, cx);
         }
-        burial.rounds += 1;
-        let pause = (EXEC_TIME * 2_u32.saturating_pow(burial.rounds.min(16))).min(LAST_PAUSE);
-        cx.reactor.set_timer_after(pause, Timer::Bury(self.key));
+        termination.rounds += 1;
+        let pause = (EXEC_TIME * 2_u32.saturating_pow(termination.rounds.min(16))).min(LAST_PAUSE);
+        cx.reactor.set_timer_after(pause, Timer::TreeRescan(self.key));
     }
 
     /// Has the inspector look. It is asked again where it does not get on; see `check_inspector`.
     pub(crate) fn inspect(&mut self, task: ScanTask, cx: &mut Context<'_>) {
         let number = self.ask_inspector(task, cx);
-        self.tree.inspection.asked = number;
+        self.tree.scan.asked = number;
         if number.is_none() {
             self.cannot_inspect(task, cx);
         }
@@ -101,7 +97,7 @@ impl Live {
             tree: Arc::clone(self.process.tree()),
             pipes: self.pipes(),
             has_wrapped: cx.trees.numbers.may_wrap_in(now.saturating_duration_since(self.started)),
-            sessions: self.tree.inspection.sessions.clone(),
+            sessions: self.tree.scan.sessions.clone(),
             others: Arc::new(cx.trees.own.clone()),
             adopts: cx.trees.inspector.adopts,
         };
@@ -119,75 +115,75 @@ impl Live {
         match task {
             ScanTask::KillTree => self.kill_group(),
             ScanTask::Group => self.input(LifecycleInput::ProcessGroupEnded, cx),
-            ScanTask::ReapKilled => self.reap_alone(cx),
+            ScanTask::ReapKilled => self.reap_last(cx),
             // It is not asked for by `inspect`.
             ScanTask::StopTree => {}
             // Until its time is over.
             ScanTask::KillInhabitants | ScanTask::Survivors(_) => {
-                cx.reactor.set_timer_after(AGAIN, Timer::Bury(self.key))
+                cx.reactor.set_timer_after(AGAIN, Timer::TreeRescan(self.key))
             }
         }
     }
 
     /// The inspector has answered a request about this incarnation.
     pub(crate) fn inspected(&mut self, task: ScanTask, findings: ScanResult, cx: &mut Context<'_>) {
-        if self.tree.inspection.asked.take_if(|asked| *asked == findings.number).is_none() {
+        if self.tree.scan.asked.take_if(|asked| *asked == findings.number).is_none() {
             return;
         }
-        self.tree.inspection.kill_refused |= findings.refused && task == ScanTask::KillTree;
-        self.tree.inspection.sessions.extend(&findings.sessions);
+        self.tree.scan.kill_refused |= findings.refused && task == ScanTask::KillTree;
+        self.tree.scan.sessions.extend(&findings.sessions);
         match task {
             ScanTask::KillTree | ScanTask::StopTree => {}
-            ScanTask::Group => self.group_found(findings, cx),
+            ScanTask::Group => self.group_scanned(findings, cx),
             ScanTask::KillInhabitants => {
-                self.tree.inspection.uninspected = findings.uninspected;
+                self.tree.scan.uninspected = findings.uninspected;
                 self.name(findings.survivors);
-                self.tree.burial.get_or_insert_default().is_killed = true;
+                self.tree.termination.get_or_insert_default().is_killed = true;
                 self.wait_for_cgroup(cx);
             }
-            ScanTask::ReapKilled if self.looks_again(findings.look_again, cx) => {}
-            ScanTask::ReapKilled => self.reap_alone(cx),
-            ScanTask::Survivors(survivors) => self.found(survivors, findings, cx),
+            ScanTask::ReapKilled if self.rescan_soon(findings.look_again, cx) => {}
+            ScanTask::ReapKilled => self.reap_last(cx),
+            ScanTask::Survivors(survivors) => self.tree_scanned(survivors, findings, cx),
         }
     }
 
-    fn found(&mut self, survivors: SurvivorPolicy, findings: ScanResult, cx: &mut Context<'_>) {
-        self.tree.inspection.uninspected = findings.uninspected;
+    fn tree_scanned(&mut self, survivors: SurvivorPolicy, findings: ScanResult, cx: &mut Context<'_>) {
+        self.tree.scan.uninspected = findings.uninspected;
         self.name(findings.survivors);
-        let burial = self.tree.burial.get_or_insert_default();
+        let termination = self.tree.termination.get_or_insert_default();
         if findings.count > 0 && survivors == SurvivorPolicy::Kill {
-            burial.rounds += 1;
+            termination.rounds += 1;
             drop(self.process.child().signal_group(libc::SIGKILL));
             return self.wait_for(findings.held, cx);
         }
-        if self.looks_again(findings.look_again, cx) {
+        if self.rescan_soon(findings.look_again, cx) {
             return;
         }
-        if survivors == SurvivorPolicy::Kill { self.reap_alone(cx) } else { self.reap(cx) }
+        if survivors == SurvivorPolicy::Kill { self.reap_last(cx) } else { self.reap(cx) }
     }
 
     /// Looks again in a moment, where that is worth while.
-    fn looks_again(&mut self, is_wanted: bool, cx: &mut Context<'_>) -> bool {
-        let burial = self.tree.burial.get_or_insert_default();
-        let looks_again = is_wanted && burial.waits < WAITS;
-        if looks_again {
-            burial.waits += 1;
-            cx.reactor.set_timer_after(EXEC_TIME, Timer::Bury(self.key));
+    fn rescan_soon(&mut self, is_wanted: bool, cx: &mut Context<'_>) -> bool {
+        let termination = self.tree.termination.get_or_insert_default();
+        let rescan_soon = is_wanted && termination.waits < WAITS;
+        if rescan_soon {
+            termination.waits += 1;
+            cx.reactor.set_timer_after(EXEC_TIME, Timer::TreeRescan(self.key));
         }
-        looks_again
+        rescan_soon
     }
 
     /// Waits for the ends of these. Those that cannot be watched are looked for again by timer, until their time is over.
     fn wait_for(&mut self, held: Vec<PinnedProcess>, cx: &mut Context<'_>) {
-        let burial = self.tree.burial.get_or_insert_default();
+        let termination = self.tree.termination.get_or_insert_default();
         for held in held {
-            let watched = held.pidfd().map(|pidfd| cx.reactor.poller.add(pidfd, Target::Survivor(self.key).token()));
+            let watched = held.pidfd().map(|pidfd| cx.reactor.poller.add(pidfd, Token::Orphan(self.key).as_u64()));
             if watched.is_some_and(|watched| watched.is_ok()) {
-                burial.waited_for.push(held);
+                termination.waited_for.push(held);
             }
         }
-        if burial.waited_for.is_empty() {
-            cx.reactor.set_timer_after(AGAIN, Timer::Bury(self.key));
+        if termination.waited_for.is_empty() {
+            cx.reactor.set_timer_after(AGAIN, Timer::TreeRescan(self.key));
         }
     }
 
@@ -208,7 +204,7 @@ impl Live {
     }
 
     /// What is left of the group of a worker that has ended while it was being stopped.
-    fn group_found(&mut self, findings: ScanResult, cx: &mut Context<'_>) {
+    fn group_scanned(&mut self, findings: ScanResult, cx: &mut Context<'_>) {
         if findings.count == 0 && !findings.look_again {
             self.input(LifecycleInput::ProcessGroupEnded, cx);
         } else {
@@ -217,7 +213,7 @@ impl Live {
     }
 
     /// Takes the status of one of whose tree nothing is left.
-    fn reap_alone(&mut self, cx: &mut Context<'_>) {
+    fn reap_last(&mut self, cx: &mut Context<'_>) {
         for survivor in &mut self.tree.survivors {
             survivor.alive = false;
         }
@@ -225,14 +221,14 @@ impl Live {
     }
 
     /// A survivor has ended. When all have, it is looked again.
-    pub(crate) fn buried(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn orphan_exited(&mut self, cx: &mut Context<'_>) {
         let is_group = self.lifecycle.waits_for_group();
-        let Some(burial) = &mut self.tree.burial else { return };
+        let Some(termination) = &mut self.tree.termination else { return };
         let (gone, left): (Vec<PinnedProcess>, Vec<PinnedProcess>) =
-            burial.waited_for.drain(..).partition(PinnedProcess::has_ended);
-        burial.waited_for = left;
-        let is_over = burial.waited_for.is_empty();
-        let may_go_on = burial.rounds < ROUNDS;
+            termination.waited_for.drain(..).partition(PinnedProcess::has_ended);
+        termination.waited_for = left;
+        let is_over = termination.waited_for.is_empty();
+        let may_go_on = termination.rounds < ROUNDS;
         for held in gone {
             if let Some(pidfd) = held.pidfd() {
                 drop(cx.reactor.poller.remove(pidfd));
@@ -246,36 +242,38 @@ impl Live {
         }
         match (is_over, is_group) {
             (true, true) => self.inspect(ScanTask::Group, cx),
-            (true, false) if may_go_on => self.bury(cx),
+            (true, false) if may_go_on => self.terminate_tree(cx),
             (true, false) => self.reap(cx),
             (false, _) => {}
         }
     }
 
     /// It is time to look again, or to give up those that do not die.
-    pub(crate) fn bury_in_time(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn tree_timeout(&mut self, cx: &mut Context<'_>) {
         let now = cx.reactor.clock.now();
         if self.lifecycle.waits_for_group() {
-            if self.tree.inspection.asked.is_none() {
+            if self.tree.scan.asked.is_none() {
                 self.inspect(ScanTask::Group, cx);
             }
             return;
         }
-        match &mut self.tree.burial {
-            None => self.bury(cx),
-            Some(burial) if burial.until.is_some_and(|until| until <= now) => {
-                for held in burial.waited_for.drain(..) {
+        match &mut self.tree.termination {
+            None => self.terminate_tree(cx),
+            Some(termination) if termination.until.is_some_and(|until| until <= now) => {
+                for held in termination.waited_for.drain(..) {
                     if let Some(pidfd) = held.pidfd() {
                         drop(cx.reactor.poller.remove(pidfd));
                     }
                 }
                 // An answer that is still due comes too late: what it would have said is unknown.
-                if self.tree.inspection.asked.take().is_some() {
-                    self.tree.inspection.uninspected = None;
+                if self.tree.scan.asked.take().is_some() {
+                    self.tree.scan.uninspected = None;
                 }
                 self.reap(cx);
             }
-            Some(burial) if burial.waited_for.is_empty() && self.tree.inspection.asked.is_none() => self.bury(cx),
+            Some(termination) if termination.waited_for.is_empty() && self.tree.scan.asked.is_none() => {
+                self.terminate_tree(cx)
+            }
             Some(_) => {}
         }
     }
@@ -285,16 +283,16 @@ impl Live {
         if self.spec.survivors != SurvivorPolicy::Kill {
             return self.kill_group();
         }
-        cx.reactor.set_timer_after(KILL_PATIENCE, Timer::Kill(self.key));
+        cx.reactor.set_timer_after(KILL_PATIENCE, Timer::GroupKill(self.key));
         self.inspect(ScanTask::KillTree, cx);
     }
 }
 
-impl Live {
+impl Incarnation {
     /// SIGKILL to the process and its group.
     pub(crate) fn kill_group(&mut self) {
         let killed = self.process.child().signal_group(libc::SIGKILL);
-        self.tree.inspection.kill_refused |= killed.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
+        self.tree.scan.kill_refused |= killed.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
     }
 
     fn name(&mut self, survivors: Vec<Survivor>) {

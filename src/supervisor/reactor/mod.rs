@@ -10,7 +10,7 @@ use crate::{
         clock::Clock,
         reactor::{
             timers::{Timer, TimerQueue},
-            token::Target,
+            token::Token,
         },
     },
     sys::{epoll::Poller, is_transient},
@@ -28,7 +28,7 @@ const REGISTRATION_PAUSE: Duration = Duration::from_millis(50);
 /// A registration that `epoll_ctl(2)` has refused. It can run out of memory or of the user's watches, which passes.
 #[derive(Debug)]
 pub(crate) struct Refusal {
-    pub(crate) target: Target,
+    pub(crate) token: Token,
     pub(crate) error: io::Error,
     /// It is not tried again.
     pub(crate) is_final: bool,
@@ -40,8 +40,8 @@ pub(crate) struct Reactor {
     pub(crate) poller: Arc<Poller>,
     pub(crate) clock: Clock,
     pub(crate) timers: TimerQueue<Timer>,
-    /// What `epoll_ctl(2)` has refused for now; see `Timer::Watch`.
-    pub(crate) unwatched: HashSet<Target>,
+    /// What `epoll_ctl(2)` has refused for now; see `Timer::RegistrationRetry`.
+    pub(crate) unwatched: HashSet<Token>,
 }
 
 impl Reactor {
@@ -56,22 +56,22 @@ impl Reactor {
 
     /// Notes what came of the registration of a descriptor, `None` where there is nothing to register any more. Gives a refusal that
     /// has to be reported: the first one of a shortage, and each that will not pass.
-    pub(crate) fn note_registration(&mut self, target: Target, added: Option<io::Result<()>>) -> Option<Refusal> {
+    pub(crate) fn note_registration(&mut self, token: Token, added: Option<io::Result<()>>) -> Option<Refusal> {
         match added {
             Some(Err(error)) if is_transient(&error) || error.raw_os_error() == Some(libc::ENOSPC) => {
                 // Once for each shortage; and the control server for itself, since that all workers need.
-                let is_known = |known: &Target| (*known == Target::Door) == (target == Target::Door);
+                let is_known = |known: &Token| (*known == Token::Listener) == (token == Token::Listener);
                 let is_first = !self.unwatched.iter().any(is_known);
-                self.unwatched.insert(target);
-                self.set_timer_after(REGISTRATION_PAUSE, Timer::Watch);
-                is_first.then_some(Refusal { target, error, is_final: false })
+                self.unwatched.insert(token);
+                self.set_timer_after(REGISTRATION_PAUSE, Timer::RegistrationRetry);
+                is_first.then_some(Refusal { token, error, is_final: false })
             }
             Some(Err(error)) if error.kind() != io::ErrorKind::AlreadyExists => {
-                self.unwatched.remove(&target);
-                Some(Refusal { target, error, is_final: true })
+                self.unwatched.remove(&token);
+                Some(Refusal { token, error, is_final: true })
             }
             Some(_) | None => {
-                self.unwatched.remove(&target);
+                self.unwatched.remove(&token);
                 None
             }
         }

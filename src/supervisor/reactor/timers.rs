@@ -64,75 +64,75 @@ impl<K: Copy + Ord + Hash> TimerQueue<K> {
 /// What a timer is for. Each is set once at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Timer {
-    Incarnation(Key),
+    Lifecycle(Key),
     /// It should be ready by now, or have given a sign of life.
     Health(Key),
     /// The thread that asks whether it is ready could not be started.
     Probe(Key),
     /// It has run as long as it may.
-    TimeLimit(Key),
+    RuntimeMax(Key),
     /// Its tree is to be looked at again.
-    Bury(Key),
+    TreeRescan(Key),
     /// What is left of its tree is not waited for any longer.
-    BuryEnd(Key),
+    TreeTimeout(Key),
     /// Its tree should have been killed by the inspector.
-    Kill(Key),
+    GroupKill(Key),
     /// The inspector should get on.
     Inspector,
     /// It is tried again to kill this one.
-    Stuck(u64),
+    Unkillable(u64),
     /// Whoever should have ended by now is killed.
-    Force,
+    KillAll,
     /// The same, of one.
-    ForceOne(Key),
+    KillOne(Key),
     /// The same, in one group.
     Group(GroupId),
     /// It is to be started again.
     Restart(WorkerId),
     /// It was stopped while it was started, and should have arrived by now.
-    Arrival(WorkerId),
+    SpawnTimeout(WorkerId),
     /// The kernel has refused to report something.
-    Watch,
+    RegistrationRetry,
     /// Starts wait, and those before them may hang.
-    Starts,
+    SpawnQueue,
     /// It should have connected to control by now.
-    Connect(Key),
+    ControlConnectTimeout(Key),
     /// Its control connection has ended a while ago.
-    Disconnect(Key),
+    DisconnectGrace(Key),
     /// It should have said by now who it is.
-    Visitor(u64),
+    HandshakeTimeout(u64),
     /// The door has been shut for a while.
-    Door,
+    AcceptBackoff,
     /// The guard is to be replaced, or watched.
     Guard,
     /// Callers ask a worker one thing after the other.
-    Burst(Key),
+    CallBurst(Key),
     /// The kernel was short of memory for its control connection.
-    Rest(Key),
+    ConnectionRetry(Key),
     /// The pipe on which it should have told that it is ready has ended.
-    Bell(Key),
-    /// It has ended, and the judge of its messages has had its time.
-    Verdict(Key),
+    ReadinessPipeGrace(Key),
+    /// It has ended, and the message probe of its messages has had its time.
+    MessageProbe(Key),
 }
 
 impl Timer {
     /// All timers of one incarnation.
     pub(crate) fn of(place: Key) -> [Self; 14] {
         [
-            Self::Incarnation(place),
+            Self::Lifecycle(place),
             Self::Health(place),
             Self::Probe(place),
-            Self::TimeLimit(place),
-            Self::Bury(place),
-            Self::BuryEnd(place),
-            Self::Kill(place),
-            Self::ForceOne(place),
-            Self::Connect(place),
-            Self::Disconnect(place),
-            Self::Burst(place),
-            Self::Rest(place),
-            Self::Bell(place),
-            Self::Verdict(place),
+            Self::RuntimeMax(place),
+            Self::TreeRescan(place),
+            Self::TreeTimeout(place),
+            Self::GroupKill(place),
+            Self::KillOne(place),
+            Self::ControlConnectTimeout(place),
+            Self::DisconnectGrace(place),
+            Self::CallBurst(place),
+            Self::ConnectionRetry(place),
+            Self::ReadinessPipeGrace(place),
+            Self::MessageProbe(place),
         ]
     }
 }

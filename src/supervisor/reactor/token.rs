@@ -4,28 +4,28 @@ use crate::{policy::lifecycle::StreamId, supervisor::reactor::arena::Key};
 
 /// Who a kernel report is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Target {
+pub(crate) enum Token {
     Waker,
-    /// The control server.
-    Door,
-    /// Somebody who has connected to it and has not said yet who it is.
-    Visitor(u64),
+    /// The listener of the control server.
+    Listener,
+    /// A connection to it that has not shown a key yet.
+    Handshake(u64),
     Process(Key),
     Stream(Key, StreamId),
     Control(Key),
-    /// One who has outlived the worker of this place.
-    Survivor(Key),
-    /// The pipe on which it tells that it is ready.
-    Bell(Key),
-    /// The socket to which it tells how it is.
-    Notices(Key),
-    /// One that was told as stuck.
-    Stuck(u64),
+    /// A process of a tree that has outlived its worker.
+    Orphan(Key),
+    /// The pipe on which a worker reports that it is ready.
+    ReadinessPipe(Key),
+    /// The socket of `sd_notify(3)`.
+    NotifySocket(Key),
+    /// A process that was reported as unkillable.
+    Unkillable(u64),
     /// The guard's process.
     Guard,
 }
 
-impl Target {
+impl Token {
     const PARTS: u64 = 16;
     const PROCESS: u64 = 3;
     const CONTROL: u64 = 4;
@@ -37,19 +37,19 @@ impl Target {
     const OTHER: u64 = 15;
 
     /// The lowest four bits say what it is, the others whose.
-    pub(crate) fn token(self) -> u64 {
+    pub(crate) fn as_u64(self) -> u64 {
         let of = |place: Key, part: u64| (place.slot as u64) << 36 | u64::from(place.generation) << 4 | part;
         match self {
             Self::Waker => Self::OTHER,
-            Self::Door => Self::PARTS | Self::OTHER,
-            Self::Visitor(visitor) => (visitor + 2) << 4 | Self::OTHER,
+            Self::Listener => Self::PARTS | Self::OTHER,
+            Self::Handshake(handshake) => (handshake + 2) << 4 | Self::OTHER,
             Self::Process(place) => of(place, Self::PROCESS),
             Self::Stream(place, stream) => of(place, stream.index() as u64),
             Self::Control(place) => of(place, Self::CONTROL),
-            Self::Survivor(place) => of(place, Self::SURVIVOR),
-            Self::Bell(place) => of(place, Self::BELL),
-            Self::Notices(place) => of(place, Self::NOTICES),
-            Self::Stuck(number) => number << 4 | Self::STUCK,
+            Self::Orphan(place) => of(place, Self::SURVIVOR),
+            Self::ReadinessPipe(place) => of(place, Self::BELL),
+            Self::NotifySocket(place) => of(place, Self::NOTICES),
+            Self::Unkillable(number) => number << 4 | Self::STUCK,
             Self::Guard => Self::GUARD,
         }
     }
@@ -60,28 +60,28 @@ impl Target {
             Self::Process(key)
             | Self::Stream(key, _)
             | Self::Control(key)
-            | Self::Survivor(key)
-            | Self::Bell(key)
-            | Self::Notices(key) => Some(key),
-            Self::Waker | Self::Door | Self::Visitor(_) | Self::Stuck(_) | Self::Guard => None,
+            | Self::Orphan(key)
+            | Self::ReadinessPipe(key)
+            | Self::NotifySocket(key) => Some(key),
+            Self::Waker | Self::Listener | Self::Handshake(_) | Self::Unkillable(_) | Self::Guard => None,
         }
     }
 
-    pub(crate) fn of_token(token: u64) -> Self {
-        let rest = token >> 4;
+    pub(crate) fn from_u64(value: u64) -> Self {
+        let rest = value >> 4;
         let occupant = u32::try_from(rest & u64::from(u32::MAX)).unwrap_or_default();
-        let place = Key { slot: (token >> 36) as usize, generation: occupant };
-        match token % Self::PARTS {
+        let place = Key { slot: (value >> 36) as usize, generation: occupant };
+        match value % Self::PARTS {
             Self::OTHER => match rest {
                 0 => Self::Waker,
-                1 => Self::Door,
-                visitor => Self::Visitor(visitor - 2),
+                1 => Self::Listener,
+                handshake => Self::Handshake(handshake - 2),
             },
             Self::CONTROL => Self::Control(place),
-            Self::SURVIVOR => Self::Survivor(place),
-            Self::BELL => Self::Bell(place),
-            Self::NOTICES => Self::Notices(place),
-            Self::STUCK => Self::Stuck(rest),
+            Self::SURVIVOR => Self::Orphan(place),
+            Self::BELL => Self::ReadinessPipe(place),
+            Self::NOTICES => Self::NotifySocket(place),
+            Self::STUCK => Self::Unkillable(rest),
             Self::GUARD => Self::Guard,
             part => match StreamId::ALL.into_iter().find(|stream| stream.index() as u64 == part) {
                 Some(stream) => Self::Stream(place, stream),
@@ -98,17 +98,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_token_says_whose_it_is(slot in 0..1_usize << 27, occupant: u32, visitor in 0..1_u64 << 50) {
+        fn a_token_says_whose_it_is(slot in 0..1_usize << 27, occupant: u32, handshake in 0..1_u64 << 50) {
             let place = Key { slot, generation: occupant };
             let of_place = [
-                Target::Process(place), Target::Control(place), Target::Survivor(place), Target::Bell(place),
-                Target::Notices(place),
+                Token::Process(place), Token::Control(place), Token::Orphan(place), Token::ReadinessPipe(place),
+                Token::NotifySocket(place),
             ];
-            let streams = StreamId::ALL.map(|stream| Target::Stream(place, stream));
+            let streams = StreamId::ALL.map(|stream| Token::Stream(place, stream));
             let others =
-                [Target::Waker, Target::Door, Target::Visitor(visitor), Target::Stuck(visitor), Target::Guard];
-            for target in of_place.into_iter().chain(streams).chain(others) {
-                prop_assert_eq!(Target::of_token(target.token()), target);
+                [Token::Waker, Token::Listener, Token::Handshake(handshake), Token::Unkillable(handshake), Token::Guard];
+            for token in of_place.into_iter().chain(streams).chain(others) {
+                prop_assert_eq!(Token::from_u64(token.as_u64()), token);
             }
         }
     }

@@ -373,7 +373,7 @@ impl Spawner {
         let leads = child.leads_group() && !spec.outlives_supervisor;
         let guard_entry = if leads { self.guard.register(child.pid()) } else { None };
         let streams = take_pipes(spec, &mut ends);
-        let bell = ends.take_reader(BELL);
+        let readiness_pipe = ends.take_reader(BELL);
         let connection =
             address.is_some().then(|| Arc::new(RpcConnection::new(Arc::clone(&self.connection_events), id)));
         let tie = thread.filter(|_| context.death_signal.is_some()).and_then(|thread| self.starts.tie(thread));
@@ -395,7 +395,7 @@ impl Spawner {
             started,
             starts_before,
             streams,
-            bell,
+            readiness_pipe,
             notices,
         })
     }
@@ -468,13 +468,14 @@ struct StartedProcess {
     started: Instant,
     starts_before: u64,
     streams: (Pipe, Pipe, Pipe),
-    bell: Pipe,
+    readiness_pipe: Pipe,
     notices: Option<NotifySocket>,
 }
 
 impl StartedProcess {
     fn arrival(self, shared: Arc<SharedWorker>, spec: SharedSpec) -> Box<SpawnedProcess> {
-        let Self { process, key, started, starts_before, streams: (messages, stdout, stderr), bell, notices } = self;
+        let Self { process, key, started, starts_before, streams: (messages, stdout, stderr), readiness_pipe, notices } =
+            self;
         Box::new(SpawnedProcess {
             shared,
             process,
@@ -485,7 +486,7 @@ impl StartedProcess {
             messages,
             stdout,
             stderr,
-            bell,
+            readiness_pipe,
             notices,
         })
     }

@@ -19,7 +19,7 @@ use crate::{
         spec::group::GroupError,
         supervision::{
             Context, ROOT, Supervision,
-            worker::{Kept, Standing, Wish},
+            worker::{DesiredState, WorkerPhase, WorkerRecord},
         },
         worker::{SharedWorker, group::GroupEndReason},
     },
@@ -28,14 +28,14 @@ use crossbeam_channel::Sender;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 impl Supervision {
-    pub(crate) fn obey_group(&mut self, command: GroupCommand, cx: &mut Context<'_>) {
+    pub(crate) fn execute_group(&mut self, command: GroupCommand, cx: &mut Context<'_>) {
         match command {
             GroupCommand::Add { group, parent, policy, answer } => {
                 let (id, parent) = (group.id, parent.map_or(ROOT, |parent| parent));
                 let added = self.groups.add_group(id, parent, policy.role(parent != ROOT), policy.settings());
                 if added.is_ok() {
                     self.group_handles.insert(id, group);
-                    self.tell_groups(GroupInput::Start(NodeId::Group(id)), cx);
+                    self.handle_group_input(GroupInput::Start(NodeId::Group(id)), cx);
                 }
                 // A caller that does not wait any more needs no answer.
                 drop(answer.send(added.map_err(GroupError::from)));
@@ -53,7 +53,7 @@ impl Supervision {
                 let node = NodeId::Group(group);
                 // Whoever has asked and gone gets no answer.
                 drop(answer.send(self.running(node)));
-                self.tell_groups(GroupInput::Stop(node), cx);
+                self.handle_group_input(GroupInput::Stop(node), cx);
             }
             GroupCommand::RemoveAll(group, answer) => {
                 let node = NodeId::Group(group);
@@ -61,7 +61,7 @@ impl Supervision {
                 let is_removed = may.is_ok();
                 drop(answer.send(may.map(|()| self.running(node))));
                 if is_removed {
-                    self.tell_groups(GroupInput::Remove(node), cx);
+                    self.handle_group_input(GroupInput::Remove(node), cx);
                 }
             }
             GroupCommand::Restart(group, answer) => self.begin_anew(GroupInput::Restart, group, &answer, cx),
@@ -69,11 +69,11 @@ impl Supervision {
     }
 
     fn running(&self, node: NodeId) -> Vec<Arc<SharedWorker>> {
-        self.members(node).filter(|kept| !kept.is_resting).map(|kept| Arc::clone(&kept.shared)).collect()
+        self.members(node).filter(|record| !record.is_stopped).map(|record| Arc::clone(&record.shared)).collect()
     }
 
-    fn members(&self, node: NodeId) -> impl Iterator<Item = &Kept> {
-        self.groups.members_under(node).into_iter().filter_map(|id| self.kept.get(&id))
+    fn members(&self, node: NodeId) -> impl Iterator<Item = &WorkerRecord> {
+        self.groups.members_under(node).into_iter().filter_map(|id| self.workers.get(&id))
     }
 
     /// Answers with those who come back: of a start those who rested, of a restart all of them.
@@ -88,47 +88,47 @@ impl Supervision {
         let input = input(node);
         let is_start = matches!(input, GroupInput::Start(_));
         let before: BTreeMap<_, _> = (self.members(node))
-            .filter(|kept| kept.is_resting || !is_start)
-            .map(|kept| (kept.shared.id(), kept.shared.incarnation()))
+            .filter(|record| record.is_stopped || !is_start)
+            .map(|record| (record.shared.id(), record.shared.incarnation()))
             .collect();
         if is_start {
             for id in before.keys() {
-                if let Some(kept) = self.kept.get_mut(id) {
-                    kept.begin_anew();
+                if let Some(record) = self.workers.get_mut(id) {
+                    record.begin_anew();
                 }
             }
         }
-        self.tell_groups(input, cx);
-        let comes_back = |kept: &&Kept| !kept.is_resting && kept.spec.restart.restart() != Restart::Never;
+        self.handle_group_input(input, cx);
+        let comes_back = |record: &&WorkerRecord| !record.is_stopped && record.spec.restart.restart() != Restart::Never;
         let anew = self.members(node).filter(comes_back);
-        let anew = anew.filter_map(|kept| Some((Arc::clone(&kept.shared), *before.get(&kept.shared.id())?)));
+        let anew = anew.filter_map(|record| Some((Arc::clone(&record.shared), *before.get(&record.shared.id())?)));
         drop(answer.send(anew.collect()));
     }
 
     /// Its user wants something of a member.
     pub(crate) fn act_member(&mut self, worker: WorkerId, action: Action, cx: &mut Context<'_>) {
-        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let Some(record) = self.workers.get_mut(&worker) else { return };
         let node = NodeId::Member(worker);
-        match (kept.standing, action) {
+        match (record.phase, action) {
             // Already on its way down: its own ladder goes on faster, of which its group need not hear.
-            (Standing::Lives(place), Action::Stop) if kept.wish == Wish::End => {
+            (WorkerPhase::Running(place), Action::Stop) if record.desired == DesiredState::Stop => {
                 cx.stops.push_back((place, StopRequest::Advance))
             }
-            (Standing::Lives(place), Action::StopWithin(time)) if kept.wish == Wish::End => {
+            (WorkerPhase::Running(place), Action::StopWithin(time)) if record.desired == DesiredState::Stop => {
                 cx.stops.push_back((place, StopRequest::Within(time)));
             }
             // One that has ended stays so until it is started.
-            (_, Action::Restart) if kept.is_resting => {}
-            (_, Action::Restart) => self.tell_groups(GroupInput::Restart(node), cx),
-            (_, Action::Stop) => self.tell_groups(GroupInput::Stop(node), cx),
-            (standing, Action::StopWithin(time)) => {
-                self.tell_groups(GroupInput::Stop(node), cx);
-                let Standing::Lives(place) = standing else { return };
-                if self.kept.get(&worker).is_some_and(|kept| kept.wish == Wish::End) {
+            (_, Action::Restart) if record.is_stopped => {}
+            (_, Action::Restart) => self.handle_group_input(GroupInput::Restart(node), cx),
+            (_, Action::Stop) => self.handle_group_input(GroupInput::Stop(node), cx),
+            (phase, Action::StopWithin(time)) => {
+                self.handle_group_input(GroupInput::Stop(node), cx);
+                let WorkerPhase::Running(place) = phase else { return };
+                if self.workers.get(&worker).is_some_and(|record| record.desired == DesiredState::Stop) {
                     cx.stops.push_back((place, StopRequest::Within(time)));
                 } else {
                     // It is told when those that need it have ended, and is killed in time all the same.
-                    cx.reactor.set_timer_after(time, Timer::ForceOne(place));
+                    cx.reactor.set_timer_after(time, Timer::KillOne(place));
                 }
             }
         }
@@ -136,30 +136,30 @@ impl Supervision {
 
     /// Everybody in groups ends, in their order.
     pub(crate) fn stop_groups(&mut self, cx: &mut Context<'_>) {
-        if self.kept.values().any(|kept| kept.is_member) {
-            self.tell_groups(GroupInput::StopAll, cx);
+        if self.workers.values().any(|record| record.is_member) {
+            self.handle_group_input(GroupInput::StopAll, cx);
         }
     }
 
     /// Everybody should have ended, also those who wait for others to end before them.
-    pub(crate) fn force(&mut self, cx: &mut Context<'_>) {
-        let late = self.kept.values().filter_map(Kept::place).collect();
-        self.kill_at_once(late, cx);
+    pub(crate) fn kill_all(&mut self, cx: &mut Context<'_>) {
+        let late = self.workers.values().filter_map(WorkerRecord::place).collect();
+        self.kill_each(late, cx);
     }
 
     /// A group's end has had its time.
-    pub(crate) fn force_group(&mut self, group: GroupId, cx: &mut Context<'_>) {
+    pub(crate) fn kill_group_members(&mut self, group: GroupId, cx: &mut Context<'_>) {
         // Those that still wait for others to end before them get no ladder any more.
-        let late = self.members(NodeId::Group(group)).filter_map(Kept::place).collect();
-        self.kill_at_once(late, cx);
+        let late = self.members(NodeId::Group(group)).filter_map(WorkerRecord::place).collect();
+        self.kill_each(late, cx);
         for id in self.groups.members_under(NodeId::Group(group)) {
-            if let Some(kept) = self.kept.get_mut(&id) {
-                kept.is_overdue = kept.standing == Standing::SpawnQueue;
+            if let Some(record) = self.workers.get_mut(&id) {
+                record.is_overdue = record.phase == WorkerPhase::Spawning;
             }
         }
     }
 
-    pub(crate) fn kill_at_once(&mut self, late: Vec<Key>, cx: &mut Context<'_>) {
+    pub(crate) fn kill_each(&mut self, late: Vec<Key>, cx: &mut Context<'_>) {
         for place in late {
             cx.stops.push_back((place, StopRequest::Within(Duration::ZERO)));
         }
@@ -168,91 +168,91 @@ impl Supervision {
     /// A member runs; it may be ready with that.
     pub(crate) fn member_started(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
         if self.is_member(worker) {
-            self.tell_groups(GroupInput::Started(worker), cx);
+            self.handle_group_input(GroupInput::Started(worker), cx);
         }
     }
 
     pub(crate) fn member_ready(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
         if self.is_member(worker) {
-            self.tell_groups(GroupInput::Ready(worker), cx);
+            self.handle_group_input(GroupInput::Ready(worker), cx);
         }
     }
 
     fn is_member(&self, worker: WorkerId) -> bool {
-        self.kept.get(&worker).is_some_and(|kept| kept.is_member)
+        self.workers.get(&worker).is_some_and(|record| record.is_member)
     }
 
     /// An incarnation of a member has ended, with its tree, or could not begin.
-    pub(crate) fn left_member(&mut self, worker: WorkerId, cause: RunEnd, cx: &mut Context<'_>) {
+    pub(crate) fn on_member_end(&mut self, worker: WorkerId, cause: RunEnd, cx: &mut Context<'_>) {
         let now = cx.reactor.clock.now();
-        let Some(kept) = self.kept.get_mut(&worker) else { return };
+        let Some(record) = self.workers.get_mut(&worker) else { return };
         let success = match cause {
-            RunEnd::Exited { status, .. } => kept.spec.restart.is_success(status),
+            RunEnd::Exited { status, .. } => record.spec.restart.is_success(status),
             RunEnd::Unhealthy { .. } | RunEnd::StartFailed | RunEnd::HostShortage | RunEnd::Unstartable => false,
         };
-        kept.standing = Standing::Rests;
-        let (mut decision, mut gave_up) = (kept.decide(cause, now), None);
+        record.phase = WorkerPhase::Stopped;
+        let (mut decision, mut gave_up) = (record.decide(cause, now), None);
         match decision {
             RestartDecision::Restart { after } | RestartDecision::Postpone { after } => {
-                kept.restarts.own_end = Some((now, after))
+                record.restarts.own_end = Some((now, after))
             }
-            RestartDecision::Finish | RestartDecision::GiveUp(_) if kept.wish == Wish::End => {
+            RestartDecision::Finish | RestartDecision::GiveUp(_) if record.desired == DesiredState::Stop => {
                 decision = RestartDecision::Finish;
             }
             // The member may still be started again, with its siblings or with its group.
-            RestartDecision::Finish => kept.restarts.own_end = Some((now, kept.restarts.history.next_delay())),
+            RestartDecision::Finish => record.restarts.own_end = Some((now, record.restarts.history.next_delay())),
             RestartDecision::GiveUp(why) => {
-                kept.restarts.own_end = Some((now, kept.restarts.history.next_delay()));
+                record.restarts.own_end = Some((now, record.restarts.history.next_delay()));
                 gave_up = Some(why);
             }
         }
         match gave_up {
             Some(_) if self.groups.is_stopping(worker) => {}
-            Some(_) if self.groups.can_return(worker) => kept.gave_up = gave_up,
-            Some(why) => self.tell(worker, EventKind::GaveUp(why), cx),
+            Some(_) if self.groups.can_return(worker) => record.gave_up = gave_up,
+            Some(why) => self.report(worker, EventKind::GaveUp(why), cx),
             None => {}
         }
         self.cause = worker;
-        self.tell_groups(GroupInput::Ended { member: worker, success, decision }, cx);
+        self.handle_group_input(GroupInput::Ended { member: worker, success, decision }, cx);
     }
 
     /// What one input brings about may be an input itself: that has its turn when all of this one's outputs are done.
-    pub(crate) fn tell_groups(&mut self, input: GroupInput, cx: &mut Context<'_>) {
-        self.for_groups.push_back(input);
-        if self.for_groups.len() > 1 {
+    pub(crate) fn handle_group_input(&mut self, input: GroupInput, cx: &mut Context<'_>) {
+        self.group_inputs.push_back(input);
+        if self.group_inputs.len() > 1 {
             return;
         }
-        while let Some(&input) = self.for_groups.front() {
+        while let Some(&input) = self.group_inputs.front() {
             for output in self.groups.handle(input, cx.reactor.clock.now()) {
-                self.do_for_group(output, cx);
+                self.apply_group_output(output, cx);
             }
-            self.for_groups.pop_front();
+            self.group_inputs.pop_front();
         }
-        self.let_rest();
+        self.publish_stopped();
     }
 
-    fn do_for_group(&mut self, output: GroupOutput, cx: &mut Context<'_>) {
+    fn apply_group_output(&mut self, output: GroupOutput, cx: &mut Context<'_>) {
         match output {
             GroupOutput::Start(id) => self.start_member_now(id, cx),
             GroupOutput::Stop(id) => self.stop_member(id, cx),
             GroupOutput::DependencyFailed { member: id, on } => {
-                self.tell(id, EventKind::DependencyFailed { on }, cx);
+                self.report(id, EventKind::DependencyFailed { on }, cx);
             }
-            GroupOutput::GroupGaveUp(id) => self.tell(self.cause, EventKind::GroupGaveUp(id), cx),
+            GroupOutput::GroupGaveUp(id) => self.report(self.cause, EventKind::GroupGaveUp(id), cx),
             GroupOutput::GroupStopping { group, timeout } => cx.reactor.set_timer_after(timeout, Timer::Group(group)),
             GroupOutput::GroupEnded(id) => {
                 cx.reactor.timers.cancel(Timer::Group(id));
                 self.report_those_who_gave_up(id, cx);
-                self.tell(self.cause, EventKind::GroupEnded(id), cx);
+                self.report(self.cause, EventKind::GroupEnded(id), cx);
             }
             GroupOutput::GroupRestarting(id) => {
                 cx.reactor.timers.cancel(Timer::Group(id));
                 for member in self.groups.members_under(NodeId::Group(id)) {
-                    if let Some(kept) = self.kept.get_mut(&member) {
-                        kept.begin_next_life();
+                    if let Some(record) = self.workers.get_mut(&member) {
+                        record.begin_next_life();
                     }
                 }
-                self.tell(self.cause, EventKind::GroupRestarting(id), cx);
+                self.report(self.cause, EventKind::GroupRestarting(id), cx);
             }
             GroupOutput::Removed(NodeId::Member(id)) => self.end(id, cx),
             GroupOutput::Removed(NodeId::Group(id)) => {
@@ -265,14 +265,14 @@ impl Supervision {
 
     /// It is to run: at once, or when the pause after an end of its own is over.
     fn start_member_now(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
-        let Some(kept) = self.kept.get_mut(&worker) else { return };
-        kept.wish = Wish::Policy;
-        kept.is_overdue = false;
-        kept.gave_up = None;
-        match kept.restarts.own_end.take() {
+        let Some(record) = self.workers.get_mut(&worker) else { return };
+        record.desired = DesiredState::Run;
+        record.is_overdue = false;
+        record.gave_up = None;
+        match record.restarts.own_end.take() {
             Some((ended, pause)) => {
                 let after = pause.saturating_sub(cx.reactor.clock.now().saturating_duration_since(ended));
-                self.tell(worker, EventKind::Restarting { after }, cx);
+                self.report(worker, EventKind::Restarting { after }, cx);
                 self.wait_for_restart(worker, after, cx);
             }
             None => self.start_again(worker, cx),
@@ -282,27 +282,27 @@ impl Supervision {
     /// Nothing around them starts them again.
     fn report_those_who_gave_up(&mut self, group: GroupId, cx: &mut Context<'_>) {
         for id in self.groups.members_under(NodeId::Group(group)) {
-            let Some(kept) = self.kept.get_mut(&WorkerId(id.0)) else { continue };
-            if let Some(why) = kept.gave_up.take_if(|_| self.groups.is_finished(NodeId::Member(id))) {
-                self.tell(WorkerId(id.0), EventKind::GaveUp(why), cx);
+            let Some(record) = self.workers.get_mut(&WorkerId(id.0)) else { continue };
+            if let Some(why) = record.gave_up.take_if(|_| self.groups.is_finished(NodeId::Member(id))) {
+                self.report(WorkerId(id.0), EventKind::GaveUp(why), cx);
             }
         }
     }
 
     pub(crate) fn stop_member(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
-        let Some(kept) = self.kept.get_mut(&worker) else { return };
-        kept.wish = Wish::End;
-        match kept.standing {
-            Standing::Lives(place) => cx.stops.push_back((place, StopRequest::Advance)),
+        let Some(record) = self.workers.get_mut(&worker) else { return };
+        record.desired = DesiredState::Stop;
+        match record.phase {
+            WorkerPhase::Running(place) => cx.stops.push_back((place, StopRequest::Advance)),
             // It ends when it arrives.
-            Standing::SpawnQueue if !cx.spawner.starts().cancel(worker) => {
-                kept.answer_first_start();
-                cx.reactor.set_timer_after(HANG_TIME, Timer::Arrival(worker));
+            WorkerPhase::Spawning if !cx.spawner.starts().cancel(worker) => {
+                record.answer_first_start();
+                cx.reactor.set_timer_after(HANG_TIME, Timer::SpawnTimeout(worker));
             }
-            Standing::SpawnQueue | Standing::Waits(_) | Standing::Held | Standing::Rests => {
-                kept.answer_first_start();
-                kept.standing = Standing::Rests;
-                self.tell_groups(
+            WorkerPhase::Spawning | WorkerPhase::Backoff(_) | WorkerPhase::Blocked | WorkerPhase::Stopped => {
+                record.answer_first_start();
+                record.phase = WorkerPhase::Stopped;
+                self.handle_group_input(
                     GroupInput::Ended { member: worker, success: false, decision: RestartDecision::Finish },
                     cx,
                 );
@@ -310,39 +310,39 @@ impl Supervision {
         }
     }
 
-    pub(crate) fn tell(&mut self, worker: WorkerId, kind: EventKind, cx: &mut Context<'_>) {
-        cx.sink.send(match self.kept.get(&worker) {
-            Some(Kept { shared, .. }) => Event::of(shared, shared.incarnation(), kind),
+    pub(crate) fn report(&mut self, worker: WorkerId, kind: EventKind, cx: &mut Context<'_>) {
+        cx.sink.send(match self.workers.get(&worker) {
+            Some(WorkerRecord { shared, .. }) => Event::of(shared, shared.incarnation(), kind),
             None => Event::of_the_gone(worker, kind),
         });
     }
 
     /// Those whom their group does not want to run have ended, until it does.
-    fn let_rest(&mut self) {
+    fn publish_stopped(&mut self) {
         for node in self.groups.take_changed() {
             let id = match node {
                 NodeId::Member(id) => id,
                 NodeId::Group(id) => {
-                    self.let_group_rest(id);
+                    self.publish_group_end(id);
                     continue;
                 }
             };
-            let Some(kept) = self.kept.get_mut(&WorkerId(id.0)) else { continue };
-            if !kept.is_member {
+            let Some(record) = self.workers.get_mut(&WorkerId(id.0)) else { continue };
+            if !record.is_member {
                 continue;
             }
-            let rests = kept.standing == Standing::Rests && self.groups.is_finished(node);
-            match (rests, kept.is_resting) {
-                (true, false) => kept.shared.set_ended(kept.last_exit()),
-                (false, true) => kept.shared.clear_end(),
+            let rests = record.phase == WorkerPhase::Stopped && self.groups.is_finished(node);
+            match (rests, record.is_stopped) {
+                (true, false) => record.shared.set_ended(record.last_exit()),
+                (false, true) => record.shared.clear_end(),
                 (true, true) | (false, false) => {}
             }
-            kept.is_resting = rests;
+            record.is_stopped = rests;
         }
     }
 
     /// Those who wait for the end of a group are answered, and those who come later.
-    fn let_group_rest(&mut self, id: GroupId) {
+    fn publish_group_end(&mut self, id: GroupId) {
         let (Some(handle), Some(snapshot)) = (self.group_handles.get(&id), self.groups.snapshot(id)) else {
             return;
         };

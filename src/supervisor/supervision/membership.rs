@@ -18,7 +18,7 @@ use crate::{
             Context, Supervision,
             restart::next_seed,
             shutdown::Phase,
-            worker::{Kept, Standing, Wish},
+            worker::{DesiredState, WorkerPhase, WorkerRecord},
         },
         worker::SharedWorker,
     },
@@ -38,23 +38,23 @@ impl Supervision {
             if let Err(error) = self.add_member(group, shared, spec, cx) {
                 // In reverse, since later ones may wait for earlier ones. None of them has been started.
                 for (shared, _) in workers.iter().take(at).rev() {
-                    self.tell_groups(GroupInput::Remove(NodeId::Member(shared.id())), cx);
+                    self.handle_group_input(GroupInput::Remove(NodeId::Member(shared.id())), cx);
                 }
                 return Err(error);
             }
         }
         for (shared, _) in workers {
-            self.tell_groups(GroupInput::Start(NodeId::Member(shared.id())), cx);
+            self.handle_group_input(GroupInput::Start(NodeId::Member(shared.id())), cx);
         }
         Ok(())
     }
 
     /// What reports the first start of the first of them, where that is under way.
     pub(crate) fn await_start(&mut self, workers: &NewMembers) -> Option<FirstStartResult> {
-        let first = workers.first().and_then(|(shared, _)| self.kept.get_mut(&shared.id()));
-        let kept = first.filter(|kept| kept.standing == Standing::SpawnQueue)?;
+        let first = workers.first().and_then(|(shared, _)| self.workers.get_mut(&shared.id()));
+        let record = first.filter(|record| record.phase == WorkerPhase::Spawning)?;
         let (answer, started) = crossbeam_channel::bounded(1);
-        kept.first_start = Some(answer);
+        record.first_start = Some(answer);
         Some(started)
     }
 
@@ -80,7 +80,7 @@ impl Supervision {
             }
         }
         let seed = next_seed(&mut self.seed, shared.id());
-        self.kept.insert(shared.id(), Kept::member(shared, spec, seed));
+        self.workers.insert(shared.id(), WorkerRecord::member(shared, spec, seed));
         cx.sink.trace.meet(shared);
         Ok(())
     }
@@ -112,17 +112,17 @@ impl Supervision {
         error: SpawnError,
         cx: &mut Context<'_>,
     ) -> Option<SpawnError> {
-        let Some(kept) = self.kept.get_mut(&worker) else { return Some(error) };
-        let Some(answer) = kept.first_start.take() else { return Some(error) };
+        let Some(record) = self.workers.get_mut(&worker) else { return Some(error) };
+        let Some(answer) = record.first_start.take() else { return Some(error) };
         if let Err(SendError(answer)) = answer.send(Err(GroupError::SpawnFailed(Box::new(error)))) {
             return match answer {
                 Err(GroupError::SpawnFailed(error)) => Some(*error),
                 Ok(()) | Err(_) => None,
             };
         }
-        if kept.is_member {
-            kept.standing = Standing::Rests;
-            self.tell_groups(GroupInput::Remove(NodeId::Member(worker)), cx);
+        if record.is_member {
+            record.phase = WorkerPhase::Stopped;
+            self.handle_group_input(GroupInput::Remove(NodeId::Member(worker)), cx);
         } else {
             self.end(worker, cx);
         }
@@ -138,7 +138,7 @@ impl Supervision {
         let node = NodeId::Member(worker);
         self.check_is_of(group, worker)?;
         self.groups.check_removal(node)?;
-        self.tell_groups(GroupInput::Remove(node), cx);
+        self.handle_group_input(GroupInput::Remove(node), cx);
         Ok(())
     }
 
@@ -154,13 +154,13 @@ impl Supervision {
             let reason = "its group does not run: start the group".into();
             return Err(GroupError::Rejected { reason });
         }
-        let Some(kept) = self.kept.get_mut(&worker) else { return Ok(Vec::new()) };
-        let before =
-            (kept.is_resting || kept.wish == Wish::End).then(|| (Arc::clone(&kept.shared), kept.shared.incarnation()));
+        let Some(record) = self.workers.get_mut(&worker) else { return Ok(Vec::new()) };
+        let before = (record.is_stopped || record.desired == DesiredState::Stop)
+            .then(|| (Arc::clone(&record.shared), record.shared.incarnation()));
         if before.is_some() {
-            kept.begin_anew();
+            record.begin_anew();
         }
-        self.tell_groups(GroupInput::Start(NodeId::Member(id)), cx);
+        self.handle_group_input(GroupInput::Start(NodeId::Member(id)), cx);
         Ok(before.into_iter().collect())
     }
 

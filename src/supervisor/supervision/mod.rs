@@ -18,10 +18,10 @@ use crate::{
     },
     supervisor::{
         events::sink::EventSink,
-        process_trees::Trees,
+        process_trees::ProcessTrees,
         reactor::{Reactor, arena::Key},
         spawner::Spawner,
-        supervision::{shutdown::Shutdown, worker::Kept},
+        supervision::{shutdown::Shutdown, worker::WorkerRecord},
         worker::group::SharedGroup,
     },
 };
@@ -35,7 +35,7 @@ use std::{
 pub(crate) struct Context<'a> {
     pub(crate) reactor: &'a mut Reactor,
     pub(crate) sink: &'a mut EventSink,
-    pub(crate) trees: &'a Trees,
+    pub(crate) trees: &'a ProcessTrees,
     pub(crate) spawner: &'a Arc<Spawner>,
     pub(crate) shutdown: &'a Shutdown,
     /// Requests to stop incarnations, which the event loop passes on.
@@ -46,28 +46,28 @@ pub(crate) struct Context<'a> {
 #[derive(Debug)]
 pub(crate) struct Supervision {
     /// Workers that run, or will run again.
-    pub(crate) kept: HashMap<WorkerId, Kept>,
+    pub(crate) workers: HashMap<WorkerId, WorkerRecord>,
     pub(crate) seed: u64,
     pub(crate) groups: Groups,
     pub(crate) group_handles: HashMap<GroupId, Arc<SharedGroup>>,
     /// Inputs of the groups that are still to be handled.
-    pub(crate) for_groups: VecDeque<transition::GroupInput>,
+    pub(crate) group_inputs: VecDeque<transition::GroupInput>,
     /// The member whose exit was the last.
     pub(crate) cause: WorkerId,
     /// Workers whose restart waits for room in their window.
-    pub(crate) held_back: Vec<WorkerId>,
+    pub(crate) delayed_restarts: Vec<WorkerId>,
 }
 
 impl Supervision {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            kept: HashMap::new(),
+            workers: HashMap::new(),
             seed,
             groups: no_groups(),
             group_handles: HashMap::new(),
-            for_groups: VecDeque::new(),
+            group_inputs: VecDeque::new(),
             cause: WorkerId::SUPERVISOR,
-            held_back: Vec::new(),
+            delayed_restarts: Vec::new(),
         }
     }
 }

@@ -21,27 +21,27 @@ use std::{
 
 /// What its user wants of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wish {
+pub(crate) enum DesiredState {
     /// What the policy says.
-    Policy,
+    Run,
     /// To begin anew.
-    Again,
+    Restart,
     /// To end.
-    End,
+    Stop,
 }
 
 /// Where it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
-    Lives(Key),
+pub(crate) enum WorkerPhase {
+    Running(Key),
     /// It is started again then, unless that has changed.
-    Waits(Instant),
+    Backoff(Instant),
     /// It is started as soon as its last process has ended, which SIGKILL has not ended in time.
-    Held,
+    Blocked,
     /// The spawner has it.
-    SpawnQueue,
+    Spawning,
     /// A member of a group that is not to run just now.
-    Rests,
+    Stopped,
 }
 
 /// The restarts of one worker.
@@ -62,18 +62,18 @@ impl Restarts {
 }
 
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct WorkerRecord {
     pub(crate) shared: Arc<SharedWorker>,
     pub(crate) spec: SharedSpec,
-    pub(crate) standing: Standing,
-    pub(crate) wish: Wish,
+    pub(crate) phase: WorkerPhase,
+    pub(crate) desired: DesiredState,
     pub(crate) restarts: Restarts,
     /// How its last incarnation ended, and when.
     pub(crate) last: Option<(Arc<Exit>, Instant)>,
     /// Its group says when it starts.
     pub(crate) is_member: bool,
     /// It is told to have ended, until its group wants it again.
-    pub(crate) is_resting: bool,
+    pub(crate) is_stopped: bool,
     /// Its group's end has had its time while it was being started.
     pub(crate) is_overdue: bool,
     /// It gave up, and the group around its group may start it again all the same.
@@ -82,17 +82,17 @@ pub(crate) struct Kept {
     pub(crate) first_start: Option<Sender<Result<(), GroupError>>>,
 }
 
-impl Kept {
-    pub(crate) fn new(shared: &Arc<SharedWorker>, spec: &SharedSpec, standing: Standing, seed: u64) -> Self {
+impl WorkerRecord {
+    pub(crate) fn new(shared: &Arc<SharedWorker>, spec: &SharedSpec, phase: WorkerPhase, seed: u64) -> Self {
         Self {
             shared: Arc::clone(shared),
             spec: Arc::clone(spec),
-            standing,
-            wish: Wish::Policy,
+            phase,
+            desired: DesiredState::Run,
             restarts: Restarts::new(RestartHistory::new(spec.restart.clone(), seed)),
             last: None,
             is_member: false,
-            is_resting: false,
+            is_stopped: false,
             is_overdue: false,
             gave_up: None,
             first_start: None,
@@ -102,7 +102,7 @@ impl Kept {
     /// A member of a group, not started yet.
     pub(crate) fn member(shared: &Arc<SharedWorker>, spec: &SharedSpec, seed: u64) -> Self {
         let restarts = Restarts::new(RestartHistory::of_member(spec.restart.clone(), seed));
-        Self { is_member: true, restarts, ..Self::new(shared, spec, Standing::Rests, seed) }
+        Self { is_member: true, restarts, ..Self::new(shared, spec, WorkerPhase::Stopped, seed) }
     }
 
     /// A user starts it: nothing that was counts any more.
@@ -130,19 +130,19 @@ impl Kept {
     }
 
     pub(crate) fn place(&self) -> Option<Key> {
-        match self.standing {
-            Standing::Lives(place) => Some(place),
-            Standing::Waits(_) | Standing::Held | Standing::SpawnQueue | Standing::Rests => None,
+        match self.phase {
+            WorkerPhase::Running(place) => Some(place),
+            WorkerPhase::Backoff(_) | WorkerPhase::Blocked | WorkerPhase::Spawning | WorkerPhase::Stopped => None,
         }
     }
 
     /// What becomes of it now that an incarnation has ended, or could not begin.
     pub(crate) fn decide(&mut self, cause: RunEnd, now: Instant) -> RestartDecision {
-        match self.wish {
-            Wish::Policy => self.restarts.history.decide(cause, now),
-            Wish::End => RestartDecision::Finish,
-            Wish::Again => {
-                self.wish = Wish::Policy;
+        match self.desired {
+            DesiredState::Run => self.restarts.history.decide(cause, now),
+            DesiredState::Stop => RestartDecision::Finish,
+            DesiredState::Restart => {
+                self.desired = DesiredState::Run;
                 RestartDecision::Restart { after: Duration::ZERO }
             }
         }
