@@ -171,151 +171,138 @@ impl Lifecycle {
     }
 
     pub(crate) fn handle(&mut self, input: LifecycleInput, now: Instant) -> Vec<LifecycleOutput> {
+        use LifecycleInput as Input;
+        use LifecycleState as State;
         match (self.state, input) {
-            (
-                LifecycleState::Running
-                | LifecycleState::Stopping { .. }
-                | LifecycleState::GroupStopping { .. }
-                | LifecycleState::Killed,
-                LifecycleInput::StreamEnded(stream),
-            ) => {
-                set(&mut self.open, stream, false);
-                Vec::new()
-            }
-            (LifecycleState::Draining { .. }, LifecycleInput::StreamEnded(stream)) => {
-                set(&mut self.open, stream, false);
-                self.reap_when_drained()
-            }
-            (LifecycleState::Stopping { stage, until }, LifecycleInput::ProcessExited) => {
-                self.state = LifecycleState::GroupStopping { stage, until };
+            (_, Input::StreamEnded(stream)) => self.stream_ended(stream),
+            (State::Stopping { stage, until }, Input::ProcessExited) => {
+                self.state = State::GroupStopping { stage, until };
                 vec![LifecycleOutput::WaitForProcessGroup]
             }
-            (LifecycleState::Running | LifecycleState::Killed, LifecycleInput::ProcessExited)
-            | (LifecycleState::GroupStopping { .. }, LifecycleInput::ProcessGroupEnded) => self.drain(now),
-            (LifecycleState::Reaping { pause }, LifecycleInput::StatusUnavailable) => {
+            (State::Running | State::Killed, Input::ProcessExited)
+            | (State::GroupStopping { .. }, Input::ProcessGroupEnded) => self.drain(now),
+            (State::Reaping { pause }, Input::StatusUnavailable) => {
                 let retry_at = Deadline::after(now, pause);
-                self.state = LifecycleState::AwaitingStatus { retry_at, pause: (pause * 2).min(LAST_STATUS_RETRY) };
+                self.state = State::AwaitingStatus { retry_at, pause: (pause * 2).min(LAST_STATUS_RETRY) };
                 Vec::new()
             }
-            (_, LifecycleInput::Stop(request)) => self.handle_stop(request, now),
-            (
-                LifecycleState::Stopping { stage, until } | LifecycleState::GroupStopping { stage, until },
-                LifecycleInput::Timeout,
-            ) if until.is_due(now) => self.begin_stage(stage + 1, now),
-            (LifecycleState::Running | LifecycleState::Stopping { .. }, LifecycleInput::WatchFailed) => self.kill(now),
-            (LifecycleState::Killed | LifecycleState::AwaitingStatus { .. }, LifecycleInput::Timeout)
-                if self.unkillable_at.is_due(now) =>
+            (_, Input::Stop(request)) => self.handle_stop(request, now),
+            (State::Stopping { stage, until } | State::GroupStopping { stage, until }, Input::Timeout)
+                if until.is_due(now) =>
             {
-                self.state = LifecycleState::Ended;
+                self.begin_stage(stage + 1, now)
+            }
+            (State::Running | State::Stopping { .. }, Input::WatchFailed) => self.kill(now),
+            (State::Killed | State::AwaitingStatus { .. }, Input::Timeout) if self.unkillable_at.is_due(now) => {
+                self.state = State::Ended;
                 vec![LifecycleOutput::ReportUnkillable]
             }
-            (LifecycleState::AwaitingStatus { retry_at, pause }, LifecycleInput::Timeout) if retry_at.is_due(now) => {
-                self.state = LifecycleState::Reaping { pause };
+            (State::AwaitingStatus { retry_at, pause }, Input::Timeout) if retry_at.is_due(now) => {
+                self.state = State::Reaping { pause };
                 vec![LifecycleOutput::Reap]
             }
-            (LifecycleState::Draining { until }, LifecycleInput::Timeout) if until.is_due(now) => self.close_leaked(),
+            (State::Draining { until }, Input::Timeout) if until.is_due(now) => self.close_leaked(),
             // Early timeouts, repeated inputs, and inputs after the end.
             (
-                LifecycleState::Running
-                | LifecycleState::Stopping { .. }
-                | LifecycleState::GroupStopping { .. }
-                | LifecycleState::Killed
-                | LifecycleState::AwaitingStatus { .. },
-                LifecycleInput::Timeout | LifecycleInput::StatusUnavailable,
+                State::Running
+                | State::Stopping { .. }
+                | State::GroupStopping { .. }
+                | State::Killed
+                | State::AwaitingStatus { .. },
+                Input::Timeout | Input::StatusUnavailable,
             )
             | (
-                LifecycleState::Running
-                | LifecycleState::Stopping { .. }
-                | LifecycleState::Killed
-                | LifecycleState::Draining { .. }
-                | LifecycleState::Reaping { .. }
-                | LifecycleState::AwaitingStatus { .. }
-                | LifecycleState::Ended,
-                LifecycleInput::ProcessGroupEnded,
+                State::Running
+                | State::Stopping { .. }
+                | State::Killed
+                | State::Draining { .. }
+                | State::Reaping { .. }
+                | State::AwaitingStatus { .. }
+                | State::Ended,
+                Input::ProcessGroupEnded,
             )
-            | (LifecycleState::GroupStopping { .. }, LifecycleInput::ProcessExited | LifecycleInput::WatchFailed)
-            | (LifecycleState::Killed, LifecycleInput::WatchFailed)
+            | (State::GroupStopping { .. }, Input::ProcessExited)
+            | (State::GroupStopping { .. } | State::Killed, Input::WatchFailed)
             | (
-                LifecycleState::Draining { .. },
-                LifecycleInput::ProcessExited
-                | LifecycleInput::Timeout
-                | LifecycleInput::StatusUnavailable
-                | LifecycleInput::WatchFailed,
+                State::Draining { .. } | State::Ended,
+                Input::ProcessExited | Input::Timeout | Input::StatusUnavailable | Input::WatchFailed,
             )
-            | (LifecycleState::Reaping { .. }, LifecycleInput::Timeout)
-            | (
-                LifecycleState::Reaping { .. } | LifecycleState::AwaitingStatus { .. },
-                LifecycleInput::StreamEnded(_) | LifecycleInput::ProcessExited | LifecycleInput::WatchFailed,
-            )
-            | (
-                LifecycleState::Ended,
-                LifecycleInput::StreamEnded(_)
-                | LifecycleInput::ProcessExited
-                | LifecycleInput::StatusUnavailable
-                | LifecycleInput::WatchFailed
-                | LifecycleInput::Timeout,
-            ) => Vec::new(),
+            | (State::Reaping { .. }, Input::Timeout)
+            | (State::Reaping { .. } | State::AwaitingStatus { .. }, Input::ProcessExited | Input::WatchFailed) => {
+                Vec::new()
+            }
+        }
+    }
+
+    fn stream_ended(&mut self, stream: StreamId) -> Vec<LifecycleOutput> {
+        set(&mut self.open, stream, false);
+        match self.state {
+            LifecycleState::Draining { .. } => self.reap_when_drained(),
+            LifecycleState::Running
+            | LifecycleState::Stopping { .. }
+            | LifecycleState::GroupStopping { .. }
+            | LifecycleState::Killed
+            | LifecycleState::Reaping { .. }
+            | LifecycleState::AwaitingStatus { .. }
+            | LifecycleState::Ended => Vec::new(),
         }
     }
 
     fn handle_stop(&mut self, request: StopRequest, now: Instant) -> Vec<LifecycleOutput> {
+        use LifecycleState as State;
         match (self.state, request) {
-            (LifecycleState::Running, StopRequest::Advance) => self.begin_stage(0, now),
-            (LifecycleState::Running, StopRequest::Within(time)) => {
+            (State::Running, StopRequest::Advance) => self.begin_stage(0, now),
+            (State::Running, StopRequest::Within(time)) => {
                 self.kill_at = Deadline::after(now, time);
                 self.begin_stage(0, now)
             }
-            (LifecycleState::Stopping { stage, until }, StopRequest::Within(time)) => {
+            (State::Stopping { stage, until }, StopRequest::Within(time)) => {
                 self.kill_at = self.kill_at.or(Deadline::after(now, time));
-                self.state = LifecycleState::Stopping { stage, until: until.or(self.kill_at) };
+                self.state = State::Stopping { stage, until: until.or(self.kill_at) };
                 Vec::new()
             }
-            (LifecycleState::GroupStopping { stage, until }, StopRequest::Within(time)) => {
+            (State::GroupStopping { stage, until }, StopRequest::Within(time)) => {
                 self.kill_at = self.kill_at.or(Deadline::after(now, time));
-                self.state = LifecycleState::GroupStopping { stage, until: until.or(self.kill_at) };
+                self.state = State::GroupStopping { stage, until: until.or(self.kill_at) };
                 Vec::new()
             }
             (
-                LifecycleState::Stopping { stage, .. } | LifecycleState::GroupStopping { stage, .. },
+                State::Stopping { stage, .. } | State::GroupStopping { stage, .. },
                 StopRequest::Advance | StopRequest::StageEmpty,
             ) => self.begin_stage(stage + 1, now),
-            (LifecycleState::Stopping { stage, until }, StopRequest::Extend(time)) => {
+            (State::Stopping { stage, until }, StopRequest::Extend(time)) => {
                 let time = time.min(self.extension);
                 self.extension -= time;
                 self.unkillable_at = self.unkillable_at.later(time);
-                self.state = LifecycleState::Stopping { stage, until: until.later(time).or(self.kill_at) };
+                self.state = State::Stopping { stage, until: until.later(time).or(self.kill_at) };
                 Vec::new()
             }
-            (LifecycleState::Draining { until }, StopRequest::Advance) => {
-                self.state = LifecycleState::Draining {
+            (State::Draining { until }, StopRequest::Advance) => {
+                self.state = State::Draining {
                     until: until.or(self.set_unkillable_after(Deadline::after(now, self.total_grace_period()))),
                 };
                 Vec::new()
             }
-            (LifecycleState::Draining { until }, StopRequest::Within(time)) => {
-                self.state =
-                    LifecycleState::Draining { until: until.or(self.set_unkillable_after(Deadline::after(now, time))) };
+            (State::Draining { until }, StopRequest::Within(time)) => {
+                self.state = State::Draining { until: until.or(self.set_unkillable_after(Deadline::after(now, time))) };
                 Vec::new()
             }
-            (LifecycleState::AwaitingStatus { .. }, StopRequest::Advance | StopRequest::Within(_)) => {
+            (State::AwaitingStatus { .. }, StopRequest::Advance | StopRequest::Within(_)) => {
                 self.unkillable_at = self.unkillable_at.or(Deadline::after(now, self.timeouts.kill_timeout));
                 Vec::new()
             }
             // Nothing is left to speed up.
-            (
-                LifecycleState::Killed | LifecycleState::Reaping { .. } | LifecycleState::Ended,
-                StopRequest::Advance | StopRequest::Within(_),
-            )
+            (State::Killed | State::Reaping { .. } | State::Ended, StopRequest::Advance | StopRequest::Within(_))
             | (
-                LifecycleState::Running
-                | LifecycleState::Killed
-                | LifecycleState::Draining { .. }
-                | LifecycleState::Reaping { .. }
-                | LifecycleState::AwaitingStatus { .. }
-                | LifecycleState::Ended,
+                State::Running
+                | State::Killed
+                | State::Draining { .. }
+                | State::Reaping { .. }
+                | State::AwaitingStatus { .. }
+                | State::Ended,
                 StopRequest::StageEmpty | StopRequest::Extend(_),
             )
-            | (LifecycleState::GroupStopping { .. }, StopRequest::Extend(_)) => Vec::new(),
+            | (State::GroupStopping { .. }, StopRequest::Extend(_)) => Vec::new(),
         }
     }
 
