@@ -87,7 +87,7 @@ fn p12_worker_of_other_user_connects_only_if_its_spec_allows() {
         EventKind::ControlDisconnected(why) if event.worker == hidden.id() => Some(why),
         _ => None,
     });
-    assert_eq!(why, DisconnectReason::OtherUser { uid: 65501 }, "it lives, or was refused and has ended");
+    assert_eq!(why, DisconnectReason::OtherUser { uid: 65501 }, "it runs, or was rejected and has exited");
 }
 
 #[test]

@@ -322,7 +322,7 @@ fn s20_child_closing_its_end_ends_the_stream() {
     let mut child = command.spawn().unwrap();
     drop(command);
     assert_eq!(read_to_end(&reader), b"hello");
-    assert!(child.try_wait().unwrap().is_none(), "it waits for its stdin to end");
+    assert!(child.try_wait().unwrap().is_none(), "waits for the end of stdin");
     assert!(exit(child).success());
 }
 

@@ -90,16 +90,16 @@ fn handle_is_claimed_once_until_dropped() {
     let (reader, end) = anonymous::from_child().unwrap();
     let handle = end.handle();
     let claimed = |handle| matches!(PipeWriter::inherit(handle), Err(HandleError::AlreadyClaimed { .. }));
-    assert!(claimed(handle), "a child's end that is held");
+    assert!(claimed(handle), "an existing child end");
     assert_eq!(end.into_handle(), handle);
     let writer = PipeWriter::inherit(handle).unwrap();
-    assert!(claimed(handle), "an end that was claimed");
+    assert!(claimed(handle), "a claimed end");
     assert_eq!(
         PipeWriter::inherit(handle).unwrap_err().to_string(),
         format!("descriptor {handle} is already owned in this process: a handle can be claimed once")
     );
     let descriptor = OwnedFd::from(writer);
-    assert!(claimed(handle), "a descriptor we no longer see");
+    assert!(claimed(handle), "a descriptor outside the library");
     drop(descriptor);
     assert_eq!(read_to_end(&reader), b"");
 }

@@ -168,7 +168,7 @@ fn connect_waits_for_bound_server_to_listen() {
         let start = Instant::now();
         kernel::listen(&bound);
         let connected = client.join().unwrap().unwrap();
-        assert!(connected.duration_since(start) < Duration::from_millis(500), "it looked often at the new file");
+        assert!(connected.duration_since(start) < Duration::from_millis(500), "retried often after the file changed");
     });
 }
 
@@ -188,7 +188,7 @@ fn s42_second_client_of_busy_server_times_out() {
     drop(first);
     meet(&listener, &client);
     assert_eq!(listener.stats().accepted, 2);
-    assert_eq!(listener.stats().vanished, 1, "the one that gave up");
+    assert_eq!(listener.stats().vanished, 1, "the client that timed out");
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn connect_rejects_other_version() {
         other.write_all(b"pipewrt\0\x09\x00\x03\x01\0\0\0\0").unwrap();
         let mut answer = Vec::new();
         other.read_to_end(&mut answer).unwrap();
-        assert_eq!(&answer[..10], b"pipewrt\0\x01\x01", "version 1 says: wrong version");
+        assert_eq!(&answer[..10], b"pipewrt\0\x01\x01", "reply of version 1: wrong version");
         listener.shutdown();
     });
     // A server with another version of the handshake, and one with another protocol.

@@ -131,7 +131,7 @@ fn run_crowd(killers: u64) -> Crowd {
     assert_eq!(counts.refused, 0);
     assert_eq!(listener.instances(), 0);
     drop(listener);
-    assert_eq!(open_descriptors(), before, "no descriptor is left");
+    assert_eq!(open_descriptors(), before, "all descriptors are closed");
     assert_eq!(place.files(), [""; 0]);
     Crowd { accepted: counts.accepted, vanished: counts.vanished, dead }
 }

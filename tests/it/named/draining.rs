@@ -22,7 +22,7 @@ fn s110_wait_drained_returns_after_all_data_is_read() {
             let drained = scope.spawn(|| server.wait_drained(DEADLINE));
             read_exactly(&client, 999);
             if mode == PipeMode::Byte {
-                assert!(matches!(server.wait_drained(A_WHILE), Err(DrainError::TimedOut)), "one byte is left");
+                assert!(matches!(server.wait_drained(A_WHILE), Err(DrainError::TimedOut)), "one byte is unread");
             }
             read_exactly(&client, 1);
             drained.join().unwrap().unwrap();

@@ -77,7 +77,7 @@ fn plain_name_is_in_private_directory() {
     let mut client = start(&["named-client", "plain", "current-user"]);
     assert!(client.line().starts_with("connected"));
     assert_eq!(server.finish(), 0);
-    assert_eq!(client.finish(), 0, "at the end of its stream");
+    assert_eq!(client.finish(), 0, "its stream ended");
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
 
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o770)).unwrap();

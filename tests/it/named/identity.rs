@@ -242,7 +242,7 @@ fn s99_peer_reports_ids_of_other_user() {
     let peer = stream.peer().unwrap();
     assert_eq!((peer.uid(), peer.gid(), peer.groups()), (OTHER_USER, OTHER_USER, &[OTHER_GROUP][..]));
     assert_eq!(peer.pid(), Some(client.child.id()));
-    assert_eq!(peer.user_name().unwrap(), None, "it has no name");
+    assert_eq!(peer.user_name().unwrap(), None, "the user has no name");
 }
 
 #[test]
@@ -301,8 +301,8 @@ fn s101_only_the_closure_runs_with_ids_of_client() {
             format!("CapAmb: {none}"),
         ]
     );
-    assert!(inside.1, "the host's other threads are root still");
-    assert_eq!(inside.2, 0, "or the client could trace the thread, and own the server");
+    assert!(inside.1, "other threads are still root");
+    assert_eq!(inside.2, 0, "otherwise the client could trace the thread");
     let after = (own_status("Uid"), own_status("Gid"), own_status("Groups"), own_status("CapEff"), kernel::dumpable());
     assert_eq!(before, after);
 }
@@ -334,7 +334,7 @@ fn s101_closure_opens_files_of_client_only() {
     assert_eq!(read(&roots_group).unwrap_err().kind(), ErrorKind::PermissionDenied, "not by root's group either");
     let shell = stream.run_as_client(|| Command::new("sh").args(["-c", "id -u; id -G"]).output()).unwrap().unwrap();
     assert_eq!(String::from_utf8(shell.stdout).unwrap(), format!("{OTHER_USER}\n{OTHER_USER} {OTHER_GROUP}\n"));
-    assert!(fs::read_to_string(&roots).is_ok(), "we are root as before");
+    assert!(fs::read_to_string(&roots).is_ok(), "this thread is still root");
 }
 
 #[test]
@@ -360,7 +360,7 @@ fn closure_returns_results_and_panics_without_privilege_for_equal_ids() {
     let borrowed = String::from("borrowed");
     assert_eq!(server.run_as_client(|| borrowed.len()).unwrap(), 8);
     let name = server.run_as_client(|| thread::current().name().map(str::to_owned)).unwrap();
-    assert_ne!(name.as_deref(), thread::current().name(), "a thread of its own");
+    assert_ne!(name.as_deref(), thread::current().name(), "runs on another thread");
     let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| server.run_as_client(|| panic!("inside"))));
     assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"inside"));
 }

@@ -206,7 +206,7 @@ fn disconnected_clients_do_not_end_accept() {
     for _ in 0..5 {
         assert_eq!(listener.accept_timeout(DEADLINE).unwrap().read(&mut [0]).unwrap(), 0);
     }
-    assert_eq!(byte(&listener.accept_timeout(DEADLINE).unwrap()), 9, "what it said before it went");
+    assert_eq!(byte(&listener.accept_timeout(DEADLINE).unwrap()), 9, "data sent before it disconnected");
 
     let (listening, connecting) = with_handshake();
     let listener = listening.listen(&place.name("shaking")).unwrap();
@@ -302,7 +302,7 @@ fn s67_ends_have_one_direction() {
 fn s67_peer_detects_missing_direction_without_handshake() {
     let Pair { client, server, .. } =
         Pair::with(&ListenerOptions::new().direction(Direction::In), &ConnectOptions::new());
-    assert_eq!(client.read_timeout(&mut [0], DEADLINE).unwrap(), 0, "nothing can ever come");
+    assert_eq!(client.read_timeout(&mut [0], DEADLINE).unwrap(), 0, "no data can arrive");
     put(&client, 1);
     drop(server);
     let Pair { mut client, server, .. } =

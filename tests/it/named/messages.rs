@@ -296,7 +296,7 @@ fn streams_sharing_a_socket_never_mix_up_messages() {
         }
         drop(client);
         let all: usize = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
-        assert_eq!(all, ROUNDS, "each is reported once");
+        assert_eq!(all, ROUNDS, "each message is reported once");
     });
 }
 

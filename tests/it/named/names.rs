@@ -50,7 +50,7 @@ fn p12_bind_to_name_in_use_does_not_reach_its_server() {
     let server = UnixListener::bind(place.path("one")).unwrap();
     server.set_nonblocking(true).unwrap();
     assert!(matches!(Listener::bind(&place.name("one")), Err(ListenError::InUse { .. })));
-    assert_eq!(server.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "a server of one client is spent");
+    assert_eq!(server.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "a server for one client would be used up");
 }
 
 #[test]
