@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn p13_delays_double_up_to_the_cap_and_reset_after_a_stable_time() {
+    fn p13_delays_double_up_to_the_maximum_and_reset() {
         let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(4)).jitter(0.0);
         let policy = RestartPolicy::from(Restart::Always).backoff(backoff).intensity(RestartIntensity::unlimited());
         let mut restarts = RestartHistory::new(policy, 1);
