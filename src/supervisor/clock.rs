@@ -1,13 +1,13 @@
-//! The loop's clock: it stands still while the whole program is stopped by its user, and with it every deadline.
+//! The clock of the event loop. It stops while the user has stopped the whole program, and with it every deadline.
 
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
-    /// How long it stood still so far.
+    /// The time for which it has been stopped so far.
     behind: Duration,
     stopped_at: Option<Instant>,
-    /// What it read when the loop looked last.
+    /// The time at the last check of the loop.
     last: Option<Instant>,
 }
 
@@ -27,8 +27,8 @@ impl Clock {
         }
     }
 
-    /// The loop looks; its earliest timer was `due`. Gives the time in which the process was not run, which the clock leaves out: no
-    /// deadline comes nearer by it.
+    /// Checks the clock; the earliest timer of the loop was `due`. Returns the time in which the process was not scheduled, which the clock
+    /// leaves out, so that no deadline comes nearer by it.
     pub(crate) fn look(&mut self, due: Option<Instant>) -> Option<Duration> {
         let now = self.now();
         let last = self.last.replace(now)?;
@@ -44,17 +44,16 @@ impl Clock {
     }
 }
 
-/// When the loop wakes so much later than its earliest timer, the process was not run: it was suspended, by SIGSTOP, by a frozen cgroup or by
-/// a sleeping machine, or it got no processor.
+/// If the loop wakes this much later than its earliest timer, the process was not scheduled: it was suspended by SIGSTOP, by a frozen
+/// cgroup or a sleeping machine, or it got no processor.
 const LATE: Duration = Duration::from_secs(1);
-/// How much of the time before a deadline is given again at most where the process was suspended just before it.
+/// The most time before a deadline that is granted again after a suspension just before it.
 const REST: Duration = Duration::from_secs(1);
 
-/// Which reading the clock goes on from, where the process was not run. `last` is what it read when the loop looked last, `due` is when
-/// its earliest timer was due, and `now` is what it reads.
+/// The time from which the clock continues after a suspension. `last` is the time of the last check, `due` that of the earliest timer, and
+/// `now` the present time.
 ///
-/// From `last` on at the earliest, since the time up to then was used; and not much before `due`, since a loop that has nothing to do looks
-/// rarely.
+/// Not before `last`, since the time until then was used; and not much before `due`, since an idle loop checks rarely.
 fn resumes_from(last: Instant, due: Instant, now: Instant) -> Option<Instant> {
     let expected = due.max(last);
     if now.saturating_duration_since(expected) <= LATE {

@@ -1,4 +1,4 @@
-//! A call that is under way, in the hands of whoever waits for its answer.
+//! Calls that wait for their response.
 
 use crate::{
     deadline::Deadline,
@@ -21,12 +21,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
 
-/// The result of a call, as the caller wants it.
+/// Decodes the result of a call.
 pub(crate) fn decode_result<R: DeserializeOwned>(result: &RawValue) -> Result<R, CallError> {
     decode(result.get()).map_err(|error| CallError::InvalidResult(Box::new(error)))
 }
 
-/// A call that is under way: [`Worker::start_call`](crate::Worker::start_call). Dropping it cancels it.
+/// A call that waits for its response, from [`Worker::start_call`](crate::Worker::start_call). Dropping it cancels it.
 #[must_use = "a call that is dropped is cancelled"]
 pub struct PendingCall {
     pub(crate) connection: Arc<RpcConnection>,
@@ -34,13 +34,13 @@ pub struct PendingCall {
     pub(crate) answer: Receiver<Answer>,
     pub(crate) answered: Sender<Answer>,
     pub(crate) span: CallSpan,
-    /// The process that has begun it.
+    /// The process that has started the call.
     pub(crate) owner: i32,
 }
 
 impl_debug!(PendingCall, |call| { id: call.id });
 
-/// Ends a [`PendingCall`] from another thread.
+/// Cancels a [`PendingCall`] from another thread.
 #[derive(Clone)]
 pub struct CallCanceller {
     answered: Sender<Answer>,
@@ -49,7 +49,7 @@ pub struct CallCanceller {
 impl_debug!(CallCanceller, |cancel| { is_over: cancel.answered.is_full() });
 
 impl CallCanceller {
-    /// Ends the call with [`CallError::Cancelled`], unless it has its answer already; the worker is told.
+    /// Ends the call with [`CallError::Cancelled`], unless it has its response already, and notifies the worker.
     pub fn cancel(&self) {
         drop(self.answered.try_send(Err(CallError::Cancelled)));
     }
@@ -70,13 +70,13 @@ impl RpcConnection {
         let call = self.begin(&mut self.lock(), id);
         let sent = self.send_line(line);
         if sent.is_err() {
-            // Nothing was asked, so there is nothing to take back.
+            // Nothing was sent, so there is nothing to cancel.
             self.lock().endpoint.calls.withdraw(id);
         }
         sent.map(|()| call)
     }
 
-    /// A call that waits for others to read its answer.
+    /// Adds a call whose response the loop reads.
     pub(crate) fn begin(self: &Arc<Self>, state: &mut ConnectionState, id: u64) -> PendingCall {
         let (answered, answer) = crossbeam_channel::bounded(1);
         if let SocketState::Closed(exit) = &state.socket {
@@ -92,17 +92,17 @@ impl RpcConnection {
 
     pub(crate) fn abandon_call(&self, id: u64) {
         let cancellation = self.lock().endpoint.abandon(id);
-        // The worker is told, so that it can stop working on it. If that cannot be sent, its answer will be passed over.
+        // The worker is notified, so that it can stop processing the call. If that cannot be sent, its response is ignored.
         drop(cancellation.map(|line| self.send_line(line)));
     }
 }
 
 impl PendingCall {
-    /// Waits for the result, at most so long.
+    /// Waits up to `timeout` for the result.
     ///
     /// # Errors
     ///
-    /// [`CallError`]: the worker's own error, or why there is no answer.
+    /// [`CallError`]: the error that the worker returns, or why there is no result.
     pub fn wait<R: DeserializeOwned>(mut self, timeout: Duration) -> Result<R, CallError> {
         let result = self.answer_until(Deadline::after_now(timeout)).and_then(|answer| decode_result(&answer));
         self.span.end(result.as_ref().err());
@@ -110,12 +110,12 @@ impl PendingCall {
     }
 
     pub(crate) fn answer_until(&self, deadline: Deadline) -> Answer {
-        // Longer than any clock counts is for ever.
+        // A timeout beyond the range of the clock never expires.
         let left = deadline.remaining().unwrap_or(Duration::MAX);
         self.answer.recv_timeout(left).unwrap_or(Err(CallError::TimedOut))
     }
 
-    /// A way to cancel it from elsewhere.
+    /// Returns a handle that cancels the call from another thread.
     pub fn cancel_handle(&self) -> CallCanceller {
         CallCanceller { answered: self.answered.clone() }
     }
@@ -124,11 +124,11 @@ impl PendingCall {
 impl Drop for PendingCall {
     fn drop(&mut self) {
         if self.owner != own_pid() {
-            // A fork has a copy: its parent still waits for the answer.
+            // A fork of the host has a copy, and its parent still waits for the response.
             return;
         }
         self.span.end(Some(&CallError::Cancelled));
-        // Does nothing once it is answered.
+        // Does nothing after the response.
         self.connection.abandon_call(self.id);
     }
 }

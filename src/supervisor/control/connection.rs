@@ -1,8 +1,8 @@
-//! One worker's control connection, as its parent holds it: calls out, answers back.
+//! The supervisor's side of a worker's control connection: sends calls, receives responses.
 //!
-//! A caller writes its line itself, if nothing waits before it: a call costs no way through the loop. What the socket does not
-//! take waits here, up to a limit, and the loop sends it when the worker has read. The loop reads, unless a caller that waits
-//! for its answer does.
+//! A caller writes its line to the socket itself if nothing is queued, without a detour through the event loop. What the socket does not
+//! take is queued, up to a limit, and the loop sends it when the worker has read. The loop reads, unless a caller that waits for its
+//! response does.
 
 use crate::{
     exit::Exit,
@@ -40,9 +40,9 @@ use std::{
     time::Duration,
 };
 
-/// How many bytes may wait for a worker to read them, before a call gets `QueueFull`.
+/// The most bytes that are queued for a worker before a call returns `QueueFull`.
 pub(crate) const QUEUE_BYTES: usize = 1 << 20;
-/// How many bytes are sent to one worker before others have their turn.
+/// The most bytes that are sent to one worker in one turn of the loop.
 const FLUSH_BYTES: usize = 1 << 20;
 
 /// What a connection reports to the event loop, each with its worker.
@@ -58,11 +58,12 @@ pub(crate) enum ConnectionEvent {
     WatchFailed(WorkerId),
 }
 
-/// A worker's link. It exists from the start of the worker; what is sent before the worker has connected waits.
+/// The control connection of one incarnation. It exists from the start of the process; what is sent before the worker has connected is
+/// queued.
 #[derive(Debug)]
 pub(crate) struct RpcConnection {
     state: Mutex<ConnectionState>,
-    /// A caller has given the reading back to a loop that waits for it.
+    /// Notified when a caller has returned its read lease to a loop that waits for it.
     pub(crate) lease_returned: Condvar,
     pub(crate) events: Arc<dyn Report<ConnectionEvent>>,
     pub(crate) worker: WorkerId,
@@ -78,13 +79,13 @@ pub(crate) struct ConnectionState {
     pub(crate) is_revoked: bool,
     pub(crate) burst: CallBurst,
     wants_writes: bool,
-    /// The kernel was short of memory: the socket is not watched until the loop tries again. It stays readable and writable meanwhile.
+    /// The kernel was short of memory: the socket is not watched until the loop retries, since it stays readable and writable meanwhile.
     is_backing_off: bool,
     events: Arc<dyn Report<ConnectionEvent>>,
     worker: WorkerId,
-    /// What the loop's epoll was told last; nothing where it does not have the socket.
+    /// The interests registered with the loop's epoll; `None` if the socket is not registered.
     watched: Option<Interests>,
-    /// What the socket was told last; zero is for ever.
+    /// The receive timeout of the socket; zero for none.
     receive_timeout: Duration,
 }
 
@@ -92,23 +93,23 @@ pub(crate) struct ConnectionState {
 pub(crate) enum SocketState {
     Awaited,
     Open(Arc<RpcSocket>),
-    /// With how the worker ended, once that is known.
+    /// With the exit of the worker, once that is known.
     Closed(Option<Arc<Exit>>),
 }
 
-/// Who has the reading.
+/// The side that reads the connection.
 #[derive(Debug)]
 pub(crate) enum ReadOwner {
-    /// Whoever wants to read takes it.
+    /// No side reads now; the next reader takes the `FrameReader`.
     Idle(Box<FrameReader>),
-    /// It reads now, or waits for the worker to connect.
+    /// The loop reads now, or waits for the worker to connect.
     Loop,
-    /// It keeps everybody from reading.
+    /// The loop prevents all reading.
     Paused,
     Caller,
 }
 
-/// A worker's socket, and where the loop watches it.
+/// The socket of a worker, and its registration with the loop's epoll.
 #[derive(Debug)]
 pub(crate) struct RpcSocket {
     pub(crate) stream: FdFreeStream,
@@ -155,7 +156,7 @@ impl RpcConnection {
         lock(&self.state)
     }
 
-    /// The worker has connected. The loop has with the reading what came behind its key, and watches the socket next.
+    /// The worker has connected. `frame_reader` holds the bytes received after its key. The loop registers the socket next.
     pub(crate) fn open(&self, socket: &Arc<RpcSocket>, frame_reader: FrameReader) {
         let mut state = self.lock();
         state.socket = SocketState::Open(Arc::clone(socket));
@@ -163,36 +164,36 @@ impl RpcConnection {
         state.flush_or_watch();
     }
 
-    /// Sends what waits, and has the loop told when the socket takes more.
+    /// Sends queued bytes, and requests a report when the socket takes more.
     pub(crate) fn flush(&self) {
         self.lock().flush_or_watch();
     }
 
-    /// The kernel was short of memory for a read of the loop.
+    /// A read of the loop has failed for want of kernel memory: retries after a pause.
     pub(crate) fn back_off(&self) {
         let mut state = self.lock();
         state.back_off();
         state.watch();
     }
 
-    /// That may be over.
+    /// Ends the pause after a shortage of memory.
     pub(crate) fn retry(&self) {
         let mut state = self.lock();
         state.is_backing_off = false;
         state.flush_or_watch();
     }
 
-    /// The loop begins to read. Nothing if a caller reads.
+    /// Takes the `FrameReader` for the loop; `None` while a caller reads.
     pub(crate) fn take_reader(&self) -> Option<Box<FrameReader>> {
         self.lock().take(ReadOwner::Loop)
     }
 
-    /// The loop has read.
+    /// Returns the `FrameReader` after a read of the loop.
     pub(crate) fn return_reader(&self, frame_reader: Box<FrameReader>) {
         self.lock().read_owner = ReadOwner::Idle(frame_reader);
     }
 
-    /// The loop keeps everybody from reading. Nothing if a caller reads.
+    /// Prevents all reading; `None` while a caller reads.
     pub(crate) fn pause(&self) -> Option<Box<FrameReader>> {
         let mut state = self.lock();
         let frame_reader = state.take(ReadOwner::Paused)?;
@@ -200,8 +201,8 @@ impl RpcConnection {
         Some(frame_reader)
     }
 
-    /// Something was reported of a paused connection: it takes what waits for it, or else its other side is gone, which the
-    /// kernel would report for ever.
+    /// Handles a report for a paused connection: the socket takes queued bytes, or the peer has closed it, which the kernel would report
+    /// again and again.
     pub(crate) fn on_paused_event(&self) {
         let mut state = self.lock();
         if state.wants_writes {
@@ -212,8 +213,8 @@ impl RpcConnection {
         }
     }
 
-    /// Has the kernel report to the loop what the connection waits for. Nothing where there is none, or where it waits for nothing: it
-    /// is paused, and was handled by [`on_paused_event`](Self::on_paused_event).
+    /// Registers the socket with the loop's epoll. `None` without a socket, and if there is nothing to wait for: the connection is paused,
+    /// and its report was handled by [`on_paused_event`](Self::on_paused_event).
     pub(crate) fn register(&self) -> Option<io::Result<()>> {
         let mut state = self.lock();
         let SocketState::Open(socket) = &state.socket else { return None };
@@ -229,12 +230,13 @@ impl RpcConnection {
         Some(state.try_watch())
     }
 
-    /// Everybody may read again. The loop watches the connection next.
+    /// Permits reading again. The loop registers the socket next.
     pub(crate) fn resume(&self, frame_reader: Box<FrameReader>) {
         self.lock().read_owner = ReadOwner::Idle(frame_reader);
     }
 
-    /// The worker has ended: a caller that still reads is sent back. It has to do no more than to put down what it has read.
+    /// The worker has exited: interrupts a caller that reads, and waits until it has returned its lease. The caller does nothing else
+    /// before that.
     pub(crate) fn revoke_read_lease(&self) {
         let mut state = self.lock();
         state.is_revoked = true;
@@ -244,11 +246,11 @@ impl RpcConnection {
         }
     }
 
-    /// The worker says nothing any more. Unless it waits for something of ours it hears that we have nothing more to say either: it
-    /// may be waiting for that, as Node does.
+    /// The worker has shut down its side for writing. Shuts down this side too, unless the worker waits for something: the worker may wait
+    /// for that, as Node does.
     pub(crate) fn shutdown_write(&self) {
         let mut state = self.lock();
-        // The loop has taken it out of its epoll.
+        // The loop has removed it from its epoll.
         state.watched = None;
         if let (SocketState::Open(socket), true, true) =
             (&state.socket, state.queue.is_empty(), state.endpoint.requests.is_empty())
@@ -257,7 +259,7 @@ impl RpcConnection {
         }
     }
 
-    /// The connection has ended, or the worker has: every call ends. True if it was not closed before.
+    /// Closes the connection and ends all calls with `exit`. Returns true if it was not closed before.
     pub(crate) fn close(&self, exit: Option<&Arc<Exit>>) -> bool {
         let mut state = self.lock();
         let was_closed = matches!(state.socket, SocketState::Closed(_));
@@ -267,19 +269,19 @@ impl RpcConnection {
         let waiting = state.endpoint.close();
         drop(state);
         for caller in waiting {
-            // A caller that has given up in this moment hears nothing.
+            // Fails for a caller that gives up at this moment.
             drop(caller.try_send(Err(CallError::WorkerExited(exit.cloned()))));
         }
         !was_closed
     }
 
-    /// Applies a message of the worker's. Gives what is for the loop.
+    /// Processes a message of the worker. Returns what is for the loop.
     pub(crate) fn receive(&self, message: RpcMessage) -> Option<Inbound> {
         let received = self.lock().endpoint.receive(message);
         self.finish(received)
     }
 
-    /// Applies a line that was not understood. A caller or the worker may wait for what it was to be.
+    /// Processes an invalid line. A caller or the worker may wait for what it was meant to be.
     pub(crate) fn receive_error(&self, error: &FrameError) {
         let received = self.lock().endpoint.receive_error(error);
         self.finish(received);
@@ -287,9 +289,9 @@ impl RpcConnection {
 
     fn finish(&self, received: Received<Sender<Answer>>) -> Option<Inbound> {
         match received {
-            // It may have been cancelled in this moment.
+            // Fails for a call that is cancelled at this moment.
             Received::Answer(caller, answer) => drop(caller.try_send(answer)),
-            // Where there is no room for it, this is the end of the connection.
+            // If the queue is full, the connection ends.
             Received::Reply(line) => drop(self.send_reply(line)),
             Received::Forward(inbound) => return Some(inbound),
             Received::Done => {}
@@ -297,13 +299,12 @@ impl RpcConnection {
         None
     }
 
-    /// Whether no call is open but that of the caller that reads.
+    /// Whether the only open call is that of the caller that reads.
     pub(crate) fn is_only_caller(&self) -> bool {
         self.lock().endpoint.calls.is_empty()
     }
 
-    /// Asks the worker for a sign of life. Whether something has come back is told by
-    /// [`take_activity`](Self::take_activity).
+    /// Sends a ping. [`take_activity`](Self::take_activity) says whether something was received since.
     pub(crate) fn ping(&self) {
         let id = {
             let mut state = self.lock();
@@ -311,26 +312,26 @@ impl RpcConnection {
             state.endpoint.calls.expect_ignored(id);
             id
         };
-        // Where that cannot be sent nothing comes back, and that is what is watched for.
+        // If the ping cannot be sent nothing is received, which the watchdog notices.
         drop(encode::request(id, PING, &()).map_err(CallError::Encode).and_then(|line| self.send_line(line)));
     }
 
-    /// How many bytes wait for the worker to read.
+    /// The number of bytes queued for the worker.
     pub(crate) fn queued(&self) -> usize {
         self.lock().queue.len()
     }
 
-    /// Something was read.
+    /// Records that something was received.
     pub(crate) fn record_activity(&self) {
         self.was_active.store(true, Ordering::Relaxed);
     }
 
-    /// Whether something was read since this was asked last, by whomever.
+    /// Whether something was received since the last call, by the loop or a caller.
     pub(crate) fn take_activity(&self) -> bool {
         self.was_active.swap(false, Ordering::Relaxed)
     }
 
-    /// Tells a connected worker something that has no parameters. False if that cannot be sent.
+    /// Sends a notification without parameters. Returns false if the worker is not connected or the notification cannot be sent.
     pub(crate) fn notify_without_params(&self, method: &str) -> bool {
         let is_open = matches!(self.lock().socket, SocketState::Open(_));
         is_open && self.notify(method, &()).is_ok()
@@ -361,14 +362,14 @@ impl ConnectionState {
         self.watch();
     }
 
-    /// Has the loop try again after a pause.
+    /// Makes the loop retry after a pause.
     fn back_off(&mut self) {
         if !mem::replace(&mut self.is_backing_off, true) {
             self.events.report(ConnectionEvent::OutOfMemory(self.worker));
         }
     }
 
-    /// Has the loop told of what is to be told. Where the kernel refuses that, the loop asks again by timer.
+    /// Updates the interests registered with epoll. If the kernel refuses, the loop retries by timer.
     pub(crate) fn watch(&mut self) {
         if self.try_watch().is_err() {
             self.events.report(ConnectionEvent::WatchFailed(self.worker));
@@ -388,23 +389,23 @@ impl ConnectionState {
         Ok(())
     }
 
-    /// A caller that waits in a read gets what is there, and then the end.
+    /// Interrupts a caller that waits in a read: it receives what has arrived, and then the end of the stream.
     fn wake_reader(&self) {
         if let (SocketState::Open(socket), true) = (&self.socket, self.is_leased()) {
-            // Fails only when the other side is gone, and then nobody waits.
+            // Fails only if the peer has closed the connection, and then no caller waits.
             drop(socket::shutdown(socket.as_fd(), Shutdown::Read));
         }
     }
 
     pub(crate) fn set_receive_timeout(&mut self, socket: &RpcSocket, timeout: Duration) {
-        // The kernel counts in microseconds, and takes 0 for ever. A year is ever enough, and fits.
+        // The kernel counts in microseconds, and takes 0 for no timeout. A year fits and is long enough.
         let timeout = timeout.clamp(Duration::from_micros(1), Duration::from_secs(365 * 24 * 3600));
         if timeout != self.receive_timeout && socket::set_receive_timeout(socket.as_fd(), timeout).is_ok() {
             self.receive_timeout = timeout;
         }
     }
 
-    /// Sends a line before which nothing waits. An error has sent nothing of it.
+    /// Sends a line while nothing is queued. On an error nothing of it was sent.
     pub(crate) fn send(&mut self, line: Vec<u8>) -> io::Result<()> {
         let length = line.len();
         self.queue = line.into();
@@ -414,14 +415,14 @@ impl ConnectionState {
                 self.queue = SendQueue::default();
                 return Err(error);
             }
-            // Begun, it has to be ended.
+            // A line that was sent in part has to be completed.
             Err(_) => self.wants_writes = true,
         }
         self.watch();
         Ok(())
     }
 
-    /// Sends as much as the socket takes. True if nothing is left that could be sent now.
+    /// Sends as much as the socket takes. Returns true if nothing more can be sent now.
     fn flush(&mut self) -> io::Result<bool> {
         let SocketState::Open(socket) = &self.socket else { return Ok(true) };
         let mut share = FLUSH_BYTES;
@@ -439,7 +440,7 @@ impl ConnectionState {
                     return Ok(false);
                 }
                 Err(error) if is_transient(&error) => return Ok(false),
-                // Nobody will read it. The loop reads what the worker said last, and then its end.
+                // The peer has closed the connection. The loop reads the rest, and then the end.
                 Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                     self.queue = SendQueue::default();
                 }

@@ -1,4 +1,4 @@
-//! A caller that reads for itself: it takes the reading, and the loop does not hear of its answer.
+//! Calls whose caller reads the response itself, without the event loop.
 
 use crate::{
     deadline::Deadline,
@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use std::{io, sync::Arc, time::Duration};
 
-/// The reading, in the hands of a caller. It comes back whatever the caller comes to: the loop may be waiting for it.
+/// The right to read a connection, held by a caller. It is returned in any case, since the loop may wait for it.
 struct ReadLease<'a> {
     connection: &'a RpcConnection,
     leased: Option<LeasedReader>,
@@ -34,7 +34,7 @@ struct LeasedReader {
 }
 
 impl RpcConnection {
-    /// Asks, and waits for the answer. Where nobody else reads, the caller does.
+    /// Sends a call and waits for its response. The caller reads it if no other side does.
     pub(crate) fn ask<P: Serialize + ?Sized>(
         self: &Arc<Self>,
         method: &str,
@@ -54,7 +54,7 @@ impl RpcConnection {
         call.answer_until(deadline)
     }
 
-    /// The loop's turn in a burst: true while it goes on.
+    /// Checks whether a burst of calls continues.
     pub(crate) fn goes_on_calling(&self) -> bool {
         let mut state = self.lock();
         let goes_on = state.burst.check();
@@ -62,10 +62,9 @@ impl RpcConnection {
         goes_on
     }
 
-    /// Sends a line and takes the reading, so that the loop never hears of the answer; gives the line back, unsent, if somebody
-    /// else reads.
+    /// Sends a line and takes the read lease. Returns the line, unsent, if another side reads.
     fn lease_reader(&self, line: Vec<u8>, timeout: Duration) -> Result<Result<ReadLease<'_>, Vec<u8>>, CallError> {
-        // Dropped after the lock, which it takes.
+        // Dropped after the lock guard, since its drop takes the lock.
         let mut lease = ReadLease { connection: self, leased: None };
         let mut state = self.lock();
         let SocketState::Open(socket) = &state.socket else { return Ok(Err(line)) };
@@ -87,7 +86,7 @@ impl RpcConnection {
         sent.map(|()| Ok(lease)).map_err(CallError::Io)
     }
 
-    /// Reads until the answer to this call has come; or something for the loop, or the end, and then goes on as a [`PendingCall`].
+    /// Reads until the response has arrived. If something for the loop or the end arrives first, continues as a [`PendingCall`].
     #[cfg_attr(
         feature = "tracing",
         expect(clippy::result_large_err, reason = "a call that goes on is no error, and is moved once")
@@ -131,11 +130,11 @@ impl RpcConnection {
                     });
                 }
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                // The end of the connection is for others to tell.
+                // The loop handles the end of the connection.
                 Ok(_) | Err(_) => break,
             }
             if answer.is_none() {
-                // Whatever else has come, the kernel counts anew with each read.
+                // The kernel's timeout starts again with each read.
                 match deadline.remaining() {
                     Some(Duration::ZERO) => break,
                     left => self.lock().set_receive_timeout(socket, left.unwrap_or(Duration::MAX)),

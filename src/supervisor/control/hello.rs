@@ -1,4 +1,4 @@
-//! Refused first lines on the control socket: what is reported of them, and how often.
+//! The report of rejected handshakes on the control socket, and its limits.
 
 use crate::text::printable;
 use std::{
@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many refusals are reported, at most, until they are received and [`PERIOD`] is over: any process of the user can cause them.
+/// The most rejections that are reported until they are received and [`PERIOD`] has passed: any process of the user can cause them.
 const REPORTS_MAX: u32 = 8;
 const PERIOD: Duration = Duration::from_secs(10);
-/// How much of a refused line is shown, in bytes.
+/// The most bytes of a rejected line that are reported.
 const EXCERPT_BYTES: usize = 128;
-/// Hexadecimal digits in a row that may be a part of a key.
+/// The number of consecutive hexadecimal digits that may be part of a key.
 const SECRET_DIGITS: usize = 8;
 
 /// Why a connection to the control socket was refused.
@@ -51,7 +51,7 @@ pub(crate) struct RejectedHandshake {
     pub(crate) unreported: u64,
 }
 
-/// What was received, printable, without anything that may be a part of a key.
+/// Returns what was received, printable, without parts of keys.
 pub(crate) fn excerpt(received: &[u8]) -> Box<str> {
     let mut shown = Vec::with_capacity(EXCERPT_BYTES);
     for run in received.chunk_by(|one, other| one.is_ascii_hexdigit() == other.is_ascii_hexdigit()) {
@@ -66,19 +66,19 @@ pub(crate) fn excerpt(received: &[u8]) -> Box<str> {
     printable(&shown).to_string().into()
 }
 
-/// Bounds how many refusals are reported.
+/// Limits the reported rejections.
 #[derive(Debug, Default)]
 pub(crate) struct RejectionLimiter {
     reported: u32,
-    /// When the first of them was, and the number of the event with the last.
+    /// The time of the first of them, and the number of the event of the last.
     since: Option<Instant>,
     last_event: u64,
     unreported: u64,
 }
 
 impl RejectionLimiter {
-    /// A connection is refused, when so many events were received. How many earlier refusals were not reported, if this one is to
-    /// be.
+    /// Counts a rejection, after `received` events were received. If it is to be reported, returns the number of earlier rejections that
+    /// were not.
     pub(crate) fn next(&mut self, now: Instant, received: u64) -> Option<u64> {
         let is_over = self.since.is_none_or(|since| now.saturating_duration_since(since) >= PERIOD);
         if is_over && received >= self.last_event {
@@ -92,7 +92,7 @@ impl RejectionLimiter {
         Some(std::mem::take(&mut self.unreported))
     }
 
-    /// It is reported as the event of this number.
+    /// Records the number of the event that reports it.
     pub(crate) fn reported_as(&mut self, event: u64) {
         self.last_event = event;
     }

@@ -1,28 +1,28 @@
-//! Who reads a control connection: the loop, or a caller that waits for its answer.
+//! The reading side of a control connection, owned by the loop or by a caller that waits for its response.
 //!
-//! An answer that goes through the loop wakes two threads, one after the other; one that its caller reads itself wakes one.
-//! So the reading is a thing that exists once: whoever has it reads, and the loop is not told of what comes meanwhile.
+//! A response that passes through the loop wakes two threads, one after the other; a response that its caller reads wakes one. So the
+//! reading side is a value that exists once: its owner reads, and the loop is not notified of what arrives meanwhile.
 
 use crate::wire::jsonrpc::{
     message::RpcMessage,
     reader::{RpcInput, RpcLine, RpcReader},
 };
 
-/// The most that a caller reads at once.
+/// The most bytes that a caller reads at once.
 const READ_BYTES: usize = 16 << 10;
 
 /// The reading side of a connection.
 #[derive(Debug)]
 pub(crate) struct FrameReader {
     reader: RpcReader,
-    /// What a caller has read that is no answer: the loop tells it before it reads on.
+    /// Messages other than responses that a caller has read: the loop processes them before it reads on.
     pub(crate) pending: Vec<RpcInput>,
-    /// Where a caller reads to; kept for its room.
+    /// The buffer of callers; reused to save allocations.
     scratch: Vec<u8>,
 }
 
 impl FrameReader {
-    /// With the bytes that were read behind the first `position`; no request was sent before them.
+    /// Starts with the bytes that were read after the first `position` bytes; no request was sent before them.
     pub(crate) fn starting_with(max_message_size: usize, said: &[u8], position: u64) -> Self {
         let reader = RpcReader::new(max_message_size).starting_at(position);
         let mut reading = Self { reader, pending: Vec::new(), scratch: Vec::new() };
@@ -48,7 +48,7 @@ impl FrameReader {
         self.scratch = scratch;
     }
 
-    /// Understands what was read, each line with its bytes; no bytes are the end of the connection.
+    /// Decodes what was read, each line with its bytes; no bytes mean the end of the connection.
     pub(crate) fn feed(&mut self, bytes: &[u8], mut receive: impl FnMut(RpcInput, RpcLine<'_>, &mut Vec<RpcInput>)) {
         let Self { reader, pending, scratch: _ } = self;
         reader.read(bytes, |input, line| receive(input, line, pending));

@@ -1,4 +1,4 @@
-//! How lines come into the queue of a connection, and what becomes of those for which there is no room.
+//! Queues lines on a connection, within its limits.
 
 use crate::{
     supervisor::control::connection::{QUEUE_BYTES, RpcConnection, SocketState},
@@ -7,7 +7,7 @@ use crate::{
 };
 use std::{net::Shutdown, os::fd::AsFd};
 
-/// How many bytes may wait beyond [`QUEUE_BYTES`] that are errors in the place of answers that did not fit.
+/// The bytes that may be queued beyond [`QUEUE_BYTES`] by error responses that replace responses that did not fit.
 const ANSWER_BYTES: usize = 1 << 20;
 
 impl RpcSender for RpcConnection {
@@ -22,7 +22,7 @@ impl RpcSender for RpcConnection {
             return Err(CallError::QueueFull { queued });
         }
         if queued > 0 {
-            // What waits already waits for the loop, which knows of it.
+            // The loop is already waiting to send what is queued.
             state.queue.push(&line);
             return Ok(());
         }
@@ -40,7 +40,8 @@ impl RpcSender for RpcConnection {
             state.queue.push(&line);
             return Ok(());
         }
-        // A worker that asks on and reads nothing. The loop reads the end, and so does the worker, whose calls end with it.
+        // The worker sends requests and reads nothing. The loop reads the end of the connection, and so does the worker, whose calls end
+        // with it.
         if let SocketState::Open(socket) = &state.socket {
             drop(socket::shutdown(socket.as_fd(), Shutdown::Both));
         }

@@ -1,7 +1,7 @@
-//! The named-pipe server to which all workers connect, and who has not said yet which worker it is.
+//! The named-pipe server to which all workers connect, and the connections that have not authenticated yet.
 //!
-//! An address is the server's path and a key of one incarnation. Whoever connects shows a key first; whoever shows none in
-//! time, a wrong one, or too much else, is put out. So it does not matter what else a user's processes try.
+//! An address is the path of the server and a key of one incarnation. A client sends its key first. A client that sends no key in time, a
+//! wrong key or anything else is rejected, so that other processes of the user cannot interfere.
 
 use crate::{
     pipe::named::{
@@ -40,27 +40,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a visitor has to show its key.
+/// The time for a client to send its key.
 pub(crate) const HELLO_TIME: Duration = Duration::from_secs(10);
-/// The longest first line of a visitor, in bytes.
+/// The longest first line of a client, in bytes.
 const HELLO_BYTES: usize = 4096;
 /// The name of the server's socket in its directory.
 const NAME: &str = "control";
-/// How many connections of users that may not connect are closed in one turn of the loop.
+/// The most connections of other users that are closed in one turn of the loop.
 const REFUSALS: usize = 64;
-/// How many visitors may be unknown at once; the next ones wait in the backlog.
+/// The most unauthenticated connections; further ones wait in the backlog.
 const VISITORS: usize = 256;
 
-/// The server in the loop, and the users apart from ours whose processes may connect.
+/// The listener, the users that may connect apart from the host's own, and the keys that are valid.
 #[derive(Debug)]
 pub(crate) struct ControlListener {
     pub(crate) listener: Listener,
     pub(crate) admitted: AdmittedUsers,
-    /// Of the incarnations that are being started.
+    /// The keys of incarnations that are being started.
     pub(crate) keys: PendingKeys,
 }
 
-/// Users that may connect apart from our own. Shared by the starter, which adds them before their workers start, and the loop.
+/// Users that may connect apart from the host's own. Shared by the loop and the spawner, which adds a user before its worker starts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AdmittedUsers(Arc<Mutex<Vec<u32>>>);
 
@@ -82,23 +82,24 @@ impl AdmittedUsers {
     }
 }
 
-/// Starts the server in a directory that only its user may enter. Who connects is looked at here and not by the listener, since
+/// Starts the server in a directory that only its user may enter. The users of clients are checked here and not by the listener, since
 /// workers may run as other users.
 pub(crate) fn listen(directory: &Path) -> io::Result<(Listener, String)> {
     let path = directory.join(NAME);
     let name = PipeName::new(&path).map_err(io::Error::from)?;
     let listener = ListenerOptions::new().access(Access::Anyone).listen(&name).map_err(io::Error::from)?;
-    // Where the kernel cannot (before 6.16), or somebody has come already, they are looked for.
+    // Where the kernel does not support that (before 6.16), or a client has connected already, received file descriptors are detected
+    // later.
     drop(fd_free_stream::refuse_descriptors(listener.as_fd()));
     Ok((listener, path.into_os_string().into_string().map_err(|_| io::ErrorKind::InvalidFilename)?))
 }
 
-/// The keys of incarnations whose start the loop has not heard of: a worker can connect before it does.
+/// The keys of incarnations whose start the loop has not received: a worker may connect before.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PendingKeys(Arc<Mutex<HashSet<String>>>);
 
 impl PendingKeys {
-    /// The address of a new incarnation.
+    /// Issues the address of a new incarnation.
     pub(crate) fn issue(&self, path: &str) -> io::Result<IssuedAddress> {
         let key = u128::from_ne_bytes(random::bytes()?);
         let address = Address { path: path.to_owned(), key: format!("{key:032x}") };
@@ -115,7 +116,7 @@ impl PendingKeys {
     }
 }
 
-/// The address of an incarnation that is being started. Its key is void when this is dropped.
+/// The address of an incarnation that is being started. Dropping it revokes the key.
 #[derive(Debug)]
 pub(crate) struct IssuedAddress {
     pub(crate) address: Address,
@@ -123,7 +124,7 @@ pub(crate) struct IssuedAddress {
 }
 
 impl IssuedAddress {
-    /// The incarnation has started: the loop is about to [expect](ControlServer::expect_key) this key.
+    /// The incarnation has started: returns the key, which the loop [expects](ControlServer::expect_key) next.
     pub(crate) fn into_key(mut self) -> String {
         self.keys = None;
         mem::take(&mut self.address.key)
@@ -138,29 +139,29 @@ impl Drop for IssuedAddress {
     }
 }
 
-/// Somebody who has connected.
+/// A connection that has not authenticated.
 #[derive(Debug)]
 struct ControlHandshake {
     socket: FdFreeStream,
     uid: u32,
     said: Vec<u8>,
-    /// The length of its first line, once that was taken out of `said`.
+    /// The length of the first line, once that was removed from `said`.
     hello_bytes: u64,
-    /// What it has shown, where nobody of that key is there yet: the start of a worker may be told after its first line.
+    /// A key that was issued and whose incarnation the loop has not received.
     key: Option<String>,
 }
 
-/// Somebody who is known now, and what it has said behind its key.
+/// An authenticated connection, and the bytes received after its key.
 #[derive(Debug)]
 pub(crate) struct AuthenticatedClient {
     pub(crate) place: Key,
     pub(crate) socket: FdFreeStream,
     pub(crate) said: Vec<u8>,
-    /// How many bytes came before `said`.
+    /// The number of bytes received before `said`.
     pub(crate) hello_bytes: u64,
 }
 
-/// What has come of a visitor.
+/// The state of a handshake.
 #[derive(Debug)]
 pub(crate) enum HandshakeResult {
     /// The first line is not complete.
@@ -174,18 +175,18 @@ pub(crate) enum HandshakeResult {
     Authenticated(AuthenticatedClient),
 }
 
-/// The loop's side of the server.
+/// The server in the event loop.
 #[derive(Debug)]
 pub(crate) struct ControlServer {
     server: ControlListener,
     handshakes: HashMap<u64, ControlHandshake>,
     last_visitor: u64,
-    /// Who is expected, by key.
+    /// The incarnations that may connect, by key.
     expected: HashMap<String, ExpectedWorker>,
     rejections: RejectionLimiter,
 }
 
-/// An incarnation that has not connected yet, and the user it may run as apart from ours.
+/// An incarnation that has not connected, and the user as which it may run apart from the host's own.
 #[derive(Debug, Clone, Copy)]
 struct ExpectedWorker {
     place: Key,
@@ -193,7 +194,7 @@ struct ExpectedWorker {
 }
 
 impl ExpectedWorker {
-    /// A user that was named for one worker gets in with that worker's key alone.
+    /// A user that was set for one worker may connect with the key of that worker only.
     fn may_be(self, uid: u32) -> bool {
         uid == identity::effective_uid() || self.user == Some(uid)
     }
@@ -211,13 +212,13 @@ impl ControlServer {
         Self { server, handshakes, last_visitor: 0, expected, rejections: RejectionLimiter::default() }
     }
 
-    /// Another server in place of one whose name is gone. Gives that back.
+    /// Replaces a listener whose socket file was removed, and returns the old one.
     pub(crate) fn replace_listener(&mut self, server: ControlListener) -> Listener {
         mem::replace(&mut self.server, server).listener
     }
 
-    /// Takes one in, if there is one. An error where there is no room for one: too many visitors, or too many who do not close, or
-    /// no descriptors, which leaves them in the backlog. A visitor that was refused, or has gone, is passed over by the listener.
+    /// Accepts one connection; `None` without one. An error if there are too many unauthenticated or closing connections, or no file
+    /// descriptors: the connections then wait in the backlog. Rejected and closed connections are skipped.
     pub(crate) fn accept(&mut self) -> Result<Option<u64>, ()> {
         if self.handshakes.len() >= VISITORS || deferred_close::is_saturated() {
             return Err(());
@@ -239,11 +240,11 @@ impl ControlServer {
                 return Ok(Some(self.last_visitor));
             }
         }
-        // The others are reported again.
+        // The kernel reports the rest again.
         Ok(None)
     }
 
-    /// Who has not said yet who it is.
+    /// Returns the connections that have not sent a key.
     pub(crate) fn unauthenticated(&self) -> Vec<u64> {
         self.handshakes.iter().filter(|(_, visitor)| visitor.key.is_none()).map(|(id, _)| *id).collect()
     }
@@ -252,7 +253,7 @@ impl ControlServer {
         self.handshakes.get(&visitor).map(|visitor| visitor.socket.as_fd())
     }
 
-    /// A worker was started. It may have connected already.
+    /// Accepts `key` from now on. Returns the connection if the worker has connected already.
     pub(crate) fn expect_key(&mut self, key: String, place: Key, user: Option<u32>) -> Option<AuthenticatedClient> {
         self.server.keys.remove(&key);
         let expected = ExpectedWorker { place, user };
@@ -266,12 +267,12 @@ impl ControlServer {
         Some(AuthenticatedClient { place, socket, said, hello_bytes })
     }
 
-    /// Nobody of this place is expected any more.
+    /// Revokes the key of an incarnation.
     pub(crate) fn forget(&mut self, place: Key) {
         self.expected.retain(|_, expected| expected.place != place);
     }
 
-    /// A visitor has had its time.
+    /// Removes an unauthenticated connection.
     pub(crate) fn remove(&mut self, visitor: u64) -> Option<FdFreeStream> {
         self.handshakes.remove(&visitor).map(|visitor| visitor.socket)
     }
@@ -295,22 +296,22 @@ impl ControlServer {
         Some(RejectedHandshake { fault, pid, excerpt: hello::excerpt(&visitor.said), unreported })
     }
 
-    /// The warning of a refusal is the event of this number.
+    /// Records the number of the event that reports a rejection.
     pub(crate) fn rejection_reported_as(&mut self, event: u64) {
         self.rejections.reported_as(event);
     }
 
-    /// A visitor has said something, or has gone.
+    /// Reads from an unauthenticated connection.
     pub(crate) fn read_hello(&mut self, id: u64) -> HandshakeResult {
         let Some(visitor) = self.handshakes.get_mut(&id) else { return HandshakeResult::Closed };
         if visitor.key.is_some() {
-            // What it says next is for later, though it was reported in the same moment as its key.
+            // Data after the key is read later, though it was reported at the same time.
             return HandshakeResult::Incomplete;
         }
         let mut part = [0; HELLO_BYTES];
         let room = HELLO_BYTES.saturating_sub(visitor.said.len());
         let Some(part) = part.get_mut(..room).filter(|part| !part.is_empty()) else {
-            // As much without a line end, or more behind a key than any client says before it is known.
+            // The line is too long, or a client has sent more after its key than any does before it is authenticated.
             return HandshakeResult::Rejected(HandshakeError::LineTooLong);
         };
         match visitor.socket.receive(part) {
@@ -341,7 +342,7 @@ impl ControlServer {
     }
 }
 
-/// The key in a first line.
+/// Returns the key in a first line.
 fn key(line: &[u8]) -> Option<String> {
     let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
     match RpcMessage::parse(line)? {

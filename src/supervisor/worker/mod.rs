@@ -22,7 +22,7 @@ pub(crate) mod registry;
 pub(crate) mod sockets;
 pub(crate) mod status;
 
-/// What the handles and the loop know together of a worker.
+/// The state of a worker that its handles and the event loop share.
 #[derive(Debug)]
 pub(crate) struct SharedWorker {
     pub(crate) id: WorkerId,
@@ -34,9 +34,9 @@ pub(crate) struct SharedWorker {
 
 #[derive(Debug)]
 pub(crate) struct CurrentProcess {
-    /// The present incarnation, or the last one; none where it has not been started yet, as a member of a group.
+    /// The current incarnation, or the last one; `None` before the first start.
     process: Option<Arc<WorkerProcess>>,
-    /// How the last incarnation ended, and when, once there will be no other.
+    /// The last exit and its time, once the worker has ended for good.
     ended: Option<(Arc<Exit>, Instant)>,
 }
 
@@ -62,7 +62,7 @@ impl SharedWorker {
         lock(&self.current).process.clone()
     }
 
-    /// The number of the present incarnation, or of the last; 0 before the first.
+    /// The number of the current or last incarnation; 0 before the first start.
     pub(crate) fn incarnation(&self) -> u32 {
         lock(&self.current).process.as_ref().map_or(0, |process| process.number)
     }
@@ -72,13 +72,13 @@ impl SharedWorker {
         run(process.child())
     }
 
-    /// The control link of the present incarnation.
+    /// The control connection of the current incarnation.
     pub(crate) fn connection(&self) -> Result<Arc<RpcConnection>, CallError> {
         let process = self.process().ok_or(CallError::WorkerExited(None))?;
         process.connection.clone().ok_or(CallError::NotConnected)
     }
 
-    /// The next incarnation has started.
+    /// Sets the process of the next incarnation.
     pub(crate) fn set_process(&self, process: &Arc<WorkerProcess>) {
         let mut current = lock(&self.current);
         current.process = Some(Arc::clone(process));
@@ -87,35 +87,35 @@ impl SharedWorker {
         self.changed.notify_all();
     }
 
-    /// Something of it is different: whoever waits for that looks again.
+    /// Wakes the waiters, which check their conditions again.
     pub(crate) fn notify_waiters(&self) {
         drop(lock(&self.current));
         self.changed.notify_all();
     }
 
-    /// A member of a group that has ended is to run again.
+    /// Clears the end of a group member that is to run again.
     pub(crate) fn clear_end(&self) {
         lock(&self.current).ended = None;
     }
 
-    /// There will be no other incarnation.
+    /// Sets the end of the worker, and wakes the waiters.
     pub(crate) fn set_ended(&self, last: (Arc<Exit>, Instant)) {
         lock(&self.current).ended = Some(last);
         self.changed.notify_all();
     }
 
-    /// Waits until its present incarnation, or a later one, is as wanted. False at the deadline, or when it has ended for good.
+    /// Waits until the current or a later incarnation meets `is_it`. Returns false at the deadline, or if the worker has ended for good.
     pub(crate) fn wait_for(&self, deadline: Option<Instant>, is_it: impl Fn(&WorkerProcess) -> bool) -> bool {
         matches!(self.wait_until(deadline, is_it), WaitOutcome::Met)
     }
 
-    /// How it ended for good, and when; waits for that until then.
+    /// Waits until the worker has ended for good; `None` at the deadline.
     pub(crate) fn wait_ended(&self, deadline: Option<Instant>) -> Option<(Arc<Exit>, Instant)> {
         self.wait_until(deadline, |_| false);
         lock(&self.current).ended.clone()
     }
 
-    /// Waits until it has ended for good, or `is_over` says so; `None` at the deadline.
+    /// Waits until the worker has ended for good, or its process meets `is_over`.
     pub(crate) fn wait_until(
         &self,
         deadline: Option<Instant>,
@@ -129,7 +129,7 @@ impl SharedWorker {
             if current.process.as_deref().is_some_and(&is_over) {
                 return WaitOutcome::Met;
             }
-            // A timeout beyond the end of time is for ever.
+            // A deadline beyond the range of the clock is never reached.
             let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now()));
             if left.is_zero() {
                 return WaitOutcome::TimedOut;
@@ -139,7 +139,7 @@ impl SharedWorker {
     }
 }
 
-/// What a wait for a worker has come to.
+/// The result of a wait for a worker.
 pub(crate) enum WaitOutcome {
     Ended(Arc<Exit>),
     Met,

@@ -1,4 +1,4 @@
-//! One incarnation, as its handles and the event loop share it.
+//! The process of one incarnation, shared by the handles and the event loop.
 
 use crate::{
     exit::Exit,
@@ -14,13 +14,13 @@ use std::{
     },
 };
 
-/// One incarnation, as the handles and the loop know it together.
+/// The process of one incarnation.
 #[derive(Debug)]
 pub(crate) struct WorkerProcess {
     pub(crate) number: u32,
     tree: Arc<ProcessTree>,
     pub(crate) ends: Mutex<ParentFds>,
-    /// Where the spec gives it a control pipe.
+    /// The control connection, if the spec has one.
     pub(crate) connection: Option<Arc<RpcConnection>>,
     is_ready: AtomicBool,
 }
@@ -42,7 +42,7 @@ impl WorkerProcess {
         self.is_ready.load(Ordering::Acquire)
     }
 
-    /// Which of the worker's processes it is, counted from 1.
+    /// The number of the incarnation, counted from 1.
     pub(crate) fn number(&self) -> u32 {
         self.number
     }
@@ -59,13 +59,12 @@ impl WorkerProcess {
         self.connection.as_ref().is_some_and(|connection| connection.is_awaited())
     }
 
-    /// Ends all calls. True if the link was not closed before.
+    /// Closes the control connection and ends all calls. Returns true if it was not closed before.
     pub(crate) fn close_connection(&self, exit: Option<&Arc<Exit>>) -> bool {
         self.connection.as_ref().is_some_and(|connection| connection.close(exit))
     }
 
-    /// Closes the pipes to the child that nobody has taken: the polite way to say that there is no more work. False if there
-    /// were none.
+    /// Closes the pipes to the child that the user has not taken, which asks it to exit. Returns false if there were none.
     pub(crate) fn close_pipes(&self) -> bool {
         let mut ends = lock(&self.ends);
         let were_some = ends.has_writers();
@@ -73,7 +72,7 @@ impl WorkerProcess {
         were_some
     }
 
-    /// Does something with the pidfd of its process; `None` where it is reaped.
+    /// Calls `run` with the pidfd of the process; `None` once it is reaped.
     pub(crate) fn with_process<T>(&self, run: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> Option<io::Result<T>> {
         let done = self.child().with_pidfd(|pidfd| run(pidfd.as_fd()));
         Some(done).filter(|done| done.as_ref().err().and_then(io::Error::raw_os_error) != Some(libc::ESRCH))

@@ -1,4 +1,4 @@
-//! Who is who: gives workers and groups their numbers, and finds a worker by its own.
+//! The registry of workers: assigns ids, and finds a worker by its id.
 
 use crate::{
     ids::WorkerId,
@@ -17,24 +17,24 @@ use std::{
     },
 };
 
-/// Below this many it is not looked for those that are gone.
+/// The number of entries below which dropped workers are not removed.
 const FEW: usize = 64;
 
-/// One sequence for all supervisors of the process: a worker of another supervisor is never taken for one's own.
+/// Shared by all supervisors of the process, so that an id never names workers of two supervisors.
 static LAST_ID: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Debug)]
 pub(crate) struct WorkerRegistry {
-    /// The window of all workers together.
+    /// The flow control of all workers together.
     window: Arc<FlowControl>,
     workers: Mutex<RegistryEntries>,
 }
 
-/// Nobody is kept by standing here: the loop keeps who may run again, handles and events whom they are about.
+/// The entries are weak: workers are kept alive by the loop while they may run again, by their handles and by their events.
 #[derive(Debug, Default)]
 struct RegistryEntries {
     entries: HashMap<WorkerId, Weak<SharedWorker>>,
-    /// How many there were when it was last looked for those that are gone.
+    /// The number of entries after the last removal of dropped workers.
     were_there: usize,
 }
 
@@ -43,13 +43,13 @@ impl WorkerRegistry {
         Self { window, workers: Mutex::default() }
     }
 
-    /// A number for a worker or a group, which no other gets.
+    /// Returns a new id for a worker or a group.
     #[expect(clippy::unused_self, reason = "numbers are the roster's to give")]
     pub(crate) fn next_id(&self) -> u64 {
         LAST_ID.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Before anything is told of it.
+    /// Registers a new worker, before its first event.
     pub(crate) fn enter(
         &self,
         id: WorkerId,
@@ -65,7 +65,7 @@ impl WorkerRegistry {
         shared
     }
 
-    /// All that may still do anything.
+    /// Returns all workers that exist.
     pub(crate) fn all(&self) -> Vec<Arc<SharedWorker>> {
         lock(&self.workers).entries.values().filter_map(Weak::upgrade).collect()
     }
@@ -76,8 +76,7 @@ impl WorkerRegistry {
 }
 
 impl RegistryEntries {
-    /// Each time there are twice as many as after the last time: a few steps for each that comes, and never more than half for
-    /// nothing.
+    /// Removes dropped workers when the number of entries has doubled since the last removal, which takes amortized constant time.
     fn forget_the_gone(&mut self) {
         if self.entries.len() > FEW.max(2 * self.were_there) {
             self.entries.retain(|_, shared| shared.strong_count() > 0);

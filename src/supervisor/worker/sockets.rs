@@ -1,5 +1,5 @@
-//! The sockets at which workers reach their supervisor, in a directory of their own: the control server's, and one for each
-//! worker that uses `sd_notify(3)`.
+//! The sockets of a supervisor for its workers, in a directory of their own: the control server's, and one for each worker that uses
+//! `sd_notify(3)`.
 
 use crate::{
     pipe::named::private_directory::PrivateDirectory,
@@ -19,7 +19,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// Made when the first worker needs one, and anew where the directory is gone: a user's runtime directory goes when they log out.
+/// Created for the first worker that needs one, and again if the directory was removed: a user's runtime directory is removed at logout.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets(Mutex<SocketsState>);
 
@@ -28,25 +28,25 @@ struct SocketsState {
     directory: Option<Arc<PrivateDirectory>>,
     /// The path of the control server.
     control: Option<String>,
-    /// The users whose workers may connect for control, apart from ours.
+    /// The users that may connect for control, apart from the host's own.
     admitted: AdmittedUsers,
-    /// The keys of the incarnations that are being started.
+    /// The keys of incarnations that are being started.
     keys: PendingKeys,
-    /// How many sockets for notifications were made.
+    /// The number of notification sockets created so far.
     notify_sockets: u64,
 }
 
 impl WorkerSpec {
-    /// Says that its process runs as this user, not as ours: because it is started by `sudo`, `setpriv` or a program that is
-    /// setuid, or gives up privileges by itself. By default only processes of our own effective user may connect for control.
+    /// Declares that the process runs as user `uid` instead of the host's: it is started by `sudo`, `setpriv` or a setuid program, or drops
+    /// privileges by itself. By default only processes of the host's effective user may connect for control.
     ///
-    /// Control connections of this worker are then accepted from our user and from this one; the worker must still show its key.
-    /// The worker finds the sockets in a directory that others may pass, and the socket's file has the mode 0666, unless we are
-    /// root and can give it to that one user. So every user of the machine can connect to it where the path becomes known; a
-    /// connection of a user that was not named here is closed at once, and no other worker's key is accepted from this user.
+    /// Control connections of this worker are then accepted from the host's user and from this one; the worker must still send its key. The
+    /// directory of the sockets can then be entered by other users, and the socket file has the mode 0666, unless the host is root and can
+    /// make this user its owner. So every user of the machine can connect if the path becomes known; a connection of a user that was not
+    /// declared is closed at once, and the keys of other workers are not accepted from this user.
     ///
-    /// For [`Readiness::sd_notify`](crate::Readiness::sd_notify) and [`Watchdog::notify`](crate::Watchdog::notify) root need not say this: a
-    /// datagram is judged by the process that sends it.
+    /// [`Readiness::sd_notify`](crate::Readiness::sd_notify) and [`Watchdog::notify`](crate::Watchdog::notify) do not need this if the host
+    /// is root: a datagram is checked by the process that sends it.
     #[doc(alias = "setuid")]
     #[doc(alias = "sudo")]
     pub fn peer_user(mut self, uid: u32) -> Self {
@@ -56,11 +56,11 @@ impl WorkerSpec {
 }
 
 impl Sockets {
-    /// The address of a new incarnation. `start` is given the control server where there is none yet.
+    /// Issues the address of a new incarnation. Calls `start` with the listener if the control server does not run.
     pub(crate) fn address(&self, spec: &WorkerSpec, start: impl FnOnce(ControlListener)) -> io::Result<IssuedAddress> {
         let mut state = lock(&self.0);
         let directory = state.directory()?;
-        // A lookup that fails for another reason says nothing about the file, and a second server would find the name in use.
+        // Other errors say nothing about the file, and the name of a second server would be in use.
         let is_gone =
             |path: &mut String| fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         drop(state.control.take_if(is_gone));
@@ -69,7 +69,7 @@ impl Sockets {
         } else {
             let (listener, path) = crate::supervisor::control::server::listen(directory.path())?;
             start(ControlListener { listener, admitted: state.admitted.clone(), keys: state.keys.clone() });
-            // Before what can fail: the server is there from now on.
+            // Before the steps that can fail: the server exists from now on.
             state.control.insert(path).clone()
         };
         if let Some(uid) = spec.peer_user {
@@ -79,12 +79,12 @@ impl Sockets {
         state.keys.issue(&path)
     }
 
-    /// A socket for the notifications of a new incarnation, and what it finds in `NOTIFY_SOCKET`.
+    /// Creates the notification socket of a new incarnation. Returns it with the value of `NOTIFY_SOCKET`.
     pub(crate) fn notify(&self, spec: &WorkerSpec) -> io::Result<(NotifySocket, String)> {
         let mut state = lock(&self.0);
         let directory = state.directory()?;
         state.notify_sockets += 1;
-        // What root starts may give up its privileges at any time, and go on notifying.
+        // A worker of root may drop its privileges at any time, and continue to notify.
         let is_open = spec.peer_user.is_some() || identity::effective_uid() == 0;
         if is_open {
             directory.allow_traversal()?;
@@ -93,7 +93,7 @@ impl Sockets {
         NotifySocket::bind(path, if is_open { 0o666 } else { 0o600 })
     }
 
-    /// Where the sockets are, once one was made.
+    /// The directory of the sockets, if one was created.
     pub(crate) fn place(&self) -> Option<Arc<PrivateDirectory>> {
         lock(&self.0).directory.clone()
     }
@@ -109,12 +109,12 @@ impl SocketsState {
     }
 }
 
-/// Lets the users who were admitted reach the control server, and no others where that can be had.
+/// Makes the control server accessible to the declared users, and to others only where that cannot be avoided.
 fn open_up(control: &Path, directory: &PrivateDirectory, admitted: &AdmittedUsers) -> io::Result<()> {
     let others = admitted.others();
     let mode = match others.as_slice() {
         [] => 0o600,
-        // Its file is given to the one; root, the only one who can do that, needs no permission.
+        // The file is given to the one user; root, which alone can do that, needs no permission.
         [uid] if chown(control, Some(*uid), None).is_ok() => 0o600,
         _ => 0o666,
     };
