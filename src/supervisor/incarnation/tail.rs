@@ -1,4 +1,4 @@
-//! The first and the last bytes of a stream, of which the middle is not record.
+//! The first and the last bytes of a stream, of which the middle is not kept.
 
 use std::mem;
 
