@@ -1,19 +1,24 @@
 //! The workers' streams in the loop: read, paused while too much is out, read again.
 
 use crate::{
+    exit::LeakedStream,
     policy::{
         lifecycle::{LifecycleInput, StreamId},
         watchdog::LivenessSource,
     },
     supervisor::{
+        events::sink::EventSink,
         incarnation::{
             Incarnation,
             context::{Context, FIRST_CHECK},
+            output::Kind,
         },
         reactor::token::Token,
         spec::readiness::{Readiness, SEARCHED_BYTES},
     },
+    sys::is_transient,
 };
+use std::time::Instant;
 
 impl Incarnation {
     pub(crate) fn read_stream(&mut self, stream: StreamId, cx: &mut Context<'_>) {
@@ -75,6 +80,81 @@ impl Incarnation {
     pub(crate) fn listen_to(&mut self, cx: &mut Context<'_>) {
         for stream in StreamId::ALL {
             self.register(Token::Stream(self.key, stream), cx);
+        }
+    }
+
+    /// Reads once. True at the end of the stream.
+    pub(crate) fn read(&mut self, stream: StreamId, scratch: &mut [u8], sink: &mut EventSink) -> bool {
+        self.read_some(stream, scratch, sink).is_some_and(|bytes| bytes == 0)
+    }
+
+    /// What it has sent is noted as a sign of life.
+    pub(crate) fn note_messages(&mut self, now: impl FnOnce() -> Instant) {
+        if std::mem::take(&mut self.output.has_spoken) {
+            let now = now();
+            self.output.last_message = Some(now);
+            self.record_activity(LivenessSource::Messages, now);
+        }
+    }
+
+    /// Reads what an ended process has left in the stream, and no more than that: somebody it has started may go on writing
+    /// for ever. True when that was the end.
+    pub(crate) fn drain(&mut self, stream: StreamId, scratch: &mut [u8], sink: &mut EventSink) -> bool {
+        let mut left = self.unread(stream);
+        while left > 0 {
+            let most = left.min(scratch.len());
+            let Some(scratch) = scratch.get_mut(..most) else { return false };
+            match self.read_some(stream, scratch, sink) {
+                None => return false,
+                Some(0) => return true,
+                Some(bytes) => left = left.saturating_sub(bytes),
+            }
+        }
+        // Nothing is left of its own: whatever comes now is the end, or somebody else's.
+        self.unread(stream) == 0 && self.read(stream, scratch, sink)
+    }
+
+    fn unread(&self, stream: StreamId) -> usize {
+        let listener = self.output.readers.get(stream.index()).and_then(Option::as_ref);
+        listener.map_or(0, |listener| listener.pipe.bytes_available().unwrap_or(0))
+    }
+
+    /// How many bytes came: `Some(0)` at the end, `None` where there is nothing for now.
+    fn read_some(&mut self, stream: StreamId, scratch: &mut [u8], sink: &mut EventSink) -> Option<usize> {
+        let listener = self.output.readers.get_mut(stream.index())?.as_mut()?;
+        let read = match listener.pipe.read_once(scratch) {
+            Err(error) if is_transient(&error) => return None,
+            // A pipe has no other errors to give. If it had one, nothing more would come.
+            read => read.unwrap_or(0),
+        };
+        let bytes = scratch.get(..read)?;
+        if stream == StreamId::Stderr {
+            self.output.stderr.push(bytes);
+        }
+        if self.health.readiness.is_some() {
+            self.output.recent.push(bytes);
+        }
+        if bytes.is_empty() {
+            listener.deframer.finish(&mut sink.batch);
+        } else {
+            listener.deframer.feed(bytes, &mut sink.batch);
+        }
+        let kind = listener.kind;
+        self.deliver(kind, sink);
+        if let (Kind::Messages { .. }, 1..) = (kind, read) {
+            self.output.has_spoken = true;
+        }
+        Some(read)
+    }
+
+    /// The stream is given up while somebody still holds it.
+    pub(crate) fn abandon(&mut self, stream: StreamId, sink: &mut EventSink) {
+        self.output.leaked.push(LeakedStream { stream: stream.name().into() });
+        self.output.abandoned = self.pipes();
+        if let Some(listener) = self.output.readers.get_mut(stream.index()).and_then(Option::as_mut) {
+            listener.deframer.finish(&mut sink.batch);
+            let kind = listener.kind;
+            self.deliver(kind, sink);
         }
     }
 }

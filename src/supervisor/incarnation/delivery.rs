@@ -1,0 +1,122 @@
+//! Frames that were read become events.
+
+use crate::{
+    policy::backpressure::EVENT_BYTES,
+    supervisor::{
+        events::{
+            event::{Event, EventKind, InvalidFrame},
+            sink::EventSink,
+        },
+        incarnation::{Incarnation, output::Kind},
+        spec::readiness::{SEARCH_BYTES_MAX, weight},
+    },
+    wire::{
+        credit::Permit,
+        decode::check,
+        framing::{
+            batch::{FrameChunk, Span},
+            error::FrameError,
+        },
+        message::{Chunk, Line, Message},
+    },
+};
+use std::sync::Arc;
+
+/// How many events the room that is kept between reads is for; more than a full pipe of 16-byte messages gives.
+const READY_KEPT: usize = 4096;
+
+impl Incarnation {
+    /// Sends what the last read has completed. The bytes go out of the window together, so that a chunk's messages can be
+    /// received and dropped while the later ones are still being sent.
+    pub(crate) fn deliver(&mut self, kind: Kind, sink: &mut EventSink) {
+        let EventSink { events, sent, batch, ready, trace } = sink;
+        if batch.is_empty() {
+            return;
+        }
+        for piece in batch.drain() {
+            let event = |kind| self.event(kind);
+            // All of a chunk's events are made before the first is sent: see `Message::of`.
+            match piece {
+                FrameChunk::Error(fault) => ready.push(self.event(self.fault(fault))),
+                FrameChunk::Frames { bytes, offset, spans } => {
+                    let chunk = self.chunk(bytes, spans);
+                    match kind {
+                        Kind::Messages { check: false } => {
+                            ready.extend(Message::of(chunk, spans).map(EventKind::Message).map(event));
+                        }
+                        Kind::Messages { check: true } => {
+                            let messages = Message::of(chunk, spans).zip(spans);
+                            let checked =
+                                messages.map(|(message, span)| self.checked(message, offset + span.start() as u64));
+                            ready.extend(checked.map(event));
+                        }
+                        Kind::Lines(stream) => {
+                            ready.extend(Line::of(chunk, spans).map(|line| event(EventKind::Line { stream, line })));
+                        }
+                    }
+                }
+            }
+            if self.health.readiness.is_some() {
+                self.search(ready);
+            }
+            *sent += ready.len() as u64;
+            for event in ready.drain(..) {
+                trace.record_event(&event);
+                // The supervisor holds a receiver until this loop has ended.
+                drop(events.send(event));
+            }
+            ready.shrink_to(READY_KEPT);
+        }
+        self.shared.window.note_sent(*sent);
+    }
+
+    /// Looks for what makes it ready.
+    fn search(&mut self, events: &[Event]) {
+        let Some(ready) = self.spec.ready.as_ref().filter(|ready| ready.is_by_output()) else { return };
+        let health = &mut self.health;
+        let mut messages = Vec::new();
+        for event in events {
+            let length = match &event.kind {
+                EventKind::Message(message) => message.len(),
+                EventKind::Line { line, .. } => line.as_bytes().len(),
+                _ => continue,
+            };
+            health.searched = health.searched.filter(|searched| *searched < SEARCH_BYTES_MAX);
+            let Some(searched) = &mut health.searched else { break };
+            *searched += weight(length);
+            match &event.kind {
+                EventKind::Message(message) if health.message_probe.is_some() => messages.push(message.clone()),
+                EventKind::Line { line, .. } if ready.is_line(line) => {
+                    health.shown = Some(ready.source());
+                    return;
+                }
+                _ => {}
+            }
+        }
+        if let (Some(message_probe), false) = (&mut health.message_probe, messages.is_empty()) {
+            message_probe.show(messages);
+        }
+    }
+
+    fn chunk(&self, bytes: Vec<u8>, spans: &[Span]) -> Arc<Chunk> {
+        let permit = self.permit(bytes.capacity() + spans.len() * EVENT_BYTES);
+        Chunk::new(bytes, permit)
+    }
+
+    fn permit(&self, bytes: usize) -> Permit {
+        self.shared.window.flow.permit(bytes)
+    }
+
+    fn fault(&self, fault: FrameError) -> EventKind {
+        let permit = self.permit(fault.excerpt.len() + size_of::<InvalidFrame>() + EVENT_BYTES);
+        EventKind::InvalidFrame(Box::new(InvalidFrame { fault, _permit: permit }))
+    }
+
+    /// A message, if it is one; it began at this place in the stream.
+    fn checked(&self, message: Message, offset: u64) -> EventKind {
+        match check(message.as_bytes()) {
+            Ok(()) => EventKind::Message(message),
+            Err(kind) => self.fault(FrameError::new(kind, offset, message.len() as u64, message.as_bytes())),
+        }
+    }
+}
