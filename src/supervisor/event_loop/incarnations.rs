@@ -82,7 +82,7 @@ impl EventLoop {
                     Fact::Ready(worker) => self.supervise(|supervision, cx| supervision.member_ready(worker, cx)),
                     Fact::Finished { worker, exit, unhealthy } => {
                         self.supervise(|supervision, cx| {
-                            supervision.on_incarnation_end(worker, IncarnationEnd::Exited { exit, unhealthy }, cx)
+                            supervision.on_incarnation_end(worker, IncarnationEnd::Exited { exit, unhealthy }, cx);
                         });
                         self.sink.trace.leave(worker);
                     }
@@ -106,7 +106,7 @@ impl EventLoop {
         self.sink.trace.begin(&shared, &process);
         let key = self.incarnations.insert_with(|key| Incarnation::new(key, arrival));
         self.on(key, |incarnation, cx| {
-            cx.sink.send(incarnation.event(EventKind::Started { pid: incarnation.process.child().pid() }))
+            cx.sink.send(incarnation.event(EventKind::Started { pid: incarnation.process.child().pid() }));
         });
         self.trees.own.insert(process.child().pid().cast_signed(), process.tree().started_tick());
         let is_wanted = self.supervision.keep(&shared, &spec, key);

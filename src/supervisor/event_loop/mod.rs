@@ -172,7 +172,7 @@ impl EventLoop {
         match command {
             Command::Spawned(arrival) => self.spawned(*arrival),
             Command::SpawnFailed(worker, error) => self.supervise(|supervision, cx| {
-                supervision.on_incarnation_end(worker, IncarnationEnd::SpawnFailed(error), cx)
+                supervision.on_incarnation_end(worker, IncarnationEnd::SpawnFailed(error), cx);
             }),
             Command::ProbeSucceeded(worker, incarnation) => {
                 if let Some(key) = self.key_of_incarnation(worker, incarnation) {
@@ -275,12 +275,12 @@ impl EventLoop {
                     self.reading.next_check = FIRST_CHECK;
                 }
             }
-            Timer::SpawnQueue => self.supervise(Supervision::relieve_starts),
+            Timer::SpawnQueue => self.relieve_starts(),
             Timer::SpawnTimeout(worker) => self.supervise(|supervision, cx| supervision.spawn_timed_out(worker, cx)),
             Timer::RegistrationRetry => self.register_again(),
             Timer::ControlConnectTimeout(key) => self.on(key, Incarnation::control_timed_out),
             Timer::DisconnectGrace(key) => {
-                self.on(key, |incarnation, cx| incarnation.disconnect(DisconnectReason::Closed, cx))
+                self.on(key, |incarnation, cx| incarnation.disconnect(DisconnectReason::Closed, cx));
             }
             Timer::HandshakeTimeout(handshake) => self.refuse(handshake, HandshakeError::TimedOut),
             Timer::AcceptBackoff => self.register(Token::Listener),
@@ -289,6 +289,13 @@ impl EventLoop {
             Timer::ConnectionRetry(key) => self.on(key, Incarnation::retry_control),
             Timer::ReadinessPipeGrace(key) => self.on(key, Incarnation::readiness_pipe_closed),
             Timer::MessageProbe(key) => self.on(key, Incarnation::die),
+        }
+    }
+
+    /// Starts wait for threads that may hang in others.
+    fn relieve_starts(&mut self) {
+        if Spawner::relieve(&self.spawner) {
+            self.reactor.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::SpawnQueue);
         }
     }
 }

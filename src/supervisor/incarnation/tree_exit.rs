@@ -70,7 +70,7 @@ impl Incarnation {
     /// that is repeated now and then.
     fn wait_for_cgroup(&mut self, cx: &mut Context<'_>) {
         let termination = self.tree.termination.get_or_insert_default();
-        if termination.rounds % KILL_AGAIN == 0 && !std::mem::take(&mut termination.is_killed) {
+        if termination.rounds.is_multiple_of(KILL_AGAIN) && !std::mem::take(&mut termination.is_killed) {
             return self.inspect(ScanTask::KillInhabitants, cx);
         }
         termination.rounds += 1;
@@ -120,7 +120,7 @@ impl Incarnation {
             ScanTask::StopTree => {}
             // Until its time is over.
             ScanTask::KillInhabitants | ScanTask::Survivors(_) => {
-                cx.reactor.set_timer_after(AGAIN, Timer::TreeRescan(self.key))
+                cx.reactor.set_timer_after(AGAIN, Timer::TreeRescan(self.key));
             }
         }
     }
@@ -272,7 +272,7 @@ impl Incarnation {
                 self.reap(cx);
             }
             Some(termination) if termination.waited_for.is_empty() && self.tree.scan.asked.is_none() => {
-                self.terminate_tree(cx)
+                self.terminate_tree(cx);
             }
             Some(_) => {}
         }

@@ -197,20 +197,19 @@ impl Spawner {
             }
             self.incarnate(start.id, &spec, prepared, (count, Some(number)))
         });
-        match begun {
-            Some(begun) => match busy_pause(&begun, start.attempts) {
+        if let Some(begun) = begun {
+            match busy_pause(&begun, start.attempts) {
                 Some(pause) => {
                     start.attempts += 1;
                     start.due = now().checked_add(pause);
                     self.starts.put_back(number, start);
                 }
                 None => self.conclude(number, start, begun),
-            },
-            None => {
-                let source = io::Error::other("a library thread panicked");
-                let error = SpawnError::failed(spec.plan.program_name(), SpawnStep::Command, source);
-                self.conclude(number, start, Err(error));
             }
+        } else {
+            let source = io::Error::other("a library thread panicked");
+            let error = SpawnError::failed(spec.plan.program_name(), SpawnStep::Command, source);
+            self.conclude(number, start, Err(error));
         }
     }
 

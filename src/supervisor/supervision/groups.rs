@@ -14,7 +14,7 @@ use crate::{
     supervisor::{
         commands::{Action, GroupCommand, Restarted},
         events::event::{Event, EventKind},
-        reactor::{arena::Key, timers::Timer},
+        reactor::timers::Timer,
         spawner::queue::HANG_TIME,
         spec::group::GroupError,
         supervision::{
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 use crossbeam_channel::Sender;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 impl Supervision {
     pub(crate) fn execute_group(&mut self, command: GroupCommand, cx: &mut Context<'_>) {
@@ -112,7 +112,7 @@ impl Supervision {
         match (record.phase, action) {
             // Already on its way down: its own ladder goes on faster, of which its group need not hear.
             (WorkerPhase::Running(place), Action::Stop) if record.desired == DesiredState::Stop => {
-                cx.stops.push_back((place, StopRequest::Advance))
+                cx.stops.push_back((place, StopRequest::Advance));
             }
             (WorkerPhase::Running(place), Action::StopWithin(time)) if record.desired == DesiredState::Stop => {
                 cx.stops.push_back((place, StopRequest::Within(time)));
@@ -144,24 +144,18 @@ impl Supervision {
     /// Everybody should have ended, also those who wait for others to end before them.
     pub(crate) fn kill_all(&mut self, cx: &mut Context<'_>) {
         let late = self.workers.values().filter_map(WorkerRecord::place).collect();
-        self.kill_each(late, cx);
+        cx.kill_each(late);
     }
 
     /// A group's end has had its time.
     pub(crate) fn kill_group_members(&mut self, group: GroupId, cx: &mut Context<'_>) {
         // Those that still wait for others to end before them get no ladder any more.
         let late = self.members(NodeId::Group(group)).filter_map(WorkerRecord::place).collect();
-        self.kill_each(late, cx);
+        cx.kill_each(late);
         for id in self.groups.members_under(NodeId::Group(group)) {
             if let Some(record) = self.workers.get_mut(&id) {
                 record.is_overdue = record.phase == WorkerPhase::Spawning;
             }
-        }
-    }
-
-    pub(crate) fn kill_each(&mut self, late: Vec<Key>, cx: &mut Context<'_>) {
-        for place in late {
-            cx.stops.push_back((place, StopRequest::Within(Duration::ZERO)));
         }
     }
 
@@ -194,7 +188,7 @@ impl Supervision {
         let (mut decision, mut gave_up) = (record.decide(cause, now), None);
         match decision {
             RestartDecision::Restart { after } | RestartDecision::Postpone { after } => {
-                record.restarts.own_end = Some((now, after))
+                record.restarts.own_end = Some((now, after));
             }
             RestartDecision::Finish | RestartDecision::GiveUp(_) if record.desired == DesiredState::Stop => {
                 decision = RestartDecision::Finish;

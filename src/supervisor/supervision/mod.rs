@@ -28,6 +28,7 @@ use crate::{
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 /// The parts of the event loop that supervision uses.
@@ -40,6 +41,13 @@ pub(crate) struct Context<'a> {
     pub(crate) shutdown: &'a Shutdown,
     /// Requests to stop incarnations, which the event loop passes on.
     pub(crate) stops: &'a mut VecDeque<(Key, StopRequest)>,
+}
+
+impl Context<'_> {
+    /// Asks for SIGKILL to each of these.
+    pub(crate) fn kill_each(&mut self, incarnations: Vec<Key>) {
+        self.stops.extend(incarnations.into_iter().map(|key| (key, StopRequest::Within(Duration::ZERO))));
+    }
 }
 
 /// The workers of one supervisor across their incarnations, and the groups they are in.

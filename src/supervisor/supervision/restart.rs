@@ -16,7 +16,6 @@ use crate::{
             warning::Warning,
         },
         reactor::{arena::Key, timers::Timer},
-        spawner::Spawner,
         spec::SharedSpec,
         supervision::{
             Context, Supervision,
@@ -77,14 +76,14 @@ impl Supervision {
                 cx.stops.push_back((place, StopRequest::Within(time)));
             }
             (WorkerPhase::Running(place), Action::Stop | Action::Restart) => {
-                cx.stops.push_back((place, StopRequest::Advance))
+                cx.stops.push_back((place, StopRequest::Advance));
             }
             (WorkerPhase::Backoff(_), Action::Restart) => {
                 record.desired = DesiredState::Run;
                 self.start_again(worker, cx);
             }
             (WorkerPhase::Backoff(_) | WorkerPhase::Blocked, Action::Stop | Action::StopWithin(_)) => {
-                self.end(worker, cx)
+                self.end(worker, cx);
             }
             // It is the new beginning that is wanted.
             (WorkerPhase::Spawning | WorkerPhase::Blocked, Action::Restart) => record.desired = DesiredState::Run,
@@ -242,13 +241,6 @@ impl Supervision {
         let (shared, spec) = (Arc::clone(&record.shared), Arc::clone(&record.spec));
         cx.spawner.start_again(shared, spec);
         cx.reactor.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::SpawnQueue);
-    }
-
-    /// Starts wait for threads that may hang in others.
-    pub(crate) fn relieve_starts(&mut self, cx: &mut Context<'_>) {
-        if Spawner::relieve(&cx.spawner) {
-            cx.reactor.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::SpawnQueue);
-        }
     }
 
     /// It will not come back.
