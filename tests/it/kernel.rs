@@ -162,7 +162,9 @@ pub(crate) fn try_send_descriptors(
     }
     let length = size_of::<libc::cmsghdr>() + size_of_val(descriptors);
     // SAFETY: all-zero bytes are a valid value of both structures, which have private padding with musl.
-    let (mut header, mut message) = unsafe { (mem::zeroed::<libc::cmsghdr>(), mem::zeroed::<libc::msghdr>()) };
+    let mut header = unsafe { mem::zeroed::<libc::cmsghdr>() };
+    // SAFETY: all-zero bytes are a valid value of both structures, which have private padding with musl.
+    let mut message = unsafe { mem::zeroed::<libc::msghdr>() };
     // The lengths are `usize` with glibc and `u32` with musl.
     (header.cmsg_len, header.cmsg_level, header.cmsg_type) = (length as _, libc::SOL_SOCKET, libc::SCM_RIGHTS);
     let mut control = Control { header, numbers };

@@ -642,7 +642,7 @@ fn supervised_settings_conflict_with_spawn_unsupervised() {
     ] {
         match spec.spawn_unsupervised() {
             Err(SpawnError::Spec(SpecError::Conflict { settings, .. })) => {
-                assert_eq!(settings, [setting, "spawn_unsupervised"])
+                assert_eq!(settings, [setting, "spawn_unsupervised"]);
             }
             other => panic!("{setting}: {other:?}"),
         }

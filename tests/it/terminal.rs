@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Whether the process is in this state, a letter of proc_pid_stat(5).
+/// Whether the process is in this state, a letter of `proc_pid_stat(5)`.
 pub(crate) fn is_in_state(pid: u32, wanted: char) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(wanted))
@@ -29,7 +29,7 @@ fn wait_ignores(pid: u32, signal: i32) {
     wait_mask(pid, "SigIgn:", signal);
 }
 
-/// Waits until the signal is in this mask of proc_pid_status(5).
+/// Waits until the signal is in this mask of `proc_pid_status(5)`.
 #[track_caller]
 fn wait_mask(pid: u32, mask: &str, signal: i32) {
     let status = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
