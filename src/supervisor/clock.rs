@@ -62,7 +62,7 @@ fn resumes_from(last: Instant, due: Instant, now: Instant) -> Option<Instant> {
     Some(due.checked_sub(REST).map_or(last, |rest| rest.max(last)).min(expected))
 }
 
-#[expect(clippy::disallowed_methods, reason = "the loop and whoever waits for it look at the real clock here")]
+#[expect(clippy::disallowed_methods, reason = "the loop and its waiters read the real clock here")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }

@@ -1,4 +1,4 @@
-//! How strongly a worker's descendants are held together, and which means for that are missing.
+//! How a worker's descendants are held together, and which kernel features are missing.
 
 use crate::{
     supervisor::containment::process_tree::ProcessTree,
@@ -9,16 +9,16 @@ use crate::{
 };
 use std::fmt;
 
-/// How strongly a worker's descendants are held together with it, from [`Worker::containment`](crate::Worker::containment). The strongest kind that is available
-/// is chosen.
+/// How a worker's descendants are held together with it, from [`Worker::containment`](crate::Worker::containment). The strongest available
+/// kind is chosen.
 ///
-/// Its `Display` is one line: the kind, and each means that is missing with the reason.
+/// Its `Display` is one line: the kind, and each missing feature with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Containment {
-    /// The kind that is in force.
+    /// The kind in use.
     pub kind: ContainmentKind,
-    /// What cannot be used here, strongest first. Descendants that only such a means would find can be overlooked, and
+    /// The features that are not available, strongest first. Descendants that only such a feature finds may be overlooked, and
     /// [`Exit::uninspected`](crate::Exit::uninspected) may be unknown.
     pub missing: Vec<MissingFeature>,
 }
@@ -27,17 +27,17 @@ pub struct Containment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ContainmentKind {
-    /// A cgroup of its own, which nothing leaves: all of it ends with the worker. For a supervisor that may make cgroups (v2) beside
-    /// or below its own: root, or the owner of a delegated subtree.
+    /// A cgroup of its own, which no process leaves: all of it ends with the worker. Available if the supervisor may create cgroups (v2)
+    /// beside or below its own: as root, or as the owner of a delegated subtree.
     Cgroup,
     /// A process group of its own, and the other signs by which descendants are found: parents, sessions, groups, the token in the
-    /// environment, pipes of the worker.
+    /// environment, and pipes of the worker.
     ProcessGroup,
-    /// The same signs without a process group: the worker shares the host's.
+    /// The same signs without a process group: the worker is in the host's.
     EnvToken,
 }
 
-/// A means of containment that is missing, and why.
+/// A kernel feature that is missing, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MissingFeature {
@@ -47,7 +47,7 @@ pub struct MissingFeature {
     pub reason: Box<str>,
 }
 
-/// What containment is made of.
+/// The kernel features that containment uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KernelFeature {
@@ -55,14 +55,14 @@ pub enum KernelFeature {
     Cgroup,
     /// `/proc`, by which descendants are found.
     Proc,
-    /// `pidfd_open(2)`: without it descendants are signalled by a number that is checked twice.
+    /// `pidfd_open(2)`: without it descendants are signalled by process ids that are checked twice.
     PidfdOpen,
-    /// `pidfd_send_signal(2)`: without it `kill(2)` is used on numbers that are checked.
+    /// `pidfd_send_signal(2)`: without it `kill(2)` is used on process ids that are checked.
     PidfdSendSignal,
 }
 
 impl ProcessTree {
-    /// How strongly the tree is held together, and which features are missing, as found now.
+    /// Returns how the tree is held together, and which features are missing, as found now.
     pub(crate) fn containment(&self) -> Containment {
         let kind = if self.with_cgroup(|_| ()).is_some() {
             ContainmentKind::Cgroup

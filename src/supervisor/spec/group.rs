@@ -13,7 +13,7 @@ use crate::{
 };
 use std::time::Duration;
 
-/// How a [`WorkerGroup`](crate::WorkerGroup) is kept alive.
+/// The restart and shutdown policy of a [`WorkerGroup`](crate::WorkerGroup).
 #[derive(Debug, Clone, Copy)]
 #[must_use]
 pub struct GroupPolicy {
@@ -22,13 +22,13 @@ pub struct GroupPolicy {
     /// `None` for no limit.
     pub(crate) intensity: Option<RestartIntensity>,
     stop_timeout: Option<Duration>,
-    /// `None` for the default of its place.
+    /// `None` for the default: `Always` in a parent group, otherwise `Never`.
     pub(crate) restart: Option<Restart>,
     significant: bool,
 }
 
 impl Default for GroupPolicy {
-    /// One for one; gives up after 5 restarts within 30 s, and is restarted then if it is in another group.
+    /// One for one; gives up after 5 restarts within 30 s, and is then restarted if it is in a parent group.
     fn default() -> Self {
         Self {
             strategy: Strategy::default(),
@@ -48,56 +48,56 @@ impl From<Strategy> for GroupPolicy {
 }
 
 impl GroupPolicy {
-    /// How many restarts within which time the group bears, in every strategy: of its workers and of the groups in it, counted
-    /// together. With one more it gives up: all of it is stopped, and the group around it takes that for its failure. So it does at
-    /// once when a member gives up whose [`Restart`] is not `Never`. By default 5 restarts within 30 s.
+    /// Sets how many restarts within which time the group permits, with every strategy: of its workers and of the groups in it together.
+    /// With one more it gives up: all of it is stopped, and its parent group takes that for a failure. It also gives up when a member gives
+    /// up whose [`Restart`] is not `Never`. By default 5 restarts within 30 s.
     ///
-    /// A worker has no intensity of its own in a group unless its spec sets one, which then counts too. A worker whose
-    /// [backoff](crate::Backoff) alone makes so many restarts longer than `period` is refused: its group would never give up.
+    /// A worker in a group has no intensity of its own unless its spec sets one, which then applies too. A worker is rejected if its
+    /// [backoff](crate::Backoff) alone spreads so many restarts over more than `period`: its group would never give up.
     pub fn intensity(mut self, restarts: u32, period: Duration) -> Self {
         self.intensity = Some(RestartIntensity::new(restarts, period));
         self
     }
 
-    /// As many restarts as it takes: only the backoff of the workers, and intensities of their own, bound them. OTP has no such
-    /// setting, since its restarts have no backoff. For groups of many workers that have nothing to do with each other.
+    /// Removes the limit: restarts are bounded only by the backoff of the workers, and by intensities of their own. For groups of many
+    /// independent workers. OTP has no such setting, since its restarts have no backoff.
     pub fn unlimited_restarts(mut self) -> Self {
         self.intensity = None;
         self
     }
 
-    /// Whether it ends by itself when its [significant](crate::WorkerSpec::significant) members have: by success, by failure, by giving
-    /// up, or since what they wait for has failed. As in OTP, one that is stopped by its caller or with its siblings is not an end
-    /// by itself and ends nothing, but it counts as gone when another significant one ends.
+    /// Sets whether the group ends by itself when its [significant](crate::WorkerSpec::significant) members have ended: by success, by
+    /// failure, by giving up, or because a dependency has failed. As in OTP, a member that is stopped by a call or with its siblings ends
+    /// nothing, but it counts as ended when another significant member ends.
     pub fn auto_shutdown(mut self, when: AutoShutdown) -> Self {
         self.auto_shutdown = when;
         self
     }
 
-    /// How long its end may take, from when it is stopped or gives up: whoever of it is left then is killed. By default as long as
-    /// the stop ladders of those who wait for one another. A member whose ladder alone is longer is refused.
+    /// Sets how long a stop of the group may take, from the call or from when it gives up; its remaining workers are then killed. By
+    /// default as long as the stop policies of members that depend on each other take together. A member whose stop policy alone takes
+    /// longer is rejected.
     #[doc(alias = "TimeoutStopSec")]
     pub fn stop_timeout(mut self, timeout: Duration) -> Self {
         self.stop_timeout = Some(timeout);
         self
     }
 
-    /// When the group around it starts it again after it has given up, which is a failure, or has shut down by itself, which is
-    /// a success. [`Always`](Restart::Always) by default within another group, as in OTP; with
-    /// [`Never`](Restart::Never) neither its end nor its giving up concerns the group around it, and it does not come back when
-    /// its siblings are restarted. The outermost group has none: nothing restarts it.
+    /// Sets when the parent group restarts this group after it has given up, which is a failure, or has shut down by itself, which is a
+    /// success. By default [`Always`](Restart::Always) in a parent group, as in OTP. With [`Never`](Restart::Never) its end does not affect
+    /// the parent group, and it does not start again when its siblings are restarted. A group without a parent is never restarted.
     ///
-    /// It is restarted at once, but the worker whose end it gave up for waits for its backoff, which grows with the number of such
-    /// lives in a row. Everything else begins anew: no restart of the life before counts.
+    /// The group restarts at once, but the worker whose end made it give up waits for its backoff, which grows with the number of
+    /// consecutive restarts of the group. Earlier restarts of members do not count any more.
     ///
-    /// The difference to OTP: there a transient supervisor that gives up is not restarted, since it ends by the reason `shutdown`.
+    /// In OTP a transient supervisor that gives up is not restarted, since its exit reason is `shutdown`.
     pub fn restart(mut self, when: Restart) -> Self {
         self.restart = Some(when);
         self
     }
 
-    /// Its end counts for the automatic shutdown of the group around it. Refused for one that is always restarted, which never
-    /// ends for good: set its [`restart`](Self::restart) too.
+    /// Its end counts for the automatic shutdown of the parent group. Rejected for a group that is always restarted, which never ends for
+    /// good: set [`restart`](Self::restart) too.
     pub fn significant(mut self) -> Self {
         self.significant = true;
         self
@@ -121,11 +121,11 @@ pub enum GroupError {
     /// The worker's spec is invalid.
     #[error("invalid worker spec: {0}")]
     Spec(#[from] SpecError),
-    /// It makes no sense in this group: it is significant but would never end, or nobody looks whether it does; it waits for
-    /// somebody who waits for it, who never ends, or who is in no group.
+    /// The member does not fit the group: it is significant but never ends, or the group has no automatic shutdown; or it depends on a
+    /// worker that depends on it, that never ends, or that is in no group.
     #[error("it cannot be in this group: {reason}")]
     Rejected {
-        /// Which rule it breaks, naming workers and groups by their ids.
+        /// The violated rule, with the ids of workers and groups.
         reason: Box<str>,
     },
     /// The worker is in another group, or in none.
@@ -139,11 +139,10 @@ pub enum GroupError {
     /// The worker could not be started, and is not a member.
     #[error("the worker could not be started: {0}")]
     SpawnFailed(#[source] Box<SpawnError>),
-    /// The supervisor takes no more workers.
+    /// The supervisor accepts no more workers.
     #[error("the supervisor takes no more workers")]
     SupervisorGone,
-    /// The supervisor's event loop has not answered within 5 s, as in a process that is not run. Whether it does what was asked is not
-    /// known.
+    /// The supervisor's event loop has not answered within 5 s, as in a process that is not scheduled. It may still execute the call.
     #[error("the supervisor's event loop has not answered within 5 s")]
     TimedOut,
 }

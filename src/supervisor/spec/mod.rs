@@ -72,12 +72,12 @@ pub(crate) enum DeathSignal {
 /// ```
 #[derive(Clone)]
 #[must_use = "a spec is a recipe: hand it to Supervisor::spawn"]
-#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, and nobody passes two of them on")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, and no function takes two of them")]
 pub struct WorkerSpec {
     pub(crate) plan: LaunchPlan,
     pub(crate) name: Option<Box<str>>,
     pub(crate) messages: MessageSource,
-    /// As it was asked for; `plan.stdout` says what becomes of it.
+    /// The requested mode; `plan.stdout` is what follows from it.
     pub(crate) stdout: Option<OutputMode>,
     /// As `stdout`.
     pub(crate) stderr: Option<OutputMode>,
@@ -101,7 +101,7 @@ pub struct WorkerSpec {
     pub(crate) runtime_max: Option<Duration>,
     pub(crate) is_significant: bool,
     pub(crate) cgroup_limits: Vec<CgroupLimit>,
-    /// What it waits for, in a group.
+    /// The members on which it depends, in a group.
     pub(crate) dependencies: Vec<(WorkerId, DependencyCondition)>,
 }
 
@@ -374,19 +374,19 @@ impl WorkerSpec {
     }
 }
 
-/// How it is kept alive, and how it is ended.
+/// Restart, readiness, watchdog and stop.
 impl WorkerSpec {
-    /// When it is started again after it has ended by itself: a [`Restart`](crate::Restart), or a [`RestartPolicy`] with backoff,
+    /// Sets when the worker is restarted after it has ended by itself: a [`Restart`](crate::Restart), or a [`RestartPolicy`] with backoff,
     /// intensity and causes; by default never.
     ///
-    /// Each incarnation begins anew: new pipes, a new control address, the same descriptors of yours. What can never start (the
-    /// program is gone, or may not be run) is not tried again.
+    /// Each incarnation has new pipes and a new control address, and receives the same file descriptors of yours. A start that can never
+    /// succeed (the program does not exist, or may not be executed) is not retried.
     pub fn restart(mut self, policy: impl Into<RestartPolicy>) -> Self {
         self.restart = policy.into();
         self
     }
 
-    /// What makes it ready for work, and how long it has for that; by default it is ready when it runs.
+    /// Sets what makes the worker ready, and the time that it has for that; by default it is ready when it runs.
     pub fn ready(mut self, ready: Readiness) -> Self {
         if let Wanted::Newline(pass) = &ready.wanted {
             self.plan.add_fd(BELL, FdSource::OutputPipe, pass.clone());
@@ -401,22 +401,23 @@ impl WorkerSpec {
         self
     }
 
-    /// In a [group](crate::WorkerGroup) that [ends by itself](crate::GroupPolicy::auto_shutdown): its end counts for that, whatever
-    /// the reason. Refused for one with [`Restart::Always`](crate::Restart::Always), which never ends for good.
+    /// In a [group](crate::WorkerGroup) with an [automatic shutdown](crate::GroupPolicy::auto_shutdown): the end of the worker counts for
+    /// that, whatever the cause. Rejected with [`Restart::Always`](crate::Restart::Always), with which it never ends for good.
     pub fn significant(mut self) -> Self {
         self.is_significant = true;
         self
     }
 
-    /// Which signs of life it must give once it is ready, and how often; by default none.
+    /// Sets which signs of life the worker must give once it is ready, and how often; by default none.
     pub fn watchdog(mut self, watchdog: Watchdog) -> Self {
         self.watchdog = Some(watchdog);
         self
     }
 
-    /// How long each of its processes may run; by default for ever. Then that is told, as
-    /// [`RuntimeExceeded`](crate::EventKind::RuntimeExceeded), and it is stopped; for its restart policy that is a failure, however it ends.
-    /// Wall-clock time, but for what the whole program is [stopped by its user](crate::Supervisor::handle_signals).
+    /// Sets how long each incarnation may run; by default without limit. At the limit
+    /// [`RuntimeExceeded`](crate::EventKind::RuntimeExceeded) is reported and the worker is stopped, which counts as a failure for its
+    /// restart policy, however it ends. The time is wall-clock time without the time for which the user has [stopped the
+    /// program](crate::Supervisor::handle_signals).
     #[doc(alias = "RuntimeMaxSec")]
     #[doc(alias = "timeout")]
     pub fn runtime_max(mut self, limit: Duration) -> Self {
@@ -424,7 +425,7 @@ impl WorkerSpec {
         self
     }
 
-    /// How it is ended when that is wanted; by default control `shutdown` and closed pipes, 1 s, SIGTERM, 5 s, SIGKILL.
+    /// Sets how the worker is stopped; by default the control notification `shutdown` and closed pipes, 1 s, SIGTERM, 5 s, SIGKILL.
     #[doc(alias = "KillMode")]
     pub fn stop(mut self, policy: StopPolicy) -> Self {
         self.stop = policy;
@@ -432,57 +433,55 @@ impl WorkerSpec {
     }
 }
 
-/// How it is listened to.
+/// Messages and output.
 impl WorkerSpec {
-    /// How its messages are told apart; by default one a line.
+    /// Sets the framing of its messages; by default one a line.
     pub fn framing(mut self, framing: Framing) -> Self {
         self.framing = framing;
         self
     }
 
-    /// The largest message in bytes; by default 16 MiB, at most 1 GiB. A longer one is skipped and reported as a
-    /// [`FrameError`](crate::events::FrameError) as soon as its length is known; a host that does not want to go on then stops the worker. So much memory can one worker's unfinished message take.
+    /// Sets the largest message in bytes; by default 16 MiB, at most 1 GiB. A longer message is skipped and reported as a
+    /// [`FrameError`](crate::events::FrameError) as soon as its length is known. This bounds the memory of one worker's incomplete message.
     #[doc(alias = "max_frame_length")]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = bytes;
         self
     }
 
-    /// Has every message looked through when it arrives, so that what is not JSON is a fault at once and never a
-    /// [`Message`](crate::Message). By default the consumer finds out, in its own time, when it parses.
+    /// Validates every message when it arrives: what is not JSON is reported as an error at once and never as a
+    /// [`Message`](crate::Message). By default the consumer finds errors when it parses.
     pub fn validate_json(mut self) -> Self {
         self.validate_json = true;
         self
     }
 
-    /// Asks for a message pipe that holds so many bytes, rounded up by the kernel; by default 64 KiB. Larger ones let a
-    /// worker run further ahead, and count against its user's quota (`/proc/sys/fs/pipe-user-pages-soft`): where the kernel
-    /// refuses, the pipe stays as it is.
+    /// Sets the capacity of the message pipe, rounded up by the kernel; by default 64 KiB. A larger pipe lets the worker run further ahead,
+    /// and counts against its user's quota (`/proc/sys/fs/pipe-user-pages-soft`). If the kernel refuses, the pipe keeps its size.
     pub fn pipe_capacity(mut self, bytes: usize) -> Self {
         self.pipe_capacity = Some(bytes);
         self
     }
 
-    /// How many bytes of its messages, lines and other events may be waiting for you before this worker, and only it, is made to wait,
-    /// also with its next restart; by
-    /// default 1 MiB. Each message counts 64 bytes more than it is long.
+    /// Sets how many bytes of its messages, lines and other events may wait for the consumer before this worker alone is paused and its
+    /// next restart delayed; by default 1 MiB. Each message counts 64 bytes more than its length.
     #[doc(alias = "high_water_mark")]
     pub fn window(mut self, bytes: usize) -> Self {
         self.window = bytes;
         self
     }
 
-    /// How long after its death the end of its streams is waited for, where something that it started holds them open; by
-    /// default 200 ms. Then the stream is closed and told in [`Exit::leaked_streams`](crate::Exit::leaked_streams).
+    /// Sets how long after the exit the end of its streams is waited for, if a descendant holds them open; by default 200 ms. The stream is
+    /// then closed, and reported in [`Exit::leaked_streams`](crate::Exit::leaked_streams).
     #[doc(alias = "WaitDelay")]
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
         self
     }
 
-    /// How many bytes of a captured standard error are kept for the exit; by default 8 KiB. Where more is written, the first KiB
-    /// (half of a limit below 2 KiB) and the last bytes are kept, with a line between them that says how many are missing: some
-    /// programs print the reason of a failure first, others last.
+    /// Sets how many bytes of a captured standard error are kept for the exit; by default 8 KiB. Of longer output the first KiB (half of a
+    /// limit below 2 KiB) and the last bytes are kept, with a line between them that says how many are missing: some programs print the
+    /// reason of a failure first, others last.
     pub fn stderr_tail(mut self, bytes: usize) -> Self {
         self.stderr_tail = bytes;
         self
@@ -495,6 +494,6 @@ impl MayBlock for WorkerSpec {
     }
 }
 
-/// A spec as the supervisor keeps it. Its last owner can be the loop or a spawner thread, and what the host has put into it, closures
-/// and descriptors, is dropped elsewhere.
+/// A spec that is shared in the supervisor. Its last owner may be the loop or a spawner thread, so the user's closures and file descriptors
+/// in it are dropped in the background.
 pub(crate) type SharedSpec = Arc<DropInBackground<WorkerSpec>>;

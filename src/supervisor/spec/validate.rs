@@ -1,4 +1,4 @@
-//! Mistakes of a spec, found before anything is started.
+//! The validation of a spec before a start.
 
 use crate::{
     launch::{error::SpecError, plan::Program, stdio::OutputMode},
@@ -11,11 +11,11 @@ fn refused(conflict: Conflict) -> SpecError {
 }
 
 impl WorkerSpec {
-    /// Looks for mistakes that would make every start fail.
+    /// Checks for errors that would make every start fail.
     ///
     /// # Errors
     ///
-    /// The first one found.
+    /// The first error.
     pub fn validate(&self) -> Result<(), SpecError> {
         let only_in_groups = [("depends_on", !self.dependencies.is_empty()), ("significant", self.is_significant)];
         if let Some((setting, _)) = only_in_groups.into_iter().find(|(_, is_set)| *is_set) {
@@ -26,12 +26,12 @@ impl WorkerSpec {
         self.restart.check().map_err(refused)
     }
 
-    /// As [`validate`](Self::validate), for a member of a group, which looks at the restart policy itself.
+    /// As [`validate`](Self::validate), for a member of a group, which checks the restart policy itself.
     pub(crate) fn validate_apart_from_restart(&self) -> Result<(), SpecError> {
         self.plan.validate()?;
         for (what, bytes, most) in [
             ("window", self.window, usize::MAX),
-            // Places in a chunk are counted in 32 bits.
+            // Offsets in a chunk have 32 bits.
             ("maximum message size", self.max_message_size, 1 << 30),
         ] {
             if bytes == 0 || bytes > most {
@@ -62,7 +62,7 @@ impl WorkerSpec {
         }
     }
 
-    /// A stream from which messages are wanted and that was sent elsewhere, by the two settings that say so.
+    /// The two settings that conflict, if messages are read from a stream that is redirected.
     fn contradicted_stream(&self) -> Option<(&'static str, &'static str)> {
         let elsewhere =
             |output: &Option<OutputMode>| output.as_ref().is_some_and(|output| !matches!(output, OutputMode::Lines));

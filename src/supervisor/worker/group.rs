@@ -1,4 +1,4 @@
-//! How groups stand: what the loop and the handles know together, and what a user is shown.
+//! The state of groups, shared by the event loop and the handles.
 
 use crate::{
     ids::GroupId,
@@ -18,15 +18,15 @@ use std::{
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum GroupEndReason {
-    /// By a call: of [`WorkerGroup::stop`](crate::supervisor::handles::group::WorkerGroup::stop), or for all workers.
+    /// It was stopped by [`WorkerGroup::stop`](crate::supervisor::handles::group::WorkerGroup::stop), or with all workers.
     Stopped,
-    /// By its [`AutoShutdown`](crate::AutoShutdown).
+    /// Its [`AutoShutdown`](crate::AutoShutdown) ended it.
     ShutDown,
-    /// Its intensity was exceeded, or a member that it cannot do without gave up.
+    /// It exceeded its restart intensity, or a member gave up that it cannot do without.
     GaveUp,
-    /// The group around it has ended, or was restarted without it, since its own [`Restart`](crate::Restart) is `Never`.
+    /// Its parent group has ended, or was restarted without it, since its own [`Restart`](crate::Restart) is `Never`.
     WithParent,
-    /// It was [removed](crate::supervisor::handles::group::WorkerGroup::remove_all), alone or with the group around it.
+    /// It was [removed](crate::supervisor::handles::group::WorkerGroup::remove_all), by itself or with its parent group.
     Removed,
     /// The supervisor has ended.
     SupervisorGone,
@@ -56,40 +56,41 @@ impl From<GroupOutcome> for GroupEndReason {
     }
 }
 
-/// What a group is doing.
+/// The state of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum GroupState {
-    /// It runs; single members may have ended.
+    /// The group runs; single members may have ended.
     Running,
-    /// Members are being stopped, and start again when all of them are gone.
+    /// Members are being stopped, and start again when all of them have ended.
     Restarting,
-    /// All of it is being stopped.
+    /// The group is being stopped.
     Stopping,
-    /// It starts when the group around it does.
+    /// It starts with its parent group.
     Waiting,
-    /// It does not run, and will not unless it is started.
+    /// The group has ended, and does not run unless it is started.
     Ended(GroupEndReason),
 }
 
-/// A snapshot of a group: from [`WorkerGroup::status`](crate::supervisor::handles::group::WorkerGroup::status), and good for printing as JSON.
+/// A snapshot of a group, from [`WorkerGroup::status`](crate::supervisor::handles::group::WorkerGroup::status). It serializes to JSON.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct GroupStatus {
-    /// Its name in events.
+    /// The id that names it in events.
     pub group: GroupId,
-    /// What it is doing.
+    /// Its state.
     pub state: GroupState,
-    /// How many restarts count against its [intensity](crate::supervisor::spec::group::GroupPolicy::intensity), as of its last restart.
+    /// The number of restarts that count against its [intensity](crate::supervisor::spec::group::GroupPolicy::intensity), as of its last
+    /// restart.
     pub restarts: usize,
-    /// Its own members, in the order of declaration.
+    /// Its own members, in the order in which they were added.
     pub members: Vec<WorkerStatus>,
-    /// The groups within it, in the order of declaration.
+    /// The groups in it, in the order in which they were added.
     pub groups: Vec<Self>,
 }
 
-/// What the handles and the loop know together of a group.
+/// The state of a group that its handles and the event loop share.
 #[derive(Debug)]
 pub(crate) struct SharedGroup {
     pub(crate) id: GroupId,
@@ -102,21 +103,21 @@ impl SharedGroup {
         Self { id, end: Mutex::new(None), changed: Condvar::new() }
     }
 
-    /// It has ended for good, or runs again.
+    /// Sets or clears the end of the group.
     pub(crate) fn set_end(&self, end: Option<GroupEndReason>) {
         *lock(&self.end) = end;
         self.changed.notify_all();
     }
 
-    /// As `set_end`, unless it has ended already.
+    /// Sets the end of the group unless it has ended.
     pub(crate) fn end_at_last(&self, end: GroupEndReason) {
         lock(&self.end).get_or_insert(end);
         self.changed.notify_all();
     }
 
-    /// Waits until it has ended for good, at most so long.
+    /// Waits up to `timeout` until the group has ended.
     pub(crate) fn wait(&self, timeout: Duration) -> Option<GroupEndReason> {
-        // A timeout beyond the end of the clock is for ever.
+        // A timeout beyond the range of the clock never expires.
         let deadline = now().checked_add(timeout);
         let mut end = lock(&self.end);
         loop {

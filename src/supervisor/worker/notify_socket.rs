@@ -1,7 +1,7 @@
-//! The socket to which a worker tells how it is, by `sd_notify(3)`: one for each incarnation.
+//! The socket to which one incarnation of a worker sends `sd_notify(3)` datagrams.
 //!
-//! It is a file, since an abstract name is out of reach for a worker in a network namespace of its own. The kernel says which
-//! process sends, and as which user.
+//! It has a path, since an abstract name is not reachable from another network namespace. The kernel reports the process that sends, and
+//! its user.
 
 use crate::{
     sys::{
@@ -23,25 +23,25 @@ use std::{
     sync::Arc,
 };
 
-/// The longest datagram that is looked at; what is longer is cut.
+/// The longest datagram that is read; a longer one is truncated.
 const DATAGRAM_BYTES: usize = 4096;
-/// How many datagrams' descriptors of one worker may be closing at once.
+/// The most datagrams of one worker whose file descriptors may be closing at once.
 const CLOSERS: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct NotifySocket {
     socket: DeferredClose,
     path: PathBuf,
-    /// The process that has bound it. A fork of it has a copy, whose drop must not remove the file.
+    /// The process that has bound it. The drop of a copy in a fork must not remove the file.
     owner: i32,
-    /// One for itself, and one for each thread that closes.
+    /// One reference for the socket, and one for each background close.
     closers: Arc<()>,
 }
 
-/// What one datagram says.
+/// A received datagram.
 #[derive(Debug)]
 pub(crate) struct Datagram {
-    /// As the kernel knows it.
+    /// The sender as reported by the kernel.
     pub(crate) sender: Option<Credentials>,
     pub(crate) notices: Vec<Notice>,
 }
@@ -61,7 +61,7 @@ impl AsFd for NotifySocket {
 }
 
 impl NotifySocket {
-    /// A new one at this path, with this file mode, and what the worker finds in `NOTIFY_SOCKET`.
+    /// Binds a socket to `path` with the file mode `mode`. Returns it with the value of `NOTIFY_SOCKET`.
     pub(crate) fn bind(path: PathBuf, mode: u32) -> io::Result<(Self, String)> {
         let address = path.to_str().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
         let socket = UnixDatagram::bind(&path)?;
@@ -72,10 +72,10 @@ impl NotifySocket {
         Ok((bound, address))
     }
 
-    /// The next datagram; `None` where there is none for now.
+    /// Returns the next datagram; `None` if there is none.
     ///
-    /// Descriptors that come along are closed: after `BARRIER=1` that tells the sender that everything before was dealt with. To
-    /// close one can take as long as its sender likes (docs/gotchas.md, "Closing can block"), so that is done elsewhere.
+    /// File descriptors in a datagram are closed: after `BARRIER=1` this notifies the sender that everything before was processed. Closing
+    /// can block as long as the sender likes (docs/gotchas.md, "Closing can block"), so it is done in the background.
     pub(crate) fn receive(&self) -> Option<Datagram> {
         let mut datagram = [0; DATAGRAM_BYTES];
         let received = socket::receive_message(self.as_fd(), &mut datagram, RecvAction::Descriptors).ok()?;
@@ -84,14 +84,15 @@ impl NotifySocket {
         Some(Datagram { sender: received.sender, notices: sd_notify::parse(bytes).collect() })
     }
 
-    /// Too much of what it has sent does not close: it is not to be heard any more, or we would run out of descriptors.
+    /// Whether too many of its file descriptors are still closing. The worker is then not read any more, or the host would run out of
+    /// descriptors.
     pub(crate) fn is_clogged(&self) -> bool {
         Arc::strong_count(&self.closers) > CLOSERS
     }
 
     fn close_elsewhere(&self, descriptors: Vec<OwnedFd>) {
         if !descriptors.is_empty() {
-            // In this order: it counts until they are closed.
+            // In this order: the reference counts until the descriptors are closed.
             deferred_close::close_in_background((descriptors, Arc::clone(&self.closers)));
         }
     }

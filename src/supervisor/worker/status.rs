@@ -1,22 +1,22 @@
-//! What a supervisor looks like at one moment.
+//! The status of a supervisor and its workers.
 
 use crate::ids::WorkerId;
 use serde::{Serialize, Serializer};
 use std::{fmt, time::Duration};
 
-/// A snapshot of a [`Supervisor`](crate::supervisor::Supervisor): from [`status`](crate::supervisor::Supervisor::status), and good for printing as JSON.
-/// Times are in seconds there.
+/// A snapshot of a [`Supervisor`](crate::supervisor::Supervisor), from [`status`](crate::supervisor::Supervisor::status). It serializes to
+/// JSON with times in seconds.
 #[derive(Debug, Clone, Default, Serialize)]
 #[non_exhaustive]
 pub struct SupervisorStatus {
-    /// Every worker that lives or will live again, in the order of their ids.
+    /// All workers that run or may run again, ordered by id.
     pub workers: Vec<WorkerStatus>,
-    /// How many events wait in the channel.
+    /// The number of events in the channel.
     pub events_waiting: usize,
-    /// How many threads start workers. Usually one; another one begins when a start takes longer than 50 ms, and stays as long as one
-    /// of its workers lives, since the kernel signals a worker when the thread that started it ends.
+    /// The number of threads that start workers. Usually one; another one is added when a start takes longer than 50 ms, and stays as long
+    /// as one of its workers runs, since the kernel signals a worker when the thread that started it ends.
     pub spawner_threads: usize,
-    /// False where the event loop has not answered within 5 s, as in a process that is not run: then no worker is listed.
+    /// False if the event loop has not answered within 5 s, as in a process that is not scheduled: no worker is then listed.
     pub is_complete: bool,
 }
 
@@ -24,55 +24,55 @@ pub struct SupervisorStatus {
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct WorkerStatus {
-    /// Its name in events.
+    /// The id that names it in events.
     pub worker: WorkerId,
-    /// What people call it.
+    /// The name from its spec, or the file name of its program.
     pub name: Box<str>,
-    /// What it is doing.
+    /// Its state.
     pub state: WorkerState,
-    /// Which of its processes, counted from 1: the present one or the last.
+    /// The number of the current or last incarnation, counted from 1.
     pub incarnation: u32,
-    /// Of its process, where it has one.
+    /// The process id, if a process runs.
     pub pid: Option<u32>,
-    /// How long its process runs.
+    /// The time since the start of its process.
     #[serde(serialize_with = "seconds")]
     pub uptime: Option<Duration>,
-    /// How many times it was started again.
+    /// The number of restarts.
     pub restarts: u32,
-    /// How many bytes of its messages, lines and other events are in the channel or in your hands, and how many may be.
+    /// The bytes of its messages, lines and other events that are in the channel or held by the consumer.
     pub window_used: usize,
     /// See [`WorkerSpec::window`](crate::supervisor::spec::WorkerSpec::window).
     pub window: usize,
-    /// It is made to wait, since its window is used up, or what it says on control is not received.
+    /// Whether it is not read, since its window is full or its control messages are not received.
     pub is_paused: bool,
-    /// How many bytes of calls and notifications wait for it to read.
+    /// The bytes of calls and notifications that are queued for it.
     pub control_queue: usize,
-    /// How long ago it sent a message.
+    /// The time since its last message.
     #[serde(serialize_with = "seconds")]
     pub last_message: Option<Duration>,
-    /// What it has told last of what it is doing, by `sd_notify`.
+    /// Its last status by `sd_notify`.
     pub status: Option<Box<str>>,
-    /// The processor time of its process, without what it has started.
+    /// The processor time of its process, without descendants.
     #[serde(serialize_with = "seconds")]
     pub cpu: Option<Duration>,
     /// The memory of its process, in bytes.
     pub rss_bytes: Option<u64>,
 }
 
-/// What a worker is doing.
+/// The state of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WorkerState {
-    /// It runs, and is not [ready](crate::supervisor::spec::WorkerSpec::ready) yet.
+    /// The process runs, and is not [ready](crate::supervisor::spec::WorkerSpec::ready) yet.
     Starting,
-    /// It runs, and is ready.
+    /// The process runs and is ready.
     Running,
-    /// It runs and shall end.
+    /// The process is being stopped.
     Stopping,
-    /// It has ended, and is started again after its backoff; or it waits for what its group starts before it.
+    /// The worker waits for its restart after its backoff, or for its dependencies.
     Waiting,
-    /// A member of a group that does not run, and will not unless its group wants it.
+    /// A group member that has ended, and does not run unless its group starts it.
     Ended,
 }
 
