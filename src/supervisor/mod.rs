@@ -148,14 +148,14 @@ impl Supervisor {
         // Held until the loop has the worker, so that the loop does not end before.
         let permit = spawner.starts().permit().ok_or(SpawnError::SupervisorGone)?;
         let prepared = prepare(&spec.plan, OpenMode::Blocking)?;
-        let may_start_here = Spawner::may_start_here(&spec);
+        let may_start_on_this_thread = Spawner::may_start_on_this_thread(&spec);
         let spec = Arc::new(DropInBackground::new(spec));
-        if may_start_here {
-            let started = spawner.start_here(id, spec, prepared);
+        if may_start_on_this_thread {
+            let started = spawner.start_on_this_thread(id, spec, prepared);
             drop(permit);
             return started.map(|shared| Worker::new(shared, &self.commands));
         }
-        let started = Spawner::start_elsewhere(spawner, id, spec, (prepared, permit))?;
+        let started = Spawner::start_on_spawner_thread(spawner, id, spec, (prepared, permit))?;
         Ok(Worker::new(started, &self.commands))
     }
 
@@ -217,10 +217,10 @@ impl Supervisor {
     /// Ends all current workers for good, each by its [stop policy](WorkerSpec::stop). Returns at once, with a handle to wait for the ends.
     /// A second call starts the next stage of each policy. Workers that are started later are not affected.
     pub fn stop_all(&self) -> StopHandle {
-        self.stop_everybody(StopAll::Present)
+        self.stop_workers(StopAll::Present)
     }
 
-    fn stop_everybody(&self, wanted: StopAll) -> StopHandle {
+    fn stop_workers(&self, wanted: StopAll) -> StopHandle {
         let began = now();
         let stopping = self.commands.ask(|answer| Command::StopAll(wanted, answer)).unwrap_or_else(|why| match why {
             AskError::LoopGone => Vec::new(),
@@ -237,7 +237,7 @@ impl Supervisor {
     pub fn shutdown(&self, timeout: Duration) -> StopReport {
         self.close();
         let (began, last_wait) = (now(), timeout.saturating_add(LAST_WAIT));
-        let stopping = self.stop_everybody(StopAll::Within(timeout));
+        let stopping = self.stop_workers(StopAll::Within(timeout));
         stopping.wait(last_wait.saturating_sub(now().saturating_duration_since(began)))
     }
 
@@ -304,7 +304,7 @@ impl Supervisor {
     }
 }
 
-/// The settings of a [`Supervisor`](crate::Supervisor).
+/// The settings of a [`Supervisor`].
 #[derive(Debug, Clone)]
 #[must_use = "nothing runs before build()"]
 pub struct SupervisorBuilder {

@@ -23,11 +23,11 @@ pub(crate) struct FrameReader {
 
 impl FrameReader {
     /// Starts with the bytes that were read after the first `position` bytes; no request was sent before them.
-    pub(crate) fn starting_with(max_message_size: usize, said: &[u8], position: u64) -> Self {
+    pub(crate) fn starting_with(max_message_size: usize, received: &[u8], position: u64) -> Self {
         let reader = RpcReader::new(max_message_size).starting_at(position);
         let mut reading = Self { reader, pending: Vec::new(), scratch: Vec::new() };
-        if !said.is_empty() {
-            reading.feed(said, |input, line, pending| {
+        if !received.is_empty() {
+            reading.feed(received, |input, line, pending| {
                 let is_answer = matches!(
                     input,
                     RpcInput::Message(RpcMessage::Response { .. } | RpcMessage::UnidentifiedError(_), _)

@@ -41,15 +41,15 @@ use std::{
 };
 
 /// The time for a client to send its key.
-pub(crate) const HELLO_TIME: Duration = Duration::from_secs(10);
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest first line of a client, in bytes.
 const HELLO_BYTES: usize = 4096;
 /// The name of the server's socket in its directory.
 const NAME: &str = "control";
 /// The most connections of other users that are closed in one turn of the loop.
-const REFUSALS: usize = 64;
+const REJECTIONS_MAX: usize = 64;
 /// The most unauthenticated connections; further ones wait in the backlog.
-const VISITORS: usize = 256;
+const HANDSHAKES_MAX: usize = 256;
 
 /// The listener, the users that may connect apart from the host's own, and the keys that are valid.
 #[derive(Debug)]
@@ -144,8 +144,8 @@ impl Drop for IssuedAddress {
 struct ControlHandshake {
     socket: FdFreeStream,
     uid: u32,
-    said: Vec<u8>,
-    /// The length of the first line, once that was removed from `said`.
+    received: Vec<u8>,
+    /// The length of the first line, once that was removed from `received`.
     hello_bytes: u64,
     /// A key that was issued and whose incarnation the loop has not received.
     key: Option<String>,
@@ -156,8 +156,8 @@ struct ControlHandshake {
 pub(crate) struct AuthenticatedClient {
     pub(crate) place: Key,
     pub(crate) socket: FdFreeStream,
-    pub(crate) said: Vec<u8>,
-    /// The number of bytes received before `said`.
+    pub(crate) received: Vec<u8>,
+    /// The number of bytes received before `received`.
     pub(crate) hello_bytes: u64,
 }
 
@@ -220,10 +220,10 @@ impl ControlServer {
     /// Accepts one connection; `None` without one. An error if there are too many unauthenticated or closing connections, or no file
     /// descriptors: the connections then wait in the backlog. Rejected and closed connections are skipped.
     pub(crate) fn accept(&mut self) -> Result<Option<u64>, ()> {
-        if self.handshakes.len() >= VISITORS || deferred_close::is_saturated() {
+        if self.handshakes.len() >= HANDSHAKES_MAX || deferred_close::is_saturated() {
             return Err(());
         }
-        for _ in 0..REFUSALS {
+        for _ in 0..REJECTIONS_MAX {
             let stream = match self.server.listener.accept_timeout(Duration::ZERO) {
                 Ok(stream) => stream,
                 Err(AcceptError::TimedOut) => return Ok(None),
@@ -235,7 +235,7 @@ impl ControlServer {
                 self.last_visitor += 1;
                 self.handshakes.insert(
                     self.last_visitor,
-                    ControlHandshake { socket, uid, said: Vec::new(), hello_bytes: 0, key: None },
+                    ControlHandshake { socket, uid, received: Vec::new(), hello_bytes: 0, key: None },
                 );
                 return Ok(Some(self.last_visitor));
             }
@@ -246,25 +246,27 @@ impl ControlServer {
 
     /// Returns the connections that have not sent a key.
     pub(crate) fn unauthenticated(&self) -> Vec<u64> {
-        self.handshakes.iter().filter(|(_, visitor)| visitor.key.is_none()).map(|(id, _)| *id).collect()
+        self.handshakes.iter().filter(|(_, handshake)| handshake.key.is_none()).map(|(id, _)| *id).collect()
     }
 
-    pub(crate) fn handshake_fd(&self, visitor: u64) -> Option<BorrowedFd<'_>> {
-        self.handshakes.get(&visitor).map(|visitor| visitor.socket.as_fd())
+    pub(crate) fn handshake_fd(&self, handshake: u64) -> Option<BorrowedFd<'_>> {
+        self.handshakes.get(&handshake).map(|handshake| handshake.socket.as_fd())
     }
 
     /// Accepts `key` from now on. Returns the connection if the worker has connected already.
     pub(crate) fn expect_key(&mut self, key: String, place: Key, user: Option<u32>) -> Option<AuthenticatedClient> {
         self.server.keys.remove(&key);
         let expected = ExpectedWorker { place, user };
-        let is_it = |visitor: &ControlHandshake| visitor.key.as_deref() == Some(&key) && expected.may_be(visitor.uid);
-        let early = self.handshakes.iter().find(|(_, visitor)| is_it(visitor)).map(|(id, _)| *id);
-        let Some(ControlHandshake { socket, said, hello_bytes, .. }) = early.and_then(|id| self.handshakes.remove(&id))
+        let is_it =
+            |handshake: &ControlHandshake| handshake.key.as_deref() == Some(&key) && expected.may_be(handshake.uid);
+        let early = self.handshakes.iter().find(|(_, handshake)| is_it(handshake)).map(|(id, _)| *id);
+        let Some(ControlHandshake { socket, received, hello_bytes, .. }) =
+            early.and_then(|id| self.handshakes.remove(&id))
         else {
             self.expected.insert(key, expected);
             return None;
         };
-        Some(AuthenticatedClient { place, socket, said, hello_bytes })
+        Some(AuthenticatedClient { place, socket, received, hello_bytes })
     }
 
     /// Revokes the key of an incarnation.
@@ -273,27 +275,27 @@ impl ControlServer {
     }
 
     /// Removes an unauthenticated connection.
-    pub(crate) fn remove(&mut self, visitor: u64) -> Option<FdFreeStream> {
-        self.handshakes.remove(&visitor).map(|visitor| visitor.socket)
+    pub(crate) fn remove(&mut self, handshake: u64) -> Option<FdFreeStream> {
+        self.handshakes.remove(&handshake).map(|handshake| handshake.socket)
     }
 
     /// Rejects a connection: sends an error line, unless the peer does not read. Returns what is to be reported, within the rate limit.
     pub(crate) fn reject(
         &mut self,
-        visitor: u64,
+        handshake: u64,
         fault: HandshakeError,
         now: Instant,
         received: u64,
     ) -> Option<RejectedHandshake> {
-        let visitor = self.handshakes.get(&visitor)?;
+        let handshake = self.handshakes.get(&handshake)?;
         let error = RpcError::new(INVALID_REQUEST, fault.to_string());
         if let Ok(line) = encode::error_without_id(&error) {
-            drop(socket::send(visitor.socket.as_fd(), &[io::IoSlice::new(&line)], &[]));
+            drop(socket::send(handshake.socket.as_fd(), &[io::IoSlice::new(&line)], &[]));
         }
         let unreported = self.rejections.next(now, received)?;
-        let pid = socket::peer_credentials(visitor.socket.as_fd()).ok().and_then(|peer| u32::try_from(peer.pid).ok());
+        let pid = socket::peer_credentials(handshake.socket.as_fd()).ok().and_then(|peer| u32::try_from(peer.pid).ok());
         let pid = pid.filter(|pid| *pid > 0);
-        Some(RejectedHandshake { fault, pid, excerpt: hello::excerpt(&visitor.said), unreported })
+        Some(RejectedHandshake { fault, pid, excerpt: hello::excerpt(&handshake.received), unreported })
     }
 
     /// Records the number of the event that reports a rejection.
@@ -303,42 +305,42 @@ impl ControlServer {
 
     /// Reads from an unauthenticated connection.
     pub(crate) fn read_hello(&mut self, id: u64) -> HandshakeResult {
-        let Some(visitor) = self.handshakes.get_mut(&id) else { return HandshakeResult::Closed };
-        if visitor.key.is_some() {
+        let Some(handshake) = self.handshakes.get_mut(&id) else { return HandshakeResult::Closed };
+        if handshake.key.is_some() {
             // Data after the key is read later, though it was reported at the same time.
             return HandshakeResult::Incomplete;
         }
         let mut part = [0; HELLO_BYTES];
-        let room = HELLO_BYTES.saturating_sub(visitor.said.len());
+        let room = HELLO_BYTES.saturating_sub(handshake.received.len());
         let Some(part) = part.get_mut(..room).filter(|part| !part.is_empty()) else {
             // The line is too long, or a client has sent more after its key than any does before it is authenticated.
             return HandshakeResult::Rejected(HandshakeError::LineTooLong);
         };
-        match visitor.socket.receive(part) {
+        match handshake.socket.receive(part) {
             Err(error) if is_transient(&error) => return HandshakeResult::Incomplete,
-            Ok(bytes @ 1..) => visitor.said.extend_from_slice(part.get(..bytes).unwrap_or_default()),
-            Ok(_) | Err(_) if visitor.said.is_empty() => return HandshakeResult::Closed,
+            Ok(bytes @ 1..) => handshake.received.extend_from_slice(part.get(..bytes).unwrap_or_default()),
+            Ok(_) | Err(_) if handshake.received.is_empty() => return HandshakeResult::Closed,
             Ok(_) | Err(_) => return HandshakeResult::Rejected(HandshakeError::Closed),
         }
-        let Some(end) = memchr::memchr(b'\n', &visitor.said) else { return HandshakeResult::Incomplete };
-        let Some(key) = key(visitor.said.get(..end).unwrap_or_default()) else {
+        let Some(end) = memchr::memchr(b'\n', &handshake.received) else { return HandshakeResult::Incomplete };
+        let Some(key) = key(handshake.received.get(..end).unwrap_or_default()) else {
             return HandshakeResult::Rejected(HandshakeError::NotHello);
         };
         let expected = self.expected.get(&key).copied();
-        if expected.map_or_else(|| !self.server.keys.has(&key), |one| !one.may_be(visitor.uid)) {
+        if expected.map_or_else(|| !self.server.keys.has(&key), |one| !one.may_be(handshake.uid)) {
             return HandshakeResult::Rejected(HandshakeError::UnknownKey);
         }
-        visitor.said.drain(..=end);
-        visitor.hello_bytes = end as u64 + 1;
+        handshake.received.drain(..=end);
+        handshake.hello_bytes = end as u64 + 1;
         let Some(ExpectedWorker { place, .. }) = expected else {
-            visitor.key = Some(key);
+            handshake.key = Some(key);
             return HandshakeResult::Early;
         };
         self.expected.remove(&key);
-        let Some(ControlHandshake { socket, said, hello_bytes, .. }) = self.handshakes.remove(&id) else {
+        let Some(ControlHandshake { socket, received, hello_bytes, .. }) = self.handshakes.remove(&id) else {
             return HandshakeResult::Closed;
         };
-        HandshakeResult::Authenticated(AuthenticatedClient { place, socket, said, hello_bytes })
+        HandshakeResult::Authenticated(AuthenticatedClient { place, socket, received, hello_bytes })
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::supervisor::{
     control::{
         hello::HandshakeError,
-        server::{AuthenticatedClient, ControlListener, ControlServer, HELLO_TIME, HandshakeResult},
+        server::{AuthenticatedClient, ControlListener, ControlServer, HANDSHAKE_TIMEOUT, HandshakeResult},
     },
     event_loop::EventLoop,
     events::event::Event,
@@ -47,7 +47,7 @@ impl EventLoop {
                 Err(()) => return false,
             };
             self.register(Token::Handshake(handshake));
-            self.reactor.set_timer_after(HELLO_TIME, Timer::HandshakeTimeout(handshake));
+            self.reactor.set_timer_after(HANDSHAKE_TIMEOUT, Timer::HandshakeTimeout(handshake));
         }
         true
     }

@@ -294,7 +294,7 @@ impl EventLoop {
 
     /// Starts wait for threads that may hang in others.
     fn relieve_starts(&mut self) {
-        if Spawner::relieve(&self.spawner) {
+        if Spawner::add_thread_if_blocked(&self.spawner) {
             self.reactor.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::SpawnQueue);
         }
     }

@@ -17,7 +17,7 @@ impl Drop for EventLoop {
         let inbox = mem::replace(&mut self.inbox, crossbeam_channel::never());
         for command in inbox.try_iter() {
             if let Command::Spawned(arrival) = command {
-                self.spawner.end_newcomer(&arrival.shared, &arrival.process);
+                self.spawner.kill_unregistered(&arrival.shared, &arrival.process);
             }
         }
         drop(inbox);
@@ -35,7 +35,7 @@ impl EventLoop {
     fn end_those_who_live(&mut self) {
         let lives: Vec<Box<Incarnation>> = self.incarnations.drain().collect();
         let orphans: Vec<_> = lives.iter().map(|incarnation| Arc::clone(&incarnation.process)).collect();
-        for (mut incarnation, reaped) in lives.into_iter().zip(self.spawner.end_orphans(&orphans)) {
+        for (mut incarnation, reaped) in lives.into_iter().zip(self.spawner.kill_and_reap_all(&orphans)) {
             let mut exit = incarnation.exit(reaped, self.reactor.clock.now());
             if reaped.is_none() {
                 exit.status = ExitStatus::Unkillable;
@@ -83,7 +83,8 @@ mod tests {
         let driver = EventLoop::new(parts).unwrap();
         let spec = WorkerSpec::new("sleep").arg("1000");
         let prepared = prepare(&spec.plan, OpenMode::Nonblocking).unwrap();
-        let worker = spawner.start_here(WorkerId(1), Arc::new(DropInBackground::new(spec)), prepared).unwrap();
+        let worker =
+            spawner.start_on_this_thread(WorkerId(1), Arc::new(DropInBackground::new(spec)), prepared).unwrap();
         drop(driver);
         let exit = worker.wait_ended(Some(now())).expect("its end").0;
         assert_eq!(exit.status, ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });

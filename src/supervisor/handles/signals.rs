@@ -36,77 +36,78 @@ pub struct SignalGuard {
 
 /// A second signal within this time is ignored: `timeout(1)` signals the process and then its group, and a parent that forwards Ctrl-C
 /// repeats the terminal's signal.
-const SAME_WISH: Duration = Duration::from_millis(50);
+const REPEAT_WINDOW: Duration = Duration::from_millis(50);
 
 /// The time to stop the workers before the program is stopped: the inspection of a process can block.
-const STOP_TIME: Duration = Duration::from_secs(1);
+const SUSPEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGTSTP];
 
-static LISTENING: Mutex<Listening> = Mutex::new(Listening { supervisors: Vec::new(), last_number: 0, owner: 0 });
+static REGISTRATIONS: Mutex<Registrations> =
+    Mutex::new(Registrations { supervisors: Vec::new(), last_number: 0, owner: 0 });
 
-struct Listening {
-    supervisors: Vec<Listener>,
+struct Registrations {
+    supervisors: Vec<Registration>,
     last_number: u64,
     /// The process whose thread handles the signals. The thread never ends: a handler cannot be removed, so the thread also performs the
     /// default actions.
     owner: i32,
 }
 
-struct Listener {
+struct Registration {
     number: u64,
     commands: CommandSender,
     starts: Arc<SpawnQueue>,
-    was_asked: bool,
+    was_stopped: bool,
 }
 
 impl SignalGuard {
     pub(crate) fn listen(commands: CommandSender, starts: Arc<SpawnQueue>) -> io::Result<Self> {
-        let mut listening = lock(&LISTENING);
+        let mut registrations = lock(&REGISTRATIONS);
         let owner = this_process::own_pid();
-        if listening.owner != owner {
+        if registrations.owner != owner {
             // The host's own handlers are still called.
             let defaults: Vec<i32> =
                 SIGNALS.into_iter().filter(|signal| signals::has_default_action(*signal)).collect();
             let signals = Signals::new(SIGNALS)?;
             thread::Builder::new().name("pipewright-signals".into()).spawn(move || {
                 signals::block_all();
-                Ear { signals, defaults, obeyed: None }.hear_all();
+                SignalThread { signals, defaults, last_stop: None }.run();
             })?;
-            *listening = Listening { supervisors: Vec::new(), last_number: 0, owner };
+            *registrations = Registrations { supervisors: Vec::new(), last_number: 0, owner };
         }
-        listening.last_number += 1;
-        let number = listening.last_number;
-        listening.supervisors.push(Listener { number, commands, starts, was_asked: false });
+        registrations.last_number += 1;
+        let number = registrations.last_number;
+        registrations.supervisors.push(Registration { number, commands, starts, was_stopped: false });
         Ok(Self { number, owner })
     }
 }
 
 /// The thread that handles the signals.
-struct Ear {
+struct SignalThread {
     signals: Signals,
     /// The signals that had their default action.
     defaults: Vec<i32>,
     /// When all workers had been stopped last.
-    obeyed: Option<Instant>,
+    last_stop: Option<Instant>,
 }
 
-impl Ear {
-    fn hear_all(mut self) {
+impl SignalThread {
+    fn run(mut self) {
         loop {
-            let mut heard: VecDeque<i32> = self.signals.wait().collect();
-            while let Some(signal) = heard.pop_front() {
-                heard.extend(self.hear(signal));
+            let mut pending: VecDeque<i32> = self.signals.wait().collect();
+            while let Some(signal) = pending.pop_front() {
+                pending.extend(self.handle(signal));
             }
         }
     }
 
     /// Returns the signals that arrived meanwhile.
-    fn hear(&mut self, signal: i32) -> Vec<i32> {
-        let is_wanted = !lock(&LISTENING).supervisors.is_empty();
+    fn handle(&mut self, signal: i32) -> Vec<i32> {
+        let is_wanted = !lock(&REGISTRATIONS).supervisors.is_empty();
         match signal {
-            SIGTSTP if is_wanted => return self.stop_with_everybody(),
-            _ if is_wanted => self.end_everybody(),
+            SIGTSTP if is_wanted => return self.suspend(),
+            _ if is_wanted => self.stop_workers(),
             SIGTSTP if self.defaults.contains(&signal) => return self.stop(),
             // Fails only for numbers that are not signals.
             _ if self.defaults.contains(&signal) => drop(emulate_default_handler(signal)),
@@ -116,31 +117,32 @@ impl Ear {
     }
 
     /// Stops all workers by their stop policies, or kills them at the second signal; new workers are refused.
-    fn end_everybody(&mut self) {
-        if self.obeyed.is_some_and(|at| now().saturating_duration_since(at) < SAME_WISH) {
+    fn stop_workers(&mut self) {
+        if self.last_stop.is_some_and(|at| now().saturating_duration_since(at) < REPEAT_WINDOW) {
             return;
         }
-        let note = |one: &mut Listener| {
+        let note = |one: &mut Registration| {
             one.starts.close();
-            (one.commands.clone(), mem::replace(&mut one.was_asked, true))
+            (one.commands.clone(), mem::replace(&mut one.was_stopped, true))
         };
-        let noted: Vec<_> = lock(&LISTENING).supervisors.iter_mut().map(note).collect();
+        let noted: Vec<_> = lock(&REGISTRATIONS).supervisors.iter_mut().map(note).collect();
         // Without the lock: user code on a loop may drop its `SignalGuard`.
-        for (commands, was_asked) in noted {
-            let wanted = if was_asked { StopAll::Within(Duration::ZERO) } else { StopAll::ForGood };
+        for (commands, was_stopped) in noted {
+            let wanted = if was_stopped { StopAll::Within(Duration::ZERO) } else { StopAll::ForGood };
             // Fails if the loop has ended, or does not run: it then stops the workers when it does.
             drop(commands.ask(|answer| Command::StopAll(wanted, answer)));
         }
         // Not the time of the signal: a busy loop delays the answer, and the second signal has arrived meanwhile.
-        self.obeyed = Some(now());
+        self.last_stop = Some(now());
     }
 
     /// Stops the workers and then the process; continues them in the reverse order.
-    fn stop_with_everybody(&mut self) -> Vec<i32> {
-        let senders: Vec<CommandSender> = lock(&LISTENING).supervisors.iter().map(|one| one.commands.clone()).collect();
+    fn suspend(&mut self) -> Vec<i32> {
+        let senders: Vec<CommandSender> =
+            lock(&REGISTRATIONS).supervisors.iter().map(|one| one.commands.clone()).collect();
         for commands in &senders {
             // The loop answers by dropping the sender.
-            commands.ask_within(STOP_TIME, Command::Suspend).unwrap_or_default();
+            commands.ask_within(SUSPEND_TIMEOUT, Command::Suspend).unwrap_or_default();
         }
         let others = self.stop();
         for commands in &senders {
@@ -162,6 +164,6 @@ impl Drop for SignalGuard {
             // In a fork of the host the thread does not exist.
             return;
         }
-        lock(&LISTENING).supervisors.retain(|one| one.number != self.number);
+        lock(&REGISTRATIONS).supervisors.retain(|one| one.number != self.number);
     }
 }

@@ -45,18 +45,18 @@ impl Incarnation {
 
     /// Its control connection has shown the key of this incarnation.
     pub(crate) fn connect(&mut self, known: AuthenticatedClient, cx: &mut Context<'_>) {
-        let AuthenticatedClient { place: _, socket, said, hello_bytes } = known;
+        let AuthenticatedClient { place: _, socket, received, hello_bytes } = known;
         let Some(connection) = self.process.connection().map(Arc::clone) else { return };
         cx.reactor.timers.cancel(Timer::ControlConnectTimeout(self.key));
         let token = Token::Control(self.key).as_u64();
         let socket = Arc::new(RpcSocket { stream: socket, poller: Arc::clone(&cx.reactor.poller), token });
-        let frame_reader = FrameReader::starting_with(self.spec.max_message_size, &said, hello_bytes);
+        let frame_reader = FrameReader::starting_with(self.spec.max_message_size, &received, hello_bytes);
         self.session = Some(ControlSession::new(Arc::clone(&socket), &connection, &cx.reading.window));
         connection.open(&socket, frame_reader);
         self.register(Token::Control(self.key), cx);
         cx.sink.send(self.event(EventKind::ControlConnected));
         self.handle_readiness(ReadinessInput::Observed(ReadinessSource::Control), cx);
-        if !said.is_empty() {
+        if !received.is_empty() {
             self.read_control(cx);
         }
     }

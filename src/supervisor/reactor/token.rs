@@ -30,7 +30,7 @@ impl Token {
     const PROCESS: u64 = 3;
     const CONTROL: u64 = 4;
     const SURVIVOR: u64 = 5;
-    const BELL: u64 = 6;
+    const READINESS_PIPE: u64 = 6;
     const NOTICES: u64 = 7;
     const STUCK: u64 = 8;
     const GUARD: u64 = 9;
@@ -47,7 +47,7 @@ impl Token {
             Self::Stream(place, stream) => of(place, stream.index() as u64),
             Self::Control(place) => of(place, Self::CONTROL),
             Self::Orphan(place) => of(place, Self::SURVIVOR),
-            Self::ReadinessPipe(place) => of(place, Self::BELL),
+            Self::ReadinessPipe(place) => of(place, Self::READINESS_PIPE),
             Self::NotifySocket(place) => of(place, Self::NOTICES),
             Self::Unkillable(number) => number << 4 | Self::STUCK,
             Self::Guard => Self::GUARD,
@@ -79,7 +79,7 @@ impl Token {
             },
             Self::CONTROL => Self::Control(place),
             Self::SURVIVOR => Self::Orphan(place),
-            Self::BELL => Self::ReadinessPipe(place),
+            Self::READINESS_PIPE => Self::ReadinessPipe(place),
             Self::NOTICES => Self::NotifySocket(place),
             Self::STUCK => Self::Unkillable(rest),
             Self::GUARD => Self::Guard,

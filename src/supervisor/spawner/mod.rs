@@ -40,7 +40,7 @@ use crate::{
             queue::{HandOver, PATIENCE, SpawnKind, SpawnPermit, SpawnQueue, SpawnRequest, SpawnerThreadHold},
             streams::{Pipe, notify_socket, take_pipes},
         },
-        spec::{SharedSpec, WorkerSpec, readiness::BELL},
+        spec::{SharedSpec, WorkerSpec, readiness::READINESS_PIPE},
         sync::lock,
         worker::{
             SharedWorker, notify_socket::NotifySocket, process::WorkerProcess, registry::WorkerRegistry,
@@ -143,7 +143,7 @@ impl Spawner {
     }
 
     /// Whether the calling thread may be the parent of a worker and of the guard that is started with it.
-    pub(crate) fn may_start_here(spec: &WorkerSpec) -> bool {
+    pub(crate) fn may_start_on_this_thread(spec: &WorkerSpec) -> bool {
         this_process::is_main_thread() || spec.outlives_supervisor && spec.death_signal_or(DEATH_SIGNAL).is_none()
     }
 
@@ -152,12 +152,12 @@ impl Spawner {
     }
 
     /// Starts another thread for the queue if all threads are blocked. Returns true while starts wait.
-    pub(crate) fn relieve(this: &Arc<Self>) -> bool {
-        this.starts.relieve(|number| thread(this, number))
+    pub(crate) fn add_thread_if_blocked(this: &Arc<Self>) -> bool {
+        this.starts.add_thread_if_blocked(|number| thread(this, number))
     }
 
     /// Queues the start of a new worker, and waits for its result.
-    pub(crate) fn start_elsewhere(
+    pub(crate) fn start_on_spawner_thread(
         this: &Arc<Self>,
         id: WorkerId,
         spec: SharedSpec,
@@ -170,7 +170,7 @@ impl Spawner {
             match answered.recv_timeout(PATIENCE) {
                 Ok(outcome) => return outcome,
                 Err(RecvTimeoutError::Disconnected) => return Err(SpawnError::SupervisorGone),
-                Err(RecvTimeoutError::Timeout) => Self::relieve(this),
+                Err(RecvTimeoutError::Timeout) => Self::add_thread_if_blocked(this),
             };
         }
     }
@@ -195,7 +195,7 @@ impl Spawner {
             if prepared.is_none() {
                 *prepared = Some(prepare(&spec.plan, OpenMode::Nonblocking)?);
             }
-            self.incarnate(start.id, &spec, prepared, (count, Some(number)))
+            self.launch_incarnation(start.id, &spec, prepared, (count, Some(number)))
         });
         if let Some(begun) = begun {
             match busy_pause(&begun, start.attempts) {
@@ -235,7 +235,7 @@ impl Spawner {
     }
 
     /// Starts a worker on the calling thread, which waits while the start blocks or the program file is busy.
-    pub(crate) fn start_here(
+    pub(crate) fn start_on_this_thread(
         &self,
         id: WorkerId,
         spec: SharedSpec,
@@ -244,7 +244,7 @@ impl Spawner {
         let mut prepared = Some(prepared);
         let mut attempts = 0;
         let begun = loop {
-            let begun = self.incarnate(id, &spec, &mut prepared, (1, None));
+            let begun = self.launch_incarnation(id, &spec, &mut prepared, (1, None));
             match busy_pause(&begun, attempts) {
                 Some(pause) => {
                     attempts += 1;
@@ -273,14 +273,14 @@ impl Spawner {
                 Ok(())
             }
             HandOver::LoopGone => {
-                self.end_newcomer(&shared, &process);
+                self.kill_unregistered(&shared, &process);
                 Err(SpawnError::SupervisorGone)
             }
         }
     }
 
     /// Kills these processes with their trees, and reaps them. `None` for a process that does not exit in time.
-    pub(crate) fn end_orphans(&self, orphans: &[Arc<WorkerProcess>]) -> Vec<Option<Reaped>> {
+    pub(crate) fn kill_and_reap_all(&self, orphans: &[Arc<WorkerProcess>]) -> Vec<Option<Reaped>> {
         let trees: Vec<_> = orphans.iter().map(|process| Arc::clone(process.tree())).collect();
         let reaped = kill_and_reap(&self.guard, &trees);
         for process in orphans {
@@ -298,8 +298,8 @@ impl Spawner {
     }
 
     /// Kills a new process that the loop has not received, and notifies the waiters of its worker.
-    pub(crate) fn end_newcomer(&self, shared: &SharedWorker, process: &Arc<WorkerProcess>) {
-        let reaped = self.end_orphans(std::slice::from_ref(process)).pop().flatten();
+    pub(crate) fn kill_unregistered(&self, shared: &SharedWorker, process: &Arc<WorkerProcess>) {
+        let reaped = self.kill_and_reap_all(std::slice::from_ref(process)).pop().flatten();
         let status = reaped.map_or(ExitStatus::Unkillable, |reaped| exit_status(reaped.ending));
         let exit = Arc::new(Exit::of(status));
         process.close_connection(Some(&exit));
@@ -320,7 +320,7 @@ impl Spawner {
     }
 
     /// Starts incarnation `number` on the calling thread: the spawner thread of that number, or the main thread.
-    fn incarnate(
+    fn launch_incarnation(
         &self,
         id: WorkerId,
         spec: &WorkerSpec,
@@ -335,7 +335,7 @@ impl Spawner {
         let control = address.map(ToString::to_string).unwrap_or_default();
         let token = TreeToken::new(&self.run, id, number, !spec.kills_whole_tree());
         if !spec.outlives_supervisor {
-            self.stand_guard(thread)?;
+            self.ensure_guard(thread)?;
         }
         let (notices, mut variables) = notify_socket(spec, &self.sockets)?;
         if let Some(place) = self.sockets.place() {
@@ -372,7 +372,7 @@ impl Spawner {
         let leads = child.leads_group() && !spec.outlives_supervisor;
         let guard_entry = if leads { self.guard.register(child.pid()) } else { None };
         let streams = take_pipes(spec, &mut ends);
-        let readiness_pipe = ends.take_reader(BELL);
+        let readiness_pipe = ends.take_reader(READINESS_PIPE);
         let connection =
             address.is_some().then(|| Arc::new(RpcConnection::new(Arc::clone(&self.connection_events), id)));
         let tie = thread.filter(|_| context.death_signal.is_some()).and_then(|thread| self.starts.tie(thread));
@@ -418,7 +418,7 @@ impl Spawner {
 
     /// Starts the guard unless it runs, and keeps the thread running that started it: the end of that thread is the end of the host for the
     /// guard.
-    fn stand_guard(&self, thread: Option<u64>) -> Result<(), SpawnError> {
+    fn ensure_guard(&self, thread: Option<u64>) -> Result<(), SpawnError> {
         if self.guard.ensure_running()? {
             let tie = thread.and_then(|thread| self.starts.tie(thread));
             let before = std::mem::replace(&mut *lock(&self.guard_tie), tie);

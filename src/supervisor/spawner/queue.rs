@@ -224,7 +224,7 @@ impl SpawnQueue {
     }
 
     /// Whether starts are due that no thread takes, since each has been busy for longer than [`PATIENCE`].
-    fn needs_thread(state: &QueueState) -> bool {
+    fn is_blocked(state: &QueueState) -> bool {
         let now = now();
         let is_stuck = |thread: &SpawnerThread| {
             thread.busy.is_some_and(|busy| now.saturating_duration_since(busy.since) >= PATIENCE)
@@ -235,9 +235,12 @@ impl SpawnQueue {
     }
 
     /// Starts another thread if that is necessary. Returns true while starts wait: call it again after [`PATIENCE`].
-    pub(crate) fn relieve(&self, start_thread: impl FnOnce(u64) -> std::io::Result<JoinHandle<()>>) -> bool {
+    pub(crate) fn add_thread_if_blocked(
+        &self,
+        start_thread: impl FnOnce(u64) -> std::io::Result<JoinHandle<()>>,
+    ) -> bool {
         let mut state = self.lock();
-        if Self::needs_thread(&state) {
+        if Self::is_blocked(&state) {
             // If no thread can be started, the starts wait for one that continues, or for the next call.
             drop(Self::add_thread(&mut state, start_thread));
         }

@@ -13,7 +13,7 @@ use crate::{
         group::model::DependencyCondition, restart::RestartPolicy, stop::StopPolicy, survivors::SurvivorPolicy,
         watchdog::Watchdog,
     },
-    supervisor::spec::readiness::{BELL, Readiness, Wanted},
+    supervisor::spec::readiness::{READINESS_PIPE, Readiness, Wanted},
     sys::deferred_close::{DropInBackground, MayBlock},
     wire::framing::Framing,
 };
@@ -389,7 +389,7 @@ impl WorkerSpec {
     /// Sets what makes the worker ready, and the time that it has for that; by default it is ready when it runs.
     pub fn ready(mut self, ready: Readiness) -> Self {
         if let Wanted::Newline(pass) = &ready.wanted {
-            self.plan.add_fd(BELL, FdSource::OutputPipe, pass.clone());
+            self.plan.add_fd(READINESS_PIPE, FdSource::OutputPipe, pass.clone());
         }
         self.ready = Some(ready);
         self
