@@ -206,7 +206,7 @@ impl WorkerGroup {
     /// does not end the wait. A group whose members have all ended has not ended itself: see [`GroupPolicy::auto_shutdown`].
     ///
     /// ```no_run
-    /// # use pipewright::{AutoShutdown, GroupEndReason, GroupPolicy, Supervisor, WorkerSpec};
+    /// # use pipewright::{AutoShutdown, GroupPolicy, Supervisor, WorkerSpec, status::GroupEndReason};
     /// # let supervisor = Supervisor::new()?;
     /// let group = supervisor.group(GroupPolicy::default().auto_shutdown(AutoShutdown::AllSignificant))?;
     /// group.add(WorkerSpec::new("./migrate").significant())?;
