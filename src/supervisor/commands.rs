@@ -98,7 +98,7 @@ pub(crate) struct SpawnedProcess {
     /// The pipe on which it writes a newline when it is ready.
     pub(crate) readiness_pipe: Option<PipeReader>,
     /// The socket to which it sends `sd_notify` datagrams.
-    pub(crate) notices: Option<NotifySocket>,
+    pub(crate) notify_socket: Option<NotifySocket>,
 }
 
 /// Why the loop has not answered.

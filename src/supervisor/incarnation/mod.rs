@@ -86,7 +86,7 @@ impl Incarnation {
             stdout,
             stderr,
             readiness_pipe,
-            notices,
+            notify_socket,
             key: _,
         } = arrival;
         let streams = [
@@ -103,7 +103,7 @@ impl Incarnation {
         let open = streams.iter().flatten().map(|listener| listener.id);
         let health = Health {
             readiness_pipe: readiness_pipe.inspect(never_wait),
-            notifications: Notifications { socket: notices, ..Notifications::default() },
+            notifications: Notifications { socket: notify_socket, ..Notifications::default() },
             searched: Some(0),
             ..Health::default()
         };

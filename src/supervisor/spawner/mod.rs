@@ -104,7 +104,7 @@ pub(crate) struct Spawner {
     pool: Arc<CgroupPool>,
     starts: Arc<SpawnQueue>,
     /// Keeps the thread running that started the guard: its end would signal the guard.
-    guard_tie: Mutex<Option<SpawnerThreadHold>>,
+    guard_thread: Mutex<Option<SpawnerThreadHold>>,
     /// The number of processes that were or are being started.
     begun: AtomicU64,
     /// The number of processes that were started.
@@ -126,7 +126,7 @@ impl Spawner {
             guard,
             pool,
             starts,
-            guard_tie: Mutex::new(None),
+            guard_thread: Mutex::new(None),
             begun: AtomicU64::new(0),
             started: AtomicU64::new(0),
         })
@@ -337,7 +337,7 @@ impl Spawner {
         if !spec.outlives_supervisor {
             self.ensure_guard(thread)?;
         }
-        let (notices, mut variables) = notify_socket(spec, &self.sockets)?;
+        let (notify_socket, mut variables) = notify_socket(spec, &self.sockets)?;
         if let Some(place) = self.sockets.place() {
             self.guard.set_directory(place.path());
         }
@@ -375,7 +375,7 @@ impl Spawner {
         let readiness_pipe = ends.take_reader(READINESS_PIPE);
         let connection =
             address.is_some().then(|| Arc::new(RpcConnection::new(Arc::clone(&self.connection_events), id)));
-        let tie = thread.filter(|_| context.death_signal.is_some()).and_then(|thread| self.starts.tie(thread));
+        let hold = thread.filter(|_| context.death_signal.is_some()).and_then(|thread| self.starts.hold_thread(thread));
         let tree = ProcessTree {
             guard_entry: guard_entry.into(),
             child,
@@ -384,7 +384,7 @@ impl Spawner {
             no_cgroup,
             started_tick,
             survivors: spec.survivors,
-            thread: tie.map(|tie| Box::new(tie) as Box<dyn ThreadHold>).into(),
+            thread: hold.map(|hold| Box::new(hold) as Box<dyn ThreadHold>).into(),
             is_frozen: Mutex::default(),
         };
         let process = Arc::new(WorkerProcess::new(number, tree, ends, connection));
@@ -395,7 +395,7 @@ impl Spawner {
             starts_before,
             streams,
             readiness_pipe,
-            notices,
+            notify_socket,
         })
     }
 
@@ -420,8 +420,8 @@ impl Spawner {
     /// guard.
     fn ensure_guard(&self, thread: Option<u64>) -> Result<(), SpawnError> {
         if self.guard.ensure_running()? {
-            let tie = thread.and_then(|thread| self.starts.tie(thread));
-            let before = std::mem::replace(&mut *lock(&self.guard_tie), tie);
+            let hold = thread.and_then(|thread| self.starts.hold_thread(thread));
+            let before = std::mem::replace(&mut *lock(&self.guard_thread), hold);
             drop(before);
         }
         Ok(())
@@ -468,13 +468,20 @@ struct StartedProcess {
     starts_before: u64,
     streams: (Pipe, Pipe, Pipe),
     readiness_pipe: Pipe,
-    notices: Option<NotifySocket>,
+    notify_socket: Option<NotifySocket>,
 }
 
 impl StartedProcess {
     fn arrival(self, shared: Arc<SharedWorker>, spec: SharedSpec) -> Box<SpawnedProcess> {
-        let Self { process, key, started, starts_before, streams: (messages, stdout, stderr), readiness_pipe, notices } =
-            self;
+        let Self {
+            process,
+            key,
+            started,
+            starts_before,
+            streams: (messages, stdout, stderr),
+            readiness_pipe,
+            notify_socket,
+        } = self;
         Box::new(SpawnedProcess {
             shared,
             process,
@@ -486,7 +493,7 @@ impl StartedProcess {
             stdout,
             stderr,
             readiness_pipe,
-            notices,
+            notify_socket,
         })
     }
 }

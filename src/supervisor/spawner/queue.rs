@@ -81,7 +81,7 @@ struct SpawnerThread {
     handle: Option<JoinHandle<()>>,
     busy: Option<Busy>,
     /// The number of its processes that would be signalled by its end.
-    ties: usize,
+    holds: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -209,8 +209,8 @@ impl SpawnQueue {
     }
 
     /// Keeps a thread running until the returned value is dropped.
-    pub(crate) fn tie(self: &Arc<Self>, thread: u64) -> Option<SpawnerThreadHold> {
-        self.lock().threads.get_mut(&thread)?.ties += 1;
+    pub(crate) fn hold_thread(self: &Arc<Self>, thread: u64) -> Option<SpawnerThreadHold> {
+        self.lock().threads.get_mut(&thread)?.holds += 1;
         Some(SpawnerThreadHold { starts: Arc::clone(self), thread })
     }
 
@@ -277,8 +277,8 @@ impl SpawnQueue {
             }
             // The oldest idle thread serves the queue, so that later ones can end.
             let has_elder = state.threads.range(..number).any(|(_, elder)| elder.is_idle());
-            let ties = state.threads.get(&number)?.ties;
-            if has_elder && ties == 0 {
+            let holds = state.threads.get(&number)?.holds;
+            if has_elder && holds == 0 {
                 return None;
             }
             let now = now();
@@ -386,8 +386,8 @@ impl Drop for SpawnerThreadHold {
         let mut state = self.starts.lock();
         let others = state.threads.len() > 1;
         let Some(thread) = state.threads.get_mut(&self.thread) else { return };
-        thread.ties -= 1;
-        let may_end = thread.ties == 0 && others;
+        thread.holds -= 1;
+        let may_end = thread.holds == 0 && others;
         drop(state);
         if may_end {
             self.starts.changed.notify_all();
