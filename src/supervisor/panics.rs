@@ -1,9 +1,9 @@
-//! Calls of the user's code on threads of the supervisor: a panic in it must not affect other workers.
+//! Calls of user code on threads of the supervisor: its panics must not affect other workers.
 
 use crate::sys::deferred_close;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Calls `run`; `None` if it panics, which the panic hook has reported already. The payload is dropped on another thread, since its
+/// Calls `run`. Returns `None` if it panics, which the panic hook has already reported. The payload is dropped on another thread, since its
 /// destructor may panic or block.
 pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(run)).map_err(deferred_close::drop_in_background).ok()

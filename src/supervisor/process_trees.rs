@@ -21,39 +21,41 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What is known of the processes of all trees.
+/// The process trees of all incarnations.
 #[derive(Debug)]
 pub(crate) struct ProcessTrees {
     pub(crate) numbers: PidAllocation,
     pub(crate) inspector: Inspector,
     /// The number of the last request to the inspector.
     pub(crate) requests: u64,
-    /// Requests that the inspector has not answered, by their numbers.
-    pub(crate) asked: HashMap<u64, (Key, ScanTask)>,
-    /// The workers' own processes, and in which tick of the boot clock each was started.
-    pub(crate) own: HashMap<i32, u64>,
-    /// Processes that have left their worker's group and were stopped together with the host.
-    pub(crate) away: Vec<PinnedProcess>,
-    /// Dropped when everything that is stopped together with the host is stopped.
+    /// Requests that the inspector has not answered, by number.
+    pub(crate) unanswered: HashMap<u64, (Key, ScanTask)>,
+    /// The pids of the workers, with the start time of each in ticks of the boot clock.
+    pub(crate) worker_pids: HashMap<i32, u64>,
+    /// Processes outside their worker's process group that were suspended together with the host.
+    pub(crate) suspended_outside_group: Vec<PinnedProcess>,
+    /// Dropped when all processes are suspended, which notifies the caller.
     pub(crate) suspending: Option<Sender<()>>,
     pub(crate) guard: GuardWatch,
-    /// Processes that were reported as unkillable, by a number of their own.
+    /// Processes that were reported as unkillable, by consecutive numbers.
     pub(crate) unkillable: HashMap<u64, UnkillableProcess>,
 }
 
-/// A process that SIGKILL had not ended in time; it is reaped when it ends after all.
+/// A process that did not exit in time after SIGKILL. It is reaped if it exits later.
 #[derive(Debug)]
 pub(crate) struct UnkillableProcess {
     pub(crate) worker: WorkerId,
     pub(crate) process: Arc<WorkerProcess>,
 }
 
-/// The guard that is watched.
+/// The watched guard process.
 #[derive(Debug, Default)]
 pub(crate) struct GuardWatch {
+    /// Readable when the guard has exited.
     pub(crate) end: Option<OwnedFd>,
-    pub(crate) since: Option<Instant>,
-    pub(crate) pause: Duration,
+    pub(crate) started: Option<Instant>,
+    /// The time before the next replacement.
+    pub(crate) backoff: Duration,
 }
 
 impl ProcessTrees {
@@ -63,9 +65,9 @@ impl ProcessTrees {
             numbers: PidAllocation::new(),
             inspector: Inspector::new(Arc::new(commands), adopts),
             requests: 0,
-            asked: HashMap::new(),
-            own: HashMap::new(),
-            away: Vec::new(),
+            unanswered: HashMap::new(),
+            worker_pids: HashMap::new(),
+            suspended_outside_group: Vec::new(),
             suspending: None,
             guard: GuardWatch::default(),
             unkillable: HashMap::new(),

@@ -35,7 +35,7 @@ impl EventLoop {
         }
         self.forget_guard();
         if end.is_some() {
-            (self.trees.guard.end, self.trees.guard.since) = (end, Some(self.reactor.clock.now()));
+            (self.trees.guard.end, self.trees.guard.started) = (end, Some(self.reactor.clock.now()));
             self.register(Token::Guard);
         } else {
             self.pause_guard();
@@ -45,10 +45,10 @@ impl EventLoop {
     /// The guard has ended.
     pub(crate) fn guard_exited(&mut self) {
         self.forget_guard();
-        let since = self.trees.guard.since.take();
+        let since = self.trees.guard.started.take();
         let lived = since.map_or(Duration::ZERO, |since| self.reactor.clock.now().saturating_duration_since(since));
         if lived >= SHORT_LIFE {
-            self.trees.guard.pause = Duration::ZERO;
+            self.trees.guard.backoff = Duration::ZERO;
             self.replace_guard();
         } else {
             self.pause_guard();
@@ -70,8 +70,8 @@ impl EventLoop {
 
     /// Each time twice as long as before.
     fn pause_guard(&mut self) {
-        let next = (self.trees.guard.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        let pause = mem::replace(&mut self.trees.guard.pause, next);
+        let next = (self.trees.guard.backoff * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        let pause = mem::replace(&mut self.trees.guard.backoff, next);
         self.reactor.set_timer_after(pause, Timer::Guard);
     }
 

@@ -108,7 +108,7 @@ impl EventLoop {
         self.on(key, |incarnation, cx| {
             cx.sink.send(incarnation.event(EventKind::Started { pid: incarnation.process.child().pid() }));
         });
-        self.trees.own.insert(process.child().pid().cast_signed(), process.tree().started_tick());
+        self.trees.worker_pids.insert(process.child().pid().cast_signed(), process.tree().started_tick());
         let is_wanted = self.supervision.keep(&shared, &spec, key);
         self.on(key, Incarnation::watch);
         if let Some(limit) = spec.runtime_max {
@@ -179,11 +179,11 @@ impl EventLoop {
 
     /// Checks that the inspector makes progress. Where it does not, another one gets all requests that it has not answered.
     pub(crate) fn check_inspector(&mut self) {
-        if self.trees.asked.is_empty() {
+        if self.trees.unanswered.is_empty() {
             return;
         }
         if self.trees.inspector.has_stalled() {
-            let asked: Vec<(Key, ScanTask)> = self.trees.asked.drain().map(|(_, asked)| asked).collect();
+            let asked: Vec<(Key, ScanTask)> = self.trees.unanswered.drain().map(|(_, asked)| asked).collect();
             for (key, task) in asked {
                 // What it has stopped is continued when it gives its findings, late.
                 if task != ScanTask::StopTree {
@@ -196,7 +196,7 @@ impl EventLoop {
     }
 
     pub(crate) fn inspected(&mut self, findings: ScanResult) {
-        let asked = self.trees.asked.remove(&findings.number);
+        let asked = self.trees.unanswered.remove(&findings.number);
         if findings.task == ScanTask::StopTree {
             // Also from a thread that was stuck, and has stopped processes meanwhile.
             return self.stopped(findings.held);

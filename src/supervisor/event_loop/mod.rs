@@ -139,7 +139,7 @@ impl EventLoop {
 
     /// Notices that the process was suspended. What was promised to callers is counted in real time all the same.
     fn update_clock(&mut self) {
-        let Some(missed) = self.reactor.clock.look(self.reactor.timers.next()) else { return };
+        let Some(missed) = self.reactor.clock.update(self.reactor.timers.next()) else { return };
         let earlier = |due: Instant| due.checked_sub(missed).unwrap_or(due);
         if let Some(due) = self.reactor.timers.due(Timer::KillAll) {
             self.reactor.timers.set(Timer::KillAll, earlier(due));
@@ -159,7 +159,7 @@ impl EventLoop {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.reactor.clock.stands_still() {
+        if self.reactor.clock.is_stopped() {
             return None;
         }
         let timer = self.reactor.timers.next().map(|due| due.saturating_duration_since(self.reactor.clock.now()));

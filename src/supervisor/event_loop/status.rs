@@ -115,16 +115,16 @@ impl EventLoop {
 
     /// The inspector has stopped what has left the group of a worker.
     pub(crate) fn stopped(&mut self, held: Vec<PinnedProcess>) {
-        self.trees.away.extend(held);
-        if !self.reactor.clock.stands_still() {
+        self.trees.suspended_outside_group.extend(held);
+        if !self.reactor.clock.is_stopped() {
             // The program goes on already.
-            self.resume_away();
+            self.resume_outside_group();
         }
         self.end_suspension();
     }
 
     pub(crate) fn end_suspension(&mut self) {
-        if !self.trees.asked.values().any(|(_, task)| *task == ScanTask::StopTree) {
+        if !self.trees.unanswered.values().any(|(_, task)| *task == ScanTask::StopTree) {
             self.trees.suspending = None;
         }
     }
@@ -132,12 +132,12 @@ impl EventLoop {
     pub(crate) fn thaw(&mut self) {
         self.trees.suspending = None;
         self.signal_all(libc::SIGCONT);
-        self.resume_away();
-        self.reactor.clock.go_on();
+        self.resume_outside_group();
+        self.reactor.clock.resume();
     }
 
-    fn resume_away(&mut self) {
-        for held in self.trees.away.drain(..) {
+    fn resume_outside_group(&mut self) {
+        for held in self.trees.suspended_outside_group.drain(..) {
             // ESRCH: it has ended.
             drop(held.signal(libc::SIGCONT));
         }

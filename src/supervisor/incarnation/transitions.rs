@@ -194,7 +194,7 @@ impl Incarnation {
         self.process.tree().release_thread();
         // Whoever holds the handle of an ended worker holds no more of it than what it has said.
         self.process.close_pipes();
-        cx.trees.own.remove(&self.process.child().pid().cast_signed());
+        cx.trees.worker_pids.remove(&self.process.child().pid().cast_signed());
         let exit = Arc::new(exit);
         // Before the event: whoever hears of the exit finds that no call waits any more.
         self.process.close_connection(Some(&exit));

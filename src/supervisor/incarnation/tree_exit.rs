@@ -98,16 +98,16 @@ impl Incarnation {
             pipes: self.pipes(),
             has_wrapped: cx.trees.numbers.may_wrap_in(now.saturating_duration_since(self.started)),
             sessions: self.tree.scan.sessions.clone(),
-            others: Arc::new(cx.trees.own.clone()),
+            others: Arc::new(cx.trees.worker_pids.clone()),
             adopts: cx.trees.inspector.adopts,
         };
         if !cx.trees.inspector.ask(request) {
             return None;
         }
-        if cx.trees.asked.is_empty() {
+        if cx.trees.unanswered.is_empty() {
             cx.reactor.set_timer_after(STALL, Timer::Inspector);
         }
-        cx.trees.asked.insert(cx.trees.requests, (self.key, task));
+        cx.trees.unanswered.insert(cx.trees.requests, (self.key, task));
         Some(cx.trees.requests)
     }
 

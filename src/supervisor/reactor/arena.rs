@@ -1,6 +1,6 @@
-//! Values that are named by keys, where a key of a former value is never taken for one of the present value.
+//! A generational arena: the key of a removed value never finds a later value in the same slot.
 
-/// A place for values of which each has a [`Key`] of its own.
+/// Values in slots, each found by its [`Key`].
 #[derive(Debug)]
 pub(crate) struct Arena<T> {
     slots: Vec<Slot<T>>,
@@ -13,11 +13,11 @@ struct Slot<T> {
     value: Option<Box<T>>,
 }
 
-/// Names one value of an [`Arena`].
+/// Identifies one value of an [`Arena`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     pub(crate) slot: usize,
-    /// Counts the values that had this slot: a late report about a former one has another generation.
+    /// The number of values that this slot has held. A late kernel event about a removed value carries an older generation.
     pub(crate) generation: u32,
 }
 
@@ -26,16 +26,17 @@ impl<T> Arena<T> {
         Self { slots: Vec::new(), free: Vec::new() }
     }
 
+    /// Inserts the value that `make` returns for its own key.
     pub(crate) fn insert_with(&mut self, make: impl FnOnce(Key) -> T) -> Key {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, value: None });
             self.slots.len() - 1
         });
         let mut key = Key { slot, generation: 0 };
-        if let Some(place) = self.slots.get_mut(slot) {
-            place.generation = place.generation.wrapping_add(1);
-            key.generation = place.generation;
-            place.value = Some(Box::new(make(key)));
+        if let Some(entry) = self.slots.get_mut(slot) {
+            entry.generation = entry.generation.wrapping_add(1);
+            key.generation = entry.generation;
+            entry.value = Some(Box::new(make(key)));
         }
         key
     }
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn key_of_a_removed_value_names_no_later_one() {
+    fn get_key_of_removed_value_finds_nothing() {
         let mut arena = Arena::new();
         let first = arena.insert_with(|_| "first");
         assert_eq!(arena.remove(first).as_deref(), Some(&"first"));

@@ -1,4 +1,4 @@
-//! What the event loop waits for: kernel events, timers, the clock.
+//! The event sources of the loop: the poller, the timers and the clock.
 
 pub(crate) mod arena;
 pub(crate) mod report;
@@ -22,15 +22,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How soon a registration that the kernel has refused is tried again.
-const REGISTRATION_PAUSE: Duration = Duration::from_millis(50);
+/// The time after which a refused registration is retried.
+const REGISTRATION_BACKOFF_TIME: Duration = Duration::from_millis(50);
 
-/// A registration that `epoll_ctl(2)` has refused. It can run out of memory or of the user's watches, which passes.
+/// A registration that `epoll_ctl(2)` refused. A shortage of memory or of the user's epoll watches is transient.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) token: Token,
     pub(crate) error: io::Error,
-    /// It is not tried again.
+    /// The error is not transient: the registration is not retried.
     pub(crate) is_final: bool,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Reactor {
     pub(crate) poller: Arc<Poller>,
     pub(crate) clock: Clock,
     pub(crate) timers: TimerQueue<Timer>,
-    /// What `epoll_ctl(2)` has refused for now; see `Timer::RegistrationRetry`.
+    /// Registrations that `epoll_ctl(2)` refused because of a shortage; see `Timer::RegistrationRetry`.
     pub(crate) unwatched: HashSet<Token>,
 }
 
@@ -54,16 +54,16 @@ impl Reactor {
         })
     }
 
-    /// Notes what came of the registration of a descriptor, `None` where there is nothing to register any more. Gives a refusal that
-    /// has to be reported: the first one of a shortage, and each that will not pass.
+    /// Records the result of a registration; `None` if the file descriptor no longer exists. Returns the refusal if it has to be
+    /// reported: the first of a shortage, and every final one.
     pub(crate) fn note_registration(&mut self, token: Token, added: Option<io::Result<()>>) -> Option<Refusal> {
         match added {
             Some(Err(error)) if is_transient(&error) || error.raw_os_error() == Some(libc::ENOSPC) => {
-                // Once for each shortage; and the control server for itself, since that all workers need.
+                // Reported once for each shortage, and separately for the control server, which affects all workers.
                 let is_known = |known: &Token| (*known == Token::Listener) == (token == Token::Listener);
                 let is_first = !self.unwatched.iter().any(is_known);
                 self.unwatched.insert(token);
-                self.set_timer_after(REGISTRATION_PAUSE, Timer::RegistrationRetry);
+                self.set_timer_after(REGISTRATION_BACKOFF_TIME, Timer::RegistrationRetry);
                 is_first.then_some(Refusal { token, error, is_final: false })
             }
             Some(Err(error)) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -77,12 +77,12 @@ impl Reactor {
         }
     }
 
-    /// Sets this timer, or moves it where it is set already.
+    /// Sets `timer`, or moves it if it is already set.
     pub(crate) fn set_timer(&mut self, due: Instant, timer: Timer) {
         self.timers.set(timer, due);
     }
 
-    /// Sets this timer to `time` from now. A time beyond the end of the clock is never.
+    /// Sets `timer` to `time` from now. A due time that the clock cannot represent is never reached.
     pub(crate) fn set_timer_after(&mut self, time: Duration, timer: Timer) {
         if let Some(due) = self.clock.now().checked_add(time) {
             self.set_timer(due, timer);

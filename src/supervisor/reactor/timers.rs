@@ -1,7 +1,7 @@
-//! The event loop's timers: one for each purpose, however often it is set.
+//! The timers of the event loop: one entry for each purpose, however often it is set.
 //!
-//! A heap would be shorter, but could only add: a worker that asks for one more microsecond a million times a second would fill it
-//! with a million entries, each of which the loop would have to skip later.
+//! A binary heap would be simpler, but has no removal: a worker that extends its deadline a million times a second would fill it with a
+//! million stale entries, which the loop would have to skip.
 
 use crate::{
     ids::{GroupId, WorkerId},
@@ -13,10 +13,10 @@ use std::{
     time::Instant,
 };
 
-/// Timers, each known by its key. Setting one again moves it, so there are never more entries than keys.
+/// Timers by key. Setting a timer again moves it, so there are never more entries than keys.
 #[derive(Debug)]
 pub(crate) struct TimerQueue<K> {
-    /// Earliest first.
+    /// Sorted by due time.
     order: BTreeSet<(Instant, K)>,
     due: HashMap<K, Instant>,
 }
@@ -26,7 +26,7 @@ impl<K: Copy + Ord + Hash> TimerQueue<K> {
         Self { order: BTreeSet::new(), due: HashMap::new() }
     }
 
-    /// Sets the timer of this key, or moves it.
+    /// Sets the timer of `key`, or moves it.
     pub(crate) fn set(&mut self, key: K, due: Instant) {
         if let Some(before) = self.due.insert(key, due) {
             if before == due {
@@ -43,17 +43,17 @@ impl<K: Copy + Ord + Hash> TimerQueue<K> {
         }
     }
 
-    /// When the timer of this key is due, if it is set.
+    /// Returns the due time of the timer of `key`, if it is set.
     pub(crate) fn due(&self, key: K) -> Option<Instant> {
         self.due.get(&key).copied()
     }
 
-    /// When the earliest one is due.
+    /// Returns the earliest due time.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.order.first().map(|(due, _)| *due)
     }
 
-    /// Takes the earliest one out, if it is due by now.
+    /// Removes and returns the earliest timer, if it is due.
     pub(crate) fn take_due(&mut self, now: Instant) -> Option<K> {
         let (_, key) = self.order.first().copied().filter(|(due, _)| *due <= now)?;
         self.cancel(key);
@@ -61,78 +61,79 @@ impl<K: Copy + Ord + Hash> TimerQueue<K> {
     }
 }
 
-/// What a timer is for. Each is set once at most.
+/// The purpose of a timer. A [`Key`] names the incarnation it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Timer {
+    /// The next deadline of the incarnation's lifecycle.
     Lifecycle(Key),
-    /// It should be ready by now, or have given a sign of life.
+    /// The next deadline of the readiness or of the watchdog.
     Health(Key),
-    /// The thread that asks whether it is ready could not be started.
+    /// Retries to start the thread of the readiness probe.
     Probe(Key),
-    /// It has run as long as it may.
+    /// The maximum runtime is reached.
     RuntimeMax(Key),
-    /// Its tree is to be looked at again.
+    /// The process tree is scanned again.
     TreeRescan(Key),
-    /// What is left of its tree is not waited for any longer.
+    /// The remaining processes of the tree are not waited for any longer.
     TreeTimeout(Key),
-    /// Its tree should have been killed by the inspector.
+    /// The inspector had its time to kill the tree: the process group is killed without it.
     GroupKill(Key),
-    /// The inspector should get on.
+    /// Checks that the inspector makes progress.
     Inspector,
-    /// It is tried again to kill this one.
+    /// Retries to kill a process that was reported as unkillable, by its number.
     Unkillable(u64),
-    /// Whoever should have ended by now is killed.
+    /// The timeout of a stop of all workers: kills those that still run.
     KillAll,
-    /// The same, of one.
+    /// The timeout of a stop of one worker.
     KillOne(Key),
-    /// The same, in one group.
+    /// The stop timeout of a group.
     Group(GroupId),
-    /// It is to be started again.
+    /// The backoff of a worker is over.
     Restart(WorkerId),
-    /// It was stopped while it was started, and should have arrived by now.
+    /// The worker was stopped during its start, which has not completed in time.
     SpawnTimeout(WorkerId),
-    /// The kernel has refused to report something.
+    /// Retries refused registrations.
     RegistrationRetry,
-    /// Starts wait, and those before them may hang.
+    /// Checks whether queued starts wait for threads that hang in other starts.
     SpawnQueue,
-    /// It should have connected to control by now.
+    /// The worker has not connected to the control server in time.
     ControlConnectTimeout(Key),
-    /// Its control connection has ended a while ago.
+    /// The control connection was closed, and the exit of the worker has not followed.
     DisconnectGrace(Key),
-    /// It should have said by now who it is.
+    /// A control connection has not completed its handshake in time.
     HandshakeTimeout(u64),
-    /// The door has been shut for a while.
+    /// The listener is registered again after a failed accept.
     AcceptBackoff,
-    /// The guard is to be replaced, or watched.
+    /// The guard is replaced after its backoff.
     Guard,
-    /// Callers ask a worker one thing after the other.
+    /// Checks whether callers still read the control connection themselves.
     CallBurst(Key),
-    /// The kernel was short of memory for its control connection.
+    /// Retries the control connection after a shortage of memory.
     ConnectionRetry(Key),
-    /// The pipe on which it should have told that it is ready has ended.
+    /// The readiness pipe was closed, and the exit of the worker has not followed.
     ReadinessPipeGrace(Key),
-    /// It has ended, and the message probe of its messages has had its time.
+    /// The process has exited, and the message probe had its time to answer.
     MessageProbe(Key),
 }
 
 impl Timer {
-    /// All timers of one incarnation.
-    pub(crate) fn of(place: Key) -> [Self; 14] {
+    /// Returns all timers of one incarnation.
+    pub(crate) fn of(key: Key) -> [Self; 14] {
         [
-            Self::Lifecycle(place),
-            Self::Health(place),
-            Self::Probe(place),
-            Self::RuntimeMax(place),
-            Self::TreeRescan(place),
-            Self::TreeTimeout(place),
-            Self::GroupKill(place),
-            Self::KillOne(place),
-            Self::ControlConnectTimeout(place),
-            Self::DisconnectGrace(place),
-            Self::CallBurst(place),
-            Self::ConnectionRetry(place),
-            Self::ReadinessPipeGrace(place),
-            Self::MessageProbe(place),
+            Self::Lifecycle(key),
+            Self::Health(key),
+            Self::Probe(key),
+            Self::RuntimeMax(key),
+            Self::TreeRescan(key),
+            Self::TreeTimeout(key),
+            Self::GroupKill(key),
+            Self::KillOne(key),
+            Self::ControlConnectTimeout(key),
+            Self::DisconnectGrace(key),
+            Self::CallBurst(key),
+            Self::ConnectionRetry(key),
+            Self::ReadinessPipeGrace(key),
+            Self::MessageProbe(key),
         ]
     }
 }
@@ -162,7 +163,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_key_has_one_timer_and_the_earliest_comes_first(steps in steps()) {
+        fn take_due_random_steps_returns_one_timer_per_key_in_order(steps in steps()) {
             let start = now();
             let at = |ms| start + Duration::from_millis(ms);
             let (mut timers, mut model) = (TimerQueue::new(), BTreeMap::new());
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn p07_a_timer_that_is_moved_again_and_again_takes_the_room_of_one() {
+    fn p07_set_same_key_repeatedly_keeps_one_entry() {
         let (start, mut timers) = (now(), TimerQueue::new());
         for us in 0..100_000 {
             timers.set("stop", start + Duration::from_micros(us));
