@@ -1,4 +1,4 @@
-//! The control server: connections are accepted and wait for a hello that names their incarnation.
+//! The control server: accepts connections, which then have to authenticate with the key of their incarnation.
 
 use crate::supervisor::{
     control::{
@@ -11,12 +11,12 @@ use crate::supervisor::{
 };
 use std::time::Duration;
 
-/// How long the listener is not watched after a connection could not be accepted.
-const DOOR_PAUSE: Duration = Duration::from_millis(50);
+/// The time for which the listener is not watched after an accept has failed.
+const ACCEPT_BACKOFF_TIME: Duration = Duration::from_millis(50);
 
 impl EventLoop {
     pub(crate) fn listen(&mut self, server: ControlListener) {
-        // Whoever has come to the old door is let in before it is gone.
+        // Connections in the queue of the old listener would be lost with it.
         self.accept_all();
         match &mut self.server {
             Some(control) => {
@@ -32,13 +32,13 @@ impl EventLoop {
         if !self.accept_all()
             && let Some(control) = &self.server
         {
-            // Reported as it is, the door would make the loop spin.
+            // The listener stays readable, so that the loop would spin.
             drop(self.reactor.poller.remove(control));
-            self.reactor.set_timer_after(DOOR_PAUSE, Timer::AcceptBackoff);
+            self.reactor.set_timer_after(ACCEPT_BACKOFF_TIME, Timer::AcceptBackoff);
         }
     }
 
-    /// All who stand before the door. False if some have to stay there.
+    /// Accepts all queued connections. False if an accept has failed and connections remain in the queue.
     fn accept_all(&mut self) -> bool {
         while let Some(control) = &mut self.server {
             let handshake = match control.accept() {
@@ -52,9 +52,9 @@ impl EventLoop {
         true
     }
 
-    /// Somebody who was expected has ended: it may stand before the door, or in it, with something to say.
+    /// Reads all connections that are not authenticated yet: a worker that was expected has exited, and may have connected before.
     pub(crate) fn poll_handshakes(&mut self) {
-        // Whoever has to stay there is let in later, and heard too late.
+        // A connection that cannot be accepted now is accepted too late for the exit, which is not delayed for it.
         self.accept_all();
         for handshake in self.server.as_ref().map(ControlServer::unauthenticated).unwrap_or_default() {
             self.read_hello(handshake);
@@ -79,7 +79,7 @@ impl EventLoop {
         }
     }
 
-    /// Closes a connection without a hello, and reports it.
+    /// Closes a connection that did not authenticate, and reports it.
     pub(crate) fn refuse(&mut self, handshake: u64, fault: HandshakeError) {
         let (now, received) = (self.reactor.clock.now(), self.sink.received());
         if let Some(control) = &mut self.server
@@ -94,7 +94,7 @@ impl EventLoop {
     pub(crate) fn close_handshake(&mut self, handshake: u64) {
         self.reactor.timers.cancel(Timer::HandshakeTimeout(handshake));
         if let Some(socket) = self.server.as_mut().and_then(|control| control.remove(handshake)) {
-            // Not left to its closing: a fork of the host can hold the same description, and it would be reported for ever.
+            // Closing does not suffice: if a fork of the host holds the open file description, epoll would report it forever.
             drop(self.reactor.poller.remove(&socket));
         }
     }

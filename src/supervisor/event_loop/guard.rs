@@ -1,7 +1,7 @@
-//! The guard as the loop sees it: its pidfd is watched, and a guard that has ended is replaced at once.
+//! Watches the pidfd of the guard, and replaces a guard that has exited.
 //!
-//! The replacement is started on a thread of its own: a start may block, and the guard gets a signal when the thread that started it
-//! ends. So that thread lives as long as the guard that it has started.
+//! The replacement is started on its own thread, since a start may block. The kernel signals the guard when that thread ends, so the
+//! thread lives as long as the guard.
 
 use crate::{
     deadline::Deadline,
@@ -19,17 +19,16 @@ use crate::{
 };
 use std::{mem, os::fd::AsFd, sync::Arc, thread, time::Duration};
 
-/// A guard that ends sooner than this is not replaced at once the next time: otherwise one that cannot live would be started in
-/// a busy loop.
-const SHORT_LIFE: Duration = Duration::from_secs(1);
-/// The first and the longest pause before a replacement.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A guard that exits sooner than this is replaced after a backoff, so that a guard that always fails is not started in a busy loop.
+const MIN_LIFETIME: Duration = Duration::from_secs(1);
+/// The first and the longest backoff before a replacement.
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 
 impl EventLoop {
-    /// A guard was started, or could not be.
-    pub(crate) fn guard_reported(&mut self, news: GuardReport) {
-        let GuardReport { end, notice } = news;
+    /// Handles the result of a start of the guard.
+    pub(crate) fn guard_reported(&mut self, report: GuardReport) {
+        let GuardReport { end, notice } = report;
         if let Some(notice) = notice {
             self.sink.send(Event::warning(notice));
         }
@@ -38,24 +37,25 @@ impl EventLoop {
             (self.trees.guard.end, self.trees.guard.started) = (end, Some(self.reactor.clock.now()));
             self.register(Token::Guard);
         } else {
-            self.pause_guard();
+            self.back_off_guard();
         }
     }
 
-    /// The guard has ended.
+    /// Handles the exit of the guard.
     pub(crate) fn guard_exited(&mut self) {
         self.forget_guard();
-        let since = self.trees.guard.started.take();
-        let lived = since.map_or(Duration::ZERO, |since| self.reactor.clock.now().saturating_duration_since(since));
-        if lived >= SHORT_LIFE {
+        let started = self.trees.guard.started.take();
+        let lifetime =
+            started.map_or(Duration::ZERO, |started| self.reactor.clock.now().saturating_duration_since(started));
+        if lifetime >= MIN_LIFETIME {
             self.trees.guard.backoff = Duration::ZERO;
             self.replace_guard();
         } else {
-            self.pause_guard();
+            self.back_off_guard();
         }
     }
 
-    /// It is time to look after the guard again.
+    /// Replaces the guard after its backoff, if none runs.
     pub(crate) fn check_guard(&mut self) {
         if self.trees.guard.end.is_none() {
             self.replace_guard();
@@ -68,30 +68,30 @@ impl EventLoop {
         }
     }
 
-    /// Each time twice as long as before.
-    fn pause_guard(&mut self) {
-        let next = (self.trees.guard.backoff * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        let pause = mem::replace(&mut self.trees.guard.backoff, next);
-        self.reactor.set_timer_after(pause, Timer::Guard);
+    /// Sets the timer of the next replacement, each time with twice the backoff.
+    fn back_off_guard(&mut self) {
+        let next = (self.trees.guard.backoff * 2).clamp(FIRST_BACKOFF, LONGEST_BACKOFF);
+        let backoff = mem::replace(&mut self.trees.guard.backoff, next);
+        self.reactor.set_timer_after(backoff, Timer::Guard);
     }
 
     fn replace_guard(&mut self) {
         let spawner = Arc::clone(&self.spawner);
         let thread = thread::Builder::new().name("pipewright-guard".into());
         if thread.spawn(move || replace(spawner)).is_err() {
-            // Out of threads or memory, which passes.
-            self.pause_guard();
+            // A shortage of threads or memory is transient.
+            self.back_off_guard();
         }
     }
 }
 
-/// Starts a guard where none runs, and lives as long as that.
+/// Starts a guard if none runs, and returns when it has exited.
 fn replace(spawner: Arc<Spawner>) {
-    // The host's signals belong to the host's threads.
+    // Signals of the host are handled by the threads of the host.
     signals::block_all();
-    // The loop is told by the sentinel, also where this fails.
+    // The starter reports the result to the loop, also a failure.
     let end = spawner.guard().replace();
-    // The guard ends with the last owner of the starter.
+    // The guard exits when the last owner of the starter is dropped.
     drop(spawner);
     if let Some(end) = end {
         drop(poll::wait(end.as_fd(), Interest::Readable, Deadline::after_now(Duration::MAX)));

@@ -1,4 +1,4 @@
-//! Incarnations in the event loop: they are inserted, handle what concerns them, and are removed.
+//! The incarnations of the event loop: inserts them, passes them their inputs, and removes them after their last event.
 
 use crate::{
     ids::WorkerId,
@@ -30,7 +30,7 @@ use crate::{
 use std::{mem, sync::Arc, time::Duration};
 
 impl EventLoop {
-    /// Lets an incarnation handle something; `None` where it is gone.
+    /// Calls `run` with an incarnation, and removes it if that was its end. `None` if it no longer exists.
     pub(crate) fn at<T>(&mut self, key: Key, run: impl FnOnce(&mut Incarnation, &mut Context<'_>) -> T) -> Option<T> {
         let incarnation = self.incarnations.get_mut(key)?;
         let mut cx = Context {
@@ -50,8 +50,8 @@ impl EventLoop {
         Some(done)
     }
 
+    /// As [`at`](Self::at), for an input without a result.
     pub(crate) fn on(&mut self, key: Key, run: impl FnOnce(&mut Incarnation, &mut Context<'_>)) {
-        // An incarnation that is gone has nothing to handle.
         self.at(key, run);
     }
 
@@ -59,7 +59,7 @@ impl EventLoop {
         self.on(key, |incarnation, cx| incarnation.input(input, cx));
     }
 
-    /// Lets supervision handle something.
+    /// Calls `run` with supervision.
     pub(crate) fn supervise<T>(&mut self, run: impl FnOnce(&mut Supervision, &mut supervision::Context<'_>) -> T) -> T {
         let mut cx = supervision::Context {
             reactor: &mut self.reactor,
@@ -72,9 +72,10 @@ impl EventLoop {
         run(&mut self.supervision, &mut cx)
     }
 
-    /// Passes on what incarnations have reported to supervision, and what supervision asks of incarnations. Only here the two meet.
+    /// Passes reports of incarnations to supervision, and stop requests of supervision to incarnations. This is the only place that connects
+    /// the two.
     ///
-    /// Reports come first: what supervision makes of an exit is in the channel before the next incarnation handles anything.
+    /// Reports come first, so that the events that supervision sends for an exit precede those of other incarnations.
     pub(crate) fn settle(&mut self) {
         loop {
             if let Some(fact) = self.pending.facts.pop_front() {
@@ -95,13 +96,14 @@ impl EventLoop {
         }
     }
 
+    /// Takes over a process that the spawner has started.
     pub(crate) fn spawned(&mut self, mut arrival: SpawnedProcess) {
-        // By the loop's clock, which may be behind.
+        // The clock of the loop may be behind the real clock.
         arrival.started = arrival.started.min(self.reactor.clock.now());
         let (secret, control_connect_timeout) = (arrival.key.take(), arrival.spec.time_to_connect());
         let (shared, spec, process) =
             (Arc::clone(&arrival.shared), Arc::clone(&arrival.spec), Arc::clone(&arrival.process));
-        // Before the event: a consumer of the event finds this incarnation behind the worker's handle.
+        // Before the event: its consumer must find this incarnation through the handle of the worker.
         shared.set_process(&process);
         self.sink.trace.begin(&shared, &process);
         let key = self.incarnations.insert_with(|key| Incarnation::new(key, arrival));
@@ -115,7 +117,7 @@ impl EventLoop {
             self.reactor.set_timer_after(limit, Timer::RuntimeMax(key));
         }
         self.supervise(|supervision, cx| supervision.member_started(shared.id(), cx));
-        // Before it is expected: it may have connected already, and that may be what makes it ready.
+        // Before the connection is expected: the worker may have connected already, and that can make it ready.
         self.on(key, Incarnation::start_health_checks);
         if let Some(secret) = secret {
             self.on(key, |incarnation, cx| incarnation.expect(secret, control_connect_timeout, cx));
@@ -145,19 +147,19 @@ impl EventLoop {
         self.on(key, Incarnation::exited);
     }
 
-    /// The incarnation of a worker that runs.
+    /// Returns the key of the running incarnation of a worker.
     pub(crate) fn key_of(&self, worker: WorkerId) -> Option<Key> {
-        self.supervision.workers.get(&worker).and_then(WorkerRecord::place)
+        self.supervision.workers.get(&worker).and_then(WorkerRecord::key)
     }
 
-    /// This incarnation of a worker, if it still runs.
+    /// Returns the key of this incarnation of a worker, if it still runs.
     pub(crate) fn key_of_incarnation(&self, worker: WorkerId, number: u32) -> Option<Key> {
         let key = self.key_of(worker)?;
         self.incarnations.get(key).filter(|incarnation| incarnation.process.number() == number).map(|_| key)
     }
 
-    /// Goes on with those that were paused and have room again.
-    pub(crate) fn resume(&mut self) {
+    /// Resumes reading and restarts that were paused because of a full window, where there is room again.
+    pub(crate) fn resume_paused(&mut self) {
         let before = self.count_paused();
         if before == 0 {
             return;
@@ -177,7 +179,7 @@ impl EventLoop {
         self.reading.paused.len() + self.reading.paused_control.len() + self.supervision.delayed_restarts.len()
     }
 
-    /// Checks that the inspector makes progress. Where it does not, another one gets all requests that it has not answered.
+    /// Checks that the inspector makes progress. If it has stalled, a new one gets all unanswered requests.
     pub(crate) fn check_inspector(&mut self) {
         if self.trees.unanswered.is_empty() {
             return;
@@ -185,7 +187,7 @@ impl EventLoop {
         if self.trees.inspector.has_stalled() {
             let asked: Vec<(Key, ScanTask)> = self.trees.unanswered.drain().map(|(_, asked)| asked).collect();
             for (key, task) in asked {
-                // What it has stopped is continued when it gives its findings, late.
+                // Processes that it suspends late are resumed when its result arrives.
                 if task != ScanTask::StopTree {
                     self.on(key, |incarnation, cx| incarnation.inspect(task, cx));
                 }
@@ -195,18 +197,19 @@ impl EventLoop {
         self.reactor.set_timer_after(STALL, Timer::Inspector);
     }
 
-    pub(crate) fn inspected(&mut self, findings: ScanResult) {
-        let asked = self.trees.unanswered.remove(&findings.number);
-        if findings.task == ScanTask::StopTree {
-            // Also from a thread that was stuck, and has stopped processes meanwhile.
-            return self.stopped(findings.held);
+    /// Handles the result of a scan.
+    pub(crate) fn inspected(&mut self, result: ScanResult) {
+        let asked = self.trees.unanswered.remove(&result.number);
+        if result.task == ScanTask::StopTree {
+            // Also from a thread that had stalled, and has suspended processes meanwhile.
+            return self.tree_suspended(result.held);
         }
         if let Some((key, task)) = asked {
-            self.on(key, |incarnation, cx| incarnation.inspected(task, findings, cx));
+            self.on(key, |incarnation, cx| incarnation.inspected(task, result, cx));
         }
     }
 
-    /// Tries again to kill a process that was reported as unkillable: one that ran as another user may have given that up.
+    /// Retries to kill a process that was reported as unkillable: a process of another user may have changed its user since.
     pub(crate) fn retry_unkillable(&mut self, number: u64) {
         let Some(UnkillableProcess { process, .. }) = self.trees.unkillable.get(&number) else { return };
         if process.child().is_running() {
@@ -217,11 +220,11 @@ impl EventLoop {
         }
     }
 
-    /// A process that was reported as unkillable has ended.
+    /// Reaps a process that was reported as unkillable and has exited since.
     pub(crate) fn reap_unkillable(&mut self, number: u64) {
         let Some(UnkillableProcess { worker, process }) = self.trees.unkillable.remove(&number) else { return };
         drop(process.child().with_pidfd(|pidfd| self.reactor.poller.remove(pidfd)));
-        // Its exit was reported before.
+        // Its exit was already reported.
         drop(process.child().reap(GroupCleanup::Kill));
         if self.supervision.workers.get(&worker).is_some_and(|record| record.phase == WorkerPhase::Blocked) {
             self.supervise(|supervision, cx| supervision.start_again(worker, cx));

@@ -1,4 +1,4 @@
-//! The loop thread: kernel events become inputs, outputs become system calls. It decides nothing and waits for nobody.
+//! The event loop: passes kernel events, timers and commands to incarnations and supervision. It never blocks.
 
 pub(crate) mod control;
 pub(crate) mod guard;
@@ -40,15 +40,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The most that is read from one stream before the others have their turn. Four times the usual pipe.
+/// The most bytes that are read from one stream before the other streams are read: four times the default capacity of a pipe.
 const READ_BYTES: usize = 256 << 10;
-/// How many descriptors one look at the kernel can report.
-const REPORTS: usize = 256;
-/// How many commands are obeyed before the loop looks at the kernel again.
-const COMMANDS: usize = 256;
-/// How many timers are run before the loop looks at the kernel again.
-const TIMERS: usize = 1024;
-/// The thread that does all reading and waiting for one supervisor.
+/// The most events that one call of `epoll_wait(2)` returns.
+const EVENTS_PER_WAIT: usize = 256;
+/// The most commands that are executed between two calls of `epoll_wait(2)`.
+const COMMANDS_PER_ITERATION: usize = 256;
+/// The most timers that are fired between two calls of `epoll_wait(2)`.
+const TIMERS_PER_ITERATION: usize = 1024;
+
+/// The state of the thread that does all reading and waiting for one supervisor.
 #[derive(Debug)]
 pub(crate) struct EventLoop {
     pub(crate) reactor: Reactor,
@@ -65,7 +66,7 @@ pub(crate) struct EventLoop {
     pub(crate) pending: Pending,
 }
 
-/// What a driver is made of.
+/// The parts of an event loop that its supervisor provides.
 #[derive(Debug)]
 pub(crate) struct EventLoopConfig {
     pub(crate) inbox: Receiver<Command>,
@@ -79,8 +80,8 @@ pub(crate) struct EventLoopConfig {
 }
 
 impl EventLoop {
-    pub(crate) fn new(parts: EventLoopConfig) -> io::Result<Self> {
-        let EventLoopConfig { inbox, events, commands, window, grace_period, adopts, spawner } = parts;
+    pub(crate) fn new(config: EventLoopConfig) -> io::Result<Self> {
+        let EventLoopConfig { inbox, events, commands, window, grace_period, adopts, spawner } = config;
         let reactor = Reactor::new()?;
         reactor.poller.add(&*commands.waker, Token::Waker.as_u64())?;
         Ok(Self {
@@ -105,7 +106,7 @@ impl EventLoop {
         })
     }
 
-    /// Runs until everybody has gone. `ended` is dropped then.
+    /// Runs the loop on a new thread until the last worker has ended. `ended` is dropped then.
     pub(crate) fn start(mut self, ended: Sender<()>) -> io::Result<JoinHandle<()>> {
         thread::Builder::new().name("pipewright-loop".into()).spawn(move || {
             signals::block_all();
@@ -116,28 +117,28 @@ impl EventLoop {
     }
 
     fn run(&mut self) {
-        let mut reports = EpollEvents::with_capacity(REPORTS);
+        let mut events = EpollEvents::with_capacity(EVENTS_PER_WAIT);
         while !self.supervision.is_over(&self.shutdown) {
             let timeout = self.timeout();
-            if self.reactor.poller.wait(&mut reports, timeout).is_err() {
-                // epoll_wait(2) fails only for arguments that cannot be: a poller that is none, a buffer that is none.
+            if self.reactor.poller.wait(&mut events, timeout).is_err() {
+                // epoll_wait(2) fails only for invalid arguments.
                 debug_assert!(false, "epoll_wait failed");
                 return;
             }
             self.update_clock();
-            for token in reports.tokens() {
+            for token in events.tokens() {
                 self.dispatch(Token::from_u64(token));
                 self.settle();
             }
-            self.execute_some();
-            self.resume();
+            self.execute_commands();
+            self.resume_paused();
             self.settle();
             self.update_clock();
             self.run_timers();
         }
     }
 
-    /// Notices that the process was suspended. What was promised to callers is counted in real time all the same.
+    /// Detects that the process was suspended. Timeouts that a caller has passed still count real time.
     fn update_clock(&mut self) {
         let Some(missed) = self.reactor.clock.update(self.reactor.timers.next()) else { return };
         let earlier = |due: Instant| due.checked_sub(missed).unwrap_or(due);
@@ -148,9 +149,9 @@ impl EventLoop {
         self.sink.send(Event::warning(Warning::Suspended { missed }));
     }
 
-    /// Commands up to a turn's share; the rest has its turn after the next look at the kernel.
-    fn execute_some(&mut self) {
-        for _ in 0..COMMANDS {
+    /// Executes commands, up to the limit of an iteration; the others follow after the next `epoll_wait(2)`.
+    fn execute_commands(&mut self) {
+        for _ in 0..COMMANDS_PER_ITERATION {
             let Ok(command) = self.inbox.try_recv() else { return };
             self.execute(command);
             self.settle();
@@ -163,9 +164,8 @@ impl EventLoop {
             return None;
         }
         let timer = self.reactor.timers.next().map(|due| due.saturating_duration_since(self.reactor.clock.now()));
-        let is_someone_paused = self.count_paused() > 0;
-        let look = is_someone_paused.then_some(self.reading.next_check);
-        timer.into_iter().chain(look).min()
+        let check = (self.count_paused() > 0).then_some(self.reading.next_check);
+        timer.into_iter().chain(check).min()
     }
 
     fn execute(&mut self, command: Command) {
@@ -208,17 +208,17 @@ impl EventLoop {
             }
             Command::GroupStatus(group, answer) => drop(answer.send(self.group_status(group))),
             Command::Group(command) => self.supervise(|supervision, cx| supervision.execute_group(command, cx)),
-            Command::ScanResult(findings) => self.inspected(*findings),
-            // Whoever has asked and gone gets no answer.
-            Command::Snapshot(answer) => drop(answer.send(self.report())),
-            Command::StopAll(wanted, answer) => drop(answer.send(self.stop_all(wanted))),
-            // The caller waits for the end of the channel.
-            Command::Suspend(done) => self.freeze(done),
-            Command::Resume => self.thaw(),
+            Command::ScanResult(result) => self.inspected(*result),
+            // A send fails if the caller has timed out.
+            Command::Snapshot(answer) => drop(answer.send(self.status())),
+            Command::StopAll(request, answer) => drop(answer.send(self.stop_all(request))),
+            // The caller waits until the channel is disconnected.
+            Command::Suspend(done) => self.suspend(done),
+            Command::Resume => self.resume_all(),
             Command::Close => self.shutdown.is_closed = true,
-            Command::Guard(news) => self.guard_reported(news),
+            Command::Guard(report) => self.guard_reported(report),
             Command::Terminate => {
-                // Not closed yet: one that was answered for may still be on its way here.
+                // The loop stays open: a worker whose `spawn` has returned may not have arrived here yet.
                 let grace_period = self.shutdown.grace_period;
                 self.shutdown.terminate(self.reactor.clock.now().checked_add(grace_period));
                 self.supervise(Supervision::stop_all_workers);
@@ -246,9 +246,9 @@ impl EventLoop {
     }
 
     fn run_timers(&mut self) {
-        // What comes due while these are run, and what is beyond a turn's share, has its turn after the next look at the kernel.
+        // Timers that come due meanwhile, and those beyond the limit, fire after the next `epoll_wait(2)`.
         let now = self.reactor.clock.now();
-        for _ in 0..TIMERS {
+        for _ in 0..TIMERS_PER_ITERATION {
             let Some(timer) = self.reactor.timers.take_due(now) else { return };
             self.fire(timer);
             self.settle();
@@ -259,7 +259,7 @@ impl EventLoop {
         match timer {
             Timer::Lifecycle(key) => self.input(key, LifecycleInput::Timeout),
             Timer::Health(key) => self.on(key, Incarnation::check_health),
-            // Reported when it failed first.
+            // The error was reported when the first attempt failed.
             Timer::Probe(key) => drop(self.at(key, Incarnation::probe)),
             Timer::RuntimeMax(key) => self.on(key, Incarnation::runtime_exceeded),
             Timer::TreeRescan(key) | Timer::TreeTimeout(key) => self.on(key, Incarnation::tree_timeout),

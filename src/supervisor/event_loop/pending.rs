@@ -1,4 +1,4 @@
-//! What incarnations and supervision have for each other, until the event loop passes it on.
+//! Messages between incarnations and supervision.
 
 use crate::{
     policy::lifecycle::StopRequest,
@@ -6,7 +6,7 @@ use crate::{
 };
 use std::collections::VecDeque;
 
-/// What incarnations and supervision have for each other.
+/// The messages between incarnations and supervision that the event loop has not passed on yet.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     pub(crate) facts: VecDeque<Fact>,

@@ -1,4 +1,4 @@
-//! Registers descriptors with the kernel, and tries again where it has refused that for now.
+//! Registers file descriptors with epoll, and retries registrations that were refused.
 
 use crate::{
     supervisor::{
@@ -15,7 +15,7 @@ use std::{
 };
 
 impl EventLoop {
-    /// Has the kernel report this descriptor; see `Reactor::note_registration`.
+    /// Registers the file descriptor of `token`; see `Reactor::note_registration`.
     pub(crate) fn register(&mut self, token: Token) {
         if let Some(key) = token.key() {
             if self.at(key, |incarnation, cx| incarnation.register(token, cx)).is_none() {
@@ -30,23 +30,24 @@ impl EventLoop {
         }
     }
 
-    /// Asks again for everything that was refused. What still is gets its turn now if it is ready: a refusal that lasts slows a worker
-    /// down, and neither silences it nor hides its exit.
+    /// Retries refused registrations. A file descriptor that is refused again is polled and handled now, so that a lasting refusal only
+    /// slows a worker down, but loses neither output nor exit.
     pub(crate) fn register_again(&mut self) {
         let refused: Vec<Token> = self.reactor.unwatched.iter().copied().collect();
         for token in refused {
             self.register(token);
-            // A connection may wait for room to write, too.
+            // A connection may also wait to become writable.
             let is_connection = matches!(token, Token::Control(_));
             if self.reactor.unwatched.contains(&token)
-                && (is_connection || self.with_descriptor(token, poll::is_readable).is_some_and(is_true))
+                && (is_connection
+                    || self.with_descriptor(token, poll::is_readable).is_some_and(|ready| ready.unwrap_or(false)))
             {
                 self.dispatch(token);
             }
         }
     }
 
-    /// Does something with what a token stands for; `None` where that is gone.
+    /// Calls `run` with the file descriptor of `token`; `None` if it no longer exists.
     fn with_descriptor<T>(
         &self,
         token: Token,
@@ -63,13 +64,9 @@ impl EventLoop {
             Token::Handshake(handshake) => self.server.as_ref()?.handshake_fd(handshake)?,
             Token::Listener => self.server.as_ref()?.as_fd(),
             Token::Guard => self.trees.guard.end.as_ref()?.as_fd(),
-            // Watched from the start.
+            // Registered when the loop is created.
             Token::Waker => return None,
         };
         Some(run(descriptor))
     }
-}
-
-fn is_true(answer: io::Result<bool>) -> bool {
-    answer.unwrap_or(false)
 }

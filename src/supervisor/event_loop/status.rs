@@ -1,4 +1,4 @@
-//! What the loop knows of everybody, and what is done with everybody at once.
+//! The status of all workers, and operations on all workers: stop, suspend and resume.
 
 use crate::{
     ids::{GroupId, WorkerId},
@@ -25,11 +25,12 @@ use crossbeam_channel::Sender;
 use std::{sync::Arc, time::Instant};
 
 impl EventLoop {
-    pub(crate) fn report(&mut self) -> SupervisorStatus {
+    /// Returns the status of all workers.
+    pub(crate) fn status(&mut self) -> SupervisorStatus {
         let now = self.reactor.clock.now();
         let mut workers: Vec<WorkerStatus> = Vec::with_capacity(self.supervision.workers.len());
         for record in self.supervision.workers.values() {
-            let incarnation = record.place().and_then(|key| self.incarnations.get(key));
+            let incarnation = record.key().and_then(|key| self.incarnations.get(key));
             workers.push(status(record, incarnation, now));
         }
         workers.sort_unstable_by_key(|status| status.worker);
@@ -43,7 +44,7 @@ impl EventLoop {
 
     pub(crate) fn status_of(&mut self, worker: WorkerId) -> Option<WorkerStatus> {
         let record = self.supervision.workers.get(&worker)?;
-        let incarnation = record.place().and_then(|key| self.incarnations.get(key));
+        let incarnation = record.key().and_then(|key| self.incarnations.get(key));
         Some(status(record, incarnation, self.reactor.clock.now()))
     }
 
@@ -66,33 +67,32 @@ impl EventLoop {
         Some(GroupStatus { group: id, state, restarts, members, groups })
     }
 
-    /// Everybody is to end for good. Gives those who were there.
-    pub(crate) fn stop_all(&mut self, wanted: StopAll) -> Vec<Arc<SharedWorker>> {
-        let everybody: Vec<_> = self
+    /// Stops all workers for good, and returns those that were running.
+    pub(crate) fn stop_all(&mut self, request: StopAll) -> Vec<Arc<SharedWorker>> {
+        let running: Vec<_> = self
             .supervision
             .workers
             .values()
             .filter(|record| !record.is_stopped)
             .map(|record| Arc::clone(&record.shared))
             .collect();
-        let within = match wanted {
+        let within = match request {
             StopAll::Present | StopAll::ForGood => None,
             StopAll::Within(time) => Some(time),
         };
         let action = within.map_or(Action::Stop, Action::StopWithin);
-        if wanted != StopAll::Present {
+        if request != StopAll::Present {
             let until = within.and_then(|time| self.reactor.clock.now().checked_add(time));
             self.shutdown.stop(until);
         }
-        for shared in &everybody {
-            // Members end in their groups' order, and are killed where that takes too long. Those that are ending already end
-            // faster.
-            let waits = self
+        for shared in &running {
+            // Members are stopped in the order of their groups. A member that is already stopping enters the next stage.
+            let is_stopped_by_group = self
                 .supervision
                 .workers
                 .get(&shared.id())
                 .is_some_and(|record| record.is_member && record.desired != DesiredState::Stop);
-            if !waits {
+            if !is_stopped_by_group {
                 self.supervise(|supervision, cx| supervision.act(shared.id(), action, cx));
             }
         }
@@ -100,36 +100,38 @@ impl EventLoop {
         if let Some(time) = within {
             self.reactor.set_timer_after(time, Timer::KillAll);
         }
-        everybody
+        running
     }
 
-    /// The user has stopped the program: its workers are stopped with it, and the clock. `done` is dropped when all are.
-    pub(crate) fn freeze(&mut self, done: Sender<()>) {
+    /// Suspends all workers and the clock, since the user suspends the program. `done` is dropped when all processes are suspended.
+    pub(crate) fn suspend(&mut self, done: Sender<()>) {
         self.reactor.clock.stop();
-        for place in self.signal_all(libc::SIGSTOP) {
-            self.at(place, |incarnation, cx| incarnation.ask_inspector(ScanTask::StopTree, cx));
+        for key in self.signal_all(libc::SIGSTOP) {
+            self.at(key, |incarnation, cx| incarnation.ask_inspector(ScanTask::StopTree, cx));
         }
         self.trees.suspending = Some(done);
         self.end_suspension();
     }
 
-    /// The inspector has stopped what has left the group of a worker.
-    pub(crate) fn stopped(&mut self, held: Vec<PinnedProcess>) {
+    /// Handles processes outside the group of their worker that the inspector has suspended.
+    pub(crate) fn tree_suspended(&mut self, held: Vec<PinnedProcess>) {
         self.trees.suspended_outside_group.extend(held);
         if !self.reactor.clock.is_stopped() {
-            // The program goes on already.
+            // The program was resumed meanwhile.
             self.resume_outside_group();
         }
         self.end_suspension();
     }
 
+    /// Notifies the caller of a suspension if all requests to suspend trees are answered.
     pub(crate) fn end_suspension(&mut self) {
         if !self.trees.unanswered.values().any(|(_, task)| *task == ScanTask::StopTree) {
             self.trees.suspending = None;
         }
     }
 
-    pub(crate) fn thaw(&mut self) {
+    /// Resumes all workers and the clock.
+    pub(crate) fn resume_all(&mut self) {
         self.trees.suspending = None;
         self.signal_all(libc::SIGCONT);
         self.resume_outside_group();
@@ -138,23 +140,23 @@ impl EventLoop {
 
     fn resume_outside_group(&mut self) {
         for held in self.trees.suspended_outside_group.drain(..) {
-            // ESRCH: it has ended.
+            // ESRCH: the process has exited.
             drop(held.signal(libc::SIGCONT));
         }
     }
 
-    /// Signals the groups of all workers, and gives their places.
+    /// Signals the process groups of all workers, and returns the keys of the signalled incarnations.
     fn signal_all(&mut self, signal: i32) -> Vec<Key> {
-        let places: Vec<Key> = self.supervision.workers.values().filter_map(WorkerRecord::place).collect();
-        let mut signalled = Vec::with_capacity(places.len());
-        for place in places {
-            if let Some(incarnation) = self.incarnations.get(place)
-                // Its user wants it to stand still, whatever else goes on.
+        let keys: Vec<Key> = self.supervision.workers.values().filter_map(WorkerRecord::key).collect();
+        let mut signalled = Vec::with_capacity(keys.len());
+        for key in keys {
+            if let Some(incarnation) = self.incarnations.get(key)
+                // A tree that its user has frozen stays frozen.
                 && !incarnation.process.tree().is_frozen()
             {
-                // ESRCH: it has ended.
+                // ESRCH: the process has exited.
                 drop(incarnation.process.child().signal_group(signal));
-                signalled.push(place);
+                signalled.push(key);
             }
         }
         signalled

@@ -1,5 +1,5 @@
-//! The end of the loop. Usually nobody is left by then; where it comes first, by a panic of ours or since the kernel refuses to
-//! wait, whoever is left ends with it, and is told.
+//! The end of the loop. Usually all workers have ended before. After a panic of the loop or a failed `epoll_wait(2)` the remaining
+//! workers are killed, and their exits are reported.
 
 use crate::{
     exit::ExitStatus,
@@ -13,7 +13,7 @@ use std::{mem, sync::Arc};
 impl Drop for EventLoop {
     fn drop(&mut self) {
         self.spawner.abandon();
-        // Whoever asks something from now on finds that nobody hears, and whoever has asked already gets no answer.
+        // Disconnects the channel of commands: pending requests get no answer, and later ones fail.
         let inbox = mem::replace(&mut self.inbox, crossbeam_channel::never());
         for command in inbox.try_iter() {
             if let Command::Spawned(arrival) = command {
@@ -21,7 +21,7 @@ impl Drop for EventLoop {
             }
         }
         drop(inbox);
-        self.end_those_who_live();
+        self.kill_all_processes();
         for record in self.supervision.workers.values().filter(|record| !record.is_stopped) {
             record.shared.set_ended(record.last_exit());
         }
@@ -32,10 +32,11 @@ impl Drop for EventLoop {
 }
 
 impl EventLoop {
-    fn end_those_who_live(&mut self) {
-        let lives: Vec<Box<Incarnation>> = self.incarnations.drain().collect();
-        let orphans: Vec<_> = lives.iter().map(|incarnation| Arc::clone(&incarnation.process)).collect();
-        for (mut incarnation, reaped) in lives.into_iter().zip(self.spawner.kill_and_reap_all(&orphans)) {
+    /// Kills and reaps all processes, and sends their last events.
+    fn kill_all_processes(&mut self) {
+        let incarnations: Vec<Box<Incarnation>> = self.incarnations.drain().collect();
+        let orphans: Vec<_> = incarnations.iter().map(|incarnation| Arc::clone(&incarnation.process)).collect();
+        for (mut incarnation, reaped) in incarnations.into_iter().zip(self.spawner.kill_and_reap_all(&orphans)) {
             let mut exit = incarnation.exit(reaped, self.reactor.clock.now());
             if reaped.is_none() {
                 exit.status = ExitStatus::Unkillable;
@@ -64,31 +65,31 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn one_that_was_handed_over_and_not_taken_ends() {
+    fn drop_unregistered_worker_kills_it() {
         let (commands, inbox) = crossbeam_channel::unbounded();
-        let (told, events) = crossbeam_channel::unbounded();
+        let (event_sender, events) = crossbeam_channel::unbounded();
         let commands = CommandSender { commands, waker: Arc::new(Waker::new().unwrap()) };
         let window = Arc::new(FlowControl::of_supervisor(1 << 20, Arc::clone(&commands.waker)));
         let registry = Arc::new(WorkerRegistry::new(Arc::clone(&window)));
         let spawner = Arc::new(Spawner::new(commands.clone(), registry, Guard::default()).unwrap());
-        let parts = EventLoopConfig {
+        let config = EventLoopConfig {
             inbox,
-            events: told,
+            events: event_sender,
             commands,
             window,
             grace_period: Duration::ZERO,
             adopts: false,
             spawner: Arc::clone(&spawner),
         };
-        let driver = EventLoop::new(parts).unwrap();
+        let event_loop = EventLoop::new(config).unwrap();
         let spec = WorkerSpec::new("sleep").arg("1000");
         let prepared = prepare(&spec.plan, OpenMode::Nonblocking).unwrap();
         let worker =
             spawner.start_on_this_thread(WorkerId(1), Arc::new(DropInBackground::new(spec)), prepared).unwrap();
-        drop(driver);
-        let exit = worker.wait_ended(Some(now())).expect("its end").0;
+        drop(event_loop);
+        let exit = worker.wait_ended(Some(now())).expect("ended").0;
         assert_eq!(exit.status, ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });
-        assert!(worker.child(|child| child.signal(0)).is_err(), "it is reaped");
-        assert_eq!(events.len(), 0, "its start was not told either");
+        assert!(worker.child(|child| child.signal(0)).is_err(), "the process is reaped");
+        assert_eq!(events.len(), 0, "no event is sent");
     }
 }

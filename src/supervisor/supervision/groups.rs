@@ -143,14 +143,14 @@ impl Supervision {
 
     /// Everybody should have ended, also those who wait for others to end before them.
     pub(crate) fn kill_all(&mut self, cx: &mut Context<'_>) {
-        let late = self.workers.values().filter_map(WorkerRecord::place).collect();
+        let late = self.workers.values().filter_map(WorkerRecord::key).collect();
         cx.kill_each(late);
     }
 
     /// A group's end has had its time.
     pub(crate) fn kill_group_members(&mut self, group: GroupId, cx: &mut Context<'_>) {
         // Those that still wait for others to end before them get no ladder any more.
-        let late = self.members(NodeId::Group(group)).filter_map(WorkerRecord::place).collect();
+        let late = self.members(NodeId::Group(group)).filter_map(WorkerRecord::key).collect();
         cx.kill_each(late);
         for id in self.groups.members_under(NodeId::Group(group)) {
             if let Some(record) = self.workers.get_mut(&id) {

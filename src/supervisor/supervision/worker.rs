@@ -129,7 +129,7 @@ impl WorkerRecord {
         self.last.clone().unwrap_or_else(|| (Arc::new(Exit::of(ExitStatus::NeverStarted)), now()))
     }
 
-    pub(crate) fn place(&self) -> Option<Key> {
+    pub(crate) fn key(&self) -> Option<Key> {
         match self.phase {
             WorkerPhase::Running(place) => Some(place),
             WorkerPhase::Backoff(_) | WorkerPhase::Blocked | WorkerPhase::Spawning | WorkerPhase::Stopped => None,
