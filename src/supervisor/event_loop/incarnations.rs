@@ -120,7 +120,7 @@ impl EventLoop {
         // Before the connection is expected: the worker may have connected already, and that can make it ready.
         self.on(key, Incarnation::start_health_checks);
         if let Some(secret) = secret {
-            self.on(key, |incarnation, cx| incarnation.expect(secret, control_connect_timeout, cx));
+            self.on(key, |incarnation, cx| incarnation.expect_connection(secret, control_connect_timeout, cx));
         }
         self.settle();
         if let Phase::Stopping { until } | Phase::Terminating { until } = self.shutdown.phase {

@@ -23,7 +23,7 @@ use crate::{
         incarnation::{
             Incarnation,
             context::{FIRST_CHECK, ReadState},
-            control::REST,
+            control::CONNECTION_RETRY_TIME,
         },
         process_trees::ProcessTrees,
         reactor::{Reactor, arena::Arena, timers::Timer, token::Token},
@@ -176,12 +176,12 @@ impl EventLoop {
             }),
             Command::ProbeSucceeded(worker, incarnation) => {
                 if let Some(key) = self.key_of_incarnation(worker, incarnation) {
-                    self.on(key, Incarnation::reached);
+                    self.on(key, Incarnation::probe_succeeded);
                 }
             }
             Command::MessagesRejected(worker, incarnation) => {
                 if let Some(key) = self.key_of_incarnation(worker, incarnation) {
-                    self.on(key, Incarnation::passed);
+                    self.on(key, Incarnation::messages_rejected);
                 }
             }
             Command::Worker(worker, action) => self.supervise(|supervision, cx| supervision.act(worker, action, cx)),
@@ -198,7 +198,7 @@ impl EventLoop {
             }
             Command::Connection(ConnectionEvent::OutOfMemory(worker)) => {
                 if let Some(key) = self.key_of(worker) {
-                    self.reactor.set_timer_after(REST, Timer::ConnectionRetry(key));
+                    self.reactor.set_timer_after(CONNECTION_RETRY_TIME, Timer::ConnectionRetry(key));
                 }
             }
             Command::Connection(ConnectionEvent::WatchFailed(worker)) => {
@@ -288,7 +288,7 @@ impl EventLoop {
             Timer::CallBurst(key) => self.on(key, Incarnation::check_call_burst),
             Timer::ConnectionRetry(key) => self.on(key, Incarnation::retry_control),
             Timer::ReadinessPipeGrace(key) => self.on(key, Incarnation::readiness_pipe_closed),
-            Timer::MessageProbe(key) => self.on(key, Incarnation::die),
+            Timer::MessageProbe(key) => self.on(key, Incarnation::complete_exit),
         }
     }
 

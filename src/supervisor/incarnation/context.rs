@@ -1,4 +1,4 @@
-//! What an incarnation uses of the event loop, and what it reports to it.
+//! The parts of the event loop that incarnations use, and their reports to supervision.
 
 use crate::{
     exit::Exit,
@@ -15,12 +15,12 @@ use crate::{
 };
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-/// How often, at first and at last, the loop looks whether the consumer has emptied the channel while it keeps what was in it.
-/// Only while somebody is paused: a channel does not tell when something is received.
+/// The first and the longest interval at which the loop checks whether the consumer has received events. Only while a worker is paused: a
+/// channel does not notify its sender of a receive.
 pub(crate) const FIRST_CHECK: Duration = Duration::from_millis(1);
 pub(crate) const LAST_CHECK: Duration = Duration::from_millis(128);
 
-/// The parts of the event loop that an incarnation uses while it handles something.
+/// The parts of the event loop that an incarnation uses while it handles an input.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     pub(crate) reactor: &'a mut Reactor,
@@ -33,29 +33,29 @@ pub(crate) struct Context<'a> {
     pub(crate) facts: &'a mut VecDeque<Fact>,
 }
 
-/// What supervision has to know of an incarnation.
+/// A report of an incarnation to supervision.
 #[derive(Debug)]
 pub(crate) enum Fact {
     Ready(WorkerId),
     Finished {
         worker: WorkerId,
         exit: Arc<Exit>,
-        /// The supervisor ended it without a request: it was not ready in time, gave no sign of life, or had its time.
+        /// The supervisor stopped it by itself: it did not become ready, its watchdog expired, or it reached its maximum runtime.
         unhealthy: bool,
     },
 }
 
-/// How incarnations share reading: the buffer, the supervisor's window, and who is paused.
+/// The state of reading that incarnations share: the buffer, the window of the supervisor, and the paused incarnations.
 #[derive(Debug)]
 pub(crate) struct ReadState {
-    /// What streams are read into.
+    /// The buffer for reads.
     pub(crate) scratch: Vec<u8>,
     /// The window of the supervisor.
     pub(crate) window: Arc<FlowControl>,
-    /// Incarnations whose output is not read for now.
+    /// Incarnations whose output streams are paused.
     pub(crate) paused: Vec<Key>,
-    /// Incarnations whose control connection is not read for now.
+    /// Incarnations whose control connection is paused.
     pub(crate) paused_control: Vec<Key>,
-    /// When the loop checks next whether a paused one may go on; see `FIRST_CHECK`.
+    /// The time until the next check whether paused incarnations can be resumed; see `FIRST_CHECK`.
     pub(crate) next_check: Duration,
 }

@@ -1,4 +1,4 @@
-//! The control server in the loop: handshakes come in, show whose they are, and talk.
+//! The control connection of an incarnation: connecting, reading, pausing and closing.
 
 use crate::{
     policy::{
@@ -23,17 +23,17 @@ use crate::{
 };
 use std::{iter, os::fd::AsFd, sync::Arc, time::Duration};
 
-/// How long a connection's end is taken for the worker's own, which is about to be told: its calls end with its exit then. The
-/// kernel closes a dying process's connections before it tells of the death, and a loaded machine can take its time between.
-pub(crate) const END_TIME: Duration = Duration::from_secs(1);
-/// How long a control connection is left alone after the kernel was short of memory for it.
-pub(crate) const REST: Duration = Duration::from_millis(20);
-/// The most that is read of a worker's last words on control, in reads.
-const LAST_READS: usize = 64;
+/// The time in which the exit of the worker is expected to follow the end of a connection or pipe; pending calls then fail with the exit.
+/// The kernel closes the files of an exiting process before it reports the exit, and a loaded machine can delay the report.
+pub(crate) const EXIT_GRACE_TIME: Duration = Duration::from_secs(1);
+/// The time after which a control connection is retried when the kernel was short of memory.
+pub(crate) const CONNECTION_RETRY_TIME: Duration = Duration::from_millis(20);
+/// The most reads from the control connection of an exited worker.
+const FINAL_READS: usize = 64;
 
 impl Incarnation {
-    /// A worker with a control pipe has been started.
-    pub(crate) fn expect(&mut self, key: String, control_connect_timeout: Duration, cx: &mut Context<'_>) {
+    /// Expects a connection that authenticates with `key`, after a worker with a control pipe was started.
+    pub(crate) fn expect_connection(&mut self, key: String, control_connect_timeout: Duration, cx: &mut Context<'_>) {
         cx.reactor.set_timer_after(control_connect_timeout, Timer::ControlConnectTimeout(self.key));
         let user = self.spec.peer_user;
         let early = cx.server.as_mut().and_then(|control| control.expect_key(key, self.key, user));
@@ -43,7 +43,7 @@ impl Incarnation {
         }
     }
 
-    /// Its control connection has shown the key of this incarnation.
+    /// Opens the control connection, which has authenticated with the key of this incarnation.
     pub(crate) fn connect(&mut self, known: AuthenticatedClient, cx: &mut Context<'_>) {
         let AuthenticatedClient { place: _, socket, received, hello_bytes } = known;
         let Some(connection) = self.process.connection().map(Arc::clone) else { return };
@@ -61,7 +61,7 @@ impl Incarnation {
         }
     }
 
-    /// The worker has said something, or has room for more.
+    /// Handles readiness of the control connection: sends queued data and reads once.
     pub(crate) fn read_control(&mut self, cx: &mut Context<'_>) {
         let Some(mut session) = self.session.take() else { return };
         if session.is_paused() {
@@ -77,13 +77,13 @@ impl Incarnation {
             return;
         }
         let ended = session.read(&mut cx.reading.scratch, |kind| self.event(kind), cx.sink);
-        self.notice_control(cx.reactor.clock.now());
+        self.record_control_activity(cx.reactor.clock.now());
         let extension = session.extension.take();
         if ended {
             drop(cx.reactor.poller.remove(&session));
             session.shutdown_write();
-            // Dropped only with the timer: the link still holds the socket, and its calls wait for the exit.
-            cx.reactor.set_timer_after(END_TIME, Timer::DisconnectGrace(self.key));
+            // The connection is closed when the timer fires: until then its calls wait for the exit.
+            cx.reactor.set_timer_after(EXIT_GRACE_TIME, Timer::DisconnectGrace(self.key));
         } else {
             self.session = Some(session);
         }
@@ -92,14 +92,14 @@ impl Incarnation {
         }
     }
 
-    /// A shortage of the kernel's may be over.
+    /// Retries the control connection after a shortage of memory.
     pub(crate) fn retry_control(&mut self, cx: &mut Context<'_>) {
         let Some(session) = &self.session else { return };
         session.retry();
         self.read_control(cx);
     }
 
-    /// Reads on if requests have been received. False if not.
+    /// Resumes reading if the consumer has received enough. False if not.
     pub(crate) fn try_resume_control(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(session) = self.session.as_mut() else { return true };
         session.wait_for_room();
@@ -109,26 +109,26 @@ impl Incarnation {
         session.resume();
         self.reset_watchdog(LivenessSource::Ping, cx.reactor.clock.now());
         self.register(Token::Control(self.key), cx);
-        // What a caller has read is not reported by the kernel any more.
+        // The kernel does not report again what a caller has already read.
         self.read_control(cx);
         true
     }
 
-    /// A caller has read something that is for the event loop.
+    /// Handles input for the event loop that a caller has read.
     pub(crate) fn control_readable(&mut self, cx: &mut Context<'_>) {
         if self.session.as_ref().is_some_and(|session| !session.is_paused()) {
             self.read_control(cx);
         }
     }
 
-    /// Callers ask it one thing after the other, and read for themselves: whether they still do is looked at now and then.
+    /// Checks again later if callers make consecutive calls, and so read the connection themselves.
     pub(crate) fn check_call_burst(&mut self, cx: &mut Context<'_>) {
         if self.process.connection().is_some_and(|connection| connection.goes_on_calling()) {
             cx.reactor.set_timer_after(call_burst::CHECK_INTERVAL, Timer::CallBurst(self.key));
         }
     }
 
-    /// It has not connected in time.
+    /// Reports that the worker has not connected in time.
     pub(crate) fn control_timed_out(&mut self, cx: &mut Context<'_>) {
         if !self.awaits_control() {
             return;
@@ -138,12 +138,12 @@ impl Incarnation {
         self.disconnect(why, cx);
     }
 
-    /// Its connection has ended a while ago, and it lives.
+    /// Closes the control connection and reports that, unless the worker has exited.
     pub(crate) fn disconnect(&mut self, why: DisconnectReason, cx: &mut Context<'_>) {
         if let Some(session) = self.session.take() {
             drop(cx.reactor.poller.remove(&session));
         }
-        // Its death is about to be told, and ends its calls with its exit.
+        // The exit is reported next, and pending calls fail with it.
         if self.process.child().with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).unwrap_or(true) {
             return;
         }
@@ -152,10 +152,10 @@ impl Incarnation {
         }
     }
 
-    /// The worker has ended: what it said last on control is read, and nobody is expected any more.
+    /// Reads the rest of the control connection after the exit, and stops to expect a connection.
     pub(crate) fn drain_control(&mut self, cx: &mut Context<'_>) {
         if self.awaits_control() {
-            // Not reaped yet: the kernel still knows whose process it was.
+            // The process is not reaped yet, so its user is still known.
             let why =
                 self.other_user().map_or(DisconnectReason::ExitedFirst, |uid| DisconnectReason::OtherUser { uid });
             cx.sink.send(self.event(EventKind::ControlDisconnected(why)));
@@ -163,8 +163,8 @@ impl Incarnation {
         if let Some(mut session) = self.session.take() {
             drop(cx.reactor.poller.remove(&session));
             session.revoke_read_lease();
-            for _ in 0..LAST_READS {
-                // At first whatever the kernel says: a caller may have read something that nobody has told yet.
+            for _ in 0..FINAL_READS {
+                // The first read is unconditional: a caller may have read input that is not reported yet.
                 let is_over = session.read(&mut cx.reading.scratch, |kind| self.event(kind), cx.sink);
                 if is_over || !poll::is_readable(session.as_fd()).unwrap_or(false) {
                     break;
@@ -182,7 +182,7 @@ impl Incarnation {
 }
 
 impl Incarnation {
-    /// The user that its process, or a child of it, runs as, if that user may not connect for control.
+    /// Returns the user of the process, or of a child of it, if that user may not connect to the control server.
     fn other_user(&self) -> Option<u32> {
         let may_connect = [Some(identity::effective_uid()), self.spec.peer_user];
         let pid = self.process.child().pid();

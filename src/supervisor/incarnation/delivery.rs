@@ -1,4 +1,4 @@
-//! Frames that were read become events.
+//! Turns frames into events and sends them.
 
 use crate::{
     policy::backpressure::EVENT_BYTES,
@@ -22,12 +22,12 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// How many events the room that is kept between reads is for; more than a full pipe of 16-byte messages gives.
+/// The capacity of the event buffer that is kept between reads; more events than a full pipe of 16-byte messages gives.
 const READY_KEPT: usize = 4096;
 
 impl Incarnation {
-    /// Sends what the last read has completed. The bytes go out of the window together, so that a chunk's messages can be
-    /// received and dropped while the later ones are still being sent.
+    /// Sends the frames that the last read has completed. A chunk takes its bytes from the window at once, so that its first messages can be
+    /// received and dropped while later ones are being sent.
     pub(crate) fn deliver(&mut self, kind: Kind, sink: &mut EventSink) {
         let EventSink { events, sent, batch, ready, trace } = sink;
         if batch.is_empty() {
@@ -35,7 +35,7 @@ impl Incarnation {
         }
         for piece in batch.drain() {
             let event = |kind| self.event(kind);
-            // All of a chunk's events are made before the first is sent: see `Message::of`.
+            // All events of a chunk are created before the first is sent: see `Message::of`.
             match piece {
                 FrameChunk::Error(fault) => ready.push(self.event(self.fault(fault))),
                 FrameChunk::Frames { bytes, offset, spans } => {
@@ -62,7 +62,7 @@ impl Incarnation {
             *sent += ready.len() as u64;
             for event in ready.drain(..) {
                 trace.record_event(&event);
-                // The supervisor holds a receiver until this loop has ended.
+                // Cannot fail: the supervisor holds a receiver until this loop has ended.
                 drop(events.send(event));
             }
             ready.shrink_to(READY_KEPT);
@@ -70,7 +70,7 @@ impl Incarnation {
         self.shared.window.note_sent(*sent);
     }
 
-    /// Looks for what makes it ready.
+    /// Searches events for the message or line that makes the worker ready.
     fn search(&mut self, events: &[Event]) {
         let Some(ready) = self.spec.ready.as_ref().filter(|ready| ready.is_by_output()) else { return };
         let health = &mut self.health;
@@ -87,14 +87,14 @@ impl Incarnation {
             match &event.kind {
                 EventKind::Message(message) if health.message_probe.is_some() => messages.push(message.clone()),
                 EventKind::Line { line, .. } if ready.is_line(line) => {
-                    health.shown = Some(ready.source());
+                    health.found = Some(ready.source());
                     return;
                 }
                 _ => {}
             }
         }
         if let (Some(message_probe), false) = (&mut health.message_probe, messages.is_empty()) {
-            message_probe.show(messages);
+            message_probe.check(messages);
         }
     }
 
@@ -112,7 +112,7 @@ impl Incarnation {
         EventKind::InvalidFrame(Box::new(InvalidFrame { fault, _permit: permit }))
     }
 
-    /// A message, if it is one; it began at this place in the stream.
+    /// Returns the event of a message, or of an invalid frame. `offset` is its start in the stream.
     fn checked(&self, message: Message, offset: u64) -> EventKind {
         match check(message.as_bytes()) {
             Ok(()) => EventKind::Message(message),

@@ -1,4 +1,4 @@
-//! Whether workers are ready, and whether they still live: what was seen of them goes in, what is to be done is done.
+//! Readiness and liveness checks: passes observations to the policies and executes their outcomes.
 
 use crate::{
     policy::{
@@ -15,7 +15,7 @@ use crate::{
         incarnation::{
             Incarnation,
             context::{Context, Fact},
-            control::END_TIME,
+            control::EXIT_GRACE_TIME,
             message_probe::MessageProbe,
             probe::ReadinessProbe,
         },
@@ -36,23 +36,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How soon the thread that asks a worker is started again where that has failed.
-const PROBE_PAUSE: Duration = Duration::from_millis(50);
-/// How many datagrams of one worker are heard before the others have their turn.
-const NOTICES: usize = 64;
-/// The most that is read of an ended worker's readiness pipe, in reads: more than a pipe holds.
-const LAST_RINGS: usize = 1 << 10;
+/// The time after which a failed start of a probe thread is retried.
+const PROBE_BACKOFF_TIME: Duration = Duration::from_millis(50);
+/// The most datagrams that are received from one worker before other workers are served.
+const DATAGRAMS_PER_EVENT: usize = 64;
+/// The most reads from the readiness pipe of an exited worker; more than a pipe holds.
+const FINAL_READS: usize = 1 << 10;
 
 impl Incarnation {
-    /// A worker has been started: from now on its readiness is waited for, or its life is watched.
+    /// Starts to wait for readiness, or to watch the liveness of a worker that needs no readiness.
     pub(crate) fn start_health_checks(&mut self, cx: &mut Context<'_>) {
         let Some(ready) = &self.spec.ready else { return self.start_watchdog(cx) };
-        // Counted from now and not from `self.started`: an exec that took long must not use up the time to become ready.
-        let wait = ReadinessTracker::new(ready.source(), ready.timeout, cx.reactor.clock.now());
-        if let Some(is_it) = ready.is_it() {
-            self.health.message_probe = Some(MessageProbe::new(Arc::clone(is_it)));
+        // Not from `self.started`: a slow exec must not use up the time to become ready.
+        let tracker = ReadinessTracker::new(ready.source(), ready.timeout, cx.reactor.clock.now());
+        if let Some(predicate) = ready.message_predicate() {
+            self.health.message_probe = Some(MessageProbe::new(Arc::clone(predicate)));
         }
-        self.health.readiness = Some(wait);
+        self.health.readiness = Some(tracker);
         if let Some(Err(error)) = self.probe(cx) {
             self.warn_of_probe(error, cx);
         }
@@ -60,8 +60,7 @@ impl Incarnation {
         self.set_health_timer(cx);
     }
 
-    /// Has a thread ask whether it is ready. Where there is none to be had, that is tried again, since nothing else makes it ready.
-    /// Nothing where there is nothing to ask.
+    /// Starts the thread of the probe, if there is one. A failed start is retried by timer, since nothing else makes the worker ready.
     pub(crate) fn probe(&mut self, cx: &mut Context<'_>) -> Option<io::Result<()>> {
         self.health.readiness.as_ref()?;
         let (worker, incarnation) = (self.shared.id(), self.process.number());
@@ -74,7 +73,7 @@ impl Incarnation {
             started.map(|readiness_probe| self.health.readiness_probe = Some(readiness_probe))
         };
         if started.is_err() {
-            cx.reactor.set_timer_after(PROBE_PAUSE, Timer::Probe(self.key));
+            cx.reactor.set_timer_after(PROBE_BACKOFF_TIME, Timer::Probe(self.key));
         }
         Some(started)
     }
@@ -94,7 +93,7 @@ impl Incarnation {
         cx.facts.push_back(Fact::Ready(worker));
     }
 
-    /// Something was observed that may make it ready, or keep it from ever being so.
+    /// Passes an observation to the readiness policy.
     pub(crate) fn handle_readiness(&mut self, input: ReadinessInput, cx: &mut Context<'_>) {
         if self.is_over() {
             return;
@@ -111,7 +110,7 @@ impl Incarnation {
                 return cx.sink.send(self.event(EventKind::ReadinessDelayed { waited }));
             }
             ReadinessOutcome::Ready { after } => {
-                self.end_wait();
+                self.end_readiness();
                 cx.sink.send(self.event(EventKind::Ready { after }));
                 return self.start_watchdog(cx);
             }
@@ -120,14 +119,14 @@ impl Incarnation {
             ReadinessOutcome::OutputLimit { after } => ReadinessError::OutputLimit { after },
             ReadinessOutcome::Exited { after } => ReadinessError::Exited { after },
         };
-        let recent_output = self.end_wait();
+        let recent_output = self.end_readiness();
         cx.sink.send(self.event(EventKind::NotReady { reason: why, recent_output }));
         if !matches!(why, ReadinessError::Exited { .. }) {
             self.stop_unhealthy(cx);
         }
     }
 
-    /// We end it, though nobody has asked for that. One that is on its way down already has its own time.
+    /// Stops the worker without a request, unless it is already stopping.
     fn stop_unhealthy(&mut self, cx: &mut Context<'_>) {
         if !self.is_over() && self.lifecycle.is_running() {
             self.health.is_unhealthy = true;
@@ -135,7 +134,7 @@ impl Incarnation {
         }
     }
 
-    /// It has run as long as it may.
+    /// Stops a worker that has reached its maximum runtime.
     pub(crate) fn runtime_exceeded(&mut self, cx: &mut Context<'_>) {
         if self.lifecycle.is_running() {
             let after = cx.reactor.clock.now().saturating_duration_since(self.started);
@@ -144,73 +143,73 @@ impl Incarnation {
         }
     }
 
-    /// What was read of it has shown something.
+    /// Checks whether the output that was read makes the worker ready, or has reached the limit.
     pub(crate) fn check_output_readiness(&mut self, cx: &mut Context<'_>) {
         if self.is_over() {
             return;
         }
-        if let Some(mark) = self.health.shown.take() {
-            return self.handle_readiness(ReadinessInput::Observed(mark), cx);
+        if let Some(source) = self.health.found.take() {
+            return self.handle_readiness(ReadinessInput::Observed(source), cx);
         }
-        // What is still with the message probe may be what makes it ready.
+        // A message that the probe still checks may make the worker ready.
         if self.health.is_exhausted() && !self.health.message_probe.as_ref().is_some_and(MessageProbe::is_busy) {
             self.handle_readiness(ReadinessInput::OutputLimit, cx);
         }
     }
 
-    /// A readiness probe has come through, or a message probe has accepted a message.
-    pub(crate) fn reached(&mut self, cx: &mut Context<'_>) {
-        if let Some(mark) = self.spec.ready.as_ref().map(Readiness::source) {
-            self.handle_readiness(ReadinessInput::Observed(mark), cx);
+    /// Handles the success of a readiness probe or of a message probe.
+    pub(crate) fn probe_succeeded(&mut self, cx: &mut Context<'_>) {
+        if let Some(source) = self.spec.ready.as_ref().map(Readiness::source) {
+            self.handle_readiness(ReadinessInput::Observed(source), cx);
         }
-        self.die(cx);
+        self.complete_exit(cx);
     }
 
-    /// A message probe has accepted no message of a batch.
-    pub(crate) fn passed(&mut self, cx: &mut Context<'_>) {
+    /// Handles a batch of messages of which the message probe has accepted none.
+    pub(crate) fn messages_rejected(&mut self, cx: &mut Context<'_>) {
         let Some(message_probe) = &mut self.health.message_probe else { return };
-        message_probe.pass();
+        message_probe.batch_rejected();
         if !message_probe.is_busy() {
             self.check_output_readiness(cx);
-            self.die(cx);
+            self.complete_exit(cx);
         }
     }
 
-    /// The pipe for the newline has something, or has ended. False where there was nothing more to read.
+    /// Reads the readiness pipe once. False if there is no more to read.
     pub(crate) fn read_readiness(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(readiness_pipe) = &self.health.readiness_pipe else { return false };
-        let mut part = [0; 256];
-        let sign = match readiness_pipe.read_once(&mut part) {
+        let mut buffer = [0; 256];
+        let input = match readiness_pipe.read_once(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
             Err(error) if is_transient(&error) => return false,
-            Ok(bytes @ 1..) if !part.iter().take(bytes).any(|byte| *byte == b'\n') => return true,
+            Ok(bytes @ 1..) if !buffer.iter().take(bytes).any(|byte| *byte == b'\n') => return true,
             Ok(1..) => Some(ReadinessInput::Observed(ReadinessSource::NotifyFd)),
             Ok(_) | Err(_) => None,
         };
         drop(cx.reactor.poller.remove(readiness_pipe));
         self.health.readiness_pipe = None;
-        match sign {
-            Some(sign) => self.handle_readiness(sign, cx),
-            None => cx.reactor.set_timer_after(END_TIME, Timer::ReadinessPipeGrace(self.key)),
+        match input {
+            Some(input) => self.handle_readiness(input, cx),
+            None => cx.reactor.set_timer_after(EXIT_GRACE_TIME, Timer::ReadinessPipeGrace(self.key)),
         }
         false
     }
 
-    /// The pipe for the newline has ended a while ago, and it lives.
+    /// Handles the end of the readiness pipe that no exit has followed.
     pub(crate) fn readiness_pipe_closed(&mut self, cx: &mut Context<'_>) {
         self.handle_readiness(ReadinessInput::PipeClosed, cx);
     }
 
-    /// The worker has ended: what it has written there before is read. What others go on writing is not waited for.
+    /// Reads the rest of the readiness pipe after the exit. The number of reads is limited, since descendants may continue to write.
     pub(crate) fn drain_readiness(&mut self, cx: &mut Context<'_>) {
-        for _ in 0..LAST_RINGS {
+        for _ in 0..FINAL_READS {
             if !self.read_readiness(cx) {
                 return;
             }
         }
     }
 
-    /// It asks for more time, to become ready or to end.
+    /// Extends the time to become ready or to stop, at the request of the worker.
     pub(crate) fn extend(&mut self, time: Duration, cx: &mut Context<'_>) {
         if let Some(readiness) = &mut self.health.readiness {
             readiness.extend(time, cx.reactor.clock.now());
@@ -219,20 +218,20 @@ impl Incarnation {
         self.input(LifecycleInput::Stop(StopRequest::Extend(time)), cx);
     }
 
-    /// It has told how it is.
+    /// Receives notifications by `sd_notify(3)`.
     pub(crate) fn read_notifications(&mut self, cx: &mut Context<'_>) {
-        for _ in 0..NOTICES {
+        for _ in 0..DATAGRAMS_PER_EVENT {
             if self.health.notifications.socket.as_ref().is_some_and(NotifySocket::is_clogged) {
-                return self.forget_notices(cx);
+                return self.close_notify_socket(cx);
             }
             let Some(datagram) = self.health.notifications.socket.as_ref().and_then(NotifySocket::receive) else {
                 return;
             };
-            if self.is_spoken_for_by(datagram.sender) {
+            if self.may_notify(datagram.sender) {
                 for notice in datagram.notices {
                     self.handle_notification(notice, cx);
                 }
-            } else if !mem::replace(&mut self.health.notifications.has_refused, true) {
+            } else if !mem::replace(&mut self.health.notifications.has_rejected, true) {
                 let (worker, sender) = (self.shared.id(), datagram.sender);
                 let (pid, uid) = sender.map_or((0, 0), |sender| (sender.pid.unsigned_abs(), sender.uid));
                 cx.sink.send(Event::warning(Warning::NotificationRejected { worker, pid, uid }));
@@ -240,11 +239,10 @@ impl Incarnation {
         }
     }
 
-    fn forget_notices(&mut self, cx: &mut Context<'_>) {
-        let Some(notices) = self.health.notifications.socket.take() else {
-            return;
-        };
-        drop(cx.reactor.poller.remove(&notices));
+    fn close_notify_socket(&mut self, cx: &mut Context<'_>) {
+        if let Some(socket) = self.health.notifications.socket.take() {
+            drop(cx.reactor.poller.remove(&socket));
+        }
     }
 
     fn handle_notification(&mut self, notice: Notice, cx: &mut Context<'_>) {
@@ -254,10 +252,10 @@ impl Incarnation {
         match notice {
             Notice::Ready => self.handle_readiness(ReadinessInput::Observed(ReadinessSource::SdNotify), cx),
             Notice::Status(text) => {
-                // A flood of them must not fill the channel: the last one is always in `Supervisor::status`.
-                if cx.sink.received() >= self.health.notifications.last_told {
+                // A flood must not fill the channel: the last status is always in `Supervisor::status`.
+                if cx.sink.received() >= self.health.notifications.last_status_event {
                     cx.sink.send(self.event(EventKind::StatusText(text.clone())));
-                    self.health.notifications.last_told = cx.sink.sent();
+                    self.health.notifications.last_status_event = cx.sink.sent();
                 }
                 self.health.notifications.status = Some(text);
             }
@@ -275,21 +273,22 @@ impl Incarnation {
         }
     }
 
-    /// Time for the wait, or for the watchdog.
+    /// Handles the deadline of the readiness or of the watchdog.
     pub(crate) fn check_health(&mut self, cx: &mut Context<'_>) {
         if !self.lifecycle.is_running() {
-            // It has ended, or is about to: from here on its stop ladder says how long anything may take.
+            // The worker is stopping or has exited: the deadlines of its stop policy apply.
             return;
         }
         if let Some(readiness) = &mut self.health.readiness {
             let outcome = readiness.timeout(cx.reactor.clock.now());
             self.conclude(outcome, cx);
         }
-        self.notice_control(cx.reactor.clock.now());
-        let hears = self.hears_of_life();
+        self.record_control_activity(cx.reactor.clock.now());
+        let can_observe = self.can_observe_activity();
         if let Some(watchdog) = &mut self.health.watchdog {
             let usage = || stat::usage(self.process.child().pid());
-            let is_excused = !hears || self.process.tree().is_frozen() || usage().is_some_and(|usage| usage.is_stopped);
+            let is_excused =
+                !can_observe || self.process.tree().is_frozen() || usage().is_some_and(|usage| usage.is_stopped);
             for action in watchdog.timeout(cx.reactor.clock.now(), Duration::ZERO, is_excused) {
                 self.run_watchdog_action(action, cx);
             }
@@ -303,15 +302,15 @@ impl Incarnation {
         }
         match action {
             WatchdogAction::Ping => {
-                if let Some(link) = self.process.connection() {
-                    link.ping();
+                if let Some(connection) = self.process.connection() {
+                    connection.ping();
                 }
             }
             WatchdogAction::Warn { since } => {
                 let silent_for = cx.reactor.clock.now().saturating_duration_since(since);
                 cx.sink.send(self.event(EventKind::WatchdogWarning { silent_for }));
             }
-            // ESRCH: it has ended, and its report is on the way.
+            // ESRCH: the process has exited, and its exit is handled next.
             WatchdogAction::SendAbortSignal(signal) => drop(self.process.child().signal(signal)),
             WatchdogAction::Stop => {
                 cx.sink.send(self.event(EventKind::WatchdogTimeout));
@@ -331,18 +330,19 @@ impl Incarnation {
 }
 
 impl Incarnation {
-    /// Whether the sender of a datagram may tell how it is: our own user and root, and processes of its tree, whoever they run as.
-    fn is_spoken_for_by(&self, sender: Option<Credentials>) -> bool {
+    /// Whether the sender of a datagram may notify for this worker: the user of the host, root, and processes of the tree of any user.
+    fn may_notify(&self, sender: Option<Credentials>) -> bool {
         let Some(Credentials { pid, uid, .. }) = sender else { return false };
         if uid == 0 || uid == identity::effective_uid() {
             return true;
         }
-        let lives_there = |cgroup: &WorkerCgroup| cgroup.processes().contains(&pid);
-        list::descends(pid, self.process.child().pid()) || self.process.tree().with_cgroup(lives_there).unwrap_or(false)
+        let is_in_cgroup = |cgroup: &WorkerCgroup| cgroup.processes().contains(&pid);
+        list::descends(pid, self.process.child().pid())
+            || self.process.tree().with_cgroup(is_in_cgroup).unwrap_or(false)
     }
 
-    /// What was read of control since this was looked at last is a sign of life.
-    pub(crate) fn notice_control(&mut self, now: Instant) {
+    /// Records input on the control connection since the last call as activity.
+    pub(crate) fn record_control_activity(&mut self, now: Instant) {
         if self.health.watchdog.is_some()
             && self.process.connection().is_some_and(|connection| connection.take_activity())
         {
@@ -350,17 +350,16 @@ impl Incarnation {
         }
     }
 
-    /// It is ready, or will not be. Gives what it said last.
-    fn end_wait(&mut self) -> Box<str> {
+    /// Ends the wait for readiness. Returns the recent output.
+    fn end_readiness(&mut self) -> Box<str> {
         self.health.readiness = None;
         self.health.readiness_probe = None;
         self.health.message_probe = None;
-        self.take_last_words()
+        self.take_recent_output()
     }
 
-    /// Whether a sign of life would be heard: nothing is read while the consumer has too much to receive already, and nobody can
-    /// answer a ping before it has connected, for which it has a time of its own.
-    fn hears_of_life(&self) -> bool {
+    /// Whether activity of the worker can be observed: a paused worker is not read, and pings need a connection, which has its own timeout.
+    fn can_observe_activity(&self) -> bool {
         match self.spec.watchdog.map(|watchdog| watchdog.liveness_source()) {
             Some(LivenessSource::Ping) => {
                 !self.awaits_control() && self.session.as_ref().is_none_or(|session| !session.is_paused())
@@ -370,7 +369,7 @@ impl Incarnation {
         }
     }
 
-    /// Its silence up to now was not its own: nobody listened.
+    /// Restarts the watchdog after a time in which the worker was not read.
     pub(crate) fn reset_watchdog(&mut self, source: LivenessSource, now: Instant) {
         if let (Some(timer), Some(watchdog)) = (&mut self.health.watchdog, &self.spec.watchdog)
             && watchdog.liveness_source() == source
@@ -379,7 +378,7 @@ impl Incarnation {
         }
     }
 
-    /// A sign of life, if it is the kind that is waited for.
+    /// Records activity, if the watchdog uses this source.
     pub(crate) fn record_activity(&mut self, source: LivenessSource, now: Instant) {
         if let (Some(timer), Some(watchdog)) = (&mut self.health.watchdog, &self.spec.watchdog)
             && watchdog.liveness_source() == source

@@ -1,4 +1,4 @@
-//! Shows a worker's messages to the closure of `Readiness::message`, on a thread that lives no longer than that takes.
+//! Passes messages of a worker to the closure of `Readiness::message`, on a thread that ends with the wait for readiness.
 
 use crate::{
     ids::WorkerId,
@@ -6,20 +6,20 @@ use crate::{
         commands::{Command, CommandSender},
         incarnation::probe::start_thread,
         panics::catch,
-        spec::readiness::IsIt,
+        spec::readiness::MessagePredicate,
     },
     wire::message::Message,
 };
 use crossbeam_channel::{Receiver, Sender};
 use std::{fmt, io};
 
-/// Dropping it ends the thread, as soon as the closure returns.
+/// A thread that checks messages with the closure. Dropping this ends the thread as soon as the closure returns.
 pub(crate) struct MessageProbe {
-    is_it: IsIt,
-    shown: Sender<Box<[Message]>>,
-    /// The other end of `shown`: what the closure has not begun to look at is dropped with this.
-    unseen: Receiver<Box<[Message]>>,
-    /// How many batches have no verdict yet.
+    predicate: MessagePredicate,
+    batches: Sender<Box<[Message]>>,
+    /// The receiver of `batches`: batches that the closure has not begun to check are dropped with this.
+    unchecked: Receiver<Box<[Message]>>,
+    /// The number of batches without a result.
     pending: usize,
 }
 
@@ -30,18 +30,18 @@ impl fmt::Debug for MessageProbe {
 }
 
 impl MessageProbe {
-    pub(crate) fn new(is_it: IsIt) -> Self {
-        let (shown, unseen) = crossbeam_channel::unbounded();
-        Self { is_it, shown, unseen, pending: 0 }
+    pub(crate) fn new(predicate: MessagePredicate) -> Self {
+        let (batches, unchecked) = crossbeam_channel::unbounded();
+        Self { predicate, batches, unchecked, pending: 0 }
     }
 
-    /// Starts the thread. What was [shown](Self::show) before that waits for it.
+    /// Starts the thread. It also checks batches that were [added](Self::check) before.
     pub(crate) fn start(&self, commands: CommandSender, worker: WorkerId, incarnation: u32) -> io::Result<()> {
-        let (is_it, batches) = (IsIt::clone(&self.is_it), self.unseen.clone());
+        let (predicate, batches) = (MessagePredicate::clone(&self.predicate), self.unchecked.clone());
         start_thread("pipewright-message_probe", move || {
             for batch in &batches {
-                let is_ready = batch.iter().any(|message| catch(|| is_it(message)).unwrap_or(false));
-                // Before the verdict: the bytes are back in the worker's window when the loop hears of it.
+                let is_ready = batch.iter().any(|message| catch(|| predicate(message)).unwrap_or(false));
+                // Before the result: the bytes are returned to the window of the worker when the loop handles it.
                 drop(batch);
                 if is_ready {
                     return commands.send(Command::ProbeSucceeded(worker, incarnation));
@@ -51,19 +51,19 @@ impl MessageProbe {
         })
     }
 
-    /// Has these looked at, in their order. A verdict follows, as a command.
-    pub(crate) fn show(&mut self, messages: Vec<Message>) {
+    /// Checks messages in their order. A command with the result follows.
+    pub(crate) fn check(&mut self, messages: Vec<Message>) {
         self.pending += 1;
         // The receiver in this value keeps the channel open.
-        drop(self.shown.send(messages.into()));
+        drop(self.batches.send(messages.into()));
     }
 
-    /// A verdict has come: no message of a batch makes the worker ready.
-    pub(crate) fn pass(&mut self) {
+    /// Records a result: no message of a batch makes the worker ready.
+    pub(crate) fn batch_rejected(&mut self) {
         self.pending = self.pending.saturating_sub(1);
     }
 
-    /// Whether a verdict is still to come.
+    /// Whether a result is pending.
     pub(crate) fn is_busy(&self) -> bool {
         self.pending > 0
     }
@@ -71,6 +71,6 @@ impl MessageProbe {
 
 impl Drop for MessageProbe {
     fn drop(&mut self) {
-        while self.unseen.try_recv().is_ok() {}
+        while self.unchecked.try_recv().is_ok() {}
     }
 }

@@ -1,4 +1,4 @@
-//! One living incarnation as the loop sees it: its streams, its window, its last words.
+//! One running incarnation of a worker: its streams, control connection, health and process tree.
 
 pub(crate) mod context;
 pub(crate) mod control;
@@ -33,7 +33,7 @@ use crate::{
         incarnation::{
             context::Context,
             health::{Health, Notifications},
-            output::{Listener, OutputStreams, never_wait},
+            output::{Listener, OutputStreams, set_nonblocking},
             session::ControlSession,
             tree::TreeExit,
         },
@@ -51,12 +51,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How much longer a worker can make its stop by asking for it.
+/// The most time by which a worker can extend its stop.
 const MAX_STOP_EXTENSION: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(crate) struct Incarnation {
-    /// Its place in the arena of the event loop.
+    /// The key in the arena of the event loop.
     pub(crate) key: Key,
     pub(crate) shared: Arc<SharedWorker>,
     pub(crate) process: Arc<WorkerProcess>,
@@ -64,13 +64,13 @@ pub(crate) struct Incarnation {
     pub(crate) started: Instant,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) output: OutputStreams,
-    /// The control connection, while there is one.
+    /// The control connection, while it is open.
     pub(crate) session: Option<ControlSession>,
     pub(crate) health: Health,
     pub(crate) tree: TreeExit,
-    /// It is stopped or killed by its supervisor.
+    /// The supervisor has begun to stop or kill it.
     pub(crate) is_being_stopped: bool,
-    /// Its last event has been sent.
+    /// The last event has been sent: no other may follow.
     pub(crate) is_over: bool,
 }
 
@@ -102,7 +102,7 @@ impl Incarnation {
         };
         let open = streams.iter().flatten().map(|listener| listener.id);
         let health = Health {
-            readiness_pipe: readiness_pipe.inspect(never_wait),
+            readiness_pipe: readiness_pipe.inspect(set_nonblocking),
             notifications: Notifications { socket: notify_socket, ..Notifications::default() },
             searched: Some(0),
             ..Health::default()
@@ -123,16 +123,16 @@ impl Incarnation {
         }
     }
 
-    /// Whether its last event has been sent: nothing may be sent of it any more.
+    /// Whether the last event has been sent.
     pub(crate) fn is_over(&self) -> bool {
         self.is_over
     }
 
-    /// Has the kernel report this descriptor. One that it refuses for want of something is tried again by timer: what happens
-    /// meanwhile is reported then, since epoll is level-triggered.
+    /// Registers a file descriptor with epoll. A registration that is refused because of a shortage is retried by timer; epoll is
+    /// level-triggered, so no event is lost meanwhile.
     pub(crate) fn register(&mut self, token: Token, cx: &mut Context<'_>) {
         let added = if let Token::Control(_) = token {
-            // A connection that has ended is open for a while still.
+            // A connection that the peer has closed stays open for a grace time.
             self.session.as_ref().and_then(|_| self.process.connection()?.register())
         } else {
             self.with_descriptor(token, |descriptor| cx.reactor.poller.add(&descriptor, token.as_u64()))
@@ -141,12 +141,12 @@ impl Incarnation {
         let is_final = refusal.is_final;
         cx.sink.send(Event::warning(Warning::from(refusal)));
         if is_final && matches!(token, Token::Process(_) | Token::Stream(..)) {
-            // Its end, or its output, would never be noticed.
+            // Its exit or its output would never be noticed.
             self.input(LifecycleInput::WatchFailed, cx);
         }
     }
 
-    /// Does something with what a token of this incarnation stands for; `None` where that is gone.
+    /// Calls `run` with the file descriptor of a token of this incarnation; `None` if it no longer exists.
     pub(crate) fn with_descriptor<T>(
         &self,
         token: Token,
@@ -159,7 +159,7 @@ impl Incarnation {
             Token::ReadinessPipe(_) => self.health.readiness_pipe.as_ref()?.as_fd(),
             Token::NotifySocket(_) => self.health.notifications.socket.as_ref()?.as_fd(),
             Token::Control(_) => self.session.as_ref()?.as_fd(),
-            // The first is looked for again by `wait_for`; the others are not of incarnations.
+            // Orphans are found again by `wait_for_exits`; the others do not belong to incarnations.
             Token::Orphan(_)
             | Token::Waker
             | Token::Listener
@@ -178,10 +178,14 @@ impl Incarnation {
         self.output.readers.iter().flatten()
     }
 
-    /// The pipes that may be held by others, by their inodes.
+    /// Returns the pipes that descendants may hold, by inode.
     pub(crate) fn pipes(&self) -> Vec<(u64, &'static str)> {
-        let open =
-            self.output.readers.iter().flatten().filter_map(|one| Some((fd::inode(one.as_fd()).ok()?, one.id.name())));
+        let open = self
+            .output
+            .readers
+            .iter()
+            .flatten()
+            .filter_map(|listener| Some((fd::inode(listener.as_fd()).ok()?, listener.id.name())));
         let mut pipes: Vec<_> = open.chain(self.output.abandoned.iter().copied()).collect();
         pipes.sort_unstable();
         pipes.dedup();
@@ -200,8 +204,8 @@ impl Incarnation {
         sink.levels_of(&self.shared)
     }
 
-    /// What it said last, before it was ready.
-    pub(crate) fn take_last_words(&mut self) -> Box<str> {
+    /// Takes the output that was read before the worker was ready, or the last status text.
+    pub(crate) fn take_recent_output(&mut self) -> Box<str> {
         let words = self.output.recent.take();
         match &self.health.notifications.status {
             Some(status) if words.is_empty() => status.clone(),

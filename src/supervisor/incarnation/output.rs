@@ -1,4 +1,4 @@
-//! The output streams of one incarnation, and what is kept of them.
+//! The output streams of one incarnation, and the bytes that are kept of them.
 
 use crate::{
     exit::LeakedStream,
@@ -17,26 +17,26 @@ use std::{
     time::Instant,
 };
 
-/// The longest line of a captured standard stream, in bytes; a longer one comes in pieces.
+/// The longest line of a captured standard stream, in bytes; longer lines are split.
 const MAX_LINE: usize = 64 << 10;
 
-/// How much of what a worker said is told when it does not become ready, in bytes.
-const LAST_WORDS: usize = 2 << 10;
+/// How many bytes of recent output are reported when a worker does not become ready.
+const RECENT_OUTPUT_MAX: usize = 2 << 10;
 
-/// The output streams of an incarnation that are read, and what is kept of what was read.
+/// The output streams of an incarnation that are read, and the bytes that are kept of them.
 #[derive(Debug)]
 pub(crate) struct OutputStreams {
     pub(crate) readers: [Option<Listener>; StreamId::ALL.len()],
-    /// They are not read for now, since the window is used up.
+    /// The streams are not read, since the window is used up.
     pub(crate) paused: bool,
-    /// Messages were read since this was checked last.
+    /// Messages were read since the last check.
     pub(crate) has_spoken: bool,
     pub(crate) last_message: Option<Instant>,
     /// Pipes that were closed while other processes held them, by their inodes.
     pub(crate) abandoned: Vec<(u64, &'static str)>,
     /// The first and last bytes of standard error.
     pub(crate) stderr: Ends,
-    /// The first and last bytes of everything that was read before the worker was ready.
+    /// The first and last bytes of all output before the worker was ready.
     pub(crate) recent: Ends,
     pub(crate) leaked: Vec<LeakedStream>,
 }
@@ -50,20 +50,20 @@ impl OutputStreams {
             last_message: None,
             abandoned: Vec::new(),
             stderr: Ends::of(stderr_tail),
-            recent: Ends::of(LAST_WORDS),
+            recent: Ends::of(RECENT_OUTPUT_MAX),
             leaked: Vec::new(),
         }
     }
 }
 
-/// What the bytes of a stream are.
+/// The content of a stream.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     Messages { check: bool },
     Lines(OutputStream),
 }
 
-/// One stream that is read.
+/// One output stream.
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) id: StreamId,
@@ -92,13 +92,13 @@ impl Listener {
             let stream = if id == StreamId::Stdout { OutputStream::Stdout } else { OutputStream::Stderr };
             (Kind::Lines(stream), Deframer::text(MAX_LINE))
         };
-        never_wait(&pipe);
+        set_nonblocking(&pipe);
         Self { id, kind, pipe, deframer }
     }
 }
 
-/// Our end alone: the two ends of a pipe have a description each, so the child's writes still block.
-pub(crate) fn never_wait(pipe: &PipeReader) {
-    // Refused for no descriptor that is open.
+/// Makes the reading end nonblocking. Each end of a pipe has its own open file description, so the writes of the child still block.
+pub(crate) fn set_nonblocking(pipe: &PipeReader) {
+    // Cannot fail for an open file descriptor.
     drop(fd::set_nonblocking(pipe.as_fd()));
 }

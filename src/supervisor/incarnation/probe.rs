@@ -1,4 +1,4 @@
-//! Asks, again and again, whether a worker is ready, on a thread that lives no longer than that takes.
+//! Polls whether a worker is ready, on a thread that ends with the wait for readiness.
 
 use crate::{
     ids::WorkerId,
@@ -11,33 +11,34 @@ use crate::{
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use std::{io, thread, time::Duration};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LAST_PAUSE: Duration = Duration::from_millis(500);
+/// The first and the longest time between two attempts.
+const FIRST_INTERVAL: Duration = Duration::from_millis(10);
+const LONGEST_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Dropping it ends the asking.
+/// A thread that polls. Dropping this ends it after the current attempt.
 #[derive(Debug)]
 pub(crate) struct ReadinessProbe {
-    _goes_on: Sender<()>,
+    _running: Sender<()>,
 }
 
 impl ReadinessProbe {
     pub(crate) fn start(probe: Probe, commands: CommandSender, worker: WorkerId, incarnation: u32) -> io::Result<Self> {
-        let (goes_on, ended) = crossbeam_channel::bounded(0);
+        let (running, ended) = crossbeam_channel::bounded(0);
         start_thread("pipewright-probe", move || {
-            let mut pause = FIRST_PAUSE;
+            let mut interval = FIRST_INTERVAL;
             while !probe.try_once() {
-                if ended.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                if ended.recv_timeout(interval) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }
-                pause = (pause * 2).min(LAST_PAUSE);
+                interval = (interval * 2).min(LONGEST_INTERVAL);
             }
             commands.send(Command::ProbeSucceeded(worker, incarnation));
         })?;
-        Ok(Self { _goes_on: goes_on })
+        Ok(Self { _running: running })
     }
 }
 
-/// Starts a thread that runs the host's code, and none of its signal handlers.
+/// Starts a thread for user code, with all signals blocked.
 pub(crate) fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let thread = thread::Builder::new().name(name.into());
     let started = thread.spawn(move || {

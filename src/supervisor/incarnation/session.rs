@@ -1,4 +1,4 @@
-//! The control connection of one living incarnation, as the loop sees it: lines in, events and answers out.
+//! The control session of one incarnation on the event loop: reads lines, sends events and answers.
 
 use crate::{
     policy::backpressure::{EVENT_BYTES, WindowState},
@@ -32,11 +32,11 @@ use std::{
     time::Duration,
 };
 
-/// How many bytes of a worker's requests and notifications may be in the channel, or unanswered. Beyond it the worker's control
-/// connection is not read, and that is the one case in which answers wait for a consumer.
+/// The most bytes of requests and notifications of a worker that may be in the channel or unanswered. Beyond it the control connection is
+/// not read: the only case in which answers wait for the consumer.
 const CONTROL_WINDOW: usize = 1 << 20;
-/// How many of them may be there when its supervisor's window is used up: what others say must not keep back answers to whoever
-/// could make room for them.
+/// How many of these bytes a worker may use when the window of the supervisor is used up: the output of other workers must not delay
+/// answers to a caller that could make room.
 const CONTROL_SHARE: usize = 64 << 10;
 
 #[derive(Debug)]
@@ -45,9 +45,9 @@ pub(crate) struct ControlSession {
     connection: Arc<RpcConnection>,
     flow: Arc<FlowControl>,
     last_sent: u64,
-    /// Held back, while too much is in the channel.
-    held: Option<Box<FrameReader>>,
-    /// It has asked for so much more time.
+    /// The reader, while reading is paused because of the window.
+    paused_reader: Option<Box<FrameReader>>,
+    /// The extension of its deadlines that the worker has requested.
     pub(crate) extension: Option<Duration>,
 }
 
@@ -60,22 +60,22 @@ impl AsFd for ControlSession {
 impl ControlSession {
     pub(crate) fn new(socket: Arc<RpcSocket>, connection: &Arc<RpcConnection>, window: &Arc<FlowControl>) -> Self {
         let flow = Arc::new(FlowControl::of_worker(CONTROL_WINDOW, window).with_share(CONTROL_SHARE));
-        Self { socket, connection: Arc::clone(connection), flow, last_sent: 0, held: None, extension: None }
+        Self { socket, connection: Arc::clone(connection), flow, last_sent: 0, paused_reader: None, extension: None }
     }
 
-    /// Reads no more. False if a caller reads, who will not read on when something else than its answer comes.
+    /// Pauses reading. False if a caller reads; it stops when it receives anything else than its answer.
     pub(crate) fn pause(&mut self) -> bool {
-        self.held = self.connection.pause();
+        self.paused_reader = self.connection.pause();
         self.is_paused()
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.held.is_some()
+        self.paused_reader.is_some()
     }
 
-    /// Reads on.
+    /// Resumes reading.
     pub(crate) fn resume(&mut self) {
-        if let Some(frame_reader) = self.held.take() {
+        if let Some(frame_reader) = self.paused_reader.take() {
             self.connection.resume(frame_reader);
         }
     }
@@ -84,22 +84,22 @@ impl ControlSession {
         self.connection.shutdown_write();
     }
 
-    /// Something of a paused connection was reported.
+    /// Handles a kernel event of a paused connection.
     pub(crate) fn on_paused_event(&self) {
         self.connection.on_paused_event();
     }
 
-    /// Sends what waits for the worker to read.
+    /// Sends queued data.
     pub(crate) fn flush(&self) {
         self.connection.flush();
     }
 
-    /// A shortage of the kernel's may be over.
+    /// Retries after a shortage of memory.
     pub(crate) fn retry(&self) {
         self.connection.retry();
     }
 
-    /// Sends callers back that read.
+    /// Stops callers that read the connection themselves.
     pub(crate) fn revoke_read_lease(&self) {
         self.connection.revoke_read_lease();
     }
@@ -119,10 +119,12 @@ impl ControlSession {
         about: impl Fn(EventKind) -> Event,
         sink: &mut EventSink,
     ) -> bool {
-        // One that is paused has the end of its worker read all the same.
-        let Some(mut frame_reader) = self.held.take().or_else(|| self.connection.take_reader()) else { return false };
-        for heard in std::mem::take(&mut frame_reader.pending) {
-            self.hear(heard, RpcLine::NONE, &about, sink);
+        // A paused connection is also read, after the exit of the worker.
+        let Some(mut frame_reader) = self.paused_reader.take().or_else(|| self.connection.take_reader()) else {
+            return false;
+        };
+        for input in std::mem::take(&mut frame_reader.pending) {
+            self.handle_input(input, RpcLine::NONE, &about, sink);
         }
         let read = self.socket.stream.receive(scratch);
         let is_over = match read {
@@ -138,7 +140,7 @@ impl ControlSession {
                 if !bytes.is_empty() {
                     self.connection.record_activity();
                 }
-                frame_reader.feed(bytes, |heard, line, _| self.hear(heard, line, &about, sink));
+                frame_reader.feed(bytes, |input, line, _| self.handle_input(input, line, &about, sink));
                 bytes.is_empty()
             }
         };
@@ -146,12 +148,18 @@ impl ControlSession {
         is_over
     }
 
-    /// What has come, and its line where that was read just now.
-    fn hear(&mut self, input: RpcInput, line: RpcLine<'_>, about: &impl Fn(EventKind) -> Event, sink: &mut EventSink) {
+    /// Handles one input, with its line if it was read just now.
+    fn handle_input(
+        &mut self,
+        input: RpcInput,
+        line: RpcLine<'_>,
+        about: &impl Fn(EventKind) -> Event,
+        sink: &mut EventSink,
+    ) {
         let kind = match input {
             RpcInput::Message(message, length) => self.message(message, length, line),
             RpcInput::Error(error) => {
-                // Where there is no room for the reply, this is the end of the connection.
+                // Closes the connection if there is no room for the reply.
                 self.connection.receive_error(&error);
                 Some(self.fault(error))
             }
@@ -166,7 +174,7 @@ impl ControlSession {
         self.last_sent = sink.sent();
     }
 
-    /// One line: answered here, or to be told.
+    /// Handles one message: answers it, or returns the event for it.
     fn message(&mut self, message: RpcMessage, length: usize, line: RpcLine<'_>) -> Option<EventKind> {
         match self.connection.receive(message)? {
             Inbound::Request { id, method, params, cancelled } => {
@@ -179,8 +187,8 @@ impl ControlSession {
                 None
             }
             Inbound::Notification { method, params } => {
-                let told = Notification { method, params, _permit: Some(self.permit(length)) };
-                Some(EventKind::Notification(Box::new(told)))
+                let notification = Notification { method, params, _permit: Some(self.permit(length)) };
+                Some(EventKind::Notification(Box::new(notification)))
             }
             Inbound::UnexpectedAnswer => Some(self.fault(line.not_rpc())),
         }

@@ -1,4 +1,4 @@
-//! The workers' streams in the loop: read, paused while too much is out, read again.
+//! Reads the output streams of an incarnation, and pauses them while its window is used up.
 
 use crate::{
     exit::LeakedStream,
@@ -22,12 +22,12 @@ use std::time::Instant;
 
 impl Incarnation {
     pub(crate) fn read_stream(&mut self, stream: StreamId, cx: &mut Context<'_>) {
-        // Before the read and not after it: otherwise each of a thousand workers could read once past their supervisor's window.
+        // Before the read: otherwise each of a thousand workers could read once beyond the window of the supervisor.
         self.pause_if_used_up(cx);
         if self.is_over() || self.output.paused {
             return;
         }
-        // What is looked through for a sign of readiness costs far more than what is passed on: a smaller share.
+        // Searching output costs far more than passing it on, so less is read at once.
         let is_searched =
             self.health.readiness.is_some() && self.spec.ready.as_ref().is_some_and(Readiness::is_by_output);
         let share = if is_searched { SEARCHED_BYTES.min(cx.reading.scratch.len()) } else { cx.reading.scratch.len() };
@@ -43,10 +43,10 @@ impl Incarnation {
         }
     }
 
-    /// Takes a stream out of the poller and closes it.
+    /// Unregisters a stream and closes it.
     pub(crate) fn forget_stream(&mut self, stream: StreamId, cx: &mut Context<'_>) {
         if let Some(listener) = self.close(stream) {
-            // Closing alone would not do: a fork of the host can hold the same description, and it would be reported for ever.
+            // Closing does not suffice: if a fork of the host holds the open file description, epoll would report it forever.
             drop(cx.reactor.poller.remove(&listener));
         }
     }
@@ -63,21 +63,21 @@ impl Incarnation {
         cx.reading.next_check = FIRST_CHECK;
     }
 
-    /// Reads on if there is room again. False if not.
+    /// Resumes reading if the window has room again. False if not.
     pub(crate) fn try_resume_output(&mut self, cx: &mut Context<'_>) -> bool {
-        // First ask to be woken, then look: bytes that come back in between are seen by one or the other.
+        // The wakeup is requested before the check, so that no return of bytes is missed.
         self.shared.window.flow.wait_for_room();
         if !self.levels(cx.sink).may_resume() {
             return false;
         }
         self.output.paused = false;
         self.reset_watchdog(LivenessSource::Messages, cx.reactor.clock.now());
-        self.listen_to(cx);
+        self.register_streams(cx);
         true
     }
 
-    /// Has a worker's streams reported.
-    pub(crate) fn listen_to(&mut self, cx: &mut Context<'_>) {
+    /// Registers all output streams.
+    pub(crate) fn register_streams(&mut self, cx: &mut Context<'_>) {
         for stream in StreamId::ALL {
             self.register(Token::Stream(self.key, stream), cx);
         }
@@ -88,7 +88,7 @@ impl Incarnation {
         self.read_some(stream, scratch, sink).is_some_and(|bytes| bytes == 0)
     }
 
-    /// What it has sent is noted as a sign of life.
+    /// Records messages that were read as activity.
     pub(crate) fn note_messages(&mut self, now: impl FnOnce() -> Instant) {
         if std::mem::take(&mut self.output.has_spoken) {
             let now = now();
@@ -97,8 +97,8 @@ impl Incarnation {
         }
     }
 
-    /// Reads what an ended process has left in the stream, and no more than that: somebody it has started may go on writing
-    /// for ever. True when that was the end.
+    /// Reads the bytes that an exited process has left in the stream, and no more, since a descendant may continue to write. True at the end
+    /// of the stream.
     pub(crate) fn drain(&mut self, stream: StreamId, scratch: &mut [u8], sink: &mut EventSink) -> bool {
         let mut left = self.unread(stream);
         while left > 0 {
@@ -110,7 +110,7 @@ impl Incarnation {
                 Some(bytes) => left = left.saturating_sub(bytes),
             }
         }
-        // Nothing is left of its own: whatever comes now is the end, or somebody else's.
+        // The process has left no more: a further read finds the end, or output of a descendant.
         self.unread(stream) == 0 && self.read(stream, scratch, sink)
     }
 
@@ -119,12 +119,12 @@ impl Incarnation {
         listener.map_or(0, |listener| listener.pipe.bytes_available().unwrap_or(0))
     }
 
-    /// How many bytes came: `Some(0)` at the end, `None` where there is nothing for now.
+    /// Reads once and returns the number of bytes: `Some(0)` at the end, `None` if nothing is available.
     fn read_some(&mut self, stream: StreamId, scratch: &mut [u8], sink: &mut EventSink) -> Option<usize> {
         let listener = self.output.readers.get_mut(stream.index())?.as_mut()?;
         let read = match listener.pipe.read_once(scratch) {
             Err(error) if is_transient(&error) => return None,
-            // A pipe has no other errors to give. If it had one, nothing more would come.
+            // A pipe has no other errors; any would be handled as its end.
             read => read.unwrap_or(0),
         };
         let bytes = scratch.get(..read)?;
@@ -147,7 +147,7 @@ impl Incarnation {
         Some(read)
     }
 
-    /// The stream is given up while somebody still holds it.
+    /// Gives up a stream that a descendant still holds open, and records it as leaked.
     pub(crate) fn abandon(&mut self, stream: StreamId, sink: &mut EventSink) {
         self.output.leaked.push(LeakedStream { stream: stream.name().into() });
         self.output.abandoned = self.pipes();

@@ -1,19 +1,19 @@
-//! The first and the last bytes of a stream, of which the middle is not kept.
+//! The first and the last bytes of a stream, without the middle.
 
 use std::mem;
 
-/// The most bytes that are kept of the beginning: some programs print the reason of a failure first, and a long trace after it.
+/// The most bytes that are kept of the beginning: some programs print the cause of a failure first, and then a long trace.
 const HEAD_BYTES_MAX: usize = 1 << 10;
 
-/// Keeps up to `limit` bytes: all of a short stream, and of a longer one the beginning, a line that says how many bytes are
-/// missing, and the end.
+/// Keeps up to `limit` bytes: a short stream completely, and of a longer one the beginning, a line with the number of omitted bytes, and
+/// the end.
 #[derive(Debug)]
 pub(crate) struct Ends {
     head: Vec<u8>,
-    /// The last bytes behind the head.
+    /// The last bytes after the head.
     tail: Vec<u8>,
     limit: usize,
-    /// How many bytes came.
+    /// The number of bytes of the stream.
     seen: u64,
 }
 
@@ -29,7 +29,7 @@ impl Ends {
         self.head.extend_from_slice(head);
         let from = rest.len().saturating_sub(self.limit);
         self.tail.extend_from_slice(rest.get(from..).unwrap_or_default());
-        // Cut at twice the limit, so that a flood of short reads does not move the whole tail each time.
+        // Truncated at twice the limit, so that not every short read moves the whole tail.
         if self.tail.len() > self.limit.saturating_mul(2) {
             self.cut(self.limit);
         }
@@ -40,26 +40,26 @@ impl Ends {
         self.tail.drain(..surplus);
     }
 
-    /// What is kept, at most `limit` bytes. Nothing is left.
+    /// Takes the kept bytes, at most `limit`.
     pub(crate) fn take(&mut self) -> Box<[u8]> {
         let seen = mem::take(&mut self.seen);
-        let mut record = mem::take(&mut self.head);
+        let mut kept = mem::take(&mut self.head);
         let mut marker = Vec::new();
         if seen > self.limit as u64 {
             let longest = omission(seen).len();
-            if let Some(room) = self.limit.checked_sub(record.len() + longest) {
+            if let Some(room) = self.limit.checked_sub(kept.len() + longest) {
                 self.cut(room);
-                marker = omission(seen - (record.len() + self.tail.len()) as u64);
+                marker = omission(seen - (kept.len() + self.tail.len()) as u64);
             } else {
-                // A limit of a few bytes has room for the end only.
-                record.append(&mut self.tail);
-                mem::swap(&mut record, &mut self.tail);
+                // A limit of a few bytes only has room for the end.
+                kept.append(&mut self.tail);
+                mem::swap(&mut kept, &mut self.tail);
                 self.cut(self.limit);
             }
         }
-        record.append(&mut marker);
-        record.append(&mut self.tail);
-        record.into_boxed_slice()
+        kept.append(&mut marker);
+        kept.append(&mut self.tail);
+        kept.into_boxed_slice()
     }
 }
 
@@ -77,13 +77,13 @@ mod tests {
         for piece in pieces {
             ends.push(piece);
         }
-        let record = ends.take();
+        let taken = ends.take();
         assert!(ends.take().is_empty(), "nothing is left");
-        String::from_utf8(record.into()).unwrap()
+        String::from_utf8(taken.into()).unwrap()
     }
 
     #[test]
-    fn p16_keeps_what_was_printed_first_and_last() {
+    fn p16_take_long_stream_keeps_first_and_last_bytes() {
         assert_eq!(kept(100, &[b"all of it", b" is short"]), "all of it is short");
         let filler = [b'.'; 10_000];
         let text = kept(8 << 10, &[b"error: no such port\n", &filler, b"the end\n"]);
@@ -96,7 +96,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn p07_keeps_no_more_than_its_limit(limit in 0_usize..200, pieces in vec(vec(b'a'..=b'z', 0..80), 0..20)) {
+        fn p07_take_random_pieces_keeps_at_most_limit(limit in 0_usize..200, pieces in vec(vec(b'a'..=b'z', 0..80), 0..20)) {
             let all = pieces.concat();
             let pieces: Vec<_> = pieces.iter().map(Vec::as_slice).collect();
             let text = kept(limit, &pieces);

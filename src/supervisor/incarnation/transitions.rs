@@ -1,4 +1,4 @@
-//! One incarnation in the loop, from its start to its exit.
+//! The lifecycle of an incarnation: from its registration to its last event.
 
 use crate::{
     exit::{Exit, ExitStatus},
@@ -26,19 +26,20 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// How often it is tried again to kill a process that SIGKILL has not ended.
+/// The interval at which a process that SIGKILL has not ended is killed again.
 pub(crate) const UNKILLABLE_PERIOD: Duration = Duration::from_secs(1);
 
 impl Incarnation {
+    /// Registers all file descriptors of a new incarnation.
     pub(crate) fn watch(&mut self, cx: &mut Context<'_>) {
         self.register(Token::Process(self.key), cx);
-        self.listen_to(cx);
+        self.register_streams(cx);
         self.register(Token::ReadinessPipe(self.key), cx);
         self.register(Token::NotifySocket(self.key), cx);
     }
 
-    /// The process has ended. What it had written is read now, whatever its window says: it is no more than its pipes hold,
-    /// and its exit must not wait for a slow consumer.
+    /// Handles the exit of the process. Its remaining output is read now, regardless of the window: it is no more than its pipes hold, and the
+    /// exit must not wait for a slow consumer.
     pub(crate) fn exited(&mut self, cx: &mut Context<'_>) {
         if self.is_over() {
             return;
@@ -60,21 +61,21 @@ impl Incarnation {
         if self.is_over() {
             return;
         }
-        self.health.ended = Some(cx.reactor.clock.now());
-        let is_judged = self.health.message_probe.as_ref().is_some_and(MessageProbe::is_busy);
-        if is_judged && self.lifecycle.is_running() {
+        self.health.exited_at = Some(cx.reactor.clock.now());
+        let is_probe_busy = self.health.message_probe.as_ref().is_some_and(MessageProbe::is_busy);
+        if is_probe_busy && self.lifecycle.is_running() {
             let time = self.spec.drain_timeout;
             return cx.reactor.set_timer_after(time, Timer::MessageProbe(self.key));
         }
-        self.die(cx);
+        self.complete_exit(cx);
     }
 
-    /// The process has ended, and whether it was ready before that is known, or is not waited for any longer.
-    pub(crate) fn die(&mut self, cx: &mut Context<'_>) {
+    /// Completes the handling of an exit, once it is known whether the process was ready before, or the time for that is over.
+    pub(crate) fn complete_exit(&mut self, cx: &mut Context<'_>) {
         if self.is_over() {
             return;
         }
-        if self.health.ended.take().is_some() {
+        if self.health.exited_at.take().is_some() {
             cx.reactor.timers.cancel(Timer::MessageProbe(self.key));
             self.handle_readiness(ReadinessInput::ProcessExited, cx);
             self.input(LifecycleInput::ProcessExited, cx);
@@ -84,8 +85,8 @@ impl Incarnation {
     pub(crate) fn input(&mut self, input: LifecycleInput, cx: &mut Context<'_>) {
         let now = cx.reactor.clock.now();
         if matches!(input, LifecycleInput::Stop(StopRequest::Advance | StopRequest::Within(_))) {
-            // A stop does not wait for the host's code.
-            self.die(cx);
+            // A stop does not wait for user code.
+            self.complete_exit(cx);
         }
         if self.is_over() {
             return;
@@ -108,10 +109,10 @@ impl Incarnation {
             return;
         }
         match output {
-            LifecycleOutput::RunStopStage(rung) => {
+            LifecycleOutput::RunStopStage(stage) => {
                 self.is_being_stopped = true;
-                cx.sink.trace.climb(self.shared.id(), rung, &self.spec.stop);
-                if !self.run_stop_stage(rung) {
+                cx.sink.trace.climb(self.shared.id(), stage, &self.spec.stop);
+                if !self.run_stop_stage(stage) {
                     self.input(LifecycleInput::Stop(StopRequest::StageEmpty), cx);
                 }
             }
@@ -121,7 +122,7 @@ impl Incarnation {
                 self.kill_tree(cx);
             }
             LifecycleOutput::CloseLeaked(stream) => {
-                // A paused stream was not listened to since the worker's death, so its end may have come unseen.
+                // The end of a paused stream was not observed since the exit.
                 if !self.drain(stream, &mut cx.reading.scratch, cx.sink) {
                     self.abandon(stream, cx.sink);
                 }
@@ -141,7 +142,7 @@ impl Incarnation {
                 if self.is_over() {
                     return;
                 }
-                // It may have ended after all, if it is one whose end could not be heard.
+                // The process may have exited, if it could not be watched.
                 let reaped = self.process.child().reap(self.group_cleanup()).ok().flatten();
                 let mut exit = self.exit(reaped, cx.reactor.clock.now());
                 if reaped.is_none() && self.process.child().is_running() {
@@ -154,7 +155,7 @@ impl Incarnation {
         }
     }
 
-    /// It may end one day. Until then its worker is not started again.
+    /// Watches an unkillable process. Its worker is not restarted before it exits.
     fn watch_unkillable(&self, cx: &mut Context<'_>) {
         let number = cx.trees.unkillable.keys().max().map_or(0, |last| last + 1);
         let token = Token::Unkillable(number);
@@ -168,13 +169,13 @@ impl Incarnation {
         cx.reactor.set_timer_after(UNKILLABLE_PERIOD, Timer::Unkillable(number));
     }
 
-    /// Takes the status of one whose tree has ended.
+    /// Reaps the process, whose tree has ended.
     pub(crate) fn reap(&mut self, cx: &mut Context<'_>) {
-        // Before the kernel gives its number to somebody else.
+        // Before the kernel can reuse the pid.
         self.process.tree().release_guard_entry();
         match self.process.child().reap(self.group_cleanup()) {
             Ok(None) => self.input(LifecycleInput::StatusUnavailable, cx),
-            // Its status is still there to be taken once the kernel has memory again.
+            // The status can still be read when the shortage is over.
             Err(error) if is_shortage(&error) => self.input(LifecycleInput::StatusUnavailable, cx),
             reaped => {
                 let exit = self.exit(reaped.ok().flatten(), cx.reactor.clock.now());
@@ -192,11 +193,11 @@ impl Incarnation {
         self.process.tree().release_guard_entry();
         self.process.tree().release_cgroup();
         self.process.tree().release_thread();
-        // Whoever holds the handle of an ended worker holds no more of it than what it has said.
+        // A handle of an ended worker must not keep its pipes open.
         self.process.close_pipes();
         cx.trees.worker_pids.remove(&self.process.child().pid().cast_signed());
         let exit = Arc::new(exit);
-        // Before the event: whoever hears of the exit finds that no call waits any more.
+        // Before the event: its consumer must find no pending call.
         self.process.close_connection(Some(&exit));
         cx.sink.send(self.event(EventKind::Exited(Arc::clone(&exit))));
         if let Some(readiness_pipe) = &self.health.readiness_pipe {
@@ -211,7 +212,7 @@ impl Incarnation {
 }
 
 impl Incarnation {
-    /// What becomes of its group. One that leaves its survivors alive when it ends by itself takes its group along when it is ended.
+    /// Whether the process group is killed with the process: always if the supervisor stops it, otherwise according to the survivor policy.
     fn group_cleanup(&self) -> GroupCleanup {
         if self.is_being_stopped || self.spec.survivors == SurvivorPolicy::Kill {
             GroupCleanup::Kill
@@ -220,17 +221,17 @@ impl Incarnation {
         }
     }
 
-    /// Takes the steps of a rung of the stop ladder. False if there was nothing to do.
-    fn run_stop_stage(&self, rung: usize) -> bool {
+    /// Executes the steps of a stage of the stop policy. False if none had an effect.
+    fn run_stop_stage(&self, stage: usize) -> bool {
         self.process.tree().thaw_for_stop();
-        let steps = self.spec.stop.stages().get(rung).map(|rung| rung.steps.as_slice()).unwrap_or_default();
-        // Every one of them, also after the first that had something to do.
+        let steps = self.spec.stop.stages().get(stage).map(|stage| stage.steps.as_slice()).unwrap_or_default();
+        // `count` executes all steps, `any` would stop at the first with an effect.
         steps.iter().filter(|step| self.step(step)).count() > 0
     }
 
     fn step(&self, step: &StopStep) -> bool {
         let child = self.process.child();
-        // ESRCH: it has ended, and its report is on the way. A stopped one gets its signal only when it goes on.
+        // ESRCH: the process has exited, and its exit is handled next. A stopped process handles signals only after SIGCONT.
         let has_ended = self.lifecycle.waits_for_group();
         match step {
             StopStep::Signal(_) | StopStep::Notify(_) if has_ended => false,

@@ -1,41 +1,42 @@
-//! What is known of the processes of one incarnation after its exit.
+//! The process tree of one incarnation after its exit.
 
 use crate::{exit::Survivor, sys::proc::pinned::PinnedProcess};
 use std::{collections::HashSet, time::Instant};
 
-/// What is known of the tree of an incarnation, and what is waited for before its process is reaped.
+/// The process tree of an incarnation, and the wait for its end before the worker is reaped.
 #[derive(Debug, Default)]
 pub(crate) struct TreeExit {
-    /// How many processes the supervisor had started before this one, which is counted too: no more numbers were given to
-    /// workers by then.
+    /// The number of processes that the supervisor had started, including this one: an upper bound of the pids that workers took until
+    /// then.
     pub(crate) starts_before: u64,
     pub(crate) scan: TreeScan,
-    /// While processes of the tree are waited for.
+    /// Set while the supervisor waits for processes of the tree.
     pub(crate) termination: Option<TreeTermination>,
     pub(crate) survivors: Vec<Survivor>,
 }
 
-/// What is known of its tree.
+/// The results of scans of the tree.
 #[derive(Debug, Default)]
 pub(crate) struct TreeScan {
-    /// How many processes could not be attributed, once that is known.
+    /// The number of processes that could not be attributed; `None` if unknown.
     pub(crate) uninspected: Option<u32>,
     /// The number of the request that the inspector has not answered.
-    pub(crate) asked: Option<u64>,
-    /// Sessions that were seen in it.
+    pub(crate) request: Option<u64>,
+    /// Sessions of processes of the tree.
     pub(crate) sessions: HashSet<i32>,
-    /// SIGKILL was refused, as a process of it runs as another user.
+    /// SIGKILL was refused, since a process of the tree runs as another user.
     pub(crate) kill_refused: bool,
 }
 
-/// Waiting for the end of those who have outlived a worker.
+/// The wait for the exits of processes that have outlived a worker.
 #[derive(Debug, Default)]
 pub(crate) struct TreeTermination {
     pub(crate) waited_for: Vec<PinnedProcess>,
-    pub(crate) rounds: u32,
-    /// How often those were looked at again that were in the middle of an exec.
-    pub(crate) waits: u32,
-    /// Its cgroup was killed, and not looked at since.
+    /// The number of scans that found survivors, or of checks of the cgroup.
+    pub(crate) scans: u32,
+    /// The number of scans that were repeated because a process was in the middle of an exec.
+    pub(crate) exec_rescans: u32,
+    /// The cgroup was killed, and not checked since.
     pub(crate) is_killed: bool,
-    pub(crate) until: Option<Instant>,
+    pub(crate) deadline: Option<Instant>,
 }

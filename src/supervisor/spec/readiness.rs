@@ -49,13 +49,13 @@ pub struct Readiness {
 }
 
 /// Whether a message makes a worker ready, by the host's own code.
-pub(crate) type IsIt = Arc<dyn Fn(&Message) -> bool + Send + Sync>;
+pub(crate) type MessagePredicate = Arc<dyn Fn(&Message) -> bool + Send + Sync>;
 
 #[derive(Clone)]
 pub(crate) enum Wanted {
     Started,
     Control,
-    Message(IsIt),
+    Message(MessagePredicate),
     Line(Box<str>, Option<Regex>),
     Newline(Pass),
     Notify,
@@ -85,14 +85,14 @@ impl Readiness {
         Self::new(Wanted::Control)
     }
 
-    /// Ready when the worker sends a message for which `is_it` returns true. `is_it` is called for each message in turn, on a thread of its own:
+    /// Ready when the worker sends a message for which `predicate` returns true. `predicate` is called for each message in turn, on a thread of its own:
     /// if it blocks, it delays only this worker's readiness. The messages are delivered meanwhile. After the worker's exit, pending
     /// calls are waited for up to its [`drain_timeout`](crate::WorkerSpec::drain_timeout). A panic counts as `false`, and goes to the panic hook.
     ///
     /// Only the first 16 MiB are examined (each message counts 16 bytes extra); then the worker is not ready
     /// ([`ReadinessError::OutputLimit`](crate::events::ReadinessError::OutputLimit)).
-    pub fn message(is_it: impl Fn(&Message) -> bool + Send + Sync + 'static) -> Self {
-        Self::new(Wanted::Message(Arc::new(is_it)))
+    pub fn message(predicate: impl Fn(&Message) -> bool + Send + Sync + 'static) -> Self {
+        Self::new(Wanted::Message(Arc::new(predicate)))
     }
 
     /// Ready when a line of the captured standard output or error matches a regular expression, in the syntax of the crate
@@ -181,9 +181,9 @@ impl Readiness {
     }
 
     /// What is asked of each message.
-    pub(crate) fn is_it(&self) -> Option<&IsIt> {
+    pub(crate) fn message_predicate(&self) -> Option<&MessagePredicate> {
         match &self.wanted {
-            Wanted::Message(is_it) => Some(is_it),
+            Wanted::Message(predicate) => Some(predicate),
             _ => None,
         }
     }
