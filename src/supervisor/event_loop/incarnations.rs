@@ -111,7 +111,7 @@ impl EventLoop {
             cx.sink.send(incarnation.event(EventKind::Started { pid: incarnation.process.child().pid() }));
         });
         self.trees.worker_pids.insert(process.child().pid().cast_signed(), process.tree().started_tick());
-        let is_wanted = self.supervision.keep(&shared, &spec, key);
+        let is_wanted = self.supervision.add_incarnation(&shared, &spec, key);
         self.on(key, Incarnation::watch);
         if let Some(limit) = spec.runtime_max {
             self.reactor.set_timer_after(limit, Timer::RuntimeMax(key));
@@ -126,7 +126,7 @@ impl EventLoop {
         if let Phase::Stopping { until } | Phase::Terminating { until } = self.shutdown.phase {
             let left = until.map(|until| until.saturating_duration_since(self.reactor.clock.now()));
             let action = left.map_or(Action::Stop, Action::StopWithin);
-            self.supervise(|supervision, cx| supervision.act(shared.id(), action, cx));
+            self.supervise(|supervision, cx| supervision.request(shared.id(), action, cx));
         } else if !is_wanted {
             let is_overdue = self.supervision.workers.get(&shared.id()).is_some_and(|record| record.is_overdue);
             self.input(
@@ -170,7 +170,7 @@ impl EventLoop {
         let mut paused_control = mem::take(&mut self.reading.paused_control);
         paused_control.retain(|&key| self.at(key, Incarnation::try_resume_control) == Some(false));
         self.reading.paused_control.append(&mut paused_control);
-        self.supervise(Supervision::restart_again);
+        self.supervise(Supervision::resume_restarts);
         let has_resumed = self.count_paused() < before;
         self.reading.next_check = if has_resumed { FIRST_CHECK } else { (self.reading.next_check * 2).min(LAST_CHECK) };
     }

@@ -184,7 +184,9 @@ impl EventLoop {
                     self.on(key, Incarnation::messages_rejected);
                 }
             }
-            Command::Worker(worker, action) => self.supervise(|supervision, cx| supervision.act(worker, action, cx)),
+            Command::Worker(worker, action) => {
+                self.supervise(|supervision, cx| supervision.request(worker, action, cx))
+            }
             Command::ControlListener(server) => self.listen(*server),
             Command::Connection(ConnectionEvent::Readable(worker)) => {
                 if let Some(key) = self.key_of(worker) {
@@ -270,8 +272,8 @@ impl EventLoop {
             Timer::KillOne(key) => self.input(key, LifecycleInput::Stop(StopRequest::Within(Duration::ZERO))),
             Timer::Group(group) => self.supervise(|supervision, cx| supervision.kill_group_members(group, cx)),
             Timer::Restart(worker) => {
-                let is_held_back = self.supervise(|supervision, cx| supervision.restart(worker, cx));
-                if is_held_back {
+                let is_delayed = self.supervise(|supervision, cx| supervision.restart(worker, cx));
+                if is_delayed {
                     self.reading.next_check = FIRST_CHECK;
                 }
             }

@@ -93,7 +93,7 @@ impl EventLoop {
                 .get(&shared.id())
                 .is_some_and(|record| record.is_member && record.desired != DesiredState::Stop);
             if !is_stopped_by_group {
-                self.supervise(|supervision, cx| supervision.act(shared.id(), action, cx));
+                self.supervise(|supervision, cx| supervision.request(shared.id(), action, cx));
             }
         }
         self.supervise(Supervision::stop_groups);

@@ -1,4 +1,4 @@
-//! Groups in the loop: what happens to their members goes in, who starts and who stops comes out.
+//! Groups of workers: passes what happens to members to the group policy, and starts and stops members accordingly.
 
 use crate::{
     ids::{GroupId, WorkerId},
@@ -37,7 +37,7 @@ impl Supervision {
                     self.group_handles.insert(id, group);
                     self.handle_group_input(GroupInput::Start(NodeId::Group(id)), cx);
                 }
-                // A caller that does not wait any more needs no answer.
+                // A send fails if the caller has timed out.
                 drop(answer.send(added.map_err(GroupError::from)));
             }
             GroupCommand::AddWorkers { group, workers, is_awaited, answer } => {
@@ -48,10 +48,10 @@ impl Supervision {
             GroupCommand::StartMember { group, worker, answer } => {
                 drop(answer.send(self.start_member(group, worker, cx)));
             }
-            GroupCommand::Start(group, answer) => self.begin_anew(GroupInput::Start, group, &answer, cx),
+            GroupCommand::Start(group, answer) => self.start_or_restart(GroupInput::Start, group, &answer, cx),
             GroupCommand::Stop(group, answer) => {
                 let node = NodeId::Group(group);
-                // Whoever has asked and gone gets no answer.
+                // A send fails if the caller has timed out.
                 drop(answer.send(self.running(node)));
                 self.handle_group_input(GroupInput::Stop(node), cx);
             }
@@ -64,7 +64,7 @@ impl Supervision {
                     self.handle_group_input(GroupInput::Remove(node), cx);
                 }
             }
-            GroupCommand::Restart(group, answer) => self.begin_anew(GroupInput::Restart, group, &answer, cx),
+            GroupCommand::Restart(group, answer) => self.start_or_restart(GroupInput::Restart, group, &answer, cx),
         }
     }
 
@@ -76,8 +76,8 @@ impl Supervision {
         self.groups.members_under(node).into_iter().filter_map(|id| self.workers.get(&id))
     }
 
-    /// Answers with those who come back: of a start those who rested, of a restart all of them.
-    fn begin_anew(
+    /// Starts or restarts a group. Answers with the members that start: on a start those that are stopped, on a restart all.
+    fn start_or_restart(
         &mut self,
         input: impl FnOnce(NodeId) -> GroupInput,
         group: GroupId,
@@ -94,30 +94,31 @@ impl Supervision {
         if is_start {
             for id in before.keys() {
                 if let Some(record) = self.workers.get_mut(id) {
-                    record.begin_anew();
+                    record.reset_restarts();
                 }
             }
         }
         self.handle_group_input(input, cx);
-        let comes_back = |record: &&WorkerRecord| !record.is_stopped && record.spec.restart.restart() != Restart::Never;
-        let anew = self.members(node).filter(comes_back);
-        let anew = anew.filter_map(|record| Some((Arc::clone(&record.shared), *before.get(&record.shared.id())?)));
-        drop(answer.send(anew.collect()));
+        let starts = |record: &&WorkerRecord| !record.is_stopped && record.spec.restart.restart() != Restart::Never;
+        let starting = self.members(node).filter(starts);
+        let starting =
+            starting.filter_map(|record| Some((Arc::clone(&record.shared), *before.get(&record.shared.id())?)));
+        drop(answer.send(starting.collect()));
     }
 
-    /// Its user wants something of a member.
-    pub(crate) fn act_member(&mut self, worker: WorkerId, action: Action, cx: &mut Context<'_>) {
+    /// Executes a request of the user for a member of a group.
+    pub(crate) fn request_member(&mut self, worker: WorkerId, action: Action, cx: &mut Context<'_>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         let node = NodeId::Member(worker);
         match (record.phase, action) {
-            // Already on its way down: its own ladder goes on faster, of which its group need not hear.
+            // Already stopping: its own stop policy advances, which does not concern the group.
             (WorkerPhase::Running(place), Action::Stop) if record.desired == DesiredState::Stop => {
                 cx.stops.push_back((place, StopRequest::Advance));
             }
             (WorkerPhase::Running(place), Action::StopWithin(time)) if record.desired == DesiredState::Stop => {
                 cx.stops.push_back((place, StopRequest::Within(time)));
             }
-            // One that has ended stays so until it is started.
+            // A stopped member only runs again after a start.
             (_, Action::Restart) if record.is_stopped => {}
             (_, Action::Restart) => self.handle_group_input(GroupInput::Restart(node), cx),
             (_, Action::Stop) => self.handle_group_input(GroupInput::Stop(node), cx),
@@ -127,31 +128,31 @@ impl Supervision {
                 if self.workers.get(&worker).is_some_and(|record| record.desired == DesiredState::Stop) {
                     cx.stops.push_back((place, StopRequest::Within(time)));
                 } else {
-                    // It is told when those that need it have ended, and is killed in time all the same.
+                    // It is stopped when its dependents have ended, but killed after `time` in any case.
                     cx.reactor.set_timer_after(time, Timer::KillOne(place));
                 }
             }
         }
     }
 
-    /// Everybody in groups ends, in their order.
+    /// Stops all groups, each in its order.
     pub(crate) fn stop_groups(&mut self, cx: &mut Context<'_>) {
         if self.workers.values().any(|record| record.is_member) {
             self.handle_group_input(GroupInput::StopAll, cx);
         }
     }
 
-    /// Everybody should have ended, also those who wait for others to end before them.
+    /// Kills all workers that still run, also those that wait for the end of their dependents.
     pub(crate) fn kill_all(&mut self, cx: &mut Context<'_>) {
-        let late = self.workers.values().filter_map(WorkerRecord::key).collect();
-        cx.kill_each(late);
+        let overdue = self.workers.values().filter_map(WorkerRecord::key).collect();
+        cx.kill_each(overdue);
     }
 
-    /// A group's end has had its time.
+    /// Kills the members of a group whose stop timeout is over.
     pub(crate) fn kill_group_members(&mut self, group: GroupId, cx: &mut Context<'_>) {
-        // Those that still wait for others to end before them get no ladder any more.
-        let late = self.members(NodeId::Group(group)).filter_map(WorkerRecord::key).collect();
-        cx.kill_each(late);
+        // Also members that still wait for their dependents, without their stop policy.
+        let overdue = self.members(NodeId::Group(group)).filter_map(WorkerRecord::key).collect();
+        cx.kill_each(overdue);
         for id in self.groups.members_under(NodeId::Group(group)) {
             if let Some(record) = self.workers.get_mut(&id) {
                 record.is_overdue = record.phase == WorkerPhase::Spawning;
@@ -159,13 +160,14 @@ impl Supervision {
         }
     }
 
-    /// A member runs; it may be ready with that.
+    /// Passes the start of a member to its group.
     pub(crate) fn member_started(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
         if self.is_member(worker) {
             self.handle_group_input(GroupInput::Started(worker), cx);
         }
     }
 
+    /// Passes the readiness of a member to its group.
     pub(crate) fn member_ready(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
         if self.is_member(worker) {
             self.handle_group_input(GroupInput::Ready(worker), cx);
@@ -176,7 +178,7 @@ impl Supervision {
         self.workers.get(&worker).is_some_and(|record| record.is_member)
     }
 
-    /// An incarnation of a member has ended, with its tree, or could not begin.
+    /// Handles the end of an incarnation of a member, or a failed start.
     pub(crate) fn on_member_end(&mut self, worker: WorkerId, cause: RunEnd, cx: &mut Context<'_>) {
         let now = cx.reactor.clock.now();
         let Some(record) = self.workers.get_mut(&worker) else { return };
@@ -210,7 +212,7 @@ impl Supervision {
         self.handle_group_input(GroupInput::Ended { member: worker, success, decision }, cx);
     }
 
-    /// What one input brings about may be an input itself: that has its turn when all of this one's outputs are done.
+    /// Passes an input to the group policy and applies the outputs. Inputs that an output causes are handled after all outputs of this one.
     pub(crate) fn handle_group_input(&mut self, input: GroupInput, cx: &mut Context<'_>) {
         self.group_inputs.push_back(input);
         if self.group_inputs.len() > 1 {
@@ -236,14 +238,14 @@ impl Supervision {
             GroupOutput::GroupStopping { group, timeout } => cx.reactor.set_timer_after(timeout, Timer::Group(group)),
             GroupOutput::GroupEnded(id) => {
                 cx.reactor.timers.cancel(Timer::Group(id));
-                self.report_those_who_gave_up(id, cx);
+                self.report_gave_up(id, cx);
                 self.report(self.cause, EventKind::GroupEnded(id), cx);
             }
             GroupOutput::GroupRestarting(id) => {
                 cx.reactor.timers.cancel(Timer::Group(id));
                 for member in self.groups.members_under(NodeId::Group(id)) {
                     if let Some(record) = self.workers.get_mut(&member) {
-                        record.begin_next_life();
+                        record.on_group_restart();
                     }
                 }
                 self.report(self.cause, EventKind::GroupRestarting(id), cx);
@@ -257,7 +259,7 @@ impl Supervision {
         }
     }
 
-    /// It is to run: at once, or when the pause after an end of its own is over.
+    /// Starts a member at once, or after the backoff of its own exit.
     fn start_member_now(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         record.desired = DesiredState::Run;
@@ -273,8 +275,8 @@ impl Supervision {
         }
     }
 
-    /// Nothing around them starts them again.
-    fn report_those_who_gave_up(&mut self, group: GroupId, cx: &mut Context<'_>) {
+    /// Reports members that gave up and that no restart of a group starts again.
+    fn report_gave_up(&mut self, group: GroupId, cx: &mut Context<'_>) {
         for id in self.groups.members_under(NodeId::Group(group)) {
             let Some(record) = self.workers.get_mut(&WorkerId(id.0)) else { continue };
             if let Some(why) = record.gave_up.take_if(|_| self.groups.is_finished(NodeId::Member(id))) {
@@ -288,7 +290,7 @@ impl Supervision {
         record.desired = DesiredState::Stop;
         match record.phase {
             WorkerPhase::Running(place) => cx.stops.push_back((place, StopRequest::Advance)),
-            // It ends when it arrives.
+            // Too late to cancel: the worker is stopped when its start is complete.
             WorkerPhase::Spawning if !cx.spawner.starts().cancel(worker) => {
                 record.answer_first_start();
                 cx.reactor.set_timer_after(HANG_TIME, Timer::SpawnTimeout(worker));
@@ -311,7 +313,7 @@ impl Supervision {
         });
     }
 
-    /// Those whom their group does not want to run have ended, until it does.
+    /// Publishes the ends of members that their group does not run, until it starts them again.
     fn publish_stopped(&mut self) {
         for node in self.groups.take_changed() {
             let id = match node {
@@ -325,17 +327,17 @@ impl Supervision {
             if !record.is_member {
                 continue;
             }
-            let rests = record.phase == WorkerPhase::Stopped && self.groups.is_finished(node);
-            match (rests, record.is_stopped) {
+            let is_stopped = record.phase == WorkerPhase::Stopped && self.groups.is_finished(node);
+            match (is_stopped, record.is_stopped) {
                 (true, false) => record.shared.set_ended(record.last_exit()),
                 (false, true) => record.shared.clear_end(),
                 (true, true) | (false, false) => {}
             }
-            record.is_stopped = rests;
+            record.is_stopped = is_stopped;
         }
     }
 
-    /// Those who wait for the end of a group are answered, and those who come later.
+    /// Publishes the end of a group to present and later waiters.
     fn publish_group_end(&mut self, id: GroupId) {
         let (Some(handle), Some(snapshot)) = (self.group_handles.get(&id), self.groups.snapshot(id)) else {
             return;

@@ -1,4 +1,4 @@
-//! Members of groups: how they come, how single ones are started, how they go, and how a group stands.
+//! Members of groups: adds, starts and removes them.
 
 use crate::{
     ids::{GroupId, WorkerId},
@@ -27,7 +27,7 @@ use crossbeam_channel::SendError;
 use std::sync::Arc;
 
 impl Supervision {
-    /// All of them become members, or none; and they are started where the group runs.
+    /// Adds all workers to the group, or none. They are started if the group runs.
     pub(crate) fn add_members(
         &mut self,
         group: GroupId,
@@ -36,7 +36,7 @@ impl Supervision {
     ) -> Result<(), GroupError> {
         for (at, (shared, spec)) in workers.iter().enumerate() {
             if let Err(error) = self.add_member(group, shared, spec, cx) {
-                // In reverse, since later ones may wait for earlier ones. None of them has been started.
+                // In reverse, since later members may depend on earlier ones. None of them has been started.
                 for (shared, _) in workers.iter().take(at).rev() {
                     self.handle_group_input(GroupInput::Remove(NodeId::Member(shared.id())), cx);
                 }
@@ -49,7 +49,7 @@ impl Supervision {
         Ok(())
     }
 
-    /// What reports the first start of the first of them, where that is under way.
+    /// Returns the channel for the result of the first start of the first worker, if that start is in progress.
     pub(crate) fn await_start(&mut self, workers: &NewMembers) -> Option<FirstStartResult> {
         let first = workers.first().and_then(|(shared, _)| self.workers.get_mut(&shared.id()));
         let record = first.filter(|record| record.phase == WorkerPhase::Spawning)?;
@@ -74,7 +74,7 @@ impl Supervision {
         self.groups.add_member(id, group, role)?;
         for &(on, condition) in &spec.dependencies {
             if let Err(error) = self.groups.add_dependency(id, on, condition) {
-                // It has not been started, so it is forgotten at once.
+                // The member has not been started, so its removal needs no stop.
                 self.groups.handle(GroupInput::Remove(NodeId::Member(id)), cx.reactor.clock.now());
                 return Err(error.into());
             }
@@ -85,12 +85,14 @@ impl Supervision {
         Ok(())
     }
 
-    /// What a spec says must fit what its group says.
+    /// Checks that the settings of a spec fit those of its group.
     fn check_settings(&self, group: GroupId, spec: &WorkerSpec) -> Result<(), GroupError> {
-        let (ladder, within) = (spec.stop.total_grace_period(), self.groups.stop_timeout(group));
-        if let Some(within) = within.filter(|within| *within < ladder) {
-            let reason =
-                format!("its stop ladder takes {ladder:?}, and its group's end no longer than {within:?}").into();
+        let (grace_period, stop_timeout) = (spec.stop.total_grace_period(), self.groups.stop_timeout(group));
+        if let Some(stop_timeout) = stop_timeout.filter(|timeout| *timeout < grace_period) {
+            let reason = format!(
+                "its stop policy takes up to {grace_period:?}, but the stop timeout of its group is {stop_timeout:?}"
+            );
+            let reason = reason.into();
             return Err(SpecError::Conflict { settings: ["stop", "stop_timeout"], reason }.into());
         }
         if spec.restart.restart() == Restart::Never && spec.restart.can_restart() {
@@ -105,7 +107,8 @@ impl Supervision {
         })
     }
 
-    /// Its first start has failed. Where its caller still waits for that it never was a member; gives the error where not.
+    /// Handles a failed first start. If the caller still waits for it, the caller gets the error and the worker is removed. Otherwise returns
+    /// the error.
     pub(crate) fn refuse_member(
         &mut self,
         worker: WorkerId,
@@ -158,7 +161,7 @@ impl Supervision {
         let before = (record.is_stopped || record.desired == DesiredState::Stop)
             .then(|| (Arc::clone(&record.shared), record.shared.incarnation()));
         if before.is_some() {
-            record.begin_anew();
+            record.reset_restarts();
         }
         self.handle_group_input(GroupInput::Start(NodeId::Member(id)), cx);
         Ok(before.into_iter().collect())

@@ -1,4 +1,4 @@
-//! Workers and groups across incarnations.
+//! Workers and groups across incarnations: restarts, dependencies and shutdown.
 
 pub(crate) mod groups;
 pub(crate) mod membership;
@@ -44,7 +44,7 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Asks for SIGKILL to each of these.
+    /// Requests SIGKILL for each of these incarnations.
     pub(crate) fn kill_each(&mut self, incarnations: Vec<Key>) {
         self.stops.extend(incarnations.into_iter().map(|key| (key, StopRequest::Within(Duration::ZERO))));
     }
@@ -60,7 +60,7 @@ pub(crate) struct Supervision {
     pub(crate) group_handles: HashMap<GroupId, Arc<SharedGroup>>,
     /// Inputs of the groups that are still to be handled.
     pub(crate) group_inputs: VecDeque<transition::GroupInput>,
-    /// The member whose exit was the last.
+    /// The member that exited last; events of groups name it.
     pub(crate) cause: WorkerId,
     /// Workers whose restart waits for room in their window.
     pub(crate) delayed_restarts: Vec<WorkerId>,
@@ -80,11 +80,11 @@ impl Supervision {
     }
 }
 
-/// The group around all groups; it only holds them together.
+/// The root group, which contains all groups.
 pub(crate) const ROOT: GroupId = GroupId(0);
 
 fn no_groups() -> Groups {
-    // What is in it is bounded by itself: it ends for good when it gives up.
+    // Without an intensity: each group in it has its own, and ends for good when it gives up.
     let (strategy, auto_shutdown) = (Strategy::OneForOne, AutoShutdown::Never);
     Groups::new(ROOT, GroupSettings { strategy, auto_shutdown, intensity: None, stop_timeout: None })
 }

@@ -1,4 +1,4 @@
-//! Workers across their incarnations in the loop: what becomes of one that has ended, and what its user wants of it.
+//! Restarts of workers, and requests of the user to stop or restart them.
 
 use crate::{
     exit::Exit,
@@ -27,22 +27,22 @@ use crate::{
 };
 use std::{collections::hash_map::Entry, mem, sync::Arc, time::Duration};
 
-/// The longest that a restart is put off: thirty years.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+/// The longest backoff, thirty years.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
-/// Why a worker has no incarnation just now.
+/// The end of an incarnation.
 pub(crate) enum IncarnationEnd {
     Exited {
         exit: Arc<Exit>,
-        /// We have ended it ourselves, and nobody had asked for that.
+        /// The supervisor stopped it by itself; see `Fact::Finished`.
         unhealthy: bool,
     },
     SpawnFailed(SpawnError),
 }
 
 impl Supervision {
-    /// An incarnation has begun. False if nobody wants it any more.
-    pub(crate) fn keep(&mut self, shared: &Arc<SharedWorker>, spec: &SharedSpec, place: Key) -> bool {
+    /// Records a new incarnation. False if it is to be stopped.
+    pub(crate) fn add_incarnation(&mut self, shared: &Arc<SharedWorker>, spec: &SharedSpec, place: Key) -> bool {
         match self.workers.entry(shared.id()) {
             Entry::Vacant(vacant) => {
                 let seed = next_seed(&mut self.seed, shared.id());
@@ -52,7 +52,7 @@ impl Supervision {
             Entry::Occupied(mut occupied) => {
                 let record = occupied.get_mut();
                 record.phase = WorkerPhase::Running(place);
-                // A start that has failed is none.
+                // Failed starts are not counted.
                 record.restarts.count += u32::from(shared.incarnation() > 1);
                 record.answer_first_start();
                 record.desired == DesiredState::Run
@@ -60,11 +60,11 @@ impl Supervision {
         }
     }
 
-    pub(crate) fn act(&mut self, worker: WorkerId, action: Action, cx: &mut Context<'_>) {
-        // One that has ended for good has ended.
+    /// Executes a request of the user for a worker.
+    pub(crate) fn request(&mut self, worker: WorkerId, action: Action, cx: &mut Context<'_>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         if record.is_member {
-            return self.act_member(worker, action, cx);
+            return self.request_member(worker, action, cx);
         }
         match action {
             Action::Restart if record.desired == DesiredState::Stop => return,
@@ -85,13 +85,13 @@ impl Supervision {
             (WorkerPhase::Backoff(_) | WorkerPhase::Blocked, Action::Stop | Action::StopWithin(_)) => {
                 self.end(worker, cx);
             }
-            // It is the new beginning that is wanted.
+            // The pending start is the requested restart.
             (WorkerPhase::Spawning | WorkerPhase::Blocked, Action::Restart) => record.desired = DesiredState::Run,
             (WorkerPhase::Spawning, Action::Stop | Action::StopWithin(_)) => {
                 if cx.spawner.starts().cancel(worker) {
                     self.end(worker, cx);
                 } else {
-                    // It ends when it arrives.
+                    // Too late to cancel: the worker is stopped when its start is complete.
                     cx.reactor
                         .set_timer_after(crate::supervisor::spawner::queue::HANG_TIME, Timer::SpawnTimeout(worker));
                 }
@@ -100,35 +100,35 @@ impl Supervision {
         }
     }
 
-    /// A worker that was stopped while it was started should have arrived by now.
+    /// Repeats the stop of a worker whose start has not completed in time.
     pub(crate) fn spawn_timed_out(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
         let Some(record) = self.workers.get(&worker) else { return };
         if record.phase != WorkerPhase::Spawning || record.desired != DesiredState::Stop {
             return;
         }
-        if record.is_member { self.stop_member(worker, cx) } else { self.act(worker, Action::Stop, cx) }
+        if record.is_member { self.stop_member(worker, cx) } else { self.request(worker, Action::Stop, cx) }
     }
 
-    /// The supervisor goes: everybody ends, and nobody comes back.
+    /// Stops all workers without restarts, since the supervisor is dropped.
     pub(crate) fn stop_all_workers(&mut self, cx: &mut Context<'_>) {
-        let everybody: Vec<WorkerId> = self.workers.keys().copied().collect();
-        for worker in everybody {
-            // Groups have nothing to say any more.
-            let rests = self.workers.get_mut(&worker).is_some_and(|record| {
+        let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
+        for worker in workers {
+            // The order of groups does not apply any more.
+            let is_stopped = self.workers.get_mut(&worker).is_some_and(|record| {
                 record.is_member = false;
                 record.phase == WorkerPhase::Stopped
             });
-            if rests {
+            if is_stopped {
                 self.end(worker, cx);
             }
-            self.act(worker, Action::StopWithin(cx.shutdown.grace_period), cx);
+            self.request(worker, Action::StopWithin(cx.shutdown.grace_period), cx);
         }
     }
 
-    /// An incarnation has ended, or could not begin: what now?
-    pub(crate) fn on_incarnation_end(&mut self, worker: WorkerId, left: IncarnationEnd, cx: &mut Context<'_>) {
+    /// Handles the end of an incarnation, or a failed start: restarts the worker or ends it.
+    pub(crate) fn on_incarnation_end(&mut self, worker: WorkerId, end: IncarnationEnd, cx: &mut Context<'_>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
-        let cause = match left {
+        let cause = match end {
             IncarnationEnd::Exited { exit, unhealthy } => {
                 let (status, ran) = (exit.status, exit.duration);
                 let cause = if unhealthy { RunEnd::Unhealthy { ran } } else { RunEnd::Exited { status, ran } };
@@ -155,12 +155,12 @@ impl Supervision {
         if record.is_member {
             return self.on_member_end(worker, cause, cx);
         }
-        let verdict = if cx.shutdown.is_terminating() {
+        let decision = if cx.shutdown.is_terminating() {
             RestartDecision::Finish
         } else {
             record.decide(cause, cx.reactor.clock.now())
         };
-        match verdict {
+        match decision {
             RestartDecision::Finish => self.end(worker, cx),
             RestartDecision::GiveUp(why) => {
                 self.report(worker, EventKind::GaveUp(why), cx);
@@ -168,48 +168,46 @@ impl Supervision {
             }
             RestartDecision::Restart { after } | RestartDecision::Postpone { after } => {
                 self.report(worker, EventKind::Restarting { after }, cx);
-                // A pause beyond the clock is for ever: until somebody calls `restart`, or `stop`.
                 self.wait_for_restart(worker, after, cx);
             }
         }
     }
 
+    /// Sets the timer of a restart.
     pub(crate) fn wait_for_restart(&mut self, worker: WorkerId, after: Duration, cx: &mut Context<'_>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
-        // Beyond the clock is beyond the life of any process.
-        let Some(due) = cx.reactor.clock.now().checked_add(after.min(LONGEST_PAUSE)) else { return };
+        let Some(due) = cx.reactor.clock.now().checked_add(after.min(LONGEST_BACKOFF)) else { return };
         record.phase = WorkerPhase::Backoff(due);
         cx.reactor.set_timer(due, Timer::Restart(worker));
     }
 
-    /// The time for a restart has come, unless something has come between.
-    /// True if the restart waits for room in the worker's window.
+    /// Restarts a worker whose backoff is over, unless its state has changed meanwhile. True if the restart waits for room in the worker's window.
     pub(crate) fn restart(&mut self, worker: WorkerId, cx: &mut Context<'_>) -> bool {
         let is_due =
             |record: &WorkerRecord| matches!(record.phase, WorkerPhase::Backoff(due) if due <= cx.reactor.clock.now());
         if !self.workers.get(&worker).is_some_and(is_due) {
             return false;
         }
-        let is_held_back = self.is_held_back(worker, cx);
-        if is_held_back {
+        let is_delayed = self.is_delayed(worker, cx);
+        if is_delayed {
             self.delayed_restarts.push(worker);
         } else {
             self.start_again(worker, cx);
         }
-        is_held_back
+        is_delayed
     }
 
-    /// Each incarnation has some events: a worker that ends at once, and comes back at once, would fill the channel of a consumer that does not
-    /// receive.
-    fn is_held_back(&self, worker: WorkerId, cx: &Context<'_>) -> bool {
+    /// Whether a restart waits for room in the window: each incarnation sends a few events, so a worker that exits and restarts at once would
+    /// otherwise fill the channel of a slow consumer.
+    fn is_delayed(&self, worker: WorkerId, cx: &Context<'_>) -> bool {
         self.workers.get(&worker).is_some_and(|record| cx.sink.levels_of(&record.shared).must_pause())
     }
 
-    /// Goes on with restarts for which there is room again.
-    pub(crate) fn restart_again(&mut self, cx: &mut Context<'_>) {
+    /// Continues delayed restarts for which there is room again.
+    pub(crate) fn resume_restarts(&mut self, cx: &mut Context<'_>) {
         for worker in mem::take(&mut self.delayed_restarts) {
             let Some(record) = self.workers.get(&worker) else { continue };
-            // First ask to be woken, then look, as for streams.
+            // The wakeup is requested before the check, as for streams.
             record.shared.window.flow.wait_for_room();
             let levels = cx.sink.levels_of(&record.shared);
             match record.phase {
@@ -220,7 +218,7 @@ impl Supervision {
                         self.delayed_restarts.push(worker);
                     }
                 }
-                // Stopped or started meanwhile, or it waits for a later time, which has a timer.
+                // The state has changed meanwhile, or a timer is set for a later restart.
                 WorkerPhase::Backoff(_)
                 | WorkerPhase::Running(_)
                 | WorkerPhase::Blocked
@@ -230,6 +228,7 @@ impl Supervision {
         }
     }
 
+    /// Starts the next incarnation, unless the process of the last one is still unkillable.
     pub(crate) fn start_again(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         if let Some(old) = cx.trees.unkillable.values().find(|unkillable| unkillable.worker == worker) {
@@ -243,12 +242,12 @@ impl Supervision {
         cx.reactor.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::SpawnQueue);
     }
 
-    /// It will not come back.
+    /// Ends a worker for good.
     pub(crate) fn end(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
         let Some(record) = self.workers.remove(&worker) else { return };
         cx.reactor.timers.cancel(Timer::Restart(worker));
         cx.sink.trace.forget(worker);
-        // After its last event: whoever has waited for the exit finds it in the channel.
+        // After the last event: a caller that has waited for the end finds it in the channel.
         record.shared.set_ended(record.last_exit());
     }
 
@@ -258,7 +257,7 @@ impl Supervision {
     }
 }
 
-/// Workers of one supervisor must not draw the same pauses.
+/// Returns the seed of the backoff of a worker. Workers of one supervisor must not draw the same delays.
 pub(crate) fn next_seed(seed: &mut u64, worker: WorkerId) -> u64 {
     *seed = seed.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(worker.0);
     *seed

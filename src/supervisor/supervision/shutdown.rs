@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-/// What workers have to do that still start.
+/// What happens to workers whose start completes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// They run.
+    /// They continue to run.
     Open,
-    /// They are stopped, by this time where one was given.
+    /// They are stopped, and killed at `until`.
     Stopping { until: Option<Instant> },
     /// The same, and no worker is restarted.
     Terminating { until: Option<Instant> },
@@ -16,10 +16,10 @@ pub(crate) enum Phase {
 /// How far the shutdown of a supervisor has come.
 #[derive(Debug)]
 pub(crate) struct Shutdown {
-    /// No new workers come: the event loop ends with the last one.
+    /// No more workers are accepted: the event loop ends with the last one.
     pub(crate) is_closed: bool,
     pub(crate) phase: Phase,
-    /// From the drop of the supervisor to SIGKILL.
+    /// The time from the drop of the supervisor to SIGKILL.
     pub(crate) grace_period: Duration,
 }
 
@@ -28,7 +28,7 @@ impl Shutdown {
         Self { is_closed: false, phase: Phase::Open, grace_period }
     }
 
-    /// All workers are to stop for good. Termination, which may have begun before, stays.
+    /// Begins to stop all workers. A termination that has begun continues.
     pub(crate) fn stop(&mut self, until: Option<Instant>) {
         self.phase = match self.phase {
             Phase::Open | Phase::Stopping { .. } => Phase::Stopping { until },
@@ -44,7 +44,7 @@ impl Shutdown {
         matches!(self.phase, Phase::Terminating { .. })
     }
 
-    /// Moves the end of the stop forward: the time was promised in real time, and the process was suspended.
+    /// Moves the deadline forward after a suspension, since it counts real time.
     pub(crate) fn advance(&mut self, earlier: impl Fn(Instant) -> Instant) {
         if let Phase::Stopping { until } | Phase::Terminating { until } = &mut self.phase {
             *until = until.map(earlier);

@@ -1,4 +1,4 @@
-//! One worker across its incarnations, as the loop sees it.
+//! One worker across its incarnations.
 
 use crate::{
     exit::{Exit, ExitStatus},
@@ -19,39 +19,39 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What its user wants of it.
+/// The state that the user has requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DesiredState {
-    /// What the policy says.
+    /// Running, and restarted according to its policy.
     Run,
-    /// To begin anew.
+    /// Restarted.
     Restart,
-    /// To end.
+    /// Stopped for good.
     Stop,
 }
 
-/// Where it stands.
+/// The present phase of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WorkerPhase {
     Running(Key),
-    /// It is started again then, unless that has changed.
+    /// Waits for its restart at this time.
     Backoff(Instant),
-    /// It is started as soon as its last process has ended, which SIGKILL has not ended in time.
+    /// Waits for the exit of its last process, which was reported as unkillable.
     Blocked,
-    /// The spawner has it.
+    /// The spawner starts it.
     Spawning,
-    /// A member of a group that is not to run just now.
+    /// A member that its group does not run at present.
     Stopped,
 }
 
 /// The restarts of one worker.
 #[derive(Debug)]
 pub(crate) struct Restarts {
-    /// How many there were.
+    /// The number of restarts.
     pub(crate) count: u32,
     pub(crate) history: RestartHistory,
-    /// When the worker exited last, if that was its own exit, and the delay of its next start from then on. `None` once it is started,
-    /// and where a user starts it.
+    /// The time of the last exit that its group did not cause, and the delay from then to the next start. `None` once it is started, and if a
+    /// user starts it.
     pub(crate) own_end: Option<(Instant, Duration)>,
 }
 
@@ -68,17 +68,17 @@ pub(crate) struct WorkerRecord {
     pub(crate) phase: WorkerPhase,
     pub(crate) desired: DesiredState,
     pub(crate) restarts: Restarts,
-    /// How its last incarnation ended, and when.
+    /// The last exit and its time.
     pub(crate) last: Option<(Arc<Exit>, Instant)>,
-    /// Its group says when it starts.
+    /// It belongs to a group, which decides when it starts.
     pub(crate) is_member: bool,
-    /// It is told to have ended, until its group wants it again.
+    /// It is published as ended, until its group starts it again.
     pub(crate) is_stopped: bool,
-    /// Its group's end has had its time while it was being started.
+    /// The stop timeout of its group has expired during its start.
     pub(crate) is_overdue: bool,
-    /// It gave up, and the group around its group may start it again all the same.
+    /// It gave up, but a restart of a group may start it again.
     pub(crate) gave_up: Option<GiveUpReason>,
-    /// Waits for its first start, or for the reason why there is none.
+    /// Receives the result of the first start.
     pub(crate) first_start: Option<Sender<Result<(), GroupError>>>,
 }
 
@@ -99,36 +99,37 @@ impl WorkerRecord {
         }
     }
 
-    /// A member of a group, not started yet.
+    /// Creates the record of a member that is not started yet.
     pub(crate) fn member(shared: &Arc<SharedWorker>, spec: &SharedSpec, seed: u64) -> Self {
         let restarts = Restarts::new(RestartHistory::of_member(spec.restart.clone(), seed));
         Self { is_member: true, restarts, ..Self::new(shared, spec, WorkerPhase::Stopped, seed) }
     }
 
-    /// A user starts it: nothing that was counts any more.
-    pub(crate) fn begin_anew(&mut self) {
+    /// Resets the history of restarts, since a user starts the worker.
+    pub(crate) fn reset_restarts(&mut self) {
         self.restarts.history.reset();
         self.restarts.own_end = None;
     }
 
-    /// Its group begins a new life.
-    pub(crate) fn begin_next_life(&mut self) {
+    /// Adjusts the history of restarts to a restart of the group.
+    pub(crate) fn on_group_restart(&mut self) {
         match &mut self.restarts.own_end {
             Some((_, pause)) => *pause = self.restarts.history.on_group_restart_caused(),
             None => self.restarts.history.reset(),
         }
     }
 
-    /// Whoever waits for its first start has an answer. An answer that is not received any more is not needed.
+    /// Reports a completed first start to the caller that waits for it.
     pub(crate) fn answer_first_start(&mut self) {
         drop(self.first_start.take().map(|answer| answer.send(Ok(()))));
     }
 
-    /// How its last incarnation has ended, and when: its group's end may come much later.
+    /// Returns the last exit and its time, which can be long before the end of its group.
     pub(crate) fn last_exit(&self) -> (Arc<Exit>, Instant) {
         self.last.clone().unwrap_or_else(|| (Arc::new(Exit::of(ExitStatus::NeverStarted)), now()))
     }
 
+    /// Returns the key of the running incarnation.
     pub(crate) fn key(&self) -> Option<Key> {
         match self.phase {
             WorkerPhase::Running(place) => Some(place),
@@ -136,7 +137,7 @@ impl WorkerRecord {
         }
     }
 
-    /// What becomes of it now that an incarnation has ended, or could not begin.
+    /// Decides about a restart after the end of an incarnation or a failed start.
     pub(crate) fn decide(&mut self, cause: RunEnd, now: Instant) -> RestartDecision {
         match self.desired {
             DesiredState::Run => self.restarts.history.decide(cause, now),
