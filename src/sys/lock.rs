@@ -1,7 +1,7 @@
 //! flock(2), and opening lock files and directories.
 
 use rustix::{
-    fs::FlockOperation,
+    fs::{FlockOperation, Mode, OFlags},
     io::{Errno, retry_on_intr},
 };
 use std::{fs::File, io, os::unix::fs::OpenOptionsExt, path::Path};
@@ -30,7 +30,7 @@ pub(crate) fn open_lock_file(path: &Path) -> io::Result<File> {
 
 /// Opens a directory to access names in it, without the right to list it. Refuses a symbolic link as last component (`ENOTDIR`).
 pub(crate) fn open_directory(path: &Path) -> io::Result<File> {
-    File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)
+    open_as_path(path, OFlags::DIRECTORY | OFlags::NOFOLLOW)
 }
 
 /// Opens a directory to lock it, which needs the right to list it. Refuses a symbolic link as last component (`ENOTDIR`).
@@ -40,5 +40,11 @@ pub(crate) fn open_to_lock(path: &Path) -> io::Result<File> {
 
 /// Opens a file of any type with `O_PATH`, without the right to read or write it.
 pub(crate) fn open_path(path: &Path) -> io::Result<File> {
-    File::options().read(true).custom_flags(libc::O_PATH).open(path)
+    open_as_path(path, OFlags::empty())
+}
+
+/// `OpenOptions::custom_flags` drops the bits of `O_ACCMODE`, and with musl these include `O_PATH`.
+fn open_as_path(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC | flags;
+    Ok(retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?.into())
 }
