@@ -93,7 +93,7 @@ impl Trace {
             EventKind::Message(message) => note!(TRACE, span, bytes = message.len(), "message"),
             EventKind::Line { stream, line } => note!(TRACE, span, ?stream, bytes = line.as_bytes().len(), "line"),
             EventKind::InvalidFrame(fault) => {
-                note!(WARN, span, kind = ?fault.kind, bytes = fault.length, "invalid frame")
+                note!(WARN, span, kind = ?fault.kind, bytes = fault.length, "invalid frame");
             }
             EventKind::ControlConnected => note!(DEBUG, span, "control connected"),
             EventKind::ControlDisconnected(reason) => note!(WARN, span, ?reason, "control disconnected"),
@@ -107,7 +107,7 @@ impl Trace {
             EventKind::StatusText(text) => note!(TRACE, span, bytes = text.len(), "status text"),
             EventKind::SelfStopping => note!(DEBUG, span, "self-stopping"),
             EventKind::WatchdogWarning { silent_for } => {
-                note!(WARN, span, silent_for_ms = ms(*silent_for), "watchdog warning")
+                note!(WARN, span, silent_for_ms = ms(*silent_for), "watchdog warning");
             }
             EventKind::WatchdogTimeout => note!(WARN, span, "watchdog timeout"),
             EventKind::RuntimeExceeded { after } => note!(WARN, span, after_ms = ms(*after), "runtime exceeded"),
