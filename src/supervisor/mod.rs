@@ -54,9 +54,9 @@ use std::{
 /// The default window of all workers together, in bytes.
 const WINDOW: usize = 32 << 20;
 /// The time that a shutdown waits beyond its timeout, for the exits of killed processes and their events.
-const LAST_WAIT: Duration = Duration::from_secs(6);
+const SHUTDOWN_WAIT_TIME: Duration = Duration::from_secs(6);
 /// The time that a start is waited for when everything else has ended. After that it is left to its thread, which undoes it.
-const LAST_START: Duration = Duration::from_millis(500);
+const PENDING_START_WAIT_TIME: Duration = Duration::from_millis(500);
 /// The default time for workers to end by themselves when their supervisor is dropped.
 const GRACE_PERIOD: Duration = Duration::from_secs(2);
 
@@ -99,7 +99,7 @@ pub struct Supervisor {
     spawner: Option<Arc<Spawner>>,
     registry: Arc<WorkerRegistry>,
     /// `None` once dropped, also in a fork of the host.
-    driver: Option<Loop>,
+    event_loop: Option<Loop>,
     /// The time for workers to end when the supervisor is dropped.
     grace_period: Duration,
     owner: i32,
@@ -220,9 +220,9 @@ impl Supervisor {
         self.stop_workers(StopAll::Present)
     }
 
-    fn stop_workers(&self, wanted: StopAll) -> StopHandle {
+    fn stop_workers(&self, request: StopAll) -> StopHandle {
         let began = now();
-        let stopping = self.commands.ask(|answer| Command::StopAll(wanted, answer)).unwrap_or_else(|why| match why {
+        let stopping = self.commands.ask(|answer| Command::StopAll(request, answer)).unwrap_or_else(|why| match why {
             AskError::LoopGone => Vec::new(),
             // The loop will execute the command later: the workers that are known end then.
             AskError::TimedOut => self.registry.all(),
@@ -236,9 +236,9 @@ impl Supervisor {
     /// Events are still sent: a worker whose window is full is killed at the timeout, unless the events are received.
     pub fn shutdown(&self, timeout: Duration) -> StopReport {
         self.close();
-        let (began, last_wait) = (now(), timeout.saturating_add(LAST_WAIT));
+        let (began, wait_time) = (now(), timeout.saturating_add(SHUTDOWN_WAIT_TIME));
         let stopping = self.stop_workers(StopAll::Within(timeout));
-        stopping.wait(last_wait.saturating_sub(now().saturating_duration_since(began)))
+        stopping.wait(wait_time.saturating_sub(now().saturating_duration_since(began)))
     }
 
     /// Handles Ctrl-C and Ctrl-Z for as long as the returned value exists. The handlers of SIGINT, SIGTERM and SIGTSTP belong to the
@@ -276,17 +276,17 @@ impl Drop for Supervisor {
         }
         self.close();
         self.commands.send(Command::Terminate);
-        let (Some(driver), Some(spawner)) = (self.driver.take(), self.spawner.take()) else { return };
+        let (Some(event_loop), Some(spawner)) = (self.event_loop.take(), self.spawner.take()) else { return };
         let here = thread::current().id();
-        if driver.thread.thread().id() == here || spawner.starts().is_thread(here) {
+        if event_loop.thread.thread().id() == here || spawner.starts().is_thread(here) {
             // Dropped by user code on a thread of this supervisor, which cannot wait for itself.
             return;
         }
-        let timeout = self.grace_period.saturating_add(LAST_WAIT);
-        if driver.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected) {
+        let timeout = self.grace_period.saturating_add(SHUTDOWN_WAIT_TIME);
+        if event_loop.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected) {
             // A panic of the loop has been printed already, and is not passed on to the host.
-            drop(driver.thread.join());
-            spawner.starts().wait_end(LAST_START);
+            drop(event_loop.thread.join());
+            spawner.starts().wait_end(PENDING_START_WAIT_TIME);
         }
     }
 }
@@ -300,7 +300,7 @@ impl Supervisor {
         mem::forget(self.spawner.take());
         mem::forget(mem::replace(&mut self.commands, commands));
         mem::forget(mem::replace(&mut self.events, crossbeam_channel::never()));
-        mem::forget(self.driver.take());
+        mem::forget(self.event_loop.take());
     }
 }
 
@@ -368,7 +368,7 @@ impl SupervisorBuilder {
         }
         let waker = Arc::new(Waker::new().map_err(|error| not_built("creating an eventfd", error))?);
         let (commands, inbox) = crossbeam_channel::unbounded();
-        let (told, events) = crossbeam_channel::unbounded();
+        let (event_sender, events) = crossbeam_channel::unbounded();
         let (running, ended) = crossbeam_channel::bounded(0);
         let commands = CommandSender { commands, waker: Arc::clone(&waker) };
         let window = Arc::new(FlowControl::of_supervisor(self.window, Arc::clone(&waker)));
@@ -377,9 +377,9 @@ impl SupervisorBuilder {
             Spawner::new(commands.clone(), Arc::clone(&registry), self.guard)
                 .map_err(|error| not_built("setting up the guard", error))?,
         );
-        let driver = EventLoop::new(EventLoopConfig {
+        let event_loop = EventLoop::new(EventLoopConfig {
             inbox,
-            events: told,
+            events: event_sender,
             commands: commands.clone(),
             window,
             grace_period: self.grace_period,
@@ -387,19 +387,19 @@ impl SupervisorBuilder {
             spawner: Arc::clone(&spawner),
         })
         .map_err(|error| not_built("setting up epoll", error))?;
-        // First the thread that starts workers: if the second thread cannot be created, dropping `driver` ends the first.
+        // First the thread that starts workers: if the second thread cannot be created, dropping `event_loop` ends the first.
         spawner
             .starts()
             .begin(|number| spawner::thread(&spawner, number))
             .map_err(|error| not_built("creating the thread that starts workers", error))?;
         let thread =
-            driver.start(running).map_err(|error| not_built("creating the thread of the event loop", error))?;
+            event_loop.start(running).map_err(|error| not_built("creating the thread of the event loop", error))?;
         Ok(Supervisor {
             events,
             commands,
             spawner: Some(spawner),
             registry,
-            driver: Some(Loop { thread, ended }),
+            event_loop: Some(Loop { thread, ended }),
             grace_period: self.grace_period,
             owner: this_process::own_pid(),
         })

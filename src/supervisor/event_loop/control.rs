@@ -3,7 +3,7 @@
 use crate::supervisor::{
     control::{
         hello::HandshakeError,
-        server::{AuthenticatedClient, ControlListener, ControlServer, HANDSHAKE_TIMEOUT, HandshakeResult},
+        server::{ControlListener, ControlServer, HANDSHAKE_TIMEOUT, HandshakeResult},
     },
     event_loop::EventLoop,
     events::event::Event,
@@ -66,7 +66,7 @@ impl EventLoop {
             Some(HandshakeResult::Authenticated(known)) => {
                 self.reactor.timers.cancel(Timer::HandshakeTimeout(handshake));
                 drop(self.reactor.poller.remove(&known.socket));
-                self.connect(known);
+                self.on(known.place, |incarnation, cx| incarnation.connect(known, cx));
             }
             Some(HandshakeResult::Early) => {
                 if let Some(socket) = self.server.as_ref().and_then(|control| control.handshake_fd(handshake)) {
@@ -97,9 +97,5 @@ impl EventLoop {
             // Closing does not suffice: if a fork of the host holds the open file description, epoll would report it forever.
             drop(self.reactor.poller.remove(&socket));
         }
-    }
-
-    fn connect(&mut self, known: AuthenticatedClient) {
-        self.on(known.place, |incarnation, cx| incarnation.connect(known, cx));
     }
 }

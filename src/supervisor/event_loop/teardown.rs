@@ -26,7 +26,7 @@ impl Drop for EventLoop {
             record.shared.set_ended(record.last_exit());
         }
         for group in self.supervision.group_handles.values() {
-            group.end_at_last(GroupEndReason::SupervisorGone);
+            group.set_end_if_none(GroupEndReason::SupervisorGone);
         }
     }
 }

@@ -50,7 +50,7 @@ impl WorkerBatch {
     pub fn add(&mut self, spec: WorkerSpec) -> Result<Worker, GroupError> {
         spec.validate_apart_from_restart()?;
         let registry = &self.group.registry;
-        let shared = registry.enter(WorkerId(registry.next_id()), &spec, None);
+        let shared = registry.register(WorkerId(registry.next_id()), &spec, None);
         self.workers.push((Arc::clone(&shared), Arc::new(DropInBackground::new(spec))));
         Ok(Worker::new(shared, &self.group.commands))
     }

@@ -140,7 +140,7 @@ impl WorkerGroup {
     /// are not affected.
     pub fn add(&self, spec: WorkerSpec) -> Result<Worker, GroupError> {
         spec.validate_apart_from_restart()?;
-        let shared = self.registry.enter(WorkerId(self.registry.next_id()), &spec, None);
+        let shared = self.registry.register(WorkerId(self.registry.next_id()), &spec, None);
         let workers = vec![(Arc::clone(&shared), Arc::new(DropInBackground::new(spec)))];
         if let Some(started) = self.declare(workers, true)? {
             match started.recv_timeout(START_TIME) {

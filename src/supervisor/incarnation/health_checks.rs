@@ -79,9 +79,7 @@ impl Incarnation {
     }
 
     fn warn_of_probe(&mut self, error: io::Error, cx: &mut Context<'_>) {
-        if !self.is_over() {
-            cx.sink.send(self.event(EventKind::Warning(Box::new(Warning::ProbeThreadFailed { error }))));
-        }
+        cx.sink.send(self.event(EventKind::Warning(Box::new(Warning::ProbeThreadFailed { error }))));
     }
 
     fn start_watchdog(&mut self, cx: &mut Context<'_>) {
@@ -104,7 +102,7 @@ impl Incarnation {
     }
 
     fn conclude(&mut self, outcome: Option<ReadinessOutcome>, cx: &mut Context<'_>) {
-        let Some(outcome) = outcome.filter(|_| !self.is_over()) else { return };
+        let Some(outcome) = outcome else { return };
         let why = match outcome {
             ReadinessOutcome::Delayed { waited } => {
                 return cx.sink.send(self.event(EventKind::ReadinessDelayed { waited }));
@@ -128,7 +126,7 @@ impl Incarnation {
 
     /// Stops the worker without a request, unless it is already stopping.
     fn stop_unhealthy(&mut self, cx: &mut Context<'_>) {
-        if !self.is_over() && self.lifecycle.is_running() {
+        if self.lifecycle.is_running() {
             self.health.is_unhealthy = true;
             self.input(LifecycleInput::Stop(StopRequest::Advance), cx);
         }
@@ -145,9 +143,6 @@ impl Incarnation {
 
     /// Checks whether the output that was read makes the worker ready, or has reached the limit.
     pub(crate) fn check_output_readiness(&mut self, cx: &mut Context<'_>) {
-        if self.is_over() {
-            return;
-        }
         if let Some(source) = self.health.found.take() {
             return self.handle_readiness(ReadinessInput::Observed(source), cx);
         }
@@ -221,7 +216,7 @@ impl Incarnation {
     /// Receives notifications by `sd_notify(3)`.
     pub(crate) fn read_notifications(&mut self, cx: &mut Context<'_>) {
         for _ in 0..DATAGRAMS_PER_EVENT {
-            if self.health.notifications.socket.as_ref().is_some_and(NotifySocket::is_clogged) {
+            if self.health.notifications.socket.as_ref().is_some_and(NotifySocket::has_close_backlog) {
                 return self.close_notify_socket(cx);
             }
             let Some(datagram) = self.health.notifications.socket.as_ref().and_then(NotifySocket::receive) else {

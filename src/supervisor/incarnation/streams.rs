@@ -24,7 +24,7 @@ impl Incarnation {
     pub(crate) fn read_stream(&mut self, stream: StreamId, cx: &mut Context<'_>) {
         // Before the read: otherwise each of a thousand workers could read once beyond the window of the supervisor.
         self.pause_if_used_up(cx);
-        if self.is_over() || self.output.paused {
+        if self.output.paused {
             return;
         }
         // Searching output costs far more than passing it on, so less is read at once.

@@ -41,9 +41,6 @@ impl Incarnation {
     /// Handles the exit of the process. Its remaining output is read now, regardless of the window: it is no more than its pipes hold, and the
     /// exit must not wait for a slow consumer.
     pub(crate) fn exited(&mut self, cx: &mut Context<'_>) {
-        if self.is_over() {
-            return;
-        }
         drop(self.process.child().with_pidfd(|pidfd| cx.reactor.poller.remove(pidfd)));
         self.drain_control(cx);
         for stream in StreamId::ALL {

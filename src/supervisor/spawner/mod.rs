@@ -314,7 +314,7 @@ impl Spawner {
         begun: StartedProcess,
         thread: Option<u64>,
     ) -> Result<Arc<SharedWorker>, SpawnError> {
-        let shared = self.registry.enter(id, &spec, Some(Arc::clone(&begun.process)));
+        let shared = self.registry.register(id, &spec, Some(Arc::clone(&begun.process)));
         self.hand_over(begun.arrival(Arc::clone(&shared), spec), thread)?;
         Ok(shared)
     }

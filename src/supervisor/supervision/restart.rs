@@ -16,6 +16,7 @@ use crate::{
             warning::Warning,
         },
         reactor::{arena::Key, timers::Timer},
+        spawner::queue::{HANG_TIME, PATIENCE},
         spec::SharedSpec,
         supervision::{
             Context, Supervision,
@@ -92,8 +93,7 @@ impl Supervision {
                     self.end(worker, cx);
                 } else {
                     // Too late to cancel: the worker is stopped when its start is complete.
-                    cx.reactor
-                        .set_timer_after(crate::supervisor::spawner::queue::HANG_TIME, Timer::SpawnTimeout(worker));
+                    cx.reactor.set_timer_after(HANG_TIME, Timer::SpawnTimeout(worker));
                 }
             }
             (WorkerPhase::Stopped, Action::Restart | Action::Stop | Action::StopWithin(_)) => {}
@@ -239,7 +239,7 @@ impl Supervision {
         record.phase = WorkerPhase::Spawning;
         let (shared, spec) = (Arc::clone(&record.shared), Arc::clone(&record.spec));
         cx.spawner.start_again(shared, spec);
-        cx.reactor.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::SpawnQueue);
+        cx.reactor.set_timer_after(PATIENCE, Timer::SpawnQueue);
     }
 
     /// Ends a worker for good.
@@ -251,7 +251,7 @@ impl Supervision {
         record.shared.set_ended(record.last_exit());
     }
 
-    /// Nobody lives and nobody will.
+    /// Whether no worker runs, and none can be started.
     pub(crate) fn is_over(&self, shutdown: &Shutdown) -> bool {
         shutdown.is_closed && self.workers.values().all(|record| record.is_stopped)
     }

@@ -110,7 +110,7 @@ impl SharedGroup {
     }
 
     /// Sets the end of the group unless it has ended.
-    pub(crate) fn end_at_last(&self, end: GroupEndReason) {
+    pub(crate) fn set_end_if_none(&self, end: GroupEndReason) {
         lock(&self.end).get_or_insert(end);
         self.changed.notify_all();
     }

@@ -104,9 +104,9 @@ impl SharedWorker {
         self.changed.notify_all();
     }
 
-    /// Waits until the current or a later incarnation meets `is_it`. Returns false at the deadline, or if the worker has ended for good.
-    pub(crate) fn wait_for(&self, deadline: Option<Instant>, is_it: impl Fn(&WorkerProcess) -> bool) -> bool {
-        matches!(self.wait_until(deadline, is_it), WaitOutcome::Met)
+    /// Waits until the current or a later incarnation meets `condition`. Returns false at the deadline, or if the worker has ended for good.
+    pub(crate) fn wait_for(&self, deadline: Option<Instant>, condition: impl Fn(&WorkerProcess) -> bool) -> bool {
+        matches!(self.wait_until(deadline, condition), WaitOutcome::Met)
     }
 
     /// Waits until the worker has ended for good; `None` at the deadline.
@@ -115,18 +115,18 @@ impl SharedWorker {
         lock(&self.current).ended.clone()
     }
 
-    /// Waits until the worker has ended for good, or its process meets `is_over`.
+    /// Waits until the worker has ended for good, or its process meets `condition`.
     pub(crate) fn wait_until(
         &self,
         deadline: Option<Instant>,
-        is_over: impl Fn(&WorkerProcess) -> bool,
+        condition: impl Fn(&WorkerProcess) -> bool,
     ) -> WaitOutcome {
         let mut current = lock(&self.current);
         loop {
             if let Some((exit, _)) = &current.ended {
                 return WaitOutcome::Ended(Arc::clone(exit));
             }
-            if current.process.as_deref().is_some_and(&is_over) {
+            if current.process.as_deref().is_some_and(&condition) {
                 return WaitOutcome::Met;
             }
             // A deadline beyond the range of the clock is never reached.

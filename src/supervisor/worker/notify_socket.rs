@@ -26,7 +26,7 @@ use std::{
 /// The longest datagram that is read; a longer one is truncated.
 const DATAGRAM_BYTES: usize = 4096;
 /// The most datagrams of one worker whose file descriptors may be closing at once.
-const CLOSERS: usize = 16;
+const CLOSING_MAX: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct NotifySocket {
@@ -35,7 +35,7 @@ pub(crate) struct NotifySocket {
     /// The process that has bound it. The drop of a copy in a fork must not remove the file.
     owner: i32,
     /// One reference for the socket, and one for each background close.
-    closers: Arc<()>,
+    closing: Arc<()>,
 }
 
 /// A received datagram.
@@ -66,7 +66,7 @@ impl NotifySocket {
         let address = path.to_str().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
         let socket = UnixDatagram::bind(&path)?;
         let socket = fd::dup_above(OwnedFd::from(socket), fd::MIN_FD)?;
-        let bound = Self { socket: DeferredClose::new(socket), path, owner: own_pid(), closers: Arc::default() };
+        let bound = Self { socket: DeferredClose::new(socket), path, owner: own_pid(), closing: Arc::default() };
         socket::receive_credentials(bound.as_fd())?;
         fs::set_permissions(&bound.path, Permissions::from_mode(mode))?;
         Ok((bound, address))
@@ -79,21 +79,21 @@ impl NotifySocket {
     pub(crate) fn receive(&self) -> Option<Datagram> {
         let mut datagram = [0; DATAGRAM_BYTES];
         let received = socket::receive_message(self.as_fd(), &mut datagram, RecvAction::Descriptors).ok()?;
-        self.close_elsewhere(received.descriptors);
+        self.close_in_background(received.descriptors);
         let bytes = datagram.get(..received.bytes.min(DATAGRAM_BYTES)).unwrap_or_default();
         Some(Datagram { sender: received.sender, notices: sd_notify::parse(bytes).collect() })
     }
 
     /// Whether too many of its file descriptors are still closing. The worker is then not read any more, or the host would run out of
     /// descriptors.
-    pub(crate) fn is_clogged(&self) -> bool {
-        Arc::strong_count(&self.closers) > CLOSERS
+    pub(crate) fn has_close_backlog(&self) -> bool {
+        Arc::strong_count(&self.closing) > CLOSING_MAX
     }
 
-    fn close_elsewhere(&self, descriptors: Vec<OwnedFd>) {
+    fn close_in_background(&self, descriptors: Vec<OwnedFd>) {
         if !descriptors.is_empty() {
             // In this order: the reference counts until the descriptors are closed.
-            deferred_close::close_in_background((descriptors, Arc::clone(&self.closers)));
+            deferred_close::close_in_background((descriptors, Arc::clone(&self.closing)));
         }
     }
 }

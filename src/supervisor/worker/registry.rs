@@ -18,7 +18,7 @@ use std::{
 };
 
 /// The number of entries below which dropped workers are not removed.
-const FEW: usize = 64;
+const MIN_ENTRIES: usize = 64;
 
 /// Shared by all supervisors of the process, so that an id never names workers of two supervisors.
 static LAST_ID: AtomicU64 = AtomicU64::new(0);
@@ -35,7 +35,7 @@ pub(crate) struct WorkerRegistry {
 struct RegistryEntries {
     entries: HashMap<WorkerId, Weak<SharedWorker>>,
     /// The number of entries after the last removal of dropped workers.
-    were_there: usize,
+    len_after_removal: usize,
 }
 
 impl WorkerRegistry {
@@ -50,7 +50,7 @@ impl WorkerRegistry {
     }
 
     /// Registers a new worker, before its first event.
-    pub(crate) fn enter(
+    pub(crate) fn register(
         &self,
         id: WorkerId,
         spec: &WorkerSpec,
@@ -61,7 +61,7 @@ impl WorkerRegistry {
         let shared = Arc::new(SharedWorker::new((id, name), process, window));
         let mut workers = lock(&self.workers);
         workers.entries.insert(id, Arc::downgrade(&shared));
-        workers.forget_the_gone();
+        workers.remove_dropped();
         shared
     }
 
@@ -77,10 +77,10 @@ impl WorkerRegistry {
 
 impl RegistryEntries {
     /// Removes dropped workers when the number of entries has doubled since the last removal, which takes amortized constant time.
-    fn forget_the_gone(&mut self) {
-        if self.entries.len() > FEW.max(2 * self.were_there) {
+    fn remove_dropped(&mut self) {
+        if self.entries.len() > MIN_ENTRIES.max(2 * self.len_after_removal) {
             self.entries.retain(|_, shared| shared.strong_count() > 0);
-            self.were_there = self.entries.len();
+            self.len_after_removal = self.entries.len();
         }
     }
 }
