@@ -201,7 +201,7 @@ pub use exit::{Exit, ExitStatus};
 pub use ids::{GroupId, WorkerId};
 #[cfg(target_os = "linux")]
 pub use launch::{
-    error::{SpawnError, SpawnStep, SpecError},
+    error::{PatternError, SpawnError, SpawnStep, SpecError},
     pass::Pass,
     process::Process,
     stdio::{OutputMode, ProcessGroup, StdinMode},

@@ -238,7 +238,7 @@ mod tests {
         ("ready", "expected exactly one of", "ready = { within = '1s' }"),
         ("ready", "expected exactly one of", "ready = { line = 'x', notify = true }"),
         ("ready.notify", "expected `true`, found `false`", "ready = { notify = false }"),
-        ("ready.line", "invalid regular expression \"(\"", "ready = { line = '(' }"),
+        ("ready.line", "invalid regular expression \"(\": found open group", "ready = { line = '(' }"),
         ("ready.line", "seen only with `output = \"show\"`", "ready = { line = 'x' }\noutput = 'null'"),
         ("ready.within", "no time at all", "ready = { line = 'x', within = '0s' }"),
         ("ready.connect", "\"80\" is not `host:port`", "ready = { connect = '80' }"),

@@ -95,10 +95,12 @@ pub enum SpecError {
         level: u8,
     },
     /// The pattern is not a regular expression.
-    #[error("invalid regular expression {pattern:?}")]
+    #[error("invalid regular expression {pattern:?}: {source}")]
     InvalidPattern {
         /// The pattern as it was given.
         pattern: Box<str>,
+        /// Why it is invalid.
+        source: PatternError,
     },
     /// Two settings contradict each other.
     #[error("`{}` conflicts with `{}`: {reason}", .settings[0], .settings[1])]
@@ -115,6 +117,11 @@ pub enum SpecError {
         signal: i32,
     },
 }
+
+/// Why a pattern is not a regular expression.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct PatternError(pub(crate) regex_lite::Error);
 
 impl From<SpecError> for io::Error {
     fn from(error: SpecError) -> Self {

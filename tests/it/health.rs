@@ -13,6 +13,7 @@ use pipewright::{
 };
 use serde_json::json;
 use std::{
+    error::Error,
     io::Write,
     net::TcpListener,
     os::unix::net::UnixListener,
@@ -561,5 +562,7 @@ fn unobservable_readiness_is_refused() {
         assert_eq!(conflict(spec().ready(Readiness::connect_tcp(address))), ["ready", "connect_tcp"], "{address}");
     }
     let bad = refused(spec().stdout(OutputMode::Lines).ready(Readiness::log_line("(")));
-    assert_eq!(bad, SpecError::InvalidPattern { pattern: "(".into() });
+    assert!(matches!(&bad, SpecError::InvalidPattern { pattern, .. } if &**pattern == "("), "{bad:?}");
+    let reason = bad.source().unwrap().to_string();
+    assert_eq!(bad.to_string(), format!("invalid regular expression \"(\": {reason}"));
 }

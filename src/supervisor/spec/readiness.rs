@@ -1,7 +1,10 @@
 //! Readiness of a worker.
 
 use crate::{
-    launch::{error::SpecError, pass::Pass},
+    launch::{
+        error::{PatternError, SpecError},
+        pass::Pass,
+    },
     policy::readiness::ReadinessSource,
     supervisor::panics::catch,
     wire::message::{Line, Message},
@@ -56,7 +59,7 @@ pub(crate) enum Wanted {
     Started,
     Control,
     Message(MessagePredicate),
-    Line(Box<str>, Option<Regex>),
+    Line(Box<str>, Result<Regex, PatternError>),
     Newline(Pass),
     Notify,
     Probe(Probe),
@@ -101,7 +104,7 @@ impl Readiness {
     /// ([`ReadinessError::OutputLimit`](crate::events::ReadinessError::OutputLimit)).
     #[doc(alias = "ready_log_line")]
     pub fn log_line(pattern: &str) -> Self {
-        Self::new(Wanted::Line(pattern.into(), Regex::new(pattern).ok()))
+        Self::new(Wanted::Line(pattern.into(), Regex::new(pattern).map_err(PatternError)))
     }
 
     /// Ready when the worker writes a newline to a file descriptor that is passed for this, as s6 programs do. Closing it first is a failure.
@@ -190,7 +193,7 @@ impl Readiness {
 
     pub(crate) fn is_line(&self, line: &Line) -> bool {
         match &self.wanted {
-            Wanted::Line(_, Some(pattern)) => {
+            Wanted::Line(_, Ok(pattern)) => {
                 let bytes = line.as_bytes();
                 pattern.is_match(&String::from_utf8_lossy(bytes.get(..LINE_BYTES).unwrap_or(bytes)))
             }
@@ -203,7 +206,9 @@ impl Readiness {
             return refuse("timeout", "it has no time at all to become ready");
         }
         match &self.wanted {
-            Wanted::Line(pattern, None) => Err(SpecError::InvalidPattern { pattern: pattern.clone() }),
+            Wanted::Line(pattern, Err(source)) => {
+                Err(SpecError::InvalidPattern { pattern: pattern.clone(), source: source.clone() })
+            }
             Wanted::Probe(Probe::Tcp(address)) if !is_host_and_port(address) => {
                 refuse("connect_tcp", format!("{address:?} is not `host:port`"))
             }
