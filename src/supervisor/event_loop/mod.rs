@@ -185,7 +185,7 @@ impl EventLoop {
                 }
             }
             Command::Worker(worker, action) => {
-                self.supervise(|supervision, cx| supervision.request(worker, action, cx))
+                self.supervise(|supervision, cx| supervision.request(worker, action, cx));
             }
             Command::ControlListener(server) => self.listen(*server),
             Command::Connection(ConnectionEvent::Readable(worker)) => {
