@@ -54,8 +54,8 @@ pub(super) const CALLS: &[Call] = calls! {
     "chmod" [old::CHMOD, libc::SYS_fchmodat, libc::SYS_fchmod], ALL, [ENOMEM];
     "chown" [libc::SYS_fchownat, libc::SYS_fchown], ALL, [ENOMEM];
     "clone" [libc::SYS_clone], |arguments| arguments[0] & CLONE_THREAD == 0, [EAGAIN, ENOMEM];
+    "clone of a thread" [THREAD_CLONE], starts_thread, [EAGAIN];
     "clone3" [libc::SYS_clone3], |arguments| clone3_flags(arguments[0]) & CLONE_THREAD == 0, [EAGAIN, ENOMEM];
-    "clone3 of a thread" [libc::SYS_clone3], |arguments| clone3_flags(arguments[0]) & CLONE_THREAD != 0, [EAGAIN];
     "close_range" [libc::SYS_close_range], ALL, [ENOMEM, EMFILE];
     "connect" [libc::SYS_connect], ALL, [EAGAIN, ENOMEM, EINTR];
     "dup2" [old::DUP2, libc::SYS_dup3], ALL, [EBUSY, EMFILE];
@@ -110,6 +110,14 @@ pub(super) const CALLS: &[Call] = calls! {
     "write" [libc::SYS_write], ALL, [EINTR];
 };
 
+/// The call with which the C library starts a thread.
+const THREAD_CLONE: c_long = if cfg!(target_env = "musl") { libc::SYS_clone } else { libc::SYS_clone3 };
+
+fn starts_thread(arguments: &[u64; 6]) -> bool {
+    let flags = if cfg!(target_env = "musl") { arguments[0] } else { clone3_flags(arguments[0]) };
+    flags & CLONE_THREAD != 0
+}
+
 /// The stack of a child, not that of a thread, nor the small one for std's signal handlers, without which no thread can start.
 fn is_stack(arguments: &[u64; 6]) -> bool {
     let has = |at: usize, flags: c_int| arguments[at] & u64::from(flags.unsigned_abs()) != 0;
@@ -133,7 +141,7 @@ pub(super) enum Means {
 
 /// Names that differ from those in `CALLS`.
 const ALIASES: &[(&str, &[&str])] = &[
-    ("Builder", &["clone3 of a thread"]),
+    ("Builder", &["clone of a thread"]),
     ("accept_with", &["accept4"]),
     ("bind_addr", &["bind"]),
     ("child_subreaper", &["prctl"]),

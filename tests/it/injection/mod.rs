@@ -69,7 +69,7 @@ const OF_THE_LOOP: [(&str, &str); 5] = [
     ("control", "epoll_ctl"),
     ("output", "epoll_ctl"),
     ("stop", "epoll_ctl"),
-    ("readiness", "clone3 of a thread"),
+    ("readiness", "clone of a thread"),
     ("drop", "rmdir"),
 ];
 
@@ -93,7 +93,7 @@ fn p16_shortage_of_100_ms_loses_nothing_at_any_moment() {
     in_a_process_of_its_own(test, Duration::from_secs(3600), || {
         let mut injection = Injection::new();
         for scenario in 0..SCENARIOS.len() {
-            for call in ["epoll_ctl", "poll", "clone3 of a thread", "rmdir", "unlink"] {
+            for call in ["epoll_ctl", "poll", "clone of a thread", "rmdir", "unlink"] {
                 injection.last(scenario, call, |_, _| true);
             }
         }
