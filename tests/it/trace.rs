@@ -240,12 +240,12 @@ fn unrequested_exit_is_a_warning() {
     surprised.signal(libc::SIGTERM).unwrap();
     story.exit();
     drop(story);
-    assert_eq!(recorder.outline(), ["1 DEBUG stop ladder", "1 INFO exited", "1 INFO started", "1 WARN exited"]);
+    assert_eq!(recorder.outline(), ["1 DEBUG stop stage", "1 INFO exited", "1 INFO started", "1 WARN exited"]);
     let spans = recorder.spans();
     assert_eq!([spans[0].of("name"), spans[1].of("name")], ["asked", "surprised"]);
     assert_eq!(spans[0].of("pid"), asked.pid().unwrap());
-    let rung = recorder.the("stop ladder").fields;
-    assert_eq!((rung.of("rung"), rung.of("steps")), (&json!(0), &json!("[Signal(15)]")));
+    let stage = recorder.the("stop stage").fields;
+    assert_eq!((stage.of("stage"), stage.of("steps")), (&json!(0), &json!("[Signal(15)]")));
     recorder.check();
 }
 

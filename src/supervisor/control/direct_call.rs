@@ -55,7 +55,7 @@ impl RpcConnection {
     }
 
     /// Checks whether a burst of calls continues.
-    pub(crate) fn goes_on_calling(&self) -> bool {
+    pub(crate) fn is_call_burst(&self) -> bool {
         let mut state = self.lock();
         let goes_on = state.burst.check();
         state.watch();

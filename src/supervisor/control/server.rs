@@ -154,7 +154,7 @@ struct ControlHandshake {
 /// An authenticated connection, and the bytes received after its key.
 #[derive(Debug)]
 pub(crate) struct AuthenticatedClient {
-    pub(crate) place: Key,
+    pub(crate) incarnation: Key,
     pub(crate) socket: FdFreeStream,
     pub(crate) received: Vec<u8>,
     /// The number of bytes received before `received`.
@@ -189,7 +189,7 @@ pub(crate) struct ControlServer {
 /// An incarnation that has not connected, and the user as which it may run apart from the host's own.
 #[derive(Debug, Clone, Copy)]
 struct ExpectedWorker {
-    place: Key,
+    incarnation: Key,
     user: Option<u32>,
 }
 
@@ -254,24 +254,29 @@ impl ControlServer {
     }
 
     /// Accepts `key` from now on. Returns the connection if the worker has connected already.
-    pub(crate) fn expect_key(&mut self, key: String, place: Key, user: Option<u32>) -> Option<AuthenticatedClient> {
+    pub(crate) fn expect_key(
+        &mut self,
+        key: String,
+        incarnation: Key,
+        user: Option<u32>,
+    ) -> Option<AuthenticatedClient> {
         self.server.keys.remove(&key);
-        let expected = ExpectedWorker { place, user };
-        let is_it =
+        let expected = ExpectedWorker { incarnation, user };
+        let matches =
             |handshake: &ControlHandshake| handshake.key.as_deref() == Some(&key) && expected.may_be(handshake.uid);
-        let early = self.handshakes.iter().find(|(_, handshake)| is_it(handshake)).map(|(id, _)| *id);
+        let early = self.handshakes.iter().find(|(_, handshake)| matches(handshake)).map(|(id, _)| *id);
         let Some(ControlHandshake { socket, received, hello_bytes, .. }) =
             early.and_then(|id| self.handshakes.remove(&id))
         else {
             self.expected.insert(key, expected);
             return None;
         };
-        Some(AuthenticatedClient { place, socket, received, hello_bytes })
+        Some(AuthenticatedClient { incarnation, socket, received, hello_bytes })
     }
 
     /// Revokes the key of an incarnation.
-    pub(crate) fn forget(&mut self, place: Key) {
-        self.expected.retain(|_, expected| expected.place != place);
+    pub(crate) fn forget(&mut self, incarnation: Key) {
+        self.expected.retain(|_, expected| expected.incarnation != incarnation);
     }
 
     /// Removes an unauthenticated connection.
@@ -332,7 +337,7 @@ impl ControlServer {
         }
         handshake.received.drain(..=end);
         handshake.hello_bytes = end as u64 + 1;
-        let Some(ExpectedWorker { place, .. }) = expected else {
+        let Some(ExpectedWorker { incarnation, .. }) = expected else {
             handshake.key = Some(key);
             return HandshakeResult::Early;
         };
@@ -340,7 +345,7 @@ impl ControlServer {
         let Some(ControlHandshake { socket, received, hello_bytes, .. }) = self.handshakes.remove(&id) else {
             return HandshakeResult::Closed;
         };
-        HandshakeResult::Authenticated(AuthenticatedClient { place, socket, received, hello_bytes })
+        HandshakeResult::Authenticated(AuthenticatedClient { incarnation, socket, received, hello_bytes })
     }
 }
 

@@ -66,7 +66,7 @@ impl EventLoop {
             Some(HandshakeResult::Authenticated(known)) => {
                 self.reactor.timers.cancel(Timer::HandshakeTimeout(handshake));
                 drop(self.reactor.poller.remove(&known.socket));
-                self.on(known.place, |incarnation, cx| incarnation.connect(known, cx));
+                self.on(known.incarnation, |incarnation, cx| incarnation.connect(known, cx));
             }
             Some(HandshakeResult::Early) => {
                 if let Some(socket) = self.server.as_ref().and_then(|control| control.handshake_fd(handshake)) {

@@ -85,7 +85,7 @@ impl EventLoop {
                         self.supervise(|supervision, cx| {
                             supervision.on_incarnation_end(worker, IncarnationEnd::Exited { exit, unhealthy }, cx);
                         });
-                        self.sink.trace.leave(worker);
+                        self.sink.trace.end_incarnation(worker);
                     }
                 }
             } else if let Some((key, stop)) = self.pending.stops.pop_front() {
@@ -105,7 +105,7 @@ impl EventLoop {
             (Arc::clone(&arrival.shared), Arc::clone(&arrival.spec), Arc::clone(&arrival.process));
         // Before the event: its consumer must find this incarnation through the handle of the worker.
         shared.set_process(&process);
-        self.sink.trace.begin(&shared, &process);
+        self.sink.trace.begin_incarnation(&shared, &process);
         let key = self.incarnations.insert_with(|key| Incarnation::new(key, arrival));
         self.on(key, |incarnation, cx| {
             cx.sink.send(incarnation.event(EventKind::Started { pid: incarnation.process.child().pid() }));

@@ -90,8 +90,8 @@ impl RestartHandle {
         let deadline = now().checked_add(timeout);
         !self.is_unanswered
             && self.workers.iter().all(|(shared, number)| {
-                let is_it = |process: &WorkerProcess| process.number() > *number && process.is_ready();
-                shared.wait_for(deadline, is_it)
+                let is_ready_again = |process: &WorkerProcess| process.number() > *number && process.is_ready();
+                shared.wait_for(deadline, is_ready_again)
             })
     }
 }

@@ -45,7 +45,7 @@ impl Incarnation {
 
     /// Opens the control connection, which has authenticated with the key of this incarnation.
     pub(crate) fn connect(&mut self, known: AuthenticatedClient, cx: &mut Context<'_>) {
-        let AuthenticatedClient { place: _, socket, received, hello_bytes } = known;
+        let AuthenticatedClient { incarnation: _, socket, received, hello_bytes } = known;
         let Some(connection) = self.process.connection().map(Arc::clone) else { return };
         cx.reactor.timers.cancel(Timer::ControlConnectTimeout(self.key));
         let token = Token::Control(self.key).as_u64();
@@ -123,7 +123,7 @@ impl Incarnation {
 
     /// Checks again later if callers make consecutive calls, and so read the connection themselves.
     pub(crate) fn check_call_burst(&mut self, cx: &mut Context<'_>) {
-        if self.process.connection().is_some_and(|connection| connection.goes_on_calling()) {
+        if self.process.connection().is_some_and(|connection| connection.is_call_burst()) {
             cx.reactor.set_timer_after(call_burst::CHECK_INTERVAL, Timer::CallBurst(self.key));
         }
     }

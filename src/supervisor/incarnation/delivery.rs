@@ -37,7 +37,7 @@ impl Incarnation {
             let event = |kind| self.event(kind);
             // All events of a chunk are created before the first is sent: see `Message::of`.
             match piece {
-                FrameChunk::Error(fault) => ready.push(self.event(self.fault(fault))),
+                FrameChunk::Error(fault) => ready.push(self.event(self.invalid_frame(fault))),
                 FrameChunk::Frames { bytes, offset, spans } => {
                     let chunk = self.chunk(bytes, spans);
                     match kind {
@@ -107,7 +107,7 @@ impl Incarnation {
         self.shared.window.flow.permit(bytes)
     }
 
-    fn fault(&self, fault: FrameError) -> EventKind {
+    fn invalid_frame(&self, fault: FrameError) -> EventKind {
         let permit = self.permit(fault.excerpt.len() + size_of::<InvalidFrame>() + EVENT_BYTES);
         EventKind::InvalidFrame(Box::new(InvalidFrame { fault, _permit: permit }))
     }
@@ -116,7 +116,7 @@ impl Incarnation {
     fn checked(&self, message: Message, offset: u64) -> EventKind {
         match check(message.as_bytes()) {
             Ok(()) => EventKind::Message(message),
-            Err(kind) => self.fault(FrameError::new(kind, offset, message.len() as u64, message.as_bytes())),
+            Err(kind) => self.invalid_frame(FrameError::new(kind, offset, message.len() as u64, message.as_bytes())),
         }
     }
 }

@@ -161,7 +161,7 @@ impl ControlSession {
             RpcInput::Error(error) => {
                 // Closes the connection if there is no room for the reply.
                 self.connection.receive_error(&error);
-                Some(self.fault(error))
+                Some(self.invalid_frame(error))
             }
         };
         if let Some(kind) = kind {
@@ -190,11 +190,11 @@ impl ControlSession {
                 let notification = Notification { method, params, _permit: Some(self.permit(length)) };
                 Some(EventKind::Notification(Box::new(notification)))
             }
-            Inbound::UnexpectedAnswer => Some(self.fault(line.not_rpc())),
+            Inbound::UnexpectedAnswer => Some(self.invalid_frame(line.not_rpc())),
         }
     }
 
-    fn fault(&self, fault: FrameError) -> EventKind {
+    fn invalid_frame(&self, fault: FrameError) -> EventKind {
         let permit = self.permit(fault.excerpt.len() + size_of::<InvalidFrame>());
         EventKind::InvalidFrame(Box::new(InvalidFrame { fault, _permit: permit }))
     }

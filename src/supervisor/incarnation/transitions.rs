@@ -108,7 +108,7 @@ impl Incarnation {
         match output {
             LifecycleOutput::RunStopStage(stage) => {
                 self.is_being_stopped = true;
-                cx.sink.trace.climb(self.shared.id(), stage, &self.spec.stop);
+                cx.sink.trace.run_stop_stage(self.shared.id(), stage, &self.spec.stop);
                 if !self.run_stop_stage(stage) {
                     self.input(LifecycleInput::Stop(StopRequest::StageEmpty), cx);
                 }

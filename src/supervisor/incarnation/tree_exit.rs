@@ -143,7 +143,7 @@ impl Incarnation {
                 self.tree.termination.get_or_insert_default().is_killed = true;
                 self.wait_for_cgroup(cx);
             }
-            ScanTask::ReapKilled if self.rescan_soon(result.look_again, cx) => {}
+            ScanTask::ReapKilled if self.rescan_soon(result.needs_rescan, cx) => {}
             ScanTask::ReapKilled => self.reap_last(cx),
             ScanTask::Survivors(survivors) => self.tree_scanned(survivors, result, cx),
         }
@@ -158,7 +158,7 @@ impl Incarnation {
             drop(self.process.child().signal_group(libc::SIGKILL));
             return self.wait_for_exits(result.held, cx);
         }
-        if self.rescan_soon(result.look_again, cx) {
+        if self.rescan_soon(result.needs_rescan, cx) {
             return;
         }
         if survivors == SurvivorPolicy::Kill { self.reap_last(cx) } else { self.reap(cx) }
@@ -207,7 +207,7 @@ impl Incarnation {
 
     /// Handles a scan of the process group of a worker that has exited during its stop.
     fn group_scanned(&mut self, result: ScanResult, cx: &mut Context<'_>) {
-        if result.count == 0 && !result.look_again {
+        if result.count == 0 && !result.needs_rescan {
             self.input(LifecycleInput::ProcessGroupEnded, cx);
         } else {
             self.wait_for_exits(result.held, cx);

@@ -81,7 +81,7 @@ impl Supervision {
         }
         let seed = next_seed(&mut self.seed, shared.id());
         self.workers.insert(shared.id(), WorkerRecord::member(shared, spec, seed));
-        cx.sink.trace.meet(shared);
+        cx.sink.trace.add_worker(shared);
         Ok(())
     }
 

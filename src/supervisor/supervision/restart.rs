@@ -246,7 +246,7 @@ impl Supervision {
     pub(crate) fn end(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
         let Some(record) = self.workers.remove(&worker) else { return };
         cx.reactor.timers.cancel(Timer::Restart(worker));
-        cx.sink.trace.forget(worker);
+        cx.sink.trace.remove_worker(worker);
         // After the last event: a caller that has waited for the end finds it in the channel.
         record.shared.set_ended(record.last_exit());
     }

@@ -68,7 +68,7 @@ pub(crate) struct ScanResult {
     /// See [`Exit::uninspected`](crate::Exit::uninspected).
     pub(crate) uninspected: Option<u32>,
     /// Whether to scan again soon: a process was in the middle of an exec, or file descriptors were short.
-    pub(crate) look_again: bool,
+    pub(crate) needs_rescan: bool,
     /// Whether SIGKILL was refused for a process that runs as another user.
     pub(crate) refused: bool,
 }
@@ -92,7 +92,7 @@ impl ScanResult {
             held: Vec::new(),
             sessions: HashSet::new(),
             uninspected: None,
-            look_again: false,
+            needs_rescan: false,
             refused: false,
         }
     }

@@ -215,8 +215,8 @@ impl ScanThread {
     }
 
     fn reap_killed(&mut self, request: &ScanRequest) -> ScanResult {
-        let look_again = self.reaper.is_reaping(&request.tree);
-        ScanResult { uninspected: Some(0), look_again, ..ScanResult::none(request) }
+        let needs_rescan = self.reaper.is_reaping(&request.tree);
+        ScanResult { uninspected: Some(0), needs_rescan, ..ScanResult::none(request) }
     }
 
     fn look_for(&mut self, requests: &[ScanRequest]) {
@@ -231,7 +231,7 @@ impl ScanThread {
         }
         for request in requests {
             let mut findings = self.judge(request, &seen, visibility);
-            findings.look_again |=
+            findings.needs_rescan |=
                 self.environ.had_shortage || findings.count == 0 && self.reaper.is_reaping(&request.tree);
             self.reports.report(findings);
         }
@@ -355,7 +355,7 @@ impl ScanThread {
                 self.kill(&one.stat, &mut findings);
             }
         }
-        findings.look_again = !not_yet.is_empty();
+        findings.needs_rescan = !not_yet.is_empty();
         findings.uninspected = match visibility {
             Visibility::All => {
                 let uid = process::real_uid(request.tree.pid());

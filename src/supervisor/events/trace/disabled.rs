@@ -15,17 +15,17 @@ use std::sync::Arc;
 pub(crate) struct Trace {}
 
 impl Trace {
-    pub(crate) fn meet(&mut self, _: &Arc<SharedWorker>) {}
+    pub(crate) fn add_worker(&mut self, _: &Arc<SharedWorker>) {}
 
-    pub(crate) fn begin(&mut self, _: &Arc<SharedWorker>, _: &WorkerProcess) {}
+    pub(crate) fn begin_incarnation(&mut self, _: &Arc<SharedWorker>, _: &WorkerProcess) {}
 
-    pub(crate) fn leave(&mut self, _: WorkerId) {}
+    pub(crate) fn end_incarnation(&mut self, _: WorkerId) {}
 
-    pub(crate) fn forget(&mut self, _: WorkerId) {}
+    pub(crate) fn remove_worker(&mut self, _: WorkerId) {}
 
     pub(crate) fn record_event(&mut self, _: &Event) {}
 
-    pub(crate) fn climb(&mut self, _: WorkerId, _: usize, _: &StopPolicy) {}
+    pub(crate) fn run_stop_stage(&mut self, _: WorkerId, _: usize, _: &StopPolicy) {}
 
     pub(crate) fn kill(&mut self, _: WorkerId) {}
 }

@@ -58,24 +58,24 @@ impl Drop for GuardedSpan {
 
 impl Trace {
     /// Adds a worker that may have events before it has started, as a member of a group.
-    pub(crate) fn meet(&mut self, shared: &Arc<SharedWorker>) {
+    pub(crate) fn add_worker(&mut self, shared: &Arc<SharedWorker>) {
         self.known.insert(shared.id(), TracedWorker { shared: Arc::clone(shared), process: None });
     }
 
-    pub(crate) fn begin(&mut self, shared: &Arc<SharedWorker>, process: &WorkerProcess) {
+    pub(crate) fn begin_incarnation(&mut self, shared: &Arc<SharedWorker>, process: &WorkerProcess) {
         let (incarnation, pid) = (process.number(), process.child().pid());
         let process = Some(TracedProcess { incarnation, pid, span: GuardedSpan(Span::none()), is_ending: false });
         self.known.insert(shared.id(), TracedWorker { shared: Arc::clone(shared), process });
     }
 
     /// Ends the span of an incarnation. Later events have a span of their own, so that this one lasts as long as the process.
-    pub(crate) fn leave(&mut self, worker: WorkerId) {
+    pub(crate) fn end_incarnation(&mut self, worker: WorkerId) {
         if let Some(known) = self.known.get_mut(&worker) {
             known.process = None;
         }
     }
 
-    pub(crate) fn forget(&mut self, worker: WorkerId) {
+    pub(crate) fn remove_worker(&mut self, worker: WorkerId) {
         self.known.remove(&worker);
     }
 
@@ -127,11 +127,11 @@ impl Trace {
     }
 
     /// Records a stage of the stop policy.
-    pub(crate) fn climb(&mut self, worker: WorkerId, rung: usize, stop: &StopPolicy) {
+    pub(crate) fn run_stop_stage(&mut self, worker: WorkerId, stage: usize, stop: &StopPolicy) {
         catch(|| {
             let GuardedSpan(span) = &self.ending(worker);
-            let Some(StopStage { steps, grace_period }) = stop.stages().get(rung) else { return };
-            note!(DEBUG, span, rung, ?steps, grace_period_ms = ms(*grace_period), "stop ladder");
+            let Some(StopStage { steps, grace_period }) = stop.stages().get(stage) else { return };
+            note!(DEBUG, span, stage, ?steps, grace_period_ms = ms(*grace_period), "stop stage");
         });
     }
 
