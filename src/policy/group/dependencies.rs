@@ -5,7 +5,7 @@ use crate::ids::WorkerId;
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
+pub(super) enum Traversal {
     Dependencies,
     Dependents,
 }
@@ -38,7 +38,7 @@ impl DependencyGraph {
     pub(super) fn reachable(
         &self,
         from: impl IntoIterator<Item = WorkerId>,
-        direction: Direction,
+        direction: Traversal,
     ) -> BTreeSet<WorkerId> {
         let mut reached = BTreeSet::new();
         let mut todo: Vec<_> = from.into_iter().collect();
@@ -83,10 +83,10 @@ impl DependencyGraph {
         }
     }
 
-    fn neighbors(&self, member: WorkerId, direction: Direction) -> Vec<WorkerId> {
+    fn neighbors(&self, member: WorkerId, direction: Traversal) -> Vec<WorkerId> {
         match direction {
-            Direction::Dependencies => self.dependencies_of(member).iter().map(|(on, _)| *on).collect(),
-            Direction::Dependents => self.dependents_of(member).collect(),
+            Traversal::Dependencies => self.dependencies_of(member).iter().map(|(on, _)| *on).collect(),
+            Traversal::Dependents => self.dependents_of(member).collect(),
         }
     }
 
@@ -103,7 +103,7 @@ impl DependencyGraph {
                 }
                 return Some(path.into());
             }
-            for next in self.neighbors(member, Direction::Dependencies) {
+            for next in self.neighbors(member, Traversal::Dependencies) {
                 if next != from && !came_from.contains_key(&next) {
                     came_from.insert(next, member);
                     todo.push(next);

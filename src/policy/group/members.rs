@@ -1,7 +1,7 @@
 //! Decides when a member starts and stops.
 
 use super::{
-    dependencies::Direction,
+    dependencies::Traversal,
     model::{DependencyCondition, NodeId},
     state::{AfterStop, DownReason, Groups, Member, MemberState},
     transition::GroupOutput,
@@ -60,7 +60,7 @@ impl Groups {
                 group.active_members = group.active_members.saturating_sub(1);
             }
         }
-        self.work.stops.extend(self.dependencies.reachable([id], Direction::Dependencies).into_iter().rev());
+        self.work.stops.extend(self.dependencies.reachable([id], Traversal::Dependencies).into_iter().rev());
         self.work.starts.extend(self.dependencies.dependents_of(id));
         if let Some(down) = own_end {
             self.after_own_end(NodeId::Member(id), down, now);
@@ -135,7 +135,7 @@ impl Groups {
         let is_stopping = |member: &WorkerId| {
             self.members.get(member).is_some_and(|member| matches!(member.state, MemberState::Stopping { .. }))
         };
-        if !self.dependencies.reachable([id], Direction::Dependents).iter().any(is_stopping) {
+        if !self.dependencies.reachable([id], Traversal::Dependents).iter().any(is_stopping) {
             self.set_state(id, |_, _| MemberState::Stopping { is_sent: true, ready, then });
             self.work.outputs.push(GroupOutput::Stop(id));
         }

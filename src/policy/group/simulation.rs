@@ -5,7 +5,7 @@ use crate::{
     ids::{GroupId, WorkerId},
     policy::{
         group::{
-            dependencies::Direction,
+            dependencies::Traversal,
             examples::{PERIOD, PERMANENT, ROOT, TRANSIENT, crashed, done, gave_up},
             members::DependencyState,
             model::{AutoShutdown, DependencyCondition, GroupSettings, NodeId, Role, Strategy},
@@ -273,7 +273,7 @@ impl World {
                 }
             }
             GroupOutput::Stop(member) => {
-                let dependents = self.groups.dependencies.reachable([member], Direction::Dependents);
+                let dependents = self.groups.dependencies.reachable([member], Traversal::Dependents);
                 let is_stopping = |other: &WorkerId| self.facts[other].is_sent && self.facts[other].alive;
                 assert!(!dependents.iter().any(is_stopping), "{output:?} at {input:?} before its dependents");
                 let fact = self.facts.get_mut(&member).unwrap();
@@ -335,7 +335,7 @@ impl World {
                     );
                 }
                 MemberState::Stopping { is_sent: false, .. } => {
-                    let dependents = groups.dependencies.reachable([*id], Direction::Dependents);
+                    let dependents = groups.dependencies.reachable([*id], Traversal::Dependents);
                     let leaves = |other| matches!(groups.members[other].state, MemberState::Stopping { .. });
                     assert!(dependents.iter().any(leaves), "{id:?} at {input:?} is not told to stop");
                 }
@@ -422,7 +422,7 @@ proptest! {
             outputs.extend(world.step(world.end_of(member, *byte)));
             for output in &outputs[before..] {
                 if let GroupOutput::Stop(member) = output {
-                    let dependents = world.groups.dependencies.reachable([*member], Direction::Dependents);
+                    let dependents = world.groups.dependencies.reachable([*member], Traversal::Dependents);
                     prop_assert!(dependents.iter().all(|other| !world.facts[other].alive), "{member:?} before {dependents:?}");
                 }
             }

@@ -1,7 +1,7 @@
 //! Decides what a group does when a child ends: which children are restarted, and when it gives up or shuts down.
 
 use super::{
-    dependencies::Direction,
+    dependencies::Traversal,
     model::{AutoShutdown, NodeId, Strategy},
     state::{AfterStop, DownReason, Group, GroupDownReason, GroupPhase, Groups, MemberState},
     transition::GroupOutput,
@@ -318,12 +318,12 @@ impl Groups {
     fn rest_for_one_set(&self, group: GroupId, cause: NodeId) -> BTreeSet<NodeId> {
         let needed = self.children_containing(
             group,
-            &self.dependencies.reachable(self.members_under(cause), Direction::Dependencies),
+            &self.dependencies.reachable(self.members_under(cause), Traversal::Dependencies),
         );
         let after = self.children(group).into_iter().skip_while(|child| *child != cause);
         let mut set: BTreeSet<_> = after.filter(|child| *child == cause || !needed.contains(child)).collect();
         let members = set.iter().flat_map(|child| self.members_under(*child));
-        let dependents = self.children_containing(group, &self.dependencies.reachable(members, Direction::Dependents));
+        let dependents = self.children_containing(group, &self.dependencies.reachable(members, Traversal::Dependents));
         set.extend(dependents.difference(&needed));
         set
     }

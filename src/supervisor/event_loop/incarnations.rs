@@ -14,13 +14,13 @@ use crate::{
         events::event::EventKind,
         incarnation::{
             Incarnation,
-            context::{Context, FIRST_CHECK, Fact, LAST_CHECK},
+            context::{FIRST_CHECK, Fact, IncarnationContext, LAST_CHECK},
             transitions::UNKILLABLE_PERIOD,
         },
         process_trees::UnkillableProcess,
         reactor::{arena::Key, timers::Timer},
         supervision::{
-            self, Supervision,
+            Supervision, SupervisionContext,
             restart::IncarnationEnd,
             shutdown::Phase,
             worker::{WorkerPhase, WorkerRecord},
@@ -31,9 +31,13 @@ use std::{mem, sync::Arc, time::Duration};
 
 impl EventLoop {
     /// Calls `run` with an incarnation, and removes it if that was its end. `None` if it no longer exists.
-    pub(crate) fn at<T>(&mut self, key: Key, run: impl FnOnce(&mut Incarnation, &mut Context<'_>) -> T) -> Option<T> {
+    pub(crate) fn at<T>(
+        &mut self,
+        key: Key,
+        run: impl FnOnce(&mut Incarnation, &mut IncarnationContext<'_>) -> T,
+    ) -> Option<T> {
         let incarnation = self.incarnations.get_mut(key)?;
-        let mut cx = Context {
+        let mut cx = IncarnationContext {
             reactor: &mut self.reactor,
             sink: &mut self.sink,
             trees: &mut self.trees,
@@ -51,7 +55,7 @@ impl EventLoop {
     }
 
     /// As [`at`](Self::at), for an input without a result.
-    pub(crate) fn on(&mut self, key: Key, run: impl FnOnce(&mut Incarnation, &mut Context<'_>)) {
+    pub(crate) fn on(&mut self, key: Key, run: impl FnOnce(&mut Incarnation, &mut IncarnationContext<'_>)) {
         self.at(key, run);
     }
 
@@ -60,8 +64,8 @@ impl EventLoop {
     }
 
     /// Calls `run` with supervision.
-    pub(crate) fn supervise<T>(&mut self, run: impl FnOnce(&mut Supervision, &mut supervision::Context<'_>) -> T) -> T {
-        let mut cx = supervision::Context {
+    pub(crate) fn supervise<T>(&mut self, run: impl FnOnce(&mut Supervision, &mut SupervisionContext<'_>) -> T) -> T {
+        let mut cx = SupervisionContext {
             reactor: &mut self.reactor,
             sink: &mut self.sink,
             trees: &self.trees,

@@ -22,7 +22,7 @@ use crate::{
         flow_control::FlowControl,
         incarnation::{
             Incarnation,
-            context::{FIRST_CHECK, ReadState},
+            context::{FIRST_CHECK, ReadContext},
             control::CONNECTION_RETRY_TIME,
         },
         process_trees::ProcessTrees,
@@ -57,7 +57,7 @@ pub(crate) struct EventLoop {
     pub(crate) commands: CommandSender,
     pub(crate) sink: EventSink,
     pub(crate) incarnations: Arena<Incarnation>,
-    pub(crate) reading: ReadState,
+    pub(crate) reading: ReadContext,
     pub(crate) supervision: Supervision,
     pub(crate) trees: ProcessTrees,
     pub(crate) spawner: Arc<Spawner>,
@@ -89,7 +89,7 @@ impl EventLoop {
             inbox,
             sink: EventSink::new(events),
             incarnations: Arena::new(),
-            reading: ReadState {
+            reading: ReadContext {
                 scratch: vec![0; READ_BYTES],
                 window,
                 paused: Vec::new(),

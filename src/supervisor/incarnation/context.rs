@@ -22,11 +22,11 @@ pub(crate) const LAST_CHECK: Duration = Duration::from_millis(128);
 
 /// The parts of the event loop that an incarnation uses while it handles an input.
 #[derive(Debug)]
-pub(crate) struct Context<'a> {
+pub(crate) struct IncarnationContext<'a> {
     pub(crate) reactor: &'a mut Reactor,
     pub(crate) sink: &'a mut EventSink,
     pub(crate) trees: &'a mut ProcessTrees,
-    pub(crate) reading: &'a mut ReadState,
+    pub(crate) reading: &'a mut ReadContext,
     pub(crate) server: &'a mut Option<ControlServer>,
     pub(crate) spawner: &'a Arc<Spawner>,
     pub(crate) commands: &'a CommandSender,
@@ -47,7 +47,7 @@ pub(crate) enum Fact {
 
 /// The state of reading that incarnations share: the buffer, the window of the supervisor, and the paused incarnations.
 #[derive(Debug)]
-pub(crate) struct ReadState {
+pub(crate) struct ReadContext {
     /// The buffer for reads.
     pub(crate) scratch: Vec<u8>,
     /// The window of the supervisor.

@@ -11,7 +11,7 @@ use crate::{
         events::event::{DisconnectReason, EventKind},
         incarnation::{
             Incarnation,
-            context::{Context, FIRST_CHECK},
+            context::{FIRST_CHECK, IncarnationContext},
             session::ControlSession,
         },
         reactor::{timers::Timer, token::Token},
@@ -33,7 +33,12 @@ const FINAL_READS: usize = 64;
 
 impl Incarnation {
     /// Expects a connection that authenticates with `key`, after a worker with a control pipe was started.
-    pub(crate) fn expect_connection(&mut self, key: String, control_connect_timeout: Duration, cx: &mut Context<'_>) {
+    pub(crate) fn expect_connection(
+        &mut self,
+        key: String,
+        control_connect_timeout: Duration,
+        cx: &mut IncarnationContext<'_>,
+    ) {
         cx.reactor.set_timer_after(control_connect_timeout, Timer::ControlConnectTimeout(self.key));
         let user = self.spec.peer_user;
         let early = cx.server.as_mut().and_then(|control| control.expect_key(key, self.key, user));
@@ -44,7 +49,7 @@ impl Incarnation {
     }
 
     /// Opens the control connection, which has authenticated with the key of this incarnation.
-    pub(crate) fn connect(&mut self, known: AuthenticatedClient, cx: &mut Context<'_>) {
+    pub(crate) fn connect(&mut self, known: AuthenticatedClient, cx: &mut IncarnationContext<'_>) {
         let AuthenticatedClient { incarnation: _, socket, received, hello_bytes } = known;
         let Some(connection) = self.process.connection().map(Arc::clone) else { return };
         cx.reactor.timers.cancel(Timer::ControlConnectTimeout(self.key));
@@ -62,7 +67,7 @@ impl Incarnation {
     }
 
     /// Handles readiness of the control connection: sends queued data and reads once.
-    pub(crate) fn read_control(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn read_control(&mut self, cx: &mut IncarnationContext<'_>) {
         let Some(mut session) = self.session.take() else { return };
         if session.is_paused() {
             session.on_paused_event();
@@ -93,14 +98,14 @@ impl Incarnation {
     }
 
     /// Retries the control connection after a shortage of memory.
-    pub(crate) fn retry_control(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn retry_control(&mut self, cx: &mut IncarnationContext<'_>) {
         let Some(session) = &self.session else { return };
         session.retry();
         self.read_control(cx);
     }
 
     /// Resumes reading if the consumer has received enough. False if not.
-    pub(crate) fn try_resume_control(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn try_resume_control(&mut self, cx: &mut IncarnationContext<'_>) -> bool {
         let Some(session) = self.session.as_mut() else { return true };
         session.wait_for_room();
         if !session.levels(cx.sink).may_resume() {
@@ -115,21 +120,21 @@ impl Incarnation {
     }
 
     /// Handles input for the event loop that a caller has read.
-    pub(crate) fn control_readable(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn control_readable(&mut self, cx: &mut IncarnationContext<'_>) {
         if self.session.as_ref().is_some_and(|session| !session.is_paused()) {
             self.read_control(cx);
         }
     }
 
     /// Checks again later if callers make consecutive calls, and so read the connection themselves.
-    pub(crate) fn check_call_burst(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn check_call_burst(&mut self, cx: &mut IncarnationContext<'_>) {
         if self.process.connection().is_some_and(|connection| connection.is_call_burst()) {
             cx.reactor.set_timer_after(call_burst::CHECK_INTERVAL, Timer::CallBurst(self.key));
         }
     }
 
     /// Reports that the worker has not connected in time.
-    pub(crate) fn control_timed_out(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn control_timed_out(&mut self, cx: &mut IncarnationContext<'_>) {
         if !self.awaits_control() {
             return;
         }
@@ -139,7 +144,7 @@ impl Incarnation {
     }
 
     /// Closes the control connection and reports that, unless the worker has exited.
-    pub(crate) fn disconnect(&mut self, why: DisconnectReason, cx: &mut Context<'_>) {
+    pub(crate) fn disconnect(&mut self, why: DisconnectReason, cx: &mut IncarnationContext<'_>) {
         if let Some(session) = self.session.take() {
             drop(cx.reactor.poller.remove(&session));
         }
@@ -153,7 +158,7 @@ impl Incarnation {
     }
 
     /// Reads the rest of the control connection after the exit, and stops to expect a connection.
-    pub(crate) fn drain_control(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn drain_control(&mut self, cx: &mut IncarnationContext<'_>) {
         if self.awaits_control() {
             // The process is not reaped yet, so its user is still known.
             let why =
@@ -174,7 +179,7 @@ impl Incarnation {
         self.forget_control(cx);
     }
 
-    fn forget_control(&mut self, cx: &mut Context<'_>) {
+    fn forget_control(&mut self, cx: &mut IncarnationContext<'_>) {
         if let Some(control) = &mut cx.server {
             control.forget(self.key);
         }

@@ -14,7 +14,7 @@ use crate::{
         },
         incarnation::{
             Incarnation,
-            context::{Context, Fact},
+            context::{Fact, IncarnationContext},
             control::EXIT_GRACE_TIME,
             message_probe::MessageProbe,
             probe::ReadinessProbe,
@@ -45,7 +45,7 @@ const FINAL_READS: usize = 1 << 10;
 
 impl Incarnation {
     /// Starts to wait for readiness, or to watch the liveness of a worker that needs no readiness.
-    pub(crate) fn start_health_checks(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn start_health_checks(&mut self, cx: &mut IncarnationContext<'_>) {
         let Some(ready) = &self.spec.ready else { return self.start_watchdog(cx) };
         // Not from `self.started`: a slow exec must not use up the time to become ready.
         let tracker = ReadinessTracker::new(ready.source(), ready.timeout, cx.reactor.clock.now());
@@ -61,7 +61,7 @@ impl Incarnation {
     }
 
     /// Starts the thread of the probe, if there is one. A failed start is retried by timer, since nothing else makes the worker ready.
-    pub(crate) fn probe(&mut self, cx: &mut Context<'_>) -> Option<io::Result<()>> {
+    pub(crate) fn probe(&mut self, cx: &mut IncarnationContext<'_>) -> Option<io::Result<()>> {
         self.health.readiness.as_ref()?;
         let (worker, incarnation) = (self.shared.id(), self.process.number());
         let commands = cx.commands.clone();
@@ -78,11 +78,11 @@ impl Incarnation {
         Some(started)
     }
 
-    fn warn_of_probe(&mut self, error: io::Error, cx: &mut Context<'_>) {
+    fn warn_of_probe(&mut self, error: io::Error, cx: &mut IncarnationContext<'_>) {
         cx.sink.send(self.event(EventKind::Warning(Box::new(Warning::ProbeThreadFailed { error }))));
     }
 
-    fn start_watchdog(&mut self, cx: &mut Context<'_>) {
+    fn start_watchdog(&mut self, cx: &mut IncarnationContext<'_>) {
         self.process.set_ready();
         self.shared.notify_waiters();
         self.health.watchdog = self.spec.watchdog.map(|watchdog| WatchdogTimer::new(watchdog, cx.reactor.clock.now()));
@@ -92,7 +92,7 @@ impl Incarnation {
     }
 
     /// Passes an observation to the readiness policy.
-    pub(crate) fn handle_readiness(&mut self, input: ReadinessInput, cx: &mut Context<'_>) {
+    pub(crate) fn handle_readiness(&mut self, input: ReadinessInput, cx: &mut IncarnationContext<'_>) {
         if self.is_over() {
             return;
         }
@@ -101,7 +101,7 @@ impl Incarnation {
         self.conclude(outcome, cx);
     }
 
-    fn conclude(&mut self, outcome: Option<ReadinessOutcome>, cx: &mut Context<'_>) {
+    fn conclude(&mut self, outcome: Option<ReadinessOutcome>, cx: &mut IncarnationContext<'_>) {
         let Some(outcome) = outcome else { return };
         let why = match outcome {
             ReadinessOutcome::Delayed { waited } => {
@@ -125,7 +125,7 @@ impl Incarnation {
     }
 
     /// Stops the worker without a request, unless it is already stopping.
-    fn stop_unhealthy(&mut self, cx: &mut Context<'_>) {
+    fn stop_unhealthy(&mut self, cx: &mut IncarnationContext<'_>) {
         if self.lifecycle.is_running() {
             self.health.is_unhealthy = true;
             self.input(LifecycleInput::Stop(StopRequest::Advance), cx);
@@ -133,7 +133,7 @@ impl Incarnation {
     }
 
     /// Stops a worker that has reached its maximum runtime.
-    pub(crate) fn runtime_exceeded(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn runtime_exceeded(&mut self, cx: &mut IncarnationContext<'_>) {
         if self.lifecycle.is_running() {
             let after = cx.reactor.clock.now().saturating_duration_since(self.started);
             cx.sink.send(self.event(EventKind::RuntimeExceeded { after }));
@@ -142,7 +142,7 @@ impl Incarnation {
     }
 
     /// Checks whether the output that was read makes the worker ready, or has reached the limit.
-    pub(crate) fn check_output_readiness(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn check_output_readiness(&mut self, cx: &mut IncarnationContext<'_>) {
         if let Some(source) = self.health.found.take() {
             return self.handle_readiness(ReadinessInput::Observed(source), cx);
         }
@@ -153,7 +153,7 @@ impl Incarnation {
     }
 
     /// Handles the success of a readiness probe or of a message probe.
-    pub(crate) fn probe_succeeded(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn probe_succeeded(&mut self, cx: &mut IncarnationContext<'_>) {
         if let Some(source) = self.spec.ready.as_ref().map(Readiness::source) {
             self.handle_readiness(ReadinessInput::Observed(source), cx);
         }
@@ -161,7 +161,7 @@ impl Incarnation {
     }
 
     /// Handles a batch of messages of which the message probe has accepted none.
-    pub(crate) fn messages_rejected(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn messages_rejected(&mut self, cx: &mut IncarnationContext<'_>) {
         let Some(message_probe) = &mut self.health.message_probe else { return };
         message_probe.batch_rejected();
         if !message_probe.is_busy() {
@@ -171,7 +171,7 @@ impl Incarnation {
     }
 
     /// Reads the readiness pipe once. False if there is no more to read.
-    pub(crate) fn read_readiness(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn read_readiness(&mut self, cx: &mut IncarnationContext<'_>) -> bool {
         let Some(readiness_pipe) = &self.health.readiness_pipe else { return false };
         let mut buffer = [0; 256];
         let input = match readiness_pipe.read_once(&mut buffer) {
@@ -191,12 +191,12 @@ impl Incarnation {
     }
 
     /// Handles the end of the readiness pipe that no exit has followed.
-    pub(crate) fn readiness_pipe_closed(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn readiness_pipe_closed(&mut self, cx: &mut IncarnationContext<'_>) {
         self.handle_readiness(ReadinessInput::PipeClosed, cx);
     }
 
     /// Reads the rest of the readiness pipe after the exit. The number of reads is limited, since descendants may continue to write.
-    pub(crate) fn drain_readiness(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn drain_readiness(&mut self, cx: &mut IncarnationContext<'_>) {
         for _ in 0..FINAL_READS {
             if !self.read_readiness(cx) {
                 return;
@@ -205,7 +205,7 @@ impl Incarnation {
     }
 
     /// Extends the time to become ready or to stop, at the request of the worker.
-    pub(crate) fn extend(&mut self, time: Duration, cx: &mut Context<'_>) {
+    pub(crate) fn extend(&mut self, time: Duration, cx: &mut IncarnationContext<'_>) {
         if let Some(readiness) = &mut self.health.readiness {
             readiness.extend(time, cx.reactor.clock.now());
             self.set_health_timer(cx);
@@ -214,7 +214,7 @@ impl Incarnation {
     }
 
     /// Receives notifications by `sd_notify(3)`.
-    pub(crate) fn read_notifications(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn read_notifications(&mut self, cx: &mut IncarnationContext<'_>) {
         for _ in 0..DATAGRAMS_PER_EVENT {
             if self.health.notifications.socket.as_ref().is_some_and(NotifySocket::has_close_backlog) {
                 return self.close_notify_socket(cx);
@@ -234,13 +234,13 @@ impl Incarnation {
         }
     }
 
-    fn close_notify_socket(&mut self, cx: &mut Context<'_>) {
+    fn close_notify_socket(&mut self, cx: &mut IncarnationContext<'_>) {
         if let Some(socket) = self.health.notifications.socket.take() {
             drop(cx.reactor.poller.remove(&socket));
         }
     }
 
-    fn handle_notification(&mut self, notice: Notice, cx: &mut Context<'_>) {
+    fn handle_notification(&mut self, notice: Notice, cx: &mut IncarnationContext<'_>) {
         if self.is_over() {
             return;
         }
@@ -269,7 +269,7 @@ impl Incarnation {
     }
 
     /// Handles the deadline of the readiness or of the watchdog.
-    pub(crate) fn check_health(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn check_health(&mut self, cx: &mut IncarnationContext<'_>) {
         if !self.lifecycle.is_running() {
             // The worker is stopping or has exited: the deadlines of its stop policy apply.
             return;
@@ -291,7 +291,7 @@ impl Incarnation {
         self.set_health_timer(cx);
     }
 
-    fn run_watchdog_action(&mut self, action: WatchdogAction, cx: &mut Context<'_>) {
+    fn run_watchdog_action(&mut self, action: WatchdogAction, cx: &mut IncarnationContext<'_>) {
         if self.is_over() {
             return;
         }
@@ -314,7 +314,7 @@ impl Incarnation {
         }
     }
 
-    pub(crate) fn set_health_timer(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn set_health_timer(&mut self, cx: &mut IncarnationContext<'_>) {
         let readiness = self.health.readiness.as_ref().and_then(ReadinessTracker::poll_timeout);
         let watchdog = self.health.watchdog.as_ref().and_then(WatchdogTimer::poll_timeout);
         match readiness.into_iter().chain(watchdog).min() {

@@ -31,9 +31,9 @@ use crate::{
             warning::Warning,
         },
         incarnation::{
-            context::Context,
+            context::IncarnationContext,
             health::{Health, Notifications},
-            output::{Listener, OutputStreams, set_nonblocking},
+            output::{OutputReader, OutputStreams, set_nonblocking},
             session::ControlSession,
             tree::TreeExit,
         },
@@ -90,9 +90,9 @@ impl Incarnation {
             key: _,
         } = arrival;
         let streams = [
-            messages.map(|pipe| Listener::new(StreamId::Messages, pipe, &spec)),
-            stdout.map(|pipe| Listener::new(StreamId::Stdout, pipe, &spec)),
-            stderr.map(|pipe| Listener::new(StreamId::Stderr, pipe, &spec)),
+            messages.map(|pipe| OutputReader::new(StreamId::Messages, pipe, &spec)),
+            stdout.map(|pipe| OutputReader::new(StreamId::Stdout, pipe, &spec)),
+            stderr.map(|pipe| OutputReader::new(StreamId::Stderr, pipe, &spec)),
         ];
         let timeouts = Timeouts {
             drain_timeout: spec.drain_timeout,
@@ -100,7 +100,7 @@ impl Incarnation {
             max_extension: MAX_STOP_EXTENSION,
             kill_timeout: KILL_TIMEOUT,
         };
-        let open = streams.iter().flatten().map(|listener| listener.id);
+        let open = streams.iter().flatten().map(|reader| reader.id);
         let health = Health {
             readiness_pipe: readiness_pipe.inspect(set_nonblocking),
             notifications: Notifications { socket: notify_socket, ..Notifications::default() },
@@ -130,7 +130,7 @@ impl Incarnation {
 
     /// Registers a file descriptor with epoll. A registration that is refused because of a shortage is retried by timer; epoll is
     /// level-triggered, so no event is lost meanwhile.
-    pub(crate) fn register(&mut self, token: Token, cx: &mut Context<'_>) {
+    pub(crate) fn register(&mut self, token: Token, cx: &mut IncarnationContext<'_>) {
         let added = if let Token::Control(_) = token {
             // A connection that the peer has closed stays open for a grace time.
             self.session.as_ref().and_then(|_| self.process.connection()?.register())
@@ -155,7 +155,7 @@ impl Incarnation {
         let descriptor = match token {
             Token::Process(_) => return self.process.with_process(run),
             Token::Stream(..) if self.output.paused => return None,
-            Token::Stream(_, stream) => self.listeners().find(|listener| listener.id == stream)?.as_fd(),
+            Token::Stream(_, stream) => self.readers().find(|reader| reader.id == stream)?.as_fd(),
             Token::ReadinessPipe(_) => self.health.readiness_pipe.as_ref()?.as_fd(),
             Token::NotifySocket(_) => self.health.notifications.socket.as_ref()?.as_fd(),
             Token::Control(_) => self.session.as_ref()?.as_fd(),
@@ -174,7 +174,7 @@ impl Incarnation {
         Event::of(&self.shared, self.process.number(), kind)
     }
 
-    pub(crate) fn listeners(&self) -> impl Iterator<Item = &Listener> {
+    pub(crate) fn readers(&self) -> impl Iterator<Item = &OutputReader> {
         self.output.readers.iter().flatten()
     }
 
@@ -185,14 +185,14 @@ impl Incarnation {
             .readers
             .iter()
             .flatten()
-            .filter_map(|listener| Some((fd::inode(listener.as_fd()).ok()?, listener.id.name())));
+            .filter_map(|reader| Some((fd::inode(reader.as_fd()).ok()?, reader.id.name())));
         let mut pipes: Vec<_> = open.chain(self.output.abandoned.iter().copied()).collect();
         pipes.sort_unstable();
         pipes.dedup();
         pipes
     }
 
-    pub(crate) fn close(&mut self, stream: StreamId) -> Option<Listener> {
+    pub(crate) fn close(&mut self, stream: StreamId) -> Option<OutputReader> {
         self.output.readers.get_mut(stream.index())?.take()
     }
 

@@ -26,7 +26,7 @@ const RECENT_OUTPUT_MAX: usize = 2 << 10;
 /// The output streams of an incarnation that are read, and the bytes that are kept of them.
 #[derive(Debug)]
 pub(crate) struct OutputStreams {
-    pub(crate) readers: [Option<Listener>; StreamId::ALL.len()],
+    pub(crate) readers: [Option<OutputReader>; StreamId::ALL.len()],
     /// The streams are not read, since the window is used up.
     pub(crate) paused: bool,
     /// Messages were read since the last check.
@@ -42,7 +42,7 @@ pub(crate) struct OutputStreams {
 }
 
 impl OutputStreams {
-    pub(crate) fn new(readers: [Option<Listener>; StreamId::ALL.len()], stderr_tail: usize) -> Self {
+    pub(crate) fn new(readers: [Option<OutputReader>; StreamId::ALL.len()], stderr_tail: usize) -> Self {
         Self {
             readers,
             paused: false,
@@ -65,20 +65,20 @@ pub(crate) enum Kind {
 
 /// One output stream.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub(crate) struct OutputReader {
     pub(crate) id: StreamId,
     pub(crate) kind: Kind,
     pub(crate) pipe: PipeReader,
     pub(crate) deframer: Deframer,
 }
 
-impl AsFd for Listener {
+impl AsFd for OutputReader {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
 }
 
-impl Listener {
+impl OutputReader {
     pub(crate) fn new(id: StreamId, pipe: PipeReader, spec: &WorkerSpec) -> Self {
         let messages = match id {
             StreamId::Messages => true,

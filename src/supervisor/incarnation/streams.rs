@@ -10,7 +10,7 @@ use crate::{
         events::sink::EventSink,
         incarnation::{
             Incarnation,
-            context::{Context, FIRST_CHECK},
+            context::{FIRST_CHECK, IncarnationContext},
             output::Kind,
         },
         reactor::token::Token,
@@ -21,7 +21,7 @@ use crate::{
 use std::time::Instant;
 
 impl Incarnation {
-    pub(crate) fn read_stream(&mut self, stream: StreamId, cx: &mut Context<'_>) {
+    pub(crate) fn read_stream(&mut self, stream: StreamId, cx: &mut IncarnationContext<'_>) {
         // Before the read: otherwise each of a thousand workers could read once beyond the window of the supervisor.
         self.pause_if_used_up(cx);
         if self.output.paused {
@@ -44,19 +44,19 @@ impl Incarnation {
     }
 
     /// Unregisters a stream and closes it.
-    pub(crate) fn forget_stream(&mut self, stream: StreamId, cx: &mut Context<'_>) {
-        if let Some(listener) = self.close(stream) {
+    pub(crate) fn forget_stream(&mut self, stream: StreamId, cx: &mut IncarnationContext<'_>) {
+        if let Some(reader) = self.close(stream) {
             // Closing does not suffice: if a fork of the host holds the open file description, epoll would report it forever.
-            drop(cx.reactor.poller.remove(&listener));
+            drop(cx.reactor.poller.remove(&reader));
         }
     }
 
-    fn pause_if_used_up(&mut self, cx: &mut Context<'_>) {
+    fn pause_if_used_up(&mut self, cx: &mut IncarnationContext<'_>) {
         if self.output.paused || !self.levels(cx.sink).must_pause() {
             return;
         }
-        for listener in self.listeners() {
-            drop(cx.reactor.poller.remove(listener));
+        for reader in self.readers() {
+            drop(cx.reactor.poller.remove(reader));
         }
         self.output.paused = true;
         cx.reading.paused.push(self.key);
@@ -64,7 +64,7 @@ impl Incarnation {
     }
 
     /// Resumes reading if the window has room again. False if not.
-    pub(crate) fn try_resume_output(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn try_resume_output(&mut self, cx: &mut IncarnationContext<'_>) -> bool {
         // The wakeup is requested before the check, so that no return of bytes is missed.
         self.shared.window.flow.wait_for_room();
         if !self.levels(cx.sink).may_resume() {
@@ -77,7 +77,7 @@ impl Incarnation {
     }
 
     /// Registers all output streams.
-    pub(crate) fn register_streams(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn register_streams(&mut self, cx: &mut IncarnationContext<'_>) {
         for stream in StreamId::ALL {
             self.register(Token::Stream(self.key, stream), cx);
         }
@@ -115,14 +115,14 @@ impl Incarnation {
     }
 
     fn unread(&self, stream: StreamId) -> usize {
-        let listener = self.output.readers.get(stream.index()).and_then(Option::as_ref);
-        listener.map_or(0, |listener| listener.pipe.bytes_available().unwrap_or(0))
+        let reader = self.output.readers.get(stream.index()).and_then(Option::as_ref);
+        reader.map_or(0, |reader| reader.pipe.bytes_available().unwrap_or(0))
     }
 
     /// Reads once and returns the number of bytes: `Some(0)` at the end, `None` if nothing is available.
     fn read_some(&mut self, stream: StreamId, scratch: &mut [u8], sink: &mut EventSink) -> Option<usize> {
-        let listener = self.output.readers.get_mut(stream.index())?.as_mut()?;
-        let read = match listener.pipe.read_once(scratch) {
+        let reader = self.output.readers.get_mut(stream.index())?.as_mut()?;
+        let read = match reader.pipe.read_once(scratch) {
             Err(error) if is_transient(&error) => return None,
             // A pipe has no other errors; any would be handled as its end.
             read => read.unwrap_or(0),
@@ -135,11 +135,11 @@ impl Incarnation {
             self.output.recent.push(bytes);
         }
         if bytes.is_empty() {
-            listener.deframer.finish(&mut sink.batch);
+            reader.deframer.finish(&mut sink.batch);
         } else {
-            listener.deframer.feed(bytes, &mut sink.batch);
+            reader.deframer.feed(bytes, &mut sink.batch);
         }
-        let kind = listener.kind;
+        let kind = reader.kind;
         self.deliver(kind, sink);
         if let (Kind::Messages { .. }, 1..) = (kind, read) {
             self.output.has_spoken = true;
@@ -151,9 +151,9 @@ impl Incarnation {
     pub(crate) fn abandon(&mut self, stream: StreamId, sink: &mut EventSink) {
         self.output.leaked.push(LeakedStream { stream: stream.name().into() });
         self.output.abandoned = self.pipes();
-        if let Some(listener) = self.output.readers.get_mut(stream.index()).and_then(Option::as_mut) {
-            listener.deframer.finish(&mut sink.batch);
-            let kind = listener.kind;
+        if let Some(reader) = self.output.readers.get_mut(stream.index()).and_then(Option::as_mut) {
+            reader.deframer.finish(&mut sink.batch);
+            let kind = reader.kind;
             self.deliver(kind, sink);
         }
     }

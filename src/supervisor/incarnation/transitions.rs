@@ -16,7 +16,7 @@ use crate::{
         },
         incarnation::{
             Incarnation,
-            context::{Context, Fact},
+            context::{Fact, IncarnationContext},
             message_probe::MessageProbe,
         },
         process_trees::UnkillableProcess,
@@ -31,7 +31,7 @@ pub(crate) const UNKILLABLE_PERIOD: Duration = Duration::from_secs(1);
 
 impl Incarnation {
     /// Registers all file descriptors of a new incarnation.
-    pub(crate) fn watch(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn watch(&mut self, cx: &mut IncarnationContext<'_>) {
         self.register(Token::Process(self.key), cx);
         self.register_streams(cx);
         self.register(Token::ReadinessPipe(self.key), cx);
@@ -40,7 +40,7 @@ impl Incarnation {
 
     /// Handles the exit of the process. Its remaining output is read now, regardless of the window: it is no more than its pipes hold, and the
     /// exit must not wait for a slow consumer.
-    pub(crate) fn exited(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn exited(&mut self, cx: &mut IncarnationContext<'_>) {
         drop(self.process.child().with_pidfd(|pidfd| cx.reactor.poller.remove(pidfd)));
         self.drain_control(cx);
         for stream in StreamId::ALL {
@@ -68,7 +68,7 @@ impl Incarnation {
     }
 
     /// Completes the handling of an exit, once it is known whether the process was ready before, or the time for that is over.
-    pub(crate) fn complete_exit(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn complete_exit(&mut self, cx: &mut IncarnationContext<'_>) {
         if self.is_over() {
             return;
         }
@@ -79,7 +79,7 @@ impl Incarnation {
         }
     }
 
-    pub(crate) fn input(&mut self, input: LifecycleInput, cx: &mut Context<'_>) {
+    pub(crate) fn input(&mut self, input: LifecycleInput, cx: &mut IncarnationContext<'_>) {
         let now = cx.reactor.clock.now();
         if matches!(input, LifecycleInput::Stop(StopRequest::Advance | StopRequest::Within(_))) {
             // A stop does not wait for user code.
@@ -101,7 +101,7 @@ impl Incarnation {
         }
     }
 
-    fn perform(&mut self, output: LifecycleOutput, cx: &mut Context<'_>) {
+    fn perform(&mut self, output: LifecycleOutput, cx: &mut IncarnationContext<'_>) {
         if self.is_over() {
             return;
         }
@@ -153,7 +153,7 @@ impl Incarnation {
     }
 
     /// Watches an unkillable process. Its worker is not restarted before it exits.
-    fn watch_unkillable(&self, cx: &mut Context<'_>) {
+    fn watch_unkillable(&self, cx: &mut IncarnationContext<'_>) {
         let number = cx.trees.unkillable.keys().max().map_or(0, |last| last + 1);
         let token = Token::Unkillable(number);
         let added = self.process.with_process(|pidfd| cx.reactor.poller.add(&pidfd, token.as_u64()));
@@ -167,7 +167,7 @@ impl Incarnation {
     }
 
     /// Reaps the process, whose tree has ended.
-    pub(crate) fn reap(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn reap(&mut self, cx: &mut IncarnationContext<'_>) {
         // Before the kernel can reuse the pid.
         self.process.tree().release_guard_entry();
         match self.process.child().reap(self.group_cleanup()) {
@@ -182,7 +182,7 @@ impl Incarnation {
     }
 
     /// Sends the last event of this incarnation. The event loop removes it then.
-    fn finish(&mut self, exit: Exit, cx: &mut Context<'_>) {
+    fn finish(&mut self, exit: Exit, cx: &mut IncarnationContext<'_>) {
         self.is_over = true;
         for timer in Timer::of(self.key) {
             cx.reactor.timers.cancel(timer);

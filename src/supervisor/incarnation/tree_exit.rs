@@ -15,7 +15,7 @@ use crate::{
             },
             teardown::KILL_TIMEOUT,
         },
-        incarnation::{Incarnation, context::Context},
+        incarnation::{Incarnation, context::IncarnationContext},
         reactor::{timers::Timer, token::Token},
     },
     sys::{proc::pinned::PinnedProcess, this_process},
@@ -39,7 +39,7 @@ const INSPECTOR_KILL_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl Incarnation {
     /// Ends the tree after the worker has exited and its streams have ended, and reaps the worker.
-    pub(crate) fn terminate_tree(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn terminate_tree(&mut self, cx: &mut IncarnationContext<'_>) {
         let now = cx.reactor.clock.now();
         let survivors = self.spec.survivors;
         if survivors == SurvivorPolicy::Ignore {
@@ -68,7 +68,7 @@ impl Incarnation {
 
     /// Waits until the killed cgroup is empty. Before Linux 5.14 a process that is forked during the kill escapes it, so the kill is
     /// repeated.
-    fn wait_for_cgroup(&mut self, cx: &mut Context<'_>) {
+    fn wait_for_cgroup(&mut self, cx: &mut IncarnationContext<'_>) {
         let termination = self.tree.termination.get_or_insert_default();
         if termination.scans.is_multiple_of(CHECKS_PER_CGROUP_KILL) && !std::mem::take(&mut termination.is_killed) {
             return self.inspect(ScanTask::KillInhabitants, cx);
@@ -80,7 +80,7 @@ impl Incarnation {
     }
 
     /// Requests a scan from the inspector. A stalled inspector is replaced and gets the request again; see `check_inspector`.
-    pub(crate) fn inspect(&mut self, task: ScanTask, cx: &mut Context<'_>) {
+    pub(crate) fn inspect(&mut self, task: ScanTask, cx: &mut IncarnationContext<'_>) {
         let number = self.ask_inspector(task, cx);
         self.tree.scan.request = number;
         if number.is_none() {
@@ -89,7 +89,7 @@ impl Incarnation {
     }
 
     /// Returns the number of the request; `None` if no thread is available.
-    pub(crate) fn ask_inspector(&mut self, task: ScanTask, cx: &mut Context<'_>) -> Option<u64> {
+    pub(crate) fn ask_inspector(&mut self, task: ScanTask, cx: &mut IncarnationContext<'_>) -> Option<u64> {
         let now = cx.reactor.clock.now();
         cx.trees.requests += 1;
         let request = ScanRequest {
@@ -113,7 +113,7 @@ impl Incarnation {
     }
 
     /// Continues without a scan that could not be requested.
-    fn inspect_failed(&mut self, task: ScanTask, cx: &mut Context<'_>) {
+    fn inspect_failed(&mut self, task: ScanTask, cx: &mut IncarnationContext<'_>) {
         match task {
             ScanTask::KillTree => self.kill_group(),
             ScanTask::Group => self.input(LifecycleInput::ProcessGroupEnded, cx),
@@ -128,7 +128,7 @@ impl Incarnation {
     }
 
     /// Handles the result of a scan of this tree.
-    pub(crate) fn inspected(&mut self, task: ScanTask, result: ScanResult, cx: &mut Context<'_>) {
+    pub(crate) fn inspected(&mut self, task: ScanTask, result: ScanResult, cx: &mut IncarnationContext<'_>) {
         if self.tree.scan.request.take_if(|request| *request == result.number).is_none() {
             return;
         }
@@ -149,7 +149,7 @@ impl Incarnation {
         }
     }
 
-    fn tree_scanned(&mut self, survivors: SurvivorPolicy, result: ScanResult, cx: &mut Context<'_>) {
+    fn tree_scanned(&mut self, survivors: SurvivorPolicy, result: ScanResult, cx: &mut IncarnationContext<'_>) {
         self.tree.scan.uninspected = result.uninspected;
         self.add_survivors(result.survivors);
         let termination = self.tree.termination.get_or_insert_default();
@@ -165,7 +165,7 @@ impl Incarnation {
     }
 
     /// Schedules another scan, if it is needed and the limit is not reached. False if not.
-    fn rescan_soon(&mut self, is_needed: bool, cx: &mut Context<'_>) -> bool {
+    fn rescan_soon(&mut self, is_needed: bool, cx: &mut IncarnationContext<'_>) -> bool {
         let termination = self.tree.termination.get_or_insert_default();
         let rescans = is_needed && termination.exec_rescans < MAX_EXEC_RESCANS;
         if rescans {
@@ -176,7 +176,7 @@ impl Incarnation {
     }
 
     /// Waits for the exits of processes. If none can be watched, the tree is scanned again by timer, until its timeout.
-    fn wait_for_exits(&mut self, processes: Vec<PinnedProcess>, cx: &mut Context<'_>) {
+    fn wait_for_exits(&mut self, processes: Vec<PinnedProcess>, cx: &mut IncarnationContext<'_>) {
         let termination = self.tree.termination.get_or_insert_default();
         for process in processes {
             let watched = process.pidfd().map(|pidfd| cx.reactor.poller.add(pidfd, Token::Orphan(self.key).as_u64()));
@@ -190,7 +190,7 @@ impl Incarnation {
     }
 
     /// Waits for the process group of a worker that has exited during its stop, within the remaining time of the stop policy.
-    pub(crate) fn wait_for_group(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn wait_for_group(&mut self, cx: &mut IncarnationContext<'_>) {
         let now = cx.reactor.clock.now();
         let child = self.process.child();
         let age = now.saturating_duration_since(self.started);
@@ -206,7 +206,7 @@ impl Incarnation {
     }
 
     /// Handles a scan of the process group of a worker that has exited during its stop.
-    fn group_scanned(&mut self, result: ScanResult, cx: &mut Context<'_>) {
+    fn group_scanned(&mut self, result: ScanResult, cx: &mut IncarnationContext<'_>) {
         if result.count == 0 && !result.needs_rescan {
             self.input(LifecycleInput::ProcessGroupEnded, cx);
         } else {
@@ -215,7 +215,7 @@ impl Incarnation {
     }
 
     /// Reaps a worker whose tree has ended.
-    fn reap_last(&mut self, cx: &mut Context<'_>) {
+    fn reap_last(&mut self, cx: &mut IncarnationContext<'_>) {
         for survivor in &mut self.tree.survivors {
             survivor.alive = false;
         }
@@ -223,7 +223,7 @@ impl Incarnation {
     }
 
     /// Handles the exit of a survivor. When all have exited, the tree is scanned again.
-    pub(crate) fn orphan_exited(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn orphan_exited(&mut self, cx: &mut IncarnationContext<'_>) {
         let is_group = self.lifecycle.waits_for_group();
         let Some(termination) = &mut self.tree.termination else { return };
         let (gone, left): (Vec<PinnedProcess>, Vec<PinnedProcess>) =
@@ -251,7 +251,7 @@ impl Incarnation {
     }
 
     /// Handles the timers of the tree: scans again, or reaps the worker after the timeout.
-    pub(crate) fn tree_timeout(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn tree_timeout(&mut self, cx: &mut IncarnationContext<'_>) {
         let now = cx.reactor.clock.now();
         if self.lifecycle.waits_for_group() {
             if self.tree.scan.request.is_none() {
@@ -281,7 +281,7 @@ impl Incarnation {
     }
 
     /// Sends SIGKILL to the worker and its tree.
-    pub(crate) fn kill_tree(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn kill_tree(&mut self, cx: &mut IncarnationContext<'_>) {
         if self.spec.survivors != SurvivorPolicy::Kill {
             return self.kill_group();
         }

@@ -18,7 +18,7 @@ use crate::{
         spawner::queue::HANG_TIME,
         spec::group::GroupError,
         supervision::{
-            Context, ROOT, Supervision,
+            ROOT, Supervision, SupervisionContext,
             worker::{DesiredState, WorkerPhase, WorkerRecord},
         },
         worker::{SharedWorker, group::GroupEndReason},
@@ -28,7 +28,7 @@ use crossbeam_channel::Sender;
 use std::{collections::BTreeMap, sync::Arc};
 
 impl Supervision {
-    pub(crate) fn execute_group(&mut self, command: GroupCommand, cx: &mut Context<'_>) {
+    pub(crate) fn execute_group(&mut self, command: GroupCommand, cx: &mut SupervisionContext<'_>) {
         match command {
             GroupCommand::Add { group, parent, policy, answer } => {
                 let (id, parent) = (group.id, parent.map_or(ROOT, |parent| parent));
@@ -82,7 +82,7 @@ impl Supervision {
         input: impl FnOnce(NodeId) -> GroupInput,
         group: GroupId,
         answer: &Sender<Restarted>,
-        cx: &mut Context<'_>,
+        cx: &mut SupervisionContext<'_>,
     ) {
         let node = NodeId::Group(group);
         let input = input(node);
@@ -107,7 +107,7 @@ impl Supervision {
     }
 
     /// Executes a request of the user for a member of a group.
-    pub(crate) fn request_member(&mut self, worker: WorkerId, action: Action, cx: &mut Context<'_>) {
+    pub(crate) fn request_member(&mut self, worker: WorkerId, action: Action, cx: &mut SupervisionContext<'_>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         let node = NodeId::Member(worker);
         match (record.phase, action) {
@@ -136,20 +136,20 @@ impl Supervision {
     }
 
     /// Stops all groups, each in its order.
-    pub(crate) fn stop_groups(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn stop_groups(&mut self, cx: &mut SupervisionContext<'_>) {
         if self.workers.values().any(|record| record.is_member) {
             self.handle_group_input(GroupInput::StopAll, cx);
         }
     }
 
     /// Kills all workers that still run, also those that wait for the end of their dependents.
-    pub(crate) fn kill_all(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn kill_all(&mut self, cx: &mut SupervisionContext<'_>) {
         let overdue = self.workers.values().filter_map(WorkerRecord::key).collect();
         cx.kill_each(overdue);
     }
 
     /// Kills the members of a group whose stop timeout is over.
-    pub(crate) fn kill_group_members(&mut self, group: GroupId, cx: &mut Context<'_>) {
+    pub(crate) fn kill_group_members(&mut self, group: GroupId, cx: &mut SupervisionContext<'_>) {
         // Also members that still wait for their dependents, without their stop policy.
         let overdue = self.members(NodeId::Group(group)).filter_map(WorkerRecord::key).collect();
         cx.kill_each(overdue);
@@ -161,14 +161,14 @@ impl Supervision {
     }
 
     /// Passes the start of a member to its group.
-    pub(crate) fn member_started(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
+    pub(crate) fn member_started(&mut self, worker: WorkerId, cx: &mut SupervisionContext<'_>) {
         if self.is_member(worker) {
             self.handle_group_input(GroupInput::Started(worker), cx);
         }
     }
 
     /// Passes the readiness of a member to its group.
-    pub(crate) fn member_ready(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
+    pub(crate) fn member_ready(&mut self, worker: WorkerId, cx: &mut SupervisionContext<'_>) {
         if self.is_member(worker) {
             self.handle_group_input(GroupInput::Ready(worker), cx);
         }
@@ -179,7 +179,7 @@ impl Supervision {
     }
 
     /// Handles the end of an incarnation of a member, or a failed start.
-    pub(crate) fn on_member_end(&mut self, worker: WorkerId, cause: RunEnd, cx: &mut Context<'_>) {
+    pub(crate) fn on_member_end(&mut self, worker: WorkerId, cause: RunEnd, cx: &mut SupervisionContext<'_>) {
         let now = cx.reactor.clock.now();
         let Some(record) = self.workers.get_mut(&worker) else { return };
         let success = match cause {
@@ -213,7 +213,7 @@ impl Supervision {
     }
 
     /// Passes an input to the group policy and applies the outputs. Inputs that an output causes are handled after all outputs of this one.
-    pub(crate) fn handle_group_input(&mut self, input: GroupInput, cx: &mut Context<'_>) {
+    pub(crate) fn handle_group_input(&mut self, input: GroupInput, cx: &mut SupervisionContext<'_>) {
         self.group_inputs.push_back(input);
         if self.group_inputs.len() > 1 {
             return;
@@ -227,7 +227,7 @@ impl Supervision {
         self.publish_stopped();
     }
 
-    fn apply_group_output(&mut self, output: GroupOutput, cx: &mut Context<'_>) {
+    fn apply_group_output(&mut self, output: GroupOutput, cx: &mut SupervisionContext<'_>) {
         match output {
             GroupOutput::Start(id) => self.start_member_now(id, cx),
             GroupOutput::Stop(id) => self.stop_member(id, cx),
@@ -260,7 +260,7 @@ impl Supervision {
     }
 
     /// Starts a member at once, or after the backoff of its own exit.
-    fn start_member_now(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
+    fn start_member_now(&mut self, worker: WorkerId, cx: &mut SupervisionContext<'_>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         record.desired = DesiredState::Run;
         record.is_overdue = false;
@@ -276,7 +276,7 @@ impl Supervision {
     }
 
     /// Reports members that gave up and that no restart of a group starts again.
-    fn report_gave_up(&mut self, group: GroupId, cx: &mut Context<'_>) {
+    fn report_gave_up(&mut self, group: GroupId, cx: &mut SupervisionContext<'_>) {
         for id in self.groups.members_under(NodeId::Group(group)) {
             let Some(record) = self.workers.get_mut(&WorkerId(id.0)) else { continue };
             if let Some(why) = record.gave_up.take_if(|_| self.groups.is_finished(NodeId::Member(id))) {
@@ -285,7 +285,7 @@ impl Supervision {
         }
     }
 
-    pub(crate) fn stop_member(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
+    pub(crate) fn stop_member(&mut self, worker: WorkerId, cx: &mut SupervisionContext<'_>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         record.desired = DesiredState::Stop;
         match record.phase {
@@ -306,7 +306,7 @@ impl Supervision {
         }
     }
 
-    pub(crate) fn report(&mut self, worker: WorkerId, kind: EventKind, cx: &mut Context<'_>) {
+    pub(crate) fn report(&mut self, worker: WorkerId, kind: EventKind, cx: &mut SupervisionContext<'_>) {
         cx.sink.send(match self.workers.get(&worker) {
             Some(WorkerRecord { shared, .. }) => Event::of(shared, shared.incarnation(), kind),
             None => Event::of_the_gone(worker, kind),

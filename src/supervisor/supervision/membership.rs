@@ -15,7 +15,7 @@ use crate::{
         commands::{FirstStartResult, NewMembers, Restarted},
         spec::{SharedSpec, WorkerSpec, group::GroupError},
         supervision::{
-            Context, Supervision,
+            Supervision, SupervisionContext,
             restart::next_seed,
             shutdown::Phase,
             worker::{DesiredState, WorkerPhase, WorkerRecord},
@@ -32,7 +32,7 @@ impl Supervision {
         &mut self,
         group: GroupId,
         workers: &NewMembers,
-        cx: &mut Context<'_>,
+        cx: &mut SupervisionContext<'_>,
     ) -> Result<(), GroupError> {
         for (at, (shared, spec)) in workers.iter().enumerate() {
             if let Err(error) = self.add_member(group, shared, spec, cx) {
@@ -63,7 +63,7 @@ impl Supervision {
         group: GroupId,
         shared: &Arc<SharedWorker>,
         spec: &SharedSpec,
-        cx: &mut Context<'_>,
+        cx: &mut SupervisionContext<'_>,
     ) -> Result<(), GroupError> {
         if cx.shutdown.is_closed || cx.shutdown.phase != Phase::Open {
             return Err(GroupError::SupervisorGone);
@@ -113,7 +113,7 @@ impl Supervision {
         &mut self,
         worker: WorkerId,
         error: SpawnError,
-        cx: &mut Context<'_>,
+        cx: &mut SupervisionContext<'_>,
     ) -> Option<SpawnError> {
         let Some(record) = self.workers.get_mut(&worker) else { return Some(error) };
         let Some(answer) = record.first_start.take() else { return Some(error) };
@@ -136,7 +136,7 @@ impl Supervision {
         &mut self,
         group: GroupId,
         worker: WorkerId,
-        cx: &mut Context<'_>,
+        cx: &mut SupervisionContext<'_>,
     ) -> Result<(), GroupError> {
         let node = NodeId::Member(worker);
         self.check_is_of(group, worker)?;
@@ -149,7 +149,7 @@ impl Supervision {
         &mut self,
         group: GroupId,
         worker: WorkerId,
-        cx: &mut Context<'_>,
+        cx: &mut SupervisionContext<'_>,
     ) -> Result<Restarted, GroupError> {
         self.check_is_of(group, worker)?;
         let id = worker;

@@ -33,7 +33,7 @@ use std::{
 
 /// The parts of the event loop that supervision uses.
 #[derive(Debug)]
-pub(crate) struct Context<'a> {
+pub(crate) struct SupervisionContext<'a> {
     pub(crate) reactor: &'a mut Reactor,
     pub(crate) sink: &'a mut EventSink,
     pub(crate) trees: &'a ProcessTrees,
@@ -43,7 +43,7 @@ pub(crate) struct Context<'a> {
     pub(crate) stops: &'a mut VecDeque<(Key, StopRequest)>,
 }
 
-impl Context<'_> {
+impl SupervisionContext<'_> {
     /// Requests SIGKILL for each of these incarnations.
     pub(crate) fn kill_each(&mut self, incarnations: Vec<Key>) {
         self.stops.extend(incarnations.into_iter().map(|key| (key, StopRequest::Within(Duration::ZERO))));

@@ -19,7 +19,7 @@ use crate::{
         spawner::queue::{HANG_TIME, PATIENCE},
         spec::SharedSpec,
         supervision::{
-            Context, Supervision,
+            Supervision, SupervisionContext,
             shutdown::Shutdown,
             worker::{DesiredState, WorkerPhase, WorkerRecord},
         },
@@ -62,7 +62,7 @@ impl Supervision {
     }
 
     /// Executes a request of the user for a worker.
-    pub(crate) fn request(&mut self, worker: WorkerId, action: Action, cx: &mut Context<'_>) {
+    pub(crate) fn request(&mut self, worker: WorkerId, action: Action, cx: &mut SupervisionContext<'_>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         if record.is_member {
             return self.request_member(worker, action, cx);
@@ -101,7 +101,7 @@ impl Supervision {
     }
 
     /// Repeats the stop of a worker whose start has not completed in time.
-    pub(crate) fn spawn_timed_out(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
+    pub(crate) fn spawn_timed_out(&mut self, worker: WorkerId, cx: &mut SupervisionContext<'_>) {
         let Some(record) = self.workers.get(&worker) else { return };
         if record.phase != WorkerPhase::Spawning || record.desired != DesiredState::Stop {
             return;
@@ -110,7 +110,7 @@ impl Supervision {
     }
 
     /// Stops all workers without restarts, since the supervisor is dropped.
-    pub(crate) fn stop_all_workers(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn stop_all_workers(&mut self, cx: &mut SupervisionContext<'_>) {
         let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
         for worker in workers {
             // The order of groups does not apply any more.
@@ -126,7 +126,12 @@ impl Supervision {
     }
 
     /// Handles the end of an incarnation, or a failed start: restarts the worker or ends it.
-    pub(crate) fn on_incarnation_end(&mut self, worker: WorkerId, end: IncarnationEnd, cx: &mut Context<'_>) {
+    pub(crate) fn on_incarnation_end(
+        &mut self,
+        worker: WorkerId,
+        end: IncarnationEnd,
+        cx: &mut SupervisionContext<'_>,
+    ) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         let cause = match end {
             IncarnationEnd::Exited { exit, unhealthy } => {
@@ -174,7 +179,7 @@ impl Supervision {
     }
 
     /// Sets the timer of a restart.
-    pub(crate) fn wait_for_restart(&mut self, worker: WorkerId, after: Duration, cx: &mut Context<'_>) {
+    pub(crate) fn wait_for_restart(&mut self, worker: WorkerId, after: Duration, cx: &mut SupervisionContext<'_>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         let Some(due) = cx.reactor.clock.now().checked_add(after.min(LONGEST_BACKOFF)) else { return };
         record.phase = WorkerPhase::Backoff(due);
@@ -182,7 +187,7 @@ impl Supervision {
     }
 
     /// Restarts a worker whose backoff is over, unless its state has changed meanwhile. True if the restart waits for room in the worker's window.
-    pub(crate) fn restart(&mut self, worker: WorkerId, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn restart(&mut self, worker: WorkerId, cx: &mut SupervisionContext<'_>) -> bool {
         let is_due =
             |record: &WorkerRecord| matches!(record.phase, WorkerPhase::Backoff(due) if due <= cx.reactor.clock.now());
         if !self.workers.get(&worker).is_some_and(is_due) {
@@ -199,12 +204,12 @@ impl Supervision {
 
     /// Whether a restart waits for room in the window: each incarnation sends a few events, so a worker that exits and restarts at once would
     /// otherwise fill the channel of a slow consumer.
-    fn is_delayed(&self, worker: WorkerId, cx: &Context<'_>) -> bool {
+    fn is_delayed(&self, worker: WorkerId, cx: &SupervisionContext<'_>) -> bool {
         self.workers.get(&worker).is_some_and(|record| cx.sink.levels_of(&record.shared).must_pause())
     }
 
     /// Continues delayed restarts for which there is room again.
-    pub(crate) fn resume_restarts(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn resume_restarts(&mut self, cx: &mut SupervisionContext<'_>) {
         for worker in mem::take(&mut self.delayed_restarts) {
             let Some(record) = self.workers.get(&worker) else { continue };
             // The wakeup is requested before the check, as for streams.
@@ -229,7 +234,7 @@ impl Supervision {
     }
 
     /// Starts the next incarnation, unless the process of the last one is still unkillable.
-    pub(crate) fn start_again(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
+    pub(crate) fn start_again(&mut self, worker: WorkerId, cx: &mut SupervisionContext<'_>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         if let Some(old) = cx.trees.unkillable.values().find(|unkillable| unkillable.worker == worker) {
             record.phase = WorkerPhase::Blocked;
@@ -243,7 +248,7 @@ impl Supervision {
     }
 
     /// Ends a worker for good.
-    pub(crate) fn end(&mut self, worker: WorkerId, cx: &mut Context<'_>) {
+    pub(crate) fn end(&mut self, worker: WorkerId, cx: &mut SupervisionContext<'_>) {
         let Some(record) = self.workers.remove(&worker) else { return };
         cx.reactor.timers.cancel(Timer::Restart(worker));
         cx.sink.trace.remove_worker(worker);

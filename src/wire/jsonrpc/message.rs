@@ -38,7 +38,7 @@ pub(crate) enum RpcMessage {
 }
 
 #[derive(Deserialize)]
-struct Line<'a> {
+struct RpcLine<'a> {
     #[serde(borrow, default)]
     jsonrpc: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -56,7 +56,7 @@ struct Line<'a> {
 impl RpcMessage {
     /// Parses one line. Returns `None` if it is not JSON-RPC 2.0.
     pub(crate) fn parse(line: &[u8]) -> Option<Self> {
-        let line: Line<'_> = serde_json::from_slice(line).ok()?;
+        let line: RpcLine<'_> = serde_json::from_slice(line).ok()?;
         // Some peers omit the member in responses; their callers still wait for them.
         let may_lack_version = line.method.is_none() && line.jsonrpc.is_none();
         if line.jsonrpc.as_deref() != Some("2.0") && !may_lack_version {
