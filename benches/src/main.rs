@@ -106,6 +106,6 @@ fn refuse(mistake: &str) -> ExitCode {
 }
 
 fn say(text: &str) {
-    // Nobody listens: then there is nobody to tell.
+    // A closed standard error cannot show the error.
     drop(io::stderr().write_all(text.as_bytes()));
 }

@@ -30,7 +30,7 @@ impl Ballast {
         // A kernel without huge pages answers EINVAL, and has none to refuse.
         // SAFETY: madvise(2) on our own mapping; this advice changes no contents.
         unsafe { libc::madvise(base, bytes, libc::MADV_NOHUGEPAGE) };
-        // SAFETY: our own mapping, writable, exactly so long.
+        // SAFETY: the mapping is writable and has this length.
         unsafe { ptr::write_bytes(base.cast::<u8>(), 1, bytes) };
         Ok(ballast)
     }
@@ -39,7 +39,7 @@ impl Ballast {
 impl Drop for Ballast {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            // SAFETY: unmaps exactly what `new` mapped; nobody else knows the address.
+            // SAFETY: unmaps exactly what `new` mapped; no other code has the address.
             let result = unsafe { libc::munmap(self.base, self.bytes) };
             debug_assert_eq!(result, 0, "munmap of our own mapping");
         }
