@@ -24,16 +24,16 @@ pub(crate) mod survivors;
 pub(crate) mod unsupervised;
 pub(crate) mod validate;
 
-/// The largest message, by default, in bytes.
+/// The default limit of a message, in bytes.
 const MAX_MESSAGE_SIZE: usize = 16 << 20;
-/// How many bytes of a worker's messages may be waiting, by default.
+/// The default window of a worker, in bytes.
 const WINDOW: usize = 1 << 20;
-/// How long the streams of an ended worker are waited for, by default.
+/// The default drain timeout.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
-/// How much of standard error is kept for the exit, by default, in bytes.
+/// The default size of the tail of standard error, in bytes.
 const STDERR_TAIL: usize = 8 << 10;
 
-/// How long a worker has to connect to its control pipe, by default.
+/// The default timeout for the control connection.
 const CONTROL_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where a worker's messages come from.
@@ -54,17 +54,17 @@ pub(crate) enum DeathSignal {
     Signal(i32),
 }
 
-/// A recipe for a worker, to be used any number of times: cloning it is cheap enough to vary one for each file.
+/// Describes how to start and supervise a worker. A spec holds no live resource, can be used any number of times, and is cheap to clone.
 ///
-/// Nothing is looked at before [`validate`](Self::validate), which every start calls: all mistakes come back as one typed error
-/// before anything is spawned.
+/// The setters do not check anything. [`validate`](Self::validate), which every start calls, returns a typed error before anything is
+/// spawned.
 ///
 /// ```
 /// use pipewright::{OutputMode, Pass, WorkerSpec};
 ///
 /// let compiler = WorkerSpec::new("/usr/lib/build/compile-worker")
 ///     .arg("--optimize")
-///     .messages(Pass::arg("--messages={}")) // the number lands where {} stands
+///     .messages(Pass::arg("--messages={}")) // {} is replaced by the number of the file descriptor
 ///     .stderr(OutputMode::Lines)
 ///     .env("LC_ALL", "C");
 /// let first = compiler.clone().arg("a.c");
@@ -113,26 +113,26 @@ impl_debug!(WorkerSpec, |spec| {
     directory: spec.plan.directory,
 });
 
-/// What to run.
+/// Program, arguments and environment.
 impl WorkerSpec {
-    /// A worker that runs a program, searched in the `PATH` that the worker will have if its name holds no slash. A relative
-    /// path, and a relative entry of `PATH`, is meant from the worker's own [working directory](Self::current_dir).
+    /// Creates the spec of a worker that runs `program`. A name without a slash is searched in the worker's `PATH`. Relative paths, also in
+    /// `PATH`, are resolved in the worker's [working directory](Self::current_dir).
     ///
-    /// A file that the kernel does not run, such as a script without a `#!` line, is refused ([`SpawnStep::Format`](crate::SpawnStep::Format)): no shell is
-    /// started in its place.
+    /// A file that the kernel does not execute, such as a script without a `#!` line, fails with
+    /// [`SpawnStep::Format`](crate::SpawnStep::Format): no shell runs it.
     pub fn new(program: impl Into<OsString>) -> Self {
         Self::of(Program::Named(program.into()))
     }
 
-    /// A worker started by a `Command` of your own, made anew for each incarnation, with everything only std knows about it.
+    /// Creates the spec of a worker that a [`Command`] starts, for settings that only std has. `make` is called for
+    /// each incarnation, on the thread that spawns: it must not wait for another spawn.
     ///
-    /// It costs a fork of the parent's address space, since `command-fds` needs a hook between fork and exec: milliseconds in
-    /// a large parent, where [`new`](Self::new) takes the same fraction of one in any. Its handles keep the numbers they have
-    /// in the parent, 10 or above; a fixed number works only while it is free in the parent. Its standard streams are those
-    /// of this spec, whatever the `Command` says. The program is found and refused by the same rules as that of `new`.
+    /// Starting costs a fork of the parent's address space, since `command-fds` needs a hook between fork and exec: milliseconds in a large
+    /// parent, where [`new`](Self::new) takes a constant fraction of one. Granted file descriptors keep the numbers that they have in the
+    /// parent, 10 or above; a fixed number works only while it is free in the parent. The standard streams are those of this spec, whatever
+    /// the `Command` says. The program is searched and rejected by the same rules as that of `new`.
     ///
-    /// Descriptors that the `Command` passes on by hooks of its own are closed, as all that this spec does not grant: use
-    /// [`inherit_fd`](Self::inherit_fd). The closure runs on the thread that spawns, so it must not wait for another spawn.
+    /// File descriptors that the `Command` passes on by hooks of its own are closed: use [`inherit_fd`](Self::inherit_fd).
     pub fn from_command(make: impl Fn() -> Command + Send + Sync + 'static) -> Self {
         Self::of(Program::Command(Arc::new(make)))
     }
@@ -168,13 +168,13 @@ impl WorkerSpec {
         }
     }
 
-    /// What people call it; by default the file name of the program.
+    /// Sets the name of the worker in errors, logs and status; by default the file name of the program.
     pub fn name(mut self, name: impl Into<Box<str>>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Appends an argument, as it is: braces mean nothing here.
+    /// Appends an argument. Braces in it are not replaced.
     pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
         self.plan.arguments.push(Argument::Plain(argument.into()));
         self
@@ -186,9 +186,8 @@ impl WorkerSpec {
         self
     }
 
-    /// Sets an environment variable. The rest is inherited, but for variables that name descriptors of the host, such as
-    /// `LISTEN_FDS`, `NODE_CHANNEL_FD`, or the jobserver in `MAKEFLAGS` ([list](crate::docs::protocol), "Variables that are
-    /// removed"); what is set here is set whatever its name.
+    /// Sets an environment variable, whatever its name. Others are inherited, except those that name file descriptors of the host, such as
+    /// `LISTEN_FDS`, `NODE_CHANNEL_FD`, or the jobserver in `MAKEFLAGS` ([list](crate::docs::protocol), "Variables that are removed").
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.plan.environment.push(EnvironmentChange::Set(name.into(), value.into()));
         self
@@ -200,13 +199,13 @@ impl WorkerSpec {
         self
     }
 
-    /// Removes all environment variables that are set so far, inherited ones too.
+    /// Removes all environment variables set so far, and all inherited ones.
     pub fn env_clear(mut self) -> Self {
         self.plan.environment.push(EnvironmentChange::Clear);
         self
     }
 
-    /// The directory it starts in; by default ours.
+    /// Sets the working directory; by default that of the host.
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.plan.directory = Some(directory.into());
         self
