@@ -31,7 +31,7 @@ impl Supervision {
     pub(crate) fn execute_group(&mut self, command: GroupCommand, cx: &mut SupervisionContext<'_>) {
         match command {
             GroupCommand::Add { group, parent, policy, answer } => {
-                let (id, parent) = (group.id, parent.map_or(ROOT, |parent| parent));
+                let (id, parent) = (group.id, parent.unwrap_or(ROOT));
                 let added = self.groups.add_group(id, parent, policy.role(parent != ROOT), policy.settings());
                 if added.is_ok() {
                     self.group_handles.insert(id, group);
@@ -112,11 +112,11 @@ impl Supervision {
         let node = NodeId::Member(worker);
         match (record.phase, action) {
             // Already stopping: its own stop policy advances, which does not concern the group.
-            (WorkerPhase::Running(place), Action::Stop) if record.desired == DesiredState::Stop => {
-                cx.stops.push_back((place, StopRequest::Advance));
+            (WorkerPhase::Running(key), Action::Stop) if record.desired == DesiredState::Stop => {
+                cx.stops.push_back((key, StopRequest::Advance));
             }
-            (WorkerPhase::Running(place), Action::StopWithin(time)) if record.desired == DesiredState::Stop => {
-                cx.stops.push_back((place, StopRequest::Within(time)));
+            (WorkerPhase::Running(key), Action::StopWithin(time)) if record.desired == DesiredState::Stop => {
+                cx.stops.push_back((key, StopRequest::Within(time)));
             }
             // A stopped member only runs again after a start.
             (_, Action::Restart) if record.is_stopped => {}
@@ -124,12 +124,12 @@ impl Supervision {
             (_, Action::Stop) => self.handle_group_input(GroupInput::Stop(node), cx),
             (phase, Action::StopWithin(time)) => {
                 self.handle_group_input(GroupInput::Stop(node), cx);
-                let WorkerPhase::Running(place) = phase else { return };
+                let WorkerPhase::Running(key) = phase else { return };
                 if self.workers.get(&worker).is_some_and(|record| record.desired == DesiredState::Stop) {
-                    cx.stops.push_back((place, StopRequest::Within(time)));
+                    cx.stops.push_back((key, StopRequest::Within(time)));
                 } else {
                     // It is stopped when its dependents have ended, but killed after `time` in any case.
-                    cx.reactor.set_timer_after(time, Timer::KillOne(place));
+                    cx.reactor.set_timer_after(time, Timer::KillOne(key));
                 }
             }
         }
@@ -278,9 +278,9 @@ impl Supervision {
     /// Reports members that gave up and that no restart of a group starts again.
     fn report_gave_up(&mut self, group: GroupId, cx: &mut SupervisionContext<'_>) {
         for id in self.groups.members_under(NodeId::Group(group)) {
-            let Some(record) = self.workers.get_mut(&WorkerId(id.0)) else { continue };
+            let Some(record) = self.workers.get_mut(&id) else { continue };
             if let Some(why) = record.gave_up.take_if(|_| self.groups.is_finished(NodeId::Member(id))) {
-                self.report(WorkerId(id.0), EventKind::GaveUp(why), cx);
+                self.report(id, EventKind::GaveUp(why), cx);
             }
         }
     }
@@ -289,7 +289,7 @@ impl Supervision {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         record.desired = DesiredState::Stop;
         match record.phase {
-            WorkerPhase::Running(place) => cx.stops.push_back((place, StopRequest::Advance)),
+            WorkerPhase::Running(key) => cx.stops.push_back((key, StopRequest::Advance)),
             // Too late to cancel: the worker is stopped when its start is complete.
             WorkerPhase::Spawning if !cx.spawner.starts().cancel(worker) => {
                 record.answer_first_start();
@@ -323,7 +323,7 @@ impl Supervision {
                     continue;
                 }
             };
-            let Some(record) = self.workers.get_mut(&WorkerId(id.0)) else { continue };
+            let Some(record) = self.workers.get_mut(&id) else { continue };
             if !record.is_member {
                 continue;
             }

@@ -9,7 +9,7 @@ use crate::{
             model::{NodeId, Role},
             transition::GroupInput,
         },
-        restart::{Restart, RestartIntensity},
+        restart::Restart,
     },
     supervisor::{
         commands::{FirstStartResult, NewMembers, Restarted},
@@ -99,9 +99,7 @@ impl Supervision {
             let reason = "some exits force its restart, and a member with `Restart::Never` is not restarted".into();
             return Err(GroupError::Rejected { reason });
         }
-        let intensity = self.groups.intensity(group);
-        let intensity = intensity.map(|intensity| RestartIntensity::new(intensity.restarts, intensity.period));
-        spec.restart.check_in_group(intensity).map_err(|conflict| {
+        spec.restart.check_in_group(self.groups.intensity(group)).map_err(|conflict| {
             let (settings, reason) = (conflict.settings, conflict.reason);
             GroupError::Spec(SpecError::Conflict { settings, reason })
         })
@@ -152,8 +150,7 @@ impl Supervision {
         cx: &mut SupervisionContext<'_>,
     ) -> Result<Restarted, GroupError> {
         self.check_is_of(group, worker)?;
-        let id = worker;
-        if self.groups.is_group_finished(id) {
+        if self.groups.is_group_finished(worker) {
             let reason = "its group does not run: start the group".into();
             return Err(GroupError::Rejected { reason });
         }
@@ -163,7 +160,7 @@ impl Supervision {
         if before.is_some() {
             record.reset_restarts();
         }
-        self.handle_group_input(GroupInput::Start(NodeId::Member(id)), cx);
+        self.handle_group_input(GroupInput::Start(NodeId::Member(worker)), cx);
         Ok(before.into_iter().collect())
     }
 

@@ -43,16 +43,16 @@ pub(crate) enum IncarnationEnd {
 
 impl Supervision {
     /// Records a new incarnation. False if it is to be stopped.
-    pub(crate) fn add_incarnation(&mut self, shared: &Arc<SharedWorker>, spec: &SharedSpec, place: Key) -> bool {
+    pub(crate) fn add_incarnation(&mut self, shared: &Arc<SharedWorker>, spec: &SharedSpec, key: Key) -> bool {
         match self.workers.entry(shared.id()) {
             Entry::Vacant(vacant) => {
                 let seed = next_seed(&mut self.seed, shared.id());
-                vacant.insert(WorkerRecord::new(shared, spec, WorkerPhase::Running(place), seed));
+                vacant.insert(WorkerRecord::new(shared, spec, WorkerPhase::Running(key), seed));
                 true
             }
             Entry::Occupied(mut occupied) => {
                 let record = occupied.get_mut();
-                record.phase = WorkerPhase::Running(place);
+                record.phase = WorkerPhase::Running(key);
                 // Failed starts are not counted.
                 record.restarts.count += u32::from(shared.incarnation() > 1);
                 record.answer_first_start();
@@ -73,11 +73,11 @@ impl Supervision {
             Action::Stop | Action::StopWithin(_) => record.desired = DesiredState::Stop,
         }
         match (record.phase, action) {
-            (WorkerPhase::Running(place), Action::StopWithin(time)) => {
-                cx.stops.push_back((place, StopRequest::Within(time)));
+            (WorkerPhase::Running(key), Action::StopWithin(time)) => {
+                cx.stops.push_back((key, StopRequest::Within(time)));
             }
-            (WorkerPhase::Running(place), Action::Stop | Action::Restart) => {
-                cx.stops.push_back((place, StopRequest::Advance));
+            (WorkerPhase::Running(key), Action::Stop | Action::Restart) => {
+                cx.stops.push_back((key, StopRequest::Advance));
             }
             (WorkerPhase::Backoff(_), Action::Restart) => {
                 record.desired = DesiredState::Run;

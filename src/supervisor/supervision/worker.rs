@@ -132,7 +132,7 @@ impl WorkerRecord {
     /// Returns the key of the running incarnation.
     pub(crate) fn key(&self) -> Option<Key> {
         match self.phase {
-            WorkerPhase::Running(place) => Some(place),
+            WorkerPhase::Running(key) => Some(key),
             WorkerPhase::Backoff(_) | WorkerPhase::Blocked | WorkerPhase::Spawning | WorkerPhase::Stopped => None,
         }
     }
