@@ -151,15 +151,29 @@ impl EventLoop {
         self.on(key, Incarnation::exited);
     }
 
-    /// Returns the key of the running incarnation of a worker.
-    pub(crate) fn key_of(&self, worker: WorkerId) -> Option<Key> {
-        self.supervision.workers.get(&worker).and_then(WorkerRecord::key)
+    /// Calls `run` with the running incarnation of a worker, if there is one.
+    pub(crate) fn on_worker(
+        &mut self,
+        worker: WorkerId,
+        run: impl FnOnce(&mut Incarnation, &mut IncarnationContext<'_>),
+    ) {
+        if let Some(key) = self.supervision.workers.get(&worker).and_then(WorkerRecord::key) {
+            self.on(key, run);
+        }
     }
 
-    /// Returns the key of this incarnation of a worker, if it still runs.
-    pub(crate) fn key_of_incarnation(&self, worker: WorkerId, number: u32) -> Option<Key> {
-        let key = self.key_of(worker)?;
-        self.incarnations.get(key).filter(|incarnation| incarnation.process.number() == number).map(|_| key)
+    /// As [`on_worker`](Self::on_worker), if the incarnation that runs has this number.
+    pub(crate) fn on_incarnation(
+        &mut self,
+        worker: WorkerId,
+        number: u32,
+        run: impl FnOnce(&mut Incarnation, &mut IncarnationContext<'_>),
+    ) {
+        self.on_worker(worker, |incarnation, cx| {
+            if incarnation.process.number() == number {
+                run(incarnation, cx);
+            }
+        });
     }
 
     /// Resumes reading and restarts that were paused because of a full window, where there is room again.

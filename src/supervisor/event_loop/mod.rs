@@ -27,7 +27,7 @@ use crate::{
         },
         process_trees::ProcessTrees,
         reactor::{Reactor, arena::Arena, timers::Timer, token::Token},
-        spawner::Spawner,
+        spawner::{Spawner, queue::PATIENCE},
         supervision::{Supervision, restart::IncarnationEnd, shutdown::Shutdown},
     },
     sys::{epoll::EpollEvents, random, signals},
@@ -174,40 +174,17 @@ impl EventLoop {
             Command::SpawnFailed(worker, error) => self.supervise(|supervision, cx| {
                 supervision.on_incarnation_end(worker, IncarnationEnd::SpawnFailed(error), cx);
             }),
-            Command::ProbeSucceeded(worker, incarnation) => {
-                if let Some(key) = self.key_of_incarnation(worker, incarnation) {
-                    self.on(key, Incarnation::probe_succeeded);
-                }
+            Command::ProbeSucceeded(worker, number) => {
+                self.on_incarnation(worker, number, Incarnation::probe_succeeded);
             }
-            Command::MessagesRejected(worker, incarnation) => {
-                if let Some(key) = self.key_of_incarnation(worker, incarnation) {
-                    self.on(key, Incarnation::messages_rejected);
-                }
+            Command::MessagesRejected(worker, number) => {
+                self.on_incarnation(worker, number, Incarnation::messages_rejected);
             }
             Command::Worker(worker, action) => {
                 self.supervise(|supervision, cx| supervision.request(worker, action, cx));
             }
             Command::ControlListener(server) => self.listen(*server),
-            Command::Connection(ConnectionEvent::Readable(worker)) => {
-                if let Some(key) = self.key_of(worker) {
-                    self.on(key, Incarnation::control_readable);
-                }
-            }
-            Command::Connection(ConnectionEvent::CallBurst(worker)) => {
-                if let Some(key) = self.key_of(worker) {
-                    self.on(key, Incarnation::check_call_burst);
-                }
-            }
-            Command::Connection(ConnectionEvent::OutOfMemory(worker)) => {
-                if let Some(key) = self.key_of(worker) {
-                    self.reactor.set_timer_after(CONNECTION_RETRY_TIME, Timer::ConnectionRetry(key));
-                }
-            }
-            Command::Connection(ConnectionEvent::WatchFailed(worker)) => {
-                if let Some(key) = self.key_of(worker) {
-                    self.register(Token::Control(key));
-                }
-            }
+            Command::Connection(event) => self.on_connection_event(event),
             Command::GroupStatus(group, answer) => drop(answer.send(self.group_status(group))),
             Command::Group(command) => self.supervise(|supervision, cx| supervision.execute_group(command, cx)),
             Command::ScanResult(result) => self.inspected(*result),
@@ -226,6 +203,19 @@ impl EventLoop {
                 self.supervise(Supervision::stop_all_workers);
                 self.reactor.set_timer_after(self.shutdown.grace_period, Timer::KillAll);
             }
+        }
+    }
+
+    fn on_connection_event(&mut self, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::Readable(worker) => self.on_worker(worker, Incarnation::control_readable),
+            ConnectionEvent::CallBurst(worker) => self.on_worker(worker, Incarnation::check_call_burst),
+            ConnectionEvent::OutOfMemory(worker) => self.on_worker(worker, |incarnation, cx| {
+                cx.reactor.set_timer_after(CONNECTION_RETRY_TIME, Timer::ConnectionRetry(incarnation.key));
+            }),
+            ConnectionEvent::WatchFailed(worker) => self.on_worker(worker, |incarnation, cx| {
+                incarnation.register(Token::Control(incarnation.key), cx);
+            }),
         }
     }
 
@@ -297,7 +287,7 @@ impl EventLoop {
     /// Starts wait for threads that may hang in others.
     fn relieve_starts(&mut self) {
         if Spawner::add_thread_if_blocked(&self.spawner) {
-            self.reactor.set_timer_after(crate::supervisor::spawner::queue::PATIENCE, Timer::SpawnQueue);
+            self.reactor.set_timer_after(PATIENCE, Timer::SpawnQueue);
         }
     }
 }

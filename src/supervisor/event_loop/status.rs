@@ -1,7 +1,7 @@
 //! The status of all workers, and operations on all workers: stop, suspend and resume.
 
 use crate::{
-    ids::{GroupId, WorkerId},
+    ids::GroupId,
     policy::group::model::{GroupActivity, GroupSnapshot, NodeId},
     supervisor::{
         commands::{Action, StopAll},
@@ -26,13 +26,8 @@ use std::{sync::Arc, time::Instant};
 
 impl EventLoop {
     /// Returns the status of all workers.
-    pub(crate) fn status(&mut self) -> SupervisorStatus {
-        let now = self.reactor.clock.now();
-        let mut workers: Vec<WorkerStatus> = Vec::with_capacity(self.supervision.workers.len());
-        for record in self.supervision.workers.values() {
-            let incarnation = record.key().and_then(|key| self.incarnations.get(key));
-            workers.push(status(record, incarnation, now));
-        }
+    pub(crate) fn status(&self) -> SupervisorStatus {
+        let mut workers: Vec<_> = self.supervision.workers.values().map(|record| self.worker_status(record)).collect();
         workers.sort_unstable_by_key(|status| status.worker);
         SupervisorStatus {
             workers,
@@ -42,13 +37,12 @@ impl EventLoop {
         }
     }
 
-    pub(crate) fn status_of(&mut self, worker: WorkerId) -> Option<WorkerStatus> {
-        let record = self.supervision.workers.get(&worker)?;
+    fn worker_status(&self, record: &WorkerRecord) -> WorkerStatus {
         let incarnation = record.key().and_then(|key| self.incarnations.get(key));
-        Some(status(record, incarnation, self.reactor.clock.now()))
+        worker_status(record, incarnation, self.reactor.clock.now())
     }
 
-    pub(crate) fn group_status(&mut self, id: GroupId) -> Option<GroupStatus> {
+    pub(crate) fn group_status(&self, id: GroupId) -> Option<GroupStatus> {
         let GroupSnapshot { activity, restarts, children } = self.supervision.groups.snapshot(id)?;
         let state = match activity {
             GroupActivity::Running => GroupState::Running,
@@ -60,7 +54,9 @@ impl EventLoop {
         let (mut members, mut groups) = (Vec::new(), Vec::new());
         for child in children {
             match child {
-                NodeId::Member(id) => members.extend(self.status_of(id)),
+                NodeId::Member(id) => {
+                    members.extend(self.supervision.workers.get(&id).map(|record| self.worker_status(record)));
+                }
                 NodeId::Group(id) => groups.extend(self.group_status(id)),
             }
         }
@@ -163,7 +159,7 @@ impl EventLoop {
     }
 }
 
-fn status(record: &WorkerRecord, incarnation: Option<&Incarnation>, now: Instant) -> WorkerStatus {
+fn worker_status(record: &WorkerRecord, incarnation: Option<&Incarnation>, now: Instant) -> WorkerStatus {
     let usage = incarnation.and_then(|incarnation| stat::usage(incarnation.process.child().pid()));
     let state = match incarnation {
         None if record.is_stopped => WorkerState::Ended,

@@ -184,9 +184,7 @@ impl Incarnation {
             control.forget(self.key);
         }
     }
-}
 
-impl Incarnation {
     /// Returns the user of the process, or of a child of it, if that user may not connect to the control server.
     fn other_user(&self) -> Option<u32> {
         let may_connect = [Some(identity::effective_uid()), self.spec.peer_user];

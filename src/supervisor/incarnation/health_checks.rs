@@ -322,9 +322,7 @@ impl Incarnation {
             None => cx.reactor.timers.cancel(Timer::Health(self.key)),
         }
     }
-}
 
-impl Incarnation {
     /// Whether the sender of a datagram may notify for this worker: the user of the host, root, and processes of the tree of any user.
     fn may_notify(&self, sender: Option<Credentials>) -> bool {
         let Some(Credentials { pid, uid, .. }) = sender else { return false };

@@ -180,12 +180,7 @@ impl Incarnation {
 
     /// Returns the pipes that descendants may hold, by inode.
     pub(crate) fn pipes(&self) -> Vec<(u64, &'static str)> {
-        let open = self
-            .output
-            .readers
-            .iter()
-            .flatten()
-            .filter_map(|reader| Some((fd::inode(reader.as_fd()).ok()?, reader.id.name())));
+        let open = self.readers().filter_map(|reader| Some((fd::inode(reader.as_fd()).ok()?, reader.id.name())));
         let mut pipes: Vec<_> = open.chain(self.output.abandoned.iter().copied()).collect();
         pipes.sort_unstable();
         pipes.dedup();

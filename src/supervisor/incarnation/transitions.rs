@@ -130,14 +130,8 @@ impl Incarnation {
             LifecycleOutput::ReportUnkillable => {
                 drop(self.process.child().with_pidfd(|pidfd| cx.reactor.poller.remove(pidfd)));
                 for stream in StreamId::ALL {
-                    if self.is_over() {
-                        return;
-                    }
                     self.drain(stream, &mut cx.reading.scratch, cx.sink);
                     self.forget_stream(stream, cx);
-                }
-                if self.is_over() {
-                    return;
                 }
                 // The process may have exited, if it could not be watched.
                 let reaped = self.process.child().reap(self.group_cleanup()).ok().flatten();
@@ -206,9 +200,7 @@ impl Incarnation {
         let (worker, unhealthy) = (self.shared.id(), self.health.is_unhealthy);
         cx.facts.push_back(Fact::Finished { worker, exit, unhealthy });
     }
-}
 
-impl Incarnation {
     /// Whether the process group is killed with the process: always if the supervisor stops it, otherwise according to the survivor policy.
     fn group_cleanup(&self) -> GroupCleanup {
         if self.is_being_stopped || self.spec.survivors == SurvivorPolicy::Kill {

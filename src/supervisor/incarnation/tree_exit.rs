@@ -56,14 +56,18 @@ impl Incarnation {
             self.tree.scan.uninspected = Some(0);
             return if this_process::is_reaper() { self.inspect(ScanTask::ReapKilled, cx) } else { self.reap_last(cx) };
         }
-        let age = now.saturating_duration_since(self.started);
-        let started_since = cx.spawner.started().saturating_sub(self.tree.starts_before);
-        let pid = self.process.child().pid().cast_signed();
-        if !cx.trees.inspector.adopts && cx.trees.numbers.shows_no_descendant(pid, age, started_since) {
+        if !cx.trees.inspector.adopts && self.shows_no_descendant(cx) {
             self.tree.scan.uninspected = Some(0);
             return self.reap_last(cx);
         }
         self.inspect(ScanTask::Survivors(survivors), cx);
+    }
+
+    /// Whether the pids that were assigned since the start show that the worker has no descendant.
+    fn shows_no_descendant(&self, cx: &IncarnationContext<'_>) -> bool {
+        let age = cx.reactor.clock.now().saturating_duration_since(self.started);
+        let started_since = cx.spawner.started().saturating_sub(self.tree.starts_before);
+        cx.trees.numbers.shows_no_descendant(self.process.child().pid().cast_signed(), age, started_since)
     }
 
     /// Waits until the killed cgroup is empty. Before Linux 5.14 a process that is forked during the kill escapes it, so the kill is
@@ -191,13 +195,9 @@ impl Incarnation {
 
     /// Waits for the process group of a worker that has exited during its stop, within the remaining time of the stop policy.
     pub(crate) fn wait_for_group(&mut self, cx: &mut IncarnationContext<'_>) {
-        let now = cx.reactor.clock.now();
-        let child = self.process.child();
-        let age = now.saturating_duration_since(self.started);
-        let started_since = cx.spawner.started().saturating_sub(self.tree.starts_before);
-        let is_alone = !child.leads_group()
+        let is_alone = !self.process.child().leads_group()
             || self.process.tree().with_cgroup(WorkerCgroup::is_populated) == Some(false)
-            || cx.trees.numbers.shows_no_descendant(child.pid().cast_signed(), age, started_since);
+            || self.shows_no_descendant(cx);
         if is_alone {
             self.input(LifecycleInput::ProcessGroupEnded, cx);
         } else {
@@ -288,9 +288,7 @@ impl Incarnation {
         cx.reactor.set_timer_after(INSPECTOR_KILL_TIMEOUT, Timer::GroupKill(self.key));
         self.inspect(ScanTask::KillTree, cx);
     }
-}
 
-impl Incarnation {
     /// Sends SIGKILL to the worker and its process group.
     pub(crate) fn kill_group(&mut self) {
         let killed = self.process.child().signal_group(libc::SIGKILL);

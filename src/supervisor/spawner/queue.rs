@@ -17,6 +17,7 @@ use crate::{
         sync::lock,
         worker::SharedWorker,
     },
+    sys::deferred_close::drop_in_background,
 };
 use crossbeam_channel::Sender;
 use std::{
@@ -146,7 +147,7 @@ impl SpawnQueue {
         drop(state);
         self.changed.notify_all();
         // Callers that wait for these receive `SupervisorGone`. Closing their files can block.
-        crate::sys::deferred_close::drop_in_background(left);
+        drop_in_background(left);
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -157,7 +158,7 @@ impl SpawnQueue {
         let mut state = self.lock();
         if state.is_over {
             drop(state);
-            return crate::sys::deferred_close::drop_in_background(start);
+            return drop_in_background(start);
         }
         state.waiting.push_back(start);
         drop(state);
@@ -172,7 +173,7 @@ impl SpawnQueue {
         if let Some(at) = state.waiting.iter().position(|start| start.id == worker) {
             let start = state.waiting.remove(at);
             drop(state);
-            crate::sys::deferred_close::drop_in_background(start);
+            drop_in_background(start);
             return true;
         }
         let busy = state.threads.values_mut().filter_map(|thread| thread.busy.as_mut());
@@ -318,7 +319,7 @@ impl SpawnQueue {
         let mut state = self.lock();
         if state.is_over || is_cancelled(&state).unwrap_or(false) {
             drop(state);
-            return crate::sys::deferred_close::drop_in_background(start);
+            return drop_in_background(start);
         }
         // Under one lock, so that `cancel` finds the start here or there.
         if let Some(thread) = state.threads.get_mut(&number) {

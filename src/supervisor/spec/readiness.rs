@@ -29,7 +29,7 @@ const LINE_BYTES: usize = 4 << 10;
 pub(crate) const SEARCHED_BYTES: usize = 16 << 10;
 /// After so much a line or a message that makes a worker ready is not looked for any more; see `weight`.
 pub(crate) const SEARCH_BYTES_MAX: usize = 16 << 20;
-/// The pipe on which readiness is told by a newline.
+/// The name of the pipe on which a worker reports readiness by a newline.
 pub(crate) const READINESS_PIPE: &str = "readiness";
 
 /// When a worker counts as ready, for [`WorkerSpec::ready`](crate::WorkerSpec::ready). Reported as

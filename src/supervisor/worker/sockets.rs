@@ -4,7 +4,7 @@
 use crate::{
     pipe::named::private_directory::PrivateDirectory,
     supervisor::{
-        control::server::{AdmittedUsers, ControlListener, IssuedAddress, PendingKeys},
+        control::server::{self, AdmittedUsers, ControlListener, IssuedAddress, PendingKeys},
         spec::WorkerSpec,
         sync::lock,
         worker::notify_socket::NotifySocket,
@@ -67,7 +67,7 @@ impl Sockets {
         let path = if let Some(path) = &state.control {
             path.clone()
         } else {
-            let (listener, path) = crate::supervisor::control::server::listen(directory.path())?;
+            let (listener, path) = server::listen(directory.path())?;
             start(ControlListener { listener, admitted: state.admitted.clone(), keys: state.keys.clone() });
             // Before the steps that can fail: the server exists from now on.
             state.control.insert(path).clone()
