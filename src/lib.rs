@@ -252,11 +252,11 @@ pub use wire::{
 pub mod events {
     pub use crate::{
         exit::{LeakedStream, Survivor, Usage},
-        policy::restart::GiveUpReason,
+        policy::{readiness::ReadinessError, restart::GiveUpReason},
         supervisor::{
             control::hello::HandshakeError,
             events::{
-                event::{DisconnectReason, InvalidFrame, OutputStream, ReadinessError},
+                event::{DisconnectReason, InvalidFrame, OutputStream},
                 warning::Warning,
             },
         },

@@ -1,7 +1,10 @@
 //! Readiness of a started worker: what makes it ready, and how long it may take.
 
 use crate::deadline::Deadline;
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 /// What makes a worker ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,28 +40,55 @@ pub(crate) enum ReadinessInput {
 /// Times count from the start of the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReadinessOutcome {
-    /// Most of the timeout has passed, and the worker is not ready yet. Returned at most once, always before `TimedOut`.
+    /// Most of the timeout has passed, and the worker is not ready yet. Returned at most once, always before a timeout.
     Delayed {
         waited: Duration,
     },
     Ready {
         after: Duration,
     },
+    Failed(ReadinessError),
+}
+
+/// Why a worker is not ready. Times are measured from its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadinessError {
+    /// It was not ready within its timeout.
     TimedOut {
+        /// The time waited.
         waited: Duration,
     },
-    /// The notification fd was closed without a newline, so the worker can never become ready.
+    /// It closed its readiness pipe without writing a newline.
     PipeClosed {
+        /// Time since its start.
         after: Duration,
     },
-    /// The output was searched up to its limit, so the worker can never become ready.
+    /// The line or message that makes it ready was not in the first 16 MiB of its output.
     OutputLimit {
+        /// Time since its start.
         after: Duration,
     },
-    /// The process exited before it was ready.
+    /// It exited first; `Exited` follows.
     Exited {
+        /// Time since its start.
         after: Duration,
     },
+}
+
+impl fmt::Display for ReadinessError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut { waited } => write!(formatter, "not ready after {waited:.1?}"),
+            Self::PipeClosed { after } => {
+                write!(formatter, "closed its readiness pipe without a newline after {after:.1?}")
+            }
+            Self::OutputLimit { after } => {
+                write!(formatter, "not ready after 16 MiB of output and {after:.1?}")
+            }
+            Self::Exited { after } => write!(formatter, "exited before it was ready, after {after:.1?}"),
+        }
+    }
 }
 
 /// Tracks the readiness of one incarnation. Returns one final outcome, and nothing after it.
@@ -89,14 +119,16 @@ impl ReadinessTracker {
                 self.end(now, |after| ReadinessOutcome::Ready { after })
             }
             ReadinessInput::PipeClosed if self.source == ReadinessSource::NotifyFd => {
-                self.end(now, |after| ReadinessOutcome::PipeClosed { after })
+                self.end(now, |after| ReadinessOutcome::Failed(ReadinessError::PipeClosed { after }))
             }
             ReadinessInput::OutputLimit
                 if matches!(self.source, ReadinessSource::LogLine | ReadinessSource::Message) =>
             {
-                self.end(now, |after| ReadinessOutcome::OutputLimit { after })
+                self.end(now, |after| ReadinessOutcome::Failed(ReadinessError::OutputLimit { after }))
             }
-            ReadinessInput::ProcessExited => self.end(now, |after| ReadinessOutcome::Exited { after }),
+            ReadinessInput::ProcessExited => {
+                self.end(now, |after| ReadinessOutcome::Failed(ReadinessError::Exited { after }))
+            }
             ReadinessInput::Observed(_) | ReadinessInput::PipeClosed | ReadinessInput::OutputLimit => None,
         }
     }
@@ -110,7 +142,11 @@ impl ReadinessTracker {
             self.warning.clear();
             return Some(ReadinessOutcome::Delayed { waited: now.saturating_duration_since(self.started) });
         }
-        if deadline.is_due(now) { self.end(now, |waited| ReadinessOutcome::TimedOut { waited }) } else { None }
+        if deadline.is_due(now) {
+            self.end(now, |waited| ReadinessOutcome::Failed(ReadinessError::TimedOut { waited }))
+        } else {
+            None
+        }
     }
 
     /// When to call `timeout`, if no input comes first.
@@ -191,7 +227,10 @@ mod tests {
             (None, Some(t0 + 4 * SECOND)),
             "returned once"
         );
-        assert_eq!(tracker.timeout(t0 + 4 * SECOND), Some(ReadinessOutcome::TimedOut { waited: 4 * SECOND }));
+        assert_eq!(
+            tracker.timeout(t0 + 4 * SECOND),
+            Some(ReadinessOutcome::Failed(ReadinessError::TimedOut { waited: 4 * SECOND }))
+        );
         assert_eq!(tracker.timeout(t0 + 5 * SECOND), None);
         assert_eq!(
             tracker.handle(ReadinessInput::Observed(ReadinessSource::SdNotify), t0 + 5 * SECOND),
@@ -207,7 +246,10 @@ mod tests {
         let late = t0 + 9 * SECOND;
         assert_eq!(tracker.timeout(late), Some(ReadinessOutcome::Delayed { waited: 9 * SECOND }));
         assert!(tracker.poll_timeout().is_some_and(|due| due <= late), "due at once");
-        assert_eq!(tracker.timeout(late), Some(ReadinessOutcome::TimedOut { waited: 9 * SECOND }));
+        assert_eq!(
+            tracker.timeout(late),
+            Some(ReadinessOutcome::Failed(ReadinessError::TimedOut { waited: 9 * SECOND }))
+        );
     }
 
     #[test]
@@ -216,7 +258,7 @@ mod tests {
         let mut tracker = ReadinessTracker::new(ReadinessSource::NotifyFd, 3 * SECOND, t0);
         assert_eq!(
             tracker.handle(ReadinessInput::PipeClosed, t0 + SECOND),
-            Some(ReadinessOutcome::PipeClosed { after: SECOND })
+            Some(ReadinessOutcome::Failed(ReadinessError::PipeClosed { after: SECOND }))
         );
         let mut other = ReadinessTracker::new(ReadinessSource::LogLine, 3 * SECOND, t0);
         assert_eq!(other.handle(ReadinessInput::PipeClosed, t0), None, "not its source");
@@ -228,7 +270,8 @@ mod tests {
         for source in SOURCES {
             let mut tracker = ReadinessTracker::new(source, 3 * SECOND, t0);
             let is_by_output = matches!(source, ReadinessSource::LogLine | ReadinessSource::Message);
-            let outcome = is_by_output.then_some(ReadinessOutcome::OutputLimit { after: SECOND });
+            let outcome =
+                is_by_output.then_some(ReadinessOutcome::Failed(ReadinessError::OutputLimit { after: SECOND }));
             assert_eq!(tracker.handle(ReadinessInput::OutputLimit, t0 + SECOND), outcome, "{source:?}");
             assert_eq!(tracker.is_over(), is_by_output);
         }
@@ -241,7 +284,7 @@ mod tests {
         assert_eq!(tracker.poll_timeout(), None, "a timeout beyond the clock never expires");
         assert_eq!(
             tracker.handle(ReadinessInput::ProcessExited, t0 + SECOND),
-            Some(ReadinessOutcome::Exited { after: SECOND })
+            Some(ReadinessOutcome::Failed(ReadinessError::Exited { after: SECOND }))
         );
         assert!(tracker.is_over());
     }
@@ -291,7 +334,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(outcomes.len(), 1, "{:?}", outcomes);
-            let was_missed = matches!(outcomes[0], ReadinessOutcome::TimedOut { .. });
+            let was_missed = matches!(outcomes[0], ReadinessOutcome::Failed(ReadinessError::TimedOut { .. }));
             prop_assert!(delays <= 1 && (delays == 1 || !was_missed), "{} warnings, {:?}", delays, outcomes);
         }
     }

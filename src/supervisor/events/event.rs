@@ -4,7 +4,7 @@ use crate::{
     exit::Exit,
     ids::{GroupId, WorkerId},
     launch::error::SpawnError,
-    policy::{backpressure::EVENT_BYTES, restart::GiveUpReason},
+    policy::{backpressure::EVENT_BYTES, readiness::ReadinessError, restart::GiveUpReason},
     supervisor::{events::warning::Warning, worker::SharedWorker},
     wire::{
         credit::Permit,
@@ -228,47 +228,6 @@ impl Deref for InvalidFrame {
 
     fn deref(&self) -> &FrameError {
         &self.fault
-    }
-}
-
-/// Why a worker is not ready. Times are measured from its start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ReadinessError {
-    /// It was not ready within its timeout.
-    TimedOut {
-        /// The time waited.
-        waited: Duration,
-    },
-    /// It closed its readiness pipe without writing a newline.
-    PipeClosed {
-        /// Time since its start.
-        after: Duration,
-    },
-    /// The line or message that makes it ready was not in the first 16 MiB of its output.
-    OutputLimit {
-        /// Time since its start.
-        after: Duration,
-    },
-    /// It exited first; `Exited` follows.
-    Exited {
-        /// Time since its start.
-        after: Duration,
-    },
-}
-
-impl fmt::Display for ReadinessError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TimedOut { waited } => write!(formatter, "not ready after {waited:.1?}"),
-            Self::PipeClosed { after } => {
-                write!(formatter, "closed its readiness pipe without a newline after {after:.1?}")
-            }
-            Self::OutputLimit { after } => {
-                write!(formatter, "not ready after 16 MiB of output and {after:.1?}")
-            }
-            Self::Exited { after } => write!(formatter, "exited before it was ready, after {after:.1?}"),
-        }
     }
 }
 

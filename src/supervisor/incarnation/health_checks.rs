@@ -3,13 +3,13 @@
 use crate::{
     policy::{
         lifecycle::{LifecycleInput, StopRequest},
-        readiness::{ReadinessInput, ReadinessOutcome, ReadinessSource, ReadinessTracker},
+        readiness::{ReadinessError, ReadinessInput, ReadinessOutcome, ReadinessSource, ReadinessTracker},
         watchdog::{LivenessSource, WatchdogAction, WatchdogTimer},
     },
     supervisor::{
         containment::cgroup_pool::WorkerCgroup,
         events::{
-            event::{Event, EventKind, ReadinessError},
+            event::{Event, EventKind},
             warning::Warning,
         },
         incarnation::{
@@ -112,10 +112,7 @@ impl Incarnation {
                 cx.sink.send(self.event(EventKind::Ready { after }));
                 return self.start_watchdog(cx);
             }
-            ReadinessOutcome::TimedOut { waited } => ReadinessError::TimedOut { waited },
-            ReadinessOutcome::PipeClosed { after } => ReadinessError::PipeClosed { after },
-            ReadinessOutcome::OutputLimit { after } => ReadinessError::OutputLimit { after },
-            ReadinessOutcome::Exited { after } => ReadinessError::Exited { after },
+            ReadinessOutcome::Failed(why) => why,
         };
         let recent_output = self.end_readiness();
         cx.sink.send(self.event(EventKind::NotReady { reason: why, recent_output }));
