@@ -5,7 +5,7 @@ use crate::{
     kernel,
     support::{
         DEADLINE, FIXTURE, NOBODY, Story, Way, alone, as_ordinary_user, becomes_true, is_alive, may_make_cgroups,
-        wait_gone,
+        wait_gone, with_unreadable_processes,
     },
 };
 use pipewright::{
@@ -97,7 +97,7 @@ fn p09_kills_descendant_whose_main_thread_has_ended() {
 
 #[test]
 fn p09_kills_unreadable_descendant_by_its_group() {
-    if !as_ordinary_user("inspection::p09_kills_unreadable_descendant_by_its_group") {
+    if !with_unreadable_processes("inspection::p09_kills_unreadable_descendant_by_its_group") {
         return;
     }
     let script = "\"$0\" undumpable </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1";
@@ -108,12 +108,12 @@ fn p09_kills_unreadable_descendant_by_its_group() {
 
 #[test]
 fn p09_counts_descendant_that_cannot_be_inspected() {
-    if !as_ordinary_user("inspection::p09_counts_descendant_that_cannot_be_inspected") {
+    if !with_unreadable_processes("inspection::p09_counts_descendant_that_cannot_be_inspected") {
         return;
     }
     let script = "setsid \"$0\" undumpable </dev/null >/dev/null 2>&1 & echo $! >/proc/self/fd/$1";
     let (descendant, exit) = descendant_and_exit(running(script), cannot_be_read);
-    // Nothing shows its worker. Other tests may have such processes at the same time.
+    // Nothing shows its worker. The other tests of this user may have such processes at the same time.
     assert!(exit.uninspected.is_some_and(|count| count >= 1) && exit.survivors.is_empty(), "{exit:?}");
     assert!(exit.to_string().contains("could not be inspected"), "{exit}");
     kernel::kill(descendant, libc::SIGKILL);
@@ -177,7 +177,7 @@ fn p09_subreaper_reaps_killed_survivors() {
 
 #[test]
 fn p09_subreaper_finds_unreadable_orphans() {
-    if !as_ordinary_user("inspection::p09_subreaper_finds_unreadable_orphans") {
+    if !with_unreadable_processes("inspection::p09_subreaper_finds_unreadable_orphans") {
         return;
     }
     let supervisor = pipewright::Supervisor::builder().subreaper(true).build().unwrap();
