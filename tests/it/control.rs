@@ -132,12 +132,12 @@ both_ways! {
         worker.kill().unwrap();
         for call in calls {
             match call.wait::<Value>(DEADLINE).unwrap_err() {
-                CallError::WorkerExited(Some(exit)) => assert_eq!(exit.signal(), Some(9)),
+                CallError::WorkerExited { exit: Some(exit), .. } => assert_eq!(exit.signal(), Some(9)),
                 error => panic!("{error:?}"),
             }
         }
-        assert!(matches!(worker.call::<_, Value>("ping", &(), DEADLINE), Err(CallError::WorkerExited(Some(_)))));
-        assert!(matches!(worker.notify("x", &()), Err(CallError::WorkerExited(Some(_)))));
+        assert!(matches!(worker.call::<_, Value>("ping", &(), DEADLINE), Err(CallError::WorkerExited { exit: Some(_), .. })));
+        assert!(matches!(worker.notify("x", &()), Err(CallError::WorkerExited { exit: Some(_), .. })));
         assert_eq!(story.exit().signal(), Some(9));
     }
 
@@ -149,7 +149,7 @@ both_ways! {
             worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
             worker.kill().unwrap();
             match call.join().unwrap().unwrap_err() {
-                CallError::WorkerExited(Some(exit)) => assert_eq!(exit.signal(), Some(9)),
+                CallError::WorkerExited { exit: Some(exit), .. } => assert_eq!(exit.signal(), Some(9)),
                 error => panic!("{error:?}"),
             }
         });
@@ -221,7 +221,7 @@ both_ways! {
         let worker = story.supervisor.spawn(spec).unwrap();
         let call = worker.start_call("ping", &()).unwrap();
         assert_eq!(story.find(disconnected), DisconnectReason::ConnectTimeout);
-        assert!(matches!(call.wait::<Value>(DEADLINE), Err(CallError::WorkerExited(None))));
+        assert!(matches!(call.wait::<Value>(DEADLINE), Err(CallError::WorkerExited { exit: None, .. })));
         assert!(is_alive(worker.pid().unwrap()));
     }
 
@@ -229,7 +229,7 @@ both_ways! {
         let mut story = Story::new();
         let worker = story.supervisor.spawn(way.plain("exit").control(Pass::env("PIPEWRIGHT_CONTROL"))).unwrap();
         let error = worker.call::<_, Value>("ping", &(), DEADLINE).unwrap_err();
-        assert!(matches!(error, CallError::WorkerExited(Some(_))), "{error:?}");
+        assert!(matches!(error, CallError::WorkerExited { exit: Some(_), .. }), "{error:?}");
         assert_eq!(story.find(disconnected), DisconnectReason::ExitedFirst);
         assert!(story.exit().success());
     }
@@ -270,7 +270,7 @@ both_ways! {
         let spec = way.plain("hang-up").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
         let worker = story.supervisor.spawn(spec).unwrap();
         assert_eq!(story.find(disconnected), DisconnectReason::Closed);
-        assert!(matches!(worker.call::<_, Value>("x", &(), DEADLINE), Err(CallError::WorkerExited(None))));
+        assert!(matches!(worker.call::<_, Value>("x", &(), DEADLINE), Err(CallError::WorkerExited { exit: None, .. })));
         drop(worker.take_stdin());
         assert!(story.exit().success());
     }
@@ -382,7 +382,7 @@ fn workers_answer_while_a_fifth_is_killed(count: usize) {
     for (n, call) in calls.into_iter().enumerate() {
         if n % 5 == 0 {
             match call.wait::<Value>(DEADLINE).unwrap_err() {
-                CallError::WorkerExited(Some(exit)) => assert_eq!(exit.signal(), Some(9)),
+                CallError::WorkerExited { exit: Some(exit), .. } => assert_eq!(exit.signal(), Some(9)),
                 error => panic!("{n}: {error:?}"),
             }
         }

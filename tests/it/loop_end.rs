@@ -87,7 +87,7 @@ fn kills_and_reports_all_workers() {
     killed(&there);
     killed(&member);
     wait_gone(daemon);
-    assert!(matches!(call.wait::<()>(DEADLINE), Err(CallError::WorkerExited(Some(_)))), "with its exit");
+    assert!(matches!(call.wait::<()>(DEADLINE), Err(CallError::WorkerExited { exit: Some(_), .. })), "with its exit");
     assert!(!restarting.wait(DEADLINE));
     assert_all_calls_return(&story, &group, &here);
     let told = story.rest();
@@ -105,7 +105,7 @@ fn assert_all_calls_return(story: &Story, group: &pipewright::WorkerGroup, worke
     assert!(!worker.restart().wait(DEADLINE));
     assert!(matches!(
         worker.call::<_, ()>("echo", &(), DEADLINE),
-        Err(CallError::NotConnected | CallError::WorkerExited(_))
+        Err(CallError::NotConnected | CallError::WorkerExited { .. })
     ));
     assert!(matches!(supervisor.group(Strategy::OneForOne), Err(GroupError::SupervisorGone)));
     assert!(matches!(group.add(WorkerSpec::new("true")), Err(GroupError::SupervisorGone)));

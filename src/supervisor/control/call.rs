@@ -80,7 +80,7 @@ impl RpcConnection {
     pub(crate) fn begin(self: &Arc<Self>, state: &mut ConnectionState, id: u64) -> PendingCall {
         let (answered, answer) = crossbeam_channel::bounded(1);
         if let SocketState::Closed(exit) = &state.socket {
-            drop(answered.try_send(Err(CallError::WorkerExited(exit.clone()))));
+            drop(answered.try_send(Err(CallError::WorkerExited { exit: exit.clone(), restarts_in: None })));
         } else {
             state.endpoint.calls.wait(id, answered.clone());
             // The loop reads its answer.

@@ -270,7 +270,7 @@ impl RpcConnection {
         drop(state);
         for caller in waiting {
             // Fails for a caller that gives up at this moment.
-            drop(caller.try_send(Err(CallError::WorkerExited(exit.cloned()))));
+            drop(caller.try_send(Err(CallError::WorkerExited { exit: exit.cloned(), restarts_in: None })));
         }
         !was_closed
     }

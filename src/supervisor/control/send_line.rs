@@ -14,7 +14,7 @@ impl RpcSender for RpcConnection {
     fn send_line(&self, line: Vec<u8>) -> Result<(), CallError> {
         let mut state = self.lock();
         match &state.socket {
-            SocketState::Closed(exit) => return Err(CallError::WorkerExited(exit.clone())),
+            SocketState::Closed(exit) => return Err(CallError::WorkerExited { exit: exit.clone(), restarts_in: None }),
             SocketState::Awaited | SocketState::Open(_) => {}
         }
         let queued = state.queue.len();

@@ -74,7 +74,7 @@ impl SharedWorker {
 
     /// The control connection of the current incarnation.
     pub(crate) fn connection(&self) -> Result<Arc<RpcConnection>, CallError> {
-        let process = self.process().ok_or(CallError::WorkerExited(None))?;
+        let process = self.process().ok_or(CallError::WorkerExited { exit: None, restarts_in: None })?;
         process.connection.clone().ok_or(CallError::NotConnected)
     }
 

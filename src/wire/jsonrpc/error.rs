@@ -3,7 +3,7 @@
 use crate::{exit::Exit, text::printable, wire::decode::DecodeError};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 pub(crate) const INVALID_REQUEST: i64 = -32600;
 pub(crate) const METHOD_NOT_FOUND: i64 = -32601;
@@ -77,9 +77,16 @@ pub enum CallError {
     /// No answer arrived before the timeout. The peer is notified that the call is cancelled.
     #[error("no answer before the timeout")]
     TimedOut,
-    /// The worker has exited. `None` if its connection has ended and its exit is not known yet.
-    #[error("worker exited{}", ending(.0.as_deref()))]
-    WorkerExited(Option<Arc<Exit>>),
+    /// The worker does not run, or has exited before it answered. A call that was sent is never repeated: whether the worker has
+    /// executed it is not known.
+    #[error("{}", ending(.exit.as_deref(), *.restarts_in))]
+    WorkerExited {
+        /// The exit of the incarnation that was called, or of the last one. `None` if there was none, and if the worker has closed its
+        /// control connection or has not connected in time.
+        exit: Option<Arc<Exit>>,
+        /// The time until the next incarnation starts; `None` if the worker is not restarted.
+        restarts_in: Option<Duration>,
+    },
     /// The parent has exited or closed the connection.
     #[error("parent is gone")]
     ParentGone,
@@ -107,8 +114,9 @@ pub enum CallError {
     Io(#[source] io::Error),
 }
 
-fn ending(exit: Option<&Exit>) -> String {
-    exit.map(|exit| format!(": {exit}")).unwrap_or_default()
+fn ending(exit: Option<&Exit>, restarts_in: Option<Duration>) -> String {
+    let end = exit.map_or("worker is not connected".to_owned(), |exit| format!("worker exited: {exit}"));
+    restarts_in.map_or_else(|| end.clone(), |after| format!("{end}; restarts in {after:.1?}"))
 }
 
 impl From<RpcFailure> for CallError {
@@ -124,7 +132,7 @@ impl From<CallError> for io::Error {
     fn from(error: CallError) -> Self {
         let kind = match &error {
             CallError::TimedOut => io::ErrorKind::TimedOut,
-            CallError::WorkerExited(_) | CallError::ParentGone => io::ErrorKind::BrokenPipe,
+            CallError::WorkerExited { .. } | CallError::ParentGone => io::ErrorKind::BrokenPipe,
             CallError::NotConnected => io::ErrorKind::NotConnected,
             CallError::QueueFull { .. } => io::ErrorKind::WouldBlock,
             CallError::Encode(_) | CallError::InvalidResult(_) => io::ErrorKind::InvalidData,
