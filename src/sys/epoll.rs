@@ -52,6 +52,11 @@ impl Poller {
         Ok(rustix::event::epoll::add(&self.0, descriptor, EventData::new_u64(token), EventFlags::IN)?)
     }
 
+    /// Registers `descriptor` for writing under `token`.
+    pub(crate) fn add_for_writes(&self, descriptor: &impl AsFd, token: u64) -> io::Result<()> {
+        Ok(rustix::event::epoll::add(&self.0, descriptor, EventData::new_u64(token), EventFlags::OUT)?)
+    }
+
     /// Changes the interests of a registered descriptor. Hangups are reported in any case.
     pub(crate) fn watch(&self, descriptor: &impl AsFd, token: u64, interests: Interests) -> io::Result<()> {
         let mut flags = EventFlags::empty();

@@ -8,12 +8,15 @@ use crate::{
     exit::Exit,
     ids::WorkerId,
     policy::call_burst::CallBurst,
-    supervisor::{control::reader::FrameReader, reactor::report::Report, sync::lock},
-    sys::{
-        epoll::{Interests, Poller},
-        fd_free_stream::FdFreeStream,
-        is_shortage, is_transient, socket,
+    supervisor::{
+        control::{
+            reader::FrameReader,
+            rpc_socket::{RpcSocket, SocketRegistration},
+        },
+        reactor::report::Report,
+        sync::lock,
     },
+    sys::{epoll::Interests, is_shortage, is_transient, socket},
     wire::{
         framing::error::FrameError,
         jsonrpc::{
@@ -31,8 +34,7 @@ use crossbeam_channel::Sender;
 use serde::Serialize;
 use std::{
     io, mem,
-    net::Shutdown,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::AsFd,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -83,8 +85,8 @@ pub(crate) struct ConnectionState {
     is_backing_off: bool,
     events: Arc<dyn Report<ConnectionEvent>>,
     worker: WorkerId,
-    /// The interests registered with the loop's epoll; `None` if the socket is not registered.
-    watched: Option<Interests>,
+    /// What the loop's epoll reports.
+    registration: SocketRegistration,
     /// The receive timeout of the socket; zero for none.
     receive_timeout: Duration,
 }
@@ -109,20 +111,6 @@ pub(crate) enum ReadOwner {
     Caller,
 }
 
-/// The socket of a worker, and its registration with the loop's epoll.
-#[derive(Debug)]
-pub(crate) struct RpcSocket {
-    pub(crate) stream: FdFreeStream,
-    pub(crate) poller: Arc<Poller>,
-    pub(crate) token: u64,
-}
-
-impl AsFd for RpcSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
-    }
-}
-
 impl RpcConnection {
     pub(crate) fn new(events: Arc<dyn Report<ConnectionEvent>>, worker: WorkerId) -> Self {
         let state = ConnectionState {
@@ -136,7 +124,7 @@ impl RpcConnection {
             is_backing_off: false,
             events: Arc::clone(&events),
             worker,
-            watched: None,
+            registration: SocketRegistration::default(),
             receive_timeout: Duration::ZERO,
         };
         Self {
@@ -207,27 +195,20 @@ impl RpcConnection {
         let mut state = self.lock();
         if state.wants_writes {
             state.flush_or_watch();
-        } else if let SocketState::Open(socket) = &state.socket {
-            drop(socket.poller.remove(socket));
-            state.watched = None;
+        } else {
+            state.deregister_reader();
         }
     }
 
-    /// Registers the socket with the loop's epoll. `None` without a socket, and if there is nothing to wait for: the connection is paused,
-    /// and its report was handled by [`on_paused_event`](Self::on_paused_event).
+    /// Registers the socket with the loop's epoll. `None` without a socket. If the connection is paused, its report was handled by
+    /// [`on_paused_event`](Self::on_paused_event), and there is nothing to wait for but room for queued bytes.
     pub(crate) fn register(&self) -> Option<io::Result<()>> {
         let mut state = self.lock();
-        let SocketState::Open(socket) = &state.socket else { return None };
-        if state.watched.is_none() {
-            if matches!(state.read_owner, ReadOwner::Paused) && !state.wants_writes {
-                return None;
-            }
-            if let Err(error) = socket.poller.add(socket, socket.token) {
-                return Some(Err(error));
-            }
-            state.watched = Some(Interests::READS);
-        }
-        Some(state.try_watch())
+        let interests = state.interests();
+        let ConnectionState { socket: SocketState::Open(socket), registration, read_owner, .. } = &mut *state else {
+            return None;
+        };
+        Some(registration.add(socket, interests, matches!(read_owner, ReadOwner::Paused)))
     }
 
     /// Permits reading again. The loop registers the socket next.
@@ -246,17 +227,21 @@ impl RpcConnection {
         }
     }
 
-    /// The worker has shut down its side for writing. Shuts down this side too, unless the worker waits for something: the worker may wait
-    /// for that, as Node does.
-    pub(crate) fn shutdown_write(&self) {
+    /// The worker has shut down its side for writing: nothing more is read. Shuts down this side too, unless the worker waits for
+    /// something: the worker may wait for that, as Node does.
+    pub(crate) fn on_end(&self) {
         let mut state = self.lock();
-        // The loop has removed it from its epoll.
-        state.watched = None;
+        state.deregister_reader();
         if let (SocketState::Open(socket), true, true) =
             (&state.socket, state.queue.is_empty(), state.endpoint.requests.is_empty())
         {
-            drop(socket::shutdown(socket.as_fd(), Shutdown::Write));
+            socket.shutdown_write();
         }
+    }
+
+    /// Nothing more is reported of the socket that is read.
+    pub(crate) fn deregister_reader(&self) {
+        self.lock().deregister_reader();
     }
 
     /// Closes the connection and ends all calls with `exit`. Returns true if it was not closed before.
@@ -264,6 +249,7 @@ impl RpcConnection {
         let mut state = self.lock();
         let was_closed = matches!(state.socket, SocketState::Closed(_));
         state.wake_reader();
+        state.deregister();
         state.socket = SocketState::Closed(exit.cloned());
         state.queue = SendQueue::default();
         let waiting = state.endpoint.close();
@@ -377,23 +363,34 @@ impl ConnectionState {
     }
 
     fn try_watch(&mut self) -> io::Result<()> {
-        let reads = matches!(self.read_owner, ReadOwner::Idle(_) | ReadOwner::Loop) && !self.burst.is_active();
-        let interests =
-            Interests { reads: reads && !self.is_backing_off, writes: self.wants_writes && !self.is_backing_off };
-        if let (SocketState::Open(socket), Some(watched)) = (&self.socket, &mut self.watched)
-            && *watched != interests
-        {
-            socket.poller.watch(socket, socket.token, interests)?;
-            *watched = interests;
+        let interests = self.interests();
+        match (&self.socket, &mut self.registration) {
+            (SocketState::Open(socket), registration) => registration.update(socket, interests),
+            (SocketState::Awaited | SocketState::Closed(_), _) => Ok(()),
         }
-        Ok(())
     }
 
-    /// Interrupts a caller that waits in a read: it receives what has arrived, and then the end of the stream.
+    fn interests(&self) -> Interests {
+        let reads = matches!(self.read_owner, ReadOwner::Idle(_) | ReadOwner::Loop) && !self.burst.is_active();
+        Interests { reads: reads && !self.is_backing_off, writes: self.wants_writes && !self.is_backing_off }
+    }
+
+    fn deregister_reader(&mut self) {
+        if let SocketState::Open(socket) = &self.socket {
+            self.registration.remove_reader(socket);
+        }
+    }
+
+    fn deregister(&mut self) {
+        if let SocketState::Open(socket) = &self.socket {
+            self.registration.remove(socket);
+        }
+    }
+
+    /// Interrupts a caller that waits in a read.
     fn wake_reader(&self) {
         if let (SocketState::Open(socket), true) = (&self.socket, self.is_leased()) {
-            // Fails only if the peer has closed the connection, and then no caller waits.
-            drop(socket::shutdown(socket.as_fd(), Shutdown::Read));
+            socket.shutdown_read();
         }
     }
 
@@ -430,7 +427,7 @@ impl ConnectionState {
             if share == 0 {
                 return Ok(false);
             }
-            match socket::send(socket.as_fd(), &[io::IoSlice::new(self.queue.rest())], &[]) {
+            match socket.send(self.queue.rest()) {
                 Ok(bytes) => {
                     self.queue.advance(bytes);
                     share = share.saturating_sub(bytes);

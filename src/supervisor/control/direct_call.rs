@@ -6,8 +6,9 @@ use crate::{
         clock::now,
         control::{
             call::PendingCall,
-            connection::{ConnectionEvent, ConnectionState, ReadOwner, RpcConnection, RpcSocket, SocketState},
+            connection::{ConnectionEvent, ConnectionState, ReadOwner, RpcConnection, SocketState},
             reader::FrameReader,
+            rpc_socket::RpcSocket,
         },
     },
     wire::jsonrpc::{

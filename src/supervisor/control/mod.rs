@@ -7,4 +7,5 @@ pub(crate) mod direct_call;
 pub(crate) mod hello;
 pub(crate) mod send_line;
 pub(crate) mod reader;
+pub(crate) mod rpc_socket;
 pub(crate) mod server;

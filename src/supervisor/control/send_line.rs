@@ -2,10 +2,8 @@
 
 use crate::{
     supervisor::control::connection::{QUEUE_BYTES, RpcConnection, SocketState},
-    sys::socket,
     wire::jsonrpc::{error::CallError, request::RpcSender},
 };
-use std::{net::Shutdown, os::fd::AsFd};
 
 /// The bytes that may be queued beyond [`QUEUE_BYTES`] by error responses that replace responses that did not fit.
 const ANSWER_BYTES: usize = 1 << 20;
@@ -43,7 +41,8 @@ impl RpcSender for RpcConnection {
         // The worker sends requests and reads nothing. The loop reads the end of the connection, and so does the worker, whose calls end
         // with it.
         if let SocketState::Open(socket) = &state.socket {
-            drop(socket::shutdown(socket.as_fd(), Shutdown::Both));
+            socket.shutdown_read();
+            socket.shutdown_write();
         }
         Err(CallError::QueueFull { queued })
     }

@@ -7,7 +7,7 @@ use crate::{
         watchdog::LivenessSource,
     },
     supervisor::{
-        control::{connection::RpcSocket, reader::FrameReader, server::AuthenticatedClient},
+        control::{reader::FrameReader, rpc_socket::RpcSocket, server::AuthenticatedClient},
         events::event::{DisconnectReason, EventKind},
         incarnation::{
             Incarnation,
@@ -54,7 +54,7 @@ impl Incarnation {
         let Some(connection) = self.process.connection().map(Arc::clone) else { return };
         cx.reactor.timers.cancel(Timer::ControlConnectTimeout(self.key));
         let token = Token::Control(self.key).as_u64();
-        let socket = Arc::new(RpcSocket { stream: socket, poller: Arc::clone(&cx.reactor.poller), token });
+        let socket = Arc::new(RpcSocket::duplex(socket, &cx.reactor.poller, token));
         let frame_reader = FrameReader::starting_with(self.spec.max_message_size, &received, hello_bytes);
         self.session = Some(ControlSession::new(Arc::clone(&socket), &connection, &cx.reading.window));
         connection.open(&socket, frame_reader);
@@ -85,8 +85,7 @@ impl Incarnation {
         self.record_control_activity(cx.reactor.clock.now());
         let extension = session.extension.take();
         if ended {
-            drop(cx.reactor.poller.remove(&session));
-            session.shutdown_write();
+            session.on_end();
             // The connection is closed when the timer fires: until then its calls wait for the exit.
             cx.reactor.set_timer_after(EXIT_GRACE_TIME, Timer::DisconnectGrace(self.key));
         } else {
@@ -146,7 +145,7 @@ impl Incarnation {
     /// Closes the control connection and reports that, unless the worker has exited.
     pub(crate) fn disconnect(&mut self, why: DisconnectReason, cx: &mut IncarnationContext<'_>) {
         if let Some(session) = self.session.take() {
-            drop(cx.reactor.poller.remove(&session));
+            session.deregister();
         }
         // The exit is reported next, and pending calls fail with it.
         if self.process.child().with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).unwrap_or(true) {
@@ -166,7 +165,7 @@ impl Incarnation {
             cx.sink.send(self.event(EventKind::ControlDisconnected(why)));
         }
         if let Some(mut session) = self.session.take() {
-            drop(cx.reactor.poller.remove(&session));
+            session.deregister();
             session.revoke_read_lease();
             for _ in 0..FINAL_READS {
                 // The first read is unconditional: a caller may have read input that is not reported yet.

@@ -3,10 +3,7 @@
 use crate::{
     policy::backpressure::{EVENT_BYTES, WindowState},
     supervisor::{
-        control::{
-            connection::{RpcConnection, RpcSocket},
-            reader::FrameReader,
-        },
+        control::{connection::RpcConnection, reader::FrameReader, rpc_socket::RpcSocket},
         events::{
             event::{Event, EventKind, InvalidFrame},
             sink::EventSink,
@@ -80,8 +77,14 @@ impl ControlSession {
         }
     }
 
-    pub(crate) fn shutdown_write(&self) {
-        self.connection.shutdown_write();
+    /// The worker has closed its side of the connection.
+    pub(crate) fn on_end(&self) {
+        self.connection.on_end();
+    }
+
+    /// Nothing more is reported of the socket that is read.
+    pub(crate) fn deregister(&self) {
+        self.connection.deregister_reader();
     }
 
     /// Handles a kernel event of a paused connection.

@@ -1,0 +1,123 @@
+//! The sockets of a control connection, and their registration with the loop's epoll.
+
+use crate::sys::{
+    epoll::{Interests, Poller},
+    fd_free_stream::FdFreeStream,
+    socket,
+};
+use std::{
+    io,
+    net::Shutdown,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+/// One socket for both directions, or one for each: a worker's standard input and output. A single socket would not do for those:
+/// Python's asyncio takes a standard output that becomes readable for closed.
+#[derive(Debug)]
+pub(crate) struct RpcSocket {
+    /// The socket that is read.
+    pub(crate) stream: FdFreeStream,
+    /// The socket that is written, if it is another one.
+    writer: Option<WriteSocket>,
+    poller: Arc<Poller>,
+    token: u64,
+}
+
+#[derive(Debug)]
+struct WriteSocket {
+    socket: OwnedFd,
+    token: u64,
+}
+
+/// For reading.
+impl AsFd for RpcSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl RpcSocket {
+    pub(crate) fn duplex(stream: FdFreeStream, poller: &Arc<Poller>, token: u64) -> Self {
+        Self { stream, writer: None, poller: Arc::clone(poller), token }
+    }
+
+    fn writer(&self) -> BorrowedFd<'_> {
+        self.writer.as_ref().map_or(self.stream.as_fd(), |writer| writer.socket.as_fd())
+    }
+
+    /// Sends as much as the socket takes.
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        socket::send(self.writer(), &[io::IoSlice::new(bytes)], &[])
+    }
+
+    /// Ends a read that waits: it receives what has arrived, and then the end of the stream.
+    pub(crate) fn shutdown_read(&self) {
+        // Fails only if the peer has closed the connection, and then no read waits.
+        drop(socket::shutdown(self.as_fd(), Shutdown::Read));
+    }
+
+    /// The peer reads what was sent, and then the end of the stream.
+    pub(crate) fn shutdown_write(&self) {
+        // Fails only if the peer has closed the connection.
+        drop(socket::shutdown(self.writer(), Shutdown::Write));
+    }
+}
+
+/// Which events of an [`RpcSocket`] are reported to the loop.
+#[derive(Debug, Default)]
+pub(crate) struct SocketRegistration {
+    /// Those of the socket that is read; `None` if it is not registered.
+    reader: Option<Interests>,
+    /// Whether the other socket is registered. That is the case only while bytes wait for it: a level-triggered socket whose peer has
+    /// closed its end would be reported all the time.
+    writer: bool,
+}
+
+impl SocketRegistration {
+    /// Registers the socket that is read, and updates the interests. A paused reader is registered only for the sake of writes.
+    pub(crate) fn add(&mut self, socket: &RpcSocket, interests: Interests, is_paused: bool) -> io::Result<()> {
+        let is_needed = !is_paused || interests.writes && socket.writer.is_none();
+        if self.reader.is_none() && is_needed {
+            socket.poller.add(socket, socket.token)?;
+            self.reader = Some(Interests::READS);
+        }
+        self.update(socket, interests)
+    }
+
+    /// Updates the interests of what is registered.
+    pub(crate) fn update(&mut self, socket: &RpcSocket, interests: Interests) -> io::Result<()> {
+        let mut interests = interests;
+        if let Some(WriteSocket { socket: writer, token }) = &socket.writer {
+            let writes = std::mem::take(&mut interests.writes);
+            match (writes, self.writer) {
+                (true, false) => socket.poller.add_for_writes(writer, *token)?,
+                (false, true) => socket.poller.remove(writer)?,
+                (true, true) | (false, false) => {}
+            }
+            self.writer = writes;
+        }
+        if let Some(registered) = &mut self.reader
+            && *registered != interests
+        {
+            socket.poller.watch(socket, socket.token, interests)?;
+            *registered = interests;
+        }
+        Ok(())
+    }
+
+    /// Deregisters the socket that is read.
+    pub(crate) fn remove_reader(&mut self, socket: &RpcSocket) {
+        if self.reader.take().is_some() {
+            drop(socket.poller.remove(socket));
+        }
+    }
+
+    /// Deregisters all. Closing does not suffice: if a fork of the host holds the open file description, epoll would report it forever.
+    pub(crate) fn remove(&mut self, socket: &RpcSocket) {
+        self.remove_reader(socket);
+        if let (true, Some(writer)) = (std::mem::take(&mut self.writer), &socket.writer) {
+            drop(socket.poller.remove(&writer.socket));
+        }
+    }
+}
