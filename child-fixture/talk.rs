@@ -16,7 +16,7 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Answers `add`, `echo`, `fail`, `wait` until `release`, `ask back`, and `until cancelled`, on `--threads N`.
+/// Answers `add`, `echo`, `read`, `fail`, `wait` until `release`, `ask back`, and `until cancelled`, on `--threads N`.
 pub(crate) fn serve(options: &Options) -> Outcome {
     let parent = Parent::from_args()?;
     if options.has("inspect") {
@@ -31,6 +31,7 @@ pub(crate) fn serve(options: &Options) -> Outcome {
         match request.method() {
             "add" => Ok(request.params::<Vec<i64>>()?.iter().sum::<i64>().into()),
             "echo" => Ok(request.params()?),
+            "read" => Ok(std::fs::read_to_string(request.params::<[String; 1]>()?.concat())?.into()),
             "fail" => {
                 let params: Value = request.params()?;
                 let code = params["code"].as_i64().unwrap_or(-1);
@@ -56,8 +57,8 @@ pub(crate) fn serve(options: &Options) -> Outcome {
             // Sends a notification and a request of its own before it answers.
             "ask back" => {
                 let question: Value = request.params()?;
-                parent.notify("asking", &question).map_err(|error| RpcError::new(1, error.to_string()))?;
-                parent.call("back", &question, PATIENCE).map_err(|error| RpcError::new(1, error.to_string()))
+                parent.notify("asking", &question)?;
+                Ok(parent.call("back", &question, PATIENCE)?)
             }
             "panic" => std::panic::resume_unwind(Box::new("as asked")),
             "drop" => Err(RpcError::new(-32603, "not answered")),

@@ -196,9 +196,7 @@ pub(crate) fn serve(words: &[String]) -> Done {
                 (&socket).write_all(answer.as_bytes())?;
             }
         }
-        Some("pipewright") => Parent::from_args()?.serve(1, |request: &Request| {
-            request.params::<Value>().map_err(|error| pipewright::RpcError::new(-32602, error.to_string()))
-        }),
+        Some("pipewright") => Parent::from_args()?.serve(1, |request: &Request| Ok(request.params::<Value>()?)),
         Some("ipc-channel") => {
             let (asks, requests) = ipc::channel::<String>()?;
             let (answers, heard) = ipc::channel::<String>()?;

@@ -220,8 +220,22 @@ impl Parent {
     /// parent wants the worker to exit: it has sent `shutdown`, closed the connection, or exited. Return from `main` then. One
     /// thread answers the requests in their order. Requests that wait for a thread are kept in this process's memory.
     ///
-    /// For a method that it does not know, the function returns [`RpcError::method_not_found`]. A panic of the function is
-    /// answered with an error, and the next request is served.
+    /// The function returns any type that serializes, also `()`; where the results of its methods have different types, a
+    /// `serde_json::Value`. `?` converts every error into an [`RpcError`]. For a method that it does not know, it returns
+    /// [`RpcError::method_not_found`]. A panic is answered with an error, and the next request is served.
+    ///
+    /// ```no_run
+    /// use pipewright::{Parent, RpcError};
+    /// use serde_json::json;
+    ///
+    /// let parent = Parent::from_args()?;
+    /// parent.serve(1, |request| match request.method() {
+    ///     "read" => Ok(json!(std::fs::read_to_string(request.params::<[String; 1]>()?.concat())?)),
+    ///     "add" => Ok(json!(request.params::<Vec<i64>>()?.iter().sum::<i64>())),
+    ///     other => Err(RpcError::method_not_found(other)),
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn serve<R: Serialize>(&self, threads: usize, answer: impl Fn(&Request) -> Result<R, RpcError> + Sync) {
         let Some(control) = &self.control else { return };
         let answer = |request: Request| {

@@ -52,6 +52,18 @@ both_ways! {
         story.find(|event| matches!(event.kind, EventKind::ControlConnected).then_some(()));
     }
 
+    fn p16_error_of_a_handler_reaches_the_caller_by_question_mark(way: Way) {
+        let (_story, worker) = started(way);
+        let refused = |params: Value| match worker.call::<_, Value>("read", &params, DEADLINE).unwrap_err() {
+            CallError::Rpc(error) => (error.code, error.message),
+            error => panic!("{error:?}"),
+        };
+        let (code, message) = refused(json!(["/nonexistent/file"]));
+        assert_eq!((code, message.as_str()), (-32603, "No such file or directory (os error 2)"));
+        let (code, message) = refused(json!([5]));
+        assert!(code == -32602 && message.contains("expected a string"), "{code} {message}");
+    }
+
     fn errors_of_methods_reach_the_caller(way: Way) {
         let (_story, worker) = started(way);
         match worker.call::<_, Value>("fail", &json!({"code": 42}), DEADLINE).unwrap_err() {

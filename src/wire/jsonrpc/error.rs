@@ -3,7 +3,7 @@
 use crate::{exit::Exit, text::printable, wire::decode::DecodeError};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::{io, sync::Arc, time::Duration};
+use std::{any::Any, error::Error, fmt, io, sync::Arc, time::Duration};
 
 pub(crate) const INVALID_REQUEST: i64 = -32600;
 pub(crate) const METHOD_NOT_FOUND: i64 = -32601;
@@ -13,8 +13,16 @@ pub(crate) const INTERNAL_ERROR: i64 = -32603;
 pub(crate) const REQUEST_CANCELLED: i64 = -32800;
 
 /// The `error` object of JSON-RPC 2.0: the answer to a request that failed.
-#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
-#[error("remote error {code}: {}", printable(message))]
+///
+/// Every [`Error`] converts into it, so that a handler can use `?`:
+///
+/// | error | code | message |
+/// |---|---|---|
+/// | [`DecodeError`], for example of [`Request::params`](crate::Request::params) | -32602, invalid parameters | its text |
+/// | any other | -32603, internal error | its text and those of its [sources](Error::source), separated by colons |
+///
+/// The caller receives it as [`CallError::Rpc`]. It is not an [`Error`] itself, since a type that every error converts into cannot be.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RpcError {
     /// The kind of error. JSON-RPC reserves -32768 to -32000.
@@ -48,12 +56,33 @@ impl RpcError {
     }
 }
 
-/// The error of JSON-RPC 2.0 for invalid parameters, so that a method can use `?` on
-/// [`Request::params`](crate::Request::params).
-impl From<DecodeError> for RpcError {
-    fn from(error: DecodeError) -> Self {
-        Self::new(INVALID_PARAMS, error.to_string())
+impl fmt::Display for RpcError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { code, message, data: _ } = self;
+        write!(formatter, "remote error {code}: {}", printable(message))
     }
+}
+
+impl<E: Error + 'static> From<E> for RpcError {
+    fn from(error: E) -> Self {
+        let is_decode_error = (&error as &dyn Any).is::<DecodeError>();
+        Self::new(if is_decode_error { INVALID_PARAMS } else { INTERNAL_ERROR }, text_with_sources(&error))
+    }
+}
+
+/// The text of an error and of its sources. The text of a source that the text before it quotes is left out.
+fn text_with_sources(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let reason = error.to_string();
+        if !text.contains(&reason) {
+            text.push_str(": ");
+            text.push_str(&reason);
+        }
+        source = error.source();
+    }
+    text
 }
 
 /// The failure that a response reports.
@@ -73,7 +102,7 @@ pub(crate) type Answer = Result<Box<RawValue>, CallError>;
 pub enum CallError {
     /// The peer answered with an error.
     #[error("{0}")]
-    Rpc(#[source] Box<RpcError>),
+    Rpc(Box<RpcError>),
     /// No answer arrived before the timeout. The peer is notified that the call is cancelled.
     #[error("no answer before the timeout")]
     TimedOut,
@@ -156,5 +185,22 @@ mod tests {
         let error = RpcError::from(decode::<u32>("\"x\"").unwrap_err());
         assert_eq!(error.code, -32602);
         assert!(error.message.contains("expected u32"), "{error}");
+    }
+
+    #[test]
+    fn p16_other_errors_become_internal_errors_with_their_sources() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot load {file}")]
+        struct LoadError {
+            file: &'static str,
+            source: io::Error,
+        }
+        let error = |source| RpcError::from(LoadError { file: "a.toml", source });
+        let refused = error(io::Error::from_raw_os_error(13));
+        assert_eq!(refused.code, -32603);
+        assert_eq!(refused.message, "cannot load a.toml: Permission denied (os error 13)");
+        assert_eq!(RpcError::from(CallError::TimedOut).message, "no answer before the timeout");
+        let nested = RpcError::from(io::Error::other(CallError::Io(io::Error::other("no route"))));
+        assert_eq!(nested.message, "control pipe failed: no route", "no text appears twice");
     }
 }
