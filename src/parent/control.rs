@@ -10,6 +10,7 @@ use crate::{
         decode::decode,
         jsonrpc::{
             address::Address,
+            completion::Completion,
             encode,
             endpoint::{Inbound, Received},
             error::CallError,
@@ -115,13 +116,13 @@ impl ControlClient {
         P: Serialize + ?Sized,
         R: DeserializeOwned,
     {
-        let (answered, answer) = crossbeam_channel::bounded(1);
+        let completion = Completion::default();
         let id = {
             let mut shared = self.role.shared();
             if shared.is_closed {
                 return Err(CallError::ParentGone);
             }
-            shared.endpoint.calls.begin(answered)
+            shared.endpoint.calls.begin(completion.clone())
         };
         // The serving thread may be in a request, even this thread: the listener reads the answer.
         self.role.wake_listener();
@@ -133,7 +134,7 @@ impl ControlClient {
             self.abandon(id);
             return Err(error);
         }
-        let Ok(answer) = answer.recv_timeout(timeout.remaining()) else {
+        let Some(answer) = completion.wait(timeout.remaining()) else {
             self.abandon(id);
             return Err(CallError::TimedOut);
         };
@@ -213,8 +214,7 @@ impl ControlClient {
             RpcInput::Error(error) => self.role.shared().endpoint.receive_error(&error),
         };
         match received {
-            // Fails if the caller timed out at this moment.
-            Received::Answer(caller, answer) => drop(caller.try_send(answer)),
+            Received::Answer(call, answer) => _ = call.complete(answer),
             // The reading thread must not wait for the parent to read. If a pong is dropped, the parent sends the next ping.
             Received::Reply(line) => self.writer.try_write(&line),
             Received::Forward(Inbound::Request { id, method, params, cancelled }) => {
@@ -235,11 +235,10 @@ impl ControlClient {
         let mut shared = self.role.shared();
         shared.is_closed = true;
         self.role.wake_listener();
-        let callers = shared.endpoint.close();
+        let calls = shared.endpoint.close();
         drop(shared);
-        for caller in callers {
-            // Fails if the caller timed out at this moment.
-            drop(caller.try_send(Err(CallError::ParentGone)));
+        for call in calls {
+            call.complete(Err(CallError::ParentGone));
         }
     }
 }

@@ -3,8 +3,7 @@
 //! A thread named `pipewright-control`, the listener, reads it and sends what arrives into a channel. A worker that serves on one
 //! thread does not need this detour: that thread reads, and the listener sleeps until the thread spends long in a request.
 
-use crate::wire::jsonrpc::{endpoint::RpcEndpoint, error::Answer};
-use crossbeam_channel::Sender;
+use crate::wire::jsonrpc::{completion::Completion, endpoint::RpcEndpoint};
 use std::{
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
@@ -29,7 +28,7 @@ pub(super) struct ReaderRole {
 
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    pub(super) endpoint: RpcEndpoint<Sender<Answer>>,
+    pub(super) endpoint: RpcEndpoint<Completion>,
     pub(super) is_closed: bool,
     servers: Servers,
 }

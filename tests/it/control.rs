@@ -12,7 +12,7 @@ use std::{
     io::{Read, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 fn serving(way: Way) -> WorkerSpec {
@@ -115,6 +115,26 @@ both_ways! {
         assert_eq!(worker.call::<_, i64>("add", &[1], DEADLINE).unwrap(), 1, "it overtakes the first");
         worker.call::<_, ()>("release", &["the line"], DEADLINE).unwrap();
         assert_eq!(slow.wait::<String>(DEADLINE).unwrap(), "the line");
+    }
+
+    fn p15_open_call_is_polled_without_blocking(way: Way) {
+        let story = Story::new();
+        let worker = story.supervisor.spawn(serving(way).args(["--threads", "2"])).unwrap();
+        let mut slow = worker.start_call("wait", &["the line"]).unwrap();
+        worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
+        assert!(slow.try_wait::<String>().is_none(), "the worker has not answered it");
+        worker.call::<_, ()>("release", &["the line"], DEADLINE).unwrap();
+        let began = Instant::now();
+        let answer = loop {
+            worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
+            if let Some(answer) = slow.try_wait::<String>() {
+                break answer;
+            }
+            assert!(began.elapsed() < DEADLINE, "the call is still open");
+        };
+        assert_eq!(answer.unwrap(), "the line");
+        assert!(slow.try_wait::<String>().is_none(), "a result is returned once");
+        assert!(matches!(slow.wait::<String>(DEADLINE), Err(CallError::TimedOut)));
     }
 
     fn p15_timed_out_call_is_cancelled_in_the_worker(way: Way) {

@@ -10,13 +10,13 @@ use crate::{
     wire::{
         decode::decode,
         jsonrpc::{
+            completion::Completion,
             encode,
             error::{Answer, CallError},
             request::RpcSender,
         },
     },
 };
-use crossbeam_channel::{Receiver, Sender};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
@@ -31,8 +31,7 @@ pub(crate) fn decode_result<R: DeserializeOwned>(result: &RawValue) -> Result<R,
 pub struct PendingCall {
     pub(crate) connection: Arc<RpcConnection>,
     pub(crate) id: u64,
-    pub(crate) answer: Receiver<Answer>,
-    pub(crate) answered: Sender<Answer>,
+    pub(crate) completion: Completion,
     pub(crate) span: CallSpan,
     /// The process that has started the call.
     pub(crate) owner: i32,
@@ -43,15 +42,15 @@ impl_debug!(PendingCall, |call| { id: call.id });
 /// Cancels a [`PendingCall`] from another thread.
 #[derive(Clone)]
 pub struct CallCanceller {
-    answered: Sender<Answer>,
+    completion: Completion,
 }
 
-impl_debug!(CallCanceller, |cancel| { is_over: cancel.answered.is_full() });
+impl_debug!(CallCanceller, |cancel| { is_over: cancel.completion.is_complete() });
 
 impl CallCanceller {
     /// Ends the call with [`CallError::Cancelled`], unless it has its response already, and notifies the worker.
     pub fn cancel(&self) {
-        drop(self.answered.try_send(Err(CallError::Cancelled)));
+        self.completion.complete(Err(CallError::Cancelled));
     }
 }
 
@@ -78,16 +77,16 @@ impl RpcConnection {
 
     /// Adds a call whose response the loop reads.
     pub(crate) fn begin(self: &Arc<Self>, state: &mut ConnectionState, id: u64) -> PendingCall {
-        let (answered, answer) = crossbeam_channel::bounded(1);
+        let completion = Completion::default();
         if let SocketState::Closed(exit) = &state.socket {
-            drop(answered.try_send(Err(CallError::WorkerExited { exit: exit.clone(), restarts_in: None })));
+            completion.complete(Err(CallError::WorkerExited { exit: exit.clone(), restarts_in: None }));
         } else {
-            state.endpoint.calls.wait(id, answered.clone());
+            state.endpoint.calls.wait(id, completion.clone());
             // The loop reads its answer.
             state.burst.reset();
             state.watch();
         }
-        PendingCall { connection: Arc::clone(self), id, answer, answered, span: CallSpan::default(), owner: own_pid() }
+        PendingCall { connection: Arc::clone(self), id, completion, span: CallSpan::default(), owner: own_pid() }
     }
 
     pub(crate) fn abandon_call(&self, id: u64) {
@@ -109,15 +108,27 @@ impl PendingCall {
         result
     }
 
+    /// Takes the result if the call has ended; `None` while it is open. The result is returned once: after that the call is over, this
+    /// method returns `None`, and [`wait`](Self::wait) returns [`TimedOut`](CallError::TimedOut) at once. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn try_wait<R: DeserializeOwned>(&mut self) -> Option<Result<R, CallError>> {
+        let result = self.completion.take()?.and_then(|answer| decode_result(&answer));
+        self.span.end(result.as_ref().err());
+        Some(result)
+    }
+
     pub(crate) fn answer_until(&self, deadline: Deadline) -> Answer {
         // A timeout beyond the range of the clock never expires.
         let left = deadline.remaining().unwrap_or(Duration::MAX);
-        self.answer.recv_timeout(left).unwrap_or(Err(CallError::TimedOut))
+        self.completion.wait(left).unwrap_or(Err(CallError::TimedOut))
     }
 
     /// Returns a handle that cancels the call from another thread.
     pub fn cancel_handle(&self) -> CallCanceller {
-        CallCanceller { answered: self.answered.clone() }
+        CallCanceller { completion: self.completion.clone() }
     }
 }
 

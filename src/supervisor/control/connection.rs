@@ -20,9 +20,10 @@ use crate::{
     wire::{
         framing::error::FrameError,
         jsonrpc::{
+            completion::Completion,
             encode,
             endpoint::{Inbound, Received, RpcEndpoint},
-            error::{Answer, CallError},
+            error::CallError,
             message::RpcMessage,
             protocol::PING,
             request::RpcSender,
@@ -30,7 +31,6 @@ use crate::{
         send_queue::SendQueue,
     },
 };
-use crossbeam_channel::Sender;
 use serde::Serialize;
 use std::{
     io, mem,
@@ -76,7 +76,7 @@ pub(crate) struct RpcConnection {
 pub(crate) struct ConnectionState {
     pub(crate) socket: SocketState,
     pub(crate) queue: SendQueue,
-    pub(crate) endpoint: RpcEndpoint<Sender<Answer>>,
+    pub(crate) endpoint: RpcEndpoint<Completion>,
     pub(crate) read_owner: ReadOwner,
     pub(crate) is_revoked: bool,
     pub(crate) burst: CallBurst,
@@ -254,9 +254,8 @@ impl RpcConnection {
         state.queue = SendQueue::default();
         let waiting = state.endpoint.close();
         drop(state);
-        for caller in waiting {
-            // Fails for a caller that gives up at this moment.
-            drop(caller.try_send(Err(CallError::WorkerExited { exit: exit.cloned(), restarts_in: None })));
+        for call in waiting {
+            call.complete(Err(CallError::WorkerExited { exit: exit.cloned(), restarts_in: None }));
         }
         !was_closed
     }
@@ -273,10 +272,9 @@ impl RpcConnection {
         self.finish(received);
     }
 
-    fn finish(&self, received: Received<Sender<Answer>>) -> Option<Inbound> {
+    fn finish(&self, received: Received<Completion>) -> Option<Inbound> {
         match received {
-            // Fails for a call that is cancelled at this moment.
-            Received::Answer(caller, answer) => drop(caller.try_send(answer)),
+            Received::Answer(call, answer) => _ = call.complete(answer),
             // If the queue is full, the connection ends.
             Received::Reply(line) => drop(self.send_reply(line)),
             Received::Forward(inbound) => return Some(inbound),

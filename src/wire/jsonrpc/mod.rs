@@ -8,5 +8,6 @@ pub(crate) mod protocol; // the methods of this library
 pub(crate) mod encode; // values to lines
 pub(crate) mod address; // the address of a control pipe
 pub(crate) mod pending; // open calls and requests
+pub(crate) mod completion; // the outcome of one call
 pub(crate) mod endpoint; // the state machine of one side of a connection
 pub(crate) mod request; // requests of the peer

@@ -1,0 +1,127 @@
+//! The outcome of a call: set once, by the first of its answer, its cancellation and the end of its connection.
+//!
+//! It does not depend on a connection, so a call may move from one to another.
+
+use super::error::Answer;
+use std::{
+    mem,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// The outcome of a call. Clones share it: one side completes it, the other takes the answer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Completion(Arc<CompletionCell>);
+
+#[derive(Debug, Default)]
+struct CompletionCell {
+    state: Mutex<CompletionState>,
+    completed: Condvar,
+}
+
+#[derive(Debug)]
+enum CompletionState {
+    /// Whether a thread waits.
+    Pending(bool),
+    Completed(Answer),
+    /// The answer was taken.
+    Taken,
+}
+
+impl Default for CompletionState {
+    fn default() -> Self {
+        Self::Pending(false)
+    }
+}
+
+impl Completion {
+    /// Ends the call with `answer`. Returns false if it has ended already: the first outcome counts.
+    pub(crate) fn complete(&self, answer: Answer) -> bool {
+        let mut state = self.lock();
+        let CompletionState::Pending(is_awaited) = *state else { return false };
+        *state = CompletionState::Completed(answer);
+        drop(state);
+        if is_awaited {
+            self.0.completed.notify_one();
+        }
+        true
+    }
+
+    /// Whether the call has ended.
+    pub(crate) fn is_complete(&self) -> bool {
+        !matches!(*self.lock(), CompletionState::Pending(_))
+    }
+
+    /// Takes the answer; `None` while the call is open, and if the answer was taken before.
+    pub(crate) fn take(&self) -> Option<Answer> {
+        take(&mut self.lock())
+    }
+
+    /// Waits up to `timeout` for the answer, and takes it; `None` at the timeout, and if the answer was taken before.
+    pub(crate) fn wait(&self, timeout: Duration) -> Option<Answer> {
+        let mut state = self.lock();
+        if let CompletionState::Pending(is_awaited) = &mut *state {
+            *is_awaited = true;
+        }
+        let is_pending = |state: &mut CompletionState| matches!(state, CompletionState::Pending(_));
+        let waited = self.0.completed.wait_timeout_while(state, timeout, is_pending);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        take(&mut state)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, CompletionState> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn take(state: &mut CompletionState) -> Option<Answer> {
+    match mem::replace(state, CompletionState::Taken) {
+        CompletionState::Completed(answer) => Some(answer),
+        other => {
+            *state = other;
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::jsonrpc::error::CallError;
+    use serde_json::value::{RawValue, to_raw_value};
+    use std::thread;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn number(number: u32) -> Box<RawValue> {
+        to_raw_value(&number).unwrap()
+    }
+
+    fn text(answer: Option<Answer>) -> Option<String> {
+        answer.map(|answer| answer.as_deref().map_or("error", RawValue::get).to_owned())
+    }
+
+    #[test]
+    fn p02_the_first_outcome_of_a_call_counts() {
+        let completion = Completion::default();
+        assert_eq!((completion.is_complete(), text(completion.take())), (false, None));
+        assert_eq!(text(completion.wait(Duration::ZERO)), None);
+        assert!(completion.complete(Ok(number(7))));
+        assert!(!completion.complete(Err(CallError::Cancelled)) && completion.is_complete());
+        assert_eq!(text(completion.take()).as_deref(), Some("7"));
+        assert!(!completion.complete(Ok(number(8))) && completion.is_complete());
+        assert_eq!((text(completion.take()), text(completion.wait(LONG))), (None, None), "it is taken once");
+    }
+
+    #[test]
+    fn p15_completion_wakes_a_thread() {
+        let completion = Completion::default();
+        let other = completion.clone();
+        let waiting = thread::Builder::new().spawn(move || text(other.wait(LONG))).unwrap();
+        while !matches!(*completion.lock(), CompletionState::Pending(true)) {
+            thread::yield_now();
+        }
+        completion.complete(Ok(number(7)));
+        assert_eq!(waiting.join().unwrap().as_deref(), Some("7"));
+    }
+}
