@@ -15,12 +15,18 @@ use std::{
     time::Duration,
 };
 
-/// More bytes than one control connection may have in the event channel.
-const TOO_MUCH: usize = 2 << 20;
+/// The control window of a passive worker, in bytes.
+const WINDOW: usize = 1 << 20;
+/// More bytes than its control connection may have in the event channel.
+const TOO_MUCH: usize = 2 * WINDOW;
 
 /// A worker that passes its control address to the test and waits for the end of its standard input.
 fn passive() -> WorkerSpec {
-    Way::Direct.fixture("control-address").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe)
+    Way::Direct
+        .fixture("control-address")
+        .control(Pass::arg("--control={}"))
+        .control_window(WINDOW)
+        .stdin(StdinMode::Pipe)
 }
 
 /// Returns the worker and its control address.

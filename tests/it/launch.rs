@@ -601,6 +601,7 @@ fn spec_errors_are_returned_before_spawn() {
     assert_eq!(refused(spec().arg("a\0b")), SpecError::NulByte { what: "argument" });
     assert_eq!(refused(spec().env("A=B", "c")), SpecError::InvalidVariable { name: "A=B".into() });
     assert_eq!(refused(spec().window(0)), SpecError::InvalidSize { what: "window", bytes: 0 });
+    assert_eq!(refused(spec().control_window(0)), SpecError::InvalidSize { what: "control window", bytes: 0 });
     assert_eq!(refused(spec().parent_death_signal(Some(99))), SpecError::InvalidSignal { signal: 99 });
     assert_eq!(refused(spec().io_priority(IoPriority::RealTime(8))), SpecError::InvalidIoPriority { level: 8 });
     assert_eq!(refused(spec().cpu_affinity([0, 9999])), SpecError::InvalidProcessor { number: 9999 });

@@ -9,6 +9,7 @@ use crate::{
     supervisor::{
         control::{reader::FrameReader, rpc_socket::RpcSocket, server::AuthenticatedClient},
         events::event::{DisconnectReason, EventKind},
+        flow_control::FlowControl,
         incarnation::{
             Incarnation,
             context::{FIRST_CHECK, IncarnationContext},
@@ -56,7 +57,8 @@ impl Incarnation {
         let token = Token::Control(self.key).as_u64();
         let socket = Arc::new(RpcSocket::duplex(socket, &cx.reactor.poller, token));
         let frame_reader = FrameReader::starting_with(self.spec.max_message_size, &received, hello_bytes);
-        self.session = Some(ControlSession::new(Arc::clone(&socket), &connection, &cx.reading.window));
+        let window = FlowControl::of_worker(self.spec.control_window, &cx.reading.window);
+        self.session = Some(ControlSession::new(Arc::clone(&socket), &connection, window));
         connection.open(&socket, frame_reader);
         self.register(Token::Control(self.key), cx);
         cx.sink.send(self.event(EventKind::ControlConnected));

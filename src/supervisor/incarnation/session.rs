@@ -29,10 +29,7 @@ use std::{
     time::Duration,
 };
 
-/// The most bytes of requests and notifications of a worker that may be in the channel or unanswered. Beyond it the control connection is
-/// not read: the only case in which answers wait for the consumer.
-const CONTROL_WINDOW: usize = 1 << 20;
-/// How many of these bytes a worker may use when the window of the supervisor is used up: the output of other workers must not delay
+/// How many bytes of its window a worker may use when the window of the supervisor is used up: the output of other workers must not delay
 /// answers to a caller that could make room.
 const CONTROL_SHARE: usize = 64 << 10;
 
@@ -55,8 +52,8 @@ impl AsFd for ControlSession {
 }
 
 impl ControlSession {
-    pub(crate) fn new(socket: Arc<RpcSocket>, connection: &Arc<RpcConnection>, window: &Arc<FlowControl>) -> Self {
-        let flow = Arc::new(FlowControl::of_worker(CONTROL_WINDOW, window).with_share(CONTROL_SHARE));
+    pub(crate) fn new(socket: Arc<RpcSocket>, connection: &Arc<RpcConnection>, flow: FlowControl) -> Self {
+        let flow = Arc::new(flow.with_share(CONTROL_SHARE));
         Self { socket, connection: Arc::clone(connection), flow, last_sent: 0, paused_reader: None, extension: None }
     }
 

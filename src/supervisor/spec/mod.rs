@@ -18,6 +18,7 @@ use crate::{
     wire::framing::Framing,
 };
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, process::Command, sync::Arc, time::Duration};
+pub(crate) mod control;
 pub(crate) mod group;
 pub(crate) mod readiness;
 pub(crate) mod survivors;
@@ -32,9 +33,10 @@ const WINDOW: usize = 1 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
 /// The default size of the tail of standard error, in bytes.
 const STDERR_TAIL: usize = 8 << 10;
-
 /// The default timeout for the control connection.
 const CONTROL_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The default window of the control connection, in bytes.
+const CONTROL_WINDOW: usize = 8 << 20;
 
 /// Where a worker's messages come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +92,7 @@ pub struct WorkerSpec {
     pub(crate) stderr_tail: usize,
     pub(crate) has_control: bool,
     pub(crate) control_connect_timeout: Duration,
+    pub(crate) control_window: usize,
     pub(crate) peer_user: Option<u32>,
     pub(crate) death_signal: DeathSignal,
     pub(crate) restart: RestartPolicy,
@@ -153,6 +156,7 @@ impl WorkerSpec {
             stderr_tail: STDERR_TAIL,
             has_control: false,
             control_connect_timeout: CONTROL_CONNECT_TIMEOUT,
+            control_window: CONTROL_WINDOW,
             peer_user: None,
             death_signal: DeathSignal::Unset,
             restart: RestartPolicy::default(),
@@ -245,26 +249,6 @@ impl WorkerSpec {
         };
         self.plan.stdout = settled(self.messages == MessageSource::Stdout, &self.stdout);
         self.plan.stderr = settled(self.messages == MessageSource::Stderr, &self.stderr);
-        self
-    }
-
-    /// Adds a control pipe for calls in both directions. Its address replaces the `{}` of `Pass::arg("--control={}")` or
-    /// `Pass::env("PIPEWRIGHT_CONTROL")`, the places that [`Parent::from_args`](crate::Parent::from_args) reads. An argument contains only
-    /// the path, and the variable `PIPEWRIGHT_CONTROL_KEY` the key; a variable contains `PATH?KEY`.
-    pub fn control(mut self, pass: Pass) -> Self {
-        if self.has_control {
-            self.plan.first_error.get_or_insert(SpecError::DuplicateControl);
-        }
-        self.has_control = true;
-        self.plan.pass_control(pass);
-        self
-    }
-
-    /// Sets the timeout for connecting to the control pipe; 10 s by default. When it expires, the worker's events include
-    /// [`ConnectTimeout`](crate::events::DisconnectReason::ConnectTimeout). If the connection makes the worker ready, the timeout is at least
-    /// that of [`Readiness`](Readiness::timeout).
-    pub fn control_connect_timeout(mut self, timeout: Duration) -> Self {
-        self.control_connect_timeout = timeout;
         self
     }
 

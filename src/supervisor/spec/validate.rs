@@ -31,6 +31,7 @@ impl WorkerSpec {
         self.plan.validate()?;
         for (what, bytes, most) in [
             ("window", self.window, usize::MAX),
+            ("control window", self.control_window, usize::MAX),
             // Offsets in a chunk have 32 bits.
             ("maximum message size", self.max_message_size, 1 << 30),
         ] {
