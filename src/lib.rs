@@ -123,7 +123,7 @@
 //! | [`Worker`], [`WorkerGroup`] | Nothing. |
 //! | [`Message`], [`Line`] | Returns its bytes to the worker's window. |
 //! | [`Request`] | Answers with an error. |
-//! | [`PendingCall`] | Cancels the call. |
+//! | [`PendingCall`], [`CallSet`] | Cancels the call, or the open calls. |
 //! | [`Process`] | Kills it. |
 //! | [`Tunnel`](tunnel::Tunnel) | Ends its ssh. |
 //!
@@ -223,6 +223,7 @@ pub use supervisor::{
     events::event::{Event, EventKind},
     handles::{
         batch::WorkerBatch,
+        call_set::{CallSet, FinishedCall},
         group::WorkerGroup,
         signals::SignalGuard,
         stop::{RestartHandle, StopHandle, StopReport, StoppedWorker},

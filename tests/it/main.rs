@@ -13,6 +13,7 @@ mod support;
 
 mod anonymous;
 mod answers;
+mod call_set;
 mod chaos;
 mod control;
 mod denied;

@@ -6,7 +6,7 @@ use crate::{
     support::{DEADLINE, FIXTURE, Story, Way, alone},
 };
 use pipewright::{
-    CallError, EventKind, Pass, Readiness, StdinMode, Watchdog, Worker, WorkerSpec, events::DisconnectReason,
+    CallError, CallSet, EventKind, Pass, Readiness, StdinMode, Watchdog, Worker, WorkerSpec, events::DisconnectReason,
 };
 use std::{
     env, fs,
@@ -175,7 +175,7 @@ fn p11_fork_dropping_calls_and_requests_ends_none() {
         return;
     }
     let mut story = Story::new();
-    let spec = Way::Direct.plain("serve").args(["--threads", "3"]).control(Pass::arg("--control={}"));
+    let spec = Way::Direct.plain("serve").args(["--threads", "4"]).control(Pass::arg("--control={}"));
     let worker = story.supervisor.spawn(spec).unwrap();
     let mut call = Some(worker.start_call("wait", &["line"]).unwrap());
     let asking = worker.start_call("ask back", &[7]).unwrap();
@@ -183,8 +183,10 @@ fn p11_fork_dropping_calls_and_requests_ends_none() {
         EventKind::Request(request) => Some(request),
         _ => None,
     }));
+    let mut calls = Some(CallSet::new());
+    calls.as_ref().unwrap().start(&worker, (), "wait", &["line"]).unwrap();
     let forked = kernel::fork(|| {
-        drop((call.take(), request.take()));
+        drop((call.take(), request.take(), calls.take()));
         0
     });
     assert_eq!(kernel::wait(forked), 0);
@@ -192,4 +194,6 @@ fn p11_fork_dropping_calls_and_requests_ends_none() {
     assert_eq!(asking.wait::<u32>(DEADLINE).unwrap(), 8);
     worker.call::<_, ()>("release", &["line"], DEADLINE).unwrap();
     assert_eq!(call.unwrap().wait::<String>(DEADLINE).unwrap(), "line");
+    let finished = calls.unwrap().finished().recv_timeout(DEADLINE).unwrap();
+    assert_eq!(finished.into_result::<String>().1.unwrap(), "line");
 }

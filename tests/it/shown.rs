@@ -2,7 +2,7 @@
 
 use crate::support::{DEADLINE, FIXTURE, Story};
 use pipewright::{
-    EventKind, GroupPolicy, OutputMode, Parent, Pass, StdinMode, Supervisor, WorkerSpec,
+    CallSet, EventKind, GroupPolicy, OutputMode, Parent, Pass, StdinMode, Supervisor, WorkerSpec,
     pipe::{
         CancelToken, Timeout, anonymous,
         named::{self, ConnectOptions, Listener, ListenerOptions, PipeName},
@@ -49,6 +49,10 @@ fn p12_debug_shows_no_secrets_and_no_internals() {
     let worker = story.supervisor.spawn(spec.clone()).unwrap();
     shown.of("Worker", &worker);
     shown.of("PendingCall", &worker.start_call("add", &[1, 2]).unwrap());
+    let calls = CallSet::new();
+    shown.of("CallCanceller", &calls.start(&worker, 7, "add", &[1, 2]).unwrap());
+    shown.of("CallSet", &calls);
+    shown.of("FinishedCall", &calls.finished().recv_timeout(DEADLINE).unwrap());
     shown.of("SupervisorStatus", &story.supervisor.status());
     let stopping = worker.stop();
     shown.of("StopHandle", &stopping);

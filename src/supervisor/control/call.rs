@@ -54,30 +54,53 @@ impl CallCanceller {
     }
 }
 
-impl RpcConnection {
-    pub(crate) fn call<P: Serialize + ?Sized>(
-        self: &Arc<Self>,
-        method: &str,
-        params: &P,
-    ) -> Result<PendingCall, CallError> {
-        let id = self.lock().endpoint.calls.next_id();
+/// A call that is not sent yet.
+#[derive(Debug)]
+pub(crate) struct UnsentCall {
+    connection: Arc<RpcConnection>,
+    id: u64,
+    line: Vec<u8>,
+    pub(crate) span: CallSpan,
+}
+
+impl UnsentCall {
+    pub(crate) fn new<P>(connection: Arc<RpcConnection>, method: &str, params: &P) -> Result<Self, CallError>
+    where
+        P: Serialize + ?Sized,
+    {
+        let id = connection.lock().endpoint.calls.next_id();
         let line = encode::request(id, method, params).map_err(CallError::Encode)?;
-        self.send_call(id, line)
+        Ok(Self { connection, id, line, span: CallSpan::default() })
     }
 
-    pub(crate) fn send_call(self: &Arc<Self>, id: u64, line: Vec<u8>) -> Result<PendingCall, CallError> {
-        let call = self.begin(&mut self.lock(), id);
-        let sent = self.send_line(line);
-        if sent.is_err() {
-            // Nothing was sent, so there is nothing to cancel.
-            self.lock().endpoint.calls.withdraw(id);
-        }
-        sent.map(|()| call)
+    /// Sends it. On an error, `completion` is not used.
+    pub(crate) fn send(self, completion: Completion) -> Result<PendingCall, CallError> {
+        let Self { connection, id, line, mut span } = self;
+        let mut call = connection.send_call(id, line, completion).inspect_err(|error| span.end(Some(error)))?;
+        call.span = span;
+        Ok(call)
+    }
+}
+
+impl RpcConnection {
+    /// Sends a call, or queues it. On an error its completion is not used.
+    pub(crate) fn send_call(
+        self: &Arc<Self>,
+        id: u64,
+        line: Vec<u8>,
+        completion: Completion,
+    ) -> Result<PendingCall, CallError> {
+        let mut state = self.lock();
+        // The loop reads the answer.
+        state.burst.reset();
+        state.watch();
+        state.send_or_queue(line)?;
+        // Under the same lock, so that the call exists before its answer is processed, and only if it was sent.
+        Ok(self.begin(&mut state, id, completion))
     }
 
-    /// Adds a call whose response the loop reads.
-    pub(crate) fn begin(self: &Arc<Self>, state: &mut ConnectionState, id: u64) -> PendingCall {
-        let completion = Completion::default();
+    /// Adds a call that was sent and whose answer the loop reads.
+    pub(crate) fn begin(self: &Arc<Self>, state: &mut ConnectionState, id: u64, completion: Completion) -> PendingCall {
         if let SocketState::Closed(exit) = &state.socket {
             completion.complete(Err(CallError::WorkerExited { exit: exit.clone(), restarts_in: None }));
         } else {

@@ -12,6 +12,7 @@ use crate::{
         },
     },
     wire::jsonrpc::{
+        completion::Completion,
         encode,
         endpoint::Inbound,
         error::{Answer, CallError},
@@ -50,7 +51,7 @@ impl RpcConnection {
                 Ok(answer) => return answer,
                 Err(call) => call,
             },
-            Err(line) => self.send_call(id, line)?,
+            Err(line) => self.send_call(id, line, Completion::default())?,
         };
         call.answer_until(deadline)
     }
@@ -88,10 +89,6 @@ impl RpcConnection {
     }
 
     /// Reads until the response has arrived. If something for the loop or the end arrives first, continues as a [`PendingCall`].
-    #[cfg_attr(
-        feature = "tracing",
-        expect(clippy::result_large_err, reason = "a call that goes on is no error, and is moved once")
-    )]
     fn read_answer(
         self: &Arc<Self>,
         mut lease: ReadLease<'_>,
@@ -99,7 +96,7 @@ impl RpcConnection {
         deadline: Deadline,
     ) -> Result<Answer, PendingCall> {
         let answer = lease.leased.as_mut().and_then(|leased| self.read_until(leased, own, deadline));
-        answer.ok_or_else(|| lease.return_to(|state| self.begin(state, own)))
+        answer.ok_or_else(|| lease.return_to(|state| self.begin(state, own, Completion::default())))
     }
 
     fn read_until(&self, leased: &mut LeasedReader, own: u64, deadline: Deadline) -> Option<Answer> {

@@ -9,14 +9,14 @@ use crate::{
         commands::{Action, Command, CommandSender},
         containment::report::Containment,
         control::{
-            call::{PendingCall, decode_result},
+            call::{PendingCall, UnsentCall, decode_result},
             call_span::CallSpan,
         },
         handles::stop::{RestartHandle, StopHandle},
         sync::lock,
         worker::{SharedWorker, WaitOutcome, process::WorkerProcess},
     },
-    wire::jsonrpc::error::CallError,
+    wire::jsonrpc::{completion::Completion, error::CallError},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{io, sync::Arc, time::Duration};
@@ -213,9 +213,17 @@ impl Worker {
     /// If the call cannot be sent. Never blocks on a worker that does not read: with 1 MiB queued the error is
     /// [`QueueFull`](CallError::QueueFull).
     pub fn start_call<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<PendingCall, CallError> {
+        self.prepare_call(method, params)?.send(Completion::default())
+    }
+
+    pub(crate) fn prepare_call<P: Serialize + ?Sized>(
+        &self,
+        method: &str,
+        params: &P,
+    ) -> Result<UnsentCall, CallError> {
         let mut span = CallSpan::begin(self.shared.id, method);
-        let call = self.shared.connection().and_then(|connection| connection.call(method, params));
-        let mut call = call.inspect_err(|error| span.end(Some(error)))?;
+        let line = self.shared.connection().and_then(|connection| UnsentCall::new(connection, method, params));
+        let mut call = line.inspect_err(|error| span.end(Some(error)))?;
         call.span = span;
         Ok(call)
     }

@@ -1,10 +1,11 @@
 //! The outcome of a call: set once, by the first of its answer, its cancellation and the end of its connection.
 //!
-//! It does not depend on a connection, so a call may move from one to another.
+//! It does not depend on a connection, so a call may move from one to another. A thread waits for it, or an observer receives
+//! it.
 
 use super::error::Answer;
 use std::{
-    mem,
+    fmt, mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,6 +13,12 @@ use std::{
 /// The outcome of a call. Clones share it: one side completes it, the other takes the answer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Completion(Arc<CompletionCell>);
+
+/// Receives the outcomes of calls on the threads that complete them, for example the event loop's. Must not block.
+pub(crate) trait ObserveCompletion: Send + Sync + fmt::Debug {
+    /// The call with this tag has ended.
+    fn completed(&self, tag: u64, answer: Answer);
+}
 
 #[derive(Debug, Default)]
 struct CompletionCell {
@@ -21,28 +28,51 @@ struct CompletionCell {
 
 #[derive(Debug)]
 enum CompletionState {
-    /// Whether a thread waits.
-    Pending(bool),
+    Pending(Waiter),
     Completed(Answer),
-    /// The answer was taken.
+    /// The answer was taken, or passed to the observer.
     Taken,
 }
 
 impl Default for CompletionState {
     fn default() -> Self {
-        Self::Pending(false)
+        Self::Pending(Waiter::None)
     }
 }
 
+/// What the completion notifies.
+#[derive(Debug, Default)]
+enum Waiter {
+    #[default]
+    None,
+    Thread,
+    Observer(Arc<dyn ObserveCompletion>, u64),
+}
+
 impl Completion {
-    /// Ends the call with `answer`. Returns false if it has ended already: the first outcome counts.
+    /// Creates a completion that passes its answer to `observer`.
+    pub(crate) fn observed(observer: Arc<dyn ObserveCompletion>, tag: u64) -> Self {
+        let state = CompletionState::Pending(Waiter::Observer(observer, tag));
+        Self(Arc::new(CompletionCell { state: Mutex::new(state), completed: Condvar::new() }))
+    }
+
+    /// Ends the call with `answer`. Returns false if it has ended already: the first outcome counts. Must not be called
+    /// under a lock that the observer takes.
     pub(crate) fn complete(&self, answer: Answer) -> bool {
         let mut state = self.lock();
-        let CompletionState::Pending(is_awaited) = *state else { return false };
-        *state = CompletionState::Completed(answer);
-        drop(state);
-        if is_awaited {
-            self.0.completed.notify_one();
+        let CompletionState::Pending(waiter) = &mut *state else { return false };
+        match mem::take(waiter) {
+            Waiter::None => *state = CompletionState::Completed(answer),
+            Waiter::Thread => {
+                *state = CompletionState::Completed(answer);
+                drop(state);
+                self.0.completed.notify_one();
+            }
+            Waiter::Observer(observer, tag) => {
+                *state = CompletionState::Taken;
+                drop(state);
+                observer.completed(tag, answer);
+            }
         }
         true
     }
@@ -60,8 +90,8 @@ impl Completion {
     /// Waits up to `timeout` for the answer, and takes it; `None` at the timeout, and if the answer was taken before.
     pub(crate) fn wait(&self, timeout: Duration) -> Option<Answer> {
         let mut state = self.lock();
-        if let CompletionState::Pending(is_awaited) = &mut *state {
-            *is_awaited = true;
+        if let CompletionState::Pending(waiter) = &mut *state {
+            *waiter = Waiter::Thread;
         }
         let is_pending = |state: &mut CompletionState| matches!(state, CompletionState::Pending(_));
         let waited = self.0.completed.wait_timeout_while(state, timeout, is_pending);
@@ -113,12 +143,30 @@ mod tests {
         assert_eq!((text(completion.take()), text(completion.wait(LONG))), (None, None), "it is taken once");
     }
 
+    #[derive(Debug, Default)]
+    struct Observed(Mutex<Vec<(u64, bool)>>);
+
+    impl ObserveCompletion for Observed {
+        fn completed(&self, tag: u64, answer: Answer) {
+            self.0.lock().unwrap().push((tag, answer.is_ok()));
+        }
+    }
+
+    #[test]
+    fn p02_observer_receives_the_outcome_once() {
+        let observer = Arc::new(Observed::default());
+        let completion = Completion::observed(Arc::clone(&observer) as Arc<dyn ObserveCompletion>, 5);
+        assert!(completion.complete(Ok(number(7))) && !completion.complete(Err(CallError::TimedOut)));
+        assert_eq!(*observer.0.lock().unwrap(), [(5, true)]);
+        assert!(completion.is_complete() && completion.take().is_none());
+    }
+
     #[test]
     fn p15_completion_wakes_a_thread() {
         let completion = Completion::default();
         let other = completion.clone();
         let waiting = thread::Builder::new().spawn(move || text(other.wait(LONG))).unwrap();
-        while !matches!(*completion.lock(), CompletionState::Pending(true)) {
+        while !matches!(*completion.lock(), CompletionState::Pending(Waiter::Thread)) {
             thread::yield_now();
         }
         completion.complete(Ok(number(7)));
