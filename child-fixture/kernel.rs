@@ -43,6 +43,12 @@ pub(crate) fn fork_that_waits() {
     }
 }
 
+/// Closes a file descriptor that the program does not use any more.
+pub(crate) fn close(number: RawFd) {
+    // SAFETY: the caller does not use the descriptor afterwards.
+    unsafe { libc::close(number) };
+}
+
 pub(crate) fn ignore(signal: i32) {
     // SAFETY: signal(2) with SIG_IGN installs no handler.
     unsafe { libc::signal(signal, libc::SIG_IGN) };

@@ -244,6 +244,7 @@ pub use wire::{
     jsonrpc::{
         error::{CallError, RpcError},
         request::{Notification, Request},
+        stdio_protocol::StdioProtocol,
     },
     message::{Line, Message},
 };

@@ -11,10 +11,12 @@ use crate::{
         self,
         ends::{PipeReader, PipeWriter},
     },
-    sys::fd,
+    sys::{fd, socket},
 };
 use std::{
     fs::{File, OpenOptions},
+    io,
+    net::Shutdown,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::fs::OpenOptionsExt,
@@ -29,9 +31,17 @@ pub(crate) enum ParentPipe {
     Writer(PipeWriter),
 }
 
+/// The parent's ends of standard streams that are sockets.
+#[derive(Debug)]
+pub(crate) struct StdioSockets {
+    pub(crate) input: OwnedFd,
+    pub(crate) output: OwnedFd,
+}
+
 /// The parent's ends of a child's pipes.
 #[derive(Debug, Default)]
 pub(crate) struct ParentFds {
+    pub(crate) stdio: Option<StdioSockets>,
     pub(crate) stdin: Option<PipeWriter>,
     pub(crate) stdout: Option<PipeReader>,
     pub(crate) stderr: Option<PipeReader>,
@@ -97,6 +107,13 @@ impl AsRawFd for ChildStdio {
 pub(super) fn create(plan: &LaunchPlan, open_mode: OpenMode) -> Result<(ParentFds, ChildFds), SpawnError> {
     let pipes = |source| SpawnError::failed(plan.program_name(), SpawnStep::Pipes, source);
     let mut ends = ParentFds::default();
+    if plan.stdio_sockets {
+        let (sockets, [stdin, stdout]) = stdio_sockets().map_err(pipes)?;
+        ends.stdio = Some(sockets);
+        let stderr = output(plan, &plan.stderr, 2, &mut ends.stderr, open_mode)?;
+        let extra = extra(plan, &mut ends)?;
+        return Ok((ends, ChildFds { standard: [stdin, stdout, stderr], extra }));
+    }
     let stdin = match &plan.stdin {
         StdinMode::Null => ChildStdio::Own(null(plan)?),
         StdinMode::Inherit => inherit(0, plan)?,
@@ -110,6 +127,23 @@ pub(super) fn create(plan: &LaunchPlan, open_mode: OpenMode) -> Result<(ParentFd
     };
     let stdout = output(plan, &plan.stdout, 1, &mut ends.stdout, open_mode)?;
     let stderr = output(plan, &plan.stderr, 2, &mut ends.stderr, open_mode)?;
+    let extra = extra(plan, &mut ends)?;
+    Ok((ends, ChildFds { standard: [stdin, stdout, stderr], extra }))
+}
+
+/// Standard input and output as sockets, which the parent reads and writes without blocking. As in Node's `child_process`, each is a pair of
+/// its own: Python's asyncio takes a standard output that becomes readable for closed.
+fn stdio_sockets() -> io::Result<(StdioSockets, [ChildStdio; 2])> {
+    let [input, stdin] = socket::pair()?;
+    let [output, stdout] = socket::pair()?;
+    // Like a pipe, standard input cannot be written, and file descriptors cannot be sent over it.
+    socket::shutdown(input.as_fd(), Shutdown::Read)?;
+    Ok((StdioSockets { input, output }, [ChildStdio::Own(stdin), ChildStdio::Own(stdout)]))
+}
+
+/// The fds in addition to the standard streams.
+fn extra(plan: &LaunchPlan, ends: &mut ParentFds) -> Result<Vec<OwnedFd>, SpawnError> {
+    let pipes = |source| SpawnError::failed(plan.program_name(), SpawnStep::Pipes, source);
     let mut extra = Vec::with_capacity(plan.extra_fds.len());
     for wanted in &plan.extra_fds {
         extra.push(match &wanted.source {
@@ -126,7 +160,7 @@ pub(super) fn create(plan: &LaunchPlan, open_mode: OpenMode) -> Result<(ParentFd
             FdSource::Inherited(fd) => duplicate(fd.as_fd(), plan)?,
         });
     }
-    Ok((ends, ChildFds { standard: [stdin, stdout, stderr], extra }))
+    Ok(extra)
 }
 
 fn output(

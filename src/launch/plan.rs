@@ -101,6 +101,8 @@ pub(crate) struct LaunchPlan {
     pub(crate) stdin: StdinMode,
     pub(crate) stdout: OutputMode,
     pub(crate) stderr: OutputMode,
+    /// Standard input and output are sockets, whatever `stdin` and `stdout` say.
+    pub(crate) stdio_sockets: bool,
     pub(crate) extra_fds: Vec<ExtraFd>,
     pub(crate) group: ProcessGroup,
     pub(crate) limits: Vec<(ResourceLimit, u64)>,
@@ -124,6 +126,7 @@ impl LaunchPlan {
             stdin: StdinMode::default(),
             stdout: OutputMode::default(),
             stderr: OutputMode::default(),
+            stdio_sockets: false,
             extra_fds: Vec::new(),
             group: ProcessGroup::default(),
             limits: Vec::new(),

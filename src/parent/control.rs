@@ -8,6 +8,7 @@ use crate::{
     },
     wire::{
         decode::decode,
+        framing::Framing,
         jsonrpc::{
             address::Address,
             completion::Completion,
@@ -77,7 +78,7 @@ impl ControlClient {
         let writer = LineWriter::new(writer);
         writer.write(&hello, &StartedTimeout::now(Timeout::after(CONNECT_TIMEOUT)))?;
         let (program, incoming) = crossbeam_channel::unbounded();
-        let (rpc, buffer) = (RpcReader::new(MAX_LINE), vec![0; READ_BYTES]);
+        let (rpc, buffer) = (RpcReader::new(Framing::Lines, MAX_LINE), vec![0; READ_BYTES]);
         let read_state = Mutex::new(ReadState { socket, rpc, buffer, program: Some(program), is_closed: false });
         let client = Arc::new(Self { writer, role: ReaderRole::default(), read_state, incoming });
         let weak = Arc::downgrade(&client);

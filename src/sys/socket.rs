@@ -76,6 +76,13 @@ pub(crate) fn new(kind: SocketType) -> io::Result<OwnedFd> {
     fd::dup_above(rustix::net::socket_with(AddressFamily::UNIX, kind.number(), SocketFlags::CLOEXEC, None)?, 3)
 }
 
+/// Two connected stream sockets.
+pub(crate) fn pair() -> io::Result<[OwnedFd; 2]> {
+    let kind = SocketType::Stream.number();
+    let (one, other) = rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+    Ok([fd::dup_above(one, 3)?, fd::dup_above(other, 3)?])
+}
+
 pub(crate) fn bind(socket: BorrowedFd<'_>, address: &SocketAddress) -> io::Result<()> {
     Ok(rustix::net::bind(socket, &address.0)?)
 }

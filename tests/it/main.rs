@@ -39,6 +39,7 @@ mod real_programs;
 mod shown;
 mod smuggling;
 mod starts;
+mod stdio;
 mod supervision;
 mod supervisor;
 mod survivors;

@@ -16,17 +16,17 @@ use crate::{
         reactor::report::Report,
         sync::lock,
     },
-    sys::{epoll::Interests, is_shortage, is_transient, socket},
+    sys::{epoll::Interests, socket},
     wire::{
-        framing::error::FrameError,
+        framing::{Framing, error::FrameError},
         jsonrpc::{
             completion::Completion,
             encode,
             endpoint::{Inbound, Received, RpcEndpoint},
             error::CallError,
             message::RpcMessage,
-            protocol::PING,
             request::RpcSender,
+            stdio_protocol::RpcProtocol,
         },
         send_queue::SendQueue,
     },
@@ -44,8 +44,6 @@ use std::{
 
 /// The most bytes that are queued for a worker before a call returns `QueueFull`.
 pub(crate) const QUEUE_BYTES: usize = 1 << 20;
-/// The most bytes that are sent to one worker in one turn of the loop.
-const FLUSH_BYTES: usize = 1 << 20;
 
 /// What a connection reports to the event loop, each with its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +56,8 @@ pub(crate) enum ConnectionEvent {
     OutOfMemory(WorkerId),
     /// The kernel refused to watch the connection. The loop has to register it again.
     WatchFailed(WorkerId),
+    /// The worker has closed its standard input, and may have exited.
+    InputClosed(WorkerId),
 }
 
 /// The control connection of one incarnation. It exists from the start of the process; what is sent before the worker has connected is
@@ -69,6 +69,7 @@ pub(crate) struct RpcConnection {
     pub(crate) lease_returned: Condvar,
     pub(crate) events: Arc<dyn Report<ConnectionEvent>>,
     pub(crate) worker: WorkerId,
+    pub(crate) protocol: RpcProtocol,
     was_active: AtomicBool,
 }
 
@@ -76,15 +77,17 @@ pub(crate) struct RpcConnection {
 pub(crate) struct ConnectionState {
     pub(crate) socket: SocketState,
     pub(crate) queue: SendQueue,
+    pub(crate) framing: Framing,
     pub(crate) endpoint: RpcEndpoint<Completion>,
     pub(crate) read_owner: ReadOwner,
     pub(crate) is_revoked: bool,
     pub(crate) burst: CallBurst,
-    wants_writes: bool,
+    pub(crate) sending: SendState,
+    pub(crate) wants_writes: bool,
     /// The kernel was short of memory: the socket is not watched until the loop retries, since it stays readable and writable meanwhile.
     is_backing_off: bool,
-    events: Arc<dyn Report<ConnectionEvent>>,
-    worker: WorkerId,
+    pub(crate) events: Arc<dyn Report<ConnectionEvent>>,
+    pub(crate) worker: WorkerId,
     /// What the loop's epoll reports.
     registration: SocketRegistration,
     /// The receive timeout of the socket; zero for none.
@@ -97,6 +100,15 @@ pub(crate) enum SocketState {
     Open(Arc<RpcSocket>),
     /// With the exit of the worker, once that is known.
     Closed(Option<Arc<Exit>>),
+}
+
+/// Whether lines can be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SendState {
+    Open,
+    /// The supervisor closes the worker's standard input when the queue is sent.
+    Closing,
+    Closed,
 }
 
 /// The side that reads the connection.
@@ -112,14 +124,16 @@ pub(crate) enum ReadOwner {
 }
 
 impl RpcConnection {
-    pub(crate) fn new(events: Arc<dyn Report<ConnectionEvent>>, worker: WorkerId) -> Self {
+    pub(crate) fn new(events: Arc<dyn Report<ConnectionEvent>>, worker: WorkerId, protocol: RpcProtocol) -> Self {
         let state = ConnectionState {
             socket: SocketState::Awaited,
             queue: SendQueue::default(),
-            endpoint: RpcEndpoint::default(),
+            endpoint: RpcEndpoint::new(protocol.dialect),
             read_owner: ReadOwner::Loop,
             is_revoked: false,
             burst: CallBurst::default(),
+            framing: protocol.framing,
+            sending: SendState::Open,
             wants_writes: false,
             is_backing_off: false,
             events: Arc::clone(&events),
@@ -132,6 +146,7 @@ impl RpcConnection {
             lease_returned: Condvar::new(),
             events,
             worker,
+            protocol,
             was_active: AtomicBool::new(false),
         }
     }
@@ -290,6 +305,7 @@ impl RpcConnection {
 
     /// Sends a ping. [`take_activity`](Self::take_activity) says whether something was received since.
     pub(crate) fn ping(&self) {
+        let Some(method) = self.protocol.dialect.ping() else { return };
         let id = {
             let mut state = self.lock();
             let id = state.endpoint.calls.next_id();
@@ -297,7 +313,7 @@ impl RpcConnection {
             id
         };
         // If the ping cannot be sent nothing is received, which the watchdog notices.
-        drop(encode::request(id, PING, &()).map_err(CallError::Encode).and_then(|line| self.send_line(line)));
+        drop(encode::request(id, method, &()).map_err(CallError::Encode).and_then(|line| self.send_line(line)));
     }
 
     /// The number of bytes queued for the worker.
@@ -341,13 +357,13 @@ impl ConnectionState {
         matches!(self.read_owner, ReadOwner::Caller)
     }
 
-    fn flush_or_watch(&mut self) {
+    pub(crate) fn flush_or_watch(&mut self) {
         self.wants_writes = !self.flush().unwrap_or(false);
         self.watch();
     }
 
     /// Makes the loop retry after a pause.
-    fn back_off(&mut self) {
+    pub(crate) fn back_off(&mut self) {
         if !mem::replace(&mut self.is_backing_off, true) {
             self.events.report(ConnectionEvent::OutOfMemory(self.worker));
         }
@@ -398,50 +414,5 @@ impl ConnectionState {
         if timeout != self.receive_timeout && socket::set_receive_timeout(socket.as_fd(), timeout).is_ok() {
             self.receive_timeout = timeout;
         }
-    }
-
-    /// Sends a line while nothing is queued. On an error nothing of it was sent.
-    pub(crate) fn send(&mut self, line: Vec<u8>) -> io::Result<()> {
-        let length = line.len();
-        self.queue = line.into();
-        match self.flush() {
-            Ok(all) => self.wants_writes = !all,
-            Err(error) if self.queue.len() == length => {
-                self.queue = SendQueue::default();
-                return Err(error);
-            }
-            // A line that was sent in part has to be completed.
-            Err(_) => self.wants_writes = true,
-        }
-        self.watch();
-        Ok(())
-    }
-
-    /// Sends as much as the socket takes. Returns true if nothing more can be sent now.
-    fn flush(&mut self) -> io::Result<bool> {
-        let SocketState::Open(socket) = &self.socket else { return Ok(true) };
-        let mut share = FLUSH_BYTES;
-        while !self.queue.is_empty() {
-            if share == 0 {
-                return Ok(false);
-            }
-            match socket.send(self.queue.rest()) {
-                Ok(bytes) => {
-                    self.queue.advance(bytes);
-                    share = share.saturating_sub(bytes);
-                }
-                Err(error) if is_shortage(&error) => {
-                    self.back_off();
-                    return Ok(false);
-                }
-                Err(error) if is_transient(&error) => return Ok(false),
-                // The peer has closed the connection. The loop reads the rest, and then the end.
-                Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
-                    self.queue = SendQueue::default();
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
     }
 }

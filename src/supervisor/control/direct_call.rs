@@ -70,6 +70,10 @@ impl RpcConnection {
         let mut lease = ReadLease { connection: self, leased: None };
         let mut state = self.lock();
         let SocketState::Open(socket) = &state.socket else { return Ok(Err(line)) };
+        if socket.is_split() {
+            // The end of the worker's standard input would not end the read.
+            return Ok(Err(line));
+        }
         let socket = Arc::clone(socket);
         let has_pending =
             matches!(&state.read_owner, ReadOwner::Idle(frame_reader) if !frame_reader.pending.is_empty());

@@ -3,9 +3,12 @@
 //! A response that passes through the loop wakes two threads, one after the other; a response that its caller reads wakes one. So the
 //! reading side is a value that exists once: its owner reads, and the loop is not notified of what arrives meanwhile.
 
-use crate::wire::jsonrpc::{
-    message::RpcMessage,
-    reader::{RpcInput, RpcLine, RpcReader},
+use crate::wire::{
+    framing::Framing,
+    jsonrpc::{
+        message::RpcMessage,
+        reader::{RpcInput, RpcLine, RpcReader},
+    },
 };
 
 /// The most bytes that a caller reads at once.
@@ -22,9 +25,13 @@ pub(crate) struct FrameReader {
 }
 
 impl FrameReader {
+    pub(crate) fn new(framing: Framing, max_message_size: usize) -> Self {
+        Self { reader: RpcReader::new(framing, max_message_size), pending: Vec::new(), scratch: Vec::new() }
+    }
+
     /// Starts with the bytes that were read after the first `position` bytes; no request was sent before them.
     pub(crate) fn starting_with(max_message_size: usize, received: &[u8], position: u64) -> Self {
-        let reader = RpcReader::new(max_message_size).starting_at(position);
+        let reader = RpcReader::new(Framing::Lines, max_message_size).starting_at(position);
         let mut reading = Self { reader, pending: Vec::new(), scratch: Vec::new() };
         if !received.is_empty() {
             reading.feed(received, |input, line, pending| {

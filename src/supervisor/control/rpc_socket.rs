@@ -1,9 +1,12 @@
 //! The sockets of a control connection, and their registration with the loop's epoll.
 
-use crate::sys::{
-    epoll::{Interests, Poller},
-    fd_free_stream::FdFreeStream,
-    socket,
+use crate::{
+    launch::descriptors::StdioSockets,
+    sys::{
+        epoll::{Interests, Poller},
+        fd_free_stream::{self, FdFreeStream},
+        socket,
+    },
 };
 use std::{
     io,
@@ -40,6 +43,19 @@ impl AsFd for RpcSocket {
 impl RpcSocket {
     pub(crate) fn duplex(stream: FdFreeStream, poller: &Arc<Poller>, token: u64) -> Self {
         Self { stream, writer: None, poller: Arc::clone(poller), token }
+    }
+
+    /// The worker's standard output, which is read, and its standard input.
+    pub(crate) fn split(sockets: StdioSockets, poller: &Arc<Poller>, [token, writer]: [u64; 2]) -> io::Result<Self> {
+        let StdioSockets { input, output } = sockets;
+        // Where the kernel does not support it, received file descriptors are detected later.
+        drop(fd_free_stream::refuse_descriptors(output.as_fd()));
+        let writer = Some(WriteSocket { socket: input, token: writer });
+        Ok(Self { stream: FdFreeStream::new(output)?, writer, poller: Arc::clone(poller), token })
+    }
+
+    pub(crate) fn is_split(&self) -> bool {
+        self.writer.is_some()
     }
 
     fn writer(&self) -> BorrowedFd<'_> {

@@ -14,11 +14,7 @@ use crate::{
         commands::{Command, CommandSender},
         control::{connection::ConnectionEvent, hello::HandshakeError, server::ControlServer},
         event_loop::pending::Pending,
-        events::{
-            event::{DisconnectReason, Event},
-            sink::EventSink,
-            warning::Warning,
-        },
+        events::{event::Event, sink::EventSink, warning::Warning},
         flow_control::FlowControl,
         incarnation::{
             Incarnation,
@@ -213,6 +209,7 @@ impl EventLoop {
             ConnectionEvent::OutOfMemory(worker) => self.on_worker(worker, |incarnation, cx| {
                 cx.reactor.set_timer_after(CONNECTION_RETRY_TIME, Timer::ConnectionRetry(incarnation.key));
             }),
+            ConnectionEvent::InputClosed(worker) => self.on_worker(worker, Incarnation::input_closed),
             ConnectionEvent::WatchFailed(worker) => self.on_worker(worker, |incarnation, cx| {
                 incarnation.register(Token::Control(incarnation.key), cx);
             }),
@@ -227,6 +224,7 @@ impl EventLoop {
             Token::Process(key) => self.process_exited(key),
             Token::Stream(key, stream) => self.on(key, |incarnation, cx| incarnation.read_stream(stream, cx)),
             Token::Control(key) => self.on(key, Incarnation::read_control),
+            Token::ControlInput(key) => self.on(key, |incarnation, _| incarnation.flush_control()),
             Token::Orphan(key) => self.on(key, Incarnation::orphan_exited),
             Token::ReadinessPipe(key) => {
                 self.at(key, Incarnation::read_readiness);
@@ -271,9 +269,7 @@ impl EventLoop {
             Timer::SpawnTimeout(worker) => self.supervise(|supervision, cx| supervision.spawn_timed_out(worker, cx)),
             Timer::RegistrationRetry => self.register_again(),
             Timer::ControlConnectTimeout(key) => self.on(key, Incarnation::control_timed_out),
-            Timer::DisconnectGrace(key) => {
-                self.on(key, |incarnation, cx| incarnation.disconnect(DisconnectReason::Closed, cx));
-            }
+            Timer::DisconnectGrace(key) => self.on(key, Incarnation::disconnect_grace_over),
             Timer::HandshakeTimeout(handshake) => self.refuse(handshake, HandshakeError::TimedOut),
             Timer::AcceptBackoff => self.register(Token::Listener),
             Timer::Guard => self.check_guard(),

@@ -57,6 +57,7 @@ impl EventLoop {
             Token::Process(key)
             | Token::Stream(key, _)
             | Token::Control(key)
+            | Token::ControlInput(key)
             | Token::ReadinessPipe(key)
             | Token::NotifySocket(key)
             | Token::Orphan(key) => return self.incarnations.get(key)?.with_descriptor(token, run),

@@ -88,6 +88,7 @@ impl Incarnation {
             readiness_pipe,
             notify_socket,
             key: _,
+            stdio: _,
         } = arrival;
         let streams = [
             messages.map(|pipe| OutputReader::new(StreamId::Messages, pipe, &spec)),
@@ -159,8 +160,9 @@ impl Incarnation {
             Token::ReadinessPipe(_) => self.health.readiness_pipe.as_ref()?.as_fd(),
             Token::NotifySocket(_) => self.health.notifications.socket.as_ref()?.as_fd(),
             Token::Control(_) => self.session.as_ref()?.as_fd(),
-            // Orphans are found again by `wait_for_exits`; the others do not belong to incarnations.
-            Token::Orphan(_)
+            // Standard input is registered together with `Control`; orphans are found again by `wait_for_exits`; the others do not belong to incarnations.
+            Token::ControlInput(_)
+            | Token::Orphan(_)
             | Token::Waker
             | Token::Listener
             | Token::Handshake(_)

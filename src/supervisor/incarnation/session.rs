@@ -15,6 +15,7 @@ use crate::{
         credit::{Permit, ReturnCredit},
         framing::error::FrameError,
         jsonrpc::{
+            dialect::Dialect,
             endpoint::Inbound,
             message::RpcMessage,
             protocol::{self, EXTEND},
@@ -182,7 +183,9 @@ impl ControlSession {
                 let permit = Some(self.permit(length));
                 Some(EventKind::Request(Box::new(Request::new(id, (method, params), sender, cancelled, permit))))
             }
-            Inbound::Notification { method, params } if method == EXTEND => {
+            Inbound::Notification { method, params }
+                if method == EXTEND && self.connection.protocol.dialect == Dialect::Pipewright =>
+            {
                 self.extension = protocol::extension(params.as_deref());
                 None
             }

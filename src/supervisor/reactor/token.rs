@@ -13,6 +13,8 @@ pub(crate) enum Token {
     Process(Key),
     Stream(Key, StreamId),
     Control(Key),
+    /// The worker's standard input, if that carries control.
+    ControlInput(Key),
     /// A descendant that has outlived its worker.
     Orphan(Key),
     /// The pipe on which a worker writes a newline when it is ready.
@@ -34,6 +36,7 @@ impl Token {
     const NOTIFY_SOCKET: u64 = 7;
     const UNKILLABLE: u64 = 8;
     const GUARD: u64 = 9;
+    const CONTROL_INPUT: u64 = 10;
     const OTHER: u64 = 15;
 
     /// Encodes the token for `epoll_event.u64`: the kind in the lowest four bits, the owner in the others.
@@ -46,6 +49,7 @@ impl Token {
             Self::Process(key) => of(key, Self::PROCESS),
             Self::Stream(key, stream) => of(key, stream.index() as u64),
             Self::Control(key) => of(key, Self::CONTROL),
+            Self::ControlInput(key) => of(key, Self::CONTROL_INPUT),
             Self::Orphan(key) => of(key, Self::ORPHAN),
             Self::ReadinessPipe(key) => of(key, Self::READINESS_PIPE),
             Self::NotifySocket(key) => of(key, Self::NOTIFY_SOCKET),
@@ -60,6 +64,7 @@ impl Token {
             Self::Process(key)
             | Self::Stream(key, _)
             | Self::Control(key)
+            | Self::ControlInput(key)
             | Self::Orphan(key)
             | Self::ReadinessPipe(key)
             | Self::NotifySocket(key) => Some(key),
@@ -78,6 +83,7 @@ impl Token {
                 handshake => Self::Handshake(handshake - 2),
             },
             Self::CONTROL => Self::Control(key),
+            Self::CONTROL_INPUT => Self::ControlInput(key),
             Self::ORPHAN => Self::Orphan(key),
             Self::READINESS_PIPE => Self::ReadinessPipe(key),
             Self::NOTIFY_SOCKET => Self::NotifySocket(key),
@@ -102,7 +108,7 @@ mod tests {
             let key = Key { slot, generation };
             let of_key = [
                 Token::Process(key), Token::Control(key), Token::Orphan(key), Token::ReadinessPipe(key),
-                Token::NotifySocket(key),
+                Token::NotifySocket(key), Token::ControlInput(key),
             ];
             let streams = StreamId::ALL.map(|stream| Token::Stream(key, stream));
             let others =

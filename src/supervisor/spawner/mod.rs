@@ -5,6 +5,7 @@
 //! start. Starts of all other threads are done by a thread of the supervisor.
 
 pub(crate) mod queue;
+mod started;
 mod streams;
 
 use crate::{
@@ -38,14 +39,12 @@ use crate::{
         reactor::report::Report,
         spawner::{
             queue::{HandOver, PATIENCE, SpawnKind, SpawnPermit, SpawnQueue, SpawnRequest, SpawnerThreadHold},
-            streams::{Pipe, notify_socket, take_pipes},
+            started::StartedProcess,
+            streams::{notify_socket, take_pipes},
         },
-        spec::{SharedSpec, WorkerSpec, readiness::READINESS_PIPE},
+        spec::{SharedSpec, WorkerSpec, control_source::ControlSource, readiness::READINESS_PIPE},
         sync::lock,
-        worker::{
-            SharedWorker, notify_socket::NotifySocket, process::WorkerProcess, registry::WorkerRegistry,
-            sockets::Sockets,
-        },
+        worker::{SharedWorker, process::WorkerProcess, registry::WorkerRegistry, sockets::Sockets},
     },
     sys::{pidfd::Reaped, proc::stat, random, signals, this_process},
     wire::jsonrpc::address::KEY_VARIABLE,
@@ -59,7 +58,6 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Instant,
 };
 
 /// The parent-death signal where the spec does not set one.
@@ -330,7 +328,7 @@ impl Spawner {
         if self.starts.is_over() {
             return Err(SpawnError::SupervisorGone);
         }
-        let issued = if spec.has_control { Some(self.address(spec)?) } else { None };
+        let issued = if matches!(spec.control, ControlSource::Pipe) { Some(self.address(spec)?) } else { None };
         let address = issued.as_ref().map(|issued| &issued.address);
         let control = address.map(ToString::to_string).unwrap_or_default();
         let token = TreeToken::new(&self.run, id, number, !spec.kills_whole_tree());
@@ -373,8 +371,9 @@ impl Spawner {
         let guard_entry = if leads { self.guard.register(child.pid()) } else { None };
         let streams = take_pipes(spec, &mut ends);
         let readiness_pipe = ends.take_reader(READINESS_PIPE);
-        let connection =
-            address.is_some().then(|| Arc::new(RpcConnection::new(Arc::clone(&self.connection_events), id)));
+        let events = &self.connection_events;
+        let connection = spec.control.protocol().map(|rpc| Arc::new(RpcConnection::new(Arc::clone(events), id, rpc)));
+        let stdio = ends.stdio.take();
         let hold = thread.filter(|_| context.death_signal.is_some()).and_then(|thread| self.starts.hold_thread(thread));
         let tree = ProcessTree {
             guard_entry: guard_entry.into(),
@@ -394,6 +393,7 @@ impl Spawner {
             started,
             starts_before,
             streams,
+            stdio,
             readiness_pipe,
             notify_socket,
         })
@@ -457,43 +457,5 @@ impl Spawner {
     fn address(&self, spec: &WorkerSpec) -> Result<IssuedAddress, SpawnError> {
         let made = self.sockets.address(spec, |server| self.commands.send(Command::ControlListener(Box::new(server))));
         made.map_err(|source| SpawnError::failed(spec.plan.program_name(), SpawnStep::Control, source))
-    }
-}
-
-/// A new process that has no `SharedWorker` yet.
-struct StartedProcess {
-    process: Arc<WorkerProcess>,
-    key: Option<String>,
-    started: Instant,
-    starts_before: u64,
-    streams: (Pipe, Pipe, Pipe),
-    readiness_pipe: Pipe,
-    notify_socket: Option<NotifySocket>,
-}
-
-impl StartedProcess {
-    fn arrival(self, shared: Arc<SharedWorker>, spec: SharedSpec) -> Box<SpawnedProcess> {
-        let Self {
-            process,
-            key,
-            started,
-            starts_before,
-            streams: (messages, stdout, stderr),
-            readiness_pipe,
-            notify_socket,
-        } = self;
-        Box::new(SpawnedProcess {
-            shared,
-            process,
-            spec,
-            key,
-            started,
-            starts_before,
-            messages,
-            stdout,
-            stderr,
-            readiness_pipe,
-            notify_socket,
-        })
     }
 }

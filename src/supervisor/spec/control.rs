@@ -1,23 +1,61 @@
-//! The settings of the control connection.
+//! The control connection of a worker: over a pipe, or over its standard streams.
 
 use crate::{
     launch::{error::SpecError, pass::Pass},
-    supervisor::spec::WorkerSpec,
+    supervisor::spec::{MessageSource, WorkerSpec, control_source::ControlSource},
+    wire::jsonrpc::stdio_protocol::StdioProtocol,
 };
 use std::time::Duration;
 
-/// The control connection.
+/// Control.
 impl WorkerSpec {
     /// Adds a control pipe for calls in both directions. Its address replaces the `{}` of `Pass::arg("--control={}")` or
     /// `Pass::env("PIPEWRIGHT_CONTROL")`, the places that [`Parent::from_args`](crate::Parent::from_args) reads. An argument contains only
     /// the path, and the variable `PIPEWRIGHT_CONTROL_KEY` the key; a variable contains `PATH?KEY`.
     pub fn control(mut self, pass: Pass) -> Self {
-        if self.has_control {
-            self.plan.first_error.get_or_insert(SpecError::DuplicateControl);
-        }
-        self.has_control = true;
         self.plan.pass_control(pass);
-        self
+        self.control_by(ControlSource::Pipe)
+    }
+
+    /// Calls the worker over its standard input and output: for programs that speak JSON-RPC 2.0 and were not written for this library, such
+    /// as servers of the Language Server Protocol and of the Model Context Protocol.
+    ///
+    /// [`Worker::call`](crate::Worker::call), [`start_call`](crate::Worker::start_call) and [`notify`](crate::Worker::notify) write to its
+    /// standard input. Requests and notifications that it writes to its standard output are the events
+    /// [`Request`](crate::EventKind::Request) and [`Notification`](crate::EventKind::Notification), and other output there is an
+    /// [`InvalidFrame`](crate::EventKind::InvalidFrame). Both streams are sockets, as under Node's `child_process`. The connection exists
+    /// from the start of the process, so there is no [`ControlConnected`](crate::EventKind::ControlConnected).
+    /// [`ControlDisconnected`](crate::EventKind::ControlDisconnected) says that the worker has closed its standard output; calls to one that
+    /// has closed its standard input fail.
+    ///
+    /// Conflicts with [`control`](Self::control), [`stdin`](Self::stdin), [`stdout`](Self::stdout) and
+    /// [`messages_on_stdout`](Self::messages_on_stdout). Standard error stays free, for example for
+    /// [`OutputMode::Lines`](crate::OutputMode::Lines).
+    ///
+    /// ```
+    /// use pipewright::{Framing, OutputMode, StdioProtocol, WorkerSpec};
+    ///
+    /// WorkerSpec::new("json-rpc-server").control_on_stdio(StdioProtocol::new(Framing::Lines)).stderr(OutputMode::Lines);
+    /// ```
+    #[doc(alias = "lsp")]
+    #[doc(alias = "mcp")]
+    pub fn control_on_stdio(mut self, protocol: StdioProtocol) -> Self {
+        self.plan.stdio_sockets = true;
+        self.control_by(ControlSource::Stdio(protocol))
+    }
+
+    fn control_by(mut self, source: ControlSource) -> Self {
+        if self.control != ControlSource::Nowhere {
+            let error = if self.control.setting() == source.setting() {
+                SpecError::DuplicateControl
+            } else {
+                let reason = "a worker has one control connection".into();
+                SpecError::Conflict { settings: ["control", "control_on_stdio"], reason }
+            };
+            self.plan.first_error.get_or_insert(error);
+        }
+        self.control = source;
+        self.settle_stop()
     }
 
     /// Sets the timeout for connecting to the control pipe; 10 s by default. When it expires, the worker's events include
@@ -36,5 +74,32 @@ impl WorkerSpec {
     pub fn control_window(mut self, bytes: usize) -> Self {
         self.control_window = bytes;
         self
+    }
+    /// The order of `stop` and `control_on_stdio` does not matter.
+    pub(crate) fn settle_stop(mut self) -> Self {
+        self.stop = match (&self.stop_asked, &self.control) {
+            (Some(asked), _) => asked.clone(),
+            (None, control) => control.default_stop(),
+        };
+        self
+    }
+
+    /// Checks that no other setting uses the standard streams that carry control.
+    pub(crate) fn check_stdio(&self) -> Result<(), SpecError> {
+        if !matches!(self.control, ControlSource::Stdio(_)) {
+            return Ok(());
+        }
+        let others = [
+            ("stdin", self.stdin.is_some()),
+            ("stdout", self.stdout.is_some()),
+            ("messages_on_stdout", self.messages == MessageSource::Stdout),
+        ];
+        match others.into_iter().find(|(_, is_set)| *is_set) {
+            Some((setting, _)) => {
+                let reason = "standard input and output carry the calls".into();
+                Err(SpecError::Conflict { settings: ["control_on_stdio", setting], reason })
+            }
+            None => Ok(()),
+        }
     }
 }

@@ -13,12 +13,16 @@ use crate::{
         group::model::DependencyCondition, restart::RestartPolicy, stop::StopPolicy, survivors::SurvivorPolicy,
         watchdog::Watchdog,
     },
-    supervisor::spec::readiness::{READINESS_PIPE, Readiness, Wanted},
+    supervisor::spec::{
+        control_source::{CONTROL_CONNECT_TIMEOUT, ControlSource},
+        readiness::{READINESS_PIPE, Readiness, Wanted},
+    },
     sys::deferred_close::{DropInBackground, MayBlock},
     wire::framing::Framing,
 };
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, process::Command, sync::Arc, time::Duration};
 pub(crate) mod control;
+pub(crate) mod control_source;
 pub(crate) mod group;
 pub(crate) mod readiness;
 pub(crate) mod survivors;
@@ -33,8 +37,6 @@ const WINDOW: usize = 1 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
 /// The default size of the tail of standard error, in bytes.
 const STDERR_TAIL: usize = 8 << 10;
-/// The default timeout for the control connection.
-const CONTROL_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The default window of the control connection, in bytes.
 const CONTROL_WINDOW: usize = 8 << 20;
 
@@ -74,7 +76,6 @@ pub(crate) enum DeathSignal {
 /// ```
 #[derive(Clone)]
 #[must_use = "a spec is a recipe: hand it to Supervisor::spawn"]
-#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, and no function takes two of them")]
 pub struct WorkerSpec {
     pub(crate) plan: LaunchPlan,
     pub(crate) name: Option<Box<str>>,
@@ -83,6 +84,8 @@ pub struct WorkerSpec {
     pub(crate) stdout: Option<OutputMode>,
     /// As `stdout`.
     pub(crate) stderr: Option<OutputMode>,
+    /// As `stdout`.
+    pub(crate) stdin: Option<StdinMode>,
     pub(crate) framing: Framing,
     pub(crate) max_message_size: usize,
     pub(crate) validate_json: bool,
@@ -90,12 +93,14 @@ pub struct WorkerSpec {
     pub(crate) window: usize,
     pub(crate) drain_timeout: Duration,
     pub(crate) stderr_tail: usize,
-    pub(crate) has_control: bool,
+    pub(crate) control: ControlSource,
     pub(crate) control_connect_timeout: Duration,
     pub(crate) control_window: usize,
     pub(crate) peer_user: Option<u32>,
     pub(crate) death_signal: DeathSignal,
     pub(crate) restart: RestartPolicy,
+    /// The requested policy; `stop` is what follows from it.
+    pub(crate) stop_asked: Option<StopPolicy>,
     pub(crate) stop: StopPolicy,
     pub(crate) outlives_supervisor: bool,
     pub(crate) survivors: SurvivorPolicy,
@@ -147,6 +152,7 @@ impl WorkerSpec {
             messages: MessageSource::Nowhere,
             stdout: None,
             stderr: None,
+            stdin: None,
             framing: Framing::default(),
             max_message_size: MAX_MESSAGE_SIZE,
             validate_json: false,
@@ -154,12 +160,13 @@ impl WorkerSpec {
             window: WINDOW,
             drain_timeout: DRAIN_TIMEOUT,
             stderr_tail: STDERR_TAIL,
-            has_control: false,
+            control: ControlSource::Nowhere,
             control_connect_timeout: CONTROL_CONNECT_TIMEOUT,
             control_window: CONTROL_WINDOW,
             peer_user: None,
             death_signal: DeathSignal::Unset,
             restart: RestartPolicy::default(),
+            stop_asked: None,
             stop: StopPolicy::default(),
             outlives_supervisor: false,
             survivors: SurvivorPolicy::Kill,
@@ -276,7 +283,9 @@ impl WorkerSpec {
 
     /// Sets standard input; `/dev/null` by default.
     pub fn stdin(mut self, stdin: impl Into<StdinMode>) -> Self {
-        self.plan.stdin = stdin.into();
+        let stdin = stdin.into();
+        self.plan.stdin = stdin.clone();
+        self.stdin = Some(stdin);
         self
     }
 
@@ -408,11 +417,12 @@ impl WorkerSpec {
         self
     }
 
-    /// Sets how the worker is stopped; by default the control notification `shutdown` and closed pipes, 1 s, SIGTERM, 5 s, SIGKILL.
+    /// Sets how the worker is stopped; by default the control notification `shutdown` and closed pipes, 1 s, SIGTERM, 5 s, SIGKILL, or what
+    /// the protocol of [`control_on_stdio`](Self::control_on_stdio) says.
     #[doc(alias = "KillMode")]
     pub fn stop(mut self, policy: StopPolicy) -> Self {
-        self.stop = policy;
-        self
+        self.stop_asked = Some(policy);
+        self.settle_stop()
     }
 }
 

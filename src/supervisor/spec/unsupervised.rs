@@ -8,7 +8,7 @@ use crate::{
         spawn::{launch, prepare},
     },
     policy::survivors::SurvivorPolicy,
-    supervisor::spec::{DeathSignal, WorkerSpec},
+    supervisor::spec::{DeathSignal, WorkerSpec, control_source::ControlSource},
 };
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ impl WorkerSpec {
     /// As [`Supervisor::spawn`](crate::Supervisor::spawn), and [`SpecError::Conflict`] for settings that require a supervisor.
     pub fn spawn_unsupervised(&self) -> Result<Process, SpawnError> {
         self.validate()?;
-        if self.has_control {
+        if self.control != ControlSource::Nowhere {
             return Err(SpecError::ControlUnsupported.into());
         }
         let supervised_only = [

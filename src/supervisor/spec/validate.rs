@@ -3,7 +3,7 @@
 use crate::{
     launch::{error::SpecError, plan::Program, stdio::OutputMode},
     policy::{conflict::Conflict, survivors::SurvivorPolicy, watchdog::LivenessSource},
-    supervisor::spec::{DeathSignal, MessageSource, WorkerSpec, readiness::Wanted},
+    supervisor::spec::{DeathSignal, MessageSource, WorkerSpec, control_source::ControlSource, readiness::Wanted},
 };
 
 fn refused(conflict: Conflict) -> SpecError {
@@ -43,6 +43,7 @@ impl WorkerSpec {
             let reason = "its messages come from there: only `OutputMode::Lines` fits".into();
             return Err(SpecError::Conflict { settings: [stream.0, stream.1], reason });
         }
+        self.check_stdio()?;
         self.check_health()?;
         let is_ours = matches!(self.plan.program, Program::Named(_)) && self.kills_whole_tree();
         if !self.cgroup_limits.is_empty() && !is_ours {
@@ -82,7 +83,7 @@ impl WorkerSpec {
             let reads_lines =
                 streams.iter().any(|(output, source)| matches!(output, OutputMode::Lines) && self.messages != *source);
             match ready.wanted {
-                Wanted::Control if !self.has_control => {
+                Wanted::Control if self.control != ControlSource::Pipe => {
                     return missing(["ready", "control"], "readiness by control needs a control pipe");
                 }
                 Wanted::Message(_) if self.messages == MessageSource::Nowhere => {
@@ -113,7 +114,9 @@ impl WorkerSpec {
         if let Some(watchdog) = &self.watchdog {
             watchdog.check().map_err(refused)?;
             match watchdog.liveness_source() {
-                LivenessSource::Ping if !self.has_control => {
+                LivenessSource::Ping
+                    if self.control.protocol().and_then(|protocol| protocol.dialect.ping()).is_none() =>
+                {
                     return missing(["watchdog", "control"], "a watchdog that pings needs a control pipe");
                 }
                 LivenessSource::Messages if self.messages == MessageSource::Nowhere => {

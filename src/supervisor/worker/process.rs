@@ -69,7 +69,8 @@ impl WorkerProcess {
         let mut ends = lock(&self.ends);
         let were_some = ends.has_writers();
         ends.close_writers();
-        were_some
+        drop(ends);
+        self.connection().is_some_and(|connection| connection.close_input()) || were_some
     }
 
     /// Calls `run` with the pidfd of the process; `None` once it is reaped.

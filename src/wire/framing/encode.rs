@@ -22,6 +22,27 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     encoded
 }
 
+/// Gives a line, which is one value and a line feed, another framing.
+pub(crate) fn reframe(framing: Framing, mut line: Vec<u8>) -> Result<Vec<u8>, serde_json::Error> {
+    let body = line.len().saturating_sub(1);
+    let header = match framing {
+        Framing::Lines => return Ok(line),
+        Framing::Nul => {
+            line.truncate(body);
+            line.push(0);
+            return Ok(line);
+        }
+        Framing::LengthPrefixed => size_prefix(body)?.to_vec(),
+        Framing::ContentLength => format!("Content-Length: {body}\r\n\r\n").into_bytes(),
+    };
+    Ok([header.as_slice(), line.get(..body).unwrap_or_default()].concat())
+}
+
+fn size_prefix(length: usize) -> Result<[u8; 4], serde_json::Error> {
+    let size = u32::try_from(length).map_err(|_| serde_json::Error::custom("a value of more than 4 GiB"))?;
+    Ok(size.to_be_bytes())
+}
+
 fn encode_from<T: Serialize + ?Sized>(
     framing: Framing,
     value: &T,
@@ -47,9 +68,9 @@ fn encode_from<T: Serialize + ?Sized>(
         }
         Framing::Nul => out.push(0),
         Framing::LengthPrefixed => {
-            let size = u32::try_from(length).map_err(|_| serde_json::Error::custom("a value of more than 4 GiB"))?;
+            let prefix = size_prefix(length)?;
             if let Some(place) = out.get_mut(start..body) {
-                place.copy_from_slice(&size.to_be_bytes());
+                place.copy_from_slice(&prefix);
             }
         }
         Framing::ContentLength => {

@@ -1,10 +1,6 @@
 //! Writes messages as lines.
 
-use super::{
-    error::RpcError,
-    message::RequestId,
-    protocol::{CANCEL, Cancel},
-};
+use super::{error::RpcError, message::RequestId};
 use crate::wire::framing::{Framing, encode::encode};
 use memchr::memmem;
 use serde::{Serialize, ser::Error as _};
@@ -68,11 +64,6 @@ pub(crate) fn request<P: Serialize + ?Sized>(id: u64, method: &str, params: &P) 
 
 pub(crate) fn notification<P: Serialize + ?Sized>(method: &str, params: &P) -> Result<Vec<u8>, serde_json::Error> {
     line::<P, ()>(&OutgoingMessage { method: Some(method), params: Some(params), ..OutgoingMessage::EMPTY })
-}
-
-/// The notification that cancels a request of this side.
-pub(crate) fn cancellation(id: u64) -> Result<Vec<u8>, serde_json::Error> {
-    notification(CANCEL, &Cancel { id: serde_json::value::to_raw_value(&id)? })
 }
 
 pub(crate) fn response<R: Serialize + ?Sized>(id: &RequestId, result: &R) -> Result<Vec<u8>, serde_json::Error> {

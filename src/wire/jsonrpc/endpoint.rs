@@ -3,12 +3,12 @@
 //! The worker and its supervisor use the same state machine. It does no I/O: messages come in, and what is to be done comes out.
 
 use super::{
+    dialect::Dialect,
     encode,
     error::{Answer, CallError, RpcFailure},
     message::{RequestId, RpcMessage},
     oversized::OversizedMessage,
     pending::{Answered, PendingCalls, PendingRequests},
-    protocol::{self, CANCEL, PING},
 };
 use crate::wire::framing::error::FrameError;
 use serde_json::value::RawValue;
@@ -19,6 +19,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 pub(crate) struct RpcEndpoint<C> {
     pub(crate) calls: PendingCalls<C>,
     pub(crate) requests: PendingRequests,
+    dialect: Dialect,
 }
 
 /// What a message requires.
@@ -53,22 +54,28 @@ pub(crate) enum Inbound {
 
 impl<C> Default for RpcEndpoint<C> {
     fn default() -> Self {
-        Self { calls: PendingCalls::default(), requests: PendingRequests::default() }
+        Self::new(Dialect::default())
     }
 }
 
 impl<C> RpcEndpoint<C> {
+    pub(crate) fn new(dialect: Dialect) -> Self {
+        Self { calls: PendingCalls::default(), requests: PendingRequests::default(), dialect }
+    }
+
     pub(crate) fn receive(&mut self, message: RpcMessage) -> Received<C> {
         match message {
             RpcMessage::Response { id, outcome } => answer(self.calls.answer(id), outcome),
             RpcMessage::UnidentifiedError(failure) => answer(self.calls.answer_without_id(), Err(failure)),
-            RpcMessage::Request { id, method, .. } if method == PING => reply(encode::response(&id, &())),
+            RpcMessage::Request { id, method, .. } if self.dialect.ping() == Some(&method) => {
+                reply(self.dialect.pong(&id))
+            }
             RpcMessage::Request { id, method, params } => {
                 let cancelled = self.requests.begin(id.text());
                 Received::Forward(Inbound::Request { id, method, params, cancelled })
             }
-            RpcMessage::Notification { method, params } if method == CANCEL => {
-                if let Some(id) = protocol::cancelled_id(params.as_deref()) {
+            RpcMessage::Notification { method, params } if method == self.dialect.cancel() => {
+                if let Some(id) = self.dialect.cancelled_id(params.as_deref()) {
                     self.requests.cancel(id.text());
                 }
                 Received::Done
@@ -89,7 +96,7 @@ impl<C> RpcEndpoint<C> {
     /// The caller of a request that was sent no longer waits. Returns the notification of that, unless the call has ended.
     pub(crate) fn abandon(&mut self, id: u64) -> Option<Vec<u8>> {
         self.calls.abandon(id)?;
-        encode::cancellation(id).ok()
+        self.dialect.cancellation(id).ok()
     }
 
     /// The connection has ended: requests are cancelled. Returns the callers that waited.
@@ -162,6 +169,34 @@ mod tests {
         endpoint.calls.begin('a');
         assert_eq!(endpoint.close(), ['a']);
         assert_eq!(states(), [true, true]);
+    }
+
+    #[test]
+    fn p15_each_dialect_cancels_and_answers_pings_in_its_own_words() {
+        let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+        for (dialect, pong, cancel) in [
+            (Dialect::Pipewright, Some("null"), r#""$/cancelRequest","params":{"id":"#),
+            (Dialect::Lsp, None, r#""$/cancelRequest","params":{"id":"#),
+            (Dialect::Mcp, Some("{}"), r#""notifications/cancelled","params":{"requestId":"#),
+        ] {
+            let mut endpoint = RpcEndpoint::new(dialect);
+            let pong = pong.map(|pong| format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{pong}}}\n"));
+            match receive(&mut endpoint, ping) {
+                Received::Reply(reply) => assert_eq!(Some(reply), pong.map(String::into_bytes)),
+                Received::Forward(Inbound::Request { method, .. }) => assert_eq!((&*method, pong), ("ping", None)),
+                other => panic!("{other:?}"),
+            }
+            let id = endpoint.calls.begin('a');
+            let sent = String::from_utf8(endpoint.abandon(id).unwrap()).unwrap();
+            assert!(sent.contains(&format!("{cancel}{id}")), "{sent}");
+            // The peer uses the same words.
+            let request = r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#;
+            let Received::Forward(Inbound::Request { cancelled, .. }) = receive(&mut endpoint, request) else {
+                panic!()
+            };
+            assert!(matches!(receive(&mut endpoint, sent.trim()), Received::Done));
+            assert!(cancelled.load(Ordering::Relaxed), "{sent}");
+        }
     }
 
     #[test]

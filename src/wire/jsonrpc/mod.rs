@@ -7,6 +7,8 @@ pub(crate) mod oversized; // the id of a line beyond the limit
 pub(crate) mod protocol; // the methods of this library
 pub(crate) mod encode; // values to lines
 pub(crate) mod address; // the address of a control pipe
+pub(crate) mod dialect; // cancellation and pings of other protocols
+pub(crate) mod stdio_protocol; // JSON-RPC on standard streams
 pub(crate) mod pending; // open calls and requests
 pub(crate) mod completion; // the outcome of one call
 pub(crate) mod endpoint; // the state machine of one side of a connection

@@ -32,9 +32,9 @@ pub(crate) struct RpcLine<'a> {
 }
 
 impl RpcReader {
-    /// Lines longer than `max_line` bytes become errors.
-    pub(crate) fn new(max_line: usize) -> Self {
-        Self { deframer: Deframer::new(Framing::Lines, max_line), batch: FrameBatch::default() }
+    /// Messages longer than `max` bytes become errors.
+    pub(crate) fn new(framing: Framing, max: usize) -> Self {
+        Self { deframer: Deframer::new(framing, max), batch: FrameBatch::default() }
     }
 
     /// Counts offsets from `position`: the bytes before it were read elsewhere.
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn p02_members_of_a_batch_are_messages_and_other_lines_are_errors() {
-        let mut reader = RpcReader::new(100).starting_at(1000);
+        let mut reader = RpcReader::new(Framing::Lines, 100).starting_at(1000);
         let mut seen = Vec::new();
         let stream = concat!(
             "[{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":1},7]\n",

@@ -9,7 +9,7 @@ use super::{
     Framing,
     batch::{FrameBatch, FrameChunk},
     deframer::Deframer,
-    encode::encode,
+    encode::{encode, reframe},
     error::{FrameError, FrameErrorKind},
     line_ending::LineEnding,
 };
@@ -286,6 +286,17 @@ fn encode_error_leaves_output_unchanged() {
         let mut out = b"before".to_vec();
         assert!(encode(framing, &("begin", &unwritable), &mut out).is_err());
         assert_eq!(out, b"before");
+    }
+}
+
+#[test]
+fn line_is_reframed_as_encoded() {
+    let value = serde_json::json!({"a": ["b\n", 1]});
+    for framing in FRAMINGS {
+        let (mut line, mut out) = (Vec::new(), Vec::new());
+        encode(Framing::Lines, &value, &mut line).unwrap();
+        encode(framing, &value, &mut out).unwrap();
+        assert_eq!(reframe(framing, line).unwrap(), out, "{framing:?}");
     }
 }
 

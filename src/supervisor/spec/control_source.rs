@@ -1,0 +1,50 @@
+//! What carries the control connection of a worker.
+
+use crate::{
+    policy::stop::{StopPolicy, StopStep},
+    wire::jsonrpc::stdio_protocol::{RpcProtocol, StdioProtocol},
+};
+use std::time::Duration;
+
+/// The default timeout for the control connection.
+pub(crate) const CONTROL_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What carries the control connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ControlSource {
+    Nowhere,
+    /// The named pipe of the supervisor.
+    Pipe,
+    /// The worker's standard input and output.
+    Stdio(StdioProtocol),
+}
+
+impl ControlSource {
+    /// The protocol of the connection; `None` without one.
+    pub(crate) fn protocol(&self) -> Option<RpcProtocol> {
+        match self {
+            Self::Nowhere => None,
+            Self::Pipe => Some(RpcProtocol::default()),
+            Self::Stdio(protocol) => Some(protocol.rpc),
+        }
+    }
+
+    /// How the worker is stopped, unless its spec says otherwise.
+    pub(crate) fn default_stop(&self) -> StopPolicy {
+        match self {
+            Self::Nowhere | Self::Pipe => StopPolicy::default(),
+            // It knows nothing of the notification `shutdown`.
+            Self::Stdio(_) => StopPolicy::kill()
+                .step([StopStep::ClosePipes], Duration::from_secs(1))
+                .step([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_secs(5)),
+        }
+    }
+
+    /// The setting, for errors.
+    pub(crate) fn setting(&self) -> &'static str {
+        match self {
+            Self::Nowhere | Self::Pipe => "control",
+            Self::Stdio(_) => "control_on_stdio",
+        }
+    }
+}
