@@ -1,6 +1,10 @@
 //! The pipes that the command line and the environment name.
 
-use super::{control::ControlClient, error::ParentError, messages::MessagePipe};
+use super::{
+    control::{ConnectError, ControlClient},
+    error::ParentError,
+    messages::MessagePipe,
+};
 use crate::wire::jsonrpc::address::Address;
 use std::{
     env,
@@ -59,11 +63,15 @@ impl Setting {
             Some(key) => Address::new(&text, key),
             None => text.parse::<Address>(),
         };
-        address.and_then(|address| ControlClient::connect(&address)).map_err(|source| {
+        address.map_err(ConnectError::from).and_then(|address| ControlClient::connect(&address)).map_err(|error| {
             // A text that is not a path may be a key, which must not be shown.
             let path = Some(&*text).filter(|text| text.starts_with('/')).unwrap_or("…");
             let path = path.rsplit_once('?').map_or(path, |(path, _)| path);
-            ParentError::ControlUnavailable { given: format!("`{}{path}`", self.prefix).into(), source }
+            let given = format!("`{}{path}`", self.prefix).into();
+            match error {
+                ConnectError::Refused(reason) => ParentError::Refused { given, reason: reason.into() },
+                ConnectError::Io(source) => ParentError::ControlUnavailable { given, source },
+            }
         })
     }
 }

@@ -15,14 +15,18 @@ use crate::{
             encode,
             endpoint::{Inbound, Received},
             error::CallError,
-            protocol::{HELLO, Hello, SHUTDOWN},
+            hello::Hello,
+            protocol::{HELLO, SHUTDOWN},
             reader::{RpcInput, RpcReader},
             request::{Notification, Request, RpcSender},
         },
     },
 };
 use crossbeam_channel::{Receiver, Sender};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use std::{
     io::{self, Read},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -32,6 +36,8 @@ use std::{
 
 /// How long the parent may take to accept the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to answer the hello. A parent that is stopped in a debugger answers when it continues.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest line of the parent, in bytes.
 const MAX_LINE: usize = 64 << 20;
 const READ_BYTES: usize = 64 << 10;
@@ -44,6 +50,20 @@ pub enum ParentMessage {
     Request(Request),
     /// The parent waits for no answer.
     Notification(Notification),
+}
+
+/// Why there is no control connection.
+#[derive(Debug)]
+pub(super) enum ConnectError {
+    /// The parent's reason.
+    Refused(String),
+    Io(io::Error),
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 /// The control connection of a worker.
@@ -67,23 +87,27 @@ struct ReadState {
 }
 
 impl ControlClient {
-    pub(super) fn connect(address: &Address) -> io::Result<Arc<Self>> {
+    /// Connects and waits until the parent has accepted the key.
+    pub(super) fn connect(address: &Address) -> Result<Arc<Self>, ConnectError> {
         let name = PipeName::new(&address.path).map_err(io::Error::from)?;
         // The parent may run as another user: the worker was started by sudo, or has dropped its privileges.
         let options = ConnectOptions::new().trust_directory();
         let stream = options.connect(&name, CONNECT_TIMEOUT).map_err(io::Error::from)?;
         let watched = stream.clone();
         let (socket, writer) = stream.split();
-        let hello = encode::notification(HELLO, &Hello { key: address.key.clone() }).map_err(io::Error::other)?;
         let writer = LineWriter::new(writer);
-        writer.write(&hello, &StartedTimeout::now(Timeout::after(CONNECT_TIMEOUT)))?;
         let (program, incoming) = crossbeam_channel::unbounded();
         let (rpc, buffer) = (RpcReader::new(Framing::Lines, MAX_LINE), vec![0; READ_BYTES]);
         let read_state = Mutex::new(ReadState { socket, rpc, buffer, program: Some(program), is_closed: false });
         let client = Arc::new(Self { writer, role: ReaderRole::default(), read_state, incoming });
         let weak = Arc::downgrade(&client);
         thread::Builder::new().name("pipewright-control".into()).spawn(move || listen(&watched, &weak))?;
-        Ok(client)
+        let answer = client.call::<_, IgnoredAny>(HELLO, &Hello::new(&address.key), HELLO_TIMEOUT);
+        match answer {
+            Ok(_) => Ok(client),
+            Err(CallError::Rpc(error)) => Err(ConnectError::Refused(error.message)),
+            Err(error) => Err(ConnectError::Io(error.into())),
+        }
     }
 
     pub(super) fn incoming(&self) -> &Receiver<ParentMessage> {

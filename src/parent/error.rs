@@ -30,6 +30,15 @@ pub enum ParentError {
         /// The reason.
         source: HandleError,
     },
+    /// A control pipe is named, but the parent refused the connection: the key is not valid, or was used before, or the parent speaks
+    /// another version of the protocol.
+    #[error("the parent at the address given as {given} refused this worker: {}", printable(&**.reason))]
+    Refused {
+        /// The argument or variable, with the path and without the key: `--control=/run/…`.
+        given: Box<str>,
+        /// The reason that the parent gives.
+        reason: Box<str>,
+    },
     /// A control pipe is named, but the connection to it failed.
     #[error("cannot reach the parent at the address given as {given}: {source}")]
     ControlUnavailable {
@@ -66,6 +75,7 @@ impl From<ParentError> for io::Error {
         let kind = match &error {
             ParentError::InvalidHandle { .. } => io::ErrorKind::InvalidInput,
             ParentError::NotAWorker { .. } | ParentError::MissingVariable { .. } => io::ErrorKind::NotFound,
+            ParentError::Refused { .. } => io::ErrorKind::PermissionDenied,
             ParentError::ControlUnavailable { source, .. } => source.kind(),
         };
         Self::new(kind, error)

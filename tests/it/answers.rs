@@ -21,7 +21,7 @@ const WINDOW: usize = 1 << 20;
 const TOO_MUCH: usize = 2 * WINDOW;
 
 /// A worker that passes its control address to the test and waits for the end of its standard input.
-fn passive() -> WorkerSpec {
+pub(crate) fn passive() -> WorkerSpec {
     Way::Direct
         .fixture("control-address")
         .control(Pass::arg("--control={}"))
@@ -30,7 +30,7 @@ fn passive() -> WorkerSpec {
 }
 
 /// Returns the worker and its control address.
-fn spawn(story: &mut Story, spec: WorkerSpec) -> (Worker, String) {
+pub(crate) fn spawn(story: &mut Story, spec: WorkerSpec) -> (Worker, String) {
     let worker = story.supervisor.spawn(spec).unwrap();
     let address = story.json().as_str().unwrap().to_owned();
     (worker, address)

@@ -334,7 +334,7 @@ both_ways! {
             excerpt.to_string()
         };
         assert_eq!(rejected(b"GET / HTTP/1.1\n", HandshakeError::NotHello), "GET / HTTP/1.1\\n");
-        rejected(&[b'x'; 10_000], HandshakeError::LineTooLong);
+        rejected(&[b'{'; 10_000], HandshakeError::LineTooLong);
         rejected(b"{\"jsonrpc\":\"2.0\",\"method\":\"hello\"}\n", HandshakeError::NotHello);
         rejected(format!("debug{}", hello(key)).as_bytes(), HandshakeError::NotHello);
         rejected(hello("0123456789abcdef").as_bytes(), HandshakeError::UnknownKey);

@@ -22,6 +22,7 @@ mod foreign_text;
 mod groups;
 mod guard;
 mod health;
+mod hello;
 mod house;
 mod inspection;
 mod inheritance;

@@ -159,6 +159,13 @@ impl RpcConnection {
         lock(&self.state)
     }
 
+    /// Queues the answer to the hello before what callers have queued. The connection is opened next.
+    pub(crate) fn queue_first(&self, line: Vec<u8>) {
+        let mut state = self.lock();
+        let queued = mem::replace(&mut state.queue, line.into());
+        state.queue.push(queued.rest());
+    }
+
     /// The worker has connected. `frame_reader` holds the bytes received after its key. The loop registers the socket next.
     pub(crate) fn open(&self, socket: &Arc<RpcSocket>, frame_reader: FrameReader) {
         let mut state = self.lock();

@@ -1,6 +1,13 @@
 //! The report of rejected handshakes on the control socket, and its limits.
 
-use crate::text::printable;
+use crate::{
+    text::printable,
+    wire::jsonrpc::{
+        error::{INVALID_REQUEST, RpcError},
+        protocol::VERSION,
+    },
+};
+use serde::Serialize;
 use std::{
     fmt,
     time::{Duration, Instant},
@@ -18,10 +25,15 @@ const SECRET_DIGITS: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HandshakeError {
-    /// Its first line is not the notification `hello` with a key.
+    /// Its first line is not the method `hello` with a key.
     NotHello,
     /// No worker with this key is expected: the key was used before, or its incarnation has ended.
     UnknownKey,
+    /// The worker speaks another version of the protocol. Its key stays valid: it may connect again with a version that is supported.
+    UnsupportedVersion {
+        /// The version that its `hello` names.
+        version: u64,
+    },
     /// It sent 4 KiB without a line end.
     LineTooLong,
     /// It did not send its first line within 10 s.
@@ -33,12 +45,34 @@ pub enum HandshakeError {
 impl fmt::Display for HandshakeError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            Self::NotHello => "the first line is not the notification `hello` with a key",
+            Self::UnsupportedVersion { version } => {
+                return write!(formatter, "protocol version {version} is not supported, only {VERSION}");
+            }
+            Self::NotHello => "the first line is not the method `hello` with a key",
             Self::UnknownKey => "no worker with this key is expected",
             Self::LineTooLong => "no line end within the first 4096 bytes",
             Self::TimedOut => "no first line within 10 s",
             Self::Closed => "closed in the middle of the first line",
         })
+    }
+}
+
+/// The data of the error for an unsupported version.
+#[derive(Serialize)]
+struct SupportedVersions {
+    versions: [u64; 1],
+}
+
+impl HandshakeError {
+    /// What the peer is sent.
+    pub(crate) fn rpc_error(self) -> RpcError {
+        let error = RpcError::new(INVALID_REQUEST, self.to_string());
+        match self {
+            Self::UnsupportedVersion { .. } => {
+                error.clone().with_data(&SupportedVersions { versions: [VERSION] }).unwrap_or(error)
+            }
+            Self::NotHello | Self::UnknownKey | Self::LineTooLong | Self::TimedOut | Self::Closed => error,
+        }
     }
 }
 

@@ -20,15 +20,10 @@ use crate::{
         identity, is_transient, random,
         socket::{self, Credentials},
     },
-    wire::{
-        framing::BYTE_ORDER_MARK,
-        jsonrpc::{
-            address::Address,
-            encode,
-            error::{INVALID_REQUEST, RpcError},
-            message::RpcMessage,
-            protocol::{HELLO, Hello},
-        },
+    wire::jsonrpc::{
+        address::Address,
+        hello::{FirstLine, refused},
+        message::RequestId,
     },
 };
 use std::{
@@ -149,6 +144,8 @@ struct ControlHandshake {
     hello_bytes: u64,
     /// A key that was issued and whose incarnation the loop has not received.
     key: Option<String>,
+    /// The id of the first line, if that is a request.
+    id: Option<RequestId>,
 }
 
 /// An authenticated connection, and the bytes received after its key.
@@ -159,6 +156,15 @@ pub(crate) struct AuthenticatedClient {
     pub(crate) received: Vec<u8>,
     /// The number of bytes received before `received`.
     pub(crate) hello_bytes: u64,
+    /// The id of the first line, if that is a request: it has to be answered.
+    pub(crate) id: Option<RequestId>,
+}
+
+impl ControlHandshake {
+    fn authenticated(self, incarnation: Key) -> AuthenticatedClient {
+        let Self { socket, uid: _, received, hello_bytes, key: _, id } = self;
+        AuthenticatedClient { incarnation, socket, received, hello_bytes, id }
+    }
 }
 
 /// The state of a handshake.
@@ -235,7 +241,7 @@ impl ControlServer {
                 self.last_visitor += 1;
                 self.handshakes.insert(
                     self.last_visitor,
-                    ControlHandshake { socket, uid, received: Vec::new(), hello_bytes: 0, key: None },
+                    ControlHandshake { socket, uid, received: Vec::new(), hello_bytes: 0, key: None, id: None },
                 );
                 return Ok(Some(self.last_visitor));
             }
@@ -265,13 +271,11 @@ impl ControlServer {
         let matches =
             |handshake: &ControlHandshake| handshake.key.as_deref() == Some(&key) && expected.may_be(handshake.uid);
         let early = self.handshakes.iter().find(|(_, handshake)| matches(handshake)).map(|(id, _)| *id);
-        let Some(ControlHandshake { socket, received, hello_bytes, .. }) =
-            early.and_then(|id| self.handshakes.remove(&id))
-        else {
+        let Some(handshake) = early.and_then(|id| self.handshakes.remove(&id)) else {
             self.expected.insert(key, expected);
             return None;
         };
-        Some(AuthenticatedClient { incarnation, socket, received, hello_bytes })
+        Some(handshake.authenticated(incarnation))
     }
 
     /// Revokes the key of an incarnation.
@@ -293,8 +297,7 @@ impl ControlServer {
         received: u64,
     ) -> Option<RejectedHandshake> {
         let handshake = self.handshakes.get(&handshake)?;
-        let error = RpcError::new(INVALID_REQUEST, fault.to_string());
-        if let Ok(line) = encode::error_without_id(&error) {
+        if let Some(line) = refused(handshake.id.as_ref(), &fault.rpc_error()) {
             drop(socket::send(handshake.socket.as_fd(), &[io::IoSlice::new(&line)], &[]));
         }
         let unreported = self.rejections.next(now, received)?;
@@ -327,38 +330,28 @@ impl ControlServer {
             Ok(_) | Err(_) if handshake.received.is_empty() => return HandshakeResult::Closed,
             Ok(_) | Err(_) => return HandshakeResult::Rejected(HandshakeError::Closed),
         }
-        let Some(end) = memchr::memchr(b'\n', &handshake.received) else { return HandshakeResult::Incomplete };
-        let Some(key) = key(handshake.received.get(..end).unwrap_or_default()) else {
+        if !FirstLine::may_begin_with(&handshake.received) {
             return HandshakeResult::Rejected(HandshakeError::NotHello);
-        };
-        let expected = self.expected.get(&key).copied();
-        if expected.map_or_else(|| !self.server.keys.has(&key), |one| !one.may_be(handshake.uid)) {
+        }
+        let Some(end) = memchr::memchr(b'\n', &handshake.received) else { return HandshakeResult::Incomplete };
+        let FirstLine { id: request_id, hello } = FirstLine::parse(handshake.received.get(..end).unwrap_or_default());
+        handshake.id = request_id;
+        let Some(hello) = hello else { return HandshakeResult::Rejected(HandshakeError::NotHello) };
+        let expected = self.expected.get(&hello.key).copied();
+        if expected.map_or_else(|| !self.server.keys.has(&hello.key), |one| !one.may_be(handshake.uid)) {
             return HandshakeResult::Rejected(HandshakeError::UnknownKey);
+        }
+        if !hello.is_supported() {
+            return HandshakeResult::Rejected(HandshakeError::UnsupportedVersion { version: hello.version });
         }
         handshake.received.drain(..=end);
         handshake.hello_bytes = end as u64 + 1;
         let Some(ExpectedWorker { incarnation, .. }) = expected else {
-            handshake.key = Some(key);
+            handshake.key = Some(hello.key);
             return HandshakeResult::Early;
         };
-        self.expected.remove(&key);
-        let Some(ControlHandshake { socket, received, hello_bytes, .. }) = self.handshakes.remove(&id) else {
-            return HandshakeResult::Closed;
-        };
-        HandshakeResult::Authenticated(AuthenticatedClient { incarnation, socket, received, hello_bytes })
-    }
-}
-
-/// Returns the key in a first line.
-fn key(line: &[u8]) -> Option<String> {
-    let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
-    match RpcMessage::parse(line)? {
-        RpcMessage::Notification { method, params: Some(params) } if method == HELLO => {
-            serde_json::from_str::<Hello>(params.get()).ok().map(|hello| hello.key)
-        }
-        RpcMessage::Notification { .. }
-        | RpcMessage::Request { .. }
-        | RpcMessage::Response { .. }
-        | RpcMessage::UnidentifiedError(_) => None,
+        self.expected.remove(&hello.key);
+        let Some(handshake) = self.handshakes.remove(&id) else { return HandshakeResult::Closed };
+        HandshakeResult::Authenticated(handshake.authenticated(incarnation))
     }
 }

@@ -22,6 +22,7 @@ use crate::{
         identity, poll,
         proc::{list, process},
     },
+    wire::jsonrpc::hello,
 };
 use std::{iter, os::fd::AsFd, sync::Arc, time::Duration};
 
@@ -52,12 +53,15 @@ impl Incarnation {
 
     /// Opens the control connection, which has authenticated with the key of this incarnation.
     pub(crate) fn connect(&mut self, known: AuthenticatedClient, cx: &mut IncarnationContext<'_>) {
-        let AuthenticatedClient { incarnation: _, socket, received, hello_bytes } = known;
+        let AuthenticatedClient { incarnation: _, socket, received, hello_bytes, id } = known;
         let Some(connection) = self.process.connection().map(Arc::clone) else { return };
         cx.reactor.timers.cancel(Timer::ControlConnectTimeout(self.key));
         let token = Token::Control(self.key).as_u64();
         let socket = Arc::new(RpcSocket::duplex(socket, &cx.reactor.poller, token));
         let frame_reader = FrameReader::starting_with(self.spec.max_message_size, &received, hello_bytes);
+        if let Some(answer) = id.and_then(|id| hello::accepted(&id, self.spec.max_message_size)) {
+            connection.queue_first(answer);
+        }
         self.begin_session(&socket, &connection, frame_reader, cx);
         cx.sink.send(self.event(EventKind::ControlConnected));
         self.handle_readiness(ReadinessInput::Observed(ReadinessSource::Control), cx);

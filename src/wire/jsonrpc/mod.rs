@@ -6,6 +6,7 @@ pub(crate) mod reader; // bytes in, messages out
 pub(crate) mod oversized; // the id of a line beyond the limit
 pub(crate) mod protocol; // the methods of this library
 pub(crate) mod encode; // values to lines
+pub(crate) mod hello; // the first line of a worker and its answer
 pub(crate) mod address; // the address of a control pipe
 pub(crate) mod dialect; // cancellation and pings of other protocols
 pub(crate) mod stdio_protocol; // JSON-RPC on standard streams

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 /// The request that the library itself answers, on both sides, with `null`.
 pub(crate) const PING: &str = "ping";
-/// The first notification of a worker, with its key.
+/// The first line of a worker, with its key: a request, or a notification.
 pub(crate) const HELLO: &str = "hello";
+/// The version of the control protocol: of these methods, their parameters and the limits.
+pub(crate) const VERSION: u64 = 1;
 /// The notification that cancels a request, as in the Language Server Protocol.
 pub(crate) const CANCEL: &str = "$/cancelRequest";
 /// The notification by which a worker requests more time to become ready or to exit.
@@ -38,10 +40,4 @@ pub(crate) struct Extend {
 /// The additional time, from the parameters of [`EXTEND`].
 pub(crate) fn extension(params: Option<&RawValue>) -> Option<Duration> {
     serde_json::from_str::<Extend>(params?.get()).ok().map(|extend| Duration::from_millis(extend.ms))
-}
-
-/// The parameters of [`HELLO`].
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Hello {
-    pub(crate) key: String,
 }
