@@ -131,6 +131,9 @@
 //!
 //! # Features
 //!
+//! `async`, off by default, adds a stream of events and futures of calls, readiness and exits, for any runtime: see [in an async
+//! program](docs::async_programs).
+//!
 //! `tracing`, off by default, reports to [tracing](https://docs.rs/tracing) under the target `pipewright`. Each incarnation is a span
 //! `worker` with the fields `id`, `name`, `incarnation` and `pid`; each [event](EventKind) is a tracing event in that span, reported
 //! just before it is sent. Durations are numbers: `after_ms`, `duration_ms`.
@@ -152,7 +155,7 @@
 //!
 //! # Documents
 //!
-//! [architecture](docs::architecture), [gotchas](docs::gotchas), [protocol](docs::protocol).
+//! [architecture](docs::architecture), [in an async program](docs::async_programs), [gotchas](docs::gotchas), [protocol](docs::protocol).
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("pipewright runs on Linux only: it needs pidfd, epoll and clone(2)");
@@ -216,6 +219,9 @@ pub use policy::{
     survivors::SurvivorPolicy,
     watchdog::Watchdog,
 };
+#[cfg(target_os = "linux")]
+#[cfg(feature = "async")]
+pub use supervisor::handles::{event_stream::EventStream, futures::CallFuture};
 #[cfg(target_os = "linux")]
 pub use supervisor::{
     Supervisor, SupervisorBuilder,
@@ -297,6 +303,12 @@ pub mod tunnel {
 pub mod docs {
     #[doc = include_str!("../docs/architecture.md")]
     pub mod architecture {}
+    #[cfg_attr(feature = "async", doc = include_str!("../docs/async.md"))]
+    #[cfg_attr(
+        not(feature = "async"),
+        doc = "Events, calls and exits as streams and futures, with the feature `async`."
+    )]
+    pub mod async_programs {}
     #[doc = include_str!("../docs/gotchas.md")]
     pub mod gotchas {}
     #[doc = include_str!("../docs/protocol.md")]

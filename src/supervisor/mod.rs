@@ -16,8 +16,12 @@ pub(crate) mod spawner;
 pub(crate) mod spec;
 pub(crate) mod supervision;
 pub(crate) mod sync;
+#[cfg(feature = "async")]
+pub(crate) mod wakers;
 pub(crate) mod worker;
 
+#[cfg(feature = "async")]
+use crate::supervisor::{handles::event_stream::EventStream, wakers::WakerSet};
 use crate::{
     guard::program::Guard,
     ids::WorkerId,
@@ -26,7 +30,7 @@ use crate::{
         clock::now,
         commands::{AskError, Command, CommandSender, StopAll},
         event_loop::{EventLoop, EventLoopConfig},
-        events::event::Event,
+        events::{event::Event, sink::EventSink},
         flow_control::FlowControl,
         handles::{
             group::WorkerGroup,
@@ -94,6 +98,9 @@ const GRACE_PERIOD: Duration = Duration::from_secs(2);
 /// belong to the parent.
 pub struct Supervisor {
     events: Receiver<Event>,
+    /// The tasks that wait for events.
+    #[cfg(feature = "async")]
+    event_tasks: Arc<WakerSet>,
     commands: CommandSender,
     /// `None` once dropped in a fork of the host.
     spawner: Option<Arc<Spawner>>,
@@ -165,6 +172,15 @@ impl Supervisor {
     /// The channel is open as long as workers can be added: `for event in supervisor.events()` ends only after [`close`](Self::close).
     pub fn events(&self) -> &Receiver<Event> {
         &self.events
+    }
+
+    /// Returns the events as a stream, for asynchronous programs. As [`events`](Self::events), with tasks instead of threads: several
+    /// streams receive a part of the events each, and the stream ends after [`close`](Self::close).
+    ///
+    /// Requires the feature `async`. See [In an async program](crate::docs::async_programs).
+    #[cfg(feature = "async")]
+    pub fn event_stream(&self) -> EventStream {
+        EventStream::new(self.events.clone(), self.event_tasks.slot())
     }
 
     /// Returns the worker of an event. A worker is found until its last event is sent, and then as long as a handle of it or an event other
@@ -369,6 +385,9 @@ impl SupervisorBuilder {
         let waker = Arc::new(Waker::new().map_err(|error| not_built("creating an eventfd", error))?);
         let (commands, inbox) = crossbeam_channel::unbounded();
         let (event_sender, events) = crossbeam_channel::unbounded();
+        let sink = EventSink::new(event_sender);
+        #[cfg(feature = "async")]
+        let event_tasks = Arc::clone(sink.tasks());
         let (running, ended) = crossbeam_channel::bounded(0);
         let commands = CommandSender { commands, waker: Arc::clone(&waker) };
         let window = Arc::new(FlowControl::of_supervisor(self.window, Arc::clone(&waker)));
@@ -379,7 +398,7 @@ impl SupervisorBuilder {
         );
         let event_loop = EventLoop::new(EventLoopConfig {
             inbox,
-            events: event_sender,
+            sink,
             commands: commands.clone(),
             window,
             grace_period: self.grace_period,
@@ -396,6 +415,8 @@ impl SupervisorBuilder {
             event_loop.start(running).map_err(|error| not_built("creating the thread of the event loop", error))?;
         Ok(Supervisor {
             events,
+            #[cfg(feature = "async")]
+            event_tasks,
             commands,
             spawner: Some(spawner),
             registry,

@@ -13,6 +13,8 @@ mod support;
 
 mod anonymous;
 mod answers;
+#[cfg(feature = "async")]
+mod async_host;
 mod call_set;
 mod chaos;
 mod control;

@@ -66,7 +66,7 @@ pub(crate) struct EventLoop {
 #[derive(Debug)]
 pub(crate) struct EventLoopConfig {
     pub(crate) inbox: Receiver<Command>,
-    pub(crate) events: Sender<Event>,
+    pub(crate) sink: EventSink,
     pub(crate) commands: CommandSender,
     pub(crate) window: Arc<FlowControl>,
     pub(crate) grace_period: Duration,
@@ -77,13 +77,13 @@ pub(crate) struct EventLoopConfig {
 
 impl EventLoop {
     pub(crate) fn new(config: EventLoopConfig) -> io::Result<Self> {
-        let EventLoopConfig { inbox, events, commands, window, grace_period, adopts, spawner } = config;
+        let EventLoopConfig { inbox, sink, commands, window, grace_period, adopts, spawner } = config;
         let reactor = Reactor::new()?;
         reactor.poller.add(&*commands.waker, Token::Waker.as_u64())?;
         Ok(Self {
             reactor,
             inbox,
-            sink: EventSink::new(events),
+            sink,
             incarnations: Arena::new(),
             reading: ReadContext {
                 scratch: vec![0; READ_BYTES],

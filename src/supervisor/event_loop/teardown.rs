@@ -59,7 +59,10 @@ mod tests {
     use crate::{
         guard::program::Guard,
         launch::{context::OpenMode, spawn::prepare},
-        supervisor::{flow_control::FlowControl, spawner::Spawner, spec::WorkerSpec, worker::registry::WorkerRegistry},
+        supervisor::{
+            events::sink::EventSink, flow_control::FlowControl, spawner::Spawner, spec::WorkerSpec,
+            worker::registry::WorkerRegistry,
+        },
         sys::{deferred_close::DropInBackground, eventfd::Waker},
     };
     use std::time::Duration;
@@ -74,7 +77,7 @@ mod tests {
         let spawner = Arc::new(Spawner::new(commands.clone(), registry, Guard::default()).unwrap());
         let config = EventLoopConfig {
             inbox,
-            events: event_sender,
+            sink: EventSink::new(event_sender),
             commands,
             window,
             grace_period: Duration::ZERO,

@@ -1,5 +1,7 @@
 //! Sends events into the channel.
 
+#[cfg(feature = "async")]
+use crate::supervisor::wakers::WakerSet;
 use crate::{
     policy::backpressure::WindowState,
     supervisor::{
@@ -10,11 +12,13 @@ use crate::{
     wire::framing::batch::FrameBatch,
 };
 use crossbeam_channel::Sender;
+#[cfg(feature = "async")]
+use std::sync::Arc;
 
 /// Sends events. Only the loop sends, so it knows the number of sent events, and with the length of the channel that of received ones.
 #[derive(Debug)]
 pub(crate) struct EventSink {
-    pub(crate) events: Sender<Event>,
+    pub(crate) events: EventSender,
     pub(crate) sent: u64,
     pub(crate) batch: FrameBatch,
     /// The events of a chunk before they are sent; reused to save allocations.
@@ -22,8 +26,27 @@ pub(crate) struct EventSink {
     pub(crate) trace: Trace,
 }
 
+/// The sending side of the event channel.
+#[derive(Debug)]
+pub(crate) struct EventSender {
+    channel: Sender<Event>,
+    /// Dropped after the channel, so that the tasks find its end.
+    #[cfg(feature = "async")]
+    tasks: EventTasks,
+}
+
+/// The tasks that wait for events. Dropping it wakes them.
+#[cfg(feature = "async")]
+#[derive(Debug, Default)]
+struct EventTasks(Arc<WakerSet>);
+
 impl EventSink {
-    pub(crate) fn new(events: Sender<Event>) -> Self {
+    pub(crate) fn new(channel: Sender<Event>) -> Self {
+        let events = EventSender {
+            channel,
+            #[cfg(feature = "async")]
+            tasks: EventTasks::default(),
+        };
         Self { events, sent: 0, batch: FrameBatch::default(), ready: Vec::new(), trace: Trace::default() }
     }
 
@@ -32,14 +55,19 @@ impl EventSink {
         if let Some(shared) = event.worker_shared() {
             shared.window.note_sent(self.sent + 1);
         }
-        // The supervisor holds a receiver until the loop has ended.
-        drop(self.events.send(event));
+        self.events.send_all([event]);
         self.sent += 1;
+    }
+
+    /// The tasks that wait for events.
+    #[cfg(feature = "async")]
+    pub(crate) fn tasks(&self) -> &Arc<WakerSet> {
+        &self.events.tasks.0
     }
 
     /// The number of events that are not received.
     pub(crate) fn waiting(&self) -> usize {
-        self.events.len()
+        self.events.channel.len()
     }
 
     pub(crate) fn sent(&self) -> u64 {
@@ -48,7 +76,7 @@ impl EventSink {
 
     /// The state of a worker's window, whose last event has the number `last_sent`.
     pub(crate) fn levels(&self, flow: &FlowControl, last_sent: u64) -> WindowState {
-        flow.levels(last_sent > self.received(), !self.events.is_empty())
+        flow.levels(last_sent > self.received(), self.waiting() > 0)
     }
 
     pub(crate) fn levels_of(&self, shared: &SharedWorker) -> WindowState {
@@ -56,6 +84,24 @@ impl EventSink {
     }
 
     pub(crate) fn received(&self) -> u64 {
-        self.sent.saturating_sub(self.events.len() as u64)
+        self.sent.saturating_sub(self.waiting() as u64)
+    }
+}
+
+impl EventSender {
+    pub(crate) fn send_all(&self, events: impl IntoIterator<Item = Event>) {
+        for event in events {
+            // Cannot fail: the supervisor holds a receiver until the loop has ended.
+            drop(self.channel.send(event));
+        }
+        #[cfg(feature = "async")]
+        self.tasks.0.wake_all();
+    }
+}
+
+#[cfg(feature = "async")]
+impl Drop for EventTasks {
+    fn drop(&mut self) {
+        self.0.wake_all();
     }
 }

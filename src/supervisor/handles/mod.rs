@@ -2,6 +2,10 @@
 
 pub(crate) mod batch;
 pub(crate) mod call_set;
+#[cfg(feature = "async")]
+pub(crate) mod event_stream;
+#[cfg(feature = "async")]
+pub(crate) mod futures;
 pub(crate) mod group;
 pub(crate) mod signals;
 pub(crate) mod stop;

@@ -41,6 +41,11 @@ impl Worker {
         Self { shared, commands: commands.clone() }
     }
 
+    #[cfg(feature = "async")]
+    pub(crate) fn shared(&self) -> Arc<SharedWorker> {
+        Arc::clone(&self.shared)
+    }
+
     /// Returns the id that names the worker in events.
     pub fn id(&self) -> WorkerId {
         self.shared.id

@@ -60,11 +60,7 @@ impl Incarnation {
                 self.search(ready);
             }
             *sent += ready.len() as u64;
-            for event in ready.drain(..) {
-                trace.record_event(&event);
-                // Cannot fail: the supervisor holds a receiver until this loop has ended.
-                drop(events.send(event));
-            }
+            events.send_all(ready.drain(..).inspect(|event| trace.record_event(event)));
             ready.shrink_to(READY_KEPT);
         }
         self.shared.window.note_sent(*sent);

@@ -1,5 +1,7 @@
 //! What the event loop and the handles of a worker share.
 
+#[cfg(feature = "async")]
+use crate::supervisor::wakers::WakerSet;
 use crate::{
     exit::Exit,
     ids::WorkerId,
@@ -10,6 +12,8 @@ use crate::{
     },
     wire::jsonrpc::error::CallError,
 };
+#[cfg(feature = "async")]
+use std::{future::poll_fn, task::Poll};
 use std::{
     io,
     sync::{Arc, Condvar, Mutex, PoisonError},
@@ -29,6 +33,9 @@ pub(crate) struct SharedWorker {
     pub(crate) name: Box<str>,
     current: Mutex<CurrentProcess>,
     changed: Condvar,
+    /// The tasks that wait as threads do for `changed`.
+    #[cfg(feature = "async")]
+    tasks: Arc<WakerSet>,
     pub(crate) window: WorkerWindow,
 }
 
@@ -47,7 +54,15 @@ impl SharedWorker {
         window: WorkerWindow,
     ) -> Self {
         let current = Mutex::new(CurrentProcess { process, ended: None });
-        Self { id, name, current, changed: Condvar::new(), window }
+        Self {
+            id,
+            name,
+            current,
+            changed: Condvar::new(),
+            #[cfg(feature = "async")]
+            tasks: Arc::default(),
+            window,
+        }
     }
 
     pub(crate) fn id(&self) -> WorkerId {
@@ -84,13 +99,19 @@ impl SharedWorker {
         current.process = Some(Arc::clone(process));
         current.ended = None;
         drop(current);
-        self.changed.notify_all();
+        self.wake();
     }
 
     /// Wakes the waiters, which check their conditions again.
     pub(crate) fn notify_waiters(&self) {
         drop(lock(&self.current));
+        self.wake();
+    }
+
+    fn wake(&self) {
         self.changed.notify_all();
+        #[cfg(feature = "async")]
+        self.tasks.wake_all();
     }
 
     /// Clears the end of a group member that is to run again.
@@ -101,7 +122,7 @@ impl SharedWorker {
     /// Sets the end of the worker, and wakes the waiters.
     pub(crate) fn set_ended(&self, last: (Arc<Exit>, Instant)) {
         lock(&self.current).ended = Some(last);
-        self.changed.notify_all();
+        self.wake();
     }
 
     /// Waits until the current or a later incarnation meets `condition`. Returns false at the deadline, or if the worker has ended for good.
@@ -123,11 +144,8 @@ impl SharedWorker {
     ) -> WaitOutcome {
         let mut current = lock(&self.current);
         loop {
-            if let Some((exit, _)) = &current.ended {
-                return WaitOutcome::Ended(Arc::clone(exit));
-            }
-            if current.process.as_deref().is_some_and(&condition) {
-                return WaitOutcome::Met;
+            if let Some(outcome) = current.outcome(&condition) {
+                return outcome;
             }
             // A deadline beyond the range of the clock is never reached.
             let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now()));
@@ -136,6 +154,29 @@ impl SharedWorker {
             }
             current = self.changed.wait_timeout(current, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+}
+
+#[cfg(feature = "async")]
+impl SharedWorker {
+    /// As [`wait_until`](Self::wait_until), for a task.
+    pub(crate) async fn until(self: Arc<Self>, condition: impl Fn(&WorkerProcess) -> bool) -> WaitOutcome {
+        let slot = self.tasks.slot();
+        poll_fn(|context| {
+            slot.register(context.waker());
+            lock(&self.current).outcome(&condition).map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+}
+
+impl CurrentProcess {
+    /// Whether a wait is over.
+    fn outcome(&self, condition: impl Fn(&WorkerProcess) -> bool) -> Option<WaitOutcome> {
+        if let Some((exit, _)) = &self.ended {
+            return Some(WaitOutcome::Ended(Arc::clone(exit)));
+        }
+        self.process.as_deref().is_some_and(condition).then_some(WaitOutcome::Met)
     }
 }
 

@@ -1,13 +1,18 @@
 //! The outcome of a call: set once, by the first of its answer, its cancellation and the end of its connection.
 //!
-//! It does not depend on a connection, so a call may move from one to another. A thread waits for it, or an observer receives
-//! it.
+//! It does not depend on a connection, so a call may move from one to another. A thread waits for it, a
+//! task polls it, or an observer receives it.
 
 use super::error::Answer;
 use std::{
     fmt, mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
+};
+#[cfg(feature = "async")]
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    task::{Poll, Waker},
 };
 
 /// The outcome of a call. Clones share it: one side completes it, the other takes the answer.
@@ -46,6 +51,8 @@ enum Waiter {
     #[default]
     None,
     Thread,
+    #[cfg(feature = "async")]
+    Task(Waker),
     Observer(Arc<dyn ObserveCompletion>, u64),
 }
 
@@ -67,6 +74,12 @@ impl Completion {
                 *state = CompletionState::Completed(answer);
                 drop(state);
                 self.0.completed.notify_one();
+            }
+            #[cfg(feature = "async")]
+            Waiter::Task(waker) => {
+                *state = CompletionState::Completed(answer);
+                drop(state);
+                wake(waker);
             }
             Waiter::Observer(observer, tag) => {
                 *state = CompletionState::Taken;
@@ -99,9 +112,32 @@ impl Completion {
         take(&mut state)
     }
 
+    /// Takes the answer, or has the task of `waker` woken when there is one. The waker of the last call counts.
+    #[cfg(feature = "async")]
+    pub(crate) fn poll(&self, waker: &Waker) -> Poll<Answer> {
+        let mut state = self.lock();
+        let CompletionState::Pending(waiter) = &mut *state else {
+            return take(&mut state).map_or(Poll::Pending, Poll::Ready);
+        };
+        let previous = match waiter {
+            Waiter::Task(known) if known.will_wake(waker) => Waiter::None,
+            other => mem::replace(other, Waiter::Task(waker.clone())),
+        };
+        drop(state);
+        // Outside the lock: the drop of a waker may run any code.
+        drop(previous);
+        Poll::Pending
+    }
+
     fn lock(&self) -> MutexGuard<'_, CompletionState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Wakes a task. The waker of a runtime should not panic; if it does, the thread that completes the call goes on.
+#[cfg(feature = "async")]
+fn wake(waker: Waker) {
+    drop(catch_unwind(AssertUnwindSafe(|| waker.wake())));
 }
 
 fn take(state: &mut CompletionState) -> Option<Answer> {
@@ -171,5 +207,52 @@ mod tests {
         }
         completion.complete(Ok(number(7)));
         assert_eq!(waiting.join().unwrap().as_deref(), Some("7"));
+    }
+
+    #[cfg(feature = "async")]
+    mod tasks {
+        use super::*;
+        use std::{
+            sync::atomic::{AtomicUsize, Ordering},
+            task::Wake,
+        };
+
+        #[derive(Default)]
+        struct Count(AtomicUsize);
+
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+
+        struct Panicking;
+
+        impl Wake for Panicking {
+            fn wake(self: Arc<Self>) {
+                std::panic::panic_any("a waker that panics, for a test");
+            }
+        }
+
+        #[test]
+        fn p15_completion_wakes_the_task_that_polled_last() {
+            let completion = Completion::default();
+            let tasks: [Arc<Count>; 2] = Default::default();
+            for task in [&tasks[0], &tasks[1], &tasks[1]] {
+                assert!(completion.poll(&Waker::from(Arc::clone(task))).is_pending());
+            }
+            completion.complete(Ok(number(7)));
+            assert_eq!(tasks.each_ref().map(|task| task.0.load(Ordering::Relaxed)), [0, 1]);
+            assert!(matches!(completion.poll(Waker::noop()), Poll::Ready(Ok(_))));
+            assert!(completion.poll(Waker::noop()).is_pending());
+        }
+
+        #[test]
+        fn p06_panic_of_a_waker_does_not_leave_the_completion() {
+            let completion = Completion::default();
+            assert!(completion.poll(&Waker::from(Arc::new(Panicking))).is_pending());
+            assert!(completion.complete(Ok(number(7))));
+            assert_eq!(text(completion.take()).as_deref(), Some("7"));
+        }
     }
 }
